@@ -1,0 +1,46 @@
+"""The one kind of error that users see: what went wrong, where, why, and what to do about it."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """Exit codes of every command."""
+
+    DONE = 0
+    FAILED = 1
+    """Something broke while running."""
+    USAGE = 2
+    """Wrong usage, recipe or input, found before work began."""
+    STOPPED = 75
+    """Stopped by a signal, with a checkpoint written."""
+
+
+class MetalmError(Exception):
+    """A problem that the user can act on.
+
+    Args:
+        what: One sentence: what is wrong.
+        where: A place the user can open: ``file:line``, a recipe key, a folder, an address.
+        why: What was got and what was expected, or the reason underneath.
+        remedy: What to change or run.
+        exit_code: :attr:`Exit.USAGE` when found before work began, else :attr:`Exit.FAILED`.
+    """
+
+    def __init__(
+        self, what: str, *, where: str = "", why: str = "", remedy: str = "", exit_code: Exit = Exit.USAGE
+    ) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.why = why
+        self.remedy = remedy
+        self.exit_code = exit_code
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        for label, text in (("where", self.where), ("why", self.why), ("remedy", self.remedy)):
+            if text:
+                lines.append(f"  {label}: {text}")
+        return "\n".join(lines)

@@ -157,9 +157,7 @@ def collate(
         counts["padded_positions"] += size - n
     uniforms = None
     if rows[0].uniforms is not None:
-        uniforms = torch.from_numpy(
-            np.concatenate([row.uniforms for row in rows if row.uniforms is not None])
-        )
+        uniforms = torch.from_numpy(np.concatenate([row.uniforms for row in rows if row.uniforms is not None]))
     made = Stream(
         input_ids=torch.from_numpy(ids),
         position_ids=torch.from_numpy(positions),

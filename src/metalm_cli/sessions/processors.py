@@ -117,9 +117,7 @@ class TextProcessor:
                 remedy="shorten the text, or raise max_length if the encoder has the positions",
             )
         docked = np.arange(len(ids)) if self.keep_special else np.flatnonzero(~special)
-        return DockInput(
-            self.encoder, {"input_ids": ids}, docked, digest(self.encoder, ids), {"text": len(ids)}
-        )
+        return DockInput(self.encoder, {"input_ids": ids}, docked, digest(self.encoder, ids), {"text": len(ids)})
 
     def collate(self, inputs: Sequence[DockInput]) -> dict[str, np.ndarray]:
         longest = max(len(one.arrays["input_ids"]) for one in inputs)
@@ -161,9 +159,7 @@ class ImageProcessor:
         return self._input(pixels, digest(self.encoder, pixels))
 
     def _input(self, pixels: np.ndarray, key: bytes) -> DockInput:
-        return DockInput(
-            self.encoder, {"pixel_values": pixels}, self.docked, key, {"vision": len(self.docked)}
-        )
+        return DockInput(self.encoder, {"pixel_values": pixels}, self.docked, key, {"vision": len(self.docked)})
 
     def collate(self, inputs: Sequence[DockInput]) -> dict[str, np.ndarray]:
         return {"pixel_values": np.stack([one.arrays["pixel_values"] for one in inputs])}

@@ -164,9 +164,7 @@ def pack(sessions: Iterable[TokenisedSession], length: int) -> list[list[int]]:
     return rows
 
 
-def visible(
-    segments: np.ndarray, positions: np.ndarray, parents: np.ndarray, causal: bool = True
-) -> np.ndarray:
+def visible(segments: np.ndarray, positions: np.ndarray, parents: np.ndarray, causal: bool = True) -> np.ndarray:
     """Which position sees which, straight from the definition: the reference of every mask.
 
     Args:
@@ -192,9 +190,7 @@ def visible(
             if segments[query] == ROOT or segments[key] == ROOT:
                 seen[query, key] = segments[query] == segments[key] and (key <= query or not causal)
             elif causal:
-                seen[query, key] = (
-                    segments[key] in chains[segments[query]] and positions[key] <= positions[query]
-                )
+                seen[query, key] = segments[key] in chains[segments[query]] and positions[key] <= positions[query]
             else:
                 seen[query, key] = segments[key] == segments[query]
     return seen

@@ -119,9 +119,7 @@ class DecoderTokenizer:
         self.start_id: int = self.document_id if bos is None else bos
         probe = tokenizer("x").input_ids
         self.adds_start = bos is not None and bool(probe) and probe[0] == bos
-        self.paragraph_id = (
-            None if rules.paragraph == "newline" else self._token_id(rules.paragraph, "paragraph")
-        )
+        self.paragraph_id = None if rules.paragraph == "newline" else self._token_id(rules.paragraph, "paragraph")
         self.pad_id: int = self.document_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
     def _document_id(self) -> int:

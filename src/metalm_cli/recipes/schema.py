@@ -16,28 +16,53 @@ Train = Annotated[
 ]
 
 
+class Misfit(ValueError):
+    """Values that are right one by one and wrong together.
+
+    Args:
+        message: What was got and what was expected.
+        key: Key of the section that the user should look at; empty: the section itself.
+        remedy: What to change.
+    """
+
+    def __init__(self, message: str, *, key: str = "", remedy: str = "") -> None:
+        super().__init__(message)
+        self.key = key
+        self.remedy = remedy
+
+
 class Section(BaseModel):
     """A mapping in a recipe. Unknown keys are errors; values are checked, never changed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False, allow_inf_nan=False)
 
     one_of: ClassVar[tuple[tuple[str, ...], ...]] = ()
-    """Groups of keys of which at most one may be set. Setting one on the command line drops the others."""
+    """Groups of keys of which at most one may be set. Setting one in a later layer drops the others."""
+
+    excludes: ClassVar[dict[str, tuple[str, ...]]] = {}
+    """Keys that go when another is set in a later layer, besides those of ``one_of``."""
+
+    companions: ClassVar[dict[str, tuple[str, ...]]] = {}
+    """Keys that mean nothing without another, and go when a later layer drops or replaces it."""
 
     @model_validator(mode="after")
     def _at_most_one(self) -> Section:
         for group in self.one_of:
             given = [key for key in group if getattr(self, key) is not None]
             if len(given) > 1:
-                raise ValueError(f"only one of {', '.join(group)} may be set, got {' and '.join(given)}")
+                raise Misfit(
+                    f"expected only one of {', '.join(group)}, got {' and '.join(given)}",
+                    key=given[-1],
+                    remedy=f"remove {' or '.join(given)}",
+                )
         return self
 
 
 class TrainTokenizer(Section):
     """A byte-level BPE tokenizer trained on the run's own sources before step 1."""
 
-    vocab_size: int = Field(8192, ge=300, description="Entries, special tokens included.")
-    documents: int = Field(10_000, ge=1, description="Documents read to train it.")
+    vocab_size: int = Field(default=8192, ge=300, description="Entries, special tokens included.")
+    documents: int = Field(default=10_000, ge=1, description="Documents read to train it.")
 
 
 class NewTokenizer(Section):
@@ -48,16 +73,16 @@ class Tokens(Section):
     """Which tokens mark starts and ends. Saved with the model; inherited from a checkpoint."""
 
     start: Literal["auto", "always", "never"] = Field(
-        "auto",
+        default="auto",
         description="Start token of a session. auto: where the decoder's own tokenizer adds one, or the session "
         "begins with a trained token, which nothing else could predict.",
     )
-    document: str = Field("eos", description="Token that ends a document: eos, or a token of the vocabulary.")
+    document: str = Field(default="eos", description="Token that ends a document: eos, or a token of the vocabulary.")
     paragraph: str = Field(
-        "newline", description="End of paragraph: newline (the text as it is), or a token that replaces it."
+        default="newline", description="End of paragraph: newline (the text as it is), or a token that replaces it."
     )
     target_delimiter: str = Field(
-        " ", description="Text between a docked input and an answer; part of the causal span."
+        default=" ", description="Text between a docked input and an answer; part of the causal span."
     )
 
 
@@ -65,129 +90,165 @@ class Decoder(Section):
     """The causal decoder: the universal task layer, or interface."""
 
     one_of = (("checkpoint", "config"),)
+    companions: ClassVar[dict[str, tuple[str, ...]]] = {"checkpoint": ("revision",), "config": ("tokenizer",)}
 
-    checkpoint: str | None = Field(None, description="Hub id or folder of a causal language model.")
+    checkpoint: str | None = Field(default=None, description="Hub id or folder of a causal language model.")
     config: dict[str, Any] | None = Field(
-        None, description="A Hugging Face config with model_type: weights from scratch."
+        default=None, description="A Hugging Face config with model_type: weights from scratch."
     )
-    revision: str | None = Field(None, description="Hub revision of the checkpoint.")
+    revision: str | None = Field(default=None, description="Hub revision of the checkpoint.")
     tokenizer: str | NewTokenizer | None = Field(
-        None, description="Hub id or folder; or {train: ...} with config. Default: the checkpoint's own."
+        default=None, description="Hub id or folder; or {train: ...} with config. Default: the checkpoint's own."
     )
-    train: Train = Field("all", description="Parameters that train: all, none, or last_N layers.")
-    learning_rate: float | None = Field(None, gt=0, description="Own learning rate; default train.learning_rate.")
-    dropout: float | None = Field(None, ge=0, lt=1, description="Sets every dropout rate; default as configured.")
+    train: Train = Field(default="all", description="Parameters that train: all, none, or last_N layers.")
+    learning_rate: float | None = Field(
+        default=None, gt=0, description="Own learning rate; default train.learning_rate."
+    )
+    dropout: float | None = Field(
+        default=None, ge=0, lt=1, description="Sets every dropout rate; default as configured."
+    )
     attention: Literal["auto", "eager", "sdpa", "flex_attention"] = Field(
-        "auto", description="Attention implementation. auto: sdpa where the family has it."
+        default="auto", description="Attention implementation. auto: sdpa where the family has it."
     )
 
 
 class Connector(Section):
     """Projects encoder outputs to the width of the decoder's token embeddings."""
 
-    kind: Literal["linear", "mlp"] = Field("linear", description="linear, or mlp with GELU between layers.")
-    layers: int = Field(3, ge=2, le=12, description="Layers of an mlp; a linear connector has one.")
-    train: Train = Field("all", description="Parameters that train: all, none, or last_N layers.")
-    learning_rate: float | None = Field(None, gt=0, description="Own learning rate; default train.learning_rate.")
+    kind: Literal["linear", "mlp"] = Field(default="linear", description="linear, or mlp with GELU between layers.")
+    layers: int = Field(default=3, ge=2, le=12, description="Layers of an mlp; a linear connector has one.")
+    train: Train = Field(default="all", description="Parameters that train: all, none, or last_N layers.")
+    learning_rate: float | None = Field(
+        default=None, gt=0, description="Own learning rate; default train.learning_rate."
+    )
 
 
 class Encoder(Section):
     """A bidirectional encoder that docks into the decoder."""
 
     one_of = (("checkpoint", "config"),)
+    companions: ClassVar[dict[str, tuple[str, ...]]] = {"checkpoint": ("revision",), "config": ("tokenizer",)}
 
-    checkpoint: str | None = Field(None, description="Hub id or folder of a text or vision encoder.")
+    checkpoint: str | None = Field(default=None, description="Hub id or folder of a text or vision encoder.")
     config: dict[str, Any] | None = Field(
-        None, description="A Hugging Face config with model_type: weights from scratch."
+        default=None, description="A Hugging Face config with model_type: weights from scratch."
     )
-    revision: str | None = Field(None, description="Hub revision of the checkpoint.")
+    revision: str | None = Field(default=None, description="Hub revision of the checkpoint.")
     tokenizer: str | NewTokenizer | None = Field(
-        None,
+        default=None,
         description="Hub id or folder; same: the decoder's; or {train: ...} with config. Default: its own.",
     )
-    train: Train = Field("all", description="Parameters that train: all, none, or last_N layers.")
-    learning_rate: float | None = Field(None, gt=0, description="Own learning rate; default train.learning_rate.")
-    max_length: int | None = Field(
-        None, ge=4, description="Most encoder tokens of a docked text, specials included; default its positions."
+    train: Train = Field(default="all", description="Parameters that train: all, none, or last_N layers.")
+    learning_rate: float | None = Field(
+        default=None, gt=0, description="Own learning rate; default train.learning_rate."
     )
-    keep_special: bool = Field(False, description="Dock the outputs of the encoder's special tokens too.")
-    dropout: float | None = Field(None, ge=0, lt=1, description="Sets every dropout rate; default as configured.")
-    connector: Connector | None = Field(None, description="Connector of this encoder; default model.connector.")
+    max_length: int | None = Field(
+        default=None,
+        ge=4,
+        description="Most encoder tokens of a docked text, specials included; default its positions.",
+    )
+    keep_special: bool = Field(default=False, description="Dock the outputs of the encoder's special tokens too.")
+    dropout: float | None = Field(
+        default=None, ge=0, lt=1, description="Sets every dropout rate; default as configured."
+    )
+    connector: Connector | None = Field(default=None, description="Connector of this encoder; default model.connector.")
 
 
 class Model(Section):
     """The parts of a MetaLM, or a finished model to go on from."""
 
+    excludes: ClassVar[dict[str, tuple[str, ...]]] = {
+        "checkpoint": ("decoder", "encoders", "tokens", "connector"),
+        "decoder": ("checkpoint",),
+        "encoders": ("checkpoint",),
+    }
+
     checkpoint: str | None = Field(
-        None, description="A finished MetaLM (run folder, model folder or hub id); excludes the parts below."
+        default=None, description="A finished MetaLM (run folder, model folder or hub id); excludes the parts below."
     )
-    tokens: Tokens = Field(Tokens(), description="Start, document, paragraph and delimiter tokens.")
-    decoder: Decoder | None = Field(None, description="The causal decoder; none for mlm and rtd.")
-    encoders: dict[str, Encoder] = Field({}, description="Docked encoders by name; none: a plain causal LM.")
-    connector: Connector = Field(Connector(), description="Connector of every encoder that has none of its own.")
+    tokens: Tokens = Field(default=Tokens(), description="Start, document, paragraph and delimiter tokens.")
+    decoder: Decoder | None = Field(default=None, description="The causal decoder; none for mlm and rtd.")
+    encoders: dict[str, Encoder] = Field(default={}, description="Docked encoders by name; none: a plain causal LM.")
+    connector: Connector = Field(
+        default=Connector(), description="Connector of every encoder that has none of its own."
+    )
 
     @model_validator(mode="after")
     def _parts_or_checkpoint(self) -> Model:
         if self.checkpoint is not None and (self.decoder is not None or self.encoders):
-            raise ValueError("only one of checkpoint and decoder/encoders may be set")
+            given = "decoder" if self.decoder is not None else "encoders"
+            raise Misfit(
+                f"expected a checkpoint or parts, got checkpoint and {given}",
+                key=given,
+                remedy=f"remove checkpoint or {given}: a finished MetaLM brings its own parts",
+            )
         return self
 
 
 class World(Section):
     """Documents of the embedded miniature world."""
 
-    documents: int = Field(20_000, ge=1, description="Number of documents.")
-    seed: int = Field(0, ge=0, description="Seed of the world and its documents.")
+    documents: int = Field(default=20_000, ge=1, description="Number of documents.")
+    seed: int = Field(default=0, ge=0, description="Seed of the world and its documents.")
 
 
 class Source(Section):
     """Where documents come from: exactly one of hub, path and world."""
 
     one_of = (("hub", "path", "world"),)
+    companions: ClassVar[dict[str, tuple[str, ...]]] = {"hub": ("config", "revision", "split")}
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$", description="Name in the plan, the logs and the lineage.")
-    hub: str | None = Field(None, description="Hub data set; read from --data-root DIR/<name>/<split> if present.")
-    path: str | None = Field(None, description="Local JSONL (.gz, .zst too); a glob, or relative to --data-root.")
-    world: World | None = Field(None, description="The embedded miniature world.")
-    config: str | None = Field(None, description="Configuration of the hub data set.")
-    revision: str | None = Field(None, description="Revision of the hub data set.")
-    split: str = Field("train", description="Split of the hub data set.")
-    text: str = Field("text", description="Column that holds the document.")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][\w.-]*$",
+        examples=["pile", "my-notes"],
+        description="Name in the plan, the logs and the lineage.",
+    )
+    hub: str | None = Field(
+        default=None, description="Hub data set; read from --data-root DIR/<name>/<split> if present."
+    )
+    path: str | None = Field(
+        default=None, description="Local JSONL (.gz, .zst too); a glob, or relative to --data-root."
+    )
+    world: World | None = Field(default=None, description="The embedded miniature world.")
+    config: str | None = Field(default=None, description="Configuration of the hub data set.")
+    revision: str | None = Field(default=None, description="Revision of the hub data set.")
+    split: str = Field(default="train", description="Split of the hub data set.")
+    text: str = Field(default="text", description="Column that holds the document.")
     weight: float | None = Field(
-        None, gt=0, description="Share of documents drawn; default the row count, required for streams."
+        default=None, gt=0, description="Share of documents drawn; default the row count, required for streams."
     )
     exclude: dict[str, list[Any]] = Field(
-        {}, description="Leave out rows whose field (dots reach inside) has one of these values."
+        default={}, description="Leave out rows whose field (dots reach inside) has one of these values."
     )
     streaming: bool | None = Field(
-        None, description="Read in order through a shuffle block; default: only hub data that is not at hand."
+        default=None, description="Read in order through a shuffle block; default: only hub data that is not at hand."
     )
 
     @model_validator(mode="after")
     def _some_place(self) -> Source:
         if self.hub is None and self.path is None and self.world is None:
-            raise ValueError("one of hub, path and world is required")
+            raise Misfit("expected one of hub, path and world, got none", remedy="say where the documents are")
         return self
 
 
 class Validation(Section):
     """Documents held out of training and used to validate."""
 
-    documents: int = Field(500, ge=0, description="Documents per source; 0: no validation.")
+    documents: int = Field(default=500, ge=0, description="Documents per source; 0: no validation.")
     every: int = Field(
-        200, ge=2, description="Documents whose text hash is 0 modulo this are kept out of training."
+        default=200, ge=2, description="Documents whose text hash is 0 modulo this are kept out of training."
     )
     sources: list[Source] | None = Field(
-        None, description="Validation sources of their own; then nothing is held out of training."
+        default=None, description="Validation sources of their own; then nothing is held out of training."
     )
 
 
 class Data(Section):
     sources: list[Source] = Field(min_length=1, description="Training sources.")
-    validation: Validation = Field(Validation(), description="What is held out, and how much of it is used.")
-    sequence_length: int = Field(2048, ge=8, description="Decoder positions of a row (encoder's for mlm, rtd).")
-    isolate_documents: bool = Field(True, description="Documents in a row do not see each other.")
-    workers: int = Field(0, ge=0, le=64, description="Loader processes; 0: in the training process.")
+    validation: Validation = Field(default=Validation(), description="What is held out, and how much of it is used.")
+    sequence_length: int = Field(default=2048, ge=8, description="Decoder positions of a row (encoder's for mlm, rtd).")
+    isolate_documents: bool = Field(default=True, description="Documents in a row do not see each other.")
+    workers: int = Field(default=0, ge=0, le=64, description="Loader processes; 0: in the training process.")
 
     @field_validator("sources")
     @classmethod
@@ -195,7 +256,7 @@ class Data(Section):
         names = [source.name for source in sources]
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"two sources are named {name}")
+                raise Misfit(f"expected different names, got two sources named {name}", remedy="rename one")
         return sources
 
 
@@ -205,7 +266,7 @@ Range = Annotated[list[int], Field(min_length=2, max_length=2)]
 def _ordered(value: list[int], least: int) -> list[int]:
     low, high = value
     if not least <= low <= high:
-        raise ValueError(f"expected [low, high] with {least} <= low <= high, got {value}")
+        raise Misfit(f"expected [low, high] with {least} <= low <= high, got {value}")
     return value
 
 
@@ -213,8 +274,10 @@ class SemiCausal(Section):
     """Equation 1 of the paper: random spans are docked, all other tokens predicted."""
 
     name: Literal["semi_causal"]
-    span_length: Range = Field([64, 128], description="Span lengths, in decoder tokens, drawn uniformly.")
-    span_fraction: float = Field(0.25, gt=0, lt=1, description="Expected share of a document's tokens in spans.")
+    span_length: Range = Field(default=[64, 128], description="Span lengths, in decoder tokens, drawn uniformly.")
+    span_fraction: float = Field(
+        default=0.25, gt=0, lt=1, description="Expected share of a document's tokens in spans."
+    )
 
     _check = field_validator("span_length")(lambda value: _ordered(value, 1))
 
@@ -229,7 +292,7 @@ class PrefixLM(Section):
     """The beginning of each document is docked, the rest predicted."""
 
     name: Literal["prefix"]
-    prefix_length: Range = Field([64, 128], description="Prefix lengths, in decoder tokens, drawn uniformly.")
+    prefix_length: Range = Field(default=[64, 128], description="Prefix lengths, in decoder tokens, drawn uniformly.")
 
     _check = field_validator("prefix_length")(lambda value: _ordered(value, 1))
 
@@ -238,62 +301,66 @@ class MaskedLM(Section):
     """Masked language modelling of an encoder alone."""
 
     name: Literal["mlm"]
-    mask_rate: float = Field(0.15, gt=0, lt=1, description="Share of tokens chosen for prediction.")
-    keep_rate: float = Field(0.1, ge=0, le=1, description="Share of the chosen that stay as they are.")
-    random_rate: float = Field(0.1, ge=0, le=1, description="Share of the chosen that become a random token.")
+    mask_rate: float = Field(default=0.15, gt=0, lt=1, description="Share of tokens chosen for prediction.")
+    keep_rate: float = Field(default=0.1, ge=0, le=1, description="Share of the chosen that stay as they are.")
+    random_rate: float = Field(default=0.1, ge=0, le=1, description="Share of the chosen that become a random token.")
 
 
 class ReplacedTokens(Section):
     """Replaced token detection (ELECTRA): a small generator corrupts, the encoder detects."""
 
     name: Literal["rtd"]
-    mask_rate: float = Field(0.15, gt=0, lt=1, description="Share of tokens that the generator fills in.")
+    mask_rate: float = Field(default=0.15, gt=0, lt=1, description="Share of tokens that the generator fills in.")
     generator_size: float = Field(
-        0.25, gt=0, le=1, description="Width of the generator as a share of the encoder's (heads, feed-forward too)."
+        default=0.25,
+        gt=0,
+        le=1,
+        description="Width of the generator as a share of the encoder's (heads, feed-forward too).",
     )
-    discriminator_weight: float = Field(50.0, gt=0, description="Weight of the detection loss.")
+    discriminator_weight: float = Field(default=50.0, gt=0, description="Weight of the detection loss.")
 
 
-Objective = Annotated[
-    SemiCausal | CausalLM | PrefixLM | MaskedLM | ReplacedTokens, Field(discriminator="name")
-]
+Objective = Annotated[SemiCausal | CausalLM | PrefixLM | MaskedLM | ReplacedTokens, Field(discriminator="name")]
 
 
 class Training(Section):
     one_of = (("steps", "epochs"),)
 
-    steps: int | None = Field(None, ge=1, description="Optimiser steps; or give epochs.")
+    steps: int | None = Field(default=None, ge=1, description="Optimiser steps; or give epochs.")
     epochs: float | None = Field(
-        None, gt=0, description="Passes over the sources, turned into steps from a sample of their lengths."
+        default=None, gt=0, description="Passes over the sources, turned into steps from a sample of their lengths."
     )
     max_time: str | None = Field(
-        None, pattern=r"^\d+(\.\d+)?[smh]$", description="Stop, with a checkpoint, after this long (90s, 30m, 2h)."
+        default=None,
+        pattern=r"^\d+(\.\d+)?[smh]$",
+        examples=["90s", "30m", "2h"],
+        description="Stop, with a checkpoint, after this long (90s, 30m, 2h).",
     )
-    batch_size: int = Field(32, ge=1, description="Rows of an optimiser step, over all processes.")
+    batch_size: int = Field(default=32, ge=1, description="Rows of an optimiser step, over all processes.")
     micro_batch_size: int | None = Field(
-        None, ge=1, description="Rows of one forward pass in one process; default all of its rows."
+        default=None, ge=1, description="Rows of one forward pass in one process; default all of its rows."
     )
-    optimizer: Literal["adamw"] = Field("adamw", description="AdamW with decoupled weight decay.")
-    learning_rate: float = Field(3e-4, gt=0, description="Peak learning rate.")
-    weight_decay: float = Field(0.01, ge=0, description="On matrices; never on biases, norms and embeddings.")
+    optimizer: Literal["adamw"] = Field(default="adamw", description="AdamW with decoupled weight decay.")
+    learning_rate: float = Field(default=3e-4, gt=0, description="Peak learning rate.")
+    weight_decay: float = Field(default=0.01, ge=0, description="On matrices; never on biases, norms and embeddings.")
     betas: Annotated[list[float], Field(min_length=2, max_length=2)] = Field(
-        [0.9, 0.98], description="AdamW's two decay rates."
+        default=[0.9, 0.98], description="AdamW's two decay rates."
     )
-    epsilon: float = Field(1e-8, gt=0, description="AdamW's epsilon.")
-    clip: float | None = Field(1.0, gt=0, description="Largest gradient norm; null: no clipping.")
-    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="After warm-up, down to 0.")
-    warmup_steps: int = Field(100, ge=0, description="Steps of linear warm-up.")
-    precision: Literal["fp32", "bf16"] = Field("bf16", description="bf16: autocast over fp32 master weights.")
-    compile: bool = Field(False, description="torch.compile the decoder and encoders.")
-    checkpoint_activations: bool = Field(False, description="Recompute activations: less memory, more time.")
-    seed: int = Field(0, ge=0, description="Seeds weights, order, spans and dropout.")
-    log_every: int = Field(10, ge=1, description="Steps between logged lines.")
-    validate_every: int = Field(500, ge=0, description="Steps between validations; 0: only at the end.")
-    checkpoint_every: int = Field(500, ge=0, description="Steps between checkpoints; 0: only at the end.")
-    keep: int = Field(2, ge=1, description="Newest checkpoints kept; the best is kept beside them.")
-    samples: int = Field(2, ge=0, description="Sample continuations shown at each validation.")
+    epsilon: float = Field(default=1e-8, gt=0, description="AdamW's epsilon.")
+    clip: float | None = Field(default=1.0, gt=0, description="Largest gradient norm; null: no clipping.")
+    schedule: Literal["linear", "cosine", "constant"] = Field(default="linear", description="After warm-up, down to 0.")
+    warmup_steps: int = Field(default=100, ge=0, description="Steps of linear warm-up.")
+    precision: Literal["fp32", "bf16"] = Field(default="bf16", description="bf16: autocast over fp32 master weights.")
+    compile: bool = Field(default=False, description="torch.compile the decoder and encoders.")
+    checkpoint_activations: bool = Field(default=False, description="Recompute activations: less memory, more time.")
+    seed: int = Field(default=0, ge=0, description="Seeds weights, order, spans and dropout.")
+    log_every: int = Field(default=10, ge=1, description="Steps between logged lines.")
+    validate_every: int = Field(default=500, ge=0, description="Steps between validations; 0: only at the end.")
+    checkpoint_every: int = Field(default=500, ge=0, description="Steps between checkpoints; 0: only at the end.")
+    keep: int = Field(default=2, ge=1, description="Newest checkpoints kept; the best is kept beside them.")
+    samples: int = Field(default=2, ge=0, description="Sample continuations shown at each validation.")
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
-        [], description="Also log through these trackers."
+        default=[], description="Also log through these trackers."
     )
 
 
@@ -301,36 +368,21 @@ class Dangerous(Section):
     """Options that can harm this machine."""
 
     trust_remote_code: bool = Field(
-        False, description="Run Python code that a checkpoint brings along. It can do anything you can."
+        default=False, description="Run Python code that a checkpoint brings along. It can do anything you can."
     )
 
 
 class PretrainRecipe(Section):
     """A recipe of ``metalm pretrain``."""
 
-    command: Literal["pretrain"] = Field("pretrain", description="The command that runs this recipe.")
-    extends: str | None = Field(None, description="A shipped name or a path, merged below this file.")
-    description: str = Field("", description="One line for metalm recipe list.")
+    command: Literal["pretrain"] = Field(default="pretrain", description="The command that runs this recipe.")
+    extends: str | None = Field(default=None, description="A shipped name or a path, merged below this file.")
+    description: str = Field(default="", description="One line for metalm recipe list.")
     model: Model = Field(description="What is trained.")
     data: Data = Field(description="What it is trained on.")
     objective: Objective = Field(description="What it is trained to do.")
-    train: Training = Field(Training(), description="How it is trained.")
-    dangerous: Dangerous = Field(Dangerous(), description="Options that can harm this machine.")
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> PretrainRecipe:
-        problems = []
-        if self.train.steps is None and self.train.epochs is None:
-            problems.append("train.steps or train.epochs is required")
-        if self.model.checkpoint is None:
-            encoder_only = self.objective.name in ("mlm", "rtd")
-            if encoder_only and (self.model.decoder is not None or len(self.model.encoders) != 1):
-                problems.append(f"objective {self.objective.name} trains one encoder and no decoder")
-            if not encoder_only and self.model.decoder is None:
-                problems.append(f"objective {self.objective.name} needs model.decoder")
-        if problems:
-            raise ValueError("; ".join(problems))
-        return self
+    train: Training = Field(default=Training(), description="How it is trained.")
+    dangerous: Dangerous = Field(default=Dangerous(), description="Options that can harm this machine.")
 
 
 RECIPES: dict[str, type[PretrainRecipe]] = {"pretrain": PretrainRecipe}

@@ -1,0 +1,209 @@
+"""YAML as people mean it: the 1.2 core schema, with the line of every value.
+
+PyYAML reads YAML 1.1, in which ``no`` is a boolean, ``1e-4`` a string, ``012`` ten and ``1:30`` ninety. Here
+only its scanner and parser are used; scalars are resolved by the core schema of YAML 1.2 (section 10.3).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import yaml
+
+from metalm_cli.errors import MetalmError
+
+MAX_BYTES = 1_000_000
+MAX_NODES = 100_000
+"""Values of one file, aliases counted as often as they are used."""
+MAX_DEPTH = 40
+
+Kind = Literal["default", "recipe", "command line"]
+
+
+@dataclass(slots=True)
+class Node:
+    """A value and where it was written.
+
+    Args:
+        value: A scalar, a ``dict[str, Node]`` or a ``list[Node]``.
+        where: ``file:line`` of the key (or list item), or ``command line``.
+        kind: Which kind of layer it comes from.
+        layer: Number of the layer; later layers have greater numbers.
+    """
+
+    value: Any
+    where: str = ""
+    kind: Kind = "recipe"
+    layer: int = 0
+
+    def plain(self) -> Any:
+        """The value without marks: scalars, lists and dictionaries."""
+        if isinstance(self.value, dict):
+            return {key: node.plain() for key, node in self.value.items()}
+        if isinstance(self.value, list):
+            return [node.plain() for node in self.value]
+        return self.value
+
+    def newest(self) -> int:
+        """The greatest layer number in this value."""
+        inside: list[Node] = []
+        if isinstance(self.value, dict):
+            inside = list(self.value.values())
+        elif isinstance(self.value, list):
+            inside = self.value
+        return max([self.layer, *(node.newest() for node in inside)])
+
+
+_CORE: list[tuple[re.Pattern[str], Callable[[str], Any]]] = [
+    (re.compile(r"(?:|~|null|Null|NULL)\Z"), lambda text: None),
+    (re.compile(r"(?:true|True|TRUE)\Z"), lambda text: True),
+    (re.compile(r"(?:false|False|FALSE)\Z"), lambda text: False),
+    (re.compile(r"[-+]?[0-9]{1,4000}\Z"), int),
+    (re.compile(r"0o[0-7]{1,4000}\Z"), lambda text: int(text[2:], 8)),
+    (re.compile(r"0x[0-9a-fA-F]{1,4000}\Z"), lambda text: int(text[2:], 16)),
+    (re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z"), float),
+    (re.compile(r"[-+]?\.(?:inf|Inf|INF)\Z"), lambda text: float(text.replace(".", ""))),
+    (re.compile(r"\.(?:nan|NaN|NAN)\Z"), lambda text: float("nan")),
+]
+
+
+def scalar(text: str) -> Any:
+    """A plain (unquoted) scalar as the core schema of YAML 1.2 resolves it.
+
+    >>> [scalar(text) for text in ("no", "1e-4", "012", "1:30", "~", "0x10")]
+    ['no', 0.0001, 12, '1:30', None, 16]
+    """
+    for pattern, convert in _CORE:
+        if pattern.match(text):
+            return convert(text)
+    return text
+
+
+def parse(text: str, name: str, *, kind: Kind = "recipe", layer: int = 0) -> Node:
+    """Read one YAML document.
+
+    Args:
+        text: The document.
+        name: File name for messages; for the command line, what stands there.
+        kind: Kind of layer the values belong to.
+        layer: Number of that layer.
+
+    Returns:
+        The root value, each value marked with ``name:line`` (``name`` alone on the command line).
+
+    Raises:
+        MetalmError: For a syntax error, a duplicate key, a tag, a key that is not plain text, an alias that
+            contains itself, or a document that is too large, with its line.
+    """
+    if len(text) > MAX_BYTES:
+        raise MetalmError("recipe file is too large", where=name, why=f"expected at most {MAX_BYTES:,} characters")
+    try:
+        root = yaml.compose(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise MetalmError(
+            "not valid YAML",
+            where=_place(name, mark.line if mark else None, kind),
+            why=": ".join(part for part in (error.context, error.problem) if part),
+            remedy="tabs cannot indent; quote text that holds ': ' or starts with a special character",
+        ) from None
+    except yaml.reader.ReaderError as error:
+        where = _place(name, text.count("\n", 0, error.position), kind)
+        raise MetalmError("not valid YAML", where=where, why=str(error).splitlines()[0]) from None
+    except RecursionError:
+        raise MetalmError("not valid YAML", where=name, why="nested too deeply") from None
+    if root is None:
+        return Node(None, _place(name, 0, kind), kind, layer)
+    return _Converter(name, kind, layer).convert(root, root, 0)
+
+
+def _place(name: str, line: int | None, kind: Kind) -> str:
+    return name if line is None or kind == "command line" else f"{name}:{line + 1}"
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, refusing written tags (once composed, they look like resolved ones)."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        if getattr(event, "tag", None) is not None:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"tags are not allowed, got {event.tag}", event.start_mark
+            )
+        return super().compose_node(parent, index)
+
+
+class _Converter:
+    """Turns PyYAML's node graph into marked values, refusing what recipes have no use for."""
+
+    def __init__(self, name: str, kind: Kind, layer: int) -> None:
+        self.name, self.kind, self.layer = name, kind, layer
+        self.count = 0
+
+    def fail(self, node: yaml.Node, what: str, why: str = "", remedy: str = "") -> MetalmError:
+        return MetalmError(what, where=self.where(node), why=why, remedy=remedy)
+
+    def where(self, node: yaml.Node) -> str:
+        return _place(self.name, node.start_mark.line, self.kind)
+
+    def convert(self, node: yaml.Node, at: yaml.Node, depth: int) -> Node:
+        """The marked value of ``node``, placed on the line of ``at`` (its key, or itself)."""
+        self.count += 1
+        if depth > MAX_DEPTH:
+            raise self.fail(node, "YAML nested too deeply", "an alias may contain itself", "write it out")
+        if self.count > MAX_NODES:
+            raise self.fail(node, "YAML holds too many values", f"expected at most {MAX_NODES:,}")
+        value: Any
+        if isinstance(node, yaml.MappingNode):
+            value = self.mapping(node, depth)
+        elif isinstance(node, yaml.SequenceNode):
+            value = [self.convert(item, item, depth + 1) for item in node.value]
+        else:
+            value = node.value if node.style else scalar(node.value)
+        return Node(value, self.where(at), self.kind, self.layer)
+
+    def mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, Node]:
+        entries: dict[str, Node] = {}
+        lines: dict[str, int] = {}
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise self.fail(key_node, "a key must be plain text", "got a list or mapping as a key")
+            key = key_node.value
+            if key == "<<" and not key_node.style:
+                raise self.fail(key_node, "merge keys are not allowed", "YAML 1.2 has no <<", "use extends")
+            if key in entries:
+                raise self.fail(
+                    key_node,
+                    f"duplicate key {key}",
+                    f"it also stands on line {lines[key]}",
+                    "keep one of the two",
+                )
+            lines[key] = key_node.start_mark.line + 1
+            entries[key] = self.convert(value_node, key_node, depth + 1)
+        return entries
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes scalars so that readers of YAML 1.1 and of YAML 1.2 get the same value."""
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
+    plain_elsewhere = isinstance(scalar(value), str)
+    style = None if plain_elsewhere and value.isprintable() else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def flow(value: Any) -> str:
+    """``value`` as YAML on one line.
+
+    >>> flow({"a": [1, "no", 1e-08, "1e-4"]})
+    "{a: [1, 'no', 1.0e-08, \\"1e-4\\"]}"
+    """
+    text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=10**9, sort_keys=False, allow_unicode=True)
+    return text.removesuffix("\n").removesuffix("\n...")

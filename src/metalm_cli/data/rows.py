@@ -1,0 +1,104 @@
+"""From a row to the text of a document, or to the reason why it gives none."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from metalm_cli.errors import MetalmError
+
+EXCLUDED, EMPTY, HELD_OUT = "excluded", "empty", "validation"
+"""Why a number is empty: left out by the recipe, no text but whitespace, kept for validation."""
+
+ABSENT = object()
+
+
+def field_of(row: dict[str, Any], path: str) -> Any:
+    """The value at a dotted path; a column whose own name has the dots wins. ``ABSENT`` if there is none.
+
+    >>> field_of({"meta": {"set": "a"}}, "meta.set")
+    'a'
+    """
+    if path in row:
+        return row[path]
+    value: Any = row
+    for part in path.split("."):
+        if not isinstance(value, dict) or part not in value:
+            return ABSENT
+        value = value[part]
+    return value
+
+
+def text_hash(text: str) -> int:
+    """A stable 64-bit hash of a document's text: the first bytes of its SHA-256."""
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8")).digest()[:8], "big")
+
+
+def well_formed(text: str) -> str:
+    """The text with lone surrogates (legal in JSON, not in UTF-8) replaced by U+FFFD."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+@dataclass(frozen=True)
+class Picker:
+    """Takes the document out of a row.
+
+    Attributes:
+        source: Name of the source, for messages.
+        text: Column (dots reach inside) that holds the document.
+        exclude: Values by field; a row that has one of them is left out.
+        every: Documents whose text hash is 0 modulo this are held out; 0: none are.
+    """
+
+    source: str
+    text: str
+    exclude: dict[str, list[Any]]
+    every: int = 0
+
+    def take(self, row: Any, where: Callable[[], str]) -> tuple[str, str]:
+        """(text, reason): reason is empty for a training document.
+
+        Raises:
+            MetalmError: The row is no mapping, has no such column, or no text in it.
+        """
+        if not isinstance(row, dict):
+            raise MetalmError(
+                f"A row of source {self.source} is not an object",
+                where=where(),
+                why=f"got {type(row).__name__}, expected {{...}} with a column {self.text!r}",
+                remedy="write one JSON object a line",
+            )
+        for path, values in self.exclude.items():
+            if field_of(row, path) in values:
+                return "", EXCLUDED
+        text = field_of(row, self.text)
+        if not isinstance(text, str):
+            raise self._no_text(row, text, where())
+        if not text or text.isspace():
+            return "", EMPTY
+        text = well_formed(text)
+        if self.every and text_hash(text) % self.every == 0:
+            return text, HELD_OUT
+        return text, ""
+
+    def _no_text(self, row: dict[str, Any], value: Any, where: str) -> MetalmError:
+        if value is ABSENT:
+            return MetalmError(
+                f"A row of source {self.source} has no column {self.text!r}",
+                where=where,
+                why=f"its columns are {', '.join(map(repr, row)) or 'none'}",
+                remedy="set `text` of the source to the column that holds the document",
+            )
+        kind = "null" if value is None else type(value).__name__
+        return MetalmError(
+            f"Column {self.text!r} of source {self.source} does not hold text",
+            where=where,
+            why=f"got {kind}, expected a string",
+            remedy="set `text` of the source to a column of strings, or repair the row",
+        )

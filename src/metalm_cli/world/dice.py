@@ -1,0 +1,60 @@
+"""Seeded choices that are the same in every process and every Python version."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def number(*parts: object) -> int:
+    """A 64-bit number that depends on nothing but the written form of ``parts``."""
+    written = "/".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.blake2b(written.encode(), digest_size=8).digest(), "big")
+
+
+class Dice:
+    """Choices drawn from ``random.Random.random`` alone, the one method whose sequence Python guarantees.
+
+    Args:
+        parts: What the choices depend on, for example a seed and a row number.
+    """
+
+    __slots__ = ("roll",)
+
+    def __init__(self, *parts: object) -> None:
+        self.roll = random.Random(number(*parts)).random
+        """A float in [0, 1)."""
+
+    def below(self, limit: int) -> int:
+        """An integer in [0, limit)."""
+        return int(self.roll() * limit)
+
+    def between(self, low: int, high: int) -> int:
+        """An integer in [low, high], both ends included."""
+        return low + int(self.roll() * (high - low + 1))
+
+    def chance(self, probability: float) -> bool:
+        """True with the given probability."""
+        return self.roll() < probability
+
+    def pick(self, options: Sequence[T]) -> T:
+        """One of the options, each equally likely."""
+        return options[int(self.roll() * len(options))]
+
+    def some(self, options: Sequence[T], count: int) -> list[T]:
+        """Up to ``count`` different options, in random order."""
+        pool = list(options)
+        size = len(pool)
+        count = min(count, size)
+        for place in range(count):
+            other = place + int(self.roll() * (size - place))
+            pool[place], pool[other] = pool[other], pool[place]
+        return pool[:count]
+
+    def shuffled(self, options: Sequence[T]) -> list[T]:
+        """All options in random order."""
+        return self.some(options, len(options))

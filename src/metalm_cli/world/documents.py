@@ -1,0 +1,100 @@
+"""The endless shelf: document number i of a seed, written from the facts of that seed's world."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+from metalm_cli.errors import MetalmError
+from metalm_cli.world.dice import Dice
+from metalm_cli.world.draft import Draft
+from metalm_cli.world.facts import Fact
+from metalm_cli.world.people import family, portrait
+from metalm_cli.world.places import directions, notice, place
+from metalm_cli.world.world import World, world_of
+
+KINDS: dict[str, tuple[Callable[[Draft], None], int]] = {
+    "portrait": (portrait, 14),
+    "family": (family, 7),
+    "place": (place, 9),
+    "directions": (directions, 4),
+    "notice": (notice, 5),
+}
+"""Each kind of document, with the function that writes it and its weight."""
+
+_LOTS = tuple(kind for kind, (_, weight) in KINDS.items() for _ in range(weight))
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A document with the facts that it states, in order."""
+
+    text: str
+    kind: str
+    facts: tuple[Fact, ...]
+
+
+def render(seed: int, index: int) -> Rendered:
+    """Write document ``index`` of a seed; a pure function of the two.
+
+    Raises:
+        MetalmError: If the seed is no integer of at least 0.
+    """
+    dice = Dice(seed, "document", index)
+    kind = dice.pick(_LOTS)
+    draft = Draft(world_of(seed), dice)
+    KINDS[kind][0](draft)
+    return Rendered(draft.text(), kind, tuple(draft.facts))
+
+
+class Documents(Sequence[dict[str, Any]]):
+    """Rows ``{"text", "meta": {"pile_set_name": "World", "kind"}}``; any row is written without the others.
+
+    Copies in other processes carry only count and seed.
+    """
+
+    def __init__(self, count: int, seed: int = 0) -> None:
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise MetalmError(
+                "the number of documents must be an integer of at least 1", where="documents", why=f"got {count!r}"
+            )
+        self.count = count
+        self.seed = seed
+        self.world: World = world_of(seed)
+
+    def __reduce__(self) -> tuple[type[Documents], tuple[int, int]]:
+        return Documents, (self.count, self.seed)
+
+    def __len__(self) -> int:
+        return self.count
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
+
+    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(self.count))]
+        if not -self.count <= index < self.count:
+            raise IndexError(f"document {index} of {self.count}")
+        rendered = render(self.seed, index % self.count)
+        return {"text": rendered.text, "meta": {"pile_set_name": "World", "kind": rendered.kind}}
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[index] for index in range(self.count))
+
+
+def documents(count: int, seed: int = 0) -> Documents:
+    """Documents 0 to ``count - 1`` of a seed's world, in the form of rows of the Pile.
+
+    Args:
+        count: At least 1.
+        seed: At least 0; another seed is another world.
+
+    Raises:
+        MetalmError: If an argument is out of range or no integer.
+    """
+    return Documents(count, seed)

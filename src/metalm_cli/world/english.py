@@ -1,0 +1,125 @@
+"""The little grammar the world needs: articles, plurals, numbers, lists, pronouns, times."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+_IRREGULAR = {
+    "mouse": "mice",
+    "goose": "geese",
+    "sheep": "sheep",
+    "deer": "deer",
+    "trout": "trout",
+    "wolf": "wolves",
+    "knife": "knives",
+    "loaf": "loaves",
+    "scarf": "scarves",
+    "child": "children",
+    "fisherman": "fishermen",
+    "calf": "calves",
+    "woman": "women",
+    "man": "men",
+    "potato": "potatoes",
+    "tomato": "tomatoes",
+}
+
+_SMALL = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+    "seventeen eighteen nineteen"
+).split()
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+
+PRONOUNS: dict[str, dict[str, str]] = {
+    "he": {"he": "he", "him": "him", "his": "his", "He": "He", "His": "His", "himself": "himself"},
+    "she": {"he": "she", "him": "her", "his": "her", "He": "She", "His": "Her", "himself": "herself"},
+}
+"""Pronouns of each gender under the names of the masculine forms, as the templates spell them."""
+
+KIN: dict[str, dict[str, str]] = {
+    "he": {"parent": "father", "child": "son", "sibling": "brother", "grandparent": "grandfather"},
+    "she": {"parent": "mother", "child": "daughter", "sibling": "sister", "grandparent": "grandmother"},
+}
+"""Words for relatives by gender."""
+
+
+def article(noun: str) -> str:
+    """The noun phrase with ``a`` or ``an``; the lexicon has no word whose first letter misleads.
+
+    >>> article("owl"), article("red owl")
+    ('an owl', 'a red owl')
+    """
+    return ("an " if noun[0] in "aeiou" else "a ") + noun
+
+
+def plural(noun: str) -> str:
+    """The plural of a noun.
+
+    >>> [plural(noun) for noun in ("dog", "fox", "puppy", "day", "goose")]
+    ['dogs', 'foxes', 'puppies', 'days', 'geese']
+    """
+    irregular = _IRREGULAR.get(noun)
+    if irregular is not None:
+        return irregular
+    if noun.endswith(("s", "x", "ch", "sh")):
+        return noun + "es"
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return noun[:-1] + "ies"
+    return noun + "s"
+
+
+def third(verb: str) -> str:
+    """The third person singular of a regular verb.
+
+    >>> third("bark"), third("hiss")
+    ('barks', 'hisses')
+    """
+    return verb + ("es" if verb.endswith(("s", "x", "ch", "sh")) else "s")
+
+
+def words(count: int) -> str:
+    """A number below 100 in words.
+
+    >>> words(7), words(34), words(40)
+    ('seven', 'thirty-four', 'forty')
+    """
+    if count < 20:
+        return _SMALL[count]
+    tens, ones = divmod(count, 10)
+    return _TENS[tens - 2] + (f"-{_SMALL[ones]}" if ones else "")
+
+
+def counted(count: int, noun: str) -> str:
+    """A number in words with its noun.
+
+    >>> counted(1, "box"), counted(3, "box")
+    ('one box', 'three boxes')
+    """
+    return f"{words(count)} {noun if count == 1 else plural(noun)}"
+
+
+def listed(items: Sequence[str]) -> str:
+    """Items as running text.
+
+    >>> listed(["bread"]), listed(["bread", "milk", "honey"])
+    ('bread', 'bread, milk and honey')
+    """
+    if len(items) < 2:
+        return items[0]
+    return f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def capital(text: str) -> str:
+    """The text with its first letter as a capital."""
+    return text[0].upper() + text[1:]
+
+
+def clock(hour: int) -> str:
+    """A full hour of the day, 5 to 22.
+
+    >>> clock(7), clock(12), clock(15), clock(19)
+    ('seven in the morning', 'noon', 'three in the afternoon', 'seven in the evening')
+    """
+    if hour == 12:
+        return "noon"
+    part = "morning" if hour < 12 else "afternoon" if hour < 18 else "evening"
+    return f"{words(hour if hour < 12 else hour - 12)} in the {part}"

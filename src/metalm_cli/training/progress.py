@@ -213,7 +213,12 @@ class PanelView:
         times = duration(clock.elapsed()) + ("" if left is None else f" · {duration(left)} left")
         bar = ProgressBar(total=max(clock.steps, 1), completed=clock.done)
         if width < 60:
-            return Group(Text(f"step {counts} · {times}", overflow="ellipsis", no_wrap=True), bar)
+            # In a grid, because the bar alone ends no line on a colour terminal.
+            narrow = Table.grid(expand=True)
+            narrow.add_column(no_wrap=True, overflow="ellipsis")
+            narrow.add_row(Text(f"step {counts} · {times}"))
+            narrow.add_row(bar)
+            return narrow
         grid = Table.grid(padding=(0, 1), expand=True)
         grid.add_column(no_wrap=True)
         grid.add_column(ratio=1)
@@ -325,8 +330,12 @@ def memory() -> str:
     """Greatest memory that tensors took on the CUDA device in use, else what this process holds now."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
-        return f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB (device)"
-    return f"{psutil.Process().memory_info().rss / 2**30:.1f} GiB"
+        return f"{_size(torch.cuda.max_memory_allocated())} (device)"
+    return _size(psutil.Process().memory_info().rss)
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 def _fields(record: Record) -> list[tuple[str, str]]:

@@ -1,0 +1,237 @@
+"""The panel at every width, plain lines that never change, and text that can do nothing to a terminal."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from metalm_cli.training import progress
+from metalm_cli.training.progress import LineProgress, PanelProgress, PanelView, escape, make_progress
+
+TRAIN = {"step": 20, "loss": 3.21, "bits_per_byte": 1.5, "lr": 3e-4, "tokens_per_second": 2200.4, "grad_norm": 0.9}
+VALIDATION = {"step": 20, "split": "validation", "loss": 3.5, "bits_per_byte": 1.625}
+NASTY = "[bold]x[/bold]\n\x1b[2J\x07\u202eevil\u2028\udc80\t\r\n日本"
+
+
+class Clock:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(progress.time, "monotonic", lambda: self.now)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    monkeypatch.setattr(progress, "memory", lambda: "1.5 GiB")
+    return Clock(monkeypatch)
+
+
+def test_the_lines(clock: Clock) -> None:
+    stream = io.StringIO()
+    with make_progress(stream=stream) as lines:
+        assert isinstance(lines, LineProgress)
+        lines.start(100, "pretrain small", done=10)
+        clock.now += 30
+        lines.step(TRAIN)
+        lines.validation(VALIDATION, [("one\ntwo", " three")])
+        lines.note("checkpoint of step 20")
+        lines.step({"step": 30, "loss": None})
+    assert stream.getvalue().splitlines() == [
+        "start | pretrain small | 100 steps, resumed after step 10",
+        "step 20/100 | loss 3.2100 | bits/byte 1.5000 | lr 3.00e-04 | grad norm 0.900 | tokens/s 2,200 | left 4:00"
+        " | memory 1.5 GiB",
+        "validation 20/100 | loss 3.5000 | bits/byte 1.6250",
+        'sample | "one⏎two" -> " three"',
+        "note | checkpoint of step 20",
+        "step 30/100 | loss nan | left 1:45 | memory 1.5 GiB",
+    ]
+
+
+def test_lines_go_to_any_encoding_and_outlive_their_reader() -> None:
+    raw = io.BytesIO()
+    lines = LineProgress(io.TextIOWrapper(raw, encoding="ascii"))
+    lines.note("naïve\n")
+    assert raw.getvalue() == rb"note | na\xefve\u23ce" + b"\n"
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as closed:
+        lines = LineProgress(closed)
+        lines.note("nobody reads this")
+        lines.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), write)
+
+
+def terminal(width: int, height: int = 30, **settings) -> Console:
+    return Console(
+        file=io.StringIO(), force_terminal=True, width=width, height=height, _environ={"TERM": "xterm"}, **settings
+    )
+
+
+def view(clock: Clock) -> PanelView:
+    shown = PanelView()
+    shown.description = "pretrain small"
+    shown.clock.start(100, 0)
+    for step in range(1, 21):
+        clock.now += 2
+        shown.clock.advance(step)
+        shown.add({**TRAIN, "step": step, "loss": 5 - step / 10})
+    shown.validation = VALIDATION
+    shown.samples = [("Once upon a time there was", " a small model"), (NASTY, NASTY)]
+    return shown
+
+
+def render(shown: PanelView, width: int, height: int = 30) -> list[str]:
+    console = terminal(width, height, record=True)
+    console.print(shown)
+    return console.export_text().splitlines()
+
+
+@pytest.mark.parametrize("width", [10, 20, 40, 80, 160])
+def test_the_panel_fits_every_width(clock: Clock, width: int) -> None:
+    lines = render(view(clock), width)
+    assert {cell_len(line) for line in lines} == {width}
+    assert len(lines) < 20
+    assert not any(c in "".join(lines) for c in "\x1b\x07\u202e\u2028\udc80\r")
+
+
+@pytest.mark.parametrize("width", [40, 80, 160])
+def test_the_panel_says_everything(clock: Clock, width: int) -> None:
+    text = "\n".join(render(view(clock), width))
+    for part in (
+        "pretrain small",
+        "20/100",
+        "0:40",
+        "2:40 left",
+        "3.0000",
+        "1.5000",
+        "3.00e-04",
+        "3.5000",
+        "1.6250",
+        "2,200",
+        "0.900",
+        "1.5 GiB",
+        "a small model",
+        "█▇",
+    ):
+        assert part in text, part
+    if width == 160:
+        assert "[bold]x[/bold]⏎\\x1b[2J\\x07\\u202eevil\\u2028\\udc80 ⏎日本" in text
+
+
+@pytest.mark.parametrize("height", [5, 8, 12, 15])
+def test_a_low_terminal_loses_the_samples_first(clock: Clock, height: int) -> None:
+    lines = render(view(clock), 80, height)
+    assert "20/100" in "\n".join(lines)
+    assert len(lines) <= max(height, 9)
+    assert ("a small model" in "\n".join(lines)) == (height >= 12)
+
+
+def test_before_the_first_record(clock: Clock) -> None:
+    shown = PanelView()
+    shown.clock.start(10, 0)
+    assert "0/10" in "\n".join(render(shown, 80))
+
+
+def test_the_kind_follows_the_terminal() -> None:
+    assert isinstance(make_progress(console=terminal(80)), PanelProgress)
+    dumb = Console(file=io.StringIO(), force_terminal=True, _environ={"TERM": "dumb"})
+    assert isinstance(make_progress(console=dumb), LineProgress)
+    assert isinstance(make_progress(stream=io.StringIO()), LineProgress)
+    silent = make_progress(main=False)
+    silent.start(1, "x")
+    silent.step(TRAIN)
+    silent.close()
+
+
+def drive(console: Console, clock: Clock) -> str:
+    with make_progress(console=console) as panel:
+        panel.start(100, "pretrain small")
+        for step in range(1, 11):
+            clock.now += 0.1
+            panel.advance(step)
+        panel.step(TRAIN)
+        panel.step({**TRAIN, "step": 21})
+        panel.note("[red]a checkpoint\x1b[0m")
+        panel.validation(VALIDATION, [("Once", " upon")])
+        panel.close()
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_the_live_panel_gives_the_terminal_back(clock: Clock) -> None:
+    text = drive(terminal(80), clock)
+    assert text.count("\x1b[?25l") == 1
+    assert text.endswith("\x1b[?25h")
+    assert "[red]a checkpoint\\x1b[0m" in text
+    assert text.count("pretrain small") < 10, "it must not be drawn at every step"
+
+
+def test_no_color_takes_the_colours(clock: Clock) -> None:
+    coloured = re.compile(r"\x1b\[(?:[0-9;]*;)?[39][0-7](?:;[0-9;]*)?m")
+    assert coloured.search(drive(terminal(80), clock))
+    console = Console(
+        file=io.StringIO(), force_terminal=True, width=80, height=30, _environ={"TERM": "xterm", "NO_COLOR": "1"}
+    )
+    assert not coloured.search(drive(console, clock))
+
+
+def test_a_resized_terminal_is_drawn_afresh(clock: Clock) -> None:
+    console = terminal(120)
+    panel = PanelProgress(console)
+    panel.start(100, "pretrain small")
+    console.width = 50
+    clock.now += 1
+    panel.step(TRAIN)
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert text.count("\x1b[2J") == 1
+    after = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.split("\x1b[2J")[1])
+    assert {cell_len(line) for line in after.replace("\r", "\n").splitlines() if line} == {50}
+    panel.close()
+
+
+class Gone(io.StringIO):
+    gone = False
+
+    def write(self, text: str) -> int:
+        if self.gone:
+            raise OSError(5, "Input/output error")
+        return super().write(text)
+
+
+def test_a_terminal_that_goes_away_stops_nothing(clock: Clock) -> None:
+    stream = Gone()
+    panel = PanelProgress(Console(file=stream, force_terminal=True, width=80, height=30, _environ={"TERM": "xterm"}))
+    panel.start(100, "x")
+    stream.gone = True
+    for step in range(1, 5):
+        clock.now += 1
+        panel.step({**TRAIN, "step": step})
+        panel.note("still here")
+    panel.close()
+
+
+def test_escape() -> None:
+    assert escape("plain ünï 日本 [b]") == "plain ünï 日本 [b]"
+    assert escape(NASTY) == "[bold]x[/bold]⏎\\x1b[2J\\x07\\u202eevil\\u2028\\udc80 ⏎日本"
+
+
+def test_memory_is_a_size() -> None:
+    assert re.fullmatch(r"(\d+\.\d G|\d+ M)iB( \(device\))?", progress.memory())
+    assert [progress._size(count) for count in (5 * 2**20, 3 * 2**29)] == ["5 MiB", "1.5 GiB"]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (3599, "59:59"), (90061, "25:01:01")])
+def test_duration(seconds: float, text: str) -> None:
+    assert progress.duration(seconds) == text
+
+
+def test_sparkline() -> None:
+    assert progress.sparkline([4.0, 3.0, 0.5], 10) == "█▆▁"
+    assert progress.sparkline([1.0, 1.0], 10) == "▁▁"
+    assert progress.sparkline([1.0, 2.0, 3.0], 2) == "▁█"
+    assert progress.sparkline([1.0], 0) == ""

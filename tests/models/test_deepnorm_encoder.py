@@ -176,6 +176,13 @@ def test_only_differences_of_positions_enter_the_bias() -> None:
     assert not torch.equal(bias(torch.tensor([[0, 1, 2]])), bias(torch.tensor([[2, 1, 0]])))
 
 
+def test_tokens_in_another_order_with_their_positions_are_the_same_text() -> None:
+    model, tokens = make(), ids(1, 20)
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(2))
+    shuffled = model(tokens[:, order], position_ids=order.unsqueeze(0)).last_hidden_state
+    assert torch.allclose(shuffled, model(tokens).last_hidden_state[:, order], atol=1e-5)
+
+
 def test_vectors_in_place_of_ids_and_too_long_inputs() -> None:
     model, tokens = make(), ids(2, 8)
     vectors = model.get_input_embeddings()(tokens)

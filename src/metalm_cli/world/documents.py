@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from typing import Any, overload
 
 from metalm_cli.errors import MetalmError
+from metalm_cli.world.chronicle import chronicle
 from metalm_cli.world.dice import Dice
 from metalm_cli.world.draft import Draft
 from metalm_cli.world.facts import Fact
+from metalm_cli.world.lessons import entry, howto, questions
+from metalm_cli.world.numbers import counting, lists
 from metalm_cli.world.people import family, portrait
 from metalm_cli.world.places import directions, notice, place
+from metalm_cli.world.stories import day, dialogue, letter
 from metalm_cli.world.world import World, world_of
 
 KINDS: dict[str, tuple[Callable[[Draft], None], int]] = {
@@ -20,6 +24,15 @@ KINDS: dict[str, tuple[Callable[[Draft], None], int]] = {
     "place": (place, 9),
     "directions": (directions, 4),
     "notice": (notice, 5),
+    "day": (day, 12),
+    "dialogue": (dialogue, 10),
+    "letter": (letter, 8),
+    "howto": (howto, 7),
+    "counting": (counting, 8),
+    "list": (lists, 6),
+    "questions": (questions, 11),
+    "entry": (entry, 10),
+    "chronicle": (chronicle, 5),
 }
 """Each kind of document, with the function that writes it and its weight."""
 
@@ -59,15 +72,15 @@ class Documents(Sequence[dict[str, Any]]):
             raise MetalmError(
                 "the number of documents must be an integer of at least 1", where="documents", why=f"got {count!r}"
             )
-        self.count = count
+        self._count = count
         self.seed = seed
         self.world: World = world_of(seed)
 
     def __reduce__(self) -> tuple[type[Documents], tuple[int, int]]:
-        return Documents, (self.count, self.seed)
+        return Documents, (self._count, self.seed)
 
     def __len__(self) -> int:
-        return self.count
+        return self._count
 
     @overload
     def __getitem__(self, index: int) -> dict[str, Any]: ...
@@ -77,14 +90,14 @@ class Documents(Sequence[dict[str, Any]]):
 
     def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
         if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(self.count))]
-        if not -self.count <= index < self.count:
-            raise IndexError(f"document {index} of {self.count}")
-        rendered = render(self.seed, index % self.count)
+            return [self[place] for place in range(*index.indices(self._count))]
+        if not -self._count <= index < self._count:
+            raise IndexError(f"document {index} of {self._count}")
+        rendered = render(self.seed, index % self._count)
         return {"text": rendered.text, "meta": {"pile_set_name": "World", "kind": rendered.kind}}
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return (self[index] for index in range(self.count))
+        return (self[index] for index in range(self._count))
 
 
 def documents(count: int, seed: int = 0) -> Documents:

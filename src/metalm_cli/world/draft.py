@@ -95,7 +95,7 @@ class Draft:
             KeyError: If a fact is false.
         """
         held = self.held
-        return not any([held[fact] for fact in facts])
+        return not any(map(held.__getitem__, facts))
 
     def say(self, sentence: str, *facts: Fact) -> bool:
         """Add a sentence that states ``facts``; if one of them is held out, add nothing and return False."""

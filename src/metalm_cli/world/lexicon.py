@@ -7,60 +7,59 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-WOMEN = (
-    (
-        "Ada Alma Anna Bella Carla Clara Dora Edith Ella Emma Flora Greta Hanna Helen Ida Iris Jane Julia Karen Laura "
-        "Lena Lily Lucy Maria Martha Mina Nina Nora Olga Paula Rita Rosa Ruth Sara Sofia Tara Tina Vera Wanda Zoe"
-    )
-    .replace("Iris ", "")
-    .split()
+
+def _list(words: str) -> list[str]:
+    return words.split("|") if "|" in words else words.split()
+
+
+WOMEN = _list(
+    "Ada Alma Anna Bella Carla Clara Dora Edith Ella Emma Flora Greta Hanna Helen Ida Jane Julia Karen Laura "
+    "Lena Lily Lucy Maria Martha Mina Nina Nora Olga Paula Rita Rosa Ruth Sara Sofia Tara Tina Vera Wanda Zoe"
 )
-MEN = (
+MEN = _list(
     "Adam Alan Anton Arthur Ben Bruno Carl Daniel David Edgar Emil Felix Frank Fred George Gustav Hugo Ivan Jack "
     "Jacob John Karl Leo Martin Max Milo Nathan Noah Oliver Omar Oscar Otto Paul Peter Robert Simon Theo Tom Victor "
     "Walter"
-).split()
-SURNAMES = (
+)
+SURNAMES = _list(
     "Baker Berry Carter Dale Field Fisher Ford Hart Hill Holm Hunter Lake Marsh Miller Moore Reed Stone Taylor Wood "
     "Young"
-).split()
-TOWNS = (
+)
+TOWNS = _list(
     "Ashford Briarwick Coldwater Dunmore Eastley Fernhill Greenby Harwell Kingsbridge Larkfield Millbrook Northam "
     "Oakton Pinewood Redcliff Sandwick"
-).split()
-PET_NAMES = (
+)
+PET_NAMES = _list(
     "Amber Biscuit Button Daisy Dash Dot Ginger Hazel Lucky Maple Misty Nutmeg Olive Patch Pepper Pip Poppy Rusty "
     "Shadow Smoky Snowy Sunny Tiny Toffee Velvet Whisper Willow Ziggy"
-).split()
+)
 COLOURS = ("red", "blue", "green", "yellow", "white", "black", "brown", "grey", "orange", "purple")
 COATS = ("black", "white", "brown", "grey", "golden", "spotted")
 HAIR = ("black", "brown", "blond", "red", "grey", "white")
-TRAITS = (
+TRAITS = _list(
     "kind quiet cheerful patient careful brave curious friendly clever gentle funny generous calm polite busy"
-).split()
-HOBBIES = (
+)
+HOBBIES = _list(
     "painting|reading|fishing|singing|dancing|swimming|cooking|drawing|knitting|sailing|gardening|cycling|"
     "playing chess|playing the piano|playing the violin|climbing hills|watching birds|collecting stamps|"
     "writing poems|baking cakes"
-).split("|")
-TERRAINS = (
+)
+TERRAINS = _list(
     "by the sea|beside a river|in a green valley|on a high hill|at the edge of a forest|near a lake|"
     "in the mountains|on a wide plain"
-).split("|")
-PRODUCTS = "cheese honey wool pottery apples bread boats roses glass paper lamps carpets".split()
-BUILDINGS = (
+)
+PRODUCTS = _list("cheese honey wool pottery apples bread boats roses glass paper lamps carpets")
+BUILDINGS = _list(
     "bakery library hospital market museum station theatre mill garden church bank inn bathhouse workshop"
-).split()
+)
 OPEN_AIR = ("garden", "market")
 """Places without walls and doors."""
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-MONTHS = (
-    "January February March April May June July August September October November December"
-).split()  # fmt: skip
-EVENTS = (
+MONTHS = _list("January February March April May June July August September October November December")
+EVENTS = _list(
     "chess evening|choir evening|story hour|book evening|dance class|film night|cooking class|drawing class|"
     "puppet show|music evening|flower market|garden evening|knitting evening|history talk"
-).split("|")
+)
 
 
 @dataclass(frozen=True, slots=True)

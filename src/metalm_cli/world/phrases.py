@@ -1,9 +1,10 @@
 """How each relation is put into words: statements, questions and short answers.
 
-Slots of a person's phrases: ``{N}``, ``{n}`` the name or pronoun at the start and inside of a sentence, ``{Ns}``,
-``{ns}`` their possessives, ``{m}`` the name or pronoun as an object, ``{he} {him} {his}`` pronouns, ``{o}`` the value, ``{ao}`` the value with its article,
-``{kin}`` the word for the relative. Slots of a kind's phrases: ``{A}``, ``{a}`` with article, ``{Ps}``, ``{ps}``
-the plural. Slots of a name's or a substance's: ``{S}``, ``{s}``, ``{be}``.
+Slots of a person's phrases: ``{N}``, ``{n}``, ``{m}`` the name or pronoun at the start of a sentence, inside it and
+as its object; ``{Ns}``, ``{ns}`` their possessives; ``{he} {him} {his}`` pronouns; ``{o}`` the value, ``{ao}`` the
+value with its article; ``{kin}`` and ``{kin_o}`` the words for the two relatives. Slots of a kind's phrases:
+``{A}``, ``{a}`` with the article, ``{Ps}``, ``{ps}`` in the plural. Slots of a name's or a substance's: ``{S}``,
+``{s}``, ``{be}``.
 """
 
 from __future__ import annotations

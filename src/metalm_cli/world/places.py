@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from metalm_cli.world.draft import Draft, place_name
 from metalm_cli.world.english import article, capital, clock, listed
 from metalm_cli.world.facts import Event, Fact, Town
@@ -34,7 +36,7 @@ def place(draft: Draft) -> None:
         elif part == "buildings":
             _buildings(draft, town)
         else:
-            here = [event for event in draft.world.events.values() if event.building.startswith(town.name)]
+            here = [event for event in draft.world.events.values() if event.building.startswith(f"{town.name} ")]
             for event in dice.some(here, 2):
                 announce(draft, event)
     if dice.chance(0.25):
@@ -207,7 +209,7 @@ def directions(draft: Draft) -> None:
     first = dice.below(len(town.buildings) - 2)
     walk = town.buildings[first : first + dice.between(3, 6)]
     draft.say(f"Start at the {walk[0]}.", Fact("has_building", town.name, walk[0]))
-    for one, two in zip(walk, walk[1:], strict=False):
+    for one, two in pairwise(walk):
         low, high = sorted((f"{town.name} {one}", f"{town.name} {two}"))
         draft.say(
             dice.pick(

@@ -104,11 +104,14 @@ def parse(text: str, name: str, *, kind: Kind = "recipe", layer: int = 0) -> Nod
         root = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
+        tag = isinstance(error, yaml.constructor.ConstructorError)
         raise MetalmError(
             "not valid YAML",
             where=_place(name, mark.line if mark else None, kind),
             why=": ".join(part for part in (error.context, error.problem) if part),
-            remedy="tabs cannot indent; quote text that holds ': ' or starts with a special character",
+            remedy="remove the tag"
+            if tag
+            else "tabs cannot indent; quote text that holds ': ' or starts with a special character",
         ) from None
     except yaml.reader.ReaderError as error:
         where = _place(name, text.count("\n", 0, error.position), kind)
@@ -162,7 +165,8 @@ class _Converter:
         elif isinstance(node, yaml.SequenceNode):
             value = [self.convert(item, item, depth + 1) for item in node.value]
         else:
-            value = node.value if node.style else scalar(node.value)
+            assert isinstance(node, yaml.ScalarNode)
+            value = scalar(node.value) if node.style is None else node.value
         return Node(value, self.where(at), self.kind, self.layer)
 
     def mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, Node]:

@@ -1,0 +1,186 @@
+"""What must hold between the keys of a recipe, beyond one section."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Set
+
+from metalm_cli.recipes.problems import Problem
+from metalm_cli.recipes.schema import (
+    Decoder,
+    Encoder,
+    MaskedLM,
+    NewTokenizer,
+    PrefixLM,
+    PretrainRecipe,
+    SemiCausal,
+)
+
+ENCODER_ONLY = ("mlm", "rtd")
+"""Objectives that train one encoder and no decoder."""
+
+
+def check_together(recipe: PretrainRecipe, given: Set[str]) -> Iterator[Problem]:
+    """Problems between the keys of a pretraining recipe.
+
+    Args:
+        recipe: The recipe, each value right by itself.
+        given: Dotted keys that a recipe or the command line has set (a section's key when any of its keys is).
+    """
+    yield from _training(recipe)
+    yield from _spans(recipe)
+    if recipe.model.checkpoint is not None:
+        yield from _continued(given)
+    else:
+        yield from _parts(recipe)
+        yield from _tokenizers(recipe)
+
+
+def _training(recipe: PretrainRecipe) -> Iterator[Problem]:
+    train = recipe.train
+    if train.steps is None and train.epochs is None:
+        yield Problem(
+            "train.steps", "missing, expected train.steps or train.epochs", "set one of them", uses=("train.epochs",)
+        )
+    if train.steps is not None and train.warmup_steps > train.steps:
+        yield Problem(
+            "train.warmup_steps",
+            f"got {train.warmup_steps} with train.steps {train.steps}, expected at most train.steps",
+            f"set train.warmup_steps={train.steps // 10}",
+            uses=("train.steps",),
+        )
+    micro = train.micro_batch_size
+    if micro is not None and train.batch_size % micro:
+        yield Problem(
+            "train.micro_batch_size",
+            f"got {micro} with train.batch_size {train.batch_size}, expected a divisor of train.batch_size",
+            "change one of the two",
+            uses=("train.batch_size",),
+        )
+    if not all(0 <= beta < 1 for beta in train.betas):
+        yield Problem("train.betas", f"got {train.betas}, expected two rates of at least 0 and below 1")
+    objective = recipe.objective
+    if isinstance(objective, MaskedLM) and objective.keep_rate + objective.random_rate > 1:
+        total = objective.keep_rate + objective.random_rate
+        yield Problem(
+            "objective.random_rate",
+            f"got keep_rate + random_rate = {total:g}, expected at most 1",
+            "they are shares of the chosen tokens; the rest is masked",
+            uses=("objective.keep_rate",),
+        )
+
+
+def _spans(recipe: PretrainRecipe) -> Iterator[Problem]:
+    objective = recipe.objective
+    if isinstance(objective, SemiCausal):
+        key, (low, high) = "objective.span_length", objective.span_length
+    elif isinstance(objective, PrefixLM):
+        key, (low, high) = "objective.prefix_length", objective.prefix_length
+    else:
+        return
+    row = recipe.data.sequence_length
+    if high >= row:
+        yield Problem(
+            key,
+            f"got lengths up to {high} with data.sequence_length {row}, expected less than a row",
+            f"set {key}=[{min(low, row // 4)}, {row // 4}] or a longer data.sequence_length",
+            uses=("data.sequence_length",),
+        )
+    for name, encoder in recipe.model.encoders.items():
+        if encoder.max_length is not None and low > encoder.max_length:
+            limit = f"model.encoders.{name}.max_length"
+            yield Problem(
+                key,
+                f"got lengths from {low} with {limit} {encoder.max_length}, expected spans that fit the encoder",
+                f"lower {key} or raise {limit}",
+                uses=(limit,),
+            )
+
+
+def _continued(given: Set[str]) -> Iterator[Problem]:
+    for key, what in (("model.tokens", "its tokens"), ("model.connector", "its connectors")):
+        if key in given:
+            yield Problem(
+                key,
+                f"got {key} together with model.checkpoint",
+                f"remove {key}: a finished MetaLM brings {what}",
+                uses=("model.checkpoint",),
+            )
+
+
+def _parts(recipe: PretrainRecipe) -> Iterator[Problem]:
+    name, model = recipe.objective.name, recipe.model
+    uses = ("objective.name", "model.checkpoint")
+    if name in ENCODER_ONLY:
+        if model.decoder is not None:
+            remedy = "remove it (model.decoder=null)"
+            yield Problem(
+                "model.decoder", f"objective {name} trains one encoder and no decoder, got a decoder", remedy, uses=uses
+            )
+        if len(model.encoders) != 1:
+            got = ", ".join(model.encoders) or "none"
+            message = f"objective {name} trains one encoder, got {got}"
+            yield Problem("model.encoders", message, "give exactly one", uses=uses)
+    else:
+        if model.decoder is None:
+            remedy = "give model.decoder.checkpoint or model.decoder.config, or model.checkpoint"
+            yield Problem("model.decoder", f"missing, objective {name} needs a decoder", remedy, uses=uses)
+        if name != "causal" and not model.encoders:
+            remedy = "give model.encoders.text.checkpoint, or set objective.name=causal"
+            yield Problem("model.encoders", f"missing, objective {name} docks spans into an encoder", remedy, uses=uses)
+        if name == "causal" and model.encoders:
+            names = ", ".join(model.encoders)
+            message = f"objective causal docks nothing, got encoders {names}"
+            remedy = "remove them (model.encoders=null) or set objective.name=semi_causal"
+            yield Problem("model.encoders", message, remedy, uses=uses)
+    for key, part in _named_parts(recipe):
+        yield from _one_part(key, part)
+
+
+def _named_parts(recipe: PretrainRecipe) -> list[tuple[str, Decoder | Encoder]]:
+    parts: list[tuple[str, Decoder | Encoder]] = []
+    if recipe.model.decoder is not None:
+        parts.append(("model.decoder", recipe.model.decoder))
+    return parts + [(f"model.encoders.{name}", encoder) for name, encoder in recipe.model.encoders.items()]
+
+
+def _one_part(key: str, part: Decoder | Encoder) -> Iterator[Problem]:
+    checkpoint, config = f"{key}.checkpoint", f"{key}.config"
+    if part.checkpoint is None and part.config is None:
+        yield Problem(
+            key,
+            "got neither checkpoint nor config, expected one of them",
+            f"set {checkpoint} to a hub id or folder",
+            uses=(checkpoint, config),
+        )
+    if part.config is not None and not isinstance(part.config.get("model_type"), str):
+        got = "none" if "model_type" not in part.config else repr(part.config["model_type"])
+        message = f"got {got}, expected the name of a Hugging Face model type"
+        yield Problem(f"{config}.model_type", message, "such as llama, gpt2, electra, bert", uses=(config,))
+
+
+def _tokenizers(recipe: PretrainRecipe) -> Iterator[Problem]:
+    for key, part in _named_parts(recipe):
+        tokenizer = f"{key}.tokenizer"
+        uses = (f"{key}.checkpoint", f"{key}.config", "model.decoder")
+        if isinstance(part.tokenizer, NewTokenizer) and part.checkpoint is not None:
+            yield Problem(
+                tokenizer,
+                "got a tokenizer to be trained for a checkpoint, whose token ids are its own",
+                "remove it: the checkpoint brings its tokenizer",
+                uses=uses,
+            )
+        if part.tokenizer is None and part.config is not None:
+            same = ", or same" if isinstance(part, Encoder) and recipe.model.decoder is not None else ""
+            yield Problem(
+                tokenizer,
+                "missing, a config brings no tokenizer",
+                f"give a hub id or folder, or {{train: {{vocab_size: 8192}}}}{same}",
+                uses=uses,
+            )
+        if part.tokenizer == "same" and (isinstance(part, Decoder) or recipe.model.decoder is None):
+            yield Problem(
+                tokenizer,
+                "got same without another part: it means the decoder's tokenizer",
+                "name a tokenizer, or train one",
+                uses=uses,
+            )

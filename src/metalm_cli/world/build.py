@@ -138,4 +138,5 @@ class Builder:
         dice = self.dice
         rooms = [name for name, building in self.buildings.items() if building.kind != "mill"]
         for name, building in zip(sorted(lex.EVENTS), dice.some(rooms, len(lex.EVENTS)), strict=True):
-            self.events[name] = Event(name, building, dice.pick(lex.DAYS), dice.between(13, 20))
+            hours = (18, 20) if name.endswith(("evening", "night")) else (13, 17)
+            self.events[name] = Event(name, building, dice.pick(lex.DAYS), dice.between(*hours))

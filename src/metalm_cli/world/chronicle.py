@@ -38,8 +38,10 @@ def chronicle(draft: Draft) -> None:
         draft.turn()
         weekday = lex.DAYS[(start + place) % 7]
         _arrive(draft, traveller, towns[place], weekday)
-        for scene in dice.some((_person, _street, _animal, _map, _market, _events), dice.between(1, 4)):
+        for scene in dice.some((_person, _street, _map, _market, _events), dice.between(1, 4)):
             scene(draft, traveller, towns[place])
+        if dice.chance(0.5):
+            _animal(draft, traveller, towns[place])
     draft.turn()
     he = PRONOUNS[traveller.gender]["he"]
     draft.say(
@@ -59,12 +61,13 @@ def chronicle(draft: Draft) -> None:
 
 def _arrive(draft: Draft, traveller: Person, town: Town, weekday: str) -> None:
     weather = draft.dice.pick(WEATHER)
+    travel = "the train stops" if "station" in town.buildings else "a cart stops"
     draft.say(
         draft.dice.pick(
             (
                 f"On {weekday} {traveller.name} comes to {town.name}, and the weather is {weather}.",
                 f"{weekday} is {article(weather)} day, and {traveller.name} walks to {town.name}.",
-                f"On {weekday} the train stops in {town.name}, and {traveller.name} gets off.",
+                f"On {weekday} {travel} in {town.name}, and {traveller.name} gets off.",
             )
         )
     )
@@ -77,7 +80,7 @@ def _person(draft: Draft, traveller: Person, town: Town) -> None:
         return
     person = draft.dice.pick(people)
     draft.say(
-        f"There {traveller.name} meets {person.full_name}, who lives in the town.",
+        f"In the town {traveller.name} meets {person.full_name}, who lives there.",
         Fact("lives_in", person.name, town.name),
     )
     draft.topic = "" if person.gender == traveller.gender else person.name

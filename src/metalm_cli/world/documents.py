@@ -32,9 +32,12 @@ KINDS: dict[str, tuple[Callable[[Draft], None], int]] = {
     "list": (lists, 6),
     "questions": (questions, 11),
     "entry": (entry, 10),
-    "chronicle": (chronicle, 5),
+    "chronicle": (chronicle, 9),
 }
 """Each kind of document, with the function that writes it and its weight."""
+
+SHORTEST = 25
+"""Words below which a document goes on with another piece of its kind."""
 
 _LOTS = tuple(kind for kind, (_, weight) in KINDS.items() for _ in range(weight))
 
@@ -57,7 +60,11 @@ def render(seed: int, index: int) -> Rendered:
     dice = Dice(seed, "document", index)
     kind = dice.pick(_LOTS)
     draft = Draft(world_of(seed), dice)
-    KINDS[kind][0](draft)
+    write = KINDS[kind][0]
+    write(draft)
+    while draft.size() < SHORTEST:
+        draft.turn()
+        write(draft)
     return Rendered(draft.text(), kind, tuple(draft.facts))
 
 

@@ -118,6 +118,10 @@ class Draft:
         self.turn()
         return self.say(sentence, *facts)
 
+    def size(self) -> int:
+        """The number of words so far."""
+        return sum(sentence.count(" ") + 1 for sentences in self.paragraphs for sentence in sentences)
+
     def text(self) -> str:
         """The document."""
         return self.joint.join([" ".join(sentences) for sentences in self.paragraphs if sentences])

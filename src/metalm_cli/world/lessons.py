@@ -14,6 +14,8 @@ from metalm_cli.world.places import some_town
 
 _ANIMAL = ("legs", "covering", "eats", "habitat", "sound", "baby", "ability")
 _PERSON = ("lives_in", "age", "job", "works_at", "attends", "hobby", "likes", "dislikes", "favourite_colour")
+_OPEN = ("likes", "dislikes", "spouse")
+"""Relations of which a different value is no contradiction, or which bind two people."""
 _MORE = ("hair", "wakes_at", "has_pet", "spouse")
 _TOWN = ("terrain", "known_for", "population", "founded")
 
@@ -191,7 +193,7 @@ def _about_person(draft: Draft) -> list[Fact]:
     person, dice = some_person(draft), draft.dice
     introduce(draft, person)
     facts = dice.some(about(draft, person, _PERSON + _MORE), dice.between(3, 7))
-    facts = [fact for fact in facts if fact.subject == person.name]
+    facts = list({fact.relation: fact for fact in facts if fact.subject == person.name}.values())
     for fact in facts:
         draft.tell(fact)
     for fact in dice.some(relatives(draft, person), dice.between(0, 2)):
@@ -224,7 +226,7 @@ def _yes_or_no(draft: Draft, fact: Fact) -> tuple[str, str]:
     truth = draft.claim(fact)
     others = [other for other in draft.world.query(fact.relation) if other.value != fact.value]
     false = Fact(fact.relation, fact.subject, draft.dice.pick(others).value)
-    if draft.dice.chance(0.5) or draft.world.holds(false) or fact.relation == "spouse":
+    if draft.dice.chance(0.5) or draft.world.holds(false) or fact.relation in _OPEN:
         return f"Is it true that {truth}?", f"Yes, {truth}."
     return (
         f"Is it true that {draft.claim(false)}?",
@@ -252,7 +254,7 @@ def howto(draft: Draft) -> None:
         if numbered:
             draft.line(f"{place + 1}. {step}.")
         else:
-            first = "First" if place == 0 else "At last" if place == len(steps) - 1 else dice.pick(_THEN)
+            first = "First" if place == 0 else "Finally" if place == len(steps) - 1 else dice.pick(_THEN)
             draft.say(f"{first} {step[0].lower()}{step[1:]}." if first else f"{step}.")
     draft.turn()
     draft.say(dice.pick(guide.close))

@@ -118,7 +118,7 @@ def portrait(draft: Draft) -> None:
     introduce(draft, person)
     for fact in dice.some(about(draft, person, _SELF), dice.between(1, 3)):
         draft.tell(fact)
-    parts = dice.some(("work", "tastes", "bonds", "things", "pet", "home"), dice.pick((1, 2, 2, 3, 3, 4, 5, 6)))
+    parts = dice.some(("work", "tastes", "bonds", "things", "pet", "home"), dice.pick((2, 2, 3, 3, 4, 5, 6)))
     for part in parts:
         if dice.chance(0.4):
             draft.turn()

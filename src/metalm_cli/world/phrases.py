@@ -58,7 +58,7 @@ PERSON: dict[str, Phrasing] = {
         "{n} is {ao}",
     ),
     "works_at": Phrasing(
-        ("{N} works {o}.", "Every day {n} works {o}.", "Most days you can find {m} {o}."),
+        ("{N} works {o}.", "From Monday to Friday {n} works {o}.", "Most days you can find {m} {o}."),
         ("Where does {n} work?",),
         "{O}.",
         ("I work {o}.",),

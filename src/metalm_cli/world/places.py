@@ -180,10 +180,12 @@ def _attend(draft: Draft, event: Event) -> None:
     dice = draft.dice
     person = dice.pick(list(draft.world.people.values()))
     home = Fact("lives_in", person.name, person.town)
+    if not event.building.startswith(f"{person.town} ") and dice.chance(0.3):
+        draft.say(f"Last time {person.full_name} came all the way from {person.town}.", home)
+        return
     draft.say(
         dice.pick(
             (
-                f"Last time {person.full_name} came all the way from {person.town}.",
                 f"If you have a question, ask {person.full_name} from {person.town}.",
                 f"{person.full_name} from {person.town} says that the {event.name} is great fun.",
             )
@@ -211,7 +213,7 @@ def directions(draft: Draft) -> None:
     draft.say(f"Start at the {walk[0]}.", Fact("has_building", town.name, walk[0]))
     for one, two in pairwise(walk):
         low, high = sorted((f"{town.name} {one}", f"{town.name} {two}"))
-        draft.say(
+        found = draft.say(
             dice.pick(
                 (
                     f"Next to the {one} you see the {two}.",
@@ -221,6 +223,8 @@ def directions(draft: Draft) -> None:
             ),
             Fact("next_to", low, high),
         )
+        if not found:
+            draft.say(f"Walk on until you come to the {two}.", Fact("has_building", town.name, two))
         more = [fact for name in ("built_of", "opens_at") for fact in query(name, f"{town.name} {two}")]
         if more and dice.chance(0.5):
             draft.tell(dice.pick(more))

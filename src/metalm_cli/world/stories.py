@@ -42,9 +42,10 @@ def day(draft: Draft) -> None:
     draft.say(f"{_order(draft, 0)} {name} {dice.pick(_MORNING)}.".format_map(he))
     draft.say(f"Then {he['he']} has {dice.pick(_BREAKFAST)} for breakfast.")
     _turn(draft)
-    _work(draft, person)
-    _turn(draft)
-    for scene in dice.some((_lunch, _meet, _shop, _event, _hobby), dice.between(1, 4)):
+    if weekday not in lex.DAYS[5:]:
+        _work(draft, person)
+        _turn(draft)
+    for scene in dice.some((_lunch, _meet, _shop, _event, _hobby), dice.between(1, 5)):
         scene(draft, person)
         _turn(draft)
     draft.say(f"{_order(draft, 3)} {name} {dice.pick(_EVENING)}.".format_map(he))
@@ -180,13 +181,22 @@ def _hobby(draft: Draft, person: Person) -> None:
         draft.say(f"{_order(draft, 2)} {person.name} has time for {his} favourite hobby, {person.hobby}.", hobby)
 
 
-def _speech(draft: Draft, script: bool, speaker: str, words_: str) -> None:
-    if script:
-        draft.line(f"{speaker}: {words_}")
-    elif words_.endswith("."):
-        draft.line(f'"{words_[:-1]}," says {speaker}.')
-    else:
-        draft.line(f'"{words_}" {"asks" if words_.endswith("?") else "says"} {speaker}.')
+def _speak(draft: Draft, turns: list[tuple[str, str]]) -> None:
+    """Write the turns of a conversation, as a script or as quoted speech."""
+    script = draft.dice.chance(0.5)
+    merged: list[tuple[str, str]] = []
+    for speaker, said in turns:
+        if merged and merged[-1][0] == speaker:
+            merged[-1] = (speaker, f"{merged[-1][1]} {said}")
+        else:
+            merged.append((speaker, said))
+    for speaker, said in merged:
+        if script:
+            draft.line(f"{speaker}: {said}")
+        elif said.endswith("."):
+            draft.line(f'"{said[:-1]}," says {speaker}.')
+        else:
+            draft.line(f'"{said}" {"asks" if said.endswith("?") else "says"} {speaker}.')
 
 
 def dialogue(draft: Draft) -> None:
@@ -195,7 +205,6 @@ def dialogue(draft: Draft) -> None:
     one = some_person(draft)
     other = dice.pick([person for person in world.people.values() if person.town != one.town])
     place = dice.pick(world.towns[one.town].buildings)
-    script = dice.chance(0.5)
     draft.joint = dice.pick(("\n", "\n\n"))
     draft.say(
         dice.pick(
@@ -207,44 +216,38 @@ def dialogue(draft: Draft) -> None:
         ),
         Fact("has_building", one.town, place),
     )
-    _speech(draft, script, one.name, f"Hello, {other.name}!")
-    _speech(draft, script, other.name, f"Good day, {one.name}. {dice.pick(_SMALL_TALK)}")
+    turns = [(one.name, f"Hello, {other.name}!"), (other.name, f"Good day, {one.name}. {dice.pick(_SMALL_TALK)}")]
     asked: set[str] = set()
-    for turn in range(dice.pick((2, 2, 3, 3, 4, 5, 6))):
+    for turn in range(dice.pick((2, 3, 4, 4, 5, 6, 8))):
         asker, speaker = (one, other) if turn % 2 == 0 else (other, one)
-        _exchange(draft, script, asker, speaker, asked)
-    _speech(
-        draft,
-        script,
-        one.name,
-        dice.pick(("It is late. I have to go now.", "Thank you for the nice talk.", "Let us meet again soon.")),
-    )
-    _speech(draft, script, other.name, dice.pick((f"Goodbye, {one.name}!", "See you soon!", "Have a good day!")))
+        turns += _exchange(draft, asker, speaker, asked)
+    first, last = (one, other) if turns[-1][0] == other.name else (other, one)
+    turns.append((first.name, dice.pick(_LEAVE)))
+    turns.append((last.name, dice.pick((f"Goodbye, {first.name}!", "See you soon!", "Have a good day!"))))
+    _speak(draft, turns)
 
 
-def _exchange(draft: Draft, script: bool, asker: Person, speaker: Person, asked: set[str]) -> None:
+def _exchange(draft: Draft, asker: Person, speaker: Person, asked: set[str]) -> list[tuple[str, str]]:
+    """A question, its answer, and at times what the asker says to it."""
     facts = [fact for fact in about(draft, speaker, _TALK) if speaker.name + fact.relation not in asked]
     if not facts:
-        return
+        return []
     fact = draft.dice.pick(facts)
     asked.add(speaker.name + fact.relation)
-    _speech(draft, script, asker.name, draft.you(fact))
     draft.facts.append(fact)
-    answer = draft.first(speaker.name, fact)
+    turns = [(asker.name, draft.you(fact)), (speaker.name, draft.first(speaker.name, fact))]
     same = Fact(fact.relation, asker.name, fact.value)
-    if (
-        fact.relation in ("hobby", "likes", "dislikes", "favourite_colour")
-        and draft.world.holds(same)
-        and draft.can(same)
-    ):
+    if fact.relation in _SHARED and draft.world.holds(same) and draft.can(same):
         draft.facts.append(same)
-        _speech(draft, script, speaker.name, answer)
-        _speech(draft, script, asker.name, f"It is the same with me. {draft.first(asker.name, same)}")
-    else:
-        _speech(draft, script, speaker.name, f"{answer} {draft.dice.pick(_ASIDES)}".rstrip())
+        turns.append((asker.name, f"It is the same with me. {draft.first(asker.name, same)}"))
+    elif draft.dice.chance(0.3):
+        turns.append((speaker.name, draft.dice.pick(_ASIDES)))
+    return turns
 
 
-_ASIDES = ("", "", "", "And you?", "That is how it is.", "Did you know that?", "Everyone at home knows it.")
+_SHARED = ("hobby", "likes", "dislikes", "favourite_colour")
+_ASIDES = ("That is how it is.", "Everyone at home knows it.", "Now you know.", "I tell that to everyone.")
+_LEAVE = ("It is late. I have to go now.", "Thank you for the nice talk.", "Let us meet again soon.")
 
 
 def letter(draft: Draft) -> None:
@@ -267,7 +270,7 @@ def letter(draft: Draft) -> None:
     draft.say(f"The weather is {dice.pick(WEATHER)} today.")
     own = about(draft, writer, (*_TALK, "wakes_at", "has_pet"))
     bonds = [fact for fact in relatives(draft, writer) if fact.subject == writer.name or _symmetric(fact)]
-    for fact in dice.some(own, dice.between(2, 5)) + dice.some(bonds, dice.between(0, 2)):
+    for fact in dice.some(own, dice.between(2, 6)) + dice.some(bonds, dice.between(0, 3)):
         if dice.chance(0.25):
             draft.turn()
         draft.say(draft.first(writer.name, fact), fact)
@@ -278,15 +281,13 @@ def letter(draft: Draft) -> None:
         facts = [fact for name in ("terrain", "known_for", "population") for fact in draft.world.query(name, town.name)]
         for fact in dice.some(facts, 2):
             draft.tell(fact)
+    _turn(draft)
     questions = dice.some([fact for fact in about(draft, reader, _TALK) if fact.relation != "lives_in"], 2)
     for question in dict.fromkeys(draft.you(fact) for fact in questions):
         draft.say(question)
     draft.say(dice.pick(("Please write soon.", "I look forward to your letter.", "Come and visit me one day.")))
-    draft.line(
-        dice.pick(
-            (f"With love from {writer.name}.", f"Best wishes from {writer.name}.", f"Your friend, {writer.name}.")
-        )
-    )
+    close = dice.pick(("With love from", "Best wishes from", "Greetings from", "Your friend,"))
+    draft.line(f"{close} {writer.name}.")
 
 
 def _symmetric(fact: Fact) -> bool:

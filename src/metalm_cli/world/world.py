@@ -192,13 +192,13 @@ class World:
                 yield Fact("has_building", town.name, kind)
             for one, other in zip(town.buildings, town.buildings[1:], strict=False):
                 yield pair("next_to", f"{town.name} {one}", f"{town.name} {other}")
-            for other in self.towns.values():
-                if town.y > other.y:
-                    yield Fact("north_of", town.name, other.name)
-                if town.x > other.x:
-                    yield Fact("east_of", town.name, other.name)
-                if town.population > other.population:
-                    yield Fact("larger_than", town.name, other.name)
+            for beside in self.towns.values():
+                if town.y > beside.y:
+                    yield Fact("north_of", town.name, beside.name)
+                if town.x > beside.x:
+                    yield Fact("east_of", town.name, beside.name)
+                if town.population > beside.population:
+                    yield Fact("larger_than", town.name, beside.name)
         for building in self.buildings.values():
             if building.kind in lex.OPEN_AIR:
                 continue

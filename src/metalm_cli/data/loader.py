@@ -1,0 +1,91 @@
+"""The loader: the rows of every optimiser step, from this process or from worker processes, in one fixed order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from metalm_cli.data.lanes import Lane, LaneState
+from metalm_cli.sessions import Row
+
+
+@dataclass(frozen=True)
+class StepRows:
+    """One optimiser step's rows of this process, in lane order, and where its lanes stand after them."""
+
+    rows: list[Row]
+    states: dict[int, LaneState]
+
+
+class RowStream:
+    """An endless iterable of the rows of some lanes; what a worker process runs.
+
+    Args:
+        lanes: Indices of this process's lanes.
+        make_lane: Makes a lane, given its index and the set of lanes that share its reader.
+    """
+
+    def __init__(self, lanes: Sequence[int], make_lane: Callable[[int, frozenset[int]], Lane]) -> None:
+        self.lanes = list(lanes)
+        self.make_lane = make_lane
+
+    def steps(self, mine: list[int]) -> Iterator[list[tuple[int, Row, LaneState]]]:
+        owned = frozenset(mine)
+        lanes = [(index, self.make_lane(index, owned)) for index in mine]
+        while True:
+            made = []
+            for index, lane in lanes:
+                row = lane.next_row()
+                made.append((index, row, lane.state))
+            yield made
+
+
+def loader(stream: RowStream, workers: int) -> Iterator[StepRows]:
+    """Iterate over steps for ever.
+
+    Worker w of n reads the lanes at w, w + n, ... of this process, so that the rows are the same for any number of
+    workers.
+
+    Args:
+        stream: The rows.
+        workers: Worker processes; 0 reads in this one.
+    """
+    workers = min(workers, len(stream.lanes))
+    if workers == 0:
+        for made in stream.steps(stream.lanes):
+            yield _step(made)
+        return
+    shares = iter(_worker_loader(stream, workers))
+    while True:
+        made = [one for _ in range(workers) for one in next(shares)]
+        yield _step(sorted(made, key=lambda one: one[0]))
+
+
+def _step(made: list[tuple[int, Row, LaneState]]) -> StepRows:
+    return StepRows([row for _, row, _ in made], {index: state for index, _, state in made})
+
+
+def _worker_loader(stream: RowStream, workers: int) -> Any:
+    from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+    class Share(IterableDataset):
+        def __iter__(self) -> Iterator[Any]:
+            info = get_worker_info()
+            assert info is not None
+            return stream.steps(stream.lanes[info.id :: info.num_workers])
+
+    return DataLoader(Share(), batch_size=None, num_workers=workers, prefetch_factor=2, worker_init_fn=_start_worker)
+
+
+def _start_worker(_worker: int) -> None:
+    import os
+    import signal
+
+    import torch
+
+    # The terminal sends Ctrl-C to the whole group; only the training process decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    torch.set_num_threads(1)

@@ -97,7 +97,7 @@ def test_loaded_tensors_outlive_the_folder(tmp_path: Path) -> None:
     path = checkpoint.save(tmp_path, 1, SMALL, {})
     tensors, _ = checkpoint.load(path)
     with open(path / "model.safetensors", "r+b") as file:
-        file.truncate(0)
+        file.write(bytes((path / "model.safetensors").stat().st_size))
     assert torch.equal(tensors["model"]["w"], SMALL["model"]["w"])
 
 
@@ -240,6 +240,19 @@ def test_pruning_counts_whole_ones_alone_and_never_removes_the_last(tmp_path: Pa
     damage_by("no manifest", tmp_path / "step-00000003")
     assert checkpoint.prune(tmp_path, 1) == []
     assert names(tmp_path) == ["step-00000003", "step-00000004"]
+
+
+def test_a_removal_that_is_cut_leaves_no_damaged_checkpoint(tmp_path: Path, monkeypatch) -> None:
+    for step in (1, 2):
+        checkpoint.save(tmp_path, step, SMALL, {})
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda path, **_: (path / "manifest.json").unlink())
+        checkpoint.prune(tmp_path, 1)
+    leftover, newest = names(tmp_path)
+    assert leftover.startswith(".step-00000001.tmp-")
+    assert newest == "step-00000002"
+    checkpoint.clean(tmp_path)
+    assert names(tmp_path) == ["step-00000002"]
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])

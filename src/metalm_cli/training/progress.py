@@ -194,17 +194,22 @@ class PanelView:
             self._losses.append(float(loss))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        inner = max(options.max_width - 4, 1)
-        parts: list[RenderableType] = [self._bar(inner), self._numbers(inner)]
-        # Two border lines, and one more so that the panel never fills the screen and scrolls.
-        room = console.size.height - 3 - 2 - (6 if inner < 60 else 3)
+        # Two columns stay free for the ^C that a terminal echoes: it would wrap, and leave a line of the old panel.
+        width = max(options.max_width - 2, 1)
+        inner = max(width - 4, 1)
+        columns = 1 if inner < 60 else 2 if inner < 110 else 3
+        numbers = self._numbers(columns)
+        parts: list[RenderableType] = [self._bar(inner), numbers]
+        # Less two border lines, the bar's two, and one more so that the panel never fills the screen and scrolls.
+        room = console.size.height - 5 - numbers.row_count
         if not options.ascii_only and len(self._losses) > 1 and room > 2:
             parts.append(Text(f"loss {sparkline(list(self._losses), inner - 5)}", style="cyan", no_wrap=True))
             room -= 1
         for given, continuation in self.samples[: max(room, 0)]:
             parts.append(self._sample(given, continuation, inner))
-        title = Text(escape(self.description), overflow="ellipsis", no_wrap=True)
-        yield Panel(Group(*parts), title=title, title_align="left", border_style="dim")
+        title = Text(escape(self.description))
+        title.truncate(max(width - 6, 1), overflow="ellipsis")
+        yield Panel(Group(*parts), title=title, title_align="left", border_style="dim", width=width)
 
     def _bar(self, width: int) -> RenderableType:
         clock = self.clock
@@ -226,21 +231,21 @@ class PanelView:
         grid.add_row(Text(f"step {counts}"), bar, Text(times))
         return Group(grid, Text())
 
-    def _numbers(self, width: int) -> RenderableType:
+    def _numbers(self, columns: int) -> Table:
         train = dict(_fields(self.record))
         valid = dict(_fields(self.validation))
-        at = f" (step {self.validation['step']:,})" if self.validation else ""
+        at = f" at {self.validation['step']:,}" if self.validation else ""
+        valid_name = "valid." if columns == 1 else "validation"
         cells = [
             ("loss", train.get("loss", "–")),
             ("bits/byte", train.get("bits/byte", "–")),
-            ("learning rate", train.get("lr", "–")),
-            ("validation loss", valid.get("loss", "–") + at),
-            ("validation bits/byte", valid.get("bits/byte", "–")),
+            ("lr" if columns == 1 else "learning rate", train.get("lr", "–")),
+            (f"{valid_name} loss", valid.get("loss", "–") + at),
+            (f"{valid_name} bits/byte", valid.get("bits/byte", "–")),
             ("tokens/s", train.get("tokens/s", "–")),
-            ("gradient norm", train.get("grad norm", "–")),
+            ("grad norm", train.get("grad norm", "–")),
             ("memory", memory()),
         ]
-        columns = 1 if width < 60 else 2 if width < 110 else 3
         grid = Table.grid(padding=(0, 1), expand=True)
         for _ in range(columns):
             grid.add_column(no_wrap=True, style="dim")

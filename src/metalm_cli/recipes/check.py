@@ -85,7 +85,7 @@ class Checker:
                 if isinstance(misfit, Misfit):
                     message, remedy = str(misfit), misfit.remedy
                     key = shape.join(key, misfit.key) if misfit.key else key
-                if any(bad == key or bad.startswith(f"{key}.") for bad in self.bad):
+                if key in self.bad:
                     continue
                 inner = key.removeprefix(path).strip(".").split(".")[0]
                 self.add(key, node.value.get(inner, at), message, remedy)

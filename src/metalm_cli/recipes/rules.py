@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Set
 
-from metalm_cli.recipes.problems import Problem
+from metalm_cli.recipes.problems import Problem, shown
 from metalm_cli.recipes.schema import (
     Decoder,
     Encoder,
@@ -82,7 +82,7 @@ def _spans(recipe: PretrainRecipe) -> Iterator[Problem]:
         yield Problem(
             key,
             f"got lengths up to {high} with data.sequence_length {row}, expected less than a row",
-            f"set {key}=[{min(low, row // 4)}, {row // 4}] or a longer data.sequence_length",
+            f"set {key}=[{min(low, row // 8)}, {row // 4}] or a longer data.sequence_length",
             uses=("data.sequence_length",),
         )
     for name, encoder in recipe.model.encoders.items():
@@ -153,7 +153,7 @@ def _one_part(key: str, part: Decoder | Encoder) -> Iterator[Problem]:
             uses=(checkpoint, config),
         )
     if part.config is not None and not isinstance(part.config.get("model_type"), str):
-        got = "none" if "model_type" not in part.config else repr(part.config["model_type"])
+        got = "none" if "model_type" not in part.config else shown(part.config["model_type"])
         message = f"got {got}, expected the name of a Hugging Face model type"
         yield Problem(f"{config}.model_type", message, "such as llama, gpt2, electra, bert", uses=(config,))
 

@@ -66,6 +66,8 @@ class TrainTokenizer(Section):
 
 
 class NewTokenizer(Section):
+    """A tokenizer of the run's own."""
+
     train: TrainTokenizer = Field(description="Train a tokenizer for a model made from a config.")
 
 
@@ -231,35 +233,6 @@ class Source(Section):
         return self
 
 
-class Validation(Section):
-    """Documents held out of training and used to validate."""
-
-    documents: int = Field(default=500, ge=0, description="Documents per source; 0: no validation.")
-    every: int = Field(
-        default=200, ge=2, description="Documents whose text hash is 0 modulo this are kept out of training."
-    )
-    sources: list[Source] | None = Field(
-        default=None, description="Validation sources of their own; then nothing is held out of training."
-    )
-
-
-class Data(Section):
-    sources: list[Source] = Field(min_length=1, description="Training sources.")
-    validation: Validation = Field(default=Validation(), description="What is held out, and how much of it is used.")
-    sequence_length: int = Field(default=2048, ge=8, description="Decoder positions of a row (encoder's for mlm, rtd).")
-    isolate_documents: bool = Field(default=True, description="Documents in a row do not see each other.")
-    workers: int = Field(default=0, ge=0, le=64, description="Loader processes; 0: in the training process.")
-
-    @field_validator("sources")
-    @classmethod
-    def _names_differ(cls, sources: list[Source]) -> list[Source]:
-        names = [source.name for source in sources]
-        for name in names:
-            if names.count(name) > 1:
-                raise Misfit(f"expected different names, got two sources named {name}", remedy="rename one")
-        return sources
-
-
 Range = Annotated[list[int], Field(min_length=2, max_length=2)]
 
 
@@ -321,6 +294,41 @@ class ReplacedTokens(Section):
 
 
 Objective = Annotated[SemiCausal | CausalLM | PrefixLM | MaskedLM | ReplacedTokens, Field(discriminator="name")]
+
+
+class Validation(Section):
+    """Documents held out of training and used to validate."""
+
+    documents: int = Field(default=500, ge=0, description="Documents per source; 0: no validation.")
+    every: int = Field(
+        default=200, ge=2, description="Documents whose text hash is 0 modulo this are kept out of training."
+    )
+    sources: list[Source] | None = Field(
+        default=None, description="Validation sources of their own; then nothing is held out of training."
+    )
+    objective: SemiCausal | CausalLM | PrefixLM | None = Field(
+        default=None,
+        discriminator="name",
+        description="How validation documents are divided; default the run's objective. A causal twin sets its "
+        "MetaLM's, so that both are compared on the same positions.",
+    )
+
+
+class Data(Section):
+    sources: list[Source] = Field(min_length=1, description="Training sources.")
+    validation: Validation = Field(default=Validation(), description="What is held out, and how much of it is used.")
+    sequence_length: int = Field(default=2048, ge=8, description="Decoder positions of a row (encoder's for mlm, rtd).")
+    isolate_documents: bool = Field(default=True, description="Documents in a row do not see each other.")
+    workers: int = Field(default=0, ge=0, le=64, description="Loader processes; 0: in the training process.")
+
+    @field_validator("sources")
+    @classmethod
+    def _names_differ(cls, sources: list[Source]) -> list[Source]:
+        names = [source.name for source in sources]
+        for name in names:
+            if names.count(name) > 1:
+                raise Misfit(f"expected different names, got two sources named {name}", remedy="rename one")
+        return sources
 
 
 class Training(Section):

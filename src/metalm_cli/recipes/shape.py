@@ -67,7 +67,7 @@ def without_sections(annotation: Any) -> Any:
     kept = [part for part in members(annotation) if part not in holds]
     if allows_null(annotation):
         kept.append(types.NoneType)
-    return Union[tuple(kept)] if kept else None
+    return Union[tuple(kept)] if kept else None  # noqa: UP007
 
 
 def section_of(annotation: Any, *values: Any) -> type[Section] | None:
@@ -161,7 +161,7 @@ def in_words(annotation: Any, *, examples: list[Any] | None = None) -> str:
         words = ["any value"]
     if allows_null(annotation) and annotation is not Any:
         words.append("null")
-    flat = [word for phrase in words for word in phrase.split(" | ")]
+    flat = list(dict.fromkeys(word for phrase in words for word in phrase.split(" | ")))
     return flat[0] if len(flat) == 1 else f"{', '.join(flat[:-1])} or {flat[-1]}"
 
 

@@ -1,0 +1,143 @@
+"""The command tree. Commands are imported when they are needed, so that ``metalm --help`` stays fast."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import metalm_cli
+from metalm_cli.cli import console
+from metalm_cli.errors import Exit, MetalmError
+
+COMMANDS = {"pretrain": "pretrain:pretrain", "show": "show:show", "recipe": "recipe:app"}
+"""Where each command is, in the order of the help: module of this package, and a function or a Typer app in it."""
+
+CONTEXT = {"help_option_names": ["-h", "--help"]}
+
+
+class LazyGroup(TyperGroup):
+    """The root of the tree, importing a command's module when the command is asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names of the commands that this installation has."""
+        return [name for name in COMMANDS if _exists(name)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of this name, or None."""
+        if cmd_name not in self.commands and cmd_name in COMMANDS and _exists(cmd_name):
+            self.add_command(load_command(cmd_name), cmd_name)
+        return self.commands.get(cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Load all names first when one is unknown, so that the nearest can be suggested."""
+        if args and args[0] not in COMMANDS:
+            for name in self.list_commands(ctx):
+                self.get_command(ctx, name)
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run; an interrupt outside a run ends with the shell's own code for it."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+
+
+def _exists(name: str) -> bool:
+    return importlib.util.find_spec(f"metalm_cli.cli.{COMMANDS[name].partition(':')[0]}") is not None
+
+
+def load_command(name: str) -> Any:
+    """Import one command and build its parser."""
+    module, _, attribute = COMMANDS[name].partition(":")
+    target = getattr(importlib.import_module(f"metalm_cli.cli.{module}"), attribute)
+    if not isinstance(target, typer.Typer):
+        single = typer.Typer(add_completion=False)
+        single.command(name, context_settings=CONTEXT)(target)
+        target = single
+    command = typer.main.get_command(target)
+    command.name = name
+    return command
+
+
+app = typer.Typer(
+    name="metalm",
+    cls=LazyGroup,
+    no_args_is_help=True,
+    context_settings=CONTEXT,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        console.write(f"metalm {metalm_cli.__version__}\n")
+        raise typer.Exit()
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors; works anywhere.")] = False,
+) -> None:
+    """Language models as general-purpose interfaces: encoders docked into a causal decoder, from YAML recipes."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command line.
+
+    Args:
+        arguments: What follows ``metalm``.
+
+    Returns:
+        The exit code.
+    """
+    arguments, debug = _without_debug(arguments)
+    try:
+        typer.main.get_command(app)(args=arguments, prog_name="metalm")
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except MetalmError as error:
+        if debug:
+            _traceback()
+        console.show_error(error)
+        return int(error.exit_code)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        _close_pipe()
+        return int(Exit.FAILED)
+    except Exception as error:
+        if debug:
+            _traceback()
+        console.show_bug(error)
+        return int(Exit.FAILED)
+    return int(Exit.DONE)
+
+
+def _without_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:
+    """Take ``--debug`` out, wherever it stands before ``--``."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    kept = [argument for argument in arguments[:end] if argument != "--debug"]
+    return [*kept, *arguments[end:]], len(kept) < end
+
+
+def _traceback() -> None:
+    import traceback
+
+    traceback.print_exc()
+
+
+def _close_pipe() -> None:
+    """Let the interpreter flush into nothing at exit, quietly."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

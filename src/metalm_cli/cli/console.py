@@ -1,0 +1,65 @@
+"""The two consoles that every command prints to, and how errors look on them."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from metalm_cli.errors import MetalmError
+
+
+@functools.cache
+def stdout() -> Console:
+    """The console for results. Plain where it is no terminal or ``NO_COLOR`` is set."""
+    return _console(stderr=False)
+
+
+@functools.cache
+def stderr() -> Console:
+    """The console for messages, so that results can be piped."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)
+
+
+def write(text: str) -> None:
+    """Write a result to standard output exactly as it is, however long its lines."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def show_error(error: MetalmError) -> None:
+    """Print what is wrong, where, why, and the remedy to standard error."""
+    from rich.text import Text
+
+    message = Text("error: ", style="bold red")
+    message.append(_visible(error.what), style="not bold default")
+    for label, text in (("where", error.where), ("why", error.why), ("remedy", error.remedy)):
+        if text:
+            message.append(f"\n  {label}: ", style="cyan")
+            message.append(_visible(text), style="not bold default")
+    stderr().print(message, soft_wrap=True)
+
+
+def show_bug(error: BaseException) -> None:
+    """Print one line about an exception that should not have reached the user."""
+    from rich.text import Text
+
+    detail = " ".join(_visible(str(error)).split()) or "no message"
+    message = Text("error: ", style="bold red")
+    message.append(f"this is a bug in metalm: {type(error).__name__}: {detail}", style="not bold default")
+    message.append(" (run again with --debug for the traceback)", style="not bold dim")
+    stderr().print(message, soft_wrap=True)
+
+
+def _visible(text: str) -> str:
+    """Text without characters that steer a terminal."""
+    return "".join(char if char.isprintable() or char in "\n\t" else f"\\x{ord(char):02x}" for char in text)

@@ -1,0 +1,192 @@
+"""From a recipe's ``model`` to a model that trains: load or make the parts, check them, connect them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from metalm_cli.errors import MetalmError
+from metalm_cli.models.alone import load_alone
+from metalm_cli.models.connectors import root_mean_square
+from metalm_cli.models.encoders import adapter_for
+from metalm_cli.models.load import load_model
+from metalm_cli.models.metalm import MetaLM, MetaLMConfig
+from metalm_cli.models.parts import PartLoader, is_bidirectional
+from metalm_cli.models.trains import PartPolicy, apply_policy
+from metalm_cli.recipes.schema import Model
+from metalm_cli.sessions import DecoderTokenizer, Processor, TextProcessor, TokenRules
+
+Sample = Callable[[int], Iterator[str]]
+"""Gives that many training documents, to train a tokenizer on."""
+
+
+@dataclass
+class Assembly:
+    """A model and all that belongs to it.
+
+    Args:
+        model: The model; a plain causal LM is a MetaLM without encoders.
+        tokenizer: The decoder's; None for an encoder that trains alone.
+        processors: The encoders'.
+        policy: How each part trains, by key path.
+        notes: What a user should know.
+    """
+
+    model: Any
+    tokenizer: DecoderTokenizer | None
+    processors: dict[str, Processor]
+    policy: dict[str, PartPolicy] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def alone(self) -> bool:
+        """An encoder that trains alone."""
+        return self.tokenizer is None
+
+    @property
+    def decoder_tokenizer(self) -> DecoderTokenizer:
+        if self.tokenizer is None:
+            raise ValueError("an encoder alone has no decoder tokenizer")
+        return self.tokenizer
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Modules by key path, in the order of the optimiser's groups."""
+        if not isinstance(self.model, MetaLM):
+            return {f"encoders.{name}": self.model for name in self.processors}
+        found: dict[str, nn.Module] = {"decoder": self.model.decoder}
+        for name, encoder in self.model.encoders.items():
+            found[f"encoders.{name}"] = encoder
+            found[f"connectors.{name}"] = self.model.connectors[name]
+        return found
+
+
+def assemble(model: Model, *, seed: int, sample: Sample, offline: bool = False, remote_code: bool = False) -> Assembly:
+    """Assemble a MetaLM.
+
+    Args:
+        model: The recipe's ``model``.
+        seed: Seeds fresh weights.
+        sample: Documents to train tokenizers on.
+        offline: Open no socket.
+        remote_code: Let checkpoints run code of their own.
+
+    Raises:
+        MetalmError: A part is missing, does not fit, or is of the wrong kind.
+    """
+    torch.manual_seed(seed)
+    if model.checkpoint is not None:
+        assembly = load_assembly(model.checkpoint, offline=offline)
+    else:
+        assembly = _connect(model, PartLoader(sample, offline, remote_code), seed)
+    apply_policy(assembly.parts(), assembly.policy)
+    assembly.notes += assembly.model.traits.notes()
+    return assembly
+
+
+def assemble_encoder(
+    model: Model, kind: str, *, seed: int, sample: Sample, offline: bool = False, remote_code: bool = False
+) -> Assembly:
+    """Make or load the one encoder of ``mlm`` and ``rtd``, with its head.
+
+    Raises:
+        MetalmError: As :func:`assemble`.
+    """
+    torch.manual_seed(seed)
+    ((name, options),) = model.encoders.items()
+    loader = PartLoader(sample, offline, remote_code)
+    encoder, processor = load_alone(name, options, loader, kind)
+    assembly = Assembly(encoder, None, {name: processor}, {f"encoders.{name}": _policy(options)})
+    apply_policy(assembly.parts(), assembly.policy)
+    return assembly
+
+
+def load_assembly(source: str | Path, *, offline: bool = False) -> Assembly:
+    """A finished model, with the training policy it was saved with."""
+    model, tokenizer, processors = load_model(source, offline=offline)
+    assembly = Assembly(model, tokenizer, processors)
+    saved = model.config.training
+    assembly.policy = {name: PartPolicy(**saved.get(name, {})) for name in assembly.parts()}
+    return assembly
+
+
+def _connect(model: Model, loader: PartLoader, seed: int) -> Assembly:
+    assert model.decoder is not None, "the schema requires a decoder here"
+    decoder, tokenizer = loader.decoder(model.decoder)
+    rules = _rules(model, decoder.config)
+    reader = DecoderTokenizer(tokenizer, rules)
+    encoders, processors, policy = {}, {}, {"decoder": _policy(model.decoder)}
+    connectors, docking = {}, {}
+    for name, options in model.encoders.items():
+        encoder, source = loader.encoder(name, options, tokenizer)
+        adapter = adapter_for(encoder.config)
+        docking[name] = {"kind": adapter.kind, "keep_special": options.keep_special, "max_length": options.max_length}
+        processor = processors[name] = adapter.processor(name, source, encoder, docking[name])
+        if isinstance(processor, TextProcessor):
+            docking[name]["max_length"] = processor.max_length
+            _check_bidirectional(name, encoder)
+        shape = options.connector or model.connector
+        connectors[name] = {"kind": shape.kind, "layers": 1 if shape.kind == "linear" else shape.layers}
+        policy[f"encoders.{name}"] = _policy(options)
+        policy[f"connectors.{name}"] = _policy(shape)
+        encoders[name] = encoder
+    config = MetaLMConfig(
+        decoder_config=decoder.config.to_dict(),
+        encoder_configs={name: encoder.config.to_dict() for name, encoder in encoders.items()},
+        connectors=connectors,
+        docking=docking,
+        tokens=rules.to_dict(),
+        training={name: vars(one) for name, one in policy.items()},
+    )
+    made = MetaLM(config, decoder, encoders)
+    if not made.traits.causal:
+        raise MetalmError(
+            f"{type(decoder).__name__} is not a causal decoder: its outputs depend on later tokens",
+            where="model.decoder",
+            why="an encoder (BERT, RoBERTa, ...) cannot predict the next token",
+            remedy="name a causal language model here, and this one under model.encoders",
+        )
+    for name in encoders:
+        _rescale(made, name, processors[name], seed)
+    return Assembly(made, reader, processors, policy)
+
+
+def _rules(model: Model, config: Any) -> TokenRules:
+    """The recipe's token rules, or those that the decoder's checkpoint was trained with."""
+    saved = getattr(config, "metalm", None)
+    return TokenRules(**(saved["tokens"] if saved else model.tokens.model_dump()))
+
+
+def _policy(part: Any) -> PartPolicy:
+    return PartPolicy(part.train, part.learning_rate)
+
+
+def _check_bidirectional(name: str, encoder: Any) -> None:
+    if not is_bidirectional(encoder):
+        raise MetalmError(
+            f"{type(encoder).__name__} is not a bidirectional encoder: its outputs do not depend on later tokens",
+            where=f"model.encoders.{name}",
+            remedy="name a text encoder here (BERT, ELECTRA, ModernBERT, ...), and this one under model.decoder",
+        )
+
+
+@torch.no_grad()
+def _rescale(model: MetaLM, name: str, processor: Processor, seed: int) -> None:
+    """Give a fresh connector's outputs the scale of the decoder's token embeddings."""
+    generator = torch.Generator().manual_seed(seed)
+    encoder: Any = model.encoders[name].eval()
+    if isinstance(processor, TextProcessor):
+        rows = encoder.get_input_embeddings().num_embeddings
+        ids = torch.randint(rows, (4, min(32, processor.max_length)), generator=generator)
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    else:
+        pixels = processor.dummy().arrays["pixel_values"].shape
+        inputs = {"pixel_values": torch.randn((2, *pixels), generator=generator)}
+    outputs = model.adapters[name].outputs(encoder, inputs).flatten(0, 1)
+    table: Any = model.decoder.get_input_embeddings()
+    tokens = torch.randint(table.num_embeddings, (512,), generator=generator)
+    model.connectors[name].rescale(outputs, root_mean_square(table(tokens)))

@@ -1,0 +1,180 @@
+"""Encoder adapters: which outputs of an encoder are docked, and what prepares its inputs.
+
+An adapter is chosen by the encoder's config. It must be able to say, without the weights, how wide the outputs are,
+and to build the processor that turns content into inputs, a fused encoder's dict of image and text included: the
+processor decides which output positions are docked, the adapter only runs the model.
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metalm_cli.errors import MetalmError
+from metalm_cli.sessions import ImageProcessor, Processor, TextProcessor
+
+NO_LIMIT = 100_000
+"""Tokenizers and configs state lengths beyond this when they mean that there is none."""
+DEFAULT_LENGTH = 512
+"""Most tokens of a docked text where neither recipe nor encoder sets a limit (the paper's)."""
+
+
+class EncoderAdapter(Protocol):
+    """What the model needs to know about a family of encoders."""
+
+    kind: str
+    """``text``, ``vision`` or ``fused``: saved with the model."""
+
+    def load_class(self, config: Any) -> Any:
+        """The Auto class whose model gives ``last_hidden_state``."""
+
+    def width(self, config: Any) -> int:
+        """Width of the outputs."""
+
+    def processor(self, name: str, source: Any, model: Any, options: dict[str, Any]) -> Processor:
+        """Build what prepares inputs.
+
+        Args:
+            name: Name of the encoder.
+            source: A tokenizer or image processor, or the folder that holds one.
+            model: The encoder.
+            options: ``max_length`` and ``keep_special`` as saved in the model's config.
+        """
+
+    def outputs(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
+        """Run the encoder: ``[u, l, width]``."""
+
+
+class TextAdapter:
+    """Any bidirectional text encoder: content tokens are docked."""
+
+    kind = "text"
+
+    def load_class(self, config: Any) -> Any:
+        from transformers import AutoModel, AutoModelForTextEncoding
+
+        return AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel
+
+    def width(self, config: Any) -> int:
+        return int(config.hidden_size)
+
+    def processor(self, name: str, source: Any, model: Any, options: dict[str, Any]) -> TextProcessor:
+        tokenizer = load_tokenizer(source) if isinstance(source, str | Path) else source
+        rows = model.get_input_embeddings().num_embeddings
+        if len(tokenizer) > rows:
+            raise MetalmError(
+                f"the tokenizer of encoder {name!r} has {len(tokenizer):,} tokens, its embeddings {rows:,} rows",
+                where=f"model.encoders.{name}.tokenizer",
+                remedy="use the tokenizer that the encoder was trained with",
+            )
+        limit = self.positions(model.config, tokenizer)
+        wanted = options.get("max_length")
+        if wanted is not None and limit is not None and wanted > limit:
+            raise MetalmError(
+                f"the encoder {name!r} reads {limit} positions, max_length asks for {wanted}",
+                where=f"model.encoders.{name}.max_length",
+                remedy=f"set it to {limit} or less",
+            )
+        length = wanted or min(limit or DEFAULT_LENGTH, DEFAULT_LENGTH)
+        return TextProcessor(name, tokenizer, length, bool(options.get("keep_special")))
+
+    def positions(self, config: Any, tokenizer: Any) -> int | None:
+        """Positions that the encoder can read, or None if it has no limit."""
+        limit = getattr(config, "max_position_embeddings", None)
+        if limit is not None and config.model_type in OFFSET_POSITIONS:
+            limit -= (config.pad_token_id or 0) + 1
+        stated = getattr(tokenizer, "model_max_length", None)
+        limits = [one for one in (limit, stated) if one is not None and 0 < one < NO_LIMIT]
+        return min(limits) if limits else None
+
+    def outputs(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
+        return model(**inputs).last_hidden_state
+
+
+OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "data2vec-text"}
+"""Families whose position table begins after the padding index."""
+
+
+class VisionAdapter:
+    """Any vision transformer with one output per patch: patches are docked, class vectors are not."""
+
+    kind = "vision"
+
+    def load_class(self, config: Any) -> Any:
+        from transformers import AutoModel
+
+        return AutoModel
+
+    def width(self, config: Any) -> int:
+        return int(config.hidden_size)
+
+    def processor(self, name: str, source: Any, model: Any, options: dict[str, Any]) -> ImageProcessor:
+        from transformers import AutoImageProcessor
+
+        processor = source
+        if isinstance(source, str | Path):
+            processor = AutoImageProcessor.from_pretrained(source, backend="pil")
+        size = _pair(model.config.image_size)
+        patch = _pair(model.config.patch_size)
+        shape = (model.config.num_channels, *size)
+        patches = (size[0] // patch[0]) * (size[1] // patch[1])
+        first = self._first_patch(name, model, shape, patches)
+        positions = np.arange(0 if options.get("keep_special") else first, first + patches)
+        return ImageProcessor(name, processor, positions, shape)
+
+    def _first_patch(self, name: str, model: Any, shape: tuple[int, ...], patches: int) -> int:
+        parameter = next(model.parameters())
+        with torch.no_grad():
+            pixels = torch.zeros(1, *shape, dtype=parameter.dtype, device=parameter.device)
+            outputs = self.outputs(model, {"pixel_values": pixels})
+        if outputs.dim() != 3 or outputs.shape[1] < patches:
+            raise MetalmError(
+                f"the vision encoder {name!r} gives outputs of shape {tuple(outputs.shape)}, "
+                f"not one vector for each of {patches} patches",
+                remedy="use a vision transformer (ViT, DeiT, BEiT, DINOv2, CLIP's vision tower, ...)",
+            )
+        return outputs.shape[1] - patches
+
+    def outputs(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
+        return model(**inputs).last_hidden_state
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value[0], value[1]) if isinstance(value, list | tuple) else (value, value)
+
+
+def adapter_for(config: Any) -> EncoderAdapter:
+    """The adapter of an encoder, by its config."""
+    if hasattr(config, "patch_size") and hasattr(config, "num_channels"):
+        return VisionAdapter()
+    return TextAdapter()
+
+
+def without_pooler(model_class: Any) -> dict[str, bool]:
+    """Arguments that leave a pooler out: nothing trains it, and distributed training waits for its gradient."""
+    takes = inspect.signature(model_class.__init__).parameters
+    return {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
+
+
+def load_tokenizer(source: str | Path) -> Any:
+    """Load a tokenizer from a folder.
+
+    Raises:
+        MetalmError: The folder holds none.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as error:
+        raise MetalmError(
+            "a checkpoint folder holds no tokenizer that can be loaded",
+            where=str(source),
+            why=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
+            remedy="put tokenizer.json and tokenizer_config.json there, or name a tokenizer in the recipe",
+        ) from error

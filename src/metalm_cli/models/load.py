@@ -1,0 +1,90 @@
+"""Saving and loading finished models: ordinary Hugging Face folders.
+
+A docked model is saved as ``metalm`` with its decoder's tokenizer beside the weights and each encoder's processor in
+``processors/<name>/``. A model without encoders is saved as its decoder's own class, and any causal language model
+loads as a MetaLM without encoders.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metalm_cli.errors import MetalmError
+from metalm_cli.hub import model_folder
+from metalm_cli.models.encoders import load_tokenizer
+from metalm_cli.models.metalm import MetaLM, MetaLMConfig
+from metalm_cli.sessions import DecoderTokenizer, Processor, TokenRules
+
+PROCESSORS = "processors"
+
+
+def load_model(source: str | Path, *, offline: bool = False) -> tuple[MetaLM, DecoderTokenizer, dict[str, Processor]]:
+    """Load a finished model in evaluation mode.
+
+    Args:
+        source: A run folder, a model folder, or a hub id.
+        offline: Open no socket.
+
+    Raises:
+        MetalmError: Nothing is there, or it is no causal language model, or it is damaged.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = _model_in(Path(source)) or model_folder(str(source), offline=offline)
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise MetalmError(
+            "this is not a model that can be loaded",
+            where=str(folder),
+            why=str(error).strip().splitlines()[0][:300],
+            remedy="name a run folder with a finished model/, or a folder of a causal language model",
+        ) from error
+    tokenizer = load_tokenizer(folder)
+    processors: dict[str, Processor] = {}
+    if isinstance(model, MetaLM):
+        rules = TokenRules(**config.tokens)
+        processors = {
+            name: model.adapters[name].processor(name, folder / PROCESSORS / name, encoder, config.docking[name])
+            for name, encoder in model.encoders.items()
+        }
+    else:
+        saved = getattr(config, "metalm", None) or {}
+        rules = TokenRules(**saved.get("tokens", {}))
+        model = MetaLM(
+            MetaLMConfig(decoder_config=config.to_dict(), tokens=rules.to_dict(), training=saved.get("training", {})),
+            model,
+            {},
+        )
+    return model.eval(), DecoderTokenizer(tokenizer, rules), processors
+
+
+def _model_in(folder: Path) -> Path | None:
+    """A run folder's model, or the folder itself if it holds one."""
+    for candidate in (folder / "model", folder):
+        if (candidate / "config.json").is_file():
+            return candidate
+    return None
+
+
+def save_model(folder: Path, model: Any, tokenizer: DecoderTokenizer, processors: dict[str, Processor]) -> None:
+    """Write a model with all that is needed to load it again.
+
+    Args:
+        folder: A new folder.
+        model: A MetaLM; without encoders it is saved as its decoder's own class.
+        tokenizer: The decoder's.
+        processors: The encoders'.
+    """
+    if model.encoders:
+        model.save_pretrained(folder)
+    else:
+        model.decoder.config.metalm = {"tokens": tokenizer.rules.to_dict(), "training": model.config.training}
+        model.decoder.save_pretrained(folder)
+    tokenizer.tokenizer.save_pretrained(folder)
+    for name, processor in processors.items():
+        processor.save_pretrained(folder / PROCESSORS / name)

@@ -1,0 +1,200 @@
+"""Loading or making one part of a model: its config, its weights, its tokenizer."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metalm_cli.errors import MetalmError
+from metalm_cli.hub import model_folder
+from metalm_cli.models.encoders import adapter_for, load_tokenizer, without_pooler
+from metalm_cli.models.tokenizers import train_tokenizer
+from metalm_cli.recipes.schema import Decoder, Encoder, NewTokenizer
+
+DROPOUTS = ("dropout", "pdrop")
+"""Config fields whose names hold one of these, and whose values are rates, are dropout rates."""
+
+
+class PartLoader:
+    """Loads decoders and encoders, from checkpoints or from configs.
+
+    Args:
+        sample: Gives training documents, to train tokenizers on.
+        offline: Open no socket.
+        remote_code: Let checkpoints run code of their own.
+    """
+
+    def __init__(self, sample: Callable[[int], Iterator[str]], offline: bool, remote_code: bool) -> None:
+        self.sample = sample
+        self.offline = offline
+        self.remote_code = remote_code
+
+    def decoder(self, part: Decoder) -> tuple[Any, Any]:
+        """A causal language model and its tokenizer."""
+        from transformers import AutoModelForCausalLM
+
+        where = "model.decoder"
+        folder = self.folder(part.checkpoint, part.revision)
+        tokenizer = self.tokenizer(part.tokenizer, folder, where, "decoder")
+        config = self.config(part, folder, where, tokenizer)
+        if config.is_encoder_decoder or type(config) not in AutoModelForCausalLM._model_mapping:
+            raise MetalmError(
+                f"a {config.model_type} model is not a causal language model",
+                where=where,
+                remedy="name a decoder (GPT-2, Llama, OPT, ...); encoders go under model.encoders",
+            )
+        attention = {} if part.attention == "auto" else {"attn_implementation": part.attention}
+        model = self.build(AutoModelForCausalLM, config, folder, where, attention)
+        rows = model.get_input_embeddings().num_embeddings
+        if len(tokenizer) > rows:
+            raise MetalmError(
+                f"the decoder's tokenizer has {len(tokenizer):,} tokens, its embeddings {rows:,} rows",
+                where=f"{where}.tokenizer",
+                remedy="use the tokenizer that the checkpoint was trained with, or set vocab_size in the config",
+            )
+        return model, tokenizer
+
+    def encoder(self, name: str, part: Encoder, decoder_tokenizer: Any) -> tuple[Any, Any]:
+        """An encoder, and its tokenizer or the folder that holds its image processor."""
+        where = f"model.encoders.{name}"
+        folder = self.folder(part.checkpoint, part.revision)
+        config, source = self.encoder_config(part, folder, where, decoder_tokenizer)
+        auto = adapter_for(config).load_class(config)
+        if type(config) not in auto._model_mapping:
+            raise MetalmError(
+                f"a {config.model_type} model has no encoder that can be docked",
+                where=where,
+                remedy="name a text encoder (BERT, RoBERTa, ELECTRA, ...) or a vision transformer",
+            )
+        extra = without_pooler(auto._model_mapping[type(config)])
+        return self.build(auto, config, folder, where, extra), source
+
+    def encoder_config(self, part: Encoder, folder: Path | None, where: str, decoder_tokenizer: Any) -> tuple[Any, Any]:
+        """An encoder's config, and its tokenizer or the folder that holds its image processor."""
+        config = self.config(part, folder, where, None)
+        if adapter_for(config).kind != "text":
+            return config, folder if folder is not None else self._fresh_image_processor(config)
+        if part.tokenizer == "same":
+            tokenizer = decoder_tokenizer
+        else:
+            tokenizer = self.tokenizer(part.tokenizer, folder, where, "encoder")
+        return self.config(part, folder, where, tokenizer), tokenizer
+
+    def _fresh_image_processor(self, config: Any) -> Any:
+        from transformers import ViTImageProcessorPil
+
+        size = config.image_size
+        height, width = size if isinstance(size, list | tuple) else (size, size)
+        return ViTImageProcessorPil(size={"height": height, "width": width})
+
+    def folder(self, checkpoint: str | None, revision: str | None) -> Path | None:
+        if checkpoint is None:
+            return None
+        return model_folder(checkpoint, revision=revision, offline=self.offline)
+
+    def tokenizer(self, choice: str | NewTokenizer | None, folder: Path | None, where: str, role: str) -> Any:
+        """The tokenizer that a recipe chooses for a part."""
+        if isinstance(choice, NewTokenizer):
+            plan = choice.train
+            return train_tokenizer(self.sample(plan.documents), plan.vocab_size, role)
+        if choice is not None:
+            return load_tokenizer(model_folder(choice, offline=self.offline))
+        if folder is None:
+            raise MetalmError(
+                "a model made from a config needs a tokenizer",
+                where=f"{where}.tokenizer",
+                remedy="name one, or train one: tokenizer: {train: {vocab_size: 8192}}",
+            )
+        return load_tokenizer(folder)
+
+    def config(self, part: Decoder | Encoder, folder: Path | None, where: str, tokenizer: Any) -> Any:
+        """A part's config, with the recipe's dropout and, from scratch, the tokenizer's sizes and ids."""
+        from transformers import AutoConfig
+
+        if folder is not None:
+            config = self._checkpoint_config(folder, where)
+        else:
+            fields = copy.deepcopy(part.config or {})
+            kind = fields.pop("model_type", None)
+            if tokenizer is not None:
+                fields = {**_token_fields(tokenizer), **fields}
+            try:
+                config = AutoConfig.for_model(kind, **fields)
+            except (ValueError, TypeError, AttributeError) as error:
+                raise MetalmError(
+                    "a model cannot be made from this config",
+                    where=f"{where}.config",
+                    why=str(error).strip().splitlines()[0][:300],
+                    remedy="give a model_type that transformers knows, and fields of its config",
+                ) from error
+        if part.dropout is not None:
+            set_dropout(config, part.dropout)
+        return config
+
+    def _checkpoint_config(self, folder: Path, where: str) -> Any:
+        from transformers import AutoConfig
+
+        try:
+            return AutoConfig.from_pretrained(folder, trust_remote_code=self.remote_code)
+        except (OSError, ValueError, KeyError) as error:
+            raise MetalmError(
+                "a checkpoint folder holds no model that transformers knows",
+                where=f"{where}.checkpoint: {folder}",
+                why=str(error).strip().splitlines()[0][:300],
+                remedy="name a folder with config.json and safetensors weights",
+            ) from error
+
+    def build(self, auto: Any, config: Any, folder: Path | None, where: str, extra: dict[str, Any]) -> Any:
+        if folder is None:
+            return auto.from_config(config, dtype=torch.float32, **extra)
+        try:
+            return auto.from_pretrained(
+                folder,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=self.remote_code,
+                **extra,
+            )
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise MetalmError(
+                "a checkpoint cannot be loaded",
+                where=f"{where}.checkpoint: {folder}",
+                why=str(error).strip().splitlines()[0][:300],
+                remedy="check that it is whole and holds safetensors weights of this kind of model",
+            ) from error
+
+
+def _token_fields(tokenizer: Any) -> dict[str, int]:
+    fields = {"vocab_size": len(tokenizer)}
+    for name in ("bos", "eos", "pad"):
+        token = getattr(tokenizer, f"{name}_token_id", None)
+        if token is not None:
+            fields[f"{name}_token_id"] = token
+    return fields
+
+
+def set_dropout(config: Any, rate: float) -> None:
+    """Set every dropout rate of a config."""
+    for name, value in vars(config).items():
+        if any(mark in name for mark in DROPOUTS) and isinstance(value, int | float) and not isinstance(value, bool):
+            setattr(config, name, rate)
+
+
+@torch.no_grad()
+def is_bidirectional(encoder: Any) -> bool:
+    """Whether a text encoder's first outputs depend on later tokens; measured on a few tokens."""
+    training = encoder.training
+    encoder.eval()
+    rows = encoder.get_input_embeddings().num_embeddings
+    device = next(encoder.parameters()).device
+    ids = ((torch.arange(8, device=device) * 5 + 7) % rows)[None]
+    changed = ids.clone()
+    changed[0, -1] = (changed[0, -1] + 1) % rows
+    first, second = (encoder(input_ids=one).last_hidden_state[0, 0] for one in (ids, changed))
+    encoder.train(training)
+    return bool((first - second).abs().max() > 0)

@@ -1,0 +1,63 @@
+"""Tokenizers trained for models made from a config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from metalm_cli.errors import MetalmError
+
+DECODER_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+ENCODER_TOKENS = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, role: str) -> Any:
+    """Train a byte-level BPE tokenizer.
+
+    A newline is a token of its own, the paper's end-of-paragraph token; start and document end are special tokens.
+
+    Args:
+        texts: Documents.
+        vocab_size: Entries, special tokens and the 256 bytes included.
+        role: ``decoder`` (start, end) or ``encoder`` (class, separator, mask; put around every text).
+
+    Raises:
+        MetalmError: There are no texts.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    named = DECODER_TOKENS if role == "decoder" else ENCODER_TOKENS
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex("\n"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(named.values()),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_some(texts), trainer)
+    if role == "encoder":
+        marks = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+        tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=marks)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named)
+
+
+def _some(texts: Iterable[str]) -> Iterable[str]:
+    empty = True
+    for text in texts:
+        empty = False
+        yield text
+    if empty:
+        raise MetalmError(
+            "there are no documents to train a tokenizer on", remedy="check data.sources, or name a tokenizer"
+        )

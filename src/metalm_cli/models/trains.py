@@ -1,0 +1,127 @@
+"""What trains: the one place that decides which parameters train, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from metalm_cli.errors import MetalmError
+
+
+@dataclass(frozen=True)
+class PartPolicy:
+    """How one part trains.
+
+    Args:
+        train: ``all``, ``none`` or ``last_N`` layers.
+        learning_rate: Its own, or None for the run's.
+    """
+
+    train: str = "all"
+    learning_rate: float | None = None
+
+
+@dataclass(frozen=True)
+class PartSummary:
+    """A part as the plan shows it."""
+
+    name: str
+    kind: str
+    total: int
+    trained: int
+    train: str
+    learning_rate: float
+
+
+def layers_of(module: nn.Module) -> list[nn.Module]:
+    """The layers of a stack: its longest list of modules of one class; a connector's linear layers."""
+    if isinstance(module, nn.Sequential):
+        return [layer for layer in module if isinstance(layer, nn.Linear)]
+    best: list[nn.Module] = []
+    for child in module.modules():
+        if isinstance(child, nn.ModuleList) and len(child) > len(best) and len({type(one) for one in child}) == 1:
+            best = list(child)
+    return best
+
+
+def freeze(name: str, module: nn.Module, train: str) -> None:
+    """Set which parameters of a part train.
+
+    Raises:
+        MetalmError: ``last_N`` with more layers than there are.
+    """
+    module.requires_grad_(train == "all")
+    if not train.startswith("last_"):
+        return
+    layers = layers_of(module)
+    count = int(train.removeprefix("last_"))
+    if count > len(layers):
+        raise MetalmError(
+            f"{name} has {len(layers)} layers, {count} of them are to train",
+            where=f"model.{name}.train: {train}",
+            remedy=f"set it to last_{len(layers)} or less, or to all",
+        )
+    for layer in layers[-count:]:
+        layer.requires_grad_(True)
+
+
+def apply_policy(parts: Mapping[str, nn.Module], policy: Mapping[str, PartPolicy]) -> None:
+    """Freeze and free the parameters of every part.
+
+    Args:
+        parts: Modules by key path below ``model`` (``decoder``, ``encoders.text``, ``connectors.text``).
+        policy: Their policies.
+
+    Raises:
+        MetalmError: Nothing trains at all.
+    """
+    for name, part in parts.items():
+        freeze(name, part, policy[name].train)
+    if not any(parameter.requires_grad for part in parts.values() for parameter in part.parameters()):
+        raise MetalmError(
+            "no parameter trains", where="model", remedy="set train: all or last_N on at least one of the parts"
+        )
+
+
+def parameter_groups(
+    parts: Mapping[str, nn.Module], policy: Mapping[str, PartPolicy], learning_rate: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """Optimiser groups: one per part and kind of decay. Biases, norms and embeddings do not decay.
+
+    Returns:
+        Groups with ``params``, ``lr``, ``weight_decay`` and ``name``. A parameter shared by parts is in the first.
+    """
+    seen: set[int] = set()
+    groups = []
+    for name, part in parts.items():
+        embeddings = {id(one.weight) for one in part.modules() if isinstance(one, nn.Embedding)}
+        decayed: list[nn.Parameter] = []
+        plain: list[nn.Parameter] = []
+        for parameter in part.parameters():
+            if parameter.requires_grad and id(parameter) not in seen:
+                seen.add(id(parameter))
+                (decayed if parameter.dim() >= 2 and id(parameter) not in embeddings else plain).append(parameter)
+        rate = policy[name].learning_rate or learning_rate
+        for kind, members, decay in (("decay", decayed, weight_decay), ("plain", plain, 0.0)):
+            if members:
+                groups.append({"params": members, "lr": rate, "weight_decay": decay, "name": f"{name}.{kind}"})
+    return groups
+
+
+def summaries(
+    parts: Mapping[str, nn.Module], policy: Mapping[str, PartPolicy], learning_rate: float
+) -> Iterator[PartSummary]:
+    """Total and trained parameters of each part."""
+    for name, part in parts.items():
+        sizes = [(parameter.numel(), parameter.requires_grad) for parameter in part.parameters()]
+        yield PartSummary(
+            name,
+            type(part).__name__,
+            sum(size for size, _ in sizes),
+            sum(size for size, trains in sizes if trains),
+            policy[name].train,
+            policy[name].learning_rate or learning_rate,
+        )

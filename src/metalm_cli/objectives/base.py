@@ -1,0 +1,63 @@
+"""What an objective is to the training loop: rows it needs, a step module, named loss terms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor, nn
+
+from metalm_cli.data.lanes import RowWriter
+from metalm_cli.models.assemble import Assembly
+from metalm_cli.recipes.schema import Data
+from metalm_cli.sessions import Batch, Row
+
+
+class Term(NamedTuple):
+    """One loss term of a batch.
+
+    Args:
+        sum: Sum over what the term counts. Scalar, differentiable.
+        coefficient: Its weight in the loss.
+
+    The loop divides by the count of the whole optimiser step, over micro-batches and processes.
+    """
+
+    sum: Tensor
+    coefficient: float = 1.0
+
+
+class Objective(Protocol):
+    """An objective, made for one run."""
+
+    def writer(self, data: Data, seed: int) -> RowWriter:
+        """What turns documents into rows."""
+
+    def validation_rows(self, data: Data, texts: Iterable[str]) -> list[Row]:
+        """Rows to validate on: the same for every seed."""
+
+    def step(self) -> nn.Module:
+        """The module that trains: ``forward(batch) -> dict[str, Term]``."""
+
+    def collate(self, rows: list[Row], length: int | None = None) -> Batch:
+        """Rows as a batch of the objective's stream."""
+
+    def metrics(self, sums: dict[str, float], counts: dict[str, int], outputs: list[Any]) -> dict[str, float]:
+        """What validation reports.
+
+        Args:
+            sums: Each term's sum over the validation rows.
+            counts: Each counter's, those of :meth:`counts` under their terms' names.
+            outputs: What the step module's ``observe`` gave for each batch, where it has one.
+        """
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """What each term is divided by, known before the forward pass."""
+
+    @property
+    def assembly(self) -> Assembly:
+        """The model that the objective trains."""
+
+    @property
+    def stream(self) -> str:
+        """Name of the stream that rows go to."""

@@ -159,17 +159,11 @@ def _causes(draft: Draft) -> None:
         if dice.chance(0.3):
             draft.turn()
         cause, effect = fact.subject, fact.value
-        draft.say(
-            dice.pick(
-                (
-                    f"When {cause}, {effect}.",
-                    f"If {cause}, {effect}.",
-                    f"{capital(effect)} when {cause}.",
-                    f"What happens when {cause}? {capital(effect)}.",
-                )
-            ),
-            fact,
-        )
+        forms = [f"When {cause}, {effect}.", f"If {cause}, {effect}."]
+        forms.append(f"What happens when {cause}? {capital(effect)}.")
+        if effect.split()[0] not in ("it", "they", "their"):
+            forms.append(f"{capital(effect)} when {cause}.")
+        draft.say(dice.pick(forms), fact)
 
 
 def questions(draft: Draft) -> None:

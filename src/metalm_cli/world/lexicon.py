@@ -79,8 +79,8 @@ class Animal:
 
 
 ANIMALS = (
-    Animal("dog", 4, "fur", "meat", "with people", 6, "bark", "puppy", "run fast", True),
-    Animal("cat", 4, "fur", "fish", "with people", 5, "meow", "kitten", "climb trees", True),
+    Animal("dog", 4, "fur", "meat", "close to people", 6, "bark", "puppy", "run fast", True),
+    Animal("cat", 4, "fur", "fish", "close to people", 5, "meow", "kitten", "climb trees", True),
     Animal("rabbit", 4, "fur", "grass", "in the fields", 4, "", "", "jump far", True),
     Animal("parrot", 2, "feathers", "seeds", "in warm forests", 4, "talk", "chick", "fly", True),
     Animal("turtle", 4, "a hard shell", "leaves", "near the water", 4, "", "", "swim", True),
@@ -92,7 +92,7 @@ ANIMALS = (
     Animal("cow", 4, "hair", "grass", "on the farm", 9, "moo", "calf", "give milk"),
     Animal("horse", 4, "hair", "grass", "on the farm", 9, "neigh", "foal", "run fast"),
     Animal("sheep", 4, "wool", "grass", "on the farm", 7, "bleat", "lamb", "give wool"),
-    Animal("pig", 4, "hair", "roots", "on the farm", 7, "grunt", "piglet", "smell well"),
+    Animal("pig", 4, "hair", "roots", "on the farm", 7, "grunt", "piglet", "find roots"),
     Animal("frog", 4, "smooth skin", "insects", "near the water", 2, "croak", "", "jump far"),
     Animal("owl", 2, "feathers", "mice", "in the forest", 4, "hoot", "", "see at night"),
     Animal("crow", 2, "feathers", "seeds", "in the fields", 4, "caw", "chick", "fly"),
@@ -193,8 +193,8 @@ class Tool:
 
 THINGS = (
     Tool("bicycle", "ride to town", "in the shed", ("steel",)),
-    Tool("chair", "sit on", "in the kitchen", ("wood", "steel")),
-    Tool("table", "eat at", "in the kitchen", ("wood", "stone", "glass")),
+    Tool("chair", "sit in comfort", "in the kitchen", ("wood", "steel")),
+    Tool("table", "serve dinner", "in the kitchen", ("wood", "stone", "glass")),
     Tool("cup", "drink tea", "in the kitchen", ("clay", "glass", "steel")),
     Tool("bowl", "eat soup", "in the kitchen", ("clay", "wood", "glass")),
     Tool("basket", "carry fruit", "in the kitchen", ("straw", "wood")),
@@ -215,8 +215,8 @@ THINGS = (
     Tool("spoon", "stir soup", "in the kitchen", ("wood", "steel"), False),
     Tool("key", "open a door", "in the hall", ("steel",), False),
     Tool("broom", "sweep the floor", "in the hall", ("wood", "straw"), False),
-    Tool("mirror", "see your own face", "in the bedroom", ("glass",), False),
-    Tool("pillow", "rest your head", "in the bedroom", ("cotton",), False),
+    Tool("mirror", "comb the hair", "in the bedroom", ("glass",), False),
+    Tool("pillow", "rest the head", "in the bedroom", ("cotton",), False),
 )
 
 MATERIALS = {

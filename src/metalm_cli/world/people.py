@@ -98,7 +98,7 @@ def describe_thing(draft: Draft, person: Person) -> None:
             draft.tell(draft.dice.pick(properties))
     purpose = draft.world.query("used_to", kind)[0]
     if draft.can(purpose) and draft.dice.chance(0.4):
-        draft.say(f"{capital(person.name)} uses the {kind} to {purpose.value}.".replace("your own", "the"), purpose)
+        draft.say(f"{capital(person.name)} uses the {kind} to {purpose.value}.", purpose)
 
 
 def describe_bonds(draft: Draft, person: Person, most: int) -> None:

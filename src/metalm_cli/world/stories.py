@@ -40,13 +40,13 @@ def day(draft: Draft) -> None:
     if draft.can(wakes):
         draft.tell(wakes)
     draft.say(f"{_order(draft, 0)} {name} {dice.pick(_MORNING)}.".format_map(he))
-    draft.say(f"Then {he['he']} has {dice.pick(_BREAKFAST)} for breakfast.")
+    draft.say(f"Then {he['he']} has {dice.pick(_eaten(person, _BREAKFAST))} for breakfast.")
     _turn(draft)
     if weekday not in lex.DAYS[5:]:
         _work(draft, person)
         _turn(draft)
-    for scene in dice.some((_lunch, _meet, _shop, _event, _hobby), dice.between(1, 5)):
-        scene(draft, person)
+    for place in sorted(dice.some(range(len(_SCENES)), dice.between(1, 5))):
+        _SCENES[place](draft, person)
         _turn(draft)
     draft.say(f"{_order(draft, 3)} {name} {dice.pick(_EVENING)}.".format_map(he))
     bed = dice.between(8, 10)
@@ -80,7 +80,6 @@ _BREAKFAST = (
 _EVENING = (
     "sits by the fire and reads a book",
     "writes a long letter",
-    "cooks a warm soup",
     "listens to music",
     "washes the dishes",
     "tells {his} family about the day",
@@ -133,9 +132,15 @@ _LESSONS = (
 )
 
 
+def _eaten(person: Person, meals: tuple[str, ...]) -> list[str]:
+    """The meals without what the person does not eat."""
+    food = next(food for food in lex.FOODS if food.name == person.dislikes)
+    return [meal for meal in meals if (food.one or food.name) not in meal]
+
+
 def _lunch(draft: Draft, person: Person) -> None:
     he = PRONOUNS[person.gender]["he"]
-    draft.say(f"At noon {he} has {draft.dice.pick(_LUNCH)} for lunch.")
+    draft.say(f"At noon {he} has {draft.dice.pick(_eaten(person, _LUNCH))} for lunch.")
 
 
 def _meet(draft: Draft, person: Person) -> None:
@@ -156,7 +161,7 @@ _TOGETHER = (
     "They drink tea and laugh a lot.",
     "They play a game, and nobody wants to stop.",
     "They sit on a bench and watch the people.",
-    "They look at the boats and eat some nuts.",
+    "They look at the boats and count them.",
 )
 
 
@@ -179,6 +184,9 @@ def _hobby(draft: Draft, person: Person) -> None:
     if draft.can(hobby):
         his = PRONOUNS[person.gender]["his"]
         draft.say(f"{_order(draft, 2)} {person.name} has time for {his} favourite hobby, {person.hobby}.", hobby)
+
+
+_SCENES = (_lunch, _meet, _shop, _hobby, _event)
 
 
 def _speak(draft: Draft, turns: list[tuple[str, str]]) -> None:

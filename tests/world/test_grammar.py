@@ -67,7 +67,15 @@ def test_articles(texts):
 
 
 def test_plurals_after_numbers(texts):
-    nouns = {food.one for food in lexicon.FOODS if food.one} | {"box", "basket", "bag", "bowl", "coin", "button", "book"}
+    nouns = {food.one for food in lexicon.FOODS if food.one} | {
+        "box",
+        "basket",
+        "bag",
+        "bowl",
+        "coin",
+        "button",
+        "book",
+    }
     ones, many = "|".join(sorted(nouns)), "|".join(sorted(plural(noun) for noun in nouns))
     assert broken(texts, rf"\bthree (?:{many})\b")
     assert not broken(texts, rf"\b(?:two|three|four|five|six|seven|eight|nine|ten|\w+teen|\w+ty) (?:{ones})\b")

@@ -60,7 +60,10 @@ def read(world: World, sentence: str, subject: dict[str, str]) -> Iterator[Fact]
         (rf"{who} never eats (?P<o>[a-z]+)", "dislikes"),
         (rf"{who} is fond of (?P<o>[a-z]+)", "likes"),
         (rf"{who} enjoys (?P<o>[a-z ]+)\.", "hobby"),
-        (rf"{who} has an? (?:[a-z]+ )?(?:pet|dog|cat|rabbit|parrot|turtle|mouse|goat|hen) called (?P<o>\w+)", "has_pet"),
+        (
+            rf"{who} has an? (?:[a-z]+ )?(?:pet|dog|cat|rabbit|parrot|turtle|mouse|goat|hen) called (?P<o>\w+)",
+            "has_pet",
+        ),
     )
     for pattern, relation in patterns:
         for match in re.finditer(pattern, sentence):

@@ -8,7 +8,7 @@ from metalm_cli.world.english import PRONOUNS, article, listed, words
 from metalm_cli.world.facts import Fact, Person, Town
 from metalm_cli.world.lessons import tell_kind
 from metalm_cli.world.numbers import add_up
-from metalm_cli.world.people import about, describe_bonds, describe_pet, describe_thing, introduce, some_person
+from metalm_cli.world.people import about, describe_bonds, describe_pet, describe_thing, introduce
 from metalm_cli.world.places import announce, neighbours
 from metalm_cli.world.stories import WEATHER
 
@@ -16,7 +16,7 @@ from metalm_cli.world.stories import WEATHER
 def chronicle(draft: Draft) -> None:
     """A traveller comes through several towns, one a day, and tells what there is to see."""
     dice, world = draft.dice, draft.world
-    traveller = some_person(draft)
+    traveller = dice.pick([person for person in world.people.values() if not person.is_child])
     towns = dice.some([town for town in world.towns.values() if town.name != traveller.town], 7)
     length = dice.pick((2, 2, 3, 3, 4, 5, 7))
     start = dice.below(7)

@@ -199,7 +199,10 @@ class Draft:
         pronoun = self.topic == name and template.startswith("{S}") and self.dice.chance(0.6)
         self.paragraphs[-1].append(template.format_map(self._name_slots(fact, name, pronoun, reverse)))
         other = RELATIONS[fact.relation].value in ("town", "building", "event")
-        self.topic = "" if other and not fact.relation.startswith(("has_", "event_")) else name
+        clear = template.startswith(("{S}", "The ")) and not (
+            other and not fact.relation.startswith(("has_", "event_"))
+        )
+        self.topic = name if clear else ""
 
     def person_slots(self, fact: Fact, name: str, pronoun: bool, reverse: bool = False) -> Slots:
         """What fills the slots of a person's phrase."""

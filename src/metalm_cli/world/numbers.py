@@ -208,13 +208,13 @@ def _packing(draft: Draft) -> None:
 
 def _order(draft: Draft) -> None:
     dice = draft.dice
-    relation, names, what = dice.pick(
-        (("next_day", lex.DAYS, "days of the week"), ("next_month", lex.MONTHS, "months of the year"))
+    relation, names, what, whole = dice.pick(
+        (("next_day", lex.DAYS, "days", "week"), ("next_month", lex.MONTHS, "months", "year"))
     )
-    draft.say(f"The {what} are:")
+    draft.say(f"The {what} of the {whole} are:")
     _bullets(draft, list(names))
     draft.turn()
-    draft.say(f"There are {words(len(names))} {what}.")
+    draft.say(f"There are {words(len(names))} {what} in a {whole}.")
     for place in dice.some(range(len(names)), dice.between(1, 5)):
         one, two = names[place], names[(place + 1) % len(names)]
         draft.say(dice.pick((f"After {one} comes {two}.", f"{one} comes before {two}.")), Fact(relation, one, two))

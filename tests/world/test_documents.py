@@ -18,7 +18,7 @@ from metalm_cli.errors import MetalmError
 from metalm_cli.world import documents
 from metalm_cli.world.documents import KINDS, SHORTEST
 
-FIRST_HUNDRED = "b3fc7fc8dac6b9a48c4302199f90bb69b4a39e5e63613f7d9012d7806b83b523" * 64
+FIRST_HUNDRED = "b3fc7fc8dac6b9a48c4302199f90bb69b4a39e5e63613f7d9012d7806b83b523"
 """sha256 of the first 100 documents of seed 0; changing a phrase changes it, and every run made from the world."""
 
 DIGEST = (

@@ -84,8 +84,8 @@ def _start_worker(_worker: int) -> None:
 
     import torch
 
-    # The terminal sends Ctrl-C to the whole group; only the training process decides what it means.
+    # A terminal or a scheduler signals the whole process group; only the training process decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)

@@ -187,6 +187,6 @@ def _rescale(model: MetaLM, name: str, processor: Processor, seed: int) -> None:
         pixels = processor.dummy().arrays["pixel_values"].shape
         inputs = {"pixel_values": torch.randn((2, *pixels), generator=generator)}
     outputs = model.adapters[name].outputs(encoder, inputs).flatten(0, 1)
-    table: Any = model.decoder.get_input_embeddings()
+    table: Any = model.get_input_embeddings()
     tokens = torch.randint(table.num_embeddings, (512,), generator=generator)
     model.connectors[name].rescale(outputs, root_mean_square(table(tokens)))

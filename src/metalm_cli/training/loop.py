@@ -1,0 +1,279 @@
+"""The training loop.
+
+Rows come in, the sum of each loss term is divided by its count over the whole optimiser step (micro-batches and
+processes), gradients are clipped, the optimiser steps. Everything that is random in a step depends on the seed and the
+step alone, so that a resumed run repeats an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from metalm_cli.data.lanes import LaneState
+from metalm_cli.data.loader import StepRows
+from metalm_cli.errors import Exit, MetalmError
+from metalm_cli.models.trains import PartPolicy
+from metalm_cli.objectives import Objective
+from metalm_cli.recipes.schema import Training
+from metalm_cli.sessions import Batch
+from metalm_cli.training.control import Control, scalar
+from metalm_cli.training.meter import Meter
+from metalm_cli.training.optim import gate, make_optimizer, schedule, set_learning_rate
+from metalm_cli.training.signals import StopSignals
+from metalm_cli.training.state import gather, restore
+
+RECENT = 8
+"""Steps whose documents are named when a loss is not finite."""
+
+
+@dataclass
+class Progressed:
+    """What a run knows of itself beside its tensors: a checkpoint's ``state.json``."""
+
+    step: int = 0
+    lanes: dict[int, LaneState] = field(default_factory=dict)
+    meter: dict[str, Any] = field(default_factory=dict)
+    best_step: int | None = None
+    best_loss: float | None = None
+    seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "lanes": {str(lane): list(state) for lane, state in self.lanes.items()}}
+
+    @classmethod
+    def from_json(cls, state: dict[str, Any]) -> Progressed:
+        lanes = {int(lane): LaneState(*at) for lane, at in state["lanes"].items()}
+        return cls(**{**state, "lanes": lanes})
+
+
+@dataclass
+class Hooks:
+    """What the loop tells others; each is called at the steps that the recipe asks for.
+
+    Args:
+        log: A training record.
+        validate: Gives validation metrics, given the prepared module and the step module.
+        validated: A validation record.
+        save: Writes a checkpoint; given its tensors (None but in the first process) and its state.
+        where: Names the document at a number of the index plan.
+    """
+
+    log: Callable[[dict[str, Any]], None]
+    validate: Callable[[nn.Module, Any, torch.device], dict[str, float]]
+    validated: Callable[[dict[str, Any]], None]
+    save: Callable[[dict[str, dict[str, torch.Tensor]], dict[str, Any]], None]
+    where: Callable[[int], str]
+
+
+class Trainer:
+    """Trains one objective.
+
+    Args:
+        options: The recipe's ``train``.
+        steps: Optimiser steps in all.
+        objective: What is trained.
+        root: The objective's step module.
+        accelerator: Accelerate's.
+        length: Positions that rows are padded to, or None for the longest of each micro-batch.
+    """
+
+    def __init__(
+        self,
+        options: Training,
+        steps: int,
+        objective: Objective,
+        root: Any,
+        accelerator: Any,
+        length: int | None = None,
+    ) -> None:
+        self.options, self.steps, self.objective = options, steps, objective
+        self.accelerator, self.length = accelerator, length
+        self.control = Control(accelerator)
+        self.device: torch.device = accelerator.device
+        self.root = root
+        if self.control.world > 1 and hasattr(root, "touch_unused"):
+            root.touch_unused = True
+        parts, policy = trained_parts(objective, root)
+        optimizer = make_optimizer(parts, policy, options)
+        root.train()
+        self.module, self.optimizer = accelerator.prepare(root, optimizer)
+        self.encoders: dict[str, Any] = dict(getattr(root.model, "encoders", {}) or {})
+        self.state = Progressed()
+        self.started = time.monotonic()
+        self.recent: deque[tuple[int, tuple[int, ...]]] = deque(maxlen=RECENT)
+
+    # -- state --------------------------------------------------------------------------------------------------------
+
+    def restore(self, tensors: dict[str, dict[str, torch.Tensor]], state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        restore(self.root, self.optimizer, tensors)
+        self.state = Progressed.from_json(state)
+
+    def save(self, hooks: Hooks, meter: Meter) -> None:
+        """Write a checkpoint of the step just done."""
+        lanes: dict[int, LaneState] = {}
+        for share in self.control.collect(self.state.lanes):
+            lanes.update(share)
+        state = Progressed(**{**vars(self.state), "lanes": lanes, "meter": meter.state()})
+        state.seconds += time.monotonic() - self.started
+        hooks.save(gather(self.root, self.optimizer), state.to_json())
+        self.control.wait()
+
+    # -- one step -----------------------------------------------------------------------------------------------------
+
+    def micro_batches(self, made: StepRows) -> list[Batch]:
+        """The step's rows of this process as batches on the device."""
+        size = self.options.micro_batch_size or len(made.rows)
+        parts = [made.rows[at : at + size] for at in range(0, len(made.rows), size)]
+        return [self.objective.collate(part, self.length).to(self.device) for part in parts]
+
+    def agree(self, batches: list[Batch], stop: bool) -> tuple[dict[str, int], set[str], bool]:
+        """What all processes count in this step: each term, the encoders in use, and whether to stop."""
+        counts: dict[str, int] = {}
+        for batch in batches:
+            for name, count in self.objective.counts(batch).items():
+                counts[name] = counts.get(name, 0) + count
+        used = [sum(name in batch.docks for batch in batches) for name in self.encoders]
+        totals = self.control.total([*counts.values(), *used, int(stop)])
+        flags = totals[len(counts) : -1]
+        in_use = {name for name, flag in zip(self.encoders, flags, strict=True) if flag}
+        return dict(zip(counts, totals, strict=False)), in_use, bool(totals[-1])
+
+    def step(self, batches: list[Batch], counts: dict[str, int], used: set[str], meter: Meter) -> torch.Tensor:
+        """Forward, backward and update; returns the gradient norm on the device."""
+        done = self.state.step
+        for index, batch in enumerate(batches):
+            last = index == len(batches) - 1
+            torch.manual_seed(step_seed(self.options.seed, done, self.control.rank, index))
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.module):
+                terms = self.module(batch)
+                # Wrappers average gradients over processes; the counts are sums over them.
+                loss = sum(
+                    term.sum * (term.coefficient * self.control.world / max(1, counts[name]))
+                    for name, term in terms.items()
+                )
+                self.accelerator.backward(loss)
+            meter.add(terms, batch)
+        meter.divide(counts)
+        for name in set(self.encoders) - used:
+            # Zero gradients would still move an unused encoder, by momentum and decay.
+            for part in (self.encoders[name], self.root.model.connectors[name]):
+                for parameter in part.parameters():
+                    parameter.grad = None
+        limit = self.options.clip if self.options.clip is not None else float("inf")
+        norm = self.accelerator.clip_grad_norm_(self.root.parameters(), limit)
+        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+
+    def update(self, norm: torch.Tensor, bad: torch.Tensor) -> torch.Tensor:
+        """The optimiser's step, unless something in this or an earlier one was not finite."""
+        bad = torch.maximum(bad, (~torch.isfinite(norm)).float())
+        gate(self.optimizer, bad)
+        set_learning_rate(self.optimizer, schedule(self.options, self.state.step, self.steps))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return bad
+
+    def check(self, bad: torch.Tensor, hooks: Hooks) -> None:
+        """Stop if something was not finite. Waits for the device."""
+        if not scalar(bad):
+            return
+        named = [f"step {step}: {', '.join(map(hooks.where, numbers[:6]))}" for step, numbers in self.recent]
+        raise MetalmError(
+            f"a loss or gradient was not finite by step {self.state.step}; the update was not applied",
+            where="\n         ".join(named),
+            why="documents of the most recent steps are named above",
+            remedy="resume with a lower learning rate or precision: fp32, and look at those documents",
+            exit_code=Exit.FAILED,
+        )
+
+    # -- the loop -----------------------------------------------------------------------------------------------------
+
+    def run(self, rows: Iterator[StepRows], hooks: Hooks, signals: StopSignals) -> Exit:
+        """Train to the end, or until a signal or the time limit.
+
+        Args:
+            rows: From the loader, at the state's lanes.
+            hooks: Whom to tell.
+            signals: Looked at once a step.
+
+        Returns:
+            ``DONE``, or ``STOPPED`` with a checkpoint written.
+
+        Raises:
+            MetalmError: Something was not finite, or a checkpoint could not be written.
+        """
+        options, state = self.options, self.state
+        meter = Meter(self.control, state.meter)
+        limit = seconds(options.max_time)
+        bad = torch.zeros((), device=self.device)
+        while state.step < self.steps:
+            made = next(rows)
+            batches = self.micro_batches(made)
+            self.recent.append((state.step + 1, tuple(n for batch in batches for n in batch.numbers)))
+            late = limit is not None and self._elapsed() > limit
+            counts, used, stop = self.agree(batches, signals.pending is not None or late)
+            norm = self.step(batches, counts, used, meter)
+            bad = self.update(norm, bad)
+            state.step += 1
+            state.lanes.update(made.states)
+            last = state.step == self.steps
+            if self.device.type == "cpu":
+                self.check(bad, hooks)
+            if due(options.log_every, state.step) or last or stop:
+                self.check(bad, hooks)
+                rate = options.learning_rate * schedule(options, state.step - 1, self.steps)
+                hooks.log({"step": state.step, "split": "train", **meter.read(), "lr": rate, "grad_norm": scalar(norm)})
+            if due(options.validate_every, state.step) or last:
+                self._validate(hooks)
+            if due(options.checkpoint_every, state.step) or last or stop:
+                self.check(bad, hooks)
+                self.save(hooks, meter)
+            if stop and not last:
+                return Exit.STOPPED
+        return Exit.DONE
+
+    def _elapsed(self) -> float:
+        return self.state.seconds + time.monotonic() - self.started
+
+    def _validate(self, hooks: Hooks) -> None:
+        found = hooks.validate(self.module, self.root, self.device)
+        if not found:
+            return
+        if self.state.best_loss is None or found["loss"] < self.state.best_loss:
+            self.state.best_loss, self.state.best_step = found["loss"], self.state.step
+        hooks.validated({"step": self.state.step, "split": "validation", **found})
+
+
+def trained_parts(objective: Objective, root: Any) -> tuple[dict[str, nn.Module], dict[str, PartPolicy]]:
+    """The parts that an optimiser steps, and their policies; a generator trains beside its encoder."""
+    parts, policy = objective.assembly.parts(), dict(objective.assembly.policy)
+    if hasattr(root, "generator"):
+        parts["generator"], policy["generator"] = root.generator, PartPolicy()
+    return parts, policy
+
+
+def due(every: int, step: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def step_seed(seed: int, step: int, rank: int, micro: int) -> int:
+    """Seed of a micro-batch's dropout: different for each, the same whenever the run is repeated."""
+    mixed = 0
+    for value in (seed, step, rank, micro):
+        mixed = (mixed * 1_000_003 + value + 1) & 0x7FFF_FFFF_FFFF_FFFF
+    return mixed
+
+
+def seconds(limit: str | None) -> float | None:
+    """A time limit of a recipe (``90s``, ``30m``, ``2h``) in seconds."""
+    if limit is None:
+        return None
+    return float(limit[:-1]) * {"s": 1, "m": 60, "h": 3600}[limit[-1]]

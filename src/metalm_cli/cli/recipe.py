@@ -88,7 +88,7 @@ def check(arguments: Arguments = None, model: ModelOption = None) -> None:
     from metalm_cli.recipes.resolved import foundation_problems
 
     recipe, overrides = split_arguments(arguments or [])
-    found = find_recipe(recipe) if recipe else None
+    found = find_recipe(recipe) if recipe is not None else None
     if found and found.foundation:
         problems = foundation_problems(found, overrides)
         if problems:

@@ -79,6 +79,8 @@ class Checker:
             return section.model_validate(values)
         except ValidationError as error:
             for entry in error.errors(include_url=False):
+                if entry["loc"] and isinstance(entry["input"], Section):
+                    continue  # a section inside says again what has been noted for it
                 misfit = entry.get("ctx", {}).get("error")
                 key = ".".join([path, *(str(part) for part in entry["loc"])]).strip(".")
                 message, remedy, at = entry["msg"], "", node

@@ -126,7 +126,9 @@ def _unknown_name(recipe: str, where: str) -> MetalmError:
     near = difflib.get_close_matches(recipe, [*names, *short], n=1, cutoff=0.6)
     if near:
         remedy = f"did you mean {short.get(near[0], near[0])}?"
-    elif Path(recipe).exists() or Path(f"{recipe}.yaml").exists():
+    elif Path(f"{recipe}.yaml").is_file():
+        remedy = f"did you mean ./{recipe}.yaml?"
+    elif Path(recipe).exists():
         remedy = f"a path starts with ./ or ends in .yaml: ./{recipe}"
     elif "=" in recipe:
         remedy = "an override is KEY=VALUE with a dotted key, such as train.steps=100"

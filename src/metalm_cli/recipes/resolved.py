@@ -83,7 +83,7 @@ def resolve(
         RecipeError: With all problems of its values.
         MetalmError: When it cannot be found or read, or belongs to another command.
     """
-    found = find_recipe(recipe or DEFAULTS[command or "pretrain"])
+    found = find_recipe(DEFAULTS[command or "pretrain"] if recipe is None else recipe)
     stack, schema = merged(command, found, overrides, flags or {})
     checker = Checker(schema)
     built = checker.build(stack.root)
@@ -145,9 +145,9 @@ def _placed(found: Iterator[Problem], bad: set[str], root: Node) -> Iterator[Pro
     """Problems with their places, leaving out those that rest on a value already found wrong."""
     for problem in found:
         keys = (problem.key, *problem.uses)
-        if any(
-            wrong == key or wrong.startswith(f"{key}.") or key.startswith(f"{wrong}.") for wrong in bad for key in keys
-        ):
+        if any(wrong == key or key.startswith(f"{wrong}.") for wrong in bad for key in keys):
+            continue
+        if any(wrong.startswith(f"{problem.key}.") for wrong in bad):
             continue
         places = (_provenance(root, key.split(".")).where for key in keys)
         where = problem.where or next((place for place in places if place), "")

@@ -1,0 +1,158 @@
+"""The command tree: speed, exit codes, and what users see when something is wrong."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from metalm_cli.cli import app as tree
+from metalm_cli.cli import console
+from metalm_cli.errors import Exit, MetalmError
+
+HEAVY = ["torch", "transformers", "datasets", "accelerate", "huggingface_hub", "numpy", "yaml"]
+
+
+def metalm(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    code = "import sys; from metalm_cli.cli import main; sys.argv[0] = 'metalm'; main()"
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "heavy"),
+    [
+        (["--help"], [*HEAVY, "pydantic"]),
+        (["--version"], [*HEAVY, "pydantic"]),
+        (["recipe", "--help"], HEAVY),  # newer Typers bring pydantic for the options of a command
+    ],
+)
+def test_help_imports_nothing_heavy(arguments: list[str], heavy: list[str]) -> None:
+    code = (
+        "import sys; from metalm_cli.cli.app import run; code = run(sys.argv[1:]);"
+        f"print(code, [name for name in {heavy!r} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "0 []"
+    assert done.stdout
+
+
+def test_help_is_fast() -> None:
+    """At most 0.25 s of processor time; wall time depends on what else the machine does."""
+    spent = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert metalm("--help").returncode == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(spent) <= 0.25
+
+
+def test_help_names_the_commands_that_exist() -> None:
+    shown = metalm("--help", COLUMNS="100").stdout
+    for name in tree.COMMANDS:
+        assert (f" {name} " in shown) == tree._exists(name)
+    assert tree._exists("recipe")
+
+
+def test_version() -> None:
+    import metalm_cli
+
+    assert metalm("--version").stdout == f"metalm {metalm_cli.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["recip"], "recipe"),
+        (["recipe", "chek"], "check"),
+        (["recipe", "list", "--foo"], "--foo"),
+        (["--foo"], "--foo"),
+    ],
+)
+def test_wrong_usage_exits_2_on_stderr(arguments: list[str], said: str) -> None:
+    done = metalm(*arguments, COLUMNS="100")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_error_is_one_message_without_colour_off_a_terminal() -> None:
+    done = metalm("recipe", "check", "smal")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: no shipped recipe is named smal\n  remedy: did you mean small?\n"
+
+
+@pytest.mark.parametrize("arguments", [["--debug", "recipe", "check", "smal"], ["recipe", "check", "smal", "--debug"]])
+def test_debug_shows_the_traceback_wherever_it_stands(arguments: list[str]) -> None:
+    done = metalm(*arguments)
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+    assert "did you mean small?" in done.stderr
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def broken(*_: Any, **__: Any) -> list[str]:
+        raise error
+
+    monkeypatch.setattr("metalm_cli.recipes.find.shipped_names", broken)
+
+
+def test_a_bug_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    failing(monkeypatch, ValueError("two\nlines \x1b[31m"))
+    assert tree.run(["recipe", "list"]) == 1
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "bug in metalm: ValueError: two lines \\x1b[31m" in message
+    assert "--debug" in message
+    assert tree.run(["recipe", "list", "--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_errors_keep_their_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    failing(monkeypatch, MetalmError("disk [full]", where="runs/x", why="a", remedy="b", exit_code=Exit.FAILED))
+    assert tree.run(["recipe", "list"]) == 1
+    assert capsys.readouterr().err == "error: disk [full]\n  where: runs/x\n  why: a\n  remedy: b\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(KeyboardInterrupt(), 130), (BrokenPipeError(32, "x"), 1), (SystemExit(75), 75)]
+)
+def test_quiet_ends(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], error: BaseException, code: int
+) -> None:
+    failing(monkeypatch, error)
+    kept = os.dup(1)
+    try:
+        assert tree.run(["recipe", "list"]) == code
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_closed_pipe_is_quiet() -> None:
+    code = "from metalm_cli.cli import main; import sys; sys.argv = ['metalm', 'recipe', 'schema']; main()"
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, timeout=60)
+    os.close(writer)
+    assert done.stderr == b""
+
+
+def test_colour_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    console.stderr.cache_clear()
+    console.show_error(MetalmError("x"))
+    assert "\x1b[1;31m" in capsys.readouterr().err
+    monkeypatch.setenv("NO_COLOR", "1")
+    console.stderr.cache_clear()
+    console.show_error(MetalmError("x"))
+    assert "31m" not in capsys.readouterr().err
+    console.stderr.cache_clear()

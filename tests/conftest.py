@@ -1,0 +1,125 @@
+"""What every test shares: one thread, no network but loopback, tiny tokenizers, and real data where it is at hand."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+LOOPBACK = ("localhost", "::1", "0.0.0.0", "::", "")
+
+
+class NetworkBlockedError(RuntimeError):
+    """A test reached for the network. No OSError, so that nothing takes it for a network that is down."""
+
+
+def _check(host: Any) -> None:
+    name = host.decode() if isinstance(host, bytes) else host
+    if name is None or name in LOOPBACK or str(name).startswith("127.") or name == socket.gethostname():
+        return
+    raise NetworkBlockedError(f"tests use no network but loopback, got {name!r}")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_network() -> Iterator[None]:
+    """Refuse connections to anything but this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("connect", "connect_ex"):
+            patch.setattr(socket.socket, name, _guarded(getattr(socket.socket, name)))
+        resolve = socket.getaddrinfo
+
+        def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
+            _check(host)
+            return resolve(host, *args, **kwargs)
+
+        patch.setattr(socket, "getaddrinfo", getaddrinfo)
+        yield
+
+
+def _guarded(connect: Callable[..., Any]) -> Callable[..., Any]:
+    def guarded(self: socket.socket, address: Any) -> Any:
+        if self.family in (socket.AF_INET, socket.AF_INET6):
+            _check(address[0])
+        return connect(self, address)
+
+    return guarded
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _folder(variable: str, holds: str) -> Path:
+    value = os.environ.get(variable)
+    if not value:
+        pytest.skip(f"{variable} is not set: no {holds} to test on")
+    folder = Path(value)
+    if not folder.is_dir():
+        pytest.skip(f"{variable} names no folder: {value}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of real data sets (``METALM_DATA``); skips where there is none."""
+    return _folder("METALM_DATA", "real data")
+
+
+@pytest.fixture(scope="session")
+def checkpoints() -> Callable[[str], Path]:
+    """The folder of a real checkpoint by name (below ``METALM_CHECKPOINTS``); skips where there is none."""
+
+    def find(name: str) -> Path:
+        folder = _folder("METALM_CHECKPOINTS", "checkpoints") / name
+        if not folder.is_dir():
+            pytest.skip(f"METALM_CHECKPOINTS holds no {name}")
+        return folder
+
+    return find
+
+
+@pytest.fixture
+def byte_tokenizer() -> Any:
+    """Byte-level BPE, as GPT-2's: adds no start token."""
+    return _tiny().tokenizer_of("byte")
+
+
+@pytest.fixture
+def llama_tokenizer() -> Any:
+    """SentencePiece-type BPE with byte fallback, as Llama's: adds ``<s>`` and a dummy prefix."""
+    return _tiny().tokenizer_of("llama")
+
+
+@pytest.fixture
+def encoder_tokenizer() -> Any:
+    """WordPiece, as BERT's."""
+    return _tiny().tokenizer_of("wordpiece")
+
+
+@pytest.fixture
+def make_decoder() -> Callable[..., Any]:
+    """``make_decoder(family, vocab_size, seed=0, **config)``: a tiny causal language model."""
+    return _tiny().make_decoder
+
+
+@pytest.fixture
+def make_encoder() -> Callable[..., Any]:
+    """``make_encoder(family, vocab_size, seed=1, **config)``: a tiny text encoder."""
+    return _tiny().make_encoder
+
+
+def _tiny() -> Any:
+    import tiny
+
+    return tiny

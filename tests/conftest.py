@@ -92,34 +92,34 @@ def checkpoints() -> Callable[[str], Path]:
 @pytest.fixture
 def byte_tokenizer() -> Any:
     """Byte-level BPE, as GPT-2's: adds no start token."""
-    return _tiny().tokenizer_of("byte")
+    return _parts().tokenizer_of("byte")
 
 
 @pytest.fixture
 def llama_tokenizer() -> Any:
     """SentencePiece-type BPE with byte fallback, as Llama's: adds ``<s>`` and a dummy prefix."""
-    return _tiny().tokenizer_of("llama")
+    return _parts().tokenizer_of("llama")
 
 
 @pytest.fixture
 def encoder_tokenizer() -> Any:
     """WordPiece, as BERT's."""
-    return _tiny().tokenizer_of("wordpiece")
+    return _parts().tokenizer_of("wordpiece")
 
 
 @pytest.fixture
 def make_decoder() -> Callable[..., Any]:
     """``make_decoder(family, vocab_size, seed=0, **config)``: a tiny causal language model."""
-    return _tiny().make_decoder
+    return _parts().make_decoder
 
 
 @pytest.fixture
 def make_encoder() -> Callable[..., Any]:
     """``make_encoder(family, vocab_size, seed=1, **config)``: a tiny text encoder."""
-    return _tiny().make_encoder
+    return _parts().make_encoder
 
 
-def _tiny() -> Any:
-    import tiny
+def _parts() -> Any:
+    import tinyparts
 
-    return tiny
+    return tinyparts

@@ -1,0 +1,131 @@
+"""Masks against the definition of what sees what."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metalm_cli.models.attention import decoder_mask, dense_mask, flex_mask, flex_predicate, sees
+from metalm_cli.sessions import ROOT, Row, Stream, TokenisedSession, build_row, collate, visible
+
+
+@st.composite
+def forests(draw) -> list[Row]:
+    """Rows of segments, each with an earlier parent or none."""
+    rows = []
+    for _ in range(draw(st.integers(1, 3))):
+        sizes = draw(st.lists(st.integers(1, 5), min_size=1, max_size=5))
+        parents = [draw(st.integers(ROOT, index - 1)) for index in range(len(sizes))]
+        sessions = [TokenisedSession(np.arange(size), np.ones(size, dtype=bool)) for size in sizes]
+        rows.append(build_row(sessions, parents))
+    return rows
+
+
+def expected(stream: Stream, row: int, causal: bool, window: int | None) -> np.ndarray:
+    segments, positions = stream.segment_ids[row].numpy(), stream.position_ids[row].numpy()
+    seen = visible(segments, positions, stream.parents[row].numpy(), causal)
+    if window is not None:
+        seen &= np.abs(positions[:, None] - positions[None, :]) < window
+    return seen
+
+
+@settings(max_examples=60, deadline=None)
+@given(forests(), st.booleans(), st.none() | st.integers(1, 6), st.integers(0, 3))
+def test_masks_are_what_the_definition_says(rows, causal, window, padding) -> None:
+    if not causal:  # encoders have no forests
+        rows = [Row(**{**vars(row), "parents": np.full_like(row.parents, ROOT)}) for row in rows]
+    stream = collate(rows, {}, length=max(map(len, rows)) + padding).decoder
+    seen = sees(stream, causal=causal, window=window)
+    mask = dense_mask(stream, torch.float32, causal=causal, window=window)
+    for row in range(len(rows)):
+        np.testing.assert_array_equal(seen[row].numpy(), expected(stream, row, causal, window))
+    assert mask.shape == (seen.shape[0], 1, *seen.shape[1:])
+    assert set(mask.unique().tolist()) <= {0.0, torch.finfo(torch.float32).min}
+    assert torch.equal(mask[:, 0] == 0, seen)
+    assert seen.diagonal(dim1=1, dim2=2).all(), "a row of a mask that sees nothing has no softmax"
+
+
+@settings(max_examples=40, deadline=None)
+@given(forests(), st.none() | st.integers(1, 6))
+def test_flex_says_the_same(rows, window) -> None:
+    stream = collate(rows, {}, length=max(map(len, rows)) + 2).decoder
+    b, s = stream.segment_ids.shape
+    row, query, key = torch.meshgrid(torch.arange(b), torch.arange(s), torch.arange(s), indexing="ij")
+    predicate = flex_predicate(stream, window)
+    assert torch.equal(predicate(row, torch.zeros_like(row), query, key), sees(stream, window=window))
+
+
+def two_sessions() -> Stream:
+    sessions = [TokenisedSession(np.arange(size), np.ones(size, dtype=bool)) for size in (3, 4)]
+    return collate([build_row(sessions)], {}).decoder
+
+
+def test_a_hand_written_mask() -> None:
+    seen = sees(two_sessions(), window=2)[0].int().tolist()
+    assert seen == [
+        [1, 0, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0, 0],
+        [0, 1, 1, 0, 0, 0, 0],
+        [0, 0, 0, 1, 0, 0, 0],
+        [0, 0, 0, 1, 1, 0, 0],
+        [0, 0, 0, 0, 1, 1, 0],
+        [0, 0, 0, 0, 0, 1, 1],
+    ]
+
+
+def test_the_mask_takes_the_dtype() -> None:
+    mask = dense_mask(two_sessions(), torch.bfloat16)
+    assert mask.dtype == torch.bfloat16
+    assert mask.min() == torch.finfo(torch.bfloat16).min
+
+
+def test_plain_rows_need_no_mask() -> None:
+    session = TokenisedSession(np.arange(3), np.ones(3, dtype=bool))
+    stream = collate([build_row([session])], {}, length=5).decoder
+    assert decoder_mask(stream, SimpleNamespace(), torch.float32) is None
+
+
+@pytest.mark.parametrize(
+    ("config", "kinds"),
+    [
+        ({}, {None: None}),
+        ({"sliding_window": 2}, {None: 2}),
+        ({"sliding_window": 2, "use_sliding_window": False}, {None: None}),
+        ({"sliding_window": 2, "layer_types": ["full_attention"]}, {None: None}),
+        (
+            {"sliding_window": 2, "layer_types": ["full_attention", "sliding_attention"]},
+            {"full_attention": None, "sliding_attention": 2},
+        ),
+        ({"sliding_window": 2, "layer_types": ["sliding_attention"]}, {"full_attention": None, "sliding_attention": 2}),
+    ],
+)
+def test_local_layers_get_their_window(config, kinds) -> None:
+    stream = two_sessions()
+    mask = decoder_mask(stream, SimpleNamespace(**config), torch.float32)
+    found = mask if isinstance(mask, dict) else {None: mask}
+    assert found.keys() == kinds.keys()
+    for kind, window in kinds.items():
+        assert torch.equal(found[kind], dense_mask(stream, torch.float32, window=window))
+
+
+def test_layers_of_an_unknown_type_are_refused() -> None:
+    with pytest.raises(NotImplementedError, match="linear_attention"):
+        decoder_mask(two_sessions(), SimpleNamespace(layer_types=["linear_attention"]), torch.float32)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
+def test_flex_masks_are_made_where_the_config_asks() -> None:
+    from torch.nn.attention.flex_attention import BlockMask, flex_attention
+
+    stream = two_sessions()
+    mask = decoder_mask(stream, SimpleNamespace(_attn_implementation="flex_attention"), torch.float32)
+    assert isinstance(mask, BlockMask)
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 1, 2, 7, 16)
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, dense_mask(stream, torch.float32, window=2))
+    torch.testing.assert_close(flex_attention(q, k, v, block_mask=flex_mask(stream, 2)), expected)

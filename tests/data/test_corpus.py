@@ -1,0 +1,224 @@
+"""Documents by number: shares, filters, validation, streams, and any number of readers."""
+
+import os
+import pickle
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from metalm_cli.data import streams
+from metalm_cli.data.rows import text_hash
+from metalm_cli.data.streams import Spool
+
+ROWS = [{"text": f"row {number}", "meta": {"set": "abc"[number % 3]}} for number in range(100)]
+
+
+class Lanes:
+    """Owns the lanes with ``lane % readers == this`` from their next numbers on."""
+
+    def __init__(self, batch: int, readers: int, this: int, after: int = -1) -> None:
+        self.batch, self.readers, self.this, self.after = batch, readers, this, after
+
+    def __call__(self, number: int) -> bool:
+        return number > self.after and number % self.batch % self.readers == self.this
+
+
+def test_a_table_gives_each_row_once_an_epoch(write, corpus, read):
+    opened = corpus({"path": str(write("a.jsonl.gz", ROWS))})
+    texts = read(opened, 200)
+    assert sorted(texts[:100]) == sorted(texts[100:]) == sorted(row["text"] for row in ROWS)
+    assert texts[:100] != texts[100:]
+    place = opened.place(130)
+    assert opened.reader(bool).get(130).text == ROWS[place.row]["text"]
+    assert (place.epoch, place.draw) == (1, 130)
+    assert opened.where(130).endswith(f"a.jsonl.gz:{place.row + 1}")
+
+
+def test_excluded_empty_and_held_out_rows_leave_their_numbers_empty(write, corpus):
+    rows = [*ROWS, {"text": " \n\t"}, {"text": ""}]
+    held = {row["text"] for row in ROWS if row["meta"]["set"] != "b" and text_hash(row["text"]) % 5 == 0}
+    opened = corpus(
+        {"path": str(write("a.jsonl", rows)), "exclude": {"meta.set": ["b"]}},
+        validation={"documents": 1000, "every": 5},
+    )
+    reader = opened.reader(bool)
+    found = [reader.get(number) for number in range(len(rows))]
+    texts = {document.text for document in found if document}
+    assert held
+    assert texts == {row["text"] for row in ROWS if row["meta"]["set"] != "b"} - held
+    assert reader.skipped == {"excluded": 33, "empty": 2, "validation": len(held)}
+    assert {document.text for document in opened.validation()} == held
+    assert all(document.number == number for number, document in enumerate(found) if document)
+
+
+def test_validation_takes_the_first_held_out_of_each_source(write, corpus):
+    first, second = write("a.jsonl", ROWS), write("b.jsonl", [{"text": f"b{n}"} for n in range(50)])
+    opened = corpus({"path": str(first)}, {"path": str(second)}, validation={"documents": 3, "every": 4})
+    expected = [row["text"] for row in ROWS if text_hash(row["text"]) % 4 == 0][:3]
+    found = opened.validation()
+    assert [document.text for document in found if document.source == "s0"] == expected
+    assert sum(document.source == "s1" for document in found) == 3
+    assert {document.number for document in found} == {-1}
+
+
+def test_validation_sources_of_their_own_hold_nothing_out(write, corpus, read):
+    own = {"name": "v", "path": str(write("v.jsonl.gz", [{"text": " "}, *({"text": f"v{n}"} for n in range(9))]))}
+    opened = corpus({"path": str(write("a.jsonl", ROWS))}, validation={"documents": 4, "every": 2, "sources": [own]})
+    assert None not in read(opened, 100)
+    assert [document.text for document in opened.validation()] == ["v0", "v1", "v2", "v3"]
+    assert [info.name for info in opened.validation_sources] == ["v"]
+
+
+def test_weights_are_shares_of_documents(write, corpus):
+    small, large = str(write("a.jsonl", ROWS[:10])), str(write("b.jsonl", ROWS))
+    by_rows = corpus({"path": small}, {"path": large})
+    assert [info.share for info in by_rows.sources] == pytest.approx([1 / 11, 10 / 11])
+    given_ = corpus({"path": small, "weight": 3}, {"path": large, "weight": 1})
+    drawn = Counter(given_.place(number).source for number in range(given_.plan.block_size))
+    assert drawn[0] == 3 * drawn[1]
+
+
+def mixed(write, corpus, seed=0):
+    rows = [{"text": f"stream {n}" if n % 7 else " "} for n in range(900)]
+    shards = [write(f"shards/{part}.jsonl{'.gz' if part else ''}", rows[part::3]) for part in range(3)]
+    return corpus(
+        {"path": str(shards[0].parent), "streaming": True, "weight": 2},
+        {"path": str(write("t.jsonl", ROWS)), "weight": 1, "exclude": {"meta.set": ["a"]}},
+        seed=seed,
+        validation={"documents": 5, "every": 10},
+    )
+
+
+@given(st.integers(1, 6), st.integers(1, 4), st.randoms(use_true_random=False))
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_disjoint_readers_read_together_what_one_reads(write, corpus, read, batch, readers, random):
+    opened = mixed(write, corpus)
+    count = 60 * batch
+    expected = read(opened, count)
+    found: dict[int, str | None] = {}
+    skipped: Counter[str] = Counter()
+    for this in range(readers):
+        owns = Lanes(batch, readers, this)
+        reader = pickle.loads(pickle.dumps(opened.reader(owns)))
+        lanes = {lane: iter(range(lane, count, batch)) for lane in range(batch) if lane % readers == this}
+        while lanes:
+            lane = random.choice(list(lanes))
+            number = next(lanes[lane], None)
+            if number is None:
+                del lanes[lane]
+                continue
+            document = reader.get(number)
+            found[number] = document and document.text
+        skipped.update(reader.skipped)
+    assert [found[number] for number in range(count)] == expected
+    assert skipped.total() == expected.count(None)
+
+
+def test_a_stream_gives_each_row_once_an_epoch_in_an_order_of_its_own(write, corpus, read, monkeypatch):
+    monkeypatch.setattr(streams, "SHUFFLE_BLOCK", 64)
+    paths = [write(f"s/{part}.jsonl", [{"text": f"{part} {n}"} for n in range(100)]) for part in range(4)]
+    opened = corpus({"path": str(paths[0].parent), "streaming": True})
+    texts = read(opened, 800)
+    assert sorted(texts[:400]) == sorted(texts[400:]) == sorted(f"{p} {n}" for p in range(4) for n in range(100))
+    assert texts[:400] != texts[400:]
+    parts = [text.split()[0] for text in texts[:64]]
+    assert len(set(parts)) == 1
+    assert texts[:64] != sorted(texts[:64], key=lambda text: int(text.split()[1]))
+    assert read(corpus({"path": str(paths[0].parent), "streaming": True}, seed=1), 400) != texts[:400]
+    info = opened.sources[0]
+    assert (info.rows, info.streamed, info.text_bytes) == (None, True, None)
+
+
+@pytest.mark.parametrize("start", [0, 1, 450, 4000])
+def test_a_resumed_reader_goes_on_exactly(start, write, corpus, read):
+    opened = mixed(write, corpus)
+    expected = read(opened, start + 300)[start:]
+    assert read(mixed(write, corpus), start + 300, start) == expected
+    reader = opened.reader(Lanes(1, 1, 0, after=start - 1))
+    for number in range(start, start + 300):
+        document = reader.get(number)
+        assert (document and document.text) == expected[number - start]
+    assert all(len(cursor._texts) == 0 for cursor in reader._cursors.values())
+
+
+def test_a_number_that_was_not_kept_is_read_again(write, corpus, read):
+    opened = mixed(write, corpus)
+    expected = read(opened, 400)
+    reader = opened.reader(Lanes(1, 1, 1))
+    assert [(d := reader.get(number)) and d.text for number in (399, 10, 250)] == [expected[n] for n in (399, 10, 250)]
+
+
+def test_the_spool_holds_what_does_not_fit_in_memory_in_files(monkeypatch):
+    monkeypatch.setattr(streams, "KEPT_IN_MEMORY", 1000)
+    monkeypatch.setattr(streams, "SEGMENT", 5000)
+    spool = Spool()
+    texts = {number: f"täxt {number} " * (number % 40) for number in range(500)}
+    for number, text in texts.items():
+        spool.put(number, text)
+    assert len(spool._segments) > 5
+    for number in sorted(texts, key=lambda number: number * 7 % 500):
+        assert number in spool
+        assert spool.take(number) == texts[number]
+        assert number not in spool
+    assert (len(spool), spool._held, spool._segments, spool._live) == (0, 0, {}, {})
+
+
+def test_the_sample_follows_the_shares_and_repeats_no_row(write, corpus):
+    opened = corpus(
+        {"path": str(write("a.jsonl", [{"text": f"a{n}"} for n in range(5)])), "weight": 1},
+        {"path": str(write("b.jsonl", [{"text": f"b{n}"} for n in range(400)])), "weight": 1},
+    )
+    texts = list(opened.sample(300, 1))
+    assert len(set(texts)) == len(texts) == 300
+    assert sum(text.startswith("a") for text in texts) == 5
+    assert texts != list(opened.sample(300, 2))
+    assert texts == list(opened.sample(300, 1))
+    assert len(list(opened.sample(10_000, 1))) == 405
+
+
+def test_lone_surrogates_become_replacement_characters(write, corpus, read):
+    opened = corpus({"path": str(write("a.jsonl", ['{"text": "a\\ud800b \\ud83d\\ude00"}']))})
+    assert read(opened, 1) == ["a\ufffdb \U0001f600"]
+
+
+def test_the_fingerprint_changes_with_what_numbers_mean(write, corpus):
+    path = write("a.jsonl", ROWS)
+    source = {"path": str(path)}
+    first = corpus(source).fingerprint
+    assert corpus(source).fingerprint == first
+    others = [
+        corpus(source, seed=1),
+        corpus(source | {"exclude": {"meta.set": ["a"]}}),
+        corpus(source | {"streaming": True}),
+        corpus(source, validation={"documents": 1, "every": 3}),
+    ]
+    write("a.jsonl", ROWS[1:] + ROWS[:1])
+    others.append(corpus(source))
+    assert len({first, *(other.fingerprint for other in others)}) == 6
+
+
+def test_world_documents_are_a_table(corpus, read):
+    opened = corpus({"world": {"documents": 40, "seed": 5}})
+    assert opened.sources[0].rows == 40
+    assert len(set(read(opened, 40))) > 30
+    assert read(pickle.loads(pickle.dumps(opened)), 40) == read(opened, 40)
+
+
+def test_real_data_reads_by_number(corpus, read):
+    root = os.environ.get("METALM_DATA")
+    if not root or not (Path(root) / "pile_sample").is_dir():
+        pytest.skip("METALM_DATA has no pile_sample")
+    opened = corpus(
+        {"path": "pile_sample/train", "exclude": {"meta.pile_set_name": ["Github"]}},
+        validation={"documents": 20, "every": 50},
+        data_root=Path(root),
+    )
+    (info,) = opened.sources
+    assert info.rows > 1000
+    assert len(info.files) == 4
+    texts = [text for text in read(opened, 300) if text]
+    assert len(texts) > 250
+    assert not {document.text for document in opened.validation()} & set(texts)

@@ -1,0 +1,170 @@
+"""JSONL files: unpacking, row index, reading by row and in order, damage."""
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metalm_cli.data import jsonl
+from metalm_cli.data.jsonl import JsonlStream, JsonlTable, lines, prepare, row_starts
+from metalm_cli.errors import MetalmError
+
+NAMES = ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst"]
+PIECES = [b"{}", b"", b" ", b'"abcdefghijkl"', b"\r", b"12345678"]
+BLANKS = ['{"text": "one"}', "", '{"text": "two"}', "   ", "\r", '{"text": "three"}\r', ""]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_by_number_and_in_order(name, write, tmp_path):
+    path = write(name, BLANKS)
+    table, stream = JsonlTable([prepare(path, tmp_path / "cache")]), JsonlStream([path])
+    assert table.rows == 3
+    assert [table.load(row)["text"] for row in (2, 0, 1)] == ["three", "one", "two"]
+    assert [stream.load(raw)["text"] for raw in stream.read(0)] == ["one", "two", "three"]
+    assert [table.where(row) for row in range(3)] == [f"{path}:{line}" for line in (1, 3, 6)]
+    assert [stream.where(raw) for raw in stream.read(0)] == [f"{path}:{line}" for line in (1, 3, 6)]
+
+
+@given(
+    st.lists(st.sampled_from([b"{}", b"", b" ", b'"abcdefghijkl"', b"\r", b"12345678"]), max_size=30), st.integers(1, 9)
+)
+@settings(max_examples=100, deadline=None)
+def test_the_index_agrees_with_splitting_at_line_ends(rows, size):
+    whole = b"\n".join(rows)
+    pieces = (whole[at : at + size] for at in range(0, len(whole), size))
+    starts = [int(start) for piece in row_starts(pieces) for start in piece]
+    expected, at = [], 0
+    for line in whole.split(b"\n"):
+        if line.strip():
+            expected.append(at)
+        at += len(line) + 1
+    assert starts == expected
+
+
+def test_a_file_without_a_line_end_and_lines_across_chunks(write, tmp_path, monkeypatch):
+    monkeypatch.setattr(jsonl, "CHUNK", 7)
+    path = tmp_path / "b.jsonl"
+    rows = [{"text": "x" * length} for length in (1, 30, 0, 5)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    table = JsonlTable([prepare(path, tmp_path / "cache")])
+    assert [table.load(row) for row in range(table.rows)] == rows
+    assert [json.loads(line) for _, line in lines(path)] == rows
+    assert table.where(3) == f"{path}:4"
+
+
+def test_many_files_are_one_table(write, tmp_path, monkeypatch):
+    monkeypatch.setattr(jsonl, "OPEN_FILES", 2)
+    files = [prepare(write(f"{n}.jsonl", [{"n": n, "i": i} for i in range(n)]), tmp_path / "c") for n in range(5)]
+    table = pickle.loads(pickle.dumps(JsonlTable(files)))
+    expected = [(n, i) for n in range(5) for i in range(n)]
+    for row in [9, 0, 5, 1, 9, 3, 2, 8, 4, 7, 6]:
+        assert tuple(table.load(row).values()) == expected[row]
+
+
+def test_a_file_is_unpacked_once_and_again_when_it_changes(write, tmp_path, monkeypatch):
+    path, cache = write("a.jsonl.gz", [{"text": "old"}]), tmp_path / "cache"
+    first = prepare(path, cache)
+    monkeypatch.setattr(jsonl, "_unpack_and_index", lambda *_: pytest.fail("it was unpacked again"))
+    assert prepare(path, cache) == first
+    monkeypatch.undo()
+    first.index.unlink()
+    assert JsonlTable([prepare(path, cache)]).load(0) == {"text": "old"}
+    write("a.jsonl.gz", [{"text": "new"}, {"text": "er"}])
+    os.utime(path, ns=(1, 1))
+    second = prepare(path, cache)
+    assert (second.rows, second.sha256 == first.sha256) == (2, False)
+    assert JsonlTable([second]).load(0) == {"text": "new"}
+    assert not list(cache.rglob(".*"))
+
+
+def test_plain_files_are_not_copied(write, tmp_path):
+    path = write("a.jsonl", [{"text": "x"}])
+    assert prepare(path, tmp_path / "cache").plain == path
+    assert not (tmp_path / "cache" / "unpacked").exists()
+
+
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_a_file_cut_short_is_named_and_leaves_nothing(name, write, tmp_path):
+    path = write(name, [{"text": str(number) * 50} for number in range(2000)])
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(MetalmError, match="damaged or cut short") as caught:
+        prepare(path, tmp_path / "cache")
+    assert str(path) in str(caught.value)
+    assert not [found for found in (tmp_path / "cache").rglob("*") if found.is_file()]
+    with pytest.raises(MetalmError, match="damaged or cut short"):
+        list(JsonlStream([path]).read(0))
+
+
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_a_file_that_is_not_what_its_name_says(name, tmp_path):
+    (tmp_path / name).write_text('{"text": "plain"}\n')
+    with pytest.raises(MetalmError, match="damaged or cut short"):
+        prepare(tmp_path / name, tmp_path / "cache")
+
+
+def test_several_frames_and_members_are_one_file(write, tmp_path):
+    for name in NAMES[1:]:
+        path = write(name, [{"text": "a"}])
+        path.write_bytes(path.read_bytes() * 3)
+        assert prepare(path, tmp_path / "cache").rows == 3
+
+
+@pytest.mark.parametrize("line", ['{"text": "a"', '{"text": "\x01"}', "[" * 100_000, "nonsense"])
+def test_a_broken_line_is_named(line, write, tmp_path):
+    path = write("a.jsonl", [{"text": "a"}, line])
+    table = JsonlTable([prepare(path, tmp_path / "cache")])
+    assert table.load(0) == {"text": "a"}
+    with pytest.raises(MetalmError, match="not JSON") as caught:
+        table.load(1)
+    assert f"{path}:2" in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+def test_invalid_utf8_is_a_broken_line(write, tmp_path):
+    path = write("a.jsonl", [])
+    path.write_bytes(b'{"text": "\xff\xfe bad"}\n')
+    with pytest.raises(MetalmError, match="not JSON"):
+        JsonlTable([prepare(path, tmp_path / "cache")]).load(0)
+
+
+def test_a_file_changed_while_it_is_read(write, tmp_path):
+    path = write("a.jsonl", [{"text": "a"}, {"text": "b"}])
+    table = JsonlTable([prepare(path, tmp_path / "cache")])
+    path.write_text("{}\n")
+    with pytest.raises(MetalmError, match="was changed"):
+        table.load(1)
+
+
+def test_a_cache_that_cannot_be_written(write, tmp_path):
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(MetalmError, match="cache cannot be written") as caught:
+        prepare(write("a.jsonl.gz", [{"text": "a"}]), tmp_path / "cache")
+    assert "XDG_CACHE_HOME" in str(caught.value)
+
+
+def test_a_full_disk_leaves_nothing(write, tmp_path, monkeypatch):
+    def full(_: Path):
+        yield b"{}\n"
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(jsonl, "chunks", full)
+    with pytest.raises(MetalmError, match="No space left for the cache"):
+        prepare(write("a.jsonl.gz", [{"text": "a"}]), tmp_path / "cache")
+    assert not [found for found in (tmp_path / "cache").rglob("*") if found.is_file()]
+
+
+def test_a_forked_process_reads_its_own_rows(write, tmp_path):
+    path = write("a.jsonl", [{"n": number, "pad": "x" * (number % 97)} for number in range(3000)])
+    table = JsonlTable([prepare(path, tmp_path / "cache")])
+    table.load(0)
+    child = os.fork()
+    rows = range(0, 3000, 2) if child else range(1, 3000, 2)
+    good = all(table.load(row)["n"] == row for _ in range(5) for row in rows)
+    if not child:
+        os._exit(0 if good else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert good

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from metalm_cli.models import MetaLM, MetaLMConfig
 from metalm_cli.models.encoders import adapter_for, load_tokenizer
@@ -39,7 +41,13 @@ DECODERS: dict[str, dict[str, Any]] = {
     },
     "gpt_neox": {**_WIDE, "max_position_embeddings": 256},
     "qwen2": _LLAMA,
-    "gemma2": {**_LLAMA, "head_dim": 8, "sliding_window": 6, "query_pre_attn_scalar": 8, "final_logit_softcapping": 2},
+    "gemma2": {
+        **_LLAMA,
+        "head_dim": 8,
+        "sliding_window": 6,
+        "query_pre_attn_scalar": 8,
+        "final_logit_softcapping": 2.0,
+    },
     "mistral": {**_LLAMA, "head_dim": 8, "sliding_window": 6},
     "cohere": {**_LLAMA, "logit_scale": 0.5},
     "granite": {**_LLAMA, "logits_scaling": 4.0, "embedding_multiplier": 3.0, "attention_multiplier": 0.3},
@@ -170,6 +178,20 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], to
         torch.testing.assert_close(
             value, other[name], atol=tolerance, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
         )
+
+
+class Largest(TorchDispatchMode):
+    """Elements of the largest tensor that any operation makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        sizes = [one.numel() for one in tree_leaves(result) if isinstance(one, torch.Tensor)]
+        self.elements = max(self.elements, *sizes, 0)
+        return result
 
 
 # -- text -------------------------------------------------------------------------------------------------------------

@@ -6,9 +6,8 @@ import itertools
 
 import pytest
 import torch
+from families import Largest
 from torch.nn.functional import cross_entropy
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from metalm_cli.models import loss as module
 from metalm_cli.models.loss import Head, linear_cross_entropy
@@ -141,21 +140,6 @@ def test_a_second_backward_is_refused() -> None:
     total.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="once"):
         total.backward()
-
-
-class Largest(TorchDispatchMode):
-    """Elements of the largest tensor that any operation makes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.elements = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for one in tree_leaves(result):
-            if isinstance(one, torch.Tensor):
-                self.elements = max(self.elements, one.numel())
-        return result
 
 
 def test_no_tensor_of_vocabulary_times_targets() -> None:

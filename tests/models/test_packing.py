@@ -1,0 +1,246 @@
+"""Packed rows give what unpacked ones give: losses and gradients, for every family."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from families import (
+    DECODERS,
+    PACKED,
+    VOCABULARY,
+    Ids,
+    Largest,
+    assert_same,
+    batch_of,
+    gradients,
+    loss_and_gradients,
+    make_decoder,
+    make_encoder,
+    make_metalm,
+    random_session,
+)
+from torch.nn.functional import cross_entropy
+
+from metalm_cli.models import loss as loss_module
+from metalm_cli.models.decoders import full_logits, head_of, hidden_states, probe
+from metalm_cli.sessions import ROOT, Row, TokenisedSession, build_row, collate
+
+
+def sessions(seed: int = 0, docks: int = 2) -> list[TokenisedSession]:
+    """Sessions longer than the local windows (6), docks inside."""
+    rng = np.random.default_rng(seed)
+    return [random_session(rng, length, docks=docks) for length in (23, 17, 31)]
+
+
+def model_of(kind: str, **changes):
+    return make_metalm(make_decoder(kind, **changes), {"text": make_encoder("bert")})
+
+
+def unpacked(model, packed: list[TokenisedSession]):
+    """Each session alone, not even padded: losses and summed gradients of the mean loss."""
+    each, total = [], None
+    count = sum(len(build_row([session]).targets) for session in packed)
+    for session in packed:
+        model.zero_grad()
+        loss, one = model.losses(batch_of([[session]]))
+        (loss / count).backward()
+        each.append(one)
+        found = gradients(model)
+        total = found if total is None else {name: total[name] + value for name, value in found.items()}
+    return torch.cat(each), total
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_packed_equals_unpacked(kind) -> None:
+    model = model_of(kind)
+    made = sessions()
+    assert model.traits.packs
+    assert model.traits.own_head
+    alone, expected = unpacked(model, made)
+    each, found = loss_and_gradients(model, batch_of([made[:1], made[1:]], length=60))
+    torch.testing.assert_close(each, alone, atol=1e-5, rtol=1e-5)
+    assert_same(found, expected)
+    missing = {name for name, one in model.named_parameters() if one.grad is None}
+    assert not {name for name in missing if not name.startswith("encoders.text.pooler")}
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_neighbours_do_not_notice_each_other(kind) -> None:
+    model = model_of(kind)
+    made = sessions()
+    ids = made[1].ids.copy()
+    ids[ids >= 0] = (ids[ids >= 0] + 1) % VOCABULARY
+    changed = [made[0], TokenisedSession(ids, made[1].trained, made[2].docks[:2]), made[2]]
+    with torch.no_grad():
+        before, after = batch_of([made], length=80), batch_of([changed], length=80)
+        _, one = model.losses(before)
+        _, other = model.losses(after)
+    middle = before.decoder.owners == 1
+    assert torch.equal(one[~middle], other[~middle])
+    assert (one[middle] - other[middle]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_children_of_one_parent_equal_whole_sessions(kind) -> None:
+    model = model_of(kind)
+    rng = np.random.default_rng(4)
+    parent, other = random_session(rng, 15, docks=1), random_session(rng, 9)
+    children = [random_session(rng, length, docks=1) for length in (8, 12)]
+    grandchild = random_session(rng, 7)
+    row = build_row([parent, other, *children, grandchild], [ROOT, ROOT, 0, 0, 3])
+    model_batch = collate([row], {"text": Ids()}, length=60)
+    assert model_batch.decoder.depth == 2
+    with torch.no_grad():
+        _, each = model.losses(model_batch)
+        chains = [[parent], [other], [parent, children[0]], [parent, children[1]], [parent, children[1], grandchild]]
+        for segment, chain in enumerate(chains):
+            whole = joined(chain)
+            _, alone = model.losses(batch_of([[whole]]))
+            own = int(whole.trained[len(whole) - len(chain[-1]) :].sum()) - (whole.trained[0] and len(chain) == 1)
+            found = each[model_batch.decoder.owners == segment]
+            torch.testing.assert_close(found, alone[len(alone) - own :], atol=1e-5, rtol=1e-5)
+
+
+def joined(chain: list[TokenisedSession]) -> TokenisedSession:
+    offsets = np.cumsum([0, *map(len, chain)])
+    docks = tuple(
+        (int(at + offset), dock) for one, offset in zip(chain, offsets, strict=False) for at, dock in one.docks
+    )
+    return TokenisedSession(np.concatenate([c.ids for c in chain]), np.concatenate([c.trained for c in chain]), docks)
+
+
+@pytest.mark.parametrize("kind", list(DECODERS))
+def test_losses_are_those_of_the_families_own_logits(kind) -> None:
+    """Plain text without docks, one session at a time, through the family's own forward pass."""
+    decoder = make_decoder(kind)
+    model = make_metalm(decoder)
+    for session in sessions(docks=0):
+        row = build_row([session])
+        with torch.no_grad():
+            logits = decoder(input_ids=torch.from_numpy(session.ids)[None]).logits[0]
+            expected = cross_entropy(logits[row.predict_at], torch.from_numpy(row.targets), reduction="none")
+            _, each = model.losses(batch_of([[session]], length=40))
+        torch.testing.assert_close(each, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", list(DECODERS))
+def test_every_head_is_found(kind) -> None:
+    decoder = make_decoder(kind)
+    assert probe(decoder).own_head
+    stream = batch_of([sessions(docks=0)[:1]]).decoder
+    with torch.no_grad():
+        embeds = decoder.get_input_embeddings()(stream.input_ids)
+        logits = head_of(decoder).logits(hidden_states(decoder, embeds, stream))
+        expected = decoder(input_ids=stream.input_ids).logits
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(full_logits(decoder, embeds, stream), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_family_that_cannot_be_packed_trains_one_session_a_row() -> None:
+    model = model_of("bloom")
+    assert not model.traits.packs
+    assert any("one session a row" in note for note in model.traits.notes())
+    made = sessions()
+    alone, expected = unpacked(model, made)
+    each, found = loss_and_gradients(model, batch_of([[one] for one in made], length=40))
+    torch.testing.assert_close(each, alone, atol=1e-5, rtol=1e-5)
+    assert_same(found, expected)
+
+
+def odd_decoder():
+    """GPT-2 whose head does something that nobody has heard of."""
+    from transformers import GPT2LMHeadModel
+
+    class Odd(GPT2LMHeadModel):
+        def forward(self, *args, **kwargs):
+            outputs = super().forward(*args, **kwargs)
+            outputs.logits = outputs.logits.sin() * 3
+            return outputs
+
+    decoder = make_decoder("gpt2")
+    decoder.__class__ = Odd
+    return decoder
+
+
+def test_an_unknown_head_falls_back_to_full_logits() -> None:
+    decoder = odd_decoder()
+    model = make_metalm(decoder, {"text": make_encoder("bert")})
+    assert model.traits.causal
+    assert model.traits.packs
+    assert not model.traits.own_head
+    assert any("full logits" in note for note in model.traits.notes())
+    made = sessions()
+    alone, expected = unpacked(model, made)
+    each, found = loss_and_gradients(model, batch_of([made], length=80))
+    torch.testing.assert_close(each, alone, atol=1e-5, rtol=1e-5)
+    assert_same(found, expected)
+    plain = sessions(docks=0)[0]
+    row = build_row([plain])
+    with torch.no_grad():
+        logits = decoder(input_ids=torch.from_numpy(plain.ids)[None]).logits[0, row.predict_at]
+        _, one = model.losses(batch_of([[plain]]))
+    torch.testing.assert_close(one, cross_entropy(logits, torch.from_numpy(row.targets), reduction="none"))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gemma2"])
+def test_weights_of_targets_weigh_losses_and_gradients(kind) -> None:
+    model = model_of(kind)
+    batch = batch_of([sessions()], length=80)
+    weights = torch.rand(len(batch.decoder.targets), generator=torch.Generator().manual_seed(0))
+    total, each = model.losses(batch, weights)
+    torch.testing.assert_close(total, (each * weights).sum())
+    total.backward()
+    found = gradients(model)
+    model.zero_grad()
+    picked = model.losses(batch, torch.zeros_like(weights).index_fill_(0, torch.tensor([3]), 1.0))[0]
+    torch.testing.assert_close(picked, each[3])
+    head = model.get_output_embeddings().weight
+    assert found["decoder." + next(n for n, p in model.decoder.named_parameters() if p is head)].any()
+
+
+def test_the_forward_signature_gives_the_same_loss() -> None:
+    model = model_of("llama")
+    session = sessions()[0]
+    batch = batch_of([[session]])
+    stream = batch.decoder
+    labels = torch.full_like(stream.input_ids, -100).flatten()
+    labels[stream.predict_at + 1] = stream.targets
+    with torch.no_grad():
+        outputs = model(input_ids=stream.input_ids, docks=batch.docks, labels=labels.view_as(stream.input_ids))
+        total, each = model.losses(batch)
+    torch.testing.assert_close(outputs.loss * len(each), total)
+    assert outputs.logits.shape == (1, len(session), VOCABULARY)
+
+
+def test_a_training_step_holds_no_logits_of_all_positions(monkeypatch) -> None:
+    monkeypatch.setattr(loss_module, "CHUNK_ELEMENTS", 20_000)
+    model = make_metalm(make_decoder("llama", vocab_size=3000))
+    assert model.traits.own_head
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 3000, 200)
+    batch = batch_of([[TokenisedSession(ids, np.ones(200, dtype=bool))]])
+    with Largest() as largest:
+        model.losses(batch)[0].backward()
+    assert largest.elements <= 3000 * 32 < 200 * 3000, "the vocabulary's own matrix is the largest tensor there may be"
+
+
+def test_equal_docks_are_encoded_once() -> None:
+    model = model_of("gpt2")
+    one = sessions()[0]
+    batch = batch_of([[one, one], [one]])
+    assert batch.docks["text"].inputs["input_ids"].shape[0] == 2
+    each, found = loss_and_gradients(model, batch)
+    alone, expected = unpacked(model, [one, one, one])
+    torch.testing.assert_close(each, alone, atol=1e-5, rtol=1e-5)
+    assert_same(found, expected)
+
+
+def test_rows_know_nothing_of_each_other() -> None:
+    model = model_of("mistral")
+    rows: list[Row] = [build_row([one]) for one in sessions()]
+    assert [len(row) for row in rows] == [23, 17, 31]
+    with torch.no_grad():
+        _, together = model.losses(batch_of([[one] for one in sessions()]))
+        apart = [model.losses(batch_of([[one]]))[1] for one in sessions()]
+    torch.testing.assert_close(together, torch.cat(apart), atol=1e-5, rtol=1e-5)

@@ -1,0 +1,69 @@
+# The house's commands. `make` alone lists them. PYTHON=/path/to/python uses that interpreter's own environment.
+SHELL = /bin/sh
+.DEFAULT_GOAL := help
+
+# Where to install: PYTHON if given, else an active virtual environment, else .venv here (made by `make setup`).
+ifdef PYTHON
+BASE := $(PYTHON)
+PY := $(PYTHON)
+else ifdef VIRTUAL_ENV
+BASE := $(VIRTUAL_ENV)/bin/python
+PY := $(VIRTUAL_ENV)/bin/python
+else
+BASE := python3
+PY := .venv/bin/python
+endif
+
+METALM := $(PY) -c 'from metalm_cli.cli import main; main()'
+
+BUILD := .build
+STAMP := $(BUILD)/setup-$(subst /,_,$(PY))
+CONSTRAINTS ?= constraints.txt
+TORCH ?= $(shell grep '^torch==' $(CONSTRAINTS))
+TESTS ?= tests
+WORKERS ?= 2
+RUN := runs/demo
+DEMO_STEPS ?= 300
+
+# Two test processes on two cores: a thread each.
+ONE_THREAD := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+
+.PHONY: help setup demo test lint bench docs clean
+
+help:  ## List these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+
+setup: $(STAMP)  ## Install metalm and what its tests need (once; again when the versions change)
+
+# torch goes first and by itself, so that pip settles which of its builds to take before anything depends on it.
+$(STAMP): pyproject.toml $(CONSTRAINTS)
+	@mkdir -p $(BUILD)
+	@test -x "$$(command -v $(PY))" || $(BASE) -m venv .venv
+	$(PY) -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS) "$(TORCH)"
+	$(PY) -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS) -e ".[dev,trackers]"
+	@touch $@
+
+demo: $(STAMP)  ## Train a MetaLM on the miniature world and let it write (about four minutes on two cores)
+	@PY="$(PY)" RUN="$(RUN)" STEPS="$(DEMO_STEPS)" sh scripts/demo.sh
+
+test: $(STAMP)  ## Run the tests (TESTS=tests/sessions for a room, WORKERS=0 for one process)
+	$(ONE_THREAD) $(PY) -m pytest -n $(WORKERS) $(TESTS)
+
+lint: $(STAMP)  ## Check style and types
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+bench: $(STAMP)  ## Run the quick form of each benchmark
+	@for file in benchmarks/*.py; do \
+	  test -e "$$file" || { echo "no benchmarks yet"; break; }; \
+	  echo "== $$file"; $(PY) "$$file" --quick || exit 1; \
+	done
+
+docs: $(STAMP)  ## Write docs/recipes.md again from the schema
+	$(METALM) recipe schema --markdown > docs/recipes.md.new
+	mv docs/recipes.md.new docs/recipes.md
+
+clean:  ## Remove caches, stamps and the demo's run; .venv and other runs stay
+	rm -rf $(BUILD) .pytest_cache .mypy_cache .ruff_cache .hypothesis $(RUN) dist
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

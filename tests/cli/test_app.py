@@ -63,6 +63,8 @@ def test_version() -> None:
     import metalm_cli
 
     assert metalm("--version").stdout == f"metalm {metalm_cli.__version__}\n"
+    as_module = [sys.executable, "-m", "metalm_cli.cli", "--version"]
+    assert subprocess.run(as_module, capture_output=True, text=True).stdout == metalm("--version").stdout
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
-import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -114,9 +112,6 @@ def run(arguments: Sequence[str]) -> int:
         return int(error.exit_code)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        _close_pipe()
-        return int(Exit.FAILED)
     except Exception as error:
         if debug:
             _traceback()
@@ -136,8 +131,3 @@ def _traceback() -> None:
     import traceback
 
     traceback.print_exc()
-
-
-def _close_pipe() -> None:
-    """Let the interpreter flush into nothing at exit, quietly."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

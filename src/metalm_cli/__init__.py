@@ -1,3 +1,35 @@
-"""metalm: MetaLM (arXiv 2206.06336) as a toolkit for multi-task and instruction tuning."""
+"""metalm: MetaLM (arXiv 2206.06336) as a toolkit for multi-task and instruction tuning.
+
+Exports are lazy: importing this package imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from metalm_cli.evaluation import Interface, load
+    from metalm_cli.models import MetaLM, MetaLMConfig
+    from metalm_cli.sessions import Causal, Docked, Session
 
 __version__ = "0.1.0"
+
+_EXPORTS = {
+    "Causal": "sessions",
+    "Docked": "sessions",
+    "Interface": "evaluation",
+    "MetaLM": "models",
+    "MetaLMConfig": "models",
+    "Session": "sessions",
+    "load": "evaluation",
+}
+
+__all__ = ["Causal", "Docked", "Interface", "MetaLM", "MetaLMConfig", "Session", "__version__", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    importlib.import_module(f"{__name__}.models")  # touching any export registers the Auto classes
+    return getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)

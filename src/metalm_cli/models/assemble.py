@@ -65,7 +65,15 @@ class Assembly:
         return found
 
 
-def assemble(model: Model, *, seed: int, sample: Sample, offline: bool = False, remote_code: bool = False) -> Assembly:
+def assemble(
+    model: Model,
+    *,
+    seed: int,
+    sample: Sample,
+    offline: bool = False,
+    remote_code: bool = False,
+    tokenizers: Path | None = None,
+) -> Assembly:
     """Assemble a MetaLM.
 
     Args:
@@ -74,6 +82,7 @@ def assemble(model: Model, *, seed: int, sample: Sample, offline: bool = False, 
         sample: Documents to train tokenizers on.
         offline: Open no socket.
         remote_code: Let checkpoints run code of their own.
+        tokenizers: Folder of tokenizers that an interrupted run has trained already.
 
     Raises:
         MetalmError: A part is missing, does not fit, or is of the wrong kind.
@@ -82,14 +91,21 @@ def assemble(model: Model, *, seed: int, sample: Sample, offline: bool = False, 
     if model.checkpoint is not None:
         assembly = load_assembly(model.checkpoint, offline=offline)
     else:
-        assembly = _connect(model, PartLoader(sample, offline, remote_code), seed)
+        assembly = _connect(model, PartLoader(sample, offline, remote_code, tokenizers), seed)
     apply_policy(assembly.parts(), assembly.policy)
     assembly.notes += assembly.model.traits.notes()
     return assembly
 
 
 def assemble_encoder(
-    model: Model, kind: str, *, seed: int, sample: Sample, offline: bool = False, remote_code: bool = False
+    model: Model,
+    kind: str,
+    *,
+    seed: int,
+    sample: Sample,
+    offline: bool = False,
+    remote_code: bool = False,
+    tokenizers: Path | None = None,
 ) -> Assembly:
     """Make or load the one encoder of ``mlm`` and ``rtd``, with its head.
 
@@ -98,7 +114,7 @@ def assemble_encoder(
     """
     torch.manual_seed(seed)
     ((name, options),) = model.encoders.items()
-    loader = PartLoader(sample, offline, remote_code)
+    loader = PartLoader(sample, offline, remote_code, tokenizers)
     encoder, processor = load_alone(name, options, loader, kind)
     assembly = Assembly(encoder, None, {name: processor}, {f"encoders.{name}": _policy(options)})
     apply_policy(assembly.parts(), assembly.policy)

@@ -26,9 +26,17 @@ class PartLoader:
         sample: Gives training documents, to train tokenizers on.
         offline: Open no socket.
         remote_code: Let checkpoints run code of their own.
+        tokenizers: Folder of tokenizers that an interrupted run has trained already, by part.
     """
 
-    def __init__(self, sample: Callable[[int], Iterator[str]], offline: bool, remote_code: bool) -> None:
+    def __init__(
+        self,
+        sample: Callable[[int], Iterator[str]],
+        offline: bool = False,
+        remote_code: bool = False,
+        tokenizers: Path | None = None,
+    ) -> None:
+        self.tokenizers = tokenizers
         self.sample = sample
         self.offline = offline
         self.remote_code = remote_code
@@ -99,6 +107,9 @@ class PartLoader:
     def tokenizer(self, choice: str | NewTokenizer | None, folder: Path | None, where: str, role: str) -> Any:
         """The tokenizer that a recipe chooses for a part."""
         if isinstance(choice, NewTokenizer):
+            trained = None if self.tokenizers is None else self.tokenizers / where.rpartition(".")[2]
+            if trained is not None and trained.is_dir():
+                return load_tokenizer(trained)
             plan = choice.train
             return train_tokenizer(self.sample(plan.documents), plan.vocab_size, role)
         if choice is not None:

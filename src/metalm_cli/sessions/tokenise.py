@@ -55,12 +55,13 @@ class SessionTokeniser:
         self.tokenizer = tokenizer
         self.processors = dict(processors)
 
-    def __call__(self, session: Session, *, need_trained: bool = False) -> TokenisedSession:
+    def __call__(self, session: Session, *, need_trained: bool = False, begun: bool = False) -> TokenisedSession:
         """Tokenise a session.
 
         Args:
             session: The session.
             need_trained: Refuse a session in which nothing is trained.
+            begun: The spans go on from others: no start token, and text is a continuation.
 
         Raises:
             MetalmError: A dock is empty or too long or names no encoder; nothing is there; nothing is trained.
@@ -74,10 +75,9 @@ class SessionTokeniser:
         if first is None:
             raise MetalmError(f"{name} holds nothing", remedy="give it at least one span with content")
         causal = isinstance(first, Causal)
-        if self.tokenizer.starts_with(causal, causal and first.trained):  # type: ignore[union-attr]
+        if not begun and self.tokenizer.starts_with(causal, causal and first.trained):  # type: ignore[union-attr]
             ids.append(self.tokenizer.start_id)
             trained.append(False)
-        begun = False
         for span in spans:
             if isinstance(span, Docked):
                 dock = self._dock(span, name)

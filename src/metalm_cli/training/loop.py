@@ -64,6 +64,7 @@ class Hooks:
         validated: A validation record.
         save: Writes a checkpoint; given its tensors (None but in the first process) and its state.
         where: Names the document at a number of the index plan.
+        advance: A step is done.
     """
 
     log: Callable[[dict[str, Any]], None]
@@ -71,6 +72,7 @@ class Hooks:
     validated: Callable[[dict[str, Any]], None]
     save: Callable[[dict[str, dict[str, torch.Tensor]], dict[str, Any]], None]
     where: Callable[[int], str]
+    advance: Callable[[int], None]
 
 
 class Trainer:
@@ -122,10 +124,16 @@ class Trainer:
         lanes: dict[int, LaneState] = {}
         for share in self.control.collect(self.state.lanes):
             lanes.update(share)
-        state = Progressed(**{**vars(self.state), "lanes": lanes, "meter": meter.state()})
+        self.state.meter = meter.state()
+        state = Progressed(**{**vars(self.state), "lanes": lanes})
         state.seconds += time.monotonic() - self.started
         hooks.save(gather(self.root, self.optimizer), state.to_json())
         self.control.wait()
+
+    @property
+    def tokens(self) -> int:
+        """Source tokens read so far, as of the last checkpoint."""
+        return int(self.state.meter.get("totals", {}).get("source_tokens", 0))
 
     # -- one step -----------------------------------------------------------------------------------------------------
 
@@ -212,6 +220,8 @@ class Trainer:
         """
         options, state = self.options, self.state
         meter = Meter(self.control, state.meter)
+        if state.step >= self.steps:
+            return Exit.DONE
         limit = seconds(options.max_time)
         bad = torch.zeros((), device=self.device)
         while state.step < self.steps:
@@ -225,6 +235,7 @@ class Trainer:
             state.step += 1
             state.lanes.update(made.states)
             last = state.step == self.steps
+            hooks.advance(state.step)
             if self.device.type == "cpu":
                 self.check(bad, hooks)
             if due(options.log_every, state.step) or last or stop:

@@ -1,0 +1,129 @@
+"""``metalm pretrain``: train a MetaLM, a causal twin or an encoder from a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from metalm_cli.cli import console
+from metalm_cli.cli.completion import complete_argument
+from metalm_cli.errors import Exit, MetalmError
+
+if TYPE_CHECKING:
+    from metalm_cli.recipes.resolved import Resolved
+
+
+def pretrain(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RECIPE] [KEY=VALUE]...",
+            help="A shipped name or a path (left out: small), and values to set over it.",
+            autocompletion=complete_argument,
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="BASE", help="A finished MetaLM to go on from (model.checkpoint).")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="RUN", help="The run folder; default runs/<recipe>-<time>.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's newest checkpoint.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan, probe one row, and train nothing.")
+    ] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Open no network connection.")] = False,
+    data_root: Annotated[
+        Path | None, typer.Option("--data-root", metavar="DIR", help="Where local data sets lie (or METALM_DATA).")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option("--seeds", metavar="0,1,2", help="Train once for each seed, into RUN/seed-N.")
+    ] = None,
+) -> None:
+    """Train a MetaLM from encoder and decoder checkpoints, or from scratch, on documents."""
+    from metalm_cli.recipes import resolve, split_arguments
+
+    if dry_run and resume:
+        raise MetalmError("--dry-run and --resume exclude each other", remedy="leave one of them out")
+    recipe, overrides = split_arguments(arguments or [])
+    if recipe is None and resume and out is not None and (out / "recipe.yaml").is_file():
+        recipe = f"./{out / 'recipe.yaml'}" if not out.is_absolute() else str(out / "recipe.yaml")
+    flags = {"model.checkpoint": model}
+    settings: dict[str, Any] = {"dry_run": dry_run, "offline": offline, "data_root": data_root}
+    if seeds is None:
+        resolved = resolve("pretrain", recipe, overrides, flags)
+        raise typer.Exit(int(_one(resolved, out=out, resume=resume, **settings)))
+    numbers = _numbers(seeds)
+    if out is None:
+        raise MetalmError("--seeds needs --out RUN", remedy="name the folder that holds the runs")
+    runs = [resolve("pretrain", recipe, [*overrides, f"train.seed={number}"], flags) for number in numbers]
+    for number, resolved in zip(numbers, runs, strict=True):
+        code = _one(resolved, out=out / f"seed-{number}", resume=resume, **settings)
+        if code != Exit.DONE:
+            raise typer.Exit(int(code))
+    if not dry_run:
+        _write_seeds(out, numbers)
+
+
+def _numbers(seeds: str) -> list[int]:
+    try:
+        numbers = [int(part) for part in seeds.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or len(set(numbers)) != len(numbers) or min(numbers) < 0:
+        raise MetalmError(f"--seeds {seeds} is no list of different numbers", remedy="write it as --seeds 0,1,2")
+    return numbers
+
+
+def _one(resolved: Resolved, *, out: Path | None, resume: bool, dry_run: bool, offline: bool, data_root: Any) -> Exit:
+    """Train one recipe with one seed."""
+    from metalm_cli.cli.quiet import quiet_libraries
+
+    quiet_libraries(offline)
+    from metalm_cli.evaluation.samples import continuations
+    from metalm_cli.training.plan import plan_text
+    from metalm_cli.training.pretrain import Options, Pretraining, Views
+
+    def show_plan(plan: Any, result: Any) -> None:
+        printer = console.stdout() if dry_run else console.stderr()
+        printer.print(plan_text(plan, resolved if dry_run else None) if result is None else result.text())
+
+    def note(text: str) -> None:
+        console.stderr().print(text, markup=False)
+
+    for dropped in resolved.dropped:
+        note(str(dropped))
+    options = Options(resolved.name, out, resume, dry_run, offline, data_root)
+    run = Pretraining(resolved.recipe, resolved.to_yaml(), options, Views(show_plan, continuations, note))
+    if dry_run:
+        run.prepare()
+        run.show_plan()
+        return Exit.DONE
+    return run.run()
+
+
+def _write_seeds(out: Path, numbers: list[int]) -> None:
+    """Mean and spread of the last validation metrics over seeds."""
+    import json
+    import statistics
+
+    from metalm_cli.training.files import write_atomically
+    from metalm_cli.training.metrics import read
+
+    last: list[dict[str, Any]] = []
+    for number in numbers:
+        records, _ = read(out / f"seed-{number}" / "metrics.jsonl")
+        last.append(next((one for one in reversed(records) if one.get("split") == "validation"), {}))
+    keys = [key for key, value in last[0].items() if isinstance(value, float)]
+    summary = {}
+    for key in keys:
+        values = [one[key] for one in last if isinstance(one.get(key), float)]
+        spread = statistics.stdev(values) if len(values) > 1 else None
+        summary[key] = {"mean": statistics.fmean(values), "stdev": spread, "values": values}
+    text = json.dumps({"seeds": numbers, "validation": summary}, indent=2) + "\n"
+    write_atomically(out / "seeds.json", text.encode())
+    for key, one in summary.items():
+        console.write(f"{key}: mean {one['mean']:.4f}, standard deviation {one['stdev']}, seeds {numbers}\n")

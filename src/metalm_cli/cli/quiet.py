@@ -1,0 +1,25 @@
+"""Libraries that would print over the program's own output."""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+
+def quiet_libraries(offline: bool = False) -> None:
+    """Silence progress bars and notices of the Hugging Face libraries; errors still come through.
+
+    Args:
+        offline: Tell them, before they are imported, to open no connection.
+    """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*torch.utils.data.*")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

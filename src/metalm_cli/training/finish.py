@@ -1,0 +1,147 @@
+"""What a finished run leaves: an ordinary Hugging Face folder, its lineage and its card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import metalm_cli
+from metalm_cli.data import Corpus
+from metalm_cli.models.assemble import Assembly
+from metalm_cli.models.load import save_model
+from metalm_cli.recipes.schema import PretrainRecipe
+
+LINEAGE = "lineage.json"
+
+
+def write_model(
+    folder: Path, root: Any, assembly: Assembly, corpus: Corpus, recipe: PretrainRecipe, facts: dict[str, Any]
+) -> None:
+    """Write the trained model.
+
+    Args:
+        folder: A new folder.
+        root: The step module; a generator that trained beside the model is kept in ``generator/``.
+        assembly: The model and its tokenizers.
+        corpus: What it was trained on.
+        recipe: How.
+        facts: ``name``, ``recipe`` (YAML), ``steps``, ``tokens`` and validation metrics, for lineage and card.
+    """
+    if assembly.alone:
+        assembly.model.save_pretrained(folder)
+        for processor in assembly.processors.values():
+            processor.save_pretrained(folder)
+        if hasattr(root, "generator"):
+            root.generator.save_pretrained(folder / "generator")
+    else:
+        save_model(folder, assembly.model, assembly.decoder_tokenizer, assembly.processors)
+    lineage = make_lineage(corpus, recipe, facts)
+    (folder / LINEAGE).write_text(json.dumps(lineage, indent=2) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(model_card(assembly, lineage, facts), encoding="utf-8")
+
+
+def make_lineage(corpus: Corpus, recipe: PretrainRecipe, facts: dict[str, Any]) -> dict[str, Any]:
+    """What the model and its ancestors have seen.
+
+    Ancestors are the checkpoints that the run began from; one that metalm made brings its own lineage along.
+    """
+    sources = [
+        {
+            "name": info.name,
+            "kind": info.kind,
+            "location": info.location,
+            "revision": info.revision,
+            "share": info.share,
+            "files": [{"name": Path(file.path).name, "sha256": file.sha256} for file in info.files],
+        }
+        for info in corpus.sources
+    ]
+    return {
+        "format": 1,
+        "metalm": metalm_cli.__version__,
+        "command": recipe.command,
+        "recipe": facts["name"],
+        "steps": facts["steps"],
+        "tokens": facts["tokens"],
+        "data": sources,
+        "clusters": [],
+        "audits": [],
+        "ancestors": [_ancestor(name) for name in _checkpoints(recipe)],
+    }
+
+
+def _checkpoints(recipe: PretrainRecipe) -> list[str]:
+    model = recipe.model
+    parts = [model.decoder, *model.encoders.values()]
+    named = [model.checkpoint, *(part.checkpoint for part in parts if part is not None)]
+    return [name for name in named if name is not None]
+
+
+def _ancestor(name: str) -> dict[str, Any]:
+    for folder in (Path(name) / "model", Path(name)):
+        if (folder / LINEAGE).is_file():
+            return {"checkpoint": name, "lineage": json.loads((folder / LINEAGE).read_text(encoding="utf-8"))}
+    return {"checkpoint": name, "lineage": None}
+
+
+def model_card(assembly: Assembly, lineage: dict[str, Any], facts: dict[str, Any]) -> str:
+    """The model's README: what it is, what it was trained on, how to load it, and the recipe."""
+    parts = "\n".join(
+        f"| `{name}` | {type(part).__name__} | {sum(one.numel() for one in part.parameters()):,} |"
+        for name, part in assembly.parts().items()
+    )
+    data = "\n".join(f"- {one['name']} ({one['kind']}: {one['location']})" for one in lineage["data"])
+    metrics = "\n".join(f"| {key} | {value:.4f} |" for key, value in facts["validation"].items())
+    load = _how_to_load(assembly)
+    return f"""---
+library_name: transformers
+tags: [metalm]
+---
+
+# {facts["name"]}
+
+Trained with metalm {lineage["metalm"]} for {facts["steps"]:,} steps on {facts["tokens"]:,} source tokens.
+
+| part | class | parameters |
+|---|---|---|
+{parts}
+
+## Data
+
+{data}
+
+## Held-out text
+
+| metric | value |
+|---|---|
+{metrics}
+
+## Use
+
+```python
+{load}
+```
+
+## Recipe
+
+```yaml
+{facts["recipe"].rstrip()}
+```
+"""
+
+
+def _how_to_load(assembly: Assembly) -> str:
+    if assembly.alone:
+        return 'from transformers import AutoModel\n\nencoder = AutoModel.from_pretrained("path/to/this/folder")'
+    if not assembly.processors:
+        return (
+            "from transformers import AutoModelForCausalLM\n\n"
+            'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")'
+        )
+    return (
+        "import metalm_cli as metalm\n\n"
+        'model = metalm.load("path/to/this/folder")\n'
+        'session = metalm.Session([metalm.Docked("text", "It rained all day.")])\n'
+        "print(model.generate([session], max_new_tokens=20))"
+    )

@@ -1,0 +1,338 @@
+"""``metalm pretrain`` as one call: open, assemble, plan, probe, train, save."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metalm_cli.data import Corpus, open_corpus
+from metalm_cli.data.lanes import Lane, LaneState, RowWriter
+from metalm_cli.data.loader import RowStream, loader
+from metalm_cli.errors import Exit, MetalmError
+from metalm_cli.models.assemble import Assembly, assemble, assemble_encoder
+from metalm_cli.objectives import Objective, make_objective
+from metalm_cli.recipes.schema import PretrainRecipe
+from metalm_cli.training import checkpoint
+from metalm_cli.training.finish import write_model
+from metalm_cli.training.loop import Hooks, Trainer
+from metalm_cli.training.metrics import MetricsLog, check_trackers, log_to_trackers, start_trackers
+from metalm_cli.training.plan import Plan, make_plan, steps_from_epochs
+from metalm_cli.training.probe import ProbeResult, probe
+from metalm_cli.training.progress import Progress, make_progress
+from metalm_cli.training.resume import check_recipe
+from metalm_cli.training.run_folder import RunFolder, environment
+from metalm_cli.training.signals import StopSignals
+from metalm_cli.training.validate import Validator
+
+TOKENIZERS = "tokenizers"
+"""Where a run keeps the tokenizers that it trained, so that a resumed run reads the same tokens."""
+
+
+@dataclass
+class Options:
+    """What the command line adds to a recipe."""
+
+    name: str
+    out: Path | None = None
+    resume: bool = False
+    dry_run: bool = False
+    offline: bool = False
+    data_root: Path | None = None
+
+
+@dataclass
+class Views:
+    """How a run is shown.
+
+    Args:
+        plan: Shows the plan, and the probe's result.
+        sample: Continues validation texts with the model, for the eye.
+        note: Says a line.
+    """
+
+    plan: Callable[[Plan, ProbeResult | None], None]
+    sample: Callable[[Assembly, list[str]], list[tuple[str, str]]]
+    note: Callable[[str], None]
+
+
+@dataclass
+class LaneMaker:
+    """Makes the lanes of one process; the lanes of a worker share a reader. Picklable."""
+
+    corpus: Corpus
+    writer: RowWriter
+    lanes: int
+    states: dict[int, LaneState] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._readers: dict[frozenset[int], Any] = {}
+
+    def __call__(self, lane: int, owned: frozenset[int]) -> Lane:
+        if owned not in self._readers:
+            self._readers[owned] = self.corpus.reader(Owned(owned, self.lanes))
+        return Lane(lane, self.lanes, self._readers[owned], self.writer, self.states.get(lane))
+
+
+@dataclass(frozen=True)
+class Owned:
+    """Which numbers a set of lanes reads."""
+
+    lanes: frozenset[int]
+    count: int
+
+    def __call__(self, number: int) -> bool:
+        return number % self.count in self.lanes
+
+
+class Pretraining:
+    """One run, from its recipe to its model folder.
+
+    Args:
+        recipe: The resolved recipe.
+        text: It as YAML, as the run folder keeps it.
+        options: Of the command line.
+        views: How to show things.
+    """
+
+    def __init__(self, recipe: PretrainRecipe, text: str, options: Options, views: Views) -> None:
+        self.recipe, self.text, self.options, self.views = recipe, text, options, views
+        check_trackers(recipe.train.trackers)
+        self.accelerator = make_accelerator(recipe)
+        self.world: int = self.accelerator.num_processes
+        self.main: bool = self.accelerator.is_main_process
+        if recipe.train.batch_size % self.world:
+            raise MetalmError(
+                f"{self.world} processes cannot share {recipe.train.batch_size} rows equally",
+                where="train.batch_size",
+                remedy=f"set it to a multiple of {self.world}",
+            )
+
+    # -- preparing ----------------------------------------------------------------------------------------------------
+
+    def prepare(self, tokenizers: Path | None = None) -> None:
+        """Open the data, assemble the model, plan, and probe."""
+        recipe, options = self.recipe, self.options
+        self.corpus = open_corpus(
+            recipe.data, seed=recipe.train.seed, data_root=options.data_root, offline=options.offline
+        )
+        self.assembly = self._assemble(tokenizers)
+        self._check_length()
+        self.objective: Objective = make_objective(recipe, self.assembly)
+        self.writer = self.objective.writer(recipe.data, recipe.train.seed)
+        torch.manual_seed(recipe.train.seed)
+        self.root = self.objective.step()
+        self.steps = recipe.train.steps or steps_from_epochs(recipe, self.corpus, self.objective)
+        self.plan = make_plan(recipe, self.corpus, self.assembly, self.objective, world=self.world, steps=self.steps)
+        if recipe.train.checkpoint_activations:
+            self.assembly.model.gradient_checkpointing_enable()
+
+    def _assemble(self, tokenizers: Path | None) -> Assembly:
+        recipe = self.recipe
+        settings: dict[str, Any] = {
+            "seed": recipe.train.seed,
+            "sample": lambda count: self.corpus.sample(count, 0),
+            "offline": self.options.offline,
+            "remote_code": recipe.dangerous.trust_remote_code,
+            "tokenizers": tokenizers,
+        }
+        if recipe.objective.name in ("mlm", "rtd"):
+            return assemble_encoder(recipe.model, recipe.objective.name, **settings)
+        return assemble(recipe.model, **settings)
+
+    def _check_length(self) -> None:
+        config = self.assembly.model.config if self.assembly.alone else self.assembly.model.decoder.config
+        limit = getattr(config, "max_position_embeddings", None)
+        length = self.recipe.data.sequence_length
+        learned = config.model_type not in ("metalm-decoder",)
+        if limit is not None and learned and length > limit:
+            raise MetalmError(
+                f"rows of {length} positions are longer than the {limit} that a {config.model_type} model reads",
+                where="data.sequence_length",
+                remedy=f"set it to {limit} or less, or use a model with more positions",
+            )
+
+    def show_plan(self) -> None:
+        """Show the plan, then probe a worst-case row."""
+        self.root.to(self.accelerator.device)
+        if self.main:
+            self.views.plan(self.plan, None)
+        result = probe(self.objective, self.root, self.recipe, self.accelerator.device)
+        if self.main:
+            self.views.plan(self.plan, result)
+
+    # -- running ------------------------------------------------------------------------------------------------------
+
+    def run(self) -> Exit:
+        """Train into a run folder.
+
+        Raises:
+            MetalmError: See :meth:`Trainer.run`; and what is wrong with the folder or its checkpoint.
+        """
+        with self._folder() as folder:
+            found = self._checkpoint(folder)
+            saved = folder.path / TOKENIZERS
+            self.prepare(saved if folder.resumed and saved.is_dir() else None)
+            self.show_plan()
+            if self.main and not folder.resumed:
+                self._begin(folder)
+            return self._train(folder, found)
+
+    def _folder(self) -> RunFolder:
+        options = self.options
+        if self.world == 1:
+            return RunFolder.create(options.out, options.name, options.resume)
+        # The first process makes the folder; the others are told where it is, or why there is none.
+        answer: list[Any] = [None, None]
+        folder = None
+        if self.main:
+            try:
+                folder = RunFolder.create(options.out, options.name, options.resume)
+                answer = [str(folder.path), folder.resumed]
+            except MetalmError as error:
+                answer = [error, None]
+        torch.distributed.broadcast_object_list(answer, src=0)
+        if isinstance(answer[0], MetalmError):
+            raise answer[0]
+        if folder is None:
+            folder = RunFolder.attach(Path(answer[0]))
+            folder.resumed = bool(answer[1])
+        return folder
+
+    def _begin(self, folder: RunFolder) -> None:
+        folder.write_text("recipe.yaml", self.text)
+        folder.write_json("environment.json", environment(str(self.accelerator.device)))
+        if not self.assembly.alone:
+            self.assembly.decoder_tokenizer.tokenizer.save_pretrained(folder.path / TOKENIZERS / "decoder")
+        for name, processor in self.assembly.processors.items():
+            processor.save_pretrained(folder.path / TOKENIZERS / name)
+
+    def _checkpoint(self, folder: RunFolder) -> Path | None:
+        """The checkpoint to go on from; says what is damaged."""
+        if not folder.resumed:
+            return None
+        for note in check_recipe(folder, self.recipe) if folder.recipe.exists() else []:
+            self.views.note(note)
+        found, damaged = checkpoint.latest(folder.checkpoints)
+        if self.main:
+            for one in damaged:
+                self.views.note(f"not used: {one}")
+        return found
+
+    def _train(self, folder: RunFolder, found: Path | None) -> Exit:
+        recipe = self.recipe
+        length = recipe.data.sequence_length if self.accelerator.device.type == "cuda" else None
+        if recipe.train.compile:
+            compile_layers(self.assembly)
+        trainer = Trainer(recipe.train, self.steps, self.objective, self.root, self.accelerator, length)
+        rows = self.objective.validation_rows(recipe.data, (one.text for one in self.corpus.validation()))
+        size = recipe.train.micro_batch_size or max(1, recipe.train.batch_size // self.world)
+        validator = Validator(self.objective, rows, size, trainer.control)
+        if found is not None:
+            tensors, state = checkpoint.load(found, verify=False)
+            trainer.restore(tensors, state)
+            if self.main:
+                checkpoint.clean(folder.checkpoints)
+                self.views.note(f"resumed from {found}")
+        start_trackers(self.accelerator, list(recipe.train.trackers), self.options.name, recipe.model_dump())
+        stream = self._stream(trainer)
+        with MetricsLog(folder.metrics) if self.main else _Nothing() as log, make_progress(main=self.main) as progress:
+            if self.main:
+                log.cut_back(trainer.state.step)
+            progress.start(self.steps, f"{self.options.name} -> {folder.path}", trainer.state.step)
+            hooks = self._hooks(folder, trainer, log, progress, validator)
+            with StopSignals() as signals:
+                result = trainer.run(loader(stream, recipe.data.workers), hooks, signals)
+            if result == Exit.DONE:
+                self._finish(folder, trainer)
+            progress.note(
+                f"model: {folder.model}" if result == Exit.DONE else f"stopped; go on with --resume --out {folder.path}"
+            )
+        self.accelerator.end_training()
+        return result
+
+    def _stream(self, trainer: Trainer) -> RowStream:
+        batch = self.recipe.train.batch_size
+        rank = self.accelerator.process_index
+        maker = LaneMaker(self.corpus, self.writer, batch, trainer.state.lanes)
+        return RowStream(range(rank, batch, self.world), maker)
+
+    def _hooks(self, folder: RunFolder, trainer: Trainer, log: Any, progress: Progress, validator: Validator) -> Hooks:
+        def logged(record: dict[str, Any]) -> None:
+            log_to_trackers(self.accelerator, record)
+            if self.main:
+                progress.step(log.write(record))
+
+        def validated(record: dict[str, Any]) -> None:
+            log_to_trackers(self.accelerator, record)
+            self.validation = {key: value for key, value in record.items() if isinstance(value, float)}
+            if self.main:
+                progress.validation(log.write(record), self._samples())
+
+        def save(tensors: dict[str, dict[str, torch.Tensor]], state: dict[str, Any]) -> None:
+            if self.main:
+                path = checkpoint.save(folder.checkpoints, state["step"], tensors, state)
+                checkpoint.prune(folder.checkpoints, self.recipe.train.keep, state["best_step"])
+                progress.note(f"checkpoint: {path}")
+
+        return Hooks(logged, validator, validated, save, self.corpus.where, progress.advance)
+
+    def _samples(self) -> list[tuple[str, str]]:
+        count = self.recipe.train.samples
+        if not count or self.assembly.alone or self.world > 1:
+            return []
+        texts = [document.text for document in self.corpus.validation()[:count]]
+        return self.views.sample(self.assembly, texts)
+
+    def _finish(self, folder: RunFolder, trainer: Trainer) -> None:
+        facts = {
+            "name": self.options.name,
+            "recipe": self.text,
+            "steps": trainer.state.step,
+            "tokens": trainer.tokens,
+            "validation": getattr(self, "validation", {}),
+        }
+        found, _ = checkpoint.latest(folder.checkpoints)
+        if self.world > 1 and self.main and found is not None:
+            # A sharded model is written from its last checkpoint, which holds it whole.
+            tensors, _state = checkpoint.load(found, verify=False)
+            self.root = self.objective.step()
+            self.root.load_state_dict(tensors["model"])
+        if self.main:
+            with folder.finishing() as place:
+                write_model(place, self.root, self.assembly, self.corpus, self.recipe, facts)
+        trainer.control.wait()
+
+
+class _Nothing:
+    """Stands for the metrics log in processes that write none."""
+
+    def __enter__(self) -> Any:
+        return None
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def make_accelerator(recipe: PretrainRecipe) -> Any:
+    """Accelerate's accelerator; processes and sharding come from ``accelerate launch``."""
+    from accelerate import Accelerator
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    mixed = {"bf16": "bf16", "fp32": "no"}[recipe.train.precision]
+    return Accelerator(
+        mixed_precision=mixed, cpu=not torch.cuda.is_available(), log_with=list(recipe.train.trackers) or None
+    )
+
+
+def compile_layers(assembly: Assembly) -> None:
+    """Compile the layers of every stack, each once: they are alike, so that one compilation serves all."""
+    from metalm_cli.models.trains import layers_of
+
+    for name, part in assembly.parts().items():
+        if not name.startswith("connectors."):
+            for layer in layers_of(part):
+                layer.compile()

@@ -21,7 +21,7 @@ from metalm_cli.sessions.tokens import plain_backend
 class UndockableError(MetalmError):
     """A content that its encoder cannot read; ``reason`` is ``empty`` or ``too_long``."""
 
-    def __init__(self, reason: str, what: str, **details: str) -> None:
+    def __init__(self, reason: str, what: str, **details: Any) -> None:
         super().__init__(what, **details)
         self.reason = reason
 
@@ -109,7 +109,11 @@ class TextProcessor:
         ids = np.array(encoding.ids, dtype=np.int64)
         special = np.array(encoding.special_tokens_mask, dtype=bool)
         if special.all():
-            raise UndockableError("empty", f"the encoder {self.encoder!r} reads {content[:40]!r} as empty")
+            raise UndockableError(
+                "empty",
+                f"the encoder {self.encoder!r} reads {content[:40]!r} as empty",
+                remedy="leave the dock out, or dock a text with content",
+            )
         if len(ids) > self.max_length:
             raise UndockableError(
                 "too_long",

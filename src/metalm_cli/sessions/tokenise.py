@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.sessions.processors import DockInput, Processor, UndockableError
+from metalm_cli.sessions.processors import DockInput, Processor
 from metalm_cli.sessions.spans import Causal, Docked, Session
 from metalm_cli.sessions.tokens import DecoderTokenizer
 
@@ -90,7 +90,7 @@ class SessionTokeniser:
                 trained.extend([span.trained] * len(new))
             begun = begun or isinstance(span, Docked) or bool(span.content)
         marks = np.array(trained, dtype=bool)
-        if need_trained and not marks.any():
+        if need_trained and not marks[1:].any():  # nothing predicts the first position
             raise MetalmError(
                 f"{name} has no trained token",
                 why="nothing in it would be learned or scored",
@@ -133,5 +133,5 @@ class SessionTokeniser:
             )
         try:
             return processor.prepare(span.content)
-        except UndockableError as error:
-            raise MetalmError(f"{name}: {error.what}", why=error.why, remedy=error.remedy) from error
+        except MetalmError as error:
+            raise MetalmError(f"{name}: {error.what}", where=error.where, why=error.why, remedy=error.remedy) from error

@@ -1,0 +1,240 @@
+"""Sessions become positions: what trains, what is docked, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import PosixPath
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metalm_cli.errors import MetalmError
+from metalm_cli.sessions import (
+    DOCKED,
+    Causal,
+    DecoderTokenizer,
+    Docked,
+    Session,
+    SessionTokeniser,
+    TextProcessor,
+    TokenRules,
+    build_row,
+)
+from tinyparts import tokenizer_of
+
+quick = settings(max_examples=60, deadline=None, derandomize=True)
+QUESTION, ANSWER = "What colour was the ball?", " red"
+
+
+def tokeniser(kind: str = "byte", *, encoders: bool = True, keep_special: bool = False, **rules: str) -> Any:
+    decoder = DecoderTokenizer(tokenizer_of(kind), TokenRules(**rules))
+    text = TextProcessor("text", tokenizer_of("wordpiece"), 32, keep_special)
+    return SessionTokeniser(decoder, {"text": text} if encoders else {})
+
+
+def docked_and_answered(**answer: Any) -> Session:
+    return Session([Docked("text", QUESTION), Causal(ANSWER, trained=True, **answer)], name="row 7 of demo")
+
+
+# -- what trains ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["byte", "llama"])
+def test_a_docked_question_and_a_trained_answer(kind):
+    made = tokeniser(kind)
+    start = [made.tokenizer.start_id] if kind == "llama" else []
+    dock = made.processors["text"].prepare(QUESTION)
+    answer = [*made.tokenizer.continuation(ANSWER), made.tokenizer.document_id]
+    session = made(docked_and_answered(end=True), need_trained=True)
+    assert session.ids.tolist() == [*start, *[DOCKED] * dock.positions, *answer]
+    assert session.trained.tolist() == [False] * (len(start) + dock.positions) + [True] * len(answer)
+    ((at, docked),) = session.docks
+    assert at == len(start)
+    assert docked.key == dock.key
+    assert session.name == "row 7 of demo"
+
+
+@pytest.mark.parametrize("kind", ["byte", "llama"])
+def test_the_first_token_after_a_dock_is_predicted_from_the_docks_last_position(kind):
+    made = tokeniser(kind)
+    session = made(docked_and_answered(end=True))
+    row = build_row([session])
+    at, dock = session.docks[0]
+    assert row.predict_at[0] == at + dock.positions - 1
+    assert row.targets.tolist() == [*made.tokenizer.continuation(ANSWER), made.tokenizer.document_id]
+    assert row.predict_at.tolist() == list(range(row.predict_at[0], len(row) - 1))
+
+
+spans = st.lists(
+    st.one_of(
+        st.builds(Docked, st.just("text"), st.sampled_from(["A dog.", "It rained all day"])),
+        st.builds(
+            Causal,
+            st.sampled_from(["", " yes", "\n", "The dog", (7, 8), (9,)]),
+            trained=st.booleans(),
+            end=st.booleans(),
+        ),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@pytest.mark.parametrize("kind", ["byte", "llama"])
+@given(spans=spans)
+@quick
+def test_exactly_the_marked_tokens_train(kind, spans):
+    made = tokeniser_once(kind)
+    if not any(isinstance(span, Docked) or span.content or span.end for span in spans):
+        with pytest.raises(MetalmError, match="holds nothing"):
+            made(Session(spans))
+        return
+    session = made(Session(spans))
+    first = next(span for span in spans if isinstance(span, Docked) or span.content or span.end)
+    causal = isinstance(first, Causal)
+    at = int(made.tokenizer.starts_with(causal, causal and first.trained))
+    assert at == (session.ids[0] == made.tokenizer.start_id) or session.ids[0] == made.tokenizer.document_id
+    assert not session.trained[:at].any()
+    begun = False
+    for span in spans:
+        if isinstance(span, Docked):
+            expected = [DOCKED] * made.processors["text"].prepare(span.content).positions
+            trained = False
+        elif isinstance(span.content, tuple):
+            expected, trained = [*span.content], span.trained
+        else:
+            expected = (made.tokenizer.continuation if begun else made.tokenizer.first)(span.content)
+            trained = span.trained
+        if isinstance(span, Causal) and span.end:
+            expected = [*expected, made.tokenizer.document_id]
+        size = len(expected)
+        assert session.ids[at : at + size].tolist() == expected
+        assert (session.trained[at : at + size] == trained).all()
+        at += size
+        begun = begun or isinstance(span, Docked) or bool(span.content)
+    assert at == len(session)
+
+
+_MADE: dict[str, SessionTokeniser] = {}
+
+
+def tokeniser_once(kind: str) -> SessionTokeniser:
+    if kind not in _MADE:
+        _MADE[kind] = tokeniser(kind)
+    return _MADE[kind]
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_an_end_token_trains_if_and_only_if_its_span_does(trained):
+    made = tokeniser()
+    session = made(Session([Docked("text", QUESTION), Causal(ANSWER, trained=trained, end=True)]))
+    assert session.ids[-1] == made.tokenizer.document_id
+    assert session.trained[-1] == trained
+
+
+def test_the_text_itself_is_never_searched():
+    made = tokeniser()
+    session = made(Session([Causal("red", trained=False), Causal(" red", trained=True), Causal(" red")]))
+    size = len(made.tokenizer.continuation(" red"))
+    assert session.trained.sum() == size
+    assert session.trained[-2 * size : -size].all()
+
+
+# -- start tokens -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "spans", "starts"),
+    [
+        ("byte", [Docked("text", QUESTION), Causal(" x", trained=True)], False),
+        ("byte", [Causal("Question:"), Causal(" x", trained=True)], False),
+        ("byte", [Causal("A story.", trained=True)], True),
+        ("byte", [Causal(""), Causal("A story.", trained=True)], True),
+        ("byte", [Causal("", trained=True), Causal("A story.")], False),
+        ("llama", [Docked("text", QUESTION), Causal(" x", trained=True)], True),
+        ("llama", [Causal("Question:"), Causal(" x", trained=True)], True),
+    ],
+)
+def test_start_tokens(kind, spans, starts):
+    made = tokeniser(kind)
+    session = made(Session(spans))
+    assert (session.ids[0] == made.tokenizer.start_id) == starts
+    if starts:
+        assert not session.trained[0]
+
+
+def test_a_session_that_begins_with_a_trained_token_loses_none_of_them():
+    made = tokeniser()
+    session = made(Session([Causal("A story.", trained=True, end=True)]))
+    assert build_row([session]).targets.tolist() == session.ids[1:].tolist()
+    assert len(session) == len(made.tokenizer.first("A story.")) + 2
+
+
+# -- docks ------------------------------------------------------------------------------------------------------------
+
+
+def test_special_tokens_surround_a_text_and_are_docked_only_if_kept():
+    plain, kept = (tokeniser(keep_special=keep)(docked_and_answered()).docks[0][1] for keep in (False, True))
+    ids = plain.arrays["input_ids"]
+    assert ids.tolist() == kept.arrays["input_ids"].tolist()
+    assert (ids[0], ids[-1]) == (2, 3)
+    assert plain.docked.tolist() == list(range(1, len(ids) - 1))
+    assert kept.docked.tolist() == list(range(len(ids)))
+    assert (plain.positions, kept.positions) == (len(ids) - 2, len(ids))
+
+
+def test_special_tokens_spelled_out_in_a_docked_text_are_text():
+    dock = tokeniser().processors["text"].prepare("a [MASK] b [SEP]")
+    assert np.flatnonzero(np.isin(dock.arrays["input_ids"], [2, 3, 4])).tolist() == [0, dock.positions + 1]
+
+
+def test_without_encoders_docks_are_untrained_text():
+    lowered = tokeniser(encoders=False)(docked_and_answered(end=True))
+    written = tokeniser(encoders=False)(Session([Causal(QUESTION), Causal(ANSWER, trained=True, end=True)]))
+    assert lowered.ids.tolist() == written.ids.tolist()
+    assert lowered.trained.tolist() == written.trained.tolist()
+    assert not lowered.docks
+    decoded = tokenizer_of("byte").decode(lowered.ids.tolist(), skip_special_tokens=True)
+    assert decoded == QUESTION + ANSWER
+
+
+# -- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spans", "message"),
+    [
+        ([], "row 7 of demo holds nothing"),
+        ([Causal("")], "row 7 of demo holds nothing"),
+        ([Docked("text", ""), Causal("x", trained=True)], "row 7 of demo: .* reads '' as empty"),
+        ([Docked("text", " \n"), Causal("x", trained=True)], "row 7 of demo: .* as empty"),
+        ([Docked("text", "dog " * 40), Causal("x", trained=True)], "row 7 of demo: .* tokens, .* reads 32"),
+        ([Docked("vision", "x.png"), Causal("x", trained=True)], "row 7 of demo docks into an encoder 'vision'"),
+        ([Docked("text", 5), Causal("x", trained=True)], "row 7 of demo: .* reads text, got int"),
+        ([Docked("text", QUESTION), Causal(ANSWER)], "row 7 of demo has no trained token"),
+        ([Docked("text", QUESTION), Causal("", trained=True)], "row 7 of demo has no trained token"),
+    ],
+)
+def test_what_is_refused_names_the_session(spans, message):
+    with pytest.raises(MetalmError, match=message) as caught:
+        tokeniser()(Session(spans, name="row 7 of demo"), need_trained=True)
+    assert caught.value.remedy
+
+
+def test_a_trained_token_that_nothing_predicts_is_no_trained_token():
+    made = tokeniser(start="never")
+    with pytest.raises(MetalmError, match="nobody has no trained token"):
+        made(Session([Causal((5,), trained=True)], name="nobody"), need_trained=True)
+
+
+def test_an_image_needs_its_encoder():
+    with pytest.raises(MetalmError, match="docks PosixPath content into a model without encoders"):
+        tokeniser(encoders=False)(Session([Docked("vision", PosixPath("x.png"))]))
+
+
+def test_a_session_holds_spans():
+    with pytest.raises(TypeError, match="got str"):
+        Session(["x"])  # type: ignore[list-item]
+    assert len(docked_and_answered()) == 2

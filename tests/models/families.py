@@ -145,7 +145,7 @@ def random_session(
     """Random ids, most of them trained, with docks of ``size`` positions inside."""
     ids = rng.integers(low, VOCABULARY, length)
     trained = rng.random(length) < 0.7
-    trained[-1] = True
+    trained[[0, -1]] = True
     placed = []
     if docks:
         for at in range(0, length - size, max(size + 2, length // docks))[:docks]:

@@ -1,0 +1,195 @@
+"""Rows: forests of sessions, packing, and who sees whom."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metalm_cli.errors import MetalmError
+from metalm_cli.sessions import DOCKED, ROOT, DockInput, TokenisedSession, build_row, pack, visible
+
+quick = settings(max_examples=80, deadline=None, derandomize=True)
+
+
+def dock(size: int, key: bytes = b"k") -> DockInput:
+    ids = np.arange(size + 2)
+    return DockInput("text", {"input_ids": ids}, np.arange(1, size + 1), key, {"text": size + 2})
+
+
+def session(*ids: int, trained: str = "", docks: tuple = (), name: str = "") -> TokenisedSession:
+    """``trained`` marks trained positions with t."""
+    marks = np.array([mark == "t" for mark in trained.ljust(len(ids))], dtype=bool)
+    return TokenisedSession(np.array(ids, dtype=np.int64), marks, docks, name)
+
+
+@st.composite
+def sessions_and_parents(draw) -> tuple[list[TokenisedSession], list[int]]:
+    count = draw(st.integers(1, 5))
+    made, parents = [], []
+    for index in range(count):
+        size = draw(st.integers(1, 6))
+        ids = [100 * index + at for at in range(size)]
+        docks: tuple = ()
+        width = draw(st.integers(0, size))
+        if width:
+            at = draw(st.integers(0, size - width))
+            ids[at : at + width] = [DOCKED] * width
+            docks = ((at, dock(width, bytes([draw(st.integers(0, 1)), width]))),)
+        trained = [draw(st.booleans()) and one != DOCKED for one in ids]
+        made.append(TokenisedSession(np.array(ids), np.array(trained), docks))
+        parents.append(draw(st.integers(-1, index - 1)))
+    return made, parents
+
+
+# -- worked examples --------------------------------------------------------------------------------------------------
+
+
+def test_two_questions_with_options_under_each():
+    # question 1 with options 10 11 and 12, question 2 with option 20; a second answer under the first option
+    row = build_row(
+        [
+            session(1, 2, 3),
+            session(10, 11, trained="tt"),
+            session(12, trained="t"),
+            session(4, 5, trained="t "),
+            session(20, trained="t"),
+            session(13, 14, trained=" t"),
+        ],
+        [ROOT, 0, 0, ROOT, 3, 1],
+        counts={"source_tokens": 11},
+        numbers=[3, 9],
+    )
+    assert row.ids.tolist() == [1, 2, 3, 10, 11, 12, 4, 5, 20, 13, 14]
+    assert row.positions.tolist() == [0, 1, 2, 3, 4, 3, 0, 1, 2, 5, 6]
+    assert row.segments.tolist() == [0, 0, 0, 1, 1, 2, 3, 3, 4, 5, 5]
+    assert row.parents.tolist() == [-1, 0, 0, -1, 3, 1]
+    assert row.predict_at.tolist() == [2, 3, 2, 7, 9]
+    assert row.targets.tolist() == [10, 11, 12, 20, 14]
+    assert row.owners.tolist() == [1, 1, 2, 4, 5]
+    assert row.counts == {"source_tokens": 11, "trained_tokens": 5}
+    assert row.numbers == (3, 9)
+
+
+def test_docks_move_with_their_session():
+    first, second = dock(2, b"a"), dock(3, b"b")
+    row = build_row(
+        [
+            session(DOCKED, DOCKED, 7, trained="  t", docks=((0, first),)),
+            session(8, DOCKED, DOCKED, DOCKED, 9, trained="    t", docks=((1, second),)),
+        ]
+    )
+    assert [at for at, _ in row.docks] == [0, 4]
+    assert [one.key for _, one in row.docks] == [b"a", b"b"]
+    assert row.ids.tolist() == [0, 0, 7, 8, 0, 0, 0, 9]
+    assert row.predict_at.tolist() == [1, 6]
+
+
+def test_a_child_of_a_dock_is_predicted_by_the_docks_last_position():
+    row = build_row([session(DOCKED, DOCKED, docks=((0, dock(2)),)), session(7, trained="t")], [ROOT, 0])
+    assert row.predict_at.tolist() == [1]
+
+
+def test_the_counts_given_are_not_changed():
+    counts = {"documents": 1}
+    build_row([session(1, 2, trained=" t")], counts=counts)
+    assert counts == {"documents": 1}
+
+
+# -- properties -------------------------------------------------------------------------------------------------------
+
+
+@given(sessions_and_parents())
+@quick
+def test_rows_keep_every_position_and_every_target(made):
+    sessions, parents = made
+    row = build_row(sessions, parents)
+    assert len(row) == sum(map(len, sessions))
+    targets = []
+    for index, one in enumerate(sessions):
+        at = np.flatnonzero(row.segments == index)
+        assert (np.diff(at) == 1).all()
+        assert row.ids[at].tolist() == np.where(one.ids == DOCKED, 0, one.ids).tolist()
+        before = 0
+        parent = parents[index]
+        while parent != ROOT:
+            before += len(sessions[parent])
+            parent = parents[parent]
+        assert row.positions[at].tolist() == list(range(before, before + len(one)))
+        first = parents[index] == ROOT and one.trained[0]
+        targets += [(index, token) for token in one.ids[one.trained].tolist()][int(first) :]
+        assert [(at[0] + where, what.key) for where, what in one.docks] == [
+            (where, what.key) for where, what in row.docks if at[0] <= where <= at[-1]
+        ]
+    assert list(zip(row.owners.tolist(), row.targets.tolist(), strict=True)) == targets
+    assert row.counts["trained_tokens"] == len(targets) == len(row.predict_at)
+
+
+@given(sessions_and_parents())
+@quick
+def test_a_target_is_predicted_by_the_last_position_it_sees(made):
+    sessions, parents = made
+    row = build_row(sessions, parents)
+    seen = visible(row.segments, row.positions, row.parents)
+    places = {(owner, target): at for at, (owner, target) in enumerate(zip(row.segments, row.ids, strict=True))}
+    for at, owner, target in zip(row.predict_at, row.owners, row.targets, strict=True):
+        token = places[owner, target]
+        assert row.positions[at] + 1 == row.positions[token]
+        assert seen[token, at]
+        assert not seen[at, token]
+
+
+@given(sessions_and_parents())
+@quick
+def test_each_position_sees_its_own_chain_as_if_it_stood_alone(made):
+    sessions, parents = made
+    row = build_row(sessions, parents)
+    seen = visible(row.segments, row.positions, row.parents)
+    for index in range(len(sessions)):
+        chain = [index]
+        while parents[chain[0]] != ROOT:
+            chain.insert(0, parents[chain[0]])
+        at = np.concatenate([np.flatnonzero(row.segments == one) for one in chain])
+        assert row.positions[at].tolist() == list(range(len(at)))
+        own = seen[np.ix_(at, at)]
+        assert (own == np.tril(np.ones_like(own))).all()
+        others = np.setdiff1d(np.arange(len(row)), at)
+        assert not seen[np.ix_(np.flatnonzero(row.segments == index), others)].any()
+
+
+def test_visible_worked_out():
+    # root of 2, its child of 1, a root of 1, padding
+    seen = visible(np.array([0, 0, 1, 2, -1]), np.array([0, 1, 2, 0, 4]), np.array([-1, 0, -1]))
+    assert seen.astype(int).tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [0, 0, 0, 1, 0],
+        [0, 0, 0, 0, 1],
+    ]
+    both = visible(np.array([0, 0, 1]), np.array([0, 1, 0]), np.array([-1, -1]), causal=False)
+    assert both.astype(int).tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
+
+
+# -- packing ----------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(1, 12), max_size=30), st.integers(12, 20))
+@quick
+def test_packing_places_every_session_once_and_no_row_is_too_long(sizes, length):
+    sessions = [session(*range(size)) for size in sizes]
+    rows = pack(sessions, length)
+    assert sorted(index for row in rows for index in row) == list(range(len(sizes)))
+    assert all(row == sorted(row) for row in rows)
+    room = [length - sum(sizes[index] for index in row) for row in rows]
+    assert all(left >= 0 for left in room)
+    for number, row in enumerate(rows):  # first fit: what begins a row fitted in none before it
+        for earlier in range(number):
+            before = sum(sizes[index] for index in rows[earlier] if index < row[0])
+            assert length - before < sizes[row[0]]
+
+
+def test_a_session_longer_than_a_row_is_an_error_that_names_it():
+    with pytest.raises(MetalmError, match="question 3 takes 5 positions, a row has 4"):
+        pack([session(1), session(1, 2, 3, 4, 5, name="question 3")], 4)

@@ -86,7 +86,7 @@ def test_children_of_one_parent_equal_whole_sessions(kind) -> None:
     model = model_of(kind)
     rng = np.random.default_rng(4)
     parent, other = random_session(rng, 15, docks=1), random_session(rng, 9)
-    children = [random_session(rng, length, docks=1) for length in (8, 12)]
+    children = [random_session(rng, 8), random_session(rng, 12, docks=1)]
     grandchild = random_session(rng, 7)
     row = build_row([parent, other, *children, grandchild], [ROOT, ROOT, 0, 0, 3])
     model_batch = collate([row], {"text": Ids()}, length=60)
@@ -104,10 +104,9 @@ def test_children_of_one_parent_equal_whole_sessions(kind) -> None:
 
 def joined(chain: list[TokenisedSession]) -> TokenisedSession:
     offsets = np.cumsum([0, *map(len, chain)])
-    docks = tuple(
-        (int(at + offset), dock) for one, offset in zip(chain, offsets, strict=False) for at, dock in one.docks
-    )
-    return TokenisedSession(np.concatenate([c.ids for c in chain]), np.concatenate([c.trained for c in chain]), docks)
+    placed = [(int(at + offset), dock) for one, offset in zip(chain, offsets, strict=False) for at, dock in one.docks]
+    ids, trained = (np.concatenate([getattr(one, field) for one in chain]) for field in ("ids", "trained"))
+    return TokenisedSession(ids, trained, tuple(placed))
 
 
 @pytest.mark.parametrize("kind", list(DECODERS))

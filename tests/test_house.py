@@ -1,0 +1,310 @@
+"""The house keeps its own rules: rooms, what stays out of the repository, file sizes, links, and README's commands."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+HOUSE = Path(__file__).resolve().parent.parent
+PACKAGE = HOUSE / "src" / "metalm_cli"
+OPEN_TO_ALL = {"errors", "hub"}
+LIGHT_ROOMS = ("cli", "recipes", "world", "sessions")
+HEAVY = {"torch", "transformers"}
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *sorted(f"docs/{path.name}" for path in HOUSE.glob("docs/*.md"))]
+
+
+# -- rooms ------------------------------------------------------------------------------------------------------------
+
+
+def rooms_of(page: str) -> dict[str, set[str]]:
+    """What each room may import, from the table in the architecture page."""
+    rows = re.findall(r"^\| `(\w+)/` \|[^|]*\| ([^|]*) \|$", page, flags=re.MULTILINE)
+    return {room: set(re.findall(r"\w+", allowed)) for room, allowed in rows}
+
+
+def imports(source: str) -> Iterator[str]:
+    """Dotted names that a module imports, anywhere in it; those for type checkers too."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def trespasses(room: str, source: str, allowed: set[str]) -> list[str]:
+    """Imports of rooms that a room may not import."""
+    ours = [name.split(".")[1] for name in imports(source) if name.startswith("metalm_cli.")]
+    return sorted({other for other in ours if (PACKAGE / other).is_dir()} - allowed - {room} - OPEN_TO_ALL)
+
+
+def eager(source: str) -> set[str]:
+    """Top-level packages that importing a module imports: not those inside functions or for type checkers."""
+    found: set[str] = set()
+    waiting: list[ast.AST] = [ast.parse(source)]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            waiting.extend(node.orelse)
+            continue
+        if isinstance(node, ast.Import):
+            found.update(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+        waiting.extend(ast.iter_child_nodes(node))
+    return found
+
+
+def modules(room: str) -> list[Path]:
+    return sorted((PACKAGE / room).rglob("*.py"))
+
+
+ROOMS = rooms_of((HOUSE / "docs" / "architecture.md").read_text(encoding="utf-8"))
+
+
+def test_the_table_names_the_rooms_that_exist() -> None:
+    exist = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert set(ROOMS) == exist
+    assert set().union(*ROOMS.values()) <= exist
+
+
+def test_the_checks_find_what_they_look_for() -> None:
+    source = "def f():\n    from metalm_cli.training.loop import Trainer\n    import torch\n"
+    assert trespasses("data", source, {"sessions"}) == ["training"]
+    assert trespasses("cli", source, {"training"}) == []
+    assert eager(source) == set()
+    guarded = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch\nclass A:\n    import transformers\n"
+    assert eager(guarded) == {"typing", "transformers"}
+
+
+@pytest.mark.parametrize("room", sorted(ROOMS))
+def test_a_room_imports_only_what_the_table_allows(room: str) -> None:
+    found = {path.name: trespasses(room, path.read_text(encoding="utf-8"), ROOMS[room]) for path in modules(room)}
+    assert {name: others for name, others in found.items() if others} == {}
+
+
+@pytest.mark.parametrize("room", LIGHT_ROOMS)
+def test_light_rooms_import_no_heavy_package(room: str) -> None:
+    found = {path.name: eager(path.read_text(encoding="utf-8")) & HEAVY for path in modules(room)}
+    assert {name: heavy for name, heavy in found.items() if heavy} == {}
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    code = "import sys, metalm_cli; print(sorted({'torch', 'transformers', 'numpy', 'pydantic'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+# -- what is in the repository ----------------------------------------------------------------------------------------
+
+
+@cache
+def tracked() -> tuple[Path, ...]:
+    try:
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=HOUSE, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ()
+    return tuple(path for name in listed.stdout.split("\0") if name and (path := HOUSE / name).is_file())
+
+
+def text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return ""
+
+
+# Written so that this file does not hold what it looks for.
+NOWHERE = ("/wo" + "rk/", "/ro" + "ot/", "." + "library", "pypi" + ".org", "python" + "hosted", "/opt/" + "pypi")
+ONE_MACHINE = "/t" + "mp/"
+NEIGHBOUR = "sha" + "red/"
+
+
+@pytest.mark.skipif(not tracked(), reason="not a git checkout")
+def test_the_repository_speaks_of_no_machine() -> None:
+    found = []
+    for path in tracked():
+        name, text = path.relative_to(HOUSE).as_posix(), text_of(path)
+        forbidden = list(NOWHERE)
+        if not name.startswith("tests/"):
+            forbidden.append(ONE_MACHINE)
+        if name != ".ci/run":
+            forbidden += ["../" + NEIGHBOUR.rstrip("/")]
+        found += [f"{name}: {word}" for word in forbidden if word in text]
+    assert found == []
+
+
+@pytest.mark.skipif(not tracked(), reason="not a git checkout")
+def test_nothing_large_or_generated_is_kept() -> None:
+    large = [path.name for path in tracked() if path.stat().st_size > 300_000]
+    generated = [path.name for path in tracked() if path.suffix in {".pyc", ".safetensors", ".bin", ".pt", ".log"}]
+    assert (large, generated) == ([], [])
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_files_can_be_read_at_once(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) < 400
+    tree = ast.parse("\n".join(lines))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    assert [one.name for one in functions if (one.end_lineno or 0) - one.lineno >= 90] == []
+
+
+# -- pages ------------------------------------------------------------------------------------------------------------
+
+
+def anchors(page: str) -> set[str]:
+    titles = re.findall(r"^#+ (.+)$", page, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_resolve(page: str) -> None:
+    text = (HOUSE / page).read_text(encoding="utf-8")
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (HOUSE / page).parent / name if name else HOUSE / page
+        if not file.exists() or (anchor and anchor not in anchors(file.read_text(encoding="utf-8"))):
+            broken.append(target)
+    assert broken == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_and_tests_that_pages_name_exist(page: str) -> None:
+    text = (HOUSE / page).read_text(encoding="utf-8")
+    named = re.findall(r"`((?:tests|src|docs|recipes|benchmarks|examples)/[\w./-]+\.\w+)(?:::(\w+))?`", text)
+    missing = [
+        f"{name}::{test}" if test else name
+        for name, test in named
+        if not (HOUSE / name).is_file() or (test and f"def {test}(" not in (HOUSE / name).read_text(encoding="utf-8"))
+    ]
+    assert missing == []
+
+
+def test_the_changelog_has_this_version() -> None:
+    import metalm_cli
+
+    changelog = (HOUSE / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"## {metalm_cli.__version__}" in changelog or "## Unreleased" in changelog
+    assert f'version = "{metalm_cli.__version__}"' in (HOUSE / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_the_license_names_nobody() -> None:
+    text = (HOUSE / "LICENSE").read_text(encoding="utf-8")
+    assert text.lstrip().startswith("Apache License")
+    assert "Copyright [yyyy] [name of copyright owner]" in text
+
+
+def test_constraints_pin_every_dependency() -> None:
+    import tomllib
+
+    project = tomllib.loads((HOUSE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [name for group in project["optional-dependencies"].values() for name in group]
+    for file, wanted in (
+        ("constraints.txt", [*project["dependencies"], *extras]),
+        ("constraints-min.txt", project["dependencies"]),
+    ):
+        lines = (HOUSE / file).read_text(encoding="utf-8").splitlines()
+        pins = {normal(line) for line in lines if re.match(r"[\w.-]+==[\w.]+(\s|$)", line)}
+        assert {normal(one) for one in wanted} - pins == set(), file
+        assert all(not line or line.startswith("#") or "==" in line for line in lines), file
+
+
+def normal(requirement: str) -> str:
+    name = re.match(r"[\w.-]+", requirement)
+    assert name is not None
+    return re.sub(r"[-_.]+", "-", name[0]).lower()
+
+
+# -- README -----------------------------------------------------------------------------------------------------------
+
+
+def readme_commands(program: str) -> list[str]:
+    """Lines of README's shell blocks that run ``program``, continued lines joined, comments dropped."""
+    text = (HOUSE / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```(?:sh|console)\n(.*?)```", text, flags=re.DOTALL)
+    lines = [line.removeprefix("$ ") for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [line for line in lines if shlex.split(line, comments=True)[:1] == [program]]
+
+
+def words(command: str) -> list[str]:
+    """The arguments of a command line, without the program."""
+    return shlex.split(command, comments=True)[1:]
+
+
+def test_readme_shows_the_two_commands_first() -> None:
+    made = [words(command) for command in readme_commands("make")]
+    assert made[:2] == [["demo"], ["test"]]
+    targets = set(re.findall(r"^(\w+):.*## ", (HOUSE / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    assert {target for command in made for target in command if "=" not in target} <= targets
+
+
+@pytest.mark.parametrize("command", readme_commands("metalm"))
+def test_readme_commands_parse_and_their_recipes_hold(command: str) -> None:
+    import typer
+
+    from metalm_cli.cli.app import app
+    from metalm_cli.recipes import resolve, split_arguments
+
+    arguments = words(command)
+    context = typer.main.get_command(app).make_context("metalm", list(arguments))
+    group = context.command
+    while isinstance(group, typer.core.TyperGroup):
+        rest = [*context._protected_args, *context.args]
+        assert rest, f"{command} names no command"
+        name, inner, left = group.resolve_command(context, rest)
+        assert inner is not None
+        context, group = inner.make_context(name, left, parent=context), inner
+    given = context.params.get("arguments")
+    if given is not None:
+        recipe, overrides = split_arguments(given)
+        if recipe is None or not recipe.startswith("runs/"):
+            resolve("pretrain", recipe, overrides, {"model.checkpoint": context.params.get("model")})
+
+
+def test_readme_shows_commands() -> None:
+    assert len(readme_commands("metalm")) >= 5
+
+
+def test_readme_python_uses_what_is_exported() -> None:
+    import metalm_cli
+
+    text = (HOUSE / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert blocks
+    for block in blocks:
+        names = {
+            node.attr
+            for node in ast.walk(ast.parse(block))
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "metalm"
+        }
+        assert names
+        assert names <= set(metalm_cli.__all__)
+
+
+# -- configuration that ships -----------------------------------------------------------------------------------------
+
+
+def test_accelerate_takes_the_fsdp2_configuration() -> None:
+    from accelerate.commands.config.config_args import ClusterConfig
+    from accelerate.commands.launch import launch_command_parser
+
+    file = HOUSE / "recipes" / "accelerate" / "fsdp2.yml"
+    config = ClusterConfig.from_yaml_file(str(file))
+    known = {action.dest for action in launch_command_parser()._actions}
+    assert set(config.fsdp_config) <= known
+    assert config.fsdp_config["fsdp_version"] == 2
+    assert yaml.safe_load(file.read_text(encoding="utf-8"))["mixed_precision"] == "no"

@@ -23,7 +23,8 @@ class Figures:
     """Counts of a sample of rows, read as a run of one lane would read them.
 
     Args:
-        documents: Documents of the sample.
+        sampled: Documents of the sample.
+        documents: Documents that rows used up; some twice, if the sample did not fill its last row.
         tokens: Their tokens, start and end tokens not counted.
         text_bytes: Their UTF-8 bytes.
         rows: Whole rows that were written from them.
@@ -32,6 +33,7 @@ class Figures:
         usable: Share of each source's rows that gave a document, by name.
     """
 
+    sampled: int
     documents: int
     tokens: int
     text_bytes: int
@@ -90,9 +92,7 @@ class _Text:
     text: str
 
 
-def sample_figures(
-    corpus: Corpus, writer: RowWriter, *, documents: int = SAMPLED, seconds: float = SECONDS
-) -> Figures:
+def sample_figures(corpus: Corpus, writer: RowWriter, *, documents: int = SAMPLED, seconds: float = SECONDS) -> Figures:
     """Read the documents that a run would read first, and write rows of them.
 
     Args:
@@ -119,7 +119,7 @@ def sample_figures(
     if done == 0:  # one document is longer than all that was read: its tokens are known from its bytes
         done, tokens = 1, _length(writer, texts[0])
     size = sum(len(texts[at % len(texts)].encode()) for at in range(done))
-    return Figures(done, tokens, size, rows, writer.length, dict(counts), usable)
+    return Figures(min(done, len(texts)), done, tokens, size, rows, writer.length, dict(counts), usable)
 
 
 def _length(writer: RowWriter, text: str) -> int:

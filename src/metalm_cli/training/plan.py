@@ -1,0 +1,249 @@
+"""The plan of a run: what trains, on what, in which portions, with how much memory. Making it changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from metalm_cli.data.corpus import Corpus, SourceInfo
+from metalm_cli.models.alone import make_generator
+from metalm_cli.models.assemble import Assembly
+from metalm_cli.models.trains import PartPolicy, PartSummary, summaries
+from metalm_cli.objectives import Objective
+from metalm_cli.recipes.schema import PretrainRecipe, ReplacedTokens
+from metalm_cli.training.figures import Figures, SourcePlan, sample_figures, source_plans, steps_from_epochs
+from metalm_cli.training.memory import Memory, estimate_memory, micro_rows
+from metalm_cli.training.plan_view import plan_text
+
+__all__ = ["Figures", "Memory", "Plan", "SourcePlan", "make_plan", "plan_text", "steps_from_epochs"]
+
+
+@dataclass(frozen=True)
+class TokenPlan:
+    """Which tokens mark starts and ends, and what they are in this vocabulary."""
+
+    start: str
+    start_token: str
+    document: str
+    document_token: str
+    paragraph: str
+    target_delimiter: str
+    vocabulary: int
+
+
+@dataclass(frozen=True)
+class Validated:
+    """What is validated on.
+
+    Args:
+        documents: Validation documents; what the recipe asks for at most, where they are not read yet.
+        windows: Rows that they are cut into; None where they are not read yet.
+        objective: How they are divided.
+        sources: Names of sources of their own; empty: held out of training.
+    """
+
+    documents: int
+    windows: int | None
+    objective: str
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Portions:
+    """How a step is cut.
+
+    Args:
+        steps: Optimiser steps in all.
+        estimated: The steps come from ``train.epochs`` and a sample.
+        batch_size: Rows of a step.
+        micro_batch_size: Rows of a forward pass in one process, at most.
+        micro_batches: Forward passes of a process in a step.
+        processes: Processes.
+        length: Positions of a row.
+    """
+
+    steps: int
+    estimated: bool
+    batch_size: int
+    micro_batch_size: int
+    micro_batches: int
+    processes: int
+    length: int
+
+    @property
+    def positions(self) -> int:
+        """Positions of a step."""
+        return self.batch_size * self.length
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is known of a run before it begins.
+
+    Args:
+        parts: What the model is made of.
+        total: Parameters, tied and shared ones once.
+        trained: Those that train.
+        tokens: Token rules; None for an encoder alone.
+        objective: Its name.
+        sources: What is read.
+        figures: What a sample of rows shows.
+        portions: Steps and batches.
+        validated: What is validated on.
+        memory: Of one process.
+        precision: ``fp32`` or ``bf16``.
+        device: Where it trains.
+        notes: What a user should know.
+    """
+
+    parts: tuple[PartSummary, ...]
+    total: int
+    trained: int
+    tokens: TokenPlan | None
+    objective: str
+    sources: tuple[SourcePlan, ...]
+    figures: Figures
+    portions: Portions
+    validated: Validated
+    memory: Memory
+    precision: str
+    device: str
+    notes: tuple[str, ...]
+
+    @property
+    def steps(self) -> int:
+        return self.portions.steps
+
+    def a_step(self, counter: str) -> float:
+        """Mean of a counter of rows over the steps."""
+        return self.figures.per_row(counter) * self.portions.batch_size
+
+
+def make_plan(
+    recipe: PretrainRecipe,
+    corpus: Corpus,
+    assembly: Assembly,
+    objective: Objective,
+    *,
+    world: int,
+    steps: int | None,
+    root: nn.Module | None = None,
+    device: torch.device | str | None = None,
+    validation: tuple[int, int] | None = None,
+) -> Plan:
+    """Plan a run.
+
+    Args:
+        recipe: The recipe.
+        corpus: Its documents.
+        assembly: Its model.
+        objective: Made for them.
+        world: Processes.
+        steps: Optimiser steps; None: ``train.steps``, or from ``train.epochs`` by :func:`steps_from_epochs`.
+        root: The step module, if it has been made.
+        device: Where the run will train; default: the device that a run of one process would take.
+        validation: Validation documents and windows, if they have been read.
+
+    Raises:
+        MetalmError: A source cannot be read; or epochs are asked for of a stream.
+    """
+    figures = sample_figures(corpus, objective.writer(recipe.data, recipe.train.seed))
+    portions = _portions(recipe, corpus, figures, world, steps)
+    generator = _generator(recipe, assembly, root)
+    modules: list[nn.Module] = [assembly.model, *([generator] if generator is not None else [])]
+    parameters = {id(one): one for module in modules for one in module.parameters()}.values()
+    return Plan(
+        parts=_parts(recipe, assembly, generator),
+        total=sum(one.numel() for one in parameters),
+        trained=sum(one.numel() for one in parameters if one.requires_grad),
+        tokens=_tokens(assembly),
+        objective=_objective(recipe.objective),
+        sources=source_plans(corpus.sources, figures, portions.steps * portions.positions),
+        figures=figures,
+        portions=portions,
+        validated=_validated(recipe, corpus.validation_sources, validation),
+        memory=estimate_memory(recipe, assembly, generator, world),
+        precision=recipe.train.precision,
+        device=str(device) if device is not None else "cuda" if torch.cuda.is_available() else "cpu",
+        notes=(*assembly.notes, *_notes(recipe, corpus.sources, figures, portions)),
+    )
+
+
+def _portions(recipe: PretrainRecipe, corpus: Corpus, figures: Figures, world: int, steps: int | None) -> Portions:
+    train = recipe.train
+    given = steps or train.steps
+    if given is None:
+        assert train.epochs is not None, "the rules require steps or epochs"
+        given = steps_from_epochs(train.epochs, corpus, figures, train.batch_size)
+    own, micro = -(-train.batch_size // world), micro_rows(recipe, world)
+    estimated = train.steps is None and train.epochs is not None
+    return Portions(given, estimated, train.batch_size, micro, -(-own // micro), world, recipe.data.sequence_length)
+
+
+def _generator(recipe: PretrainRecipe, assembly: Assembly, root: nn.Module | None) -> Any:
+    """The generator of replaced token detection: the run's, or one of the same shape."""
+    if not isinstance(recipe.objective, ReplacedTokens):
+        return None
+    found = getattr(root, "generator", None)
+    if found is None:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            found = make_generator(assembly.model, recipe.objective.generator_size)
+    return found
+
+
+def _parts(recipe: PretrainRecipe, assembly: Assembly, generator: Any) -> tuple[PartSummary, ...]:
+    parts, policy = assembly.parts(), dict(assembly.policy)
+    if generator is not None:
+        parts["generator"], policy["generator"] = generator, PartPolicy()
+    return tuple(summaries(parts, policy, recipe.train.learning_rate))
+
+
+def _tokens(assembly: Assembly) -> TokenPlan | None:
+    if assembly.tokenizer is None:
+        return None
+    reader = assembly.tokenizer
+    start, document = reader.tokenizer.convert_ids_to_tokens([reader.start_id, reader.document_id])
+    rules = reader.rules
+    return TokenPlan(
+        rules.start, start, rules.document, document, rules.paragraph, rules.target_delimiter, len(reader.tokenizer)
+    )
+
+
+def _objective(options: Any) -> str:
+    """An objective with its options, on one line."""
+    fields = options.model_dump(exclude={"name"})
+    said = [f"{key} {'-'.join(map(str, value)) if isinstance(value, list) else value}" for key, value in fields.items()]
+    return f"{options.name} ({', '.join(said)})" if said else str(options.name)
+
+
+def _validated(recipe: PretrainRecipe, sources: list[SourceInfo], read: tuple[int, int] | None) -> Validated:
+    options = recipe.data.validation
+    most = options.documents * len(sources or recipe.data.sources)
+    documents, windows = read if read is not None else (most, None)
+    name = _objective(options.objective or recipe.objective)
+    return Validated(documents, windows, name, tuple(info.name for info in sources))
+
+
+def _notes(recipe: PretrainRecipe, sources: list[SourceInfo], figures: Figures, portions: Portions) -> list[str]:
+    notes = []
+    streams = [info.name for info in sources if info.streamed]
+    if streams and len(sources) > 1:
+        notes.append(f"weights are shares of the documents drawn, whatever the size of {', '.join(streams)}")
+    refused = {name: figures.counts.get(f"{name}_spans", 0) for name in ("cut", "empty", "too_long")}
+    docked = figures.counts.get("docked_spans", 0)
+    for name, what in (
+        ("cut", "cut by a row's end"),
+        ("empty", "read as empty by the encoder"),
+        ("too_long", "longer than the encoder reads"),
+    ):
+        if refused[name]:
+            share = refused[name] / (docked + sum(refused.values()))
+            notes.append(f"{share:.0%} of the sampled spans are {what}, and stay causal")
+    if portions.batch_size % portions.processes:
+        notes.append(f"{portions.batch_size} rows do not divide among {portions.processes} processes")
+    if recipe.train.max_time:
+        notes.append(f"stops after {recipe.train.max_time}, with a checkpoint, if the steps are not done by then")
+    return notes

@@ -191,12 +191,12 @@ def _causes(error: BaseException) -> list[BaseException]:
 
 
 def _full_disk(cause: BaseException, repo: str) -> MetalmError | None:
-    if not (isinstance(cause, OSError) and cause.errno in _DISK):
+    if not isinstance(cause, OSError) or (cause.errno not in _DISK and "Not enough disk space" not in str(cause)):
         return None
     return MetalmError(
         f"No space left while downloading {repo}",
         where=str(cause.filename or _cache()),
-        why=cause.strerror or "no space left on device",
+        why=cause.strerror or _plain(cause),
         remedy="free some space, or set HF_HOME to a folder on a larger disk; a download goes on where it stopped",
     )
 

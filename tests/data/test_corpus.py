@@ -1,9 +1,7 @@
 """Documents by number: shares, filters, validation, streams, and any number of readers."""
 
-import os
 import pickle
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -132,6 +130,19 @@ def test_a_stream_gives_each_row_once_an_epoch_in_an_order_of_its_own(write, cor
     assert (info.rows, info.streamed, info.text_bytes) == (None, True, None)
 
 
+def test_shards_and_blocks_have_another_order_each_epoch(write, corpus, read, monkeypatch):
+    monkeypatch.setattr(streams, "SHUFFLE_BLOCK", 20)
+    paths = [write(f"s/{part}.jsonl", [{"text": f"{part} {n}"} for n in range(20)]) for part in range(8)]
+    texts = read(corpus({"path": str(paths[0].parent), "streaming": True}), 480)
+    parts = [text.split()[0] for text in texts[::20]]
+    assert [sorted(parts[at : at + 8]) for at in (0, 8, 16)] == [list("01234567")] * 3
+    assert len({tuple(parts[at : at + 8]) for at in (0, 8, 16)}) == 3
+    blocks = [[text.split()[1] for text in texts[at : at + 20]] for at in range(0, 480, 20)]
+    assert len(set(map(tuple, blocks))) == 24
+    alone = read(corpus({"path": str(paths[0]), "streaming": True}), 40)
+    assert alone[:20] != alone[20:]
+
+
 @pytest.mark.parametrize("start", [0, 1, 450, 4000])
 def test_a_resumed_reader_goes_on_exactly(start, write, corpus, read):
     opened = mixed(write, corpus)
@@ -207,14 +218,11 @@ def test_world_documents_are_a_table(corpus, read):
     assert read(pickle.loads(pickle.dumps(opened)), 40) == read(opened, 40)
 
 
-def test_real_data_reads_by_number(corpus, read):
-    root = os.environ.get("METALM_DATA")
-    if not root or not (Path(root) / "pile_sample").is_dir():
-        pytest.skip("METALM_DATA has no pile_sample")
+def test_real_data_reads_by_number(corpus, read, data_root):
     opened = corpus(
         {"path": "pile_sample/train", "exclude": {"meta.pile_set_name": ["Github"]}},
         validation={"documents": 20, "every": 50},
-        data_root=Path(root),
+        data_root=data_root,
     )
     (info,) = opened.sources
     assert info.rows > 1000

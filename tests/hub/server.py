@@ -2,6 +2,8 @@
 
 Use it from any test::
 
+    from hub.server import HubServer
+
     with HubServer() as hub:
         hub.add("models", "me/tiny", {"config.json": b"{}"})
         environment = hub.environment(tmp_path)     # for a subprocess: libraries read HF_* when imported
@@ -20,6 +22,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+NO_SOCKETS = """
+import socket
+def refuse(*a, **k):
+    print("a socket was opened", flush=True); raise AssertionError("a socket was opened")
+socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = socket.create_connection = refuse
+"""
+"""Put before the code of a subprocess: it must open no socket."""
+QUICK = "import time; slept = []; time.sleep = slept.append\n"
+"""Put before the code of a subprocess: it does not wait, and ``slept`` holds what it would have waited."""
 
 LFS = (".safetensors", ".gz", ".zst", ".parquet")
 

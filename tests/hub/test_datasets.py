@@ -4,8 +4,8 @@ import gzip
 import json
 
 import pytest
-from server import HubServer
-from test_models import NO_SOCKETS, QUICK
+
+from hub.server import NO_SOCKETS, QUICK, HubServer
 
 ROWS = [{"text": f"document {number} of the hub", "meta": {"part": number % 5}} for number in range(60)]
 OPEN = """
@@ -63,7 +63,9 @@ print(json.dumps([texts(c, 120), info.rows, info.streamed, info.revision]))
     for epoch in (found[:60], found[60:]):
         assert sorted(text for text in epoch if text) == wanted
     assert found[:60] != found[60:]
-    assert any(f"/resolve/{revision}/" in request.path for request in hub.requests)
+    asked = [request.path for request in hub.requests]
+    assert any(f"/resolve/{revision}/" in path for path in asked)
+    assert [path for path in asked if revision not in path] == ["/api/datasets/me/docs"]
 
 
 def test_downloads_a_table_and_reads_it_offline_without_a_socket(hub, tmp_path):
@@ -136,3 +138,26 @@ def test_a_broken_row_of_a_downloaded_data_set(hub, tmp_path):
     hub.add("datasets", "me/docs", {"train/0.jsonl": jsonl(ROWS[:3]) + b'{"text": \n'})
     message = failure(hub, tmp_path, "corpus(streaming=False)")
     assert "A file of me/docs cannot be read" in message
+
+
+def test_workers_of_a_loader_read_the_whole_stream(hub, tmp_path):
+    """``datasets`` would give each worker its share of the shards; the plan's numbers need all of them."""
+    (tmp_path / "program.py").write_text(OPEN + LOADER)
+    done = hub.run("import runpy; runpy.run_path('program.py', run_name='__main__')", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "True"
+
+
+LOADER = """
+import torch.utils.data as loading
+class Numbers(loading.IterableDataset):
+    def __init__(self, reader):
+        self.reader = reader
+    def __iter__(self):
+        for number in range(loading.get_worker_info().id, 90, 2):
+            yield self.reader.get(number).text
+if __name__ == "__main__":
+    c = corpus()
+    loader = loading.DataLoader(Numbers(c.reader(bool)), batch_size=None, num_workers=2, multiprocessing_context="fork")
+    print(list(loader) == texts(c, 90))
+"""

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 import pytest
-from server import HubServer
 
+from hub.server import NO_SOCKETS, QUICK, HubServer
 from metalm_cli import hub as hub_module
 from metalm_cli.errors import MetalmError
 from metalm_cli.hub import explain, model_folder
@@ -19,14 +19,7 @@ try:
 except MetalmError as error:
     print(error); sys.exit(int(error.exit_code))
 """
-NO_SOCKETS = """
-import socket
-def refuse(*a, **k):
-    print("a socket was opened", flush=True); raise AssertionError("a socket was opened")
-socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = socket.create_connection = refuse
-"""
 REPORT = "import atexit; atexit.register(lambda: print(slept))\n"
-QUICK = "import time; slept = []; time.sleep = slept.append\n"
 
 
 def failure(server: HubServer, home, arguments: str, before: str = "", **environment: str) -> str:
@@ -191,6 +184,7 @@ def test_a_full_disk_and_tokens():
     message = str(explain(OSError(errno.ENOSPC, "No space left on device", "/c/file"), "me/tiny"))
     assert "No space left while downloading me/tiny" in message
     assert "HF_HOME" in message
+    assert "No space left" in str(explain(OSError("Not enough disk space. Needed: 3 GiB"), "me/docs"))
     message = str(explain(RuntimeError("bad token hf_abcdefgh123 given"), "me/tiny"))
     assert "abcdefgh" not in message
     assert "<token>" in message

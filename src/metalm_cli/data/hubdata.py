@@ -17,6 +17,9 @@ from metalm_cli.recipes import schema
 OPENING_RETRIES = 2
 """Retries of a failing hub while a data set is opened; reading later is more patient."""
 
+BATCH = 256
+"""Rows that are converted from Arrow together."""
+
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
 
 
@@ -69,14 +72,14 @@ class HubTable(Table):
     """A downloaded split, memory-mapped."""
 
     def __init__(self, name: HubName, loaded: Any) -> None:
-        self.name, self._loaded = name, loaded
+        self.name, self._loaded = name, loaded.with_format("arrow")
 
     @property
     def rows(self) -> int:
         return len(self._loaded)
 
     def load(self, row: int) -> Any:
-        return self._loaded[row]
+        return self._loaded[row].to_pylist()[0]
 
     def where(self, row: int) -> str:
         return f"{self.name.repo}, split {self.name.split}, row {row}"
@@ -107,7 +110,10 @@ class HubStream(Stream):
             MetalmError: The hub fails, or a file of the data set is broken.
         """
         try:
-            rows = self._opened().shard(num_shards=self.shards(), index=shard)
+            part = self._opened().shard(num_shards=self.shards(), index=shard).with_format("arrow")
+            # Not by iterating over it: in a loader's worker that gives the worker's share of the shards alone.
+            tables = part.iter(batch_size=BATCH)
+            rows = (row for table in tables for row in table.to_pylist())
             for at, row in enumerate(rows):
                 yield shard, at, row
         except MetalmError:

@@ -25,8 +25,7 @@ from metalm_cli.errors import MetalmError
 from metalm_cli.recipes import schema
 
 SAMPLED = 64
-"""Rows of a table looked at when it is opened, spread over it; of a stream, its first :data:`STREAM_SAMPLED`."""
-STREAM_SAMPLED = 8
+"""Rows looked at when a source is opened: of a table spread over it, of a stream its first."""
 SEARCHED = 4096
 """Rows searched for a usable document if none of the sampled is."""
 
@@ -169,7 +168,7 @@ def _sampled(data: Table | Stream) -> list[tuple[Any, Any]]:
     for shard in range(data.shards()):
         for raw in data.read(shard):
             found.append((data.load(raw), raw))
-            if len(found) == STREAM_SAMPLED:
+            if len(found) == SAMPLED:
                 return found
     return found
 

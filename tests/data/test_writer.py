@@ -1,0 +1,429 @@
+"""Rows of a language model: every token once, docks whole, cuts counted, resumable at every row."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rowtools import ReadBack, Shelf, lane_rows, same_rows
+from tinyparts import STORY, texts, tokenizer_of
+
+from metalm_cli.data.lanes import Lane, generator
+from metalm_cli.data.writer import SPANS, SessionWriter, join
+from metalm_cli.objectives.language import draw_of
+from metalm_cli.recipes.schema import CausalLM, PrefixLM, SemiCausal
+from metalm_cli.sessions import DecoderTokenizer, TextProcessor, TokenisedSession, TokenRules
+
+UNREAD = "\u200b\u200d" * 12
+"""Characters that the tiny encoder's normalizer takes away."""
+DOCUMENTS = (*texts()[:12], STORY, "A dog.", f"Nothing {UNREAD} to {UNREAD} read {UNREAD}. " * 3, "日本語の文章です。" * 9)
+quick = settings(max_examples=60, deadline=None, derandomize=True)
+
+writers = st.fixed_dictionaries(
+    {
+        "kind": st.sampled_from(["byte", "byte-bos", "llama"]),
+        "length": st.sampled_from([8, 24, 64, 200]),
+        "isolate": st.booleans(),
+        "packs": st.booleans(),
+        "span": st.sampled_from([(1, 1), (2, 6), (8, 16), (30, 60)]),
+        "fraction": st.sampled_from([0.1, 0.25, 0.7]),
+        "objective": st.sampled_from(["semi_causal", "semi_causal", "prefix", "causal"]),
+        "start": st.sampled_from(["auto", "auto", "always", "never"]),
+        "most": st.sampled_from([12, 40]),
+        "keep_special": st.booleans(),
+        "seed": st.integers(0, 3),
+    }
+)
+
+
+@lru_cache(maxsize=32)
+def decoder(kind: str, start: str, paragraph: str = "newline") -> DecoderTokenizer:
+    return DecoderTokenizer(tokenizer_of(kind), TokenRules(start=start, paragraph=paragraph))
+
+
+@lru_cache(maxsize=8)
+def processor(most: int, keep_special: bool) -> TextProcessor:
+    return TextProcessor("text", tokenizer_of("wordpiece"), most, keep_special)
+
+
+def make(
+    *,
+    kind: str = "byte",
+    length: int = 64,
+    span: tuple[int, int] = (2, 6),
+    fraction: float = 0.25,
+    objective: str = "semi_causal",
+    start: str = "auto",
+    most: int = 40,
+    keep_special: bool = False,
+    encoder: bool = True,
+    **options: Any,
+) -> SessionWriter:
+    choices = {
+        "semi_causal": lambda: SemiCausal(name="semi_causal", span_length=list(span), span_fraction=fraction),
+        "prefix": lambda: PrefixLM(name="prefix", prefix_length=list(span)),
+        "causal": lambda: CausalLM(name="causal"),
+    }
+    draw = draw_of(choices[objective]())
+    docking = processor(most, keep_special) if encoder else None
+    return SessionWriter(decoder(kind, start), docking, draw, length, **options)
+
+
+# -- every token, exactly once ----------------------------------------------------------------------------------------
+
+
+@given(options=writers, encoder=st.booleans(), lane=st.integers(0, 2))
+@quick
+def test_every_token_is_used_exactly_once_and_counted(options, encoder, lane):
+    writer = make(encoder=encoder, **options)
+    shelf = Shelf(DOCUMENTS)
+    rows, states = lane_rows(Lane(lane, 3, shelf, writer), 24)
+    back = ReadBack(writer, shelf)
+    back.rows(rows)
+    read = sorted(back.at)
+    assert read == [lane + 3 * at for at in range(len(read))]
+    assert back.finished == read[: len(back.finished)]
+    assert len(back.finished) >= len(read) - 1
+    for number in back.finished:
+        document = writer.tokenizer.document(shelf.get(number).text)
+        assert len(back.covered[number]) == len(document)
+    if options["objective"] == "causal":
+        assert {mark for marks in back.covered.values() for mark in marks} <= {"trained"}
+    if options["isolate"] and not options["packs"]:
+        assert all(len(row.parents) == 1 for row in rows)
+    if not options["isolate"]:
+        assert all(len(row.parents) == 1 for row in rows)
+        assert all(len(row) == writer.length for row in rows)
+    assert states[0] == (lane, 0)
+
+
+@given(options=writers, encoder=st.booleans())
+@settings(quick, max_examples=20)
+def test_a_lane_restarted_at_any_row_goes_on_alike(options, encoder):
+    shelf = Shelf([*DOCUMENTS[:5], None, *DOCUMENTS[9:]])
+    rows, states = lane_rows(Lane(1, 2, shelf, make(encoder=encoder, **options)), 12)
+    for at in range(12):
+        again, later = lane_rows(Lane(1, 2, shelf, make(encoder=encoder, **options), states[at]), 12 - at)
+        same_rows(again, rows[at:])
+        assert later == states[at:]
+
+
+@pytest.mark.parametrize("isolate", [True, False])
+def test_docked_text_does_not_stand_in_the_decoder(isolate):
+    words = [f"word{index}" for index in range(400)]
+    writer = make(length=100, span=(8, 16), isolate=isolate)
+    rows, _ = lane_rows(Lane(0, 1, Shelf([" ".join(words)]), writer), 12)
+    assert sum(row.counts["docked_spans"] for row in rows) > 12
+    tokenizer = writer.processor.tokenizer
+    for row in rows:
+        for at, dock in row.docks:
+            docked = tokenizer.decode(dock.arrays["input_ids"], skip_special_tokens=True).replace(" ##", "")
+            numbers = [int(one) for one in docked.replace("word", " ").split() if one.isdigit()]
+            assert numbers
+            beside = decoded(writer, row.ids[at + dock.positions : at + dock.positions + 30])
+            before = decoded(writer, row.ids[max(0, at - 30) : at])
+            for number in numbers:
+                assert f"word{number} " not in f"{beside} {before} "
+
+
+def decoded(writer: SessionWriter, ids: np.ndarray) -> str:
+    return writer.tokenizer.decode(ids[ids > 1].tolist())
+
+
+def test_no_dock_crosses_a_document():
+    writer = make(length=200, span=(8, 16), isolate=False)
+    shelf = Shelf(DOCUMENTS)
+    rows, _ = lane_rows(Lane(0, 1, shelf, writer), 10)
+    seen = 0
+    for row in rows:
+        keys = {
+            unit.dock.key: number
+            for number in row.numbers
+            for unit in writer.read(shelf.get(number).text, number).units
+            if unit.dock is not None
+        }
+        for _, dock in row.docks:
+            assert dock.key in keys
+            seen += 1
+    assert seen > 20
+
+
+# -- units ------------------------------------------------------------------------------------------------------------
+
+
+@given(options=writers, encoder=st.booleans(), which=st.integers(0, len(DOCUMENTS) - 1))
+@quick
+def test_units_partition_a_document_and_docks_stand_apart(options, encoder, which):
+    writer = make(encoder=encoder, **options)
+    read = writer.read(DOCUMENTS[which], 5)
+    at = 0
+    for unit in read.units:
+        assert unit.first == at < unit.last
+        at = unit.last
+    assert at == len(read.document)
+    for one, two in zip(read.units, read.units[1:], strict=False):
+        assert _spanned(one) != _spanned(two)
+    for unit in read.units:
+        if unit.dock is not None:
+            expected = writer.processor.prepare(read.document.slice(unit.first, unit.last))
+            assert unit.dock.key == expected.key
+            assert unit.trained
+        assert unit.trained or writer.processor is None
+    again = writer.read(DOCUMENTS[which], 5)
+    assert [(u.first, u.last, u.trained, u.refused) for u in again.units] == [
+        (u.first, u.last, u.trained, u.refused) for u in read.units
+    ]
+
+
+def _spanned(unit: Any) -> bool:
+    return unit.dock is not None or not unit.trained or bool(unit.refused)
+
+
+def test_spans_follow_the_seed_and_the_number():
+    text = " ".join(texts()[:3])
+
+    def spans(seed: int, number: int) -> list[tuple[int, int]]:
+        return [(u.first, u.last) for u in make(seed=seed).read(text, number).units if u.dock is not None]
+
+    assert spans(0, 1) == spans(0, 1)
+    assert spans(0, 1) != spans(0, 2)
+    assert spans(0, 1) != spans(1, 1)
+
+
+def test_drawn_spans_are_docked_between_word_boundaries():
+    """With room to widen, no docked text begins or ends inside a word."""
+    writer = make(span=(8, 16))
+    docked = 0
+    for number in range(200):
+        text = DOCUMENTS[number % 12]
+        read = writer.read(text, number)
+        drawn = writer.draw(len(read.document), generator(0, SPANS, number))
+        spans = [unit for unit in read.units if _spanned(unit)]
+        assert len(spans) == len(drawn)
+        for unit, (begin, end) in zip(spans, drawn, strict=True):
+            assert unit.first <= begin or not read.document.word_boundary(begin)
+            assert unit.last >= end or not read.document.word_boundary(end)
+            for edge in (unit.first, unit.last):
+                low = read.document.characters(0, edge)[1]
+                inside = 0 < low < len(text) and text[low - 1].isalnum() and text[low].isalnum()
+                assert not inside
+            docked += 1
+    assert docked > 400
+
+
+# -- cuts and refusals ------------------------------------------------------------------------------------------------
+
+
+def fixed(*spans: tuple[int, int]) -> Any:
+    """A draw that is always the same."""
+    return lambda tokens, rng: [(first, last) for first, last in spans if last <= tokens]
+
+
+def short(length: int, *spans: tuple[int, int], most: int = 40, **options: Any) -> SessionWriter:
+    return SessionWriter(decoder("byte", "auto"), processor(most, False), fixed(*spans), length, **options)
+
+
+TEN = "a b c d e f g h i j"
+"""Ten decoder tokens, and ten encoder tokens."""
+
+
+def test_ten_tokens():
+    assert len(decoder("byte", "auto").document(TEN)) == 10
+    assert processor(40, False).prepare(TEN).positions == 10
+
+
+def test_a_worked_row():
+    writer = short(16, (2, 5))
+    (row,), _ = lane_rows(Lane(0, 1, Shelf([TEN, "k l"]), writer), 1)
+    ids = writer.tokenizer.document(TEN).ids.tolist()
+    more = writer.tokenizer.document("k l").ids.tolist()
+    start = end = writer.tokenizer.document_id
+    assert row.ids.tolist() == [start, *ids[:2], 0, 0, 0, *ids[5:], end, start, *more, end]
+    assert row.segments.tolist() == [0] * 12 + [1] * 4
+    assert [at for at, _ in row.docks] == [3]
+    assert row.targets.tolist() == [*ids[:2], *ids[5:], end, *more, end]
+    assert row.predict_at.tolist() == [0, 1, 5, 6, 7, 8, 9, 10, 12, 13, 14]
+    assert row.numbers == (0, 1)
+    assert row.counts == {
+        "source_tokens": 12,
+        "docked_positions": 3,
+        "docked_tokens": 3,
+        "docked_spans": 1,
+        "special_tokens": 4,
+        "documents": 2,
+        "trained_bytes": len("a b f g h i j k l".encode()) + 1,
+        "trained_tokens": 11,
+    }
+
+
+def test_a_worked_row_that_is_not_isolated():
+    writer = short(16, (2, 5), isolate=False)
+    (row,), _ = lane_rows(Lane(0, 1, Shelf([TEN, "k l"]), writer), 1)
+    ids = writer.tokenizer.document(TEN).ids.tolist()
+    more = writer.tokenizer.document("k l").ids.tolist()
+    end = writer.tokenizer.document_id
+    assert row.ids.tolist() == [end, *ids[:2], 0, 0, 0, *ids[5:], end, *more, end, ids[0]]
+    assert row.segments.tolist() == [0] * 16
+    assert row.positions.tolist() == list(range(16))
+    assert row.targets.tolist() == [*ids[:2], *ids[5:], end, *more, end, ids[0]]
+
+
+def test_a_document_that_begins_with_a_dock_has_no_start_token_and_predicts_from_it():
+    (row,), _ = lane_rows(Lane(0, 1, Shelf([TEN]), short(16, (0, 4), packs=False)), 1)
+    assert [at for at, _ in row.docks] == [0]
+    assert row.predict_at[0] == 3
+    assert row.counts["special_tokens"] == 1
+
+
+def test_a_span_that_a_row_cuts_is_causal_and_counted_once():
+    writer = short(8, (4, 9))
+    rows, _ = lane_rows(Lane(0, 1, Shelf([TEN]), writer), 2)
+    assert not rows[0].docks
+    assert rows[0].counts["cut_spans"] == 1
+    assert "cut_spans" not in rows[1].counts
+    ids = writer.tokenizer.document(TEN).ids.tolist()
+    start = writer.tokenizer.start_id
+    assert rows[0].ids.tolist() == [start, *ids[:7]]
+    assert rows[0].targets.tolist() == ids[:7]
+    # Two pieces' rests: the document goes on as a session of its own, whose first token is trained.
+    assert rows[1].ids[:4].tolist() == [start, *ids[7:]]
+    assert rows[1].targets[:3].tolist() == ids[7:]
+
+
+def test_a_span_that_a_row_leaves_whole_is_docked_in_the_next():
+    writer = short(8, (7, 10))
+    rows, _ = lane_rows(Lane(0, 1, Shelf([TEN]), writer), 2)
+    assert [at for at, _ in rows[1].docks] == [0]
+    assert rows[1].ids[3] == rows[1].targets[0] == writer.tokenizer.document_id
+    assert not rows[0].docks
+    assert "cut_spans" not in rows[0].counts
+
+
+def test_an_end_token_for_which_there_is_no_room_stands_in_the_next_row():
+    writer = short(11, packs=False)
+    rows, states = lane_rows(Lane(0, 1, Shelf([TEN]), writer), 2)
+    assert (len(rows[0]), states[1]) == (11, (0, 10))
+    assert "documents" not in rows[0].counts
+    assert rows[1].ids.tolist() == [writer.tokenizer.start_id, writer.tokenizer.document_id]
+    assert rows[1].targets.tolist() == [writer.tokenizer.document_id]
+    assert rows[1].counts["documents"] == 1
+
+
+@pytest.mark.parametrize(("text", "most", "reason"), [(f"a {UNREAD} b", 40, "empty"), ("a b c d e f", 4, "too_long")])
+def test_a_span_that_its_encoder_refuses_is_causal_trained_and_counted(text, most, reason):
+    tokens = len(decoder("byte", "auto").document(text))
+    writer = short(200, (1, tokens - 2), most=most, packs=False)
+    (row,), _ = lane_rows(Lane(0, 1, Shelf([text]), writer), 1)
+    assert not row.docks
+    assert row.counts[f"{reason}_spans"] == 1
+    assert row.targets.tolist() == [*writer.tokenizer.document(text).ids.tolist(), writer.tokenizer.document_id]
+
+
+def test_a_continued_document_is_a_new_session_only_when_isolated():
+    text = " ".join(TEN.split() * 4)
+    for isolate in (True, False):
+        writer = short(16, isolate=isolate, packs=False)
+        rows, _ = lane_rows(Lane(0, 1, Shelf([text]), writer), 3)
+        assert [row.ids[0] == writer.tokenizer.start_id for row in rows] == [True] * 3
+        assert [row.positions[0] for row in rows] == [0] * 3
+        assert sum(len(row.targets) for row in rows) == sum(map(len, rows)) - 3
+
+
+# -- rows are full ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("isolate", "least"), [(True, 0.97), (False, 1.0)])
+def test_rows_are_nearly_full(isolate, least):
+    writer = make(length=128, span=(8, 16), isolate=isolate)
+    rows, _ = lane_rows(Lane(0, 1, Shelf(texts()), writer), 60)
+    filled = sum(map(len, rows)) / (60 * 128)
+    assert filled >= least
+    assert min(map(len, rows)) >= 126
+
+
+def test_documents_are_not_packed_where_the_decoder_cannot():
+    writer = make(length=256, packs=False)
+    rows, _ = lane_rows(Lane(0, 1, Shelf(texts()), writer), 20)
+    assert all(len(row.numbers) == 1 for row in rows)
+
+
+def test_a_document_of_no_tokens_is_a_start_and_an_end():
+    writer = short(8)
+    assert writer.read("", 0).units == ()
+    (row,), _ = lane_rows(Lane(0, 1, Shelf(["", TEN]), writer), 1)
+    assert row.counts["documents"] == 1
+    assert row.targets[0] == writer.tokenizer.document_id
+
+
+def test_joined_sessions_go_on_from_each_other():
+    dock = processor(40, False).prepare("a b")
+    one = TokenisedSession(np.array([5, -1, -1, 6]), np.array([0, 0, 0, 1], dtype=bool), ((1, dock),))
+    both = join([one, one])
+    assert both.ids.tolist() == [5, -1, -1, 6] * 2
+    assert both.trained.tolist() == [False, False, False, True] * 2
+    assert [at for at, _ in both.docks] == [1, 5]
+
+
+# -- validation -------------------------------------------------------------------------------------------------------
+
+
+def places(writer: SessionWriter, documents: tuple[str, ...]) -> list[list[tuple[int, int]]]:
+    """Character ranges that each validation window trains, end tokens as (length, length)."""
+    found = []
+    windows = iter(writer.windows(documents))
+    size = max(4, int(writer.length * 0.75) - 2)
+    for index, text in enumerate(documents):
+        document = writer.tokenizer.document(text)
+        for begin in range(0, len(document), size):
+            session, _ = next(windows)
+            end = min(begin + size, len(document))
+            spans = writer.units(document, begin, end, generator(0, 2, index, begin))
+            trained, at, position = [], begin, 0
+            docks = dict(session.docks)
+            position += int(writer.tokenizer.start_id == session.ids[0] and not session.trained[0])
+            while position < len(session):
+                if position in docks:
+                    unit = next(one for one in spans if one.first == at)
+                    position, at = position + docks[position].positions, unit.last
+                    continue
+                if at == len(document):
+                    assert session.ids[position] == writer.tokenizer.document_id
+                    trained.append((len(text), len(text)))
+                else:
+                    assert session.ids[position] == document.ids[at]
+                    if session.trained[position]:
+                        trained.append(document.characters(at, at + 1))
+                    at += 1
+                position += 1
+            assert at == end
+            found.append(trained)
+    assert next(windows, None) is None
+    return found
+
+
+@given(options=writers)
+@quick
+def test_validation_trains_the_same_positions_with_and_without_an_encoder(options):
+    with_one = places(make(**options), DOCUMENTS)
+    assert with_one == places(make(encoder=False, **options), DOCUMENTS)
+    assert with_one == places(make(**{**options, "seed": 9, "isolate": not options["isolate"]}), DOCUMENTS)
+    if options["objective"] == "causal":
+        ranges = [one for window in with_one for one in window]
+        total = sum(end - begin for begin, end in ranges)
+        assert total == sum(map(len, DOCUMENTS))
+
+
+@given(options=writers, encoder=st.booleans())
+@settings(quick, max_examples=30)
+def test_validation_windows_fit_and_train_something(options, encoder):
+    writer = make(encoder=encoder, **options)
+    for session, counts in writer.windows(DOCUMENTS):
+        assert len(session) <= writer.length
+        assert session.trained.any()
+        assert counts["source_tokens"] >= 1
+    ends = sum(counts.get("documents", 0) for _, counts in writer.windows(DOCUMENTS))
+    assert ends == len(DOCUMENTS)

@@ -1,0 +1,202 @@
+"""Equation 1 of the paper, computed slowly and independently, against rows, batches, masks and the chunked loss.
+
+The reference shares nothing with the package but the drawn spans and the numbers at which rows end: every span is
+tokenised and encoded by itself, every session is read by the decoder by itself, through Hugging Face modules alone,
+with full logits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+from families import assert_same, gradients, make_decoder, make_encoder, make_metalm, processor_of, real_documents
+from transformers import AutoTokenizer
+
+from metalm_cli.data.lanes import Lane, LaneState
+from metalm_cli.data.writer import SessionWriter
+from metalm_cli.objectives.language import semi_causal_spans
+from metalm_cli.sessions import DecoderTokenizer, Row, TokenRules, collate
+
+LENGTH = 160
+DRAW = partial(semi_causal_spans, low=4, high=12, fraction=0.4)
+
+
+@dataclass
+class Item:
+    """A token that is predicted, a token that is read, or a span that is encoded."""
+
+    token: int = -1
+    trained: bool = True
+    span: str = ""
+
+
+@dataclass
+class Reference:
+    """Equation 1 over one session after the other.
+
+    Args:
+        model: Where the Hugging Face modules and the connector's matrix are.
+        decoder_tokenizer: A Hugging Face tokenizer.
+        encoder_tokenizer: A Hugging Face tokenizer.
+    """
+
+    model: object
+    decoder_tokenizer: object
+    encoder_tokenizer: object
+    docked: int = 0
+    cut: int = 0
+    trained: int = 0
+    _loss: list[torch.Tensor] = field(default_factory=list)
+
+    def encode(self, text: str) -> torch.Tensor:
+        """A span's content outputs through the connector: ``[p, d]``."""
+        read = self.encoder_tokenizer(text, return_tensors="pt", return_special_tokens_mask=True)
+        outputs = self.model.encoders["text"](input_ids=read["input_ids"]).last_hidden_state[0]
+        (connector,) = self.model.connectors["text"]
+        return outputs[read["special_tokens_mask"][0] == 0] @ connector.weight.T + connector.bias
+
+    def session(self, items: list[Item]) -> None:
+        """Add ``-log P(x_t | x_<t, h(spans before t))`` of each predicted token."""
+        table = self.model.decoder.get_input_embeddings()
+        vectors, targets = [], []
+        for item in items:
+            if item.span:
+                vectors.append(self.encode(item.span))
+                self.docked += len(vectors[-1])
+            else:
+                before = sum(map(len, vectors))
+                if item.trained and before:
+                    targets.append((before - 1, item.token))  # also after a span: its last position predicts
+                vectors.append(table(torch.tensor([item.token])))
+        logits = self.model.decoder(inputs_embeds=torch.cat(vectors)[None]).logits[0]
+        for at, token in targets:
+            self._loss.append(-logits[at].log_softmax(-1)[token])
+        self.trained += len(targets)
+
+    def piece(self, text: str, spans: list[tuple[int, int]], begin: int, end: int, done: bool, room: int) -> list[Item]:
+        """Document tokens ``begin`` to ``end - 1`` without a start token; spans that the room does not hold are cut."""
+        read = self.decoder_tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids, offsets = read["input_ids"], read["offset_mapping"]
+        items: list[Item] = []
+        at = begin
+        while at < end:
+            span = next((one for one in spans if one[0] == at), None)
+            if span is not None:
+                last = len(text) if span[1] == len(ids) else offsets[span[1] - 1][1]
+                content = text[offsets[at - 1][1] if at else 0 : last]
+                size = len(self.encoder_tokenizer(content, add_special_tokens=False)["input_ids"])
+                if size + 1 <= room - self.size(items):
+                    items.append(Item(span=content))
+                    at = span[1]
+                    continue
+                self.cut += 1
+            items.append(Item(ids[at]))
+            at += 1
+        if done:
+            items.append(Item(self.decoder_tokenizer.eos_token_id))
+        return items
+
+    def size(self, items: list[Item]) -> int:
+        return sum(
+            len(self.encoder_tokenizer(one.span, add_special_tokens=False)["input_ids"]) if one.span else 1
+            for one in items
+        )
+
+    def started(self, items: list[Item]) -> list[Item]:
+        """With the start token, where the tokenizer adds one or nothing else predicts the first token."""
+        own = self.decoder_tokenizer("x")["input_ids"][0]
+        start = self.decoder_tokenizer.bos_token_id
+        if start is not None and own == start:
+            return [Item(start, trained=False), *items]
+        if not items[0].span:
+            return [Item(self.decoder_tokenizer.eos_token_id, trained=False), *items]
+        return items
+
+    def loss(self) -> torch.Tensor:
+        return torch.stack(self._loss).sum()
+
+
+class Documents(list):
+    def get(self, number: int) -> SimpleNamespace:
+        return SimpleNamespace(text=self[number])
+
+
+def written(lane: Lane, count: int) -> list[tuple[Row, list[tuple[int, int, int | None]]]]:
+    """Rows, each with the documents (number, first token, token after the last or None at the end) that it holds."""
+    rows = []
+    for _ in range(count):
+        before: LaneState = lane.state
+        row = lane.next_row()
+        after = lane.state
+        pieces: list[tuple[int, int, int | None]] = []
+        for number in range(before.number, after.number):
+            pieces.append((number, before.offset if number == before.number else 0, None))
+        if after.number in row.numbers:
+            pieces.append((after.number, before.offset if after.number == before.number else 0, after.offset))
+        rows.append((row, pieces))
+    return rows
+
+
+def compare(documents: list[str], tokenizers, decoder: str, encoder: str, isolate: bool = True) -> Reference:
+    model = make_metalm(make_decoder(decoder), {"text": make_encoder(encoder)})
+    reader = DecoderTokenizer(AutoTokenizer.from_pretrained(tokenizers[decoder]), TokenRules())
+    processor = processor_of(tokenizers[encoder])
+    writer = SessionWriter(reader, processor, DRAW, LENGTH, isolate=isolate, seed=5)
+    rows = written(Lane(0, 1, Documents(documents), writer), 3)  # type: ignore[arg-type]
+
+    batch = collate([row for row, _ in rows], {"text": processor}, length=LENGTH + 3, pad_id=reader.pad_id)
+    total, each = model.losses(batch)
+    (total / len(each)).backward()
+    found = gradients(model)
+
+    model.zero_grad()
+    reference = Reference(
+        model,
+        *(AutoTokenizer.from_pretrained(tokenizers[one]) for one in (decoder, encoder)),
+    )
+    for _, pieces in rows:
+        sessions: list[list[Item]] = []
+        room = LENGTH
+        for number, begin, end in pieces:
+            read = writer.read(documents[number], number)
+            spans = [(unit.first, unit.last) for unit in read.units if unit.dock is not None]
+            last = len(read.document) if end is None else end
+            fresh = isolate or not sessions
+            for start in [True, False] if fresh else [False]:  # a start token leaves the spans less room
+                items = reference.piece(documents[number], spans, begin, last, end is None, room - start)
+                if fresh and (len(reference.started(items)) > len(items)) == start:
+                    items = reference.started(items)
+                    break
+            room -= reference.size(items)
+            sessions.append(items)
+        for items in sessions if isolate else [[item for session in sessions for item in session]]:
+            reference.session(items)
+    assert reference.trained == len(each)
+    assert reference.docked == batch.counts["docked_positions"]
+    expected = reference.loss() / reference.trained
+    expected.backward()
+    torch.testing.assert_close(total / len(each), expected, atol=1e-5, rtol=1e-5)
+    assert_same(found, gradients(model))
+    assert {name.split(".")[0] for name in found} == {"decoder", "encoders", "connectors"}
+    return reference
+
+
+@pytest.mark.parametrize("encoder", ["bert", "roberta"])
+@pytest.mark.parametrize("decoder", ["gpt2", "llama", "opt"])
+def test_equation_1_on_real_documents(decoder, encoder, tokenizers, data_root) -> None:
+    reference = compare(real_documents(data_root, 12, 230), tokenizers, decoder, encoder)
+    assert reference.docked > 50
+    assert reference.trained > 150
+
+
+@pytest.mark.parametrize("isolate", [True, False])
+@pytest.mark.parametrize(("decoder", "encoder"), [("gpt2", "roberta"), ("llama", "bert")])
+def test_equation_1_on_documents_of_the_world(decoder, encoder, isolate, tokenizers, texts) -> None:
+    documents = [text[:230] for text in texts[:12]]
+    reference = compare(documents, tokenizers, decoder, encoder, isolate)
+    assert reference.docked > 50
+    assert reference.trained > 150

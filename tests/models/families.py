@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from metalm_cli.models import MetaLM, MetaLMConfig
 from metalm_cli.models.encoders import adapter_for, load_tokenizer
 from metalm_cli.models.metalm import build_encoder
+from metalm_cli.recipes.schema import Model
 from metalm_cli.sessions import Batch, DockInput, TextProcessor, TokenisedSession, build_row, collate
 from metalm_cli.sessions.processors import digest
 
@@ -123,6 +124,44 @@ def make_metalm(decoder: Any, encoders: dict[str, Any] | None = None, kind: str 
     return model.eval()
 
 
+def model_recipe(
+    tokenizers: dict[str, Path],
+    decoder: str = "gpt2",
+    encoder: str | None = "bert",
+    *,
+    name: str = "text",
+    connector: dict[str, Any] | None = None,
+    tokens: dict[str, Any] | None = None,
+    decoder_options: dict[str, Any] | None = None,
+    **options: Any,
+) -> Model:
+    """A recipe's ``model``: a decoder and an encoder made from configs, with tokenizers from folders.
+
+    Args:
+        tokenizers: Folders by kind.
+        decoder: Its family.
+        encoder: Its family; None for a plain causal language model.
+        name: The encoder's name.
+        connector: ``model.connector``.
+        tokens: ``model.tokens``.
+        decoder_options: Further keys of the decoder.
+        **options: Further keys of the encoder.
+    """
+    reads = decoder if decoder in ("llama", "opt") else "gpt2"
+    parts: dict[str, Any] = {
+        "decoder": {"config": {"model_type": decoder, **DECODERS[decoder]}, "tokenizer": str(tokenizers[reads])}
+        | (decoder_options or {}),
+        "connector": connector or {},
+        "tokens": tokens or {},
+    }
+    if encoder is not None:
+        shape = {"config": {"model_type": encoder, **{**ENCODERS, **VISION}[encoder]}}
+        if encoder in ENCODERS:
+            shape["tokenizer"] = str(tokenizers["roberta" if encoder in ("roberta", "mpnet") else "bert"])
+        parts["encoders"] = {name: {**shape, **options}}
+    return Model.model_validate(parts)
+
+
 # -- rows of random tokens, without a tokenizer ---------------------------------------------------------------------
 
 
@@ -170,6 +209,26 @@ def loss_and_gradients(model: MetaLM, batch: Batch) -> tuple[torch.Tensor, dict[
     total, each = model.losses(batch)
     (total / len(each)).backward()
     return each, gradients(model)
+
+
+def sessions(seed: int = 0, docks: int = 2) -> list[TokenisedSession]:
+    """Sessions longer than the local windows (6), docks inside."""
+    rng = np.random.default_rng(seed)
+    return [random_session(rng, length, docks=docks) for length in (23, 17, 31)]
+
+
+def unpacked(model: MetaLM, packed: list[TokenisedSession]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Each session alone, not even padded: losses and summed gradients of the mean loss."""
+    each, total = [], {}
+    count = sum(len(build_row([session]).targets) for session in packed)
+    for session in packed:
+        model.zero_grad()
+        loss, one = model.losses(batch_of([[session]]))
+        (loss / count).backward()
+        each.append(one)
+        found = gradients(model)
+        total = found if not total else {name: total[name] + value for name, value in found.items()}
+    return torch.cat(each), total
 
 
 def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], tolerance: float = 1e-5) -> None:

@@ -19,6 +19,8 @@ from families import (
     make_encoder,
     make_metalm,
     random_session,
+    sessions,
+    unpacked,
 )
 from torch.nn.functional import cross_entropy
 
@@ -27,28 +29,8 @@ from metalm_cli.models.decoders import full_logits, head_of, hidden_states, prob
 from metalm_cli.sessions import ROOT, Row, TokenisedSession, build_row, collate
 
 
-def sessions(seed: int = 0, docks: int = 2) -> list[TokenisedSession]:
-    """Sessions longer than the local windows (6), docks inside."""
-    rng = np.random.default_rng(seed)
-    return [random_session(rng, length, docks=docks) for length in (23, 17, 31)]
-
-
 def model_of(kind: str, **changes):
     return make_metalm(make_decoder(kind, **changes), {"text": make_encoder("bert")})
-
-
-def unpacked(model, packed: list[TokenisedSession]):
-    """Each session alone, not even padded: losses and summed gradients of the mean loss."""
-    each, total = [], None
-    count = sum(len(build_row([session]).targets) for session in packed)
-    for session in packed:
-        model.zero_grad()
-        loss, one = model.losses(batch_of([[session]]))
-        (loss / count).backward()
-        each.append(one)
-        found = gradients(model)
-        total = found if total is None else {name: total[name] + value for name, value in found.items()}
-    return torch.cat(each), total
 
 
 @pytest.mark.parametrize("kind", PACKED)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.attention import dense_mask
-from metalm_cli.models.encoders import OFFSET_POSITIONS, adapter_for
+from metalm_cli.models.encoders import adapter_for, first_position
 from metalm_cli.models.parts import PartLoader
 from metalm_cli.recipes.schema import Encoder
 from metalm_cli.sessions import ROOT, Stream, TextProcessor
@@ -95,9 +95,7 @@ def encode(model: Any, input_ids: Tensor, stream: Stream) -> Tensor:
         return base(input_ids=input_ids, attention_mask=mask).last_hidden_state
     dtype = next(model.parameters()).dtype
     mask = dense_mask(stream, dtype, causal=False)
-    positions = stream.position_ids
-    if model.config.model_type in OFFSET_POSITIONS:
-        positions = positions + (model.config.pad_token_id or 0) + 1
+    positions = stream.position_ids + first_position(model)
     return base(input_ids=input_ids, attention_mask=mask, position_ids=positions).last_hidden_state
 
 
@@ -113,6 +111,7 @@ def encoder_packs(model: Any) -> bool:
     model.eval()
     device = next(model.parameters()).device
     ids = ((torch.arange(9, device=device) * 7 + 5) % model.get_input_embeddings().num_embeddings)[None]
+    ids[ids == model.config.pad_token_id] += 1  # RoBERTa does not count padding when it numbers positions
     positions = torch.tensor([[*range(5), *range(4)]], device=device)
     segments = torch.tensor([[0] * 5 + [1] * 4], device=device)
     parents = torch.full((1, 2), ROOT, device=device)

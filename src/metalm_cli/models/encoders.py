@@ -72,7 +72,7 @@ class TextAdapter:
                 where=f"model.encoders.{name}.tokenizer",
                 remedy="use the tokenizer that the encoder was trained with",
             )
-        limit = self.positions(model.config, tokenizer)
+        limit = self.positions(model, tokenizer)
         wanted = options.get("max_length")
         if wanted is not None and limit is not None and wanted > limit:
             raise MetalmError(
@@ -83,11 +83,11 @@ class TextAdapter:
         length = wanted or min(limit or DEFAULT_LENGTH, DEFAULT_LENGTH)
         return TextProcessor(name, tokenizer, length, bool(options.get("keep_special")))
 
-    def positions(self, config: Any, tokenizer: Any) -> int | None:
+    def positions(self, model: Any, tokenizer: Any) -> int | None:
         """Positions that the encoder can read, or None if it has no limit."""
-        limit = getattr(config, "max_position_embeddings", None)
-        if limit is not None and config.model_type in OFFSET_POSITIONS:
-            limit -= (config.pad_token_id or 0) + 1
+        limit = getattr(model.config, "max_position_embeddings", None)
+        if limit is not None:
+            limit -= first_position(model)
         stated = getattr(tokenizer, "model_max_length", None)
         limits = [one for one in (limit, stated) if one is not None and 0 < one < NO_LIMIT]
         return min(limits) if limits else None
@@ -96,8 +96,12 @@ class TextAdapter:
         return model(**inputs).last_hidden_state
 
 
-OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "data2vec-text"}
-"""Families whose position table begins after the padding index."""
+def first_position(model: Any) -> int:
+    """Row of the position table that the first token takes: RoBERTa and its kin begin after the padding index."""
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            return module.padding_idx + 1
+    return 0
 
 
 class VisionAdapter:

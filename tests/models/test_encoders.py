@@ -1,0 +1,232 @@
+"""Encoders as docks: every family gives what a direct call on the single text gives."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from families import (
+    ENCODERS,
+    VISION,
+    VOCABULARY,
+    assert_same,
+    batch_of,
+    config_of,
+    gradients,
+    loss_and_gradients,
+    make_decoder,
+    make_encoder,
+    make_metalm,
+    model_recipe,
+    processor_of,
+    sessions,
+    unpacked,
+)
+from PIL import Image
+
+from metalm_cli.errors import MetalmError
+from metalm_cli.models.alone import encoder_packs
+from metalm_cli.models.assemble import assemble
+from metalm_cli.models.encoders import adapter_for, first_position, load_tokenizer
+from metalm_cli.sessions import (
+    Causal,
+    Docked,
+    Session,
+    SessionTokeniser,
+    UndockableError,
+    build_row,
+    collate,
+)
+
+TEXTS = ("It rained.", "A fox can hide well in the forest, and Foxes have four legs.", "Clerks sell stamps.")
+
+
+def assembled(tokenizers, kind: str, **options):
+    return assemble(model_recipe(tokenizers, encoder=kind, **options), seed=0, sample=lambda count: iter(()))
+
+
+def batch_with(assembly, contents, name: str = "text", answer: str = " yes"):
+    tokenise = SessionTokeniser(assembly.tokenizer, assembly.processors)
+    spans = [[Causal("So:"), Docked(name, content), Causal(answer, trained=True, end=True)] for content in contents]
+    sessions = [tokenise(Session(one)) for one in spans]
+    return collate([build_row(sessions[:1]), build_row(sessions[1:])], assembly.processors)
+
+
+@pytest.mark.parametrize("keep_special", [False, True])
+@pytest.mark.parametrize("kind", list(ENCODERS))
+def test_docks_are_a_direct_call_on_the_single_text(kind, keep_special, tokenizers) -> None:
+    assembly = assembled(tokenizers, kind, keep_special=keep_special)
+    model = assembly.model.eval()
+    encoder, tokenizer = model.encoders["text"], assembly.processors["text"].tokenizer
+    batch = batch_with(assembly, TEXTS)
+    table = batch.docks["text"]
+    with torch.no_grad():
+        vectors = model.docked("text", table)[table.source]
+        embeds = model.embed(batch.decoder.input_ids, batch.docks)
+        expected = []
+        for text in TEXTS:
+            ids = tokenizer(text).input_ids
+            outputs = encoder(input_ids=torch.tensor([ids])).last_hidden_state[0]
+            special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+            content = [at for at, one in enumerate(ids) if keep_special or one not in special]
+            assert len(content) == len(ids) - (0 if keep_special else 2)
+            expected.append(model.connectors["text"][0](outputs[content]))
+    torch.testing.assert_close(vectors, torch.cat(expected), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(embeds.flatten(0, 1)[table.at], torch.cat(expected), atol=1e-5, rtol=1e-4)
+    assert batch.docks["text"].inputs["input_ids"].shape[0] == 3
+
+
+@pytest.mark.parametrize("kind", list(ENCODERS))
+def test_batching_docks_changes_neither_losses_nor_gradients(kind) -> None:
+    model = make_metalm(make_decoder("gpt2"), {"text": make_encoder(kind)})
+    made = sessions()
+    alone, expected = unpacked(model, made)
+    each, found = loss_and_gradients(model, batch_of([made], length=80))
+    torch.testing.assert_close(each, alone, atol=1e-5, rtol=1e-5)
+    assert_same(found, expected)
+    assert any(name.startswith("encoders.text") and value.abs().max() > 1e-4 for name, value in found.items())
+    assert not any("pooler" in name for name, _ in model.named_parameters()), "nothing trains a pooler"
+
+
+LIMITS = {"bert": 130, "distilbert": 130, "metalm-encoder": 130, "roberta": 128, "mpnet": 128, "t5": None}
+
+
+@pytest.mark.parametrize(("kind", "limit"), LIMITS.items())
+def test_an_encoder_reads_as_many_tokens_as_it_has_positions(kind, limit, tokenizers) -> None:
+    tokenizer = load_tokenizer(tokenizers["roberta" if kind in ("roberta", "mpnet") else "bert"])
+    encoder, adapter = make_encoder(kind), adapter_for(config_of(kind))
+    processor = adapter.processor("text", tokenizer, encoder, {})
+    assert processor.max_length == (limit or 512)
+    if limit is None:
+        return
+    dock = processor.prepare(_words(processor, limit))
+    assert len(dock.arrays["input_ids"]) == limit
+    with torch.no_grad():
+        adapter.outputs(encoder, {"input_ids": torch.from_numpy(dock.arrays["input_ids"])[None]})
+    with pytest.raises(UndockableError, match=rf"{limit + 1} tokens.*reads {limit}") as caught:
+        processor.prepare(_words(processor, limit + 1))
+    assert caught.value.reason == "too_long"
+    with pytest.raises(MetalmError, match=str(limit)) as problem:
+        adapter.processor("text", tokenizer, encoder, {"max_length": limit + 1})
+    assert problem.value.where == "model.encoders.text.max_length"
+    assert str(limit) in problem.value.remedy
+    assert adapter.processor("text", tokenizer, encoder, {"max_length": 20}).max_length == 20
+
+
+def _words(processor, tokens: int) -> str:
+    for count in range(tokens):
+        for text in (" ".join(["."] * count), " ".join(["."] * count) + " a"):
+            if len(processor.tokenizer(text).input_ids) == tokens:
+                return text
+    raise AssertionError(f"no text of {tokens} tokens")
+
+
+def test_positions_begin_after_a_padding_index_that_is_not_the_tokenizers(tokenizers) -> None:
+    """MPNet's position table begins after index 1 whatever the padding token is."""
+    encoder = make_encoder("mpnet", pad_token_id=0)
+    processor = adapter_for(encoder.config).processor("text", load_tokenizer(tokenizers["bert"]), encoder, {})
+    assert processor.max_length == 128
+    ids = torch.from_numpy(processor.prepare(_words(processor, 128)).arrays["input_ids"])[None]
+    assert encoder(input_ids=ids).last_hidden_state.shape == (1, 128, 32)
+    assert {kind: first_position(make_encoder(kind)) for kind in ("bert", "roberta", "mpnet", "t5")} == {
+        "bert": 0,
+        "roberta": 2,
+        "mpnet": 2,
+        "t5": 0,
+    }
+
+
+def test_the_tokenizers_own_limit_counts_too(tokenizers) -> None:
+    tokenizer = load_tokenizer(tokenizers["bert"])
+    tokenizer.model_max_length = 64
+    encoder = make_encoder("bert")
+    assert adapter_for(encoder.config).processor("text", tokenizer, encoder, {}).max_length == 64
+
+
+@pytest.mark.parametrize(("content", "reason"), [("", "empty"), ("  \n ", "empty")])
+def test_an_empty_text_cannot_be_docked(content, reason, tokenizers) -> None:
+    with pytest.raises(UndockableError) as caught:
+        processor_of(tokenizers["bert"]).prepare(content)
+    assert caught.value.reason == reason
+
+
+def test_an_encoder_that_reads_text_refuses_an_image(tokenizers) -> None:
+    with pytest.raises(MetalmError, match="reads text, got Image"):
+        processor_of(tokenizers["bert"]).prepare(Image.new("RGB", (8, 8)))
+
+
+def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(tokenizers) -> None:
+    encoder = make_encoder("bert", vocab_size=VOCABULARY - 1)
+    with pytest.raises(MetalmError, match=f"{VOCABULARY} tokens, its embeddings {VOCABULARY - 1} rows") as caught:
+        adapter_for(encoder.config).processor("text", load_tokenizer(tokenizers["bert"]), encoder, {})
+    assert caught.value.where == "model.encoders.text.tokenizer"
+    assert caught.value.remedy
+
+
+# -- vision -----------------------------------------------------------------------------------------------------------
+
+
+def picture(seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (20, 30, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize(("kind", "extra"), [("vit", 1), ("deit", 2)])
+@pytest.mark.parametrize("keep_special", [False, True])
+def test_patches_of_an_image_are_docked(kind, extra, keep_special, tokenizers) -> None:
+    assembly = assembled(tokenizers, kind, name="vision", keep_special=keep_special)
+    model, processor = assembly.model.eval(), assembly.processors["vision"]
+    images = [picture(0), picture(1)]
+    batch = batch_with(assembly, images, "vision")
+    pixels = processor.processor(images=images[1], return_tensors="pt")["pixel_values"]
+    assert pixels.shape == (1, 3, 8, 8)
+    table = batch.docks["vision"]
+    with torch.no_grad():
+        outputs = model.encoders["vision"](pixel_values=pixels).last_hidden_state[0]
+        assert len(outputs) == 4 + extra
+        expected = model.connectors["vision"](outputs if keep_special else outputs[extra:])
+        found = model.docked("vision", table)[table.source]
+    count = 4 + extra if keep_special else 4
+    assert len(found) == 2 * count
+    torch.testing.assert_close(found[count:], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_an_image_session_trains_and_generates(tokenizers, tmp_path) -> None:
+    assembly = assembled(tokenizers, "deit", name="vision")
+    model = assembly.model.train()
+    picture().save(tmp_path / "photo.png")
+    batch = batch_with(assembly, [tmp_path / "photo.png", picture(1)], "vision")
+    model.losses(batch)[0].backward()
+    found = gradients(model)
+    assert found["connectors.vision.0.weight"].abs().max() > 0
+    assert any(name.startswith("encoders.vision") and value.abs().max() > 0 for name, value in found.items())
+    session = SessionTokeniser(assembly.tokenizer, assembly.processors)(Session([Docked("vision", picture(1))]))
+    prompt = collate([build_row([session])], assembly.processors)
+    ids = model.eval().generate(prompt.decoder.input_ids, prompt.docks, max_new_tokens=3, do_sample=False)
+    assert ids.shape[0] == 1
+    assert 1 <= ids.shape[1] <= 3
+
+
+@pytest.mark.parametrize("kind", list(VISION))
+def test_an_image_that_cannot_be_read_is_named(kind, tokenizers, tmp_path) -> None:
+    processor = assembled(tokenizers, kind, name="vision").processors["vision"]
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    for content in (broken, tmp_path / "absent.png"):
+        with pytest.raises(MetalmError, match="cannot be read") as caught:
+            processor.prepare(content)
+        assert caught.value.where == str(content)
+    with pytest.raises(MetalmError, match="takes a path or a PIL image, got bytes"):
+        processor.prepare(b"no image")
+
+
+# -- encoders alone ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["roberta", "mpnet"])
+def test_packed_positions_begin_where_the_family_has_them(kind) -> None:
+    from transformers import AutoModelForMaskedLM
+
+    torch.manual_seed(0)
+    for pad in (0, 1, 5):
+        model = AutoModelForMaskedLM.from_config(config_of(kind, pad_token_id=pad)).eval()
+        assert encoder_packs(model), pad

@@ -19,7 +19,12 @@ PACKAGE = HOUSE / "src" / "metalm_cli"
 OPEN_TO_ALL = {"errors", "hub"}
 LIGHT_ROOMS = ("cli", "recipes", "world", "sessions")
 HEAVY = {"torch", "transformers"}
-PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *sorted(f"docs/{path.name}" for path in HOUSE.glob("docs/*.md"))]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    *sorted(f"docs/{path.name}" for path in HOUSE.glob("docs/*.md")),
+]
 
 
 # -- rooms ------------------------------------------------------------------------------------------------------------
@@ -84,7 +89,9 @@ def test_the_checks_find_what_they_look_for() -> None:
     assert trespasses("data", source, {"sessions"}) == ["training"]
     assert trespasses("cli", source, {"training"}) == []
     assert eager(source) == set()
-    guarded = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch\nclass A:\n    import transformers\n"
+    guarded = (
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch\nclass A:\n    import transformers\n"
+    )
     assert eager(guarded) == {"typing", "transformers"}
 
 

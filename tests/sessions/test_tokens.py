@@ -227,10 +227,18 @@ def test_characters_of_several_tokens_are_never_split(kind):
 
 
 def test_snap_stays_within_its_limits():
-    document = decoder("byte").document("internationalisation of localisations")
-    assert len(document) > 8
-    assert document.snap(3, 4, 3, 5) == (3, 5)
-    assert document.snap(3, 4, 0, len(document))[0] == 0
+    text = "the internationalisation of it"
+    document = decoder("byte").document(text)
+    words = [at for at in range(len(document) + 1) if document.word_boundary(at)]
+    assert [document.characters(0, at)[1] if at else 0 for at in words] == [0, 3, 24, 27, 30]
+    the, long, of, _, end = words
+    assert of - long > 6
+    inside = long + 2
+    assert document.snap(inside, inside + 1, 0, end) == (long, of)
+    assert document.snap(inside, inside + 1, inside - 1, inside + 2) == (inside, inside + 1)
+    assert document.snap(inside, end, inside - 1, end) == (of, end)
+    assert document.snap(the, of - 1, 0, of - 1) == (the, long)
+    assert document.snap(the, of - 1, 0, of) == (the, of)
 
 
 # -- continuations ----------------------------------------------------------------------------------------------------

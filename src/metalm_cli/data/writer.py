@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -143,6 +143,8 @@ class SessionWriter:
             for begin in range(0, len(document), size):
                 end = min(begin + size, len(document))
                 units = self.units(document, begin, end, generator(0, VALIDATION, index, begin))
+                # A decoder alone does not train these spans either.
+                units = tuple(replace(unit, trained=False) if unit.refused else unit for unit in units)
                 found.append(self._window(document, units, end))
         return found
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -80,12 +81,14 @@ class TokenisedDocument:
         return not (_in_word(self.text[at - 1]) and _in_word(self.text[at]))
 
     def snap(self, first: int, last: int, low: int, high: int) -> tuple[int, int]:
-        """Widen a span to word boundaries without leaving ``low..high``."""
-        while first > low and not self.word_boundary(first):
-            first -= 1
-        while last < high and not self.word_boundary(last):
-            last += 1
-        return first, last
+        """Widen a span to word boundaries without leaving ``low..high``.
+
+        An edge whose word reaches beyond a limit moves inward instead; where the span is inside one word, it stays.
+        """
+        outward, inward = range(first, low - 1, -1), range(first + 1, last)
+        begin = next(filter(self.word_boundary, chain(outward, inward)), first)
+        outward, inward = range(last, high + 1), range(last - 1, begin, -1)
+        return begin, next(filter(self.word_boundary, chain(outward, inward)), last)
 
 
 def _in_word(character: str) -> bool:

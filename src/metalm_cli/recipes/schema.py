@@ -342,7 +342,7 @@ class Training(Section):
         default=None,
         pattern=r"^\d+(\.\d+)?[smh]$",
         examples=["90s", "30m", "2h"],
-        description="Stop, with a checkpoint, after this long (90s, 30m, 2h).",
+        description="Stop so long after training (re)started (90s, 30m, 2h), with a checkpoint and exit code 75.",
     )
     batch_size: int = Field(default=32, ge=1, description="Rows of an optimiser step, over all processes.")
     micro_batch_size: int | None = Field(

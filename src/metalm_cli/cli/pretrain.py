@@ -44,11 +44,27 @@ def pretrain(
     ] = None,
 ) -> None:
     """Train a MetaLM from encoder and decoder checkpoints, or from scratch, on documents."""
+    from metalm_cli.training.together import one_voice
+
+    with one_voice():
+        _pretrain(arguments or [], model, out, resume, dry_run, offline, data_root, seeds)
+
+
+def _pretrain(
+    arguments: list[str],
+    model: str | None,
+    out: Path | None,
+    resume: bool,
+    dry_run: bool,
+    offline: bool,
+    data_root: Path | None,
+    seeds: str | None,
+) -> None:
     from metalm_cli.recipes import resolve, split_arguments
 
     if dry_run and resume:
         raise MetalmError("--dry-run and --resume exclude each other", remedy="leave one of them out")
-    recipe, overrides = split_arguments(arguments or [])
+    recipe, overrides = split_arguments(arguments)
     if recipe is None and resume and out is not None and (out / "recipe.yaml").is_file():
         recipe = f"./{out / 'recipe.yaml'}" if not out.is_absolute() else str(out / "recipe.yaml")
     flags = {"model.checkpoint": model}
@@ -84,15 +100,24 @@ def _one(resolved: Resolved, *, out: Path | None, resume: bool, dry_run: bool, o
 
     quiet_libraries(offline)
     from metalm_cli.evaluation.samples import continuations
+    from metalm_cli.training.memory import human_bytes
     from metalm_cli.training.plan import plan_text
     from metalm_cli.training.pretrain import Options, Pretraining, Views
+    from metalm_cli.training.together import is_first
 
     def show_plan(plan: Any, result: Any) -> None:
         printer = console.stdout() if dry_run else console.stderr()
-        printer.print(plan_text(plan, resolved if dry_run else None) if result is None else result.text())
+        if result is None:
+            printer.print(plan_text(plan, resolved if dry_run else None))
+            return
+        memory = "" if result.peak_bytes is None else f", {human_bytes(result.peak_bytes)} of the device at most"
+        printer.print(f"probe    a micro-batch of the longest rows: {result.seconds:.2f} s{memory}", markup=False)
+        for line in result.notes:
+            printer.print(f"  - {line}", markup=False)
 
     def note(text: str) -> None:
-        console.stderr().print(text, markup=False)
+        if is_first():
+            console.stderr().print(text, markup=False, soft_wrap=True)
 
     for dropped in resolved.dropped:
         note(str(dropped))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from metalm_cli.data.lanes import Lane, LaneState
+from metalm_cli.errors import MetalmError
 from metalm_cli.sessions import Row
 
 
@@ -58,7 +59,12 @@ def loader(stream: RowStream, workers: int) -> Iterator[StepRows]:
         return
     shares = iter(_worker_loader(stream, workers))
     while True:
-        made = [one for _ in range(workers) for one in next(shares)]
+        made = []
+        for _ in range(workers):
+            share = next(shares)
+            if isinstance(share, MetalmError):
+                raise share
+            made += share
         yield _step(sorted(made, key=lambda one: one[0]))
 
 
@@ -73,7 +79,10 @@ def _worker_loader(stream: RowStream, workers: int) -> Any:
         def __iter__(self) -> Iterator[Any]:
             info = get_worker_info()
             assert info is not None
-            return stream.steps(stream.lanes[info.id :: info.num_workers])
+            try:
+                yield from stream.steps(stream.lanes[info.id :: info.num_workers])
+            except MetalmError as error:
+                yield error  # the loader would wrap what is raised here, traceback and all
 
     return DataLoader(Share(), batch_size=None, num_workers=workers, prefetch_factor=2, worker_init_fn=_start_worker)
 

@@ -228,7 +228,7 @@ class Trainer:
             made = next(rows)
             batches = self.micro_batches(made)
             self.recent.append((state.step + 1, tuple(n for batch in batches for n in batch.numbers)))
-            late = limit is not None and self._elapsed() > limit
+            late = limit is not None and time.monotonic() - self.started > limit
             counts, used, stop = self.agree(batches, signals.pending is not None or late)
             norm = self.step(batches, counts, used, meter)
             bad = self.update(norm, bad)
@@ -238,7 +238,7 @@ class Trainer:
             hooks.advance(state.step)
             if self.device.type == "cpu":
                 self.check(bad, hooks)
-            if due(options.log_every, state.step) or last or stop:
+            if due(options.log_every, state.step) or last:
                 self.check(bad, hooks)
                 rate = options.learning_rate * schedule(options, state.step - 1, self.steps)
                 hooks.log({"step": state.step, "split": "train", **meter.read(), "lr": rate, "grad_norm": scalar(norm)})
@@ -250,9 +250,6 @@ class Trainer:
             if stop and not last:
                 return Exit.STOPPED
         return Exit.DONE
-
-    def _elapsed(self) -> float:
-        return self.state.seconds + time.monotonic() - self.started
 
     def _validate(self, hooks: Hooks) -> None:
         found = hooks.validate(self.module, self.root, self.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from metalm_cli.models.assemble import Assembly
 from metalm_cli.models.trains import PartPolicy, PartSummary, summaries
 from metalm_cli.objectives import Objective
 from metalm_cli.recipes.schema import PretrainRecipe, ReplacedTokens
-from metalm_cli.training.figures import Figures, SourcePlan, sample_figures, source_plans, steps_from_epochs
+from metalm_cli.training.figures import SECONDS, Figures, SourcePlan, sample_figures, source_plans, steps_from_epochs
 from metalm_cli.training.memory import Memory, estimate_memory, micro_rows
 from metalm_cli.training.plan_view import plan_text
 
@@ -150,7 +151,9 @@ def make_plan(
     Raises:
         MetalmError: A source cannot be read; or epochs are asked for of a stream.
     """
-    figures = sample_figures(corpus, objective.writer(recipe.data, recipe.train.seed))
+    # Steps that come from epochs must not depend on how fast this process reads: others, and later ones, do the same.
+    limit = SECONDS if steps or recipe.train.steps else math.inf
+    figures = sample_figures(corpus, objective.writer(recipe.data, recipe.train.seed), seconds=limit)
     portions = _portions(recipe, corpus, figures, world, steps)
     generator = _generator(recipe, assembly, root)
     modules: list[nn.Module] = [assembly.model, *([generator] if generator is not None else [])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,15 +19,17 @@ from metalm_cli.models.assemble import Assembly, assemble, assemble_encoder
 from metalm_cli.objectives import Objective, make_objective
 from metalm_cli.recipes.schema import PretrainRecipe
 from metalm_cli.training import checkpoint
+from metalm_cli.training.files import TEMPORARY, explained, fsync_tree, replace_folder
 from metalm_cli.training.finish import write_model
 from metalm_cli.training.loop import Hooks, Trainer
-from metalm_cli.training.metrics import MetricsLog, check_trackers, log_to_trackers, start_trackers
-from metalm_cli.training.plan import Plan, make_plan, steps_from_epochs
+from metalm_cli.training.metrics import MetricsLog, check_trackers, log_to_trackers, read, start_trackers
+from metalm_cli.training.plan import Plan, make_plan
 from metalm_cli.training.probe import ProbeResult, probe
 from metalm_cli.training.progress import Progress, make_progress
 from metalm_cli.training.resume import check_recipe
 from metalm_cli.training.run_folder import RunFolder, environment
 from metalm_cli.training.signals import StopSignals
+from metalm_cli.training.together import agreed
 from metalm_cli.training.validate import Validator
 
 TOKENIZERS = "tokenizers"
@@ -126,8 +129,17 @@ class Pretraining:
         self.writer = self.objective.writer(recipe.data, recipe.train.seed)
         torch.manual_seed(recipe.train.seed)
         self.root = self.objective.step()
-        self.steps = recipe.train.steps or steps_from_epochs(recipe, self.corpus, self.objective)
-        self.plan = make_plan(recipe, self.corpus, self.assembly, self.objective, world=self.world, steps=self.steps)
+        self.plan = make_plan(
+            recipe,
+            self.corpus,
+            self.assembly,
+            self.objective,
+            world=self.world,
+            steps=recipe.train.steps,
+            root=self.root,
+            device=self.accelerator.device,
+        )
+        self.steps = self.plan.steps
         if recipe.train.checkpoint_activations:
             self.assembly.model.gradient_checkpointing_enable()
 
@@ -161,66 +173,74 @@ class Pretraining:
         self.root.to(self.accelerator.device)
         if self.main:
             self.views.plan(self.plan, None)
-        result = probe(self.objective, self.root, self.recipe, self.accelerator.device)
+        result = probe(self.objective, self.root, self.recipe, self.accelerator.device, world=self.world)
         if self.main:
             self.views.plan(self.plan, result)
 
     # -- running ------------------------------------------------------------------------------------------------------
 
     def run(self) -> Exit:
-        """Train into a run folder.
+        """Train into a run folder. A new folder is made when nothing can be found wrong any more without training.
 
         Raises:
             MetalmError: See :meth:`Trainer.run`; and what is wrong with the folder or its checkpoint.
         """
+        options = self.options
+        if agreed(lambda: RunFolder.begins(options.out, options.name, options.resume)):
+            self._ready(None)
         with self._folder() as folder:
-            found = self._checkpoint(folder)
-            saved = folder.path / TOKENIZERS
-            self.prepare(saved if folder.resumed and saved.is_dir() else None)
-            self.show_plan()
-            if self.main and not folder.resumed:
+            found = self._checkpoint(folder) if folder.resumed else None
+            if not hasattr(self, "corpus"):
+                self._ready(folder.path / TOKENIZERS)
+            if self.main and not folder.recipe.exists():
                 self._begin(folder)
             return self._train(folder, found)
 
+    def _ready(self, tokenizers: Path | None) -> None:
+        self.prepare(tokenizers)
+        self.show_plan()
+        self.held_out = [document.text for document in self.corpus.validation()]
+        self.validation_rows = self.objective.validation_rows(self.recipe.data, self.held_out)
+
     def _folder(self) -> RunFolder:
+        """The run's folder: the first process makes and locks it, the others are told where it is."""
         options = self.options
         if self.world == 1:
             return RunFolder.create(options.out, options.name, options.resume)
-        # The first process makes the folder; the others are told where it is, or why there is none.
-        answer: list[Any] = [None, None]
-        folder = None
-        if self.main:
-            try:
-                folder = RunFolder.create(options.out, options.name, options.resume)
-                answer = [str(folder.path), folder.resumed]
-            except MetalmError as error:
-                answer = [error, None]
-        torch.distributed.broadcast_object_list(answer, src=0)
-        if isinstance(answer[0], MetalmError):
-            raise answer[0]
-        if folder is None:
-            folder = RunFolder.attach(Path(answer[0]))
-            folder.resumed = bool(answer[1])
+        made: list[RunFolder] = []
+
+        def make() -> tuple[str, bool]:
+            made.append(RunFolder.create(options.out, options.name, options.resume))
+            return str(made[0].path), made[0].resumed
+
+        path, resumed = agreed(make)
+        if made:
+            return made[0]
+        folder = RunFolder.attach(Path(path))
+        folder.resumed = resumed
         return folder
 
     def _begin(self, folder: RunFolder) -> None:
-        folder.write_text("recipe.yaml", self.text)
-        folder.write_json("environment.json", environment(str(self.accelerator.device)))
-        if not self.assembly.alone:
-            self.assembly.decoder_tokenizer.tokenizer.save_pretrained(folder.path / TOKENIZERS / "decoder")
-        for name, processor in self.assembly.processors.items():
-            processor.save_pretrained(folder.path / TOKENIZERS / name)
+        """Write what a resumed run needs; ``recipe.yaml`` last, so that a run that has it has all."""
+        with explained(folder.path, "cannot begin the run", Exit.FAILED):
+            folder.write_json("environment.json", environment(str(self.accelerator.device)))
+            place = folder.path / f".{TOKENIZERS}{TEMPORARY}"
+            shutil.rmtree(place, ignore_errors=True)
+            if not self.assembly.alone:
+                self.assembly.decoder_tokenizer.tokenizer.save_pretrained(place / "decoder")
+            for name, processor in self.assembly.processors.items():
+                processor.save_pretrained(place / name)
+            fsync_tree(place)
+            replace_folder(place, folder.path / TOKENIZERS)
+            folder.write_text("recipe.yaml", self.text)
 
     def _checkpoint(self, folder: RunFolder) -> Path | None:
         """The checkpoint to go on from; says what is damaged."""
-        if not folder.resumed:
-            return None
         for note in check_recipe(folder, self.recipe) if folder.recipe.exists() else []:
             self.views.note(note)
-        found, damaged = checkpoint.latest(folder.checkpoints)
-        if self.main:
-            for one in damaged:
-                self.views.note(f"not used: {one}")
+        found, damaged = agreed(lambda: checkpoint.latest(folder.checkpoints))
+        for one in damaged:
+            self.views.note(f"not used: {one}")
         return found
 
     def _train(self, folder: RunFolder, found: Path | None) -> Exit:
@@ -229,15 +249,15 @@ class Pretraining:
         if recipe.train.compile:
             compile_layers(self.assembly)
         trainer = Trainer(recipe.train, self.steps, self.objective, self.root, self.accelerator, length)
-        rows = self.objective.validation_rows(recipe.data, (one.text for one in self.corpus.validation()))
         size = recipe.train.micro_batch_size or max(1, recipe.train.batch_size // self.world)
-        validator = Validator(self.objective, rows, size, trainer.control)
+        validator = Validator(self.objective, self.validation_rows, size, trainer.control)
         if found is not None:
             tensors, state = checkpoint.load(found, verify=False)
             trainer.restore(tensors, state)
-            if self.main:
-                checkpoint.clean(folder.checkpoints)
-                self.views.note(f"resumed from {found}")
+            self.views.note(f"resumed from {found}")
+            trainer.control.wait()
+        if self.main:
+            checkpoint.clean(folder.checkpoints)
         start_trackers(self.accelerator, list(recipe.train.trackers), self.options.name, recipe.model_dump())
         stream = self._stream(trainer)
         with MetricsLog(folder.metrics) if self.main else _Nothing() as log, make_progress(main=self.main) as progress:
@@ -269,7 +289,6 @@ class Pretraining:
 
         def validated(record: dict[str, Any]) -> None:
             log_to_trackers(self.accelerator, record)
-            self.validation = {key: value for key, value in record.items() if isinstance(value, float)}
             if self.main:
                 progress.validation(log.write(record), self._samples())
 
@@ -285,27 +304,31 @@ class Pretraining:
         count = self.recipe.train.samples
         if not count or self.assembly.alone or self.world > 1:
             return []
-        texts = [document.text for document in self.corpus.validation()[:count]]
-        return self.views.sample(self.assembly, texts)
+        return self.views.sample(self.assembly, self.held_out[:count])
 
     def _finish(self, folder: RunFolder, trainer: Trainer) -> None:
-        facts = {
-            "name": self.options.name,
-            "recipe": self.text,
-            "steps": trainer.state.step,
-            "tokens": trainer.tokens,
-            "validation": getattr(self, "validation", {}),
-        }
-        found, _ = checkpoint.latest(folder.checkpoints)
-        if self.world > 1 and self.main and found is not None:
-            # A sharded model is written from its last checkpoint, which holds it whole.
-            tensors, _state = checkpoint.load(found, verify=False)
-            self.root = self.objective.step()
-            self.root.load_state_dict(tensors["model"])
         if self.main:
+            facts = {
+                "name": self.options.name,
+                "recipe": self.text,
+                "steps": trainer.state.step,
+                "tokens": trainer.tokens,
+                "validation": last_validation(folder.metrics),
+            }
+            root, assembly = (self.root, self.assembly) if self.world == 1 else self._whole(folder)
             with folder.finishing() as place:
-                write_model(place, self.root, self.assembly, self.corpus, self.recipe, facts)
+                write_model(place, root, assembly, self.corpus, self.recipe, facts)
         trainer.control.wait()
+
+    def _whole(self, folder: RunFolder) -> tuple[Any, Assembly]:
+        """The model in one piece, from the last checkpoint: training may have sharded that of this process."""
+        assembly = self._assemble(folder.path / TOKENIZERS)
+        root = make_objective(self.recipe, assembly).step()
+        found, _ = checkpoint.latest(folder.checkpoints)
+        assert found is not None, "the last step was saved"
+        tensors, _state = checkpoint.load(found, verify=False)
+        root.load_state_dict(tensors["model"])
+        return root, assembly
 
 
 class _Nothing:
@@ -315,6 +338,12 @@ class _Nothing:
         return None
 
     def __exit__(self, *_: object) -> None: ...
+
+
+def last_validation(metrics: Path) -> dict[str, float]:
+    """What a run has measured on held-out text last."""
+    found = [record for record in read(metrics)[0] if record.get("split") == "validation"]
+    return {key: value for key, value in found[-1].items() if isinstance(value, float)} if found else {}
 
 
 def make_accelerator(recipe: PretrainRecipe) -> Any:

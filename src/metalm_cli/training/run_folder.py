@@ -65,6 +65,19 @@ class RunFolder:
         self._lock: Any = None
 
     @classmethod
+    def begins(cls, out: Path | None, name: str, resume: bool, *, root: Path = Path("runs")) -> bool:
+        """Whether :meth:`create` would start a run rather than go on in one; makes nothing.
+
+        Raises:
+            MetalmError: What can be told before it: the folder holds something, or nothing is there to resume.
+        """
+        path = newest_unfinished(root, _label(name)) if resume and out is None else out
+        if path is None or not os.path.lexists(path):
+            return True
+        with explained(path, "cannot make the run folder", Exit.USAGE):
+            return not cls(path)._inspect(resume)
+
+    @classmethod
     def create(
         cls, out: Path | None, name: str, resume: bool, *, root: Path = Path("runs"), now: datetime | None = None
     ) -> RunFolder:
@@ -82,7 +95,7 @@ class RunFolder:
             MetalmError: The folder holds something already, nothing is there to resume, another process writes
                 the run, or the place cannot be written.
         """
-        label = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
+        label = _label(name)
         with explained(out or root, "cannot make the run folder", Exit.USAGE):
             if out is not None:
                 path = Path(out)
@@ -229,6 +242,11 @@ class RunFolder:
         except (OSError, ValueError) as error:
             temporary.unlink(missing_ok=True)
             self.notes.append(f"{link} was not linked to this run: {getattr(error, 'strerror', None) or error}")
+
+
+def _label(name: str) -> str:
+    """A recipe's name as folders can have it."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
 
 
 def _busy(path: Path, owner: int | str) -> MetalmError:

@@ -51,9 +51,12 @@ def show(
 
 def prepare(recipe: PretrainRecipe, data_root: Path | None, offline: bool) -> tuple[Corpus, Assembly]:
     """A recipe's documents and model."""
+    from transformers.utils import logging
+
     from metalm_cli.data.opening import open_corpus
     from metalm_cli.models.assemble import assemble, assemble_encoder
 
+    logging.disable_progress_bar()
     seed = recipe.train.seed
     corpus = open_corpus(recipe.data, seed=seed, data_root=data_root, offline=offline)
     options: dict[str, Any] = {

@@ -62,11 +62,13 @@ def pieces(tokenizer: Any, ids: Iterable[int]) -> list[str]:
             found.append(str(tokenizer.convert_ids_to_tokens(token)))
             recent = []
             continue
-        before = _decoded(tokenizer, recent)
+        before = _decoded(tokenizer, recent).rstrip("�")
         recent = [*recent, token]
         after = _decoded(tokenizer, recent)
+        if not after.startswith(before):  # a decoder that tidies up what stands before
+            before, after = "", _decoded(tokenizer, [token])
         # Bytes of an unfinished character are decoded as U+FFFD, and are not shown until it is finished.
-        found.append("" if after.endswith("�") else after[len(before.rstrip("�")) :])
+        found.append("" if after.endswith("�") else after[len(before) :])
         if not after.endswith("�"):
             recent = recent[-CONTEXT:]
     return found
@@ -91,7 +93,8 @@ def positions_of(
     docked = {
         at + offset: (number, offset) for number, (at, dock) in enumerate(row.docks) for offset in range(dock.positions)
     }
-    texts = _own_texts(row, tokenizer, docked.keys())
+    read = _unmasked(row) if masked else row.ids
+    texts = _own_texts(row, read, tokenizer, docked.keys())
     insides = [_inside(dock, processors[dock.encoder]) for _, dock in row.docks]
     found = []
     for at in range(len(row)):
@@ -102,15 +105,22 @@ def positions_of(
         else:
             one = replace(one, special=int(row.ids[at]) in special)
         found.append(one)
-    return _with_targets(row, tokenizer, found, masked)
+    return _with_originals(row, tokenizer, found) if masked else _with_targets(row, found)
 
 
-def _own_texts(row: Row, tokenizer: Any, docked: Any) -> list[str]:
+def _unmasked(row: Row) -> np.ndarray:
+    """The tokens that stood in a masked row."""
+    ids = row.ids.copy()
+    ids[row.predict_at] = row.targets
+    return ids
+
+
+def _own_texts(row: Row, ids: np.ndarray, tokenizer: Any, docked: Any) -> list[str]:
     """Texts of the model's own tokens, each segment decoded by itself; empty at docks."""
     texts = [""] * len(row)
     for segment in range(len(row.parents)):
         own = [at for at in np.flatnonzero(row.segments == segment).tolist() if at not in docked]
-        for at, text in zip(own, pieces(tokenizer, row.ids[own]), strict=True):
+        for at, text in zip(own, pieces(tokenizer, ids[own]), strict=True):
             texts[at] = text
     return texts
 
@@ -123,15 +133,20 @@ def _inside(dock: DockInput, processor: Processor) -> list[str]:
     return [texts[at] for at in dock.docked]
 
 
-def _with_targets(row: Row, tokenizer: Any, found: list[Position], masked: bool) -> list[Position]:
-    for before, target, owner in zip(row.predict_at, row.targets, row.owners, strict=True):
-        at = before
-        if not masked:
-            # The first token of a branch is predicted where its parent ends.
-            at = before + 1 if row.segments[before] == owner else np.flatnonzero(row.segments == owner)[0]
-        name = pieces(tokenizer, [target])[0] if masked or not found[at].text else found[at].text
+def _with_targets(row: Row, found: list[Position]) -> list[Position]:
+    for before, owner in zip(row.predict_at.tolist(), row.owners.tolist(), strict=True):
+        # The first token of a branch is predicted where its parent ends.
+        inside = row.segments[before] == owner
+        at = before + 1 if inside else int(np.flatnonzero(row.segments == owner)[0])
         found[at] = replace(found[at], trained=True)
-        found[before] = replace(found[before], predicts=(*found[before].predicts, name))
+        found[before] = replace(found[before], predicts=(*found[before].predicts, found[at].text))
+    return found
+
+
+def _with_originals(row: Row, tokenizer: Any, found: list[Position]) -> list[Position]:
+    for at in row.predict_at.tolist():
+        (read,) = pieces(tokenizer, [row.ids[at]])
+        found[at] = replace(found[at], text=read, trained=True, predicts=(found[at].text,))
     return found
 
 
@@ -254,8 +269,9 @@ class RowView:
         content = _special(one.text) if one.special else shown(one.text)
         if not one.trained:
             return Text(content, "magenta" if one.special else "")
-        original = shown(one.predicts[0]).strip(" ") or "␣"
-        space = " " * (len(content) - len(content.lstrip(" ")))
+        original = shown(one.predicts[0]).replace("\n", "")
+        space = " " * original.startswith(" ")
+        original = original.strip(" ") or "␣"
         content = content.strip(" ") or "␣"
         if self.plain:
             return Text(f"{space}({content}={original})")
@@ -277,7 +293,11 @@ class RowView:
             table.add_column("session", justify="right", no_wrap=True)
         table.add_column("reads", overflow="fold")
         table.add_column("predicts", overflow="fold")
+        last = 0
         for one in self.positions:
+            if one.segment != last:
+                last = one.segment
+                table.add_row("──", *([] if narrow else ["──"]), f"session {last + 1}", "", style="dim")
             place = [] if narrow else [f"{one.segment + 1}:{one.position}"]
             table.add_row(str(one.at), *place, self._reads(one), self._predicts(one))
         return table
@@ -348,10 +368,11 @@ def legend(encoders: Sequence[str], *, objective: str, plain: bool = False) -> T
 
     entries = list(_masked_legend(objective, plain) if objective in ("mlm", "rtd") else _legend(encoders, plain))
     text = Text()
+    width = max(len(sample) for sample, _, _ in entries)
     for at, (sample, style, meaning) in enumerate(entries):
         text.append("\n" if at else "")
         text.append(sample, style if not plain else "")
-        text.append(f"  {meaning}")
+        text.append(f"{' ' * (width - len(sample))}  {meaning}")
     return text
 
 

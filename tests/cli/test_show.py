@@ -1,0 +1,99 @@
+"""``metalm show`` on the shipped recipes, made small."""
+
+from __future__ import annotations
+
+import pytest
+
+from metalm_cli.cli import console
+from metalm_cli.cli.app import run
+
+SMALL = [
+    "data.sources.0.world.documents=200",
+    "model.decoder.tokenizer.train.vocab_size=400",
+    "data.sequence_length=64",
+    "model.decoder.config.hidden_size=16",
+    "model.encoders.text.config.hidden_size=16",
+    "data.validation.documents=0",
+    "train.batch_size=2",
+]
+ENCODER = [
+    "data.sources.0.world.documents=200",
+    "model.encoders.text.tokenizer.train.vocab_size=400",
+    "data.sequence_length=32",
+    "model.encoders.text.config.hidden_size=16",
+    "model.encoders.text.config.num_hidden_layers=1",
+]
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    console.stdout.cache_clear()
+    yield
+    console.stdout.cache_clear()
+
+
+def test_show_prints_the_first_rows_of_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["show", "small", *SMALL, "--count", "3"]) == 0
+    text = capsys.readouterr().out
+    assert "docked: read by the encoder 'text'" in text
+    assert "small · step 1, row 1 · 64 positions" in text
+    assert "small · step 1, row 2" in text
+    assert "small · step 2, row 1" in text
+    assert "[text " in text
+    assert "of the world with seed 0" in text
+    assert "\x1b" not in text
+
+
+def test_the_rows_are_those_that_the_run_reads(capsys: pytest.CaptureFixture[str]) -> None:
+    from metalm_cli.cli.show import first_rows, prepare
+    from metalm_cli.data.lanes import Lane
+    from metalm_cli.data.loader import RowStream, loader
+    from metalm_cli.objectives import make_objective
+    from metalm_cli.recipes import resolve
+
+    recipe = resolve("pretrain", "small", SMALL).recipe
+    corpus, assembly = prepare(recipe, None, True)
+    shown = list(first_rows(recipe, corpus, assembly, 4))
+    writer = make_objective(recipe, assembly).writer(recipe.data, recipe.train.seed)
+    stream = RowStream([0, 1], lambda lane, _: Lane(lane, 2, corpus.reader(lambda _number: True), writer))
+    steps = loader(stream, 0)
+    read = [row for _ in range(2) for row in next(steps).rows]
+    assert [row.ids.tolist() for row in shown] == [row.ids.tolist() for row in read]
+    assert [row.numbers for row in shown] == [row.numbers for row in read]
+
+
+def test_positions_are_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["show", "small", *SMALL, "-n", "1", "--positions"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any("reads" in line and "predicts" in line for line in lines)
+    assert sum(line.split()[0].isdigit() for line in lines if line.split()) == 64
+
+
+def test_colours_on_a_terminal_and_none_with_no_color(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    console.stdout.cache_clear()
+    assert run(["show", "small", *SMALL, "-n", "2"]) == 0
+    coloured = capsys.readouterr().out
+    assert "\x1b[37;44m" in coloured or "\x1b[37m\x1b[44m" in coloured
+    assert "[text " not in coloured.replace("\x1b[", "")
+    monkeypatch.setenv("NO_COLOR", "1")
+    console.stdout.cache_clear()
+    assert run(["show", "small", *SMALL, "-n", "2"]) == 0
+    assert "[text " in capsys.readouterr().out
+
+
+def test_encoder_objectives_show_masked_tokens(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["show", "encoder-rtd", "data.sources.0.hub=null", *ENCODER, "-n", "1"]) == 0
+    text = capsys.readouterr().out
+    assert "the generator fills it" in text
+    assert "(‹[MASK]›=" in text
+
+
+def test_what_is_wrong_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["show", "small", "data.sources.0.path=nowhere.jsonl", "--offline"]) == 2
+    assert "finds no data files" in capsys.readouterr().err
+    assert run(["show", "small", "train.stepz=3"]) == 2
+    assert "stepz" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import gzip
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,15 @@ def make_decoder(kind: str, **changes: Any) -> Any:
 def make_encoder(kind: str, **changes: Any) -> Any:
     torch.manual_seed(1)
     return shaken(build_encoder(config_of(kind, **changes)), 1)
+
+
+def masked_model(kind: str) -> Any:
+    """A masked language model."""
+    from transformers import AutoModelForMaskedLM
+
+    torch.manual_seed(1)
+    marks = {"cls_token_id": 2, "sep_token_id": 3} if kind == "modernbert" else {}
+    return shaken(AutoModelForMaskedLM.from_config(config_of(kind, **marks)), 1)
 
 
 def make_metalm(decoder: Any, encoders: dict[str, Any] | None = None, kind: str = "linear") -> MetaLM:
@@ -254,6 +264,13 @@ class Largest(TorchDispatchMode):
 
 
 # -- text -------------------------------------------------------------------------------------------------------------
+
+
+class Documents(list):
+    """Texts by number, as lanes read them."""
+
+    def get(self, number: int) -> SimpleNamespace:
+        return SimpleNamespace(text=self[number])
 
 
 def real_documents(root: Path, count: int, characters: int) -> list[str]:

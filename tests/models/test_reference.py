@@ -9,11 +9,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import torch
-from families import assert_same, gradients, make_decoder, make_encoder, make_metalm, processor_of, real_documents
+from families import (
+    Documents,
+    assert_same,
+    gradients,
+    make_decoder,
+    make_encoder,
+    make_metalm,
+    processor_of,
+    real_documents,
+)
 from transformers import AutoTokenizer
 
 from metalm_cli.data.lanes import Lane, LaneState
@@ -118,11 +126,6 @@ class Reference:
 
     def loss(self) -> torch.Tensor:
         return torch.stack(self._loss).sum()
-
-
-class Documents(list):
-    def get(self, number: int) -> SimpleNamespace:
-        return SimpleNamespace(text=self[number])
 
 
 def written(lane: Lane, count: int) -> list[tuple[Row, list[tuple[int, int, int | None]]]]:

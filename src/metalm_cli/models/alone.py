@@ -81,22 +81,26 @@ def make_generator(encoder: Any, size: float) -> Any:
     return generator
 
 
-def encode(model: Any, input_ids: Tensor, stream: Stream) -> Tensor:
-    """Last hidden states of packed rows: ``[b, s, h]``.
+def row_inputs(model: Any, input_ids: Tensor, stream: Stream) -> dict[str, Tensor]:
+    """What an encoder, or an encoder with a head, is given so that the documents of a row do not see each other.
 
     Args:
-        model: An encoder with a head.
+        model: It reads the rows.
         input_ids: The tokens to read, instead of the stream's own. ``[b, s]``
         stream: The rows.
     """
-    base = model.base_model
     if stream.plain:
-        mask = (stream.segment_ids != ROOT).long()
-        return base(input_ids=input_ids, attention_mask=mask).last_hidden_state
-    dtype = next(model.parameters()).dtype
-    mask = dense_mask(stream, dtype, causal=False)
-    positions = stream.position_ids + first_position(model)
-    return base(input_ids=input_ids, attention_mask=mask, position_ids=positions).last_hidden_state
+        return {"input_ids": input_ids, "attention_mask": (stream.segment_ids != ROOT).long()}
+    return {
+        "input_ids": input_ids,
+        "attention_mask": dense_mask(stream, next(model.parameters()).dtype, causal=False),
+        "position_ids": stream.position_ids + first_position(model),
+    }
+
+
+def encode(model: Any, input_ids: Tensor, stream: Stream) -> Tensor:
+    """Last hidden states of packed rows: ``[b, s, h]``; arguments as :func:`row_inputs`."""
+    return model.base_model(**row_inputs(model, input_ids, stream)).last_hidden_state
 
 
 @torch.no_grad()

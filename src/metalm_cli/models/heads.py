@@ -57,6 +57,10 @@ def head_matches(model: Any) -> bool:
     rows = model.get_input_embeddings().num_embeddings
     ids = ((torch.arange(6, device=device) * 5 + 3) % rows)[None]
     own = model(input_ids=ids).logits
-    found = head.logits(transform(model.base_model(input_ids=ids).last_hidden_state))
-    model.train(training)
-    return bool((own - found).abs().max() <= TOLERANCE * max(1.0, float(own.abs().max())))
+    try:
+        found = head.logits(transform(model.base_model(input_ids=ids).last_hidden_state))
+        return bool((own - found).abs().max() <= TOLERANCE * max(1.0, float(own.abs().max())))
+    except (AttributeError, RuntimeError, TypeError):  # parts of the same names that fit together otherwise
+        return False
+    finally:
+        model.train(training)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from metalm_cli.data.encoder_writer import EncoderWriter
-from metalm_cli.models.alone import encode, encoder_packs, make_generator
+from metalm_cli.models.alone import encode, encoder_packs, make_generator, row_inputs
 from metalm_cli.models.assemble import Assembly
 from metalm_cli.models.heads import detection_scores, head_matches, masked_head
 from metalm_cli.models.loss import CHUNK_ELEMENTS, linear_cross_entropy
@@ -144,7 +144,7 @@ def masked_loss(model: Any, stream: Stream, compact: bool) -> tuple[Tensor, Tens
         The sum in nats, and the hidden states that the projection reads (compact) or the logits. ``[m, h or v]``
     """
     if not compact:
-        logits = model(input_ids=stream.input_ids, attention_mask=(stream.segment_ids != ROOT).long()).logits
+        logits = model(**row_inputs(model, stream.input_ids, stream)).logits
         chosen = logits.flatten(0, 1)[stream.predict_at]
         return cross_entropy(chosen.float(), stream.targets, reduction="sum"), chosen
     parts = masked_head(model)

@@ -46,7 +46,8 @@ class MetaLMDecoderConfig(PreTrainedConfig):
         initializer_range: Standard deviation of the token embeddings; default ``hidden_size ** -0.5``.
         scale_embedding: Multiply token embeddings by ``sqrt(hidden_size)``, so that they start at the scale of
             the sinusoids. ``get_input_embeddings()`` returns them multiplied; ``inputs_embeds`` are taken as
-            they are.
+            they are. With a tied output, an untrained decoder then predicts the token it has just read: the
+            first loss is about ``0.8 * sqrt(hidden_size)`` nats, so warm up.
         tie_word_embeddings: The output matrix is the embedding matrix.
         use_cache: Return keys and values.
     """

@@ -47,7 +47,8 @@ def pretrain(
     from metalm_cli.training.together import one_voice
 
     with one_voice():
-        _pretrain(arguments or [], model, out, resume, dry_run, offline, data_root, seeds)
+        code = _pretrain(arguments or [], model, out, resume, dry_run, offline, data_root, seeds)
+    raise typer.Exit(int(code))
 
 
 def _pretrain(
@@ -59,8 +60,9 @@ def _pretrain(
     offline: bool,
     data_root: Path | None,
     seeds: str | None,
-) -> None:
+) -> Exit:
     from metalm_cli.recipes import resolve, split_arguments
+    from metalm_cli.training.together import is_first
 
     if dry_run and resume:
         raise MetalmError("--dry-run and --resume exclude each other", remedy="leave one of them out")
@@ -71,7 +73,7 @@ def _pretrain(
     settings: dict[str, Any] = {"dry_run": dry_run, "offline": offline, "data_root": data_root}
     if seeds is None:
         resolved = resolve("pretrain", recipe, overrides, flags)
-        raise typer.Exit(int(_one(resolved, out=out, resume=resume, **settings)))
+        return _one(resolved, out=out, resume=resume, **settings)
     numbers = _numbers(seeds)
     if out is None:
         raise MetalmError("--seeds needs --out RUN", remedy="name the folder that holds the runs")
@@ -79,9 +81,10 @@ def _pretrain(
     for number, resolved in zip(numbers, runs, strict=True):
         code = _one(resolved, out=out / f"seed-{number}", resume=resume, **settings)
         if code != Exit.DONE:
-            raise typer.Exit(int(code))
-    if not dry_run:
+            return code
+    if not dry_run and is_first():
         _write_seeds(out, numbers)
+    return Exit.DONE
 
 
 def _numbers(seeds: str) -> list[int]:

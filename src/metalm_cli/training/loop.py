@@ -20,7 +20,7 @@ from torch import nn
 from metalm_cli.data.lanes import LaneState
 from metalm_cli.data.loader import StepRows
 from metalm_cli.errors import Exit, MetalmError
-from metalm_cli.models.trains import PartPolicy
+from metalm_cli.models.trains import PartPolicy, layers_of
 from metalm_cli.objectives import Objective
 from metalm_cli.recipes.schema import Training
 from metalm_cli.sessions import Batch
@@ -104,6 +104,7 @@ class Trainer:
         if self.control.world > 1 and hasattr(root, "touch_unused"):
             root.touch_unused = True
         parts, policy = trained_parts(objective, root)
+        root._no_split_modules = layer_classes(parts)
         optimizer = make_optimizer(parts, policy, options)
         root.train()
         self.module, self.optimizer = accelerator.prepare(root, optimizer)
@@ -266,6 +267,12 @@ def trained_parts(objective: Objective, root: Any) -> tuple[dict[str, nn.Module]
     if hasattr(root, "generator"):
         parts["generator"], policy["generator"] = root.generator, PartPolicy()
     return parts, policy
+
+
+def layer_classes(parts: dict[str, nn.Module]) -> list[str]:
+    """Names of the classes of all stacks' layers: what sharding gathers, and frees, at once."""
+    stacks = [part for name, part in parts.items() if not name.startswith("connectors.")]
+    return sorted({type(layer).__name__ for stack in stacks for layer in layers_of(stack)})
 
 
 def due(every: int, step: int) -> bool:

@@ -352,9 +352,23 @@ def make_accelerator(recipe: PretrainRecipe) -> Any:
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     mixed = {"bf16": "bf16", "fp32": "no"}[recipe.train.precision]
-    return Accelerator(
+    made = Accelerator(
         mixed_precision=mixed, cpu=not torch.cuda.is_available(), log_with=list(recipe.train.trackers) or None
     )
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true" and made.num_processes > 1 and made.device.type == "cpu":
+        _shard_on_cpu(made, mixed)
+    return made
+
+
+def _shard_on_cpu(accelerator: Any, mixed: str) -> None:
+    """Accelerate drops a sharding configuration on CPUs without a word; FSDP2 itself runs there, over gloo."""
+    from accelerate import DistributedType, FullyShardedDataParallelPlugin
+
+    plugin = FullyShardedDataParallelPlugin()
+    if mixed != "no":
+        plugin.set_mixed_precision(mixed)
+    accelerator.state.distributed_type = DistributedType.FSDP
+    accelerator.state.fsdp_plugin = plugin
 
 
 def compile_layers(assembly: Assembly) -> None:

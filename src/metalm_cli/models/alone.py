@@ -43,7 +43,7 @@ def load_alone(name: str, part: Encoder, loader: PartLoader, kind: str) -> tuple
             where=where,
             remedy="use electra or metalm-encoder for rtd, any masked language model for mlm",
         )
-    model = loader.build(auto, config, folder, where, {})
+    model = loader.build(auto, config, folder, where, {}, new_head=True)
     options = {"max_length": part.max_length, "keep_special": part.keep_special}
     processor = adapter_for(config).processor(name, tokenizer, model, options)
     assert isinstance(processor, TextProcessor)

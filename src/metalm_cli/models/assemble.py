@@ -205,4 +205,5 @@ def _rescale(model: MetaLM, name: str, processor: Processor, seed: int) -> None:
     outputs = model.adapters[name].outputs(encoder, inputs).flatten(0, 1)
     table: Any = model.get_input_embeddings()
     tokens = torch.randint(table.num_embeddings, (512,), generator=generator)
-    model.connectors[name].rescale(outputs, root_mean_square(table(tokens)))
+    connector: Any = model.connectors[name]
+    connector.rescale(outputs, root_mean_square(table(tokens)))

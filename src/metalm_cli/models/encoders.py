@@ -174,11 +174,24 @@ def load_tokenizer(source: str | Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, KeyError) as error:
-        raise MetalmError(
-            "a checkpoint folder holds no tokenizer that can be loaded",
-            where=str(source),
-            why=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
-            remedy="put tokenizer.json and tokenizer_config.json there, or name a tokenizer in the recipe",
-        ) from error
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except Exception as error:  # broken files fail in the tokenizers library too, as plain exceptions
+        raise _no_tokenizer(source, first_line(error)) from error
+    if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) < 2:
+        # Without files a family's class is made with its special tokens alone, and reads every text as nothing.
+        raise _no_tokenizer(source, "there are no files of a vocabulary")
+    return tokenizer
+
+
+def _no_tokenizer(source: str | Path, why: str) -> MetalmError:
+    return MetalmError(
+        "a checkpoint folder holds no tokenizer that can be loaded",
+        where=str(source),
+        why=why,
+        remedy="put tokenizer.json and tokenizer_config.json there, or name a tokenizer in the recipe",
+    )
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, not too long."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

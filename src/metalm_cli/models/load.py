@@ -14,8 +14,9 @@ import torch
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.hub import model_folder
-from metalm_cli.models.encoders import load_tokenizer
+from metalm_cli.models.encoders import first_line, load_tokenizer
 from metalm_cli.models.metalm import MetaLM, MetaLMConfig
+from metalm_cli.models.parts import UNLOADABLE, check_whole
 from metalm_cli.sessions import DecoderTokenizer, Processor, TokenRules
 
 PROCESSORS = "processors"
@@ -36,14 +37,18 @@ def load_model(source: str | Path, *, offline: bool = False) -> tuple[MetaLM, De
     folder = _model_in(Path(source)) or model_folder(str(source), offline=offline)
     try:
         config = AutoConfig.from_pretrained(folder)
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+    except (*UNLOADABLE, RuntimeError) as error:
         raise MetalmError(
             "this is not a model that can be loaded",
             where=str(folder),
-            why=str(error).strip().splitlines()[0][:300],
+            why=first_line(error),
             remedy="name a run folder with a finished model/, or a folder of a causal language model",
         ) from error
+    model, info = loaded
+    check_whole(info["missing_keys"], str(folder))
     tokenizer = load_tokenizer(folder)
     processors: dict[str, Processor] = {}
     if isinstance(model, MetaLM):

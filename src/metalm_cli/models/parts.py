@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.hub import model_folder
-from metalm_cli.models.encoders import adapter_for, load_tokenizer, without_pooler
+from metalm_cli.models.encoders import adapter_for, first_line, load_tokenizer, without_pooler
 from metalm_cli.models.tokenizers import train_tokenizer
 from metalm_cli.recipes.schema import Decoder, Encoder, NewTokenizer
 
 DROPOUTS = ("dropout", "pdrop")
 """Config fields whose names hold one of these, and whose values are rates, are dropout rates."""
+
+UNLOADABLE = (OSError, ValueError, KeyError, SafetensorError, StrictDataclassError)
+"""What transformers raises for files of a model that are missing, broken or of another kind."""
 
 
 class PartLoader:
@@ -133,15 +138,7 @@ class PartLoader:
             kind = fields.pop("model_type", None)
             if tokenizer is not None:
                 fields = {**_token_fields(tokenizer), **fields}
-            try:
-                config = AutoConfig.for_model(kind, **fields)
-            except (ValueError, TypeError, AttributeError) as error:
-                raise MetalmError(
-                    "a model cannot be made from this config",
-                    where=f"{where}.config",
-                    why=str(error).strip().splitlines()[0][:300],
-                    remedy="give a model_type that transformers knows, and fields of its config",
-                ) from error
+            config = _made(where, lambda: AutoConfig.for_model(kind, **fields))
         if part.dropout is not None:
             set_dropout(config, part.dropout)
         return config
@@ -151,33 +148,83 @@ class PartLoader:
 
         try:
             return AutoConfig.from_pretrained(folder, trust_remote_code=self.remote_code)
-        except (OSError, ValueError, KeyError) as error:
+        except UNLOADABLE as error:
             raise MetalmError(
                 "a checkpoint folder holds no model that transformers knows",
                 where=f"{where}.checkpoint: {folder}",
-                why=str(error).strip().splitlines()[0][:300],
+                why=first_line(error),
                 remedy="name a folder with config.json and safetensors weights",
             ) from error
 
-    def build(self, auto: Any, config: Any, folder: Path | None, where: str, extra: dict[str, Any]) -> Any:
+    def build(
+        self, auto: Any, config: Any, folder: Path | None, where: str, extra: dict[str, Any], new_head: bool = False
+    ) -> Any:
+        """A model from a config, or from a checkpoint that must hold all of its weights.
+
+        Args:
+            auto: Auto class.
+            config: The model's config.
+            folder: The checkpoint's, or None.
+            where: Key of the part.
+            extra: Further arguments of the Auto class.
+            new_head: What stands on the base model may be missing from the checkpoint, and is made afresh.
+
+        Raises:
+            MetalmError: The config makes no model; the checkpoint is damaged, of another shape, or incomplete.
+        """
         if folder is None:
-            return auto.from_config(config, dtype=torch.float32, **extra)
+            return _made(where, lambda: auto.from_config(config, dtype=torch.float32, **extra))
         try:
-            return auto.from_pretrained(
+            model, info = auto.from_pretrained(
                 folder,
                 config=config,
                 dtype=torch.float32,
                 use_safetensors=True,
                 trust_remote_code=self.remote_code,
+                output_loading_info=True,
                 **extra,
             )
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except (*UNLOADABLE, RuntimeError) as error:
             raise MetalmError(
                 "a checkpoint cannot be loaded",
                 where=f"{where}.checkpoint: {folder}",
-                why=str(error).strip().splitlines()[0][:300],
+                why=first_line(error),
                 remedy="check that it is whole and holds safetensors weights of this kind of model",
             ) from error
+        base = f"{model.base_model_prefix}." if new_head else ""
+        check_whole((key for key in info["missing_keys"] if key.startswith(base)), f"{where}.checkpoint: {folder}")
+        return model
+
+
+def check_whole(missing: Iterable[str], where: str) -> None:
+    """Refuse a checkpoint that lacks weights, which would be left at random.
+
+    Raises:
+        MetalmError: Something is missing.
+    """
+    names = sorted(missing)
+    if names:
+        raise MetalmError(
+            f"a checkpoint lacks {len(names)} of its model's weights",
+            where=where,
+            why=f"missing: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}",
+            remedy="check that it is whole, and that it holds this kind of model",
+        )
+
+
+def _made(where: str, make: Callable[[], Any]) -> Any:
+    """Make a config or a model, which may fail in as many ways as there are families."""
+    try:
+        return make()
+    except MetalmError:
+        raise
+    except Exception as error:
+        raise MetalmError(
+            "a model cannot be made from this config",
+            where=f"{where}.config",
+            why=first_line(error),
+            remedy="give a model_type that transformers knows, and fields of its config",
+        ) from error
 
 
 def _token_fields(tokenizer: Any) -> dict[str, int]:

@@ -36,6 +36,10 @@ class PartSummary:
     learning_rate: float
 
 
+BARE_TABLES = ("_embedding", "_embeddings", "_token")
+"""Names of embeddings that are parameters without a module (positions and class vectors of vision transformers)."""
+
+
 def layers_of(module: nn.Module) -> list[nn.Module]:
     """The layers of a stack: its longest list of modules of one class; a connector's linear layers."""
     if isinstance(module, nn.Sequential):
@@ -100,10 +104,11 @@ def parameter_groups(
         embeddings = {id(one.weight) for one in part.modules() if isinstance(one, nn.Embedding)}
         decayed: list[nn.Parameter] = []
         plain: list[nn.Parameter] = []
-        for parameter in part.parameters():
+        for key, parameter in part.named_parameters():
             if parameter.requires_grad and id(parameter) not in seen:
                 seen.add(id(parameter))
-                (decayed if parameter.dim() >= 2 and id(parameter) not in embeddings else plain).append(parameter)
+                table = id(parameter) in embeddings or key.endswith(BARE_TABLES)
+                (decayed if parameter.dim() >= 2 and not table else plain).append(parameter)
         rate = policy[name].learning_rate or learning_rate
         for kind, members, decay in (("decay", decayed, weight_decay), ("plain", plain, 0.0)):
             if members:

@@ -45,22 +45,27 @@ def test_show_prints_the_first_rows_of_the_run(capsys: pytest.CaptureFixture[str
     assert "\x1b" not in text
 
 
-def test_the_rows_are_those_that_the_run_reads(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_rows_are_those_that_the_run_reads() -> None:
     from metalm_cli.cli.show import first_rows, prepare
     from metalm_cli.data.lanes import Lane
     from metalm_cli.data.loader import RowStream, loader
-    from metalm_cli.objectives import make_objective
     from metalm_cli.recipes import resolve
+    from metalm_cli.training.pretrain import Options, Pretraining, Views
 
-    recipe = resolve("pretrain", "small", SMALL).recipe
-    corpus, assembly = prepare(recipe, None, True)
-    shown = list(first_rows(recipe, corpus, assembly, 4))
-    writer = make_objective(recipe, assembly).writer(recipe.data, recipe.train.seed)
-    stream = RowStream([0, 1], lambda lane, _: Lane(lane, 2, corpus.reader(lambda _number: True), writer))
+    resolved = resolve("pretrain", "small", [*SMALL, "train.seed=3", "train.precision=fp32"])
+    recipe = resolved.recipe
+    shown = list(first_rows(recipe, *prepare(recipe, None, True), 4))
+    views = Views(lambda *_: None, lambda *_: [], lambda _: None)
+    real = Pretraining(recipe, resolved.to_yaml(), Options("small", offline=True, dry_run=True), views)
+    real.prepare()
+    stream = RowStream([0, 1], lambda lane, _: Lane(lane, 2, real.corpus.reader(lambda _number: True), real.writer))
     steps = loader(stream, 0)
     read = [row for _ in range(2) for row in next(steps).rows]
     assert [row.ids.tolist() for row in shown] == [row.ids.tolist() for row in read]
     assert [row.numbers for row in shown] == [row.numbers for row in read]
+    assert [[dock.key for _, dock in row.docks] for row in shown] == [
+        [dock.key for _, dock in row.docks] for row in read
+    ]
 
 
 def test_positions_are_a_table(capsys: pytest.CaptureFixture[str]) -> None:

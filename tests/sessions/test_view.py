@@ -94,7 +94,7 @@ def test_every_position_is_what_the_row_says(row, byte_tokenizer, processors):
 
 def test_predictions_are_the_next_trained_tokens(row, byte_tokenizer, processors):
     found = positions_of(row, byte_tokenizer, processors)
-    at = {before: target for before, target in zip(row.predict_at.tolist(), row.targets.tolist(), strict=True)}
+    at = dict(zip(row.predict_at.tolist(), row.targets.tolist(), strict=True))
     for one in found:
         assert bool(one.predicts) == (one.at in at)
         if one.predicts:

@@ -39,10 +39,12 @@ def show(
 
     These are the first rows that the run will train on. Nothing is trained.
     """
+    from metalm_cli.cli.quiet import quiet_libraries
     from metalm_cli.recipes import resolve, split_arguments
 
     name, overrides = split_arguments(arguments or [])
     resolved = resolve("pretrain", name, overrides, {"model.checkpoint": model})
+    quiet_libraries(offline)
     with console.stderr().status("assembling the model and opening the sources"):
         corpus, assembly = prepare(resolved.recipe, data_root, offline)
         rows = list(first_rows(resolved.recipe, corpus, assembly, count))
@@ -51,17 +53,14 @@ def show(
 
 def prepare(recipe: PretrainRecipe, data_root: Path | None, offline: bool) -> tuple[Corpus, Assembly]:
     """A recipe's documents and model."""
-    from transformers.utils import logging
-
     from metalm_cli.data.opening import open_corpus
     from metalm_cli.models.assemble import assemble, assemble_encoder
 
-    logging.disable_progress_bar()
     seed = recipe.train.seed
     corpus = open_corpus(recipe.data, seed=seed, data_root=data_root, offline=offline)
     options: dict[str, Any] = {
         "seed": seed,
-        "sample": lambda n: corpus.sample(n, seed),
+        "sample": lambda n: corpus.sample(n, 0),
         "offline": offline,
         "remote_code": recipe.dangerous.trust_remote_code,
     }

@@ -128,16 +128,19 @@ def _length(writer: RowWriter, text: str) -> int:
 
 
 def _documents(corpus: Corpus, count: int, until: float) -> tuple[list[str], dict[str, float]]:
-    """The first documents of the plan, and the usable share of each source's rows."""
+    """The first documents of the plan, none twice, and the usable share of each source's rows."""
     limit = 20 * count + 1000
-    reader = corpus.reader(limit.__gt__)
+    reader, names = corpus.reader(limit.__gt__), [info.name for info in corpus.sources]
     texts: list[str] = []
     read: Counter[str] = Counter()
     used: Counter[str] = Counter()
     for number in range(limit):
         if len(texts) == count or (texts and time.monotonic() > until):
             break
-        name = corpus.sources[corpus.place(number).source].name
+        place = corpus.place(number)
+        if place.epoch:
+            continue
+        name = names[place.source]
         read[name] += 1
         found = reader.get(number)
         if found is not None:

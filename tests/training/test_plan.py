@@ -1,0 +1,377 @@
+"""The plan: its figures against what a run really reads, its sums by hand, and that making it changes nothing."""
+
+from __future__ import annotations
+
+import io
+import math
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from metalm_cli.data.lanes import Lane
+from metalm_cli.data.opening import open_corpus
+from metalm_cli.errors import Exit, MetalmError
+from metalm_cli.models.assemble import assemble, assemble_encoder
+from metalm_cli.objectives import make_objective
+from metalm_cli.recipes import resolve
+from metalm_cli.training.figures import sample_figures
+from metalm_cli.training.memory import Memory, estimate_memory, human_bytes, micro_rows
+from metalm_cli.training.plan import make_plan, plan_text, steps_from_epochs
+
+WORLD = ["data.sources.0.world.documents=300", "data.validation.documents=20", "data.validation.every=10"]
+SMALL = [
+    *WORLD,
+    "model.decoder.tokenizer.train.vocab_size=400",
+    "data.sequence_length=64",
+    "model.decoder.config.hidden_size=16",
+    "model.encoders.text.config.hidden_size=16",
+    "objective.span_length=[4, 8]",
+]
+ENCODER = [
+    *WORLD,
+    "data.sources.0.hub=null",
+    "data.sources.0.exclude={}",
+    "model.encoders.text.tokenizer.train.vocab_size=400",
+    "model.encoders.text.config.hidden_size=16",
+    "data.sequence_length=32",
+]
+
+
+class Made:
+    """A recipe with all that a plan is made from."""
+
+    def __init__(self, name: str, overrides: list[str]) -> None:
+        self.resolved = resolve("pretrain", name, overrides)
+        self.recipe = self.resolved.recipe
+        self.corpus = open_corpus(self.recipe.data, seed=0)
+        options = {"seed": 0, "sample": lambda count: self.corpus.sample(count, 0)}
+        if self.recipe.objective.name in ("mlm", "rtd"):
+            self.assembly = assemble_encoder(self.recipe.model, self.recipe.objective.name, **options)
+        else:
+            self.assembly = assemble(self.recipe.model, **options)
+        self.objective = make_objective(self.recipe, self.assembly)
+
+    def plan(self, *, world: int = 1, steps: int | None = None, **options):
+        return make_plan(self.recipe, self.corpus, self.assembly, self.objective, world=world, steps=steps, **options)
+
+    def changed(self, **train):
+        """The recipe with other values of ``train``."""
+        return self.recipe.model_copy(update={"train": self.recipe.train.model_copy(update=train)})
+
+
+@pytest.fixture(scope="module")
+def small() -> Made:
+    return Made("small", SMALL)
+
+
+@pytest.fixture(scope="module")
+def rtd() -> Made:
+    return Made("encoder-rtd", ENCODER)
+
+
+def printed(plan, resolved=None, width: int = 100) -> str:
+    out = io.StringIO()
+    Console(file=out, width=width, highlight=False).print(plan_text(plan, resolved))
+    return out.getvalue()
+
+
+# -- figures ----------------------------------------------------------------------------------------------------------
+
+
+def test_figures_are_those_of_the_rows_that_a_run_reads(small):
+    writer = small.objective.writer(small.recipe.data, 0)
+    figures = sample_figures(small.corpus, writer, documents=10_000, seconds=30)
+    lane = Lane(0, 1, small.corpus.reader(lambda _: True), writer)
+    rows = [lane.next_row() for _ in range(figures.rows)]
+    assert figures.sampled == round(300 * figures.usable["documents"])
+    for name in ("source_tokens", "trained_tokens", "docked_positions", "documents"):
+        mean = sum(row.counts.get(name, 0) for row in rows) / len(rows)
+        assert figures.per_row(name) == pytest.approx(mean, rel=0.02), name
+    assert figures.fill == pytest.approx(sum(map(len, rows)) / len(rows) / 64, abs=1e-3)
+
+
+def test_figures_by_hand(small):
+    writer = small.objective.writer(small.recipe.data, 0)
+    figures = sample_figures(small.corpus, writer, documents=5, seconds=30)
+    reader, texts, number = small.corpus.reader(lambda _: True), [], 0
+    while len(texts) < 5:
+        found = reader.get(number)
+        texts += [found.text] if found is not None else []
+        number += 1
+    used = [texts[at % 5] for at in range(figures.documents)]
+    tokens = sum(len(small.assembly.decoder_tokenizer.document(text)) for text in used)
+    assert figures.sampled == 5
+    assert figures.tokens == tokens
+    assert figures.text_bytes == sum(len(text.encode()) for text in used)
+    assert figures.bytes_per_token == figures.text_bytes / tokens
+    assert figures.positions_per_document == pytest.approx(
+        tokens / figures.documents * figures.rows * 64 / figures.counts["source_tokens"]
+    )
+
+
+def test_a_document_longer_than_the_time_is_measured(small, monkeypatch):
+    class Long:
+        def get(self, number):
+            return type("Document", (), {"text": "The dog barked. " * 500, "source": "documents"})
+
+    corpus = open_corpus(small.recipe.data, seed=0)
+    monkeypatch.setattr(corpus, "reader", lambda owns: Long())
+    figures = sample_figures(corpus, small.objective.writer(small.recipe.data, 0), documents=5, seconds=0)
+    assert (figures.rows, figures.documents) == (1, 1)
+    assert figures.tokens == len(small.assembly.decoder_tokenizer.document("The dog barked. " * 500))
+    assert figures.text_bytes == 8000
+
+
+def test_sources_without_documents_are_an_error(small, monkeypatch):
+    corpus = open_corpus(small.recipe.data, seed=0)
+    monkeypatch.setattr(corpus, "reader", lambda owns: type("None", (), {"get": lambda self, number: None})())
+    with pytest.raises(MetalmError, match="give no document"):
+        sample_figures(corpus, small.objective.writer(small.recipe.data, 0), documents=2)
+
+
+def test_steps_from_epochs_is_the_formula_and_near_the_truth(small):
+    writer = small.objective.writer(small.recipe.data, 0)
+    figures = sample_figures(small.corpus, writer, documents=10_000, seconds=30)
+    steps = steps_from_epochs(2.0, small.corpus, figures, 4)
+    documents = 300 * figures.usable["documents"]
+    assert steps == math.ceil(2.0 * documents * figures.positions_per_document / (4 * 64))
+    lane, rows = Lane(0, 1, small.corpus.reader(lambda _: True), writer), 0
+    while lane.state.number < 600:  # two epochs of 300 numbers
+        lane.next_row()
+        rows += 1
+    assert steps == pytest.approx(rows / 4, rel=0.03)
+
+
+def test_epochs_of_a_stream_are_an_error(small):
+    figures = sample_figures(small.corpus, small.objective.writer(small.recipe.data, 0), documents=3)
+    corpus = open_corpus(small.recipe.data, seed=0)
+    opened = corpus._opened[0]
+    corpus._opened = [replace(opened, info=replace(opened.info, rows=None, streamed=True))]
+    with pytest.raises(MetalmError, match="documents is read as a stream") as caught:
+        steps_from_epochs(1.0, corpus, figures, 4)
+    assert caught.value.exit_code == Exit.USAGE
+    assert "train.steps" in caught.value.remedy
+
+
+def test_epochs_become_steps_in_the_plan(small):
+    recipe = small.changed(steps=None, epochs=1.5)
+    plan = make_plan(recipe, small.corpus, small.assembly, small.objective, world=1, steps=None)
+    assert plan.portions.estimated
+    assert plan.sources[0].epochs == pytest.approx(1.5, rel=0.05)
+    assert "an estimate" in printed(plan)
+
+
+def test_steps_from_epochs_do_not_depend_on_the_clock(small, monkeypatch):
+    recipe = small.changed(steps=None, epochs=1.5)
+    clock = iter(range(0, 10**9, 1000))
+    slow = type("Clock", (), {"monotonic": staticmethod(lambda: next(clock))})
+    first = make_plan(recipe, small.corpus, small.assembly, small.objective, world=1, steps=None)
+    monkeypatch.setattr("metalm_cli.training.figures.time", slow)
+    again = make_plan(recipe, small.corpus, small.assembly, small.objective, world=1, steps=None)
+    assert (again.steps, again.figures) == (first.steps, first.figures)
+    assert small.plan().figures.sampled == 1  # with steps given, the sample is cut short
+
+
+def test_sources_of_several_kinds(small, tmp_path):
+    path = tmp_path / "more.jsonl"
+    path.write_text('{"text": "A short one."}\n' * 50)
+    sources = [*small.recipe.data.sources, small.recipe.data.sources[0].model_copy()]
+    sources[0] = sources[0].model_copy(update={"weight": 1.0})
+    sources[1] = type(sources[1])(name="more", path=str(path), weight=3.0)
+    data = small.recipe.data.model_copy(update={"sources": sources})
+    recipe = small.recipe.model_copy(update={"data": data})
+    corpus = open_corpus(data, seed=0, cache=tmp_path)
+    plan = make_plan(recipe, corpus, small.assembly, small.objective, world=1, steps=10)
+    world, more = plan.sources
+    assert (world.info.share, more.info.share) == (0.25, 0.75)
+    held = plan.figures.usable
+    assert more.documents / world.documents == pytest.approx(3 * held["more"] / held["documents"])
+    total = (world.documents + more.documents) * plan.figures.positions_per_document
+    assert total == pytest.approx(10 * plan.portions.positions)
+
+
+# -- the plan ---------------------------------------------------------------------------------------------------------
+
+
+def test_parameters_are_counted_once(small):
+    plan = small.plan()
+    model = small.assembly.model
+    unique = {id(one): one.numel() for one in model.parameters()}
+    assert plan.total == sum(unique.values()) == plan.trained
+    assert [part.name for part in plan.parts] == ["decoder", "encoders.text", "connectors.text"]
+    table = model.get_input_embeddings().weight
+    assert model.get_output_embeddings().weight is table
+    assert plan.parts[0].total == sum(one.numel() for one in model.decoder.parameters())
+
+
+def test_the_generator_shares_its_embeddings(rtd):
+    plan = rtd.plan()
+    root = rtd.objective.step()
+    real = rtd.plan(root=root)
+    assert [part.name for part in plan.parts] == ["encoders.text", "generator"]
+    assert plan.parts == real.parts
+    assert plan.total == real.total == sum(one.numel() for one in root.parameters())
+    assert plan.total < sum(part.total for part in plan.parts)
+    assert plan.memory == real.memory
+    assert "shared counted once" in printed(plan)
+    assert plan.tokens is None
+
+
+def test_portions_of_several_processes(small):
+    recipe = small.changed(batch_size=12, micro_batch_size=2)
+    plan = make_plan(recipe, small.corpus, small.assembly, small.objective, world=3, steps=7)
+    cut = plan.portions
+    assert (cut.steps, cut.micro_batch_size, cut.micro_batches, cut.processes) == (7, 2, 2, 3)
+    assert cut.positions == 12 * 64
+    assert plan.a_step("source_tokens") == plan.figures.per_row("source_tokens") * 12
+    text = printed(plan)
+    assert "2 x 2 rows a process; 3 processes" in text
+    assert "do not divide" not in text
+    uneven = make_plan(recipe, small.corpus, small.assembly, small.objective, world=5, steps=7)
+    assert "12 rows do not divide among 5 processes" in printed(uneven)
+
+
+def test_validation_is_what_was_read_or_what_may_be(small):
+    assert "up to 20 documents held out" in printed(small.plan())
+    assert "17 documents held out, in 41 windows" in printed(small.plan(validation=(17, 41)))
+
+
+@pytest.mark.parametrize("width", [60, 100])
+def test_the_plan_says_what_it_must(small, width):
+    plan = small.plan()
+    text = printed(plan, width=width)
+    assert max(map(len, text.splitlines())) <= width
+    flat = " ".join(text.split())
+    for said in (
+        "LlamaForCausalLM" if width == 100 else "decoder",
+        "from a sample of 256 documents",
+        f"tokens, {plan.figures.bytes_per_token:.2f} bytes each",
+        "'</s>' ends a document",
+        "world",
+        f"{plan.sources[0].epochs:.2f}",
+        "400",
+        "512 positions",
+        "fp32",
+        human_bytes(plan.memory.total),
+        "held out",
+    ):
+        assert said in flat, said
+
+
+def test_provenance_of_every_value(small):
+    text = printed(small.plan(), small.resolved, 160)
+    lines = [line.split() for line in text.splitlines()]
+    assert ["hidden_size:", "16", "command", "line"] in lines
+    assert any(line[:2] == ["batch_size:", "8"] and line[2].startswith("small.yaml:") for line in lines)
+    assert any(line[:2] == ["clip:", "1.0"] and line[2].startswith("base.yaml:") for line in lines)
+    assert "train.epsilon" not in text
+    assert "epsilon 1.0e-08" in text
+    assert "max_time" not in text
+
+
+def test_making_a_plan_changes_nothing(small, rtd):
+    for made in (small, rtd):
+        before = {name: tensor.clone() for name, tensor in made.assembly.model.state_dict().items()}
+        modes = [module.training for module in made.assembly.model.modules()]
+        states = torch.get_rng_state(), random.getstate(), str(np.random.get_state())
+        reader = made.corpus.reader(lambda _: True)
+        first = [reader.get(number) for number in range(20)]
+        made.plan()
+        assert torch.equal(torch.get_rng_state(), states[0])
+        assert (random.getstate(), str(np.random.get_state())) == states[1:]
+        assert [module.training for module in made.assembly.model.modules()] == modes
+        after = made.assembly.model.state_dict()
+        assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+        again = made.corpus.reader(lambda _: True)
+        assert [again.get(number) for number in range(20)] == first
+        assert reader.skipped == again.skipped
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+def test_exact_memory_by_hand(small):
+    memory = estimate_memory(small.recipe, small.assembly)
+    sizes = {id(one): one.numel() * 4 for one in small.assembly.model.parameters()}
+    buffers = sum(one.numel() * one.element_size() for one in small.assembly.model.buffers())
+    assert memory.weights == sum(sizes.values()) + buffers
+    assert memory.gradients == sum(sizes.values())
+    assert memory.optimizer == 2 * sum(sizes.values())
+    assert memory.total == sum(vars(memory).values())
+
+
+def test_the_optimizer_takes_what_was_said(small):
+    from metalm_cli.training.loop import trained_parts
+    from metalm_cli.training.optim import make_optimizer
+
+    root = small.objective.step()
+    optimizer = make_optimizer(*trained_parts(small.objective, root), small.recipe.train)
+    for parameter in root.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.param_groups[0]["lr"] = 0.0
+    for group in optimizer.param_groups:
+        group["lr"] = group["weight_decay"] = 0.0
+    optimizer.step()
+    state = [value for one in optimizer.state.values() for key, value in one.items() if key != "step"]
+    root.zero_grad(set_to_none=True)
+    said = estimate_memory(small.recipe, small.assembly).optimizer
+    assert said == sum(value.numel() * value.element_size() for value in state)
+
+
+def test_frozen_parts_need_less(small):
+    full = estimate_memory(small.recipe, small.assembly)
+    encoder = small.assembly.model.encoders["text"]
+    encoder.requires_grad_(False)
+    try:
+        frozen = estimate_memory(small.recipe, small.assembly)
+    finally:
+        encoder.requires_grad_(True)
+    part = sum(one.numel() for one in encoder.parameters())
+    assert full.gradients - frozen.gradients == 4 * part
+    assert frozen.activations < full.activations
+
+
+@pytest.mark.parametrize(
+    "less", [{"micro_batch_size": 1}, {"checkpoint_activations": True}], ids=["rows", "checkpointing"]
+)
+def test_what_an_error_advises_lowers_the_estimate(small, less):
+    full = estimate_memory(small.recipe, small.assembly).activations
+    assert estimate_memory(small.changed(**less), small.assembly).activations < full
+
+
+def test_the_activations_are_of_the_right_order(small):
+    """Against what autograd really keeps for the probe's batch, head and weights left out."""
+    from metalm_cli.models.loss import CHUNK_ELEMENTS
+    from metalm_cli.training.probe import probe_batch
+
+    root = small.objective.step().train()
+    batch = probe_batch(small.objective, small.recipe, 8)
+    kept, own = {}, {one.untyped_storage().data_ptr() for one in root.parameters()}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes(), tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        root(batch)
+    real = sum(size for size, _ in kept.values())
+    said = estimate_memory(small.recipe, small.assembly).activations - 12 * CHUNK_ELEMENTS
+    assert 0.6 < said / real < 1.7
+
+
+def test_rows_of_a_forward_pass(small):
+    assert micro_rows(small.recipe, 1) == 8
+    assert micro_rows(small.recipe, 3) == 3
+    assert micro_rows(small.changed(micro_batch_size=2), 1) == 2
+
+
+def test_sizes_are_readable():
+    assert str(Memory(2**30, 0, 1024, 0)) == (
+        "1.0 GiB (weights 1.0 GiB, gradients 0 bytes, optimizer 1.0 KiB, activations 0 bytes)"
+    )

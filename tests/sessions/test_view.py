@@ -17,6 +17,7 @@ from metalm_cli.sessions import (
     Causal,
     DecoderTokenizer,
     Docked,
+    ImageProcessor,
     Row,
     Session,
     SessionTokeniser,
@@ -189,6 +190,20 @@ def test_masked_rows_show_what_is_read_and_what_stood_there(kind, encoder_tokeni
     assert f"({found[3].text}={found[3].predicts[0].strip()})" in text
     whole = "".join(one.predicts[0] if one.trained else one.text for one in found if not one.special or one.trained)
     assert whole == "the dog barked at lily"
+
+
+def test_an_image_is_named_by_its_shape(byte_tokenizer):
+    from PIL import Image
+
+    def read(images, return_tensors):
+        return {"pixel_values": np.zeros((1, 3, 8, 8), dtype=np.float32)}
+
+    vision = {"vision": ImageProcessor("vision", read, np.arange(1, 5), (3, 8, 8))}
+    tokenise = SessionTokeniser(DecoderTokenizer(byte_tokenizer, TokenRules()), vision)
+    session = Session([Docked("vision", Image.new("RGB", (8, 8))), Causal("dog", trained=True)])
+    view = RowView(build_row([tokenise(session)]), byte_tokenizer, vision, plain=True)
+    assert "[vision 4: image 3 x 8 x 8]dog" in printed(view.text())
+    assert "vision 4/4" in printed(view.table())
 
 
 def test_lost_documents_are_told(byte_tokenizer, processors):

@@ -229,7 +229,7 @@ def test_portions_of_several_processes(small):
     assert cut.positions == 12 * 64
     assert plan.a_step("source_tokens") == plan.figures.per_row("source_tokens") * 12
     text = printed(plan)
-    assert "2 x 2 rows a process; 3 processes" in text
+    assert "12 rows: 3 processes x 2 passes x 2 rows" in text
     assert "do not divide" not in text
     uneven = make_plan(recipe, small.corpus, small.assembly, small.objective, world=5, steps=7)
     assert "12 rows do not divide among 5 processes" in printed(uneven)
@@ -247,7 +247,8 @@ def test_the_plan_says_what_it_must(small, width):
     assert max(map(len, text.splitlines())) <= width
     flat = " ".join(text.split())
     for said in (
-        "LlamaForCausalLM" if width == 100 else "decoder",
+        "LlamaForCausalLM" if width == 100 else "LlamaFor",
+        f"{plan.parts[0].total:,} {plan.parts[0].trained:,} all 0.002",
         "from a sample of 256 documents",
         f"tokens, {plan.figures.bytes_per_token:.2f} bytes each",
         "'</s>' ends a document",

@@ -73,11 +73,11 @@ def _lines(rows: Iterable[tuple[str, str]]) -> Table:
 
 
 def _table(*columns: tuple[str, bool]) -> Table:
-    """Columns by title, and whether they hold numbers."""
+    """Columns by title, and whether they hold numbers. What is too long for a narrow terminal is cut."""
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim", pad_edge=False)
     for at, (title, number) in enumerate(columns):
         title = f"  {title}" if at == 0 else title
-        table.add_column(title, justify="right" if number else "left", no_wrap=number, overflow="fold")
+        table.add_column(title, justify="right" if number else "left", no_wrap=number, overflow="ellipsis")
     return table
 
 
@@ -159,12 +159,13 @@ def _training(plan: Plan) -> Table:
     cut = plan.portions
     source, trained = plan.a_step("source_tokens"), plan.a_step("trained_tokens")
     steps = f"{cut.steps:,}" + (" (an estimate, from train.epochs and the sample)" if cut.estimated else "")
-    micro = f"{cut.micro_batches} x {cut.micro_batch_size} rows" if cut.micro_batches > 1 else "in one pass"
     processes = f"{cut.processes} process{'es' if cut.processes != 1 else ''}"
+    passes = f"{cut.micro_batches} pass{'es' if cut.micro_batches != 1 else ''}"
+    rows = f"{cut.batch_size:,} rows: {processes} x {passes} x {cut.micro_batch_size} rows"
     return _lines(
         [
             ("steps", steps),
-            ("a step", f"{cut.batch_size:,} rows, {micro} a process; {processes}, {plan.device}, {plan.precision}"),
+            ("a step", f"{rows}, {plan.device}, {plan.precision}"),
             ("", f"{cut.positions:,} positions, about {source:,.0f} source tokens, {trained:,.0f} trained"),
             (
                 "in all",

@@ -69,7 +69,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "deberta-v2": {**_WIDE, **_NO_DROPOUT, "relative_attention": True, "pos_att_type": ["c2p", "p2c"]},
     "mpnet": {**_WIDE, **_NO_DROPOUT},
     "t5": {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0},
-    "metalm-encoder": {**_WIDE, "max_position_embeddings": 130, "dropout": 0.0},
+    "metalm-encoder": {**_WIDE, "max_position_embeddings": 130, "dropout": 0.0, "attention_dropout": 0.0},
 }
 VISION: dict[str, dict[str, Any]] = {
     kind: {**_WIDE, "image_size": 8, "patch_size": 4, "num_channels": 3} for kind in ("vit", "deit")

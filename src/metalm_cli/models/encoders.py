@@ -58,7 +58,9 @@ class TextAdapter:
     def load_class(self, config: Any) -> Any:
         from transformers import AutoModel, AutoModelForTextEncoding
 
-        return AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel
+        # Not by is_encoder_decoder alone: T5's encoder clears it in the config that it is saved with.
+        encodes = type(config) in AutoModelForTextEncoding._model_mapping
+        return AutoModelForTextEncoding if encodes or config.is_encoder_decoder else AutoModel
 
     def width(self, config: Any) -> int:
         return int(config.hidden_size)

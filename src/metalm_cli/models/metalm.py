@@ -241,7 +241,9 @@ class MetaLM(PreTrainedModel):
         options = gradient_checkpointing_kwargs or {"use_reentrant": False}
         for part in (self.decoder, *self.encoders.values()):
             if part.supports_gradient_checkpointing:
-                part.gradient_checkpointing_enable(options)
+                # The newer name first: in transformers 5.23 the older one warns.
+                newer = getattr(part, "activation_checkpointing_enable", None)
+                (newer or part.gradient_checkpointing_enable)(options)
 
     def train(self, mode: bool = True) -> MetaLM:
         """Training mode, in which wholly frozen parts stay in evaluation mode."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Any
 
 
 class Exit(IntEnum):
@@ -38,9 +39,16 @@ class MetalmError(Exception):
         self.remedy = remedy
         self.exit_code = exit_code
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (self.what, self.where, self.why, self.remedy, self.exit_code)
+
     def __str__(self) -> str:
         lines = [self.what]
         for label, text in (("where", self.where), ("why", self.why), ("remedy", self.remedy)):
             if text:
                 lines.append(f"  {label}: {text}")
         return "\n".join(lines)
+
+
+def _rebuilt(what: str, where: str, why: str, remedy: str, exit_code: Exit) -> MetalmError:
+    return MetalmError(what, where=where, why=why, remedy=remedy, exit_code=exit_code)

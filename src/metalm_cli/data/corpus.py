@@ -192,7 +192,7 @@ class Corpus:
         Raises:
             MetalmError: A row is broken or a source cannot be read.
         """
-        plan = self._planned(key_of("sample", self.seed, seed))
+        plan = self._planned(key_of("sample", seed))
         reader = Reader(plan, self._opened, _everything)
         rows, limit = [info.rows for info in self.sources], 20 * n + 1000
         if None not in rows:

@@ -77,19 +77,28 @@ class LaneMaker:
 
     def __call__(self, lane: int, owned: frozenset[int]) -> Lane:
         if owned not in self._readers:
-            self._readers[owned] = self.corpus.reader(Owned(owned, self.lanes))
+            begins = {index: self.states[index].number for index in owned if index in self.states}
+            self._readers[owned] = self.corpus.reader(Owned(owned, self.lanes, begins))
         return Lane(lane, self.lanes, self._readers[owned], self.writer, self.states.get(lane))
 
 
 @dataclass(frozen=True)
 class Owned:
-    """Which numbers a set of lanes reads."""
+    """Which numbers a set of lanes will read.
+
+    Args:
+        lanes: The lanes.
+        count: Lanes of the whole batch.
+        begins: The first number that a resumed lane reads; a stream keeps nothing of those before.
+    """
 
     lanes: frozenset[int]
     count: int
+    begins: dict[int, int]
 
     def __call__(self, number: int) -> bool:
-        return number % self.count in self.lanes
+        lane = number % self.count
+        return lane in self.lanes and number >= self.begins.get(lane, 0)
 
 
 class Pretraining:

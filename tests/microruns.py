@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import json
 import multiprocessing
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -141,9 +144,7 @@ class Forked:
         environment: dict[str, str] | None = None,
         before: Callable[[], None] | None = None,
     ) -> None:
-        import accelerate  # noqa: F401
-        import transformers  # noqa: F401
-
+        _import_once()
         self.log = log
         body = multiprocessing.get_context("fork").Process(
             target=_forked, args=(list(arguments), log, environment or {}, before), daemon=False
@@ -165,9 +166,24 @@ class Forked:
         return self.log.read_text(encoding="utf-8", errors="replace")
 
 
-def _forked(
-    arguments: list[object], log: Path, environment: dict[str, str], before: Callable[[], None] | None
-) -> None:
+@functools.cache
+def _import_once() -> None:
+    """What a run imports on its way, so that forked processes need not, each anew."""
+    for name in (
+        "accelerate",
+        "datasets",
+        "torch._dynamo",
+        "torch.distributed.fsdp",
+        "transformers.models.auto.modeling_auto",
+        "transformers.models.electra.modeling_electra",
+        "transformers.models.gpt2.modeling_gpt2",
+        "metalm_cli.evaluation.samples",
+        "metalm_cli.training.pretrain",
+    ):
+        importlib.import_module(name)
+
+
+def _forked(arguments: list[object], log: Path, environment: dict[str, str], before: Callable[[], None] | None) -> None:
     os.environ.update(environment)
     with open(log, "a", buffering=1, encoding="utf-8") as file:
         for stream in (sys.__stdout__, sys.__stderr__):
@@ -178,6 +194,58 @@ def _forked(
         code = metalm(*arguments)
         file.flush()
     os._exit(code)
+
+
+def watch(path: Path) -> Callable[[], None]:
+    """Makes a patch of the trainer that writes a line for every step: what it read, and which parts moved."""
+
+    def patch() -> None:
+        from metalm_cli.training.loop import Trainer
+
+        step, update = Trainer.step, Trainer.update
+
+        def stepped(self: Any, batches: Any, counts: Any, used: Any, meter: Any) -> Any:
+            self.seen = {
+                "numbers": [list(batch.numbers) for batch in batches],
+                "docked": [bool(batch.docks) for batch in batches],
+                "used": sorted(used),
+                "counts": counts,
+            }
+            return step(self, batches, counts, used, meter)
+
+        def updated(self: Any, norm: Any, bad: Any) -> Any:
+            before = {name: _local(part) for name, part in self.encoders.items()}
+            found = update(self, norm, bad)
+            moved = [name for name, part in self.encoders.items() if not torch.equal(before[name], _local(part))]
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(json.dumps({**self.seen, "moved": moved}) + "\n")
+            return found
+
+        Trainer.step, Trainer.update = stepped, updated  # type: ignore[method-assign]
+
+    return patch
+
+
+def _local(module: torch.nn.Module) -> torch.Tensor:
+    """All of a module's parameters that this process holds, in one vector."""
+    whole = [getattr(one, "_local_tensor", one).detach().flatten() for one in module.parameters()]
+    return torch.cat(whole).clone()
+
+
+def seen(path: Path) -> list[dict[str, Any]]:
+    """The lines of :func:`watch`."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def rewound(run: Path, to: Path, step: int) -> Path:
+    """A copy of a finished run as a kill after a step's checkpoint would have left it: later metrics and all."""
+    shutil.copytree(run, to)
+    shutil.rmtree(to / "model")
+    for folder in (to / "checkpoints").iterdir():
+        if int(folder.name.removeprefix("step-")) > step:
+            shutil.rmtree(folder)
+    assert (to / "checkpoints" / f"step-{step:08d}").is_dir()
+    return to
 
 
 def free_port() -> int:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from metalm_cli.data.lanes import Draw
 from metalm_cli.data.writer import SessionWriter
@@ -162,28 +164,34 @@ class LanguageModelStep(nn.Module):
         self.model = model
         self.processors = processors
         self.touch_unused = False
-        """Run encoders that a batch does not use on a dummy times 0; distributed training waits for every part."""
+        """Run encoders that a batch does not use on a dummy that goes nowhere; distributed training waits for every
+        part, in the same order in every process."""
 
     def forward(self, batch: Batch) -> dict[str, Term]:
-        total, _ = self.model.losses(batch)
-        if self.touch_unused:
-            for name in self.model.encoders:
-                if name not in batch.docks:
-                    total = total + self._dummy(name, batch.decoder.input_ids.device)
-        return {"loss": Term(total)}
+        if not self.touch_unused:
+            return {"loss": Term(self.model.losses(batch)[0])}
+        device = batch.decoder.input_ids.device
+        unused = [name for name in self.model.encoders if name not in batch.docks]
+        dummies = {name: dummy_table(self.processors[name], device) for name in unused}
+        docks = {name: batch.docks[name] if name in batch.docks else dummies[name] for name in self.model.encoders}
+        with _without_dropout([self.model.encoders[name] for name in unused]):
+            return {"loss": Term(self.model.losses(replace(batch, docks=docks))[0])}
 
-    def _dummy(self, name: str, device: torch.device) -> Tensor:
-        encoder = self.model.encoders[name]
-        training = encoder.training
-        encoder.eval()  # dropout would use up random numbers
-        outputs = self.model.docked(name, dummy_table(self.processors[name], device))
-        encoder.train(training)
-        return outputs.float().sum() * 0.0
+
+@contextmanager
+def _without_dropout(modules: list[Any]) -> Iterator[None]:
+    """A dummy uses up no random numbers."""
+    modes = [module.training for module in modules]
+    for module in modules:
+        module.eval()
+    yield
+    for module, mode in zip(modules, modes, strict=True):
+        module.train(mode)
 
 
 def dummy_table(processor: Processor, device: torch.device) -> DockTable:
-    """A dock of the smallest content that a processor knows."""
+    """The smallest content that a processor knows, docked at no position: its gradients are zeros."""
     dock = processor.dummy()
     inputs = {key: torch.from_numpy(value).to(device) for key, value in processor.collate([dock]).items()}
-    index = torch.zeros(1, dtype=torch.long, device=device)
-    return DockTable(inputs, index, index, index, index)
+    first, none = (torch.zeros(size, dtype=torch.long, device=device) for size in (1, 0))
+    return DockTable(inputs, first, first, none, none)

@@ -101,8 +101,8 @@ class Trainer:
         self.control = Control(accelerator)
         self.device: torch.device = accelerator.device
         self.root = root
-        if self.control.world > 1 and hasattr(root, "touch_unused"):
-            root.touch_unused = True
+        if torch.distributed.is_initialized() and hasattr(root, "touch_unused"):
+            root.touch_unused = True  # a launched process is wrapped even if it is the only one
         parts, policy = trained_parts(objective, root)
         root._no_split_modules = layer_classes(parts)
         optimizer = make_optimizer(parts, policy, options)

@@ -29,8 +29,16 @@ def gather(module: nn.Module, optimizer: Any) -> dict[str, Tensors]:
         module: The root module that was trained, not its wrapper.
         optimizer: Its optimiser.
     """
-    model = {name: whole(tensor) for name, tensor in module.state_dict().items()}
-    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    own = module.state_dict()  # first: sharded modules put back what a forward pass had gathered
+    names: dict[int, str] = {}
+    first: dict[str, str] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        first[name] = names.setdefault(id(parameter), name)
+    model: Tensors = {}
+    for name, tensor in own.items():
+        # Tied names stay one tensor, sharded or not.
+        same = first.get(name, name)
+        model[name] = model[same] if same in model else whole(tensor)
     states: Tensors = {}
     for group in optimizer.param_groups:
         for parameter in group["params"]:

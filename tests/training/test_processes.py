@@ -1,0 +1,214 @@
+"""Micro-batches and processes: however a step's rows are shared out, it is the same step."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import microruns as micro
+
+REPOSITORY = Path(__file__).parents[2]
+LANGUAGE = ["train.batch_size=8"]
+ENCODER = ["model.decoder=null", "model.encoders.text.config.max_position_embeddings=64"]
+SETTINGS = {
+    "semi_causal": LANGUAGE,
+    "mlm": [*LANGUAGE, *ENCODER, "objective={name: mlm}"],
+    "rtd": [*LANGUAGE, *ENCODER, "objective={name: rtd, generator_size: 0.5}"],
+    # One short span in a few documents, one row a process: steps without a dock in one process, and in both.
+    "seldom": [
+        "train.batch_size=2",
+        "train.steps=10",
+        "objective.span_fraction=0.05",
+        "train.weight_decay=0.1",
+        "train.warmup_steps=0",
+    ],
+}
+FSDP = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+    "FSDP_OFFLOAD_PARAMS": "false",
+}
+LAUNCHED = {"fsdp": FSDP, "two": {}, "one": {}, "micro": {}}
+
+Runs = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """``runs(setting, how)``: the run folder, trained once; ``<folder>.<rank>`` tells what each process read."""
+    folder = tmp_path_factory.mktemp("runs")
+    recipe = micro.write_recipe(folder)
+
+    def run(setting: str, how: str) -> Path:
+        out = folder / f"{setting}-{how}"
+        if not out.exists():
+            arguments = ["pretrain", recipe, *SETTINGS[setting], "--out", out]
+            arguments += ["train.micro_batch_size=2"] if how == "micro" else []
+            arguments += ["train.checkpoint_every=5", "train.keep=4"] if setting == "seldom" else []
+            codes, printed = micro.together(
+                arguments,
+                folder,
+                2 if how in ("two", "fsdp") else 1,
+                LAUNCHED[how],
+                lambda rank: micro.watch(Path(f"{out}.{rank}")),
+            )
+            assert codes == [0] * len(codes), "\n".join(printed)
+            assert all(not text for text in printed[1:]), "only the first process prints"
+        return out
+
+    return run
+
+
+def read_by(out: Path, ranks: int = 1) -> list[list[int]]:
+    """Numbers that each step read, over micro-batches and processes, in order."""
+    watched = [micro.seen(Path(f"{out}.{rank}")) for rank in range(ranks)]
+    return [
+        sorted(n for one in step for numbers in one["numbers"] for n in numbers) for step in zip(*watched, strict=True)
+    ]
+
+
+def last_step(out: Path) -> int:
+    return max(int(path.name.removeprefix("step-")) for path in (out / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("setting", list(SETTINGS))
+@pytest.mark.parametrize("how", ["micro", "two"])
+def test_a_step_is_the_same_however_it_is_cut(runs: Runs, setting: str, how: str) -> None:
+    one, cut = runs(setting, "one"), runs(setting, how)
+    assert micro.losses(cut) == pytest.approx(micro.losses(one), abs=1e-5)
+    step = last_step(one)
+    first, second = micro.checkpoint(one, step), micro.checkpoint(cut, step)
+    assert micro.difference(first["model"], second["model"]) < 1e-5
+    assert first["state"]["lanes"] == second["state"]["lanes"]
+    assert first["state"]["meter"] == second["state"]["meter"]
+    assert read_by(one) == read_by(cut, 2 if how == "two" else 1)
+    assert micro.records(cut, "validation")[0]["loss"] == pytest.approx(
+        micro.records(one, "validation")[0]["loss"], abs=1e-5
+    )
+
+
+@pytest.mark.parametrize("setting", ["semi_causal", "seldom"])
+def test_sharded_training_gives_the_same_curve(runs: Runs, setting: str) -> None:
+    one, sharded = runs(setting, "one"), runs(setting, "fsdp")
+    assert micro.losses(sharded) == pytest.approx(micro.losses(one), abs=1e-4)
+    step = last_step(one)
+    for group in ("model", "optimizer"):
+        first, second = micro.checkpoint(one, step), micro.checkpoint(sharded, step)
+        assert micro.difference(first[group], second[group]) < 1e-4
+    assert read_by(one) == read_by(sharded, 2)
+
+
+@pytest.mark.parametrize("how", ["two", "fsdp"])
+def test_docks_in_both_processes_in_one_and_in_none(runs: Runs, how: str) -> None:
+    out = runs("seldom", how)
+    steps = list(zip(*(micro.seen(Path(f"{out}.{rank}")) for rank in (0, 1)), strict=True))
+    docked = {tuple(any(one["docked"]) for one in step) for step in steps}
+    assert {(True, False), (False, True), (False, False)} <= docked
+    for step in steps:
+        used = ["text"] if any(any(one["docked"]) for one in step) else []
+        assert [one["used"] for one in step] == [used, used]
+        assert [one["moved"] for one in step] == [used, used], "an encoder that is not used stays as it is"
+
+
+@pytest.mark.parametrize("how", ["one", "micro"])
+def test_an_encoder_that_is_not_used_stays_as_it_is(runs: Runs, how: str) -> None:
+    steps = micro.seen(Path(f"{runs('seldom', how)}.0"))
+    assert all(step["moved"] == step["used"] for step in steps)
+    assert {tuple(step["used"]) for step in steps[1:]} == {("text",), ()}, "it has momentum when it is not used"
+
+
+@pytest.mark.parametrize(("begun", "resumed"), [("fsdp", "one"), ("one", "fsdp"), ("fsdp", "two")])
+def test_a_checkpoint_is_resumed_by_another_number_of_processes(
+    runs: Runs, tmp_path: Path, begun: str, resumed: str
+) -> None:
+    one = runs("seldom", "one")
+    out = micro.rewound(runs("seldom", begun), tmp_path / "run", 5)
+    world = 1 if resumed == "one" else 2
+    codes, printed = micro.together(["pretrain", "--out", out, "--resume"], tmp_path, world, LAUNCHED[resumed])
+    assert codes == [0] * world, "\n".join(printed)
+    assert "resumed after step 5" in printed[0]
+    assert micro.losses(out) == pytest.approx(micro.losses(one), abs=1e-4)
+    first, second = micro.checkpoint(one, 10), micro.checkpoint(out, 10)
+    assert micro.difference(first["model"], second["model"]) < 1e-4
+
+
+def test_the_model_of_a_sharded_run_is_an_ordinary_folder(runs: Runs) -> None:
+    import metalm_cli as metalm
+    from safetensors.torch import load_file
+
+    plain, sharded = (load_file(runs("semi_causal", how) / "model" / "model.safetensors") for how in ("one", "fsdp"))
+    assert micro.difference(plain, sharded) < 1e-4
+    configs = [(runs("semi_causal", how) / "model" / "config.json").read_text() for how in ("one", "fsdp")]
+    assert configs[0] == configs[1]
+    model = metalm.load(runs("semi_causal", "fsdp"))
+    session = metalm.Session([metalm.Docked("text", "It rained."), metalm.Causal(" All day.", trained=True)])
+    assert float(model.log_likelihood([session])[0]) < 0
+
+
+def test_rows_that_cannot_be_shared_equally(tmp_path: Path) -> None:
+    recipe = micro.write_recipe(tmp_path)
+    codes, printed = micro.together(["pretrain", recipe, "train.batch_size=3", "--out", tmp_path / "run"], tmp_path)
+    assert codes == [2, 2]
+    said = "".join(printed)
+    assert said.count("error:") == 1
+    assert "train.batch_size" in said
+    assert "multiple of 2" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_wrong_recipe_is_told_once(tmp_path: Path) -> None:
+    recipe = micro.write_recipe(tmp_path)
+    codes, printed = micro.together(["pretrain", recipe, "train.stepps=3", "--out", tmp_path / "run"], tmp_path)
+    assert codes == [2, 2]
+    assert "train.stepps" in printed[0]
+    assert not printed[1]
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_an_error_in_one_process_ends_both_with_one_message(tmp_path: Path, failing: int) -> None:
+    from metalm_cli.errors import Exit, MetalmError
+    from metalm_cli.training.loop import Trainer
+
+    def fail() -> None:
+        step = Trainer.step
+
+        def failing_step(self: Any, *rest: Any) -> Any:
+            if self.state.step == 2:
+                raise MetalmError("the tape tore", where="drive 0", remedy="mend it", exit_code=Exit.FAILED)
+            return step(self, *rest)
+
+        Trainer.step = failing_step  # type: ignore[method-assign]
+
+    recipe = micro.write_recipe(tmp_path)
+    codes, printed = micro.together(
+        ["pretrain", recipe, "--out", tmp_path / "run"], tmp_path, before=lambda rank: fail if rank == failing else None
+    )
+    assert codes == [1, 1]
+    assert "".join(printed).count("error:") == 1
+    assert "the tape tore" in printed[failing]
+    assert "Traceback" not in "".join(printed)
+
+
+def test_launched_with_the_shipped_sharding_configuration(tmp_path: Path, runs: Runs) -> None:
+    recipe = micro.write_recipe(tmp_path)
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    command += ["--config_file", str(REPOSITORY / "recipes" / "accelerate" / "fsdp2.yml"), "--num_processes", "2"]
+    command += ["--main_process_port", str(micro.free_port()), "-m", "metalm_cli.cli"]
+    command += ["pretrain", str(recipe), *SETTINGS["semi_causal"], "--out", str(out)]
+    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert micro.losses(out) == pytest.approx(micro.losses(runs("semi_causal", "one")), abs=1e-4)
+    assert json.loads((out / "model" / "config.json").read_text())["model_type"] == "metalm"
+    assert done.stderr.count("step 1/6") == 1

@@ -239,6 +239,10 @@ def normal(requirement: str) -> str:
 # -- README -----------------------------------------------------------------------------------------------------------
 
 
+SHOWN_TO_FAIL = ("metalm recipe check small train.stepz=100",)
+"""Commands that README runs to show what a mistake looks like."""
+
+
 def readme_commands(program: str) -> list[str]:
     """Lines of README's shell blocks that run ``program``, continued lines joined, comments dropped."""
     text = (HOUSE / "README.md").read_text(encoding="utf-8")
@@ -265,6 +269,7 @@ def test_readme_commands_parse_and_their_recipes_hold(command: str) -> None:
 
     from metalm_cli.cli.app import app
     from metalm_cli.recipes import resolve, split_arguments
+    from metalm_cli.recipes.problems import RecipeError
 
     arguments = words(command)
     context = typer.main.get_command(app).make_context("metalm", list(arguments))
@@ -276,10 +281,14 @@ def test_readme_commands_parse_and_their_recipes_hold(command: str) -> None:
         assert inner is not None
         context, group = inner.make_context(name, left, parent=context), inner
     given = context.params.get("arguments")
-    if given is not None:
-        recipe, overrides = split_arguments(given)
-        if recipe is None or not recipe.startswith("runs/"):
-            resolve("pretrain", recipe, overrides, {"model.checkpoint": context.params.get("model")})
+    if given is None:
+        return
+    recipe, overrides = split_arguments(given)
+    if command in SHOWN_TO_FAIL:
+        with pytest.raises(RecipeError):
+            resolve("pretrain", recipe, overrides)
+    else:
+        resolve("pretrain", recipe, overrides, {"model.checkpoint": context.params.get("model")})
 
 
 def test_readme_shows_commands() -> None:

@@ -190,10 +190,37 @@ def test_samples_follow_the_generators_distribution(kind, tokenizers, texts) -> 
     assert (found - share).abs().max() <= 1.5 / count
 
 
+def generator_shares(step: DetectionStep, stream: Stream) -> torch.Tensor:
+    """The generator's distribution at each masked position, document by document: ``[m, v]`` float64."""
+    found = torch.zeros(len(stream.targets), step.generator.config.vocab_size, dtype=torch.float64)
+    with torch.no_grad():
+        for row, segment in segments(stream):
+            at, own = alone(stream, row, segment)
+            logits = step.generator(input_ids=stream.input_ids.flatten()[at][None]).logits[0]
+            found[own] = logits[stream.position_ids.flatten()[stream.predict_at[own]]].double().softmax(-1)
+    return found
+
+
+def test_what_cannot_be_drawn_is_not_drawn(tokenizers, texts) -> None:
+    _, step, batch = detection(tokenizers, texts, "electra", 1)
+    step.compact = False  # states are logits then
+    logits = torch.full((2, 400), -1e9)
+    logits[:, [7, 9]] = 0.0
+    uniforms = torch.tensor([0.0, 1 - 2**-24])
+    stream = replace(batch.streams["text"], uniforms=uniforms, targets=torch.zeros(2, dtype=torch.long))
+    assert step._sample(logits, stream).tolist() == [7, 9]
+
+
 @pytest.mark.parametrize("kind", DETECTORS)
 def test_labels_say_what_was_replaced_and_the_detector_reads_it(kind, tokenizers, texts) -> None:
     objective, step, batch = detection(tokenizers, texts, kind)
     stream = batch.streams["text"]
+    shares = generator_shares(step, stream)
+    own = shares.gather(1, stream.targets[:, None]).squeeze(1)
+    below = shares.cumsum(1).gather(1, stream.targets[:, None]).squeeze(1) - own
+    stream.uniforms[::3] = (below + own / 2)[::3].float()  # every third sample is the original token
+    expected_ids = (shares.cumsum(1) > stream.uniforms[:, None]).int().argmax(1)
+    assert torch.equal(expected_ids[::3], stream.targets[::3])
     read: list[torch.Tensor] = []
     hook = step.model.base_model.register_forward_pre_hook(
         lambda module, args, kwargs: read.append(kwargs["input_ids"]), with_kwargs=True
@@ -204,7 +231,8 @@ def test_labels_say_what_was_replaced_and_the_detector_reads_it(kind, tokenizers
     original[stream.predict_at] = stream.targets
     real = (stream.segment_ids != ROOT).flatten()
     np.testing.assert_array_equal(labels, (read[0].flatten() != original)[real].numpy())
-    assert 0 < labels.sum() <= len(stream.targets)
+    assert torch.equal(read[0].flatten()[stream.predict_at], expected_ids)
+    assert 0 < labels.sum() <= len(stream.targets) * 2 / 3 + 1
     mask_id = objective.processor.tokenizer.mask_token_id
     assert (read[0] == mask_id).sum() < (stream.input_ids == mask_id).sum() / 4, "masks are filled in"
     expected = torch.zeros(stream.input_ids.numel())

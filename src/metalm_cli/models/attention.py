@@ -110,14 +110,7 @@ def decoder_mask(stream: Stream, config: Any, dtype: torch.dtype) -> Mask:
         return flex_mask(stream, local) if flex else dense_mask(stream, dtype, window=local)
 
     if "sliding_attention" in kinds:
-        if kinds == {"sliding_attention"} and not _takes_mapping(config):
-            return build(window)
         return {"full_attention": build(None), "sliding_attention": build(window)}
     if not kinds and window is not None and getattr(config, "use_sliding_window", True):
         return build(window)
     return build(None)
-
-
-def _takes_mapping(config: Any) -> bool:
-    # Families with a list of layer types look their masks up by type; older ones with one window do not.
-    return bool(getattr(config, "layer_types", None))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import active_children
 from typing import Any
 
 from metalm_cli.data.lanes import Lane, LaneState
@@ -57,7 +60,10 @@ def loader(stream: RowStream, workers: int) -> Iterator[StepRows]:
         for made in stream.steps(stream.lanes):
             yield _step(made)
         return
+    others = set(active_children())
     shares = iter(_worker_loader(stream, workers))
+    processes = set(active_children()) - others
+    atexit.register(_kill, processes)
     while True:
         made = []
         for _ in range(workers):
@@ -66,6 +72,13 @@ def loader(stream: RowStream, workers: int) -> Iterator[StepRows]:
                 raise share
             made += share
         yield _step(sorted(made, key=lambda one: one[0]))
+
+
+def _kill(processes: set[Any]) -> None:
+    """End workers that are alive when Python exits: it would wait for them, and they do not hear its SIGTERM."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch raises an error for a worker that is killed
+    for process in processes:
+        process.kill()
 
 
 def _step(made: list[tuple[int, Row, LaneState]]) -> StepRows:
@@ -89,7 +102,6 @@ def _worker_loader(stream: RowStream, workers: int) -> Any:
 
 def _start_worker(_worker: int) -> None:
     import os
-    import signal
 
     import torch
 

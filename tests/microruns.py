@@ -113,15 +113,23 @@ def difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) 
     return max(float((one.double() - second[name].double()).abs().max()) for name, one in first.items())
 
 
-def assert_same_run(one: Path, other: Path, step: int) -> None:
-    """Two finished runs are equal, bit for bit, but for the clock."""
+def assert_same_run(one: Path, other: Path, step: int, *, described: bool = True) -> None:
+    """Two finished runs are equal, bit for bit, but for the clock.
+
+    Args:
+        one: A run folder.
+        other: Another.
+        step: Their last step.
+        described: They have the same settings, so that the model's card and lineage are equal, too.
+    """
     first, second = checkpoint(one, step), checkpoint(other, step)
     assert first["state"] == second["state"]
     for group in ("model", "optimizer"):
         assert difference(first[group], second[group]) == 0.0, group
     assert records(one, "") == records(other, "")
     for name in sorted(path.relative_to(one) for path in (one / "model").rglob("*") if path.is_file()):
-        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+        if described or name.name != "README.md":
+            assert (one / name).read_bytes() == (other / name).read_bytes(), name
 
 
 # -- processes --------------------------------------------------------------------------------------------------------

@@ -143,8 +143,9 @@ def test_a_checkpoint_is_resumed_by_another_number_of_processes(
 
 
 def test_the_model_of_a_sharded_run_is_an_ordinary_folder(runs: Runs) -> None:
-    import metalm_cli as metalm
     from safetensors.torch import load_file
+
+    import metalm_cli as metalm
 
     plain, sharded = (load_file(runs("semi_causal", how) / "model" / "model.safetensors") for how in ("one", "fsdp"))
     assert micro.difference(plain, sharded) < 1e-4

@@ -182,6 +182,8 @@ def load_tokenizer(source: str | Path) -> Any:
     if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) < 2:
         # Without files a family's class is made with its special tokens alone, and reads every text as nothing.
         raise _no_tokenizer(source, "there are no files of a vocabulary")
+    for how_loaded in ("is_local", "local_files_only"):  # would be saved along
+        tokenizer.init_kwargs.pop(how_loaded, None)
     return tokenizer
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +19,7 @@ from metalm_cli.models.assemble import Assembly, assemble, assemble_encoder
 from metalm_cli.objectives import Objective, make_objective
 from metalm_cli.recipes.schema import PretrainRecipe
 from metalm_cli.training import checkpoint
+from metalm_cli.training.devices import compile_layers, make_accelerator
 from metalm_cli.training.files import TEMPORARY, explained, fsync_tree, replace_folder
 from metalm_cli.training.finish import write_model
 from metalm_cli.training.loop import Hooks, Trainer
@@ -232,7 +233,9 @@ class Pretraining:
     def _begin(self, folder: RunFolder) -> None:
         """Write what a resumed run needs; ``recipe.yaml`` last, so that a run that has it has all."""
         with explained(folder.path, "cannot begin the run", Exit.FAILED):
-            folder.write_json("environment.json", environment(str(self.accelerator.device)))
+            folder.write_json(
+                "environment.json", {"recipe": self.options.name, **environment(str(self.accelerator.device))}
+            )
             place = folder.path / f".{TOKENIZERS}{TEMPORARY}"
             shutil.rmtree(place, ignore_errors=True)
             if not self.assembly.alone:
@@ -245,8 +248,12 @@ class Pretraining:
 
     def _checkpoint(self, folder: RunFolder) -> Path | None:
         """The checkpoint to go on from; says what is damaged."""
-        for note in check_recipe(folder, self.recipe) if folder.recipe.exists() else []:
+        notes = check_recipe(folder, self.recipe) if folder.recipe.exists() else []
+        for note in notes:
             self.views.note(note)
+        if notes and self.main:
+            folder.write_text("recipe.yaml", self.text)
+        self.options.name = recipe_name(folder) or self.options.name
         found, damaged = agreed(lambda: checkpoint.latest(folder.checkpoints))
         for one in damaged:
             self.views.note(f"not used: {one}")
@@ -349,42 +356,15 @@ class _Nothing:
     def __exit__(self, *_: object) -> None: ...
 
 
+def recipe_name(folder: RunFolder) -> str | None:
+    """The name of the recipe that a run began with: its own copy has none."""
+    try:
+        return json.loads(folder.environment.read_text(encoding="utf-8")).get("recipe")
+    except (OSError, ValueError):
+        return None
+
+
 def last_validation(metrics: Path) -> dict[str, float]:
     """What a run has measured on held-out text last."""
     found = [record for record in read(metrics)[0] if record.get("split") == "validation"]
     return {key: value for key, value in found[-1].items() if isinstance(value, float)} if found else {}
-
-
-def make_accelerator(recipe: PretrainRecipe) -> Any:
-    """Accelerate's accelerator; processes and sharding come from ``accelerate launch``."""
-    from accelerate import Accelerator
-
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    mixed = {"bf16": "bf16", "fp32": "no"}[recipe.train.precision]
-    made = Accelerator(
-        mixed_precision=mixed, cpu=not torch.cuda.is_available(), log_with=list(recipe.train.trackers) or None
-    )
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true" and made.num_processes > 1 and made.device.type == "cpu":
-        _shard_on_cpu(made, mixed)
-    return made
-
-
-def _shard_on_cpu(accelerator: Any, mixed: str) -> None:
-    """Accelerate drops a sharding configuration on CPUs without a word; FSDP2 itself runs there, over gloo."""
-    from accelerate import DistributedType, FullyShardedDataParallelPlugin
-
-    plugin = FullyShardedDataParallelPlugin()
-    if mixed != "no":
-        plugin.set_mixed_precision(mixed)
-    accelerator.state.distributed_type = DistributedType.FSDP
-    accelerator.state.fsdp_plugin = plugin
-
-
-def compile_layers(assembly: Assembly) -> None:
-    """Compile the layers of every stack, each once: they are alike, so that one compilation serves all."""
-    from metalm_cli.models.trains import layers_of
-
-    for name, part in assembly.parts().items():
-        if not name.startswith("connectors."):
-            for layer in layers_of(part):
-                layer.compile()

@@ -11,14 +11,27 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from metalm_cli.models import MetaLM, MetaLMConfig
+from metalm_cli.models.assemble import Assembly
 from metalm_cli.models.encoders import adapter_for, load_tokenizer
 from metalm_cli.models.metalm import build_encoder
 from metalm_cli.recipes.schema import Model
-from metalm_cli.sessions import Batch, DockInput, TextProcessor, TokenisedSession, build_row, collate
+from metalm_cli.sessions import (
+    Batch,
+    Causal,
+    Docked,
+    DockInput,
+    Session,
+    SessionTokeniser,
+    TextProcessor,
+    TokenisedSession,
+    build_row,
+    collate,
+)
 from metalm_cli.sessions.processors import digest
 
 VOCABULARY = 400
@@ -261,6 +274,22 @@ class Largest(TorchDispatchMode):
         sizes = [one.numel() for one in tree_leaves(result) if isinstance(one, torch.Tensor)]
         self.elements = max(self.elements, *sizes, 0)
         return result
+
+
+TEXTS = ("It rained.", "A fox can hide well in the forest, and Foxes have four legs.", "Clerks sell stamps.")
+
+
+def batch_with(assembly: Assembly, contents: Iterable[Any], name: str = "text") -> Batch:
+    """A row with the first content docked, and a row with the others."""
+    tokenise = SessionTokeniser(assembly.decoder_tokenizer, assembly.processors)
+    spans = [[Causal("So:"), Docked(name, content), Causal(" yes", trained=True, end=True)] for content in contents]
+    sessions = [tokenise(Session(one)) for one in spans]
+    return collate([build_row(sessions[:1]), build_row(sessions[1:])], assembly.processors)
+
+
+def picture(seed: int = 0) -> Image.Image:
+    """Noise."""
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (20, 30, 3), dtype=np.uint8))
 
 
 # -- text -------------------------------------------------------------------------------------------------------------

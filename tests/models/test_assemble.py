@@ -7,7 +7,19 @@ import shutil
 
 import pytest
 import torch
-from families import DECODERS, ENCODERS, VISION, VOCABULARY, config_of, make_decoder, make_encoder, model_recipe
+from families import (
+    DECODERS,
+    ENCODERS,
+    TEXTS,
+    VISION,
+    VOCABULARY,
+    batch_with,
+    config_of,
+    make_decoder,
+    make_encoder,
+    model_recipe,
+    picture,
+)
 from torch import nn
 
 from metalm_cli.errors import Exit, MetalmError
@@ -28,8 +40,6 @@ def assembled(model: Model, seed: int = 0, sample=lambda count: iter(())):
 @pytest.mark.parametrize("connector", [{"kind": "linear"}, {"kind": "mlp", "layers": 3}])
 @pytest.mark.parametrize(("decoder", "encoder"), [("gpt2", "bert"), ("gemma2", "roberta"), ("opt", "t5")])
 def test_a_fresh_connector_gives_vectors_of_the_scale_of_embeddings(decoder, encoder, connector, tokenizers) -> None:
-    from test_encoders import TEXTS, batch_with
-
     assembly = assembled(model_recipe(tokenizers, decoder, encoder, connector=connector))
     model = assembly.model.eval()
     batch = batch_with(assembly, TEXTS)
@@ -42,8 +52,6 @@ def test_a_fresh_connector_gives_vectors_of_the_scale_of_embeddings(decoder, enc
 
 
 def test_a_vision_connector_is_scaled_too(tokenizers) -> None:
-    from test_encoders import batch_with, picture
-
     assembly = assembled(model_recipe(tokenizers, "llama", "vit", name="vision"))
     batch = batch_with(assembly, [picture(0), picture(1)], "vision")
     with torch.no_grad():

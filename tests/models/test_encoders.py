@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from families import (
     ENCODERS,
+    TEXTS,
     VISION,
     VOCABULARY,
     assert_same,
     batch_of,
+    batch_with,
     config_of,
     gradients,
     loss_and_gradients,
@@ -18,6 +19,7 @@ from families import (
     make_encoder,
     make_metalm,
     model_recipe,
+    picture,
     processor_of,
     sessions,
     unpacked,
@@ -29,7 +31,6 @@ from metalm_cli.models.alone import encoder_packs
 from metalm_cli.models.assemble import assemble
 from metalm_cli.models.encoders import adapter_for, first_position, load_tokenizer
 from metalm_cli.sessions import (
-    Causal,
     Docked,
     Session,
     SessionTokeniser,
@@ -38,18 +39,9 @@ from metalm_cli.sessions import (
     collate,
 )
 
-TEXTS = ("It rained.", "A fox can hide well in the forest, and Foxes have four legs.", "Clerks sell stamps.")
-
 
 def assembled(tokenizers, kind: str, **options):
     return assemble(model_recipe(tokenizers, encoder=kind, **options), seed=0, sample=lambda count: iter(()))
-
-
-def batch_with(assembly, contents, name: str = "text", answer: str = " yes"):
-    tokenise = SessionTokeniser(assembly.tokenizer, assembly.processors)
-    spans = [[Causal("So:"), Docked(name, content), Causal(answer, trained=True, end=True)] for content in contents]
-    sessions = [tokenise(Session(one)) for one in spans]
-    return collate([build_row(sessions[:1]), build_row(sessions[1:])], assembly.processors)
 
 
 @pytest.mark.parametrize("keep_special", [False, True])
@@ -164,10 +156,6 @@ def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(tokenizers) -> 
 
 
 # -- vision -----------------------------------------------------------------------------------------------------------
-
-
-def picture(seed: int = 0) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (20, 30, 3), dtype=np.uint8))
 
 
 @pytest.mark.parametrize(("kind", "extra"), [("vit", 1), ("deit", 2)])

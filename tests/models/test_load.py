@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from families import Documents, make_decoder, make_metalm, model_recipe
+from families import Documents, batch_with, make_decoder, make_encoder, make_metalm, model_recipe, picture
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from test_encoders import batch_with, picture
 
 from metalm_cli.data.lanes import Lane
 from metalm_cli.errors import MetalmError
@@ -307,8 +307,6 @@ def test_a_damaged_model_is_refused(tokenizers, tmp_path) -> None:
 
 
 def test_an_encoder_is_no_model_of_language(tokenizers, tmp_path) -> None:
-    from families import make_encoder
-
     folder = tmp_path / "encoder"
     make_encoder("distilbert").save_pretrained(folder)
     load_tokenizer(tokenizers["bert"]).save_pretrained(folder)
@@ -322,8 +320,6 @@ def test_a_model_without_its_tokenizer_is_refused(tmp_path) -> None:
 
 
 def test_a_model_whose_encoders_tokenizer_is_gone_is_refused(tokenizers, tmp_path) -> None:
-    import shutil
-
     folder = save(assembled(model_recipe(tokenizers)), tmp_path / "model")
     shutil.rmtree(folder / "processors" / "text")
     broken(folder, "no tokenizer")

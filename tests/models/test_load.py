@@ -336,3 +336,28 @@ def test_a_plain_checkpoint_loads_as_a_metalm_without_encoders(tokenizers, tmp_p
     ids = torch.arange(3, 9)[None]
     with torch.no_grad():
         assert torch.equal(model(input_ids=ids).logits, make_metalm(decoder)(input_ids=ids).logits)
+
+
+def test_a_real_vision_encoder_docks_into_a_real_decoder(checkpoints, tmp_path) -> None:
+    """Forward, backward, generate, save, load in a fresh process."""
+    recipe = {
+        "decoder": {"checkpoint": str(checkpoints("stories260k-llama"))},
+        "encoders": {"vision": {"checkpoint": str(checkpoints("deit-tiny-patch16-224")), "train": "last_1"}},
+    }
+    made = assembled(Model.model_validate(recipe))
+    assert len(made.processors["vision"].docked) == 196
+    batch = batch_with(made, [picture(0), picture(1)], "vision")
+    made.model.train().losses(batch)[0].backward()
+    trained = {name for name, one in made.model.encoders.named_parameters() if one.grad is not None}
+    assert trained
+    assert all(".11." in name for name in trained)
+    prompt = SessionTokeniser(made.tokenizer, made.processors)(Session([Docked("vision", picture(0)), Causal(" a")]))
+    read = collate([build_row([prompt])], made.processors)
+    ids = made.model.eval().generate(read.decoder.input_ids, read.docks, max_new_tokens=4)
+    assert ids.shape[0] == 1
+    folder = save(made, tmp_path / "real")
+    run_fresh(FRESH, tmp_path / "found.safetensors", folder)
+    found = load_file(tmp_path / "found.safetensors")
+    expected = here(made.model, made.tokenizer, made.processors)
+    torch.testing.assert_close(found["real"], expected["logits"], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found["real.losses"], expected["losses"], atol=1e-5, rtol=1e-5)

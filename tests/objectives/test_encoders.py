@@ -1,0 +1,229 @@
+"""Masked language modelling and replaced token detection against slow references."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from transformers import AutoModelForMaskedLM, AutoModelForPreTraining
+
+from metalm_cli.data.lanes import Lane
+from metalm_cli.models.assemble import Assembly
+from metalm_cli.models.heads import masked_head
+from metalm_cli.objectives import make_objective
+from metalm_cli.objectives.encoders import DetectionObjective, MaskedObjective, area_under_curve
+from metalm_cli.recipes.schema import MaskedLM, PretrainRecipe, ReplacedTokens
+from metalm_cli.sessions import Row, TextProcessor
+from rowtools import Shelf, lane_rows
+from tinyparts import config_of, texts, tokenizer_of
+
+# -- the area under the ROC curve -------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.integers(-3, 3), st.booleans()), max_size=40))
+@settings(max_examples=200, deadline=None, derandomize=True)
+def test_the_area_is_the_share_of_pairs_in_order(pairs):
+    scores = np.array([score for score, _ in pairs], dtype=np.float64)
+    labels = np.array([label for _, label in pairs], dtype=bool)
+    found = area_under_curve(scores, labels)
+    positives, negatives = scores[labels], scores[~labels]
+    if not len(positives) or not len(negatives):
+        assert math.isnan(found)
+        return
+    wins = sum((p > n) + (p == n) / 2 for p in positives for n in negatives)
+    assert found == pytest.approx(wins / (len(positives) * len(negatives)), abs=1e-12)
+
+
+def test_a_constant_answer_has_an_area_of_one_half():
+    assert area_under_curve(np.zeros(100), np.arange(100) < 15) == 0.5
+    assert area_under_curve(np.arange(100.0), np.arange(100) >= 85) == 1.0
+
+
+# -- writers from recipes ---------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=4)
+def assembly(kind: str, family: str = "electra") -> Assembly:
+    torch.manual_seed(0)
+    auto = AutoModelForMaskedLM if kind == "mlm" else AutoModelForPreTraining
+    model = auto.from_config(config_of(family, 400)).eval()
+    return Assembly(model, None, {"text": TextProcessor("text", tokenizer_of("wordpiece"), 64)})
+
+
+def recipe_of(**objective: Any) -> PretrainRecipe:
+    return PretrainRecipe(
+        model={"encoders": {"text": {"checkpoint": "x"}}},
+        data={"sources": [{"name": "world", "world": {}}], "sequence_length": 64},
+        objective=objective,
+    )
+
+
+def rows_of(objective: Any, data: Any, count: int = 4) -> list[Row]:
+    return lane_rows(Lane(0, 1, Shelf([text[:60] for text in texts()]), objective.writer(data, 0)), count)[0]
+
+
+def test_what_recipes_ask_of_the_writer():
+    recipe = recipe_of(name="mlm", mask_rate=0.2, keep_rate=0.3, random_rate=0.4)
+    made = make_objective(recipe, assembly("mlm"))
+    assert isinstance(made, MaskedObjective)
+    writer = made.writer(recipe.data, 5)
+    assert (writer.rates, writer.seed, writer.length, writer.isolate) == ((0.2, 0.3, 0.4), 5, 64, True)
+    recipe = recipe_of(name="rtd", mask_rate=0.2)
+    made = make_objective(recipe, assembly("rtd"))
+    assert isinstance(made, DetectionObjective)
+    assert made.writer(recipe.data, 0).rates == (0.2, 0.0, 0.0)
+    assert made.stream == "text"
+
+
+def test_validation_rows_are_alike_for_every_seed():
+    recipe = recipe_of(name="mlm")
+    made = make_objective(recipe, assembly("mlm"))
+    rows = made.validation_rows(recipe.data, texts()[:3])
+    assert len(rows) >= 3
+    assert all(len(row.parents) == 1 for row in rows)
+
+
+# -- masked language modelling ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["electra", "bert", "roberta"])
+def test_the_masked_loss_is_the_familys_own_one_document_at_a_time(family):
+    recipe = recipe_of(name="mlm")
+    made = make_objective(recipe, assembly("mlm", family))
+    rows = rows_of(made, recipe.data)
+    assert any(len(row.parents) > 1 for row in rows)
+    batch = made.collate(rows)
+    loss = made.step().eval()(batch)["loss"]
+    expected = 0.0
+    for row in rows:
+        for segment in range(len(row.parents)):
+            at = np.flatnonzero(row.segments == segment)
+            chosen = np.flatnonzero(row.owners == segment)
+            logits = made.assembly.model(input_ids=torch.from_numpy(row.ids[at])[None]).logits[0]
+            where = torch.from_numpy(row.predict_at[chosen] - at[0])
+            targets = torch.from_numpy(row.targets[chosen])
+            expected += float(cross_entropy(logits[where], targets, reduction="sum").detach())
+    assert float(loss.sum) == pytest.approx(expected, rel=1e-5)
+    assert made.counts(batch) == {"loss": sum(len(row.targets) for row in rows)}
+    assert made.metrics({"loss": 6.0}, {"loss": 4}, []) == {"loss": 1.5}
+
+
+# -- replaced token detection -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def detection() -> tuple[DetectionObjective, Any, list[Row]]:
+    recipe = recipe_of(name="rtd", mask_rate=0.3)
+    made = make_objective(recipe, assembly("rtd"))
+    torch.manual_seed(1)
+    return made, made.step().eval(), rows_of(made, recipe.data)
+
+
+def reference(step: Any, row: Row, segment: int) -> tuple[float, float, np.ndarray, np.ndarray]:
+    """Both losses of one document, its labels and scores, the way ELECTRA's paper describes them."""
+    at = np.flatnonzero(row.segments == segment)
+    chosen = np.flatnonzero(row.owners == segment)
+    where = row.predict_at[chosen] - at[0]
+    logits = step.generator(input_ids=torch.from_numpy(row.ids[at])[None]).logits[0][where]
+    targets = torch.from_numpy(row.targets[chosen])
+    masked = float(cross_entropy(logits, targets, reduction="sum").detach())
+    totals = torch.softmax(logits, -1).cumsum(-1).detach().numpy()
+    uniforms = row.uniforms[chosen]
+    sampled = [int(np.searchsorted(one, u * one[-1], "right")) for one, u in zip(totals, uniforms, strict=True)]
+    ids = row.ids[at].copy()
+    ids[where] = sampled
+    labels = np.zeros(len(at), dtype=bool)
+    labels[where] = np.array(sampled) != row.targets[chosen]
+    scores = step.model(input_ids=torch.from_numpy(ids)[None]).logits[0].detach()
+    detected = binary_cross_entropy_with_logits(scores, torch.from_numpy(labels).float(), reduction="sum")
+    return masked, float(detected), labels, scores.numpy()
+
+
+def test_both_losses_are_the_papers_one_document_at_a_time(detection):
+    made, step, rows = detection
+    batch = made.collate(rows)
+    terms = step(batch)
+    documents = [reference(step, row, segment) for row in rows for segment in range(len(row.parents))]
+    assert float(terms["generator"].sum) == pytest.approx(sum(one[0] for one in documents), rel=1e-5)
+    assert float(terms["detector"].sum) == pytest.approx(sum(one[1] for one in documents), rel=1e-5)
+    assert (terms["generator"].coefficient, terms["detector"].coefficient) == (1.0, 50.0)
+    positions = sum(map(len, rows))
+    assert made.counts(batch) == {"generator": sum(len(row.targets) for row in rows), "detector": positions}
+    scores, labels = step.observe(batch)
+    assert labels.tolist() == np.concatenate([one[2] for one in documents]).tolist()
+    np.testing.assert_allclose(scores, np.concatenate([one[3] for one in documents]), atol=1e-4)
+
+
+def test_sampling_does_not_depend_on_the_micro_batch(detection):
+    made, step, rows = detection
+    whole = step(made.collate(rows))
+    parts = [step(made.collate([row])) for row in rows]
+    for name in ("generator", "detector"):
+        assert float(whole[name].sum) == pytest.approx(sum(float(part[name].sum) for part in parts), rel=1e-5)
+
+
+def test_tokens_are_drawn_from_the_generators_distribution(detection):
+    made, step, rows = detection
+    stream = made.collate(rows[:1]).streams["text"]
+    count = 40_000
+    states = torch.randn(1, 16).expand(count, -1) * 3
+    many = replace(
+        stream,
+        targets=torch.zeros(count, dtype=torch.long),
+        uniforms=torch.rand(count, generator=torch.Generator().manual_seed(0)),
+    )
+    drawn = step._sample(states, many)
+    _, head = masked_head(step.generator)
+    expected = torch.softmax(head.logits(states[:1]).float(), -1)[0]
+    shares = torch.bincount(drawn, minlength=len(expected)) / count
+    assert float((shares - expected).abs().max()) < 4 * math.sqrt(0.25 / count)
+    assert drawn.max() < len(expected)
+    edge = step._sample(states[:2], replace(many, targets=many.targets[:2], uniforms=torch.tensor([0.0, 0.9999999])))
+    assert 0 <= int(edge.min()) <= int(edge.max()) < len(expected)
+
+
+def test_the_generator_learns_from_its_own_loss_alone(detection):
+    made, step, rows = detection
+    step.zero_grad()
+    step(made.collate(rows))["detector"].sum.backward()
+    shared = {id(one) for one in step.model.get_input_embeddings().parameters()}
+    own = [one for one in step.generator.parameters() if id(one) not in shared]
+    assert own
+    assert all(one.grad is None or not one.grad.any() for one in own)
+    assert any(one.grad is not None and one.grad.any() for one in step.model.parameters())
+
+
+def test_detection_metrics():
+    made = DetectionObjective(ReplacedTokens(name="rtd", discriminator_weight=10.0), assembly("rtd"))
+    outputs = [
+        (np.array([2.0, -1.0]), np.array([True, False])),
+        (np.array([-3.0, 1.0]), np.array([False, False])),
+    ]
+    found = made.metrics({"generator": 8.0, "detector": 3.0}, {"generator": 4, "detector": 6}, outputs)
+    assert found == {
+        "loss": 2.0 + 10 * 0.5,
+        "generator_loss": 2.0,
+        "detector_loss": 0.5,
+        "accuracy": 0.75,
+        "base_rate": 0.75,
+        "auc": 1.0,
+    }
+    assert set(made.metrics({"generator": 8.0, "detector": 3.0}, {"generator": 4, "detector": 6}, [])) == {
+        "loss",
+        "generator_loss",
+        "detector_loss",
+    }
+
+
+def test_options_are_the_recipes():
+    masked = MaskedObjective(MaskedLM(name="mlm", mask_rate=0.4), assembly("mlm"))
+    assert masked.options.mask_rate == 0.4
+    assert masked.packs

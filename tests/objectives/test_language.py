@@ -1,0 +1,300 @@
+"""Spans of the objectives, the writers that recipes make, and the language model's loss terms."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metalm_cli.data.lanes import Lane
+from metalm_cli.errors import MetalmError
+from metalm_cli.models.assemble import Assembly
+from metalm_cli.models.metalm import MetaLM, MetaLMConfig
+from metalm_cli.objectives import make_objective
+from metalm_cli.objectives.language import LanguageObjective, draw_of, prefix_span, semi_causal_spans
+from metalm_cli.recipes.schema import CausalLM, Data, PrefixLM, PretrainRecipe, SemiCausal
+from metalm_cli.sessions import DecoderTokenizer, TextProcessor, TokenRules
+from rowtools import Shelf, lane_rows
+from tinyparts import make_decoder, make_encoder, texts, tokenizer_of
+
+quick = settings(max_examples=150, deadline=None, derandomize=True)
+SEMI_CAUSAL = SemiCausal(name="semi_causal", span_length=[4, 8], span_fraction=0.3)
+
+
+def spans_of(tokens: int, seed: int = 0, **options: Any) -> list[tuple[int, int]]:
+    chosen = {"low": 64, "high": 128, "fraction": 0.25, **options}
+    return semi_causal_spans(tokens, np.random.default_rng(seed), **chosen)
+
+
+# -- semi-causal spans ------------------------------------------------------------------------------------------------
+
+
+@given(
+    tokens=st.integers(0, 900),
+    low=st.integers(1, 70),
+    more=st.integers(0, 70),
+    fraction=st.floats(0.01, 0.99),
+    seed=st.integers(0, 9),
+)
+@quick
+def test_spans_are_apart_in_order_inside_and_of_lengths_in_range(tokens, low, more, fraction, seed):
+    spans = spans_of(tokens, seed, low=low, high=low + more, fraction=fraction)
+    assert spans == spans_of(tokens, seed, low=low, high=low + more, fraction=fraction)
+    end = -1
+    for first, last in spans:
+        assert first > end
+        assert low <= last - first <= low + more
+        assert last <= tokens
+        end = last
+    assert all(isinstance(one, int) for span in spans for one in span)
+    total = sum(last - first for first, last in spans)
+    assert total < fraction * tokens + low + more
+    if spans:
+        assert total < tokens
+    if tokens < low + 2:
+        assert spans == []
+
+
+@pytest.mark.parametrize(
+    ("tokens", "low", "high", "fraction", "draws"),
+    [
+        (20_000, 64, 128, 0.25, 400),
+        (2_048, 64, 128, 0.25, 6_000),
+        (300, 64, 128, 0.25, 20_000),
+        (300, 8, 16, 0.5, 8_000),
+        (140, 64, 128, 0.25, 100_000),
+    ],
+)
+def test_the_expected_share_is_the_fraction(tokens, low, high, fraction, draws):
+    rng = np.random.default_rng(7)
+    total = 0
+    for _ in range(draws):
+        spans = semi_causal_spans(tokens, rng, low=low, high=high, fraction=fraction)
+        total += sum(last - first for first, last in spans)
+    assert total / (draws * tokens) == pytest.approx(fraction, rel=0.01)
+
+
+def test_lengths_are_uniform():
+    rng = np.random.default_rng(3)
+    lengths = [
+        last - first
+        for _ in range(300)
+        for first, last in semi_causal_spans(20_000, rng, low=64, high=128, fraction=0.25)
+    ]
+    _, counts = np.unique(lengths, return_counts=True)
+    assert len(counts) == 65
+    assert np.abs(counts / len(lengths) * 65 - 1).max() < 0.25
+    assert np.mean(lengths) == pytest.approx(96, rel=0.01)
+
+
+def test_positions_are_uniform():
+    """A span of one token may stand anywhere, equally often, and two stand apart in every possible way."""
+    rng = np.random.default_rng(5)
+    one = [semi_causal_spans(12, rng, low=1, high=1, fraction=1 / 12) for _ in range(12_000)]
+    counts = np.bincount([spans[0][0] for spans in one], minlength=12)
+    assert np.abs(counts / 1000 - 1).max() < 0.15
+    two = [tuple(semi_causal_spans(6, rng, low=1, high=1, fraction=2 / 6)) for _ in range(10_000)]
+    pairs = {(a, b): 0 for a in range(6) for b in range(a + 2, 6)}
+    for (a, _), (b, _) in two:
+        pairs[a, b] += 1
+    assert len(pairs) == 10
+    assert np.abs(np.array(list(pairs.values())) / 1000 - 1).max() < 0.15
+
+
+def test_short_documents_stay_causal():
+    assert all(spans_of(tokens, seed) == [] for tokens in range(66) for seed in range(5))
+    assert any(spans_of(66, seed, fraction=0.99) for seed in range(200))
+
+
+def test_a_document_is_never_docked_whole():
+    for seed in range(300):
+        for tokens in (10, 11, 12, 20):
+            total = sum(last - first for first, last in spans_of(tokens, seed, low=8, high=20, fraction=0.99))
+            assert total < tokens
+
+
+# -- prefixes ---------------------------------------------------------------------------------------------------------
+
+
+@given(tokens=st.integers(0, 300), low=st.integers(1, 70), more=st.integers(0, 70), seed=st.integers(0, 9))
+@quick
+def test_a_prefix_begins_the_document_and_leaves_a_token(tokens, low, more, seed):
+    spans = prefix_span(tokens, np.random.default_rng(seed), low=low, high=low + more)
+    if tokens < low + 2:
+        assert spans == []
+    else:
+        ((first, last),) = spans
+        assert first == 0
+        assert low <= last <= min(low + more, tokens - 1)
+
+
+def test_prefix_lengths_are_uniform():
+    rng = np.random.default_rng(0)
+    lengths = [prefix_span(500, rng, low=3, high=7)[0][1] for _ in range(10_000)]
+    assert np.abs(np.bincount(lengths)[3:] / 2000 - 1).max() < 0.1
+
+
+def test_how_each_objective_draws():
+    rng = np.random.default_rng
+    assert draw_of(CausalLM(name="causal"))(500, rng(0)) == []
+    assert draw_of(SEMI_CAUSAL)(500, rng(0)) == spans_of(500, low=4, high=8, fraction=0.3)
+    prefix = draw_of(PrefixLM(name="prefix", prefix_length=[5, 9]))
+    assert prefix(500, rng(0)) == prefix_span(500, rng(0), low=5, high=9)
+    default = draw_of(SemiCausal(name="semi_causal"))
+    assert default(3000, rng(1)) == spans_of(3000, seed=1)
+
+
+# -- writers from recipes ---------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=4)
+def assembly(family: str = "gpt2", encoders: tuple[str, ...] = ("text",), max_length: int = 40) -> Assembly:
+    decoder = make_decoder(family)
+    towers = {name: make_encoder("bert", seed=at + 1) for at, name in enumerate(encoders)}
+    config = MetaLMConfig(
+        decoder_config=decoder.config.to_dict(),
+        encoder_configs={name: tower.config.to_dict() for name, tower in towers.items()},
+        connectors={name: {"kind": "linear", "layers": 1} for name in towers},
+        docking={name: {"kind": "text", "max_length": max_length, "keep_special": False} for name in towers},
+    )
+    torch.manual_seed(2)
+    model = MetaLM(config, decoder, towers).eval()
+    processors = {name: TextProcessor(name, tokenizer_of("wordpiece"), max_length) for name in towers}
+    return Assembly(model, DecoderTokenizer(tokenizer_of("byte"), TokenRules()), processors)
+
+
+def data_of(length: int = 64, **options: Any) -> Data:
+    return Data(sources=[{"name": "world", "world": {}}], sequence_length=length, **options)
+
+
+def recipe_of(objective: dict[str, Any], **data: Any) -> PretrainRecipe:
+    return PretrainRecipe(
+        model={"decoder": {"checkpoint": "x"}, "encoders": {"text": {"checkpoint": "y"}}},
+        data={"sources": [{"name": "world", "world": {}}], **data},
+        objective=objective,
+    )
+
+
+@pytest.mark.parametrize(
+    ("objective", "docked"),
+    [
+        ({"name": "semi_causal", "span_length": [4, 8], "span_fraction": 0.3}, True),
+        ({"name": "prefix", "prefix_length": [4, 8]}, True),
+        ({"name": "causal"}, False),
+    ],
+)
+def test_rows_of_a_recipe(objective, docked):
+    recipe = recipe_of(objective, sequence_length=96)
+    made = make_objective(recipe, assembly())
+    assert isinstance(made, LanguageObjective)
+    writer = made.writer(recipe.data, seed=0)
+    rows, _ = lane_rows(Lane(0, 1, Shelf(texts()), writer), 12)
+    assert all(bool(row.docks) <= docked for row in rows)
+    assert any(row.docks for row in rows) == docked
+    assert min(map(len, rows)) >= 94
+    batch = made.collate(rows[:2], length=96)
+    assert batch.decoder.input_ids.shape == (2, 96)
+    assert made.counts(batch) == {"loss": len(batch.decoder.targets)}
+    if objective["name"] == "prefix":
+        starts = [at for row in rows for at, _ in row.docks]
+        assert all(row.positions[at] == 0 for row in rows for at, _ in row.docks)
+        assert starts
+
+
+def test_the_realised_fraction_of_a_corpus_is_near_what_was_asked():
+    made = LanguageObjective(SEMI_CAUSAL, assembly())
+    rows, _ = lane_rows(Lane(0, 1, Shelf(texts()), made.writer(data_of(512), 0)), 40)
+    tokens = sum(row.counts["source_tokens"] for row in rows)
+    spanned = sum(row.counts.get("docked_tokens", 0) for row in rows)
+    # Widening to words adds under two tokens a span of six; what rows cut takes some away.
+    assert 0.27 < spanned / tokens < 0.42
+    assert sum(row.counts.get("cut_spans", 0) for row in rows) <= len(rows)
+
+
+def test_documents_are_isolated_or_not_as_the_recipe_says():
+    for isolate in (True, False):
+        writer = LanguageObjective(SEMI_CAUSAL, assembly()).writer(data_of(isolate_documents=isolate), 0)
+        assert writer.isolate is isolate
+        assert writer.packs
+
+
+def test_several_text_encoders_need_one_named_text():
+    with pytest.raises(MetalmError, match="several text encoders: a, b") as caught:
+        LanguageObjective(SEMI_CAUSAL, assembly(encoders=("a", "b")))
+    assert caught.value.where == "model.encoders"
+    made = LanguageObjective(SEMI_CAUSAL, assembly(encoders=("a", "text")))
+    assert made.processor.encoder == "text"
+    assert LanguageObjective(SEMI_CAUSAL, assembly(encoders=())).processor is None
+    assert LanguageObjective(SEMI_CAUSAL, assembly(encoders=("other",))).processor.encoder == "other"
+
+
+def test_validation_is_divided_by_its_own_objective():
+    twin = LanguageObjective(CausalLM(name="causal"), assembly(encoders=()))
+    plain = LanguageObjective(SEMI_CAUSAL, assembly())
+    own = data_of(validation={"objective": SEMI_CAUSAL.model_dump()})
+    rows, same = plain.validation_rows(data_of(), texts()[:8]), twin.validation_rows(own, texts()[:8])
+    assert len(rows) == len(same)
+    for one, two in zip(rows, same, strict=True):
+        assert one.targets.tolist() == two.targets.tolist()
+        assert one.counts["trained_bytes"] == two.counts["trained_bytes"]
+        assert len(one.parents) == 1
+    assert any(row.docks for row in rows)
+    assert sum(len(row.targets) for row in twin.validation_rows(data_of(), texts()[:8])) > sum(
+        len(row.targets) for row in rows
+    )
+
+
+# -- loss terms -------------------------------------------------------------------------------------------------------
+
+
+def rows_of(count: int = 6, **options: Any) -> tuple[LanguageObjective, list]:
+    made = LanguageObjective(SEMI_CAUSAL, assembly(**options))
+    return made, lane_rows(Lane(0, 1, Shelf(texts()), made.writer(data_of(64), 0)), count)[0]
+
+
+def test_the_loss_is_the_sum_over_trained_tokens_however_rows_are_batched():
+    made, rows = rows_of()
+    step = made.step().eval()
+    whole = step(made.collate(rows))["loss"]
+    parts = [step(made.collate(rows[at : at + 2]))["loss"] for at in (0, 2, 4)]
+    assert whole.coefficient == 1.0
+    torch.testing.assert_close(sum(part.sum for part in parts), whole.sum, rtol=1e-5, atol=1e-3)
+    mean = float(whole.sum) / made.counts(made.collate(rows))["loss"]
+    assert mean == pytest.approx(math.log(420), rel=0.05)  # nothing is learned yet
+
+
+def test_an_unused_encoder_can_be_touched_without_a_trace():
+    made, _ = rows_of()
+    causal = LanguageObjective(CausalLM(name="causal"), made.assembly)
+    rows, _ = lane_rows(Lane(0, 1, Shelf(texts()), causal.writer(data_of(64), 0)), 2)
+    step, batch = causal.step(), causal.collate(rows)
+    encoder = step.model.encoders["text"]
+    step.train()
+    plain = step(batch)["loss"].sum
+    before = torch.get_rng_state()
+    step.touch_unused = True
+    torch.set_rng_state(before)
+    touched = step(batch)["loss"].sum
+    assert torch.equal(plain, touched)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert encoder.training
+    step.zero_grad()
+    touched.backward()
+    gradients = [one.grad for one in encoder.parameters() if one.grad is not None]
+    assert gradients
+    assert all((one == 0).all() for one in gradients)
+    step.eval()
+
+
+def test_metrics_are_nats_a_token_and_bits_a_byte():
+    made, _ = rows_of(1)
+    found = made.metrics({"loss": 200.0}, {"loss": 50, "trained_bytes": 100}, [])
+    assert found["loss"] == 4.0
+    assert found["bits_per_byte"] == pytest.approx(2.0 / math.log(2))
+    assert made.metrics({"loss": 0.0}, {"loss": 0}, []) == {"loss": 0.0}

@@ -18,7 +18,10 @@ def make_accelerator(recipe: PretrainRecipe) -> Any:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     mixed = {"bf16": "bf16", "fp32": "no"}[recipe.train.precision]
     made = Accelerator(
-        mixed_precision=mixed, cpu=not torch.cuda.is_available(), log_with=list(recipe.train.trackers) or None
+        mixed_precision=mixed,
+        cpu=not torch.cuda.is_available(),
+        log_with=list(recipe.train.trackers) or None,
+        project_dir=os.curdir,  # trackers want one now; the run names its own before they start
     )
     if os.environ.get("ACCELERATE_USE_FSDP") == "true" and made.num_processes > 1 and made.device.type == "cpu":
         _shard_on_cpu(made, mixed)

@@ -274,6 +274,7 @@ class Pretraining:
             trainer.control.wait()
         if self.main:
             checkpoint.clean(folder.checkpoints)
+        self.accelerator.project_configuration.logging_dir = str(folder.path / "trackers")
         start_trackers(self.accelerator, list(recipe.train.trackers), self.options.name, recipe.model_dump())
         stream = self._stream(trainer)
         with MetricsLog(folder.metrics) if self.main else _Nothing() as log, make_progress(main=self.main) as progress:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,6 +33,7 @@ class Stream:
         owners: Flat segment (row * g + segment) of each target. ``[m]`` int64.
         uniforms: ``[m]`` float32 in [0, 1), or None.
         plain: Every row is one root segment, so that ordinary causal attention is exact.
+        depth: Longest chain of parents; 0 if all segments are roots.
     """
 
     input_ids: Tensor
@@ -44,6 +45,7 @@ class Stream:
     owners: Tensor
     uniforms: Tensor | None
     plain: bool
+    depth: int = 0
 
 
 @dataclass
@@ -85,7 +87,7 @@ class Batch:
     def decoder(self) -> Stream:
         return self.streams[DECODER]
 
-    def to(self, device: object, non_blocking: bool = True) -> Batch:
+    def to(self, device: Any, non_blocking: bool = True) -> Batch:
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
@@ -99,10 +101,10 @@ class Batch:
         )
 
 
-def _map_tensors(record: Stream | DockTable, change: Callable[[Tensor], Tensor]):
+def _map_tensors(record: Any, change: Callable[[Tensor], Tensor]) -> Any:
     import torch
 
-    changed = {}
+    changed: dict[str, Any] = {}
     for one in fields(record):
         value = getattr(record, one.name)
         if isinstance(value, torch.Tensor):
@@ -168,9 +170,17 @@ def collate(
         owners=torch.from_numpy(np.concatenate(owners)),
         uniforms=uniforms,
         plain=most == 1,
+        depth=max(map(_depth, rows)),
     )
     numbers = tuple(sorted({number for row in rows for number in row.numbers}))
     return Batch({stream: made}, _dock_tables(rows, processors, size), dict(counts), numbers)
+
+
+def _depth(row: Row) -> int:
+    depths: list[int] = []
+    for parent in row.parents.tolist():
+        depths.append(0 if parent == ROOT else depths[parent] + 1)
+    return max(depths)
 
 
 def _dock_tables(rows: Sequence[Row], processors: Mapping[str, Processor], size: int) -> dict[str, DockTable]:

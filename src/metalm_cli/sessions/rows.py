@@ -1,7 +1,8 @@
 """Rows: packed forests of segments.
 
-A row is a list of segments; each has a parent (or none) and starts where its parent ends. Roots do not see each other;
-a child sees its own chain of parents and itself. Training packs roots; scoring hangs the options of a question under it.
+A row is a list of segments; each has a parent (or none) and starts where its parent ends. Roots do not see each
+other; a child sees its own chain of parents and itself. Training packs roots; scoring hangs the options of a question
+under it.
 """
 
 from __future__ import annotations

@@ -1,0 +1,95 @@
+"""The road up to the batch on one core: read, tokenise, draw spans, re-tokenise, pack, collate.
+
+Its rate is put beside what a 14-million-parameter model (with a 4-million encoder) trains at on this machine, in the
+same run, and beside the rate at which an H200-sized consumer of the paper's model would read. Resident memory is
+followed over streamed steps.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import psutil
+import torch
+from accelerate import Accelerator
+from common import arguments, build, corpus_source, lanes, report, small_recipe
+
+from metalm_cli.data.loader import StepRows
+from metalm_cli.training.loop import Trainer
+from metalm_cli.training.meter import Meter
+
+GPU_FLOPS = 0.5 * 790e12
+"""Half of an H200's measured bf16 matrix-product rate, the goal of benchmarks/gpu.py."""
+PAPER_FLOPS_PER_TOKEN = 6 * 1.3e9 + 2 * 0.25 * 366e6
+"""Roughly, per source token of the paper's language model: all of the decoder trains, little of the encoder."""
+
+
+def main() -> None:
+    options = arguments(__doc__ or "")
+    recipe = small_recipe()
+    corpus, _, objective = build(recipe)
+    road = lanes(recipe, corpus, objective)
+    steps = 10 if options.quick else 50
+    _steps(road, objective, 3)
+    began = time.perf_counter()
+    made = _steps(road, objective, steps)
+    tokens = sum(batch.counts["source_tokens"] for batch in made)
+    rate = tokens / (time.perf_counter() - began)
+    figures: dict[str, Any] = {"road, one core: source tokens/s": rate}
+    consumed = _training_rate(recipe, corpus, objective, 3 if options.quick else 10)
+    figures["14M model with a 4M encoder trains at, source tokens/s"] = consumed
+    figures["road against that consumer (x; goal 5)"] = rate / consumed
+    gpu = GPU_FLOPS / PAPER_FLOPS_PER_TOKEN
+    figures["an H200 at half its rate reads, source tokens/s of the paper's model"] = gpu
+    figures["cores that the road needs for it"] = gpu / rate
+    figures.update(_memory(50 if options.quick else 1000))
+    report("road up to the batch", figures, options)
+
+
+def _steps(road: list[Any], objective: Any, count: int) -> list[Any]:
+    return [objective.collate([lane.next_row() for lane in road]) for _ in range(count)]
+
+
+def _training_rate(recipe: Any, corpus: Any, objective: Any, steps: int) -> float:
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    trainer = Trainer(recipe.train, 1000, objective, objective.step(), accelerator)
+    meter, bad = Meter(trainer.control), torch.zeros((), device=accelerator.device)
+    road = lanes(recipe, corpus, objective)
+    seconds, tokens = 0.0, 0
+    for turn in range(steps + 1):
+        rows = StepRows([lane.next_row() for lane in road], {})
+        began = time.perf_counter()
+        batches = trainer.micro_batches(rows)
+        counts, used, _ = trainer.agree(batches, False)
+        trainer.update(trainer.step(batches, counts, used, meter), bad)
+        if turn:
+            seconds += time.perf_counter() - began
+            tokens += sum(batch.counts["source_tokens"] for batch in batches)
+    return tokens / seconds
+
+
+def _memory(steps: int) -> dict[str, Any]:
+    """Resident memory while a stream is read."""
+    recipe = small_recipe(data__sources=[{**corpus_source(), "streaming": True, "weight": 1.0}])
+    if recipe.data.sources[0].world is not None:
+        return {"memory over a stream": "needs METALM_DATA"}
+    corpus, _, objective = build(recipe)
+    road = lanes(recipe, corpus, objective)
+    process = psutil.Process()
+    _steps(road, objective, max(1, steps // 10))
+    begin = process.memory_info().rss
+    peak = begin
+    for _ in range(10):
+        _steps(road, objective, max(1, steps // 10))
+        peak = max(peak, process.memory_info().rss)
+    end = process.memory_info().rss
+    return {
+        f"stream, {steps} steps: resident MiB after the first tenth": begin / 2**20,
+        "... at the end": end / 2**20,
+        "... most": peak / 2**20,
+    }
+
+
+if __name__ == "__main__":
+    main()

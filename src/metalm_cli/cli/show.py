@@ -54,20 +54,10 @@ def show(
 def prepare(recipe: PretrainRecipe, data_root: Path | None, offline: bool) -> tuple[Corpus, Assembly]:
     """A recipe's documents and model."""
     from metalm_cli.data.opening import open_corpus
-    from metalm_cli.models.assemble import assemble, assemble_encoder
+    from metalm_cli.models.assemble import assemble_recipe
 
-    seed = recipe.train.seed
-    corpus = open_corpus(recipe.data, seed=seed, data_root=data_root, offline=offline)
-    options: dict[str, Any] = {
-        "seed": seed,
-        "sample": lambda n: corpus.sample(n, 0),
-        "offline": offline,
-        "remote_code": recipe.dangerous.trust_remote_code,
-    }
-    name = recipe.objective.name
-    if name in ("mlm", "rtd"):
-        return corpus, assemble_encoder(recipe.model, name, **options)
-    return corpus, assemble(recipe.model, **options)
+    corpus = open_corpus(recipe.data, seed=recipe.train.seed, data_root=data_root, offline=offline)
+    return corpus, assemble_recipe(recipe, lambda count: corpus.sample(count, 0), offline=offline)
 
 
 def first_rows(recipe: PretrainRecipe, corpus: Corpus, assembly: Assembly, count: int) -> Iterator[Row]:

@@ -13,12 +13,12 @@ from torch import nn
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.alone import load_alone
 from metalm_cli.models.connectors import root_mean_square
-from metalm_cli.models.encoders import adapter_for
+from metalm_cli.models.encoders import TextAdapter, adapter_for
 from metalm_cli.models.load import load_model
 from metalm_cli.models.metalm import MetaLM, MetaLMConfig
 from metalm_cli.models.parts import PartLoader, is_bidirectional
 from metalm_cli.models.trains import PartPolicy, apply_policy
-from metalm_cli.recipes.schema import Model
+from metalm_cli.recipes.schema import Model, PretrainRecipe
 from metalm_cli.sessions import DecoderTokenizer, Processor, TextProcessor, TokenRules
 
 Sample = Callable[[int], Iterator[str]]
@@ -63,6 +63,55 @@ class Assembly:
             found[f"encoders.{name}"] = encoder
             found[f"connectors.{name}"] = self.model.connectors[name]
         return found
+
+
+def assemble_recipe(
+    recipe: PretrainRecipe, sample: Sample, *, offline: bool = False, tokenizers: Path | None = None
+) -> Assembly:
+    """Assemble what a recipe trains: a MetaLM, a plain causal language model, or an encoder alone.
+
+    Args:
+        recipe: The recipe.
+        sample: Documents to train tokenizers on.
+        offline: Open no socket.
+        tokenizers: Folder of tokenizers that an interrupted run has trained already.
+
+    Raises:
+        MetalmError: A part is missing, does not fit or is of the wrong kind, or rows are longer than it reads.
+    """
+    settings: dict[str, Any] = {
+        "seed": recipe.train.seed,
+        "sample": sample,
+        "offline": offline,
+        "remote_code": recipe.dangerous.trust_remote_code,
+        "tokenizers": tokenizers,
+    }
+    name = recipe.objective.name
+    if name in ("mlm", "rtd"):
+        made = assemble_encoder(recipe.model, name, **settings)
+    else:
+        made = assemble(recipe.model, **settings)
+    _check_length(made, recipe.data.sequence_length)
+    return made
+
+
+def _check_length(made: Assembly, length: int) -> None:
+    if made.alone:
+        (processor,) = made.processors.values()
+        assert isinstance(processor, TextProcessor)
+        limit = TextAdapter().positions(made.model, processor.tokenizer)
+        kind = made.model.config.model_type
+    else:
+        config = made.model.decoder.config
+        kind = config.model_type
+        # The paper's decoder computes its positions, for any length.
+        limit = None if kind == "metalm-decoder" else getattr(config, "max_position_embeddings", None)
+    if limit is not None and length > limit:
+        raise MetalmError(
+            f"rows of {length} positions are longer than the {limit} that this {kind} model reads",
+            where="data.sequence_length",
+            remedy=f"set it to {limit} or less, or use a model with more positions",
+        )
 
 
 def assemble(

@@ -29,7 +29,7 @@ def check_together(recipe: PretrainRecipe, given: Set[str]) -> Iterator[Problem]
     yield from _training(recipe)
     yield from _spans(recipe)
     if recipe.model.checkpoint is not None:
-        yield from _continued(given)
+        yield from _continued(recipe, given)
     else:
         yield from _parts(recipe)
         yield from _tokenizers(recipe)
@@ -96,7 +96,14 @@ def _spans(recipe: PretrainRecipe) -> Iterator[Problem]:
             )
 
 
-def _continued(given: Set[str]) -> Iterator[Problem]:
+def _continued(recipe: PretrainRecipe, given: Set[str]) -> Iterator[Problem]:
+    if recipe.objective.name in ENCODER_ONLY:
+        yield Problem(
+            "model.checkpoint",
+            f"got a finished MetaLM, which objective {recipe.objective.name} does not train",
+            "name a finished encoder in model.encoders.text.checkpoint",
+            uses=("objective.name",),
+        )
     for key, what in (("model.tokens", "its tokens"), ("model.connector", "its connectors")):
         if key in given:
             yield Problem(

@@ -15,7 +15,7 @@ from metalm_cli.data import Corpus, open_corpus
 from metalm_cli.data.lanes import Lane, LaneState, RowWriter
 from metalm_cli.data.loader import RowStream, loader
 from metalm_cli.errors import Exit, MetalmError
-from metalm_cli.models.assemble import Assembly, assemble, assemble_encoder
+from metalm_cli.models.assemble import Assembly, assemble_recipe
 from metalm_cli.objectives import Objective, make_objective
 from metalm_cli.recipes.schema import PretrainRecipe
 from metalm_cli.training import checkpoint
@@ -134,7 +134,6 @@ class Pretraining:
             recipe.data, seed=recipe.train.seed, data_root=options.data_root, offline=options.offline
         )
         self.assembly = self._assemble(tokenizers)
-        self._check_length()
         self.objective: Objective = make_objective(recipe, self.assembly)
         self.writer = self.objective.writer(recipe.data, recipe.train.seed)
         torch.manual_seed(recipe.train.seed)
@@ -154,29 +153,12 @@ class Pretraining:
             self.assembly.model.gradient_checkpointing_enable()
 
     def _assemble(self, tokenizers: Path | None) -> Assembly:
-        recipe = self.recipe
-        settings: dict[str, Any] = {
-            "seed": recipe.train.seed,
-            "sample": lambda count: self.corpus.sample(count, 0),
-            "offline": self.options.offline,
-            "remote_code": recipe.dangerous.trust_remote_code,
-            "tokenizers": tokenizers,
-        }
-        if recipe.objective.name in ("mlm", "rtd"):
-            return assemble_encoder(recipe.model, recipe.objective.name, **settings)
-        return assemble(recipe.model, **settings)
-
-    def _check_length(self) -> None:
-        config = self.assembly.model.config if self.assembly.alone else self.assembly.model.decoder.config
-        limit = getattr(config, "max_position_embeddings", None)
-        length = self.recipe.data.sequence_length
-        learned = config.model_type not in ("metalm-decoder",)
-        if limit is not None and learned and length > limit:
-            raise MetalmError(
-                f"rows of {length} positions are longer than the {limit} that a {config.model_type} model reads",
-                where="data.sequence_length",
-                remedy=f"set it to {limit} or less, or use a model with more positions",
-            )
+        return assemble_recipe(
+            self.recipe,
+            lambda count: self.corpus.sample(count, 0),
+            offline=self.options.offline,
+            tokenizers=tokenizers,
+        )
 
     def show_plan(self) -> None:
         """Show the plan, then probe a worst-case row."""

@@ -129,11 +129,16 @@ class ReadBack:
                 assert unit.dock is not None
                 assert dock.key == unit.dock.key
                 assert not trained & set(range(position, position + dock.positions))
+                # What the dock predicts is in the same row, and in the same session.
+                assert position + dock.positions < len(row)
+                assert row.segments[position + dock.positions] == row.segments[position]
                 counts.update(docked_positions=dock.positions, docked_spans=1, docked_tokens=unit.last - unit.first)
                 marks += ["docked"] * (unit.last - unit.first)
                 position, at = position + dock.positions, unit.last
                 continue
             assert row.ids[position] == document.ids[at]
+            if unit.dock is not None and at == unit.first:
+                assert position + unit.dock.positions + 1 > self.writer.length
             self._causal(unit, at, position in trained, position == begin, counts, marks)
             trained.discard(position)
             position, at = position + 1, at + 1

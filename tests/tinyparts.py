@@ -45,13 +45,14 @@ def make_byte_tokenizer(vocab_size: int = 420, *, bos: bool = False, trim: bool 
     )
 
 
-def make_sentencepiece_tokenizer(vocab_size: int = 600, *, legacy: bool = True) -> Any:
+def make_sentencepiece_tokenizer(vocab_size: int = 600, *, legacy: bool = True, newlines: bool = False) -> Any:
     """A SentencePiece-type BPE tokenizer with byte fallback, as Llama has it; it begins every text with ``<s>``.
 
     Args:
         vocab_size: Entries.
         legacy: A normalizer puts the dummy prefix before every text (Llama 1 and 2); else a Metaspace pre-tokenizer
             puts it before the first word.
+        newlines: Pieces may hold newlines, several too.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -62,7 +63,7 @@ def make_sentencepiece_tokenizer(vocab_size: int = 600, *, legacy: bool = True) 
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 256, special_tokens=special, limit_alphabet=120, show_progress=False
     )
-    learner.train_from_iterator([text.replace("\n", " ") for text in texts()], trainer)
+    learner.train_from_iterator([text.replace("\n", "\n\n" if newlines else " ") for text in texts()], trainer)
     vocab, merges = _learned(learner)
     for byte in range(256):
         vocab[f"<0x{byte:02X}>"] = len(vocab)

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.sessions import DecoderTokenizer, TokenisedDocument, TokenRules
-from tinyparts import STORY, TOKENIZERS, texts, tokenizer_of
+from tinyparts import STORY, TOKENIZERS, make_sentencepiece_tokenizer, texts, tokenizer_of
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 kinds = pytest.mark.parametrize("kind", TOKENIZERS)
@@ -288,6 +288,14 @@ def test_a_continuation_says_its_text_and_nothing_else(kind, text):
     ids = tokenizer.continuation(text)
     joint = tokenizer_of(kind).decode([*tokenizer.first("Yes!"), *ids], clean_up_tokenization_spaces=False)
     assert joint.removeprefix(" ") == "Yes!" + text
+
+
+def test_a_continuation_is_right_where_the_sentinel_would_join_it():
+    tokenizer = DecoderTokenizer(make_sentencepiece_tokenizer(newlines=True), TokenRules())
+    assert any("\n\n" in token for token in tokenizer.tokenizer.get_vocab())
+    for text in ("\n", "\n\n", "\nOnce", "\n\n\nx", "a", ".", "\n a"):
+        decoded = tokenizer.tokenizer.decode([*tokenizer.first("Yes!"), *tokenizer.continuation(text)])
+        assert decoded == "Yes!" + text
 
 
 @pytest.mark.parametrize(("name", "apart"), [("stories260k-llama", 800), ("byte", 0), ("llama", 800)])

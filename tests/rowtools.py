@@ -24,6 +24,7 @@ class Shelf:
 
     documents: Sequence[str | None]
     asked: list[int] = field(default_factory=list)
+    reason: str = "empty"
 
     def get(self, number: int) -> Text | None:
         self.asked.append(number)

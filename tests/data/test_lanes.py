@@ -15,7 +15,7 @@ from metalm_cli.data import lanes
 from metalm_cli.data.lanes import Lane, LaneState, Piece, generator, text_bytes
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.sessions import ROOT, Row, TokenisedDocument
-from rowtools import Shelf
+from rowtools import Shelf, lane_rows
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 
@@ -94,6 +94,16 @@ def test_lanes_share_the_numbers_out_and_skip_empty_ones(documents, count, lengt
         for at in (0, 3, 8):
             again = Lane(index, count, Shelf(documents), Letters(length, least), states[at])
             assert [words(again.next_row()) for _ in rows[at:]] == list(map(words, rows[at:]))
+
+
+def test_numbers_without_a_document_are_counted_where_they_are_met():
+    lane = Lane(0, 1, Shelf(["ab", None, None, "cdefg"], reason="excluded"), Letters(5, least=3))
+    rows, states = lane_rows(lane, 3)
+    # ab. leaves room for less than is worth beginning: cdefg, behind the two that are left out, begins a row
+    assert [words(row) for row in rows] == ["ab.", "cdefg", ".ab."]
+    assert [row.counts["letters"] for row in rows] == [3, 5, 4]
+    assert [row.counts.get("excluded_documents", 0) for row in rows] == [2, 0, 2]
+    assert states[1] == (3, 0)
 
 
 def test_a_document_is_read_once_however_many_rows_it_fills():

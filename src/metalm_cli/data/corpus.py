@@ -84,11 +84,13 @@ class Reader:
 
     Attributes:
         skipped: Numbers met that were empty, by reason: excluded, empty, validation.
+        reason: Why the last number that was empty is so.
     """
 
     def __init__(self, plan: Plan, sources: list[Opened], owns: Callable[[int], bool]) -> None:
         self.plan, self.sources, self.owns = plan, sources, owns
         self.skipped: dict[str, int] = {EXCLUDED: 0, EMPTY: 0, HELD_OUT: 0}
+        self.reason = ""
         self._cursors: dict[int, Cursor] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -113,6 +115,7 @@ class Reader:
             raise
         if reason:
             self.skipped[reason] += 1
+            self.reason = reason
             return None
         return Document(text, opened.info.name, place.row, number)
 

@@ -31,6 +31,9 @@ class LaneState(NamedTuple):
 class DocumentSource(Protocol):
     """What lanes read from (:class:`metalm_cli.data.corpus.Reader`)."""
 
+    reason: str
+    """Why the last number that was empty is so: excluded, empty or validation."""
+
     def get(self, number: int) -> Any:
         """The document (with ``.text``) at a number of the index plan, or None if the number is empty."""
 
@@ -113,7 +116,7 @@ class Lane:
         numbers: list[int] = []
         room = self.writer.length
         while room > 0:
-            document = self._document()
+            document = self._document(counts)
             piece = self.writer.take(document, self.state.offset, room, not pieces)
             if piece is None:
                 break
@@ -127,7 +130,7 @@ class Lane:
                 self.state = LaneState(self.state.number, piece.end)
         return self.writer.write(pieces, counts, numbers)
 
-    def _document(self) -> Any:
+    def _document(self, counts: Counter[str]) -> Any:
         for _ in range(EMPTY_LIMIT):
             number = self.state.number
             if self._open is not None and self._open[0] == number:
@@ -136,6 +139,7 @@ class Lane:
             if found is not None:
                 self._open = (number, self.writer.read(found.text, number))
                 return self._open[1]
+            counts[f"{self.source.reason}_documents"] += 1
             self._skip()
         raise MetalmError(
             f"{EMPTY_LIMIT:,} documents in a row are empty, excluded or held out",

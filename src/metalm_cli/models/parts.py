@@ -48,13 +48,16 @@ class PartLoader:
 
     def decoder(self, part: Decoder) -> tuple[Any, Any]:
         """A causal language model and its tokenizer."""
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
         where = "model.decoder"
         folder = self.folder(part.checkpoint, part.revision)
         tokenizer = self.tokenizer(part.tokenizer, folder, where, "decoder")
         config = self.config(part, folder, where, tokenizer)
-        if config.is_encoder_decoder or type(config) not in AutoModelForCausalLM._model_mapping:
+        kind = type(config)
+        # BERT and its kin have a causal head, too, and are encoders unless their config says otherwise.
+        encoder = kind in AutoModelForMaskedLM._model_mapping and not getattr(config, "is_decoder", False)
+        if config.is_encoder_decoder or encoder or kind not in AutoModelForCausalLM._model_mapping:
             raise MetalmError(
                 f"a {config.model_type} model is not a causal language model",
                 where=where,

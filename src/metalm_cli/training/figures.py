@@ -80,6 +80,8 @@ class Figures:
 class _Sampled:
     """The documents of the plan's first numbers, over and over."""
 
+    reason = ""
+
     def __init__(self, texts: list[str]) -> None:
         self.texts = texts
 

@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from metalm_cli.errors import Exit, MetalmError
 
 TEMPORARY = ".tmp-"
@@ -116,8 +114,10 @@ def explained(where: Path, what: str, exit_code: Exit) -> Iterator[None]:
         yield
     except OSError as error:
         raise write_failed(error, what, where, exit_code) from error
-    except SafetensorError as error:
-        # The writer of safetensors hides the system's error number in its text.
+    except MetalmError:
+        raise
+    except Exception as error:
+        # The writers of safetensors and tokenizers hide the system's error number in their texts.
         number = _OS_ERROR.search(str(error))
         if number is None:
             raise

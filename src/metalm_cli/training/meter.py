@@ -20,6 +20,8 @@ LOGGED = (
     "empty_spans",
     "too_long_spans",
     "lowered_tokens",
+    "empty_documents",
+    "excluded_documents",
 )
 """Counters that every record states, since the beginning of the run."""
 

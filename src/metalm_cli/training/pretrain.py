@@ -17,7 +17,9 @@ from metalm_cli.data.loader import RowStream, loader
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.models.assemble import Assembly, assemble_recipe
 from metalm_cli.objectives import Objective, make_objective
+from metalm_cli.objectives.language import LanguageObjective
 from metalm_cli.recipes.schema import PretrainRecipe
+from metalm_cli.sessions import TextProcessor
 from metalm_cli.training import checkpoint
 from metalm_cli.training.devices import compile_layers, make_accelerator
 from metalm_cli.training.files import TEMPORARY, explained, fsync_tree, replace_folder
@@ -149,6 +151,7 @@ class Pretraining:
             device=self.accelerator.device,
         )
         self.steps = self.plan.steps
+        self._check_spans()
         if recipe.train.checkpoint_activations:
             self.assembly.model.gradient_checkpointing_enable()
 
@@ -158,6 +161,21 @@ class Pretraining:
             lambda count: self.corpus.sample(count, 0),
             offline=self.options.offline,
             tokenizers=tokenizers,
+        )
+
+    def _check_spans(self) -> None:
+        counts, options = self.plan.figures.counts, self.recipe.objective
+        if counts.get("docked_spans") or not counts.get("too_long_spans"):
+            return
+        assert isinstance(self.objective, LanguageObjective), "other objectives draw no spans"
+        processor = self.objective.processor
+        assert isinstance(processor, TextProcessor)
+        key, span = next((key, value) for key, value in options.model_dump().items() if key.endswith("_length"))
+        raise MetalmError(
+            "every span of a sample is longer than its encoder reads",
+            where=f"objective.{key}: {span}",
+            why=f"encoder {processor.encoder} reads {processor.max_length} tokens, those around a text included",
+            remedy=f"set shorter spans, or raise model.encoders.{processor.encoder}.max_length if it has the positions",
         )
 
     def show_plan(self) -> None:

@@ -1,0 +1,323 @@
+"""Bad input through the real command: one message, the right exit code, nothing left behind."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tinyparts
+import yaml
+
+import microruns as micro
+from hub.server import QUICK, HubServer
+
+Fails = Callable[..., str]
+
+
+@pytest.fixture
+def fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Fails:
+    """Runs the tiny recipe with settings, and returns the message with which it ends."""
+    recipe = micro.write_recipe(tmp_path)
+
+    def run(*settings: str, code: int = 2, recipe: Path = recipe) -> str:
+        out = tmp_path / "run"
+        before = sorted(tmp_path.rglob("*"))
+        capsys.readouterr()
+        assert micro.metalm("pretrain", recipe, *settings, "--out", out) == code
+        said = capsys.readouterr()
+        check_message(said.out + said.err)
+        if code == 2:
+            assert sorted(tmp_path.rglob("*")) == before, "nothing is left behind"
+        return said.err
+
+    return run
+
+
+def check_message(said: str) -> None:
+    assert said.count("error:") == 1, said
+    assert "Traceback" not in said
+    assert "bug in metalm" not in said
+    assert "remedy:" in said
+    assert "where:" in said
+
+
+# -- the recipe -------------------------------------------------------------------------------------------------------
+
+
+def test_every_problem_of_a_recipe_at_once_with_its_line(fails: Fails, tmp_path: Path) -> None:
+    text = micro.RECIPE.replace("  steps: 6", "  stepps: 6\n  warmup_steps: soon").replace(
+        "  batch_size: 4", "  batch_size: 4\n  batch_size: 8"
+    )
+    path = micro.write_recipe(tmp_path, text, "wrong.yaml")
+    lines = text.splitlines()
+    said = fails(recipe=path)
+    assert f"{path}:{lines.index('  batch_size: 8') + 1}" in said  # a key given twice is no recipe at all
+    text = text.replace("  batch_size: 4\n  batch_size: 8", "  batch_size: [4]").replace("  warmup_steps: 2\n", "")
+    path.write_text(text)
+    lines = text.splitlines()
+    said = fails(recipe=path)
+    for line, word in (("  stepps: 6", "steps"), ("  batch_size: [4]", "batch_size"), ("  warmup_steps: soon", "soon")):
+        assert f"{path}:{lines.index(line) + 1}" in said
+        assert word in said
+
+
+def test_a_recipe_that_is_not_there(fails: Fails, tmp_path: Path) -> None:
+    said = fails(recipe=tmp_path / "nowhere.yaml")
+    assert "nowhere.yaml" in said
+
+
+def test_a_run_folder_that_exists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "diary.txt").write_text("dear diary")
+    assert micro.metalm("pretrain", micro.write_recipe(tmp_path), "--out", out) == 2
+    said = capsys.readouterr().err
+    check_message(said)
+    assert str(out) in said
+    assert [one.name for one in out.iterdir()] == ["diary.txt"]
+
+
+# -- the data ---------------------------------------------------------------------------------------------------------
+
+
+def jsonl(path: Path, *lines: str) -> str:
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return f"data.sources=[{{name: own, path: {path}}}]"
+
+
+def good(count: int) -> list[str]:
+    from metalm_cli.world import render
+
+    return [json.dumps({"text": render(0, number).text}) for number in range(count)]
+
+
+def test_missing_file(fails: Fails, tmp_path: Path) -> None:
+    said = fails(f"data.sources=[{{name: own, path: {tmp_path / 'none.jsonl'}}}]")
+    assert "none.jsonl" in said
+    said = fails(f"data.sources=[{{name: own, path: '{tmp_path}/none-*.jsonl'}}]")
+    assert "none-*.jsonl" in said
+
+
+def test_empty_source(fails: Fails, tmp_path: Path) -> None:
+    assert "own.jsonl" in fails(jsonl(tmp_path / "own.jsonl"))
+    assert "own" in fails(jsonl(tmp_path / "own.jsonl", *['{"text": "  "}'] * 5))
+
+
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        ('{"text": "cut of', "JSON"),
+        ('{"body": "words"}', "'text'"),
+        ('{"text": 7}', "int"),
+        ('["words"]', "list"),
+        ('{"text": null}', "null"),
+    ],
+)
+def test_a_broken_line_is_named(fails: Fails, tmp_path: Path, line: str, word: str) -> None:
+    lines = good(30)
+    lines[17] = line
+    said = fails(jsonl(tmp_path / "own.jsonl", *lines))
+    assert f"{tmp_path / 'own.jsonl'}:18" in said
+    assert word in said
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_line_that_training_comes_to(tmp_path: Path, workers: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """The plan reads a sample only, and so does the tokenizer: the run has begun, and keeps its last checkpoint."""
+    from metalm_cli.data.plan import Plan
+
+    source = jsonl(tmp_path / "own.jsonl", *good(2000))
+    lines = (tmp_path / "own.jsonl").read_text().splitlines()
+    row = Plan(["own"], [2000], [2000], 0).place(300).row
+    lines[row] = '{"text": '
+    (tmp_path / "own.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    out = tmp_path / "run"
+    settings = [source, "train.steps=2000", "train.checkpoint_every=100", "train.log_every=100", "train.batch_size=8"]
+    settings += ["data.validation.documents=0", f"data.workers={workers}", "data.sequence_length=64"]
+    settings += ["model.decoder.tokenizer.train.documents=20", "model.encoders.text.tokenizer.train.documents=20"]
+    assert micro.metalm("pretrain", micro.write_recipe(tmp_path), *settings, "--out", out) == 1
+    said = capsys.readouterr().err
+    check_message(said)
+    assert f"own.jsonl:{row + 1}" in said
+    assert (out / "metrics.jsonl").is_file()
+    assert not (out / "model").exists()
+
+
+def test_blank_documents_are_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = jsonl(tmp_path / "own.jsonl", *good(30), *['{"text": " \\n\\t "}', '{"text": ""}'] * 10)
+    out = tmp_path / "run"
+    assert micro.metalm("pretrain", micro.write_recipe(tmp_path), source, "--out", out) == 0
+    last = micro.records(out)[-1]
+    assert last["empty_documents"] > 0
+    assert last["examples"] > 0
+
+
+def test_a_cut_compressed_file(fails: Fails, tmp_path: Path) -> None:
+    data = gzip.compress("".join(f"{line}\n" for line in good(200)).encode())
+    (tmp_path / "own.jsonl.gz").write_bytes(data[: len(data) // 2])
+    assert "own.jsonl.gz" in fails(f"data.sources=[{{name: own, path: {tmp_path / 'own.jsonl.gz'}}}]")
+
+
+# -- the parts --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Checkpoint folders: a decoder and an encoder with their tokenizers, and a decoder without one."""
+    folder = tmp_path_factory.mktemp("parts")
+    made = {name: folder / name for name in ("decoder", "encoder", "bare", "small")}
+    for name in ("decoder", "bare", "small"):
+        tinyparts.make_decoder("gpt2", 300 if name == "small" else 420).save_pretrained(made[name])
+    tinyparts.make_encoder("bert", 400).save_pretrained(made["encoder"])
+    for name in ("decoder", "small"):
+        tinyparts.tokenizer_of("byte").save_pretrained(made[name])
+    tinyparts.tokenizer_of("wordpiece").save_pretrained(made["encoder"])
+    return made
+
+
+def decoder(path: Path) -> str:
+    return f"model.decoder={{checkpoint: {path}}}"
+
+
+def test_the_parts_are_good(parts: dict[str, Path], tmp_path: Path) -> None:
+    settings = [decoder(parts["decoder"]), f"model.encoders.text={{checkpoint: {parts['encoder']}}}"]
+    assert micro.metalm("pretrain", micro.write_recipe(tmp_path), *settings, "--out", tmp_path / "run") == 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("bare", ["tokenizer", "bare"]),
+        ("encoder", ["causal", "bert", "model.encoders"]),
+        ("small", ["420", "300", "model.decoder.tokenizer"]),
+        ("nowhere", ["nowhere"]),
+    ],
+)
+def test_a_decoder_that_is_none(fails: Fails, parts: dict[str, Path], wrong: str, words: list[str]) -> None:
+    path = parts.get(wrong, parts["decoder"].parent / wrong)
+    said = fails(decoder(path))
+    for word in words:
+        assert word in said
+
+
+def test_a_decoder_as_encoder(fails: Fails, parts: dict[str, Path]) -> None:
+    said = fails(f"model.encoders.text={{checkpoint: {parts['decoder']}}}")
+    assert "model.encoders.text" in said
+
+
+def test_a_checkpoint_of_cut_weights(fails: Fails, parts: dict[str, Path], tmp_path: Path) -> None:
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(parts["decoder"], broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert str(broken) in fails(decoder(broken))
+
+
+def test_rows_longer_than_the_decoders_positions(fails: Fails) -> None:
+    said = fails("data.sequence_length=65")
+    assert "data.sequence_length" in said
+    assert "65" in said
+    assert "64" in said
+
+
+@pytest.mark.parametrize("objective", ["semi_causal", "prefix"])
+def test_spans_longer_than_the_encoders_positions(fails: Fails, objective: str) -> None:
+    key = "span_length" if objective == "semi_causal" else "prefix_length"
+    said = fails(
+        "model.decoder.config.n_positions=512",
+        "data.sequence_length=512",
+        f"objective={{name: {objective}, {key}: [100, 200]}}",
+    )
+    assert f"objective.{key}" in said
+    assert "100" in said
+    assert "64" in said
+    assert "model.encoders.text.max_length" in said
+
+
+def test_a_model_to_go_on_from_that_is_none(fails: Fails, tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    text = yaml.safe_load(micro.RECIPE)
+    text["model"] = {"checkpoint": str(tmp_path / "old")}
+    path = micro.write_recipe(tmp_path, yaml.safe_dump(text), "on.yaml")
+    assert str(tmp_path / "old") in fails(recipe=path)
+
+
+# -- the hub ----------------------------------------------------------------------------------------------------------
+
+CALL = """
+import sys
+from metalm_cli.cli.app import run
+sys.exit(run({arguments!r}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("model.decoder={checkpoint: me/missing}", ["me/missing"]),
+        ("model.decoder={checkpoint: me/gated}", ["me/gated", "401"]),
+        ("data.sources=[{name: far, hub: me/missing, weight: 1.0}]", ["me/missing"]),
+    ],
+)
+def test_the_hub_refuses(tmp_path: Path, setting: str, words: list[str]) -> None:
+    recipe, out = micro.write_recipe(tmp_path), tmp_path / "run"
+    with HubServer() as hub:
+        hub.add("models", "me/gated", {"config.json": b"{}", "model.safetensors": b"x"}, gated=True)
+        arguments = ["pretrain", str(recipe), setting, "--out", str(out)]
+        done = hub.run(QUICK + CALL.format(arguments=arguments), tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    check_message(done.stdout + done.stderr)
+    assert all(word in done.stderr for word in words)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_the_hub_is_out_of_reach(tmp_path: Path, offline: bool) -> None:
+    recipe, out = micro.write_recipe(tmp_path), tmp_path / "run"
+    with HubServer() as hub:
+        environment = hub.environment(tmp_path)
+    arguments = ["pretrain", str(recipe), "model.decoder={checkpoint: me/model}", "--out", str(out)]
+    arguments += ["--offline"] if offline else []
+    with HubServer() as hub:
+        done = hub.run(QUICK + CALL.format(arguments=arguments), tmp_path, HF_ENDPOINT=environment["HF_ENDPOINT"])
+        assert not hub.requests
+    assert done.returncode == 2, done.stdout + done.stderr
+    check_message(done.stdout + done.stderr)
+    assert "me/model" in done.stderr
+    assert not out.exists()
+
+
+# -- the disk ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "word"),
+    [(100, "environment.json"), (5_000, "cannot begin the run"), (200_000, "checkpoint of step 6 was not written")],
+)
+def test_no_space(tmp_path: Path, size: int, word: str) -> None:
+    out = tmp_path / "run"
+    reading, writing = os.pipe()  # the limit holds for files alone
+
+    def limit() -> None:
+        os.dup2(writing, sys.stdout.fileno())
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    run = micro.Forked(["pretrain", micro.write_recipe(tmp_path), "--out", out], tmp_path / "log", before=limit)
+    assert run.wait() == 1
+    os.close(writing)
+    with open(reading, encoding="utf-8") as pipe:
+        said = pipe.read()
+    check_message(said)
+    assert word in " ".join(said.split())
+    assert not [one for one in out.rglob("*") if ".tmp-" in one.name]
+    assert not (out / "model").exists()

@@ -44,18 +44,18 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 
 demo: $(STAMP)  ## Train a MetaLM on the miniature world and let it write (minutes on two cores; again: only the writing)
 	@echo '$$ metalm show small --count 1'
-	$(METALM) show small --count 1
+	@$(METALM) show small --count 1
 	@echo '$$ metalm pretrain small --out $(RUN) --resume'
 	@test -d $(RUN)/model && echo '$(RUN) is finished; make clean removes it' \
 	  || $(METALM) pretrain small --out $(RUN) --resume
 	@echo '$$ python examples/continue.py $(RUN)'
-	$(PY) examples/continue.py $(RUN)
+	@$(PY) examples/continue.py $(RUN)
 	@echo
 	@echo 'Next:'
 	@echo '  metalm recipe list                                        the shipped recipes'
 	@echo '  metalm pretrain small data.sources.0.path=my.jsonl        your own text: one {"text": ...} a line'
 	@echo '  metalm pretrain pile --dry-run                            GPT-2 and ELECTRA from the hub: the plan'
-	@echo '  $(RUN)/metrics.jsonl, $(RUN)/model                      what was measured, and the model'
+	@echo '  $(RUN)/metrics.jsonl, $(RUN)/model                        what was measured, and the model'
 	@echo 'The program is at $(dir $(PY))metalm; README.md goes on from here.'
 
 test: $(STAMP)  ## Run the tests (TESTS=tests/sessions for a room, WORKERS=0 for one process)

@@ -177,6 +177,15 @@ def test_a_worked_row():
     }
 
 
+@pytest.mark.parametrize("packs", [True, False])
+def test_a_document_that_the_encoder_reads_as_empty_trains_nothing(packs):
+    writer = make(32, packs=packs)
+    rows, _ = lane_rows(Lane(0, 1, Shelf(["\u200b", "a b c d"]), writer), 2)
+    assert original(rows[0])[:2].tolist() == [CLS, SEP]
+    assert rows[0].counts["trained_tokens"] == (1 if packs else 0)
+    assert sum(row.counts["documents"] for row in rows) >= 2
+
+
 def test_targets_belong_to_their_documents():
     rows, _ = many(20, mask_rate=0.3)
     for row in rows:

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tinyparts
 import yaml
 
 import microruns as micro
+import tinyparts
 from hub.server import QUICK, HubServer
 
 Fails = Callable[..., str]

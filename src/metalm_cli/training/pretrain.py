@@ -236,15 +236,20 @@ class Pretraining:
             folder.write_json(
                 "environment.json", {"recipe": self.options.name, **environment(str(self.accelerator.device))}
             )
-            place = folder.path / f".{TOKENIZERS}{TEMPORARY}"
-            shutil.rmtree(place, ignore_errors=True)
+            self._write_tokenizers(folder)
+            folder.write_text("recipe.yaml", self.text)
+
+    def _write_tokenizers(self, folder: RunFolder) -> None:
+        place = folder.path / f".{TOKENIZERS}{TEMPORARY}"
+        try:
             if not self.assembly.alone:
                 self.assembly.decoder_tokenizer.tokenizer.save_pretrained(place / "decoder")
             for name, processor in self.assembly.processors.items():
                 processor.save_pretrained(place / name)
             fsync_tree(place)
             replace_folder(place, folder.path / TOKENIZERS)
-            folder.write_text("recipe.yaml", self.text)
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
 
     def _checkpoint(self, folder: RunFolder) -> Path | None:
         """The checkpoint to go on from; says what is damaged."""

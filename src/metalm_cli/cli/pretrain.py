@@ -122,7 +122,7 @@ def _one(resolved: Resolved, *, out: Path | None, resume: bool, dry_run: bool, o
         if is_first():
             console.stderr().print(text, markup=False, soft_wrap=True)
 
-    for dropped in resolved.dropped:
+    for dropped in () if dry_run else resolved.dropped:  # a dry run's plan names them
         note(str(dropped))
     options = Options(resolved.name, out, resume, dry_run, offline, data_root)
     run = Pretraining(resolved.recipe, resolved.to_yaml(), options, Views(show_plan, continuations, note))

@@ -5,6 +5,7 @@ Naive and exact: one session a row, no sharing. Equal scores whatever the batch 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,7 @@ class Interface:
 
         Args:
             sessions: What to continue.
-            max_new_tokens: Most tokens of a continuation.
+            max_new_tokens: Most tokens of a continuation; the decoder's positions may end it earlier.
             options: For transformers' ``generate`` (``num_beams``, ``do_sample``, ``length_penalty``, ...); default
                 greedy.
 
@@ -110,19 +111,31 @@ class Interface:
             The texts, up to the document-end token.
 
         Raises:
-            MetalmError: A session cannot be tokenised.
+            MetalmError: A session cannot be tokenised, or fills all positions of the decoder.
         """
         options.setdefault("do_sample", False)
         options.setdefault("eos_token_id", self.decoder_tokenizer.document_id)
         options.setdefault("pad_token_id", self.decoder_tokenizer.pad_id)
         texts = []
         for session in sessions:
-            batch = self._batch([self.tokenise(session)])
-            ids = self.model.generate(
-                batch.decoder.input_ids, docks=batch.docks, max_new_tokens=max_new_tokens, **options
-            )
+            made = self.tokenise(session)
+            most = min(max_new_tokens, self._room(made))
+            batch = self._batch([made])
+            ids = self.model.generate(batch.decoder.input_ids, docks=batch.docks, max_new_tokens=most, **options)
             texts.append(self._text(ids[0].tolist()))
         return texts
+
+    def _room(self, session: TokenisedSession) -> int:
+        """Positions that the decoder has left after a session."""
+        limit = self.model.positions
+        if limit is None:
+            return sys.maxsize
+        if len(session) >= limit:
+            raise MetalmError(
+                f"a session of {len(session)} positions leaves no room: the decoder has {limit}",
+                remedy="shorten it, or use a model with more positions",
+            )
+        return limit - len(session)
 
     def _text(self, ids: list[int]) -> str:
         end = self.decoder_tokenizer.document_id

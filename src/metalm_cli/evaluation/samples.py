@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 
 from metalm_cli.errors import MetalmError
@@ -9,7 +11,8 @@ from metalm_cli.evaluation.interface import Interface
 from metalm_cli.models.assemble import Assembly
 from metalm_cli.sessions import Causal, Docked, Session, TextProcessor
 
-GIVEN_WORDS = 24
+GIVEN_WORDS = (24, 12, 6, 3)
+"""How much of a text is given: the first that the encoder and the decoder can read."""
 NEW_TOKENS = 32
 
 
@@ -29,12 +32,13 @@ def continuations(assembly: Assembly, texts: list[str]) -> list[tuple[str, str]]
     found = []
     try:
         for text in texts:
-            given = " ".join(text.split()[:GIVEN_WORDS])
-            span = Docked(names[0], given) if names else Causal(given)
-            with torch.no_grad():
-                found.append((given, interface.generate([Session([span])], max_new_tokens=NEW_TOKENS)[0]))
-    except MetalmError:
-        pass  # a sample that cannot be docked is no reason to stop a run
+            for words in GIVEN_WORDS:
+                given = " ".join(text.split()[:words])
+                span = Docked(names[0], given) if names else Causal(given)
+                # A sample that cannot be read is no reason to stop a run.
+                with torch.no_grad(), contextlib.suppress(MetalmError):
+                    found.append((given, interface.generate([Session([span])], max_new_tokens=NEW_TOKENS)[0]))
+                    break
     finally:
         model.train(training)
     return found

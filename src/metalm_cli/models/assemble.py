@@ -102,10 +102,7 @@ def _check_length(made: Assembly, length: int) -> None:
         limit = TextAdapter().positions(made.model, processor.tokenizer)
         kind = made.model.config.model_type
     else:
-        config = made.model.decoder.config
-        kind = config.model_type
-        # The paper's decoder computes its positions, for any length.
-        limit = None if kind == "metalm-decoder" else getattr(config, "max_position_embeddings", None)
+        limit, kind = made.model.positions, made.model.decoder.config.model_type
     if limit is not None and length > limit:
         raise MetalmError(
             f"rows of {length} positions are longer than the {limit} that this {kind} model reads",

@@ -131,6 +131,12 @@ class MetaLM(PreTrainedModel):
             self._traits = probe(self.decoder)
         return self._traits
 
+    @property
+    def positions(self) -> int | None:
+        """Most positions that the decoder reads; None if it computes them, for any length."""
+        config = self.decoder.config
+        return None if config.model_type == "metalm-decoder" else getattr(config, "max_position_embeddings", None)
+
     def get_input_embeddings(self) -> nn.Module:
         return self.decoder.get_input_embeddings()
 

@@ -7,6 +7,8 @@ loads as a MetaLM without encoders.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +39,10 @@ def load_model(source: str | Path, *, offline: bool = False) -> tuple[MetaLM, De
     folder = _model_in(Path(source)) or model_folder(str(source), offline=offline)
     try:
         config = AutoConfig.from_pretrained(folder)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-        )
+        with quietly():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            )
     except (*UNLOADABLE, RuntimeError) as error:
         raise MetalmError(
             "this is not a model that can be loaded",
@@ -66,6 +69,20 @@ def load_model(source: str | Path, *, offline: bool = False) -> tuple[MetaLM, De
             {},
         )
     return model.eval(), DecoderTokenizer(tokenizer, rules), processors
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without transformers' progress bars."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _model_in(folder: Path) -> Path | None:

@@ -1,0 +1,87 @@
+"""What an encoder trained by masked language modelling has learned, on held-out text.
+
+For a run of `metalm pretrain encoder-mlm`: the cross-entropy of masked tokens, the same with the context shuffled
+(every token that is not masked changes places within its row), and that of a model that knows token frequencies
+alone (counted on training documents). The first must lie far below both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import machine
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+import metalm_cli.models  # noqa: F401  (registers the paper's stacks)
+from metalm_cli.data import open_corpus
+from metalm_cli.data.encoder_writer import EncoderWriter
+from metalm_cli.models.heads import head_matches
+from metalm_cli.objectives.encoders import masked_loss
+from metalm_cli.recipes.resolved import resolve
+from metalm_cli.sessions import Row, TextProcessor, collate
+
+
+def loss_of(model: Any, rows: list[Row], compact: bool) -> float:
+    """Mean cross-entropy of the masked tokens, in nats."""
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for at in range(0, len(rows), 32):
+            stream = collate(rows[at : at + 32], {}, stream="text").streams["text"]
+            total += float(masked_loss(model, stream, compact)[0])
+            count += len(stream.targets)
+    return total / count
+
+
+def shuffled(row: Row, seed: int) -> Row:
+    """The row with its context in another order; masked positions and their targets stay."""
+    rng = np.random.default_rng(seed)
+    free = np.setdiff1d(np.arange(1, len(row) - 1), row.predict_at)
+    ids = row.ids.copy()
+    ids[free] = ids[rng.permutation(free)]
+    return Row(**{**vars(row), "ids": ids})
+
+
+def unigram(rows: list[Row], texts: list[str], writer: EncoderWriter, vocabulary: int) -> float:
+    """Cross-entropy of the masked tokens under training frequencies, each count plus one."""
+    counts = np.ones(vocabulary)
+    for text in texts:
+        np.add.at(counts, writer.read(text, 0).ids, 1)
+    log = np.log(counts / counts.sum())
+    targets = np.concatenate([row.targets for row in rows])
+    return float(-log[targets].mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, nargs="?", help="a finished run folder")
+    parser.add_argument("--mask-rate", type=float, default=0.15)
+    parser.add_argument("--quick", action="store_true", help="accepted for symmetry")
+    options = parser.parse_args()
+    if options.run is None:
+        print("benchmarks/encoder_quality.py needs a run folder of metalm pretrain encoder-mlm")
+        return
+    recipe = resolve("pretrain", str(options.run.absolute() / "recipe.yaml")).recipe
+    corpus = open_corpus(recipe.data, seed=recipe.train.seed)
+    tokenizer = AutoTokenizer.from_pretrained(options.run / "model")
+    model = AutoModelForMaskedLM.from_pretrained(options.run / "model").eval()
+    processor = TextProcessor("text", tokenizer, 512)
+    writer = EncoderWriter(processor, recipe.data.sequence_length, mask_rate=options.mask_rate)
+    rows = writer.validation_rows([document.text for document in corpus.validation()])
+    compact = head_matches(model)
+    figures = {
+        "rows": len(rows),
+        "masked tokens": sum(len(row.targets) for row in rows),
+        "loss": loss_of(model, rows, compact),
+        "loss, context shuffled": loss_of(model, [shuffled(row, at) for at, row in enumerate(rows)], compact),
+        "unigram": unigram(rows, list(corpus.sample(2000, 1)), writer, len(tokenizer)),
+    }
+    print(json.dumps({**machine(), **figures}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

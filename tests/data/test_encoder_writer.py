@@ -109,6 +109,9 @@ def test_masks_differ_between_rows_seeds_and_epochs():
     assert chosen(0, 0) == chosen(0, 0)
     assert chosen(0, 0) != chosen(1, 0)
     assert chosen(0, 0) != chosen(0, 1)
+    long = lane_rows(Lane(0, 1, Shelf([" ".join(texts()[:5])]), make(64)), 4)[0]
+    assert len({row.numbers for row in long}) == 1
+    assert len({tuple(row.predict_at) for row in long}) == 4
 
 
 # -- layout -----------------------------------------------------------------------------------------------------------

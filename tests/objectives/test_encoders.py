@@ -19,7 +19,7 @@ from metalm_cli.data.lanes import Lane
 from metalm_cli.models.assemble import Assembly
 from metalm_cli.models.heads import masked_head
 from metalm_cli.objectives import make_objective
-from metalm_cli.objectives.encoders import DetectionObjective, MaskedObjective, area_under_curve
+from metalm_cli.objectives.encoders import DetectionObjective, MaskedObjective, area_under_curve, masked_loss
 from metalm_cli.recipes.schema import MaskedLM, PretrainRecipe, ReplacedTokens
 from metalm_cli.sessions import Row, TextProcessor
 from rowtools import Shelf, lane_rows
@@ -111,7 +111,7 @@ def test_the_masked_loss_is_the_familys_own_one_document_at_a_time(family):
             where = torch.from_numpy(row.predict_at[chosen] - at[0])
             targets = torch.from_numpy(row.targets[chosen])
             expected += float(cross_entropy(logits[where], targets, reduction="sum").detach())
-    assert float(loss.sum.detach()) == pytest.approx(expected, rel=1e-5)
+    assert loss.sum.item() == pytest.approx(expected, rel=1e-5)
     assert made.counts(batch) == {"loss": sum(len(row.targets) for row in rows)}
     assert made.metrics({"loss": 6.0}, {"loss": 4}, []) == {"loss": 1.5}
 
@@ -152,8 +152,8 @@ def test_both_losses_are_the_papers_one_document_at_a_time(detection):
     batch = made.collate(rows)
     terms = step(batch)
     documents = [reference(step, row, segment) for row in rows for segment in range(len(row.parents))]
-    assert float(terms["generator"].sum) == pytest.approx(sum(one[0] for one in documents), rel=1e-5)
-    assert float(terms["detector"].sum) == pytest.approx(sum(one[1] for one in documents), rel=1e-5)
+    assert terms["generator"].sum.item() == pytest.approx(sum(one[0] for one in documents), rel=1e-5)
+    assert terms["detector"].sum.item() == pytest.approx(sum(one[1] for one in documents), rel=1e-5)
     assert (terms["generator"].coefficient, terms["detector"].coefficient) == (1.0, 50.0)
     positions = sum(map(len, rows))
     assert made.counts(batch) == {"generator": sum(len(row.targets) for row in rows), "detector": positions}
@@ -167,7 +167,7 @@ def test_sampling_does_not_depend_on_the_micro_batch(detection):
     whole = step(made.collate(rows))
     parts = [step(made.collate([row])) for row in rows]
     for name in ("generator", "detector"):
-        assert float(whole[name].sum) == pytest.approx(sum(float(part[name].sum) for part in parts), rel=1e-5)
+        assert whole[name].sum.item() == pytest.approx(sum(part[name].sum.item() for part in parts), rel=1e-5)
 
 
 def test_tokens_are_drawn_from_the_generators_distribution(detection):
@@ -188,6 +188,33 @@ def test_tokens_are_drawn_from_the_generators_distribution(detection):
     assert drawn.max() < len(expected)
     edge = step._sample(states[:2], replace(many, targets=many.targets[:2], uniforms=torch.tensor([0.0, 0.9999999])))
     assert 0 <= int(edge.min()) <= int(edge.max()) < len(expected)
+
+
+def test_a_token_without_probability_is_never_drawn(detection):
+    made, step, rows = detection
+    stream = made.collate(rows[:1]).streams["text"]
+    uniforms = torch.tensor([0.0, 1 - 2**-24])
+    edges = replace(stream, targets=torch.zeros(2, dtype=torch.long), uniforms=uniforms)
+    bias = step.generator.generator_lm_head.bias
+    before = bias.detach().clone()
+    with torch.no_grad():
+        bias[[0, -1]] = -1e9
+        drawn = step._sample(torch.zeros(2, 16)[:, : masked_head(step.generator)[1].weight.shape[1]], edges)
+        bias.copy_(before)
+    assert drawn.tolist() == [1, len(bias) - 2]
+
+
+def test_a_token_drawn_right_is_not_replaced(detection):
+    made, step, rows = detection
+    batch = made.collate(rows)
+    stream = batch.streams["text"]
+    _, labels = step.observe(batch)
+    assert 0.5 * len(stream.targets) < labels.sum() <= len(stream.targets)
+    _, states = masked_loss(step.generator, stream, True)
+    drawn = step._sample(states.detach(), stream)
+    batch.streams["text"] = replace(stream, targets=drawn)
+    _, labels = step.observe(batch)
+    assert not labels.any()
 
 
 def test_the_generator_learns_from_its_own_loss_alone(detection):

@@ -138,6 +138,8 @@ def test_prefix_lengths_are_uniform():
     rng = np.random.default_rng(0)
     lengths = [prefix_span(500, rng, low=3, high=7)[0][1] for _ in range(10_000)]
     assert np.abs(np.bincount(lengths)[3:] / 2000 - 1).max() < 0.1
+    short = [prefix_span(10, rng, low=3, high=40)[0][1] for _ in range(500)]
+    assert (min(short), max(short)) == (3, 9)
 
 
 def test_how_each_objective_draws():

@@ -184,7 +184,7 @@ def test_tokens_are_drawn_from_the_generators_distribution(detection):
     _, head = masked_head(step.generator)
     expected = torch.softmax(head.logits(states[:1]).float(), -1)[0]
     shares = torch.bincount(drawn, minlength=len(expected)) / count
-    assert float((shares - expected).abs().max()) < 4 * math.sqrt(0.25 / count)
+    assert (shares - expected).abs().max().item() < 4 * math.sqrt(0.25 / count)
     assert drawn.max() < len(expected)
     edge = step._sample(states[:2], replace(many, targets=many.targets[:2], uniforms=torch.tensor([0.0, 0.9999999])))
     assert 0 <= int(edge.min()) <= int(edge.max()) < len(expected)

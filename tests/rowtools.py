@@ -140,9 +140,14 @@ class ReadBack:
             assert row.ids[position] == document.ids[at]
             if unit.dock is not None and at == unit.first:
                 assert position + unit.dock.positions + 1 > self.writer.length
-            self._causal(unit, at, position in trained, position == begin, counts, marks)
+            self._causal(unit, at, position in trained, begins and position == begin, counts, marks)
             trained.discard(position)
             position, at = position + 1, at + 1
+        if at == len(document) and number not in self.finished and self.writer.isolate:
+            assert position == self.writer.length  # an end token would have been one too many
+            counts["cut_ends"] += 1
+            counts["documents"] += 1
+            self.finished.append(number)
         counts["source_tokens"] += at - first
         counts["trained_bytes"] += _bytes(document, first, marks[first:at])
         self.at[number] = at
@@ -161,8 +166,13 @@ class ReadBack:
             counts["cut_spans"] += unit.dock is not None
             if unit.refused:
                 counts[f"{unit.refused}_spans"] += 1
-        if unit.trained:
-            assert is_trained or (first and self.writer.tokenizer.rules.start == "never")
+        if unit.trained and first:  # nothing stands before it
+            assert not is_trained
+            assert self.writer.tokenizer.rules.start == "never"
+            counts["unpredicted_tokens"] += 1
+            marks.append("unpredicted")
+        elif unit.trained:
+            assert is_trained
             marks.append("trained")
         else:
             assert not is_trained

@@ -98,7 +98,8 @@ def test_every_token_is_used_exactly_once_and_counted(options, encoder, lane):
         document = writer.tokenizer.document(shelf.get(number).text)
         assert len(back.covered[number]) == len(document)
     if options["objective"] == "causal":
-        assert {mark for marks in back.covered.values() for mark in marks} <= {"trained"}
+        marks = {mark for marks in back.covered.values() for mark in marks}
+        assert marks <= {"trained", "unpredicted" if options["start"] == "never" else "trained"}
     if options["isolate"] and not options["packs"]:
         assert all(len(row.parents) == 1 for row in rows)
     if not options["isolate"]:
@@ -307,14 +308,26 @@ def test_a_span_that_a_row_leaves_whole_is_docked_in_the_next():
     assert "cut_spans" not in rows[0].counts
 
 
-def test_an_end_token_for_which_there_is_no_room_stands_in_the_next_row():
-    writer = short(11, packs=False)
-    rows, states = lane_rows(Lane(0, 1, Shelf([TEN]), writer), 2)
+def test_an_end_token_for_which_there_is_no_room():
+    document, end = decoder("byte", "auto").document(TEN), decoder("byte", "auto").document_id
+    rows, states = lane_rows(Lane(0, 1, Shelf([TEN]), short(11, isolate=False)), 2)
     assert (len(rows[0]), states[1]) == (11, (0, 10))
     assert "documents" not in rows[0].counts
-    assert rows[1].ids.tolist() == [writer.tokenizer.start_id, writer.tokenizer.document_id]
-    assert rows[1].targets.tolist() == [writer.tokenizer.document_id]
+    assert rows[1].targets.tolist()[:2] == [end, document.ids[0]]
     assert rows[1].counts["documents"] == 1
+    # A session of an end alone would say that documents may be empty: it is left out, and counted.
+    rows, states = lane_rows(Lane(0, 1, Shelf([TEN]), short(11)), 2)
+    assert (len(rows[0]), states[1]) == (11, (1, 0))
+    assert rows[0].targets.tolist() == document.ids.tolist()
+    assert (rows[0].counts["cut_ends"], rows[0].counts["documents"]) == (1, 1)
+
+
+def test_a_token_that_nothing_predicts_is_counted():
+    writer = SessionWriter(decoder("byte", "never"), None, fixed(), 16)
+    (row,), _ = lane_rows(Lane(0, 1, Shelf([TEN]), writer), 1)
+    assert row.counts["unpredicted_tokens"] == len(row.parents) == 2
+    assert row.counts["trained_tokens"] == len(row) - 2
+    assert row.targets[0] == writer.tokenizer.document(TEN).ids[1]
 
 
 @pytest.mark.parametrize(("text", "most", "reason"), [(f"a {UNREAD} b", 40, "empty"), ("a b c d e f", 4, "too_long")])

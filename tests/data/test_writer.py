@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,71 +11,12 @@ from hypothesis import strategies as st
 
 from metalm_cli.data.lanes import Lane, generator
 from metalm_cli.data.writer import SPANS, SessionWriter, join
-from metalm_cli.objectives.language import draw_of
-from metalm_cli.recipes.schema import CausalLM, PrefixLM, SemiCausal
-from metalm_cli.sessions import DecoderTokenizer, TextProcessor, TokenisedSession, TokenRules
+from metalm_cli.sessions import TokenisedSession
 from rowtools import ReadBack, Shelf, lane_rows, same_rows
-from tinyparts import STORY, texts, tokenizer_of
+from tinyparts import texts
+from writertools import DOCUMENTS, UNREAD, decoder, make, processor, writers
 
-UNREAD = "\u200b\u200d" * 12
-"""Characters that the tiny encoder's normalizer takes away."""
-DOCUMENTS = (
-    *texts()[:12],
-    STORY,
-    "A dog.",
-    f"Nothing {UNREAD} to {UNREAD} read {UNREAD}. " * 3,
-    "日本語の文章です。" * 9,
-)
 quick = settings(max_examples=60, deadline=None, derandomize=True)
-
-writers = st.fixed_dictionaries(
-    {
-        "kind": st.sampled_from(["byte", "byte-bos", "llama"]),
-        "length": st.sampled_from([8, 24, 64, 200]),
-        "isolate": st.booleans(),
-        "packs": st.booleans(),
-        "span": st.sampled_from([(1, 1), (2, 6), (8, 16), (30, 60)]),
-        "fraction": st.sampled_from([0.1, 0.25, 0.7]),
-        "objective": st.sampled_from(["semi_causal", "semi_causal", "prefix", "causal"]),
-        "start": st.sampled_from(["auto", "auto", "always", "never"]),
-        "most": st.sampled_from([12, 40]),
-        "keep_special": st.booleans(),
-        "seed": st.integers(0, 3),
-    }
-)
-
-
-@lru_cache(maxsize=32)
-def decoder(kind: str, start: str, paragraph: str = "newline") -> DecoderTokenizer:
-    return DecoderTokenizer(tokenizer_of(kind), TokenRules(start=start, paragraph=paragraph))
-
-
-@lru_cache(maxsize=8)
-def processor(most: int, keep_special: bool) -> TextProcessor:
-    return TextProcessor("text", tokenizer_of("wordpiece"), most, keep_special)
-
-
-def make(
-    *,
-    kind: str = "byte",
-    length: int = 64,
-    span: tuple[int, int] = (2, 6),
-    fraction: float = 0.25,
-    objective: str = "semi_causal",
-    start: str = "auto",
-    most: int = 40,
-    keep_special: bool = False,
-    encoder: bool = True,
-    **options: Any,
-) -> SessionWriter:
-    choices = {
-        "semi_causal": lambda: SemiCausal(name="semi_causal", span_length=list(span), span_fraction=fraction),
-        "prefix": lambda: PrefixLM(name="prefix", prefix_length=list(span)),
-        "causal": lambda: CausalLM(name="causal"),
-    }
-    draw = draw_of(choices[objective]())
-    docking = processor(most, keep_special) if encoder else None
-    return SessionWriter(decoder(kind, start), docking, draw, length, **options)
 
 
 # -- every token, exactly once ----------------------------------------------------------------------------------------
@@ -383,67 +323,3 @@ def test_joined_sessions_go_on_from_each_other():
     assert both.ids.tolist() == [5, -1, -1, 6] * 2
     assert both.trained.tolist() == [False, False, False, True] * 2
     assert [at for at, _ in both.docks] == [1, 5]
-
-
-# -- validation -------------------------------------------------------------------------------------------------------
-
-
-def places(writer: SessionWriter, documents: tuple[str, ...]) -> list[list[tuple[int, int]]]:
-    """Character ranges that each validation window trains, end tokens as (length, length)."""
-    found = []
-    windows = iter(writer.windows(documents))
-    size = max(4, int(writer.length * 0.75) - 2)
-    for index, text in enumerate(documents):
-        document = writer.tokenizer.document(text)
-        for begin in range(0, len(document), size):
-            session, _ = next(windows)
-            end = min(begin + size, len(document))
-            spans = writer.units(document, begin, end, generator(0, 2, index, begin))
-            trained, at, position = [], begin, 0
-            docks = dict(session.docks)
-            position += int(writer.tokenizer.start_id == session.ids[0] and not session.trained[0])
-            while position < len(session):
-                if position in docks:
-                    unit = next(one for one in spans if one.first == at)
-                    position, at = position + docks[position].positions, unit.last
-                    continue
-                if at == len(document):
-                    assert session.ids[position] == writer.tokenizer.document_id
-                    trained.append((len(text), len(text)))
-                else:
-                    assert session.ids[position] == document.ids[at]
-                    if session.trained[position]:
-                        trained.append(document.characters(at, at + 1))
-                    at += 1
-                position += 1
-            assert at == end
-            found.append(trained)
-    assert next(windows, None) is None
-    return found
-
-
-FEW = (DOCUMENTS[0], *DOCUMENTS[13:])
-
-
-@given(options=writers)
-@settings(quick, max_examples=40)
-def test_validation_trains_the_same_positions_with_and_without_an_encoder(options):
-    with_one = places(make(**options), FEW)
-    assert with_one == places(make(encoder=False, **options), FEW)
-    assert with_one == places(make(**{**options, "seed": 9, "isolate": not options["isolate"]}), FEW)
-    if options["objective"] == "causal":
-        ranges = [one for window in with_one for one in window]
-        start = 0 if options["start"] == "never" else sum(map(len, FEW))
-        assert start <= sum(end - begin for begin, end in ranges) <= sum(map(len, FEW))
-
-
-@given(options=writers, encoder=st.booleans())
-@settings(quick, max_examples=30)
-def test_validation_windows_fit_and_end_every_document(options, encoder):
-    windows = make(encoder=encoder, **options).windows(FEW)
-    assert all(len(session) <= options["length"] for session, _ in windows)
-    assert all(session.trained.any() for session, _ in windows) or options["length"] == 8
-    assert sum(counts.get("documents", 0) for _, counts in windows) == len(FEW)
-    assert sum(counts["source_tokens"] for _, counts in windows) == sum(
-        len(decoder(options["kind"], options["start"]).document(text)) for text in FEW
-    )

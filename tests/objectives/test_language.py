@@ -267,7 +267,7 @@ def test_the_loss_is_the_sum_over_trained_tokens_however_rows_are_batched():
     parts = [step(made.collate(rows[at : at + 2]))["loss"] for at in (0, 2, 4)]
     assert whole.coefficient == 1.0
     torch.testing.assert_close(sum(part.sum for part in parts), whole.sum, rtol=1e-5, atol=1e-3)
-    mean = float(whole.sum) / made.counts(made.collate(rows))["loss"]
+    mean = whole.sum.item() / made.counts(made.collate(rows))["loss"]
     assert mean == pytest.approx(math.log(420), rel=0.05)  # nothing is learned yet
 
 

@@ -27,7 +27,9 @@ _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{4,}")
 _DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
-def model_folder(name: str, *, revision: str | None = None, offline: bool = False, weights: bool = True) -> Path:
+def model_folder(
+    name: str, *, revision: str | None = None, offline: bool = False, weights: bool = True, code: bool = False
+) -> Path:
     """The folder of a model or tokenizer.
 
     An existing folder; else ``$METALM_CHECKPOINTS/<name>`` or its last part there; else a download of the
@@ -39,6 +41,7 @@ def model_folder(name: str, *, revision: str | None = None, offline: bool = Fals
         offline: Open no connection: what is not at hand or in the cache is an error.
         weights: Weights are needed; without, a repository that holds a tokenizer alone will do, and no weights
             are downloaded.
+        code: Download the repository's Python files, too: only where its code may run.
 
     Raises:
         MetalmError: No such folder or repository, no access, no connection, or no weights in safetensors.
@@ -55,7 +58,7 @@ def model_folder(name: str, *, revision: str | None = None, offline: bool = Fals
         raise MetalmError(f"{revision!r} is no revision", where=name, remedy="give a branch, a tag or a commit")
     if not offline:
         offline = not _answers(name, revision, weights)
-    folder = _snapshot(name, revision, offline, weights)
+    folder = _snapshot(name, revision, offline, weights, code)
     if weights and not any(folder.glob(WEIGHTS)):
         raise _no_safetensors(name, str(folder))
     return folder
@@ -116,10 +119,12 @@ def _answers(name: str, revision: str | None, weights: bool) -> bool:
     return True
 
 
-def _snapshot(name: str, revision: str | None, offline: bool, weights: bool) -> Path:
+def _snapshot(name: str, revision: str | None, offline: bool, weights: bool, code: bool = False) -> Path:
     from huggingface_hub import snapshot_download
 
     allowed = ALLOWED if weights else [pattern for pattern in ALLOWED if "safetensors" not in pattern]
+    if code:
+        allowed = [*allowed, "*.py"]
     try:
         with no_connections(offline):
             folder = snapshot_download(

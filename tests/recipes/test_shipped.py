@@ -63,9 +63,12 @@ def test_the_papers_settings() -> None:
 @pytest.mark.parametrize(("name", "prefix"), [("small", "small-"), ("paper/language-1.3b", "paper/")])
 def test_twins_differ_in_the_model_and_the_objective_alone(name: str, prefix: str) -> None:
     base = resolve("pretrain", name).recipe
+    # A twin is validated on the positions that its MetaLM predicts.
     for twin in ("gpt-same-decoder", "gpt-same-total"):
         other = resolve("pretrain", prefix + twin).recipe
-        assert (other.data, other.train, other.model.tokens) == (base.data, base.train, base.model.tokens)
+        compared = base.data.validation.model_copy(update={"objective": base.objective})
+        data = base.data.model_copy(update={"validation": compared})
+        assert (other.data, other.train, other.model.tokens) == (data, base.train, base.model.tokens)
         assert (other.objective.name, other.model.encoders) == ("causal", {})
     assert resolve("pretrain", f"{prefix}gpt-same-decoder").recipe.model.decoder == base.model.decoder
 

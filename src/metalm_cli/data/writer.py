@@ -174,6 +174,8 @@ class _Cut:
         self.at = offset
         self.room = room
         self.stop: int | None = None
+        self.alone = False
+        """Nothing stands before the first token, so that nothing predicts it."""
         self.ids: list[np.ndarray] = []
         self.trained: list[np.ndarray] = []
         self.docks: list[tuple[int, DockInput]] = []
@@ -190,6 +192,7 @@ class _Cut:
             wanted = tokenizer.starts_with(False, False)
         else:
             wanted = tokenizer.starts_with(True, unit is None or unit.trained)
+        self.alone = not wanted
         if wanted:
             self._add(np.array([tokenizer.start_id]), False)
             self.counts["special_tokens"] += 1
@@ -221,6 +224,11 @@ class _Cut:
             self.counts["special_tokens"] += 1
             self.counts["documents"] += 1
             done = True
+        elif self.at == len(document) and self.writer.isolate and self.stop is None:
+            # The next row would begin with a session of an end alone, which says that documents may be empty.
+            self.counts["cut_ends"] += 1
+            self.counts["documents"] += 1
+            done = True
         if self.at == before and not done:
             return None
         self.counts["source_tokens"] += self.at - before
@@ -243,6 +251,10 @@ class _Cut:
             self.counts["cut_spans"] += 1
         if unit.refused and begin == unit.first:
             self.counts[f"{unit.refused}_spans"] += 1
+        if unit.trained and self.alone and not self.size:
+            self._add(document.ids[begin : begin + 1], False)
+            self.counts["unpredicted_tokens"] += 1
+            begin += 1
         self._add(document.ids[begin:end], unit.trained)
         if unit.trained:
             self.counts["trained_bytes"] += text_bytes(document, begin, end)

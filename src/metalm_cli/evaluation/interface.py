@@ -61,6 +61,8 @@ class Interface:
         return self
 
     def _batch(self, sessions: Sequence[TokenisedSession]) -> Batch:
+        for session in sessions:
+            self._room(session, 0)
         rows = [build_row([session]) for session in sessions]
         return collate(rows, self.processors, pad_id=self.decoder_tokenizer.pad_id).to(self.device)
 
@@ -78,13 +80,14 @@ class Interface:
         Raises:
             MetalmError: A session cannot be tokenised, or nothing in it is trained or can be predicted.
         """
-        made = [self.tokenise(session, need_trained=True) for session in sessions]
-        for index, session in enumerate(made):
-            if not session.trained[1:].any():
+        named = [session if session.name else Session(session, f"session {at}") for at, session in enumerate(sessions)]
+        made = [self.tokenise(session, need_trained=True) for session in named]
+        for session in made:
+            if session.trained[0]:
                 raise MetalmError(
-                    f"nothing predicts the trained token of session {index}",
-                    why="it is the first token, and the model's rules put no start token before it",
-                    remedy="put something before it",
+                    f"nothing predicts the first trained token of {session.name}",
+                    why="it is the first of its session, and the model's rules put no start token before it",
+                    remedy="put an untrained span before it",
                 )
         scores = torch.zeros(len(made), dtype=torch.float64)
         order = sorted(range(len(made)), key=lambda index: -len(made[index]))
@@ -125,14 +128,19 @@ class Interface:
             texts.append(self._text(ids[0].tolist()))
         return texts
 
-    def _room(self, session: TokenisedSession) -> int:
-        """Positions that the decoder has left after a session."""
+    def _room(self, session: TokenisedSession, need: int = 1) -> int:
+        """Positions that the decoder has left after a session.
+
+        Raises:
+            MetalmError: There are fewer than ``need``.
+        """
         limit = self.model.positions
         if limit is None:
             return sys.maxsize
-        if len(session) >= limit:
+        if len(session) + need > limit:
             raise MetalmError(
-                f"a session of {len(session)} positions leaves no room: the decoder has {limit}",
+                f"{session.name or 'a session'} takes {len(session)} positions, the decoder has {limit}",
+                why="one more is needed to go on" if need else "",
                 remedy="shorten it, or use a model with more positions",
             )
         return limit - len(session)
@@ -165,8 +173,17 @@ class Conversation:
 
     @torch.no_grad()
     def read(self, session: TokenisedSession) -> None:
-        """Read more positions."""
+        """Read more positions.
+
+        Raises:
+            MetalmError: They are more than the decoder has left.
+        """
         model = self.interface.model
+        if model.positions is not None and self.length + len(session) > model.positions:
+            raise MetalmError(
+                f"a conversation of {self.length + len(session)} positions: the decoder has {model.positions}",
+                remedy="begin a new one, or use a model with more positions",
+            )
         batch = self.interface._batch([session])
         embeds = model.embed(batch.decoder.input_ids, batch.docks)
         positions = torch.arange(self.length, self.length + len(session), device=embeds.device)[None]
@@ -200,12 +217,13 @@ class Conversation:
         return self.interface.decoder_tokenizer.decode(said)
 
 
-def load(source: str | Path, *, offline: bool = False) -> Interface:
+def load(source: str | Path, *, offline: bool = False, trust_remote_code: bool = False) -> Interface:
     """Load a finished model.
 
     Args:
         source: A run folder, its ``model/``, any Hugging Face folder of a causal language model, or a hub id.
         offline: Open no connection.
+        trust_remote_code: Run Python code that the model brings along; it can do anything you can.
 
     Returns:
         Its session-level interface; a plain causal language model loads as a MetaLM without encoders.
@@ -213,4 +231,4 @@ def load(source: str | Path, *, offline: bool = False) -> Interface:
     Raises:
         MetalmError: Nothing is there that can be loaded.
     """
-    return Interface(*load_model(source, offline=offline))
+    return Interface(*load_model(source, offline=offline, remote_code=trust_remote_code))

@@ -6,5 +6,4 @@ from metalm_cli.models.metalm import MetaLM, MetaLMConfig
 __all__ = ["MetaLM", "MetaLMConfig"]
 
 metalm.register()
-if hasattr(deepnorm, "register"):
-    deepnorm.register()
+deepnorm.register()

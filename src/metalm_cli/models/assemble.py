@@ -135,7 +135,7 @@ def assemble(
     """
     torch.manual_seed(seed)
     if model.checkpoint is not None:
-        assembly = load_assembly(model.checkpoint, offline=offline)
+        assembly = load_assembly(model.checkpoint, offline=offline, remote_code=remote_code)
     else:
         assembly = _connect(model, PartLoader(sample, offline, remote_code, tokenizers), seed)
     apply_policy(assembly.parts(), assembly.policy)
@@ -167,9 +167,9 @@ def assemble_encoder(
     return assembly
 
 
-def load_assembly(source: str | Path, *, offline: bool = False) -> Assembly:
+def load_assembly(source: str | Path, *, offline: bool = False, remote_code: bool = False) -> Assembly:
     """A finished model, with the training policy it was saved with."""
-    model, tokenizer, processors = load_model(source, offline=offline)
+    model, tokenizer, processors = load_model(source, offline=offline, remote_code=remote_code)
     assembly = Assembly(model, tokenizer, processors)
     saved = model.config.training
     assembly.policy = {name: PartPolicy(**saved.get(name, {})) for name in assembly.parts()}
@@ -241,15 +241,25 @@ def _rescale(model: MetaLM, name: str, processor: Processor, seed: int) -> None:
     """Give a fresh connector's outputs the scale of the decoder's token embeddings."""
     generator = torch.Generator().manual_seed(seed)
     encoder: Any = model.encoders[name].eval()
-    if isinstance(processor, TextProcessor):
-        rows = encoder.get_input_embeddings().num_embeddings
-        ids = torch.randint(rows, (4, min(32, processor.max_length)), generator=generator)
-        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    else:
-        pixels = processor.dummy().arrays["pixel_values"].shape
-        inputs = {"pixel_values": torch.randn((2, *pixels), generator=generator)}
+    inputs = random_inputs(processor, encoder, generator)
     outputs = model.adapters[name].outputs(encoder, inputs).flatten(0, 1)
     table: Any = model.get_input_embeddings()
     tokens = torch.randint(table.num_embeddings, (512,), generator=generator)
     connector: Any = model.connectors[name]
     connector.rescale(outputs, root_mean_square(table(tokens)))
+
+
+def random_inputs(processor: Processor, encoder: Any, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """Random contents in the form that an encoder reads: noise for images, tokens for text."""
+    inputs = {}
+    for key, array in processor.collate([processor.dummy()]).items():
+        if array.dtype.kind == "f":
+            inputs[key] = torch.randn((4, *array.shape[1:]), generator=generator)
+            continue
+        length = max(array.shape[1], min(32, getattr(processor, "max_length", 1)))
+        rows = encoder.get_input_embeddings().num_embeddings
+        mask = "mask" in key
+        inputs[key] = (
+            torch.ones(4, length, dtype=torch.long) if mask else torch.randint(rows, (4, length), generator=generator)
+        )
+    return inputs

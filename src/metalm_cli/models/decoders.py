@@ -85,8 +85,11 @@ def _inputs(decoder: Any, embeds: Tensor, stream: Stream) -> dict[str, Any]:
 @torch.no_grad()
 def probe(decoder: Any) -> DecoderTraits:
     """Measure a decoder on a few tokens. Changes nothing: evaluation mode, no gradients, no random numbers."""
-    training = decoder.training
+    training, attention = decoder.training, decoder.config._attn_implementation
     decoder.eval()
+    if attention == "flex_attention":
+        # The same masks by another kernel, which would first be compiled, on the CPU for minutes.
+        decoder.set_attn_implementation("sdpa")
     try:
         device = next(decoder.parameters()).device
         vocabulary = decoder.get_input_embeddings().num_embeddings
@@ -97,6 +100,8 @@ def probe(decoder: Any) -> DecoderTraits:
         return DecoderTraits(causal, _own_head(decoder, first, whole), causal and _packs(decoder, first, second, whole))
     finally:
         decoder.train(training)
+        if attention == "flex_attention":
+            decoder.set_attn_implementation(attention)
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:

@@ -124,7 +124,7 @@ class VisionAdapter:
 
         processor = source
         if isinstance(source, str | Path):
-            processor = AutoImageProcessor.from_pretrained(source, backend="pil")
+            processor = AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
         size = _pair(model.config.image_size)
         patch = _pair(model.config.patch_size)
         shape = (model.config.num_channels, *size)
@@ -167,8 +167,12 @@ def without_pooler(model_class: Any) -> dict[str, bool]:
     return {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
 
 
-def load_tokenizer(source: str | Path) -> Any:
+def load_tokenizer(source: str | Path, remote_code: bool = False) -> Any:
     """Load a tokenizer from a folder.
+
+    Args:
+        source: The folder.
+        remote_code: Run Python code that it brings along.
 
     Raises:
         MetalmError: The folder holds none.
@@ -176,7 +180,7 @@ def load_tokenizer(source: str | Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=remote_code)
     except Exception as error:  # broken files fail in the tokenizers library too, as plain exceptions
         raise _no_tokenizer(source, first_line(error)) from error
     if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) < 2:

@@ -7,7 +7,8 @@ loads as a MetaLM without encoders.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,26 +23,34 @@ from metalm_cli.models.parts import UNLOADABLE, check_whole
 from metalm_cli.sessions import DecoderTokenizer, Processor, TokenRules
 
 PROCESSORS = "processors"
+NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
-def load_model(source: str | Path, *, offline: bool = False) -> tuple[MetaLM, DecoderTokenizer, dict[str, Processor]]:
+def load_model(
+    source: str | Path, *, offline: bool = False, remote_code: bool = False
+) -> tuple[MetaLM, DecoderTokenizer, dict[str, Processor]]:
     """Load a finished model in evaluation mode.
 
     Args:
         source: A run folder, a model folder, or a hub id.
         offline: Open no socket.
+        remote_code: Run Python code that the model brings along.
 
     Raises:
         MetalmError: Nothing is there, or it is no causal language model, or it is damaged.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    folder = _model_in(Path(source)) or model_folder(str(source), offline=offline)
+    folder = _model_in(Path(source).expanduser()) or model_folder(str(source), offline=offline, code=remote_code)
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=remote_code)
         with quietly():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+                folder,
+                dtype=torch.float32,
+                use_safetensors=True,
+                output_loading_info=True,
+                trust_remote_code=remote_code,
             )
     except (*UNLOADABLE, RuntimeError) as error:
         raise MetalmError(
@@ -52,10 +61,11 @@ def load_model(source: str | Path, *, offline: bool = False) -> tuple[MetaLM, De
         ) from error
     model, info = loaded
     check_whole(info["missing_keys"], str(folder))
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder, remote_code)
     processors: dict[str, Processor] = {}
     if isinstance(model, MetaLM):
         rules = TokenRules(**config.tokens)
+        check_names(model.encoders, folder)
         processors = {
             name: model.adapters[name].processor(name, folder / PROCESSORS / name, encoder, config.docking[name])
             for name, encoder in model.encoders.items()
@@ -68,7 +78,28 @@ def load_model(source: str | Path, *, offline: bool = False) -> tuple[MetaLM, De
             model,
             {},
         )
+    if not model.traits.causal:
+        raise MetalmError(
+            f"{type(model.decoder).__name__} is not a causal language model: its outputs depend on later tokens",
+            where=str(folder),
+            remedy="dock it as an encoder: model.encoders.text.checkpoint in a recipe",
+        )
     return model.eval(), DecoderTokenizer(tokenizer, rules), processors
+
+
+def check_names(names: Iterable[str], folder: Path) -> None:
+    """Refuse encoder names of a foreign config that would lead out of its folder.
+
+    Raises:
+        MetalmError: A name is no plain word.
+    """
+    for name in names:
+        if not NAME.fullmatch(name):
+            raise MetalmError(
+                f"{name!r} cannot be the name of an encoder",
+                where=str(folder / "config.json"),
+                remedy="names are letters, digits, hyphens and underscores",
+            )
 
 
 @contextmanager

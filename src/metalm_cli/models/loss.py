@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 CHUNK_ELEMENTS = 1 << 22
-"""Logits that exist at once (times 4 bytes: 16 MiB)."""
+"""Logits that exist at once on a CPU (times 4 bytes: 16 MiB, about its cache)."""
+CUDA_CHUNK_ELEMENTS = 1 << 27
+"""... and on a GPU (512 MiB), whose matrix products want more rows, and whose additions to the gradient cost more."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_hidden = torch.empty_like(states) if need[0] else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need[1] else None
         grad_bias = torch.zeros(v, dtype=torch.float32, device=hidden.device) if need[2] else None
-        step = max(16, CHUNK_ELEMENTS // v)
+        step = max(16, (CUDA_CHUNK_ELEMENTS if hidden.is_cuda else CHUNK_ELEMENTS) // v)
         for at in range(0, m, step):
             part = slice(at, at + step)
             logits = (states[part] @ matrix.t()).float()

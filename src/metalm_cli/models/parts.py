@@ -57,7 +57,13 @@ class PartLoader:
         kind = type(config)
         # BERT and its kin have a causal head, too, and are encoders unless their config says otherwise.
         encoder = kind in AutoModelForMaskedLM._model_mapping and not getattr(config, "is_decoder", False)
-        if config.is_encoder_decoder or encoder or kind not in AutoModelForCausalLM._model_mapping:
+        if config.model_type == "metalm":
+            raise MetalmError(
+                "a finished MetaLM cannot be the decoder of another",
+                where=f"{where}.checkpoint: {folder}",
+                remedy="go on from it with model.checkpoint (or --model)",
+            )
+        if config.is_encoder_decoder or encoder or not self._knows(AutoModelForCausalLM, config):
             raise MetalmError(
                 f"a {config.model_type} model is not a causal language model",
                 where=where,
@@ -74,19 +80,25 @@ class PartLoader:
             )
         return model, tokenizer
 
+    def _knows(self, auto: Any, config: Any) -> bool:
+        """Whether an Auto class has a model for a config; code of the checkpoint's own counts where it may run."""
+        own = self.remote_code and auto.__name__ in (getattr(config, "auto_map", None) or {})
+        return own or type(config) in auto._model_mapping
+
     def encoder(self, name: str, part: Encoder, decoder_tokenizer: Any) -> tuple[Any, Any]:
         """An encoder, and its tokenizer or the folder that holds its image processor."""
         where = f"model.encoders.{name}"
         folder = self.folder(part.checkpoint, part.revision)
         config, source = self.encoder_config(part, folder, where, decoder_tokenizer)
         auto = adapter_for(config).load_class(config)
-        if type(config) not in auto._model_mapping:
+        if not self._knows(auto, config):
             raise MetalmError(
                 f"a {config.model_type} model has no encoder that can be docked",
                 where=where,
                 remedy="name a text encoder (BERT, RoBERTa, ELECTRA, ...) or a vision transformer",
             )
-        extra = without_pooler(auto._model_mapping[type(config)])
+        known = type(config) in auto._model_mapping
+        extra = without_pooler(auto._model_mapping[type(config)]) if known else {}
         return self.build(auto, config, folder, where, extra), source
 
     def encoder_config(self, part: Encoder, folder: Path | None, where: str, decoder_tokenizer: Any) -> tuple[Any, Any]:
@@ -110,7 +122,7 @@ class PartLoader:
     def folder(self, checkpoint: str | None, revision: str | None) -> Path | None:
         if checkpoint is None:
             return None
-        return model_folder(checkpoint, revision=revision, offline=self.offline)
+        return model_folder(checkpoint, revision=revision, offline=self.offline, code=self.remote_code)
 
     def tokenizer(self, choice: str | NewTokenizer | None, folder: Path | None, where: str, role: str) -> Any:
         """The tokenizer that a recipe chooses for a part."""
@@ -121,14 +133,14 @@ class PartLoader:
             plan = choice.train
             return train_tokenizer(self.sample(plan.documents), plan.vocab_size, role)
         if choice is not None:
-            return load_tokenizer(model_folder(choice, offline=self.offline))
+            return load_tokenizer(model_folder(choice, offline=self.offline, weights=False), self.remote_code)
         if folder is None:
             raise MetalmError(
                 "a model made from a config needs a tokenizer",
                 where=f"{where}.tokenizer",
                 remedy="name one, or train one: tokenizer: {train: {vocab_size: 8192}}",
             )
-        return load_tokenizer(folder)
+        return load_tokenizer(folder, self.remote_code)
 
     def config(self, part: Decoder | Encoder, folder: Path | None, where: str, tokenizer: Any) -> Any:
         """A part's config, with the recipe's dropout and, from scratch, the tokenizer's sizes and ids."""

@@ -147,7 +147,7 @@ class Encoder(Section):
     max_length: int | None = Field(
         default=None,
         ge=4,
-        description="Most encoder tokens of a docked text, specials included; default its positions.",
+        description="Most encoder tokens of a docked text, specials included; default its positions, at most 512.",
     )
     keep_special: bool = Field(default=False, description="Dock the outputs of the encoder's special tokens too.")
     dropout: float | None = Field(

@@ -188,7 +188,7 @@ def _image(content: Any) -> Any:
     try:
         with Image.open(content) as image:
             return image.convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise MetalmError(
             "an image cannot be read",
             where=str(content),

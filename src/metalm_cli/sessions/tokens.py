@@ -7,6 +7,7 @@ tokenised apart and joined as ids; a span that is not first in its session is to
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any
@@ -187,7 +188,7 @@ class DecoderTokenizer:
 
     def first(self, text: str) -> list[int]:
         """Token ids of a text that begins a session; no start token."""
-        return list(self._encode(text))
+        return self._lines(text, self._encode)
 
     def continuation(self, text: str) -> list[int]:
         """Token ids of a text that follows something in its session.
@@ -195,6 +196,18 @@ class DecoderTokenizer:
         A sentinel is put before the text and its ids are dropped, so that no dummy prefix is added
         (SentencePiece's leading space) and a leading space keeps its usual token.
         """
+        return self._lines(text, self._continued)
+
+    def _lines(self, text: str, begin: Callable[[str], list[int]]) -> list[int]:
+        """Tokens of a text whose first line is tokenised by ``begin``; of all of it where newlines stay text."""
+        if self.paragraph_id is None:
+            return begin(text)
+        line, newline, rest = text.partition("\n")
+        if not newline:
+            return begin(line)
+        return [*begin(line), self.paragraph_id, *self._by_paragraph(rest, self.paragraph_id)[0].tolist()]
+
+    def _continued(self, text: str) -> list[int]:
         if not text:
             return []
         for sentinel in SENTINELS:
@@ -203,13 +216,20 @@ class DecoderTokenizer:
             kept = [index for index, (_, end) in enumerate(encoding.offsets) if end > cut]
             if kept and encoding.offsets[kept[0]][0] >= cut:
                 return list(encoding.ids[kept[0] :])
-        return list(self._encode(text))
+        return self._encode(text)
 
     def _encode(self, text: str) -> list[int]:
-        return self._plain.encode(text, add_special_tokens=False).ids
+        return list(self._plain.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: list[int]) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=True)
+        """The text of token ids, without special tokens; a paragraph token is a newline."""
+        lines: list[list[int]] = [[]]
+        for token in ids:
+            if token == self.paragraph_id:
+                lines.append([])
+            else:
+                lines[-1].append(token)
+        return "\n".join(self.tokenizer.decode(line, skip_special_tokens=True) for line in lines)
 
 
 def plain_backend(tokenizer: Any) -> Any:

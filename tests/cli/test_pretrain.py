@@ -52,6 +52,7 @@ def test_the_run_folder(finished: Path) -> None:
     assert {one.name for one in finished.iterdir()} == {
         ".lock",
         "checkpoints",
+        "data.json",
         "environment.json",
         "metrics.jsonl",
         "model",

@@ -11,6 +11,7 @@ from metalm_cli.data import Corpus
 from metalm_cli.models.assemble import Assembly
 from metalm_cli.models.load import save_model
 from metalm_cli.recipes.schema import PretrainRecipe
+from metalm_cli.training.data_facts import source_facts
 
 LINEAGE = "lineage.json"
 
@@ -46,17 +47,6 @@ def make_lineage(corpus: Corpus, recipe: PretrainRecipe, facts: dict[str, Any]) 
 
     Ancestors are the checkpoints that the run began from; one that metalm made brings its own lineage along.
     """
-    sources = [
-        {
-            "name": info.name,
-            "kind": info.kind,
-            "location": info.location,
-            "revision": info.revision,
-            "share": info.share,
-            "files": [{"name": Path(file.path).name, "sha256": file.sha256} for file in info.files],
-        }
-        for info in corpus.sources
-    ]
     return {
         "format": 1,
         "metalm": metalm_cli.__version__,
@@ -64,7 +54,7 @@ def make_lineage(corpus: Corpus, recipe: PretrainRecipe, facts: dict[str, Any]) 
         "recipe": facts["name"],
         "steps": facts["steps"],
         "tokens": facts["tokens"],
-        "data": sources,
+        "data": [source_facts(info) for info in corpus.sources],
         "clusters": [],
         "audits": [],
         "ancestors": [_ancestor(name) for name in _checkpoints(recipe)],

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from metalm_cli.data import Corpus, open_corpus
-from metalm_cli.data.lanes import Lane, LaneState, RowWriter
 from metalm_cli.data.loader import RowStream, loader
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.models.assemble import Assembly, assemble_recipe
@@ -21,22 +18,21 @@ from metalm_cli.objectives.language import LanguageObjective
 from metalm_cli.recipes.schema import PretrainRecipe
 from metalm_cli.sessions import TextProcessor
 from metalm_cli.training import checkpoint
+from metalm_cli.training.begin import TOKENIZERS, begin, recipe_name
+from metalm_cli.training.data_facts import check_data, pinned, read_data
 from metalm_cli.training.devices import compile_layers, make_accelerator
-from metalm_cli.training.files import TEMPORARY, explained, fsync_tree, replace_folder
 from metalm_cli.training.finish import write_model
 from metalm_cli.training.loop import Hooks, Trainer
 from metalm_cli.training.metrics import MetricsLog, check_trackers, log_to_trackers, read, start_trackers
 from metalm_cli.training.plan import Plan, make_plan
 from metalm_cli.training.probe import ProbeResult, probe
 from metalm_cli.training.progress import Progress, make_progress
+from metalm_cli.training.reading import LaneMaker
 from metalm_cli.training.resume import check_recipe
-from metalm_cli.training.run_folder import RunFolder, environment
+from metalm_cli.training.run_folder import RunFolder
 from metalm_cli.training.signals import StopSignals
 from metalm_cli.training.together import agreed
 from metalm_cli.training.validate import Validator
-
-TOKENIZERS = "tokenizers"
-"""Where a run keeps the tokenizers that it trained, so that a resumed run reads the same tokens."""
 
 
 @dataclass
@@ -66,44 +62,6 @@ class Views:
     note: Callable[[str], None]
 
 
-@dataclass
-class LaneMaker:
-    """Makes the lanes of one process; the lanes of a worker share a reader. Picklable."""
-
-    corpus: Corpus
-    writer: RowWriter
-    lanes: int
-    states: dict[int, LaneState] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self._readers: dict[frozenset[int], Any] = {}
-
-    def __call__(self, lane: int, owned: frozenset[int]) -> Lane:
-        if owned not in self._readers:
-            begins = {index: self.states[index].number for index in owned if index in self.states}
-            self._readers[owned] = self.corpus.reader(Owned(owned, self.lanes, begins))
-        return Lane(lane, self.lanes, self._readers[owned], self.writer, self.states.get(lane))
-
-
-@dataclass(frozen=True)
-class Owned:
-    """Which numbers a set of lanes will read.
-
-    Args:
-        lanes: The lanes.
-        count: Lanes of the whole batch.
-        begins: The first number that a resumed lane reads; a stream keeps nothing of those before.
-    """
-
-    lanes: frozenset[int]
-    count: int
-    begins: dict[int, int]
-
-    def __call__(self, number: int) -> bool:
-        lane = number % self.count
-        return lane in self.lanes and number >= self.begins.get(lane, 0)
-
-
 class Pretraining:
     """One run, from its recipe to its model folder.
 
@@ -129,13 +87,15 @@ class Pretraining:
 
     # -- preparing ----------------------------------------------------------------------------------------------------
 
-    def prepare(self, tokenizers: Path | None = None) -> None:
-        """Open the data, assemble the model, plan, and probe."""
-        recipe, options = self.recipe, self.options
-        self.corpus = open_corpus(
-            recipe.data, seed=recipe.train.seed, data_root=options.data_root, offline=options.offline
-        )
-        self.assembly = self._assemble(tokenizers)
+    def prepare(self, folder: RunFolder | None = None) -> None:
+        """Open the data, assemble the model, and plan.
+
+        Args:
+            folder: Of a run that is resumed: its tokenizers are used, and the data must be what it began with.
+        """
+        recipe = self.recipe
+        self.corpus = self._open(folder)
+        self.assembly = self._assemble(None if folder is None else folder.path / TOKENIZERS)
         self.objective: Objective = make_objective(recipe, self.assembly)
         self.writer = self.objective.writer(recipe.data, recipe.train.seed)
         torch.manual_seed(recipe.train.seed)
@@ -154,6 +114,22 @@ class Pretraining:
         self._check_spans()
         if recipe.train.checkpoint_activations:
             self.assembly.model.gradient_checkpointing_enable()
+
+    def _open(self, folder: RunFolder | None) -> Corpus:
+        options = self.options
+        begun = folder is not None and folder.recipe.exists()
+        saved = read_data(folder) if folder is not None and begun else None
+        corpus = open_corpus(
+            pinned(self.recipe.data, saved),
+            seed=self.recipe.train.seed,
+            data_root=options.data_root,
+            offline=options.offline,
+        )
+        if folder is not None and saved is not None:
+            check_data(folder, saved, corpus)
+        elif begun:
+            self.views.note("the run does not tell which data it began with: it is not compared")
+        return corpus
 
     def _assemble(self, tokenizers: Path | None) -> Assembly:
         return assemble_recipe(
@@ -201,13 +177,13 @@ class Pretraining:
         with self._folder() as folder:
             found = self._checkpoint(folder) if folder.resumed else None
             if not hasattr(self, "corpus"):
-                self._ready(folder.path / TOKENIZERS)
+                self._ready(folder)
             if self.main and not folder.recipe.exists():
-                self._begin(folder)
+                begin(folder, options.name, self.text, str(self.accelerator.device), self.corpus, self.assembly)
             return self._train(folder, found)
 
-    def _ready(self, tokenizers: Path | None) -> None:
-        self.prepare(tokenizers)
+    def _ready(self, folder: RunFolder | None) -> None:
+        self.prepare(folder)
         self.show_plan()
         self.held_out = [document.text for document in self.corpus.validation()]
         self.validation_rows = self.objective.validation_rows(self.recipe.data, self.held_out)
@@ -229,27 +205,6 @@ class Pretraining:
         folder = RunFolder.attach(Path(path))
         folder.resumed = resumed
         return folder
-
-    def _begin(self, folder: RunFolder) -> None:
-        """Write what a resumed run needs; ``recipe.yaml`` last, so that a run that has it has all."""
-        with explained(folder.path, "cannot begin the run", Exit.FAILED):
-            folder.write_json(
-                "environment.json", {"recipe": self.options.name, **environment(str(self.accelerator.device))}
-            )
-            self._write_tokenizers(folder)
-            folder.write_text("recipe.yaml", self.text)
-
-    def _write_tokenizers(self, folder: RunFolder) -> None:
-        place = folder.path / f".{TOKENIZERS}{TEMPORARY}"
-        try:
-            if not self.assembly.alone:
-                self.assembly.decoder_tokenizer.tokenizer.save_pretrained(place / "decoder")
-            for name, processor in self.assembly.processors.items():
-                processor.save_pretrained(place / name)
-            fsync_tree(place)
-            replace_folder(place, folder.path / TOKENIZERS)
-        finally:
-            shutil.rmtree(place, ignore_errors=True)
 
     def _checkpoint(self, folder: RunFolder) -> Path | None:
         """The checkpoint to go on from; says what is damaged."""
@@ -360,14 +315,6 @@ class _Nothing:
         return None
 
     def __exit__(self, *_: object) -> None: ...
-
-
-def recipe_name(folder: RunFolder) -> str | None:
-    """The name of the recipe that a run began with: its own copy has none."""
-    try:
-        return json.loads(folder.environment.read_text(encoding="utf-8")).get("recipe")
-    except (OSError, ValueError):
-        return None
 
 
 def last_validation(metrics: Path) -> dict[str, float]:

@@ -35,7 +35,16 @@ except ImportError:  # not a POSIX system: runs go without a lock, and say so
     fcntl = None  # type: ignore[assignment]
 
 RESULTS = ("model", "adapter")
-_OURS = {"recipe.yaml", "metrics.jsonl", "checkpoints", "results", "environment.json", "seeds.json", *RESULTS}
+_OURS = {
+    "recipe.yaml",
+    "metrics.jsonl",
+    "checkpoints",
+    "results",
+    "environment.json",
+    "data.json",
+    "seeds.json",
+    *RESULTS,
+}
 _STAMP = re.compile(r"-(\d{8}-\d{6})(?:-(\d+))?$")
 _held: set[Path] = set()
 """Runs that this process writes; a POSIX record lock does not keep a process from itself."""

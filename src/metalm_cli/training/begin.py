@@ -1,0 +1,60 @@
+"""What a run writes before its first step, and what a resumed run reads of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import Any
+
+from metalm_cli.data import Corpus
+from metalm_cli.errors import Exit
+from metalm_cli.models.assemble import Assembly
+from metalm_cli.training.data_facts import DATA, data_facts
+from metalm_cli.training.files import TEMPORARY, explained, fsync_tree, replace_folder
+from metalm_cli.training.run_folder import RunFolder, environment
+
+TOKENIZERS = "tokenizers"
+"""Where a run keeps its tokenizers, so that a resumed run reads the same tokens."""
+
+
+def begin(folder: RunFolder, name: str, text: str, device: str, corpus: Corpus, assembly: Assembly) -> None:
+    """Write what a resumed run needs; ``recipe.yaml`` last, so that a run that has it has all.
+
+    Args:
+        folder: The run's.
+        name: Of its recipe.
+        text: The recipe as YAML.
+        device: Where it trains.
+        corpus: What it reads.
+        assembly: Its tokenizers.
+
+    Raises:
+        MetalmError: The folder cannot be written.
+    """
+    with explained(folder.path, "cannot begin the run", Exit.FAILED):
+        folder.write_json("environment.json", {"recipe": name, **environment(device)})
+        _write_tokenizers(folder, assembly)
+        folder.write_json(DATA, data_facts(corpus))
+        folder.write_text("recipe.yaml", text)
+
+
+def _write_tokenizers(folder: RunFolder, assembly: Assembly) -> None:
+    place = folder.path / f".{TOKENIZERS}{TEMPORARY}"
+    try:
+        if not assembly.alone:
+            assembly.decoder_tokenizer.tokenizer.save_pretrained(place / "decoder")
+        for name, processor in assembly.processors.items():
+            processor.save_pretrained(place / name)
+        fsync_tree(place)
+        replace_folder(place, folder.path / TOKENIZERS)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def recipe_name(folder: RunFolder) -> str | None:
+    """The name of the recipe that a run began with: its own copy has none."""
+    try:
+        facts: dict[str, Any] = json.loads(folder.environment.read_text(encoding="utf-8"))
+        return facts.get("recipe")
+    except (OSError, ValueError):
+        return None

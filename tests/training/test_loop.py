@@ -147,12 +147,98 @@ def test_what_is_not_finite_is_not_applied(
     assert weights[bad], "the update was not applied"
     assert not any(unchanged for at, unchanged in weights.items() if at < bad)
     said = " ".join(capsys.readouterr().err.split())
-    assert f"not finite by step {bad + 1}; the update was not applied" in said
-    assert f"step {bad + 1}: {path}:" in said
-    assert "train.learning_rate" in said or "lower learning rate" in said
+    assert f"not finite in step {bad + 1}; neither its update nor a later one was applied" in said
+    assert f"where: {path}:" in said
+    assert "lower learning rate" in said
     assert "Traceback" not in said
     assert sorted(one.name for one in (out / "checkpoints").iterdir())[-1] == f"step-{bad:08d}"
     assert not (out / "model").exists()
+
+
+def late(poisoned: int, every: int) -> None:
+    """A patch: infinite weights in a step, which is looked at as on a device, every few steps."""
+    step, check = Trainer.step, Trainer.check
+
+    def stepped(self: Any, batches: Any, *rest: Any) -> Any:
+        if self.state.step == poisoned - 1:
+            with torch.no_grad():
+                self.root.model.connectors["text"][0].bias[0] = math.inf
+        return step(self, batches, *rest)
+
+    def checked(self: Any, *rest: Any) -> None:
+        if self.state.step % every == 0:
+            check(self, *rest)
+
+    Trainer.step, Trainer.check = stepped, checked  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_the_first_step_that_was_not_finite_is_named_with_the_documents_of_all_processes(
+    recipe: Path, world: int, tmp_path: Path
+) -> None:
+    """A device is asked every ``log_every`` steps, here twelve: ten steps after the one that went wrong."""
+    path, seen = documents(tmp_path), tmp_path / "seen"
+
+    def before(rank: int) -> Any:
+        watch = micro.watch(Path(f"{seen}.{rank}"))
+        return lambda: (watch(), late(2, 12))
+
+    settings = [f"data.sources=[{{name: own, path: {path}}}]", "train.steps=24", "train.log_every=12"]
+    codes, printed = micro.together(
+        ["pretrain", recipe, *settings, "--out", tmp_path / "run"], tmp_path, world, before=before
+    )
+    assert codes == [1] * world, printed
+    said = " ".join("".join(printed).split())
+    assert said.count("error:") == 1
+    assert "not finite in step 2;" in said
+    steps = [micro.seen(Path(f"{seen}.{rank}"))[1]["numbers"] for rank in range(world)]
+    numbers = {number for one in steps for batch in one for number in batch}
+    named = said.split("where: ")[1].split(" why:")[0].split(", ")
+    assert len(named) == len(numbers) > 2
+    assert all(one.startswith(f"{path}:") for one in named)
+
+
+# -- the best ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_best_is_kept_whatever_the_turn_of_checkpoints(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = iter([3.0, 1.0, math.nan, 2.0, 2.0, 2.0])
+    monkeypatch.setattr(pretrain.Validator, "__call__", lambda *_: {"loss": next(losses)})
+    out = train(recipe, "run", "train.validate_every=1", "train.checkpoint_every=3", "train.keep=1")
+    assert sorted(one.name for one in (out / "checkpoints").iterdir()) == ["step-00000002", "step-00000006"]
+    state = micro.checkpoint(out, 6)["state"]
+    assert (state["best_step"], state["best_loss"]) == (2, 1.0)
+
+
+def test_no_checkpoints_means_no_best_either(recipe: Path) -> None:
+    out = train(recipe, "run", "train.validate_every=1", "train.checkpoint_every=0", "train.keep=9")
+    assert [one.name for one in (out / "checkpoints").iterdir()] == ["step-00000006"]
+
+
+def test_only_training_is_timed(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from metalm_cli.training import meter
+
+    now = [0.0]
+    score, step = pretrain.Validator.__call__, Trainer.step
+
+    def slow(call: Any, seconds: float) -> Any:
+        def called(*arguments: Any) -> Any:
+            now[0] += seconds
+            return call(*arguments)
+
+        return called
+
+    monkeypatch.setattr(meter.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(pretrain.Validator, "__call__", slow(score, 1000.0))
+    monkeypatch.setattr(pretrain.checkpoint, "save", slow(pretrain.checkpoint.save, 1000.0))
+    monkeypatch.setattr(Trainer, "step", slow(step, 1.0))
+    settings = ["train.steps=4", "train.log_every=2", "train.validate_every=1", "train.checkpoint_every=1"]
+    out = train(recipe, "run", *settings)
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    trained = [one for one in lines if one["split"] == "train"]
+    first, last = trained
+    assert first["tokens_per_second"] == pytest.approx(first["tokens"] / 2, abs=0.1)
+    assert last["tokens_per_second"] == pytest.approx((last["tokens"] - first["tokens"]) / 2, abs=0.1)
 
 
 # -- small pieces -----------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ step alone, so that a resumed run repeats an uninterrupted one.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -30,8 +31,8 @@ from metalm_cli.training.optim import gate, make_optimizer, schedule, set_learni
 from metalm_cli.training.signals import StopSignals
 from metalm_cli.training.state import gather, restore
 
-RECENT = 8
-"""Steps whose documents are named when a loss is not finite."""
+NAMED = 12
+"""Documents that are named when something is not finite."""
 
 
 @dataclass
@@ -62,7 +63,8 @@ class Hooks:
         log: A training record.
         validate: Gives validation metrics, given the prepared module and the step module.
         validated: A validation record.
-        save: Writes a checkpoint; given its tensors (None but in the first process) and its state.
+        save: Writes a checkpoint; given its tensors (no more than the groups' names but in the first process) and
+            its state.
         where: Names the document at a number of the index plan.
         advance: A step is done.
     """
@@ -111,7 +113,8 @@ class Trainer:
         self.encoders: dict[str, Any] = dict(getattr(root.model, "encoders", {}) or {})
         self.state = Progressed()
         self.started = time.monotonic()
-        self.recent: deque[tuple[int, tuple[int, ...]]] = deque(maxlen=RECENT)
+        # The device is asked at least as often as something is logged, and tells of the steps since.
+        self.recent: deque[tuple[int, tuple[int, ...]]] = deque(maxlen=options.log_every)
 
     # -- state --------------------------------------------------------------------------------------------------------
 
@@ -128,7 +131,7 @@ class Trainer:
         self.state.meter = meter.state()
         state = Progressed(**{**vars(self.state), "lanes": lanes})
         state.seconds += time.monotonic() - self.started
-        hooks.save(gather(self.root, self.optimizer), state.to_json())
+        hooks.save(gather(self.root, self.optimizer, keep=self.control.rank == 0), state.to_json())
         self.control.wait()
 
     @property
@@ -182,9 +185,19 @@ class Trainer:
         return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
 
     def update(self, norm: torch.Tensor, bad: torch.Tensor) -> torch.Tensor:
-        """The optimiser's step, unless something in this or an earlier one was not finite."""
-        bad = torch.maximum(bad, (~torch.isfinite(norm)).float())
-        gate(self.optimizer, bad)
+        """The optimiser's step, unless something in this or an earlier one was not finite.
+
+        Args:
+            norm: The gradient's norm.
+            bad: The first step in which something was not finite, counted from 1; 0: none. A float64 scalar on the
+                device.
+
+        Returns:
+            The same after this step.
+        """
+        here = (~torch.isfinite(norm)).double() * (self.state.step + 1)
+        bad = torch.where(bad > 0, bad, here)
+        gate(self.optimizer, (bad > 0).float())
         set_learning_rate(self.optimizer, schedule(self.options, self.state.step, self.steps))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -192,14 +205,19 @@ class Trainer:
 
     def check(self, bad: torch.Tensor, hooks: Hooks) -> None:
         """Stop if something was not finite. Waits for the device."""
-        if not scalar(bad):
+        step = int(scalar(bad))
+        if not step:
             return
-        named = [f"step {step}: {', '.join(map(hooks.where, numbers[:6]))}" for step, numbers in self.recent]
+        shares = self.control.collect([number for at, numbers in self.recent if at == step for number in numbers])
+        numbers = sorted({number for share in shares for number in share})
+        named = [hooks.where(number) for number in numbers[:NAMED]]
+        more = f" and {len(numbers) - NAMED} more" if len(numbers) > NAMED else ""
         raise MetalmError(
-            f"a loss or gradient was not finite by step {self.state.step}; the update was not applied",
-            where="\n         ".join(named),
-            why="documents of the most recent steps are named above",
-            remedy="resume with a lower learning rate or precision: fp32, and look at those documents",
+            f"a loss or gradient was not finite in step {step}; neither its update nor a later one was applied",
+            where=", ".join(named) + more,
+            why="these are the documents of that step",
+            remedy="look at them; resume, which starts at the last checkpoint, with precision: fp32, or begin anew "
+            "with a lower learning rate",
             exit_code=Exit.FAILED,
         )
 
@@ -224,7 +242,7 @@ class Trainer:
         if state.step >= self.steps:
             return Exit.DONE
         limit = seconds(options.max_time)
-        bad = torch.zeros((), device=self.device)
+        bad = torch.zeros((), device=self.device, dtype=torch.float64)
         while state.step < self.steps:
             made = next(rows)
             batches = self.micro_batches(made)
@@ -243,22 +261,30 @@ class Trainer:
                 self.check(bad, hooks)
                 rate = options.learning_rate * schedule(options, state.step - 1, self.steps)
                 hooks.log({"step": state.step, "split": "train", **meter.read(), "lr": rate, "grad_norm": scalar(norm)})
+            best = False
             if due(options.validate_every, state.step) or last:
-                self._validate(hooks)
-            if due(options.checkpoint_every, state.step) or last or stop:
                 self.check(bad, hooks)
-                self.save(hooks, meter)
+                with meter.paused():
+                    best = self._validate(hooks)
+            if due(options.checkpoint_every, state.step) or last or stop or (best and options.checkpoint_every):
+                self.check(bad, hooks)
+                with meter.paused():
+                    self.save(hooks, meter)
             if stop and not last:
                 return Exit.STOPPED
         return Exit.DONE
 
-    def _validate(self, hooks: Hooks) -> None:
+    def _validate(self, hooks: Hooks) -> bool:
+        """Whether this validation is the best so far; one that is not finite never is."""
         found = hooks.validate(self.module, self.root, self.device)
         if not found:
-            return
-        if self.state.best_loss is None or found["loss"] < self.state.best_loss:
-            self.state.best_loss, self.state.best_step = found["loss"], self.state.step
-        hooks.validated({"step": self.state.step, "split": "validation", **found})
+            return False
+        loss, state = found["loss"], self.state
+        best = math.isfinite(loss) and (state.best_loss is None or loss < state.best_loss)
+        if best:
+            state.best_loss, state.best_step = loss, state.step
+        hooks.validated({"step": state.step, "split": "validation", **found})
+        return best
 
 
 def trained_parts(objective: Objective, root: Any) -> tuple[dict[str, nn.Module], dict[str, PartPolicy]]:

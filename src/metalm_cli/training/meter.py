@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from metalm_cli.objectives import Term
@@ -54,6 +56,13 @@ class Meter:
         self.counts.update(batch.counts)
         self.totals.update(batch.counts)
         self.timed += batch.counts["source_tokens"]
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done inside is no training: its time does not count."""
+        begun = time.monotonic()
+        yield
+        self.since += time.monotonic() - begun
 
     def divide(self, counts: dict[str, int]) -> None:
         """Add a step's counts of all processes, once."""

@@ -16,18 +16,14 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 Tensors = dict[str, Tensor]
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor on the CPU, put together from its shards (all processes must ask)."""
-    full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-    return full.detach().to("cpu")
-
-
-def gather(module: nn.Module, optimizer: Any) -> dict[str, Tensors]:
-    """All state of a model and its optimiser, by parameter name.
+def gather(module: nn.Module, optimizer: Any, keep: bool = True) -> dict[str, Tensors]:
+    """All state of a model and its optimiser, by parameter name, on the CPU.
 
     Args:
         module: The root module that was trained, not its wrapper.
         optimizer: Its optimiser.
+        keep: Whether this process wants it; one that does not still takes part, because shards are put together by
+            all processes, and gets empty groups.
     """
     own = module.state_dict()  # first: sharded modules put back what a forward pass had gathered
     names: dict[int, str] = {}
@@ -35,16 +31,27 @@ def gather(module: nn.Module, optimizer: Any) -> dict[str, Tensors]:
     for name, parameter in module.named_parameters(remove_duplicate=False):
         first[name] = names.setdefault(id(parameter), name)
     model: Tensors = {}
+    seen: set[str] = set()
     for name, tensor in own.items():
         # Tied names stay one tensor, sharded or not.
         same = first.get(name, name)
-        model[name] = model[same] if same in model else whole(tensor)
+        if same in seen:
+            model.update({name: model[same]} if keep else {})
+        else:
+            _take(model, name, tensor, keep)
+        seen.add(name)
     states: Tensors = {}
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             for key, value in optimizer.state.get(parameter, {}).items():
-                states[f"{names[id(parameter)]}:{key}"] = whole(value)
+                _take(states, f"{names[id(parameter)]}:{key}", value, keep)
     return {"model": model, "optimizer": states}
+
+
+def _take(into: Tensors, name: str, tensor: Tensor, keep: bool) -> None:
+    full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    if keep:
+        into[name] = full.detach().to("cpu")
 
 
 @torch.no_grad()

@@ -178,12 +178,8 @@ class Conversation:
         Raises:
             MetalmError: They are more than the decoder has left.
         """
+        self._left(len(session))
         model = self.interface.model
-        if model.positions is not None and self.length + len(session) > model.positions:
-            raise MetalmError(
-                f"a conversation of {self.length + len(session)} positions: the decoder has {model.positions}",
-                remedy="begin a new one, or use a model with more positions",
-            )
         batch = self.interface._batch([session])
         embeds = model.embed(batch.decoder.input_ids, batch.docks)
         positions = torch.arange(self.length, self.length + len(session), device=embeds.device)[None]
@@ -193,6 +189,22 @@ class Conversation:
         self.cache = outputs.past_key_values
         self.length += len(session)
         self.logits = outputs.logits[0, -1]
+
+    def _left(self, need: int) -> int:
+        """Positions that the decoder has left.
+
+        Raises:
+            MetalmError: There are fewer than ``need``.
+        """
+        limit = self.interface.model.positions
+        if limit is None:
+            return sys.maxsize
+        if self.length + need > limit:
+            raise MetalmError(
+                f"a conversation of {self.length + need} positions: the decoder has {limit}",
+                remedy="begin a new one, or use a model with more positions",
+            )
+        return limit - self.length
 
     def extend(self, spans: Iterable[Span]) -> Conversation:
         """Read more spans; text goes on from what stands before it.
@@ -204,10 +216,18 @@ class Conversation:
         return self
 
     def reply(self, max_new_tokens: int = 64) -> str:
-        """Say the likeliest next tokens, one after another, and keep them as part of the session."""
+        """Say the likeliest next tokens, one after another, and keep them as part of the session.
+
+        Args:
+            max_new_tokens: Most tokens to say; the decoder's positions may end it earlier.
+
+        Raises:
+            MetalmError: The decoder has no position left.
+        """
         said: list[int] = []
         end = self.interface.decoder_tokenizer.document_id
-        while len(said) < max_new_tokens:
+        most = min(max_new_tokens, self._left(1))
+        while len(said) < most:
             assert self.logits is not None, "a conversation begins with a session"
             token = int(self.logits.argmax())
             if token == end:

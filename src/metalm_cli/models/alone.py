@@ -75,7 +75,7 @@ def make_generator(encoder: Any, size: float) -> Any:
         config.intermediate_size = max(1, round(config.intermediate_size * size))
     else:
         config.num_hidden_layers = max(1, round(config.num_hidden_layers * size))
-    generator = AutoModelForMaskedLM.from_config(config)
+    generator = AutoModelForMaskedLM.from_config(config, trust_remote_code=False)
     generator.set_input_embeddings(encoder.get_input_embeddings())
     generator.tie_weights()
     return generator

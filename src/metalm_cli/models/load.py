@@ -41,7 +41,7 @@ def load_model(
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    folder = _model_in(Path(source).expanduser()) or model_folder(str(source), offline=offline, code=remote_code)
+    folder = _model_in(Path(source).expanduser()) or _named(str(source), offline, remote_code)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=remote_code)
         with quietly():
@@ -122,6 +122,24 @@ def _model_in(folder: Path) -> Path | None:
         if (candidate / "config.json").is_file():
             return candidate
     return None
+
+
+def _named(source: str, offline: bool, code: bool) -> Path:
+    """The folder of a model that is not a folder with a model by itself; says so where it cannot be had."""
+    absolute = Path(source).expanduser().absolute()
+    try:
+        return model_folder(source, offline=offline, code=code)
+    except MetalmError as error:
+        if error.where == str(absolute):
+            raise
+        taken = f"there is no folder {absolute}, so this was taken for a hub id"
+        raise MetalmError(
+            error.what,
+            where=error.where,
+            why=f"{taken}; {error.why}" if error.why else taken,
+            remedy=error.remedy,
+            exit_code=error.exit_code,
+        ) from error
 
 
 def save_model(folder: Path, model: Any, tokenizer: DecoderTokenizer, processors: dict[str, Processor]) -> None:

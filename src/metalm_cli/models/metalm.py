@@ -77,7 +77,7 @@ def build_encoder(config: PreTrainedConfig) -> Any:
     """An encoder with fresh weights, without a pooler."""
     auto = adapter_for(config).load_class(config)
     model_class = auto._model_mapping[type(config)]
-    return auto.from_config(config, **without_pooler(model_class))
+    return auto.from_config(config, trust_remote_code=False, **without_pooler(model_class))
 
 
 class MetaLM(PreTrainedModel):
@@ -107,7 +107,10 @@ class MetaLM(PreTrainedModel):
     ) -> None:
         super().__init__(config)
         part = MetaLMConfig.part
-        self.decoder = AutoModelForCausalLM.from_config(part(config.decoder_config)) if decoder is None else decoder
+        if decoder is None:
+            # Said, because a config that names code of its own would be asked about on the terminal.
+            decoder = AutoModelForCausalLM.from_config(part(config.decoder_config), trust_remote_code=False)
+        self.decoder = decoder
         if encoders is None:
             encoders = {name: build_encoder(part(one)) for name, one in config.encoder_configs.items()}
         self.encoders = Parts(encoders)

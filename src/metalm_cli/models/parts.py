@@ -188,7 +188,8 @@ class PartLoader:
             MetalmError: The config makes no model; the checkpoint is damaged, of another shape, or incomplete.
         """
         if folder is None:
-            return _made(where, lambda: auto.from_config(config, dtype=torch.float32, **extra))
+            trust = {"trust_remote_code": self.remote_code}
+            return _made(where, lambda: auto.from_config(config, dtype=torch.float32, **trust, **extra))
         try:
             model, info = auto.from_pretrained(
                 folder,

@@ -292,7 +292,7 @@ def test_keys_at_their_end_are_not_advised(small):
     )
     recipe = small.recipe.model_copy(update={"train": train})
     memory = module.estimate_memory(recipe, small.objective.assembly)
-    remedy = module._does_not_fit(recipe, memory, "full", 1).remedy
+    remedy = module.does_not_fit(recipe, "full", memory, 1).remedy
     assert "train.precision (now bf16)" in remedy
     assert "train.checkpoint_activations (now true)" in remedy
     assert "it cannot go lower" in remedy
@@ -305,6 +305,25 @@ def test_the_optimizer_must_fit_beside_the_peak(small, monkeypatch):
     check = module._too_tight
     assert check(small.objective, small.root, fits, torch.device("cuda")) is None
     assert "optimizer" in check(small.objective, small.root, fits + 1, torch.device("cuda"))
+    assert check(small.objective, small.root, fits + state // 2, torch.device("cuda"), 2) is None
+
+
+def test_what_will_be_sharded_may_not_fit_whole(small, monkeypatch):
+    def full(batch):
+        raise FULL[0]
+
+    monkeypatch.setattr(small.root, "forward", full)
+    result = probe(small.objective, small.root, small.recipe, "cpu", world=2, shards=2)
+    assert (result.seconds, result.peak_bytes) == (None, None)
+    (note,) = result.notes
+    assert "sharded over 2 processes" in note
+    assert "2.00 GiB" in note
+    whole, half = (module.estimate_memory(small.recipe, small.objective.assembly, None, 2, n) for n in (1, 2))
+    for name in ("weights", "gradients", "optimizer"):
+        assert getattr(half, name) == getattr(whole, name) // 2
+    assert half.activations == whole.activations
+    assert "sharded over 2" in str(half)
+    assert "sharded" not in str(whole)
 
 
 def test_other_errors_are_not_taken_for_memory(small, monkeypatch):

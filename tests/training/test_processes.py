@@ -213,3 +213,4 @@ def test_launched_with_the_shipped_sharding_configuration(tmp_path: Path, runs: 
     assert micro.losses(out) == pytest.approx(micro.losses(runs("semi_causal", "one")), abs=1e-4)
     assert json.loads((out / "model" / "config.json").read_text())["model_type"] == "metalm"
     assert done.stderr.count("step 1/6") == 1
+    assert "sharded over 2" in done.stderr

@@ -114,7 +114,8 @@ def _one(resolved: Resolved, *, out: Path | None, resume: bool, dry_run: bool, o
             printer.print(plan_text(plan, resolved if dry_run else None))
             return
         memory = "" if result.peak_bytes is None else f", {human_bytes(result.peak_bytes)} of the device at most"
-        printer.print(f"probe    a micro-batch of the longest rows: {result.seconds:.2f} s{memory}", markup=False)
+        took = "no time: it did not fit" if result.seconds is None else f"{result.seconds:.2f} s"
+        printer.print(f"probe    a micro-batch of the longest rows: {took}{memory}", markup=False)
         for line in result.notes:
             printer.print(f"  - {line}", markup=False)
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.models.assemble import Assembly
 from metalm_cli.models.loss import CHUNK_ELEMENTS
 from metalm_cli.models.metalm import MetaLM
@@ -28,27 +29,30 @@ FORMULA = "layers x rows x length x (16 width + 4 feed-forward) x bytes, mask an
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one process, nothing sharded.
+    """Bytes of one process.
 
     Args:
         weights: Parameters and buffers. Exact.
         gradients: Of what trains. Exact.
         optimizer: The optimiser's state. Exact.
         activations: What the backward pass needs, for rows that are full, docks at every position. An estimate.
+        shards: Processes that weights, gradients and optimizer are sharded over; this is one's share of them.
     """
 
     weights: int
     gradients: int
     optimizer: int
     activations: int
+    shards: int = 1
 
     @property
     def total(self) -> int:
         return self.weights + self.gradients + self.optimizer + self.activations
 
     def __str__(self) -> str:
-        named = [f"{name} {human_bytes(size)}" for name, size in vars(self).items()]
-        return f"{human_bytes(self.total)} ({', '.join(named)})"
+        named = [f"{name} {human_bytes(size)}" for name, size in vars(self).items() if name != "shards"]
+        sharded = f", sharded over {self.shards} processes" if self.shards > 1 else ""
+        return f"{human_bytes(self.total)} ({', '.join(named)}{sharded})"
 
 
 def human_bytes(size: float) -> str:
@@ -64,7 +68,9 @@ def human_bytes(size: float) -> str:
     return f"{size:.0f} {units[at]}" if at == 0 else f"{size:.1f} {units[at]}"
 
 
-def estimate_memory(recipe: PretrainRecipe, assembly: Assembly, generator: Any = None, world: int = 1) -> Memory:
+def estimate_memory(
+    recipe: PretrainRecipe, assembly: Assembly, generator: Any = None, world: int = 1, shards: int = 1
+) -> Memory:
     """Memory of a training step.
 
     Args:
@@ -72,14 +78,15 @@ def estimate_memory(recipe: PretrainRecipe, assembly: Assembly, generator: Any =
         assembly: The model.
         generator: Of replaced token detection.
         world: Processes that share a batch.
+        shards: Processes that the model is sharded over.
     """
     modules = [assembly.model, *([generator] if generator is not None else [])]
     parameters = list({id(one): one for module in modules for one in module.parameters()}.values())
     buffers = {id(one): one for module in modules for one in module.buffers()}
     trained = sum(one.numel() * one.element_size() for one in parameters if one.requires_grad)
     weights = sum(one.numel() * one.element_size() for one in [*parameters, *buffers.values()])
-    rows = micro_rows(recipe, world)
-    return Memory(weights, trained, MOMENTS * trained, _activations(recipe, assembly, modules, rows, parameters))
+    activations = _activations(recipe, assembly, modules, micro_rows(recipe, world), parameters)
+    return Memory(weights // shards, trained // shards, MOMENTS * trained // shards, activations, shards)
 
 
 def micro_rows(recipe: PretrainRecipe, world: int) -> int:
@@ -169,3 +176,51 @@ def out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error)
     return isinstance(error, RuntimeError) and ("DefaultCPUAllocator" in text or "out of memory" in text)
+
+
+def first_words(error: BaseException) -> str:
+    """What an exception says first, for a message of one line."""
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else "memory ran out"
+
+
+def does_not_fit(
+    recipe: PretrainRecipe,
+    full: str,
+    memory: Memory,
+    world: int,
+    *,
+    what: str = "one micro-batch of full rows does not fit into memory",
+    exit_code: Exit = Exit.USAGE,
+) -> MetalmError:
+    """The message for memory that runs out, with the keys to turn.
+
+    Args:
+        recipe: The recipe.
+        full: What the device or the host said.
+        memory: The estimate.
+        world: Processes that share a batch.
+        what: What went wrong.
+        exit_code: Before work began, or while it ran.
+    """
+    train, rows = recipe.train, micro_rows(recipe, world)
+    turn = []
+    if rows > 1:
+        turn.append(f"train.micro_batch_size={max(1, rows // 2)} (now {train.micro_batch_size or rows})")
+    else:
+        turn.append("train.micro_batch_size (now 1: it cannot go lower)")
+    turn.append(f"data.sequence_length (now {recipe.data.sequence_length})")
+    for key, value, other in (
+        ("checkpoint_activations", train.checkpoint_activations, True),
+        ("precision", train.precision, "bf16"),
+    ):
+        shown = str(value).lower()
+        turn.append(
+            f"train.{key} (now {shown})" if value == other else f"train.{key}={str(other).lower()} (now {shown})"
+        )
+    return MetalmError(
+        what,
+        where=f"train.micro_batch_size: {rows} rows of data.sequence_length: {recipe.data.sequence_length}",
+        why=f"{full}; estimated need: {memory}",
+        remedy="turn one of these: " + ", ".join(turn),
+        exit_code=exit_code,
+    )

@@ -134,6 +134,7 @@ def make_plan(
     root: nn.Module | None = None,
     device: torch.device | str | None = None,
     validation: tuple[int, int] | None = None,
+    shards: int = 1,
 ) -> Plan:
     """Plan a run.
 
@@ -147,6 +148,7 @@ def make_plan(
         root: The step module, if it has been made.
         device: Where the run will train; default: the device that a run of one process would take.
         validation: Validation documents and windows, if they have been read.
+        shards: Processes that the model is sharded over.
 
     Raises:
         MetalmError: A source cannot be read; or epochs are asked for of a stream.
@@ -168,7 +170,7 @@ def make_plan(
         figures=figures,
         portions=portions,
         validated=_validated(recipe, corpus.validation_sources, validation),
-        memory=estimate_memory(recipe, assembly, generator, world),
+        memory=estimate_memory(recipe, assembly, generator, world, shards),
         precision=recipe.train.precision,
         device=str(device) if device is not None else "cuda" if torch.cuda.is_available() else "cpu",
         notes=(*assembly.notes, *_notes(recipe, corpus.sources, figures, portions)),

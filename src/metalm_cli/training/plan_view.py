@@ -35,7 +35,7 @@ def plan_text(plan: Plan, resolved: Resolved | None = None) -> Group:
         _rows(plan),
         _heading("training", plan.objective),
         _training(plan),
-        _heading("memory", f"about {human_bytes(plan.memory.total)} a process, nothing sharded"),
+        _heading("memory", f"about {human_bytes(plan.memory.total)} a process, {_sharded(plan)}"),
         _memory(plan),
     ]
     if resolved is not None:
@@ -174,6 +174,11 @@ def _training(plan: Plan) -> Table:
             ),
         ]
     )
+
+
+def _sharded(plan: Plan) -> str:
+    shards = plan.memory.shards
+    return f"all but activations sharded over {shards}" if shards > 1 else "nothing sharded"
 
 
 def _memory(plan: Plan) -> Table:

@@ -78,6 +78,7 @@ class Pretraining:
         self.accelerator = make_accelerator(recipe)
         self.world: int = self.accelerator.num_processes
         self.main: bool = self.accelerator.is_main_process
+        self.shards = self.world if self.accelerator.distributed_type == "FSDP" else 1
         if recipe.train.batch_size % self.world:
             raise MetalmError(
                 f"{self.world} processes cannot share {recipe.train.batch_size} rows equally",
@@ -109,6 +110,7 @@ class Pretraining:
             steps=recipe.train.steps,
             root=self.root,
             device=self.accelerator.device,
+            shards=self.shards,
         )
         self.steps = self.plan.steps
         self._check_spans()
@@ -156,10 +158,10 @@ class Pretraining:
 
     def show_plan(self) -> None:
         """Show the plan, then probe a worst-case row."""
-        self.root.to(self.accelerator.device)
         if self.main:
             self.views.plan(self.plan, None)
-        result = probe(self.objective, self.root, self.recipe, self.accelerator.device, world=self.world)
+        device = self.accelerator.device
+        result = probe(self.objective, self.root, self.recipe, device, world=self.world, shards=self.shards)
         if self.main:
             self.views.plan(self.plan, result)
 

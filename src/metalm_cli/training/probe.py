@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from metalm_cli.data.lanes import Piece
-from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.objectives import Objective
 from metalm_cli.objectives.encoders import EncoderObjective
 from metalm_cli.recipes.schema import PrefixLM, PretrainRecipe, SemiCausal
@@ -32,7 +31,15 @@ from metalm_cli.sessions import (
 )
 from metalm_cli.sessions.processors import digest
 from metalm_cli.training.loop import trained_parts
-from metalm_cli.training.memory import MOMENTS, Memory, estimate_memory, human_bytes, micro_rows, out_of_memory
+from metalm_cli.training.memory import (
+    MOMENTS,
+    does_not_fit,
+    estimate_memory,
+    first_words,
+    human_bytes,
+    micro_rows,
+    out_of_memory,
+)
 
 
 @dataclass(frozen=True)
@@ -40,18 +47,24 @@ class ProbeResult:
     """What one worst-case micro-batch took.
 
     Args:
-        seconds: Forward and backward.
+        seconds: Forward and backward; None where it did not fit, and may fit once it is sharded.
         peak_bytes: Most memory of the device at once, the optimiser's state not among it; None on a CPU.
         notes: What a user should know.
     """
 
-    seconds: float
+    seconds: float | None
     peak_bytes: int | None
     notes: tuple[str, ...] = ()
 
 
 def probe(
-    objective: Objective, root: nn.Module, recipe: PretrainRecipe, device: torch.device | str, *, world: int = 1
+    objective: Objective,
+    root: nn.Module,
+    recipe: PretrainRecipe,
+    device: torch.device | str,
+    *,
+    world: int = 1,
+    shards: int = 1,
 ) -> ProbeResult:
     """Run a micro-batch of the longest rows forward and backward, and put everything back.
 
@@ -59,44 +72,61 @@ def probe(
 
     Args:
         objective: What is trained.
-        root: Its step module, not wrapped. It is moved to the device, where the run needs it.
+        root: Its step module, not wrapped. It is moved to the device, where the run needs it; if it will be sharded
+            it goes back to where it was.
         recipe: The recipe.
         device: Where the run trains.
         world: Processes that share a batch.
+        shards: Processes that the model will be sharded over. The probe holds it whole, so that what does not fit is
+            then a note and no error.
 
     Raises:
         MetalmError: Memory runs out, here or as soon as the optimiser has its state.
     """
-    device = torch.device(device)
-    memory = estimate_memory(recipe, objective.assembly, getattr(root, "generator", None), world)
-    peak, finite = None, True
-    cuda = device.type == "cuda"
+    device, home = torch.device(device), next(root.parameters()).device
+    memory = estimate_memory(recipe, objective.assembly, getattr(root, "generator", None), world, shards)
+    seconds, peak, finite = None, None, True
     try:
-        root.to(device)
-        with _unchanged(root, device):
-            batch = probe_batch(objective, recipe, micro_rows(recipe, world)).to(device)
-            if cuda:
-                torch.cuda.reset_peak_memory_stats(device)
-                torch.cuda.synchronize(device)
-            start = time.monotonic()
-            finite = _forward_and_backward(objective, root, batch, recipe.train.precision == "bf16")
-            if cuda:
-                torch.cuda.synchronize(device)
-                peak = torch.cuda.max_memory_allocated(device)
-            seconds = time.monotonic() - start
+        seconds, peak, finite = _measured(objective, root, recipe, device, world)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-        full: str | None = str(error).strip().splitlines()[0][:200] if str(error).strip() else "memory ran out"
+        full: str | None = first_words(error)
     else:
-        full = _too_tight(objective, root, peak, device)
+        full = _too_tight(objective, root, peak, device, shards)
     finally:
-        if cuda:
+        if shards > 1:
+            root.to(home)
+        if device.type == "cuda":
             torch.cuda.empty_cache()
+    notes = [] if finite else ["the loss of the probe's random tokens is not finite"]
+    if full is not None and shards == 1:
+        raise does_not_fit(recipe, full, memory, world)
     if full is not None:
-        raise _does_not_fit(recipe, memory, full, world)
-    notes = () if finite else ("the loss of the probe's random tokens is not finite",)
-    return ProbeResult(seconds, peak, notes)
+        notes.append(
+            f"unsharded, a micro-batch of full rows does not fit into memory: {full}; whether it fits sharded over "
+            f"{shards} processes will show (estimated need: {memory})"
+        )
+    return ProbeResult(seconds, peak, tuple(notes))
+
+
+def _measured(
+    objective: Objective, root: nn.Module, recipe: PretrainRecipe, device: torch.device, world: int
+) -> tuple[float, int | None, bool]:
+    """Seconds, peak bytes of a CUDA device, and whether the loss is finite."""
+    cuda = device.type == "cuda"
+    root.to(device)
+    with _unchanged(root, device):
+        batch = probe_batch(objective, recipe, micro_rows(recipe, world)).to(device)
+        if cuda:
+            torch.cuda.reset_peak_memory_stats(device)
+            torch.cuda.synchronize(device)
+        start = time.monotonic()
+        finite = _forward_and_backward(objective, root, batch, recipe.train.precision == "bf16")
+        if cuda:
+            torch.cuda.synchronize(device)
+        seconds = time.monotonic() - start
+        return seconds, torch.cuda.max_memory_allocated(device) if cuda else None, finite
 
 
 def _forward_and_backward(objective: Objective, root: nn.Module, batch: Batch, half: bool) -> bool:
@@ -110,43 +140,20 @@ def _forward_and_backward(objective: Objective, root: nn.Module, batch: Batch, h
     return bool(torch.isfinite(loss.detach()))
 
 
-def _too_tight(objective: Objective, root: nn.Module, peak: int | None, device: torch.device) -> str | None:
+def _too_tight(
+    objective: Objective, root: nn.Module, peak: int | None, device: torch.device, shards: int = 1
+) -> str | None:
     """Why the next step would not fit, once the optimiser has its state; None if it would."""
     if peak is None:
         return None
     parts, _ = trained_parts(objective, root)
     trained = {id(one): one for part in parts.values() for one in part.parameters() if one.requires_grad}
-    state = MOMENTS * sum(one.numel() * one.element_size() for one in trained.values())
+    state = MOMENTS * sum(one.numel() * one.element_size() for one in trained.values()) // shards
     has = torch.cuda.get_device_properties(device).total_memory
     if peak + state <= has:
         return None
     need = f"{human_bytes(peak)} for a step and {human_bytes(state)} for the optimizer's state"
     return f"{need}; the device has {human_bytes(has)}"
-
-
-def _does_not_fit(recipe: PretrainRecipe, memory: Memory, full: str, world: int) -> MetalmError:
-    train, rows = recipe.train, micro_rows(recipe, world)
-    turn = []
-    if rows > 1:
-        turn.append(f"train.micro_batch_size={max(1, rows // 2)} (now {train.micro_batch_size or rows})")
-    else:
-        turn.append("train.micro_batch_size (now 1: it cannot go lower)")
-    turn.append(f"data.sequence_length (now {recipe.data.sequence_length})")
-    for key, value, other in (
-        ("checkpoint_activations", train.checkpoint_activations, True),
-        ("precision", train.precision, "bf16"),
-    ):
-        shown = str(value).lower()
-        turn.append(
-            f"train.{key} (now {shown})" if value == other else f"train.{key}={str(other).lower()} (now {shown})"
-        )
-    return MetalmError(
-        "one micro-batch of full rows does not fit into memory",
-        where=f"train.micro_batch_size: {rows} rows of data.sequence_length: {recipe.data.sequence_length}",
-        why=f"{full}; estimated need: {memory}",
-        remedy="turn one of these: " + ", ".join(turn),
-        exit_code=Exit.USAGE,
-    )
 
 
 # -- nothing changes --------------------------------------------------------------------------------------------------

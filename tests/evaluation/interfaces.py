@@ -49,6 +49,20 @@ def interface_of(
     return Interface(model, DecoderTokenizer(tokenizer, TokenRules(**(rules or {}))), processors)
 
 
+def talker(family: str, *encoders: str, **changes: Any) -> Interface:
+    """A model whose likeliest tokens vary (a head of its own), and that never ends a document by itself."""
+    interface = interface_of(family, *encoders, tie_word_embeddings=False, **changes)
+    head = interface.model.decoder.get_output_embeddings()
+    if not hasattr(head, "muted"):
+        head.muted = interface.decoder_tokenizer.document_id
+        head.register_forward_hook(_muted)
+    return interface
+
+
+def _muted(head: Any, _inputs: Any, logits: torch.Tensor) -> torch.Tensor:
+    return logits.index_fill(-1, torch.tensor([head.muted]), -1e4)
+
+
 class Reference:
     """One session after another, slowly.
 

@@ -137,4 +137,6 @@ def test_a_dock_that_cannot_be_read_is_named() -> None:
     answer = Causal(" yes", trained=True)
     refused(interface, Session([Docked("text", "\u200b"), answer]), "session 1: .* as empty")
     refused(interface, Session([Docked("text", DOCK * 9), answer]), "session 1: .* reads 60")
-    refused(interface, Session([Docked("image", "x"), answer], "question 7"), "question 7 docks into an encoder 'image'")
+    refused(
+        interface, Session([Docked("image", "x"), answer], "question 7"), "question 7 docks into an encoder 'image'"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from metalm_cli.recipes import resolve
 
 SHIPPED = ["small", "small-gpt-same-decoder", "small-gpt-same-total"]
 FROM_THE_HUB = ["pile", "connector-only", "encoder-mlm", "encoder-rtd", "paper/language-1.3b"]
+PARTS = ["decoder", "encoders/decoder"]
 CAUSAL = ["model.encoders=null", "objective={name: causal}"]
 
 
@@ -160,6 +162,46 @@ def test_going_on_from_a_finished_model(finished: Path, tmp_path: Path, what: st
     assert ancestor["lineage"] == lineage(finished)
     assert micro.metalm("pretrain", recipe, "train.steps=2", "--model", out, "--out", tmp_path / "third") == 0
     assert lineage(tmp_path / "third")["ancestors"][0]["lineage"]["ancestors"] == [ancestor]
+
+
+def test_ancestors_are_found_where_the_run_found_them(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By name among the checkpoints at hand, and in the home folder; what is damaged is told before training."""
+    text = yaml.safe_load(micro.RECIPE)
+    del text["model"]
+    recipe = micro.write_recipe(tmp_path, yaml.safe_dump(text))
+    (tmp_path / "kept").mkdir()
+    shutil.copytree(finished / "model", tmp_path / "kept" / "base")
+    monkeypatch.setenv("METALM_CHECKPOINTS", str(tmp_path / "kept"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for number, name in enumerate(("owner/base", "~/kept/base")):
+        out = tmp_path / f"run-{number}"
+        assert micro.metalm("pretrain", recipe, "train.steps=2", "--model", name, "--out", out) == 0
+        assert lineage(out)["ancestors"] == [{"checkpoint": name, "lineage": lineage(finished)}]
+    (tmp_path / "kept" / "base" / "lineage.json").write_text('{"format": ')
+    capsys.readouterr()
+    assert micro.metalm("pretrain", recipe, "train.steps=2", "--model", name, "--out", tmp_path / "bad") == 2
+    said = capsys.readouterr().err
+    assert said.count("error:") == 1
+    assert str(tmp_path / "kept" / "base" / "lineage.json") in said
+    assert not (tmp_path / "bad").exists()
+
+
+def test_an_encoder_named_decoder_keeps_a_tokenizer_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from metalm_cli.models import parts
+
+    text = yaml.safe_load(micro.RECIPE)
+    text["model"]["encoders"] = {"decoder": text["model"]["encoders"]["text"]}
+    text["model"]["encoders"]["decoder"]["tokenizer"]["train"]["vocab_size"] = 350
+    recipe, out = micro.write_recipe(tmp_path, yaml.safe_dump(text)), tmp_path / "run"
+    assert micro.metalm("pretrain", recipe, "train.checkpoint_every=3", "--out", out) == 0
+    kept = [json.loads((out / "tokenizers" / part / "tokenizer.json").read_text()) for part in PARTS]
+    assert [len(one["model"]["vocab"]) for one in kept] == [400, 350]
+    again = micro.rewound(out, tmp_path / "again", 3)
+    monkeypatch.delattr(parts, "train_tokenizer")  # a resumed run trains none
+    assert micro.metalm("pretrain", "--out", again, "--resume") == 0
+    micro.assert_same_run(out, again, 6)
 
 
 def test_a_causal_twin_is_saved_as_its_own_class(tmp_path: Path) -> None:

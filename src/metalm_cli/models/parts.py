@@ -31,7 +31,8 @@ class PartLoader:
         sample: Gives training documents, to train tokenizers on.
         offline: Open no socket.
         remote_code: Let checkpoints run code of their own.
-        tokenizers: Folder of tokenizers that an interrupted run has trained already, by part.
+        tokenizers: Folder of tokenizers that an interrupted run has trained already: ``decoder``,
+            ``encoders/<name>``.
     """
 
     def __init__(
@@ -127,7 +128,7 @@ class PartLoader:
     def tokenizer(self, choice: str | NewTokenizer | None, folder: Path | None, where: str, role: str) -> Any:
         """The tokenizer that a recipe chooses for a part."""
         if isinstance(choice, NewTokenizer):
-            trained = None if self.tokenizers is None else self.tokenizers / where.rpartition(".")[2]
+            trained = None if self.tokenizers is None else self.tokenizers.joinpath(*where.split(".")[1:])
             if trained is not None and trained.is_dir():
                 return load_tokenizer(trained)
             plan = choice.train

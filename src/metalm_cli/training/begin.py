@@ -14,7 +14,7 @@ from metalm_cli.training.files import TEMPORARY, explained, fsync_tree, replace_
 from metalm_cli.training.run_folder import RunFolder, environment
 
 TOKENIZERS = "tokenizers"
-"""Where a run keeps its tokenizers, so that a resumed run reads the same tokens."""
+"""Where a run keeps its tokenizers, so that a resumed run reads the same tokens: ``decoder/``, ``encoders/<name>/``."""
 
 
 def begin(folder: RunFolder, name: str, text: str, device: str, corpus: Corpus, assembly: Assembly) -> None:
@@ -44,7 +44,7 @@ def _write_tokenizers(folder: RunFolder, assembly: Assembly) -> None:
         if not assembly.alone:
             assembly.decoder_tokenizer.tokenizer.save_pretrained(place / "decoder")
         for name, processor in assembly.processors.items():
-            processor.save_pretrained(place / name)
+            processor.save_pretrained(place / "encoders" / name)
         fsync_tree(place)
         replace_folder(place, folder.path / TOKENIZERS)
     finally:

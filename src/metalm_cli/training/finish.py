@@ -6,18 +6,21 @@ import json
 from pathlib import Path
 from typing import Any
 
-import metalm_cli
 from metalm_cli.data import Corpus
 from metalm_cli.models.assemble import Assembly
 from metalm_cli.models.load import save_model
 from metalm_cli.recipes.schema import PretrainRecipe
-from metalm_cli.training.data_facts import source_facts
-
-LINEAGE = "lineage.json"
+from metalm_cli.training.lineage import LINEAGE, make_lineage
 
 
 def write_model(
-    folder: Path, root: Any, assembly: Assembly, corpus: Corpus, recipe: PretrainRecipe, facts: dict[str, Any]
+    folder: Path,
+    root: Any,
+    assembly: Assembly,
+    corpus: Corpus,
+    recipe: PretrainRecipe,
+    facts: dict[str, Any],
+    ancestors: list[dict[str, Any]],
 ) -> None:
     """Write the trained model.
 
@@ -28,6 +31,7 @@ def write_model(
         corpus: What it was trained on.
         recipe: How.
         facts: ``name``, ``recipe`` (YAML), ``steps``, ``tokens`` and validation metrics, for lineage and card.
+        ancestors: The lineages that it goes on from.
     """
     if assembly.alone:
         assembly.model.save_pretrained(folder)
@@ -37,42 +41,9 @@ def write_model(
             root.generator.save_pretrained(folder / "generator")
     else:
         save_model(folder, assembly.model, assembly.decoder_tokenizer, assembly.processors)
-    lineage = make_lineage(corpus, recipe, facts)
+    lineage = make_lineage(corpus, recipe, facts, ancestors)
     (folder / LINEAGE).write_text(json.dumps(lineage, indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(model_card(assembly, lineage, facts), encoding="utf-8")
-
-
-def make_lineage(corpus: Corpus, recipe: PretrainRecipe, facts: dict[str, Any]) -> dict[str, Any]:
-    """What the model and its ancestors have seen.
-
-    Ancestors are the checkpoints that the run began from; one that metalm made brings its own lineage along.
-    """
-    return {
-        "format": 1,
-        "metalm": metalm_cli.__version__,
-        "command": recipe.command,
-        "recipe": facts["name"],
-        "steps": facts["steps"],
-        "tokens": facts["tokens"],
-        "data": [source_facts(info) for info in corpus.sources],
-        "clusters": [],
-        "audits": [],
-        "ancestors": [_ancestor(name) for name in _checkpoints(recipe)],
-    }
-
-
-def _checkpoints(recipe: PretrainRecipe) -> list[str]:
-    model = recipe.model
-    parts = [model.decoder, *model.encoders.values()]
-    named = [model.checkpoint, *(part.checkpoint for part in parts if part is not None)]
-    return [name for name in named if name is not None]
-
-
-def _ancestor(name: str) -> dict[str, Any]:
-    for folder in (Path(name) / "model", Path(name)):
-        if (folder / LINEAGE).is_file():
-            return {"checkpoint": name, "lineage": json.loads((folder / LINEAGE).read_text(encoding="utf-8"))}
-    return {"checkpoint": name, "lineage": None}
 
 
 def model_card(assembly: Assembly, lineage: dict[str, Any], facts: dict[str, Any]) -> str:

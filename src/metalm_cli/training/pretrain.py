@@ -22,6 +22,7 @@ from metalm_cli.training.begin import TOKENIZERS, begin, recipe_name
 from metalm_cli.training.data_facts import check_data, pinned, read_data
 from metalm_cli.training.devices import compile_layers, make_accelerator
 from metalm_cli.training.finish import write_model
+from metalm_cli.training.lineage import read_ancestors
 from metalm_cli.training.loop import Hooks, Trainer
 from metalm_cli.training.metrics import MetricsLog, check_trackers, log_to_trackers, read, start_trackers
 from metalm_cli.training.plan import Plan, make_plan
@@ -97,6 +98,7 @@ class Pretraining:
         recipe = self.recipe
         self.corpus = self._open(folder)
         self.assembly = self._assemble(None if folder is None else folder.path / TOKENIZERS)
+        self.ancestors = read_ancestors(recipe)
         self.objective: Objective = make_objective(recipe, self.assembly)
         self.writer = self.objective.writer(recipe.data, recipe.train.seed)
         torch.manual_seed(recipe.train.seed)
@@ -296,7 +298,7 @@ class Pretraining:
             }
             root, assembly = (self.root, self.assembly) if self.world == 1 else self._whole(folder)
             with folder.finishing() as place:
-                write_model(place, root, assembly, self.corpus, self.recipe, facts)
+                write_model(place, root, assembly, self.corpus, self.recipe, facts, self.ancestors)
         trainer.control.wait()
 
     def _whole(self, folder: RunFolder) -> tuple[Any, Assembly]:

@@ -26,6 +26,7 @@ from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.models.assemble import assemble
 from metalm_cli.models.connectors import Connector, root_mean_square
 from metalm_cli.models.encoders import load_tokenizer
+from metalm_cli.models.load import save_model
 from metalm_cli.models.parts import set_dropout
 from metalm_cli.recipes.schema import Model
 
@@ -279,6 +280,16 @@ def test_a_checkpoint_is_loaded_as_it_is(checkpoint, tokenizers) -> None:
             assert torch.equal(part.state_dict()[name], value), name
     assert assembly.model.decoder.transformer.drop.p == 0.25
     assert assembly.processors["text"].max_length == 32
+
+
+def test_a_finished_metalm_given_as_decoder(tokenizers, tmp_path) -> None:
+    made = assembled(model_recipe(tokenizers))
+    save_model(tmp_path / "model", made.model, made.decoder_tokenizer, made.processors)
+    error = refused(with_decoder(tmp_path / "model"), "a finished MetaLM cannot be the decoder", "model.decoder")
+    assert str(tmp_path / "model") in error.where
+    assert "model.checkpoint" in error.remedy
+    # The remedy helps.
+    assert list(assembled(Model.model_validate({"checkpoint": str(tmp_path / "model")})).processors) == ["text"]
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "bert"])

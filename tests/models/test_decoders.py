@@ -1,0 +1,128 @@
+"""What is measured of a decoder: changes nothing, compiles nothing, and is right."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from families import batch_of, make_decoder, make_encoder, make_metalm, model_recipe, sessions
+
+from metalm_cli.models.assemble import assemble
+from metalm_cli.models.decoders import DecoderTraits, probe
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "opt", "gemma2", "metalm-decoder", "bloom"])
+def test_traits_of_families(kind) -> None:
+    traits = probe(make_decoder(kind))
+    assert traits == DecoderTraits(causal=True, own_head=True, packs=kind != "bloom")
+    assert bool(traits.notes()) == (kind == "bloom")
+
+
+def test_an_encoder_with_a_causal_head_is_not_causal() -> None:
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(make_encoder("bert").config).eval()
+    assert not probe(model).causal
+    assert not probe(model).packs
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "flex_attention"])
+def test_probing_leaves_a_decoder_as_it_was(attention, training) -> None:
+    decoder = make_decoder("llama", attn_implementation=attention).train(training)
+    before = {name: value.clone() for name, value in decoder.state_dict().items()}
+    state = torch.get_rng_state()
+    probe(decoder)
+    assert decoder.config._attn_implementation == attention
+    assert decoder.training is training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in decoder.state_dict().items())
+    assert all(one.grad is None for one in decoder.parameters())
+
+
+# -- flex attention ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_flex(monkeypatch) -> None:
+    """Fails where ``flex_attention`` would run or be compiled."""
+    from torch.nn.attention import flex_attention
+    from transformers.integrations import flex_attention as integration
+
+    def fails(*_args, **_kwargs):
+        pytest.fail("flex_attention was compiled or run")
+
+    monkeypatch.setattr(torch, "compile", fails)
+    monkeypatch.setattr(flex_attention, "create_block_mask", fails)
+    for module, name in ((flex_attention, "flex_attention"), (integration, "flex_attention")):
+        monkeypatch.setattr(module, name, fails)
+
+
+@pytest.mark.parametrize("kind", ["llama", "opt", "qwen2"])
+def test_flex_attention_is_probed_by_its_equal(kind, no_flex) -> None:
+    decoder = make_decoder(kind, attn_implementation="flex_attention")
+    assert decoder.config._attn_implementation == "flex_attention"
+    assert probe(decoder) == DecoderTraits(causal=True, own_head=True, packs=True)
+    assert decoder.config._attn_implementation == "flex_attention"
+
+
+def test_a_recipe_with_flex_attention_is_assembled_without_compiling(no_flex, tokenizers) -> None:
+    recipe = model_recipe(tokenizers, "llama", decoder_options={"attention": "flex_attention"})
+    assembly = assemble(recipe, seed=0, sample=lambda count: iter(()))
+    assert assembly.model.traits.packs
+    assert assembly.notes == []
+    assert assembly.model.decoder.config._attn_implementation == "flex_attention"
+
+
+def test_probing_flex_attention_imports_no_compiler() -> None:
+    program = """
+import sys
+from transformers import AutoModelForCausalLM, LlamaConfig
+sizes = dict(vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2)
+model = AutoModelForCausalLM.from_config(LlamaConfig(**sizes), attn_implementation="flex_attention").eval()
+from metalm_cli.models.decoders import probe
+before = set(sys.modules)
+assert probe(model).packs
+new = {name for name in set(sys.modules) - before if name.startswith("torch._inductor")}
+assert not new, sorted(new)[:5]
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_a_failing_probe_sets_attention_and_mode_back(monkeypatch) -> None:
+    decoder = make_decoder("llama", attn_implementation="flex_attention").train()
+
+    def fails(*_args, **_kwargs):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(decoder, "forward", fails)
+    with pytest.raises(RuntimeError, match="no memory"):
+        probe(decoder)
+    assert decoder.config._attn_implementation == "flex_attention"
+    assert decoder.training
+
+
+def test_the_probe_sees_a_leak() -> None:
+    """A decoder that reads its neighbour's last token must not be packed; one that reads ahead is not causal."""
+
+    class Leaks(torch.nn.Module):
+        def __init__(self, inner, shift: int) -> None:
+            super().__init__()
+            self.inner, self.shift = inner, shift
+
+        def forward(self, hidden, *args, **kwargs):
+            out = self.inner(hidden, *args, **kwargs)
+            return out + 0.5 * hidden.roll(self.shift, 1) * (torch.arange(hidden.shape[1]) > 0)[:, None]
+
+    packed = batch_of([sessions()])
+    assert not packed.decoder.plain
+    expected = {1: DecoderTraits(True, True, False), -1: DecoderTraits(False, True, False)}
+    for shift, traits in expected.items():
+        decoder = make_decoder("gpt2")
+        decoder.transformer.h[0].mlp = Leaks(decoder.transformer.h[0].mlp, shift)
+        assert probe(decoder) == traits
+        assert make_metalm(decoder).traits == traits

@@ -159,6 +159,16 @@ def test_blank_documents_are_skipped(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert last["examples"] > 0
 
 
+def test_nothing_held_out_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = [jsonl(tmp_path / "own.jsonl", *good(30)), "data.validation.every=1000000", "train.steps=2"]
+    out = tmp_path / "run"
+    assert micro.metalm("pretrain", micro.write_recipe(tmp_path), *settings, "--out", out) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "nothing is validated" in said
+    assert "validation none" in said
+    assert not micro.records(out, "validation")
+
+
 def test_a_cut_compressed_file(fails: Fails, tmp_path: Path) -> None:
     data = gzip.compress("".join(f"{line}\n" for line in good(200)).encode())
     (tmp_path / "own.jsonl.gz").write_bytes(data[: len(data) // 2])

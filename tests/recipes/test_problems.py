@@ -96,6 +96,11 @@ def test_the_error_shows_every_problem(tmp_path: Path) -> None:
     [
         (["train.steps=null"], "train.steps", "train.steps or train.epochs"),
         (["train.steps=20"], "train.warmup_steps", "at most train.steps"),
+        (
+            ["objective={name: mlm}", "model.decoder=null", "data.validation.objective={name: causal}"],
+            "data.validation.objective",
+            "got causal with objective mlm",
+        ),
         (["train.batch_size=9", "train.micro_batch_size=2"], "train.micro_batch_size", "divisor"),
         (["train.micro_batch_size=16"], "train.micro_batch_size", "divisor"),
         (["train.betas=[0.9, 1.0]"], "train.betas", "below 1"),

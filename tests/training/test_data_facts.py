@@ -39,7 +39,9 @@ def test_changed_data_is_named_on_resume(tmp_path: Path, streaming: str, capsys:
     run = begun(tmp_path, f"data.sources=[{sources}]")
     documents(other, 200, 61)
     capsys.readouterr()
-    assert micro.metalm("pretrain", "--out", run, "--resume") == 2
+    recipe = (run / "recipe.yaml").read_text()
+    assert micro.metalm("pretrain", "--out", run, "--resume", "train.log_every=5") == 2
+    assert (run / "recipe.yaml").read_text() == recipe, "a refused run is as it was"
     said = " ".join(capsys.readouterr().err.split())
     assert "other-source: " in said
     assert "same-source" not in said

@@ -79,6 +79,39 @@ def printed(plan, resolved=None, width: int = 100) -> str:
     return out.getvalue()
 
 
+def test_where_values_came_from_at_the_start_of_a_run(small, tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text("extends: small\ntrain:\n  batch_size: 8\n\n  learning_rate: 1e-3\n")
+    resolved = resolve("pretrain", str(path), ["train.steps=77"])
+    out = io.StringIO()
+    Console(file=out, width=200, highlight=False).print(plan_text(small.plan(), resolved, every=False))
+    text = out.getvalue()
+    (own,) = (line.split() for line in text.splitlines() if "own.yaml" in line)
+    assert own[-2:] == ["train", "3-5"]
+    (given,) = (line.split() for line in text.splitlines() if "command line" in line)
+    assert given == ["command", "line", "train.steps:", "77"]
+    assert "small.yaml" in text
+    assert "defaults" not in text
+    assert len(text.splitlines()) < len(printed(small.plan(), resolved, 200).splitlines()) - 10
+
+
+def test_nothing_to_validate_on_is_noted(small):
+    said = printed(small.plan(validation=(3, 0)), width=200)
+    assert "nothing is validated" in said
+    assert "data.validation.every (10)" in said
+    assert "nothing is validated" not in printed(small.plan(validation=(3, 4)))
+    assert "3 documents held out, in 4 windows" in printed(small.plan(validation=(3, 4)))
+
+
+def test_epochs_that_are_over_before_the_warm_up_is(small):
+    recipe = small.changed(steps=None, epochs=0.1, warmup_steps=1000)
+    with pytest.raises(MetalmError) as caught:
+        make_plan(recipe, small.corpus, small.assembly, small.objective, world=1, steps=None)
+    assert "got 1000 with the steps of train.epochs, " in caught.value.why
+    assert "set train.warmup_steps=" in caught.value.remedy
+    assert caught.value.exit_code == 2
+
+
 # -- figures ----------------------------------------------------------------------------------------------------------
 
 

@@ -285,6 +285,7 @@ def test_fixed_keys_are_refused_by_name(whole: Path, tmp_path: Path, capsys: pyt
     assert "data.sources.0.world.seed was 0 and is 1" in said
     assert "train.keep was" not in said
     assert not (out / "model").exists()
+    assert (out / "recipe.yaml").read_text() == (whole / "recipe.yaml").read_text()
 
 
 def test_free_keys_are_noted(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

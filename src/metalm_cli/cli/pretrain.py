@@ -111,7 +111,7 @@ def _one(resolved: Resolved, *, out: Path | None, resume: bool, dry_run: bool, o
     def show_plan(plan: Any, result: Any) -> None:
         printer = console.stdout() if dry_run else console.stderr()
         if result is None:
-            printer.print(plan_text(plan, resolved if dry_run else None))
+            printer.print(plan_text(plan, resolved, every=dry_run))
             return
         memory = "" if result.peak_bytes is None else f", {human_bytes(result.peak_bytes)} of the device at most"
         took = "no time: it did not fit" if result.seconds is None else f"{result.seconds:.2f} s"
@@ -123,8 +123,6 @@ def _one(resolved: Resolved, *, out: Path | None, resume: bool, dry_run: bool, o
         if is_first():
             console.stderr().print(text, markup=False, soft_wrap=True)
 
-    for dropped in () if dry_run else resolved.dropped:  # a dry run's plan names them
-        note(str(dropped))
     options = Options(resolved.name, out, resume, dry_run, offline, data_root)
     run = Pretraining(resolved.recipe, resolved.to_yaml(), options, Views(show_plan, continuations, note))
     if dry_run:

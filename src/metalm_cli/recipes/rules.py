@@ -13,6 +13,7 @@ from metalm_cli.recipes.schema import (
     PrefixLM,
     PretrainRecipe,
     SemiCausal,
+    Training,
 )
 
 ENCODER_ONLY = ("mlm", "rtd")
@@ -27,6 +28,7 @@ def check_together(recipe: PretrainRecipe, given: Set[str]) -> Iterator[Problem]
         given: Dotted keys that a recipe or the command line has set (a section's key when any of its keys is).
     """
     yield from _training(recipe)
+    yield from _validation(recipe)
     yield from _spans(recipe)
     if recipe.model.checkpoint is not None:
         yield from _continued(recipe, given)
@@ -41,13 +43,9 @@ def _training(recipe: PretrainRecipe) -> Iterator[Problem]:
         yield Problem(
             "train.steps", "missing, expected train.steps or train.epochs", "set one of them", uses=("train.epochs",)
         )
-    if train.steps is not None and train.warmup_steps > train.steps:
-        yield Problem(
-            "train.warmup_steps",
-            f"got {train.warmup_steps} with train.steps {train.steps}, expected at most train.steps",
-            f"set train.warmup_steps={train.steps // 10}",
-            uses=("train.steps",),
-        )
+    longer = None if train.steps is None else warmup_problem(train, train.steps, "train.steps")
+    if longer is not None:
+        yield longer
     micro = train.micro_batch_size
     if micro is not None and train.batch_size % micro:
         yield Problem(
@@ -66,6 +64,35 @@ def _training(recipe: PretrainRecipe) -> Iterator[Problem]:
             f"got keep_rate + random_rate = {total:g}, expected at most 1",
             "they are shares of the chosen tokens; the rest is masked",
             uses=("objective.keep_rate",),
+        )
+
+
+def warmup_problem(train: Training, steps: int, named: str) -> Problem | None:
+    """The problem of a warm-up that is longer than the run; None if it is not.
+
+    Args:
+        train: The recipe's ``train``.
+        steps: Steps of the run, from ``train.steps`` or ``train.epochs``.
+        named: What to call them.
+    """
+    if train.warmup_steps <= steps:
+        return None
+    return Problem(
+        "train.warmup_steps",
+        f"got {train.warmup_steps} with {named} {steps}, expected at most {named.rstrip(',')}",
+        f"set train.warmup_steps={steps // 10}",
+        uses=("train.steps",),
+    )
+
+
+def _validation(recipe: PretrainRecipe) -> Iterator[Problem]:
+    if recipe.data.validation.objective is not None and recipe.objective.name in ENCODER_ONLY:
+        yield Problem(
+            "data.validation.objective",
+            f"got {recipe.data.validation.objective.name} with objective {recipe.objective.name}, whose validation "
+            "rows are masked like those of training",
+            "remove it (data.validation.objective=null)",
+            uses=("objective.name",),
         )
 
 

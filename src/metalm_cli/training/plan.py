@@ -10,10 +10,12 @@ import torch
 from torch import nn
 
 from metalm_cli.data.corpus import Corpus, SourceInfo
+from metalm_cli.errors import MetalmError
 from metalm_cli.models.alone import make_generator
 from metalm_cli.models.assemble import Assembly
 from metalm_cli.models.trains import PartPolicy, PartSummary, summaries
 from metalm_cli.objectives import Objective
+from metalm_cli.recipes.rules import warmup_problem
 from metalm_cli.recipes.schema import PretrainRecipe, ReplacedTokens
 from metalm_cli.training.figures import SECONDS, Figures, SourcePlan, sample_figures, source_plans, steps_from_epochs
 from metalm_cli.training.memory import Memory, estimate_memory, micro_rows
@@ -151,7 +153,7 @@ def make_plan(
         shards: Processes that the model is sharded over.
 
     Raises:
-        MetalmError: A source cannot be read; or epochs are asked for of a stream.
+        MetalmError: A source cannot be read; epochs are asked for of a stream, or are over before the warm-up is.
     """
     # Steps that come from epochs must not depend on how fast this process reads: others, and later ones, do the same.
     limit = SECONDS if steps or recipe.train.steps else math.inf
@@ -173,8 +175,16 @@ def make_plan(
         memory=estimate_memory(recipe, assembly, generator, world, shards),
         precision=recipe.train.precision,
         device=str(device) if device is not None else "cuda" if torch.cuda.is_available() else "cpu",
-        notes=(*assembly.notes, *_notes(recipe, corpus.sources, figures, portions)),
+        notes=(*assembly.notes, *_notes(recipe, corpus.sources, figures, portions, validation)),
     )
+
+
+def _check_warmup(recipe: PretrainRecipe, steps: int) -> None:
+    problem = warmup_problem(recipe.train, steps, "the steps of train.epochs,")
+    if problem is not None:
+        raise MetalmError(
+            "the warm-up is longer than the run", where=problem.key, why=problem.message, remedy=problem.remedy
+        )
 
 
 def _portions(recipe: PretrainRecipe, corpus: Corpus, figures: Figures, world: int, steps: int | None) -> Portions:
@@ -183,6 +193,7 @@ def _portions(recipe: PretrainRecipe, corpus: Corpus, figures: Figures, world: i
     if given is None:
         assert train.epochs is not None, "the rules require steps or epochs"
         given = steps_from_epochs(train.epochs, corpus, figures, train.batch_size)
+        _check_warmup(recipe, given)
     own, micro = -(-train.batch_size // world), micro_rows(recipe, world)
     estimated = train.steps is None and train.epochs is not None
     return Portions(given, estimated, train.batch_size, micro, -(-own // micro), world, recipe.data.sequence_length)
@@ -232,8 +243,21 @@ def _validated(recipe: PretrainRecipe, sources: list[SourceInfo], read: tuple[in
     return Validated(documents, windows, name, tuple(info.name for info in sources))
 
 
-def _notes(recipe: PretrainRecipe, sources: list[SourceInfo], figures: Figures, portions: Portions) -> list[str]:
+def _notes(
+    recipe: PretrainRecipe,
+    sources: list[SourceInfo],
+    figures: Figures,
+    portions: Portions,
+    validation: tuple[int, int] | None,
+) -> list[str]:
     notes = []
+    options = recipe.data.validation
+    if options.documents and validation is not None and not validation[1]:
+        none = "its sources give no document that can be scored"
+        if options.sources is None:
+            every = f"data.validation.every ({options.every})"
+            none = f"no text that can be scored has a hash of 0 modulo {every}; lower it"
+        notes.append(f"nothing is validated: {none}")
     streams = [info.name for info in sources if info.streamed]
     if streams and len(sources) > 1:
         notes.append(f"weights are shares of the documents drawn, whatever the size of {', '.join(streams)}")

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from metalm_cli.training.plan import Plan
 
 
-def plan_text(plan: Plan, resolved: Resolved | None = None) -> Group:
+def plan_text(plan: Plan, resolved: Resolved | None = None, *, every: bool = True) -> Group:
     """A plan for people: sections of a few lines, on any console.
 
     Args:
         plan: The plan.
-        resolved: Its recipe; then every value is listed with the place that it came from.
+        resolved: Its recipe, to say where values came from.
+        every: List every value with its place; else what is not a default: the lines of each recipe, and each value
+            of the command line.
     """
     sections: list[RenderableType] = [
         _heading("model", f"{count(plan.total)} parameters, {count(plan.trained)} train"),
@@ -38,7 +40,9 @@ def plan_text(plan: Plan, resolved: Resolved | None = None) -> Group:
         _heading("memory", f"about {human_bytes(plan.memory.total)} a process, {_sharded(plan)}"),
         _memory(plan),
     ]
-    if resolved is not None:
+    if resolved is not None and not every:
+        sections += [_heading("recipe", f"{resolved.name}: what is not a default"), _origins(resolved)]
+    elif resolved is not None:
         sections += [_heading("recipe", f"{resolved.name}: every value, and where it came from"), _provenance(resolved)]
     notes = [*plan.notes, *(map(str, resolved.dropped) if resolved is not None else ())]
     if notes:
@@ -190,6 +194,30 @@ def _memory(plan: Plan) -> Table:
             ("estimate", f"activations {human_bytes(memory.activations)}: {FORMULA}"),
         ]
     )
+
+
+def _origins(resolved: Resolved) -> Table:
+    """The lines of each recipe file that hold a value, by section; then the values of the command line."""
+    root = display(shipped_root("recipes")) + "/"
+    files: dict[str, dict[str, list[int]]] = {}
+    given: list[tuple[str, str]] = []
+    for line, key in resolved.lines():
+        came = resolved.provenance[key] if key else None
+        if came is None or came.kind == "default":
+            continue
+        file, _, number = str(came).removeprefix(root).rpartition(":")
+        if came.kind == "recipe":
+            files.setdefault(file, {}).setdefault(key.partition(".")[0], []).append(int(number))
+        else:
+            given.append((str(came), f"{key}: {line.split(': ', 1)[-1]}"))
+    return _lines(
+        [(file, ", ".join(f"{name} {_span(at)}" for name, at in sections.items())) for file, sections in files.items()]
+        + given
+    )
+
+
+def _span(lines: list[int]) -> str:
+    return f"{min(lines)}-{max(lines)}" if min(lines) < max(lines) else str(lines[0])
 
 
 def _provenance(resolved: Resolved) -> RenderableType:

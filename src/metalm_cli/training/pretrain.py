@@ -101,6 +101,8 @@ class Pretraining:
         self.ancestors = read_ancestors(recipe)
         self.objective: Objective = make_objective(recipe, self.assembly)
         self.writer = self.objective.writer(recipe.data, recipe.train.seed)
+        self.held_out = [document.text for document in self.corpus.validation()]
+        self.validation_rows = self.objective.validation_rows(recipe.data, self.held_out)
         torch.manual_seed(recipe.train.seed)
         self.root = self.objective.step()
         self.plan = make_plan(
@@ -112,6 +114,7 @@ class Pretraining:
             steps=recipe.train.steps,
             root=self.root,
             device=self.accelerator.device,
+            validation=(len(self.held_out), len(self.validation_rows)),
             shards=self.shards,
         )
         self.steps = self.plan.steps
@@ -184,13 +187,13 @@ class Pretraining:
                 self._ready(folder)
             if self.main and not folder.recipe.exists():
                 begin(folder, options.name, self.text, str(self.accelerator.device), self.corpus, self.assembly)
+            elif self.main and self.changed:
+                folder.write_text("recipe.yaml", self.text)
             return self._train(folder, found)
 
     def _ready(self, folder: RunFolder | None) -> None:
         self.prepare(folder)
         self.show_plan()
-        self.held_out = [document.text for document in self.corpus.validation()]
-        self.validation_rows = self.objective.validation_rows(self.recipe.data, self.held_out)
 
     def _folder(self) -> RunFolder:
         """The run's folder: the first process makes and locks it, the others are told where it is."""
@@ -215,8 +218,7 @@ class Pretraining:
         notes = check_recipe(folder, self.recipe) if folder.recipe.exists() else []
         for note in notes:
             self.views.note(note)
-        if notes and self.main:
-            folder.write_text("recipe.yaml", self.text)
+        self.changed = bool(notes)
         self.options.name = recipe_name(folder) or self.options.name
         found, damaged = agreed(lambda: checkpoint.latest(folder.checkpoints))
         for one in damaged:

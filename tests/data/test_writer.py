@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metalm_cli.data.lanes import Lane, generator
+from metalm_cli.data.lanes import Lane, generator, text_bytes
 from metalm_cli.data.writer import SPANS, SessionWriter, join
 from metalm_cli.sessions import TokenisedSession
 from rowtools import ReadBack, Shelf, lane_rows, same_rows
@@ -267,7 +267,40 @@ def test_a_token_that_nothing_predicts_is_counted():
     (row,), _ = lane_rows(Lane(0, 1, Shelf([TEN]), writer), 1)
     assert row.counts["unpredicted_tokens"] == len(row.parents) == 2
     assert row.counts["trained_tokens"] == len(row) - 2
-    assert row.targets[0] == writer.tokenizer.document(TEN).ids[1]
+    document = writer.tokenizer.document(TEN)
+    assert row.targets[0] == document.ids[1]
+    # The second session goes on for what room there was; neither counts the bytes of its first token.
+    whole, begun = len(document), int(np.count_nonzero(row.segments == 1))
+    read = document.slice(1, whole) + document.slice(1, begun)
+    assert row.counts["trained_bytes"] == len(read.encode())
+
+
+@pytest.mark.parametrize("kind", ["byte", "llama"])
+def test_bytes_of_what_is_not_predicted_are_not_counted(kind):
+    text = "日本語 and more."
+    for start, first in (("always", 0), ("never", 1)):
+        writer = SessionWriter(decoder(kind, start), None, fixed(), 64)
+        document = writer.tokenizer.document(text)
+        ((session, counts),) = writer.windows([text])
+        assert counts["trained_bytes"] == text_bytes(document, first, len(document))
+        assert counts.get("unpredicted_tokens", 0) == first
+        assert session.trained.sum() == len(document) - first + 1
+    assert text_bytes(document, 0, len(document)) == len(text.encode())
+
+
+def test_no_session_is_an_end_alone_whatever_the_length():
+    end = decoder("byte", "auto").document_id
+    cut = 0
+    for length in range(4, 26):
+        rows, _ = lane_rows(Lane(0, 1, Shelf([TEN, "l m"]), short(length)), 8)
+        for row in rows:
+            for segment in range(len(row.parents)):
+                assert row.targets[row.owners == segment].tolist() != [end]
+        cut += sum(row.counts.get("cut_ends", 0) for row in rows)
+        finished = sum(row.counts.get("documents", 0) for row in rows)
+        ends = sum(int((row.targets == end).sum()) for row in rows)
+        assert ends == finished - sum(row.counts.get("cut_ends", 0) for row in rows)
+    assert cut > 10
 
 
 @pytest.mark.parametrize(("text", "most", "reason"), [(f"a {UNREAD} b", 40, "empty"), ("a b c d e f", 4, "too_long")])

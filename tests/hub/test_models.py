@@ -66,6 +66,17 @@ def test_download_then_offline_without_a_request(hub, tmp_path, tiny_model):
     assert hub.requests == []
 
 
+def test_code_is_downloaded_only_where_it_may_run(hub, tmp_path):
+    files = {"config.json": b"{}", "model.safetensors": b"x", "own.py": b"own = 1", "pytorch_model.bin": b"a pickle"}
+    hub.add("models", "me/own", files)
+    names = "; print(sorted(p.name for p in folder.iterdir()))"
+    done = hub.run(GET + "folder = model_folder('me/own')" + names, tmp_path)
+    assert done.stdout.strip() == "['config.json', 'model.safetensors']", done.stderr
+    assert not [request for request in hub.requests if request.path.endswith(".py")]
+    done = hub.run(GET + "folder = model_folder('me/own', code=True)" + names, tmp_path)
+    assert done.stdout.strip() == "['config.json', 'model.safetensors', 'own.py']", done.stderr
+
+
 def test_a_broken_download_goes_on_where_it_stopped(hub, tmp_path):
     weights = bytes(range(256)) * 4096
     hub.add("models", "me/tiny", {"config.json": b"{}", "model.safetensors": weights})

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.sessions import DecoderTokenizer, TokenisedDocument, TokenRules
+from metalm_cli.sessions import Causal, DecoderTokenizer, Session, SessionTokeniser, TokenisedDocument, TokenRules
 from tinyparts import STORY, TOKENIZERS, make_sentencepiece_tokenizer, texts, tokenizer_of
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
@@ -123,6 +123,40 @@ def test_a_paragraph_token_stands_for_each_newline(kind):
     check_slices(document, list(range(len(document))))
     lines = [tokenizer_of(kind)(line, add_special_tokens=False).input_ids for line in text.split("\n")]
     assert document.ids.tolist() == [one for line in lines for one in (*line, x)][:-1]
+
+
+PARAGRAPHS = ("One line.\nTwo lines.\n\nAfter an empty one.", "\nOnce", "Once\n", "\n", "\n\n", "No newline.", "")
+
+
+@kinds
+@pytest.mark.parametrize("token", ["z", "<s>"])
+def test_documents_and_sessions_tokenise_newlines_alike(kind, token):
+    tokenizer = decoder(kind, paragraph=token)
+    alone = tokenizer.document("\n").ids.tolist()
+    assert alone == [tokenizer.paragraph_id]
+    for text in PARAGRAPHS:
+        whole = tokenizer.document(text).ids.tolist()
+        assert whole.count(tokenizer.paragraph_id) == text.count("\n")
+        assert tokenizer.first(text) == whole
+        # Cut before a space, or before or after a newline: first part and continuation are the whole again.
+        for at in range(1, len(text)):
+            if text[at] in " \n" and not text[at - 1].isspace():
+                assert [*tokenizer.first(text[:at]), *tokenizer.continuation(text[at:])] == whole, (text, at)
+        made = SessionTokeniser(tokenizer, {})(Session([Causal("Yes!"), Causal(text, trained=True, end=True)]))
+        assert made.ids[made.trained].tolist() == [*tokenizer.continuation(text), tokenizer.document_id]
+        assert (made.ids == tokenizer.paragraph_id).sum() - tokenizer.adds_start * (token == "<s>") == text.count("\n")
+
+
+@kinds
+@pytest.mark.parametrize("token", ["z", "<s>"])
+def test_decoding_gives_newlines_back(kind, token):
+    tokenizer = decoder(kind, paragraph=token)
+    for text in PARAGRAPHS:
+        assert tokenizer.decode(tokenizer.document(text).ids.tolist()) == text
+        assert tokenizer.decode([*tokenizer.document(text).ids.tolist(), tokenizer.document_id]) == text
+    plain = decoder(kind)
+    for text in PARAGRAPHS[:1]:
+        assert plain.decode(plain.document(text).ids.tolist()) == text
 
 
 def test_a_trained_decoder_tokenizer_can_name_its_newline():

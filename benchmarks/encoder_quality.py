@@ -56,6 +56,13 @@ def unigram(rows: list[Row], texts: list[str], writer: EncoderWriter, vocabulary
     return float(-log[targets].mean())
 
 
+def entropy(documents: list[np.ndarray]) -> float:
+    """Entropy of the tokens' own frequencies, in nats: no model without context does better on them."""
+    _, counts = np.unique(np.concatenate(documents), return_counts=True)
+    shares = counts / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, nargs="?", help="a finished run folder")
@@ -70,15 +77,23 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(options.run / "model")
     model = AutoModelForMaskedLM.from_pretrained(options.run / "model").eval()
     processor = TextProcessor("text", tokenizer, 512)
+    held_out = [document.text for document in corpus.validation()]
     writer = EncoderWriter(processor, recipe.data.sequence_length, mask_rate=options.mask_rate)
-    rows = writer.validation_rows([document.text for document in corpus.validation()])
+    rows = writer.validation_rows(held_out)
+    mixed = EncoderWriter(
+        processor, recipe.data.sequence_length, mask_rate=options.mask_rate, keep_rate=0.1, random_rate=0.1
+    ).validation_rows(held_out)
     compact = head_matches(model)
     figures = {
         "rows": len(rows),
         "masked tokens": sum(len(row.targets) for row in rows),
         "loss": loss_of(model, rows, compact),
+        "loss, 80% masked, 10% random, 10% kept": loss_of(model, mixed, compact),
         "loss, context shuffled": loss_of(model, [shuffled(row, at) for at, row in enumerate(rows)], compact),
-        "unigram": unigram(rows, list(corpus.sample(2000, 1)), writer, len(tokenizer)),
+        "unigram cross-entropy, training frequencies": unigram(
+            rows, list(corpus.sample(2000, 1)), writer, len(tokenizer)
+        ),
+        "unigram entropy of the held-out tokens": entropy([writer.read(text, 0).ids for text in held_out]),
     }
     print(json.dumps({**machine(), **figures}, indent=2))
 

@@ -44,7 +44,7 @@ def test_beams_find_the_likelier_sequence(family) -> None:
     assert other
 
 
-def test_a_continuation_ends_before_the_documents_end() -> None:
+def test_a_continuation_ends_before_the_documents_end(monkeypatch) -> None:
     interface = talker("opt", "text")
     spans = [Causal("She said:"), Docked("text", "It rained.")]
     ids = Reference(interface).greedy(spans, 12)
@@ -53,9 +53,26 @@ def test_a_continuation_ends_before_the_documents_end() -> None:
     ending = Interface(
         interface.model, DecoderTokenizer(interface.tokenizer, TokenRules(document=token)), interface.processors
     )
+    made = []
+    generate = ending.model.generate
+    monkeypatch.setattr(ending.model, "generate", lambda *a, **k: made.append(generate(*a, **k)) or made[-1])
     assert ending.generate([Session(spans)], max_new_tokens=12) == [decoded(interface, ids[:at])]
+    assert made[0].tolist() == [ids[: at + 1]], "nothing is computed after the end"
     assert ending.start(Session(spans)).reply(12) == decoded(interface, ids[:at])
     assert interface.generate([Session(spans)], max_new_tokens=12) == [decoded(interface, ids)]
+
+
+def test_a_paragraph_token_is_a_newline_in_what_is_said() -> None:
+    interface = talker("opt", "text")
+    spans = [Causal("She said:"), Docked("text", "It rained.")]
+    ids = Reference(interface).greedy(spans, 6)
+    (token,) = interface.tokenizer.convert_ids_to_tokens(ids[2:3])
+    rules = TokenRules(paragraph=token)
+    lines = Interface(interface.model, DecoderTokenizer(interface.tokenizer, rules), interface.processors)
+    (said,) = lines.generate([Session(spans)], max_new_tokens=6)
+    assert said.split("\n")[0] == decoded(interface, ids[:2])
+    assert said.count("\n") == ids.count(ids[2])
+    assert lines.start(Session(spans)).reply(6) == said
 
 
 def test_an_end_at_once_is_an_empty_text() -> None:

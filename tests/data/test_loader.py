@@ -116,6 +116,17 @@ def test_a_corpus_is_read_alike_by_any_number_of_workers_and_from_any_step(data,
     assert len(read) > LANES
 
 
+@pytest.mark.parametrize("data", ["table"], indirect=True)
+def test_workers_that_start_afresh_read_alike(data, tmp_path):
+    from metalm_cli.training.reading import LaneMaker
+
+    def stream() -> RowStream:
+        return RowStream(list(range(LANES)), LaneMaker(open_corpus(data, seed=3, cache=tmp_path), writer(), LANES))
+
+    alone = list(islice(loader(stream(), 0), 3))
+    same_steps(list(islice(loader(stream(), 1, "spawn"), 3)), alone)
+
+
 # -- failures ---------------------------------------------------------------------------------------------------------
 
 

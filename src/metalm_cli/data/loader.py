@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import atexit
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import active_children
 from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from metalm_cli.data.lanes import Lane, LaneState
 from metalm_cli.errors import MetalmError
@@ -45,7 +49,7 @@ class RowStream:
             yield made
 
 
-def loader(stream: RowStream, workers: int) -> Iterator[StepRows]:
+def loader(stream: RowStream, workers: int, start: str | None = None) -> Iterator[StepRows]:
     """Iterate over steps for ever.
 
     Worker w of n reads the lanes at w, w + n, ... of this process, so that the rows are the same for any number of
@@ -54,6 +58,8 @@ def loader(stream: RowStream, workers: int) -> Iterator[StepRows]:
     Args:
         stream: The rows.
         workers: Worker processes; 0 reads in this one.
+        start: How they start: ``fork``, ``forkserver`` or ``spawn``; default the system's. All but the first need a
+            stream that pickles.
     """
     workers = min(workers, len(stream.lanes))
     if workers == 0:
@@ -61,7 +67,7 @@ def loader(stream: RowStream, workers: int) -> Iterator[StepRows]:
             yield _step(made)
         return
     others = set(active_children())
-    shares = iter(_worker_loader(stream, workers))
+    shares = iter(_worker_loader(stream, workers, start))
     processes = set(active_children()) - others
     atexit.register(_kill, processes)
     while True:
@@ -85,27 +91,38 @@ def _step(made: list[tuple[int, Row, LaneState]]) -> StepRows:
     return StepRows([row for _, row, _ in made], {index: state for index, _, state in made})
 
 
-def _worker_loader(stream: RowStream, workers: int) -> Any:
-    from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+class _Share(IterableDataset):
+    """What one worker reads."""
 
-    class Share(IterableDataset):
-        def __iter__(self) -> Iterator[Any]:
-            info = get_worker_info()
-            assert info is not None
-            try:
-                yield from stream.steps(stream.lanes[info.id :: info.num_workers])
-            except MetalmError as error:
-                yield error  # the loader would wrap what is raised here, traceback and all
+    def __init__(self, stream: RowStream) -> None:
+        self.stream = stream
 
-    return DataLoader(Share(), batch_size=None, num_workers=workers, prefetch_factor=2, worker_init_fn=_start_worker)
+    def __iter__(self) -> Iterator[Any]:
+        info = get_worker_info()
+        assert info is not None
+        try:
+            yield from self.stream.steps(self.stream.lanes[info.id :: info.num_workers])
+        except MetalmError as error:
+            yield error  # the loader would wrap what is raised here, traceback and all
 
 
-def _start_worker(_worker: int) -> None:
-    import os
+def _worker_loader(stream: RowStream, workers: int, start: str | None) -> Any:
+    return DataLoader(
+        _Share(stream),
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=2,
+        worker_init_fn=start_worker,
+        multiprocessing_context=start,
+    )
 
-    import torch
 
-    # A terminal or a scheduler signals the whole process group; only the training process decides what it means.
+def start_worker(_worker: int) -> None:
+    """Makes a worker deaf to SIGINT and SIGTERM, and leaves the cores to the others.
+
+    A terminal or a scheduler signals the whole process group; only the training process decides what it means. Workers
+    leave when their queue closes or the parent is gone.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -39,15 +39,3 @@ class StopSignals:
         elif number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             raise KeyboardInterrupt
-
-
-def ignore_in_worker(worker_id: int = 0) -> None:
-    """Makes a loader's worker deaf to SIGINT and SIGTERM (usable as ``worker_init_fn``).
-
-    Both reach the whole process group (Ctrl-C, a scheduler's stop). A worker that dies of them takes the training
-    process along before it has saved. Workers leave when their queue closes or the parent is gone.
-    """
-    del worker_id
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -298,6 +298,46 @@ def test_free_keys_are_noted(whole: Path, tmp_path: Path, capsys: pytest.Capture
     assert micro.checkpoint(out, 10)["state"]["step"] == 10
 
 
+def test_what_micro_batches_mean_for_dropout_is_noted(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = micro.rewound(whole, tmp_path / "run", 8)
+    assert micro.metalm("pretrain", "--out", out, "--resume", "train.micro_batch_size=2") == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "train.micro_batch_size changes from None to 2, and with it what dropout leaves out" in said
+
+
+@pytest.mark.parametrize("how", ["missing", "empty", "begun", "seeds"])
+def test_resuming_by_a_folder_that_holds_no_recipe(
+    tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "run"
+    if how in ("empty", "begun"):
+        out.mkdir()
+    if how == "begun":
+        (out / "environment.json").write_text("{}")
+    before = sorted(tmp_path.rglob("*"))
+    seeds = ["--seeds", "3,4"] if how == "seeds" else []
+    assert micro.metalm("pretrain", "--resume", "--out", out, *seeds) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "there is nothing to resume" in said
+    assert f"metalm pretrain RECIPE --resume --out {out}" in said
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_seeds_are_resumed_by_their_folder(tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    settings = ["train.steps=2", "train.checkpoint_every=1"]
+    seeds = ["--seeds", "3,4", "--out", out]
+    assert micro.metalm("pretrain", micro.write_recipe(tmp_path), *settings, *seeds) == 0
+    whole = out / "seed-4"
+    kept = whole.rename(tmp_path / "kept")
+    micro.rewound(kept, whole, 1)
+    assert micro.metalm("pretrain", "--resume", *seeds) == 0
+    micro.assert_same_run(kept, whole, 2)
+
+
 def test_resumed_with_more_steps_is_described_by_what_it_became(whole: Path, tmp_path: Path) -> None:
     out = micro.rewound(whole, tmp_path / "run", 8)
     assert micro.metalm("pretrain", "--out", out, "--resume", "train.steps=10") == 0

@@ -67,8 +67,8 @@ def _pretrain(
     if dry_run and resume:
         raise MetalmError("--dry-run and --resume exclude each other", remedy="leave one of them out")
     recipe, overrides = split_arguments(arguments)
-    if recipe is None and resume and out is not None and (out / "recipe.yaml").is_file():
-        recipe = f"./{out / 'recipe.yaml'}" if not out.is_absolute() else str(out / "recipe.yaml")
+    if recipe is None and resume and out is not None:
+        recipe = _begun(out if seeds is None else out / f"seed-{_numbers(seeds)[0]}", out)
     flags = {"model.checkpoint": model}
     settings: dict[str, Any] = {"dry_run": dry_run, "offline": offline, "data_root": data_root}
     if seeds is None:
@@ -85,6 +85,23 @@ def _pretrain(
     if not dry_run and is_first():
         _write_seeds(out, numbers)
     return Exit.DONE
+
+
+def _begun(run: Path, out: Path) -> str:
+    """The recipe of a run that is to be resumed by its folder alone.
+
+    Raises:
+        MetalmError: The folder holds none: which run to start is not known.
+    """
+    recipe = run / "recipe.yaml"
+    if not recipe.is_file():
+        raise MetalmError(
+            "there is nothing to resume",
+            where=str(run),
+            why="it holds no recipe.yaml, which a run writes as it begins" if run.exists() else "no such folder",
+            remedy=f"name the recipe: metalm pretrain RECIPE --resume --out {out} starts a run that has not begun",
+        )
+    return str(recipe) if recipe.is_absolute() else f"./{recipe}"
 
 
 def _numbers(seeds: str) -> list[int]:

@@ -157,7 +157,7 @@ def test_both_losses_are_the_papers_one_document_at_a_time(detection):
     assert (terms["generator"].coefficient, terms["detector"].coefficient) == (1.0, 50.0)
     positions = sum(map(len, rows))
     assert made.counts(batch) == {"generator": sum(len(row.targets) for row in rows), "detector": positions}
-    scores, labels = step.observe(batch)
+    scores, labels = observed(step, batch)
     assert labels.tolist() == np.concatenate([one[2] for one in documents]).tolist()
     np.testing.assert_allclose(scores, np.concatenate([one[3] for one in documents]), atol=1e-4)
 
@@ -204,16 +204,32 @@ def test_a_token_without_probability_is_never_drawn(detection):
     assert drawn.tolist() == [1, len(bias) - 2]
 
 
+def observed(step, batch):
+    """Scores and labels of every real position, from the pass that validates."""
+    step.eval()
+    with torch.no_grad():
+        return (one.numpy() for one in step(batch)["detector"].outputs)
+
+
+def test_only_validation_observes(detection):
+    made, step, rows = detection
+    batch = made.collate(rows)
+    for training in (True, False):
+        terms = step.train(training)(batch)
+        assert (terms["detector"].outputs is None) == training
+        assert terms["generator"].outputs is None
+
+
 def test_a_token_drawn_right_is_not_replaced(detection):
     made, step, rows = detection
     batch = made.collate(rows)
     stream = batch.streams["text"]
-    _, labels = step.observe(batch)
+    _, labels = observed(step, batch)
     assert 0.5 * len(stream.targets) < labels.sum() <= len(stream.targets)
     _, states = masked_loss(step.generator, stream, True)
     drawn = step._sample(states.detach(), stream)
     batch.streams["text"] = replace(stream, targets=drawn)
-    _, labels = step.observe(batch)
+    _, labels = observed(step, batch)
     assert not labels.any()
 
 

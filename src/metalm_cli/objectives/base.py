@@ -19,12 +19,14 @@ class Term(NamedTuple):
     Args:
         sum: Sum over what the term counts. Scalar, differentiable.
         coefficient: Its weight in the loss.
+        outputs: What else validation reads of the same pass, a tensor each; None in training.
 
     The loop divides by the count of the whole optimiser step, over micro-batches and processes.
     """
 
     sum: Tensor
     coefficient: float = 1.0
+    outputs: tuple[Tensor, ...] | None = None
 
 
 class Objective(Protocol):
@@ -48,7 +50,7 @@ class Objective(Protocol):
         Args:
             sums: Each term's sum over the validation rows.
             counts: Each counter's, those of :meth:`counts` under their terms' names.
-            outputs: What the step module's ``observe`` gave for each batch, where it has one.
+            outputs: The terms' ``outputs`` as arrays, a tuple for each batch that has any.
         """
 
     def counts(self, batch: Batch) -> dict[str, int]:

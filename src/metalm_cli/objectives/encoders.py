@@ -158,6 +158,8 @@ def masked_loss(model: Any, stream: Stream, compact: bool) -> tuple[Tensor, Tens
 class DetectionStep(nn.Module):
     """The root module of replaced token detection (ELECTRA, arXiv 2003.10555, section 2).
 
+    In evaluation mode the detector's term also gives its scores and the labels of every real position.
+
     Args:
         model: The encoder with its detection head.
         generator: A masked language model.
@@ -178,7 +180,8 @@ class DetectionStep(nn.Module):
         masked, states = masked_loss(self.generator, stream, self.compact)
         scores, labels, real = self._detect(stream, states)
         detected = binary_cross_entropy_with_logits(scores.float(), labels.float(), reduction="none")
-        return {"generator": Term(masked), "detector": Term((detected * real).sum(), self.weight)}
+        observed = None if self.training else (scores[real].float(), labels[real])
+        return {"generator": Term(masked), "detector": Term((detected * real).sum(), self.weight, observed)}
 
     def _detect(self, stream: Stream, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with torch.no_grad():
@@ -204,11 +207,3 @@ class DetectionStep(nn.Module):
             point = stream.uniforms[part, None] * totals[:, -1:]
             drawn[part] = torch.searchsorted(totals, point, right=True).squeeze(1).clamp(max=vocabulary - 1)
         return drawn
-
-    @torch.no_grad()
-    def observe(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-        """Detection scores and labels of every real position."""
-        stream = batch.streams[self.stream]
-        _, states = masked_loss(self.generator, stream, self.compact)
-        scores, labels, real = self._detect(stream, states)
-        return scores[real].float().cpu().numpy(), labels[real].cpu().numpy()

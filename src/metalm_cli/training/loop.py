@@ -61,7 +61,7 @@ class Hooks:
 
     Args:
         log: A training record.
-        validate: Gives validation metrics, given the prepared module and the step module.
+        validate: Gives validation metrics, given the prepared module and its device.
         validated: A validation record.
         save: Writes a checkpoint; given its tensors (no more than the groups' names but in the first process) and
             its state.
@@ -70,7 +70,7 @@ class Hooks:
     """
 
     log: Callable[[dict[str, Any]], None]
-    validate: Callable[[nn.Module, Any, torch.device], dict[str, float]]
+    validate: Callable[[nn.Module, torch.device], dict[str, float]]
     validated: Callable[[dict[str, Any]], None]
     save: Callable[[dict[str, dict[str, torch.Tensor]], dict[str, Any]], None]
     where: Callable[[int], str]
@@ -135,9 +135,9 @@ class Trainer:
         self.control.wait()
 
     @property
-    def tokens(self) -> int:
-        """Source tokens read so far, as of the last checkpoint."""
-        return int(self.state.meter.get("totals", {}).get("source_tokens", 0))
+    def totals(self) -> dict[str, int]:
+        """Counters of all processes since the beginning, as of the last checkpoint."""
+        return dict(self.state.meter.get("totals", {}))
 
     # -- one step -----------------------------------------------------------------------------------------------------
 
@@ -145,7 +145,10 @@ class Trainer:
         """The step's rows of this process as batches on the device."""
         size = self.options.micro_batch_size or len(made.rows)
         parts = [made.rows[at : at + size] for at in range(0, len(made.rows), size)]
-        return [self.objective.collate(part, self.length).to(self.device) for part in parts]
+        batches = [self.objective.collate(part, self.length) for part in parts]
+        if self.device.type == "cuda":  # from pinned memory, copies run while the device works
+            batches = [batch.pin_memory() for batch in batches]
+        return [batch.to(self.device) for batch in batches]
 
     def agree(self, batches: list[Batch], stop: bool) -> tuple[dict[str, int], set[str], bool]:
         """What all processes count in this step: each term, the encoders in use, and whether to stop."""
@@ -276,7 +279,7 @@ class Trainer:
 
     def _validate(self, hooks: Hooks) -> bool:
         """Whether this validation is the best so far; one that is not finite never is."""
-        found = hooks.validate(self.module, self.root, self.device)
+        found = hooks.validate(self.module, self.device)
         if not found:
             return False
         loss, state = found["loss"], self.state

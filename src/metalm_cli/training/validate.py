@@ -31,12 +31,11 @@ class Validator:
         self.batches = [ordered[at : at + size] for at in range(0, len(ordered), size)]
 
     @torch.no_grad()
-    def __call__(self, module: nn.Module, root: Any, device: torch.device) -> dict[str, float]:
+    def __call__(self, module: nn.Module, device: torch.device) -> dict[str, float]:
         """Validate.
 
         Args:
             module: The prepared step module.
-            root: The step module itself, for what it observes beside the loss.
             device: Where it is.
 
         Returns:
@@ -61,8 +60,7 @@ class Validator:
                 sums[name] = sums.get(name, 0) + term.sum
             counts.update(batch.counts)
             counts.update(self.objective.counts(batch))
-            if hasattr(root, "observe") and world == 1:
-                outputs.append(root.observe(batch))
+            outputs += [_arrays(term.outputs) for term in terms.values() if term.outputs is not None]
         module.train()
         return self._metrics({name: float(value) for name, value in sums.items()}, counts, outputs)
 
@@ -71,6 +69,11 @@ class Validator:
         keys = sorted(set().union(*self.control.collect(sorted(counts))))
         added = self.control.total_floats([sums.get(name, 0.0) for name in names])
         counted = self.control.total([counts[key] for key in keys])
+        outputs = [one for share in self.control.collect(outputs) for one in share]
         return self.objective.metrics(
             dict(zip(names, added, strict=True)), dict(zip(keys, counted, strict=True)), outputs
         )
+
+
+def _arrays(outputs: tuple[torch.Tensor, ...]) -> tuple[Any, ...]:
+    return tuple(one.detach().cpu().numpy() for one in outputs)

@@ -79,6 +79,20 @@ def test_the_run_folder(finished: Path) -> None:
         }
 
 
+def test_what_became_of_the_data_is_said_at_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, more = tmp_path / "run", ["data.validation.every=2"]
+    assert micro.metalm("pretrain", micro.write_recipe(tmp_path), "train.log_every=6", *more, "--out", out) == 0
+    (line,) = (one for one in capsys.readouterr().err.splitlines() if "| data: " in one)
+    last = micro.records(out)[-1]
+    assert last["split_documents"] > 0
+    assert last["validation_documents"] > 0
+    assert f"{last['tokens']:,} source tokens of {last['examples']} documents, {last['split_documents']} of" in line
+    assert f"{last['docked_tokens']:,} tokens docked at {last['docked_positions']:,} positions" in line
+    assert f"{last['padded_positions']} positions padded" in line
+    assert f"{last['cut_spans']} cut, {last['empty_spans']} empty, {last['too_long_spans']} too long" in line
+    assert f"0 empty, 0 excluded, {last['validation_documents']} held out" in line
+
+
 def test_the_model_folder(finished: Path) -> None:
     model = finished / "model"
     files = {str(one.relative_to(model)) for one in model.rglob("*") if one.is_file()}

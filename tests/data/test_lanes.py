@@ -59,7 +59,7 @@ def test_a_worked_lane():
     # Lane 0 of 2 reads the even numbers: abcdef, gh, abcdef, gh, ...
     assert [words(row) for row in rows] == ["abcde", "f.gh.", "abcde", "f.gh."]
     assert [row.numbers for row in rows] == [(0,), (0, 2), (4,), (4, 6)]
-    assert [row.counts for row in rows] == [{"letters": 5}] * 4
+    assert [row.counts for row in rows] == [{"letters": 5, "split_documents": 1}, {"letters": 5}] * 2
     assert lane.state == LaneState(8, 0)
 
 
@@ -113,6 +113,11 @@ def test_a_document_is_read_once_however_many_rows_it_fills():
     for _ in range(8):
         lane.next_row()
     assert writer.read_numbers == shelf.asked == [0, 1]
+
+
+def test_a_document_that_goes_on_in_later_rows_is_counted_as_split_once():
+    lane = Lane(0, 1, Shelf(["a" * 30, "b"]), Letters(4))
+    assert sum(lane.next_row().counts.get("split_documents", 0) for _ in range(7)) == 1
 
 
 def test_a_row_ends_where_the_next_piece_is_not_worth_beginning():

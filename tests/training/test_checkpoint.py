@@ -153,10 +153,11 @@ def damage_by(kind: str, path: Path) -> None:
         (path / "manifest.json").write_bytes(b"")
     elif kind == "other step":
         path.rename(path.parent / "step-00000099")
-    elif kind == "file outside":
+    elif kind in ("file outside", "unlisted file"):
         manifest = json.loads((path / "manifest.json").read_text())
         manifest.pop("sha256")
-        manifest["files"]["../x"] = {"size": 0, "sha256": ""}
+        facts = manifest["files"].pop("model.safetensors") if kind == "unlisted file" else {"size": 0, "sha256": ""}
+        manifest["files"]["../x" if kind == "file outside" else "other"] = facts
         (path / "manifest.json").write_bytes(checkpoint._sealed(manifest))
 
 
@@ -166,6 +167,7 @@ def damage_by(kind: str, path: Path) -> None:
         ("truncated", "bytes, not"),
         ("altered", "model.safetensors was altered"),
         ("missing", "model.safetensors is missing"),
+        ("unlisted file", "manifest.json lacks the size and hash of 'model.safetensors'"),
         ("no manifest", "it has no manifest.json"),
         ("empty manifest", "manifest.json was altered or cut"),
         ("other step", "it is of step 3, its name says 99"),

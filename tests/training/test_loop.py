@@ -241,6 +241,35 @@ def test_only_training_is_timed(recipe: Path, monkeypatch: pytest.MonkeyPatch) -
     assert last["tokens_per_second"] == pytest.approx((last["tokens"] - first["tokens"]) / 2, abs=0.1)
 
 
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["training", "validation"])
+def test_memory_that_runs_out_later_is_explained(
+    recipe: Path, where: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    owner, name = (Trainer, "step") if where == "training" else (pretrain.Validator, "__call__")
+    call, left = getattr(owner, name), 4
+
+    def hungry(self: Any, *rest: Any) -> Any:
+        nonlocal left
+        left -= 1
+        return call(self, *rest) if left else torch.empty(1 << 55, dtype=torch.uint8)
+
+    monkeypatch.setattr(owner, name, hungry)
+    out = recipe.parent / "run"
+    settings = ["train.checkpoint_every=2", "train.validate_every=1"]
+    assert micro.metalm("pretrain", recipe, *settings, "--out", out) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("error:") == 1
+    assert "memory ran out while training" in said
+    kept = max((out / "checkpoints").iterdir())
+    assert f"{kept} is whole" in said
+    for key in ("train.micro_batch_size=2 (now 4)", "data.sequence_length", "train.checkpoint_activations=true"):
+        assert key in said
+    assert "Traceback" not in said
+
+
 # -- small pieces -----------------------------------------------------------------------------------------------------
 
 

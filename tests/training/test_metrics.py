@@ -144,6 +144,22 @@ def test_a_missing_tracker_is_named_with_its_package(monkeypatch, name: str, ins
     metrics.check_trackers([])
 
 
+def test_trackers_that_may_open_no_connection(monkeypatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda package: object())
+    monkeypatch.setenv("WANDB_MODE", "online")
+    metrics.check_trackers(["wandb", "trackio", "tensorboard"])
+    assert os.environ["WANDB_MODE"] == "online"
+    metrics.check_trackers(["wandb", "tensorboard"], offline=True)
+    assert os.environ["WANDB_MODE"] == "offline"
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    metrics.check_trackers(["wandb"], offline=True)
+    assert os.environ["WANDB_MODE"] == "disabled"
+    with pytest.raises(MetalmError, match="trackio") as caught:
+        metrics.check_trackers(["trackio"], offline=True)
+    assert caught.value.exit_code == Exit.USAGE
+    assert "tensorboard" in caught.value.remedy
+
+
 class Recorder:
     def __init__(self) -> None:
         self.logged: list[tuple[dict, int]] = []

@@ -73,9 +73,9 @@ def rtd() -> Made:
     return Made("encoder-rtd", ENCODER)
 
 
-def printed(plan, resolved=None, width: int = 100) -> str:
+def printed(plan, resolved=None, width: int = 100, **options) -> str:
     out = io.StringIO()
-    Console(file=out, width=width, highlight=False).print(plan_text(plan, resolved))
+    Console(file=out, width=width, highlight=False).print(plan_text(plan, resolved, **options))
     return out.getvalue()
 
 
@@ -83,24 +83,11 @@ def test_where_values_came_from_at_the_start_of_a_run(small, tmp_path):
     path = tmp_path / "own.yaml"
     path.write_text("extends: small\ntrain:\n  batch_size: 8\n\n  learning_rate: 1e-3\n")
     resolved = resolve("pretrain", str(path), ["train.steps=77"])
-    out = io.StringIO()
-    Console(file=out, width=200, highlight=False).print(plan_text(small.plan(), resolved, every=False))
-    text = out.getvalue()
-    (own,) = (line.split() for line in text.splitlines() if "own.yaml" in line)
-    assert own[-2:] == ["train", "3-5"]
-    (given,) = (line.split() for line in text.splitlines() if "command line" in line)
-    assert given == ["command", "line", "train.steps:", "77"]
-    assert "small.yaml" in text
-    assert "defaults" not in text
-    assert len(text.splitlines()) < len(printed(small.plan(), resolved, 200).splitlines()) - 10
-
-
-def test_nothing_to_validate_on_is_noted(small):
-    said = printed(small.plan(validation=(3, 0)), width=200)
-    assert "nothing is validated" in said
-    assert "data.validation.every (10)" in said
-    assert "nothing is validated" not in printed(small.plan(validation=(3, 4)))
-    assert "3 documents held out, in 4 windows" in printed(small.plan(validation=(3, 4)))
+    lines = printed(small.plan(), resolved, 200, every=False).splitlines()
+    assert [line.split()[-2:] for line in lines if "own.yaml" in line] == [["train", "3-5"]]
+    assert [line.split()[2:] for line in lines if "command line" in line] == [["train.steps:", "77"]]
+    assert len([line for line in lines if "small.yaml" in line]) == 1
+    assert not any("defaults" in line for line in lines)
 
 
 def test_epochs_that_are_over_before_the_warm_up_is(small):
@@ -271,6 +258,8 @@ def test_portions_of_several_processes(small):
 def test_validation_is_what_was_read_or_what_may_be(small):
     assert "up to 20 documents held out" in printed(small.plan())
     assert "17 documents held out, in 41 windows" in printed(small.plan(validation=(17, 41)))
+    assert "nothing is validated" not in printed(small.plan(validation=(17, 41)))
+    assert "nothing is validated: no text" in printed(small.plan(validation=(17, 0)))
 
 
 @pytest.mark.parametrize("width", [60, 100])

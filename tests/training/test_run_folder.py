@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.training import run_folder
-from metalm_cli.training.run_folder import RunFolder, newest_finished
+from metalm_cli.training.run_folder import RunFolder, is_finished, newest_finished
 
 NOON = datetime(2024, 5, 17, 12, 0, 0)
 
@@ -171,7 +171,7 @@ def test_one_process_cannot_open_a_run_twice(tmp_path: Path) -> None:
 def test_files_are_written_whole_and_inside(tmp_path: Path, monkeypatch) -> None:
     with create(tmp_path, tmp_path / "run") as run:
         run.write_json("results/rte.json", {"accuracy": 0.5, "task": "ü"})
-        assert json.loads((run.results / "rte.json").read_text()) == {"accuracy": 0.5, "task": "ü"}
+        assert json.loads(((run.path / "results") / "rte.json").read_text()) == {"accuracy": 0.5, "task": "ü"}
         with pytest.raises(ValueError):
             run.write_json("x.json", {"loss": float("nan")})
         with pytest.raises(MetalmError, match="inside"):
@@ -185,21 +185,20 @@ def test_files_are_written_whole_and_inside(tmp_path: Path, monkeypatch) -> None
             with pytest.raises(MetalmError, match="no space left") as caught:
                 run.write_json("results/rte.json", {})
         assert caught.value.exit_code == Exit.FAILED
-        assert json.loads((run.results / "rte.json").read_text())["accuracy"] == 0.5
+        assert json.loads(((run.path / "results") / "rte.json").read_text())["accuracy"] == 0.5
         assert sorted(os.listdir(run.path)) == [".lock", "results"]
-        assert os.listdir(run.results) == ["rte.json"]
+        assert os.listdir(run.path / "results") == ["rte.json"]
 
 
 def test_a_run_is_finished_when_its_model_stands_there(tmp_path: Path) -> None:
     with create(tmp_path, tmp_path / "run") as run:
         with pytest.raises(ZeroDivisionError), run.finishing() as folder:
-            _ = (folder / "config.json").write_text("half") // run.finished
+            _ = (folder / "config.json").write_text("half") // is_finished(run.path)
         assert os.listdir(run.path) == [".lock"]
         finish(run, "first")
-        assert run.finished
+        assert is_finished(run.path)
         finish(run, "second")
         assert (run.model / "config.json").read_text() == "second"
-        assert run.lineage == run.model / "lineage.json"
         assert sorted(os.listdir(run.path)) == [".lock", "model"]
 
 
@@ -208,7 +207,7 @@ def test_a_model_that_finds_no_space(tmp_path: Path, error: Exception) -> None:
     with create(tmp_path, tmp_path / "run") as run:
         with pytest.raises(MetalmError, match="no space left: cannot write model/"), run.finishing():
             raise error
-        assert not run.finished
+        assert not is_finished(run.path)
 
 
 def test_resuming_clears_what_a_kill_left(tmp_path: Path) -> None:

@@ -127,6 +127,7 @@ class Lane:
             if piece.done:
                 self._skip()
             else:
+                counts.update({"split_documents": 1} if self.state.offset == 0 else {})
                 self.state = LaneState(self.state.number, piece.end)
         return self.writer.write(pieces, counts, numbers)
 

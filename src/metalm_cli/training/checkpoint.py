@@ -182,6 +182,9 @@ def damage(path: Path, *, hashes: bool = True, step: int | None = None) -> str |
             return f"its format is {manifest['format']}, this program reads {_FORMAT}"
         if step is not None and manifest["step"] != step:
             return f"it is of step {manifest['step']}, its name says {step}"
+        for name in [name for group in manifest["groups"].values() for name in group["files"]] + [STATE]:
+            if name not in manifest["files"]:
+                return f"{MANIFEST} lacks the size and hash of {name!r}"
         for name, facts in manifest["files"].items():
             if Path(name).name != name:
                 return f"{MANIFEST} names {name!r}, which is not a file of this folder"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,8 +24,14 @@ LOGGED = (
     "lowered_tokens",
     "empty_documents",
     "excluded_documents",
+    "validation_documents",
+    "split_documents",
 )
 """Counters that every record states, since the beginning of the run."""
+
+
+LEFT = {"too_long": "too long", "validation": "held out"}
+"""Names of counters, as people say them."""
 
 
 class Meter:
@@ -105,3 +111,26 @@ class Meter:
     def _added(self, counter: Counter[str]) -> dict[str, int]:
         keys = sorted(set().union(*self.control.collect(sorted(counter))))
         return dict(zip(keys, self.control.total([counter[key] for key in keys]), strict=True))
+
+
+def summary(totals: Mapping[str, int]) -> str:
+    """What became of the data of a run, on one line.
+
+    Args:
+        totals: Counters since the beginning, over all processes.
+    """
+
+    def said(*names: str, of: str) -> str:
+        return ", ".join(f"{totals.get(f'{name}_{of}', 0):,} {LEFT.get(name, name)}" for name in names)
+
+    def count(name: str) -> str:
+        return f"{totals.get(name, 0):,}"
+
+    return (
+        f"data: {count('source_tokens')} source tokens of {count('documents')} documents, "
+        f"{count('split_documents')} of them split over rows; "
+        f"{count('docked_tokens')} tokens docked at {count('docked_positions')} positions; "
+        f"{count('padded_positions')} positions padded; "
+        f"spans left causal: {said('cut', 'empty', 'too_long', of='spans')}; "
+        f"documents left out: {said('empty', 'excluded', 'validation', of='documents')}"
+    )

@@ -127,15 +127,28 @@ def read(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     return records, problems
 
 
-def check_trackers(names: Iterable[str]) -> None:
+def check_trackers(names: Iterable[str], offline: bool = False) -> None:
     """Checks before work begins that the packages of the asked trackers are installed.
 
     Accelerate leaves out a tracker whose package is missing, without a word.
 
+    Args:
+        names: The trackers.
+        offline: No connection may be opened: W&B then writes its files alone (``wandb sync`` sends them later).
+
     Raises:
-        MetalmError: A package is missing.
+        MetalmError: A package is missing; or a tracker cannot do without connections.
     """
     for name in names:
+        if offline and name == "trackio":
+            raise MetalmError(
+                "the tracker trackio cannot be used with --offline",
+                where="train.trackers",
+                why="it starts a server, and has no mode that opens no connection",
+                remedy="take trackio out of train.trackers, or use tensorboard",
+            )
+        if offline and name == "wandb" and os.environ.get("WANDB_MODE") != "disabled":
+            os.environ["WANDB_MODE"] = "offline"
         packages, install = _PACKAGES[name]
         if not any(importlib.util.find_spec(package) for package in packages):
             raise MetalmError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from metalm_cli.training.devices import compile_layers, make_accelerator
 from metalm_cli.training.finish import write_model
 from metalm_cli.training.lineage import read_ancestors
 from metalm_cli.training.loop import Hooks, Trainer
+from metalm_cli.training.memory import does_not_fit, estimate_memory, first_words, out_of_memory
+from metalm_cli.training.meter import summary
 from metalm_cli.training.metrics import MetricsLog, check_trackers, log_to_trackers, read, start_trackers
 from metalm_cli.training.plan import Plan, make_plan
 from metalm_cli.training.probe import ProbeResult, probe
@@ -75,7 +78,7 @@ class Pretraining:
 
     def __init__(self, recipe: PretrainRecipe, text: str, options: Options, views: Views) -> None:
         self.recipe, self.text, self.options, self.views = recipe, text, options, views
-        check_trackers(recipe.train.trackers)
+        check_trackers(recipe.train.trackers, options.offline)
         self.accelerator = make_accelerator(recipe)
         self.world: int = self.accelerator.num_processes
         self.main: bool = self.accelerator.is_main_process
@@ -248,15 +251,34 @@ class Pretraining:
                 log.cut_back(trainer.state.step)
             progress.start(self.steps, f"{self.options.name} -> {folder.path}", trainer.state.step)
             hooks = self._hooks(folder, trainer, log, progress, validator)
-            with StopSignals() as signals:
+            with StopSignals() as signals, self._memory_explained(folder):
                 result = trainer.run(loader(stream, recipe.data.workers), hooks, signals)
             if result == Exit.DONE:
                 self._finish(folder, trainer)
+            progress.note(summary(trainer.totals))
             progress.note(
                 f"model: {folder.model}" if result == Exit.DONE else f"stopped; go on with --resume --out {folder.path}"
             )
         self.accelerator.end_training()
         return result
+
+    @contextmanager
+    def _memory_explained(self, folder: RunFolder) -> Iterator[None]:
+        """Memory that runs out while training, validating or sampling: the probe knows not all that a run meets."""
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            last, _ = checkpoint.latest(folder.checkpoints)
+            kept = f"; {last} is whole, and --resume goes on from it" if last else ""
+            memory = estimate_memory(
+                self.recipe, self.assembly, getattr(self.root, "generator", None), self.world, self.shards
+            )
+            what = f"memory ran out while training{kept}"
+            raise does_not_fit(
+                self.recipe, first_words(error), memory, self.world, what=what, exit_code=Exit.FAILED
+            ) from error
 
     def _stream(self, trainer: Trainer) -> RowStream:
         batch = self.recipe.train.batch_size
@@ -295,7 +317,7 @@ class Pretraining:
                 "name": self.options.name,
                 "recipe": self.text,
                 "steps": trainer.state.step,
-                "tokens": trainer.tokens,
+                "tokens": trainer.totals.get("source_tokens", 0),
                 "validation": last_validation(folder.metrics),
             }
             root, assembly = (self.root, self.assembly) if self.world == 1 else self._whole(folder)

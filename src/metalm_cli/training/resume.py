@@ -24,9 +24,15 @@ FREE = (
     "train.trackers",
     "data.workers",
 )
-"""Keys that may change on resume: they change neither what is read nor what is computed from it."""
+"""Keys that may change on resume: they change neither what is read nor, without dropout, what is computed from it."""
 LATER = ("train.steps",)
 """Keys that may change, and do change what comes: the schedule is that of the new value."""
+
+CONSEQUENCES = {
+    "train.steps": ", and with it the learning rates to come",
+    "train.micro_batch_size": ", and with it what dropout leaves out: each micro-batch has a seed of its own",
+}
+"""What a change of a key that may change means for the run."""
 
 
 def check_recipe(folder: RunFolder, recipe: PretrainRecipe) -> list[str]:
@@ -57,8 +63,7 @@ def check_recipe(folder: RunFolder, recipe: PretrainRecipe) -> list[str]:
             why="; ".join(f"{key} was {saved.get(key)!r} and is {now.get(key)!r}" for key in fixed),
             remedy=f"set them back, or start a new run; a resumed run may change {', '.join((*LATER, *FREE))}",
         )
-    notes = [f"{key} changes from {saved.get(key)} to {now.get(key)}" for key in differ]
-    return [f"{note}, and with it the learning rates to come" if note.startswith(LATER) else note for note in notes]
+    return [f"{key} changes from {saved.get(key)} to {now.get(key)}{CONSEQUENCES.get(key, '')}" for key in differ]
 
 
 def flat(value: Any, path: str = "") -> dict[str, Any]:

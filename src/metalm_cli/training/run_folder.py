@@ -68,8 +68,6 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
         self.adapter = path / "adapter"
-        self.results = path / "results"
-        self.report = path / "report.html"
         self.environment = path / "environment.json"
         self._lock: Any = None
 
@@ -130,15 +128,6 @@ class RunFolder:
     def attach(cls, path: Path) -> RunFolder:
         """The folder as the other processes of a run see it: no lock, nothing made."""
         return cls(Path(path))
-
-    @property
-    def lineage(self) -> Path:
-        """``lineage.json`` of the saved model, or of the adapter where that was trained."""
-        return (self.adapter if self.adapter.is_dir() else self.model) / "lineage.json"
-
-    @property
-    def finished(self) -> bool:
-        return is_finished(self.path)
 
     def write_text(self, name: str, text: str) -> Path:
         """Writes a file of the run atomically; ``name`` may hold folders (``results/rte.json``)."""

@@ -202,7 +202,7 @@ def test_the_first_step_that_was_not_finite_is_named_with_the_documents_of_all_p
 
 
 def test_a_new_best_is_kept_whatever_the_turn_of_checkpoints(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    losses = iter([3.0, 1.0, math.nan, 2.0, 2.0, 2.0])
+    losses = iter([math.nan, 1.0, 3.0, 2.0, math.nan, 2.0])
     monkeypatch.setattr(pretrain.Validator, "__call__", lambda *_: {"loss": next(losses)})
     out = train(recipe, "run", "train.validate_every=1", "train.checkpoint_every=3", "train.keep=1")
     assert sorted(one.name for one in (out / "checkpoints").iterdir()) == ["step-00000002", "step-00000006"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import microruns as micro
+from hub.server import QUICK, HubServer
 from metalm_cli.recipes.schema import Data, Source, Validation
 from metalm_cli.training.data_facts import pinned
 
@@ -96,3 +97,32 @@ def test_hub_sources_are_read_at_the_commit_that_the_run_began_with() -> None:
     assert [source.revision for source in found.validation.sources] == [COMMITS[1]]
     assert found.sources[0].split == "train"
     assert pinned(data, None) is data
+
+
+CALL = """
+import sys
+from metalm_cli.cli.app import run
+sys.exit(run({arguments!r}))
+"""
+
+
+def test_a_resumed_run_asks_the_hub_for_the_commit_that_it_began_with(tmp_path: Path) -> None:
+    rows = documents(tmp_path / "train.jsonl", 0).read_bytes()
+    recipe, out = micro.write_recipe(tmp_path), tmp_path / "whole"
+    settings = ["data.sources=[{name: docs, hub: me/docs}]", "train.checkpoint_every=3"]
+    with HubServer() as hub:
+        hub.add("datasets", "me/docs", {"train.jsonl": rows})
+        first = ["pretrain", str(recipe), *settings, "--out", str(out)]
+        done = hub.run(QUICK + CALL.format(arguments=first), tmp_path)
+        assert done.returncode == 0, done.stderr
+        commit = json.loads((out / "data.json").read_text())["sources"][0]["revision"]
+        run = micro.rewound(out, tmp_path / "run", 3)
+        hub.requests.clear()
+        again = ["pretrain", "--resume", "--out", str(run)]
+        done = hub.run(QUICK + CALL.format(arguments=again), tmp_path)
+        assert done.returncode == 0, done.stderr
+        asked = [one.path for one in hub.requests if one.path.startswith("/api/datasets/me/docs")]
+    assert len(commit) == 40
+    assert all(commit in path for path in asked)
+    assert asked
+    micro.assert_same_run(out, run, 6)

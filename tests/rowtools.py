@@ -148,6 +148,8 @@ class ReadBack:
             counts["cut_ends"] += 1
             counts["documents"] += 1
             self.finished.append(number)
+        if first == 0 and number not in self.finished:
+            counts["split_documents"] += 1
         counts["source_tokens"] += at - first
         counts["trained_bytes"] += _bytes(document, first, marks[first:at])
         self.at[number] = at

@@ -100,13 +100,8 @@ def build_row(
             starts[index] = starts[parent] + len(sessions[parent])
         positions.append(starts[index] + np.arange(len(session)))
         segments.append(np.full(len(session), index, dtype=np.int64))
-        chosen = np.flatnonzero(session.trained)
-        before = offset + chosen - 1
-        if len(chosen) and chosen[0] == 0:
-            if parent == ROOT:
-                chosen, before = chosen[1:], before[1:]
-            else:
-                before[0] = offsets[parent + 1] - 1
+        last = None if parent == ROOT else int(offsets[parent + 1]) - 1
+        chosen, before = _predicted(session, offset, last)
         predict_at.append(before)
         targets.append(session.ids[chosen])
         owners.append(np.full(len(chosen), index, dtype=np.int64))
@@ -125,6 +120,23 @@ def build_row(
         counts=found,
         numbers=tuple(numbers),
     )
+
+
+def _predicted(session: TokenisedSession, offset: int, last: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Trained positions of a session, and the row's positions that predict them.
+
+    Args:
+        session: The session.
+        offset: Its first position in the row.
+        last: The row's position before its first one: its parent's last, or None for a root.
+    """
+    chosen = np.flatnonzero(session.trained)
+    before = offset + chosen - 1
+    if len(chosen) and chosen[0] == 0:
+        if last is None:
+            return chosen[1:], before[1:]
+        before[0] = last
+    return chosen, before
 
 
 def pack(sessions: Iterable[TokenisedSession], length: int) -> list[list[int]]:

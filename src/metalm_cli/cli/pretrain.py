@@ -37,7 +37,7 @@ def pretrain(
     ] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Open no network connection.")] = False,
     data_root: Annotated[
-        Path | None, typer.Option("--data-root", metavar="DIR", help="Where local data sets lie (or METALM_DATA).")
+        Path | None, typer.Option("--data-root", metavar="DIR", help="Where data sets lie; default $METALM_DATA.")
     ] = None,
     seeds: Annotated[
         str | None, typer.Option("--seeds", metavar="0,1,2", help="Train once for each seed, into RUN/seed-N.")
@@ -170,4 +170,5 @@ def _write_seeds(out: Path, numbers: list[int]) -> None:
     text = json.dumps({"seeds": numbers, "validation": summary}, indent=2) + "\n"
     write_atomically(out / "seeds.json", text.encode())
     for key, one in summary.items():
-        console.write(f"{key}: mean {one['mean']:.4f}, standard deviation {one['stdev']}, seeds {numbers}\n")
+        spread = "" if one["stdev"] is None else f", standard deviation {one['stdev']:.4f}"
+        console.write(f"validation {key}: mean {one['mean']:.4f}{spread}, seeds {', '.join(map(str, numbers))}\n")

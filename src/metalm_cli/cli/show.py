@@ -28,7 +28,7 @@ def show(
     model: ModelOption = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Rows to show.")] = 3,
     data_root: Annotated[
-        Path | None, typer.Option("--data-root", metavar="DIR", help="Folder that data sets are read from first.")
+        Path | None, typer.Option("--data-root", metavar="DIR", help="Where data sets lie; default $METALM_DATA.")
     ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Open no network connection.")] = False,
     positions: Annotated[

@@ -80,6 +80,7 @@ class Interface:
         Raises:
             MetalmError: A session cannot be tokenised, or nothing in it is trained or can be predicted.
         """
+        sessions = _checked(sessions)
         named = [session if session.name else Session(session, f"session {at}") for at, session in enumerate(sessions)]
         made = [self.tokenise(session, need_trained=True) for session in named]
         for session in made:
@@ -120,7 +121,7 @@ class Interface:
         options.setdefault("eos_token_id", self.decoder_tokenizer.document_id)
         options.setdefault("pad_token_id", self.decoder_tokenizer.pad_id)
         texts = []
-        for session in sessions:
+        for session in _checked(sessions):
             made = self.tokenise(session)
             most = min(max_new_tokens, self._room(made))
             batch = self._batch([made])
@@ -154,6 +155,22 @@ class Interface:
         conversation = Conversation(self)
         conversation.read(self.tokenise(session))
         return conversation
+
+
+def _checked(sessions: Iterable[Session]) -> list[Session]:
+    """The sessions as a list.
+
+    Raises:
+        MetalmError: One session instead of several, or something else.
+    """
+    found = [sessions] if isinstance(sessions, Session | str) else list(sessions)
+    if isinstance(sessions, Session | str) or not all(isinstance(one, Session) for one in found):
+        wrong = next((one for one in found if not isinstance(one, Session)), found[0])
+        raise MetalmError(
+            f"expected a list of sessions, got {type(wrong).__name__}",
+            remedy='write [metalm.Session([metalm.Causal("some text")])]',
+        )
+    return found
 
 
 class Conversation:

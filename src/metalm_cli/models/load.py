@@ -127,6 +127,12 @@ def _model_in(folder: Path) -> Path | None:
 def _named(source: str, offline: bool, code: bool) -> Path:
     """The folder of a model that is not a folder with a model by itself; says so where it cannot be had."""
     absolute = Path(source).expanduser().absolute()
+    if (absolute / "recipe.yaml").is_file():
+        raise MetalmError(
+            "this run has not finished, and has no model yet",
+            where=str(absolute),
+            remedy=f"finish it: metalm pretrain --resume --out {source}",
+        )
     try:
         return model_folder(source, offline=offline, code=code)
     except MetalmError as error:
@@ -137,7 +143,7 @@ def _named(source: str, offline: bool, code: bool) -> Path:
             error.what,
             where=error.where,
             why=f"{taken}; {error.why}" if error.why else taken,
-            remedy=error.remedy,
+            remedy=f"correct the path; or, for a hub id: {error.remedy}",
             exit_code=error.exit_code,
         ) from error
 

@@ -54,6 +54,10 @@ class Validated:
     sources: tuple[str, ...]
 
 
+MANY_EPOCHS = 20
+"""A source that is read more often than this is worth a note."""
+
+
 @dataclass(frozen=True)
 class Portions:
     """How a step is cut.
@@ -160,6 +164,7 @@ def make_plan(
     figures = sample_figures(corpus, objective.writer(recipe.data, recipe.train.seed), seconds=limit)
     portions = _portions(recipe, corpus, figures, world, steps)
     generator = _generator(recipe, assembly, root)
+    sources = source_plans(corpus.sources, figures, portions.steps * portions.positions)
     modules: list[nn.Module] = [assembly.model, *([generator] if generator is not None else [])]
     parameters = {id(one): one for module in modules for one in module.parameters()}.values()
     return Plan(
@@ -168,14 +173,14 @@ def make_plan(
         trained=sum(one.numel() for one in parameters if one.requires_grad),
         tokens=_tokens(assembly),
         objective=_objective(recipe.objective),
-        sources=source_plans(corpus.sources, figures, portions.steps * portions.positions),
+        sources=sources,
         figures=figures,
         portions=portions,
         validated=_validated(recipe, corpus.validation_sources, validation),
         memory=estimate_memory(recipe, assembly, generator, world, shards),
         precision=recipe.train.precision,
         device=str(device) if device is not None else "cuda" if torch.cuda.is_available() else "cpu",
-        notes=(*assembly.notes, *_notes(recipe, corpus.sources, figures, portions, validation)),
+        notes=(*assembly.notes, *_notes(recipe, sources, figures, portions, validation)),
     )
 
 
@@ -245,7 +250,7 @@ def _validated(recipe: PretrainRecipe, sources: list[SourceInfo], read: tuple[in
 
 def _notes(
     recipe: PretrainRecipe,
-    sources: list[SourceInfo],
+    sources: tuple[SourcePlan, ...],
     figures: Figures,
     portions: Portions,
     validation: tuple[int, int] | None,
@@ -258,7 +263,7 @@ def _notes(
             every = f"data.validation.every ({options.every})"
             none = f"no text that can be scored has a hash of 0 modulo {every}; lower it"
         notes.append(f"nothing is validated: {none}")
-    streams = [info.name for info in sources if info.streamed]
+    streams = [one.info.name for one in sources if one.info.streamed]
     if streams and len(sources) > 1:
         notes.append(f"weights are shares of the documents drawn, whatever the size of {', '.join(streams)}")
     refused = {name: figures.counts.get(f"{name}_spans", 0) for name in ("cut", "empty", "too_long")}
@@ -275,4 +280,10 @@ def _notes(
         notes.append(f"{portions.batch_size} rows do not divide among {portions.processes} processes")
     if recipe.train.max_time:
         notes.append(f"stops after {recipe.train.max_time}, with a checkpoint, if the steps are not done by then")
+    documents = validation[0] if validation is not None else 0
+    if 0 < documents < recipe.data.validation.documents // 10:
+        notes.append(f"validation holds {documents} of the documents asked for: its loss says little")
+    for one in sources:
+        if one.epochs is not None and one.epochs > MANY_EPOCHS:
+            notes.append(f"each document of {one.info.name} is read about {one.epochs:.0f} times")
     return notes

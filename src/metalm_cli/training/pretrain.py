@@ -185,6 +185,8 @@ class Pretraining:
         if agreed(lambda: RunFolder.begins(options.out, options.name, options.resume)):
             self._ready(None)
         with self._folder() as folder:
+            for note in folder.notes:
+                self.views.note(note)
             found = self._checkpoint(folder) if folder.resumed else None
             if not hasattr(self, "corpus"):
                 self._ready(folder)
@@ -257,7 +259,9 @@ class Pretraining:
                 self._finish(folder, trainer)
             progress.note(summary(trainer.totals))
             progress.note(
-                f"model: {folder.model}" if result == Exit.DONE else f"stopped; go on with --resume --out {folder.path}"
+                f"model: {folder.model}"
+                if result == Exit.DONE
+                else f"stopped; go on with: metalm pretrain --resume --out {folder.path}"
             )
         self.accelerator.end_training()
         return result

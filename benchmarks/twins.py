@@ -1,0 +1,66 @@
+"""A MetaLM beside its GPT twins: bits per byte on the same held-out positions, at equal steps, with what each cost.
+
+For finished runs of `metalm pretrain` whose validation documents are divided alike (data.validation.objective):
+validation curves, parameters, text read, and model FLOPs (metalm_cli.training.flops, from the rows of a few steps).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from common import lanes, machine
+
+from metalm_cli.data import open_corpus
+from metalm_cli.models.assemble import assemble_recipe
+from metalm_cli.objectives import make_objective
+from metalm_cli.recipes.resolved import resolve
+from metalm_cli.training.flops import batch_flops
+from metalm_cli.training.metrics import read
+
+STEPS = 4
+"""Steps whose rows are counted."""
+
+
+def facts(run: Path) -> dict[str, Any]:
+    """What a run has measured, read and computed."""
+    recipe = resolve("pretrain", str(run.absolute() / "recipe.yaml")).recipe
+    corpus = open_corpus(recipe.data, seed=recipe.train.seed)
+    made = assemble_recipe(recipe, lambda count: corpus.sample(count, 0), tokenizers=run / "tokenizers")
+    objective = make_objective(recipe, made)
+    road = lanes(recipe, corpus, objective)
+    batches = [objective.collate([lane.next_row() for lane in road]) for _ in range(STEPS)]
+    records, _ = read(run / "metrics.jsonl")
+    train = [record for record in records if record["split"] == "train"][-1]
+    curve = [(one["step"], round(one["bits_per_byte"], 4)) for one in records if one["split"] == "validation"]
+    parameters = {id(one): one for part in made.parts().values() for one in part.parameters()}.values()
+    return {
+        "run": run.name,
+        "parameters": sum(one.numel() for one in parameters),
+        "trained": sum(one.numel() for one in parameters if one.requires_grad),
+        "steps": train["step"],
+        "source tokens": train["tokens"],
+        "trained tokens": train["trained_tokens"],
+        "docked positions": train["docked_positions"],
+        "model PFLOPs": sum(batch_flops(made.model, batch) for batch in batches) / STEPS * train["step"] / 1e15,
+        "bits per byte": curve,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", type=Path, nargs="*", help="finished run folders")
+    parser.add_argument("--quick", action="store_true", help="accepted for symmetry")
+    options = parser.parse_args()
+    if not options.runs:
+        print("benchmarks/twins.py needs run folders")
+        return
+    print(json.dumps(machine()))
+    for run in options.runs:
+        print(json.dumps(facts(run)))
+
+
+if __name__ == "__main__":
+    main()

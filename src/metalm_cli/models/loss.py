@@ -18,6 +18,11 @@ CUDA_CHUNK_ELEMENTS = 1 << 27
 """... and on a GPU (512 MiB), whose matrix products want more rows, and whose additions to the gradient cost more."""
 
 
+def chunk_elements(cuda: bool) -> int:
+    """Logits that exist at once on a GPU, or on a CPU."""
+    return CUDA_CHUNK_ELEMENTS if cuda else CHUNK_ELEMENTS
+
+
 @dataclass(frozen=True)
 class Head:
     """What turns a decoder's last hidden state into logits.
@@ -90,7 +95,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_hidden = torch.empty_like(states) if need[0] else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need[1] else None
         grad_bias = torch.zeros(v, dtype=torch.float32, device=hidden.device) if need[2] else None
-        step = max(16, (CUDA_CHUNK_ELEMENTS if hidden.is_cuda else CHUNK_ELEMENTS) // v)
+        step = max(16, chunk_elements(hidden.is_cuda) // v)
         for at in range(0, m, step):
             part = slice(at, at + step)
             logits = (states[part] @ matrix.t()).float()

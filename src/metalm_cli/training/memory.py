@@ -11,7 +11,7 @@ from torch import nn
 
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.models.assemble import Assembly
-from metalm_cli.models.loss import CHUNK_ELEMENTS
+from metalm_cli.models.loss import chunk_elements
 from metalm_cli.models.metalm import MetaLM
 from metalm_cli.models.trains import layers_of
 from metalm_cli.recipes.schema import PretrainRecipe
@@ -167,7 +167,7 @@ def _head(assembly: Assembly, modules: list[nn.Module], positions: int) -> float
     if traits is not None and not traits.own_head:
         return 3.0 * 4 * positions * rows
     trains = any(one.requires_grad for module in modules for one in module.parameters())
-    return 3.0 * 4 * CHUNK_ELEMENTS + (4.0 * rows * hidden if trains else 0.0)
+    return 3.0 * 4 * chunk_elements(torch.cuda.is_available()) + (4.0 * rows * hidden if trains else 0.0)
 
 
 def out_of_memory(error: BaseException) -> bool:

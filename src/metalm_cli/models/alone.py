@@ -125,7 +125,7 @@ def encoder_packs(model: Any) -> bool:
         packed = encode(model, ids, stream)
         apart = torch.cat([model.base_model(input_ids=part).last_hidden_state for part in (ids[:, :5], ids[:, 5:])], 1)
         return bool((packed - apart).abs().max() < 1e-4)
-    except Exception:  # a family may refuse masks or positions in any way; then it is not packed
+    except (TypeError, ValueError, RuntimeError, IndexError):  # a family may refuse masks or positions
         return False
     finally:
         model.train(training)

@@ -135,6 +135,6 @@ def _packs(decoder: Any, first: Tensor, second: Tensor, logits: Tensor) -> bool:
     )
     try:
         packed = full_logits(decoder, decoder.get_input_embeddings()(stream.input_ids), stream)
-    except Exception:  # a family may refuse masks, positions or embeddings in any way; then it is not packed
+    except (TypeError, ValueError, RuntimeError, IndexError):  # a family may refuse masks, positions or embeddings
         return False
     return _equal(packed[:, :n], logits) and _equal(packed[:, n:], apart)

@@ -46,6 +46,8 @@ def test_show_prints_the_first_rows_of_the_run(capsys: pytest.CaptureFixture[str
 
 
 def test_the_rows_are_those_that_the_run_reads() -> None:
+    from accelerate.state import AcceleratorState
+
     from metalm_cli.cli.show import first_rows, prepare
     from metalm_cli.data.lanes import Lane
     from metalm_cli.data.loader import RowStream, loader
@@ -56,6 +58,7 @@ def test_the_rows_are_those_that_the_run_reads() -> None:
     recipe = resolved.recipe
     shown = list(first_rows(recipe, *prepare(recipe, None, True), 4))
     views = Views(lambda *_: None, lambda *_: [], lambda _: None)
+    AcceleratorState._reset_state(reset_partial_state=True)  # an earlier test of this process may have set bf16
     real = Pretraining(recipe, resolved.to_yaml(), Options("small", offline=True, dry_run=True), views)
     real.prepare()
     stream = RowStream([0, 1], lambda lane, _: Lane(lane, 2, real.corpus.reader(lambda _number: True), real.writer))

@@ -84,6 +84,11 @@ class HubTable(Table):
     def where(self, row: int) -> str:
         return f"{self.name.repo}, split {self.name.split}, row {row}"
 
+    def class_names(self) -> dict[str, list[str]]:
+        """Names of the classes of each column that has any, in the order of their ids."""
+        features = self._loaded.features
+        return {name: list(one.names) for name, one in features.items() if hasattr(one, "names")}
+
 
 class HubStream(Stream):
     """A split read over the network, file by file. A process that gets a copy opens it anew."""

@@ -183,7 +183,8 @@ class PartLoader:
             folder: The checkpoint's, or None.
             where: Key of the part.
             extra: Further arguments of the Auto class.
-            new_head: What stands on the base model may be missing from the checkpoint, and is made afresh.
+            new_head: What stands on the base model may be missing from the checkpoint, or be the head of another
+                objective, and is made afresh.
 
         Raises:
             MetalmError: The config makes no model; the checkpoint is damaged, of another shape, or incomplete.
@@ -199,6 +200,7 @@ class PartLoader:
                 use_safetensors=True,
                 trust_remote_code=self.remote_code,
                 output_loading_info=True,
+                ignore_mismatched_sizes=new_head,
                 **extra,
             )
         except (*UNLOADABLE, RuntimeError) as error:
@@ -209,7 +211,8 @@ class PartLoader:
                 remedy="check that it is whole and holds safetensors weights of this kind of model",
             ) from error
         base = f"{model.base_model_prefix}." if new_head else ""
-        check_whole((key for key in info["missing_keys"] if key.startswith(base)), f"{where}.checkpoint: {folder}")
+        unfilled = [*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])]
+        check_whole((key for key in unfilled if key.startswith(base)), f"{where}.checkpoint: {folder}")
         return model
 
 

@@ -35,9 +35,10 @@ class RecipeError(MetalmError):
     Args:
         name: Name of the recipe.
         problems: At least one.
+        kind: What it is, if it is no recipe (``task card``).
     """
 
-    def __init__(self, name: str, problems: Sequence[Problem]) -> None:
+    def __init__(self, name: str, problems: Sequence[Problem], kind: str = "recipe") -> None:
         self.problems = tuple(problems)
         if len(problems) == 1:
             only = problems[0]
@@ -47,7 +48,7 @@ class RecipeError(MetalmError):
         for problem in problems:
             lines.append(f"{problem.key}: {problem.message}")
             lines += [f"    {label}: {text}" for label, text in _details(problem)]
-        super().__init__("\n  ".join([f"recipe {name} has {len(problems)} problems", *lines]))
+        super().__init__("\n  ".join([f"{kind} {name} has {len(problems)} problems", *lines]))
 
 
 def _details(problem: Problem) -> list[tuple[str, str]]:

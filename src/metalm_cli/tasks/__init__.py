@@ -1,0 +1,19 @@
+"""Task cards: what a data set is, as one declarative record; clusters and leak rules."""
+
+from metalm_cli.tasks.card import CLUSTERS, Card, Split
+from metalm_cli.tasks.clusters import Clusters, clusters, leaking
+from metalm_cli.tasks.examples import Example, ExampleMaker
+from metalm_cli.tasks.find import Cards, read_card
+
+__all__ = [
+    "CLUSTERS",
+    "Card",
+    "Cards",
+    "Clusters",
+    "Example",
+    "ExampleMaker",
+    "Split",
+    "clusters",
+    "leaking",
+    "read_card",
+]

@@ -1,0 +1,222 @@
+"""Task cards: one declarative record a data set, from its columns to examples."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from jinja2 import TemplateError
+from pydantic import Field, field_validator, model_validator
+
+from metalm_cli.recipes.schema import Misfit, Section
+from metalm_cli.tasks.expressions import names_in
+
+CLUSTERS = (
+    "nli",
+    "sentiment",
+    "paraphrase",
+    "coreference",
+    "commonsense",
+    "reading",
+    "misc",
+    "closed_book_qa",
+    "struct_to_text",
+    "summarization",
+)
+"""Ids of the paper's ten clusters: published, stable."""
+
+SPLIT = re.compile(r"(?P<name>[A-Za-z0-9_][\w.-]*)(\[(?P<first>-?\d+)?:(?P<last>-?\d+)?\])?\Z")
+
+Expression = Annotated[str, Field(min_length=1)]
+"""A Jinja expression over the columns of a row."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of a split: its name, and a slice of it (Python's).
+
+    Example:
+        >>> Split.parse("train[-200:]")
+        Split(name='train', first=-200, last=None)
+    """
+
+    name: str
+    first: int | None = None
+    last: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Split:
+        """Raises ValueError for what is no split."""
+        found = SPLIT.match(text)
+        if found is None:
+            raise ValueError(f"expected a split such as train or train[-200:], got {text!r}")
+        first, last = (None if found[part] is None else int(found[part]) for part in ("first", "last"))
+        return cls(found["name"], first, last)
+
+    def rows(self, count: int) -> range:
+        """The rows of the slice, of so many."""
+        return range(count)[self.first : self.last]
+
+
+def _expression(source: str) -> str:
+    try:
+        names_in(source)
+    except TemplateError as error:
+        raise Misfit(f"{source!r} is no expression: {error}", remedy="write a column, or Jinja over columns") from error
+    return source
+
+
+def _splits(splits: dict[str, str]) -> dict[str, str]:
+    for text in splits.values():
+        try:
+            Split.parse(text)
+        except ValueError as error:
+            raise Misfit(str(error)) from error
+    return splits
+
+
+class Hub(Section):
+    """Where a data set is on the hub."""
+
+    id: str = Field(description="Data set, as owner/name.")
+    config: str | None = Field(default=None, description="Its configuration.")
+    revision: str | None = Field(default=None, description="Its revision.")
+
+
+class Local(Section):
+    """Where a data set is below --data-root, where that differs from the hub."""
+
+    name: str = Field(description="Folder.")
+    splits: dict[str, str] = Field(default={}, description="Splits that differ from the card's, by role.")
+
+    _check = field_validator("splits")(_splits)
+
+
+class Answer(Section):
+    """How a row says what the answer is: a class, one of its own options, or a text."""
+
+    one_of = (("label", "index", "text"),)
+
+    label: Expression | None = Field(default=None, description="Class id or class name of the row.")
+    names: list[str] = Field(default=[], description="Class names of the data set, in the order of their ids.")
+    words: dict[str, str] = Field(default={}, description="What each class is called in answers and options.")
+    options: Expression | None = Field(default=None, description="The row's options, a list of texts.")
+    index: Expression | None = Field(default=None, description="Number of the right option, from 0.")
+    text: Expression | None = Field(default=None, description="The answer, or a list of references.")
+    rationale: Expression | None = Field(default=None, description="The reasoning that leads to the answer.")
+
+    _check = field_validator("label", "options", "index", "text", "rationale")(
+        lambda value: None if value is None else _expression(value)
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> Answer:
+        if self.label is None and self.index is None and self.text is None:
+            raise Misfit("expected label, index or text, got none", remedy="say where the answer stands")
+        if self.label is not None:
+            if not self.names:
+                raise Misfit("missing: class names", key="names", remedy="list the data set's names by id")
+            if set(self.words) != set(self.names):
+                odd = ", ".join(sorted(set(self.words) ^ set(self.names)))
+                raise Misfit(f"expected one word for each class name, got a difference in {odd}", key="words")
+            if len(set(self.words.values())) < len(self.words):
+                raise Misfit("two classes have the same word", key="words", remedy="make them different")
+        if self.index is not None and self.options is None:
+            raise Misfit("missing: an index counts options", key="options", remedy="say where the options stand")
+        return self
+
+
+class Long(Section):
+    """The one field that may be cut when a session is too long."""
+
+    field: str = Field(description="Its name.")
+    cut: Literal["tail", "head", "middle"] = Field(default="tail", description="Which part goes first.")
+
+
+MetricName = Literal[
+    "accuracy",
+    "exact_match",
+    "token_f1",
+    "f1",
+    "matthews",
+    "pearson",
+    "rouge1",
+    "rouge2",
+    "rougeL",
+    "number",
+]
+
+
+class Metric(Section):
+    """How answers are scored."""
+
+    name: MetricName = Field(description="Primary metric.")
+    source: str = Field(description="Who scores this data set so.")
+
+
+class Card(Section):
+    """A task card."""
+
+    one_of = (("hub", "world", "file"),)
+    kind: ClassVar[str] = "task card"
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$", examples=["rte"], description="Name; the file's.")
+    cluster: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$", examples=["nli"], description="Cluster; the paper's ten.")
+    description: str = Field(description="What is asked, in a line.")
+    core: bool = Field(default=False, description="One of the paper's: mixtures and clusters take these.")
+    use: Literal["train+eval", "eval"] = Field(default="train+eval", description="May it be trained on?")
+    hub: Hub | None = Field(default=None, description="Where it is on the hub.")
+    file: str | None = Field(default=None, description="A JSONL or CSV file, relative to the card.")
+    world: str | None = Field(default=None, description="A task of the embedded miniature world.")
+    local: Local | None = Field(default=None, description="Where it is below --data-root.")
+    splits: dict[str, str] = Field(
+        description="Split of each role (train, validation, test, ...), such as train[:-200]."
+    )
+    where: Expression | None = Field(default=None, description="Rows for which this is false are left out.")
+    fields: dict[str, str] = Field(description="What templates may use: an expression over the columns each.")
+    answer: Answer = Field(description="What the answer is.")
+    long: Long | None = Field(default=None, description="The one field that may be cut.")
+    demonstrations: str = Field(default="train", description="Role that demonstrations come from.")
+    metric: Metric = Field(description="How answers are scored.")
+    templates: str | None = Field(default=None, description="Name of its template files; default the card's.")
+    tags: list[str] = Field(default=[], description="Tags that leak rules speak of.")
+    language: str = Field(default="en", description="Language code.")
+    licence: str = Field(description="Licence of the data, or unknown.")
+    citation: str = Field(description="Whom to cite.")
+
+    _fields = field_validator("fields")(lambda value: {key: _expression(source) for key, source in value.items()})
+    _where = field_validator("where")(lambda value: None if value is None else _expression(value))
+    _splits = field_validator("splits")(_splits)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Card:
+        if self.hub is None and self.world is None and self.file is None:
+            raise Misfit("expected one of hub, file and world, got none", remedy="say where the rows are")
+        reserved = {"answer", "options", "choices", "rationale", "fields", "task", "demonstrations"} & set(self.fields)
+        if reserved:
+            raise Misfit(f"a field cannot be named {', '.join(sorted(reserved))}", key="fields")
+        if self.long is not None and self.long.field not in self.fields:
+            known = ", ".join(self.fields)
+            raise Misfit(f"got {self.long.field}, expected one of {known}", key="long.field")
+        if self.demonstrations not in self.splits and self.use == "train+eval":
+            raise Misfit(f"got {self.demonstrations}, expected one of the roles", key="demonstrations")
+        return self
+
+    @property
+    def columns(self) -> set[str]:
+        """Columns that the card reads."""
+        answer = (self.answer.label, self.answer.options, self.answer.index, self.answer.text, self.answer.rationale)
+        sources = [*self.fields.values(), *(one for one in (self.where, *answer) if one is not None)]
+        return set().union(*map(names_in, sources))
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Answer words by class id; empty where a row has options or texts of its own."""
+        return tuple(self.answer.words[name] for name in self.answer.names)
+
+    def split(self, role: str, local: bool) -> Split | None:
+        """The split of a role, on the hub or below ``--data-root``; None: the card has none."""
+        own = self.local.splits if local and self.local is not None else {}
+        text = own.get(role, self.splits.get(role))
+        return None if text is None else Split.parse(text)

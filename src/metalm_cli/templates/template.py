@@ -1,0 +1,175 @@
+"""Template files: how the examples of a data set are put into words."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from jinja2 import TemplateError
+from pydantic import Field, field_validator, model_validator
+
+from metalm_cli.errors import MetalmError
+from metalm_cli.recipes.find import display, shipped_root
+from metalm_cli.recipes.records import read_record
+from metalm_cli.recipes.schema import Misfit, Section
+from metalm_cli.tasks import Card
+from metalm_cli.tasks.expressions import names_in
+
+ANSWER = "{{ answer }}"
+GENERIC = "any"
+"""File of a collection that serves data sets without one of their own."""
+GIVEN = frozenset({"answer", "options", "choices", "rationale", "fields", "task"})
+"""Names that every template may use, beside the card's fields."""
+
+
+def _text(source: str) -> str:
+    try:
+        names_in(source, expression=False)
+    except TemplateError as error:
+        raise Misfit(f"{source!r:.80} is no template: {error}") from error
+    return source
+
+
+class Part(Section):
+    """A part of an input, with a place of its own."""
+
+    text: str = Field(description="Its text, Jinja over the fields.")
+    route: Literal["encoder", "decoder"] = Field(default="encoder", description="Docked, or read by the decoder.")
+    encoder: str = Field(default="text", description="The encoder that reads it, if docked.")
+
+    _check = field_validator("text")(_text)
+
+
+class Template(Section):
+    """One wording."""
+
+    one_of = (("input", "parts"),)
+
+    name: str = Field(pattern=r"^[a-z0-9][\w-]*$", examples=["does-it-follow"], description="Its name in the file.")
+    input: str | None = Field(default=None, description="The input, Jinja over the fields and options.")
+    parts: list[Part] | None = Field(default=None, description="The input in parts that are routed apart.")
+    target: str = Field(default=ANSWER, description="What is to be said, Jinja over the fields and answer.")
+    turned: bool = Field(default=False, description="Asks for something else than the answer; never scored.")
+
+    _check = field_validator("input", "target")(lambda value: None if value is None else _text(value))
+
+    @model_validator(mode="after")
+    def _some_input(self) -> Template:
+        if self.input is None and not self.parts:
+            raise Misfit("expected input or parts, got none", remedy="write the input")
+        return self
+
+    @property
+    def pieces(self) -> tuple[Part, ...]:
+        """The input in parts; one, docked, where it is a single text."""
+        return tuple(self.parts) if self.parts is not None else (Part(text=self.input or ""),)
+
+    @property
+    def reads(self) -> set[str]:
+        """Names that input and target read."""
+        return set().union(*(names_in(text, expression=False) for text in (self.target, *self._texts())))
+
+    @property
+    def input_reads(self) -> set[str]:
+        """Names that the input reads."""
+        return set().union(*(names_in(text, expression=False) for text in self._texts()))
+
+    def _texts(self) -> list[str]:
+        return [part.text for part in self.pieces]
+
+    @property
+    def lists_options(self) -> bool:
+        """Whether the input lists the options."""
+        return "options" in self.input_reads
+
+
+class TemplateFile(Section):
+    """The templates of a data set in a collection."""
+
+    description: str = Field(default="", description="A line about them.")
+    origin: str = Field(default="", description="Where imported templates come from.")
+    templates: list[Template] = Field(min_length=1, description="The templates; the first is multi-task finetuning's.")
+
+    @field_validator("templates")
+    @classmethod
+    def _names_differ(cls, templates: list[Template]) -> list[Template]:
+        names = [one.name for one in templates]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise Misfit(f"expected different names, got {', '.join(twice)} twice", remedy="rename one")
+        if all(one.turned for one in templates):
+            raise Misfit("every template is turned around", remedy="write one that asks for the answer")
+        return templates
+
+
+@cache
+def read_templates(path: Path) -> TemplateFile:
+    """A template file.
+
+    Raises:
+        MetalmError: It cannot be read, or does not fit.
+    """
+    return read_record(path, TemplateFile, "template file")
+
+
+class Collection:
+    """Templates of one manner, a file a data set.
+
+    Args:
+        name: A shipped collection (``flan``, ``t5``, ``plain``, ``none``), or a folder.
+
+    Raises:
+        MetalmError: There is no such collection.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        folder = Path(name).expanduser()
+        shipped = shipped_root("templates")
+        self.folder = folder if folder.is_dir() and ("/" in name or name not in collections()) else shipped / name
+        if not self.folder.is_dir():
+            raise MetalmError(
+                f"there is no collection of templates {name}",
+                where=display(folder),
+                remedy=f"name one of {', '.join(collections())}, or a folder of template files",
+            )
+
+    def path(self, card: Card) -> Path:
+        """The file that serves a card.
+
+        Raises:
+            MetalmError: The collection has none.
+        """
+        for name in (card.name, card.templates, GENERIC):
+            if name is not None and (self.folder / f"{name}.yaml").is_file():
+                return self.folder / f"{name}.yaml"
+        raise MetalmError(
+            f"the collection {self.name} has no templates for {card.name}",
+            where=display(self.folder),
+            remedy=f"write {card.templates or card.name}.yaml there, or use plain, which serves every task",
+        )
+
+    def of(self, card: Card) -> list[Template]:
+        """The templates of a card.
+
+        Raises:
+            MetalmError: There are none, or one reads what the card does not have.
+        """
+        path = self.path(card)
+        found = read_templates(path).templates
+        for template in found:
+            unknown = sorted(template.reads - set(card.fields) - GIVEN)
+            if unknown:
+                raise MetalmError(
+                    f"template {template.name} of {card.name} reads {', '.join(unknown)}, which the card does not have",
+                    where=display(path),
+                    why=f"its fields: {', '.join(card.fields)}",
+                    remedy="correct the name, or add the field to the card",
+                )
+        return found
+
+
+def collections() -> list[str]:
+    """Names of the shipped collections."""
+    return sorted(path.name for path in shipped_root("templates").iterdir() if path.is_dir())

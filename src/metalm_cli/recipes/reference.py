@@ -8,7 +8,8 @@ from typing import Any, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from metalm_cli.recipes import shape
-from metalm_cli.recipes.schema import RECIPES, PretrainRecipe, Section, Source
+from metalm_cli.recipes.finetuning import RECIPES
+from metalm_cli.recipes.schema import PretrainRecipe, Section, Source
 from metalm_cli.recipes.yaml12 import flow
 
 
@@ -20,10 +21,11 @@ def json_schema(command: str = "pretrain") -> dict[str, Any]:
     schema = RECIPES[command].model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = f"Recipe of metalm {command}"
-    _relax(schema, keep=schema["$defs"][Source.__name__])
-    objective = schema["properties"]["objective"]
-    objective["anyOf"] = objective.pop("oneOf")
-    del objective["discriminator"]
+    _relax(schema, keep=schema["$defs"].get(Source.__name__))
+    objective = schema["properties"].get("objective")
+    if objective is not None:
+        objective["anyOf"] = objective.pop("oneOf")
+        del objective["discriminator"]
     return schema
 
 

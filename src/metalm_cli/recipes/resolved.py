@@ -9,14 +9,15 @@ from typing import Any
 from metalm_cli.errors import MetalmError
 from metalm_cli.recipes import shape
 from metalm_cli.recipes.check import Checker
+from metalm_cli.recipes.finetuning import RECIPES, FinetuneRecipe
 from metalm_cli.recipes.find import Found, find_recipe
 from metalm_cli.recipes.layers import OVERRIDE, Dropped, Stack, put_command_line, read_layers
 from metalm_cli.recipes.problems import Problem, RecipeError
 from metalm_cli.recipes.rules import check_together
-from metalm_cli.recipes.schema import RECIPES, PretrainRecipe
+from metalm_cli.recipes.schema import PretrainRecipe
 from metalm_cli.recipes.yaml12 import Kind, Node, flow
 
-DEFAULTS: dict[str, str] = {"pretrain": "small"}
+DEFAULTS: dict[str, str] = {"pretrain": "small", "finetune": "multitask", "instruct": "flan"}
 """The recipe of each command when none is given."""
 
 
@@ -42,7 +43,7 @@ class Resolved:
 
     Args:
         name: Shipped name, or the file's stem.
-        recipe: The checked recipe.
+        recipe: The checked recipe, of its command's class.
         provenance: Where each leaf key's value came from. A list of values is one leaf; items of a list of
             mappings are keyed by their number.
         dropped: Values that later layers have pushed out, in order.
@@ -50,7 +51,7 @@ class Resolved:
     """
 
     name: str
-    recipe: PretrainRecipe
+    recipe: Any
     provenance: dict[str, Provenance]
     dropped: tuple[Dropped, ...]
     found: Found
@@ -88,10 +89,10 @@ def resolve(
     checker = Checker(schema)
     built = checker.build(stack.root)
     problems = list(checker.problems)
-    if isinstance(built, PretrainRecipe):
+    if isinstance(built, PretrainRecipe | FinetuneRecipe):
         given = set(_given(stack.root, ""))
         problems += _placed(check_together(built, given), checker.bad, stack.root)
-    if problems or not isinstance(built, PretrainRecipe):
+    if problems or not isinstance(built, PretrainRecipe | FinetuneRecipe):
         raise RecipeError(found.name, problems)
     leaves = _leaves(built.model_dump(exclude={"extends"}), ())
     provenance = {".".join(map(str, parts)): _provenance(stack.root, parts) for parts in leaves}
@@ -100,17 +101,29 @@ def resolve(
 
 def merged(
     command: str | None, found: Found, overrides: Sequence[str], flags: Mapping[str, Any]
-) -> tuple[Stack, type[PretrainRecipe]]:
+) -> tuple[Stack, type[PretrainRecipe] | type[FinetuneRecipe]]:
     """The merged, unchecked layers of a recipe, and its schema.
 
     Raises:
         MetalmError: When a layer cannot be read.
     """
-    schema = RECIPES[command or "pretrain"]
+    schema = RECIPES[command or command_of(found)]
     stack = Stack(schema)
     count = read_layers(stack, found)
     put_command_line(stack, overrides, flags, count + 1)
     return stack, schema
+
+
+def command_of(found: Found) -> str:
+    """The command that a recipe, or what it extends, names; pretrain if none does.
+
+    Raises:
+        MetalmError: A layer cannot be read.
+    """
+    stack = Stack(PretrainRecipe)
+    read_layers(stack, found)
+    named = stack.root.value.get("command", Node(None)).value
+    return named if isinstance(named, str) and named in RECIPES else "pretrain"
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Set
 
+from metalm_cli.recipes.finetuning import FinetuneRecipe
 from metalm_cli.recipes.problems import Problem, shown
 from metalm_cli.recipes.schema import (
     Decoder,
@@ -20,24 +21,45 @@ ENCODER_ONLY = ("mlm", "rtd")
 """Objectives that train one encoder and no decoder."""
 
 
-def check_together(recipe: PretrainRecipe, given: Set[str]) -> Iterator[Problem]:
-    """Problems between the keys of a pretraining recipe.
+def check_together(recipe: PretrainRecipe | FinetuneRecipe, given: Set[str]) -> Iterator[Problem]:
+    """Problems between the keys of a recipe.
 
     Args:
         recipe: The recipe, each value right by itself.
         given: Dotted keys that a recipe or the command line has set (a section's key when any of its keys is).
     """
     yield from _training(recipe)
-    yield from _validation(recipe)
-    yield from _spans(recipe)
+    if isinstance(recipe, PretrainRecipe):
+        yield from _validation(recipe)
+        yield from _spans(recipe)
     if recipe.model.checkpoint is not None:
         yield from _continued(recipe, given)
+        return
+    if "model.trains" in given:
+        yield Problem(
+            "model.trains",
+            "got model.trains without model.checkpoint",
+            "set train of each part instead",
+            uses=("model.checkpoint",),
+        )
+    if isinstance(recipe, FinetuneRecipe):
+        if recipe.model.decoder is None and not recipe.model.encoders:
+            return  # the newest pretraining run is used
+        yield from _decoder(recipe)
+        for key, part in _named_parts(recipe):
+            yield from _one_part(key, part)
     else:
         yield from _parts(recipe)
-        yield from _tokenizers(recipe)
+    yield from _tokenizers(recipe)
 
 
-def _training(recipe: PretrainRecipe) -> Iterator[Problem]:
+def _decoder(recipe: FinetuneRecipe) -> Iterator[Problem]:
+    if recipe.model.decoder is None:
+        remedy = "give model.decoder.checkpoint or model.decoder.config, or model.checkpoint"
+        yield Problem("model.decoder", "missing, answers are said by a decoder", remedy, uses=("model.checkpoint",))
+
+
+def _training(recipe: PretrainRecipe | FinetuneRecipe) -> Iterator[Problem]:
     train = recipe.train
     if train.steps is None and train.epochs is None:
         yield Problem(
@@ -47,7 +69,7 @@ def _training(recipe: PretrainRecipe) -> Iterator[Problem]:
     if longer is not None:
         yield longer
     micro = train.micro_batch_size
-    if micro is not None and train.batch_size % micro:
+    if isinstance(recipe, PretrainRecipe) and micro is not None and train.batch_size % micro:
         yield Problem(
             "train.micro_batch_size",
             f"got {micro} with train.batch_size {train.batch_size}, expected a divisor of train.batch_size",
@@ -56,7 +78,7 @@ def _training(recipe: PretrainRecipe) -> Iterator[Problem]:
         )
     if not all(0 <= beta < 1 for beta in train.betas):
         yield Problem("train.betas", f"got {train.betas}, expected two rates of at least 0 and below 1")
-    objective = recipe.objective
+    objective: object = recipe.objective
     if isinstance(objective, MaskedLM) and objective.keep_rate + objective.random_rate > 1:
         total = objective.keep_rate + objective.random_rate
         yield Problem(
@@ -123,7 +145,7 @@ def _spans(recipe: PretrainRecipe) -> Iterator[Problem]:
             )
 
 
-def _continued(recipe: PretrainRecipe, given: Set[str]) -> Iterator[Problem]:
+def _continued(recipe: PretrainRecipe | FinetuneRecipe, given: Set[str]) -> Iterator[Problem]:
     if recipe.objective.name in ENCODER_ONLY:
         yield Problem(
             "model.checkpoint",
@@ -170,7 +192,7 @@ def _parts(recipe: PretrainRecipe) -> Iterator[Problem]:
         yield from _one_part(key, part)
 
 
-def _named_parts(recipe: PretrainRecipe) -> list[tuple[str, Decoder | Encoder]]:
+def _named_parts(recipe: PretrainRecipe | FinetuneRecipe) -> list[tuple[str, Decoder | Encoder]]:
     parts: list[tuple[str, Decoder | Encoder]] = []
     if recipe.model.decoder is not None:
         parts.append(("model.decoder", recipe.model.decoder))
@@ -192,7 +214,7 @@ def _one_part(key: str, part: Decoder | Encoder) -> Iterator[Problem]:
         yield Problem(f"{config}.model_type", message, "such as llama, gpt2, electra, bert", uses=(config,))
 
 
-def _tokenizers(recipe: PretrainRecipe) -> Iterator[Problem]:
+def _tokenizers(recipe: PretrainRecipe | FinetuneRecipe) -> Iterator[Problem]:
     for key, part in _named_parts(recipe):
         tokenizer = f"{key}.tokenizer"
         uses = (f"{key}.checkpoint", f"{key}.config", "model.decoder")

@@ -156,6 +156,14 @@ class Encoder(Section):
     connector: Connector | None = Field(default=None, description="Connector of this encoder; default model.connector.")
 
 
+class Trains(Section):
+    """Which parameters of a finished model train; what is left out keeps the policy it was saved with."""
+
+    decoder: Train | None = Field(default=None, description="The decoder (the interface): all, none, or last_N.")
+    encoders: Train | None = Field(default=None, description="All encoders, likewise.")
+    connectors: Train | None = Field(default=None, description="All connectors, likewise.")
+
+
 class Model(Section):
     """The parts of a MetaLM, or a finished model to go on from."""
 
@@ -168,6 +176,7 @@ class Model(Section):
     checkpoint: str | None = Field(
         default=None, description="A finished MetaLM (run folder, model folder or hub id); excludes the parts below."
     )
+    trains: Trains = Field(default=Trains(), description="What trains of a checkpoint.")
     tokens: Tokens = Field(default=Tokens(), description="Start, document, paragraph and delimiter tokens.")
     decoder: Decoder | None = Field(default=None, description="The causal decoder; none for mlm and rtd.")
     encoders: dict[str, Encoder] = Field(default={}, description="Docked encoders by name; none: a plain causal LM.")
@@ -392,6 +401,3 @@ class PretrainRecipe(Section):
     train: Training = Field(default=Training(), description="How it is trained.")
     dangerous: Dangerous = Field(default=Dangerous(), description="Options that can harm this machine.")
 
-
-RECIPES: dict[str, type[PretrainRecipe]] = {"pretrain": PretrainRecipe}
-"""Recipe class of each command."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +15,7 @@ from metalm_cli.recipes.records import read_record
 from metalm_cli.recipes.schema import Misfit, Section
 from metalm_cli.tasks import Card
 from metalm_cli.tasks.expressions import names_in
+from metalm_cli.templates.rules import RULES
 
 ANSWER = "{{ answer }}"
 GENERIC = "any"
@@ -29,6 +30,13 @@ def _text(source: str) -> str:
     except TemplateError as error:
         raise Misfit(f"{source!r:.80} is no template: {error}") from error
     return source
+
+
+def _rules(names: list[str]) -> list[str]:
+    unknown = [name for name in names if name not in RULES]
+    if unknown:
+        raise Misfit(f"no rule is named {unknown[0]}", remedy=f"name some of {', '.join(RULES)}")
+    return names
 
 
 class Part(Section):
@@ -51,8 +59,10 @@ class Template(Section):
     parts: list[Part] | None = Field(default=None, description="The input in parts that are routed apart.")
     target: str = Field(default=ANSWER, description="What is to be said, Jinja over the fields and answer.")
     turned: bool = Field(default=False, description="Asks for something else than the answer; never scored.")
+    allow: list[str] = Field(default=[], description="Rules of the linter that it is meant to break.")
 
     _check = field_validator("input", "target")(lambda value: None if value is None else _text(value))
+    _allow = field_validator("allow")(_rules)
 
     @model_validator(mode="after")
     def _some_input(self) -> Template:
@@ -60,7 +70,7 @@ class Template(Section):
             raise Misfit("expected input or parts, got none", remedy="write the input")
         return self
 
-    @property
+    @cached_property
     def pieces(self) -> tuple[Part, ...]:
         """The input in parts; one, docked, where it is a single text."""
         return tuple(self.parts) if self.parts is not None else (Part(text=self.input or ""),)
@@ -89,7 +99,11 @@ class TemplateFile(Section):
 
     description: str = Field(default="", description="A line about them.")
     origin: str = Field(default="", description="Where imported templates come from.")
+    optional: list[str] = Field(default=[], description="Fields that templates may leave out.")
+    allow: list[str] = Field(default=[], description="Rules of the linter that all of them are meant to break.")
     templates: list[Template] = Field(min_length=1, description="The templates; the first is multi-task finetuning's.")
+
+    _allow = field_validator("allow")(_rules)
 
     @field_validator("templates")
     @classmethod

@@ -14,7 +14,14 @@ import metalm_cli
 from metalm_cli.cli import console
 from metalm_cli.errors import Exit, MetalmError
 
-COMMANDS = {"pretrain": "pretrain:pretrain", "show": "show:show", "recipe": "recipe:app"}
+COMMANDS = {
+    "pretrain": "pretrain:pretrain",
+    "evaluate": "evaluate:evaluate",
+    "eval": "evaluate:evaluate",
+    "show": "show:show",
+    "recipe": "recipe:app",
+    "templates": "templates:app",
+}
 """Where each command is, in the order of the help: module of this package, and a function or a Typer app in it."""
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}

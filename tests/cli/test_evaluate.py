@@ -1,0 +1,179 @@
+"""``metalm evaluate`` on a run of a second, and on files of rows."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from microruns import metalm, write_recipe
+
+RUN = [
+    "train.steps=2",
+    "model.decoder.config.n_positions=256",
+    "model.encoders.text.config.max_position_embeddings=128",
+]
+ROWS = [{"text": f"She had {n} red balls.", "label": n % 2} for n in range(10)]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a MetaLM."""
+    folder = tmp_path_factory.mktemp("runs")
+    assert metalm("pretrain", write_recipe(folder), "--out", folder / "run", *RUN) == 0
+    return folder / "run"
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: Path) -> Path:
+    """A working directory with a run of its own and two cards, one of them without rows at hand."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("METALM_DATA", raising=False)
+    shutil.copytree(trained, tmp_path / "runs" / "mine")
+    card = {
+        "cluster": "nli",
+        "description": "A task of the tests",
+        "core": True,
+        "splits": {"train": "train", "validation": "validation"},
+        "fields": {"text": "text"},
+        "answer": {"label": "label", "names": ["even", "odd"], "words": {"even": "no", "odd": "yes"}},
+        "metric": {"name": "accuracy", "source": "the tests"},
+        "licence": "unknown",
+        "citation": "nobody",
+    }
+    (tmp_path / "cards").mkdir()
+    places: dict[str, dict[str, Any]] = {"odd": {"file": "odd.jsonl"}, "far": {"hub": {"id": "nobody/nothing"}}}
+    for name, place in places.items():
+        text = yaml.safe_dump({"name": name, **card, **place})
+        (tmp_path / "cards" / f"{name}.yaml").write_text(text, encoding="utf-8")
+    (tmp_path / "cards" / "odd.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    return tmp_path
+
+
+OWN = ["--cards", "cards", "--templates", "plain", "--offline"]
+
+
+@pytest.mark.parametrize("name", ["evaluate", "eval"])
+def test_the_newest_run_is_scored_and_its_results_written(desk, capsys, name) -> None:
+    assert metalm(name, "--task", "odd", *OWN, "--limit", 4, "--save-samples") == 0
+    out, err = capsys.readouterr()
+    lines = [line.split("\t") for line in out.splitlines()]
+    assert lines[0] == ["task", "metric", "score", "n", "chance", "template", "cut", "skipped"]
+    assert lines[1][:2] == ["odd", "accuracy"]
+    assert lines[1][3] == "4"
+    assert lines[1][4].startswith("guess 50.0, constant ")
+    assert lines[1][5:] == ["named", "0", "0"]
+    assert lines[2][0] == "mean nli"
+    assert "runs/mine (the newest finished run)" in err
+    made = json.loads((desk / "runs/mine/results/finetuned-odd.json").read_text())
+    assert made["complete"]
+    assert made["tasks"]["odd"]["templates"][0]["n"] == 4
+    assert made["model"]["encoders"] == ["text"]
+    assert made["environment"]["torch"]
+    samples = (desk / "runs/mine/results/finetuned-odd.samples.jsonl").read_text().splitlines()
+    assert len(samples) == 4
+    assert metalm(name, "runs/mine/model", "--task", "odd", *OWN, "--limit", 2) == 0
+    assert (desk / "runs/mine/results/finetuned-odd-2.json").is_file(), "nothing is overwritten"
+
+
+def test_scores_are_the_same_in_any_batch(desk) -> None:
+    found = []
+    for size in (1, 7):
+        out = desk / f"{size}.json"
+        assert metalm("eval", "--task", "odd", *OWN, "--batch-size", size, "--out", out, "--save-samples") == 0
+        assert json.loads(out.read_text())["tasks"]["odd"]["templates"][0]["n"] == 10
+        found.append((desk / f"{size}.samples.jsonl").read_text())
+    assert found[0] == found[1]
+
+
+def test_tasks_without_data_are_named(desk, capsys) -> None:
+    assert metalm("eval", "--task", "odd,far", *OWN, "--limit", 2, "--out", "out.json") == 0
+    err = capsys.readouterr().err
+    assert "missing  far: the validation rows of far cannot be had" in err
+    assert "missing, and in no mean: far" in err
+    made = json.loads((desk / "out.json").read_text())
+    assert (list(made["tasks"]), list(made["missing"])) == (["odd"], ["far"])
+    assert metalm("eval", "--task", "far", *OWN, "--out", "none.json") == 2
+    assert "no data is at hand" in capsys.readouterr().err
+    assert not (desk / "none.json").exists()
+
+
+def test_a_task_that_fails_leaves_what_was_scored(desk, monkeypatch, capsys) -> None:
+    from metalm_cli.errors import Exit, MetalmError
+    from metalm_cli.evaluation import tasks
+
+    card = yaml.safe_load((desk / "cards/odd.yaml").read_text())
+    (desk / "cards/two.yaml").write_text(yaml.safe_dump({**card, "name": "two"}), encoding="utf-8")
+    real = tasks.ask
+
+    def failing(interface, task, *rest):
+        if task.card.name == "two":
+            raise MetalmError("out of memory", exit_code=Exit.FAILED)
+        return real(interface, task, *rest)
+
+    monkeypatch.setattr(tasks, "ask", failing)
+    assert metalm("eval", "--task", "odd", "--task", "two", *OWN, "--limit", 2, "--out", "out.json") == 1
+    made = json.loads((desk / "out.json").read_text())
+    assert (made["complete"], list(made["tasks"])) == (False, ["odd"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "nothing is named to evaluate on"),
+        (["--task", "od"], "no task is named od"),
+        (["--cluster", "rte"], "--task rte"),
+        (["--cluster", "nlii"], "no cluster is named nlii"),
+        (["--task", "odd", "--shots", "4"], "--shots 4: only 0 is possible"),
+        (["--task", "odd", "--template", "none-such"], "odd has no template none-such"),
+        (["--task", "odd", "--templates", "nowhere"], "no collection of templates nowhere"),
+        (["--task", "odd", "--split", "test"], "task odd has no test split"),
+        (["--task", "odd", "--also-fit", "here"], "--also-fit here is not TOKENIZER:LENGTH"),
+        (["--task", "odd", "--sequence-length", "9999"], "the decoder has 256"),
+        (["nowhere/at/all", "--task", "odd"], "nowhere/at/all"),
+        (["--task", "odd", "--out", "here.json"], "results exist already"),
+        (["--task", "odd", "--out", "here.json/deeper.json"], "results cannot be written"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_written(desk, capsys, arguments, said) -> None:
+    (desk / "here.json").write_text("mine")
+    assert (
+        metalm("eval", *arguments, "--cards", "cards", "--offline", *([] if "--templates" in arguments else OWN[2:4]))
+        == 2
+    )
+    err = capsys.readouterr().err
+    assert said in err
+    assert "Traceback" not in err
+    assert not (desk / "runs/mine/results").exists()
+    assert not (desk / "results").exists()
+    assert (desk / "here.json").read_text() == "mine"
+
+
+def test_no_model_is_an_error_that_says_how_to_get_one(desk, capsys) -> None:
+    shutil.rmtree(desk / "runs")
+    assert metalm("eval", "--task", "odd", *OWN) == 2
+    assert "no finished run holds a MetaLM" in capsys.readouterr().err
+
+
+def test_a_plain_causal_model_is_scored_too(desk, make_decoder, byte_tokenizer) -> None:
+    folder = desk / "plain"
+    make_decoder("gpt2", len(byte_tokenizer)).save_pretrained(folder)
+    byte_tokenizer.save_pretrained(folder)
+    assert metalm("eval", folder, "--task", "odd", *OWN, "--limit", 2) == 0
+    made = json.loads((desk / "results/plain/finetuned-odd.json").read_text())
+    assert made["model"]["encoders"] == []
+
+
+def test_real_tasks_and_a_real_decoder(tmp_path, checkpoints, data_root) -> None:
+    out = tmp_path / "out.json"
+    model = checkpoints("stories260k-llama")
+    tasks = ["--task", "rte", "--task", "squad_v2", "--templates", "plain", "--limit", 4]
+    assert metalm("eval", model, *tasks, "--data-root", data_root, "--offline", "--out", out) == 0
+    made = json.loads(out.read_text())
+    assert made["tasks"]["rte"]["templates"][0]["n"] == 4
+    assert len(made["tasks"]["rte"]["files"][0]["sha256"]) == 64

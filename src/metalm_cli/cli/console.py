@@ -41,11 +41,11 @@ def show_error(error: MetalmError) -> None:
     from rich.text import Text
 
     message = Text("error: ", style="bold red")
-    message.append(_visible(error.what), style="not bold default")
+    message.append(visible(error.what), style="not bold default")
     for label, text in (("where", error.where), ("why", error.why), ("remedy", error.remedy)):
         if text:
             message.append(f"\n  {label}: ", style="cyan")
-            message.append(_visible(text), style="not bold default")
+            message.append(visible(text), style="not bold default")
     stderr().print(message, soft_wrap=True)
 
 
@@ -53,13 +53,13 @@ def show_bug(error: BaseException) -> None:
     """Print one line about an exception that should not have reached the user."""
     from rich.text import Text
 
-    detail = " ".join(_visible(str(error)).split()) or "no message"
+    detail = " ".join(visible(str(error)).split()) or "no message"
     message = Text("error: ", style="bold red")
     message.append(f"this is a bug in metalm: {type(error).__name__}: {detail}", style="not bold default")
     message.append(" (run again with --debug for the traceback)", style="not bold dim")
     stderr().print(message, soft_wrap=True)
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
     """Text without characters that steer a terminal."""
     return "".join(char if char.isprintable() or char in "\n\t" else f"\\x{ord(char):02x}" for char in text)

@@ -14,7 +14,8 @@ from metalm_cli.data.fit import TextReader
 from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation import results as written
 from metalm_cli.evaluation import tasks as protocol
-from metalm_cli.evaluation.tasks import Settings, evaluate, open_tasks
+from metalm_cli.evaluation.opening import Settings, open_tasks
+from metalm_cli.evaluation.tasks import evaluate
 from metalm_cli.sessions import Causal, Docked, Session
 from metalm_cli.tasks import Cards
 

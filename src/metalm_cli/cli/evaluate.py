@@ -14,7 +14,8 @@ from metalm_cli.errors import Exit, MetalmError
 
 if TYPE_CHECKING:
     from metalm_cli.data.fit import TextReader
-    from metalm_cli.evaluation.tasks import Result, Settings
+    from metalm_cli.evaluation.opening import Settings
+    from metalm_cli.evaluation.tasks import Result
     from metalm_cli.tasks import Card, Cards
 
 HEAD = ("task", "metric", "score", "n", "chance", "template", "cut", "skipped")
@@ -80,7 +81,7 @@ def evaluate(
     the paper's core tasks.
     """
     from metalm_cli.cli.quiet import quiet_libraries
-    from metalm_cli.evaluation.tasks import Settings, open_tasks
+    from metalm_cli.evaluation.opening import Settings, open_tasks
     from metalm_cli.tasks import Cards
 
     _only_zero(shots)

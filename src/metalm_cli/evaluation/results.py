@@ -12,7 +12,8 @@ from typing import Any
 
 import metalm_cli
 from metalm_cli.evaluation.interface import Interface
-from metalm_cli.evaluation.tasks import NOTES, Result, Settings, Wording
+from metalm_cli.evaluation.opening import Settings
+from metalm_cli.evaluation.tasks import NOTES, Result, Wording
 
 PROTOCOL = "finetuned"
 

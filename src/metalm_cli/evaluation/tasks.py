@@ -1,7 +1,7 @@
 """Evaluating tasks by the ``finetuned`` protocol (paper section 3.3): say the answer, unconstrained, and score it.
 
 Choices and questions are answered greedily; structures are put into words, and texts summarised, by beams of 4 with a
-length penalty of 0.6. Everything that can be wrong with rows, cards and templates is found before the model works.
+length penalty of 0.6.
 """
 
 from __future__ import annotations
@@ -10,21 +10,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from metalm_cli.data.examples import Examples, open_examples
-from metalm_cli.data.fit import Limits, TextReader, fit
+from metalm_cli.data.fit import Limits, fit
 from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation import metrics
 from metalm_cli.evaluation.batched import continuations
 from metalm_cli.evaluation.interface import Interface
 from metalm_cli.evaluation.metrics import Chance, Score
+from metalm_cli.evaluation.opening import Settings, Task
 from metalm_cli.sessions import Session
-from metalm_cli.tasks import Card, Cards, Example
-from metalm_cli.templates import Collection, Style, Template, render, scorable, session_of
+from metalm_cli.tasks import Card, Example
+from metalm_cli.templates import Style, Template, render, session_of
 from metalm_cli.templates.template import ANSWER
 
 BEAMS = {"num_beams": 4, "length_penalty": 0.6}
@@ -40,52 +36,6 @@ BEYOND = 2
 LENGTH = 2048
 """Decoder positions of a session where the model states none."""
 NOTES = {"drop": "token F1 as for SQuAD; DROP's own metric also compares numbers and sets of spans"}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How tasks are evaluated.
-
-    Args:
-        collection: Collection of templates.
-        template: ``first``, ``all``, a number (so many of the first), or a name; turned-around ones never count.
-        role: Split of the cards.
-        limit: Examples of a task, drawn without replacement by a fixed seed; None: all.
-        length: Decoder positions of a session with its answer; None: what the model has.
-        batch_size: Sequences of a forward pass.
-        style: How prompts are made.
-        also: Encoders of other models that are to read the same characters of long inputs.
-    """
-
-    collection: str = "flan"
-    template: str = "first"
-    role: str = "validation"
-    limit: int | None = None
-    length: int | None = None
-    batch_size: int = 16
-    style: Style = field(default_factory=Style)
-    also: tuple[TextReader, ...] = ()
-
-
-@dataclass(frozen=True)
-class Task:
-    """A task that is ready to be asked.
-
-    Args:
-        card: Its card.
-        templates: The wordings, none turned around.
-        examples: What is asked.
-        opened: Where the examples come from.
-        path: File of the card.
-        template_path: File of the templates.
-    """
-
-    card: Card
-    templates: tuple[Template, ...]
-    examples: tuple[Example, ...]
-    opened: Examples
-    path: Path
-    template_path: Path
 
 
 @dataclass(frozen=True)
@@ -150,117 +100,6 @@ class Result:
         """The wording with the highest score; the first of those."""
         scored = [one for one in self.wordings if one.score is not None]
         return max(scored, key=lambda one: one.score.value if one.score is not None else 0.0, default=None)
-
-
-def open_tasks(
-    cards: Cards,
-    chosen: Sequence[Card],
-    settings: Settings,
-    *,
-    data_root: Path | None = None,
-    offline: bool = False,
-    cache: Path | None = None,
-) -> tuple[list[Task], dict[str, str]]:
-    """Read everything that tasks need, and check all of it.
-
-    Args:
-        cards: All cards.
-        chosen: Those to evaluate.
-        settings: How.
-        data_root: Where data sets lie.
-        offline: Open no connection.
-        cache: Folder for unpacked files.
-
-    Returns:
-        The tasks, and why each of the others has no rows at hand.
-
-    Raises:
-        MetalmError: A row does not fit its card, a card has no such template, a template fails, a metric does not fit.
-    """
-    collection = Collection(settings.collection)
-    picked = {card.name: tuple(pick(collection.of(card), settings.template, card)) for card in chosen}
-    tasks: list[Task] = []
-    missing: dict[str, str] = {}
-    for card in chosen:
-        path = cards.paths[card.name]
-        where: dict[str, Any] = {"data_root": data_root, "offline": offline, "cache": cache, "beside": path}
-        try:
-            opened = open_examples(card, settings.role, **where)
-        except MetalmError as error:
-            reason = _absence(error, card, settings.role)
-            if reason is None:
-                raise
-            missing[card.name] = reason
-            continue
-        examples = tuple(drawn(opened, settings.limit))
-        if not examples:
-            raise MetalmError(f"the card of {card.name} leaves out every row", where=opened.location)
-        metrics.fits(card.metric.name, examples)
-        for template in picked[card.name]:
-            for example in examples:
-                render(example, template, settings.style)
-        tasks.append(Task(card, picked[card.name], examples, opened, path, collection.path(card)))
-    return tasks, missing
-
-
-def _absence(error: MetalmError, card: Card, role: str) -> str | None:
-    """Why a task has no rows at hand; None if something else is wrong with it."""
-    if card.split(role, local=True) is None and card.split(role, local=False) is None:
-        return error.what
-    if "cannot be had" in error.what:
-        return "; ".join(part for part in (error.what, error.why) if part)
-    return None
-
-
-def pick(templates: Sequence[Template], wanted: str, card: Card) -> list[Template]:
-    """The templates to ask with.
-
-    Args:
-        templates: Those of the card.
-        wanted: ``first``, ``all``, a number, or a name.
-        card: The card, for messages.
-
-    Raises:
-        MetalmError: There is none of that name, or it is turned around.
-    """
-    usable = scorable(templates)
-    if wanted in ("first", "all"):
-        return usable[:1] if wanted == "first" else usable
-    if wanted.isdecimal():
-        if int(wanted) == 0:
-            raise MetalmError("got --template 0, expected at least one template")
-        return usable[: int(wanted)]
-    named = [one for one in templates if one.name == wanted]
-    if not named:
-        raise MetalmError(
-            f"{card.name} has no template {wanted}",
-            why=f"it has {', '.join(one.name for one in usable)}",
-            remedy="name one of these, first, all, or a number",
-        )
-    if named[0].turned:
-        raise MetalmError(
-            f"template {wanted} of {card.name} asks for something else than the answer",
-            why="it is turned around: it trains, and is never scored",
-            remedy=f"name one of {', '.join(one.name for one in usable)}",
-        )
-    return named
-
-
-def drawn(opened: Examples, limit: int | None) -> Iterator[Example]:
-    """Examples of a split in the order of their rows: all, or as many as asked for, the same ones every time.
-
-    Raises:
-        MetalmError: A row does not fit the card.
-    """
-    order = range(len(opened)) if limit is None else np.random.default_rng(0).permutation(len(opened)).tolist()
-    found: list[Example] = []
-    for index in order:
-        if limit is not None and len(found) == limit:
-            break
-        example = opened[index]
-        if example is not None:
-            found.append(replace(example, raw={}))
-    return iter(sorted(found, key=lambda example: example.row))
 
 
 def evaluate(

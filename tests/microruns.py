@@ -212,14 +212,14 @@ def watch(path: Path) -> Callable[[], None]:
 
         step, update = Trainer.step, Trainer.update
 
-        def stepped(self: Any, batches: Any, counts: Any, used: Any, meter: Any) -> Any:
+        def stepped(self: Any, batches: Any, counts: Any, used: Any, *rest: Any) -> Any:
             self.seen = {
                 "numbers": [list(batch.numbers) for batch in batches],
                 "docked": [bool(batch.docks) for batch in batches],
                 "used": sorted(used),
                 "counts": counts,
             }
-            return step(self, batches, counts, used, meter)
+            return step(self, batches, counts, used, *rest)
 
         def updated(self: Any, norm: Any, bad: Any) -> Any:
             before = {name: _local(part) for name, part in self.encoders.items()}

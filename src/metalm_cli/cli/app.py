@@ -16,6 +16,8 @@ from metalm_cli.errors import Exit, MetalmError
 
 COMMANDS = {
     "pretrain": "pretrain:pretrain",
+    "finetune": "finetune:finetune",
+    "instruct": "finetune:instruct",
     "evaluate": "evaluate:evaluate",
     "eval": "evaluate:evaluate",
     "show": "show:show",

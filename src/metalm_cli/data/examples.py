@@ -46,7 +46,7 @@ class WorldTaskTable(Table):
     """Labelled rows of the miniature world."""
 
     def __init__(self, task: str, split: str) -> None:
-        from metalm_cli.world import tasks  # type: ignore[attr-defined]
+        from metalm_cli.world import tasks
 
         self.task, self.split = task, split
         self._rows = tasks.rows(task, split)
@@ -164,7 +164,8 @@ def _opened(
     offline: bool,
     beside: Path | None,
 ) -> Examples:
-    assert here is not None and split is not None, "one of them was found"
+    assert here is not None
+    assert split is not None
     if card.world is not None:
         return Examples(card, role, WorldTaskTable(card.world, split.name), split, "the miniature world")
     if card.file is not None:

@@ -8,12 +8,12 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import active_children
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from metalm_cli.data.lanes import Lane, LaneState
+from metalm_cli.data.lanes import LaneState
 from metalm_cli.errors import MetalmError
 from metalm_cli.sessions import Row
 
@@ -26,19 +26,44 @@ class StepRows:
     states: dict[int, LaneState]
 
 
+class AnyLane(Protocol):
+    """One slot of the batch: it gives a row a step, or what rows are made of."""
+
+    state: LaneState
+
+    def next_row(self) -> Any:
+        """What the slot holds in the next step."""
+
+
+Made = list[tuple[int, Any, LaneState]]
+"""What some lanes give in a step: lane, row (or what becomes one), and where the lane stands after it."""
+
+
+def join_rows(made: Made) -> StepRows:
+    """A step of lanes that give a row each."""
+    return StepRows([row for _, row, _ in made], {index: state for index, _, state in made})
+
+
 class RowStream:
     """An endless iterable of the rows of some lanes; what a worker process runs.
 
     Args:
         lanes: Indices of this process's lanes.
         make_lane: Makes a lane, given its index and the set of lanes that share its reader.
+        join: Makes a step of what all lanes give, in lane order; in the training process.
     """
 
-    def __init__(self, lanes: Sequence[int], make_lane: Callable[[int, frozenset[int]], Lane]) -> None:
+    def __init__(
+        self,
+        lanes: Sequence[int],
+        make_lane: Callable[[int, frozenset[int]], AnyLane],
+        join: Callable[[Made], StepRows] = join_rows,
+    ) -> None:
         self.lanes = list(lanes)
         self.make_lane = make_lane
+        self.join = join
 
-    def steps(self, mine: list[int]) -> Iterator[list[tuple[int, Row, LaneState]]]:
+    def steps(self, mine: list[int]) -> Iterator[Made]:
         owned = frozenset(mine)
         lanes = [(index, self.make_lane(index, owned)) for index in mine]
         while True:
@@ -64,7 +89,7 @@ def loader(stream: RowStream, workers: int, start: str | None = None) -> Iterato
     workers = min(workers, len(stream.lanes))
     if workers == 0:
         for made in stream.steps(stream.lanes):
-            yield _step(made)
+            yield stream.join(made)
         return
     others = set(active_children())
     shares = iter(_worker_loader(stream, workers, start))
@@ -77,7 +102,7 @@ def loader(stream: RowStream, workers: int, start: str | None = None) -> Iterato
             if isinstance(share, MetalmError):
                 raise share
             made += share
-        yield _step(sorted(made, key=lambda one: one[0]))
+        yield stream.join(sorted(made, key=lambda one: one[0]))
 
 
 def _kill(processes: set[Any]) -> None:
@@ -85,10 +110,6 @@ def _kill(processes: set[Any]) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch raises an error for a worker that is killed
     for process in processes:
         process.kill()
-
-
-def _step(made: list[tuple[int, Row, LaneState]]) -> StepRows:
-    return StepRows([row for _, row, _ in made], {index: state for index, _, state in made})
 
 
 class _Share(IterableDataset):

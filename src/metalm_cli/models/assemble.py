@@ -18,7 +18,8 @@ from metalm_cli.models.load import load_model
 from metalm_cli.models.metalm import MetaLM, MetaLMConfig
 from metalm_cli.models.parts import PartLoader, is_bidirectional
 from metalm_cli.models.trains import PartPolicy, apply_policy
-from metalm_cli.recipes.schema import Model, PretrainRecipe
+from metalm_cli.recipes.finetuning import FinetuneRecipe
+from metalm_cli.recipes.schema import Model, PretrainRecipe, Trains
 from metalm_cli.sessions import DecoderTokenizer, Processor, TextProcessor, TokenRules
 
 Sample = Callable[[int], Iterator[str]]
@@ -66,7 +67,7 @@ class Assembly:
 
 
 def assemble_recipe(
-    recipe: PretrainRecipe, sample: Sample, *, offline: bool = False, tokenizers: Path | None = None
+    recipe: PretrainRecipe | FinetuneRecipe, sample: Sample, *, offline: bool = False, tokenizers: Path | None = None
 ) -> Assembly:
     """Assemble what a recipe trains: a MetaLM, a plain causal language model, or an encoder alone.
 
@@ -136,6 +137,7 @@ def assemble(
     torch.manual_seed(seed)
     if model.checkpoint is not None:
         assembly = load_assembly(model.checkpoint, offline=offline, remote_code=remote_code)
+        _retrain(assembly, model.trains)
     else:
         assembly = _connect(model, PartLoader(sample, offline, remote_code, tokenizers), seed)
     apply_policy(assembly.parts(), assembly.policy)
@@ -174,6 +176,16 @@ def load_assembly(source: str | Path, *, offline: bool = False, remote_code: boo
     saved = model.config.training
     assembly.policy = {name: PartPolicy(**saved.get(name, {})) for name in assembly.parts()}
     return assembly
+
+
+def _retrain(assembly: Assembly, trains: Trains) -> None:
+    """Replace the policy that a finished model was saved with where the recipe says so."""
+    given = trains.model_dump(exclude_none=True)
+    for name in assembly.policy:
+        chosen = given.get(name.partition(".")[0])
+        if chosen is not None:
+            assembly.policy[name] = PartPolicy(chosen)
+    assembly.model.config.training = {name: vars(one) for name, one in assembly.policy.items()}
 
 
 def _connect(model: Model, loader: PartLoader, seed: int) -> Assembly:

@@ -32,20 +32,14 @@ class Term(NamedTuple):
 class Objective(Protocol):
     """An objective, made for one run."""
 
-    def writer(self, data: Data, seed: int) -> RowWriter:
-        """What turns documents into rows."""
-
-    def validation_rows(self, data: Data, texts: Iterable[str]) -> list[Row]:
-        """Rows to validate on: the same for every seed."""
-
     def step(self) -> nn.Module:
         """The module that trains: ``forward(batch) -> dict[str, Term]``."""
 
     def collate(self, rows: list[Row], length: int | None = None) -> Batch:
         """Rows as a batch of the objective's stream."""
 
-    def metrics(self, sums: dict[str, float], counts: dict[str, int], outputs: list[Any]) -> dict[str, float]:
-        """What validation reports.
+    def metrics(self, sums: dict[str, float], counts: dict[str, int], outputs: list[Any]) -> dict[str, Any]:
+        """What validation reports: numbers, or mappings of numbers; ``loss`` is what the best is chosen by.
 
         Args:
             sums: Each term's sum over the validation rows.
@@ -63,3 +57,13 @@ class Objective(Protocol):
     @property
     def stream(self) -> str:
         """Name of the stream that rows go to."""
+
+
+class DocumentObjective(Objective, Protocol):
+    """An objective whose rows are made of documents."""
+
+    def writer(self, data: Data, seed: int) -> RowWriter:
+        """What turns documents into rows."""
+
+    def validation_rows(self, data: Data, texts: Iterable[str]) -> list[Row]:
+        """Rows to validate on: the same for every seed."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from metalm_cli.data.lanes import Draw
 from metalm_cli.data.writer import SessionWriter
@@ -168,14 +168,18 @@ class LanguageModelStep(nn.Module):
         part, in the same order in every process."""
 
     def forward(self, batch: Batch) -> dict[str, Term]:
+        return {"loss": Term(self.losses(batch)[0])}
+
+    def losses(self, batch: Batch, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As :meth:`MetaLM.losses`; with the encoders that the batch does not use, where that is needed."""
         if not self.touch_unused:
-            return {"loss": Term(self.model.losses(batch)[0])}
+            return self.model.losses(batch, weights)
         device = batch.decoder.input_ids.device
         unused = [name for name in self.model.encoders if name not in batch.docks]
         dummies = {name: dummy_table(self.processors[name], device) for name in unused}
         docks = {name: batch.docks[name] if name in batch.docks else dummies[name] for name in self.model.encoders}
         with _without_dropout([self.model.encoders[name] for name in unused]):
-            return {"loss": Term(self.model.losses(replace(batch, docks=docks))[0])}
+            return self.model.losses(replace(batch, docks=docks), weights)
 
 
 @contextmanager

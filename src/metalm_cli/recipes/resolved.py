@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.recipes import shape
 from metalm_cli.recipes.check import Checker
-from metalm_cli.recipes.finetuning import RECIPES, FinetuneRecipe
 from metalm_cli.recipes.find import Found, find_recipe
+from metalm_cli.recipes.finetuning import RECIPES, FinetuneRecipe
 from metalm_cli.recipes.layers import OVERRIDE, Dropped, Stack, put_command_line, read_layers
 from metalm_cli.recipes.problems import Problem, RecipeError
 from metalm_cli.recipes.rules import check_together
@@ -55,6 +55,12 @@ class Resolved:
     provenance: dict[str, Provenance]
     dropped: tuple[Dropped, ...]
     found: Found
+
+    def with_checkpoint(self, checkpoint: str) -> Resolved:
+        """The same recipe with a finished model to go on from."""
+        model = self.recipe.model.model_copy(update={"checkpoint": checkpoint})
+        provenance = {**self.provenance, "model.checkpoint": Provenance("command line", "the newest run")}
+        return replace(self, recipe=self.recipe.model_copy(update={"model": model}), provenance=provenance)
 
     def to_yaml(self) -> str:
         """The whole recipe, defaults included, as YAML that resolves to itself; ``extends`` is gone."""

@@ -35,7 +35,7 @@ def check_together(recipe: PretrainRecipe | FinetuneRecipe, given: Set[str]) -> 
     if recipe.model.checkpoint is not None:
         yield from _continued(recipe, given)
         return
-    if "model.trains" in given:
+    if any(key.startswith("model.trains.") for key in given):
         yield Problem(
             "model.trains",
             "got model.trains without model.checkpoint",

@@ -400,4 +400,3 @@ class PretrainRecipe(Section):
     objective: Objective = Field(description="What it is trained to do.")
     train: Training = Field(default=Training(), description="How it is trained.")
     dangerous: Dangerous = Field(default=Dangerous(), description="Options that can harm this machine.")
-

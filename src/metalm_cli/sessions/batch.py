@@ -32,6 +32,7 @@ class Stream:
         targets: ``[m]`` int64.
         owners: Flat segment (row * g + segment) of each target. ``[m]`` int64.
         uniforms: ``[m]`` float32 in [0, 1), or None.
+        groups: What each segment belongs to; -1 where there is none. ``[b, g]`` int64, or None.
         plain: Every row is one root segment, so that ordinary causal attention is exact.
         depth: Longest chain of parents; 0 if all segments are roots.
     """
@@ -46,6 +47,7 @@ class Stream:
     uniforms: Tensor | None
     plain: bool
     depth: int = 0
+    groups: Tensor | None = None
 
 
 @dataclass
@@ -76,12 +78,15 @@ class Batch:
         docks: By encoder.
         counts: Sums of the rows' counters, known before the forward pass.
         numbers: Index plan numbers that were read, for messages.
+        totals: What an objective counts in the whole optimiser step, over micro-batches and processes; set by the
+            loop before the forward pass.
     """
 
     streams: dict[str, Stream]
     docks: dict[str, DockTable] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     numbers: tuple[int, ...] = ()
+    totals: dict[str, int] = field(default_factory=dict)
 
     @property
     def decoder(self) -> Stream:
@@ -145,6 +150,7 @@ def collate(
     positions = np.zeros((len(rows), size), dtype=np.int64)
     segments = np.full((len(rows), size), ROOT, dtype=np.int64)
     parents = np.full((len(rows), most), ROOT, dtype=np.int64)
+    groups = np.full((len(rows), most), -1, dtype=np.int64)
     predict_at, targets, owners = [], [], []
     counts: Counter[str] = Counter()
     for index, row in enumerate(rows):
@@ -152,6 +158,8 @@ def collate(
         ids[index, :n], positions[index, :n], segments[index, :n] = row.ids, row.positions, row.segments
         positions[index, n:] = np.minimum(row.positions[-1] + 1 + np.arange(size - n), size - 1)
         parents[index, : len(row.parents)] = row.parents
+        if row.groups is not None:
+            groups[index, : len(row.parents)] = row.groups
         predict_at.append(row.predict_at + index * size)
         targets.append(row.targets)
         owners.append(row.owners + index * most)
@@ -171,6 +179,7 @@ def collate(
         uniforms=uniforms,
         plain=most == 1,
         depth=max(map(_depth, rows)),
+        groups=None if rows[0].groups is None else torch.from_numpy(groups),
     )
     numbers = tuple(sorted({number for row in rows for number in row.numbers}))
     return Batch({stream: made}, _dock_tables(rows, processors, size), dict(counts), numbers)

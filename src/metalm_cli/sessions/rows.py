@@ -34,6 +34,7 @@ class Row:
         targets: Those tokens. ``[m]`` int64.
         owners: Segment of each target. ``[m]`` int64.
         uniforms: A number in [0, 1) per target, for objectives that sample. ``[m]`` float32, or None.
+        groups: What each segment belongs to, for losses that are told apart. ``[g]`` int64, or None.
         counts: What the row holds (``source_tokens``, ``docked_positions``, ``trained_tokens``, ...).
         numbers: Numbers of the index plan that the row reads, for messages.
     """
@@ -47,6 +48,7 @@ class Row:
     targets: np.ndarray
     owners: np.ndarray
     uniforms: np.ndarray | None = None
+    groups: np.ndarray | None = None
     counts: dict[str, int] = field(default_factory=dict)
     numbers: tuple[int, ...] = ()
 
@@ -58,6 +60,7 @@ def build_row(
     sessions: Sequence[TokenisedSession],
     parents: Sequence[int] | None = None,
     *,
+    groups: Sequence[int] | None = None,
     counts: dict[str, int] | None = None,
     numbers: Iterable[int] = (),
 ) -> Row:
@@ -66,6 +69,7 @@ def build_row(
     Args:
         sessions: At least one.
         parents: Index of each one's parent, earlier in the list, or :data:`ROOT`. Default: all roots.
+        groups: What each session belongs to.
         counts: Counters to keep with the row; ``trained_tokens`` is set here.
         numbers: Index plan numbers to keep with the row.
 
@@ -117,6 +121,7 @@ def build_row(
         predict_at=np.concatenate(predict_at).astype(np.int64),
         targets=np.concatenate(targets).astype(np.int64),
         owners=np.concatenate(owners),
+        groups=None if groups is None else np.array(groups, dtype=np.int64),
         counts=found,
         numbers=tuple(numbers),
     )

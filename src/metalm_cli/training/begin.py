@@ -6,10 +6,9 @@ import json
 import shutil
 from typing import Any
 
-from metalm_cli.data import Corpus
 from metalm_cli.errors import Exit
 from metalm_cli.models.assemble import Assembly
-from metalm_cli.training.data_facts import DATA, data_facts
+from metalm_cli.training.data_facts import DATA, Reads, data_facts
 from metalm_cli.training.files import TEMPORARY, explained, fsync_tree, replace_folder
 from metalm_cli.training.run_folder import RunFolder, environment
 
@@ -17,7 +16,7 @@ TOKENIZERS = "tokenizers"
 """Where a run keeps its tokenizers, so that a resumed run reads the same tokens: ``decoder/``, ``encoders/<name>/``."""
 
 
-def begin(folder: RunFolder, name: str, text: str, device: str, corpus: Corpus, assembly: Assembly) -> None:
+def begin(folder: RunFolder, name: str, text: str, device: str, corpus: Reads, assembly: Assembly) -> None:
     """Write what a resumed run needs; ``recipe.yaml`` last, so that a run that has it has all.
 
     Args:

@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from metalm_cli.data.corpus import Corpus, SourceInfo
+from metalm_cli.data.corpus import SourceInfo
 from metalm_cli.errors import MetalmError
 from metalm_cli.recipes.schema import Data, Source
 from metalm_cli.training.run_folder import RunFolder
 
 DATA = "data.json"
 """File of a run folder that tells which data the run began with."""
+
+
+class Reads(Protocol):
+    """What a run reads: documents, or the examples of tasks."""
+
+    @property
+    def sources(self) -> list[SourceInfo]:
+        """Where it comes from."""
+
+    @property
+    def validation_sources(self) -> list[SourceInfo]:
+        """Validation sources of their own."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever a number of the index plan could stand for something else."""
 
 
 def source_facts(info: SourceInfo) -> dict[str, Any]:
@@ -28,7 +44,7 @@ def source_facts(info: SourceInfo) -> dict[str, Any]:
     }
 
 
-def data_facts(corpus: Corpus) -> dict[str, Any]:
+def data_facts(corpus: Reads) -> dict[str, Any]:
     """What ``data.json`` holds: every source, and the fingerprint of the order that they are read in."""
     return {
         "format": 1,
@@ -80,7 +96,7 @@ def pinned(data: Data, saved: dict[str, Any] | None) -> Data:
     return data.model_copy(update=changes)
 
 
-def check_data(folder: RunFolder, saved: dict[str, Any], corpus: Corpus) -> None:
+def check_data(folder: RunFolder, saved: dict[str, Any], corpus: Reads) -> None:
     """Compare the data that was opened with the data that the run began with.
 
     Raises:

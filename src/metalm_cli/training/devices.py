@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from metalm_cli.models.assemble import Assembly
-from metalm_cli.recipes.schema import PretrainRecipe
+from metalm_cli.recipes.finetuning import Recipe
 
 
-def make_accelerator(recipe: PretrainRecipe) -> Any:
+def make_accelerator(recipe: Recipe) -> Any:
     """Accelerate's accelerator; processes and sharding come from ``accelerate launch``."""
     from accelerate import Accelerator
 

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from metalm_cli.data import Corpus
 from metalm_cli.models.assemble import Assembly
 from metalm_cli.models.load import save_model
-from metalm_cli.recipes.schema import PretrainRecipe
+from metalm_cli.recipes.finetuning import Recipe
+from metalm_cli.training.data_facts import Reads
 from metalm_cli.training.lineage import LINEAGE, make_lineage
 
 
@@ -17,8 +17,8 @@ def write_model(
     folder: Path,
     root: Any,
     assembly: Assembly,
-    corpus: Corpus,
-    recipe: PretrainRecipe,
+    corpus: Reads,
+    recipe: Recipe,
     facts: dict[str, Any],
     ancestors: list[dict[str, Any]],
 ) -> None:

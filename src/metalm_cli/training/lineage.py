@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import metalm_cli
-from metalm_cli.data import Corpus
 from metalm_cli.errors import MetalmError
 from metalm_cli.hub import model_folder
-from metalm_cli.recipes.schema import PretrainRecipe
-from metalm_cli.training.data_facts import source_facts
+from metalm_cli.recipes.finetuning import Recipe
+from metalm_cli.training.data_facts import Reads, source_facts
 
 LINEAGE = "lineage.json"
 
 
 def make_lineage(
-    corpus: Corpus, recipe: PretrainRecipe, facts: dict[str, Any], ancestors: list[dict[str, Any]]
+    corpus: Reads, recipe: Recipe, facts: dict[str, Any], ancestors: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """What ``lineage.json`` of a trained model holds.
 
@@ -35,13 +34,15 @@ def make_lineage(
         "steps": facts["steps"],
         "tokens": facts["tokens"],
         "data": [source_facts(info) for info in corpus.sources],
+        "tasks": [],
         "clusters": [],
         "audits": [],
+        **facts.get("lineage", {}),
         "ancestors": ancestors,
     }
 
 
-def read_ancestors(recipe: PretrainRecipe) -> list[dict[str, Any]]:
+def read_ancestors(recipe: Recipe) -> list[dict[str, Any]]:
     """The checkpoints that a run begins from; one that metalm made brings its own lineage along.
 
     Called when they are loaded: nothing is downloaded any more, and what is damaged is found before training.

@@ -150,33 +150,49 @@ class Trainer:
             batches = [batch.pin_memory() for batch in batches]
         return [batch.to(self.device) for batch in batches]
 
-    def agree(self, batches: list[Batch], stop: bool) -> tuple[dict[str, int], set[str], bool]:
-        """What all processes count in this step: each term, the encoders in use, and whether to stop."""
+    def agree(self, batches: list[Batch], stop: bool) -> tuple[dict[str, int], set[str], int, bool]:
+        """What all processes count in this step: each term, the encoders in use, passes, and whether to stop."""
         counts: dict[str, int] = {}
         for batch in batches:
             for name, count in self.objective.counts(batch).items():
                 counts[name] = counts.get(name, 0) + count
         used = [sum(name in batch.docks for batch in batches) for name in self.encoders]
-        totals = self.control.total([*counts.values(), *used, int(stop)])
-        flags = totals[len(counts) : -1]
+        passes = [len(batches) if rank == self.control.rank else 0 for rank in range(self.control.world)]
+        totals = self.control.total([*counts.values(), *used, *passes, int(stop)])
+        flags = totals[len(counts) : len(counts) + len(used)]
         in_use = {name for name, flag in zip(self.encoders, flags, strict=True) if flag}
-        return dict(zip(counts, totals, strict=False)), in_use, bool(totals[-1])
+        counted = dict(zip(counts, totals, strict=False))
+        for batch in batches:
+            batch.totals = counted
+        return counted, in_use, max(totals[-1 - len(passes) : -1]), bool(totals[-1])
 
-    def step(self, batches: list[Batch], counts: dict[str, int], used: set[str], meter: Meter) -> torch.Tensor:
-        """Forward, backward and update; returns the gradient norm on the device."""
+    def step(
+        self, batches: list[Batch], counts: dict[str, int], used: set[str], passes: int, meter: Meter
+    ) -> torch.Tensor:
+        """Forward and backward; returns the gradient norm on the device.
+
+        Args:
+            batches: Micro-batches of this process.
+            counts: From :meth:`agree`, as the next two.
+            used: Encoders in use.
+            passes: Forward passes of the process that has most; sharded models need as many of all.
+            meter: Counts.
+        """
         done = self.state.step
-        for index, batch in enumerate(batches):
-            last = index == len(batches) - 1
+        for index in range(passes):
+            batch = batches[min(index, len(batches) - 1)]
+            real, last = index < len(batches), index == passes - 1
             torch.manual_seed(step_seed(self.options.seed, done, self.control.rank, index))
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.module):
                 terms = self.module(batch)
                 # Wrappers average gradients over processes; the counts are sums over them.
                 loss = sum(
-                    term.sum * (term.coefficient * self.control.world / max(1, counts[name]))
+                    term.sum * (real * term.coefficient * self.control.world / max(1, counts[name]))
                     for name, term in terms.items()
                 )
                 self.accelerator.backward(loss)
-            meter.add(terms, batch)
+            if real:
+                meter.add(terms, batch)
         meter.divide(counts)
         for name in set(self.encoders) - used:
             # Zero gradients would still move an unused encoder, by momentum and decay.
@@ -251,8 +267,8 @@ class Trainer:
             batches = self.micro_batches(made)
             self.recent.append((state.step + 1, tuple(n for batch in batches for n in batch.numbers)))
             late = limit is not None and time.monotonic() - self.started > limit
-            counts, used, stop = self.agree(batches, signals.pending is not None or late)
-            norm = self.step(batches, counts, used, meter)
+            counts, used, passes, stop = self.agree(batches, signals.pending is not None or late)
+            norm = self.step(batches, counts, used, passes, meter)
             bad = self.update(norm, bad)
             state.step += 1
             state.lanes.update(made.states)

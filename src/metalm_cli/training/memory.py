@@ -14,7 +14,7 @@ from metalm_cli.models.assemble import Assembly
 from metalm_cli.models.loss import chunk_elements
 from metalm_cli.models.metalm import MetaLM
 from metalm_cli.models.trains import layers_of
-from metalm_cli.recipes.schema import PretrainRecipe
+from metalm_cli.recipes.finetuning import Recipe
 from metalm_cli.sessions import ImageProcessor
 
 MOMENTS = 2
@@ -69,7 +69,7 @@ def human_bytes(size: float) -> str:
 
 
 def estimate_memory(
-    recipe: PretrainRecipe, assembly: Assembly, generator: Any = None, world: int = 1, shards: int = 1
+    recipe: Recipe, assembly: Assembly, generator: Any = None, world: int = 1, shards: int = 1
 ) -> Memory:
     """Memory of a training step.
 
@@ -89,14 +89,14 @@ def estimate_memory(
     return Memory(weights // shards, trained // shards, MOMENTS * trained // shards, activations, shards)
 
 
-def micro_rows(recipe: PretrainRecipe, world: int) -> int:
+def micro_rows(recipe: Recipe, world: int) -> int:
     """Rows of one forward pass in one process, at most."""
     own = -(-recipe.train.batch_size // world)
     return min(recipe.train.micro_batch_size or own, own)
 
 
 def _activations(
-    recipe: PretrainRecipe, assembly: Assembly, modules: list[nn.Module], rows: int, parameters: list[nn.Parameter]
+    recipe: Recipe, assembly: Assembly, modules: list[nn.Module], rows: int, parameters: list[nn.Parameter]
 ) -> int:
     length, half = recipe.data.sequence_length, recipe.train.precision == "bf16"
     width = NUMBER[recipe.train.precision]
@@ -184,7 +184,7 @@ def first_words(error: BaseException) -> str:
 
 
 def does_not_fit(
-    recipe: PretrainRecipe,
+    recipe: Recipe,
     full: str,
     memory: Memory,
     world: int,

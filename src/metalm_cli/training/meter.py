@@ -26,6 +26,9 @@ LOGGED = (
     "excluded_documents",
     "validation_documents",
     "split_documents",
+    "cut_examples",
+    "too_long_examples",
+    "lost_demonstrations",
 )
 """Counters that every record states, since the beginning of the run."""
 
@@ -90,11 +93,18 @@ class Meter:
         counts, totals = self._added(self.counts), self._added(self.totals)
         (timed,) = self.control.total([self.timed])
         means = {name: value / max(1, denominators.get(name, 0)) for name, value in sums.items()}
-        record: dict[str, Any] = {"loss": sum(self.coefficients[name] * mean for name, mean in means.items())}
-        if len(means) > 1:
-            record.update({f"{name}_loss": mean for name, mean in means.items()})
-        elif counts.get("trained_bytes"):
+        told = {name: mean for name, mean in means.items() if "." in name}
+        means = {name: mean for name, mean in means.items() if name not in told}
+        whole = sum(self.coefficients[name] * mean for name, mean in means.items())
+        record: dict[str, Any] = {"loss": means.pop("loss", whole)}
+        if means:
+            record.update({name if "_" in name else f"{name}_loss": mean for name, mean in means.items()})
+        elif not told and counts.get("trained_bytes"):
             record["bits_per_byte"] = sum(sums.values()) / math.log(2) / counts["trained_bytes"]
+        for name, mean in told.items():
+            group, _, part = name.partition(".")
+            if denominators.get(name):
+                record.setdefault(group, {})[part] = mean
         record["tokens"] = totals.get("source_tokens", 0)
         record["examples"] = totals.get("documents", 0)
         record["tokens_per_second"] = round(timed / max(time.monotonic() - self.since, 1e-9), 1)

@@ -14,7 +14,7 @@ from metalm_cli.errors import MetalmError
 from metalm_cli.models.alone import make_generator
 from metalm_cli.models.assemble import Assembly
 from metalm_cli.models.trains import PartPolicy, PartSummary, summaries
-from metalm_cli.objectives import Objective
+from metalm_cli.objectives import DocumentObjective
 from metalm_cli.recipes.rules import warmup_problem
 from metalm_cli.recipes.schema import PretrainRecipe, ReplacedTokens
 from metalm_cli.training.figures import SECONDS, Figures, SourcePlan, sample_figures, source_plans, steps_from_epochs
@@ -70,6 +70,7 @@ class Portions:
         micro_batches: Forward passes of a process in a step.
         processes: Processes.
         length: Positions of a row.
+        filled: Positions of a step, where they are not rows times length.
     """
 
     steps: int
@@ -79,11 +80,12 @@ class Portions:
     micro_batches: int
     processes: int
     length: int
+    filled: int | None = None
 
     @property
     def positions(self) -> int:
         """Positions of a step."""
-        return self.batch_size * self.length
+        return self.batch_size * self.length if self.filled is None else self.filled
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ class Plan:
         precision: ``fp32`` or ``bf16``.
         device: Where it trains.
         notes: What a user should know.
+        unit: What a number of the index plan stands for: a document, or an example.
+        layout: How examples become rows; documents fill them.
     """
 
     parts: tuple[PartSummary, ...]
@@ -119,6 +123,8 @@ class Plan:
     precision: str
     device: str
     notes: tuple[str, ...]
+    unit: str = "document"
+    layout: str = ""
 
     @property
     def steps(self) -> int:
@@ -133,7 +139,7 @@ def make_plan(
     recipe: PretrainRecipe,
     corpus: Corpus,
     assembly: Assembly,
-    objective: Objective,
+    objective: DocumentObjective,
     *,
     world: int,
     steps: int | None,
@@ -168,11 +174,11 @@ def make_plan(
     modules: list[nn.Module] = [assembly.model, *([generator] if generator is not None else [])]
     parameters = {id(one): one for module in modules for one in module.parameters()}.values()
     return Plan(
-        parts=_parts(recipe, assembly, generator),
+        parts=part_summaries(recipe, assembly, generator),
         total=sum(one.numel() for one in parameters),
         trained=sum(one.numel() for one in parameters if one.requires_grad),
-        tokens=_tokens(assembly),
-        objective=_objective(recipe.objective),
+        tokens=token_plan(assembly),
+        objective=described(recipe.objective),
         sources=sources,
         figures=figures,
         portions=portions,
@@ -215,14 +221,14 @@ def _generator(recipe: PretrainRecipe, assembly: Assembly, root: nn.Module | Non
     return found
 
 
-def _parts(recipe: PretrainRecipe, assembly: Assembly, generator: Any) -> tuple[PartSummary, ...]:
+def part_summaries(recipe: Any, assembly: Assembly, generator: Any) -> tuple[PartSummary, ...]:
     parts, policy = assembly.parts(), dict(assembly.policy)
     if generator is not None:
         parts["generator"], policy["generator"] = generator, PartPolicy()
     return tuple(summaries(parts, policy, recipe.train.learning_rate))
 
 
-def _tokens(assembly: Assembly) -> TokenPlan | None:
+def token_plan(assembly: Assembly) -> TokenPlan | None:
     if assembly.tokenizer is None:
         return None
     reader = assembly.tokenizer
@@ -233,7 +239,7 @@ def _tokens(assembly: Assembly) -> TokenPlan | None:
     )
 
 
-def _objective(options: Any) -> str:
+def described(options: Any) -> str:
     """An objective with its options, on one line."""
     fields = options.model_dump(exclude={"name"})
     said = [f"{key} {'-'.join(map(str, value)) if isinstance(value, list) else value}" for key, value in fields.items()]
@@ -244,7 +250,7 @@ def _validated(recipe: PretrainRecipe, sources: list[SourceInfo], read: tuple[in
     options = recipe.data.validation
     most = options.documents * len(sources or recipe.data.sources)
     documents, windows = read if read is not None else (most, None)
-    name = _objective(options.objective or recipe.objective)
+    name = described(options.objective or recipe.objective)
     return Validated(documents, windows, name, tuple(info.name for info in sources))
 
 

@@ -15,7 +15,6 @@ from metalm_cli.training.memory import FORMULA, human_bytes
 
 if TYPE_CHECKING:
     from metalm_cli.recipes.resolved import Resolved
-    from metalm_cli.training.figures import SourcePlan
     from metalm_cli.training.plan import Plan
 
 
@@ -33,7 +32,7 @@ def plan_text(plan: Plan, resolved: Resolved | None = None, *, every: bool = Tru
         _parts(plan),
         *([_token_lines(plan)] if plan.tokens else []),
         _heading("data", _sampled(plan)),
-        _sources(plan.sources),
+        _sources(plan),
         _rows(plan),
         _heading("training", plan.objective),
         _training(plan),
@@ -115,15 +114,16 @@ def _token_lines(plan: Plan) -> Table:
 
 def _sampled(plan: Plan) -> str:
     found = plan.figures
-    documents = f"{found.sampled:,} document{'s' if found.sampled != 1 else ''}"
+    documents = f"{found.sampled:,} {plan.unit}{'s' if found.sampled != 1 else ''}"
+    if plan.layout:
+        return f"from a sample of {documents}"
     return f"from a sample of {documents} in {found.rows:,} row{'s' if found.rows != 1 else ''}"
 
 
-def _sources(sources: tuple[SourcePlan, ...]) -> Table:
-    table = _table(
-        ("source", False), ("kind", False), ("rows", True), ("share", True), ("documents", True), ("epochs", True)
-    )
-    for source in sources:
+def _sources(plan: Plan) -> Table:
+    name, drawn = ("source", "documents") if plan.unit == "document" else ("task", "drawn")
+    table = _table((name, False), ("kind", False), ("rows", True), ("share", True), (drawn, True), ("epochs", True))
+    for source in plan.sources:
         info = source.info
         table.add_row(
             f"  {info.name}",
@@ -138,15 +138,24 @@ def _sources(sources: tuple[SourcePlan, ...]) -> Table:
 
 def _rows(plan: Plan) -> Table:
     found = plan.figures
-    lines = [
-        ("a document", f"{found.tokens_per_document:,.0f} tokens, {found.bytes_per_token:.2f} bytes each"),
-        ("a row", f"{plan.portions.length:,} positions, {found.fill:.1%} filled"),
-    ]
+    lines = [(f"a{'n' if plan.unit == 'example' else ''} {plan.unit}", _unit(plan))]
+    filled = f"{plan.portions.length:,} positions, {found.fill:.1%} filled" if not plan.layout else plan.layout
+    lines.append(("a row", filled))
     ratio = found.positions_per_docked_token
-    if ratio is not None:
+    if ratio is not None and not plan.layout:
         lines.append(("docked", f"{found.docked_fraction:.1%} of the tokens, {ratio:.2f} positions for each"))
     lines.append(("validation", _validation(plan)))
     return _lines(lines)
+
+
+def _unit(plan: Plan) -> str:
+    found = plan.figures
+    if plan.unit == "document":
+        return f"{found.tokens_per_document:,.0f} tokens, {found.bytes_per_token:.2f} bytes each"
+    positions, docked, trained = (
+        found.per_row(name) for name in ("source_tokens", "docked_positions", "trained_tokens")
+    )
+    return f"{positions:,.0f} positions, {docked:,.0f} of them docked, {trained:,.1f} trained"
 
 
 def _validation(plan: Plan) -> str:
@@ -154,6 +163,8 @@ def _validation(plan: Plan) -> str:
     if not found.documents:
         return "none"
     where = f"of {', '.join(found.sources)}" if found.sources else "held out"
+    if plan.unit == "example":
+        return f"{found.documents:,} examples, up to {found.windows:,} a task; the mean over clusters decides"
     if found.windows is None:
         return f"up to {found.documents:,} documents {where}"
     return f"{found.documents:,} documents {where}, in {found.windows:,} windows"
@@ -166,6 +177,9 @@ def _training(plan: Plan) -> Table:
     processes = f"{cut.processes} process{'es' if cut.processes != 1 else ''}"
     passes = f"{cut.micro_batches} pass{'es' if cut.micro_batches != 1 else ''}"
     rows = f"{cut.batch_size:,} rows: {processes} x {passes} x {cut.micro_batch_size} rows"
+    if plan.unit == "example":
+        each = "all its rows in one pass" if not cut.micro_batches else f"{cut.micro_batch_size} rows a pass"
+        rows = f"{cut.batch_size:,} examples: {processes}, {each}"
     return _lines(
         [
             ("steps", steps),

@@ -1,131 +1,35 @@
-"""``metalm pretrain`` as one call: open, assemble, plan, probe, train, save."""
+"""``metalm pretrain``: a run on documents."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-import torch
-
 from metalm_cli.data import Corpus, open_corpus
-from metalm_cli.data.loader import RowStream, loader
-from metalm_cli.errors import Exit, MetalmError
-from metalm_cli.models.assemble import Assembly, assemble_recipe
-from metalm_cli.objectives import Objective, make_objective
+from metalm_cli.data.loader import RowStream
+from metalm_cli.errors import MetalmError
+from metalm_cli.models.assemble import Assembly
+from metalm_cli.objectives import DocumentObjective, make_objective
 from metalm_cli.objectives.language import LanguageObjective
 from metalm_cli.recipes.schema import PretrainRecipe
-from metalm_cli.sessions import TextProcessor
-from metalm_cli.training import checkpoint
-from metalm_cli.training.begin import TOKENIZERS, begin, recipe_name
+from metalm_cli.sessions import Batch, Row, TextProcessor
 from metalm_cli.training.data_facts import check_data, pinned, read_data
-from metalm_cli.training.devices import compile_layers, make_accelerator
-from metalm_cli.training.finish import write_model
-from metalm_cli.training.lineage import read_ancestors
-from metalm_cli.training.loop import Hooks, Trainer
-from metalm_cli.training.memory import does_not_fit, estimate_memory, first_words, out_of_memory
-from metalm_cli.training.meter import summary
-from metalm_cli.training.metrics import MetricsLog, check_trackers, log_to_trackers, read, start_trackers
+from metalm_cli.training.loop import Trainer
+from metalm_cli.training.memory import micro_rows
 from metalm_cli.training.plan import Plan, make_plan
-from metalm_cli.training.probe import ProbeResult, probe
-from metalm_cli.training.progress import Progress, make_progress
+from metalm_cli.training.probe import probe_batch
 from metalm_cli.training.reading import LaneMaker
-from metalm_cli.training.resume import check_recipe
+from metalm_cli.training.run import Options, Run, Views
 from metalm_cli.training.run_folder import RunFolder
-from metalm_cli.training.signals import StopSignals
-from metalm_cli.training.together import agreed
-from metalm_cli.training.validate import Validator
+
+__all__ = ["Options", "Pretraining", "Views"]
 
 
-@dataclass
-class Options:
-    """What the command line adds to a recipe."""
+class Pretraining(Run):
+    """A run that trains on documents."""
 
-    name: str
-    out: Path | None = None
-    resume: bool = False
-    dry_run: bool = False
-    offline: bool = False
-    data_root: Path | None = None
+    recipe: PretrainRecipe
+    corpus: Corpus
+    objective: DocumentObjective
 
-
-@dataclass
-class Views:
-    """How a run is shown.
-
-    Args:
-        plan: Shows the plan, and the probe's result.
-        sample: Continues validation texts with the model, for the eye.
-        note: Says a line.
-    """
-
-    plan: Callable[[Plan, ProbeResult | None], None]
-    sample: Callable[[Assembly, list[str]], list[tuple[str, str]]]
-    note: Callable[[str], None]
-
-
-class Pretraining:
-    """One run, from its recipe to its model folder.
-
-    Args:
-        recipe: The resolved recipe.
-        text: It as YAML, as the run folder keeps it.
-        options: Of the command line.
-        views: How to show things.
-    """
-
-    def __init__(self, recipe: PretrainRecipe, text: str, options: Options, views: Views) -> None:
-        self.recipe, self.text, self.options, self.views = recipe, text, options, views
-        check_trackers(recipe.train.trackers, options.offline)
-        self.accelerator = make_accelerator(recipe)
-        self.world: int = self.accelerator.num_processes
-        self.main: bool = self.accelerator.is_main_process
-        self.shards = self.world if self.accelerator.distributed_type == "FSDP" else 1
-        if recipe.train.batch_size % self.world:
-            raise MetalmError(
-                f"{self.world} processes cannot share {recipe.train.batch_size} rows equally",
-                where="train.batch_size",
-                remedy=f"set it to a multiple of {self.world}",
-            )
-
-    # -- preparing ----------------------------------------------------------------------------------------------------
-
-    def prepare(self, folder: RunFolder | None = None) -> None:
-        """Open the data, assemble the model, and plan.
-
-        Args:
-            folder: Of a run that is resumed: its tokenizers are used, and the data must be what it began with.
-        """
-        recipe = self.recipe
-        self.corpus = self._open(folder)
-        self.assembly = self._assemble(None if folder is None else folder.path / TOKENIZERS)
-        self.ancestors = read_ancestors(recipe)
-        self.objective: Objective = make_objective(recipe, self.assembly)
-        self.writer = self.objective.writer(recipe.data, recipe.train.seed)
-        self.held_out = [document.text for document in self.corpus.validation()]
-        self.validation_rows = self.objective.validation_rows(recipe.data, self.held_out)
-        torch.manual_seed(recipe.train.seed)
-        self.root = self.objective.step()
-        self.plan = make_plan(
-            recipe,
-            self.corpus,
-            self.assembly,
-            self.objective,
-            world=self.world,
-            steps=recipe.train.steps,
-            root=self.root,
-            device=self.accelerator.device,
-            validation=(len(self.held_out), len(self.validation_rows)),
-            shards=self.shards,
-        )
-        self.steps = self.plan.steps
-        self._check_spans()
-        if recipe.train.checkpoint_activations:
-            self.assembly.model.gradient_checkpointing_enable()
-
-    def _open(self, folder: RunFolder | None) -> Corpus:
+    def open(self, folder: RunFolder | None) -> Corpus:
         options = self.options
         begun = folder is not None and folder.recipe.exists()
         saved = read_data(folder) if folder is not None and begun else None
@@ -141,16 +45,31 @@ class Pretraining:
             self.views.note("the run does not tell which data it began with: it is not compared")
         return corpus
 
-    def _assemble(self, tokenizers: Path | None) -> Assembly:
-        return assemble_recipe(
-            self.recipe,
-            lambda count: self.corpus.sample(count, 0),
-            offline=self.options.offline,
-            tokenizers=tokenizers,
-        )
+    def make_objective(self, assembly: Assembly) -> DocumentObjective:
+        return make_objective(self.recipe, assembly)
 
-    def _check_spans(self) -> None:
-        counts, options = self.plan.figures.counts, self.recipe.objective
+    def read_validation(self) -> list[Row]:
+        self.held_out = [document.text for document in self.corpus.validation()]
+        return self.objective.validation_rows(self.recipe.data, self.held_out)
+
+    def make_plan(self) -> Plan:
+        plan = make_plan(
+            self.recipe,
+            self.corpus,
+            self.assembly,
+            self.objective,
+            world=self.world,
+            steps=self.recipe.train.steps,
+            root=self.root,
+            device=self.accelerator.device,
+            validation=(len(self.held_out), len(self.validation_rows)),
+            shards=self.shards,
+        )
+        self._check_spans(plan)
+        return plan
+
+    def _check_spans(self, plan: Plan) -> None:
+        counts, options = plan.figures.counts, self.recipe.objective
         if counts.get("docked_spans") or not counts.get("too_long_spans"):
             return
         assert isinstance(self.objective, LanguageObjective), "other objectives draw no spans"
@@ -164,192 +83,14 @@ class Pretraining:
             remedy=f"set shorter spans, or raise model.encoders.{processor.encoder}.max_length if it has the positions",
         )
 
-    def show_plan(self) -> None:
-        """Show the plan, then probe a worst-case row."""
-        if self.main:
-            self.views.plan(self.plan, None)
-        device = self.accelerator.device
-        result = probe(self.objective, self.root, self.recipe, device, world=self.world, shards=self.shards)
-        if self.main:
-            self.views.plan(self.plan, result)
+    def probe_batch(self) -> Batch:
+        return probe_batch(self.objective, self.recipe, micro_rows(self.recipe, self.world))
 
-    # -- running ------------------------------------------------------------------------------------------------------
-
-    def run(self) -> Exit:
-        """Train into a run folder. A new folder is made when nothing can be found wrong any more without training.
-
-        Raises:
-            MetalmError: See :meth:`Trainer.run`; and what is wrong with the folder or its checkpoint.
-        """
-        options = self.options
-        if agreed(lambda: RunFolder.begins(options.out, options.name, options.resume)):
-            self._ready(None)
-        with self._folder() as folder:
-            for note in folder.notes:
-                self.views.note(note)
-            found = self._checkpoint(folder) if folder.resumed else None
-            if not hasattr(self, "corpus"):
-                self._ready(folder)
-            if self.main and not folder.recipe.exists():
-                begin(folder, options.name, self.text, str(self.accelerator.device), self.corpus, self.assembly)
-            elif self.main and self.changed:
-                folder.write_text("recipe.yaml", self.text)
-            return self._train(folder, found)
-
-    def _ready(self, folder: RunFolder | None) -> None:
-        self.prepare(folder)
-        self.show_plan()
-
-    def _folder(self) -> RunFolder:
-        """The run's folder: the first process makes and locks it, the others are told where it is."""
-        options = self.options
-        if self.world == 1:
-            return RunFolder.create(options.out, options.name, options.resume)
-        made: list[RunFolder] = []
-
-        def make() -> tuple[str, bool]:
-            made.append(RunFolder.create(options.out, options.name, options.resume))
-            return str(made[0].path), made[0].resumed
-
-        path, resumed = agreed(make)
-        if made:
-            return made[0]
-        folder = RunFolder.attach(Path(path))
-        folder.resumed = resumed
-        return folder
-
-    def _checkpoint(self, folder: RunFolder) -> Path | None:
-        """The checkpoint to go on from; says what is damaged."""
-        notes = check_recipe(folder, self.recipe) if folder.recipe.exists() else []
-        for note in notes:
-            self.views.note(note)
-        self.changed = bool(notes)
-        self.options.name = recipe_name(folder) or self.options.name
-        found, damaged = agreed(lambda: checkpoint.latest(folder.checkpoints))
-        for one in damaged:
-            self.views.note(f"not used: {one}")
-        return found
-
-    def _train(self, folder: RunFolder, found: Path | None) -> Exit:
-        recipe = self.recipe
-        length = recipe.data.sequence_length if self.accelerator.device.type == "cuda" else None
-        if recipe.train.compile:
-            compile_layers(self.assembly)
-        trainer = Trainer(recipe.train, self.steps, self.objective, self.root, self.accelerator, length)
-        size = recipe.train.micro_batch_size or max(1, recipe.train.batch_size // self.world)
-        validator = Validator(self.objective, self.validation_rows, size, trainer.control)
-        if found is not None:
-            tensors, state = checkpoint.load(found, verify=False)
-            trainer.restore(tensors, state)
-            self.views.note(f"resumed from {found}")
-            trainer.control.wait()
-        if self.main:
-            checkpoint.clean(folder.checkpoints)
-        self.accelerator.project_configuration.logging_dir = str(folder.path / "trackers")
-        start_trackers(self.accelerator, list(recipe.train.trackers), self.options.name, recipe.model_dump())
-        stream = self._stream(trainer)
-        with MetricsLog(folder.metrics) if self.main else _Nothing() as log, make_progress(main=self.main) as progress:
-            if self.main:
-                log.cut_back(trainer.state.step)
-            progress.start(self.steps, f"{self.options.name} -> {folder.path}", trainer.state.step)
-            hooks = self._hooks(folder, trainer, log, progress, validator)
-            with StopSignals() as signals, self._memory_explained(folder):
-                result = trainer.run(loader(stream, recipe.data.workers), hooks, signals)
-            if result == Exit.DONE:
-                self._finish(folder, trainer)
-            progress.note(summary(trainer.totals))
-            progress.note(
-                f"model: {folder.model}"
-                if result == Exit.DONE
-                else f"stopped; go on with: metalm pretrain --resume --out {folder.path}"
-            )
-        self.accelerator.end_training()
-        return result
-
-    @contextmanager
-    def _memory_explained(self, folder: RunFolder) -> Iterator[None]:
-        """Memory that runs out while training, validating or sampling: the probe knows not all that a run meets."""
-        try:
-            yield
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            last, _ = checkpoint.latest(folder.checkpoints)
-            kept = f"; {last} is whole, and --resume goes on from it" if last else ""
-            memory = estimate_memory(
-                self.recipe, self.assembly, getattr(self.root, "generator", None), self.world, self.shards
-            )
-            what = f"memory ran out while training{kept}"
-            raise does_not_fit(
-                self.recipe, first_words(error), memory, self.world, what=what, exit_code=Exit.FAILED
-            ) from error
-
-    def _stream(self, trainer: Trainer) -> RowStream:
+    def stream(self, trainer: Trainer) -> RowStream:
         batch = self.recipe.train.batch_size
-        rank = self.accelerator.process_index
-        maker = LaneMaker(self.corpus, self.writer, batch, trainer.state.lanes)
-        return RowStream(range(rank, batch, self.world), maker)
+        writer = self.objective.writer(self.recipe.data, self.recipe.train.seed)
+        maker = LaneMaker(self.corpus, writer, batch, trainer.state.lanes)
+        return RowStream(range(self.accelerator.process_index, batch, self.world), maker)
 
-    def _hooks(self, folder: RunFolder, trainer: Trainer, log: Any, progress: Progress, validator: Validator) -> Hooks:
-        def logged(record: dict[str, Any]) -> None:
-            log_to_trackers(self.accelerator, record)
-            if self.main:
-                progress.step(log.write(record))
-
-        def validated(record: dict[str, Any]) -> None:
-            log_to_trackers(self.accelerator, record)
-            if self.main:
-                progress.validation(log.write(record), self._samples())
-
-        def save(tensors: dict[str, dict[str, torch.Tensor]], state: dict[str, Any]) -> None:
-            if self.main:
-                path = checkpoint.save(folder.checkpoints, state["step"], tensors, state)
-                checkpoint.prune(folder.checkpoints, self.recipe.train.keep, state["best_step"])
-                progress.note(f"checkpoint: {path}")
-
-        return Hooks(logged, validator, validated, save, self.corpus.where, progress.advance)
-
-    def _samples(self) -> list[tuple[str, str]]:
-        count = self.recipe.train.samples
-        if not count or self.assembly.alone or self.world > 1:
-            return []
-        return self.views.sample(self.assembly, self.held_out[:count])
-
-    def _finish(self, folder: RunFolder, trainer: Trainer) -> None:
-        if self.main:
-            facts = {
-                "name": self.options.name,
-                "recipe": self.text,
-                "steps": trainer.state.step,
-                "tokens": trainer.totals.get("source_tokens", 0),
-                "validation": last_validation(folder.metrics),
-            }
-            root, assembly = (self.root, self.assembly) if self.world == 1 else self._whole(folder)
-            with folder.finishing() as place:
-                write_model(place, root, assembly, self.corpus, self.recipe, facts, self.ancestors)
-        trainer.control.wait()
-
-    def _whole(self, folder: RunFolder) -> tuple[Any, Assembly]:
-        """The model in one piece, from the last checkpoint: training may have sharded that of this process."""
-        assembly = self._assemble(folder.path / TOKENIZERS)
-        root = make_objective(self.recipe, assembly).step()
-        found, _ = checkpoint.latest(folder.checkpoints)
-        assert found is not None, "the last step was saved"
-        tensors, _state = checkpoint.load(found, verify=False)
-        root.load_state_dict(tensors["model"])
-        return root, assembly
-
-
-class _Nothing:
-    """Stands for the metrics log in processes that write none."""
-
-    def __enter__(self) -> Any:
-        return None
-
-    def __exit__(self, *_: object) -> None: ...
-
-
-def last_validation(metrics: Path) -> dict[str, float]:
-    """What a run has measured on held-out text last."""
-    found = [record for record in read(metrics)[0] if record.get("split") == "validation"]
-    return {key: value for key, value in found[-1].items() if isinstance(value, float)} if found else {}
+    def shown_texts(self) -> list[str]:
+        return self.held_out

@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from torch import nn
 from metalm_cli.data.lanes import Piece
 from metalm_cli.objectives import Objective
 from metalm_cli.objectives.encoders import EncoderObjective
-from metalm_cli.recipes.schema import PrefixLM, PretrainRecipe, SemiCausal
+from metalm_cli.recipes.finetuning import Recipe
+from metalm_cli.recipes.schema import PrefixLM, SemiCausal
 from metalm_cli.sessions import (
     DOCKED,
     Batch,
@@ -60,8 +62,9 @@ class ProbeResult:
 def probe(
     objective: Objective,
     root: nn.Module,
-    recipe: PretrainRecipe,
+    recipe: Recipe,
     device: torch.device | str,
+    make_batch: Callable[[], Batch] | None = None,
     *,
     world: int = 1,
     shards: int = 1,
@@ -76,6 +79,7 @@ def probe(
             it goes back to where it was.
         recipe: The recipe.
         device: Where the run trains.
+        make_batch: Gives the micro-batch; default :func:`probe_batch`.
         world: Processes that share a batch.
         shards: Processes that the model will be sharded over. The probe holds it whole, so that what does not fit is
             then a note and no error.
@@ -86,8 +90,11 @@ def probe(
     device, home = torch.device(device), next(root.parameters()).device
     memory = estimate_memory(recipe, objective.assembly, getattr(root, "generator", None), world, shards)
     seconds, peak, finite = None, None, True
+    if make_batch is None:
+        assert isinstance(recipe, PretrainRecipe), "finetuning gives its own batch"
+        make_batch = partial(probe_batch, objective, recipe, micro_rows(recipe, world))
     try:
-        seconds, peak, finite = _measured(objective, root, recipe, device, world)
+        seconds, peak, finite = _measured(objective, root, recipe, device, make_batch)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
@@ -111,13 +118,17 @@ def probe(
 
 
 def _measured(
-    objective: Objective, root: nn.Module, recipe: PretrainRecipe, device: torch.device, world: int
+    objective: Objective,
+    root: nn.Module,
+    recipe: Recipe,
+    device: torch.device,
+    make_batch: Callable[[], Batch],
 ) -> tuple[float, int | None, bool]:
     """Seconds, peak bytes of a CUDA device, and whether the loss is finite."""
     cuda = device.type == "cuda"
     root.to(device)
     with _unchanged(root, device):
-        batch = probe_batch(objective, recipe, micro_rows(recipe, world)).to(device)
+        batch = make_batch().to(device)
         if cuda:
             torch.cuda.reset_peak_memory_stats(device)
             torch.cuda.synchronize(device)
@@ -132,7 +143,7 @@ def _measured(
 def _forward_and_backward(objective: Objective, root: nn.Module, batch: Batch, half: bool) -> bool:
     """Whether the loss is finite."""
     device = next(root.parameters()).device.type
-    counts = objective.counts(batch)
+    counts = batch.totals = objective.counts(batch)
     with torch.autocast(device, torch.bfloat16, enabled=half):
         terms = root(batch)
     loss = sum(term.sum * (term.coefficient / max(1, counts[name])) for name, term in terms.items())

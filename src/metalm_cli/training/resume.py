@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.recipes.schema import PretrainRecipe
+from metalm_cli.recipes.finetuning import Recipe
 from metalm_cli.training.run_folder import RunFolder
 
 FREE = (
@@ -35,7 +35,7 @@ CONSEQUENCES = {
 """What a change of a key that may change means for the run."""
 
 
-def check_recipe(folder: RunFolder, recipe: PretrainRecipe) -> list[str]:
+def check_recipe(folder: RunFolder, recipe: Recipe) -> list[str]:
     """Compare a recipe with the one that a run began with.
 
     Returns:

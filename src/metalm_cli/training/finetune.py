@@ -1,0 +1,135 @@
+"""``metalm finetune`` and ``metalm instruct``: a run on tasks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from metalm_cli.data.fit import Limits, TextReader
+from metalm_cli.data.loader import RowStream
+from metalm_cli.data.open_tasks import Chosen, open_tasks, validation_examples
+from metalm_cli.data.plan import key_of, permute
+from metalm_cli.data.task_corpus import TaskCorpus
+from metalm_cli.data.task_writer import TaskLanes, TaskSession, TaskWriter, fitted, row_of
+from metalm_cli.hub import model_folder
+from metalm_cli.models.assemble import Assembly
+from metalm_cli.models.encoders import load_tokenizer
+from metalm_cli.objectives.answers import AnswerObjective, TaskName
+from metalm_cli.recipes.finetuning import FinetuneRecipe
+from metalm_cli.sessions import Batch, Row, SessionTokeniser
+from metalm_cli.templates import scorable
+from metalm_cli.training.data_facts import check_data, read_data
+from metalm_cli.training.loop import Trainer
+from metalm_cli.training.plan import Plan
+from metalm_cli.training.run import Options, Run, Views
+from metalm_cli.training.run_folder import RunFolder
+from metalm_cli.training.task_plan import layout_of, make_task_plan, sample_sessions
+
+__all__ = ["Finetuning", "Options", "Views"]
+
+
+class Finetuning(Run):
+    """A run that trains on tasks."""
+
+    recipe: FinetuneRecipe
+    corpus: TaskCorpus
+    objective: AnswerObjective
+    chosen: Chosen
+
+    def open(self, folder: RunFolder | None) -> TaskCorpus:
+        options, recipe = self.options, self.recipe
+        corpus, self.chosen = open_tasks(
+            recipe.data, seed=recipe.train.seed, data_root=options.data_root, offline=options.offline
+        )
+        saved = read_data(folder) if folder is not None and folder.recipe.exists() else None
+        if folder is not None and saved is not None:
+            check_data(folder, saved, corpus)
+        return corpus
+
+    def make_objective(self, assembly: Assembly) -> AnswerObjective:
+        tasks = [TaskName(task.card.name, task.card.cluster) for task in self.corpus.tasks]
+        self.writer = self._writer(assembly)
+        self.layout = layout_of(self.recipe, assembly, self.accelerator.device)
+        return AnswerObjective(assembly, tasks, self.recipe.train.loss_average)
+
+    def _writer(self, assembly: Assembly) -> TaskWriter:
+        tokenise = SessionTokeniser(assembly.decoder_tokenizer, assembly.processors)
+        also = [TextReader.of(self._tokenizer(one.tokenizer), one.length) for one in self.recipe.data.also_fit]
+        return TaskWriter(self.corpus, tokenise, Limits.of(tokenise, self.recipe.data.sequence_length, also))
+
+    def _tokenizer(self, name: str) -> Any:
+        return load_tokenizer(model_folder(name, offline=self.options.offline, weights=False))
+
+    def read_validation(self) -> list[Row]:
+        found = validation_examples(self.corpus, data_root=self.options.data_root, offline=self.options.offline)
+        self.validated: dict[str, int] = {}
+        rows: list[Row] = []
+        for task, examples in found.items():
+            made = self._validation_of(task, examples)
+            self.validated[self.corpus.tasks[task].card.name] = len(made)
+            rows += made
+        return rows
+
+    def _validation_of(self, task: int, examples: Any) -> list[Row]:
+        """Validation rows of a task: the same for every seed and every arm; spread over the split."""
+        options, opened = self.recipe.data.validation, self.corpus.tasks[task]
+        template = scorable(opened.templates)[0]
+        size = len(examples)
+        keys = np.full(size, key_of("validation", opened.card.name), dtype=np.uint64)
+        rows: list[Row] = []
+        used = 0
+        for index in permute(np.arange(size), size, keys).tolist():
+            if len(rows) == options.examples:
+                break
+            example = examples[index]
+            if example is None:
+                continue
+            style, limits = self.corpus.style, self.writer.limits
+            fits = fitted(opened.card, example, template, (), style, self.writer.delimiter, limits)
+            if fits is None:
+                continue
+            session = self.writer.tokenise(fits[0], need_trained=True)
+            used += len(session)
+            if rows and options.tokens is not None and used > options.tokens:
+                break
+            rows.append(row_of([TaskSession(session, task, {"source_tokens": len(session)}, -1)]))
+        return rows
+
+    def make_plan(self) -> Plan:
+        self.sampled = sample_sessions(self.writer)
+        return make_task_plan(
+            self.recipe,
+            self.corpus,
+            self.chosen,
+            self.assembly,
+            self.sampled,
+            self.layout,
+            world=self.world,
+            shards=self.shards,
+            device=self.accelerator.device,
+            validation=(len(self.validation_rows), max(self.validated.values(), default=0)),
+        )
+
+    def probe_batch(self) -> Batch:
+        """The longest rows of the sample, as many as a forward pass has at most."""
+        own = -(-self.recipe.train.batch_size // self.world)
+        sessions = sorted(self.sampled, key=lambda one: -len(one.session))[:own]
+        rows = self.layout.rows(sessions)
+        return self.objective.collate(rows[: self.recipe.train.micro_batch_size or len(rows)])
+
+    @property
+    def padded_length(self) -> int | None:
+        return super().padded_length if self.layout.pack else None
+
+    def stream(self, trainer: Trainer) -> RowStream:
+        batch = self.recipe.train.batch_size
+        lanes = TaskLanes(self.writer, batch, trainer.state.lanes)
+        return RowStream(range(self.accelerator.process_index, batch, self.world), lanes, self.layout.join)
+
+    def lineage(self) -> dict[str, Any]:
+        return {
+            "tasks": [task.card.name for task in self.corpus.tasks],
+            "clusters": sorted({task.card.cluster for task in self.corpus.tasks}),
+            "held_out": [card.name for card in self.chosen.held],
+        }

@@ -185,7 +185,7 @@ LONGEST = 120
 
 def gist(world: World, dice: Dice) -> Group | None:
     """A short document and a sentence that says what it is about."""
-    kind = dice.pick((*_KINDS, "portrait", "portrait", "letter", "dialogue"))
+    kind = dice.pick((*_KINDS, "portrait", "portrait", "place", "notice"))
     write, say = _KINDS[kind]
     draft = Draft(world, dice)
     write(draft)

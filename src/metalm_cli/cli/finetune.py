@@ -10,11 +10,11 @@ from metalm_cli.cli.train import Arguments, Base, DataRoot, DryRun, Offline, Out
 
 TaskNames = Annotated[
     list[str] | None,
-    typer.Option("--task", metavar="TASK", help="Train on this task; may be given again (data.tasks)."),
+    typer.Option("--task", metavar="TASK", help="Train on this task (data.tasks); again for more."),
 ]
 ClusterNames = Annotated[
     list[str] | None,
-    typer.Option("--cluster", metavar="CLUSTER", help="Train on the core tasks of this cluster; again."),
+    typer.Option("--cluster", metavar="CLUSTER", help="Train on the core tasks of this cluster."),
 ]
 Extras = Annotated[bool, typer.Option("--extras", help="Clusters also stand for cards that are not core.")]
 Templates = Annotated[

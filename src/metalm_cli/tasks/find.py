@@ -91,8 +91,8 @@ class Cards:
         """The cards that names stand for: of tasks, clusters, or groups.
 
         Args:
-            names: Tasks by name; ``core`` (the paper's), ``extras`` (the other real ones), ``world``, ``all``; or clusters, of which the core
-                cards are taken.
+            names: Tasks by name; ``core`` (the paper's), ``extras`` (the other real ones), ``world``, ``all``; or
+                clusters, of which the core cards are taken.
             extras: Also take what is not core in clusters.
 
         Raises:
@@ -100,7 +100,7 @@ class Cards:
         """
         found: dict[str, Card] = {}
         for name in names:
-            if name in GROUPS or name in CLUSTERS and name not in self.paths:
+            if name in GROUPS or (name in CLUSTERS and name not in self.paths):
                 found.update({card.name: card for card in self.all() if _belongs(card, name, extras)})
             else:
                 found[name] = self[name]

@@ -100,7 +100,7 @@ def context(example: Example, style: Style) -> dict[str, Any]:
     }
 
 
-def render(example: Example, template: Template, style: Style = Style()) -> Prompt:  # noqa: B008 (frozen)
+def render(example: Example, template: Template, style: Style = Style()) -> Prompt:
     """Put an example into words.
 
     Args:
@@ -144,7 +144,7 @@ def session_of(
     demonstrations: Sequence[Prompt] = (),
     *,
     delimiter: str = " ",
-    style: Style = Style(),  # noqa: B008 (frozen)
+    style: Style = Style(),
     answered: bool = True,
 ) -> Session:
     """The session of a prompt.
@@ -200,4 +200,3 @@ def scorable(templates: Sequence[Template]) -> list[Template]:
 def template_at(templates: Sequence[Template], index: int) -> Template:
     """Template i by example index, as FLAN gives them out."""
     return templates[index % len(templates)]
-

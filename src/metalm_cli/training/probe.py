@@ -19,7 +19,7 @@ from metalm_cli.data.lanes import Piece
 from metalm_cli.objectives import Objective
 from metalm_cli.objectives.encoders import EncoderObjective
 from metalm_cli.recipes.finetuning import Recipe
-from metalm_cli.recipes.schema import PrefixLM, SemiCausal
+from metalm_cli.recipes.schema import PrefixLM, PretrainRecipe, SemiCausal
 from metalm_cli.sessions import (
     DOCKED,
     Batch,

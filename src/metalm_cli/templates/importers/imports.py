@@ -88,7 +88,7 @@ def import_templates(format: str, path: Path, out: Path, cards: Mapping[str, Car
     for answer in read_confined(format, sources, cards):
         _take(answer, contents, report)
     if not contents:
-        first = "; ".join(f"{name} {template}: {why}".strip() for name, template, why in report.refused[:3])
+        first = "; ".join(f"{f'{name} {template}'.strip()}: {why}" for name, template, why in report.refused[:3])
         raise MetalmError(
             "nothing was imported",
             where=display(path),

@@ -52,7 +52,9 @@ def read(text: str, cards: Mapping[str, Card], source: str) -> list[DraftFile]:
         raise Refused(f"it is no YAML that can be read: {problem}") from error
     if not isinstance(found, dict) or not isinstance(found.get("templates"), dict) or not found["templates"]:
         raise Refused("it has no templates")
-    dataset, subset = str(found.get("dataset") or source), str(found.get("subset") or "")
+    dataset, subset = found.get("dataset") or source, found.get("subset") or ""
+    if not isinstance(dataset, str) or not isinstance(subset, str):
+        raise Refused("its dataset or its subset is no text")
     card = _card(dataset, subset, cards)
     file = DraftFile(file_name(card, f"{dataset}_{subset}".strip("_")), f"{source}: {dataset} {subset}".strip(), card)
     taken: set[str] = set()

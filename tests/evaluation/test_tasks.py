@@ -191,7 +191,8 @@ def test_long_inputs_are_cut_or_skipped_and_counted(desk, said) -> None:
     assert cut.samples[0].input.endswith("Is it odd?\nOPTIONS:\n- no\n- yes")
     assert interface.processors["text"].prepare(cut.samples[0].input)
     assert (whole.cut, whole.skipped, whole.score.n) == (0, 1, 1)
-    assert [one.row for one in whole.samples] == [1]
+    assert [(one.row, one.target) for one in whole.samples] == [(1, "no")]
+    assert whole.score.value == 0.0
     reader = TextReader.of(interface.processors["text"].tokenizer, 40)
     (shorter,) = desk.results(interface, "cut", also=(reader,))
     assert reader.tokens(shorter.wordings[0].samples[0].input) <= 40 < reader.tokens(cut.samples[0].input)
@@ -229,7 +230,7 @@ def test_a_model_without_encoders_reads_the_same_sessions(desk) -> None:
 def test_what_is_missing_is_named_and_what_is_wrong_stops(desk) -> None:
     desk.card("odd")
     desk.card("far", hub={"id": "nobody/nothing"})
-    desk.card("untested", splits={"train": "train", "test": "test"})
+    desk.card("untested", splits={"train": "train", "dev": "dev"})
     tasks, missing, _ = desk.open("odd", "far", "untested")
     assert [task.card.name for task in tasks] == ["odd"]
     assert set(missing) == {"far", "untested"}
@@ -244,6 +245,14 @@ def test_what_is_missing_is_named_and_what_is_wrong_stops(desk) -> None:
     desk.card("nothing", where="false")
     with pytest.raises(MetalmError, match="leaves out every row"):
         desk.open("nothing")
+
+
+def test_a_card_without_a_validation_split_is_scored_on_its_test_split(desk) -> None:
+    desk.card("odd")
+    desk.card("only", splits={"train": "train", "test": "test"}, use="eval")
+    tasks, _, _ = desk.open("odd", "only")
+    assert [task.opened.role for task in tasks] == ["validation", "test"]
+    assert "only" in desk.open("odd", "only", role="validation")[1]
 
 
 def test_means_are_of_core_tasks_then_of_clusters(desk, said) -> None:

@@ -45,8 +45,8 @@ def evaluate(
         str, typer.Option("--template", metavar="first|all|K|NAME", help="Which templates of each task are scored.")
     ] = "first",
     split: Annotated[
-        str, typer.Option("--split", help="Split of the tasks, by its role in their cards.")
-    ] = "validation",
+        str | None, typer.Option("--split", help="Split, by its role in the cards; default validation, or else test.")
+    ] = None,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Examples of each task, always the same ones; default all.")
     ] = None,
@@ -266,7 +266,9 @@ def show(results: Sequence[Result], missing: Mapping[str, str]) -> None:
         if result.task.card.name in NOTES:
             _note(f"{result.task.card.name}: {NOTES[result.task.card.name]}")
         if result.value is None:
-            _note(f"{result.task.card.name} has no score: no example fits the model, not even with its long field cut")
+            _note(f"{result.task.card.name} has no score: no example fits the positions of the model")
+        if result.task.opened.role != "validation":
+            _note(f"{result.task.card.name}: scored on its {result.task.opened.role} split")
     left = {one.task.card.name for one in results if one.value is not None} - {
         one.task.card.name for one in counted(results)
     }
@@ -329,7 +331,7 @@ def _say_missing(missing: Mapping[str, str], chosen: int) -> None:
         raise MetalmError(
             f"no data is at hand for {'this task' if chosen == 1 else f'any of these {chosen} tasks'}",
             why="\n    ".join(f"{name}: {why}" for name, why in missing.items()),
-            remedy="give --data-root DIR, or METALM_DATA, where the data lies",
+            remedy="give --data-root DIR, or METALM_DATA, where the data lies; or name another --split",
         )
     for name, why in missing.items():
         _note(f"missing  {name}: {why}")

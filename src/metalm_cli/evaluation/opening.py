@@ -24,7 +24,7 @@ class Settings:
     Args:
         collection: Collection of templates.
         template: ``first``, ``all``, a number (so many of the first), or a name; turned-around ones never count.
-        role: Split of the cards.
+        role: Split of the cards; None: validation, or test where a card has no validation split.
         limit: Examples of a task, drawn without replacement by a fixed seed; None: all.
         length: Decoder positions of a session with its answer; None: what the model has.
         batch_size: Sequences of a forward pass.
@@ -34,7 +34,7 @@ class Settings:
 
     collection: str = "flan"
     template: str = "first"
-    role: str = "validation"
+    role: str | None = None
     limit: int | None = None
     length: int | None = None
     batch_size: int = 16
@@ -93,12 +93,12 @@ def open_tasks(
     tasks: list[Task] = []
     missing: dict[str, str] = {}
     for card in chosen:
-        path = cards.paths[card.name]
+        path, role = cards.paths[card.name], settings.role or usual_role(card)
         where: dict[str, Any] = {"data_root": data_root, "offline": offline, "cache": cache, "beside": path}
         try:
-            opened = open_examples(card, settings.role, **where)
+            opened = open_examples(card, role, **where)
         except MetalmError as error:
-            reason = _absence(error, card, settings.role)
+            reason = _absence(error, card, role)
             if reason is None:
                 raise
             missing[card.name] = reason
@@ -112,6 +112,11 @@ def open_tasks(
                 render(example, template, settings.style)
         tasks.append(Task(card, picked[card.name], examples, opened, path, collection.path(card)))
     return tasks, missing
+
+
+def usual_role(card: Card) -> str:
+    """The split that scores are of: validation, as in the paper; test where a card has no other."""
+    return "test" if "validation" not in card.splits and "test" in card.splits else "validation"
 
 
 def _absence(error: MetalmError, card: Card, role: str) -> str | None:

@@ -142,6 +142,7 @@ def task_record(result: Result) -> dict[str, Any]:
         "score": result.value,
         "error": result.error,
         "best": None if best is None or best.score is None else {"template": best.template, "score": best.score.value},
+        "split": task.opened.role,
         "examples": len(task.examples),
         "templates": [wording_record(one) for one in result.wordings],
         "card_sha256": _sha256(task.path),

@@ -16,8 +16,8 @@ GIVEN_WORDS = (24, 12, 6, 3)
 NEW_TOKENS = 32
 
 
-def continuations(assembly: Assembly, texts: list[str]) -> list[tuple[str, str]]:
-    """Continue the beginning of each text, docked if the model has a text encoder.
+def continuations(assembly: Assembly, shown: list[str | Session]) -> list[tuple[str, str]]:
+    """Continue the beginning of each text, docked if the model has a text encoder; and each session.
 
     Changes nothing of the model: evaluation mode while it works, no gradients, no random numbers.
 
@@ -31,7 +31,11 @@ def continuations(assembly: Assembly, texts: list[str]) -> list[tuple[str, str]]
     interface = Interface(model, assembly.decoder_tokenizer, assembly.processors)
     found = []
     try:
-        for text in texts:
+        for text in shown:
+            if isinstance(text, Session):
+                with torch.no_grad(), contextlib.suppress(MetalmError):
+                    found.append((_said(text), interface.generate([text], max_new_tokens=NEW_TOKENS)[0]))
+                continue
             for words in GIVEN_WORDS:
                 given = " ".join(text.split()[:words])
                 span = Docked(names[0], given) if names else Causal(given)
@@ -42,3 +46,9 @@ def continuations(assembly: Assembly, texts: list[str]) -> list[tuple[str, str]]
     finally:
         model.train(training)
     return found
+
+
+def _said(session: Session) -> str:
+    """The texts of a session, its name in front."""
+    texts = [span.content for span in session if isinstance(span.content, str)]
+    return f"{session.name}: {' '.join(texts)} "

@@ -1,0 +1,61 @@
+"""Small tasks made in a folder: cards, rows and templates of our own, and a tiny model to train on them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+CARD = """
+name: {name}
+cluster: {cluster}
+description: A task of the tests
+core: false
+file: {name}.jsonl
+splits: {{train: "rows[:{train}]", validation: "rows[{train}:]"}}
+fields: {{text: text, question: question}}
+answer: {{label: label, names: [no, yes], words: {{no: "no", yes: "yes"}}}}
+long: {{field: text, cut: {cut}}}
+metric: {{name: accuracy, source: the tests}}
+licence: Apache-2.0
+citation: the tests
+"""
+
+TEMPLATES = """
+templates:
+  - name: plain
+    input: |-
+      {{ text }}
+      {{ question }}
+      {{ options }}
+  - name: question-first
+    input: |-
+      {{ question }}
+      {{ text }}
+      {{ options }}
+  - name: write-a-question
+    input: "{{ text }} Ask something whose answer is {{ answer }}."
+    target: "{{ question }}"
+    turned: true
+"""
+
+
+def row(name: str, number: int, words: int) -> dict[str, Any]:
+    """A row whose text says its task and number."""
+    filler = " ".join(f"word{number}x{at}" for at in range(words))
+    return {"text": f"{name} {number} {filler}.", "question": f"Is {number} even?", "label": int(number % 2 == 0)}
+
+
+def write_task(
+    folder: Path, name: str, rows: int, *, cluster: str = "misc", words: int = 4, train: int | None = None, **fields: str
+) -> Path:
+    """A card with its rows and a collection ``words/`` of templates beside it; returns the card's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    train = rows * 3 // 4 if train is None else train
+    made = [row(name, number, words + number % 3) for number in range(rows)]
+    (folder / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in made))
+    card = folder / f"{name}.yaml"
+    card.write_text(CARD.format(name=name, cluster=cluster, train=train, cut=fields.get("cut", "tail")))
+    (folder / "words").mkdir(exist_ok=True)
+    (folder / "words" / f"{name}.yaml").write_text(TEMPLATES)
+    return card

@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 @pytest.mark.parametrize("name", shipped_names())
 def test_shipped_recipes_hold_and_describe_themselves(name: str) -> None:
-    resolved = resolve("pretrain", name)
+    resolved = resolve(None, name)
     assert resolved.recipe.description
     assert resolved.found.shipped
     assert resolved.found.path.read_text().startswith("#")
@@ -37,6 +37,10 @@ def test_the_promised_recipes_are_there() -> None:
         "paper/language-1.3b",
         "paper/gpt-same-decoder",
         "paper/gpt-same-total",
+        "multitask",
+        "mnli",
+        "single",
+        "flan",
     }
     assert "base" not in shipped_names()
     assert foundation_problems(find_recipe("base")) == []

@@ -124,10 +124,10 @@ def _unknown_name(recipe: str, where: str) -> MetalmError:
     names = shipped_names(foundations=True)
     short = {name.rsplit("/", 1)[-1]: name for name in names}
     near = difflib.get_close_matches(recipe, [*names, *short], n=1, cutoff=0.6)
-    if near:
-        remedy = f"did you mean {short.get(near[0], near[0])}?"
-    elif Path(f"{recipe}.yaml").is_file():
+    if Path(f"{recipe}.yaml").is_file():
         remedy = f"did you mean ./{recipe}.yaml?"
+    elif near:
+        remedy = f"did you mean {short.get(near[0], near[0])}?"
     elif Path(recipe).exists():
         remedy = f"a path starts with ./ or ends in .yaml: ./{recipe}"
     elif "=" in recipe:

@@ -125,6 +125,9 @@ class TaskTraining(Training):
     patience: int | None = Field(
         default=None, ge=1, description="Stop after so many validations without a better one; default never."
     )
+    final: Literal["last", "best"] = Field(
+        default="last", description="The model that is kept: of the last step, or of the best validation."
+    )
 
 
 class Lora(Section):

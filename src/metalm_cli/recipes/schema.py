@@ -10,10 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-Train = Annotated[
-    str,
-    Field(pattern=r"^(all|none|last_[1-9][0-9]*)$", examples=["all", "none", "last_2"]),
-]
+Train = Annotated[str, Field(pattern=r"^(all|none|last_[1-9][0-9]*)$", examples=["all", "none", "last_2"])]
 
 
 class Misfit(ValueError):

@@ -203,6 +203,12 @@ def damage(path: Path, *, hashes: bool = True, step: int | None = None) -> str |
     return None
 
 
+def at(root: Path, step: int) -> Path | None:
+    """The checkpoint of a step; None if there is none."""
+    found = root / f"step-{step:08d}"
+    return found if found.is_dir() else None
+
+
 def prune(root: Path, keep: int, best: int | None = None) -> list[Path]:
     """Removes old checkpoints: the newest ``keep`` whole ones stay, and that of step ``best``.
 

@@ -17,7 +17,7 @@ from metalm_cli.models.assemble import Assembly
 from metalm_cli.models.encoders import load_tokenizer
 from metalm_cli.objectives.answers import AnswerObjective, TaskName
 from metalm_cli.recipes.finetuning import FinetuneRecipe
-from metalm_cli.sessions import Batch, Row, SessionTokeniser
+from metalm_cli.sessions import Batch, Row, Session, SessionTokeniser
 from metalm_cli.templates import scorable
 from metalm_cli.training.data_facts import check_data, read_data
 from metalm_cli.training.loop import Trainer
@@ -64,6 +64,7 @@ class Finetuning(Run):
     def read_validation(self) -> list[Row]:
         found = validation_examples(self.corpus, data_root=self.options.data_root, offline=self.options.offline)
         self.validated: dict[str, int] = {}
+        self.asked: list[Session] = []
         rows: list[Row] = []
         for task, examples in found.items():
             made = self._validation_of(task, examples)
@@ -89,12 +90,17 @@ class Finetuning(Run):
             fits = fitted(opened.card, example, template, (), style, self.writer.delimiter, limits)
             if fits is None:
                 continue
+            if not rows:
+                self.asked.append(Session(list(fits[0])[:-1], opened.card.name))
             session = self.writer.tokenise(fits[0], need_trained=True)
             used += len(session)
             if rows and options.tokens is not None and used > options.tokens:
                 break
             rows.append(row_of([TaskSession(session, task, {"source_tokens": len(session)}, -1)]))
         return rows
+
+    def shown(self) -> list[str | Session]:
+        return list(self.asked)
 
     def make_plan(self) -> Plan:
         self.sampled = sample_sessions(self.writer)

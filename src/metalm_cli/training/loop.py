@@ -44,6 +44,7 @@ class Progressed:
     meter: dict[str, Any] = field(default_factory=dict)
     best_step: int | None = None
     best_loss: float | None = None
+    stale: int = 0
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
@@ -103,6 +104,8 @@ class Trainer:
         self.control = Control(accelerator)
         self.device: torch.device = accelerator.device
         self.root = root
+        self.patience: int | None = getattr(options, "patience", None)
+        self.keep_best = getattr(options, "final", "last") == "best"
         if torch.distributed.is_initialized() and hasattr(root, "touch_unused"):
             root.touch_unused = True  # a launched process is wrapped even if it is the only one
         parts, policy = trained_parts(objective, root)
@@ -258,7 +261,7 @@ class Trainer:
         """
         options, state = self.options, self.state
         meter = Meter(self.control, state.meter)
-        if state.step >= self.steps:
+        if state.step >= self.steps or (self.patience is not None and state.stale >= self.patience):
             return Exit.DONE
         limit = seconds(options.max_time)
         bad = torch.zeros((), device=self.device, dtype=torch.float64)
@@ -273,6 +276,7 @@ class Trainer:
             state.step += 1
             state.lanes.update(made.states)
             last = state.step == self.steps
+            tired = False
             hooks.advance(state.step)
             if self.device.type == "cpu":
                 self.check(bad, hooks)
@@ -285,10 +289,14 @@ class Trainer:
                 self.check(bad, hooks)
                 with meter.paused():
                     best = self._validate(hooks)
-            if due(options.checkpoint_every, state.step) or last or stop or (best and options.checkpoint_every):
+                tired = self.patience is not None and state.stale >= self.patience
+            wanted = best and (options.checkpoint_every or self.keep_best)
+            if due(options.checkpoint_every, state.step) or last or stop or tired or wanted:
                 self.check(bad, hooks)
                 with meter.paused():
                     self.save(hooks, meter)
+            if tired:
+                return Exit.DONE
             if stop and not last:
                 return Exit.STOPPED
         return Exit.DONE
@@ -300,6 +308,7 @@ class Trainer:
             return False
         loss, state = found["loss"], self.state
         best = math.isfinite(loss) and (state.best_loss is None or loss < state.best_loss)
+        state.stale = 0 if best else state.stale + 1
         if best:
             state.best_loss, state.best_step = loss, state.step
         hooks.validated({"step": state.step, "split": "validation", **found})

@@ -136,6 +136,12 @@ def summary(totals: Mapping[str, int]) -> str:
     def count(name: str) -> str:
         return f"{totals.get(name, 0):,}"
 
+    if not totals.get("split_documents") and not totals.get("empty_documents") and "cut_examples" in totals:
+        return (
+            f"data: {count('documents')} examples in {count('source_tokens')} positions, "
+            f"{count('docked_positions')} of them docked; {count('padded_positions')} positions padded; "
+            f"long fields cut: {count('cut_examples')}; examples that did not fit: {count('too_long_examples')}"
+        )
     return (
         f"data: {count('source_tokens')} source tokens of {count('documents')} documents, "
         f"{count('split_documents')} of them split over rows; "

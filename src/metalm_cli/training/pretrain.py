@@ -9,7 +9,7 @@ from metalm_cli.models.assemble import Assembly
 from metalm_cli.objectives import DocumentObjective, make_objective
 from metalm_cli.objectives.language import LanguageObjective
 from metalm_cli.recipes.schema import PretrainRecipe
-from metalm_cli.sessions import Batch, Row, TextProcessor
+from metalm_cli.sessions import Batch, Row, Session, TextProcessor
 from metalm_cli.training.data_facts import check_data, pinned, read_data
 from metalm_cli.training.loop import Trainer
 from metalm_cli.training.memory import micro_rows
@@ -92,5 +92,5 @@ class Pretraining(Run):
         maker = LaneMaker(self.corpus, writer, batch, trainer.state.lanes)
         return RowStream(range(self.accelerator.process_index, batch, self.world), maker)
 
-    def shown_texts(self) -> list[str]:
-        return self.held_out
+    def shown(self) -> list[str | Session]:
+        return list(self.held_out)

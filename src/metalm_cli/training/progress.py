@@ -92,7 +92,7 @@ class LineProgress(Progress):
         self._print(" | ".join([f"step {record['step']}/{self._clock.steps}", *fields, f"memory {memory()}"]))
 
     def validation(self, record: Record, samples: Sequence[Sample] = ()) -> None:
-        fields = [f"{name} {text}" for name, text in _fields(record)]
+        fields = [f"{name} {text}" for name, text in [*_fields(record), *_told(record)]]
         self._print(" | ".join([f"validation {record['step']}/{self._clock.steps}", *fields]))
         for given, continuation in samples:
             self._print(f'sample | "{escape(given)}" -> "{escape(continuation)}"')
@@ -205,6 +205,11 @@ class PanelView:
         if not options.ascii_only and len(self._losses) > 1 and room > 2:
             parts.append(Text(f"loss {sparkline(list(self._losses), inner - 5)}", style="cyan", no_wrap=True))
             room -= 1
+        told = "  ".join(f"{name} {value}" for name, value in _told(self.validation, "task_loss") or _told(self.record))
+        if told and room > 2:
+            lines = Text(told, style="dim").wrap(console, inner)[: max(room - 1, 1)]
+            parts += list(lines)
+            room -= len(lines)
         for given, continuation in self.samples[: max(room, 0)]:
             parts.append(self._sample(given, continuation, inner))
         title = Text(escape(self.description))
@@ -358,3 +363,9 @@ def _fields(record: Record) -> list[tuple[str, str]]:
             value = record[key]
             found.append((name, "nan" if value is None else format(float(value), shape)))
     return found
+
+
+def _told(record: Record, group: str | None = None) -> list[tuple[str, str]]:
+    """Losses that are told apart: of clusters if a validation has them, else of tasks."""
+    values = record.get(group) if group else record.get("cluster_loss") or record.get("task_loss")
+    return [(name, f"{value:.3f}") for name, value in (values or {}).items() if value is not None]

@@ -15,7 +15,7 @@ from metalm_cli.data.loader import RowStream, loader
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.models.assemble import Assembly, assemble_recipe
 from metalm_cli.objectives import Objective
-from metalm_cli.sessions import Batch, Row
+from metalm_cli.sessions import Batch, Row, Session
 from metalm_cli.training import checkpoint
 from metalm_cli.training.begin import TOKENIZERS, begin, recipe_name
 from metalm_cli.training.devices import compile_layers, make_accelerator
@@ -53,12 +53,12 @@ class Views:
 
     Args:
         plan: Shows the plan, and the probe's result.
-        sample: Continues validation texts with the model, for the eye.
+        sample: Continues validation texts or sessions with the model, for the eye.
         note: Says a line.
     """
 
     plan: Callable[[Plan, ProbeResult | None], None]
-    sample: Callable[[Assembly, list[str]], list[tuple[str, str]]]
+    sample: Callable[[Assembly, list[str | Session]], list[tuple[str, str]]]
     note: Callable[[str], None]
 
 
@@ -112,8 +112,8 @@ class Run(ABC):
     def stream(self, trainer: Trainer) -> RowStream:
         """The rows of this process."""
 
-    def shown_texts(self) -> list[str]:
-        """Texts that are continued at a validation, for the eye."""
+    def shown(self) -> list[str | Session]:
+        """Texts or sessions that are continued at a validation, for the eye."""
         return []
 
     def lineage(self) -> dict[str, Any]:
@@ -296,7 +296,7 @@ class Run(ABC):
         count = self.recipe.train.samples
         if not count or self.assembly.alone or self.world > 1:
             return []
-        return self.views.sample(self.assembly, self.shown_texts()[:count])
+        return self.views.sample(self.assembly, self.shown()[:count])
 
     def _finish(self, folder: RunFolder, trainer: Trainer) -> None:
         if self.main:
@@ -304,21 +304,24 @@ class Run(ABC):
                 "name": self.options.name,
                 "recipe": self.text,
                 "steps": trainer.state.step,
+                "best": trainer.state.best_step,
                 "tokens": trainer.totals.get("source_tokens", 0),
                 "validation": last_validation(folder.metrics),
                 "lineage": self.lineage(),
             }
-            root, assembly = (self.root, self.assembly) if self.world == 1 else self._whole(folder)
+            step = trainer.state.best_step if trainer.keep_best else None
+            here = self.world == 1 and step in (None, trainer.state.step)
+            root, assembly = (self.root, self.assembly) if here else self._whole(folder, step)
             with folder.finishing() as place:
                 write_model(place, root, assembly, self.corpus, self.recipe, facts, self.ancestors)
         trainer.control.wait()
 
-    def _whole(self, folder: RunFolder) -> tuple[Any, Assembly]:
-        """The model in one piece, from the last checkpoint: training may have sharded that of this process."""
+    def _whole(self, folder: RunFolder, step: int | None) -> tuple[Any, Assembly]:
+        """The model in one piece, from the checkpoint of a step (default the last): training may have sharded it."""
         assembly = self._assemble(folder.path / TOKENIZERS)
         root = self.make_objective(assembly).step()
-        found, _ = checkpoint.latest(folder.checkpoints)
-        assert found is not None, "the last step was saved"
+        found = checkpoint.latest(folder.checkpoints)[0] if step is None else checkpoint.at(folder.checkpoints, step)
+        assert found is not None, "the last step and the best were saved"
         tensors, _state = checkpoint.load(found, verify=False)
         root.load_state_dict(tensors["model"])
         return root, assembly
@@ -336,4 +339,12 @@ class _Nothing:
 def last_validation(metrics: Path) -> dict[str, float]:
     """What a run has measured on held-out text last."""
     found = [record for record in read(metrics)[0] if record.get("split") == "validation"]
-    return {key: value for key, value in found[-1].items() if isinstance(value, float)} if found else {}
+    if not found:
+        return {}
+    told = {
+        f"{key.removesuffix('_loss')} {name} loss": one
+        for key, each in found[-1].items()
+        if isinstance(each, dict)
+        for name, one in each.items()
+    }
+    return {**{key: value for key, value in found[-1].items() if isinstance(value, float)}, **told}

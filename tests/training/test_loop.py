@@ -12,7 +12,7 @@ import torch
 
 import microruns as micro
 from metalm_cli.recipes.schema import Training
-from metalm_cli.training import pretrain
+from metalm_cli.training import run as running
 from metalm_cli.training.loop import Trainer, due, seconds, step_seed
 from metalm_cli.training.optim import schedule
 from metalm_cli.training.probe import ProbeResult
@@ -60,7 +60,7 @@ def test_the_probe_changes_nothing(recipe: Path, objective: str, monkeypatch: py
     dropout = ["model.encoders.text.dropout=0.1"]
     settings = [*EXPECTED[objective][0], *dropout, *(["model.decoder.dropout=0.1"] if objective != "rtd" else [])]
     probed = train(recipe, "probed", *settings)
-    monkeypatch.setattr(pretrain, "probe", lambda *_, **__: ProbeResult(0.0, None))
+    monkeypatch.setattr(running, "probe", lambda *_, **__: ProbeResult(0.0, None))
     micro.assert_same_run(probed, train(recipe, "unprobed", *settings), 6)
 
 
@@ -203,7 +203,7 @@ def test_the_first_step_that_was_not_finite_is_named_with_the_documents_of_all_p
 
 def test_a_new_best_is_kept_whatever_the_turn_of_checkpoints(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = iter([math.nan, 1.0, 3.0, 2.0, math.nan, 2.0])
-    monkeypatch.setattr(pretrain.Validator, "__call__", lambda *_: {"loss": next(losses)})
+    monkeypatch.setattr(running.Validator, "__call__", lambda *_: {"loss": next(losses)})
     out = train(recipe, "run", "train.validate_every=1", "train.checkpoint_every=3", "train.keep=1")
     assert sorted(one.name for one in (out / "checkpoints").iterdir()) == ["step-00000002", "step-00000006"]
     state = micro.checkpoint(out, 6)["state"]
@@ -219,7 +219,7 @@ def test_only_training_is_timed(recipe: Path, monkeypatch: pytest.MonkeyPatch) -
     from metalm_cli.training import meter
 
     now = [0.0]
-    score, step = pretrain.Validator.__call__, Trainer.step
+    score, step = running.Validator.__call__, Trainer.step
 
     def slow(call: Any, seconds: float) -> Any:
         def called(*arguments: Any) -> Any:
@@ -229,8 +229,8 @@ def test_only_training_is_timed(recipe: Path, monkeypatch: pytest.MonkeyPatch) -
         return called
 
     monkeypatch.setattr(meter.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(pretrain.Validator, "__call__", slow(score, 1000.0))
-    monkeypatch.setattr(pretrain.checkpoint, "save", slow(pretrain.checkpoint.save, 1000.0))
+    monkeypatch.setattr(running.Validator, "__call__", slow(score, 1000.0))
+    monkeypatch.setattr(running.checkpoint, "save", slow(running.checkpoint.save, 1000.0))
     monkeypatch.setattr(Trainer, "step", slow(step, 1.0))
     settings = ["train.steps=4", "train.log_every=2", "train.validate_every=1", "train.checkpoint_every=1"]
     out = train(recipe, "run", *settings)
@@ -248,7 +248,7 @@ def test_only_training_is_timed(recipe: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_memory_that_runs_out_later_is_explained(
     recipe: Path, where: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    owner, name = (Trainer, "step") if where == "training" else (pretrain.Validator, "__call__")
+    owner, name = (Trainer, "step") if where == "training" else (running.Validator, "__call__")
     call, left = getattr(owner, name), 4
 
     def hungry(self: Any, *rest: Any) -> Any:

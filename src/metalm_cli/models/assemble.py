@@ -137,9 +137,9 @@ def assemble(
     torch.manual_seed(seed)
     if model.checkpoint is not None:
         assembly = load_assembly(model.checkpoint, offline=offline, remote_code=remote_code)
-        _retrain(assembly, model.trains)
     else:
         assembly = _connect(model, PartLoader(sample, offline, remote_code, tokenizers), seed)
+    _retrain(assembly, model.trains)
     apply_policy(assembly.parts(), assembly.policy)
     assembly.notes += assembly.model.traits.notes()
     return assembly
@@ -179,7 +179,7 @@ def load_assembly(source: str | Path, *, offline: bool = False, remote_code: boo
 
 
 def _retrain(assembly: Assembly, trains: Trains) -> None:
-    """Replace the policy that a finished model was saved with where the recipe says so."""
+    """Replace the policy of the parts, or of a finished model, where the recipe says so."""
     given = trains.model_dump(exclude_none=True)
     for name in assembly.policy:
         chosen = given.get(name.partition(".")[0])

@@ -35,13 +35,6 @@ def check_together(recipe: PretrainRecipe | FinetuneRecipe, given: Set[str]) -> 
     if recipe.model.checkpoint is not None:
         yield from _continued(recipe, given)
         return
-    if any(key.startswith("model.trains.") for key in given):
-        yield Problem(
-            "model.trains",
-            "got model.trains without model.checkpoint",
-            "set train of each part instead",
-            uses=("model.checkpoint",),
-        )
     if isinstance(recipe, FinetuneRecipe):
         if recipe.model.decoder is None and not recipe.model.encoders:
             return  # the newest pretraining run is used

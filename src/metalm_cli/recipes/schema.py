@@ -154,7 +154,7 @@ class Encoder(Section):
 
 
 class Trains(Section):
-    """Which parameters of a finished model train; what is left out keeps the policy it was saved with."""
+    """Which parameters train; what is left out is as each part says, or as the checkpoint was saved."""
 
     decoder: Train | None = Field(default=None, description="The decoder (the interface): all, none, or last_N.")
     encoders: Train | None = Field(default=None, description="All encoders, likewise.")
@@ -173,7 +173,7 @@ class Model(Section):
     checkpoint: str | None = Field(
         default=None, description="A finished MetaLM (run folder, model folder or hub id); excludes the parts below."
     )
-    trains: Trains = Field(default=Trains(), description="What trains of a checkpoint.")
+    trains: Trains = Field(default=Trains(), description="What trains, over what the parts say or the checkpoint was saved with.")
     tokens: Tokens = Field(default=Tokens(), description="Start, document, paragraph and delimiter tokens.")
     decoder: Decoder | None = Field(default=None, description="The causal decoder; none for mlm and rtd.")
     encoders: dict[str, Encoder] = Field(default={}, description="Docked encoders by name; none: a plain causal LM.")

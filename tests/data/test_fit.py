@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from metalm_cli.data.fit import Limits, TextReader, cut, fit
@@ -58,8 +60,8 @@ def test_the_long_field_alone_is_cut_and_as_little_as_needed(how: str) -> None:
     expected = {"tail": whole[: len(words)], "head": whole[len(whole) - len(words) :]}
     if how in expected:
         assert words == expected[how]
-        more = [whole[: len(words) + 3], whole[len(whole) - len(words) - 3 :]][how == "head"]
-        assert not bounds.holds(made(Example("colours", 0, {"text": " ".join(more), "question": QUESTION}, ("no",))))
+        more = whole[: len(words) + 2] if how == "tail" else whole[len(whole) - len(words) - 2 :]
+        assert not bounds.holds(made(replace(kept, fields={**kept.fields, "text": " ".join(more)})))
     else:
         assert (words[0], words[-1]) == (whole[0], whole[-1])
         assert "..." in words

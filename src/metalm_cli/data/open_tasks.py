@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -60,26 +61,46 @@ def choose_tasks(options: TaskData, cards: Cards | None = None) -> Chosen:
             dropped[card.name] = reason
     chosen = tuple(card for card in wanted if card.name not in dropped)
     if not chosen:
-        why = "; ".join(f"{name}: {reason}" for name, reason in dropped.items())
         raise MetalmError(
             "no task is left to train on",
             where=f"data.tasks: {', '.join(options.tasks)}; data.hold_out: {', '.join(options.hold_out) or 'nothing'}",
-            why=why,
+            why="; ".join(f"{', '.join(names)}: {reason}" for reason, names in by_reason(dropped).items())
+            or "the clusters have no such cards",
             remedy="train on more, or hold out less",
         )
     return Chosen(chosen, tuple(held), dropped)
 
 
+def by_reason(dropped: Mapping[str, str]) -> dict[str, list[str]]:
+    """Tasks that do not train, by the reason why."""
+    found: dict[str, list[str]] = {}
+    for name, reason in dropped.items():
+        found.setdefault(reason, []).append(name)
+    return found
+
+
 def _held_out(names: Sequence[str], cards: Cards) -> list[Card]:
-    """Cards of held-out clusters, all of them, and of held-out tasks."""
+    """Cards of held-out clusters, all of them, and of held-out tasks.
+
+    Raises:
+        MetalmError: A name is neither.
+    """
     found: dict[str, Card] = {}
     everything = cards.all()
     clusters = {card.cluster for card in everything}
     for name in names:
         if name in clusters:
             found.update({card.name: card for card in everything if card.cluster == name})
-        else:
+        elif name in cards.paths:
             found[name] = cards[name]
+        else:
+            near = difflib.get_close_matches(name, [*sorted(clusters), *cards.names], n=1)
+            raise MetalmError(
+                f"no cluster or task is named {name}",
+                where="data.hold_out (--hold-out)",
+                why=f"the clusters are {', '.join(sorted(clusters))}",
+                remedy=f"did you mean {near[0]}?" if near else "metalm tasks list shows all tasks",
+            )
     return list(found.values())
 
 

@@ -138,6 +138,14 @@ class TaskCorpus:
         keys = np.array([self._cap_keys[task]], dtype=np.uint64)
         return int(permute(np.array([row]), len(opened.train), keys)[0])
 
+    def used_rows(self, task: int) -> np.ndarray:
+        """Rows (int64[n]) of the split that a task uses, those that the audit leaves out among them."""
+        opened = self.tasks[task]
+        if opened.rows == len(opened.train):
+            return np.arange(opened.rows)
+        keys = np.full(opened.rows, self._cap_keys[task], dtype=np.uint64)
+        return permute(np.arange(opened.rows), len(opened.train), keys).astype(np.int64)
+
     def get(self, number: int) -> Asked:
         """What stands at a number. A row that the card leaves out, or the audit, gives way to the next that is used.
 

@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from metalm_cli.data.audit import Audit, apply_audit, audit
 from metalm_cli.data.fit import Limits, TextReader
+from metalm_cli.data.levels import levels, said_levels
 from metalm_cli.data.loader import RowStream
-from metalm_cli.data.open_tasks import Chosen, open_tasks, validation_examples
+from metalm_cli.data.open_tasks import Chosen, cards_of, choose_tasks, open_tasks, validation_examples
 from metalm_cli.data.plan import key_of, permute
 from metalm_cli.data.task_corpus import TaskCorpus
 from metalm_cli.data.task_writer import TaskLanes, TaskSession, TaskWriter, fitted, row_of
+from metalm_cli.errors import Exit
 from metalm_cli.hub import model_folder
 from metalm_cli.models.assemble import Assembly
 from metalm_cli.models.encoders import load_tokenizer
 from metalm_cli.objectives.answers import AnswerObjective, TaskName
 from metalm_cli.recipes.finetuning import FinetuneRecipe
 from metalm_cli.sessions import Batch, Row, Session, SessionTokeniser
+from metalm_cli.tasks import Cards
 from metalm_cli.templates import scorable
 from metalm_cli.training.data_facts import check_data, read_data
+from metalm_cli.training.lineage import read_ancestors
 from metalm_cli.training.loop import Trainer
 from metalm_cli.training.plan import Plan
 from metalm_cli.training.run import Options, Run, Views
 from metalm_cli.training.run_folder import RunFolder
+from metalm_cli.training.seen import lineages, refuse_seen, tasks_seen, untold
 from metalm_cli.training.task_plan import layout_of, make_task_plan, sample_sessions
+from metalm_cli.training.together import agreed
 
 __all__ = ["Finetuning", "Options", "Views"]
+
+AUDIT = "audit.json"
+"""File of a run folder that tells what the audit of the hold-out found."""
 
 
 class Finetuning(Run):
@@ -36,16 +48,33 @@ class Finetuning(Run):
     corpus: TaskCorpus
     objective: AnswerObjective
     chosen: Chosen
+    audit: Audit | None
+    """What was compared with what is held out; None where nothing is."""
 
     def open(self, folder: RunFolder | None) -> TaskCorpus:
         options, recipe = self.options, self.recipe
+        cards = cards_of(recipe.data)
+        self.base = read_ancestors(recipe, options.offline)
+        refuse_seen(choose_tasks(recipe.data, cards).held, recipe.data.hold_out, self.base, cards)
         corpus, self.chosen = open_tasks(
             recipe.data, seed=recipe.train.seed, data_root=options.data_root, offline=options.offline
         )
+        self.audit = agreed(lambda: self._audited(corpus, cards)) if self.chosen.held else None
+        if self.audit is not None:
+            apply_audit(corpus, self.audit)
+        self.levels = levels(cards.all(), [*(card.name for card in self.chosen.cards), *tasks_seen(self.base)])
+        worlds = any(card.world is not None for card in self.chosen.cards)
+        self.clusters = {card.name: card.cluster for card in cards.all() if worlds or card.world is None}
         saved = read_data(folder) if folder is not None and folder.recipe.exists() else None
         if folder is not None and saved is not None:
             check_data(folder, saved, corpus)
         return corpus
+
+    def _audited(self, corpus: TaskCorpus, cards: Cards) -> Audit:
+        options = self.options
+        self.views.note("audit: comparing training rows with held-out evaluation rows")
+        read = [lineage for _, lineage in lineages(self.base) if lineage is not None]
+        return audit(corpus, self.chosen.held, cards, read, data_root=options.data_root, offline=options.offline)
 
     def make_objective(self, assembly: Assembly) -> AnswerObjective:
         tasks = [TaskName(task.card.name, task.card.cluster) for task in self.corpus.tasks]
@@ -104,7 +133,7 @@ class Finetuning(Run):
 
     def make_plan(self) -> Plan:
         self.sampled = sample_sessions(self.writer)
-        return make_task_plan(
+        plan = make_task_plan(
             self.recipe,
             self.corpus,
             self.chosen,
@@ -116,6 +145,13 @@ class Finetuning(Run):
             device=self.accelerator.device,
             validation=(len(self.validation_rows), max(self.validated.values(), default=0)),
         )
+        return replace(plan, notes=(*plan.notes, *self._hold_out_notes()))
+
+    def _hold_out_notes(self) -> list[str]:
+        if self.audit is None:
+            return []
+        unknown = [f"nobody can tell what {name} has seen: it has no lineage" for name in untold(self.base)]
+        return [*self.audit.notes(), *unknown, said_levels(self.levels, self.clusters)]
 
     def probe_batch(self) -> Batch:
         """The longest rows of the sample, as many as a forward pass has at most."""
@@ -133,9 +169,16 @@ class Finetuning(Run):
         lanes = TaskLanes(self.writer, batch, trainer.state.lanes)
         return RowStream(range(self.accelerator.process_index, batch, self.world), lanes, self.layout.join)
 
+    def _train(self, folder: RunFolder, found: Path | None) -> Exit:
+        if self.main and self.audit is not None and not (folder.path / AUDIT).exists():
+            folder.write_json(AUDIT, self.audit.model_dump())
+        return super()._train(folder, found)
+
     def lineage(self) -> dict[str, Any]:
         return {
             "tasks": [task.card.name for task in self.corpus.tasks],
             "clusters": sorted({task.card.cluster for task in self.corpus.tasks}),
             "held_out": [card.name for card in self.chosen.held],
+            "audits": [self.audit.lineage()] if self.audit is not None else [],
+            "levels": self.levels,
         }

@@ -42,10 +42,12 @@ def make_lineage(
     }
 
 
-def read_ancestors(recipe: Recipe) -> list[dict[str, Any]]:
+def read_ancestors(recipe: Recipe, offline: bool = True) -> list[dict[str, Any]]:
     """The checkpoints that a run begins from; one that metalm made brings its own lineage along.
 
-    Called when they are loaded: nothing is downloaded any more, and what is damaged is found before training.
+    Args:
+        recipe: The recipe.
+        offline: Open no connection. Once the checkpoints are loaded, nothing needs to be downloaded any more.
 
     Raises:
         MetalmError: A lineage cannot be read.
@@ -54,15 +56,16 @@ def read_ancestors(recipe: Recipe) -> list[dict[str, Any]]:
     parts = [part for part in (model.decoder, *model.encoders.values()) if part is not None]
     named = [(model.checkpoint, None), *((part.checkpoint, part.revision) for part in parts)]
     return [
-        {"checkpoint": name, "lineage": _read(model_folder(name, revision=revision, offline=True, weights=False))}
+        {"checkpoint": name, "lineage": _read(model_folder(name, revision=revision, offline=offline, weights=False))}
         for name, revision in named
         if name is not None
     ]
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
-    """The lineage in a run folder or a model folder; None where there is none."""
-    found = next((one for one in (folder / "model" / LINEAGE, folder / LINEAGE) if one.is_file()), None)
+    """The lineage in a run folder, a model folder or an adapter's; None where there is none."""
+    places = (folder / "model" / LINEAGE, folder / "adapter" / LINEAGE, folder / LINEAGE)
+    found = next((one for one in places if one.is_file()), None)
     if found is None:
         return None
     try:

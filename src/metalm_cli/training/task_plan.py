@@ -8,7 +8,7 @@ from collections import Counter
 
 import torch
 
-from metalm_cli.data.open_tasks import Chosen
+from metalm_cli.data.open_tasks import Chosen, by_reason
 from metalm_cli.data.task_corpus import TaskCorpus
 from metalm_cli.data.task_writer import Layout, TaskSession, TaskWriter
 from metalm_cli.models.assemble import Assembly
@@ -143,10 +143,8 @@ def _notes(
     notes = []
     if chosen.held:
         notes.append(f"held out: {', '.join(card.name for card in chosen.held)}")
-    reasons: dict[str, list[str]] = {}
-    for name, reason in chosen.dropped.items():
-        reasons.setdefault(reason, []).append(name)
-    notes += [f"not trained on: {', '.join(names)}: {reason}" for reason, names in reasons.items()]
+    reasons = by_reason(chosen.dropped).items()
+    notes += [f"not trained on: {', '.join(names)}: {reason}" for reason, names in reasons]
     counts, number = figures.counts, figures.documents
     for name, what in (
         ("cut_examples", "had their long field cut"),

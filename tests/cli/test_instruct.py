@@ -1,0 +1,185 @@
+"""``metalm instruct`` with a hold-out: its audit, a leaking recipe, a leaking base."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import microruns
+
+SMALL = (
+    "train.steps=2",
+    "train.batch_size=4",
+    "train.warmup_steps=1",
+    "train.micro_batch_size=4",
+    "train.precision=fp32",
+    "train.validate_every=0",
+    "train.checkpoint_every=0",
+    "train.samples=0",
+    "data.sequence_length=512",
+    "data.validation.examples=1",
+)
+PREMISE = (
+    "The old lighthouse keeper of the northern island climbed {} steps every evening to light the lamp for the ships"
+)
+CONFIG = "model.decoder.config.n_positions=512"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished pretraining run."""
+    folder = tmp_path_factory.mktemp("base")
+    recipe = microruns.write_recipe(folder)
+    wide = "model.encoders.text.config.max_position_embeddings=512"
+    assert microruns.metalm("pretrain", recipe, CONFIG, wide, "--out", folder / "run") == 0
+    return folder / "run"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def write_card(folder: Path, name: str, cluster: str, **rows: list[dict[str, Any]]) -> Path:
+    """A card with rte's columns and templates, and its rows as files at hand; the folder of cards."""
+    place = folder / "root" / name
+    place.mkdir(parents=True)
+    for role, found in rows.items():
+        text = "".join(json.dumps(row) + "\n" for row in found)
+        (place / f"{role}.jsonl").write_text(text, encoding="utf-8")
+    card = {
+        "name": name,
+        "cluster": cluster,
+        "description": "A test.",
+        "use": "train+eval" if "train" in rows else "eval",
+        "hub": {"id": f"nobody/{name}"},
+        "splits": {role: role for role in rows},
+        "fields": {"premise": "sentence1", "hypothesis": "sentence2"},
+        "answer": {
+            "label": "label",
+            "names": ["entailment", "not_entailment"],
+            "words": {"entailment": "yes", "not_entailment": "no"},
+        },
+        "long": {"field": "premise"},
+        "metric": {"name": "accuracy", "source": "this test"},
+        "templates": "rte",
+        "licence": "none",
+        "citation": "none",
+    }
+    (folder / "cards").mkdir(exist_ok=True)
+    (folder / "cards" / f"{name}.yaml").write_text(yaml.safe_dump(card), encoding="utf-8")
+    return folder / "cards"
+
+
+def row(number: int) -> dict[str, Any]:
+    return {"sentence1": PREMISE.format(number), "sentence2": "He lit it.", "label": number % 2}
+
+
+def instruct(base: Path, folder: Path, *arguments: object) -> int:
+    root = ["--data-root", folder / "root", f"data.cards=[{folder / 'cards'}]"]
+    out = ["--model", base, "--out", folder / "run", "--offline"]
+    return microruns.metalm("instruct", "flan", *SMALL, *root, *out, *arguments)
+
+
+def other(number: int) -> dict[str, Any]:
+    return {"sentence1": f"{number} Geese flew south.", "sentence2": "It was autumn.", "label": 0}
+
+
+def test_the_audit_stands_in_the_run_and_in_the_lineage(
+    base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_card(tmp_path, "copied", "misc", train=[other(1), row(1), other(2), other(3)])
+    write_card(tmp_path, "kept", "stories", train=[row(9)], validation=[row(1), row(2)])
+    arguments = ("data.tasks=[copied]", "--hold-out", "stories")
+    assert instruct(base, tmp_path, *arguments) == 0
+    said = " ".join(capfd.readouterr().err.split())
+    assert (
+        "audit: 1 of 4 training rows overlap with 2 held-out evaluation rows and are left out: 1 of copied with kept"
+        in said
+    )
+    assert "seen in pretraining: 0 of 2" in said
+    assert "levels: held-out categories:" in said
+    audit = json.loads((tmp_path / "run" / "audit.json").read_text())
+    assert audit["rows"] == {"copied": [1]}
+    assert audit["pairs"][0]["examples"][0]["train"].endswith("copied/train.jsonl:2")
+    lineage = json.loads((tmp_path / "run" / "model" / "lineage.json").read_text())
+    assert lineage["held_out"] == ["kept"]
+    assert lineage["tasks"] == ["copied"]
+    assert lineage["audits"][0]["overlapping"] == {"copied": 1}
+    assert lineage["levels"]["kept"] == "held_out_category"
+    assert lineage["levels"]["copied"] == "held_out_instances"
+    assert lineage["levels"]["cola"] == "held_out_task"
+    assert instruct(base, tmp_path, *arguments, "--resume", "train.steps=3") == 0
+
+
+def test_a_leaking_recipe_fails(base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write_card(tmp_path, "copied", "misc", train=[other(1), row(1)])
+    write_card(tmp_path, "kept", "stories", train=[row(9)], validation=[row(1), row(2)])
+    arguments = ("data.tasks=[copied]", "--hold-out", "stories", "data.decontaminate=fail")
+    assert instruct(base, tmp_path, *arguments) == 2
+    said = capfd.readouterr().err
+    assert "1 training rows overlap" in said
+    assert "copied/train.jsonl:2" in said
+    assert "kept/validation.jsonl:1" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_leaking_recipe_of_real_rows_fails(
+    base: Path, tmp_path: Path, data_root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from metalm_cli.data.examples import open_examples
+    from metalm_cli.tasks import Cards
+
+    rte = open_examples(Cards()["rte"], "validation", data_root=data_root, offline=True, cache=tmp_path / "c")
+    write_card(tmp_path, "copied", "misc", train=[other(1), *(rte.table.load(at) for at in range(30))])
+    (tmp_path / "root" / "rte").symlink_to(data_root / "rte")
+    arguments = ("data.tasks=[copied]", "--hold-out", "rte", "data.decontaminate=fail")
+    assert instruct(base, tmp_path, *arguments) == 2
+    assert "30 training rows overlap with held-out evaluation rows: 30 of copied with rte" in capfd.readouterr().err
+
+
+def test_a_leaking_base_is_refused(base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write_card(tmp_path, "inferred", "nli", train=[row(number) for number in range(8)])
+    write_card(tmp_path, "copied", "misc", train=[other(number) for number in range(8)])
+    root = ("--data-root", tmp_path / "root", f"data.cards=[{tmp_path / 'cards'}]", "--offline")
+    tuned = tmp_path / "tuned"
+    assert microruns.metalm("finetune", "data.tasks=[inferred]", *SMALL, *root, "--model", base, "--out", tuned) == 0
+    capfd.readouterr()
+    assert instruct(tuned, tmp_path, "data.tasks=[copied]", "--hold-out", "nli") == 2
+    said = " ".join(capfd.readouterr().err.split())
+    assert "the base model has been trained on what is held out (nli)" in said
+    assert "inferred (cluster nli): held out" in said
+    assert str(tuned) in said
+    assert not (tmp_path / "run").exists()
+    assert instruct(tuned, tmp_path, "data.tasks=[copied]", "--hold-out", "sentiment", "--dry-run") == 0
+    assert instruct(tuned, tmp_path, "data.tasks=[copied]", "--hold-out", "inferred", "--dry-run") == 2
+
+
+def test_unknown_names_and_nothing_left_are_one_message_each(
+    base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_card(tmp_path, "copied", "misc", train=[other(1)])
+    assert instruct(base, tmp_path, "data.tasks=[copied]", "--hold-out", "nly") == 2
+    assert "did you mean nli?" in capfd.readouterr().err
+    assert instruct(base, tmp_path, "data.tasks=[copied]", "--hold-out", "misc") == 2
+    said = capfd.readouterr().err
+    assert "no task is left to train on" in said
+    assert "copied: held out" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_base_without_a_lineage_is_told(base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    import shutil
+
+    bare = tmp_path / "bare"
+    shutil.copytree(base / "model", bare)
+    (bare / "lineage.json").unlink()
+    write_card(tmp_path, "copied", "misc", train=[other(1)])
+    assert instruct(bare, tmp_path, "data.tasks=[copied]", "--hold-out", "nli", "--dry-run") == 0
+    said = "".join(capfd.readouterr().out.split())
+    assert f"nobodycantellwhat{bare}hasseen" in said

@@ -189,7 +189,7 @@ def test_hostile_templates_are_refused_one_by_one(tmp_path: Path, cards: dict[st
     assert set(why) == {
         "classes", "filtered", "repeats", "ranges", "loops", "nested", "doubles", "includes", "deep",
     }  # fmt: skip
-    assert why["classes"] == "it reaches for __mro__" or "__class__" in why["classes"]
+    assert why["classes"].startswith("it reaches for __")
     assert why["loops"] == "it takes more than 2 s to render"
     assert "beyond the limits" in why["doubles"]
 

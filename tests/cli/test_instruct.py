@@ -156,8 +156,12 @@ def test_a_leaking_base_is_refused(base: Path, tmp_path: Path, capfd: pytest.Cap
     assert "inferred (cluster nli): held out" in said
     assert str(tuned) in said
     assert not (tmp_path / "run").exists()
-    assert instruct(tuned, tmp_path, "data.tasks=[copied]", "--hold-out", "sentiment", "--dry-run") == 0
     assert instruct(tuned, tmp_path, "data.tasks=[copied]", "--hold-out", "inferred", "--dry-run") == 2
+    assert instruct(tuned, tmp_path, "data.tasks=[copied]", "--hold-out", "sentiment") == 0
+    found = json.loads((tmp_path / "run" / "model" / "lineage.json").read_text())["levels"]
+    assert found["sst2"] == "held_out_category"
+    assert found["inferred"] == "held_out_instances", "the base was trained on it"
+    assert found["rte"] == "held_out_task"
 
 
 def test_unknown_names_and_nothing_left_are_one_message_each(

@@ -269,6 +269,7 @@ def test_readme_commands_parse_and_their_recipes_hold(command: str) -> None:
 
     from metalm_cli.cli.app import app
     from metalm_cli.recipes import resolve, split_arguments
+    from metalm_cli.recipes.finetuning import RECIPES
     from metalm_cli.recipes.problems import RecipeError
 
     arguments = words(command)
@@ -288,7 +289,8 @@ def test_readme_commands_parse_and_their_recipes_hold(command: str) -> None:
         with pytest.raises(RecipeError):
             resolve("pretrain", recipe, overrides)
     else:
-        resolve("pretrain", recipe, overrides, {"model.checkpoint": context.params.get("model")})
+        named = arguments[0] if arguments[0] in RECIPES else None
+        resolve(named, recipe, overrides, {"model.checkpoint": context.params.get("model")})
 
 
 def test_readme_shows_commands() -> None:

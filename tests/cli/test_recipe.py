@@ -19,8 +19,9 @@ from metalm_cli.recipes.find import shipped_names
 def test_list_is_plain_off_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["recipe", "list"]) == 0
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
-    assert [row[0] for row in rows] == shipped_names()
-    assert all(len(row) == 2 and row[1] for row in rows)
+    assert sorted(row[0] for row in rows) == sorted(shipped_names())
+    assert {row[1] for row in rows} == {"pretrain", "finetune", "instruct"}
+    assert all(len(row) == 3 and row[2] for row in rows)
 
 
 @pytest.mark.parametrize("width", ["60", "120"])

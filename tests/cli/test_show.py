@@ -61,7 +61,8 @@ def test_the_rows_are_those_that_the_run_reads() -> None:
     AcceleratorState._reset_state(reset_partial_state=True)  # an earlier test of this process may have set bf16
     real = Pretraining(recipe, resolved.to_yaml(), Options("small", offline=True, dry_run=True), views)
     real.prepare()
-    stream = RowStream([0, 1], lambda lane, _: Lane(lane, 2, real.corpus.reader(lambda _number: True), real.writer))
+    writer = real.objective.writer(recipe.data, 3)
+    stream = RowStream([0, 1], lambda lane, _: Lane(lane, 2, real.corpus.reader(lambda _number: True), writer))
     steps = loader(stream, 0)
     read = [row for _ in range(2) for row in next(steps).rows]
     assert [row.ids.tolist() for row in shown] == [row.ids.tolist() for row in read]

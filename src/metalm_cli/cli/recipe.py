@@ -8,6 +8,7 @@ import typer
 
 from metalm_cli.cli import console
 from metalm_cli.cli.completion import complete_argument
+from metalm_cli.errors import MetalmError
 
 if TYPE_CHECKING:
     from metalm_cli.recipes.resolved import Resolved
@@ -36,18 +37,22 @@ ModelOption = Annotated[
 def list_recipes() -> None:
     """List the shipped recipes."""
     from metalm_cli.recipes.find import find_recipe, read_recipe, shipped_names
+    from metalm_cli.recipes.resolved import command_of
 
     rows = []
     for name in shipped_names():
-        description = read_recipe(find_recipe(name), 0).value.get("description")
-        rows.append((name, str(description.value) if description else ""))
+        found = find_recipe(name)
+        description = read_recipe(found, 0).value.get("description")
+        rows.append((name, command_of(found), str(description.value) if description else ""))
+    rows.sort(key=lambda row: ("pretrain", "finetune", "instruct").index(row[1]))
     if not console.stdout().is_terminal:
-        console.write("".join(f"{name}\t{description}\n" for name, description in rows))
+        console.write("".join("\t".join(row) + "\n" for row in rows))
         return
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("recipe", style="cyan", no_wrap=True)
+    table.add_column("command", style="dim", no_wrap=True)
     table.add_column("what it does")
     for row in rows:
         table.add_row(*row)
@@ -103,9 +108,13 @@ def check(arguments: Arguments = None, model: ModelOption = None) -> None:
 
 @app.command()
 def schema(
+    command: Annotated[str, typer.Argument(help="pretrain, finetune or instruct.")] = "pretrain",
     markdown: Annotated[bool, typer.Option("--markdown", help="The recipe reference instead, as Markdown.")] = False,
 ) -> None:
     """Print the JSON Schema of recipes, for editors."""
     from metalm_cli.recipes import reference
+    from metalm_cli.recipes.finetuning import RECIPES
 
-    console.write(reference.markdown() if markdown else reference.json_text())
+    if command not in RECIPES:
+        raise MetalmError(f"there are no recipes of metalm {command}", remedy=f"name one of {', '.join(RECIPES)}")
+    console.write(reference.markdown() if markdown else reference.json_text(command))

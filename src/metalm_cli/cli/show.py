@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from metalm_cli.data.corpus import Corpus
+    from metalm_cli.data.task_corpus import TaskCorpus
     from metalm_cli.models.assemble import Assembly
+    from metalm_cli.recipes.finetuning import FinetuneRecipe
     from metalm_cli.recipes.resolved import Resolved
     from metalm_cli.recipes.schema import PretrainRecipe
     from metalm_cli.sessions import Row
@@ -37,17 +39,22 @@ def show(
 ) -> None:
     """Show sessions of a recipe as the model will see them: what is docked, read and predicted.
 
-    These are the first rows that the run will train on. Nothing is trained.
+    These are the first rows, or examples, that the run will train on. Nothing is trained.
     """
     from metalm_cli.cli.quiet import quiet_libraries
+    from metalm_cli.cli.train import based
     from metalm_cli.recipes import resolve, split_arguments
 
     name, overrides = split_arguments(arguments or [])
-    resolved = resolve("pretrain", name, overrides, {"model.checkpoint": model})
+    resolved = based(resolve(None, name, overrides, {"model.checkpoint": model}))
     quiet_libraries(offline)
-    with console.stderr().status("assembling the model and opening the sources"):
-        corpus, assembly = prepare(resolved.recipe, data_root, offline)
-        rows = list(first_rows(resolved.recipe, corpus, assembly, count))
+    corpus: Corpus | TaskCorpus
+    with console.stderr().status("assembling the model and opening the data"):
+        if resolved.recipe.command == "pretrain":
+            corpus, assembly = prepare(resolved.recipe, data_root, offline)
+            rows = list(first_rows(resolved.recipe, corpus, assembly, count))
+        else:
+            corpus, assembly, rows = first_examples(resolved.recipe, data_root, offline, count)
     _print(console.stdout(), resolved, corpus, assembly, rows, positions)
 
 
@@ -74,8 +81,25 @@ def first_rows(recipe: PretrainRecipe, corpus: Corpus, assembly: Assembly, count
         yield lanes[number % used].next_row()
 
 
+def first_examples(
+    recipe: FinetuneRecipe, data_root: Path | None, offline: bool, count: int
+) -> tuple[TaskCorpus, Assembly, list[Row]]:
+    """A recipe's tasks and model, and the sessions of the first numbers, a row each."""
+    from metalm_cli.data.fit import Limits
+    from metalm_cli.data.open_tasks import open_tasks
+    from metalm_cli.data.task_writer import TaskWriter, row_of
+    from metalm_cli.models.assemble import assemble_recipe
+    from metalm_cli.sessions import SessionTokeniser
+
+    corpus, _ = open_tasks(recipe.data, seed=recipe.train.seed, data_root=data_root, offline=offline)
+    assembly = assemble_recipe(recipe, lambda count: corpus.sample(count, 0), offline=offline)
+    tokenise = SessionTokeniser(assembly.decoder_tokenizer, assembly.processors)
+    writer = TaskWriter(corpus, tokenise, Limits.of(tokenise, recipe.data.sequence_length))
+    return corpus, assembly, [row_of([writer.session(number)]) for number in range(count)]
+
+
 def _print(
-    out: Console, resolved: Resolved, corpus: Corpus, assembly: Assembly, rows: list[Row], positions: bool
+    out: Console, resolved: Resolved, corpus: Corpus | TaskCorpus, assembly: Assembly, rows: list[Row], positions: bool
 ) -> None:
     from rich.text import Text
 
@@ -94,7 +118,7 @@ def _print(
     for number, row in enumerate(rows):
         view = RowView(row, tokenizer, assembly.processors, masked=masked, plain=plain, where=corpus.where)
         step, lane = divmod(number, recipe.train.batch_size)
-        title = f"{resolved.name} · step {step + 1}, row {lane + 1}"
+        title = f"{resolved.name} · step {step + 1}, {'row' if recipe.command == 'pretrain' else 'example'} {lane + 1}"
         out.print()
         out.print(Text.assemble((title, "bold"), f" · {view.summary()}"))
         out.print(view.table(narrow=out.width < NARROW) if positions else view.text())

@@ -79,11 +79,11 @@ def _train(command: str, arguments: list[str], flags: dict[str, Any], settings: 
     if recipe is None and settings.resume and out is not None:
         recipe = _begun(command, out if seeds is None else out / f"seed-{_numbers(seeds)[0]}", out)
     if seeds is None:
-        return _one(_based(resolve(command, recipe, overrides, flags)), settings, out)
+        return _one(based(resolve(command, recipe, overrides, flags)), settings, out)
     numbers = _numbers(seeds)
     if out is None:
         raise MetalmError("--seeds needs --out RUN", remedy="name the folder that holds the runs")
-    runs = [_based(resolve(command, recipe, [*overrides, f"train.seed={number}"], flags)) for number in numbers]
+    runs = [based(resolve(command, recipe, [*overrides, f"train.seed={number}"], flags)) for number in numbers]
     for number, resolved in zip(numbers, runs, strict=True):
         code = _one(resolved, settings, out / f"seed-{number}")
         if code != Exit.DONE:
@@ -93,7 +93,7 @@ def _train(command: str, arguments: list[str], flags: dict[str, Any], settings: 
     return Exit.DONE
 
 
-def _based(resolved: Resolved) -> Resolved:
+def based(resolved: Resolved) -> Resolved:
     """A finetuning recipe without a model begins from the newest finished pretraining run."""
     model = resolved.recipe.model
     if resolved.recipe.command == "pretrain" or model.checkpoint is not None or model.decoder is not None:

@@ -18,6 +18,8 @@ from metalm_cli.templates import Style, Template, render, session_of
 
 CACHED_TOKENS = 4_000_000
 """Decoder positions of sessions that are kept, for when they come again in later epochs."""
+TRAINED = "trained_of."
+"""Begins the counters of trained tokens by index of the task: losses are divided by them, known on the host."""
 REPLACED = 1_000
 """Examples in a row that may fit into no session."""
 
@@ -243,9 +245,10 @@ def encoder_cost(session: TokenisedSession) -> int:
 
 def row_of(sessions: Sequence[TaskSession]) -> Row:
     """A row of isolated sessions."""
-    counts: Counter[str] = Counter()
+    counts: Counter[str] = Counter(sessions=len(sessions))
     for one in sessions:
         counts.update(one.counts)
+        counts[TRAINED + str(one.task)] += int(one.session.trained[1:].sum())
     row = build_row(
         [one.session for one in sessions],
         groups=[one.task for one in sessions],

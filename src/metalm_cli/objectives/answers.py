@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metalm_cli.data.task_writer import TRAINED
 from metalm_cli.models.assemble import Assembly
 from metalm_cli.objectives.base import Term
 from metalm_cli.objectives.language import LanguageModelStep
@@ -52,13 +53,10 @@ class AnswerObjective:
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """Trained tokens in all, sessions, and trained tokens of each task."""
-        stream = batch.decoder
-        assert stream.groups is not None, "task rows carry groups"
-        found = {"loss": len(stream.targets)}
+        found = {"loss": batch.counts["trained_tokens"]}
         if self.average != "token":
-            found[f"{self.average}_average"] = int((stream.groups >= 0).sum())
-        each = torch.bincount(stream.groups.flatten()[stream.owners], minlength=len(self.tasks)).tolist()
-        return found | {TASK + one.name: count for one, count in zip(self.tasks, each, strict=True)}
+            found[f"{self.average}_average"] = batch.counts["sessions"]
+        return found | {TASK + one.name: batch.counts.get(f"{TRAINED}{at}", 0) for at, one in enumerate(self.tasks)}
 
     def metrics(self, sums: dict[str, float], counts: dict[str, int], outputs: list[Any]) -> dict[str, Any]:
         """Mean loss of each task, of each cluster over its tasks, and over the clusters: that one is ``loss``."""
@@ -116,8 +114,9 @@ class AnswerStep(LanguageModelStep):
         """What each target counts, so that the weighted sum is the loss times the number of sessions of the step."""
         stream = batch.decoder
         if self.average == "example":
-            sizes = torch.bincount(stream.owners)
-            return 1.0 / sizes[stream.owners].float()
+            ones = torch.ones_like(stream.owners, dtype=torch.float32)
+            sizes = torch.zeros(stream.parents.numel(), device=ones.device).index_add(0, stream.owners, ones)
+            return 1.0 / sizes[stream.owners]
         if self.average == "task" and batch.totals:
             counts = torch.tensor([batch.totals[TASK + name] for name in self.tasks], device=groups.device)
             present = (counts > 0).sum()

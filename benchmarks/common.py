@@ -139,6 +139,23 @@ def build(recipe: PretrainRecipe) -> tuple[Corpus, Assembly, Objective]:
     return corpus, made, make_objective(recipe, made)
 
 
+def optimiser_step(trainer: Any, rows: Any, meter: Any, bad: torch.Tensor) -> tuple[list[Any], torch.Tensor]:
+    """One optimiser step as the training loop takes it.
+
+    Args:
+        trainer: The program's.
+        rows: Of the step (``StepRows``).
+        meter: Counts.
+        bad: The first step in which something was not finite; see ``Trainer.update``.
+
+    Returns:
+        The micro-batches, and ``bad`` after the step.
+    """
+    batches = trainer.micro_batches(rows)
+    counts, used, passes, _ = trainer.agree(batches, False)
+    return batches, trainer.update(trainer.step(batches, counts, used, passes, meter), bad)
+
+
 def lanes(recipe: PretrainRecipe, corpus: Corpus, objective: Objective) -> list[Lane]:
     """The recipe's lanes, all in this process."""
     count = recipe.train.batch_size

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from common import machine
+from common import machine, optimiser_step
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -31,10 +31,10 @@ from metalm_cli.models.trains import PartPolicy, apply_policy
 from metalm_cli.objectives.language import LanguageObjective
 from metalm_cli.recipes.schema import SemiCausal, Training
 from metalm_cli.sessions import DecoderTokenizer, Row, TextProcessor, TokenRules
+from metalm_cli.training.devices import compile_layers
 from metalm_cli.training.flops import batch_flops
 from metalm_cli.training.loop import Trainer
 from metalm_cli.training.meter import Meter
-from metalm_cli.training.pretrain import compile_layers
 
 PAPER = {
     "decoder": {"hidden_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 32},
@@ -153,9 +153,7 @@ def measure(shape: dict[str, Any], options: argparse.Namespace, **way: Any) -> d
         if turn == 3:
             _sync(device)
             began = time.perf_counter()
-        batches = trainer.micro_batches(rows)
-        counts, used, _ = trainer.agree(batches, False)
-        bad = trainer.update(trainer.step(batches, counts, used, meter), bad)
+        batches, bad = optimiser_step(trainer, rows, meter, bad)
         if turn >= 3:
             flops += sum(batch_flops(made.model, batch) for batch in batches)
             tokens += sum(batch.counts["source_tokens"] for batch in batches)

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import torch
 from accelerate import Accelerator
-from common import arguments, build, corpus_source, lanes, report, small_recipe
+from common import arguments, build, corpus_source, lanes, optimiser_step, report, small_recipe
 
 from metalm_cli.data.loader import StepRows
 from metalm_cli.training.loop import Trainer
@@ -60,9 +60,7 @@ def _training_rate(recipe: Any, corpus: Any, objective: Any, steps: int) -> floa
     for turn in range(steps + 1):
         rows = StepRows([lane.next_row() for lane in road], {})
         began = time.perf_counter()
-        batches = trainer.micro_batches(rows)
-        counts, used, _ = trainer.agree(batches, False)
-        trainer.update(trainer.step(batches, counts, used, meter), bad)
+        batches, _ = optimiser_step(trainer, rows, meter, bad)
         if turn:
             seconds += time.perf_counter() - began
             tokens += sum(batch.counts["source_tokens"] for batch in batches)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from common import alternate, arguments, build, lanes, ratio, report, small_recipe
+from common import alternate, arguments, build, lanes, optimiser_step, ratio, report, small_recipe
 from torch.nn.functional import cross_entropy
 
 from metalm_cli.data.loader import StepRows
@@ -90,9 +90,7 @@ def main() -> None:
         bad = torch.zeros((), device=accelerator.device)
 
         def ours(trainer: Any = trainer, step_rows: Any = step_rows, meter: Any = meter, bad: Any = bad) -> None:
-            batches = trainer.micro_batches(step_rows)
-            counts, used, _ = trainer.agree(batches, False)
-            trainer.update(trainer.step(batches, counts, used, meter), bad)
+            optimiser_step(trainer, step_rows, meter, bad)
 
         def peer(name: str, batch: Batch, loss: Any, p: Any = peers, o: Any = optimizers, r: str = precision) -> Any:
             return lambda: bare_step(p[name], o[name], batch, loss, r)

@@ -110,5 +110,3 @@ def test_cutting_at_words() -> None:
     assert cut("x" * 50, 10, "tail") == "x" * 10
     assert cut(text, 16, "middle") == "one ... four"
     assert cut(text, 0, "tail") == ""
-
-

@@ -1,73 +1,89 @@
-"""Validation windows: the same positions for every model with a decoder's tokenizer."""
+"""A long field in windows: the same characters, nothing between them lost, as many as fit."""
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metalm_cli.data.lanes import generator
-from metalm_cli.data.writer import VALIDATION, SessionWriter
-from writertools import DOCUMENTS, decoder, make, writers
+from metalm_cli.data.fit import Limits, TextReader
+from metalm_cli.data.task_writer import fitted
+from metalm_cli.data.windows import windowed, windows
+from metalm_cli.recipes.records import build_record
+from metalm_cli.recipes.yaml12 import parse
+from metalm_cli.sessions import DecoderTokenizer, Docked, Session, SessionTokeniser, TextProcessor, TokenRules
+from metalm_cli.tasks import Card, Example
+from metalm_cli.templates import Style, Template, render, session_of
+from tasktools import CARD
+from tinyparts import tokenizer_of
 
-quick = settings(max_examples=40, deadline=None, derandomize=True)
-
-
-def places(writer: SessionWriter, documents: tuple[str, ...]) -> list[list[tuple[int, int]]]:
-    """Character ranges that each validation window trains, end tokens as (length, length)."""
-    found = []
-    windows = iter(writer.windows(documents))
-    size = max(4, int(writer.length * 0.75) - 2)
-    for index, text in enumerate(documents):
-        document = writer.tokenizer.document(text)
-        for begin in range(0, len(document), size):
-            session, _ = next(windows)
-            end = min(begin + size, len(document))
-            spans = writer.units(document, begin, end, generator(0, VALIDATION, index, begin))
-            trained, at, position = [], begin, 0
-            docks = dict(session.docks)
-            position += int(writer.tokenizer.start_id == session.ids[0] and not session.trained[0])
-            while position < len(session):
-                if position in docks:
-                    unit = next(one for one in spans if one.first == at)
-                    position, at = position + docks[position].positions, unit.last
-                    continue
-                if at == len(document):
-                    assert session.ids[position] == writer.tokenizer.document_id
-                    trained.append((len(text), len(text)))
-                else:
-                    assert session.ids[position] == document.ids[at]
-                    if session.trained[position]:
-                        trained.append(document.characters(at, at + 1))
-                    at += 1
-                position += 1
-            assert at == end
-            found.append(trained)
-    assert next(windows, None) is None
-    return found
+TEMPLATE = Template(name="plain", input="{{ text }}\n{{ question }}\n{{ options }}")
 
 
-FEW = (DOCUMENTS[0], *DOCUMENTS[13:])
+def card() -> Card:
+    text = CARD.format(name="colours", cluster="misc", train=1, cut="tail")
+    return build_record(parse(text, "colours.yaml"), Card, "colours", "task card")
 
 
-@given(options=writers)
-@quick
-def test_validation_trains_the_same_positions_with_and_without_an_encoder(options):
-    with_one = places(make(**options), FEW)
-    assert with_one == places(make(encoder=False, **options), FEW)
-    assert with_one == places(make(**{**options, "seed": 9, "isolate": not options["isolate"]}), FEW)
-    if options["objective"] == "causal":
-        ranges = [one for window in with_one for one in window]
-        start = 0 if options["start"] == "never" else sum(map(len, FEW))
-        assert start <= sum(end - begin for begin, end in ranges) <= sum(map(len, FEW))
+def example(words: int) -> Example:
+    text = " ".join(f"word{at}" for at in range(words))
+    return Example("colours", 0, {"text": text, "question": "Is it red?"}, ("no",), ("no", "yes"), 0)
 
 
-@given(options=writers, encoder=st.booleans())
-@settings(quick, max_examples=30)
-def test_validation_windows_fit_and_end_every_document(options, encoder):
-    windows = make(encoder=encoder, **options).windows(FEW)
-    assert all(len(session) <= options["length"] for session, _ in windows)
-    assert all(session.trained.any() for session, _ in windows) or options["length"] == 8
-    assert sum(counts.get("documents", 0) for _, counts in windows) == len(FEW)
-    assert sum(counts["source_tokens"] for _, counts in windows) == sum(
-        len(decoder(options["kind"], options["start"]).document(text)) for text in FEW
-    )
+def model(encoder: int) -> SessionTokeniser:
+    tokenizer = DecoderTokenizer(tokenizer_of("byte"), TokenRules())
+    return SessionTokeniser(tokenizer, {"text": TextProcessor("text", tokenizer_of("wordpiece"), encoder)})
+
+
+def docks(session: Session) -> list[str]:
+    return [span.content for span in session if isinstance(span, Docked)]
+
+
+def test_what_fits_stays_one_dock() -> None:
+    limits = Limits.of(model(100), 300)
+    session = session_of(render(example(5), TEMPLATE))
+    assert windowed(session, example(5).fields["text"], limits) == session
+
+
+@pytest.mark.parametrize("words", [40, 90])
+def test_windows_are_the_same_characters_in_docks_that_fit(words: int) -> None:
+    tokenise = model(48)
+    limits = Limits.of(tokenise, 2000)
+    one = example(words)
+    whole = session_of(render(one, TEMPLATE))
+    made = windowed(whole, one.fields["text"], limits)
+    assert len(docks(made)) > 2
+    assert "".join(docks(made)) == docks(whole)[0]
+    tokenise(made)
+    lowered = SessionTokeniser(tokenise.tokenizer, {})
+    spans = [span for span in made if not isinstance(span, Docked)]
+    assert spans == [span for span in whole if not isinstance(span, Docked)]
+    assert lowered(made, need_trained=True).trained.sum() == lowered(whole, need_trained=True).trained.sum()
+
+
+def test_as_many_windows_as_the_session_holds() -> None:
+    limits = Limits.of(model(48), 160)
+    found = fitted(card(), example(200), TEMPLATE, (), Style(windows=True), " ", limits)
+    assert found is not None
+    session, was_cut, _ = found
+    assert was_cut
+    assert len(docks(session)) > 2
+    assert limits.holds(session)
+    single = fitted(card(), example(200), TEMPLATE, (), Style(), " ", limits)
+    assert single is not None
+    assert len("".join(docks(session))) > len(docks(single[0])[0])
+
+
+def test_a_text_that_stands_twice_is_not_told_apart() -> None:
+    limits = Limits.of(model(24), 300)
+    session = Session([Docked("text", "red blue red blue " * 12)])
+    assert windowed(session, "red blue", limits) == session
+
+
+@given(st.text(alphabet="ab \n\u00e9", max_size=200), st.integers(12, 40))
+@settings(max_examples=60, deadline=None)
+def test_windows_lose_nothing(text: str, length: int) -> None:
+    reader = TextReader.of(tokenizer_of("wordpiece"), length)
+    found = windows(text, [reader])
+    assert "".join(found) == text
+    assert all(reader.tokens(one) <= length for one in found)

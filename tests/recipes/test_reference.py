@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 from metalm_cli.recipes import reference, shape
-from metalm_cli.recipes.schema import PretrainRecipe
+from metalm_cli.recipes.finetuning import RECIPES
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -19,7 +19,7 @@ def test_the_reference_is_what_the_schema_says() -> None:
 
 def test_the_reference_names_every_key_with_a_description() -> None:
     text = reference.markdown()
-    for key, _, name, field in shape.walk_keys(PretrainRecipe):
+    for key, _, name, field in (one for recipe in RECIPES.values() for one in shape.walk_keys(recipe)):
         assert f"| `{name}` |" in text, key
         if name != "name":
             assert field.description, key
@@ -71,7 +71,7 @@ def _words_in_source() -> set[str]:
 
 def test_every_key_is_read_somewhere() -> None:
     words = _words_in_source()
-    names = {name for _, _, name, _ in shape.walk_keys(PretrainRecipe)}
+    names = {name for recipe in RECIPES.values() for _, _, name, _ in shape.walk_keys(recipe)}
     # These are read by the recipes room itself.
     unread = sorted(names - words - {"extends", "command", "description"})
     assert unread == []

@@ -90,7 +90,8 @@ class TaskCorpus:
         """How prompts are made."""
         options = self.options
         templates = options.templates
-        return Style(templates.options, templates.rationale, templates.route, options.demonstrations.layout)
+        layout, windows = options.demonstrations.layout, options.long == "windows"
+        return Style(templates.options, templates.rationale, templates.route, layout, windows)
 
     @property
     def sources(self) -> list[SourceInfo]:

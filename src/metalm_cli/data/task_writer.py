@@ -11,10 +11,11 @@ from metalm_cli.data.fit import Limits, fit
 from metalm_cli.data.lanes import LaneState
 from metalm_cli.data.loader import StepRows
 from metalm_cli.data.task_corpus import Asked, TaskCorpus
+from metalm_cli.data.windows import windowed
 from metalm_cli.errors import Exit, MetalmError
-from metalm_cli.sessions import Row, SessionTokeniser, TokenisedSession, build_row
+from metalm_cli.sessions import Row, Session, SessionTokeniser, TokenisedSession, build_row
 from metalm_cli.tasks import Card, Example
-from metalm_cli.templates import Style, Template, render, session_of
+from metalm_cli.templates import Prompt, Style, Template, render, session_of
 
 CACHED_TOKENS = 4_000_000
 """Decoder positions of sessions that are kept, for when they come again in later epochs."""
@@ -103,6 +104,7 @@ class TaskWriter:
                 self.corpus.style,
                 self.delimiter,
                 self.limits,
+                budget=self.corpus.options.demonstrations.tokens or float("inf"),
             )
             if found is not None:
                 session, was_cut, shown = found
@@ -132,8 +134,20 @@ def fitted(
     delimiter: str,
     limits: Limits,
     answered: bool = True,
-) -> tuple[Any, bool, int] | None:
+    budget: float = float("inf"),
+) -> tuple[Session, bool, int] | None:
     """The session of an example, cut where it must be; as many demonstrations as fit are kept.
+
+    Args:
+        card: Of its task.
+        example: The example.
+        template: Its wording, and that of its demonstrations.
+        demonstrations: Answered examples in front.
+        style: How prompts are made.
+        delimiter: Between an input and its answer.
+        limits: What the session must fit into.
+        answered: With the answer, trained; its room is kept free either way.
+        budget: Most decoder tokens of all demonstrations.
 
     Returns:
         The session, whether its long field was cut, and how many demonstrations it has; None if it does not fit.
@@ -141,20 +155,27 @@ def fitted(
     for shown in range(len(demonstrations), -1, -1):
         before = [render(one, template, style) for one in demonstrations[:shown]]
 
-        def make(one: Example, before: Any = before) -> Any:
-            return session_of(render(one, template, style), before, delimiter=delimiter, style=style, answered=True)
+        def make(one: Example, before: Any = before, answered: bool = True) -> Session:
+            asked = session_of(
+                render(one, template, style), before, delimiter=delimiter, style=style, answered=answered
+            )
+            if not style.windows or card.long is None:
+                return asked
+            return windowed(asked, one.fields[card.long.field], limits)
 
-        if shown and not limits.holds(make(example)):
+        if shown and (_tokens(before, limits) > budget or not limits.holds(make(example))):
             continue
         found = fit(example, card, make, limits)
         if found is None:
             return None
         cut_example, was_cut = found
-        session = session_of(
-            render(cut_example, template, style), before, delimiter=delimiter, style=style, answered=answered
-        )
-        return session, was_cut, shown
+        return make(cut_example, answered=answered), was_cut, shown
     return None
+
+
+def _tokens(prompts: Sequence[Prompt], limits: Limits) -> int:
+    """Decoder tokens of answered prompts, read by the decoder."""
+    return sum(len(limits.tokenizer.continuation(f"{one.input} {one.target}")) for one in prompts)
 
 
 def _sizes(made: TokenisedSession) -> dict[str, int]:

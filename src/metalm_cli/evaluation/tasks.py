@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from metalm_cli.data.fit import Limits, fit
+from metalm_cli.data.windows import windowed
 from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation import metrics
 from metalm_cli.evaluation.batched import continuations
@@ -147,12 +148,15 @@ def ask(
     delimiter = interface.decoder_tokenizer.rules.target_delimiter
     style = settings.style
 
-    def make(example: Example) -> Session:
-        return session_of(render(example, template, style), delimiter=delimiter, style=style, answered=False)
-
     scored = [_as_said(example, template, style) for example in task.examples]
     limits = [new_tokens(interface, task.card, example) for example in scored]
     room = limits_of(interface, settings, max(limits))
+
+    def make(example: Example) -> Session:
+        asked = session_of(render(example, template, style), delimiter=delimiter, style=style, answered=False)
+        long = task.card.long
+        return windowed(asked, example.fields[long.field], room) if style.windows and long is not None else asked
+
     watch(f"reading {len(scored)} examples")
     fitted = [fit(example, task.card, make, room) for example in task.examples]
     kept = [at for at, one in enumerate(fitted) if one is not None]

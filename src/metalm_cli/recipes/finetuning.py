@@ -109,6 +109,9 @@ class TaskData(Section):
         default="auto", description="Sessions packed into rows, or padded by length; auto: pad on a CPU, else pack."
     )
     encoder_tokens: int | None = Field(default=None, ge=16, description="Most encoder tokens of a packed row.")
+    long: Literal["cut", "windows"] = Field(
+        default="cut", description="A long field that its encoder does not read whole is cut, or docked in windows."
+    )
     also_fit: list[Fit] = Field(default=[], description="Cut long inputs so that these models, too, read them.")
     validation: TaskValidation = Field(default=TaskValidation(), description="Validation examples.")
     workers: int = Field(default=0, ge=0, le=64, description="Loader processes; 0: in the training process.")

@@ -35,12 +35,14 @@ class Style:
         rationale: Train and ask for the rationale, then the answer, where an example has one.
         route: Where inputs go: as the template says, all docked, or all read by the decoder.
         layout: Demonstrations as docks and answers, or as one text in front of the input.
+        windows: A long field that its encoder does not read whole becomes several docks.
     """
 
     options: bool = True
     rationale: bool = False
     route: Route = "template"
     layout: Layout = "docks"
+    windows: bool = False
 
 
 @dataclass(frozen=True)

@@ -173,7 +173,7 @@ class Model(Section):
     checkpoint: str | None = Field(
         default=None, description="A finished MetaLM (run folder, model folder or hub id); excludes the parts below."
     )
-    trains: Trains = Field(default=Trains(), description="What trains, over what the parts say or the checkpoint was saved with.")
+    trains: Trains = Field(default=Trains(), description="What trains, whatever parts or checkpoint say.")
     tokens: Tokens = Field(default=Tokens(), description="Start, document, paragraph and delimiter tokens.")
     decoder: Decoder | None = Field(default=None, description="The causal decoder; none for mlm and rtd.")
     encoders: dict[str, Encoder] = Field(default={}, description="Docked encoders by name; none: a plain causal LM.")

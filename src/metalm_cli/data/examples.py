@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -15,21 +17,44 @@ from metalm_cli.data.sources import FileFacts, data_folder, local_files
 from metalm_cli.errors import MetalmError
 from metalm_cli.recipes import schema
 from metalm_cli.tasks import Card, Example, ExampleMaker, Split
+from metalm_cli.tasks.natural import read_task
 
 FEATURES = "features.json"
 """Beside mirrored files: the class names of the hub's columns, ``{"label": ["entailment", ...]}``."""
 
 
 class CsvTable(Table):
-    """Rows of a CSV file, held in memory."""
+    """Rows of a CSV file, held in memory.
+
+    Raises:
+        MetalmError: The file cannot be read; a row has more or fewer values than the header has columns.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._rows: list[dict[str, str]] = []
+        self._lines: list[int] = []
         try:
             with path.open(encoding="utf-8-sig", newline="") as file:
-                self._rows = list(csv.DictReader(file))
+                reader = csv.DictReader(file)
+                last = reader.line_num if reader.fieldnames else 0
+                for row in reader:
+                    self._rows.append(row)
+                    self._lines.append(last + 1)
+                    last = reader.line_num
+                    if None in row or None in row.values():
+                        raise self._ragged(len(reader.fieldnames or ()))
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise MetalmError("a CSV file cannot be read", where=str(path), why=str(error)) from error
+
+    def _ragged(self, columns: int) -> MetalmError:
+        more = None in self._rows[-1]
+        return MetalmError(
+            f"a row has {'more' if more else 'fewer'} values than the header has columns",
+            where=self.where(len(self._rows) - 1),
+            why=f"the header has {columns}",
+            remedy="repair the row; a value with a comma or a line break stands in double quotes",
+        )
 
     @property
     def rows(self) -> int:
@@ -39,7 +64,31 @@ class CsvTable(Table):
         return self._rows[row]
 
     def where(self, row: int) -> str:
-        return f"{self.path}:{row + 2}"
+        return f"{self.path}:{self._lines[row]}"
+
+
+class InstanceTable(Table):
+    """Instances of a task of Natural Instructions, held in memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._rows = read_task(path)["Instances"]
+
+    @property
+    def rows(self) -> int:
+        return len(self._rows)
+
+    def load(self, row: int) -> Any:
+        return self._rows[row]
+
+    def where(self, row: int) -> str:
+        """The line that holds the instance's id, where it has one of its own."""
+        found = self._rows[row].get("id") if isinstance(self._rows[row], dict) else None
+        if isinstance(found, str):
+            for number, line in enumerate(self.path.read_text(encoding="utf-8").splitlines(), start=1):
+                if f'"{found}"' in line:
+                    return f"{self.path}:{number}, instance {row}"
+        return f"{self.path}, instance {row}"
 
 
 class WorldTaskTable(Table):
@@ -171,12 +220,24 @@ def _opened(
     if card.file is not None:
         path = (beside.parent if beside is not None else Path.cwd()) / Path(card.file).expanduser()
         return _from_file(card, role, path, split, cache)
-    if root is not None and (paths := _files_at_hand(card, here, root)):
+    if root is not None and (paths := _mirrored(card, split, root)):
+        here = split
+    elif root is not None:
+        paths = _files_at_hand(card, here, root)
+    else:
+        paths = None
+    if paths:
         _check_names(card, _mirrored_names(paths[0]), str(paths[0]))
         prepared = [prepare(path, cache) for path in paths]
         facts = tuple(FileFacts(str(one.path), one.sha256, one.size) for one in prepared)
         return Examples(card, role, JsonlTable(prepared), here, str(paths[0]), None, facts)
     return _from_hub(card, role, split, offline, root)
+
+
+def _mirrored(card: Card, split: Split, root: Path) -> list[Path] | None:
+    """Files of a mirror, which have the hub's own splits, whatever the card says of other copies."""
+    paths = _files_at_hand(card, split, root)
+    return paths if paths and (paths[0].parent / FEATURES).is_file() else None
 
 
 def _files_at_hand(card: Card, split: Split, root: Path) -> list[Path] | None:
@@ -187,10 +248,17 @@ def _files_at_hand(card: Card, split: Split, root: Path) -> list[Path] | None:
 
 def _from_file(card: Card, role: str, path: Path, split: Split, cache: Path) -> Examples:
     if path.suffix == ".csv":
-        return Examples(card, role, CsvTable(path), split, str(path))
+        return Examples(card, role, CsvTable(path), split, str(path), None, _facts(path))
+    if path.suffix == ".json":
+        return Examples(card, role, InstanceTable(path), split, str(path), None, _facts(path))
     prepared = prepare(path, cache)
     facts = (FileFacts(str(path), prepared.sha256, prepared.size),)
     return Examples(card, role, JsonlTable([prepared]), split, str(path), None, facts)
+
+
+def _facts(path: Path) -> tuple[FileFacts, ...]:
+    data = path.read_bytes()
+    return (FileFacts(str(path), hashlib.sha256(data).hexdigest(), len(data)),)
 
 
 def _from_hub(card: Card, role: str, split: Split, offline: bool, root: Path | None) -> Examples:
@@ -223,11 +291,17 @@ def _from_hub(card: Card, role: str, split: Split, offline: bool, root: Path | N
 
 def _mirrored_names(path: Path) -> dict[str, list[str]]:
     """Class names that were written beside mirrored files, by column."""
-    import json
-
     for folder in (path.parent, path.parent.parent):
         if (folder / FEATURES).is_file():
-            return json.loads((folder / FEATURES).read_text(encoding="utf-8"))
+            try:
+                return dict(json.loads((folder / FEATURES).read_text(encoding="utf-8")))
+            except (OSError, ValueError, TypeError) as error:
+                raise MetalmError(
+                    "the class names of mirrored data cannot be read",
+                    where=str(folder / FEATURES),
+                    why=str(error),
+                    remedy="mirror the data again, or repair the file",
+                ) from error
     return {}
 
 

@@ -12,7 +12,7 @@ from metalm_cli.data.mixtures import mixing_rates
 from metalm_cli.data.task_corpus import OpenTask, TaskCorpus, training_templates
 from metalm_cli.errors import MetalmError
 from metalm_cli.recipes.finetuning import TaskData
-from metalm_cli.tasks import Card, Cards, leaking
+from metalm_cli.tasks import Card, Cards, is_path, leaking
 from metalm_cli.templates import Collection
 
 
@@ -33,12 +33,7 @@ class Chosen:
 
 def cards_of(options: TaskData) -> Cards:
     """All cards that a recipe knows: the shipped ones, those of its folders, and those that it names by path."""
-    paths = [name for name in options.tasks if _is_path(name)]
-    return Cards([*options.cards, *paths])
-
-
-def _is_path(name: str) -> bool:
-    return name.endswith((".yaml", ".yml")) or "/" in name
+    return Cards([*options.cards, *(name for name in options.tasks if is_path(name))])
 
 
 def choose_tasks(options: TaskData, cards: Cards | None = None) -> Chosen:
@@ -48,7 +43,7 @@ def choose_tasks(options: TaskData, cards: Cards | None = None) -> Chosen:
         MetalmError: A name is unknown; nothing is left to train on.
     """
     cards = cards or cards_of(options)
-    names = [Path(name).stem if _is_path(name) else name for name in options.tasks]
+    names = [one for name in options.tasks for one in (cards.at(name) if is_path(name) else [name])]
     wanted = cards.choose(names, options.extras)
     held = _held_out(options.hold_out, cards)
     facts = {card.name: (card.cluster, frozenset(card.tags)) for card in held}

@@ -12,7 +12,7 @@ from metalm_cli.data.corpus import SourceInfo
 from metalm_cli.data.examples import Examples
 from metalm_cli.data.lanes import generator
 from metalm_cli.data.plan import Place, Plan, key_of, permute
-from metalm_cli.errors import Exit, MetalmError
+from metalm_cli.errors import MetalmError
 from metalm_cli.recipes.finetuning import TaskData
 from metalm_cli.tasks import Card, Example
 from metalm_cli.templates import Style, Template, render, scorable
@@ -177,11 +177,7 @@ class TaskCorpus:
             at = self._row(task, (row + step) % opened.rows)
             if at in opened.left_out:
                 continue
-            try:
-                found = opened.train[at]
-            except MetalmError as error:
-                error.exit_code = Exit.FAILED
-                raise
+            found = opened.train[at]
             if found is not None:
                 return found
         raise MetalmError(

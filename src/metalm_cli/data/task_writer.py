@@ -121,7 +121,6 @@ class TaskWriter:
             where=self.corpus.where(asked.number),
             why=f"its long field: {card.long.field if card.long is not None else 'none is marked'}",
             remedy="raise data.sequence_length or the encoder's max_length, or leave the task out",
-            exit_code=Exit.FAILED,
         )
 
 
@@ -198,8 +197,16 @@ class TaskLane:
     lanes: int
 
     def next_row(self) -> TaskSession:
-        """The session of the next step."""
-        made = self.writer.session(self.state.number)
+        """The session of the next step.
+
+        Raises:
+            MetalmError: As :meth:`TaskWriter.session`, while the run is under way.
+        """
+        try:
+            made = self.writer.session(self.state.number)
+        except MetalmError as error:
+            error.exit_code = Exit.FAILED
+            raise
         self.state = LaneState(self.state.number + self.lanes, 0)
         return made
 

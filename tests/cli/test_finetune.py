@@ -1,0 +1,175 @@
+"""Bad input of finetune: one message with what, where, why and remedy, exit code 2, nothing written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import microruns as micro
+from tasktools import write_task
+
+RECIPE = """
+command: finetune
+model:
+  decoder:
+    config: {model_type: gpt2, n_embd: 32, n_layer: 1, n_head: 2, n_positions: 128}
+    tokenizer: {train: {vocab_size: 400, documents: 50}}
+data:
+  tasks: [FOLDER/parity.yaml]
+  templates: {collection: FOLDER/words}
+  sequence_length: 128
+train: {steps: 2, batch_size: 4, warmup_steps: 0, precision: fp32, checkpoint_every: 0, samples: 0}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_task(tmp_path, "parity", 12)
+    micro.write_recipe(tmp_path, RECIPE.replace("FOLDER", str(tmp_path)))
+    return tmp_path
+
+
+def refused(folder: Path, capsys: Any, *arguments: object, code: int = 2, command: str = "finetune") -> str:
+    """What the command says when it refuses; nothing may have been written."""
+    out = folder / "run"
+    capsys.readouterr()
+    assert micro.metalm(command, folder / "micro.yaml", *arguments, "--out", out) == code
+    said = capsys.readouterr().err
+    assert said.count("error:") == 1, said
+    assert "Traceback" not in said
+    assert "this is a bug" not in said
+    assert not out.exists()
+    return said
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def rows(folder: Path, change: Any) -> None:
+    """Change every row of the task."""
+    path = folder / "parity.jsonl"
+    made = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(change(one)) + "\n" for one in made))
+
+
+def test_a_column_that_is_missing(folder: Path, capsys: Any) -> None:
+    rows(folder, lambda one: {**{key: one[key] for key in ("text", "label")}, "query": one["question"]})
+    said = refused(folder, capsys)
+    assert f"where: {folder}/parity.jsonl:" in said
+    assert "'question' is undefined" in said
+    assert "the row's columns are text, label, query" in said
+
+
+def test_a_label_out_of_range(folder: Path, capsys: Any) -> None:
+    rows(folder, lambda one: {**one, "label": -1})
+    said = refused(folder, capsys)
+    assert "answer.label: got -1, expected 0 to 1 or one of no, yes" in said
+    assert "set `where` to leave them out" in said
+
+
+def test_a_text_that_is_empty(folder: Path, capsys: Any) -> None:
+    rows(folder, lambda one: {**one, "text": "  "})
+    assert "fields.text: the text is empty" in refused(folder, capsys)
+
+
+def test_options_without_the_answer(folder: Path, capsys: Any) -> None:
+    card = folder / "parity.yaml"
+    label = 'answer: {label: label, names: [no, yes], words: {no: "no", yes: "yes"}}'
+    edit(card, label, "answer: {options: choices, text: right}")
+    rows(folder, lambda one: {**one, "choices": ["red", "blue"], "right": "green"})
+    assert "the answer 'green' is not among the options red, blue" in refused(folder, capsys)
+
+
+def test_a_typo_in_a_template_field(folder: Path, capsys: Any) -> None:
+    edit(folder / "words" / "parity.yaml", "{{ question }}\n      {{ options }}", "{{ qestion }}\n      {{ options }}")
+    said = refused(folder, capsys)
+    assert "reads qestion, which the card does not have" in said
+    assert "text, question" in said
+
+
+def test_a_card_with_several_mistakes_names_them_all(folder: Path, capsys: Any) -> None:
+    card = folder / "parity.yaml"
+    edit(card, "core: false", "cor: false")
+    edit(card, "name: accuracy", "name: acuracy")
+    edit(card, "cut: tail", "cut: tall")
+    said = refused(folder, capsys)
+    assert "task card parity has 3 problems" in said
+    assert "did you mean tail?" in said
+    assert "did you mean core?" in said
+    assert "did you mean accuracy?" in said
+
+
+def test_an_expression_that_is_none(folder: Path, capsys: Any) -> None:
+    edit(folder / "parity.yaml", "text: text", 'text: "text |"')
+    assert "is no expression" in refused(folder, capsys)
+
+
+def test_a_collection_that_is_not_there(folder: Path, capsys: Any) -> None:
+    said = refused(folder, capsys, "--templates", "flam")
+    assert "there is no collection of templates flam" in said
+    assert "flan" in said
+
+
+def test_a_task_that_is_not_there(folder: Path, capsys: Any) -> None:
+    said = refused(folder, capsys, "--task", "rtte")
+    assert "no task is named rtte" in said
+    assert "did you mean rte?" in said
+
+
+def test_nothing_is_left_to_train_on(folder: Path, capsys: Any) -> None:
+    said = refused(folder, capsys, "data.hold_out=[parity]")
+    assert "no task is left to train on" in said
+
+
+def test_rows_that_cannot_be_had(folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METALM_DATA", str(folder))
+    monkeypatch.setenv("HF_HUB_CACHE", str(folder / "cache"))
+    said = refused(folder, capsys, "--task", "rte", "--task", "cb", "--templates", "plain", "--offline")
+    assert "the rows of 2 tasks cannot be had: rte, cb" in said
+    assert "--data-root" in said
+
+
+def test_nothing_fits(folder: Path, capsys: Any) -> None:
+    said = refused(folder, capsys, "data.sequence_length=16")
+    assert "do not fit into 16 positions" in said
+    assert "raise data.sequence_length" in said
+
+
+def test_a_base_that_is_no_language_model(folder: Path, capsys: Any, tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text('{"model_type": "bert", "hidden_size": 8}')
+    said = refused(folder, capsys, "--model", tmp_path / "base")
+    assert "error:" in said
+
+
+def test_a_recipe_of_another_command(folder: Path, capsys: Any) -> None:
+    said = refused(folder, capsys, command="instruct")
+    assert "command" in said
+    assert "instruct" in said
+
+
+def test_no_model_and_no_run_to_begin_from(folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    capsys.readouterr()
+    assert micro.metalm("finetune", "world", "--out", folder / "run") == 2
+    said = capsys.readouterr().err
+    assert "there is no pretrain run to begin from" in said
+    assert "metalm pretrain small" in said
+
+
+def test_a_broken_row_in_the_middle_stops_the_run_with_its_line(folder: Path, capsys: Any) -> None:
+    path = folder / "parity.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:5], '{"text": "broken', *lines[6:]]) + "\n")
+    capsys.readouterr()
+    code = micro.metalm("finetune", folder / "micro.yaml", "train.steps=9", "--out", folder / "run")
+    said = capsys.readouterr().err
+    assert code in (1, 2)
+    assert f"{path}:6" in said
+    assert "Traceback" not in said

@@ -254,11 +254,15 @@ class Conversation:
         return self.interface.decoder_tokenizer.decode(said)
 
 
-def load(source: str | Path, *, offline: bool = False, trust_remote_code: bool = False) -> Interface:
+def load(
+    source: str | Path, *, base: str | Path | None = None, offline: bool = False, trust_remote_code: bool = False
+) -> Interface:
     """Load a finished model.
 
     Args:
-        source: A run folder, its ``model/``, any Hugging Face folder of a causal language model, or a hub id.
+        source: A run folder, its ``model/`` or ``adapter/``, any Hugging Face folder of a causal language model, or a
+            hub id.
+        base: Where the base of an adapter lies; default where its run found it. Its weights must be the same.
         offline: Open no connection.
         trust_remote_code: Run Python code that the model brings along; it can do anything you can.
 
@@ -268,4 +272,4 @@ def load(source: str | Path, *, offline: bool = False, trust_remote_code: bool =
     Raises:
         MetalmError: Nothing is there that can be loaded.
     """
-    return Interface(*load_model(source, offline=offline, remote_code=trust_remote_code))
+    return Interface(*load_model(source, base=base, offline=offline, remote_code=trust_remote_code))

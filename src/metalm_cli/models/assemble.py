@@ -11,14 +11,15 @@ import torch
 from torch import nn
 
 from metalm_cli.errors import MetalmError
+from metalm_cli.models.adapters import Adaptation, Base, adapt, adapter_in, merge, weights_hash
 from metalm_cli.models.alone import load_alone
 from metalm_cli.models.connectors import root_mean_square
 from metalm_cli.models.encoders import TextAdapter, adapter_for
-from metalm_cli.models.load import load_model
+from metalm_cli.models.load import load_model, locate
 from metalm_cli.models.metalm import MetaLM, MetaLMConfig
 from metalm_cli.models.parts import PartLoader, is_bidirectional
-from metalm_cli.models.trains import PartPolicy, apply_policy
-from metalm_cli.recipes.finetuning import FinetuneRecipe
+from metalm_cli.models.trains import LORA, PartPolicy, apply_policy
+from metalm_cli.recipes.finetuning import FinetuneRecipe, Lora
 from metalm_cli.recipes.schema import Model, PretrainRecipe, Trains
 from metalm_cli.sessions import DecoderTokenizer, Processor, TextProcessor, TokenRules
 
@@ -36,6 +37,7 @@ class Assembly:
         processors: The encoders'.
         policy: How each part trains, by key path.
         notes: What a user should know.
+        adaptation: What adapters stand in, where they train in place of the model's own weights.
     """
 
     model: Any
@@ -43,6 +45,7 @@ class Assembly:
     processors: dict[str, Processor]
     policy: dict[str, PartPolicy] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    adaptation: Adaptation | None = None
 
     @property
     def alone(self) -> bool:
@@ -140,6 +143,10 @@ def assemble(
     else:
         assembly = _connect(model, PartLoader(sample, offline, remote_code, tokenizers), seed)
     _retrain(assembly, model.trains)
+    lora = getattr(model, "lora", None)
+    if lora is not None and model.checkpoint is not None:
+        place = locate(model.checkpoint, offline=offline, remote_code=remote_code)
+        _adapt(assembly, lora, model.trains, _base(model.checkpoint, place), seed)
     apply_policy(assembly.parts(), assembly.policy)
     assembly.notes += assembly.model.traits.notes()
     return assembly
@@ -170,9 +177,11 @@ def assemble_encoder(
 
 
 def load_assembly(source: str | Path, *, offline: bool = False, remote_code: bool = False) -> Assembly:
-    """A finished model, with the training policy it was saved with."""
+    """A finished model, with the training policy it was saved with; adapters are merged into its weights."""
     model, tokenizer, processors = load_model(source, offline=offline, remote_code=remote_code)
     assembly = Assembly(model, tokenizer, processors)
+    if merge(model):
+        assembly.notes.append(f"the adapters of {source} are merged into the weights of their base")
     saved = model.config.training
     assembly.policy = {name: PartPolicy(**saved.get(name, {})) for name in assembly.parts()}
     return assembly
@@ -181,11 +190,58 @@ def load_assembly(source: str | Path, *, offline: bool = False, remote_code: boo
 def _retrain(assembly: Assembly, trains: Trains) -> None:
     """Replace the policy of the parts, or of a finished model, where the recipe says so."""
     given = trains.model_dump(exclude_none=True)
+    if given.get("decoder") == "none" and not assembly.processors:
+        raise MetalmError(
+            "this model has no encoder to train, and its decoder is frozen",
+            where="model.trains.decoder: none",
+            why="it is a plain causal language model",
+            remedy="leave out --encoder-only (model.trains.decoder=all), or name a MetaLM with --model",
+        )
     for name in assembly.policy:
         chosen = given.get(name.partition(".")[0])
         if chosen is not None:
             assembly.policy[name] = PartPolicy(chosen)
     assembly.model.config.training = {name: vars(one) for name, one in assembly.policy.items()}
+
+
+def _base(checkpoint: str, folder: Path) -> Base:
+    """The model that adapters will belong to.
+
+    Raises:
+        MetalmError: It is an adapter itself.
+    """
+    if adapter_in(folder) is not None:
+        raise MetalmError(
+            "the base is an adapter itself",
+            where=f"model.checkpoint: {checkpoint}",
+            why="adapters belong to a model that lies on disk with all of its weights",
+            remedy=f"merge it first: metalm export {checkpoint} --merge --out DIR; then name DIR with --model",
+        )
+    return Base(checkpoint, folder, weights_hash(folder))
+
+
+def _adapt(assembly: Assembly, lora: Lora, trains: Trains, base: Base, seed: int) -> None:
+    """Freeze the decoder and the encoders, and put adapters into those that the recipe names."""
+    chosen = {
+        name: part
+        for name, part in assembly.parts().items()
+        if name.partition(".")[0] in lora.parts and not name.startswith("connectors.")
+    }
+    if not chosen:
+        raise MetalmError(
+            "this model has no encoder to adapt",
+            where="model.lora.parts: encoders",
+            why="it is a plain causal language model",
+            remedy="set model.lora.parts=[decoder]",
+        )
+    train = {name: getattr(trains, name.partition(".")[0]) or "all" for name in chosen}
+    assembly.adaptation = adapt(assembly.model, chosen, train, lora, base, seed)
+    assembly.notes.append(str(assembly.adaptation))
+    for name in assembly.policy:
+        if name.startswith("connectors."):
+            assembly.policy[name] = PartPolicy(trains.connectors or "all")
+        else:
+            assembly.policy[name] = PartPolicy(LORA if name in chosen else "none")
 
 
 def _connect(model: Model, loader: PartLoader, seed: int) -> Assembly:

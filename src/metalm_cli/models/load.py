@@ -2,7 +2,7 @@
 
 A docked model is saved as ``metalm`` with its decoder's tokenizer beside the weights and each encoder's processor in
 ``processors/<name>/``. A model without encoders is saved as its decoder's own class, and any causal language model
-loads as a MetaLM without encoders.
+loads as a MetaLM without encoders. Adapters are loaded on their base.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.hub import model_folder
+from metalm_cli.models.adapters import SavedAdapter, adapter_in, attach, check_base, read_adapter
 from metalm_cli.models.encoders import first_line, load_tokenizer
 from metalm_cli.models.metalm import MetaLM, MetaLMConfig
 from metalm_cli.models.parts import UNLOADABLE, check_whole
@@ -26,22 +27,91 @@ PROCESSORS = "processors"
 NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
+Loaded = tuple[MetaLM, DecoderTokenizer, dict[str, Processor]]
+
+
 def load_model(
-    source: str | Path, *, offline: bool = False, remote_code: bool = False
-) -> tuple[MetaLM, DecoderTokenizer, dict[str, Processor]]:
+    source: str | Path, *, base: str | Path | None = None, offline: bool = False, remote_code: bool = False
+) -> Loaded:
     """Load a finished model in evaluation mode.
 
     Args:
-        source: A run folder, a model folder, or a hub id.
+        source: A run folder, a model or adapter folder, or a hub id.
+        base: Where the base of an adapter lies; default where its run found it.
         offline: Open no socket.
         remote_code: Run Python code that the model brings along.
 
     Raises:
-        MetalmError: Nothing is there, or it is no causal language model, or it is damaged.
+        MetalmError: Nothing is there, or it is no causal language model, or it is damaged; an adapter's base is not
+            there or has other weights.
     """
+    folder = locate(source, offline=offline, remote_code=remote_code)
+    if adapter_in(folder) is None:
+        if base is not None:
+            raise MetalmError(
+                "a base is given for a model that is no adapter", where=str(folder), remedy="leave out the base"
+            )
+        return _load_whole(folder, remote_code)
+    saved = read_adapter(folder)
+    loaded = _load_whole(base_of(saved, base, offline=offline, remote_code=remote_code), remote_code)
+    attach(loaded[0], saved)
+    loaded[0].eval()
+    return loaded
+
+
+def locate(source: str | Path, *, offline: bool = False, remote_code: bool = False) -> Path:
+    """The folder that holds a finished model or an adapter.
+
+    Raises:
+        MetalmError: Nothing is there.
+    """
+    path = Path(source).expanduser()
+    return _model_in(path) or _named(str(source), offline, remote_code)
+
+
+def base_of(
+    saved: SavedAdapter, given: str | Path | None = None, *, offline: bool = False, remote_code: bool = False
+) -> Path:
+    """The folder of an adapter's base, with the weights that it was trained on.
+
+    Args:
+        saved: The adapter.
+        given: Where to look; default where its run found it, also relative to the adapter's folder.
+        offline: Open no socket.
+        remote_code: Run Python code that the base brings along.
+
+    Raises:
+        MetalmError: It is not there, or has other weights.
+    """
+    relative = [] if saved.relative is None else [saved.folder / saved.relative]
+    places = [Path(given)] if given is not None else [Path(saved.checkpoint), *relative]
+    found = [one for one in (_model_in(place.expanduser()) for place in places) if one is not None]
+    if not found:
+        try:
+            if saved.relative is not None and given is None:
+                raise MetalmError("no such folder", where=saved.checkpoint)
+            found = [_named(str(given or saved.checkpoint), offline, remote_code)]
+        except MetalmError as error:
+            raise MetalmError(
+                "the base of this adapter is not there",
+                where=str(saved.folder),
+                why=f"it was trained on {saved.checkpoint}: {error.what}",
+                remedy="say where the base lies: metalm.load(…, base=FOLDER), metalm export … --base FOLDER",
+            ) from error
+    for folder in found[:-1]:
+        try:
+            check_base(saved, folder)
+        except MetalmError:
+            continue
+        return folder
+    check_base(saved, found[-1])
+    return found[-1]
+
+
+def _load_whole(folder: Path, remote_code: bool) -> Loaded:
+    """A model folder."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    folder = _model_in(Path(source).expanduser()) or _named(str(source), offline, remote_code)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=remote_code)
         with quietly():
@@ -117,11 +187,11 @@ def quietly() -> Iterator[None]:
 
 
 def _model_in(folder: Path) -> Path | None:
-    """A run folder's model, or the folder itself if it holds one."""
+    """A run folder's model or adapter, or the folder itself if it holds one."""
     for candidate in (folder / "model", folder):
         if (candidate / "config.json").is_file():
             return candidate
-    return None
+    return adapter_in(folder)
 
 
 def _named(source: str, offline: bool, code: bool) -> Path:

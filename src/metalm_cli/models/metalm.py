@@ -92,8 +92,10 @@ class MetaLM(PreTrainedModel):
         decoder: The causal language model (the universal task layer).
         encoders: Encoders by name.
         connectors: Connectors by encoder name.
+        adapted: Low-rank adapters stand in its parts.
     """
 
+    adapted = False
     config_class = MetaLMConfig
     config: MetaLMConfig
     base_model_prefix = ""

@@ -16,7 +16,7 @@ class PartPolicy:
     """How one part trains.
 
     Args:
-        train: ``all``, ``none`` or ``last_N`` layers.
+        train: ``all``, ``none``, ``last_N`` layers, or :data:`LORA`.
         learning_rate: Its own, or None for the run's.
     """
 
@@ -35,6 +35,11 @@ class PartSummary:
     train: str
     learning_rate: float
 
+
+LORA = "lora"
+"""Policy of a part whose low-rank adapters train, and nothing else of it."""
+LORA_MARK = ".lora_"
+"""Stands in the names of adapters' parameters."""
 
 BARE_TABLES = ("_embedding", "_embeddings", "_token")
 """Names of embeddings that are parameters without a module (positions and class vectors of vision transformers)."""
@@ -58,6 +63,9 @@ def freeze(name: str, module: nn.Module, train: str) -> None:
         MetalmError: ``last_N`` with more layers than there are.
     """
     module.requires_grad_(train == "all")
+    if train == LORA:
+        for key, parameter in module.named_parameters():
+            parameter.requires_grad_(LORA_MARK in key)
     if not train.startswith("last_"):
         return
     layers = layers_of(module)

@@ -6,7 +6,7 @@ import json
 import shutil
 from typing import Any
 
-from metalm_cli.errors import Exit
+from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.models.assemble import Assembly
 from metalm_cli.training.data_facts import DATA, Reads, data_facts
 from metalm_cli.training.files import TEMPORARY, explained, fsync_tree, replace_folder
@@ -14,6 +14,9 @@ from metalm_cli.training.run_folder import RunFolder, environment
 
 TOKENIZERS = "tokenizers"
 """Where a run keeps its tokenizers, so that a resumed run reads the same tokens: ``decoder/``, ``encoders/<name>/``."""
+
+BASE = "base.json"
+"""Hash of the weights that a run's adapters stand on: its checkpoints leave them out."""
 
 
 def begin(folder: RunFolder, name: str, text: str, device: str, corpus: Reads, assembly: Assembly) -> None:
@@ -34,6 +37,8 @@ def begin(folder: RunFolder, name: str, text: str, device: str, corpus: Reads, a
         folder.write_json("environment.json", {"recipe": name, **environment(device)})
         _write_tokenizers(folder, assembly)
         folder.write_json(DATA, data_facts(corpus))
+        if assembly.adaptation is not None:
+            folder.write_json(BASE, {"sha256": assembly.adaptation.base.sha256})
         folder.write_text("recipe.yaml", text)
 
 
@@ -48,6 +53,25 @@ def _write_tokenizers(folder: RunFolder, assembly: Assembly) -> None:
         replace_folder(place, folder.path / TOKENIZERS)
     finally:
         shutil.rmtree(place, ignore_errors=True)
+
+
+def check_base(folder: RunFolder | None, assembly: Assembly) -> None:
+    """Refuse to resume adapters on other weights than they began on.
+
+    Raises:
+        MetalmError: The base has changed.
+    """
+    if folder is None or assembly.adaptation is None or not (folder.path / BASE).is_file():
+        return
+    base = assembly.adaptation.base
+    began: dict[str, Any] = json.loads((folder.path / BASE).read_text(encoding="utf-8"))
+    if began.get("sha256") != base.sha256:
+        raise MetalmError(
+            "the base has other weights than when this run began",
+            where=str(base.folder),
+            why=f"sha256 {base.sha256[:16]}…, it began with {str(began.get('sha256'))[:16]}…",
+            remedy="put them back, or start a new run",
+        )
 
 
 def recipe_name(folder: RunFolder) -> str | None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from metalm_cli.models.adapters import Adaptation, save_adapter
 from metalm_cli.models.assemble import Assembly
 from metalm_cli.models.load import save_model
 from metalm_cli.recipes.finetuning import Recipe
@@ -22,7 +23,7 @@ def write_model(
     facts: dict[str, Any],
     ancestors: list[dict[str, Any]],
 ) -> None:
-    """Write the trained model.
+    """Write the trained model; of a run that trained adapters, those and its connectors.
 
     Args:
         folder: A new folder.
@@ -39,6 +40,8 @@ def write_model(
             processor.save_pretrained(folder)
         if hasattr(root, "generator"):
             root.generator.save_pretrained(folder / "generator")
+    elif assembly.adaptation is not None:
+        save_adapter(folder, assembly.parts(), assembly.adaptation)
     else:
         save_model(folder, assembly.model, assembly.decoder_tokenizer, assembly.processors)
     lineage = make_lineage(corpus, recipe, facts, ancestors)
@@ -52,6 +55,7 @@ def model_card(assembly: Assembly, lineage: dict[str, Any], facts: dict[str, Any
         f"| `{name}` | {type(part).__name__} | {sum(one.numel() for one in part.parameters()):,} |"
         for name, part in assembly.parts().items()
     )
+    adapted = "" if assembly.adaptation is None else f"\n\n{_adapted(assembly, assembly.adaptation)}"
     data = "\n".join(f"- {one['name']} ({one['kind']}: {one['location']})" for one in lineage["data"])
     metrics = "\n".join(f"| {key} | {value:.4f} |" for key, value in facts["validation"].items())
     load = _how_to_load(assembly)
@@ -62,7 +66,7 @@ tags: [metalm]
 
 # {facts["name"]}
 
-Trained with metalm {lineage["metalm"]} for {facts["steps"]:,} steps on {facts["tokens"]:,} source tokens.
+Trained with metalm {lineage["metalm"]} for {facts["steps"]:,} steps on {facts["tokens"]:,} source tokens.{adapted}
 
 | part | class | parameters |
 |---|---|---|
@@ -92,10 +96,20 @@ Trained with metalm {lineage["metalm"]} for {facts["steps"]:,} steps on {facts["
 """
 
 
+def _adapted(assembly: Assembly, adaptation: Adaptation) -> str:
+    """What a card says of adapters."""
+    trained = sum(one.numel() for one in assembly.model.parameters() if one.requires_grad)
+    base = adaptation.base
+    return (
+        f"This is no whole model: {adaptation} (`{base.checkpoint}`, weights of sha256 `{base.sha256}`). Of the "
+        f"parameters below {trained:,} were trained, and are here. `metalm export --merge` makes a whole model."
+    )
+
+
 def _how_to_load(assembly: Assembly) -> str:
     if assembly.alone:
         return 'from transformers import AutoModel\n\nencoder = AutoModel.from_pretrained("path/to/this/folder")'
-    if not assembly.processors:
+    if not assembly.processors and assembly.adaptation is None:
         return (
             "from transformers import AutoModelForCausalLM\n\n"
             'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")'
@@ -103,6 +117,11 @@ def _how_to_load(assembly: Assembly) -> str:
     return (
         "import metalm_cli as metalm\n\n"
         'model = metalm.load("path/to/this/folder")\n'
-        'session = metalm.Session([metalm.Docked("text", "It rained all day.")])\n'
+        f"session = metalm.Session([metalm.{_span(assembly)}])\n"
         "print(model.generate([session], max_new_tokens=20))"
     )
+
+
+def _span(assembly: Assembly) -> str:
+    text = '"It rained all day."'
+    return f'Docked("text", {text})' if assembly.processors else f"Causal({text})"

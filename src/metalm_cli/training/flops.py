@@ -17,10 +17,14 @@ from metalm_cli.models.trains import layers_of
 from metalm_cli.sessions import Batch
 
 
-def matrix_weights(module: nn.Module) -> int:
-    """Weights of a module that take part in matrix products with every position."""
+def matrix_weights(module: nn.Module, *, trained: bool = False) -> int:
+    """Weights of a module that take part in matrix products with every position; those alone that train."""
     tables = {id(one.weight) for one in module.modules() if isinstance(one, nn.Embedding)}
-    return sum(one.numel() for one in module.parameters() if one.dim() >= 2 and id(one) not in tables)
+    return sum(
+        one.numel()
+        for one in module.parameters()
+        if one.dim() >= 2 and id(one) not in tables and (one.requires_grad or not trained)
+    )
 
 
 def stack_flops(module: nn.Module, width: int, positions: int, length: int, *, causal: bool, below: bool) -> float:
@@ -36,14 +40,14 @@ def stack_flops(module: nn.Module, width: int, positions: int, length: int, *, c
     """
     total, lower = 0.0, below
     for layer in layers_of(module):
-        weights = matrix_weights(layer)
+        weights, trained = matrix_weights(layer), matrix_weights(layer, trained=True)
         attention = 4.0 * length * width * (0.5 if causal else 1.0)
         forward = positions * (2.0 * weights + attention)
         trains = any(one.requires_grad for one in layer.parameters())
         total += forward
         if lower or trains:
             total += positions * attention * 2
-            total += positions * 2.0 * weights * (int(lower) + int(trains))
+            total += positions * 2.0 * (weights * int(lower) + trained)
         lower = lower or trains
     return total
 

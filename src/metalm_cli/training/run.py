@@ -17,7 +17,7 @@ from metalm_cli.models.assemble import Assembly, assemble_recipe
 from metalm_cli.objectives import Objective
 from metalm_cli.sessions import Batch, Row, Session
 from metalm_cli.training import checkpoint
-from metalm_cli.training.begin import TOKENIZERS, begin, recipe_name
+from metalm_cli.training.begin import TOKENIZERS, begin, check_base, recipe_name
 from metalm_cli.training.devices import compile_layers, make_accelerator
 from metalm_cli.training.finish import write_model
 from metalm_cli.training.lineage import read_ancestors
@@ -134,6 +134,7 @@ class Run(ABC):
         recipe = self.recipe
         self.corpus = self.open(folder)
         self.assembly = self._assemble(None if folder is None else folder.path / TOKENIZERS)
+        check_base(folder, self.assembly)
         self.ancestors = read_ancestors(recipe)
         self.objective = self.make_objective(self.assembly)
         self.validation_rows = self.read_validation()
@@ -248,7 +249,7 @@ class Run(ABC):
                 self._finish(folder, trainer)
             progress.note(summary(trainer.totals))
             progress.note(
-                f"model: {folder.model}"
+                f"{self.result}: {folder.path / self.result}"
                 if result == Exit.DONE
                 else f"stopped; go on with: metalm {recipe.command} --resume --out {folder.path}"
             )
@@ -298,6 +299,11 @@ class Run(ABC):
             return []
         return self.views.sample(self.assembly, self.shown()[:count])
 
+    @property
+    def result(self) -> str:
+        """What the run leaves: a ``model``, or an ``adapter`` for one."""
+        return "model" if self.assembly.adaptation is None else "adapter"
+
     def _finish(self, folder: RunFolder, trainer: Trainer) -> None:
         if self.main:
             facts = {
@@ -312,7 +318,7 @@ class Run(ABC):
             step = trainer.state.best_step if trainer.keep_best else None
             here = self.world == 1 and step in (None, trainer.state.step)
             root, assembly = (self.root, self.assembly) if here else self._whole(folder, step)
-            with folder.finishing() as place:
+            with folder.finishing(self.result) as place:
                 write_model(place, root, assembly, self.corpus, self.recipe, facts, self.ancestors)
         trainer.control.wait()
 
@@ -323,7 +329,7 @@ class Run(ABC):
         found = checkpoint.latest(folder.checkpoints)[0] if step is None else checkpoint.at(folder.checkpoints, step)
         assert found is not None, "the last step and the best were saved"
         tensors, _state = checkpoint.load(found, verify=False)
-        root.load_state_dict(tensors["model"])
+        root.load_state_dict(tensors["model"], strict=assembly.adaptation is None)
         return root, assembly
 
 

@@ -19,6 +19,8 @@ Tensors = dict[str, Tensor]
 def gather(module: nn.Module, optimizer: Any, keep: bool = True) -> dict[str, Tensors]:
     """All state of a model and its optimiser, by parameter name, on the CPU.
 
+    Of a model with adapters, what is frozen is left out: it is its base's, which a resumed run loads again.
+
     Args:
         module: The root module that was trained, not its wrapper.
         optimizer: Its optimiser.
@@ -32,7 +34,10 @@ def gather(module: nn.Module, optimizer: Any, keep: bool = True) -> dict[str, Te
         first[name] = names.setdefault(id(parameter), name)
     model: Tensors = {}
     seen: set[str] = set()
+    frozen = _frozen(module)
     for name, tensor in own.items():
+        if name in frozen:
+            continue
         # Tied names stay one tensor, sharded or not.
         same = first.get(name, name)
         if same in seen:
@@ -46,6 +51,13 @@ def gather(module: nn.Module, optimizer: Any, keep: bool = True) -> dict[str, Te
             for key, value in optimizer.state.get(parameter, {}).items():
                 _take(states, f"{names[id(parameter)]}:{key}", value, keep)
     return {"model": model, "optimizer": states}
+
+
+def _frozen(module: nn.Module) -> set[str]:
+    """Names of the parameters that a base keeps."""
+    if not getattr(getattr(module, "model", None), "adapted", False):
+        return set()
+    return {name for name, one in module.named_parameters(remove_duplicate=False) if not one.requires_grad}
 
 
 def _take(into: Tensors, name: str, tensor: Tensor, keep: bool) -> None:

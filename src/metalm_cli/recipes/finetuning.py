@@ -89,7 +89,11 @@ class Fit(Section):
 class TaskData(Section):
     """What is trained on."""
 
-    tasks: list[str] = Field(min_length=1, description="Tasks, clusters, core, extras or world; or paths of cards.")
+    tasks: list[str] = Field(
+        min_length=1,
+        description="Tasks, clusters, core, extras, world; or paths: cards, "
+        "JSONL of {input, target}, tasks of Natural Instructions, folders.",
+    )
     cards: list[str] = Field(default=[], description="Folders of task cards of your own.")
     extras: bool = Field(default=False, description="Clusters also stand for cards that are not core.")
     templates: TemplateOptions = Field(default=TemplateOptions(), description="How examples are put into words.")

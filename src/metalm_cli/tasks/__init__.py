@@ -3,10 +3,12 @@
 from metalm_cli.tasks.card import CLUSTERS, Card, Split
 from metalm_cli.tasks.clusters import Clusters, clusters, leaking
 from metalm_cli.tasks.examples import Example, ExampleMaker
-from metalm_cli.tasks.find import Cards, read_card
+from metalm_cli.tasks.find import Cards, is_path, read_card
+from metalm_cli.tasks.natural import PAIRS
 
 __all__ = [
     "CLUSTERS",
+    "PAIRS",
     "Card",
     "Cards",
     "Clusters",
@@ -14,6 +16,7 @@ __all__ = [
     "ExampleMaker",
     "Split",
     "clusters",
+    "is_path",
     "leaking",
     "read_card",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from jinja2 import TemplateError
@@ -179,7 +180,10 @@ class Card(Section):
     long: Long | None = Field(default=None, description="The one field that may be cut.")
     demonstrations: str = Field(default="train", description="Role that demonstrations come from.")
     metric: Metric = Field(description="How answers are scored.")
-    templates: str | None = Field(default=None, description="Name of its template files; default the card's.")
+    templates: str | None = Field(
+        default=None,
+        description="Name of its template files; default the card's. Or a file that it brings along (x.yaml).",
+    )
     tags: list[str] = Field(default=[], description="Tags that leak rules speak of.")
     language: str = Field(default="en", description="Language code.")
     licence: str = Field(description="Licence of the data, or unknown.")
@@ -202,6 +206,11 @@ class Card(Section):
         if self.demonstrations not in self.splits and self.use == "train+eval":
             raise Misfit(f"got {self.demonstrations}, expected one of the roles", key="demonstrations")
         return self
+
+    @property
+    def own_templates(self) -> Path | None:
+        """The template file that the card brings along; it serves where a collection has none."""
+        return Path(self.templates) if self.templates is not None and "." in self.templates else None
 
     @property
     def columns(self) -> set[str]:

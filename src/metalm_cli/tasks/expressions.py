@@ -11,6 +11,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
 MAX_TEXT = 1_000_000
 """Longest text that a repetition, a padding or a join may make."""
+ROW = "row"
+"""Name of the whole row in expressions, unless a column has it."""
 MAX_RANGE = 10_000
 """Longest ``range``."""
 
@@ -68,7 +70,8 @@ def compile_expression(source: str) -> Callable[..., Any]:
     """An expression as a function of its names.
 
     Returns:
-        ``function(mapping)``; a name or an attribute that is not there raises UndefinedError.
+        ``function(mapping)``; a name or an attribute that is not there raises UndefinedError. ``row`` is the whole
+        mapping, for columns whose names are no names: ``row["Review Text"]``.
 
     Raises:
         TemplateError: It cannot be parsed.
@@ -79,8 +82,10 @@ def compile_expression(source: str) -> Callable[..., Any]:
     """
     compiled = ENVIRONMENT.compile_expression(source, undefined_to_none=False)
 
+    whole = ROW in names_in(source)
+
     def evaluate(values: Any) -> Any:
-        found = compiled(**values)
+        found = compiled({ROW: values, **values} if whole else values)
         if isinstance(found, Undefined):
             found._fail_with_undefined_error()
         return found

@@ -1,4 +1,4 @@
-"""Where task cards are: shipped ones by name, a user's own in folders."""
+"""Where task cards are: shipped ones by name, a user's own in folders and files."""
 
 from __future__ import annotations
 
@@ -11,19 +11,67 @@ from metalm_cli.errors import MetalmError
 from metalm_cli.recipes.find import display
 from metalm_cli.recipes.records import read_record
 from metalm_cli.tasks.card import CLUSTERS, Card
+from metalm_cli.tasks.natural import PAIRS, pairs_card, task_card, task_name
 
 SHIPPED = Path(__file__).parent
 GROUPS = ("core", "extras", "world", "all")
 """Names of groups of cards, beside clusters and tasks."""
+CARDS = (".yaml", ".yml")
+ENDINGS = (*CARDS, ".json", *PAIRS, ".csv")
+"""How names of tasks end that are paths."""
+TEMPLATES = "templates"
+"""Folder beside cards that holds no cards."""
+
+
+def is_path(name: str) -> bool:
+    """Whether the name of a task is the path of a card, of tasks without one, or of a folder of such."""
+    return name.endswith(ENDINGS) or "/" in name
+
+
+def card_files(path: Path) -> list[Path]:
+    """Files that hold tasks: a card, a task of Natural Instructions, JSON lines of pairs; or all in a folder.
+
+    Of a folder, cards (``*.yaml``, except in ``templates/``) and tasks of Natural Instructions (``task*.json``).
+
+    Raises:
+        MetalmError: There are none.
+    """
+    path = path.expanduser()
+    if path.is_file() and path.name.endswith((*CARDS, ".json", *PAIRS)):
+        return [path]
+    found: list[Path] = []
+    if path.is_dir():
+        cards = [one for one in path.rglob("*.yaml") if TEMPLATES not in one.relative_to(path).parts[:-1]]
+        found = [*sorted(cards), *sorted(path.rglob("task*.json"))]
+    if not found:
+        kind = (
+            "it is no card, no task of Natural Instructions, and no JSON lines" if path.exists() else "nothing is there"
+        )
+        raise MetalmError(
+            "no task cards are found",
+            where=display(path),
+            why="the folder holds no .yaml and no task*.json" if path.is_dir() else kind,
+            remedy="name a card, or a folder of cards; metalm tasks new FILE drafts one from a data file",
+        )
+    return found
+
+
+def card_name(path: Path) -> str:
+    """Name of the card in a file."""
+    return path.stem if path.suffix in CARDS else task_name(path)
 
 
 @cache
 def read_card(path: Path) -> Card:
-    """A card from its file.
+    """A card from its file, or the card that a file without one amounts to.
 
     Raises:
         MetalmError: It cannot be read or does not fit; its name or its cluster is not that of its file and folder.
     """
+    if path.suffix == ".json":
+        return task_card(path)
+    if path.name.endswith(PAIRS):
+        return pairs_card(path)
     card = read_record(path, Card, "task card")
     if card.name != path.stem:
         raise MetalmError(
@@ -33,14 +81,18 @@ def read_card(path: Path) -> Card:
         )
     if path.is_relative_to(SHIPPED) and card.cluster != path.parent.name:
         raise MetalmError(f"card {card.name} of cluster {card.cluster} stands in {path.parent.name}/")
-    return card
+    own = card.own_templates
+    return card if own is None else card.model_copy(update={"templates": str(path.absolute().parent / own)})
 
 
 class Cards:
     """All cards that a command knows.
 
     Args:
-        folders: Folders of a user's own; a card there replaces the shipped one of its name.
+        folders: Folders and files of a user's own; a card there replaces the shipped one of its name.
+
+    Raises:
+        MetalmError: Nothing is there; a file without a card has the name of another task.
     """
 
     def __init__(self, folders: Iterable[str | Path] = ()) -> None:
@@ -48,21 +100,27 @@ class Cards:
         for cluster in CLUSTERS:
             self.paths.update({path.stem: path for path in sorted((SHIPPED / cluster).glob("*.yaml"))})
         for folder in map(Path, folders):
-            self._add(folder.expanduser())
+            for path in card_files(folder):
+                self._add(path)
 
-    def _add(self, folder: Path) -> None:
-        if folder.is_file():
-            self.paths[folder.stem] = folder
-            return
-        found = sorted(folder.rglob("*.yaml")) if folder.is_dir() else []
-        if not found:
+    def _add(self, path: Path) -> None:
+        name = card_name(path)
+        known = self.paths.get(name, path)
+        if known.absolute() != path.absolute() and path.suffix not in CARDS:
             raise MetalmError(
-                "no task cards are found",
-                where=display(folder),
-                why="the folder holds no .yaml" if folder.is_dir() else "no such folder",
-                remedy="name a folder of cards; metalm tasks new FILE drafts one from a data file",
+                f"two tasks are named {name}",
+                where=f"{display(path)}, {display(known)}",
+                remedy="rename the file, or write a card: metalm tasks new FILE --name NAME",
             )
-        self.paths.update({path.stem: path for path in found})
+        self.paths[name] = path
+
+    def at(self, path: str) -> list[str]:
+        """Names of the tasks that a path brings.
+
+        Raises:
+            MetalmError: There are none.
+        """
+        return [card_name(one) for one in card_files(Path(path))]
 
     @property
     def names(self) -> list[str]:

@@ -134,11 +134,13 @@ def _findings(
 
 
 def places(path: Path) -> dict[str, str]:
-    """``file:line`` of each template of a file by its name.
+    """``file:line`` of each template of a YAML file by its name.
 
     Raises:
         MetalmError: The file cannot be read.
     """
+    if path.suffix != ".yaml":
+        return {}
     templates = read_node(path, "template file").value["templates"].value
     return {node.value["name"].value: node.where for node in templates}
 

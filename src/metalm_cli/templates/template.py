@@ -13,7 +13,7 @@ from metalm_cli.errors import MetalmError
 from metalm_cli.recipes.find import display, shipped_root
 from metalm_cli.recipes.records import read_record
 from metalm_cli.recipes.schema import Misfit, Section
-from metalm_cli.tasks import Card
+from metalm_cli.tasks import PAIRS, Card
 from metalm_cli.tasks.expressions import names_in
 from metalm_cli.templates.rules import RULES
 
@@ -119,12 +119,32 @@ class TemplateFile(Section):
 
 @cache
 def read_templates(path: Path) -> TemplateFile:
-    """A template file.
+    """A template file, or the templates of a task that has none but says how it is put.
+
+    Args:
+        path: YAML; a task of Natural Instructions (JSON), whose definition becomes templates; or JSON lines of
+            ``{input, target}``, whose inputs are prompts already.
 
     Raises:
         MetalmError: It cannot be read, or does not fit.
     """
+    if path.suffix == ".json":
+        return _defined(path)
+    if path.name.endswith(PAIRS):
+        return TemplateFile(templates=[Template(name="input", input="{{ input }}")])
     return read_record(path, TemplateFile, "template file")
+
+
+def _defined(path: Path) -> TemplateFile:
+    from metalm_cli.templates.importers.drafts import Refused
+    from metalm_cli.templates.importers.natural_instructions import read
+
+    try:
+        drafts = read(path.read_text(encoding="utf-8"), {}, path.name)[0].drafts
+    except (OSError, UnicodeDecodeError, Refused) as error:
+        raise MetalmError("a task gives no templates", where=display(path), why=str(error)) from error
+    templates = [Template(name=one.name, input=one.input, target=one.target, allow=one.allow) for one in drafts]
+    return TemplateFile(origin=path.name, templates=templates)
 
 
 class Collection:
@@ -150,18 +170,22 @@ class Collection:
             )
 
     def path(self, card: Card) -> Path:
-        """The file that serves a card.
+        """The file that serves a card: of its name, of the name that it gives, for all tasks, or its own.
 
         Raises:
-            MetalmError: The collection has none.
+            MetalmError: The collection has none, and the card brings none along.
         """
-        for name in (card.name, card.templates, GENERIC):
+        own = card.own_templates
+        named = card.templates if own is None else None
+        for name in (card.name, named, GENERIC):
             if name is not None and (self.folder / f"{name}.yaml").is_file():
                 return self.folder / f"{name}.yaml"
+        if own is not None:
+            return own
         raise MetalmError(
             f"the collection {self.name} has no templates for {card.name}",
             where=display(self.folder),
-            remedy=f"write {card.templates or card.name}.yaml there, or use plain, which serves every task",
+            remedy=f"write {named or card.name}.yaml there, or use plain, which serves every task",
         )
 
     def of(self, card: Card) -> list[Template]:

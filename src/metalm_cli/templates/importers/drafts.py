@@ -88,4 +88,6 @@ def slug(text: str, between: str = "-") -> str:
 
 def file_name(card: Card | None, otherwise: str) -> str:
     """Name of the file that serves a card, or another, made safe."""
-    return (card.templates or card.name) if card is not None else slug(otherwise, "_")
+    if card is None:
+        return slug(otherwise, "_")
+    return card.name if card.templates is None or card.own_templates is not None else card.templates

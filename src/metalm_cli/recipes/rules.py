@@ -32,6 +32,8 @@ def check_together(recipe: PretrainRecipe | FinetuneRecipe, given: Set[str]) -> 
     if isinstance(recipe, PretrainRecipe):
         yield from _validation(recipe)
         yield from _spans(recipe)
+    if isinstance(recipe, FinetuneRecipe):
+        yield from _adapters(recipe)
     if recipe.model.checkpoint is not None:
         yield from _continued(recipe, given)
         return
@@ -44,6 +46,39 @@ def check_together(recipe: PretrainRecipe | FinetuneRecipe, given: Set[str]) -> 
     else:
         yield from _parts(recipe)
     yield from _tokenizers(recipe)
+
+
+def _adapters(recipe: FinetuneRecipe) -> Iterator[Problem]:
+    """With adapters, ``model.trains`` says in which layers of an adapted part they are; other parts stay frozen."""
+    model = recipe.model
+    if model.lora is None:
+        return
+    if model.checkpoint is None and (model.decoder is not None or model.encoders):
+        yield Problem(
+            "model.lora",
+            "got adapters with the parts of a new model, expected a finished one: adapters belong to a base on disk",
+            "put the parts together and train their connectors first (metalm pretrain connector-only), then name that "
+            "run in model.checkpoint",
+            uses=("model.checkpoint", "model.decoder", "model.encoders"),
+        )
+    parts = list(model.lora.parts)
+    for part, other in (("decoder", "encoders"), ("encoders", "decoder")):
+        train = getattr(model.trains, part)
+        key = f"model.trains.{part}"
+        if train == "none" and part in parts:
+            yield Problem(
+                "model.lora.parts",
+                f"got {part} with {key}: none, expected that what is adapted also trains",
+                f"set model.lora.parts=[{other}], or {key}=all",
+                uses=(key,),
+            )
+        if train not in (None, "none") and part not in parts:
+            yield Problem(
+                "model.lora.parts",
+                f"got {parts} with {key}: {train}; with adapters, weights of the {part} stay as they are",
+                f"set {key}=none, or add {part} to model.lora.parts",
+                uses=(key,),
+            )
 
 
 def _decoder(recipe: FinetuneRecipe) -> Iterator[Problem]:

@@ -51,14 +51,10 @@ def write_model(
 
 def model_card(assembly: Assembly, lineage: dict[str, Any], facts: dict[str, Any]) -> str:
     """The model's README: what it is, what it was trained on, how to load it, and the recipe."""
-    parts = "\n".join(
-        f"| `{name}` | {type(part).__name__} | {sum(one.numel() for one in part.parameters()):,} |"
-        for name, part in assembly.parts().items()
-    )
     adapted = "" if assembly.adaptation is None else f"\n\n{_adapted(assembly, assembly.adaptation)}"
     data = "\n".join(f"- {one['name']} ({one['kind']}: {one['location']})" for one in lineage["data"])
     metrics = "\n".join(f"| {key} | {value:.4f} |" for key, value in facts["validation"].items())
-    load = _how_to_load(assembly)
+    load = how_to_load(assembly)
     return f"""---
 library_name: transformers
 tags: [metalm]
@@ -68,9 +64,7 @@ tags: [metalm]
 
 Trained with metalm {lineage["metalm"]} for {facts["steps"]:,} steps on {facts["tokens"]:,} source tokens.{adapted}
 
-| part | class | parameters |
-|---|---|---|
-{parts}
+{part_table(assembly)}
 
 ## Data
 
@@ -106,7 +100,17 @@ def _adapted(assembly: Assembly, adaptation: Adaptation) -> str:
     )
 
 
-def _how_to_load(assembly: Assembly) -> str:
+def part_table(assembly: Assembly) -> str:
+    """The parts of a model as a table of a card."""
+    rows = "\n".join(
+        f"| `{name}` | {type(part).__name__} | {sum(one.numel() for one in part.parameters()):,} |"
+        for name, part in assembly.parts().items()
+    )
+    return f"| part | class | parameters |\n|---|---|---|\n{rows}"
+
+
+def how_to_load(assembly: Assembly) -> str:
+    """Python that loads the model, for a card."""
     if assembly.alone:
         return 'from transformers import AutoModel\n\nencoder = AutoModel.from_pretrained("path/to/this/folder")'
     if not assembly.processors and assembly.adaptation is None:

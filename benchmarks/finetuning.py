@@ -1,0 +1,292 @@
+"""Finetuning a GPT-2-shaped decoder: examples per second of the program, of plain loops, and of TRL's SFTTrainer.
+
+Every way trains the same model from the same weights on the same sessions (RTE, BoolQ and SST-2, the first flan
+template, 16 sessions a step, bf16 autocast), in a process of its own; the processes take their steps in turn. Losses
+are put beside those of the padded loop with full logits: they must agree to --tolerance nats wherever the batches are
+the same. Only TRL's packing and grouping by length choose other batches.
+
+Rates are examples over seconds, of all steps. Peak memory is what a way's process takes on top of the loaded model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import machine
+from datasets import disable_progress_bars
+from finetuning_trl import INSTALL, available
+from finetuning_trl import train as train_trl
+from finetuning_ways import LEARNING_RATE, Given, Memory, compact_loss, full_loss, ours, plain
+from transformers.utils import logging
+
+REFERENCE = "loop: padded, full logits"
+TASKS = ["rte", "boolq", "sst2"]
+SHAPES: dict[str, dict[str, Any]] = {
+    "cpu": {"n_embd": 256, "n_layer": 6, "n_head": 4, "vocab_size": 16_384, "length": 512, "width": 512, "batch": 16},
+    "cuda": {
+        "n_embd": 1024,
+        "n_layer": 24,
+        "n_head": 16,
+        "vocab_size": 16_384,
+        "length": 1024,
+        "width": 2048,
+        "batch": 256,
+    },
+    "tiny": {"n_embd": 64, "n_layer": 2, "n_head": 2, "vocab_size": 1024, "length": 256, "width": 256, "batch": 8},
+}
+WAYS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ours: pad": ("ours", {"layout": "pad"}),
+    "ours: pack": ("ours", {"layout": "pack"}),
+    REFERENCE: ("plain", {"loss_of": full_loss}),
+    "loop: padded, compact": ("plain", {"loss_of": compact_loss}),
+    "loop: sorted by 8, compact": ("plain", {"loss_of": compact_loss, "size": 8}),
+    "loop: sorted by 4, compact": ("plain", {"loss_of": compact_loss, "size": 4}),
+    "loop: sorted by 2, compact": ("plain", {"loss_of": compact_loss, "size": 2}),
+    "loop: packed, compact": ("plain", {"loss_of": compact_loss, "width": 0}),
+    "trl: stock, padded": ("trl", {}),
+    "trl: stock, padding-free": ("trl", {"padding_free": True}),
+    "trl: stock, grouped by length": ("trl", {"train_sampling_strategy": "group_by_length"}),
+    "trl: stock, packing": ("trl", {"packing": True}),
+    "trl: compact forced, padded": ("trl", {"compact": True}),
+    "trl: compact forced, grouped by length": ("trl", {"compact": True, "train_sampling_strategy": "group_by_length"}),
+    "trl: compact forced, packing": ("trl", {"compact": True, "packing": True}),
+}
+OTHER_BATCHES = ("packing", "train_sampling_strategy")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="4 steps each, for a first look")
+    parser.add_argument("--tiny", action="store_true", help="a tiny model and the GPU's list of ways, on a CPU")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument(
+        "--attention", default="sdpa", help="of peers; of the program too on a CPU (GPU: flex_attention)"
+    )
+    parser.add_argument("--precision", default="bf16", choices=["bf16", "fp32"])
+    parser.add_argument("--steps", type=int, default=15, help="measured steps of each way, after --warm")
+    parser.add_argument("--warm", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--tolerance", type=float, default=0.03, help="nats between losses of the same step")
+    parser.add_argument("--ways", default="", help="only ways whose names hold one of these, by commas")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    chosen = parser.parse_args()
+    if chosen.quick or chosen.tiny:
+        chosen.steps = 4
+    return chosen
+
+
+def recipe_of(options: argparse.Namespace, shape: dict[str, Any], model: str) -> dict[str, Any]:
+    """The program's recipe; real tasks where METALM_DATA has them, else the miniature world's."""
+    root = Path(os.environ.get("METALM_DATA", "-"))
+    tasks = TASKS if all((root / name).is_dir() for name in TASKS) else ["world"]
+    flex = options.device == "cuda" and options.attention == "sdpa"
+    return {
+        "command": "finetune",
+        "model": {
+            "decoder": {
+                "checkpoint": model,
+                "dropout": 0.0,
+                "attention": "flex_attention" if flex else options.attention,
+            }
+        },
+        "data": {
+            "tasks": tasks,
+            "templates": {"collection": "flan", "choose": "first"},
+            "mixture": {"strategy": "equal", "cap_examples": None},
+            "sequence_length": shape["length"],
+            "validation": {"examples": 0},
+        },
+        "train": {
+            "steps": options.warm + options.steps,
+            "batch_size": shape["batch"],
+            "learning_rate": LEARNING_RATE,
+            "weight_decay": 0.0,
+            "schedule": "constant",
+            "warmup_steps": 0,
+            "precision": options.precision,
+        },
+    }
+
+
+def begin(options: argparse.Namespace, shape: dict[str, Any], folder: Path) -> Given:
+    """Train the tokenizer, write the model, and make the sessions of every step."""
+    from metalm_cli.data.fit import Limits
+    from metalm_cli.data.open_tasks import open_tasks
+    from metalm_cli.data.task_writer import TaskWriter
+    from metalm_cli.models.assemble import assemble
+    from metalm_cli.models.load import save_model
+    from metalm_cli.recipes.finetuning import FinetuneRecipe
+    from metalm_cli.recipes.schema import Model
+    from metalm_cli.sessions import SessionTokeniser
+
+    recipe = recipe_of(options, shape, str(folder / "model"))
+    corpus, _ = open_tasks(FinetuneRecipe.model_validate(recipe).data, seed=0)
+    config = {"model_type": "gpt2", **{key: shape[key] for key in ("n_embd", "n_layer", "n_head")}}
+    config |= {"n_positions": max(shape["length"], 512)}
+    tokenizer = {"train": {"vocab_size": shape["vocabulary"], "documents": 6_000}}
+    parts = Model.model_validate({"decoder": {"config": config, "tokenizer": tokenizer, "dropout": 0.0}})
+    made = assemble(parts, seed=0, sample=lambda count: corpus.sample(count, 0))
+    save_model(folder / "model", made.model, made.decoder_tokenizer, made.processors)
+    tokenise = SessionTokeniser(made.decoder_tokenizer, {})
+    writer = TaskWriter(corpus, tokenise, Limits.of(tokenise, shape["length"]))
+    batch, count = shape["batch"], options.warm + options.steps
+    steps = []
+    for step in range(count):
+        sessions = [writer.session(number).session for number in range(step * batch, (step + 1) * batch)]
+        steps.append([(one.ids.tolist(), int(one.trained.argmax())) for one in sessions])
+    sizes = [len(ids) for step in steps for ids, _ in step]
+    total = sum(one.numel() for one in made.model.parameters())
+    print(
+        f"{total / 1e6:.1f}M parameters; {', '.join(recipe['data']['tasks'])}: {len(sizes)} sessions of "
+        f"{statistics.mean(sizes):.0f} tokens (most {max(sizes)}), {batch} a step"
+    )
+    width = max(shape["width"], max(sizes))
+    threads = options.threads
+    return Given(folder / "model", recipe, steps, options.device, options.precision, options.attention, width, threads)
+
+
+def quiet() -> None:
+    """Nothing but figures."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    warnings.simplefilter("ignore")
+    disable_progress_bars()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def serve(given: Given, kind: str, how: dict[str, Any], pipe: Any) -> None:
+    """A way's process: a step at each turn."""
+    quiet()
+    torch.set_num_threads(given.threads)
+    began, memory = 0.0, None
+
+    def turn() -> None:
+        nonlocal began, memory
+        memory = memory or Memory(given.device)
+        if pipe.recv() is None:
+            pipe.send(memory.peak())
+            sys.exit()
+        began = time.perf_counter()
+
+    def done(loss: float, examples: float) -> None:
+        if given.device == "cuda":
+            torch.cuda.synchronize()
+        pipe.send((time.perf_counter() - began, loss, examples))
+
+    if kind == "trl":
+        train_trl(given, turn, done, **how)
+        return
+    if "width" in how:
+        how = {**how, "width": given.width}
+    step = ours(given, **how) if kind == "ours" else plain(given, **how)
+    for number in range(len(given.steps) + 1):
+        turn()
+        done(step(number), len(given.steps[number]))
+
+
+def measure(given: Given, names: list[str], warm: int) -> dict[str, Any]:
+    """All ways, step by step in turn."""
+    context = get_context("spawn")
+    pipes, processes = {}, []
+    for name in names:
+        here, there = context.Pipe()
+        process = context.Process(target=serve, args=(given, *WAYS[name], there), daemon=True)
+        process.start()
+        there.close()
+        pipes[name] = here
+        processes.append(process)
+    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in names}
+    failed: dict[str, str] = {}
+
+    def ask(name: str, word: Any) -> Any:
+        try:
+            pipes[name].send(word)
+            return pipes[name].recv()
+        except (EOFError, OSError):
+            failed[name] = "failed; its error stands above"
+            return None
+
+    for step in range(len(given.steps)):
+        order = names[step % len(names) :] + names[: step % len(names)]
+        for name in order:
+            if name not in failed and (answer := ask(name, step)) is not None:
+                found[name].append(answer)
+    peaks = {name: ask(name, None) for name in names if name not in failed}
+    for process in processes:
+        process.join(10)
+    return {name: failed.get(name) or _figures(found[name], warm, peaks[name]) for name in names}
+
+
+def _figures(steps: list[tuple[float, float, float]], warm: int, peak: float) -> dict[str, Any]:
+    kept = steps[warm:]
+    rate = sum(examples for _, _, examples in kept) / sum(seconds for seconds, _, _ in kept)
+    losses = [loss for _, loss, _ in steps]
+    each = [examples / seconds for seconds, _, examples in kept]
+    return {"examples/s": rate, "peak MiB": peak, "losses": losses, "rates": each}
+
+
+def report(found: dict[str, Any], options: argparse.Namespace) -> list[str]:
+    """Print the figures; returns the ways whose losses are not the reference's."""
+    good = {name: one for name, one in found.items() if not isinstance(one, str)}
+    base = good.get("ours: pad")
+    reference = good.get(REFERENCE)
+    wrong = []
+    print(
+        f"\n{'way':<40}{'examples/s':>11}{'ours: pad is':>14}{'middle half':>14}{'peak MiB':>10}{'loss differs by':>17}"
+    )
+    for name, one in found.items():
+        if isinstance(one, str):
+            print(f"{name:<40}{one}")
+            continue
+        apart = "other batches"
+        if not any(key in WAYS[name][1] for key in OTHER_BATCHES) and reference is not None:
+            most = max(abs(a - b) for a, b in zip(one["losses"], reference["losses"], strict=True))
+            apart = f"{most:.4f}"
+            if not most <= options.tolerance:
+                wrong.append(name)
+        times, half = "", ""
+        if base is not None:
+            pairs = sorted(a / b for a, b in zip(base["rates"], one["rates"], strict=True))
+            quarter = len(pairs) // 4
+            times = f"{base['examples/s'] / one['examples/s']:.2f}x"
+            half = f"{pairs[quarter]:.2f}-{pairs[-1 - quarter]:.2f}"
+        print(f"{name:<40}{one['examples/s']:>11.2f}{times:>14}{half:>14}{one['peak MiB']:>10.0f}{apart:>17}")
+    return wrong
+
+
+def main() -> None:
+    options = arguments()
+    quiet()
+    torch.set_num_threads(options.threads)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("there is no GPU here; --tiny checks the script on a CPU")
+    shape = SHAPES["tiny" if options.tiny else options.device]
+    words = [word for word in options.ways.split(",") if word]
+    names = [name for name in WAYS if not words or any(word in name for word in words)]
+    if not available() and any(WAYS[name][0] == "trl" for name in names):
+        print(INSTALL)
+        names = [name for name in names if WAYS[name][0] != "trl"]
+    print(", ".join(f"{key} {value}" for key, value in machine().items()))
+    with tempfile.TemporaryDirectory() as folder:
+        given = begin(options, shape, Path(folder))
+        found = measure(given, names, options.warm)
+    wrong = report(found, options)
+    if options.json:
+        options.json.write_text(json.dumps({"machine": machine(), "ways": found}, indent=2) + "\n")
+    if wrong:
+        raise SystemExit(f"losses differ by more than {options.tolerance} nats: {', '.join(wrong)}")
+
+
+if __name__ == "__main__":
+    main()

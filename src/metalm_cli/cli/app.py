@@ -24,6 +24,8 @@ COMMANDS = {
     "show": "show:show",
     "recipe": "recipe:app",
     "templates": "templates:app",
+    "tasks": "tasks:app",
+    "data": "data:app",
 }
 """Where each command is, in the order of the help: module of this package, and a function or a Typer app in it."""
 

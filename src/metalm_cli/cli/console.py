@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,6 +35,23 @@ def write(text: str) -> None:
     """Write a result to standard output exactly as it is, however long its lines."""
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows under heads; where standard output is no terminal, the rows alone, with tabs between."""
+    shown = [[visible(cell) for cell in row] for row in rows]
+    if not stdout().is_terminal:
+        write("".join("\t".join(row) + "\n" for row in shown))
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    printed = Table(box=None, padding=(0, 2, 0, 0))
+    for at, head in enumerate(heads):
+        printed.add_column(head, style="cyan" if at == 0 else "", no_wrap=at == 0)
+    for row in shown:
+        printed.add_row(*map(Text, row))
+    stdout().print(printed)
 
 
 def show_error(error: MetalmError) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -66,22 +65,7 @@ def list_templates(
                 sum(one.lists_options for one in file.templates),
             )
             rows.append((path.stem, *map(str, counts), file.description or file.origin))
-    _table(heads, rows)
-
-
-def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    if not console.stdout().is_terminal:
-        console.write("".join("\t".join(row) + "\n" for row in rows))
-        return
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for at, head in enumerate(heads):
-        table.add_column(head, style="cyan" if at == 0 else "", no_wrap=at == 0)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    console.stdout().print(table)
+    console.table(heads, rows)
 
 
 @app.command()

@@ -203,6 +203,34 @@ def open_examples(
     return opened
 
 
+def at_hand(card: Card, role: str, data_root: Path | None = None, beside: Path | None = None) -> bool:
+    """Whether a split can be read without the hub. Nothing is opened.
+
+    Args:
+        card: The card.
+        role: Role of the split.
+        data_root: Folder in which data sets lie; default ``$METALM_DATA``.
+        beside: The card's own file.
+
+    Raises:
+        MetalmError: The data root is no folder.
+    """
+    here, split = card.split(role, local=True), card.split(role, local=False)
+    if card.world is not None:
+        return split is not None
+    if card.file is not None:
+        return split is not None and _file(card, beside).is_file()
+    root = data_folder(data_root)
+    if root is None or here is None:
+        return False
+    return _local(card, here, split or here, root) is not None
+
+
+def _file(card: Card, beside: Path | None) -> Path:
+    assert card.file is not None
+    return (beside.parent if beside is not None else Path.cwd()) / Path(card.file).expanduser()
+
+
 def _opened(
     card: Card,
     role: str,
@@ -218,26 +246,23 @@ def _opened(
     if card.world is not None:
         return Examples(card, role, WorldTaskTable(card.world, split.name), split, "the miniature world")
     if card.file is not None:
-        path = (beside.parent if beside is not None else Path.cwd()) / Path(card.file).expanduser()
-        return _from_file(card, role, path, split, cache)
-    if root is not None and (paths := _mirrored(card, split, root)):
-        here = split
-    elif root is not None:
-        paths = _files_at_hand(card, here, root)
-    else:
-        paths = None
-    if paths:
+        return _from_file(card, role, _file(card, beside), split, cache)
+    if root is not None and (found := _local(card, here, split, root)):
+        paths, split = found
         _check_names(card, _mirrored_names(paths[0]), str(paths[0]))
         prepared = [prepare(path, cache) for path in paths]
         facts = tuple(FileFacts(str(one.path), one.sha256, one.size) for one in prepared)
-        return Examples(card, role, JsonlTable(prepared), here, str(paths[0]), None, facts)
+        return Examples(card, role, JsonlTable(prepared), split, str(paths[0]), None, facts)
     return _from_hub(card, role, split, offline, root)
 
 
-def _mirrored(card: Card, split: Split, root: Path) -> list[Path] | None:
-    """Files of a mirror, which have the hub's own splits, whatever the card says of other copies."""
-    paths = _files_at_hand(card, split, root)
-    return paths if paths and (paths[0].parent / FEATURES).is_file() else None
+def _local(card: Card, here: Split, split: Split, root: Path) -> tuple[list[Path], Split] | None:
+    """Files below the data root and the split in them. A mirror has the hub's own; other copies what the card says."""
+    for wanted, mirror in ((split, True), (here, False)):
+        paths = _files_at_hand(card, wanted, root)
+        if paths and (paths[0].parent / FEATURES).is_file() == mirror:
+            return paths, wanted
+    return None
 
 
 def _files_at_hand(card: Card, split: Split, root: Path) -> list[Path] | None:

@@ -83,9 +83,10 @@ def base_of(
     Raises:
         MetalmError: It is not there, or has other weights.
     """
-    relative = [] if saved.relative is None else [saved.folder / saved.relative]
+    relative = [] if saved.relative is None else [(saved.folder.resolve() / saved.relative).resolve()]
     places = [Path(given)] if given is not None else [Path(saved.checkpoint), *relative]
-    found = [one for one in (_model_in(place.expanduser()) for place in places) if one is not None]
+    here = [one for one in (_model_in(place.expanduser()) for place in places) if one is not None]
+    found = list({one.resolve(): one for one in here}.values())
     if not found:
         try:
             if saved.relative is not None and given is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -22,8 +22,12 @@ def cache_folder(given: Path | None = None) -> Path:
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[BinaryIO]:
+def replacing(target: Path, problem: Callable[[OSError, Path], MetalmError] | None = None) -> Iterator[BinaryIO]:
     """A file that becomes ``target`` all at once when the block ends well, and vanishes otherwise.
+
+    Args:
+        target: The file.
+        problem: What to say of an error in writing into the target's folder; default: that the cache cannot.
 
     Raises:
         MetalmError: The disk is full, or the folder cannot be written.
@@ -41,7 +45,7 @@ def replacing(target: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         if not _is_ours(error, target):
             raise
-        raise cannot_write(error, target.parent) from error
+        raise (problem or cannot_write)(error, target.parent) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

@@ -86,8 +86,11 @@ class HubTable(Table):
 
     def class_names(self) -> dict[str, list[str]]:
         """Names of the classes of each column that has any, in the order of their ids."""
-        features = self._loaded.features
-        return {name: list(one.names) for name, one in features.items() if hasattr(one, "names")}
+        return _class_names(self._loaded.features)
+
+
+def _class_names(features: Any) -> dict[str, list[str]]:
+    return {name: list(one.names) for name, one in features.items() if hasattr(one, "names")}
 
 
 class HubStream(Stream):
@@ -107,6 +110,10 @@ class HubStream(Stream):
 
     def shards(self) -> int:
         return max(1, self._opened().num_shards)
+
+    def class_names(self) -> dict[str, list[str]]:
+        """As a table's, as far as the data set says what its columns are before it is read."""
+        return _class_names(self._opened().features or {})
 
     def read(self, shard: int) -> Iterator[tuple[int, int, Any]]:
         """(shard, row in it, row).

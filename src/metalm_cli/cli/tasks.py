@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
-from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from metalm_cli.cli import console
+from metalm_cli.cli.task_view import kind_of, print_card, print_check
 from metalm_cli.errors import Exit, MetalmError
 
 if TYPE_CHECKING:
-    from metalm_cli.data.task_check import CardCheck, SplitCheck
     from metalm_cli.tasks import Card, Cards, Example
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
-SHOWN = 2
-"""Examples that ``show`` prints."""
-CLASSES = 12
-"""Classes of a distribution that are printed."""
-TEXT = 400
-"""Characters of a text that ``show`` prints."""
 ALWAYS_FIT = ("accuracy", "exact_match", "token_f1", "rouge1", "rouge2", "rougeL")
 """Metrics that every example has a value of; others are asked, which takes loading them."""
 
@@ -63,7 +56,7 @@ def list_tasks(
         here = [role for role in card.splits if at_hand(card, role, data_root, known.paths[card.name])]
         kind = "core" if card.core else "world" if card.world is not None else "extra"
         data = ", ".join(here) or ("hub" if card.hub is not None else "missing")
-        rows.append((card.cluster, card.name, kind, card.use, card.metric.name, _kind(card), data, card.description))
+        rows.append((card.cluster, card.name, kind, card.use, card.metric.name, kind_of(card), data, card.description))
     rows.sort(key=lambda row: [one.cluster for one in chosen].index(row[0]))
     console.table(("cluster", "task", "kind", "use", "metric", "answer", "data", "description"), rows)
 
@@ -74,12 +67,6 @@ def _of_clusters(cards: Sequence[Card], clusters: Sequence[str]) -> list[Card]:
         if name not in known:
             raise MetalmError(f"no cluster is named {name}", remedy=f"name one of {', '.join(known)}")
     return [card for card in cards if not clusters or card.cluster in clusters]
-
-
-def _kind(card: Card) -> str:
-    if card.answer.label is not None:
-        return f"{len(card.answer.names)} classes"
-    return "options" if card.answer.options is not None else "open"
 
 
 @app.command()
@@ -93,100 +80,7 @@ def show(
 
     known = Cards([*(cards or ()), *([task] if is_path(task) else [])])
     for name in known.at(task) if is_path(task) else [task]:
-        _show(known[name], known.paths[name], data_root)
-
-
-def _show(card: Card, path: Path, data_root: Path | None) -> None:
-    from metalm_cli.recipes.find import display
-
-    lines = [("task", f"{card.name}: {card.description}"), ("card", display(path))]
-    kind = "one of the paper's" if card.core else "not one of the paper's"
-    lines += [("cluster", card.cluster + (f"; tags {', '.join(card.tags)}" if card.tags else ""))]
-    lines += [("use", {"train+eval": "train and evaluate", "eval": "evaluate only"}[card.use] + f"; {kind}")]
-    lines += [("source", _source(card))]
-    lines += [("field", f"{name} = {source}") for name, source in card.fields.items()]
-    lines += [("answer", text) for text in _answer(card)]
-    if card.where is not None:
-        lines += [("left out", f"rows that are not: {card.where}")]
-    if card.long is not None:
-        lines += [("long", f"{card.long.field} alone is cut, at its {card.long.cut}, where a session is too long")]
-    lines += [("metric", f"{card.metric.name} ({card.metric.source})"), ("shots", f"from {card.demonstrations}")]
-    lines += [("language", card.language), ("licence", card.licence), ("citation", card.citation)]
-    lines += [("templates", _templates(card))]
-    examples: list[Example] = []
-    for role, split in card.splits.items():
-        text, found = _split(card, role, path, data_root)
-        lines += [("split", f"{role} = {split}: {text}")]
-        examples = examples or found
-    for example in examples:
-        lines += _example(example)
-    _print(lines)
-
-
-def _source(card: Card) -> str:
-    if card.hub is not None:
-        parts = [f"hub {card.hub.id}", card.hub.config or "", f"at {card.hub.revision}" if card.hub.revision else ""]
-        return " ".join(part for part in parts if part)
-    return f"the miniature world, {card.world}" if card.world is not None else f"file {card.file}"
-
-
-def _answer(card: Card) -> list[str]:
-    answer = card.answer
-    if answer.label is not None:
-        words = ", ".join(f"{name} -> {answer.words[name]}" for name in answer.names)
-        return [f"class {answer.label}, by id: {words}"]
-    lines = [f"options {answer.options}"] if answer.options is not None else []
-    lines += [f"number {answer.index} of the options, from 0" if answer.index is not None else f"text {answer.text}"]
-    return [*lines, f"reasoning {answer.rationale}"] if answer.rationale is not None else lines
-
-
-def _templates(card: Card) -> str:
-    from metalm_cli.templates import Collection, collections
-
-    found = []
-    for name in collections():
-        try:
-            templates = Collection(name).of(card)
-        except MetalmError as error:
-            found.append(f"{name}: {'none' if 'has no templates' in error.what else error.what}")
-            continue
-        turned = sum(one.turned for one in templates)
-        found.append(f"{name}: {len(templates)}" + (f" ({turned} turned around)" if turned else ""))
-    return ", ".join(found)
-
-
-def _split(card: Card, role: str, path: Path, data_root: Path | None) -> tuple[str, list[Example]]:
-    """How many rows a split has and where, and its first examples; no examples where it is not at hand."""
-    from metalm_cli.data.examples import at_hand, open_examples
-
-    if not at_hand(card, role, data_root, path):
-        return "not at hand", []
-    try:
-        opened = open_examples(card, role, data_root=data_root, offline=True, beside=path)
-        return f"{len(opened):,} rows in {opened.location}", list(islice(opened, SHOWN))
-    except MetalmError as error:
-        return f"wrong: {error.what}" + (f" ({error.where}: {error.why})" if error.why else ""), []
-
-
-def _example(example: Example) -> list[tuple[str, str]]:
-    lines = [("", ""), ("example", f"row {example.row}")]
-    lines += [(name, text) for name, text in example.fields.items()]
-    lines += [("options", " | ".join(example.options))] if example.options else []
-    lines += [("answer", " | ".join(dict.fromkeys(example.answers)))]
-    return [*lines, ("reasoning", example.rationale)] if example.rationale else lines
-
-
-def _print(lines: Sequence[tuple[str, str]]) -> None:
-    from rich.text import Text
-
-    width = max(len(label) for label, _ in lines)
-    last = ""
-    for label, text in lines:
-        text = text if len(text) <= TEXT else f"{text[:TEXT]} ... ({len(text):,} characters)"
-        shown = Text(f"{'' if label == last else label:<{width}}  ", style="cyan")
-        shown.append(console.visible(text).replace("\n", "\n" + " " * (width + 2)), style="not cyan default")
-        console.stdout().print(shown, soft_wrap=True)
-        last = label
+        print_card(known[name], known.paths[name], data_root)
 
 
 @app.command()
@@ -227,7 +121,7 @@ def check(
             continue
         checked += 1
         wrong += bool(found.problems)
-        _print_check(found, rows)
+        print_check(found, rows)
     if absent:
         console.write(f"not at hand: {', '.join(absent)}\n")
     console.write(f"{checked} tasks checked, {wrong + len(broken)} wrong; {len(absent)} not at hand\n")
@@ -280,39 +174,88 @@ def _fits(card: Card) -> Callable[[Example], None] | None:
     return fits
 
 
-def _print_check(found: CardCheck, rows: int | None) -> None:
-    from rich.text import Text
+@app.command()
+def new(
+    file: Annotated[Path, typer.Argument(help="A CSV with a header, or JSON lines (.jsonl, .jsonl.gz, .jsonl.zst).")],
+    name: Annotated[str | None, typer.Option("--name", help="Name of the task; default the file's.")] = None,
+    cluster: Annotated[str, typer.Option("--cluster", help="Its cluster; one of your own will do.")] = "misc",
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of cards to write into.")] = Path("cards"),
+) -> None:
+    """Draft a card and its templates from the columns of a data file; what was guessed stands in comments.
 
-    card = found.card
-    head = Text(card.name, style="bold")
-    head.append(f"  {card.cluster}, {_kind(card)}", style="not bold dim")
-    if found.absent:
-        head.append(f"; not at hand: {', '.join(found.absent)}", style="not bold dim")
-    say = partial(console.stdout().print, soft_wrap=True)
-    say(head)
-    for split in found.splits:
-        out = f", {split.left_out:,} left out" if split.left_out else ""
-        first = "the first " if rows is not None and split.rows == rows else ""
-        say(Text(console.visible(f"  {split.role}: {first}{split.rows:,} rows{out}, {split.location}")))
-        for line in _facts(split, card):
-            say(Text(console.visible(f"    {line}"), style="dim"))
-        for problem in split.problems:
-            say(Text(console.visible("    wrong: " + "\n    ".join(str(problem).splitlines())), style="red"))
-        if split.wrong > len(split.problems):
-            say(Text(f"    ... and {split.wrong - len(split.problems):,} more rows", style="red"))
+    Writes DIR/NAME.yaml and DIR/templates/NAME.yaml, then checks the card. Nothing is overwritten.
+    """
+    from metalm_cli.data.task_check import check_card
+    from metalm_cli.tasks import Cards
+    from metalm_cli.tasks.natural import slug, task_name
+
+    task = name if name is not None else task_name(file)
+    for given in (task, cluster):
+        if given != slug(given):
+            raise MetalmError(
+                f"{given!r} is no name", why="small letters, digits and _", remedy=f"did you mean {slug(given)}?"
+            )
+    if task in Cards().paths:
+        raise MetalmError(f"a shipped task is named {task}", remedy="give another --name")
+    card, notes = _write_draft(file, task, cluster, out)
+    for note in notes:
+        console.stdout().print(note, markup=False, soft_wrap=True)
+    known = Cards([card])
+    found = check_card(known[task], fits=_fits(known[task]), beside=card)
+    print_check(found, None)
+    console.write(f"next: read {card} and correct it; metalm finetune single data.tasks=[{card}]\n")
+    if found.problems:
+        raise typer.Exit(int(Exit.FAILED))
 
 
-def _facts(split: SplitCheck, card: Card) -> list[str]:
-    from metalm_cli.data.task_check import never
+def _write_draft(file: Path, task: str, cluster: str, out: Path) -> tuple[Path, tuple[str, ...]]:
+    """Write both files of a draft; the card's path and what was guessed.
 
-    lines = []
-    total = sum(split.labels.values())
-    if total:
-        shown = split.labels.most_common(CLASSES)
-        more = f", and {len(split.labels) - CLASSES} more" if len(split.labels) > CLASSES else ""
-        lines.append("answers: " + ", ".join(f"{name} {count / total:.1%}" for name, count in shown) + more)
-    missing = never(split, card.words)
-    if missing:
-        lines.append(f"no row is {', '.join(missing)}")
-    lengths = "; ".join(f"{name} {one.median:,}/{one.high:,}/{one.most:,}" for name, one in split.lengths.items())
-    return [*lines, f"characters: {lengths}"] if lengths else lines
+    Raises:
+        MetalmError: The file cannot be read, no card can be drafted, or a file is there already.
+    """
+    from metalm_cli.recipes.find import display
+    from metalm_cli.tasks.draft import draft
+
+    card, templates = out / f"{task}.yaml", out / "templates" / f"{task}.yaml"
+    for path in (card, templates):
+        if path.exists():
+            raise MetalmError(
+                f"{path.name} is there already",
+                where=display(path),
+                remedy="remove it, or give another --name or --out",
+            )
+    made = draft(_rows(file), name=task, cluster=cluster, file=_relative(file, out), source=file.name)
+    try:
+        templates.parent.mkdir(parents=True, exist_ok=True)
+        for path, text in ((templates, made.templates), (card, made.card)):
+            with path.open("x", encoding="utf-8") as written:
+                written.write(text)
+    except (OSError, UnicodeEncodeError) as error:
+        raise MetalmError("a card cannot be written", where=display(out), why=str(error)) from error
+    console.write(f"wrote {display(card)}\nwrote {display(templates)}\n")
+    return card, made.notes
+
+
+def _rows(file: Path) -> list[Any]:
+    from metalm_cli.data.cache import cache_folder
+    from metalm_cli.data.examples import CsvTable
+    from metalm_cli.data.jsonl import SUFFIXES, JsonlTable, prepare
+
+    if file.suffix == ".csv":
+        table: CsvTable | JsonlTable = CsvTable(file)
+    elif file.name.endswith(SUFFIXES):
+        table = JsonlTable([prepare(file, cache_folder())])
+    else:
+        raise MetalmError(
+            "a card is drafted from a CSV or from JSON lines",
+            where=str(file),
+            why=f"expected a file named *.csv, *{', *'.join(SUFFIXES)}",
+        )
+    return [table.load(row) for row in range(table.rows)]
+
+
+def _relative(file: Path, out: Path) -> str:
+    """The file as seen from the card; absolute where they have little in common."""
+    found = os.path.relpath(file.resolve(), out.resolve())
+    return found.replace(os.sep, "/") if found.count("..") <= 2 else str(file.resolve())

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Set
 from metalm_cli.recipes.finetuning import FinetuneRecipe
 from metalm_cli.recipes.problems import Problem, shown
 from metalm_cli.recipes.schema import (
+    Connector,
     Decoder,
     Encoder,
     MaskedLM,
@@ -14,6 +15,7 @@ from metalm_cli.recipes.schema import (
     PrefixLM,
     PretrainRecipe,
     SemiCausal,
+    Tokens,
     Training,
 )
 
@@ -181,8 +183,10 @@ def _continued(recipe: PretrainRecipe | FinetuneRecipe, given: Set[str]) -> Iter
             "name a finished encoder in model.encoders.text.checkpoint",
             uses=("objective.name",),
         )
+    # A run's own recipe states every default, and must run again as it is.
+    stated = {"model.tokens": recipe.model.tokens == Tokens(), "model.connector": recipe.model.connector == Connector()}
     for key, what in (("model.tokens", "its tokens"), ("model.connector", "its connectors")):
-        if key in given:
+        if key in given and not stated[key]:
             yield Problem(
                 key,
                 f"got {key} together with model.checkpoint",

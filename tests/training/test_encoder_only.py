@@ -1,0 +1,298 @@
+"""Finetuning with the interface frozen (section 3.4), and with adapters: what must not move does not."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import microruns as micro
+from metalm_cli.training.loop import Trainer
+from tasktools import write_task
+
+TASKS = """
+command: finetune
+data:
+  tasks: [FOLDER/parity.yaml, FOLDER/other.yaml]
+  templates: {collection: FOLDER/words, choose: index}
+  sequence_length: 96
+  validation: {examples: 2}
+train:
+  steps: 6
+  batch_size: 4
+  micro_batch_size: 2
+  learning_rate: 3e-3
+  warmup_steps: 1
+  precision: fp32
+  log_every: 1
+  validate_every: 0
+  checkpoint_every: 2
+  keep: 9
+  samples: 0
+"""
+LORA = ["model.lora.rank=2", "model.lora.dropout=0.1"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two tasks, their recipe ``micro.yaml``, and a pretrained base with dropout in every part."""
+    place = tmp_path_factory.mktemp("encoder-only")
+    write_task(place, "parity", 16, cluster="nli")
+    write_task(place, "other", 12, cluster="misc", words=1)
+    pretrain = micro.write_recipe(place, micro.RECIPE.replace("dropout: 0.0", "dropout: 0.3"), "base.yaml")
+    longer = ["model.decoder.config.n_positions=96", "model.encoders.text.config.max_position_embeddings=96"]
+    assert micro.metalm("pretrain", pretrain, *longer, "train.steps=2", "--out", place / "base") == 0
+    micro.write_recipe(place, TASKS.replace("FOLDER", str(place)))
+    return place
+
+
+@pytest.fixture(scope="module")
+def twin(folder: Path) -> Path:
+    """A base without encoders."""
+    arguments = ["model.encoders=null", "objective.name=causal", "model.decoder.config.n_positions=96"]
+    steps = ["train.steps=1", "train.warmup_steps=0"]
+    assert micro.metalm("pretrain", folder / "base.yaml", *arguments, *steps, "--out", folder / "twin") == 0
+    return folder / "twin"
+
+
+def finetune(folder: Path, out: str, *arguments: object) -> int:
+    base = [] if "--model" in arguments else ["--model", folder / "base"]
+    return micro.metalm("finetune", folder / "micro.yaml", *base, *arguments, "--out", folder / out)
+
+
+def part(tensors: dict[str, torch.Tensor], name: str) -> str:
+    """Sha256 of a part's weights, names and all."""
+    found = hashlib.sha256()
+    for key in sorted(key for key in tensors if key.startswith(name)):
+        found.update(key.encode() + tensors[key].contiguous().numpy().tobytes())
+    assert any(key.startswith(name) for key in tensors)
+    return found.hexdigest()
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model" / "model.safetensors")
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What the trainer's model looks like before each update."""
+    found: list[dict[str, Any]] = []
+    update: Callable[..., Any] = Trainer.update
+
+    def updated(self: Any, *rest: Any) -> Any:
+        decoder = self.root.model.decoder
+        found.append(
+            {
+                "gradients": sorted(key for key, one in decoder.named_parameters() if one.grad is not None),
+                "training": sum(one.training for one in decoder.modules()),
+                "encoder": all(one.training for one in self.root.model.encoders.modules()),
+                "groups": sorted({group["name"].rpartition(".")[0] for group in self.optimizer.param_groups}),
+            }
+        )
+        return update(self, *rest)
+
+    monkeypatch.setattr(Trainer, "update", updated)
+    return found
+
+
+# -- the encoder alone ------------------------------------------------------------------------------------------------
+
+
+def test_the_interface_is_bit_identical_and_the_rest_has_moved(folder: Path, seen: list[dict[str, Any]]) -> None:
+    assert finetune(folder, "encoder-only", "--encoder-only") == 0
+    before, after = weights(folder / "base"), weights(folder / "encoder-only")
+    assert before.keys() == after.keys()
+    assert part(after, "decoder.") == part(before, "decoder.")
+    assert part(after, "encoders.") != part(before, "encoders.")
+    assert part(after, "connectors.") != part(before, "connectors.")
+    assert len(seen) == 6
+    assert all(one["gradients"] == [] for one in seen), "none is ever allocated"
+    assert all(one["training"] == 0 for one in seen), "its dropout is off"
+    assert all(one["encoder"] for one in seen), "that of the encoder is on"
+    assert all(one["groups"] == ["connectors.text", "encoders.text"] for one in seen)
+    config = json.loads((folder / "encoder-only" / "model" / "config.json").read_text())
+    assert {name: one["train"] for name, one in config["training"].items()} == {
+        "decoder": "none",
+        "encoders.text": "all",
+        "connectors.text": "all",
+    }
+
+
+def test_without_the_flag_the_interface_moves(folder: Path, seen: list[dict[str, Any]]) -> None:
+    assert finetune(folder, "everything", "train.steps=1", "train.checkpoint_every=0") == 0
+    assert part(weights(folder / "everything"), "decoder.") != part(weights(folder / "base"), "decoder.")
+    assert seen[0]["gradients"]
+    assert seen[0]["training"] > 10
+
+
+def test_the_plan_counts_what_trains(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tensors = weights(folder / "base")
+    sizes = {
+        name: sum(one.numel() for key, one in tensors.items() if key.startswith(name))
+        for name in ("encoders.", "connectors.", "decoder.")
+    }
+    capsys.readouterr()
+    base = ["--model", folder / "base"]
+    assert micro.metalm("finetune", folder / "micro.yaml", *base, "--encoder-only", "--dry-run") == 0
+    said = capsys.readouterr().out
+    plan = " ".join(said.split())
+    trained = sizes["encoders."] + sizes["connectors."]
+    assert f"{sum(sizes.values()):,} parameters, {trained:,} train" in plan
+    assert f"GPT2LMHeadModel {sizes['decoder.']:,} 0 none -" in plan
+    assert f"{sizes['encoders.']:,} {sizes['encoders.']:,} all" in plan
+
+
+def test_a_model_without_encoders(folder: Path, twin: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert finetune(folder, "no", "--model", twin, "--encoder-only") == 2
+    said = capsys.readouterr().err
+    assert said.count("error:") == 1
+    assert "no encoder to train" in said
+    assert "leave out --encoder-only" in said
+    assert not (folder / "no").exists()
+
+
+# -- adapters through the command -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lora(folder: Path) -> Path:
+    """A run of adapters that nobody interrupted."""
+    assert finetune(folder, "lora", *LORA) == 0
+    return folder / "lora"
+
+
+def files(run: Path) -> dict[str, bytes]:
+    return {str(one.relative_to(run)): one.read_bytes() for one in sorted(run.rglob("*")) if one.is_file()}
+
+
+def test_an_adapter_run_leaves_its_base_alone_and_no_weights_of_it(folder: Path, lora: Path) -> None:
+    before = {name: (folder / "base" / "model" / name).read_bytes() for name in files(folder / "base" / "model")}
+    assert finetune(folder, "again", *LORA, "train.steps=1") == 0
+    assert files(folder / "base" / "model") == before
+    assert not (lora / "model").exists()
+    assert sorted(files(lora / "adapter")) == [
+        "README.md",
+        "connectors.safetensors",
+        "decoder/adapter_config.json",
+        "decoder/adapter_model.safetensors",
+        "encoders/text/adapter_config.json",
+        "encoders/text/adapter_model.safetensors",
+        "lineage.json",
+        "metalm_adapter.json",
+    ]
+    kept = micro.checkpoint(lora, 6)["model"]
+    assert all(".lora_" in name or ".connectors." in name for name in kept), "checkpoints hold no weights of the base"
+    lineage = json.loads((lora / "adapter" / "lineage.json").read_text())
+    assert lineage["ancestors"][0]["lineage"]["command"] == "pretrain"
+    moved = load_file(lora / "adapter" / "decoder" / "adapter_model.safetensors")
+    assert all(one.abs().max() > 0 for one in moved.values())
+
+
+def test_the_first_loss_is_that_of_the_base(folder: Path) -> None:
+    # In evaluation mode no dropout tells them apart: validation after a step that moves nothing.
+    still = ["train.steps=1", "train.checkpoint_every=0", "train.learning_rate=1e-30", "train.validate_every=1"]
+    frozen = ["model.trains.decoder=none", "model.trains.encoders=none"]
+    narrow = ["model.lora.parts=[encoders]", "model.lora.rank=1", "model.trains.decoder=none"]
+    assert finetune(folder, "still", *frozen, *still) == 0
+    assert finetune(folder, "adapted", *LORA, *still) == 0
+    assert finetune(folder, "narrow", *narrow, *still) == 0
+    found = [micro.records(folder / one, "validation")[-1]["loss"] for one in ("still", "adapted", "narrow")]
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("step", [2, 4])
+def test_resumed_equals_uninterrupted(lora: Path, tmp_path: Path, step: int) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(lora, out)
+    shutil.rmtree(out / "adapter")
+    for one in (out / "checkpoints").iterdir():
+        if int(one.name.removeprefix("step-")) > step:
+            shutil.rmtree(one)
+    assert micro.metalm("finetune", "--out", out, "--resume") == 0
+    first, second = micro.checkpoint(lora, 6), micro.checkpoint(out, 6)
+    for group in ("model", "optimizer"):
+        assert micro.difference(first[group], second[group]) == 0.0
+    assert micro.records(lora, "") == micro.records(out, "")
+    one, other = files(lora / "adapter"), files(out / "adapter")
+    described = ("metalm_adapter.json",)  # names its base from where it stands
+    assert {name: one[name] for name in one if name not in described} == {
+        name: other[name] for name in other if name not in described
+    }
+
+
+def test_resumed_on_another_base(folder: Path, lora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, base = tmp_path / "run", tmp_path / "base"
+    shutil.copytree(folder / "base", base)
+    assert finetune(folder, str(out), "--model", base, *LORA, "train.steps=2") == 0
+    shutil.rmtree(out / "adapter")
+    file = base / "model" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["decoder.transformer.wte.weight"][0] += 1.0
+    save_file(tensors, file, {"format": "pt"})
+    capsys.readouterr()
+    assert micro.metalm("finetune", "--out", out, "--resume", "train.steps=3") == 2
+    assert "other weights than when this run began" in capsys.readouterr().err
+
+
+def test_two_processes_train_the_same_adapters(folder: Path, tmp_path: Path) -> None:
+    quiet = ["model.lora.rank=2", "train.steps=3", "train.checkpoint_every=0", "train.micro_batch_size=1"]
+    line = ["finetune", folder / "nodrop.yaml", "--model", folder / "still-base", *quiet]
+    shutil.copytree(folder / "base" / "model", folder / "still-base")
+    config = json.loads((folder / "still-base" / "config.json").read_text())
+    for one in (config["decoder_config"], config["encoder_configs"]["text"]):
+        one.update({key: 0.0 for key in one if "pdrop" in key or ("dropout" in key and one[key] == 0.3)})
+    (folder / "still-base" / "config.json").write_text(json.dumps(config))
+    shutil.copy(folder / "micro.yaml", folder / "nodrop.yaml")
+    assert micro.metalm(*line, "--out", tmp_path / "one") == 0
+    codes, printed = micro.together([*line, "--out", tmp_path / "two"], tmp_path, 2)
+    assert codes == [0, 0], printed
+    assert micro.losses(tmp_path / "one") == pytest.approx(micro.losses(tmp_path / "two"), abs=2e-5)
+    for name in ("decoder", "encoders/text"):
+        one, other = (
+            load_file(tmp_path / run / "adapter" / name / "adapter_model.safetensors") for run in ("one", "two")
+        )
+        assert micro.difference(one, other) < 2e-5
+
+
+# -- what does not go together ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--encoder-only"], "set model.lora.parts=[encoders], or model.trains.decoder=all"),
+        (
+            ["model.lora.parts=[decoder]", "model.trains.encoders=all"],
+            "set model.trains.encoders=none, or add encoders to model.lora.parts",
+        ),
+        (["model.lora.targets=[nothing]"], "its linear layers, the output head aside: c_attn, c_fc, c_proj"),
+        (["model.lora.rank=0"], "model.lora.rank"),
+    ],
+)
+def test_what_does_not_go_together(
+    folder: Path, arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert finetune(folder, "no", "model.lora.rank=2", *arguments) == 2
+    said = capsys.readouterr().err
+    assert said.count("error:") == 1
+    assert says in said
+    assert not (folder / "no").exists()
+
+
+def test_adapters_of_parts(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They would have no base on disk."""
+    parts = TASKS.replace("FOLDER", str(folder)) + "\n".join(micro.RECIPE.split("\n")[2:19])
+    recipe = micro.write_recipe(tmp_path, parts)
+    capsys.readouterr()
+    assert micro.metalm("finetune", recipe, "model.lora.rank=2", "--out", tmp_path / "run") == 2
+    said = capsys.readouterr().err
+    assert "adapters belong to a base on disk" in said

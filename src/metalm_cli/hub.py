@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import re
@@ -10,6 +11,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from metalm_cli.errors import MetalmError
 
@@ -17,12 +19,15 @@ ALLOWED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.mo
 """Files of a model repository that are ever downloaded: no pickles, no code."""
 IGNORED = ["*/*", "consolidated*", "*.fp16.*"]
 """Not these: folders (exports for other libraries), second copies of the weights."""
+NESTED = {"metalm_adapter.json": ("decoder", "encoders"), "config.json": ("processors",)}
+"""Folders of our own models and adapters, by the file that may say that they are such."""
 WEIGHTS = "*.safetensors"
 TIMEOUT = 20.0
 """Seconds that the hub may take for its first answer."""
 
 _NAME = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 _REVISION = re.compile(r"^[\w][\w.+-]*(/[\w][\w.+-]*)*$")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{4,}")
 _DISK = (errno.ENOSPC, errno.EDQUOT)
 
@@ -59,7 +64,7 @@ def model_folder(
     if not offline:
         offline = not _answers(name, revision, weights)
     folder = _snapshot(name, revision, offline, weights, code)
-    if weights and not any(folder.glob(WEIGHTS)):
+    if weights and not any(folder.glob(WEIGHTS)) and not _nested(folder):
         raise _no_safetensors(name, str(folder))
     return folder
 
@@ -114,7 +119,8 @@ def _answers(name: str, revision: str | None, weights: bool) -> bool:
             raise problem from error
         logging.getLogger("metalm").warning("%s; the copy of %s in the cache is used", problem.what, name)
         return False
-    if weights and not any(file.endswith(".safetensors") and "/" not in file for file in files):
+    adapter = any(file in NESTED and file != "config.json" for file in files)
+    if weights and not adapter and not any(file.endswith(".safetensors") and "/" not in file for file in files):
         raise _no_safetensors(name, f"{_endpoint()}/{name}")
     return True
 
@@ -127,16 +133,36 @@ def _snapshot(name: str, revision: str | None, offline: bool, weights: bool, cod
         allowed = [*allowed, "*.py"]
     try:
         with no_connections(offline):
-            folder = snapshot_download(
-                name,
-                revision=revision,
-                allow_patterns=allowed,
-                ignore_patterns=IGNORED,
-                local_files_only=offline,
-            )
+            asked: dict[str, Any] = {"revision": revision, "local_files_only": offline}
+            folder = Path(snapshot_download(name, allow_patterns=allowed, ignore_patterns=IGNORED, **asked))
+            nested = _nested(folder)
+            if nested:
+                # Of the same commit: the revision may have moved on meanwhile.
+                asked["revision"] = folder.name if _COMMIT.fullmatch(folder.name) else revision
+                inside = [f"{one}/{pattern}" for one in nested for pattern in allowed]
+                snapshot_download(name, allow_patterns=inside, **asked)
     except Exception as error:
         raise explain(error, name) from error
-    return Path(folder)
+    return folder
+
+
+def _nested(folder: Path) -> tuple[str, ...]:
+    """Folders that a model or an adapter of ours is made of, beside its own files."""
+    for name, nested in NESTED.items():
+        file = folder / name
+        if name == "config.json" and file.is_file() and not _is_metalm(file):
+            continue
+        if file.is_file():
+            return nested
+    return ()
+
+
+def _is_metalm(config: Path) -> bool:
+    try:
+        found = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and found.get("model_type") == "metalm"
 
 
 @contextmanager

@@ -193,7 +193,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         if route in ("", "revision"):
             siblings = [{"rfilename": path} for path in repo.files]
-            about = {"id": repo.name, "sha": repo.commit, "private": False, "tags": [], "siblings": siblings}
+            about = {"id": repo.name, "sha": repo.commit, "private": repo.private, "tags": [], "siblings": siblings}
             self._json({**about, "_id": "0", "gated": "manual" if repo.gated else False, "downloads": 0, "likes": 0})
         elif route == "tree":
             self._json(self._tree(repo, folder, "recursive=True" in self.path or "recursive=true" in self.path))

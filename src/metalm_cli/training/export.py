@@ -111,7 +111,7 @@ def _files(source: Path) -> Iterator[Path]:
     skipped = {file for pattern in RUN_ONLY for file in source.glob(pattern)}
     for folder, patterns in [(source, (*MODEL_FILES, *PAPERS)), *((source / one, MODEL_FILES) for one in NESTED)]:
         found = {file for pattern in patterns for file in (folder.rglob if folder != source else folder.glob)(pattern)}
-        yield from sorted(file for file in found - skipped if file.is_file())
+        yield from sorted(file for file in found - skipped if file.is_file() and not file.name.startswith("."))
 
 
 def _write_merged(target: Path, adapter: Path, source: str, base: str | None, offline: bool) -> None:

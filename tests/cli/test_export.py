@@ -1,0 +1,268 @@
+"""``metalm export``: a folder of its own, adapters merged, and the hub; whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import microruns as micro
+from hub.uploads import UploadServer
+from tasktools import write_task
+
+TASKS = """
+command: finetune
+data:
+  tasks: [FOLDER/parity.yaml]
+  templates: {collection: FOLDER/words}
+  sequence_length: 96
+  validation: {examples: 2}
+model: {lora: {rank: 2}}
+train:
+  {steps: 3, batch_size: 4, learning_rate: 3e-2, warmup_steps: 0, precision: fp32, checkpoint_every: 0, samples: 0}
+"""
+TOKEN = "hf_" + "secretsecretsecret"
+RUN = "import sys; from metalm_cli.cli.app import run; sys.exit(run(sys.argv[1:]))"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``docked`` and ``twin`` (bases) and ``docked-lora`` and ``twin-lora`` (adapters on them)."""
+    place = tmp_path_factory.mktemp("export")
+    write_task(place, "parity", 16)
+    base = micro.write_recipe(place, micro.RECIPE, "base.yaml")
+    tasks = micro.write_recipe(place, TASKS.replace("FOLDER", str(place)))
+    for name, without in (("docked", []), ("twin", ["model.encoders=null", "objective.name=causal"])):
+        size = ["model.decoder.config.n_positions=96"]
+        size += [] if without else ["model.encoders.text.config.max_position_embeddings=96"]
+        steps = ["train.steps=1", "train.warmup_steps=0"]
+        assert micro.metalm("pretrain", base, *without, *size, *steps, "--out", place / name) == 0
+        assert micro.metalm("finetune", tasks, "--model", place / name, "--out", place / f"{name}-lora") == 0
+    return place
+
+
+def names(folder: Path) -> set[str]:
+    return {str(one.relative_to(folder)) for one in folder.rglob("*") if one.is_file()}
+
+
+def logits(source: Path, **options: Any) -> torch.Tensor:
+    """Logits of a session with a dock, in this process."""
+    import metalm_cli as metalm
+
+    found = metalm.load(source, offline=True, **options)
+    docks = [metalm.Docked("text", "Clerks sell stamps.")] if found.processors else []
+    made = found.tokenise(metalm.Session([metalm.Causal("So:"), *docks, metalm.Causal(" yes", trained=True)]))
+    batch = found._batch([made])
+    with torch.no_grad():
+        return found.model(input_ids=batch.decoder.input_ids, docks=batch.docks).logits
+
+
+# -- merged -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["docked", "twin"])
+def test_merged_is_a_model_of_its_own(runs: Path, tmp_path: Path, kind: str) -> None:
+    from transformers import AutoModelForCausalLM
+
+    out = tmp_path / "merged"
+    assert micro.metalm("export", runs / f"{kind}-lora", "--merge", "--out", out) == 0
+    assert names(out) >= {"config.json", "model.safetensors", "tokenizer.json", "README.md", "lineage.json"}
+    assert not [name for name in names(out) if "adapter" in name]
+    assert ("processors/text/tokenizer.json" in names(out)) == (kind == "docked")
+    adapted, plain = logits(runs / f"{kind}-lora"), logits(runs / kind)
+    torch.testing.assert_close(logits(out), adapted, atol=1e-5, rtol=1e-5)
+    assert (adapted - plain).abs().max() > 1e-3
+    model, info = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
+    assert (info["missing_keys"], info["unexpected_keys"]) == (set(), set())
+    assert model.config.model_type == ("metalm" if kind == "docked" else "gpt2")
+    assert json.loads((out / "lineage.json").read_text())["command"] == "finetune"
+    card = (out / "README.md").read_text()
+    assert "merged into the weights" in card
+    assert "## Data" in card
+    assert "## Recipe" in card
+    assert "This is no whole model" not in card
+    assert ("AutoModelForCausalLM" in card) == (kind == "twin")
+    assert not [one for one in tmp_path.iterdir() if one != out], "nothing is left beside it"
+
+
+def test_a_merged_model_can_be_gone_on_from(runs: Path, tmp_path: Path) -> None:
+    assert micro.metalm("export", runs / "docked-lora", "--merge", "--out", tmp_path / "merged") == 0
+    assert micro.metalm("finetune", runs / "micro.yaml", "--model", tmp_path / "merged", "--out", tmp_path / "on") == 0
+    lineage = json.loads((tmp_path / "on" / "adapter" / "lineage.json").read_text())
+    assert lineage["ancestors"][0]["lineage"]["ancestors"][0]["lineage"]["command"] == "pretrain"
+
+
+# -- copied -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_is_copied_without_what_a_run_leaves(runs: Path, tmp_path: Path) -> None:
+    source = tmp_path / "run"
+    shutil.copytree(runs / "docked", source)
+    for name in ("trainer_state.json", "optimizer.pt", "training_args.bin", "code.py", ".hidden.json", "notes.log"):
+        (source / "model" / name).write_text("{}")
+    (source / "model" / "checkpoint-5").mkdir()
+    (source / "model" / "checkpoint-5" / "config.json").write_text("{}")
+    assert micro.metalm("export", source, "--out", tmp_path / "out") == 0
+    made = tmp_path / "out"
+    assert names(made) == names(runs / "docked" / "model")
+    for name in names(made):
+        assert (made / name).read_bytes() == (runs / "docked" / "model" / name).read_bytes()
+
+
+def test_an_adapter_is_copied_and_finds_its_base_from_there(runs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "far" / "away"
+    assert micro.metalm("export", runs / "docked-lora", "--out", out) == 0
+    assert names(out) == names(runs / "docked-lora" / "adapter")
+    fields = json.loads((out / "metalm_adapter.json").read_text())["base"]
+    assert (out / fields["relative"]).resolve() == (runs / "docked" / "model").resolve()
+    assert torch.equal(logits(out), logits(runs / "docked-lora"))
+
+
+def test_another_place_of_the_base(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "twin-lora" / "adapter", tmp_path / "adapter")
+    shutil.copytree(runs / "twin" / "model", tmp_path / "base")
+    fields = json.loads((tmp_path / "adapter" / "metalm_adapter.json").read_text())
+    fields["base"] |= {"checkpoint": str(tmp_path / "gone"), "relative": "../gone"}
+    (tmp_path / "adapter" / "metalm_adapter.json").write_text(json.dumps(fields))
+    assert micro.metalm("export", tmp_path / "adapter", "--merge", "--out", tmp_path / "no") == 2
+    line = ["export", tmp_path / "adapter", "--base", tmp_path / "base"]
+    assert micro.metalm(*line, "--merge", "--out", tmp_path / "merged") == 0
+    assert micro.metalm(*line, "--out", tmp_path / "copied") == 0
+    for made in ("merged", "copied"):
+        torch.testing.assert_close(logits(tmp_path / made), logits(runs / "twin-lora"), atol=1e-5, rtol=1e-5)
+
+
+# -- refused ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["docked", "--out", "docked-lora"], "the folder exists already"),
+        (["docked", "--merge", "--out", "new"], "nothing to merge"),
+        (["docked", "--base", "twin", "--out", "new"], "no adapter"),
+        (["docked-lora", "--merge", "--base", "twin", "--out", "new"], "other weights than when it was trained"),
+        (["nowhere", "--out", "new"], "nowhere"),
+        (["docked"], "no place to export to"),
+        (["docked", "--out", "new", "--private"], "nothing is pushed"),
+        (["docked", "--out", "new", "--push", "a b"], "no repository of the hub"),
+        (["docked", "--push", "me/model", "--offline"], "exclude each other"),
+    ],
+)
+def test_what_is_refused(
+    runs: Path, arguments: list[str], says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(runs)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    before = sorted(one.name for one in runs.iterdir())
+    capsys.readouterr()
+    assert micro.metalm("export", *arguments) == 2
+    said = capsys.readouterr().err
+    assert said.count("error:") == 1
+    assert says in said
+    assert "remedy:" in said
+    assert sorted(one.name for one in runs.iterdir()) == before
+
+
+def test_what_fails_on_the_way_leaves_nothing(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("metalm_cli.training.export.fsync_tree", full)
+    assert micro.metalm("export", runs / "docked", "--out", tmp_path / "out") == 1
+    assert "no space left" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- the hub ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub() -> Iterator[UploadServer]:
+    with UploadServer() as server:
+        yield server
+
+
+def pushed(hub: UploadServer, home: Path, *arguments: object, token: str | None = TOKEN) -> Any:
+    """The command in a process that has this hub."""
+    more = {} if token is None else {"HF_TOKEN": token}
+    environment = hub.environment(home, HF_HUB_DISABLE_XET="1", **more)
+    line = [micro.sys.executable, "-c", RUN, *map(str, arguments)]
+    return subprocess.run(line, env=environment, cwd=home, text=True, capture_output=True, timeout=120, check=False)
+
+
+def test_push_and_load_from_there(runs: Path, tmp_path: Path, hub: UploadServer) -> None:
+    done = pushed(hub, tmp_path, "export", runs / "docked-lora", "--merge", "--push", "me/merged", "--private")
+    assert done.returncode == 0, done.stderr
+    assert f"{hub.url}/me/merged" in done.stderr
+    assert TOKEN not in done.stdout + done.stderr
+    assert hub.repos["models", "me/merged"].private
+    found = hub.files("me/merged")
+    assert set(found) >= {"README.md", "model.safetensors", "config.json", "processors/text/tokenizer.json"}
+    assert b"merged into the weights" in found["README.md"]
+    program = """
+import sys, metalm_cli as metalm
+from metalm_cli import Causal, Docked, Session
+for source in sys.argv[1:]:
+    found = metalm.load(source)
+    score = found.log_likelihood([Session([Docked("text", "A fox can hide."), Causal("yes", trained=True)])])
+    print(f"{score.item():.4f}")
+"""
+    line = [micro.sys.executable, "-c", program, "me/merged", str(runs / "docked-lora")]
+    environment = hub.environment(tmp_path, HF_TOKEN=TOKEN)
+    loaded = subprocess.run(line, env=environment, cwd=tmp_path, text=True, capture_output=True, check=False)
+    assert loaded.returncode == 0, loaded.stderr
+    there, here = loaded.stdout.split()
+    assert there == here
+    again = pushed(hub, tmp_path, "export", runs / "docked", "--push", "me/merged")
+    assert again.returncode == 1
+    assert "holds something already" in again.stderr
+    assert hub.files("me/merged") == found
+
+
+def test_an_adapter_whose_base_is_on_the_hub(runs: Path, tmp_path: Path, hub: UploadServer) -> None:
+    model = runs / "docked" / "model"
+    hub.add("models", "me/base", {name: (model / name).read_bytes() for name in names(model)})
+    adapter = tmp_path / "adapter"
+    shutil.copytree(runs / "docked-lora" / "adapter", adapter)
+    refused = pushed(hub, tmp_path, "export", adapter, "--push", "me/adapter")
+    assert refused.returncode == 2
+    assert "the base of this adapter lies on this machine" in refused.stderr
+    fields = json.loads((adapter / "metalm_adapter.json").read_text())
+    fields["base"] |= {"checkpoint": "me/base", "relative": None}
+    (adapter / "metalm_adapter.json").write_text(json.dumps(fields))
+    done = pushed(hub, tmp_path, "export", adapter, "--push", "me/adapter")
+    assert done.returncode == 0, done.stderr
+    assert set(hub.files("me/adapter")) == {*names(adapter), ".gitattributes"}
+    merged = pushed(hub, tmp_path, "export", "me/adapter", "--merge", "--out", tmp_path / "merged")
+    assert merged.returncode == 0, merged.stderr
+    torch.testing.assert_close(logits(tmp_path / "merged"), logits(runs / "docked-lora"), atol=1e-5, rtol=1e-5)
+
+
+def test_who_may_not_push(runs: Path, tmp_path: Path, hub: UploadServer) -> None:
+    nobody = pushed(hub, tmp_path, "export", runs / "twin", "--push", "me/model", token=None)
+    assert nobody.returncode == 2
+    assert "hf auth login" in nobody.stderr
+    assert hub.requests == []
+    hub.failing["/api/repos/create"] = 403
+    forbidden = pushed(hub, tmp_path, "export", runs / "twin", "--push", "me/model", "--out", tmp_path / "out")
+    assert forbidden.returncode == 1
+    assert "No access to me/model" in forbidden.stderr
+    assert TOKEN not in forbidden.stdout + forbidden.stderr
+    assert (tmp_path / "out" / "model.safetensors").is_file(), "what was exported stays"
+
+
+def test_a_public_repository_takes_nothing_private(runs: Path, tmp_path: Path, hub: UploadServer) -> None:
+    hub.add("models", "me/open", {})
+    done = pushed(hub, tmp_path, "export", runs / "twin", "--push", "me/open", "--private")
+    assert done.returncode == 1
+    assert "exists and is public" in done.stderr
+    assert hub.files("me/open") == {}

@@ -173,3 +173,42 @@ def test_a_broken_row_in_the_middle_stops_the_run_with_its_line(folder: Path, ca
     assert code in (1, 2)
     assert f"{path}:6" in said
     assert "Traceback" not in said
+
+
+# -- what ships -------------------------------------------------------------------------------------------------------
+
+SHIPPED = ["multitask", "mnli", "single", "world", "flan", "world-flan"]
+TWINS = ["multitask-gpt", "mnli-gpt", "single-gpt"]
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A docked model and a twin without encoders."""
+    folder = tmp_path_factory.mktemp("bases")
+    recipe = micro.write_recipe(folder, micro.RECIPE.replace("n_positions: 64", "n_positions: 512"))
+    text = ["model.encoders.text.config.max_position_embeddings=300", "train.steps=1", "train.warmup_steps=0"]
+    assert micro.metalm("pretrain", recipe, *text, "--out", folder / "docked") == 0
+    plain = ["model.encoders=null", "objective={name: causal}", "train.steps=1", "train.warmup_steps=0"]
+    assert micro.metalm("pretrain", recipe, *plain, "--out", folder / "plain") == 0
+    return {"docked": folder / "docked", "plain": folder / "plain"}
+
+
+@pytest.mark.parametrize("name", [*SHIPPED, *TWINS])
+def test_the_shipped_recipes_run(bases: dict[str, Path], name: str, tmp_path: Path) -> None:
+    base = bases["plain" if name in TWINS else "docked"]
+    command = "instruct" if "flan" in name else "finetune"
+    small = ["data.sequence_length=512", "train.warmup_steps=1", "train.batch_size=8", "train.log_every=1"]
+    small += ["train.steps=2", "data.validation.examples=2", "train.precision=fp32", "train.samples=1"]
+    small += [] if "world" in name else ["data.tasks=[world_nli, world_reviews, world_gist]"]
+    assert micro.metalm(command, name, "--model", base, *small, "--out", tmp_path / "run") == 0
+    assert len(micro.losses(tmp_path / "run")) == 2
+    lineage = json.loads((tmp_path / "run" / "model" / "lineage.json").read_text())
+    assert lineage["command"] == command
+    assert lineage["ancestors"][0]["lineage"]["command"] == "pretrain"
+
+
+def test_every_shipped_recipe_is_tried_here() -> None:
+    from metalm_cli.recipes.find import find_recipe, shipped_names
+    from metalm_cli.recipes.resolved import command_of
+
+    assert {one for one in shipped_names() if command_of(find_recipe(one)) != "pretrain"} == {*SHIPPED, *TWINS}

@@ -29,6 +29,7 @@ class Given:
         attention: Attention implementation, of peers too.
         width: Positions of a packed row.
         threads: CPU threads.
+        processor_time: Count the processor's seconds in place of the clock's.
     """
 
     model: Path
@@ -39,6 +40,7 @@ class Given:
     attention: str
     width: int
     threads: int
+    processor_time: bool = False
 
 
 Step = Callable[[int], float]

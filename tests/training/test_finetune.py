@@ -52,6 +52,7 @@ train:
 WAYS: dict[str, tuple[list[str], int, dict[str, str]]] = {
     "pad": (["data.layout=pad"], 1, {}),
     "pack": (["data.layout=pack"], 1, {}),
+    "whole": (["data.layout=pad", "train.micro_batch_size=8"], 1, {}),
     "bounded": (["data.layout=pack", "data.encoder_tokens=96"], 1, {}),
     "micro": (["data.layout=pad", "train.micro_batch_size=3"], 1, {}),
     "workers": (["data.layout=pad", "data.workers=2"], 1, {}),

@@ -352,7 +352,9 @@ class Training(Section):
     )
     batch_size: int = Field(default=32, ge=1, description="Rows of an optimiser step, over all processes.")
     micro_batch_size: int | None = Field(
-        default=None, ge=1, description="Rows of one forward pass in one process; default all of its rows."
+        default=None,
+        ge=1,
+        description="Rows of one forward pass in one process; default all of its rows, on a CPU those of like length.",
     )
     optimizer: Literal["adamw"] = Field(default="adamw", description="AdamW with decoupled weight decay.")
     learning_rate: float = Field(default=3e-4, gt=0, description="Peak learning rate.")

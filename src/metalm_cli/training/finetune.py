@@ -13,6 +13,7 @@ from metalm_cli.data.fit import Limits, TextReader
 from metalm_cli.data.levels import levels, said_levels
 from metalm_cli.data.loader import RowStream
 from metalm_cli.data.open_tasks import Chosen, cards_of, choose_tasks, open_tasks, validation_examples
+from metalm_cli.data.passes import cut
 from metalm_cli.data.plan import key_of, permute
 from metalm_cli.data.task_corpus import TaskCorpus
 from metalm_cli.data.task_writer import TaskLanes, TaskSession, TaskWriter, fitted, row_of
@@ -154,11 +155,13 @@ class Finetuning(Run):
         return [*self.audit.notes(), *unknown, said_levels(self.levels, self.clusters)]
 
     def probe_batch(self) -> Batch:
-        """The longest rows of the sample, as many as a forward pass has at most."""
+        """The largest pass of a step of the sample's longest sessions."""
         own = -(-self.recipe.train.batch_size // self.world)
         sessions = sorted(self.sampled, key=lambda one: -len(one.session))[:own]
         rows = self.layout.rows(sessions)
-        return self.objective.collate(rows[: self.recipe.train.micro_batch_size or len(rows)])
+        parts = cut(rows, self.recipe.train.micro_batch_size, self.accelerator.device.type == "cpu")
+        sizes = [len(part) * max(map(len, part)) for part in parts]
+        return self.objective.collate(parts[sizes.index(max(sizes))])
 
     @property
     def padded_length(self) -> int | None:

@@ -20,6 +20,7 @@ from torch import nn
 
 from metalm_cli.data.lanes import LaneState
 from metalm_cli.data.loader import StepRows
+from metalm_cli.data.passes import cut
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.models.trains import PartPolicy, layers_of
 from metalm_cli.objectives import Objective
@@ -146,8 +147,7 @@ class Trainer:
 
     def micro_batches(self, made: StepRows) -> list[Batch]:
         """The step's rows of this process as batches on the device."""
-        size = self.options.micro_batch_size or len(made.rows)
-        parts = [made.rows[at : at + size] for at in range(0, len(made.rows), size)]
+        parts = cut(made.rows, self.options.micro_batch_size, self.device.type == "cpu")
         batches = [self.objective.collate(part, self.length) for part in parts]
         if self.device.type == "cuda":  # from pinned memory, copies run while the device works
             batches = [batch.pin_memory() for batch in batches]

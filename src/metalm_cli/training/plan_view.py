@@ -178,7 +178,8 @@ def _training(plan: Plan) -> Table:
     passes = f"{cut.micro_batches} pass{'es' if cut.micro_batches != 1 else ''}"
     rows = f"{cut.batch_size:,} rows: {processes} x {passes} x {cut.micro_batch_size} rows"
     if plan.unit == "example":
-        each = "all its rows in one pass" if not cut.micro_batches else f"{cut.micro_batch_size} rows a pass"
+        whole = "rows of like length in a pass" if plan.device == "cpu" else "all its rows in one pass"
+        each = f"{cut.micro_batch_size} rows a pass" if cut.micro_batches else whole
         rows = f"{cut.batch_size:,} examples: {processes}, {each}"
     return _lines(
         [

@@ -1,0 +1,213 @@
+"""Tasks without cards: Natural Instructions' JSON and JSON lines of pairs, down the same road."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+
+from metalm_cli.data.examples import open_examples
+from metalm_cli.errors import MetalmError
+from metalm_cli.tasks import Card, Cards
+from metalm_cli.templates import Collection, render
+
+
+def task(path: Path, instances: int = 40, **changes: Any) -> Path:
+    """A task's file."""
+    rows = [{"id": f"t-{at}", "input": f"word {at}", "output": [f"drow {at}", "w"]} for at in range(instances)]
+    whole = {
+        "Source": ["made up"],
+        "Categories": ["Word Semantics", "Other"],
+        "Definition": ["Write {the} word backwards.\nNothing else."],
+        "Input_language": ["English"],
+        "Positive Examples": [{"input": "ab", "output": "ba", "explanation": "turned"}],
+        "Instances": rows,
+        "Instance License": ["CC0"],
+        **changes,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({key: value for key, value in whole.items() if value is not None}, indent=1))
+    return path
+
+
+def card_of(path: Path) -> Card:
+    cards = Cards([path])
+    return cards[cards.at(str(path))[0]]
+
+
+def test_a_task_becomes_a_card(tmp_path: Path) -> None:
+    card = card_of(task(tmp_path / "task12_odd-man.2_Words.json"))
+    assert card.name == "task12_odd_man_2_words"
+    assert (card.cluster, card.use, card.licence, card.language) == ("word_semantics", "train+eval", "CC0", "en")
+    assert card.description == "Write {the} word backwards."
+    assert card.splits == {"train": "instances[:-4]", "validation": "instances[-4:]"}
+    assert "made up" in card.citation
+
+
+@pytest.mark.parametrize(
+    ("instances", "train", "validation"), [(2000, 1900, 100), (500, 450, 50), (9, 8, 1), (2, 1, 1)]
+)
+def test_the_last_instances_validate(tmp_path: Path, instances: int, train: int, validation: int) -> None:
+    path = task(tmp_path / "task1_x.json", instances)
+    card = card_of(path)
+    opened = {role: open_examples(card, role, beside=path) for role in card.splits}
+    assert {role: len(one) for role, one in opened.items()} == {"train": train, "validation": validation}
+    first = opened["validation"][0]
+    assert first is not None
+    assert (first.fields["input"], first.answers) == (f"word {train}", (f"drow {train}", "w"))
+
+
+def test_one_instance_only_trains(tmp_path: Path) -> None:
+    assert card_of(task(tmp_path / "task1_x.json", 1)).splits == {"train": "instances"}
+
+
+def test_test_tasks_are_evaluated_only(tmp_path: Path) -> None:
+    paths = [task(tmp_path / "tasks" / f"task{number}_x.json", 300) for number in range(3)]
+    lists = tmp_path / "splits" / "default"
+    lists.mkdir(parents=True)
+    (lists / "test_tasks.txt").write_text("task0_x\n")
+    (lists / "excluded_tasks.txt").write_text("task1_x\n")
+    (lists / "train_tasks.txt").write_text("task2_x\n")
+    cards = [card_of(path) for path in paths]
+    assert [card.use for card in cards] == ["eval", "eval", "train+eval"]
+    assert cards[0].splits == {"test": "instances[:100]"}
+    assert len(open_examples(cards[0], "test", beside=paths[0])) == 100
+
+
+@pytest.mark.parametrize(
+    ("changes", "metric"),
+    [
+        ({}, "rougeL"),
+        ({"Categories": ["Cause Effect Classification"]}, "exact_match"),
+        ({"Categories": ["Textual Entailment"]}, "exact_match"),
+        ({"Instances": [{"input": f"{at}", "output": ["POS", "NEG"][at % 2]} for at in range(20)]}, "exact_match"),
+        ({"Instances": [{"input": f"{at}", "output": str(at % 8)} for at in range(20)]}, "rougeL"),
+        ({"Categories": None}, "rougeL"),
+    ],
+)
+def test_the_metric(tmp_path: Path, changes: dict[str, Any], metric: str) -> None:
+    assert card_of(task(tmp_path / "task1_x.json", **changes)).metric.name == metric
+
+
+def test_its_definition_is_its_template(tmp_path: Path) -> None:
+    path = task(tmp_path / "task1_x.json", Definition="Write {{the}} word backwards.")
+    card = card_of(path)
+    example = open_examples(card, "train", beside=path)[0]
+    assert example is not None
+    templates = Collection("flan").of(card)
+    assert [one.name for one in templates] == ["definition", "definition-and-examples"]
+    prompt = render(example, templates[0])
+    assert prompt.input == "Write {{the}} word backwards.\n\nInput: word 0\nOutput:"
+    assert prompt.target == "drow 0"
+    assert "Input: ab\nOutput: ba" in render(example, templates[1]).input
+    assert render(example, Collection("plain").of(card)[0]).input == "task1_x\ninput: word 0"
+
+
+def test_a_collection_that_serves_the_task_comes_first(tmp_path: Path) -> None:
+    path = task(tmp_path / "task1_x.json")
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "task1_x.yaml").write_text('templates:\n  - {name: own, input: "Turn {{ input }}"}\n')
+    assert [one.name for one in Collection(str(mine)).of(card_of(path))] == ["own"]
+
+
+def test_blank_instances_are_left_out(tmp_path: Path) -> None:
+    rows: list[Any] = [{"input": "a", "output": ["b"]}, {"input": " ", "output": ["b"]}, {"input": "a", "output": [""]}]
+    rows += [{"input": "a", "output": ["", " c "]}, {"input": "a", "output": "d"}, {"input": "a", "output": []}]
+    path = task(tmp_path / "task1_x.json", Instances=[*rows, rows[0]])
+    opened = open_examples(card_of(path), "train", beside=path)
+    assert [example.answers for example in opened] == [("b",), ("c",), ("d",)]
+    assert len(opened) == 6
+
+
+def test_a_wrong_instance_is_named_with_its_line(tmp_path: Path) -> None:
+    path = task(tmp_path / "task1_x.json", Instances=[{"id": "i-1", "input": "a", "output": ["b"]}, {"id": "i-2"}])
+    line = path.read_text().splitlines().index('   "id": "i-2"') + 1
+    opened = open_examples(card_of(path), "validation", beside=path)
+    with pytest.raises(MetalmError) as caught:
+        list(opened)
+    assert caught.value.where == f"{path}:{line}, instance 1"
+    copy = pickle.loads(pickle.dumps(open_examples(card_of(path), "train", beside=path)))
+    assert [example.answers for example in copy] == [("b",)]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("{", "it is no JSON"),
+        ("[1]", "missing: Definition"),
+        ('{"Definition": ["x"]}', "missing: Instances"),
+        ('{"Definition": ["x"], "Instances": {"a": 1}}', "Instances is no list"),
+        ("[" * 100_000, "it is no JSON"),
+    ],
+)
+def test_a_file_that_is_no_task(tmp_path: Path, text: str, why: str) -> None:
+    path = tmp_path / "task1_x.json"
+    path.write_text(text)
+    with pytest.raises(MetalmError) as caught:
+        card_of(path)
+    assert why in caught.value.why
+    assert str(path) in caught.value.where
+
+
+PAIRS = [{"input": f"{at}+1", "target": str(at + 1)} for at in range(29)] + [{"input": "1+1", "target": ["2", "two"]}]
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".jsonl.zst"])
+def test_pairs(tmp_path: Path, ending: str) -> None:
+    data = "\n".join(json.dumps(row) for row in PAIRS).encode() + b"\n\n"
+    path = tmp_path / f"My sums{ending}"
+    path.write_bytes({".jsonl": bytes, ".jsonl.gz": gzip.compress, ".jsonl.zst": zstandard.compress}[ending](data))
+    card = card_of(path)
+    assert (card.name, card.cluster, card.metric.name) == ("my_sums", "misc", "exact_match")
+    assert card.splits == {"train": "rows[:-3]", "validation": "rows[-3:]"}
+    opened = open_examples(card, "validation", beside=path, cache=tmp_path / "cache")
+    examples = list(opened)
+    assert examples[-1].answers == ("2", "two")
+    prompt = render(examples[0], Collection("flan").of(card)[0])
+    assert (prompt.input, prompt.target) == ("27+1", "28")
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"", "is empty"),
+        (b'{"text": "a"}\n', "its columns are text"),
+        (b"no json\n", "begins with 'no json"),
+        (b"[]\n", "[]"),
+    ],
+)
+def test_lines_that_are_no_pairs(tmp_path: Path, data: bytes, why: str) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(data)
+    with pytest.raises(MetalmError) as caught:
+        card_of(path)
+    assert why in caught.value.why
+    assert "metalm tasks new" in caught.value.remedy
+
+
+def test_a_damaged_file_of_pairs(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"input": "a", "target": "b"}\n' * 100)[:-12])
+    with pytest.raises(MetalmError, match="cannot be read"):
+        card_of(path)
+
+
+def test_real_tasks(data_root: Path) -> None:
+    folder = data_root / "natural_instructions"
+    if not folder.is_dir():
+        pytest.skip("no natural_instructions")
+    cards = Cards([folder])
+    names = cards.at(str(folder))
+    assert sum(cards[name].use == "eval" for name in names) == 6
+    flan = Collection("flan")
+    for name in names[::6]:
+        card = cards[name]
+        opened = open_examples(card, next(iter(card.splits)), beside=cards.paths[name])
+        for example in opened:
+            assert render(example, flan.of(card)[0]).target == example.answers[0]

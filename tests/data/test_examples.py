@@ -67,12 +67,8 @@ def test_rows_that_a_card_leaves_out(tmp_path: Path, opener: Any) -> None:
 def test_csv(tmp_path: Path, opener: Any) -> None:
     text = '\ufeffpremise,hypothesis,label\nIt rains.,"It is,\nwell, wet.",entailment\n"A ""b""",c,1\nd,e,0\n'
     (tmp_path / "rows.csv").write_text(text, encoding="utf-8")
-    path = write_card(
-        tmp_path, CLASSES.replace("label: label", "label: names_of[label] if false else label"), file="rows.csv"
-    )
-    path.write_text(
-        path.read_text().replace("names_of[label] if false else label", "label | int if label in '01' else label")
-    )
+    body = CLASSES.replace("label: label", "label: \"label | int if label in '01' else label\"")
+    path = write_card(tmp_path, body, file="rows.csv")
     opened = opener(path)
     assert [example.fields["hypothesis"] for example in opened] == ["It is,\nwell, wet.", "c", "e"]
     assert labels(opened) == [0, 1, 0]
@@ -179,8 +175,8 @@ def test_empty_splits(tmp_path: Path, opener: Any) -> None:
     with pytest.raises(MetalmError, match="the train split of mine has no rows"):
         opener(write_card(tmp_path))
     write_rows(tmp_path / "rows.jsonl", [pair()])
-    with pytest.raises(MetalmError, match="the train split of mine has no rows"):
-        opener(write_card(tmp_path, splits="{train: 'rows[5:]'}"))
+    with pytest.raises(MetalmError, match="the train split of sliced has no rows"):
+        opener(write_card(tmp_path, name="sliced", splits="{train: 'rows[5:]'}"))
 
 
 def test_files_that_are_not_there(tmp_path: Path, opener: Any) -> None:

@@ -162,7 +162,8 @@ PAIRS = [{"input": f"{at}+1", "target": str(at + 1)} for at in range(29)] + [{"i
 def test_pairs(tmp_path: Path, ending: str) -> None:
     data = "\n".join(json.dumps(row) for row in PAIRS).encode() + b"\n\n"
     path = tmp_path / f"My sums{ending}"
-    path.write_bytes({".jsonl": bytes, ".jsonl.gz": gzip.compress, ".jsonl.zst": zstandard.compress}[ending](data))
+    packed = {".jsonl": data, ".jsonl.gz": gzip.compress(data), ".jsonl.zst": zstandard.compress(data)}
+    path.write_bytes(packed[ending])
     card = card_of(path)
     assert (card.name, card.cluster, card.metric.name) == ("my_sums", "misc", "exact_match")
     assert card.splits == {"train": "rows[:-3]", "validation": "rows[-3:]"}

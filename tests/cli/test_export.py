@@ -138,6 +138,24 @@ def test_another_place_of_the_base(runs: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(logits(tmp_path / made), logits(runs / "twin-lora"), atol=1e-5, rtol=1e-5)
 
 
+def test_the_newest_run_may_be_an_adapter(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "runs").mkdir()
+    for name in ("docked", "docked-lora", "twin-lora"):
+        shutil.copytree(runs / name, tmp_path / "runs" / name)
+    (tmp_path / "cards").mkdir()
+    for name in ("parity.yaml", "parity.jsonl"):
+        shutil.copy(runs / name, tmp_path / "cards")
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    line = ["evaluate", "--cards", "cards", "--task", "parity", "--templates", runs / "words", "--limit", 2]
+    assert micro.metalm(*line, "--offline") == 0, capsys.readouterr().err
+    assert "runs/docked-lora (the newest finished run)" in capsys.readouterr().err
+    results = json.loads(next((tmp_path / "runs" / "docked-lora" / "results").glob("*.json")).read_text())
+    assert results["model"]["encoders"] == ["text"]
+
+
 # -- refused ----------------------------------------------------------------------------------------------------------
 
 

@@ -16,15 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.models.adapters import (
-    ADAPTER,
-    adapter_in,
-    merge,
-    read_adapter,
-    save_adapter,
-    targets_of,
-    weights_hash,
-)
+from metalm_cli.models.adapter_files import ADAPTER, adapter_in, read_adapter, save_adapter
+from metalm_cli.models.adapters import merge, targets_of, weights_hash
 from metalm_cli.models.assemble import Assembly, assemble
 from metalm_cli.models.load import load_model, save_model
 from metalm_cli.models.trains import LORA_MARK, parameter_groups, summaries

@@ -208,13 +208,16 @@ def newest_metalm(root: Path = Path("runs")) -> str:
 
 
 def _holds_metalm(run: Path) -> bool:
+    """Whether a run's model, or the base of its adapter, has encoders."""
     import json
 
-    try:
-        config = json.loads((run / "model" / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(config, dict) and config.get("model_type") == "metalm"
+    for name in ("model/config.json", "adapter/metalm_adapter.json"):
+        try:
+            found = json.loads((run / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        return isinstance(found, dict) and bool(found.get("model_type") == "metalm" or found.get("connectors"))
+    return False
 
 
 def place_of(source: str, out: Path | None, names: Sequence[str], samples: bool) -> Path:

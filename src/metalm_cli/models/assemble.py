@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.models.adapters import Adaptation, Base, adapt, adapter_in, merge, weights_hash
+from metalm_cli.models.adapter_files import adapter_in
+from metalm_cli.models.adapters import Adaptation, Base, adapt, merge, weights_hash
 from metalm_cli.models.alone import load_alone
 from metalm_cli.models.connectors import root_mean_square
 from metalm_cli.models.encoders import TextAdapter, adapter_for

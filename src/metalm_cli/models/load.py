@@ -17,7 +17,7 @@ import torch
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.hub import model_folder
-from metalm_cli.models.adapters import SavedAdapter, adapter_in, attach, check_base, read_adapter
+from metalm_cli.models.adapter_files import SavedAdapter, adapter_in, attach, check_base, read_adapter
 from metalm_cli.models.encoders import first_line, load_tokenizer
 from metalm_cli.models.metalm import MetaLM, MetaLMConfig
 from metalm_cli.models.parts import UNLOADABLE, check_whole

@@ -13,7 +13,8 @@ from typing import Any
 
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.hub import explain
-from metalm_cli.models.adapters import SavedAdapter, adapter_in, merge, read_adapter, write_description
+from metalm_cli.models.adapter_files import SavedAdapter, adapter_in, read_adapter, write_description
+from metalm_cli.models.adapters import merge
 from metalm_cli.models.assemble import Assembly
 from metalm_cli.models.load import PROCESSORS, base_of, load_model, locate, save_model
 from metalm_cli.training.files import TEMPORARY, explained, fsync_folder, fsync_tree

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from metalm_cli.models.adapters import Adaptation, save_adapter
+from metalm_cli.models.adapter_files import save_adapter
+from metalm_cli.models.adapters import Adaptation
 from metalm_cli.models.assemble import Assembly
 from metalm_cli.models.load import save_model
 from metalm_cli.recipes.finetuning import Recipe

@@ -68,6 +68,13 @@ def test_a_users_card_replaces_the_shipped_one(tmp_path: Path) -> None:
     assert Cards()["rte"].description != "Does it follow?"
 
 
+def test_a_card_that_has_changed_is_read_again(tmp_path: Path) -> None:
+    path = write_card(tmp_path)
+    assert Cards([path])["mine"].splits == {"train": "rows"}
+    write_card(tmp_path, splits="{train: 'rows[3:]'}")
+    assert Cards([path])["mine"].splits == {"train": "rows[3:]"}
+
+
 @pytest.mark.parametrize(
     ("path", "why"),
     [("nowhere", "nothing is there"), ("empty", "holds no .yaml and no task*.json"), ("a.csv", "it is no card")],

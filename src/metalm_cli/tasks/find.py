@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 from metalm_cli.errors import MetalmError
@@ -61,13 +61,22 @@ def card_name(path: Path) -> str:
     return path.stem if path.suffix in CARDS else task_name(path)
 
 
-@cache
 def read_card(path: Path) -> Card:
     """A card from its file, or the card that a file without one amounts to.
 
     Raises:
         MetalmError: It cannot be read or does not fit; its name or its cluster is not that of its file and folder.
     """
+    try:
+        stat = path.stat()
+    except OSError:
+        return _read_card(path.absolute(), None)
+    return _read_card(path.absolute(), (stat.st_mtime_ns, stat.st_size))
+
+
+@lru_cache(maxsize=4096)
+def _read_card(path: Path, stamp: tuple[int, int] | None) -> Card:
+    """A card, read again only when its file has changed."""
     if path.suffix == ".json":
         return task_card(path)
     if path.name.endswith(PAIRS):
@@ -82,7 +91,7 @@ def read_card(path: Path) -> Card:
     if path.is_relative_to(SHIPPED) and card.cluster != path.parent.name:
         raise MetalmError(f"card {card.name} of cluster {card.cluster} stands in {path.parent.name}/")
     own = card.own_templates
-    return card if own is None else card.model_copy(update={"templates": str(path.absolute().parent / own)})
+    return card if own is None else card.model_copy(update={"templates": str(path.parent / own)})
 
 
 class Cards:

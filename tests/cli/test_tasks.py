@@ -1,0 +1,190 @@
+"""``metalm tasks``: what is printed, and how it ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cardtools import CLASSES, pair, write_card, write_rows
+from metalm_cli.cli.app import run
+from metalm_cli.tasks import Cards
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def _no_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("METALM_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+def listed(capsys: Capture, *arguments: str) -> dict[str, list[str]]:
+    assert run(["tasks", "list", *arguments]) == 0
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    return {row[1]: row for row in rows}
+
+
+def test_list(capsys: Capture, tmp_path: Path) -> None:
+    found = listed(capsys)
+    assert set(found) == set(Cards().names)
+    assert found["rte"][:7] == ["nli", "rte", "core", "train+eval", "accuracy", "2 classes", "hub"]
+    assert found["bbh"][2:4] == ["extra", "eval"]
+    assert found["world_nli"][2] == "world"
+    assert found["world_nli"][6] == "train, validation, test"
+    assert found["copa"][5] == "options"
+    assert found["squad"][5] == "open"
+    clusters = [row[0] for row in found.values()]
+    assert clusters == sorted(clusters, key=list(dict.fromkeys(clusters)).index)
+    assert set(listed(capsys, "--cluster", "nli", "--core")) == {
+        card.name for card in Cards().all() if card.cluster == "nli" and card.core
+    }
+    assert run(["tasks", "list", "--cluster", "nlix"]) == 2
+    assert "name one of nli" in capsys.readouterr().err
+
+
+def test_list_says_what_is_at_hand(capsys: Capture, tmp_path: Path) -> None:
+    write_rows(tmp_path / "data" / "rte" / "validation.jsonl", [{}])
+    write_card(tmp_path / "cards", file="nowhere.jsonl")
+    found = listed(capsys, "--data-root", str(tmp_path / "data"), "--cards", "cards")
+    assert (found["rte"][6], found["cb"][6], found["mine"][6]) == ("validation", "hub", "missing")
+    assert run(["tasks", "list", "--data-root", "nowhere"]) == 2
+
+
+def test_show(capsys: Capture, tmp_path: Path) -> None:
+    path = write_card(tmp_path, splits="{train: 'rows[:2]', test: 'rows[2:]'}")
+    write_rows(tmp_path / "rows.jsonl", [pair(0, "One."), pair(1, "Two."), pair(0, "Three.")])
+    assert run(["tasks", "show", str(path)]) == 0
+    shown = capsys.readouterr().out
+    for text in (
+        "mine: Does it follow?",
+        "class label, by id: entailment -> yes, not_entailment -> no",
+        "premise = premise",
+        "flan: none, none: 1, plain: 1",
+        "train = rows[:2]: 2 rows in",
+        "test = rows[2:]: 1 rows in",
+    ):
+        assert text in shown
+    assert "One." in shown
+    assert "Two." in shown
+    assert "Three." not in shown
+    assert run(["tasks", "show", "rte"]) == 0
+    shown = capsys.readouterr().out
+    assert "not at hand" in shown
+    assert "flan: 10 (2 turned around)" in shown
+    assert run(["tasks", "show", "rtee"]) == 2
+    assert "did you mean rte?" in capsys.readouterr().err
+
+
+def test_check_reads_every_row(capsys: Capture, tmp_path: Path) -> None:
+    write_card(tmp_path / "cards", CLASSES + "where: label != 7\n", file="../rows.jsonl")
+    rows = [pair(0, "a" * length) for length in (1, 2, 3, 4)] + [pair(1), pair(7)]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    assert run(["tasks", "check", "mine", "--cards", "cards"]) == 0
+    shown = capsys.readouterr().out
+    assert "train: 6 rows, 1 left out" in shown
+    assert "answers: yes 80.0%, no 20.0%" in shown
+    assert "premise 3/9/9; hypothesis 10/10/10; answer 3/3/3" in shown
+    assert "1 tasks checked, 0 wrong; 0 not at hand" in shown
+    assert run(["tasks", "check", "mine", "--cards", "cards", "--rows", "4"]) == 0
+    shown = capsys.readouterr().out
+    assert "train: the first 4 rows" in shown
+    assert "no row is no" in shown
+
+
+def test_check_lists_what_is_wrong(capsys: Capture, tmp_path: Path) -> None:
+    write_card(tmp_path / "cards", file="../rows.jsonl", splits="{train: rows, validation: rows}")
+    write_rows(tmp_path / "rows.jsonl", [pair(), *[pair(-1)] * 8, pair(premise=""), '{"premise"'])
+    write_card(tmp_path / "cards", name="sound", file="../sound.jsonl")
+    write_rows(tmp_path / "sound.jsonl", [pair()])
+    write_card(tmp_path / "cards", name="gone", file="../gone.jsonl")
+    (tmp_path / "cards" / "broken.yaml").write_text("name: broken\n")
+    assert run(["tasks", "check", "mine", "sound", "gone", "broken", "--cards", "cards"]) == 1
+    caught = capsys.readouterr()
+    assert "4 tasks" not in caught.out
+    assert "3 tasks checked, 3 wrong" in caught.out
+    assert caught.out.count("got -1, expected 0 to 1") == 10
+    assert caught.out.count("... and 5 more rows") == 2
+    assert "rows.jsonl:2" in caught.out
+    assert "gone.jsonl" in caught.out
+    assert "broken.yaml" in caught.err
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"), [("pearson", "it needs a number as the answer"), ("matthews", None), ("accuracy", None)]
+)
+def test_check_asks_the_metric(capsys: Capture, tmp_path: Path, metric: str, words: str | None) -> None:
+    write_card(tmp_path, CLASSES.replace("name: accuracy", f"name: {metric}"))
+    write_rows(tmp_path / "rows.jsonl", [pair()])
+    assert run(["tasks", "check", "mine.yaml"]) == (0 if words is None else 1)
+    assert (words or "0 wrong") in capsys.readouterr().out
+
+
+def test_check_without_data(capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    assert run(["tasks", "check", "story_cloze"]) == 2
+    caught = capsys.readouterr()
+    assert "not at hand: story_cloze" in caught.out
+    assert "nothing was checked" in caught.err
+    assert run(["tasks", "check", "story_cloze", "world_gist"]) == 0
+    assert "1 tasks checked, 0 wrong; 1 not at hand" in capsys.readouterr().out
+    assert run(["tasks", "check", "rtee"]) == 2
+    assert "did you mean rte?" in capsys.readouterr().err
+    assert run(["tasks", "check", "--rows", "0"]) == 2
+
+
+def test_real_cards(capsys: Capture, data_root: Path) -> None:
+    assert run(["tasks", "check", "--data-root", str(data_root), "--rows", "100"]) == 0
+    assert ", 0 wrong;" in capsys.readouterr().out
+
+
+CSV = "id,Review,Sentiment\n" + "".join(f'{at},"Text {at}, fine",{("good", "bad")[at % 2]}\n' for at in range(30))
+
+
+def test_new(capsys: Capture, tmp_path: Path) -> None:
+    (tmp_path / "My Reviews.csv").write_text(CSV)
+    assert run(["tasks", "new", "My Reviews.csv", "--cluster", "sentiment"]) == 0
+    shown = capsys.readouterr().out
+    assert "answer: a class in Sentiment, one of bad, good" in shown
+    assert "train: 27 rows" in shown
+    card = tmp_path / "cards" / "my_reviews.yaml"
+    assert (tmp_path / "cards" / "templates" / "my_reviews.yaml").is_file()
+    assert "# a class in Sentiment" in card.read_text()
+    assert run(["tasks", "check", str(card)]) == 0
+    assert run(["templates", "lint", "cards/templates", "--cards", "cards", "--task", "my_reviews"]) == 0
+    capsys.readouterr()
+    before = card.read_bytes()
+    assert run(["tasks", "new", "My Reviews.csv"]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert card.read_bytes() == before
+
+
+def test_new_reads_json_lines(capsys: Capture, tmp_path: Path) -> None:
+    write_rows(tmp_path / "quiz.jsonl", [{"question": f"q {at}", "answer": f"a {at}"} for at in range(20)])
+    assert run(["tasks", "new", "quiz.jsonl", "--name", "my_quiz", "--out", "other/cards"]) == 0
+    assert (tmp_path / "other" / "cards" / "my_quiz.yaml").is_file()
+    assert 'file: "../../quiz.jsonl"' in (tmp_path / "other" / "cards" / "my_quiz.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "arguments", "words"),
+    [
+        ("a.csv", "", [], "the file has no rows"),
+        ("a.csv", "x,y\n1\n", [], "fewer values"),
+        ("a.txt", "x", [], "a card is drafted from a CSV or from JSON lines"),
+        ("a.jsonl", "{\n", [], "A line is not JSON"),
+        ("a.jsonl", "[1]\n", [], "is no object"),
+        ("a.jsonl", json.dumps({"one": "x"}) + "\n", [], "no card can be drafted"),
+        ("rte.csv", CSV, [], "a shipped task is named rte"),
+        ("a.csv", CSV, ["--name", "My Task"], "did you mean my_task?"),
+        ("a.csv", CSV, ["--cluster", "../x"], "is no name"),
+    ],
+)
+def test_new_refuses(capsys: Capture, tmp_path: Path, file: str, text: str, arguments: list[str], words: str) -> None:
+    (tmp_path / file).write_text(text)
+    assert run(["tasks", "new", file, *arguments]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "cards").exists()
+    assert run(["tasks", "new", "nowhere.csv"]) == 2

@@ -29,6 +29,9 @@ COMMANDS = {
 }
 """Where each command is, in the order of the help: module of this package, and a function or a Typer app in it."""
 
+ALIASES = {"eval"}
+"""Short names of commands that are listed under their long ones."""
+
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 
@@ -36,8 +39,8 @@ class LazyGroup(TyperGroup):
     """The root of the tree, importing a command's module when the command is asked for."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Names of the commands that this installation has."""
-        return [name for name in COMMANDS if _exists(name)]
+        """Names of the commands that this installation has, without aliases."""
+        return [name for name in COMMANDS if name not in ALIASES and _exists(name)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The command of this name, or None."""

@@ -177,9 +177,7 @@ class Model(Section):
     tokens: Tokens = Field(default=Tokens(), description="Start, document, paragraph and delimiter tokens.")
     decoder: Decoder | None = Field(default=None, description="The causal decoder; none for mlm and rtd.")
     encoders: dict[str, Encoder] = Field(default={}, description="Docked encoders by name; none: a plain causal LM.")
-    connector: Connector = Field(
-        default=Connector(), description="Connector of every encoder that has none of its own."
-    )
+    connector: Connector = Field(default=Connector(), description="Of every encoder that has none of its own.")
 
     @model_validator(mode="after")
     def _parts_or_checkpoint(self) -> Model:

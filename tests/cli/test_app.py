@@ -55,7 +55,7 @@ def test_help_is_fast() -> None:
 def test_help_names_the_commands_that_exist() -> None:
     shown = metalm("--help", COLUMNS="100").stdout
     for name in tree.COMMANDS:
-        assert (f" {name} " in shown) == tree._exists(name)
+        assert (f" {name} " in shown) == (tree._exists(name) and name not in tree.ALIASES)
     assert tree._exists("recipe")
 
 

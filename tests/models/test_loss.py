@@ -75,6 +75,14 @@ def test_every_chunk_boundary(m, monkeypatch) -> None:
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("m", [1, H, H + 1])
+def test_a_scaled_loss_has_scaled_gradients(m) -> None:
+    problem = Problem(bias=True, scale=1.0, softcap=None, weighted=True, m=m)
+    found = torch.autograd.grad(problem.chunked()[0] * 0.25, problem.leaves)
+    for one, other in zip(found, torch.autograd.grad(problem.full()[0] * 0.25, problem.leaves), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
 def test_logits_of_a_head_are_those_that_the_loss_uses() -> None:
     problem = Problem(bias=True, scale=0.3, softcap=2.5, weighted=False)
     logits = Head(problem.weight, problem.bias, 0.3, 2.5).logits(problem.hidden)

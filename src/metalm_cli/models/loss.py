@@ -93,9 +93,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
         losses = torch.empty(m, dtype=torch.float32, device=hidden.device)
         need = [grad and flag for flag in ctx.needs_input_grad[:3]]
         grad_hidden = torch.empty_like(states) if need[0] else None
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need[1] else None
-        grad_bias = torch.zeros(v, dtype=torch.float32, device=hidden.device) if need[2] else None
         step = max(16, chunk_elements(hidden.is_cuda) // v)
+        # One chunk of few targets waits for backward: its slopes are smaller than the weight's gradient.
+        late = need[1] and m <= min(step, weight.shape[1])
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need[1] and not late else None
+        grad_bias = torch.zeros(v, dtype=torch.float32, device=hidden.device) if need[2] else None
+        slope = states.new_zeros(0, v)
         for at in range(0, m, step):
             part = slice(at, at + step)
             logits = (states[part] @ matrix.t()).float()
@@ -123,6 +126,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 torch.matmul(slope, matrix, out=grad_hidden[part])
             if grad_weight is not None:
                 _accumulate(grad_weight, slope, states[part])
+        ctx.late = (slope, states) if late else None
         ctx.grads = (grad_hidden, grad_weight, grad_bias)
         ctx.dtypes = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
         ctx.mark_non_differentiable(losses)
@@ -137,7 +141,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
             None if one is None else one.mul_(grads[0]).to(dtype)
             for one, dtype in zip(ctx.grads, ctx.dtypes, strict=True)
         ]
-        ctx.grads = None
+        if ctx.late is not None:
+            slope, states = ctx.late
+            scaled[1] = (slope.t() @ (states * grads[0]).to(states.dtype)).to(ctx.dtypes[1])
+        ctx.grads = ctx.late = None
         return (*scaled, None, None, None, None, None, None)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -65,6 +66,29 @@ def test_the_long_field_alone_is_cut_and_as_little_as_needed(how: str) -> None:
     else:
         assert (words[0], words[-1]) == (whole[0], whole[-1])
         assert "..." in words
+
+
+class Counting:
+    """An encoder's tokenizer that counts what it reads."""
+
+    def __init__(self, backend: Any) -> None:
+        self.backend, self.read = backend, 0
+
+    def encode(self, text: str) -> Any:
+        self.read += 1
+        return self.backend.encode(text)
+
+
+@pytest.mark.parametrize(("words", "before"), [(4, 0), (20, 1)])
+def test_a_dock_is_read_once_and_for_its_limits_only_where_it_could_be_too_long(words: int, before: int) -> None:
+    processor = TextProcessor("text", tokenizer_of("wordpiece"), 150)
+    counting = processor._backend = Counting(processor._backend)
+    tokenise = SessionTokeniser(DecoderTokenizer(tokenizer_of("byte"), TokenRules()), {"text": processor})
+    session = made(example(words))
+    assert Limits.of(tokenise, 1000).holds(session)
+    assert counting.read == before
+    tokenise(session)
+    assert counting.read == 1
 
 
 def test_without_a_long_field_nothing_is_cut() -> None:

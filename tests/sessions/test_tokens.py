@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.sessions import Causal, DecoderTokenizer, Session, SessionTokeniser, TokenisedDocument, TokenRules
+from metalm_cli.sessions.tokens import SENTINELS, plain_backend
 from tinyparts import STORY, TOKENIZERS, make_sentencepiece_tokenizer, texts, tokenizer_of
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
@@ -322,6 +323,27 @@ def test_a_continuation_says_its_text_and_nothing_else(kind, text):
     ids = tokenizer.continuation(text)
     joint = tokenizer_of(kind).decode([*tokenizer.first("Yes!"), *ids], clean_up_tokenization_spaces=False)
     assert joint.removeprefix(" ") == "Yes!" + text
+
+
+def slowly_continued(tokenizer: DecoderTokenizer, text: str) -> list[int]:
+    """The tokens that end after the sentinel, where the first of them begins after it; all offsets looked at."""
+    for sentinel in SENTINELS if text else ():
+        encoding = plain_backend(tokenizer.tokenizer).encode(sentinel + text, add_special_tokens=False)
+        after = [index for index, (_, end) in enumerate(encoding.offsets) if end > len(sentinel)]
+        if after and encoding.offsets[after[0]][0] >= len(sentinel):
+            return encoding.ids[after[0] :]
+    return tokenizer.first(text)
+
+
+@kinds
+@quick
+@given(text=st.one_of(anything, worded.map("".join), worded.map(lambda words: 9 * "".join(words))))
+def test_continuations_are_those_of_all_offsets_also_when_they_come_again(kind, text):
+    tokenizer = decoder(kind)
+    for _ in range(2):
+        found = tokenizer.continuation(text)
+        assert found == slowly_continued(tokenizer, text)
+        found.append(0)  # what is handed out is nobody else's
 
 
 def test_a_continuation_is_right_where_the_sentinel_would_join_it():

@@ -18,7 +18,12 @@ SPECIAL = 4
 
 @dataclass(frozen=True)
 class TextReader:
-    """An encoder that must be able to read a docked text: this model's, or one of another arm of a comparison."""
+    """An encoder that must be able to read a docked text: this model's, or one of another arm of a comparison.
+
+    Args:
+        backend: Encodes texts: a processor, or a tokenizer's backend.
+        length: Most tokens that the encoder reads.
+    """
 
     backend: Any
     length: int
@@ -30,7 +35,7 @@ class TextReader:
 
     def tokens(self, text: str) -> int:
         """Encoder tokens of a text, special ones included."""
-        return len(self.backend.encode(text).ids)
+        return len(self.backend.encode(text))
 
 
 class Limits:
@@ -52,7 +57,7 @@ class Limits:
     def of(cls, tokenise: SessionTokeniser, length: int, also: Sequence[TextReader] = ()) -> Limits:
         """The limits of a model, and of others that are to read the same."""
         readers = {
-            name: TextReader.of(one.tokenizer, one.max_length)
+            name: TextReader(one, one.max_length)
             for name, one in tokenise.processors.items()
             if isinstance(one, TextProcessor)
         }
@@ -63,14 +68,17 @@ class Limits:
         docks = [span.content for span in session if isinstance(span, Docked) and isinstance(span.content, str)]
         texts = [span.content for span in session if isinstance(span, Causal) and isinstance(span.content, str)]
         extra = SPECIAL + sum(isinstance(span, Causal) and span.end for span in session)
-        size = [len(text.encode()) for text in (*docks, *texts)]
-        shortest = min([self.length, *(reader.length for reader in self.readers.values())])
-        if sum(size) + extra + SPECIAL * len(docks) <= shortest:
-            return True  # no tokenizer gives more tokens than bytes
-        said = sum(len(self.tokenizer.continuation(text)) for text in texts) + extra
-        if said + sum(len(self.tokenizer.continuation(text)) for text in docks) > self.length:
-            return False
+        # No tokenizer gives more tokens than bytes; so what is short is not read to be counted.
+        size = [len(text.encode()) + SPECIAL for text in docks]
+        roomy = sum(size) + sum(len(text.encode()) for text in texts) + extra <= self.length
+        said = 0
+        if not roomy:
+            said = sum(len(self.tokenizer.continuation(text)) for text in texts) + extra
+            if said + sum(len(self.tokenizer.continuation(text)) for text in docks) > self.length:
+                return False
         for reader in self.readers.values():
+            if roomy and max(size, default=0) <= reader.length:
+                continue
             counts = [reader.tokens(text) for text in docks]
             if any(count > reader.length for count in counts) or said + sum(counts) > self.length:
                 return False

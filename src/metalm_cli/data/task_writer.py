@@ -151,13 +151,13 @@ def fitted(
     Returns:
         The session, whether its long field was cut, and how many demonstrations it has; None if it does not fit.
     """
+    whole = render(example, template, style)
     for shown in range(len(demonstrations), -1, -1):
         before = [render(one, template, style) for one in demonstrations[:shown]]
 
         def make(one: Example, before: Any = before, answered: bool = True) -> Session:
-            asked = session_of(
-                render(one, template, style), before, delimiter=delimiter, style=style, answered=answered
-            )
+            prompt = whole if one is example else render(one, template, style)
+            asked = session_of(prompt, before, delimiter=delimiter, style=style, answered=answered)
             if not style.windows or card.long is None:
                 return asked
             return windowed(asked, one.fields[card.long.field], limits)

@@ -17,6 +17,9 @@ import numpy as np
 from metalm_cli.errors import MetalmError
 from metalm_cli.sessions.tokens import plain_backend
 
+RECENT = 64
+"""Texts whose tokens a text processor keeps: limits ask for them before they are docked."""
+
 
 class UndockableError(MetalmError):
     """A content that its encoder cannot read; ``reason`` is ``empty`` or ``too_long``."""
@@ -76,7 +79,7 @@ def digest(encoder: str, *arrays: np.ndarray) -> bytes:
     """A key of an encoder's input: equal inputs have equal keys."""
     state = hashlib.blake2b(encoder.encode(), digest_size=16)
     for array in arrays:
-        state.update(str((array.shape, array.dtype)).encode())
+        state.update(f"{array.shape}{array.dtype.str}".encode())
         state.update(np.ascontiguousarray(array).tobytes())
     return state.digest()
 
@@ -98,6 +101,19 @@ class TextProcessor:
         self.keep_special = keep_special
         self.pad_id = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         self._backend = plain_backend(tokenizer)
+        self._recent: dict[str, Any] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_recent": {}}
+
+    def encode(self, text: str) -> Any:
+        """A text in the encoder's tokens, special ones included: an ``Encoding`` of the tokenizers library."""
+        found = self._recent.get(text)
+        if found is None:
+            if len(self._recent) == RECENT:
+                self._recent.clear()
+            found = self._recent[text] = self._backend.encode(text)
+        return found
 
     def prepare(self, content: str) -> DockInput:
         if not isinstance(content, str):
@@ -105,7 +121,7 @@ class TextProcessor:
                 f"the encoder {self.encoder!r} reads text, got {type(content).__name__}",
                 remedy="dock a string, or name an encoder that reads this content",
             )
-        encoding = self._backend.encode(content)
+        encoding = self.encode(content)
         ids = np.array(encoding.ids, dtype=np.int64)
         special = np.array(encoding.special_tokens_mask, dtype=bool)
         if special.all():

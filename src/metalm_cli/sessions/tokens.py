@@ -20,6 +20,12 @@ SENTINELS = ("\n", "a", ".")
 """Texts put before a continuation, and dropped again; the first that leaves a token boundary is used."""
 
 
+SHORT = 48
+"""Characters of continuations that are kept: answers and what stands between spans come again and again."""
+KEPT = 10_000
+"""Continuations that are kept."""
+
+
 @dataclass(frozen=True)
 class TokenRules:
     """Which tokens mark starts and ends, as saved in a model's ``config.json``.
@@ -118,6 +124,7 @@ class DecoderTokenizer:
         self.tokenizer = tokenizer
         self.rules = rules
         self._plain = plain_backend(tokenizer)
+        self._kept: dict[str, list[int]] = {}
         self.document_id = self._document_id()
         bos = tokenizer.bos_token_id
         self.start_id: int = self.document_id if bos is None else bos
@@ -208,14 +215,26 @@ class DecoderTokenizer:
         return [*begin(line), self.paragraph_id, *self._by_paragraph(rest, self.paragraph_id)[0].tolist()]
 
     def _continued(self, text: str) -> list[int]:
+        if len(text) > SHORT:
+            return self._after_sentinel(text)
+        found = self._kept.get(text)
+        if found is None:
+            if len(self._kept) == KEPT:
+                self._kept.clear()
+            found = self._kept[text] = self._after_sentinel(text)
+        return list(found)
+
+    def _after_sentinel(self, text: str) -> list[int]:
         if not text:
             return []
         for sentinel in SENTINELS:
             encoding = self._plain.encode(sentinel + text, add_special_tokens=False)
             cut = len(sentinel)
-            kept = [index for index, (_, end) in enumerate(encoding.offsets) if end > cut]
-            if kept and encoding.offsets[kept[0]][0] >= cut:
-                return list(encoding.ids[kept[0] :])
+            first = encoding.char_to_token(cut)
+            if first is None:  # the tokenizer drops that character
+                first = next((index for index, (_, end) in enumerate(encoding.offsets) if end > cut), None)
+            if first is not None and encoding.token_to_chars(first)[0] >= cut:
+                return list(encoding.ids[first:])
         return self._encode(text)
 
     def _encode(self, text: str) -> list[int]:

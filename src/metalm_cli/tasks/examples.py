@@ -49,6 +49,7 @@ class ExampleMaker:
 
     def __init__(self, card: Card) -> None:
         self.card = card
+        self._words = card.words
         self._fields = {name: compile_expression(source) for name, source in card.fields.items()}
         answer = card.answer
         self._where, self._label, self._options, self._index, self._text, self._rationale = (
@@ -92,7 +93,7 @@ class ExampleMaker:
 
     def _answer(self, row: Any, where: Where) -> tuple[tuple[str, ...], tuple[str, ...], int | None]:
         if self._label is not None:
-            words = self.card.words
+            words = self._words
             label = self._class(self._read(self._label, row, "answer.label", where), where)
             return (words[label],), words, label
         options: tuple[str, ...] = ()

@@ -66,6 +66,14 @@ def _parsed(source: str, expression: bool) -> nodes.Template:
     return ENVIRONMENT.parse("{{ " + source + " }}" if expression else source)
 
 
+def _bare_name(source: str, expression: bool) -> str | None:
+    """The name that an expression is, or that a text is nothing but the value of; most are."""
+    match _parsed(source, expression).body:
+        case [nodes.Output(nodes=[nodes.Name(name=name)])]:
+            return name
+    return None
+
+
 def compile_expression(source: str) -> Callable[..., Any]:
     """An expression as a function of its names.
 
@@ -83,8 +91,11 @@ def compile_expression(source: str) -> Callable[..., Any]:
     compiled = ENVIRONMENT.compile_expression(source, undefined_to_none=False)
 
     whole = ROW in names_in(source)
+    bare = _bare_name(source, expression=True)
 
     def evaluate(values: Any) -> Any:
+        if bare is not None and bare in values:
+            return values[bare]
         found = compiled({ROW: values, **values} if whole else values)
         if isinstance(found, Undefined):
             found._fail_with_undefined_error()
@@ -100,8 +111,11 @@ def compile_text(source: str) -> Callable[..., str]:
         TemplateError: It cannot be parsed.
     """
     template = ENVIRONMENT.from_string(source)
+    bare = _bare_name(source, expression=False)
 
     def render(values: Any) -> str:
+        if bare is not None and isinstance(alone := values.get(bare), str) and len(alone) <= MAX_TEXT:
+            return alone
         pieces, size = [], 0
         for piece in template.generate(**values):
             size += len(piece)

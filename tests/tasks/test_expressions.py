@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from metalm_cli.tasks.expressions import MAX_TEXT, SecurityError, TemplateError, compile_expression, compile_text
+from metalm_cli.tasks.expressions import (
+    ENVIRONMENT,
+    MAX_TEXT,
+    SecurityError,
+    TemplateError,
+    compile_expression,
+    compile_text,
+)
 
 ROW = {"text": "a {{ b }}", "none_of": None, "count": 3, "list": [1, 2], "range": "a column"}
 
@@ -35,6 +42,23 @@ def test_a_text_that_is_one_name_says_its_value(value: object) -> None:
     assert compile_text("> {{ value }}")({"value": value}) == f"> {value}"
 
 
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("{{ a }}, {{b}}\n", "one, two"),
+        ("{{ a -}}  {{ b }}\n\n", "onetwo\n"),
+        ("{# no #}{{ a }}{% raw %}{{ a }}{% endraw %}", "one{{ a }}"),
+        ("{{ a }}{% if b %}!{% endif %}", "one!"),
+        ("{{ a }}{{ n }}", "one3"),
+        ("words", "words"),
+        ("", ""),
+    ],
+)
+def test_words_and_names_are_joined_as_jinja_joins_them(source: str, said: str) -> None:
+    values = {"a": "one", "b": "two", "n": 3}
+    assert compile_text(source)(values) == said == ENVIRONMENT.from_string(source).render(values)
+
+
 def test_one_name_cannot_say_too_much() -> None:
     with pytest.raises(SecurityError, match="characters"):
-        compile_text("{{ value }}")({"value": "x" * (MAX_TEXT + 1)})
+        compile_text("{{ value }}{{ value }}")({"value": "x" * (MAX_TEXT // 2 + 1)})

@@ -123,8 +123,8 @@ class TextProcessor:
             )
         encoding = self.encode(content)
         ids = np.array(encoding.ids, dtype=np.int64)
-        special = np.array(encoding.special_tokens_mask, dtype=bool)
-        if special.all():
+        content_at = (np.array(encoding.special_tokens_mask) == 0).nonzero()[0]
+        if not len(content_at):
             raise UndockableError(
                 "empty",
                 f"the encoder {self.encoder!r} reads {content[:40]!r} as empty",
@@ -136,7 +136,7 @@ class TextProcessor:
                 f"a docked text has {len(ids)} tokens, the encoder {self.encoder!r} reads {self.max_length}",
                 remedy="shorten the text, or raise max_length if the encoder has the positions",
             )
-        docked = np.arange(len(ids)) if self.keep_special else np.flatnonzero(~special)
+        docked = np.arange(len(ids)) if self.keep_special else content_at
         return DockInput(self.encoder, {"input_ids": ids}, docked, digest(self.encoder, ids), {"text": len(ids)})
 
     def collate(self, inputs: Sequence[DockInput]) -> dict[str, np.ndarray]:

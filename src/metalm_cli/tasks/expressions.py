@@ -66,11 +66,21 @@ def _parsed(source: str, expression: bool) -> nodes.Template:
     return ENVIRONMENT.parse("{{ " + source + " }}" if expression else source)
 
 
-def _bare_name(source: str, expression: bool) -> str | None:
-    """The name that an expression is, or that a text is nothing but the value of; most are."""
+def _plain_parts(source: str, expression: bool) -> list[tuple[bool, str]] | None:
+    """Words (False) and bare names (True) that an expression or a text is made of; None if of anything else."""
     match _parsed(source, expression).body:
-        case [nodes.Output(nodes=[nodes.Name(name=name)])]:
-            return name
+        case [nodes.Output(nodes=parts)]:
+            found = [_plain_part(part) for part in parts]
+            return None if None in found else [part for part in found if part is not None]
+    return None
+
+
+def _plain_part(part: nodes.Node) -> tuple[bool, str] | None:
+    match part:
+        case nodes.TemplateData(data=words):
+            return False, words
+        case nodes.Name(name=name):
+            return True, name
     return None
 
 
@@ -91,7 +101,8 @@ def compile_expression(source: str) -> Callable[..., Any]:
     compiled = ENVIRONMENT.compile_expression(source, undefined_to_none=False)
 
     whole = ROW in names_in(source)
-    bare = _bare_name(source, expression=True)
+    parts = _plain_parts(source, expression=True) or []
+    bare = parts[0][1] if len(parts) == 1 and parts[0][0] else None  # most are a column's name
 
     def evaluate(values: Any) -> Any:
         if bare is not None and bare in values:
@@ -111,11 +122,13 @@ def compile_text(source: str) -> Callable[..., str]:
         TemplateError: It cannot be parsed.
     """
     template = ENVIRONMENT.from_string(source)
-    bare = _bare_name(source, expression=False)
+    plain = _plain_parts(source, expression=False)
 
     def render(values: Any) -> str:
-        if bare is not None and isinstance(alone := values.get(bare), str) and len(alone) <= MAX_TEXT:
-            return alone
+        if plain is not None:  # most are: no need of a context
+            texts = [values.get(part) if named else part for named, part in plain]
+            if all(isinstance(text, str) for text in texts) and sum(map(len, texts)) <= MAX_TEXT:
+                return "".join(texts)
         pieces, size = [], 0
         for piece in template.generate(**values):
             size += len(piece)

@@ -1,0 +1,157 @@
+"""Rendering task examples, tokenising them and packing them on one core, beside the tokenizers alone.
+
+*ours*: rows read, cards and templates applied, limits of the session checked in both arms, docks read by the encoder's
+tokenizer, answers by the decoder's, sessions packed into rows. *bare, both*: the two tokenizers on the same rendered
+texts, prompts by the encoder's, prompts and answers by the decoder's (what a MetaLM and its twin need). *bare, docked*:
+only what stands in the sessions at last, prompts by the encoder's and answers by the decoder's.
+
+Slices of the same examples are taken in turn; processor seconds are counted. Then the second epoch, whose sessions come
+from the cache where the template is the same: its key is example and template.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+from common import arguments, report
+
+from metalm_cli.data.fit import Limits
+from metalm_cli.data.open_tasks import open_tasks
+from metalm_cli.data.task_corpus import TaskCorpus
+from metalm_cli.data.task_writer import Layout, TaskWriter, fitted
+from metalm_cli.models.tokenizers import train_tokenizer
+from metalm_cli.recipes.finetuning import FinetuneRecipe
+from metalm_cli.sessions import DecoderTokenizer, Docked, SessionTokeniser, TextProcessor, TokenRules
+from metalm_cli.sessions.tokens import plain_backend
+
+VOCABULARY = 16_384
+ENCODER = 512
+STEP = 64
+"""Sessions that are packed together."""
+
+
+def corpus_of(length: int, rows: int, choose: str) -> TaskCorpus:
+    """RTE, BoolQ and SST-2, so many rows in all; without METALM_DATA tasks of the miniature world."""
+    here = "METALM_DATA" in os.environ
+    data = {
+        "tasks": ["rte", "boolq", "sst2"] if here else ["world"],
+        "templates": {"choose": choose, "turned": False},
+        "mixture": {"strategy": "equal", "cap_examples": rows // 3},
+        "sequence_length": length,
+    }
+    return open_tasks(FinetuneRecipe.model_validate({"data": data}).data, seed=0)[0]
+
+
+def tokeniser_of(corpus: TaskCorpus, length: int) -> SessionTokeniser:
+    """Both tokenizers, trained on the tasks."""
+    decoder, encoder = (train_tokenizer(corpus.sample(3000, 0), VOCABULARY, role) for role in ("decoder", "encoder"))
+    processors = {"text": TextProcessor("text", encoder, min(length, ENCODER))}
+    return SessionTokeniser(DecoderTokenizer(decoder, TokenRules()), processors)
+
+
+def writer_of(corpus: TaskCorpus, tokenise: SessionTokeniser, length: int) -> TaskWriter:
+    return TaskWriter(corpus, tokenise, Limits.of(tokenise, length))
+
+
+def texts_of(writer: TaskWriter, number: int) -> tuple[list[str], list[str]]:
+    """Prompts and answers of a session."""
+    asked = writer.corpus.get(number)
+    card, style = writer.corpus.tasks[asked.task].card, writer.corpus.style
+    found = fitted(card, asked.example, asked.template, (), style, writer.delimiter, writer.limits)
+    spans = list(found[0]) if found is not None else []
+    docked = [str(span.content) for span in spans if isinstance(span, Docked)]
+    return docked, [str(span.content) for span in spans if not isinstance(span, Docked)]
+
+
+def seconds(way: Callable[[], Any]) -> float:
+    """Processor seconds."""
+    gc.collect()
+    began = time.process_time()
+    way()
+    return time.process_time() - began
+
+
+def main() -> None:
+    options = arguments(__doc__ or "")
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    slices, size = (4, 300) if options.quick else (10, 1200)
+    figures: dict[str, Any] = {}
+    for length in (1024, 512):
+        figures.update(_measured(length, slices, size))
+    for choose in ("first", "index"):
+        figures.update(_cached(choose, slices * size))
+    report("rendering, one core", figures, options)
+
+
+def _measured(length: int, slices: int, size: int) -> dict[str, Any]:
+    corpus = corpus_of(length, (slices + 1) * size, "first")
+    tokenise = tokeniser_of(corpus, length)
+    writer, layout = writer_of(corpus, tokenise, length), Layout(True, length)
+    spare = writer_of(corpus, tokeniser_of(corpus, length), length)
+    encoder = plain_backend(tokenise.processors["text"].tokenizer)  # type: ignore[attr-defined]
+    decoder = plain_backend(tokenise.tokenizer.tokenizer)
+    tokens: list[int] = []
+
+    def ours(numbers: range) -> None:
+        made = [writer.session(number) for number in numbers]
+        for at in range(0, len(made), STEP):
+            layout.rows(made[at : at + STEP])
+        tokens.extend(len(one.session) for one in made)
+
+    def bare(texts: list[tuple[list[str], list[str]]], both: bool) -> None:
+        for docked, answers in texts:
+            for text in docked:
+                _ = encoder.encode(text).ids
+            for text in [*docked, *answers] if both else answers:
+                _ = decoder.encode(text).ids
+
+    times: dict[str, list[float]] = {"ours": [], "both": [], "docked": []}
+    for turn in range(slices + 1):
+        numbers = range(turn * size, (turn + 1) * size)
+        texts = [texts_of(spare, number) for number in numbers]
+        ways = {
+            "ours": lambda n=numbers: ours(n),
+            "both": lambda t=texts: bare(t, True),
+            "docked": lambda t=texts: bare(t, False),
+        }
+        for name in [*ways][turn % 3 :] + [*ways][: turn % 3]:
+            found = seconds(ways[name])
+            if turn:
+                times[name].append(found)
+    name = f"{length} positions"
+    figures: dict[str, Any] = {
+        f"{name}: tokens of a session": statistics.mean(tokens),
+        f"{name}: ours, examples/s": size / statistics.median(times["ours"]),
+    }
+    for one in ("both", "docked"):
+        shares = sorted(b / a for a, b in zip(times["ours"], times[one], strict=True))
+        quarter = len(shares) // 4
+        figures[f"{name}: bare, {one}, examples/s"] = size / statistics.median(times[one])
+        goal = " (goal 0.6)" if one == "both" else ""
+        figures[f"{name}: ours is so much of bare, {one}{goal}"] = statistics.median(shares)
+        figures[f"{name}: ... {one}, middle half"] = f"{shares[quarter]:.2f}-{shares[-1 - quarter]:.2f}"
+    return figures
+
+
+def _cached(choose: str, rows: int) -> dict[str, Any]:
+    corpus = corpus_of(1024, rows, choose)
+    writer = writer_of(corpus, tokeniser_of(corpus, 1024), 1024)
+    epoch = sum(task.rows for task in corpus.tasks)
+    cold = seconds(lambda: [writer.session(number) for number in range(epoch)])
+    writer.hits = writer.misses = 0
+    again = seconds(lambda: [writer.session(number) for number in range(epoch, 2 * epoch)])
+    name = f"templates: {choose}"
+    return {
+        f"{name}: first epoch, examples/s": epoch / cold,
+        f"{name}: second epoch, examples/s": epoch / again,
+        f"{name}: ... of which from the cache": f"{writer.hits / (writer.hits + writer.misses):.1%}",
+    }
+
+
+if __name__ == "__main__":
+    main()

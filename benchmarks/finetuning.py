@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 import warnings
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "n_layer": 24,
         "n_head": 16,
         "vocabulary": 16_384,
-        "length": 1024,
+        "length": 2048,
         "width": 2048,
         "batch": 256,
     },
@@ -70,9 +71,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="4 steps each, for a first look")
     parser.add_argument("--tiny", action="store_true", help="a tiny model and the GPU's list of ways, on a CPU")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument(
-        "--attention", default="sdpa", help="of peers; of the program too on a CPU (GPU: flex_attention)"
-    )
+    parser.add_argument("--attention", default="sdpa", help="of the program and of plain loops")
+    parser.add_argument("--trl-attention", default="sdpa", help="of TRL; its packing wants flash_attention_2 on a GPU")
     parser.add_argument("--precision", default="bf16", choices=["bf16", "fp32"])
     parser.add_argument("--steps", type=int, default=15, help="measured steps of each way, after --warm")
     parser.add_argument("--warm", type=int, default=2)
@@ -91,15 +91,10 @@ def recipe_of(options: argparse.Namespace, shape: dict[str, Any], model: str) ->
     """The program's recipe; real tasks where METALM_DATA has them, else the miniature world's."""
     root = Path(os.environ.get("METALM_DATA", "-"))
     tasks = TASKS if all((root / name).is_dir() for name in TASKS) else ["world"]
-    flex = options.device == "cuda" and options.attention == "sdpa"
     return {
         "command": "finetune",
         "model": {
-            "decoder": {
-                "checkpoint": model,
-                "dropout": 0.0,
-                "attention": "flex_attention" if flex else options.attention,
-            }
+            "decoder": {"checkpoint": model, "dropout": 0.0, "attention": options.attention},
         },
         "data": {
             "tasks": tasks,
@@ -206,13 +201,14 @@ def serve(given: Given, kind: str, how: dict[str, Any], pipe: Any) -> None:
         done(step(number), len(given.steps[number]))
 
 
-def measure(given: Given, names: list[str], warm: int) -> dict[str, Any]:
+def measure(given: Given, names: list[str], warm: int, trl_attention: str) -> dict[str, Any]:
     """All ways, step by step in turn."""
     context = get_context("spawn")
     pipes, processes = {}, []
     for name in names:
         here, there = context.Pipe()
-        process = context.Process(target=serve, args=(given, *WAYS[name], there), daemon=True)
+        own = replace(given, attention=trl_attention) if WAYS[name][0] == "trl" else given
+        process = context.Process(target=serve, args=(own, *WAYS[name], there), daemon=True)
         process.start()
         there.close()
         pipes[name] = here
@@ -291,7 +287,7 @@ def main() -> None:
     print(", ".join(f"{key} {value}" for key, value in machine().items()))
     with tempfile.TemporaryDirectory() as folder:
         given = begin(options, shape, Path(folder))
-        found = measure(given, names, options.warm)
+        found = measure(given, names, options.warm, options.trl_attention)
     wrong = report(found, options)
     if options.json:
         options.json.write_text(json.dumps({"machine": machine(), "ways": found}, indent=2) + "\n")

@@ -60,6 +60,10 @@ def ours(given: Given, **changes: Any) -> Step:
     from metalm_cli.training.meter import Meter
 
     recipe = {**given.recipe, "data": {**given.recipe["data"], **changes}}
+    if given.device == "cuda" and changes["layout"] == "pack" and given.attention == "sdpa":
+        # Blocks that no position sees are skipped; sdpa would read a dense mask.
+        decoder = {**given.recipe["model"]["decoder"], "attention": "flex_attention"}
+        recipe["model"] = {"decoder": decoder}
     views = Views(lambda *_: None, lambda *_: [], lambda _: None)
     run = Finetuning(FinetuneRecipe.model_validate(recipe), "", Options("benchmark", offline=True), views)
     run.prepare()

@@ -47,7 +47,14 @@ def row(name: str, number: int, words: int) -> dict[str, Any]:
 
 
 def write_task(
-    folder: Path, name: str, rows: int, *, cluster: str = "misc", words: int = 4, train: int | None = None, **fields: str
+    folder: Path,
+    name: str,
+    rows: int,
+    *,
+    cluster: str = "misc",
+    words: int = 4,
+    train: int | None = None,
+    **fields: str,
 ) -> Path:
     """A card with its rows and a collection ``words/`` of templates beside it; returns the card's path."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,8 +13,13 @@ PASS = 128
 a GPT-2 shape of 9 million parameters on two cores (125); both sides grow with the number of weights."""
 
 
+ATTENTION = 768
+"""Positions of a row at which attention costs as much as all else, with the same shape; wider decoders reach it later,
+and shorter rows cost them nothing."""
+
+
 def passes(lengths: Sequence[int]) -> list[slice]:
-    """Cut rows, in their order, into passes of least cost: each costs its padded positions and :data:`PASS`.
+    """Cut rows, in their order, into passes of least cost (:func:`least`).
 
     Args:
         lengths: Positions of each row; cuts save most where rows are sorted by length.
@@ -22,19 +27,26 @@ def passes(lengths: Sequence[int]) -> list[slice]:
     Returns:
         The rows of each pass, in order.
 
-    Example::
-
+    Example:
         >>> [(one.start, one.stop) for one in passes([500, 480, 90, 80, 75, 30])]
         [(0, 2), (2, 6)]
         >>> passes([100, 90, 80])
         [slice(0, 3, None)]
     """
+    return least(lengths)[1]
+
+
+def least(lengths: Sequence[int]) -> tuple[float, list[slice]]:
+    """The cheapest cuts of rows, and what they cost in positions.
+
+    A pass of b rows, the longest of n positions, costs ``PASS + b * n * (1 + n / ATTENTION)``.
+    """
     sizes = np.asarray(lengths, dtype=np.int64)
-    best = np.zeros(len(sizes) + 1, dtype=np.int64)
+    best = np.zeros(len(sizes) + 1)
     begins = np.zeros(len(sizes) + 1, dtype=np.int64)
     for end in range(1, len(sizes) + 1):
         longest = np.maximum.accumulate(sizes[:end][::-1])[::-1]  # of the rows from each one to this end
-        cost = best[:end] + PASS + longest * np.arange(end, 0, -1)
+        cost = best[:end] + PASS + longest * (1 + longest / ATTENTION) * np.arange(end, 0, -1)
         begins[end] = cost.argmin()
         best[end] = cost[begins[end]]
     found: list[slice] = []
@@ -42,7 +54,7 @@ def passes(lengths: Sequence[int]) -> list[slice]:
     while end:
         found.append(slice(int(begins[end]), end))
         end = int(begins[end])
-    return found[::-1]
+    return float(best[-1]), found[::-1]
 
 
 def cut(rows: list[Row], size: int | None, cpu: bool) -> list[list[Row]]:

@@ -10,6 +10,7 @@ from typing import Any
 from metalm_cli.data.fit import Limits, fit
 from metalm_cli.data.lanes import LaneState
 from metalm_cli.data.loader import StepRows
+from metalm_cli.data.passes import least
 from metalm_cli.data.task_corpus import Asked, TaskCorpus
 from metalm_cli.data.windows import windowed
 from metalm_cli.errors import Exit, MetalmError
@@ -231,21 +232,28 @@ class Layout:
         pack: Several sessions a row, isolated; else one each, in the order of their lengths.
         length: Decoder positions of a packed row.
         encoder_tokens: Most encoder tokens of a packed row.
+        snug: Packed rows are shorter where that costs less on a CPU: as long as one of the step's sessions, and
+            longer sessions stand alone.
     """
 
     pack: bool
     length: int
     encoder_tokens: int | None = None
+    snug: bool = False
 
     def rows(self, sessions: Sequence[TaskSession]) -> list[Row]:
         """The rows of a step's sessions, the longest first."""
         ordered = sorted(sessions, key=lambda one: (-len(one.session), one.number))
-        groups = [[one] for one in ordered]
-        if self.pack:
-            groups = self._packed(ordered)
+        if not self.pack:
+            groups = [[one] for one in ordered]
+        elif self.snug and ordered:
+            lengths = {len(ordered[at].session) for at in (0, 1, 2, 4, 8, 16, 32, 64) if at < len(ordered)}
+            groups = min((self._packed(ordered, length) for length in sorted(lengths)), key=_cost)
+        else:
+            groups = self._packed(ordered, self.length)
         return [row_of(group) for group in groups]
 
-    def _packed(self, ordered: Sequence[TaskSession]) -> list[list[TaskSession]]:
+    def _packed(self, ordered: Sequence[TaskSession], length: int) -> list[list[TaskSession]]:
         """First fit, the longest first; bounded in decoder positions and in encoder tokens."""
         rows: list[list[TaskSession]] = []
         room: list[list[float]] = []
@@ -254,7 +262,9 @@ class Layout:
             at = next((at for at, (free, left) in enumerate(room) if free >= need[0] and left >= need[1]), None)
             if at is None:
                 rows.append([])
-                room.append([self.length, float("inf") if self.encoder_tokens is None else self.encoder_tokens])
+                room.append(
+                    [max(length, need[0]), float("inf") if self.encoder_tokens is None else self.encoder_tokens]
+                )
                 at = len(rows) - 1
             rows[at].append(one)
             room[at][0] -= need[0]
@@ -264,6 +274,11 @@ class Layout:
     def join(self, made: Sequence[tuple[int, TaskSession, LaneState]]) -> StepRows:
         """One step's rows of a process, from the sessions of its lanes."""
         return StepRows(self.rows([one for _, one, _ in made]), {lane: state for lane, _, state in made})
+
+
+def _cost(groups: Sequence[Sequence[TaskSession]]) -> float:
+    """What rows of these sessions cost on a CPU."""
+    return least([sum(len(one.session) for one in group) for group in groups])[0]
 
 
 def encoder_cost(session: TokenisedSession) -> int:

@@ -110,7 +110,7 @@ class TaskData(Section):
     )
     sequence_length: int = Field(default=1024, ge=16, description="Most decoder positions of a session and of a row.")
     layout: Literal["auto", "pack", "pad"] = Field(
-        default="auto", description="Sessions packed into rows, or padded by length; auto: pad on a CPU, else pack."
+        default="auto", description="Sessions packed into rows, or padded by length; auto: packed where that is exact."
     )
     encoder_tokens: int | None = Field(default=None, ge=16, description="Most encoder tokens of a packed row.")
     long: Literal["cut", "windows"] = Field(

@@ -49,11 +49,10 @@ def session_figures(sessions: list[TaskSession], length: int) -> Figures:
 
 
 def layout_of(recipe: FinetuneRecipe, assembly: Assembly, device: torch.device) -> Layout:
-    """How sessions become rows: padded on a CPU, where short padded rows are faster, packed elsewhere."""
+    """How sessions become rows: packed where that is exact; into short rows on a CPU, where long ones cost more."""
     data = recipe.data
     packs = bool(assembly.model.traits.packs)
-    pack = packs and (data.layout == "pack" or (data.layout == "auto" and device.type == "cuda"))
-    return Layout(pack, data.sequence_length, data.encoder_tokens)
+    return Layout(packs and data.layout != "pad", data.sequence_length, data.encoder_tokens, device.type == "cpu")
 
 
 def make_task_plan(
@@ -125,6 +124,8 @@ def make_task_plan(
 def said_layout(layout: Layout, rows: list[Row], sessions: int) -> str:
     """The layout of a sample, in words."""
     positions = sum(map(len, rows))
+    if layout.pack and layout.snug:
+        return f"{sessions / len(rows):.1f} examples packed, rows as long as one of the step's examples"
     if layout.pack:
         fill = positions / (len(rows) * layout.length)
         return f"{layout.length:,} positions, {sessions / len(rows):.1f} examples packed, {fill:.1%} filled"

@@ -18,6 +18,9 @@ from metalm_cli.sessions import Session, TokenisedSession
 
 TOLERANCE = 1e-4
 """Largest relative difference of logits that is taken for equal."""
+UNCONSTRAINED = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
+"""Options of an unconstrained answer; set, because a checkpoint may bring constraints in its
+``generation_config.json``."""
 
 
 @torch.no_grad()
@@ -214,6 +217,7 @@ def continued(
     batch_size: int | None = 16,
     budget: int | None = None,
     stop: Sequence[str] = (),
+    leads: Sequence[str] | None = None,
     sampling: Sampling | None = None,
     keys: Sequence[tuple[int, ...]] | None = None,
     **options: Any,
@@ -228,6 +232,7 @@ def continued(
         budget: Positions of a forward pass, padding and new tokens included. A batch that memory does not hold is
             halved.
         stop: Texts that end a continuation; they are not part of it.
+        leads: What each says first, and where no stop text counts: the delimiter before an answer. None: nothing.
         sampling: Draw tokens instead of taking the likeliest.
         keys: What each session's draws follow from, beside the seed; default its place.
         options: For transformers' ``generate``. No sampling: its own would depend on the batches.
@@ -242,6 +247,7 @@ def continued(
     rooms = [interface._room(one) for one in made]
     most = [min(limit, room) for limit, room in zip(limits, rooms, strict=True)]
     beams = options.get("num_beams", 1)
+    first = [""] * len(made) if leads is None else leads
     names = [(index,) for index in range(len(made))] if keys is None else keys
     groups = batches(
         [len(one) for one in made],
@@ -259,7 +265,9 @@ def continued(
         if sampling is not None:
             chosen["logits_processor"] = LogitsProcessorList([Drawing(sampling, [names[one] for one in group])])
         if stop and beams == 1:
-            chosen["stopping_criteria"] = StoppingCriteriaList([StopTexts(interface, stop)])
+            chosen["stopping_criteria"] = StoppingCriteriaList(
+                [StopTexts(interface, stop, [first[one] for one in group])]
+            )
         length = max(most[one] for one in group)
         ids = None
         try:
@@ -272,7 +280,7 @@ def continued(
             waiting += [group[len(group) // 2 :], group[: len(group) // 2]]
             continue
         rows = zip(group, ids.tolist(), strict=True)
-        yield [(index, cut_at(interface._text(row[: most[index]]), stop)) for index, row in rows]
+        yield [(index, cut_at(interface._text(row[: most[index]]), stop, first[index])) for index, row in rows]
 
 
 def no_memory(session: TokenisedSession, new: int, beams: int) -> MetalmError:

@@ -11,14 +11,12 @@ import torch
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.evaluation.batched import _continued, continued, no_memory
+from metalm_cli.evaluation.batched import UNCONSTRAINED, _continued, continued, no_memory
 from metalm_cli.evaluation.drawing import Drawing, Sampling
 from metalm_cli.evaluation.interface import Interface
-from metalm_cli.evaluation.streaming import AnswerText, Teller
+from metalm_cli.evaluation.streaming import AnswerText, Teller, stopped_at
 from metalm_cli.sessions import Causal, Docked, Session, Span, TokenisedSession
 
-UNCONSTRAINED = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
-"""Set, because a checkpoint may bring such constraints in its ``generation_config.json``."""
 CPU_BUDGET = 4096
 """Decoder positions of a forward pass on a CPU, padding and new tokens included."""
 GPU_BUDGET = 1 << 16
@@ -218,7 +216,7 @@ def stream(
     text = interface._text(ids)
     shown = teller.answer.whole(text)
     teller.add(shown)
-    if any(one in text for one in decoding.stop):
+    if stopped_at(text, decoding.stop, teller.answer.delimiter or "") is not None:
         return Said(shown, len(ids), "stop")
     if interface.decoder_tokenizer.document_id in ids:
         return Said(shown, len(ids), "end")
@@ -253,6 +251,7 @@ def answers(
         batch_size=None,
         budget=budget or (GPU_BUDGET if interface.device.type == "cuda" else CPU_BUDGET),
         stop=decoding.stop,
+        leads=[answer_text(interface, sessions[number][0], decoding).delimiter or "" for number in numbers],
         sampling=decoding.sampling,
         keys=[(number,) for number in numbers],
         **decoding.options(),

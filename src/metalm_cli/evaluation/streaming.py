@@ -83,12 +83,12 @@ class AnswerText:
 
     def whole(self, text: str) -> str:
         """What is shown of a finished text."""
-        text = cut_at(text, self.stop)
+        text = cut_at(text, self.stop, self.delimiter or "")
         return text if self.delimiter is None else without(text, self.delimiter)
 
     def so_far(self, text: str) -> str:
         """What is shown of a text that goes on: the beginning of what :meth:`whole` will show, whatever follows."""
-        if stopped_at(text, self.stop) is not None:
+        if stopped_at(text, self.stop, self.delimiter or "") is not None:
             return self.whole(text)
         held = max((_overlap(text, one) for one in self.stop), default=0)
         text = text[: len(text) - held]
@@ -107,23 +107,33 @@ def without(text: str, delimiter: str) -> str:
     return text.strip().removeprefix(delimiter.strip()).strip()
 
 
-def stopped_at(text: str, stop: Sequence[str]) -> int | None:
+def stopped_at(text: str, stop: Sequence[str], lead: str = "") -> int | None:
     """Where the first stop text begins: of several, the one that is complete first; None where there is none.
 
-    >>> stopped_at("one two", ["ne two", "e"])
-    2
+    Args:
+        text: The text.
+        stop: The stop texts.
+        lead: What is said first, and where no stop text counts: the delimiter before an answer.
+
+    Example:
+        >>> stopped_at("one two", ["ne two", "e"])
+        2
+        >>> stopped_at("\\nyes\\nno", ["\\n"], lead="\\n")
+        4
     """
-    ends = [(text.find(one) + len(one), text.find(one)) for one in stop if one in text]
+    begin = len(lead) if text.startswith(lead) else 0
+    places = [(text.find(one, begin), len(one)) for one in stop]
+    ends = [(at + size, at) for at, size in places if at >= 0]
     return min(ends)[1] if ends else None
 
 
-def cut_at(text: str, stop: Sequence[str]) -> str:
-    """A text up to its first stop text.
+def cut_at(text: str, stop: Sequence[str], lead: str = "") -> str:
+    """A text up to its first stop text (:func:`stopped_at`).
 
     >>> cut_at("one\\n\\ntwo", ["\\n\\n"])
     'one'
     """
-    return text[: stopped_at(text, stop)]
+    return text[: stopped_at(text, stop, lead)]
 
 
 def _overlap(text: str, stop: str) -> int:
@@ -137,18 +147,21 @@ class StopTexts(StoppingCriteria):
     Args:
         interface: Whose tokens they are.
         stop: The texts.
+        leads: What each sequence says first, and where none counts.
     """
 
-    def __init__(self, interface: Any, stop: Sequence[str]) -> None:
+    def __init__(self, interface: Any, stop: Sequence[str], leads: Sequence[str]) -> None:
         self.interface = interface
         self.stop = tuple(stop)
+        self.leads = tuple(leads)
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         """Which sequences end: ``[b]`` bool."""
         found = [False] * len(input_ids)
         if input_ids.shape[1] % EVERY == 0:
             texts = [self.interface._text(row) for row in input_ids.tolist()]
-            found = [stopped_at(text, self.stop) is not None for text in texts]
+            said = zip(texts, self.leads, strict=True)
+            found = [stopped_at(text, self.stop, lead) is not None for text, lead in said]
         return torch.tensor(found, device=input_ids.device)
 
 
@@ -178,7 +191,7 @@ class Teller(StoppingCriteria):
         token = int(input_ids[0, -1])
         if token != self.end:
             text = self.stream.push(token)
-            self.stopped = stopped_at(text, self.answer.stop) is not None
+            self.stopped = stopped_at(text, self.answer.stop, self.answer.delimiter or "") is not None
             self.add(self.answer.so_far(text))
         return torch.tensor([self.stopped], device=input_ids.device)
 

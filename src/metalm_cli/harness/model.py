@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from tqdm import tqdm
@@ -21,7 +20,6 @@ from metalm_cli.evaluation.forest import Question
 from metalm_cli.evaluation.scorer import OptionScores, Scorer
 from metalm_cli.harness.arguments import device_of, dtype_of, load_interface, refuse, sequences_of
 from metalm_cli.harness.pairs import PairReader, questions_of, session_of
-from metalm_cli.harness.stops import before_stops, stopping
 from metalm_cli.sessions import Docked, Session, TokenisedSession
 
 logger = logging.getLogger(__name__)
@@ -265,14 +263,25 @@ class HarnessModel(TemplateLM):
             options = {key: value for key, value in options.items() if key not in ("temperature", "top_p", "top_k")}
         sessions = self._sessions(contexts, most)
         delimiter = self.interface.decoder_tokenizer.rules.target_delimiter
-        if stops:
-            options["stopping_criteria"] = stopping(
-                self.interface.decoder_tokenizer, stops, delimiter if self.dock else ""
-            )
-        texts = self._in_memory(sessions, most, options, done)
-        if self.dock is not None:
-            texts = [text.removeprefix(delimiter) for text in texts]
-        return [before_stops(text, stops) for text in texts]
+        lead = "" if self.dock is None else delimiter
+        counted = 0
+
+        def watch(count: int) -> None:
+            nonlocal counted
+            done(count - counted)
+            counted = count
+
+        texts = continuations(
+            self.interface,
+            sessions,
+            [most] * len(sessions),
+            batch_size=self._sequences,
+            watch=watch,
+            stop=stops,
+            leads=[lead] * len(sessions),
+            **options,
+        )
+        return [text.removeprefix(lead) for text in texts]
 
     def _sessions(self, contexts: Sequence[str], most: int) -> list[TokenisedSession]:
         """Contexts as sessions that leave room for ``most`` tokens.
@@ -293,35 +302,6 @@ class HarnessModel(TemplateLM):
         ids = [read[context] or [self.prefix_token_id] for context in contexts]
         _warn_of_cuts([max(0, len(one) - room) for one in ids], room)
         return [session_of(one[-room:], f"request {at}") for at, one in enumerate(ids)]
-
-    def _in_memory(
-        self, sessions: Sequence[TokenisedSession], most: int, options: dict[str, Any], done: Callable[[int], Any]
-    ) -> list[str]:
-        """Continue sessions; fewer together where memory does not suffice."""
-        while True:
-            counted = 0
-
-            def watch(count: int) -> None:
-                nonlocal counted
-                done(count - counted)
-                counted = count
-
-            try:
-                return continuations(
-                    self.interface,
-                    sessions,
-                    [most] * len(sessions),
-                    batch_size=self._sequences,
-                    watch=watch,
-                    **options,
-                )
-            except torch.OutOfMemoryError:
-                if self._sequences == 1:
-                    raise
-            done(-counted)
-            torch.cuda.empty_cache()
-            self._sequences = max(1, self._sequences // 2)
-            logger.warning("out of memory: %d sequences are continued together from now on", self._sequences)
 
 
 def _warn_of_cuts(cuts: Sequence[int], most: int) -> None:

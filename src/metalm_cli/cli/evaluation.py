@@ -195,6 +195,8 @@ class Evaluation:
         from metalm_cli.cli.results import print_record
 
         print_record(made)
+        for text in overlaps(made):
+            note(text)
         note(f"results  {place}")
 
     def _compared(self, records: Sequence[Mapping[str, Any]]) -> None:
@@ -204,6 +206,16 @@ class Evaluation:
 
         for other, place in zip(records[1:], self.places[1:], strict=True):
             print_comparison(records[0], other, str(self.places[0]), str(place))
+
+
+def overlaps(made: Mapping[str, Any]) -> list[str]:
+    """What a check against training data found, in words; nothing where none was asked for."""
+    found = made.get("contamination")
+    if found is None:
+        return []
+    named = [f"{name} {len(one['rows'])} of {one['of']}" for name, one in found["tasks"].items() if one["rows"]]
+    what = f"{', '.join(named)} examples share" if named else "no example shares"
+    return [f"{what} 13 words in a row with the training data of {len(found['files'])} files"]
 
 
 def write(place: Path, made: Mapping[str, Any], results: Sequence[Result] | None) -> None:
@@ -233,10 +245,6 @@ def say_missing(missing: Mapping[str, str], chosen: int) -> None:
         )
     for name, why in missing.items():
         note(f"missing  {name}: {why}")
-
-
-def _split(names: Sequence[str] | None) -> list[str]:
-    return [part for name in names or () for part in name.split(",") if part]
 
 
 def note(text: str) -> None:

@@ -195,13 +195,18 @@ def limits_of(interface: Interface, settings: Settings, new: int) -> Limits:
 
 def new_tokens(interface: Interface, card: Card, example: Example, style: Style) -> int:
     """Most new tokens of an answer: of the longest option and a little more, or by cluster."""
-    if style.rationale and example.rationale:
+    if reasons(card, style):
         return RATIONALE_TOKENS
     if not example.options:
         return NEW_TOKENS.get(card.cluster, ANSWER_TOKENS)
     tokenizer = interface.decoder_tokenizer
     delimiter = tokenizer.rules.target_delimiter
     return BEYOND + max(len(tokenizer.continuation(delimiter + option)) for option in example.options)
+
+
+def reasons(card: Card, style: Style) -> bool:
+    """Whether a rationale is asked for before the answer, and the data set has some."""
+    return style.rationale and card.answer.rationale is not None
 
 
 def as_said(example: Example, template: Template, style: Style) -> Example:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -47,7 +47,7 @@ class Item:
     predict: np.ndarray
     targets: np.ndarray
     owners: np.ndarray
-    before: bytes | None
+    before: str | None
     length: int
 
 
@@ -61,7 +61,7 @@ def joined(first: TokenisedSession, second: TokenisedSession) -> TokenisedSessio
 def rows_of(
     question: Question,
     first: int,
-    fronts: dict[bytes, TokenisedSession],
+    fronts: dict[str, TokenisedSession],
     most: int | None,
     *,
     share: bool,
@@ -82,10 +82,10 @@ def rows_of(
         MetalmError: Nothing stands before the options, or the question does not fit.
     """
     prefix, before = question.prefix, question.before
-    key: bytes | None = None
+    key: str | None = None
     if before is not None and len(before):
         if cached and len(prefix):
-            key = _digest(before)
+            key = digest(before)
             fronts[key] = before
         else:
             prefix = joined(before, prefix)
@@ -117,7 +117,7 @@ def rows_of(
 def _row(
     prefix: TokenisedSession,
     heads: dict[tuple[int, ...], list[tuple[int, np.ndarray]]],
-    key: bytes | None,
+    key: str | None,
     front: int,
     share: bool,
 ) -> Item:
@@ -150,8 +150,11 @@ def _row(
     )
 
 
-def _digest(session: TokenisedSession) -> bytes:
-    digest = hashlib.sha256(session.ids.tobytes())
+def digest(session: TokenisedSession, options: Sequence[np.ndarray] = ()) -> str:
+    """A digest of what is read: token ids, docked contents with their places, and options."""
+    state = hashlib.sha256(session.ids.astype(np.int64).tobytes())
     for at, dock in session.docks:
-        digest.update(f"{at} ".encode() + dock.key)
-    return digest.digest()
+        state.update(f" dock {at} ".encode() + dock.key)
+    for option in options:
+        state.update(b" option " + np.asarray(option, dtype=np.int64).tobytes())
+    return state.hexdigest()

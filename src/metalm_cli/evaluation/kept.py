@@ -11,15 +11,12 @@ import hashlib
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from metalm_cli.errors import Exit, MetalmError
-from metalm_cli.sessions import TokenisedSession
 
 VERSION = 1
 """Changes when the same model, tokens and way of asking give another answer."""
@@ -34,23 +31,13 @@ class Asked:
 
     Args:
         question: What a person would call it: task, row, template, shots.
-        text: Digest of the token ids and docked contents.
+        text: Digest of the token ids and docked contents (:func:`~metalm_cli.evaluation.forest.digest`).
         how: Kind of answer and its settings.
     """
 
     question: str
     text: str
     how: str
-
-
-def digest(session: TokenisedSession, options: Sequence[np.ndarray] = ()) -> str:
-    """A digest of what is read: token ids, docked contents with their places, and options."""
-    state = hashlib.sha256(session.ids.astype(np.int64).tobytes())
-    for at, dock in session.docks:
-        state.update(f" dock {at} ".encode() + dock.key)
-    for option in options:
-        state.update(b" option " + np.asarray(option, dtype=np.int64).tobytes())
-    return state.hexdigest()
 
 
 class Kept:

@@ -8,14 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from metalm_cli.evaluation.asking import Prompted
-from metalm_cli.evaluation.forest import Question
-from metalm_cli.evaluation.kept import Asked, Kept, digest
+from metalm_cli.evaluation.forest import Question, digest
+from metalm_cli.evaluation.kept import Asked, Kept
 from metalm_cli.evaluation.scorer import OptionScores, Scorer
 from metalm_cli.sessions import DecoderTokenizer, TokenisedSession
-
-WAYS = ("per_token", "per_char", "per_byte", "unconditional")
-"""Other ways to compare options: log-probability divided by the option's tokens, characters (lm-evaluation-harness:
-``acc_norm``) or UTF-8 bytes; or less its log-probability without the input."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +21,9 @@ class Ranked:
     Args:
         log_likelihood: Of each option, in nats. ``[o]``
         chosen: Option of the highest; the first of equals.
-        otherwise: Option chosen in each other way, by its name.
+        otherwise: Option chosen in each other way: by log-probability ``per_token``, ``per_char``
+            (lm-evaluation-harness: ``acc_norm``) or ``per_byte`` (UTF-8) of the option, or ``unconditional``: less its
+            log-probability without the input.
     """
 
     log_likelihood: tuple[float, ...]
@@ -40,7 +38,6 @@ def rank(
     kept: Kept,
     *,
     ended: bool,
-    unconditional: bool = True,
     watch: Callable[[int], None] = lambda done: None,
 ) -> list[Ranked]:
     """Rank the options of examples.
@@ -51,29 +48,26 @@ def rank(
         names: What each is called in what is kept.
         kept: Answers that are there already; takes the new ones after each forward pass.
         ended: An option's end token counts.
-        unconditional: Also score options without the input.
         watch: Told how many are done.
     """
     tokenizer = scorer.interface.decoder_tokenizer
     questions = [Question(one.prefix, option_ids(tokenizer, one, ended), one.before) for one in prompts]
     how = "ranked, ended" if ended else "ranked"
     scores = _scores(scorer, questions, names, how, kept, watch)
-    bare: list[np.ndarray] | None = None
-    if unconditional:
-        start = nothing(tokenizer)
-        distinct = {tuple(map(bytes, one.options)): one.options for one in questions}
-        alone = _scores(
-            scorer,
-            [Question(start, options, name="options without an input") for options in distinct.values()],
-            [f"{names[0] if names else ''} without an input"] * len(distinct),
-            how,
-            kept,
-        )
-        by_options = dict(zip(distinct, alone, strict=True))
-        bare = [by_options[tuple(map(bytes, one.options))] for one in questions]
+    # Options without the input: often the same for a whole task, and then scored once.
+    distinct = {tuple(map(bytes, one.options)): one.options for one in questions}
+    start = nothing(tokenizer)
+    bare = _scores(
+        scorer,
+        [Question(start, options, name="options without an input") for options in distinct.values()],
+        [f"{names[0] if names else ''} without an input"] * len(distinct),
+        how,
+        kept,
+    )
+    alone = dict(zip(distinct, bare, strict=True))
     return [
-        _ranked(tokenizer, one, question, score, None if bare is None else bare[at])
-        for at, (one, question, score) in enumerate(zip(prompts, questions, scores, strict=True))
+        _ranked(tokenizer, one, question, score, alone[tuple(map(bytes, question.options))])
+        for one, question, score in zip(prompts, questions, scores, strict=True)
     ]
 
 
@@ -128,7 +122,7 @@ def _ranked(
     prompt: Prompted,
     question: Question,
     sums: np.ndarray,
-    bare: np.ndarray | None,
+    bare: np.ndarray,
 ) -> Ranked:
     options, delimiter = prompt.right.options, tokenizer.rules.target_delimiter
     # A delimiter of words is said before the option, and is none of it.
@@ -138,9 +132,8 @@ def _ranked(
         "per_token": sums / tokens,
         "per_char": sums / np.array([max(1, len(one)) for one in options]),
         "per_byte": sums / np.array([max(1, len(one.encode())) for one in options]),
+        "unconditional": sums - bare,
     }
-    if bare is not None:
-        ways["unconditional"] = sums - bare
     return Ranked(
         tuple(sums.tolist()), int(sums.argmax()), {name: int(values.argmax()) for name, values in ways.items()}
     )

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.evaluation.caches import expanded, keeps_cache, moved
 from metalm_cli.evaluation.docks import DockStore
 from metalm_cli.evaluation.forest import Item, Question, rows_of
@@ -78,7 +79,7 @@ def score(
         Scores of each question, in the order given; equal whatever the budget, the order or ``share``.
 
     Raises:
-        MetalmError: A question has nothing to read, or does not fit the decoder's positions.
+        MetalmError: A question has nothing to read, or does not fit the decoder's positions, or memory.
     """
     return Scorer(interface, budget, share).score(questions, watch)
 
@@ -101,7 +102,7 @@ class Scorer:
     positions: int = 0
     padding: int = 0
     projected: int = 0
-    _caches: OrderedDict[bytes, Any] = field(default_factory=OrderedDict, repr=False)
+    _caches: OrderedDict[str, Any] = field(default_factory=OrderedDict, repr=False)
 
     def __post_init__(self) -> None:
         model = self.interface.model
@@ -123,7 +124,7 @@ class Scorer:
         total = int(starts[-1])
         sums, greedy = np.zeros(total), np.ones(total, dtype=bool)
         sizes = np.array([len(option) for one in questions for option in one.options], dtype=np.int64)
-        fronts: dict[bytes, TokenisedSession] = {}
+        fronts: dict[str, TokenisedSession] = {}
         most = self.interface.model.positions
         items = [
             item
@@ -150,10 +151,8 @@ class Scorer:
     # -- rows ---------------------------------------------------------------------------------------------------------
 
     def _batches(self, items: Sequence[Item]) -> Iterator[list[Item]]:
-        """Rows that are read together, the longest first; the budget may change from one to the next."""
-        order = sorted(items, key=lambda one: (one.before or b"", -len(one.row)))
-        order.sort(key=lambda one: -len(one.row) if one.before is None else 0)
-        waiting = list(reversed(order))
+        """Rows that are read together, with the same front, the longest first; the budget may change in between."""
+        waiting = sorted(items, key=lambda one: (one.before or "", -len(one.row)))[::-1]
         while waiting:
             batch = [waiting.pop()]
             longest, padding = len(batch[0].row), 0
@@ -167,7 +166,7 @@ class Scorer:
     # -- forward passes -----------------------------------------------------------------------------------------------
 
     def _run(
-        self, batch: list[Item], fronts: dict[bytes, TokenisedSession], sums: np.ndarray, greedy: np.ndarray
+        self, batch: list[Item], fronts: dict[str, TokenisedSession], sums: np.ndarray, greedy: np.ndarray
     ) -> None:
         """Score a batch; in halves where memory does not suffice."""
         if self._cuda:
@@ -175,9 +174,13 @@ class Scorer:
             held = torch.cuda.memory_allocated()
         try:
             found = self._forward(batch, fronts)
-        except torch.OutOfMemoryError:
+        except torch.OutOfMemoryError as error:
             if len(batch) == 1:
-                raise
+                raise MetalmError(
+                    f"memory does not hold a question of {batch[0].length:,} positions, alone in its batch",
+                    remedy="shorten it, give fewer demonstrations, or use a larger device",
+                    exit_code=Exit.FAILED,
+                ) from error
             found = None
         if found is None:  # outside the handler, which keeps the failed pass's tensors
             torch.cuda.empty_cache()
@@ -197,7 +200,7 @@ class Scorer:
         np.add.at(sums, owners, values)
         np.logical_and.at(greedy, owners, right)
 
-    def _forward(self, batch: list[Item], fronts: dict[bytes, TokenisedSession]) -> tuple[np.ndarray, np.ndarray]:
+    def _forward(self, batch: list[Item], fronts: dict[str, TokenisedSession]) -> tuple[np.ndarray, np.ndarray]:
         """Log-probability of each target of a batch, and whether it is the likeliest token. ``[m]``"""
         model, device = self.interface.model, self.interface.device
         rows = [replace(item.row, docks=()) for item in batch]
@@ -237,7 +240,7 @@ class Scorer:
         flat = embeds.flatten(0, 1).index_copy(0, torch.from_numpy(at).to(embeds.device), vectors.to(embeds.dtype))
         return flat.view_as(embeds)
 
-    def _front(self, key: bytes, session: TokenisedSession) -> Any:
+    def _front(self, key: str, session: TokenisedSession) -> Any:
         """Keys and values of what stands in front; the newest are kept."""
         from transformers import DynamicCache
 

@@ -36,8 +36,8 @@ class Settings:
         shots: Numbers of demonstrations; each is a setting of its own.
         drawn: Demonstrations are drawn for each example; else once for the task.
         normalise: Compare answers without case, punctuation and articles.
-        unconditional: Also rank options by how much the input raises their probability.
-        samples: Sampled answers of which the most frequent counts; 1: greedy.
+        samples: Sampled answers of which the most frequent counts; 1: greedy. What is sampled, or reasons first, is
+            said, also where the protocol would rank options.
         temperature: Of sampled answers.
         seed: Of demonstrations and samples.
     """
@@ -54,7 +54,6 @@ class Settings:
     shots: tuple[int, ...] = (0,)
     drawn: bool = False
     normalise: bool = False
-    unconditional: bool = True
     samples: int = 1
     temperature: float = 0.7
     seed: int = 0

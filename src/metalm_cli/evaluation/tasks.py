@@ -14,10 +14,11 @@ from functools import partial
 from typing import Any
 
 from metalm_cli.evaluation import metrics, texts
-from metalm_cli.evaluation.asking import NEW_TOKENS, Prompted, prepare
-from metalm_cli.evaluation.batched import continuations, sampled
+from metalm_cli.evaluation.asking import NEW_TOKENS, Prompted, Prompts, prepare, reasons
+from metalm_cli.evaluation.batched import UNCONSTRAINED, continuations, sampled
+from metalm_cli.evaluation.forest import digest
 from metalm_cli.evaluation.interface import Interface
-from metalm_cli.evaluation.kept import Asked, Kept, digest
+from metalm_cli.evaluation.kept import Asked, Kept
 from metalm_cli.evaluation.metrics import Chance, Score
 from metalm_cli.evaluation.opening import Task
 from metalm_cli.evaluation.ranking import Ranked, rank
@@ -30,8 +31,6 @@ from metalm_cli.templates import Template
 
 BEAMS = {"num_beams": 4, "length_penalty": 0.6}
 """Decoding of what is written freely (paper section 3.3)."""
-UNCONSTRAINED = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
-"""Set, because a checkpoint may bring such constraints in its ``generation_config.json``."""
 CHUNK = 8
 """Forward passes' worth of answers that are said before they are kept."""
 
@@ -60,13 +59,13 @@ class Wording:
         score: None where no example fits the model.
         chance: Chance level on the same examples.
         cut: Examples whose long field was cut.
-        skipped: Examples that do not fit even so.
+        skipped: Examples that do not fit even so, or not beside their demonstrations.
         seconds: Time of tokenising, asking and scoring.
         shots: Demonstrations in front of each example.
         extra: Further columns by name: other metrics, and the metric with options compared in other ways.
         each: Score of each example, or what was found and what is right, for metrics over a whole split.
         samples: Each answer.
-        note: Why there is no score.
+        note: What demonstrations leave no room for.
     """
 
     template: str
@@ -178,20 +177,24 @@ class Evaluator:
         prompts = made.prompts
         names = [f"{task.card.name} row {one.example.row}, {template.name}, {shots} shots" for one in prompts]
         ranked: list[Ranked] | None = None
-        if self.settings.protocol != "finetuned" and prompts and all(one.right.options for one in prompts):
+        if prompts and self._ranks(task) and all(one.right.options for one in prompts):
             ranked = rank(
                 self.scorer,
                 prompts,
                 names,
                 self.kept,
                 ended=self.settings.protocol == "instruct",
-                unconditional=self.settings.unconditional,
                 watch=lambda done: watch(f"{done} of {len(prompts)} examples"),
             )
             said = [one.right.options[found.chosen] for one, found in zip(prompts, ranked, strict=True)]
         else:
             said = self._said(task, prompts, names, watch)
-        return self._scored(task, template, shots, made.cut, made.skipped, made.note, prompts, said, ranked, began)
+        return self._scored(task, template, shots, made, said, ranked, began)
+
+    def _ranks(self, task: Task) -> bool:
+        """Whether options are ranked: what is sampled, or reasons first, has to be said."""
+        settings = self.settings
+        return settings.protocol != "finetuned" and settings.samples == 1 and not reasons(task.card, settings.style)
 
     def _said(
         self, task: Task, prompts: Sequence[Prompted], names: Sequence[str], watch: Callable[[str], None]
@@ -205,15 +208,15 @@ class Evaluator:
             free = task.card.cluster in NEW_TOKENS and not task.examples[0].options
             options |= BEAMS if free else {}
             how = f"said {sorted(options.items())}"
-        texts = self._texts(prompts, names, how, options, watch)
-        metric = task.card.metric.name
+        found = self._texts(prompts, names, how, options, watch)
+        metric, reasoned = task.card.metric.name, reasons(task.card, settings.style)
 
         def answer(text: str) -> str:
-            return answer_of(text, delimiter, metric)[1] if settings.style.rationale else without(text, delimiter)
+            return answer_of(text, delimiter, metric)[1] if reasoned else without(text, delimiter)
 
         return [
             answer(one) if isinstance(one, str) else majority([answer(sample) for sample in one], metric)
-            for one in texts
+            for one in found
         ]
 
     def _texts(
@@ -239,15 +242,15 @@ class Evaluator:
             part = new[begin : begin + size]
             reads, limits = [sessions[at] for at in part], [prompts[at].limit for at in part]
             told: dict[str, Any] = {"batch_size": settings.batch_size, **options}
-            texts: Sequence[Any]
+            answers: Sequence[Any]
             if settings.samples > 1:
                 rows = [prompts[at].example.row for at in part]
                 drawn: dict[str, Any] = {"temperature": settings.temperature, "seed": settings.seed, "keys": rows}
-                texts = sampled(self.interface, reads, limits, settings.samples, **drawn, **told)
+                answers = sampled(self.interface, reads, limits, settings.samples, **drawn, **told)
             else:
                 progress = partial(_counted, watch, done, len(prompts))
-                texts = continuations(self.interface, reads, limits, watch=progress, **told)
-            for at, text in zip(part, texts, strict=True):
+                answers = continuations(self.interface, reads, limits, watch=progress, **told)
+            for at, text in zip(part, answers, strict=True):
                 found[at] = text
             self.kept.put((asked[at], found[at]) for at in part)
             done += len(part)
@@ -259,15 +262,12 @@ class Evaluator:
         task: Task,
         template: Template,
         shots: int,
-        cut: int,
-        skipped: int,
-        note: str,
-        prompts: Sequence[Prompted],
+        made: Prompts,
         said: list[str],
         ranked: Sequence[Ranked] | None,
         began: float,
     ) -> Wording:
-        metric = task.card.metric.name
+        metric, prompts = task.card.metric.name, made.prompts
         right = [one.right for one in prompts]
         if self.settings.normalise:
             said, right = [plain(one) for one in said], [_plain(one) for one in right]
@@ -293,14 +293,14 @@ class Evaluator:
             template.name,
             metrics.score(metric, said, right) if right else None,
             metrics.chance(metric, right),
-            cut,
-            skipped,
+            made.cut,
+            made.skipped,
             time.perf_counter() - began,
             shots,
             extra,
             metrics.by_example(metric, said, right) if right else {},
             samples,
-            note,
+            made.note,
         )
 
 

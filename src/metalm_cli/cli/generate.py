@@ -8,13 +8,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from metalm_cli.cli import console
+from metalm_cli.cli import generate_options as options
 from metalm_cli.errors import Exit, MetalmError
 
 if TYPE_CHECKING:
@@ -30,64 +30,24 @@ ENDINGS = {
 }
 
 
-class Place(StrEnum):
-    """Where the text goes."""
-
-    docked = "docked"
-    causal = "causal"
-
-
 def generate(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[MODEL]",
-            help="A run folder, a model folder or a hub id; left out: the newest finished run that holds a MetaLM.",
-            show_default=False,
-        ),
-    ] = None,
-    text: Annotated[
-        str | None, typer.Argument(metavar="[TEXT]", help="What the model reads; - for standard input.")
-    ] = None,
-    place: Annotated[
-        Place, typer.Option("--as", help="Docked into the text encoder, or read by the decoder as causal text.")
-    ] = Place.docked,
-    prompt: Annotated[
-        str | None, typer.Option("--prompt", metavar="TEXT", help="Beginning of the answer; the model goes on from it.")
-    ] = None,
-    image: Annotated[
-        Path | None, typer.Option("--image", metavar="FILE", help="An image for the vision encoder, before the text.")
-    ] = None,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Most tokens of an answer.")] = 128,
-    beams: Annotated[int | None, typer.Option("--beams", min=1, help="Width of a beam search; default greedy.")] = None,
-    length_penalty: Annotated[
-        float | None, typer.Option("--length-penalty", help="With beams: above 0 favours longer answers; default 1.")
-    ] = None,
-    sample: Annotated[bool, typer.Option("--sample", help="Draw tokens instead of taking the likeliest.")] = False,
-    temperature: Annotated[
-        float | None, typer.Option("--temperature", help="With --sample: divides the logits; default 1.")
-    ] = None,
-    top_p: Annotated[
-        float | None, typer.Option("--top-p", help="With --sample: draw from the likeliest with this share; default 1.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="With --sample; default 0.")] = None,
-    stop: Annotated[
-        list[str] | None, typer.Option("--stop", metavar="TEXT", help="Ends an answer; again for more.")
-    ] = None,
-    source: Annotated[
-        Path | None, typer.Option("--input", metavar="FILE", help="JSON lines to answer, into --out.")
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="FILE", help="Where answers are appended; goes on from what is there."),
-    ] = None,
-    batch_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--batch-tokens", min=16, help="With --input: decoder positions of a pass; default by the device."
-        ),
-    ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Open no network connection.")] = False,
+    model: options.Model = None,
+    text: options.Text = None,
+    place: options.As = options.Place.docked,
+    prompt: options.Prompt = None,
+    image: options.Image = None,
+    max_new_tokens: options.MaxNewTokens = 128,
+    beams: options.Beams = None,
+    length_penalty: options.LengthPenalty = None,
+    sample: options.Sample = False,
+    temperature: options.Temperature = None,
+    top_p: options.TopP = None,
+    seed: options.Seed = None,
+    stop: options.Stop = None,
+    source: options.Source = None,
+    out: options.Out = None,
+    batch_tokens: options.BatchTokens = None,
+    offline: options.Offline = False,
 ) -> None:
     """Let a model answer a text, or every line of a file.
 

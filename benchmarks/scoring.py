@@ -96,7 +96,9 @@ def against_lm_eval(root: Path, options: argparse.Namespace) -> dict[str, Any]:
         theirs = HFLM(folder, device=device, dtype="float32")
     for name, wanted in TASKS.items():
         requests = requests_of(wanted, wanted.few if options.quick else wanted.items, root)
-        figures |= one_task(name, wanted, requests, ours, theirs, 1 if options.quick else 3)
+        found = one_task(name, wanted, requests, ours, theirs, 1 if options.quick else 3)
+        print(f"{name}: {found[f'{name}: times as fast']:.2f} times as fast", flush=True)
+        figures |= found
     return figures
 
 

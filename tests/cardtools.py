@@ -23,6 +23,18 @@ fields: {premise: premise, hypothesis: hypothesis}
 answer: {label: label, names: [entailment, not_entailment], words: {entailment: "yes", not_entailment: "no"}}
 metric: {name: accuracy, source: us}
 """
+CARD: dict[str, Any] = {
+    "cluster": "nli",
+    "description": "A task of the tests",
+    "core": True,
+    "splits": {"train": "train", "validation": "validation"},
+    "fields": {"text": "text"},
+    "answer": {"label": "label", "names": ["even", "odd"], "words": {"even": "no", "odd": "yes"}},
+    "metric": {"name": "accuracy", "source": "the tests"},
+    "licence": "unknown",
+    "citation": "nobody",
+}
+"""A card of even and odd numbers, but for its name and its rows."""
 OPTIONS = """\
 fields: {question: question}
 answer: {options: choices, text: answer}

@@ -10,22 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from microruns import metalm, write_recipe
+from cardtools import CARD
+from microruns import metalm
 
-RUN = [
-    "train.steps=2",
-    "model.decoder.config.n_positions=256",
-    "model.encoders.text.config.max_position_embeddings=128",
-]
 ROWS = [{"text": f"She had {n} red balls.", "label": n % 2} for n in range(10)]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of a MetaLM."""
-    folder = tmp_path_factory.mktemp("runs")
-    assert metalm("pretrain", write_recipe(folder), "--out", folder / "run", *RUN) == 0
-    return folder / "run"
 
 
 @pytest.fixture
@@ -35,21 +23,10 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: Path) -> Path
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.delenv("METALM_DATA", raising=False)
     shutil.copytree(trained, tmp_path / "runs" / "mine")
-    card = {
-        "cluster": "nli",
-        "description": "A task of the tests",
-        "core": True,
-        "splits": {"train": "train", "validation": "validation"},
-        "fields": {"text": "text"},
-        "answer": {"label": "label", "names": ["even", "odd"], "words": {"even": "no", "odd": "yes"}},
-        "metric": {"name": "accuracy", "source": "the tests"},
-        "licence": "unknown",
-        "citation": "nobody",
-    }
     (tmp_path / "cards").mkdir()
     places: dict[str, dict[str, Any]] = {"odd": {"file": "odd.jsonl"}, "far": {"hub": {"id": "nobody/nothing"}}}
     for name, place in places.items():
-        text = yaml.safe_dump({"name": name, **card, **place})
+        text = yaml.safe_dump({"name": name, **CARD, **place})
         (tmp_path / "cards" / f"{name}.yaml").write_text(text, encoding="utf-8")
     (tmp_path / "cards" / "odd.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
     return tmp_path
@@ -218,6 +195,24 @@ def test_killed_and_started_again_it_goes_on(desk, capsys) -> None:
     assert "kept" not in capsys.readouterr().err
     one, two = (json.loads((desk / "one" / name).read_text())["tasks"] for name in ("a.json", "c.json"))
     assert one["odd"]["settings"][0]["score"] == two["odd"]["settings"][0]["score"]
+
+
+def test_what_training_data_holds_is_said(desk, capsys) -> None:
+    told = "She had {} red balls, {} blue boxes and {} green boats in the old house by the river."
+    rows = [{"text": told.format(n, n + 1, n + 2), "label": n % 2} for n in range(6)]
+    (desk / "cards" / "odd.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (desk / "other.jsonl").write_text(json.dumps({"text": "Nothing of it."}) + "\n")
+    (desk / "train.jsonl").write_text(json.dumps({"text": f"Once. {rows[4]['text']} The end."}) + "\n")
+    for files, said in [
+        (["other.jsonl"], "no example shares 13 words in a row with the training data of 1 files"),
+        (
+            ["other.jsonl", "train.jsonl"],
+            "odd 1 of 6 examples share 13 words in a row with the training data of 2 files",
+        ),
+    ]:
+        given = [part for name in files for part in ("--contamination", name)]
+        assert metalm("eval", "--task", "odd", *OWN, *given, "--out", f"{len(files)}.json") == 0
+        assert said in capsys.readouterr().err
 
 
 def test_demonstrations_that_do_not_fit_at_all(desk, capsys) -> None:

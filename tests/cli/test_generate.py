@@ -19,22 +19,9 @@ from PIL import Image
 import metalm_cli
 from metalm_cli.cli import generate as command
 from metalm_cli.sessions import Causal, Docked, Session
-from microruns import Forked, metalm, write_recipe
+from microruns import Forked, metalm
 
-RUN = [
-    "train.steps=2",
-    "model.decoder.config.n_positions=256",
-    "model.encoders.text.config.max_position_embeddings=128",
-]
 SHORT = ["--max-new-tokens", 6]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of a MetaLM."""
-    folder = tmp_path_factory.mktemp("runs")
-    assert metalm("pretrain", write_recipe(folder), "--out", folder / "run", *RUN) == 0
-    return folder / "run"
 
 
 @pytest.fixture

@@ -8,23 +8,13 @@ from typing import Any
 
 import yaml
 
+from cardtools import CARD
 from metalm_cli.evaluation.opening import open_tasks
 from metalm_cli.evaluation.settings import Settings
 from metalm_cli.evaluation.tasks import Evaluator
 from metalm_cli.tasks import Cards
 
 ROWS = [{"text": f"The girl had {n} red balls and a dog.", "label": n % 2, "say": f"{n} balls"} for n in range(12)]
-BASE: dict[str, Any] = {
-    "cluster": "nli",
-    "description": "A task of the tests",
-    "core": True,
-    "splits": {"train": "train", "validation": "validation"},
-    "fields": {"text": "text"},
-    "answer": {"label": "label", "names": ["even", "odd"], "words": {"even": "no", "odd": "yes"}},
-    "metric": {"name": "accuracy", "source": "the tests"},
-    "licence": "unknown",
-    "citation": "nobody",
-}
 OPEN = {"answer": {"text": "say"}, "metric": {"name": "token_f1", "source": "the tests"}}
 TEMPLATES = [
     {"name": "turned-first", "input": "{{ answer }}", "target": "{{ text }}", "turned": True},
@@ -46,7 +36,7 @@ class Desk:
         place = {} if "hub" in changes else {"file": f"{name}.jsonl"}
         (self.folder / "cards").mkdir(exist_ok=True)
         (self.folder / "cards" / f"{name}.yaml").write_text(
-            yaml.safe_dump({"name": name, **BASE, **place, **changes}), encoding="utf-8"
+            yaml.safe_dump({"name": name, **CARD, **place, **changes}), encoding="utf-8"
         )
         (self.folder / "cards" / f"{name}.jsonl").write_bytes((self.folder / f"{name}.jsonl").read_bytes())
         (self.folder / "templates" / f"{name}.yaml").write_text(

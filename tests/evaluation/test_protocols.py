@@ -190,6 +190,75 @@ def test_normalised_answers_are_compared_without_case_and_articles(desk: Desk, m
     assert (strict.settings[0].value, loose.settings[0].value) == (0.0, 50.0)
 
 
+REASONED = {**CHOICE, "answer": {**CHOICE["answer"], "rationale": "why"}}
+REASONS = [{**row, "why": "It is a number."} for row in ROWS]
+
+
+@pytest.mark.parametrize("protocol", ["finetuned", "in_context", "instruct"])
+def test_a_rationale_is_said_before_the_answer_where_a_card_has_some(
+    desk: Desk, monkeypatch: Any, protocol: Any
+) -> None:
+    from metalm_cli.evaluation import tasks as evaluating
+    from metalm_cli.templates import Style
+
+    def saying(interface: Any, sessions: Any, limits: Any, **_options: Any) -> list[str]:
+        asked.append(max(limits))
+        return [f" It has {n} balls, which is odd.\nThe answer is yes" for n in range(len(sessions))]
+
+    asked: list[int] = []
+    monkeypatch.setattr(evaluating, "continuations", saying)
+    desk.card("why", REASONS, **REASONED)
+    desk.card("plain", **CHOICE)
+    found = desk.results(
+        interface_of("gpt2", n_positions=512), "why", "plain", protocol=protocol, style=Style(rationale=True)
+    )
+    by_name = {one.task.card.name: one.wordings[0] for one in found}
+    assert {one.prediction for one in by_name["why"].samples} == {"yes"}
+    assert by_name["why"].score.value == 50.0
+    assert asked[0] > 100
+    if protocol == "finetuned":
+        assert asked[1] < 10
+    else:
+        assert by_name["plain"].samples[0].log_likelihood is not None
+        assert len(asked) == 1
+
+
+@pytest.mark.parametrize("protocol", ["finetuned", "in_context"])
+def test_of_several_samples_the_most_frequent_answer_counts(desk: Desk, monkeypatch: Any, protocol: Any) -> None:
+    from metalm_cli.evaluation import tasks as evaluating
+
+    def saying(interface: Any, sessions: Any, limits: Any, count: int, **options: Any) -> list[list[str]]:
+        told.append((count, options["temperature"], options["seed"], options["keys"]))
+        return [[" not at all", " yes", " yes"]] * len(sessions)
+
+    told: list[Any] = []
+    monkeypatch.setattr(evaluating, "sampled", saying)
+    desk.card("odd", **CHOICE)
+    (result,) = desk.results(
+        interface_of("gpt2"), "odd", protocol=protocol, samples=3, temperature=0.5, seed=7, limit=4
+    )
+    (wording,) = result.wordings
+    assert [one.prediction for one in wording.samples] == ["yes"] * 4
+    ((count, temperature, seed, keys),) = told
+    assert (count, temperature, seed, sorted(keys)) == (3, 0.5, 7, [one.row for one in wording.samples])
+
+
+def test_samples_depend_on_their_seed_alone(desk: Desk) -> None:
+    desk.card("balls", **OPEN)
+    interface = talker("gpt2", "text")
+    first, second, other = (
+        [
+            one.prediction
+            for one in desk.results(interface, "balls", samples=2, temperature=2.0, seed=seed, batch_size=size)[0]
+            .wordings[0]
+            .samples
+        ]
+        for seed, size in ((1, 16), (1, 5), (2, 16))
+    )
+    assert first == second
+    assert first != other
+
+
 def test_the_papers_five_templates(desk: Desk) -> None:
     desk.card("odd", **CHOICE)
     (result,) = desk.results(interface_of("gpt2", "text"), "odd", protocol="instruct", template="paper")

@@ -166,6 +166,10 @@ def test_the_stop_text_that_is_complete_first_counts() -> None:
     assert stopped_at("xxabcd", ["xabc", "bc"]) == 1
     assert stopped_at("xx", ["a"]) is None
     assert cut_at("one. two", []) == "one. two"
+    assert stopped_at("\nyes\nno", ["\n"], lead="\n") == 4, "what is said before an answer does not end it"
+    assert stopped_at("yes\nno", ["\n"], lead="\n") == 3
+    assert stopped_at("\n\nyes", ["\n"], lead="\n") == 1
+    assert cut_at(" a b", [" "], lead=" ") == " a"
 
 
 def test_a_teller_tells_pieces_and_stops() -> None:

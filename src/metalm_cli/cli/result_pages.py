@@ -145,7 +145,9 @@ def _notes(record: Record) -> list[str]:
     for what, why in (("cut", "have long inputs cut"), ("skipped", "do not fit the model, and are in no score")):
         counts: dict[str, int] = {}
         for name, one in settings:
-            counts[name] = max([counts.get(name, 0), *(getattr(wording, what) for wording in one.templates)])
+            # A note says what demonstrations leave no room for.
+            found = (getattr(wording, what) for wording in one.templates if what == "cut" or not wording.note)
+            counts[name] = max([counts.get(name, 0), *found])
         named = [f"{name} {count}" for name, count in counts.items() if count]
         if named:
             notes.append(f"examples that {why}: {', '.join(named)}")

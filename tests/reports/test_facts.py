@@ -112,6 +112,15 @@ def test_a_run_that_stopped_says_so(tmp_path: Path) -> None:
     assert any("there is no evaluation yet: metalm evaluate" in one for one in facts.problems)
 
 
+def test_a_run_whose_results_lie_elsewhere_is_evaluated(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / name) for name in ("one", "two", "three")]
+    write_results(tmp_path / "scores", "a", source=str(runs[0]))
+    write_results(tmp_path / "scores", "b", source=str(runs[1] / "model"))
+    read = read_runs([*runs, tmp_path / "scores"])
+    said = [any("no evaluation" in one for one in run.problems) for run in read]
+    assert said == [False, False, True, False]
+
+
 def _hold(path: str, ready: object, done: object) -> None:
     with RunFolder.create(Path(path), "tiny", resume=True):
         ready.set()  # type: ignore[attr-defined]

@@ -16,7 +16,7 @@ from metalm_cli.reports import read_runs, vega
 from metalm_cli.reports.figures import Figure, thinned
 from metalm_cli.reports.page import CONFIG, LARGEST, colours, figures_of, make_page
 from metalm_cli.reports.writing import report_place, write_figures
-from reports.folders import records, write_results, write_run
+from reports.folders import records, write_json, write_results, write_run
 
 LOADS = {
     ("script", "src"),
@@ -200,6 +200,21 @@ def test_bars_have_intervals_and_chance(runs: list[Path]) -> None:
     assert (nli["value"], nli["low"], nli["chance"]) == (65.0, pytest.approx(57.16), 55.0)
     assert {one["series"] for one in values} == {"metalm, in-context", "gpt & co, in-context"}
     assert "in 2 of 4 scores" in _figure(runs, "tasks").told
+
+
+def test_a_mean_over_fewer_clusters_stands_in_no_bar_beside_one_over_more(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "tiny")
+    write_results(run)
+    path = write_results(run, "in_context-one")
+    record = json.loads(path.read_text())
+    del record["clusters"]["0"]["paraphrase"]
+    write_json(path, record | {"mean": {"0": {"value": 65.0, "error": 4.0, "of": ["nli"]}}})
+    values = _figure([run], "clusters").spec["data"]["values"]
+    assert [(one["series"], one["value"]) for one in values if one["cluster"] == "all clusters"] == [
+        ("in_context-rte", 72.5)
+    ]
+    (run / "results" / "in_context-rte.json").unlink()
+    assert {one["cluster"] for one in _figure([run], "clusters").spec["data"]["values"]} == {"nli"}
 
 
 def test_a_logarithm_is_offered_only_of_what_has_one(tmp_path: Path) -> None:

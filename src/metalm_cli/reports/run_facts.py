@@ -27,6 +27,7 @@ LINKED = (
     "checkpoints",
 )
 """What a report links to, where it is there."""
+UNEVALUATED = "there is no evaluation yet"
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def read_runs(paths: Sequence[Path]) -> list[RunFacts]:
     """
     folders = [one for path in paths for one in _folders(Path(path))]
     unique = list({folder.resolve(): folder for folder in folders}.values())
-    runs = [read_run(folder) for folder in unique]
+    runs = _evaluated_elsewhere([read_run(folder) for folder in unique])
     names = [run.name for run in runs]
     for at, run in enumerate(runs):
         if names.count(run.name) > 1:
@@ -106,6 +107,23 @@ def read_runs(paths: Sequence[Path]) -> list[RunFacts]:
     return [
         replace(run, name=f"{run.name} ({names[:at].count(run.name) + 1})") if names.count(run.name) > 1 else run
         for at, run in enumerate(runs)
+    ]
+
+
+def _evaluated_elsewhere(runs: Sequence[RunFacts]) -> list[RunFacts]:
+    """The runs; one whose results lie in another folder that is read has been evaluated, too."""
+    sources = {
+        Path(str(one.model["source"])).expanduser().resolve()
+        for run in runs
+        for one in run.evaluations
+        if one.model.get("source")
+    }
+    models = sources | {one.parent for one in sources if one.name in RESULTS}
+    return [
+        replace(run, problems=tuple(one for one in run.problems if not one.startswith(UNEVALUATED)))
+        if run.path.resolve() in models
+        else run
+        for run in runs
     ]
 
 
@@ -288,7 +306,7 @@ def _missing(facts: RunFacts) -> list[str]:
         bad = [one for one in facts.training if one.get("nonfinite")]
         found += [f"values were not finite in {len(bad)} logged steps, first at step {bad[0]['step']:,}"] if bad else []
     if not facts.evaluations:
-        found.append(f"there is no evaluation yet: metalm evaluate {facts.path} --cluster core")
+        found.append(f"{UNEVALUATED}: metalm evaluate {facts.path} --cluster core")
     elif not any(one.answers for one in facts.evaluations):
         found.append("no answers are kept to look at: metalm evaluate with --save-samples")
     found += [f"{one.path.name}: the evaluation was cut short" for one in facts.evaluations if not one.complete]

@@ -44,8 +44,10 @@ def _clusters(scored: Scored) -> Figure | None:
     """Bars of clusters with intervals, one for each evaluation side by side, and their chance levels."""
     values: list[dict[str, Any]] = []
     several = _several(scored)
+    single = len({one.cluster for _, evaluation in scored for one in evaluation.clusters}) == 1
     for label, evaluation in scored:
-        for one in (*evaluation.clusters, *evaluation.means):
+        means = [] if single else _comparable(scored, evaluation)
+        for one in (*evaluation.clusters, *means):
             values.append(
                 {
                     "cluster": one.cluster or ALL,
@@ -86,6 +88,16 @@ def _clusters(scored: Scored) -> Figure | None:
     said = f"{names[0]}: {', '.join(best)}." + (f" Beside it: {', '.join(names[1:])}." if len(names) > 1 else "")
     said += " Lines are 95% intervals; dashed ticks are chance."
     return Figure("clusters", "scores", "Scores by cluster", said, spec, cluster_table(scored))
+
+
+def _comparable(scored: Scored, evaluation: Evaluation) -> list[ClusterScore]:
+    """Means over clusters, unless another evaluation has more of them."""
+
+    def over(one: Evaluation, shots: int) -> int:
+        return len({each.cluster for each in one.clusters if each.shots == shots})
+
+    most = max((over(one, mean.shots) for _, one in scored for mean in one.means), default=0)
+    return [mean for mean in evaluation.means if over(evaluation, mean.shots) == most]
 
 
 def _chance(evaluation: Evaluation, one: ClusterScore) -> float | None:
@@ -209,7 +221,7 @@ def _shots(scored: Scored) -> Figure | None:
     values: list[dict[str, Any]] = [
         {"shots": one.shots, "value": one.value, "low": one.low, "high": one.high, "series": label}
         for label, evaluation in scored
-        for one in evaluation.means
+        for one in _comparable(scored, evaluation)
     ]
     if len({one["shots"] for one in values}) < 2:
         return None

@@ -21,9 +21,11 @@ from metalm_cli.objectives import Objective, make_objective
 from metalm_cli.recipes.schema import PretrainRecipe
 
 
-def arguments(description: str) -> argparse.Namespace:
-    """The options that every benchmark takes."""
+def arguments(description: str, **more: Any) -> argparse.Namespace:
+    """The options that every benchmark takes, and more of one, by name: what argparse is to know of each."""
     parser = argparse.ArgumentParser(description=description)
+    for name, known in more.items():
+        parser.add_argument(f"--{name}", **known)
     parser.add_argument("--quick", action="store_true", help="fewer repetitions, for a first look")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")

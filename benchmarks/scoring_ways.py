@@ -32,7 +32,7 @@ class Wanted:
         rows: Folder of its rows below METALM_DATA.
         items: How many are scored.
         few: ... in the quick form.
-        shots: Demonstrations, the same for all items.
+        shots: Demonstrations from all over the training rows, the same for all items.
         sizes: Batch sizes that lm_eval is tried with.
         goal: Least speed ratio; None: 85% of the work ratio.
     """
@@ -91,7 +91,8 @@ def requests_of(wanted: Wanted, items: int, root: Path) -> list[Any]:
         for path in sorted((root / wanted.rows).glob("*.jsonl.gz")):
             split = path.name.partition(".")[0]
             files[split] = str(Path(folder) / f"{split}.jsonl")
-            Path(files[split]).write_text("".join(spread(path, max(items, 2 * wanted.shots))), encoding="utf-8")
+            count = wanted.shots if split == "train" and wanted.shots else items
+            Path(files[split]).write_text("".join(spread(path, count)), encoding="utf-8")
         changes = {
             "include": str(Path(lm_eval.tasks.__file__).parent / wanted.file),
             "task": "local",

@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Protocol
 
 from metalm_cli.demo.display import Display, Reckoning
 from metalm_cli.demo.folder import Folder, is_done, now, steps_done
 from metalm_cli.demo.stages import Stage
 from metalm_cli.errors import Exit, MetalmError
+from metalm_cli.training.signals import handled
 
 PAUSE = 0.25
 """Seconds between looks at what runs."""
@@ -176,20 +177,14 @@ class _Signals:
         self.pending = ""
         self.count = 0
         self._event = threading.Event()
-        self._earlier: dict[int, Any] = {}
+        self._handled = handled(self._handle, "SIGINT", "SIGTERM", "SIGHUP")
 
     def __enter__(self) -> _Signals:
-        if threading.current_thread() is threading.main_thread():
-            for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-                number = getattr(signal, name, None)
-                if number is not None:
-                    self._earlier[number] = signal.signal(number, self._handle)
+        self._handled.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        while self._earlier:
-            number, handler = self._earlier.popitem()
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._handled.__exit__(None, None, None)
 
     def wait(self, seconds: float) -> None:
         """Sleep, but no longer than until a signal comes."""

@@ -4,8 +4,32 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+
+
+@contextmanager
+def handled(handle: Callable[[int, FrameType | None], None], *names: str) -> Iterator[None]:
+    """Have signals handled inside, those that the system knows; the earlier handlers come back on leaving.
+
+    Outside the main thread, where Python hands out no signals, it does nothing.
+
+    Args:
+        handle: Called with a signal's number.
+        names: Of the signals, as ``SIGINT``.
+    """
+    earlier = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (getattr(signal, name, None) for name in names):
+            if number is not None:
+                earlier[number] = signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            # None stands for a handler that was not installed from Python and cannot be put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 class StopSignals:
@@ -19,19 +43,14 @@ class StopSignals:
     def __init__(self) -> None:
         self.pending: str | None = None
         """``SIGINT`` or ``SIGTERM`` once one has come, else None."""
-        self._earlier: dict[int, Any] = {}
+        self._handled = handled(self._handle, "SIGINT", "SIGTERM")
 
     def __enter__(self) -> StopSignals:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._earlier[number] = signal.signal(number, self._handle)
+        self._handled.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        while self._earlier:
-            number, handler = self._earlier.popitem()
-            # None stands for a handler that was not installed from Python and cannot be put back.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._handled.__exit__(None, None, None)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.pending is None:

@@ -125,6 +125,9 @@ def test_vocabulary_and_special_tokens_come_from_the_tokenizer(tokenizers) -> No
     decoder, encoder = assembly.model.decoder.config, assembly.model.encoders["text"].config
     assert (decoder.vocab_size, decoder.bos_token_id, decoder.eos_token_id) == (VOCABULARY, 0, 1)
     assert (encoder.vocab_size, encoder.pad_token_id) == (VOCABULARY, 0)
+    reader = assembly.processors["text"].tokenizer
+    assert (encoder.cls_token_id, encoder.sep_token_id) == (reader.cls_token_id, reader.sep_token_id)
+    assert (encoder.bos_token_id, encoder.eos_token_id) == (reader.cls_token_id, reader.sep_token_id)
     given = model_recipe(tokenizers, "llama", None).model_dump()
     given["decoder"]["config"]["vocab_size"] = 512
     assert assembled(Model.model_validate(given)).model.decoder.config.vocab_size == 512

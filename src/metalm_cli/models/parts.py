@@ -248,12 +248,11 @@ def _made(where: str, make: Callable[[], Any]) -> Any:
 
 
 def _token_fields(tokenizer: Any) -> dict[str, int]:
-    fields = {"vocab_size": len(tokenizer)}
-    for name in ("bos", "eos", "pad"):
-        token = getattr(tokenizer, f"{name}_token_id", None)
-        if token is not None:
-            fields[f"{name}_token_id"] = token
-    return fields
+    """Size and special tokens; what begins and ends a BERT's text stands for the beginning and end that it lacks."""
+    ids = {name: getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad", "cls", "sep")}
+    ids["bos"] = ids["cls"] if ids["bos"] is None else ids["bos"]
+    ids["eos"] = ids["sep"] if ids["eos"] is None else ids["eos"]
+    return {"vocab_size": len(tokenizer), **{f"{name}_token_id": one for name, one in ids.items() if one is not None}}
 
 
 def set_dropout(config: Any, rate: float) -> None:

@@ -112,6 +112,19 @@ def test_a_run_that_stopped_says_so(tmp_path: Path) -> None:
     assert any("there is no evaluation yet: metalm evaluate" in one for one in facts.problems)
 
 
+def test_an_encoder_alone_is_not_told_to_be_evaluated(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "tiny")
+    for model, said in [
+        ("{decoder: null, encoders: {text: {}}}", False),
+        ("{decoder: {checkpoint: gpt2}}", True),
+        ("{decoder: null, checkpoint: runs/base}", True),
+        ("[]", True),
+    ]:
+        recipe = (run / "recipe.yaml").read_text(encoding="utf-8").partition("model:")[0]
+        (run / "recipe.yaml").write_text(f"{recipe}model: {model}\n", encoding="utf-8")
+        assert any("no evaluation" in one for one in read_run(run).problems) is said
+
+
 def test_a_run_whose_results_lie_elsewhere_is_evaluated(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / name) for name in ("one", "two", "three")]
     write_results(tmp_path / "scores", "a", source=str(runs[0]))

@@ -145,10 +145,12 @@ def test_evaluations_that_are_not_alike_are_told(tmp_path: Path) -> None:
     record = json.loads(other.read_text(encoding="utf-8"))
     del record["tasks"]["mrpc"]
     record["settings"]["limit"] = 7
+    record["tasks"]["rte"]["seen"]["label"] = "seen"
     other.write_text(json.dumps(record), encoding="utf-8")
     page = make_page(read_runs([run]), run / "report.html")
+    assert "Of 2 tasks, by what the models were trained on: 1 seen, 1 held out." in page
     assert "The evaluations are of different tasks" in page
-    assert "They were not done alike: limit differ" in page
+    assert "They were not done alike: they differ in limit." in page
 
 
 def test_a_page_that_grows_too_large_shows_less(runs: list[Path], page: str, monkeypatch: pytest.MonkeyPatch) -> None:

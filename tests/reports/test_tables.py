@@ -68,7 +68,14 @@ def test_a_model_compared_with_is_named_and_a_renamed_run_is_itself(tmp_path: Pa
     run = write_run(tmp_path / "tiny")
     write_results(run)
     write_results(run, "in_context-rte-2", source="runs/other", weights="v")
-    assert [label for label, _ in series_of([read_run(run)])] == ["in_context-rte", "other, in_context-rte-2"]
+    assert [label for label, _ in series_of([read_run(run)])] == ["in-context", "other, in-context"]
+    write_results(run, "in_context-mrpc")
+    assert [label for label, _ in series_of([read_run(run)])] == [
+        "in_context-mrpc",
+        "in_context-rte",
+        "other, in-context",
+    ]
+    (run / "results" / "in_context-mrpc.json").unlink()
     run.rename(tmp_path / "renamed")
     (tmp_path / "renamed" / "results" / "in_context-rte-2.json").unlink()
     assert [label for label, _ in series_of([read_run(tmp_path / "renamed")])] == ["in-context"]

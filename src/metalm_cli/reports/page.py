@@ -49,6 +49,8 @@ SECTIONS = (
     ("provenance", "Provenance"),
 )
 """Parts of the page, in their order: what came out first, then how."""
+NEWEST_FIRST = {"held out": 0, "unknown": 1, "leak partner": 2, "seen": 3}
+"""How new a task is to a model; of several models that counts to which it is the least new."""
 WIDE = ("loss", "clusters")
 """Figures over the whole width, where that leaves no gap."""
 
@@ -205,11 +207,15 @@ def _view(figure: Figure) -> dict[str, Any]:
 
 def _seen(runs: Sequence[RunFacts]) -> str:
     """How new the tasks are to the models, and whether evaluations are alike."""
-    labels = {task.task: task.seen for run in runs for one in run.evaluations for task in one.tasks}
+    labels: dict[str, str] = {}
+    for task in (task for run in runs for one in run.evaluations for task in one.tasks):
+        known = labels.setdefault(task.task, task.seen)
+        labels[task.task] = max(known, task.seen, key=lambda label: NEWEST_FIRST.get(label, 1))
     counts = {label: sum(one == label for one in labels.values()) for label in dict.fromkeys(labels.values())}
     said = ", ".join(f"{number} {label}" for label, number in counts.items())
     alike = unlike([one for _, one in series_of(runs)])
-    return " ".join([f"Of {len(labels)} tasks, by what the models were trained on: {said}.", *alike]) if labels else ""
+    who = "the models were" if len({one.path for run in runs for one in run.evaluations}) > 1 else "the model was"
+    return " ".join([f"Of {len(labels)} tasks, by what {who} trained on: {said}.", *alike]) if labels else ""
 
 
 def unlike(evaluations: Sequence[Evaluation]) -> list[str]:
@@ -222,7 +228,8 @@ def unlike(evaluations: Sequence[Evaluation]) -> list[str]:
         key for key in keys if len({json.dumps(one.settings.get(key), sort_keys=True) for one in evaluations}) > 1
     ]
     if differ:
-        found.append(f"They were not done alike: {', '.join(differ).replace('_', ' ')} differ.")
+        what = ", ".join(differ).replace("_", " ")
+        found.append(f"They were not done alike: they differ in {what}.")
     return found
 
 

@@ -263,9 +263,18 @@ def _lineage(path: Path, problems: list[str]) -> Mapping[str, Any]:
 
 
 def _named(evaluations: Sequence[Evaluation]) -> tuple[Evaluation, ...]:
-    """Evaluations of one protocol are told apart by their files."""
-    labels = [one.label for one in evaluations]
-    return tuple(replace(one, label=one.path.stem) if labels.count(one.label) > 1 else one for one in evaluations)
+    """Evaluations of one model by one protocol are told apart by their files."""
+    labels = [(one.label, str(one.model.get("source", ""))) for one in evaluations]
+    return tuple(
+        replace(one, label=one.path.stem) if labels.count(label) > 1 else one
+        for one, label in zip(evaluations, labels, strict=True)
+    )
+
+
+def _encoder_alone(recipe: Mapping[str, Any]) -> bool:
+    """Whether a recipe makes a model that answers nothing."""
+    model = recipe.get("model")
+    return isinstance(model, dict) and not model.get("decoder", "unknown") and not model.get("checkpoint")
 
 
 def _state(path: Path) -> str:
@@ -305,9 +314,9 @@ def _missing(facts: RunFacts) -> list[str]:
             found.append("held-out data was not validated on")
         bad = [one for one in facts.training if one.get("nonfinite")]
         found += [f"values were not finite in {len(bad)} logged steps, first at step {bad[0]['step']:,}"] if bad else []
-    if not facts.evaluations:
+    if not facts.evaluations and not _encoder_alone(facts.recipe):
         found.append(f"{UNEVALUATED}: metalm evaluate {facts.path} --cluster core")
-    elif not any(one.answers for one in facts.evaluations):
+    if facts.evaluations and not any(one.answers for one in facts.evaluations):
         found.append("no answers are kept to look at: metalm evaluate with --save-samples")
     found += [f"{one.path.name}: the evaluation was cut short" for one in facts.evaluations if not one.complete]
     return found

@@ -78,10 +78,10 @@ def test_relative_folders_are_never_taken_for_repositories():
             assert stage.arguments[stage.arguments.index("--model") + 1].startswith("./")
 
 
-def test_a_report_is_written_where_there_is_the_command():
-    budget = BUDGETS["quick"]
-    assert stages_of(budget, Path("d"))[-1].name == "report"
-    assert all(stage.name != "report" for stage in stages_of(budget, Path("d"), report=False))
+def test_the_report_comes_last_and_is_of_all_runs():
+    *others, report = stages_of(BUDGETS["quick"], Path("d"))
+    assert report.name == "report"
+    assert {str(stage.run) for stage in others if stage.run} <= set(report.arguments)
 
 
 def test_expectations_are_of_tasks_of_the_world():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import multiprocessing
 import os
@@ -69,15 +68,11 @@ def demo(
         raise MetalmError("--quick and --full exclude each other", remedy="leave one of them out")
     budget = BUDGETS["quick" if quick else "full" if full else "standard"]
     place = out if out is not None else Path("runs") / ("demo" if budget.name == "standard" else f"demo-{budget.name}")
-    stages = stages_of(budget, place, report=_has("report"))
+    stages = stages_of(budget, place)
     if dry_run:
         _list(stages, budget, place)
         return
     raise typer.Exit(int(_run(stages, budget, place)))
-
-
-def _has(command: str) -> bool:
-    return importlib.util.find_spec(f"metalm_cli.cli.{command}") is not None
 
 
 def _list(stages: Sequence[Stage], budget: Budget, place: Path) -> None:
@@ -272,10 +267,7 @@ def _tell(budget: Budget, place: Path) -> None:
         _table(*findings.single_task(folders))
     if budget.name == "quick":
         console.write("- Quick: a look at the mechanics. Nothing is trained long enough to learn.\n")
-    page = place / "report.html"
-    console.write(
-        f"\nreport   {page}\n" if page.is_file() else "\nreport   none: this installation has no metalm report\n"
-    )
+    console.write(f"\nreport   {place / 'report.html'}\n")
     console.write(f"results  metalm results show {folders[0] / 'results' / 'in-context.json'}\n")
     console.write(f"ask it   metalm generate {folders[0] / 'frozen'} '{QUESTION}'\n")
 

@@ -142,34 +142,30 @@ BUDGETS = {budget.name: budget for budget in (QUICK, STANDARD, FULL)}
 TWINS = {"gpt": "GPT with the same decoder", "gpt-total": "GPT with as many parameters in all"}
 
 
-def stages_of(budget: Budget, out: Path, *, report: bool = True) -> list[Stage]:
+def stages_of(budget: Budget, out: Path) -> list[Stage]:
     """Everything that the demo does, in an order in which it can be done.
 
     Args:
         budget: How much of it.
         out: The folder of the demo.
-        report: Write a report at the end.
     """
     found: list[Stage] = []
     for seed in budget.seeds:
         several = len(budget.seeds) > 1
         found += _of_seed(budget, out / f"seed-{seed}" if several else out, seed, f"-{seed}" if several else "")
-    if report:
-        runs = [str(stage.run) for stage in found if stage.run is not None]
-        scores = dict.fromkeys(str(stage.makes[0].parent) for stage in found if stage.run is None)
-        page = out / "report.html"
-        found.append(
-            Stage(
-                "report",
-                "one page with all curves and scores",
-                "for people who would rather look than read",
-                ("report", *runs, *scores, "--out", str(page)),
-                (page,),
-                tuple(stage.name for stage in found),
-                budget.cost("report"),
-            )
-        )
-    return found
+    runs = [str(stage.run) for stage in found if stage.run is not None]
+    scores = dict.fromkeys(str(stage.makes[0].parent) for stage in found if stage.run is None)
+    page = out / "report.html"
+    report = Stage(
+        "report",
+        "one page with all curves and scores",
+        "for people who would rather look than read",
+        ("report", *runs, *scores, "--out", str(page)),
+        (page,),
+        tuple(stage.name for stage in found),
+        budget.cost("report"),
+    )
+    return [*found, report]
 
 
 def _of_seed(budget: Budget, out: Path, seed: int, mark: str) -> list[Stage]:

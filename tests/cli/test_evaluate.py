@@ -172,6 +172,39 @@ def test_what_was_seen_is_labelled_and_may_be_required(desk, capsys, make_decode
     assert not (desk / "none.json").exists()
 
 
+def test_tasks_are_worded_as_in_training_unless_asked_otherwise(desk, capsys) -> None:
+    trained = ["data.templates.collection=plain", "data.templates.route=decoder", "data.templates.options=false"]
+    recipe = [
+        "train.steps=1",
+        "train.warmup_steps=0",
+        "train.batch_size=2",
+        "data.sequence_length=128",
+        "data.validation.examples=0",
+    ]
+    tasks = ["--task", "odd", "data.cards=[cards]"]
+    assert (
+        metalm(
+            "finetune", "single", *tasks, *recipe, *trained, "--model", "runs/mine", "--out", "runs/own", "--offline"
+        )
+        == 0
+    )
+    capsys.readouterr()
+    own = ["--task", "odd", "--cards", "cards", "--offline", "--limit", 2]
+    assert metalm("eval", "runs/own", *own, "--out", "a.json") == 0
+    said = "worded   collection plain, options false, route decoder (as the model was trained)"
+    assert said in capsys.readouterr().err
+    assert metalm("eval", "runs/own", *own, "--out", "b.json", "--route", "encoder", "--options") == 0
+    assert "worded   collection plain (as the model was trained)" in capsys.readouterr().err
+    assert metalm("eval", "runs/mine", *own, "--templates", "none", "--out", "c.json") == 0
+    assert "worded" not in capsys.readouterr().err
+    found = [json.loads((desk / f"{name}.json").read_text())["settings"] for name in "abc"]
+    assert [(one["templates"], one["style"]["route"], one["style"]["options"]) for one in found] == [
+        ("plain", "decoder", False),
+        ("plain", "encoder", True),
+        ("none", "template", True),
+    ]
+
+
 def test_two_models_on_the_same_inputs(desk, capsys, make_decoder, byte_tokenizer) -> None:
     folder = desk / "plain"
     make_decoder("gpt2", len(byte_tokenizer)).save_pretrained(folder)

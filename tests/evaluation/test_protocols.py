@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -390,6 +391,26 @@ def test_what_a_model_has_seen(tmp_path: Any) -> None:
     path.write_text("{torn")
     assert history(tmp_path, "run").of(cards["rte"], {}).label == "unknown"
     assert History({"mine": "run"}, ()).of(cards["rte"], {}).label == "unknown"
+
+
+def test_how_tasks_were_worded_is_read_from_the_lineage_as_far_as_it_is_sound(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    for told, expected in [
+        (None, {}),
+        (
+            {"collection": "t5", "route": "decoder", "options": False},
+            {"collection": "t5", "route": "decoder", "options": False},
+        ),
+        (
+            {"collection": str(own), "layout": "joined", "windows": True},
+            {"collection": str(own), "layout": "joined", "windows": True},
+        ),
+        ({"collection": "gone", "route": "both", "rationale": "yes", "layout": [], "more": 1}, {}),
+    ]:
+        lineage = {"command": "finetune", "tasks": [], "ancestors": [], "templates": told}
+        (tmp_path / "lineage.json").write_text(json.dumps(lineage))
+        assert history(tmp_path, "run").worded == expected
 
 
 def test_rows_that_stand_in_training_data(desk: Desk, tmp_path: Any) -> None:

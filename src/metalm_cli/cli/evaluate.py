@@ -26,15 +26,16 @@ def evaluate(
     extras: options.Extras = False,
     cards: options.Cards = None,
     protocol: options.Protocol = "auto",
-    templates: options.Templates = "flan",
+    templates: options.Templates = None,
     template: options.Template = None,
     split: options.Split = None,
     limit: options.Limit = None,
     shots: options.Shots = None,
     demonstrations: options.Demonstrations = "frozen",
-    layout: options.Layout = "docks",
-    route: options.Route = "template",
-    rationale: options.Rationale = False,
+    layout: options.Layout = None,
+    route: options.Route = None,
+    list_options: options.ListOptions = None,
+    rationale: options.Rationale = None,
     samples: options.Samples = 1,
     temperature: options.Temperature = 0.7,
     normalise: options.Normalise = False,
@@ -59,7 +60,6 @@ def evaluate(
     from metalm_cli.cli.quiet import quiet_libraries
     from metalm_cli.evaluation.settings import PROTOCOLS, Settings
     from metalm_cli.tasks import Cards
-    from metalm_cli.templates import Style
 
     if harness:
         _harness(model, harness, limit, None if shots is None else _counts(shots), out, offline)
@@ -67,8 +67,8 @@ def evaluate(
     counts = _counts(shots or "0")
     _one_of("--protocol", protocol, ("auto", *PROTOCOLS))
     _one_of("--demonstrations", demonstrations, ("frozen", "drawn"))
-    _one_of("--layout", layout, ("docks", "joined"))
-    _one_of("--route", route, ("template", "encoder", "decoder"))
+    _one_of("--layout", layout, (None, "docks", "joined"))
+    _one_of("--route", route, (None, "template", "encoder", "decoder"))
     if samples > 1 and temperature <= 0:
         raise MetalmError(f"--temperature {temperature}: sampled answers need more than 0", remedy="name one above 0")
     known = Cards(cards or ())
@@ -76,14 +76,19 @@ def evaluate(
     sources = [model or newest_metalm(), *(versus or [])]
     places = places_of(sources, out, protocol, [*_split(task), *_split(cluster)], save_samples)
     quiet_libraries(offline)
+    worded = {
+        "collection": templates,
+        "route": route,
+        "options": list_options,
+        "layout": layout,
+        "rationale": rationale,
+    }
     settings = Settings(
-        collection=templates,
         template=template or "",
         role=split,
         limit=limit,
         length=length,
         batch_size=batch_size,
-        style=Style(rationale=rationale, route=route, layout=layout),  # type: ignore[arg-type]
         also=tuple(_reader(one, offline) for one in also_fit or ()),
         protocol=protocol,  # type: ignore[arg-type]
         shots=counts,
@@ -95,7 +100,8 @@ def evaluate(
     )
     from metalm_cli.cli.evaluation import Evaluation
 
-    Evaluation(sources, places, known, chosen, settings, data_root, offline, held_out, fresh, save_samples).run(
+    given = {name: value for name, value in worded.items() if value is not None}
+    Evaluation(sources, places, known, chosen, settings, given, data_root, offline, held_out, fresh, save_samples).run(
         contamination or ()
     )
 
@@ -222,10 +228,10 @@ def _counts(shots: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(map(int, parts)))
 
 
-def _one_of(option: str, value: str, allowed: Sequence[str]) -> None:
+def _one_of(option: str, value: str | None, allowed: Sequence[str | None]) -> None:
     if value not in allowed:
         raise MetalmError(
-            f"{option} {value} is not known", why=f"it may be {', '.join(allowed)}", remedy="name one of these"
+            f"{option} {value} is not known", why=f"it may be {', '.join(filter(None, allowed))}", remedy="name one"
         )
 
 

@@ -32,7 +32,22 @@ Protocol = Annotated[
         "auto goes by what the model was trained for.",
     ),
 ]
-Templates = Annotated[str, typer.Option("--templates", help="Collection: flan, t5, plain, none, or a folder.")]
+Templates = Annotated[
+    str | None,
+    typer.Option(
+        "--templates",
+        help="Collection: flan, t5, plain, none, or a folder; default as the model was trained, or flan.",
+        show_default=False,
+    ),
+]
+ListOptions = Annotated[
+    bool | None,
+    typer.Option(
+        "--options/--no-options",
+        help="List the options where a template does; default as the model was trained, or yes.",
+        show_default=False,
+    ),
+]
 Template = Annotated[
     str | None,
     typer.Option(
@@ -58,17 +73,28 @@ Demonstrations = Annotated[
     ),
 ]
 Layout = Annotated[
-    str,
+    str | None,
     typer.Option(
-        "--layout", metavar="docks|joined", help="Demonstrations docked one by one, or one text with the input."
+        "--layout",
+        metavar="docks|joined",
+        help="Demonstrations docked one by one, or one text with the input; default as trained, or docks.",
     ),
 ]
 Route = Annotated[
-    str,
-    typer.Option("--route", metavar="template|encoder|decoder", help="Who reads inputs: as the template says, or."),
+    str | None,
+    typer.Option(
+        "--route",
+        metavar="template|encoder|decoder",
+        help="Where inputs go: by the template, all docked, or all to the decoder; default as trained, or template.",
+    ),
 ]
 Rationale = Annotated[
-    bool, typer.Option("--rationale", help="Let the model reason first, where the data has rationales.")
+    bool | None,
+    typer.Option(
+        "--rationale/--no-rationale",
+        help="Let the model reason first, where the data has rationales; default as trained, or no.",
+        show_default=False,
+    ),
 ]
 Samples = Annotated[
     int, typer.Option("--samples", min=1, help="Sampled answers of which the most frequent counts; 1: greedy.")

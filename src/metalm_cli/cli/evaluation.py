@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,9 @@ class Evaluation:
         places: The results file of each.
         cards: All cards.
         chosen: Those to evaluate.
-        settings: How; its protocol and template may still be open.
+        settings: How; its protocol and template may still be open, and collection and style are set by ``given``.
+        given: Collection of templates and fields of the style that were asked for; others are as the first model was
+            trained.
         data_root: Where data sets lie.
         offline: Open no connection.
         held_out: Refuse tasks that are not held out by the lineage.
@@ -49,6 +51,7 @@ class Evaluation:
     cards: Cards
     chosen: Sequence[Card]
     settings: Settings
+    given: Mapping[str, Any]
     data_root: Path | None
     offline: bool
     held_out: bool
@@ -95,6 +98,8 @@ class Evaluation:
         past = history(folder if folder.is_dir() else None, source)
         known = {name: self.cards[name] for name in past.tasks if name in self.cards.paths}
         seen = {card.name: past.of(card, known) for card in self.chosen}
+        if source == self.sources[0]:
+            self._word(past.worded)
         if self.settings.protocol not in ("finetuned", "in_context", "instruct"):
             protocol: Any = TRAINED_FOR.get(past.command, "in_context")
             self.settings = replace(self.settings, protocol=protocol)
@@ -112,6 +117,18 @@ class Evaluation:
                 remedy="leave these tasks out, name a model that has not seen them, or leave --require-held-out out",
             )
         return seen
+
+    def _word(self, trained: Mapping[str, Any]) -> None:
+        """Put tasks into words as is asked for, and else as they were when the first model was trained."""
+        from metalm_cli.templates import Style
+
+        usual = {"collection": self.settings.collection, **asdict(self.settings.style)}
+        own = [f"{name} {value}" for name, value in trained.items() if name not in self.given and value != usual[name]]
+        if own:
+            note(f"worded   {', '.join(own).lower()} (as the model was trained)")
+        worded = {**usual, **trained, **self.given}
+        collection = worded.pop("collection")
+        self.settings = replace(self.settings, collection=collection, style=Style(**worded))
 
     def _loaded(self) -> list[Interface]:
         """The models. Where there are several, all read what each of them can read."""

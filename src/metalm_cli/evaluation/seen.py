@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from metalm_cli.tasks import Card, leaking
+from metalm_cli.templates import Style, collections
+from metalm_cli.templates.render import Layout, Route
 
 LINEAGE = "lineage.json"
 Label = Literal["seen", "leak partner", "held out", "unknown"]
@@ -32,11 +34,14 @@ class History:
         tasks: Task of the training, and the checkpoint that was trained on it.
         silent: Ancestors of which nothing is known.
         command: The command that made the model; empty where nothing is known.
+        worded: How tasks were put into words when the model was trained: ``collection`` and fields of
+            :class:`~metalm_cli.templates.Style`; those that are known and sound.
     """
 
     tasks: Mapping[str, str]
     silent: tuple[str, ...]
     command: str = ""
+    worded: Mapping[str, Any] = field(default_factory=dict)
 
     def of(self, card: Card, known: Mapping[str, Card]) -> Seen:
         """How new a task is.
@@ -83,7 +88,24 @@ def history(folder: Path | None, source: str) -> History:
             continue
         for task in lineage.get("tasks") or []:
             tasks.setdefault(str(task), name)
-    return History(tasks, tuple(dict.fromkeys(silent)), str(found.get("command") or ""))
+    return History(tasks, tuple(dict.fromkeys(silent)), str(found.get("command") or ""), _worded(found))
+
+
+def _worded(lineage: Mapping[str, Any]) -> dict[str, Any]:
+    """How a lineage says that tasks were put into words, without what cannot be."""
+    told = lineage.get("templates")
+    if not isinstance(told, Mapping):
+        return {}
+    found: dict[str, Any] = {}
+    collection = told.get("collection")
+    if isinstance(collection, str) and (collection in collections() or Path(collection).is_dir()):
+        found["collection"] = collection
+    for one in fields(Style):
+        value = told.get(one.name)
+        choices = {"route": get_args(Route), "layout": get_args(Layout)}.get(one.name, (True, False))
+        if value is not None and value in choices:
+            found[one.name] = value
+    return found
 
 
 def _places(folder: Path) -> Iterator[Path]:

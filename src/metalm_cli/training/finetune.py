@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +181,7 @@ class Finetuning(Run):
         return {
             "tasks": [task.card.name for task in self.corpus.tasks],
             "clusters": sorted({task.card.cluster for task in self.corpus.tasks}),
+            "templates": {"collection": self.recipe.data.templates.collection, **asdict(self.corpus.style)},
             "held_out": [card.name for card in self.chosen.held],
             "audits": [self.audit.lineage()] if self.audit is not None else [],
             "levels": self.levels,

@@ -51,6 +51,14 @@ TRY = """<script>(async () => {
   await press('[data-log="x"]');
   found.near = await press('[data-do="in"]');
   found.reset = await press('[data-do="reset"]');
+  const type = async (key) => {
+    loss.querySelector(".chart").dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+    await wait(400);
+    return axis();
+  };
+  found.right = await type("ArrowRight");
+  found.closer = await type("+");
+  found.back = await type("0");
   HTMLAnchorElement.prototype.click = function () { found[this.download] = this.href.slice(0, 22); };
   await press('[data-do="svg"]'); await press('[data-do="png"]'); await wait(800);
   const ink = () => getComputedStyle(document.body).color;
@@ -103,6 +111,8 @@ def test_the_page_is_drawn_and_answers_its_buttons(tmp_path: Path) -> None:
     assert found["unnamed"] == 0
     assert found["plain"] == found["reset"]
     assert len({found["plain"], found["log"], found["near"]}) == 3
+    assert found["plain"] == found["back"]
+    assert len({found["plain"], found["right"], found["closer"]}) == 3
     assert found["pressed"] == "true"
     assert found["loss.svg"].startswith("blob:")
     assert found["loss.png"] == "data:image/png;base64,"

@@ -148,9 +148,10 @@ def test_evaluations_that_are_not_alike_are_told(tmp_path: Path) -> None:
     record["tasks"]["rte"]["seen"]["label"] = "seen"
     other.write_text(json.dumps(record), encoding="utf-8")
     page = make_page(read_runs([run]), run / "report.html")
-    assert "Of 2 tasks, by what the models were trained on: 1 seen, 1 held out." in page
-    assert "The evaluations are of different tasks" in page
-    assert "They were not done alike: they differ in limit." in page
+    said = "in_context-all: of 1 task 1 seen; in_context-rte: of 2 tasks 2 held out."
+    assert f"How new the tasks are, by what a model was trained on: {said}" in page
+    assert "the evaluations are of different tasks" in page
+    assert "the evaluations were not done alike: they differ in limit." in page
 
 
 def test_a_page_that_grows_too_large_shows_less(runs: list[Path], page: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,10 +199,10 @@ def test_a_curve_has_all_its_points(runs: list[Path]) -> None:
 
 def test_bars_have_intervals_and_chance(runs: list[Path]) -> None:
     values = _figure(runs, "clusters").spec["data"]["values"]
-    (nli,) = (one for one in values if one["cluster"] == "nli" and one["series"] == "metalm, in-context")
+    (nli,) = (one for one in values if one["cluster"] == "nli" and one["series"] == "metalm")
     assert (nli["value"], nli["low"], nli["chance"]) == (65.0, pytest.approx(57.16), 55.0)
-    assert {one["series"] for one in values} == {"metalm, in-context", "gpt & co, in-context"}
-    assert "in 2 of 4 scores" in _figure(runs, "tasks").told
+    assert {one["series"] for one in values} == {"metalm", "gpt & co"}
+    assert "Of 4 scores with a chance level the whole interval lies above it in 2." in _figure(runs, "tasks").told
 
 
 def test_a_mean_over_fewer_clusters_stands_in_no_bar_beside_one_over_more(tmp_path: Path) -> None:

@@ -41,6 +41,8 @@ OF_ALL = 1000
 """Points of the curves of all runs in a figure."""
 APART = 4
 """Runs whose clusters have a figure each."""
+DIMMED = 0.85
+"""Opacity of curves of training beside held-out ones, which are thicker and not dashed."""
 LISTED = 25
 """Points of a curve that stand in its table, at most."""
 BARS = 40
@@ -169,10 +171,11 @@ def _curve(
     kinds = (("training", "training"), ("held-out", "validation")) if split else (("training", "training"),)
     for run in runs:
         for kind, part in kinds:
-            found = thinned(_points(getattr(run, part), name, scale), drawn)
+            whole = _points(getattr(run, part), name, scale)
+            found = sorted({*thinned(whole, drawn), *sorted(whole, key=lambda one: one[1])[:1]})
             values += [{"step": step, "value": value, "series": run.name, "kind": kind} for step, value in found]
             rows += [(run.name, kind, count(step), decimal(value)) for step, value in thinned(found, most)]
-            said += [_trend(run.name if len(runs) > 1 else "", kind if split else "", found)] if found else []
+            said += [_trend(run.name if len(runs) > 1 else "", kind if split else "", whole)] if whole else []
     if not values:
         return None
     names = list(dict.fromkeys(one["series"] for one in values))
@@ -189,7 +192,7 @@ def _curve(
 
 def _line(kind: str, split: bool, unit: str, zero: bool) -> Spec:
     held = kind == "held-out"
-    mark: Spec = {"type": "line", "strokeWidth": 2.5 if held else 1.5, "opacity": 0.6 if split and not held else 1}
+    mark: Spec = {"type": "line", "strokeWidth": 2.5 if held else 1.5, "opacity": DIMMED if split and not held else 1}
     mark["point"] = {"size": 40, "filled": True} if held else {"size": 8}
     tooltip = [
         {"field": "series", "title": "run"},
@@ -244,7 +247,7 @@ def _cluster_curves(run: RunFacts, several: bool, points: int) -> Figure | None:
     assert table is not None
     positive = all(one["value"] > 0 for one in values)
     key = "cluster-loss" + (f"-{slug(run.name)}" if several else "")
-    title = f"Held-out loss by cluster{of}"
+    title = f"{_whose([run], 'cluster_loss')} loss by cluster{of}"
     return Figure(key, "learning", title, said, spec, table, ("x", "y") if positive else ("x",), zoom=True)
 
 
@@ -281,11 +284,19 @@ def _task_losses(runs: Sequence[RunFacts]) -> Figure | None:
     ]
     spec = base(rows_high(len(set(order)), len(names), 16), data={"values": values}, layer=layers, encoding=shared)
     low, high = min(values, key=lambda one: one["last"]), max(values, key=lambda one: one["last"])
-    said = f"{len(set(order))} tasks, from the first value (open) to the last (filled). Last: lowest {low['task']} "
+    several = any(len(found) > 1 for _, found in told)
+    what = "from the first value (open) to the last (filled). Last: lowest" if several else "of one validation. Lowest"
+    said = f"{len(set(order))} tasks, {what} {low['task']} "
     said += f"({decimal(low['last'])}), highest {high['task']} ({decimal(high['last'])})."
     positive = all(one[end] > 0 for one in values for end in ("first", "last"))
-    of = "Held-out loss by task" if any(run.validation for run, _ in told) else "Training loss by task"
-    return Figure("task-loss", "learning", of, said, spec, table, ("x",) if positive else ())
+    title = f"{_whose(runs, 'task_loss')} loss by task"
+    return Figure("task-loss", "learning", title, said, spec, table, ("x",) if positive else ())
+
+
+def _whose(runs: Sequence[RunFacts], key: str) -> str:
+    """Whether losses told apart are of held-out data, or of training where that is not told apart."""
+    held = any(isinstance(one.get(key), dict) and one[key] for run in runs for one in run.validation)
+    return "Held-out" if held else "Training"
 
 
 def _token_bars(runs: Sequence[RunFacts]) -> Figure | None:

@@ -51,22 +51,37 @@
     made.view.addEventListener("wheel", (event) => { if (event.shiftKey) event.preventDefault(); });
   }
 
-  function zoom(key, factor) {
+  // Show a part of a figure: as wide as before times a factor, and moved by shares of its width and height.
+  function look(key, factor, across = 0, up = 0) {
     const view = views.get(key);
-    for (const [axis, name] of [["x", "zoom_step"], ["y", "zoom_value"]]) {
+    for (const [axis, name, by] of [["x", "zoom_step", across], ["y", "zoom_value", up]]) {
       const scale = view.scale(axis);
       const power = scale.type === "log";
       const [low, high] = scale.domain().map((one) => (power ? Math.log(one) : one));
-      const middle = (low + high) / 2, half = ((high - low) / 2) * factor;
+      const middle = (low + high) / 2 + by * (high - low), half = ((high - low) / 2) * factor;
       view.signal(name, [middle - half, middle + half].map((one) => (power ? Math.exp(one) : one)));
     }
     view.runAsync();
   }
+  const moves = { ArrowLeft: [1, -0.2], ArrowRight: [1, 0.2], ArrowUp: [1, 0, 0.2], ArrowDown: [1, 0, -0.2], "+": [0.5], "=": [0.5], "-": [2] };
+  document.addEventListener("keydown", (event) => {
+    const chart = event.target.closest?.(".chart[tabindex]");
+    if (!chart || event.ctrlKey || event.metaKey || event.altKey) return;
+    const figure = chart.closest("figure");
+    if (event.key === "0") draw(figure);
+    else if (moves[event.key]) look(figure.dataset.key, ...moves[event.key]);
+    else return;
+    event.preventDefault();
+  });
 
-  // A figure by itself knows no style sheet: its variables give way to their values.
+  // A figure by itself knows no style sheet and lies on white: its variables give way to the light theme's values.
   const alone = (svg) => {
+    const before = root.dataset.theme;
+    root.dataset.theme = "light";
     const style = getComputedStyle(root);
-    return svg.replace(/var\((--[\w-]+)\)/g, (_, name) => style.getPropertyValue(name).trim());
+    const made = svg.replace(/var\((--[\w-]+)\)/g, (_, name) => style.getPropertyValue(name).trim());
+    root.dataset.theme = before;
+    return made;
   };
   async function save(key, kind) {
     const svg = alone(await views.get(key).toSVG());
@@ -78,7 +93,7 @@
       const canvas = document.createElement("canvas");
       canvas.width = image.width * 2; canvas.height = image.height * 2;
       const pen = canvas.getContext("2d");
-      pen.fillStyle = getComputedStyle(root).getPropertyValue("--page");
+      pen.fillStyle = "#fff";
       pen.fillRect(0, 0, canvas.width, canvas.height);
       pen.drawImage(image, 0, 0, canvas.width, canvas.height);
       url = canvas.toDataURL("image/png");
@@ -89,7 +104,7 @@
   }
 
   const actions = {
-    "in": (key) => zoom(key, 0.5), "out": (key) => zoom(key, 2),
+    "in": (key) => look(key, 0.5), "out": (key) => look(key, 2),
     "reset": (key, figure) => draw(figure), "svg": (key) => save(key, "svg"), "png": (key) => save(key, "png"),
   };
   document.addEventListener("click", (event) => {

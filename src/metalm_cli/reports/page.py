@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,6 +23,7 @@ from metalm_cli.reports.provenance import lineage_view
 from metalm_cli.reports.run_facts import RunFacts
 from metalm_cli.reports.score_facts import Evaluation
 from metalm_cli.reports.score_figures import score_figures
+from metalm_cli.reports.seeds import Group, groups_of
 from metalm_cli.reports.tables import (
     NONE,
     Table,
@@ -49,8 +51,6 @@ SECTIONS = (
     ("provenance", "Provenance"),
 )
 """Parts of the page, in their order: what came out first, then how."""
-NEWEST_FIRST = {"held out": 0, "unknown": 1, "leak partner": 2, "seen": 3}
-"""How new a task is to a model; of several models that counts to which it is the least new."""
 WIDE = ("loss", "clusters")
 """Figures over the whole width, where that leaves no gap."""
 
@@ -108,7 +108,7 @@ DETAILS = (
 
 def figures_of(runs: Sequence[RunFacts], points: int = OF_ALL) -> list[Figure]:
     """All figures that the runs have facts for; their curves have so many points in all."""
-    return [*score_figures(series_of(runs)), *training_figures(runs, points)]
+    return [*score_figures(groups_of(runs)), *training_figures(runs, points)]
 
 
 def make_page(runs: Sequence[RunFacts], place: Path, created: datetime | None = None) -> str:
@@ -143,7 +143,7 @@ def _render(
 
     scored = series_of(runs)
     answers = answer_views(scored, detail.answers, detail.characters)
-    confusions, more = _confusions(scored, detail.confusions)
+    confusions, more = _confusions(groups_of(runs), detail.confusions)
     several = len(runs) > 1
     rows, said = row_views(runs, detail.characters), said_views(runs, detail.characters)
     content = {
@@ -195,7 +195,7 @@ def _sections(runs: Sequence[RunFacts], figures: Sequence[Figure], content: Mapp
         if len(drawn) % 2 == 0:
             drawn = [{**one, "wide": False} for one in drawn]
         if drawn or tables[key] or has.get(key):
-            told = _seen(runs) if key == "scores" and drawn else ""
+            told = _seen(groups_of(runs)) if key == "scores" and drawn else ""
             found.append({"key": key, "title": title, "told": told, "figures": drawn, "tables": tables[key]})
     return found
 
@@ -205,45 +205,48 @@ def _view(figure: Figure) -> dict[str, Any]:
     return {**view, "wide": figure.key in WIDE, "json": _json({**figure.spec, "description": figure.told})}
 
 
-def _seen(runs: Sequence[RunFacts]) -> str:
-    """How new the tasks are to the models, and whether evaluations are alike."""
-    labels: dict[str, str] = {}
-    for task in (task for run in runs for one in run.evaluations for task in one.tasks):
-        known = labels.setdefault(task.task, task.seen)
-        labels[task.task] = max(known, task.seen, key=lambda label: NEWEST_FIRST.get(label, 1))
-    counts = {label: sum(one == label for one in labels.values()) for label in dict.fromkeys(labels.values())}
-    said = ", ".join(f"{number} {label}" for label, number in counts.items())
-    alike = unlike([one for _, one in series_of(runs)])
-    who = "the models were" if len({one.path for run in runs for one in run.evaluations}) > 1 else "the model was"
-    return " ".join([f"Of {len(labels)} tasks, by what {who} trained on: {said}.", *alike]) if labels else ""
+def _seen(groups: Sequence[Group]) -> str:
+    """How new the tasks are to the models, and whether evaluations by one protocol are alike."""
+    told: dict[str, list[str]] = {}
+    for group in groups:
+        for label, one in group.pooled:
+            seen = {task.task: task.seen for task in one.tasks}
+            said = ", ".join(f"{number} {what}" for what, number in Counter(seen.values()).items())
+            told.setdefault(f"of {len(seen)} task{'s' if len(seen) > 1 else ''} {said}", []).append(label)
+    if not told:
+        return ""
+    each = "; ".join(f"{', '.join(dict.fromkeys(names))}: {said}" for said, names in told.items())
+    found = [f"How new the tasks are, by what a model was trained on: {each if len(told) > 1 else next(iter(told))}."]
+    for group in groups:
+        where = f"{group.protocol}: " if len(groups) > 1 else ""
+        found += [f"{where}{said}" for said in unlike([one for _, one in group.scored])]
+    return " ".join(found)
 
 
 def unlike(evaluations: Sequence[Evaluation]) -> list[str]:
     """What keeps means of these evaluations from being compared; nothing for one, or where all were done alike."""
     found = []
     if len({frozenset(task.task for task in one.tasks) for one in evaluations}) > 1:
-        found.append("The evaluations are of different tasks: compare them task by task, not by their means.")
+        found.append("the evaluations are of different tasks: compare them task by task, not by their means.")
     keys = ("templates", "template", "split", "limit", "sequence_length", "demonstrations", "style")
     differ = [
         key for key in keys if len({json.dumps(one.settings.get(key), sort_keys=True) for one in evaluations}) > 1
     ]
     if differ:
         what = ", ".join(differ).replace("_", " ")
-        found.append(f"They were not done alike: they differ in {what}.")
+        found.append(f"the evaluations were not done alike: they differ in {what}.")
     return found
 
 
 def _title(runs: Sequence[RunFacts]) -> str:
-    return (
-        runs[0].name
-        if len(runs) == 1
-        else " against ".join(run.name for run in runs[:3]) + (" …" if len(runs) > 3 else "")
-    )
+    if len(runs) <= 3:
+        return " against ".join(run.name for run in runs)
+    return Path(os.path.commonpath([run.path.resolve() for run in runs])).name or f"{len(runs)} runs"
 
 
 def _subtitle(runs: Sequence[RunFacts]) -> str:
     if len(runs) > 1:
-        return f"{len(runs)} runs side by side"
+        return f"{len(runs)} runs side by side: {', '.join(run.name for run in runs)}"
     (run,) = runs
     parts = [str(run.recipe.get("command", "")), str(run.environment.get("recipe", "")), run.state_text]
     parts += [str(run.recipe.get("description") or "")]
@@ -270,12 +273,14 @@ def _tiles(run: RunFacts) -> list[tuple[str, str]]:
     return [(name, value) for name, value in found if value != NONE]
 
 
-def _confusions(scored: Sequence[tuple[str, Any]], most: int) -> tuple[list[dict[str, Any]], str]:
+def _confusions(groups: Sequence[Group], most: int) -> tuple[list[dict[str, Any]], str]:
+    """Confusions of each model's tasks with the fewest demonstrations, those of the newest protocol first."""
     found = []
-    for label, evaluation in scored:
+    for label, evaluation in (each for group in groups for each in group.scored):
+        fewest = min((task.shots for task in evaluation.tasks), default=0)
         for task in evaluation.tasks:
             one = task.confusion
-            if one is None:
+            if one is None or task.shots != fewest:
                 continue
             rows = []
             for right, counts in zip(one.right, one.counts, strict=True):

@@ -3,33 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from metalm_cli.reports.figures import Figure, Spec, base, coloured, rows_high
+from metalm_cli.reports.figures import Figure, Spec, base, coloured, rows_high, slug
 from metalm_cli.reports.score_facts import ClusterScore, Evaluation, TaskScore
+from metalm_cli.reports.seeds import Group
 from metalm_cli.reports.tables import cluster_table, decimal, task_table, template_table
 
-Scored = Sequence[tuple[str, Evaluation]]
 ALL = "all clusters"
 
 
-def score_figures(scored: Scored) -> list[Figure]:
+def score_figures(groups: Sequence[Group]) -> list[Figure]:
     """All figures of evaluations that there are facts for.
 
     Args:
-        scored: Evaluations under their names, from :func:`metalm_cli.reports.tables.series_of`.
+        groups: Evaluations by protocol, from :func:`~metalm_cli.reports.seeds.groups_of`.
     """
-    made = [_clusters(scored), _tasks(scored), _templates(scored), _shots(scored)]
+    made = []
+    for group in groups:
+        name = group.protocol if len(groups) > 1 else ""
+        shots = sorted({task.shots for _, one in group.pooled for task in one.tasks})
+        for one in shots:
+            at = ", ".join(filter(None, (name, f"{one}-shot" if len(shots) > 1 else "")))
+            made += [_clusters(group, one, at), _tasks(group, one, at), _templates(group, one, at)]
+        made.append(_shots(group, name))
     return [one for one in made if one is not None]
 
 
-def _named(label: str, shots: int, several: bool) -> str:
-    return f"{label}, {shots}-shot" if several else label
+def _key(kind: str, name: str) -> str:
+    return f"{kind}-{slug(name.replace(', ', '-'))}" if name else kind
 
 
-def _several(scored: Scored) -> bool:
-    """Whether some evaluation has several numbers of demonstrations."""
-    return len({task.shots for _, one in scored for task in one.tasks}) > 1
+def _title(what: str, name: str) -> str:
+    return f"{what}: {name}" if name else what
+
+
+def _lines(group: Group) -> str:
+    """What lines around values are."""
+    return (
+        f"Lines reach from the lowest to the highest of {group.seeds} seeds"
+        if group.seeds > 1
+        else "Lines are 95% intervals"
+    )
 
 
 def _offset(names: Sequence[str]) -> Spec:
@@ -40,18 +56,17 @@ def _x(title: str, field: str = "value", zero: bool = False) -> Spec:
     return {"field": field, "type": "quantitative", "title": title, "scale": {"zero": zero}}
 
 
-def _clusters(scored: Scored) -> Figure | None:
-    """Bars of clusters with intervals, one for each evaluation side by side, and their chance levels."""
+def _clusters(group: Group, shots: int, name: str) -> Figure | None:
+    """Bars of clusters with their intervals, one for each model side by side, and their chance levels."""
     values: list[dict[str, Any]] = []
-    several = _several(scored)
-    single = len({one.cluster for _, evaluation in scored for one in evaluation.clusters}) == 1
-    for label, evaluation in scored:
-        means = [] if single else _comparable(scored, evaluation)
-        for one in (*evaluation.clusters, *means):
+    single = len({one.cluster for _, evaluation in group.pooled for one in evaluation.clusters}) == 1
+    for label, evaluation in group.pooled:
+        means = [] if single else _comparable(group, evaluation)
+        for one in (each for each in (*evaluation.clusters, *means) if each.shots == shots):
             values.append(
                 {
                     "cluster": one.cluster or ALL,
-                    "series": _named(label, one.shots, several),
+                    "series": label,
                     "value": one.value,
                     "low": one.low,
                     "high": one.high,
@@ -83,51 +98,57 @@ def _clusters(scored: Scored) -> Figure | None:
             "encoding": {"x": _x("score", "chance", zero=True), **dark},
         },
     ]
-    spec = base(rows_high(len(order), len(names), 26), data={"values": values}, layer=layers, encoding=shared)
+    rows = len({one["cluster"] for one in values})
+    spec = base(rows_high(rows, len(names), 26), data={"values": values}, layer=layers, encoding=shared)
     best = [f"{one['cluster']} {decimal(one['value'], 1)}" for one in values if one["series"] == names[0]]
     said = f"{names[0]}: {', '.join(best)}." + (f" Beside it: {', '.join(names[1:])}." if len(names) > 1 else "")
-    said += " Lines are 95% intervals; dashed ticks are chance."
-    return Figure("clusters", "scores", "Scores by cluster", said, spec, cluster_table(scored))
+    said += f" {_lines(group)}; dashed ticks are chance."
+    table = [(label, _only(one, shots)) for label, one in group.scored]
+    return Figure(_key("clusters", name), "scores", _title("Scores by cluster", name), said, spec, cluster_table(table))
 
 
-def _comparable(scored: Scored, evaluation: Evaluation) -> list[ClusterScore]:
+def _only(one: Evaluation, shots: int) -> Evaluation:
+    """What an evaluation says of so many demonstrations."""
+    return replace(
+        one,
+        tasks=tuple(each for each in one.tasks if each.shots == shots),
+        clusters=tuple(each for each in one.clusters if each.shots == shots),
+        means=tuple(each for each in one.means if each.shots == shots),
+    )
+
+
+def _comparable(group: Group, evaluation: Evaluation) -> list[ClusterScore]:
     """Means over clusters, unless another evaluation has more of them."""
 
     def over(one: Evaluation, shots: int) -> int:
         return len({each.cluster for each in one.clusters if each.shots == shots})
 
-    most = max((over(one, mean.shots) for _, one in scored for mean in one.means), default=0)
+    most = max((over(one, mean.shots) for _, one in group.pooled for mean in one.means), default=0)
     return [mean for mean in evaluation.means if over(evaluation, mean.shots) == most]
 
 
 def _chance(evaluation: Evaluation, one: ClusterScore) -> float | None:
     """Mean chance of the tasks that a mean is over; None where one has none."""
-    of = (
-        set(one.of)
-        if one.cluster
-        else {name for each in evaluation.clusters if each.shots == one.shots for name in each.of}
-    )
     if not one.cluster:
         parts = [_chance(evaluation, each) for each in evaluation.clusters if each.shots == one.shots]
     else:
-        parts = [task.chance for task in evaluation.tasks if task.task in of and task.shots == one.shots]
+        parts = [task.chance for task in evaluation.tasks if task.task in one.of and task.shots == one.shots]
     known = [part for part in parts if part is not None]
     return sum(known) / len(known) if known and len(known) == len(parts) else None
 
 
-def _scores(scored: Scored) -> list[tuple[str, TaskScore]]:
-    several = _several(scored)
+def _scores(group: Group, shots: int) -> list[tuple[str, TaskScore]]:
     return [
-        (_named(label, task.shots, several), task)
-        for label, evaluation in scored
+        (label, task)
+        for label, evaluation in group.pooled
         for task in evaluation.tasks
-        if task.score is not None
+        if task.score is not None and task.shots == shots
     ]
 
 
-def _tasks(scored: Scored) -> Figure | None:
+def _tasks(group: Group, shots: int, name: str) -> Figure | None:
     """Scores of tasks as points with intervals, and their chance levels."""
-    found = _scores(scored)
+    found = _scores(group, shots)
     if not found:
         return None
     values: list[dict[str, Any]] = [
@@ -168,18 +189,20 @@ def _tasks(scored: Scored) -> Figure | None:
         },
     ]
     spec = base(rows_high(len(order), len(names), 20), data={"values": values}, layer=layers, encoding=shared)
+    what = "lowest seed" if group.seeds > 1 else "whole interval"
     above = [
         one for one in values if one["low"] is not None and one["chance"] is not None and one["low"] > one["chance"]
     ]
     known = [one for one in values if one["low"] is not None and one["chance"] is not None]
-    said = f"{len(order)} tasks. The interval lies wholly above chance in {len(above)} of {len(known)} scores. "
-    said += "Points are scores, lines their 95% intervals, ticks chance."
-    return Figure("tasks", "scores", "Scores by task", said, spec, task_table(scored))
+    said = f"{len(order)} tasks. Of {len(known)} scores with a chance level the {what} lies above it in {len(above)}. "
+    said += f"Points are scores, ticks chance. {_lines(group)}."
+    table = [(label, _only(one, shots)) for label, one in group.scored]
+    return Figure(_key("tasks", name), "scores", _title("Scores by task", name), said, spec, task_table(table))
 
 
-def _templates(scored: Scored) -> Figure | None:
+def _templates(group: Group, shots: int, name: str) -> Figure | None:
     """Each template's score, a point; their mean, a tick."""
-    found = [(label, one) for label, one in _scores(scored) if len(one.templates) > 1]
+    found = [(label, one) for label, one in _scores(group, shots) if len(one.templates) > 1]
     if not found:
         return None
     values = [
@@ -213,15 +236,17 @@ def _templates(scored: Scored) -> Figure | None:
     widest = max(found, key=lambda one: one[1].spread or 0.0)
     said = f"{len({one.task for _, one in found})} tasks in several templates, a point each; ticks are means. "
     said += f"Widest: {widest[1].task} ({widest[0]}), deviation {decimal(widest[1].spread, 1)}."
-    return Figure("templates", "scores", "Spread over templates", said, spec, template_table(scored))
+    title = _title("Spread over templates", name)
+    table = [(label, _only(one, shots)) for label, one in group.scored]
+    return Figure(_key("templates", name), "scores", title, said, spec, template_table(table))
 
 
-def _shots(scored: Scored) -> Figure | None:
+def _shots(group: Group, name: str) -> Figure | None:
     """Means over clusters by the number of demonstrations."""
     values: list[dict[str, Any]] = [
         {"shots": one.shots, "value": one.value, "low": one.low, "high": one.high, "series": label}
-        for label, evaluation in scored
-        for one in _comparable(scored, evaluation)
+        for label, evaluation in group.pooled
+        for one in _comparable(group, evaluation)
     ]
     if len({one["shots"] for one in values}) < 2:
         return None
@@ -243,6 +268,6 @@ def _shots(scored: Scored) -> Figure | None:
     ]
     spec = base(240, data={"values": values}, layer=layers, encoding={"x": x, "color": coloured(names), **offset})
     said = "; ".join(f"{one['series']} {decimal(one['value'], 1)} with {one['shots']}" for one in values)
-    return Figure(
-        "shots", "scores", "Score by demonstrations", f"Mean over clusters: {said}.", spec, cluster_table(scored)
-    )
+    told = f"Mean over clusters: {said}. {_lines(group)}."
+    title = _title("Score by demonstrations", name)
+    return Figure(_key("shots", name), "scores", title, told, spec, cluster_table(group.scored))

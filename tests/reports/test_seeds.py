@@ -1,0 +1,63 @@
+"""Evaluations by protocol, and seeds of one thing taken together."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from metalm_cli.reports import read_runs
+from metalm_cli.reports.page import figures_of
+from metalm_cli.reports.seeds import groups_of
+from reports.folders import write_json, write_results, write_run
+
+
+def demo(place: Path, seeds: int) -> list[Path]:
+    """Runs of two models and their results, a folder of each seed."""
+    folders = []
+    for seed in range(seeds):
+        root = place / f"seed-{seed}"
+        for name in ("metalm", "gpt"):
+            run = write_run(root / name)
+            folders.append(run)
+            shift = 3.0 * seed + (10 if name == "gpt" else 0)
+            path = write_results(root, f"in-context-{name}", source=str(run), weights=f"{name}{seed}", shift=shift)
+            other = root / "results" / f"tuned-{name}.json"
+            write_json(other, json.loads(path.read_text()) | {"protocol": "instruct", "created": "2026-02-02"})
+        folders.append(root / "results")
+    return folders
+
+
+def test_protocols_stand_apart_the_newest_first(tmp_path: Path) -> None:
+    runs = read_runs(demo(tmp_path, 1))
+    groups = groups_of(runs)
+    assert [group.protocol for group in groups] == ["instruct", "in-context"]
+    assert [[label for label, _ in group.scored] for group in groups] == [["gpt, seed-0", "metalm, seed-0"]] * 2
+    assert [label for label, _ in groups[0].pooled] == ["gpt", "metalm"]
+    keys = [one.key for one in figures_of(runs) if one.section == "scores"]
+    assert keys == [f"{kind}-{of}" for of in ("instruct", "in-context") for kind in ("clusters", "tasks", "templates")]
+
+
+def test_seeds_are_one_bar_from_the_lowest_to_the_highest(tmp_path: Path) -> None:
+    runs = read_runs(demo(tmp_path, 3))
+    (figure,) = (one for one in figures_of(runs) if one.key == "clusters-instruct")
+    values = {(one["series"], one["cluster"]): one for one in figure.spec["data"]["values"]}
+    assert set(values) == {(name, of) for name in ("gpt", "metalm") for of in ("nli", "paraphrase", "all clusters")}
+    bar = values["metalm", "nli"]
+    assert (bar["value"], bar["low"], bar["high"]) == (68.0, 65.0, 71.0)
+    assert "from the lowest to the highest of 3 seeds" in figure.told
+    assert len(figure.table.rows) == 18, "the table tells them apart"
+    assert {row[1] for row in figure.table.rows} >= {"metalm, seed-2", "gpt, seed-0"}
+    (tasks,) = (one for one in figures_of(runs) if one.key == "tasks-instruct")
+    points = {(one["series"], one["task"]): one for one in tasks.spec["data"]["values"]}
+    assert points["gpt", "rte (accuracy)"]["value"] == pytest.approx(78.0)
+
+
+def test_a_run_of_several_seeds_has_the_name_of_its_folder(tmp_path: Path) -> None:
+    for seed in range(2):
+        run = write_run(tmp_path / "mine" / f"seed-{seed}")
+        write_results(run, weights=str(seed))
+    (group,) = groups_of(read_runs([tmp_path / "mine"]))
+    assert [label for label, _ in group.pooled] == ["mine"]
+    assert [label for label, _ in group.scored] == ["mine, seed-0", "mine, seed-1"]

@@ -141,7 +141,7 @@ def _render(
 ) -> str:
     from markupsafe import Markup
 
-    scored = series_of(runs)
+    scored = sorted(series_of(runs), key=lambda each: each[1].created, reverse=True)
     answers = answer_views(scored, detail.answers, detail.characters)
     confusions, more = _confusions(groups_of(runs), detail.confusions)
     several = len(runs) > 1

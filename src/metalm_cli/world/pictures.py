@@ -2,8 +2,9 @@
 
 Four tasks, after the paper's: captions (its captioning), questions (VQA), statements about pairs of pictures
 (NLVR2), and hypotheses with explanations (E-SNLI-VE). Every question, statement and hypothesis stands with several
-pictures that answer it differently, so that the words alone tell nothing. What ``validation`` and ``test`` ask about
-are combinations of a colour and a kind that no picture of ``train`` shows, nor any of the other of the two.
+pictures that answer it differently, and every picture with several texts that are answered differently: neither the
+words alone nor the pictures alone tell the answer. What ``validation`` and ``test`` ask about are combinations of a
+colour and a kind that no picture of ``train`` shows, nor any of the other of the two.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from metalm_cli.world.pictures_draw import png
 from metalm_cli.world.pictures_questions import ABOUT
 from metalm_cli.world.pictures_reasons import judged
 from metalm_cli.world.pictures_scene import Scene, asked, scene
-from metalm_cli.world.pictures_text import captions, claim
+from metalm_cli.world.pictures_text import captions, claims
 from metalm_cli.world.tasks_rows import SPLITS, TRIES
 
 Row = dict[str, Any]
@@ -97,22 +98,19 @@ def _captions(dice: Dice, split: str, counts: dict[str, int]) -> list[Row]:
 
 def _questions(dice: Dice, split: str, counts: dict[str, int]) -> list[Row]:
     about = min(ABOUT, key=lambda name: counts.get(name, 0))
-    question, pairs = ABOUT[about](dice, split)
-    counts[about] = counts.get(about, 0) + len(pairs)
-    return [{"question": question, "answer": answer, "about": about, "scenes": (one,)} for one, answer in pairs]
+    found = ABOUT[about](dice, split)
+    counts[about] = counts.get(about, 0) + len(found)
+    return [{"question": text, "answer": answer, "about": about, "scenes": (one,)} for text, answer, one in found]
 
 
 def _statements(dice: Dice, split: str, counts: dict[str, int]) -> list[Row]:
-    found = claim(dice, split)
-    pairs = (("true", found.true()), ("false", found.false()))
-    return [{"statement": found.text, "label": label, "scenes": scenes} for label, scenes in pairs]
+    return [{"statement": text, "label": label, "scenes": pair} for text, label, pair in claims(dice, split)]
 
 
 def _explanations(dice: Dice, split: str, counts: dict[str, int]) -> list[Row]:
-    text, pictures = judged(dice, split)
     return [
         {"hypothesis": text, "label": label, "explanation": explanation, "scenes": (one,)}
-        for one, label, explanation in pictures
+        for text, label, explanation, one in judged(dice, split)
     ]
 
 

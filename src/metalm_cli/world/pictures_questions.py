@@ -1,4 +1,4 @@
-"""Questions about a picture, each asked of several pictures with different answers, so that the words tell nothing."""
+"""Questions about pictures: two questions about each of two pictures, whose answers are the other way round."""
 
 from __future__ import annotations
 
@@ -13,90 +13,112 @@ from metalm_cli.world.pictures_scene import (
     KINDS,
     PLACES,
     RELATIONS,
-    Combination,
     Scene,
     asked,
+    belongs,
+    filled,
+    near,
     scene,
+    several,
+    showing,
+    square,
 )
-from metalm_cli.world.pictures_text import counting, lacking, with_it
 
-Asked = tuple[str, list[tuple[Scene, str]]]
-"""A question, and pictures with their answers."""
+Asked = list[tuple[str, str, Scene]]
+"""Questions with their answers and pictures: each question and each picture has two answers."""
+YES_NO = ("yes", "no")
 
 
 def colour(dice: Dice, split: str) -> Asked:
-    """What colour something has: every colour that the split knows of its kind."""
+    """What colour something has: of two things, whose colours are exchanged. No two things have the same colour."""
+    known = {kind: [one for one, other in COMBINATIONS[split] if other == kind] for kind in KINDS}
     kind = dice.pick(KINDS)
-    known = dice.shuffled([what for what in COMBINATIONS[split] if what[1] == kind])
+    shared = {other: [one for one in known[other] if one in known[kind]] for other in KINDS if other != kind}
+    other = dice.pick([other for other, colours in shared.items() if len(colours) > 1])
+    colours = dice.some(shared[other], 2)
     text = dice.pick(("What colour is the {}?", "Which colour does the {} have?"))
-    return text.format(kind), [(with_it(dice, what), what[0]) for what in known]
+    pictures = []
+    for one, two in (colours, colours[::-1]):
+        given = [((one, kind), None), ((two, other), None)]
+        others = dice.some([shade for shade in COLOURS if shade not in colours], dice.below(3))
+        pictures.append(filled(dice, given, *((_coloured(shade), 1) for shade in others)))
+    return square([text.format(kind), text.format(other)], colours, pictures)
+
+
+def _coloured(shade: str) -> Callable[[str, str], bool]:
+    return lambda colour, kind: colour == shade
 
 
 def place(dice: Dice, split: str) -> Asked:
-    """Where something is: at each of the four places."""
-    what = asked(dice, split)
+    """Where something is: two things, which change places."""
+    one, other = several(dice, split, 2)
+    spots = dice.some(range(4), 2)
     text = dice.pick(("Where is the {}?", "Where in the picture is the {}?"))
-    found = [(scene(dice, [(what, at)], more=dice.below(4)), PLACES[at]) for at in range(4)]
-    return text.format(what[1]), found
+    pictures = [scene(dice, [(one, p), (other, q)], more=dice.below(3)) for p, q in (spots, spots[::-1])]
+    return square([text.format(one[1]), text.format(other[1])], [PLACES[at] for at in spots], pictures)
 
 
 def kind(dice: Dice, split: str) -> Asked:
-    """What is at a place: four different things."""
-    at = dice.below(4)
-    text = dice.pick(("What is {}?", "What do you see {}?")).format(PLACES[at])
-    things = [asked(dice, split, [one]) for one in dice.some(KINDS, 4)]
-    return text, [(scene(dice, [(what, at)], more=dice.below(4)), article(what[1])) for what in things]
+    """What is at a place: two things, which change places."""
+    things = several(dice, split, 2)
+    p, q = dice.some(range(4), 2)
+    text = dice.pick(("What is {}?", "What do you see {}?"))
+    pictures = [scene(dice, [(one, p), (two, q)], more=dice.below(3)) for one, two in (things, things[::-1])]
+    return square([text.format(PLACES[at]) for at in (p, q)], [article(what[1]) for what in things], pictures)
 
 
 def number(dice: Dice, split: str) -> Asked:
-    """How many things of a group or of a colour there are: one to four."""
-    group = dice.pick((*GROUPS, dice.pick(COLOURS)))
-    of_kind = group in GROUPS
-    pool = [what for what in COMBINATIONS[split] if (what[1] in GROUPS[group] if of_kind else what[0] == group)]
-    text = f"How many {group} are there?" if of_kind else f"How many things are {group}?"
-    return text, [(counting(dice, group, dice.pick(pool), count), words(count)) for count in range(1, 5)]
+    """How many things there are of a group, and of a colour: one to four of four."""
+    what = asked(dice, split, [kind for kinds in GROUPS.values() for kind in kinds])
+    shade, group = what[0], next(name for name, kinds in GROUPS.items() if what[1] in kinds)
+
+    def sort(of_group: bool, of_shade: bool) -> Callable[[str, str], bool]:
+        return lambda colour, kind: (belongs(colour, kind, group), colour == shade) == (of_group, of_shade)
+
+    def drawn(many: int, coloured: int) -> Scene:
+        both = dice.between(max(1, many + coloured - 4), min(many, coloured))
+        rest = 4 - many - coloured + both
+        sorts = ((sort(True, True), both - 1), (sort(True, False), many - both))
+        return filled(dice, [(what, None)], *sorts, (sort(False, True), coloured - both), (sort(False, False), rest))
+
+    counts = dice.some(range(1, 5), 2)
+    texts = f"How many {group} are there?", f"How many things are {shade}?"
+    return square(texts, [words(count) for count in counts], [drawn(*counts), drawn(*counts[::-1])])
 
 
 def presence(dice: Dice, split: str) -> Asked:
-    """Whether something is there: where it is not, a thing like it is."""
-    what = asked(dice, split)
+    """Whether something is there: where it is not, things like it are."""
+    one = asked(dice, split)
+    other = near(dice, split, one)
     text = dice.pick(("Is there {} in the picture?", "Does the picture show {}?"))
-    return text.format(article(" ".join(what))), [(with_it(dice, what), "yes"), (lacking(dice, what), "no")]
+    pictures = [showing(dice, [one], [other]), showing(dice, [other], [one])]
+    return square([text.format(article(" ".join(what))) for what in (one, other)], YES_NO, pictures)
 
 
 def order(dice: Dice, split: str) -> Asked:
     """How two things stand: once so, once the other way round."""
-    one, other = _two(dice, split)
+    one = asked(dice, split)
+    other = dice.pick([what for what in COMBINATIONS["train"] if what[1] != one[1]])
     relation = dice.pick(tuple(RELATIONS))
     spots = [(p, q) for p in range(4) for q in range(4) if RELATIONS[relation](p, q)]
-
-    def standing(places: tuple[int, int]) -> Scene:
-        return scene(dice, [(one, places[0]), (other, places[1])], more=dice.below(3))
-
-    yes, no = dice.pick(spots), dice.pick(spots)[::-1]
-    return f"Is the {one[1]} {relation} the {other[1]}?", [(standing(yes), "yes"), (standing(no), "no")]
+    pictures = []
+    for first, second in ((one, other), (other, one)):
+        p, q = dice.pick(spots)
+        pictures.append(scene(dice, [(first, p), (second, q)], more=dice.below(3)))
+    texts = [f"Is the {a[1]} {relation} the {b[1]}?" for a, b in ((one, other), (other, one))]
+    return square(texts, YES_NO, pictures)
 
 
 def neighbour(dice: Dice, split: str) -> Asked:
-    """What stands so to something: three different things, each the only one that does."""
-    relation = dice.pick(tuple(RELATIONS))
-    holds = RELATIONS[relation]
-    anchor = dice.pick(COMBINATIONS["train"])
-    others = dice.some([one for one in KINDS if one != anchor[1]], 3)
-    spots = [(p, q) for p in range(4) for q in range(4) if holds(p, q)]
-    found = []
-    for what in (asked(dice, split, [one]) for one in others):
-        at, beside = dice.pick(spots)
-        shown = scene(dice, [(what, at), (anchor, beside)], more=dice.below(3))
-        kept = tuple(item for item in shown.items if item.place in (at, beside) or not holds(item.place, beside))
-        found.append((Scene(kept, None, shown.ground, shown.seed), article(what[1])))
-    return f"What is {relation} the {anchor[1]}?", found
-
-
-def _two(dice: Dice, split: str) -> tuple[Combination, Combination]:
-    """Something that the split asks about, and another kind of thing."""
-    one = asked(dice, split)
-    return one, dice.pick([what for what in COMBINATIONS["train"] if what[1] != one[1]])
+    """What stands so to something: one thing beside it and one above or below, which change places."""
+    things = several(dice, split, 2)
+    anchor = dice.pick([what for what in COMBINATIONS["train"] if what[1] not in [kind for _, kind in things]])
+    at = dice.below(4)
+    spots = at ^ 1, at ^ 2
+    relations = [next(name for name, holds in RELATIONS.items() if holds(spot, at)) for spot in spots]
+    pictures = [scene(dice, [(anchor, at), *zip(pair, spots, strict=True)]) for pair in (things, things[::-1])]
+    texts = [f"What is {relation} the {anchor[1]}?" for relation in relations]
+    return square(texts, [article(what[1]) for what in things], pictures)
 
 
 ABOUT: dict[str, Callable[[Dice, str], Asked]] = {

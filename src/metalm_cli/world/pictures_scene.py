@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from metalm_cli.world.dice import Dice
 from metalm_cli.world.english import article
@@ -30,6 +30,8 @@ GROUNDS = 3
 
 Combination = tuple[str, str]
 """A colour and a kind."""
+T = TypeVar("T")
+P = TypeVar("P")
 
 
 def split_of(colour: str, kind: str) -> str:
@@ -89,14 +91,9 @@ class Scene:
         """The thing at this place."""
         return next((item for item in self.items if item.place == place), None)
 
-    def shows(self, colour: str, kind: str) -> bool:
-        """Whether such a thing can be seen."""
-        return any((item.colour, item.kind) == (colour, kind) for item in self.items)
-
     def count(self, group: str) -> int:
         """How many things of a group of kinds, or of a colour, can be seen."""
-        kinds = GROUPS.get(group, ())
-        return sum(item.kind in kinds or item.colour == group for item in self.items)
+        return sum(belongs(item.colour, item.kind, group) for item in self.items)
 
     def record(self) -> dict[str, Any]:
         """Everything, as a row keeps it."""
@@ -141,7 +138,91 @@ def scene(
     return Scene(ordered, curtain, dice.below(GROUNDS), dice.below(2**31))
 
 
+def filled(
+    dice: Dice,
+    given: Iterable[tuple[Combination, int | None]],
+    *wanted: tuple[Callable[[str, str], bool], int],
+    curtain: int | None = None,
+) -> Scene:
+    """A scene with what is given, and so many further things of each sort.
+
+    Args:
+        dice: Draws the rest.
+        given: Things with their places; None: any free place.
+        wanted: Which things are of a sort, and how many are wanted.
+        curtain: A place that stays free.
+    """
+    shown = scene(dice, given, curtain=curtain)
+    for fits, count in wanted:
+        known = [((item.colour, item.kind), item.place) for item in shown.items]
+        shown = scene(dice, known, more=count, fits=fits, curtain=curtain)
+    return shown
+
+
+def belongs(colour: str, kind: str, group: str) -> bool:
+    """Whether a thing is of a group of kinds, or of a colour."""
+    return colour == group or kind in GROUPS.get(group, ())
+
+
+def without(*things: Combination) -> Callable[[str, str], bool]:
+    """Allows all but these things."""
+    return lambda colour, kind: (colour, kind) not in things
+
+
 def asked(dice: Dice, split: str, kinds: Sequence[str] = KINDS) -> Combination:
     """Something that the split asks about, every kind equally likely."""
     kind = dice.pick(kinds)
     return dice.pick([what for what in COMBINATIONS[split] if what[1] == kind])
+
+
+def several(dice: Dice, split: str, count: int) -> list[Combination]:
+    """Things of different kinds that the split asks about."""
+    return [asked(dice, split, [kind]) for kind in dice.some(KINDS, count)]
+
+
+def near(
+    dice: Dice, split: str, what: Combination, *, apart: Sequence[str] = (), but: Sequence[Combination] = ()
+) -> Combination:
+    """Something else of the same kind or of the same colour, so that neither tells it apart by itself.
+
+    Args:
+        dice: Draws it.
+        split: Whose combinations it is one of.
+        what: The thing that it is like.
+        apart: Kinds that it is not of.
+        but: Things that it is not.
+    """
+    pool = [one for one in COMBINATIONS[split] if one != what and one[1] not in apart and one not in but]
+    alike = dice.shuffled([[one for one in pool if one[part] == what[part]] for part in (0, 1)])
+    return dice.pick(alike[0] or alike[1])
+
+
+def showing(dice: Dice, present: Sequence[Combination], missing: Sequence[Combination] = ()) -> Scene:
+    """A picture of some things without others, in whose stead there is something like each, and perhaps more."""
+    given = list(present)
+    for what in missing:
+        given.append(near(dice, "train", what, apart=[kind for _, kind in given], but=missing))
+    return scene(dice, [(what, None) for what in given], more=dice.below(5 - len(given)), fits=without(*missing))
+
+
+def square(texts: Sequence[T], answers: Sequence[str], pictures: Sequence[P]) -> list[tuple[T, str, P]]:
+    """Every text with every picture, in a Latin square: each has every answer once, so neither tells it by itself.
+
+    >>> for row in square(["red?", "blue?"], ["yes", "no"], ["a red one", "a blue one"]):
+    ...     print(*row)
+    red? yes a red one
+    blue? no a red one
+    red? no a blue one
+    blue? yes a blue one
+
+    Args:
+        texts: As many as there are answers.
+        answers: To each of the texts about the first picture. Each next picture's are moved on by one text.
+        pictures: As many as there are answers.
+    """
+    size = len(answers)
+    return [
+        (text, answers[(column - line) % size], picture)
+        for line, picture in enumerate(pictures)
+        for column, text in enumerate(texts)
+    ]

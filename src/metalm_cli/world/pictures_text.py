@@ -1,9 +1,8 @@
-"""What is said about a picture: captions, statements and what makes them true."""
+"""What is said about pictures: captions of one, statements about two."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from itertools import product
 
 from metalm_cli.world.dice import Dice
 from metalm_cli.world.english import article, capital, listed
@@ -15,8 +14,19 @@ from metalm_cli.world.pictures_scene import (
     Combination,
     Scene,
     asked,
-    scene,
+    belongs,
+    filled,
+    near,
+    several,
+    showing,
+    square,
 )
+
+Pair = tuple[Scene, Scene]
+"""The left picture and the right one."""
+Claimed = list[tuple[str, str, Pair]]
+"""Two statements, each with two pairs of pictures: one of which it is ``true`` and one of which it is ``false``."""
+_TRUTH = ("true", "false")
 
 
 def captions(shown: Scene, dice: Dice) -> list[str]:
@@ -33,128 +43,95 @@ def captions(shown: Scene, dice: Dice) -> list[str]:
     return [*found, f"{capital(one.a)} is {relation} {other.a}{more}."]
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A statement that two pictures make true or false.
+def claims(dice: Dice, split: str) -> Claimed:
+    """Two statements in the same words but for what they are about, which the split asks about.
 
-    Args:
-        text: The statement, about ``the left picture`` and ``the right picture``.
-        true: Draws two pictures of which it is true.
-        false: Draws two of which it is false.
+    Of each of two pairs of pictures one is true and the other false.
     """
-
-    text: str
-    true: Callable[[], tuple[Scene, Scene]]
-    false: Callable[[], tuple[Scene, Scene]]
-
-
-def claim(dice: Dice, split: str) -> Claim:
-    """A statement about two pictures that turns on something that the split asks about."""
     return dice.pick((_both, _one, _side, _more, _alike))(dice, split)
 
 
-def without(what: Combination) -> Callable[[str, str], bool]:
-    """Allows things of another colour or kind, as single features do not tell them apart."""
-    return lambda colour, kind: (colour, kind) != what
-
-
-def with_it(dice: Dice, what: Combination) -> Scene:
-    """A picture with a thing, and up to three others."""
-    return scene(dice, [(what, None)], more=dice.below(4))
-
-
-def lacking(dice: Dice, what: Combination) -> Scene:
-    """A picture without the thing, with another of its kind or of its colour, and up to two others."""
-    colour, kind = what
-    near = [one for one in COMBINATIONS["train"] if one != what and (one[0] == colour) != (one[1] == kind)]
-    pool = [one for one in near if (one[1] == kind) == dice.chance(0.5)] or near
-    return scene(dice, [(dice.pick(pool), None)], more=dice.below(3), fits=without(what))
-
-
-def _both(dice: Dice, split: str) -> Claim:
-    what = asked(dice, split)
+def _both(dice: Dice, split: str) -> Claimed:
+    one, other = several(dice, split, 2)
     text = dice.pick(("Both pictures show {}.", "There is {} in each of the two pictures."))
-    return Claim(
-        text.format(article(" ".join(what))),
-        lambda: (with_it(dice, what), with_it(dice, what)),
-        lambda: _shuffled(dice, with_it(dice, what), lacking(dice, what)),
-    )
+    pairs = [_lone(dice, other, shared=[one]), _lone(dice, one, shared=[other])]
+    return square([text.format(article(" ".join(what))) for what in (one, other)], _TRUTH, pairs)
 
 
-def _one(dice: Dice, split: str) -> Claim:
-    what = asked(dice, split)
+def _one(dice: Dice, split: str) -> Claimed:
+    one, other = several(dice, split, 2)
     text = dice.pick(("Only one of the pictures shows {}.", "There is {} in one of the pictures but not in the other."))
-
-    def alike() -> tuple[Scene, Scene]:
-        make = dice.pick((with_it, lacking))
-        return make(dice, what), make(dice, what)
-
-    return Claim(
-        text.format(article(" ".join(what))),
-        lambda: _shuffled(dice, with_it(dice, what), lacking(dice, what)),
-        alike,
-    )
+    pairs = []
+    for lone, rest in ((one, other), (other, one)):
+        pairs.append(_lone(dice, lone, shared=[rest]) if dice.chance(0.5) else _lone(dice, lone, missing=[rest]))
+    return square([text.format(article(" ".join(what))) for what in (one, other)], _TRUTH, pairs)
 
 
-def _side(dice: Dice, split: str) -> Claim:
-    what, left = asked(dice, split), dice.chance(0.5)
+def _lone(
+    dice: Dice, lone: Combination, *, shared: list[Combination] | None = None, missing: list[Combination] | None = None
+) -> Pair:
+    """Two pictures of which one shows a thing, and both or neither show another."""
+    both, neither = shared or [], missing or []
+    return _shuffled(dice, showing(dice, [lone, *both], neither), showing(dice, both, [lone, *neither]))
+
+
+def _side(dice: Dice, split: str) -> Claimed:
+    one = asked(dice, split)
+    other = near(dice, split, one)
+    side = dice.pick(("left", "right"))
     text = dice.pick(("It is the {side} picture that shows {}.", "There is {} in the {side} picture."))
-
-    def pair(right_way: bool) -> tuple[Scene, Scene]:
-        with_thing, not_thing = with_it(dice, what), lacking(dice, what)
-        return (with_thing, not_thing) if left == right_way else (not_thing, with_thing)
-
-    side = "left" if left else "right"
-    return Claim(text.format(article(" ".join(what)), side=side), lambda: pair(True), lambda: pair(False))
+    pairs = []
+    for here, there in ((one, other), (other, one)):
+        pair = showing(dice, [here], [there]), showing(dice, [there], [here])
+        pairs.append(pair if side == "left" else pair[::-1])
+    return square([text.format(article(" ".join(what)), side=side) for what in (one, other)], _TRUTH, pairs)
 
 
-def _more(dice: Dice, split: str) -> Claim:
-    what = asked(dice, split, [kind for kinds in GROUPS.values() for kind in kinds])
-    group = next(name for name, kinds in GROUPS.items() if what[1] in kinds)
-    left = dice.chance(0.5)
+_COUNTS = [(a, b, c, d) for a, b, c, d in product(range(5), repeat=4) if a > c and b < d and max(a + b, c + d) <= 4]
+"""How many things of two groups there are in one picture and in another: more of the first, and of the second."""
+
+
+def _more(dice: Dice, split: str) -> Claimed:
+    groups = dice.shuffled(tuple(GROUPS))
+    sides = dice.pick((("left", "right"), ("right", "left")))
     text = dice.pick(
         ("The {} picture has more {group} than the {}.", "There are more {group} in the {} picture than in the {}.")
     )
 
-    def pair(right_way: bool) -> tuple[Scene, Scene]:
-        few, many = sorted(dice.some(range(1, 5), 2))
-        scenes = counting(dice, group, what, many), counting(dice, group, asked(dice, split, GROUPS[group]), few)
-        return scenes if left == right_way else (scenes[1], scenes[0])
+    def drawn(group: str, count: int, other: str, fewer: int) -> Scene:
+        return filled(
+            dice,
+            [(asked(dice, split, GROUPS[group]), None)],
+            (lambda colour, kind: kind in GROUPS[group], count - 1),
+            (lambda colour, kind: kind in GROUPS[other], fewer),
+            (
+                lambda colour, kind: not any(belongs(colour, kind, name) for name in GROUPS),
+                dice.below(5 - count - fewer),
+            ),
+        )
 
-    sides = ("left", "right") if left else ("right", "left")
-    return Claim(text.format(*sides, group=group), lambda: pair(True), lambda: pair(False))
+    pairs = []
+    for one, other in (groups, groups[::-1]):
+        a, b, c, d = dice.pick(_COUNTS)
+        pair = drawn(one, a, other, b), drawn(other, d, one, c)
+        pairs.append(pair if sides[0] == "left" else pair[::-1])
+    return square([text.format(*sides, group=group) for group in groups], _TRUTH, pairs)
 
 
-def _alike(dice: Dice, split: str) -> Claim:
-    what = asked(dice, split)
-    kind = what[1]
-    colours = [colour for colour, other in COMBINATIONS["train"] if other == kind and colour != what[0]]
-
-    def pair(same: bool) -> tuple[Scene, Scene]:
-        other = what if same else (dice.pick(colours), kind)
-        return _shuffled(dice, with_it(dice, what), with_it(dice, other))
-
+def _alike(dice: Dice, split: str) -> Claimed:
+    one, other = several(dice, split, 2)
     says_same = dice.chance(0.5)
-    text = f"The {kind} has the same colour in both pictures."
+    text = "The {} has the same colour in both pictures."
     if not says_same:
-        text = f"The colour of the {kind} is not the same in the two pictures."
-    return Claim(text, lambda: pair(says_same), lambda: pair(not says_same))
+        text = "The colour of the {} is not the same in the two pictures."
+
+    def pair(same: Combination, changed: Combination) -> Pair:
+        colours = [colour for colour, kind in COMBINATIONS["train"] if kind == changed[1] and colour != changed[0]]
+        return _shuffled(dice, showing(dice, [same, changed]), showing(dice, [same, (dice.pick(colours), changed[1])]))
+
+    pairs = [pair(one, other), pair(other, one)]
+    return square([text.format(one[1]), text.format(other[1])], _TRUTH if says_same else _TRUTH[::-1], pairs)
 
 
-def _shuffled(dice: Dice, one: Scene, other: Scene) -> tuple[Scene, Scene]:
+def _shuffled(dice: Dice, one: Scene, other: Scene) -> Pair:
     return (one, other) if dice.chance(0.5) else (other, one)
-
-
-def counting(dice: Dice, group: str, what: Combination | None, count: int, curtain: int | None = None) -> Scene:
-    """A picture with exactly so many things of a group (or colour), ``what`` among them, and perhaps others."""
-    kinds = GROUPS.get(group, ())
-
-    def inside(colour: str, kind: str) -> bool:
-        return kind in kinds or colour == group
-
-    given = [(what, None)] if what is not None and count else []
-    places = 4 - (curtain is not None)
-    first = scene(dice, given, more=count - len(given), fits=inside, curtain=curtain)
-    room = places - count
-    known = [((item.colour, item.kind), item.place) for item in first.items]
-    return scene(dice, known, more=dice.below(room + 1), fits=lambda *one: not inside(*one), curtain=curtain)

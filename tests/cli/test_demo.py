@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
+from metalm_cli.cli import console
+from metalm_cli.cli import demo as demo_command
+from metalm_cli.demo.expectations import WITHOUT_CHANCE
 from metalm_cli.demo.stages import BUDGETS, stages_of
 from microruns import metalm
 
@@ -58,6 +65,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     first.send_signal(signal.SIGINT)
     printed = first.communicate(timeout=SECONDS)[1]
     assert first.returncode == 75, printed
+    assert "stopping: what runs saves first" in printed
     assert "stopped (SIGINT)" in printed
     assert not (out / "gpt" / "model").exists()
 
@@ -105,6 +113,8 @@ def test_nli_was_held_out_with_what_leaks_into_it(demo):
     labels = {name: task["seen"]["label"] for name, task in record["tasks"].items()}
     assert {name for name, label in labels.items() if label == "held out"} == {"world_nli", "world_paraphrase"}
     assert len(labels) == 11
+    chances = {name: task["settings"][0]["templates"][0]["chance"] for name, task in record["tasks"].items()}
+    assert {name for name, levels in chances.items() if not any(levels.values())} == set(WITHOUT_CHANCE)
 
 
 def test_a_finished_demo_says_where_it_is(demo, capsys):
@@ -115,6 +125,16 @@ def test_a_finished_demo_says_where_it_is(demo, capsys):
     assert "this demo is finished" in found.err
     assert str(demo[0] / "report.html") in found.out
     assert "difference (95%)" in found.out
+    assert "mean of 10 clusters  1 " in found.out
+    assert re.search(r"encoder was pretrained alone on about \d+,000 tokens;", found.out)
+
+
+def test_streams_without_all_characters_get_the_rest(demo):
+    command = [sys.executable, "-m", "metalm_cli.cli", "demo", "--quick", "--out", str(demo[0])]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, env=environment, timeout=SECONDS)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^gist +-  ", done.stdout.decode("ascii"), flags=re.MULTILINE)
 
 
 def test_a_demo_of_another_size_is_not_touched(demo, capsys):
@@ -128,7 +148,60 @@ def test_a_dry_run_lists_the_commands_and_does_nothing(tmp_path, capsys):
     assert printed.count("\nmetalm pretrain ") + printed.startswith("metalm pretrain ") == 12
     assert "--hold-out nli" in printed
     assert "nothing was done" in printed
+    assert "# pretrained models in context: not above chance on any task" in printed
+    assert "# passages, facts, triples, gist: nothing" in printed
     assert not (tmp_path / "d").exists()
+
+
+def test_results_are_written_as_far_as_the_stream_can(monkeypatch):
+    for encoding, written in (("ascii", rb"- \u00b7 a \ud83d\ude00"), ("utf-8", "– · a 😀".encode())):
+        stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr(sys, "stdout", stream)
+        console.write("– · a 😀")
+        assert stream.buffer.getvalue() == written
+
+
+HEADS = ["task", "chance", "difference (95%)"]
+ROWS = [["paraphrase *", "53.3", "-11.7 (-20.0 to -3.3)"], ["gist", "–", "+0.0 (+0.0 to +0.0)"]]
+
+
+@pytest.mark.parametrize("width", [16, 30, 42])
+def test_tables_are_stacked_on_terminals_that_are_too_narrow(monkeypatch, capsys, width):
+    terminal = Console(force_terminal=True, width=width)
+    monkeypatch.setattr(console, "stdout", lambda: terminal)
+    demo_command._table(HEADS, ROWS)
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= width
+    assert printed.split()[:4] == ["paraphrase", "*", "chance", "53.3"]
+    assert "-11.7" in printed.split()
+
+
+def test_tables_stay_whole_where_they_fit_and_in_pipes(monkeypatch, capsys):
+    for out in (Console(force_terminal=True, width=43), Console(file=io.StringIO(), width=20)):
+        monkeypatch.setattr(console, "stdout", lambda out=out: out)
+        demo_command._table(HEADS, ROWS)
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[:2] == ["task          chance  difference (95%)", "paraphrase *  53.3    -11.7 (-20.0 to -3.3)"]
+
+
+def test_a_stage_that_ends_while_it_is_stopped_is_no_trouble():
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    process = SimpleNamespace(pid=ended.pid, is_alive=lambda: True)
+    demo_command._Process(process).stop()
+
+
+def test_losses_are_told_with_what_they_are_of(tmp_path):
+    for stage in stages_of(BUDGETS["quick"], tmp_path):
+        if stage.name in ("encoder", "metalm", "instruct-gpt"):
+            stage.run.mkdir()
+            line = {"split": "validation", "loss": 1.3274, **({"bits_per_byte": 0.5} if stage.name == "metalm" else {})}
+            (stage.run / "metrics.jsonl").write_text(json.dumps(line))
+    told = {stage.name: demo_command._facts(stage, tmp_path) for stage in stages_of(BUDGETS["quick"], tmp_path)[:5]}
+    assert told["encoder"] == "loss 1.327 on documents held out"
+    assert told["metalm"] == "0.500 bits per byte on documents held out"
+    assert told["instruct-gpt"] == "loss 1.327 on validation examples"
+    assert told["gpt"] == ""
 
 
 def test_wrong_usage(tmp_path, capsys):

@@ -11,8 +11,18 @@ from safetensors.torch import save_file
 
 from metalm_cli.demo import findings
 from metalm_cli.demo.expectations import Expectation
-from metalm_cli.demo.findings import decoder_hash, lines_of, sentences, table_of
+from metalm_cli.demo.findings import (
+    decoder_hash,
+    lines_of,
+    means_in_context,
+    read_before,
+    sentences,
+    single_task,
+    table_of,
+)
 from metalm_cli.errors import MetalmError
+from metalm_cli.evaluation.compare import OVER, compare
+from metalm_cli.evaluation.records import read
 
 N = 100
 
@@ -105,6 +115,89 @@ def test_without_a_chance_level_nothing_is_above_it(tmp_path):
     lines = lines_of([tmp_path], "instructed")
     assert "of 0: MetaLM none; GPT none" in sentences(lines)[0]
     assert table_of(lines)[1][0][1] == "–"
+    write(tmp_path, "frozen-score", {"gist": right(99)}, chance=None)
+    assert single_task([tmp_path])[1][0][:2] == ["gist", "–"]
+
+
+def test_equal_scores_are_called_equal(tmp_path):
+    write(tmp_path, "instructed", {"reviews": right(40), "nli": right(50)})
+    write(tmp_path, "instructed-2", {"reviews": right(40), "nli": right(49)})
+    lines = lines_of([tmp_path], "instructed")
+    assert [line.equal for line in lines] == [True, False]
+    assert "; equal on reviews; on the other 1 the difference may be chance." in sentences(lines)[1]
+    assert sentences(lines[:1])[1].endswith("; equal on reviews.")
+
+
+# -- in context -------------------------------------------------------------------------------------------------------
+
+
+def write_in_context(folder: Path, name: str, counts: dict[str, tuple[int, int]]) -> None:
+    """A result file with two numbers of demonstrations, in which so many answers of each task are right."""
+    write(folder, name, {task: right(first) for task, (first, _) in counts.items()})
+    path = folder / "results" / f"{name}.json"
+    record = json.loads(path.read_text())
+    write(folder, name, {task: right(second) for task, (_, second) in counts.items()}, shots=2)
+    for task, other in json.loads(path.read_text())["tasks"].items():
+        record["tasks"][task]["settings"] += other["settings"]
+        record["tasks"][task]["seen"]["label"] = "held out"
+    path.write_text(json.dumps(record))
+
+
+@pytest.fixture
+def in_context(tmp_path: Path) -> list[Path]:
+    """Two seeds of pretrained models."""
+    folders = [tmp_path / "seed-0", tmp_path / "seed-1"]
+    for at, folder in enumerate(folders):
+        write_in_context(folder, "in-context", {"reviews": (60, 70), "nli": ((20, 60)[at], 50)})
+        write_in_context(folder, "in-context-2", {"reviews": (50, 50), "nli": (40, 51)})
+    return folders
+
+
+def test_means_of_one_seed_are_those_of_results_compare(in_context):
+    folder = in_context[0] / "results"
+    theirs = compare(read(folder / "in-context.json"), read(folder / "in-context-2.json")).means
+    ours = means_in_context(in_context[:1])
+    over = [one for one in theirs if one.name == OVER]
+    assert [(one.shots, one.clusters) for one in ours] == [(0, 2), (2, 2)]
+    for one, other in zip(ours, over, strict=True):
+        assert (one.metalm, one.twin) == pytest.approx((other.first, other.second))
+        assert one.difference[1:] == pytest.approx(other.interval)
+
+
+def test_means_in_context_are_over_seeds(in_context):
+    none, two = means_in_context(in_context)
+    assert (none.metalm, none.twin, none.difference[0]) == pytest.approx((50, 45, 5))
+    assert none.difference[1] < 5 < none.difference[2]
+    assert (two.metalm, two.twin) == pytest.approx((60, 50.5))
+
+
+def test_every_task_is_shown_with_each_number_of_demonstrations(in_context):
+    lines = lines_of(in_context, "in-context")
+    heads, rows = table_of(lines, means_in_context(in_context))
+    assert heads[:2] == ["task", "shots"]
+    assert [row[:2] for row in rows] == [
+        ["reviews", "0"],
+        ["reviews", "2"],
+        ["nli", "0"],
+        ["nli", "2"],
+        ["mean of 2 clusters", "0"],
+        ["mean of 2 clusters", "2"],
+    ]  # no stars where all are held out
+    assert all(len(row) == len(heads) for row in rows)
+    assert rows[4][2:5] == ["–", "50.0", "45.0"]
+    above, different, _ = sentences(lines)
+    assert "MetaLM reviews (0, 2-shot); GPT none." in above
+    assert "of 4: MetaLM better on reviews (0, 2-shot); GPT better on none; on the other 2 " in different
+
+
+def test_what_the_encoder_read_before_is_told(tmp_path):
+    folders = [tmp_path / "seed-0", tmp_path / "seed-1"]
+    assert " tokens" not in read_before(folders)
+    for folder, tokens in zip(folders, (397_074, 398_100), strict=True):
+        (folder / "encoder").mkdir(parents=True)
+        line = json.dumps({"step": 5, "split": "train", "tokens": tokens})
+        (folder / "encoder" / "metrics.jsonl").write_text(f'{line}\n{{"step": 5, "split": "validation"}}\n')
+    assert " alone on about 398,000 tokens; " in read_before(folders)
 
 
 def test_tables_have_a_cell_for_each_head(seeds):

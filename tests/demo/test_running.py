@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
+import shutil
 import signal
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +16,8 @@ import pytest
 from rich.console import Console
 
 from metalm_cli.demo import running
-from metalm_cli.demo.display import Bars, Display, Reckoning, make_display
-from metalm_cli.demo.folder import STATE, Folder, is_done, last_validation, steps_done
+from metalm_cli.demo.display import Display
+from metalm_cli.demo.folder import STATE, Folder, is_made, last_record, steps_done
 from metalm_cli.demo.running import Runner, Stopped
 from metalm_cli.demo.stages import BUDGETS, Stage
 from metalm_cli.errors import MetalmError
@@ -57,7 +58,7 @@ class Script:
                 if code == 0 and stage.name not in script.stopped:
                     for place in stage.makes:
                         if stage.steps:
-                            (place / "model").mkdir(parents=True)
+                            (place / "model").mkdir(parents=True, exist_ok=True)
                         else:
                             place.write_text('{"complete": true}')
                 return code if stage.name not in script.stopped else 75
@@ -115,6 +116,93 @@ def test_what_is_done_is_not_done_again(folder):
     assert "[1/2] a  done before" in stream.getvalue()
 
 
+def redone(folder: Folder, stages: list[Stage]) -> list[str]:
+    """The stages that a further call of the demo does."""
+    script = Script()
+    runner(folder, stages, script)[0].run()
+    return script.begun
+
+
+def test_a_stage_is_done_again_with_all_that_needs_it_where_its_results_are_gone(folder):
+    out = folder.path
+    stages = [stage("a", out, steps=3), stage("b", out, "a", steps=3), stage("c", out, "b"), stage("d", out)]
+    assert redone(folder, stages) == ["a", "d", "b", "c"]
+    (out / "b" / "from the old a").write_text("")
+    shutil.rmtree(out / "a")
+    assert folder.again(stages).endswith("no longer the same: b, c")
+    assert redone(folder, stages) == ["a", "b", "c"]
+    assert not (out / "b" / "from the old a").exists()
+    assert folder.again(stages) == ""
+    assert redone(folder, stages) == []
+
+
+def test_what_needs_a_stage_is_done_again_though_the_demo_was_stopped_in_between(folder):
+    stages = [stage("a", folder.path), stage("b", folder.path, "a")]
+    redone(folder, stages)
+    stages[0].makes[0].unlink()
+    redone(folder, stages[:1])
+    assert redone(folder, stages) == ["b"]
+
+
+def test_a_stage_with_another_command_begins_anew(folder):
+    stages = [stage("a", folder.path, steps=3), stage("b", folder.path, "a")]
+    redone(folder, stages)
+    (folder.path / "a" / "checkpoint").write_text("")
+    folder.close()
+    again = Folder(folder.path, BUDGETS["quick"])
+    changed = [replace(stages[0], mark="another"), stages[1]]
+    assert again.again(changed).endswith(": all 2 stages")
+    assert redone(again, changed) == ["a", "b"]
+    assert not (folder.path / "a" / "checkpoint").exists()
+    again.close()
+
+
+def test_a_demo_of_another_version_is_told_and_done_again(folder, monkeypatch):
+    stages = [stage("a", folder.path), stage("b", folder.path, "a")]
+    redone(folder, stages)
+    folder.close()
+    monkeypatch.setattr("metalm_cli.__version__", "99.0")
+    again = Folder(folder.path, BUDGETS["quick"])
+    told = again.again(stages)
+    assert re.fullmatch(r"made by metalm [\d.]+, and this is 99\.0; done again: all 2 stages", told)
+    assert redone(again, stages) == ["a", "b"]
+    again.close()
+
+
+def test_a_demo_from_before_there_were_records_counts_by_its_version(folder, monkeypatch):
+    stages = [stage("a", folder.path, steps=3), stage("b", folder.path, "a")]
+    redone(folder, stages)
+    folder.close()
+    state = json.loads((folder.path / STATE).read_text())
+    del state["records"]
+    for version, expected in ((state["metalm"], []), ("0.0.1", ["a", "b"])):
+        (folder.path / STATE).write_text(json.dumps({**state, "metalm": version}))
+        again = Folder(folder.path, BUDGETS["quick"])
+        assert redone(again, stages) == expected
+        again.close()
+
+
+def test_a_stage_that_goes_on_keeps_its_log_and_what_it_has(folder):
+    one = stage("a", folder.path, steps=3)
+    with pytest.raises(Stopped):
+        runner(folder, [one], Script(1, {"a": 75}, "first part\n"))[0].run()
+    (folder.path / "a").mkdir()
+    (folder.path / "a" / "checkpoint").write_text("")
+    runner(folder, [one], Script(1, said="second part\n"))[0].run()
+    text = folder.log(one).read_text()
+    assert text.splitlines() == ["$ metalm evaluate a", "first part", "$ metalm evaluate a", "second part"]
+    assert (folder.path / "a" / "checkpoint").exists()
+
+
+def test_a_failure_is_told_in_the_words_of_the_last_attempt(folder):
+    one = stage("a", folder.path, steps=3)
+    with pytest.raises(MetalmError):
+        runner(folder, [one], Script(1, {"a": 2}, "error: the first time\n"))[0].run()
+    with pytest.raises(MetalmError) as caught:
+        runner(folder, [one], Script(1, {"a": -9}, "the second time\n"))[0].run()
+    assert caught.value.why == "the second time"
+
+
 def test_a_stage_that_fails_says_why_and_stops_the_others(folder):
     out = folder.path
     script = Script(2, {"a": 2}, "step 1\nerror: the disk is full\n  where: /disk\n  remedy: make room\n")
@@ -155,6 +243,55 @@ def test_a_signal_stops_what_runs_and_the_handlers_come_back(folder):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+class Stubborn:
+    """A child that runs until it is killed."""
+
+    def __init__(self, *, stop: type[BaseException] | None = None, leaves: bool = False) -> None:
+        self.killed, self.asked, self.error, self.leaves = False, False, stop, leaves
+
+    def poll(self) -> int | None:
+        return 75 if self.asked and self.leaves else None
+
+    def stop(self) -> None:
+        self.asked = True
+        if self.error is not None:
+            raise self.error
+
+    def kill(self) -> None:
+        self.killed = True
+        raise ProcessLookupError
+
+
+def stopping(folder: Folder, monkeypatch: pytest.MonkeyPatch, children: dict[str, Stubborn]) -> tuple:
+    """A runner whose stages run when the demo is stopped, and what it shows."""
+    monkeypatch.setattr(running, "PATIENCE", 0.1)
+    whole, stream = runner(folder, [stage(name, folder.path) for name in children], Script())
+    whole.start = lambda asked, log: children[asked.name]
+    threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+    return whole, stream
+
+
+def test_what_does_not_leave_is_ended_even_where_stopping_fails(folder, monkeypatch):
+    children = {"a": Stubborn(stop=PermissionError), "b": Stubborn()}
+    whole, stream = stopping(folder, monkeypatch, children)
+    with pytest.raises(PermissionError):
+        whole.run()
+    assert [one.killed for one in children.values()] == [True, True]
+    assert "stopping: what runs saves first" in stream.getvalue()
+
+
+def test_a_full_disk_keeps_no_stage_alive(folder, monkeypatch):
+    def full(*_: object) -> None:
+        raise MetalmError("cannot write demo.json")
+
+    children = {"a": Stubborn(leaves=True), "b": Stubborn()}
+    whole, _ = stopping(folder, monkeypatch, children)
+    monkeypatch.setattr(folder, "spent", full)
+    with pytest.raises(Stopped, match="SIGTERM"):
+        whole.run()
+    assert [one.killed for one in children.values()] == [False, True]
+
+
 def test_a_stage_that_somebody_else_stopped_stops_the_demo(folder):
     whole, _ = runner(folder, [stage("a", folder.path)], Script(1, {"a": 75}))
     with pytest.raises(Stopped, match="a was stopped"):
@@ -173,7 +310,17 @@ def test_other_things_are_left_alone(tmp_path):
     assert [one.name for one in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"format": 9, "stages": {}}', '{"format": 1, "stages": []}', "\x00"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"format": 9, "stages": {}}',
+        '{"format": 1, "stages": []}',
+        '{"format": 1, "size": "quick", "metalm": "1", "stages": {}, "records": {"a": 3}}',
+        "\x00",
+    ],
+)
 def test_a_damaged_state_is_refused_and_kept(tmp_path, text):
     (tmp_path / STATE).write_text(text)
     with pytest.raises(MetalmError, match="something else"):
@@ -212,62 +359,10 @@ def test_a_place_below_a_file_is_told(tmp_path):
 
 def test_metrics_are_read_as_far_as_they_are_whole(tmp_path):
     one = stage("run", tmp_path, steps=50)
-    assert (steps_done(one), last_validation(one)) == (0, {})
+    assert (steps_done(one), last_record(one.run, "validation")) == (0, {})
     (tmp_path / "run").mkdir()
     lines = ['{"step": 10, "split": "train"}', '{"step": 10, "split": "validation", "loss": 2.5}', "{damaged", '{"st']
-    (tmp_path / "run" / "metrics.jsonl").write_text("\n".join(lines))
+    (tmp_path / "run" / "metrics.jsonl").write_bytes("\n".join(lines).encode() + b"\xff\xfe\n")
     assert steps_done(one) == 10
-    assert last_validation(one)["loss"] == 2.5
-    assert not is_done(one)
-
-
-# -- what is shown ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("width", [20, 50, 120])
-@pytest.mark.parametrize("colour", [True, False])
-def test_bars_fit_terminals_of_any_width(tmp_path, width, colour):
-    stream = io.StringIO()
-    console = Console(file=stream, force_terminal=True, width=width, no_color=not colour, legacy_windows=False)
-    stages = [stage("a", tmp_path, steps=100), stage("b", tmp_path, "a")]
-    display = make_display(console, stages)
-    assert isinstance(display, Bars)
-    with display:
-        display.begin(stages[0])
-        display.tick([(stages[0], 40)], 0.2, 61.0)
-        display.end(stages[0], 75, "facts")
-        display.tick([(stages[1], 0)], 0.5, None)
-    shown = stream.getvalue()
-    assert "40/100" in shown or width < 40
-    assert "1:15" in shown
-
-
-def test_without_a_terminal_there_are_lines_alone(tmp_path):
-    stream = io.StringIO()
-    stages = [stage("a", tmp_path)]
-    for console in (Console(file=stream), Console(file=stream, force_terminal=True, _environ={"TERM": "dumb"})):
-        display = make_display(console, stages)
-        assert type(display) is Display
-    display.tick([], 0.5, 3.0)
-    assert stream.getvalue() == ""
-
-
-def test_a_reader_who_has_left_is_no_trouble(tmp_path):
-    class Closed(io.StringIO):
-        def write(self, text: str) -> int:
-            raise BrokenPipeError
-
-    display = Display(Console(file=Closed()), [stage("a", tmp_path)])
-    display.line("one")
-    display.line("two")
-
-
-def test_the_time_left_is_reckoned_from_the_pace(tmp_path, monkeypatch):
-    clock = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    stages = [stage(name, tmp_path) for name in "abcd"]
-    reckoning = Reckoning(stages, {"a"}, 2)
-    assert reckoning({"a"}, {}) == (0.25, 1.5)  # three seconds of work for two at a time
-    clock[0] += 20
-    assert reckoning({"a", "b"}, {"c": 0.0}) == (0.5, 40.0)
-    assert reckoning({"a", "b", "c"}, {"d": 1.0}) == (1.0, 0.0)
+    assert last_record(one.run, "validation")["loss"] == 2.5
+    assert not is_made(one)

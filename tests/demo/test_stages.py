@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from metalm_cli.demo.expectations import EXPECTED
+from metalm_cli.demo.expectations import EXPECTED, IN_CONTEXT, WITHOUT_CHANCE, in_short, in_words
 from metalm_cli.demo.stages import BUDGETS, HELD_OUT, READS, SINGLE, stages_of
 from metalm_cli.recipes import resolve, split_arguments
 from metalm_cli.world import tasks
@@ -85,7 +86,23 @@ def test_the_report_comes_last_and_is_of_all_runs():
 
 
 def test_expectations_are_of_tasks_of_the_world():
-    assert set(EXPECTED) <= {f"world_{name}" for name in tasks.TASKS}
+    assert sorted([*EXPECTED, *WITHOUT_CHANCE]) == sorted(f"world_{name}" for name in tasks.TASKS)
     assert SINGLE.removeprefix("world_") in tasks.TASKS
     assert all(one.why for one in EXPECTED.values())
     assert HELD_OUT in json.dumps([stage.arguments for stage in stages_of(BUDGETS["standard"], Path("d"))])
+
+
+def test_expectations_are_told_of_every_task_and_in_context():
+    words = "\n".join(in_words())
+    for told in (words, in_short()):
+        assert all(task.removeprefix("world_") in told for task in [*EXPECTED, *WITHOUT_CHANCE])
+        assert "retrained models in context: not above chance on any task" in told
+    assert IN_CONTEXT.why in words
+
+
+def test_marks_are_of_the_command_wherever_the_demo_lies():
+    marks = [stage.mark for stage in stages_of(BUDGETS["quick"], Path("runs/demo"))]
+    assert marks == [stage.mark for stage in stages_of(BUDGETS["quick"], Path("/tmp/demo"))]
+    assert len(set(marks)) == len(marks)
+    longer = replace(BUDGETS["quick"], single=("train.steps=11",))
+    assert sum(one.mark not in marks for one in stages_of(longer, Path("runs/demo"))) == 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import functools
+import json
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -32,9 +34,26 @@ def _console(*, stderr: bool) -> Console:
 
 
 def write(text: str) -> None:
-    """Write a result to standard output exactly as it is, however long its lines."""
-    sys.stdout.write(text)
+    """Write a result to standard output exactly as it is, however long its lines.
+
+    What the stream has no character for is written as JSON has its code, a dash as ``-``.
+    """
+    try:
+        sys.stdout.write(text)
+    except UnicodeEncodeError:  # nothing has been written then
+        encoding = sys.stdout.encoding
+        sys.stdout.write(text.replace("–", "-").encode(encoding, ESCAPED).decode(encoding))
     sys.stdout.flush()
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    """Codes of characters that a stream does not have."""
+    assert isinstance(error, UnicodeEncodeError)
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+
+ESCAPED = "metalm-escaped"
+codecs.register_error(ESCAPED, _escaped)
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

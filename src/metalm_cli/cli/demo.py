@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import multiprocessing
 import os
 import signal
 import sys
+import textwrap
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -78,21 +80,20 @@ def demo(
 def _list(stages: Sequence[Stage], budget: Budget, place: Path) -> None:
     """What would be done, and what is expected of it."""
     from metalm_cli.demo.display import clock
-    from metalm_cli.demo.expectations import EXPECTED
+    from metalm_cli.demo.expectations import in_words
     from metalm_cli.demo.folder import shown
 
     for stage in stages:
         console.write(f"# {stage.name}: {stage.what}: {stage.why}\nmetalm {shown(stage.arguments)}\n")
     if budget.name == "full":
-        console.write("\n# expected at this size, after instruction tuning and after multi-task finetuning\n")
-        for task, one in EXPECTED.items():
-            console.write(f"# {task}: {'above chance' if one.above else 'not above chance'}: {one.why}\n")
+        console.write("\n# expected at this size\n" + "".join(f"# {line}\n" for line in in_words()))
     work = sum(stage.cost for stage in stages)
     console.write(f"\n# {len(stages)} stages in {place}, about {clock(work)} of one core; nothing was done\n")
 
 
 def _run(stages: Sequence[Stage], budget: Budget, place: Path) -> Exit:
     from metalm_cli.demo.display import make_display
+    from metalm_cli.demo.expectations import in_short
     from metalm_cli.demo.folder import Folder
     from metalm_cli.demo.running import Runner, Stopped
 
@@ -110,7 +111,9 @@ def _run(stages: Sequence[Stage], budget: Budget, place: Path) -> Exit:
                 "Ctrl-C stops; the same command goes on."
             )
             if budget.name == "full":
-                display.line(_expectations())
+                display.line(f"{in_short()} Why: metalm demo --full --dry-run")
+            if again := folder.again(stages):
+                display.line(again)
             try:
                 with display:
                     runner.run()
@@ -121,17 +124,6 @@ def _run(stages: Sequence[Stage], budget: Budget, place: Path) -> Exit:
     finally:
         folder.close()
     return Exit.DONE
-
-
-def _expectations() -> str:
-    """What the full demo expects of the tasks that have a chance level."""
-    from metalm_cli.demo.expectations import EXPECTED
-
-    above, not_above = (
-        ", ".join(task.removeprefix("world_") for task, one in EXPECTED.items() if one.above == side)
-        for side in (True, False)
-    )
-    return f"Expected above chance: {above}. Not: {not_above}. Why: metalm demo --full --dry-run"
 
 
 # -- processes --------------------------------------------------------------------------------------------------------
@@ -175,7 +167,8 @@ class _Process:
 
     def stop(self) -> None:
         if self.process.is_alive():
-            os.kill(self.process.pid, signal.SIGINT)
+            with contextlib.suppress(ProcessLookupError):  # it has ended in between
+                os.kill(self.process.pid, signal.SIGINT)
 
     def kill(self) -> None:
         self.process.kill()
@@ -220,21 +213,22 @@ def _leave_with_parent() -> None:
 
 def _facts(stage: Stage, place: Path) -> str:
     """What to say of a stage that has finished."""
-    from metalm_cli.demo.findings import interface_hashes
-    from metalm_cli.demo.folder import last_validation
+    from metalm_cli.demo.findings import decoder_hash
+    from metalm_cli.demo.folder import last_record
 
     name = stage.name.partition("-")[0]
     if name == "frozen" and stage.run is not None:
-        before, after = interface_hashes(stage.run.parent / "instruct-metalm" / "model", stage.run / "model")
+        before, after = map(decoder_hash, (stage.run.parent / "instruct-metalm" / "model", stage.run / "model"))
         same = "unchanged" if before == after else "CHANGED, which is a bug"
         return f"decoder sha256 {before[:12]} before, {after[:12]} after: {same}"
     if name == "report":
         return str(place / "report.html")
-    found = last_validation(stage)
+    found = last_record(stage.run, "validation") if stage.run is not None else {}
+    on = "documents held out" if stage.arguments[0] == "pretrain" else "validation examples"
     if isinstance(found.get("bits_per_byte"), float):
-        return f"{found['bits_per_byte']:.3f} bits per byte on documents held out"
+        return f"{found['bits_per_byte']:.3f} bits per byte on {on}"
     if isinstance(found.get("loss"), float):
-        return f"loss {found['loss']:.3f} on what was held out"
+        return f"loss {found['loss']:.3f} on {on}"
     return ""
 
 
@@ -245,15 +239,13 @@ def _tell(budget: Budget, place: Path) -> None:
     folders = findings.folders_of(budget, place)
     twins = list(enumerate(findings.twin_names(budget), 1))
     for number, twin in twins:
-        console.write(f"\npretrained, with demonstrations: mean over clusters; {twin}\n")
-        _table(*findings.means_in_context(folders, number))
+        _tell_in_context(budget, folders, number, twin)
     names = ["instructed", *(["finetuned"] if budget.multitask is not None else [])]
     for name, (number, twin) in itertools.product(names, twins):
         lines = findings.lines_of(folders, name, number)
         console.write(f"\n{findings.TABLE[name]}; {twin}; * held out\n")
         _table(*findings.table_of(lines))
-        for sentence in findings.sentences(lines):
-            console.write(f"- {sentence}\n")
+        _sentences(findings.sentences(lines))
         if budget.name == "full":
             console.write("\nexpected beforehand, and found\n")
             _table(*findings.expected_and_found(lines))
@@ -261,19 +253,52 @@ def _tell(budget: Budget, place: Path) -> None:
     if budget.whole:
         lines = findings.lines_of(folders, "frozen-score")
         _table(*findings.table_of(lines))
-        for sentence in findings.sentences(lines):
-            console.write(f"- {sentence}\n")
+        _sentences(findings.sentences(lines))
     else:
         _table(*findings.single_task(folders))
     if budget.name == "quick":
-        console.write("- Quick: a look at the mechanics. Nothing is trained long enough to learn.\n")
+        _sentences(["Quick: a look at the mechanics. Nothing is trained long enough to learn."])
     console.write(f"\nreport   {place / 'report.html'}\n")
     console.write(f"results  metalm results show {folders[0] / 'results' / 'in-context.json'}\n")
     console.write(f"ask it   metalm generate {folders[0] / 'frozen'} '{QUESTION}'\n")
 
 
+def _tell_in_context(budget: Budget, folders: Sequence[Path], number: int, twin: str) -> None:
+    """The pretrained models beside a twin, on every task with each number of demonstrations."""
+    from metalm_cli.demo import findings
+    from metalm_cli.demo.expectations import IN_CONTEXT
+
+    lines = findings.lines_of(folders, "in-context", number)
+    console.write(f"\n{findings.TABLE['in-context']}; {twin}\n")
+    _table(*findings.table_of(lines, findings.means_in_context(folders, number)))
+    _sentences([findings.read_before(folders), *findings.sentences(lines)])
+    if budget.name == "full":
+        side = "all" if IN_CONTEXT.above else "none"
+        _sentences([f"Expected beforehand: {side} above chance, for {IN_CONTEXT.why}."])
+
+
+def _sentences(sentences: Sequence[str]) -> None:
+    console.write("".join(f"- {sentence}\n" for sentence in sentences))
+
+
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table in plain text."""
+    """A table in plain text; on a terminal that is too narrow for it, a row after the other."""
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-    for row in (heads, *rows):
-        console.write("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n")
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (heads, *rows)
+    ]
+    out = console.stdout()
+    if out.is_terminal and max(map(len, lines)) > out.width:
+        lines = [line for row in rows for line in _stacked(heads, row, out.width)]
+    console.write("".join(f"{line}\n" for line in lines))
+
+
+def _stacked(heads: Sequence[str], row: Sequence[str], width: int) -> Iterator[str]:
+    """A row's name, then its cells under their heads."""
+    left = max(min(max(map(len, heads[1:])), width // 2 - 2), 1)
+    right = max(width - left - 4, 1)
+    yield from textwrap.wrap(row[0], width)
+    for head, cell in zip(heads[1:], row[1:], strict=True):
+        sides = textwrap.wrap(head, left), textwrap.wrap(cell, right, break_on_hyphens=False)
+        for one, other in itertools.zip_longest(*sides, fillvalue=""):
+            yield f"  {one:<{left}}  {other}".rstrip()

@@ -50,12 +50,16 @@ class Display:
     def line(self, text: str) -> None:
         """A line that stays. A reader who has left is no reason to stop."""
         stream = self.console.file
-        encoding = getattr(stream, "encoding", None) or "utf-8"
         try:
-            stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+            stream.write(self._sayable(text) + "\n")
             stream.flush()
         except (OSError, ValueError):
             pass
+
+    def _sayable(self, text: str) -> str:
+        """A text in characters that the stream can write."""
+        encoding = getattr(self.console.file, "encoding", None) or "utf-8"
+        return text.encode(encoding, "backslashreplace").decode(encoding)
 
     def _mark(self, stage: Stage) -> str:
         of = len(self.numbers)
@@ -102,7 +106,7 @@ class Bars(Display):
         self._safely(self._progress.refresh)
 
     def line(self, text: str) -> None:
-        self._safely(lambda: self.console.print(Text(text)))
+        self._safely(lambda: self.console.print(Text(self._sayable(text))))
 
     def _safely(self, action: Any) -> None:
         try:

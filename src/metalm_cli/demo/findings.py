@@ -5,15 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from metalm_cli.demo.expectations import EXPECTED
+from metalm_cli.demo.folder import last_record
 from metalm_cli.demo.stages import TWINS, Budget
 from metalm_cli.errors import MetalmError
 
+if TYPE_CHECKING:
+    from metalm_cli.evaluation.records import SettingRecord, TaskRecord
+    from metalm_cli.evaluation.statistics import Observed
+
 TABLE = {
+    "in-context": "pretrained, untrained for any task, by demonstrations (shots)",
     "instructed": "after instruction tuning, no demonstrations",
     "finetuned": "after multi-task finetuning",
     "frozen-score": "after finetuning on one task, the decoder of the MetaLM frozen",
@@ -62,6 +69,46 @@ class Line:
             return 1
         return 2 if high < 0 and all(one < 0 for one in self.seeds) else 0
 
+    @property
+    def equal(self) -> bool:
+        """Whether there is no difference at all, whichever examples are drawn."""
+        return all(abs(one) < 1e-9 for one in (*self.difference, *self.seeds))
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """The mean over clusters of two models, 0 to 100, over seeds.
+
+    Args:
+        shots: Demonstrations.
+        clusters: How many.
+        metalm: Of the MetaLM.
+        twin: Of its twin.
+        difference: MetaLM less twin, and its 95% interval.
+    """
+
+    shots: int
+    clusters: int
+    metalm: float
+    twin: float
+    difference: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """A task with so many demonstrations, in the results of two models: observations of each seed."""
+
+    task: str
+    record: TaskRecord
+    setting: SettingRecord
+    ours: list[list[Observed]]
+    theirs: list[list[Observed]]
+
+    @property
+    def flat(self) -> tuple[list[Observed], list[Observed]]:
+        """Those of all seeds together: examples are resampled alike for all of them, and for both models."""
+        return [one for several in self.ours for one in several], [one for several in self.theirs for one in several]
+
 
 def folders_of(budget: Budget, out: Path) -> list[Path]:
     """The folder of each seed."""
@@ -81,69 +128,85 @@ def lines_of(folders: Sequence[Path], name: str, twin: int = 1) -> list[Line]:
     Raises:
         MetalmError: Results are not there, or damaged.
     """
-    from metalm_cli.evaluation.records import Record, read
     from metalm_cli.evaluation.statistics import paired, percentiles, task_samples
 
-    pairs: list[tuple[Record, Record]] = []
-    for folder in folders:
-        places = folder / "results" / f"{name}.json", folder / "results" / f"{name}-{twin + 1}.json"
-        pairs.append((read(places[0]), read(places[1])))
     found = []
-    first = pairs[0][0]
-    for task, record in first.tasks.items():
-        for setting in record.settings:
-            case = (task, setting.shots)
-            ours = [one.observations.get(case, []) for one, _ in pairs]
-            theirs = [other.observations.get(case, []) for _, other in pairs]
-            if not all(ours) or not all(theirs):
-                continue
-            flat = [one for several in ours for one in several], [one for several in theirs for one in several]
-            test = paired(*flat)
-            each = [paired(*both) for both in zip(ours, theirs, strict=True)]
-            if test is None:
-                continue
-            known = [level for level in (setting.chance.uniform, setting.chance.majority) if level is not None]
-            chance = max(known, default=None)
-            ends = [percentiles(100 * task_samples(side)) for side in flat]
-            alone = [one for one in each if one is not None]
-            found.append(
-                Line(
-                    task.removeprefix("world_"),
-                    setting.shots,
-                    record.metric,
-                    chance,
-                    (100 * test.first, *ends[0]),
-                    (100 * test.second, *ends[1]),
-                    (100 * test.difference, 100 * test.interval[0], 100 * test.interval[1]),
-                    record.seen.label == "held out",
-                    tuple(100 * one.difference for one in alone),
-                    (
-                        sum(100 * one.first > (chance or 0) for one in alone),
-                        sum(100 * one.second > (chance or 0) for one in alone),
-                    ),
-                )
+    for case in _cases(folders, name, twin):
+        flat = case.flat
+        test = paired(*flat)
+        if test is None:
+            continue
+        each = [paired(*both) for both in zip(case.ours, case.theirs, strict=True)]
+        alone = [one for one in each if one is not None]
+        chance = _chance(case.setting)
+        ends = [percentiles(100 * task_samples(side)) for side in flat]
+        found.append(
+            Line(
+                case.task.removeprefix("world_"),
+                case.setting.shots,
+                case.record.metric,
+                chance,
+                (100 * test.first, *ends[0]),
+                (100 * test.second, *ends[1]),
+                (100 * test.difference, 100 * test.interval[0], 100 * test.interval[1]),
+                case.record.seen.label == "held out",
+                tuple(100 * one.difference for one in alone),
+                (
+                    sum(100 * one.first > (chance or 0) for one in alone),
+                    sum(100 * one.second > (chance or 0) for one in alone),
+                ),
             )
+        )
     return found
 
 
-def table_of(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows of a table."""
+def _cases(folders: Sequence[Path], name: str, twin: int) -> Iterator[_Case]:
+    """Tasks and demonstrations that every seed and both models have scores for."""
+    from metalm_cli.evaluation.records import read
+
+    pairs = [
+        (read(folder / "results" / f"{name}.json"), read(folder / "results" / f"{name}-{twin + 1}.json"))
+        for folder in folders
+    ]
+    for task, record in pairs[0][0].tasks.items():
+        for setting in record.settings:
+            at = (task, setting.shots)
+            ours = [one.observations.get(at, []) for one, _ in pairs]
+            theirs = [other.observations.get(at, []) for _, other in pairs]
+            if all(ours) and all(theirs):
+                yield _Case(task, record, setting, ours, theirs)
+
+
+def _chance(setting: SettingRecord) -> float | None:
+    """The better of guessing and the best constant answer; None: not known."""
+    known = [level for level in (setting.chance.uniform, setting.chance.majority) if level is not None]
+    return max(known, default=None)
+
+
+def table_of(lines: Sequence[Line], means: Sequence[Mean] = ()) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of a table, with means over clusters below.
+
+    Tasks that are held out have a star, where others are not.
+    """
     several = len({line.shots for line in lines}) > 1
+    stars = not all(line.held_out for line in lines)
     heads = ["task", *(["shots"] if several else []), "chance", "MetaLM", "GPT", "difference (95%)"]
-    rows = []
-    for line in lines:
-        value, low, high = line.difference
-        rows.append(
-            [
-                line.task + (" *" if line.held_out else ""),
-                *([str(line.shots)] if several else []),
-                "–" if line.chance is None else f"{line.chance:.1f}",
-                f"{line.metalm[0]:.1f}",
-                f"{line.twin[0]:.1f}",
-                f"{value:+.1f} ({low:+.1f} to {high:+.1f})",
-            ]
-        )
+
+    def row(name: str, one: Line | Mean, chance: float | None, ours: float, theirs: float) -> list[str]:
+        value, low, high = one.difference
+        scores = [_said(score) for score in (chance, ours, theirs)]
+        return [name, *([str(one.shots)] if several else []), *scores, f"{value:+.1f} ({low:+.1f} to {high:+.1f})"]
+
+    rows = [
+        row(line.task + (" *" if line.held_out and stars else ""), line, line.chance, line.metalm[0], line.twin[0])
+        for line in lines
+    ]
+    rows += [row(f"mean of {one.clusters} clusters", one, None, one.metalm, one.twin) for one in means]
     return heads, rows
+
+
+def _said(score: float | None) -> str:
+    return "–" if score is None else f"{score:.1f}"
 
 
 def sentences(lines: Sequence[Line]) -> list[str]:
@@ -153,7 +216,11 @@ def sentences(lines: Sequence[Line]) -> list[str]:
     several = len({line.shots for line in lines}) > 1
 
     def named(some: Iterable[Line]) -> str:
-        return ", ".join(f"{line.task} ({line.shots}-shot)" if several else line.task for line in some) or "none"
+        shots: dict[str, list[str]] = {}
+        for line in some:
+            shots.setdefault(line.task, []).append(str(line.shots))
+        told = (f"{task} ({', '.join(counts)}-shot)" if several else task for task, counts in shots.items())
+        return ", ".join(told) or "none"
 
     count, seeds = len(lines), len(lines[0].seeds)
     with_chance = [line for line in lines if line.chance is not None]
@@ -163,10 +230,13 @@ def sentences(lines: Sequence[Line]) -> list[str]:
         f"GPT {named(line for line in with_chance if line.beats_chance(1))}."
     ]
     better = [[line for line in lines if line.winner == side] for side in (1, 2)]
+    equal = [line for line in lines if line.equal]
+    rest = count - len(better[0]) - len(better[1]) - len(equal)
     found.append(
         f"Different ({'interval and every seed' if seeds > 1 else 'interval'}), of {count}: "
-        f"MetaLM better on {named(better[0])}; GPT better on {named(better[1])}; "
-        f"on the other {count - len(better[0]) - len(better[1])} the difference may be chance."
+        f"MetaLM better on {named(better[0])}; GPT better on {named(better[1])}"
+        + (f"; equal on {named(equal)}" if equal else "")
+        + (f"; on the other {rest} the difference may be chance." if rest else ".")
     )
     one = "One seed" if seeds == 1 else f"{seeds} seeds"
     found.append(
@@ -176,27 +246,44 @@ def sentences(lines: Sequence[Line]) -> list[str]:
     return found
 
 
-def means_in_context(folders: Sequence[Path], twin: int = 1) -> tuple[list[str], list[list[str]]]:
-    """Means over clusters of the pretrained models by demonstrations, of each seed.
+def means_in_context(folders: Sequence[Path], twin: int = 1) -> list[Mean]:
+    """Means over clusters of the pretrained models, for each number of demonstrations.
+
+    Args:
+        folders: Of the seeds.
+        twin: Which twin, from 1.
 
     Raises:
         MetalmError: Results are not there, or damaged.
     """
-    from metalm_cli.evaluation.compare import OVER, compare
-    from metalm_cli.evaluation.records import read
+    import numpy as np
 
-    rows = []
-    for folder in folders:
-        found = compare(
-            read(folder / "results" / "in-context.json"), read(folder / "results" / f"in-context-{twin + 1}.json")
+    from metalm_cli.evaluation.statistics import Paired, paired, percentiles
+
+    tests: dict[int, dict[str, list[Paired]]] = {}
+    cases = sorted(_cases(folders, "in-context", twin), key=lambda case: case.setting.shots)
+    for at, case in enumerate(cases):
+        test = paired(*case.flat, seed=at)  # tasks are drawn apart from each other
+        if test is not None:
+            tests.setdefault(case.setting.shots, {}).setdefault(case.record.cluster, []).append(test)
+    found = []
+    for shots, clusters in tests.items():
+        first, second = (
+            float(np.mean([np.mean([getattr(one, side) for one in members]) for members in clusters.values()]))
+            for side in ("first", "second")
         )
-        for mean in found.means:
-            if mean.name == OVER:
-                low, high = mean.interval
-                row = [str(mean.shots), f"{mean.first:.1f}", f"{mean.second:.1f}"]
-                row.append(f"{mean.first - mean.second:+.1f} ({low:+.1f} to {high:+.1f})")
-                rows.append([*([folder.name] if len(folders) > 1 else []), *row])
-    return [*(["seed"] if len(folders) > 1 else []), "shots", "MetaLM", "GPT", "difference (95%)"], rows
+        drawn = np.mean([np.mean([one.samples for one in members], axis=0) for members in clusters.values()], axis=0)
+        difference = (100 * (first - second), *percentiles(100 * drawn))
+        found.append(Mean(shots, len(clusters), 100 * first, 100 * second, difference))
+    return found
+
+
+def read_before(folders: Sequence[Path]) -> str:
+    """What the MetaLM has had and its twins have not: its encoder's own pretraining."""
+    counts = [last_record(folder / "encoder", "train").get("tokens") for folder in folders]
+    known = [count for count in counts if isinstance(count, int | float)]
+    on = f" on about {round(sum(known) / len(known), -3):,.0f} tokens" if known else ""
+    return f"Before, the MetaLM's encoder was pretrained alone{on}; the GPT has read only what both were pretrained on."
 
 
 def single_task(folders: Sequence[Path]) -> tuple[list[str], list[list[str]]]:
@@ -212,12 +299,9 @@ def single_task(folders: Sequence[Path]) -> tuple[list[str], list[list[str]]]:
         record = read(folder / "results" / "frozen-score.json")
         for name, task in record.tasks.items():
             one = task.settings[0]
-            chance = max((level for level in (one.chance.uniform, one.chance.majority) if level is not None), default=0)
             ends = "" if one.interval is None else f" ({one.interval[0]:.1f} to {one.interval[1]:.1f})"
-            score = "–" if one.score is None else f"{one.score:.1f}{ends}"
-            rows.append(
-                [*([folder.name] if len(folders) > 1 else []), name.removeprefix("world_"), f"{chance:.1f}", score]
-            )
+            row = [name.removeprefix("world_"), _said(_chance(one)), f"{_said(one.score)}{ends}"]
+            rows.append([*([folder.name] if len(folders) > 1 else []), *row])
     return [*(["seed"] if len(folders) > 1 else []), "task", "chance", "decoder frozen (95%)"], rows
 
 
@@ -235,15 +319,6 @@ def expected_and_found(lines: Sequence[Line]) -> tuple[list[str], list[list[str]
 
 
 # -- one stage --------------------------------------------------------------------------------------------------------
-
-
-def interface_hashes(before: Path, after: Path) -> tuple[str, str]:
-    """SHA-256 over the decoder's weights of two model folders.
-
-    Raises:
-        MetalmError: One cannot be read.
-    """
-    return decoder_hash(before), decoder_hash(after)
 
 
 HEAD = 100_000_000

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
-import time
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ except ImportError:  # not a POSIX system
 
 STATE = "demo.json"
 LOGS = "logs"
+COMMAND = "$ metalm "
+"""What stands in a log before each command."""
 
 
 class Folder:
@@ -49,13 +52,40 @@ class Folder:
         with explained(path, "the demo cannot be written here", Exit.USAGE):
             (path / LOGS).mkdir(parents=True, exist_ok=True)
             self._take_lock()
-            self._state = state or {"format": 1, "metalm": metalm_cli.__version__, "size": budget.name, "stages": {}}
+            self._state = state or {"format": 1, "size": budget.name, "stages": {}, "records": {}}
+            self._state["metalm"] = metalm_cli.__version__
             self._write()
 
     @property
     def seconds(self) -> dict[str, float]:
         """How long each finished stage took, in all its parts; and what has begun, so far."""
         return dict(self._state["stages"])
+
+    def done(self, stages: Sequence[Stage]) -> set[str]:
+        """Stages that need not be done: what they make is there, and was made by this metalm, by the same command,
+        from what the stages that they need have left last.
+
+        Args:
+            stages: All of them, in order.
+        """
+        found: set[str] = set()
+        for stage in stages:
+            if is_made(stage) and self._fits(stage) and found.issuperset(stage.needs):
+                found.add(stage.name)
+        return found
+
+    def again(self, stages: Sequence[Stage]) -> str:
+        """Which finished stages are done again, and why; empty where none is."""
+        done = self.done(stages)
+        names = [stage.name for stage in stages if stage.name not in done and is_made(stage)]
+        if not names:
+            return ""
+        told = ", ".join(names) if len(names) < len(stages) else f"all {len(names)} stages"
+        versions = {self._records[name]["metalm"] for name in names if name in self._records}
+        other = " and ".join(sorted(versions - {metalm_cli.__version__}))
+        if other:
+            return f"made by metalm {other}, and this is {metalm_cli.__version__}; done again: {told}"
+        return f"done again, because their commands or what they need are no longer the same: {told}"
 
     def log(self, stage: Stage) -> Path:
         """Where a stage's own output goes."""
@@ -67,20 +97,43 @@ class Folder:
         self._write()
 
     def prepare(self, stage: Stage) -> None:
-        """Make room for a stage: half an evaluation is begun anew, with the answers that are kept."""
-        if stage.run is None:
-            for place in stage.makes:
-                with explained(place, "a stage of the demo cannot be begun", Exit.FAILED):
-                    place.unlink(missing_ok=True)
-                    place.with_name(f"{place.stem}.samples.jsonl").unlink(missing_ok=True)
-        with explained(self.log(stage), "a stage of the demo cannot be begun", Exit.FAILED):
-            self.log(stage).write_text(f"$ metalm {shown(stage.arguments)}\n", encoding="utf-8")
+        """Make room for a stage, and record it.
+
+        A run goes on where it fits; else it is removed. Half an evaluation is begun anew, with the answers that are
+        kept.
+        """
+        with explained(self.path, f"the stage {stage.name} of the demo cannot be begun", Exit.FAILED):
+            if not self._fits(stage):
+                _remove(stage)
+                self.log(stage).unlink(missing_ok=True)
+                self._state["stages"].pop(stage.name, None)
+            elif stage.run is None:
+                _remove(stage)
+            with open(self.log(stage), "a", encoding="utf-8") as log:
+                log.write(f"{COMMAND}{shown(stage.arguments)}\n")
+        last = max((record["number"] for record in self._records.values()), default=0)
+        self._records[stage.name] = {"metalm": metalm_cli.__version__, "command": stage.mark, "number": last + 1}
+        self._write()
 
     def close(self) -> None:
         """Let go of the folder."""
         lock, self._lock = self._lock, None
         if lock is not None:
             lock.close()
+
+    @property
+    def _records(self) -> dict[str, dict[str, Any]]:
+        """What was begun: by which metalm, by which command (None: not recorded), and in which order."""
+        records: dict[str, dict[str, Any]] = self._state["records"]
+        return records
+
+    def _fits(self, stage: Stage) -> bool:
+        """Whether a stage was begun by this metalm, by the same command, and after all that it needs."""
+        record = self._records.get(stage.name)
+        if record is None or record["metalm"] != metalm_cli.__version__:
+            return False
+        needs = [self._records[name]["number"] for name in stage.needs if name in self._records]
+        return record["command"] in (None, stage.mark) and max(needs, default=0) <= record["number"]
 
     def _write(self) -> None:
         write_atomically(self.path / STATE, (json.dumps(self._state, indent=2) + "\n").encode())
@@ -103,6 +156,31 @@ class Folder:
         self._lock = lock
 
 
+def _checked(state: dict[str, Any]) -> dict[str, Any]:
+    """The state as it is worked with; a folder from before there were records gets those of the stages it names.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: It is damaged.
+    """
+    stages = {name: float(seconds) for name, seconds in state["stages"].items()}
+    unknown = {"metalm": state["metalm"], "command": None, "number": 0}
+    records = {
+        name: {"metalm": str(one["metalm"]), "command": one["command"], "number": int(one["number"])}
+        for name, one in state.get("records", dict.fromkeys(stages, unknown)).items()
+    }
+    return {"format": 1, "size": state["size"], "stages": stages, "records": records}
+
+
+def _remove(stage: Stage) -> None:
+    """Remove what a stage has left, so that it begins anew."""
+    for place in stage.makes:
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place)
+        else:
+            place.unlink(missing_ok=True)
+            place.with_name(f"{place.stem}.samples.jsonl").unlink(missing_ok=True)
+
+
 def read_state(path: Path) -> dict[str, Any] | None:
     """What a demo's folder says of itself; None where there is none yet.
 
@@ -120,17 +198,17 @@ def read_state(path: Path) -> dict[str, Any] | None:
         return None
     try:
         state = json.loads((path / STATE).read_text(encoding="utf-8"))
-        if state["format"] == 1 and isinstance(state["stages"], dict):
-            return dict(state)
+        if state["format"] == 1:
+            return _checked(state)
         why = f"{STATE} is of another version"
     except FileNotFoundError:
         why = f"it holds {', '.join(sorted(content)[:4])}, and no {STATE}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         why = f"{STATE} is damaged"
     raise MetalmError("this folder holds something else than a demo", where=str(path), why=why, remedy=other)
 
 
-def is_done(stage: Stage) -> bool:
+def is_made(stage: Stage) -> bool:
     """Whether everything that a stage makes is there and whole."""
     if stage.run is not None:
         return is_finished(stage.run)
@@ -164,13 +242,11 @@ def steps_done(stage: Stage) -> int:
     return 0
 
 
-def last_validation(stage: Stage) -> dict[str, Any]:
-    """The last validation that a stage's run has logged."""
+def last_record(run: Path, split: str) -> dict[str, Any]:
+    """The last line of a split (``train``, ``validation``) that a run has logged; empty where there is none."""
     found: dict[str, Any] = {}
-    if stage.run is None:
-        return found
     try:
-        lines = (stage.run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (run / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return found
     for line in lines:
@@ -178,7 +254,7 @@ def last_validation(stage: Stage) -> dict[str, Any]:
             record = json.loads(line)
         except ValueError:
             continue
-        if isinstance(record, dict) and record.get("split") == "validation":
+        if isinstance(record, dict) and record.get("split") == split:
             found = record
     return found
 
@@ -188,8 +264,3 @@ def shown(arguments: tuple[str, ...]) -> str:
     import shlex
 
     return shlex.join(arguments)
-
-
-def now() -> float:
-    """Seconds on a clock that only goes forward."""
-    return time.monotonic()

@@ -6,12 +6,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
 from metalm_cli.demo.display import Display, Reckoning
-from metalm_cli.demo.folder import Folder, is_done, now, steps_done
+from metalm_cli.demo.folder import COMMAND, Folder, is_made, steps_done
 from metalm_cli.demo.stages import Stage
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.training.signals import handled
@@ -67,7 +68,7 @@ class Runner:
     ) -> None:
         self.stages, self.folder, self.start, self.display = stages, folder, start, display
         self.jobs, self.facts = jobs, facts
-        self.done = {stage.name for stage in stages if is_done(stage)}
+        self.done = folder.done(stages)
         self.running: dict[str, tuple[Stage, Child, float]] = {}
 
     def run(self) -> None:
@@ -104,7 +105,7 @@ class Runner:
                 continue
             self.folder.prepare(stage)
             self.display.begin(stage)
-            self.running[stage.name] = (stage, self.start(stage, self.folder.log(stage)), now())
+            self.running[stage.name] = (stage, self.start(stage, self.folder.log(stage)), time.monotonic())
 
     def _look(self) -> None:
         """See which stages have ended.
@@ -118,38 +119,44 @@ class Runner:
             if code is None:
                 continue
             del self.running[name]
-            self.folder.spent(stage, now() - since)
+            self.folder.spent(stage, time.monotonic() - since)
             if code == STOPPED:
                 raise Stopped(f"{name} was stopped")
-            if code or not is_done(stage):
+            if code or not is_made(stage):
                 raise _failed(stage, self.folder.log(stage), code)
             self.done.add(name)
             self.display.end(stage, self.folder.seconds[name], self.facts(stage))
 
     def _end(self, signals: _Signals) -> None:
-        """Let what still runs save and leave; a second interrupt asks again."""
-        for _, child, _ in self.running.values():
-            child.stop()
-        deadline, asked = now() + PATIENCE, signals.count
-        while self.running and now() < deadline:
-            for name, (stage, child, since) in list(self.running.items()):
-                if child.poll() is not None:
-                    del self.running[name]
-                    self.folder.spent(stage, now() - since)
-                elif signals.count > asked:
-                    child.stop()
-            asked = signals.count
+        """Let what still runs save and leave; a second interrupt asks again. What does not leave is ended."""
+        try:
             if self.running:
-                time.sleep(0.05)
-        for _, child, _ in self.running.values():
-            child.kill()
+                self.display.line("stopping: what runs saves first")
+            for _, child, _ in self.running.values():
+                child.stop()
+            deadline, asked = time.monotonic() + PATIENCE, signals.count
+            while self.running and time.monotonic() < deadline:
+                for name, (stage, child, since) in list(self.running.items()):
+                    if child.poll() is not None:
+                        del self.running[name]
+                        with suppress(MetalmError):  # a full disk, say; the time is all that is lost
+                            self.folder.spent(stage, time.monotonic() - since)
+                    elif signals.count > asked:
+                        child.stop()
+                asked = signals.count
+                if self.running:
+                    time.sleep(0.05)
+        finally:
+            for _, child, _ in self.running.values():
+                with suppress(OSError):
+                    child.kill()
 
 
 def _share(stage: Stage, child: Child, since: float) -> float:
     """How much of a running stage is done: by its steps, or by its time."""
     if stage.steps:
         return min(steps_done(stage) / stage.steps, 1.0)
-    return min((now() - since) / (2 * stage.cost), 0.9)
+    return min((time.monotonic() - since) / (2 * stage.cost), 0.9)
 
 
 def _failed(stage: Stage, log: Path, code: int) -> MetalmError:
@@ -158,6 +165,8 @@ def _failed(stage: Stage, log: Path, code: int) -> MetalmError:
         lines = [line.rstrip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
     except OSError:
         lines = []
+    begun = [at for at, line in enumerate(lines) if line.startswith(COMMAND)]
+    lines = lines[begun[-1] + 1 :] if begun else lines
     starts = [at for at, line in enumerate(lines) if line.startswith("error: ")]
     said = lines[starts[-1] :][:6] if starts else lines[-3:]
     ended = f"signal {-code}" if code < 0 else f"exit code {code}" if code else "it left nothing behind"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from metalm_cli.recipes import resolve, split_arguments
@@ -29,6 +30,7 @@ class Stage:
         needs: Stages that must have finished before.
         cost: Seconds that it takes on one core, roughly; the time left is reckoned with it.
         steps: Optimiser steps; 0: it trains nothing.
+        mark: Hash of its command, the same wherever the demo lies.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Stage:
     needs: tuple[str, ...] = ()
     cost: float = 10.0
     steps: int = 0
+    mark: str = ""
 
     @property
     def run(self) -> Path | None:
@@ -149,6 +152,12 @@ def stages_of(budget: Budget, out: Path) -> list[Stage]:
         budget: How much of it.
         out: The folder of the demo.
     """
+    marks = [hashlib.sha256(json.dumps(one.arguments).encode()).hexdigest() for one in _stages_of(budget, Path("demo"))]
+    return [replace(stage, mark=mark) for stage, mark in zip(_stages_of(budget, out), marks, strict=True)]
+
+
+def _stages_of(budget: Budget, out: Path) -> list[Stage]:
+    """The same, without marks."""
     found: list[Stage] = []
     for seed in budget.seeds:
         several = len(budget.seeds) > 1
@@ -196,7 +205,7 @@ def _of_seed(budget: Budget, out: Path, seed: int, mark: str) -> list[Stage]:
             twin,
             "pretrain",
             f"pretrain demo/{twin}",
-            f"{TWINS[twin]}, no encoder, the same documents",
+            f"{TWINS[twin]}, no pretrained encoder, the same documents",
             "a score says something beside another",
             budget.pretrain,
         )

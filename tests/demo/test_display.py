@@ -1,0 +1,83 @@
+"""What is shown: lines anywhere, bars that fit a terminal, and the time left."""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+from pathlib import Path
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from metalm_cli.demo.display import Bars, Display, Reckoning, make_display
+from metalm_cli.demo.stages import Stage
+
+
+def stage(name: str, out: Path, *needs: str, steps: int = 0) -> Stage:
+    return Stage(name, f"what {name} does", "and why", ("evaluate", name), (out / name,), needs, 1.0, steps)
+
+
+@pytest.mark.parametrize("width", [20, 50, 120])
+@pytest.mark.parametrize("colour", [True, False])
+def test_bars_fit_terminals_of_any_width(tmp_path, width, colour):
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=width, no_color=not colour, legacy_windows=False)
+    stages = [stage("a", tmp_path, steps=100), stage("b", tmp_path, "a")]
+    display = make_display(console, stages)
+    assert isinstance(display, Bars)
+    with display:
+        display.begin(stages[0])
+        display.tick([(stages[0], 40)], 0.2, 61.0)
+        display.end(stages[0], 75, "facts")
+        display.tick([(stages[1], 0)], 0.5, None)
+    shown = stream.getvalue()
+    assert "40/100" in shown or width < 40
+    assert "1:15" in shown
+    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", shown))
+    assert max(map(cell_len, lines)) <= width
+
+
+def test_a_terminal_without_all_characters_is_told_the_rest(tmp_path):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    console = Console(file=stream, force_terminal=True, width=60, legacy_windows=False)
+    stages = [stage("a", tmp_path, steps=100)]
+    with make_display(console, stages) as display:
+        display.end(stages[0], 75, "facts")
+        display.line("the last line")
+    stream.flush()
+    shown = stream.buffer.getvalue().decode("ascii")
+    assert r"1:15 \xb7 facts" in shown
+    assert "the last line" in shown
+
+
+def test_without_a_terminal_there_are_lines_alone(tmp_path):
+    stream = io.StringIO()
+    stages = [stage("a", tmp_path)]
+    for console in (Console(file=stream), Console(file=stream, force_terminal=True, _environ={"TERM": "dumb"})):
+        display = make_display(console, stages)
+        assert type(display) is Display
+    display.tick([], 0.5, 3.0)
+    assert stream.getvalue() == ""
+
+
+def test_a_reader_who_has_left_is_no_trouble(tmp_path):
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    display = Display(Console(file=Closed()), [stage("a", tmp_path)])
+    display.line("one")
+    display.line("two")
+
+
+def test_the_time_left_is_reckoned_from_the_pace(tmp_path, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    stages = [stage(name, tmp_path) for name in "abcd"]
+    reckoning = Reckoning(stages, {"a"}, 2)
+    assert reckoning({"a"}, {}) == (0.25, 1.5)  # three seconds of work for two at a time
+    clock[0] += 20
+    assert reckoning({"a", "b"}, {"c": 0.0}) == (0.5, 40.0)
+    assert reckoning({"a", "b", "c"}, {"d": 1.0}) == (1.0, 0.0)

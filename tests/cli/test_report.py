@@ -71,6 +71,29 @@ def test_the_page_and_where_it_goes(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert (tmp_path / "drawn" / "loss.png").is_file()
 
 
+def test_the_report_of_a_demo_is_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    demo = tmp_path / "demo"
+    for name in ("gpt", "metalm"):
+        write_run(demo / name)
+        write_results(demo, name, source=str(demo / name), weights=name)
+    assert micro.metalm("report", demo, "--card") == 0
+    written = [demo / "report.html", *(demo / name / "model" / "README.md" for name in ("gpt", "metalm"))]
+    assert capsys.readouterr().out.split() == [str(one) for one in written]
+    assert list(demo.glob("*/report.html")) == []
+    page = written[0].read_text(encoding="utf-8")
+    assert "figure-loss" in page
+    assert "figure-tasks" in page
+
+
+def test_nothing_is_written_where_one_card_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [write_run(tmp_path / name) for name in ("a", "b")]
+    write_results(runs[0])
+    assert micro.metalm("report", *runs, "--card") == 2
+    assert f"where: {runs[1]}" in capsys.readouterr().err
+    assert not (runs[0] / "report.html").exists()
+    assert "## Evaluation" not in (runs[0] / "model" / "README.md").read_text(encoding="utf-8")
+
+
 def test_the_terminal_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +132,18 @@ def test_what_cannot_be_read_or_written(tmp_path: Path, capsys: pytest.CaptureFi
     assert "--terminal" in said
     assert "Traceback" not in said
     assert micro.metalm("report", run, "--out", tmp_path / "a.html", "--figures", tmp_path / "file") == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no folder that nobody may write")
+def test_a_place_that_nobody_can_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "tiny")
+    for place in ("/proc/report.html", "/proc/nowhere/report.html"):
+        assert micro.metalm("report", run, "--out", place) == 1
+        said = capsys.readouterr().err
+        assert "the report cannot be written" in said
+        assert "choose another place with --out FILE" in said
+        assert "Traceback" not in said
+    assert not (run / "report.html").exists()
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")

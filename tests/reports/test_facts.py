@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 from pathlib import Path
 
 import pytest
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.reports import read_run, read_runs
+from metalm_cli.reports.places import home_of
 from metalm_cli.reports.score_facts import confusion
 from metalm_cli.training.run_folder import RunFolder
 from reports.folders import records, write_json, write_results, write_run
@@ -48,9 +50,10 @@ def test_results_are_parsed(tmp_path: Path) -> None:
     ]
     assert (rte.oracle, rte.spread, rte.seen) == (("two", 70.0), 7.07, "held out")
     nli, paraphrase = one.clusters
-    assert (nli.low, nli.high) == (pytest.approx(65 - 1.96 * 4), pytest.approx(65 + 1.96 * 4))
-    assert (paraphrase.low, paraphrase.high) == (None, None)
-    assert one.means[0].value == 72.5
+    assert (nli.low, nli.high) == (53.0, 73.0), "of one task: its own, by resampling"
+    assert (paraphrase.low, paraphrase.high) == (71.0, 91.0)
+    (mean,) = one.means
+    assert (mean.value, mean.low, mean.high) == (72.5, pytest.approx(72.5 - 1.96 * 2), pytest.approx(72.5 + 1.96 * 2))
     assert (mrpc.metric, mrpc.spread, mrpc.oracle) == ("f1", None, None)
 
 
@@ -81,7 +84,7 @@ def test_damaged_lines_are_named_and_the_rest_is_read(tmp_path: Path) -> None:
     facts = read_run(run)
     assert [one["step"] for one in facts.training] == [10, 30, 40]
     assert "metrics.jsonl: line 2 is damaged and left out" in facts.problems
-    assert "metrics.jsonl: 1 records without a step are left out" in facts.problems
+    assert "metrics.jsonl: records without a step, left out: 1" in facts.problems
 
 
 def test_every_file_may_be_damaged(tmp_path: Path) -> None:
@@ -132,6 +135,36 @@ def test_a_run_whose_results_lie_elsewhere_is_evaluated(tmp_path: Path) -> None:
     read = read_runs([*runs, tmp_path / "scores"])
     said = [any("no evaluation" in one for one in run.problems) for run in read]
     assert said == [False, False, True, False]
+    assert [[one.path.stem for one in run.elsewhere] for run in read] == [["a"], ["b"], [], []]
+
+
+def test_results_that_were_moved_with_their_runs_are_found(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "new" / "one")
+    write_run(tmp_path / "new" / "gpt2")
+    write_results(tmp_path / "new", "a", source="./runs/old/one/model")
+    write_results(tmp_path / "new", "b", source="openai/gpt2")
+    read = {one.name: [each.path.stem for each in one.elsewhere] for one in read_runs([tmp_path / "new"])}
+    assert read == {"gpt2": [], "one": ["a"], "results": []}, "a name of the hub is no place"
+    write_results(tmp_path / "new", "a", source=str(write_run(tmp_path / "elsewhere" / "one")))
+    assert read_runs([run, tmp_path / "new" / "results"])[0].elsewhere == (), "of the one that is still there"
+
+
+@pytest.mark.parametrize(
+    ("sources", "said"),
+    [
+        ([{"name": "rte", "kind": "hub"}, {"name": "sst2", "kind": "hub"}, {"name": "cb"}], "nli,sentiment"),
+        ([{"name": "world_facts", "kind": "world"}, {"name": "documents", "kind": "world"}], "world"),
+        ([{"name": "world_facts", "kind": "world"}, {"name": "rte"}], "nli,world"),
+        ([{"name": "pile", "kind": "hub"}, {"name": ["a"]}], "core"),
+        ([], "core"),
+    ],
+)
+def test_a_run_is_evaluated_on_what_it_was_trained_on(
+    tmp_path: Path, sources: list[dict[str, object]], said: str
+) -> None:
+    run = write_run(tmp_path / "tiny")
+    write_json(run / "data.json", {"sources": sources})
+    assert read_run(run).problems[-1] == f"there is no evaluation yet: metalm evaluate {run} --cluster {said}"
 
 
 def _hold(path: str, ready: object, done: object) -> None:
@@ -166,7 +199,7 @@ def test_a_run_that_has_just_begun(tmp_path: Path) -> None:
 def test_values_that_are_not_finite_are_told(tmp_path: Path) -> None:
     metrics = [{"step": 10, "split": "train", "loss": None, "nonfinite": ["loss"]}, *records([20])]
     facts = read_run(write_run(tmp_path / "tiny", metrics=metrics))
-    assert "values were not finite in 1 logged steps, first at step 10" in facts.problems
+    assert "values were not finite in 1 logged step, first at step 10" in facts.problems
 
 
 def test_seeds_a_model_and_results_alone_stand_for_runs(tmp_path: Path) -> None:
@@ -177,6 +210,40 @@ def test_seeds_a_model_and_results_alone_stand_for_runs(tmp_path: Path) -> None:
     write_results(tmp_path / "gpt2")
     (run,) = read_runs([tmp_path / "gpt2" / "results"])
     assert (run.state, len(run.evaluations)) == ("evaluated", 1)
+
+
+def begin(*runs: Path) -> None:
+    """Runs, begun one after another."""
+    for at, run in enumerate(runs):
+        write_run(run)
+        os.utime(run / "recipe.yaml", (at, at))
+
+
+def test_a_folder_of_runs_and_results_stands_for_both(tmp_path: Path) -> None:
+    begin(tmp_path / "b", tmp_path / "a")
+    (tmp_path / "latest").symlink_to("b", target_is_directory=True)
+    write_results(tmp_path, source=str(tmp_path / "a"))
+    assert [run.name for run in read_runs([tmp_path])] == ["b", "a", "results"]
+    assert home_of(tmp_path) == tmp_path
+
+
+def test_a_demo_stands_for_its_runs_as_they_were_begun(tmp_path: Path) -> None:
+    names = ["encoder", "metalm", "gpt", "instruct-metalm", "another"]
+    begin(*(tmp_path / name for name in names))
+    write_json(tmp_path / "demo.json", {"format": 1, "size": "standard", "stages": {}})
+    assert [run.name for run in read_runs([tmp_path])] == names, "also while it has no results yet"
+    write_results(tmp_path)
+    assert [run.name for run in read_runs([tmp_path])] == [*names, "results"]
+
+
+def test_a_demo_of_several_seeds_stands_for_all_of_them(tmp_path: Path) -> None:
+    begin(*(tmp_path / f"seed-{seed}" / name for seed in (0, 1) for name in ("metalm", "gpt")))
+    write_results(tmp_path / "seed-0")
+    write_json(tmp_path / "demo.json", {"format": 1, "size": "full", "stages": {}})
+    of_seeds = ["seed-0/metalm", "seed-0/gpt", "seed-1/metalm", "seed-1/gpt", "results"]
+    assert [run.name for run in read_runs([tmp_path])] == of_seeds
+    assert [run.name for run in read_runs([tmp_path / "seed-0"])] == ["metalm", "gpt", "results"]
+    assert home_of(tmp_path / "seed-1" / "gpt" / "model") == tmp_path / "seed-1" / "gpt"
 
 
 def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.cells import cell_len
@@ -11,8 +12,18 @@ from rich.console import Console
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.reports import read_run, read_runs
-from metalm_cli.reports.card import with_section, write_card
-from metalm_cli.reports.tables import decimal, difference_table, series_of, tables, token_shares
+from metalm_cli.reports.card import cards_of, with_section, write_card
+from metalm_cli.reports.tables import (
+    decimal,
+    difference_table,
+    held_out_told_apart,
+    loss_table,
+    losses_told_apart,
+    overview,
+    series_of,
+    tables,
+    token_shares,
+)
 from metalm_cli.reports.terminal import print_report, sparkline
 from reports.folders import RECIPE, write_results, write_run
 
@@ -48,8 +59,8 @@ def test_all_tables_are_there_and_whole(tmp_path: Path) -> None:
     assert list(found) == [
         "The run",
         "Tokens",
-        "Loss by cluster",
-        "Loss by task",
+        "Held-out loss by cluster",
+        "Held-out loss by task",
         "Mixture of tiny",
         "Scores by cluster",
         "Scores by task",
@@ -59,7 +70,8 @@ def test_all_tables_are_there_and_whole(tmp_path: Path) -> None:
     assert all(len(row) == len(table.heads) for table in found.values() for row in table.rows)
     assert dict(found["The run"].rows)["steps"] == "40 of 40"
     assert found["Tokens"].rows == (("tiny", "120 (30%)", "40 (10%)", "240 (60%)", "132", "1"),)
-    assert ("nli", "1.500", "0.750") in found["Loss by cluster"].rows
+    assert found["Held-out loss by cluster"].heads == ("cluster", "step 20", "step 40")
+    assert found["Held-out loss by cluster"].rows == (("nli", "1.500", "0.750"), ("sentiment", "1.000", "1.000"))
     assert found["Mixture of tiny"].rows[0] == ("sst2", "sentiment", "75.0%", "300", "hub stanford/sst2 at abc")
     assert found["Scores by cluster"].rows[-1] == ("all clusters", "in-context", "0", "72.5", "68.6 to 76.4", "2")
 
@@ -79,6 +91,9 @@ def test_a_model_compared_with_is_named_and_a_renamed_run_is_itself(tmp_path: Pa
     run.rename(tmp_path / "renamed")
     (tmp_path / "renamed" / "results" / "in_context-rte-2.json").unlink()
     assert [label for label, _ in series_of([read_run(tmp_path / "renamed")])] == ["in-context"]
+    write_results(tmp_path / "renamed", "in_context-rte-2", source="runs/other", weights="v")
+    both = [label for label, _ in series_of([read_run(tmp_path / "renamed")])]
+    assert both == ["tiny, in-context", "other, in-context"], "which is the run's own is not known"
 
 
 def test_what_differs_between_recipes(tmp_path: Path) -> None:
@@ -90,7 +105,7 @@ def test_what_differs_between_recipes(tmp_path: Path) -> None:
     assert table.rows == (("train.seed", "7", "8"),)
 
 
-@pytest.mark.parametrize("width", [80, 40])
+@pytest.mark.parametrize("width", [80, 40, 30])
 def test_the_terminal_is_never_too_narrow(tmp_path: Path, width: int) -> None:
     runs = [write_run(tmp_path / name) for name in ("metalm", "gpt")]
     for run in runs:
@@ -118,12 +133,76 @@ def test_sparklines() -> None:
     assert len(sparkline(list(range(1000)), 20)) == 20
 
 
+def told_apart(step: int, split: str, **losses: float | None) -> dict[str, Any]:
+    return {"step": step, "split": split, "cluster_loss": losses}
+
+
+def test_losses_are_sorted_as_numbers_and_one_step_is_one_column(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "tiny", metrics=[told_apart(10, "validation", a=10.5, b=2.1)])
+    table = loss_table([read_run(run)], "cluster_loss")
+    assert table is not None
+    assert (table.heads, table.rows) == (("cluster", "step 10"), (("b", "2.100"), ("a", "10.500")))
+
+
+def test_losses_say_whose_they_are(tmp_path: Path) -> None:
+    held = write_run(tmp_path / "held", metrics=[told_apart(10, "validation", a=1.0), told_apart(10, "train", a=9.0)])
+    trained = write_run(
+        tmp_path / "trained",
+        metrics=[told_apart(10, "train", a=1.0), told_apart(20, "train", b=0.5), told_apart(20, "validation", a=None)],
+    )
+    runs = read_runs([held, trained])
+    assert [held_out_told_apart(run, "cluster_loss") for run in runs] == [True, False]
+    assert losses_told_apart(runs[0], "cluster_loss") == [(10, {"a": 1.0})]
+    assert losses_told_apart(runs[1], "cluster_loss") == [(10, {"a": 1.0}), (20, {"b": 0.5})]
+    found = [loss_table(some, "cluster_loss") for some in (runs[:1], runs[1:], runs)]
+    assert [table.title for table in found if table] == [
+        "Held-out loss by cluster",
+        "Training loss by cluster",
+        "Loss by cluster",
+    ]
+    assert found[1] is not None
+    assert found[1].heads == ("cluster", "first, from step 10", "last, by step 20"), "no step has them all"
+    assert found[2] is not None
+    assert found[2].note.startswith("Of held-out examples (held); of the other runs of training")
+
+
+def test_scores_that_lie_elsewhere_stand_with_their_run(tmp_path: Path) -> None:
+    for name in ("metalm", "gpt"):
+        run = write_run(tmp_path / name)
+        write_results(tmp_path, name, source=str(run), weights=name)
+    rows = {row[0]: row[1:] for row in overview(read_runs([tmp_path])).rows}
+    assert rows["mean score"] == ("72.5 (in-context, 0-shot)", "72.5 (in-context, 0-shot)", "–")
+    assert rows["parameters"] == ("1,234", "1,234", "–")
+
+
+def test_cards_are_all_checked_before_one_is_written(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "metalm")
+    write_results(tmp_path, source=str(run))
+    ((place, text),) = cards_of(read_runs([run, tmp_path / "results"]))
+    assert place == run / "model" / "README.md"
+    assert "| rte | in-context | accuracy | 0 | 65.0 |" in text
+    encoder = write_run(tmp_path / "encoder")
+    (encoder / "recipe.yaml").write_text(RECIPE.replace("model:\n", "model:\n  decoder: null\n"), encoding="utf-8")
+    assert len(cards_of(read_runs([tmp_path]))) == 1, "an encoder alone answers nothing"
+    unscored, begun = write_run(tmp_path / "unscored"), write_run(tmp_path / "begun", finished=False)
+    for paths, why in [
+        ([run, tmp_path / "results", unscored], "no results are there"),
+        ([encoder], "no results are there"),
+        ([tmp_path / "results"], "it holds results alone, and no model"),
+        ([tmp_path], "no results are there"),
+        ([begun], "the run is not finished: it has no model yet"),
+    ]:
+        with pytest.raises(MetalmError, match="nothing to put into a card") as caught:
+            cards_of(read_runs(paths))
+        assert caught.value.why == why
+
+
 def test_scores_come_into_the_card_once(tmp_path: Path) -> None:
     run = write_run(tmp_path / "tiny")
     with pytest.raises(MetalmError, match="nothing to put into a card"):
-        write_card(read_run(run))
+        cards_of([read_run(run)])
     write_results(run)
-    path = write_card(read_run(run))
+    path = write_card(*cards_of([read_run(run)]))
     once = path.read_text(encoding="utf-8")
     assert (
         once.index("# tiny")
@@ -131,6 +210,6 @@ def test_scores_come_into_the_card_once(tmp_path: Path) -> None:
         < once.index("| all clusters |")
         < once.index("## Use\n\nthus")
     )
-    write_card(read_run(run))
+    write_card(*cards_of([read_run(run)]))
     assert path.read_text(encoding="utf-8") == once
     assert with_section("# Own card\n", "## Evaluation").startswith("# Own card\n\n<!-- metalm: evaluation -->")

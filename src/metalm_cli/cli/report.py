@@ -25,13 +25,14 @@ def report(
         list[Path] | None,
         typer.Argument(
             metavar="[RUN]...",
-            help="Run folders; several are laid over one another. Left out: runs/latest.",
+            help="Run folders; several are laid over one another. A demo or a folder of seeds stands for all it holds. "
+            "Left out: runs/latest.",
             show_default=False,
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", help="The page; default report.html of the first run's folder."),
+        typer.Option("--out", metavar="FILE", help="The page; default report.html of the first folder named."),
     ] = None,
     terminal: Annotated[
         bool, typer.Option("--terminal", help="Print the tables, and write no page unless --out names one.")
@@ -46,8 +47,12 @@ def report(
     A run that is still going, has crashed or is damaged shows what there is, and the page says what is missing.
     """
     from metalm_cli.reports import read_runs
+    from metalm_cli.reports.card import cards_of, write_card
+    from metalm_cli.reports.places import home_of
 
-    read = read_runs(runs or [_latest()])
+    named = runs or [_latest()]
+    read = read_runs(named)
+    cards = cards_of(read) if card else []
     if terminal:
         from metalm_cli.reports.terminal import print_report
 
@@ -55,7 +60,7 @@ def report(
     if out is not None or not terminal:
         from metalm_cli.reports.writing import write_report
 
-        console.write(f"{write_report(read, out)}\n")
+        console.write(f"{write_report(read, out or home_of(named[0]))}\n")
         if not terminal:
             for run in read:
                 for problem in run.problems:
@@ -66,11 +71,8 @@ def report(
 
         written = write_figures(read, figures)
         console.write(f"{figures}: {len(written) // 2} figures, each as PNG and SVG\n")
-    if card:
-        from metalm_cli.reports.card import write_card
-
-        for run in read:
-            console.write(f"{write_card(run)}\n")
+    for one in cards:
+        console.write(f"{write_card(one)}\n")
 
 
 def _latest() -> Path:

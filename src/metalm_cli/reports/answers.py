@@ -38,9 +38,7 @@ def answer_views(scored: Sequence[tuple[str, Evaluation]], each: int, characters
 
 def _right(one: Answer) -> bool:
     """Whether an answer counts as right: what is scored by degrees, from half on."""
-    return (
-        one.score is not None and one.score >= 0.5 if one.score is not None else one.said.strip() == one.target.strip()
-    )
+    return one.score >= 0.5 if one.score is not None else one.said.strip() == one.target.strip()
 
 
 def _answer(one: Answer, label: str, evaluation: Evaluation, characters: int) -> View:
@@ -63,7 +61,7 @@ def _answer(one: Answer, label: str, evaluation: Evaluation, characters: int) ->
 
 def _given(evaluation: Evaluation) -> str:
     """What an input is to the model: docked, unless it has no encoders or was told to read all by its decoder."""
-    route = (evaluation.settings.get("style") or {}).get("route")
+    route = evaluation.settings.get("style", {}).get("route")
     return DOCKED if evaluation.model.get("encoders") and route != "decoder" else READ
 
 
@@ -71,16 +69,15 @@ def row_views(runs: Iterable[RunFacts], characters: int) -> list[View]:
     """The first rows that runs trained on."""
     found = []
     for run in runs:
-        for one in _list(run.sessions.get("rows")):
+        for one in run.sessions.get("rows", []):
             parts: list[View] = []
             last, left = None, 2 * characters
-            for span in _list(one.get("spans") if isinstance(one, dict) else None):
-                if not isinstance(span, list) or len(span) != 5 or span[1] not in TOLD or left <= 0:
-                    continue
-                session, kind, encoder, text, positions = span
+            for session, kind, encoder, text, positions in one["spans"]:
+                if left <= 0:
+                    break
                 if last not in (None, session):
                     parts.append(_part("break", ""))
-                last, shown = session, cut(str(text), left)
+                last, shown = session, cut(text, left)
                 left -= len(shown)
                 of = f" ({encoder})" if encoder else ""
                 parts.append(_part(kind, _lines(shown), f"{TOLD[kind]}{of}, {positions} positions"))
@@ -93,29 +90,21 @@ def said_views(runs: Iterable[RunFacts], characters: int) -> list[View]:
     """What models went on with at their last validation."""
     found = []
     for run in runs:
-        docked = bool((run.recipe.get("model") or {}).get("encoders")) or _docks(run)
-        for pair in _list(run.sessions.get("said")):
-            if isinstance(pair, list) and len(pair) == 2:
-                given = _part(DOCKED if docked else READ, cut(str(pair[0]), characters))
-                parts = [given, _part("gap", " "), _part(TRAINED, cut(str(pair[1]), characters))]
-                found.append(
-                    {"title": f"{run.name} · goes on with held-out text, at its last validation", "parts": parts}
-                )
+        docked = bool(run.recipe.get("model", {}).get("encoders")) or _docks(run)
+        for given, more in run.sessions.get("said", []):
+            start = _part(DOCKED if docked else READ, cut(given, characters))
+            parts = [start, _part("gap", " "), _part(TRAINED, cut(more, characters))]
+            found.append({"title": f"{run.name} · goes on with held-out text, at its last validation", "parts": parts})
     return found
 
 
 def _docks(run: RunFacts) -> bool:
-    rows = [one for one in _list(run.sessions.get("rows")) if isinstance(one, dict)]
-    return any(isinstance(span, list) and DOCKED in span[1:2] for one in rows for span in _list(one.get("spans")))
+    return any(span[1] == DOCKED for one in run.sessions.get("rows", []) for span in one["spans"])
 
 
 def _lines(text: str) -> str:
     """Text with its line ends to be seen, and empty lines closed up: a row is looked at for its spans."""
     return re.sub(r"\n+", lambda ends: "↵" * len(ends[0]) + "\n", text)
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
 
 
 def _part(kind: str, text: str, title: str = "") -> View:

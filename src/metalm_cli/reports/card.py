@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from metalm_cli.errors import Exit, MetalmError
-from metalm_cli.reports.run_facts import RunFacts
+from metalm_cli.reports.run_facts import RunFacts, answers, evaluate_command
 from metalm_cli.reports.tables import Table, cluster_table, series_of, task_table, template_table
 from metalm_cli.training.files import write_atomically
 from metalm_cli.training.run_folder import RESULTS
@@ -16,20 +17,44 @@ BEGIN, END = "<!-- metalm: evaluation -->", "<!-- metalm: end of evaluation -->"
 _SECTION = re.compile(rf"\n*{re.escape(BEGIN)}.*?{re.escape(END)}\n*", flags=re.DOTALL)
 
 
-def write_card(run: RunFacts) -> Path:
-    """Put the scores of a finished run into the card of its model; a section from before is replaced.
+def cards_of(runs: Sequence[RunFacts]) -> list[tuple[Path, str]]:
+    """The cards of models with their scores in them, not yet written; a section from before is replaced.
+
+    Of several runs, folders of results alone and encoders alone have no card to put scores into, and are left out.
+
+    Args:
+        runs: The runs; evaluations of one may lie in the folder of another.
 
     Raises:
-        MetalmError: The run has no model or no scores yet, or the card cannot be read or written.
+        MetalmError: A run has no model or no scores yet, or its card cannot be read.
     """
+    scored = [run for run in runs if run.state != "evaluated" and answers(run)]
+    return [_card_of(run) for run in scored or runs]
+
+
+def write_card(card: tuple[Path, str]) -> Path:
+    """Write one of :func:`cards_of`.
+
+    Raises:
+        MetalmError: It cannot be written.
+    """
+    path, text = card
+    write_atomically(path, text.encode())
+    return path
+
+
+def _card_of(run: RunFacts) -> tuple[Path, str]:
     folder = next((run.path / name for name in RESULTS if (run.path / name).is_dir()), None)
-    if folder is None or not run.evaluations:
-        raise MetalmError(
-            "there is nothing to put into a card",
-            where=str(run.path),
-            why="the run is not finished: it has no model yet" if folder is None else "no results are there",
-            remedy="finish it with --resume" if folder is None else f"metalm evaluate {run.path} --cluster core",
-        )
+    about = (*run.evaluations, *run.elsewhere)
+    if folder is None or not about:
+        why, remedy = "no results are there", evaluate_command(run)
+        if run.state == "evaluated":
+            why, remedy = "it holds results alone, and no model", "name the run beside it: metalm report RUN RESULTS"
+        elif folder is None:
+            why, remedy = "the run is not finished: it has no model yet", "finish it with --resume"
+        elif not answers(run):
+            remedy = "name a run whose model answers: an encoder alone has no scores"
+        raise MetalmError("there is nothing to put into a card", where=str(run.path), why=why, remedy=remedy)
     path = folder / "README.md"
     try:
         text = path.read_text(encoding="utf-8")
@@ -37,8 +62,7 @@ def write_card(run: RunFacts) -> Path:
         raise MetalmError(
             "the model's card cannot be read", where=str(path), why=str(error), exit_code=Exit.FAILED
         ) from error
-    write_atomically(path, with_section(text, section(run)).encode())
-    return path
+    return path, with_section(text, section(replace(run, evaluations=about)))
 
 
 def with_section(card: str, written: str) -> str:

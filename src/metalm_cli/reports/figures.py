@@ -20,6 +20,7 @@ from metalm_cli.reports.tables import (
     Table,
     count,
     decimal,
+    held_out_told_apart,
     loss_table,
     losses_told_apart,
     mixture_of,
@@ -295,8 +296,7 @@ def _task_losses(runs: Sequence[RunFacts]) -> Figure | None:
 
 def _whose(runs: Sequence[RunFacts], key: str) -> str:
     """Whether losses told apart are of held-out data, or of training where that is not told apart."""
-    held = any(isinstance(one.get(key), dict) and one[key] for run in runs for one in run.validation)
-    return "Held-out" if held else "Training"
+    return "Held-out" if any(held_out_told_apart(run, key) for run in runs) else "Training"
 
 
 def _token_bars(runs: Sequence[RunFacts]) -> Figure | None:

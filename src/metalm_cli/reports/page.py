@@ -18,6 +18,7 @@ from urllib.parse import quote
 import metalm_cli
 from metalm_cli.reports import vega
 from metalm_cli.reports.answers import answer_views, row_views, said_views
+from metalm_cli.reports.differences import paired_tables
 from metalm_cli.reports.figures import OF_ALL, Figure, training_figures
 from metalm_cli.reports.provenance import lineage_view
 from metalm_cli.reports.run_facts import RunFacts
@@ -122,10 +123,10 @@ def make_page(runs: Sequence[RunFacts], place: Path, created: datetime | None = 
     Returns:
         HTML of less than :data:`LARGEST` bytes.
     """
-    library = vega.javascript()
+    library, paired = vega.javascript(), paired_tables(groups_of(runs))
     page = ""
     for detail in DETAILS:
-        page = _render(runs, place, figures_of(runs, detail.points), library, detail, created)
+        page = _render(runs, place, figures_of(runs, detail.points), paired, library, detail, created)
         if len(page.encode()) < LARGEST:
             break
     return page
@@ -135,6 +136,7 @@ def _render(
     runs: Sequence[RunFacts],
     place: Path,
     figures: Sequence[Figure],
+    paired: Sequence[Table],
     library: str,
     detail: Detail,
     created: datetime | None,
@@ -157,7 +159,7 @@ def _render(
         "lineages": [lineage_view(run.name, run.lineage) for run in runs if run.lineage],
         "links": _links(runs, place),
     }
-    sections = _sections(runs, figures, content)
+    sections = _sections(runs, figures, paired, content)
     return _template().render(
         **content,
         title=_title(runs),
@@ -175,11 +177,14 @@ def _render(
     )
 
 
-def _sections(runs: Sequence[RunFacts], figures: Sequence[Figure], content: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _sections(
+    runs: Sequence[RunFacts], figures: Sequence[Figure], paired: Sequence[Table], content: Mapping[str, Any]
+) -> list[dict[str, Any]]:
     """The parts that have something to show."""
     tables: dict[str, list[Table]] = {key: [] for key, _ in SECTIONS}
     if len(runs) > 1:
         tables["runs"].append(overview(runs))
+    tables["scores"] += paired
     differ = difference_table(runs)
     tables["recipe"] += [differ] if differ is not None else []
     tables["machine"] += [environment_table(runs)] if any(run.environment for run in runs) else []

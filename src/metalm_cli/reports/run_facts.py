@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from metalm_cli.errors import MetalmError
-from metalm_cli.reports.score_facts import Evaluation, number, read_evaluations
-from metalm_cli.reports.spans import SESSIONS
-from metalm_cli.training import metrics
+from metalm_cli.reports.places import SCORES, folders_of
+from metalm_cli.reports.provenance import sound_lineage
+from metalm_cli.reports.reading import lines_of, parsed, plain, readable, shaped
+from metalm_cli.reports.score_facts import Evaluation, clusters_of_tasks, number, read_evaluations
+from metalm_cli.reports.spans import SESSIONS, sound_sessions
 from metalm_cli.training.run_folder import RESULTS, is_finished
 
 Record = Mapping[str, Any]
@@ -49,6 +50,7 @@ class RunFacts:
         evaluations: Result files.
         files: What is there to link to.
         problems: What is missing or damaged.
+        elsewhere: Evaluations of it that lie in another folder that is read.
     """
 
     path: Path
@@ -65,6 +67,7 @@ class RunFacts:
     evaluations: tuple[Evaluation, ...]
     files: tuple[Path, ...]
     problems: tuple[str, ...]
+    elsewhere: tuple[Evaluation, ...] = ()
 
     @property
     def steps(self) -> int | None:
@@ -90,12 +93,12 @@ class RunFacts:
 
 
 def read_runs(paths: Sequence[Path]) -> list[RunFacts]:
-    """Read several runs; a folder of seeds stands for its runs. Runs of the same name are told apart by their folders.
+    """Read several runs; a folder of several stands for its runs. Runs of one name are told apart by their folders.
 
     Raises:
         MetalmError: A folder does not exist, cannot be read, or holds no run; all of it before anything is written.
     """
-    folders = [one for path in paths for one in _folders(Path(path))]
+    folders = [one for path in paths for one in folders_of(Path(path))]
     unique = list({folder.resolve(): folder for folder in folders}.values())
     runs = _evaluated_elsewhere([read_run(folder) for folder in unique])
     names = [run.name for run in runs]
@@ -112,59 +115,38 @@ def read_runs(paths: Sequence[Path]) -> list[RunFacts]:
 
 def _evaluated_elsewhere(runs: Sequence[RunFacts]) -> list[RunFacts]:
     """The runs; one whose results lie in another folder that is read has been evaluated, too."""
-    sources = {
-        Path(str(one.model["source"])).expanduser().resolve()
-        for run in runs
-        for one in run.evaluations
-        if one.model.get("source")
-    }
-    models = sources | {one.parent for one in sources if one.name in RESULTS}
+    places = {run.path.resolve(): run for run in runs if run.state != "evaluated"}
+    found: dict[Path, list[Evaluation]] = {}
+    for run in runs:
+        for one in run.evaluations:
+            about = _about(one, places)
+            if about is not None and places[about] is not run:
+                found.setdefault(about, []).append(one)
     return [
-        replace(run, problems=tuple(one for one in run.problems if not one.startswith(UNEVALUATED)))
-        if run.path.resolve() in models
+        replace(
+            run,
+            elsewhere=tuple(found[run.path.resolve()]),
+            problems=tuple(one for one in run.problems if not one.startswith(UNEVALUATED)),
+        )
+        if run.path.resolve() in found
         else run
         for run in runs
     ]
 
 
-def _folders(path: Path) -> list[Path]:
-    """The runs that a path names: itself, the run around its model, or its seeds."""
-    if not path.exists():
-        raise MetalmError("there is no such run", where=str(path), remedy="name a run folder, as runs/latest")
-    if path.is_file():
-        raise MetalmError(
-            "a report is of a run folder, and this is a file", where=str(path), remedy=f"name its folder: {path.parent}"
-        )
+def _about(one: Evaluation, places: Mapping[Path, RunFacts]) -> Path | None:
+    """The run that an evaluation is about: at its model's place, or beside its results if all has been moved since."""
+    source = str(one.model.get("source") or "")
     try:
-        inside = {one.name for one in path.iterdir()}
-    except OSError as error:
-        raise MetalmError("the run cannot be read", where=str(path), why=error.strerror or str(error)) from error
-    if inside & {"recipe.yaml", "metrics.jsonl"} or "results" in inside:
-        return [path]
-    if path.name in RESULTS and (path.resolve().parent / "recipe.yaml").is_file():
-        return [path.resolve().parent]
-    seeds = sorted(path.glob("seed-*/"), key=lambda one: (len(one.name), one.name))
-    seeds = [one for one in seeds if (one / "recipe.yaml").is_file()]
-    if seeds:
-        return seeds
-    if any(_is_results(one) for one in path.glob("*.json")):
-        return [path]
-    runs = sorted(one.parent.name for one in path.glob("*/recipe.yaml") if one.parent.name != "latest")
-    few = ", ".join(str(path / name) for name in runs[:3])
-    raise MetalmError(
-        "this folder is no run",
-        where=str(path),
-        why="it holds no recipe.yaml, no metrics.jsonl and no results",
-        remedy=f"name one of the runs in it: {few}" if runs else "name the folder that --out named, or runs/latest",
-    )
-
-
-def _is_results(path: Path) -> bool:
-    try:
-        record = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(record, dict) and "tasks" in record and "format" in record
+        model = Path(os.path.realpath(os.path.expanduser(source)))  # of no user: as it stands
+        here = model.exists()
+    except (OSError, ValueError):  # nothing can be named so
+        return None
+    run = model.parent if model.name in RESULTS else model
+    # A name with one slash at most may be one of the hub, and says nothing of where the model lay.
+    moved = not here and (source.startswith(("/", "~", "./", "../")) or source.count("/") > 1)
+    found = one.path.resolve().parent.parent / run.name if moved else run
+    return found if source and found in places else None
 
 
 def read_run(path: Path) -> RunFacts:
@@ -174,13 +156,13 @@ def read_run(path: Path) -> RunFacts:
         path: The folder.
     """
     problems: list[str] = []
-    results = path / "results" if (path / "results").is_dir() else path
+    results = path / SCORES if (path / SCORES).is_dir() else path
     trained = (path / "recipe.yaml").exists() or (path / "metrics.jsonl").exists()
     evaluations = read_evaluations(results, problems) if results != path or not trained else []
     training, validation = _metrics(path, problems) if trained else ([], [])
     text, recipe = _recipe(path, problems) if trained else ("", {})
     state = _state(path) if trained else "evaluated"
-    name = path.resolve().name
+    name = readable(path.resolve().name)
     facts = RunFacts(
         path=path,
         name=name,
@@ -190,9 +172,9 @@ def read_run(path: Path) -> RunFacts:
         recipe=recipe,
         recipe_text=text,
         environment=_json(path / "environment.json", problems) if trained else {},
-        data=_json(path / "data.json", problems) if trained else {},
+        data=_data(path, problems) if trained else {},
         lineage=_lineage(path, problems) if state == "finished" else {},
-        sessions=_json(path / SESSIONS, problems, wanted=False),
+        sessions=sound_sessions(_json(path / SESSIONS, problems, wanted=False), problems),
         evaluations=_named(evaluations),
         files=tuple(one for one in (*(path / name for name in LINKED), *(e.path for e in evaluations)) if one.exists()),
         problems=(),
@@ -201,28 +183,34 @@ def read_run(path: Path) -> RunFacts:
 
 
 def _metrics(path: Path, problems: list[str]) -> tuple[list[Record], list[Record]]:
-    file = path / "metrics.jsonl"
     try:
-        records, damaged = metrics.read(file)
+        lines = lines_of(path / "metrics.jsonl")
+    except FileNotFoundError:
+        problems.append("metrics.jsonl is missing: no curves")
+        return [], []
     except OSError as error:
         problems.append(f"metrics.jsonl cannot be read: {error.strerror or error}")
         return [], []
-    if not file.exists():
-        problems.append("metrics.jsonl is missing: no curves")
-    problems += [
-        f"metrics.jsonl: line {one.removeprefix(f'{file}:').partition(':')[0]} is damaged and left out"
-        for one in damaged[:5]
-    ]
+    if lines and lines[-1] is None:
+        lines.pop()  # it is being written, or was torn by a kill
+    damaged = [at for at, one in enumerate(lines, start=1) if one is None]
+    problems += [f"metrics.jsonl: line {at} is damaged and left out" for at in damaged[:5]]
     if len(damaged) > 5:
         problems.append(f"metrics.jsonl: {len(damaged) - 5} more damaged lines are left out")
-    sound = [one for one in records if number(one.get("step")) is not None]
-    if len(sound) < len(records):
-        problems.append(f"metrics.jsonl: {len(records) - len(sound)} records without a step are left out")
-    sound.sort(key=lambda one: one["step"])
-    return (
-        [one for one in sound if one.get("split", "train") == "train"],
-        [one for one in sound if one.get("split") == "validation"],
-    )
+    values: list[str] = []
+    records: list[Record] = [
+        shaped(one, "", values, {"cluster_loss": dict, "task_loss": dict}) for one in lines if one is not None
+    ]
+    sound = sorted((one for one in records if number(one.get("step")) is not None), key=lambda one: one["step"])
+    parts = [[one for one in sound if one.get("split", "train") == split] for split in ("train", "validation")]
+    of_none = len(sound) - sum(map(len, parts))
+    for many, what in (
+        (len(records) - len(sound), "records without a step"),
+        (of_none, "records of neither training nor validation"),
+        (len(values), "damaged losses by cluster or task"),
+    ):
+        problems += [f"metrics.jsonl: {what}, left out: {many}"] if many else []
+    return parts[0], parts[1]
 
 
 def _recipe(path: Path, problems: list[str]) -> tuple[str, Mapping[str, Any]]:
@@ -230,22 +218,22 @@ def _recipe(path: Path, problems: list[str]) -> tuple[str, Mapping[str, Any]]:
 
     try:
         text = (path / "recipe.yaml").read_text(encoding="utf-8")
-        recipe = yaml.safe_load(text)
+        recipe = plain(yaml.safe_load(text))
     except FileNotFoundError:
         problems.append("recipe.yaml is missing: it is not known what was asked for")
         return "", {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         problems.append(f"recipe.yaml cannot be read: {' '.join(str(error).split())[:200]}")
         return "", {}
-    if not isinstance(recipe, dict) or not isinstance(recipe.get("train", {}), dict):
+    if not isinstance(recipe, dict):
         problems.append("recipe.yaml is damaged: it is no mapping")
         return text, {}
-    return text, recipe
+    return text, shaped(recipe, "recipe.yaml", problems, {"train": dict, "model": dict})
 
 
 def _json(path: Path, problems: list[str], *, wanted: bool = True) -> Mapping[str, Any]:
     try:
-        found = json.loads(path.read_bytes())
+        found = parsed(path.read_bytes())
         if not isinstance(found, dict):
             raise ValueError("it is no JSON object")
     except FileNotFoundError:
@@ -259,7 +247,11 @@ def _json(path: Path, problems: list[str], *, wanted: bool = True) -> Mapping[st
 
 def _lineage(path: Path, problems: list[str]) -> Mapping[str, Any]:
     places = [path / name / "lineage.json" for name in RESULTS]
-    return _json(next((one for one in places if one.exists()), places[0]), problems)
+    return sound_lineage(_json(next((one for one in places if one.exists()), places[0]), problems), problems)
+
+
+def _data(path: Path, problems: list[str]) -> Mapping[str, Any]:
+    return shaped(_json(path / "data.json", problems), "data.json", problems, entries={"sources": dict})
 
 
 def _named(evaluations: Sequence[Evaluation]) -> tuple[Evaluation, ...]:
@@ -271,10 +263,18 @@ def _named(evaluations: Sequence[Evaluation]) -> tuple[Evaluation, ...]:
     )
 
 
-def _encoder_alone(recipe: Mapping[str, Any]) -> bool:
-    """Whether a recipe makes a model that answers nothing."""
-    model = recipe.get("model")
-    return isinstance(model, dict) and not model.get("decoder", "unknown") and not model.get("checkpoint")
+def answers(facts: RunFacts) -> bool:
+    """Whether a run makes a model that answers; an encoder alone answers nothing."""
+    model = facts.recipe.get("model")
+    return not model or bool(model.get("decoder", "unknown") or model.get("checkpoint"))
+
+
+def evaluate_command(facts: RunFacts) -> str:
+    """The command that evaluates a run on clusters of what it was trained on; of anything else, on the core tasks."""
+    of = clusters_of_tasks()
+    sources = [one for one in facts.data.get("sources", []) if isinstance(one.get("name"), str)]
+    found = {"world" if one.get("kind") == "world" else of.get(one["name"]) for one in sources}
+    return f"metalm evaluate {facts.path} --cluster {','.join(sorted(filter(None, found))) or 'core'}"
 
 
 def _state(path: Path) -> str:
@@ -312,10 +312,11 @@ def _missing(facts: RunFacts) -> list[str]:
             found.append("nothing is logged of training yet")
         elif not facts.validation:
             found.append("held-out data was not validated on")
-        bad = [one for one in facts.training if one.get("nonfinite")]
-        found += [f"values were not finite in {len(bad)} logged steps, first at step {bad[0]['step']:,}"] if bad else []
-    if not facts.evaluations and not _encoder_alone(facts.recipe):
-        found.append(f"{UNEVALUATED}: metalm evaluate {facts.path} --cluster core")
+        bad = sorted({one["step"] for one in (*facts.training, *facts.validation) if one.get("nonfinite")})
+        steps = f"{len(bad)} logged step{'s' if len(bad) > 1 else ''}"
+        found += [f"values were not finite in {steps}, first at step {bad[0]:,}"] if bad else []
+    if not facts.evaluations and answers(facts):
+        found.append(f"{UNEVALUATED}: {evaluate_command(facts)}")
     if facts.evaluations and not any(one.answers for one in facts.evaluations):
         found.append("no answers are kept to look at: metalm evaluate with --save-samples")
     found += [f"{one.path.name}: the evaluation was cut short" for one in facts.evaluations if not one.complete]

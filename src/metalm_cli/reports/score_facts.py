@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +9,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from metalm_cli.reports.reading import lines_of, parsed, shaped
 
 FORMAT = 2
 """Of the result files that are read."""
@@ -19,6 +20,10 @@ NORMAL = 1.96
 CLASSES = 12
 """Answers of a task that count as classes, at most."""
 OTHER = "another answer"
+Interval = tuple[float | None, float | None]
+"""Ends of a 95% interval; None where it is not known."""
+Own = Mapping[tuple[tuple[str, ...], int], Interval]
+"""Intervals of tasks, or of clusters, each under its name and its number of demonstrations."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,10 @@ class TaskScore:
 
 @dataclass(frozen=True)
 class ClusterScore:
-    """Mean of a cluster's tasks, or (no cluster) of the clusters; its interval is the normal one of its error."""
+    """Mean of a cluster's tasks, or (no cluster) of the clusters.
+
+    Its interval is that of its task where it has one, else the normal one of its error.
+    """
 
     cluster: str
     shots: int
@@ -142,29 +150,34 @@ def read_evaluations(folder: Path, problems: list[str]) -> list[Evaluation]:
     found = []
     for path in sorted(folder.glob("*.json")):
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = parsed(path.read_bytes())
+            if not isinstance(record, dict):
+                raise ValueError("it is no JSON object")
             kind = record.get("format")
             if kind != FORMAT:
                 old = isinstance(kind, int) and kind < FORMAT
                 why = f"an older format ({kind}); evaluate again" if old else f"no results of format {FORMAT}"
                 problems.append(f"{folder.name}/{path.name} is left out: {why}")
                 continue
-            found.append(_with_answers(_evaluation(path, record), problems))
+            settings = shaped(dict(record.get("settings", {})), f"{folder.name}/{path.name}", problems, {"style": dict})
+            found.append(_with_answers(_evaluation(path, record | {"settings": settings}), problems))
         except OSError as error:
             problems.append(f"{folder.name}/{path.name} cannot be read: {error.strerror or error}")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            problems.append(f"{folder.name}/{path.name} is damaged ({type(error).__name__}: {error})")
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            problems.append(f"{folder.name}/{path.name} is damaged and left out ({type(error).__name__}: {error})")
     return sorted(found, key=lambda one: (one.created, one.path.stem))
 
 
 def _evaluation(path: Path, record: Mapping[str, Any]) -> Evaluation:
     tasks = [one for name, task in record["tasks"].items() for one in _task(name, task)]
+    of_task: Own = {((one.task,), one.shots): (one.low, one.high) for one in tasks}
     clusters = [
-        _cluster(name, int(shots), one)
+        _mean(name, int(shots), one, of_task)
         for shots, of_shots in record.get("clusters", {}).items()
         for name, one in of_shots.items()
     ]
-    means = [_cluster("", int(shots), one) for shots, one in record.get("mean", {}).items() if one]
+    of_cluster: Own = {((one.cluster,), one.shots): (one.low, one.high) for one in clusters}
+    means = [_mean("", int(shots), one, of_cluster) for shots, one in record.get("mean", {}).items() if one]
     protocol = str(record.get("protocol", "?"))
     return Evaluation(
         path=path,
@@ -173,7 +186,7 @@ def _evaluation(path: Path, record: Mapping[str, Any]) -> Evaluation:
         created=str(record.get("created", "")),
         complete=bool(record.get("complete", True)),
         model=dict(record.get("model", {})),
-        settings=dict(record.get("settings", {})),
+        settings=record["settings"],
         tasks=tuple(tasks),
         clusters=tuple(clusters),
         means=tuple(means),
@@ -197,7 +210,7 @@ def _task(name: str, task: Mapping[str, Any]) -> Iterator[TaskScore]:
             low=interval[0],
             high=interval[1],
             spread=number(setting.get("spread")),
-            oracle=(str(oracle["template"]), float(oracle["score"])) if oracle else None,
+            oracle=(str(oracle["template"]), _certain(oracle["score"])) if oracle else None,
             chance=_chance(wordings),
             n=max((int(one["n"]) for one in wordings), default=0),
             templates=tuple(Wording(str(one["template"]), number(one["score"]), *_interval(one)) for one in wordings),
@@ -205,19 +218,36 @@ def _task(name: str, task: Mapping[str, Any]) -> Iterator[TaskScore]:
         )
 
 
-def _cluster(name: str, shots: int, one: Mapping[str, Any]) -> ClusterScore:
-    value, error = float(one["value"]), number(one.get("error"))
-    half = None if error is None else NORMAL * error
-    low, high = (None, None) if half is None else (value - half, value + half)
-    return ClusterScore(name, shots, value, low, high, tuple(map(str, one.get("of", ()))))
+def _mean(name: str, shots: int, one: Mapping[str, Any], own: Own) -> ClusterScore:
+    """A mean; that of one task, or of one cluster, has its interval."""
+    value, of = _certain(one["value"]), tuple(map(str, one.get("of", ())))
+    low, high = own.get((of, shots)) or _normal(value, number(one.get("error")))
+    return ClusterScore(name, shots, value, low, high, of)
 
 
-def _interval(one: Mapping[str, Any]) -> tuple[float | None, float | None]:
+def _certain(value: Any) -> float:
+    """A finite number.
+
+    Raises:
+        ValueError: It is none.
+    """
+    plain = number(value)
+    if plain is None:
+        raise ValueError(f"{value!r} is no score"[:100])
+    return plain
+
+
+def _normal(score: float | None, error: float | None) -> Interval:
+    """The normal interval: it may reach below 0 or above 100."""
+    return (None, None) if score is None or error is None else (score - NORMAL * error, score + NORMAL * error)
+
+
+def _interval(one: Mapping[str, Any]) -> Interval:
     """The interval of a record; else the normal one of its standard error."""
-    interval, score, error = one.get("interval"), number(one.get("score")), number(one.get("error"))
+    interval = one.get("interval")
     if isinstance(interval, list) and len(interval) == 2:
         return number(interval[0]), number(interval[1])
-    return (None, None) if score is None or error is None else (score - NORMAL * error, score + NORMAL * error)
+    return _normal(number(one.get("score")), number(one.get("error")))
 
 
 def _chance(wordings: Sequence[Mapping[str, Any]]) -> float | None:
@@ -227,8 +257,12 @@ def _chance(wordings: Sequence[Mapping[str, Any]]) -> float | None:
 
 def number(value: Any) -> float | None:
     """A finite number, or None."""
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if plain and math.isfinite(value) else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # a whole number that is too large for it
+        return None
 
 
 # -- confusions -------------------------------------------------------------------------------------------------------
@@ -286,14 +320,16 @@ def confusion(pairs: Sequence[tuple[str, str]], template: str) -> Confusion | No
 def _with_answers(evaluation: Evaluation, problems: list[str]) -> Evaluation:
     """The evaluation with its answers, and with the confusions that they show."""
     path = evaluation.path.with_name(evaluation.path.stem + SAMPLES)
-    if not path.exists():
+    try:
+        lines = lines_of(path)
+    except FileNotFoundError:
         return evaluation
-    answers, damaged = [], 0
-    for line in path.read_bytes().split(b"\n"):
-        if line.strip():
-            answer = _answer(line)
-            damaged += answer is None
-            answers += [] if answer is None else [answer]
+    except OSError as error:
+        problems.append(f"{path.parent.name}/{path.name} cannot be read: {error.strerror or error}")
+        return evaluation
+    found = [_answer(one) for one in lines]
+    answers = [one for one in found if one is not None]
+    damaged = len(found) - len(answers)
     if damaged:
         problems.append(f"{path.parent.name}/{path.name}: {damaged} damaged line{'s' if damaged > 1 else ''} left out")
     return replace(
@@ -303,20 +339,23 @@ def _with_answers(evaluation: Evaluation, problems: list[str]) -> Evaluation:
     )
 
 
-def _answer(line: bytes) -> Answer | None:
+def _answer(one: Mapping[str, Any] | None) -> Answer | None:
     try:
-        one = json.loads(line)
-        return Answer(
-            str(one["task"]),
-            str(one["template"]),
-            int(one["shots"]),
-            str(one["id"]).rpartition("/")[2],
-            str(one["input"]),
-            str(one["target"]),
-            str(one["prediction"]),
-            number(one["score"]),
+        return (
+            None
+            if one is None
+            else Answer(
+                str(one["task"]),
+                str(one["template"]),
+                int(one["shots"]),
+                str(one["id"]).rpartition("/")[2],
+                str(one["input"]),
+                str(one["target"]),
+                str(one["prediction"]),
+                number(one["score"]),
+            )
         )
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None
 
 

@@ -12,6 +12,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from metalm_cli.reports.reading import shaped
+
 if TYPE_CHECKING:
     from metalm_cli.sessions.rows import Row
     from metalm_cli.sessions.view import Position
@@ -77,3 +79,27 @@ def write_sessions(
         "said": [list(one) for one in said],
     }
     write_atomically(folder / SESSIONS, (json.dumps(record, ensure_ascii=False) + "\n").encode())
+
+
+def sound_sessions(found: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
+    """What ``sessions.json`` tells, without what is misshapen.
+
+    Args:
+        found: As it was read.
+        problems: Gets a line for whatever is left out.
+    """
+    sound = shaped(found, SESSIONS, problems, entries={"rows": dict, "said": list})
+    rows = [shaped(one, SESSIONS, problems, {"title": str}, {"spans": list}) for one in sound.get("rows", [])]
+    whole = [{**row, "spans": [one for one in row.get("spans", []) if _is_span(one)]} for row in rows]
+    said = [one for one in sound.get("said", []) if len(one) == 2 and all(isinstance(text, str) for text in one)]
+    left = sum(len(row.get("spans", [])) for row in rows) - sum(len(row["spans"]) for row in whole)
+    left += len(sound.get("said", [])) - len(said)
+    problems += [f"{SESSIONS}: damaged spans or continuations, left out: {left}"] if left else []
+    return {"rows": whole, "said": said} if found else {}
+
+
+def _is_span(found: Sequence[Any]) -> bool:
+    """Whether it is as :func:`spans_of` makes them."""
+    kinds = (int, str, str, str, int)
+    fits = len(found) == len(kinds) and all(isinstance(one, kind) for one, kind in zip(found, kinds, strict=True))
+    return fits and found[1] in (DOCKED, READ, TRAINED)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import statistics
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from metalm_cli.reports.run_facts import RunFacts
+from metalm_cli.reports.run_facts import Record, RunFacts
 from metalm_cli.reports.score_facts import Evaluation, clusters_of_tasks, number
 
 
@@ -103,11 +105,14 @@ def _other_model(run: RunFacts, one: Evaluation) -> str:
     source = _source(one)
     if run.state == "evaluated":
         return source
-    # The folder may have been renamed since: what most files are about is the run's own.
-    weights = [str(each.model.get("weights_sha256")) for each in run.evaluations]
+    if one in run.elsewhere:
+        return ""
+    # The folder may have been renamed since: what most files are about is the run's own; nothing is in a tie.
+    weights = Counter(str(each.model.get("weights_sha256")) for each in run.evaluations)
+    most = [each for each, many in weights.items() if many == max(weights.values())]
     own = {run.path.name, run.path.resolve().name}
     named = [str(each.model.get("weights_sha256")) for each in run.evaluations if _source(each) in own]
-    ours = named[0] if named else max(weights, key=weights.count)
+    ours = named[0] if named else most[0] if len(most) == 1 else ""
     return "" if str(one.model.get("weights_sha256")) == ours else source
 
 
@@ -126,9 +131,9 @@ def overview(runs: Sequence[RunFacts]) -> Table:
 
 def _overview_of(run: RunFacts) -> dict[str, str]:
     last, held = run.last, run.validation[-1] if run.validation else {}
-    train = run.recipe.get("train", {})
+    train, about = run.recipe.get("train", {}), (*run.evaluations, *run.elsewhere)
     speeds = [speed for one in run.training if (speed := number(one.get("tokens_per_second"))) is not None]
-    model = next((one.model for one in run.evaluations if not _other_model(run, one)), {})
+    model = next((one.model for one in about if not _other_model(run, one)), {})
     return {
         "command": str(run.recipe.get("command") or NONE),
         "recipe": str(run.environment.get("recipe") or NONE),
@@ -148,7 +153,15 @@ def _overview_of(run: RunFacts) -> dict[str, str]:
 
 
 def _means(run: RunFacts) -> str:
-    said = [f"{mean.value:.1f} ({one.label}, {mean.shots}-shot)" for one in run.evaluations for mean in one.means]
+    """Mean scores of a run with the fewest demonstrations. Of results of several models none: they are the models'."""
+    if run.state == "evaluated" and len({_source(one) for one in run.evaluations}) > 1:
+        return NONE
+    said = []
+    for one in (*run.evaluations, *run.elsewhere):
+        model = "" if run.state == "evaluated" else _other_model(run, one)
+        label = ", ".join(filter(None, (model, one.label)))
+        fewest = min(one.means, key=lambda mean: mean.shots, default=None)
+        said += [f"{fewest.value:.1f} ({label}, {fewest.shots}-shot)"] if fewest is not None else []
     return "; ".join(said) or NONE
 
 
@@ -176,38 +189,67 @@ def token_table(runs: Sequence[RunFacts]) -> Table:
 
 
 def losses_told_apart(run: RunFacts, key: str) -> list[tuple[int, Mapping[str, float]]]:
-    """Losses by cluster or task at each step: of held-out data, or of training where that is not told apart."""
-    for records in (run.validation, run.training):
-        found = [(int(one["step"]), one[key]) for one in records if isinstance(one.get(key), dict) and one[key]]
-        if found:
-            return [(step, {k: v for k, one in each.items() if (v := number(one)) is not None}) for step, each in found]
-    return []
+    """Losses by cluster or task at each step: of held-out data, or of training where that is not told apart.
+
+    Losses that were not finite are left out, and so is a step that has no others.
+    """
+    return _told_apart(run.validation, key) or _told_apart(run.training, key)
+
+
+def held_out_told_apart(run: RunFacts, key: str) -> bool:
+    """Whether :func:`losses_told_apart` are of held-out data."""
+    return bool(_told_apart(run.validation, key))
+
+
+def _told_apart(records: Sequence[Record], key: str) -> list[tuple[int, Mapping[str, float]]]:
+    found: list[tuple[int, Mapping[str, float]]] = []
+    for record in records:
+        losses = {name: loss for name, one in record.get(key, {}).items() if (loss := number(one)) is not None}
+        found += [(int(record["step"]), losses)] if losses else []
+    return found
 
 
 def loss_table(runs: Sequence[RunFacts], key: str) -> Table | None:
-    """First and last losses told apart; None where no run tells."""
+    """First and last losses told apart, the lowest of the last run first; None where no run tells."""
     told = [(run, losses_told_apart(run, key)) for run in runs]
     told = [(run, found) for run, found in told if found]
     if not told:
         return None
-    names = list(dict.fromkeys(name for _, found in told for _, each in found for name in each))
-    heads = [what.strip() for run, found in told for what in _ends(run, found, len(runs) > 1)]
-    rows = []
+    names = dict.fromkeys(name for _, found in told for _, each in found for name in each)
+    heads = [head for run, found in told for head in _ends(run.name if len(runs) > 1 else "", found)]
+    rows: list[tuple[str, list[float | None]]] = []
     for name in names:
-        cells = []
+        values: list[float | None] = []
         for _, found in told:
-            values = [each[name] for _, each in found if name in each]
-            cells += [decimal(values[0]), decimal(values[-1])] if values else [NONE, NONE]
-        rows.append((name, *cells))
-    rows.sort(key=lambda row: row[-1])
+            mine = [each[name] for _, each in found if name in each]
+            values += [mine[0] if mine else None] if len(found) > 1 else []
+            values.append(mine[-1] if mine else None)
+        rows.append((name, values))
+    rows.sort(key=lambda row: math.inf if row[1][-1] is None else row[1][-1])
     what = "cluster" if key == "cluster_loss" else "task"
-    source = "held-out examples" if told[0][0].validation else "training, since the step logged before"
-    return Table(f"Loss by {what}", (what, *heads), tuple(rows), f"Of {source}, in nats a token.")
+    whose, note = _whose([run for run, _ in told], key)
+    lines = tuple((name, *map(decimal, values)) for name, values in rows)
+    return Table(f"{whose} by {what}", (what, *heads), lines, f"{note}, in nats a token.")
 
 
-def _ends(run: RunFacts, found: Sequence[tuple[int, Any]], several: bool) -> tuple[str, str]:
-    of = f"{run.name}, " if several else ""
-    return f"{of}step {found[0][0]:,}", f"{of}step {found[-1][0]:,} "
+def _whose(runs: Sequence[RunFacts], key: str) -> tuple[str, str]:
+    """What losses told apart are called, and what they are of."""
+    held = [run.name for run in runs if held_out_told_apart(run, key)]
+    since = "training, since the step logged before"
+    if len(held) == len(runs):
+        return "Held-out loss", "Of held-out examples"
+    if not held:
+        return "Training loss", f"Of {since}"
+    return "Loss", f"Of held-out examples ({', '.join(held)}); of the other runs of {since}"
+
+
+def _ends(run: str, found: Sequence[tuple[int, Mapping[str, float]]]) -> list[str]:
+    """Heads of a run's columns: the first and the last step, if all stand there; of a single step one."""
+    (first, began), (last, ended) = found[0], found[-1]
+    steps = [f"step {first:,}", f"step {last:,}"][: len(found)]
+    whole = set(began) == set(ended) == {name for _, each in found for name in each}
+    heads = steps if whole or len(found) == 1 else [f"first, from {steps[0]}", f"last, by {steps[1]}"]
+    return [", ".join(filter(None, (run, head))) for head in heads]
 
 
 def cluster_of_source(name: str) -> str:
@@ -227,7 +269,6 @@ def mixture_of(run: RunFacts) -> list[tuple[str, str, float | None, float | None
             + (f" at {one['revision']}" if one.get("revision") else ""),
         )
         for one in run.data.get("sources", [])
-        if isinstance(one, dict)
     ]
     return sorted(found, key=lambda one: -(one[2] or 0.0))
 
@@ -263,7 +304,8 @@ def cluster_table(scored: Sequence[tuple[str, Evaluation]]) -> Table:
     ]
     rows.sort(key=lambda row: (row[0] == "all clusters", row[0], row[2]))
     heads = ("cluster", "model", "shots", "score", "95% interval", "of")
-    note = "Means of the core tasks, 0 to 100. The interval is 1.96 standard errors of independent scores."
+    note = "Means of the core tasks, 0 to 100. The interval of one task is its own; of several it is normal: "
+    note += "1.96 standard errors, as if scores were independent, which may reach below 0."
     return Table("Scores by cluster", heads, tuple(rows), note, frozenset({0, 1}))
 
 

@@ -52,7 +52,7 @@ def _table(table: Table, out: Console) -> None:
     from rich.text import Text
 
     out.print()
-    out.print(Text(table.title, style="bold"))
+    out.print(Text(_plain(table.title), style="bold"))
     if table.note:
         out.print(Text(_plain(table.note), style="dim"))
     folded = _folded(table, out.width)

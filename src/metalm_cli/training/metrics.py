@@ -210,6 +210,6 @@ def _plain(value: Any, key: str, nonfinite: list[str]) -> Any:
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None

@@ -1,0 +1,94 @@
+"""Files of a run as plain data of the wanted shape: what is misshapen is named and left out where it is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+DEEPEST = 200
+"""Levels of lists and mappings that are read."""
+
+
+def parsed(text: bytes | str) -> Any:
+    """JSON as plain data.
+
+    Raises:
+        ValueError: It is no JSON, or nested too deeply.
+    """
+    try:
+        found = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return plain(found)
+
+
+def plain(value: Any, depth: int = 0) -> Any:
+    """Lists and mappings whose texts can all be written as UTF-8: ``?`` stands for half a surrogate pair.
+
+    Raises:
+        ValueError: It is nested too deeply, or holds itself.
+    """
+    if isinstance(value, str):
+        return readable(value)
+    if not isinstance(value, list | dict):
+        return value
+    if depth == DEEPEST:
+        raise ValueError("it is nested too deeply")
+    if isinstance(value, list):
+        return [plain(one, depth + 1) for one in value]
+    return {plain(key): plain(one, depth + 1) for key, one in value.items()}
+
+
+def readable(text: str) -> str:
+    """A text that can be written as UTF-8."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def lines_of(path: Path) -> list[dict[str, Any] | None]:
+    """The JSON object of each line; None for a damaged one.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    lines = path.read_bytes().rstrip().split(b"\n")
+    return [_object(line) for line in lines] if lines != [b""] else []
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    try:
+        found = parsed(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def shaped(
+    found: Mapping[str, Any],
+    what: str,
+    problems: list[str],
+    kinds: Mapping[str, type] = MappingProxyType({}),
+    entries: Mapping[str, type] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """A mapping without the values that are not of their kind; null is no value.
+
+    Args:
+        found: The mapping.
+        what: What it is called in problems.
+        problems: Gets a line for each value that is left out.
+        kinds: Of some keys, the kind of their value.
+        entries: Of keys that hold lists, the kind of what stands in them.
+    """
+    sound: dict[str, Any] = {}
+    for key, value in found.items():
+        if key in entries and isinstance(value, list):
+            sound[key] = [one for one in value if isinstance(one, entries[key])]
+            left = len(value) - len(sound[key])
+            problems += [f"{what}: damaged entries of {key}, left out: {left}"] if left else []
+        elif key not in entries and isinstance(value, kinds.get(key, object)):
+            sound[key] = value
+        elif value is not None:
+            problems.append(f"{what}: {key} is damaged and left out")
+    return sound

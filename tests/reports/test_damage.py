@@ -1,0 +1,220 @@
+"""Files of a run that hold the wrong things: each is named and left out, and neither page nor terminal fails."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from metalm_cli.errors import MetalmError
+from metalm_cli.reports import RunFacts, read_runs, vega
+from metalm_cli.reports.card import cards_of
+from metalm_cli.reports.page import make_page
+from metalm_cli.reports.provenance import lineage_view
+from metalm_cli.reports.terminal import print_report
+from reports.folders import records, write_json, write_results, write_run
+
+RESULTS = "results/in_context-rte.json"
+LINEAGE = "model/lineage.json"
+WIDTH = 30
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small whole run with results."""
+    monkeypatch.setattr(vega, "javascript", lambda: "")
+    path = write_run(tmp_path / "tiny", metrics=records([10, 20]))
+    write_results(path)
+    return path
+
+
+def shown(run: Path) -> tuple[RunFacts, str]:
+    """The facts and the page, after the terminal and the card have shown them, too."""
+    runs = read_runs([run])
+    out = io.StringIO()
+    print_report(runs, Console(file=out, width=WIDTH))
+    assert max(cell_len(line) for line in out.getvalue().splitlines()) <= WIDTH
+    out.getvalue().encode()
+    with contextlib.suppress(MetalmError):  # where the damage leaves no scores
+        cards_of(runs)
+    page = make_page(runs, run / "report.html")
+    page.encode()
+    return runs[0], page
+
+
+def put(run: Path, file: str, keys: tuple[Any, ...], value: Any) -> None:
+    """Put a value in the place of another in a JSON file; with no keys, in the place of all."""
+    whole = json.loads((run / file).read_text(encoding="utf-8"))
+    holder = whole
+    for key in keys[:-1]:
+        holder = holder[key]
+    if keys:
+        holder[keys[-1]] = value
+    write_json(run / file, whole if keys else value)
+
+
+def test_a_whole_run_has_no_damage(run: Path) -> None:
+    facts, page = shown(run)
+    assert facts.problems == ()
+    assert "What is missing" not in page
+
+
+@pytest.mark.parametrize(
+    ("file", "keys", "value", "told"),
+    [
+        (LINEAGE, ("data",), 5, "lineage.json: data is damaged and left out"),
+        (LINEAGE, ("data",), [5, {"name": "kept"}], "lineage.json: damaged entries of data, left out: 1"),
+        (LINEAGE, ("held_out",), 5, "lineage.json: held_out is damaged"),
+        (LINEAGE, ("ancestors",), 7, "lineage.json: ancestors is damaged"),
+        (LINEAGE, ("ancestors", 0, "lineage"), [1], "lineage.json: lineage is damaged"),
+        (LINEAGE, ("ancestors", 0, "lineage", "data"), 3, "lineage.json: data is damaged"),
+        ("data.json", ("sources",), 3, "data.json: sources is damaged and left out"),
+        ("data.json", ("sources",), {"a": 1}, "data.json: sources is damaged and left out"),
+        ("data.json", ("sources", 0), "a", "data.json: damaged entries of sources, left out: 1"),
+        ("data.json", (), [1], "data.json cannot be read: it is no JSON object"),
+        ("environment.json", (), 5, "environment.json cannot be read: it is no JSON object"),
+        ("sessions.json", ("rows",), 3, "sessions.json: rows is damaged"),
+        ("sessions.json", ("rows", 0), [], "sessions.json: damaged entries of rows, left out: 1"),
+        ("sessions.json", ("rows", 0, "title"), 3, "sessions.json: title is damaged"),
+        ("sessions.json", ("rows", 0, "spans", 1, 1), [], "sessions.json: damaged spans or continuations, left out: 1"),
+        ("sessions.json", ("rows", 0, "spans", 1, 3), None, "sessions.json: damaged spans or continuations"),
+        ("sessions.json", ("rows", 0, "spans", 1), "x", "sessions.json: damaged entries of spans, left out: 1"),
+        ("sessions.json", ("said", 0), [None, "b"], "sessions.json: damaged spans or continuations, left out: 1"),
+        (RESULTS, (), [1], f"{RESULTS} is damaged and left out (ValueError: it is no JSON object)"),
+        (RESULTS, ("tasks",), [], f"{RESULTS} is damaged and left out"),
+        (RESULTS, ("settings", "style"), ["a"], f"{RESULTS}: style is damaged and left out"),
+        (RESULTS, ("clusters", "0", "nli", "value"), float("nan"), "ValueError: nan is no score"),
+        (
+            RESULTS,
+            ("tasks", "rte", "settings", 0, "shots"),
+            float("inf"),
+            f"{RESULTS} is damaged and left out (OverflowError",
+        ),
+        (RESULTS, ("tasks", "rte", "settings", 0, "oracle", "score"), 10**400, f"{RESULTS} is damaged and left out"),
+    ],
+)
+def test_what_is_misshapen_is_named(run: Path, file: str, keys: tuple[Any, ...], value: Any, told: str) -> None:
+    put(run, file, keys, value)
+    facts, page = shown(run)
+    assert any(told in one for one in facts.problems), facts.problems
+    assert "What is missing" in page
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ([{"step": 10**400, "loss": 1.0}], "metrics.jsonl: records without a step, left out: 1"),
+        ([{"step": "12", "loss": 1.0}], "metrics.jsonl: records without a step, left out: 1"),
+        ([{"step": 30, "split": ["a"]}], "metrics.jsonl: records of neither training nor validation, left out: 1"),
+        (["[" * 100_000, {"step": 30}], "metrics.jsonl: line 4 is damaged and left out"),
+        ([{"step": 30, "cluster_loss": 5}], "metrics.jsonl: damaged losses by cluster or task, left out: 1"),
+        ([{"step": 30, "split": "validation", "task_loss": ["a"]}], "metrics.jsonl: damaged losses by cluster or task"),
+        ([{"step": 30, "nonfinite": True}], "values were not finite in 1 logged step, first at step 30"),
+    ],
+)
+def test_records_that_are_misshapen_are_named(run: Path, lines: list[Any], told: str) -> None:
+    with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.writelines((one if isinstance(one, str) else json.dumps(one)) + "\n" for one in lines)
+    facts, _ = shown(run)
+    assert any(told in one for one in facts.problems), facts.problems
+    assert [one["step"] for one in facts.training][:2] == [10, 20], "the rest is read"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("model: [a]\ntrain: {steps: 3}\n", "recipe.yaml: model is damaged and left out"),
+        ("model: {}\ntrain: 5\n", "recipe.yaml: train is damaged and left out"),
+        ("- 1\n", "recipe.yaml is damaged: it is no mapping"),
+        ("a: &a {b: *a}\n", "recipe.yaml cannot be read: it is nested too deeply"),
+        ("[" * 1500, "recipe.yaml cannot be read"),
+        ("train:\nmodel:\n1: 2\n", None),
+    ],
+)
+def test_recipes_that_are_misshapen_are_named(run: Path, text: str, told: str | None) -> None:
+    (run / "recipe.yaml").write_text(text, encoding="utf-8")
+    facts, _ = shown(run)
+    assert facts.steps in (None, 3)
+    assert facts.problems == () if told is None else any(told in one for one in facts.problems)
+
+
+@pytest.mark.parametrize("file", ["data.json", "environment.json", "sessions.json", LINEAGE, RESULTS])
+@pytest.mark.parametrize("depth", [100_000, 500])
+def test_files_that_are_nested_too_deeply_are_named(run: Path, file: str, depth: int) -> None:
+    (run / file).write_text('{"a":' * depth + "1" + "}" * depth, encoding="utf-8")
+    facts, _ = shown(run)
+    assert any(Path(file).name in one and "it is nested too deeply" in one for one in facts.problems)
+
+
+@pytest.mark.parametrize("source", ["~nouser/x", "a\0b", "x" * 5000, ["a"], None, ""])
+def test_models_at_places_that_cannot_be(run: Path, source: Any) -> None:
+    put(run, RESULTS, ("model", "source"), source)
+    facts, _ = shown(run)
+    assert facts.elsewhere == ()
+    assert len(facts.evaluations) == 1
+
+
+def test_half_surrogates_are_replaced(run: Path) -> None:
+    half = "bad \ud800 end"
+    put(run, RESULTS, ("missing",), {"wnli": half})
+    put(run, RESULTS, ("protocol",), half)
+    put(run, LINEAGE, ("recipe",), half)
+    put(run, "sessions.json", ("said", 0, 0), half)
+    (run / "recipe.yaml").write_text('description: "bad \\ud800 end"\n', encoding="utf-8")
+    samples = run / "results" / "in_context-rte.samples.jsonl"
+    answers = [json.loads(line) for line in samples.read_text(encoding="utf-8").splitlines()]
+    samples.write_text("".join(json.dumps(one | {"prediction": half}) + "\n" for one in answers), encoding="utf-8")
+    facts, page = shown(run)
+    assert {one.said for one in facts.evaluations[0].answers} == {"bad ? end"}
+    assert page.count("bad ? end") >= 5
+
+
+def test_samples_that_cannot_be_read_leave_the_scores(run: Path) -> None:
+    samples = run / "results" / "in_context-rte.samples.jsonl"
+    samples.unlink()
+    samples.mkdir()
+    facts, _ = shown(run)
+    assert "results/in_context-rte.samples.jsonl cannot be read: Is a directory" in facts.problems
+    assert facts.evaluations[0].tasks[0].score == 65.0
+
+
+def test_answers_that_are_misshapen_are_counted(run: Path) -> None:
+    samples = run / "results" / "in_context-rte.samples.jsonl"
+    whole = samples.read_text(encoding="utf-8")
+    bad = json.loads(whole.splitlines()[0])
+    lines = [json.dumps(bad | {"shots": float("inf")}), "[" * 100_000, "5"]
+    samples.write_text(whole + "\n".join(lines) + "\n", encoding="utf-8")
+    facts, _ = shown(run)
+    assert "results/in_context-rte.samples.jsonl: 3 damaged lines left out" in facts.problems
+    assert len(facts.evaluations[0].answers) == 20
+
+
+def test_a_damaged_lineage_is_told_as_far_as_it_goes(run: Path) -> None:
+    put(run, LINEAGE, ("ancestors", 0, "lineage"), 5)
+    put(run, LINEAGE, ("data",), 5)
+    facts, _ = shown(run)
+    told = lineage_view("tiny", facts.lineage)
+    assert told["detail"].startswith("pretrain tiny; 40 steps; 50 tokens")
+    assert [one["what"] for one in told["parents"]] == ["began from runs/base", "began from gpt2"]
+    assert "not made by metalm" not in told["parents"][0]["detail"], "it was, and its lineage is damaged"
+    assert "not made by metalm" in told["parents"][1]["detail"]
+
+
+def test_a_run_that_diverged_has_a_page(run: Path) -> None:
+    nothing = {"cluster_loss": {"nli": None, "sentiment": None}, "task_loss": {"rte": None, "sst2": None}}
+    last = {"step": 30, "split": "validation", "loss": None, **nothing, "nonfinite": ["loss"]}
+    with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(last) + "\n")
+    facts, page = shown(run)
+    assert "values were not finite in 1 logged step, first at step 30" in facts.problems
+    assert "figure-task-loss" in page
+    (run / "metrics.jsonl").write_text(json.dumps(last) + "\n", encoding="utf-8")
+    facts, page = shown(run)
+    assert "figure-task-loss" not in page
+    assert "figure-cluster-loss" not in page

@@ -68,7 +68,7 @@ CONFIG: dict[str, Any] = {
         "tickColor": "var(--line)",
         "labelFontSize": 11,
         "titleFontSize": 12,
-        "labelLimit": 150,
+        "labelLimit": 200,
         "labelOverlap": True,
     },
     "axisY": {"labelOverlap": False},

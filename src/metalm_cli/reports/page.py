@@ -40,6 +40,8 @@ LARGEST = 2_000_000
 """Bytes of a page: what does not fit gives way, answers first."""
 RECIPE = 20_000
 """Characters of a recipe that are shown."""
+NAMED = 8
+"""Runs that are named under the title."""
 SECTIONS = (
     ("runs", "Side by side"),
     ("scores", "Scores"),
@@ -251,7 +253,8 @@ def _title(runs: Sequence[RunFacts]) -> str:
 
 def _subtitle(runs: Sequence[RunFacts]) -> str:
     if len(runs) > 1:
-        return f"{len(runs)} runs side by side: {', '.join(run.name for run in runs)}"
+        more = ", …" if len(runs) > NAMED else ""
+        return f"{len(runs)} runs side by side: {', '.join(run.name for run in runs[:NAMED])}{more}"
     (run,) = runs
     parts = [str(run.recipe.get("command", "")), str(run.environment.get("recipe", "")), run.state_text]
     parts += [str(run.recipe.get("description") or "")]

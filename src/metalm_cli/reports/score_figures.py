@@ -194,7 +194,8 @@ def _tasks(group: Group, shots: int, name: str) -> Figure | None:
         one for one in values if one["low"] is not None and one["chance"] is not None and one["low"] > one["chance"]
     ]
     known = [one for one in values if one["low"] is not None and one["chance"] is not None]
-    said = f"{len(order)} task{'s' if len(order) > 1 else ''}. Of {len(known)} scores with a chance level the {what} lies above it in {len(above)}. "
+    said = f"{len(order)} task{'s' if len(order) > 1 else ''}. "
+    said += f"Of {len(known)} scores with a chance level the {what} lies above it in {len(above)}. "
     said += f"Points are scores, ticks chance. {_lines(group)}."
     table = [(label, _only(one, shots)) for label, one in group.scored]
     return Figure(_key("tasks", name), "scores", _title("Scores by task", name), said, spec, task_table(table))

@@ -159,7 +159,8 @@ def test_the_model_of_a_sharded_run_is_an_ordinary_folder(runs: Runs) -> None:
 def test_rows_that_cannot_be_shared_equally(tmp_path: Path) -> None:
     recipe = micro.write_recipe(tmp_path)
     codes, printed = micro.together(["pretrain", recipe, "train.batch_size=3", "--out", tmp_path / "run"], tmp_path)
-    assert codes == [2, 2]
+    assert 2 in codes
+    assert set(codes) <= {1, 2}, "one may find its connection broken by the other's leaving before it finds the same"
     said = "".join(printed)
     assert said.count("error:") == 1
     assert "train.batch_size" in said

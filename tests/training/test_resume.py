@@ -17,6 +17,7 @@ import pytest
 
 import microruns as micro
 from metalm_cli.training.loop import Trainer
+from metalm_cli.training.run_folder import is_finished
 
 STEPS = 9
 SETTINGS = [
@@ -149,6 +150,23 @@ def test_resuming_a_finished_run_changes_nothing(recipe: Path, whole: Path, tmp_
     shutil.copytree(whole, out)
     assert micro.metalm("pretrain", "--out", out, "--resume") == 0
     micro.assert_same_run(whole, out, STEPS)
+
+
+def test_a_finished_run_that_goes_on_and_is_stopped_is_no_finished_run(
+    recipe: Path, whole: Path, tmp_path: Path, stopping: Callable[[dict[int, list[int]]], None]
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    more = ["pretrain", recipe, *SETTINGS, f"train.steps={STEPS + 4}", "--out", out, "--resume"]
+    stopping({STEPS + 1: [signal.SIGINT]})
+    assert micro.metalm(*more) == 75
+    assert not is_finished(out)
+    assert (out / "model-before" / "config.json").is_file(), "what was finished is kept until the new one is there"
+    stopping({})
+    assert micro.metalm(*more) == 0
+    assert is_finished(out)
+    assert json.loads((out / "model" / "lineage.json").read_text())["steps"] == STEPS + 4
+    assert not (out / "model-before").exists()
 
 
 # -- killed -----------------------------------------------------------------------------------------------------------

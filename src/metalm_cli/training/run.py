@@ -233,6 +233,8 @@ class Run(ABC):
             tensors, state = checkpoint.load(found, verify=False)
             trainer.restore(tensors, state)
             self.views.note(f"resumed from {found}")
+            if self.main and trainer.state.step < self.steps:
+                folder.unfinish()
             trainer.control.wait()
         if self.main:
             checkpoint.clean(folder.checkpoints)

@@ -35,6 +35,8 @@ except ImportError:  # not a POSIX system: runs go without a lock, and say so
     fcntl = None  # type: ignore[assignment]
 
 RESULTS = ("model", "adapter")
+BEFORE = "-before"
+"""What stands after the name of a result that was set aside, because its run went on."""
 _OURS = {
     "recipe.yaml",
     "metrics.jsonl",
@@ -160,6 +162,15 @@ class RunFolder:
                 replace_folder(temporary, self.path / name)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+        for one in RESULTS:
+            shutil.rmtree(self.path / f"{one}{BEFORE}", ignore_errors=True)
+
+    def unfinish(self) -> None:
+        """Sets the result aside, because the run goes on to more steps: until it ends, it is no finished run."""
+        for name in RESULTS:
+            if (self.path / name).is_dir():
+                with explained(self.path / name, f"cannot set {name}/ aside", Exit.FAILED):
+                    replace_folder(self.path / name, self.path / f"{name}{BEFORE}")
 
     def close(self) -> None:
         """Lets go of the lock."""

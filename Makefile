@@ -42,7 +42,7 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	$(PY) -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS) -e ".[dev,trackers,harness]"
 	@touch $@
 
-demo: $(STAMP)  ## Train, tune and score a MetaLM and its GPT twin on the miniature world (5 minutes on two cores)
+demo: $(STAMP)  ## Train, tune and score a MetaLM and its GPT twin on the miniature world (four minutes on two cores)
 	@$(METALM) demo --out $(RUN)
 	@echo
 	@echo 'Next:'

@@ -58,7 +58,7 @@ def demo(
         bool, typer.Option("--dry-run", help="List the stages with their commands, and do nothing.")
     ] = False,
 ) -> None:
-    """Show the whole program on the embedded miniature world, offline: five minutes on two CPU cores.
+    """Show the whole program on the embedded miniature world, offline: about four minutes on two CPU cores.
 
     Trains a tokenizer and an encoder, pretrains a MetaLM and a GPT twin, tunes both on instructions with a cluster
     held out, finetunes one task with the interface frozen, scores them, and names the report. Stopped, the same

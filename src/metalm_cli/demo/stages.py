@@ -113,7 +113,7 @@ QUICK = Budget(
 )
 STANDARD = Budget(
     name="standard",
-    about="5 minutes",
+    about="4 minutes",
     costs=(("encoder", 35), ("pretrain", 80), ("instruct", 65), ("single", 17), ("score", 10), ("report", 2)),
 )
 FULL = Budget(

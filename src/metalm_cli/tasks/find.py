@@ -146,7 +146,9 @@ class Cards:
             near = difflib.get_close_matches(name, [*self.paths, *CLUSTERS], n=1)
             raise MetalmError(
                 f"no task is named {name}",
-                remedy=f"did you mean {near[0]}?" if near else "metalm tasks list shows them",
+                remedy=f"did you mean {near[0]}?"
+                if near
+                else "metalm tasks list shows them; cards of your own lie in --cards DIR (data.cards in a recipe)",
             )
         return read_card(self.paths[name])
 

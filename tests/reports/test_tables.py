@@ -16,13 +16,13 @@ from metalm_cli.reports.card import cards_of, with_section, write_card
 from metalm_cli.reports.tables import (
     decimal,
     difference_table,
-    held_out_told_apart,
     loss_table,
     losses_told_apart,
     overview,
     series_of,
     tables,
     token_shares,
+    whose_losses,
 )
 from metalm_cli.reports.terminal import print_report, sparkline
 from reports.folders import RECIPE, write_results, write_run
@@ -151,7 +151,7 @@ def test_losses_say_whose_they_are(tmp_path: Path) -> None:
         metrics=[told_apart(10, "train", a=1.0), told_apart(20, "train", b=0.5), told_apart(20, "validation", a=None)],
     )
     runs = read_runs([held, trained])
-    assert [held_out_told_apart(run, "cluster_loss") for run in runs] == [True, False]
+    assert [whose_losses([run], "cluster_loss")[0] for run in runs] == ["Held-out loss", "Training loss"]
     assert losses_told_apart(runs[0], "cluster_loss") == [(10, {"a": 1.0})]
     assert losses_told_apart(runs[1], "cluster_loss") == [(10, {"a": 1.0}), (20, {"b": 0.5})]
     found = [loss_table(some, "cluster_loss") for some in (runs[:1], runs[1:], runs)]

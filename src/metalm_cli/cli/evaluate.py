@@ -6,7 +6,7 @@ import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import typer
 
@@ -60,15 +60,19 @@ def evaluate(
     from metalm_cli.cli.quiet import quiet_libraries
     from metalm_cli.evaluation.settings import PROTOCOLS, Settings
     from metalm_cli.tasks import Cards
+    from metalm_cli.templates.render import Layout, Route
 
     if harness:
         _harness(model, harness, limit, None if shots is None else _counts(shots), out, offline)
         return
     counts = _counts(shots or "0")
-    _one_of("--protocol", protocol, ("auto", *PROTOCOLS))
-    _one_of("--demonstrations", demonstrations, ("frozen", "drawn"))
-    _one_of("--layout", layout, (None, "docks", "joined"))
-    _one_of("--route", route, (None, "template", "encoder", "decoder"))
+    for option, value, allowed in (
+        ("--protocol", protocol, ("auto", *PROTOCOLS)),
+        ("--demonstrations", demonstrations, ("frozen", "drawn")),
+        ("--layout", layout, (None, *get_args(Layout))),
+        ("--route", route, (None, *get_args(Route))),
+    ):
+        _one_of(option, value, allowed)
     if samples > 1 and temperature <= 0:
         raise MetalmError(f"--temperature {temperature}: sampled answers need more than 0", remedy="name one above 0")
     known = Cards(cards or ())
@@ -76,13 +80,7 @@ def evaluate(
     sources = [model or newest_metalm(), *(versus or [])]
     places = places_of(sources, out, protocol, [*_split(task), *_split(cluster)], save_samples)
     quiet_libraries(offline)
-    worded = {
-        "collection": templates,
-        "route": route,
-        "options": list_options,
-        "layout": layout,
-        "rationale": rationale,
-    }
+    given = _given(collection=templates, route=route, options=list_options, layout=layout, rationale=rationale)
     settings = Settings(
         template=template or "",
         role=split,
@@ -100,7 +98,6 @@ def evaluate(
     )
     from metalm_cli.cli.evaluation import Evaluation
 
-    given = {name: value for name, value in worded.items() if value is not None}
     Evaluation(sources, places, known, chosen, settings, given, data_root, offline, held_out, fresh, save_samples).run(
         contamination or ()
     )
@@ -212,6 +209,11 @@ def samples_place(place: Path) -> Path:
 
 def _split(names: Sequence[str] | None) -> list[str]:
     return [part for name in names or () for part in name.split(",") if part]
+
+
+def _given(**options: str | bool | None) -> dict[str, str | bool]:
+    """The options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _counts(shots: str) -> tuple[int, ...]:

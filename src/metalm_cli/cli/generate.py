@@ -15,6 +15,7 @@ import typer
 
 from metalm_cli.cli import console
 from metalm_cli.cli import generate_options as options
+from metalm_cli.cli.evaluate_options import Model
 from metalm_cli.errors import Exit, MetalmError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ ENDINGS = {
 
 
 def generate(
-    model: options.Model = None,
+    model: Model = None,
     text: options.Text = None,
     place: options.As = options.Place.docked,
     prompt: options.Prompt = None,

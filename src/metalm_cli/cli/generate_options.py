@@ -16,14 +16,6 @@ class Place(StrEnum):
     causal = "causal"
 
 
-Model = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="[MODEL]",
-        help="A run folder, a model folder or a hub id; left out: the newest finished run that holds a MetaLM.",
-        show_default=False,
-    ),
-]
 Text = Annotated[str | None, typer.Argument(metavar="[TEXT]", help="What the model reads; - for standard input.")]
 As = Annotated[Place, typer.Option("--as", help="Docked into the text encoder, or read by the decoder as causal text.")]
 Prompt = Annotated[

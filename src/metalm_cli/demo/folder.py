@@ -12,6 +12,7 @@ from typing import Any
 import metalm_cli
 from metalm_cli.demo.stages import Budget, Stage
 from metalm_cli.errors import Exit, MetalmError
+from metalm_cli.training import metrics
 from metalm_cli.training.files import explained, write_atomically
 from metalm_cli.training.run_folder import is_finished
 
@@ -244,19 +245,11 @@ def steps_done(stage: Stage) -> int:
 
 def last_record(run: Path, split: str) -> dict[str, Any]:
     """The last line of a split (``train``, ``validation``) that a run has logged; empty where there is none."""
-    found: dict[str, Any] = {}
     try:
-        lines = (run / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
+        records, _ = metrics.read(run / "metrics.jsonl")
     except OSError:
-        return found
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and record.get("split") == split:
-            found = record
-    return found
+        return {}
+    return next((one for one in reversed(records) if one.get("split") == split), {})
 
 
 def shown(arguments: tuple[str, ...]) -> str:

@@ -265,9 +265,8 @@ def continued(
         if sampling is not None:
             chosen["logits_processor"] = LogitsProcessorList([Drawing(sampling, [names[one] for one in group])])
         if stop and beams == 1:
-            chosen["stopping_criteria"] = StoppingCriteriaList(
-                [StopTexts(interface, stop, [first[one] for one in group])]
-            )
+            ends = StopTexts(interface, stop, [first[one] for one in group])
+            chosen["stopping_criteria"] = StoppingCriteriaList([ends])
         length = max(most[one] for one in group)
         ids = None
         try:

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 RESAMPLES = 2_000
 """Of each difference: a report is written in seconds."""
-MOST = 6
+MOST = 12
 """Pairs of a protocol that are compared."""
 HEADS = ("", "shots", "first", "second", "difference", "95% interval", "better")
 
 
 def paired_tables(groups: Sequence[Group]) -> list[Table]:
-    """A table for each protocol with several models: the first model beside each other one.
+    """A table for each protocol with several models: the first that was asked the same tasks beside each other one.
 
     Of several seeds the means alone are shown, each seed by itself.
 
@@ -30,12 +30,13 @@ def paired_tables(groups: Sequence[Group]) -> list[Table]:
     """
     found = []
     for group in groups:
-        pairs = list(_pairs(group))[:MOST]
-        rows = [row for first, second in pairs for row in _rows(first, second, means_alone=group.seeds > 1)]
+        pairs = list(_pairs(group))
+        rows = [row for first, second in pairs[:MOST] for row in _rows(first, second, means_alone=group.seeds > 1)]
         if rows:
             of = f": {group.protocol}" if len(groups) > 1 else ""
             note = "First less second on the examples that both were asked, resampled alike. Of many intervals one in "
             note += "twenty excludes 0 by chance; none says what another training would give."
+            note += f" {len(pairs) - MOST} more pairs are not compared here." if len(pairs) > MOST else ""
             found.append(Table(f"Paired differences{of}", HEADS, tuple(rows), note, frozenset({0, 6})))
     return found
 
@@ -44,12 +45,12 @@ Named = tuple[str, Evaluation]
 
 
 def _pairs(group: Group) -> Iterator[tuple[Named, Named]]:
-    """The first model with each other one, seed by seed."""
-    by_seed: dict[str, list[Named]] = {}
+    """The first model that was asked some tasks with each other one that was, seed by seed."""
+    alike: dict[tuple[str, frozenset[str]], list[Named]] = {}
     for label, one in group.scored:
         seed = label.rpartition(", ")[2] if group.seeds > 1 else ""
-        by_seed.setdefault(seed, []).append((label, one))
-    for models in by_seed.values():
+        alike.setdefault((seed, frozenset(task.task for task in one.tasks)), []).append((label, one))
+    for models in alike.values():
         for other in models[1:]:
             yield models[0], other
 

@@ -20,13 +20,13 @@ from metalm_cli.reports.tables import (
     Table,
     count,
     decimal,
-    held_out_told_apart,
     loss_table,
     losses_told_apart,
     mixture_of,
     mixture_table,
     token_shares,
     token_table,
+    whose_losses,
 )
 
 Spec = dict[str, Any]
@@ -248,7 +248,7 @@ def _cluster_curves(run: RunFacts, several: bool, points: int) -> Figure | None:
     assert table is not None
     positive = all(one["value"] > 0 for one in values)
     key = "cluster-loss" + (f"-{slug(run.name)}" if several else "")
-    title = f"{_whose([run], 'cluster_loss')} loss by cluster{of}"
+    title = f"{whose_losses([run], 'cluster_loss')[0]} by cluster{of}"
     return Figure(key, "learning", title, said, spec, table, ("x", "y") if positive else ("x",), zoom=True)
 
 
@@ -290,13 +290,8 @@ def _task_losses(runs: Sequence[RunFacts]) -> Figure | None:
     said = f"{len(set(order))} tasks, {what} {low['task']} "
     said += f"({decimal(low['last'])}), highest {high['task']} ({decimal(high['last'])})."
     positive = all(one[end] > 0 for one in values for end in ("first", "last"))
-    title = f"{_whose(runs, 'task_loss')} loss by task"
+    title = f"{whose_losses([run for run, _ in told], 'task_loss')[0]} by task"
     return Figure("task-loss", "learning", title, said, spec, table, ("x",) if positive else ())
-
-
-def _whose(runs: Sequence[RunFacts], key: str) -> str:
-    """Whether losses told apart are of held-out data, or of training where that is not told apart."""
-    return "Held-out" if any(held_out_told_apart(run, key) for run in runs) else "Training"
 
 
 def _token_bars(runs: Sequence[RunFacts]) -> Figure | None:

@@ -54,15 +54,16 @@ def lines_of(path: Path) -> list[dict[str, Any] | None]:
         OSError: The file cannot be read.
     """
     lines = path.read_bytes().rstrip().split(b"\n")
-    return [_object(line) for line in lines] if lines != [b""] else []
+    return [object_of(line) for line in lines] if lines != [b""] else []
 
 
-def _object(line: bytes) -> dict[str, Any] | None:
+def object_of(found: bytes | Mapping[str, Any]) -> dict[str, Any] | None:
+    """A JSON object, as it stands in a line or has been read, as plain data; None for what is none."""
     try:
-        found = parsed(line)
+        made = parsed(found) if isinstance(found, bytes) else plain(found)
     except ValueError:
         return None
-    return found if isinstance(found, dict) else None
+    return made if isinstance(made, dict) else None
 
 
 def shaped(

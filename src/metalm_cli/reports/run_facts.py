@@ -10,9 +10,10 @@ from typing import Any
 
 from metalm_cli.reports.places import SCORES, folders_of
 from metalm_cli.reports.provenance import sound_lineage
-from metalm_cli.reports.reading import lines_of, parsed, plain, readable, shaped
+from metalm_cli.reports.reading import object_of, parsed, plain, readable, shaped
 from metalm_cli.reports.score_facts import Evaluation, clusters_of_tasks, number, read_evaluations
 from metalm_cli.reports.spans import SESSIONS, sound_sessions
+from metalm_cli.training import metrics
 from metalm_cli.training.run_folder import RESULTS, is_finished
 
 Record = Mapping[str, Any]
@@ -183,28 +184,29 @@ def read_run(path: Path) -> RunFacts:
 
 
 def _metrics(path: Path, problems: list[str]) -> tuple[list[Record], list[Record]]:
+    file = path / "metrics.jsonl"
     try:
-        lines = lines_of(path / "metrics.jsonl")
-    except FileNotFoundError:
-        problems.append("metrics.jsonl is missing: no curves")
-        return [], []
+        lines, damaged = metrics.read(file)
     except OSError as error:
         problems.append(f"metrics.jsonl cannot be read: {error.strerror or error}")
         return [], []
-    if lines and lines[-1] is None:
-        lines.pop()  # it is being written, or was torn by a kill
-    damaged = [at for at, one in enumerate(lines, start=1) if one is None]
-    problems += [f"metrics.jsonl: line {at} is damaged and left out" for at in damaged[:5]]
+    if not file.exists():
+        problems.append("metrics.jsonl is missing: no curves")
+    numbers = [one.removeprefix(f"{file}:").partition(":")[0] for one in damaged]
+    problems += [f"metrics.jsonl: line {at} is damaged and left out" for at in numbers[:5]]
     if len(damaged) > 5:
         problems.append(f"metrics.jsonl: {len(damaged) - 5} more damaged lines are left out")
     values: list[str] = []
     records: list[Record] = [
-        shaped(one, "", values, {"cluster_loss": dict, "task_loss": dict}) for one in lines if one is not None
+        shaped(one, "", values, {"cluster_loss": dict, "task_loss": dict})
+        for one in map(object_of, lines)
+        if one is not None
     ]
     sound = sorted((one for one in records if number(one.get("step")) is not None), key=lambda one: one["step"])
     parts = [[one for one in sound if one.get("split", "train") == split] for split in ("train", "validation")]
     of_none = len(sound) - sum(map(len, parts))
     for many, what in (
+        (len(lines) - len(records), "records that are nested too deeply"),
         (len(records) - len(sound), "records without a step"),
         (of_none, "records of neither training nor validation"),
         (len(values), "damaged losses by cluster or task"),

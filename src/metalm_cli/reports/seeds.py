@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from metalm_cli.reports.places import SEED
 from metalm_cli.reports.run_facts import RunFacts
 from metalm_cli.reports.score_facts import ClusterScore, Evaluation, TaskScore
 from metalm_cli.reports.tables import series_of
 
 Scored = Sequence[tuple[str, Evaluation]]
-SEED = re.compile(r"seed-\d+")
+NUMBERED = re.compile(rf"{SEED}\d+")
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,11 @@ def groups_of(runs: Sequence[RunFacts]) -> list[Group]:
 def _name(label: str, one: Evaluation) -> tuple[str, str]:
     """An evaluation's name without its protocol and its seed, and its seed; empty where it has none."""
     protocol = f", {one.protocol.replace('_', '-')}"
-    seeds = [part for part in one.path.resolve().parts if SEED.fullmatch(part)]
+    seeds = [part for part in one.path.resolve().parts if NUMBERED.fullmatch(part)]
     if not seeds:
         return label.removesuffix(protocol), ""
     bare = re.sub(r" \(\d+\)$", "", label).removesuffix(protocol)
-    return SEED.sub("", bare).strip("/, ") or one.path.resolve().parents[2].name, seeds[-1]
+    return NUMBERED.sub("", bare).strip("/, ") or one.path.resolve().parents[2].name, seeds[-1]
 
 
 def pool(seeds: Sequence[Evaluation]) -> Evaluation:

@@ -196,11 +196,6 @@ def losses_told_apart(run: RunFacts, key: str) -> list[tuple[int, Mapping[str, f
     return _told_apart(run.validation, key) or _told_apart(run.training, key)
 
 
-def held_out_told_apart(run: RunFacts, key: str) -> bool:
-    """Whether :func:`losses_told_apart` are of held-out data."""
-    return bool(_told_apart(run.validation, key))
-
-
 def _told_apart(records: Sequence[Record], key: str) -> list[tuple[int, Mapping[str, float]]]:
     found: list[tuple[int, Mapping[str, float]]] = []
     for record in records:
@@ -227,14 +222,14 @@ def loss_table(runs: Sequence[RunFacts], key: str) -> Table | None:
         rows.append((name, values))
     rows.sort(key=lambda row: math.inf if row[1][-1] is None else row[1][-1])
     what = "cluster" if key == "cluster_loss" else "task"
-    whose, note = _whose([run for run, _ in told], key)
+    whose, note = whose_losses([run for run, _ in told], key)
     lines = tuple((name, *map(decimal, values)) for name, values in rows)
     return Table(f"{whose} by {what}", (what, *heads), lines, f"{note}, in nats a token.")
 
 
-def _whose(runs: Sequence[RunFacts], key: str) -> tuple[str, str]:
-    """What losses told apart are called, and what they are of."""
-    held = [run.name for run in runs if held_out_told_apart(run, key)]
+def whose_losses(runs: Sequence[RunFacts], key: str) -> tuple[str, str]:
+    """What the losses told apart of some runs are called, and what they are of."""
+    held = [run.name for run in runs if _told_apart(run.validation, key)]
     since = "training, since the step logged before"
     if len(held) == len(runs):
         return "Held-out loss", "Of held-out examples"

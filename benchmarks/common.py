@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
+from metalm_cli.config.schema.recipes import PretrainRecipe
 from metalm_cli.data import Corpus, open_corpus
-from metalm_cli.data.lanes import Lane
-from metalm_cli.models.assemble import Assembly, assemble
+from metalm_cli.data.sampling.lanes import Lane
+from metalm_cli.models.assembly import Assembly, assemble
 from metalm_cli.objectives import Objective, make_objective
-from metalm_cli.recipes.schema import PretrainRecipe
 
 
 def arguments(description: str, **more: Any) -> argparse.Namespace:

@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import machine
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import metalm_cli.models  # noqa: F401  (registers the paper's stacks)
+from common import machine
+from metalm_cli.config.resolution import resolve
 from metalm_cli.data import open_corpus
-from metalm_cli.data.encoder_writer import EncoderWriter
-from metalm_cli.models.heads import head_matches
-from metalm_cli.objectives.encoders import masked_loss
-from metalm_cli.recipes.resolved import resolve
+from metalm_cli.data.documents.masked_rows import EncoderWriter
+from metalm_cli.models.mlm_heads import head_matches
+from metalm_cli.objectives.masked_lm import masked_loss
 from metalm_cli.sessions import Row, TextProcessor, collate
 
 

@@ -26,12 +26,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import machine
 from datasets import disable_progress_bars
 from finetuning_trl import INSTALL, available
 from finetuning_trl import train as train_trl
 from finetuning_ways import LEARNING_RATE, Given, Memory, compact_loss, full_loss, ours, plain
 from transformers.utils import logging
+
+from common import machine
 
 DEFAULT = "ours: default (pack)"
 """What the program does by itself on either device."""
@@ -124,13 +125,13 @@ def recipe_of(options: argparse.Namespace, shape: dict[str, Any], model: str) ->
 
 def begin(options: argparse.Namespace, shape: dict[str, Any], folder: Path) -> Given:
     """Train the tokenizer, write the model, and make the sessions of every step."""
-    from metalm_cli.data.fit import Limits
-    from metalm_cli.data.open_tasks import open_tasks
-    from metalm_cli.data.task_writer import TaskWriter
-    from metalm_cli.models.assemble import assemble
-    from metalm_cli.models.load import save_model
-    from metalm_cli.recipes.finetuning import FinetuneRecipe
-    from metalm_cli.recipes.schema import Model
+    from metalm_cli.config.schema.model import Model
+    from metalm_cli.config.schema.recipes import FinetuneRecipe
+    from metalm_cli.data.examples.session_writer import TaskWriter
+    from metalm_cli.data.examples.task_selection import open_tasks
+    from metalm_cli.data.examples.truncation import Limits
+    from metalm_cli.models.assembly import assemble
+    from metalm_cli.models.checkpoint_io import save_model
     from metalm_cli.sessions import SessionTokeniser
 
     recipe = recipe_of(options, shape, str(folder / "model"))

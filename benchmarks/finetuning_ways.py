@@ -53,11 +53,10 @@ Step = Callable[[int], float]
 def ours(given: Given, **changes: Any) -> Step:
     """The real run's objects and its loop's step; sessions are made before, as the peers' are."""
     from common import optimiser_step
-
-    from metalm_cli.recipes.finetuning import FinetuneRecipe
-    from metalm_cli.training.finetune import Finetuning, Options, Views
-    from metalm_cli.training.loop import Trainer
-    from metalm_cli.training.meter import Meter
+    from metalm_cli.config.schema.recipes import FinetuneRecipe
+    from metalm_cli.training.finetuning import Finetuning, Options, Views
+    from metalm_cli.training.step_metrics import Meter
+    from metalm_cli.training.trainer import Trainer
 
     recipe = {**given.recipe, "data": {**given.recipe["data"], **changes}}
     if given.device == "cuda" and changes["layout"] != "pad" and given.attention == "sdpa":

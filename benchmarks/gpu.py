@@ -2,8 +2,9 @@
 
 1.3 billion parameters of decoder and 366 million of encoder, whose last two layers train, rows of 2,048 positions,
 bf16 autocast over fp32 master weights, synthetic rows with the paper's spans. Utilisation is model FLOPs (counted as
-`metalm_cli.training.flops` says: matrix products of what must be computed, causal attention half, no recomputation)
-over the rate of an 8,192-wide bf16 matrix product measured in the same run. `--tiny` checks the script on a CPU.
+`metalm_cli.training.planning.flops` says: matrix products of what must be computed, causal attention half, no
+recomputation) over the rate of an 8,192-wide bf16 matrix product measured in the same run. `--tiny` checks the script on
+a CPU.
 """
 
 from __future__ import annotations
@@ -19,22 +20,23 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from common import machine, optimiser_step
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import metalm_cli.models  # noqa: F401  (registers the paper's stacks)
-from metalm_cli.data.loader import StepRows
-from metalm_cli.models.assemble import Assembly
+from common import machine, optimiser_step
+from metalm_cli.config.schema.objectives import SemiCausal
+from metalm_cli.config.schema.training import Training
+from metalm_cli.data.sampling.loader import StepRows
+from metalm_cli.models.assembly import Assembly
 from metalm_cli.models.metalm import MetaLM, MetaLMConfig
-from metalm_cli.models.trains import PartPolicy, apply_policy
+from metalm_cli.models.trainable import PartPolicy, apply_policy
 from metalm_cli.objectives.language import LanguageObjective
-from metalm_cli.recipes.schema import SemiCausal, Training
 from metalm_cli.sessions import DecoderTokenizer, Row, TextProcessor, TokenRules
-from metalm_cli.training.devices import compile_layers
-from metalm_cli.training.flops import batch_flops
-from metalm_cli.training.loop import Trainer
-from metalm_cli.training.meter import Meter
+from metalm_cli.training.distributed.accelerator import compile_layers
+from metalm_cli.training.planning.flops import batch_flops
+from metalm_cli.training.step_metrics import Meter
+from metalm_cli.training.trainer import Trainer
 
 PAPER = {
     "decoder": {"hidden_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 32},
@@ -92,7 +94,7 @@ def assembly_of(shape: dict[str, Any], attention: str, device: torch.device) -> 
 
 def rows_of(objective: LanguageObjective, data: Any, count: int, words: int) -> list[Row]:
     """Rows of random words, documents of about 800."""
-    from metalm_cli.data.lanes import Lane
+    from metalm_cli.data.sampling.lanes import Lane
 
     class Words:
         def get(self, number: int) -> Any:
@@ -128,7 +130,7 @@ def _sync(device: torch.device) -> None:
 
 def measure(shape: dict[str, Any], options: argparse.Namespace, **way: Any) -> dict[str, Any]:
     """Tokens per second and peak memory of one configuration."""
-    from metalm_cli.recipes.schema import Data
+    from metalm_cli.config.schema.data import Data
 
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(mixed_precision="bf16", cpu=not torch.cuda.is_available())

@@ -12,9 +12,9 @@ import sys
 from typing import Any
 
 import torch
-from common import arguments, report
 from torch.nn.functional import cross_entropy
 
+from common import arguments, report
 from metalm_cli.models.loss import Head, linear_cross_entropy
 
 WIDTH = 128

@@ -22,17 +22,19 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from common import arguments, report
 from finetuning_ways import Memory
 
-from metalm_cli.data.fit import Limits
-from metalm_cli.data.open_tasks import open_tasks
-from metalm_cli.data.task_corpus import TaskCorpus
-from metalm_cli.data.task_writer import Layout, TaskWriter, fitted
-from metalm_cli.models.tokenizers import train_tokenizer
-from metalm_cli.recipes.finetuning import FinetuneRecipe
+from common import arguments, report
+from metalm_cli.config.schema.recipes import FinetuneRecipe
+from metalm_cli.data.examples.fit_prompt import fitted
+from metalm_cli.data.examples.pack_examples import Layout
+from metalm_cli.data.examples.session_writer import TaskWriter
+from metalm_cli.data.examples.task_corpus import TaskCorpus
+from metalm_cli.data.examples.task_selection import open_tasks
+from metalm_cli.data.examples.truncation import Limits
+from metalm_cli.models.tokenizer_training import train_tokenizer
 from metalm_cli.sessions import DecoderTokenizer, Docked, SessionTokeniser, TextProcessor, TokenRules
-from metalm_cli.sessions.tokens import plain_backend
+from metalm_cli.sessions.decoder_tokenizer import plain_backend
 
 VOCABULARY = 16_384
 ENCODER = 512

@@ -13,11 +13,11 @@ from typing import Any
 import psutil
 import torch
 from accelerate import Accelerator
-from common import arguments, build, corpus_source, lanes, optimiser_step, report, small_recipe
 
-from metalm_cli.data.loader import StepRows
-from metalm_cli.training.loop import Trainer
-from metalm_cli.training.meter import Meter
+from common import arguments, build, corpus_source, lanes, optimiser_step, report, small_recipe
+from metalm_cli.data.sampling.loader import StepRows
+from metalm_cli.training.step_metrics import Meter
+from metalm_cli.training.trainer import Trainer
 
 GPU_FLOPS = 0.5 * 790e12
 """Half of an H200's measured bf16 matrix-product rate, the goal of benchmarks/gpu.py."""

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import arguments, build, ratio, report, small_recipe
 from scoring_ways import (
     INSTALL,
     Wanted,
@@ -37,8 +36,9 @@ from scoring_ways import (
     token_ratio,
 )
 
-from metalm_cli.evaluation import Interface
-from metalm_cli.evaluation.scorer import Question, Scorer
+from common import arguments, build, ratio, report, small_recipe
+from metalm_cli.inference import Interface
+from metalm_cli.inference.scoring.option_scorer import Question, Scorer
 from metalm_cli.sessions import Causal, Docked, Session
 
 TASKS = {

@@ -14,15 +14,15 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from common import alternate, arguments, build, lanes, optimiser_step, ratio, report, small_recipe
 from torch.nn.functional import cross_entropy
 
-from metalm_cli.data.loader import StepRows
+from common import alternate, arguments, build, lanes, optimiser_step, ratio, report, small_recipe
+from metalm_cli.data.sampling.loader import StepRows
 from metalm_cli.models.attention import decoder_mask
 from metalm_cli.sessions import Batch, Row, build_row, collate
-from metalm_cli.training.flops import batch_flops
-from metalm_cli.training.loop import Trainer
-from metalm_cli.training.meter import Meter
+from metalm_cli.training.planning.flops import batch_flops
+from metalm_cli.training.step_metrics import Meter
+from metalm_cli.training.trainer import Trainer
 
 
 def bare_loss(model: Any, batch: Batch) -> torch.Tensor:

@@ -1,7 +1,8 @@
 """A MetaLM beside its GPT twins: bits per byte on the same held-out positions, at equal steps, with what each cost.
 
 For finished runs of `metalm pretrain` whose validation documents are divided alike (data.validation.objective):
-validation curves, parameters, text read, and model FLOPs (metalm_cli.training.flops, from the rows of a few steps).
+validation curves, parameters, text read, and model FLOPs (`metalm_cli.training.planning.flops`,
+from the rows of a few steps).
 """
 
 from __future__ import annotations
@@ -12,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from common import lanes, machine
-
+from metalm_cli.config.resolution import resolve
 from metalm_cli.data import open_corpus
-from metalm_cli.models.assemble import assemble_recipe
+from metalm_cli.models.assembly import assemble_recipe
 from metalm_cli.objectives import make_objective
-from metalm_cli.recipes.resolved import resolve
-from metalm_cli.training.flops import batch_flops
-from metalm_cli.training.metrics import read
+from metalm_cli.runs.metrics_log import read
+from metalm_cli.training.planning.flops import batch_flops
 
 STEPS = 4
 """Steps whose rows are counted."""

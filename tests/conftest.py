@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # helpers of the tests, by name: tinyparts
+sys.path.insert(0, str(Path(__file__).parent))  # test helpers are imported by name: tiny_models
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
@@ -123,6 +123,6 @@ def make_encoder() -> Callable[..., Any]:
 
 
 def _parts() -> Any:
-    import tinyparts
+    import tiny_models
 
-    return tinyparts
+    return tiny_models

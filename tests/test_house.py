@@ -16,8 +16,8 @@ import yaml
 
 HOUSE = Path(__file__).resolve().parent.parent
 PACKAGE = HOUSE / "src" / "metalm_cli"
-OPEN_TO_ALL = {"errors", "hub"}
-LIGHT_ROOMS = ("cli", "recipes", "world", "sessions")
+OPEN_TO_ALL = {"errors", "common"}
+LIGHT_ROOMS = ("cli", "config", "miniworld", "sessions")
 HEAVY = {"torch", "transformers"}
 PAGES = [
     "README.md",
@@ -85,7 +85,7 @@ def test_the_table_names_the_rooms_that_exist() -> None:
 
 
 def test_the_checks_find_what_they_look_for() -> None:
-    source = "def f():\n    from metalm_cli.training.loop import Trainer\n    import torch\n"
+    source = "def f():\n    from metalm_cli.training.trainer import Trainer\n    import torch\n"
     assert trespasses("data", source, {"sessions"}) == ["training"]
     assert trespasses("cli", source, {"training"}) == []
     assert eager(source) == set()
@@ -268,9 +268,9 @@ def test_readme_commands_parse_and_their_recipes_hold(command: str) -> None:
     import typer
 
     from metalm_cli.cli.app import app
-    from metalm_cli.recipes import resolve, split_arguments
-    from metalm_cli.recipes.finetuning import RECIPES
-    from metalm_cli.recipes.problems import RecipeError
+    from metalm_cli.config import resolve, split_arguments
+    from metalm_cli.config.recipe_errors import RecipeError
+    from metalm_cli.config.schema.recipes import RECIPES
 
     arguments = words(command)
     context = typer.main.get_command(app).make_context("metalm", list(arguments))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from microruns import metalm, write_recipe
+from tiny_runs import metalm, write_recipe
 
 RUN = [
     "train.steps=2",

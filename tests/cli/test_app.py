@@ -101,7 +101,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def broken(*_: Any, **__: Any) -> list[str]:
         raise error
 
-    monkeypatch.setattr("metalm_cli.recipes.find.shipped_names", broken)
+    monkeypatch.setattr("metalm_cli.config.locate.shipped_names", broken)
 
 
 def test_a_bug_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

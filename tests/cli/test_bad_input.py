@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-import microruns as micro
-import tinyparts
-from hub.server import QUICK, HubServer
+import tiny_models
+import tiny_runs as micro
+from hub_server import QUICK, HubServer
 
 Fails = Callable[..., str]
 
@@ -93,7 +93,7 @@ def jsonl(path: Path, *lines: str) -> str:
 
 
 def good(count: int) -> list[str]:
-    from metalm_cli.world import render
+    from metalm_cli.miniworld import render
 
     return [json.dumps({"text": render(0, number).text}) for number in range(count)]
 
@@ -131,7 +131,7 @@ def test_a_broken_line_is_named(fails: Fails, tmp_path: Path, line: str, word: s
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_line_that_training_comes_to(tmp_path: Path, workers: int, capsys: pytest.CaptureFixture[str]) -> None:
     """The plan reads a sample only, and so does the tokenizer: the run has begun, and keeps its last checkpoint."""
-    from metalm_cli.data.plan import Plan
+    from metalm_cli.data.sampling.index_plan import Plan
 
     source = jsonl(tmp_path / "own.jsonl", *good(2000))
     lines = (tmp_path / "own.jsonl").read_text().splitlines()
@@ -184,11 +184,11 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("parts")
     made = {name: folder / name for name in ("decoder", "encoder", "bare", "small")}
     for name in ("decoder", "bare", "small"):
-        tinyparts.make_decoder("gpt2", 300 if name == "small" else 420).save_pretrained(made[name])
-    tinyparts.make_encoder("bert", 400).save_pretrained(made["encoder"])
+        tiny_models.make_decoder("gpt2", 300 if name == "small" else 420).save_pretrained(made[name])
+    tiny_models.make_encoder("bert", 400).save_pretrained(made["encoder"])
     for name in ("decoder", "small"):
-        tinyparts.tokenizer_of("byte").save_pretrained(made[name])
-    tinyparts.tokenizer_of("wordpiece").save_pretrained(made["encoder"])
+        tiny_models.tokenizer_of("byte").save_pretrained(made[name])
+    tiny_models.tokenizer_of("wordpiece").save_pretrained(made["encoder"])
     return made
 
 

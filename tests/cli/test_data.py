@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cardtools import CLASSES, write_rows
-from hub.server import HubServer
+from card_fixtures import CLASSES, write_rows
+from hub_server import HubServer
 from metalm_cli.cli.app import run
 
 Capture = pytest.CaptureFixture[str]

@@ -17,10 +17,10 @@ import pytest
 from rich.console import Console
 
 from metalm_cli.cli import console
-from metalm_cli.cli import demo as demo_command
+from metalm_cli.cli.commands.project import demo as demo_command
 from metalm_cli.demo.expectations import WITHOUT_CHANCE
 from metalm_cli.demo.stages import BUDGETS, stages_of
-from microruns import metalm
+from tiny_runs import metalm
 
 SECONDS = 280
 pytestmark = pytest.mark.timeout(900)  # a minute on two quiet cores, run three times in parts

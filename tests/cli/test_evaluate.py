@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from cardtools import CARD
-from microruns import metalm
+from card_fixtures import CARD
+from tiny_runs import metalm
 
 ROWS = [{"text": f"She had {n} red balls.", "label": n % 2} for n in range(10)]
 
@@ -79,18 +79,18 @@ def test_tasks_without_data_are_named(desk, capsys) -> None:
 
 def test_a_task_that_fails_leaves_what_was_scored(desk, monkeypatch, capsys) -> None:
     from metalm_cli.errors import Exit, MetalmError
-    from metalm_cli.evaluation import tasks
+    from metalm_cli.evaluation import evaluator
 
     card = yaml.safe_load((desk / "cards/odd.yaml").read_text())
     (desk / "cards/two.yaml").write_text(yaml.safe_dump({**card, "name": "two"}), encoding="utf-8")
-    real = tasks.Evaluator.ask
+    real = evaluator.Evaluator.ask
 
     def failing(self, task, *rest):
         if task.card.name == "two":
             raise MetalmError("out of memory", exit_code=Exit.FAILED)
         return real(self, task, *rest)
 
-    monkeypatch.setattr(tasks.Evaluator, "ask", failing)
+    monkeypatch.setattr(evaluator.Evaluator, "ask", failing)
     assert metalm("eval", "--task", "odd", "--task", "two", *OWN, "--limit", 2, "--out", "out.json") == 1
     made = json.loads((desk / "out.json").read_text())
     assert (made["complete"], list(made["tasks"])) == (False, ["odd"])
@@ -151,8 +151,8 @@ def test_a_plain_causal_model_is_scored_too(desk, make_decoder, byte_tokenizer) 
 def test_real_tasks_and_a_real_decoder(tmp_path, checkpoints, data_root) -> None:
     out = tmp_path / "out.json"
     model = checkpoints("stories260k-llama")
-    tasks = ["--task", "rte", "--task", "squad_v2", "--templates", "plain", "--limit", 4]
-    assert metalm("eval", model, *tasks, "--data-root", data_root, "--offline", "--out", out) == 0
+    evaluator = ["--task", "rte", "--task", "squad_v2", "--templates", "plain", "--limit", 4]
+    assert metalm("eval", model, *evaluator, "--data-root", data_root, "--offline", "--out", out) == 0
     made = json.loads(out.read_text())
     assert made["tasks"]["rte"]["settings"][0]["templates"][0]["n"] == 4
     assert len(made["tasks"]["rte"]["files"][0]["sha256"]) == 64
@@ -181,10 +181,19 @@ def test_tasks_are_worded_as_in_training_unless_asked_otherwise(desk, capsys) ->
         "data.sequence_length=128",
         "data.validation.examples=0",
     ]
-    tasks = ["--task", "odd", "data.cards=[cards]"]
+    evaluator = ["--task", "odd", "data.cards=[cards]"]
     assert (
         metalm(
-            "finetune", "single", *tasks, *recipe, *trained, "--model", "runs/mine", "--out", "runs/own", "--offline"
+            "finetune",
+            "single",
+            *evaluator,
+            *recipe,
+            *trained,
+            "--model",
+            "runs/mine",
+            "--out",
+            "runs/own",
+            "--offline",
         )
         == 0
     )
@@ -259,7 +268,7 @@ def test_harness_tasks_are_handed_over(desk, monkeypatch) -> None:
     import subprocess
 
     from metalm_cli import harness
-    from metalm_cli.cli import evaluate
+    from metalm_cli.cli.commands.evaluation import evaluate
 
     asked = []
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-import microruns as micro
-from hub.uploads import UploadServer
-from tasktools import write_task
+import tiny_runs as micro
+from hub_uploads import UploadServer
+from task_fixtures import write_task
 
 TASKS = """
 command: finetune

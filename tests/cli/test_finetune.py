@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-import microruns as micro
-from tasktools import write_task
+import tiny_runs as micro
+from task_fixtures import write_task
 
 RECIPE = """
 command: finetune
@@ -208,8 +208,8 @@ def test_the_shipped_recipes_run(bases: dict[str, Path], name: str, tmp_path: Pa
 
 
 def test_every_shipped_recipe_is_tried_here() -> None:
-    from metalm_cli.recipes.find import find_recipe, shipped_names
-    from metalm_cli.recipes.resolved import command_of
+    from metalm_cli.config.locate import find_recipe, shipped_names
+    from metalm_cli.config.resolution import command_of
 
     # Those of the demo are run by it, in test_demo.
     shipped = [one for one in shipped_names() if not one.startswith("demo/")]

@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 
 import metalm_cli
-from metalm_cli.cli import generate as command
+from metalm_cli.cli.commands.evaluation import generate as command
 from metalm_cli.sessions import Causal, Docked, Session
-from microruns import Forked, metalm
+from tiny_runs import Forked, metalm
 
 SHORT = ["--max-new-tokens", 6]
 
@@ -225,7 +225,7 @@ def test_lines_with_errors_are_counted(desk, capsys) -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_command_that_is_stopped_goes_on(number, source, desk) -> None:
     def slow() -> None:
-        from metalm_cli.evaluation.answers_file import AnswersFile
+        from metalm_cli.inference.append_only_jsonl import AnswersFile
 
         real = AnswersFile.append
 

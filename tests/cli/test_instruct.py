@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-import microruns
+import tiny_runs
 
 SMALL = (
     "train.steps=2",
@@ -33,9 +33,9 @@ CONFIG = "model.decoder.config.n_positions=512"
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished pretraining run."""
     folder = tmp_path_factory.mktemp("base")
-    recipe = microruns.write_recipe(folder)
+    recipe = tiny_runs.write_recipe(folder)
     wide = "model.encoders.text.config.max_position_embeddings=512"
-    assert microruns.metalm("pretrain", recipe, CONFIG, wide, "--out", folder / "run") == 0
+    assert tiny_runs.metalm("pretrain", recipe, CONFIG, wide, "--out", folder / "run") == 0
     return folder / "run"
 
 
@@ -82,7 +82,7 @@ def row(number: int) -> dict[str, Any]:
 def instruct(base: Path, folder: Path, *arguments: object) -> int:
     root = ["--data-root", folder / "root", f"data.cards=[{folder / 'cards'}]"]
     out = ["--model", base, "--out", folder / "run", "--offline"]
-    return microruns.metalm("instruct", "flan", *SMALL, *root, *out, *arguments)
+    return tiny_runs.metalm("instruct", "flan", *SMALL, *root, *out, *arguments)
 
 
 def other(number: int) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def test_a_leaking_recipe_fails(base: Path, tmp_path: Path, capfd: pytest.Captur
 def test_a_leaking_recipe_of_real_rows_fails(
     base: Path, tmp_path: Path, data_root: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from metalm_cli.data.examples import open_examples
+    from metalm_cli.data.examples.open_examples import open_examples
     from metalm_cli.tasks import Cards
 
     rte = open_examples(Cards()["rte"], "validation", data_root=data_root, offline=True, cache=tmp_path / "c")
@@ -148,7 +148,7 @@ def test_a_leaking_base_is_refused(base: Path, tmp_path: Path, capfd: pytest.Cap
     write_card(tmp_path, "copied", "misc", train=[other(number) for number in range(8)])
     root = ("--data-root", tmp_path / "root", f"data.cards=[{tmp_path / 'cards'}]", "--offline")
     tuned = tmp_path / "tuned"
-    assert microruns.metalm("finetune", "data.tasks=[inferred]", *SMALL, *root, "--model", base, "--out", tuned) == 0
+    assert tiny_runs.metalm("finetune", "data.tasks=[inferred]", *SMALL, *root, "--model", base, "--out", tuned) == 0
     capfd.readouterr()
     assert instruct(tuned, tmp_path, "data.tasks=[copied]", "--hold-out", "nli") == 2
     said = " ".join(capfd.readouterr().err.split())

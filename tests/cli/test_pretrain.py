@@ -13,8 +13,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-import microruns as micro
-from metalm_cli.recipes import resolve
+import tiny_runs as micro
+from metalm_cli.config import resolve
 
 SHIPPED = ["small", "small-gpt-same-decoder", "small-gpt-same-total"]
 FROM_THE_HUB = ["pile", "connector-only", "encoder-mlm", "encoder-rtd", "paper/language-1.3b"]
@@ -205,7 +205,7 @@ def test_ancestors_are_found_where_the_run_found_them(
 
 
 def test_an_encoder_named_decoder_keeps_a_tokenizer_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from metalm_cli.models import parts
+    from metalm_cli.models import part_loader
 
     text = yaml.safe_load(micro.RECIPE)
     text["model"]["encoders"] = {"decoder": text["model"]["encoders"]["text"]}
@@ -215,7 +215,7 @@ def test_an_encoder_named_decoder_keeps_a_tokenizer_of_its_own(tmp_path: Path, m
     kept = [json.loads((out / "tokenizers" / part / "tokenizer.json").read_text()) for part in PARTS]
     assert [len(one["model"]["vocab"]) for one in kept] == [400, 350]
     again = micro.rewound(out, tmp_path / "again", 3)
-    monkeypatch.delattr(parts, "train_tokenizer")  # a resumed run trains none
+    monkeypatch.delattr(part_loader, "train_tokenizer")  # a resumed run trains none
     assert micro.metalm("pretrain", "--out", again, "--resume") == 0
     micro.assert_same_run(out, again, 6)
 
@@ -247,17 +247,17 @@ def test_a_trained_encoder_is_saved_as_its_own_class_and_docks(tmp_path: Path, o
 
 
 def test_twins_are_validated_on_the_same_positions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from metalm_cli.training import validate
+    from metalm_cli.training import validation
 
     scored: list[Counter[int]] = []
-    score = validate.Validator.__call__
+    score = validation.Validator.__call__
 
     def watched(self: Any, *rest: Any) -> dict[str, float]:
         batches = [self.objective.collate(batch) for batch in self.batches]
         scored.append(Counter(target for batch in batches for target in batch.decoder.targets.tolist()))
         return score(self, *rest)
 
-    monkeypatch.setattr(validate.Validator, "__call__", watched)
+    monkeypatch.setattr(validation.Validator, "__call__", watched)
     recipe = micro.write_recipe(tmp_path)
     same = "data.validation.objective={name: semi_causal, span_length: [4, 8], span_fraction: 0.25}"
     for name, settings in (("metalm", []), ("twin", [*CAUSAL, same]), ("other", CAUSAL)):
@@ -278,8 +278,8 @@ def test_the_small_recipes_run(tmp_path: Path, name: str) -> None:
 
 
 def test_every_shipped_recipe_is_tried_here() -> None:
-    from metalm_cli.recipes.find import find_recipe, shipped_names
-    from metalm_cli.recipes.resolved import command_of
+    from metalm_cli.config.locate import find_recipe, shipped_names
+    from metalm_cli.config.resolution import command_of
 
     tried = {*SHIPPED, *FROM_THE_HUB, "paper/gpt-same-decoder", "paper/gpt-same-total"}
     # Those of the demo are run by it, in test_demo.

@@ -12,8 +12,8 @@ import pytest
 
 from metalm_cli.cli.app import run
 from metalm_cli.cli.completion import complete_argument, complete_override, complete_recipe
-from metalm_cli.recipes import reference, resolve
-from metalm_cli.recipes.find import shipped_names
+from metalm_cli.config import reference_docs, resolve
+from metalm_cli.config.locate import shipped_names
 
 
 def test_list_is_plain_off_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,9 +76,9 @@ def test_check_says_what_was_dropped(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_schema(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["recipe", "schema"]) == 0
-    assert json.loads(capsys.readouterr().out) == reference.json_schema()
+    assert json.loads(capsys.readouterr().out) == reference_docs.json_schema()
     assert run(["recipe", "schema", "--markdown"]) == 0
-    assert capsys.readouterr().out == reference.markdown()
+    assert capsys.readouterr().out == reference_docs.markdown()
 
 
 def test_completion_of_recipes() -> None:

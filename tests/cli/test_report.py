@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-import microruns as micro
-from reports.folders import write_results, write_run
+import tiny_runs as micro
+from report_fixtures import write_results, write_run
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +47,12 @@ def test_an_encoder_alone_shows_what_it_restores(tmp_path: Path) -> None:
 def test_a_report_that_fails_fails_no_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from metalm_cli.reports import writing
+    from metalm_cli.reports import write_report
 
     def broken(folder: Path) -> Path:
         raise RuntimeError("out of ink")
 
-    monkeypatch.setattr(writing, "report_of", broken)
+    monkeypatch.setattr(write_report, "report_of", broken)
     assert micro.metalm("pretrain", micro.write_recipe(tmp_path), "--out", tmp_path / "run") == 0
     assert "no report was written (RuntimeError: out of ink)" in capsys.readouterr().err.replace("\n", " ")
     assert (tmp_path / "run" / "model").is_dir()

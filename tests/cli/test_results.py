@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from metalm_cli.cli import console
-from microruns import metalm
-from recordtools import record, setting, task, wording
+from result_fixtures import record, setting, task, wording
+from tiny_runs import metalm
 
 GOOD, BAD = [1.0] * 9 + [0.0], [0.0] * 8 + [1.0] * 2
 

@@ -48,11 +48,11 @@ def test_show_prints_the_first_rows_of_the_run(capsys: pytest.CaptureFixture[str
 def test_the_rows_are_those_that_the_run_reads() -> None:
     from accelerate.state import AcceleratorState
 
-    from metalm_cli.cli.show import first_rows, prepare
-    from metalm_cli.data.lanes import Lane
-    from metalm_cli.data.loader import RowStream, loader
-    from metalm_cli.recipes import resolve
-    from metalm_cli.training.pretrain import Options, Pretraining, Views
+    from metalm_cli.config import resolve
+    from metalm_cli.data.sampling.lanes import Lane
+    from metalm_cli.data.sampling.loader import RowStream, loader
+    from metalm_cli.training.first_rows import first_rows, prepare
+    from metalm_cli.training.pretraining import Options, Pretraining, Views
 
     resolved = resolve("pretrain", "small", [*SMALL, "train.seed=3", "train.precision=fp32"])
     recipe = resolved.recipe

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cardtools import CLASSES, pair, write_card, write_rows
+from card_fixtures import CLASSES, pair, write_card, write_rows
 from metalm_cli.cli.app import run
 from metalm_cli.tasks import Cards
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from metalm_cli.config.schema.data import Data, Source
 from metalm_cli.data import Corpus, open_corpus
-from metalm_cli.recipes import schema
 
 
 def packed(name: str, data: bytes) -> bytes:
@@ -37,8 +37,8 @@ def corpus(tmp_path):
     """Open a corpus on sources given as dicts; validation off unless given."""
 
     def opener(*sources: dict, seed: int = 0, validation: dict | None = None, **options) -> Corpus:
-        made = [schema.Source(**{"name": f"s{at}", **source}) for at, source in enumerate(sources)]
-        data = schema.Data(sources=made, validation=validation or {"documents": 0})
+        made = [Source(**{"name": f"s{at}", **source}) for at, source in enumerate(sources)]
+        data = Data(sources=made, validation=validation or {"documents": 0})
         return open_corpus(data, seed=seed, cache=tmp_path / "cache", **options)
 
     return opener

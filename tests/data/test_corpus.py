@@ -7,9 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from metalm_cli.data import streams
-from metalm_cli.data.rows import text_hash
-from metalm_cli.data.streams import Spool
+from metalm_cli.data.sources import streaming
+from metalm_cli.data.sources.row_filter import text_hash
+from metalm_cli.data.sources.streaming import Spool
 
 ROWS = [{"text": f"row {number}", "meta": {"set": "abc"[number % 3]}} for number in range(100)]
 
@@ -116,7 +116,7 @@ def test_disjoint_readers_read_together_what_one_reads(write, corpus, read, batc
 
 
 def test_a_stream_gives_each_row_once_an_epoch_in_an_order_of_its_own(write, corpus, read, monkeypatch):
-    monkeypatch.setattr(streams, "SHUFFLE_BLOCK", 64)
+    monkeypatch.setattr(streaming, "SHUFFLE_BLOCK", 64)
     paths = [write(f"s/{part}.jsonl", [{"text": f"{part} {n}"} for n in range(100)]) for part in range(4)]
     opened = corpus({"path": str(paths[0].parent), "streaming": True})
     texts = read(opened, 800)
@@ -131,7 +131,7 @@ def test_a_stream_gives_each_row_once_an_epoch_in_an_order_of_its_own(write, cor
 
 
 def test_shards_and_blocks_have_another_order_each_epoch(write, corpus, read, monkeypatch):
-    monkeypatch.setattr(streams, "SHUFFLE_BLOCK", 20)
+    monkeypatch.setattr(streaming, "SHUFFLE_BLOCK", 20)
     paths = [write(f"s/{part}.jsonl", [{"text": f"{part} {n}"} for n in range(20)]) for part in range(8)]
     texts = read(corpus({"path": str(paths[0].parent), "streaming": True}), 480)
     parts = [text.split()[0] for text in texts[::20]]
@@ -163,8 +163,8 @@ def test_a_number_that_was_not_kept_is_read_again(write, corpus, read):
 
 
 def test_the_spool_holds_what_does_not_fit_in_memory_in_files(monkeypatch):
-    monkeypatch.setattr(streams, "KEPT_IN_MEMORY", 1000)
-    monkeypatch.setattr(streams, "SEGMENT", 5000)
+    monkeypatch.setattr(streaming, "KEPT_IN_MEMORY", 1000)
+    monkeypatch.setattr(streaming, "SEGMENT", 5000)
     spool = Spool()
     texts = {number: f"täxt {number} " * (number % 40) for number in range(500)}
     for number, text in texts.items():

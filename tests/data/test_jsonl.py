@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metalm_cli.data import jsonl
-from metalm_cli.data.jsonl import JsonlStream, JsonlTable, lines, prepare, row_starts
+from metalm_cli.common.jsonl_files import lines
+from metalm_cli.data.sources import jsonl
+from metalm_cli.data.sources.jsonl import JsonlStream, JsonlTable, prepare, row_starts
 from metalm_cli.errors import MetalmError
 
 NAMES = ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst"]

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metalm_cli.data import lanes
-from metalm_cli.data.lanes import Lane, LaneState, Piece, generator, text_bytes
+from metalm_cli.data.sampling import lanes
+from metalm_cli.data.sampling.lanes import Lane, LaneState, Piece, generator, text_bytes
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.sessions import ROOT, Row, TokenisedDocument
-from rowtools import Shelf, lane_rows
+from row_fixtures import Shelf, lane_rows
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 

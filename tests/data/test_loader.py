@@ -10,16 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from metalm_cli.config.schema.data import Data
+from metalm_cli.config.schema.objectives import SemiCausal
 from metalm_cli.data import open_corpus
-from metalm_cli.data.lanes import Lane, LaneState
-from metalm_cli.data.loader import RowStream, StepRows, loader
-from metalm_cli.data.writer import SessionWriter
+from metalm_cli.data.documents.session_rows import SessionWriter
+from metalm_cli.data.sampling.lanes import Lane, LaneState
+from metalm_cli.data.sampling.loader import RowStream, StepRows, loader
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.objectives.language import draw_of
-from metalm_cli.recipes.schema import Data, SemiCausal
 from metalm_cli.sessions import DecoderTokenizer, TextProcessor, TokenRules
-from rowtools import Shelf, same_rows
-from tinyparts import texts, tokenizer_of
+from row_fixtures import Shelf, same_rows
+from tiny_models import texts, tokenizer_of
 
 LANES = 4
 
@@ -118,7 +119,7 @@ def test_a_corpus_is_read_alike_by_any_number_of_workers_and_from_any_step(data,
 
 @pytest.mark.parametrize("data", ["table"], indirect=True)
 def test_workers_that_start_afresh_read_alike(data, tmp_path):
-    from metalm_cli.training.reading import LaneMaker
+    from metalm_cli.data.documents.document_lanes import LaneMaker
 
     def stream() -> RowStream:
         return RowStream(list(range(LANES)), LaneMaker(open_corpus(data, seed=3, cache=tmp_path), writer(), LANES))

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from cardtools import CLASSES
-from hub.server import NO_SOCKETS, HubServer
-from metalm_cli.data import mirror as module
-from metalm_cli.data.holdings import cached, clean_cache, holdings, named, remove_mirror
-from metalm_cli.data.mirror import Manifest, Wanted, mirror
+from card_fixtures import CLASSES
+from hub_server import NO_SOCKETS, HubServer
+from metalm_cli.data.mirrors import mirror as module
+from metalm_cli.data.mirrors.inventory import cached, clean_cache, holdings, named, remove_mirror
+from metalm_cli.data.mirrors.mirror import Manifest, Wanted, mirror
 from metalm_cli.errors import MetalmError
 
 NAMES = ["entailment", "not_entailment"]
@@ -247,7 +247,7 @@ def test_only_mirrors_are_removed_and_only_their_files(tmp_path: Path) -> None:
 
 
 def test_cleaning_the_cache_takes_what_is_made_again_and_nothing_else(tmp_path: Path) -> None:
-    from metalm_cli.data.jsonl import prepare
+    from metalm_cli.data.sources.jsonl import prepare
 
     source, cache = tmp_path / "a.jsonl.gz", tmp_path / "cache"
     source.write_bytes(gzip.compress(b'{"a": 1}\n'))

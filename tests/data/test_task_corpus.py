@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from metalm_cli.data.open_tasks import choose_tasks, open_tasks
-from metalm_cli.data.task_corpus import TaskCorpus
+from metalm_cli.config.schema.tasks import Demonstrations, Mixture, TaskData, TemplateOptions
+from metalm_cli.data.examples.task_corpus import TaskCorpus
+from metalm_cli.data.examples.task_selection import choose_tasks, open_tasks
 from metalm_cli.errors import MetalmError
-from metalm_cli.recipes.finetuning import Demonstrations, Mixture, TaskData, TemplateOptions
-from tasktools import write_task
+from task_fixtures import write_task
 
 
 def corpus(folder: Path, seed: int = 0, **options: Any) -> TaskCorpus:

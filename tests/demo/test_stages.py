@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from metalm_cli.config import resolve, split_arguments
 from metalm_cli.demo.expectations import EXPECTED, IN_CONTEXT, WITHOUT_CHANCE, in_short, in_words
 from metalm_cli.demo.stages import BUDGETS, HELD_OUT, READS, SINGLE, stages_of
-from metalm_cli.recipes import resolve, split_arguments
-from metalm_cli.world import tasks
+from metalm_cli.miniworld.tasks import task_rows
 
 
 @pytest.mark.parametrize("size", BUDGETS)
@@ -86,8 +86,8 @@ def test_the_report_comes_last_and_is_of_all_runs():
 
 
 def test_expectations_are_of_tasks_of_the_world():
-    assert sorted([*EXPECTED, *WITHOUT_CHANCE]) == sorted(f"world_{name}" for name in tasks.TASKS)
-    assert SINGLE.removeprefix("world_") in tasks.TASKS
+    assert sorted([*EXPECTED, *WITHOUT_CHANCE]) == sorted(f"world_{name}" for name in task_rows.TASKS)
+    assert SINGLE.removeprefix("world_") in task_rows.TASKS
     assert all(one.why for one in EXPECTED.values())
     assert HELD_OUT in json.dumps([stage.arguments for stage in stages_of(BUDGETS["standard"], Path("d"))])
 

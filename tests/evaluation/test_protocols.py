@@ -10,19 +10,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from desks import OPEN, ROWS, Desk
-from interfaces import interface_of, talker
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.evaluation import results as written
+from metalm_cli.evaluation.answer_cache import Asked, Kept
 from metalm_cli.evaluation.contamination import contamination, files_of
-from metalm_cli.evaluation.interface import Interface
-from metalm_cli.evaluation.kept import Asked, Kept
-from metalm_cli.evaluation.seen import History, history
-from metalm_cli.evaluation.tasks import Evaluator, Wording
+from metalm_cli.evaluation.evaluator import Evaluator, Wording
+from metalm_cli.evaluation.results import result_writer as written
+from metalm_cli.inference.language_model import Interface
+from metalm_cli.models import weights_hash
+from metalm_cli.provenance.model_history import History, history
 from metalm_cli.sessions import Causal, Session
 from metalm_cli.tasks import Cards
 from metalm_cli.templates import render, session_of
+from task_folders import OPEN, ROWS, Desk
+from tiny_language_models import interface_of, talker
 
 CHOICE = {
     "answer": {"label": "label", "names": ["even", "odd"], "words": {"even": "not at all", "odd": "yes"}},
@@ -183,7 +184,7 @@ def test_open_tasks_are_said_by_every_protocol(desk: Desk) -> None:
 
 
 def test_normalised_answers_are_compared_without_case_and_articles(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    from metalm_cli.evaluation import tasks as protocol
+    from metalm_cli.evaluation import evaluator as protocol
 
     monkeypatch.setattr(protocol, "continuations", lambda interface, sessions, *a, **k: [" The Yes!"] * len(sessions))
     desk.card("odd")
@@ -199,7 +200,7 @@ REASONS = [{**row, "why": "It is a number."} for row in ROWS]
 def test_a_rationale_is_said_before_the_answer_where_a_card_has_some(
     desk: Desk, monkeypatch: Any, protocol: Any
 ) -> None:
-    from metalm_cli.evaluation import tasks as evaluating
+    from metalm_cli.evaluation import evaluator as evaluating
     from metalm_cli.templates import Style
 
     def saying(interface: Any, sessions: Any, limits: Any, **_options: Any) -> list[str]:
@@ -226,7 +227,7 @@ def test_a_rationale_is_said_before_the_answer_where_a_card_has_some(
 
 @pytest.mark.parametrize("protocol", ["finetuned", "in_context"])
 def test_of_several_samples_the_most_frequent_answer_counts(desk: Desk, monkeypatch: Any, protocol: Any) -> None:
-    from metalm_cli.evaluation import tasks as evaluating
+    from metalm_cli.evaluation import evaluator as evaluating
 
     def saying(interface: Any, sessions: Any, limits: Any, count: int, **options: Any) -> list[list[str]]:
         told.append((count, options["temperature"], options["seed"], options["keys"]))
@@ -276,7 +277,7 @@ def test_the_papers_five_templates(desk: Desk) -> None:
 
 def asked_of(interface: Interface, desk: Desk, folder: Any, **changes: Any) -> tuple[list[Wording], Kept]:
     tasks, _, settings = desk.open("odd", "balls", **changes)
-    kept = Kept(folder / "answers.sqlite", written.weights_sha256(interface.model))
+    kept = Kept(folder / "answers.sqlite", weights_hash.weights_sha256(interface.model))
     try:
         found = list(Evaluator(interface, settings, kept).evaluate(tasks))
     finally:
@@ -313,14 +314,14 @@ def test_kept_answers_are_not_asked_again(desk: Desk, tmp_path: Any, monkeypatch
 
 
 def test_an_interrupted_evaluation_goes_on_from_what_it_had(desk: Desk, tmp_path: Any, monkeypatch: Any) -> None:
-    from metalm_cli.evaluation import scorer
+    from metalm_cli.inference.scoring import option_scorer
 
     interface = interface_of("gpt2", "text")
     desk.card("odd", **CHOICE)
     desk.card("balls", **OPEN)
     whole, _ = asked_of(interface, desk, tmp_path / "whole", protocol="in_context")
-    monkeypatch.setattr(scorer, "CPU_BUDGET", 200)
-    real, passes = scorer.Scorer._run, []
+    monkeypatch.setattr(option_scorer, "CPU_BUDGET", 200)
+    real, passes = option_scorer.Scorer._run, []
 
     def dying(self: Any, *rest: Any) -> None:
         passes.append(1)
@@ -328,10 +329,10 @@ def test_an_interrupted_evaluation_goes_on_from_what_it_had(desk: Desk, tmp_path
             raise KeyboardInterrupt
         real(self, *rest)
 
-    monkeypatch.setattr(scorer.Scorer, "_run", dying)
+    monkeypatch.setattr(option_scorer.Scorer, "_run", dying)
     with pytest.raises(KeyboardInterrupt):
         asked_of(interface, desk, tmp_path / "torn", protocol="in_context")
-    monkeypatch.setattr(scorer.Scorer, "_run", real)
+    monkeypatch.setattr(option_scorer.Scorer, "_run", real)
     again, kept = asked_of(interface, desk, tmp_path / "torn", protocol="in_context")
     assert 0 < kept.found < 12
     assert [[one.prediction for one in part.samples] for part in again] == [

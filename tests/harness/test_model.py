@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from interfaces import DOCK, Reference, interface_of, talker
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.evaluation.scorer import Scorer
-from metalm_cli.models.load import save_model
+from metalm_cli.inference.scoring.option_scorer import Scorer
+from metalm_cli.models.checkpoint_io import save_model
 from metalm_cli.sessions import Causal, Docked, Session
+from tiny_language_models import DOCK, Reference, interface_of, talker
 
 pytest.importorskip("lm_eval", reason="lm_eval is not installed: python -m pip install -e '.[harness]'")
 

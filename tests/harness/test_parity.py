@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from localtasks import TASKS, write_task
 
-from tinyparts import make_decoder, tokenizer_of
+from harness_tasks import TASKS, write_task
+from tiny_models import make_decoder, tokenizer_of
 
 pytest.importorskip("lm_eval", reason="lm_eval is not installed: python -m pip install -e '.[harness]'")
 

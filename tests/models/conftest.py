@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from metalm_cli import world
-
-sys.path.insert(0, str(Path(__file__).parent))
-from families import VOCABULARY
+from metalm_cli import miniworld
+from model_families import VOCABULARY
 
 ENDS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 MARKS = {
@@ -83,7 +80,7 @@ def _wordpiece(texts: list[str]) -> PreTrainedTokenizerFast:
 @pytest.fixture(scope="session")
 def texts() -> list[str]:
     """Documents of the miniature world."""
-    return [document["text"] for document in world.documents(60, seed=7)]
+    return [document["text"] for document in miniworld.documents(60, seed=7)]
 
 
 @pytest.fixture(scope="session")

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 import torch
-from families import batch_of, make_decoder, make_encoder, make_metalm, model_recipe, sessions
 
-from metalm_cli.models.assemble import assemble
+from metalm_cli.models.assembly import assemble
 from metalm_cli.models.decoders import DecoderTraits, probe
+from model_families import batch_of, make_decoder, make_encoder, make_metalm, model_recipe, sessions
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "opt", "gemma2", "metalm-decoder", "bloom"])

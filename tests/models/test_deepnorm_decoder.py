@@ -12,11 +12,7 @@ from safetensors.torch import save_file
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.models.deepnorm_decoder import (
-    MetaLMDecoderConfig,
-    MetaLMDecoderForCausalLM,
-    MetaLMDecoderModel,
-)
+from metalm_cli.models.deepnorm.decoder import MetaLMDecoderConfig, MetaLMDecoderForCausalLM, MetaLMDecoderModel
 
 SHAPE = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.models.deepnorm_encoder import (
+from metalm_cli.models.deepnorm.encoder import (
     MetaLMEncoderConfig,
     MetaLMEncoderForMaskedLM,
     MetaLMEncoderForPreTraining,

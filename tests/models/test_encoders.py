@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from families import (
+from PIL import Image
+
+from metalm_cli.errors import MetalmError
+from metalm_cli.models.assembly import assemble
+from metalm_cli.models.encoder_pretraining import encoder_packs
+from metalm_cli.models.encoders import adapter_for, first_position, load_tokenizer
+from metalm_cli.sessions import Docked, Session, SessionTokeniser, UndockableError, build_row, collate
+from model_families import (
     ENCODERS,
     TEXTS,
     VISION,
@@ -23,20 +30,6 @@ from families import (
     processor_of,
     sessions,
     unpacked,
-)
-from PIL import Image
-
-from metalm_cli.errors import MetalmError
-from metalm_cli.models.alone import encoder_packs
-from metalm_cli.models.assemble import assemble
-from metalm_cli.models.encoders import adapter_for, first_position, load_tokenizer
-from metalm_cli.sessions import (
-    Docked,
-    Session,
-    SessionTokeniser,
-    UndockableError,
-    build_row,
-    collate,
 )
 
 

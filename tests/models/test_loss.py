@@ -6,11 +6,11 @@ import itertools
 
 import pytest
 import torch
-from families import Largest
 from torch.nn.functional import cross_entropy
 
 from metalm_cli.models import loss as module
 from metalm_cli.models.loss import Head, linear_cross_entropy
+from model_families import Largest
 
 M, H, V = 50, 12, 37
 

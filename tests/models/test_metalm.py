@@ -5,7 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from families import (
+
+from metalm_cli.models import MetaLM
+from metalm_cli.models.trainable import layers_of
+from metalm_cli.sessions import Batch, DockInput, DockTable, TokenisedSession, build_row, collate
+from model_families import (
     DECODERS,
     PACKED,
     Ids,
@@ -17,10 +21,6 @@ from families import (
     make_metalm,
     sessions,
 )
-
-from metalm_cli.models import MetaLM
-from metalm_cli.models.trains import layers_of
-from metalm_cli.sessions import Batch, DockInput, DockTable, TokenisedSession, build_row, collate
 
 
 def model_of(kind: str = "gpt2", encoder: str = "bert") -> MetaLM:

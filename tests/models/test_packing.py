@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from families import (
+from torch.nn.functional import cross_entropy
+
+from metalm_cli.models import loss as loss_module
+from metalm_cli.models.decoders import full_logits, head_of, hidden_states, probe
+from metalm_cli.sessions import ROOT, Row, TokenisedSession, build_row, collate
+from model_families import (
     DECODERS,
     PACKED,
     VOCABULARY,
@@ -22,11 +27,6 @@ from families import (
     sessions,
     unpacked,
 )
-from torch.nn.functional import cross_entropy
-
-from metalm_cli.models import loss as loss_module
-from metalm_cli.models.decoders import full_logits, head_of, hidden_states, probe
-from metalm_cli.sessions import ROOT, Row, TokenisedSession, build_row, collate
 
 
 def model_of(kind: str, **changes):

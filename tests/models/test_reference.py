@@ -12,7 +12,13 @@ from functools import partial
 
 import pytest
 import torch
-from families import (
+from transformers import AutoTokenizer
+
+from metalm_cli.data.documents.session_rows import SessionWriter
+from metalm_cli.data.sampling.lanes import Lane, LaneState
+from metalm_cli.objectives.language import semi_causal_spans
+from metalm_cli.sessions import DecoderTokenizer, Row, TokenRules, collate
+from model_families import (
     Documents,
     assert_same,
     gradients,
@@ -22,12 +28,6 @@ from families import (
     processor_of,
     real_documents,
 )
-from transformers import AutoTokenizer
-
-from metalm_cli.data.lanes import Lane, LaneState
-from metalm_cli.data.writer import SessionWriter
-from metalm_cli.objectives.language import semi_causal_spans
-from metalm_cli.sessions import DecoderTokenizer, Row, TokenRules, collate
 
 LENGTH = 160
 DRAW = partial(semi_causal_spans, low=4, high=12, fraction=0.4)

@@ -15,15 +15,17 @@ from hypothesis import strategies as st
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers import AutoModelForMaskedLM, AutoModelForPreTraining
 
-from metalm_cli.data.lanes import Lane
-from metalm_cli.models.assemble import Assembly
-from metalm_cli.models.heads import masked_head
+from metalm_cli.config.schema.objectives import MaskedLM, ReplacedTokens
+from metalm_cli.config.schema.recipes import PretrainRecipe
+from metalm_cli.data.sampling.lanes import Lane
+from metalm_cli.models.assembly import Assembly
+from metalm_cli.models.mlm_heads import masked_head
 from metalm_cli.objectives import make_objective
-from metalm_cli.objectives.encoders import DetectionObjective, MaskedObjective, area_under_curve, masked_loss
-from metalm_cli.recipes.schema import MaskedLM, PretrainRecipe, ReplacedTokens
+from metalm_cli.objectives.masked_lm import MaskedObjective, masked_loss
+from metalm_cli.objectives.replaced_token_detection import DetectionObjective, area_under_curve
 from metalm_cli.sessions import Row, TextProcessor
-from rowtools import Shelf, lane_rows
-from tinyparts import config_of, texts, tokenizer_of
+from row_fixtures import Shelf, lane_rows
+from tiny_models import config_of, texts, tokenizer_of
 
 # -- the area under the ROC curve -------------------------------------------------------------------------------------
 

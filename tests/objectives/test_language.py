@@ -12,16 +12,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metalm_cli.data.lanes import Lane
+from metalm_cli.config.schema.data import Data
+from metalm_cli.config.schema.objectives import CausalLM, PrefixLM, SemiCausal
+from metalm_cli.config.schema.recipes import PretrainRecipe
+from metalm_cli.data.sampling.lanes import Lane
 from metalm_cli.errors import MetalmError
-from metalm_cli.models.assemble import Assembly
+from metalm_cli.models.assembly import Assembly
 from metalm_cli.models.metalm import MetaLM, MetaLMConfig
 from metalm_cli.objectives import make_objective
 from metalm_cli.objectives.language import LanguageObjective, draw_of, prefix_span, semi_causal_spans
-from metalm_cli.recipes.schema import CausalLM, Data, PrefixLM, PretrainRecipe, SemiCausal
 from metalm_cli.sessions import DecoderTokenizer, TextProcessor, TokenRules
-from rowtools import Shelf, lane_rows
-from tinyparts import make_decoder, make_encoder, texts, tokenizer_of
+from row_fixtures import Shelf, lane_rows
+from tiny_models import make_decoder, make_encoder, texts, tokenizer_of
 
 quick = settings(max_examples=150, deadline=None, derandomize=True)
 SEMI_CAUSAL = SemiCausal(name="semi_causal", span_length=[4, 8], span_fraction=0.3)

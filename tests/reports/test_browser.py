@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from metalm_cli.reports import read_runs
-from metalm_cli.reports.writing import write_report
-from reports.folders import write_results, write_run
+from metalm_cli.reports.write_report import write_report
+from report_fixtures import write_results, write_run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian: apt-get install chromium)")

@@ -13,12 +13,13 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.reports import RunFacts, read_runs, vega
-from metalm_cli.reports.card import cards_of
+from metalm_cli.reports import RunFacts, read_runs
+from metalm_cli.reports.card_section import cards_of
+from metalm_cli.reports.figures import vega_export
 from metalm_cli.reports.page import make_page
-from metalm_cli.reports.provenance import lineage_view
+from metalm_cli.reports.reading.lineage_view import lineage_view
 from metalm_cli.reports.terminal import print_report
-from reports.folders import records, write_json, write_results, write_run
+from report_fixtures import records, write_json, write_results, write_run
 
 RESULTS = "results/in_context-rte.json"
 LINEAGE = "model/lineage.json"
@@ -28,7 +29,7 @@ WIDTH = 30
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small whole run with results."""
-    monkeypatch.setattr(vega, "javascript", lambda: "")
+    monkeypatch.setattr(vega_export, "javascript", lambda: "")
     path = write_run(tmp_path / "tiny", metrics=records([10, 20]))
     write_results(path)
     return path

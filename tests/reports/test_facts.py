@@ -11,10 +11,10 @@ import pytest
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.reports import read_run, read_runs
-from metalm_cli.reports.places import home_of
-from metalm_cli.reports.score_facts import confusion
-from metalm_cli.training.run_folder import RunFolder
-from reports.folders import records, write_json, write_results, write_run
+from metalm_cli.reports.reading.evaluation_summary import confusion
+from metalm_cli.reports.reading.find_runs import home_of
+from metalm_cli.runs.folder import RunFolder
+from report_fixtures import records, write_json, write_results, write_run
 
 
 def test_a_whole_run_has_no_problems(tmp_path: Path) -> None:

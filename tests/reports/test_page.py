@@ -12,11 +12,12 @@ from urllib.parse import unquote
 import pytest
 
 from metalm_cli.reports import page as pages
-from metalm_cli.reports import read_runs, vega
-from metalm_cli.reports.figures import Figure, thinned
+from metalm_cli.reports import read_runs
+from metalm_cli.reports.figures import vega_export
+from metalm_cli.reports.figures.training_figures import Figure, thinned
 from metalm_cli.reports.page import CONFIG, LARGEST, colours, figures_of, make_page
-from metalm_cli.reports.writing import report_place, write_figures
-from reports.folders import records, write_json, write_results, write_run
+from metalm_cli.reports.write_report import report_place, write_figures
+from report_fixtures import records, write_json, write_results, write_run
 
 LOADS = {
     ("script", "src"),
@@ -292,16 +293,18 @@ def test_the_library_is_kept_and_a_damaged_copy_is_not_used(tmp_path: Path, monk
         bundled.append(1)
         return "let a = '</script>';"
 
-    monkeypatch.setattr(vega, "_bundled", bundle)
-    assert vega.javascript(tmp_path) == "let a = '<\\/script>';" == vega.javascript(tmp_path)
+    monkeypatch.setattr(vega_export, "_bundled", bundle)
+    assert vega_export.javascript(tmp_path) == "let a = '<\\/script>';" == vega_export.javascript(tmp_path)
     assert len(bundled) == 1
     (file,) = (tmp_path / "report").iterdir()
     file.write_text(file.read_text(encoding="utf-8") + "x", encoding="utf-8")
-    assert vega.javascript(tmp_path) == "let a = '<\\/script>';"
+    assert vega_export.javascript(tmp_path) == "let a = '<\\/script>';"
     assert len(bundled) == 2
     blocked = tmp_path / "file"
     blocked.write_text("", encoding="utf-8")
-    assert vega.javascript(blocked) == "let a = '<\\/script>';", "a cache that cannot be written costs time alone"
+    assert vega_export.javascript(blocked) == "let a = '<\\/script>';", (
+        "a cache that cannot be written costs time alone"
+    )
 
 
 def test_the_place_of_the_page(tmp_path: Path) -> None:

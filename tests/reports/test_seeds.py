@@ -9,8 +9,8 @@ import pytest
 
 from metalm_cli.reports import read_runs
 from metalm_cli.reports.page import figures_of
-from metalm_cli.reports.seeds import groups_of
-from reports.folders import write_json, write_results, write_run
+from metalm_cli.reports.seed_groups import groups_of
+from report_fixtures import write_json, write_results, write_run
 
 
 def demo(place: Path, seeds: int) -> list[Path]:

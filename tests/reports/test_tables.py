@@ -12,7 +12,7 @@ from rich.console import Console
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.reports import read_run, read_runs
-from metalm_cli.reports.card import cards_of, with_section, write_card
+from metalm_cli.reports.card_section import cards_of, with_section, write_card
 from metalm_cli.reports.tables import (
     decimal,
     difference_table,
@@ -25,7 +25,7 @@ from metalm_cli.reports.tables import (
     whose_losses,
 )
 from metalm_cli.reports.terminal import print_report, sparkline
-from reports.folders import RECIPE, write_results, write_run
+from report_fixtures import RECIPE, write_results, write_run
 
 
 def printed(runs: list[Path], width: int, encoding: str = "utf-8") -> str:

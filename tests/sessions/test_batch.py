@@ -25,7 +25,7 @@ from metalm_cli.sessions import (
     build_row,
     collate,
 )
-from tinyparts import tokenizer_of
+from tiny_models import tokenizer_of
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 TEXTS = ["A dog.", "It rained all day", "The ball was red and the dog was not."]

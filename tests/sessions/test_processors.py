@@ -14,7 +14,7 @@ from PIL import Image
 import metalm_cli.sessions
 from metalm_cli.errors import MetalmError
 from metalm_cli.sessions import ImageProcessor, TextProcessor, UndockableError
-from tinyparts import tokenizer_of
+from tiny_models import tokenizer_of
 
 
 class Shrink:

@@ -22,7 +22,7 @@ from metalm_cli.sessions import (
     TokenRules,
     build_row,
 )
-from tinyparts import tokenizer_of
+from tiny_models import tokenizer_of
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 QUESTION, ANSWER = "What colour was the ball?", " red"

@@ -16,8 +16,8 @@ from transformers import AutoTokenizer
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.sessions import Causal, DecoderTokenizer, Session, SessionTokeniser, TokenisedDocument, TokenRules
-from metalm_cli.sessions.tokens import SENTINELS, plain_backend
-from tinyparts import STORY, TOKENIZERS, make_sentencepiece_tokenizer, texts, tokenizer_of
+from metalm_cli.sessions.decoder_tokenizer import SENTINELS, plain_backend
+from tiny_models import STORY, TOKENIZERS, make_sentencepiece_tokenizer, texts, tokenizer_of
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 kinds = pytest.mark.parametrize("kind", TOKENIZERS)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-import tinyparts as tiny
-from metalm_cli.data.lanes import Lane
-from metalm_cli.data.writer import SessionWriter
+import tiny_models as tiny
+from metalm_cli.data.documents.session_rows import SessionWriter
+from metalm_cli.data.sampling.lanes import Lane
 from metalm_cli.sessions import (
     Causal,
     DecoderTokenizer,
@@ -25,7 +25,7 @@ from metalm_cli.sessions import (
     TokenRules,
     build_row,
 )
-from metalm_cli.sessions.view import RowView, legend, pieces, positions_of, shown
+from metalm_cli.sessions.row_display import RowView, legend, pieces, positions_of, shown
 
 TEXT = "The dog barked.\nNaïve café 🙂 日本 ends it."
 
@@ -226,5 +226,7 @@ def test_the_legend_explains_what_is_used():
 
 
 def test_it_is_imported_without_torch():
-    code = "import sys, metalm_cli.sessions.view; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = (
+        "import sys, metalm_cli.sessions.row_display; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

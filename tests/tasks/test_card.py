@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from cardtools import CLASSES, OPTIONS, pair, read, write_card, write_rows
-from metalm_cli.data.examples import open_examples
+from card_fixtures import CLASSES, OPTIONS, pair, read, write_card, write_rows
+from metalm_cli.data.examples.open_examples import open_examples
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks import Split
 

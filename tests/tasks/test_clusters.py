@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from metalm_cli.tasks import CLUSTERS, Cards, clusters, leaking
-from metalm_cli.tasks.natural import slug
+from metalm_cli.tasks.natural_instructions import slug
 
 
 @pytest.fixture(scope="module")

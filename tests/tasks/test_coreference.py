@@ -8,7 +8,7 @@ import pytest
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks import ExampleMaker
-from metalm_cli.tasks.find import Cards
+from metalm_cli.tasks.registry import Cards
 
 
 def read(task: str, row: dict[str, Any]) -> Any:

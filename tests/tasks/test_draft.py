@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from metalm_cli.data.examples import open_examples
+from metalm_cli.data.examples.open_examples import open_examples
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks import Cards, Example
-from metalm_cli.tasks.draft import Draft, draft
+from metalm_cli.tasks.card_draft import Draft, draft
 from metalm_cli.templates import Collection, render
 
 WORDS = ("sun", "rain", "wind", "snow", "ice")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from cardtools import write_card, write_rows
-from metalm_cli.data.open_tasks import choose_tasks
+from card_fixtures import write_card, write_rows
+from metalm_cli.config.schema.tasks import TaskData
+from metalm_cli.data.examples.task_selection import choose_tasks
 from metalm_cli.errors import MetalmError
-from metalm_cli.recipes.finetuning import TaskData
 from metalm_cli.tasks import Cards, is_path
 
 TASK = {

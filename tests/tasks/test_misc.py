@@ -8,7 +8,7 @@ import pytest
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks import Example, ExampleMaker
-from metalm_cli.tasks.find import Cards
+from metalm_cli.tasks.registry import Cards
 
 CARDS = Cards()
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import zstandard
 
-from metalm_cli.data.examples import open_examples
+from metalm_cli.data.examples.open_examples import open_examples
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks import Card, Cards
 from metalm_cli.templates import Collection, render

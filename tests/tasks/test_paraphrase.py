@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from metalm_cli.tasks import ExampleMaker
-from metalm_cli.tasks.find import Cards
+from metalm_cli.tasks.registry import Cards
 
 QUESTIONS = {"question1": "What is tea?", "question2": "What does tea mean?"}
 SENTENCES = {"sentence1": "Tea is hot .", "sentence2": "Hot is the tea ."}

@@ -9,7 +9,7 @@ import pytest
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks import ExampleMaker
 from metalm_cli.tasks.card import Split
-from metalm_cli.tasks.find import Cards
+from metalm_cli.tasks.registry import Cards
 
 WORDS = ("negative", "positive")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from metalm_cli.tasks import Example, ExampleMaker
-from metalm_cli.tasks.find import Cards
+from metalm_cli.tasks.registry import Cards
 
 
 def read(task: str, row: dict[str, Any]) -> Example | None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from metalm_cli.tasks import Example, ExampleMaker
-from metalm_cli.tasks.find import Cards
+from metalm_cli.tasks.registry import Cards
 
 ROWS = [
     ("aeslc", "email", {"email_body": "Please review.", "subject_line": "Reports"}, "Please review.", "Reports"),

@@ -12,10 +12,10 @@ import pytest
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks import Card, Cards
 from metalm_cli.templates import read_templates
-from metalm_cli.templates.importers import Report, confined, import_templates
-from metalm_cli.templates.importers.drafts import Refused, literal, quoted, slug
+from metalm_cli.templates.importers import Report, import_templates, sandbox
+from metalm_cli.templates.importers.draft import Refused, literal, quoted, slug
 from metalm_cli.templates.importers.flan import jinja, patterns
-from metalm_cli.templates.importers.imports import MAX_FILE
+from metalm_cli.templates.importers.import_templates import MAX_FILE
 from metalm_cli.templates.render import render
 from metalm_cli.templates.template import Template
 
@@ -240,7 +240,7 @@ def worker(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     def run(command: list[str], **values: Any) -> Any:
         return real([*command[:2], "-c", start], **values)
 
-    monkeypatch.setattr(confined.subprocess, "run", run)
+    monkeypatch.setattr(sandbox.subprocess, "run", run)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_the_process_has_no_network_no_commands_and_no_files(
     path = tmp_path / "t.py"
     path.write_text("x")
     worker(monkeypatch, code)
-    found = list(confined.read_confined("flan", [(str(path), path)], {}))
+    found = list(sandbox.read_confined("flan", [(str(path), path)], {}))
     assert "is not for this process" in found[0]["refused"] or "are not written here" in found[0]["refused"]
     assert path.read_text() == "x"
 
@@ -269,7 +269,7 @@ def test_a_process_that_dies_costs_the_file_that_it_was_at(tmp_path: Path, monke
         (tmp_path / name).write_text("x")
     sources = [(name, tmp_path / name) for name in ("a", "b", "c")]
     worker(monkeypatch, "return [] if source != 'b' else __import__('signal').raise_signal(9)")
-    found = {one["name"]: one for one in confined.read_confined("flan", sources, {})}
+    found = {one["name"]: one for one in sandbox.read_confined("flan", sources, {})}
     assert found["b"]["refused"] == "the process that read it was ended by signal 9"
     assert found["a"]["files"] == found["c"]["files"] == []
 
@@ -279,11 +279,11 @@ def test_a_process_that_does_not_end(
     wall: float, cpu: int, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a").write_text("x")
-    monkeypatch.setattr(confined, "WALL_SECONDS", wall)
-    monkeypatch.setattr(confined, "FILE_SECONDS", 0.0)
+    monkeypatch.setattr(sandbox, "WALL_SECONDS", wall)
+    monkeypatch.setattr(sandbox, "FILE_SECONDS", 0.0)
     end = f"worker.CPU_SECONDS = {cpu}; worker._more_time()\n    while True: pass"
     worker(monkeypatch, end)
-    found = list(confined.read_confined("flan", [("a", tmp_path / "a")], {}))
+    found = list(sandbox.read_confined("flan", [("a", tmp_path / "a")], {}))
     assert why in found[0]["refused"]
 
 
@@ -291,12 +291,12 @@ def test_a_process_that_does_not_end(
 
 
 def test_nothing_is_half_written(tmp_path: Path, cards: dict[str, Card], monkeypatch: pytest.MonkeyPatch) -> None:
-    from metalm_cli.templates.importers import imports
+    from metalm_cli.templates.importers import import_templates
 
     def fail(path: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(imports, "read_templates", fail)
+    monkeypatch.setattr(import_templates, "read_templates", fail)
     with pytest.raises(MetalmError, match="cannot be written"):
         import_templates("flan", FIXTURES / "flan_defects.txt", tmp_path / "out", cards)
     assert list(tmp_path.iterdir()) == []

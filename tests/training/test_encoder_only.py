@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import microruns as micro
-from metalm_cli.training.loop import Trainer
-from tasktools import write_task
+import tiny_runs as micro
+from metalm_cli.training.trainer import Trainer
+from task_fixtures import write_task
 
 TASKS = """
 command: finetune

@@ -12,15 +12,15 @@ import pytest
 import torch
 from rich.console import Console
 
-from metalm_cli.data.lanes import Lane
-from metalm_cli.data.opening import open_corpus
+from metalm_cli.config import resolve
+from metalm_cli.data.documents.open_corpus import open_corpus
+from metalm_cli.data.sampling.lanes import Lane
 from metalm_cli.errors import Exit, MetalmError
-from metalm_cli.models.assemble import assemble, assemble_encoder
+from metalm_cli.models.assembly import assemble, assemble_encoder
 from metalm_cli.objectives import make_objective
-from metalm_cli.recipes import resolve
-from metalm_cli.training.figures import sample_figures
-from metalm_cli.training.memory import Memory, estimate_memory, human_bytes, micro_rows
-from metalm_cli.training.plan import make_plan, plan_text, steps_from_epochs
+from metalm_cli.training.planning.memory import Memory, estimate_memory, human_bytes, micro_rows
+from metalm_cli.training.planning.plan import make_plan, plan_text, steps_from_epochs
+from metalm_cli.training.planning.sample_stats import sample_figures
 
 WORLD = ["data.sources.0.world.documents=300", "data.validation.documents=20", "data.validation.every=10"]
 SMALL = [
@@ -190,7 +190,7 @@ def test_steps_from_epochs_do_not_depend_on_the_clock(small, monkeypatch):
     clock = iter(range(0, 10**9, 1000))
     slow = type("Clock", (), {"monotonic": staticmethod(lambda: next(clock))})
     first = make_plan(recipe, small.corpus, small.assembly, small.objective, world=1, steps=None)
-    monkeypatch.setattr("metalm_cli.training.figures.time", slow)
+    monkeypatch.setattr("metalm_cli.training.planning.sample_stats.time", slow)
     again = make_plan(recipe, small.corpus, small.assembly, small.objective, world=1, steps=None)
     assert (again.steps, again.figures) == (first.steps, first.figures)
     assert small.plan().figures.sampled == 1  # with steps given, the sample is cut short
@@ -328,8 +328,8 @@ def test_exact_memory_by_hand(small):
 
 
 def test_the_optimizer_takes_what_was_said(small):
-    from metalm_cli.training.loop import trained_parts
     from metalm_cli.training.optim import make_optimizer
+    from metalm_cli.training.trainer import trained_parts
 
     root = small.objective.step()
     optimizer = make_optimizer(*trained_parts(small.objective, root), small.recipe.train)
@@ -369,7 +369,7 @@ def test_what_an_error_advises_lowers_the_estimate(small, less):
 def test_the_activations_are_of_the_right_order(small):
     """Against what autograd really keeps for the probe's batch, head and weights left out."""
     from metalm_cli.models.loss import CHUNK_ELEMENTS
-    from metalm_cli.training.probe import probe_batch
+    from metalm_cli.training.planning.probe import probe_batch
 
     root = small.objective.step().train()
     batch = probe_batch(small.objective, small.recipe, 8)

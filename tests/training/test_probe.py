@@ -10,17 +10,17 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from metalm_cli.data.lanes import Lane
-from metalm_cli.data.loader import RowStream, loader
-from metalm_cli.data.opening import open_corpus
+from metalm_cli.config import resolve
+from metalm_cli.data.documents.open_corpus import open_corpus
+from metalm_cli.data.sampling.lanes import Lane
+from metalm_cli.data.sampling.loader import RowStream, loader
 from metalm_cli.errors import Exit, MetalmError
-from metalm_cli.models.assemble import assemble, assemble_encoder
+from metalm_cli.models.assembly import assemble, assemble_encoder
 from metalm_cli.objectives import make_objective
-from metalm_cli.recipes import resolve
 from metalm_cli.sessions import DECODER
-from metalm_cli.training import probe as module
-from metalm_cli.training.loop import Hooks, Trainer
-from metalm_cli.training.probe import probe, probe_batch
+from metalm_cli.training.planning import probe as module
+from metalm_cli.training.planning.probe import probe, probe_batch
+from metalm_cli.training.trainer import Hooks, Trainer
 
 WORLD = ["data.sources.0.world.documents=200", "data.validation.documents=0", "train.batch_size=4"]
 SMALL = [

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-import microruns as micro
+import tiny_runs as micro
 
 REPOSITORY = Path(__file__).parents[2]
 LANGUAGE = ["train.batch_size=8"]
@@ -179,7 +179,7 @@ def test_a_wrong_recipe_is_told_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("failing", [0, 1])
 def test_an_error_in_one_process_ends_both_with_one_message(tmp_path: Path, failing: int) -> None:
     from metalm_cli.errors import Exit, MetalmError
-    from metalm_cli.training.loop import Trainer
+    from metalm_cli.training.trainer import Trainer
 
     def fail() -> None:
         step = Trainer.step

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-import microruns as micro
-from metalm_cli.training.loop import Trainer
-from metalm_cli.training.run_folder import is_finished
+import tiny_runs as micro
+from metalm_cli.runs.folder import is_finished
+from metalm_cli.training.trainer import Trainer
 
 STEPS = 9
 SETTINGS = [

@@ -15,21 +15,21 @@ from metalm_cli.cli import console
 from metalm_cli.errors import Exit, MetalmError
 
 COMMANDS = {
-    "demo": "demo:demo",
-    "pretrain": "pretrain:pretrain",
-    "finetune": "finetune:finetune",
-    "instruct": "finetune:instruct",
-    "evaluate": "evaluate:evaluate",
-    "eval": "evaluate:evaluate",
-    "results": "results:app",
-    "generate": "generate:generate",
-    "report": "report:report",
-    "export": "export:export",
-    "show": "show:show",
-    "recipe": "recipe:app",
-    "templates": "templates:app",
-    "tasks": "tasks:app",
-    "data": "data:app",
+    "demo": "project.demo:demo",
+    "pretrain": "training.pretrain:pretrain",
+    "finetune": "training.finetune:finetune",
+    "instruct": "training.finetune:instruct",
+    "evaluate": "evaluation.evaluate:evaluate",
+    "eval": "evaluation.evaluate:evaluate",
+    "results": "evaluation.results:app",
+    "generate": "evaluation.generate:generate",
+    "report": "evaluation.report:report",
+    "export": "models.export:export",
+    "show": "data.show:show",
+    "recipe": "project.recipe:app",
+    "templates": "data.templates:app",
+    "tasks": "data.tasks:app",
+    "data": "data.data:app",
 }
 """Where each command is, in the order of the help: module of this package, and a function or a Typer app in it."""
 
@@ -68,13 +68,13 @@ class LazyGroup(TyperGroup):
 
 
 def _exists(name: str) -> bool:
-    return importlib.util.find_spec(f"metalm_cli.cli.{COMMANDS[name].partition(':')[0]}") is not None
+    return importlib.util.find_spec(f"metalm_cli.cli.commands.{COMMANDS[name].partition(':')[0]}") is not None
 
 
 def load_command(name: str) -> Any:
     """Import one command and build its parser."""
     module, _, attribute = COMMANDS[name].partition(":")
-    target = getattr(importlib.import_module(f"metalm_cli.cli.{module}"), attribute)
+    target = getattr(importlib.import_module(f"metalm_cli.cli.commands.{module}"), attribute)
     if not isinstance(target, typer.Typer):
         single = typer.Typer(add_completion=False)
         single.command(name, context_settings=CONTEXT)(target)

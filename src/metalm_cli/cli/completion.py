@@ -7,7 +7,7 @@ from metalm_cli.errors import MetalmError
 
 def complete_recipe(incomplete: str) -> list[tuple[str, str]]:
     """Shipped recipe names that begin with ``incomplete``, with their descriptions."""
-    from metalm_cli.recipes.find import find_recipe, read_recipe, shipped_names
+    from metalm_cli.config.locate import find_recipe, read_recipe, shipped_names
 
     found = []
     try:
@@ -22,12 +22,12 @@ def complete_recipe(incomplete: str) -> list[tuple[str, str]]:
 
 def complete_override(incomplete: str) -> list[tuple[str, str]]:
     """Keys that begin with ``incomplete`` as ``KEY=``; after the ``=``, the key's few known values."""
-    from metalm_cli.recipes import reference
+    from metalm_cli.config import reference_docs
 
     key, equals, value = incomplete.partition("=")
     if equals:
-        return [(f"{key}={choice}", "") for choice in reference.choices(key) if choice.startswith(value)]
-    return [(f"{name}=", text) for name, text in reference.keys().items() if name.startswith(key)]
+        return [(f"{key}={choice}", "") for choice in reference_docs.choices(key) if choice.startswith(value)]
+    return [(f"{name}=", text) for name, text in reference_docs.keys().items() if name.startswith(key)]
 
 
 def complete_argument(incomplete: str) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from metalm_cli.recipes import resolve, split_arguments
+from metalm_cli.config import resolve, split_arguments
 
 HELD_OUT = "nli"
 """The cluster that instruction tuning leaves out, with what leaks into it (paraphrase)."""

@@ -1,18 +1,1 @@
-"""Scoring and continuing sessions with finished models. Torch is imported when a model is, so results read fast."""
-
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from metalm_cli.evaluation.interface import Conversation, Interface, load
-
-__all__ = ["Conversation", "Interface", "load"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from metalm_cli.evaluation import interface
-
-    return getattr(interface, name)
+"""Evaluating models on tasks: prompts, protocols, metrics, statistics and result files."""

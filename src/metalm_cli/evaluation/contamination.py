@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from metalm_cli.data.ancestry import strings
-from metalm_cli.data.audit import texts_of
-from metalm_cli.data.jsonl import lines, parse
-from metalm_cli.data.ngrams import NGRAM, SpanIndex, blocks
+from metalm_cli.common.jsonl_files import lines, parse
 from metalm_cli.errors import MetalmError
-from metalm_cli.evaluation.opening import Task
+from metalm_cli.evaluation.open_tasks import Task
+from metalm_cli.provenance.audit import texts_of
+from metalm_cli.provenance.ngram_index import NGRAM, SpanIndex, blocks
+from metalm_cli.provenance.training_text import strings
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 

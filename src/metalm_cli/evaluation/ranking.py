@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metalm_cli.evaluation.asking import Prompted
-from metalm_cli.evaluation.forest import Question, digest
-from metalm_cli.evaluation.kept import Asked, Kept
-from metalm_cli.evaluation.scorer import OptionScores, Scorer
+from metalm_cli.evaluation.answer_cache import Asked, Kept
+from metalm_cli.evaluation.prompts import Prompted
+from metalm_cli.inference.scoring.option_scorer import OptionScores, Scorer
+from metalm_cli.inference.scoring.question_rows import Question, digest
 from metalm_cli.sessions import DecoderTokenizer, TokenisedSession
 
 

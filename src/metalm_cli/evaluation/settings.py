@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from metalm_cli.data.fit import TextReader
+from metalm_cli.data.examples.truncation import TextReader
 from metalm_cli.templates import Style
 
 Protocol = Literal["finetuned", "in_context", "instruct"]

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.evaluation import Interface, load
+from metalm_cli.inference import Interface, load
 
 logger = logging.getLogger(__name__)
 

@@ -14,12 +14,12 @@ from tqdm import tqdm
 
 from metalm_cli import __version__
 from metalm_cli.errors import Exit, MetalmError
-from metalm_cli.evaluation import Interface
-from metalm_cli.evaluation.batched import continuations
-from metalm_cli.evaluation.forest import Question
-from metalm_cli.evaluation.scorer import OptionScores, Scorer
 from metalm_cli.harness.arguments import device_of, dtype_of, load_interface, refuse, sequences_of
-from metalm_cli.harness.pairs import PairReader, questions_of, session_of
+from metalm_cli.harness.contexts_and_continuations import PairReader, questions_of, session_of
+from metalm_cli.inference import Interface
+from metalm_cli.inference.batch_generation import continuations
+from metalm_cli.inference.scoring.option_scorer import OptionScores, Scorer
+from metalm_cli.inference.scoring.question_rows import Question
 from metalm_cli.sessions import Docked, Session, TokenisedSession
 
 logger = logging.getLogger(__name__)

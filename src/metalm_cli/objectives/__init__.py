@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from metalm_cli.config.schema.objectives import MaskedLM, ReplacedTokens
+from metalm_cli.config.schema.recipes import PretrainRecipe
 from metalm_cli.objectives.base import DocumentObjective, Objective, Term
-from metalm_cli.objectives.encoders import DetectionObjective, MaskedObjective
 from metalm_cli.objectives.language import LanguageObjective
-from metalm_cli.recipes.schema import MaskedLM, PretrainRecipe, ReplacedTokens
+from metalm_cli.objectives.masked_lm import MaskedObjective
+from metalm_cli.objectives.replaced_token_detection import DetectionObjective
 
 if TYPE_CHECKING:
-    from metalm_cli.models.assemble import Assembly
+    from metalm_cli.models.assembly import Assembly
 
 __all__ = ["DocumentObjective", "Objective", "Term", "make_objective"]
 

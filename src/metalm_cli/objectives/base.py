@@ -7,9 +7,9 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
-from metalm_cli.data.lanes import RowWriter
-from metalm_cli.models.assemble import Assembly
-from metalm_cli.recipes.schema import Data
+from metalm_cli.config.schema.data import Data
+from metalm_cli.data.sampling.lanes import RowWriter
+from metalm_cli.models.assembly import Assembly
 from metalm_cli.sessions import Batch, Row
 
 

@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metalm_cli.data.lanes import Draw
-from metalm_cli.data.writer import SessionWriter
+from metalm_cli.config.schema.data import Data
+from metalm_cli.config.schema.objectives import CausalLM, MaskedLM, PrefixLM, ReplacedTokens, SemiCausal
+from metalm_cli.data.documents.session_rows import SessionWriter
+from metalm_cli.data.sampling.lanes import Draw
 from metalm_cli.errors import MetalmError
-from metalm_cli.models.assemble import Assembly
+from metalm_cli.models.assembly import Assembly
 from metalm_cli.models.metalm import MetaLM
 from metalm_cli.objectives.base import Term
-from metalm_cli.recipes.schema import CausalLM, Data, MaskedLM, PrefixLM, ReplacedTokens, SemiCausal
 from metalm_cli.sessions import DECODER, Batch, DockTable, Processor, Row, TextProcessor, build_row, collate
 
 

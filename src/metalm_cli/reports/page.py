@@ -16,15 +16,15 @@ from typing import Any
 from urllib.parse import quote
 
 import metalm_cli
-from metalm_cli.reports import vega
-from metalm_cli.reports.answers import answer_views, row_views, said_views
-from metalm_cli.reports.differences import paired_tables
-from metalm_cli.reports.figures import OF_ALL, Figure, training_figures
-from metalm_cli.reports.provenance import lineage_view
-from metalm_cli.reports.run_facts import RunFacts
-from metalm_cli.reports.score_facts import Evaluation
-from metalm_cli.reports.score_figures import score_figures
-from metalm_cli.reports.seeds import Group, groups_of
+from metalm_cli.reports.answer_samples import answer_views, row_views, said_views
+from metalm_cli.reports.figures import vega_export
+from metalm_cli.reports.figures.score_figures import score_figures
+from metalm_cli.reports.figures.training_figures import OF_ALL, Figure, training_figures
+from metalm_cli.reports.paired_differences import paired_tables
+from metalm_cli.reports.reading.evaluation_summary import Evaluation
+from metalm_cli.reports.reading.lineage_view import lineage_view
+from metalm_cli.reports.reading.run_summary import RunFacts
+from metalm_cli.reports.seed_groups import Group, groups_of
 from metalm_cli.reports.tables import (
     NONE,
     Table,
@@ -125,7 +125,7 @@ def make_page(runs: Sequence[RunFacts], place: Path, created: datetime | None = 
     Returns:
         HTML of less than :data:`LARGEST` bytes.
     """
-    library, paired = vega.javascript(), paired_tables(groups_of(runs))
+    library, paired = vega_export.javascript(), paired_tables(groups_of(runs))
     page = ""
     for detail in DETAILS:
         page = _render(runs, place, figures_of(runs, detail.points), paired, library, detail, created)

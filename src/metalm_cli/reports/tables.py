@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from metalm_cli.reports.run_facts import Record, RunFacts
-from metalm_cli.reports.score_facts import Evaluation, clusters_of_tasks, number
+from metalm_cli.reports.reading.evaluation_summary import Evaluation, clusters_of_tasks, number
+from metalm_cli.reports.reading.run_summary import Record, RunFacts
 
 
 @dataclass(frozen=True)

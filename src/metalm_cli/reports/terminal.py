@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from metalm_cli.reports.run_facts import RunFacts
-from metalm_cli.reports.score_facts import number
+from metalm_cli.reports.reading.evaluation_summary import number
+from metalm_cli.reports.reading.run_summary import RunFacts
 from metalm_cli.reports.tables import Table, difference_table, tables
 
 if TYPE_CHECKING:

@@ -1,17 +1,11 @@
 """Spans, sessions, tokenising, packing and batches: the one road from content to tensors."""
 
 from metalm_cli.sessions.batch import DECODER, Batch, DockTable, Stream, collate
-from metalm_cli.sessions.processors import (
-    DockInput,
-    ImageProcessor,
-    Processor,
-    TextProcessor,
-    UndockableError,
-)
-from metalm_cli.sessions.rows import ROOT, Row, build_row, pack, visible
+from metalm_cli.sessions.decoder_tokenizer import DecoderTokenizer, TokenisedDocument, TokenRules
+from metalm_cli.sessions.packing import ROOT, Row, build_row, pack, visible
+from metalm_cli.sessions.processors import DockInput, ImageProcessor, Processor, TextProcessor, UndockableError
+from metalm_cli.sessions.session_tokenizer import DOCKED, SessionTokeniser, TokenisedSession
 from metalm_cli.sessions.spans import Causal, Docked, Session, Span
-from metalm_cli.sessions.tokenise import DOCKED, SessionTokeniser, TokenisedSession
-from metalm_cli.sessions.tokens import DecoderTokenizer, TokenisedDocument, TokenRules
 
 __all__ = [
     "DECODER",

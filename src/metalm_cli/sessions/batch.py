@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from metalm_cli.sessions.packing import ROOT, Row
 from metalm_cli.sessions.processors import DockInput, Processor
-from metalm_cli.sessions.rows import ROOT, Row
 
 if TYPE_CHECKING:
     from torch import Tensor

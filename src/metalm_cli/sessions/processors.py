@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.sessions.tokens import plain_backend
+from metalm_cli.sessions.decoder_tokenizer import plain_backend
 
 RECENT = 64
 """Texts whose tokens a text processor keeps: limits ask for them before they are docked."""

@@ -2,9 +2,9 @@
 
 from metalm_cli.tasks.card import CLUSTERS, Card, Split
 from metalm_cli.tasks.clusters import Clusters, clusters, leaking
-from metalm_cli.tasks.examples import Example, ExampleMaker
-from metalm_cli.tasks.find import Cards, is_path, read_card
-from metalm_cli.tasks.natural import PAIRS
+from metalm_cli.tasks.example import Example, ExampleMaker
+from metalm_cli.tasks.natural_instructions import PAIRS
+from metalm_cli.tasks.registry import Cards, is_path, read_card
 
 __all__ = [
     "CLUSTERS",

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from jinja2 import TemplateError
 from pydantic import Field, field_validator, model_validator
 
-from metalm_cli.recipes.schema import Misfit, Section
+from metalm_cli.config.schema.base import Misfit, Section
 from metalm_cli.tasks.expressions import names_in
 
 CLUSTERS = (

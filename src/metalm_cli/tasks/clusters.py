@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from metalm_cli.recipes.records import read_record
-from metalm_cli.recipes.schema import Section
+from metalm_cli.config.schema.base import Section
+from metalm_cli.config.yaml_records import read_record
 
 
 class TagLeak(Section):

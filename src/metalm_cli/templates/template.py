@@ -9,13 +9,13 @@ from typing import Literal
 from jinja2 import TemplateError
 from pydantic import Field, field_validator, model_validator
 
+from metalm_cli.config.locate import display, shipped_root
+from metalm_cli.config.schema.base import Misfit, Section
+from metalm_cli.config.yaml_records import read_record
 from metalm_cli.errors import MetalmError
-from metalm_cli.recipes.find import display, shipped_root
-from metalm_cli.recipes.records import read_record
-from metalm_cli.recipes.schema import Misfit, Section
 from metalm_cli.tasks import PAIRS, Card
 from metalm_cli.tasks.expressions import names_in
-from metalm_cli.templates.rules import RULES
+from metalm_cli.templates.lint.rules import RULES
 
 ANSWER = "{{ answer }}"
 GENERIC = "any"
@@ -136,7 +136,7 @@ def read_templates(path: Path) -> TemplateFile:
 
 
 def _defined(path: Path) -> TemplateFile:
-    from metalm_cli.templates.importers.drafts import Refused
+    from metalm_cli.templates.importers.draft import Refused
     from metalm_cli.templates.importers.natural_instructions import read
 
     try:

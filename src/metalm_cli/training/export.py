@@ -11,15 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from metalm_cli.common.atomic_files import TEMPORARY, explained, fsync_folder, fsync_tree
+from metalm_cli.common.hub import explain
 from metalm_cli.errors import Exit, MetalmError
-from metalm_cli.hub import explain
-from metalm_cli.models.adapter_files import SavedAdapter, adapter_in, read_adapter, write_description
-from metalm_cli.models.adapters import merge
-from metalm_cli.models.assemble import Assembly
-from metalm_cli.models.load import PROCESSORS, base_of, load_model, locate, save_model
-from metalm_cli.training.files import TEMPORARY, explained, fsync_folder, fsync_tree
-from metalm_cli.training.finish import how_to_load, part_table
-from metalm_cli.training.lineage import LINEAGE
+from metalm_cli.models.assembly import Assembly
+from metalm_cli.models.checkpoint_io import PROCESSORS, base_of, load_model, locate, save_model
+from metalm_cli.models.lora.adapter_files import SavedAdapter, adapter_in, read_adapter, write_description
+from metalm_cli.models.lora.inject import merge
+from metalm_cli.provenance.lineage import LINEAGE
+from metalm_cli.training.model_card import how_to_load, part_table
 
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
 PAPERS = ("README.md", "LICENSE*", "NOTICE*")

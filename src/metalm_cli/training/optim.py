@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from metalm_cli.models.trains import PartPolicy, parameter_groups
-from metalm_cli.recipes.schema import Training
+from metalm_cli.config.schema.training import Training
+from metalm_cli.models.trainable import PartPolicy, parameter_groups
 
 
 def make_optimizer(

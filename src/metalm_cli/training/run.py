@@ -11,28 +11,28 @@ from typing import Any
 
 import torch
 
-from metalm_cli.data.loader import RowStream, loader
+from metalm_cli.common.signals import StopSignals
+from metalm_cli.data.sampling.loader import RowStream, loader
 from metalm_cli.errors import Exit, MetalmError
-from metalm_cli.models.assemble import Assembly, assemble_recipe
+from metalm_cli.models.assembly import Assembly, assemble_recipe
 from metalm_cli.objectives import Objective
+from metalm_cli.provenance.lineage import read_ancestors
+from metalm_cli.runs import checkpoint
+from metalm_cli.runs.folder import RunFolder
+from metalm_cli.runs.metrics_log import MetricsLog, check_trackers, log_to_trackers, read, start_trackers
+from metalm_cli.runs.resume_check import check_recipe
 from metalm_cli.sessions import Batch, Row, Session
-from metalm_cli.training import checkpoint
-from metalm_cli.training.begin import TOKENIZERS, begin, check_base, recipe_name
-from metalm_cli.training.devices import compile_layers, make_accelerator
-from metalm_cli.training.finish import write_model
-from metalm_cli.training.lineage import read_ancestors
-from metalm_cli.training.loop import Hooks, Trainer
-from metalm_cli.training.memory import does_not_fit, estimate_memory, first_words, out_of_memory
-from metalm_cli.training.meter import summary
-from metalm_cli.training.metrics import MetricsLog, check_trackers, log_to_trackers, read, start_trackers
-from metalm_cli.training.plan import Plan
-from metalm_cli.training.probe import ProbeResult, probe
+from metalm_cli.training.distributed.accelerator import compile_layers, make_accelerator
+from metalm_cli.training.distributed.rank_zero import agreed
+from metalm_cli.training.model_card import write_model
+from metalm_cli.training.planning.memory import does_not_fit, estimate_memory, first_words, out_of_memory
+from metalm_cli.training.planning.plan import Plan
+from metalm_cli.training.planning.probe import ProbeResult, probe
 from metalm_cli.training.progress import Progress, make_progress, memory_bytes
-from metalm_cli.training.resume import check_recipe
-from metalm_cli.training.run_folder import RunFolder
-from metalm_cli.training.signals import StopSignals
-from metalm_cli.training.together import agreed
-from metalm_cli.training.validate import Validator
+from metalm_cli.training.run_start import TOKENIZERS, begin, check_base, recipe_name
+from metalm_cli.training.step_metrics import summary
+from metalm_cli.training.trainer import Hooks, Trainer
+from metalm_cli.training.validation import Validator
 
 
 @dataclass

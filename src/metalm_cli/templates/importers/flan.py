@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 
 from metalm_cli.tasks import Card
-from metalm_cli.templates.importers.drafts import Draft, DraftFile, Refused, file_name, literal
+from metalm_cli.templates.importers.draft import Draft, DraftFile, Refused, file_name, literal
 
 FIELD = re.compile(r"\{(\w+)\}")
 CARDS: dict[str, tuple[str, dict[str, str]]] = {

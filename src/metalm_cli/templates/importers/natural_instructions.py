@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from metalm_cli.tasks import Card
-from metalm_cli.templates.importers.drafts import Draft, DraftFile, Refused, quoted, slug
+from metalm_cli.templates.importers.draft import Draft, DraftFile, Refused, quoted, slug
 
 SHOWN = 2
 """Positive examples that the second template shows, as Tk-Instruct does by default."""

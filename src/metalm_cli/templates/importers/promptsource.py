@@ -11,8 +11,8 @@ from jinja2 import TemplateError
 
 from metalm_cli.tasks import Card
 from metalm_cli.tasks.expressions import ENVIRONMENT, names_in
-from metalm_cli.templates.importers.drafts import Draft, DraftFile, Refused, file_name, slug
-from metalm_cli.templates.lint_card import swapped
+from metalm_cli.templates.importers.draft import Draft, DraftFile, Refused, file_name, slug
+from metalm_cli.templates.lint.card_rules import swapped
 
 _LABELLED = re.compile(
     r"\{%-?\s*if\s+label\s*(?:!=\s*-\s*1|>=?\s*(?:0|-\s*1))\s*-?%\}"

@@ -1,0 +1,82 @@
+"""``metalm show``: real sessions of a recipe, as the model will see them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from metalm_cli.cli import console
+from metalm_cli.cli.commands.project.recipe import Arguments, ModelOption
+from metalm_cli.training.first_rows import first_examples, first_rows, prepare
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from metalm_cli.config.resolution import Resolved
+    from metalm_cli.data.documents.corpus import Corpus
+    from metalm_cli.data.examples.task_corpus import TaskCorpus
+    from metalm_cli.models.assembly import Assembly
+    from metalm_cli.sessions import Row
+
+NARROW = 80
+
+
+def show(
+    arguments: Arguments = None,
+    model: ModelOption = None,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Rows to show.")] = 3,
+    data_root: Annotated[
+        Path | None, typer.Option("--data-root", metavar="DIR", help="Where data sets lie; default $METALM_DATA.")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Open no network connection.")] = False,
+    positions: Annotated[
+        bool, typer.Option("--positions", help="A line for each position: what is read, what is predicted.")
+    ] = False,
+) -> None:
+    """Show sessions of a recipe as the model will see them: what is docked, read and predicted.
+
+    These are the first rows, or examples, that the run will train on. Nothing is trained.
+    """
+    from metalm_cli.cli.commands.training.train_run import based
+    from metalm_cli.cli.silence_libraries import quiet_libraries
+    from metalm_cli.config import resolve, split_arguments
+
+    name, overrides = split_arguments(arguments or [])
+    resolved = based(resolve(None, name, overrides, {"model.checkpoint": model}))
+    quiet_libraries(offline)
+    corpus: Corpus | TaskCorpus
+    with console.stderr().status("assembling the model and opening the data"):
+        if resolved.recipe.command == "pretrain":
+            corpus, assembly = prepare(resolved.recipe, data_root, offline)
+            rows = list(first_rows(resolved.recipe, corpus, assembly, count))
+        else:
+            corpus, assembly, rows = first_examples(resolved.recipe, data_root, offline, count)
+    _print(console.stdout(), resolved, corpus, assembly, rows, positions)
+
+
+def _print(
+    out: Console, resolved: Resolved, corpus: Corpus | TaskCorpus, assembly: Assembly, rows: list[Row], positions: bool
+) -> None:
+    from rich.text import Text
+
+    from metalm_cli.sessions.row_display import RowView, legend
+
+    recipe = resolved.recipe
+    plain = out.no_color or not out.is_terminal
+    masked = assembly.tokenizer is None
+    tokenizer: Any
+    if masked:
+        (processor,) = assembly.processors.values()
+        tokenizer = processor.tokenizer  # type: ignore[attr-defined]
+    else:
+        tokenizer = assembly.decoder_tokenizer.tokenizer
+    out.print(legend([] if masked else list(assembly.processors), objective=recipe.objective.name, plain=plain))
+    for number, row in enumerate(rows):
+        view = RowView(row, tokenizer, assembly.processors, masked=masked, plain=plain, where=corpus.where)
+        step, lane = divmod(number, recipe.train.batch_size)
+        title = f"{resolved.name} · step {step + 1}, {'row' if recipe.command == 'pretrain' else 'example'} {lane + 1}"
+        out.print()
+        out.print(Text.assemble((title, "bold"), f" · {view.summary()}"))
+        out.print(view.table(narrow=out.width < NARROW) if positions else view.text())

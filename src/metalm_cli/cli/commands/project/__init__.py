@@ -1,0 +1,1 @@
+"""Commands about recipes and the demo."""

@@ -1,0 +1,24 @@
+"""``metalm pretrain``: train a MetaLM, a causal twin or an encoder from a recipe."""
+
+from __future__ import annotations
+
+from metalm_cli.cli.commands.training.train_run import Settings, train
+from metalm_cli.cli.options.training import Arguments, Base, DataRoot, DryRun, Offline, Out, Resume, Seeds
+
+
+def pretrain(
+    arguments: Arguments = None,
+    model: Base = None,
+    out: Out = None,
+    resume: Resume = False,
+    dry_run: DryRun = False,
+    offline: Offline = False,
+    data_root: DataRoot = None,
+    seeds: Seeds = None,
+) -> None:
+    """Train a MetaLM from encoder and decoder checkpoints, or from scratch, on documents.
+
+    RECIPE left out is small.
+    """
+    settings = Settings(out, resume, dry_run, offline, data_root, seeds)
+    train("pretrain", arguments or [], {"model.checkpoint": model}, settings)

@@ -1,0 +1,1 @@
+"""Tables and cards printed in the terminal."""

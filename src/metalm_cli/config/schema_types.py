@@ -1,0 +1,199 @@
+"""Reading the schema's own types: which section stands at a key, and what its values look like in words."""
+
+from __future__ import annotations
+
+import re
+import types
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from metalm_cli.config.schema.base import Section
+
+NAME = re.compile(r"[A-Za-z_]\w*\Z")
+"""Names that users choose as keys (of encoders): they become parts of dotted keys and of parameter names."""
+
+
+def join(path: str, key: str | int) -> str:
+    """A dotted key.
+
+    >>> join("data.sources", 0)
+    'data.sources.0'
+    """
+    return f"{path}.{key}" if path else str(key)
+
+
+def members(annotation: Any) -> list[Any]:
+    """The alternatives of a type, without null.
+
+    >>> members(int | str | None)
+    [<class 'int'>, <class 'str'>]
+    """
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return members(get_args(annotation)[0])
+    if origin in (Union, types.UnionType):
+        return [inner for part in get_args(annotation) for inner in members(part)]
+    return [] if annotation in (None, types.NoneType) else [annotation]
+
+
+def allows_null(annotation: Any) -> bool:
+    """Whether null is a value of this type."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return allows_null(get_args(annotation)[0])
+    return annotation is Any or types.NoneType in get_args(annotation)
+
+
+def sections(annotation: Any) -> list[type[Section]]:
+    """The sections among the alternatives of a type."""
+    return [part for part in members(annotation) if isinstance(part, type) and issubclass(part, Section)]
+
+
+def by_name(annotation: Any) -> dict[str, type[Section]]:
+    """Sections that are told apart by their ``name`` (objectives), by that name; empty for other types."""
+    choices = sections(annotation)
+    if len(choices) < 2:
+        return {}
+    return {get_args(choice.model_fields["name"].annotation)[0]: choice for choice in choices}
+
+
+def without_sections(annotation: Any) -> Any:
+    """A type without the alternatives that hold sections; None when nothing is left."""
+    holds = [part for part in members(annotation) if sections(part) or sections(item(part))]
+    if not holds:
+        return annotation
+    kept = [part for part in members(annotation) if part not in holds]
+    if allows_null(annotation):
+        kept.append(types.NoneType)
+    return Union[tuple(kept)] if kept else None  # noqa: UP007
+
+
+def section_of(annotation: Any, *values: Any) -> type[Section] | None:
+    """The section that stands here; among objectives, the one that the last of ``values`` to do so names."""
+    named = by_name(annotation)
+    if not named:
+        choices = sections(annotation)
+        return choices[0] if choices else None
+    for value in reversed(values):
+        if isinstance(value, dict) and isinstance(value.get("name"), str):
+            return named.get(value["name"])
+    return None
+
+
+def item(annotation: Any) -> Any:
+    """Type of the items of a list, or of the values of a mapping with free keys; else ``Any``."""
+    for part in members(annotation):
+        if get_origin(part) in (list, dict):
+            return get_args(part)[-1]
+    return Any
+
+
+def child(section: type[Section] | None, annotation: Any, key: str) -> Any:
+    """Type of the value at ``key`` inside a value of this type."""
+    if section is None:
+        return item(annotation)
+    field = section.model_fields.get(key)
+    return Any if field is None else whole(field)
+
+
+def whole(field: FieldInfo) -> Any:
+    """A field's type together with its limits."""
+    if not field.metadata:
+        return field.annotation
+    return Annotated[(field.annotation, *field.metadata)]
+
+
+def rivals(section: type[Section], key: str) -> list[str]:
+    """Keys that may not be set together with ``key``."""
+    grouped = [other for group in section.one_of if key in group for other in group if other != key]
+    return [*grouped, *section.excludes.get(key, ())]
+
+
+def walk_keys(section: type[Section], path: str = "") -> Iterator[tuple[str, type[Section], str, FieldInfo]]:
+    """Every key of a section and of those inside it, depth first, as ``(dotted key, section, name, field)``.
+
+    List items appear as ``0``; free names as ``NAME``. The keys of all objectives appear.
+    """
+    seen: set[str] = set()
+    for name, field in section.model_fields.items():
+        key = join(path, name)
+        yield key, section, name, field
+        inner, inner_path = field.annotation, key
+        while get_origin(container := (members(inner) or [None])[0]) in (list, dict):
+            inner_path = join(inner_path, "0" if get_origin(container) is list else "NAME")
+            inner = item(container)
+        for choice in sections(inner):
+            for entry in walk_keys(choice, inner_path):
+                if entry[0] not in seen:
+                    seen.add(entry[0])
+                    yield entry
+
+
+def limits(metadata: list[Any]) -> dict[str, Any]:
+    """The limits among a field's metadata, by their short names (``ge``, ``lt``, ``min_length``, …)."""
+    found: dict[str, Any] = {}
+    for entry in metadata:
+        for name in ("ge", "gt", "le", "lt", "min_length", "max_length", "pattern"):
+            if getattr(entry, name, None) is not None:
+                found[name] = getattr(entry, name)
+    return found
+
+
+def in_words(annotation: Any, *, examples: list[Any] | None = None) -> str:
+    """What a value of this type looks like, for messages and the reference.
+
+    >>> in_words(Literal["linear", "mlp"] | None)
+    'linear, mlp or null'
+    """
+    bounds: dict[str, Any] = {}
+    if get_origin(annotation) is Annotated:
+        inner, *metadata = get_args(annotation)
+        bounds = limits(metadata)
+        for entry in metadata:
+            if isinstance(entry, FieldInfo):
+                bounds |= limits(entry.metadata)
+                examples = examples or entry.examples
+        annotation = inner
+    words = [_one_in_words(part, bounds, examples) for part in members(annotation)]
+    if annotation is Any:
+        words = ["any value"]
+    if allows_null(annotation) and annotation is not Any:
+        words.append("null")
+    flat = list(dict.fromkeys(word for phrase in words for word in phrase.split(" | ")))
+    return flat[0] if len(flat) == 1 else f"{', '.join(flat[:-1])} or {flat[-1]}"
+
+
+def _one_in_words(part: Any, bounds: dict[str, Any], examples: list[Any] | None) -> str:
+    origin = get_origin(part)
+    if origin is Literal:
+        return " | ".join(str(choice) for choice in get_args(part))
+    if origin is list:
+        size = bounds.get("min_length")
+        count = f"{size} " if size is not None and size == bounds.get("max_length") else ""
+        return f"a list of {count}{_plural(get_args(part)[0])}" + (" (not empty)" if size == 1 else "")
+    if origin is dict or part is dict or (isinstance(part, type) and issubclass(part, Section)):
+        return "a mapping"
+    if part is bool:
+        return "true | false"
+    if part in (int, float):
+        return ("a whole number" if part is int else "a number") + _bounds_in_words(bounds)
+    if "pattern" in bounds and examples:
+        return "text such as " + ", ".join(str(example) for example in examples)
+    return "text"
+
+
+def _plural(annotation: Any) -> str:
+    if sections(annotation) or get_origin(annotation) is dict:
+        return "mappings"
+    part = (members(annotation) or [Any])[0]
+    if get_origin(part) is Literal:
+        return "/".join(str(choice) for choice in get_args(part))
+    return {int: "whole numbers", float: "numbers", str: "texts"}.get(part, "values")
+
+
+def _bounds_in_words(bounds: dict[str, Any]) -> str:
+    names = {"ge": "of at least", "gt": "above", "le": "at most", "lt": "below"}
+    said = [f"{words} {bounds[name]:g}" for name, words in names.items() if name in bounds]
+    return " " + " and ".join(said) if said else ""

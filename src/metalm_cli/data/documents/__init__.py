@@ -1,0 +1,1 @@
+"""Raw text documents: opening sources and writing training rows from them."""

@@ -1,0 +1,1 @@
+"""Labelled examples of tasks: opening, selecting, fitting and packing them."""

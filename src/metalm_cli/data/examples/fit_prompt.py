@@ -1,0 +1,65 @@
+"""Fit prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from metalm_cli.data.examples.long_inputs import windowed
+from metalm_cli.data.examples.truncation import Limits, fit
+from metalm_cli.sessions import Session
+from metalm_cli.tasks import Card, Example
+from metalm_cli.templates import Prompt, Style, Template, render, session_of
+
+
+def fitted(
+    card: Card,
+    example: Example,
+    template: Template,
+    demonstrations: Sequence[Example],
+    style: Style,
+    delimiter: str,
+    limits: Limits,
+    answered: bool = True,
+    budget: float = float("inf"),
+) -> tuple[Session, bool, int] | None:
+    """The session of an example, cut where it must be; as many demonstrations as fit are kept.
+
+    Args:
+        card: Of its task.
+        example: The example.
+        template: Its wording, and that of its demonstrations.
+        demonstrations: Answered examples in front.
+        style: How prompts are made.
+        delimiter: Between an input and its answer.
+        limits: What the session must fit into.
+        answered: With the answer, trained; its room is kept free either way.
+        budget: Most decoder tokens of all demonstrations.
+
+    Returns:
+        The session, whether its long field was cut, and how many demonstrations it has; None if it does not fit.
+    """
+    whole = render(example, template, style)
+    for shown in range(len(demonstrations), -1, -1):
+        before = [render(one, template, style) for one in demonstrations[:shown]]
+
+        def make(one: Example, before: Any = before, answered: bool = True) -> Session:
+            prompt = whole if one is example else render(one, template, style)
+            asked = session_of(prompt, before, delimiter=delimiter, style=style, answered=answered)
+            if not style.windows or card.long is None:
+                return asked
+            return windowed(asked, one.fields[card.long.field], limits)
+
+        if shown and (_tokens(before, limits) > budget or not limits.holds(make(example))):
+            continue
+        found = fit(example, card, make, limits)
+        if found is None:
+            return None
+        cut_example, was_cut = found
+        return make(cut_example, answered=answered), was_cut, shown
+    return None
+
+
+def _tokens(prompts: Sequence[Prompt], limits: Limits) -> int:
+    """Decoder tokens of answered prompts, read by the decoder."""
+    return sum(len(limits.tokenizer.continuation(f"{one.input} {one.target}")) for one in prompts)

@@ -1,0 +1,1 @@
+"""Local copies of hub data sets: making and listing them."""

@@ -1,0 +1,163 @@
+"""What a data root and the cache hold, and taking it away."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from metalm_cli.common.jsonl_files import SUFFIXES
+from metalm_cli.data.examples.open_examples import FEATURES
+from metalm_cli.data.mirrors.mirror import MANIFEST, Manifest
+from metalm_cli.data.sources.locate import SAFE_PART
+from metalm_cli.errors import Exit, MetalmError
+
+CACHED = {"unpacked": "unpacked copies", "index": "row indexes", "files": "hashes of files"}
+"""Folders of the cache that are made again when they are needed."""
+
+
+@dataclass(frozen=True)
+class Holding:
+    """A data set below a data root.
+
+    Args:
+        name: Its folder.
+        splits: Its splits.
+        rows: Rows of all, as the manifest says; None where it does not.
+        size: Bytes.
+        origin: Hub id and commit of a mirror, else empty.
+        mirror: Whether metalm wrote it.
+    """
+
+    name: str
+    splits: tuple[str, ...]
+    rows: int | None
+    size: int
+    origin: str
+    mirror: bool
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A folder of the cache: its name, what it holds, files, bytes."""
+
+    name: str
+    holds: str
+    files: int
+    size: int
+
+
+def holdings(root: Path) -> list[Holding]:
+    """The data sets below a data root: folders with JSON lines in them or in a folder of a split.
+
+    Raises:
+        MetalmError: The manifest is broken.
+    """
+    manifest = Manifest(root)
+    found = []
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        splits = _splits(folder)
+        if splits:
+            found.append(_holding(folder, splits, manifest))
+    return found
+
+
+def _splits(folder: Path) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.name.endswith(SUFFIXES):
+            found.setdefault(path.name[: path.name.rindex(".jsonl")], []).append(path)
+        elif path.is_dir() and (shards := [one for one in path.iterdir() if one.name.endswith(SUFFIXES)]):
+            found.setdefault(path.name, []).extend(shards)
+    return found
+
+
+def _holding(folder: Path, splits: dict[str, list[Path]], manifest: Manifest) -> Holding:
+    mirror = (folder / FEATURES).is_file()
+    entry, facts = manifest.entry(folder.name) or {}, manifest.splits(folder.name)
+    counts = [facts.get(split, {}).get("rows") for split in splits]
+    known = [count for count in counts if isinstance(count, int)]
+    origin = " ".join(str(entry[key]) for key in ("hub_id", "hub_config") if entry.get(key)) if mirror else ""
+    if origin and entry.get("revision"):
+        origin += f" at {str(entry['revision'])[:12]}"
+    size = sum(path.stat().st_size for paths in splits.values() for path in paths)
+    rows = sum(known) if len(known) == len(counts) else None
+    return Holding(folder.name, tuple(splits), rows, size, origin, mirror)
+
+
+def cached(cache: Path) -> list[Kept]:
+    """The folders of the cache that hold something."""
+    found = []
+    for name, holds in CACHED.items():
+        sizes = [path.stat().st_size for path in _files(cache / name)]
+        if sizes:
+            found.append(Kept(name, holds, len(sizes), sum(sizes)))
+    return found
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if path.is_file()] if folder.is_dir() else []
+
+
+def clean_cache(cache: Path) -> int:
+    """Remove unpacked copies, indexes and hashes; the number of files.
+
+    Raises:
+        MetalmError: A file cannot be removed.
+    """
+    files = [path for name in CACHED for path in _files(cache / name)]
+    _remove(files)
+    return len(files)
+
+
+def named(root: Path, names: list[str]) -> list[Holding]:
+    """The mirrors of these names.
+
+    Raises:
+        MetalmError: One is not there, or was not written by metalm.
+    """
+    here = {one.name: one for one in holdings(root)}
+    for name in names:
+        if not SAFE_PART.match(name) or name not in here:
+            raise MetalmError(
+                f"no data set is named {name}",
+                where=str(root),
+                remedy=f"name some of {', '.join(here)}" if here else "the data root is empty",
+            )
+        if not here[name].mirror:
+            raise MetalmError(
+                f"{name} is no mirror of metalm's",
+                where=str(root / name),
+                why=f"it has no {FEATURES}",
+                remedy="remove the folder yourself, if it is meant to go",
+            )
+    return [here[name] for name in dict.fromkeys(names)]
+
+
+def remove_mirror(root: Path, name: str) -> int:
+    """Remove the files of a mirror and its entry in the manifest; the number of files. Other files stay.
+
+    Raises:
+        MetalmError: A file cannot be removed.
+    """
+    folder = root / name
+    files = [path for paths in _splits(folder).values() for path in paths]
+    _remove([*files, folder / FEATURES])
+    if (root / MANIFEST).exists():
+        Manifest(root).remove(name)
+    for path in (*{one.parent for one in files} - {folder}, folder):
+        if not any(path.iterdir()):
+            path.rmdir()
+    return len(files)
+
+
+def _remove(files: list[Path]) -> None:
+    for path in files:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise MetalmError(
+                "a file cannot be removed",
+                where=str(path),
+                why=error.strerror or str(error),
+                exit_code=Exit.FAILED,
+            ) from error

@@ -1,0 +1,291 @@
+"""Copies of hub data sets below a data root, in the layout that everything else reads.
+
+``ROOT/<name>/<split>.jsonl.gz`` with the hub's columns, ``ROOT/<name>/features.json`` with the class names of columns,
+and an entry in ``ROOT/MANIFEST.json``: hub id, configuration, commit, and rows, bytes and SHA-256 of each split.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import errno
+import gzip
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from metalm_cli.common.cache import replacing
+from metalm_cli.common.jsonl_files import SUFFIXES
+from metalm_cli.config.schema.data import Source
+from metalm_cli.data.examples.open_examples import FEATURES
+from metalm_cli.data.sources.base import Table
+from metalm_cli.data.sources.locate import SAFE_PART, check_hub_name
+from metalm_cli.errors import Exit, MetalmError
+from metalm_cli.tasks import Card
+
+MANIFEST = "MANIFEST.json"
+TOLD = 1_000
+"""Rows between two calls of ``progress``."""
+
+Progress = Callable[[str, str, int], None]
+"""Told of the data set, the split and the rows written so far."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A hub data set to be mirrored.
+
+    Args:
+        name: Its folder below the data root.
+        hub: Its hub id.
+        config: Its configuration.
+        revision: Its revision.
+        splits: Its splits.
+        streaming: Read it over the network without keeping a copy in the hub's cache.
+    """
+
+    name: str
+    hub: str
+    config: str | None
+    revision: str | None
+    splits: tuple[str, ...]
+    streaming: bool = False
+
+    def source(self, split: str, revision: str | None) -> Source:
+        """A split as a source."""
+        return Source(
+            name=self.name,
+            hub=self.hub,
+            config=self.config,
+            revision=revision or self.revision,
+            split=split,
+            streaming=self.streaming,
+        )
+
+
+@dataclass(frozen=True)
+class Mirrored:
+    """What became of a split.
+
+    Args:
+        name: Folder of the data set.
+        split: The split; empty where the whole data set was left alone.
+        state: ``written``; ``there`` and whole; ``left alone``, because the folder holds a copy that is no mirror.
+        rows: Its rows.
+        size: Bytes of its file.
+    """
+
+    name: str
+    split: str
+    state: Literal["written", "there", "left alone"]
+    rows: int = 0
+    size: int = 0
+
+
+def wanted_by_card(card: Card) -> Wanted | None:
+    """The hub data of a card, all splits that its roles are cut from; None for a card that has none."""
+    if card.hub is None:
+        return None
+    splits = [split.name for role in card.splits if (split := card.split(role, local=False)) is not None]
+    name = card.local.name if card.local is not None else card.name
+    return Wanted(name, card.hub.id, card.hub.config, card.hub.revision, tuple(dict.fromkeys(splits)))
+
+
+def wanted_by_source(source: Source) -> Wanted | None:
+    """The hub data of a recipe's source; None for a source that has none."""
+    if source.hub is None:
+        return None
+    streaming = source.streaming is not False
+    return Wanted(source.name, source.hub, source.config, source.revision, (source.split,), streaming)
+
+
+class Manifest:
+    """``MANIFEST.json`` of a data root: a list of data sets. Entries of others are kept as they are.
+
+    Raises:
+        MetalmError: It cannot be read, or is no list of data sets.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.path = root / MANIFEST
+        self.entries: list[dict[str, Any]] = []
+        if not self.path.exists():
+            return
+        try:
+            found = json.loads(self.path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise self._broken(str(error)) from error
+        if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
+            raise self._broken("expected a list of data sets")
+        self.entries = found
+
+    def _broken(self, why: str) -> MetalmError:
+        remedy = "repair it, or move it away: data sets are read without it"
+        return MetalmError("the manifest of a data root cannot be read", where=str(self.path), why=why, remedy=remedy)
+
+    def entry(self, name: str) -> dict[str, Any] | None:
+        """The entry of a data set, if it has one."""
+        return next((entry for entry in self.entries if entry.get("name") == name), None)
+
+    def splits(self, name: str) -> dict[str, dict[str, Any]]:
+        """Facts of the splits of a data set."""
+        found = (self.entry(name) or {}).get("splits")
+        return {split: facts for split, facts in found.items() if isinstance(facts, dict)} if found else {}
+
+    def put(self, wanted: Wanted, commit: str | None, split: str, facts: dict[str, Any]) -> None:
+        """Note a split that was written."""
+        splits = {**self.splits(wanted.name), split: facts}
+        entry = {
+            "name": wanted.name,
+            "hub_id": wanted.hub,
+            "hub_config": wanted.config,
+            "revision": commit,
+            "splits": splits,
+        }
+        self.entries = [one for one in self.entries if one.get("name") != wanted.name] + [entry]
+        self.write()
+
+    def remove(self, name: str) -> None:
+        """Take a data set out."""
+        self.entries = [entry for entry in self.entries if entry.get("name") != name]
+        self.write()
+
+    def write(self) -> None:
+        """Write it, all at once."""
+        with replacing(self.path, _cannot_write) as file:
+            file.write(json.dumps(self.entries, indent=1, ensure_ascii=False).encode() + b"\n")
+
+
+def mirror(
+    wanted: Wanted, root: Path, *, offline: bool = False, progress: Progress | None = None
+) -> Iterator[Mirrored]:
+    """Write what is missing of a data set, split by split; what is there and whole is not asked for again.
+
+    Splits that are added later come from the commit that the others came from.
+
+    Args:
+        wanted: The data set.
+        root: The data root; made if it does not exist.
+        offline: Open no connection: only what the hub's cache holds can be mirrored.
+        progress: Is told of rows.
+
+    Raises:
+        MetalmError: The hub cannot give it; a column holds what JSON cannot; the folder cannot be written, or is a
+            mirror of another data set.
+    """
+    for part in (wanted.name, *wanted.splits):
+        if not SAFE_PART.match(part):
+            raise MetalmError(f"{part!r} is no name of a folder or a split", where=wanted.hub)
+    folder, manifest = root / wanted.name, Manifest(root)
+    if folder.is_dir() and not (folder / FEATURES).is_file() and any(_data_files(folder)):
+        yield Mirrored(wanted.name, "", "left alone")
+        return
+    before = manifest.entry(wanted.name) if (folder / FEATURES).is_file() else None
+    if before is not None:
+        _check_same(wanted, before, folder)
+    commit = before.get("revision") if before is not None else None
+    for split in wanted.splits:
+        facts = manifest.splits(wanted.name).get(split) if before is not None else None
+        path = folder / f"{split}.jsonl.gz"
+        if facts is not None and _whole(path, facts):
+            yield Mirrored(wanted.name, split, "there", int(facts.get("rows", 0)), path.stat().st_size)
+            continue
+        rows, commit = _write(wanted, split, commit, path, offline, progress)
+        size = path.stat().st_size
+        relative = path.relative_to(root).as_posix()
+        manifest.put(wanted, commit, split, {"rows": rows, "file": relative, "bytes": size, "sha256": _sha256(path)})
+        before = manifest.entry(wanted.name)
+        yield Mirrored(wanted.name, split, "written", rows, size)
+
+
+def _data_files(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name.endswith(SUFFIXES)]
+
+
+def _check_same(wanted: Wanted, entry: dict[str, Any], folder: Path) -> None:
+    have, want = (entry.get("hub_id"), entry.get("hub_config")), (wanted.hub, wanted.config)
+    if have != want:
+        raise MetalmError(
+            f"the folder {wanted.name} is a mirror of another data set",
+            where=str(folder),
+            why=f"it holds {' '.join(filter(None, have))}, and {' '.join(filter(None, want))} is wanted",
+            remedy=f"metalm data clean {wanted.name} removes it; or give another --data-root",
+        )
+
+
+def _whole(path: Path, facts: dict[str, Any]) -> bool:
+    return path.is_file() and path.stat().st_size == facts.get("bytes") and _sha256(path) == facts.get("sha256")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write(
+    wanted: Wanted, split: str, commit: str | None, path: Path, offline: bool, progress: Progress | None
+) -> tuple[int, str | None]:
+    """Write a split; its rows and its commit. The class names are there before the file is."""
+    from metalm_cli.data.sources.hub import HubStream, HubTable, open_hub
+
+    source = wanted.source(split, commit)
+    check_hub_name(source)
+    opened, commit = open_hub(source, offline=offline)
+    assert isinstance(opened, HubTable | HubStream)
+    rows = 0
+    with replacing(path, _cannot_write) as out:
+        with gzip.GzipFile(filename="", mode="wb", fileobj=out, mtime=0) as packed:
+            for rows, row in enumerate(_rows(opened), start=1):
+                _put(packed, row, f"{wanted.hub}, split {split}, row {rows - 1}")
+                if progress is not None and rows % TOLD == 0:
+                    progress(wanted.name, split, rows)
+        names = json.dumps(opened.class_names(), indent=1, ensure_ascii=False)
+        with replacing(path.parent / FEATURES, _cannot_write) as file:
+            file.write(names.encode() + b"\n")
+    return rows, commit
+
+
+def _rows(opened: Any) -> Iterator[Any]:
+    if isinstance(opened, Table):
+        for number in range(opened.rows):
+            yield opened.load(number)
+        return
+    for shard in range(opened.shards()):
+        for raw in opened.read(shard):
+            yield opened.load(raw)
+
+
+def _put(file: IO[bytes] | gzip.GzipFile, row: Any, where: str) -> None:
+    try:
+        line = json.dumps(row, ensure_ascii=False, default=_plain)
+    except (TypeError, ValueError) as error:
+        raise MetalmError(
+            "a row cannot be written as JSON",
+            where=where,
+            why=str(error),
+            remedy="data sets of images or sounds are not mirrored: download the repository (hf download)",
+            exit_code=Exit.FAILED,
+        ) from error
+    file.write(line.encode("utf-8", "surrogatepass") + b"\n")
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, datetime.datetime | datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, decimal.Decimal):
+        return str(value)
+    raise TypeError(f"a value is {type(value).__name__}")
+
+
+def _cannot_write(error: OSError, folder: Path) -> MetalmError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return MetalmError(
+        "no space is left for the mirror" if full else "the mirror cannot be written",
+        where=str(folder),
+        why=error.strerror or str(error),
+        remedy="free some space, or give another --data-root" if full else "give a --data-root that you may write to",
+        exit_code=Exit.FAILED,
+    )

@@ -1,0 +1,1 @@
+"""Which row is read when: the index plan, mixing rates, row slots, micro-batches, the loader."""

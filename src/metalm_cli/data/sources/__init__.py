@@ -1,0 +1,1 @@
+"""Row tables and streams: JSON lines, CSV, the hub, the miniature world."""

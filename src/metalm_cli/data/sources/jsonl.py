@@ -1,0 +1,236 @@
+"""JSONL files, plain, gzip or zstd: unpacked once, indexed by row, read by number or from start to end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from metalm_cli.common.cache import replacing
+from metalm_cli.common.jsonl_files import CHUNK, SHORT_LINE, _unreadable, chunks, lines, parse
+from metalm_cli.data.sources.base import Stream, Table
+from metalm_cli.errors import MetalmError
+
+OPEN_FILES = 32
+
+
+@dataclass(frozen=True)
+class JsonlFile:
+    """A file ready to be read by row.
+
+    Attributes:
+        path: The file as the user gave it.
+        plain: The bytes to read: ``path`` itself, or its unpacked copy in the cache.
+        index: Offsets of the rows in ``plain`` (int64), and its size at the end.
+        rows: Rows; blank lines are none.
+        sha256: Hash of the bytes of ``path``.
+        size: Bytes of ``path``.
+        plain_size: Bytes of ``plain``.
+    """
+
+    path: Path
+    plain: Path
+    index: Path
+    rows: int
+    sha256: str
+    size: int
+    plain_size: int
+
+
+def row_starts(pieces: Iterator[bytes]) -> Iterator[np.ndarray]:
+    """Offsets (int64) at which rows start, piece by piece; blank lines start none."""
+    rest, base = b"", 0
+    for piece in pieces:
+        buffer = rest + piece
+        cut = buffer.rfind(b"\n") + 1
+        rest, whole = buffer[cut:], buffer[:cut]
+        if whole:
+            yield _starts_in(whole, base)
+        base += cut
+    if rest:
+        yield _starts_in(rest, base)
+
+
+def _starts_in(buffer: bytes, base: int) -> np.ndarray:
+    breaks = np.flatnonzero(np.frombuffer(buffer, np.uint8) == 10)
+    starts = np.concatenate(([0], breaks + 1))
+    ends = np.append(breaks, len(buffer))
+    keep = starts < ends
+    for short in np.flatnonzero(keep & (ends - starts <= SHORT_LINE)):
+        keep[short] = bool(buffer[starts[short] : ends[short]].strip())
+    return starts[keep].astype(np.int64) + base
+
+
+def prepare(path: Path, cache: Path) -> JsonlFile:
+    """Make a file readable by row: hash it, unpack it into the cache if it is compressed, index its rows.
+
+    What is derived from a file is kept under the hash of its content; the hash is kept under its path, size and
+    modification time, so an unchanged file is not read again. Two processes that prepare the same file at once
+    each write their own copy, and the later replaces the earlier.
+
+    Raises:
+        MetalmError: The file cannot be read, is damaged, or the cache cannot be written.
+    """
+    try:
+        stat, whole = path.stat(), path.resolve()
+        stamp = hashlib.sha256(f"{whole}\n{stat.st_size}\n{stat.st_mtime_ns}".encode()).hexdigest()
+        record = cache / "files" / f"{stamp[:32]}.json"
+        found = _recorded(path, record, cache)
+        if found is not None:
+            return found
+        with open(path, "rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    rows, plain_size = _unpack_and_index(path, sha256, cache)
+    facts = {"sha256": sha256, "rows": rows, "size": stat.st_size, "plain_size": plain_size}
+    with replacing(record) as out:
+        out.write(json.dumps(facts).encode())
+    return _described(path, facts, cache)
+
+
+def _described(path: Path, facts: dict[str, Any], cache: Path) -> JsonlFile:
+    sha256 = facts["sha256"]
+    plain = path.absolute() if path.name.endswith(".jsonl") else cache / "unpacked" / f"{sha256}.jsonl"
+    index = cache / "index" / f"{sha256}.idx"
+    return JsonlFile(path, plain, index, facts["rows"], sha256, facts["size"], facts["plain_size"])
+
+
+def _recorded(path: Path, record: Path, cache: Path) -> JsonlFile | None:
+    """What an earlier run derived, if all of it is still there and whole."""
+    try:
+        found = _described(path, json.loads(record.read_bytes()), cache)
+        whole = found.plain.stat().st_size == found.plain_size and found.index.stat().st_size == 8 * (found.rows + 1)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if whole else None
+
+
+def _unpack_and_index(path: Path, sha256: str, cache: Path) -> tuple[int, int]:
+    """Write the unpacked copy (of a compressed file) and the index; (rows, bytes unpacked)."""
+    if not path.name.endswith(".jsonl"):
+        plain = cache / "unpacked" / f"{sha256}.jsonl"
+        with replacing(plain) as out:
+            for chunk in chunks(path):
+                out.write(chunk)
+        path = plain
+    rows = size = 0
+    with replacing(cache / "index" / f"{sha256}.idx") as out:
+        for starts in row_starts(chunks(path)):
+            out.write(starts.tobytes())
+            rows += len(starts)
+        size = path.stat().st_size
+        out.write(np.int64(size).tobytes())
+    return rows, size
+
+
+def _read_at(file: IO[bytes], start: int, size: int) -> bytes:
+    """Bytes of an unbuffered file. A forked loader shares its parent's file position, so none is used."""
+    if hasattr(os, "pread"):
+        return os.pread(file.fileno(), size, start)
+    file.seek(start)
+    return file.read(size)
+
+
+class JsonlTable(Table):
+    """Rows of one or more files by number, in the order of the files. Picklable; files open when first read."""
+
+    def __init__(self, files: list[JsonlFile]) -> None:
+        self.files = files
+        self._firsts = np.cumsum([0] + [file.rows for file in files]).tolist()
+        self._open: OrderedDict[int, tuple[IO[bytes], np.ndarray]] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": OrderedDict()}
+
+    @property
+    def rows(self) -> int:
+        return self._firsts[-1]
+
+    def load(self, row: int) -> Any:
+        """The object in a row.
+
+        Raises:
+            MetalmError: The line is not JSON, or the file was changed since the run began.
+        """
+        which = bisect_right(self._firsts, row) - 1
+        file, offsets = self._open.get(which) or self._opened(which)
+        at = row - self._firsts[which]
+        start, end = int(offsets[at]), int(offsets[at + 1])
+        raw = _read_at(file, start, end - start)
+        try:
+            return json.loads(raw)
+        except (ValueError, RecursionError):
+            return parse(raw.rstrip(b"\r\n"), self.where(row))
+
+    def _opened(self, which: int) -> tuple[IO[bytes], np.ndarray]:
+        described = self.files[which]
+        try:
+            file = described.plain.open("rb", buffering=0)
+            size = file.seek(0, 2)
+            offsets = np.memmap(described.index, np.int64, "r")
+        except OSError as error:
+            raise MetalmError(
+                "A data file is gone", where=str(described.plain), why=error.strerror or str(error)
+            ) from error
+        if size != described.plain_size:
+            raise MetalmError(
+                "A data file was changed while it was read",
+                where=str(described.plain),
+                why=f"it has {size} bytes, and had {described.plain_size} when the run began",
+                remedy="leave data files alone during a run; start the run again",
+            )
+        self._open[which] = file, offsets
+        if len(self._open) > OPEN_FILES:
+            self._open.popitem(last=False)[1][0].close()
+        return file, offsets
+
+    def where(self, row: int) -> str:
+        """``file:line`` of a row, by counting the lines before it."""
+        which = bisect_right(self._firsts, row) - 1
+        described = self.files[which]
+        offsets = np.memmap(described.index, np.int64, "r")
+        left, line = int(offsets[row - self._firsts[which]]), 1
+        with open(described.plain, "rb") as file:
+            while left and (chunk := file.read(min(left, CHUNK))):
+                left -= len(chunk)
+                line += chunk.count(b"\n")
+        return f"{described.path}:{line}"
+
+
+class JsonlStream(Stream):
+    """Files read from start to end, nothing unpacked to disk; each file is a shard. Picklable."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self.paths = paths
+
+    def shards(self) -> int:
+        return len(self.paths)
+
+    def read(self, shard: int) -> Iterator[tuple[int, int, bytes]]:
+        """(shard, line number, line) of the rows of a shard, unparsed.
+
+        Raises:
+            MetalmError: The file is gone, damaged or cut short.
+        """
+        for number, line in lines(self.paths[shard]):
+            yield shard, number, line
+
+    def load(self, raw: tuple[int, int, bytes]) -> Any:
+        """The object of a row that :meth:`read` gave.
+
+        Raises:
+            MetalmError: The line is not JSON.
+        """
+        return parse(raw[2], self.where(raw))
+
+    def where(self, raw: tuple[int, int, bytes]) -> str:
+        return f"{self.paths[raw[0]]}:{raw[1]}"

@@ -1,0 +1,128 @@
+"""Row tables of examples that are not JSON lines: CSV files, Natural Instructions and the miniature world."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from metalm_cli.config.schema.data import World
+from metalm_cli.data.sources.base import Table
+from metalm_cli.errors import MetalmError
+from metalm_cli.tasks.natural_instructions import read_task
+
+
+class CsvTable(Table):
+    """Rows of a CSV file, held in memory.
+
+    Raises:
+        MetalmError: The file cannot be read; a row has more or fewer values than the header has columns.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._rows: list[dict[str, str]] = []
+        self._lines: list[int] = []
+        try:
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                reader = csv.DictReader(file)
+                last = reader.line_num if reader.fieldnames else 0
+                for row in reader:
+                    self._rows.append(row)
+                    self._lines.append(last + 1)
+                    last = reader.line_num
+                    if None in row or None in row.values():
+                        raise self._ragged(len(reader.fieldnames or ()))
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise MetalmError("a CSV file cannot be read", where=str(path), why=str(error)) from error
+
+    def _ragged(self, columns: int) -> MetalmError:
+        more = None in self._rows[-1]
+        return MetalmError(
+            f"a row has {'more' if more else 'fewer'} values than the header has columns",
+            where=self.where(len(self._rows) - 1),
+            why=f"the header has {columns}",
+            remedy="repair the row; a value with a comma or a line break stands in double quotes",
+        )
+
+    @property
+    def rows(self) -> int:
+        return len(self._rows)
+
+    def load(self, row: int) -> Any:
+        return self._rows[row]
+
+    def where(self, row: int) -> str:
+        return f"{self.path}:{self._lines[row]}"
+
+
+class InstanceTable(Table):
+    """Instances of a task of Natural Instructions, held in memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._rows = read_task(path)["Instances"]
+
+    @property
+    def rows(self) -> int:
+        return len(self._rows)
+
+    def load(self, row: int) -> Any:
+        return self._rows[row]
+
+    def where(self, row: int) -> str:
+        """The line that holds the instance's id, where it has one of its own."""
+        found = self._rows[row].get("id") if isinstance(self._rows[row], dict) else None
+        if isinstance(found, str):
+            for number, line in enumerate(self.path.read_text(encoding="utf-8").splitlines(), start=1):
+                if f'"{found}"' in line:
+                    return f"{self.path}:{number}, instance {row}"
+        return f"{self.path}, instance {row}"
+
+
+class WorldTaskTable(Table):
+    """Labelled rows of the miniature world."""
+
+    def __init__(self, task: str, split: str) -> None:
+        from metalm_cli.miniworld.tasks import task_rows
+
+        self.task, self.split = task, split
+        self._rows = task_rows.rows(task, split)
+
+    def __reduce__(self) -> Any:
+        return WorldTaskTable, (self.task, self.split)
+
+    @property
+    def rows(self) -> int:
+        return len(self._rows)
+
+    def load(self, row: int) -> Any:
+        return self._rows[row]
+
+    def where(self, row: int) -> str:
+        return f"task {self.task} of the world, {self.split} row {row}"
+
+
+class WorldTable(Table):
+    """Documents of the embedded miniature world."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self._documents: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"world": self.world, "_documents": None}
+
+    @property
+    def rows(self) -> int:
+        return self.world.documents
+
+    def load(self, row: int) -> Any:
+        if self._documents is None:
+            from metalm_cli.miniworld import documents
+
+            self._documents = documents(self.world.documents, self.world.seed)
+        return self._documents[row]
+
+    def where(self, row: int) -> str:
+        return f"document {row} of the world with seed {self.world.seed}"

@@ -1,0 +1,261 @@
+"""From a text, an image, or both, to what a model says: the session that is made of them, and how it is continued."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import LogitsProcessorList, StoppingCriteriaList
+
+from metalm_cli.errors import MetalmError
+from metalm_cli.inference.batch_generation import UNCONSTRAINED, _continued, continued, no_memory
+from metalm_cli.inference.language_model import Interface
+from metalm_cli.inference.sampling import Drawing, Sampling
+from metalm_cli.inference.text_streaming import AnswerText, Teller, stopped_at
+from metalm_cli.sessions import Causal, Docked, Session, Span, TokenisedSession
+
+CPU_BUDGET = 4096
+"""Decoder positions of a forward pass on a CPU, padding and new tokens included."""
+GPU_BUDGET = 1 << 16
+"""... on a GPU, where a batch that does not fit is halved."""
+
+Place = Literal["docked", "causal"]
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How a session is continued.
+
+    Args:
+        max_new_tokens: Most new tokens.
+        beams: Width of a beam search; 1: the likeliest token each time.
+        length_penalty: Exponent of the length by which a beam's log-probability is divided.
+        sampling: Draw tokens instead.
+        stop: Texts that end an answer, and are not part of it.
+
+    Raises:
+        MetalmError: Beams and sampling are both asked for, or a stop text is empty.
+    """
+
+    max_new_tokens: int = 128
+    beams: int = 1
+    length_penalty: float = 1.0
+    sampling: Sampling | None = None
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.beams > 1 and self.sampling is not None:
+            raise MetalmError("beams are searched, samples are drawn: not both", remedy="leave one of them out")
+        if "" in self.stop:
+            raise MetalmError("a stop text is empty: it would end every answer before it begins")
+
+    def options(self) -> dict[str, Any]:
+        """For transformers' ``generate``."""
+        beams = {"num_beams": self.beams, "length_penalty": self.length_penalty} if self.beams > 1 else {}
+        return {**UNCONSTRAINED, **beams}
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a model has said.
+
+    Args:
+        text: The answer.
+        tokens: Tokens generated, the document end included.
+        ended: By what: the document's ``end``, a ``stop`` text, the ``limit`` of new tokens, or the decoder's
+            ``positions``.
+    """
+
+    text: str
+    tokens: int
+    ended: Literal["end", "stop", "limit", "positions"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a text becomes a session.
+
+    Args:
+        place: ``docked`` into the text encoder (a model without one reads it as causal text), or read as ``causal``
+            text.
+        prompt: Beginning of the answer, behind the target delimiter.
+    """
+
+    place: Place = "docked"
+    prompt: str = ""
+
+
+def session_of(
+    interface: Interface, text: str, image: Any = None, layout: Layout = Layout(), name: str = ""
+) -> Session:
+    """The session of a text, an image, or both.
+
+    The image stands first. A fused encoder reads image and text in one dock.
+
+    Args:
+        interface: The model.
+        text: The text, or nothing.
+        image: Path or PIL image, or None.
+        layout: Where the text goes.
+        name: What errors call the session.
+
+    Raises:
+        MetalmError: There is nothing to read, or no encoder for an image.
+    """
+    spans: list[Span] = []
+    if image is not None:
+        encoder, fused = image_encoder(interface)
+        content: Any = {"image": image} if fused else image
+        if fused and text and layout.place == "docked":
+            content, text = {**content, "text": text}, ""
+        spans.append(Docked(encoder, content))
+    if text:
+        encoder = text_encoder(interface) or ""
+        spans.append(Docked(encoder, text) if layout.place == "docked" and encoder else Causal(text))
+    if layout.prompt:
+        delimiter = interface.decoder_tokenizer.rules.target_delimiter if spans else ""
+        spans.append(Causal(delimiter + layout.prompt))
+    if not spans:
+        raise MetalmError(f"{name or 'the session'} has no text", remedy="give a text, an image or a prompt")
+    return Session(spans, name)
+
+
+def text_encoder(interface: Interface) -> str | None:
+    """The encoder that texts are docked into: ``text``, or the first one for texts.
+
+    A model without encoders has ``text``, too, as its sessions are lowered; None: the model's encoders read no text.
+    """
+    if not interface.processors:
+        return "text"
+    return _encoder(interface, "text")
+
+
+def image_encoder(interface: Interface) -> tuple[str, bool]:
+    """The encoder that images are docked into, and whether it is fused.
+
+    Raises:
+        MetalmError: The model has none.
+    """
+    for kind in ("vision", "fused"):
+        found = _encoder(interface, kind)
+        if found is not None:
+            return found, kind == "fused"
+    has = ", ".join(f"{name} ({one.kind})" for name, one in interface.model.adapters.items())
+    raise MetalmError(
+        "the model has no encoder that reads images",
+        why=f"its encoders: {has}" if has else "it is a decoder without encoders",
+        remedy="use a model with a vision encoder, or leave the image out",
+    )
+
+
+def _encoder(interface: Interface, kind: str) -> str | None:
+    names = [name for name, one in interface.model.adapters.items() if one.kind == kind]
+    return kind if kind in names else next(iter(names), None)
+
+
+def open_image(path: Path) -> Any:
+    """Read an image file whole: a PIL image.
+
+    Raises:
+        MetalmError: It is not there, or no image.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except OSError as error:
+        why = error.strerror or str(error)
+    except Exception as error:  # the decoders of damaged files raise all kinds
+        why = f"{type(error).__name__}: {error}"
+    raise MetalmError("an image cannot be read", where=str(path), why=why, remedy="check the path and the file")
+
+
+def answer_text(interface: Interface, session: Session, decoding: Decoding) -> AnswerText:
+    """What is shown: an answer after a dock without the delimiter and space around it, all of other continuations."""
+    docked = bool(session.spans) and isinstance(session.spans[-1], Docked)
+    delimiter = interface.decoder_tokenizer.rules.target_delimiter if docked else None
+    return AnswerText(decoding.stop, delimiter)
+
+
+def stream(
+    interface: Interface,
+    session: Session,
+    decoding: Decoding = Decoding(),
+    tell: Callable[[str], None] = lambda piece: None,
+    key: int = 1,
+) -> Said:
+    """Continue a session, and tell the text as it is said.
+
+    Args:
+        interface: The model.
+        session: What to continue.
+        decoding: How; with beams nothing is told before the end.
+        tell: Given each piece of text that no later token can change; together they are the answer.
+        key: What draws follow from, beside the seed: a line's number.
+
+    Raises:
+        MetalmError: The session cannot be tokenised, or fills all positions of the decoder, or memory ends.
+    """
+    made = interface.tokenise(session)
+    room = interface._room(made)
+    most = min(decoding.max_new_tokens, room)
+    teller = Teller(interface.decoder_tokenizer, answer_text(interface, session, decoding), tell)
+    options = decoding.options()
+    if decoding.sampling is not None:
+        options["logits_processor"] = LogitsProcessorList([Drawing(decoding.sampling, [(key,)])])
+    if decoding.beams == 1:
+        options["stopping_criteria"] = StoppingCriteriaList([teller])
+    try:
+        ids = _continued(interface, [made], most, options)[0].tolist()
+    except torch.OutOfMemoryError as error:
+        raise no_memory(made, most, decoding.beams) from error
+    text = interface._text(ids)
+    shown = teller.answer.whole(text)
+    teller.add(shown)
+    if stopped_at(text, decoding.stop, teller.answer.delimiter or "") is not None:
+        return Said(shown, len(ids), "stop")
+    if interface.decoder_tokenizer.document_id in ids:
+        return Said(shown, len(ids), "end")
+    return Said(shown, len(ids), "limit" if most == decoding.max_new_tokens else "positions")
+
+
+def answers(
+    interface: Interface,
+    sessions: Mapping[int, tuple[Session, TokenisedSession]],
+    decoding: Decoding = Decoding(),
+    budget: int | None = None,
+) -> Iterator[list[tuple[int, str]]]:
+    """Continue many sessions: each as :func:`stream` does with its number as the key.
+
+    Args:
+        interface: The model.
+        sessions: Sessions, also tokenised, by number.
+        decoding: How.
+        budget: Decoder positions of a forward pass, padding and new tokens included; None: by the device.
+
+    Returns:
+        Batches of (number, answer), as they are done.
+
+    Raises:
+        MetalmError: A session fills all positions of the decoder, or memory ends.
+    """
+    numbers = list(sessions)
+    batches = continued(
+        interface,
+        [sessions[number][1] for number in numbers],
+        [decoding.max_new_tokens] * len(numbers),
+        batch_size=None,
+        budget=budget or (GPU_BUDGET if interface.device.type == "cuda" else CPU_BUDGET),
+        stop=decoding.stop,
+        leads=[answer_text(interface, sessions[number][0], decoding).delimiter or "" for number in numbers],
+        sampling=decoding.sampling,
+        keys=[(number,) for number in numbers],
+        **decoding.options(),
+    )
+    for batch in batches:
+        found: Sequence[tuple[int, str]] = [(numbers[at], text) for at, text in batch]
+        yield [(one, answer_text(interface, sessions[one][0], decoding).whole(text)) for one, text in found]

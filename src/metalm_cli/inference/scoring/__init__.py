@@ -1,0 +1,1 @@
+"""Option scoring with shared prefixes."""

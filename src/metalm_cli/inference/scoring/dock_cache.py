@@ -1,0 +1,91 @@
+"""Docked contents, each encoded once: the connectors' outputs are kept as long as there is room."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metalm_cli.inference.language_model import Interface
+from metalm_cli.sessions import DockTable
+from metalm_cli.sessions.processors import DockInput
+
+ROOM = 1 << 30
+"""Bytes of outputs that are kept; the least recently used go first."""
+
+
+class DockStore:
+    """The vectors that docks put into the decoder, by content.
+
+    Args:
+        interface: The model.
+        budget: Encoder positions of a forward pass, padding included.
+        room: Bytes of vectors to keep.
+
+    Attributes:
+        encoded: Contents that an encoder has read.
+        asked: Contents that were asked for.
+    """
+
+    def __init__(self, interface: Interface, budget: int, room: int = ROOM) -> None:
+        self.interface, self.budget, self.room = interface, budget, room
+        self.encoded = self.asked = 0
+        self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._bytes = 0
+
+    @torch.no_grad()
+    def vectors(self, docks: Sequence[DockInput]) -> list[Tensor]:
+        """Connector outputs of each dock: ``[p, d]``, p its positions."""
+        self.asked += len(docks)
+        found = {dock.key: self._kept[dock.key] for dock in docks if dock.key in self._kept}
+        missing = {dock.key: dock for dock in docks if dock.key not in found}
+        for key in found:
+            self._kept.move_to_end(key)
+        for group in _groups(missing.values(), self.budget):
+            for dock, vectors in zip(group, self._encode(group), strict=True):
+                found[dock.key] = vectors
+                self._keep(dock.key, vectors)
+        return [found[dock.key] for dock in docks]
+
+    def _encode(self, docks: Sequence[DockInput]) -> list[Tensor]:
+        """Encode contents of one encoder in one pass."""
+        name, device = docks[0].encoder, self.interface.device
+        arrays = self.interface.processors[name].collate(docks)
+        none = torch.zeros(0, dtype=torch.int64)
+        sizes = [dock.positions for dock in docks]
+        table = DockTable(
+            inputs={key: torch.from_numpy(array).to(device) for key, array in arrays.items()},
+            rows=torch.from_numpy(np.repeat(np.arange(len(docks)), sizes)).to(device),
+            columns=torch.from_numpy(np.concatenate([dock.docked for dock in docks]).astype(np.int64)).to(device),
+            at=none,
+            source=none,
+        )
+        self.encoded += len(docks)
+        return list(self.interface.model.docked(name, table).split(sizes))
+
+    def _keep(self, key: bytes, vectors: Tensor) -> None:
+        size = vectors.numel() * vectors.element_size()
+        if size > self.room:
+            return
+        # A copy, because a part of a batch keeps the whole batch.
+        self._kept[key] = vectors.clone()
+        self._bytes += size
+        while self._bytes > self.room:
+            _, gone = self._kept.popitem(last=False)
+            self._bytes -= gone.numel() * gone.element_size()
+
+
+def _groups(docks: Iterable[DockInput], budget: int) -> Iterable[list[DockInput]]:
+    """Contents to encode together: of one encoder and like length, the longest first."""
+    group: list[DockInput] = []
+    for dock in sorted(docks, key=lambda one: (one.encoder, -sum(one.cost.values()))):
+        longest = sum((group or [dock])[0].cost.values())
+        if group and (group[0].encoder != dock.encoder or longest * (len(group) + 1) > budget):
+            yield group
+            group = []
+        group.append(dock)
+    if group:
+        yield group

@@ -1,0 +1,253 @@
+"""A document being written: sentences, paragraphs, and the facts they state."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from metalm_cli.miniworld import lexicon as lex
+from metalm_cli.miniworld.english import KIN, PRONOUNS, article, capital, clock, plural, third, words
+from metalm_cli.miniworld.facts import RELATIONS, Fact, Person
+from metalm_cli.miniworld.phrases import KIND, NAME, PERSON
+from metalm_cli.miniworld.rng import Dice
+from metalm_cli.miniworld.world import World
+
+Slots = dict[str, str]
+_PLURAL_FOODS = frozenset(food.name for food in lex.FOODS if food.one)
+_KIN_SIDES = {
+    "parent_of": ("parent", "child"),
+    "sibling": ("sibling", "sibling"),
+    "grandparent_of": ("grandparent", "child"),
+}
+
+
+@lru_cache(maxsize=1024)
+def _person_slots(name: str, gender: str, pronoun: bool) -> Slots:
+    he = PRONOUNS[gender]
+    spouse = "husband" if gender == "she" else "wife"
+    if pronoun:
+        return he | {
+            "N": he["He"], "n": he["he"], "m": he["him"], "Ns": he["His"], "ns": he["his"], "spouse": spouse
+        }  # fmt: skip
+    return he | {"N": name, "n": name, "m": name, "Ns": f"{name}'s", "ns": f"{name}'s", "spouse": spouse}
+
+
+@lru_cache(maxsize=1024)
+def _kind_slots(kind: str, pronoun: bool) -> Slots:
+    one, many = article(kind), plural(kind)
+    slots = {"A": capital(one), "a": one, "Ps": capital(many), "ps": many, "s": kind}
+    return slots | {"A": "It", "Ps": "They"} if pronoun else slots
+
+
+def place_name(building: str) -> str:
+    """``the library in Oakton`` for ``Oakton library``."""
+    town, kind = building.split(" ", 1)
+    return f"the {kind} in {town}"
+
+
+def shown(fact: Fact) -> str:
+    """The value of a fact as it stands in running text."""
+    relation, value = fact.relation, fact.value
+    if relation in ("wakes_at", "opens_at"):
+        return words(int(value))
+    if relation == "event_hour":
+        return clock(int(value))
+    if relation == "legs":
+        return words(int(value)) if value != "0" else "no"
+    if relation == "attends":
+        return f"school in {value.split(' ')[0]}"
+    if relation == "next_to":
+        return f"the {value.split(' ', 1)[1]}"
+    if relation == "event_place":
+        return place_name(value)
+    if relation == "earlier_than":
+        return f"the {value}"
+    return value
+
+
+class Draft:
+    """Collects a document's sentences and the facts that they state.
+
+    Every sentence that states a fact of the world names it: a false fact is an error at once, and a sentence
+    whose facts are held out is left out.
+
+    Args:
+        world: What is true.
+        dice: What is drawn.
+    """
+
+    __slots__ = ("dice", "facts", "held", "joint", "paragraphs", "topic", "world")
+
+    def __init__(self, world: World, dice: Dice) -> None:
+        self.world = world
+        self.held = world.held
+        self.dice = dice
+        self.facts: list[Fact] = []
+        self.paragraphs: list[list[str]] = [[]]
+        self.joint = "\n\n"
+        """What stands between paragraphs."""
+        self.topic = ""
+        """Whom or what a pronoun at the start of the next sentence would mean."""
+
+    def can(self, *facts: Fact) -> bool:
+        """Whether none of the facts is held out.
+
+        Raises:
+            KeyError: If a fact is false.
+        """
+        held = self.held
+        return not any(map(held.__getitem__, facts))
+
+    def say(self, sentence: str, *facts: Fact) -> bool:
+        """Add a sentence that states ``facts``; if one of them is held out, add nothing and return False."""
+        if facts:
+            if not self.can(*facts):
+                return False
+            self.facts.extend(facts)
+        self.paragraphs[-1].append(sentence)
+        self.topic = ""
+        return True
+
+    def turn(self) -> None:
+        """Begin a new paragraph."""
+        if self.paragraphs[-1]:
+            self.paragraphs.append([])
+        self.topic = ""
+
+    def line(self, sentence: str, *facts: Fact) -> bool:
+        """A paragraph of one sentence."""
+        self.turn()
+        return self.say(sentence, *facts)
+
+    def size(self) -> int:
+        """The number of words so far."""
+        return sum(sentence.count(" ") + 1 for sentences in self.paragraphs for sentence in sentences)
+
+    def text(self) -> str:
+        """The document."""
+        return self.joint.join([" ".join(sentences) for sentences in self.paragraphs if sentences])
+
+    def tell(self, fact: Fact, reverse: bool = False) -> bool:
+        """State a fact in one of its relation's ways; from the other side if ``reverse``. Return whether it was."""
+        if self.held[fact]:
+            return False
+        subject = fact.value if reverse else fact.subject
+        kind = RELATIONS[fact.relation].subject
+        if kind == "person":
+            self._tell_person(fact, subject, reverse)
+        elif fact.relation in KIND:
+            self._tell_kind(fact, subject, reverse)
+        else:
+            self._tell_name(fact, subject, reverse)
+        self.facts.append(fact)
+        return True
+
+    def tell_of(self, subject: str, fact: Fact) -> bool:
+        """State a fact of a person from that person's side, whichever side of the fact that is."""
+        if fact.subject == subject or not RELATIONS[fact.relation].symmetric:
+            return self.tell(fact, reverse=fact.subject != subject)
+        if self.held[fact]:
+            return False
+        self._tell_person(Fact(fact.relation, fact.value, fact.subject), subject, False)
+        self.facts.append(fact)
+        return True
+
+    def first(self, speaker: str, fact: Fact) -> str:
+        """The fact as its subject (or the other side of a symmetric relation) would say it of itself."""
+        if fact.subject != speaker:
+            fact = Fact(fact.relation, fact.value, fact.subject)
+        return self.dice.pick(PERSON[fact.relation].first).format_map(self.person_slots(fact, speaker, False))
+
+    def you(self, fact: Fact) -> str:
+        """A question to the fact's subject."""
+        return self.dice.pick(PERSON[fact.relation].you)
+
+    def asked(self, fact: Fact) -> tuple[str, str]:
+        """A question whose answer is the fact's value, and its short answer."""
+        kind = RELATIONS[fact.relation].subject
+        if kind == "person":
+            phrasing, slots = PERSON[fact.relation], self.person_slots(fact, fact.subject, False)
+        elif fact.relation in KIND:
+            phrasing, slots = KIND[fact.relation], self._kind_slots(fact, fact.subject, False)
+        else:
+            phrasing, slots = NAME[fact.relation], self._name_slots(fact, fact.subject, False)
+        return self.dice.pick(phrasing.ask).format_map(slots), phrasing.short.format_map(slots)
+
+    def claim(self, fact: Fact) -> str:
+        """The fact, true or not, as a clause about a person."""
+        return PERSON[fact.relation].claim.format_map(self.person_slots(fact, fact.subject, False))
+
+    def _tell_person(self, fact: Fact, name: str, reverse: bool) -> None:
+        phrasing = PERSON[fact.relation]
+        template = self.dice.pick(phrasing.reverse if reverse else phrasing.third)
+        pronoun = self.topic == name and (" and {o}" not in template) and self.dice.chance(0.75)
+        self.paragraphs[-1].append(template.format_map(self.person_slots(fact, name, pronoun, reverse)))
+        people = self.world.people
+        other = people.get(fact.subject if reverse else fact.value)
+        self.topic = "" if other is not None and other.gender == people[name].gender else name
+
+    def _tell_kind(self, fact: Fact, kind: str, reverse: bool) -> None:
+        phrasing = KIND[fact.relation]
+        template = self.dice.pick(phrasing.reverse if reverse else phrasing.third)
+        number = kind + (" one" if template.startswith("{A}") else " many" if template.startswith("{Ps}") else "")
+        pronoun = self.topic == number and RELATIONS[fact.relation].subject != "job" and self.dice.chance(0.6)
+        self.paragraphs[-1].append(template.format_map(self._kind_slots(fact, kind, pronoun, reverse)))
+        self.topic = "" if RELATIONS[fact.relation].value == "animal" else number
+
+    def _tell_name(self, fact: Fact, name: str, reverse: bool) -> None:
+        phrasing = NAME[fact.relation]
+        template = self.dice.pick(phrasing.reverse if reverse else phrasing.third)
+        pronoun = self.topic == name and template.startswith("{S}") and self.dice.chance(0.6)
+        self.paragraphs[-1].append(template.format_map(self._name_slots(fact, name, pronoun, reverse)))
+        other = RELATIONS[fact.relation].value in ("town", "building", "event")
+        clear = template.startswith(("{S}", "The ")) and not (
+            other and not fact.relation.startswith(("has_", "event_"))
+        )
+        self.topic = name if clear else ""
+
+    def person_slots(self, fact: Fact, name: str, pronoun: bool, reverse: bool = False) -> Slots:
+        """What fills the slots of a person's phrase."""
+        people = self.world.people
+        person: Person = people[name]
+        value = fact.subject if reverse else shown(fact)
+        slots = _person_slots(name, person.gender, pronoun) | {"o": value, "O": capital(value)}
+        if fact.relation in ("job", "owns"):
+            slots["ao"] = article(value)
+            slots["AO"] = capital(slots["ao"])
+        sides = _KIN_SIDES.get(fact.relation)
+        if sides is not None:
+            near, far = sides[::-1] if reverse else sides
+            slots["kin"] = KIN[person.gender][near]
+            slots["kin_o"] = KIN[people[value].gender][far]
+        return slots
+
+    def _kind_slots(self, fact: Fact, kind: str, pronoun: bool, reverse: bool = False) -> Slots:
+        value = fact.subject if reverse else shown(fact)
+        relation = fact.relation
+        slots = _kind_slots(kind, pronoun) | {"o": value, "O": capital(value)}
+        if relation == "sound":
+            slots["os"] = third(value)
+        elif relation in ("baby", "bigger_than", "job_tool"):
+            slots["os"] = plural(value)
+            slots["ao"] = article(value)
+            slots["AO"] = capital(slots["ao"])
+        return slots
+
+    def _name_slots(self, fact: Fact, name: str, pronoun: bool, reverse: bool = False) -> Slots:
+        kind = RELATIONS[fact.relation].subject
+        value = fact.subject if reverse else shown(fact)
+        subject = name
+        if kind == "building":
+            subject = f"the {name.split(' ', 1)[1]}"
+        elif kind == "event":
+            subject = f"the {name}"
+            if reverse:
+                value = f"the {value}"
+        many = name in _PLURAL_FOODS
+        slots = {"s": subject, "S": capital(subject), "o": value, "O": capital(value)}
+        slots |= {"be": "are", "taste": "taste", "do": "do"} if many else {"be": "is", "taste": "tastes", "do": "does"}
+        if pronoun:
+            slots["S"] = "They" if many else "It"
+        if fact.relation in ("has_building", "pet_kind"):
+            slots["ao"] = article(value)
+            slots["AO"] = capital(slots["ao"])
+        return slots

@@ -1,0 +1,1 @@
+"""Drawn pictures of the miniature world, with captions, questions and explanations."""

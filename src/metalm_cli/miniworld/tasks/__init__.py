@@ -1,0 +1,1 @@
+"""Labelled tasks of the miniature world."""

@@ -1,0 +1,150 @@
+"""Clauses of exact meaning for the labelled tasks: attributes of which a subject has one, and comparisons.
+
+The phrases of documents vary more freely; labels need wordings of which no two can be true of different facts.
+Clauses begin as they stand inside a sentence and have no full stop.
+"""
+
+from __future__ import annotations
+
+from metalm_cli.miniworld.documents.document_writer import place_name, shown
+from metalm_cli.miniworld.english import article, capital
+from metalm_cli.miniworld.facts import RELATIONS, Fact
+from metalm_cli.miniworld.rng import Dice
+from metalm_cli.miniworld.world import World
+
+ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "lives_in": ("{n} lives in {o}", "{n} lives in the town of {o}", "{n}'s home is in {o}"),
+    "age": ("{n} is {o} years old", "at the moment {n} is {o} years old", "{n}'s age is {o}"),
+    "hair": ("{n} has {o} hair", "{n}'s hair is {o}", "the colour of {n}'s hair is {o}"),
+    "favourite_colour": (
+        "{n}'s favourite colour is {o}",
+        "{n} likes {o} more than any other colour",
+        "of all colours {n} likes {o} best",
+    ),
+    "wakes_at": (
+        "{n} gets up at {o} in the morning",
+        "every morning {n} gets up at {o}",
+        "at {o} in the morning {n} gets up",
+    ),
+    "job": ("{n} is {ao}", "{n} works as {ao}", "{n}'s job is that of {ao}"),
+    "likes": ("{n} likes {o}", "{n} is fond of {o}"),
+    "dislikes": ("{n} does not like {o}", "{n} is not fond of {o}"),
+    "has_pet": ("{n} has a pet called {o}", "{n}'s pet is called {o}", "the name of {n}'s pet is {o}"),
+    "thing_colour": ("{n} is {o}", "the colour of {n} is {o}"),
+    "thing_material": ("{n} is made of {o}", "the material of {n} is {o}"),
+    "pet_kind": ("{n} is {ao}", "the pet called {n} is {ao}"),
+    "pet_colour": ("{n} is {o}", "the colour of {n} is {o}"),
+    "founded": ("{n} was founded in {o}", "the town of {n} was founded in the year {o}"),
+    "known_for": ("{n} is known for its {o}", "the town of {n} is famous for its {o}"),
+    "population": ("about {o} people live in {n}", "{n} has about {o} people"),
+    "opens_at": ("{n} opens at {o} in the morning", "the doors of {n} open at {o} in the morning"),
+    "built_of": ("{n} is built of {o}", "the walls of {n} are of {o}"),
+    "event_day": ("{n} is always on {o}", "the day of {n} is always {o}"),
+    "event_hour": ("{n} begins at {o}", "{n} starts at {o}"),
+    "event_place": ("{n} takes place at {o}", "{n} is held at {o}"),
+}
+"""Wordings that mean the same, by relation."""
+
+COMPARISONS: dict[str, tuple[str, str]] = {
+    "older_than": ("{a} is older than {b}", "{b} is younger than {a}"),
+    "larger_than": ("{a} is larger than {b}", "{b} is smaller than {a}"),
+    "north_of": ("{a} lies north of {b}", "{b} lies south of {a}"),
+    "east_of": ("{a} lies east of {b}", "{b} lies west of {a}"),
+    "earlier_than": ("{a} begins at an earlier hour than {b}", "{b} begins at a later hour than {a}"),
+    "bigger_than": ("{a} is bigger than {b}", "{b} is smaller than {a}"),
+}
+"""Each order told from its first and from its second side."""
+
+EXCLUSIVE = (
+    *("lives_in", "age", "hair", "favourite_colour", "wakes_at"),
+    *("thing_colour", "founded", "opens_at", "event_day", "event_hour"),
+)
+"""Relations of which a subject has one value, so that another value is false."""
+
+_SIDE: dict[str, tuple[str, ...]] = {
+    "person": ("hair", "age", "lives_in", "job", "likes", "dislikes", "favourite_colour", "wakes_at"),
+    "town": ("founded", "known_for", "population"),
+    "building": ("opens_at", "built_of"),
+    "event": ("event_day", "event_hour", "event_place"),
+    "thing": ("thing_colour", "thing_material"),
+    "pet": ("pet_kind", "pet_colour"),
+}
+
+
+def named(kind: str, subject: str) -> str:
+    """A subject as sentences call it: ``the library in Oakton``, ``the chess evening``, ``a dog``, ``Ada``."""
+    if kind == "building":
+        return place_name(subject)
+    if kind == "event":
+        return f"the {subject}"
+    return article(subject) if kind == "animal" else subject
+
+
+def attribute(fact: Fact, form: int) -> str:
+    """A fact as a clause, true or not, in one of its relation's wordings (counted round).
+
+    Example:
+        >>> attribute(Fact("hair", "Ada", "red"), 1)
+        "Ada's hair is red"
+    """
+    value = shown(fact)
+    forms = ATTRIBUTES[fact.relation]
+    slots = {"n": named(RELATIONS[fact.relation].subject, fact.subject), "o": value, "ao": article(value)}
+    return forms[form % len(forms)].format_map(slots)
+
+
+def comparison(relation: str, one: str, other: str, form: int) -> str:
+    """A comparison as a clause, true or not, from the first side (form 0) or the second (form 1).
+
+    Example:
+        >>> comparison("older_than", "Ada", "Ben", 1)
+        'Ben is younger than Ada'
+    """
+    kind = RELATIONS[relation].subject
+    return COMPARISONS[relation][form % 2].format(a=named(kind, one), b=named(kind, other))
+
+
+def sentence(clause: str) -> str:
+    """A clause as a sentence."""
+    return f"{capital(clause)}."
+
+
+def text(dice: Dice, clauses: list[str]) -> str:
+    """Clauses as sentences, in random order."""
+    return " ".join(sentence(clause) for clause in dice.shuffled(clauses))
+
+
+def differing(world: World, dice: Dice, relation: str, count: int, gender: str = "") -> list[Fact] | None:
+    """Facts of a relation with as many subjects and as many values; of people of a gender, if one is given."""
+    found: list[Fact] = []
+    people = world.people
+    for fact in dice.some(world.query(relation), 12 * count):
+        if gender and people[fact.subject].gender != gender:
+            continue
+        if all(fact.subject != other.subject and fact.value != other.value for other in found):
+            found.append(fact)
+            if len(found) == count:
+                return found
+    return None
+
+
+def ordered(world: World, dice: Dice, relation: str, count: int) -> list[str] | None:
+    """Names in the order of a comparison, the greatest first, no two of them equal."""
+    chosen = dice.some(list(dict.fromkeys(side for fact in world.query(relation) for side in fact[1:])), count)
+    holds = world.holds
+    wins = {one: sum(holds(Fact(relation, one, other)) for other in chosen) for one in chosen}
+    chosen.sort(key=lambda name: -wins[name])
+    return chosen if sorted(wins.values()) == list(range(count)) else None
+
+
+def aside(world: World, dice: Dice, relation: str, subject: str) -> str | None:
+    """A clause about the subject that has nothing to do with a relation, or None."""
+    others = [
+        name for name in _SIDE.get(RELATIONS[relation].subject, ()) if name not in (relation, _TWIN.get(relation))
+    ]
+    facts = [fact for name in others for fact in world.query(name, subject)]
+    return attribute(dice.pick(facts), dice.below(3)) if facts else None
+
+
+_TWIN = {"older_than": "age", "larger_than": "population", "earlier_than": "event_hour", "favourite_colour": "likes"}
+"""Relations whose facts would decide, or confuse, those of another."""

@@ -1,0 +1,1 @@
+"""The paper's DeepNorm transformer stacks."""

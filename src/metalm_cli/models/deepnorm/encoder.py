@@ -1,0 +1,380 @@
+"""The paper's text encoder: a bidirectional DeepNorm stack (paper section 3.1, appendix A).
+
+Learnable absolute positions at the input, T5's relative position bias (arXiv 1910.10683, section 2.1) in every
+layer, one table for all of them. Heads for masked tokens and for replaced tokens (ELECTRA, arXiv 2003.10555).
+
+Shapes as in :mod:`metalm_cli.models.deepnorm.layers`; ``e`` is the width of the token embeddings (``embedding_size``).
+"""
+
+from typing import Any
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import nn
+from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
+from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput, TokenClassifierOutput
+from transformers.utils import can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from metalm_cli.errors import MetalmError
+from metalm_cli.models.deepnorm.layers import (
+    PAPER_VOCABULARY,
+    DeepNormLayer,
+    DeepNormPreTrainedModel,
+    GainLinear,
+    check_shape,
+    one_input,
+)
+
+
+@strict
+class MetaLMEncoderConfig(PreTrainedConfig):
+    """Shape of an encoder; the defaults are the paper's, about 366M parameters.
+
+    Args:
+        vocab_size: Entries of the vocabulary. The paper does not state it; ours.
+        hidden_size: Width; a multiple of ``num_attention_heads``.
+        embedding_size: Width of token and position embeddings; default ``hidden_size``. A small ELECTRA
+            generator sets it to its discriminator's, to share the embeddings.
+        num_hidden_layers: Layers; also sets DeepNorm's ``alpha`` and ``beta``.
+        num_attention_heads: Attention heads.
+        intermediate_size: Width of the feed-forward layer; default four times ``hidden_size``.
+        hidden_act: Activation of the feed-forward layer and of the heads.
+        max_position_embeddings: Learnable positions; no input may be longer.
+        relative_attention_num_buckets: Buckets of the relative bias, half for each direction.
+        relative_attention_max_distance: Distance from which all share the last bucket of their direction.
+        dropout: Rate on the embeddings and on both branches of a layer.
+        attention_dropout: Rate on the attention weights.
+        layer_norm_eps: Epsilon of every layer norm.
+        initializer_range: Standard deviation of embeddings and of the relative bias.
+        tie_word_embeddings: The output matrix for masked tokens is the embedding matrix.
+    """
+
+    model_type = "metalm-encoder"
+
+    vocab_size: int = PAPER_VOCABULARY
+    hidden_size: int = 1024
+    embedding_size: int | None = None
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 16
+    intermediate_size: int | None = None
+    hidden_act: str = "gelu"
+    max_position_embeddings: int = 512
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
+    dropout: float | int = 0.1
+    attention_dropout: float | int = 0.1
+    layer_norm_eps: float = 1e-5
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = True
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.intermediate_size is None:
+            self.intermediate_size = 4 * self.hidden_size
+        if self.embedding_size is None:
+            self.embedding_size = self.hidden_size
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self) -> None:
+        """Check widths, heads, layers and buckets.
+
+        Raises:
+            MetalmError: The width is not a multiple of the heads, a size is below 1, the buckets are not a
+                multiple of 4, or the distance is not above a quarter of them.
+        """
+        check_shape(self, self.model_type)
+        buckets, distance = self.relative_attention_num_buckets, self.relative_attention_max_distance
+        if buckets < 4 or buckets % 4 or distance <= buckets // 4:
+            raise MetalmError(
+                "relative position buckets do not fit their largest distance",
+                where=f"config of {self.model_type}",
+                why=f"got {buckets} buckets and distance {distance}",
+                remedy="buckets: a multiple of 4; distance: more than a quarter of the buckets",
+            )
+
+
+def bucket_thresholds(exact: int, max_distance: int) -> list[int]:
+    """First distances of T5's logarithmic buckets, in whole numbers, so that no rounding decides.
+
+    A direction has ``2 * exact`` buckets: one for each distance below ``exact``, then ``exact`` that grow as
+    ``exact * (max_distance / exact) ** (k / exact)``, ``k = 1 ... exact - 1``.
+
+    >>> bucket_thresholds(8, 128)
+    [12, 16, 23, 32, 46, 64, 91]
+    """
+    thresholds = []
+    distance = exact
+    for k in range(1, exact):
+        while distance**exact * exact**k < exact**exact * max_distance**k:
+            distance += 1
+        thresholds.append(distance)
+    return thresholds
+
+
+def relative_buckets(max_distance: int, buckets: int, device: torch.device | None = None) -> torch.Tensor:
+    """T5's bidirectional bucket of every relative position (key minus query) from ``-max_distance`` to it.
+
+    Args:
+        max_distance: Farther positions share the last bucket of their direction.
+        buckets: Number of buckets; the lower half for keys at or before the query, the upper for those after.
+        device: Where to make the table.
+
+    Returns:
+        ``[2 * max_distance + 1]`` integers; relative position ``r`` stands at ``r + max_distance``.
+    """
+    half = buckets // 2
+    exact = half // 2
+    relative = torch.arange(-max_distance, max_distance + 1, device=device)
+    distance = relative.abs()
+    bucket = distance.clamp(max=exact)
+    for threshold in bucket_thresholds(exact, max_distance):
+        bucket = bucket + (distance >= threshold)
+    return bucket + half * (relative > 0)
+
+
+class RelativePositionBias(nn.Module):
+    """One learned number for each bucket of distance and each head, added to the attention scores."""
+
+    def __init__(self, config: MetaLMEncoderConfig) -> None:
+        super().__init__()
+        self.max_distance = config.relative_attention_max_distance
+        self.table = nn.Embedding(config.relative_attention_num_buckets, config.num_attention_heads)
+
+    def forward(self, position_ids: torch.Tensor) -> torch.Tensor:
+        """Bias ``[b | 1, h, s, s]`` of ``position_ids`` ``[b | 1, s]``.
+
+        It depends on differences of positions alone, so a packed text has the bias it has by itself.
+        """
+        relative = position_ids[:, None, :] - position_ids[:, :, None]
+        index = relative.clamp(-self.max_distance, self.max_distance) + self.max_distance
+        buckets = relative_buckets(self.max_distance, self.table.num_embeddings, position_ids.device)
+        return self.table(buckets[index]).permute(0, 3, 1, 2)
+
+
+def add_mask(bias: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """Put a mask into the relative bias.
+
+    Args:
+        bias: ``[b | 1, h, s, s]``.
+        attention_mask: ``[b, s]``, 1 where a token stands; or ``[b, 1 | h, s, s]``, additive, or boolean with
+            true where attended.
+
+    Returns:
+        ``[b | 1, h, s, s]``, to add to the scores.
+
+    Raises:
+        MetalmError: The mask has neither two nor four dimensions.
+    """
+    if attention_mask is None:
+        return bias
+    if attention_mask.ndim == 2:
+        attention_mask = attention_mask[:, None, None, :].bool()
+    if attention_mask.ndim != 4:
+        raise MetalmError(
+            "an attention mask has two or four dimensions", why=f"got shape {tuple(attention_mask.shape)}"
+        )
+    if attention_mask.dtype == torch.bool:
+        return bias.masked_fill(~attention_mask, torch.finfo(bias.dtype).min)
+    return bias + attention_mask.to(bias.dtype)
+
+
+class MetaLMEncoderEmbeddings(nn.Module):
+    """Token plus learnable position embeddings, layer norm, dropout, and a projection if the widths differ."""
+
+    def __init__(self, config: MetaLMEncoderConfig) -> None:
+        super().__init__()
+        width = config.embedding_size or config.hidden_size
+        self.word_embeddings = nn.Embedding(config.vocab_size, width)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, width)
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
+        self.projection = GainLinear(width, config.hidden_size) if width != config.hidden_size else None
+
+    def forward(self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        """``[b, s, e]`` token embeddings to ``[b, s, d]``."""
+        embedded = self.dropout(self.norm(inputs_embeds + self.position_embeddings(position_ids)))
+        return embedded if self.projection is None else self.projection(embedded)
+
+
+class MetaLMEncoderPreTrainedModel(DeepNormPreTrainedModel):
+    config: MetaLMEncoderConfig
+    config_class = MetaLMEncoderConfig
+    base_model_prefix = "encoder"
+    _input_embed_layer = "word_embeddings"
+
+
+class MetaLMEncoderModel(MetaLMEncoderPreTrainedModel):
+    """The encoder without a head."""
+
+    def __init__(self, config: MetaLMEncoderConfig) -> None:
+        super().__init__(config)
+        self.embeddings = MetaLMEncoderEmbeddings(config)
+        self.relative_bias = RelativePositionBias(config)
+        self.layers = nn.ModuleList(
+            DeepNormLayer(config, index, is_causal=False) for index in range(config.num_hidden_layers)
+        )
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutput:
+        """Encode.
+
+        Args:
+            input_ids: ``[b, s]``.
+            attention_mask: ``[b, s]``, 1 where a token stands; or, for packed texts, ``[b, 1, s, s]``, additive
+                (0, and the dtype's lowest value) or boolean.
+            position_ids: ``[b, s]``, by default counted from the left, padding included. The relative bias
+                follows them.
+            inputs_embeds: ``[b, s, e]`` in place of ``input_ids``.
+            **kwargs: Go to the attention function.
+
+        Returns:
+            ``last_hidden_state`` ``[b, s, d]``, and what was asked for beside it.
+
+        Raises:
+            MetalmError: Both of ``input_ids`` and ``inputs_embeds`` are given, or neither; or the input is
+                longer than the learnable positions.
+        """
+        one_input(input_ids, inputs_embeds)
+        if inputs_embeds is None:
+            inputs_embeds = self.embeddings.word_embeddings(input_ids)
+        if position_ids is None:
+            position_ids = self._count_positions(inputs_embeds)
+        hidden_states = self.embeddings(inputs_embeds, position_ids)
+        mask = add_mask(self.relative_bias(position_ids).to(hidden_states.dtype), attention_mask)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, attention_mask=mask, **kwargs)
+        return BaseModelOutput(last_hidden_state=hidden_states)
+
+    def _count_positions(self, inputs_embeds: torch.Tensor) -> torch.Tensor:
+        """Positions ``[1, s]`` from 0.
+
+        Raises:
+            MetalmError: There are fewer learnable positions than that.
+        """
+        length, most = inputs_embeds.shape[1], self.config.max_position_embeddings
+        if length > most:
+            raise MetalmError(
+                "input is longer than the encoder's positions",
+                why=f"got {length} tokens, max_position_embeddings is {most}",
+                remedy="cut the text, or set the encoder's max_length",
+            )
+        return torch.arange(length, device=inputs_embeds.device).unsqueeze(0)
+
+
+class MetaLMEncoderForMaskedLM(MetaLMEncoderPreTrainedModel):
+    """The encoder with a head that predicts masked tokens; also ELECTRA's generator."""
+
+    _tied_weights_keys = {"lm_head.weight": "encoder.embeddings.word_embeddings.weight"}  # noqa: RUF012
+
+    def __init__(self, config: MetaLMEncoderConfig) -> None:
+        super().__init__(config)
+        self.encoder = MetaLMEncoderModel(config)
+        width = config.embedding_size or config.hidden_size
+        self.dense = GainLinear(config.hidden_size, width)
+        self.activation = ACT2FN[config.hidden_act]
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.lm_head = nn.Linear(width, config.vocab_size)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> MaskedLMOutput:
+        """Predict tokens; arguments as :meth:`MetaLMEncoderModel.forward`, and:
+
+        Args:
+            labels: ``[b, s]`` original ids at masked positions, -100 elsewhere.
+
+        Returns:
+            ``logits`` ``[b, s, v]``, and ``loss`` if ``labels`` are given.
+
+        Raises:
+            MetalmError: As the model without a head.
+        """
+        outputs = self.encoder(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        logits = self.lm_head(self.norm(self.activation(self.dense(outputs.last_hidden_state))))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        return MaskedLMOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+class MetaLMEncoderForPreTraining(MetaLMEncoderPreTrainedModel):
+    """The encoder with ELECTRA's head: which tokens were replaced?"""
+
+    def __init__(self, config: MetaLMEncoderConfig) -> None:
+        super().__init__(config)
+        self.encoder = MetaLMEncoderModel(config)
+        self.dense = GainLinear(config.hidden_size, config.hidden_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.classifier = GainLinear(config.hidden_size, 1)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> TokenClassifierOutput:
+        """Detect replaced tokens; arguments as :meth:`MetaLMEncoderModel.forward`, and:
+
+        Args:
+            labels: ``[b, s]``: 1 replaced, 0 original, -100 not trained. Padding is not trained either.
+
+        Returns:
+            ``logits`` ``[b, s]``, above 0 where a token looks replaced; ``loss``, the mean binary cross-entropy
+            over trained positions, if ``labels`` are given.
+
+        Raises:
+            MetalmError: As the model without a head.
+        """
+        outputs = self.encoder(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        logits = self.classifier(self.activation(self.dense(outputs.last_hidden_state))).squeeze(-1)
+        loss = None
+        if labels is not None:
+            trained = labels != -100
+            if attention_mask is not None and attention_mask.ndim == 2:
+                trained = trained & attention_mask.bool()
+            loss = nn.functional.binary_cross_entropy_with_logits(logits[trained], labels[trained].to(logits.dtype))
+        return TokenClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )

@@ -1,0 +1,1 @@
+"""Low-rank adapters: injecting, saving and merging them."""

@@ -1,0 +1,277 @@
+"""Loading or making one part of a model: its config, its weights, its tokenizer."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+
+from metalm_cli.common.hub import model_folder
+from metalm_cli.config.schema.model import Decoder, Encoder, NewTokenizer
+from metalm_cli.errors import MetalmError
+from metalm_cli.models.encoders import adapter_for, first_line, load_tokenizer, without_pooler
+from metalm_cli.models.tokenizer_training import train_tokenizer
+
+DROPOUTS = ("dropout", "pdrop")
+"""Config fields whose names hold one of these, and whose values are rates, are dropout rates."""
+
+UNLOADABLE = (OSError, ValueError, KeyError, SafetensorError, StrictDataclassError)
+"""What transformers raises for files of a model that are missing, broken or of another kind."""
+
+
+class PartLoader:
+    """Loads decoders and encoders, from checkpoints or from configs.
+
+    Args:
+        sample: Gives training documents, to train tokenizers on.
+        offline: Open no socket.
+        remote_code: Let checkpoints run code of their own.
+        tokenizers: Folder of tokenizers that an interrupted run has trained already: ``decoder``,
+            ``encoders/<name>``.
+    """
+
+    def __init__(
+        self,
+        sample: Callable[[int], Iterator[str]],
+        offline: bool = False,
+        remote_code: bool = False,
+        tokenizers: Path | None = None,
+    ) -> None:
+        self.tokenizers = tokenizers
+        self.sample = sample
+        self.offline = offline
+        self.remote_code = remote_code
+
+    def decoder(self, part: Decoder) -> tuple[Any, Any]:
+        """A causal language model and its tokenizer."""
+        from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+
+        where = "model.decoder"
+        folder = self.folder(part.checkpoint, part.revision)
+        tokenizer = self.tokenizer(part.tokenizer, folder, where, "decoder")
+        config = self.config(part, folder, where, tokenizer)
+        kind = type(config)
+        # BERT and its kin have a causal head, too, and are encoders unless their config says otherwise.
+        encoder = kind in AutoModelForMaskedLM._model_mapping and not getattr(config, "is_decoder", False)
+        if config.model_type == "metalm":
+            raise MetalmError(
+                "a finished MetaLM cannot be the decoder of another",
+                where=f"{where}.checkpoint: {folder}",
+                remedy="go on from it with model.checkpoint (or --model)",
+            )
+        if config.is_encoder_decoder or encoder or not self._knows(AutoModelForCausalLM, config):
+            raise MetalmError(
+                f"a {config.model_type} model is not a causal language model",
+                where=where,
+                remedy="name a decoder (GPT-2, Llama, OPT, ...); encoders go under model.encoders",
+            )
+        attention = {} if part.attention == "auto" else {"attn_implementation": part.attention}
+        model = self.build(AutoModelForCausalLM, config, folder, where, attention)
+        rows = model.get_input_embeddings().num_embeddings
+        if len(tokenizer) > rows:
+            raise MetalmError(
+                f"the decoder's tokenizer has {len(tokenizer):,} tokens, its embeddings {rows:,} rows",
+                where=f"{where}.tokenizer",
+                remedy="use the tokenizer that the checkpoint was trained with, or set vocab_size in the config",
+            )
+        return model, tokenizer
+
+    def _knows(self, auto: Any, config: Any) -> bool:
+        """Whether an Auto class has a model for a config; code of the checkpoint's own counts where it may run."""
+        own = self.remote_code and auto.__name__ in (getattr(config, "auto_map", None) or {})
+        return own or type(config) in auto._model_mapping
+
+    def encoder(self, name: str, part: Encoder, decoder_tokenizer: Any) -> tuple[Any, Any]:
+        """An encoder, and its tokenizer or the folder that holds its image processor."""
+        where = f"model.encoders.{name}"
+        folder = self.folder(part.checkpoint, part.revision)
+        config, source = self.encoder_config(part, folder, where, decoder_tokenizer)
+        auto = adapter_for(config).load_class(config)
+        if not self._knows(auto, config):
+            raise MetalmError(
+                f"a {config.model_type} model has no encoder that can be docked",
+                where=where,
+                remedy="name a text encoder (BERT, RoBERTa, ELECTRA, ...) or a vision transformer",
+            )
+        known = type(config) in auto._model_mapping
+        extra = without_pooler(auto._model_mapping[type(config)]) if known else {}
+        return self.build(auto, config, folder, where, extra), source
+
+    def encoder_config(self, part: Encoder, folder: Path | None, where: str, decoder_tokenizer: Any) -> tuple[Any, Any]:
+        """An encoder's config, and its tokenizer or the folder that holds its image processor."""
+        config = self.config(part, folder, where, None)
+        if adapter_for(config).kind != "text":
+            return config, folder if folder is not None else self._fresh_image_processor(config)
+        if part.tokenizer == "same":
+            tokenizer = decoder_tokenizer
+        else:
+            tokenizer = self.tokenizer(part.tokenizer, folder, where, "encoder")
+        return self.config(part, folder, where, tokenizer), tokenizer
+
+    def _fresh_image_processor(self, config: Any) -> Any:
+        from transformers import ViTImageProcessorPil
+
+        size = config.image_size
+        height, width = size if isinstance(size, list | tuple) else (size, size)
+        return ViTImageProcessorPil(size={"height": height, "width": width})
+
+    def folder(self, checkpoint: str | None, revision: str | None) -> Path | None:
+        if checkpoint is None:
+            return None
+        return model_folder(checkpoint, revision=revision, offline=self.offline, code=self.remote_code)
+
+    def tokenizer(self, choice: str | NewTokenizer | None, folder: Path | None, where: str, role: str) -> Any:
+        """The tokenizer that a recipe chooses for a part."""
+        if isinstance(choice, NewTokenizer):
+            trained = None if self.tokenizers is None else self.tokenizers.joinpath(*where.split(".")[1:])
+            if trained is not None and trained.is_dir():
+                return load_tokenizer(trained)
+            plan = choice.train
+            return train_tokenizer(self.sample(plan.documents), plan.vocab_size, role)
+        if choice is not None:
+            return load_tokenizer(model_folder(choice, offline=self.offline, weights=False), self.remote_code)
+        if folder is None:
+            raise MetalmError(
+                "a model made from a config needs a tokenizer",
+                where=f"{where}.tokenizer",
+                remedy="name one, or train one: tokenizer: {train: {vocab_size: 8192}}",
+            )
+        return load_tokenizer(folder, self.remote_code)
+
+    def config(self, part: Decoder | Encoder, folder: Path | None, where: str, tokenizer: Any) -> Any:
+        """A part's config, with the recipe's dropout and, from scratch, the tokenizer's sizes and ids."""
+        from transformers import AutoConfig
+
+        if folder is not None:
+            config = self._checkpoint_config(folder, where)
+        else:
+            fields = copy.deepcopy(part.config or {})
+            kind = fields.pop("model_type", None)
+            if tokenizer is not None:
+                fields = {**_token_fields(tokenizer), **fields}
+            config = _made(where, lambda: AutoConfig.for_model(kind, **fields))
+        if part.dropout is not None:
+            set_dropout(config, part.dropout)
+        return config
+
+    def _checkpoint_config(self, folder: Path, where: str) -> Any:
+        from transformers import AutoConfig
+
+        try:
+            return AutoConfig.from_pretrained(folder, trust_remote_code=self.remote_code)
+        except UNLOADABLE as error:
+            raise MetalmError(
+                "a checkpoint folder holds no model that transformers knows",
+                where=f"{where}.checkpoint: {folder}",
+                why=first_line(error),
+                remedy="name a folder with config.json and safetensors weights",
+            ) from error
+
+    def build(
+        self, auto: Any, config: Any, folder: Path | None, where: str, extra: dict[str, Any], new_head: bool = False
+    ) -> Any:
+        """A model from a config, or from a checkpoint that must hold all of its weights.
+
+        Args:
+            auto: Auto class.
+            config: The model's config.
+            folder: The checkpoint's, or None.
+            where: Key of the part.
+            extra: Further arguments of the Auto class.
+            new_head: What stands on the base model may be missing from the checkpoint, or be the head of another
+                objective, and is made afresh.
+
+        Raises:
+            MetalmError: The config makes no model; the checkpoint is damaged, of another shape, or incomplete.
+        """
+        if folder is None:
+            trust = {"trust_remote_code": self.remote_code}
+            return _made(where, lambda: auto.from_config(config, dtype=torch.float32, **trust, **extra))
+        try:
+            model, info = auto.from_pretrained(
+                folder,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=self.remote_code,
+                output_loading_info=True,
+                ignore_mismatched_sizes=new_head,
+                **extra,
+            )
+        except (*UNLOADABLE, RuntimeError) as error:
+            raise MetalmError(
+                "a checkpoint cannot be loaded",
+                where=f"{where}.checkpoint: {folder}",
+                why=first_line(error),
+                remedy="check that it is whole and holds safetensors weights of this kind of model",
+            ) from error
+        base = f"{model.base_model_prefix}." if new_head else ""
+        unfilled = [*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])]
+        check_whole((key for key in unfilled if key.startswith(base)), f"{where}.checkpoint: {folder}")
+        return model
+
+
+def check_whole(missing: Iterable[str], where: str) -> None:
+    """Refuse a checkpoint that lacks weights, which would be left at random.
+
+    Raises:
+        MetalmError: Something is missing.
+    """
+    names = sorted(missing)
+    if names:
+        raise MetalmError(
+            f"a checkpoint lacks {len(names)} of its model's weights",
+            where=where,
+            why=f"missing: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}",
+            remedy="check that it is whole, and that it holds this kind of model",
+        )
+
+
+def _made(where: str, make: Callable[[], Any]) -> Any:
+    """Make a config or a model, which may fail in as many ways as there are families."""
+    try:
+        return make()
+    except MetalmError:
+        raise
+    except Exception as error:
+        raise MetalmError(
+            "a model cannot be made from this config",
+            where=f"{where}.config",
+            why=first_line(error),
+            remedy="give a model_type that transformers knows, and fields of its config",
+        ) from error
+
+
+def _token_fields(tokenizer: Any) -> dict[str, int]:
+    """Size and special tokens; what begins and ends a BERT's text stands for the beginning and end that it lacks."""
+    ids = {name: getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad", "cls", "sep")}
+    ids["bos"] = ids["cls"] if ids["bos"] is None else ids["bos"]
+    ids["eos"] = ids["sep"] if ids["eos"] is None else ids["eos"]
+    return {"vocab_size": len(tokenizer), **{f"{name}_token_id": one for name, one in ids.items() if one is not None}}
+
+
+def set_dropout(config: Any, rate: float) -> None:
+    """Set every dropout rate of a config."""
+    for name, value in vars(config).items():
+        if any(mark in name for mark in DROPOUTS) and isinstance(value, int | float) and not isinstance(value, bool):
+            setattr(config, name, rate)
+
+
+@torch.no_grad()
+def is_bidirectional(encoder: Any) -> bool:
+    """Whether a text encoder's first outputs depend on later tokens; measured on a few tokens."""
+    training = encoder.training
+    encoder.eval()
+    rows = encoder.get_input_embeddings().num_embeddings
+    device = next(encoder.parameters()).device
+    ids = ((torch.arange(8, device=device) * 5 + 7) % rows)[None]
+    changed = ids.clone()
+    changed[0, -1] = (changed[0, -1] + 1) % rows
+    first, second = (encoder(input_ids=one).last_hidden_state[0, 0] for one in (ids, changed))
+    encoder.train(training)
+    return bool((first - second).abs().max() > 0)

@@ -1,0 +1,108 @@
+"""Objectives of an encoder alone: masked language modelling, and ELECTRA's replaced token detection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from metalm_cli.config.schema.data import Data
+from metalm_cli.config.schema.objectives import MaskedLM, ReplacedTokens
+from metalm_cli.data.documents.masked_rows import EncoderWriter
+from metalm_cli.models.assembly import Assembly
+from metalm_cli.models.encoder_pretraining import encode, encoder_packs, row_inputs
+from metalm_cli.models.loss import linear_cross_entropy
+from metalm_cli.models.mlm_heads import head_matches, masked_head
+from metalm_cli.objectives.base import Term
+from metalm_cli.sessions import Batch, Row, Stream, TextProcessor, collate
+
+
+class EncoderObjective:
+    """What both objectives share: one text encoder, rows of its own tokens.
+
+    Args:
+        options: The recipe's ``objective``.
+        assembly: The encoder with its head, and its processor.
+    """
+
+    def __init__(self, options: MaskedLM | ReplacedTokens, assembly: Assembly) -> None:
+        self.options = options
+        self.assembly = assembly
+        (self.stream,) = assembly.processors
+        processor = assembly.processors[self.stream]
+        assert isinstance(processor, TextProcessor)
+        self.processor = processor
+        self.packs = encoder_packs(assembly.model)
+
+    def writer(self, data: Data, seed: int) -> EncoderWriter:
+        masked = self.options if isinstance(self.options, MaskedLM) else None
+        return EncoderWriter(
+            self.processor,
+            data.sequence_length,
+            mask_rate=self.options.mask_rate,
+            keep_rate=masked.keep_rate if masked else 0.0,
+            random_rate=masked.random_rate if masked else 0.0,
+            isolate=data.isolate_documents,
+            packs=self.packs,
+            seed=seed,
+        )
+
+    def validation_rows(self, data: Data, texts: Iterable[str]) -> list[Row]:
+        """One document window a row, masked alike for every seed."""
+        return self.writer(data, 0).validation_rows(texts)
+
+    def collate(self, rows: list[Row], length: int | None = None) -> Batch:
+        return collate(rows, {}, length=length, stream=self.stream, pad_id=self.processor.pad_id)
+
+
+class MaskedObjective(EncoderObjective):
+    """Masked language modelling."""
+
+    def step(self) -> MaskedStep:
+        return MaskedStep(self.assembly.model, self.stream)
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        return {"loss": batch.counts["trained_tokens"]}
+
+    def metrics(self, sums: dict[str, float], counts: dict[str, int], outputs: list[Any]) -> dict[str, float]:
+        """Mean cross-entropy of masked tokens, in nats."""
+        return {"loss": sums["loss"] / max(1, counts["loss"])}
+
+
+class MaskedStep(nn.Module):
+    """The root module of masked language modelling."""
+
+    def __init__(self, model: Any, stream: str) -> None:
+        super().__init__()
+        self.model = model
+        self.stream = stream
+        self.compact = head_matches(model)
+
+    def forward(self, batch: Batch) -> dict[str, Term]:
+        stream = batch.streams[self.stream]
+        return {"loss": Term(masked_loss(self.model, stream, self.compact)[0])}
+
+
+def masked_loss(model: Any, stream: Stream, compact: bool) -> tuple[Tensor, Tensor]:
+    """Cross-entropy at the masked positions.
+
+    Args:
+        model: A masked language model.
+        stream: Rows, masked.
+        compact: Its head is known, so that only masked positions meet the vocabulary.
+
+    Returns:
+        The sum in nats, and the hidden states that the projection reads (compact) or the logits. ``[m, h or v]``
+    """
+    if not compact:
+        logits = model(**row_inputs(model, stream.input_ids, stream)).logits
+        chosen = logits.flatten(0, 1)[stream.predict_at]
+        return cross_entropy(chosen.float(), stream.targets, reduction="sum"), chosen
+    parts = masked_head(model)
+    assert parts is not None, "compact says that the head is known"
+    transform, head = parts
+    hidden = encode(model, stream.input_ids, stream).flatten(0, 1)[stream.predict_at]
+    states = transform(hidden)
+    return linear_cross_entropy(states, head, stream.targets)[0], states

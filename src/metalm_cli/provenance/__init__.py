@@ -1,0 +1,1 @@
+"""What a model was trained on, what was held out, and which texts overlap."""

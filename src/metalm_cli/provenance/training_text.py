@@ -1,0 +1,150 @@
+"""What a base model has read, found again by its lineage, as far as it is at hand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from metalm_cli.common.jsonl_files import SUFFIXES, lines, parse
+from metalm_cli.config.schema.data import World
+from metalm_cli.data.sources.row_tables import WorldTable
+from metalm_cli.errors import MetalmError
+
+MOST_BYTES = 4 << 30
+"""Files of all sources together, as they lie; what is beyond is not read, and said."""
+
+
+def strings(value: Any) -> Iterator[str]:
+    """All texts in a row, those inside lists and mappings too.
+
+    >>> list(strings({"a": "x", "b": [{"c": "y"}, 3]}))
+    ['x', 'y']
+    """
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from strings(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from strings(one)
+
+
+@dataclass(frozen=True)
+class ReadSource:
+    """A source that a base model has read.
+
+    Args:
+        name: Its name in the lineage.
+        files: (path, SHA-256) of its files.
+        world: The miniature world's documents instead.
+    """
+
+    name: str
+    files: tuple[tuple[Path, str], ...] = ()
+    world: World | None = None
+
+    @property
+    def key(self) -> list[object]:
+        """Changes whenever its texts do."""
+        if self.world is not None:
+            table = WorldTable(self.world)
+            return [self.world.model_dump(), [table.load(row)["text"] for row in range(min(table.rows, 100))]]
+        return [(str(path), path.stat().st_size, path.stat().st_mtime_ns, sha256) for path, sha256 in self.files]
+
+    def rows(self) -> Iterator[list[str]]:
+        """The texts of each row: all rows of the files, also those that the model's recipe excluded.
+
+        Raises:
+            MetalmError: A file cannot be read, or is not what the lineage says.
+        """
+        if self.world is not None:
+            table = WorldTable(self.world)
+            for row in range(table.rows):
+                yield list(strings(table.load(row)))
+        for path, sha256 in self.files:
+            if not _is(path, sha256):
+                raise MetalmError(f"{path.name} is not the file that the lineage names", where=str(path))
+            for number, line in lines(path):
+                yield list(strings(parse(line, f"{path}:{number}")))
+
+
+def _is(path: Path, sha256: str) -> bool:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+    except OSError:
+        return False
+
+
+@dataclass
+class Finder:
+    """Finds the sources of lineages again.
+
+    Args:
+        data_root: Where data sets lie; files are known by name and size there, and by SHA-256 when they are read.
+
+    Attributes:
+        missing: Why sources cannot be read, by name.
+    """
+
+    data_root: Path | None
+    missing: dict[str, str] = field(default_factory=dict)
+    _size: int = 0
+
+    def find(self, lineages: Iterable[Mapping[str, Any]]) -> list[ReadSource]:
+        """The sources of all lineages that can be read, each once."""
+        found: dict[str, ReadSource] = {}
+        for lineage in lineages:
+            for source in lineage.get("data") or []:
+                hashes = [file.get("sha256") for file in source.get("files") or []]
+                key = json.dumps(hashes or [source.get(part) for part in ("name", "location", "rows", "revision")])
+                if key not in found and (one := self._found(source)) is not None:
+                    found[key] = one
+        return list(found.values())
+
+    def _found(self, source: Mapping[str, Any]) -> ReadSource | None:
+        name, files = str(source.get("name")), source.get("files") or []
+        seed = re.fullmatch(r"seed (\d+)", str(source.get("location")))
+        if source.get("kind") == "world" and seed is not None and source.get("rows"):
+            return ReadSource(name, world=World(documents=int(source["rows"]), seed=int(seed[1])))
+        if not files:
+            self.missing[name] = f"read from {source.get('location')}, which leaves no file to find it by"
+            return None
+        paths = [self._path(source, file) for file in files]
+        size = sum(int(file.get("size") or 0) for file in files)
+        if any(not file.get("sha256") for file in files):
+            self.missing[name] = "it was streamed, which leaves no hash to find it by"
+        elif None in paths:
+            self.missing[name] = f"{paths.count(None)} of its {len(files)} files are not at hand"
+        elif self._size + size > MOST_BYTES:
+            self.missing[name] = f"it has {size:,} bytes; at most {MOST_BYTES:,} are read in all"
+        else:
+            self._size += size
+            pairs = ((path, str(file["sha256"])) for path, file in zip(paths, files, strict=True) if path is not None)
+            return ReadSource(name, tuple(pairs))
+        return None
+
+    def _path(self, source: Mapping[str, Any], file: Mapping[str, Any]) -> Path | None:
+        """Where a file lies: where it lay, or anywhere below the data root by name and size."""
+        place = Path(str(source.get("location")))
+        name, size = str(file.get("name")), file.get("size")
+        near = [one for one in (place, place / name) if one.name == name and one.is_file()]
+        return next((one for one in [*near, *self._known.get(name, [])] if size in (None, one.stat().st_size)), None)
+
+    @cached_property
+    def _known(self) -> dict[str, list[Path]]:
+        known: dict[str, list[Path]] = {}
+        for folder, _, names in os.walk(self.data_root) if self.data_root is not None else ():
+            for name in names:
+                path = Path(folder, name)
+                if name.endswith(SUFFIXES) and path.is_file():
+                    known.setdefault(name, []).append(path)
+        return known

@@ -1,0 +1,1 @@
+"""Reading run folders and result files, complete or damaged."""

@@ -1,0 +1,81 @@
+"""Static rules on a template's wording: stray literals, spaces, punctuation, tokens, duplicates."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from metalm_cli.templates.template import Template
+from metalm_cli.templates.template_ast import MARKER, Anatomy, anatomy
+
+Problem = tuple[str, str]
+"""A rule's id and a message."""
+
+_PATTERNS: tuple[tuple[str, str, str], ...] = (
+    ("stray-n", rf'(?:(?<=[.?!:;,"”)\n])|(?<={MARKER}))n{{1,2}}(?=\n|\Z|{MARKER})', "an n stands where \\n was meant"),
+    ("stray-n", rf"(?:(?<=[.?!:])|(?<={MARKER}))n{{1,2}}(?=[A-Z])", "an n stands where \\n was meant"),
+    ("stray-escape", r"\\[nrt]", "a backslash and a letter stand as text"),
+    ("stray-braces", r"\{\w*\}|\{\{|\}\}|\{%|%\}", "braces stand as text"),
+    ("stray-separator", r"\|\|\|", "||| stands as text"),
+    (
+        "special-token",
+        r"</?s>|<\|[\w ]+\|>|</?(?:bos|eos|pad|unk|mask|sep|cls)>|<</?SYS>>"
+        r"|\[/?(?:CLS|SEP|PAD|MASK|UNK|BOS|EOS|INST)\]",
+        "a special token is written out",
+    ),
+    ("doubled-space", r"(?<=\S) {2,}(?=\S)", "two spaces"),
+    ("trailing-space", r"[ \t]+(?=\n)", "spaces end a line"),
+    (
+        "doubled-punctuation",
+        r"([,;:?!])\1|(?<!\.)\.\.(?!\.)|[,;:][.?!,;:]|[?!][.,;:]",
+        "two punctuation marks in a row",
+    ),
+    ("loose-punctuation", rf"(?:(?<=\w)|(?<={MARKER})) +[,.;:?!](?=\s|\Z)", "a space before a punctuation mark"),
+    ("loose-punctuation", r"[,;(\[]\s*\Z", "the text ends in an open mark"),
+)
+_COMPILED = [(rule, re.compile(pattern), message) for rule, pattern, message in _PATTERNS]
+_AROUND = 16
+_TAG = re.compile(r"(\{\{|\{%)-?\s*(.*?)\s*-?(\}\}|%\})", re.DOTALL)
+
+
+def text_problems(source: str) -> Iterator[Problem]:
+    """What is wrong with a text of a template, whatever its fields are.
+
+    >>> [message for rule, message in text_problems("{{ hypothesis }}n\\n{{ options }}")]
+    ['an n stands where \\\\n was meant: ...{{ hypothesis }}n\\\\n{{ options }}']
+    """
+    found = anatomy(source)
+    if source.rstrip("\n") != source.rstrip():
+        yield "trailing-space", "spaces end the text"
+    seen: set[str] = set()
+    for wording in found.wordings:
+        for rule, pattern, message in _COMPILED:
+            match = pattern.search(wording)
+            if match is not None and rule not in seen:
+                seen.add(rule)
+                yield rule, f"{message}: {_excerpt(found, wording, match)}"
+        lone = re.search(r"[{}]", wording)
+        if lone is not None and not seen & {"stray-braces", "lone-brace"}:
+            seen.add("lone-brace")
+            yield "lone-brace", f"a brace stands as text: {_excerpt(found, wording, lone)}"
+
+
+def _excerpt(found: Anatomy, wording: str, match: re.Match[str]) -> str:
+    start, end = max(match.start() - _AROUND, 0), match.end() + _AROUND
+    text = found.shown(wording[start:end]).replace("\n", "\\n")
+    return "..." + text if start else text
+
+
+def normalised(template: Template) -> str:
+    """A template's texts without case, spacing and punctuation; equal for templates that say the same."""
+    texts = [_TAG.sub(r"\1\2\3", part.text) for part in template.pieces] + [_TAG.sub(r"\1\2\3", template.target)]
+    return "\0".join(re.sub(r"[^\w{}%]+", " ", text).strip().casefold() for text in texts)
+
+
+def duplicates(templates: Sequence[Template]) -> Iterator[tuple[Template, Template]]:
+    """Templates that say the same as an earlier one, each with that one."""
+    first: dict[str, Template] = {}
+    for template in templates:
+        earlier = first.setdefault(normalised(template), template)
+        if earlier is not template:
+            yield template, earlier

@@ -1,0 +1,96 @@
+"""``metalm pretrain``: a run on documents."""
+
+from __future__ import annotations
+
+from metalm_cli.config.schema.recipes import PretrainRecipe
+from metalm_cli.data import Corpus, open_corpus
+from metalm_cli.data.documents.document_lanes import LaneMaker
+from metalm_cli.data.sampling.loader import RowStream
+from metalm_cli.errors import MetalmError
+from metalm_cli.models.assembly import Assembly
+from metalm_cli.objectives import DocumentObjective, make_objective
+from metalm_cli.objectives.language import LanguageObjective
+from metalm_cli.runs.data_record import check_data, pinned, read_data
+from metalm_cli.runs.folder import RunFolder
+from metalm_cli.sessions import Batch, Row, Session, TextProcessor
+from metalm_cli.training.planning.memory import micro_rows
+from metalm_cli.training.planning.plan import Plan, make_plan
+from metalm_cli.training.planning.probe import probe_batch
+from metalm_cli.training.run import Options, Run, Views
+from metalm_cli.training.trainer import Trainer
+
+__all__ = ["Options", "Pretraining", "Views"]
+
+
+class Pretraining(Run):
+    """A run that trains on documents."""
+
+    recipe: PretrainRecipe
+    corpus: Corpus
+    objective: DocumentObjective
+
+    def open(self, folder: RunFolder | None) -> Corpus:
+        options = self.options
+        begun = folder is not None and folder.recipe.exists()
+        saved = read_data(folder) if folder is not None and begun else None
+        corpus = open_corpus(
+            pinned(self.recipe.data, saved),
+            seed=self.recipe.train.seed,
+            data_root=options.data_root,
+            offline=options.offline,
+        )
+        if folder is not None and saved is not None:
+            check_data(folder, saved, corpus)
+        elif begun:
+            self.views.note("the run does not tell which data it began with: it is not compared")
+        return corpus
+
+    def make_objective(self, assembly: Assembly) -> DocumentObjective:
+        return make_objective(self.recipe, assembly)
+
+    def read_validation(self) -> list[Row]:
+        self.held_out = [document.text for document in self.corpus.validation()]
+        return self.objective.validation_rows(self.recipe.data, self.held_out)
+
+    def make_plan(self) -> Plan:
+        plan = make_plan(
+            self.recipe,
+            self.corpus,
+            self.assembly,
+            self.objective,
+            world=self.world,
+            steps=self.recipe.train.steps,
+            root=self.root,
+            device=self.accelerator.device,
+            validation=(len(self.held_out), len(self.validation_rows)),
+            shards=self.shards,
+        )
+        self._check_spans(plan)
+        return plan
+
+    def _check_spans(self, plan: Plan) -> None:
+        counts, options = plan.figures.counts, self.recipe.objective
+        if counts.get("docked_spans") or not counts.get("too_long_spans"):
+            return
+        assert isinstance(self.objective, LanguageObjective), "other objectives draw no spans"
+        processor = self.objective.processor
+        assert isinstance(processor, TextProcessor)
+        key, span = next((key, value) for key, value in options.model_dump().items() if key.endswith("_length"))
+        raise MetalmError(
+            "every span of a sample is longer than its encoder reads",
+            where=f"objective.{key}: {span}",
+            why=f"encoder {processor.encoder} reads {processor.max_length} tokens, those around a text included",
+            remedy=f"set shorter spans, or raise model.encoders.{processor.encoder}.max_length if it has the positions",
+        )
+
+    def probe_batch(self) -> Batch:
+        return probe_batch(self.objective, self.recipe, micro_rows(self.recipe, self.world))
+
+    def stream(self, trainer: Trainer) -> RowStream:
+        batch = self.recipe.train.batch_size
+        writer = self.objective.writer(self.recipe.data, self.recipe.train.seed)
+        maker = LaneMaker(self.corpus, writer, batch, trainer.state.lanes)
+        return RowStream(range(self.accelerator.process_index, batch, self.world), maker)
+
+    def shown(self) -> list[str | Session]:
+        return list(self.held_out)

@@ -1,0 +1,201 @@
+"""Models by name: local folders, downloads from a loopback hub, and what is said when that fails."""
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+
+from hub_server import NO_SOCKETS, QUICK, HubServer
+from metalm_cli.common import hub as hub_module
+from metalm_cli.common.hub import explain, model_folder
+from metalm_cli.errors import MetalmError
+
+GET = "import sys; from metalm_cli.common.hub import model_folder\n"
+FAIL = """
+from metalm_cli.errors import MetalmError
+try:
+    model_folder({arguments})
+except MetalmError as error:
+    print(error); sys.exit(int(error.exit_code))
+"""
+REPORT = "import atexit; atexit.register(lambda: print(slept))\n"
+
+
+def failure(server: HubServer, home, arguments: str, before: str = "", **environment: str) -> str:
+    """The message with which a download fails: exit code 2 and no traceback."""
+    done = server.run(before + GET + FAIL.format(arguments=arguments), home, **environment)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def hub():
+    with HubServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory) -> dict[str, bytes]:
+    """The files of a GPT-2 of some thousand parameters."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    folder = tmp_path_factory.mktemp("tiny")
+    GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=50, n_positions=16)).save_pretrained(folder)
+    (folder / "tokenizer.json").write_text("{}")
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_download_then_offline_without_a_request(hub, tmp_path, tiny_model):
+    extra = {"pytorch_model.bin": b"a pickle", "onnx/config.json": b"{}", "code.py": b"x", "README.md": b"x"}
+    hub.add("models", "me/tiny", tiny_model | extra)
+    done = hub.run(GET + "print(model_folder('me/tiny'))", tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = Path(done.stdout.strip())
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == tiny_model
+    assert not [r for r in hub.requests if r.path.endswith((".bin", ".py", ".md")) or "onnx" in r.path]
+
+    from transformers import AutoModelForCausalLM
+
+    assert AutoModelForCausalLM.from_pretrained(folder).config.n_embd == 16
+
+    hub.requests.clear()
+    again = hub.run(NO_SOCKETS + GET + "print(model_folder('me/tiny', offline=True))", tmp_path)
+    assert again.stdout == done.stdout, again.stderr
+    assert hub.requests == []
+
+
+def test_code_is_downloaded_only_where_it_may_run(hub, tmp_path):
+    files = {"config.json": b"{}", "model.safetensors": b"x", "own.py": b"own = 1", "pytorch_model.bin": b"a pickle"}
+    hub.add("models", "me/own", files)
+    names = "; print(sorted(p.name for p in folder.iterdir()))"
+    done = hub.run(GET + "folder = model_folder('me/own')" + names, tmp_path)
+    assert done.stdout.strip() == "['config.json', 'model.safetensors']", done.stderr
+    assert not [request for request in hub.requests if request.path.endswith(".py")]
+    done = hub.run(GET + "folder = model_folder('me/own', code=True)" + names, tmp_path)
+    assert done.stdout.strip() == "['config.json', 'model.safetensors', 'own.py']", done.stderr
+
+
+def test_a_broken_download_goes_on_where_it_stopped(hub, tmp_path):
+    weights = bytes(range(256)) * 4096
+    hub.add("models", "me/tiny", {"config.json": b"{}", "model.safetensors": weights})
+    hub.broken["model.safetensors"] = 300_000
+    small = "from huggingface_hub import constants; constants.DOWNLOAD_CHUNK_SIZE = 1 << 16\n"
+    done = hub.run(QUICK + small + GET + "print(model_folder('me/tiny'))", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (Path(done.stdout.strip()) / "model.safetensors").read_bytes() == weights
+    ranges = [r.range for r in hub.requests if r.method == "GET" and r.path.endswith("model.safetensors")]
+    assert ranges == [None, f"bytes={4 << 16}-"]
+
+
+def test_a_revision_is_what_is_downloaded(hub, tmp_path):
+    hub.add("models", "me/tiny", {"model.safetensors": b"x"}, branches=("main", "v2"))
+    done = hub.run(GET + "print(model_folder('me/tiny', revision='v2'))", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert any("/revision/v2" in request.path for request in hub.requests)
+    message = failure(hub, tmp_path, "'me/tiny', revision='v3'")
+    assert "me/tiny has no such revision" in message
+    assert "correct `revision`" in message
+
+
+def test_gated_private_and_missing_repositories(hub, tmp_path):
+    hub.add("models", "me/gated", {"config.json": b"{}", "model.safetensors": b"x"}, gated=True)
+    hub.add("models", "me/private", {"config.json": b"{}", "model.safetensors": b"x"}, private=True)
+    message = failure(hub, tmp_path, "'me/gated'")
+    assert "No access to me/gated" in message
+    assert "401" in message
+    assert "hf auth login" in message
+    message = failure(hub, tmp_path, "'me/gated'", HF_TOKEN="hf_SecretSecret")
+    assert "403" in message
+    assert "ask for access" in message
+    assert "SecretSecret" not in message
+    assert hub.requests[-1].token == "Bearer hf_SecretSecret"
+    for name in ("me/private", "me/nothing"):
+        message = failure(hub, tmp_path, repr(name))
+        assert f"{name} is not on the hub" in message
+        assert "check the name" in message
+
+
+def test_a_failing_hub_is_asked_again_a_few_times(hub, tmp_path):
+    hub.add("models", "me/tiny", {"config.json": b"{}", "model.safetensors": b"x"})
+    hub.failing["/api/"] = 503
+    assert "status 503" in failure(hub, tmp_path, "'me/tiny'")
+    hub.failing = {"/resolve/": 500}
+    hub.requests.clear()
+    message = failure(
+        hub, tmp_path, "'me/tiny'", before=QUICK + "import atexit; atexit.register(lambda: print(slept))\n"
+    )
+    assert "The hub failed while me/tiny was asked for" in message
+    assert "status 500" in message
+    assert sum(json.loads(message.splitlines()[-1])) < 60
+    assert len(hub.requests) < 20
+
+
+def test_a_hub_out_of_reach(hub, tmp_path):
+    hub.add("models", "me/tiny", {"config.json": b"{}", "model.safetensors": b"x"})
+    away = {"HF_ENDPOINT": "http://127.0.0.1:9"}
+    message = failure(hub, tmp_path, "'me/tiny'", **away)
+    assert "The hub cannot be reached for me/tiny" in message
+    assert "http://127.0.0.1:9" in message
+    assert "--offline" in message
+    assert hub.run(GET + "model_folder('me/tiny')", tmp_path).returncode == 0
+    done = hub.run(GET + "print(model_folder('me/tiny'))", tmp_path, **away)
+    assert done.returncode == 0
+    assert "the copy of me/tiny in the cache is used" in done.stderr
+
+
+def test_offline_and_not_cached(hub, tmp_path):
+    message = failure(hub, tmp_path, "'me/tiny', offline=True", before=NO_SOCKETS)
+    assert "me/tiny is not on this machine, and connections are off" in message
+    assert "run once without --offline" in message
+    assert hub.requests == []
+
+
+def test_pickled_weights_are_refused_before_they_are_downloaded(hub, tmp_path):
+    hub.add("models", "me/old", {"config.json": b"{}", "pytorch_model.bin": b"x", "tokenizer.json": b"{}"})
+    message = failure(hub, tmp_path, "'me/old'")
+    assert "me/old has no weights in safetensors" in message
+    assert not [request for request in hub.requests if "resolve" in request.path]
+    done = hub.run(GET + "print(sorted(p.name for p in model_folder('me/old', weights=False).iterdir()))", tmp_path)
+    assert done.stdout.strip() == "['config.json', 'tokenizer.json']"
+
+
+def test_folders_come_first(tmp_path, monkeypatch):
+    (tmp_path / "owner" / "model").mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+    monkeypatch.setattr(hub_module, "_snapshot", lambda *_: pytest.fail("the hub was asked"))
+    monkeypatch.setattr(hub_module, "_answers", lambda *_: pytest.fail("the hub was asked"))
+    assert model_folder(str(tmp_path / "other")) == tmp_path / "other"
+    monkeypatch.setenv("METALM_CHECKPOINTS", str(tmp_path))
+    assert model_folder("owner/model") == tmp_path / "owner" / "model"
+    assert model_folder("owner/other") == tmp_path / "other"
+
+
+@pytest.mark.parametrize("name", ["../other", "a/../../other", "/nowhere/at/all", "./none", "a/b/c", "..", "a/..", ""])
+def test_names_do_not_lead_out_of_their_root(name, tmp_path, monkeypatch):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "root").mkdir()
+    monkeypatch.chdir(tmp_path / "root")
+    monkeypatch.setenv("METALM_CHECKPOINTS", str(tmp_path / "root"))
+    if name in ("../other", ".."):
+        assert model_folder(name)  # a path that exists relative to here is the user's own word
+        monkeypatch.chdir("/")
+        name = f"{name}/nope"
+    with pytest.raises(MetalmError, match="no model folder"):
+        model_folder(name)
+
+
+def test_revisions_are_names(tmp_path):
+    with pytest.raises(MetalmError, match="is no revision"):
+        model_folder("me/tiny", revision="../x")
+
+
+def test_a_full_disk_and_tokens():
+    message = str(explain(OSError(errno.ENOSPC, "No space left on device", "/c/file"), "me/tiny"))
+    assert "No space left while downloading me/tiny" in message
+    assert "HF_HOME" in message
+    assert "No space left" in str(explain(OSError("Not enough disk space. Needed: 3 GiB"), "me/docs"))
+    message = str(explain(RuntimeError("bad token hf_abcdefgh123 given"), "me/tiny"))
+    assert "abcdefgh" not in message
+    assert "<token>" in message

@@ -1,0 +1,88 @@
+"""One signal asks to stop, a second Ctrl-C stops; workers hear neither."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+
+import pytest
+
+from metalm_cli.common.signals import StopSignals
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_the_first_signal_sets_a_flag_and_handlers_come_back(name: str) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with StopSignals() as stop:
+        assert stop.pending is None
+        os.kill(os.getpid(), getattr(signal, name))
+        assert stop.pending == name
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.pending == name
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+@pytest.mark.parametrize("first", ["SIGINT", "SIGTERM"])
+def test_a_second_interrupt_aborts_at_once(first: str) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    reached = []
+
+    def work() -> None:
+        with StopSignals():
+            os.kill(os.getpid(), getattr(signal, first))
+            reached.append("after the first")
+            os.kill(os.getpid(), signal.SIGINT)
+            reached.append("after the second")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert reached == ["after the first"]
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_outside_the_main_thread_it_does_nothing() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    seen = []
+
+    def work() -> None:
+        with StopSignals() as stop:
+            seen.append((stop.pending, signal.getsignal(signal.SIGINT)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [(None, before)]
+
+
+LOADER = """
+    import os, signal, sys
+    from torch.utils.data import DataLoader
+    from metalm_cli.data.loader import start_worker
+    from metalm_cli.training.signals import StopSignals
+
+    init = start_worker if sys.argv[2] == "deaf" else None
+    with StopSignals() as stop:
+        seen = 0
+        for _ in DataLoader(range(200), num_workers=2, worker_init_fn=init, multiprocessing_context="fork"):
+            seen += 1
+            if seen == 20:
+                os.killpg(0, getattr(signal, sys.argv[1]))
+    print(stop.pending, seen)
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_to_the_whole_group_spares_the_workers(name: str) -> None:
+    command = [sys.executable, "-c", textwrap.dedent(LOADER), name, "deaf"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, start_new_session=True)
+    assert done.stdout == f"{name} 200\n", done.stderr
+
+
+def test_without_it_the_workers_die_of_it() -> None:
+    command = [sys.executable, "-c", textwrap.dedent(LOADER), "SIGTERM", "hearing"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, start_new_session=True)
+    assert done.stdout != "SIGTERM 200\n"

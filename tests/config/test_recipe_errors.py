@@ -1,0 +1,166 @@
+"""All problems of a recipe at once, each with its key, line, what was got and expected, and a remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from metalm_cli.config import resolve
+from metalm_cli.config.recipe_errors import Problem, RecipeError
+
+BAD = """\
+model:
+  decoder: {config: {hidden_size: 8}, tokeniser: x, tokenizer: {train: {vocab_size: 1e4}}}
+  encoders:
+    text: {checkpoint: bert, tokenizer: {train: {}}, train: last, max_length: "512"}
+data:
+  sources:
+    - {path: a.jsonl, weight: -1}
+    - {name: b, hub: x/y, path: z}
+  sequence_length: 2048
+  isolate_documents: no
+objective: {name: semi_causal, span_length: [9, 4], span_fraction: .inf}
+train:
+  steps: 10
+  warmup_steps: 11
+  precision: fp8
+  betas: [0.9]
+  micro_batch_size: 5
+learning_rate: 1
+"""
+
+
+def problems_of(text: str, tmp_path: Path, *overrides: str) -> list[Problem]:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        resolve("pretrain", str(path), overrides)
+    return list(caught.value.problems)
+
+
+def test_all_problems_at_once_each_on_its_line(tmp_path: Path) -> None:
+    found = {problem.key: problem for problem in problems_of(BAD, tmp_path)}
+    lines = {key: int(problem.where.rsplit(":", 1)[1]) for key, problem in found.items()}
+    assert lines == {
+        "learning_rate": 18,
+        "model.decoder.tokeniser": 2,
+        "model.decoder.tokenizer.train.vocab_size": 2,
+        "model.decoder.config.model_type": 2,
+        "model.encoders.text.train": 4,
+        "model.encoders.text.max_length": 4,
+        "model.encoders.text.tokenizer": 4,
+        "data.sources.0.name": 7,
+        "data.sources.0.weight": 7,
+        "data.sources.1.path": 8,
+        "data.isolate_documents": 10,
+        "objective.span_length": 11,
+        "objective.span_fraction": 11,
+        "train.warmup_steps": 14,
+        "train.precision": 15,
+        "train.betas": 16,
+        "train.micro_batch_size": 17,
+    }
+    assert found["learning_rate"].remedy == "did you mean train.learning_rate?"
+    assert found["model.decoder.tokeniser"].remedy == "did you mean tokenizer?"
+    assert found["model.decoder.tokenizer.train.vocab_size"].remedy == "write 10000"
+    assert found["model.encoders.text.max_length"].remedy == "write 512"
+    assert found["data.isolate_documents"].remedy == "write false"
+    assert found["data.isolate_documents"].message == "got 'no', expected true or false"
+    assert found["train.precision"].message == "got fp8, expected fp32 or bf16"
+    assert found["train.warmup_steps"].message == "got 11 with train.steps 10, expected at most train.steps"
+    assert found["objective.span_fraction"].message == "got .inf, expected a number above 0 and below 1"
+    assert found["data.sources.1.path"].message == "expected only one of hub, path, world, got hub and path"
+
+
+def test_no_message_is_pydantics(tmp_path: Path) -> None:
+    for problem in problems_of(BAD, tmp_path):
+        text = f"{problem.message} {problem.remedy}"
+        assert not any(word in text for word in ("Input should", "Value error", "validation", "type=", "Extra"))
+        assert "got" in text or "missing" in text or "unknown" in text
+
+
+def test_the_error_shows_every_problem(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(BAD)
+    with pytest.raises(RecipeError) as caught:
+        resolve("pretrain", str(path))
+    text = str(caught.value)
+    assert text.startswith("recipe bad has 17 problems")
+    assert all(problem.key in text and problem.remedy in text for problem in caught.value.problems)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "said"),
+    [
+        (["train.steps=null"], "train.steps", "train.steps or train.epochs"),
+        (["train.steps=20"], "train.warmup_steps", "at most train.steps"),
+        (
+            ["objective={name: mlm}", "model.decoder=null", "data.validation.objective={name: causal}"],
+            "data.validation.objective",
+            "got causal with objective mlm",
+        ),
+        (["train.batch_size=9", "train.micro_batch_size=2"], "train.micro_batch_size", "divisor"),
+        (["train.micro_batch_size=16"], "train.micro_batch_size", "divisor"),
+        (["train.betas=[0.9, 1.0]"], "train.betas", "below 1"),
+        (["objective.span_length=[8, 256]"], "objective.span_length", "less than a row"),
+        (["objective.span_length=[129, 200]"], "objective.span_length", "fit the encoder"),
+        (["objective.span_length=[9, 3]"], "objective.span_length", "low <= high"),
+        (["objective={name: prefix, prefix_length: [8, 256]}"], "objective.prefix_length", "less than a row"),
+        (["model.checkpoint=x", "model.tokens.start=never"], "model.tokens", "together with model.checkpoint"),
+        (["model.checkpoint=x", "model.connector.kind=mlp"], "model.connector", "together with model.checkpoint"),
+        (["model.encoders=null"], "model.encoders", "missing"),
+        (["objective.name=prefix", "model.encoders=null"], "model.encoders", "missing"),
+        (["objective.name=causal"], "model.encoders", "docks nothing"),
+        (["model.decoder.config=null"], "model.decoder", "neither checkpoint nor config"),
+        (["model.encoders.more={train: all}"], "model.encoders.more", "neither checkpoint nor config"),
+        (["model.encoders.a-b={checkpoint: x}"], "model.encoders.a-b", "letters, digits"),
+        (["model.decoder.config.model_type=3"], "model.decoder.config.model_type", "got 3"),
+        (["model.decoder={checkpoint: x, tokenizer: {train: {}}}"], "model.decoder.tokenizer", "its own"),
+        (["model.decoder.tokenizer=null"], "model.decoder.tokenizer", "missing"),
+        (["model.decoder.tokenizer=same"], "model.decoder.tokenizer", "without another part"),
+        (["objective.name=mlm", "model.decoder=null"], "model.encoders.text.tokenizer", "without another part"),
+        (["objective.name=rtd"], "model.decoder", "no decoder"),
+        (
+            ["objective.name=mlm", "model.decoder=null", "model.encoders.b.checkpoint=x"],
+            "model.encoders",
+            "one encoder",
+        ),
+        (
+            ["objective={name: mlm, keep_rate: 0.6, random_rate: 0.5}", "model.decoder=null"],
+            "objective.random_rate",
+            "1.1",
+        ),
+        (["data.sources=[]"], "data.sources", "not empty"),
+        (["data.sources=[{name: a, path: x}, {name: a, path: y}]"], "data.sources", "two sources named a"),
+        (["data.sources=[{name: a}]"], "data.sources.0", "got none"),
+        (["model=null"], "model", "missing"),
+        (["model=3"], "model", "expected a mapping"),
+        (["train.trackers=[tensorbord]"], "train.trackers", "tensorboard/wandb/trackio"),
+        (["train.steps=true"], "train.steps", "whole number"),
+        (["train.max_time=90"], "train.max_time", "90s"),
+        (["objective.name=rdt"], "objective.name", "rtd"),
+        (["train.steps.x=1"], "train.steps", "got {x: 1}"),
+    ],
+)
+def test_what_does_not_fit_together(overrides: list[str], key: str, said: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        resolve(
+            "pretrain", "small", [argument for argument in overrides if "a-b" not in argument] or (), _flags(overrides)
+        )
+    matching = [problem for problem in caught.value.problems if problem.key == key]
+    assert matching, [problem.key for problem in caught.value.problems]
+    assert any(said in problem.message for problem in matching), matching
+    assert all(problem.where for problem in matching)
+
+
+def _flags(overrides: list[str]) -> dict[str, object]:
+    """Keys that the command line has no way to write."""
+    return {"model.encoders": {"a-b": {"checkpoint": "x"}}} if any("a-b" in argument for argument in overrides) else {}
+
+
+def test_a_finding_does_not_rest_on_a_wrong_value() -> None:
+    with pytest.raises(RecipeError) as caught:
+        resolve("pretrain", "small", ["train.steps=x"])
+    assert [problem.key for problem in caught.value.problems] == ["train.steps"]

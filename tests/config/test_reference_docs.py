@@ -1,0 +1,77 @@
+"""What is generated from the schema, and whether every key is read."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+from metalm_cli.config import reference_docs, schema_types
+from metalm_cli.config.schema.recipes import RECIPES
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def test_the_reference_is_what_the_schema_says() -> None:
+    assert (REPOSITORY / "docs" / "recipes.md").read_text() == reference_docs.markdown(), (
+        "run: metalm recipe schema --markdown > docs/recipes.md"
+    )
+
+
+def test_the_reference_names_every_key_with_a_description() -> None:
+    text = reference_docs.markdown()
+    for key, _, name, field in (one for recipe in RECIPES.values() for one in schema_types.walk_keys(recipe)):
+        assert f"| `{name}` |" in text, key
+        if name != "name":
+            assert field.description, key
+
+
+def test_json_schema_describes_and_bounds_the_keys() -> None:
+    schema = reference_docs.json_schema()
+    training = schema["$defs"]["Training"]["properties"]
+    assert training["precision"]["enum"] == ["fp32", "bf16"]
+    assert training["precision"]["default"] == "bf16"
+    assert training["learning_rate"]["exclusiveMinimum"] == 0
+    assert schema["$defs"]["Training"]["additionalProperties"] is False
+    assert all(field.get("description") for field in training.values())
+
+
+def test_json_schema_requires_nothing_that_an_extended_recipe_may_give() -> None:
+    schema = reference_docs.json_schema()
+    required = {name: section["required"] for name, section in schema["$defs"].items() if "required" in section}
+    assert required == {"Source": ["name"]}
+    assert "required" not in schema
+    assert {"type": "null"} in schema["$defs"]["Model"]["properties"]["encoders"]["anyOf"]
+    assert len(schema["properties"]["objective"]["anyOf"]) == 5
+
+
+def test_keys_and_choices_for_completion() -> None:
+    keys = reference_docs.keys()
+    assert keys["train.learning_rate"] == "Peak learning rate."
+    assert {"data.sources.0.path", "model.encoders.text.train", "objective.mask_rate"} <= set(keys)
+    assert "extends" not in keys
+    assert reference_docs.choices("train.schedule") == ["linear", "cosine", "constant"]
+    assert reference_docs.choices("train.compile") == ["true", "false"]
+    assert reference_docs.choices("objective.name") == ["semi_causal", "causal", "prefix", "mlm", "rtd"]
+    assert reference_docs.choices("train.steps") == []
+
+
+def _words_in_source() -> set[str]:
+    """Names of attributes and texts of all source files but the schema and its reference."""
+    words: set[str] = set()
+    for path in (REPOSITORY / "src").rglob("*.py"):
+        if path.parent.name == "recipes":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute):
+                words.add(node.attr)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                words.add(node.value)
+    return words
+
+
+def test_every_key_is_read_somewhere() -> None:
+    words = _words_in_source()
+    names = {name for recipe in RECIPES.values() for _, _, name, _ in schema_types.walk_keys(recipe)}
+    # These are read by the recipes room itself.
+    unread = sorted(names - words - {"extends", "command", "description"})
+    assert unread == []

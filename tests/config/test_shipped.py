@@ -1,0 +1,164 @@
+"""Every shipped recipe holds, in a checkout and in a wheel, and the twins have the sizes they state."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from metalm_cli.config import resolve
+from metalm_cli.config.locate import find_recipe, shipped_names, shipped_root
+from metalm_cli.config.resolution import foundation_problems
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_shipped_recipes_hold_and_describe_themselves(name: str) -> None:
+    resolved = resolve(None, name)
+    assert resolved.recipe.description
+    assert resolved.found.shipped
+    assert resolved.found.path.read_text().startswith("#")
+
+
+def test_the_promised_recipes_are_there() -> None:
+    assert set(shipped_names()) >= {
+        "pile",
+        "connector-only",
+        "encoder-mlm",
+        "encoder-rtd",
+        "small",
+        "small-gpt-same-decoder",
+        "small-gpt-same-total",
+        "paper/language-1.3b",
+        "paper/gpt-same-decoder",
+        "paper/gpt-same-total",
+        "multitask",
+        "mnli",
+        "single",
+        "flan",
+    }
+    assert "base" not in shipped_names()
+    assert foundation_problems(find_recipe("base")) == []
+
+
+def test_the_papers_settings() -> None:
+    recipe = resolve("pretrain", "paper/language-1.3b").recipe
+    decoder, encoder = recipe.model.decoder, recipe.model.encoders["text"]
+    assert decoder is not None
+    assert decoder.config is not None
+    assert encoder.config is not None
+    shape = ("num_hidden_layers", "hidden_size", "num_attention_heads")
+    assert [decoder.config[key] for key in shape] == [24, 2048, 32]
+    assert [encoder.config[key] for key in shape] == [24, 1024, 16]
+    assert (decoder.dropout or decoder.config["dropout"], encoder.dropout, encoder.train) == (0.0, 0.1, "last_2")
+    assert (encoder.max_length, recipe.data.sequence_length, recipe.data.isolate_documents) == (512, 2048, False)
+    assert recipe.objective.model_dump() == {"name": "semi_causal", "span_length": [64, 128], "span_fraction": 0.25}
+    train = recipe.train
+    assert (train.steps, train.batch_size, train.learning_rate) == (300_000, 1024, 6e-4)
+    assert recipe.model.connector.kind == "linear"
+    assert recipe.data.sources[0].exclude == {"meta.pile_set_name": ["Github", "ArXiv", "PubMed Central"]}
+
+
+@pytest.mark.parametrize(("name", "prefix"), [("small", "small-"), ("paper/language-1.3b", "paper/")])
+def test_twins_differ_in_the_model_and_the_objective_alone(name: str, prefix: str) -> None:
+    base = resolve("pretrain", name).recipe
+    # A twin is validated on the positions that its MetaLM predicts.
+    for twin in ("gpt-same-decoder", "gpt-same-total"):
+        other = resolve("pretrain", prefix + twin).recipe
+        compared = base.data.validation.model_copy(update={"objective": base.objective})
+        data = base.data.model_copy(update={"validation": compared})
+        assert (other.data, other.train, other.model.tokens) == (data, base.train, base.model.tokens)
+        assert (other.objective.name, other.model.encoders) == ("causal", {})
+    assert resolve("pretrain", f"{prefix}gpt-same-decoder").recipe.model.decoder == base.model.decoder
+
+
+def _decoder_parameters(name: str, vocabulary: int) -> int:
+    torch = pytest.importorskip("torch")
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    import metalm_cli.models  # noqa: F401
+
+    decoder = resolve("pretrain", name).recipe.model.decoder
+    assert decoder is not None
+    assert decoder.config is not None
+    values = {key: value for key, value in decoder.config.items() if key != "model_type"}
+    config = AutoConfig.for_model(decoder.config["model_type"], vocab_size=vocabulary, **values)
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in AutoModelForCausalLM.from_config(config).parameters())
+
+
+def _total_parameters(name: str, vocabulary: int) -> int:
+    torch = pytest.importorskip("torch")
+    from transformers import AutoConfig, AutoModel
+
+    model = resolve("pretrain", name).recipe.model
+    values = dict(model.encoders["text"].config or {})
+    config = AutoConfig.for_model(values.pop("model_type"), vocab_size=vocabulary, **values)
+    with torch.device("meta"):
+        encoder = sum(parameter.numel() for parameter in AutoModel.from_config(config).parameters())
+    assert model.decoder is not None
+    width = (model.decoder.config or {})["hidden_size"]
+    return _decoder_parameters(name, vocabulary) + encoder + config.hidden_size * width + width
+
+
+@pytest.mark.parametrize(
+    ("name", "twin", "vocabulary", "total", "millions"),
+    [
+        ("small", "small-gpt-same-total", 2048, 1_594_112, 1.597),
+        ("paper/language-1.3b", "paper/gpt-same-total", 61_952, 1_703_850_496, 1704.2),
+    ],
+)
+def test_the_same_total_is_the_same(name: str, twin: str, vocabulary: int, total: int, millions: float) -> None:
+    assert _total_parameters(name, vocabulary) == total
+    twins = _decoder_parameters(twin, vocabulary)
+    assert abs(twins / total - 1) < 0.01
+    assert twins / 1e6 == pytest.approx(millions, abs=0.05 if millions > 10 else 0.0005)
+
+
+def test_the_encoders_have_the_promised_size() -> None:
+    torch = pytest.importorskip("torch")
+    from transformers import AutoConfig, AutoModel
+
+    recipe = resolve("pretrain", "encoder-rtd").recipe
+    values = dict(recipe.model.encoders["text"].config or {})
+    config = AutoConfig.for_model(values.pop("model_type"), vocab_size=8192, **values)
+    with torch.device("meta"):
+        count = sum(parameter.numel() for parameter in AutoModel.from_config(config).parameters())
+    assert 3e6 < count < 6e6
+    assert recipe.data.sequence_length == 128
+
+
+def test_small_runs_on_own_data_with_one_argument() -> None:
+    source = resolve("pretrain", "small", ["data.sources.0.path=my.jsonl"]).recipe.data.sources[0]
+    assert (source.path, source.world) == ("my.jsonl", None)
+
+
+def test_a_checkout_reads_the_recipes_beside_the_sources() -> None:
+    assert shipped_root("recipes") == REPOSITORY / "recipes"
+
+
+def test_a_wheel_carries_the_recipes(tmp_path: Path) -> None:
+    pytest.importorskip("hatchling")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=REPOSITORY, check=True, capture_output=True)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        wheel.extractall(tmp_path / "site")
+    script = (
+        "import metalm_cli; from metalm_cli.config.locate import shipped_names, shipped_root;"
+        "from metalm_cli.config import resolve;"
+        "print(metalm_cli.__file__, shipped_root('recipes'), *shipped_names(), resolve(None).found.path, sep='\\n')"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+    run = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
+    )
+    package, root, *names, small = run.stdout.splitlines()
+    assert Path(package).parent == tmp_path / "site" / "metalm_cli"
+    assert Path(root) == tmp_path / "site" / "metalm_cli" / "shipped" / "recipes"
+    assert names == shipped_names()
+    assert Path(small).is_relative_to(root)

@@ -1,0 +1,128 @@
+"""YAML read as people mean it, with lines, and written so that any reader gets the same."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metalm_cli.config.yaml_nodes import flow, parse, scalar
+from metalm_cli.errors import Exit, MetalmError
+
+EXPECTED = {
+    "no": "no",
+    "on": "on",
+    "Yes": "Yes",
+    "1:30": "1:30",
+    "012": 12,
+    "0o12": 10,
+    "0x1F": 31,
+    "1e-4": 1e-4,
+    "6E5": 6e5,
+    "1.": 1.0,
+    ".5": 0.5,
+    "-3": -3,
+    "1_000": "1_000",
+    "2020-01-01": "2020-01-01",
+    "true": True,
+    "FALSE": False,
+    "~": None,
+    "": None,
+    "Null": None,
+    "nul": "nul",
+    "=": "=",
+    "1e400": math.inf,
+}
+
+
+@pytest.mark.parametrize(("text", "value"), EXPECTED.items())
+def test_scalars_of_the_core_schema(text: str, value: object) -> None:
+    got = scalar(text)
+    assert got == value
+    assert type(got) is type(value)
+
+
+def test_quoted_scalars_are_text() -> None:
+    assert parse("a: '1'\nb: \"true\"\nc: |\n  3\n", "f").plain() == {"a": "1", "b": "true", "c": "3\n"}
+
+
+def test_every_value_has_the_line_of_its_key() -> None:
+    root = parse("a:\n  b: 1\n\n  c:\n    - x\n    - {d: 2}\n", "r.yaml")
+    assert root.value["a"].where == "r.yaml:1"
+    inner = root.value["a"].value
+    assert (inner["b"].where, inner["c"].where) == ("r.yaml:2", "r.yaml:4")
+    assert [item.where for item in inner["c"].value] == ["r.yaml:5", "r.yaml:6"]
+    assert inner["c"].value[1].value["d"].where == "r.yaml:6"
+
+
+def test_anchors_are_copied() -> None:
+    assert parse("a: &x {d: 1}\nb: *x\n", "f").plain() == {"a": {"d": 1}, "b": {"d": 1}}
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "said"),
+    [
+        ("a: 1\nb: 2\na: 3\n", "f:3", "duplicate key a"),
+        ("a: 1\nb: {c: 1, c: 2}\n", "f:2", "duplicate key c"),
+        ("a: 1\nb: !!str 3\n", "f:2", "tags"),
+        ("a: &x !!python/name:os.system 3\n", "f:1", "tags"),
+        ("!!map\na: 1\n", "f:1", "tags"),
+        ("a: [1\n", "f:2", "YAML"),
+        ("a: 1\n\tb: 2\n", "f:2", "YAML"),
+        ("a: *x\n", "f:1", "undefined alias"),
+        ("a: 1\n<<: {b: 1}\n", "f:2", "extends"),
+        ("[1]: 2\n", "f:1", "plain text"),
+        ("a: &x [*x]\n", "f:1", "nested"),
+        ("a: 1\n---\nb: 2\n", "f:2", "document"),
+        ("a: 1\nb: \x01\n", "f:2", "YAML"),
+        ("[" * 5000, "f", "nested"),
+        ("a: " + "x" * 1_000_001, "f", "too large"),
+    ],
+)
+def test_what_is_refused_names_its_line(text: str, where: str, said: str) -> None:
+    with pytest.raises(MetalmError) as caught:
+        parse(text, "f")
+    assert caught.value.where == where
+    assert said in str(caught.value)
+    assert caught.value.exit_code is Exit.USAGE
+
+
+def test_an_alias_bomb_ends_soon() -> None:
+    bomb = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n"
+    bomb += "".join(f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9))
+    start = time.process_time()
+    with pytest.raises(MetalmError, match="too many values"):
+        parse(bomb, "f")
+    assert time.process_time() - start < 5
+
+
+PLAIN = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.sampled_from(list(EXPECTED)),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(PLAIN)
+def test_what_is_written_is_read_back(value: object) -> None:
+    if "<<" in str(value):
+        return
+    text = flow({"k": value})
+    assert "\n" not in text
+    assert parse(text, "f").plain() == {"k": value}
+
+
+@pytest.mark.parametrize("text", [key for key in EXPECTED if key != "="])
+def test_text_that_looks_like_a_value_is_quoted_for_readers_of_both_versions(text: str) -> None:
+    assert yaml.safe_load(flow({"k": text})) == {"k": text}
+    assert parse(flow({"k": text}), "f").plain() == {"k": text}

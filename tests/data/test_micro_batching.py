@@ -1,0 +1,47 @@
+"""Cutting a step's padded rows into passes."""
+
+from __future__ import annotations
+
+from itertools import combinations, pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metalm_cli.data.sampling.micro_batching import ATTENTION, PASS, least, passes
+
+
+def cost(lengths: list[int], cuts: list[int]) -> float:
+    """Padded positions of all passes, their attention, and what the passes cost themselves."""
+    edges = [0, *cuts, len(lengths)]
+    parts = [lengths[begin:end] for begin, end in pairwise(edges)]
+    return sum(PASS + len(part) * max(part) * (1 + max(part) / ATTENTION) for part in parts)
+
+
+def cheapest(lengths: list[int]) -> float:
+    """By trying all cuts."""
+    inner = range(1, len(lengths))
+    return min(cost(lengths, list(cuts)) for count in range(len(lengths)) for cuts in combinations(inner, count))
+
+
+@given(st.lists(st.integers(1, 600), min_size=1, max_size=9))
+def test_no_other_cuts_cost_less(lengths: list[int]) -> None:
+    for order in (lengths, sorted(lengths, reverse=True)):
+        found = passes(order)
+        rows = [row for one in found for row in range(len(order))[one]]
+        assert rows == list(range(len(order)))
+        assert least(order)[0] == pytest.approx(cheapest(order))
+        assert cost(order, [one.start for one in found[1:]]) == pytest.approx(cheapest(order))
+
+
+@pytest.mark.parametrize("length", [16, 512])
+def test_rows_of_one_length_are_one_pass(length: int) -> None:
+    assert passes([length] * 64) == [slice(0, 64)]
+
+
+def test_one_long_row_has_a_pass_of_its_own() -> None:
+    assert passes([500] + [40] * 15) == [slice(0, 1), slice(1, 16)]
+
+
+def test_nothing_is_no_pass() -> None:
+    assert passes([]) == []

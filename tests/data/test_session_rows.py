@@ -1,0 +1,358 @@
+"""Rows of a language model: every token once, docks whole, cuts counted, resumable at every row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metalm_cli.data.documents.session_rows import SPANS, SessionWriter, join
+from metalm_cli.data.sampling.lanes import Lane, generator, text_bytes
+from metalm_cli.sessions import TokenisedSession
+from row_fixtures import ReadBack, Shelf, lane_rows, same_rows
+from tiny_models import texts
+from writer_fixtures import DOCUMENTS, UNREAD, decoder, make, processor, writers
+
+quick = settings(max_examples=60, deadline=None, derandomize=True)
+
+
+# -- every token, exactly once ----------------------------------------------------------------------------------------
+
+
+@given(options=writers, encoder=st.booleans(), lane=st.integers(0, 2))
+@quick
+def test_every_token_is_used_exactly_once_and_counted(options, encoder, lane):
+    writer = make(encoder=encoder, **options)
+    shelf = Shelf(DOCUMENTS)
+    rows, states = lane_rows(Lane(lane, 3, shelf, writer), 24)
+    back = ReadBack(writer, shelf)
+    back.rows(rows)
+    read = sorted(back.at)
+    assert read == [lane + 3 * at for at in range(len(read))]
+    assert back.finished == read[: len(back.finished)]
+    assert len(back.finished) >= len(read) - 1
+    for number in back.finished:
+        document = writer.tokenizer.document(shelf.get(number).text)
+        assert len(back.covered[number]) == len(document)
+    if options["objective"] == "causal":
+        marks = {mark for marks in back.covered.values() for mark in marks}
+        assert marks <= {"trained", "unpredicted" if options["start"] == "never" else "trained"}
+    if options["isolate"] and not options["packs"]:
+        assert all(len(row.parents) == 1 for row in rows)
+    if not options["isolate"]:
+        assert all(len(row.parents) == 1 for row in rows)
+        assert all(len(row) == writer.length for row in rows)
+    assert states[0] == (lane, 0)
+
+
+@given(options=writers, encoder=st.booleans())
+@settings(quick, max_examples=20)
+def test_a_lane_restarted_at_any_row_goes_on_alike(options, encoder):
+    shelf = Shelf([*DOCUMENTS[:5], None, *DOCUMENTS[9:]])
+    rows, states = lane_rows(Lane(1, 2, shelf, make(encoder=encoder, **options)), 12)
+    for at in range(12):
+        again, later = lane_rows(Lane(1, 2, shelf, make(encoder=encoder, **options), states[at]), 12 - at)
+        same_rows(again, rows[at:])
+        assert later == states[at:]
+
+
+@pytest.mark.parametrize("isolate", [True, False])
+def test_docked_text_does_not_stand_in_the_decoder(isolate):
+    words = [f"word{index}" for index in range(400)]
+    writer = make(length=100, span=(8, 16), isolate=isolate)
+    rows, _ = lane_rows(Lane(0, 1, Shelf([" ".join(words)]), writer), 12)
+    assert sum(row.counts.get("docked_spans", 0) for row in rows) > 8
+    tokenizer = writer.processor.tokenizer
+    for row in rows:
+        for at, dock in row.docks:
+            docked = tokenizer.decode(dock.arrays["input_ids"], skip_special_tokens=True).replace(" ##", "")
+            numbers = [int(one) for one in docked.replace("word", " ").split() if one.isdigit()]
+            assert numbers
+            beside = decoded(writer, row.ids[at + dock.positions : at + dock.positions + 30])
+            before = decoded(writer, row.ids[max(0, at - 30) : at])
+            for number in numbers:
+                assert f"word{number} " not in f"{beside} {before} "
+
+
+def decoded(writer: SessionWriter, ids: np.ndarray) -> str:
+    return writer.tokenizer.decode(ids[ids > 1].tolist())
+
+
+def test_no_dock_crosses_a_document():
+    writer = make(length=200, span=(8, 16), isolate=False)
+    shelf = Shelf(DOCUMENTS)
+    rows, _ = lane_rows(Lane(0, 1, shelf, writer), 10)
+    seen = 0
+    for row in rows:
+        keys = {
+            unit.dock.key: number
+            for number in row.numbers
+            for unit in writer.read(shelf.get(number).text, number).units
+            if unit.dock is not None
+        }
+        for _, dock in row.docks:
+            assert dock.key in keys
+            seen += 1
+    assert seen > 20
+
+
+# -- units ------------------------------------------------------------------------------------------------------------
+
+
+@given(options=writers, encoder=st.booleans(), which=st.integers(0, len(DOCUMENTS) - 1))
+@quick
+def test_units_partition_a_document_and_docks_stand_apart(options, encoder, which):
+    writer = make(encoder=encoder, **options)
+    read = writer.read(DOCUMENTS[which], 5)
+    at = 0
+    for unit in read.units:
+        assert unit.first == at < unit.last
+        at = unit.last
+    assert at == len(read.document)
+    for one, two in zip(read.units, read.units[1:], strict=False):
+        assert _spanned(one) != _spanned(two)
+    for unit in read.units:
+        if unit.dock is not None:
+            expected = writer.processor.prepare(read.document.slice(unit.first, unit.last))
+            assert unit.dock.key == expected.key
+            assert unit.trained
+        assert unit.trained or writer.processor is None
+    again = writer.read(DOCUMENTS[which], 5)
+    assert [(u.first, u.last, u.trained, u.refused) for u in again.units] == [
+        (u.first, u.last, u.trained, u.refused) for u in read.units
+    ]
+
+
+def _spanned(unit: Any) -> bool:
+    return unit.dock is not None or not unit.trained or bool(unit.refused)
+
+
+def test_spans_follow_the_seed_and_the_number():
+    text = " ".join(texts()[:3])
+
+    def spans(seed: int, number: int) -> list[tuple[int, int]]:
+        return [(u.first, u.last) for u in make(seed=seed).read(text, number).units if u.dock is not None]
+
+    assert spans(0, 1) == spans(0, 1)
+    assert spans(0, 1) != spans(0, 2)
+    assert spans(0, 1) != spans(1, 1)
+
+
+def test_no_docked_text_begins_or_ends_inside_a_word():
+    writer = make(span=(8, 16))
+    docked, before, after = 0, 0, 0
+    for number in range(200):
+        text = DOCUMENTS[number % 12]
+        read = writer.read(text, number)
+        drawn = writer.draw(len(read.document), generator(0, SPANS, number))
+        spans = [unit for unit in read.units if _spanned(unit)]
+        assert len(spans) == len(drawn)
+        docked += len(spans)
+        before += sum(end - begin for begin, end in drawn)
+        after += sum(unit.last - unit.first for unit in spans)
+        for unit in spans:
+            for edge in read.document.characters(unit.first, unit.last):
+                assert edge in (0, len(text)) or not (text[edge - 1].isalnum() and text[edge].isalnum())
+    assert docked > 400
+    assert before < after < before + 2 * docked  # words have two to three tokens here
+
+
+# -- cuts and refusals ------------------------------------------------------------------------------------------------
+
+
+def fixed(*spans: tuple[int, int]) -> Any:
+    """A draw that is always the same."""
+    return lambda tokens, rng: [(first, last) for first, last in spans if last <= tokens]
+
+
+def short(length: int, *spans: tuple[int, int], most: int = 40, **options: Any) -> SessionWriter:
+    return SessionWriter(decoder("byte", "auto"), processor(most, False), fixed(*spans), length, **options)
+
+
+TEN = "a b c d e f g h i k"
+"""Ten decoder tokens, and ten encoder tokens."""
+
+
+def test_ten_tokens():
+    assert len(decoder("byte", "auto").document(TEN)) == 10
+    assert processor(40, False).prepare(TEN).positions == 10
+
+
+def test_a_worked_row():
+    writer = short(16, (2, 5))
+    (row,), _ = lane_rows(Lane(0, 1, Shelf([TEN, "l m"]), writer), 1)
+    ids = writer.tokenizer.document(TEN).ids.tolist()
+    more = writer.tokenizer.document("l m").ids.tolist()
+    start = end = writer.tokenizer.document_id
+    assert row.ids.tolist() == [start, *ids[:2], 0, 0, 0, *ids[5:], end, start, *more, end]
+    assert row.segments.tolist() == [0] * 12 + [1] * 4
+    assert [at for at, _ in row.docks] == [3]
+    assert row.targets.tolist() == [*ids[:2], *ids[5:], end, *more, end]
+    assert row.predict_at.tolist() == [0, 1, 5, 6, 7, 8, 9, 10, 12, 13, 14]
+    assert row.numbers == (0, 1)
+    assert row.counts == {
+        "source_tokens": 12,
+        "docked_positions": 3,
+        "docked_tokens": 3,
+        "docked_spans": 1,
+        "special_tokens": 4,
+        "documents": 2,
+        "trained_bytes": len("a b" + " f g h i k" + "l m"),
+        "trained_tokens": 11,
+    }
+
+
+def test_a_worked_row_that_is_not_isolated():
+    writer = short(16, (2, 5), isolate=False)
+    (row,), _ = lane_rows(Lane(0, 1, Shelf([TEN, "l m"]), writer), 1)
+    ids = writer.tokenizer.document(TEN).ids.tolist()
+    more = writer.tokenizer.document("l m").ids.tolist()
+    end = writer.tokenizer.document_id
+    assert row.ids.tolist() == [end, *ids[:2], 0, 0, 0, *ids[5:], end, *more, end, ids[0]]
+    assert row.segments.tolist() == [0] * 16
+    assert row.positions.tolist() == list(range(16))
+    assert row.targets.tolist() == [*ids[:2], *ids[5:], end, *more, end, ids[0]]
+
+
+def test_a_document_that_begins_with_a_dock_has_no_start_token_and_predicts_from_it():
+    (row,), _ = lane_rows(Lane(0, 1, Shelf([TEN]), short(16, (0, 4), packs=False)), 1)
+    assert [at for at, _ in row.docks] == [0]
+    assert row.predict_at[0] == 3
+    assert row.counts["special_tokens"] == 1
+
+
+def test_a_span_that_a_row_cuts_is_causal_and_counted_once():
+    writer = short(8, (4, 9))
+    rows, _ = lane_rows(Lane(0, 1, Shelf([TEN]), writer), 2)
+    assert not rows[0].docks
+    assert rows[0].counts["cut_spans"] == 1
+    assert "cut_spans" not in rows[1].counts
+    ids = writer.tokenizer.document(TEN).ids.tolist()
+    start = writer.tokenizer.start_id
+    assert rows[0].ids.tolist() == [start, *ids[:7]]
+    assert rows[0].targets.tolist() == ids[:7]
+    # Two pieces' rests: the document goes on as a session of its own, whose first token is trained.
+    assert rows[1].ids[:4].tolist() == [start, *ids[7:]]
+    assert rows[1].targets[:3].tolist() == ids[7:]
+
+
+def test_a_span_that_a_row_leaves_whole_is_docked_in_the_next():
+    writer = short(8, (7, 10))
+    rows, _ = lane_rows(Lane(0, 1, Shelf([TEN]), writer), 2)
+    assert [at for at, _ in rows[1].docks] == [0]
+    assert rows[1].ids[3] == rows[1].targets[0] == writer.tokenizer.document_id
+    assert not rows[0].docks
+    assert "cut_spans" not in rows[0].counts
+
+
+def test_an_end_token_for_which_there_is_no_room():
+    document, end = decoder("byte", "auto").document(TEN), decoder("byte", "auto").document_id
+    rows, states = lane_rows(Lane(0, 1, Shelf([TEN]), short(11, isolate=False)), 2)
+    assert (len(rows[0]), states[1]) == (11, (0, 10))
+    assert "documents" not in rows[0].counts
+    assert rows[1].targets.tolist()[:2] == [end, document.ids[0]]
+    assert rows[1].counts["documents"] == 1
+    # A session of an end alone would say that documents may be empty: it is left out, and counted.
+    rows, states = lane_rows(Lane(0, 1, Shelf([TEN]), short(11)), 2)
+    assert (len(rows[0]), states[1]) == (11, (1, 0))
+    assert rows[0].targets.tolist() == document.ids.tolist()
+    assert (rows[0].counts["cut_ends"], rows[0].counts["documents"]) == (1, 1)
+
+
+def test_a_token_that_nothing_predicts_is_counted():
+    writer = SessionWriter(decoder("byte", "never"), None, fixed(), 16)
+    (row,), _ = lane_rows(Lane(0, 1, Shelf([TEN]), writer), 1)
+    assert row.counts["unpredicted_tokens"] == len(row.parents) == 2
+    assert row.counts["trained_tokens"] == len(row) - 2
+    document = writer.tokenizer.document(TEN)
+    assert row.targets[0] == document.ids[1]
+    # The second session goes on for what room there was; neither counts the bytes of its first token.
+    whole, begun = len(document), int(np.count_nonzero(row.segments == 1))
+    read = document.slice(1, whole) + document.slice(1, begun)
+    assert row.counts["trained_bytes"] == len(read.encode())
+
+
+@pytest.mark.parametrize("kind", ["byte", "llama"])
+def test_bytes_of_what_is_not_predicted_are_not_counted(kind):
+    text = "日本語 and more."
+    for start, first in (("always", 0), ("never", 1)):
+        writer = SessionWriter(decoder(kind, start), None, fixed(), 64)
+        document = writer.tokenizer.document(text)
+        ((session, counts),) = writer.windows([text])
+        assert counts["trained_bytes"] == text_bytes(document, first, len(document))
+        assert counts.get("unpredicted_tokens", 0) == first
+        assert session.trained.sum() == len(document) - first + 1
+    assert text_bytes(document, 0, len(document)) == len(text.encode())
+
+
+def test_no_session_is_an_end_alone_whatever_the_length():
+    end = decoder("byte", "auto").document_id
+    cut = 0
+    for length in range(4, 26):
+        rows, _ = lane_rows(Lane(0, 1, Shelf([TEN, "l m"]), short(length)), 8)
+        for row in rows:
+            for segment in range(len(row.parents)):
+                assert row.targets[row.owners == segment].tolist() != [end]
+        cut += sum(row.counts.get("cut_ends", 0) for row in rows)
+        finished = sum(row.counts.get("documents", 0) for row in rows)
+        ends = sum(int((row.targets == end).sum()) for row in rows)
+        assert ends == finished - sum(row.counts.get("cut_ends", 0) for row in rows)
+    assert cut > 10
+
+
+@pytest.mark.parametrize(("text", "most", "reason"), [(f"a {UNREAD} b", 40, "empty"), ("a b c d e f", 4, "too_long")])
+def test_a_span_that_its_encoder_refuses_is_causal_trained_and_counted(text, most, reason):
+    tokens = len(decoder("byte", "auto").document(text))
+    writer = short(200, (1, tokens - 2), most=most, packs=False)
+    (row,), _ = lane_rows(Lane(0, 1, Shelf([text]), writer), 1)
+    assert not row.docks
+    assert row.counts[f"{reason}_spans"] == 1
+    assert row.targets.tolist() == [*writer.tokenizer.document(text).ids.tolist(), writer.tokenizer.document_id]
+
+
+def test_a_continued_document_is_a_new_session_only_when_isolated():
+    text = " ".join(TEN.split() * 4)
+    for isolate in (True, False):
+        writer = short(16, isolate=isolate, packs=False)
+        rows, _ = lane_rows(Lane(0, 1, Shelf([text]), writer), 3)
+        assert [row.ids[0] == writer.tokenizer.start_id for row in rows] == [True] * 3
+        assert [row.positions[0] for row in rows] == [0] * 3
+        assert sum(len(row.targets) for row in rows) == sum(map(len, rows)) - 3
+
+
+# -- rows are full ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("isolate", "least"), [(True, 0.97), (False, 1.0)])
+def test_rows_are_nearly_full(isolate, least):
+    writer = make(length=128, span=(8, 16), isolate=isolate)
+    rows, _ = lane_rows(Lane(0, 1, Shelf(texts()), writer), 60)
+    filled = sum(map(len, rows)) / (60 * 128)
+    assert filled >= least
+    assert min(map(len, rows)) >= 126
+
+
+def test_documents_are_not_packed_where_the_decoder_cannot():
+    writer = make(length=256, packs=False)
+    rows, _ = lane_rows(Lane(0, 1, Shelf(texts()), writer), 20)
+    assert all(len(row.numbers) == 1 for row in rows)
+
+
+def test_a_document_of_no_tokens_is_a_start_and_an_end():
+    writer = short(8)
+    assert writer.read("", 0).units == ()
+    (row,), _ = lane_rows(Lane(0, 1, Shelf(["", TEN]), writer), 1)
+    assert row.counts["documents"] == 1
+    assert row.targets[0] == writer.tokenizer.document_id
+
+
+def test_joined_sessions_go_on_from_each_other():
+    dock = processor(40, False).prepare("a b")
+    one = TokenisedSession(np.array([5, -1, -1, 6]), np.array([0, 0, 0, 1], dtype=bool), ((1, dock),))
+    both = join([one, one])
+    assert both.ids.tolist() == [5, -1, -1, 6] * 2
+    assert both.trained.tolist() == [False, False, False, True] * 2
+    assert [at for at, _ in both.docks] == [1, 5]

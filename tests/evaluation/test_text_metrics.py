@@ -1,0 +1,202 @@
+"""Measures of texts against values worked out by hand, and the published cases of the data sets' own scripts."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from metalm_cli.evaluation.metrics import text_metrics
+
+
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [("The  Cat's hat, a lie.", "cats hat lie"), ("An  answer!", "answer"), ("theatre", "theatre"), ("a the an", "")],
+)
+def test_squads_normalisation(text, normal) -> None:
+    assert text_metrics.normalised(text) == normal
+
+
+@pytest.mark.parametrize(
+    ("said", "right", "f1", "exact"),
+    [
+        ("the Broncos!", "Broncos", 1.0, 1.0),
+        ("red ball", "a ball of red wool", 2 / 3, 0.0),
+        ("red red", "red", 2 / 3, 0.0),
+        ("blue", "red", 0.0, 0.0),
+        ("", "red", 0.0, 0.0),
+        ("the", "a", 1.0, 1.0),
+        ("Unanswerable.", "unanswerable", 1.0, 1.0),
+        ("unanswerable question", "unanswerable", 0.0, 0.0),
+        ("unanswerable", "an unanswerable question", 0.0, 0.0),
+    ],
+)
+def test_exact_match_and_token_f1(said, right, f1, exact) -> None:
+    assert text_metrics.token_f1(said, right) == pytest.approx(f1)
+    assert text_metrics.exact_match(said, right) == exact
+
+
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [
+        ("The  Spider-Man", "spider man"),
+        ("snake_case", "snake case"),
+        ("O’Neill’s ‘hat’", "o neill s hat"),
+        ("`a´ dog", "dog"),
+        ("Sunset Blvd.", "sunset blvd"),
+        ("A.", ""),
+        ("“x”", "“x”"),
+    ],
+)
+def test_trivia_qas_normalisation(text, normal) -> None:
+    assert text_metrics.trivia_normalised(text) == normal
+
+
+def test_trivia_qa_parts_words_where_squad_joins_them() -> None:
+    assert (
+        text_metrics.trivia_em("Spider-Man", "spider man"),
+        text_metrics.exact_match("Spider-Man", "spider man"),
+    ) == (1, 0)
+    assert text_metrics.trivia_f1("the Spider-Man", "man") == pytest.approx(2 / 3)
+    assert text_metrics.trivia_f1("", "the") == 0, "no word in common is no score, as in the official script"
+
+
+# Cases of DROP's own tests (allenai/allennlp, drop_eval): what was said, what is right, exact match and F1.
+DROP = [
+    (["78"], ["78.0"], 1.0, 1.0),
+    (["td"], ["td", "td"], 0.0, 0.5),
+    (["td", "td"], ["td"], 0.0, 0.5),
+    (["the", "fat", "cat", "the fat", "fat cat", "the fat cat"], ["cat"], 0.0, 0.17),
+    (["cat"], ["the", "fat", "cat", "the fat", "fat cat", "the fat cat"], 0.0, 0.17),
+    (["the", "fat", "cat", "the fat", "fat cat", "the fat cat"], ["cat", "cat dog"], 0.0, 0.25),
+    (["td"], ["the td"], 1.0, 1.0),
+    (["the a NOT an ARTICLE the an a"], ["NOT ARTICLE"], 1.0, 1.0),
+    (["John Elton"], ["Elton John"], 0.0, 1.0),
+    (["50 yard"], ["yard 50"], 0.0, 1.0),
+    (["order word right"], ["right word order"], 0.0, 1.0),
+    (["Per.i.o.d...."], [".P....e.r,,i;;;o...d,,"], 1.0, 1.0),
+    (["Spa     c  e   s     "], ["    Spa c     e s"], 1.0, 1.0),
+    (["78-yard"], ["78 yard"], 1.0, 1.0),
+    (["78 yard"], ["78-yard"], 1.0, 1.0),
+    (["78"], ["78-yard"], 0.0, 0.67),
+    (["78-yard"], ["78"], 0.0, 0.67),
+    (["This was a triumph"], ["tHIS Was A TRIUMPH"], 1.0, 1.0),
+    (["Green bay packers"], ["Green bay packers"], 1.0, 1.0),
+    (["Green bay", "packers"], ["Green bay", "packers"], 1.0, 1.0),
+    (["Green", "bay", "packers"], ["Green", "bay", "packers"], 1.0, 1.0),
+    ([""], ["army"], 0.0, 0.0),
+    (["packers"], ["Green bay packers"], 0.0, 0.5),
+    (["packers"], ["Green bay"], 0.0, 0.0),
+    (["yard"], ["36 yard td"], 0.0, 0.0),
+    (["23 yards"], ["43 yards"], 0.0, 0.0),
+    (["56 yards"], ["56 yd"], 0.0, 0.5),
+    (["26"], ["26 yard td"], 0.0, 0.5),
+    (["78-yard", "56", "28", "40", "44", "touchdown"], ["78-yard", "56 yard", "1 yard touchdown"], 0.0, 0.28),
+    (["23", "23 yard"], ["23-yard", "56 yards"], 0.0, 0.5),
+    (["John Karman", "Joe Hardy"], ["Joe Karman", "John Hardy"], 0.0, 0.5),
+    (["ottoman", "Kantakouzenous"], ["ottoman", "army of Kantakouzenous"], 0.0, 0.75),
+    (["a"], ["a", "b"], 0.0, 0.5),
+    (["b"], ["b", "a"], 0.0, 0.5),
+]
+
+
+@pytest.mark.parametrize(("said", "right", "exact", "f1"), DROP)
+def test_drops_own_cases(said, right, exact, f1) -> None:
+    assert text_metrics.drop_scores(said, right) == (exact, f1)
+
+
+@pytest.mark.parametrize("text", ["12.0", "12.0  ", "12.000", "12", "  1.2e1  ", "$12"])
+def test_drop_reads_numbers_as_numbers(text) -> None:
+    assert text_metrics.drop_normalised(text) == "12.0"
+
+
+def test_drops_normalisation() -> None:
+    assert text_metrics.drop_normalised("12.0 persons") == "12.0 persons"
+    assert text_metrics.drop_normalised("S.K. Singh") == "sk singh"
+
+
+def test_drop_on_texts() -> None:
+    # The official annotations say 17 August, August, 17; a text is one span, unless semicolons part it.
+    answers = ("17 August", "August", "17")
+    assert text_metrics.best(text_metrics.drop_em, "17 August", answers) == 1
+    assert (text_metrics.drop_em("span1", "span1; span2"), text_metrics.drop_f1("span1", "span1; span2")) == (0, 0.5)
+    assert text_metrics.drop_em("b; a thing", "thing; b") == 1
+    assert (
+        text_metrics.drop_f1("", "army"),
+        text_metrics.drop_f1("none", "none"),
+        text_metrics.drop_f1("none", "None; two"),
+    ) == (0, 1, 0.5)
+
+
+def test_clues_own_case() -> None:
+    said = [["a", "b"], [], ["c"], ["d", "e"]]
+    right = [["b", "c", "d"], [], [], ["f", "g"]]
+    assert sum(map(text_metrics.s1, said, right)) / 4 == 0.35
+
+
+def test_s1_is_of_sets() -> None:
+    assert text_metrics.s1(["a", "b", "a"], ["b", "a"]) == 1
+    assert text_metrics.s1(["Paris"], ["paris"]) == 0
+    assert text_metrics.s1([], [""]) == 0, (
+        "no answer is not the empty answer: a card has to say which its data set uses"
+    )
+    assert text_metrics.s1([""], [""]) == 1
+    assert text_metrics.listed_s1("Paris;  New York ", "New York; Rome") == 0.5
+    assert text_metrics.listed_s1("None", "none") == 1
+    assert text_metrics.listed_s1("", "none") == 1
+    assert text_metrics.listed_s1("Paris", "none") == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "empty", "value"),
+    [("clues_conll03", [""], 51.33), ("clues_wikiann", [""], 62.83), ("clues_squad_v2", [], 49.5)],
+)
+def test_saying_nothing_scores_what_clues_publishes_for_it(name, empty, value) -> None:
+    path = Path(os.environ.get("METALM_DATA", "no data")) / name / "test.jsonl.gz"
+    if not path.is_file():
+        pytest.skip("METALM_DATA has no CLUES")
+    rows = [json.loads(line)["answer"] for line in gzip.decompress(path.read_bytes()).splitlines()]
+    assert round(100 * sum(text_metrics.s1(empty, one) for one in rows) / len(rows), 2) == value
+
+
+def test_rouge_by_hand() -> None:
+    # Lin 2004, section 3.1: S1 is the reference; S2 and S3 share 2 bigram-free orders of it.
+    reference, second, third = "police killed the gunman", "police kill the gunman", "the gunman kill police"
+    assert text_metrics.rouge(second, reference, "rougeL") == pytest.approx(3 / 4)
+    assert text_metrics.rouge(third, reference, "rougeL") == pytest.approx(2 / 4)
+    assert (
+        text_metrics.rouge(second, reference, "rouge2")
+        == text_metrics.rouge(third, reference, "rouge2")
+        == pytest.approx(1 / 3)
+    )
+    # 3 of 4 words said are among 6: precision 3/4, recall 3/6.
+    assert text_metrics.rouge("The cat, the hat", "the CAT sat on the mat", "rouge1") == pytest.approx(
+        2 * 0.75 * 0.5 / 1.25
+    )
+    assert text_metrics.rouge("the hat the cat", "the cat sat on the mat", "rougeL") == pytest.approx(2 * 2 / 10)
+    for empty, other in (("", "word"), ("word", ""), ("", ""), ("…", "word"), ("one", "one")):
+        assert text_metrics.rouge(empty, other, "rouge2") == 0
+    assert text_metrics.rouge("one", "one", "rouge1") == 1
+    assert text_metrics.rouge("walking", "walked", "rouge1") == 0, "there is no stemming"
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("so 7 - 4 = 3, or $1,234.50.", "1234.50"),
+        ("it is -5", "-5"),
+        ("5-3", "3"),
+        ("x = \u221212", "-12"),
+        ("1,234,567 people", "1234567"),
+        ("choose 1,2", "2"),
+        (".5 litres", ".5"),
+        ("18.", "18"),
+        ("none", None),
+    ],
+)
+def test_the_last_number(text, number) -> None:
+    assert text_metrics.last_number(text) == (None if number is None else Decimal(number))

@@ -1,0 +1,114 @@
+"""Requests as token ids: boundaries, start tokens, truncation and windows, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from metalm_cli.errors import MetalmError
+from metalm_cli.harness.contexts_and_continuations import Pair, PairReader, questions_of
+from tiny_language_models import interface_of
+
+CONTEXT, REST = "The girl had a red ball", " and a dog"
+
+
+def test_each_text_is_split_where_its_context_ends() -> None:
+    reader = PairReader(interface_of("gpt2"))
+    whole, context = (reader.tokenizer(text).input_ids for text in (CONTEXT + REST, CONTEXT))
+    assert reader.pairs([(CONTEXT, REST)]) == [Pair(tuple(context), tuple(whole[len(context) :]))]
+
+
+def test_spaces_that_end_a_context_belong_to_the_continuation() -> None:
+    reader = PairReader(interface_of("gpt2"))
+    assert reader.pairs([(CONTEXT + " ", REST[1:])]) == reader.pairs([(CONTEXT, REST)])
+
+
+def test_llama_reads_its_start_token_once() -> None:
+    reader = PairReader(interface_of("llama"))
+    bos = reader.tokenizer.bos_token_id
+    plain, written = reader.pairs([(CONTEXT, REST), ("<s>" + CONTEXT, REST)])
+    assert plain.context[0] == bos
+    assert plain.context.count(bos) == 1
+    assert written.context.count(bos) == 1
+    assert bos not in plain.continuation
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_without_context_the_prefix_token_stands_before(family: str) -> None:
+    reader = PairReader(interface_of(family))
+    (pair,) = reader.pairs([("", "A dog")])
+    assert pair == Pair(
+        (reader.tokenizer.bos_token_id,), tuple(reader.tokenizer("A dog", add_special_tokens=False).input_ids)
+    )
+    (written,) = reader.pairs([("", reader.tokenizer.bos_token + "A dog")])
+    assert written.context == pair.context
+    assert reader.tokenizer.bos_token_id not in written.continuation
+
+
+def test_a_prefix_token_and_a_start_token_can_be_asked_for() -> None:
+    interface = interface_of("gpt2")
+    assert PairReader(interface, prefix_token_id=9).pairs([("", "A dog")])[0].context == (9,)
+    never = PairReader(interface_of("llama"), add_start=False).pairs([(CONTEXT, REST)])[0]
+    assert never.context[0] != PairReader(interface_of("llama")).pairs([(CONTEXT, REST)])[0].context[0]
+
+
+def test_rules_that_a_model_was_saved_with_hold() -> None:
+    interface = interface_of("gpt2", rules={"start": "always", "paragraph": "Ġ"})
+    paragraph = interface.decoder_tokenizer.paragraph_id
+    (pair,) = PairReader(interface).pairs([("One.\nTwo.", " Three")])
+    assert pair.context[0] == interface.decoder_tokenizer.start_id
+    assert paragraph in pair.context
+
+
+def test_long_contexts_lose_their_beginning() -> None:
+    reader = PairReader(interface_of("gpt2"), max_length=10)
+    full = PairReader(interface_of("gpt2"))
+    (long,) = full.pairs([(CONTEXT * 3, REST)])
+    (cut,) = reader.pairs([(CONTEXT * 3, REST)])
+    assert cut.continuation == long.continuation
+    assert len(cut.context) + len(cut.continuation) == 11  # the last token is predicted, not read
+    assert cut.context == long.context[-len(cut.context) :]
+    assert cut.cut == len(long.context) - len(cut.context) > 0
+    assert long.cut == 0
+
+
+@pytest.mark.parametrize(
+    ("request_", "says"), [((CONTEXT, ""), "no token of its own"), ((CONTEXT, REST * 9), "tokens, the model reads 10")]
+)
+def test_what_cannot_be_scored_is_refused(request_: tuple[str, str], says: str) -> None:
+    with pytest.raises(MetalmError, match=says):
+        PairReader(interface_of("gpt2"), max_length=10).pairs([request_])
+
+
+@pytest.mark.parametrize("length", [2, 3, 7, 64])
+def test_windows_cover_a_text_once_with_as_much_before_it_as_fits(length: int) -> None:
+    reader = PairReader(interface_of("gpt2"), max_length=length)
+    ids = reader.tokenizer(CONTEXT + REST).input_ids
+    windows = list(reader.windows(CONTEXT + REST))
+    assert [token for window in windows for token in window.continuation] == ids
+    known = [reader.prefix_token_id, *ids]
+    at = 1
+    for window in windows:
+        assert list(window.context) == known[at - len(window.context) : at]
+        at += len(window.continuation)
+        assert len(window.context) + len(window.continuation) == min(length + 1, at)
+    assert list(reader.windows("")) == []
+
+
+def test_equal_contexts_are_one_question_and_common_beginnings_stand_in_front() -> None:
+    shots = tuple(range(40))
+    pairs = [Pair((*shots, 5), (1, 2)), Pair((*shots, 6), (3,)), Pair((*shots, 5), (4,)), Pair((9, 9), (7,))]
+    questions, places = questions_of(pairs)
+    assert places == [[0, 2], [1], [3]]
+    assert [[option.tolist() for option in one.options] for one in questions] == [[[1, 2], [4]], [[3]], [[7]]]
+    assert [one.prefix.ids.tolist() for one in questions] == [[5], [6], [9, 9]]
+    assert questions[0].before is questions[1].before
+    assert questions[0].before is not None
+    assert np.array_equal(questions[0].before.ids, shots)
+    assert questions[2].before is None
+
+
+@pytest.mark.parametrize("length", [1, 10_000])
+def test_a_length_that_the_model_does_not_have_is_refused(length: int) -> None:
+    with pytest.raises(MetalmError, match=f"max_length={length}"):
+        PairReader(interface_of("gpt2"), max_length=length)

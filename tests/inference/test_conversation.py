@@ -1,0 +1,118 @@
+"""Conversations on a kept cache: what a session says that is read at once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from metalm_cli.errors import MetalmError
+from metalm_cli.sessions import Causal, Docked, Session
+from model_families import picture
+from tiny_language_models import DOCK, FAMILIES, Reference, interface_of, talker
+
+TURNS = [
+    [Causal("Once upon a time"), Causal(" there was")],
+    [Causal(" a dog. It was wonder")],
+    [Causal("ful."), Docked("text", DOCK), Docked("vision", picture(0))],
+    [Docked("text", "It rained."), Causal(" yes", end=True)],
+    [Causal(" She said")],
+]
+
+
+def joined(turns) -> list:
+    return [span for turn in turns for span in turn]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_turn_by_turn_is_the_session_read_at_once(family) -> None:
+    interface = interface_of(family, "text", "vision")
+    state = interface.start(Session(TURNS[0]))
+    for turn in range(1, len(TURNS)):
+        assert state.extend(TURNS[turn]) is state
+        spans = joined(TURNS[: turn + 1])
+        whole = interface.start(Session(spans))
+        assert state.length == whole.length == Reference(interface).read(spans)[0].shape[1]
+        torch.testing.assert_close(state.logits, whole.logits, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(state.logits, Reference(interface).logits(spans), atol=1e-4, rtol=1e-4)
+    assert state.length > 60
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_text_goes_on_as_if_it_had_been_one_text(family) -> None:
+    interface = interface_of(family)
+    text = "Once upon a time there was a little girl named Lily."
+    ids = interface.tokenizer(text, return_tensors="pt").input_ids
+    with torch.no_grad():
+        expected = interface.model.decoder(input_ids=ids).logits[0, -1]
+    state = interface.start(Session([Causal("Once upon a time")])).extend([Causal(" there was a")])
+    state.extend([Causal(" little girl named Lily.")])
+    assert state.length == ids.shape[1]
+    torch.testing.assert_close(state.logits, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_conversation_may_begin_with_a_dock(family) -> None:
+    interface = interface_of(family, "text")
+    turns = [[Docked("text", DOCK)], [Causal(" yes")]]
+    state = interface.start(Session(turns[0])).extend(turns[1])
+    torch.testing.assert_close(state.logits, Reference(interface).logits(joined(turns)), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_reply_is_what_is_generated_and_stays_in_the_session(family) -> None:
+    interface = talker(family, "text", "vision")
+    reference = Reference(interface)
+    spans = joined(TURNS[:3])
+    said = reference.greedy(spans, 5)
+    state = interface.start(Session(spans))
+    length = state.length
+    assert state.reply(5) == interface.tokenizer.decode(said, skip_special_tokens=True)
+    more = reference.greedy(spans, 10)
+    assert state.reply(5) == interface.tokenizer.decode(more[5:], skip_special_tokens=True)
+    assert state.length == length + 10
+    state.extend([Causal(" yes")])
+    whole = [*spans, Causal(tuple(more)), Causal(" yes")]
+    torch.testing.assert_close(state.logits, reference.logits(whole), atol=1e-4, rtol=1e-4)
+
+
+def test_two_conversations_do_not_share_a_cache() -> None:
+    interface = interface_of("llama")
+    one, other = (interface.start(Session([Causal(text)])) for text in ("The girl", "The dog"))
+    expected = interface.start(Session([Causal("The girl had")])).logits
+    other.extend([Causal(" barked twice.")])
+    torch.testing.assert_close(one.extend([Causal(" had")]).logits, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_more_than_the_decoder_reads_is_refused_and_changes_nothing() -> None:
+    interface = interface_of("gpt2", "text", n_positions=24)
+    state = interface.start(Session([Causal((5,) * 20)]))
+    with pytest.raises(MetalmError, match="conversation of 25 positions: the decoder has 24") as caught:
+        state.extend([Causal((6,) * 5)])
+    assert caught.value.remedy
+    assert state.length == 20
+    state.extend([Causal((6,) * 4)])
+    expected = Reference(interface).logits([Causal((5,) * 20 + (6,) * 4)])
+    torch.testing.assert_close(state.logits, expected, atol=1e-4, rtol=1e-4)
+    with pytest.raises(MetalmError, match="conversation of 25"):
+        state.extend([Causal((6,))])
+    with pytest.raises(MetalmError, match="conversation of 25"):
+        state.reply()
+    with pytest.raises(MetalmError, match="conversation of 25"):
+        interface.start(Session([Causal((5,) * 25)]))
+
+
+def test_a_reply_ends_where_the_positions_end() -> None:
+    interface = talker("gpt2", n_positions=24)
+    spans = [Causal(tuple(range(40, 60)))]
+    said = interface.start(Session(spans)).reply(64)
+    assert [said] == interface.generate([Session(spans)], max_new_tokens=64)
+    assert said == interface.tokenizer.decode(Reference(interface).greedy(spans, 4), skip_special_tokens=True)
+
+
+def test_nothing_more_to_read_is_an_error() -> None:
+    state = interface_of("gpt2").start(Session([Causal("The girl")]))
+    with pytest.raises(MetalmError, match="holds nothing"):
+        state.extend([])
+    with pytest.raises(MetalmError, match="encoder"):
+        state.extend([Docked("vision", picture(0))])
+    assert state.length == Reference(state.interface).read([Causal("The girl")])[0].shape[1]

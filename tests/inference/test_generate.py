@@ -1,0 +1,121 @@
+"""Continuations: those of full recomputation, up to the document's end or the last position."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from metalm_cli.errors import MetalmError
+from metalm_cli.inference import Interface
+from metalm_cli.sessions import Causal, DecoderTokenizer, Docked, Session, TokenRules
+from tiny_language_models import DOCKED, FAMILIES, TEXT, Reference, interface_of, talker
+
+PROMPTS = [TEXT["an untrained beginning"][:1], DOCKED["a dock and an answer"][:1]]
+PROMPTS += [DOCKED["docks between"], DOCKED["an image and a question"][:3]]
+COUNT = 8
+
+
+def decoded(interface, ids: list[int]) -> str:
+    return interface.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_is_the_likeliest_token_each_time(family) -> None:
+    interface = talker(family, "text", "vision")
+    reference = Reference(interface)
+    said = [reference.greedy(spans, COUNT) for spans in PROMPTS]
+    assert len({tuple(one) for one in said}) > 1
+    sessions = [Session(spans) for spans in PROMPTS]
+    assert interface.generate(sessions, max_new_tokens=COUNT) == [decoded(interface, one) for one in said]
+    assert interface.generate(sessions, max_new_tokens=3) == [decoded(interface, one[:3]) for one in said]
+    assert interface.generate(iter(sessions[2:3]), max_new_tokens=1) == [decoded(interface, said[2][:1])]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_beams_find_the_likelier_sequence(family) -> None:
+    interface = talker(family, "text", "vision")
+    reference = Reference(interface)
+    other = 0
+    for spans in PROMPTS:
+        (said,) = interface.generate([Session(spans)], max_new_tokens=4, num_beams=3)
+        found = reference.beams(spans, 4, 3)
+        assert said == decoded(interface, found)
+        other += found != reference.greedy(spans, 4)
+    assert other
+
+
+def test_a_continuation_ends_before_the_documents_end(monkeypatch) -> None:
+    interface = talker("opt", "text")
+    spans = [Causal("She said:"), Docked("text", "It rained.")]
+    ids = Reference(interface).greedy(spans, 12)
+    at = next(at for at in range(2, 12) if ids[at] not in ids[:at])
+    (token,) = interface.tokenizer.convert_ids_to_tokens(ids[at : at + 1])
+    ending = Interface(
+        interface.model, DecoderTokenizer(interface.tokenizer, TokenRules(document=token)), interface.processors
+    )
+    made = []
+    generate = ending.model.generate
+    monkeypatch.setattr(ending.model, "generate", lambda *a, **k: made.append(generate(*a, **k)) or made[-1])
+    assert ending.generate([Session(spans)], max_new_tokens=12) == [decoded(interface, ids[:at])]
+    assert made[0].tolist() == [ids[: at + 1]], "nothing is computed after the end"
+    assert ending.start(Session(spans)).reply(12) == decoded(interface, ids[:at])
+    assert interface.generate([Session(spans)], max_new_tokens=12) == [decoded(interface, ids)]
+
+
+def test_a_paragraph_token_is_a_newline_in_what_is_said() -> None:
+    interface = talker("opt", "text")
+    spans = [Causal("She said:"), Docked("text", "It rained.")]
+    ids = Reference(interface).greedy(spans, 6)
+    (token,) = interface.tokenizer.convert_ids_to_tokens(ids[2:3])
+    rules = TokenRules(paragraph=token)
+    lines = Interface(interface.model, DecoderTokenizer(interface.tokenizer, rules), interface.processors)
+    (said,) = lines.generate([Session(spans)], max_new_tokens=6)
+    assert said.split("\n")[0] == decoded(interface, ids[:2])
+    assert said.count("\n") == ids.count(ids[2])
+    assert lines.start(Session(spans)).reply(6) == said
+
+
+def test_an_end_at_once_is_an_empty_text() -> None:
+    spans = [Causal("Once upon a time")]
+    plain = talker("gpt2")
+    (first,) = plain.tokenizer.convert_ids_to_tokens(Reference(plain).greedy(spans, 1))
+    ending = Interface(plain.model, DecoderTokenizer(plain.tokenizer, TokenRules(document=first)), {})
+    assert ending.generate([Session(spans)], max_new_tokens=9) == [""]
+    assert ending.start(Session(spans)).reply() == ""
+
+
+def test_a_continuation_ends_where_the_positions_end() -> None:
+    interface = talker("gpt2", n_positions=24)
+    spans = [Causal(tuple(range(40, 60)))]
+    said = Reference(interface).greedy(spans, 4)
+    assert interface.generate([Session(spans)], max_new_tokens=64) == [decoded(interface, said)]
+    full = Session([Causal(tuple(range(40, 64)))], "question 7")
+    with pytest.raises(MetalmError, match="question 7 takes 24 positions, the decoder has 24") as caught:
+        interface.generate([full])
+    assert "one more" in caught.value.why
+    assert caught.value.remedy
+
+
+def test_a_model_without_encoders_continues_docked_texts() -> None:
+    interface = talker("llama")
+    texts = interface.generate([Session([Docked("text", "The girl")]), Session([Causal("The girl")])], max_new_tokens=6)
+    assert texts[0] == texts[1] != ""
+
+
+def test_sampling_is_asked_for_and_follows_the_seed() -> None:
+    interface = interface_of("gpt2")
+    session = Session(TEXT["an untrained beginning"][:1])
+
+    def sampled(seed: int) -> str:
+        torch.manual_seed(seed)
+        return interface.generate([session], max_new_tokens=9, do_sample=True, temperature=2.0)[0]
+
+    assert sampled(0) == sampled(0) != sampled(1)
+    state = torch.get_rng_state()
+    interface.generate([session], max_new_tokens=9)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_dock_without_its_encoder_is_an_error() -> None:
+    with pytest.raises(MetalmError, match="docks Image content into a model without encoders"):
+        interface_of("gpt2").generate([Session([DOCKED["an image"][0]])])

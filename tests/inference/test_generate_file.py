@@ -1,0 +1,336 @@
+"""Answers of the lines of a file: which lines are read, and how a killed run goes on."""
+
+from __future__ import annotations
+
+import fcntl
+import gzip
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metalm_cli.errors import Exit, MetalmError
+from metalm_cli.inference import append_only_jsonl, generate_file
+from metalm_cli.inference.append_only_jsonl import AnswersFile
+from metalm_cli.inference.generate_file import answer_file, read_requests
+from metalm_cli.inference.generation import Decoding, Layout, session_of, stream
+from metalm_cli.inference.sampling import Sampling
+from metalm_cli.sessions import Causal, Docked, Session
+from model_families import picture
+from tiny_language_models import talker
+
+TALE = ["the", "dog", "barked", "at", "a", "girl", "and", "ran", "into", "the", "forest", "where", "it", "rained"]
+ROWS: list[dict[str, Any]] = [
+    {"text": " ".join(TALE[at % 5 : at % 5 + 2 + at % 7]), "id": f"row {at}", "label": at} for at in range(20)
+]
+HEADER = {"format": 1, "metalm": "0", "hash": "abc", "model": {}, "settings": {}, "input": {}}
+
+
+def write(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join((one if isinstance(one, str) else json.dumps(one)) + "\n" for one in rows), "utf-8")
+    return path
+
+
+def run(source: Path, out: Path, *, model: Any = None, decoding: Decoding | None = None, **options: Any) -> AnswersFile:
+    return answer_file(
+        "tiny",
+        model or talker("gpt2", "text"),
+        read_requests(source),
+        out,
+        options.pop("layout", Layout()),
+        decoding or Decoding(6),
+        **options,
+    )
+
+
+def read(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.read_text("utf-8").splitlines()]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write(tmp_path / "in.jsonl", ROWS)
+
+
+# -- what is read -----------------------------------------------------------------------------------------------------
+
+
+def test_each_line_is_answered_as_alone(source, tmp_path) -> None:
+    interface = talker("gpt2", "text")
+    told: list[int] = []
+    made = run(source, tmp_path / "out.jsonl", budget=60, watch=told.append)
+    header, *rows = read(tmp_path / "out.jsonl")
+    assert header["input"]["lines"] == 20
+    assert header["model"]["source"] == "tiny"
+    assert header["settings"]["max_new_tokens"] == 6
+    assert (made.done, made.errors) == (set(range(1, 21)), 0)
+    assert sorted(row["line"] for row in rows) == list(range(1, 21))
+    assert [row["line"] for row in rows] != list(range(1, 21)), "as they are done: the longest first"
+    for row in rows:
+        given = ROWS[row["line"] - 1]
+        assert row["id"] == given["id"]
+        assert row["text"] == stream(interface, session_of(interface, given["text"]), Decoding(6)).text
+    assert told[0] == 0
+    assert told[-1] == 20
+    assert len(told) > 4
+
+
+def test_sessions_images_and_blank_lines(tmp_path) -> None:
+    picture(1).save(tmp_path / "one.png")
+    spans = [{"docked": "It rained."}, {"causal": " yes\n"}, {"docked": "one.png", "encoder": "vision"}]
+    rows = ["", {"session": spans}, {"input": "What?", "image": "one.png", "id": 7}, "  ", {"image": "one.png"}]
+    source = write(tmp_path / "in.jsonl", rows)
+    interface = talker("gpt2", "text", "vision")
+    run(source, tmp_path / "out.jsonl", model=interface)
+    found = {row["line"]: row for row in read(tmp_path / "out.jsonl")[1:]}
+    image = picture(1)
+    expected = {
+        2: Session([Docked("text", "It rained."), Causal(" yes\n"), Docked("vision", image)]),
+        3: Session([Docked("vision", image), Docked("text", "What?")]),
+        5: Session([Docked("vision", image)]),
+    }
+    assert {line: row["text"] for line, row in found.items()} == {
+        line: stream(interface, one, Decoding(6)).text for line, one in expected.items()
+    }
+    assert found[3]["id"] == 7
+    assert "id" not in found[2]
+
+
+def test_layout_holds_for_texts_and_compressed_files_are_read(tmp_path) -> None:
+    path = tmp_path / "in.jsonl.gz"
+    path.write_bytes(gzip.compress(json.dumps(ROWS[3]).encode()))
+    interface = talker("gpt2", "text")
+    layout = Layout("causal", "So")
+    run(path, tmp_path / "out.jsonl", layout=layout)
+    (row,) = read(tmp_path / "out.jsonl")[1:]
+    session = Session([Causal(ROWS[3]["text"]), Causal(" So")])
+    assert row["text"] == interface.generate([session], max_new_tokens=6)[0]
+
+
+WRONG = {
+    "no json": '{"text": ',
+    "expected an object, got list": [1],
+    "it has none of text, input, session, image": {"prompt": "Hi"},
+    "text and session": {"text": "a", "session": [{"causal": "a"}]},
+    "its text is empty": {"text": " "},
+    "its text is int, not a text": {"text": 3},
+    "its id is bool": {"text": "a", "id": True},
+    "lone surrogate": {"text": "\ud800"},
+    "its id holds half": {"text": "a", "id": "\ud800"},
+    "its session is no list": {"session": {"causal": "a"}},
+    "its session is no list of": {"session": []},
+    'span 2 is neither {"docked"': {"session": [{"causal": "a"}, {"text": "b"}]},
+    "span 1 is neither": {"session": [{"causal": "a", "docked": "b"}]},
+    "span 1 has encoder, which a causal": {"session": [{"causal": "a", "encoder": "text"}]},
+    "span 1 has kind": {"session": [{"docked": "a", "kind": "b"}]},
+    "span 1 is empty": {"session": [{"causal": ""}]},
+    "its span 1 is list": {"session": [{"docked": ["a"]}]},
+    "encoder of span 1 is int": {"session": [{"docked": "a", "encoder": 3}]},
+    "a session and an image": {"session": [{"causal": "a"}], "image": "x.png"},
+    "there is no image": {"text": "a", "image": "x.png"},
+    "no image": {"session": [{"docked": {"image": "x.png", "text": "a"}}]},
+    "nested too deeply": "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("why", WRONG)
+def test_lines_that_do_not_fit_are_named(why, tmp_path) -> None:
+    source = write(tmp_path / "in.jsonl", [{"text": "a"}, WRONG[why]])
+    with pytest.raises(MetalmError, match="a line cannot be read") as caught:
+        read_requests(source)
+    assert caught.value.why.lower().startswith("line 2: ")
+    assert why in caught.value.why.lower() or why in caught.value.why
+    assert caught.value.where == str(source)
+
+
+def test_many_wrong_lines_and_files_that_are_not_there(tmp_path) -> None:
+    with pytest.raises(MetalmError, match="12 lines cannot be read") as caught:
+        read_requests(write(tmp_path / "in.jsonl", ["{}"] * 11 + ["[]"]))
+    assert caught.value.why.count("line ") == 8
+    assert "and 4 more" in caught.value.why
+    with pytest.raises(MetalmError, match="holds no line"):
+        read_requests(write(tmp_path / "empty.jsonl", [" "]))
+    with pytest.raises(MetalmError, match="cannot be read"):
+        read_requests(tmp_path / "none.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [
+        ({"session": [{"docked": "a", "encoder": "speech"}]}, "no encoder 'speech'"),
+        ({"image": "one.png"}, "no encoder that reads images"),
+        ({"session": [{"docked": {"image": "one.png"}, "encoder": "vision"}]}, "no encoder 'vision'"),
+    ],
+)
+@pytest.mark.parametrize("encoders", [(), ("text",)])
+def test_encoders_that_are_missing_are_found_before_work_begins(row, what, encoders, tmp_path) -> None:
+    picture(1).save(tmp_path / "one.png")
+    source = write(tmp_path / "in.jsonl", [{"text": "a"}, row])
+    if encoders or "speech" not in what:
+        with pytest.raises(MetalmError, match=what) as caught:
+            run(source, tmp_path / "out.jsonl", model=talker("gpt2", *encoders))
+        assert caught.value.where == f"{source}:2"
+        assert not (tmp_path / "out.jsonl").exists()
+    else:  # a model without encoders reads docked texts as causal ones
+        assert run(source, tmp_path / "out.jsonl", model=talker("gpt2")).errors == 0
+
+
+def test_a_line_that_the_model_cannot_read_gets_an_error(tmp_path) -> None:
+    (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    rows = [{"text": "a b"}, {"text": "dog " * 200, "id": "long"}, {"image": "cut.png"}]
+    source = write(tmp_path / "in.jsonl", rows)
+    interface = talker("gpt2", "text", "vision")
+    assert run(source, tmp_path / "out.jsonl", model=interface).errors == 2
+    found = {row["line"]: row for row in read(tmp_path / "out.jsonl")[1:]}
+    assert "text" in found[1]
+    assert "reads 60" in found[2]["error"]
+    assert "text" not in found[2]
+    assert "image cannot be read" in found[3]["error"]
+    again = run(source, tmp_path / "out.jsonl", model=interface)
+    assert again.errors == 2
+    assert len(read(tmp_path / "out.jsonl")) == 4
+
+
+# -- going on ---------------------------------------------------------------------------------------------------------
+
+SAMPLED = Decoding(6, sampling=Sampling(1.2, 0.95, 3))
+
+
+@pytest.mark.parametrize("torn", [0, 1, 25])
+@pytest.mark.parametrize("decoding", [Decoding(6), SAMPLED], ids=["greedy", "sampled"])
+def test_a_killed_run_goes_on(source, tmp_path, torn, decoding, monkeypatch) -> None:
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    run(source, whole, decoding=decoding, budget=1000)
+    lines = whole.read_bytes().splitlines(keepends=True)
+    out.write_bytes(b"".join(lines[:8]) + lines[8][:torn])
+    before = out.read_bytes()[: len(b"".join(lines[:8]))]
+    asked: list[int] = []
+    real = generate_file.answers
+    monkeypatch.setattr(generate_file, "answers", lambda i, some, *a: asked.extend(some) or real(i, some, *a))
+    run(source, out, decoding=decoding, budget=40)
+    assert out.read_bytes().startswith(before)
+    assert sorted(read(out)[1:], key=lambda row: row["line"]) == sorted(read(whole)[1:], key=lambda row: row["line"])
+    assert len(asked) == 13, "what is answered is not asked again"
+    done = out.read_bytes()
+    run(source, out, decoding=decoding)
+    assert out.read_bytes() == done
+
+
+def test_windows_change_no_answer(source, tmp_path, monkeypatch) -> None:
+    run(source, tmp_path / "one.jsonl", decoding=SAMPLED)
+    monkeypatch.setattr(generate_file, "WINDOW", 3)
+    run(source, tmp_path / "two.jsonl", decoding=SAMPLED)
+    one, two = ({row["line"]: row["text"] for row in read(tmp_path / name)[1:]} for name in ("one.jsonl", "two.jsonl"))
+    assert one == two
+    assert [row["line"] for row in read(tmp_path / "two.jsonl")[1:4]] in ([1, 2, 3], [3, 2, 1], [2, 3, 1], [3, 1, 2])
+
+
+def test_an_interrupt_leaves_what_is_answered(source, tmp_path) -> None:
+    def interrupt(done: int) -> None:
+        if done > 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(source, tmp_path / "out.jsonl", budget=40, watch=interrupt)
+    left = read(tmp_path / "out.jsonl")
+    assert 6 <= len(left) - 1 < 20
+    run(source, tmp_path / "out.jsonl")
+    assert read(tmp_path / "out.jsonl")[: len(left)] == left
+    assert len(read(tmp_path / "out.jsonl")) == 21
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"decoding": Decoding(7)}, "max_new_tokens was 6, is 7"),
+        ({"decoding": Decoding(6, stop=("a",))}, "stop was"),
+        ({"decoding": SAMPLED}, "sampling was None"),
+        ({"layout": Layout(prompt="So")}, "prompt was '', is 'So'"),
+        ({"family": ("opt", "text")}, "other weights; model: other tokens|other tokens; model: other weights"),
+        ({"rows": ROWS[:19]}, "input: another file"),
+    ],
+)
+def test_answers_of_something_else_are_left_alone(source, tmp_path, change, why) -> None:
+    out = tmp_path / "out.jsonl"
+    run(source, out)
+    before = out.read_bytes()
+    if "rows" in change:
+        write(source, change.pop("rows"))
+    model = talker(*change.pop("family", ("gpt2", "text")))
+    with pytest.raises(MetalmError, match="answers of something else") as caught:
+        run(source, out, model=model, **change)
+    assert re.search(why, caught.value.why)
+    assert "--out" in caught.value.remedy
+    assert out.read_bytes() == before
+
+
+def test_a_model_that_has_moved_is_the_same(source, tmp_path) -> None:
+    requests, interface = read_requests(source), talker("gpt2", "text")
+    for name in ("here", "there"):
+        answer_file(name, interface, requests, tmp_path / "out.jsonl", Layout(), Decoding(2))
+    assert len(read(tmp_path / "out.jsonl")) == 21
+
+
+# -- the file ---------------------------------------------------------------------------------------------------------
+
+
+def test_other_files_are_never_overwritten(tmp_path) -> None:
+    out = tmp_path / "out.jsonl"
+    for text in ("hello", "hello\n", '{"text": "a"}\n', "\n"):
+        out.write_text(text)
+        with pytest.raises(MetalmError, match="holds no answers"):
+            AnswersFile(out, HEADER, {1, 2})
+        assert out.read_text() == text
+    with pytest.raises(MetalmError, match="cannot be written"):
+        AnswersFile(tmp_path, HEADER, {1})
+    with pytest.raises(MetalmError, match="cannot be written"):
+        AnswersFile(out / "below.jsonl", HEADER, {1})
+
+
+def test_a_header_that_was_cut_off_begins_anew(tmp_path) -> None:
+    out = tmp_path / "new" / "out.jsonl"
+    whole = json.dumps(HEADER).encode()
+    for size in (0, 5, len(append_only_jsonl.BEGINS), len(whole)):
+        out.parent.mkdir(exist_ok=True)
+        out.write_bytes(whole[:size])
+        with AnswersFile(out, HEADER, {1}) as file:
+            file.append([{"line": 1, "text": "a"}])
+        assert out.read_bytes() == whole + b'\n{"line": 1, "text": "a"}\n'
+
+
+@pytest.mark.parametrize(
+    "row", ["{}", '{"line": 1}', '{"line": 9, "text": "a"}', "[]", '{"line": [1], "text": ""}', "x"]
+)
+def test_damage_is_named(tmp_path, row) -> None:
+    out = write(tmp_path / "out.jsonl", [HEADER, {"line": 2, "text": "b"}, row, {"line": 1, "text": "a"}])
+    before = out.read_bytes()
+    with pytest.raises(MetalmError, match="damaged") as caught:
+        AnswersFile(out, HEADER, {1, 2})
+    assert caught.value.where == f"{out}:3"
+    assert out.read_bytes() == before
+
+
+def test_two_processes_do_not_write_the_same_answers(tmp_path) -> None:
+    out = tmp_path / "out.jsonl"
+    with AnswersFile(out, HEADER, {1}), pytest.raises(MetalmError, match="another process"):
+        AnswersFile(out, HEADER, {1})
+    AnswersFile(out, HEADER, {1}).close()
+    with open(out, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_full_disk_is_said(tmp_path) -> None:
+    out = tmp_path / "out.jsonl"
+    file = AnswersFile(out, HEADER, {1, 2})
+    file.append([{"line": 1, "text": "a"}])
+    with open("/dev/full", "wb", buffering=0) as full:
+        file._file, kept = full, file._file
+        with pytest.raises(MetalmError, match="cannot be written") as caught:
+            file.append([{"line": 2, "text": "b"}])
+        file._file = kept
+        assert caught.value.exit_code == Exit.FAILED
+        assert "No space" in caught.value.why
+    file.close()
+    assert len(read(out)) == 2

@@ -1,0 +1,264 @@
+"""``metalm.load``: what it takes, what it refuses, and that a model's own code runs only where it may."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import metalm_cli as metalm
+from metalm_cli.errors import Exit, MetalmError
+from metalm_cli.models.checkpoint_io import save_model
+from model_families import make_decoder, make_encoder
+from tiny_language_models import DOCKED, TEXT, interface_of, sessions
+from tiny_models import tokenizer_of
+
+FOUND = {**TEXT, **DOCKED}
+
+
+def saved(folder: Path, *encoders: str, family: str = "gpt2") -> Path:
+    interface = interface_of(family, *encoders)
+    config = interface.model.config
+    config.docking = {
+        name: {**one, "max_length": 60 if name == "text" else None} for name, one in config.docking.items()
+    }
+    save_model(folder, interface.model, interface.decoder_tokenizer, interface.processors)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def docked(tmp_path_factory) -> Path:
+    """A finished model with two encoders."""
+    return saved(tmp_path_factory.mktemp("docked") / "run" / "model", "text", "vision")
+
+
+@pytest.fixture
+def plain(tmp_path) -> Path:
+    """A causal language model of its own class, as transformers saves it."""
+    folder = tmp_path / "plain"
+    interface = interface_of("llama")
+    interface.model.decoder.save_pretrained(folder)
+    interface.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_what_is_loaded_scores_as_what_was_saved(docked) -> None:
+    found = metalm.load(docked)
+    assert isinstance(found, metalm.Interface)
+    assert isinstance(found.model, metalm.MetaLM)
+    assert not any(module.training for module in found.model.modules())
+    assert list(found.processors) == list(found.model.encoders) == list(found.model.connectors) == ["text", "vision"]
+    expected = interface_of("gpt2", "text", "vision").log_likelihood(sessions(FOUND))
+    torch.testing.assert_close(found.log_likelihood(sessions(FOUND)), expected, atol=1e-5, rtol=1e-6)
+
+
+def test_a_run_folder_a_tilde_and_a_relative_path(docked, monkeypatch) -> None:
+    run = docked.parent
+    session = sessions(FOUND)[:1]
+    expected = metalm.load(docked).log_likelihood(session)
+    monkeypatch.setenv("HOME", str(run.parent))
+    monkeypatch.chdir(run.parent)
+    for name in (run, str(run), "~/run", Path("~/run/model"), "run", "run/model", "./run/"):
+        assert torch.equal(metalm.load(name, offline=True).log_likelihood(session), expected)
+
+
+def test_a_plain_causal_model_has_no_encoders(plain) -> None:
+    found = metalm.load(plain)
+    assert isinstance(found.model, metalm.MetaLM)
+    assert type(found.model.decoder).__name__ == "LlamaForCausalLM"
+    assert (dict(found.processors), list(found.model.encoders)) == ({}, [])
+    text = sessions(TEXT)
+    torch.testing.assert_close(found.log_likelihood(text), interface_of("llama").log_likelihood(text))
+
+
+def test_a_checkpoint_by_name(plain, monkeypatch) -> None:
+    monkeypatch.setenv("METALM_CHECKPOINTS", str(plain.parent))
+    assert metalm.load("owner/plain", offline=True).model.config.decoder_config["model_type"] == "llama"
+
+
+# -- bad input --------------------------------------------------------------------------------------------------------
+
+
+def refused(source: object, match: str) -> MetalmError:
+    with pytest.raises(MetalmError, match=match) as caught:
+        metalm.load(source, offline=True)  # type: ignore[arg-type]
+    assert caught.value.remedy
+    assert caught.value.exit_code == Exit.USAGE
+    return caught.value
+
+
+@pytest.mark.parametrize("name", ["runs/nothing", "nothing"])
+def test_a_missing_folder_was_taken_for_a_hub_id(name, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    error = refused(name, f"{name} is not on this machine")
+    assert f"no folder {tmp_path / name}, so this was taken for a hub id" in error.why
+
+
+@pytest.mark.parametrize("name", ["runs/nothing/model", "./nothing", "~/runs/nothing"])
+def test_a_missing_folder_that_is_no_hub_id(name, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    error = refused(name, "no model folder")
+    assert error.where == str(tmp_path / name.removeprefix("./").removeprefix("~/"))
+    assert "taken for" not in error.why
+
+
+def test_a_run_that_is_not_finished(tmp_path) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    error = refused(tmp_path / "run", "not a model that can be loaded")
+    assert "finished model/" in error.remedy
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_a_masked_language_model_is_not_causal(kind, tmp_path) -> None:
+    from transformers import AutoModelForMaskedLM
+
+    config = make_encoder(kind, vocab_size=420).config
+    AutoModelForMaskedLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer_of("byte").save_pretrained(tmp_path)
+    error = refused(tmp_path, "not a causal language model")
+    assert "model.encoders" in error.remedy
+    assert error.where == str(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../../out", "a/b", "/out", "a b", "."])
+def test_names_of_encoders_that_lead_out_are_refused(name, docked, tmp_path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "run" / "model"
+    shutil.copytree(docked, folder)
+    config = json.loads((folder / "config.json").read_text())
+    for key in ("encoder_configs", "connectors", "docking"):
+        config[key] = {name if old == "text" else old: value for old, value in config[key].items()}
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = load_file(folder / "model.safetensors")
+    renamed = {key.replace("encoders.text.", f"encoders.{name}.", 1): value for key, value in weights.items()}
+    renamed = {key.replace("connectors.text.", f"connectors.{name}.", 1): value for key, value in renamed.items()}
+    save_file(renamed, folder / "model.safetensors", metadata={"format": "pt"})
+    error = refused(folder, "name of an encoder|not a model that can be loaded")
+    assert str(folder) in error.where
+
+
+# -- code of the model's own ------------------------------------------------------------------------------------------
+
+CODE = """
+open({marker!r}, "a").write("ran\\n")
+from transformers import GPT2Config, GPT2LMHeadModel
+class OwnConfig(GPT2Config):
+    model_type = "own-kind"
+class OwnModel(GPT2LMHeadModel):
+    config_class = OwnConfig
+"""
+LOAD = """
+import sys
+import metalm_cli as metalm
+from metalm_cli.errors import MetalmError
+for source in sys.argv[2:]:
+    try:
+        found = metalm.load(source, offline=True, trust_remote_code=sys.argv[1] == "trust")
+        print("loaded", type(found.model.decoder).__name__)
+    except MetalmError as error:
+        assert error.remedy and error.where
+        print("refused", error.what)
+"""
+
+
+def with_code(folder: Path, marker: Path, part: str) -> Path:
+    """A GPT-2 that brings Python code along: for a kind of its own, for its tokenizer, or for a docked decoder."""
+    if part == "decoder":
+        saved(folder, "text")
+    else:
+        make_decoder("gpt2", vocab_size=420).save_pretrained(folder)
+        tokenizer_of("byte").save_pretrained(folder)
+    (folder / "own.py").write_text(CODE.format(marker=str(marker)))
+    name = "tokenizer_config.json" if part == "tokenizer" else "config.json"
+    config = json.loads((folder / name).read_text())
+    models = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+    if part == "model":
+        config |= {"model_type": "own-kind", "auto_map": models}
+    elif part == "tokenizer":
+        config |= {"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": ["own.Own", "own.Own"]}}
+    else:
+        config["decoder_config"] = {
+            "model_type": "vit",
+            "auto_map": {"AutoModelForCausalLM": f"{folder}--own.OwnModel"},
+        }
+    (folder / name).write_text(json.dumps(config))
+    return folder
+
+
+def load_fresh(home: Path, trust: str, answer: str | None, *folders: Path) -> subprocess.CompletedProcess[str]:
+    """Load in a process whose input says yes to everything, or is closed."""
+    given = {"stdin": subprocess.DEVNULL} if answer is None else {"input": answer * 20}
+    return subprocess.run(
+        [sys.executable, "-c", LOAD, trust, *map(str, folders)],
+        env={**os.environ, "HF_HOME": str(home), "HF_MODULES_CACHE": str(home / "modules"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        **given,
+    )
+
+
+@pytest.mark.parametrize("answer", [None, "y\n"])
+def test_a_models_own_code_is_neither_asked_for_nor_run(answer, tmp_path) -> None:
+    marker = tmp_path / "marker"
+    folders = [with_code(tmp_path / part, marker, part) for part in ("model", "tokenizer", "decoder")]
+    done = load_fresh(tmp_path / "home", "never", answer, *folders)
+    assert done.returncode == 0, done.stderr
+    assert not marker.exists()
+    said = done.stdout.splitlines()
+    assert len(said) == 3, done.stdout
+    assert said[0] == "refused this is not a model that can be loaded"
+    assert said[2] == "refused this is not a model that can be loaded"
+    assert "Do you wish" not in done.stdout + done.stderr
+
+
+def test_a_models_own_code_runs_where_it_may(tmp_path) -> None:
+    folder = with_code(tmp_path / "model", tmp_path / "marker", "model")
+    done = load_fresh(tmp_path / "home", "trust", None, folder)
+    assert done.stdout.splitlines() == ["loaded OwnModel"], done.stderr
+    assert (tmp_path / "marker").exists()
+
+
+# -- exports ----------------------------------------------------------------------------------------------------------
+
+EXPORTS = """
+import os, sys
+import metalm_cli as metalm
+heavy = {"torch", "transformers", "numpy", "pydantic"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+assert set(metalm.__all__) <= set(dir(metalm)) | set(metalm._EXPORTS)
+import torch, transformers
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForPreTraining, AutoTokenizer
+from transformers.modeling_outputs import CausalLMOutputWithPast
+import huggingface_hub, pydantic, torch._dynamo
+assert not any(name.startswith("metalm_cli.") for name in sys.modules)
+for name in metalm.__all__:
+    child = os.fork()
+    if child == 0:
+        getattr(metalm, name)
+        known = name == "__version__" or [AutoConfig.for_model(k).model_type for k in ("metalm", "metalm-decoder")]
+        os._exit(0 if known else 1)
+    assert os.waitpid(child, 0)[1] == 0, name
+"""
+
+
+def test_exports_are_lazy_and_touching_any_registers_the_auto_classes() -> None:
+    done = subprocess.run([sys.executable, "-c", EXPORTS], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_export_can_be_imported() -> None:
+    assert {"load", "Session", "Docked", "Causal", "Interface"} <= set(metalm.__all__)
+    for name in metalm.__all__:
+        assert getattr(metalm, name) is not None
+    with pytest.raises(AttributeError, match="nothing"):
+        metalm.nothing  # noqa: B018

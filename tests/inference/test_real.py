@@ -1,0 +1,104 @@
+"""Real checkpoints: an image docked into a decoder of children's stories, trained, saved, and loaded elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+import metalm_cli as metalm
+from metalm_cli.config.schema.model import Model
+from metalm_cli.inference import Interface
+from metalm_cli.models.assembly import assemble
+from metalm_cli.models.checkpoint_io import save_model
+from metalm_cli.sessions import Causal, Docked, Session
+from model_families import picture
+
+FRESH = """
+import json, sys
+import torch
+torch.set_num_threads(1)
+import metalm_cli as metalm
+
+folder, image = sys.argv[1:]
+found = metalm.load(folder, offline=True)
+question = [metalm.Docked("vision", image), metalm.Causal(" Once upon a time")]
+answers = [" there was a little girl.", " there was a dog."]
+scores = found.log_likelihood(
+    metalm.Session([*question, metalm.Causal(one, trained=True, end=True)]) for one in answers
+)
+said = found.generate([metalm.Session(question)], max_new_tokens=8)
+state = found.start(metalm.Session(question[:1])).extend(question[1:])
+print(json.dumps([scores.tolist(), said, state.reply(8)]))
+"""
+
+
+def no_documents(_count: int) -> Iterator[str]:
+    return iter(())
+
+
+def test_an_image_session_forward_backward_generate_save_load(checkpoints, tmp_path) -> None:
+    recipe = {
+        "decoder": {"checkpoint": str(checkpoints("stories260k-llama"))},
+        "encoders": {"vision": {"checkpoint": str(checkpoints("deit-tiny-patch16-224")), "train": "last_1"}},
+    }
+    made = assemble(Model.model_validate(recipe), seed=0, sample=no_documents)
+    interface = Interface(made.model, made.decoder_tokenizer, made.processors)
+    image = tmp_path / "picture.png"
+    picture(3).save(image)
+    question = [Docked("vision", str(image)), Causal(" Once upon a time")]
+    sessions = [
+        Session([*question, Causal(answer, trained=True, end=True)])
+        for answer in (" there was a little girl.", " there was a dog.")
+    ]
+    before = interface.log_likelihood(sessions)
+
+    made.model.train()
+    total, each = made.model.losses(interface._batch([interface.tokenise(one) for one in sessions]))
+    total.backward()
+    assert float(total.detach()) == pytest.approx(-float(before.sum()), rel=1e-4)
+    assert len(each) == sum(int(interface.tokenise(one).trained.sum()) for one in sessions)
+    moved = {name.split(".")[0] for name, one in made.model.named_parameters() if one.grad is not None}
+    assert moved == {"decoder", "encoders", "connectors"}
+    with torch.no_grad():
+        for parameter in made.model.parameters():
+            if parameter.grad is not None:
+                parameter -= 1e-3 * parameter.grad / len(each)
+    made.model.eval()
+    after = interface.log_likelihood(sessions)
+    assert after.sum() > before.sum()
+
+    said = interface.generate([Session(question)], max_new_tokens=8)
+    assert said[0].strip()
+    save_model(tmp_path / "model", made.model, made.decoder_tokenizer, made.processors)
+    done = subprocess.run(
+        [sys.executable, "-c", FRESH, str(tmp_path / "model"), str(image)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    scores, continued, replied = json.loads(done.stdout)
+    torch.testing.assert_close(torch.tensor(scores, dtype=torch.float64), after, atol=1e-4, rtol=1e-6)
+    assert continued == said
+    assert replied == said[0]
+
+
+def test_a_decoder_of_stories_prefers_stories(checkpoints) -> None:
+    interface = metalm.load(checkpoints("stories260k-llama"), offline=True)
+    begin = Causal("Once upon a time")
+    likely, unlikely = interface.log_likelihood(
+        Session([begin, Causal(text, trained=True)])
+        for text in (" there was a little girl", " little was there girl a")
+    ).tolist()
+    assert likely > unlikely + 10
+    (said,) = interface.generate([Session([begin])], max_new_tokens=12)
+    assert "there was a" in said
+    assert interface.start(Session([begin])).reply(12) == said

@@ -1,0 +1,133 @@
+"""The English of the documents, by rules."""
+
+from __future__ import annotations
+
+import doctest
+import re
+
+import pytest
+
+from metalm_cli.miniworld import documents, english, lexicon
+from metalm_cli.miniworld.english import clock, counted, listed, plural, words
+
+LETTER = re.compile(r"^Dear [A-Z][a-z]+,$")
+HEADING = re.compile(r"^[A-Z].*:$")
+ITEM = re.compile(r"^(?:[-*]|\d+\.) \S")
+SPEECH = re.compile(r"^[A-Z][a-z]+: [A-Z]")
+LABEL = re.compile(r"^(?:Question|Answer|Q|A): [A-Z0-9]")
+SINGULAR_SUBJECTS = {animal.name for animal in lexicon.ANIMALS} | {tool.name for tool in lexicon.THINGS}
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    return [row["text"] for seed in (0, 5) for row in documents(3000, seed)]
+
+
+def lines(texts: list[str]) -> list[str]:
+    return [line for text in texts for line in text.split("\n") if line]
+
+
+def broken(texts: list[str], pattern: str) -> list[str]:
+    return [line for line in lines(texts) if re.search(pattern, line)][:3]
+
+
+def test_examples_in_docstrings():
+    assert doctest.testmod(english).failed == 0
+
+
+def test_lines_begin_with_a_capital_and_end_with_punctuation(texts):
+    for line in lines(texts):
+        if ITEM.match(line) or LETTER.match(line):
+            continue
+        assert re.match(r'^["A-Z0-9]', line), line
+        assert re.search(r'[.?!]"?$', line) or HEADING.match(line), line
+
+
+def test_documents_end_with_punctuation(texts):
+    assert not [text for text in texts if text[-1] not in '.?!"']
+
+
+def test_spacing(texts):
+    for text in texts:
+        assert text == text.strip()
+        assert "  " not in text
+        assert "\n\n\n" not in text
+        assert not re.search(r" [.,?!:]|\n | \n|[{}]|\.\.|,\.|,,|\?\.|!\.", text), text
+
+
+def test_sentences_begin_with_a_capital(texts):
+    assert not broken(texts, r'[a-z]["]?[.?!] +["]?[a-z]')
+
+
+def test_articles(texts):
+    assert not broken(texts, r"\b[Aa] [aeiouAEIOU]")
+    assert not broken(texts, r"\b[Aa]n (?!hour\b)[^aeiouAEIOU]")
+    assert not broken(texts, r"\b(?:a|an|the) (?:a|an|the)\b")
+    assert not broken(texts, r"\b[Aa]n? (?:bread|cheese|butter|honey|rice|apples|pears|nuts)\b")
+
+
+def test_plurals_after_numbers(texts):
+    nouns = {food.one for food in lexicon.FOODS if food.one} | {
+        "box",
+        "basket",
+        "bag",
+        "bowl",
+        "coin",
+        "button",
+        "book",
+    }
+    ones, many = "|".join(sorted(nouns)), "|".join(sorted(plural(noun) for noun in nouns))
+    assert broken(texts, rf"\bthree (?:{many})\b")
+    assert not broken(texts, rf"\b(?:two|three|four|five|six|seven|eight|nine|ten|\w+teen|\w+ty) (?:{ones})\b")
+    assert not broken(texts, rf"\b[Oo]ne (?:{many})\b")
+    assert not broken(texts, r"\bone (?:days|towns|people|things|legs|free days)\b")
+
+
+def test_verbs_agree(texts):
+    for verb in ("live", "like", "enjoy", "work", "have", "eat", "own", "go", "get", "wake", "meet", "need"):
+        assert not broken(texts, rf"(?:^|[.?!] )(?:He|She|It) {verb}\b"), verb
+    assert not broken(texts, r"(?:^|[.?!] )(?:He|She|It) (?:are|were)\b")
+    assert not broken(texts, r"(?:^|[.?!] )They (?:is|was|has|\w+(?<!s)s)\b")
+    assert not broken(texts, r"\bI (?:is|are|has|lives|likes|works|enjoys)\b")
+    singular = "|".join(sorted(SINGULAR_SUBJECTS))
+    assert not broken(texts, rf"(?:^|[.?!] )An? (?:{singular}) (?:are|have|eat|live|bark|purr)\b")
+    many = "|".join(capital_plural(noun) for noun in sorted(SINGULAR_SUBJECTS) if plural(noun) != noun)
+    assert not broken(texts, rf"(?:^|[.?!] )(?:{many}) (?:is|has|eats|lives)\b")
+    assert not broken(texts, r"\b(?:does|do|can) \w+ (?:lives|likes|eats|has|works)\b")
+
+
+def capital_plural(noun: str) -> str:
+    return english.capital(plural(noun))
+
+
+def test_no_word_stands_twice_in_a_row(texts):
+    assert not broken(texts, r"\b(\w+) \1\b")
+
+
+def test_pronouns_have_the_gender_of_the_only_person_named(texts):
+    """In a paragraph that names people of one gender only, no singular pronoun has the other."""
+    women, men = set(lexicon.WOMEN), set(lexicon.MEN)
+    seen = 0
+    for text in texts:
+        named = set(re.findall(r"\b[A-Z][a-z]+\b", text))
+        if bool(named & women) == bool(named & men):
+            continue
+        wrong = r"\b(?:he|him|his)\b" if named & women else r"\b(?:she|her)\b"
+        assert not re.search(wrong, text, re.IGNORECASE), text
+        seen += 1
+    assert seen > 500
+
+
+def test_quotes_are_closed(texts):
+    assert not [line for line in lines(texts) if line.count('"') % 2]
+
+
+def test_helpers():
+    assert [plural(noun) for noun in ("cherry", "box", "wolf", "deer", "knife", "bus")] == [
+        *("cherries", "boxes", "wolves", "deer", "knives", "buses"),
+    ]
+    assert counted(1, "egg") == "one egg"
+    assert counted(21, "egg") == "twenty-one eggs"
+    assert [words(number) for number in (0, 19, 20, 99)] == ["zero", "nineteen", "twenty", "ninety-nine"]
+    assert listed(["a", "b"]) == "a and b"
+    assert clock(20) == "eight in the evening"

@@ -1,0 +1,289 @@
+"""Pictures of the miniature world: drawn as described, described truly, and of no use to who reads the words alone."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from metalm_cli.errors import MetalmError
+from metalm_cli.miniworld.english import words
+from metalm_cli.miniworld.pictures import picture_rows
+from metalm_cli.miniworld.pictures.draw import GROUNDS, RGB, SIZE, draw
+from metalm_cli.miniworld.pictures.scene import COMBINATIONS, GROUPS, KINDS, PLACES, RELATIONS, Item, Scene
+
+SPLITS = ("train", "validation", "test")
+NUMBERS = {words(number): number for number in range(5)}
+COLOURS = "|".join(RGB)
+THING = rf"an? ({COLOURS}) ({'|'.join(KINDS)})"
+PLACE = "|".join(PLACES)
+
+
+def all_rows(task: str) -> list[dict]:
+    return [row for split in SPLITS for row in picture_rows.described(task, split)]
+
+
+def things(scene: Scene) -> set[tuple[str, str]]:
+    return {(item.colour, item.kind) for item in scene.items}
+
+
+# -- rows -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", picture_rows.TASKS)
+def test_sizes_and_no_picture_with_the_same_words_twice(task):
+    found = {split: picture_rows.described(task, split) for split in SPLITS}
+    assert 2000 <= len(found["train"]) <= 2008
+    assert all(200 <= len(found[split]) <= 208 for split in SPLITS[1:])
+    texts = [repr(row) for rows in found.values() for row in rows]
+    assert len(set(texts)) == len(texts)
+
+
+def test_a_row_holds_its_pictures_as_files():
+    for task in picture_rows.TASKS:
+        row = picture_rows.rows(task, "validation")[0]
+        assert len(row["scenes"]) == len(picture_rows.IMAGES[task])
+        for name in picture_rows.IMAGES[task]:
+            image = Image.open(io.BytesIO(row[name]["bytes"]))
+            assert (image.size, image.mode, image.format) == ((SIZE, SIZE), "RGB", "PNG")
+            assert len(row[name]["bytes"]) < 5000
+    row["label"] = "spoilt"
+    assert picture_rows.rows(task, "validation")[0]["label"] != "spoilt"
+
+
+def test_other_processes_make_the_same_rows():
+    code = (
+        "import hashlib, sys; from metalm_cli.miniworld.pictures import picture_rows; "
+        "rows = [picture_rows.rows(task, 'test') for task in picture_rows.TASKS]; "
+        "print(hashlib.sha256(repr(rows).encode()).hexdigest()); "
+        "print([name for name in ('torch', 'transformers', 'pydantic') if name in sys.modules])"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "5"}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    rows = [picture_rows.rows(task, "test") for task in picture_rows.TASKS]
+    assert run.stdout.split("\n")[:2] == [hashlib.sha256(repr(rows).encode()).hexdigest(), "[]"]
+
+
+@pytest.mark.parametrize(("task", "split"), [("caption", "train"), ("captions", "dev")])
+def test_unknown_names_are_refused(task, split):
+    with pytest.raises(MetalmError, match=r"has no (pictures for caption|split dev)"):
+        picture_rows.rows(task, split)
+
+
+def test_what_is_asked_about_is_held_out():
+    """Two colours of each kind for each held-out split, every colour for equally many kinds; shown in no other."""
+    for split, each in (("train", 12), ("validation", 4), ("test", 4)):
+        assert set(Counter(colour for colour, _ in COMBINATIONS[split]).values()) == {each}
+        assert set(Counter(kind for _, kind in COMBINATIONS[split]).values()) == {each // 2}
+    shown = {split: set() for split in SPLITS}
+    for task, split in itertools.product(picture_rows.TASKS, SPLITS):
+        for row in picture_rows.described(task, split):
+            found = set().union(*map(things, row["scenes"]))
+            shown[split] |= found
+            if task == "captions" and split != "train":
+                assert found & set(COMBINATIONS[split])
+    assert shown["train"] == set(COMBINATIONS["train"])
+    for split in SPLITS[1:]:
+        assert shown[split] <= {*COMBINATIONS[split], *COMBINATIONS["train"]}
+        assert shown[split] >= set(COMBINATIONS[split])
+
+
+def test_a_place_holds_one_thing_and_a_kind_stands_once():
+    for row in itertools.chain.from_iterable(map(all_rows, picture_rows.TASKS)):
+        for scene in row["scenes"]:
+            places = [item.place for item in scene.items] + ([] if scene.curtain is None else [scene.curtain])
+            assert len(set(places)) == len(places)
+            assert len({item.kind for item in scene.items}) == len(scene.items)
+            assert scene.items or scene.curtain is not None
+
+
+# -- drawing ----------------------------------------------------------------------------------------------------------
+
+
+def quarter(pixels: np.ndarray, place: int) -> np.ndarray:
+    half = SIZE // 2
+    return pixels[half * (place // 2) :, half * (place % 2) :][:half, :half].reshape(-1, 3).astype(int)
+
+
+def seen_colour(pixels: np.ndarray, ground: int) -> str | None:
+    """The colour that most pixels have, of those that are neither background nor outline."""
+    counts = {name: int((np.abs(pixels - rgb).max(axis=1) < 12).sum()) for name, rgb in RGB.items()}
+    free = int((np.abs(pixels - GROUNDS[ground]).max(axis=1) < 3).sum())
+    return None if free == len(pixels) else max(counts, key=lambda name: counts[name])
+
+
+def test_pictures_show_the_colours_at_the_places():
+    for row in picture_rows.described("explanations", "test") + picture_rows.described("captions", "validation"):
+        scene = row["scenes"][0]
+        pixels = np.asarray(draw(scene))
+        for place in range(4):
+            item = scene.at(place)
+            if place != scene.curtain:
+                found = seen_colour(quarter(pixels, place), scene.ground)
+                assert found == (item.colour if item else None), scene
+
+
+def test_kinds_can_be_told_apart():
+    """The outline of a thing is nearer to another drawing of its kind than to one of any other kind."""
+
+    def outline(kind: str, seed: int) -> np.ndarray:
+        pixels = quarter(np.asarray(draw(Scene((Item("red", kind, 0),), None, 0, seed))), 0)
+        mask = (np.abs(pixels - GROUNDS[0]).max(axis=1) > 20).reshape(SIZE // 2, SIZE // 2)
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        cut = Image.fromarray(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+        return np.concatenate(
+            [np.asarray(cut.resize((16, 16))).ravel(), [4 * cut.width / cut.height]]  # and how wide it is
+        ).astype(float)
+
+    known = {kind: [outline(kind, seed) for seed in range(3)] for kind in KINDS}
+    for kind in KINDS:
+        for seed in range(3, 7):
+            mine = outline(kind, seed)
+            nearest = min(KINDS, key=lambda one: min(float(np.abs(mine - other).sum()) for other in known[one]))
+            assert nearest == kind, (kind, nearest)
+
+
+# -- truth ------------------------------------------------------------------------------------------------------------
+
+
+def related(scene: Scene, relation: str, one: str, other: str) -> bool:
+    first, second = scene.find(one), scene.find(other)
+    return first is not None and second is not None and RELATIONS[relation](first.place, second.place)
+
+
+def test_captions_are_true_and_complete():
+    for row in all_rows("captions"):
+        (scene,) = row["scenes"]
+        for caption in row["captions"]:
+            assert set(re.findall(THING, caption[0].lower() + caption[1:])) == things(scene), caption
+            assert re.fullmatch(r"[A-Z][\w ,]+\.", caption)
+        spots = re.findall(rf"{THING} ({PLACE})", row["captions"][1])
+        assert spots == [(item.colour, item.kind, PLACES[item.place]) for item in scene.items]
+        told = re.search(rf"{THING} is ({'|'.join(RELATIONS)}) {THING}", row["captions"][2].lower())
+        assert (told is None) == (len(scene.items) == 1)
+        if told is not None:
+            assert related(scene, told[3], told[2], told[5])
+
+
+def answered(scene: Scene, question: str) -> str:
+    """The answer, found again from the words of the question."""
+    kinds = re.findall(rf"\b({'|'.join(KINDS)})\b", question)
+    relation = next((name for name in RELATIONS if f" {name} " in question), "")
+    place = next((name for name in PLACES if name in question), "")
+    if question.startswith("How many"):
+        group = re.search(rf"shapes|animals|{COLOURS}", question)[0]
+        return words(sum(item.colour == group or item.kind in GROUPS.get(group, ()) for item in scene.items))
+    if question.startswith("Where"):
+        return PLACES[scene.find(kinds[0]).place]
+    if "colour" in question:
+        return scene.find(kinds[0]).colour
+    if place:
+        kind = scene.at(PLACES.index(place)).kind
+    elif question.startswith("What is"):
+        (kind,) = (item.kind for item in scene.items if related(scene, relation, item.kind, kinds[0]))
+    elif relation:
+        assert all(scene.find(kind) for kind in kinds)
+        return "yes" if related(scene, relation, *kinds) else "no"
+    else:
+        return "yes" if re.search(THING, question).groups() in things(scene) else "no"
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+
+
+def test_answers_are_right():
+    for row in all_rows("questions"):
+        assert row["answer"] == answered(row["scenes"][0], row["question"]), row
+
+
+def stated(left: Scene, right: Scene, statement: str) -> bool:
+    """Whether a statement holds, found again from its words."""
+    thing = re.search(THING, statement)
+    if thing is not None:
+        found = [thing.groups() in things(scene) for scene in (left, right)]
+        if "Both" in statement or "each" in statement:
+            return all(found)
+        if "one of" in statement:
+            return sum(found) == 1
+        side = "left" not in statement
+        return found[side] and not found[not side]
+    group = re.search("shapes|animals", statement)
+    if group is not None:
+        counts = [sum(item.kind in GROUPS[group[0]] for item in scene.items) for scene in (left, right)]
+        return counts[0] > counts[1] if statement.index("left") < statement.index("right") else counts[0] < counts[1]
+    kind = re.search("|".join(KINDS), statement)[0]
+    return (left.find(kind).colour == right.find(kind).colour) == ("not" not in statement)
+
+
+def test_statements_are_labelled_rightly():
+    forms = Counter()
+    for row in all_rows("statements"):
+        assert row["label"] == str(stated(*row["scenes"], row["statement"])).lower(), row
+        forms[re.sub(f"{THING}|{'|'.join(KINDS)}", "_", row["statement"])] += 1
+    assert len(forms) >= 12
+    assert min(forms.values()) > 40
+
+
+def possible(scene: Scene, hypothesis: str) -> str:
+    """The label, by trying out every thing that the curtain may hide."""
+
+    def holds(items: set[tuple[str, str, int]]) -> bool:
+        thing = re.search(THING, hypothesis)
+        if thing is None:
+            form = rf"(at least two|more than one|fewer than two|at most one) (?:(shape|animal)|({COLOURS}) thing)"
+            told = re.search(form, hypothesis)
+            count = sum(kind in GROUPS.get(f"{told[2]}s", ()) or colour == told[3] for colour, kind, _ in items)
+            return (count >= 2) == (told[1] in ("at least two", "more than one"))
+        half = re.search(r"in the (\w+) half", hypothesis)
+        place = re.search(PLACE, hypothesis)
+        assert (half is None) != (place is None)
+        within = half[1] if half else place[0]
+        return any((one[0], one[1]) == thing.groups() and within in PLACES[one[2]] for one in items)
+
+    seen = {(item.colour, item.kind, item.place) for item in scene.items}
+    worlds = [seen]
+    if scene.curtain is not None:
+        worlds += [seen | {(colour, kind, scene.curtain)} for colour in RGB for kind in KINDS]
+    found = {holds(world) for world in worlds}
+    return "neutral" if len(found) == 2 else "entailment" if found == {True} else "contradiction"
+
+
+def test_hypotheses_are_labelled_rightly():
+    for row in all_rows("explanations"):
+        assert row["label"] == possible(row["scenes"][0], row["hypothesis"]), row
+
+
+def because(scene: Scene, hypothesis: str) -> str:
+    """The explanation, found again from the words of the hypothesis."""
+    curtain = f"behind the curtain {PLACES[scene.curtain]}"
+    label = possible(scene, hypothesis)
+    thing = re.search(THING, hypothesis)
+    if thing is None:
+        name = re.search(rf"((?:{COLOURS}) thing|shape|animal)s?\b", hypothesis)[1]
+        group = name.removesuffix(" thing")
+        kinds = [item.kind for item in scene.items if group == item.colour or item.kind in GROUPS.get(f"{group}s", ())]
+        return {
+            0: f"no {name} can be seen, and no more than one can be {curtain}",
+            1: f"one {name} can be seen, and one more may be {curtain}",
+            2: f"two {name}s can be seen, {' and '.join(f'the {kind}' for kind in kinds)}",
+        }[len(kinds)]
+    if label == "neutral":
+        return f"{thing[0]} may be {curtain}"
+    if label == "entailment":
+        return f"there is {thing[0]} {PLACES[scene.find(thing[2]).place]}"
+    where = re.search(rf"{PLACE}|in the (\w+) half", hypothesis)
+    found = [item.a for item in scene.items if (where[1] or where[0]) in PLACES[item.place]]
+    told = f"only {' and '.join(found)}" if found else "nothing"
+    return f"there is {told} {where[0]}"
+
+
+def test_explanations_are_true():
+    for row in all_rows("explanations"):
+        assert row["explanation"] == because(row["scenes"][0], row["hypothesis"]), row

@@ -1,0 +1,202 @@
+"""Labelled tasks: the same rows everywhere, splits that share nothing, balance, and what counting words can tell."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from metalm_cli.data.examples.open_examples import open_examples
+from metalm_cli.errors import MetalmError
+from metalm_cli.miniworld.tasks import task_rows
+from metalm_cli.tasks.card import CLUSTERS
+from metalm_cli.tasks.registry import Cards
+from metalm_cli.templates.lint.linter import lint_collection
+from metalm_cli.templates.template import Collection
+from sentence_parser import ORDERS, told
+
+SPLITS = ("train", "validation", "test")
+BALANCED = {
+    "nli": ("premise", "hypothesis"),
+    "paraphrase": ("sentence1", "sentence2"),
+    "pronouns": ("text",),
+    "outcomes": ("context",),
+    "yes_no": ("passage", "question"),
+    "grammar": ("sentence",),
+}
+"""Tasks on which counting words must not help, with their texts."""
+
+
+def answer(row: dict) -> object:
+    return row["label"] if "label" in row else row["index"]
+
+
+def digest(rows: list[dict]) -> str:
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+@pytest.mark.parametrize("task", task_rows.TASKS)
+def test_sizes_and_splits_without_a_text_in_common(task):
+    found = {split: task_rows.rows(task, split) for split in SPLITS}
+    assert 2000 <= len(found["train"]) <= 2005
+    assert all(200 <= len(found[split]) <= 205 for split in SPLITS[1:])
+    texts = [json.dumps(row, sort_keys=True) for split in SPLITS for row in found[split]]
+    assert len(set(texts)) == len(texts)
+
+
+def test_what_rows_are_about_is_in_one_split():
+    """Who is compared with whom, and what closed-book questions ask for, is never met again in another split."""
+    compared, asked = [], []
+    for split in SPLITS:
+        facts = {fact for row in task_rows.rows("paraphrase", split) for fact in told(row["sentence1"])}
+        compared.append({(order, *sorted(names)) for order, *names in facts if order in ORDERS})
+        asked.append({row["question"] for row in task_rows.rows("facts", split)})
+    assert min(map(len, compared)) > 20
+    assert min(map(len, asked)) > 150
+    for found in (compared, asked):
+        assert not any(one & other for one, other in itertools.combinations(found, 2))
+
+
+def test_other_processes_make_the_same_rows():
+    code = (
+        "import hashlib, json, sys; from metalm_cli.miniworld.tasks import task_rows; "
+        "rows = [task_rows.rows(task, split) for task in task_rows.TASKS for split in ('test', 'train')]; "
+        "print(hashlib.sha256(json.dumps(rows).encode()).hexdigest()); "
+        "print([name for name in ('torch', 'transformers', 'numpy', 'pydantic') if name in sys.modules])"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "5"}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    rows = [task_rows.rows(task, split) for task in task_rows.TASKS for split in ("test", "train")]
+    assert run.stdout.split("\n")[0] == digest(rows)
+    assert run.stdout.split("\n")[1] == "[]"
+
+
+def test_rows_are_the_callers_own():
+    task_rows.rows("nli", "test")[0]["label"] = "spoilt"
+    assert task_rows.rows("nli", "test")[0]["label"] != "spoilt"
+
+
+def test_a_task_is_made_fast():
+    task_rows.rows("nli", "train")
+    task_rows._splits.cache_clear()
+    for task in task_rows.TASKS:
+        start = time.process_time()
+        task_rows.rows(task, "train")
+        assert time.process_time() - start < 2, task
+
+
+@pytest.mark.parametrize(("task", "split"), [("nlx", "train"), ("nli", "dev")])
+def test_unknown_names_are_refused(task, split):
+    with pytest.raises(MetalmError, match=r"has no (task nlx|split dev)"):
+        task_rows.rows(task, split)
+
+
+@pytest.mark.parametrize("task", [*BALANCED, "reviews"])
+def test_labels_are_balanced(task):
+    for split in SPLITS:
+        counts = Counter(answer(row) for row in task_rows.rows(task, split))
+        assert max(counts.values()) < 1.1 * min(counts.values()), (task, split, counts)
+
+
+# -- counting words ---------------------------------------------------------------------------------------------------
+
+
+def words(row: dict, fields: tuple[str, ...], apart: bool) -> Counter[str]:
+    """The bag of words of a row, its texts together or apart; options are always apart, by place."""
+    bag: Counter[str] = Counter()
+    texts = {field: row[field] for field in fields} | dict(enumerate(row.get("options", ())))
+    for place, text in texts.items():
+        mark = place if apart or isinstance(place, int) else ""
+        bag.update(f"{mark} {word}" for word in re.findall(r"[\w'-]+", text.lower()))
+    return bag
+
+
+def bag_of_words_accuracy(train: list, test: list, seed: int = 0) -> float:
+    """Accuracy of a multinomial logistic regression on (bag, label) pairs, trained by full gradient descent."""
+    vocabulary = {word: at for at, word in enumerate(sorted({word for bag, _ in train for word in bag}))}
+    names = sorted({label for _, label in train}, key=str)
+
+    def matrix(rows: list) -> tuple[np.ndarray, np.ndarray]:
+        found = np.zeros((len(rows), len(vocabulary) + 1), np.float32)
+        found[:, -1] = 1
+        for at, (bag, _) in enumerate(rows):
+            for word, count in bag.items():
+                if word in vocabulary:
+                    found[at, vocabulary[word]] = count
+        return found, np.array([names.index(label) for _, label in rows])
+
+    x, y = matrix(train)
+    weights = np.zeros((x.shape[1], len(names)), np.float32)
+    target = np.eye(len(names), dtype=np.float32)[y]
+    for _ in range(150):
+        scores = x @ weights
+        scores = np.exp(scores - scores.max(axis=1, keepdims=True))
+        scores /= scores.sum(axis=1, keepdims=True)
+        weights += 0.3 * (x.T @ (target - scores)) / len(x) - 1e-4 * weights
+    held, right = matrix(test)
+    return float(((held @ weights).argmax(axis=1) == right).mean())
+
+
+def learned(task: str, fields: tuple[str, ...], apart: bool) -> float:
+    pairs = {s: [(words(row, fields, apart), answer(row)) for row in task_rows.rows(task, s)] for s in SPLITS}
+    return bag_of_words_accuracy(pairs["train"], pairs["validation"] + pairs["test"])
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("task", BALANCED)
+def test_counting_words_stays_near_chance(task, apart):
+    rows = task_rows.rows(task, "train")
+    chance = max(Counter(answer(row) for row in rows).values()) / len(rows)
+    assert abs(learned(task, BALANCED[task], apart) - chance) <= 0.055
+
+
+def test_counting_words_is_able_to_learn():
+    """The same classifier reads sentiment, and finds a word that gives a label away."""
+    assert learned("reviews", ("text",), False) > 0.65
+    rows = [
+        (Counter(f"{row['sentence']} {row['label'][:3]}".split()), row["label"])
+        for row in task_rows.rows("grammar", "train")
+    ]
+    assert bag_of_words_accuracy(rows[:1500], rows[1500:]) > 0.95
+
+
+# -- cards and templates ----------------------------------------------------------------------------------------------
+
+
+def world_cards() -> list:
+    return Cards().choose(["world"])
+
+
+def test_every_cluster_has_a_task_and_every_task_a_card():
+    cards = world_cards()
+    assert {card.cluster for card in cards} == set(CLUSTERS)
+    assert sorted(card.world for card in cards) == sorted(task_rows.TASKS)
+
+
+def test_cards_read_every_row():
+    for card in world_cards():
+        for role in SPLITS:
+            examples = open_examples(card, role)
+            assert len(list(examples)) == len(examples) == len(task_rows.rows(card.world, role))
+
+
+def test_templates_are_many_and_clean():
+    cards, collection = world_cards(), Collection("flan")
+    for card in cards:
+        found = collection.of(card)
+        assert collection.path(card).stem == card.name
+        assert len(found) >= 5
+        assert [one.turned for one in found].index(False) == 0
+        assert sum(one.turned for one in found) <= 1
+    rows = {card.name: list(itertools.islice(open_examples(card, "train"), 60)) for card in cards}
+    findings = [str(one) for one in lint_collection(collection, cards, lambda card: rows[card.name], others=False)]
+    assert not findings

@@ -1,0 +1,199 @@
+"""What trains: exact parameter sets, modes, learning rates and decay."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from metalm_cli.errors import MetalmError
+from metalm_cli.models.assembly import Assembly, assemble
+from metalm_cli.models.trainable import PartPolicy, freeze, layers_of, parameter_groups, summaries
+from model_families import (
+    DECODERS,
+    ENCODERS,
+    VISION,
+    batch_of,
+    gradients,
+    make_decoder,
+    make_encoder,
+    model_recipe,
+    sessions,
+)
+
+
+def assembled(tokenizers, *, decoder="all", encoder="all", connector="all", shape=None, **options) -> Assembly:
+    model = model_recipe(
+        tokenizers,
+        decoder_options={"train": decoder},
+        connector={"train": connector, **(shape or {})},
+        train=encoder,
+        **options,
+    )
+    return assemble(model, seed=0, sample=lambda count: iter(()))
+
+
+def trained(assembly: Assembly, part: str) -> set[str]:
+    return {name for name, one in assembly.parts()[part].named_parameters() if one.requires_grad}
+
+
+def every(assembly: Assembly, part: str, marks: tuple[str, ...] = ("",)) -> set[str]:
+    return {name for name, _ in assembly.parts()[part].named_parameters() if any(mark in name for mark in marks)}
+
+
+def test_exactly_the_last_layers_train(tokenizers) -> None:
+    assembly = assembled(
+        tokenizers, decoder="last_1", encoder="last_1", connector="last_2", shape={"kind": "mlp", "layers": 3}
+    )
+    assert trained(assembly, "decoder") == every(assembly, "decoder", ("transformer.h.1.",)) != set()
+    assert trained(assembly, "encoders.text") == every(assembly, "encoders.text", ("encoder.layer.1.",)) != set()
+    assert trained(assembly, "connectors.text") == {"2.weight", "2.bias", "4.weight", "4.bias"}
+
+
+@pytest.mark.parametrize("frozen", ["decoder", "encoders.text", "connectors.text"])
+def test_all_and_none(frozen, tokenizers) -> None:
+    choice = {"decoder": "decoder", "encoders.text": "encoder", "connectors.text": "connector"}[frozen]
+    assembly = assembled(tokenizers, **{choice: "none"})
+    for part in assembly.parts():
+        assert trained(assembly, part) == (set() if part == frozen else every(assembly, part))
+
+
+@pytest.mark.parametrize("frozen", ["decoder", "encoders.text", "connectors.text"])
+def test_frozen_parts_stay_in_evaluation_mode_and_get_no_gradient(frozen, tokenizers) -> None:
+    choice = {"decoder": "decoder", "encoders.text": "encoder", "connectors.text": "connector"}[frozen]
+    assembly = assembled(tokenizers, **{choice: "none"})
+    root = nn.Sequential(assembly.model).train()
+    for name, part in assembly.parts().items():
+        assert part.training == (name != frozen)
+        assert all(module.training == (name != frozen) for module in part.modules())
+    assembly.model.losses(batch_of([sessions()]))[0].backward()
+    prefix = {"encoders.text": "encoders.text.", "connectors.text": "connectors.text."}.get(frozen, "decoder.")
+    found = gradients(root[0])
+    assert found
+    assert not any(name.startswith(prefix) for name in found)
+    assert {name for name, one in assembly.model.named_parameters() if one.requires_grad} == set(found)
+
+
+def test_a_frozen_encoder_is_run_without_a_graph(tokenizers, monkeypatch) -> None:
+    assembly = assembled(tokenizers, encoder="none")
+    seen: list[bool] = []
+    encoder = assembly.model.encoders["text"]
+    encoder.register_forward_hook(lambda module, args, output: seen.append(torch.is_grad_enabled()))
+    assembly.model.losses(batch_of([sessions()]))[0].backward()
+    assert seen == [False]
+    assert assembly.model.connectors["text"][0].weight.grad is not None
+
+
+def test_a_partly_frozen_part_is_in_training_mode(tokenizers) -> None:
+    assembly = assembled(tokenizers, encoder="last_1", dropout=0.5)
+    assembly.model.train()
+    assert assembly.model.encoders["text"].training
+    batch = batch_of([sessions()])
+    assert not torch.equal(assembly.model.losses(batch)[1], assembly.model.losses(batch)[1]), "dropout is on"
+    assembly.model.eval()
+    assert torch.equal(assembly.model.losses(batch)[1], assembly.model.losses(batch)[1])
+
+
+@pytest.mark.parametrize(
+    ("choice", "where", "remedy"),
+    [
+        ({"decoder": "last_3"}, "model.decoder.train: last_3", "last_2"),
+        ({"encoder": "last_9"}, "model.encoders.text.train: last_9", "last_2"),
+        ({"connector": "last_2"}, "model.connectors.text.train: last_2", "last_1"),
+    ],
+)
+def test_more_layers_than_there_are(choice, where, remedy, tokenizers) -> None:
+    with pytest.raises(MetalmError, match="layers") as caught:
+        assembled(tokenizers, **choice)
+    assert caught.value.where == where
+    assert remedy in caught.value.remedy
+
+
+def test_nothing_trains(tokenizers) -> None:
+    with pytest.raises(MetalmError, match="no parameter trains") as caught:
+        assembled(tokenizers, decoder="none", encoder="none", connector="none")
+    assert caught.value.where == "model"
+    assert "last_N" in caught.value.remedy
+
+
+@pytest.mark.parametrize("kind", [*DECODERS, *ENCODERS, *VISION])
+def test_layers_are_found_in_every_family(kind) -> None:
+    model = make_decoder(kind) if kind in DECODERS else make_encoder(kind)
+    layers = layers_of(model)
+    assert len(layers) == 2
+    assert len({type(one) for one in layers}) == 1
+    assert sum(p.numel() for one in layers for p in one.parameters()) > 0.4 * (
+        sum(p.numel() for p in model.parameters()) - model.get_input_embeddings().weight.numel()
+        if kind not in VISION
+        else 0
+    )
+    freeze("x", model, "last_1")
+    assert {id(p) for p in model.parameters() if p.requires_grad} == {id(p) for p in layers[1].parameters()}
+
+
+# -- optimiser groups -------------------------------------------------------------------------------------------------
+
+
+def test_learning_rates_and_decay_by_part(tokenizers) -> None:
+    model = model_recipe(
+        tokenizers,
+        decoder_options={"learning_rate": 1e-3},
+        connector={"learning_rate": 2e-3},
+        train="last_1",
+    )
+    assembly = assemble(model, seed=0, sample=lambda count: iter(()))
+    groups = parameter_groups(assembly.parts(), assembly.policy, 5e-4, 0.1)
+    found = {group["name"]: (group["lr"], group["weight_decay"]) for group in groups}
+    assert found == {
+        "decoder.decay": (1e-3, 0.1),
+        "decoder.plain": (1e-3, 0.0),
+        "encoders.text.decay": (5e-4, 0.1),
+        "encoders.text.plain": (5e-4, 0.0),
+        "connectors.text.decay": (2e-3, 0.1),
+        "connectors.text.plain": (2e-3, 0.0),
+    }
+    grouped = [id(one) for group in groups for one in group["params"]]
+    assert len(grouped) == len(set(grouped))
+    assert set(grouped) == {id(one) for one in assembly.model.parameters() if one.requires_grad}
+
+
+@pytest.mark.parametrize("kind", [*DECODERS, *ENCODERS, *VISION])
+def test_biases_norms_and_embeddings_do_not_decay(kind) -> None:
+    model = make_decoder(kind) if kind in DECODERS else make_encoder(kind)
+    groups = {
+        group["name"]: {id(one) for one in group["params"]}
+        for group in parameter_groups({"x": model}, {"x": PartPolicy()}, 1e-3, 0.1)
+    }
+    for name, parameter in model.named_parameters():
+        table = any(one in name for one in ("embed", "wte", "wpe", "shared", "relative_attention_bias", "_token"))
+        table = (table and "project" not in name and "LayerNorm" not in name) or parameter.dim() < 2
+        if kind == "metalm-encoder" and "relative" in name:
+            table = True
+        assert (id(parameter) in groups["x.plain"]) == table, name
+        assert (id(parameter) in groups["x.decay"]) != table, name
+
+
+def test_an_untied_head_decays() -> None:
+    model = make_decoder("llama", tie_word_embeddings=False)
+    (decayed,) = (g for g in parameter_groups({"x": model}, {"x": PartPolicy()}, 1e-3, 0.1) if g["name"] == "x.decay")
+    ids = {id(one) for one in decayed["params"]}
+    assert id(model.lm_head.weight) in ids
+    assert id(model.get_input_embeddings().weight) not in ids
+
+
+def test_a_parameter_shared_by_parts_is_in_one_group() -> None:
+    one, other = nn.Linear(3, 3), nn.Linear(3, 3)
+    other.weight = one.weight
+    policy = {"a": PartPolicy(), "b": PartPolicy(learning_rate=0.5)}
+    groups = parameter_groups({"a": one, "b": other}, policy, 1e-3, 0.1)
+    assert {group["name"]: len(group["params"]) for group in groups} == {"a.decay": 1, "a.plain": 1, "b.plain": 1}
+
+
+def test_summaries_count(tokenizers) -> None:
+    assembly = assembled(tokenizers, encoder="none", connector="all")
+    found = {one.name: one for one in summaries(assembly.parts(), assembly.policy, 5e-4)}
+    assert list(found) == ["decoder", "encoders.text", "connectors.text"]
+    connector = found["connectors.text"]
+    assert (connector.total, connector.trained, connector.kind) == (32 * 32 + 32, 32 * 32 + 32, "Connector")
+    assert (found["encoders.text"].trained, found["encoders.text"].train) == (0, "none")
+    assert found["decoder"].total == sum(one.numel() for one in assembly.model.decoder.parameters())

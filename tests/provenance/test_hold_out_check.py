@@ -1,0 +1,78 @@
+"""A base that was trained on what is held out, or on what leaks into it, is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from metalm_cli.config.schema.tasks import TaskData
+from metalm_cli.data.examples.task_selection import choose_tasks
+from metalm_cli.errors import MetalmError
+from metalm_cli.provenance.hold_out_check import lineages, refuse_seen, tasks_seen, untold
+from metalm_cli.tasks import Cards
+
+
+def base(*tasks: str, clusters: tuple[str, ...] = (), **more: Any) -> dict[str, Any]:
+    found = {"command": "finetune", "recipe": "single", "tasks": list(tasks), "clusters": list(clusters)}
+    return {"checkpoint": "runs/base", "lineage": {**found, "ancestors": [], **more}}
+
+
+def check(hold_out: list[str], *ancestors: dict[str, Any]) -> None:
+    cards = Cards()
+    held = choose_tasks(TaskData(tasks=["core"], hold_out=hold_out), cards).held
+    refuse_seen(held, hold_out, ancestors, cards)
+
+
+@pytest.mark.parametrize(
+    ("hold_out", "task", "why"),
+    [
+        ("nli", "rte", "rte (cluster nli): held out"),
+        ("nli", "mrpc", "mrpc (cluster paraphrase): its cluster leaks into nli"),
+        ("nli", "squad", "squad (cluster reading): shares data with qnli"),
+        ("rte", "rte", "rte (cluster nli): held out"),
+        ("anli_r1", "anli_r2", "anli_r2 (cluster nli): is a sibling of anli_r1"),
+        ("reading", "cosmos_qa", "cosmos_qa (cluster commonsense): reading_with_commonsense leaks into reading"),
+    ],
+)
+def test_what_it_has_seen_is_named(hold_out: str, task: str, why: str) -> None:
+    with pytest.raises(MetalmError) as caught:
+        check([hold_out], base("sst2", task, clusters=("sentiment",)))
+    text = str(caught.value)
+    assert f"trained on what is held out ({hold_out})" in text
+    assert "runs/base" in text
+    assert f"finetune single trained on {why}" in text
+    assert "sst2" not in text
+    assert caught.value.exit_code == 2
+
+
+def test_what_an_ancestor_has_seen_counts() -> None:
+    old = {**base("rte"), "checkpoint": "runs/old"}
+    with pytest.raises(MetalmError, match="trained on what is held out") as caught:
+        check(["nli"], base("sst2", ancestors=[{"checkpoint": "runs/middle", "lineage": {"ancestors": [old]}}]))
+    assert caught.value.where == "runs/old"
+
+
+def test_tasks_that_no_card_describes_are_known_by_name_and_cluster() -> None:
+    with pytest.raises(MetalmError, match="trained on what is held out") as caught:
+        check(["nli"], base("my_inference", clusters=("nli",)))
+    assert "tasks of cluster nli that no card describes: held out" in caught.value.why
+    with pytest.raises(MetalmError) as caught:
+        check(["nli"], base("my_doublets", clusters=("paraphrase",)))
+    assert "its cluster leaks into nli" in caught.value.why
+    check(["rte"], base("my_inference", clusters=("nli",)))
+
+
+def test_what_has_seen_nothing_of_it_passes() -> None:
+    check(["nli"], base("sst2", "boolq", clusters=("sentiment", "reading")), base())
+    check(["rte"], base("mnli", "snli", clusters=("nli",)))
+    check([], base("rte"))
+
+
+def test_ancestors_without_a_lineage_are_told() -> None:
+    nobody = {"checkpoint": "bert", "lineage": None}
+    found = [nobody, base("sst2", ancestors=[{"checkpoint": "gpt2", "lineage": None}, base("sst2", "rte")])]
+    assert untold(found) == ["bert", "gpt2"]
+    assert tasks_seen(found) == ["sst2", "rte"]
+    assert [name for name, _ in lineages(found)] == ["bert", "runs/base", "gpt2", "runs/base"]
+    check(["nli"], nobody)

@@ -1,0 +1,255 @@
+"""Run folders: names, locks, resuming, and results that stand there whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import getpass
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from safetensors import SafetensorError
+
+from metalm_cli.errors import Exit, MetalmError
+from metalm_cli.runs import folder
+from metalm_cli.runs.folder import RunFolder, is_finished, newest_finished
+
+NOON = datetime(2024, 5, 17, 12, 0, 0)
+
+
+def create(root: Path, out: Path | None = None, name: str = "small", resume: bool = False, now=NOON) -> RunFolder:
+    return RunFolder.create(out, name, resume, root=root, now=now)
+
+
+def finish(run: RunFolder, text: str = "weights") -> None:
+    with run.finishing() as folder:
+        (folder / "config.json").write_text(text)
+
+
+def test_default_names_and_the_link(tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    with create(root) as first, create(root) as second, create(root, name="paper/language-1.3b") as third:
+        assert first.path == root / "small-20240517-120000"
+        assert second.path == root / "small-20240517-120000-2"
+        assert third.path == root / "paper-language-1.3b-20240517-120000"
+        assert os.readlink(root / "latest") == third.path.name
+        assert not any(run.notes or run.resumed for run in (first, second, third))
+
+
+@pytest.mark.parametrize("name", ["../../etc", "..", "/", "a b\n"])
+def test_no_name_leaves_the_root(tmp_path: Path, name: str) -> None:
+    with create(tmp_path / "runs", name=name) as run:
+        assert run.path.parent == tmp_path / "runs"
+
+
+def test_out_is_the_folder_itself(tmp_path: Path) -> None:
+    root, out = tmp_path / "runs", tmp_path / "elsewhere" / "x"
+    with create(root, out) as run:
+        assert run.path == out
+        assert not root.exists()
+    root.mkdir()
+    with create(root, tmp_path / "y"):
+        assert (root / "latest").resolve() == tmp_path / "y"
+
+
+def test_a_folder_that_holds_something_is_refused_unless_resumed(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with create(tmp_path, out) as run:
+        run.write_text("recipe.yaml", "command: pretrain\n")
+    with pytest.raises(MetalmError, match="exists already") as caught:
+        create(tmp_path, out)
+    assert caught.value.exit_code == Exit.USAGE
+    assert "--resume" in caught.value.remedy
+    with create(tmp_path, out, resume=True) as again:
+        assert again.resumed
+        assert again.recipe.read_text() == "command: pretrain\n"
+
+
+def test_a_folder_of_something_else_is_neither_used_nor_touched(tmp_path: Path) -> None:
+    out = tmp_path / "holiday"
+    out.mkdir()
+    (out / "photo.jpg").touch()
+    for resume, what in ((False, "exists already"), (True, "no run in this folder")):
+        with pytest.raises(MetalmError, match=what):
+            create(tmp_path, out, resume=resume)
+    assert os.listdir(out) == ["photo.jpg"]
+
+
+def test_one_command_starts_and_restarts_a_job(tmp_path: Path) -> None:
+    with create(tmp_path, tmp_path / "job", resume=True) as run:
+        assert not run.resumed
+        assert "nothing to resume" in run.notes[0]
+
+
+def test_resume_without_out_takes_the_newest_unfinished_of_the_name(tmp_path: Path) -> None:
+    paths = {}
+    for day in range(1, 5):
+        with create(tmp_path, now=NOON.replace(day=day)) as run:
+            run.write_text("recipe.yaml", "")
+            paths[day] = run.path
+            if day in (2, 4):
+                finish(run)
+    for number in range(2):
+        with create(tmp_path, name="small-other", now=NOON.replace(day=20 + number)) as run:
+            run.write_text("recipe.yaml", "")
+    with create(tmp_path, resume=True) as run:
+        assert run.path == paths[3]
+        finish(run)
+    with create(tmp_path, resume=True) as run:
+        assert run.path == paths[1]
+        finish(run)
+    with pytest.raises(MetalmError, match="no unfinished run of small"):
+        create(tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(("out", "what"), [("file", "cannot make"), ("file/below", "cannot make")])
+def test_a_place_that_cannot_be_made(tmp_path: Path, out: str, what: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(MetalmError, match=what) as caught:
+        create(tmp_path, tmp_path / out)
+    assert caught.value.exit_code == Exit.USAGE
+    with pytest.raises(MetalmError, match=what):
+        create(tmp_path / "file")
+
+
+def test_a_failing_link_is_only_a_note(tmp_path: Path) -> None:
+    (tmp_path / "latest").mkdir()
+    with create(tmp_path) as run:
+        assert "not linked" in run.notes[0]
+        assert (tmp_path / "latest").is_dir()
+        assert not list(tmp_path.glob(".latest*"))
+
+
+HOLDER = """
+    import os, sys, time
+    from pathlib import Path
+    from metalm_cli.training.run_folder import RunFolder
+    run = RunFolder.create(Path(sys.argv[1]), "x", False)
+    run.write_text("recipe.yaml", "")
+    if os.fork() == 0:
+        time.sleep(20)      # a loader worker that outlives the run
+        os._exit(0)
+    print("held", flush=True)
+    time.sleep(20)
+"""
+
+
+def test_two_processes_cannot_write_one_run_and_a_dead_one_holds_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-c", textwrap.dedent(HOLDER), str(out)]
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(MetalmError, match="another process writes this run") as caught:
+            create(tmp_path, out, resume=True)
+        assert str(holder.pid) in caught.value.why
+        holder.kill()
+        holder.wait()
+        with create(tmp_path, out, resume=True) as run:
+            assert run.resumed
+    finally:
+        os.killpg(holder.pid, signal.SIGKILL)
+        holder.wait()
+
+
+def test_one_process_cannot_open_a_run_twice(tmp_path: Path) -> None:
+    with create(tmp_path, tmp_path / "run"):
+        with pytest.raises(MetalmError, match="another process"):
+            create(tmp_path, tmp_path / "run")
+        assert RunFolder.attach(tmp_path / "run").checkpoints == tmp_path / "run" / "checkpoints"
+    create(tmp_path, tmp_path / "run").close()
+
+
+def test_files_are_written_whole_and_inside(tmp_path: Path, monkeypatch) -> None:
+    with create(tmp_path, tmp_path / "run") as run:
+        run.write_json("results/rte.json", {"accuracy": 0.5, "task": "ü"})
+        assert json.loads(((run.path / "results") / "rte.json").read_text()) == {"accuracy": 0.5, "task": "ü"}
+        with pytest.raises(ValueError):
+            run.write_json("x.json", {"loss": float("nan")})
+        with pytest.raises(MetalmError, match="inside"):
+            run.write_text("../x", "")
+
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            with pytest.raises(MetalmError, match="no space left") as caught:
+                run.write_json("results/rte.json", {})
+        assert caught.value.exit_code == Exit.FAILED
+        assert json.loads(((run.path / "results") / "rte.json").read_text())["accuracy"] == 0.5
+        assert sorted(os.listdir(run.path)) == [".lock", "results"]
+        assert os.listdir(run.path / "results") == ["rte.json"]
+
+
+def test_a_run_is_finished_when_its_model_stands_there(tmp_path: Path) -> None:
+    with create(tmp_path, tmp_path / "run") as run:
+        with pytest.raises(ZeroDivisionError), run.finishing() as folder:
+            _ = (folder / "config.json").write_text("half") // is_finished(run.path)
+        assert os.listdir(run.path) == [".lock"]
+        finish(run, "first")
+        assert is_finished(run.path)
+        finish(run, "second")
+        assert (run.model / "config.json").read_text() == "second"
+        assert sorted(os.listdir(run.path)) == [".lock", "model"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "x"), SafetensorError("I/O error: x (os error 28)")])
+def test_a_model_that_finds_no_space(tmp_path: Path, error: Exception) -> None:
+    with create(tmp_path, tmp_path / "run") as run:
+        with pytest.raises(MetalmError, match="no space left: cannot write model/"), run.finishing():
+            raise error
+        assert not is_finished(run.path)
+
+
+def test_resuming_clears_what_a_kill_left(tmp_path: Path) -> None:
+    with create(tmp_path, tmp_path / "run") as run:
+        run.write_text("recipe.yaml", "")
+        finish(run)
+    (run.path / "model").rename(run.path / ".model.replaced")
+    (run.path / ".model.tmp-12").mkdir()
+    (run.path / ".recipe.yaml.tmp-34").touch()
+    with create(tmp_path, run.path, resume=True) as run:
+        assert sorted(os.listdir(run.path)) == [".lock", "model", "recipe.yaml"]
+
+
+def test_newest_finished(tmp_path: Path) -> None:
+    assert newest_finished(tmp_path / "none") is None
+    root, runs = tmp_path / "runs", []
+    for number, out in enumerate([None, None, root / "many" / "seed-1", tmp_path / "far", None]):
+        with create(root, out, now=NOON.replace(minute=number)) as run:
+            runs.append(run.path)
+            if number < 4:
+                finish(run, str(number))
+                os.utime(run.model, (1000 + number, 1000 + number))
+    link = root / "latest"
+    link.unlink()
+    link.symlink_to(runs[3])
+    order: list[Path] = []
+    assert newest_finished(root, lambda path: bool(order.append(path))) is None
+    assert [path.resolve() for path in order] == [runs[3], runs[2], runs[1], runs[0]]
+    assert newest_finished(root, lambda path: (path / "model/config.json").read_text() == "1") == runs[1]
+
+
+def test_the_environment_names_versions_and_nobody() -> None:
+    facts = folder.environment()
+    assert set(facts) >= {"python", "torch", "transformers", "metalm", "platform", "device"}
+    assert facts["python"] == sys.version.split()[0]
+    assert facts["device"] == "cpu"
+    text = json.dumps(facts)
+    for secret in (socket.gethostname(), os.path.expanduser("~"), f"/{getpass.getuser()}"):
+        assert secret not in text
+
+
+def test_importing_it_brings_no_torch() -> None:
+    modules = "run_folder, metrics, signals, progress, files"
+    code = f"import sys; from metalm_cli.training import {modules}; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

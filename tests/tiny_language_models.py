@@ -1,0 +1,206 @@
+"""Tiny models with their session-level interface, and what they should say: straight from Hugging Face modules.
+
+The reference shares nothing with the package but the modules and the connector's matrices: it tokenises with the plain
+Hugging Face tokenizers, runs each span through its encoder alone and each session through the decoder alone, with full
+logits and no mask.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from transformers import ViTImageProcessorPil
+
+from metalm_cli.inference import Interface
+from metalm_cli.models.encoders import VisionAdapter
+from metalm_cli.sessions import Causal, DecoderTokenizer, Docked, Session, Span, TextProcessor, TokenRules
+from model_families import make_decoder, make_encoder, make_metalm, picture
+from tiny_models import tokenizer_of
+
+READS = {"gpt2": "byte", "llama": "llama", "opt": "byte-bos", "gemma2": "metaspace"}
+"""Kind of tokenizer of each family."""
+FAMILIES = tuple(READS)
+PREFIX = "So"
+
+
+@lru_cache(maxsize=16)
+def _parts(family: str, encoders: tuple[str, ...], changes: tuple[tuple[str, Any], ...]) -> Any:
+    tokenizer, reader = tokenizer_of(READS[family]), tokenizer_of("wordpiece")
+    made = {}
+    for name in encoders:
+        made[name] = make_encoder("vit") if name == "vision" else make_encoder("bert", vocab_size=len(reader))
+    return make_metalm(make_decoder(family, vocab_size=len(tokenizer), **dict(changes)), made), tokenizer, reader
+
+
+def interface_of(
+    family: str = "gpt2", *encoders: str, rules: dict[str, str] | None = None, **changes: Any
+) -> Interface:
+    """A model with random weights, encoders named ``text`` or ``vision``; the weights are the same in every call."""
+    model, tokenizer, reader = _parts(family, encoders, tuple(changes.items()))
+    processors: dict[str, Any] = {}
+    for name in encoders:
+        if name == "vision":
+            images = ViTImageProcessorPil(size={"height": 8, "width": 8})
+            processors[name] = VisionAdapter().processor(name, images, model.encoders[name], {})
+        else:
+            processors[name] = TextProcessor(name, reader, 60)
+    return Interface(model, DecoderTokenizer(tokenizer, TokenRules(**(rules or {}))), processors)
+
+
+def talker(family: str, *encoders: str, **changes: Any) -> Interface:
+    """A model whose likeliest tokens vary (a head of its own), and that never ends a document by itself."""
+    interface = interface_of(family, *encoders, tie_word_embeddings=False, **changes)
+    head = interface.model.decoder.get_output_embeddings()
+    if not hasattr(head, "muted"):
+        head.muted = interface.decoder_tokenizer.document_id
+        head.register_forward_hook(_muted)
+    return interface
+
+
+def _muted(head: Any, _inputs: Any, logits: torch.Tensor) -> torch.Tensor:
+    return logits.index_fill(-1, torch.tensor([head.muted]), -1e4)
+
+
+class Reference:
+    """One session after another, slowly.
+
+    Args:
+        interface: Whose modules and Hugging Face tokenizers are used.
+    """
+
+    def __init__(self, interface: Interface) -> None:
+        self.model = interface.model
+        self.tokenizer = interface.tokenizer
+        self.processors = interface.processors
+        self.adds_start = self.tokenizer("x").input_ids[0] == self.tokenizer.bos_token_id
+
+    def ids(self, span: Causal, begun: bool) -> list[int]:
+        """A span's tokens: as they are in a longer text, where something stands before."""
+        if not isinstance(span.content, str):
+            ids = list(span.content)
+        elif begun:
+            before = self.tokenizer(PREFIX, add_special_tokens=False).input_ids
+            ids = self.tokenizer(PREFIX + span.content, add_special_tokens=False).input_ids
+            assert ids[: len(before)] == before
+            ids = ids[len(before) :]
+        else:
+            ids = self.tokenizer(span.content, add_special_tokens=False).input_ids
+        return [*ids, self.tokenizer.eos_token_id] if span.end else ids
+
+    def docked(self, span: Docked) -> torch.Tensor:
+        """A dock's vectors: ``[p, d]``."""
+        encoder = self.model.encoders[span.encoder]
+        if isinstance(span.content, str):
+            read = self.processors[span.encoder].tokenizer(
+                span.content, return_tensors="pt", return_special_tokens_mask=True
+            )
+            outputs = encoder(input_ids=read["input_ids"]).last_hidden_state[0]
+            outputs = outputs[read["special_tokens_mask"][0] == 0]
+        else:
+            pixels = self.processors[span.encoder].processor(images=span.content, return_tensors="pt")["pixel_values"]
+            outputs = encoder(pixel_values=pixels).last_hidden_state[0, 1:]
+        (connector,) = self.model.connectors[span.encoder]
+        return outputs @ connector.weight.T + connector.bias
+
+    def read(self, spans: list[Span]) -> tuple[torch.Tensor, list[int], list[bool]]:
+        """Input vectors ``[1, n, d]``, token ids (-1 at docks) and what is trained."""
+        table = self.model.decoder.get_input_embeddings()
+        first = spans[0]
+        ids, trained, vectors = [], [], []
+        if self.adds_start or (isinstance(first, Causal) and first.trained):
+            ids, trained = [self.tokenizer.bos_token_id], [False]
+            vectors = [table(torch.tensor(ids))]
+        for at, span in enumerate(spans):
+            if isinstance(span, Causal):
+                new = self.ids(span, at > 0)
+                vectors.append(table(torch.tensor(new, dtype=torch.long)))
+                ids += new
+                trained += [span.trained] * len(new)
+            else:
+                vectors.append(self.docked(span))
+                ids += [-1] * len(vectors[-1])
+                trained += [False] * len(vectors[-1])
+        return torch.cat(vectors)[None], ids, trained
+
+    @torch.no_grad()
+    def score(self, spans: list[Span]) -> float:
+        """Log-probability of the trained tokens, in nats."""
+        vectors, ids, trained = self.read(spans)
+        if min(ids) >= 0:  # nothing is docked: not even the embeddings are looked up here
+            logits = self.model.decoder(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
+        else:
+            logits = self.model.decoder(inputs_embeds=vectors, use_cache=False).logits[0]
+        each = logits.double().log_softmax(-1)
+        return float(sum(each[at - 1, ids[at]] for at in range(1, len(ids)) if trained[at]))
+
+    @torch.no_grad()
+    def logits(self, spans: list[Span], more: tuple[int, ...] = ()) -> torch.Tensor:
+        """Logits after a session and further tokens: ``[v]``."""
+        vectors = self.read(spans)[0]
+        if more:
+            vectors = torch.cat([vectors, self.model.decoder.get_input_embeddings()(torch.tensor([more]))], 1)
+        return self.model.decoder(inputs_embeds=vectors, use_cache=False).logits[0, -1]
+
+    def greedy(self, spans: list[Span], count: int) -> list[int]:
+        """The likeliest tokens, one after another, everything computed anew for each."""
+        said: list[int] = []
+        while len(said) < count:
+            said.append(int(self.logits(spans, tuple(said)).argmax()))
+        return said
+
+    def beams(self, spans: list[Span], count: int, width: int) -> list[int]:
+        """The likeliest sequence that a beam search finds."""
+        found: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
+        for _ in range(count):
+            grown = []
+            for score, said in found:
+                each = self.logits(spans, said).double().log_softmax(-1)
+                values, tokens = each.topk(width)
+                grown += [
+                    (score + value, (*said, token))
+                    for value, token in zip(values.tolist(), tokens.tolist(), strict=True)
+                ]
+            found = sorted(grown, reverse=True)[:width]
+        return list(found[0][1])
+
+
+DOCK = "A fox can hide well in the forest, and foxes have four legs."
+TEXT: dict[str, list[Span]] = {
+    "a trained beginning": [Causal("The girl had a red ball", trained=True)],
+    "an untrained beginning": [Causal("Once upon a time"), Causal(" there was a dog.", trained=True, end=True)],
+    "several answers": [
+        Causal("She had"),
+        Causal(" a red ball,", trained=True),
+        Causal(" and a dog, and"),
+        Causal(" it barked", trained=True, end=True),
+        Causal(" twice"),
+        Causal("", trained=True, end=True),
+    ],
+}
+DOCKED: dict[str, list[Span]] = {
+    "a dock and an answer": [Docked("text", DOCK), Causal(" yes", trained=True, end=True)],
+    "docks between": [
+        Causal("She said:"),
+        Docked("text", "It rained."),
+        Causal(" mid"),
+        Docked("text", DOCK),
+        Docked("text", "It rained."),
+        Causal(" the dog", trained=True),
+        Causal(" and"),
+        Docked("text", "Two."),
+        Causal(" the girl", trained=True, end=True),
+    ],
+    "an image": [Docked("vision", picture(0)), Causal(" a ball", trained=True)],
+    "an image and a question": [
+        Causal("Look:"),
+        Docked("vision", picture(1)),
+        Docked("text", "what is it?"),
+        Causal(" a dog", trained=True, end=True),
+    ],
+}
+
+
+def sessions(found: dict[str, list[Span]]) -> list[Session]:
+    return [Session(spans, name) for name, spans in found.items()]

@@ -1,0 +1,213 @@
+"""Finetuning through the real command: the same step however its sessions are laid out, cut and shared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import tiny_runs as micro
+from task_fixtures import write_task
+
+RECIPE = """
+command: finetune
+model:
+  decoder:
+    config: {model_type: gpt2, n_embd: 32, n_layer: 2, n_head: 2, n_positions: 128}
+    tokenizer: {train: {vocab_size: 400, documents: 100}}
+    dropout: 0.0
+  encoders:
+    text:
+      config:
+        model_type: electra
+        embedding_size: 16
+        hidden_size: 32
+        num_hidden_layers: 2
+        num_attention_heads: 2
+        intermediate_size: 48
+        max_position_embeddings: 96
+      tokenizer: {train: {vocab_size: 400, documents: 100}}
+      dropout: 0.0
+data:
+  tasks: [FOLDER/parity.yaml, FOLDER/other.yaml, FOLDER/long.yaml]
+  templates: {collection: FOLDER/words, choose: index}
+  sequence_length: 128
+  validation: {examples: 4}
+train:
+  steps: 4
+  batch_size: 8
+  learning_rate: 3e-3
+  warmup_steps: 1
+  precision: fp32
+  log_every: 1
+  validate_every: 0
+  checkpoint_every: 0
+  samples: 0
+"""
+WAYS: dict[str, tuple[list[str], int, dict[str, str]]] = {
+    "pad": (["data.layout=pad"], 1, {}),
+    "pack": (["data.layout=pack"], 1, {}),
+    "whole": (["data.layout=pad", "train.micro_batch_size=8"], 1, {}),
+    "bounded": (["data.layout=pack", "data.encoder_tokens=96"], 1, {}),
+    "micro": (["data.layout=pad", "train.micro_batch_size=3"], 1, {}),
+    "workers": (["data.layout=pad", "data.workers=2"], 1, {}),
+    "two": (["data.layout=pack", "train.micro_batch_size=1"], 2, {}),
+    "fsdp": (
+        ["data.layout=pack", "train.micro_batch_size=1"],
+        2,
+        {
+            "ACCELERATE_USE_FSDP": "true",
+            "FSDP_VERSION": "2",
+            "FSDP_RESHARD_AFTER_FORWARD": "true",
+            "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+            "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+            "FSDP_OFFLOAD_PARAMS": "false",
+        },
+    ),
+}
+Runs = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three tasks of different lengths and clusters, and a recipe that trains on them."""
+    folder = tmp_path_factory.mktemp("tasks")
+    write_task(folder, "parity", 24, cluster="nli")
+    write_task(folder, "other", 12, cluster="misc", words=1)
+    write_task(folder, "long", 16, cluster="misc", words=30)
+    return micro.write_recipe(folder, RECIPE.replace("FOLDER", str(folder)))
+
+
+@pytest.fixture(scope="module")
+def runs(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    folder = tmp_path_factory.mktemp("runs")
+
+    def run(way: str, average: str = "token") -> Path:
+        out = folder / f"{way}-{average}"
+        if not out.exists():
+            arguments, world, environment = WAYS[way]
+            line = ["finetune", recipe, *arguments, f"train.loss_average={average}", "--out", out]
+            codes, printed = micro.together(
+                line, folder, world, environment, lambda rank: micro.watch(Path(f"{out}.{rank}"))
+            )
+            assert codes == [0] * world, "\n".join(printed)
+        return out
+
+    return run
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "model" / "model.safetensors")
+
+
+def same(one: Path, other: Path) -> None:
+    first, second = micro.losses(one), micro.losses(other)
+    assert first == pytest.approx(second, abs=2e-5)
+    left, right = weights(one), weights(other)
+    assert max(float((left[name] - right[name]).abs().max()) for name in left) < 2e-5
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "pad"])
+def test_a_step_is_the_same_however_its_sessions_are_laid_out(runs: Runs, way: str) -> None:
+    same(runs(way), runs("pad"))
+
+
+@pytest.mark.parametrize("average", ["example", "task"])
+@pytest.mark.parametrize("way", ["pack", "micro", "two"])
+def test_so_it_is_for_every_average(runs: Runs, way: str, average: str) -> None:
+    same(runs(way, average), runs("pad", average))
+
+
+def test_the_averages_differ(runs: Runs) -> None:
+    found = {average: weights(runs("pad", average)) for average in ("token", "example", "task")}
+    names = list(found)
+    for at, one in enumerate(names):
+        for other in names[at + 1 :]:
+            assert micro.difference(found[one], found[other]) > 1e-4, (one, other)
+
+
+@pytest.mark.parametrize("way", ["pack", "two"])
+def test_a_step_reads_exactly_its_numbers(runs: Runs, way: str) -> None:
+    out = runs(way)
+    ranks = [micro.seen(Path(f"{out}.{rank}")) for rank in range(WAYS[way][1])]
+    for step, shares in enumerate(zip(*ranks, strict=True)):
+        numbers = sorted(n for one in shares for batch in one["numbers"] for n in batch)
+        assert numbers == list(range(step * 8, step * 8 + 8))
+
+
+def test_losses_are_told_apart_by_task_and_cluster(runs: Runs) -> None:
+    out = runs("pad")
+    told = set().union(*(record["task_loss"] for record in micro.records(out)))
+    assert told == {"parity", "other", "long"}
+    (validation,) = micro.records(out, "validation")
+    tasks, clusters = validation["task_loss"], validation["cluster_loss"]
+    assert clusters["nli"] == pytest.approx(tasks["parity"])
+    assert clusters["misc"] == pytest.approx((tasks["other"] + tasks["long"]) / 2)
+    assert validation["loss"] == pytest.approx((clusters["nli"] + clusters["misc"]) / 2)
+
+
+def test_lineage_says_what_was_trained_on(runs: Runs) -> None:
+    lineage = json.loads((runs("pad") / "model" / "lineage.json").read_text())
+    assert lineage["command"] == "finetune"
+    assert lineage["tasks"] == ["parity", "other", "long"]
+    assert lineage["clusters"] == ["misc", "nli"]
+    assert {one["name"] for one in lineage["data"]} == {"parity", "other", "long"}
+
+
+@pytest.mark.parametrize("more", [[], ["data.workers=2"], ["data.layout=pack"]])
+def test_resumed_equals_uninterrupted(recipe: Path, more: list[str], tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    line = ["finetune", recipe, *more, "train.steps=6", "train.checkpoint_every=2", "train.keep=9"]
+    assert micro.metalm(*line, "--out", whole) == 0
+    assert micro.metalm(*line, "--out", parts) == 0
+    cut = micro.rewound(parts, tmp_path / "cut", 2)
+    assert micro.metalm("finetune", "--resume", "--out", cut) == 0
+    assert micro.records(cut, "") == micro.records(whole, "")
+    left, right = weights(cut), weights(whole)
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_a_run_stops_when_nothing_gets_better_and_keeps_the_best(recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    line = ["train.steps=40", "train.learning_rate=0.3", "train.validate_every=1", "train.patience=3"]
+    assert micro.metalm("finetune", recipe, *line, "train.final=best", "--out", out) == 0
+    found = micro.records(out, "validation")
+    best = min(found, key=lambda one: one["loss"])
+    assert found[-1]["step"] == best["step"] + 3 < 40
+    saved = weights(out)
+    kept = micro.checkpoint(out, best["step"])["model"]
+    last = micro.checkpoint(out, found[-1]["step"])["model"]
+    name = "connectors.text.0.weight"
+    assert torch.equal(saved[name], kept[f"model.{name}"])
+    assert not torch.equal(saved[name], last[f"model.{name}"])
+
+
+def test_a_twin_without_encoders_reads_the_same_characters(recipe: Path, tmp_path: Path) -> None:
+    docked, twin = tmp_path / "docked", tmp_path / "twin"
+    assert micro.metalm("finetune", recipe, "--out", docked) == 0
+    reader = docked / "model" / "processors" / "text"
+    assert reader.is_dir()
+    line = [
+        "model.encoders=null",
+        f"model.decoder.tokenizer={docked / 'tokenizers' / 'decoder'}",
+        f"data.also_fit=[{{tokenizer: {reader}, length: 96}}]",
+    ]
+    assert micro.metalm("finetune", recipe, *line, "--out", twin) == 0
+    one, other = micro.records(docked)[-1], micro.records(twin)[-1]
+    assert one["cut_examples"] == other["cut_examples"] > 0
+    assert one["trained_tokens"] == other["trained_tokens"]
+    assert other["docked_positions"] == 0
+
+
+def test_a_dry_run_changes_nothing(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert micro.metalm("finetune", recipe, "--dry-run") == 0
+    said = capsys.readouterr().out
+    assert "parity" in said
+    assert "drawn" in said
+    assert list(tmp_path.iterdir()) == []

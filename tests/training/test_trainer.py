@@ -1,0 +1,295 @@
+"""What the loop does to a model: expected losses, gated updates, frozen parts, a start that changes nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tiny_runs as micro
+from metalm_cli.config.schema.training import Training
+from metalm_cli.training import run as running
+from metalm_cli.training.optim import schedule
+from metalm_cli.training.planning.probe import ProbeResult
+from metalm_cli.training.trainer import Trainer, due, seconds, step_seed
+
+MASKED = ["model.decoder=null", "objective={name: mlm}"]
+REPLACED = ["model.decoder=null", "objective={name: rtd, generator_size: 0.5}"]
+EXPECTED = {
+    "semi_causal": ([], [6.0110, 5.9630, 5.9034, 5.8270, 5.7824]),
+    "causal": (["model.encoders=null", "objective={name: causal}"], [6.0071, 5.9563, 5.9008, 5.8358, 5.7725]),
+    "prefix": (["objective={name: prefix, prefix_length: [4, 16]}"], [6.0091, 5.9578, 5.9083, 5.8320, 5.7802]),
+    "mlm": (MASKED, [5.9962, 5.9878, 5.9633, 5.9383, 5.9395]),
+    "rtd": (REPLACED, [40.5716, 40.2787, 39.6991, 39.1137, 38.5957]),
+}
+"""Overrides of the tiny recipe, and the losses of its first five steps."""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    return micro.write_recipe(tmp_path)
+
+
+def train(recipe: Path, name: str, *settings: str) -> Path:
+    out = recipe.parent / name
+    assert micro.metalm("pretrain", recipe, *settings, "--out", out) == 0
+    return out
+
+
+@pytest.mark.parametrize("objective", list(EXPECTED))
+def test_expected_losses(recipe: Path, objective: str) -> None:
+    settings, expected = EXPECTED[objective]
+    found = micro.losses(train(recipe, "run", *settings))
+    assert found[:5] == pytest.approx(expected, abs=1e-3)
+    # Before anything is learnt: the entropy of a uniform choice; with rtd, 50 times that of a coin beside it.
+    begin = math.log(400) + (50 * math.log(2) if objective == "rtd" else 0)
+    assert found[0] == pytest.approx(begin, rel=0.02)
+
+
+def test_learns(recipe: Path) -> None:
+    found = micro.losses(train(recipe, "run", "train.steps=40", "train.learning_rate=1e-2"))
+    assert found[-1] < found[0] - 1.0
+
+
+@pytest.mark.parametrize("objective", ["semi_causal", "rtd"])
+def test_the_probe_changes_nothing(recipe: Path, objective: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    dropout = ["model.encoders.text.dropout=0.1"]
+    settings = [*EXPECTED[objective][0], *dropout, *(["model.decoder.dropout=0.1"] if objective != "rtd" else [])]
+    probed = train(recipe, "probed", *settings)
+    monkeypatch.setattr(running, "probe", lambda *_, **__: ProbeResult(0.0, None))
+    micro.assert_same_run(probed, train(recipe, "unprobed", *settings), 6)
+
+
+def test_a_dry_run_changes_nothing(recipe: Path) -> None:
+    first = train(recipe, "first")
+    assert micro.metalm("pretrain", recipe, "--dry-run") == 0
+    micro.assert_same_run(first, train(recipe, "second"), 6)
+
+
+def test_recomputed_activations_give_the_same_losses(recipe: Path) -> None:
+    plain, again = train(recipe, "plain"), train(recipe, "again", "train.checkpoint_activations=true")
+    assert micro.losses(plain) == pytest.approx(micro.losses(again), abs=1e-6)
+
+
+def test_half_precision_is_near_full(recipe: Path) -> None:
+    full, half = train(recipe, "full"), train(recipe, "half", "train.precision=bf16")
+    assert micro.losses(half) != micro.losses(full)
+    assert micro.losses(half) == pytest.approx(micro.losses(full), abs=0.02)
+    weights = micro.checkpoint(half, 6)["model"]
+    assert {one.dtype for one in weights.values() if one.is_floating_point()} == {torch.float32}
+
+
+def test_frozen_parts_stay_and_others_move(recipe: Path) -> None:
+    out = train(
+        recipe,
+        "run",
+        "model.decoder.train=none",
+        "model.encoders.text.train=last_1",
+        "train.checkpoint_every=1",
+        "train.keep=9",
+    )
+    first, last = micro.checkpoint(out, 1)["model"], micro.checkpoint(out, 6)["model"]
+    moved = {name for name, tensor in first.items() if not torch.equal(tensor, last[name])}
+    assert {name.split(".")[1] for name in moved} == {"encoders", "connectors"}
+    assert all("layer.1." in name for name in moved if ".encoders." in name)
+    assert not any(name.startswith("model.decoder") for name in micro.checkpoint(out, 6)["optimizer"])
+
+
+def test_a_part_has_its_own_learning_rate(recipe: Path) -> None:
+    out = train(recipe, "run", "model.decoder.learning_rate=1e-12", "train.checkpoint_every=1", "train.keep=9")
+    first, last = micro.checkpoint(out, 1)["model"], micro.checkpoint(out, 6)["model"]
+    moved = {name: float((tensor - last[name]).abs().max()) for name, tensor in first.items()}
+    assert max(size for name, size in moved.items() if ".decoder." in name) < 1e-7
+    assert max(size for name, size in moved.items() if ".encoders." in name) > 1e-3
+
+
+# -- what is not finite -----------------------------------------------------------------------------------------------
+
+
+def documents(folder: Path, count: int = 120) -> Path:
+    from metalm_cli.miniworld import render
+
+    path = folder / "documents.jsonl"
+    path.write_text("".join(json.dumps({"text": render(0, n).text}) + "\n" for n in range(count)), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("how", ["weight", "learning rate"])
+def test_what_is_not_finite_is_not_applied(
+    recipe: Path, how: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = documents(recipe.parent)
+    step, update, weights = Trainer.step, Trainer.update, {}
+
+    def poisoned(self: Any, batches: Any, *rest: Any) -> Any:
+        if how == "weight" and self.state.step == 3:
+            with torch.no_grad():
+                self.root.model.connectors["text"][0].bias[0] = math.inf
+        return step(self, batches, *rest)
+
+    def updated(self: Any, *rest: Any) -> Any:
+        before = [one.detach().clone() for one in self.root.parameters()]
+        found = update(self, *rest)
+        weights[self.state.step] = all(torch.equal(a, b) for a, b in zip(before, self.root.parameters(), strict=True))
+        return found
+
+    monkeypatch.setattr(Trainer, "step", poisoned)
+    monkeypatch.setattr(Trainer, "update", updated)
+    out = recipe.parent / "run"
+    settings = [f"data.sources=[{{name: own, path: {path}}}]", "train.checkpoint_every=1"]
+    settings += ["train.learning_rate=1e25", "train.warmup_steps=0"] if how == "learning rate" else []
+    assert micro.metalm("pretrain", recipe, *settings, "--out", out) == 1
+    bad = max(weights)
+    assert weights[bad], "the update was not applied"
+    assert not any(unchanged for at, unchanged in weights.items() if at < bad)
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"not finite in step {bad + 1}; neither its update nor a later one was applied" in said
+    assert f"where: {path}:" in said
+    assert "lower learning rate" in said
+    assert "Traceback" not in said
+    assert sorted(one.name for one in (out / "checkpoints").iterdir())[-1] == f"step-{bad:08d}"
+    assert not (out / "model").exists()
+
+
+def late(poisoned: int, every: int) -> None:
+    """A patch: infinite weights in a step, which is looked at as on a device, every few steps."""
+    step, check = Trainer.step, Trainer.check
+
+    def stepped(self: Any, batches: Any, *rest: Any) -> Any:
+        if self.state.step == poisoned - 1:
+            with torch.no_grad():
+                self.root.model.connectors["text"][0].bias[0] = math.inf
+        return step(self, batches, *rest)
+
+    def checked(self: Any, *rest: Any) -> None:
+        if self.state.step % every == 0:
+            check(self, *rest)
+
+    Trainer.step, Trainer.check = stepped, checked  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_the_first_step_that_was_not_finite_is_named_with_the_documents_of_all_processes(
+    recipe: Path, world: int, tmp_path: Path
+) -> None:
+    """A device is asked every ``log_every`` steps, here twelve: ten steps after the one that went wrong."""
+    path, seen = documents(tmp_path), tmp_path / "seen"
+
+    def before(rank: int) -> Any:
+        watch = micro.watch(Path(f"{seen}.{rank}"))
+        return lambda: (watch(), late(2, 12))
+
+    settings = [f"data.sources=[{{name: own, path: {path}}}]", "train.steps=24", "train.log_every=12"]
+    codes, printed = micro.together(
+        ["pretrain", recipe, *settings, "--out", tmp_path / "run"], tmp_path, world, before=before
+    )
+    assert codes == [1] * world, printed
+    said = " ".join("".join(printed).split())
+    assert said.count("error:") == 1
+    assert "not finite in step 2;" in said
+    steps = [micro.seen(Path(f"{seen}.{rank}"))[1]["numbers"] for rank in range(world)]
+    numbers = {number for one in steps for batch in one for number in batch}
+    named = said.split("where: ")[1].split(" why:")[0].split(", ")
+    assert len(named) == len(numbers) > 2
+    assert all(one.startswith(f"{path}:") for one in named)
+
+
+# -- the best ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_best_is_kept_whatever_the_turn_of_checkpoints(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = iter([math.nan, 1.0, 3.0, 2.0, math.nan, 2.0])
+    monkeypatch.setattr(running.Validator, "__call__", lambda *_: {"loss": next(losses)})
+    out = train(recipe, "run", "train.validate_every=1", "train.checkpoint_every=3", "train.keep=1")
+    assert sorted(one.name for one in (out / "checkpoints").iterdir()) == ["step-00000002", "step-00000006"]
+    state = micro.checkpoint(out, 6)["state"]
+    assert (state["best_step"], state["best_loss"]) == (2, 1.0)
+
+
+def test_no_checkpoints_means_no_best_either(recipe: Path) -> None:
+    out = train(recipe, "run", "train.validate_every=1", "train.checkpoint_every=0", "train.keep=9")
+    assert [one.name for one in (out / "checkpoints").iterdir()] == ["step-00000006"]
+
+
+def test_only_training_is_timed(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from metalm_cli.training import step_metrics
+
+    now = [0.0]
+    score, step = running.Validator.__call__, Trainer.step
+
+    def slow(call: Any, seconds: float) -> Any:
+        def called(*arguments: Any) -> Any:
+            now[0] += seconds
+            return call(*arguments)
+
+        return called
+
+    monkeypatch.setattr(step_metrics.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(running.Validator, "__call__", slow(score, 1000.0))
+    monkeypatch.setattr(running.checkpoint, "save", slow(running.checkpoint.save, 1000.0))
+    monkeypatch.setattr(Trainer, "step", slow(step, 1.0))
+    settings = ["train.steps=4", "train.log_every=2", "train.validate_every=1", "train.checkpoint_every=1"]
+    out = train(recipe, "run", *settings)
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    trained = [one for one in lines if one["split"] == "train"]
+    first, last = trained
+    assert first["tokens_per_second"] == pytest.approx(first["tokens"] / 2, abs=0.1)
+    assert last["tokens_per_second"] == pytest.approx((last["tokens"] - first["tokens"]) / 2, abs=0.1)
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["training", "validation"])
+def test_memory_that_runs_out_later_is_explained(
+    recipe: Path, where: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    owner, name = (Trainer, "step") if where == "training" else (running.Validator, "__call__")
+    call, left = getattr(owner, name), 4
+
+    def hungry(self: Any, *rest: Any) -> Any:
+        nonlocal left
+        left -= 1
+        return call(self, *rest) if left else torch.empty(1 << 55, dtype=torch.uint8)
+
+    monkeypatch.setattr(owner, name, hungry)
+    out = recipe.parent / "run"
+    settings = ["train.checkpoint_every=2", "train.validate_every=1"]
+    assert micro.metalm("pretrain", recipe, *settings, "--out", out) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("error:") == 1
+    assert "memory ran out while training" in said
+    kept = max((out / "checkpoints").iterdir())
+    assert f"{kept} is whole" in said
+    for key in ("train.micro_batch_size=2 (now 4)", "data.sequence_length", "train.checkpoint_activations=true"):
+        assert key in said
+    assert "Traceback" not in said
+
+
+# -- small pieces -----------------------------------------------------------------------------------------------------
+
+
+def test_schedules() -> None:
+    def rates(**options: Any) -> list[float]:
+        made = Training(steps=10, warmup_steps=2, **options)
+        return [schedule(made, step, 10) for step in range(10)]
+
+    assert rates(schedule="constant") == [0.5] + [1.0] * 9
+    linear, cosine = rates(schedule="linear"), rates(schedule="cosine")
+    assert linear[2:] == pytest.approx([1 - at / 8 for at in range(8)])
+    assert cosine[2:] == pytest.approx([(1 + math.cos(math.pi * at / 8)) / 2 for at in range(8)])
+    assert linear[:2] == cosine[:2] == [0.5, 1.0]
+
+
+def test_every_micro_batch_has_a_seed_of_its_own() -> None:
+    seeds = {step_seed(s, t, r, m) for s in range(3) for t in range(20) for r in range(4) for m in range(4)}
+    assert len(seeds) == 3 * 20 * 4 * 4
+
+
+def test_times_and_turns() -> None:
+    assert [seconds(one) for one in (None, "90s", "1.5m", "2h")] == [None, 90, 90, 7200]
+    assert [due(0, 4), due(4, 4), due(3, 4)] == [False, True, False]

@@ -3,8 +3,8 @@
 1.3 billion parameters of decoder and 366 million of encoder, whose last two layers train, rows of 2,048 positions,
 bf16 autocast over fp32 master weights, synthetic rows with the paper's spans. Utilisation is model FLOPs (counted as
 `metalm_cli.training.planning.flops` says: matrix products of what must be computed, causal attention half, no
-recomputation) over the rate of an 8,192-wide bf16 matrix product measured in the same run. `--tiny` checks the script on
-a CPU.
+recomputation) over the rate of an 8,192-wide bf16 matrix product measured in the same run. `--tiny` checks the script
+on a CPU.
 """
 
 from __future__ import annotations

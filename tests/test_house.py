@@ -36,6 +36,12 @@ def rooms_of(page: str) -> dict[str, set[str]]:
     return {room: set(re.findall(r"\w+", allowed)) for room, allowed in rows}
 
 
+def inner_folders_of(page: str) -> dict[str, set[str]]:
+    """Sibling folders that each inner folder may import, from the table in the architecture page."""
+    rows = re.findall(r"^\| `([\w/]+/[\w/]+)/` \| ([^|]*) \|$", page, flags=re.MULTILINE)
+    return {folder: set(re.findall(r"[\w/]+", allowed)) for folder, allowed in rows}
+
+
 def imports(source: str) -> Iterator[str]:
     """Dotted names that a module imports, anywhere in it; those for type checkers too."""
     for node in ast.walk(ast.parse(source)):
@@ -75,7 +81,11 @@ def modules(room: str) -> list[Path]:
     return sorted((PACKAGE / room).rglob("*.py"))
 
 
-ROOMS = rooms_of((HOUSE / "docs" / "architecture.md").read_text(encoding="utf-8"))
+ARCHITECTURE = (HOUSE / "docs" / "architecture.md").read_text(encoding="utf-8")
+ROOMS = rooms_of(ARCHITECTURE)
+INNER = inner_folders_of(ARCHITECTURE)
+MAX_FILES = 15
+"""Python files that a folder of the package may hold, besides ``__init__.py``."""
 
 
 def test_the_table_names_the_rooms_that_exist() -> None:
@@ -105,6 +115,109 @@ def test_a_room_imports_only_what_the_table_allows(room: str) -> None:
 def test_light_rooms_import_no_heavy_package(room: str) -> None:
     found = {path.name: eager(path.read_text(encoding="utf-8")) & HEAVY for path in modules(room)}
     assert {name: heavy for name, heavy in found.items() if heavy} == {}
+
+
+def folder_of(module: str) -> str:
+    """Folder of a module of the package, below the package: ``data/examples``."""
+    path = PACKAGE.joinpath(*module.split(".")[1:])
+    while not (path.is_dir() or path.with_suffix(".py").is_file()):
+        path = path.parent
+    return (path if path.is_dir() else path.parent).relative_to(PACKAGE).as_posix()
+
+
+def inner_trespasses(folder: str, source: str, allowed: set[str]) -> list[str]:
+    """Sibling folders of the same room that a file in an inner folder imports and may not import."""
+    room = folder.partition("/")[0]
+    siblings = {
+        other.removeprefix(f"{room}/")
+        for name in imports(source)
+        if name.startswith(f"metalm_cli.{room}.") and (other := folder_of(name)) not in (room, folder)
+    }
+    return sorted(siblings - allowed)
+
+
+def test_the_inner_table_names_the_inner_folders_that_exist() -> None:
+    exist = {path.parent.relative_to(PACKAGE).as_posix() for path in PACKAGE.glob("*/*/**/__init__.py")}
+    assert set(INNER) == exist
+    assert {f"{folder.partition('/')[0]}/{other}" for folder in INNER for other in INNER[folder]} <= exist
+
+
+@pytest.mark.parametrize("folder", sorted(INNER))
+def test_an_inner_folder_imports_only_what_the_table_allows(folder: str) -> None:
+    files = {path.name: path.read_text(encoding="utf-8") for path in (PACKAGE / folder).glob("*.py")}
+    problems = {name: inner_trespasses(folder, source, INNER[folder]) for name, source in files.items()}
+    assert {name: others for name, others in problems.items() if others} == {}
+
+
+def test_a_folder_holds_at_most_fifteen_files() -> None:
+    sizes = {
+        folder.relative_to(PACKAGE).as_posix(): len([path for path in folder.glob("*.py") if path.stem != "__init__"])
+        for folder in [PACKAGE, *PACKAGE.rglob("*")]
+        if folder.is_dir()
+    }
+    assert {folder: size for folder, size in sizes.items() if size > MAX_FILES} == {}
+
+
+def import_graph(sources: dict[str, str]) -> dict[str, set[str]]:
+    """Modules that each module imports, anywhere in it but for type checkers.
+
+    Args:
+        sources: Source text of each module by dotted name.
+    """
+    graph: dict[str, set[str]] = {}
+    for module, source in sources.items():
+        graph[module] = set()
+        waiting: list[ast.AST] = [ast.parse(source)]
+        while waiting:
+            node = waiting.pop()
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                waiting.extend(node.orelse)
+                continue
+            if isinstance(node, ast.Import):
+                graph[module] |= {alias.name for alias in node.names} & set(sources)
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                targets = {f"{node.module}.{alias.name}" for alias in node.names} & set(sources)
+                graph[module] |= targets or {node.module} & set(sources)
+            waiting.extend(ast.iter_child_nodes(node))
+        graph[module].discard(module)
+    return graph
+
+
+def circles(graph: dict[str, set[str]]) -> list[str]:
+    """Modules that can be reached from themselves."""
+    import graphlib
+
+    try:
+        list(graphlib.TopologicalSorter(graph).static_order())
+    except graphlib.CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_there_are_no_import_circles() -> None:
+    names = {path: ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in PACKAGE.rglob("*.py")}
+    sources = {name.removesuffix(".__init__"): path.read_text(encoding="utf-8") for path, name in names.items()}
+    assert circles(import_graph(sources)) == []
+
+
+def test_import_circles_are_recognised() -> None:
+    sources = {"a": "def f():\n    from b import g\n", "b": "import c\n", "c": "from a import f\n"}
+    assert len(circles(import_graph(sources))) == 4
+    guarded = {**sources, "c": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from a import f\n"}
+    assert circles(import_graph(guarded)) == []
+
+
+def test_the_tree_of_the_architecture_page_captions_every_folder() -> None:
+    tree = re.search(r"```text\nsrc/metalm_cli/\n(.*?)```", ARCHITECTURE, flags=re.DOTALL)
+    assert tree is not None
+    captioned, parents = [], []
+    for line in tree[1].splitlines():
+        match = re.fullmatch(r"((?:  )+)(\w+)/ +(\S.*)", line)
+        assert match, line
+        parents[len(match[1]) // 2 - 1 :] = [match[2]]
+        captioned.append("/".join(parents))
+    exist = {path.parent.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("__init__.py")} - {"."}
+    assert sorted(captioned) == sorted(exist)
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:

@@ -16,8 +16,8 @@ import torch
 
 from metalm_cli.config.schema.recipes import PretrainRecipe
 from metalm_cli.data import Corpus, open_corpus
-from metalm_cli.data.sampling.lanes import Lane
-from metalm_cli.models.assembly import Assembly, assemble
+from metalm_cli.data.sampling.lanes import RowSlot
+from metalm_cli.models.assembly import Assembly, build_metalm
 from metalm_cli.objectives import Objective, make_objective
 
 
@@ -137,7 +137,7 @@ def small_recipe(**changes: Any) -> PretrainRecipe:
 def build(recipe: PretrainRecipe) -> tuple[Corpus, Assembly, Objective]:
     """Open and assemble a recipe."""
     corpus = open_corpus(recipe.data, seed=0)
-    made = assemble(recipe.model, seed=0, sample=lambda count: corpus.sample(count, 0))
+    made = build_metalm(recipe.model, seed=0, sample=lambda count: corpus.sample(count, 0))
     return corpus, made, make_objective(recipe, made)
 
 
@@ -158,9 +158,9 @@ def optimiser_step(trainer: Any, rows: Any, meter: Any, bad: torch.Tensor) -> tu
     return batches, trainer.update(trainer.step(batches, counts, used, passes, meter), bad)
 
 
-def lanes(recipe: PretrainRecipe, corpus: Corpus, objective: Objective) -> list[Lane]:
+def lanes(recipe: PretrainRecipe, corpus: Corpus, objective: Objective) -> list[RowSlot]:
     """The recipe's lanes, all in this process."""
     count = recipe.train.batch_size
     reader = corpus.reader(lambda _: True)
     writer = objective.writer(recipe.data, 0)
-    return [Lane(lane, count, reader, writer) for lane in range(count)]
+    return [RowSlot(lane, count, reader, writer) for lane in range(count)]

@@ -21,7 +21,7 @@ from common import machine
 from metalm_cli.config.resolution import resolve
 from metalm_cli.data import open_corpus
 from metalm_cli.data.documents.masked_rows import EncoderWriter
-from metalm_cli.models.mlm_heads import head_matches
+from metalm_cli.models.mlm_heads import measure_head
 from metalm_cli.objectives.masked_lm import masked_loss
 from metalm_cli.sessions import Row, TextProcessor, collate
 
@@ -83,7 +83,7 @@ def main() -> None:
     mixed = EncoderWriter(
         processor, recipe.data.sequence_length, mask_rate=options.mask_rate, keep_rate=0.1, random_rate=0.1
     ).validation_rows(held_out)
-    compact = head_matches(model)
+    compact = measure_head(model)
     figures = {
         "rows": len(rows),
         "masked tokens": sum(len(row.targets) for row in rows),

@@ -127,23 +127,23 @@ def begin(options: argparse.Namespace, shape: dict[str, Any], folder: Path) -> G
     """Train the tokenizer, write the model, and make the sessions of every step."""
     from metalm_cli.config.schema.model import Model
     from metalm_cli.config.schema.recipes import FinetuneRecipe
-    from metalm_cli.data.examples.session_writer import TaskWriter
-    from metalm_cli.data.examples.task_selection import open_tasks
-    from metalm_cli.data.examples.truncation import Limits
-    from metalm_cli.models.assembly import assemble
+    from metalm_cli.data.examples.session_writer import SessionBuilder
+    from metalm_cli.data.examples.task_selection import open_training_tasks
+    from metalm_cli.data.examples.truncation import LengthLimits
+    from metalm_cli.models.assembly import build_metalm
     from metalm_cli.models.checkpoint_io import save_model
     from metalm_cli.sessions import SessionTokeniser
 
     recipe = recipe_of(options, shape, str(folder / "model"))
-    corpus, _ = open_tasks(FinetuneRecipe.model_validate(recipe).data, seed=0)
+    corpus, _ = open_training_tasks(FinetuneRecipe.model_validate(recipe).data, seed=0)
     config = {"model_type": "gpt2", **{key: shape[key] for key in ("n_embd", "n_layer", "n_head")}}
     config |= {"n_positions": max(shape["length"], 512)}
     tokenizer = {"train": {"vocab_size": shape["vocabulary"], "documents": 6_000}}
     parts = Model.model_validate({"decoder": {"config": config, "tokenizer": tokenizer, "dropout": 0.0}})
-    made = assemble(parts, seed=0, sample=lambda count: corpus.sample(count, 0))
+    made = build_metalm(parts, seed=0, sample=lambda count: corpus.sample(count, 0))
     save_model(folder / "model", made.model, made.decoder_tokenizer, made.processors)
     tokenise = SessionTokeniser(made.decoder_tokenizer, {})
-    writer = TaskWriter(corpus, tokenise, Limits.of(tokenise, shape["length"]))
+    writer = SessionBuilder(corpus, tokenise, LengthLimits.of(tokenise, shape["length"]))
     batch, count = shape["batch"], options.warm + options.steps
     steps = []
     for step in range(count):

@@ -54,8 +54,8 @@ def ours(given: Given, **changes: Any) -> Step:
     """The real run's objects and its loop's step; sessions are made before, as the peers' are."""
     from common import optimiser_step
     from metalm_cli.config.schema.recipes import FinetuneRecipe
-    from metalm_cli.training.finetuning import Finetuning, Options, Views
-    from metalm_cli.training.step_metrics import Meter
+    from metalm_cli.training.finetuning import Finetuning, RunCallbacks, RunOptions
+    from metalm_cli.training.step_metrics import StepMetrics
     from metalm_cli.training.trainer import Trainer
 
     recipe = {**given.recipe, "data": {**given.recipe["data"], **changes}}
@@ -63,8 +63,8 @@ def ours(given: Given, **changes: Any) -> Step:
         # Blocks that no position sees are skipped; sdpa would read a dense mask.
         decoder = {**given.recipe["model"]["decoder"], "attention": "flex_attention"}
         recipe["model"] = {"decoder": decoder}
-    views = Views(lambda *_: None, lambda *_: [], lambda _: None)
-    run = Finetuning(FinetuneRecipe.model_validate(recipe), "", Options("benchmark", offline=True), views)
+    views = RunCallbacks(lambda *_: None, lambda *_: [], lambda _: None)
+    run = Finetuning(FinetuneRecipe.model_validate(recipe), "", RunOptions("benchmark", offline=True), views)
     run.prepare()
     if run.layout.pack == (changes["layout"] == "pad"):
         raise SystemExit("the program chose another layout than this way is named after")
@@ -72,7 +72,7 @@ def ours(given: Given, **changes: Any) -> Step:
     stream = run.stream(trainer)
     made = stream.steps(stream.lanes)
     rows = [stream.join(next(made)) for _ in given.steps]
-    meter = Meter(trainer.control)
+    meter = StepMetrics(trainer.control)
     bad = torch.zeros((), device=trainer.device, dtype=torch.float64)
 
     def step(number: int) -> float:

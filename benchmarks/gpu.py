@@ -30,12 +30,12 @@ from metalm_cli.config.schema.training import Training
 from metalm_cli.data.sampling.loader import StepRows
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.models.metalm import MetaLM, MetaLMConfig
-from metalm_cli.models.trainable import PartPolicy, apply_policy
+from metalm_cli.models.trainable import TrainPolicy, apply_policy
 from metalm_cli.objectives.language import LanguageObjective
 from metalm_cli.sessions import DecoderTokenizer, Row, TextProcessor, TokenRules
 from metalm_cli.training.distributed.accelerator import compile_layers
 from metalm_cli.training.planning.flops import batch_flops
-from metalm_cli.training.step_metrics import Meter
+from metalm_cli.training.step_metrics import StepMetrics
 from metalm_cli.training.trainer import Trainer
 
 PAPER = {
@@ -86,7 +86,7 @@ def assembly_of(shape: dict[str, Any], attention: str, device: torch.device) -> 
         tokens=rules.to_dict(),
     )
     model = MetaLM(config, decoder, {"text": encoder}).to(device)
-    policy = {"decoder": PartPolicy(), "encoders.text": PartPolicy("last_2"), "connectors.text": PartPolicy()}
+    policy = {"decoder": TrainPolicy(), "encoders.text": TrainPolicy("last_2"), "connectors.text": TrainPolicy()}
     made = Assembly(model, DecoderTokenizer(tokenizer, rules), {"text": TextProcessor("text", tokenizer, 512)}, policy)
     apply_policy(made.parts(), policy)
     return made
@@ -94,7 +94,7 @@ def assembly_of(shape: dict[str, Any], attention: str, device: torch.device) -> 
 
 def rows_of(objective: LanguageObjective, data: Any, count: int, words: int) -> list[Row]:
     """Rows of random words, documents of about 800."""
-    from metalm_cli.data.sampling.lanes import Lane
+    from metalm_cli.data.sampling.lanes import RowSlot
 
     class Words:
         def get(self, number: int) -> Any:
@@ -107,7 +107,7 @@ def rows_of(objective: LanguageObjective, data: Any, count: int, words: int) -> 
             return Document
 
     writer = objective.writer(data, 0)
-    return [Lane(lane, count, Words(), writer).next_row() for lane in range(count)]
+    return [RowSlot(lane, count, Words(), writer).next_row() for lane in range(count)]
 
 
 def matrix_rate(device: torch.device, size: int) -> float:
@@ -149,7 +149,7 @@ def measure(shape: dict[str, Any], options: argparse.Namespace, **way: Any) -> d
     train = Training(steps=100, batch_size=options.rows, precision="bf16")
     trainer = Trainer(train, 100, objective, objective.step(), accelerator, shape["length"])
     rows = StepRows(rows_of(objective, data, options.rows, shape["vocabulary"] - 4), {})
-    meter, bad = Meter(trainer.control), torch.zeros((), device=device)
+    meter, bad = StepMetrics(trainer.control), torch.zeros((), device=device)
     flops = tokens = 0.0
     for turn in range(options.steps + 3):
         if turn == 3:

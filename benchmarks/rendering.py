@@ -26,15 +26,15 @@ from finetuning_ways import Memory
 
 from common import arguments, report
 from metalm_cli.config.schema.recipes import FinetuneRecipe
-from metalm_cli.data.examples.fit_prompt import fitted
-from metalm_cli.data.examples.pack_examples import Layout
-from metalm_cli.data.examples.session_writer import TaskWriter
+from metalm_cli.data.examples.fit_prompt import build_session
+from metalm_cli.data.examples.pack_examples import RowPacking
+from metalm_cli.data.examples.session_writer import SessionBuilder
 from metalm_cli.data.examples.task_corpus import TaskCorpus
-from metalm_cli.data.examples.task_selection import open_tasks
-from metalm_cli.data.examples.truncation import Limits
+from metalm_cli.data.examples.task_selection import open_training_tasks
+from metalm_cli.data.examples.truncation import LengthLimits
 from metalm_cli.models.tokenizer_training import train_tokenizer
 from metalm_cli.sessions import DecoderTokenizer, Docked, SessionTokeniser, TextProcessor, TokenRules
-from metalm_cli.sessions.decoder_tokenizer import plain_backend
+from metalm_cli.sessions.decoder_tokenizer import backend_without_truncation
 
 VOCABULARY = 16_384
 ENCODER = 512
@@ -51,7 +51,7 @@ def corpus_of(length: int, rows: int, choose: str) -> TaskCorpus:
         "mixture": {"strategy": "equal", "cap_examples": rows // 3},
         "sequence_length": length,
     }
-    return open_tasks(FinetuneRecipe.model_validate({"data": data}).data, seed=0)[0]
+    return open_training_tasks(FinetuneRecipe.model_validate({"data": data}).data, seed=0)[0]
 
 
 def tokeniser_of(corpus: TaskCorpus, length: int) -> SessionTokeniser:
@@ -61,15 +61,15 @@ def tokeniser_of(corpus: TaskCorpus, length: int) -> SessionTokeniser:
     return SessionTokeniser(DecoderTokenizer(decoder, TokenRules()), processors)
 
 
-def writer_of(corpus: TaskCorpus, tokenise: SessionTokeniser, length: int) -> TaskWriter:
-    return TaskWriter(corpus, tokenise, Limits.of(tokenise, length))
+def writer_of(corpus: TaskCorpus, tokenise: SessionTokeniser, length: int) -> SessionBuilder:
+    return SessionBuilder(corpus, tokenise, LengthLimits.of(tokenise, length))
 
 
-def texts_of(writer: TaskWriter, number: int) -> tuple[list[str], list[str]]:
+def texts_of(writer: SessionBuilder, number: int) -> tuple[list[str], list[str]]:
     """Prompts and answers of a session."""
     asked = writer.corpus.get(number)
     card, style = writer.corpus.tasks[asked.task].card, writer.corpus.style
-    found = fitted(card, asked.example, asked.template, (), style, writer.delimiter, writer.limits)
+    found = build_session(card, asked.example, asked.template, (), style, writer.delimiter, writer.limits)
     spans = list(found[0]) if found is not None else []
     docked = [str(span.content) for span in spans if isinstance(span, Docked)]
     return docked, [str(span.content) for span in spans if not isinstance(span, Docked)]
@@ -105,10 +105,10 @@ def main() -> None:
 def _measured(length: int, slices: int, size: int) -> dict[str, Any]:
     corpus = corpus_of(length, 2 * (slices + 1) * size, "first")
     tokenise = tokeniser_of(corpus, length)
-    writer, layout = writer_of(corpus, tokenise, length), Layout(True, length)
+    writer, layout = writer_of(corpus, tokenise, length), RowPacking(True, length)
     spare = writer_of(corpus, tokeniser_of(corpus, length), length)
-    encoder = plain_backend(tokenise.processors["text"].tokenizer)  # type: ignore[attr-defined]
-    decoder = plain_backend(tokenise.tokenizer.tokenizer)
+    encoder = backend_without_truncation(tokenise.processors["text"].tokenizer)  # type: ignore[attr-defined]
+    decoder = backend_without_truncation(tokenise.tokenizer.tokenizer)
     tokens: list[int] = []
 
     def ours(numbers: range) -> None:

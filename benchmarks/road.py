@@ -16,7 +16,7 @@ from accelerate import Accelerator
 
 from common import arguments, build, corpus_source, lanes, optimiser_step, report, small_recipe
 from metalm_cli.data.sampling.loader import StepRows
-from metalm_cli.training.step_metrics import Meter
+from metalm_cli.training.step_metrics import StepMetrics
 from metalm_cli.training.trainer import Trainer
 
 GPU_FLOPS = 0.5 * 790e12
@@ -54,7 +54,7 @@ def _steps(road: list[Any], objective: Any, count: int) -> list[Any]:
 def _training_rate(recipe: Any, corpus: Any, objective: Any, steps: int) -> float:
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     trainer = Trainer(recipe.train, 1000, objective, objective.step(), accelerator)
-    meter, bad = Meter(trainer.control), torch.zeros((), device=accelerator.device)
+    meter, bad = StepMetrics(trainer.control), torch.zeros((), device=accelerator.device)
     road = lanes(recipe, corpus, objective)
     seconds, tokens = 0.0, 0
     for turn in range(steps + 1):

@@ -37,8 +37,8 @@ from scoring_ways import (
 )
 
 from common import arguments, build, ratio, report, small_recipe
-from metalm_cli.inference import Interface
-from metalm_cli.inference.scoring.option_scorer import Question, Scorer
+from metalm_cli.inference import LanguageModel
+from metalm_cli.inference.scoring.option_scorer import OptionQuestion, Scorer
 from metalm_cli.sessions import Causal, Docked, Session
 
 TASKS = {
@@ -163,7 +163,7 @@ def docked(root: Path, options: argparse.Namespace) -> dict[str, Any]:
     import json
 
     _, made, _ = build(small_recipe())
-    interface = Interface(made.model.eval(), made.tokenizer, made.processors)
+    interface = LanguageModel(made.model.eval(), made.tokenizer, made.processors)
     if torch.cuda.is_available():
         interface.to("cuda")
     items = [
@@ -182,7 +182,7 @@ def docked(root: Path, options: argparse.Namespace) -> dict[str, Any]:
     def shared() -> None:
         own, reader = interface.decoder_tokenizer, interface.tokenise
         questions = [
-            Question(reader(Session([Docked("text", text)])), tuple(map(own_ids(own), endings)))
+            OptionQuestion(reader(Session([Docked("text", text)])), tuple(map(own_ids(own), endings)))
             for text, endings in asked
         ]
         scorer = used[0] = scorers.pop()

@@ -21,7 +21,7 @@ from metalm_cli.data.sampling.loader import StepRows
 from metalm_cli.models.attention import decoder_mask
 from metalm_cli.sessions import Batch, Row, build_row, collate
 from metalm_cli.training.planning.flops import batch_flops
-from metalm_cli.training.step_metrics import Meter
+from metalm_cli.training.step_metrics import StepMetrics
 from metalm_cli.training.trainer import Trainer
 
 
@@ -31,7 +31,7 @@ def bare_loss(model: Any, batch: Batch) -> torch.Tensor:
     flat = embeds.reshape(-1, embeds.shape[-1])
     for name, table in batch.docks.items():
         outputs = model.encoders[name](**table.inputs).last_hidden_state[table.rows, table.columns]
-        flat = flat.index_copy(0, table.at, model.connectors[name](outputs)[table.source].to(flat.dtype))
+        flat = flat.index_copy(0, table.positions, model.connectors[name](outputs)[table.content_index].to(flat.dtype))
     mask = decoder_mask(stream, model.decoder.config, embeds.dtype)
     inputs = {} if mask is None else {"attention_mask": mask, "position_ids": stream.position_ids}
     hidden = model.decoder.base_model(
@@ -86,7 +86,7 @@ def main() -> None:
             name: torch.optim.AdamW(peer.parameters(), 1e-4, betas=(0.9, 0.98), fused=True)
             for name, peer in peers.items()
         }
-        meter = Meter(trainer.control)
+        meter = StepMetrics(trainer.control)
         bad = torch.zeros((), device=accelerator.device)
 
         def ours(trainer: Any = trainer, step_rows: Any = step_rows, meter: Any = meter, bad: Any = bad) -> None:

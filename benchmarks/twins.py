@@ -15,7 +15,7 @@ from typing import Any
 from common import lanes, machine
 from metalm_cli.config.resolution import resolve
 from metalm_cli.data import open_corpus
-from metalm_cli.models.assembly import assemble_recipe
+from metalm_cli.models.assembly import build_from_recipe
 from metalm_cli.objectives import make_objective
 from metalm_cli.runs.metrics_log import read
 from metalm_cli.training.planning.flops import batch_flops
@@ -28,7 +28,7 @@ def facts(run: Path) -> dict[str, Any]:
     """What a run has measured, read and computed."""
     recipe = resolve("pretrain", str(run.absolute() / "recipe.yaml")).recipe
     corpus = open_corpus(recipe.data, seed=recipe.train.seed)
-    made = assemble_recipe(recipe, lambda count: corpus.sample(count, 0), tokenizers=run / "tokenizers")
+    made = build_from_recipe(recipe, lambda count: corpus.sample(count, 0), tokenizers=run / "tokenizers")
     objective = make_objective(recipe, made)
     road = lanes(recipe, corpus, objective)
     batches = [objective.collate([lane.next_row() for lane in road]) for _ in range(STEPS)]

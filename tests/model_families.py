@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from metalm_cli.config.schema.model import Model
 from metalm_cli.models import MetaLM, MetaLMConfig
 from metalm_cli.models.assembly import Assembly
-from metalm_cli.models.encoders import adapter_for, load_tokenizer
+from metalm_cli.models.encoders import encoder_io_for, load_tokenizer
 from metalm_cli.models.metalm import build_encoder
 from metalm_cli.sessions import (
     Batch,
@@ -135,7 +135,7 @@ def make_metalm(decoder: Any, encoders: dict[str, Any] | None = None, kind: str 
     encoders = encoders or {}
     shapes = {name: {"kind": kind, "layers": 1 if kind == "linear" else 2} for name in encoders}
     docking = {
-        name: {"kind": adapter_for(one.config).kind, "keep_special": False, "max_length": None}
+        name: {"kind": encoder_io_for(one.config).kind, "keep_special": False, "max_length": None}
         for name, one in encoders.items()
     }
     config = MetaLMConfig(

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-from metalm_cli.data.documents.session_rows import SessionWriter, Unit
-from metalm_cli.data.sampling.lanes import Lane, LaneState
+from metalm_cli.data.documents.session_rows import DocumentSegment, SessionWriter
+from metalm_cli.data.sampling.lanes import RowSlot, SlotState
 from metalm_cli.sessions import ROOT, Row
 
 
@@ -45,7 +45,7 @@ def same_rows(left: Iterable[Row], right: Iterable[Row]) -> None:
                 assert a == b, part.name
 
 
-def lane_rows(lane: Lane, count: int) -> tuple[list[Row], list[LaneState]]:
+def lane_rows(lane: RowSlot, count: int) -> tuple[list[Row], list[SlotState]]:
     """Rows, and the state before each."""
     rows, states = [], []
     for _ in range(count):
@@ -155,7 +155,7 @@ class ReadBack:
         self.at[number] = at
         return position
 
-    def _starts(self, position: int, at: int, units: tuple[Unit, ...], docks: dict) -> bool:
+    def _starts(self, position: int, at: int, units: tuple[DocumentSegment, ...], docks: dict) -> bool:
         """Whether a start token stands here, from the contract alone."""
         rule, adds = self.writer.tokenizer.rules.start, self.writer.tokenizer.adds_start
         unit = next((one for one in units if one.first <= at < one.last), None)
@@ -163,7 +163,9 @@ class ReadBack:
             return rule == "always"
         return adds or (position not in docks and (unit is None or unit.trained))
 
-    def _causal(self, unit: Unit, at: int, is_trained: bool, first: bool, counts: Counter, marks: list[str]) -> None:
+    def _causal(
+        self, unit: DocumentSegment, at: int, is_trained: bool, first: bool, counts: Counter, marks: list[str]
+    ) -> None:
         if at == unit.first:
             counts["cut_spans"] += unit.dock is not None
             if unit.refused:

@@ -10,8 +10,8 @@ import yaml
 
 from card_fixtures import CARD
 from metalm_cli.evaluation.evaluator import Evaluator
-from metalm_cli.evaluation.open_tasks import open_tasks
-from metalm_cli.evaluation.settings import Settings
+from metalm_cli.evaluation.open_tasks import open_evaluation_tasks
+from metalm_cli.evaluation.settings import EvaluationSettings
 from metalm_cli.tasks import Cards
 
 ROWS = [{"text": f"The girl had {n} red balls and a dog.", "label": n % 2, "say": f"{n} balls"} for n in range(12)]
@@ -46,9 +46,9 @@ class Desk:
 
     def open(self, *names: str, **changes: Any) -> Any:
         cards = Cards([self.folder / "cards"])
-        settings = Settings(str(self.folder / "templates"), **changes)
-        chosen = cards.choose(names)
-        tasks, missing = open_tasks(cards, chosen, settings, offline=True, cache=self.folder / "cache")
+        settings = EvaluationSettings(str(self.folder / "templates"), **changes)
+        chosen = cards.select(names)
+        tasks, missing = open_evaluation_tasks(cards, chosen, settings, offline=True, cache=self.folder / "cache")
         return tasks, missing, settings
 
     def results(self, interface: Any, *names: str, **changes: Any) -> list[Any]:

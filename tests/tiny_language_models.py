@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from transformers import ViTImageProcessorPil
 
-from metalm_cli.inference import Interface
-from metalm_cli.models.encoders import VisionAdapter
+from metalm_cli.inference import LanguageModel
+from metalm_cli.models.encoders import VisionEncoderIO
 from metalm_cli.sessions import Causal, DecoderTokenizer, Docked, Session, Span, TextProcessor, TokenRules
 from model_families import make_decoder, make_encoder, make_metalm, picture
 from tiny_models import tokenizer_of
@@ -36,20 +36,20 @@ def _parts(family: str, encoders: tuple[str, ...], changes: tuple[tuple[str, Any
 
 def interface_of(
     family: str = "gpt2", *encoders: str, rules: dict[str, str] | None = None, **changes: Any
-) -> Interface:
+) -> LanguageModel:
     """A model with random weights, encoders named ``text`` or ``vision``; the weights are the same in every call."""
     model, tokenizer, reader = _parts(family, encoders, tuple(changes.items()))
     processors: dict[str, Any] = {}
     for name in encoders:
         if name == "vision":
             images = ViTImageProcessorPil(size={"height": 8, "width": 8})
-            processors[name] = VisionAdapter().processor(name, images, model.encoders[name], {})
+            processors[name] = VisionEncoderIO().processor(name, images, model.encoders[name], {})
         else:
             processors[name] = TextProcessor(name, reader, 60)
-    return Interface(model, DecoderTokenizer(tokenizer, TokenRules(**(rules or {}))), processors)
+    return LanguageModel(model, DecoderTokenizer(tokenizer, TokenRules(**(rules or {}))), processors)
 
 
-def talker(family: str, *encoders: str, **changes: Any) -> Interface:
+def talker(family: str, *encoders: str, **changes: Any) -> LanguageModel:
     """A model whose likeliest tokens vary (a head of its own), and that never ends a document by itself."""
     interface = interface_of(family, *encoders, tie_word_embeddings=False, **changes)
     head = interface.model.decoder.get_output_embeddings()
@@ -70,7 +70,7 @@ class Reference:
         interface: Whose modules and Hugging Face tokenizers are used.
     """
 
-    def __init__(self, interface: Interface) -> None:
+    def __init__(self, interface: LanguageModel) -> None:
         self.model = interface.model
         self.tokenizer = interface.tokenizer
         self.processors = interface.processors

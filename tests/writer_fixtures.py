@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from metalm_cli.config.schema.objectives import CausalLM, PrefixLM, SemiCausal
 from metalm_cli.data.documents.session_rows import SessionWriter
-from metalm_cli.objectives.language import draw_of
+from metalm_cli.objectives.language import span_drawer_of
 from metalm_cli.sessions import DecoderTokenizer, TextProcessor, TokenRules
 from tiny_models import STORY, texts, tokenizer_of
 
@@ -68,6 +68,6 @@ def make(
         "prefix": lambda: PrefixLM(name="prefix", prefix_length=list(span)),
         "causal": lambda: CausalLM(name="causal"),
     }
-    draw = draw_of(choices[objective]())
+    draw = span_drawer_of(choices[objective]())
     docking = processor(most, keep_special) if encoder else None
     return SessionWriter(decoder(kind, start), docking, draw, length, **options)

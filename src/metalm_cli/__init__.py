@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from metalm_cli.inference import Interface, load
+    from metalm_cli.inference import LanguageModel, load
     from metalm_cli.models import MetaLM, MetaLMConfig
     from metalm_cli.sessions import Causal, Docked, Session
 
@@ -18,14 +18,14 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "Causal": "sessions",
     "Docked": "sessions",
-    "Interface": "inference",
+    "LanguageModel": "inference",
     "MetaLM": "models",
     "MetaLMConfig": "models",
     "Session": "sessions",
     "load": "inference",
 }
 
-__all__ = ["Causal", "Docked", "Interface", "MetaLM", "MetaLMConfig", "Session", "__version__", "load"]
+__all__ = ["Causal", "Docked", "LanguageModel", "MetaLM", "MetaLMConfig", "Session", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:

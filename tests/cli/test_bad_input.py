@@ -131,11 +131,11 @@ def test_a_broken_line_is_named(fails: Fails, tmp_path: Path, line: str, word: s
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_line_that_training_comes_to(tmp_path: Path, workers: int, capsys: pytest.CaptureFixture[str]) -> None:
     """The plan reads a sample only, and so does the tokenizer: the run has begun, and keeps its last checkpoint."""
-    from metalm_cli.data.sampling.index_plan import Plan
+    from metalm_cli.data.sampling.index_plan import IndexPlan
 
     source = jsonl(tmp_path / "own.jsonl", *good(2000))
     lines = (tmp_path / "own.jsonl").read_text().splitlines()
-    row = Plan(["own"], [2000], [2000], 0).place(300).row
+    row = IndexPlan(["own"], [2000], [2000], 0).place(300).row
     lines[row] = '{"text": '
     (tmp_path / "own.jsonl").write_text("".join(f"{line}\n" for line in lines))
     out = tmp_path / "run"

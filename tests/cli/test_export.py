@@ -58,7 +58,7 @@ def logits(source: Path, **options: Any) -> torch.Tensor:
     found = metalm.load(source, offline=True, **options)
     docks = [metalm.Docked("text", "Clerks sell stamps.")] if found.processors else []
     made = found.tokenise(metalm.Session([metalm.Causal("So:"), *docks, metalm.Causal(" yes", trained=True)]))
-    batch = found._batch([made])
+    batch = found.collate([made])
     with torch.no_grad():
         return found.model(input_ids=batch.decoder.input_ids, docks=batch.docks).logits
 

@@ -225,16 +225,16 @@ def test_lines_with_errors_are_counted(desk, capsys) -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_command_that_is_stopped_goes_on(number, source, desk) -> None:
     def slow() -> None:
-        from metalm_cli.inference.append_only_jsonl import AnswersFile
+        from metalm_cli.inference.append_only_jsonl import OutputFile
 
-        real = AnswersFile.append
+        real = OutputFile.append
 
         def append(self: Any, records: Any) -> None:
             real(self, records)
             if records:
                 time.sleep(0.4)
 
-        AnswersFile.append = append  # type: ignore[method-assign]
+        OutputFile.append = append  # type: ignore[method-assign]
 
     arguments = ["generate", "runs/mine", "--input", source, "--out", desk / "out.jsonl", *SHORT]
     process = Forked([*arguments, "--batch-tokens", 200], desk / "log", before=slow)

@@ -49,20 +49,20 @@ def test_the_rows_are_those_that_the_run_reads() -> None:
     from accelerate.state import AcceleratorState
 
     from metalm_cli.config import resolve
-    from metalm_cli.data.sampling.lanes import Lane
-    from metalm_cli.data.sampling.loader import RowStream, loader
+    from metalm_cli.data.sampling.lanes import RowSlot
+    from metalm_cli.data.sampling.loader import StepRowDataset, loader
     from metalm_cli.training.first_rows import first_rows, prepare
-    from metalm_cli.training.pretraining import Options, Pretraining, Views
+    from metalm_cli.training.pretraining import Pretraining, RunCallbacks, RunOptions
 
     resolved = resolve("pretrain", "small", [*SMALL, "train.seed=3", "train.precision=fp32"])
     recipe = resolved.recipe
     shown = list(first_rows(recipe, *prepare(recipe, None, True), 4))
-    views = Views(lambda *_: None, lambda *_: [], lambda _: None)
+    views = RunCallbacks(lambda *_: None, lambda *_: [], lambda _: None)
     AcceleratorState._reset_state(reset_partial_state=True)  # an earlier test of this process may have set bf16
-    real = Pretraining(recipe, resolved.to_yaml(), Options("small", offline=True, dry_run=True), views)
+    real = Pretraining(recipe, resolved.to_yaml(), RunOptions("small", offline=True, dry_run=True), views)
     real.prepare()
     writer = real.objective.writer(recipe.data, 3)
-    stream = RowStream([0, 1], lambda lane, _: Lane(lane, 2, real.corpus.reader(lambda _number: True), writer))
+    stream = StepRowDataset([0, 1], lambda lane, _: RowSlot(lane, 2, real.corpus.reader(lambda _number: True), writer))
     steps = loader(stream, 0)
     read = [row for _ in range(2) for row in next(steps).rows]
     assert [row.ids.tolist() for row in shown] == [row.ids.tolist() for row in read]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from metalm_cli.config import resolve
-from metalm_cli.config.recipe_errors import Problem, RecipeError
+from metalm_cli.config.recipe_errors import RecipeError, RecipeProblem
 
 BAD = """\
 model:
@@ -31,7 +31,7 @@ learning_rate: 1
 """
 
 
-def problems_of(text: str, tmp_path: Path, *overrides: str) -> list[Problem]:
+def problems_of(text: str, tmp_path: Path, *overrides: str) -> list[RecipeProblem]:
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     with pytest.raises(RecipeError) as caught:

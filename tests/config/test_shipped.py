@@ -12,7 +12,7 @@ import pytest
 
 from metalm_cli.config import resolve
 from metalm_cli.config.locate import find_recipe, shipped_names, shipped_root
-from metalm_cli.config.resolution import foundation_problems
+from metalm_cli.config.resolution import unreadable_recipe_problems
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -43,7 +43,7 @@ def test_the_promised_recipes_are_there() -> None:
         "flan",
     }
     assert "base" not in shipped_names()
-    assert foundation_problems(find_recipe("base")) == []
+    assert unreadable_recipe_problems(find_recipe("base")) == []
 
 
 def test_the_papers_settings() -> None:

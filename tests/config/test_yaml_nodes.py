@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metalm_cli.config.yaml_nodes import flow, parse, scalar
+from metalm_cli.config.yaml_nodes import parse, scalar, to_flow_yaml
 from metalm_cli.errors import Exit, MetalmError
 
 EXPECTED = {
@@ -117,12 +117,12 @@ PLAIN = st.recursive(
 def test_what_is_written_is_read_back(value: object) -> None:
     if "<<" in str(value):
         return
-    text = flow({"k": value})
+    text = to_flow_yaml({"k": value})
     assert "\n" not in text
     assert parse(text, "f").plain() == {"k": value}
 
 
 @pytest.mark.parametrize("text", [key for key in EXPECTED if key != "="])
 def test_text_that_looks_like_a_value_is_quoted_for_readers_of_both_versions(text: str) -> None:
-    assert yaml.safe_load(flow({"k": text})) == {"k": text}
-    assert parse(flow({"k": text}), "f").plain() == {"k": text}
+    assert yaml.safe_load(to_flow_yaml({"k": text})) == {"k": text}
+    assert parse(to_flow_yaml({"k": text}), "f").plain() == {"k": text}

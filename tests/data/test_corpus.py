@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from metalm_cli.data.sources import streaming
 from metalm_cli.data.sources.row_filter import text_hash
-from metalm_cli.data.sources.streaming import Spool
+from metalm_cli.data.sources.streaming import DocumentBuffer
 
 ROWS = [{"text": f"row {number}", "meta": {"set": "abc"[number % 3]}} for number in range(100)]
 
@@ -165,7 +165,7 @@ def test_a_number_that_was_not_kept_is_read_again(write, corpus, read):
 def test_the_spool_holds_what_does_not_fit_in_memory_in_files(monkeypatch):
     monkeypatch.setattr(streaming, "KEPT_IN_MEMORY", 1000)
     monkeypatch.setattr(streaming, "SEGMENT", 5000)
-    spool = Spool()
+    spool = DocumentBuffer()
     texts = {number: f"täxt {number} " * (number % 40) for number in range(500)}
     for number, text in texts.items():
         spool.put(number, text)

@@ -7,14 +7,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metalm_cli.data.sampling.index_plan import LARGEST_BLOCK, Place, Plan, key_of, permute, permute_one, shuffled
+from metalm_cli.data.sampling.index_plan import (
+    LARGEST_BLOCK,
+    IndexPlan,
+    PlannedRow,
+    key_of,
+    permutation,
+    permute,
+    permute_one,
+)
 
 quick = settings(max_examples=30, deadline=None)
 weights = st.lists(st.floats(0.01, 100), min_size=1, max_size=9)
 
 
-def plan_of(weights: list[float], rows: list[int | None], seed: int = 0) -> Plan:
-    return Plan([f"s{i}" for i in range(len(weights))], weights, rows, seed)
+def plan_of(weights: list[float], rows: list[int | None], seed: int = 0) -> IndexPlan:
+    return IndexPlan([f"s{i}" for i in range(len(weights))], weights, rows, seed)
 
 
 @given(st.integers(1, 5000), st.integers(0, 2**64 - 1))
@@ -52,7 +60,7 @@ def test_every_order_of_three_rows_occurs_about_equally_often():
 
 
 def test_known_values_hold_between_versions():
-    assert shuffled(8, 42).tolist() == [4, 1, 6, 2, 3, 0, 7, 5]
+    assert permutation(8, 42).tolist() == [4, 1, 6, 2, 3, 0, 7, 5]
     plan = plan_of([3.0, 1.0], [10, None], seed=7)
     assert [(p.source, p.epoch, p.row) for p in map(plan.place, range(6))] == [
         (0, 0, 8),
@@ -108,7 +116,7 @@ def test_epochs_and_seeds_have_different_orders():
 @given(st.lists(st.integers(0, 300_000), min_size=1, max_size=40))
 @quick
 def test_random_access_equals_sequential(numbers):
-    def fresh() -> Plan:
+    def fresh() -> IndexPlan:
         return plan_of([2.0, 1.0, 1.0], [900, None, 50], seed=3)
 
     plan = fresh()
@@ -122,11 +130,11 @@ def test_numbers_of_a_source_are_its_draws_in_order():
     plan = plan_of([1.0, 3.0], [None, None])
     numbers = plan.numbers_of(0)
     for draw in range(3000):
-        assert plan.place(next(numbers)) == Place(0, 0, draw, draw)
+        assert plan.place(next(numbers)) == PlannedRow(0, 0, draw, draw)
 
 
 def test_a_source_keeps_its_order_when_another_is_added():
-    alone, both = Plan(["a"], [1], [50], 0), Plan(["b", "a"], [1, 1], [60, 50], 0)
+    alone, both = IndexPlan(["a"], [1], [50], 0), IndexPlan(["b", "a"], [1, 1], [60, 50], 0)
     mine = [place for place in map(both.place, range(400)) if place.source == 1]
     assert [p.row for p in mine] == [alone.place(n).row for n in range(len(mine))]
 

@@ -14,10 +14,10 @@ from metalm_cli.config.schema.data import Data
 from metalm_cli.config.schema.objectives import SemiCausal
 from metalm_cli.data import open_corpus
 from metalm_cli.data.documents.session_rows import SessionWriter
-from metalm_cli.data.sampling.lanes import Lane, LaneState
-from metalm_cli.data.sampling.loader import RowStream, StepRows, loader
+from metalm_cli.data.sampling.lanes import RowSlot, SlotState
+from metalm_cli.data.sampling.loader import StepRowDataset, StepRows, loader
 from metalm_cli.errors import Exit, MetalmError
-from metalm_cli.objectives.language import draw_of
+from metalm_cli.objectives.language import span_drawer_of
 from metalm_cli.sessions import DecoderTokenizer, TextProcessor, TokenRules
 from row_fixtures import Shelf, same_rows
 from tiny_models import texts, tokenizer_of
@@ -26,16 +26,16 @@ LANES = 4
 
 
 def writer() -> SessionWriter:
-    draw = draw_of(SemiCausal(name="semi_causal", span_length=[4, 8], span_fraction=0.3))
+    draw = span_drawer_of(SemiCausal(name="semi_causal", span_length=[4, 8], span_fraction=0.3))
     decoder = DecoderTokenizer(tokenizer_of("byte"), TokenRules())
     return SessionWriter(decoder, TextProcessor("text", tokenizer_of("wordpiece"), 40), draw, 48)
 
 
-def shelf_stream(lanes: list[int], states: dict[int, LaneState] | None = None, count: int = LANES) -> RowStream:
+def shelf_stream(lanes: list[int], states: dict[int, SlotState] | None = None, count: int = LANES) -> StepRowDataset:
     shelf = Shelf([*texts()[:9], None])
     made = writer()
-    return RowStream(
-        lanes, lambda index, owned: Lane(index, count, shelf, made, None if states is None else states[index])
+    return StepRowDataset(
+        lanes, lambda index, owned: RowSlot(index, count, shelf, made, None if states is None else states[index])
     )
 
 
@@ -86,14 +86,14 @@ def test_more_or_fewer_lanes_than_workers():
 # -- on a real corpus -------------------------------------------------------------------------------------------------
 
 
-def corpus_stream(data: Data, cache: Path, states: dict[int, LaneState] | None = None) -> RowStream:
+def corpus_stream(data: Data, cache: Path, states: dict[int, SlotState] | None = None) -> StepRowDataset:
     corpus = open_corpus(data, seed=3, cache=cache)
 
-    def make_lane(index: int, owned: frozenset[int]) -> Lane:
+    def make_lane(index: int, owned: frozenset[int]) -> RowSlot:
         reader = corpus.reader(lambda number: number % LANES in owned)
-        return Lane(index, LANES, reader, writer(), None if states is None else states[index])
+        return RowSlot(index, LANES, reader, writer(), None if states is None else states[index])
 
-    return RowStream(list(range(LANES)), make_lane)
+    return StepRowDataset(list(range(LANES)), make_lane)
 
 
 @pytest.fixture(params=["world", "table", "stream"])
@@ -119,10 +119,12 @@ def test_a_corpus_is_read_alike_by_any_number_of_workers_and_from_any_step(data,
 
 @pytest.mark.parametrize("data", ["table"], indirect=True)
 def test_workers_that_start_afresh_read_alike(data, tmp_path):
-    from metalm_cli.data.documents.document_lanes import LaneMaker
+    from metalm_cli.data.documents.document_lanes import RowSlotFactory
 
-    def stream() -> RowStream:
-        return RowStream(list(range(LANES)), LaneMaker(open_corpus(data, seed=3, cache=tmp_path), writer(), LANES))
+    def stream() -> StepRowDataset:
+        return StepRowDataset(
+            list(range(LANES)), RowSlotFactory(open_corpus(data, seed=3, cache=tmp_path), writer(), LANES)
+        )
 
     alone = list(islice(loader(stream(), 0), 3))
     same_steps(list(islice(loader(stream(), 1, "spawn"), 3)), alone)
@@ -141,7 +143,7 @@ class Broken(Shelf):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_row_is_one_message_from_any_process(workers):
     shelf, made = Broken(["A dog."]), writer()
-    stream = RowStream([0, 1, 2, 3], lambda index, owned: Lane(index, LANES, shelf, made))
+    stream = StepRowDataset([0, 1, 2, 3], lambda index, owned: RowSlot(index, LANES, shelf, made))
     with pytest.raises(MetalmError) as caught:
         list(islice(loader(stream, workers), 50))
     assert str(caught.value) == "a row is broken\n  where: notes.jsonl:9\n  remedy: mend it"

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metalm_cli.data.documents.masked_rows import LEAST, EncoderWriter
-from metalm_cli.data.sampling.lanes import Lane
+from metalm_cli.data.sampling.lanes import RowSlot
 from metalm_cli.sessions import ROOT, Row, TextProcessor
 from row_fixtures import Shelf, lane_rows, same_rows
 from tiny_models import STORY, texts, tokenizer_of
@@ -35,7 +35,7 @@ def original(row: Row) -> np.ndarray:
 
 def many(count: int = 60, **options: Any) -> tuple[list[Row], EncoderWriter]:
     writer = make(128, **options)
-    return lane_rows(Lane(0, 1, Shelf(texts()), writer), count)[0], writer
+    return lane_rows(RowSlot(0, 1, Shelf(texts()), writer), count)[0], writer
 
 
 # -- masking ----------------------------------------------------------------------------------------------------------
@@ -109,7 +109,7 @@ def test_masks_differ_between_rows_seeds_and_epochs():
     assert chosen(0, 0) == chosen(0, 0)
     assert chosen(0, 0) != chosen(1, 0)
     assert chosen(0, 0) != chosen(0, 1)
-    long = lane_rows(Lane(0, 1, Shelf([" ".join(texts()[:5])]), make(64)), 4)[0]
+    long = lane_rows(RowSlot(0, 1, Shelf([" ".join(texts()[:5])]), make(64)), 4)[0]
     assert len({row.numbers for row in long}) == 1
     assert len({tuple(row.predict_at) for row in long}) == 4
 
@@ -122,7 +122,7 @@ def test_masks_differ_between_rows_seeds_and_epochs():
 def test_every_token_of_every_document_stands_once_in_order(length, isolate, packs, seed):
     writer = make(length, isolate=isolate, packs=packs, seed=seed)
     shelf = Shelf(DOCUMENTS)
-    rows, states = lane_rows(Lane(0, 1, shelf, writer), 20)
+    rows, states = lane_rows(RowSlot(0, 1, shelf, writer), 20)
     content: dict[int, list[int]] = {}
     for row in rows:
         ids = original(row)
@@ -156,7 +156,7 @@ def test_every_token_of_every_document_stands_once_in_order(length, isolate, pac
         assert len(content[number]) == len(expected) or number == numbers[-1]
     assert sum(row.counts["documents"] for row in rows) >= len(numbers) - 1
     for at in (1, 7, 19):
-        again = Lane(0, 1, shelf, make(length, isolate=isolate, packs=packs, seed=seed), states[at])
+        again = RowSlot(0, 1, shelf, make(length, isolate=isolate, packs=packs, seed=seed), states[at])
         same_rows(lane_rows(again, 20 - at)[0], rows[at:])
 
 
@@ -164,7 +164,7 @@ def test_a_worked_row():
     writer = make(20, mask_rate=0.5)
     ids = PROCESSOR.prepare("a b c d").arrays["input_ids"].tolist()
     assert len(ids) == 6
-    row = lane_rows(Lane(0, 1, Shelf(["a b c d", "c d"]), writer), 1)[0][0]
+    row = lane_rows(RowSlot(0, 1, Shelf(["a b c d", "c d"]), writer), 1)[0][0]
     # 6 positions, then 14 left, which is less than is worth beginning a document in
     assert LEAST == 16
     assert original(row).tolist() == ids
@@ -183,7 +183,7 @@ def test_a_worked_row():
 @pytest.mark.parametrize("packs", [True, False])
 def test_a_document_that_the_encoder_reads_as_empty_trains_nothing(packs):
     writer = make(32, packs=packs)
-    rows, _ = lane_rows(Lane(0, 1, Shelf(["\u200b", "a b c d"]), writer), 2)
+    rows, _ = lane_rows(RowSlot(0, 1, Shelf(["\u200b", "a b c d"]), writer), 2)
     assert original(rows[0])[:2].tolist() == [CLS, SEP]
     assert rows[0].counts["trained_tokens"] == (1 if packs else 0)
     assert sum(row.counts["documents"] for row in rows) >= 2
@@ -204,7 +204,7 @@ def test_rows_are_nearly_full():
 def test_an_encoder_that_puts_no_end_around_texts():
     writer = make(32, BYTE)
     assert (writer.prefix.tolist(), writer.suffix.tolist()) == ([1], [])
-    rows, _ = lane_rows(Lane(0, 1, Shelf(["The dog barked twice."] * 2), writer), 1)
+    rows, _ = lane_rows(RowSlot(0, 1, Shelf(["The dog barked twice."] * 2), writer), 1)
     assert original(rows[0])[0] == 1
 
 

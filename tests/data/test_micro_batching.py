@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metalm_cli.data.sampling.micro_batching import ATTENTION, PASS, least, passes
+from metalm_cli.data.sampling.micro_batching import ATTENTION, PASS, cheapest_split, split_micro_batches
 
 
 def cost(lengths: list[int], cuts: list[int]) -> float:
@@ -27,21 +27,21 @@ def cheapest(lengths: list[int]) -> float:
 @given(st.lists(st.integers(1, 600), min_size=1, max_size=9))
 def test_no_other_cuts_cost_less(lengths: list[int]) -> None:
     for order in (lengths, sorted(lengths, reverse=True)):
-        found = passes(order)
+        found = split_micro_batches(order)
         rows = [row for one in found for row in range(len(order))[one]]
         assert rows == list(range(len(order)))
-        assert least(order)[0] == pytest.approx(cheapest(order))
+        assert cheapest_split(order)[0] == pytest.approx(cheapest(order))
         assert cost(order, [one.start for one in found[1:]]) == pytest.approx(cheapest(order))
 
 
 @pytest.mark.parametrize("length", [16, 512])
 def test_rows_of_one_length_are_one_pass(length: int) -> None:
-    assert passes([length] * 64) == [slice(0, 64)]
+    assert split_micro_batches([length] * 64) == [slice(0, 64)]
 
 
 def test_one_long_row_has_a_pass_of_its_own() -> None:
-    assert passes([500] + [40] * 15) == [slice(0, 1), slice(1, 16)]
+    assert split_micro_batches([500] + [40] * 15) == [slice(0, 1), slice(1, 16)]
 
 
 def test_nothing_is_no_pass() -> None:
-    assert passes([]) == []
+    assert split_micro_batches([]) == []

@@ -17,8 +17,14 @@ import pytest
 from card_fixtures import CLASSES
 from hub_server import NO_SOCKETS, HubServer
 from metalm_cli.data.mirrors import mirror as module
-from metalm_cli.data.mirrors.inventory import cached, clean_cache, holdings, named, remove_mirror
-from metalm_cli.data.mirrors.mirror import Manifest, Wanted, mirror
+from metalm_cli.data.mirrors.inventory import (
+    clean_cache,
+    find_dataset,
+    list_cache_folders,
+    list_datasets,
+    remove_mirror,
+)
+from metalm_cli.data.mirrors.mirror import Manifest, MirrorRequest, mirror
 from metalm_cli.errors import MetalmError
 
 NAMES = ["entailment", "not_entailment"]
@@ -158,9 +164,9 @@ def test_what_json_cannot_hold(value: Any) -> None:
     assert "are not mirrored" in caught.value.remedy
 
 
-def wanted(**changes: Any) -> Wanted:
+def wanted(**changes: Any) -> MirrorRequest:
     given = {"name": "copy", "hub": "me/pairs", "config": None, "revision": None, "splits": ("train",)}
-    return Wanted(**{**given, **changes})
+    return MirrorRequest(**{**given, **changes})
 
 
 def test_a_folder_that_is_no_mirror_is_left_alone(tmp_path: Path) -> None:
@@ -220,7 +226,7 @@ def test_what_is_at_hand(tmp_path: Path) -> None:
     (tmp_path / "theirs" / "test.jsonl").write_text("{}\n")
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "a.png").write_bytes(b"x")
-    copy, theirs = holdings(tmp_path)
+    copy, theirs = list_datasets(tmp_path)
     assert (copy.name, copy.splits, copy.rows, copy.mirror) == ("copy", ("train",), 1, True)
     assert copy.origin == "me/pairs small at cccccccccccc"
     assert (theirs.name, sorted(theirs.splits)) == ("theirs", ["test", "train"])
@@ -237,8 +243,8 @@ def test_only_mirrors_are_removed_and_only_their_files(tmp_path: Path) -> None:
     unknown = "no data set is named"
     for name, words in (("theirs", "is no mirror"), ("nothing", unknown), ("..", unknown)):
         with pytest.raises(MetalmError, match=words):
-            named(tmp_path, [name])
-    for one in named(tmp_path, ["copy", "second"]):
+            find_dataset(tmp_path, [name])
+    for one in find_dataset(tmp_path, ["copy", "second"]):
         assert remove_mirror(tmp_path, one.name) == 1
     assert not (tmp_path / "copy").exists()
     assert [path.name for path in (tmp_path / "second").iterdir()] == ["notes.txt"]
@@ -254,9 +260,9 @@ def test_cleaning_the_cache_takes_what_is_made_again_and_nothing_else(tmp_path: 
     first = prepare(source, cache)
     (cache / "other").mkdir()
     (cache / "other" / "kept").write_text("x")
-    assert {kept.name: kept.files for kept in cached(cache)} == {"unpacked": 1, "index": 1, "files": 1}
+    assert {kept.name: kept.files for kept in list_cache_folders(cache)} == {"unpacked": 1, "index": 1, "files": 1}
     assert clean_cache(cache) == 3
-    assert cached(cache) == []
+    assert list_cache_folders(cache) == []
     assert (cache / "other" / "kept").exists()
     assert source.exists()
     assert prepare(source, cache) == first

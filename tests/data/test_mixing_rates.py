@@ -7,8 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from metalm_cli.config.schema.tasks import Group, Mixture
-from metalm_cli.data.sampling.index_plan import Plan
+from metalm_cli.config.schema.tasks import Mixture, MixtureGroup
+from metalm_cli.data.sampling.index_plan import IndexPlan
 from metalm_cli.data.sampling.mixing_rates import mixing_rates
 from metalm_cli.errors import MetalmError
 
@@ -71,7 +71,10 @@ def test_equal_and_explicit_rates() -> None:
 def test_groups_have_their_shares_whatever_is_in_them() -> None:
     mixture = Mixture(
         cap_examples=None,
-        groups=[Group(tasks=["nli"], weight=1), Group(tasks=["sst2", "cola"], weight=3, strategy="equal")],
+        groups=[
+            MixtureGroup(tasks=["nli"], weight=1),
+            MixtureGroup(tasks=["sst2", "cola"], weight=3, strategy="equal"),
+        ],
     )
     clusters = {"rte": "nli", "mnli": "nli", "sst2": "sentiment", "cola": "misc", "qqp": "paraphrase"}
     found = mixing_rates({task: GLUE[task] for task in clusters}, mixture, clusters)
@@ -85,8 +88,8 @@ def test_groups_have_their_shares_whatever_is_in_them() -> None:
     ("mixture", "said"),
     [
         (Mixture(strategy="explicit", weights={"typo": 1}), "typo"),
-        (Mixture(groups=[Group(tasks=["nothing"], weight=1)]), "is empty"),
-        (Mixture(groups=[Group(tasks=["a"], weight=1), Group(tasks=["a"], weight=1)]), "holds a again"),
+        (Mixture(groups=[MixtureGroup(tasks=["nothing"], weight=1)]), "is empty"),
+        (Mixture(groups=[MixtureGroup(tasks=["a"], weight=1), MixtureGroup(tasks=["a"], weight=1)]), "holds a again"),
     ],
 )
 def test_weights_and_groups_that_name_nothing_are_refused(mixture: Mixture, said: str) -> None:
@@ -96,7 +99,7 @@ def test_weights_and_groups_that_name_nothing_are_refused(mixture: Mixture, said
 
 def test_what_is_drawn_has_the_rates() -> None:
     found = mixing_rates(GLUE, Mixture(max_rate=3000), {})
-    plan = Plan(list(found), list(found.values()), [GLUE[task] for task in found], seed=0)
+    plan = IndexPlan(list(found), list(found.values()), [GLUE[task] for task in found], seed=0)
     drawn = 100_000
     counts = Counter(plan.place(number).source for number in range(drawn))
     for at, rate in enumerate(found.values()):

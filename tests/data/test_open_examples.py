@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from card_fixtures import CLASSES, pair, read, write_card, write_rows
-from metalm_cli.data.examples.open_examples import FEATURES, Examples, at_hand, open_examples
+from metalm_cli.data.examples.open_examples import FEATURES, Examples, is_available, open_examples
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks import Card
 
@@ -116,11 +116,11 @@ def test_a_mirror_has_the_hubs_splits(tmp_path: Path, opener: Any) -> None:
     path = hub_card(tmp_path / "cards")
     card = read(path)
     assert labels(opener(path, data_root=root)) == [0, 0]
-    assert (at_hand(card, "train", root), at_hand(card, "validation", root)) == (True, False)
+    assert (is_available(card, "train", root), is_available(card, "validation", root)) == (True, False)
     with pytest.raises(MetalmError, match="cannot be had"):
         opener(path, "validation", data_root=root)
     write_rows(root / "copy" / "dev.jsonl", [pair(1), pair(1)])
-    assert at_hand(card, "validation", root)
+    assert is_available(card, "validation", root)
     assert labels(opener(path, "validation", data_root=root)) == [1, 1]
 
 
@@ -181,12 +181,12 @@ def test_empty_splits(tmp_path: Path, opener: Any) -> None:
 
 def test_files_that_are_not_there(tmp_path: Path, opener: Any) -> None:
     path = write_card(tmp_path)
-    assert not at_hand(read(path), "train", beside=path)
+    assert not is_available(read(path), "train", beside=path)
     with pytest.raises(MetalmError) as caught:
         opener(path)
     assert str(tmp_path / "rows.jsonl") in caught.value.where
     write_rows(tmp_path / "rows.jsonl", [pair()])
-    assert at_hand(read(path), "train", beside=path)
+    assert is_available(read(path), "train", beside=path)
 
 
 def test_rows_that_are_nowhere(tmp_path: Path, opener: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,5 +206,5 @@ def test_the_world_is_always_at_hand() -> None:
     from metalm_cli.tasks import Cards
 
     card: Card = Cards()["world_nli"]
-    assert all(at_hand(card, role) for role in card.splits)
+    assert all(is_available(card, role) for role in card.splits)
     assert len(open_examples(card, "validation")) > 100

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metalm_cli.data.examples.pack_examples import Layout, TaskSession, encoder_cost
-from metalm_cli.data.sampling.micro_batching import least
+from metalm_cli.data.examples.pack_examples import RowPacking, TaskSession, encoder_positions
+from metalm_cli.data.sampling.micro_batching import cheapest_split
 from metalm_cli.sessions import Row, TokenisedSession
 from metalm_cli.sessions.processors import DockInput
 
@@ -24,7 +24,7 @@ def session(length: int, number: int) -> TaskSession:
     return TaskSession(made, 0, {"source_tokens": length}, number)
 
 
-def laid_out(layout: Layout, lengths: list[int]) -> list[Row]:
+def laid_out(layout: RowPacking, lengths: list[int]) -> list[Row]:
     sessions = [session(length, number) for number, length in enumerate(lengths)]
     rows = layout.rows(sessions)
     assert sorted(number for row in rows for number in row.numbers) == list(range(len(lengths)))
@@ -36,12 +36,12 @@ def laid_out(layout: Layout, lengths: list[int]) -> list[Row]:
 
 @given(sizes)
 def test_padded_rows_hold_one_session_each_the_longest_first(lengths: list[int]) -> None:
-    assert [len(row) for row in laid_out(Layout(False, 200), lengths)] == sorted(lengths, reverse=True)
+    assert [len(row) for row in laid_out(RowPacking(False, 200), lengths)] == sorted(lengths, reverse=True)
 
 
 @given(sizes)
 def test_packed_rows_are_filled_up_to_their_length(lengths: list[int]) -> None:
-    rows = laid_out(Layout(True, 200), lengths)
+    rows = laid_out(RowPacking(True, 200), lengths)
     assert max(map(len, rows)) <= 200
     # Of two rows that both were less than half full, the second would not have been begun.
     assert sum(2 * len(row) <= 200 for row in rows) <= 1
@@ -49,26 +49,28 @@ def test_packed_rows_are_filled_up_to_their_length(lengths: list[int]) -> None:
 
 @given(sizes, st.sampled_from([None, 110]))
 def test_snug_rows_cost_no_more_than_rows_of_the_longest_session(lengths: list[int], bound) -> None:
-    layout = Layout(True, 200, bound, snug=True)
+    layout = RowPacking(True, 200, bound, snug=True)
     rows = laid_out(layout, lengths)
-    found = least([len(row) for row in rows])[0]
+    found = cheapest_split([len(row) for row in rows])[0]
     assert max(map(len, rows)) <= max(lengths)
     if bound is None:
-        assert found <= least([len(row) for row in laid_out(Layout(True, max(lengths)), lengths)])[0] + 1e-6
+        assert (
+            found <= cheapest_split([len(row) for row in laid_out(RowPacking(True, max(lengths)), lengths)])[0] + 1e-6
+        )
     for row in rows:
         assert bound is None or sum(dock.cost["text"] for _, dock in row.docks) <= bound
 
 
 def test_a_long_session_stands_alone_where_that_is_cheaper() -> None:
-    rows = laid_out(Layout(True, 1000, snug=True), [900, *[100] * 12])
+    rows = laid_out(RowPacking(True, 1000, snug=True), [900, *[100] * 12])
     assert max(len(row) for row in rows[1:]) < 900 == len(rows[0])
     assert len(rows) > 2
 
 
 def test_nothing_gives_no_rows() -> None:
-    assert Layout(True, 100, snug=True).rows([]) == []
+    assert RowPacking(True, 100, snug=True).rows([]) == []
 
 
 @pytest.mark.parametrize("length", [2, 9])
 def test_the_cost_of_a_session_is_that_of_its_docks(length: int) -> None:
-    assert encoder_cost(session(length, 1).session) == length // 2 + 2
+    assert encoder_positions(session(length, 1).session) == length // 2 + 2

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metalm_cli.data.documents.session_rows import SPANS, SessionWriter, join
-from metalm_cli.data.sampling.lanes import Lane, generator, text_bytes
+from metalm_cli.data.documents.session_rows import SPANS, SessionWriter, join_segments
+from metalm_cli.data.sampling.lanes import RowSlot, numpy_generator, text_bytes
 from metalm_cli.sessions import TokenisedSession
 from row_fixtures import ReadBack, Shelf, lane_rows, same_rows
 from tiny_models import texts
@@ -27,7 +27,7 @@ quick = settings(max_examples=60, deadline=None, derandomize=True)
 def test_every_token_is_used_exactly_once_and_counted(options, encoder, lane):
     writer = make(encoder=encoder, **options)
     shelf = Shelf(DOCUMENTS)
-    rows, states = lane_rows(Lane(lane, 3, shelf, writer), 24)
+    rows, states = lane_rows(RowSlot(lane, 3, shelf, writer), 24)
     back = ReadBack(writer, shelf)
     back.rows(rows)
     read = sorted(back.at)
@@ -52,9 +52,9 @@ def test_every_token_is_used_exactly_once_and_counted(options, encoder, lane):
 @settings(quick, max_examples=20)
 def test_a_lane_restarted_at_any_row_goes_on_alike(options, encoder):
     shelf = Shelf([*DOCUMENTS[:5], None, *DOCUMENTS[9:]])
-    rows, states = lane_rows(Lane(1, 2, shelf, make(encoder=encoder, **options)), 12)
+    rows, states = lane_rows(RowSlot(1, 2, shelf, make(encoder=encoder, **options)), 12)
     for at in range(12):
-        again, later = lane_rows(Lane(1, 2, shelf, make(encoder=encoder, **options), states[at]), 12 - at)
+        again, later = lane_rows(RowSlot(1, 2, shelf, make(encoder=encoder, **options), states[at]), 12 - at)
         same_rows(again, rows[at:])
         assert later == states[at:]
 
@@ -63,7 +63,7 @@ def test_a_lane_restarted_at_any_row_goes_on_alike(options, encoder):
 def test_docked_text_does_not_stand_in_the_decoder(isolate):
     words = [f"word{index}" for index in range(400)]
     writer = make(length=100, span=(8, 16), isolate=isolate)
-    rows, _ = lane_rows(Lane(0, 1, Shelf([" ".join(words)]), writer), 12)
+    rows, _ = lane_rows(RowSlot(0, 1, Shelf([" ".join(words)]), writer), 12)
     assert sum(row.counts.get("docked_spans", 0) for row in rows) > 8
     tokenizer = writer.processor.tokenizer
     for row in rows:
@@ -84,7 +84,7 @@ def decoded(writer: SessionWriter, ids: np.ndarray) -> str:
 def test_no_dock_crosses_a_document():
     writer = make(length=200, span=(8, 16), isolate=False)
     shelf = Shelf(DOCUMENTS)
-    rows, _ = lane_rows(Lane(0, 1, shelf, writer), 10)
+    rows, _ = lane_rows(RowSlot(0, 1, shelf, writer), 10)
     seen = 0
     for row in rows:
         keys = {
@@ -147,7 +147,7 @@ def test_no_docked_text_begins_or_ends_inside_a_word():
     for number in range(200):
         text = DOCUMENTS[number % 12]
         read = writer.read(text, number)
-        drawn = writer.draw(len(read.document), generator(0, SPANS, number))
+        drawn = writer.draw(len(read.document), numpy_generator(0, SPANS, number))
         spans = [unit for unit in read.units if _spanned(unit)]
         assert len(spans) == len(drawn)
         docked += len(spans)
@@ -183,7 +183,7 @@ def test_ten_tokens():
 
 def test_a_worked_row():
     writer = short(16, (2, 5))
-    (row,), _ = lane_rows(Lane(0, 1, Shelf([TEN, "l m"]), writer), 1)
+    (row,), _ = lane_rows(RowSlot(0, 1, Shelf([TEN, "l m"]), writer), 1)
     ids = writer.tokenizer.document(TEN).ids.tolist()
     more = writer.tokenizer.document("l m").ids.tolist()
     start = end = writer.tokenizer.document_id
@@ -207,7 +207,7 @@ def test_a_worked_row():
 
 def test_a_worked_row_that_is_not_isolated():
     writer = short(16, (2, 5), isolate=False)
-    (row,), _ = lane_rows(Lane(0, 1, Shelf([TEN, "l m"]), writer), 1)
+    (row,), _ = lane_rows(RowSlot(0, 1, Shelf([TEN, "l m"]), writer), 1)
     ids = writer.tokenizer.document(TEN).ids.tolist()
     more = writer.tokenizer.document("l m").ids.tolist()
     end = writer.tokenizer.document_id
@@ -218,7 +218,7 @@ def test_a_worked_row_that_is_not_isolated():
 
 
 def test_a_document_that_begins_with_a_dock_has_no_start_token_and_predicts_from_it():
-    (row,), _ = lane_rows(Lane(0, 1, Shelf([TEN]), short(16, (0, 4), packs=False)), 1)
+    (row,), _ = lane_rows(RowSlot(0, 1, Shelf([TEN]), short(16, (0, 4), packs=False)), 1)
     assert [at for at, _ in row.docks] == [0]
     assert row.predict_at[0] == 3
     assert row.counts["special_tokens"] == 1
@@ -226,7 +226,7 @@ def test_a_document_that_begins_with_a_dock_has_no_start_token_and_predicts_from
 
 def test_a_span_that_a_row_cuts_is_causal_and_counted_once():
     writer = short(8, (4, 9))
-    rows, _ = lane_rows(Lane(0, 1, Shelf([TEN]), writer), 2)
+    rows, _ = lane_rows(RowSlot(0, 1, Shelf([TEN]), writer), 2)
     assert not rows[0].docks
     assert rows[0].counts["cut_spans"] == 1
     assert "cut_spans" not in rows[1].counts
@@ -241,7 +241,7 @@ def test_a_span_that_a_row_cuts_is_causal_and_counted_once():
 
 def test_a_span_that_a_row_leaves_whole_is_docked_in_the_next():
     writer = short(8, (7, 10))
-    rows, _ = lane_rows(Lane(0, 1, Shelf([TEN]), writer), 2)
+    rows, _ = lane_rows(RowSlot(0, 1, Shelf([TEN]), writer), 2)
     assert [at for at, _ in rows[1].docks] == [0]
     assert rows[1].ids[3] == rows[1].targets[0] == writer.tokenizer.document_id
     assert not rows[0].docks
@@ -250,13 +250,13 @@ def test_a_span_that_a_row_leaves_whole_is_docked_in_the_next():
 
 def test_an_end_token_for_which_there_is_no_room():
     document, end = decoder("byte", "auto").document(TEN), decoder("byte", "auto").document_id
-    rows, states = lane_rows(Lane(0, 1, Shelf([TEN]), short(11, isolate=False)), 2)
+    rows, states = lane_rows(RowSlot(0, 1, Shelf([TEN]), short(11, isolate=False)), 2)
     assert (len(rows[0]), states[1]) == (11, (0, 10))
     assert "documents" not in rows[0].counts
     assert rows[1].targets.tolist()[:2] == [end, document.ids[0]]
     assert rows[1].counts["documents"] == 1
     # A session of an end alone would say that documents may be empty: it is left out, and counted.
-    rows, states = lane_rows(Lane(0, 1, Shelf([TEN]), short(11)), 2)
+    rows, states = lane_rows(RowSlot(0, 1, Shelf([TEN]), short(11)), 2)
     assert (len(rows[0]), states[1]) == (11, (1, 0))
     assert rows[0].targets.tolist() == document.ids.tolist()
     assert (rows[0].counts["cut_ends"], rows[0].counts["documents"]) == (1, 1)
@@ -264,7 +264,7 @@ def test_an_end_token_for_which_there_is_no_room():
 
 def test_a_token_that_nothing_predicts_is_counted():
     writer = SessionWriter(decoder("byte", "never"), None, fixed(), 16)
-    (row,), _ = lane_rows(Lane(0, 1, Shelf([TEN]), writer), 1)
+    (row,), _ = lane_rows(RowSlot(0, 1, Shelf([TEN]), writer), 1)
     assert row.counts["unpredicted_tokens"] == len(row.parents) == 2
     assert row.counts["trained_tokens"] == len(row) - 2
     document = writer.tokenizer.document(TEN)
@@ -281,7 +281,7 @@ def test_bytes_of_what_is_not_predicted_are_not_counted(kind):
     for start, first in (("always", 0), ("never", 1)):
         writer = SessionWriter(decoder(kind, start), None, fixed(), 64)
         document = writer.tokenizer.document(text)
-        ((session, counts),) = writer.windows([text])
+        ((session, counts),) = writer.validation_windows([text])
         assert counts["trained_bytes"] == text_bytes(document, first, len(document))
         assert counts.get("unpredicted_tokens", 0) == first
         assert session.trained.sum() == len(document) - first + 1
@@ -292,7 +292,7 @@ def test_no_session_is_an_end_alone_whatever_the_length():
     end = decoder("byte", "auto").document_id
     cut = 0
     for length in range(4, 26):
-        rows, _ = lane_rows(Lane(0, 1, Shelf([TEN, "l m"]), short(length)), 8)
+        rows, _ = lane_rows(RowSlot(0, 1, Shelf([TEN, "l m"]), short(length)), 8)
         for row in rows:
             for segment in range(len(row.parents)):
                 assert row.targets[row.owners == segment].tolist() != [end]
@@ -307,7 +307,7 @@ def test_no_session_is_an_end_alone_whatever_the_length():
 def test_a_span_that_its_encoder_refuses_is_causal_trained_and_counted(text, most, reason):
     tokens = len(decoder("byte", "auto").document(text))
     writer = short(200, (1, tokens - 2), most=most, packs=False)
-    (row,), _ = lane_rows(Lane(0, 1, Shelf([text]), writer), 1)
+    (row,), _ = lane_rows(RowSlot(0, 1, Shelf([text]), writer), 1)
     assert not row.docks
     assert row.counts[f"{reason}_spans"] == 1
     assert row.targets.tolist() == [*writer.tokenizer.document(text).ids.tolist(), writer.tokenizer.document_id]
@@ -317,7 +317,7 @@ def test_a_continued_document_is_a_new_session_only_when_isolated():
     text = " ".join(TEN.split() * 4)
     for isolate in (True, False):
         writer = short(16, isolate=isolate, packs=False)
-        rows, _ = lane_rows(Lane(0, 1, Shelf([text]), writer), 3)
+        rows, _ = lane_rows(RowSlot(0, 1, Shelf([text]), writer), 3)
         assert [row.ids[0] == writer.tokenizer.start_id for row in rows] == [True] * 3
         assert [row.positions[0] for row in rows] == [0] * 3
         assert sum(len(row.targets) for row in rows) == sum(map(len, rows)) - 3
@@ -329,7 +329,7 @@ def test_a_continued_document_is_a_new_session_only_when_isolated():
 @pytest.mark.parametrize(("isolate", "least"), [(True, 0.97), (False, 1.0)])
 def test_rows_are_nearly_full(isolate, least):
     writer = make(length=128, span=(8, 16), isolate=isolate)
-    rows, _ = lane_rows(Lane(0, 1, Shelf(texts()), writer), 60)
+    rows, _ = lane_rows(RowSlot(0, 1, Shelf(texts()), writer), 60)
     filled = sum(map(len, rows)) / (60 * 128)
     assert filled >= least
     assert min(map(len, rows)) >= 126
@@ -337,14 +337,14 @@ def test_rows_are_nearly_full(isolate, least):
 
 def test_documents_are_not_packed_where_the_decoder_cannot():
     writer = make(length=256, packs=False)
-    rows, _ = lane_rows(Lane(0, 1, Shelf(texts()), writer), 20)
+    rows, _ = lane_rows(RowSlot(0, 1, Shelf(texts()), writer), 20)
     assert all(len(row.numbers) == 1 for row in rows)
 
 
 def test_a_document_of_no_tokens_is_a_start_and_an_end():
     writer = short(8)
     assert writer.read("", 0).units == ()
-    (row,), _ = lane_rows(Lane(0, 1, Shelf(["", TEN]), writer), 1)
+    (row,), _ = lane_rows(RowSlot(0, 1, Shelf(["", TEN]), writer), 1)
     assert row.counts["documents"] == 1
     assert row.targets[0] == writer.tokenizer.document_id
 
@@ -352,7 +352,7 @@ def test_a_document_of_no_tokens_is_a_start_and_an_end():
 def test_joined_sessions_go_on_from_each_other():
     dock = processor(40, False).prepare("a b")
     one = TokenisedSession(np.array([5, -1, -1, 6]), np.array([0, 0, 0, 1], dtype=bool), ((1, dock),))
-    both = join([one, one])
+    both = join_segments([one, one])
     assert both.ids.tolist() == [5, -1, -1, 6] * 2
     assert both.trained.tolist() == [False, False, False, True] * 2
     assert [at for at, _ in both.docks] == [1, 5]

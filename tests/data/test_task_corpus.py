@@ -10,7 +10,7 @@ import pytest
 
 from metalm_cli.config.schema.tasks import Demonstrations, Mixture, TaskData, TemplateOptions
 from metalm_cli.data.examples.task_corpus import TaskCorpus
-from metalm_cli.data.examples.task_selection import choose_tasks, open_tasks
+from metalm_cli.data.examples.task_selection import open_training_tasks, select_tasks
 from metalm_cli.errors import MetalmError
 from task_fixtures import write_task
 
@@ -24,7 +24,7 @@ def corpus(folder: Path, seed: int = 0, **options: Any) -> TaskCorpus:
         templates=TemplateOptions(collection=str(folder / "words"), **templates),
         **options,
     )
-    return open_tasks(data, seed=seed)[0]
+    return open_training_tasks(data, seed=seed)[0]
 
 
 def asked(made: TaskCorpus, count: int) -> list[tuple[int, int, str]]:
@@ -117,11 +117,11 @@ def test_the_fingerprint_tells_what_stands_where(tmp_path: Path) -> None:
 
 def test_holding_everything_out_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(MetalmError, match="no task is left to train on"):
-        choose_tasks(TaskData(tasks=["rte"], hold_out=["nli"]))
+        select_tasks(TaskData(tasks=["rte"], hold_out=["nli"]))
 
 
 def test_leak_partners_are_dropped_with_their_reasons() -> None:
-    chosen = choose_tasks(TaskData(tasks=["core"], hold_out=["nli"]))
+    chosen = select_tasks(TaskData(tasks=["core"], hold_out=["nli"]))
     assert chosen.dropped["rte"] == "held out"
     assert chosen.dropped["qqp"] == "its cluster leaks into nli"
     assert "shares data with" in chosen.dropped["squad"]

@@ -7,16 +7,16 @@ from collections.abc import Iterable
 import pytest
 
 from metalm_cli.config.schema.tasks import TaskData
-from metalm_cli.data.examples.task_selection import choose_tasks
+from metalm_cli.data.examples.task_selection import select_tasks
 from metalm_cli.errors import MetalmError
-from metalm_cli.provenance.generalization_levels import LEVELS, levels, said_levels
+from metalm_cli.provenance.generalization_levels import LEVELS, describe_levels, generalization_levels
 from metalm_cli.tasks import CLUSTERS, Cards
 
 
 def chosen_levels(hold_out: list[str], tasks: Iterable[str] = ("core",), seen: Iterable[str] = ()) -> dict[str, str]:
     cards = Cards()
-    chosen = choose_tasks(TaskData(tasks=list(tasks), hold_out=hold_out), cards)
-    return dict(levels(cards.all(), [*(card.name for card in chosen.cards), *seen]))
+    chosen = select_tasks(TaskData(tasks=list(tasks), hold_out=hold_out), cards)
+    return dict(generalization_levels(cards.all(), [*(card.name for card in chosen.cards), *seen]))
 
 
 def test_every_task_has_exactly_one_level() -> None:
@@ -61,7 +61,7 @@ def test_what_the_base_has_seen_counts() -> None:
 
 
 def test_levels_are_said_by_clusters_and_tasks() -> None:
-    said = said_levels(
+    said = describe_levels(
         {"rte": "held_out_category", "cb": "held_out_category", "sst2": "held_out_task", "imdb": "held_out_instances"},
         {"rte": "nli", "cb": "nli", "sst2": "sentiment", "imdb": "sentiment"},
     )
@@ -74,19 +74,19 @@ def test_levels_are_said_by_clusters_and_tasks() -> None:
 @pytest.mark.parametrize(("name", "near"), [("nly", "nli"), ("closed_book", "closed_book_qa"), ("sst_2", "sst2")])
 def test_what_is_no_cluster_and_no_task_cannot_be_held_out(name: str, near: str) -> None:
     with pytest.raises(MetalmError, match=f"no cluster or task is named {name}") as caught:
-        choose_tasks(TaskData(tasks=["core"], hold_out=[name]))
+        select_tasks(TaskData(tasks=["core"], hold_out=[name]))
     assert caught.value.remedy == f"did you mean {near}?"
 
 
 def test_holding_everything_out_leaves_nothing() -> None:
     with pytest.raises(MetalmError, match="no task is left to train on") as caught:
-        choose_tasks(TaskData(tasks=["core"], hold_out=list(CLUSTERS)))
+        select_tasks(TaskData(tasks=["core"], hold_out=list(CLUSTERS)))
     assert caught.value.why.count("held out") == 1, "tasks are named by reason"
     assert caught.value.exit_code == 2
 
 
 def test_a_cluster_that_leaves_nothing_to_train_on() -> None:
     with pytest.raises(MetalmError, match="no task is left to train on") as caught:
-        choose_tasks(TaskData(tasks=["paraphrase"], hold_out=["nli"]))
+        select_tasks(TaskData(tasks=["paraphrase"], hold_out=["nli"]))
     assert caught.value.why.endswith("its cluster leaks into nli")
     assert "mrpc" in caught.value.why

@@ -9,10 +9,10 @@ import pytest
 
 from metalm_cli.config.yaml_nodes import parse
 from metalm_cli.config.yaml_records import build_record
-from metalm_cli.data.examples.truncation import Limits, TextReader, cut, fit
+from metalm_cli.data.examples.truncation import EncoderLimit, LengthLimits, truncate_at_space, truncate_example
 from metalm_cli.sessions import DecoderTokenizer, Docked, Session, SessionTokeniser, TextProcessor, TokenRules
 from metalm_cli.tasks import Card, Example
-from metalm_cli.templates import Template, render, session_of
+from metalm_cli.templates import Template, prompt_to_session, render
 from task_fixtures import CARD
 from tiny_models import tokenizer_of
 
@@ -31,38 +31,38 @@ def example(words: int) -> Example:
 
 
 def made(one: Example) -> Session:
-    return session_of(render(one, TEMPLATE))
+    return prompt_to_session(render(one, TEMPLATE))
 
 
-def limits(encoder: int | None, length: int = 400, also: int | None = None, kind: str = "byte") -> Limits:
+def limits(encoder: int | None, length: int = 400, also: int | None = None, kind: str = "byte") -> LengthLimits:
     tokenizer = DecoderTokenizer(tokenizer_of(kind), TokenRules())
     processors = {} if encoder is None else {"text": TextProcessor("text", tokenizer_of("wordpiece"), encoder)}
-    others = [] if also is None else [TextReader.of(tokenizer_of("wordpiece"), also)]
-    return Limits.of(SessionTokeniser(tokenizer, processors), length, others)
+    others = [] if also is None else [EncoderLimit.of(tokenizer_of("wordpiece"), also)]
+    return LengthLimits.of(SessionTokeniser(tokenizer, processors), length, others)
 
 
 def test_what_fits_is_left_alone() -> None:
-    assert fit(example(4), card(), made, limits(100)) == (example(4), False)
+    assert truncate_example(example(4), card(), made, limits(100)) == (example(4), False)
 
 
 @pytest.mark.parametrize("how", ["tail", "head", "middle"])
 def test_the_long_field_alone_is_cut_and_as_little_as_needed(how: str) -> None:
     bounds = limits(80)
-    found = fit(example(200), card(how), made, bounds)
+    found = truncate_example(example(200), card(how), made, bounds)
     assert found is not None
     kept, was_cut = found
     assert was_cut
     assert kept.fields["question"] == QUESTION
     assert (kept.options, kept.answers) == (("no", "yes"), ("no",))
     session = made(kept)
-    assert bounds.holds(session)
+    assert bounds.fits(session)
     assert SessionTokeniser(bounds.tokenizer, {"text": TextProcessor("text", tokenizer_of("wordpiece"), 80)})(session)
     words, whole = kept.fields["text"].split(), example(200).fields["text"].split()
     expected = {"tail": whole[: len(words)], "head": whole[len(whole) - len(words) :]}
     if how in expected:
         assert words == expected[how]
         more = whole[: len(words) + 2] if how == "tail" else whole[len(whole) - len(words) - 2 :]
-        assert not bounds.holds(made(replace(kept, fields={**kept.fields, "text": " ".join(more)})))
+        assert not bounds.fits(made(replace(kept, fields={**kept.fields, "text": " ".join(more)})))
     else:
         assert (words[0], words[-1]) == (whole[0], whole[-1])
         assert "..." in words
@@ -85,7 +85,7 @@ def test_a_dock_is_read_once_and_for_its_limits_only_where_it_could_be_too_long(
     counting = processor._backend = Counting(processor._backend)
     tokenise = SessionTokeniser(DecoderTokenizer(tokenizer_of("byte"), TokenRules()), {"text": processor})
     session = made(example(words))
-    assert Limits.of(tokenise, 1000).holds(session)
+    assert LengthLimits.of(tokenise, 1000).fits(session)
     assert counting.read == before
     tokenise(session)
     assert counting.read == 1
@@ -93,18 +93,18 @@ def test_a_dock_is_read_once_and_for_its_limits_only_where_it_could_be_too_long(
 
 def test_without_a_long_field_nothing_is_cut() -> None:
     bare = card().model_copy(update={"long": None})
-    assert fit(example(200), bare, made, limits(80)) is None
+    assert truncate_example(example(200), bare, made, limits(80)) is None
 
 
 def test_a_question_that_does_not_fit_alone_is_not_cut() -> None:
-    assert fit(example(200), card(), made, limits(12)) is None
+    assert truncate_example(example(200), card(), made, limits(12)) is None
 
 
 @pytest.mark.parametrize("encoder", [40, 80, 120])
 @pytest.mark.parametrize("length", [150, 400])
 def test_a_metalm_and_its_twin_read_the_same_characters(encoder: int, length: int) -> None:
-    docked = fit(example(90), card(), made, limits(encoder, length))
-    twin = fit(example(90), card(), made, limits(None, length, also=encoder))
+    docked = truncate_example(example(90), card(), made, limits(encoder, length))
+    twin = truncate_example(example(90), card(), made, limits(None, length, also=encoder))
     assert docked == twin
     assert docked is not None
 
@@ -112,7 +112,7 @@ def test_a_metalm_and_its_twin_read_the_same_characters(encoder: int, length: in
 def test_the_session_fits_the_decoder_docked_and_lowered() -> None:
     for kind in ("byte", "byte-bos", "llama"):
         bounds = limits(1000, 120, kind=kind)
-        found = fit(example(90), card(), made, bounds)
+        found = truncate_example(example(90), card(), made, bounds)
         assert found is not None
         lowered = SessionTokeniser(bounds.tokenizer, {})(made(found[0]))
         assert len(lowered) <= 120
@@ -122,7 +122,7 @@ def test_the_session_fits_the_decoder_docked_and_lowered() -> None:
 
 def test_cutting_at_words() -> None:
     text = "one two three four"
-    assert [cut(text, keep, "tail") for keep in (3, 5, 9, 13, 17, 18)] == [
+    assert [truncate_at_space(text, keep, "tail") for keep in (3, 5, 9, 13, 17, 18)] == [
         "one",
         "one",
         "one two",
@@ -130,7 +130,7 @@ def test_cutting_at_words() -> None:
         "one two three",
         text,
     ]
-    assert cut(text, 9, "head") == "four"
-    assert cut("x" * 50, 10, "tail") == "x" * 10
-    assert cut(text, 16, "middle") == "one ... four"
-    assert cut(text, 0, "tail") == ""
+    assert truncate_at_space(text, 9, "head") == "four"
+    assert truncate_at_space("x" * 50, 10, "tail") == "x" * 10
+    assert truncate_at_space(text, 16, "middle") == "one ... four"
+    assert truncate_at_space(text, 0, "tail") == ""

@@ -11,7 +11,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from metalm_cli.demo.display import Bars, Display, Reckoning, make_display
+from metalm_cli.demo.display import Bars, Display, EtaEstimate, make_display
 from metalm_cli.demo.stages import Stage
 
 
@@ -76,7 +76,7 @@ def test_the_time_left_is_reckoned_from_the_pace(tmp_path, monkeypatch):
     clock = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     stages = [stage(name, tmp_path) for name in "abcd"]
-    reckoning = Reckoning(stages, {"a"}, 2)
+    reckoning = EtaEstimate(stages, {"a"}, 2)
     assert reckoning({"a"}, {}) == (0.25, 1.5)  # three seconds of work for two at a time
     clock[0] += 20
     assert reckoning({"a", "b"}, {"c": 0.0}) == (0.5, 40.0)

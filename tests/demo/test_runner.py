@@ -17,7 +17,7 @@ from rich.console import Console
 
 from metalm_cli.demo import runner
 from metalm_cli.demo.display import Display
-from metalm_cli.demo.runner import Runner, Stopped
+from metalm_cli.demo.runner import DemoStopped, Runner
 from metalm_cli.demo.stages import BUDGETS, Stage
 from metalm_cli.demo.state import STATE, Folder, is_made, last_record, steps_done
 from metalm_cli.errors import MetalmError
@@ -38,7 +38,7 @@ class Script:
         self.alive: set[str] = set()
         self.stopped: list[str] = []
 
-    def __call__(self, stage: Stage, log: Path) -> runner.Child:
+    def __call__(self, stage: Stage, log: Path) -> runner.ChildProcess:
         script = self
         script.begun.append(stage.name)
         script.alive.add(stage.name)
@@ -184,7 +184,7 @@ def test_a_demo_from_before_there_were_records_counts_by_its_version(folder, mon
 
 def test_a_stage_that_goes_on_keeps_its_log_and_what_it_has(folder):
     one = stage("a", folder.path, steps=3)
-    with pytest.raises(Stopped):
+    with pytest.raises(DemoStopped):
         make_runner(folder, [one], Script(1, {"a": 75}, "first part\n"))[0].run()
     (folder.path / "a").mkdir()
     (folder.path / "a" / "checkpoint").write_text("")
@@ -236,7 +236,7 @@ def test_a_signal_stops_what_runs_and_the_handlers_come_back(folder):
     script = Script(looks=10_000)
     whole, _ = make_runner(folder, [stage("a", folder.path), stage("b", folder.path, "a")], script)
     threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(Stopped, match="SIGINT"):
+    with pytest.raises(DemoStopped, match="SIGINT"):
         whole.run()
     assert script.stopped == ["a"]
     assert script.begun == ["a"]
@@ -287,14 +287,14 @@ def test_a_full_disk_keeps_no_stage_alive(folder, monkeypatch):
     children = {"a": Stubborn(leaves=True), "b": Stubborn()}
     whole, _ = stopping(folder, monkeypatch, children)
     monkeypatch.setattr(folder, "spent", full)
-    with pytest.raises(Stopped, match="SIGTERM"):
+    with pytest.raises(DemoStopped, match="SIGTERM"):
         whole.run()
     assert [one.killed for one in children.values()] == [False, True]
 
 
 def test_a_stage_that_somebody_else_stopped_stops_the_demo(folder):
     whole, _ = make_runner(folder, [stage("a", folder.path)], Script(1, {"a": 75}))
-    with pytest.raises(Stopped, match="a was stopped"):
+    with pytest.raises(DemoStopped, match="a was stopped"):
         whole.run()
 
 

@@ -14,7 +14,7 @@ from metalm_cli.demo.expectations import Expectation
 from metalm_cli.demo.score_summary import (
     decoder_hash,
     lines_of,
-    means_in_context,
+    mean_rows,
     read_before,
     sentences,
     single_task,
@@ -156,7 +156,7 @@ def in_context(tmp_path: Path) -> list[Path]:
 def test_means_of_one_seed_are_those_of_results_compare(in_context):
     folder = in_context[0] / "results"
     theirs = compare(read(folder / "in-context.json"), read(folder / "in-context-2.json")).means
-    ours = means_in_context(in_context[:1])
+    ours = mean_rows(in_context[:1])
     over = [one for one in theirs if one.name == OVER]
     assert [(one.shots, one.clusters) for one in ours] == [(0, 2), (2, 2)]
     for one, other in zip(ours, over, strict=True):
@@ -165,7 +165,7 @@ def test_means_of_one_seed_are_those_of_results_compare(in_context):
 
 
 def test_means_in_context_are_over_seeds(in_context):
-    none, two = means_in_context(in_context)
+    none, two = mean_rows(in_context)
     assert (none.metalm, none.twin, none.difference[0]) == pytest.approx((50, 45, 5))
     assert none.difference[1] < 5 < none.difference[2]
     assert (two.metalm, two.twin) == pytest.approx((60, 50.5))
@@ -173,7 +173,7 @@ def test_means_in_context_are_over_seeds(in_context):
 
 def test_every_task_is_shown_with_each_number_of_demonstrations(in_context):
     lines = lines_of(in_context, "in-context")
-    heads, rows = table_of(lines, means_in_context(in_context))
+    heads, rows = table_of(lines, mean_rows(in_context))
     assert heads[:2] == ["task", "shots"]
     assert [row[:2] for row in rows] == [
         ["reviews", "0"],
@@ -211,7 +211,7 @@ def test_tables_have_a_cell_for_each_head(seeds):
 def test_expectations_stand_beside_what_was_found(seeds, monkeypatch):
     monkeypatch.setitem(score_summary.EXPECTED, "world_reviews", Expectation(True, "easy"))
     monkeypatch.setitem(score_summary.EXPECTED, "world_nli", Expectation(False, "new"))
-    heads, rows = score_summary.expected_and_found(lines_of(seeds, "instructed"))
+    heads, rows = score_summary.expectations_and_results(lines_of(seeds, "instructed"))
     assert rows == [["reviews", "above chance", "MetaLM", "easy"], ["nli *", "not", "neither", "new"]]
     assert len(heads) == 4
 

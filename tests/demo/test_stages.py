@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from metalm_cli.config import resolve, split_arguments
-from metalm_cli.demo.expectations import EXPECTED, IN_CONTEXT, WITHOUT_CHANCE, in_short, in_words
+from metalm_cli.demo.expectations import EXPECTED, IN_CONTEXT, WITHOUT_CHANCE, describe, describe_briefly
 from metalm_cli.demo.stages import BUDGETS, HELD_OUT, READS, SINGLE, stages_of
 from metalm_cli.miniworld.tasks import task_rows
 
@@ -93,8 +93,8 @@ def test_expectations_are_of_tasks_of_the_world():
 
 
 def test_expectations_are_told_of_every_task_and_in_context():
-    words = "\n".join(in_words())
-    for told in (words, in_short()):
+    words = "\n".join(describe())
+    for told in (words, describe_briefly()):
         assert all(task.removeprefix("world_") in told for task in [*EXPECTED, *WITHOUT_CHANCE])
         assert "retrained models in context: not above chance on any task" in told
     assert IN_CONTEXT.why in words

@@ -9,7 +9,8 @@ import pytest
 from scipy import stats
 
 from metalm_cli.evaluation.metrics.bootstrap import (
-    Observed,
+    Observations,
+    common_rows,
     corpus_error,
     corpus_interval,
     interval,
@@ -19,10 +20,9 @@ from metalm_cli.evaluation.metrics.bootstrap import (
     paired,
     percentiles,
     resampled_means,
-    shared_rows,
     standard_error,
     task_samples,
-    two_sided,
+    two_sided_p,
 )
 from metalm_cli.evaluation.metrics.task_metrics import MEASURES
 
@@ -30,9 +30,9 @@ RIGHT = np.array([1.0] * 30 + [0.0] * 70)
 LENGTHS = np.random.default_rng(0).gamma(2.0, 1.0, 200)
 
 
-def means(values: object, rows: object = None) -> Observed:
+def means(values: object, rows: object = None) -> Observations:
     found = np.array(values, dtype=float)
-    return Observed(np.arange(len(found)) if rows is None else np.array(rows), found)
+    return Observations(np.arange(len(found)) if rows is None else np.array(rows), found)
 
 
 def test_the_standard_error_is_scipys() -> None:
@@ -92,7 +92,7 @@ def test_scores_of_many_resamples_at_once_are_those_of_one_by_one(name) -> None:
     random = np.random.default_rng(8)
     right = random.integers(0, 2, 70)
     found = np.where(random.random(70) < 0.7, right, random.integers(0, 3, 70))
-    whole = Observed(np.arange(70), found, right, MEASURES[name])
+    whole = Observations(np.arange(70), found, right, MEASURES[name])
     at_once = whole.resampled(resamples=200)
     assert corpus_interval(MEASURES[name], found, right, resamples=200) == pytest.approx(percentiles(at_once))
     assert corpus_error(whole, resamples=200) == pytest.approx(at_once.std(ddof=1))
@@ -147,7 +147,7 @@ def test_rows_are_matched_by_their_number() -> None:
     assert part is not None
     assert (part.both, part.only, part.first) == (60, (30, 0), pytest.approx(one[30:].mean()))
     assert paired([means(one)], [means(other, np.arange(90, 180))]) is None
-    assert shared_rows([means(one), means(one[:5])], [means(other[3:], np.arange(3, 90))]).tolist() == [3, 4]
+    assert common_rows([means(one), means(one[:5])], [means(other[3:], np.arange(3, 90))]).tolist() == [3, 4]
     with pytest.raises(KeyError):
         means(one).at(np.array([91]))
 
@@ -174,7 +174,7 @@ def test_scores_of_whole_splits_are_paired_too() -> None:
     random = np.random.default_rng(14)
     right = random.integers(0, 2, 300)
     good, bad = (np.where(random.random(300) < share, right, 1 - right) for share in (0.9, 0.6))
-    sides = [Observed(np.arange(300), said, right, MEASURES["f1"]) for said in (good, bad)]
+    sides = [Observations(np.arange(300), said, right, MEASURES["f1"]) for said in (good, bad)]
     found = paired([sides[0]], [sides[1]], resamples=500)
     assert found is not None
     assert found.difference == pytest.approx(float(MEASURES["f1"](good, right) - MEASURES["f1"](bad, right)))
@@ -194,9 +194,9 @@ def test_several_wordings_are_averaged_by_example() -> None:
 
 
 def test_p_counts_both_sides_and_is_never_zero() -> None:
-    assert two_sided(np.full(999, 0.5)) == pytest.approx(2 / 1000)
-    assert two_sided(np.zeros(99)) == 1
-    assert two_sided(np.array([-1.0] * 10 + [1.0] * 89)) == pytest.approx(2 * 11 / 100)
+    assert two_sided_p(np.full(999, 0.5)) == pytest.approx(2 / 1000)
+    assert two_sided_p(np.zeros(99)) == 1
+    assert two_sided_p(np.array([-1.0] * 10 + [1.0] * 89)) == pytest.approx(2 * 11 / 100)
 
 
 def test_means_over_tasks() -> None:
@@ -221,4 +221,4 @@ def test_too_few_examples_have_a_mean_alone() -> None:
     found = mean_of([[means([1.0])], [means(RIGHT)]])
     assert (found.value, found.error, found.interval) == (0.65, None, None)
     assert mean_samples([[]]) is None
-    assert corpus_error(Observed(np.zeros(1), np.zeros(1), np.zeros(1), MEASURES["f1"])) is None
+    assert corpus_error(Observations(np.zeros(1), np.zeros(1), np.zeros(1), MEASURES["f1"])) is None

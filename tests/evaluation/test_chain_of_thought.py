@@ -7,22 +7,22 @@ from dataclasses import replace
 import pytest
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.evaluation.chain_of_thought import answer_of, conclusions, majority
+from metalm_cli.evaluation.chain_of_thought import extract_answer, find_answers, majority_vote
 from metalm_cli.tasks import Example
-from metalm_cli.templates import Style, Template, render
+from metalm_cli.templates import PromptStyle, Template, render
 
 EXAMPLE = Example("sums", 0, {"question": "Two apples and five?"}, ("7",), (), None, "2 + 5 = 7.\nThat is all.", {})
 TEMPLATE = Template(name="ask", input="{{ question }}", target="{{ answer }}")
 
 
 def test_what_is_trained_is_found_again() -> None:
-    target = render(EXAMPLE, TEMPLATE, Style(rationale=True)).target
+    target = render(EXAMPLE, TEMPLATE, PromptStyle(rationale=True)).target
     assert target != "7"
     for delimiter in (" ", "", "\n", " Answer:"):
-        assert answer_of(delimiter + target, delimiter) == (EXAMPLE.rationale, "7")
+        assert extract_answer(delimiter + target, delimiter) == (EXAMPLE.rationale, "7")
     for answer in ("no", "It is. Or not.", "New York"):
         example = replace(EXAMPLE, answers=(answer,))
-        assert answer_of(render(example, TEMPLATE, Style(rationale=True)).target)[1] == answer
+        assert extract_answer(render(example, TEMPLATE, PromptStyle(rationale=True)).target)[1] == answer
 
 
 @pytest.mark.parametrize(
@@ -45,12 +45,12 @@ def test_what_is_trained_is_found_again() -> None:
     ],
 )
 def test_texts_that_conclude_otherwise(said, metric, expected) -> None:
-    assert answer_of(said, " ", metric) == expected
+    assert extract_answer(said, " ", metric) == expected
 
 
 def test_conclusions_are_found_in_lines() -> None:
-    assert conclusions("The answer is a\nthe answer is   b  \n") == [(0, "a"), (16, "b")]
-    assert conclusions("The answer is\nb") == []
+    assert find_answers("The answer is a\nthe answer is   b  \n") == [(0, "a"), (16, "b")]
+    assert find_answers("The answer is\nb") == []
 
 
 @pytest.mark.parametrize(
@@ -70,16 +70,16 @@ def test_conclusions_are_found_in_lines() -> None:
     ],
 )
 def test_most_votes_win_and_the_first_of_equals(samples, metric, expected) -> None:
-    assert majority(samples, metric) == expected
+    assert majority_vote(samples, metric) == expected
 
 
 def test_a_vote_without_samples_is_an_error() -> None:
     with pytest.raises(MetalmError, match="no samples"):
-        majority([], "accuracy")
+        majority_vote([], "accuracy")
 
 
 def test_samples_of_a_model_are_voted_on_the_same_way_each_time() -> None:
-    from metalm_cli.inference.batch_generation import sampled
+    from metalm_cli.inference.batch_generation import sample_all
     from metalm_cli.sessions import Causal, Docked, Session
     from tiny_language_models import talker
 
@@ -87,8 +87,8 @@ def test_samples_of_a_model_are_voted_on_the_same_way_each_time() -> None:
     sessions = [Session([Docked("text", "It rained.")]), Session([Causal("The girl had")])]
     votes = [
         [
-            majority([answer_of(one)[1] for one in texts])
-            for texts in sampled(interface, sessions, [3, 3], 6, 0.7, 1, size)
+            majority_vote([extract_answer(one)[1] for one in texts])
+            for texts in sample_all(interface, sessions, [3, 3], 6, 0.7, 1, size)
         ]
         for size in (1, 5)
     ]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.evaluation.results.comparison import OVER, Comparison, compare, means_of
-from metalm_cli.evaluation.results.result_reader import parse
+from metalm_cli.evaluation.results.comparison import OVER, Comparison, compare, record_cluster_means
+from metalm_cli.evaluation.results.result_reader import parse_result
 from result_fixtures import record, setting, task, wording
 
 
@@ -21,7 +21,7 @@ GOOD, BAD, SAME = values(0.9, 1), values(0.5, 2), values(0.7, 3)
 
 
 def pair(first: dict[str, Any], second: dict[str, Any]) -> Comparison:
-    return compare(parse(first, "a.json"), parse(second, "b.json"), resamples=2_000)
+    return compare(parse_result(first, "a.json"), parse_result(second, "b.json"), resamples=2_000)
 
 
 def one_task(found: list[float], **more: Any) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def test_cluster_means_of_one_file_have_intervals() -> None:
         "cb": task(setting(wording(BAD))),
         "sst2": task(setting(wording(SAME)), cluster="sentiment"),
     }
-    found = means_of(parse(record(tasks), "a.json"), 0)
+    found = record_cluster_means(parse_result(record(tasks), "a.json"), 0)
     nli, of = found["nli"]
     assert of == ("rte", "cb")
     error = 100 * np.hypot(np.std(GOOD), np.std(BAD)) / np.sqrt(200) / 2
@@ -181,5 +181,5 @@ def test_cluster_means_of_one_file_have_intervals() -> None:
     over = found[OVER][0]
     assert over.interval is not None
     assert over.interval[0] < over.value < over.interval[1]
-    assert OVER not in means_of(parse(one_task(GOOD), "a.json"), 0)
-    assert means_of(parse(one_task(GOOD), "a.json"), 9) == {}
+    assert OVER not in record_cluster_means(parse_result(one_task(GOOD), "a.json"), 0)
+    assert record_cluster_means(parse_result(one_task(GOOD), "a.json"), 9) == {}

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from metalm_cli.data.examples.truncation import TextReader
+from metalm_cli.data.examples.truncation import EncoderLimit
 from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation import evaluator as protocol
 from metalm_cli.evaluation.results import result_writer as written
-from metalm_cli.evaluation.settings import Settings
+from metalm_cli.evaluation.settings import EvaluationSettings
 from metalm_cli.models import weights_hash
 from metalm_cli.sessions import Causal, Docked, Session
 from task_folders import OPEN, ROWS
@@ -27,7 +27,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         calls.append({"sessions": sessions, "limits": limits, **options})
         return [" yes"] * len(sessions)
 
-    monkeypatch.setattr(protocol, "continuations", parrot)
+    monkeypatch.setattr(protocol, "generate_all", parrot)
     return calls
 
 
@@ -76,17 +76,17 @@ def test_what_is_written_freely_is_decoded_with_beams(desk, said, cluster, token
 
 def test_templates_that_say_the_answer_otherwise_are_scored_as_they_say_it(desk, monkeypatch) -> None:
     desk.card("odd")
-    monkeypatch.setattr(protocol, "continuations", lambda interface, sessions, limits, **_: ["I say yes!", "yes"] * 6)
+    monkeypatch.setattr(protocol, "generate_all", lambda interface, sessions, limits, **_: ["I say yes!", "yes"] * 6)
     (result,) = desk.results(talker("gpt2", "text"), "odd", template="spoken")
     assert [one.target for one in result.wordings[0].samples[:2]] == ["I say no!", "I say yes!"]
     assert result.settings[0].value == 0.0
-    monkeypatch.setattr(protocol, "continuations", lambda interface, sessions, limits, **_: ["I say yes!"] * 12)
+    monkeypatch.setattr(protocol, "generate_all", lambda interface, sessions, limits, **_: ["I say yes!"] * 12)
     assert desk.results(talker("gpt2", "text"), "odd", template="spoken")[0].settings[0].value == 50.0
 
 
 def test_the_delimiter_is_no_part_of_an_answer() -> None:
-    assert protocol.without("\nAnswer: yes \n", "\nAnswer:") == "yes"
-    assert protocol.without(" yes", " ") == "yes"
+    assert protocol.strip_delimiter("\nAnswer: yes \n", "\nAnswer:") == "yes"
+    assert protocol.strip_delimiter(" yes", " ") == "yes"
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_long_inputs_are_cut_or_skipped_and_counted(desk, said) -> None:
     assert (whole.cut, whole.skipped, whole.score.n) == (0, 1, 1)
     assert [(one.row, one.target) for one in whole.samples] == [(1, "no")]
     assert whole.score.value == 0.0
-    reader = TextReader.of(interface.processors["text"].tokenizer, 40)
+    reader = EncoderLimit.of(interface.processors["text"].tokenizer, 40)
     (shorter,) = desk.results(interface, "cut", also=(reader,))
     assert reader.tokens(shorter.wordings[0].samples[0].input) <= 40 < reader.tokens(cut.samples[0].input)
 
@@ -145,7 +145,7 @@ def test_a_task_of_which_nothing_fits_has_no_score_and_is_in_no_mean(desk, said)
     assert found[0].settings[0].value is None
     assert found[0].wordings[0].skipped == 1
     assert list(written.cluster_means(found)) == ["reading"]
-    made = written.record({}, Settings(), found, {}, seen={})
+    made = written.result_record({}, EvaluationSettings(), found, {}, seen={})
     assert made["tasks"]["whole"]["settings"][0]["score"] is None
     json.dumps(made, allow_nan=False)
 
@@ -209,16 +209,18 @@ def test_means_are_of_core_tasks_then_of_clusters(desk, said) -> None:
         "reading": (100.0, ("other",)),
     }
     assert means["nli"].error == pytest.approx(found[1].settings[0].error / 2)
-    assert written.over_clusters(means).value == 87.5
+    assert written.mean_over_clusters(means).value == 87.5
     assert written.cluster_means(found[3:])["nli"].of == ("extra",)
-    assert written.over_clusters({}) is None
+    assert written.mean_over_clusters({}) is None
 
 
 def test_a_record_says_where_everything_comes_from(desk, said) -> None:
     interface = talker("gpt2", "text")
     desk.card("odd")
     found = desk.results(interface, "odd", template="2", limit=6)
-    made = written.record(written.model_facts("run", interface), Settings(), found, {"far": "not at hand"}, seen={})
+    made = written.result_record(
+        written.model_record("run", interface), EvaluationSettings(), found, {"far": "not at hand"}, seen={}
+    )
     one = made["tasks"]["odd"]
     assert (made["protocol"], made["missing"], made["complete"]) == ("finetuned", {"far": "not at hand"}, True)
     assert one["files"][0]["sha256"] == written._sha256(desk.folder / "cards" / "odd.jsonl")

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.evaluation.answer_cache import Asked, Kept
-from metalm_cli.evaluation.contamination import contamination, files_of
-from metalm_cli.evaluation.evaluator import Evaluator, Wording
+from metalm_cli.evaluation.answer_cache import AnswerCache, AnswerKey
+from metalm_cli.evaluation.contamination import find_overlap, training_files
+from metalm_cli.evaluation.evaluator import Evaluator, TemplateResult
 from metalm_cli.evaluation.results import result_writer as written
-from metalm_cli.inference.language_model import Interface
+from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.models import weights_hash
-from metalm_cli.provenance.model_history import History, history
+from metalm_cli.provenance.model_history import ModelHistory, read_history
 from metalm_cli.sessions import Causal, Session
 from metalm_cli.tasks import Cards
-from metalm_cli.templates import render, session_of
+from metalm_cli.templates import prompt_to_session, render
 from task_folders import OPEN, ROWS, Desk
 from tiny_language_models import interface_of, talker
 
@@ -30,12 +30,14 @@ CHOICE = {
 }
 
 
-def by_hand(interface: Interface, task: Any, ended: bool, shots: int = 0, settings: Any = None) -> list[list[float]]:
+def by_hand(
+    interface: LanguageModel, task: Any, ended: bool, shots: int = 0, settings: Any = None
+) -> list[list[float]]:
     """Log-probabilities of each example's options, one session each."""
     template, found = task.templates[0], []
     for example in task.examples:
         shown = [render(one, template) for one in task.demonstrations(example, shots, settings)] if shots else []
-        asked = session_of(render(example, template), shown, answered=False)
+        asked = prompt_to_session(render(example, template), shown, answered=False)
         sums = []
         for option in example.options:
             answer = Causal(" " + option, trained=True, end=ended)
@@ -90,12 +92,12 @@ def test_options_are_ranked_with_and_without_their_end(desk: Desk, protocol: Any
 @pytest.mark.parametrize("layout", ["docks", "joined"])
 @pytest.mark.parametrize("drawn", [False, True], ids=["frozen", "drawn"])
 def test_demonstrations_stand_in_front(desk: Desk, drawn: bool, layout: Any) -> None:
-    from metalm_cli.templates import Style
+    from metalm_cli.templates import PromptStyle
 
     interface = interface_of("gpt2", "text") if layout == "docks" else interface_of("gpt2")
     desk.card("odd", **CHOICE)
     tasks, _, settings = desk.open(
-        "odd", protocol="in_context", shots=(0, 1, 3), drawn=drawn, style=Style(layout=layout)
+        "odd", protocol="in_context", shots=(0, 1, 3), drawn=drawn, style=PromptStyle(layout=layout)
     )
     (result,) = Evaluator(interface, settings).evaluate(tasks)
     assert [one.shots for one in result.settings] == [0, 1, 3]
@@ -107,7 +109,7 @@ def test_demonstrations_stand_in_front(desk: Desk, drawn: bool, layout: Any) -> 
         for sample, example in zip(wording.samples, task.examples, strict=True):
             shown = task.demonstrations(example, setting.shots, settings)
             assert example.row not in [one.row for one in shown]
-            asked = session_of(
+            asked = prompt_to_session(
                 render(example, template),
                 [render(one, template) for one in shown],
                 style=settings.style,
@@ -142,7 +144,7 @@ def test_demonstrations_that_do_not_fit_are_said_and_nothing_is_cut_for_them(des
     (more,) = Evaluator(interface, again).evaluate(tasks)
     assert more.settings[0].value is not None
     assert more.settings[1].value is None
-    made = written.record({}, again, [more], {}, seen={})
+    made = written.result_record({}, again, [more], {}, seen={})
     assert made["tasks"]["odd"]["settings"][1]["templates"][0]["note"]
     json.dumps(made, allow_nan=False)
 
@@ -186,7 +188,7 @@ def test_open_tasks_are_said_by_every_protocol(desk: Desk) -> None:
 def test_normalised_answers_are_compared_without_case_and_articles(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     from metalm_cli.evaluation import evaluator as protocol
 
-    monkeypatch.setattr(protocol, "continuations", lambda interface, sessions, *a, **k: [" The Yes!"] * len(sessions))
+    monkeypatch.setattr(protocol, "generate_all", lambda interface, sessions, *a, **k: [" The Yes!"] * len(sessions))
     desk.card("odd")
     strict, loose = (desk.results(talker("gpt2", "text"), "odd", normalise=one)[0] for one in (False, True))
     assert (strict.settings[0].value, loose.settings[0].value) == (0.0, 50.0)
@@ -201,18 +203,18 @@ def test_a_rationale_is_said_before_the_answer_where_a_card_has_some(
     desk: Desk, monkeypatch: Any, protocol: Any
 ) -> None:
     from metalm_cli.evaluation import evaluator as evaluating
-    from metalm_cli.templates import Style
+    from metalm_cli.templates import PromptStyle
 
     def saying(interface: Any, sessions: Any, limits: Any, **_options: Any) -> list[str]:
         asked.append(max(limits))
         return [f" It has {n} balls, which is odd.\nThe answer is yes" for n in range(len(sessions))]
 
     asked: list[int] = []
-    monkeypatch.setattr(evaluating, "continuations", saying)
+    monkeypatch.setattr(evaluating, "generate_all", saying)
     desk.card("why", REASONS, **REASONED)
     desk.card("plain", **CHOICE)
     found = desk.results(
-        interface_of("gpt2", n_positions=512), "why", "plain", protocol=protocol, style=Style(rationale=True)
+        interface_of("gpt2", n_positions=512), "why", "plain", protocol=protocol, style=PromptStyle(rationale=True)
     )
     by_name = {one.task.card.name: one.wordings[0] for one in found}
     assert {one.prediction for one in by_name["why"].samples} == {"yes"}
@@ -234,7 +236,7 @@ def test_of_several_samples_the_most_frequent_answer_counts(desk: Desk, monkeypa
         return [[" not at all", " yes", " yes"]] * len(sessions)
 
     told: list[Any] = []
-    monkeypatch.setattr(evaluating, "sampled", saying)
+    monkeypatch.setattr(evaluating, "sample_all", saying)
     desk.card("odd", **CHOICE)
     (result,) = desk.results(
         interface_of("gpt2"), "odd", protocol=protocol, samples=3, temperature=0.5, seed=7, limit=4
@@ -275,9 +277,11 @@ def test_the_papers_five_templates(desk: Desk) -> None:
 # -- kept answers ------------------------------------------------------------------------------------------------------
 
 
-def asked_of(interface: Interface, desk: Desk, folder: Any, **changes: Any) -> tuple[list[Wording], Kept]:
+def asked_of(
+    interface: LanguageModel, desk: Desk, folder: Any, **changes: Any
+) -> tuple[list[TemplateResult], AnswerCache]:
     tasks, _, settings = desk.open("odd", "balls", **changes)
-    kept = Kept(folder / "answers.sqlite", weights_hash.weights_sha256(interface.model))
+    kept = AnswerCache(folder / "answers.sqlite", weights_hash.weights_sha256(interface.model))
     try:
         found = list(Evaluator(interface, settings, kept).evaluate(tasks))
     finally:
@@ -342,25 +346,25 @@ def test_an_interrupted_evaluation_goes_on_from_what_it_had(desk: Desk, tmp_path
 
 def test_why_an_answer_is_missing(tmp_path: Any) -> None:
     path = tmp_path / "answers.sqlite"
-    one = Asked("rte row 1", "text", "ranked")
-    kept = Kept(path, "weights")
+    one = AnswerKey("rte row 1", "text", "ranked")
+    kept = AnswerCache(path, "weights")
     kept.put([(one, [1.5, -2.0])])
     kept.close()
     for asked, model, reason in [
         (one, "weights", None),
         (one, "other", "asked of other weights"),
-        (Asked("rte row 1", "text", "said"), "weights", "asked in another way"),
-        (Asked("rte row 1", "texts", "ranked"), "weights", "its text has changed"),
-        (Asked("rte row 2", "texts", "ranked"), "weights", "not asked before"),
+        (AnswerKey("rte row 1", "text", "said"), "weights", "asked in another way"),
+        (AnswerKey("rte row 1", "texts", "ranked"), "weights", "its text has changed"),
+        (AnswerKey("rte row 2", "texts", "ranked"), "weights", "not asked before"),
     ]:
-        kept = Kept(path, model)
+        kept = AnswerCache(path, model)
         assert kept.get(asked) == ([1.5, -2.0] if reason is None else None)
         assert dict(kept.missed) == ({} if reason is None else {reason: 1})
         kept.close()
     damaged = tmp_path / "damaged.sqlite"
     damaged.write_bytes(b"not a data base" * 100)
     with pytest.raises(MetalmError, match="answers cannot be kept"):
-        Kept(damaged, "weights")
+        AnswerCache(damaged, "weights")
 
 
 # -- what was seen -----------------------------------------------------------------------------------------------------
@@ -377,21 +381,21 @@ def test_what_a_model_has_seen(tmp_path: Any) -> None:
     (tmp_path / "model").mkdir()
     path = tmp_path / "model" / "lineage.json"
     path.write_text(json.dumps(lineage))
-    past = history(tmp_path, "run")
+    past = read_history(tmp_path, "run")
     assert past.command == "instruct"
     known = {name: cards[name] for name in past.tasks}
     labels = {name: past.of(cards[name], known).label for name in ("sst2", "qnli", "squad_v2", "rte")}
     assert labels == {"sst2": "seen", "qnli": "leak partner", "squad_v2": "leak partner", "rte": "held out"}
     assert "squad" in past.of(cards["qnli"], known).why
     path.write_text(json.dumps({**lineage, "ancestors": [{"checkpoint": "hub/base", "lineage": None}]}))
-    past = history(tmp_path, "run")
+    past = read_history(tmp_path, "run")
     assert past.of(cards["rte"], known).label == "unknown"
     assert "hub/base" in past.of(cards["rte"], known).why
     assert past.of(cards["sst2"], known).label == "seen"
-    assert history(None, "hub/model").of(cards["rte"], {}).label == "unknown"
+    assert read_history(None, "hub/model").of(cards["rte"], {}).label == "unknown"
     path.write_text("{torn")
-    assert history(tmp_path, "run").of(cards["rte"], {}).label == "unknown"
-    assert History({"mine": "run"}, ()).of(cards["rte"], {}).label == "unknown"
+    assert read_history(tmp_path, "run").of(cards["rte"], {}).label == "unknown"
+    assert ModelHistory({"mine": "run"}, ()).of(cards["rte"], {}).label == "unknown"
 
 
 def test_how_tasks_were_worded_is_read_from_the_lineage_as_far_as_it_is_sound(tmp_path: Path) -> None:
@@ -411,7 +415,7 @@ def test_how_tasks_were_worded_is_read_from_the_lineage_as_far_as_it_is_sound(tm
     ]:
         lineage = {"command": "finetune", "tasks": [], "ancestors": [], "templates": told}
         (tmp_path / "lineage.json").write_text(json.dumps(lineage))
-        assert history(tmp_path, "run").worded == expected
+        assert read_history(tmp_path, "run").worded == expected
 
 
 def test_rows_that_stand_in_training_data(desk: Desk, tmp_path: Any) -> None:
@@ -424,10 +428,10 @@ def test_rows_that_stand_in_training_data(desk: Desk, tmp_path: Any) -> None:
     data.mkdir()
     (data / "a.jsonl").write_text(json.dumps({"text": f"Once, {words[2].upper()}!"}) + "\n")
     (data / "b.jsonl").write_text(json.dumps({"nested": [{"deep": words[0]}]}) + "\n")
-    found = contamination(tasks, files_of([data]))
+    found = find_overlap(tasks, training_files([data]))
     assert found["tasks"] == {"long": {"rows": [0, 2], "of": 4}, "odd": {"rows": [], "of": 12}}
     with pytest.raises(MetalmError, match="no training data to compare with"):
-        files_of([tmp_path / "nowhere"])
+        training_files([tmp_path / "nowhere"])
 
 
 def test_intervals_stand_around_their_scores(desk: Desk) -> None:

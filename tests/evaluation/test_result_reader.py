@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.evaluation.results.result_reader import files_of, parse, read
+from metalm_cli.evaluation.results.result_reader import parse_result, read, result_files
 from result_fixtures import record, setting, task, wording
 
 
@@ -34,7 +34,7 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_what_later_versions_add_is_passed_over() -> None:
-    assert parse({**made(), "contamination": {"rte": 3}}, "x").complete
+    assert parse_result({**made(), "contamination": {"rte": 3}}, "x").complete
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
@@ -70,7 +70,7 @@ FIRST = "tasks.rte.settings.0.templates.0"
 )
 def test_damage_is_said_with_its_place(path: str, value: Any, why: str) -> None:
     with pytest.raises(MetalmError) as caught:
-        parse(changed(path, value), "mine.json").observations  # noqa: B018
+        parse_result(changed(path, value), "mine.json").observations  # noqa: B018
     assert caught.value.what == "the result file is damaged"
     assert why in caught.value.why
     assert caught.value.where == "mine.json"
@@ -116,9 +116,13 @@ def test_files_of_a_run(tmp_path: Path) -> None:
         path.write_text(json.dumps(made() if name in "ab" else {"title": name}), encoding="utf-8")
         os.utime(path, (at, at))
     (run / "results" / "a.samples.jsonl").write_text("{}\n", encoding="utf-8")
-    assert [path.name for path in files_of(run)] == ["b.json", "a.json"] == [p.name for p in files_of(run / "results")]
-    assert files_of(run / "results" / "a.json") == [run / "results" / "a.json"]
+    assert (
+        [path.name for path in result_files(run)]
+        == ["b.json", "a.json"]
+        == [p.name for p in result_files(run / "results")]
+    )
+    assert result_files(run / "results" / "a.json") == [run / "results" / "a.json"]
     (tmp_path / "empty" / "results").mkdir(parents=True)
     with pytest.raises(MetalmError, match="no results are here") as caught:
-        files_of(tmp_path / "empty")
+        result_files(tmp_path / "empty")
     assert "metalm evaluate" in caught.value.remedy

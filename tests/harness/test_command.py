@@ -22,7 +22,7 @@ def _missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def _there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(harness, "require", lambda: None)
+    monkeypatch.setattr(harness, "require_lm_eval", lambda: None)
 
 
 @pytest.mark.usefixtures("_missing")

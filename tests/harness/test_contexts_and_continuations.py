@@ -6,25 +6,29 @@ import numpy as np
 import pytest
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.harness.contexts_and_continuations import Pair, PairReader, questions_of
+from metalm_cli.harness.contexts_and_continuations import (
+    ContextAndContinuation,
+    ContinuationTokenizer,
+    group_by_context,
+)
 from tiny_language_models import interface_of
 
 CONTEXT, REST = "The girl had a red ball", " and a dog"
 
 
 def test_each_text_is_split_where_its_context_ends() -> None:
-    reader = PairReader(interface_of("gpt2"))
+    reader = ContinuationTokenizer(interface_of("gpt2"))
     whole, context = (reader.tokenizer(text).input_ids for text in (CONTEXT + REST, CONTEXT))
-    assert reader.pairs([(CONTEXT, REST)]) == [Pair(tuple(context), tuple(whole[len(context) :]))]
+    assert reader.pairs([(CONTEXT, REST)]) == [ContextAndContinuation(tuple(context), tuple(whole[len(context) :]))]
 
 
 def test_spaces_that_end_a_context_belong_to_the_continuation() -> None:
-    reader = PairReader(interface_of("gpt2"))
+    reader = ContinuationTokenizer(interface_of("gpt2"))
     assert reader.pairs([(CONTEXT + " ", REST[1:])]) == reader.pairs([(CONTEXT, REST)])
 
 
 def test_llama_reads_its_start_token_once() -> None:
-    reader = PairReader(interface_of("llama"))
+    reader = ContinuationTokenizer(interface_of("llama"))
     bos = reader.tokenizer.bos_token_id
     plain, written = reader.pairs([(CONTEXT, REST), ("<s>" + CONTEXT, REST)])
     assert plain.context[0] == bos
@@ -35,9 +39,9 @@ def test_llama_reads_its_start_token_once() -> None:
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_without_context_the_prefix_token_stands_before(family: str) -> None:
-    reader = PairReader(interface_of(family))
+    reader = ContinuationTokenizer(interface_of(family))
     (pair,) = reader.pairs([("", "A dog")])
-    assert pair == Pair(
+    assert pair == ContextAndContinuation(
         (reader.tokenizer.bos_token_id,), tuple(reader.tokenizer("A dog", add_special_tokens=False).input_ids)
     )
     (written,) = reader.pairs([("", reader.tokenizer.bos_token + "A dog")])
@@ -47,22 +51,22 @@ def test_without_context_the_prefix_token_stands_before(family: str) -> None:
 
 def test_a_prefix_token_and_a_start_token_can_be_asked_for() -> None:
     interface = interface_of("gpt2")
-    assert PairReader(interface, prefix_token_id=9).pairs([("", "A dog")])[0].context == (9,)
-    never = PairReader(interface_of("llama"), add_start=False).pairs([(CONTEXT, REST)])[0]
-    assert never.context[0] != PairReader(interface_of("llama")).pairs([(CONTEXT, REST)])[0].context[0]
+    assert ContinuationTokenizer(interface, prefix_token_id=9).pairs([("", "A dog")])[0].context == (9,)
+    never = ContinuationTokenizer(interface_of("llama"), add_start=False).pairs([(CONTEXT, REST)])[0]
+    assert never.context[0] != ContinuationTokenizer(interface_of("llama")).pairs([(CONTEXT, REST)])[0].context[0]
 
 
 def test_rules_that_a_model_was_saved_with_hold() -> None:
     interface = interface_of("gpt2", rules={"start": "always", "paragraph": "Ġ"})
     paragraph = interface.decoder_tokenizer.paragraph_id
-    (pair,) = PairReader(interface).pairs([("One.\nTwo.", " Three")])
+    (pair,) = ContinuationTokenizer(interface).pairs([("One.\nTwo.", " Three")])
     assert pair.context[0] == interface.decoder_tokenizer.start_id
     assert paragraph in pair.context
 
 
 def test_long_contexts_lose_their_beginning() -> None:
-    reader = PairReader(interface_of("gpt2"), max_length=10)
-    full = PairReader(interface_of("gpt2"))
+    reader = ContinuationTokenizer(interface_of("gpt2"), max_length=10)
+    full = ContinuationTokenizer(interface_of("gpt2"))
     (long,) = full.pairs([(CONTEXT * 3, REST)])
     (cut,) = reader.pairs([(CONTEXT * 3, REST)])
     assert cut.continuation == long.continuation
@@ -77,14 +81,14 @@ def test_long_contexts_lose_their_beginning() -> None:
 )
 def test_what_cannot_be_scored_is_refused(request_: tuple[str, str], says: str) -> None:
     with pytest.raises(MetalmError, match=says):
-        PairReader(interface_of("gpt2"), max_length=10).pairs([request_])
+        ContinuationTokenizer(interface_of("gpt2"), max_length=10).pairs([request_])
 
 
 @pytest.mark.parametrize("length", [2, 3, 7, 64])
 def test_windows_cover_a_text_once_with_as_much_before_it_as_fits(length: int) -> None:
-    reader = PairReader(interface_of("gpt2"), max_length=length)
+    reader = ContinuationTokenizer(interface_of("gpt2"), max_length=length)
     ids = reader.tokenizer(CONTEXT + REST).input_ids
-    windows = list(reader.windows(CONTEXT + REST))
+    windows = list(reader.rolling_windows(CONTEXT + REST))
     assert [token for window in windows for token in window.continuation] == ids
     known = [reader.prefix_token_id, *ids]
     at = 1
@@ -92,13 +96,18 @@ def test_windows_cover_a_text_once_with_as_much_before_it_as_fits(length: int) -
         assert list(window.context) == known[at - len(window.context) : at]
         at += len(window.continuation)
         assert len(window.context) + len(window.continuation) == min(length + 1, at)
-    assert list(reader.windows("")) == []
+    assert list(reader.rolling_windows("")) == []
 
 
 def test_equal_contexts_are_one_question_and_common_beginnings_stand_in_front() -> None:
     shots = tuple(range(40))
-    pairs = [Pair((*shots, 5), (1, 2)), Pair((*shots, 6), (3,)), Pair((*shots, 5), (4,)), Pair((9, 9), (7,))]
-    questions, places = questions_of(pairs)
+    pairs = [
+        ContextAndContinuation((*shots, 5), (1, 2)),
+        ContextAndContinuation((*shots, 6), (3,)),
+        ContextAndContinuation((*shots, 5), (4,)),
+        ContextAndContinuation((9, 9), (7,)),
+    ]
+    questions, places = group_by_context(pairs)
     assert places == [[0, 2], [1], [3]]
     assert [[option.tolist() for option in one.options] for one in questions] == [[[1, 2], [4]], [[3]], [[7]]]
     assert [one.prefix.ids.tolist() for one in questions] == [[5], [6], [9, 9]]
@@ -111,4 +120,4 @@ def test_equal_contexts_are_one_question_and_common_beginnings_stand_in_front() 
 @pytest.mark.parametrize("length", [1, 10_000])
 def test_a_length_that_the_model_does_not_have_is_refused(length: int) -> None:
     with pytest.raises(MetalmError, match=f"max_length={length}"):
-        PairReader(interface_of("gpt2"), max_length=length)
+        ContinuationTokenizer(interface_of("gpt2"), max_length=length)

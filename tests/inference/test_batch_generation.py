@@ -7,9 +7,9 @@ import torch
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.inference import batch_generation
-from metalm_cli.inference.batch_generation import batches, continuations, pads_left, sampled
-from metalm_cli.inference.language_model import Interface
-from metalm_cli.inference.text_streaming import cut_at
+from metalm_cli.inference.batch_generation import generate_all, measure_left_padding, plan_batches, sample_all
+from metalm_cli.inference.language_model import LanguageModel
+from metalm_cli.inference.text_streaming import cut_at_stop
 from metalm_cli.sessions import Causal, DecoderTokenizer, Docked, Session, TokenRules
 from model_families import make_decoder
 from tiny_language_models import DOCKED, FAMILIES, TEXT, Reference, interface_of, talker
@@ -35,9 +35,9 @@ def test_together_is_what_one_by_one_says(family, options, monkeypatch) -> None:
     limits = [6, 3, 6, 2, 6, 6, 6, 3, 6]
     alone = [interface.generate([one], limit, **options)[0] for one, limit in zip(sessions, limits, strict=True)]
     assert len(set(alone)) > 2
-    assert pads_left(interface.model.decoder)
+    assert measure_left_padding(interface.model.decoder)
     for size in (1, 4, 16):
-        assert continuations(interface, sessions, limits, batch_size=size, **options) == alone
+        assert generate_all(interface, sessions, limits, batch_size=size, **options) == alone
 
 
 def test_together_ends_where_each_document_ends() -> None:
@@ -47,11 +47,11 @@ def test_together_ends_where_each_document_ends() -> None:
     ids = [Reference(plain).greedy(list(one), 12) for one in sessions]
     token = max(ids[0][2:], key=lambda one: len({other.index(one) for other in ids if one in other}))
     (name,) = plain.tokenizer.convert_ids_to_tokens([token])
-    ending = Interface(plain.model, DecoderTokenizer(plain.tokenizer, TokenRules(document=name)), plain.processors)
+    ending = LanguageModel(plain.model, DecoderTokenizer(plain.tokenizer, TokenRules(document=name)), plain.processors)
     alone = [ending.generate([one], 12)[0] for one in sessions]
     assert len({len(one) for one in alone}) > 1
     assert alone != long
-    assert continuations(ending, sessions, [12] * len(sessions), batch_size=5) == alone
+    assert generate_all(ending, sessions, [12] * len(sessions), batch_size=5) == alone
 
 
 def test_a_decoder_that_cannot_be_padded_is_not() -> None:
@@ -64,90 +64,94 @@ def test_a_decoder_that_cannot_be_padded_is_not() -> None:
     alone = [interface.generate([one], 5)[0] for one in sessions]
     hook = interface.model.decoder.transformer.register_forward_pre_hook(without_positions, with_kwargs=True)
     try:
-        assert not pads_left(interface.model.decoder)
+        assert not measure_left_padding(interface.model.decoder)
         assert [interface.generate([one], 5)[0] for one in sessions] == alone
-        assert continuations(interface, sessions, [5] * 9, batch_size=8) == alone
+        assert generate_all(interface, sessions, [5] * 9, batch_size=8) == alone
     finally:
         hook.remove()
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "opt", "gpt_neox", "qwen2", "gemma2", "phi", "metalm-decoder"])
 def test_families_can_be_padded(family) -> None:
-    assert pads_left(make_decoder(family))
+    assert measure_left_padding(make_decoder(family))
 
 
 def test_positions_end_each_session_where_they_end_alone() -> None:
     interface = talker("gpt2", "text", n_positions=24)
     sessions = [Session([Causal(tuple(range(40, 40 + length)))]) for length in (22, 20, 5, 6)]
     alone = [interface.generate([one], 9)[0] for one in sessions]
-    assert continuations(interface, sessions, [9] * 4, batch_size=4) == alone
+    assert generate_all(interface, sessions, [9] * 4, batch_size=4) == alone
     with pytest.raises(MetalmError, match="the decoder has 24"):
-        continuations(interface, [Session([Causal(tuple(range(40, 64)))], "full")], [1])
+        generate_all(interface, [Session([Causal(tuple(range(40, 64)))], "full")], [1])
 
 
 def test_batches_hold_what_can_stand_together() -> None:
     lengths, limits = [5, 7, 5, 9, 7, 2], [3, 3, 8, 3, 8, 3]
     rooms = [20 - one for one in lengths]
-    found = list(batches(lengths, limits, rooms, 4))
+    found = list(plan_batches(lengths, limits, rooms, 4))
     assert sorted(at for one in found for at in one) == [0, 1, 2, 3, 4, 5]
     assert [len(one) for one in found] == [4, 2]
-    assert all(len({lengths[at] for at in one}) == 1 for one in batches(lengths, limits, rooms, 4, equal_lengths=True))
-    assert all(len({limits[at] for at in one}) == 1 for one in batches(lengths, limits, rooms, 4, equal_limits=True))
-    assert list(batches([9, 8], [1, 9], [3, 9], 4)) == [[0], [1]]
-    assert list(batches([], [], [], 4)) == []
+    assert all(
+        len({lengths[at] for at in one}) == 1 for one in plan_batches(lengths, limits, rooms, 4, equal_lengths=True)
+    )
+    assert all(
+        len({limits[at] for at in one}) == 1 for one in plan_batches(lengths, limits, rooms, 4, equal_limits=True)
+    )
+    assert list(plan_batches([9, 8], [1, 9], [3, 9], 4)) == [[0], [1]]
+    assert list(plan_batches([], [], [], 4)) == []
 
 
 def test_progress_is_told(monkeypatch) -> None:
     interface = talker("gpt2", "text")
     told: list[int] = []
-    continuations(interface, prompts(), [2] * 9, batch_size=4, watch=told.append)
+    generate_all(interface, prompts(), [2] * 9, batch_size=4, watch=told.append)
     assert told == [4, 8, 9]
     calls = []
     real = batch_generation._continued
     monkeypatch.setattr(batch_generation, "_continued", lambda *a: calls.append(len(a[1])) or real(*a))
-    continuations(interface, prompts(), [2] * 9, batch_size=8, num_beams=4)
+    generate_all(interface, prompts(), [2] * 9, batch_size=8, num_beams=4)
     assert max(calls) == 2
 
 
 def test_a_budget_bounds_the_positions_of_a_batch() -> None:
     lengths, limits = [5, 7, 5, 9, 7, 2, 30], [3] * 7
     rooms = [100] * 7
-    found = list(batches(lengths, limits, rooms, 99, budget=24))
+    found = list(plan_batches(lengths, limits, rooms, 99, budget=24))
     assert sorted(at for one in found for at in one) == list(range(7))
     assert found[0] == [6], "alone it may take more"
     for one in found[1:]:
         assert len(one) * (max(lengths[at] for at in one) + 3) <= 24
     assert max(map(len, found)) > 1
     interface = talker("gpt2", "text")
-    expected = continuations(interface, prompts(), [4] * 9)
+    expected = generate_all(interface, prompts(), [4] * 9)
     for budget in (1, 60, 10_000):
-        assert continuations(interface, prompts(), [4] * 9, batch_size=None, budget=budget) == expected
+        assert generate_all(interface, prompts(), [4] * 9, batch_size=None, budget=budget) == expected
 
 
 def test_samples_do_not_depend_on_batches() -> None:
     interface = talker("gpt2", "text")
     sessions, limits = prompts(), [6, 3, 6, 2, 6, 6, 6, 3, 6]
-    found = sampled(interface, sessions, limits, 3, 1.5, seed=7, batch_size=1)
+    found = sample_all(interface, sessions, limits, 3, 1.5, seed=7, batch_size=1)
     assert [len(one) for one in found] == [3] * 9
     assert sum(len(set(one)) == 3 for one in found) > 6
     for size in (2, 5, 64):
-        assert sampled(interface, sessions, limits, 3, 1.5, seed=7, batch_size=size) == found
-    assert sampled(interface, sessions, limits, 3, 1.5, seed=7, batch_size=None, budget=100) == found
-    assert sampled(interface, sessions, limits, 3, 1.5, seed=8) != found
-    fewer = sampled(interface, sessions[2:5], limits[2:5], 2, 1.5, seed=7, keys=[2, 3, 4])
+        assert sample_all(interface, sessions, limits, 3, 1.5, seed=7, batch_size=size) == found
+    assert sample_all(interface, sessions, limits, 3, 1.5, seed=7, batch_size=None, budget=100) == found
+    assert sample_all(interface, sessions, limits, 3, 1.5, seed=8) != found
+    fewer = sample_all(interface, sessions[2:5], limits[2:5], 2, 1.5, seed=7, keys=[2, 3, 4])
     assert fewer == [one[:2] for one in found[2:5]]
-    cold = sampled(interface, sessions, limits, 2, 1e-4, seed=7)
-    assert cold == [[one, one] for one in continuations(interface, sessions, limits)]
-    twice = sampled(interface, [sessions[0]] * 2, [6] * 2, 2, 1.5, seed=7)
+    cold = sample_all(interface, sessions, limits, 2, 1e-4, seed=7)
+    assert cold == [[one, one] for one in generate_all(interface, sessions, limits)]
+    twice = sample_all(interface, [sessions[0]] * 2, [6] * 2, 2, 1.5, seed=7)
     assert twice[0] == found[0][:2] != twice[1]
     with pytest.raises(MetalmError, match="got 0 samples"):
-        sampled(interface, sessions, limits, 0)
+        sample_all(interface, sessions, limits, 0)
 
 
 def test_sampling_leaves_the_global_generator_alone() -> None:
     interface = talker("gpt2")
     state = torch.get_rng_state()
-    sampled(interface, prompts()[:1], [5], 2)
+    sample_all(interface, prompts()[:1], [5], 2)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -155,25 +159,25 @@ def test_sampling_leaves_the_global_generator_alone() -> None:
 def test_stop_texts_end_each_where_it_would_end_alone(family, monkeypatch) -> None:
     interface = talker(family, "text")
     sessions = prompts()
-    whole = continuations(interface, sessions, [24] * 9)
+    whole = generate_all(interface, sessions, [24] * 9)
     stop = [whole[1][3:5], whole[4][6:8]]
-    expected = [cut_at(one, stop) for one in whole]
+    expected = [cut_at_stop(one, stop) for one in whole]
     assert expected != whole
     steps = []
     real = batch_generation._continued
     monkeypatch.setattr(batch_generation, "_continued", lambda *a: steps.append(real(*a)) or steps[-1])
     for size in (1, 4):
-        assert continuations(interface, sessions, [24] * 9, batch_size=size, stop=stop) == expected
+        assert generate_all(interface, sessions, [24] * 9, batch_size=size, stop=stop) == expected
     assert min(one.shape[1] for one in steps) < 24, "nothing is said long after the stop"
     beams = {"num_beams": 2, "length_penalty": 1.0}
-    wide = continuations(interface, sessions, [9] * 9, **beams)
-    assert continuations(interface, sessions, [9] * 9, stop=stop, **beams) == [cut_at(one, stop) for one in wide]
+    wide = generate_all(interface, sessions, [9] * 9, **beams)
+    assert generate_all(interface, sessions, [9] * 9, stop=stop, **beams) == [cut_at_stop(one, stop) for one in wide]
 
 
 def test_a_batch_that_memory_does_not_hold_is_halved(monkeypatch) -> None:
     interface = talker("gpt2", "text")
     sessions = prompts()
-    expected = continuations(interface, sessions, [4] * 9)
+    expected = generate_all(interface, sessions, [4] * 9)
     real, tried = batch_generation._continued, []
 
     def small(interface, sessions, most, options):
@@ -185,13 +189,13 @@ def test_a_batch_that_memory_does_not_hold_is_halved(monkeypatch) -> None:
     monkeypatch.setattr(batch_generation, "_continued", small)
     limit = 2
     told: list[int] = []
-    assert continuations(interface, sessions, [4] * 9, batch_size=9, watch=told.append) == expected
+    assert generate_all(interface, sessions, [4] * 9, batch_size=9, watch=told.append) == expected
     assert tried[:3] == [9, 4, 2]
     assert told[-1] == 9
-    drawn = sampled(interface, sessions, [4] * 9, 1, batch_size=9)
+    drawn = sample_all(interface, sessions, [4] * 9, 1, batch_size=9)
     limit = 9
-    assert sampled(interface, sessions, [4] * 9, 1, batch_size=9) == drawn
+    assert sample_all(interface, sessions, [4] * 9, 1, batch_size=9) == drawn
     limit = 0
     with pytest.raises(MetalmError, match="memory does not hold") as caught:
-        continuations(interface, sessions, [4] * 9)
+        generate_all(interface, sessions, [4] * 9)
     assert "up to 4 new tokens" in caught.value.why

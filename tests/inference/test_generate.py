@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.inference import Interface
+from metalm_cli.inference import LanguageModel
 from metalm_cli.sessions import Causal, DecoderTokenizer, Docked, Session, TokenRules
 from tiny_language_models import DOCKED, FAMILIES, TEXT, Reference, interface_of, talker
 
@@ -50,7 +50,7 @@ def test_a_continuation_ends_before_the_documents_end(monkeypatch) -> None:
     ids = Reference(interface).greedy(spans, 12)
     at = next(at for at in range(2, 12) if ids[at] not in ids[:at])
     (token,) = interface.tokenizer.convert_ids_to_tokens(ids[at : at + 1])
-    ending = Interface(
+    ending = LanguageModel(
         interface.model, DecoderTokenizer(interface.tokenizer, TokenRules(document=token)), interface.processors
     )
     made = []
@@ -68,7 +68,7 @@ def test_a_paragraph_token_is_a_newline_in_what_is_said() -> None:
     ids = Reference(interface).greedy(spans, 6)
     (token,) = interface.tokenizer.convert_ids_to_tokens(ids[2:3])
     rules = TokenRules(paragraph=token)
-    lines = Interface(interface.model, DecoderTokenizer(interface.tokenizer, rules), interface.processors)
+    lines = LanguageModel(interface.model, DecoderTokenizer(interface.tokenizer, rules), interface.processors)
     (said,) = lines.generate([Session(spans)], max_new_tokens=6)
     assert said.split("\n")[0] == decoded(interface, ids[:2])
     assert said.count("\n") == ids.count(ids[2])
@@ -79,7 +79,7 @@ def test_an_end_at_once_is_an_empty_text() -> None:
     spans = [Causal("Once upon a time")]
     plain = talker("gpt2")
     (first,) = plain.tokenizer.convert_ids_to_tokens(Reference(plain).greedy(spans, 1))
-    ending = Interface(plain.model, DecoderTokenizer(plain.tokenizer, TokenRules(document=first)), {})
+    ending = LanguageModel(plain.model, DecoderTokenizer(plain.tokenizer, TokenRules(document=first)), {})
     assert ending.generate([Session(spans)], max_new_tokens=9) == [""]
     assert ending.start(Session(spans)).reply() == ""
 

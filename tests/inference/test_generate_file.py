@@ -13,10 +13,10 @@ import pytest
 
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.inference import append_only_jsonl, generate_file
-from metalm_cli.inference.append_only_jsonl import AnswersFile
+from metalm_cli.inference.append_only_jsonl import OutputFile
 from metalm_cli.inference.generate_file import answer_file, read_requests
-from metalm_cli.inference.generation import Decoding, Layout, session_of, stream
-from metalm_cli.inference.sampling import Sampling
+from metalm_cli.inference.generation import DecodingOptions, PromptRoute, stream_answer, text_to_session
+from metalm_cli.inference.sampling import SamplingOptions
 from metalm_cli.sessions import Causal, Docked, Session
 from model_families import picture
 from tiny_language_models import talker
@@ -33,14 +33,16 @@ def write(path: Path, rows: list[Any]) -> Path:
     return path
 
 
-def run(source: Path, out: Path, *, model: Any = None, decoding: Decoding | None = None, **options: Any) -> AnswersFile:
+def run(
+    source: Path, out: Path, *, model: Any = None, decoding: DecodingOptions | None = None, **options: Any
+) -> OutputFile:
     return answer_file(
         "tiny",
         model or talker("gpt2", "text"),
         read_requests(source),
         out,
-        options.pop("layout", Layout()),
-        decoding or Decoding(6),
+        options.pop("layout", PromptRoute()),
+        decoding or DecodingOptions(6),
         **options,
     )
 
@@ -71,7 +73,9 @@ def test_each_line_is_answered_as_alone(source, tmp_path) -> None:
     for row in rows:
         given = ROWS[row["line"] - 1]
         assert row["id"] == given["id"]
-        assert row["text"] == stream(interface, session_of(interface, given["text"]), Decoding(6)).text
+        assert (
+            row["text"] == stream_answer(interface, text_to_session(interface, given["text"]), DecodingOptions(6)).text
+        )
     assert told[0] == 0
     assert told[-1] == 20
     assert len(told) > 4
@@ -92,7 +96,7 @@ def test_sessions_images_and_blank_lines(tmp_path) -> None:
         5: Session([Docked("vision", image)]),
     }
     assert {line: row["text"] for line, row in found.items()} == {
-        line: stream(interface, one, Decoding(6)).text for line, one in expected.items()
+        line: stream_answer(interface, one, DecodingOptions(6)).text for line, one in expected.items()
     }
     assert found[3]["id"] == 7
     assert "id" not in found[2]
@@ -102,7 +106,7 @@ def test_layout_holds_for_texts_and_compressed_files_are_read(tmp_path) -> None:
     path = tmp_path / "in.jsonl.gz"
     path.write_bytes(gzip.compress(json.dumps(ROWS[3]).encode()))
     interface = talker("gpt2", "text")
-    layout = Layout("causal", "So")
+    layout = PromptRoute("causal", "So")
     run(path, tmp_path / "out.jsonl", layout=layout)
     (row,) = read(tmp_path / "out.jsonl")[1:]
     session = Session([Causal(ROWS[3]["text"]), Causal(" So")])
@@ -195,11 +199,11 @@ def test_a_line_that_the_model_cannot_read_gets_an_error(tmp_path) -> None:
 
 # -- going on ---------------------------------------------------------------------------------------------------------
 
-SAMPLED = Decoding(6, sampling=Sampling(1.2, 0.95, 3))
+SAMPLED = DecodingOptions(6, sampling=SamplingOptions(1.2, 0.95, 3))
 
 
 @pytest.mark.parametrize("torn", [0, 1, 25])
-@pytest.mark.parametrize("decoding", [Decoding(6), SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("decoding", [DecodingOptions(6), SAMPLED], ids=["greedy", "sampled"])
 def test_a_killed_run_goes_on(source, tmp_path, torn, decoding, monkeypatch) -> None:
     whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
     run(source, whole, decoding=decoding, budget=1000)
@@ -207,8 +211,8 @@ def test_a_killed_run_goes_on(source, tmp_path, torn, decoding, monkeypatch) -> 
     out.write_bytes(b"".join(lines[:8]) + lines[8][:torn])
     before = out.read_bytes()[: len(b"".join(lines[:8]))]
     asked: list[int] = []
-    real = generate_file.answers
-    monkeypatch.setattr(generate_file, "answers", lambda i, some, *a: asked.extend(some) or real(i, some, *a))
+    real = generate_file.generate_answers
+    monkeypatch.setattr(generate_file, "generate_answers", lambda i, some, *a: asked.extend(some) or real(i, some, *a))
     run(source, out, decoding=decoding, budget=40)
     assert out.read_bytes().startswith(before)
     assert sorted(read(out)[1:], key=lambda row: row["line"]) == sorted(read(whole)[1:], key=lambda row: row["line"])
@@ -244,10 +248,10 @@ def test_an_interrupt_leaves_what_is_answered(source, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"decoding": Decoding(7)}, "max_new_tokens was 6, is 7"),
-        ({"decoding": Decoding(6, stop=("a",))}, "stop was"),
+        ({"decoding": DecodingOptions(7)}, "max_new_tokens was 6, is 7"),
+        ({"decoding": DecodingOptions(6, stop=("a",))}, "stop was"),
         ({"decoding": SAMPLED}, "sampling was None"),
-        ({"layout": Layout(prompt="So")}, "prompt was '', is 'So'"),
+        ({"layout": PromptRoute(prompt="So")}, "prompt was '', is 'So'"),
         ({"family": ("opt", "text")}, "other weights; model: other tokens|other tokens; model: other weights"),
         ({"rows": ROWS[:19]}, "input: another file"),
     ],
@@ -269,7 +273,7 @@ def test_answers_of_something_else_are_left_alone(source, tmp_path, change, why)
 def test_a_model_that_has_moved_is_the_same(source, tmp_path) -> None:
     requests, interface = read_requests(source), talker("gpt2", "text")
     for name in ("here", "there"):
-        answer_file(name, interface, requests, tmp_path / "out.jsonl", Layout(), Decoding(2))
+        answer_file(name, interface, requests, tmp_path / "out.jsonl", PromptRoute(), DecodingOptions(2))
     assert len(read(tmp_path / "out.jsonl")) == 21
 
 
@@ -281,12 +285,12 @@ def test_other_files_are_never_overwritten(tmp_path) -> None:
     for text in ("hello", "hello\n", '{"text": "a"}\n', "\n"):
         out.write_text(text)
         with pytest.raises(MetalmError, match="holds no answers"):
-            AnswersFile(out, HEADER, {1, 2})
+            OutputFile(out, HEADER, {1, 2})
         assert out.read_text() == text
     with pytest.raises(MetalmError, match="cannot be written"):
-        AnswersFile(tmp_path, HEADER, {1})
+        OutputFile(tmp_path, HEADER, {1})
     with pytest.raises(MetalmError, match="cannot be written"):
-        AnswersFile(out / "below.jsonl", HEADER, {1})
+        OutputFile(out / "below.jsonl", HEADER, {1})
 
 
 def test_a_header_that_was_cut_off_begins_anew(tmp_path) -> None:
@@ -295,7 +299,7 @@ def test_a_header_that_was_cut_off_begins_anew(tmp_path) -> None:
     for size in (0, 5, len(append_only_jsonl.BEGINS), len(whole)):
         out.parent.mkdir(exist_ok=True)
         out.write_bytes(whole[:size])
-        with AnswersFile(out, HEADER, {1}) as file:
+        with OutputFile(out, HEADER, {1}) as file:
             file.append([{"line": 1, "text": "a"}])
         assert out.read_bytes() == whole + b'\n{"line": 1, "text": "a"}\n'
 
@@ -307,23 +311,23 @@ def test_damage_is_named(tmp_path, row) -> None:
     out = write(tmp_path / "out.jsonl", [HEADER, {"line": 2, "text": "b"}, row, {"line": 1, "text": "a"}])
     before = out.read_bytes()
     with pytest.raises(MetalmError, match="damaged") as caught:
-        AnswersFile(out, HEADER, {1, 2})
+        OutputFile(out, HEADER, {1, 2})
     assert caught.value.where == f"{out}:3"
     assert out.read_bytes() == before
 
 
 def test_two_processes_do_not_write_the_same_answers(tmp_path) -> None:
     out = tmp_path / "out.jsonl"
-    with AnswersFile(out, HEADER, {1}), pytest.raises(MetalmError, match="another process"):
-        AnswersFile(out, HEADER, {1})
-    AnswersFile(out, HEADER, {1}).close()
+    with OutputFile(out, HEADER, {1}), pytest.raises(MetalmError, match="another process"):
+        OutputFile(out, HEADER, {1})
+    OutputFile(out, HEADER, {1}).close()
     with open(out, "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_a_full_disk_is_said(tmp_path) -> None:
     out = tmp_path / "out.jsonl"
-    file = AnswersFile(out, HEADER, {1, 2})
+    file = OutputFile(out, HEADER, {1, 2})
     file.append([{"line": 1, "text": "a"}])
     with open("/dev/full", "wb", buffering=0) as full:
         file._file, kept = full, file._file

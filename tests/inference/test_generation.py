@@ -12,31 +12,33 @@ import torch
 from metalm_cli.errors import MetalmError
 from metalm_cli.inference import generation
 from metalm_cli.inference.generation import (
-    Decoding,
-    Layout,
-    Said,
-    answers,
+    DecodingOptions,
+    Generation,
+    PromptRoute,
+    generate_answers,
     image_encoder,
     open_image,
-    session_of,
-    stream,
+    stream_answer,
     text_encoder,
+    text_to_session,
 )
-from metalm_cli.inference.language_model import Interface
-from metalm_cli.inference.sampling import Sampling
-from metalm_cli.inference.text_streaming import cut_at
+from metalm_cli.inference.language_model import LanguageModel
+from metalm_cli.inference.sampling import SamplingOptions
+from metalm_cli.inference.text_streaming import cut_at_stop
 from metalm_cli.sessions import Causal, DecoderTokenizer, Docked, Session, TokenRules
 from model_families import picture
 from tiny_language_models import FAMILIES, interface_of, talker
 
 TEXTS = ["It rained all day.", "The girl had a red ball, and a dog.", "Who barked?"]
 
-GREEDY = Decoding()
+GREEDY = DecodingOptions()
 
 
-def told(interface: Interface, session: Session, decoding: Decoding = GREEDY, key: int = 1) -> tuple[Said, list]:
+def told(
+    interface: LanguageModel, session: Session, decoding: DecodingOptions = GREEDY, key: int = 1
+) -> tuple[Generation, list]:
     pieces: list[str] = []
-    said = stream(interface, session, decoding, pieces.append, key)
+    said = stream_answer(interface, session, decoding, pieces.append, key)
     assert "".join(pieces) == said.text
     return said, pieces
 
@@ -46,29 +48,32 @@ def told(interface: Interface, session: Session, decoding: Decoding = GREEDY, ke
 
 def test_a_text_is_docked_or_causal() -> None:
     interface = interface_of("gpt2", "text")
-    assert list(session_of(interface, "Hi")) == [Docked("text", "Hi")]
-    assert list(session_of(interface, "Hi", layout=Layout("causal"))) == [Causal("Hi")]
-    assert list(session_of(interface, "Hi", layout=Layout(prompt="So"))) == [Docked("text", "Hi"), Causal(" So")]
-    assert list(session_of(interface, "", layout=Layout(prompt="So"))) == [Causal("So")]
+    assert list(text_to_session(interface, "Hi")) == [Docked("text", "Hi")]
+    assert list(text_to_session(interface, "Hi", layout=PromptRoute("causal"))) == [Causal("Hi")]
+    assert list(text_to_session(interface, "Hi", layout=PromptRoute(prompt="So"))) == [
+        Docked("text", "Hi"),
+        Causal(" So"),
+    ]
+    assert list(text_to_session(interface, "", layout=PromptRoute(prompt="So"))) == [Causal("So")]
     with pytest.raises(MetalmError, match="line 3 has no text"):
-        session_of(interface, "", name="line 3")
+        text_to_session(interface, "", name="line 3")
 
 
 def test_an_image_stands_first() -> None:
     both, image = interface_of("gpt2", "text", "vision"), picture(0)
-    assert list(session_of(both, "What?", image)) == [Docked("vision", image), Docked("text", "What?")]
-    assert list(session_of(both, "", image)) == [Docked("vision", image)]
+    assert list(text_to_session(both, "What?", image)) == [Docked("vision", image), Docked("text", "What?")]
+    assert list(text_to_session(both, "", image)) == [Docked("vision", image)]
     sees = interface_of("gpt2", "vision")
     assert text_encoder(sees) is None
-    assert list(session_of(sees, "What?", image)) == [Docked("vision", image), Causal("What?")]
+    assert list(text_to_session(sees, "What?", image)) == [Docked("vision", image), Causal("What?")]
 
 
 def test_a_fused_encoder_reads_image_and_text_together(monkeypatch) -> None:
     interface, image = interface_of("gpt2", "text"), picture(0)
     monkeypatch.setattr(interface.model.adapters["text"], "kind", "fused", raising=False)
     assert image_encoder(interface) == ("text", True)
-    assert list(session_of(interface, "What?", image)) == [Docked("text", {"image": image, "text": "What?"})]
-    assert list(session_of(interface, "What?", image, Layout("causal"))) == [
+    assert list(text_to_session(interface, "What?", image)) == [Docked("text", {"image": image, "text": "What?"})]
+    assert list(text_to_session(interface, "What?", image, PromptRoute("causal"))) == [
         Docked("text", {"image": image}),
         Causal("What?"),
     ]
@@ -77,7 +82,7 @@ def test_a_fused_encoder_reads_image_and_text_together(monkeypatch) -> None:
 @pytest.mark.parametrize(("encoders", "why"), [((), "without encoders"), (("text",), r"text \(text\)")])
 def test_an_image_needs_an_encoder(encoders, why) -> None:
     with pytest.raises(MetalmError, match="no encoder that reads images") as caught:
-        session_of(interface_of("gpt2", *encoders), "What?", picture(0))
+        text_to_session(interface_of("gpt2", *encoders), "What?", picture(0))
     assert re.search(why, caught.value.why)
     assert caught.value.remedy
 
@@ -103,8 +108,8 @@ def test_streaming_tells_what_generating_says(family) -> None:
     interface = talker(family.split()[0], *(() if " " in family else ("text", "vision")))
     count = 0
     for text, place in itertools.product(TEXTS, ("docked", "causal")):
-        session = session_of(interface, text, layout=Layout(place))  # type: ignore[arg-type]
-        said, pieces = told(interface, session, Decoding(12))
+        session = text_to_session(interface, text, layout=PromptRoute(place))  # type: ignore[arg-type]
+        said, pieces = told(interface, session, DecodingOptions(12))
         (expected,) = interface.generate([session], max_new_tokens=12)
         assert said.text == (expected.strip() if place == "docked" else expected)
         assert (said.tokens, said.ended) == (12, "limit")
@@ -114,22 +119,24 @@ def test_streaming_tells_what_generating_says(family) -> None:
 
 def test_an_image_is_answered() -> None:
     interface = talker("gpt2", "text", "vision")
-    found = {told(interface, session_of(interface, "What?", picture(at)), Decoding(8))[0].text for at in range(4)}
+    found = {
+        told(interface, text_to_session(interface, "What?", picture(at)), DecodingOptions(8))[0].text for at in range(4)
+    }
     assert len(found) > 1
-    session = session_of(interface, "What?", picture(1))
-    assert told(interface, session, Decoding(8))[0].text == interface.generate([session], 8)[0].strip()
+    session = text_to_session(interface, "What?", picture(1))
+    assert told(interface, session, DecodingOptions(8))[0].text == interface.generate([session], 8)[0].strip()
 
 
 def test_stop_texts_and_beams_end_a_stream() -> None:
     interface = talker("gpt2", "text")
-    session = session_of(interface, TEXTS[0], layout=Layout("causal"))
-    whole = told(interface, session, Decoding(20))[0].text
+    session = text_to_session(interface, TEXTS[0], layout=PromptRoute("causal"))
+    whole = told(interface, session, DecodingOptions(20))[0].text
     stop = (whole[5:8],)
-    said, _ = told(interface, session, Decoding(20, stop=stop))
-    assert said.text == cut_at(whole, stop) != whole
+    said, _ = told(interface, session, DecodingOptions(20, stop=stop))
+    assert said.text == cut_at_stop(whole, stop) != whole
     assert said.ended == "stop"
     assert said.tokens < 20
-    wide, pieces = told(interface, session, Decoding(6, beams=3, length_penalty=0.6))
+    wide, pieces = told(interface, session, DecodingOptions(6, beams=3, length_penalty=0.6))
     assert [wide.text] == interface.generate([session], 6, num_beams=3, length_penalty=0.6)
     assert len(pieces) == 1
 
@@ -140,29 +147,29 @@ def test_a_stream_ends_with_the_document_or_the_positions() -> None:
     made = generation._continued(plain, [plain.tokenise(session)], 9, {})[0].tolist()
     at = next(at for at in range(2, 9) if made[at] not in made[:at])
     (name,) = plain.tokenizer.convert_ids_to_tokens(made[at : at + 1])
-    ending = Interface(plain.model, DecoderTokenizer(plain.tokenizer, TokenRules(document=name)), plain.processors)
-    said, _ = told(ending, session, Decoding(9))
+    ending = LanguageModel(plain.model, DecoderTokenizer(plain.tokenizer, TokenRules(document=name)), plain.processors)
+    said, _ = told(ending, session, DecodingOptions(9))
     assert (said.ended, said.tokens) == ("end", at + 1)
     assert said.text == plain.tokenizer.decode(made[:at])
     short = talker("gpt2", n_positions=23)
-    said, _ = told(short, Session([Causal(tuple(range(40, 60)))]), Decoding(9))
+    said, _ = told(short, Session([Causal(tuple(range(40, 60)))]), DecodingOptions(9))
     assert (said.ended, said.tokens) == ("positions", 3)
 
 
 def test_a_checkpoints_own_constraints_do_not_hold(monkeypatch) -> None:
     interface = talker("gpt2", "text")
-    session = session_of(interface, TEXTS[0])
-    before = told(interface, session, Decoding(20))[0].text
+    session = text_to_session(interface, TEXTS[0])
+    before = told(interface, session, DecodingOptions(20))[0].text
     monkeypatch.setattr(interface.model.decoder.generation_config, "repetition_penalty", 5.0)
     monkeypatch.setattr(interface.model.decoder.generation_config, "no_repeat_ngram_size", 1)
-    assert told(interface, session, Decoding(20))[0].text == before
+    assert told(interface, session, DecodingOptions(20))[0].text == before
 
 
-DECODINGS: dict[str, Decoding] = {
-    "greedy": Decoding(9),
-    "sampled": Decoding(9, sampling=Sampling(1.3, 0.9, 4)),
-    "beams": Decoding(6, beams=2),
-    "stopped": Decoding(9, stop=("e", " the")),
+DECODINGS: dict[str, DecodingOptions] = {
+    "greedy": DecodingOptions(9),
+    "sampled": DecodingOptions(9, sampling=SamplingOptions(1.3, 0.9, 4)),
+    "beams": DecodingOptions(6, beams=2),
+    "stopped": DecodingOptions(9, stop=("e", " the")),
 }
 
 
@@ -171,12 +178,12 @@ def test_many_are_answered_as_each_alone(name) -> None:
     interface, decoding = talker("llama", "text"), DECODINGS[name]
     sessions: dict[int, Any] = {}
     for number, (text, place) in enumerate(itertools.product(TEXTS, ("docked", "causal")), 3):
-        session = session_of(interface, text, layout=Layout(place))  # type: ignore[arg-type]
+        session = text_to_session(interface, text, layout=PromptRoute(place))  # type: ignore[arg-type]
         sessions[number] = session, interface.tokenise(session)
     alone = {number: told(interface, one, decoding, number)[0].text for number, (one, _) in sessions.items()}
     assert len(set(alone.values())) > 2
     for budget in (20, 90, None):
-        found = dict(itertools.chain(*answers(interface, sessions, decoding, budget)))
+        found = dict(itertools.chain(*generate_answers(interface, sessions, decoding, budget)))
         assert found == alone
     if name == "sampled":
         assert told(interface, sessions[3][0], decoding, 4)[0].text != alone[3]
@@ -184,9 +191,9 @@ def test_many_are_answered_as_each_alone(name) -> None:
 
 def test_what_cannot_be_decoded_is_refused(monkeypatch) -> None:
     with pytest.raises(MetalmError, match="not both"):
-        Decoding(beams=2, sampling=Sampling())
+        DecodingOptions(beams=2, sampling=SamplingOptions())
     with pytest.raises(MetalmError, match="stop text is empty"):
-        Decoding(stop=("a", ""))
+        DecodingOptions(stop=("a", ""))
 
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("too much")
@@ -194,4 +201,4 @@ def test_what_cannot_be_decoded_is_refused(monkeypatch) -> None:
     monkeypatch.setattr(generation, "_continued", full)
     interface = talker("gpt2", "text")
     with pytest.raises(MetalmError, match="memory does not hold"):
-        stream(interface, session_of(interface, "Hi"))
+        stream_answer(interface, text_to_session(interface, "Hi"))

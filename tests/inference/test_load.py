@@ -50,7 +50,7 @@ def plain(tmp_path) -> Path:
 
 def test_what_is_loaded_scores_as_what_was_saved(docked) -> None:
     found = metalm.load(docked)
-    assert isinstance(found, metalm.Interface)
+    assert isinstance(found, metalm.LanguageModel)
     assert isinstance(found.model, metalm.MetaLM)
     assert not any(module.training for module in found.model.modules())
     assert list(found.processors) == list(found.model.encoders) == list(found.model.connectors) == ["text", "vision"]

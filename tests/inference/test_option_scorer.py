@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.inference.language_model import Interface
+from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.inference.scoring import option_scorer
-from metalm_cli.inference.scoring.dock_cache import DockStore
-from metalm_cli.inference.scoring.kv_cache import keeps_cache
+from metalm_cli.inference.scoring.dock_cache import DockCache
+from metalm_cli.inference.scoring.kv_cache import measure_cache_reuse
 from metalm_cli.inference.scoring.option_scorer import Scorer, score
-from metalm_cli.inference.scoring.question_rows import Question, joined
+from metalm_cli.inference.scoring.question_rows import OptionQuestion, join_sessions
 from metalm_cli.sessions import Causal, Docked, Session
 from metalm_cli.sessions.spans import Span
 from tiny_language_models import DOCKED, FAMILIES, READS, TEXT, Reference, interface_of, talker
@@ -40,14 +40,16 @@ def asked(count: int = 6) -> list[list[Span]]:
     return made[:count]
 
 
-def question(interface: Interface, spans: list[Span], said: list[str], before: list[Span] | None = None) -> Question:
+def question(
+    interface: LanguageModel, spans: list[Span], said: list[str], before: list[Span] | None = None
+) -> OptionQuestion:
     options = tuple(np.array(interface.decoder_tokenizer.continuation(one), dtype=np.int64) for one in said)
     front = None if before is None else interface.tokenise(Session(before))
-    prefix = interface.tokenise(Session(spans), begun=before is not None)
-    return Question(prefix, options, front)
+    prefix = interface.tokenise(Session(spans), is_continuation=before is not None)
+    return OptionQuestion(prefix, options, front)
 
 
-def alone(interface: Interface, spans: list[Span], said: list[str], before: list[Span] | None = None) -> np.ndarray:
+def alone(interface: LanguageModel, spans: list[Span], said: list[str], before: list[Span] | None = None) -> np.ndarray:
     """Each option in a session of its own, one at a time."""
     found = []
     for one in said:
@@ -63,7 +65,7 @@ def alone(interface: Interface, spans: list[Span], said: list[str], before: list
 def test_equal_to_one_option_at_a_time(family: str, encoders: tuple[str, ...], head: str) -> None:
     interface = interface_of(family, *encoders) if head == "known" else talker(family, *encoders)
     assert interface.model.traits.packs
-    assert keeps_cache(interface.model.decoder)
+    assert measure_cache_reuse(interface.model.decoder)
     wanted = [alone(interface, spans, SAID) for spans in asked()]
     assert len({round(float(value), 3) for one in wanted for value in one}) > 20
     questions = [question(interface, spans, SAID) for spans in asked()]
@@ -116,7 +118,7 @@ def test_greedy_says_whether_generation_would_say_it() -> None:
     ids = Reference(interface).greedy(spans, 4)
     prefix = interface.tokenise(Session(spans))
     options = tuple(np.array(one) for one in (ids, ids[:2], [*ids[:3], ids[3] + 1], [ids[0] + 1, *ids[1:]], []))
-    found = score(interface, [Question(prefix, options)])[0]
+    found = score(interface, [OptionQuestion(prefix, options)])[0]
     assert found.greedy.tolist() == [True, True, False, False, True]
     assert found.tokens.tolist() == [4, 2, 4, 4, 0]
 
@@ -138,7 +140,9 @@ def test_any_options(chosen: list[tuple[int, list[list[int]]]], budget: int, fro
     for at, options in chosen:
         grown = [*options, options[0], [*options[0], 7]]
         made = question(interface, asked()[at], [], before)
-        questions.append(Question(made.prefix, tuple(np.array(one, dtype=np.int64) for one in grown), made.before))
+        questions.append(
+            OptionQuestion(made.prefix, tuple(np.array(one, dtype=np.int64) for one in grown), made.before)
+        )
         sessions = [
             Session([*(before or []), *asked()[at], Causal(tuple(one), trained=True)]) if one else None for one in grown
         ]
@@ -152,7 +156,7 @@ def test_nothing_is_read_or_projected_twice() -> None:
     worker = Scorer(interface)
     prefix = interface.tokenise(Session([Causal("the dog barked")]))
     ids = [np.array(one) for one in ([5, 6, 7], [5, 6, 8], [9], [10], [5, 6, 7])]
-    worker.score([Question(prefix, tuple(ids))])
+    worker.score([OptionQuestion(prefix, tuple(ids))])
     assert worker.positions == len(prefix) + 2  # one head of two tokens serves three options
     assert worker.projected == 1 + 2
 
@@ -175,10 +179,10 @@ def test_each_distinct_dock_is_encoded_once() -> None:
 def test_docks_leave_when_there_is_no_room() -> None:
     interface = interface_of("gpt2", "text")
     docks = [interface.tokenise(Session([Docked("text", text)])).docks[0][1] for text in ("a dog", "a cat", "a dog")]
-    roomy = DockStore(interface, 1000)
+    roomy = DockCache(interface, 1000)
     first = roomy.vectors(docks)
     one = first[0].numel() * first[0].element_size()
-    tight = DockStore(interface, 1000, room=one)
+    tight = DockCache(interface, 1000, room=one)
     for at in (0, 1, 2, 0):
         torch.testing.assert_close(tight.vectors([docks[at]])[0], first[at], atol=1e-5, rtol=0)
     assert tight.encoded == 3
@@ -203,7 +207,7 @@ def test_finished_questions_are_told_once_each() -> None:
 
 def test_a_decoder_that_cannot_share_scores_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     interface = interface_of("gpt2", "text")
-    monkeypatch.setattr(option_scorer, "keeps_cache", lambda decoder: False)
+    monkeypatch.setattr(option_scorer, "measure_cache_reuse", lambda decoder: False)
     worker = Scorer(interface)
     found = worker.score([question(interface, asked()[2], SAID, SHOWN)])[0]
     assert not worker._caches
@@ -214,14 +218,14 @@ def test_a_forest_longer_than_the_positions_fits_if_each_path_does() -> None:
     interface = interface_of("gpt2", n_positions=16)
     prefix = interface.tokenise(Session([Causal(tuple(range(40, 50)))]))
     options = tuple(np.arange(60 + at, 66 + at) for at in range(5))
-    found = score(interface, [Question(prefix, options), Question(prefix, options[:1])])[0].log_likelihood
+    found = score(interface, [OptionQuestion(prefix, options), OptionQuestion(prefix, options[:1])])[0].log_likelihood
     right = [
         float(interface.log_likelihood([Session([Causal(tuple(range(40, 50))), Causal(tuple(one), trained=True)])])[0])
         for one in map(np.ndarray.tolist, options[:1])
     ]
     np.testing.assert_allclose(found[:1], right, atol=1e-4)
     with pytest.raises(MetalmError, match="takes 18 positions with its longest option, the decoder has 16"):
-        score(interface, [Question(prefix, (np.arange(50, 58),))])
+        score(interface, [OptionQuestion(prefix, (np.arange(50, 58),))])
 
 
 def test_nothing_before_an_option() -> None:
@@ -229,10 +233,10 @@ def test_nothing_before_an_option() -> None:
     empty = interface.tokenise(Session([Causal("x")]))
     nothing = type(empty)(empty.ids[:0], empty.trained[:0])
     with pytest.raises(MetalmError, match="nothing stands before the options"):
-        score(interface, [Question(nothing, (np.array([5]),))])
-    front = score(interface, [Question(nothing, (np.array([5]),), empty)])
+        score(interface, [OptionQuestion(nothing, (np.array([5]),))])
+    front = score(interface, [OptionQuestion(nothing, (np.array([5]),), empty)])
     np.testing.assert_allclose(
-        front[0].log_likelihood, score(interface, [Question(empty, (np.array([5]),))])[0].log_likelihood
+        front[0].log_likelihood, score(interface, [OptionQuestion(empty, (np.array([5]),))])[0].log_likelihood
     )
     assert score(interface, []) == []
-    assert joined(empty, empty).ids.tolist() == [*empty.ids, *empty.ids]
+    assert join_sessions(empty, empty).ids.tolist() == [*empty.ids, *empty.ids]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from metalm_cli.inference.preview import NEW_TOKENS, continuations
+from metalm_cli.inference.preview import NEW_TOKENS, preview_continuations
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.sessions import Causal, Docked, Session
 from tiny_language_models import interface_of, talker
@@ -21,7 +21,7 @@ def assembly_of(interface) -> Assembly:
 @pytest.mark.parametrize("encoders", [(), ("text",), ("text", "vision")])
 def test_the_beginning_of_each_text_is_continued(encoders) -> None:
     interface = talker("gpt2", *encoders)
-    found = continuations(assembly_of(interface), [TEXT, "The girl"])
+    found = preview_continuations(assembly_of(interface), [TEXT, "The girl"])
     given = [" ".join(WORDS[:24]), "The girl"]
     assert [one for one, _ in found] == given
     sessions = [Session([Docked("text", text) if encoders else Causal(text)]) for text in given]
@@ -32,16 +32,16 @@ def test_the_beginning_of_each_text_is_continued(encoders) -> None:
 def test_a_text_that_the_model_cannot_read_is_shortened_or_left_out() -> None:
     # 24 such words are more than the encoder's 60 tokens, and more than 40 positions.
     long = " ".join(["extraordinarily"] * 30)
-    found = continuations(assembly_of(talker("gpt2", "text")), [long, "\u200b \u200b", "", "The girl"])
+    found = preview_continuations(assembly_of(talker("gpt2", "text")), [long, "\u200b \u200b", "", "The girl"])
     assert [len(given.split()) for given, _ in found] == [6, 2]
-    found = continuations(assembly_of(talker("gpt2", n_positions=40)), [long, TEXT])
+    found = preview_continuations(assembly_of(talker("gpt2", n_positions=40)), [long, TEXT])
     assert len(found) == 2
     assert all(len(given.split()) < 24 for given, _ in found)
 
 
 def test_a_model_with_an_image_encoder_alone_reads_texts_causally() -> None:
     interface = talker("gpt2", "vision")
-    assert continuations(assembly_of(interface), ["The girl"]) == [
+    assert preview_continuations(assembly_of(interface), ["The girl"]) == [
         ("The girl", interface.generate([Session([Causal("The girl")])], max_new_tokens=NEW_TOKENS)[0])
     ]
 
@@ -55,8 +55,8 @@ def test_sampling_leaves_a_model_as_it_was(training) -> None:
     grads = [one.requires_grad for one in model.parameters()]
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
-    one = continuations(assembly_of(interface), [TEXT])
-    assert one == continuations(assembly_of(interface), [TEXT])
+    one = preview_continuations(assembly_of(interface), [TEXT])
+    assert one == preview_continuations(assembly_of(interface), [TEXT])
     assert torch.equal(torch.get_rng_state(), state)
     assert [module.training for module in model.modules()] == modes
     assert [one.requires_grad for one in model.parameters()] == grads
@@ -73,5 +73,5 @@ def test_a_failure_leaves_the_model_in_training(monkeypatch) -> None:
 
     monkeypatch.setattr(model, "generate", fails)
     with pytest.raises(RuntimeError, match="no memory"):
-        continuations(assembly_of(interface), [TEXT])
+        preview_continuations(assembly_of(interface), [TEXT])
     assert model.training

@@ -13,8 +13,8 @@ import torch
 
 import metalm_cli as metalm
 from metalm_cli.config.schema.model import Model
-from metalm_cli.inference import Interface
-from metalm_cli.models.assembly import assemble
+from metalm_cli.inference import LanguageModel
+from metalm_cli.models.assembly import build_metalm
 from metalm_cli.models.checkpoint_io import save_model
 from metalm_cli.sessions import Causal, Docked, Session
 from model_families import picture
@@ -47,8 +47,8 @@ def test_an_image_session_forward_backward_generate_save_load(checkpoints, tmp_p
         "decoder": {"checkpoint": str(checkpoints("stories260k-llama"))},
         "encoders": {"vision": {"checkpoint": str(checkpoints("deit-tiny-patch16-224")), "train": "last_1"}},
     }
-    made = assemble(Model.model_validate(recipe), seed=0, sample=no_documents)
-    interface = Interface(made.model, made.decoder_tokenizer, made.processors)
+    made = build_metalm(Model.model_validate(recipe), seed=0, sample=no_documents)
+    interface = LanguageModel(made.model, made.decoder_tokenizer, made.processors)
     image = tmp_path / "picture.png"
     picture(3).save(image)
     question = [Docked("vision", str(image)), Causal(" Once upon a time")]
@@ -59,7 +59,7 @@ def test_an_image_session_forward_backward_generate_save_load(checkpoints, tmp_p
     before = interface.log_likelihood(sessions)
 
     made.model.train()
-    total, each = made.model.losses(interface._batch([interface.tokenise(one) for one in sessions]))
+    total, each = made.model.losses(interface.collate([interface.tokenise(one) for one in sessions]))
     total.backward()
     assert float(total.detach()) == pytest.approx(-float(before.sum()), rel=1e-4)
     assert len(each) == sum(int(interface.tokenise(one).trained.sum()) for one in sessions)

@@ -10,31 +10,31 @@ import pytest
 import torch
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.inference.sampling import Drawing, Sampling, nucleus
+from metalm_cli.inference.sampling import GumbelSampler, SamplingOptions, nucleus_mask
 
 SHARES = torch.tensor([0.5, 0.3, 0.15, 0.05])
 
 
-def drawn(sampling: Sampling, count: int, logits: torch.Tensor) -> list[int]:
-    drawing = Drawing(sampling, [(0,)])
+def drawn(sampling: SamplingOptions, count: int, logits: torch.Tensor) -> list[int]:
+    drawing = GumbelSampler(sampling, [(0,)])
     return [int(drawing(None, logits[None]).argmax()) for _ in range(count)]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 0.5])
 def test_tokens_are_drawn_from_the_softmax(temperature) -> None:
     count = 6000
-    found = Counter(drawn(Sampling(temperature), count, SHARES.log() + 7))
+    found = Counter(drawn(SamplingOptions(temperature), count, SHARES.log() + 7))
     expected = (SHARES.log() / temperature).softmax(0) * count
     chi = sum((found[at] - float(one)) ** 2 / float(one) for at, one in enumerate(expected))
     assert chi < 16.3, "chi-square with three degrees of freedom: one in a thousand is above"
 
 
 def test_top_p_keeps_the_likeliest() -> None:
-    assert nucleus(SHARES.log()[None], 0.79).isfinite().tolist() == [[True, True, False, False]]
-    assert nucleus(SHARES.log()[None], 0.81).isfinite().tolist() == [[True, True, True, False]]
-    assert nucleus(SHARES.flip(0).log()[None], 0.1).isfinite().tolist() == [[False, False, False, True]]
-    assert nucleus(torch.zeros(1, 4), 0.6).isfinite().sum() == 3, "ties go by number"
-    found = Counter(drawn(Sampling(1.0, 0.6), 4000, SHARES.log()))
+    assert nucleus_mask(SHARES.log()[None], 0.79).isfinite().tolist() == [[True, True, False, False]]
+    assert nucleus_mask(SHARES.log()[None], 0.81).isfinite().tolist() == [[True, True, True, False]]
+    assert nucleus_mask(SHARES.flip(0).log()[None], 0.1).isfinite().tolist() == [[False, False, False, True]]
+    assert nucleus_mask(torch.zeros(1, 4), 0.6).isfinite().sum() == 3, "ties go by number"
+    found = Counter(drawn(SamplingOptions(1.0, 0.6), 4000, SHARES.log()))
     assert set(found) == {0, 1}
     assert math.isclose(found[0] / 4000, 0.625, abs_tol=0.03)
 
@@ -42,19 +42,27 @@ def test_top_p_keeps_the_likeliest() -> None:
 def test_a_sequence_draws_the_same_whatever_is_beside_it() -> None:
     logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
     keys = [(4, 0), (4, 1), (9, 0)]
-    together = Drawing(Sampling(seed=5), keys)
-    alone = [Drawing(Sampling(seed=5), [key]) for key in keys]
+    together = GumbelSampler(SamplingOptions(seed=5), keys)
+    alone = [GumbelSampler(SamplingOptions(seed=5), [key]) for key in keys]
     for _ in range(4):
         rows = together(None, logits)
         for at, one in enumerate(alone):
             assert torch.equal(rows[at], one(None, logits[at : at + 1])[0])
-    assert len({tuple(row.tolist()) for row in Drawing(Sampling(seed=5), keys)(None, logits[:1].expand(3, -1))}) == 3
-    other = Drawing(Sampling(seed=6), keys)(None, logits)
-    assert not torch.equal(other, Drawing(Sampling(seed=5), keys)(None, logits))
+    assert (
+        len(
+            {
+                tuple(row.tolist())
+                for row in GumbelSampler(SamplingOptions(seed=5), keys)(None, logits[:1].expand(3, -1))
+            }
+        )
+        == 3
+    )
+    other = GumbelSampler(SamplingOptions(seed=6), keys)(None, logits)
+    assert not torch.equal(other, GumbelSampler(SamplingOptions(seed=5), keys)(None, logits))
 
 
 def test_no_draw_is_infinite(monkeypatch) -> None:
-    drawing = Drawing(Sampling(), [(0,)])
+    drawing = GumbelSampler(SamplingOptions(), [(0,)])
 
     class Zeros:
         def standard_exponential(self, size: int) -> np.ndarray:
@@ -70,6 +78,6 @@ def test_no_draw_is_infinite(monkeypatch) -> None:
 )
 def test_what_cannot_be_drawn_is_refused(wrong) -> None:
     with pytest.raises(MetalmError, match="got"):
-        Sampling(**wrong)
+        SamplingOptions(**wrong)
     with pytest.raises(MetalmError, match="seed"):
-        Sampling(seed=-1)
+        SamplingOptions(seed=-1)

@@ -9,7 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metalm_cli.inference.text_streaming import AnswerText, Teller, TextStream, cut_at, stopped_at, without
+from metalm_cli.inference.text_streaming import (
+    TextStream,
+    TokenStreamer,
+    VisibleText,
+    cut_at_stop,
+    stop_position,
+    strip_delimiter,
+)
 from metalm_cli.sessions import DecoderTokenizer, TokenRules
 from tiny_models import STORY, TOKENIZERS, texts, tokenizer_of
 
@@ -135,7 +142,7 @@ STOPS = st.lists(st.text(alphabet="ab \n", min_size=1, max_size=4), max_size=3)
 @settings(max_examples=400, deadline=None)
 @given(SOME, STOPS, st.sampled_from([None, " ", " A:", "", "\n"]))
 def test_what_is_shown_only_grows(text, stop, delimiter) -> None:
-    answer = AnswerText(stop, delimiter)
+    answer = VisibleText(stop, delimiter)
     shown = [answer.so_far(text[:at]) for at in range(len(text) + 1)]
     for one, after in zip(shown, [*shown[1:], answer.whole(text)], strict=True):
         assert after.startswith(one)
@@ -143,7 +150,7 @@ def test_what_is_shown_only_grows(text, stop, delimiter) -> None:
 
 
 def test_an_answer_is_shown_without_its_delimiter() -> None:
-    answer = AnswerText(["\n\n"], " Answer:")
+    answer = VisibleText(["\n\n"], " Answer:")
     said = " Answer: yes, it is \n\nQuestion"
     assert [answer.so_far(said[:at]) for at in (4, 8, 9, 12, 13, 20, 21, 30)] == [
         "",
@@ -156,33 +163,33 @@ def test_an_answer_is_shown_without_its_delimiter() -> None:
         "yes, it is",
     ]
     assert answer.whole(said) == "yes, it is"
-    assert AnswerText([], " Answer:").whole(" Answers ") == "Answers"
-    assert without(" no ", " ") == "no"
-    assert AnswerText(["b"]).whole(" a b") == " a "
+    assert VisibleText([], " Answer:").whole(" Answers ") == "Answers"
+    assert strip_delimiter(" no ", " ") == "no"
+    assert VisibleText(["b"]).whole(" a b") == " a "
 
 
 def test_the_stop_text_that_is_complete_first_counts() -> None:
-    assert stopped_at("xxabcd", ["abcd", "bc"]) == 3
-    assert stopped_at("xxabcd", ["xabc", "bc"]) == 1
-    assert stopped_at("xx", ["a"]) is None
-    assert cut_at("one. two", []) == "one. two"
-    assert stopped_at("\nyes\nno", ["\n"], lead="\n") == 4, "what is said before an answer does not end it"
-    assert stopped_at("yes\nno", ["\n"], lead="\n") == 3
-    assert stopped_at("\n\nyes", ["\n"], lead="\n") == 1
-    assert cut_at(" a b", [" "], lead=" ") == " a"
+    assert stop_position("xxabcd", ["abcd", "bc"]) == 3
+    assert stop_position("xxabcd", ["xabc", "bc"]) == 1
+    assert stop_position("xx", ["a"]) is None
+    assert cut_at_stop("one. two", []) == "one. two"
+    assert stop_position("\nyes\nno", ["\n"], lead="\n") == 4, "what is said before an answer does not end it"
+    assert stop_position("yes\nno", ["\n"], lead="\n") == 3
+    assert stop_position("\n\nyes", ["\n"], lead="\n") == 1
+    assert cut_at_stop(" a b", [" "], lead=" ") == " a"
 
 
 def test_a_teller_tells_pieces_and_stops() -> None:
     tokenizer = reader("byte")
     ids = tokenizer.first("The dog barked. The girl said no.")
     told: list[str] = []
-    teller = Teller(tokenizer, AnswerText([". T"]), told.append)
+    teller = TokenStreamer(tokenizer, VisibleText([". T"]), told.append)
     ended = [bool(teller(torch.tensor([ids[: at + 1]]), None)) for at in range(len(ids))]
     first = ended.index(True)
     assert "".join(told) == "The dog barked"
     assert len(told) > 2
     assert tokenizer.decode(ids[:first]).endswith(".")
     assert teller.stopped
-    quiet = Teller(tokenizer, AnswerText(), told.append)
+    quiet = TokenStreamer(tokenizer, VisibleText(), told.append)
     assert not quiet(torch.tensor([[tokenizer.document_id]]), None)
     assert quiet.told == ""

@@ -15,7 +15,7 @@ from collections import Counter
 import pytest
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.miniworld import documents
+from metalm_cli.miniworld import miniworld_documents
 from metalm_cli.miniworld.documents.render import KINDS, SHORTEST
 
 FIRST_HUNDRED = "b3fc7fc8dac6b9a48c4302199f90bb69b4a39e5e63613f7d9012d7806b83b523"
@@ -33,7 +33,7 @@ DIGEST = (
 
 @pytest.fixture(scope="module")
 def texts() -> list[str]:
-    return [row["text"] for row in documents(5000)]
+    return [row["text"] for row in miniworld_documents(5000)]
 
 
 def digest(texts: list[str]) -> str:
@@ -62,7 +62,7 @@ def test_generating_needs_no_heavy_import():
 
 
 def test_rows_have_the_form_of_the_pile():
-    rows = documents(20, seed=2)
+    rows = miniworld_documents(20, seed=2)
     assert len(rows) == 20
     assert set(rows[0]) == {"text", "meta"}
     assert rows[0]["meta"]["pile_set_name"] == "World"
@@ -76,12 +76,14 @@ def test_rows_have_the_form_of_the_pile():
 
 
 def test_rows_depend_on_seed_and_index_alone():
-    assert documents(10)[:] == documents(10_000)[:10]
-    assert not {row["text"] for row in documents(200, seed=0)} & {row["text"] for row in documents(200, seed=1)}
+    assert miniworld_documents(10)[:] == miniworld_documents(10_000)[:10]
+    assert not {row["text"] for row in miniworld_documents(200, seed=0)} & {
+        row["text"] for row in miniworld_documents(200, seed=1)
+    }
 
 
 def test_copies_carry_count_and_seed_only():
-    rows = documents(1_000_000, seed=4)
+    rows = miniworld_documents(1_000_000, seed=4)
     packed = pickle.dumps(rows)
     assert len(packed) < 200
     copy = pickle.loads(packed)
@@ -92,7 +94,7 @@ def test_copies_carry_count_and_seed_only():
 @pytest.mark.parametrize(("count", "seed"), [(0, 0), (-3, 0), (2.0, 0), (True, 0), (5, -1), (5, "a")])
 def test_bad_arguments_are_named(count, seed):
     with pytest.raises(MetalmError) as caught:
-        documents(count, seed)
+        miniworld_documents(count, seed)
     assert repr(count if seed == 0 else seed) in caught.value.why
 
 
@@ -105,7 +107,7 @@ def test_lengths_have_a_long_tail(texts):
 
 
 def test_every_kind_comes_about_as_often_as_its_weight_says():
-    kinds = Counter(row["meta"]["kind"] for row in documents(5000))
+    kinds = Counter(row["meta"]["kind"] for row in miniworld_documents(5000))
     weights = sum(weight for _, weight in KINDS.values())
     for kind, (_, weight) in KINDS.items():
         assert 0.75 < kinds[kind] / 5000 / (weight / weights) < 1.3, kind
@@ -138,7 +140,7 @@ def test_no_sentence_dominates_and_no_document_repeats(texts):
 
 
 def test_it_is_fast_enough_to_feed_training():
-    rows = documents(10_000)
+    rows = miniworld_documents(10_000)
     rows[0]
     best = 0.0
     for start in range(0, 3000, 500):

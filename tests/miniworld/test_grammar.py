@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from metalm_cli.miniworld import documents, english, lexicon
-from metalm_cli.miniworld.english import clock, counted, listed, plural, words
+from metalm_cli.miniworld import english, lexicon, miniworld_documents
+from metalm_cli.miniworld.english import clock_time, listed, number_with_noun, plural, words
 
 LETTER = re.compile(r"^Dear [A-Z][a-z]+,$")
 HEADING = re.compile(r"^[A-Z].*:$")
@@ -20,7 +20,7 @@ SINGULAR_SUBJECTS = {animal.name for animal in lexicon.ANIMALS} | {tool.name for
 
 @pytest.fixture(scope="module")
 def texts() -> list[str]:
-    return [row["text"] for seed in (0, 5) for row in documents(3000, seed)]
+    return [row["text"] for seed in (0, 5) for row in miniworld_documents(3000, seed)]
 
 
 def lines(texts: list[str]) -> list[str]:
@@ -97,7 +97,7 @@ def test_verbs_agree(texts):
 
 
 def capital_plural(noun: str) -> str:
-    return english.capital(plural(noun))
+    return english.capitalise(plural(noun))
 
 
 def test_no_word_stands_twice_in_a_row(texts):
@@ -126,8 +126,8 @@ def test_helpers():
     assert [plural(noun) for noun in ("cherry", "box", "wolf", "deer", "knife", "bus")] == [
         *("cherries", "boxes", "wolves", "deer", "knives", "buses"),
     ]
-    assert counted(1, "egg") == "one egg"
-    assert counted(21, "egg") == "twenty-one eggs"
+    assert number_with_noun(1, "egg") == "one egg"
+    assert number_with_noun(21, "egg") == "twenty-one eggs"
     assert [words(number) for number in (0, 19, 20, 99)] == ["zero", "nineteen", "twenty", "ninety-nine"]
     assert listed(["a", "b"]) == "a and b"
-    assert clock(20) == "eight in the evening"
+    assert clock_time(20) == "eight in the evening"

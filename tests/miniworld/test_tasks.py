@@ -173,7 +173,7 @@ def test_counting_words_is_able_to_learn():
 
 
 def world_cards() -> list:
-    return Cards().choose(["world"])
+    return Cards().select(["world"])
 
 
 def test_every_cluster_has_a_task_and_every_task_a_card():
@@ -195,8 +195,8 @@ def test_templates_are_many_and_clean():
         found = collection.of(card)
         assert collection.path(card).stem == card.name
         assert len(found) >= 5
-        assert [one.turned for one in found].index(False) == 0
-        assert sum(one.turned for one in found) <= 1
+        assert [one.inverted for one in found].index(False) == 0
+        assert sum(one.inverted for one in found) <= 1
     rows = {card.name: list(itertools.islice(open_examples(card, "train"), 60)) for card in cards}
     findings = [str(one) for one in lint_collection(collection, cards, lambda card: rows[card.name], others=False)]
     assert not findings

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from metalm_cli.miniworld import RELATIONS, Fact, World, render, world_of
-from metalm_cli.miniworld.english import article, capital, plural, words
+from metalm_cli.miniworld.english import article, capitalise, plural, words
 from metalm_cli.miniworld.phrases import NAME, PERSON
 
 DOCUMENTS = 3000
@@ -119,8 +119,8 @@ def plain(world: World, fact: Fact) -> list[str]:
         ]
     if relation == "bigger_than":
         return [
-            f"{capital(article(subject))} is bigger than {article(value)}.",
-            f"{capital(plural(value))} are smaller than {plural(subject)}.",
+            f"{capitalise(article(subject))} is bigger than {article(value)}.",
+            f"{capitalise(plural(value))} are smaller than {plural(subject)}.",
         ]
     if relation == "sum":
         one, other = (int(number) for number in subject.split(" + "))

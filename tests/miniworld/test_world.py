@@ -8,7 +8,7 @@ import pytest
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.miniworld import RELATIONS, Fact, World
-from metalm_cli.miniworld.facts import pair, times, total
+from metalm_cli.miniworld.facts import product_fact, sum_fact, symmetric_fact
 
 SEEDS = range(12)
 
@@ -81,9 +81,9 @@ def test_asking():
 
 
 def test_one_form_for_each_combination():
-    assert total(4, 3) == total(3, 4) == Fact("sum", "3 + 4", "7")
-    assert times(5, 2) == Fact("product", "2 * 5", "10")
-    assert pair("friend", "Tom", "Ada") == Fact("friend", "Ada", "Tom")
+    assert sum_fact(4, 3) == sum_fact(3, 4) == Fact("sum", "3 + 4", "7")
+    assert product_fact(5, 2) == Fact("product", "2 * 5", "10")
+    assert symmetric_fact("friend", "Tom", "Ada") == Fact("friend", "Ada", "Tom")
 
 
 @pytest.mark.parametrize("seed", [-1, 1.5, "0", True])

@@ -80,7 +80,7 @@ def _wordpiece(texts: list[str]) -> PreTrainedTokenizerFast:
 @pytest.fixture(scope="session")
 def texts() -> list[str]:
     """Documents of the miniature world."""
-    return [document["text"] for document in miniworld.documents(60, seed=7)]
+    return [document["text"] for document in miniworld.miniworld_documents(60, seed=7)]
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from torch import nn
 
 from metalm_cli.config.schema.model import Model
 from metalm_cli.errors import Exit, MetalmError
-from metalm_cli.models.assembly import assemble
+from metalm_cli.models.assembly import build_metalm
 from metalm_cli.models.checkpoint_io import save_model
 from metalm_cli.models.connectors import Connector, root_mean_square
 from metalm_cli.models.encoders import load_tokenizer
@@ -32,7 +32,7 @@ from model_families import (
 
 
 def assembled(model: Model, seed: int = 0, sample=lambda count: iter(())):
-    return assemble(model, seed=seed, sample=sample)
+    return build_metalm(model, seed=seed, sample=sample)
 
 
 # -- connectors -------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metalm_cli.models.attention import decoder_mask, dense_mask, flex_mask, flex_predicate, sees
-from metalm_cli.sessions import ROOT, Row, Stream, TokenisedSession, build_row, collate, visible
+from metalm_cli.sessions import ROOT, PackedTokens, Row, TokenisedSession, build_row, can_attend, collate
 
 
 @st.composite
@@ -26,9 +26,9 @@ def forests(draw) -> list[Row]:
     return rows
 
 
-def expected(stream: Stream, row: int, causal: bool, window: int | None) -> np.ndarray:
+def expected(stream: PackedTokens, row: int, causal: bool, window: int | None) -> np.ndarray:
     segments, positions = stream.segment_ids[row].numpy(), stream.position_ids[row].numpy()
-    seen = visible(segments, positions, stream.parents[row].numpy(), causal)
+    seen = can_attend(segments, positions, stream.parent_segments[row].numpy(), causal)
     if window is not None:
         seen &= np.abs(positions[:, None] - positions[None, :]) < window
     return seen
@@ -60,7 +60,7 @@ def test_flex_says_the_same(rows, window) -> None:
     assert torch.equal(predicate(row, torch.zeros_like(row), query, key), sees(stream, window=window))
 
 
-def two_sessions() -> Stream:
+def two_sessions() -> PackedTokens:
     sessions = [TokenisedSession(np.arange(size), np.ones(size, dtype=bool)) for size in (3, 4)]
     return collate([build_row(sessions)], {}).decoder
 

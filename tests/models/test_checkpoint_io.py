@@ -16,13 +16,13 @@ from safetensors.torch import load_file, save_file
 from metalm_cli.config.schema.data import Data
 from metalm_cli.config.schema.model import Model
 from metalm_cli.config.schema.objectives import ReplacedTokens
-from metalm_cli.data.sampling.lanes import Lane
+from metalm_cli.data.sampling.lanes import RowSlot
 from metalm_cli.errors import MetalmError
-from metalm_cli.models.assembly import Assembly, assemble, assemble_encoder, load_assembly
+from metalm_cli.models.assembly import Assembly, build_encoder, build_metalm, load_assembly
 from metalm_cli.models.checkpoint_io import load_model, save_model
 from metalm_cli.models.encoders import load_tokenizer
-from metalm_cli.models.trainable import PartPolicy
-from metalm_cli.objectives.replaced_token_detection import DetectionObjective
+from metalm_cli.models.trainable import TrainPolicy
+from metalm_cli.objectives.replaced_token_detection import ReplacedTokenObjective
 from metalm_cli.sessions import Causal, Docked, Session, SessionTokeniser, TokenRules, build_row, collate
 from model_families import Documents, batch_with, make_decoder, make_encoder, make_metalm, model_recipe, picture
 
@@ -76,7 +76,7 @@ def here(model, tokenizer, processors) -> dict[str, torch.Tensor]:
 
 
 def assembled(model: Model) -> Assembly:
-    return assemble(model, seed=0, sample=lambda count: iter(()))
+    return build_metalm(model, seed=0, sample=lambda count: iter(()))
 
 
 def save(assembly: Assembly, folder: Path) -> Path:
@@ -173,9 +173,9 @@ save_file(found, out)
 def trained_detector(tokenizers, texts: list[str], kind: str) -> Assembly:
     """An encoder after one step of replaced token detection."""
     recipe = Model.model_validate({"encoders": model_recipe(tokenizers, "gpt2", kind).model_dump()["encoders"]})
-    assembly = assemble_encoder(recipe, "rtd", seed=0, sample=lambda count: iter(()))
-    objective = DetectionObjective(ReplacedTokens(name="rtd"), assembly)
-    batch = objective.collate([Lane(0, 1, Documents(texts), objective.writer(data_of(64), 0)).next_row()])
+    assembly = build_encoder(recipe, "rtd", seed=0, sample=lambda count: iter(()))
+    objective = ReplacedTokenObjective(ReplacedTokens(name="rtd"), assembly)
+    batch = objective.collate([RowSlot(0, 1, Documents(texts), objective.writer(data_of(64), 0)).next_row()])
     terms = objective.step()(batch)
     sum(term.sum for term in terms.values()).backward()
     with torch.no_grad():
@@ -239,7 +239,7 @@ def test_a_run_that_goes_on_inherits_what_trains(encoder, tokenizers, tmp_path) 
     folder = save(made, tmp_path / "model")
     found = assembled(Model.model_validate({"checkpoint": str(folder)}))
     assert found.policy == made.policy
-    assert found.policy["decoder"] == PartPolicy("last_1", 1e-3)
+    assert found.policy["decoder"] == TrainPolicy("last_1", 1e-3)
     trains = [{name for name, one in a.model.named_parameters() if one.requires_grad} for a in (made, found)]
     assert trains[0] == trains[1]
     assert load_assembly(folder).policy == made.policy

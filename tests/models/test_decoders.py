@@ -8,14 +8,14 @@ import sys
 import pytest
 import torch
 
-from metalm_cli.models.assembly import assemble
-from metalm_cli.models.decoders import DecoderTraits, probe
+from metalm_cli.models.assembly import build_metalm
+from metalm_cli.models.decoders import DecoderTraits, measure_decoder
 from model_families import batch_of, make_decoder, make_encoder, make_metalm, model_recipe, sessions
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "opt", "gemma2", "metalm-decoder", "bloom"])
 def test_traits_of_families(kind) -> None:
-    traits = probe(make_decoder(kind))
+    traits = measure_decoder(make_decoder(kind))
     assert traits == DecoderTraits(causal=True, own_head=True, packs=kind != "bloom")
     assert bool(traits.notes()) == (kind == "bloom")
 
@@ -25,8 +25,8 @@ def test_an_encoder_with_a_causal_head_is_not_causal() -> None:
 
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(make_encoder("bert").config).eval()
-    assert not probe(model).causal
-    assert not probe(model).packs
+    assert not measure_decoder(model).causal
+    assert not measure_decoder(model).packs
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -35,7 +35,7 @@ def test_probing_leaves_a_decoder_as_it_was(attention, training) -> None:
     decoder = make_decoder("llama", attn_implementation=attention).train(training)
     before = {name: value.clone() for name, value in decoder.state_dict().items()}
     state = torch.get_rng_state()
-    probe(decoder)
+    measure_decoder(decoder)
     assert decoder.config._attn_implementation == attention
     assert decoder.training is training
     assert torch.equal(torch.get_rng_state(), state)
@@ -65,13 +65,13 @@ def no_flex(monkeypatch) -> None:
 def test_flex_attention_is_probed_by_its_equal(kind, no_flex) -> None:
     decoder = make_decoder(kind, attn_implementation="flex_attention")
     assert decoder.config._attn_implementation == "flex_attention"
-    assert probe(decoder) == DecoderTraits(causal=True, own_head=True, packs=True)
+    assert measure_decoder(decoder) == DecoderTraits(causal=True, own_head=True, packs=True)
     assert decoder.config._attn_implementation == "flex_attention"
 
 
 def test_a_recipe_with_flex_attention_is_assembled_without_compiling(no_flex, tokenizers) -> None:
     recipe = model_recipe(tokenizers, "llama", decoder_options={"attention": "flex_attention"})
-    assembly = assemble(recipe, seed=0, sample=lambda count: iter(()))
+    assembly = build_metalm(recipe, seed=0, sample=lambda count: iter(()))
     assert assembly.model.traits.packs
     assert assembly.notes == []
     assert assembly.model.decoder.config._attn_implementation == "flex_attention"
@@ -101,7 +101,7 @@ def test_a_failing_probe_sets_attention_and_mode_back(monkeypatch) -> None:
 
     monkeypatch.setattr(decoder, "forward", fails)
     with pytest.raises(RuntimeError, match="no memory"):
-        probe(decoder)
+        measure_decoder(decoder)
     assert decoder.config._attn_implementation == "flex_attention"
     assert decoder.training
 
@@ -124,5 +124,5 @@ def test_the_probe_sees_a_leak() -> None:
     for shift, traits in expected.items():
         decoder = make_decoder("gpt2")
         decoder.transformer.h[0].mlp = Leaks(decoder.transformer.h[0].mlp, shift)
-        assert probe(decoder) == traits
+        assert measure_decoder(decoder) == traits
         assert make_metalm(decoder).traits == traits

@@ -12,14 +12,14 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from metalm_cli.config.schema.data import Data
 from metalm_cli.config.schema.model import Model
 from metalm_cli.config.schema.objectives import MaskedLM, ReplacedTokens
-from metalm_cli.data.sampling.lanes import Lane
+from metalm_cli.data.sampling.lanes import RowSlot
 from metalm_cli.errors import MetalmError
-from metalm_cli.models.assembly import Assembly, assemble_encoder
-from metalm_cli.models.encoder_pretraining import encode, encoder_packs, make_generator
-from metalm_cli.models.mlm_heads import head_matches, masked_head
-from metalm_cli.objectives.masked_lm import MaskedObjective
-from metalm_cli.objectives.replaced_token_detection import DetectionObjective, DetectionStep
-from metalm_cli.sessions import ROOT, Batch, Stream
+from metalm_cli.models.assembly import Assembly, build_encoder
+from metalm_cli.models.encoder_pretraining import encode, make_generator, measure_encoder_packing
+from metalm_cli.models.mlm_heads import masked_head, measure_head
+from metalm_cli.objectives.masked_lm import MaskedLMObjective
+from metalm_cli.objectives.replaced_token_detection import DetectionStep, ReplacedTokenObjective
+from metalm_cli.sessions import ROOT, Batch, PackedTokens
 from metalm_cli.sessions.packing import Row
 from model_families import DECODERS, ENCODERS, Documents, assert_same, config_of, gradients, masked_model, shaken
 
@@ -41,35 +41,35 @@ def assembled(tokenizers, kind: str, objective: str = "mlm") -> Assembly:
     reads = "roberta" if kind in ("roberta", "mpnet") else "bert"
     part = {"config": {"model_type": kind, **ENCODERS[kind]}, "tokenizer": str(tokenizers[reads])}
     model = Model.model_validate({"encoders": {"text": part}})
-    assembly = assemble_encoder(model, objective, seed=0, sample=lambda count: iter(()))
+    assembly = build_encoder(model, objective, seed=0, sample=lambda count: iter(()))
     shaken(assembly.model)
     return assembly
 
 
 def rows_of(objective, texts: list[str], count: int, length: int = 64) -> list[Row]:
     data = Data.model_validate({"sources": [{"name": "w", "world": {}}], "sequence_length": length})
-    lane = Lane(0, 1, Documents(text[:70] for text in texts), objective.writer(data, 3))
+    lane = RowSlot(0, 1, Documents(text[:70] for text in texts), objective.writer(data, 3))
     return [lane.next_row() for _ in range(count)]
 
 
-def alone(stream: Stream, row: int, segment: int) -> tuple[torch.Tensor, torch.Tensor]:
+def alone(stream: PackedTokens, row: int, segment: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Flat positions of one segment, and which of the targets are its own."""
-    s, g = stream.input_ids.shape[1], stream.parents.shape[1]
+    s, g = stream.input_ids.shape[1], stream.parent_segments.shape[1]
     at = torch.nonzero(stream.segment_ids[row] == segment).squeeze(1) + row * s
-    return at, stream.owners == row * g + segment
+    return at, stream.target_segments == row * g + segment
 
 
-def segments(stream: Stream) -> list[tuple[int, int]]:
+def segments(stream: PackedTokens) -> list[tuple[int, int]]:
     return [(row, one) for row, ids in enumerate(stream.segment_ids) for one in range(int(ids.max()) + 1)]
 
 
 @pytest.mark.parametrize("kind", list(FAMILIES))
 def test_what_a_family_can_do_is_measured(kind) -> None:
     model = masked_model(kind)
-    assert (encoder_packs(model), head_matches(model)) == FAMILIES[kind]
+    assert (measure_encoder_packing(model), measure_head(model)) == FAMILIES[kind]
     assert not model.training
     model.train()
-    encoder_packs(model), head_matches(model)
+    measure_encoder_packing(model), measure_head(model)
     assert model.training
 
 
@@ -78,13 +78,13 @@ def test_a_family_without_the_pieces_that_are_looked_for_has_no_known_head() -> 
 
     sizes = {"hidden_size": 32, "embedding_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = AutoConfig.for_model("mobilebert", vocab_size=50, intermediate_size=32, intra_bottleneck_size=16, **sizes)
-    assert not head_matches(AutoModelForMaskedLM.from_config(config))
+    assert not measure_head(AutoModelForMaskedLM.from_config(config))
 
 
 @pytest.mark.parametrize("kind", PACKING)
 def test_packed_masked_loss_equals_unpacked(kind, tokenizers, texts) -> None:
     assembly = assembled(tokenizers, kind)
-    objective = MaskedObjective(MaskedLM(name="mlm", mask_rate=0.3), assembly)
+    objective = MaskedLMObjective(MaskedLM(name="mlm", mask_rate=0.3), assembly)
     step = objective.step()
     assert objective.packs
     batch = objective.collate(rows_of(objective, texts, 3), length=70)
@@ -108,7 +108,7 @@ def test_packed_masked_loss_equals_unpacked(kind, tokenizers, texts) -> None:
 @pytest.mark.parametrize("kind", ["modernbert", "deberta-v2"])
 def test_a_family_that_does_not_pack_has_one_document_a_row(kind, tokenizers, texts) -> None:
     assembly = assembled(tokenizers, kind)
-    objective = MaskedObjective(MaskedLM(name="mlm"), assembly)
+    objective = MaskedLMObjective(MaskedLM(name="mlm"), assembly)
     rows = rows_of(objective, texts, 3)
     assert all(len(row.parents) == 1 for row in rows)
     batch = objective.collate(rows)
@@ -137,7 +137,7 @@ def test_a_family_without_the_head_is_refused(kind, objective, tokenizers) -> No
     part = {"config": {"model_type": kind, **{**ENCODERS, **DECODERS}[kind]}, "tokenizer": str(tokenizers["bert"])}
     model = Model.model_validate({"encoders": {"text": part}})
     with pytest.raises(MetalmError, match=f"{kind} model has no head for {objective}") as caught:
-        assemble_encoder(model, objective, seed=0, sample=lambda count: iter(()))
+        build_encoder(model, objective, seed=0, sample=lambda count: iter(()))
     assert caught.value.where == "model.encoders.text"
     assert caught.value.remedy
 
@@ -146,7 +146,7 @@ def test_a_tokenizer_without_a_mask_token_is_refused(tokenizers) -> None:
     part = {"config": {"model_type": "bert", **ENCODERS["bert"]}, "tokenizer": str(tokenizers["gpt2"])}
     model = Model.model_validate({"encoders": {"text": part}})
     with pytest.raises(MetalmError, match="no mask token") as caught:
-        assemble_encoder(model, "mlm", seed=0, sample=lambda count: iter(()))
+        build_encoder(model, "mlm", seed=0, sample=lambda count: iter(()))
     assert caught.value.where == "model.encoders.text.tokenizer"
 
 
@@ -155,9 +155,9 @@ def test_a_tokenizer_without_a_mask_token_is_refused(tokenizers) -> None:
 DETECTORS = ["electra", "metalm-encoder"]
 
 
-def detection(tokenizers, texts, kind: str, rows: int = 4) -> tuple[DetectionObjective, DetectionStep, Batch]:
+def detection(tokenizers, texts, kind: str, rows: int = 4) -> tuple[ReplacedTokenObjective, DetectionStep, Batch]:
     assembly = assembled(tokenizers, kind, "rtd")
-    objective = DetectionObjective(ReplacedTokens(name="rtd", mask_rate=0.3, generator_size=0.5), assembly)
+    objective = ReplacedTokenObjective(ReplacedTokens(name="rtd", mask_rate=0.3, generator_size=0.5), assembly)
     torch.manual_seed(4)
     step = objective.step().eval()
     return objective, step, objective.collate(rows_of(objective, texts, rows))
@@ -193,7 +193,7 @@ def test_samples_follow_the_generators_distribution(kind, tokenizers, texts) -> 
     assert (found - share).abs().max() <= 1.5 / count
 
 
-def generator_shares(step: DetectionStep, stream: Stream) -> torch.Tensor:
+def generator_shares(step: DetectionStep, stream: PackedTokens) -> torch.Tensor:
     """The generator's distribution at each masked position, document by document: ``[m, v]`` float64."""
     found = torch.zeros(len(stream.targets), step.generator.config.vocab_size, dtype=torch.float64)
     with torch.no_grad():
@@ -256,7 +256,7 @@ def test_labels_say_what_was_replaced_and_the_detector_reads_it(kind, tokenizers
 @pytest.mark.parametrize("kind", DETECTORS)
 def test_micro_batches_give_the_loss_of_the_whole(kind, tokenizers, texts) -> None:
     assembly = assembled(tokenizers, kind, "rtd")
-    objective = DetectionObjective(ReplacedTokens(name="rtd", generator_size=0.5), assembly)
+    objective = ReplacedTokenObjective(ReplacedTokens(name="rtd", generator_size=0.5), assembly)
     step = objective.step().eval()
     rows = rows_of(objective, texts, 4)
     whole = step(objective.collate(rows))

@@ -7,10 +7,10 @@ import torch
 from PIL import Image
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.models.assembly import assemble
-from metalm_cli.models.encoder_pretraining import encoder_packs
-from metalm_cli.models.encoders import adapter_for, first_position, load_tokenizer
-from metalm_cli.sessions import Docked, Session, SessionTokeniser, UndockableError, build_row, collate
+from metalm_cli.models.assembly import build_metalm
+from metalm_cli.models.encoder_pretraining import measure_encoder_packing
+from metalm_cli.models.encoders import encoder_io_for, first_position, load_tokenizer
+from metalm_cli.sessions import Docked, Session, SessionTokeniser, UnreadableContentError, build_row, collate
 from model_families import (
     ENCODERS,
     TEXTS,
@@ -34,7 +34,7 @@ from model_families import (
 
 
 def assembled(tokenizers, kind: str, **options):
-    return assemble(model_recipe(tokenizers, encoder=kind, **options), seed=0, sample=lambda count: iter(()))
+    return build_metalm(model_recipe(tokenizers, encoder=kind, **options), seed=0, sample=lambda count: iter(()))
 
 
 @pytest.mark.parametrize("keep_special", [False, True])
@@ -46,7 +46,7 @@ def test_docks_are_a_direct_call_on_the_single_text(kind, keep_special, tokenize
     batch = batch_with(assembly, TEXTS)
     table = batch.docks["text"]
     with torch.no_grad():
-        vectors = model.docked("text", table)[table.source]
+        vectors = model.docked("text", table)[table.content_index]
         embeds = model.embed(batch.decoder.input_ids, batch.docks)
         expected = []
         for text in TEXTS:
@@ -57,7 +57,7 @@ def test_docks_are_a_direct_call_on_the_single_text(kind, keep_special, tokenize
             assert len(content) == len(ids) - (0 if keep_special else 2)
             expected.append(model.connectors["text"][0](outputs[content]))
     torch.testing.assert_close(vectors, torch.cat(expected), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(embeds.flatten(0, 1)[table.at], torch.cat(expected), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(embeds.flatten(0, 1)[table.positions], torch.cat(expected), atol=1e-5, rtol=1e-4)
     assert batch.docks["text"].inputs["input_ids"].shape[0] == 3
 
 
@@ -79,7 +79,7 @@ LIMITS = {"bert": 130, "distilbert": 130, "metalm-encoder": 130, "roberta": 128,
 @pytest.mark.parametrize(("kind", "limit"), LIMITS.items())
 def test_an_encoder_reads_as_many_tokens_as_it_has_positions(kind, limit, tokenizers) -> None:
     tokenizer = load_tokenizer(tokenizers["roberta" if kind in ("roberta", "mpnet") else "bert"])
-    encoder, adapter = make_encoder(kind), adapter_for(config_of(kind))
+    encoder, adapter = make_encoder(kind), encoder_io_for(config_of(kind))
     processor = adapter.processor("text", tokenizer, encoder, {})
     assert processor.max_length == (limit or 512)
     if limit is None:
@@ -88,7 +88,7 @@ def test_an_encoder_reads_as_many_tokens_as_it_has_positions(kind, limit, tokeni
     assert len(dock.arrays["input_ids"]) == limit
     with torch.no_grad():
         adapter.outputs(encoder, {"input_ids": torch.from_numpy(dock.arrays["input_ids"])[None]})
-    with pytest.raises(UndockableError, match=rf"{limit + 1} tokens.*reads {limit}") as caught:
+    with pytest.raises(UnreadableContentError, match=rf"{limit + 1} tokens.*reads {limit}") as caught:
         processor.prepare(_words(processor, limit + 1))
     assert caught.value.reason == "too_long"
     with pytest.raises(MetalmError, match=str(limit)) as problem:
@@ -109,7 +109,7 @@ def _words(processor, tokens: int) -> str:
 def test_positions_begin_after_a_padding_index_that_is_not_the_tokenizers(tokenizers) -> None:
     """MPNet's position table begins after index 1 whatever the padding token is."""
     encoder = make_encoder("mpnet", pad_token_id=0)
-    processor = adapter_for(encoder.config).processor("text", load_tokenizer(tokenizers["bert"]), encoder, {})
+    processor = encoder_io_for(encoder.config).processor("text", load_tokenizer(tokenizers["bert"]), encoder, {})
     assert processor.max_length == 128
     ids = torch.from_numpy(processor.prepare(_words(processor, 128)).arrays["input_ids"])[None]
     assert encoder(input_ids=ids).last_hidden_state.shape == (1, 128, 32)
@@ -125,12 +125,12 @@ def test_the_tokenizers_own_limit_counts_too(tokenizers) -> None:
     tokenizer = load_tokenizer(tokenizers["bert"])
     tokenizer.model_max_length = 64
     encoder = make_encoder("bert")
-    assert adapter_for(encoder.config).processor("text", tokenizer, encoder, {}).max_length == 64
+    assert encoder_io_for(encoder.config).processor("text", tokenizer, encoder, {}).max_length == 64
 
 
 @pytest.mark.parametrize(("content", "reason"), [("", "empty"), ("  \n ", "empty")])
 def test_an_empty_text_cannot_be_docked(content, reason, tokenizers) -> None:
-    with pytest.raises(UndockableError) as caught:
+    with pytest.raises(UnreadableContentError) as caught:
         processor_of(tokenizers["bert"]).prepare(content)
     assert caught.value.reason == reason
 
@@ -143,7 +143,7 @@ def test_an_encoder_that_reads_text_refuses_an_image(tokenizers) -> None:
 def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(tokenizers) -> None:
     encoder = make_encoder("bert", vocab_size=VOCABULARY - 1)
     with pytest.raises(MetalmError, match=f"{VOCABULARY} tokens, its embeddings {VOCABULARY - 1} rows") as caught:
-        adapter_for(encoder.config).processor("text", load_tokenizer(tokenizers["bert"]), encoder, {})
+        encoder_io_for(encoder.config).processor("text", load_tokenizer(tokenizers["bert"]), encoder, {})
     assert caught.value.where == "model.encoders.text.tokenizer"
     assert caught.value.remedy
 
@@ -165,7 +165,7 @@ def test_patches_of_an_image_are_docked(kind, extra, keep_special, tokenizers) -
         outputs = model.encoders["vision"](pixel_values=pixels).last_hidden_state[0]
         assert len(outputs) == 4 + extra
         expected = model.connectors["vision"](outputs if keep_special else outputs[extra:])
-        found = model.docked("vision", table)[table.source]
+        found = model.docked("vision", table)[table.content_index]
     count = 4 + extra if keep_special else 4
     assert len(found) == 2 * count
     torch.testing.assert_close(found[count:], expected, atol=1e-5, rtol=1e-5)
@@ -210,4 +210,4 @@ def test_packed_positions_begin_where_the_family_has_them(kind) -> None:
     torch.manual_seed(0)
     for pad in (0, 1, 5):
         model = AutoModelForMaskedLM.from_config(config_of(kind, pad_token_id=pad)).eval()
-        assert encoder_packs(model), pad
+        assert measure_encoder_packing(model), pad

@@ -16,11 +16,11 @@ from torch import nn
 
 from metalm_cli.config.schema.model import TaskModel
 from metalm_cli.errors import MetalmError
-from metalm_cli.models.assembly import Assembly, assemble
+from metalm_cli.models.assembly import Assembly, build_metalm
 from metalm_cli.models.checkpoint_io import load_model, save_model
 from metalm_cli.models.lora.adapter_files import ADAPTER, adapter_in, read_adapter, save_adapter
 from metalm_cli.models.lora.inject import merge, targets_of, weights_hash
-from metalm_cli.models.trainable import LORA_MARK, parameter_groups, summaries
+from metalm_cli.models.trainable import LORA_PARAMETER_MARK, parameter_groups, summaries
 from metalm_cli.sessions import build_row, collate
 from model_families import TEXTS, batch_with, model_recipe
 
@@ -45,7 +45,7 @@ def base(tokenizers: dict[str, Path], tmp_path: Path) -> Any:
     def save(decoder: str = "gpt2", encoder: str | None = "bert") -> Path:
         folder = tmp_path / f"{decoder}-{encoder}"
         if not folder.exists():
-            made = assemble(model_recipe(tokenizers, decoder, encoder), seed=0, sample=lambda count: iter(()))
+            made = build_metalm(model_recipe(tokenizers, decoder, encoder), seed=0, sample=lambda count: iter(()))
             save_model(folder, made.model, made.decoder_tokenizer, made.processors)
         return folder
 
@@ -54,7 +54,7 @@ def base(tokenizers: dict[str, Path], tmp_path: Path) -> Any:
 
 def adapted(folder: Path, seed: int = 0, trains: dict[str, str] | None = None, **lora: Any) -> Assembly:
     recipe = TaskModel.model_validate({"checkpoint": str(folder), "lora": {"rank": 3, **lora}, "trains": trains or {}})
-    return assemble(recipe, seed=seed, sample=lambda count: iter(()))
+    return build_metalm(recipe, seed=seed, sample=lambda count: iter(()))
 
 
 def moved(assembly: Assembly) -> Assembly:
@@ -110,7 +110,9 @@ def test_adapters_and_connectors_train_and_nothing_else(base: Any, decoder: str,
     found = adapted(base(decoder, encoder))
     train = {name for name, one in found.model.named_parameters() if one.requires_grad}
     assert train == {
-        name for name, _ in found.model.named_parameters() if LORA_MARK in name or name.startswith("connectors.")
+        name
+        for name, _ in found.model.named_parameters()
+        if LORA_PARAMETER_MARK in name or name.startswith("connectors.")
     }
     # B is 0, so A has no gradient but 0: one step, and both have.
     for _ in range(2):
@@ -126,7 +128,7 @@ def test_adapters_and_connectors_train_and_nothing_else(base: Any, decoder: str,
     groups = parameter_groups(found.parts(), found.policy, 1e-3, 0.1)
     assert sum(len(group["params"]) for group in groups) == len(train)
     counted = {one.name: (one.trained, one.train) for one in summaries(found.parts(), found.policy, 1e-3)}
-    expected = sum(one.numel() for name, one in found.model.decoder.named_parameters() if LORA_MARK in name)
+    expected = sum(one.numel() for name, one in found.model.decoder.named_parameters() if LORA_PARAMETER_MARK in name)
     assert counted["decoder"] == (expected, "lora")
 
 
@@ -198,7 +200,7 @@ def test_what_is_no_linear_layer_inside_is_refused(base: Any, name: str) -> None
 
 def test_adapters_in_the_last_layers_only(base: Any) -> None:
     found = adapted(base("gpt2", "bert"), trains={"decoder": "last_1", "encoders": "all"})
-    inside = [name for name, _ in found.model.decoder.named_parameters() if LORA_MARK in name]
+    inside = [name for name, _ in found.model.decoder.named_parameters() if LORA_PARAMETER_MARK in name]
     assert inside
     assert all(".h.1." in name for name in inside)
     with pytest.raises(MetalmError, match="has 2 layers, adapters are asked for in 3"):
@@ -377,7 +379,7 @@ def test_adapters_on_adapters_are_refused(place: Path) -> None:
 def test_going_on_from_an_adapter_trains_the_merged_model(base: Any, place: Path) -> None:
     expected = losses(Assembly(*load_model(place)))
     recipe = TaskModel.model_validate({"checkpoint": str(place), "trains": {"decoder": "all"}})
-    found = assemble(recipe, seed=0, sample=lambda count: iter(()))
+    found = build_metalm(recipe, seed=0, sample=lambda count: iter(()))
     assert any("merged" in note for note in found.notes)
     torch.testing.assert_close(losses(found), expected, atol=1e-5, rtol=1e-5)
     assert all(one.requires_grad for one in found.model.decoder.parameters())

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from metalm_cli.models import MetaLM
-from metalm_cli.models.trainable import layers_of
+from metalm_cli.models.trainable import transformer_layers
 from metalm_cli.sessions import Batch, DockInput, DockTable, TokenisedSession, build_row, collate
 from model_families import (
     DECODERS,
@@ -70,8 +70,8 @@ def test_padding_on_the_left_changes_nothing() -> None:
         {name: torch.cat([table.inputs[name] for table in tables]) for name in tables[0].inputs},
         torch.cat([tables[0].rows, tables[1].rows + contents]),
         torch.cat([tables[0].columns, tables[1].columns]),
-        torch.cat([tables[0].at, tables[1].at + size + pad]),
-        torch.cat([tables[0].source, tables[1].source + outputs]),
+        torch.cat([tables[0].positions, tables[1].positions + size + pad]),
+        torch.cat([tables[0].content_index, tables[1].content_index + outputs]),
     )
     found = model.generate(ids, {"text": joined}, attention_mask=mask, **options)
     assert found.tolist() == expected
@@ -121,7 +121,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(kind, encoder) -> None:
     model.gradient_checkpointing_enable()
     runs: list[str] = []
     for name, part in (("decoder", model.decoder), ("encoder", model.encoders["text"])):
-        inner = next(one for one in layers_of(part)[0].modules() if not any(one.children()))
+        inner = next(one for one in transformer_layers(part)[0].modules() if not any(one.children()))
         inner.register_forward_pre_hook(lambda *_, name=name: runs.append(name))
     again, found = loss_and_gradients(model, batch)
     assert sorted(runs) == ["decoder"] * 2 + ["encoder"] * 2, "a layer was not run again in the backward pass"

@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from metalm_cli.models import loss as loss_module
-from metalm_cli.models.decoders import full_logits, head_of, hidden_states, probe
+from metalm_cli.models.decoders import full_logits, head_of, hidden_states, measure_decoder
 from metalm_cli.sessions import ROOT, Row, TokenisedSession, build_row, collate
 from model_families import (
     DECODERS,
@@ -58,7 +58,7 @@ def test_neighbours_do_not_notice_each_other(kind) -> None:
         before, after = batch_of([made], length=80), batch_of([changed], length=80)
         _, one = model.losses(before)
         _, other = model.losses(after)
-    middle = before.decoder.owners == 1
+    middle = before.decoder.target_segments == 1
     assert torch.equal(one[~middle], other[~middle])
     assert (one[middle] - other[middle]).abs().max() > 1e-3
 
@@ -80,7 +80,7 @@ def test_children_of_one_parent_equal_whole_sessions(kind) -> None:
             whole = joined(chain)
             _, alone = model.losses(batch_of([[whole]]))
             own = int(whole.trained[len(whole) - len(chain[-1]) :].sum()) - (whole.trained[0] and len(chain) == 1)
-            found = each[model_batch.decoder.owners == segment]
+            found = each[model_batch.decoder.target_segments == segment]
             torch.testing.assert_close(found, alone[len(alone) - own :], atol=1e-5, rtol=1e-5)
 
 
@@ -108,7 +108,7 @@ def test_losses_are_those_of_the_families_own_logits(kind) -> None:
 @pytest.mark.parametrize("kind", list(DECODERS))
 def test_every_head_is_found(kind) -> None:
     decoder = make_decoder(kind)
-    assert probe(decoder).own_head
+    assert measure_decoder(decoder).own_head
     stream = batch_of([sessions(docks=0)[:1]]).decoder
     with torch.no_grad():
         embeds = decoder.get_input_embeddings()(stream.input_ids)

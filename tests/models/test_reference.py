@@ -15,7 +15,7 @@ import torch
 from transformers import AutoTokenizer
 
 from metalm_cli.data.documents.session_rows import SessionWriter
-from metalm_cli.data.sampling.lanes import Lane, LaneState
+from metalm_cli.data.sampling.lanes import RowSlot, SlotState
 from metalm_cli.objectives.language import semi_causal_spans
 from metalm_cli.sessions import DecoderTokenizer, Row, TokenRules, collate
 from model_families import (
@@ -128,11 +128,11 @@ class Reference:
         return torch.stack(self._loss).sum()
 
 
-def written(lane: Lane, count: int) -> list[tuple[Row, list[tuple[int, int, int | None]]]]:
+def written(lane: RowSlot, count: int) -> list[tuple[Row, list[tuple[int, int, int | None]]]]:
     """Rows, each with the documents (number, first token, token after the last or None at the end) that it holds."""
     rows = []
     for _ in range(count):
-        before: LaneState = lane.state
+        before: SlotState = lane.state
         row = lane.next_row()
         after = lane.state
         pieces: list[tuple[int, int, int | None]] = []
@@ -149,7 +149,7 @@ def compare(documents: list[str], tokenizers, decoder: str, encoder: str, isolat
     reader = DecoderTokenizer(AutoTokenizer.from_pretrained(tokenizers[decoder]), TokenRules())
     processor = processor_of(tokenizers[encoder])
     writer = SessionWriter(reader, processor, DRAW, LENGTH, isolate=isolate, seed=5)
-    rows = written(Lane(0, 1, Documents(documents), writer), 3)  # type: ignore[arg-type]
+    rows = written(RowSlot(0, 1, Documents(documents), writer), 3)  # type: ignore[arg-type]
 
     batch = collate([row for row, _ in rows], {"text": processor}, length=LENGTH + 3, pad_id=reader.pad_id)
     total, each = model.losses(batch)

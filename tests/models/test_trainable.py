@@ -7,8 +7,14 @@ import torch
 from torch import nn
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.models.assembly import Assembly, assemble
-from metalm_cli.models.trainable import PartPolicy, freeze, layers_of, parameter_groups, summaries
+from metalm_cli.models.assembly import Assembly, build_metalm
+from metalm_cli.models.trainable import (
+    TrainPolicy,
+    parameter_groups,
+    set_trained_parameters,
+    summaries,
+    transformer_layers,
+)
 from model_families import (
     DECODERS,
     ENCODERS,
@@ -30,7 +36,7 @@ def assembled(tokenizers, *, decoder="all", encoder="all", connector="all", shap
         train=encoder,
         **options,
     )
-    return assemble(model, seed=0, sample=lambda count: iter(()))
+    return build_metalm(model, seed=0, sample=lambda count: iter(()))
 
 
 def trained(assembly: Assembly, part: str) -> set[str]:
@@ -119,7 +125,7 @@ def test_nothing_trains(tokenizers) -> None:
 @pytest.mark.parametrize("kind", [*DECODERS, *ENCODERS, *VISION])
 def test_layers_are_found_in_every_family(kind) -> None:
     model = make_decoder(kind) if kind in DECODERS else make_encoder(kind)
-    layers = layers_of(model)
+    layers = transformer_layers(model)
     assert len(layers) == 2
     assert len({type(one) for one in layers}) == 1
     assert sum(p.numel() for one in layers for p in one.parameters()) > 0.4 * (
@@ -127,7 +133,7 @@ def test_layers_are_found_in_every_family(kind) -> None:
         if kind not in VISION
         else 0
     )
-    freeze("x", model, "last_1")
+    set_trained_parameters("x", model, "last_1")
     assert {id(p) for p in model.parameters() if p.requires_grad} == {id(p) for p in layers[1].parameters()}
 
 
@@ -141,7 +147,7 @@ def test_learning_rates_and_decay_by_part(tokenizers) -> None:
         connector={"learning_rate": 2e-3},
         train="last_1",
     )
-    assembly = assemble(model, seed=0, sample=lambda count: iter(()))
+    assembly = build_metalm(model, seed=0, sample=lambda count: iter(()))
     groups = parameter_groups(assembly.parts(), assembly.policy, 5e-4, 0.1)
     found = {group["name"]: (group["lr"], group["weight_decay"]) for group in groups}
     assert found == {
@@ -162,7 +168,7 @@ def test_biases_norms_and_embeddings_do_not_decay(kind) -> None:
     model = make_decoder(kind) if kind in DECODERS else make_encoder(kind)
     groups = {
         group["name"]: {id(one) for one in group["params"]}
-        for group in parameter_groups({"x": model}, {"x": PartPolicy()}, 1e-3, 0.1)
+        for group in parameter_groups({"x": model}, {"x": TrainPolicy()}, 1e-3, 0.1)
     }
     for name, parameter in model.named_parameters():
         table = any(one in name for one in ("embed", "wte", "wpe", "shared", "relative_attention_bias", "_token"))
@@ -175,7 +181,7 @@ def test_biases_norms_and_embeddings_do_not_decay(kind) -> None:
 
 def test_an_untied_head_decays() -> None:
     model = make_decoder("llama", tie_word_embeddings=False)
-    (decayed,) = (g for g in parameter_groups({"x": model}, {"x": PartPolicy()}, 1e-3, 0.1) if g["name"] == "x.decay")
+    (decayed,) = (g for g in parameter_groups({"x": model}, {"x": TrainPolicy()}, 1e-3, 0.1) if g["name"] == "x.decay")
     ids = {id(one) for one in decayed["params"]}
     assert id(model.lm_head.weight) in ids
     assert id(model.get_input_embeddings().weight) not in ids
@@ -184,7 +190,7 @@ def test_an_untied_head_decays() -> None:
 def test_a_parameter_shared_by_parts_is_in_one_group() -> None:
     one, other = nn.Linear(3, 3), nn.Linear(3, 3)
     other.weight = one.weight
-    policy = {"a": PartPolicy(), "b": PartPolicy(learning_rate=0.5)}
+    policy = {"a": TrainPolicy(), "b": TrainPolicy(learning_rate=0.5)}
     groups = parameter_groups({"a": one, "b": other}, policy, 1e-3, 0.1)
     assert {group["name"]: len(group["params"]) for group in groups} == {"a.decay": 1, "a.plain": 1, "b.plain": 1}
 

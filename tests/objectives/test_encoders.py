@@ -17,12 +17,12 @@ from transformers import AutoModelForMaskedLM, AutoModelForPreTraining
 
 from metalm_cli.config.schema.objectives import MaskedLM, ReplacedTokens
 from metalm_cli.config.schema.recipes import PretrainRecipe
-from metalm_cli.data.sampling.lanes import Lane
+from metalm_cli.data.sampling.lanes import RowSlot
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.models.mlm_heads import masked_head
 from metalm_cli.objectives import make_objective
-from metalm_cli.objectives.masked_lm import MaskedObjective, masked_loss
-from metalm_cli.objectives.replaced_token_detection import DetectionObjective, area_under_curve
+from metalm_cli.objectives.masked_lm import MaskedLMObjective, masked_loss
+from metalm_cli.objectives.replaced_token_detection import ReplacedTokenObjective, area_under_curve
 from metalm_cli.sessions import Row, TextProcessor
 from row_fixtures import Shelf, lane_rows
 from tiny_models import config_of, texts, tokenizer_of
@@ -69,18 +69,18 @@ def recipe_of(**objective: Any) -> PretrainRecipe:
 
 
 def rows_of(objective: Any, data: Any, count: int = 4) -> list[Row]:
-    return lane_rows(Lane(0, 1, Shelf([text[:60] for text in texts()]), objective.writer(data, 0)), count)[0]
+    return lane_rows(RowSlot(0, 1, Shelf([text[:60] for text in texts()]), objective.writer(data, 0)), count)[0]
 
 
 def test_what_recipes_ask_of_the_writer():
     recipe = recipe_of(name="mlm", mask_rate=0.2, keep_rate=0.3, random_rate=0.4)
     made = make_objective(recipe, assembly("mlm"))
-    assert isinstance(made, MaskedObjective)
+    assert isinstance(made, MaskedLMObjective)
     writer = made.writer(recipe.data, 5)
     assert (writer.rates, writer.seed, writer.length, writer.isolate) == ((0.2, 0.3, 0.4), 5, 64, True)
     recipe = recipe_of(name="rtd", mask_rate=0.2)
     made = make_objective(recipe, assembly("rtd"))
-    assert isinstance(made, DetectionObjective)
+    assert isinstance(made, ReplacedTokenObjective)
     assert made.writer(recipe.data, 0).rates == (0.2, 0.0, 0.0)
     assert made.stream == "text"
 
@@ -122,7 +122,7 @@ def test_the_masked_loss_is_the_familys_own_one_document_at_a_time(family):
 
 
 @pytest.fixture
-def detection() -> tuple[DetectionObjective, Any, list[Row]]:
+def detection() -> tuple[ReplacedTokenObjective, Any, list[Row]]:
     recipe = recipe_of(name="rtd", mask_rate=0.3)
     made = make_objective(recipe, assembly("rtd"))
     torch.manual_seed(1)
@@ -247,7 +247,7 @@ def test_the_generator_learns_from_its_own_loss_alone(detection):
 
 
 def test_detection_metrics():
-    made = DetectionObjective(ReplacedTokens(name="rtd", discriminator_weight=10.0), assembly("rtd"))
+    made = ReplacedTokenObjective(ReplacedTokens(name="rtd", discriminator_weight=10.0), assembly("rtd"))
     outputs = [
         (np.array([2.0, -1.0]), np.array([True, False])),
         (np.array([-3.0, 1.0]), np.array([False, False])),
@@ -269,6 +269,6 @@ def test_detection_metrics():
 
 
 def test_options_are_the_recipes():
-    masked = MaskedObjective(MaskedLM(name="mlm", mask_rate=0.4), assembly("mlm"))
+    masked = MaskedLMObjective(MaskedLM(name="mlm", mask_rate=0.4), assembly("mlm"))
     assert masked.options.mask_rate == 0.4
     assert masked.packs

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from metalm_cli.config.schema.data import Data
 from metalm_cli.config.schema.objectives import CausalLM, PrefixLM, SemiCausal
 from metalm_cli.config.schema.recipes import PretrainRecipe
-from metalm_cli.data.sampling.lanes import Lane
+from metalm_cli.data.sampling.lanes import RowSlot
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.models.metalm import MetaLM, MetaLMConfig
 from metalm_cli.objectives import make_objective
-from metalm_cli.objectives.language import LanguageObjective, draw_of, prefix_span, semi_causal_spans
+from metalm_cli.objectives.language import LanguageObjective, prefix_span, semi_causal_spans, span_drawer_of
 from metalm_cli.sessions import DecoderTokenizer, TextProcessor, TokenRules
 from row_fixtures import Shelf, lane_rows
 from tiny_models import make_decoder, make_encoder, texts, tokenizer_of
@@ -146,11 +146,11 @@ def test_prefix_lengths_are_uniform():
 
 def test_how_each_objective_draws():
     rng = np.random.default_rng
-    assert draw_of(CausalLM(name="causal"))(500, rng(0)) == []
-    assert draw_of(SEMI_CAUSAL)(500, rng(0)) == spans_of(500, low=4, high=8, fraction=0.3)
-    prefix = draw_of(PrefixLM(name="prefix", prefix_length=[5, 9]))
+    assert span_drawer_of(CausalLM(name="causal"))(500, rng(0)) == []
+    assert span_drawer_of(SEMI_CAUSAL)(500, rng(0)) == spans_of(500, low=4, high=8, fraction=0.3)
+    prefix = span_drawer_of(PrefixLM(name="prefix", prefix_length=[5, 9]))
     assert prefix(500, rng(0)) == prefix_span(500, rng(0), low=5, high=9)
-    default = draw_of(SemiCausal(name="semi_causal"))
+    default = span_drawer_of(SemiCausal(name="semi_causal"))
     assert default(3000, rng(1)) == spans_of(3000, seed=1)
 
 
@@ -198,7 +198,7 @@ def test_rows_of_a_recipe(objective, docked):
     made = make_objective(recipe, assembly())
     assert isinstance(made, LanguageObjective)
     writer = made.writer(recipe.data, seed=0)
-    rows, _ = lane_rows(Lane(0, 1, Shelf(texts()), writer), 12)
+    rows, _ = lane_rows(RowSlot(0, 1, Shelf(texts()), writer), 12)
     assert all(bool(row.docks) <= docked for row in rows)
     assert any(row.docks for row in rows) == docked
     assert min(map(len, rows)) >= 94
@@ -213,7 +213,7 @@ def test_rows_of_a_recipe(objective, docked):
 
 def test_the_realised_fraction_of_a_corpus_is_near_what_was_asked():
     made = LanguageObjective(SEMI_CAUSAL, assembly())
-    rows, _ = lane_rows(Lane(0, 1, Shelf(texts()), made.writer(data_of(512), 0)), 40)
+    rows, _ = lane_rows(RowSlot(0, 1, Shelf(texts()), made.writer(data_of(512), 0)), 40)
     tokens = sum(row.counts["source_tokens"] for row in rows)
     spanned = sum(row.counts.get("docked_tokens", 0) for row in rows)
     # Widening to words adds under two tokens a span of six; what rows cut takes some away.
@@ -259,7 +259,7 @@ def test_validation_is_divided_by_its_own_objective():
 
 def rows_of(count: int = 6, **options: Any) -> tuple[LanguageObjective, list]:
     made = LanguageObjective(SEMI_CAUSAL, assembly(**options))
-    return made, lane_rows(Lane(0, 1, Shelf(texts()), made.writer(data_of(64), 0)), count)[0]
+    return made, lane_rows(RowSlot(0, 1, Shelf(texts()), made.writer(data_of(64), 0)), count)[0]
 
 
 def test_the_loss_is_the_sum_over_trained_tokens_however_rows_are_batched():
@@ -276,7 +276,7 @@ def test_the_loss_is_the_sum_over_trained_tokens_however_rows_are_batched():
 def test_an_unused_encoder_can_be_touched_without_a_trace():
     made, _ = rows_of()
     causal = LanguageObjective(CausalLM(name="causal"), made.assembly)
-    rows, _ = lane_rows(Lane(0, 1, Shelf(texts()), causal.writer(data_of(64), 0)), 2)
+    rows, _ = lane_rows(RowSlot(0, 1, Shelf(texts()), causal.writer(data_of(64), 0)), 2)
     step, batch = causal.step(), causal.collate(rows)
     encoder = step.model.encoders["text"]
     step.train()

@@ -16,11 +16,11 @@ import yaml
 
 from metalm_cli.config.schema.tasks import TaskData
 from metalm_cli.data.examples.task_corpus import TaskCorpus
-from metalm_cli.data.examples.task_selection import cards_of, choose_tasks, open_tasks
+from metalm_cli.data.examples.task_selection import load_cards, open_training_tasks, select_tasks
 from metalm_cli.errors import MetalmError
 from metalm_cli.provenance import audit as module
 from metalm_cli.provenance.audit import Audit, apply_audit, audit
-from metalm_cli.provenance.ngram_index import SpanIndex, hashed, spans_of, words_of
+from metalm_cli.provenance.ngram_index import SpanIndex, hash_ngrams, ngrams, words_of
 
 WORDS = [f"{first}{second}" for first in "bdfglmnprst" for second in ("anu", "edo", "iri", "oka", "ulm", "awn")]
 
@@ -68,8 +68,8 @@ class Bench:
     def run(self, lineages: tuple[dict[str, Any], ...] = (), **more: Any) -> tuple[TaskCorpus, Audit]:
         options = self.options(**more)
         where: dict[str, Any] = {"data_root": self.folder / "root", "offline": True, "cache": self.folder / "cache"}
-        corpus, chosen = open_tasks(options, seed=0, **where)
-        return corpus, audit(corpus, chosen.held, cards_of(options), lineages, **where)
+        corpus, chosen = open_training_tasks(options, seed=0, **where)
+        return corpus, audit(corpus, chosen.held_out, load_cards(options), lineages, **where)
 
 
 @pytest.fixture
@@ -232,8 +232,8 @@ def test_the_lineage_holds_counts_and_hashes_but_no_places(bench: Bench) -> None
 def test_hashes_tell_spans_apart_as_words_do() -> None:
     rng = random.Random(0)
     texts = [" ".join(rng.choices("abcd", k=rng.choice([3, 6, 9, 12, 13, 14, 30]))) for _ in range(400)]
-    hashes, owners = hashed(texts)
-    spans = [(span, at) for at, text in enumerate(texts) for span in spans_of(words_of(text))]
+    hashes, owners = hash_ngrams(texts)
+    spans = [(span, at) for at, text in enumerate(texts) for span in ngrams(words_of(text))]
     assert owners.tolist() == [at for _, at in spans]
     numbers: dict[int, set[tuple[str, ...]]] = {}
     for value, (span, _) in zip(hashes.tolist(), spans, strict=True):
@@ -265,12 +265,12 @@ def test_the_index_finds_what_a_plain_search_finds() -> None:
 def test_real_tasks(data_root: Path, tmp_path: Path) -> None:
     options = TaskData(tasks=["boolq", "drop", "sst2"], hold_out=["nli"], missing="skip")
     where: dict[str, Any] = {"data_root": data_root, "offline": True, "cache": tmp_path}
-    corpus, chosen = open_tasks(options, seed=0, **where)
+    corpus, chosen = open_training_tasks(options, seed=0, **where)
     start = time.monotonic()
-    found = audit(corpus, chosen.held, cards_of(options), **where)
+    found = audit(corpus, chosen.held_out, load_cards(options), **where)
     first = time.monotonic() - start
     start = time.monotonic()
-    assert audit(corpus, chosen.held, cards_of(options), **where) == found
+    assert audit(corpus, chosen.held_out, load_cards(options), **where) == found
     assert time.monotonic() - start < first / 4
     counts = {(pair.train, pair.held_out): pair.rows for pair in found.pairs}
     assert counts["drop", "qnli"] > 100, "both ask about the same encyclopedia's passages"
@@ -284,5 +284,5 @@ def test_real_tasks(data_root: Path, tmp_path: Path) -> None:
 
 def test_unknown_names_and_nothing_left() -> None:
     with pytest.raises(MetalmError, match="no cluster or task is named nly") as caught:
-        choose_tasks(TaskData(tasks=["core"], hold_out=["nly"]))
+        select_tasks(TaskData(tasks=["core"], hold_out=["nly"]))
     assert "did you mean nli?" in str(caught.value)

@@ -7,9 +7,14 @@ from typing import Any
 import pytest
 
 from metalm_cli.config.schema.tasks import TaskData
-from metalm_cli.data.examples.task_selection import choose_tasks
+from metalm_cli.data.examples.task_selection import select_tasks
 from metalm_cli.errors import MetalmError
-from metalm_cli.provenance.hold_out_check import lineages, refuse_seen, tasks_seen, untold
+from metalm_cli.provenance.hold_out_check import (
+    ancestors_and_lineages,
+    ancestors_without_lineage,
+    reject_trained_on_held_out,
+    tasks_trained_on,
+)
 from metalm_cli.tasks import Cards
 
 
@@ -20,8 +25,8 @@ def base(*tasks: str, clusters: tuple[str, ...] = (), **more: Any) -> dict[str, 
 
 def check(hold_out: list[str], *ancestors: dict[str, Any]) -> None:
     cards = Cards()
-    held = choose_tasks(TaskData(tasks=["core"], hold_out=hold_out), cards).held
-    refuse_seen(held, hold_out, ancestors, cards)
+    held = select_tasks(TaskData(tasks=["core"], hold_out=hold_out), cards).held_out
+    reject_trained_on_held_out(held, hold_out, ancestors, cards)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +77,7 @@ def test_what_has_seen_nothing_of_it_passes() -> None:
 def test_ancestors_without_a_lineage_are_told() -> None:
     nobody = {"checkpoint": "bert", "lineage": None}
     found = [nobody, base("sst2", ancestors=[{"checkpoint": "gpt2", "lineage": None}, base("sst2", "rte")])]
-    assert untold(found) == ["bert", "gpt2"]
-    assert tasks_seen(found) == ["sst2", "rte"]
-    assert [name for name, _ in lineages(found)] == ["bert", "runs/base", "gpt2", "runs/base"]
+    assert ancestors_without_lineage(found) == ["bert", "gpt2"]
+    assert tasks_trained_on(found) == ["sst2", "rte"]
+    assert [name for name, _ in ancestors_and_lineages(found)] == ["bert", "runs/base", "gpt2", "runs/base"]
     check(["nli"], nobody)

@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.reports import RunFacts, read_runs
+from metalm_cli.reports import RunSummary, read_runs
 from metalm_cli.reports.card_section import cards_of
 from metalm_cli.reports.figures import vega_export
 from metalm_cli.reports.page import make_page
@@ -35,7 +35,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def shown(run: Path) -> tuple[RunFacts, str]:
+def shown(run: Path) -> tuple[RunSummary, str]:
     """The facts and the page, after the terminal and the card have shown them, too."""
     runs = read_runs([run])
     out = io.StringIO()

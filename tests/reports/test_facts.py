@@ -11,8 +11,8 @@ import pytest
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.reports import read_run, read_runs
-from metalm_cli.reports.reading.evaluation_summary import confusion
-from metalm_cli.reports.reading.find_runs import home_of
+from metalm_cli.reports.reading.evaluation_summary import confusion_matrix
+from metalm_cli.reports.reading.find_runs import report_folder
 from metalm_cli.runs.folder import RunFolder
 from report_fixtures import records, write_json, write_results, write_run
 
@@ -70,9 +70,9 @@ def test_confusions_of_answers_and_of_classes(tmp_path: Path) -> None:
 
 
 def test_open_answers_are_no_classes() -> None:
-    assert confusion([(f"answer {at}", "x") for at in range(40)], "one") is None
-    assert confusion([("a", "a"), ("b", "b")], "one") is None, "too few examples to tell"
-    assert confusion([("a", "a")] * 40, "one") is None, "one answer confuses nothing"
+    assert confusion_matrix([(f"answer {at}", "x") for at in range(40)], "one") is None
+    assert confusion_matrix([("a", "a"), ("b", "b")], "one") is None, "too few examples to tell"
+    assert confusion_matrix([("a", "a")] * 40, "one") is None, "one answer confuses nothing"
 
 
 def test_damaged_lines_are_named_and_the_rest_is_read(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_a_folder_of_runs_and_results_stands_for_both(tmp_path: Path) -> None:
     (tmp_path / "latest").symlink_to("b", target_is_directory=True)
     write_results(tmp_path, source=str(tmp_path / "a"))
     assert [run.name for run in read_runs([tmp_path])] == ["b", "a", "results"]
-    assert home_of(tmp_path) == tmp_path
+    assert report_folder(tmp_path) == tmp_path
 
 
 def test_a_demo_stands_for_its_runs_as_they_were_begun(tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_a_demo_of_several_seeds_stands_for_all_of_them(tmp_path: Path) -> None:
     of_seeds = ["seed-0/metalm", "seed-0/gpt", "seed-1/metalm", "seed-1/gpt", "results"]
     assert [run.name for run in read_runs([tmp_path])] == of_seeds
     assert [run.name for run in read_runs([tmp_path / "seed-0"])] == ["metalm", "gpt", "results"]
-    assert home_of(tmp_path / "seed-1" / "gpt" / "model") == tmp_path / "seed-1" / "gpt"
+    assert report_folder(tmp_path / "seed-1" / "gpt" / "model") == tmp_path / "seed-1" / "gpt"
 
 
 def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from metalm_cli.reports import page as pages
 from metalm_cli.reports import read_runs
 from metalm_cli.reports.figures import vega_export
-from metalm_cli.reports.figures.training_figures import Figure, thinned
+from metalm_cli.reports.figures.training_figures import Figure, every_nth
 from metalm_cli.reports.page import CONFIG, LARGEST, colours, figures_of, make_page
 from metalm_cli.reports.write_report import report_place, write_figures
 from report_fixtures import records, write_json, write_results, write_run
@@ -163,7 +163,7 @@ def test_a_page_that_grows_too_large_shows_less(runs: list[Path], page: str, mon
 
 
 def test_long_runs_are_thinned_to_a_small_page(tmp_path: Path) -> None:
-    assert thinned(list(range(10)), 4) == [0, 3, 6, 9]
+    assert every_nth(list(range(10)), 4) == [0, 3, 6, 9]
     runs = [write_run(tmp_path / f"long-{at}", metrics=records(range(1, 2_001))) for at in range(12)]
     for some in (runs[:1], runs):
         page = make_page(read_runs(some), tmp_path / "report.html")

@@ -12,7 +12,7 @@ from metalm_cli.evaluation.results.result_reader import read
 from metalm_cli.reports import read_runs
 from metalm_cli.reports.page import make_page
 from metalm_cli.reports.paired_differences import RESAMPLES, paired_tables
-from metalm_cli.reports.seed_groups import groups_of
+from metalm_cli.reports.seed_groups import group_by_protocol
 from report_fixtures import write_json, write_run
 from result_fixtures import record, setting, task, wording
 
@@ -31,7 +31,7 @@ def test_the_first_model_is_compared_with_each_other_on_the_same_rows(tmp_path: 
     run = write_run(tmp_path / "tiny")
     a, b = results(run, "a", BETTER), results(run, "b", WORSE)
     runs = read_runs([run])
-    (table,) = paired_tables(groups_of(runs))
+    (table,) = paired_tables(group_by_protocol(runs))
     found = compare(read(a), read(b), resamples=RESAMPLES)
     low, high = (100 * end for end in found.tasks[0].test.interval)
     (row,) = (row for row in table.rows if row[0].endswith(": rte"))
@@ -48,9 +48,9 @@ def test_what_cannot_be_compared_stands_in_no_table(tmp_path: Path) -> None:
     made = json.loads(path.read_text())
     made["tasks"]["rte"]["templates_sha256"] = "e" * 64
     write_json(path, made)
-    assert [row for table in paired_tables(groups_of(read_runs([run]))) for row in table.rows] == []
+    assert [row for table in paired_tables(group_by_protocol(read_runs([run]))) for row in table.rows] == []
     path.write_text("{torn")
-    assert paired_tables(groups_of(read_runs([run]))) == []
+    assert paired_tables(group_by_protocol(read_runs([run]))) == []
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
@@ -59,7 +59,7 @@ def test_seeds_are_compared_one_by_one(tmp_path: Path, seeds: int) -> None:
         for name, values in (("a", BETTER), ("b", WORSE)):
             results(tmp_path / f"seed-{seed}", name, values)
     runs = read_runs([tmp_path / f"seed-{seed}" / "results" for seed in range(seeds)])
-    (table,) = paired_tables(groups_of(runs))
+    (table,) = paired_tables(group_by_protocol(runs))
     pairs = {row[0].partition(":")[0] for row in table.rows}
     assert pairs == {f"a, seed-{seed} less b, seed-{seed}" for seed in range(seeds)}
     assert any(": rte" in row[0] for row in table.rows) == (seeds == 1)

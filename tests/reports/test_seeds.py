@@ -9,7 +9,7 @@ import pytest
 
 from metalm_cli.reports import read_runs
 from metalm_cli.reports.page import figures_of
-from metalm_cli.reports.seed_groups import groups_of
+from metalm_cli.reports.seed_groups import group_by_protocol
 from report_fixtures import write_json, write_results, write_run
 
 
@@ -31,7 +31,7 @@ def demo(place: Path, seeds: int) -> list[Path]:
 
 def test_protocols_stand_apart_the_newest_first(tmp_path: Path) -> None:
     runs = read_runs(demo(tmp_path, 1))
-    groups = groups_of(runs)
+    groups = group_by_protocol(runs)
     assert [group.protocol for group in groups] == ["instruct", "in-context"]
     assert [[label for label, _ in group.scored] for group in groups] == [["gpt, seed-0", "metalm, seed-0"]] * 2
     assert [label for label, _ in groups[0].pooled] == ["gpt", "metalm"]
@@ -58,6 +58,6 @@ def test_a_run_of_several_seeds_has_the_name_of_its_folder(tmp_path: Path) -> No
     for seed in range(2):
         run = write_run(tmp_path / "mine" / f"seed-{seed}")
         write_results(run, weights=str(seed))
-    (group,) = groups_of(read_runs([tmp_path / "mine"]))
+    (group,) = group_by_protocol(read_runs([tmp_path / "mine"]))
     assert [label for label, _ in group.pooled] == ["mine"]
     assert [label for label, _ in group.scored] == ["mine, seed-0", "mine, seed-1"]

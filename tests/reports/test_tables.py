@@ -17,8 +17,8 @@ from metalm_cli.reports.tables import (
     decimal,
     difference_table,
     loss_table,
-    losses_told_apart,
     overview,
+    per_task_losses,
     series_of,
     tables,
     token_shares,
@@ -152,8 +152,8 @@ def test_losses_say_whose_they_are(tmp_path: Path) -> None:
     )
     runs = read_runs([held, trained])
     assert [whose_losses([run], "cluster_loss")[0] for run in runs] == ["Held-out loss", "Training loss"]
-    assert losses_told_apart(runs[0], "cluster_loss") == [(10, {"a": 1.0})]
-    assert losses_told_apart(runs[1], "cluster_loss") == [(10, {"a": 1.0}), (20, {"b": 0.5})]
+    assert per_task_losses(runs[0], "cluster_loss") == [(10, {"a": 1.0})]
+    assert per_task_losses(runs[1], "cluster_loss") == [(10, {"a": 1.0}), (20, {"b": 0.5})]
     found = [loss_table(some, "cluster_loss") for some in (runs[:1], runs[1:], runs)]
     assert [table.title for table in found if table] == [
         "Held-out loss by cluster",

@@ -129,12 +129,12 @@ def test_a_replacement_cut_between_its_renames_loses_nothing(tmp_path: Path) -> 
     path = checkpoint.save(tmp_path, 1, SMALL, {"time": 1})
     aside = atomic_files.replaced_folder(path)
     path.rename(aside)
-    assert checkpoint.latest(tmp_path) == (aside, [])
+    assert checkpoint.find_latest(tmp_path) == (aside, [])
     assert checkpoint.load(aside)[1] == {"time": 1}
-    assert checkpoint.clean(tmp_path) == []
-    assert checkpoint.latest(tmp_path) == (path, [])
+    assert checkpoint.remove_interrupted(tmp_path) == []
+    assert checkpoint.find_latest(tmp_path) == (path, [])
     shutil.copytree(path, aside)
-    checkpoint.clean(tmp_path)
+    checkpoint.remove_interrupted(tmp_path)
     assert names(tmp_path) == ["step-00000001"]
 
 
@@ -181,7 +181,7 @@ def test_damage_is_named_and_the_one_before_is_used(tmp_path: Path, kind: str, w
     damage_by(kind, tmp_path / "step-00000003")
     (tmp_path / ".step-00000004.tmp-1234").mkdir()
 
-    path, damaged = checkpoint.latest(tmp_path)
+    path, damaged = checkpoint.find_latest(tmp_path)
 
     assert path == tmp_path / "step-00000002"
     assert [d.path.name[:6] for d in damaged] == [".step-", "step-0"]
@@ -190,15 +190,15 @@ def test_damage_is_named_and_the_one_before_is_used(tmp_path: Path, kind: str, w
         with pytest.raises(MetalmError, match="damaged") as caught:
             checkpoint.load(tmp_path / "step-00000003")
         assert why in caught.value.why
-    assert [p.name for p in checkpoint.clean(tmp_path)] == [".step-00000004.tmp-1234"]
+    assert [p.name for p in checkpoint.remove_interrupted(tmp_path)] == [".step-00000004.tmp-1234"]
 
 
 def test_no_folder_and_no_whole_checkpoint(tmp_path: Path) -> None:
-    assert checkpoint.latest(tmp_path / "none") == (None, [])
-    assert checkpoint.prune(tmp_path / "none", 1) == []
-    assert checkpoint.clean(tmp_path / "none") == []
+    assert checkpoint.find_latest(tmp_path / "none") == (None, [])
+    assert checkpoint.remove_old(tmp_path / "none", 1) == []
+    assert checkpoint.remove_interrupted(tmp_path / "none") == []
     damage_by("altered", checkpoint.save(tmp_path, 1, SMALL, {}))
-    path, damaged = checkpoint.latest(tmp_path)
+    path, damaged = checkpoint.find_latest(tmp_path)
     assert path is None
     assert len(damaged) == 1
 
@@ -222,13 +222,13 @@ def test_any_altered_byte_is_found(whole: Path, data: st.DataObject) -> None:
         assert checkpoint.damage(copy) is None
         (copy / file.name).write_bytes(content[:place] + bytes([content[place] ^ change]) + content[place + 1 :])
         assert checkpoint.damage(copy) is not None
-        assert checkpoint.latest(Path(folder))[0] is None
+        assert checkpoint.find_latest(Path(folder))[0] is None
 
 
 def test_pruning_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     for step in range(1, 7):
         checkpoint.save(tmp_path, step, SMALL, {})
-    removed = checkpoint.prune(tmp_path, 2, best=3)
+    removed = checkpoint.remove_old(tmp_path, 2, best=3)
     assert [p.name for p in removed] == ["step-00000001", "step-00000002", "step-00000004"]
     assert names(tmp_path) == ["step-00000003", "step-00000005", "step-00000006"]
 
@@ -238,10 +238,10 @@ def test_pruning_counts_whole_ones_alone_and_never_removes_the_last(tmp_path: Pa
         checkpoint.save(tmp_path, step, SMALL, {})
     damage_by("truncated", tmp_path / "step-00000004")
     damage_by("missing", tmp_path / "step-00000002")
-    checkpoint.prune(tmp_path, 1)
+    checkpoint.remove_old(tmp_path, 1)
     assert names(tmp_path) == ["step-00000003", "step-00000004"]
     damage_by("no manifest", tmp_path / "step-00000003")
-    assert checkpoint.prune(tmp_path, 1) == []
+    assert checkpoint.remove_old(tmp_path, 1) == []
     assert names(tmp_path) == ["step-00000003", "step-00000004"]
 
 
@@ -250,11 +250,11 @@ def test_a_removal_that_is_cut_leaves_no_damaged_checkpoint(tmp_path: Path, monk
         checkpoint.save(tmp_path, step, SMALL, {})
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", lambda path, **_: (path / "manifest.json").unlink())
-        checkpoint.prune(tmp_path, 1)
+        checkpoint.remove_old(tmp_path, 1)
     leftover, newest = names(tmp_path)
     assert leftover.startswith(".step-00000001.tmp-")
     assert newest == "step-00000002"
-    checkpoint.clean(tmp_path)
+    checkpoint.remove_interrupted(tmp_path)
     assert names(tmp_path) == ["step-00000002"]
 
 

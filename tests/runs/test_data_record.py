@@ -10,7 +10,7 @@ import pytest
 import tiny_runs as micro
 from hub_server import QUICK, HubServer
 from metalm_cli.config.schema.data import Data, Source, Validation
-from metalm_cli.runs.data_record import pinned
+from metalm_cli.runs.data_record import pinned_revisions
 
 COMMITS = ["a" * 40, "b" * 40]
 
@@ -91,12 +91,12 @@ def test_hub_sources_are_read_at_the_commit_that_the_run_began_with() -> None:
         "sources": [{"name": "docs", "revision": COMMITS[0]}, {"name": "own", "revision": None}],
         "validation": [{"name": "docs", "revision": COMMITS[1]}],
     }
-    found = pinned(data, saved)
+    found = pinned_revisions(data, saved)
     assert [source.revision for source in found.sources] == [COMMITS[0], None]
     assert found.validation.sources is not None
     assert [source.revision for source in found.validation.sources] == [COMMITS[1]]
     assert found.sources[0].split == "train"
-    assert pinned(data, None) is data
+    assert pinned_revisions(data, None) is data
 
 
 CALL = """

@@ -18,8 +18,8 @@ from metalm_cli.sessions import (
     Batch,
     DockInput,
     DockTable,
+    PackedTokens,
     Row,
-    Stream,
     TextProcessor,
     TokenisedSession,
     build_row,
@@ -67,8 +67,8 @@ def test_equal_docks_are_encoded_once_and_gathered_where_they_stand(rows, extra)
         # Outputs that say what they encode: the token at each position.
         outputs = table.inputs["input_ids"][table.rows, table.columns]
         flat = torch.full((len(made) * size,), -1)
-        flat[table.at] = outputs[table.source]
-        assert len(set(table.at.tolist())) == len(table.at)
+        flat[table.positions] = outputs[table.content_index]
+        assert len(set(table.positions.tolist())) == len(table.positions)
         expected = np.full((len(made), size), -1)
         for index, row in enumerate(made):
             for at, dock in row.docks:
@@ -101,9 +101,9 @@ def test_flat_indices_find_their_rows_again(rows, extra):
         assert (torch.diff(padding) >= 0).all()
         assert stream.segment_ids[index, :n].tolist() == row.segments.tolist()
         assert (stream.segment_ids[index, n:] == ROOT).all()
-        groups = stream.parents.shape[1]
+        groups = stream.parent_segments.shape[1]
         assert (stream.predict_at[at : at + m] - index * size).tolist() == row.predict_at.tolist()
-        assert (stream.owners[at : at + m] - index * groups).tolist() == row.owners.tolist()
+        assert (stream.target_segments[at : at + m] - index * groups).tolist() == row.owners.tolist()
         assert stream.targets[at : at + m].tolist() == row.targets.tolist()
         at += m
     assert at == len(stream.targets)
@@ -125,7 +125,7 @@ def test_worked_example():
     batch = collate(rows, {})
     assert batch.decoder.segment_ids.tolist() == [[0, 0, 1], [0, 0, -1]]
     assert batch.decoder.position_ids.tolist() == [[0, 1, 0], [0, 1, 2]]
-    assert batch.decoder.parents.tolist() == [[-1, -1], [-1, -1]]
+    assert batch.decoder.parent_segments.tolist() == [[-1, -1], [-1, -1]]
     assert batch.decoder.predict_at.tolist() == [0, 3]
     assert batch.decoder.targets.tolist() == [6, 9]
     assert batch.numbers == (1, 4)
@@ -178,7 +178,7 @@ def test_every_tensor_is_moved():
     assert {value.device.type for value in tensors(batch.decoder)} == {"cpu"}
 
 
-def tensors(record: Stream | DockTable) -> list[torch.Tensor]:
+def tensors(record: PackedTokens | DockTable) -> list[torch.Tensor]:
     found: list[torch.Tensor] = []
     for one in fields(record):
         value = getattr(record, one.name)
@@ -187,7 +187,7 @@ def tensors(record: Stream | DockTable) -> list[torch.Tensor]:
     return found
 
 
-def same(a: Stream | DockTable, b: Stream | DockTable) -> None:
+def same(a: PackedTokens | DockTable, b: PackedTokens | DockTable) -> None:
     for one in fields(a):
         left, right = getattr(a, one.name), getattr(b, one.name)
         if isinstance(left, torch.Tensor):

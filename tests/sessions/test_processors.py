@@ -13,7 +13,7 @@ from PIL import Image
 
 import metalm_cli.sessions
 from metalm_cli.errors import MetalmError
-from metalm_cli.sessions import ImageProcessor, TextProcessor, UndockableError
+from metalm_cli.sessions import ImageProcessor, TextProcessor, UnreadableContentError
 from tiny_models import tokenizer_of
 
 
@@ -63,7 +63,7 @@ def test_an_image_dock_takes_a_path_or_an_image(processor):
 
 @pytest.mark.parametrize(("text", "reason"), [(" ", "empty"), ("dog " * 9, "too_long")])
 def test_what_cannot_be_docked_says_why(text, reason):
-    with pytest.raises(UndockableError) as caught:
+    with pytest.raises(UnreadableContentError) as caught:
         TextProcessor("text", tokenizer_of("wordpiece"), 8).prepare(text)
     assert caught.value.reason == reason
 
@@ -72,7 +72,7 @@ def test_a_text_of_exactly_the_most_tokens_is_docked():
     tokenizer = tokenizer_of("wordpiece")
     size = len(tokenizer("The dog barked.").input_ids)
     assert TextProcessor("text", tokenizer, size).prepare("The dog barked.").positions == size - 2
-    with pytest.raises(UndockableError):
+    with pytest.raises(UnreadableContentError):
         TextProcessor("text", tokenizer, size - 1).prepare("The dog barked.")
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.sessions import DOCKED, ROOT, DockInput, TokenisedSession, build_row, pack, visible
+from metalm_cli.sessions import DOCKED, ROOT, DockInput, TokenisedSession, build_row, can_attend, pack
 
 quick = settings(max_examples=80, deadline=None, derandomize=True)
 
@@ -131,7 +131,7 @@ def test_rows_keep_every_position_and_every_target(made):
 def test_a_target_is_predicted_by_the_last_position_it_sees(made):
     sessions, parents = made
     row = build_row(sessions, parents)
-    seen = visible(row.segments, row.positions, row.parents)
+    seen = can_attend(row.segments, row.positions, row.parents)
     places = {(owner, target): at for at, (owner, target) in enumerate(zip(row.segments, row.ids, strict=True))}
     for at, owner, target in zip(row.predict_at, row.owners, row.targets, strict=True):
         token = places[owner, target]
@@ -145,7 +145,7 @@ def test_a_target_is_predicted_by_the_last_position_it_sees(made):
 def test_each_position_sees_its_own_chain_as_if_it_stood_alone(made):
     sessions, parents = made
     row = build_row(sessions, parents)
-    seen = visible(row.segments, row.positions, row.parents)
+    seen = can_attend(row.segments, row.positions, row.parents)
     for index in range(len(sessions)):
         chain = [index]
         while parents[chain[0]] != ROOT:
@@ -160,7 +160,7 @@ def test_each_position_sees_its_own_chain_as_if_it_stood_alone(made):
 
 def test_visible_worked_out():
     # root of 2, its child of 1, a root of 1, padding
-    seen = visible(np.array([0, 0, 1, 2, -1]), np.array([0, 1, 2, 0, 4]), np.array([-1, 0, -1]))
+    seen = can_attend(np.array([0, 0, 1, 2, -1]), np.array([0, 1, 2, 0, 4]), np.array([-1, 0, -1]))
     assert seen.astype(int).tolist() == [
         [1, 0, 0, 0, 0],
         [1, 1, 0, 0, 0],
@@ -168,7 +168,7 @@ def test_visible_worked_out():
         [0, 0, 0, 1, 0],
         [0, 0, 0, 0, 1],
     ]
-    both = visible(np.array([0, 0, 1]), np.array([0, 1, 0]), np.array([-1, -1]), causal=False)
+    both = can_attend(np.array([0, 0, 1]), np.array([0, 1, 0]), np.array([-1, -1]), causal=False)
     assert both.astype(int).tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
 
 

@@ -47,7 +47,7 @@ def test_a_docked_question_and_a_trained_answer(kind):
     start = [made.tokenizer.start_id] if kind == "llama" else []
     dock = made.processors["text"].prepare(QUESTION)
     answer = [*made.tokenizer.continuation(ANSWER), made.tokenizer.document_id]
-    session = made(docked_and_answered(end=True), need_trained=True)
+    session = made(docked_and_answered(end=True), require_targets=True)
     assert session.ids.tolist() == [*start, *[DOCKED] * dock.positions, *answer]
     assert session.trained.tolist() == [False] * (len(start) + dock.positions) + [True] * len(answer)
     ((at, docked),) = session.docks
@@ -219,14 +219,14 @@ def test_without_encoders_docks_are_untrained_text():
 )
 def test_what_is_refused_names_the_session(spans, message):
     with pytest.raises(MetalmError, match=message) as caught:
-        tokeniser()(Session(spans, name="row 7 of demo"), need_trained=True)
+        tokeniser()(Session(spans, name="row 7 of demo"), require_targets=True)
     assert caught.value.remedy
 
 
 def test_a_trained_token_that_nothing_predicts_is_no_trained_token():
     made = tokeniser(start="never")
     with pytest.raises(MetalmError, match="nobody has no trained token"):
-        made(Session([Causal((5,), trained=True)], name="nobody"), need_trained=True)
+        made(Session([Causal((5,), trained=True)], name="nobody"), require_targets=True)
 
 
 def test_an_image_needs_its_encoder():

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.sessions import Causal, DecoderTokenizer, Session, SessionTokeniser, TokenisedDocument, TokenRules
-from metalm_cli.sessions.decoder_tokenizer import SENTINELS, plain_backend
+from metalm_cli.sessions.decoder_tokenizer import SENTINELS, backend_without_truncation
 from tiny_models import STORY, TOKENIZERS, make_sentencepiece_tokenizer, texts, tokenizer_of
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
@@ -205,7 +205,7 @@ def test_snapped_spans_widen_and_split_neither_words_nor_characters(kind, text, 
         return
     first = data.draw(st.integers(0, len(document) - 1))
     last = data.draw(st.integers(first + 1, len(document)))
-    begin, end = document.snap(first, last, 0, len(document))
+    begin, end = document.expand_to_word_boundaries(first, last, 0, len(document))
     assert 0 <= begin <= first < last <= end <= len(document)
     for token, inner in ((begin, first), (end, last)):
         assert token in (0, len(document)) or document.word_boundary(token)
@@ -223,7 +223,7 @@ def test_no_span_of_a_story_splits_a_word(kind):
     words = [(at, at + len(word)) for at, word in _words(STORY)]
     for first in range(len(document)):
         for last in range(first + 1, min(first + 6, len(document))):
-            low, high = document.characters(*document.snap(first, last, 0, len(document)))
+            low, high = document.characters(*document.expand_to_word_boundaries(first, last, 0, len(document)))
             for begin, end in words:
                 assert not begin < low < end
                 assert not begin < high < end
@@ -244,7 +244,7 @@ def test_writing_without_spaces_is_not_swallowed(kind):
     text = "これは長い文章でありまして空白というものがありません。" * 4
     document = decoder(kind).document(text)
     middle = len(document) // 2
-    begin, end = document.snap(middle, middle + 6, 0, len(document))
+    begin, end = document.expand_to_word_boundaries(middle, middle + 6, 0, len(document))
     assert end - begin <= 12
     assert document.slice(begin, end) in text
 
@@ -255,7 +255,7 @@ def test_characters_of_several_tokens_are_never_split(kind):
     document = decoder(kind).document(text)
     assert len(document) > len(text)  # byte tokens
     for first in range(len(document)):
-        begin, end = document.snap(first, first + 1, 0, len(document))
+        begin, end = document.expand_to_word_boundaries(first, first + 1, 0, len(document))
         ids = document.ids[begin:end].tolist()
         assert "\ufffd" not in tokenizer_of(kind).decode(ids)
         assert document.slice(begin, end).strip()
@@ -269,11 +269,11 @@ def test_snap_stays_within_its_limits():
     the, long, of, _, end = words
     assert of - long > 6
     inside = long + 2
-    assert document.snap(inside, inside + 1, 0, end) == (long, of)
-    assert document.snap(inside, inside + 1, inside - 1, inside + 2) == (inside, inside + 1)
-    assert document.snap(inside, end, inside - 1, end) == (of, end)
-    assert document.snap(the, of - 1, 0, of - 1) == (the, long)
-    assert document.snap(the, of - 1, 0, of) == (the, of)
+    assert document.expand_to_word_boundaries(inside, inside + 1, 0, end) == (long, of)
+    assert document.expand_to_word_boundaries(inside, inside + 1, inside - 1, inside + 2) == (inside, inside + 1)
+    assert document.expand_to_word_boundaries(inside, end, inside - 1, end) == (of, end)
+    assert document.expand_to_word_boundaries(the, of - 1, 0, of - 1) == (the, long)
+    assert document.expand_to_word_boundaries(the, of - 1, 0, of) == (the, of)
 
 
 # -- continuations ----------------------------------------------------------------------------------------------------
@@ -328,7 +328,7 @@ def test_a_continuation_says_its_text_and_nothing_else(kind, text):
 def slowly_continued(tokenizer: DecoderTokenizer, text: str) -> list[int]:
     """The tokens that end after the sentinel, where the first of them begins after it; all offsets looked at."""
     for sentinel in SENTINELS if text else ():
-        encoding = plain_backend(tokenizer.tokenizer).encode(sentinel + text, add_special_tokens=False)
+        encoding = backend_without_truncation(tokenizer.tokenizer).encode(sentinel + text, add_special_tokens=False)
         after = [index for index, (_, end) in enumerate(encoding.offsets) if end > len(sentinel)]
         if after and encoding.offsets[after[0]][0] >= len(sentinel):
             return encoding.ids[after[0] :]

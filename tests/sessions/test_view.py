@@ -12,7 +12,7 @@ from rich.console import Console
 
 import tiny_models as tiny
 from metalm_cli.data.documents.session_rows import SessionWriter
-from metalm_cli.data.sampling.lanes import Lane
+from metalm_cli.data.sampling.lanes import RowSlot
 from metalm_cli.sessions import (
     Causal,
     DecoderTokenizer,
@@ -25,7 +25,7 @@ from metalm_cli.sessions import (
     TokenRules,
     build_row,
 )
-from metalm_cli.sessions.row_display import RowView, legend, pieces, positions_of, shown
+from metalm_cli.sessions.row_display import RowView, escape_controls, legend, positions_of, token_texts
 
 TEXT = "The dog barked.\nNaïve café 🙂 日本 ends it."
 
@@ -64,7 +64,7 @@ def row(byte_tokenizer, processors):
 def test_pieces_put_a_text_together_again(kind):
     tokenizer = tiny.tokenizer_of(kind)
     ids = tokenizer(TEXT, add_special_tokens=False).input_ids
-    found = pieces(tokenizer, ids)
+    found = token_texts(tokenizer, ids)
     assert len(found) == len(ids)
     assert "".join(found) == tokenizer.decode(ids, clean_up_tokenization_spaces=False)
     if kind != "llama":
@@ -74,7 +74,7 @@ def test_pieces_put_a_text_together_again(kind):
 
 def test_pieces_name_special_tokens_and_join_words(encoder_tokenizer):
     ids = encoder_tokenizer("Lily barked twice").input_ids
-    found = pieces(encoder_tokenizer, ids)
+    found = token_texts(encoder_tokenizer, ids)
     assert (found[0], found[-1]) == ("[CLS]", "[SEP]")
     assert "".join(found[1:-1]) == "lily barked twice"
 
@@ -162,7 +162,7 @@ def test_the_table_has_a_line_for_every_position(row, byte_tokenizer, processors
 
 
 def test_text_cannot_steer_the_terminal():
-    assert shown("a\x1b[31mb\nc\td") == "a\\x1b[31mb↵\nc⇥ d"
+    assert escape_controls("a\x1b[31mb\nc\td") == "a\\x1b[31mb↵\nc⇥ d"
 
 
 def test_a_text_that_spells_a_special_token_is_not_one(byte_tokenizer):
@@ -184,7 +184,7 @@ def test_masked_rows_show_what_is_read_and_what_stood_there(kind, encoder_tokeni
     found = positions_of(row, encoder_tokenizer, {}, masked=True)
     assert [one.at for one in found if one.trained] == [2, 3]
     assert found[2].text == "[MASK]"
-    assert found[2].predicts[0].strip() == pieces(encoder_tokenizer, [ids[2]])[0]
+    assert found[2].predicts[0].strip() == token_texts(encoder_tokenizer, [ids[2]])[0]
     text = printed(RowView(row, encoder_tokenizer, {}, masked=True, plain=True).text())
     assert f"(‹[MASK]›={found[2].predicts[0].strip()})" in text
     assert f"({found[3].text}={found[3].predicts[0].strip()})" in text
@@ -214,7 +214,7 @@ def test_lost_documents_are_told(byte_tokenizer, processors):
         def get(self, number):
             return type("Document", (), {"text": "The dog barked twice and Lily said something. " * 5})
 
-    view = RowView(Lane(0, 1, Source(), writer).next_row(), byte_tokenizer, processors, plain=True)
+    view = RowView(RowSlot(0, 1, Source(), writer).next_row(), byte_tokenizer, processors, plain=True)
     assert "1 span cut by the row's end" in view.summary()
 
 

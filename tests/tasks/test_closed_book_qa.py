@@ -91,7 +91,7 @@ def test_mmlu_is_for_evaluation_with_demonstrations_of_its_own() -> None:
 def test_as_many_templates_as_promised(task: str, core: bool, count: int, choice: bool) -> None:
     card = CARDS[task]
     templates = Collection("flan").of(card)
-    scored = [one for one in templates if not one.turned]
+    scored = [one for one in templates if not one.inverted]
     assert card.core is core
     assert len(templates) == count
     assert len(templates) - len(scored) <= (3 if count == 10 else 0)

@@ -104,7 +104,7 @@ def test_copa_templates_ask_for_what_the_row_asks(asked: str, words: str) -> Non
         text = render(example, template).input
         if template.name == "why-or-what-then":
             assert words in text
-        if not template.turned:
+        if not template.inverted:
             assert ("cause" in text) <= (asked == "cause")
             assert ("effect" in text) <= (asked == "effect")
 
@@ -151,8 +151,8 @@ def test_cosmos_qa_label_counts_its_four_answers() -> None:
 def test_as_many_templates_as_promised(task: str, core: bool, count: int) -> None:
     card = CARDS[task]
     templates = Collection("flan").of(card)
-    turned = [one for one in templates if one.turned]
+    turned = [one for one in templates if one.inverted]
     assert card.core is core
     assert len(templates) == count
     assert len(turned) <= (3 if count == 10 else 0)
-    assert all(one.input is not None and one.input.endswith("\n{{ options }}") for one in templates if not one.turned)
+    assert all(one.input is not None and one.input.endswith("\n{{ options }}") for one in templates if not one.inverted)

@@ -12,13 +12,13 @@ import yaml
 from metalm_cli.data.examples.open_examples import open_examples
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks import Cards, Example
-from metalm_cli.tasks.card_draft import Draft, draft
+from metalm_cli.tasks.card_draft import CardDraft, draft
 from metalm_cli.templates import Collection, render
 
 WORDS = ("sun", "rain", "wind", "snow", "ice")
 
 
-def drafted(rows: list[dict[str, Any]]) -> Draft:
+def drafted(rows: list[dict[str, Any]]) -> CardDraft:
     return draft(rows, name="mine", cluster="weather", file="../rows.jsonl", source="rows.jsonl")
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from card_fixtures import write_card, write_rows
 from metalm_cli.config.schema.tasks import TaskData
-from metalm_cli.data.examples.task_selection import choose_tasks
+from metalm_cli.data.examples.task_selection import select_tasks
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks import Cards, is_path
 
@@ -28,24 +28,24 @@ def test_every_shipped_card_is_read() -> None:
 
 def test_groups() -> None:
     cards = Cards()
-    core = cards.choose(["core"])
+    core = cards.select(["core"])
     assert len(core) > 30
     assert all(card.core for card in core)
-    nli = {card.name for card in cards.choose(["nli"])}
+    nli = {card.name for card in cards.select(["nli"])}
     assert {"rte", "mnli"} <= nli
     assert "world_nli" not in nli
-    paraphrase = {card.name for card in cards.choose(["paraphrase"])}
+    paraphrase = {card.name for card in cards.select(["paraphrase"])}
     assert "stsb" not in paraphrase
-    assert {card.name for card in cards.choose(["paraphrase"], extras=True)} == paraphrase | {"stsb"}
-    assert all(card.world is not None for card in cards.choose(["world"]))
-    assert {card.name for card in cards.choose(["all"])} == set(cards.names)
-    assert [card.name for card in cards.choose(["rte", "rte", "sst2"])] == ["rte", "sst2"]
+    assert {card.name for card in cards.select(["paraphrase"], extras=True)} == paraphrase | {"stsb"}
+    assert all(card.world is not None for card in cards.select(["world"]))
+    assert {card.name for card in cards.select(["all"])} == set(cards.names)
+    assert [card.name for card in cards.select(["rte", "rte", "sst2"])] == ["rte", "sst2"]
 
 
 @pytest.mark.parametrize(("name", "remedy"), [("rtee", "did you mean rte?"), ("zzzzzz", "metalm tasks list")])
 def test_an_unknown_name(name: str, remedy: str) -> None:
     with pytest.raises(MetalmError) as caught:
-        Cards().choose([name])
+        Cards().select([name])
     assert remedy in caught.value.remedy
 
 
@@ -110,8 +110,8 @@ def test_a_recipe_names_tasks_by_path(tmp_path: Path) -> None:
     (splits / "test_tasks.txt").write_text("task2_b\n")
     pairs = write_rows(tmp_path / "my-pairs.jsonl", [{"input": "a", "target": "b"}] * 3)
     card = write_card(tmp_path)
-    chosen = choose_tasks(TaskData(tasks=[str(tmp_path / "ni"), str(pairs), str(card), "sst2"]))
+    chosen = select_tasks(TaskData(tasks=[str(tmp_path / "ni"), str(pairs), str(card), "sst2"]))
     assert [one.name for one in chosen.cards] == ["task1_a", "my_pairs", "mine", "sst2"]
     assert chosen.dropped == {"task2_b": "for evaluation only"}
     with pytest.raises(MetalmError, match="no task is left to train on"):
-        choose_tasks(TaskData(tasks=[str(pairs)], hold_out=["misc"]))
+        select_tasks(TaskData(tasks=[str(pairs)], hold_out=["misc"]))

@@ -62,7 +62,7 @@ def test_squad_v2_says_what_cannot_be_answered(texts: list[str], answers: tuple[
 def test_every_scored_template_of_squad_v2_names_the_way_out() -> None:
     example = read("squad_v2", SQUAD | {"answers": {"text": ["1851"], "answer_start": [25]}})
     for template in Collection("flan").of(CARDS["squad_v2"]):
-        assert ('"unanswerable"' in render(example, template).input) is not template.turned
+        assert ('"unanswerable"' in render(example, template).input) is not template.inverted
 
 
 def test_openbookqa_counts_by_its_letters() -> None:
@@ -138,7 +138,7 @@ def test_record_leaves_out_what_has_no_label_or_no_choice(change: dict[str, Any]
 def test_as_many_templates_as_promised(task: str, core: bool, count: int, choice: bool) -> None:
     card = CARDS[task]
     templates = Collection("flan").of(card)
-    scored = [one for one in templates if not one.turned]
+    scored = [one for one in templates if not one.inverted]
     assert card.core is core
     assert len(templates) == count
     assert len(templates) - len(scored) <= (3 if count == 10 else 0)

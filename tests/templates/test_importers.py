@@ -13,8 +13,8 @@ from metalm_cli.errors import MetalmError
 from metalm_cli.tasks import Card, Cards
 from metalm_cli.templates import read_templates
 from metalm_cli.templates.importers import Report, import_templates, sandbox
-from metalm_cli.templates.importers.draft import Refused, literal, quoted, slug
-from metalm_cli.templates.importers.flan import jinja, patterns
+from metalm_cli.templates.importers.draft import ImportRefused, as_jinja_string, as_jinja_text, slug
+from metalm_cli.templates.importers.flan import parse_patterns, to_jinja
 from metalm_cli.templates.importers.import_templates import MAX_FILE
 from metalm_cli.templates.render import render
 from metalm_cli.templates.template import Template
@@ -53,7 +53,7 @@ def test_the_twelve_real_defects_are_found_and_nothing_else(tmp_path: Path, card
         "story_cloze": 2,
         "cola": 2,
     }
-    assert [one.turned for one in files["rte"]] == [False, False, True]
+    assert [one.inverted for one in files["rte"]] == [False, False, True]
     assert files["rte"][2].target == "{{ premise }}"
     assert files["story_cloze"][0].input == "{{ story }}\n\nWhich line comes last?\n{{ options }}"
     assert {file.name: file.card for file in report.files}["anli"] == "anli_r1"
@@ -66,7 +66,7 @@ def test_fields_of_unknown_keys_are_left_and_reported(tmp_path: Path, cards: dic
         'PATTERNS = {"new_set": [("Say it of {thing}: {", "{word}"), ("Guess what has {word}", "{thing}")]}\n'
     )
     report, files = imported("flan", path, tmp_path / "out", cards)
-    assert [(one.input, one.target, one.turned) for one in files["new_set"]] == [
+    assert [(one.input, one.target, one.inverted) for one in files["new_set"]] == [
         ("Say it of {{ thing }}: {{ '{' }}", "{{ answer }}", False),
         ("Guess what has {{ answer }}", "{{ thing }}", True),
     ]
@@ -74,10 +74,10 @@ def test_fields_of_unknown_keys_are_left_and_reported(tmp_path: Path, cards: dic
 
 
 def test_markers_become_fields_and_other_braces_stay() -> None:
-    assert jinja("{a} { {} {b c} {{a}}", {"a": "x"}) == "{{ x }} { {} {b c} {{ '{' }}{{ x }}}"
-    assert literal("{% x %} {# y #} {{ z }} {") == "{{ '{' }}% x %} {{ '{' }}# y #} {{ '{' }}{ z }} {{ '{' }}"
+    assert to_jinja("{a} { {} {b c} {{a}}", {"a": "x"}) == "{{ x }} { {} {b c} {{ '{' }}{{ x }}}"
+    assert as_jinja_text("{% x %} {# y #} {{ z }} {") == "{{ '{' }}% x %} {{ '{' }}# y #} {{ '{' }}{ z }} {{ '{' }}"
     for text in ("{% x %} {# y #} {{ z }} {", "}} {{{ %} {", "plain"):
-        for write in (literal, quoted):
+        for write in (as_jinja_text, as_jinja_string):
             assert render(example(), Template(name="one", input=write(text) + "{{ task }}")).input == f"{text}set"
     assert slug("../../etc/passwd") == "etc-passwd"
     assert slug("???") == "unnamed"
@@ -103,13 +103,13 @@ def example() -> Any:
     ],
 )
 def test_files_that_are_none_of_flans(text: str, why: str) -> None:
-    with pytest.raises(Refused, match=why):
-        patterns(text)
+    with pytest.raises(ImportRefused, match=why):
+        parse_patterns(text)
 
 
 def test_literals_beside_the_patterns_are_passed_over() -> None:
     text = '"""Words."""\nN = 3\nPATTERNS: dict = {"a": [("{x}", "{y}")]}\n'
-    assert patterns(text) == {"a": [("{x}", "{y}")]}
+    assert parse_patterns(text) == {"a": [("{x}", "{y}")]}
 
 
 # -- promptsource and Natural Instructions ----------------------------------------------------------------------------
@@ -119,9 +119,9 @@ def test_promptsource(tmp_path: Path, cards: dict[str, Card]) -> None:
     report, files = imported("promptsource", FIXTURES / "promptsource.yaml", tmp_path / "out", cards)
     first, second = files["rte"]
     assert first.input == "{{premise}}\nMust one grant that {{ hypothesis }} Yes or no?"
-    assert (first.name, first.target, first.turned) == ("must-one-grant-it", "{{ answer }}", False)
+    assert (first.name, first.target, first.inverted) == ("must-one-grant-it", "{{ answer }}", False)
     assert first.allow == ["options-not-listed"]
-    assert (second.target, second.turned) == ("{{ hypothesis }}", True)
+    assert (second.target, second.inverted) == ("{{ hypothesis }}", True)
     assert [(name, why.partition(":")[0]) for _, name, why in report.refused] == [
         ("the-wrong-way-round", "labels-swapped"),
         ("no-separator", "it has 0 separators |||, expected one between input and target"),
@@ -259,7 +259,7 @@ def test_the_process_has_no_network_no_commands_and_no_files(
     path = tmp_path / "t.py"
     path.write_text("x")
     worker(monkeypatch, code)
-    found = list(sandbox.read_confined("flan", [(str(path), path)], {}))
+    found = list(sandbox.read_in_sandbox("flan", [(str(path), path)], {}))
     assert "is not for this process" in found[0]["refused"] or "are not written here" in found[0]["refused"]
     assert path.read_text() == "x"
 
@@ -269,7 +269,7 @@ def test_a_process_that_dies_costs_the_file_that_it_was_at(tmp_path: Path, monke
         (tmp_path / name).write_text("x")
     sources = [(name, tmp_path / name) for name in ("a", "b", "c")]
     worker(monkeypatch, "return [] if source != 'b' else __import__('signal').raise_signal(9)")
-    found = {one["name"]: one for one in sandbox.read_confined("flan", sources, {})}
+    found = {one["name"]: one for one in sandbox.read_in_sandbox("flan", sources, {})}
     assert found["b"]["refused"] == "the process that read it was ended by signal 9"
     assert found["a"]["files"] == found["c"]["files"] == []
 
@@ -283,7 +283,7 @@ def test_a_process_that_does_not_end(
     monkeypatch.setattr(sandbox, "FILE_SECONDS", 0.0)
     end = f"worker.CPU_SECONDS = {cpu}; worker._more_time()\n    while True: pass"
     worker(monkeypatch, end)
-    found = list(sandbox.read_confined("flan", [("a", tmp_path / "a")], {}))
+    found = list(sandbox.read_in_sandbox("flan", [("a", tmp_path / "a")], {}))
     assert why in found[0]["refused"]
 
 

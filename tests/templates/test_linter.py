@@ -10,12 +10,12 @@ import pytest
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks import Card
 from metalm_cli.templates import Collection, read_templates
-from metalm_cli.templates.lint.card_rules import card_problems, swapped
+from metalm_cli.templates.lint.card_rules import card_problems, swapped_class_names
 from metalm_cli.templates.lint.linter import lint_collection, lint_file
 from metalm_cli.templates.lint.rules import RULES
 from metalm_cli.templates.lint.text_rules import text_problems
 from metalm_cli.templates.template import Template, TemplateFile
-from metalm_cli.templates.template_ast import Anatomy
+from metalm_cli.templates.template_ast import TemplateAst
 
 GOOD = "{{ premise }}\nMust one grant that {{ hypothesis }}?\n{{ options }}"
 
@@ -162,10 +162,13 @@ def test_duplicates_say_the_same_but_for_case_spaces_and_marks() -> None:
 
 def test_classes_called_by_each_others_names() -> None:
     # A baseline of FLAN's: contradiction is called neither, and neutral false.
-    assert swapped(["Yes", "No", "It's impossible to say"], ["true", "neither", "false"]) == [(1, 2), (2, 1)]
-    assert swapped(["yes", "it is not possible to tell", "no"], ["true", "neither", "false"]) == []
-    assert swapped(["no", "yes"], ["unacceptable", "acceptable"]) == []
-    assert swapped(["red", "blue"], ["blue", "red"]) == []
+    assert swapped_class_names(["Yes", "No", "It's impossible to say"], ["true", "neither", "false"]) == [
+        (1, 2),
+        (2, 1),
+    ]
+    assert swapped_class_names(["yes", "it is not possible to tell", "no"], ["true", "neither", "false"]) == []
+    assert swapped_class_names(["no", "yes"], ["unacceptable", "acceptable"]) == []
+    assert swapped_class_names(["red", "blue"], ["blue", "red"]) == []
     answer = {"label": "label", "names": ["entailment", "not_entailment"]}
     right = make_card(answer={**answer, "words": {"entailment": "yes", "not_entailment": "no"}})
     wrong = make_card(answer={**answer, "words": {"entailment": "no", "not_entailment": "yes"}})
@@ -174,8 +177,8 @@ def test_classes_called_by_each_others_names() -> None:
 
 
 def test_a_text_is_read_in_all_its_cases() -> None:
-    found = Anatomy("{{ a }}{% if b %} {{ c }}{% elif d %}, {{ 'x' if e else 'y' }}{% endif %}")
-    assert {found.shown(wording) for wording in found.wordings} == {
+    found = TemplateAst("{{ a }}{% if b %} {{ c }}{% elif d %}, {{ 'x' if e else 'y' }}{% endif %}")
+    assert {found.to_text(wording) for wording in found.wordings} == {
         "{{ a }} {{ c }}",
         "{{ a }}, x",
         "{{ a }}, y",
@@ -183,7 +186,7 @@ def test_a_text_is_read_in_all_its_cases() -> None:
     }
     assert found.printed == {"a", "c"}
     assert found.read == {"a", "b", "c", "d", "e"}
-    many = Anatomy("{{ 'x' if a else 'y' }}" * 40)
+    many = TemplateAst("{{ 'x' if a else 'y' }}" * 40)
     assert len(many.wordings) == 64
 
 

@@ -8,13 +8,13 @@ import pytest
 
 from metalm_cli.tasks import ExampleMaker
 from metalm_cli.tasks.registry import Cards
-from metalm_cli.templates.render import Style, render
+from metalm_cli.templates.render import PromptStyle, render
 from metalm_cli.templates.template import Collection
 
 CARDS, T5 = Cards(), Collection("t5")
 
 
-def prompt(task: str, row: dict[str, Any], style: Style = Style()) -> str:  # noqa: B008 (frozen)
+def prompt(task: str, row: dict[str, Any], style: PromptStyle = PromptStyle()) -> str:  # noqa: B008 (frozen)
     """What T5 would read of a row."""
     example = ExampleMaker(CARDS[task])(row, 0, lambda: "a row of the test")
     assert example is not None
@@ -53,11 +53,11 @@ def test_prefixes_are_those_of_t5(task: str, row: dict[str, Any], expected: str)
 
 
 def test_choices_are_left_out_where_the_style_lists_none() -> None:
-    assert prompt("copa", COPA, Style(options=False)) == "copa premise: It rained. question: effect"
+    assert prompt("copa", COPA, PromptStyle(options=False)) == "copa premise: It rained. question: effect"
 
 
 def test_every_card_has_templates_that_read_its_fields() -> None:
-    for card in CARDS.choose(["core", "extras"]):
+    for card in CARDS.select(["core", "extras"]):
         templates = T5.of(card)
         own_choices = card.answer.options is not None
         assert templates[0].lists_options == own_choices, f"{card.name} lists choices: {templates[0].lists_options}"

@@ -14,11 +14,11 @@ from rich.console import Console
 
 from metalm_cli.config import resolve
 from metalm_cli.data.documents.open_corpus import open_corpus
-from metalm_cli.data.sampling.lanes import Lane
+from metalm_cli.data.sampling.lanes import RowSlot
 from metalm_cli.errors import Exit, MetalmError
-from metalm_cli.models.assembly import assemble, assemble_encoder
+from metalm_cli.models.assembly import build_encoder, build_metalm
 from metalm_cli.objectives import make_objective
-from metalm_cli.training.planning.memory import Memory, estimate_memory, human_bytes, micro_rows
+from metalm_cli.training.planning.memory import MemoryEstimate, estimate_memory, human_bytes, rows_per_micro_batch
 from metalm_cli.training.planning.plan import make_plan, plan_text, steps_from_epochs
 from metalm_cli.training.planning.sample_stats import sample_figures
 
@@ -50,9 +50,9 @@ class Made:
         self.corpus = open_corpus(self.recipe.data, seed=0)
         options = {"seed": 0, "sample": lambda count: self.corpus.sample(count, 0)}
         if self.recipe.objective.name in ("mlm", "rtd"):
-            self.assembly = assemble_encoder(self.recipe.model, self.recipe.objective.name, **options)
+            self.assembly = build_encoder(self.recipe.model, self.recipe.objective.name, **options)
         else:
-            self.assembly = assemble(self.recipe.model, **options)
+            self.assembly = build_metalm(self.recipe.model, **options)
         self.objective = make_objective(self.recipe, self.assembly)
 
     def plan(self, *, world: int = 1, steps: int | None = None, **options):
@@ -105,7 +105,7 @@ def test_epochs_that_are_over_before_the_warm_up_is(small):
 def test_figures_are_those_of_the_rows_that_a_run_reads(small):
     writer = small.objective.writer(small.recipe.data, 0)
     figures = sample_figures(small.corpus, writer, documents=10_000, seconds=30)
-    lane = Lane(0, 1, small.corpus.reader(lambda _: True), writer)
+    lane = RowSlot(0, 1, small.corpus.reader(lambda _: True), writer)
     rows = [lane.next_row() for _ in range(figures.rows)]
     assert figures.sampled == round(300 * figures.usable["documents"])
     for name in ("source_tokens", "trained_tokens", "docked_positions", "documents"):
@@ -159,7 +159,7 @@ def test_steps_from_epochs_is_the_formula_and_near_the_truth(small):
     steps = steps_from_epochs(2.0, small.corpus, figures, 4)
     documents = 300 * figures.usable["documents"]
     assert steps == math.ceil(2.0 * documents * figures.positions_per_document / (4 * 64))
-    lane, rows = Lane(0, 1, small.corpus.reader(lambda _: True), writer), 0
+    lane, rows = RowSlot(0, 1, small.corpus.reader(lambda _: True), writer), 0
     while lane.state.number < 600:  # two epochs of 300 numbers
         lane.next_row()
         rows += 1
@@ -389,12 +389,12 @@ def test_the_activations_are_of_the_right_order(small):
 
 
 def test_rows_of_a_forward_pass(small):
-    assert micro_rows(small.recipe, 1) == 8
-    assert micro_rows(small.recipe, 3) == 3
-    assert micro_rows(small.changed(micro_batch_size=2), 1) == 2
+    assert rows_per_micro_batch(small.recipe, 1) == 8
+    assert rows_per_micro_batch(small.recipe, 3) == 3
+    assert rows_per_micro_batch(small.changed(micro_batch_size=2), 1) == 2
 
 
 def test_sizes_are_readable():
-    assert str(Memory(2**30, 0, 1024, 0)) == (
+    assert str(MemoryEstimate(2**30, 0, 1024, 0)) == (
         "1.0 GiB (weights 1.0 GiB, gradients 0 bytes, optimizer 1.0 KiB, activations 0 bytes)"
     )

@@ -12,15 +12,15 @@ from accelerate import Accelerator
 
 from metalm_cli.config import resolve
 from metalm_cli.data.documents.open_corpus import open_corpus
-from metalm_cli.data.sampling.lanes import Lane
-from metalm_cli.data.sampling.loader import RowStream, loader
+from metalm_cli.data.sampling.lanes import RowSlot
+from metalm_cli.data.sampling.loader import StepRowDataset, loader
 from metalm_cli.errors import Exit, MetalmError
-from metalm_cli.models.assembly import assemble, assemble_encoder
+from metalm_cli.models.assembly import build_encoder, build_metalm
 from metalm_cli.objectives import make_objective
 from metalm_cli.sessions import DECODER
 from metalm_cli.training.planning import probe as module
 from metalm_cli.training.planning.probe import probe, probe_batch
-from metalm_cli.training.trainer import Hooks, Trainer
+from metalm_cli.training.trainer import Trainer, TrainerCallbacks
 
 WORLD = ["data.sources.0.world.documents=200", "data.validation.documents=0", "train.batch_size=4"]
 SMALL = [
@@ -61,9 +61,9 @@ def make(case: str) -> SimpleNamespace:
     corpus = open_corpus(recipe.data, seed=0)
     options = {"seed": 0, "sample": lambda count: corpus.sample(count, 0)}
     if recipe.objective.name in ("mlm", "rtd"):
-        assembly = assemble_encoder(recipe.model, recipe.objective.name, **options)
+        assembly = build_encoder(recipe.model, recipe.objective.name, **options)
     else:
-        assembly = assemble(recipe.model, **options)
+        assembly = build_metalm(recipe.model, **options)
     objective = make_objective(recipe, assembly)
     return SimpleNamespace(recipe=recipe, corpus=corpus, objective=objective, root=objective.step())
 
@@ -90,7 +90,7 @@ def test_language_rows_are_full_of_the_longest_docks():
         assert (stream.segment_ids >= 0).all()
         assert not stream.plain
         table = batch.docks["text"]
-        docked = len(table.at)
+        docked = len(table.positions)
         sizes = torch.bincount(table.rows)
         assert sizes.max() == longest
         assert int((sizes == longest).sum()) >= 2 * 2 * (32 // (longest + 1))
@@ -129,11 +129,11 @@ def test_no_real_row_costs_more():
     made = make("small")
     worst = probe_batch(made.objective, made.recipe, 1)
     writer = made.objective.writer(made.recipe.data, 0)
-    lane = Lane(0, 1, made.corpus.reader(lambda _: True), writer)
+    lane = RowSlot(0, 1, made.corpus.reader(lambda _: True), writer)
     for _ in range(60):
         batch = made.objective.collate([lane.next_row()], 64)
         if batch.docks:
-            assert len(batch.docks["text"].at) <= len(worst.docks["text"].at)
+            assert len(batch.docks["text"].at) <= len(worst.docks["text"].positions)
 
 
 # -- nothing changes --------------------------------------------------------------------------------------------------
@@ -226,7 +226,7 @@ def trained(case: str, probed: bool) -> tuple[dict[str, torch.Tensor], list[floa
     trainer = Trainer(made.recipe.train, 3, made.objective, made.root, Accelerator(cpu=True), 64)
     losses = []
     nothing = SimpleNamespace(pending=None)
-    hooks = Hooks(
+    hooks = TrainerCallbacks(
         log=lambda record: losses.append(record["loss"]),
         validate=lambda *_: {},
         validated=lambda record: None,
@@ -235,7 +235,9 @@ def trained(case: str, probed: bool) -> tuple[dict[str, torch.Tensor], list[floa
         advance=lambda step: None,
     )
     writer = made.objective.writer(made.recipe.data, 0)
-    stream = RowStream(range(4), lambda lane, _: Lane(lane, 4, made.corpus.reader(lambda _number: True), writer))
+    stream = StepRowDataset(
+        range(4), lambda lane, _: RowSlot(lane, 4, made.corpus.reader(lambda _number: True), writer)
+    )
     trainer.run(loader(stream, 0), hooks, nothing)
     return {name: tensor.clone() for name, tensor in made.root.state_dict().items()}, losses
 
@@ -292,7 +294,7 @@ def test_keys_at_their_end_are_not_advised(small):
     )
     recipe = small.recipe.model_copy(update={"train": train})
     memory = module.estimate_memory(recipe, small.objective.assembly)
-    remedy = module.does_not_fit(recipe, "full", memory, 1).remedy
+    remedy = module.out_of_memory_error(recipe, "full", memory, 1).remedy
     assert "train.precision (now bf16)" in remedy
     assert "train.checkpoint_activations (now true)" in remedy
     assert "it cannot go lower" in remedy

@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import nn
 
-from metalm_cli.training.distributed.state_dict import gather, restore
+from metalm_cli.training.distributed.state_dict import gather_state, restore_state
 
 
 class Tied(nn.Module):
@@ -32,18 +32,18 @@ def trained() -> tuple[Tied, torch.optim.Optimizer]:
 
 def test_gathered_state_goes_back_and_tied_tensors_stay_one() -> None:
     module, optimizer = trained()
-    tensors = gather(module, optimizer)
+    tensors = gather_state(module, optimizer)
     assert tensors["model"].keys() == {"first.weight", "last.weight", "table"}
     assert tensors["model"]["first.weight"] is tensors["model"]["last.weight"]
     kept = copy.deepcopy(tensors)
     other = Tied()
     again = torch.optim.AdamW(other.parameters(), lr=0.1)
-    restore(other, again, tensors)
-    found = gather(other, again)
+    restore_state(other, again, tensors)
+    found = gather_state(other, again)
     for group, named in kept.items():
         assert named.keys() == found[group].keys()
         assert all(torch.equal(tensor, found[group][name]) for name, tensor in named.items())
 
 
 def test_a_process_that_does_not_write_holds_nothing() -> None:
-    assert gather(*trained(), keep=False) == {"model": {}, "optimizer": {}}
+    assert gather_state(*trained(), keep=False) == {"model": {}, "optimizer": {}}

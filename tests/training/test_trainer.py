@@ -15,7 +15,7 @@ from metalm_cli.config.schema.training import Training
 from metalm_cli.training import run as running
 from metalm_cli.training.optim import schedule
 from metalm_cli.training.planning.probe import ProbeResult
-from metalm_cli.training.trainer import Trainer, due, seconds, step_seed
+from metalm_cli.training.trainer import Trainer, is_due, step_seed, to_seconds
 
 MASKED = ["model.decoder=null", "objective={name: mlm}"]
 REPLACED = ["model.decoder=null", "objective={name: rtd, generator_size: 0.5}"]
@@ -291,5 +291,5 @@ def test_every_micro_batch_has_a_seed_of_its_own() -> None:
 
 
 def test_times_and_turns() -> None:
-    assert [seconds(one) for one in (None, "90s", "1.5m", "2h")] == [None, 90, 90, 7200]
-    assert [due(0, 4), due(4, 4), due(3, 4)] == [False, True, False]
+    assert [to_seconds(one) for one in (None, "90s", "1.5m", "2h")] == [None, 90, 90, 7200]
+    assert [is_due(0, 4), is_due(4, 4), is_due(3, 4)] == [False, True, False]

@@ -58,7 +58,7 @@ codecs.register_error(ESCAPED, _escaped)
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print rows under heads; where standard output is no terminal, the rows alone, with tabs between."""
-    shown = [[visible(cell) for cell in row] for row in rows]
+    shown = [[escape_markup(cell) for cell in row] for row in rows]
     if not stdout().is_terminal:
         write("".join("\t".join(row) + "\n" for row in shown))
         return
@@ -78,11 +78,11 @@ def show_error(error: MetalmError) -> None:
     from rich.text import Text
 
     message = Text("error: ", style="bold red")
-    message.append(visible(error.what), style="not bold default")
+    message.append(escape_markup(error.what), style="not bold default")
     for label, text in (("where", error.where), ("why", error.why), ("remedy", error.remedy)):
         if text:
             message.append(f"\n  {label}: ", style="cyan")
-            message.append(visible(text), style="not bold default")
+            message.append(escape_markup(text), style="not bold default")
     stderr().print(message, soft_wrap=True)
 
 
@@ -90,13 +90,13 @@ def show_bug(error: BaseException) -> None:
     """Print one line about an exception that should not have reached the user."""
     from rich.text import Text
 
-    detail = " ".join(visible(str(error)).split()) or "no message"
+    detail = " ".join(escape_markup(str(error)).split()) or "no message"
     message = Text("error: ", style="bold red")
     message.append(f"this is a bug in metalm: {type(error).__name__}: {detail}", style="not bold default")
     message.append(" (run again with --debug for the traceback)", style="not bold dim")
     stderr().print(message, soft_wrap=True)
 
 
-def visible(text: str) -> str:
+def escape_markup(text: str) -> str:
     """Text without characters that steer a terminal."""
     return "".join(char if char.isprintable() or char in "\n\t" else f"\\x{ord(char):02x}" for char in text)

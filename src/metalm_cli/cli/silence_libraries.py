@@ -6,13 +6,13 @@ import os
 import warnings
 
 
-def quiet_libraries(offline: bool = False) -> None:
+def silence_libraries(offline: bool = False) -> None:
     """Silence progress bars and notices of the Hugging Face libraries; errors still come through.
 
     Args:
         offline: Tell them, before they are imported, to open no connection.
     """
-    quiet_environment(offline)
+    silence_environment(offline)
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*torch.utils.data.*")
     from transformers.utils import logging
@@ -21,7 +21,7 @@ def quiet_libraries(offline: bool = False) -> None:
     logging.disable_progress_bar()
 
 
-def quiet_environment(offline: bool = False) -> None:
+def silence_environment(offline: bool = False) -> None:
     """The part of :func:`quiet_libraries` that processes inherit; it imports nothing."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

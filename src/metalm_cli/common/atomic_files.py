@@ -26,7 +26,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         MetalmError: It cannot be written; the file is as it was.
     """
     temporary = path.parent / f".{path.name}{TEMPORARY}{secrets.token_hex(4)}"
-    with explained(path, f"cannot write {path.name}", Exit.FAILED):
+    with explain_write_errors(path, f"cannot write {path.name}", Exit.FAILED):
         try:
             with open(temporary, "xb") as file:
                 file.write(data)
@@ -88,7 +88,7 @@ def fsync_tree(path: Path) -> None:
         fsync_folder(Path(folder))
 
 
-def write_failed(error: OSError, what: str, where: Path, exit_code: Exit, remedy: str = "") -> MetalmError:
+def write_error(error: OSError, what: str, where: Path, exit_code: Exit, remedy: str = "") -> MetalmError:
     """The message for a file that cannot be written: no space, no permission, a broken disk."""
     if error.errno in _NO_SPACE:
         return MetalmError(
@@ -108,12 +108,12 @@ def write_failed(error: OSError, what: str, where: Path, exit_code: Exit, remedy
 
 
 @contextmanager
-def explained(where: Path, what: str, exit_code: Exit) -> Iterator[None]:
+def explain_write_errors(where: Path, what: str, exit_code: Exit) -> Iterator[None]:
     """Turns an error of the system inside it into a :class:`MetalmError`, by :func:`write_failed`."""
     try:
         yield
     except OSError as error:
-        raise write_failed(error, what, where, exit_code) from error
+        raise write_error(error, what, where, exit_code) from error
     except MetalmError:
         raise
     except Exception as error:
@@ -122,4 +122,4 @@ def explained(where: Path, what: str, exit_code: Exit) -> Iterator[None]:
         if number is None:
             raise
         system = OSError(int(number[1]), os.strerror(int(number[1])))
-        raise write_failed(system, what, where, exit_code) from error
+        raise write_error(system, what, where, exit_code) from error

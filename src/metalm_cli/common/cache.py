@@ -22,7 +22,7 @@ def cache_folder(given: Path | None = None) -> Path:
 
 
 @contextmanager
-def replacing(target: Path, problem: Callable[[OSError, Path], MetalmError] | None = None) -> Iterator[BinaryIO]:
+def write_to_cache(target: Path, problem: Callable[[OSError, Path], MetalmError] | None = None) -> Iterator[BinaryIO]:
     """A file that becomes ``target`` all at once when the block ends well, and vanishes otherwise.
 
     Args:
@@ -45,7 +45,7 @@ def replacing(target: Path, problem: Callable[[OSError, Path], MetalmError] | No
     except OSError as error:
         if not _is_ours(error, target):
             raise
-        raise (problem or cannot_write)(error, target.parent) from error
+        raise (problem or explain_write_failure)(error, target.parent) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -56,7 +56,7 @@ def _is_ours(error: OSError, target: Path) -> bool:
     return error.filename is None or str(target.parent) in str(error.filename)
 
 
-def cannot_write(error: OSError, folder: Path) -> MetalmError:
+def explain_write_failure(error: OSError, folder: Path) -> MetalmError:
     """The message for a cache that cannot take what should be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return MetalmError(

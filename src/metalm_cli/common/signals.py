@@ -10,7 +10,7 @@ from types import FrameType
 
 
 @contextmanager
-def handled(handle: Callable[[int, FrameType | None], None], *names: str) -> Iterator[None]:
+def signal_handlers(handle: Callable[[int, FrameType | None], None], *names: str) -> Iterator[None]:
     """Have signals handled inside, those that the system knows; the earlier handlers come back on leaving.
 
     Outside the main thread, where Python hands out no signals, it does nothing.
@@ -43,7 +43,7 @@ class StopSignals:
     def __init__(self) -> None:
         self.pending: str | None = None
         """``SIGINT`` or ``SIGTERM`` once one has come, else None."""
-        self._handled = handled(self._handle, "SIGINT", "SIGTERM")
+        self._handled = signal_handlers(self._handle, "SIGINT", "SIGTERM")
 
     def __enter__(self) -> StopSignals:
         self._handled.__enter__()

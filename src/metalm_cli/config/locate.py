@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from metalm_cli.config.yaml_nodes import MAX_BYTES, Node, parse
+from metalm_cli.config.yaml_nodes import MAX_BYTES, YamlNode, parse
 from metalm_cli.errors import MetalmError
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*\Z")
@@ -18,7 +18,7 @@ FOUNDATION = "base"
 
 
 @dataclass(frozen=True)
-class Found:
+class RecipeFile:
     """A recipe file.
 
     Args:
@@ -88,7 +88,7 @@ def shipped_names(*, foundations: bool = False) -> list[str]:
     return sorted(wanted, key=lambda name: (name.count("/"), name))
 
 
-def find_recipe(recipe: str, *, beside: Path | None = None, where: str = "") -> Found:
+def find_recipe(recipe: str, *, beside: Path | None = None, where: str = "") -> RecipeFile:
     """The file that a RECIPE argument or an ``extends`` key names.
 
     Args:
@@ -104,7 +104,7 @@ def find_recipe(recipe: str, *, beside: Path | None = None, where: str = "") -> 
         if beside is not None:
             path = beside.parent / path
         if path.is_file():
-            return Found(path, path.stem, _ships(path))
+            return RecipeFile(path, path.stem, _ships(path))
         what = "is a folder, not a recipe" if path.is_dir() else "not found"
         raise MetalmError(
             f"recipe {recipe} {what}", where=where or display(path), remedy="give a YAML file or a shipped name"
@@ -112,7 +112,7 @@ def find_recipe(recipe: str, *, beside: Path | None = None, where: str = "") -> 
     if _NAME.match(recipe):
         path = shipped_root("recipes") / f"{recipe}.yaml"
         if path.is_file():
-            return Found(path, recipe, True)
+            return RecipeFile(path, recipe, True)
     raise _unknown_name(recipe, where)
 
 
@@ -137,7 +137,7 @@ def _unknown_name(recipe: str, where: str) -> MetalmError:
     return MetalmError(f"no shipped recipe is named {recipe}", where=where, remedy=remedy)
 
 
-def read_recipe(found: Found, layer: int) -> Node:
+def read_recipe(found: RecipeFile, layer: int) -> YamlNode:
     """The marked values of a recipe file.
 
     Args:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from metalm_cli.config import schema_types
-from metalm_cli.config.locate import Found, find_recipe, read_recipe
+from metalm_cli.config.locate import RecipeFile, find_recipe, read_recipe
 from metalm_cli.config.schema.base import Section
-from metalm_cli.config.yaml_nodes import Node, flow, parse
+from metalm_cli.config.yaml_nodes import YamlNode, parse, to_flow_yaml
 from metalm_cli.errors import MetalmError
 
 OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
@@ -20,7 +20,7 @@ COMMAND_LINE = "command line"
 
 
 @dataclass(frozen=True)
-class Dropped:
+class OverriddenValue:
     """A value of an earlier layer that a later layer has pushed out.
 
     Args:
@@ -42,18 +42,18 @@ class Dropped:
 
 
 @dataclass
-class Stack:
+class LayerStack:
     """The merged layers so far, and what they have dropped."""
 
     schema: type[Section]
-    root: Node = field(default_factory=lambda: Node({}))
-    dropped: list[Dropped] = field(default_factory=list)
+    root: YamlNode = field(default_factory=lambda: YamlNode({}))
+    dropped: list[OverriddenValue] = field(default_factory=list)
 
-    def put(self, above: Node) -> None:
+    def put(self, above: YamlNode) -> None:
         """Merge a layer above all others."""
         self.root = self._merge(self.root, above, self.schema, "")
 
-    def override(self, key: str, value: Node) -> None:
+    def override(self, key: str, value: YamlNode) -> None:
         """Set one dotted key above all layers; numbers address list items.
 
         Raises:
@@ -61,7 +61,7 @@ class Stack:
         """
         self.put(self._lift(self.root, key.split("."), value, self.schema, ""))
 
-    def _merge(self, below: Node, above: Node, annotation: Any, path: str) -> Node:
+    def _merge(self, below: YamlNode, above: YamlNode, annotation: Any, path: str) -> YamlNode:
         if not (isinstance(below.value, dict) and isinstance(above.value, dict)):
             if isinstance(below.value, dict) and below.value and above.value is None:
                 self._note(path, below, path, above)
@@ -70,35 +70,40 @@ class Stack:
         kept = self._without_rivals(below.value, above.value, section, annotation, path)
         for key, node in above.value.items():
             inner = schema_types.child(section, annotation, key)
-            kept[key] = self._merge(kept.get(key, Node(None)), node, inner, schema_types.join(path, key))
-        return Node(kept, above.where, above.kind, above.layer)
+            kept[key] = self._merge(kept.get(key, YamlNode(None)), node, inner, schema_types.join(path, key))
+        return YamlNode(kept, above.where, above.kind, above.layer)
 
     def _without_rivals(
-        self, below: dict[str, Node], above: dict[str, Node], section: type[Section] | None, annotation: Any, path: str
-    ) -> dict[str, Node]:
+        self,
+        below: dict[str, YamlNode],
+        above: dict[str, YamlNode],
+        section: type[Section] | None,
+        annotation: Any,
+        path: str,
+    ) -> dict[str, YamlNode]:
         kept = dict(below)
-        if schema_types.by_name(annotation):
+        if schema_types.fields_by_name(annotation):
             self._drop_other_objective(kept, above, path)
         if section is None:
             return kept
         for key, node in above.items():
             if node.value is None:
                 continue
-            for rival in schema_types.rivals(section, key):
+            for rival in schema_types.mutually_exclusive_keys(section, key):
                 if self._drop(kept, rival, key, node, path):
                     self._drop_companions(kept, section, rival, key, node, path)
-            old = kept.get(key, Node(None))
+            old = kept.get(key, YamlNode(None))
             if not isinstance(node.value, dict) and old.value not in (None, node.value):
                 self._drop_companions(kept, section, key, key, node, path)
         return kept
 
     def _drop_companions(
-        self, kept: dict[str, Node], section: type[Section], of: str, by: str, above: Node, path: str
+        self, kept: dict[str, YamlNode], section: type[Section], of: str, by: str, above: YamlNode, path: str
     ) -> None:
         for companion in section.companions.get(of, ()):
             self._drop(kept, companion, by, above, path)
 
-    def _drop(self, kept: dict[str, Node], key: str, by: str, above: Node, path: str) -> bool:
+    def _drop(self, kept: dict[str, YamlNode], key: str, by: str, above: YamlNode, path: str) -> bool:
         old = kept.get(key)
         if old is None or old.newest() >= above.newest():
             return False
@@ -107,17 +112,17 @@ class Stack:
             self._note(schema_types.join(path, key), old, schema_types.join(path, by), above)
         return old.value is not None
 
-    def _drop_other_objective(self, kept: dict[str, Node], above: dict[str, Node], path: str) -> None:
+    def _drop_other_objective(self, kept: dict[str, YamlNode], above: dict[str, YamlNode], path: str) -> None:
         old, new = kept.get("name"), above.get("name")
         if old is None or new is None or old.value == new.value:
             return
         for key in [key for key in kept if key != "name"]:
             self._drop(kept, key, "name", new, path)
 
-    def _note(self, key: str, old: Node, by: str, above: Node) -> None:
-        self.dropped.append(Dropped(key, flow(old.plain()), old.where, by, above.where))
+    def _note(self, key: str, old: YamlNode, by: str, above: YamlNode) -> None:
+        self.dropped.append(OverriddenValue(key, to_flow_yaml(old.plain()), old.where, by, above.where))
 
-    def _lift(self, below: Node, parts: Sequence[str], value: Node, annotation: Any, path: str) -> Node:
+    def _lift(self, below: YamlNode, parts: Sequence[str], value: YamlNode, annotation: Any, path: str) -> YamlNode:
         """The layer that sets one key: mappings down to it; a list on the way is copied with one item changed."""
         if not parts:
             return value
@@ -126,11 +131,13 @@ class Stack:
             return self._with_item(below, part, rest, value, annotation, path)
         section = schema_types.section_of(annotation, below.plain())
         inner = schema_types.child(section, annotation, part)
-        old = below.value.get(part, Node(None)) if isinstance(below.value, dict) else Node(None)
+        old = below.value.get(part, YamlNode(None)) if isinstance(below.value, dict) else YamlNode(None)
         lifted = self._lift(old, rest, value, inner, schema_types.join(path, part))
-        return Node({part: lifted}, value.where, value.kind, value.layer)
+        return YamlNode({part: lifted}, value.where, value.kind, value.layer)
 
-    def _with_item(self, below: Node, part: str, rest: Sequence[str], value: Node, annotation: Any, path: str) -> Node:
+    def _with_item(
+        self, below: YamlNode, part: str, rest: Sequence[str], value: YamlNode, annotation: Any, path: str
+    ) -> YamlNode:
         items = list(below.value)
         if not (part.isascii() and part.isdecimal()) or int(part) >= len(items):
             raise MetalmError(
@@ -142,10 +149,10 @@ class Stack:
         index, inner, inner_path = int(part), schema_types.item(annotation), schema_types.join(path, part)
         above = self._lift(items[index], rest, value, inner, inner_path)
         items[index] = self._merge(items[index], above, inner, inner_path)
-        return Node(items, below.where, below.kind, below.layer)
+        return YamlNode(items, below.where, below.kind, below.layer)
 
 
-def read_layers(stack: Stack, found: Found) -> int:
+def read_layers(stack: LayerStack, found: RecipeFile) -> int:
     """Put a recipe and what it extends onto the stack, the farthest below.
 
     Args:
@@ -158,7 +165,7 @@ def read_layers(stack: Stack, found: Found) -> int:
     Raises:
         MetalmError: For a file that cannot be read, a cycle, or too long a chain.
     """
-    chain: list[tuple[Found, Node]] = []
+    chain: list[tuple[RecipeFile, YamlNode]] = []
     seen: list[str] = []
     where = ""
     while True:
@@ -169,14 +176,14 @@ def read_layers(stack: Stack, found: Found) -> int:
             what = "recipes extend each other in a circle" if identity in seen[:-1] else "recipes extend too deeply"
             raise MetalmError(what, where=where, why=names, remedy="remove one extends")
         node = read_recipe(found, 0)
-        extends = node.value.pop("extends", Node(None))
+        extends = node.value.pop("extends", YamlNode(None))
         chain.append((found, node))
         if extends.value is None:
             break
         where = extends.where
         if not isinstance(extends.value, str):
             raise MetalmError(
-                f"extends: expected a recipe's name or path, got {flow(extends.plain())}",
+                f"extends: expected a recipe's name or path, got {to_flow_yaml(extends.plain())}",
                 where=where,
                 remedy="a recipe extends one other; chain them",
             )
@@ -188,16 +195,16 @@ def read_layers(stack: Stack, found: Found) -> int:
     return len(chain)
 
 
-def _numbered(node: Node, layer: int) -> Node:
+def _numbered(node: YamlNode, layer: int) -> YamlNode:
     value = node.value
     if isinstance(value, dict):
         value = {key: _numbered(inner, layer) for key, inner in value.items()}
     elif isinstance(value, list):
         value = [_numbered(inner, layer) for inner in value]
-    return Node(value, node.where, node.kind, layer)
+    return YamlNode(value, node.where, node.kind, layer)
 
 
-def put_command_line(stack: Stack, overrides: Sequence[str], flags: Mapping[str, Any], layer: int) -> None:
+def apply_command_line(stack: LayerStack, overrides: Sequence[str], flags: Mapping[str, Any], layer: int) -> None:
     """Put ``KEY=VALUE`` arguments and flags that stand for keys onto the stack, as one layer.
 
     Args:
@@ -219,7 +226,7 @@ def put_command_line(stack: Stack, overrides: Sequence[str], flags: Mapping[str,
         stack.override(key, value)
 
 
-def read_override(argument: str, layer: int) -> tuple[str, Node]:
+def read_override(argument: str, layer: int) -> tuple[str, YamlNode]:
     """The dotted key and the marked value of ``KEY=VALUE``.
 
     Raises:
@@ -232,21 +239,21 @@ def read_override(argument: str, layer: int) -> tuple[str, Node]:
         raise MetalmError(f"{key} is not a dotted key", where=COMMAND_LINE, remedy="write it as train.steps=100")
     # Anchors, aliases and tags mean nothing in one value: *.jsonl is a pattern there.
     if text[:1] in tuple("*&!%@`"):
-        return key, Node(text, COMMAND_LINE, "command line", layer)
+        return key, YamlNode(text, COMMAND_LINE, "command line", layer)
     try:
         return key, parse(text, COMMAND_LINE, kind="command line", layer=layer)
     except MetalmError as error:
         raise MetalmError(
             f"the value of {key} is not valid YAML",
             where=COMMAND_LINE,
-            why=f"{flow(text)}: {error.why or error.what}",
+            why=f"{to_flow_yaml(text)}: {error.why or error.what}",
             remedy=f"quote it: '{key}=\"...\"'",
         ) from None
 
 
-def _marked(value: Any, layer: int) -> Node:
+def _marked(value: Any, layer: int) -> YamlNode:
     if isinstance(value, dict):
         value = {key: _marked(inner, layer) for key, inner in value.items()}
     elif isinstance(value, (list, tuple)):
         value = [_marked(inner, layer) for inner in value]
-    return Node(value, COMMAND_LINE, "command line", layer)
+    return YamlNode(value, COMMAND_LINE, "command line", layer)

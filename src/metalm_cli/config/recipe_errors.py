@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from metalm_cli.config.yaml_nodes import flow
+from metalm_cli.config.yaml_nodes import to_flow_yaml
 from metalm_cli.errors import MetalmError
 
 
 @dataclass(frozen=True)
-class Problem:
+class RecipeProblem:
     """One thing that is wrong.
 
     Args:
@@ -38,7 +38,7 @@ class RecipeError(MetalmError):
         kind: What it is, if it is no recipe (``task card``).
     """
 
-    def __init__(self, name: str, problems: Sequence[Problem], kind: str = "recipe") -> None:
+    def __init__(self, name: str, problems: Sequence[RecipeProblem], kind: str = "recipe") -> None:
         self.problems = tuple(problems)
         if len(problems) == 1:
             only = problems[0]
@@ -51,11 +51,11 @@ class RecipeError(MetalmError):
         super().__init__("\n  ".join([f"{kind} {name} has {len(problems)} problems", *lines]))
 
 
-def _details(problem: Problem) -> list[tuple[str, str]]:
+def _details(problem: RecipeProblem) -> list[tuple[str, str]]:
     return [(label, text) for label, text in (("where", problem.where), ("remedy", problem.remedy)) if text]
 
 
-def shown(value: Any) -> str:
+def quote_value(value: Any) -> str:
     """A value as messages quote it: YAML on one line, cut at 60 characters."""
-    text = flow(value)
+    text = to_flow_yaml(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -11,7 +11,7 @@ from metalm_cli.config import schema_types
 from metalm_cli.config.schema.base import Section
 from metalm_cli.config.schema.data import Source
 from metalm_cli.config.schema.recipes import RECIPES, PretrainRecipe
-from metalm_cli.config.yaml_nodes import flow
+from metalm_cli.config.yaml_nodes import to_flow_yaml
 
 
 def json_schema(command: str = "pretrain") -> dict[str, Any]:
@@ -103,7 +103,7 @@ def _table(path: str, section: type[Section]) -> str:
     summary = " ".join((section.__doc__ or "").replace("``", "`").split())
     lines = [f"### {title}\n", f"{summary}\n" if summary else "", "| key | values | default | |", "|---|---|---|---|"]
     for name, field in section.model_fields.items():
-        words = schema_types.in_words(schema_types.whole(field), examples=field.examples)
+        words = schema_types.describe_type(schema_types.is_complete_value(field), examples=field.examples)
         row = (f"`{name}`", words, _default(field), field.description or "")
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |")
     for group in section.one_of:
@@ -115,7 +115,7 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     default = field.get_default(call_default_factory=True)
-    return "its defaults" if isinstance(default, Section) else f"`{flow(default)}`"
+    return "its defaults" if isinstance(default, Section) else f"`{to_flow_yaml(default)}`"
 
 
 def keys(command: str = "pretrain") -> dict[str, str]:
@@ -132,7 +132,7 @@ def choices(key: str, command: str = "pretrain") -> list[str]:
     for found, _, name, field in schema_types.walk_keys(RECIPES[command]):
         if found.replace("NAME", "text") == key:
             if name == "name" and found == "objective.name":
-                return list(schema_types.by_name(PretrainRecipe.model_fields["objective"].annotation))
+                return list(schema_types.fields_by_name(PretrainRecipe.model_fields["objective"].annotation))
             return _few(field)
     return []
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from metalm_cli.config import schema_types
-from metalm_cli.config.cross_key_rules import check_together
-from metalm_cli.config.locate import Found, find_recipe
-from metalm_cli.config.merge_layers import OVERRIDE, Dropped, Stack, put_command_line, read_layers
-from metalm_cli.config.recipe_errors import Problem, RecipeError
+from metalm_cli.config.cross_key_rules import check_cross_key_rules
+from metalm_cli.config.locate import RecipeFile, find_recipe
+from metalm_cli.config.merge_layers import OVERRIDE, LayerStack, OverriddenValue, apply_command_line, read_layers
+from metalm_cli.config.recipe_errors import RecipeError, RecipeProblem
 from metalm_cli.config.schema.recipes import RECIPES, FinetuneRecipe, PretrainRecipe
 from metalm_cli.config.validate import Checker
-from metalm_cli.config.yaml_nodes import Kind, Node, flow
+from metalm_cli.config.yaml_nodes import Kind, YamlNode, to_flow_yaml
 from metalm_cli.errors import MetalmError
 
 DEFAULTS: dict[str, str] = {"pretrain": "small", "finetune": "multitask", "instruct": "flan"}
@@ -52,8 +52,8 @@ class Resolved:
     name: str
     recipe: Any
     provenance: dict[str, Provenance]
-    dropped: tuple[Dropped, ...]
-    found: Found
+    dropped: tuple[OverriddenValue, ...]
+    found: RecipeFile
 
     def with_checkpoint(self, checkpoint: str) -> Resolved:
         """The same recipe with a finished model to go on from."""
@@ -90,13 +90,13 @@ def resolve(
         MetalmError: When it cannot be found or read, or belongs to another command.
     """
     found = find_recipe(DEFAULTS[command or "pretrain"] if recipe is None else recipe)
-    stack, schema = merged(command, found, overrides, flags or {})
+    stack, schema = merge_layers(command, found, overrides, flags or {})
     checker = Checker(schema)
     built = checker.build(stack.root)
     problems = list(checker.problems)
     if isinstance(built, PretrainRecipe | FinetuneRecipe):
         given = set(_given(stack.root, ""))
-        problems += _placed(check_together(built, given), checker.bad, stack.root)
+        problems += _placed(check_cross_key_rules(built, given), checker.bad, stack.root)
     if problems or not isinstance(built, PretrainRecipe | FinetuneRecipe):
         raise RecipeError(found.name, problems)
     leaves = _leaves(built.model_dump(exclude={"extends"}), ())
@@ -104,30 +104,30 @@ def resolve(
     return Resolved(found.name, built, provenance, tuple(stack.dropped), found)
 
 
-def merged(
-    command: str | None, found: Found, overrides: Sequence[str], flags: Mapping[str, Any]
-) -> tuple[Stack, type[PretrainRecipe] | type[FinetuneRecipe]]:
+def merge_layers(
+    command: str | None, found: RecipeFile, overrides: Sequence[str], flags: Mapping[str, Any]
+) -> tuple[LayerStack, type[PretrainRecipe] | type[FinetuneRecipe]]:
     """The merged, unchecked layers of a recipe, and its schema.
 
     Raises:
         MetalmError: When a layer cannot be read.
     """
     schema = RECIPES[command or command_of(found)]
-    stack = Stack(schema)
+    stack = LayerStack(schema)
     count = read_layers(stack, found)
-    put_command_line(stack, overrides, flags, count + 1)
+    apply_command_line(stack, overrides, flags, count + 1)
     return stack, schema
 
 
-def command_of(found: Found) -> str:
+def command_of(found: RecipeFile) -> str:
     """The command that a recipe, or what it extends, names; pretrain if none does.
 
     Raises:
         MetalmError: A layer cannot be read.
     """
-    stack = Stack(PretrainRecipe)
+    stack = LayerStack(PretrainRecipe)
     read_layers(stack, found)
-    named = stack.root.value.get("command", Node(None)).value
+    named = stack.root.value.get("command", YamlNode(None)).value
     return named if isinstance(named, str) and named in RECIPES else "pretrain"
 
 
@@ -151,15 +151,15 @@ def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     return (recipes[0] if recipes else None), overrides
 
 
-def foundation_problems(found: Found, overrides: Sequence[str] = ()) -> list[Problem]:
+def unreadable_recipe_problems(found: RecipeFile, overrides: Sequence[str] = ()) -> list[RecipeProblem]:
     """Problems of a recipe that is only extended: what stands in it is checked, what is missing is not."""
-    stack, schema = merged(None, found, overrides, {})
+    stack, schema = merge_layers(None, found, overrides, {})
     checker = Checker(schema)
     checker.build(stack.root)
     return [problem for problem in checker.problems if not problem.message.startswith("missing")]
 
 
-def _placed(found: Iterator[Problem], bad: set[str], root: Node) -> Iterator[Problem]:
+def _placed(found: Iterator[RecipeProblem], bad: set[str], root: YamlNode) -> Iterator[RecipeProblem]:
     """Problems with their places, leaving out those that rest on a value already found wrong."""
     for problem in found:
         keys = (problem.key, *problem.uses)
@@ -169,10 +169,10 @@ def _placed(found: Iterator[Problem], bad: set[str], root: Node) -> Iterator[Pro
             continue
         places = (_provenance(root, key.split(".")).where for key in keys)
         where = problem.where or next((place for place in places if place), "")
-        yield Problem(problem.key, problem.message, problem.remedy, where, problem.uses)
+        yield RecipeProblem(problem.key, problem.message, problem.remedy, where, problem.uses)
 
 
-def _provenance(root: Node, parts: Sequence[str | int]) -> Provenance:
+def _provenance(root: YamlNode, parts: Sequence[str | int]) -> Provenance:
     node = root
     for part in parts:
         inner = None
@@ -186,7 +186,7 @@ def _provenance(root: Node, parts: Sequence[str | int]) -> Provenance:
     return Provenance(node.kind, node.where)
 
 
-def _given(node: Node, path: str) -> Iterator[str]:
+def _given(node: YamlNode, path: str) -> Iterator[str]:
     for key, inner in node.value.items() if isinstance(node.value, dict) else ():
         if inner.value is not None:
             yield schema_types.join(path, key)
@@ -210,7 +210,7 @@ def _is_block(value: Any) -> bool:
 
 def _lines(value: dict[str, Any], indent: str, path: str) -> Iterator[tuple[str, str]]:
     for key, inner in value.items():
-        inner_path, name = schema_types.join(path, key), flow(key)
+        inner_path, name = schema_types.join(path, key), to_flow_yaml(key)
         if isinstance(inner, dict) and inner:
             yield f"{indent}{name}:", ""
             yield from _lines(inner, indent + "  ", inner_path)
@@ -222,4 +222,4 @@ def _lines(value: dict[str, Any], indent: str, path: str) -> Iterator[tuple[str,
                 yield f"{indent}  - {first.strip()}", first_key
                 yield from nested[1:]
         else:
-            yield f"{indent}{name}: {flow(inner)}", inner_path
+            yield f"{indent}{name}: {to_flow_yaml(inner)}", inner_path

@@ -51,7 +51,7 @@ def sections(annotation: Any) -> list[type[Section]]:
     return [part for part in members(annotation) if isinstance(part, type) and issubclass(part, Section)]
 
 
-def by_name(annotation: Any) -> dict[str, type[Section]]:
+def fields_by_name(annotation: Any) -> dict[str, type[Section]]:
     """Sections that are told apart by their ``name`` (objectives), by that name; empty for other types."""
     choices = sections(annotation)
     if len(choices) < 2:
@@ -72,7 +72,7 @@ def without_sections(annotation: Any) -> Any:
 
 def section_of(annotation: Any, *values: Any) -> type[Section] | None:
     """The section that stands here; among objectives, the one that the last of ``values`` to do so names."""
-    named = by_name(annotation)
+    named = fields_by_name(annotation)
     if not named:
         choices = sections(annotation)
         return choices[0] if choices else None
@@ -95,17 +95,17 @@ def child(section: type[Section] | None, annotation: Any, key: str) -> Any:
     if section is None:
         return item(annotation)
     field = section.model_fields.get(key)
-    return Any if field is None else whole(field)
+    return Any if field is None else is_complete_value(field)
 
 
-def whole(field: FieldInfo) -> Any:
+def is_complete_value(field: FieldInfo) -> Any:
     """A field's type together with its limits."""
     if not field.metadata:
         return field.annotation
     return Annotated[(field.annotation, *field.metadata)]
 
 
-def rivals(section: type[Section], key: str) -> list[str]:
+def mutually_exclusive_keys(section: type[Section], key: str) -> list[str]:
     """Keys that may not be set together with ``key``."""
     grouped = [other for group in section.one_of if key in group for other in group if other != key]
     return [*grouped, *section.excludes.get(key, ())]
@@ -141,7 +141,7 @@ def limits(metadata: list[Any]) -> dict[str, Any]:
     return found
 
 
-def in_words(annotation: Any, *, examples: list[Any] | None = None) -> str:
+def describe_type(annotation: Any, *, examples: list[Any] | None = None) -> str:
     """What a value of this type looks like, for messages and the reference.
 
     >>> in_words(Literal["linear", "mlp"] | None)

@@ -11,9 +11,9 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from metalm_cli.config import schema_types
-from metalm_cli.config.recipe_errors import Problem, shown
-from metalm_cli.config.schema.base import Misfit, Section
-from metalm_cli.config.yaml_nodes import Node
+from metalm_cli.config.recipe_errors import RecipeProblem, quote_value
+from metalm_cli.config.schema.base import InconsistentValues, Section
+from metalm_cli.config.yaml_nodes import YamlNode
 
 
 class Checker:
@@ -25,10 +25,10 @@ class Checker:
 
     def __init__(self, root: type[Section]) -> None:
         self.root = root
-        self.problems: list[Problem] = []
+        self.problems: list[RecipeProblem] = []
         self.bad: set[str] = set()
 
-    def build(self, node: Node) -> Section | None:
+    def build(self, node: YamlNode) -> Section | None:
         """The object, whole if nothing is wrong; with defaults in place of wrong values if something is.
 
         Returns:
@@ -36,12 +36,12 @@ class Checker:
         """
         return self._section(self.root, node, "")
 
-    def add(self, key: str, node: Node | None, message: str, remedy: str = "") -> None:
+    def add(self, key: str, node: YamlNode | None, message: str, remedy: str = "") -> None:
         """Note a problem and that this key's value cannot be relied on."""
         self.bad.add(key)
-        self.problems.append(Problem(key, message, remedy, node.where if node else ""))
+        self.problems.append(RecipeProblem(key, message, remedy, node.where if node else ""))
 
-    def _section(self, section: type[Section], node: Node, path: str) -> Section | None:
+    def _section(self, section: type[Section], node: YamlNode, path: str) -> Section | None:
         if not isinstance(node.value, dict):
             self._wrong(path, node, "a mapping")
             return None
@@ -56,19 +56,21 @@ class Checker:
             if inner is None or self._taken_away(field.annotation, inner):
                 if field.is_required():
                     missing = True
-                    expected = schema_types.in_words(schema_types.whole(field), examples=field.examples)
+                    expected = schema_types.describe_type(
+                        schema_types.is_complete_value(field), examples=field.examples
+                    )
                     remedy = f"set {inner_path}: {field.description}" if field.description else f"set {inner_path}"
                     self.add(inner_path, node, f"missing, expected {expected}", remedy)
                 continue
             before = len(self.problems)
-            value = self._value(schema_types.whole(field), inner, inner_path, field.examples)
+            value = self._value(schema_types.is_complete_value(field), inner, inner_path, field.examples)
             if len(self.problems) == before or isinstance(value, (Section, dict, list)):
                 values[key] = value
             elif field.is_required():
                 missing = True
         return None if missing else self._assemble(section, values, node, path)
 
-    def _taken_away(self, annotation: Any, node: Node) -> bool:
+    def _taken_away(self, annotation: Any, node: YamlNode) -> bool:
         """Whether this is null over a mapping, which means: as if it had not been written."""
         if node.value is not None or schema_types.allows_null(annotation):
             return False
@@ -76,7 +78,7 @@ class Checker:
             get_origin(part) is dict for part in schema_types.members(annotation)
         )
 
-    def _assemble(self, section: type[Section], values: dict[str, Any], node: Node, path: str) -> Section:
+    def _assemble(self, section: type[Section], values: dict[str, Any], node: YamlNode, path: str) -> Section:
         try:
             return section.model_validate(values)
         except ValidationError as error:
@@ -86,7 +88,7 @@ class Checker:
                 misfit = entry.get("ctx", {}).get("error")
                 key = ".".join([path, *(str(part) for part in entry["loc"])]).strip(".")
                 message, remedy, at = entry["msg"], "", node
-                if isinstance(misfit, Misfit):
+                if isinstance(misfit, InconsistentValues):
                     message, remedy = str(misfit), misfit.remedy
                     key = schema_types.join(key, misfit.key) if misfit.key else key
                 if key in self.bad:
@@ -95,9 +97,9 @@ class Checker:
                 self.add(key, node.value.get(inner, at), message, remedy)
         return section.model_construct(**values)
 
-    def _value(self, annotation: Any, node: Node, path: str, examples: list[Any] | None = None) -> Any:
+    def _value(self, annotation: Any, node: YamlNode, path: str, examples: list[Any] | None = None) -> Any:
         if isinstance(node.value, dict):
-            named = schema_types.by_name(annotation)
+            named = schema_types.fields_by_name(annotation)
             if named:
                 return self._named(named, node, path)
             choices = schema_types.sections(annotation)
@@ -112,7 +114,7 @@ class Checker:
                     return self._items(annotation, part, node, path)
         return self._leaf(annotation, node, path, examples)
 
-    def _named(self, named: dict[str, type[Section]], node: Node, path: str) -> Section | None:
+    def _named(self, named: dict[str, type[Section]], node: YamlNode, path: str) -> Section | None:
         key = schema_types.join(path, "name")
         name = node.value.get("name")
         expected = ", ".join(named)
@@ -120,40 +122,44 @@ class Checker:
             self.add(key, node, f"missing, expected one of {expected}", f"set {key}")
             return None
         if not isinstance(name.value, str) or name.value not in named:
-            self.add(key, name, f"got {shown(name.plain())}, expected one of {expected}", _nearest(name.value, named))
+            self.add(
+                key, name, f"got {quote_value(name.plain())}, expected one of {expected}", _nearest(name.value, named)
+            )
             return None
         return self._section(named[name.value], node, path)
 
-    def _by_free_name(self, annotation: Any, node: Node, path: str) -> dict[str, Any]:
+    def _by_free_name(self, annotation: Any, node: YamlNode, path: str) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for key, inner in node.value.items():
             inner_path = schema_types.join(path, key)
             if not schema_types.NAME.match(key):
-                self.add(inner_path, inner, f"got the name {shown(key)}, expected letters, digits and _", "rename it")
+                self.add(
+                    inner_path, inner, f"got the name {quote_value(key)}, expected letters, digits and _", "rename it"
+                )
             elif inner.value is not None:
                 values[key] = self._value(annotation, inner, inner_path)
         return {key: value for key, value in values.items() if value is not None}
 
-    def _items(self, annotation: Any, part: Any, node: Node, path: str) -> list[Any]:
+    def _items(self, annotation: Any, part: Any, node: YamlNode, path: str) -> list[Any]:
         least = schema_types.limits(list(get_args(annotation)[1:]) if get_origin(annotation) is Annotated else [])
         if len(node.value) < least.get("min_length", 0):
-            self._wrong(path, node, schema_types.in_words(annotation))
+            self._wrong(path, node, schema_types.describe_type(annotation))
         inner = get_args(part)[0]
         items = [self._value(inner, entry, schema_types.join(path, n)) for n, entry in enumerate(node.value)]
         return [entry for entry in items if entry is not None]
 
-    def _leaf(self, annotation: Any, node: Node, path: str, examples: list[Any] | None) -> Any:
+    def _leaf(self, annotation: Any, node: YamlNode, path: str, examples: list[Any] | None) -> Any:
         plain, leaf = node.plain(), schema_types.without_sections(annotation)
         if leaf is not None:
             with contextlib.suppress(ValidationError):
                 return _adapter(leaf).validate_python(plain)
-        self._wrong(path, node, schema_types.in_words(annotation, examples=examples), _hint(annotation, plain))
+        self._wrong(path, node, schema_types.describe_type(annotation, examples=examples), _hint(annotation, plain))
         return None
 
-    def _wrong(self, path: str, node: Node, expected: str, remedy: str = "") -> None:
-        self.add(path, node, f"got {shown(node.plain())}, expected {expected}", remedy)
+    def _wrong(self, path: str, node: YamlNode, expected: str, remedy: str = "") -> None:
+        self.add(path, node, f"got {quote_value(node.plain())}, expected {expected}", remedy)
 
-    def _unknown(self, section: type[Section], key: str, node: Node, path: str) -> None:
+    def _unknown(self, section: type[Section], key: str, node: YamlNode, path: str) -> None:
         known = list(section.model_fields)
         remedy = _nearest(key, known)
         if not remedy:
@@ -184,7 +190,7 @@ def _hint(annotation: Any, value: Any) -> str:
         if choices and isinstance(value, str):
             return _nearest(value, choices)
     if str in parts and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return f'quote it: "{shown(value)}"'
+        return f'quote it: "{quote_value(value)}"'
     return ""
 
 

@@ -24,7 +24,7 @@ Kind = Literal["default", "recipe", "command line"]
 
 
 @dataclass(slots=True)
-class Node:
+class YamlNode:
     """A value and where it was written.
 
     Args:
@@ -49,7 +49,7 @@ class Node:
 
     def newest(self) -> int:
         """The greatest layer number in this value."""
-        inside: list[Node] = []
+        inside: list[YamlNode] = []
         if isinstance(self.value, dict):
             inside = list(self.value.values())
         elif isinstance(self.value, list):
@@ -82,7 +82,7 @@ def scalar(text: str) -> Any:
     return text
 
 
-def parse(text: str, name: str, *, kind: Kind = "recipe", layer: int = 0) -> Node:
+def parse(text: str, name: str, *, kind: Kind = "recipe", layer: int = 0) -> YamlNode:
     """Read one YAML document.
 
     Args:
@@ -119,7 +119,7 @@ def parse(text: str, name: str, *, kind: Kind = "recipe", layer: int = 0) -> Nod
     except RecursionError:
         raise MetalmError("not valid YAML", where=name, why="nested too deeply") from None
     if root is None:
-        return Node(None, _place(name, 0, kind), kind, layer)
+        return YamlNode(None, _place(name, 0, kind), kind, layer)
     return _Converter(name, kind, layer).convert(root, root, 0)
 
 
@@ -152,7 +152,7 @@ class _Converter:
     def where(self, node: yaml.Node) -> str:
         return _place(self.name, node.start_mark.line, self.kind)
 
-    def convert(self, node: yaml.Node, at: yaml.Node, depth: int) -> Node:
+    def convert(self, node: yaml.Node, at: yaml.Node, depth: int) -> YamlNode:
         """The marked value of ``node``, placed on the line of ``at`` (its key, or itself)."""
         self.count += 1
         if depth > MAX_DEPTH:
@@ -167,10 +167,10 @@ class _Converter:
         else:
             assert isinstance(node, yaml.ScalarNode)
             value = scalar(node.value) if node.style is None else node.value
-        return Node(value, self.where(at), self.kind, self.layer)
+        return YamlNode(value, self.where(at), self.kind, self.layer)
 
-    def mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, Node]:
-        entries: dict[str, Node] = {}
+    def mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, YamlNode]:
+        entries: dict[str, YamlNode] = {}
         lines: dict[str, int] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
@@ -203,7 +203,7 @@ def _text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
 _Dumper.add_representer(str, _text)
 
 
-def flow(value: Any) -> str:
+def to_flow_yaml(value: Any) -> str:
     """``value`` as YAML on one line.
 
     >>> flow({"a": [1, "no", 1e-08, "1e-4"]})

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 from metalm_cli.config.locate import display
-from metalm_cli.config.recipe_errors import Problem, RecipeError
+from metalm_cli.config.recipe_errors import RecipeError, RecipeProblem
 from metalm_cli.config.schema.base import Section
 from metalm_cli.config.validate import Checker
-from metalm_cli.config.yaml_nodes import MAX_BYTES, Node, parse
+from metalm_cli.config.yaml_nodes import MAX_BYTES, YamlNode, parse
 from metalm_cli.errors import MetalmError
 
 Record = TypeVar("Record", bound=Section)
 
 
-def read_node(path: Path, kind: str) -> Node:
+def read_node(path: Path, kind: str) -> YamlNode:
     """A YAML file as marked values.
 
     Args:
@@ -55,7 +55,7 @@ def read_record(path: Path, schema: type[Record], kind: str) -> Record:
     return build_record(read_node(path, kind), schema, path.stem, kind)
 
 
-def build_record(node: Node, schema: type[Record], name: str, kind: str) -> Record:
+def build_record(node: YamlNode, schema: type[Record], name: str, kind: str) -> Record:
     """The record that marked values hold.
 
     Raises:
@@ -64,5 +64,5 @@ def build_record(node: Node, schema: type[Record], name: str, kind: str) -> Reco
     checker = Checker(schema)
     built = checker.build(node)
     if checker.problems or built is None:
-        raise RecipeError(name, checker.problems or [Problem(name, "holds nothing")], kind)
+        raise RecipeError(name, checker.problems or [RecipeProblem(name, "holds nothing")], kind)
     return cast(Record, built)

@@ -121,7 +121,7 @@ def make_display(console: Console, stages: Sequence[Stage]) -> Display:
     return Bars(console, stages) if bars else Display(console, stages)
 
 
-class Reckoning:
+class EtaEstimate:
     """How much is done, and how long the rest may take, from the costs of stages and the pace so far.
 
     Args:

@@ -42,7 +42,7 @@ IN_CONTEXT = Expectation(False, "they were never shown the form of an answer")
 seed in which no interval lay above chance, and before the scores in context of a full demo were looked at."""
 
 
-def in_words() -> list[str]:
+def describe() -> list[str]:
     """What is expected, a line each, with reasons."""
     found = [f"{_short(task)}: {_side(one)}: {one.why}" for task, one in EXPECTED.items()]
     free = ", ".join(map(_short, WITHOUT_CHANCE))
@@ -54,7 +54,7 @@ def in_words() -> list[str]:
     ]
 
 
-def in_short() -> str:
+def describe_briefly() -> str:
     """The same in a line."""
     above, below = (
         ", ".join(_short(task) for task, one in EXPECTED.items() if one.above == side) for side in (True, False)

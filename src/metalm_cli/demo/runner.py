@@ -11,8 +11,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from metalm_cli.common.signals import handled
-from metalm_cli.demo.display import Display, Reckoning
+from metalm_cli.common.signals import signal_handlers
+from metalm_cli.demo.display import Display, EtaEstimate
 from metalm_cli.demo.stages import Stage
 from metalm_cli.demo.state import COMMAND, Folder, is_made, steps_done
 from metalm_cli.errors import Exit, MetalmError
@@ -24,7 +24,7 @@ PATIENCE = 30.0
 STOPPED = int(Exit.STOPPED)
 
 
-class Child(Protocol):
+class ChildProcess(Protocol):
     """A command that runs in a process of its own."""
 
     def poll(self) -> int | None:
@@ -37,11 +37,11 @@ class Child(Protocol):
         """End it."""
 
 
-Start = Callable[[Stage, Path], Child]
+Start = Callable[[Stage, Path], ChildProcess]
 """Begins a stage whose output goes to a file."""
 
 
-class Stopped(Exception):
+class DemoStopped(Exception):
     """The user, or the system, has asked the demo to stop; what was done is kept."""
 
 
@@ -69,7 +69,7 @@ class Runner:
         self.stages, self.folder, self.start, self.display = stages, folder, start, display
         self.jobs, self.facts = jobs, facts
         self.done = folder.done(stages)
-        self.running: dict[str, tuple[Stage, Child, float]] = {}
+        self.running: dict[str, tuple[Stage, ChildProcess, float]] = {}
 
     def run(self) -> None:
         """Do what is not done.
@@ -78,7 +78,7 @@ class Runner:
             Stopped: By a signal; the running stages have been asked to save.
             MetalmError: A stage failed; the others have been asked to save.
         """
-        reckoning = Reckoning(self.stages, self.done, self.jobs)
+        reckoning = EtaEstimate(self.stages, self.done, self.jobs)
         with _Signals() as signals:
             for stage in self.stages:
                 if stage.name in self.done:
@@ -93,7 +93,7 @@ class Runner:
                     if self.running:
                         signals.wait(PAUSE)
                     if signals.pending:
-                        raise Stopped(signals.pending)
+                        raise DemoStopped(signals.pending)
             finally:
                 self._end(signals)
 
@@ -121,7 +121,7 @@ class Runner:
             del self.running[name]
             self.folder.spent(stage, time.monotonic() - since)
             if code == STOPPED:
-                raise Stopped(f"{name} was stopped")
+                raise DemoStopped(f"{name} was stopped")
             if code or not is_made(stage):
                 raise _failed(stage, self.folder.log(stage), code)
             self.done.add(name)
@@ -152,7 +152,7 @@ class Runner:
                     child.kill()
 
 
-def _share(stage: Stage, child: Child, since: float) -> float:
+def _share(stage: Stage, child: ChildProcess, since: float) -> float:
     """How much of a running stage is done: by its steps, or by its time."""
     if stage.steps:
         return min(steps_done(stage) / stage.steps, 1.0)
@@ -186,7 +186,7 @@ class _Signals:
         self.pending = ""
         self.count = 0
         self._event = threading.Event()
-        self._handled = handled(self._handle, "SIGINT", "SIGTERM", "SIGHUP")
+        self._handled = signal_handlers(self._handle, "SIGINT", "SIGTERM", "SIGHUP")
 
     def __enter__(self) -> _Signals:
         self._handled.__enter__()

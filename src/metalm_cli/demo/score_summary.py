@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metalm_cli.demo.expectations import EXPECTED
-from metalm_cli.demo.stages import TWINS, Budget
+from metalm_cli.demo.stages import TWINS, DemoSize
 from metalm_cli.demo.state import last_record
 from metalm_cli.errors import MetalmError
 
 if TYPE_CHECKING:
-    from metalm_cli.evaluation.metrics.bootstrap import Observed
+    from metalm_cli.evaluation.metrics.bootstrap import Observations
     from metalm_cli.evaluation.results.result_reader import SettingRecord, TaskRecord
 
 TABLE = {
@@ -29,7 +29,7 @@ TABLE = {
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ResultRow:
     """A task, scored by two models. Scores are 0 to 100, means over seeds.
 
     Args:
@@ -101,21 +101,21 @@ class _Case:
     task: str
     record: TaskRecord
     setting: SettingRecord
-    ours: list[list[Observed]]
-    theirs: list[list[Observed]]
+    ours: list[list[Observations]]
+    theirs: list[list[Observations]]
 
     @property
-    def flat(self) -> tuple[list[Observed], list[Observed]]:
+    def flat(self) -> tuple[list[Observations], list[Observations]]:
         """Those of all seeds together: examples are resampled alike for all of them, and for both models."""
         return [one for several in self.ours for one in several], [one for several in self.theirs for one in several]
 
 
-def folders_of(budget: Budget, out: Path) -> list[Path]:
+def folders_of(budget: DemoSize, out: Path) -> list[Path]:
     """The folder of each seed."""
     return [out / f"seed-{seed}" for seed in budget.seeds] if len(budget.seeds) > 1 else [out]
 
 
-def lines_of(folders: Sequence[Path], name: str, twin: int = 1) -> list[Line]:
+def lines_of(folders: Sequence[Path], name: str, twin: int = 1) -> list[ResultRow]:
     """An evaluation of all seeds, task by task and number of demonstrations.
 
     Examples are resampled alike for all seeds and both models, so that intervals are of the mean over these seeds.
@@ -141,7 +141,7 @@ def lines_of(folders: Sequence[Path], name: str, twin: int = 1) -> list[Line]:
         chance = _chance(case.setting)
         ends = [percentiles(100 * task_samples(side)) for side in flat]
         found.append(
-            Line(
+            ResultRow(
                 case.task.removeprefix("world_"),
                 case.setting.shots,
                 case.record.metric,
@@ -183,7 +183,7 @@ def _chance(setting: SettingRecord) -> float | None:
     return max(known, default=None)
 
 
-def table_of(lines: Sequence[Line], means: Sequence[Mean] = ()) -> tuple[list[str], list[list[str]]]:
+def table_of(lines: Sequence[ResultRow], means: Sequence[Mean] = ()) -> tuple[list[str], list[list[str]]]:
     """Heads and rows of a table, with means over clusters below.
 
     Tasks that are held out have a star, where others are not.
@@ -192,7 +192,7 @@ def table_of(lines: Sequence[Line], means: Sequence[Mean] = ()) -> tuple[list[st
     stars = not all(line.held_out for line in lines)
     heads = ["task", *(["shots"] if several else []), "chance", "MetaLM", "GPT", "difference (95%)"]
 
-    def row(name: str, one: Line | Mean, chance: float | None, ours: float, theirs: float) -> list[str]:
+    def row(name: str, one: ResultRow | Mean, chance: float | None, ours: float, theirs: float) -> list[str]:
         value, low, high = one.difference
         scores = [_said(score) for score in (chance, ours, theirs)]
         return [name, *([str(one.shots)] if several else []), *scores, f"{value:+.1f} ({low:+.1f} to {high:+.1f})"]
@@ -209,13 +209,13 @@ def _said(score: float | None) -> str:
     return "–" if score is None else f"{score:.1f}"
 
 
-def sentences(lines: Sequence[Line]) -> list[str]:
+def sentences(lines: Sequence[ResultRow]) -> list[str]:
     """What the intervals carry, in words."""
     if not lines:
         return []
     several = len({line.shots for line in lines}) > 1
 
-    def named(some: Iterable[Line]) -> str:
+    def named(some: Iterable[ResultRow]) -> str:
         shots: dict[str, list[str]] = {}
         for line in some:
             shots.setdefault(line.task, []).append(str(line.shots))
@@ -246,7 +246,7 @@ def sentences(lines: Sequence[Line]) -> list[str]:
     return found
 
 
-def means_in_context(folders: Sequence[Path], twin: int = 1) -> list[Mean]:
+def mean_rows(folders: Sequence[Path], twin: int = 1) -> list[Mean]:
     """Means over clusters of the pretrained models, for each number of demonstrations.
 
     Args:
@@ -258,9 +258,9 @@ def means_in_context(folders: Sequence[Path], twin: int = 1) -> list[Mean]:
     """
     import numpy as np
 
-    from metalm_cli.evaluation.metrics.bootstrap import Paired, paired, percentiles
+    from metalm_cli.evaluation.metrics.bootstrap import PairedScores, paired, percentiles
 
-    tests: dict[int, dict[str, list[Paired]]] = {}
+    tests: dict[int, dict[str, list[PairedScores]]] = {}
     cases = sorted(_cases(folders, "in-context", twin), key=lambda case: case.setting.shots)
     for at, case in enumerate(cases):
         test = paired(*case.flat, seed=at)  # tasks are drawn apart from each other
@@ -305,7 +305,7 @@ def single_task(folders: Sequence[Path]) -> tuple[list[str], list[list[str]]]:
     return [*(["seed"] if len(folders) > 1 else []), "task", "chance", "decoder frozen (95%)"], rows
 
 
-def expected_and_found(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
+def expectations_and_results(lines: Sequence[ResultRow]) -> tuple[list[str], list[list[str]]]:
     """What was expected above chance beforehand, beside what was found."""
     rows = []
     for line in lines:
@@ -350,6 +350,6 @@ def decoder_hash(model: Path) -> str:
     return state.hexdigest()
 
 
-def twin_names(budget: Budget) -> list[str]:
+def twin_names(budget: DemoSize) -> list[str]:
     """The twins in words, in the order of the result files."""
     return [TWINS[twin] for twin in budget.twins]

@@ -50,7 +50,7 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class DemoSize:
     """How much of everything.
 
     Args:
@@ -99,7 +99,7 @@ def _quick(steps: int, held: str, *more: str) -> tuple[str, ...]:
     return (f"train.steps={steps}", *(one.format(held) for one in _QUICK_TRAIN), *more)
 
 
-QUICK = Budget(
+QUICK = DemoSize(
     name="quick",
     about="a minute",
     encoder=_quick(60, "documents", "data.sources.0.world.documents=2000"),
@@ -111,12 +111,12 @@ QUICK = Budget(
     tuned=8,
     costs=(("encoder", 6), ("pretrain", 12), ("instruct", 6), ("single", 3), ("score", 2), ("report", 1)),
 )
-STANDARD = Budget(
+STANDARD = DemoSize(
     name="standard",
     about="4 minutes",
     costs=(("encoder", 35), ("pretrain", 80), ("instruct", 65), ("single", 17), ("score", 10), ("report", 2)),
 )
-FULL = Budget(
+FULL = DemoSize(
     name="full",
     about="an hour",
     encoder=("train.steps=1000",),
@@ -145,7 +145,7 @@ BUDGETS = {budget.name: budget for budget in (QUICK, STANDARD, FULL)}
 TWINS = {"gpt": "GPT with the same decoder", "gpt-total": "GPT with as many parameters in all"}
 
 
-def stages_of(budget: Budget, out: Path) -> list[Stage]:
+def stages_of(budget: DemoSize, out: Path) -> list[Stage]:
     """Everything that the demo does, in an order in which it can be done.
 
     Args:
@@ -156,7 +156,7 @@ def stages_of(budget: Budget, out: Path) -> list[Stage]:
     return [replace(stage, mark=mark) for stage, mark in zip(_stages_of(budget, out), marks, strict=True)]
 
 
-def _stages_of(budget: Budget, out: Path) -> list[Stage]:
+def _stages_of(budget: DemoSize, out: Path) -> list[Stage]:
     """The same, without marks."""
     found: list[Stage] = []
     for seed in budget.seeds:
@@ -177,7 +177,7 @@ def _stages_of(budget: Budget, out: Path) -> list[Stage]:
     return [*found, report]
 
 
-def _of_seed(budget: Budget, out: Path, seed: int, mark: str) -> list[Stage]:
+def _of_seed(budget: DemoSize, out: Path, seed: int, mark: str) -> list[Stage]:
     """The stages of one seed, whose models and results lie in ``out``."""
     at = _Place(budget, out, seed, mark)
     arms = ("metalm", *budget.twins)
@@ -231,7 +231,7 @@ class _Place:
         mark: What stands after the names of its stages.
     """
 
-    budget: Budget
+    budget: DemoSize
     out: Path
     seed: int
     mark: str

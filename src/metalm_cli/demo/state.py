@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import metalm_cli
-from metalm_cli.common.atomic_files import explained, write_atomically
-from metalm_cli.demo.stages import Budget, Stage
+from metalm_cli.common.atomic_files import explain_write_errors, write_atomically
+from metalm_cli.demo.stages import DemoSize, Stage
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.runs import metrics_log
 from metalm_cli.runs.folder import is_finished
@@ -39,7 +39,7 @@ class Folder:
             written; nothing has been changed then.
     """
 
-    def __init__(self, path: Path, budget: Budget) -> None:
+    def __init__(self, path: Path, budget: DemoSize) -> None:
         self.path = path
         self._lock: Any = None
         state = read_state(path)
@@ -50,7 +50,7 @@ class Folder:
                 why=f"asked for: {budget.name}",
                 remedy="choose another --out, or remove the folder",
             )
-        with explained(path, "the demo cannot be written here", Exit.USAGE):
+        with explain_write_errors(path, "the demo cannot be written here", Exit.USAGE):
             (path / LOGS).mkdir(parents=True, exist_ok=True)
             self._take_lock()
             self._state = state or {"format": 1, "size": budget.name, "stages": {}, "records": {}}
@@ -103,7 +103,7 @@ class Folder:
         A run goes on where it fits; else it is removed. Half an evaluation is begun anew, with the answers that are
         kept.
         """
-        with explained(self.path, f"the stage {stage.name} of the demo cannot be begun", Exit.FAILED):
+        with explain_write_errors(self.path, f"the stage {stage.name} of the demo cannot be begun", Exit.FAILED):
             if not self._fits(stage):
                 _remove(stage)
                 self.log(stage).unlink(missing_ok=True)
@@ -193,7 +193,7 @@ def read_state(path: Path) -> dict[str, Any] | None:
         raise MetalmError("the demo's folder is a link to nothing", where=str(path), remedy=other)
     if path.exists() and not path.is_dir():
         raise MetalmError("the demo needs a folder, and this is a file", where=str(path), remedy=other)
-    with explained(path, "the demo's folder cannot be read", Exit.USAGE):
+    with explain_write_errors(path, "the demo's folder cannot be read", Exit.USAGE):
         content = {one.name for one in path.iterdir()} if path.is_dir() else set()
     if not content - {LOGS, ".lock"}:
         return None

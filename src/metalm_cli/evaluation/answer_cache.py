@@ -26,7 +26,7 @@ _TABLE = """create table if not exists answers (
 
 
 @dataclass(frozen=True)
-class Asked:
+class AnswerKey:
     """A question, as an answer is kept for it.
 
     Args:
@@ -40,7 +40,7 @@ class Asked:
     how: str
 
 
-class Kept:
+class AnswerCache:
     """A file of answers of one model or more.
 
     Args:
@@ -79,10 +79,10 @@ class Kept:
                 exit_code=Exit.FAILED,
             ) from error
 
-    def _key(self, asked: Asked) -> str:
+    def _key(self, asked: AnswerKey) -> str:
         return hashlib.sha256(json.dumps([VERSION, self.model, asked.how, asked.text]).encode()).hexdigest()
 
-    def get(self, asked: Asked) -> Any | None:
+    def get(self, asked: AnswerKey) -> Any | None:
         """The answer, or None."""
         if self._base is None:
             self.missed["not asked before"] += self._path is not None
@@ -94,7 +94,7 @@ class Kept:
         self.missed[self._reason(asked)] += 1
         return None
 
-    def _reason(self, asked: Asked) -> str:
+    def _reason(self, asked: AnswerKey) -> str:
         assert self._base is not None
         query = "select model, how, text from answers where question = ?"
         others = self._base.execute(query, (asked.question,)).fetchall()
@@ -105,7 +105,7 @@ class Kept:
             return "asked of other weights"
         return "asked in another way" if any(one[2] == asked.text for one in same) else "its text has changed"
 
-    def put(self, answers: Iterable[tuple[Asked, Any]]) -> None:
+    def put(self, answers: Iterable[tuple[AnswerKey, Any]]) -> None:
         """Keep answers; they are on disk when this returns."""
         if self._path is None:
             return
@@ -122,7 +122,7 @@ class Kept:
         if self._base is not None:
             self._base.close()
 
-    def said(self) -> str:
+    def summary(self) -> str:
         """How many answers were kept and how many are new, and why; empty where nothing was there to be found."""
         if not self.found and set(self.missed) <= {"not asked before"}:
             return ""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Sequence
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.metrics import text_metrics
-from metalm_cli.inference.text_streaming import without
+from metalm_cli.inference.text_streaming import strip_delimiter
 from metalm_cli.tasks.card import MetricName
 from metalm_cli.templates.render import CONCLUSION
 
@@ -23,7 +23,7 @@ _EXACT = ("accuracy", "f1", "matthews")
 """Metrics that compare texts as they are, whitespace around them aside."""
 
 
-def conclusions(text: str) -> list[tuple[int, str]]:
+def find_answers(text: str) -> list[tuple[int, str]]:
     """Where a text concludes, and what: each ``The answer is`` in any case, with the rest of its line.
 
     Those that are followed by nothing, as at the end of a text that was cut off, do not count.
@@ -35,7 +35,7 @@ def conclusions(text: str) -> list[tuple[int, str]]:
     return [(at, answer) for at, answer in found if answer]
 
 
-def answer_of(text: str, delimiter: str = " ", metric: MetricName = "accuracy") -> tuple[str, str]:
+def extract_answer(text: str, delimiter: str = " ", metric: MetricName = "accuracy") -> tuple[str, str]:
     """The rationale and the answer of what was said, as ``Style(rationale=True)`` trains it.
 
     The last conclusion counts (:func:`conclusions`), and the answer is the rest of its line, without a full stop for
@@ -57,8 +57,8 @@ def answer_of(text: str, delimiter: str = " ", metric: MetricName = "accuracy") 
         >>> answer_of("3 apples and 4 make 7 in all.", metric="number")
         ('3 apples and 4 make 7 in all.', '7')
     """
-    said = without(text, delimiter)
-    found = conclusions(said)
+    said = strip_delimiter(text, delimiter)
+    found = find_answers(said)
     if found:
         at, answer = found[-1]
         return said[:at].strip(), answer.removesuffix(".").rstrip() if metric in _NUMBERS else answer
@@ -75,7 +75,7 @@ def _without_dangling(said: str) -> str:
     return re.sub(rf"\b{re.escape(CONCLUSION)}[ \t]*:?\s*$", "", said, flags=re.IGNORECASE).strip()
 
 
-def vote_of(answer: str, metric: MetricName) -> Hashable | None:
+def vote(answer: str, metric: MetricName) -> Hashable | None:
     """What an answer votes for: answers that the metric takes for equal vote for the same; None: it abstains.
 
     Numbers are compared as numbers, classes as they are, and other texts as SQuAD compares them. An empty answer, and
@@ -89,7 +89,7 @@ def vote_of(answer: str, metric: MetricName) -> Hashable | None:
     return (answer.strip() if metric in _EXACT else text_metrics.normalised(answer) or answer.strip()) or None
 
 
-def majority(samples: Sequence[str], metric: MetricName = "accuracy") -> str:
+def majority_vote(samples: Sequence[str], metric: MetricName = "accuracy") -> str:
     """The answer that most samples give: self-consistency (Wang et al. 2022, section 2).
 
     Args:
@@ -109,7 +109,7 @@ def majority(samples: Sequence[str], metric: MetricName = "accuracy") -> str:
     """
     if not samples:
         raise MetalmError("there are no samples to vote", remedy="draw at least one")
-    votes = [vote_of(one, metric) for one in samples]
+    votes = [vote(one, metric) for one in samples]
     counts = Counter(vote for vote in votes if vote is not None)
     if not counts:
         return samples[0]

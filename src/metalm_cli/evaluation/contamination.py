@@ -10,15 +10,15 @@ import numpy as np
 
 from metalm_cli.common.jsonl_files import lines, parse
 from metalm_cli.errors import MetalmError
-from metalm_cli.evaluation.open_tasks import Task
-from metalm_cli.provenance.audit import texts_of
-from metalm_cli.provenance.ngram_index import NGRAM, SpanIndex, blocks
-from metalm_cli.provenance.training_text import strings
+from metalm_cli.evaluation.open_tasks import EvaluatedTask
+from metalm_cli.provenance.audit import compared_texts
+from metalm_cli.provenance.ngram_index import NGRAM, SpanIndex, row_blocks
+from metalm_cli.provenance.training_text import all_texts
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 
 
-def files_of(places: Iterable[Path]) -> list[Path]:
+def training_files(places: Iterable[Path]) -> list[Path]:
     """The JSONL files that places stand for: files, and all below folders.
 
     Raises:
@@ -39,7 +39,7 @@ def files_of(places: Iterable[Path]) -> list[Path]:
     return found
 
 
-def contamination(tasks: Sequence[Task], files: Sequence[Path]) -> dict[str, Any]:
+def find_overlap(tasks: Sequence[EvaluatedTask], files: Sequence[Path]) -> dict[str, Any]:
     """Which evaluation rows share a span of 13 words with training data.
 
     Args:
@@ -54,18 +54,18 @@ def contamination(tasks: Sequence[Task], files: Sequence[Path]) -> dict[str, Any
     """
     first = np.cumsum([0, *(len(task.examples) for task in tasks)])
     numbered = [
-        (int(first[at]) + number, texts_of(example))
+        (int(first[at]) + number, compared_texts(example))
         for at, task in enumerate(tasks)
         for number, example in enumerate(task.examples)
     ]
-    made = list(blocks(iter(numbered)))
+    made = list(row_blocks(iter(numbered)))
     hashes = np.concatenate([np.zeros(0, np.uint64), *(one for one, _ in made)])
     rows = np.concatenate([np.zeros(0, np.int64), *(one for _, one in made)])
     index = SpanIndex(hashes, rows, np.repeat(np.arange(len(tasks)), np.diff(first)))
     met = np.zeros(len(index.hashes), bool)
     for path in files:
-        texts = ((number, list(strings(parse(line, f"{path}:{number}")))) for number, line in lines(path))
-        for found, _ in blocks(texts):
+        texts = ((number, list(all_texts(parse(line, f"{path}:{number}")))) for number, line in lines(path))
+        for found, _ in row_blocks(texts):
             met[index.find(found)[1]] = True
     touched = np.flatnonzero(index.rows_with(met)).tolist()
     counted: Mapping[str, Any] = {

@@ -13,19 +13,19 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from metalm_cli.evaluation.answer_cache import Asked, Kept
-from metalm_cli.evaluation.chain_of_thought import answer_of, majority
+from metalm_cli.evaluation.answer_cache import AnswerCache, AnswerKey
+from metalm_cli.evaluation.chain_of_thought import extract_answer, majority_vote
 from metalm_cli.evaluation.metrics import task_metrics, text_metrics
-from metalm_cli.evaluation.metrics.task_metrics import Chance, Score
-from metalm_cli.evaluation.open_tasks import Task
-from metalm_cli.evaluation.prompts import NEW_TOKENS, Prompted, Prompts, prepare, reasons
-from metalm_cli.evaluation.ranking import Ranked, rank
-from metalm_cli.evaluation.settings import Settings
-from metalm_cli.inference.batch_generation import UNCONSTRAINED, continuations, sampled
-from metalm_cli.inference.language_model import Interface
+from metalm_cli.evaluation.metrics.task_metrics import ChanceLevel, Score
+from metalm_cli.evaluation.open_tasks import EvaluatedTask
+from metalm_cli.evaluation.prompts import NEW_TOKENS, EncodedPrompt, PromptSet, asks_for_rationale, build_prompts
+from metalm_cli.evaluation.ranking import OptionRanking, rank
+from metalm_cli.evaluation.settings import EvaluationSettings
+from metalm_cli.inference.batch_generation import UNCONSTRAINED, generate_all, sample_all
+from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.inference.scoring.option_scorer import Scorer
-from metalm_cli.inference.scoring.question_rows import digest
-from metalm_cli.inference.text_streaming import without
+from metalm_cli.inference.scoring.question_rows import session_digest
+from metalm_cli.inference.text_streaming import strip_delimiter
 from metalm_cli.tasks import Example
 from metalm_cli.templates import Template
 
@@ -36,7 +36,7 @@ CHUNK = 8
 
 
 @dataclass(frozen=True)
-class Sample:
+class Prediction:
     """One answer: row of the split, what was read, what was to be said, what was said, its score from 0 to 1.
 
     Where options were ranked, their log-probabilities by option.
@@ -51,7 +51,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Wording:
+class TemplateResult:
     """A task in one wording, with so many demonstrations.
 
     Args:
@@ -70,23 +70,23 @@ class Wording:
 
     template: str
     score: Score | None
-    chance: Chance
+    chance: ChanceLevel
     cut: int
     skipped: int
     seconds: float
     shots: int = 0
     extra: Mapping[str, float] = field(default_factory=dict)
     each: Mapping[str, list[Any]] = field(default_factory=dict, repr=False)
-    samples: tuple[Sample, ...] = field(repr=False, default=())
+    samples: tuple[Prediction, ...] = field(repr=False, default=())
     note: str = ""
 
 
 @dataclass(frozen=True)
-class Setting:
+class ShotResult:
     """A task with so many demonstrations, in all its wordings."""
 
     shots: int
-    wordings: tuple[Wording, ...]
+    wordings: tuple[TemplateResult, ...]
 
     @property
     def scores(self) -> list[Score]:
@@ -110,21 +110,21 @@ class Setting:
         return statistics.stdev(one.value for one in self.scores) if len(self.scores) > 1 else None
 
     @property
-    def oracle(self) -> Wording | None:
+    def oracle(self) -> TemplateResult | None:
         """The wording with the highest score, chosen on what is scored; the first of those."""
         scored = [one for one in self.wordings if one.score is not None]
         return max(scored, key=lambda one: one.score.value if one.score is not None else 0.0, default=None)
 
 
 @dataclass(frozen=True)
-class Result:
+class TaskResult:
     """A task in all its settings."""
 
-    task: Task
-    settings: tuple[Setting, ...]
+    task: EvaluatedTask
+    settings: tuple[ShotResult, ...]
 
     @property
-    def wordings(self) -> tuple[Wording, ...]:
+    def wordings(self) -> tuple[TemplateResult, ...]:
         """All of them."""
         return tuple(one for setting in self.settings for one in setting.wordings)
 
@@ -138,12 +138,14 @@ class Evaluator:
         kept: Answers that are there already.
     """
 
-    def __init__(self, interface: Interface, settings: Settings, kept: Kept | None = None) -> None:
+    def __init__(self, interface: LanguageModel, settings: EvaluationSettings, kept: AnswerCache | None = None) -> None:
         self.interface, self.settings = interface, settings
-        self.kept = kept or Kept(None, "")
+        self.kept = kept or AnswerCache(None, "")
         self.scorer = Scorer(interface)
 
-    def evaluate(self, tasks: Sequence[Task], watch: Callable[[str], None] = lambda text: None) -> Iterator[Result]:
+    def evaluate(
+        self, tasks: Sequence[EvaluatedTask], watch: Callable[[str], None] = lambda text: None
+    ) -> Iterator[TaskResult]:
         """Ask one task after the other.
 
         Args:
@@ -159,13 +161,13 @@ class Evaluator:
                 wordings = []
                 for template in task.templates:
                     title = f"{task.card.name} ({at} of {len(tasks)}), {template.name}, {shots} shots: "
-                    wordings.append(self.ask(task, template, shots, partial(_titled, watch, title)))
-                found.append(Setting(shots, tuple(wordings)))
-            yield Result(task, tuple(found))
+                    wordings.append(self.ask(task, template, shots, partial(_with_title, watch, title)))
+                found.append(ShotResult(shots, tuple(wordings)))
+            yield TaskResult(task, tuple(found))
 
     def ask(
-        self, task: Task, template: Template, shots: int = 0, watch: Callable[[str], None] = lambda text: None
-    ) -> Wording:
+        self, task: EvaluatedTask, template: Template, shots: int = 0, watch: Callable[[str], None] = lambda text: None
+    ) -> TemplateResult:
         """Ask the examples of a task in one wording.
 
         Raises:
@@ -173,10 +175,10 @@ class Evaluator:
         """
         began = time.perf_counter()
         watch(f"reading {len(task.examples)} examples")
-        made = prepare(self.interface, task, template, shots, self.settings)
+        made = build_prompts(self.interface, task, template, shots, self.settings)
         prompts = made.prompts
         names = [f"{task.card.name} row {one.example.row}, {template.name}, {shots} shots" for one in prompts]
-        ranked: list[Ranked] | None = None
+        ranked: list[OptionRanking] | None = None
         if prompts and self._ranks(task) and all(one.right.options for one in prompts):
             ranked = rank(
                 self.scorer,
@@ -191,13 +193,17 @@ class Evaluator:
             said = self._said(task, prompts, names, watch)
         return self._scored(task, template, shots, made, said, ranked, began)
 
-    def _ranks(self, task: Task) -> bool:
+    def _ranks(self, task: EvaluatedTask) -> bool:
         """Whether options are ranked: what is sampled, or reasons first, has to be said."""
         settings = self.settings
-        return settings.protocol != "finetuned" and settings.samples == 1 and not reasons(task.card, settings.style)
+        return (
+            settings.protocol != "finetuned"
+            and settings.samples == 1
+            and not asks_for_rationale(task.card, settings.style)
+        )
 
     def _said(
-        self, task: Task, prompts: Sequence[Prompted], names: Sequence[str], watch: Callable[[str], None]
+        self, task: EvaluatedTask, prompts: Sequence[EncodedPrompt], names: Sequence[str], watch: Callable[[str], None]
     ) -> list[str]:
         """What the model answers to each prompt: what it says, or of several samples what most of them answer."""
         settings, delimiter = self.settings, self.interface.decoder_tokenizer.rules.target_delimiter
@@ -209,19 +215,19 @@ class Evaluator:
             options |= BEAMS if free else {}
             how = f"said {sorted(options.items())}"
         found = self._texts(prompts, names, how, options, watch)
-        metric, reasoned = task.card.metric.name, reasons(task.card, settings.style)
+        metric, reasoned = task.card.metric.name, asks_for_rationale(task.card, settings.style)
 
         def answer(text: str) -> str:
-            return answer_of(text, delimiter, metric)[1] if reasoned else without(text, delimiter)
+            return extract_answer(text, delimiter, metric)[1] if reasoned else strip_delimiter(text, delimiter)
 
         return [
-            answer(one) if isinstance(one, str) else majority([answer(sample) for sample in one], metric)
+            answer(one) if isinstance(one, str) else majority_vote([answer(sample) for sample in one], metric)
             for one in found
         ]
 
     def _texts(
         self,
-        prompts: Sequence[Prompted],
+        prompts: Sequence[EncodedPrompt],
         names: Sequence[str],
         how: str,
         options: Mapping[str, Any],
@@ -231,7 +237,7 @@ class Evaluator:
         settings = self.settings
         sessions = [one.whole for one in prompts]
         asked = [
-            Asked(name, digest(session), f"{how} {one.limit}")
+            AnswerKey(name, session_digest(session), f"{how} {one.limit}")
             for name, session, one in zip(names, sessions, prompts, strict=True)
         ]
         found: list[Any] = [self.kept.get(one) for one in asked]
@@ -246,10 +252,10 @@ class Evaluator:
             if settings.samples > 1:
                 rows = [prompts[at].example.row for at in part]
                 drawn: dict[str, Any] = {"temperature": settings.temperature, "seed": settings.seed, "keys": rows}
-                answers = sampled(self.interface, reads, limits, settings.samples, **drawn, **told)
+                answers = sample_all(self.interface, reads, limits, settings.samples, **drawn, **told)
             else:
-                progress = partial(_counted, watch, done, len(prompts))
-                answers = continuations(self.interface, reads, limits, watch=progress, **told)
+                progress = partial(_progress, watch, done, len(prompts))
+                answers = generate_all(self.interface, reads, limits, watch=progress, **told)
             for at, text in zip(part, answers, strict=True):
                 found[at] = text
             self.kept.put((asked[at], found[at]) for at in part)
@@ -259,63 +265,65 @@ class Evaluator:
 
     def _scored(
         self,
-        task: Task,
+        task: EvaluatedTask,
         template: Template,
         shots: int,
-        made: Prompts,
+        made: PromptSet,
         said: list[str],
-        ranked: Sequence[Ranked] | None,
+        ranked: Sequence[OptionRanking] | None,
         began: float,
-    ) -> Wording:
+    ) -> TemplateResult:
         metric, prompts = task.card.metric.name, made.prompts
         right = [one.right for one in prompts]
         if self.settings.normalise:
-            said, right = [plain(one) for one in said], [_plain(one) for one in right]
+            said, right = [normalise(one) for one in said], [_plain(one) for one in right]
         extra: dict[str, float] = {}
         if right:
-            extra |= task_metrics.extras(task.card, said, right)
+            extra |= task_metrics.extra_metrics(task.card, said, right)
         if right and ranked is not None:
-            for way in ranked[0].otherwise:
-                chosen = [one.options[found.otherwise[way]] for one, found in zip(right, ranked, strict=True)]
-                extra[way] = task_metrics.score(metric, chosen, right).value
+            for way in ranked[0].alternatives:
+                chosen = [one.options[found.alternatives[way]] for one, found in zip(right, ranked, strict=True)]
+                extra[way] = task_metrics.metric_value(metric, chosen, right).value
         samples = tuple(
-            Sample(
+            Prediction(
                 one.example.row,
                 one.input,
                 of.answers[0],
                 text,
-                task_metrics.each(metric, text, of),
+                task_metrics.score_of_example(metric, text, of),
                 None if ranked is None else dict(zip(of.options, ranked[at].log_likelihood, strict=True)),
             )
             for at, (one, of, text) in enumerate(zip(prompts, right, said, strict=True))
         )
-        return Wording(
+        return TemplateResult(
             template.name,
-            task_metrics.score(metric, said, right) if right else None,
+            task_metrics.metric_value(metric, said, right) if right else None,
             task_metrics.chance(metric, right),
             made.cut,
             made.skipped,
             time.perf_counter() - began,
             shots,
             extra,
-            task_metrics.by_example(metric, said, right) if right else {},
+            task_metrics.columns_by_example(metric, said, right) if right else {},
             samples,
             made.note,
         )
 
 
-def _counted(watch: Callable[[str], None], done: int, of: int, more: int) -> None:
+def _progress(watch: Callable[[str], None], done: int, of: int, more: int) -> None:
     watch(f"{done + more} of {of} answers")
 
 
-def _titled(watch: Callable[[str], None], title: str, text: str) -> None:
+def _with_title(watch: Callable[[str], None], title: str, text: str) -> None:
     watch(title + text)
 
 
-def plain(text: str) -> str:
+def normalise(text: str) -> str:
     """A text without case, punctuation and articles, unless nothing else is in it."""
     return text_metrics.normalised(text) or text.strip().lower()
 
 
 def _plain(example: Example) -> Example:
-    return replace(example, answers=tuple(map(plain, example.answers)), options=tuple(map(plain, example.options)))
+    return replace(
+        example, answers=tuple(map(normalise, example.answers)), options=tuple(map(normalise, example.options))
+    )

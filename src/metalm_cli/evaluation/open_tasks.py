@@ -13,13 +13,13 @@ import numpy as np
 from metalm_cli.data.examples.open_examples import Examples, open_examples
 from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.metrics import task_metrics
-from metalm_cli.evaluation.settings import PAPER_TEMPLATES, Settings
+from metalm_cli.evaluation.settings import PAPER_TEMPLATES, EvaluationSettings
 from metalm_cli.tasks import Card, Cards, Example
 from metalm_cli.templates import Collection, Template, render, scorable
 
 
 @dataclass(frozen=True)
-class Task:
+class EvaluatedTask:
     """A task that is ready to be asked.
 
     Args:
@@ -40,7 +40,7 @@ class Task:
     template_path: Path
     pool: Examples | None = None
 
-    def demonstrations(self, example: Example, count: int, settings: Settings) -> tuple[Example, ...]:
+    def demonstrations(self, example: Example, count: int, settings: EvaluationSettings) -> tuple[Example, ...]:
         """Answered examples to stand in front of one; fewer are the beginning of more.
 
         Args:
@@ -70,15 +70,15 @@ class Task:
         )
 
 
-def open_tasks(
+def open_evaluation_tasks(
     cards: Cards,
     chosen: Sequence[Card],
-    settings: Settings,
+    settings: EvaluationSettings,
     *,
     data_root: Path | None = None,
     offline: bool = False,
     cache: Path | None = None,
-) -> tuple[list[Task], dict[str, str]]:
+) -> tuple[list[EvaluatedTask], dict[str, str]]:
     """Read everything that tasks need, and check all of it.
 
     Args:
@@ -96,11 +96,11 @@ def open_tasks(
         MetalmError: A row does not fit its card, a card has no such template, a template fails, a metric does not fit.
     """
     collection = Collection(settings.collection)
-    picked = {card.name: tuple(pick(collection.of(card), settings.template, card)) for card in chosen}
-    tasks: list[Task] = []
+    picked = {card.name: tuple(select_templates(collection.of(card), settings.template, card)) for card in chosen}
+    tasks: list[EvaluatedTask] = []
     missing: dict[str, str] = {}
     for card in chosen:
-        path, role = cards.paths[card.name], settings.role or usual_role(card)
+        path, role = cards.paths[card.name], settings.role or default_split(card)
         where: dict[str, Any] = {"data_root": data_root, "offline": offline, "cache": cache, "beside": path}
         try:
             opened = open_examples(card, role, **where)
@@ -110,22 +110,22 @@ def open_tasks(
                 raise
             missing[card.name] = reason
             continue
-        examples = tuple(drawn(opened, settings.limit))
+        examples = tuple(draw_examples(opened, settings.limit))
         if not examples:
             raise MetalmError(f"the card of {card.name} leaves out every row", where=opened.location)
-        task_metrics.fits(card.metric.name, examples)
+        task_metrics.check_metric(card.metric.name, examples)
         _different(examples)
         pool = open_examples(card, card.demonstrations, **where) if max(settings.shots, default=0) else None
         for template in picked[card.name]:
             for example in examples:
                 render(example, template, settings.style)
-        task = Task(card, picked[card.name], examples, opened, path, collection.path(card), pool)
+        task = EvaluatedTask(card, picked[card.name], examples, opened, path, collection.path(card), pool)
         task.demonstrations(examples[0], max(settings.shots, default=0), settings)
         tasks.append(task)
     return tasks, missing
 
 
-def usual_role(card: Card) -> str:
+def default_split(card: Card) -> str:
     """The split that scores are of: validation, as in the paper; test where a card has no other."""
     return "test" if "validation" not in card.splits and "test" in card.splits else "validation"
 
@@ -139,7 +139,7 @@ def _absence(error: MetalmError, card: Card, role: str) -> str | None:
     return None
 
 
-def pick(templates: Sequence[Template], wanted: str, card: Card) -> list[Template]:
+def select_templates(templates: Sequence[Template], wanted: str, card: Card) -> list[Template]:
     """The templates to ask with.
 
     Args:
@@ -164,7 +164,7 @@ def pick(templates: Sequence[Template], wanted: str, card: Card) -> list[Templat
             why=f"it has {', '.join(one.name for one in usable)}",
             remedy="name one of these, first, paper, all, or a number",
         )
-    if named[0].turned:
+    if named[0].inverted:
         raise MetalmError(
             f"template {wanted} of {card.name} asks for something else than the answer",
             why="it is turned around: it trains, and is never scored",
@@ -184,7 +184,7 @@ def _different(examples: Sequence[Example]) -> None:
             )
 
 
-def drawn(opened: Examples, limit: int | None) -> Iterator[Example]:
+def draw_examples(opened: Examples, limit: int | None) -> Iterator[Example]:
     """Examples of a split in the order of their rows: all, or as many as asked for, the same ones every time.
 
     Raises:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from metalm_cli.data.examples.long_inputs import windowed
-from metalm_cli.data.examples.truncation import Limits, fit
+from metalm_cli.data.examples.long_inputs import split_into_windows
+from metalm_cli.data.examples.truncation import LengthLimits, truncate_example
 from metalm_cli.errors import MetalmError
-from metalm_cli.evaluation.open_tasks import Task
-from metalm_cli.evaluation.settings import Settings
-from metalm_cli.inference.language_model import Interface
-from metalm_cli.inference.scoring.question_rows import joined
+from metalm_cli.evaluation.open_tasks import EvaluatedTask
+from metalm_cli.evaluation.settings import EvaluationSettings
+from metalm_cli.inference.language_model import LanguageModel
+from metalm_cli.inference.scoring.question_rows import join_sessions
 from metalm_cli.sessions import Session, TokenisedSession
 from metalm_cli.tasks import Card, Example
-from metalm_cli.templates import Style, Template, render, session_of
+from metalm_cli.templates import PromptStyle, Template, prompt_to_session, render
 from metalm_cli.templates.template import ANSWER
 
 NEW_TOKENS = {"struct_to_text": 64, "summarization": 128}
@@ -23,14 +23,14 @@ ANSWER_TOKENS = 32
 """Most new tokens of an open answer."""
 RATIONALE_TOKENS = 256
 """Most new tokens of a rationale with its answer."""
-BEYOND = 2
+TOKENS_BEYOND_OPTION = 2
 """New tokens beyond the longest option: its end, and one that shows that a text goes on."""
 LENGTH = 2048
 """Decoder positions of a session where the model states none."""
 
 
 @dataclass(frozen=True)
-class Prompted:
+class EncodedPrompt:
     """An example as it is asked.
 
     Args:
@@ -52,11 +52,11 @@ class Prompted:
     @property
     def whole(self) -> TokenisedSession:
         """All that is read."""
-        return self.prefix if self.before is None else joined(self.before, self.prefix)
+        return self.prefix if self.before is None else join_sessions(self.before, self.prefix)
 
 
 @dataclass(frozen=True)
-class Prompts:
+class PromptSet:
     """The examples of a task in one wording, with so many demonstrations.
 
     Args:
@@ -66,13 +66,15 @@ class Prompts:
         note: What demonstrations leave no room for; where they leave none at all, how many would.
     """
 
-    prompts: tuple[Prompted, ...]
+    prompts: tuple[EncodedPrompt, ...]
     cut: int
     skipped: int
     note: str = ""
 
 
-def prepare(interface: Interface, task: Task, template: Template, shots: int, settings: Settings) -> Prompts:
+def build_prompts(
+    interface: LanguageModel, task: EvaluatedTask, template: Template, shots: int, settings: EvaluationSettings
+) -> PromptSet:
     """Put the examples of a task into words, fit them, and tokenise them.
 
     Args:
@@ -87,16 +89,18 @@ def prepare(interface: Interface, task: Task, template: Template, shots: int, se
         MetalmError: The model has too few positions for an answer, or no encoder that the template docks into.
     """
     style, delimiter = settings.style, interface.decoder_tokenizer.rules.target_delimiter
-    said = [as_said(example, template, style) for example in task.examples]
-    limits = [new_tokens(interface, task.card, example, style) for example in said]
-    room = limits_of(interface, settings, max(limits))
+    said = [with_rendered_answers(example, template, style) for example in task.examples]
+    limits = [max_new_tokens(interface, task.card, example, style) for example in said]
+    room = length_limits(interface, settings, max(limits))
 
     def make(example: Example) -> Session:
-        asked = session_of(render(example, template, style), delimiter=delimiter, style=style, answered=False)
+        asked = prompt_to_session(render(example, template, style), delimiter=delimiter, style=style, answered=False)
         long = task.card.long
-        return windowed(asked, example.fields[long.field], room) if style.windows and long is not None else asked
+        return (
+            split_into_windows(asked, example.fields[long.field], room) if style.windows and long is not None else asked
+        )
 
-    fitted = [fit(example, task.card, make, room) for example in task.examples]
+    fitted = [truncate_example(example, task.card, make, room) for example in task.examples]
     cut, skipped = sum(one is not None and one[1] for one in fitted), fitted.count(None)
     fronts: dict[tuple[int, ...], TokenisedSession] = {}
     before: TokenisedSession | None
@@ -107,8 +111,8 @@ def prepare(interface: Interface, task: Task, template: Template, shots: int, se
         example = one[0]
         shown = task.demonstrations(example, shots, settings)
         rest = make(example)
-        whole = _with(rest, example, shown, template, delimiter, style)
-        if shown and not room.holds(whole):
+        whole = with_demonstrations(rest, example, shown, template, delimiter, style)
+        if shown and not room.fits(whole):
             crowded.append(example)
             continue
         if shown and style.layout == "docks":
@@ -116,50 +120,52 @@ def prepare(interface: Interface, task: Task, template: Template, shots: int, se
             front = list(whole)[: len(whole) - len(rest)]
             if key not in fronts:
                 fronts[key] = interface.tokenise(Session(front, whole.name))
-            prefix = interface.tokenise(rest, begun=True)
+            prefix = interface.tokenise(rest, is_continuation=True)
             before = None if settings.drawn else fronts[key]
-            prefix = joined(fronts[key], prefix) if settings.drawn else prefix
+            prefix = join_sessions(fronts[key], prefix) if settings.drawn else prefix
         else:
             before, prefix = None, interface.tokenise(whole)
         text = render(example, template, style).input
-        prompts.append(Prompted(example, right, prefix, before, limit, text))
+        prompts.append(EncodedPrompt(example, right, prefix, before, limit, text))
     note = ""
     if crowded and not prompts:
         fits = _most(task, template, crowded, shots, settings, make, room, (delimiter, style))
         note = f"{_shown(shots)} not fit into {room.length:,} positions beside any example: at most {fits} can"
     elif crowded:
         note = f"{_shown(shots)} not fit beside {len(crowded)} of {len(task.examples)} examples, which are in no score"
-    return Prompts(tuple(prompts), cut, skipped + len(crowded), note)
+    return PromptSet(tuple(prompts), cut, skipped + len(crowded), note)
 
 
-def _with(
-    rest: Session, example: Example, shown: Sequence[Example], template: Template, delimiter: str, style: Style
+def with_demonstrations(
+    rest: Session, example: Example, shown: Sequence[Example], template: Template, delimiter: str, style: PromptStyle
 ) -> Session:
     """The session of an example with its demonstrations."""
     if not shown:
         return rest
     prompt, before = render(example, template, style), [render(one, template, style) for one in shown]
     if style.layout == "joined":
-        return session_of(prompt, before, delimiter=delimiter, style=style, answered=False)
-    front = session_of(prompt, before, delimiter=delimiter, style=style, answered=False)
-    asked = session_of(prompt, delimiter=delimiter, style=style, answered=False)
+        return prompt_to_session(prompt, before, delimiter=delimiter, style=style, answered=False)
+    front = prompt_to_session(prompt, before, delimiter=delimiter, style=style, answered=False)
+    asked = prompt_to_session(prompt, delimiter=delimiter, style=style, answered=False)
     return Session([*list(front)[: len(front) - len(asked)], *rest], rest.name)
 
 
 def _most(
-    task: Task,
+    task: EvaluatedTask,
     template: Template,
     examples: Sequence[Example],
     shots: int,
-    settings: Settings,
+    settings: EvaluationSettings,
     make: Callable[[Example], Session],
-    room: Limits,
-    how: tuple[str, Style],
+    room: LengthLimits,
+    how: tuple[str, PromptStyle],
 ) -> int:
     """Most demonstrations that fit beside some example."""
 
     def fits(example: Example, count: int) -> bool:
-        return room.holds(_with(make(example), example, task.demonstrations(example, count, settings), template, *how))
+        return room.fits(
+            with_demonstrations(make(example), example, task.demonstrations(example, count, settings), template, *how)
+        )
 
     return next((count for count in range(shots - 1, 0, -1) if any(fits(one, count) for one in examples)), 0)
 
@@ -168,7 +174,7 @@ def _shown(shots: int) -> str:
     return "1 demonstration does" if shots == 1 else f"{shots} demonstrations do"
 
 
-def limits_of(interface: Interface, settings: Settings, new: int) -> Limits:
+def length_limits(interface: LanguageModel, settings: EvaluationSettings, new: int) -> LengthLimits:
     """What inputs must fit into, so that an answer has room.
 
     Args:
@@ -190,26 +196,26 @@ def limits_of(interface: Interface, settings: Settings, new: int) -> Limits:
             f"sessions of {length} positions hold no answer of up to {new} tokens and its question",
             remedy="allow longer sessions, or use a model with more positions",
         )
-    return Limits.of(interface.tokenise, length - new, settings.also)
+    return LengthLimits.of(interface.tokenise, length - new, settings.also)
 
 
-def new_tokens(interface: Interface, card: Card, example: Example, style: Style) -> int:
+def max_new_tokens(interface: LanguageModel, card: Card, example: Example, style: PromptStyle) -> int:
     """Most new tokens of an answer: of the longest option and a little more, or by cluster."""
-    if reasons(card, style):
+    if asks_for_rationale(card, style):
         return RATIONALE_TOKENS
     if not example.options:
         return NEW_TOKENS.get(card.cluster, ANSWER_TOKENS)
     tokenizer = interface.decoder_tokenizer
     delimiter = tokenizer.rules.target_delimiter
-    return BEYOND + max(len(tokenizer.continuation(delimiter + option)) for option in example.options)
+    return TOKENS_BEYOND_OPTION + max(len(tokenizer.continuation(delimiter + option)) for option in example.options)
 
 
-def reasons(card: Card, style: Style) -> bool:
+def asks_for_rationale(card: Card, style: PromptStyle) -> bool:
     """Whether a rationale is asked for before the answer, and the data set has some."""
     return style.rationale and card.answer.rationale is not None
 
 
-def as_said(example: Example, template: Template, style: Style) -> Example:
+def with_rendered_answers(example: Example, template: Template, style: PromptStyle) -> Example:
     """The example with answers and options as the template has them said."""
     if template.target == ANSWER:
         return example

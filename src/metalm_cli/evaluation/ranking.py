@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metalm_cli.evaluation.answer_cache import Asked, Kept
-from metalm_cli.evaluation.prompts import Prompted
+from metalm_cli.evaluation.answer_cache import AnswerCache, AnswerKey
+from metalm_cli.evaluation.prompts import EncodedPrompt
 from metalm_cli.inference.scoring.option_scorer import OptionScores, Scorer
-from metalm_cli.inference.scoring.question_rows import Question, digest
+from metalm_cli.inference.scoring.question_rows import OptionQuestion, session_digest
 from metalm_cli.sessions import DecoderTokenizer, TokenisedSession
 
 
 @dataclass(frozen=True)
-class Ranked:
+class OptionRanking:
     """An example's options, ranked.
 
     Args:
@@ -28,18 +28,18 @@ class Ranked:
 
     log_likelihood: tuple[float, ...]
     chosen: int
-    otherwise: dict[str, int]
+    alternatives: dict[str, int]
 
 
 def rank(
     scorer: Scorer,
-    prompts: Sequence[Prompted],
+    prompts: Sequence[EncodedPrompt],
     names: Sequence[str],
-    kept: Kept,
+    kept: AnswerCache,
     *,
     ended: bool,
     watch: Callable[[int], None] = lambda done: None,
-) -> list[Ranked]:
+) -> list[OptionRanking]:
     """Rank the options of examples.
 
     Args:
@@ -51,15 +51,15 @@ def rank(
         watch: Told how many are done.
     """
     tokenizer = scorer.interface.decoder_tokenizer
-    questions = [Question(one.prefix, option_ids(tokenizer, one, ended), one.before) for one in prompts]
+    questions = [OptionQuestion(one.prefix, option_ids(tokenizer, one, ended), one.before) for one in prompts]
     how = "ranked, ended" if ended else "ranked"
     scores = _scores(scorer, questions, names, how, kept, watch)
     # Options without the input: often the same for a whole task, and then scored once.
     distinct = {tuple(map(bytes, one.options)): one.options for one in questions}
-    start = nothing(tokenizer)
+    start = unconditional_session(tokenizer)
     bare = _scores(
         scorer,
-        [Question(start, options, name="options without an input") for options in distinct.values()],
+        [OptionQuestion(start, options, name="options without an input") for options in distinct.values()],
         [f"{names[0] if names else ''} without an input"] * len(distinct),
         how,
         kept,
@@ -71,7 +71,7 @@ def rank(
     ]
 
 
-def option_ids(tokenizer: DecoderTokenizer, prompt: Prompted, ended: bool) -> tuple[np.ndarray, ...]:
+def option_ids(tokenizer: DecoderTokenizer, prompt: EncodedPrompt, ended: bool) -> tuple[np.ndarray, ...]:
     """Token ids of an example's options, as they go on after its prompt."""
     delimiter, end = tokenizer.rules.target_delimiter, [tokenizer.document_id] if ended else []
     return tuple(
@@ -79,21 +79,25 @@ def option_ids(tokenizer: DecoderTokenizer, prompt: Prompted, ended: bool) -> tu
     )
 
 
-def nothing(tokenizer: DecoderTokenizer) -> TokenisedSession:
+def unconditional_session(tokenizer: DecoderTokenizer) -> TokenisedSession:
     """A session without an input: its start token, or the end of another document."""
     return TokenisedSession(np.array([tokenizer.start_id], dtype=np.int64), np.zeros(1, dtype=bool))
 
 
 def _scores(
     scorer: Scorer,
-    questions: Sequence[Question],
+    questions: Sequence[OptionQuestion],
     names: Sequence[str],
     how: str,
-    kept: Kept,
+    kept: AnswerCache,
     watch: Callable[[int], None] = lambda done: None,
 ) -> list[np.ndarray]:
     asked = [
-        Asked(name, digest(one.prefix, one.options) + ("" if one.before is None else digest(one.before)), how)
+        AnswerKey(
+            name,
+            session_digest(one.prefix, one.options) + ("" if one.before is None else session_digest(one.before)),
+            how,
+        )
         for name, one in zip(names, questions, strict=True)
     ]
     found = [kept.get(one) for one in asked]
@@ -119,11 +123,11 @@ def _scores(
 
 def _ranked(
     tokenizer: DecoderTokenizer,
-    prompt: Prompted,
-    question: Question,
+    prompt: EncodedPrompt,
+    question: OptionQuestion,
     sums: np.ndarray,
     bare: np.ndarray,
-) -> Ranked:
+) -> OptionRanking:
     options, delimiter = prompt.right.options, tokenizer.rules.target_delimiter
     # A delimiter of words is said before the option, and is none of it.
     said = len(tokenizer.continuation(delimiter)) if delimiter.strip() else 0
@@ -134,6 +138,6 @@ def _ranked(
         "per_byte": sums / np.array([max(1, len(one.encode())) for one in options]),
         "unconditional": sums - bare,
     }
-    return Ranked(
+    return OptionRanking(
         tuple(sums.tolist()), int(sums.argmax()), {name: int(values.argmax()) for name, values in ways.items()}
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from metalm_cli.data.examples.truncation import TextReader
-from metalm_cli.templates import Style
+from metalm_cli.data.examples.truncation import EncoderLimit
+from metalm_cli.templates import PromptStyle
 
 Protocol = Literal["finetuned", "in_context", "instruct"]
 """``finetuned`` (paper section 3.3): every answer is said greedily, unconstrained, and compared as it is.
@@ -19,7 +19,7 @@ PAPER_TEMPLATES = 5
 
 
 @dataclass(frozen=True)
-class Settings:
+class EvaluationSettings:
     """How tasks are evaluated.
 
     Args:
@@ -48,8 +48,8 @@ class Settings:
     limit: int | None = None
     length: int | None = None
     batch_size: int = 16
-    style: Style = field(default_factory=Style)
-    also: tuple[TextReader, ...] = ()
+    style: PromptStyle = field(default_factory=PromptStyle)
+    also: tuple[EncoderLimit, ...] = ()
     protocol: Protocol = "finetuned"
     shots: tuple[int, ...] = (0,)
     drawn: bool = False

@@ -22,7 +22,7 @@ LEAST = "0.4.13"
 """Oldest lm_eval that is known to work."""
 
 
-def require() -> None:
+def require_lm_eval() -> None:
     """See that lm_eval is there.
 
     Raises:
@@ -46,7 +46,7 @@ def register() -> None:
     Raises:
         MetalmError: lm_eval is not there, or too old.
     """
-    require()
+    require_lm_eval()
     try:
         import lm_eval.models  # noqa: F401  (a registry that is not empty is not filled)
         from lm_eval.api.registry import model_registry
@@ -80,7 +80,7 @@ def harness_command(
     Raises:
         MetalmError: lm_eval is not there, no task is named, or a name cannot be handed over.
     """
-    require()
+    require_lm_eval()
     if not tasks:
         raise MetalmError("no task of lm_eval is named", remedy="name one, as --harness hellaswag")
     for name in (str(model), *tasks):

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.inference import Interface, load
+from metalm_cli.inference import LanguageModel, load
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ SEQUENCES = 16
 """Sequences that are continued together with ``batch_size=auto`` on a CPU; four times as many first on a GPU."""
 
 
-def refuse(unknown: Iterable[str], known: Sequence[str]) -> None:
+def reject_unknown(unknown: Iterable[str], known: Sequence[str]) -> None:
     """Refuse arguments that nobody reads.
 
     Raises:
@@ -34,7 +34,7 @@ def refuse(unknown: Iterable[str], known: Sequence[str]) -> None:
         )
 
 
-def load_interface(pretrained: str, base: str | None, remote_code: bool) -> Interface:
+def load_language_model(pretrained: str, base: str | None, remote_code: bool) -> LanguageModel:
     """The model that is named.
 
     Raises:

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from metalm_cli.errors import Exit, MetalmError
-from metalm_cli.inference import Interface
-from metalm_cli.inference.scoring.question_rows import Question
-from metalm_cli.inference.scoring.shared_prefixes import shared_fronts
+from metalm_cli.inference import LanguageModel
+from metalm_cli.inference.scoring.question_rows import OptionQuestion
+from metalm_cli.inference.scoring.shared_prefixes import shared_prefixes
 from metalm_cli.sessions import TokenisedSession
 
 UNSET = 10**18
@@ -25,7 +25,7 @@ POSITIONS = 2048
 
 
 @dataclass(frozen=True)
-class Pair:
+class ContextAndContinuation:
     """What is read, and what is scored after it.
 
     Args:
@@ -39,7 +39,7 @@ class Pair:
     cut: int = 0
 
 
-class PairReader:
+class ContinuationTokenizer:
     """Tokenises requests for one model.
 
     Args:
@@ -55,7 +55,7 @@ class PairReader:
 
     def __init__(
         self,
-        interface: Interface,
+        interface: LanguageModel,
         *,
         add_start: bool | None = None,
         prefix_token_id: int | None = None,
@@ -106,7 +106,7 @@ class PairReader:
             wanted = own.starts_with(True, False)
         return [*([own.start_id] if wanted else []), *own.first(text)]
 
-    def pairs(self, requests: Sequence[tuple[str, str]]) -> list[Pair]:
+    def pairs(self, requests: Sequence[tuple[str, str]]) -> list[ContextAndContinuation]:
         """Tokenise requests.
 
         Args:
@@ -130,7 +130,7 @@ class PairReader:
             found.append(self.pair(first, after, request[1]))
         return found
 
-    def pair(self, context: Sequence[int], continuation: Sequence[int], text: str = "") -> Pair:
+    def pair(self, context: Sequence[int], continuation: Sequence[int], text: str = "") -> ContextAndContinuation:
         """A pair that the model can read, its context cut from the left where it is too long.
 
         Raises:
@@ -151,9 +151,9 @@ class PairReader:
             )
         kept = self.max_length + 1 - len(continuation)
         cut = max(0, len(context) - kept)
-        return Pair(tuple(context[cut:]), tuple(continuation), cut)
+        return ContextAndContinuation(tuple(context[cut:]), tuple(continuation), cut)
 
-    def windows(self, text: str) -> Iterator[Pair]:
+    def rolling_windows(self, text: str) -> Iterator[ContextAndContinuation]:
         """A text as disjoint continuations, each with as much before it as the model reads (one token at least).
 
         Args:
@@ -162,10 +162,10 @@ class PairReader:
         ids = self.encode([text])[text]
         size = self.max_length
         if ids:
-            yield Pair((self.prefix_token_id,), tuple(ids[:size]))
+            yield ContextAndContinuation((self.prefix_token_id,), tuple(ids[:size]))
         for begin in range(size, len(ids), size):
             end = min(begin + size, len(ids))
-            yield Pair(tuple(ids[end - size - 1 : begin]), tuple(ids[begin:end]))
+            yield ContextAndContinuation(tuple(ids[end - size - 1 : begin]), tuple(ids[begin:end]))
 
 
 def _moved(context: str, continuation: str) -> tuple[str, str]:
@@ -174,7 +174,7 @@ def _moved(context: str, continuation: str) -> tuple[str, str]:
     return (kept, context[len(kept) :] + continuation) if context else ("", continuation)
 
 
-def _length(interface: Interface, wanted: int | None) -> int:
+def _length(interface: LanguageModel, wanted: int | None) -> int:
     """Most tokens that the model reads.
 
     Raises:
@@ -198,7 +198,7 @@ def _length(interface: Interface, wanted: int | None) -> int:
     return length if has is None else min(length, has)
 
 
-def questions_of(pairs: Sequence[Pair]) -> tuple[list[Question], list[list[int]]]:
+def group_by_context(pairs: Sequence[ContextAndContinuation]) -> tuple[list[OptionQuestion], list[list[int]]]:
     """Pairs with the same context as one question each; beginnings that many of them share stand in front.
 
     Returns:
@@ -210,14 +210,14 @@ def questions_of(pairs: Sequence[Pair]) -> tuple[list[Question], list[list[int]]
     contexts = [np.array(context, dtype=np.int64) for context in groups]
     fronts: dict[bytes, TokenisedSession] = {}
     questions = []
-    for context, front, places in zip(contexts, shared_fronts(contexts), groups.values(), strict=True):
-        before = fronts.setdefault(context[:front].tobytes(), session_of(context[:front], "")) if front else None
+    for context, front, places in zip(contexts, shared_prefixes(contexts), groups.values(), strict=True):
+        before = fronts.setdefault(context[:front].tobytes(), tokens_to_session(context[:front], "")) if front else None
         options = tuple(np.array(pairs[at].continuation, dtype=np.int64) for at in places)
-        questions.append(Question(session_of(context[front:], f"request {places[0]}"), options, before))
+        questions.append(OptionQuestion(tokens_to_session(context[front:], f"request {places[0]}"), options, before))
     return questions, list(groups.values())
 
 
-def session_of(ids: Sequence[int] | np.ndarray, name: str) -> TokenisedSession:
+def tokens_to_session(ids: Sequence[int] | np.ndarray, name: str) -> TokenisedSession:
     """Tokens that are read and not scored."""
     array = np.asarray(ids, dtype=np.int64)
     return TokenisedSession(array, np.zeros(len(array), dtype=bool), (), name)

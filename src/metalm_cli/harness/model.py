@@ -14,12 +14,12 @@ from tqdm import tqdm
 
 from metalm_cli import __version__
 from metalm_cli.errors import Exit, MetalmError
-from metalm_cli.harness.arguments import device_of, dtype_of, load_interface, refuse, sequences_of
-from metalm_cli.harness.contexts_and_continuations import PairReader, questions_of, session_of
-from metalm_cli.inference import Interface
-from metalm_cli.inference.batch_generation import continuations
+from metalm_cli.harness.arguments import device_of, dtype_of, load_language_model, reject_unknown, sequences_of
+from metalm_cli.harness.contexts_and_continuations import ContinuationTokenizer, group_by_context, tokens_to_session
+from metalm_cli.inference import LanguageModel
+from metalm_cli.inference.batch_generation import generate_all
 from metalm_cli.inference.scoring.option_scorer import OptionScores, Scorer
-from metalm_cli.inference.scoring.question_rows import Question
+from metalm_cli.inference.scoring.question_rows import OptionQuestion
 from metalm_cli.sessions import Docked, Session, TokenisedSession
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class HarnessModel(TemplateLM):
 
     def __init__(
         self,
-        pretrained: str | Interface = "",
+        pretrained: str | LanguageModel = "",
         dtype: str = "float32",
         device: str | None = None,
         batch_size: int | str | None = 1,
@@ -65,9 +65,11 @@ class HarnessModel(TemplateLM):
         **unknown: Any,
     ) -> None:
         super().__init__()
-        refuse(unknown, [name for name in inspect.signature(HarnessModel).parameters if name != "unknown"])
+        reject_unknown(unknown, [name for name in inspect.signature(HarnessModel).parameters if name != "unknown"])
         if isinstance(pretrained, str):
-            interface = load_interface(pretrained, base, trust_remote_code).to(dtype_of(dtype)).to(device_of(device))
+            interface = (
+                load_language_model(pretrained, base, trust_remote_code).to(dtype_of(dtype)).to(device_of(device))
+            )
         else:
             interface = pretrained
         if dock is not None and interface.processors and dock not in interface.processors:
@@ -77,7 +79,7 @@ class HarnessModel(TemplateLM):
                 remedy="name one of them",
             )
         self.interface, self.dock = interface, dock
-        self.reader = PairReader(
+        self.reader = ContinuationTokenizer(
             interface, add_start=add_bos_token, prefix_token_id=prefix_token_id, max_length=max_length
         )
         self.scorer = Scorer(interface)
@@ -144,7 +146,7 @@ class HarnessModel(TemplateLM):
         if self.dock is None:
             pairs = self.reader.pairs(asked)
             _warn_of_cuts([pair.cut for pair in pairs], self.max_length)
-            questions, places = questions_of(pairs)
+            questions, places = group_by_context(pairs)
         else:
             questions, places = self._docked(asked)
         return self._scored(questions, places, asked, disable_tqdm)
@@ -155,14 +157,14 @@ class HarnessModel(TemplateLM):
         """The same for tokens: strings (or None), context and continuation of each."""
         pairs = [self.reader.pair(context, continuation) for _, context, continuation in requests]
         _warn_of_cuts([pair.cut for pair in pairs], self.max_length)
-        return self._scored(*questions_of(pairs), [one[0] for one in requests], disable_tqdm)
+        return self._scored(*group_by_context(pairs), [one[0] for one in requests], disable_tqdm)
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """Log-probability of each text, read by the decoder in disjoint windows."""
         texts = [one.args[0] for one in requests]
-        windows = [list(self.reader.windows(text)) for text in texts]
+        windows = [list(self.reader.rolling_windows(text)) for text in texts]
         pairs = [pair for found in windows for pair in found]
-        scores = iter(self._scored(*questions_of(pairs), [None] * len(pairs), disable_tqdm))
+        scores = iter(self._scored(*group_by_context(pairs), [None] * len(pairs), disable_tqdm))
         totals = [sum(next(scores)[0] for _ in found) for found in windows]
         for text, total in zip(texts, totals, strict=True):
             self.cache_hook.add_partial("loglikelihood_rolling", (text,), total)
@@ -170,7 +172,7 @@ class HarnessModel(TemplateLM):
 
     def _scored(
         self,
-        questions: Sequence[Question],
+        questions: Sequence[OptionQuestion],
         places: Sequence[Sequence[int]],
         asked: Sequence[Any],
         disable_tqdm: bool,
@@ -197,7 +199,7 @@ class HarnessModel(TemplateLM):
             self.scorer.score(questions, watch)
         return found
 
-    def _docked(self, asked: Sequence[tuple[str, str]]) -> tuple[list[Question], list[list[int]]]:
+    def _docked(self, asked: Sequence[tuple[str, str]]) -> tuple[list[OptionQuestion], list[list[int]]]:
         """Questions whose contexts are docked, and the request of each option."""
         own = self.interface.decoder_tokenizer
         groups: dict[str, list[int]] = {}
@@ -213,7 +215,7 @@ class HarnessModel(TemplateLM):
                 ids = [own.first(text) for text in texts]
             for at, option in zip(places, ids, strict=True):
                 self.reader.pair((), option, asked[at][1])
-            questions.append(Question(prefix, tuple(np.array(option, dtype=np.int64) for option in ids)))
+            questions.append(OptionQuestion(prefix, tuple(np.array(option, dtype=np.int64) for option in ids)))
         return questions, list(groups.values())
 
     def _read(self, context: str, name: str) -> TokenisedSession:
@@ -223,7 +225,7 @@ class HarnessModel(TemplateLM):
             MetalmError: It is longer than the encoder reads.
         """
         if not context:
-            return session_of((self.interface.decoder_tokenizer.start_id,), name)
+            return tokens_to_session((self.interface.decoder_tokenizer.start_id,), name)
         assert self.dock is not None
         try:
             return self.interface.tokenise(Session([Docked(self.dock, context)], name))
@@ -271,7 +273,7 @@ class HarnessModel(TemplateLM):
             done(count - counted)
             counted = count
 
-        texts = continuations(
+        texts = generate_all(
             self.interface,
             sessions,
             [most] * len(sessions),
@@ -301,7 +303,7 @@ class HarnessModel(TemplateLM):
         read = self.reader.encode(contexts)
         ids = [read[context] or [self.prefix_token_id] for context in contexts]
         _warn_of_cuts([max(0, len(one) - room) for one in ids], room)
-        return [session_of(one[-room:], f"request {at}") for at, one in enumerate(ids)]
+        return [tokens_to_session(one[-room:], f"request {at}") for at, one in enumerate(ids)]
 
 
 def _warn_of_cuts(cuts: Sequence[int], most: int) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from metalm_cli.inference.language_model import Conversation, Interface, load
+    from metalm_cli.inference.language_model import Conversation, LanguageModel, load
 
-__all__ = ["Conversation", "Interface", "load"]
+__all__ = ["Conversation", "LanguageModel", "load"]
 
 
 def __getattr__(name: str) -> Any:

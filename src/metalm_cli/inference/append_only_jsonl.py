@@ -15,7 +15,7 @@ BEGINS = b'{"format": 1, "metalm": '
 """With this a header begins; what is shorter, or has no line's end, is one that was cut off."""
 
 
-class AnswersFile:
+class OutputFile:
     """Answers of numbered lines under a header.
 
     Args:
@@ -48,7 +48,7 @@ class AnswersFile:
             self._file.close()
             raise
 
-    def __enter__(self) -> AnswersFile:
+    def __enter__(self) -> OutputFile:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from metalm_cli.errors import Exit, MetalmError
-from metalm_cli.inference.language_model import Interface
-from metalm_cli.inference.sampling import Drawing, Sampling
-from metalm_cli.inference.text_streaming import StopTexts, cut_at
+from metalm_cli.inference.language_model import LanguageModel
+from metalm_cli.inference.sampling import GumbelSampler, SamplingOptions
+from metalm_cli.inference.text_streaming import StopStrings, cut_at_stop
 from metalm_cli.sessions import Session, TokenisedSession
 
 TOLERANCE = 1e-4
@@ -24,7 +24,7 @@ UNCONSTRAINED = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
 
 
 @torch.no_grad()
-def pads_left(decoder: Any) -> bool:
+def measure_left_padding(decoder: Any) -> bool:
     """Whether a decoder continues a sequence that is padded on the left as it does without padding: measured.
 
     Args:
@@ -65,7 +65,7 @@ def _first_logits(decoder: Any, embeds: Tensor, mask: Tensor) -> Tensor:
     return torch.stack(said.logits)
 
 
-def batches(
+def plan_batches(
     lengths: Sequence[int],
     limits: Sequence[int],
     rooms: Sequence[int],
@@ -112,8 +112,8 @@ def batches(
         yield batch
 
 
-def continuations(
-    interface: Interface,
+def generate_all(
+    interface: LanguageModel,
     sessions: Sequence[Session | TokenisedSession],
     limits: Sequence[int],
     *,
@@ -141,7 +141,7 @@ def continuations(
     """
     texts = [""] * len(sessions)
     done = 0
-    for group in continued(interface, sessions, limits, batch_size=batch_size, budget=budget, **options):
+    for group in generate_in_batches(interface, sessions, limits, batch_size=batch_size, budget=budget, **options):
         for index, text in group:
             texts[index] = text
         done += len(group)
@@ -149,8 +149,8 @@ def continuations(
     return texts
 
 
-def sampled(
-    interface: Interface,
+def sample_all(
+    interface: LanguageModel,
     sessions: Sequence[Session | TokenisedSession],
     limits: Sequence[int],
     n: int,
@@ -194,7 +194,7 @@ def sampled(
         raise MetalmError(f"got {n} samples of each session, expected at least one")
     made = [one if isinstance(one, TokenisedSession) else interface.tokenise(one) for one in sessions]
     names = range(len(made)) if keys is None else keys
-    texts = continuations(
+    texts = generate_all(
         interface,
         [one for one in made for _ in range(n)],
         [limit for limit in limits for _ in range(n)],
@@ -202,15 +202,15 @@ def sampled(
         budget=budget,
         watch=watch,
         stop=stop,
-        sampling=Sampling(temperature, top_p, seed),
+        sampling=SamplingOptions(temperature, top_p, seed),
         keys=[(name, at) for name in names for at in range(n)],
         **options,
     )
     return [texts[at : at + n] for at in range(0, len(texts), n)]
 
 
-def continued(
-    interface: Interface,
+def generate_in_batches(
+    interface: LanguageModel,
     sessions: Sequence[Session | TokenisedSession],
     limits: Sequence[int],
     *,
@@ -218,7 +218,7 @@ def continued(
     budget: int | None = None,
     stop: Sequence[str] = (),
     leads: Sequence[str] | None = None,
-    sampling: Sampling | None = None,
+    sampling: SamplingOptions | None = None,
     keys: Sequence[tuple[int, ...]] | None = None,
     **options: Any,
 ) -> Iterator[list[tuple[int, str]]]:
@@ -244,18 +244,18 @@ def continued(
         MetalmError: As :func:`continuations`.
     """
     made = [one if isinstance(one, TokenisedSession) else interface.tokenise(one) for one in sessions]
-    rooms = [interface._room(one) for one in made]
+    rooms = [interface.positions_left(one) for one in made]
     most = [min(limit, room) for limit, room in zip(limits, rooms, strict=True)]
     beams = options.get("num_beams", 1)
     first = [""] * len(made) if leads is None else leads
     names = [(index,) for index in range(len(made))] if keys is None else keys
-    groups = batches(
+    groups = plan_batches(
         [len(one) for one in made],
         most,
         rooms,
         max(1, (batch_size or sys.maxsize) // beams),
         budget=None if budget is None else budget // beams,
-        equal_lengths=batch_size != 1 and len(made) > 1 and not pads_left(interface.model.decoder),
+        equal_lengths=batch_size != 1 and len(made) > 1 and not measure_left_padding(interface.model.decoder),
         equal_limits=beams > 1,
     )
     waiting = list(groups)[::-1]
@@ -263,9 +263,9 @@ def continued(
         group = waiting.pop()
         chosen = dict(options)
         if sampling is not None:
-            chosen["logits_processor"] = LogitsProcessorList([Drawing(sampling, [names[one] for one in group])])
+            chosen["logits_processor"] = LogitsProcessorList([GumbelSampler(sampling, [names[one] for one in group])])
         if stop and beams == 1:
-            ends = StopTexts(interface, stop, [first[one] for one in group])
+            ends = StopStrings(interface, stop, [first[one] for one in group])
             chosen["stopping_criteria"] = StoppingCriteriaList([ends])
         length = max(most[one] for one in group)
         ids = None
@@ -273,16 +273,16 @@ def continued(
             ids = _continued(interface, [made[one] for one in group], length, chosen)
         except torch.OutOfMemoryError as error:
             if len(group) == 1:
-                raise no_memory(made[group[0]], length, beams) from error
+                raise generation_out_of_memory(made[group[0]], length, beams) from error
         if ids is None:
             torch.cuda.empty_cache()
             waiting += [group[len(group) // 2 :], group[: len(group) // 2]]
             continue
         rows = zip(group, ids.tolist(), strict=True)
-        yield [(index, cut_at(interface._text(row[: most[index]]), stop, first[index])) for index, row in rows]
+        yield [(index, cut_at_stop(interface.decode(row[: most[index]]), stop, first[index])) for index, row in rows]
 
 
-def no_memory(session: TokenisedSession, new: int, beams: int) -> MetalmError:
+def generation_out_of_memory(session: TokenisedSession, new: int, beams: int) -> MetalmError:
     """The error of a session that memory does not hold."""
     wide = f" with {beams} beams" if beams > 1 else ""
     return MetalmError(
@@ -294,9 +294,9 @@ def no_memory(session: TokenisedSession, new: int, beams: int) -> MetalmError:
 
 
 @torch.no_grad()
-def _continued(interface: Interface, sessions: Sequence[TokenisedSession], most: int, options: Any) -> Tensor:
+def _continued(interface: LanguageModel, sessions: Sequence[TokenisedSession], most: int, options: Any) -> Tensor:
     """New tokens of a batch: ``[b, n]``; what follows a document end is padding."""
-    batch = interface._batch(sessions)
+    batch = interface.collate(sessions)
     embeds = interface.model.embed(batch.decoder.input_ids, batch.docks)
     size = embeds.shape[1]
     padding = torch.tensor([size - len(one) for one in sessions], device=embeds.device)[:, None]

@@ -11,9 +11,16 @@ from typing import Any
 
 import metalm_cli
 from metalm_cli.errors import MetalmError
-from metalm_cli.inference.append_only_jsonl import AnswersFile
-from metalm_cli.inference.generation import Decoding, Layout, answers, image_encoder, open_image, session_of
-from metalm_cli.inference.language_model import Interface
+from metalm_cli.inference.append_only_jsonl import OutputFile
+from metalm_cli.inference.generation import (
+    DecodingOptions,
+    PromptRoute,
+    generate_answers,
+    image_encoder,
+    open_image,
+    text_to_session,
+)
+from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.sessions import Causal, Docked, Session, Span, TokenisedSession
 
 SHOWN = 8
@@ -24,7 +31,7 @@ SHAPES = ("text", "input", "session")
 
 
 @dataclass(frozen=True)
-class Line:
+class InputLine:
     """A line of the input.
 
     Args:
@@ -43,7 +50,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Requests:
+class InputFile:
     """An input file, checked.
 
     Args:
@@ -54,14 +61,14 @@ class Requests:
 
     path: Path
     sha256: str
-    lines: tuple[Line, ...]
+    lines: tuple[InputLine, ...]
 
     def place(self, image: str) -> Path:
         """The file of an image; a relative path begins at the input file's folder."""
         return self.path.parent / Path(image).expanduser()
 
 
-def read_requests(path: Path) -> Requests:
+def read_requests(path: Path) -> InputFile:
     """Read and check an input file.
 
     Args:
@@ -73,14 +80,14 @@ def read_requests(path: Path) -> Requests:
     """
     from metalm_cli.common.jsonl_files import lines
 
-    found: list[Line] = []
+    found: list[InputLine] = []
     wrong: list[str] = []
     for number, raw in lines(path):
         try:
             found.append(_line(number, raw))
         except ValueError as error:
             wrong.append(f"line {number}: {error}")
-    requests = Requests(path, _sha256(path), tuple(found))
+    requests = InputFile(path, _sha256(path), tuple(found))
     for line in found:
         wrong += [f"line {line.number}: {one}" for one in _missing_images(line, requests)]
     if wrong:
@@ -106,7 +113,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _line(number: int, raw: bytes) -> Line:
+def _line(number: int, raw: bytes) -> InputLine:
     """A line.
 
     Raises:
@@ -136,14 +143,14 @@ def _line(number: int, raw: bytes) -> Line:
         spans = row["session"]
         if not isinstance(spans, list) or not spans:
             raise ValueError("its session is no list of spans")
-        return Line(number, name, "", tuple(_span(at, span) for at, span in enumerate(spans, 1)), None)
+        return InputLine(number, name, "", tuple(_span(at, span) for at, span in enumerate(spans, 1)), None)
     text = row[shapes[0]] if shapes else ""
     _check_text(text, shapes[0] if shapes else "")
     if image is not None:
         _check_text(image, "image")
     if image is None and not text.strip():
         raise ValueError(f"its {shapes[0]} is empty")
-    return Line(number, name, text, (), image)
+    return InputLine(number, name, text, (), image)
 
 
 def _span(at: int, span: Any) -> Mapping[str, Any]:
@@ -180,7 +187,7 @@ def _check_text(value: Any, what: str) -> None:
         raise ValueError(f"its {what} holds half of a character (a lone surrogate)") from error
 
 
-def _images(line: Line) -> Iterator[str]:
+def _images(line: InputLine) -> Iterator[str]:
     """Images that a line certainly names; a docked text may be one, too, if its encoder reads images."""
     if line.image is not None:
         yield line.image
@@ -189,13 +196,13 @@ def _images(line: Line) -> Iterator[str]:
             yield span["docked"]["image"]
 
 
-def _missing_images(line: Line, requests: Requests) -> Iterator[str]:
+def _missing_images(line: InputLine, requests: InputFile) -> Iterator[str]:
     for image in _images(line):
         if not requests.place(image).is_file():
             yield f"there is no image {requests.place(image)}"
 
 
-def session_for(interface: Interface, line: Line, layout: Layout, requests: Requests) -> Session:
+def line_to_session(interface: LanguageModel, line: InputLine, layout: PromptRoute, requests: InputFile) -> Session:
     """The session of a line, its images read.
 
     Raises:
@@ -204,7 +211,7 @@ def session_for(interface: Interface, line: Line, layout: Layout, requests: Requ
     name = f"line {line.number}"
     if not line.spans:
         image = None if line.image is None else open_image(requests.place(line.image))
-        return session_of(interface, line.text, image, layout, name)
+        return text_to_session(interface, line.text, image, layout, name)
     spans: list[Span] = []
     for span in line.spans:
         if "causal" in span:
@@ -219,7 +226,7 @@ def session_for(interface: Interface, line: Line, layout: Layout, requests: Requ
     return Session(spans, name)
 
 
-def check_encoders(interface: Interface, requests: Requests) -> None:
+def check_encoders(interface: LanguageModel, requests: InputFile) -> None:
     """Refuse an input that docks into encoders which the model does not have.
 
     Raises:
@@ -245,8 +252,8 @@ def check_encoders(interface: Interface, requests: Requests) -> None:
                 )
 
 
-def header_of(
-    source: str, interface: Interface, requests: Requests, layout: Layout, decoding: Decoding
+def output_header(
+    source: str, interface: LanguageModel, requests: InputFile, layout: PromptRoute, decoding: DecodingOptions
 ) -> dict[str, Any]:
     """What stands in the first line of the answers: the model, the settings and the input, and a hash of them."""
     from metalm_cli.models.weights_hash import weights_sha256
@@ -260,7 +267,7 @@ def header_of(
     return {"format": 1, "metalm": metalm_cli.__version__, "hash": key, **known}
 
 
-def _reads_sha256(interface: Interface) -> str:
+def _reads_sha256(interface: LanguageModel) -> str:
     """A hash of how texts become tokens: tokenizers, token rules, and limits and kinds of the docks."""
     state = hashlib.sha256(json.dumps(interface.decoder_tokenizer.rules.to_dict(), sort_keys=True).encode())
     state.update(json.dumps(getattr(interface.model.config, "docking", None) or {}, sort_keys=True).encode())
@@ -273,15 +280,15 @@ def _reads_sha256(interface: Interface) -> str:
 
 def answer_file(
     source: str,
-    interface: Interface,
-    requests: Requests,
+    interface: LanguageModel,
+    requests: InputFile,
     path: Path,
-    layout: Layout,
-    decoding: Decoding,
+    layout: PromptRoute,
+    decoding: DecodingOptions,
     *,
     budget: int | None = None,
     watch: Callable[[int], None] = lambda done: None,
-) -> AnswersFile:
+) -> OutputFile:
     """Continue the lines that have no answer yet, and append each batch of answers.
 
     What an answer is depends on its line alone, not on what stands in the same batch or came before. A line that the
@@ -305,15 +312,15 @@ def answer_file(
             or the answers cannot be written.
     """
     check_encoders(interface, requests)
-    header = header_of(source, interface, requests, layout, decoding)
+    header = output_header(source, interface, requests, layout, decoding)
     names = {line.number: line.id for line in requests.lines}
-    with AnswersFile(path, header, names.keys()) as out:
+    with OutputFile(path, header, names.keys()) as out:
         watch(len(out.done))
         left = [line for line in requests.lines if line.number not in out.done]
         for at in range(0, len(left), WINDOW):
             ready, failed = _prepared(interface, left[at : at + WINDOW], layout, requests)
             out.append([_record(number, names[number], "error", why) for number, why in failed])
-            for batch in answers(interface, ready, decoding, budget):
+            for batch in generate_answers(interface, ready, decoding, budget):
                 out.append([_record(number, names[number], "text", text) for number, text in batch])
                 watch(len(out.done))
         watch(len(out.done))
@@ -325,16 +332,16 @@ def _record(number: int, name: str | int | None, key: str, value: str) -> dict[s
 
 
 def _prepared(
-    interface: Interface, lines: Sequence[Line], layout: Layout, requests: Requests
+    interface: LanguageModel, lines: Sequence[InputLine], layout: PromptRoute, requests: InputFile
 ) -> tuple[dict[int, tuple[Session, TokenisedSession]], list[tuple[int, str]]]:
     """Sessions by line number, and what is wrong with the others."""
     ready: dict[int, tuple[Session, TokenisedSession]] = {}
     failed: list[tuple[int, str]] = []
     for line in lines:
         try:
-            session = session_for(interface, line, layout, requests)
+            session = line_to_session(interface, line, layout, requests)
             made = interface.tokenise(session)
-            interface._room(made)
+            interface.positions_left(made)
         except MetalmError as error:
             failed.append((line.number, "; ".join(one for one in (error.what, error.where, error.why) if one)))
         else:

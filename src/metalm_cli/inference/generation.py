@@ -11,10 +11,15 @@ import torch
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.inference.batch_generation import UNCONSTRAINED, _continued, continued, no_memory
-from metalm_cli.inference.language_model import Interface
-from metalm_cli.inference.sampling import Drawing, Sampling
-from metalm_cli.inference.text_streaming import AnswerText, Teller, stopped_at
+from metalm_cli.inference.batch_generation import (
+    UNCONSTRAINED,
+    _continued,
+    generate_in_batches,
+    generation_out_of_memory,
+)
+from metalm_cli.inference.language_model import LanguageModel
+from metalm_cli.inference.sampling import GumbelSampler, SamplingOptions
+from metalm_cli.inference.text_streaming import TokenStreamer, VisibleText, stop_position
 from metalm_cli.sessions import Causal, Docked, Session, Span, TokenisedSession
 
 CPU_BUDGET = 4096
@@ -26,7 +31,7 @@ Place = Literal["docked", "causal"]
 
 
 @dataclass(frozen=True)
-class Decoding:
+class DecodingOptions:
     """How a session is continued.
 
     Args:
@@ -43,7 +48,7 @@ class Decoding:
     max_new_tokens: int = 128
     beams: int = 1
     length_penalty: float = 1.0
-    sampling: Sampling | None = None
+    sampling: SamplingOptions | None = None
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -59,7 +64,7 @@ class Decoding:
 
 
 @dataclass(frozen=True)
-class Said:
+class Generation:
     """What a model has said.
 
     Args:
@@ -75,7 +80,7 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Layout:
+class PromptRoute:
     """How a text becomes a session.
 
     Args:
@@ -88,8 +93,8 @@ class Layout:
     prompt: str = ""
 
 
-def session_of(
-    interface: Interface, text: str, image: Any = None, layout: Layout = Layout(), name: str = ""
+def text_to_session(
+    interface: LanguageModel, text: str, image: Any = None, layout: PromptRoute = PromptRoute(), name: str = ""
 ) -> Session:
     """The session of a text, an image, or both.
 
@@ -123,7 +128,7 @@ def session_of(
     return Session(spans, name)
 
 
-def text_encoder(interface: Interface) -> str | None:
+def text_encoder(interface: LanguageModel) -> str | None:
     """The encoder that texts are docked into: ``text``, or the first one for texts.
 
     A model without encoders has ``text``, too, as its sessions are lowered; None: the model's encoders read no text.
@@ -133,7 +138,7 @@ def text_encoder(interface: Interface) -> str | None:
     return _encoder(interface, "text")
 
 
-def image_encoder(interface: Interface) -> tuple[str, bool]:
+def image_encoder(interface: LanguageModel) -> tuple[str, bool]:
     """The encoder that images are docked into, and whether it is fused.
 
     Raises:
@@ -151,7 +156,7 @@ def image_encoder(interface: Interface) -> tuple[str, bool]:
     )
 
 
-def _encoder(interface: Interface, kind: str) -> str | None:
+def _encoder(interface: LanguageModel, kind: str) -> str | None:
     names = [name for name, one in interface.model.adapters.items() if one.kind == kind]
     return kind if kind in names else next(iter(names), None)
 
@@ -174,20 +179,20 @@ def open_image(path: Path) -> Any:
     raise MetalmError("an image cannot be read", where=str(path), why=why, remedy="check the path and the file")
 
 
-def answer_text(interface: Interface, session: Session, decoding: Decoding) -> AnswerText:
+def answer_text(interface: LanguageModel, session: Session, decoding: DecodingOptions) -> VisibleText:
     """What is shown: an answer after a dock without the delimiter and space around it, all of other continuations."""
     docked = bool(session.spans) and isinstance(session.spans[-1], Docked)
     delimiter = interface.decoder_tokenizer.rules.target_delimiter if docked else None
-    return AnswerText(decoding.stop, delimiter)
+    return VisibleText(decoding.stop, delimiter)
 
 
-def stream(
-    interface: Interface,
+def stream_answer(
+    interface: LanguageModel,
     session: Session,
-    decoding: Decoding = Decoding(),
+    decoding: DecodingOptions = DecodingOptions(),
     tell: Callable[[str], None] = lambda piece: None,
     key: int = 1,
-) -> Said:
+) -> Generation:
     """Continue a session, and tell the text as it is said.
 
     Args:
@@ -201,32 +206,32 @@ def stream(
         MetalmError: The session cannot be tokenised, or fills all positions of the decoder, or memory ends.
     """
     made = interface.tokenise(session)
-    room = interface._room(made)
+    room = interface.positions_left(made)
     most = min(decoding.max_new_tokens, room)
-    teller = Teller(interface.decoder_tokenizer, answer_text(interface, session, decoding), tell)
+    teller = TokenStreamer(interface.decoder_tokenizer, answer_text(interface, session, decoding), tell)
     options = decoding.options()
     if decoding.sampling is not None:
-        options["logits_processor"] = LogitsProcessorList([Drawing(decoding.sampling, [(key,)])])
+        options["logits_processor"] = LogitsProcessorList([GumbelSampler(decoding.sampling, [(key,)])])
     if decoding.beams == 1:
         options["stopping_criteria"] = StoppingCriteriaList([teller])
     try:
         ids = _continued(interface, [made], most, options)[0].tolist()
     except torch.OutOfMemoryError as error:
-        raise no_memory(made, most, decoding.beams) from error
-    text = interface._text(ids)
+        raise generation_out_of_memory(made, most, decoding.beams) from error
+    text = interface.decode(ids)
     shown = teller.answer.whole(text)
     teller.add(shown)
-    if stopped_at(text, decoding.stop, teller.answer.delimiter or "") is not None:
-        return Said(shown, len(ids), "stop")
+    if stop_position(text, decoding.stop, teller.answer.delimiter or "") is not None:
+        return Generation(shown, len(ids), "stop")
     if interface.decoder_tokenizer.document_id in ids:
-        return Said(shown, len(ids), "end")
-    return Said(shown, len(ids), "limit" if most == decoding.max_new_tokens else "positions")
+        return Generation(shown, len(ids), "end")
+    return Generation(shown, len(ids), "limit" if most == decoding.max_new_tokens else "positions")
 
 
-def answers(
-    interface: Interface,
+def generate_answers(
+    interface: LanguageModel,
     sessions: Mapping[int, tuple[Session, TokenisedSession]],
-    decoding: Decoding = Decoding(),
+    decoding: DecodingOptions = DecodingOptions(),
     budget: int | None = None,
 ) -> Iterator[list[tuple[int, str]]]:
     """Continue many sessions: each as :func:`stream` does with its number as the key.
@@ -244,7 +249,7 @@ def answers(
         MetalmError: A session fills all positions of the decoder, or memory ends.
     """
     numbers = list(sessions)
-    batches = continued(
+    batches = generate_in_batches(
         interface,
         [sessions[number][1] for number in numbers],
         [decoding.max_new_tokens] * len(numbers),

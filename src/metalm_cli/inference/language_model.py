@@ -30,7 +30,7 @@ from metalm_cli.sessions import (
 )
 
 
-class Interface:
+class LanguageModel:
     """A finished model and what belongs to it, in evaluation mode.
 
     Args:
@@ -55,14 +55,14 @@ class Interface:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    def to(self, device: Any) -> Interface:
+    def to(self, device: Any) -> LanguageModel:
         """Move the model."""
         self.model.to(device)
         return self
 
-    def _batch(self, sessions: Sequence[TokenisedSession]) -> Batch:
+    def collate(self, sessions: Sequence[TokenisedSession]) -> Batch:
         for session in sessions:
-            self._room(session, 0)
+            self.positions_left(session, 0)
         rows = [build_row([session]) for session in sessions]
         return collate(rows, self.processors, pad_id=self.decoder_tokenizer.pad_id).to(self.device)
 
@@ -82,7 +82,7 @@ class Interface:
         """
         sessions = _checked(sessions)
         named = [session if session.name else Session(session, f"session {at}") for at, session in enumerate(sessions)]
-        made = [self.tokenise(session, need_trained=True) for session in named]
+        made = [self.tokenise(session, require_targets=True) for session in named]
         for session in made:
             if session.trained[0]:
                 raise MetalmError(
@@ -94,10 +94,10 @@ class Interface:
         order = sorted(range(len(made)), key=lambda index: -len(made[index]))
         for at in range(0, len(order), batch_size):
             part = order[at : at + batch_size]
-            batch = self._batch([made[index] for index in part])
+            batch = self.collate([made[index] for index in part])
             _, losses = self.model.losses(batch)
             sums = torch.zeros(len(part), dtype=torch.float64).index_add_(
-                0, batch.decoder.owners.cpu(), -losses.double().cpu()
+                0, batch.decoder.target_segments.cpu(), -losses.double().cpu()
             )
             scores[part] = sums
         return scores
@@ -123,13 +123,13 @@ class Interface:
         texts = []
         for session in _checked(sessions):
             made = self.tokenise(session)
-            most = min(max_new_tokens, self._room(made))
-            batch = self._batch([made])
+            most = min(max_new_tokens, self.positions_left(made))
+            batch = self.collate([made])
             ids = self.model.generate(batch.decoder.input_ids, docks=batch.docks, max_new_tokens=most, **options)
-            texts.append(self._text(ids[0].tolist()))
+            texts.append(self.decode(ids[0].tolist()))
         return texts
 
-    def _room(self, session: TokenisedSession, need: int = 1) -> int:
+    def positions_left(self, session: TokenisedSession, need: int = 1) -> int:
         """Positions that the decoder has left after a session.
 
         Raises:
@@ -146,14 +146,14 @@ class Interface:
             )
         return limit - len(session)
 
-    def _text(self, ids: list[int]) -> str:
+    def decode(self, ids: list[int]) -> str:
         end = self.decoder_tokenizer.document_id
         return self.decoder_tokenizer.decode(ids[: ids.index(end)] if end in ids else ids)
 
     def start(self, session: Session) -> Conversation:
         """Read a session and keep its cache, to go on from."""
         conversation = Conversation(self)
-        conversation.read(self.tokenise(session))
+        conversation.append(self.tokenise(session))
         return conversation
 
 
@@ -180,7 +180,7 @@ class Conversation:
         length: Decoder positions read.
     """
 
-    def __init__(self, interface: Interface) -> None:
+    def __init__(self, interface: LanguageModel) -> None:
         from transformers import DynamicCache
 
         self.interface = interface
@@ -189,7 +189,7 @@ class Conversation:
         self.logits: Tensor | None = None
 
     @torch.no_grad()
-    def read(self, session: TokenisedSession) -> None:
+    def append(self, session: TokenisedSession) -> None:
         """Read more positions.
 
         Raises:
@@ -197,7 +197,7 @@ class Conversation:
         """
         self._left(len(session))
         model = self.interface.model
-        batch = self.interface._batch([session])
+        batch = self.interface.collate([session])
         embeds = model.embed(batch.decoder.input_ids, batch.docks)
         positions = torch.arange(self.length, self.length + len(session), device=embeds.device)[None]
         outputs = model.decoder(
@@ -229,7 +229,7 @@ class Conversation:
         Raises:
             MetalmError: A span cannot be tokenised.
         """
-        self.read(self.interface.tokenise(Session(spans), begun=True))
+        self.append(self.interface.tokenise(Session(spans), is_continuation=True))
         return self
 
     def reply(self, max_new_tokens: int = 64) -> str:
@@ -256,7 +256,7 @@ class Conversation:
 
 def load(
     source: str | Path, *, base: str | Path | None = None, offline: bool = False, trust_remote_code: bool = False
-) -> Interface:
+) -> LanguageModel:
     """Load a finished model.
 
     Args:
@@ -272,4 +272,4 @@ def load(
     Raises:
         MetalmError: Nothing is there that can be loaded.
     """
-    return Interface(*load_model(source, base=base, offline=offline, remote_code=trust_remote_code))
+    return LanguageModel(*load_model(source, base=base, offline=offline, remote_code=trust_remote_code))

@@ -7,7 +7,7 @@ import contextlib
 import torch
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.inference.language_model import Interface
+from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.sessions import Causal, Docked, Session, TextProcessor
 
@@ -16,7 +16,7 @@ GIVEN_WORDS = (24, 12, 6, 3)
 NEW_TOKENS = 32
 
 
-def continuations(assembly: Assembly, shown: list[str | Session]) -> list[tuple[str, str]]:
+def preview_continuations(assembly: Assembly, shown: list[str | Session]) -> list[tuple[str, str]]:
     """Continue the beginning of each text, docked if the model has a text encoder; and each session.
 
     Changes nothing of the model: evaluation mode while it works, no gradients, no random numbers.
@@ -28,7 +28,7 @@ def continuations(assembly: Assembly, shown: list[str | Session]) -> list[tuple[
     names = [name for name, one in assembly.processors.items() if isinstance(one, TextProcessor)]
     training = model.training
     model.eval()
-    interface = Interface(model, assembly.decoder_tokenizer, assembly.processors)
+    interface = LanguageModel(model, assembly.decoder_tokenizer, assembly.processors)
     found = []
     try:
         for text in shown:

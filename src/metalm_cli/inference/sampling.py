@@ -15,7 +15,7 @@ from metalm_cli.errors import MetalmError
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingOptions:
     """How tokens are drawn.
 
     Args:
@@ -43,7 +43,7 @@ class Sampling:
             raise MetalmError(f"got the seed {self.seed}, expected 0 or more")
 
 
-class Drawing(LogitsProcessor):
+class GumbelSampler(LogitsProcessor):
     """Makes the likeliest token a drawn one, so that greedy decoding samples.
 
     ``argmax(logits / temperature - log(E))`` with exponential ``E`` is a draw from the softmax (the Gumbel trick).
@@ -55,7 +55,7 @@ class Drawing(LogitsProcessor):
         keys: What each sequence's generator follows from, beside the seed: numbers, 0 or more.
     """
 
-    def __init__(self, sampling: Sampling, keys: Sequence[tuple[int, ...]]) -> None:
+    def __init__(self, sampling: SamplingOptions, keys: Sequence[tuple[int, ...]]) -> None:
         self.sampling = sampling
         self.generators = [np.random.default_rng([sampling.seed, *key]) for key in keys]
 
@@ -63,14 +63,14 @@ class Drawing(LogitsProcessor):
         """Scores whose argmax is the token drawn: ``[b, v]``."""
         scores = scores.float() / self.sampling.temperature
         if self.sampling.top_p < 1:
-            scores = nucleus(scores, self.sampling.top_p)
+            scores = nucleus_mask(scores, self.sampling.top_p)
         size = scores.shape[-1]
         waits = np.stack([one.standard_exponential(size) for one in self.generators])
         noise = -np.log(np.maximum(waits, np.finfo(np.float64).tiny)).astype(np.float32)
         return scores + torch.from_numpy(noise).to(scores.device)
 
 
-def nucleus(scores: Tensor, top_p: float) -> Tensor:
+def nucleus_mask(scores: Tensor, top_p: float) -> Tensor:
     """Scores with -inf for all but the likeliest tokens that together have a probability of ``top_p``, at least one.
 
     Args:

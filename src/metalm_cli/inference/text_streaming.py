@@ -68,7 +68,7 @@ def _tidies(tokenizer: Any) -> bool:
     return " ," not in text and " b" in text
 
 
-class AnswerText:
+class VisibleText:
     """What is shown of a text.
 
     Args:
@@ -83,22 +83,22 @@ class AnswerText:
 
     def whole(self, text: str) -> str:
         """What is shown of a finished text."""
-        text = cut_at(text, self.stop, self.delimiter or "")
-        return text if self.delimiter is None else without(text, self.delimiter)
+        text = cut_at_stop(text, self.stop, self.delimiter or "")
+        return text if self.delimiter is None else strip_delimiter(text, self.delimiter)
 
     def so_far(self, text: str) -> str:
         """What is shown of a text that goes on: the beginning of what :meth:`whole` will show, whatever follows."""
-        if stopped_at(text, self.stop, self.delimiter or "") is not None:
+        if stop_position(text, self.stop, self.delimiter or "") is not None:
             return self.whole(text)
         held = max((_overlap(text, one) for one in self.stop), default=0)
         text = text[: len(text) - held]
         if self.delimiter is None:
             return text
         said, mark = text.strip(), self.delimiter.strip()
-        return "" if len(said) < len(mark) and mark.startswith(said) else without(text, self.delimiter)
+        return "" if len(said) < len(mark) and mark.startswith(said) else strip_delimiter(text, self.delimiter)
 
 
-def without(text: str, delimiter: str) -> str:
+def strip_delimiter(text: str, delimiter: str) -> str:
     """What was said after the delimiter, which a model says first.
 
     >>> without(" Answer: yes ", " Answer:")
@@ -107,7 +107,7 @@ def without(text: str, delimiter: str) -> str:
     return text.strip().removeprefix(delimiter.strip()).strip()
 
 
-def stopped_at(text: str, stop: Sequence[str], lead: str = "") -> int | None:
+def stop_position(text: str, stop: Sequence[str], lead: str = "") -> int | None:
     """Where the first stop text begins: of several, the one that is complete first; None where there is none.
 
     Args:
@@ -127,13 +127,13 @@ def stopped_at(text: str, stop: Sequence[str], lead: str = "") -> int | None:
     return min(ends)[1] if ends else None
 
 
-def cut_at(text: str, stop: Sequence[str], lead: str = "") -> str:
+def cut_at_stop(text: str, stop: Sequence[str], lead: str = "") -> str:
     """A text up to its first stop text (:func:`stopped_at`).
 
     >>> cut_at("one\\n\\ntwo", ["\\n\\n"])
     'one'
     """
-    return text[: stopped_at(text, stop, lead)]
+    return text[: stop_position(text, stop, lead)]
 
 
 def _overlap(text: str, stop: str) -> int:
@@ -141,7 +141,7 @@ def _overlap(text: str, stop: str) -> int:
     return next((size for size in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:size])), 0)
 
 
-class StopTexts(StoppingCriteria):
+class StopStrings(StoppingCriteria):
     """Ends sequences of a batch that hold a stop text; looks every few tokens, so that more may have been said.
 
     Args:
@@ -161,11 +161,11 @@ class StopTexts(StoppingCriteria):
         if input_ids.shape[1] % EVERY == 0:
             texts = [self.interface._text(row) for row in input_ids.tolist()]
             said = zip(texts, self.leads, strict=True)
-            found = [stopped_at(text, self.stop, lead) is not None for text, lead in said]
+            found = [stop_position(text, self.stop, lead) is not None for text, lead in said]
         return torch.tensor(found, device=input_ids.device)
 
 
-class Teller(StoppingCriteria):
+class TokenStreamer(StoppingCriteria):
     """Tells the text of one sequence as it is said, and ends it at a stop text.
 
     Args:
@@ -178,7 +178,7 @@ class Teller(StoppingCriteria):
         stopped: A stop text has ended it.
     """
 
-    def __init__(self, tokenizer: DecoderTokenizer, answer: AnswerText, tell: Any) -> None:
+    def __init__(self, tokenizer: DecoderTokenizer, answer: VisibleText, tell: Any) -> None:
         self.end = tokenizer.document_id
         self.stream = TextStream(tokenizer)
         self.answer = answer
@@ -191,7 +191,7 @@ class Teller(StoppingCriteria):
         token = int(input_ids[0, -1])
         if token != self.end:
             text = self.stream.push(token)
-            self.stopped = stopped_at(text, self.answer.stop, self.answer.delimiter or "") is not None
+            self.stopped = stop_position(text, self.answer.stop, self.answer.delimiter or "") is not None
             self.add(self.answer.so_far(text))
         return torch.tensor([self.stopped], device=input_ids.device)
 

@@ -1,6 +1,6 @@
 """The embedded miniature world: a seeded generator of consistent facts and plain English documents about them."""
 
-from metalm_cli.miniworld.documents.render import Documents, Rendered, documents, render
+from metalm_cli.miniworld.documents.render import Documents, Rendered, miniworld_documents, render
 from metalm_cli.miniworld.facts import RELATIONS, Belonging, Building, Event, Fact, Family, Person, Pet, Relation, Town
 from metalm_cli.miniworld.world import World, world_of
 
@@ -18,7 +18,7 @@ __all__ = [
     "Rendered",
     "Town",
     "World",
-    "documents",
+    "miniworld_documents",
     "render",
     "world_of",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from metalm_cli.miniworld import lexicon as lex
 from metalm_cli.miniworld.facts import Belonging, Building, Event, Family, Person, Pet, Town
-from metalm_cli.miniworld.rng import Dice
+from metalm_cli.miniworld.rng import SeededRandom
 
 TOWN_COUNT = 10
 FAMILY_COUNT = 13
@@ -21,7 +21,7 @@ class Builder:
     """
 
     def __init__(self, seed: int) -> None:
-        self.dice = Dice(seed, "world")
+        self.dice = SeededRandom(seed, "world")
         self.women = self.dice.shuffled(lex.WOMEN)
         self.men = self.dice.shuffled(lex.MEN)
         self.pet_names = self.dice.shuffled(lex.PET_NAMES)

@@ -67,7 +67,7 @@ def plural(noun: str) -> str:
     return noun + "s"
 
 
-def third(verb: str) -> str:
+def third_person(verb: str) -> str:
     """The third person singular of a regular verb.
 
     >>> third("bark"), third("hiss")
@@ -88,7 +88,7 @@ def words(count: int) -> str:
     return _TENS[tens - 2] + (f"-{_SMALL[ones]}" if ones else "")
 
 
-def counted(count: int, noun: str) -> str:
+def number_with_noun(count: int, noun: str) -> str:
     """A number in words with its noun.
 
     >>> counted(1, "box"), counted(3, "box")
@@ -108,12 +108,12 @@ def listed(items: Sequence[str]) -> str:
     return f"{', '.join(items[:-1])} and {items[-1]}"
 
 
-def capital(text: str) -> str:
+def capitalise(text: str) -> str:
     """The text with its first letter as a capital."""
     return text[0].upper() + text[1:]
 
 
-def clock(hour: int) -> str:
+def clock_time(hour: int) -> str:
     """A full hour of the day, 5 to 22.
 
     >>> clock(7), clock(12), clock(15), clock(19)

@@ -197,18 +197,18 @@ class Family:
     children: tuple[str, ...]
 
 
-def pair(relation: str, one: str, other: str) -> Fact:
+def symmetric_fact(relation: str, one: str, other: str) -> Fact:
     """A fact of a symmetric relation, whichever way round its sides are given."""
     return Fact(relation, one, other) if one < other else Fact(relation, other, one)
 
 
-def total(one: int, other: int) -> Fact:
+def sum_fact(one: int, other: int) -> Fact:
     """The fact that two numbers make a third; also that of the two differences."""
     low, high = sorted((one, other))
     return Fact("sum", f"{low} + {high}", str(low + high))
 
 
-def times(one: int, other: int) -> Fact:
+def product_fact(one: int, other: int) -> Fact:
     """The fact of a product, whichever way round."""
     low, high = sorted((one, other))
     return Fact("product", f"{low} * {high}", str(low * high))

@@ -10,13 +10,13 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def number(*parts: object) -> int:
+def stable_hash(*parts: object) -> int:
     """A 64-bit number that depends on nothing but the written form of ``parts``."""
     written = "/".join(str(part) for part in parts)
     return int.from_bytes(hashlib.blake2b(written.encode(), digest_size=8).digest(), "big")
 
 
-class Dice:
+class SeededRandom:
     """Choices drawn from ``random.Random.random`` alone, the one method whose sequence Python guarantees.
 
     Args:
@@ -26,7 +26,7 @@ class Dice:
     __slots__ = ("roll",)
 
     def __init__(self, *parts: object) -> None:
-        self.roll = random.Random(number(*parts)).random
+        self.roll = random.Random(stable_hash(*parts)).random
         """A float in [0, 1)."""
 
     def below(self, limit: int) -> int:

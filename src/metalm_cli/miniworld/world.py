@@ -18,11 +18,11 @@ from metalm_cli.miniworld.facts import (
     Person,
     Pet,
     Town,
-    pair,
-    times,
-    total,
+    product_fact,
+    sum_fact,
+    symmetric_fact,
 )
-from metalm_cli.miniworld.rng import number
+from metalm_cli.miniworld.rng import stable_hash
 
 LARGEST_SUM = 20
 LARGEST_FACTOR = 6
@@ -118,7 +118,7 @@ class World:
 
     def _draw_held_out(self, fact: Fact) -> bool:
         share = RELATIONS[fact.relation].held_out
-        return share > 0 and number(self.seed, "held out", *fact) < share * 2**64
+        return share > 0 and stable_hash(self.seed, "held out", *fact) < share * 2**64
 
     def _all(self) -> Iterator[Fact]:
         yield from self._of_people()
@@ -159,9 +159,9 @@ class World:
     def _of_families(self) -> Iterator[Fact]:
         for family in self.families:
             if len(family.parents) == 2:
-                yield pair("spouse", *family.parents)
+                yield symmetric_fact("spouse", *family.parents)
             if len(family.grandparents) == 2:
-                yield pair("spouse", *family.grandparents)
+                yield symmetric_fact("spouse", *family.grandparents)
             for old in family.grandparents:
                 yield Fact("parent_of", old, family.parents[0])
                 for child in family.children:
@@ -170,9 +170,9 @@ class World:
                 for parent in family.parents:
                     yield Fact("parent_of", parent, child)
                 for other in family.children[place + 1 :]:
-                    yield pair("sibling", child, other)
+                    yield symmetric_fact("sibling", child, other)
         for one, other in self.friendships:
-            yield pair("friend", one, other)
+            yield symmetric_fact("friend", one, other)
 
     def _of_things(self) -> Iterator[Fact]:
         for pet in self.pets.values():
@@ -191,7 +191,7 @@ class World:
             for kind in town.buildings:
                 yield Fact("has_building", town.name, kind)
             for one, other in zip(town.buildings, town.buildings[1:], strict=False):
-                yield pair("next_to", f"{town.name} {one}", f"{town.name} {other}")
+                yield symmetric_fact("next_to", f"{town.name} {one}", f"{town.name} {other}")
             for beside in self.towns.values():
                 if town.y > beside.y:
                     yield Fact("north_of", town.name, beside.name)
@@ -250,10 +250,10 @@ def _of_kinds() -> Iterator[Fact]:
 def _of_numbers() -> Iterator[Fact]:
     for one in range(1, LARGEST_SUM):
         for other in range(one, LARGEST_SUM + 1 - one):
-            yield total(one, other)
+            yield sum_fact(one, other)
     for one in range(2, LARGEST_FACTOR + 1):
         for other in range(one, LARGEST_FACTOR + 1):
-            yield times(one, other)
+            yield product_fact(one, other)
 
 
 @lru_cache(maxsize=8)

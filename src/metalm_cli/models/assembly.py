@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from metalm_cli.config.schema.model import Lora, Model, Trains
+from metalm_cli.config.schema.model import Lora, Model, TrainedParts
 from metalm_cli.config.schema.recipes import FinetuneRecipe, PretrainRecipe
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.checkpoint_io import load_model, locate
 from metalm_cli.models.connectors import root_mean_square
-from metalm_cli.models.encoder_pretraining import load_alone
-from metalm_cli.models.encoders import TextAdapter, adapter_for
+from metalm_cli.models.encoder_pretraining import load_encoder_for_pretraining
+from metalm_cli.models.encoders import TextEncoderIO, encoder_io_for
 from metalm_cli.models.lora.adapter_files import adapter_in
-from metalm_cli.models.lora.inject import Adaptation, Base, adapt, merge, weights_hash
+from metalm_cli.models.lora.inject import LoraBase, LoraTargets, adapt, merge, weights_hash
 from metalm_cli.models.metalm import MetaLM, MetaLMConfig
-from metalm_cli.models.part_loader import PartLoader, is_bidirectional
-from metalm_cli.models.trainable import LORA, PartPolicy, apply_policy
+from metalm_cli.models.part_loader import PartLoader, measure_bidirectionality
+from metalm_cli.models.trainable import LORA, TrainPolicy, apply_policy
 from metalm_cli.sessions import DecoderTokenizer, Processor, TextProcessor, TokenRules
 
 Sample = Callable[[int], Iterator[str]]
@@ -44,12 +44,12 @@ class Assembly:
     model: Any
     tokenizer: DecoderTokenizer | None
     processors: dict[str, Processor]
-    policy: dict[str, PartPolicy] = field(default_factory=dict)
+    policy: dict[str, TrainPolicy] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    adaptation: Adaptation | None = None
+    adaptation: LoraTargets | None = None
 
     @property
-    def alone(self) -> bool:
+    def is_encoder_only(self) -> bool:
         """An encoder that trains alone."""
         return self.tokenizer is None
 
@@ -70,7 +70,7 @@ class Assembly:
         return found
 
 
-def assemble_recipe(
+def build_from_recipe(
     recipe: PretrainRecipe | FinetuneRecipe, sample: Sample, *, offline: bool = False, tokenizers: Path | None = None
 ) -> Assembly:
     """Assemble what a recipe trains: a MetaLM, a plain causal language model, or an encoder alone.
@@ -93,18 +93,18 @@ def assemble_recipe(
     }
     name = recipe.objective.name
     if name in ("mlm", "rtd"):
-        made = assemble_encoder(recipe.model, name, **settings)
+        made = build_encoder(recipe.model, name, **settings)
     else:
-        made = assemble(recipe.model, **settings)
+        made = build_metalm(recipe.model, **settings)
     _check_length(made, recipe.data.sequence_length)
     return made
 
 
 def _check_length(made: Assembly, length: int) -> None:
-    if made.alone:
+    if made.is_encoder_only:
         (processor,) = made.processors.values()
         assert isinstance(processor, TextProcessor)
-        limit = TextAdapter().positions(made.model, processor.tokenizer)
+        limit = TextEncoderIO().positions(made.model, processor.tokenizer)
         kind = made.model.config.model_type
     else:
         limit, kind = made.model.positions, made.model.decoder.config.model_type
@@ -116,7 +116,7 @@ def _check_length(made: Assembly, length: int) -> None:
         )
 
 
-def assemble(
+def build_metalm(
     model: Model,
     *,
     seed: int,
@@ -153,7 +153,7 @@ def assemble(
     return assembly
 
 
-def assemble_encoder(
+def build_encoder(
     model: Model,
     kind: str,
     *,
@@ -171,7 +171,7 @@ def assemble_encoder(
     torch.manual_seed(seed)
     ((name, options),) = model.encoders.items()
     loader = PartLoader(sample, offline, remote_code, tokenizers)
-    encoder, processor = load_alone(name, options, loader, kind)
+    encoder, processor = load_encoder_for_pretraining(name, options, loader, kind)
     assembly = Assembly(encoder, None, {name: processor}, {f"encoders.{name}": _policy(options)})
     apply_policy(assembly.parts(), assembly.policy)
     return assembly
@@ -184,11 +184,11 @@ def load_assembly(source: str | Path, *, offline: bool = False, remote_code: boo
     if merge(model):
         assembly.notes.append(f"the adapters of {source} are merged into the weights of their base")
     saved = model.config.training
-    assembly.policy = {name: PartPolicy(**saved.get(name, {})) for name in assembly.parts()}
+    assembly.policy = {name: TrainPolicy(**saved.get(name, {})) for name in assembly.parts()}
     return assembly
 
 
-def _retrain(assembly: Assembly, trains: Trains) -> None:
+def _retrain(assembly: Assembly, trains: TrainedParts) -> None:
     """Replace the policy of the parts, or of a finished model, where the recipe says so."""
     given = trains.model_dump(exclude_none=True)
     if given.get("decoder") == "none" and not assembly.processors:
@@ -201,11 +201,11 @@ def _retrain(assembly: Assembly, trains: Trains) -> None:
     for name in assembly.policy:
         chosen = given.get(name.partition(".")[0])
         if chosen is not None:
-            assembly.policy[name] = PartPolicy(chosen)
+            assembly.policy[name] = TrainPolicy(chosen)
     assembly.model.config.training = {name: vars(one) for name, one in assembly.policy.items()}
 
 
-def _base(checkpoint: str, folder: Path) -> Base:
+def _base(checkpoint: str, folder: Path) -> LoraBase:
     """The model that adapters will belong to.
 
     Raises:
@@ -218,10 +218,10 @@ def _base(checkpoint: str, folder: Path) -> Base:
             why="adapters belong to a model that lies on disk with all of its weights",
             remedy=f"merge it first: metalm export {checkpoint} --merge --out DIR; then name DIR with --model",
         )
-    return Base(checkpoint, folder, weights_hash(folder))
+    return LoraBase(checkpoint, folder, weights_hash(folder))
 
 
-def _adapt(assembly: Assembly, lora: Lora, trains: Trains, base: Base, seed: int) -> None:
+def _adapt(assembly: Assembly, lora: Lora, trains: TrainedParts, base: LoraBase, seed: int) -> None:
     """Freeze the decoder and the encoders, and put adapters into those that the recipe names."""
     chosen = {
         name: part
@@ -240,9 +240,9 @@ def _adapt(assembly: Assembly, lora: Lora, trains: Trains, base: Base, seed: int
     assembly.notes.append(str(assembly.adaptation))
     for name in assembly.policy:
         if name.startswith("connectors."):
-            assembly.policy[name] = PartPolicy(trains.connectors or "all")
+            assembly.policy[name] = TrainPolicy(trains.connectors or "all")
         else:
-            assembly.policy[name] = PartPolicy(LORA if name in chosen else "none")
+            assembly.policy[name] = TrainPolicy(LORA if name in chosen else "none")
 
 
 def _connect(model: Model, loader: PartLoader, seed: int) -> Assembly:
@@ -254,7 +254,7 @@ def _connect(model: Model, loader: PartLoader, seed: int) -> Assembly:
     connectors, docking = {}, {}
     for name, options in model.encoders.items():
         encoder, source = loader.encoder(name, options, tokenizer)
-        adapter = adapter_for(encoder.config)
+        adapter = encoder_io_for(encoder.config)
         docking[name] = {"kind": adapter.kind, "keep_special": options.keep_special, "max_length": options.max_length}
         processor = processors[name] = adapter.processor(name, source, encoder, docking[name])
         if isinstance(processor, TextProcessor):
@@ -292,12 +292,12 @@ def _rules(model: Model, config: Any) -> TokenRules:
     return TokenRules(**(saved["tokens"] if saved else model.tokens.model_dump()))
 
 
-def _policy(part: Any) -> PartPolicy:
-    return PartPolicy(part.train, part.learning_rate)
+def _policy(part: Any) -> TrainPolicy:
+    return TrainPolicy(part.train, part.learning_rate)
 
 
 def _check_bidirectional(name: str, encoder: Any) -> None:
-    if not is_bidirectional(encoder):
+    if not measure_bidirectionality(encoder):
         raise MetalmError(
             f"{type(encoder).__name__} is not a bidirectional encoder: its outputs do not depend on later tokens",
             where=f"model.encoders.{name}",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from metalm_cli.sessions import Stream
+from metalm_cli.sessions import PackedTokens
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -26,7 +26,7 @@ Mask = Any
 """None, a tensor, a block mask, or a dict of them by layer type."""
 
 
-def sees(stream: Stream, *, causal: bool = True, window: int | None = None, before: int = 0) -> Tensor:
+def sees(stream: PackedTokens, *, causal: bool = True, window: int | None = None, before: int = 0) -> Tensor:
     """Which position sees which.
 
     Args:
@@ -43,7 +43,7 @@ def sees(stream: Stream, *, causal: bool = True, window: int | None = None, befo
     chain, keys = segments, segments[:, None, :]
     seen = segments[:, :, None] == keys
     for _ in range(stream.depth):
-        chain = torch.where(chain >= 0, stream.parents.gather(1, chain.clamp(min=0)), chain)
+        chain = torch.where(chain >= 0, stream.parent_segments.gather(1, chain.clamp(min=0)), chain)
         seen = seen | ((chain[:, :, None] == keys) & (chain[:, :, None] >= 0))
     distance = positions[:, :, None] - positions[:, None, :]
     if causal:
@@ -58,7 +58,7 @@ def sees(stream: Stream, *, causal: bool = True, window: int | None = None, befo
 
 
 def dense_mask(
-    stream: Stream, dtype: torch.dtype, *, causal: bool = True, window: int | None = None, before: int = 0
+    stream: PackedTokens, dtype: torch.dtype, *, causal: bool = True, window: int | None = None, before: int = 0
 ) -> Tensor:
     """The additive mask ``[b, 1, s, before + s]``: 0 where a position is seen, else the lowest number of ``dtype``.
 
@@ -69,9 +69,11 @@ def dense_mask(
     return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
 
 
-def flex_predicate(stream: Stream, window: int | None = None) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+def flex_predicate(
+    stream: PackedTokens, window: int | None = None
+) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
     """The same rule for ``flex_attention``: whether query ``q`` of row ``b`` sees key ``k``."""
-    segments, positions, parents, depth = stream.segment_ids, stream.position_ids, stream.parents, stream.depth
+    segments, positions, parents, depth = stream.segment_ids, stream.position_ids, stream.parent_segments, stream.depth
 
     def predicate(b: Tensor, _head: Tensor, q: Tensor, k: Tensor) -> Tensor:
         chain, key = segments[b, q], segments[b, k]
@@ -86,7 +88,7 @@ def flex_predicate(stream: Stream, window: int | None = None) -> Callable[[Tenso
     return predicate
 
 
-def flex_mask(stream: Stream, window: int | None = None) -> BlockMask:
+def flex_mask(stream: PackedTokens, window: int | None = None) -> BlockMask:
     """A block mask of the rows for ``flex_attention``."""
     from torch.nn.attention.flex_attention import create_block_mask
 
@@ -94,7 +96,7 @@ def flex_mask(stream: Stream, window: int | None = None) -> BlockMask:
     return create_block_mask(flex_predicate(stream, window), b, None, s, s, device=stream.segment_ids.device)
 
 
-def decoder_mask(stream: Stream, config: Any, dtype: torch.dtype, before: int = 0) -> Mask:
+def decoder_mask(stream: PackedTokens, config: Any, dtype: torch.dtype, before: int = 0) -> Mask:
     """The attention mask to hand a decoder for packed rows.
 
     Args:

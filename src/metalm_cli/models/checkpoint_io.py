@@ -53,7 +53,7 @@ def load_model(
             )
         return _load_whole(folder, remote_code)
     saved = read_adapter(folder)
-    loaded = _load_whole(base_of(saved, base, offline=offline, remote_code=remote_code), remote_code)
+    loaded = _load_whole(find_adapter_base(saved, base, offline=offline, remote_code=remote_code), remote_code)
     attach(loaded[0], saved)
     loaded[0].eval()
     return loaded
@@ -69,7 +69,7 @@ def locate(source: str | Path, *, offline: bool = False, remote_code: bool = Fal
     return _model_in(path) or _named(str(source), offline, remote_code)
 
 
-def base_of(
+def find_adapter_base(
     saved: SavedAdapter, given: str | Path | None = None, *, offline: bool = False, remote_code: bool = False
 ) -> Path:
     """The folder of an adapter's base, with the weights that it was trained on.
@@ -115,7 +115,7 @@ def _load_whole(folder: Path, remote_code: bool) -> Loaded:
 
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=remote_code)
-        with quietly():
+        with silence_transformers():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=torch.float32,
@@ -174,7 +174,7 @@ def check_names(names: Iterable[str], folder: Path) -> None:
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
+def silence_transformers() -> Iterator[None]:
     """Without transformers' progress bars."""
     from transformers.utils import logging
 

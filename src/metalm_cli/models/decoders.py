@@ -15,7 +15,7 @@ from torch import Tensor
 
 from metalm_cli.models.attention import decoder_mask
 from metalm_cli.models.loss import Head
-from metalm_cli.sessions import Stream
+from metalm_cli.sessions import PackedTokens
 
 TOLERANCE = 1e-4
 """Largest relative difference that :func:`probe` takes for equal."""
@@ -56,7 +56,7 @@ def head_of(decoder: Any) -> Head:
     return Head(layer.weight, getattr(layer, "bias", None), scale, getattr(config, "final_logit_softcapping", None))
 
 
-def hidden_states(decoder: Any, embeds: Tensor, stream: Stream, cache: Any = None) -> Tensor:
+def hidden_states(decoder: Any, embeds: Tensor, stream: PackedTokens, cache: Any = None) -> Tensor:
     """Last hidden states of packed rows: ``[b, s, h]``.
 
     Args:
@@ -69,12 +69,12 @@ def hidden_states(decoder: Any, embeds: Tensor, stream: Stream, cache: Any = Non
     return outputs.last_hidden_state
 
 
-def full_logits(decoder: Any, embeds: Tensor, stream: Stream, cache: Any = None) -> Tensor:
+def full_logits(decoder: Any, embeds: Tensor, stream: PackedTokens, cache: Any = None) -> Tensor:
     """Logits of every position by the decoder's own forward pass: ``[b, s, v]``; arguments as :func:`hidden_states`."""
     return decoder(**_inputs(decoder, embeds, stream, cache)).logits
 
 
-def _inputs(decoder: Any, embeds: Tensor, stream: Stream, cache: Any = None) -> dict[str, Any]:
+def _inputs(decoder: Any, embeds: Tensor, stream: PackedTokens, cache: Any = None) -> dict[str, Any]:
     inputs: dict[str, Any] = {"inputs_embeds": embeds, "use_cache": cache is not None}
     if cache is not None:
         inputs["past_key_values"] = cache
@@ -88,7 +88,7 @@ def _inputs(decoder: Any, embeds: Tensor, stream: Stream, cache: Any = None) -> 
 
 
 @torch.no_grad()
-def probe(decoder: Any) -> DecoderTraits:
+def measure_decoder(decoder: Any) -> DecoderTraits:
     """Measure a decoder on a few tokens. Changes nothing: evaluation mode, no gradients, no random numbers."""
     training, attention = decoder.training, decoder.config._attn_implementation
     decoder.eval()
@@ -127,14 +127,14 @@ def _packs(decoder: Any, first: Tensor, second: Tensor, logits: Tensor) -> bool:
     n, m = first.shape[1], second.shape[1]
     device = first.device
     none = torch.zeros(0, dtype=torch.long, device=device)
-    stream = Stream(
+    stream = PackedTokens(
         input_ids=torch.cat([first, second], 1),
         position_ids=torch.cat([torch.arange(n, device=device), torch.arange(m, device=device)])[None],
         segment_ids=torch.tensor([[0] * n + [1] * m], device=device),
-        parents=torch.tensor([[-1, -1]], device=device),
+        parent_segments=torch.tensor([[-1, -1]], device=device),
         predict_at=none,
         targets=none,
-        owners=none,
+        target_segments=none,
         uniforms=None,
         plain=False,
     )

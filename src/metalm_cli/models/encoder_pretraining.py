@@ -11,12 +11,12 @@ from torch import Tensor
 from metalm_cli.config.schema.model import Encoder
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.attention import dense_mask
-from metalm_cli.models.encoders import adapter_for, first_position
+from metalm_cli.models.encoders import encoder_io_for, first_position
 from metalm_cli.models.part_loader import PartLoader
-from metalm_cli.sessions import ROOT, Stream, TextProcessor
+from metalm_cli.sessions import ROOT, PackedTokens, TextProcessor
 
 
-def load_alone(name: str, part: Encoder, loader: PartLoader, kind: str) -> tuple[Any, TextProcessor]:
+def load_encoder_for_pretraining(name: str, part: Encoder, loader: PartLoader, kind: str) -> tuple[Any, TextProcessor]:
     """Load or make an encoder with the head that its objective trains.
 
     Args:
@@ -34,7 +34,7 @@ def load_alone(name: str, part: Encoder, loader: PartLoader, kind: str) -> tuple
     folder = loader.folder(part.checkpoint, part.revision)
     config, tokenizer = loader.encoder_config(part, folder, where, None)
     auto = AutoModelForMaskedLM if kind == "mlm" else AutoModelForPreTraining
-    fits = type(config) in auto._model_mapping and adapter_for(config).kind == "text"
+    fits = type(config) in auto._model_mapping and encoder_io_for(config).kind == "text"
     if kind == "rtd":
         fits = fits and config.model_type in ("electra", "metalm-encoder")
     if not fits:
@@ -45,7 +45,7 @@ def load_alone(name: str, part: Encoder, loader: PartLoader, kind: str) -> tuple
         )
     model = loader.build(auto, config, folder, where, {}, new_head=True)
     options = {"max_length": part.max_length, "keep_special": part.keep_special}
-    processor = adapter_for(config).processor(name, tokenizer, model, options)
+    processor = encoder_io_for(config).processor(name, tokenizer, model, options)
     assert isinstance(processor, TextProcessor)
     if tokenizer.mask_token_id is None:
         raise MetalmError(
@@ -81,7 +81,7 @@ def make_generator(encoder: Any, size: float) -> Any:
     return generator
 
 
-def row_inputs(model: Any, input_ids: Tensor, stream: Stream) -> dict[str, Tensor]:
+def row_inputs(model: Any, input_ids: Tensor, stream: PackedTokens) -> dict[str, Tensor]:
     """What an encoder, or an encoder with a head, is given so that the documents of a row do not see each other.
 
     Args:
@@ -98,13 +98,13 @@ def row_inputs(model: Any, input_ids: Tensor, stream: Stream) -> dict[str, Tenso
     }
 
 
-def encode(model: Any, input_ids: Tensor, stream: Stream) -> Tensor:
+def encode(model: Any, input_ids: Tensor, stream: PackedTokens) -> Tensor:
     """Last hidden states of packed rows: ``[b, s, h]``; arguments as :func:`row_inputs`."""
     return model.base_model(**row_inputs(model, input_ids, stream)).last_hidden_state
 
 
 @torch.no_grad()
-def encoder_packs(model: Any) -> bool:
+def measure_encoder_packing(model: Any) -> bool:
     """Whether packed rows with a block mask give the outputs of unpacked ones; measured on a few tokens.
 
     An explicit mask would also bypass local windows, so encoders that have them are not packed.
@@ -120,7 +120,7 @@ def encoder_packs(model: Any) -> bool:
     segments = torch.tensor([[0] * 5 + [1] * 4], device=device)
     parents = torch.full((1, 2), ROOT, device=device)
     none = torch.zeros(0, dtype=torch.long, device=device)
-    stream = Stream(ids, positions, segments, parents, none, none, none, None, plain=False)
+    stream = PackedTokens(ids, positions, segments, parents, none, none, none, None, plain=False)
     try:
         packed = encode(model, ids, stream)
         apart = torch.cat([model.base_model(input_ids=part).last_hidden_state for part in (ids[:, :5], ids[:, 5:])], 1)

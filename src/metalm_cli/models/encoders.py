@@ -24,7 +24,7 @@ DEFAULT_LENGTH = 512
 """Most tokens of a docked text where neither recipe nor encoder sets a limit (the paper's)."""
 
 
-class EncoderAdapter(Protocol):
+class EncoderIO(Protocol):
     """What the model needs to know about a family of encoders."""
 
     kind: str
@@ -50,7 +50,7 @@ class EncoderAdapter(Protocol):
         """Run the encoder: ``[u, l, width]``."""
 
 
-class TextAdapter:
+class TextEncoderIO:
     """Any bidirectional text encoder: content tokens are docked."""
 
     kind = "text"
@@ -106,7 +106,7 @@ def first_position(model: Any) -> int:
     return 0
 
 
-class VisionAdapter:
+class VisionEncoderIO:
     """Any vision transformer with one output per patch: patches are docked, class vectors are not."""
 
     kind = "vision"
@@ -154,11 +154,11 @@ def _pair(value: Any) -> tuple[int, int]:
     return (value[0], value[1]) if isinstance(value, list | tuple) else (value, value)
 
 
-def adapter_for(config: Any) -> EncoderAdapter:
+def encoder_io_for(config: Any) -> EncoderIO:
     """The adapter of an encoder, by its config."""
     if hasattr(config, "patch_size") and hasattr(config, "num_channels"):
-        return VisionAdapter()
-    return TextAdapter()
+        return VisionEncoderIO()
+    return TextEncoderIO()
 
 
 def without_pooler(model_class: Any) -> dict[str, bool]:

@@ -15,8 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from metalm_cli.models.connectors import Connector
-from metalm_cli.models.decoders import DecoderTraits, full_logits, head_of, hidden_states, probe
-from metalm_cli.models.encoders import adapter_for, without_pooler
+from metalm_cli.models.decoders import DecoderTraits, full_logits, head_of, hidden_states, measure_decoder
+from metalm_cli.models.encoders import encoder_io_for, without_pooler
 from metalm_cli.models.loss import linear_cross_entropy
 from metalm_cli.sessions import Batch, DockTable
 
@@ -75,7 +75,7 @@ class Parts(nn.ModuleDict):
 
 def build_encoder(config: PreTrainedConfig) -> Any:
     """An encoder with fresh weights, without a pooler."""
-    auto = adapter_for(config).load_class(config)
+    auto = encoder_io_for(config).load_class(config)
     model_class = auto._model_mapping[type(config)]
     return auto.from_config(config, trust_remote_code=False, **without_pooler(model_class))
 
@@ -119,10 +119,10 @@ class MetaLM(PreTrainedModel):
         target = self.decoder.get_input_embeddings().embedding_dim
         self.connectors = nn.ModuleDict()
         for name, encoder in encoders.items():
-            width = adapter_for(encoder.config).width(encoder.config)
+            width = encoder_io_for(encoder.config).width(encoder.config)
             shape = config.connectors[name]
             self.connectors[name] = Connector(shape["kind"], width, target, shape.get("layers", 1))
-        self.adapters = {name: adapter_for(encoder.config) for name, encoder in encoders.items()}
+        self.adapters = {name: encoder_io_for(encoder.config) for name, encoder in encoders.items()}
         self._traits: DecoderTraits | None = None
         self.post_init()
 
@@ -133,7 +133,7 @@ class MetaLM(PreTrainedModel):
     def traits(self) -> DecoderTraits:
         """What the decoder was measured to do (once)."""
         if self._traits is None:
-            self._traits = probe(self.decoder)
+            self._traits = measure_decoder(self.decoder)
         return self._traits
 
     @property
@@ -153,7 +153,7 @@ class MetaLM(PreTrainedModel):
 
     # -- input vectors ------------------------------------------------------------------------------------------------
 
-    def docked(self, name: str, table: DockTable) -> Tensor:
+    def dock_vectors(self, name: str, table: DockTable) -> Tensor:
         """Connector outputs of every distinct content: ``[t, d]``."""
         encoder = self.encoders[name]
         trains = any(parameter.requires_grad for parameter in encoder.parameters())
@@ -176,8 +176,8 @@ class MetaLM(PreTrainedModel):
             return embeds
         flat = embeds.reshape(-1, embeds.shape[-1])
         for name, table in docks.items():
-            vectors = self.docked(name, table)[table.source]
-            flat = flat.index_copy(0, table.at, vectors.to(flat.dtype))
+            vectors = self.dock_vectors(name, table)[table.content_index]
+            flat = flat.index_copy(0, table.positions, vectors.to(flat.dtype))
         return flat.view_as(embeds)
 
     # -- losses -------------------------------------------------------------------------------------------------------

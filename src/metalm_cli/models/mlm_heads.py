@@ -45,7 +45,7 @@ def _head(layer: Any) -> Head:
 
 
 @torch.no_grad()
-def head_matches(model: Any) -> bool:
+def measure_head(model: Any) -> bool:
     """Whether :func:`masked_head` gives the model's own logits, measured on a few tokens."""
     parts = masked_head(model)
     if parts is None:

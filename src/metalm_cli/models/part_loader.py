@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from metalm_cli.common.hub import model_folder
 from metalm_cli.config.schema.model import Decoder, Encoder, NewTokenizer
 from metalm_cli.errors import MetalmError
-from metalm_cli.models.encoders import adapter_for, first_line, load_tokenizer, without_pooler
+from metalm_cli.models.encoders import encoder_io_for, first_line, load_tokenizer, without_pooler
 from metalm_cli.models.tokenizer_training import train_tokenizer
 
 DROPOUTS = ("dropout", "pdrop")
@@ -91,7 +91,7 @@ class PartLoader:
         where = f"model.encoders.{name}"
         folder = self.folder(part.checkpoint, part.revision)
         config, source = self.encoder_config(part, folder, where, decoder_tokenizer)
-        auto = adapter_for(config).load_class(config)
+        auto = encoder_io_for(config).load_class(config)
         if not self._knows(auto, config):
             raise MetalmError(
                 f"a {config.model_type} model has no encoder that can be docked",
@@ -105,7 +105,7 @@ class PartLoader:
     def encoder_config(self, part: Encoder, folder: Path | None, where: str, decoder_tokenizer: Any) -> tuple[Any, Any]:
         """An encoder's config, and its tokenizer or the folder that holds its image processor."""
         config = self.config(part, folder, where, None)
-        if adapter_for(config).kind != "text":
+        if encoder_io_for(config).kind != "text":
             return config, folder if folder is not None else self._fresh_image_processor(config)
         if part.tokenizer == "same":
             tokenizer = decoder_tokenizer
@@ -263,7 +263,7 @@ def set_dropout(config: Any, rate: float) -> None:
 
 
 @torch.no_grad()
-def is_bidirectional(encoder: Any) -> bool:
+def measure_bidirectionality(encoder: Any) -> bool:
     """Whether a text encoder's first outputs depend on later tokens; measured on a few tokens."""
     training = encoder.training
     encoder.eval()

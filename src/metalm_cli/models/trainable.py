@@ -12,7 +12,7 @@ from metalm_cli.errors import MetalmError
 
 
 @dataclass(frozen=True)
-class PartPolicy:
+class TrainPolicy:
     """How one part trains.
 
     Args:
@@ -38,14 +38,14 @@ class PartSummary:
 
 LORA = "lora"
 """Policy of a part whose low-rank adapters train, and nothing else of it."""
-LORA_MARK = ".lora_"
+LORA_PARAMETER_MARK = ".lora_"
 """Stands in the names of adapters' parameters."""
 
 BARE_TABLES = ("_embedding", "_embeddings", "_token")
 """Names of embeddings that are parameters without a module (positions and class vectors of vision transformers)."""
 
 
-def layers_of(module: nn.Module) -> list[nn.Module]:
+def transformer_layers(module: nn.Module) -> list[nn.Module]:
     """The layers of a stack: its longest list of modules of one class; a connector's linear layers."""
     if isinstance(module, nn.Sequential):
         return [layer for layer in module if isinstance(layer, nn.Linear)]
@@ -56,7 +56,7 @@ def layers_of(module: nn.Module) -> list[nn.Module]:
     return best
 
 
-def freeze(name: str, module: nn.Module, train: str) -> None:
+def set_trained_parameters(name: str, module: nn.Module, train: str) -> None:
     """Set which parameters of a part train.
 
     Raises:
@@ -65,10 +65,10 @@ def freeze(name: str, module: nn.Module, train: str) -> None:
     module.requires_grad_(train == "all")
     if train == LORA:
         for key, parameter in module.named_parameters():
-            parameter.requires_grad_(LORA_MARK in key)
+            parameter.requires_grad_(LORA_PARAMETER_MARK in key)
     if not train.startswith("last_"):
         return
-    layers = layers_of(module)
+    layers = transformer_layers(module)
     count = int(train.removeprefix("last_"))
     if count > len(layers):
         raise MetalmError(
@@ -80,7 +80,7 @@ def freeze(name: str, module: nn.Module, train: str) -> None:
         layer.requires_grad_(True)
 
 
-def apply_policy(parts: Mapping[str, nn.Module], policy: Mapping[str, PartPolicy]) -> None:
+def apply_policy(parts: Mapping[str, nn.Module], policy: Mapping[str, TrainPolicy]) -> None:
     """Freeze and free the parameters of every part.
 
     Args:
@@ -91,7 +91,7 @@ def apply_policy(parts: Mapping[str, nn.Module], policy: Mapping[str, PartPolicy
         MetalmError: Nothing trains at all.
     """
     for name, part in parts.items():
-        freeze(name, part, policy[name].train)
+        set_trained_parameters(name, part, policy[name].train)
     if not any(parameter.requires_grad for part in parts.values() for parameter in part.parameters()):
         raise MetalmError(
             "no parameter trains", where="model", remedy="set train: all or last_N on at least one of the parts"
@@ -99,7 +99,7 @@ def apply_policy(parts: Mapping[str, nn.Module], policy: Mapping[str, PartPolicy
 
 
 def parameter_groups(
-    parts: Mapping[str, nn.Module], policy: Mapping[str, PartPolicy], learning_rate: float, weight_decay: float
+    parts: Mapping[str, nn.Module], policy: Mapping[str, TrainPolicy], learning_rate: float, weight_decay: float
 ) -> list[dict[str, Any]]:
     """Optimiser groups: one per part and kind of decay. Biases, norms and embeddings do not decay.
 
@@ -125,7 +125,7 @@ def parameter_groups(
 
 
 def summaries(
-    parts: Mapping[str, nn.Module], policy: Mapping[str, PartPolicy], learning_rate: float
+    parts: Mapping[str, nn.Module], policy: Mapping[str, TrainPolicy], learning_rate: float
 ) -> Iterator[PartSummary]:
     """Total and trained parameters of each part."""
     for name, part in parts.items():

@@ -8,8 +8,8 @@ from metalm_cli.config.schema.objectives import MaskedLM, ReplacedTokens
 from metalm_cli.config.schema.recipes import PretrainRecipe
 from metalm_cli.objectives.base import DocumentObjective, Objective, Term
 from metalm_cli.objectives.language import LanguageObjective
-from metalm_cli.objectives.masked_lm import MaskedObjective
-from metalm_cli.objectives.replaced_token_detection import DetectionObjective
+from metalm_cli.objectives.masked_lm import MaskedLMObjective
+from metalm_cli.objectives.replaced_token_detection import ReplacedTokenObjective
 
 if TYPE_CHECKING:
     from metalm_cli.models.assembly import Assembly
@@ -21,7 +21,7 @@ def make_objective(recipe: PretrainRecipe, assembly: Assembly) -> DocumentObject
     """The objective of a recipe, for an assembled model."""
     options = recipe.objective
     if isinstance(options, MaskedLM):
-        return MaskedObjective(options, assembly)
+        return MaskedLMObjective(options, assembly)
     if isinstance(options, ReplacedTokens):
-        return DetectionObjective(options, assembly)
+        return ReplacedTokenObjective(options, assembly)
     return LanguageObjective(options, assembly)

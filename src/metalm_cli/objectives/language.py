@@ -69,11 +69,11 @@ def prefix_span(tokens: int, rng: np.random.Generator, *, low: int, high: int) -
     return [(0, int(rng.integers(low, min(high, tokens - 1) + 1)))]
 
 
-def no_spans(_tokens: int, _rng: np.random.Generator) -> list[tuple[int, int]]:
+def causal_spans(_tokens: int, _rng: np.random.Generator) -> list[tuple[int, int]]:
     return []
 
 
-def draw_of(objective: SemiCausal | CausalLM | PrefixLM) -> Draw:
+def span_drawer_of(objective: SemiCausal | CausalLM | PrefixLM) -> Draw:
     """How an objective draws spans."""
     if isinstance(objective, SemiCausal):
         low, high = objective.span_length
@@ -81,7 +81,7 @@ def draw_of(objective: SemiCausal | CausalLM | PrefixLM) -> Draw:
     if isinstance(objective, PrefixLM):
         low, high = objective.prefix_length
         return partial(prefix_span, low=low, high=high)
-    return no_spans
+    return causal_spans
 
 
 class LanguageObjective:
@@ -109,7 +109,7 @@ class LanguageObjective:
         return SessionWriter(
             self.assembly.decoder_tokenizer,
             self.processor,
-            draw_of(options),
+            span_drawer_of(options),
             data.sequence_length,
             isolate=data.isolate_documents,
             packs=self.assembly.model.traits.packs,
@@ -121,7 +121,7 @@ class LanguageObjective:
         options = data.validation.objective or self.options
         assert not isinstance(options, MaskedLM | ReplacedTokens), "the schema refuses encoder objectives here"
         writer = self._writer(options, data, 0)
-        return [build_row([session], counts=counts) for session, counts in writer.windows(texts)]
+        return [build_row([session], counts=counts) for session, counts in writer.validation_windows(texts)]
 
     def collate(self, rows: list[Row], length: int | None = None) -> Batch:
         tokenizer = self.assembly.decoder_tokenizer
@@ -177,7 +177,7 @@ class LanguageModelStep(nn.Module):
             return self.model.losses(batch, weights)
         device = batch.decoder.input_ids.device
         unused = [name for name in self.model.encoders if name not in batch.docks]
-        dummies = {name: dummy_table(self.processors[name], device) for name in unused}
+        dummies = {name: dummy_dock(self.processors[name], device) for name in unused}
         docks = {name: batch.docks[name] if name in batch.docks else dummies[name] for name in self.model.encoders}
         with _without_dropout([self.model.encoders[name] for name in unused]):
             return self.model.losses(replace(batch, docks=docks), weights)
@@ -194,7 +194,7 @@ def _without_dropout(modules: list[Any]) -> Iterator[None]:
         module.train(mode)
 
 
-def dummy_table(processor: Processor, device: torch.device) -> DockTable:
+def dummy_dock(processor: Processor, device: torch.device) -> DockTable:
     """The smallest content that a processor knows, docked at no position: its gradients are zeros."""
     dock = processor.dummy()
     inputs = {key: torch.from_numpy(value).to(device) for key, value in processor.collate([dock]).items()}

@@ -12,11 +12,11 @@ from metalm_cli.config.schema.data import Data
 from metalm_cli.config.schema.objectives import MaskedLM, ReplacedTokens
 from metalm_cli.data.documents.masked_rows import EncoderWriter
 from metalm_cli.models.assembly import Assembly
-from metalm_cli.models.encoder_pretraining import encode, encoder_packs, row_inputs
+from metalm_cli.models.encoder_pretraining import encode, measure_encoder_packing, row_inputs
 from metalm_cli.models.loss import linear_cross_entropy
-from metalm_cli.models.mlm_heads import head_matches, masked_head
+from metalm_cli.models.mlm_heads import masked_head, measure_head
 from metalm_cli.objectives.base import Term
-from metalm_cli.sessions import Batch, Row, Stream, TextProcessor, collate
+from metalm_cli.sessions import Batch, PackedTokens, Row, TextProcessor, collate
 
 
 class EncoderObjective:
@@ -34,7 +34,7 @@ class EncoderObjective:
         processor = assembly.processors[self.stream]
         assert isinstance(processor, TextProcessor)
         self.processor = processor
-        self.packs = encoder_packs(assembly.model)
+        self.packs = measure_encoder_packing(assembly.model)
 
     def writer(self, data: Data, seed: int) -> EncoderWriter:
         masked = self.options if isinstance(self.options, MaskedLM) else None
@@ -57,7 +57,7 @@ class EncoderObjective:
         return collate(rows, {}, length=length, stream=self.stream, pad_id=self.processor.pad_id)
 
 
-class MaskedObjective(EncoderObjective):
+class MaskedLMObjective(EncoderObjective):
     """Masked language modelling."""
 
     def step(self) -> MaskedStep:
@@ -78,14 +78,14 @@ class MaskedStep(nn.Module):
         super().__init__()
         self.model = model
         self.stream = stream
-        self.compact = head_matches(model)
+        self.compact = measure_head(model)
 
     def forward(self, batch: Batch) -> dict[str, Term]:
         stream = batch.streams[self.stream]
         return {"loss": Term(masked_loss(self.model, stream, self.compact)[0])}
 
 
-def masked_loss(model: Any, stream: Stream, compact: bool) -> tuple[Tensor, Tensor]:
+def masked_loss(model: Any, stream: PackedTokens, compact: bool) -> tuple[Tensor, Tensor]:
     """Cross-entropy at the masked positions.
 
     Args:

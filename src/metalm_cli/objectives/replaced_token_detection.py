@@ -12,13 +12,13 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from metalm_cli.config.schema.objectives import ReplacedTokens
 from metalm_cli.models.encoder_pretraining import encode, make_generator
 from metalm_cli.models.loss import CHUNK_ELEMENTS
-from metalm_cli.models.mlm_heads import detection_scores, head_matches, masked_head
+from metalm_cli.models.mlm_heads import detection_scores, masked_head, measure_head
 from metalm_cli.objectives.base import Term
 from metalm_cli.objectives.masked_lm import EncoderObjective, masked_loss
-from metalm_cli.sessions import ROOT, Batch, Stream
+from metalm_cli.sessions import ROOT, Batch, PackedTokens
 
 
-class DetectionObjective(EncoderObjective):
+class ReplacedTokenObjective(EncoderObjective):
     """Replaced token detection: a generator fills masked positions, the encoder says which tokens were replaced."""
 
     options: ReplacedTokens
@@ -82,7 +82,7 @@ class DetectionStep(nn.Module):
         self.generator = generator
         self.stream = stream
         self.weight = weight
-        self.compact = head_matches(generator)
+        self.compact = measure_head(generator)
 
     def forward(self, batch: Batch) -> dict[str, Term]:
         stream = batch.streams[self.stream]
@@ -92,7 +92,7 @@ class DetectionStep(nn.Module):
         observed = None if self.training else (scores[real].float(), labels[real])
         return {"generator": Term(masked), "detector": Term((detected * real).sum(), self.weight, observed)}
 
-    def _detect(self, stream: Stream, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _detect(self, stream: PackedTokens, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with torch.no_grad():
             sampled = self._sample(states.detach(), stream)
             ids = stream.input_ids.flatten().index_copy(0, stream.predict_at, sampled).view_as(stream.input_ids)
@@ -102,7 +102,7 @@ class DetectionStep(nn.Module):
         scores = detection_scores(self.model, hidden)
         return scores, labels.view_as(ids), stream.segment_ids != ROOT
 
-    def _sample(self, states: Tensor, stream: Stream) -> Tensor:
+    def _sample(self, states: Tensor, stream: PackedTokens) -> Tensor:
         """Draw tokens from the generator by inverting its distribution at the batch's uniforms: ``[m]``."""
         assert stream.uniforms is not None, "an encoder's rows carry uniforms"
         parts = masked_head(self.generator) if self.compact else None

@@ -28,7 +28,7 @@ class TaskName:
     cluster: str
 
 
-class AnswerObjective:
+class SupervisedObjective:
     """Trains the answers of task sessions.
 
     Args:
@@ -44,8 +44,10 @@ class AnswerObjective:
         self.tasks = list(tasks)
         self.average = average
 
-    def step(self) -> AnswerStep:
-        return AnswerStep(self.assembly.model, self.assembly.processors, [one.name for one in self.tasks], self.average)
+    def step(self) -> SupervisedStep:
+        return SupervisedStep(
+            self.assembly.model, self.assembly.processors, [one.name for one in self.tasks], self.average
+        )
 
     def collate(self, rows: list[Row], length: int | None = None) -> Batch:
         tokenizer = self.assembly.decoder_tokenizer
@@ -65,7 +67,7 @@ class AnswerObjective:
         }
         if not means:
             return {}
-        clusters = over_clusters(self.tasks, means)
+        clusters = mean_by_cluster(self.tasks, means)
         return {
             "loss": sum(clusters.values()) / len(clusters),
             "token_loss": sums["loss"] / max(1, counts["loss"]),
@@ -74,7 +76,7 @@ class AnswerObjective:
         }
 
 
-def over_clusters(tasks: Sequence[TaskName], values: dict[str, float]) -> dict[str, float]:
+def mean_by_cluster(tasks: Sequence[TaskName], values: dict[str, float]) -> dict[str, float]:
     """Mean of each cluster over its tasks that have a value."""
     found: dict[str, list[float]] = defaultdict(list)
     for one in tasks:
@@ -83,7 +85,7 @@ def over_clusters(tasks: Sequence[TaskName], values: dict[str, float]) -> dict[s
     return {cluster: sum(each) / len(each) for cluster, each in found.items()}
 
 
-class AnswerStep(LanguageModelStep):
+class SupervisedStep(LanguageModelStep):
     """The root module of finetuning.
 
     Args:
@@ -100,8 +102,8 @@ class AnswerStep(LanguageModelStep):
 
     def forward(self, batch: Batch) -> dict[str, Term]:
         stream = batch.decoder
-        assert stream.groups is not None, "task rows carry groups"
-        groups = stream.groups.flatten()[stream.owners]
+        assert stream.task_ids is not None, "task rows carry groups"
+        groups = stream.task_ids.flatten()[stream.target_segments]
         total, each = self.losses(batch, self._weights(batch, groups))
         each = each.float()
         by_task = torch.zeros(len(self.tasks), device=each.device).index_add(0, groups, each)
@@ -114,9 +116,11 @@ class AnswerStep(LanguageModelStep):
         """What each target counts, so that the weighted sum is the loss times the number of sessions of the step."""
         stream = batch.decoder
         if self.average == "example":
-            ones = torch.ones_like(stream.owners, dtype=torch.float32)
-            sizes = torch.zeros(stream.parents.numel(), device=ones.device).index_add(0, stream.owners, ones)
-            return 1.0 / sizes[stream.owners]
+            ones = torch.ones_like(stream.target_segments, dtype=torch.float32)
+            sizes = torch.zeros(stream.parent_segments.numel(), device=ones.device).index_add(
+                0, stream.target_segments, ones
+            )
+            return 1.0 / sizes[stream.target_segments]
         if self.average == "task" and batch.totals:
             counts = torch.tensor([batch.totals[TASK + name] for name in self.tasks], device=groups.device)
             present = (counts > 0).sum()

@@ -15,14 +15,14 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from metalm_cli.common.cache import cache_folder, replacing
+from metalm_cli.common.cache import cache_folder, write_to_cache
 from metalm_cli.config.schema.base import Section
 from metalm_cli.data.examples.open_examples import Examples, open_examples
 from metalm_cli.data.examples.task_corpus import TaskCorpus
 from metalm_cli.data.sources.locate import data_folder
 from metalm_cli.errors import MetalmError
-from metalm_cli.provenance.ngram_index import NGRAM, WHOLE, SpanIndex, blocks, distinct, shared_words
-from metalm_cli.provenance.training_text import Finder, ReadSource, strings
+from metalm_cli.provenance.ngram_index import NGRAM, WHOLE, SpanIndex, row_blocks, shared_words, unique_sorted
+from metalm_cli.provenance.training_text import AncestorSource, AncestorTextFinder, all_texts
 from metalm_cli.tasks import Card, Cards, Example
 
 FORMAT = 1
@@ -40,7 +40,7 @@ RULE = (
 Mode = Literal["drop", "fail", "report"]
 
 
-class Overlap(Section):
+class RowOverlap(Section):
     """Two rows that share words."""
 
     train: str = Field(description="Place of the training row.")
@@ -48,7 +48,7 @@ class Overlap(Section):
     words: str = Field(description="The first words that they share.")
 
 
-class Pair(Section):
+class TaskOverlap(Section):
     """A training task and a held-out task with rows that overlap."""
 
     train: str = Field(description="Training task.")
@@ -56,10 +56,10 @@ class Pair(Section):
     rows: int = Field(description="Training rows that overlap.")
     of: int = Field(description="Training rows compared.")
     evaluation_rows: int = Field(description="Evaluation rows that overlap.")
-    examples: list[Overlap] = Field(default=[], description="Some of them.")
+    examples: list[RowOverlap] = Field(default=[], description="Some of them.")
 
 
-class HeldOut(Section):
+class HeldOutRows(Section):
     """The evaluation rows of a held-out task that were compared."""
 
     task: str = Field(description="The task.")
@@ -67,7 +67,7 @@ class HeldOut(Section):
     content: dict[str, str] = Field(description="Hash of what was read, by role.")
 
 
-class Base(Section):
+class AncestorRows(Section):
     """What the base model and its ancestors had read."""
 
     read: list[str] = Field(default=[], description="Sources that were compared.")
@@ -81,12 +81,12 @@ class Audit(Section):
     format: int = Field(default=FORMAT, description="Of this record.")
     rule: str = Field(default=RULE, description="What overlaps.")
     mode: Mode = Field(default="drop", description="What is done about it.")
-    held_out: list[HeldOut] = Field(description="What was compared with.")
+    held_out: list[HeldOutRows] = Field(description="What was compared with.")
     not_audited: dict[str, str] = Field(description="Why other held-out evaluation rows were not, by task/role.")
     trained: dict[str, int] = Field(description="Training rows that were compared, by task.")
-    pairs: list[Pair] = Field(description="Tasks with rows that overlap.")
+    pairs: list[TaskOverlap] = Field(description="Tasks with rows that overlap.")
     rows: dict[str, list[int]] = Field(description="Training rows that overlap, by task: numbers in its split.")
-    base: Base = Field(description="The base model's own data.")
+    base: AncestorRows = Field(description="The base model's own data.")
 
     def lineage(self) -> dict[str, Any]:
         """What the lineage of a model says of it: counts and hashes, no places and no rows."""
@@ -107,7 +107,7 @@ class Audit(Section):
             done = "are left out" if self.mode == "drop" else "train nevertheless (decontaminate: report)"
             notes = [
                 f"audit: {met:,} of {total:,} training rows overlap with {held:,} held-out evaluation rows "
-                f"and {done}: {said_pairs(self.pairs)}"
+                f"and {done}: {describe_overlaps(self.pairs)}"
             ]
         if self.not_audited:
             partly = {one.task for one in self.held_out}
@@ -125,7 +125,7 @@ class Audit(Section):
         return notes
 
 
-def said_pairs(pairs: Sequence[Pair]) -> str:
+def describe_overlaps(pairs: Sequence[TaskOverlap]) -> str:
     """The pairs with most rows, in words."""
     most = sorted(pairs, key=lambda pair: -pair.rows)
     parts = [f"{pair.rows:,} of {pair.train} with {pair.held_out}" for pair in most[:SHOWN]]
@@ -158,13 +158,13 @@ def audit(
     """
     folder = cache_folder(cache)
     splits, not_audited = _open_held(held, cards, data_root, offline, cache)
-    finder = Finder(data_folder(data_root))
+    finder = AncestorTextFinder(data_folder(data_root))
     sources = finder.find(lineages)
     used = [corpus.used_rows(task) for task in range(len(corpus.tasks))]
     parts: list[object] = [FORMAT, RULE, [one.key for one in splits], not_audited, finder.missing]
     parts += [[one.name, one.key] for one in sources]
     for task, rows in zip(corpus.tasks, used, strict=True):
-        parts += [task.card.model_dump_json(), task.train.location, content_of(task.train)]
+        parts += [task.card.model_dump_json(), task.train.location, content_hash(task.train)]
         parts.append(hashlib.sha256(rows.tobytes()).hexdigest())
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
     kept = folder / "audits" / f"{key}.json"
@@ -181,7 +181,7 @@ def audit(
             rows=comparison.overlapping,
             base=base,
         )
-        with replacing(kept) as file:
+        with write_to_cache(kept) as file:
             file.write(found.model_dump_json().encode())
     return found.model_copy(update={"mode": corpus.options.decontaminate})
 
@@ -208,7 +208,7 @@ def apply_audit(corpus: TaskCorpus, found: Audit) -> None:
         raise MetalmError(
             f"the audit leaves nothing of {', '.join(empty)} to train on",
             where="data.hold_out",
-            why=f"all rows overlap with held-out evaluation rows: {said_pairs(found.pairs)}",
+            why=f"all rows overlap with held-out evaluation rows: {describe_overlaps(found.pairs)}",
             remedy=f"take {'it' if len(empty) == 1 else 'them'} out of data.tasks, or hold out less",
         )
     for task in corpus.tasks:
@@ -220,7 +220,7 @@ def _leaks(found: Audit) -> MetalmError:
     more = f"; and {len(shown) - EXAMPLES} more pairs" if len(shown) > EXAMPLES else ""
     return MetalmError(
         f"{sum(map(len, found.rows.values())):,} training rows overlap with held-out evaluation rows: "
-        f"{said_pairs(found.pairs)}",
+        f"{describe_overlaps(found.pairs)}",
         where="data.decontaminate: fail",
         why="; ".join(shown[:EXAMPLES]) + more,
         remedy="take these rows or tasks out, or set data.decontaminate=drop to leave such rows out",
@@ -237,7 +237,7 @@ class _Held:
 
     @property
     def key(self) -> list[object]:
-        return [self.card.model_dump_json(), self.role, self.examples.location, content_of(self.examples)]
+        return [self.card.model_dump_json(), self.role, self.examples.location, content_hash(self.examples)]
 
     def texts(self, index: int) -> list[str]:
         """Texts of a row; of one that does not fit the card (an unlabelled test split) all columns."""
@@ -245,16 +245,16 @@ class _Held:
             example = self.examples[index]
         except MetalmError:
             row = self.examples.split.rows(self.examples.table.rows)[index]
-            return list(strings(self.examples.table.load(row)))
-        return [] if example is None else texts_of(example)
+            return list(all_texts(self.examples.table.load(row)))
+        return [] if example is None else compared_texts(example)
 
 
-def texts_of(example: Example) -> list[str]:
+def compared_texts(example: Example) -> list[str]:
     """What of an example is compared."""
     return [*example.fields.values(), *example.answers, *example.options, example.rationale]
 
 
-def content_of(examples: Examples) -> str:
+def content_hash(examples: Examples) -> str:
     """A hash that changes whenever the rows of a split could, wherever its files lie."""
     split = [examples.split.name, examples.split.first, examples.split.last]
     parts: list[object] = [split, [file.sha256 for file in examples.files], examples.revision]
@@ -295,7 +295,7 @@ class _Comparison:
         self.firsts = np.cumsum([0] + [len(one.examples) for one in splits])
         sizes = np.diff(self.firsts)
         tasks = np.repeat(np.array([self.names.index(one.card.name) for one in splits], np.int64), sizes)
-        made = list(blocks(self._rows()))
+        made = list(row_blocks(self._rows()))
         hashes = np.concatenate([np.zeros(0, np.uint64), *(one for one, _ in made)])
         rows = np.concatenate([np.zeros(0, np.int64), *(one for _, one in made)])
         self.index = SpanIndex(hashes, rows, tasks)
@@ -306,21 +306,21 @@ class _Comparison:
             for index in range(len(split.examples)):
                 yield first + index, split.texts(index)
 
-    def held_out(self) -> list[HeldOut]:
-        found = {name: HeldOut(task=name, rows={}, content={}) for name in self.names}
+    def held_out(self) -> list[HeldOutRows]:
+        found = {name: HeldOutRows(task=name, rows={}, content={}) for name in self.names}
         for one in self.splits:
             found[one.card.name].rows[one.role] = len(one.examples)
-            found[one.card.name].content[one.role] = content_of(one.examples)
+            found[one.card.name].content[one.role] = content_hash(one.examples)
         return list(found.values())
 
-    def pairs(self, corpus: TaskCorpus, task: int, used: np.ndarray) -> list[Pair]:
+    def pairs(self, corpus: TaskCorpus, task: int, used: np.ndarray) -> list[TaskOverlap]:
         """What a training task shares with each held-out task; its rows that do are kept in ``overlapping``."""
         opened = corpus.tasks[task]
         met = np.zeros(len(self.index.hashes), bool)
         counts = np.zeros(len(self.names), np.int64)
         rows: set[int] = set()
         first: dict[int, list[tuple[int, int]]] = {}
-        for hashes, owners in blocks(_training_rows(opened.train, used)):
+        for hashes, owners in row_blocks(_training_rows(opened.train, used)):
             at, spans = self.index.find(hashes)
             met[spans] = True
             which, tasks = self.index.tasks_of(spans)
@@ -336,7 +336,7 @@ class _Comparison:
         self.overlapping[opened.card.name] = sorted(rows)
         touched = np.bincount(self.index.tasks[self.index.rows_with(met)], minlength=len(self.names))
         return [
-            Pair(
+            TaskOverlap(
                 train=opened.card.name,
                 held_out=self.names[held],
                 rows=int(counts[held]),
@@ -347,22 +347,22 @@ class _Comparison:
             for held in sorted(first)
         ]
 
-    def _overlap(self, train: Examples, row: int, evaluation: int) -> Overlap:
+    def _overlap(self, train: Examples, row: int, evaluation: int) -> RowOverlap:
         split = int(np.searchsorted(self.firsts, evaluation, "right")) - 1
         held, index = self.splits[split], evaluation - int(self.firsts[split])
         example = train[row]
         assert example is not None, "it was read before"
-        words = shared_words(texts_of(example), held.texts(index))
-        return Overlap(train=train.where(row), held_out=held.examples.where(index), words=words)
+        words = shared_words(compared_texts(example), held.texts(index))
+        return RowOverlap(train=train.where(row), held_out=held.examples.where(index), words=words)
 
-    def base(self, sources: Sequence[ReadSource], missing: dict[str, str]) -> Base:
+    def base(self, sources: Sequence[AncestorSource], missing: dict[str, str]) -> AncestorRows:
         """Which evaluation rows share words with what the base model has read."""
         met = np.zeros(len(self.index.hashes), bool)
         read: list[str] = []
         not_read = dict(missing)
         for source in sources if len(self.index.hashes) else ():
             try:
-                for hashes, _ in blocks(enumerate(source.rows())):
+                for hashes, _ in row_blocks(enumerate(source.rows())):
                     met[self.index.find(hashes)[1]] = True
             except MetalmError as error:
                 not_read[source.name] = error.what
@@ -370,11 +370,11 @@ class _Comparison:
                 read.append(source.name)
         counts = np.bincount(self.index.tasks[self.index.rows_with(met)], minlength=len(self.names)).tolist()
         seen = {name: count for name, count in zip(self.names, counts, strict=True) if count}
-        return Base(read=list(dict.fromkeys(read)), not_read=not_read, seen=seen)
+        return AncestorRows(read=list(dict.fromkeys(read)), not_read=not_read, seen=seen)
 
 
 def _training_rows(train: Examples, used: np.ndarray) -> Iterator[tuple[int, list[str]]]:
-    for row in distinct(used).tolist():
+    for row in unique_sorted(used).tolist():
         example = train[row]
         if example is not None:
-            yield row, texts_of(example)
+            yield row, compared_texts(example)

@@ -27,7 +27,7 @@ TITLES: dict[Level, str] = {
 }
 
 
-def levels(cards: Iterable[Card], trained: Iterable[str]) -> dict[str, Level]:
+def generalization_levels(cards: Iterable[Card], trained: Iterable[str]) -> dict[str, Level]:
     """The level of each task for a model, exactly one.
 
     Args:
@@ -48,7 +48,7 @@ def _level(card: Card, seen: Mapping[str, Card]) -> Level:
     return "held_out_task" if any(one.cluster == card.cluster for one in seen.values()) else "held_out_category"
 
 
-def said_levels(found: Mapping[str, Level], clusters: Mapping[str, str]) -> str:
+def describe_levels(found: Mapping[str, Level], clusters: Mapping[str, str]) -> str:
     """The levels in a line; categories by the names of their clusters.
 
     Args:

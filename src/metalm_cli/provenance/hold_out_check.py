@@ -12,7 +12,7 @@ SHOWN = 8
 """Tasks that a refusal names."""
 
 
-def lineages(ancestors: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
+def ancestors_and_lineages(ancestors: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
     """(checkpoint, its lineage or None) of all ancestors, the nearest first.
 
     Args:
@@ -23,20 +23,24 @@ def lineages(ancestors: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Mapp
         lineage = found if isinstance(found, Mapping) else None
         yield str(one.get("checkpoint")), lineage
         if lineage is not None:
-            yield from lineages(lineage.get("ancestors") or [])
+            yield from ancestors_and_lineages(lineage.get("ancestors") or [])
 
 
-def tasks_seen(ancestors: Iterable[Mapping[str, Any]]) -> list[str]:
+def tasks_trained_on(ancestors: Iterable[Mapping[str, Any]]) -> list[str]:
     """Tasks that any ancestor was trained on."""
-    return list(dict.fromkeys(task for _, one in lineages(ancestors) if one is not None for task in _listed(one)))
+    return list(
+        dict.fromkeys(task for _, one in ancestors_and_lineages(ancestors) if one is not None for task in _listed(one))
+    )
 
 
-def untold(ancestors: Iterable[Mapping[str, Any]]) -> list[str]:
+def ancestors_without_lineage(ancestors: Iterable[Mapping[str, Any]]) -> list[str]:
     """Ancestors without a lineage: nobody can tell what they have seen."""
-    return list(dict.fromkeys(checkpoint for checkpoint, lineage in lineages(ancestors) if lineage is None))
+    return list(
+        dict.fromkeys(checkpoint for checkpoint, lineage in ancestors_and_lineages(ancestors) if lineage is None)
+    )
 
 
-def refuse_seen(
+def reject_trained_on_held_out(
     held: Sequence[Card], names: Iterable[str], ancestors: Iterable[Mapping[str, Any]], cards: Cards
 ) -> None:
     """Refuse a base that was trained on what is held out, or on what leaks into it.
@@ -52,7 +56,7 @@ def refuse_seen(
     """
     facts = {card.name: (card.cluster, frozenset(card.tags)) for card in held}
     clusters = {name for name in names if name not in facts}
-    for checkpoint, lineage in lineages(ancestors):
+    for checkpoint, lineage in ancestors_and_lineages(ancestors):
         found = [] if lineage is None else _reasons(lineage, facts, clusters, cards)
         if lineage is None or not found:
             continue

@@ -10,13 +10,13 @@ import metalm_cli
 from metalm_cli.common.hub import model_folder
 from metalm_cli.config.schema.recipes import Recipe
 from metalm_cli.errors import MetalmError
-from metalm_cli.runs.data_record import Reads, source_facts
+from metalm_cli.runs.data_record import DataSource, source_record
 
 LINEAGE = "lineage.json"
 
 
 def make_lineage(
-    corpus: Reads, recipe: Recipe, facts: dict[str, Any], ancestors: list[dict[str, Any]]
+    corpus: DataSource, recipe: Recipe, facts: dict[str, Any], ancestors: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """What ``lineage.json`` of a trained model holds.
 
@@ -33,7 +33,7 @@ def make_lineage(
         "recipe": facts["name"],
         "steps": facts["steps"],
         "tokens": facts["tokens"],
-        "data": [source_facts(info) for info in corpus.sources],
+        "data": [source_record(info) for info in corpus.sources],
         "tasks": [],
         "clusters": [],
         "audits": [],

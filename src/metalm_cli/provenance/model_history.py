@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from metalm_cli.tasks import Card, leaking
-from metalm_cli.templates import Style, collections
-from metalm_cli.templates.render import Layout, Route
+from metalm_cli.templates import PromptStyle, collections
+from metalm_cli.templates.render import DemonstrationLayout, Route
 
 LINEAGE = "lineage.json"
 Label = Literal["seen", "leak partner", "held out", "unknown"]
@@ -19,7 +19,7 @@ Label = Literal["seen", "leak partner", "held out", "unknown"]
 
 
 @dataclass(frozen=True)
-class Seen:
+class SeenLabel:
     """How new a task is to a model, and why."""
 
     label: Label
@@ -27,7 +27,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class History:
+class ModelHistory:
     """What a model and its ancestors were trained on.
 
     Args:
@@ -39,11 +39,11 @@ class History:
     """
 
     tasks: Mapping[str, str]
-    silent: tuple[str, ...]
+    unknown_ancestors: tuple[str, ...]
     command: str = ""
     worded: Mapping[str, Any] = field(default_factory=dict)
 
-    def of(self, card: Card, known: Mapping[str, Card]) -> Seen:
+    def of(self, card: Card, known: Mapping[str, Card]) -> SeenLabel:
         """How new a task is.
 
         Args:
@@ -51,22 +51,26 @@ class History:
             known: Cards of the tasks that were trained on, by name, as far as they are at hand.
         """
         if card.name in self.tasks:
-            return Seen("seen", f"{self.tasks[card.name]} was trained on it")
+            return SeenLabel("seen", f"{self.tasks[card.name]} was trained on it")
         held = {card.name: (card.cluster, frozenset(card.tags))}
         for name, where in self.tasks.items():
             other = known.get(name)
             why = None if other is None else leaking(name, other.cluster, other.tags, held)
             if why is not None:
-                return Seen("leak partner", f"{where} was trained on {name}, which {why}")
+                return SeenLabel("leak partner", f"{where} was trained on {name}, which {why}")
         strange = [name for name in self.tasks if name not in known]
-        if self.silent or strange:
-            what = f"{', '.join(self.silent)} says nothing of its training data" if self.silent else ""
+        if self.unknown_ancestors or strange:
+            what = (
+                f"{', '.join(self.unknown_ancestors)} says nothing of its training data"
+                if self.unknown_ancestors
+                else ""
+            )
             unread = f"no card of {', '.join(strange)} is at hand" if strange else ""
-            return Seen("unknown", "; ".join(part for part in (what, unread) if part))
-        return Seen("held out", "neither it nor what leaks into it was trained on")
+            return SeenLabel("unknown", "; ".join(part for part in (what, unread) if part))
+        return SeenLabel("held out", "neither it nor what leaks into it was trained on")
 
 
-def history(folder: Path | None, source: str) -> History:
+def read_history(folder: Path | None, source: str) -> ModelHistory:
     """The history of a model.
 
     Args:
@@ -79,7 +83,7 @@ def history(folder: Path | None, source: str) -> History:
     except (OSError, ValueError):
         found = None
     if not isinstance(found, Mapping):
-        return History({}, (source,))
+        return ModelHistory({}, (source,))
     tasks: dict[str, str] = {}
     silent: list[str] = []
     for name, lineage in _lineages(source, found):
@@ -88,7 +92,7 @@ def history(folder: Path | None, source: str) -> History:
             continue
         for task in lineage.get("tasks") or []:
             tasks.setdefault(str(task), name)
-    return History(tasks, tuple(dict.fromkeys(silent)), str(found.get("command") or ""), _worded(found))
+    return ModelHistory(tasks, tuple(dict.fromkeys(silent)), str(found.get("command") or ""), _worded(found))
 
 
 def _worded(lineage: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,9 +104,9 @@ def _worded(lineage: Mapping[str, Any]) -> dict[str, Any]:
     collection = told.get("collection")
     if isinstance(collection, str) and (collection in collections() or Path(collection).is_dir()):
         found["collection"] = collection
-    for one in fields(Style):
+    for one in fields(PromptStyle):
         value = told.get(one.name)
-        choices = {"route": get_args(Route), "layout": get_args(Layout)}.get(one.name, (True, False))
+        choices = {"route": get_args(Route), "layout": get_args(DemonstrationLayout)}.get(one.name, (True, False))
         if value is not None and value in choices:
             found[one.name] = value
     return found

@@ -31,7 +31,7 @@ def words_of(text: str) -> list[str]:
     return WORD.findall(text.lower())
 
 
-def spans_of(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
+def ngrams(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """What a text is compared by, in words: its 13-grams, or all of it.
 
     >>> [len(span) for span in spans_of("abcdefghijklmno")]
@@ -47,8 +47,8 @@ def spans_of(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 def shared_words(texts: Iterable[str], others: Iterable[str]) -> str:
     """The first span that two lists of texts share; empty if there is none."""
-    theirs = {span for text in others for span in spans_of(words_of(text))}
-    ours = (span for text in texts for span in spans_of(words_of(text)))
+    theirs = {span for text in others for span in ngrams(words_of(text))}
+    ours = (span for text in texts for span in ngrams(words_of(text)))
     return next((" ".join(span) for span in ours if span in theirs), "")
 
 
@@ -78,7 +78,7 @@ def _powers(count: int) -> tuple[np.ndarray, np.ndarray]:
     return powers(BASE), powers(pow(BASE, -1, 1 << 64))
 
 
-def hashed(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def hash_ngrams(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Hashes (uint64[n]) of the spans of all texts, and the text (int64[n]) that each is of.
 
     A span of words w_0 … w_k-1 hashes to the sum of hash(w_t) · BASE ** t, so that all come from one running sum.
@@ -104,7 +104,7 @@ def hashed(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     return (sums[starts + sizes[owners]] - sums[starts]) * inverse[starts], owners
 
 
-def blocks(rows: Iterable[tuple[int, Sequence[str]]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def row_blocks(rows: Iterable[tuple[int, Sequence[str]]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(hashes, row of each) of numbered rows of texts, as many at once as :data:`BLOCK` allows."""
     texts: list[str] = []
     numbers: list[int] = []
@@ -122,7 +122,7 @@ def blocks(rows: Iterable[tuple[int, Sequence[str]]]) -> Iterator[tuple[np.ndarr
 
 
 def _block(texts: list[str], numbers: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    hashes, owners = hashed(texts)
+    hashes, owners = hash_ngrams(texts)
     return hashes, np.array(numbers, np.int64)[owners]
 
 
@@ -131,7 +131,7 @@ def _new(ordered: np.ndarray) -> np.ndarray:
     return np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)]
 
 
-def distinct(values: np.ndarray) -> np.ndarray:
+def unique_sorted(values: np.ndarray) -> np.ndarray:
     """Sorted distinct values; ``numpy.unique`` takes ten times as long on integers."""
     ordered = np.sort(values)
     return ordered[_new(ordered)]
@@ -160,7 +160,7 @@ class SpanIndex:
         self.starts = np.append(firsts, len(ordered))
         self.names = int(tasks.max(initial=0)) + 1
         spans = np.repeat(np.arange(len(firsts)), np.diff(self.starts))
-        pairs = distinct(spans * self.names + tasks[self.rows])
+        pairs = unique_sorted(spans * self.names + tasks[self.rows])
         self._span_tasks = pairs % self.names
         self._task_starts = np.searchsorted(pairs // self.names, np.arange(len(firsts) + 1))
         bits = min(26, len(firsts).bit_length() + 4)

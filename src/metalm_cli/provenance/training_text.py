@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from metalm_cli.common.jsonl_files import SUFFIXES, lines, parse
-from metalm_cli.config.schema.data import World
-from metalm_cli.data.sources.row_tables import WorldTable
+from metalm_cli.config.schema.data import MiniworldSource
+from metalm_cli.data.sources.row_tables import MiniworldDocumentRows
 from metalm_cli.errors import MetalmError
 
 MOST_BYTES = 4 << 30
 """Files of all sources together, as they lie; what is beyond is not read, and said."""
 
 
-def strings(value: Any) -> Iterator[str]:
+def all_texts(value: Any) -> Iterator[str]:
     """All texts in a row, those inside lists and mappings too.
 
     >>> list(strings({"a": "x", "b": [{"c": "y"}, 3]}))
@@ -31,14 +31,14 @@ def strings(value: Any) -> Iterator[str]:
         yield value
     elif isinstance(value, Mapping):
         for one in value.values():
-            yield from strings(one)
+            yield from all_texts(one)
     elif isinstance(value, list | tuple):
         for one in value:
-            yield from strings(one)
+            yield from all_texts(one)
 
 
 @dataclass(frozen=True)
-class ReadSource:
+class AncestorSource:
     """A source that a base model has read.
 
     Args:
@@ -49,13 +49,13 @@ class ReadSource:
 
     name: str
     files: tuple[tuple[Path, str], ...] = ()
-    world: World | None = None
+    world: MiniworldSource | None = None
 
     @property
     def key(self) -> list[object]:
         """Changes whenever its texts do."""
         if self.world is not None:
-            table = WorldTable(self.world)
+            table = MiniworldDocumentRows(self.world)
             return [self.world.model_dump(), [table.load(row)["text"] for row in range(min(table.rows, 100))]]
         return [(str(path), path.stat().st_size, path.stat().st_mtime_ns, sha256) for path, sha256 in self.files]
 
@@ -66,14 +66,14 @@ class ReadSource:
             MetalmError: A file cannot be read, or is not what the lineage says.
         """
         if self.world is not None:
-            table = WorldTable(self.world)
+            table = MiniworldDocumentRows(self.world)
             for row in range(table.rows):
-                yield list(strings(table.load(row)))
+                yield list(all_texts(table.load(row)))
         for path, sha256 in self.files:
             if not _is(path, sha256):
                 raise MetalmError(f"{path.name} is not the file that the lineage names", where=str(path))
             for number, line in lines(path):
-                yield list(strings(parse(line, f"{path}:{number}")))
+                yield list(all_texts(parse(line, f"{path}:{number}")))
 
 
 def _is(path: Path, sha256: str) -> bool:
@@ -85,7 +85,7 @@ def _is(path: Path, sha256: str) -> bool:
 
 
 @dataclass
-class Finder:
+class AncestorTextFinder:
     """Finds the sources of lineages again.
 
     Args:
@@ -99,9 +99,9 @@ class Finder:
     missing: dict[str, str] = field(default_factory=dict)
     _size: int = 0
 
-    def find(self, lineages: Iterable[Mapping[str, Any]]) -> list[ReadSource]:
+    def find(self, lineages: Iterable[Mapping[str, Any]]) -> list[AncestorSource]:
         """The sources of all lineages that can be read, each once."""
-        found: dict[str, ReadSource] = {}
+        found: dict[str, AncestorSource] = {}
         for lineage in lineages:
             for source in lineage.get("data") or []:
                 hashes = [file.get("sha256") for file in source.get("files") or []]
@@ -110,11 +110,11 @@ class Finder:
                     found[key] = one
         return list(found.values())
 
-    def _found(self, source: Mapping[str, Any]) -> ReadSource | None:
+    def _found(self, source: Mapping[str, Any]) -> AncestorSource | None:
         name, files = str(source.get("name")), source.get("files") or []
         seed = re.fullmatch(r"seed (\d+)", str(source.get("location")))
         if source.get("kind") == "world" and seed is not None and source.get("rows"):
-            return ReadSource(name, world=World(documents=int(source["rows"]), seed=int(seed[1])))
+            return AncestorSource(name, world=MiniworldSource(documents=int(source["rows"]), seed=int(seed[1])))
         if not files:
             self.missing[name] = f"read from {source.get('location')}, which leaves no file to find it by"
             return None
@@ -129,7 +129,7 @@ class Finder:
         else:
             self._size += size
             pairs = ((path, str(file["sha256"])) for path, file in zip(paths, files, strict=True) if path is not None)
-            return ReadSource(name, tuple(pairs))
+            return AncestorSource(name, tuple(pairs))
         return None
 
     def _path(self, source: Mapping[str, Any], file: Mapping[str, Any]) -> Path | None:

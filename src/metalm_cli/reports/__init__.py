@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from metalm_cli.reports.reading.run_summary import RunFacts, read_run, read_runs
+from metalm_cli.reports.reading.run_summary import RunSummary, read_run, read_runs
 
-__all__ = ["RunFacts", "read_run", "read_runs"]
+__all__ = ["RunSummary", "read_run", "read_runs"]

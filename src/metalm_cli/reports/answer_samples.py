@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from metalm_cli.reports.reading.evaluation_summary import Answer, Evaluation
-from metalm_cli.reports.reading.run_summary import RunFacts
+from metalm_cli.reports.reading.evaluation_summary import AnswerSample, EvaluationSummary
+from metalm_cli.reports.reading.run_summary import RunSummary
 from metalm_cli.reports.reading.session_spans import DOCKED, READ, TRAINED
 
 View = dict[str, Any]
@@ -16,7 +16,7 @@ TASKS = 60
 TOLD = {DOCKED: "docked: read by an encoder", READ: "causal: read by the decoder", TRAINED: "trained: predicted"}
 
 
-def answer_views(scored: Sequence[tuple[str, Evaluation]], each: int, characters: int) -> list[View]:
+def answer_views(scored: Sequence[tuple[str, EvaluationSummary]], each: int, characters: int) -> list[View]:
     """Some right and some wrong answers of each task, in its first template.
 
     Args:
@@ -36,12 +36,12 @@ def answer_views(scored: Sequence[tuple[str, Evaluation]], each: int, characters
     return found
 
 
-def _right(one: Answer) -> bool:
+def _right(one: AnswerSample) -> bool:
     """Whether an answer counts as right: what is scored by degrees, from half on."""
     return one.score >= 0.5 if one.score is not None else one.said.strip() == one.target.strip()
 
 
-def _answer(one: Answer, label: str, evaluation: Evaluation, characters: int) -> View:
+def _answer(one: AnswerSample, label: str, evaluation: EvaluationSummary, characters: int) -> View:
     degrees = one.score is not None and one.score not in (0.0, 1.0)
     verdict = "right" if _right(one) else "wrong"
     meta = f"{one.task}, row {one.row} · {one.template} · {one.shots}-shot · {label}"
@@ -59,13 +59,13 @@ def _answer(one: Answer, label: str, evaluation: Evaluation, characters: int) ->
     }
 
 
-def _given(evaluation: Evaluation) -> str:
+def _given(evaluation: EvaluationSummary) -> str:
     """What an input is to the model: docked, unless it has no encoders or was told to read all by its decoder."""
     route = evaluation.settings.get("style", {}).get("route")
     return DOCKED if evaluation.model.get("encoders") and route != "decoder" else READ
 
 
-def row_views(runs: Iterable[RunFacts], characters: int) -> list[View]:
+def row_views(runs: Iterable[RunSummary], characters: int) -> list[View]:
     """The first rows that runs trained on."""
     found = []
     for run in runs:
@@ -86,7 +86,7 @@ def row_views(runs: Iterable[RunFacts], characters: int) -> list[View]:
     return found
 
 
-def said_views(runs: Iterable[RunFacts], characters: int) -> list[View]:
+def said_views(runs: Iterable[RunSummary], characters: int) -> list[View]:
     """What models went on with at their last validation."""
     found = []
     for run in runs:
@@ -98,7 +98,7 @@ def said_views(runs: Iterable[RunFacts], characters: int) -> list[View]:
     return found
 
 
-def _docks(run: RunFacts) -> bool:
+def _docks(run: RunSummary) -> bool:
     return any(span[1] == DOCKED for one in run.sessions.get("rows", []) for span in one["spans"])
 
 

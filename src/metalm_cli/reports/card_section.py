@@ -9,7 +9,7 @@ from pathlib import Path
 
 from metalm_cli.common.atomic_files import write_atomically
 from metalm_cli.errors import Exit, MetalmError
-from metalm_cli.reports.reading.run_summary import RunFacts, answers, evaluate_command
+from metalm_cli.reports.reading.run_summary import RunSummary, answers, evaluate_command
 from metalm_cli.reports.tables import Table, cluster_table, series_of, task_table, template_table
 from metalm_cli.runs.folder import RESULTS
 
@@ -17,7 +17,7 @@ BEGIN, END = "<!-- metalm: evaluation -->", "<!-- metalm: end of evaluation -->"
 _SECTION = re.compile(rf"\n*{re.escape(BEGIN)}.*?{re.escape(END)}\n*", flags=re.DOTALL)
 
 
-def cards_of(runs: Sequence[RunFacts]) -> list[tuple[Path, str]]:
+def cards_of(runs: Sequence[RunSummary]) -> list[tuple[Path, str]]:
     """The cards of models with their scores in them, not yet written; a section from before is replaced.
 
     Of several runs, folders of results alone and encoders alone have no card to put scores into, and are left out.
@@ -43,7 +43,7 @@ def write_card(card: tuple[Path, str]) -> Path:
     return path
 
 
-def _card_of(run: RunFacts) -> tuple[Path, str]:
+def _card_of(run: RunSummary) -> tuple[Path, str]:
     folder = next((run.path / name for name in RESULTS if (run.path / name).is_dir()), None)
     about = (*run.evaluations, *run.elsewhere)
     if folder is None or not about:
@@ -73,7 +73,7 @@ def with_section(card: str, written: str) -> str:
     return f"{before.rstrip()}\n\n{block}{head}{after}" if head else f"{bare}\n{block}"
 
 
-def section(run: RunFacts) -> str:
+def section(run: RunSummary) -> str:
     """The section: scores of clusters and tasks as Markdown."""
     scored = series_of([run])
     made = [cluster_table(scored), task_table(scored), template_table(scored)]

@@ -21,10 +21,10 @@ from metalm_cli.reports.figures import vega_export
 from metalm_cli.reports.figures.score_figures import score_figures
 from metalm_cli.reports.figures.training_figures import OF_ALL, Figure, training_figures
 from metalm_cli.reports.paired_differences import paired_tables
-from metalm_cli.reports.reading.evaluation_summary import Evaluation
+from metalm_cli.reports.reading.evaluation_summary import EvaluationSummary
 from metalm_cli.reports.reading.lineage_view import lineage_view
-from metalm_cli.reports.reading.run_summary import RunFacts
-from metalm_cli.reports.seed_groups import Group, groups_of
+from metalm_cli.reports.reading.run_summary import RunSummary
+from metalm_cli.reports.seed_groups import SeedGroup, group_by_protocol
 from metalm_cli.reports.tables import (
     NONE,
     Table,
@@ -109,12 +109,12 @@ DETAILS = (
 )
 
 
-def figures_of(runs: Sequence[RunFacts], points: int = OF_ALL) -> list[Figure]:
+def figures_of(runs: Sequence[RunSummary], points: int = OF_ALL) -> list[Figure]:
     """All figures that the runs have facts for; their curves have so many points in all."""
-    return [*score_figures(groups_of(runs)), *training_figures(runs, points)]
+    return [*score_figures(group_by_protocol(runs)), *training_figures(runs, points)]
 
 
-def make_page(runs: Sequence[RunFacts], place: Path, created: datetime | None = None) -> str:
+def make_page(runs: Sequence[RunSummary], place: Path, created: datetime | None = None) -> str:
     """The report of some runs.
 
     Args:
@@ -125,7 +125,7 @@ def make_page(runs: Sequence[RunFacts], place: Path, created: datetime | None = 
     Returns:
         HTML of less than :data:`LARGEST` bytes.
     """
-    library, paired = vega_export.javascript(), paired_tables(groups_of(runs))
+    library, paired = vega_export.javascript(), paired_tables(group_by_protocol(runs))
     page = ""
     for detail in DETAILS:
         page = _render(runs, place, figures_of(runs, detail.points), paired, library, detail, created)
@@ -135,7 +135,7 @@ def make_page(runs: Sequence[RunFacts], place: Path, created: datetime | None = 
 
 
 def _render(
-    runs: Sequence[RunFacts],
+    runs: Sequence[RunSummary],
     place: Path,
     figures: Sequence[Figure],
     paired: Sequence[Table],
@@ -147,7 +147,7 @@ def _render(
 
     scored = sorted(series_of(runs), key=lambda each: each[1].created, reverse=True)
     answers = answer_views(scored, detail.answers, detail.characters)
-    confusions, more = _confusions(groups_of(runs), detail.confusions)
+    confusions, more = _confusions(group_by_protocol(runs), detail.confusions)
     several = len(runs) > 1
     rows, said = row_views(runs, detail.characters), said_views(runs, detail.characters)
     content = {
@@ -180,7 +180,7 @@ def _render(
 
 
 def _sections(
-    runs: Sequence[RunFacts], figures: Sequence[Figure], paired: Sequence[Table], content: Mapping[str, Any]
+    runs: Sequence[RunSummary], figures: Sequence[Figure], paired: Sequence[Table], content: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """The parts that have something to show."""
     tables: dict[str, list[Table]] = {key: [] for key, _ in SECTIONS}
@@ -202,7 +202,7 @@ def _sections(
         if len(drawn) % 2 == 0:
             drawn = [{**one, "wide": False} for one in drawn]
         if drawn or tables[key] or has.get(key):
-            told = _seen(groups_of(runs)) if key == "scores" and drawn else ""
+            told = _seen(group_by_protocol(runs)) if key == "scores" and drawn else ""
             found.append({"key": key, "title": title, "told": told, "figures": drawn, "tables": tables[key]})
     return found
 
@@ -212,7 +212,7 @@ def _view(figure: Figure) -> dict[str, Any]:
     return {**view, "wide": figure.key in WIDE, "json": _json({**figure.spec, "description": figure.told})}
 
 
-def _seen(groups: Sequence[Group]) -> str:
+def _seen(groups: Sequence[SeedGroup]) -> str:
     """How new the tasks are to the models, and whether evaluations by one protocol are alike."""
     told: dict[str, list[str]] = {}
     for group in groups:
@@ -226,11 +226,11 @@ def _seen(groups: Sequence[Group]) -> str:
     found = [f"How new the tasks are, by what a model was trained on: {each if len(told) > 1 else next(iter(told))}."]
     for group in groups:
         where = f"{group.protocol}: " if len(groups) > 1 else ""
-        found += [f"{where}{said}" for said in unlike([one for _, one in group.scored])]
+        found += [f"{where}{said}" for said in differing_settings([one for _, one in group.scored])]
     return " ".join(found)
 
 
-def unlike(evaluations: Sequence[Evaluation]) -> list[str]:
+def differing_settings(evaluations: Sequence[EvaluationSummary]) -> list[str]:
     """What keeps means of these evaluations from being compared; nothing for one, or where all were done alike."""
     found = []
     if len({frozenset(task.task for task in one.tasks) for one in evaluations}) > 1:
@@ -245,13 +245,13 @@ def unlike(evaluations: Sequence[Evaluation]) -> list[str]:
     return found
 
 
-def _title(runs: Sequence[RunFacts]) -> str:
+def _title(runs: Sequence[RunSummary]) -> str:
     if len(runs) <= 3:
         return " against ".join(run.name for run in runs)
     return Path(os.path.commonpath([run.path.resolve() for run in runs])).name or f"{len(runs)} runs"
 
 
-def _subtitle(runs: Sequence[RunFacts]) -> str:
+def _subtitle(runs: Sequence[RunSummary]) -> str:
     if len(runs) > 1:
         more = ", …" if len(runs) > NAMED else ""
         return f"{len(runs)} runs side by side: {', '.join(run.name for run in runs[:NAMED])}{more}"
@@ -261,7 +261,7 @@ def _subtitle(runs: Sequence[RunFacts]) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def _tiles(run: RunFacts) -> list[tuple[str, str]]:
+def _tiles(run: RunSummary) -> list[tuple[str, str]]:
     """The figures of a run that one looks for first."""
     shown = (
         "steps",
@@ -281,7 +281,7 @@ def _tiles(run: RunFacts) -> list[tuple[str, str]]:
     return [(name, value) for name, value in found if value != NONE]
 
 
-def _confusions(groups: Sequence[Group], most: int) -> tuple[list[dict[str, Any]], str]:
+def _confusions(groups: Sequence[SeedGroup], most: int) -> tuple[list[dict[str, Any]], str]:
     """Confusions of each model's tasks with the fewest demonstrations, those of the newest protocol first."""
     found = []
     for label, evaluation in (each for group in groups for each in group.scored):
@@ -305,7 +305,7 @@ def _confusions(groups: Sequence[Group], most: int) -> tuple[list[dict[str, Any]
     return found[:most], f"{left} more tables are not shown." if left > 0 else ""
 
 
-def _links(runs: Sequence[RunFacts], place: Path) -> list[dict[str, str]]:
+def _links(runs: Sequence[RunSummary], place: Path) -> list[dict[str, str]]:
     found = []
     for run in runs:
         for path in run.files:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.reports.reading.evaluation_summary import Evaluation
-from metalm_cli.reports.seed_groups import Group
+from metalm_cli.reports.reading.evaluation_summary import EvaluationSummary
+from metalm_cli.reports.seed_groups import SeedGroup
 from metalm_cli.reports.tables import Table, interval
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ MOST = 12
 HEADS = ("", "shots", "first", "second", "difference", "95% interval", "better")
 
 
-def paired_tables(groups: Sequence[Group]) -> list[Table]:
+def paired_tables(groups: Sequence[SeedGroup]) -> list[Table]:
     """A table for each protocol with several models: the first that was asked the same tasks beside each other one.
 
     Of several seeds the means alone are shown, each seed by itself.
@@ -41,10 +41,10 @@ def paired_tables(groups: Sequence[Group]) -> list[Table]:
     return found
 
 
-Named = tuple[str, Evaluation]
+Named = tuple[str, EvaluationSummary]
 
 
-def _pairs(group: Group) -> Iterator[tuple[Named, Named]]:
+def _pairs(group: SeedGroup) -> Iterator[tuple[Named, Named]]:
     """The first model that was asked some tasks with each other one that was, seed by seed."""
     alike: dict[tuple[str, frozenset[str]], list[Named]] = {}
     for label, one in group.scored:

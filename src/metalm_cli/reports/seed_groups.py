@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from metalm_cli.reports.reading.evaluation_summary import ClusterScore, Evaluation, TaskScore
+from metalm_cli.reports.reading.evaluation_summary import ClusterScore, EvaluationSummary, TaskScore
 from metalm_cli.reports.reading.find_runs import SEED
-from metalm_cli.reports.reading.run_summary import RunFacts
+from metalm_cli.reports.reading.run_summary import RunSummary
 from metalm_cli.reports.tables import series_of
 
-Scored = Sequence[tuple[str, Evaluation]]
+Scored = Sequence[tuple[str, EvaluationSummary]]
 NUMBERED = re.compile(rf"{SEED}\d+")
 
 
 @dataclass(frozen=True)
-class Group:
+class SeedGroup:
     """Evaluations that were done by one protocol.
 
     Args:
@@ -34,7 +34,7 @@ class Group:
     seeds: int
 
 
-def groups_of(runs: Sequence[RunFacts]) -> list[Group]:
+def group_by_protocol(runs: Sequence[RunSummary]) -> list[SeedGroup]:
     """Evaluations of some runs by protocol, the protocol of the newest first."""
     named = [(*_name(label, one), one) for label, one in series_of(runs)]
     newest = {
@@ -46,13 +46,13 @@ def groups_of(runs: Sequence[RunFacts]) -> list[Group]:
         scored = [(f"{label}, {seed}" if seed else label, one) for label, seed, one in mine]
         pooled = []
         for label in dict.fromkeys(label for label, *_ in mine):
-            pooled.append((label, pool([one for name, _, one in mine if name == label])))
+            pooled.append((label, pool_seeds([one for name, _, one in mine if name == label])))
         most = max(sum(name == label for name, *_ in mine) for label, *_ in mine)
-        found.append(Group(protocol.replace("_", "-"), scored, pooled, most))
+        found.append(SeedGroup(protocol.replace("_", "-"), scored, pooled, most))
     return found
 
 
-def _name(label: str, one: Evaluation) -> tuple[str, str]:
+def _name(label: str, one: EvaluationSummary) -> tuple[str, str]:
     """An evaluation's name without its protocol and its seed, and its seed; empty where it has none."""
     protocol = f", {one.protocol.replace('_', '-')}"
     seeds = [part for part in one.path.resolve().parts if NUMBERED.fullmatch(part)]
@@ -62,7 +62,7 @@ def _name(label: str, one: Evaluation) -> tuple[str, str]:
     return NUMBERED.sub("", bare).strip("/, ") or one.path.resolve().parents[2].name, seeds[-1]
 
 
-def pool(seeds: Sequence[Evaluation]) -> Evaluation:
+def pool_seeds(seeds: Sequence[EvaluationSummary]) -> EvaluationSummary:
     """One evaluation of several seeds: means of their scores, from the lowest to the highest seed.
 
     Args:

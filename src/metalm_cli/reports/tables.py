@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from metalm_cli.reports.reading.evaluation_summary import Evaluation, clusters_of_tasks, number
-from metalm_cli.reports.reading.run_summary import Record, RunFacts
+from metalm_cli.reports.reading.evaluation_summary import EvaluationSummary, as_number, clusters_of_tasks
+from metalm_cli.reports.reading.run_summary import Record, RunSummary
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ SOURCES = 40
 
 def count(value: Any) -> str:
     """A whole number with commas."""
-    plain = number(value)
+    plain = as_number(value)
     return NONE if plain is None else f"{plain:,.0f}"
 
 
 def decimal(value: Any, digits: int = 3) -> str:
     """A number with so many decimals; large ones with none, tiny ones by their power."""
-    plain = number(value)
+    plain = as_number(value)
     if plain is None:
         return NONE
     if plain and abs(plain) < 10**-digits:
@@ -60,7 +60,7 @@ def interval(low: float | None, high: float | None) -> str:
     return NONE if low is None or high is None else f"{low:.1f} to {high:.1f}"
 
 
-def tables(runs: Sequence[RunFacts]) -> Iterator[Table]:
+def tables(runs: Sequence[RunSummary]) -> Iterator[Table]:
     """All tables that the runs have facts for."""
     yield overview(runs)
     trained = [run for run in runs if run.training]
@@ -84,7 +84,7 @@ def tables(runs: Sequence[RunFacts]) -> Iterator[Table]:
         yield environment_table(runs)
 
 
-def series_of(runs: Sequence[RunFacts]) -> list[tuple[str, Evaluation]]:
+def series_of(runs: Sequence[RunSummary]) -> list[tuple[str, EvaluationSummary]]:
     """Evaluations under the names that figures and tables have for them."""
     several = len(runs) > 1
     found = []
@@ -100,7 +100,7 @@ def series_of(runs: Sequence[RunFacts]) -> list[tuple[str, Evaluation]]:
     ]
 
 
-def _other_model(run: RunFacts, one: Evaluation) -> str:
+def _other_model(run: RunSummary, one: EvaluationSummary) -> str:
     """The model of an evaluation that lies in a run's folder and is not of the run; empty if it is the run's."""
     source = _source(one)
     if run.state == "evaluated":
@@ -116,11 +116,11 @@ def _other_model(run: RunFacts, one: Evaluation) -> str:
     return "" if str(one.model.get("weights_sha256")) == ours else source
 
 
-def _source(one: Evaluation) -> str:
+def _source(one: EvaluationSummary) -> str:
     return Path(str(one.model.get("source", ""))).name
 
 
-def overview(runs: Sequence[RunFacts]) -> Table:
+def overview(runs: Sequence[RunSummary]) -> Table:
     """What each run is and where it has got to."""
     facts = [_overview_of(run) for run in runs]
     rows = [(key, *(one[key] for one in facts)) for key in facts[0]]
@@ -129,10 +129,10 @@ def overview(runs: Sequence[RunFacts]) -> Table:
     return Table("Runs" if len(runs) > 1 else "The run", ("", *(run.name for run in runs)), tuple(shown), words=words)
 
 
-def _overview_of(run: RunFacts) -> dict[str, str]:
+def _overview_of(run: RunSummary) -> dict[str, str]:
     last, held = run.last, run.validation[-1] if run.validation else {}
     train, about = run.recipe.get("train", {}), (*run.evaluations, *run.elsewhere)
-    speeds = [speed for one in run.training if (speed := number(one.get("tokens_per_second"))) is not None]
+    speeds = [speed for one in run.training if (speed := as_number(one.get("tokens_per_second"))) is not None]
     model = next((one.model for one in about if not _other_model(run, one)), {})
     return {
         "command": str(run.recipe.get("command") or NONE),
@@ -152,7 +152,7 @@ def _overview_of(run: RunFacts) -> dict[str, str]:
     }
 
 
-def _means(run: RunFacts) -> str:
+def _means(run: RunSummary) -> str:
     """Mean scores of a run with the fewest demonstrations. Of results of several models none: they are the models'."""
     if run.state == "evaluated" and len({_source(one) for one in run.evaluations}) > 1:
         return NONE
@@ -167,13 +167,13 @@ def _means(run: RunFacts) -> str:
 
 def token_shares(record: Mapping[str, Any]) -> dict[str, float]:
     """Source tokens of a run by what became of them: docked, read causally and not trained, trained."""
-    total, docked = number(record.get("tokens")) or 0.0, number(record.get("docked_tokens")) or 0.0
-    trained = number(record.get("trained_tokens")) or 0.0
+    total, docked = as_number(record.get("tokens")) or 0.0, as_number(record.get("docked_tokens")) or 0.0
+    trained = as_number(record.get("trained_tokens")) or 0.0
     # Trained tokens count end tokens, which are no source tokens.
     return {"docked": docked, "causal": max(0.0, total - docked - trained), "trained": trained}
 
 
-def token_table(runs: Sequence[RunFacts]) -> Table:
+def token_table(runs: Sequence[RunSummary]) -> Table:
     """What became of the tokens that each run has read."""
     rows = []
     for run in runs:
@@ -188,7 +188,7 @@ def token_table(runs: Sequence[RunFacts]) -> Table:
     return Table("Tokens", heads, tuple(rows), note)
 
 
-def losses_told_apart(run: RunFacts, key: str) -> list[tuple[int, Mapping[str, float]]]:
+def per_task_losses(run: RunSummary, key: str) -> list[tuple[int, Mapping[str, float]]]:
     """Losses by cluster or task at each step: of held-out data, or of training where that is not told apart.
 
     Losses that were not finite are left out, and so is a step that has no others.
@@ -199,14 +199,14 @@ def losses_told_apart(run: RunFacts, key: str) -> list[tuple[int, Mapping[str, f
 def _told_apart(records: Sequence[Record], key: str) -> list[tuple[int, Mapping[str, float]]]:
     found: list[tuple[int, Mapping[str, float]]] = []
     for record in records:
-        losses = {name: loss for name, one in record.get(key, {}).items() if (loss := number(one)) is not None}
+        losses = {name: loss for name, one in record.get(key, {}).items() if (loss := as_number(one)) is not None}
         found += [(int(record["step"]), losses)] if losses else []
     return found
 
 
-def loss_table(runs: Sequence[RunFacts], key: str) -> Table | None:
+def loss_table(runs: Sequence[RunSummary], key: str) -> Table | None:
     """First and last losses told apart, the lowest of the last run first; None where no run tells."""
-    told = [(run, losses_told_apart(run, key)) for run in runs]
+    told = [(run, per_task_losses(run, key)) for run in runs]
     told = [(run, found) for run, found in told if found]
     if not told:
         return None
@@ -227,7 +227,7 @@ def loss_table(runs: Sequence[RunFacts], key: str) -> Table | None:
     return Table(f"{whose} by {what}", (what, *heads), lines, f"{note}, in nats a token.")
 
 
-def whose_losses(runs: Sequence[RunFacts], key: str) -> tuple[str, str]:
+def whose_losses(runs: Sequence[RunSummary], key: str) -> tuple[str, str]:
     """What the losses told apart of some runs are called, and what they are of."""
     held = [run.name for run in runs if _told_apart(run.validation, key)]
     since = "training, since the step logged before"
@@ -252,14 +252,14 @@ def cluster_of_source(name: str) -> str:
     return clusters_of_tasks().get(name, "")
 
 
-def mixture_of(run: RunFacts) -> list[tuple[str, str, float | None, float | None, str]]:
+def mixture_rows(run: RunSummary) -> list[tuple[str, str, float | None, float | None, str]]:
     """Name, cluster, share, rows and place of each source, the largest share first."""
     found = [
         (
             str(one.get("name", "?")),
             cluster_of_source(str(one.get("name", ""))),
-            number(one.get("share")),
-            number(one.get("rows")),
+            as_number(one.get("share")),
+            as_number(one.get("rows")),
             f"{one.get('kind', '')} {one.get('location', '')}"
             + (f" at {one['revision']}" if one.get("revision") else ""),
         )
@@ -268,9 +268,9 @@ def mixture_of(run: RunFacts) -> list[tuple[str, str, float | None, float | None
     return sorted(found, key=lambda one: -(one[2] or 0.0))
 
 
-def mixture_table(run: RunFacts) -> Table:
+def mixture_table(run: RunSummary) -> Table:
     """What a run draws its data from."""
-    found = mixture_of(run)
+    found = mixture_rows(run)
     told = any(cluster for _, cluster, *_ in found)
     rows = [
         (name, *([cluster or NONE] if told else []), NONE if share is None else f"{share:.1%}", count(rows), place)
@@ -283,7 +283,7 @@ def mixture_table(run: RunFacts) -> Table:
     return Table(f"Mixture of {run.name}", heads, tuple(rows), note, frozenset(words))
 
 
-def cluster_table(scored: Sequence[tuple[str, Evaluation]]) -> Table:
+def cluster_table(scored: Sequence[tuple[str, EvaluationSummary]]) -> Table:
     """Means of clusters, a row for each evaluation."""
     rows = [
         (
@@ -304,7 +304,7 @@ def cluster_table(scored: Sequence[tuple[str, Evaluation]]) -> Table:
     return Table("Scores by cluster", heads, tuple(rows), note, frozenset({0, 1}))
 
 
-def task_table(scored: Sequence[tuple[str, Evaluation]]) -> Table:
+def task_table(scored: Sequence[tuple[str, EvaluationSummary]]) -> Table:
     """Scores of tasks."""
     rows = [
         (
@@ -328,7 +328,7 @@ def task_table(scored: Sequence[tuple[str, Evaluation]]) -> Table:
     return Table("Scores by task", heads, tuple(rows), note, frozenset({0, 1, 2, 8}))
 
 
-def template_table(scored: Sequence[tuple[str, Evaluation]]) -> Table:
+def template_table(scored: Sequence[tuple[str, EvaluationSummary]]) -> Table:
     """Spread over templates."""
     rows = []
     for label, evaluation in scored:
@@ -345,14 +345,14 @@ def template_table(scored: Sequence[tuple[str, Evaluation]]) -> Table:
     )
 
 
-def environment_table(runs: Sequence[RunFacts]) -> Table:
+def environment_table(runs: Sequence[RunSummary]) -> Table:
     """Versions and machines."""
     keys = dict.fromkeys(key for run in runs for key in run.environment if key != "recipe")
     rows = tuple((key, *(str(run.environment.get(key, NONE)) for run in runs)) for key in keys)
     return Table("Environment", ("", *(run.name for run in runs)), rows, words=frozenset(range(len(runs) + 1)))
 
 
-def difference_table(runs: Sequence[RunFacts]) -> Table | None:
+def difference_table(runs: Sequence[RunSummary]) -> Table | None:
     """Recipe keys whose values differ between runs; None for one run, or where nothing does."""
     flat = [dict(_flat(run.recipe)) for run in runs]
     keys = dict.fromkeys(key for one in flat for key in one)

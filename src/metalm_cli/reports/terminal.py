@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from metalm_cli.reports.reading.evaluation_summary import number
-from metalm_cli.reports.reading.run_summary import RunFacts
+from metalm_cli.reports.reading.evaluation_summary import as_number
+from metalm_cli.reports.reading.run_summary import RunSummary
 from metalm_cli.reports.tables import Table, difference_table, tables
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ GAP = 2
 """Spaces between columns."""
 
 
-def print_report(runs: Sequence[RunFacts], out: Console) -> None:
+def print_report(runs: Sequence[RunSummary], out: Console) -> None:
     """Print all tables, and curves as a line of bars each.
 
     A table that is too wide for the console is printed a row after the other, its heads beside the cells.
@@ -101,7 +101,7 @@ def _stacked(table: Table, out: Console) -> None:
         out.print(Padding(inner, (0, 0, 0, GAP)))
 
 
-def _curves(runs: Sequence[RunFacts], out: Console) -> None:
+def _curves(runs: Sequence[RunSummary], out: Console) -> None:
     """Curves of each run, as high as the console's encoding allows."""
     from rich.text import Text
 
@@ -109,7 +109,7 @@ def _curves(runs: Sequence[RunFacts], out: Console) -> None:
     for run in runs:
         lines = []
         for name, part, key in CURVES:
-            values = [value for one in getattr(run, part) if (value := number(one.get(key))) is not None]
+            values = [value for one in getattr(run, part) if (value := as_number(one.get(key))) is not None]
             if len(values) > 1:
                 lines.append((name, sparkline(values, max(8, min(48, out.width - 20)), marks)))
         if lines:

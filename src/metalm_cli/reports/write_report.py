@@ -10,20 +10,20 @@ from metalm_cli.common.atomic_files import write_atomically
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.reports.figures import vega_export
 from metalm_cli.reports.page import CONFIG, colours, figures_of, make_page
-from metalm_cli.reports.reading.run_summary import RunFacts, read_run
+from metalm_cli.reports.reading.run_summary import RunSummary, read_run
 
 REPORT = "report.html"
 """The page's name in a run folder."""
 
 
-def report_place(runs: Sequence[RunFacts], out: Path | None) -> Path:
+def report_place(runs: Sequence[RunSummary], out: Path | None) -> Path:
     """Where the page goes: ``out``, which may be a folder; default the first run's folder."""
     if out is None:
         return runs[0].path / REPORT
     return out / REPORT if out.is_dir() else out
 
 
-def write_report(runs: Sequence[RunFacts], out: Path | None = None) -> Path:
+def write_report(runs: Sequence[RunSummary], out: Path | None = None) -> Path:
     """Write the page.
 
     Args:
@@ -50,7 +50,7 @@ def write_report(runs: Sequence[RunFacts], out: Path | None = None) -> Path:
     return place
 
 
-def write_figures(runs: Sequence[RunFacts], folder: Path) -> list[Path]:
+def write_figures(runs: Sequence[RunSummary], folder: Path) -> list[Path]:
     """Write each figure as PNG and SVG, in the light theme.
 
     Raises:

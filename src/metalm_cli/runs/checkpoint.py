@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from metalm_cli.common.atomic_files import TEMPORARY, fsync_folder, replace_folder, restore_folder, write_failed
+from metalm_cli.common.atomic_files import TEMPORARY, fsync_folder, replace_folder, restore_folder, write_error
 from metalm_cli.errors import Exit, MetalmError
 
 MANIFEST = "manifest.json"
@@ -51,7 +51,7 @@ Tensors = dict[str, dict[str, torch.Tensor]]
 
 
 @dataclass(frozen=True)
-class Damage:
+class DamagedCheckpoint:
     """A folder under ``checkpoints/`` that cannot be used, and why."""
 
     path: Path
@@ -114,19 +114,19 @@ def save(root: Path, step: int, tensors: Tensors, state: dict[str, Any], *, shar
     return step_folder(root, step)
 
 
-def latest(root: Path) -> tuple[Path | None, list[Damage]]:
+def find_latest(root: Path) -> tuple[Path | None, list[DamagedCheckpoint]]:
     """The newest whole checkpoint under ``root``, its every byte checked, and what is damaged.
 
     Returns:
         The folder, None where there is none; and the damaged checkpoints newer than it with the temporary folders
         that an interrupted save has left. Older checkpoints are not read. Changes nothing.
     """
-    damaged = [Damage(path, "left by a save that was interrupted") for path in _leftovers(root)]
+    damaged = [DamagedCheckpoint(path, "left by a save that was interrupted") for path in _leftovers(root)]
     for step, path in sorted(_candidates(root).items(), reverse=True):
         why = damage(path, step=step)
         if why is None:
             return path, damaged
-        damaged.append(Damage(path, why))
+        damaged.append(DamagedCheckpoint(path, why))
     return None, damaged
 
 
@@ -203,13 +203,13 @@ def damage(path: Path, *, hashes: bool = True, step: int | None = None) -> str |
     return None
 
 
-def at(root: Path, step: int) -> Path | None:
+def load_step(root: Path, step: int) -> Path | None:
     """The checkpoint of a step; None if there is none."""
     found = root / f"step-{step:08d}"
     return found if found.is_dir() else None
 
 
-def prune(root: Path, keep: int, best: int | None = None) -> list[Path]:
+def remove_old(root: Path, keep: int, best: int | None = None) -> list[Path]:
     """Removes old checkpoints: the newest ``keep`` whole ones stay, and that of step ``best``.
 
     Removes nothing unless a newest one is whole (manifest and sizes; its bytes were hashed as they were written),
@@ -233,7 +233,7 @@ def prune(root: Path, keep: int, best: int | None = None) -> list[Path]:
     return removed
 
 
-def clean(root: Path) -> list[Path]:
+def remove_interrupted(root: Path) -> list[Path]:
     """Removes what interrupted saves and removals have left, puts back what a cut replacement moved aside.
 
     Only for the process that holds the run's lock.
@@ -386,8 +386,8 @@ def _leftovers(root: Path) -> list[Path]:
 
 
 def _write_error(error: OSError, root: Path, step: int) -> MetalmError:
-    last, _ = latest(root)
+    last, _ = find_latest(root)
     rest = f"the last checkpoint {last} is whole" if last else "there is no earlier checkpoint"
     what = f"the checkpoint of step {step} was not written; {rest}"
     remedy = "make room (train.keep: 1 keeps fewer checkpoints), then go on with --resume"
-    return write_failed(error, what, root, Exit.FAILED, remedy)
+    return write_error(error, what, root, Exit.FAILED, remedy)

@@ -15,7 +15,7 @@ DATA = "data.json"
 """File of a run folder that tells which data the run began with."""
 
 
-class Reads(Protocol):
+class DataSource(Protocol):
     """What a run reads: documents, or the examples of tasks."""
 
     @property
@@ -31,7 +31,7 @@ class Reads(Protocol):
         """Changes whenever a number of the index plan could stand for something else."""
 
 
-def source_facts(info: SourceInfo) -> dict[str, Any]:
+def source_record(info: SourceInfo) -> dict[str, Any]:
     """A source as run folders and lineages name it; of its files the names, not where they lie."""
     return {
         "name": info.name,
@@ -44,17 +44,17 @@ def source_facts(info: SourceInfo) -> dict[str, Any]:
     }
 
 
-def data_facts(corpus: Reads) -> dict[str, Any]:
+def data_record(corpus: DataSource) -> dict[str, Any]:
     """What ``data.json`` holds: every source, and the fingerprint of the order that they are read in."""
     return {
         "format": 1,
         "fingerprint": corpus.fingerprint,
-        "sources": [source_facts(info) for info in corpus.sources],
-        "validation": [source_facts(info) for info in corpus.validation_sources],
+        "sources": [source_record(info) for info in corpus.sources],
+        "validation": [source_record(info) for info in corpus.validation_sources],
     }
 
 
-def read_data(folder: RunFolder) -> dict[str, Any] | None:
+def read_data_record(folder: RunFolder) -> dict[str, Any] | None:
     """The data that a run began with; None if its folder does not tell.
 
     Raises:
@@ -76,7 +76,7 @@ def read_data(folder: RunFolder) -> dict[str, Any] | None:
     return facts
 
 
-def pinned(data: Data, saved: dict[str, Any] | None) -> Data:
+def pinned_revisions(data: Data, saved: dict[str, Any] | None) -> Data:
     """The ``data`` section with the commits of hub data sets that the run began with.
 
     A branch moves on, and so does a data set without a revision; a resumed run reads what it has begun to read.
@@ -96,13 +96,13 @@ def pinned(data: Data, saved: dict[str, Any] | None) -> Data:
     return data.model_copy(update=changes)
 
 
-def check_data(folder: RunFolder, saved: dict[str, Any], corpus: Reads) -> None:
+def check_data(folder: RunFolder, saved: dict[str, Any], corpus: DataSource) -> None:
     """Compare the data that was opened with the data that the run began with.
 
     Raises:
         MetalmError: A source is not the same; all that differ are named.
     """
-    now = data_facts(corpus)
+    now = data_record(corpus)
     before, after = _by_name(saved), _by_name(now)
     differ = []
     for key in sorted(before.keys() | after.keys()):

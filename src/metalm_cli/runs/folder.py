@@ -21,7 +21,7 @@ from typing import Any
 
 from metalm_cli.common.atomic_files import (
     TEMPORARY,
-    explained,
+    explain_write_errors,
     fsync_tree,
     replace_folder,
     restore_folder,
@@ -83,7 +83,7 @@ class RunFolder:
         path = newest_unfinished(root, _label(name)) if resume and out is None else out
         if path is None or not os.path.lexists(path):
             return True
-        with explained(path, "cannot make the run folder", Exit.USAGE):
+        with explain_write_errors(path, "cannot make the run folder", Exit.USAGE):
             return not cls(path)._inspect(resume)
 
     @classmethod
@@ -105,7 +105,7 @@ class RunFolder:
                 the run, or the place cannot be written.
         """
         label = _label(name)
-        with explained(out or root, "cannot make the run folder", Exit.USAGE):
+        with explain_write_errors(out or root, "cannot make the run folder", Exit.USAGE):
             if out is not None:
                 path = Path(out)
                 path.mkdir(parents=True, exist_ok=True)
@@ -155,7 +155,7 @@ class RunFolder:
             raise ValueError(f"expected one of {RESULTS}, got {name!r}")
         temporary = self.path / f".{name}{TEMPORARY}{secrets.token_hex(4)}"
         try:
-            with explained(self.path / name, f"cannot write {name}/", Exit.FAILED):
+            with explain_write_errors(self.path / name, f"cannot write {name}/", Exit.FAILED):
                 temporary.mkdir()
                 yield temporary
                 fsync_tree(temporary)
@@ -169,7 +169,7 @@ class RunFolder:
         """Sets the result aside, because the run goes on to more steps: until it ends, it is no finished run."""
         for name in RESULTS:
             if (self.path / name).is_dir():
-                with explained(self.path / name, f"cannot set {name}/ aside", Exit.FAILED):
+                with explain_write_errors(self.path / name, f"cannot set {name}/ aside", Exit.FAILED):
                     replace_folder(self.path / name, self.path / f"{name}{BEFORE}")
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from metalm_cli.common.atomic_files import write_atomically, write_failed
+from metalm_cli.common.atomic_files import write_atomically, write_error
 from metalm_cli.errors import Exit, MetalmError
 
 _PACKAGES = {
@@ -100,7 +100,7 @@ class MetricsLog:
             write_atomically(self.path, b"".join(line + b"\n" for line in lines))
 
     def _failed(self, error: OSError) -> MetalmError:
-        return write_failed(error, "cannot write the metrics", self.path, Exit.FAILED)
+        return write_error(error, "cannot write the metrics", self.path, Exit.FAILED)
 
 
 def read(path: Path) -> tuple[list[dict[str, Any]], list[str]]:

@@ -45,7 +45,7 @@ def check_recipe(folder: RunFolder, recipe: Recipe) -> list[str]:
         MetalmError: Keys differ that must not; all are named.
     """
     try:
-        saved = flat(yaml.safe_load(folder.recipe.read_text(encoding="utf-8")))
+        saved = flatten(yaml.safe_load(folder.recipe.read_text(encoding="utf-8")))
     except (OSError, yaml.YAMLError) as error:
         raise MetalmError(
             "the run's recipe cannot be read",
@@ -53,7 +53,7 @@ def check_recipe(folder: RunFolder, recipe: Recipe) -> list[str]:
             why=str(error).splitlines()[0],
             remedy="start a new run",
         ) from error
-    now = flat(recipe.model_dump(mode="json", exclude={"extends"}))
+    now = flatten(recipe.model_dump(mode="json", exclude={"extends"}))
     differ = sorted(key for key in saved.keys() | now.keys() if saved.get(key) != now.get(key))
     fixed = [key for key in differ if key not in FREE and key not in LATER]
     if fixed:
@@ -66,7 +66,7 @@ def check_recipe(folder: RunFolder, recipe: Recipe) -> list[str]:
     return [f"{key} changes from {saved.get(key)} to {now.get(key)}{CONSEQUENCES.get(key, '')}" for key in differ]
 
 
-def flat(value: Any, path: str = "") -> dict[str, Any]:
+def flatten(value: Any, path: str = "") -> dict[str, Any]:
     """Leaves of a recipe by dotted key.
 
     Example:
@@ -81,5 +81,5 @@ def flat(value: Any, path: str = "") -> dict[str, Any]:
         return {path: value}
     found: dict[str, Any] = {}
     for key, one in items:
-        found.update(flat(one, f"{path}.{key}" if path else str(key)))
+        found.update(flatten(one, f"{path}.{key}" if path else str(key)))
     return found

@@ -20,7 +20,7 @@ DECODER = "decoder"
 
 
 @dataclass
-class Stream:
+class PackedTokens:
     """Packed rows of one tower. Letters: b rows, s positions, g segments, m targets.
 
     Args:
@@ -40,14 +40,14 @@ class Stream:
     input_ids: Tensor
     position_ids: Tensor
     segment_ids: Tensor
-    parents: Tensor
+    parent_segments: Tensor
     predict_at: Tensor
     targets: Tensor
-    owners: Tensor
+    target_segments: Tensor
     uniforms: Tensor | None
     plain: bool
     depth: int = 0
-    groups: Tensor | None = None
+    task_ids: Tensor | None = None
 
 
 @dataclass
@@ -65,8 +65,8 @@ class DockTable:
     inputs: dict[str, Tensor]
     rows: Tensor
     columns: Tensor
-    at: Tensor
-    source: Tensor
+    positions: Tensor
+    content_index: Tensor
 
 
 @dataclass
@@ -82,14 +82,14 @@ class Batch:
             loop before the forward pass.
     """
 
-    streams: dict[str, Stream]
+    streams: dict[str, PackedTokens]
     docks: dict[str, DockTable] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     numbers: tuple[int, ...] = ()
     totals: dict[str, int] = field(default_factory=dict)
 
     @property
-    def decoder(self) -> Stream:
+    def decoder(self) -> PackedTokens:
         return self.streams[DECODER]
 
     def to(self, device: Any, non_blocking: bool = True) -> Batch:
@@ -168,18 +168,18 @@ def collate(
     uniforms = None
     if rows[0].uniforms is not None:
         uniforms = torch.from_numpy(np.concatenate([row.uniforms for row in rows if row.uniforms is not None]))
-    made = Stream(
+    made = PackedTokens(
         input_ids=torch.from_numpy(ids),
         position_ids=torch.from_numpy(positions),
         segment_ids=torch.from_numpy(segments),
-        parents=torch.from_numpy(parents),
+        parent_segments=torch.from_numpy(parents),
         predict_at=torch.from_numpy(np.concatenate(predict_at)),
         targets=torch.from_numpy(np.concatenate(targets)),
-        owners=torch.from_numpy(np.concatenate(owners)),
+        target_segments=torch.from_numpy(np.concatenate(owners)),
         uniforms=uniforms,
         plain=most == 1,
         depth=max(map(_depth, rows)),
-        groups=None if rows[0].groups is None else torch.from_numpy(groups),
+        task_ids=None if rows[0].groups is None else torch.from_numpy(groups),
     )
     numbers = tuple(sorted({number for row in rows for number in row.numbers}))
     return Batch({stream: made}, _dock_tables(rows, processors, size), dict(counts), numbers)
@@ -220,6 +220,6 @@ def _dock_table(docks: list[tuple[int, DockInput]], processor: Processor) -> Doc
         inputs={key: torch.from_numpy(array) for key, array in processor.collate(distinct).items()},
         rows=torch.from_numpy(np.repeat(np.arange(len(distinct)), [dock.positions for dock in distinct])),
         columns=torch.from_numpy(np.concatenate([dock.docked for dock in distinct]).astype(np.int64)),
-        at=torch.from_numpy(np.concatenate(at)),
-        source=torch.from_numpy(np.concatenate(source)),
+        positions=torch.from_numpy(np.concatenate(at)),
+        content_index=torch.from_numpy(np.concatenate(source)),
     )

@@ -87,7 +87,7 @@ class TokenisedDocument:
             return True
         return not (_in_word(self.text[at - 1]) and _in_word(self.text[at]))
 
-    def snap(self, first: int, last: int, low: int, high: int) -> tuple[int, int]:
+    def expand_to_word_boundaries(self, first: int, last: int, low: int, high: int) -> tuple[int, int]:
         """Widen a span to word boundaries without leaving ``low..high``.
 
         An edge whose word reaches beyond a limit moves inward instead; where the span is inside one word, it stays.
@@ -123,7 +123,7 @@ class DecoderTokenizer:
             )
         self.tokenizer = tokenizer
         self.rules = rules
-        self._plain = plain_backend(tokenizer)
+        self._plain = backend_without_truncation(tokenizer)
         self._kept: dict[str, list[int]] = {}
         self.document_id = self._document_id()
         bos = tokenizer.bos_token_id
@@ -251,7 +251,7 @@ class DecoderTokenizer:
         return "\n".join(self.tokenizer.decode(line, skip_special_tokens=True) for line in lines)
 
 
-def plain_backend(tokenizer: Any) -> Any:
+def backend_without_truncation(tokenizer: Any) -> Any:
     """A copy of a fast tokenizer's backend without truncation and padding.
 
     Control tokens that are spelled out in a text are read as that text, not as control tokens.

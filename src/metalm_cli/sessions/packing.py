@@ -182,7 +182,7 @@ def pack(sessions: Iterable[TokenisedSession], length: int) -> list[list[int]]:
     return rows
 
 
-def visible(segments: np.ndarray, positions: np.ndarray, parents: np.ndarray, causal: bool = True) -> np.ndarray:
+def can_attend(segments: np.ndarray, positions: np.ndarray, parents: np.ndarray, causal: bool = True) -> np.ndarray:
     """Which position sees which, straight from the definition: the reference of every mask.
 
     Args:

@@ -15,13 +15,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.sessions.decoder_tokenizer import plain_backend
+from metalm_cli.sessions.decoder_tokenizer import backend_without_truncation
 
 RECENT = 64
 """Texts whose tokens a text processor keeps: limits ask for them before they are docked."""
 
 
-class UndockableError(MetalmError):
+class UnreadableContentError(MetalmError):
     """A content that its encoder cannot read; ``reason`` is ``empty`` or ``too_long``."""
 
     def __init__(self, reason: str, what: str, **details: Any) -> None:
@@ -100,7 +100,7 @@ class TextProcessor:
         self.max_length = max_length
         self.keep_special = keep_special
         self.pad_id = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        self._backend = plain_backend(tokenizer)
+        self._backend = backend_without_truncation(tokenizer)
         self._recent: dict[str, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -125,13 +125,13 @@ class TextProcessor:
         ids = np.array(encoding.ids, dtype=np.int64)
         content_at = (np.array(encoding.special_tokens_mask) == 0).nonzero()[0]
         if not len(content_at):
-            raise UndockableError(
+            raise UnreadableContentError(
                 "empty",
                 f"the encoder {self.encoder!r} reads {content[:40]!r} as empty",
                 remedy="leave the dock out, or dock a text with content",
             )
         if len(ids) > self.max_length:
-            raise UndockableError(
+            raise UnreadableContentError(
                 "too_long",
                 f"a docked text has {len(ids)} tokens, the encoder {self.encoder!r} reads {self.max_length}",
                 remedy="shorten the text, or raise max_length if the encoder has the positions",

@@ -49,7 +49,7 @@ class Position:
     predicts: tuple[str, ...] = ()
 
 
-def pieces(tokenizer: Any, ids: Iterable[int]) -> list[str]:
+def token_texts(tokenizer: Any, ids: Iterable[int]) -> list[str]:
     """The text that each token adds to those before it; a special token's own name.
 
     A character whose bytes are spread over tokens stands at the last of them.
@@ -120,7 +120,7 @@ def _own_texts(row: Row, ids: np.ndarray, tokenizer: Any, docked: Any) -> list[s
     texts = [""] * len(row)
     for segment in range(len(row.parents)):
         own = [at for at in np.flatnonzero(row.segments == segment).tolist() if at not in docked]
-        for at, text in zip(own, pieces(tokenizer, ids[own]), strict=True):
+        for at, text in zip(own, token_texts(tokenizer, ids[own]), strict=True):
             texts[at] = text
     return texts
 
@@ -129,7 +129,7 @@ def _inside(dock: DockInput, processor: Processor) -> list[str]:
     tokenizer = getattr(processor, "tokenizer", None)
     if tokenizer is None:
         return [""] * dock.positions
-    texts = pieces(tokenizer, dock.arrays["input_ids"])
+    texts = token_texts(tokenizer, dock.arrays["input_ids"])
     return [texts[at] for at in dock.docked]
 
 
@@ -145,7 +145,7 @@ def _with_targets(row: Row, found: list[Position]) -> list[Position]:
 
 def _with_originals(row: Row, tokenizer: Any, found: list[Position]) -> list[Position]:
     for at in row.predict_at.tolist():
-        (read,) = pieces(tokenizer, [row.ids[at]])
+        (read,) = token_texts(tokenizer, [row.ids[at]])
         found[at] = replace(found[at], text=read, trained=True, predicts=(found[at].text,))
     return found
 
@@ -241,7 +241,7 @@ class RowView:
 
         assert run[0].dock is not None
         encoder, number, _ = run[0].dock
-        content = shown("".join(one.text for one in run)).replace("\n", " ")
+        content = escape_controls("".join(one.text for one in run)).replace("\n", " ")
         space, content = " " * content.startswith(" "), content.strip(" ")
         if not content:
             shape = next(iter(self.row.docks[number][1].arrays.values())).shape
@@ -257,7 +257,7 @@ class RowView:
         text = Text()
         trained = run[0].trained
         for special, members in groupby(run, key=lambda one: one.special):
-            content = "".join(_special(one.text) if special else shown(one.text) for one in members)
+            content = "".join(_special(one.text) if special else escape_controls(one.text) for one in members)
             if self.plain and not trained:
                 content = f"{{{content}}}"
             text.append(content, ("bold " if special else "") + (TRAINED if trained else SPECIAL if special else READ))
@@ -266,10 +266,10 @@ class RowView:
     def _maybe_masked(self, one: Position) -> Text:
         from rich.text import Text
 
-        content = _special(one.text) if one.special else shown(one.text)
+        content = _special(one.text) if one.special else escape_controls(one.text)
         if not one.trained:
             return Text(content, "magenta" if one.special else "")
-        original = shown(one.predicts[0]).replace("\n", "")
+        original = escape_controls(one.predicts[0]).replace("\n", "")
         space = " " * original.startswith(" ")
         original = original.strip(" ") or "␣"
         content = content.strip(" ") or "␣"
@@ -343,7 +343,7 @@ def _special(name: str) -> str:
     return f"‹{name}›"
 
 
-def shown(text: str) -> str:
+def escape_controls(text: str) -> str:
     """Text with its line ends visible, and without characters that steer a terminal."""
     return "".join(_shown(char) for char in text)
 

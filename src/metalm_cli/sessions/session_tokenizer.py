@@ -55,7 +55,9 @@ class SessionTokeniser:
         self.tokenizer = tokenizer
         self.processors = dict(processors)
 
-    def __call__(self, session: Session, *, need_trained: bool = False, begun: bool = False) -> TokenisedSession:
+    def __call__(
+        self, session: Session, *, require_targets: bool = False, is_continuation: bool = False
+    ) -> TokenisedSession:
         """Tokenise a session.
 
         Args:
@@ -67,7 +69,7 @@ class SessionTokeniser:
             MetalmError: A dock is empty or too long or names no encoder; nothing is there; nothing is trained.
         """
         name = session.name or "session"
-        spans = self._lowered(session, name)
+        spans = self._docks_as_text(session, name)
         ids: list[int] = []
         trained: list[bool] = []
         docks: list[tuple[int, DockInput]] = []
@@ -75,7 +77,7 @@ class SessionTokeniser:
         if first is None:
             raise MetalmError(f"{name} holds nothing", remedy="give it at least one span with content")
         causal = isinstance(first, Causal)
-        if not begun and self.tokenizer.starts_with(causal, causal and first.trained):  # type: ignore[union-attr]
+        if not is_continuation and self.tokenizer.starts_with(causal, causal and first.trained):  # type: ignore[union-attr]
             ids.append(self.tokenizer.start_id)
             trained.append(False)
         for span in spans:
@@ -85,12 +87,12 @@ class SessionTokeniser:
                 ids.extend([DOCKED] * dock.positions)
                 trained.extend([False] * dock.positions)
             else:
-                new = self._causal(span, begun)
+                new = self._causal(span, is_continuation)
                 ids.extend(new)
                 trained.extend([span.trained] * len(new))
-            begun = begun or isinstance(span, Docked) or bool(span.content)
+            is_continuation = is_continuation or isinstance(span, Docked) or bool(span.content)
         marks = np.array(trained, dtype=bool)
-        if need_trained and not marks[1:].any():  # nothing predicts the first position
+        if require_targets and not marks[1:].any():  # nothing predicts the first position
             raise MetalmError(
                 f"{name} has no trained token",
                 why="nothing in it would be learned or scored",
@@ -98,7 +100,7 @@ class SessionTokeniser:
             )
         return TokenisedSession(np.array(ids, dtype=np.int64), marks, tuple(docks), name)
 
-    def _lowered(self, session: Session, name: str) -> list[Causal | Docked]:
+    def _docks_as_text(self, session: Session, name: str) -> list[Causal | Docked]:
         if self.processors:
             return list(session)
         spans: list[Causal | Docked] = []

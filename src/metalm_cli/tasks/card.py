@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from jinja2 import TemplateError
 from pydantic import Field, field_validator, model_validator
 
-from metalm_cli.config.schema.base import Misfit, Section
+from metalm_cli.config.schema.base import InconsistentValues, Section
 from metalm_cli.tasks.expressions import names_in
 
 CLUSTERS = (
@@ -64,7 +64,9 @@ def _expression(source: str) -> str:
     try:
         names_in(source)
     except TemplateError as error:
-        raise Misfit(f"{source!r} is no expression: {error}", remedy="write a column, or Jinja over columns") from error
+        raise InconsistentValues(
+            f"{source!r} is no expression: {error}", remedy="write a column, or Jinja over columns"
+        ) from error
     return source
 
 
@@ -73,7 +75,7 @@ def _splits(splits: dict[str, str]) -> dict[str, str]:
         try:
             Split.parse(text)
         except ValueError as error:
-            raise Misfit(str(error)) from error
+            raise InconsistentValues(str(error)) from error
     return splits
 
 
@@ -114,17 +116,21 @@ class Answer(Section):
     @model_validator(mode="after")
     def _whole(self) -> Answer:
         if self.label is None and self.index is None and self.text is None:
-            raise Misfit("expected label, index or text, got none", remedy="say where the answer stands")
+            raise InconsistentValues("expected label, index or text, got none", remedy="say where the answer stands")
         if self.label is not None:
             if not self.names:
-                raise Misfit("missing: class names", key="names", remedy="list the data set's names by id")
+                raise InconsistentValues("missing: class names", key="names", remedy="list the data set's names by id")
             if set(self.words) != set(self.names):
                 odd = ", ".join(sorted(set(self.words) ^ set(self.names)))
-                raise Misfit(f"expected one word for each class name, got a difference in {odd}", key="words")
+                raise InconsistentValues(
+                    f"expected one word for each class name, got a difference in {odd}", key="words"
+                )
             if len(set(self.words.values())) < len(self.words):
-                raise Misfit("two classes have the same word", key="words", remedy="make them different")
+                raise InconsistentValues("two classes have the same word", key="words", remedy="make them different")
         if self.index is not None and self.options is None:
-            raise Misfit("missing: an index counts options", key="options", remedy="say where the options stand")
+            raise InconsistentValues(
+                "missing: an index counts options", key="options", remedy="say where the options stand"
+            )
         return self
 
 
@@ -206,18 +212,18 @@ class Card(Section):
     @model_validator(mode="after")
     def _fits(self) -> Card:
         if self.hub is None and self.world is None and self.file is None:
-            raise Misfit("expected one of hub, file and world, got none", remedy="say where the rows are")
+            raise InconsistentValues("expected one of hub, file and world, got none", remedy="say where the rows are")
         reserved = {"answer", "options", "choices", "rationale", "fields", "task", "demonstrations"} & set(self.fields)
         if reserved:
-            raise Misfit(f"a field cannot be named {', '.join(sorted(reserved))}", key="fields")
+            raise InconsistentValues(f"a field cannot be named {', '.join(sorted(reserved))}", key="fields")
         if self.long is not None and self.long.field not in self.fields:
             known = ", ".join(self.fields)
-            raise Misfit(f"got {self.long.field}, expected one of {known}", key="long.field")
+            raise InconsistentValues(f"got {self.long.field}, expected one of {known}", key="long.field")
         two = sorted({"f1", "matthews"} & set(self.metric.also))
         if two and self.answer.label is not None and len(self.answer.names) != 2:
-            raise Misfit(f"{two[0]} needs two classes, got {len(self.answer.names)}", key="metric.also")
+            raise InconsistentValues(f"{two[0]} needs two classes, got {len(self.answer.names)}", key="metric.also")
         if self.demonstrations not in self.splits and self.use == "train+eval":
-            raise Misfit(f"got {self.demonstrations}, expected one of the roles", key="demonstrations")
+            raise InconsistentValues(f"got {self.demonstrations}, expected one of the roles", key="demonstrations")
         return self
 
     @property

@@ -39,7 +39,7 @@ YES_NO = {"True": "yes", "False": "no", "true": "yes", "false": "no"}
 
 
 @dataclass(frozen=True)
-class Draft:
+class CardDraft:
     """A card and its templates as YAML, and what was guessed."""
 
     card: str
@@ -48,7 +48,7 @@ class Draft:
 
 
 @dataclass
-class Guess:
+class ColumnGuess:
     """How the answer stands in a row.
 
     Args:
@@ -68,7 +68,7 @@ class Guess:
     chooses: bool = True
 
 
-def draft(rows: Sequence[Mapping[str, Any]], *, name: str, cluster: str, file: str, source: str) -> Draft:
+def draft(rows: Sequence[Mapping[str, Any]], *, name: str, cluster: str, file: str, source: str) -> CardDraft:
     """Draft a card and its templates.
 
     Args:
@@ -101,7 +101,7 @@ def draft(rows: Sequence[Mapping[str, Any]], *, name: str, cluster: str, file: s
     long = longest if fields[longest].length > LONG_TEXT else None
     notes += [f"long: {long}, whose texts have up to {fields[long].length:,} characters"] if long is not None else []
     card = _card(name, cluster, file, source, count, fields, guess, " and ".join(where), long)
-    return Draft(card, _templates(fields, guess.chooses, source), tuple(notes))
+    return CardDraft(card, _templates(fields, guess.chooses, source), tuple(notes))
 
 
 def _nothing(columns: Sequence[Column], what: str) -> MetalmError:
@@ -112,7 +112,7 @@ def _nothing(columns: Sequence[Column], what: str) -> MetalmError:
     )
 
 
-def _guess(columns: list[Column], rows: Sequence[Mapping[str, Any]]) -> Guess | None:
+def _guess(columns: list[Column], rows: Sequence[Mapping[str, Any]]) -> ColumnGuess | None:
     """Options first, then classes, then a text."""
     found = _options(columns, rows)
     if found is not None:
@@ -132,7 +132,7 @@ def _guess(columns: list[Column], rows: Sequence[Mapping[str, Any]]) -> Guess | 
     said = f"the text in {text.name}" if text.kinds != {"list"} else f"any of the texts in {text.name}"
     lines = [f"  text: {_quoted(text.expression)}"]
     blank = text.present if text.blank else ""
-    return Guess(lines, said, [text.name], "rougeL" if text.length > LONG_LABEL else "exact_match", blank, False)
+    return ColumnGuess(lines, said, [text.name], "rougeL" if text.length > LONG_LABEL else "exact_match", blank, False)
 
 
 def _best(columns: Sequence[Column], names: Sequence[str]) -> Column | None:
@@ -141,7 +141,7 @@ def _best(columns: Sequence[Column], names: Sequence[str]) -> Column | None:
     return ranked[0] if ranked else None
 
 
-def _classes(column: Column) -> Guess:
+def _classes(column: Column) -> ColumnGuess:
     names = sorted(column.values, key=lambda text: (_number(text), text))
     numbered = column.kinds == {"number"}
     words = {text: YES_NO.get(text, text.replace("_", " ")) for text in names}
@@ -156,7 +156,7 @@ def _classes(column: Column) -> Guess:
     said = f"a class in {column.name}, one of {', '.join(names)}"
     if numbered:
         said += "; say in words what the numbers mean"
-    return Guess(lines, said, [column.name], "accuracy", " and ".join(where))
+    return ColumnGuess(lines, said, [column.name], "accuracy", " and ".join(where))
 
 
 def _trimmed(column: Column) -> str:
@@ -170,7 +170,7 @@ def _number(text: str) -> float:
         return float("inf")
 
 
-def _options(columns: list[Column], rows: Sequence[Mapping[str, Any]]) -> Guess | None:
+def _options(columns: list[Column], rows: Sequence[Mapping[str, Any]]) -> ColumnGuess | None:
     """A column of lists, or columns like choice1, choice2, and one that says which is right."""
     listed = [one for one in columns if one.kinds == {"list"} and one.least >= 2 and not one.blank]
     column = next((one for name in OPTIONS for one in listed if one.name.lower() == name), None)
@@ -187,7 +187,7 @@ def _options(columns: list[Column], rows: Sequence[Mapping[str, Any]]) -> Guess 
         line, said = _which(one, used, rows)
         if line:
             lines = [f"  options: {_quoted(expression)}", line]
-            return Guess(lines, f"options in {', '.join(used)}; {said}", [*used, one.name], "accuracy")
+            return ColumnGuess(lines, f"options in {', '.join(used)}; {said}", [*used, one.name], "accuracy")
     return None
 
 
@@ -264,7 +264,7 @@ def _card(
     source: str,
     rows: int,
     fields: Mapping[str, Column],
-    guess: Guess,
+    guess: ColumnGuess,
     where: str,
     long: str | None,
 ) -> str:

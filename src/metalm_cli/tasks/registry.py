@@ -157,7 +157,7 @@ class Cards:
         """All cards, clusters in the paper's order."""
         return [self[name] for name in self.paths]
 
-    def choose(self, names: Sequence[str], extras: bool = False) -> list[Card]:
+    def select(self, names: Sequence[str], extras: bool = False) -> list[Card]:
         """The cards that names stand for: of tasks, clusters, or groups.
 
         Args:

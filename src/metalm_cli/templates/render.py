@@ -23,11 +23,11 @@ CONCLUSION = "The answer is"
 _BLANK_LINES = re.compile(r"\n{3,}")
 
 Route = Literal["template", "encoder", "decoder"]
-Layout = Literal["docks", "joined"]
+DemonstrationLayout = Literal["docks", "joined"]
 
 
 @dataclass(frozen=True)
-class Style:
+class PromptStyle:
     """How prompts are made, beyond their template.
 
     Args:
@@ -41,12 +41,12 @@ class Style:
     options: bool = True
     rationale: bool = False
     route: Route = "template"
-    layout: Layout = "docks"
+    layout: DemonstrationLayout = "docks"
     windows: bool = False
 
 
 @dataclass(frozen=True)
-class Piece:
+class PromptPart:
     """A part of a prompt's input; ``encoder`` is empty where the decoder reads it."""
 
     text: str
@@ -63,7 +63,7 @@ class Prompt:
         name: What errors call it.
     """
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[PromptPart, ...]
     target: str
     name: str = ""
 
@@ -89,7 +89,7 @@ def options_block(options: Sequence[str]) -> str:
     return "OPTIONS:\n" + "\n".join(f"- {option}" for option in options) if options else ""
 
 
-def context(example: Example, style: Style) -> dict[str, Any]:
+def context(example: Example, style: PromptStyle) -> dict[str, Any]:
     """What a template may read."""
     return {
         **example.fields,
@@ -102,7 +102,7 @@ def context(example: Example, style: Style) -> dict[str, Any]:
     }
 
 
-def render(example: Example, template: Template, style: Style = Style()) -> Prompt:
+def render(example: Example, template: Template, style: PromptStyle = PromptStyle()) -> Prompt:
     """Put an example into words.
 
     Args:
@@ -122,7 +122,7 @@ def render(example: Example, template: Template, style: Style = Style()) -> Prom
         raise MetalmError(f"template {template.name} fails on {example.task}", where=name, why=str(error)) from error
     if style.rationale and example.rationale and template.target == ANSWER:
         target = f"{example.rationale}\n{CONCLUSION} {target}"
-    pieces = tuple(Piece(text, _encoder(part, style)) for part, text in texts if text)
+    pieces = tuple(PromptPart(text, _encoder(part, style)) for part, text in texts if text)
     if not pieces or not target:
         raise MetalmError(
             f"template {template.name} renders an empty {'target' if pieces else 'input'}",
@@ -136,17 +136,17 @@ def _tidy(text: str) -> str:
     return _BLANK_LINES.sub("\n\n", text).strip()
 
 
-def _encoder(part: Any, style: Style) -> str:
+def _encoder(part: Any, style: PromptStyle) -> str:
     route = part.route if style.route == "template" else style.route
     return part.encoder if route == "encoder" else ""
 
 
-def session_of(
+def prompt_to_session(
     prompt: Prompt,
     demonstrations: Sequence[Prompt] = (),
     *,
     delimiter: str = " ",
-    style: Style = Style(),
+    style: PromptStyle = PromptStyle(),
     answered: bool = True,
 ) -> Session:
     """The session of a prompt.
@@ -166,7 +166,7 @@ def session_of(
     """
     spans: list[Causal | Docked] = []
     if style.layout == "joined" and demonstrations:
-        prompt = joined(prompt, demonstrations, delimiter)
+        prompt = join_demonstrations_as_text(prompt, demonstrations, delimiter)
         demonstrations = ()
     for shown in demonstrations:
         spans += [*_input_spans(shown), Causal(delimiter + shown.target, end=True)]
@@ -176,7 +176,7 @@ def session_of(
     return Session(spans, prompt.name)
 
 
-def joined(prompt: Prompt, demonstrations: Sequence[Prompt], delimiter: str) -> Prompt:
+def join_demonstrations_as_text(prompt: Prompt, demonstrations: Sequence[Prompt], delimiter: str) -> Prompt:
     """A prompt whose first piece begins with its demonstrations as text, a blank line between them."""
     shown = [f"{one.input}{delimiter}{one.target}" for one in demonstrations]
     first = prompt.pieces[0]
@@ -196,9 +196,9 @@ def _input_spans(prompt: Prompt) -> list[Causal | Docked]:
 
 def scorable(templates: Sequence[Template]) -> list[Template]:
     """The templates that ask for the answer."""
-    return [one for one in templates if not one.turned]
+    return [one for one in templates if not one.inverted]
 
 
-def template_at(templates: Sequence[Template], index: int) -> Template:
+def template_of_index(templates: Sequence[Template], index: int) -> Template:
     """Template i by example index, as FLAN gives them out."""
     return templates[index % len(templates)]

@@ -10,7 +10,7 @@ from jinja2 import TemplateError
 from pydantic import Field, field_validator, model_validator
 
 from metalm_cli.config.locate import display, shipped_root
-from metalm_cli.config.schema.base import Misfit, Section
+from metalm_cli.config.schema.base import InconsistentValues, Section
 from metalm_cli.config.yaml_records import read_record
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks import PAIRS, Card
@@ -28,18 +28,18 @@ def _text(source: str) -> str:
     try:
         names_in(source, expression=False)
     except TemplateError as error:
-        raise Misfit(f"{source!r:.80} is no template: {error}") from error
+        raise InconsistentValues(f"{source!r:.80} is no template: {error}") from error
     return source
 
 
 def _rules(names: list[str]) -> list[str]:
     unknown = [name for name in names if name not in RULES]
     if unknown:
-        raise Misfit(f"no rule is named {unknown[0]}", remedy=f"name some of {', '.join(RULES)}")
+        raise InconsistentValues(f"no rule is named {unknown[0]}", remedy=f"name some of {', '.join(RULES)}")
     return names
 
 
-class Part(Section):
+class InputPart(Section):
     """A part of an input, with a place of its own."""
 
     text: str = Field(description="Its text, Jinja over the fields.")
@@ -56,9 +56,9 @@ class Template(Section):
 
     name: str = Field(pattern=r"^[a-z0-9][\w-]*$", examples=["does-it-follow"], description="Its name in the file.")
     input: str | None = Field(default=None, description="The input, Jinja over the fields and options.")
-    parts: list[Part] | None = Field(default=None, description="The input in parts that are routed apart.")
+    parts: list[InputPart] | None = Field(default=None, description="The input in parts that are routed apart.")
     target: str = Field(default=ANSWER, description="What is to be said, Jinja over the fields and answer.")
-    turned: bool = Field(default=False, description="Asks for something else than the answer; never scored.")
+    inverted: bool = Field(default=False, description="Asks for something else than the answer; never scored.")
     allow: list[str] = Field(default=[], description="Rules of the linter that it is meant to break.")
 
     _check = field_validator("input", "target")(lambda value: None if value is None else _text(value))
@@ -67,13 +67,13 @@ class Template(Section):
     @model_validator(mode="after")
     def _some_input(self) -> Template:
         if self.input is None and not self.parts:
-            raise Misfit("expected input or parts, got none", remedy="write the input")
+            raise InconsistentValues("expected input or parts, got none", remedy="write the input")
         return self
 
     @cached_property
-    def pieces(self) -> tuple[Part, ...]:
+    def pieces(self) -> tuple[InputPart, ...]:
         """The input in parts; one, docked, where it is a single text."""
-        return tuple(self.parts) if self.parts is not None else (Part(text=self.input or ""),)
+        return tuple(self.parts) if self.parts is not None else (InputPart(text=self.input or ""),)
 
     @property
     def reads(self) -> set[str]:
@@ -111,9 +111,9 @@ class TemplateFile(Section):
         names = [one.name for one in templates]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise Misfit(f"expected different names, got {', '.join(twice)} twice", remedy="rename one")
-        if all(one.turned for one in templates):
-            raise Misfit("every template is turned around", remedy="write one that asks for the answer")
+            raise InconsistentValues(f"expected different names, got {', '.join(twice)} twice", remedy="rename one")
+        if all(one.inverted for one in templates):
+            raise InconsistentValues("every template is turned around", remedy="write one that asks for the answer")
         return templates
 
 
@@ -136,12 +136,12 @@ def read_templates(path: Path) -> TemplateFile:
 
 
 def _defined(path: Path) -> TemplateFile:
-    from metalm_cli.templates.importers.draft import Refused
+    from metalm_cli.templates.importers.draft import ImportRefused
     from metalm_cli.templates.importers.natural_instructions import read
 
     try:
         drafts = read(path.read_text(encoding="utf-8"), {}, path.name)[0].drafts
-    except (OSError, UnicodeDecodeError, Refused) as error:
+    except (OSError, UnicodeDecodeError, ImportRefused) as error:
         raise MetalmError("a task gives no templates", where=display(path), why=str(error)) from error
     templates = [Template(name=one.name, input=one.input, target=one.target, allow=one.allow) for one in drafts]
     return TemplateFile(origin=path.name, templates=templates)

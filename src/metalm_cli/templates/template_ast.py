@@ -22,7 +22,7 @@ MAX_WORDINGS = 64
 FIELDS = "fields"
 
 
-class Anatomy:
+class TemplateAst:
     """A template's text, taken apart.
 
     Args:
@@ -51,7 +51,7 @@ class Anatomy:
         self.wordings: list[str] = self._body(tree.body)
         """Its text in every case, at most 64: a marker for each printed expression."""
 
-    def shown(self, wording: str) -> str:
+    def to_text(self, wording: str) -> str:
         """A wording, or a part of one, as people read it."""
         named = {marker: "{{ " + name + " }}" for name, marker in self._markers.items()}
         quoted = {mark: brace for brace, mark in QUOTED.items()}
@@ -110,9 +110,9 @@ class Anatomy:
 
 
 @lru_cache(maxsize=4096)
-def anatomy(source: str) -> Anatomy:
+def parse_template(source: str) -> TemplateAst:
     """The :class:`Anatomy` of a text, kept."""
-    return Anatomy(source)
+    return TemplateAst(source)
 
 
 def _joined(parts: Sequence[list[str]]) -> list[str]:

@@ -11,7 +11,7 @@ from metalm_cli.provenance.lineage import LINEAGE
 RUNS = Path("runs")
 
 
-def newest_model(*commands: str, docked: bool = True) -> Path:
+def latest_base_model(*commands: str, docked: bool = True) -> Path:
     """The newest finished run below ``runs/``.
 
     Args:

@@ -11,11 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from metalm_cli.common.atomic_files import TEMPORARY, explained, fsync_folder, fsync_tree
+from metalm_cli.common.atomic_files import TEMPORARY, explain_write_errors, fsync_folder, fsync_tree
 from metalm_cli.common.hub import explain
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.models.assembly import Assembly
-from metalm_cli.models.checkpoint_io import PROCESSORS, base_of, load_model, locate, save_model
+from metalm_cli.models.checkpoint_io import PROCESSORS, find_adapter_base, load_model, locate, save_model
 from metalm_cli.models.lora.adapter_files import SavedAdapter, adapter_in, read_adapter, write_description
 from metalm_cli.models.lora.inject import merge
 from metalm_cli.provenance.lineage import LINEAGE
@@ -63,9 +63,9 @@ def export(
         raise MetalmError("a base is given for a model that is no adapter", where=str(folder), remedy="leave it out")
     saved = None if adapter is None else read_adapter(adapter)
     if saved is not None and not merged:
-        found = base_of(saved, base, offline=offline)
+        found = find_adapter_base(saved, base, offline=offline)
         saved = _moved(saved, found, out, given=base is not None)
-    with explained(out, "cannot write the export", Exit.FAILED):
+    with explain_write_errors(out, "cannot write the export", Exit.FAILED):
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = out.parent / f".{out.name}{TEMPORARY}{secrets.token_hex(4)}"
         temporary.mkdir()

@@ -10,36 +10,47 @@ import numpy as np
 
 from metalm_cli.common.hub import model_folder
 from metalm_cli.config.schema.recipes import FinetuneRecipe
-from metalm_cli.data.examples.fit_prompt import fitted
-from metalm_cli.data.examples.pack_examples import TaskSession, row_of
-from metalm_cli.data.examples.session_writer import TaskWriter
+from metalm_cli.data.examples.fit_prompt import build_session
+from metalm_cli.data.examples.pack_examples import TaskSession, pack_sessions
+from metalm_cli.data.examples.session_writer import SessionBuilder
 from metalm_cli.data.examples.task_corpus import TaskCorpus
-from metalm_cli.data.examples.task_lanes import TaskLanes
-from metalm_cli.data.examples.task_selection import Chosen, cards_of, choose_tasks, open_tasks, validation_examples
-from metalm_cli.data.examples.truncation import Limits, TextReader
+from metalm_cli.data.examples.task_lanes import ExampleSlotFactory
+from metalm_cli.data.examples.task_selection import (
+    TaskSelection,
+    load_cards,
+    open_training_tasks,
+    select_tasks,
+    validation_examples,
+)
+from metalm_cli.data.examples.truncation import EncoderLimit, LengthLimits
 from metalm_cli.data.sampling.index_plan import key_of, permute
-from metalm_cli.data.sampling.loader import RowStream
-from metalm_cli.data.sampling.micro_batching import cut
+from metalm_cli.data.sampling.loader import StepRowDataset
+from metalm_cli.data.sampling.micro_batching import micro_batches_of_step
 from metalm_cli.errors import Exit
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.models.encoders import load_tokenizer
-from metalm_cli.objectives.supervised import AnswerObjective, TaskName
+from metalm_cli.objectives.supervised import SupervisedObjective, TaskName
 from metalm_cli.provenance.audit import Audit, apply_audit, audit
-from metalm_cli.provenance.generalization_levels import levels, said_levels
-from metalm_cli.provenance.hold_out_check import lineages, refuse_seen, tasks_seen, untold
+from metalm_cli.provenance.generalization_levels import describe_levels, generalization_levels
+from metalm_cli.provenance.hold_out_check import (
+    ancestors_and_lineages,
+    ancestors_without_lineage,
+    reject_trained_on_held_out,
+    tasks_trained_on,
+)
 from metalm_cli.provenance.lineage import read_ancestors
-from metalm_cli.runs.data_record import check_data, read_data
+from metalm_cli.runs.data_record import check_data, read_data_record
 from metalm_cli.runs.folder import RunFolder
 from metalm_cli.sessions import Batch, Row, Session, SessionTokeniser
 from metalm_cli.tasks import Cards
 from metalm_cli.templates import scorable
-from metalm_cli.training.distributed.rank_zero import agreed
-from metalm_cli.training.planning.plan import Plan
+from metalm_cli.training.distributed.rank_zero import broadcast_from_rank_zero
+from metalm_cli.training.planning.plan import RunPlan
 from metalm_cli.training.planning.task_plan import layout_of, make_task_plan, sample_sessions
-from metalm_cli.training.run import Options, Run, Views
+from metalm_cli.training.run import Run, RunCallbacks, RunOptions
 from metalm_cli.training.trainer import Trainer
 
-__all__ = ["Finetuning", "Options", "Views"]
+__all__ = ["Finetuning", "RunCallbacks", "RunOptions"]
 
 AUDIT = "audit.json"
 """File of a run folder that tells what the audit of the hold-out found."""
@@ -50,26 +61,28 @@ class Finetuning(Run):
 
     recipe: FinetuneRecipe
     corpus: TaskCorpus
-    objective: AnswerObjective
-    chosen: Chosen
+    objective: SupervisedObjective
+    chosen: TaskSelection
     audit: Audit | None
     """What was compared with what is held out; None where nothing is."""
 
     def open(self, folder: RunFolder | None) -> TaskCorpus:
         options, recipe = self.options, self.recipe
-        cards = cards_of(recipe.data)
+        cards = load_cards(recipe.data)
         self.base = read_ancestors(recipe, options.offline)
-        refuse_seen(choose_tasks(recipe.data, cards).held, recipe.data.hold_out, self.base, cards)
-        corpus, self.chosen = open_tasks(
+        reject_trained_on_held_out(select_tasks(recipe.data, cards).held_out, recipe.data.hold_out, self.base, cards)
+        corpus, self.chosen = open_training_tasks(
             recipe.data, seed=recipe.train.seed, data_root=options.data_root, offline=options.offline
         )
-        self.audit = agreed(lambda: self._audited(corpus, cards)) if self.chosen.held else None
+        self.audit = broadcast_from_rank_zero(lambda: self._audited(corpus, cards)) if self.chosen.held_out else None
         if self.audit is not None:
             apply_audit(corpus, self.audit)
-        self.levels = levels(cards.all(), [*(card.name for card in self.chosen.cards), *tasks_seen(self.base)])
+        self.levels = generalization_levels(
+            cards.all(), [*(card.name for card in self.chosen.cards), *tasks_trained_on(self.base)]
+        )
         worlds = any(card.world is not None for card in self.chosen.cards)
         self.clusters = {card.name: card.cluster for card in cards.all() if worlds or card.world is None}
-        saved = read_data(folder) if folder is not None and folder.recipe.exists() else None
+        saved = read_data_record(folder) if folder is not None and folder.recipe.exists() else None
         if folder is not None and saved is not None:
             check_data(folder, saved, corpus)
         return corpus
@@ -77,19 +90,19 @@ class Finetuning(Run):
     def _audited(self, corpus: TaskCorpus, cards: Cards) -> Audit:
         options = self.options
         self.views.note("audit: comparing training rows with held-out evaluation rows")
-        read = [lineage for _, lineage in lineages(self.base) if lineage is not None]
-        return audit(corpus, self.chosen.held, cards, read, data_root=options.data_root, offline=options.offline)
+        read = [lineage for _, lineage in ancestors_and_lineages(self.base) if lineage is not None]
+        return audit(corpus, self.chosen.held_out, cards, read, data_root=options.data_root, offline=options.offline)
 
-    def make_objective(self, assembly: Assembly) -> AnswerObjective:
+    def make_objective(self, assembly: Assembly) -> SupervisedObjective:
         tasks = [TaskName(task.card.name, task.card.cluster) for task in self.corpus.tasks]
         self.writer = self._writer(assembly)
         self.layout = layout_of(self.recipe, assembly, self.accelerator.device)
-        return AnswerObjective(assembly, tasks, self.recipe.train.loss_average)
+        return SupervisedObjective(assembly, tasks, self.recipe.train.loss_average)
 
-    def _writer(self, assembly: Assembly) -> TaskWriter:
+    def _writer(self, assembly: Assembly) -> SessionBuilder:
         tokenise = SessionTokeniser(assembly.decoder_tokenizer, assembly.processors)
-        also = [TextReader.of(self._tokenizer(one.tokenizer), one.length) for one in self.recipe.data.also_fit]
-        return TaskWriter(self.corpus, tokenise, Limits.of(tokenise, self.recipe.data.sequence_length, also))
+        also = [EncoderLimit.of(self._tokenizer(one.tokenizer), one.length) for one in self.recipe.data.also_fit]
+        return SessionBuilder(self.corpus, tokenise, LengthLimits.of(tokenise, self.recipe.data.sequence_length, also))
 
     def _tokenizer(self, name: str) -> Any:
         return load_tokenizer(model_folder(name, offline=self.options.offline, weights=False))
@@ -120,22 +133,22 @@ class Finetuning(Run):
             if example is None:
                 continue
             style, limits = self.corpus.style, self.writer.limits
-            fits = fitted(opened.card, example, template, (), style, self.writer.delimiter, limits)
+            fits = build_session(opened.card, example, template, (), style, self.writer.delimiter, limits)
             if fits is None:
                 continue
             if not rows:
                 self.asked.append(Session(list(fits[0])[:-1], opened.card.name))
-            session = self.writer.tokenise(fits[0], need_trained=True)
+            session = self.writer.tokenise(fits[0], require_targets=True)
             used += len(session)
             if rows and options.tokens is not None and used > options.tokens:
                 break
-            rows.append(row_of([TaskSession(session, task, {"source_tokens": len(session)}, -1)]))
+            rows.append(pack_sessions([TaskSession(session, task, {"source_tokens": len(session)}, -1)]))
         return rows
 
-    def shown(self) -> list[str | Session]:
+    def preview_texts(self) -> list[str | Session]:
         return list(self.asked)
 
-    def make_plan(self) -> Plan:
+    def make_plan(self) -> RunPlan:
         self.sampled = sample_sessions(self.writer)
         plan = make_task_plan(
             self.recipe,
@@ -154,15 +167,17 @@ class Finetuning(Run):
     def _hold_out_notes(self) -> list[str]:
         if self.audit is None:
             return []
-        unknown = [f"nobody can tell what {name} has seen: it has no lineage" for name in untold(self.base)]
-        return [*self.audit.notes(), *unknown, said_levels(self.levels, self.clusters)]
+        unknown = [
+            f"nobody can tell what {name} has seen: it has no lineage" for name in ancestors_without_lineage(self.base)
+        ]
+        return [*self.audit.notes(), *unknown, describe_levels(self.levels, self.clusters)]
 
     def probe_batch(self) -> Batch:
         """The largest pass of a step of the sample's longest sessions."""
         own = -(-self.recipe.train.batch_size // self.world)
         sessions = sorted(self.sampled, key=lambda one: -len(one.session))[:own]
         rows = self.layout.rows(sessions)
-        parts = cut(rows, self.recipe.train.micro_batch_size, self.accelerator.device.type == "cpu")
+        parts = micro_batches_of_step(rows, self.recipe.train.micro_batch_size, self.accelerator.device.type == "cpu")
         sizes = [len(part) * max(map(len, part)) for part in parts]
         return self.objective.collate(parts[sizes.index(max(sizes))])
 
@@ -170,10 +185,10 @@ class Finetuning(Run):
     def padded_length(self) -> int | None:
         return super().padded_length if self.layout.pack else None
 
-    def stream(self, trainer: Trainer) -> RowStream:
+    def stream(self, trainer: Trainer) -> StepRowDataset:
         batch = self.recipe.train.batch_size
-        lanes = TaskLanes(self.writer, batch, trainer.state.lanes)
-        return RowStream(range(self.accelerator.process_index, batch, self.world), lanes, self.layout.join)
+        lanes = ExampleSlotFactory(self.writer, batch, trainer.state.lanes)
+        return StepRowDataset(range(self.accelerator.process_index, batch, self.world), lanes, self.layout.join)
 
     def _train(self, folder: RunFolder, found: Path | None) -> Exit:
         if self.main and self.audit is not None and not (folder.path / AUDIT).exists():
@@ -185,7 +200,7 @@ class Finetuning(Run):
             "tasks": [task.card.name for task in self.corpus.tasks],
             "clusters": sorted({task.card.cluster for task in self.corpus.tasks}),
             "templates": {"collection": self.recipe.data.templates.collection, **asdict(self.corpus.style)},
-            "held_out": [card.name for card in self.chosen.held],
+            "held_out": [card.name for card in self.chosen.held_out],
             "audits": [self.audit.lineage()] if self.audit is not None else [],
             "levels": self.levels,
         }

@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 def prepare(recipe: PretrainRecipe, data_root: Path | None, offline: bool) -> tuple[Corpus, Assembly]:
     """A recipe's documents and model."""
     from metalm_cli.data.documents.open_corpus import open_corpus
-    from metalm_cli.models.assembly import assemble_recipe
+    from metalm_cli.models.assembly import build_from_recipe
 
     corpus = open_corpus(recipe.data, seed=recipe.train.seed, data_root=data_root, offline=offline)
-    return corpus, assemble_recipe(recipe, lambda count: corpus.sample(count, 0), offline=offline)
+    return corpus, build_from_recipe(recipe, lambda count: corpus.sample(count, 0), offline=offline)
 
 
 def first_rows(recipe: PretrainRecipe, corpus: Corpus, assembly: Assembly, count: int) -> Iterator[Row]:
     """The first rows of a run: row r of step s comes from lane r."""
-    from metalm_cli.data.sampling.lanes import Lane
+    from metalm_cli.data.sampling.lanes import RowSlot
     from metalm_cli.objectives import make_objective
 
     writer = make_objective(recipe, assembly).writer(recipe.data, recipe.train.seed)
     size = recipe.train.batch_size
     used = min(size, count)
     reader = corpus.reader(lambda number: number % size < used)
-    lanes = [Lane(index, size, reader, writer) for index in range(used)]
+    lanes = [RowSlot(index, size, reader, writer) for index in range(used)]
     for number in range(count):
         yield lanes[number % used].next_row()
 
@@ -41,15 +41,15 @@ def first_examples(
     recipe: FinetuneRecipe, data_root: Path | None, offline: bool, count: int
 ) -> tuple[TaskCorpus, Assembly, list[Row]]:
     """A recipe's tasks and model, and the sessions of the first numbers, a row each."""
-    from metalm_cli.data.examples.pack_examples import row_of
-    from metalm_cli.data.examples.session_writer import TaskWriter
-    from metalm_cli.data.examples.task_selection import open_tasks
-    from metalm_cli.data.examples.truncation import Limits
-    from metalm_cli.models.assembly import assemble_recipe
+    from metalm_cli.data.examples.pack_examples import pack_sessions
+    from metalm_cli.data.examples.session_writer import SessionBuilder
+    from metalm_cli.data.examples.task_selection import open_training_tasks
+    from metalm_cli.data.examples.truncation import LengthLimits
+    from metalm_cli.models.assembly import build_from_recipe
     from metalm_cli.sessions import SessionTokeniser
 
-    corpus, _ = open_tasks(recipe.data, seed=recipe.train.seed, data_root=data_root, offline=offline)
-    assembly = assemble_recipe(recipe, lambda count: corpus.sample(count, 0), offline=offline)
+    corpus, _ = open_training_tasks(recipe.data, seed=recipe.train.seed, data_root=data_root, offline=offline)
+    assembly = build_from_recipe(recipe, lambda count: corpus.sample(count, 0), offline=offline)
     tokenise = SessionTokeniser(assembly.decoder_tokenizer, assembly.processors)
-    writer = TaskWriter(corpus, tokenise, Limits.of(tokenise, recipe.data.sequence_length))
-    return corpus, assembly, [row_of([writer.session(number)]) for number in range(count)]
+    writer = SessionBuilder(corpus, tokenise, LengthLimits.of(tokenise, recipe.data.sequence_length))
+    return corpus, assembly, [pack_sessions([writer.session(number)]) for number in range(count)]

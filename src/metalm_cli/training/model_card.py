@@ -10,16 +10,16 @@ from metalm_cli.config.schema.recipes import Recipe
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.models.checkpoint_io import save_model
 from metalm_cli.models.lora.adapter_files import save_adapter
-from metalm_cli.models.lora.inject import Adaptation
+from metalm_cli.models.lora.inject import LoraTargets
 from metalm_cli.provenance.lineage import LINEAGE, make_lineage
-from metalm_cli.runs.data_record import Reads
+from metalm_cli.runs.data_record import DataSource
 
 
 def write_model(
     folder: Path,
     root: Any,
     assembly: Assembly,
-    corpus: Reads,
+    corpus: DataSource,
     recipe: Recipe,
     facts: dict[str, Any],
     ancestors: list[dict[str, Any]],
@@ -35,7 +35,7 @@ def write_model(
         facts: ``name``, ``recipe`` (YAML), ``steps``, ``tokens`` and validation metrics, for lineage and card.
         ancestors: The lineages that it goes on from.
     """
-    if assembly.alone:
+    if assembly.is_encoder_only:
         assembly.model.save_pretrained(folder)
         for processor in assembly.processors.values():
             processor.save_pretrained(folder)
@@ -91,7 +91,7 @@ Trained with metalm {lineage["metalm"]} for {facts["steps"]:,} steps on {facts["
 """
 
 
-def _adapted(assembly: Assembly, adaptation: Adaptation) -> str:
+def _adapted(assembly: Assembly, adaptation: LoraTargets) -> str:
     """What a card says of adapters."""
     trained = sum(one.numel() for one in assembly.model.parameters() if one.requires_grad)
     base = adaptation.base
@@ -112,7 +112,7 @@ def part_table(assembly: Assembly) -> str:
 
 def how_to_load(assembly: Assembly) -> str:
     """Python that loads the model, for a card."""
-    if assembly.alone:
+    if assembly.is_encoder_only:
         return 'from transformers import AutoModel\n\nencoder = AutoModel.from_pretrained("path/to/this/folder")'
     if not assembly.processors and assembly.adaptation is None:
         return (

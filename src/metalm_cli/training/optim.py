@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from metalm_cli.config.schema.training import Training
-from metalm_cli.models.trainable import PartPolicy, parameter_groups
+from metalm_cli.models.trainable import TrainPolicy, parameter_groups
 
 
 def make_optimizer(
-    parts: Mapping[str, nn.Module], policy: Mapping[str, PartPolicy], options: Training
+    parts: Mapping[str, nn.Module], policy: Mapping[str, TrainPolicy], options: Training
 ) -> torch.optim.Optimizer:
     """AdamW over what trains; fused, because the fused kernel can skip an update without asking the host."""
     groups = parameter_groups(parts, policy, options.learning_rate, options.weight_decay)

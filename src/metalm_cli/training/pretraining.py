@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from metalm_cli.config.schema.recipes import PretrainRecipe
 from metalm_cli.data import Corpus, open_corpus
-from metalm_cli.data.documents.document_lanes import LaneMaker
-from metalm_cli.data.sampling.loader import RowStream
+from metalm_cli.data.documents.document_lanes import RowSlotFactory
+from metalm_cli.data.sampling.loader import StepRowDataset
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.objectives import DocumentObjective, make_objective
 from metalm_cli.objectives.language import LanguageObjective
-from metalm_cli.runs.data_record import check_data, pinned, read_data
+from metalm_cli.runs.data_record import check_data, pinned_revisions, read_data_record
 from metalm_cli.runs.folder import RunFolder
 from metalm_cli.sessions import Batch, Row, Session, TextProcessor
-from metalm_cli.training.planning.memory import micro_rows
-from metalm_cli.training.planning.plan import Plan, make_plan
+from metalm_cli.training.planning.memory import rows_per_micro_batch
+from metalm_cli.training.planning.plan import RunPlan, make_plan
 from metalm_cli.training.planning.probe import probe_batch
-from metalm_cli.training.run import Options, Run, Views
+from metalm_cli.training.run import Run, RunCallbacks, RunOptions
 from metalm_cli.training.trainer import Trainer
 
-__all__ = ["Options", "Pretraining", "Views"]
+__all__ = ["Pretraining", "RunCallbacks", "RunOptions"]
 
 
 class Pretraining(Run):
@@ -32,9 +32,9 @@ class Pretraining(Run):
     def open(self, folder: RunFolder | None) -> Corpus:
         options = self.options
         begun = folder is not None and folder.recipe.exists()
-        saved = read_data(folder) if folder is not None and begun else None
+        saved = read_data_record(folder) if folder is not None and begun else None
         corpus = open_corpus(
-            pinned(self.recipe.data, saved),
+            pinned_revisions(self.recipe.data, saved),
             seed=self.recipe.train.seed,
             data_root=options.data_root,
             offline=options.offline,
@@ -52,7 +52,7 @@ class Pretraining(Run):
         self.held_out = [document.text for document in self.corpus.validation()]
         return self.objective.validation_rows(self.recipe.data, self.held_out)
 
-    def make_plan(self) -> Plan:
+    def make_plan(self) -> RunPlan:
         plan = make_plan(
             self.recipe,
             self.corpus,
@@ -68,7 +68,7 @@ class Pretraining(Run):
         self._check_spans(plan)
         return plan
 
-    def _check_spans(self, plan: Plan) -> None:
+    def _check_spans(self, plan: RunPlan) -> None:
         counts, options = plan.figures.counts, self.recipe.objective
         if counts.get("docked_spans") or not counts.get("too_long_spans"):
             return
@@ -84,13 +84,13 @@ class Pretraining(Run):
         )
 
     def probe_batch(self) -> Batch:
-        return probe_batch(self.objective, self.recipe, micro_rows(self.recipe, self.world))
+        return probe_batch(self.objective, self.recipe, rows_per_micro_batch(self.recipe, self.world))
 
-    def stream(self, trainer: Trainer) -> RowStream:
+    def stream(self, trainer: Trainer) -> StepRowDataset:
         batch = self.recipe.train.batch_size
         writer = self.objective.writer(self.recipe.data, self.recipe.train.seed)
-        maker = LaneMaker(self.corpus, writer, batch, trainer.state.lanes)
-        return RowStream(range(self.accelerator.process_index, batch, self.world), maker)
+        maker = RowSlotFactory(self.corpus, writer, batch, trainer.state.lanes)
+        return StepRowDataset(range(self.accelerator.process_index, batch, self.world), maker)
 
-    def shown(self) -> list[str | Session]:
+    def preview_texts(self) -> list[str | Session]:
         return list(self.held_out)

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from metalm_cli.common.signals import StopSignals
-from metalm_cli.data.sampling.loader import RowStream, loader
+from metalm_cli.data.sampling.loader import StepRowDataset, loader
 from metalm_cli.errors import Exit, MetalmError
-from metalm_cli.models.assembly import Assembly, assemble_recipe
+from metalm_cli.models.assembly import Assembly, build_from_recipe
 from metalm_cli.objectives import Objective
 from metalm_cli.provenance.lineage import read_ancestors
 from metalm_cli.runs import checkpoint
@@ -23,20 +23,20 @@ from metalm_cli.runs.metrics_log import MetricsLog, check_trackers, log_to_track
 from metalm_cli.runs.resume_check import check_recipe
 from metalm_cli.sessions import Batch, Row, Session
 from metalm_cli.training.distributed.accelerator import compile_layers, make_accelerator
-from metalm_cli.training.distributed.rank_zero import agreed
+from metalm_cli.training.distributed.rank_zero import broadcast_from_rank_zero
 from metalm_cli.training.model_card import write_model
-from metalm_cli.training.planning.memory import does_not_fit, estimate_memory, first_words, out_of_memory
-from metalm_cli.training.planning.plan import Plan
+from metalm_cli.training.planning.memory import estimate_memory, first_words_of, out_of_memory, out_of_memory_error
+from metalm_cli.training.planning.plan import RunPlan
 from metalm_cli.training.planning.probe import ProbeResult, probe
 from metalm_cli.training.progress import Progress, make_progress, memory_bytes
-from metalm_cli.training.run_start import TOKENIZERS, begin, check_base, recipe_name
+from metalm_cli.training.run_start import TOKENIZERS, check_adapter_base, recipe_name, write_start
 from metalm_cli.training.step_metrics import summary
-from metalm_cli.training.trainer import Hooks, Trainer
+from metalm_cli.training.trainer import Trainer, TrainerCallbacks
 from metalm_cli.training.validation import Validator
 
 
 @dataclass
-class Options:
+class RunOptions:
     """What the command line adds to a recipe."""
 
     name: str
@@ -48,7 +48,7 @@ class Options:
 
 
 @dataclass
-class Views:
+class RunCallbacks:
     """How a run is shown.
 
     Args:
@@ -57,7 +57,7 @@ class Views:
         note: Says a line.
     """
 
-    plan: Callable[[Plan, ProbeResult | None], None]
+    plan: Callable[[RunPlan, ProbeResult | None], None]
     sample: Callable[[Assembly, list[str | Session]], list[tuple[str, str]]]
     note: Callable[[str], None]
 
@@ -72,7 +72,7 @@ class Run(ABC):
         views: How to show things.
     """
 
-    def __init__(self, recipe: Any, text: str, options: Options, views: Views) -> None:
+    def __init__(self, recipe: Any, text: str, options: RunOptions, views: RunCallbacks) -> None:
         self.recipe, self.text, self.options, self.views = recipe, text, options, views
         check_trackers(recipe.train.trackers, options.offline)
         self.accelerator = make_accelerator(recipe)
@@ -101,7 +101,7 @@ class Run(ABC):
         """Rows to validate on."""
 
     @abstractmethod
-    def make_plan(self) -> Plan:
+    def make_plan(self) -> RunPlan:
         """What the run will do."""
 
     @abstractmethod
@@ -109,10 +109,10 @@ class Run(ABC):
         """A micro-batch of the longest rows."""
 
     @abstractmethod
-    def stream(self, trainer: Trainer) -> RowStream:
+    def stream(self, trainer: Trainer) -> StepRowDataset:
         """The rows of this process."""
 
-    def shown(self) -> list[str | Session]:
+    def preview_texts(self) -> list[str | Session]:
         """Texts or sessions that are continued at a validation, for the eye."""
         return []
 
@@ -134,7 +134,7 @@ class Run(ABC):
         recipe = self.recipe
         self.corpus = self.open(folder)
         self.assembly = self._assemble(None if folder is None else folder.path / TOKENIZERS)
-        check_base(folder, self.assembly)
+        check_adapter_base(folder, self.assembly)
         self.ancestors = read_ancestors(recipe)
         self.objective = self.make_objective(self.assembly)
         self.validation_rows = self.read_validation()
@@ -146,7 +146,7 @@ class Run(ABC):
             self.assembly.model.gradient_checkpointing_enable()
 
     def _assemble(self, tokenizers: Path | None) -> Assembly:
-        return assemble_recipe(
+        return build_from_recipe(
             self.recipe,
             lambda count: self.corpus.sample(count, 0),
             offline=self.options.offline,
@@ -172,22 +172,22 @@ class Run(ABC):
             MetalmError: See :meth:`Trainer.run`; and what is wrong with the folder or its checkpoint.
         """
         options = self.options
-        if agreed(lambda: RunFolder.begins(options.out, options.name, options.resume)):
-            self._ready(None)
+        if broadcast_from_rank_zero(lambda: RunFolder.begins(options.out, options.name, options.resume)):
+            self._prepare_and_show(None)
         with self._folder() as folder:
             self.place = folder.path
             for note in folder.notes:
                 self.views.note(note)
             found = self._checkpoint(folder) if folder.resumed else None
             if not hasattr(self, "corpus"):
-                self._ready(folder)
+                self._prepare_and_show(folder)
             if self.main and not folder.recipe.exists():
-                begin(folder, options.name, self.text, str(self.accelerator.device), self.corpus, self.assembly)
+                write_start(folder, options.name, self.text, str(self.accelerator.device), self.corpus, self.assembly)
             elif self.main and self.changed:
                 folder.write_text("recipe.yaml", self.text)
             return self._train(folder, found)
 
-    def _ready(self, folder: RunFolder | None) -> None:
+    def _prepare_and_show(self, folder: RunFolder | None) -> None:
         self.prepare(folder)
         self.show_plan()
 
@@ -202,7 +202,7 @@ class Run(ABC):
             made.append(RunFolder.create(options.out, options.name, options.resume))
             return str(made[0].path), made[0].resumed
 
-        path, resumed = agreed(make)
+        path, resumed = broadcast_from_rank_zero(make)
         if made:
             return made[0]
         folder = RunFolder.attach(Path(path))
@@ -216,7 +216,7 @@ class Run(ABC):
             self.views.note(note)
         self.changed = bool(notes)
         self.options.name = recipe_name(folder) or self.options.name
-        found, damaged = agreed(lambda: checkpoint.latest(folder.checkpoints))
+        found, damaged = broadcast_from_rank_zero(lambda: checkpoint.find_latest(folder.checkpoints))
         for one in damaged:
             self.views.note(f"not used: {one}")
         return found
@@ -237,11 +237,11 @@ class Run(ABC):
                 folder.unfinish()
             trainer.control.wait()
         if self.main:
-            checkpoint.clean(folder.checkpoints)
+            checkpoint.remove_interrupted(folder.checkpoints)
         self.accelerator.project_configuration.logging_dir = str(folder.path / "trackers")
         start_trackers(self.accelerator, list(recipe.train.trackers), self.options.name, recipe.model_dump())
         stream = self.stream(trainer)
-        with MetricsLog(folder.metrics) if self.main else _Nothing() as log, make_progress(main=self.main) as progress:
+        with MetricsLog(folder.metrics) if self.main else NullLog() as log, make_progress(main=self.main) as progress:
             if self.main:
                 log.cut_back(trainer.state.step)
             progress.start(self.steps, f"{self.options.name} -> {folder.path}", trainer.state.step)
@@ -267,17 +267,19 @@ class Run(ABC):
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            last, _ = checkpoint.latest(folder.checkpoints)
+            last, _ = checkpoint.find_latest(folder.checkpoints)
             kept = f"; {last} is whole, and --resume goes on from it" if last else ""
             memory = estimate_memory(
                 self.recipe, self.assembly, getattr(self.root, "generator", None), self.world, self.shards
             )
             what = f"memory ran out while training{kept}"
-            raise does_not_fit(
-                self.recipe, first_words(error), memory, self.world, what=what, exit_code=Exit.FAILED
+            raise out_of_memory_error(
+                self.recipe, first_words_of(error), memory, self.world, what=what, exit_code=Exit.FAILED
             ) from error
 
-    def _hooks(self, folder: RunFolder, trainer: Trainer, log: Any, progress: Progress, validator: Validator) -> Hooks:
+    def _hooks(
+        self, folder: RunFolder, trainer: Trainer, log: Any, progress: Progress, validator: Validator
+    ) -> TrainerCallbacks:
         def logged(record: dict[str, Any]) -> None:
             record = {**record, "memory_bytes": memory_bytes()}
             log_to_trackers(self.accelerator, record)
@@ -292,16 +294,16 @@ class Run(ABC):
         def save(tensors: dict[str, dict[str, torch.Tensor]], state: dict[str, Any]) -> None:
             if self.main:
                 path = checkpoint.save(folder.checkpoints, state["step"], tensors, state)
-                checkpoint.prune(folder.checkpoints, self.recipe.train.keep, state["best_step"])
+                checkpoint.remove_old(folder.checkpoints, self.recipe.train.keep, state["best_step"])
                 progress.note(f"checkpoint: {path}")
 
-        return Hooks(logged, validator, validated, save, self.corpus.where, progress.advance)
+        return TrainerCallbacks(logged, validator, validated, save, self.corpus.where, progress.advance)
 
     def _samples(self) -> list[tuple[str, str]]:
         count = self.recipe.train.samples
-        if not count or self.assembly.alone or self.world > 1:
+        if not count or self.assembly.is_encoder_only or self.world > 1:
             return []
-        return self.views.sample(self.assembly, self.shown()[:count])
+        return self.views.sample(self.assembly, self.preview_texts()[:count])
 
     @property
     def result(self) -> str:
@@ -321,23 +323,27 @@ class Run(ABC):
             }
             step = trainer.state.best_step if trainer.keep_best else None
             here = self.world == 1 and step in (None, trainer.state.step)
-            root, assembly = (self.root, self.assembly) if here else self._whole(folder, step)
+            root, assembly = (self.root, self.assembly) if here else self._load_whole_model(folder, step)
             with folder.finishing(self.result) as place:
                 write_model(place, root, assembly, self.corpus, self.recipe, facts, self.ancestors)
         trainer.control.wait()
 
-    def _whole(self, folder: RunFolder, step: int | None) -> tuple[Any, Assembly]:
+    def _load_whole_model(self, folder: RunFolder, step: int | None) -> tuple[Any, Assembly]:
         """The model in one piece, from the checkpoint of a step (default the last): training may have sharded it."""
         assembly = self._assemble(folder.path / TOKENIZERS)
         root = self.make_objective(assembly).step()
-        found = checkpoint.latest(folder.checkpoints)[0] if step is None else checkpoint.at(folder.checkpoints, step)
+        found = (
+            checkpoint.find_latest(folder.checkpoints)[0]
+            if step is None
+            else checkpoint.load_step(folder.checkpoints, step)
+        )
         assert found is not None, "the last step and the best were saved"
         tensors, _state = checkpoint.load(found, verify=False)
         root.load_state_dict(tensors["model"], strict=assembly.adaptation is None)
         return root, assembly
 
 
-class _Nothing:
+class NullLog:
     """Stands for the metrics log in processes that write none."""
 
     def __enter__(self) -> Any:

@@ -6,10 +6,10 @@ import json
 import shutil
 from typing import Any
 
-from metalm_cli.common.atomic_files import TEMPORARY, explained, fsync_tree, replace_folder
+from metalm_cli.common.atomic_files import TEMPORARY, explain_write_errors, fsync_tree, replace_folder
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.models.assembly import Assembly
-from metalm_cli.runs.data_record import DATA, Reads, data_facts
+from metalm_cli.runs.data_record import DATA, DataSource, data_record
 from metalm_cli.runs.folder import RunFolder, environment
 
 TOKENIZERS = "tokenizers"
@@ -19,7 +19,7 @@ BASE = "base.json"
 """Hash of the weights that a run's adapters stand on: its checkpoints leave them out."""
 
 
-def begin(folder: RunFolder, name: str, text: str, device: str, corpus: Reads, assembly: Assembly) -> None:
+def write_start(folder: RunFolder, name: str, text: str, device: str, corpus: DataSource, assembly: Assembly) -> None:
     """Write what a resumed run needs; ``recipe.yaml`` last, so that a run that has it has all.
 
     Args:
@@ -33,10 +33,10 @@ def begin(folder: RunFolder, name: str, text: str, device: str, corpus: Reads, a
     Raises:
         MetalmError: The folder cannot be written.
     """
-    with explained(folder.path, "cannot begin the run", Exit.FAILED):
+    with explain_write_errors(folder.path, "cannot begin the run", Exit.FAILED):
         folder.write_json("environment.json", {"recipe": name, **environment(device)})
         _write_tokenizers(folder, assembly)
-        folder.write_json(DATA, data_facts(corpus))
+        folder.write_json(DATA, data_record(corpus))
         if assembly.adaptation is not None:
             folder.write_json(BASE, {"sha256": assembly.adaptation.base.sha256})
         folder.write_text("recipe.yaml", text)
@@ -45,7 +45,7 @@ def begin(folder: RunFolder, name: str, text: str, device: str, corpus: Reads, a
 def _write_tokenizers(folder: RunFolder, assembly: Assembly) -> None:
     place = folder.path / f".{TOKENIZERS}{TEMPORARY}"
     try:
-        if not assembly.alone:
+        if not assembly.is_encoder_only:
             assembly.decoder_tokenizer.tokenizer.save_pretrained(place / "decoder")
         for name, processor in assembly.processors.items():
             processor.save_pretrained(place / "encoders" / name)
@@ -55,7 +55,7 @@ def _write_tokenizers(folder: RunFolder, assembly: Assembly) -> None:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def check_base(folder: RunFolder | None, assembly: Assembly) -> None:
+def check_adapter_base(folder: RunFolder | None, assembly: Assembly) -> None:
     """Refuse to resume adapters on other weights than they began on.
 
     Raises:

@@ -11,7 +11,7 @@ from typing import Any
 
 from metalm_cli.objectives import Term
 from metalm_cli.sessions import Batch
-from metalm_cli.training.distributed.collectives import Control
+from metalm_cli.training.distributed.collectives import Collectives
 
 LOGGED = (
     "trained_tokens",
@@ -37,7 +37,7 @@ LEFT = {"too_long": "too long", "validation": "held out"}
 """Names of counters, as people say them."""
 
 
-class Meter:
+class StepMetrics:
     """Collects losses on the device and counters on the host.
 
     Args:
@@ -45,7 +45,7 @@ class Meter:
         state: From :meth:`state`, to go on from a checkpoint.
     """
 
-    def __init__(self, control: Control, state: dict[str, Any] | None = None) -> None:
+    def __init__(self, control: Collectives, state: dict[str, Any] | None = None) -> None:
         self.control = control
         # One process takes over what all had counted.
         state = state if state is not None and control.rank == 0 else {}
@@ -67,7 +67,7 @@ class Meter:
         self.timed += batch.counts["source_tokens"]
 
     @contextmanager
-    def paused(self) -> Iterator[None]:
+    def exclude_time(self) -> Iterator[None]:
         """What is done inside is no training: its time does not count."""
         begun = time.monotonic()
         yield

@@ -20,28 +20,28 @@ from torch import nn
 
 from metalm_cli.common.signals import StopSignals
 from metalm_cli.config.schema.training import Training
-from metalm_cli.data.sampling.lanes import LaneState
+from metalm_cli.data.sampling.lanes import SlotState
 from metalm_cli.data.sampling.loader import StepRows
-from metalm_cli.data.sampling.micro_batching import cut
+from metalm_cli.data.sampling.micro_batching import micro_batches_of_step
 from metalm_cli.errors import Exit, MetalmError
-from metalm_cli.models.trainable import PartPolicy, layers_of
+from metalm_cli.models.trainable import TrainPolicy, transformer_layers
 from metalm_cli.objectives import Objective
 from metalm_cli.sessions import Batch
-from metalm_cli.training.distributed.collectives import Control, scalar
-from metalm_cli.training.distributed.state_dict import gather, restore
+from metalm_cli.training.distributed.collectives import Collectives, scalar
+from metalm_cli.training.distributed.state_dict import gather_state, restore_state
 from metalm_cli.training.optim import gate, make_optimizer, schedule, set_learning_rate
-from metalm_cli.training.step_metrics import Meter
+from metalm_cli.training.step_metrics import StepMetrics
 
 NAMED = 12
 """Documents that are named when something is not finite."""
 
 
 @dataclass
-class Progressed:
+class TrainerState:
     """What a run knows of itself beside its tensors: a checkpoint's ``state.json``."""
 
     step: int = 0
-    lanes: dict[int, LaneState] = field(default_factory=dict)
+    lanes: dict[int, SlotState] = field(default_factory=dict)
     meter: dict[str, Any] = field(default_factory=dict)
     best_step: int | None = None
     best_loss: float | None = None
@@ -52,13 +52,13 @@ class Progressed:
         return {**vars(self), "lanes": {str(lane): list(state) for lane, state in self.lanes.items()}}
 
     @classmethod
-    def from_json(cls, state: dict[str, Any]) -> Progressed:
-        lanes = {int(lane): LaneState(*at) for lane, at in state["lanes"].items()}
+    def from_json(cls, state: dict[str, Any]) -> TrainerState:
+        lanes = {int(lane): SlotState(*at) for lane, at in state["lanes"].items()}
         return cls(**{**state, "lanes": lanes})
 
 
 @dataclass
-class Hooks:
+class TrainerCallbacks:
     """What the loop tells others; each is called at the steps that the recipe asks for.
 
     Args:
@@ -102,7 +102,7 @@ class Trainer:
     ) -> None:
         self.options, self.steps, self.objective = options, steps, objective
         self.accelerator, self.length = accelerator, length
-        self.control = Control(accelerator)
+        self.control = Collectives(accelerator)
         self.device: torch.device = accelerator.device
         self.root = root
         self.patience: int | None = getattr(options, "patience", None)
@@ -115,7 +115,7 @@ class Trainer:
         root.train()
         self.module, self.optimizer = accelerator.prepare(root, optimizer)
         self.encoders: dict[str, Any] = dict(getattr(root.model, "encoders", {}) or {})
-        self.state = Progressed()
+        self.state = TrainerState()
         self.started = time.monotonic()
         # The device is asked at least as often as something is logged, and tells of the steps since.
         self.recent: deque[tuple[int, tuple[int, ...]]] = deque(maxlen=options.log_every)
@@ -124,18 +124,18 @@ class Trainer:
 
     def restore(self, tensors: dict[str, dict[str, torch.Tensor]], state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
-        restore(self.root, self.optimizer, tensors)
-        self.state = Progressed.from_json(state)
+        restore_state(self.root, self.optimizer, tensors)
+        self.state = TrainerState.from_json(state)
 
-    def save(self, hooks: Hooks, meter: Meter) -> None:
+    def save(self, hooks: TrainerCallbacks, meter: StepMetrics) -> None:
         """Write a checkpoint of the step just done."""
-        lanes: dict[int, LaneState] = {}
+        lanes: dict[int, SlotState] = {}
         for share in self.control.collect(self.state.lanes):
             lanes.update(share)
         self.state.meter = meter.state()
-        state = Progressed(**{**vars(self.state), "lanes": lanes})
+        state = TrainerState(**{**vars(self.state), "lanes": lanes})
         state.seconds += time.monotonic() - self.started
-        hooks.save(gather(self.root, self.optimizer, keep=self.control.rank == 0), state.to_json())
+        hooks.save(gather_state(self.root, self.optimizer, keep=self.control.rank == 0), state.to_json())
         self.control.wait()
 
     @property
@@ -147,7 +147,7 @@ class Trainer:
 
     def micro_batches(self, made: StepRows) -> list[Batch]:
         """The step's rows of this process as batches on the device."""
-        parts = cut(made.rows, self.options.micro_batch_size, self.device.type == "cpu")
+        parts = micro_batches_of_step(made.rows, self.options.micro_batch_size, self.device.type == "cpu")
         batches = [self.objective.collate(part, self.length) for part in parts]
         if self.device.type == "cuda":  # from pinned memory, copies run while the device works
             batches = [batch.pin_memory() for batch in batches]
@@ -170,7 +170,7 @@ class Trainer:
         return counted, in_use, max(totals[-1 - len(passes) : -1]), bool(totals[-1])
 
     def step(
-        self, batches: list[Batch], counts: dict[str, int], used: set[str], passes: int, meter: Meter
+        self, batches: list[Batch], counts: dict[str, int], used: set[str], passes: int, meter: StepMetrics
     ) -> torch.Tensor:
         """Forward and backward; returns the gradient norm on the device.
 
@@ -225,7 +225,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         return bad
 
-    def check(self, bad: torch.Tensor, hooks: Hooks) -> None:
+    def check(self, bad: torch.Tensor, hooks: TrainerCallbacks) -> None:
         """Stop if something was not finite. Waits for the device."""
         step = int(scalar(bad))
         if not step:
@@ -245,7 +245,7 @@ class Trainer:
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
-    def run(self, rows: Iterator[StepRows], hooks: Hooks, signals: StopSignals) -> Exit:
+    def run(self, rows: Iterator[StepRows], hooks: TrainerCallbacks, signals: StopSignals) -> Exit:
         """Train to the end, or until a signal or the time limit.
 
         Args:
@@ -260,10 +260,10 @@ class Trainer:
             MetalmError: Something was not finite, or a checkpoint could not be written.
         """
         options, state = self.options, self.state
-        meter = Meter(self.control, state.meter)
+        meter = StepMetrics(self.control, state.meter)
         if state.step >= self.steps or (self.patience is not None and state.stale >= self.patience):
             return Exit.DONE
-        limit = seconds(options.max_time)
+        limit = to_seconds(options.max_time)
         bad = torch.zeros((), device=self.device, dtype=torch.float64)
         while state.step < self.steps:
             made = next(rows)
@@ -280,20 +280,20 @@ class Trainer:
             hooks.advance(state.step)
             if self.device.type == "cpu":
                 self.check(bad, hooks)
-            if due(options.log_every, state.step) or last:
+            if is_due(options.log_every, state.step) or last:
                 self.check(bad, hooks)
                 rate = options.learning_rate * schedule(options, state.step - 1, self.steps)
                 hooks.log({"step": state.step, "split": "train", **meter.read(), "lr": rate, "grad_norm": scalar(norm)})
             best = False
-            if due(options.validate_every, state.step) or last:
+            if is_due(options.validate_every, state.step) or last:
                 self.check(bad, hooks)
-                with meter.paused():
+                with meter.exclude_time():
                     best = self._validate(hooks)
                 tired = self.patience is not None and state.stale >= self.patience
             wanted = best and (options.checkpoint_every or self.keep_best)
-            if due(options.checkpoint_every, state.step) or last or stop or tired or wanted:
+            if is_due(options.checkpoint_every, state.step) or last or stop or tired or wanted:
                 self.check(bad, hooks)
-                with meter.paused():
+                with meter.exclude_time():
                     self.save(hooks, meter)
             if tired:
                 return Exit.DONE
@@ -301,7 +301,7 @@ class Trainer:
                 return Exit.STOPPED
         return Exit.DONE
 
-    def _validate(self, hooks: Hooks) -> bool:
+    def _validate(self, hooks: TrainerCallbacks) -> bool:
         """Whether this validation is the best so far; one that is not finite never is."""
         found = hooks.validate(self.module, self.device)
         if not found:
@@ -315,21 +315,21 @@ class Trainer:
         return best
 
 
-def trained_parts(objective: Objective, root: Any) -> tuple[dict[str, nn.Module], dict[str, PartPolicy]]:
+def trained_parts(objective: Objective, root: Any) -> tuple[dict[str, nn.Module], dict[str, TrainPolicy]]:
     """The parts that an optimiser steps, and their policies; a generator trains beside its encoder."""
     parts, policy = objective.assembly.parts(), dict(objective.assembly.policy)
     if hasattr(root, "generator"):
-        parts["generator"], policy["generator"] = root.generator, PartPolicy()
+        parts["generator"], policy["generator"] = root.generator, TrainPolicy()
     return parts, policy
 
 
 def layer_classes(parts: dict[str, nn.Module]) -> list[str]:
     """Names of the classes of all stacks' layers: what sharding gathers, and frees, at once."""
     stacks = [part for name, part in parts.items() if not name.startswith("connectors.")]
-    return sorted({type(layer).__name__ for stack in stacks for layer in layers_of(stack)})
+    return sorted({type(layer).__name__ for stack in stacks for layer in transformer_layers(stack)})
 
 
-def due(every: int, step: int) -> bool:
+def is_due(every: int, step: int) -> bool:
     return every > 0 and step % every == 0
 
 
@@ -341,7 +341,7 @@ def step_seed(seed: int, step: int, rank: int, micro: int) -> int:
     return mixed
 
 
-def seconds(limit: str | None) -> float | None:
+def to_seconds(limit: str | None) -> float | None:
     """A time limit of a recipe (``90s``, ``30m``, ``2h``) in seconds."""
     if limit is None:
         return None

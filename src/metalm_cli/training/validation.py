@@ -10,7 +10,7 @@ from torch import nn
 
 from metalm_cli.objectives import Objective
 from metalm_cli.sessions import Row
-from metalm_cli.training.distributed.collectives import Control
+from metalm_cli.training.distributed.collectives import Collectives
 
 
 class Validator:
@@ -23,7 +23,7 @@ class Validator:
         control: Adds up over processes.
     """
 
-    def __init__(self, objective: Objective, rows: list[Row], size: int, control: Control) -> None:
+    def __init__(self, objective: Objective, rows: list[Row], size: int, control: Collectives) -> None:
         self.objective = objective
         self.control = control
         # By length, so that little is padded.

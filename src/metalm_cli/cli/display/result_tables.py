@@ -9,15 +9,15 @@ from metalm_cli.cli.display.tables import Block, Page
 
 if TYPE_CHECKING:
     from metalm_cli.evaluation.metrics.bootstrap import Estimate
-    from metalm_cli.evaluation.results.comparison import Comparison, MeanDifference, TaskDifference
-    from metalm_cli.evaluation.results.result_reader import Record, SettingRecord, TaskRecord
+    from metalm_cli.evaluation.results.comparison import Comparison, MeanDifference, TaskComparison
+    from metalm_cli.evaluation.results.result_reader import ResultRecord, SettingRecord, TaskRecord
 
 # -- one file ---------------------------------------------------------------------------------------------------------
 
 
-def shown(record: Record) -> Page:
+def result_table(record: ResultRecord) -> Page:
     """A result file as a page: a block for each number of demonstrations, with its cluster means."""
-    from metalm_cli.evaluation.results.comparison import means_of
+    from metalm_cli.evaluation.results.comparison import record_cluster_means
 
     named = [f"results  {record.name}"] if record.name else []
     page = Page([*named, f"model    {record.source}", f"asked    {_how(record)}"])
@@ -38,7 +38,7 @@ def shown(record: Record) -> Page:
             block.rows.append(_task_row(name, task, setting, several))
             page.facts.append(_task_facts(record, name, task, setting))
         block.tasks = len(block.rows)
-        for name, (mean, of) in means_of(record, shots).items():
+        for name, (mean, of) in record_cluster_means(record, shots).items():
             cells = [f"mean {name}", "", f"of {len(of)}", _pm(mean.value, mean.error), _interval(mean.interval), ""]
             block.rows.append(cells + [""] * (len(heads) - len(cells)))
             page.facts.append(_mean_facts(record, shots, name, mean, of))
@@ -47,7 +47,7 @@ def shown(record: Record) -> Page:
     return page
 
 
-def _how(record: Record) -> str:
+def _how(record: ResultRecord) -> str:
     settings = record.settings
     count = settings.get("limit")
     return ", ".join(
@@ -77,7 +77,7 @@ def _task_row(name: str, task: TaskRecord, setting: SettingRecord, several: bool
     return cells
 
 
-def _task_facts(record: Record, name: str, task: TaskRecord, setting: SettingRecord) -> dict[str, Any]:
+def _task_facts(record: ResultRecord, name: str, task: TaskRecord, setting: SettingRecord) -> dict[str, Any]:
     low, high = setting.interval or (None, None)
     best = setting.oracle
     return {
@@ -110,7 +110,7 @@ def _task_facts(record: Record, name: str, task: TaskRecord, setting: SettingRec
     }
 
 
-def _mean_facts(record: Record, shots: int, name: str, mean: Estimate, of: Sequence[str]) -> dict[str, Any]:
+def _mean_facts(record: ResultRecord, shots: int, name: str, mean: Estimate, of: Sequence[str]) -> dict[str, Any]:
     from metalm_cli.evaluation.results.comparison import OVER
 
     low, high = mean.interval or (None, None)
@@ -129,7 +129,7 @@ def _mean_facts(record: Record, shots: int, name: str, mean: Estimate, of: Seque
     }
 
 
-def _notes(record: Record) -> list[str]:
+def _notes(record: ResultRecord) -> list[str]:
     notes = []
     settings = [(name, one) for name, task in record.tasks.items() for one in task.settings]
     most = max((len(one.templates) for _, one in settings), default=0)
@@ -165,7 +165,7 @@ def _notes(record: Record) -> list[str]:
 # -- two files --------------------------------------------------------------------------------------------------------
 
 
-def compared(found: Comparison) -> Page:
+def comparison_table(found: Comparison) -> Page:
     """A comparison as a page: a block for each number of demonstrations, with cluster means."""
     page = Page(
         [f"{letter}  {one.name}: {one.source}" for letter, one in (("A", found.first), ("B", found.second))],
@@ -205,7 +205,7 @@ BETTER = ("–", "A", "B")
 """What is said of 0, 1 and 2."""
 
 
-def _difference_row(one: TaskDifference) -> list[str]:
+def _difference_row(one: TaskComparison) -> list[str]:
     scores = ["–" if score is None else f"{_tenths(score):.1f}" for score in (one.first, one.second)]
     if one.test is None or one.obstacles:
         return [one.task, one.metric, *scores, "", "", "", "", "INVALID"]
@@ -236,7 +236,7 @@ def _mean_row(mean: MeanDifference) -> list[str]:
     ]
 
 
-def _difference_facts(one: TaskDifference) -> dict[str, Any]:
+def _difference_facts(one: TaskComparison) -> dict[str, Any]:
     test = None if one.obstacles else one.test
     low, high = (None, None) if test is None else (100 * end for end in test.interval)
     only_a, only_b = (None, None) if one.test is None else one.test.only

@@ -49,7 +49,7 @@ class Page:
     notes: list[str] = field(default_factory=list)
 
 
-def send(pages: Sequence[Page], form: Form) -> None:
+def write_tables(pages: Sequence[Page], form: Form) -> None:
     """Print pages to standard output; where programs read the rows, what is no row goes to standard error."""
     if form == "table":
         for at, page in enumerate(pages):
@@ -69,10 +69,10 @@ def send(pages: Sequence[Page], form: Form) -> None:
         for page in pages:
             for block in page.blocks:
                 for row in [["shots", *block.heads], *([block.title, *row] for row in block.rows)]:
-                    console.write("\t".join(console.visible(cell).replace("\t", " ") for cell in row) + "\n")
+                    console.write("\t".join(console.escape_markup(cell).replace("\t", " ") for cell in row) + "\n")
     for page in pages:
         for line in [*(page.titles if form == "lines" else ()), *page.warnings, *page.notes]:
-            console.stderr().print(console.visible(line), markup=False, soft_wrap=True)
+            console.stderr().print(console.escape_markup(line), markup=False, soft_wrap=True)
 
 
 def _table(page: Page, first: bool) -> None:
@@ -83,7 +83,7 @@ def _table(page: Page, first: bool) -> None:
     if not first:
         out.print()
     for line in page.titles:
-        out.print(console.visible(line), markup=False, soft_wrap=True)
+        out.print(console.escape_markup(line), markup=False, soft_wrap=True)
     for block in page.blocks:
         out.print()
         out.print(block.title, style="bold", markup=False)
@@ -94,14 +94,14 @@ def _table(page: Page, first: bool) -> None:
         for at, row in enumerate(block.rows):
             if at == block.tasks:
                 table.add_row()
-            table.add_row(*(Text(console.visible(cell)) for cell in row))
+            table.add_row(*(Text(console.escape_markup(cell)) for cell in row))
         out.print(table)
     if page.warnings or page.notes:
         out.print()
     for line in page.warnings:
-        out.print(console.visible(line), style="bold red", markup=False)
+        out.print(console.escape_markup(line), style="bold red", markup=False)
     for line in page.notes:
-        out.print(console.visible(line), markup=False)
+        out.print(console.escape_markup(line), markup=False)
 
 
 def markdown(page: Page) -> str:
@@ -118,7 +118,7 @@ def markdown(page: Page) -> str:
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(console.visible(cell).replace('|', chr(92) + '|') for cell in cells)} |"
+    return f"| {' | '.join(console.escape_markup(cell).replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def csv_of(facts: Sequence[dict[str, Any]]) -> str:

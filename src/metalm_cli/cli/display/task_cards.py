@@ -85,16 +85,16 @@ def _templates(card: Card) -> str:
         except MetalmError as error:
             found.append(f"{name}: {'none' if 'has no templates' in error.what else error.what}")
             continue
-        turned = sum(one.turned for one in templates)
+        turned = sum(one.inverted for one in templates)
         found.append(f"{name}: {len(templates)}" + (f" ({turned} turned around)" if turned else ""))
     return ", ".join(found)
 
 
 def _split(card: Card, role: str, path: Path, data_root: Path | None) -> tuple[str, list[Example]]:
     """How many rows a split has and where, and its first examples; no examples where it is not at hand."""
-    from metalm_cli.data.examples.open_examples import at_hand, open_examples
+    from metalm_cli.data.examples.open_examples import is_available, open_examples
 
-    if not at_hand(card, role, data_root, path):
+    if not is_available(card, role, data_root, path):
         return "not at hand", []
     try:
         opened = open_examples(card, role, data_root=data_root, offline=True, beside=path)
@@ -119,7 +119,7 @@ def _print(lines: Sequence[tuple[str, str]]) -> None:
     for label, text in lines:
         text = text if len(text) <= TEXT else f"{text[:TEXT]} ... ({len(text):,} characters)"
         shown = Text(f"{'' if label == last else label:<{width}}  ", style="cyan")
-        shown.append(console.visible(text).replace("\n", "\n" + " " * (width + 2)), style="not cyan default")
+        shown.append(console.escape_markup(text).replace("\n", "\n" + " " * (width + 2)), style="not cyan default")
         console.stdout().print(shown, soft_wrap=True)
         last = label
 
@@ -138,17 +138,17 @@ def print_check(found: CardCheck, rows: int | None) -> None:
     for split in found.splits:
         out = f", {split.left_out:,} left out" if split.left_out else ""
         first = "the first " if rows is not None and split.rows == rows else ""
-        say(Text(console.visible(f"  {split.role}: {first}{split.rows:,} rows{out}, {split.location}")))
+        say(Text(console.escape_markup(f"  {split.role}: {first}{split.rows:,} rows{out}, {split.location}")))
         for line in _facts(split, card):
-            say(Text(console.visible(f"    {line}"), style="dim"))
+            say(Text(console.escape_markup(f"    {line}"), style="dim"))
         for problem in split.problems:
-            say(Text(console.visible("    wrong: " + "\n    ".join(str(problem).splitlines())), style="red"))
+            say(Text(console.escape_markup("    wrong: " + "\n    ".join(str(problem).splitlines())), style="red"))
         if split.wrong > len(split.problems):
             say(Text(f"    ... and {split.wrong - len(split.problems):,} more rows", style="red"))
 
 
 def _facts(split: SplitCheck, card: Card) -> list[str]:
-    from metalm_cli.data.examples.card_check import never
+    from metalm_cli.data.examples.card_check import unseen_classes
 
     lines = []
     total = sum(split.labels.values())
@@ -156,7 +156,7 @@ def _facts(split: SplitCheck, card: Card) -> list[str]:
         shown = split.labels.most_common(CLASSES)
         more = f", and {len(split.labels) - CLASSES} more" if len(split.labels) > CLASSES else ""
         lines.append("answers: " + ", ".join(f"{name} {count / total:.1%}" for name, count in shown) + more)
-    missing = never(split, card.words)
+    missing = unseen_classes(split, card.words)
     if missing:
         lines.append(f"no row is {', '.join(missing)}")
     lengths = "; ".join(f"{name} {one.median:,}/{one.high:,}/{one.most:,}" for name, one in split.lengths.items())

@@ -24,12 +24,14 @@ Arguments = Annotated[
 ]
 
 
-Base = Annotated[
+BaseOption = Annotated[
     str | None, typer.Option("--model", metavar="BASE", help="A finished MetaLM to go on from (model.checkpoint).")
 ]
 
 
-Out = Annotated[Path | None, typer.Option("--out", metavar="RUN", help="The run folder; default runs/<recipe>-<time>.")]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", metavar="RUN", help="The run folder; default runs/<recipe>-<time>.")
+]
 
 
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run folder's newest checkpoint.")]
@@ -46,6 +48,6 @@ DataRoot = Annotated[
 ]
 
 
-Seeds = Annotated[
+SeedsOption = Annotated[
     str | None, typer.Option("--seeds", metavar="0,1,2", help="Train once for each seed, into RUN/seed-N.")
 ]

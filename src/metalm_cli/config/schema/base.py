@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
-class Misfit(ValueError):
+class InconsistentValues(ValueError):
     """Values that are right one by one and wrong together.
 
     Args:
@@ -41,7 +41,7 @@ class Section(BaseModel):
         for group in self.one_of:
             given = [key for key in group if getattr(self, key) is not None]
             if len(given) > 1:
-                raise Misfit(
+                raise InconsistentValues(
                     f"expected only one of {', '.join(group)}, got {' and '.join(given)}",
                     key=given[-1],
                     remedy=f"remove {' or '.join(given)}",

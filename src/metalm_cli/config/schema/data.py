@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
 
-from metalm_cli.config.schema.base import Misfit, Section
+from metalm_cli.config.schema.base import InconsistentValues, Section
 from metalm_cli.config.schema.objectives import CausalLM, PrefixLM, SemiCausal
 
 
-class World(Section):
+class MiniworldSource(Section):
     """Documents of the embedded miniature world."""
 
     documents: int = Field(default=20_000, ge=1, description="Number of documents.")
@@ -34,7 +34,7 @@ class Source(Section):
     path: str | None = Field(
         default=None, description="Local JSONL (.gz, .zst too); a glob, or relative to --data-root."
     )
-    world: World | None = Field(default=None, description="The embedded miniature world.")
+    world: MiniworldSource | None = Field(default=None, description="The embedded miniature world.")
     config: str | None = Field(default=None, description="Configuration of the hub data set.")
     revision: str | None = Field(default=None, description="Revision of the hub data set.")
     split: str = Field(default="train", description="Split of the hub data set.")
@@ -52,7 +52,9 @@ class Source(Section):
     @model_validator(mode="after")
     def _some_place(self) -> Source:
         if self.hub is None and self.path is None and self.world is None:
-            raise Misfit("expected one of hub, path and world, got none", remedy="say where the documents are")
+            raise InconsistentValues(
+                "expected one of hub, path and world, got none", remedy="say where the documents are"
+            )
         return self
 
 
@@ -87,5 +89,5 @@ class Data(Section):
         names = [source.name for source in sources]
         for name in names:
             if names.count(name) > 1:
-                raise Misfit(f"expected different names, got two sources named {name}", remedy="rename one")
+                raise InconsistentValues(f"expected different names, got two sources named {name}", remedy="rename one")
         return sources

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from metalm_cli.config.schema.base import Misfit, Section
+from metalm_cli.config.schema.base import InconsistentValues, Section
 
 Train = Annotated[str, Field(pattern=r"^(all|none|last_[1-9][0-9]*)$", examples=["all", "none", "last_2"])]
 
@@ -113,7 +113,7 @@ class Encoder(Section):
     connector: Connector | None = Field(default=None, description="Connector of this encoder; default model.connector.")
 
 
-class Trains(Section):
+class TrainedParts(Section):
     """Which parameters train; what is left out is as each part says, or as the checkpoint was saved."""
 
     decoder: Train | None = Field(default=None, description="The decoder (the interface): all, none, or last_N.")
@@ -133,7 +133,7 @@ class Model(Section):
     checkpoint: str | None = Field(
         default=None, description="A finished MetaLM (run folder, model folder or hub id); excludes the parts below."
     )
-    trains: Trains = Field(default=Trains(), description="What trains, whatever parts or checkpoint say.")
+    trains: TrainedParts = Field(default=TrainedParts(), description="What trains, whatever parts or checkpoint say.")
     tokens: Tokens = Field(default=Tokens(), description="Start, document, paragraph and delimiter tokens.")
     decoder: Decoder | None = Field(default=None, description="The causal decoder; none for mlm and rtd.")
     encoders: dict[str, Encoder] = Field(default={}, description="Docked encoders by name; none: a plain causal LM.")
@@ -143,7 +143,7 @@ class Model(Section):
     def _parts_or_checkpoint(self) -> Model:
         if self.checkpoint is not None and (self.decoder is not None or self.encoders):
             given = "decoder" if self.decoder is not None else "encoders"
-            raise Misfit(
+            raise InconsistentValues(
                 f"expected a checkpoint or parts, got checkpoint and {given}",
                 key=given,
                 remedy=f"remove checkpoint or {given}: a finished MetaLM brings its own parts",

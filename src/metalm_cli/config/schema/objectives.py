@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from metalm_cli.config.schema.base import Misfit, Section
+from metalm_cli.config.schema.base import InconsistentValues, Section
 
 
-class Answers(Section):
+class Supervised(Section):
     """The objective of finetuning: answers are predicted from what stands before them."""
 
     name: Literal["answers"] = "answers"
@@ -21,7 +21,7 @@ Range = Annotated[list[int], Field(min_length=2, max_length=2)]
 def _ordered(value: list[int], least: int) -> list[int]:
     low, high = value
     if not least <= low <= high:
-        raise Misfit(f"expected [low, high] with {least} <= low <= high, got {value}")
+        raise InconsistentValues(f"expected [low, high] with {least} <= low <= high, got {value}")
     return value
 
 

@@ -6,10 +6,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from metalm_cli.config.schema.base import Dangerous, Misfit, Section
+from metalm_cli.config.schema.base import Dangerous, InconsistentValues, Section
 from metalm_cli.config.schema.data import Data
 from metalm_cli.config.schema.model import Model, TaskModel
-from metalm_cli.config.schema.objectives import Answers, Objective
+from metalm_cli.config.schema.objectives import Objective, Supervised
 from metalm_cli.config.schema.tasks import TaskData
 from metalm_cli.config.schema.training import TaskTraining, Training
 
@@ -38,13 +38,15 @@ class FinetuneRecipe(Section):
     train: TaskTraining = Field(default=TaskTraining(), description="How it is trained.")
     dangerous: Dangerous = Field(default=Dangerous(), description="Options that can harm this machine.")
 
-    objective: ClassVar[Answers] = Answers()
+    objective: ClassVar[Supervised] = Supervised()
 
     @model_validator(mode="after")
     def _explicit(self) -> Any:
         mixture = self.data.mixture
         if mixture.strategy == "explicit" and not mixture.weights:
-            raise Misfit("missing: the rates", key="data.mixture.weights", remedy="give a rate for each task")
+            raise InconsistentValues(
+                "missing: the rates", key="data.mixture.weights", remedy="give a rate for each task"
+            )
         return self
 
 

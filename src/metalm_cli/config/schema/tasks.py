@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from metalm_cli.config.schema.base import Misfit, Section
+from metalm_cli.config.schema.base import InconsistentValues, Section
 
 
 class TemplateOptions(Section):
@@ -43,11 +43,11 @@ class Demonstrations(Section):
     @classmethod
     def _ordered(cls, value: list[int]) -> list[int]:
         if not 0 <= value[0] <= value[1]:
-            raise Misfit(f"expected [least, most], got {value}")
+            raise InconsistentValues(f"expected [least, most], got {value}")
         return value
 
 
-class Group(Section):
+class MixtureGroup(Section):
     """Part of a nested mixture."""
 
     tasks: list[str] = Field(min_length=1, description="Tasks or clusters.")
@@ -68,7 +68,9 @@ class Mixture(Section):
     )
     temperature: float = Field(default=1.0, gt=0, description="Rates to the power of 1 / temperature, after max_rate.")
     weights: dict[str, float] = Field(default={}, description="Rates by task, for strategy: explicit.")
-    groups: list[Group] = Field(default=[], description="Groups with shares of their own; tasks in none are not drawn.")
+    groups: list[MixtureGroup] = Field(
+        default=[], description="Groups with shares of their own; tasks in none are not drawn."
+    )
 
 
 class TaskValidation(Section):
@@ -79,7 +81,7 @@ class TaskValidation(Section):
     role: str = Field(default="validation", description="Split of the cards.")
 
 
-class Fit(Section):
+class MatchedEncoder(Section):
     """Another model that is to read the same characters of long inputs."""
 
     tokenizer: str = Field(description="Folder or hub id of its encoder's tokenizer.")
@@ -116,7 +118,9 @@ class TaskData(Section):
     long: Literal["cut", "windows"] = Field(
         default="cut", description="A long field that its encoder does not read whole is cut, or docked in windows."
     )
-    also_fit: list[Fit] = Field(default=[], description="Cut long inputs so that these models, too, read them.")
+    also_fit: list[MatchedEncoder] = Field(
+        default=[], description="Cut long inputs so that these models, too, read them."
+    )
     validation: TaskValidation = Field(default=TaskValidation(), description="Validation examples.")
     workers: int = Field(default=0, ge=0, le=64, description="Loader processes; 0: in the training process.")
 

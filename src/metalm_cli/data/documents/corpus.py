@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from metalm_cli.data.sampling.index_plan import Place, Plan, key_of
-from metalm_cli.data.sources.base import Stream, Table
+from metalm_cli.data.sampling.index_plan import IndexPlan, PlannedRow, key_of
+from metalm_cli.data.sources.base import RandomAccessRows, SequentialRows
 from metalm_cli.data.sources.locate import FileFacts
-from metalm_cli.data.sources.row_filter import EMPTY, EXCLUDED, HELD_OUT, Picker
-from metalm_cli.data.sources.streaming import Cursor
+from metalm_cli.data.sources.row_filter import EMPTY, EXCLUDED, HELD_OUT, DocumentFilter
+from metalm_cli.data.sources.streaming import StreamCursor
 from metalm_cli.errors import Exit, MetalmError
 
 SCAN_FACTOR = 4
@@ -63,15 +63,15 @@ class SourceInfo:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenSource:
     """A source ready to be read."""
 
     info: SourceInfo
-    data: Table | Stream
-    picker: Picker
+    data: RandomAccessRows | SequentialRows
+    picker: DocumentFilter
 
 
-class Reader:
+class DocumentReader:
     """Reads documents by number in one process.
 
     Picklable until its first read. Numbers asked for in one lane only increase; lanes may interleave in any way.
@@ -87,11 +87,11 @@ class Reader:
         reason: Why the last number that was empty is so.
     """
 
-    def __init__(self, plan: Plan, sources: list[Opened], owns: Callable[[int], bool]) -> None:
+    def __init__(self, plan: IndexPlan, sources: list[OpenSource], owns: Callable[[int], bool]) -> None:
         self.plan, self.sources, self.owns = plan, sources, owns
         self.skipped: dict[str, int] = {EXCLUDED: 0, EMPTY: 0, HELD_OUT: 0}
         self.reason = ""
-        self._cursors: dict[int, Cursor] = {}
+        self._cursors: dict[int, StreamCursor] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cursors": {}}
@@ -105,7 +105,7 @@ class Reader:
         place = self.plan.place(number)
         opened = self.sources[place.source]
         try:
-            if isinstance(opened.data, Table):
+            if isinstance(opened.data, RandomAccessRows):
                 data, row = opened.data, place.row
                 text, reason = opened.picker.take(data.load(row), lambda: data.where(row))
             else:
@@ -119,11 +119,11 @@ class Reader:
             return None
         return Document(text, opened.info.name, place.row, number)
 
-    def _cursor(self, source: int) -> Cursor:
+    def _cursor(self, source: int) -> StreamCursor:
         if source not in self._cursors:
             opened = self.sources[source]
-            assert not isinstance(opened.data, Table)
-            self._cursors[source] = Cursor(self.plan, source, opened.data, opened.picker, self.owns)
+            assert not isinstance(opened.data, RandomAccessRows)
+            self._cursors[source] = StreamCursor(self.plan, source, opened.data, opened.picker, self.owns)
         return self._cursors[source]
 
 
@@ -138,14 +138,14 @@ class Corpus:
     """
 
     def __init__(
-        self, sources: list[Opened], validation_sources: list[Opened] | None, documents: int, seed: int
+        self, sources: list[OpenSource], validation_sources: list[OpenSource] | None, documents: int, seed: int
     ) -> None:
         self._opened, self._validation, self._documents, self.seed = sources, validation_sources, documents, seed
         self.plan = self._planned(seed)
 
-    def _planned(self, seed: int) -> Plan:
+    def _planned(self, seed: int) -> IndexPlan:
         infos = self.sources
-        return Plan([i.name for i in infos], [i.share for i in infos], [i.rows for i in infos], seed)
+        return IndexPlan([i.name for i in infos], [i.share for i in infos], [i.rows for i in infos], seed)
 
     @property
     def sources(self) -> list[SourceInfo]:
@@ -169,7 +169,7 @@ class Corpus:
             parts += [files, picker.text, picker.exclude, picker.every]
         return f"{key_of(*parts):016x}"
 
-    def place(self, number: int) -> Place:
+    def place(self, number: int) -> PlannedRow:
         """Which row of which source stands at ``number``.
 
         Raises:
@@ -181,13 +181,13 @@ class Corpus:
         """Where the row at ``number`` is to be found: ``file:line`` for files, a row number otherwise."""
         place = self.place(number)
         data, info = self._opened[place.source].data, self.sources[place.source]
-        if isinstance(data, Table):
+        if isinstance(data, RandomAccessRows):
             return data.where(place.row)
         return f"{info.name} ({info.location}), row {place.row} in the order of seed {self.seed}"
 
-    def reader(self, owns: Callable[[int], bool]) -> Reader:
+    def reader(self, owns: Callable[[int], bool]) -> DocumentReader:
         """A reader for the numbers that ``owns`` says yes to."""
-        return Reader(self.plan, self._opened, owns)
+        return DocumentReader(self.plan, self._opened, owns)
 
     def sample(self, n: int, seed: int) -> Iterator[str]:
         """Up to ``n`` training texts in the recipe's shares; no row of a table twice.
@@ -196,7 +196,7 @@ class Corpus:
             MetalmError: A row is broken or a source cannot be read.
         """
         plan = self._planned(key_of("sample", seed))
-        reader = Reader(plan, self._opened, _everything)
+        reader = DocumentReader(plan, self._opened, _everything)
         rows, limit = [info.rows for info in self.sources], 20 * n + 1000
         if None not in rows:
             limit = min(limit, max(int((info.rows or 0) / info.share) for info in self.sources) + plan.block_size)
@@ -224,12 +224,12 @@ class Corpus:
             found += self._first(opened, "" if self._validation is not None else HELD_OUT)
         return found
 
-    def _first(self, opened: Opened, wanted: str) -> list[Document]:
+    def _first(self, opened: OpenSource, wanted: str) -> list[Document]:
         found: list[Document] = []
         if not self._documents:
             return found
         most = SCAN_FACTOR * self._documents * max(1, opened.picker.every)
-        for row, (text, reason) in enumerate(picked(opened)):
+        for row, (text, reason) in enumerate(filter_rows(opened)):
             if reason == wanted:
                 found.append(Document(text, opened.info.name, row, -1))
             if len(found) == self._documents or (opened.info.streamed and row >= most):
@@ -237,10 +237,10 @@ class Corpus:
         return found
 
 
-def picked(opened: Opened) -> Iterator[tuple[str, str]]:
+def filter_rows(opened: OpenSource) -> Iterator[tuple[str, str]]:
     """(text, reason) of a source's rows, once, in the source's own order."""
     data, take = opened.data, opened.picker.take
-    if isinstance(data, Table):
+    if isinstance(data, RandomAccessRows):
         for row in range(data.rows):
             yield take(data.load(row), lambda row=row: data.where(row))  # type: ignore[misc]
         return
@@ -253,6 +253,6 @@ def _everything(number: int) -> bool:
     return True
 
 
-def reasons(pairs: Iterator[tuple[str, str]]) -> Counter[str]:
+def count_skip_reasons(pairs: Iterator[tuple[str, str]]) -> Counter[str]:
     """How many rows gave a document ("") or each reason for none."""
     return Counter(reason for _, reason in pairs)

@@ -6,30 +6,30 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from metalm_cli.data import Corpus
-from metalm_cli.data.sampling.lanes import Lane, LaneState, RowWriter
+from metalm_cli.data.sampling.lanes import RowSlot, RowWriter, SlotState
 
 
 @dataclass
-class LaneMaker:
+class RowSlotFactory:
     """Makes the lanes of one process; the lanes of a worker share a reader. Picklable."""
 
     corpus: Corpus
     writer: RowWriter
     lanes: int
-    states: dict[int, LaneState] = field(default_factory=dict)
+    states: dict[int, SlotState] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._readers: dict[frozenset[int], Any] = {}
 
-    def __call__(self, lane: int, owned: frozenset[int]) -> Lane:
+    def __call__(self, lane: int, owned: frozenset[int]) -> RowSlot:
         if owned not in self._readers:
             begins = {index: self.states[index].number for index in owned if index in self.states}
-            self._readers[owned] = self.corpus.reader(Owned(owned, self.lanes, begins))
-        return Lane(lane, self.lanes, self._readers[owned], self.writer, self.states.get(lane))
+            self._readers[owned] = self.corpus.reader(OwnedNumbers(owned, self.lanes, begins))
+        return RowSlot(lane, self.lanes, self._readers[owned], self.writer, self.states.get(lane))
 
 
 @dataclass(frozen=True)
-class Owned:
+class OwnedNumbers:
     """Which numbers a set of lanes will read.
 
     Args:

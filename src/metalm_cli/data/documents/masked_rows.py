@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from metalm_cli.data.sampling.lanes import Piece, generator
+from metalm_cli.data.sampling.lanes import RowSegment, numpy_generator
 from metalm_cli.sessions import ROOT, Row, TextProcessor, TokenisedDocument
-from metalm_cli.sessions.decoder_tokenizer import plain_backend
+from metalm_cli.sessions.decoder_tokenizer import backend_without_truncation
 
 MASKS = 3
 LEAST = 16
@@ -50,7 +50,7 @@ class EncoderWriter:
         self.mask_id: int = processor.tokenizer.mask_token_id
         self.vocabulary = len(processor.tokenizer)
         self.special = np.array(sorted(processor.tokenizer.all_special_ids))
-        self._backend = plain_backend(processor.tokenizer)
+        self._backend = backend_without_truncation(processor.tokenizer)
         encoding = self._backend.encode("a")
         content = encoding.special_tokens_mask.index(0)
         self.prefix = np.array(encoding.ids[:content], dtype=np.int64)
@@ -64,7 +64,7 @@ class EncoderWriter:
         offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
         return TokenisedDocument(text, np.array(encoding.ids, dtype=np.int64), offsets[:, 0], offsets[:, 1])
 
-    def take(self, document: TokenisedDocument, offset: int, room: int, first: bool) -> Piece | None:
+    def take(self, document: TokenisedDocument, offset: int, room: int, first: bool) -> RowSegment | None:
         if not first and (room < LEAST or (self.isolate and not self.packs)):
             return None
         prefix = self.prefix if first or self.isolate else self.prefix[:0]
@@ -76,13 +76,13 @@ class EncoderWriter:
         content[len(prefix) : len(prefix) + count] = True
         done = offset + count >= len(document)
         counts = Counter(source_tokens=count, special_tokens=len(prefix) + len(self.suffix), documents=int(done))
-        return Piece(ids, offset + count, done, (content, offset), counts)
+        return RowSegment(ids, offset + count, done, (content, offset), counts)
 
-    def write(self, pieces: list[Piece], counts: Counter[str], numbers: list[int]) -> Row:
-        rng = generator(self.seed, MASKS, numbers[0], pieces[0].marks[1])
+    def write(self, pieces: list[RowSegment], counts: Counter[str], numbers: list[int]) -> Row:
+        rng = numpy_generator(self.seed, MASKS, numbers[0], pieces[0].marks[1])
         return self._row(pieces, counts, numbers, rng)
 
-    def _row(self, pieces: list[Piece], counts: Counter[str], numbers: list[int], rng: np.random.Generator) -> Row:
+    def _row(self, pieces: list[RowSegment], counts: Counter[str], numbers: list[int], rng: np.random.Generator) -> Row:
         ids = np.concatenate([piece.ids for piece in pieces])
         content = np.concatenate([piece.marks[0] for piece in pieces])
         sizes = [len(piece) for piece in pieces] if self.isolate else [len(ids)]
@@ -129,7 +129,7 @@ class EncoderWriter:
             while offset < len(document):
                 piece = self.take(document, offset, self.length, True)
                 assert piece is not None, "an empty row takes a piece of any document"
-                rng = generator(0, MASKS, index, offset)
+                rng = numpy_generator(0, MASKS, index, offset)
                 rows.append(self._row([piece], piece.counts, [], rng))
                 offset = piece.end
         return rows

@@ -11,12 +11,12 @@ import numpy as np
 
 from metalm_cli.common.cache import cache_folder
 from metalm_cli.config.schema.data import Data, Source
-from metalm_cli.data.documents.corpus import Corpus, Opened, SourceInfo, picked, reasons
-from metalm_cli.data.sources.base import Stream, Table
+from metalm_cli.data.documents.corpus import Corpus, OpenSource, SourceInfo, count_skip_reasons, filter_rows
+from metalm_cli.data.sources.base import RandomAccessRows, SequentialRows
 from metalm_cli.data.sources.jsonl import JsonlStream, JsonlTable, prepare
 from metalm_cli.data.sources.locate import FileFacts, check_hub_name, data_folder, local_files
-from metalm_cli.data.sources.row_filter import ABSENT, Picker, field_of
-from metalm_cli.data.sources.row_tables import WorldTable
+from metalm_cli.data.sources.row_filter import ABSENT, DocumentFilter, nested_field
+from metalm_cli.data.sources.row_tables import MiniworldDocumentRows
 from metalm_cli.errors import MetalmError
 
 SAMPLED = 64
@@ -56,15 +56,15 @@ def open_corpus(
     return Corpus(_weighted(opened, data.sources), apart, data.validation.documents, seed)
 
 
-def _opened(source: Source, root: Path | None, offline: bool, cache: Path, every: int) -> Opened:
-    picker = Picker(source.name, source.text, source.exclude, every)
+def _opened(source: Source, root: Path | None, offline: bool, cache: Path, every: int) -> OpenSource:
+    picker = DocumentFilter(source.name, source.text, source.exclude, every)
     if source.hub is not None:
         check_hub_name(source)
     kind = "hub" if source.hub is not None else "path" if source.path is not None else "world"
     revision, files = None, tuple[FileFacts, ...]()
-    read: Table | Stream
+    read: RandomAccessRows | SequentialRows
     if source.world is not None:
-        read, location = WorldTable(source.world), f"seed {source.world.seed}"
+        read, location = MiniworldDocumentRows(source.world), f"seed {source.world.seed}"
     elif (paths := local_files(source, root)) is not None:
         read, files = _from_files(paths, bool(source.streaming), cache)
         location = str(paths[0]) if len(paths) == 1 else str(paths[0].parent)
@@ -73,19 +73,21 @@ def _opened(source: Source, root: Path | None, offline: bool, cache: Path, every
 
         read, revision = open_hub(source, offline=offline)
         location = str(source.hub)
-    rows = read.rows if isinstance(read, Table) else None
+    rows = read.rows if isinstance(read, RandomAccessRows) else None
     info = SourceInfo(source.name, kind, rows is None, rows, 1.0, None, location, revision, files)
-    return _looked_at(Opened(info, read, picker))
+    return _looked_at(OpenSource(info, read, picker))
 
 
-def _from_files(paths: list[Path], streaming: bool, cache: Path) -> tuple[Table | Stream, tuple[FileFacts, ...]]:
+def _from_files(
+    paths: list[Path], streaming: bool, cache: Path
+) -> tuple[RandomAccessRows | SequentialRows, tuple[FileFacts, ...]]:
     if streaming:
         return JsonlStream(paths), tuple(FileFacts(str(path), None, path.stat().st_size) for path in paths)
     files = [prepare(path, cache) for path in paths]
     return JsonlTable(files), tuple(FileFacts(str(file.path), file.sha256, file.size) for file in files)
 
 
-def _weighted(opened: list[Opened], sources: list[Source]) -> list[Opened]:
+def _weighted(opened: list[OpenSource], sources: list[Source]) -> list[OpenSource]:
     """Give each source its share of the documents.
 
     Raises:
@@ -115,7 +117,7 @@ def _weighted(opened: list[Opened], sources: list[Source]) -> list[Opened]:
     ]
 
 
-def _looked_at(opened: Opened) -> Opened:
+def _looked_at(opened: OpenSource) -> OpenSource:
     """Read a sample of a source, so that what is wrong with it is said before work begins.
 
     Raises:
@@ -136,7 +138,7 @@ def _looked_at(opened: Opened) -> Opened:
         reasons.append(reason)
         size += len(text.encode("utf-8"))
     for path in opened.picker.exclude:
-        if all(field_of(row, path) is ABSENT for row, _ in rows):
+        if all(nested_field(row, path) is ABSENT for row, _ in rows):
             raise MetalmError(
                 f"Source {info.name} excludes by a field that its rows do not have",
                 where=f"exclude.{path}",
@@ -154,9 +156,9 @@ def _place(data: Any, where: Any) -> str:
     return data.where(where)
 
 
-def _sampled(data: Table | Stream) -> list[tuple[Any, Any]]:
+def _sampled(data: RandomAccessRows | SequentialRows) -> list[tuple[Any, Any]]:
     """(row, what tells where it stands)."""
-    if isinstance(data, Table):
+    if isinstance(data, RandomAccessRows):
         chosen = np.unique(np.linspace(0, data.rows - 1, min(SAMPLED, data.rows)).astype(np.int64))
         return [(data.load(row), row) for row in chosen.tolist()] if data.rows else []
     found = []
@@ -168,8 +170,8 @@ def _sampled(data: Table | Stream) -> list[tuple[Any, Any]]:
     return found
 
 
-def _find_usable(opened: Opened, sampled: int) -> None:
-    counts = reasons(islice(picked(opened), SEARCHED))
+def _find_usable(opened: OpenSource, sampled: int) -> None:
+    counts = count_skip_reasons(islice(filter_rows(opened), SEARCHED))
     if counts[""]:
         return
     why = ", ".join(f"{number} {reason}" for reason, number in sorted(counts.items()))

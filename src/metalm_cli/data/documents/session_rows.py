@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from metalm_cli.data.sampling.lanes import Draw, Piece, generator, text_bytes
+from metalm_cli.data.sampling.lanes import Draw, RowSegment, numpy_generator, text_bytes
 from metalm_cli.sessions import (
     DOCKED,
     DecoderTokenizer,
@@ -17,7 +17,7 @@ from metalm_cli.sessions import (
     Row,
     TokenisedDocument,
     TokenisedSession,
-    UndockableError,
+    UnreadableContentError,
     build_row,
 )
 
@@ -28,7 +28,7 @@ VALIDATION_SHARE = 0.75
 
 
 @dataclass(frozen=True)
-class Unit:
+class DocumentSegment:
     """Document tokens ``first`` to ``last - 1``: docked, or causal and then trained or not.
 
     ``refused`` says why a span that was to be docked is causal: its encoder reads it as ``empty`` or ``too_long``.
@@ -44,7 +44,7 @@ class Unit:
 @dataclass(frozen=True)
 class ReadDocument:
     document: TokenisedDocument
-    units: tuple[Unit, ...]
+    units: tuple[DocumentSegment, ...]
 
 
 class SessionWriter:
@@ -84,53 +84,55 @@ class SessionWriter:
 
     def read(self, text: str, number: int) -> ReadDocument:
         document = self.tokenizer.document(text)
-        units = self.units(document, 0, len(document), generator(self.seed, SPANS, number))
+        units = self.units(document, 0, len(document), numpy_generator(self.seed, SPANS, number))
         return ReadDocument(document, units)
 
-    def units(self, document: TokenisedDocument, first: int, last: int, rng: np.random.Generator) -> tuple[Unit, ...]:
+    def units(
+        self, document: TokenisedDocument, first: int, last: int, rng: np.random.Generator
+    ) -> tuple[DocumentSegment, ...]:
         """Divide tokens ``first`` to ``last - 1`` into docked and causal units."""
         spans = [(first + begin, first + end) for begin, end in self.draw(last - first, rng)]
-        units: list[Unit] = []
+        units: list[DocumentSegment] = []
         at = first
         for index, (begin, end) in enumerate(spans):
             low = at + 1 if units else first
             high = spans[index + 1][0] - 1 if index + 1 < len(spans) else last
-            begin, end = document.snap(begin, end, low, high)
+            begin, end = document.expand_to_word_boundaries(begin, end, low, high)
             if begin > at:
-                units.append(Unit(at, begin))
+                units.append(DocumentSegment(at, begin))
             units.append(self._span(document, begin, end))
             at = end
         if last > at:
-            units.append(Unit(at, last))
+            units.append(DocumentSegment(at, last))
         return tuple(units)
 
-    def _span(self, document: TokenisedDocument, begin: int, end: int) -> Unit:
+    def _span(self, document: TokenisedDocument, begin: int, end: int) -> DocumentSegment:
         if self.processor is None:
-            return Unit(begin, end, trained=False)
+            return DocumentSegment(begin, end, trained=False)
         try:
-            return Unit(begin, end, self.processor.prepare(document.slice(begin, end)))
-        except UndockableError as error:
-            return Unit(begin, end, refused=error.reason)
+            return DocumentSegment(begin, end, self.processor.prepare(document.slice(begin, end)))
+        except UnreadableContentError as error:
+            return DocumentSegment(begin, end, refused=error.reason)
 
     # -- cutting ------------------------------------------------------------------------------------------------------
 
-    def take(self, document: ReadDocument, offset: int, room: int, first: bool) -> Piece | None:
+    def take(self, document: ReadDocument, offset: int, room: int, first: bool) -> RowSegment | None:
         if not first and self.isolate and not self.packs:
             return None
-        cut = _Cut(self, document, offset, room)
+        cut = RowFiller(self, document, offset, room)
         if self.isolate or first:
             cut.start()
         return cut.piece()
 
-    def write(self, pieces: list[Piece], counts: Counter[str], numbers: list[int]) -> Row:
+    def write(self, pieces: list[RowSegment], counts: Counter[str], numbers: list[int]) -> Row:
         sessions = [TokenisedSession(piece.ids, *piece.marks) for piece in pieces]
         if not self.isolate:
-            sessions = [join(sessions)]
+            sessions = [join_segments(sessions)]
         return build_row(sessions, counts=dict(counts), numbers=numbers)
 
     # -- validation ---------------------------------------------------------------------------------------------------
 
-    def windows(self, texts: Iterable[str]) -> list[tuple[TokenisedSession, dict[str, int]]]:
+    def validation_windows(self, texts: Iterable[str]) -> list[tuple[TokenisedSession, dict[str, int]]]:
         """Validation sessions: each document in windows of whole tokens, each window a session of its own.
 
         Windows and spans depend on the decoder's tokenizer and the draw alone, so that models with and without an
@@ -142,18 +144,20 @@ class SessionWriter:
             document = self.tokenizer.document(text)
             for begin in range(0, len(document), size):
                 end = min(begin + size, len(document))
-                units = self.units(document, begin, end, generator(0, VALIDATION, index, begin))
+                units = self.units(document, begin, end, numpy_generator(0, VALIDATION, index, begin))
                 # A decoder alone does not train these spans either.
                 units = tuple(replace(unit, trained=False) if unit.refused else unit for unit in units)
                 found.append(self._window(document, units, end))
         return found
 
-    def _window(self, document: TokenisedDocument, units: tuple[Unit, ...], end: int) -> tuple[TokenisedSession, dict]:
+    def _window(
+        self, document: TokenisedDocument, units: tuple[DocumentSegment, ...], end: int
+    ) -> tuple[TokenisedSession, dict]:
         while sum(map(_positions, units)) + 2 > self.length:
             last = max(index for index, unit in enumerate(units) if unit.dock is not None)
-            lowered = Unit(units[last].first, units[last].last, trained=False)
+            lowered = DocumentSegment(units[last].first, units[last].last, trained=False)
             units = (*units[:last], lowered, *units[last + 1 :])
-        cut = _Cut(self, ReadDocument(document, units), units[0].first, self.length)
+        cut = RowFiller(self, ReadDocument(document, units), units[0].first, self.length)
         cut.stop = end
         cut.start()
         piece = cut.piece()
@@ -161,11 +165,11 @@ class SessionWriter:
         return TokenisedSession(piece.ids, *piece.marks), dict(piece.counts)
 
 
-def _positions(unit: Unit) -> int:
+def _positions(unit: DocumentSegment) -> int:
     return unit.last - unit.first if unit.dock is None else unit.dock.positions
 
 
-class _Cut:
+class RowFiller:
     """Takes units of one document until the room is used up."""
 
     def __init__(self, writer: SessionWriter, read: ReadDocument, offset: int, room: int) -> None:
@@ -197,7 +201,7 @@ class _Cut:
             self._add(np.array([tokenizer.start_id]), False)
             self.counts["special_tokens"] += 1
 
-    def _fits(self, unit: Unit, before: int = 0) -> bool:
+    def _fits(self, unit: DocumentSegment, before: int = 0) -> bool:
         # One position more, so that the token which the dock predicts is in the same row.
         assert unit.dock is not None
         return before + unit.dock.positions + 1 <= self.room
@@ -208,7 +212,7 @@ class _Cut:
         self.size += len(ids)
         self.room -= len(ids)
 
-    def piece(self) -> Piece | None:
+    def piece(self) -> RowSegment | None:
         """Fill the room; None if no document token fits."""
         before, document = self.at, self.read.document
         for unit in self.left:
@@ -233,9 +237,9 @@ class _Cut:
             return None
         self.counts["source_tokens"] += self.at - before
         marks = (np.concatenate(self.trained), tuple(self.docks))
-        return Piece(np.concatenate(self.ids), self.at, done, marks, self.counts)
+        return RowSegment(np.concatenate(self.ids), self.at, done, marks, self.counts)
 
-    def _dock(self, unit: Unit, dock: DockInput) -> None:
+    def _dock(self, unit: DocumentSegment, dock: DockInput) -> None:
         self.docks.append((self.size, dock))
         self._add(np.full(dock.positions, DOCKED), False)
         self.counts["docked_positions"] += dock.positions
@@ -243,7 +247,7 @@ class _Cut:
         self.counts["docked_spans"] += 1
         self.at = unit.last
 
-    def _causal(self, unit: Unit) -> None:
+    def _causal(self, unit: DocumentSegment) -> None:
         document = self.read.document
         begin = max(unit.first, self.at)
         end = min(unit.last, begin + self.room)
@@ -263,7 +267,7 @@ class _Cut:
         self.at = end
 
 
-def join(sessions: list[TokenisedSession]) -> TokenisedSession:
+def join_segments(sessions: list[TokenisedSession]) -> TokenisedSession:
     """One session out of several, in which each goes on from the one before."""
     docks: list[tuple[int, DockInput]] = []
     offset = 0

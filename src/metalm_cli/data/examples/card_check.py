@@ -20,7 +20,7 @@ ANSWER = "answer"
 
 
 @dataclass(frozen=True)
-class Lengths:
+class FieldLengths:
     """Characters of a text over a split: median, 95th percentile, most."""
 
     median: int
@@ -28,7 +28,7 @@ class Lengths:
     most: int
 
     @classmethod
-    def of(cls, counts: list[int]) -> Lengths:
+    def of(cls, counts: list[int]) -> FieldLengths:
         """Of at least one text."""
         middle, high = np.percentile(counts, (50, 95), method="inverted_cdf")
         return cls(int(middle), int(high), max(counts))
@@ -54,7 +54,7 @@ class SplitCheck:
     location: str = ""
     left_out: int = 0
     labels: Counter[str] = field(default_factory=Counter)
-    lengths: dict[str, Lengths] = field(default_factory=dict)
+    lengths: dict[str, FieldLengths] = field(default_factory=dict)
     problems: list[MetalmError] = field(default_factory=list)
     wrong: int = 0
 
@@ -105,7 +105,7 @@ def check_card(
         try:
             opened = open_examples(card, role, data_root=data_root, offline=offline, cache=cache, beside=beside)
         except MetalmError as error:
-            if is_absent(error):
+            if is_missing_data(error):
                 found.absent[role] = error.why or error.what
             else:
                 found.splits.append(SplitCheck(role, problems=[error], wrong=1))
@@ -114,7 +114,7 @@ def check_card(
     return found
 
 
-def is_absent(error: MetalmError) -> bool:
+def is_missing_data(error: MetalmError) -> bool:
     """Whether rows could not be had, and nothing is wrong with the card."""
     return "cannot be had" in error.what
 
@@ -141,8 +141,8 @@ def _read(opened: Examples, rows: int | None, fits: Callable[[Example], None] | 
             lengths[name].append(len(text))
         lengths[ANSWER].append(len(example.answers[0]))
         if example.label is not None:
-            found.labels[label_of(example, opened.card)] += 1
-    found.lengths = {name: Lengths.of(counts) for name, counts in lengths.items() if counts}
+            found.labels[option_name(example, opened.card)] += 1
+    found.lengths = {name: FieldLengths.of(counts) for name, counts in lengths.items() if counts}
     if not found.lengths and not found.problems:
         remedy = "correct its `where`"
         found.problems.append(MetalmError("the card leaves out every row", where=opened.location, remedy=remedy))
@@ -150,12 +150,12 @@ def _read(opened: Examples, rows: int | None, fits: Callable[[Example], None] | 
     return found
 
 
-def label_of(example: Example, card: Card) -> str:
+def option_name(example: Example, card: Card) -> str:
     """What the right option is called in a distribution: the class, or its number where rows have their own."""
     assert example.label is not None
     return example.options[example.label] if card.answer.label is not None else f"option {example.label + 1}"
 
 
-def never(split: SplitCheck, words: Iterable[str]) -> list[str]:
+def unseen_classes(split: SplitCheck, words: Iterable[str]) -> list[str]:
     """Classes that no row of a split has."""
     return [word for word in words if not split.labels[word]] if split.lengths else []

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from metalm_cli.data.examples.long_inputs import windowed
-from metalm_cli.data.examples.truncation import Limits, fit
+from metalm_cli.data.examples.long_inputs import split_into_windows
+from metalm_cli.data.examples.truncation import LengthLimits, truncate_example
 from metalm_cli.sessions import Session
 from metalm_cli.tasks import Card, Example
-from metalm_cli.templates import Prompt, Style, Template, render, session_of
+from metalm_cli.templates import Prompt, PromptStyle, Template, prompt_to_session, render
 
 
-def fitted(
+def build_session(
     card: Card,
     example: Example,
     template: Template,
     demonstrations: Sequence[Example],
-    style: Style,
+    style: PromptStyle,
     delimiter: str,
-    limits: Limits,
+    limits: LengthLimits,
     answered: bool = True,
     budget: float = float("inf"),
 ) -> tuple[Session, bool, int] | None:
@@ -45,14 +45,14 @@ def fitted(
 
         def make(one: Example, before: Any = before, answered: bool = True) -> Session:
             prompt = whole if one is example else render(one, template, style)
-            asked = session_of(prompt, before, delimiter=delimiter, style=style, answered=answered)
+            asked = prompt_to_session(prompt, before, delimiter=delimiter, style=style, answered=answered)
             if not style.windows or card.long is None:
                 return asked
-            return windowed(asked, one.fields[card.long.field], limits)
+            return split_into_windows(asked, one.fields[card.long.field], limits)
 
-        if shown and (_tokens(before, limits) > budget or not limits.holds(make(example))):
+        if shown and (_tokens(before, limits) > budget or not limits.fits(make(example))):
             continue
-        found = fit(example, card, make, limits)
+        found = truncate_example(example, card, make, limits)
         if found is None:
             return None
         cut_example, was_cut = found
@@ -60,6 +60,6 @@ def fitted(
     return None
 
 
-def _tokens(prompts: Sequence[Prompt], limits: Limits) -> int:
+def _tokens(prompts: Sequence[Prompt], limits: LengthLimits) -> int:
     """Decoder tokens of answered prompts, read by the decoder."""
     return sum(len(limits.tokenizer.continuation(f"{one.input} {one.target}")) for one in prompts)

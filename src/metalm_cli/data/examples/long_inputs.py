@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from metalm_cli.data.examples.truncation import SPECIAL, Limits, TextReader
+from metalm_cli.data.examples.truncation import SPECIAL, EncoderLimit, LengthLimits
 from metalm_cli.sessions import Causal, Docked, Session
 
 
-def windowed(session: Session, text: str, limits: Limits) -> Session:
+def split_into_windows(session: Session, text: str, limits: LengthLimits) -> Session:
     """A session whose dock holds a long text, with the text in docks of its own.
 
     What stands around the text is docked apart, and the text in windows that its encoder reads, cut at spaces. Read by
@@ -20,21 +20,21 @@ def windowed(session: Session, text: str, limits: Limits) -> Session:
     Returns:
         The session as it was if its docks fit, or if the text stands in none of them exactly once.
     """
-    length = min((reader.length for reader in limits.readers.values()), default=None)
+    length = min((reader.length for reader in limits.encoder_limits.values()), default=None)
     spans: list[Causal | Docked] = []
     for span in session:
         whole = span.content if isinstance(span, Docked) and isinstance(span.content, str) else ""
-        fits = length is None or all(reader.tokens(whole) <= reader.length for reader in limits.readers.values())
+        fits = length is None or all(reader.tokens(whole) <= reader.length for reader in limits.encoder_limits.values())
         if not isinstance(span, Docked) or fits or whole.count(text) != 1:
             spans.append(span)
             continue
         before, _, after = whole.partition(text)
-        pieces = [before, *windows(text, list(limits.readers.values())), after]
+        pieces = [before, *encoder_windows(text, list(limits.encoder_limits.values())), after]
         spans += [Docked(span.encoder, piece) for piece in _joined(pieces)]
     return Session(spans, session.name)
 
 
-def windows(text: str, readers: list[TextReader]) -> list[str]:
+def encoder_windows(text: str, readers: list[EncoderLimit]) -> list[str]:
     """Consecutive slices of a text, each as long as all encoders can read it, cut after spaces where there are any.
 
     Example:

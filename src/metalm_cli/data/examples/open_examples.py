@@ -10,10 +10,10 @@ from pathlib import Path
 
 from metalm_cli.common.cache import cache_folder
 from metalm_cli.config.schema.data import Source
-from metalm_cli.data.sources.base import Table
+from metalm_cli.data.sources.base import RandomAccessRows
 from metalm_cli.data.sources.jsonl import JsonlTable, prepare
 from metalm_cli.data.sources.locate import FileFacts, data_folder, local_files
-from metalm_cli.data.sources.row_tables import CsvTable, InstanceTable, WorldTaskTable
+from metalm_cli.data.sources.row_tables import CsvRows, MiniworldExampleRows, NaturalInstructionsRows
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks import Card, Example, ExampleMaker, Split
 
@@ -38,7 +38,7 @@ class Examples:
         self,
         card: Card,
         role: str,
-        table: Table,
+        table: RandomAccessRows,
         split: Split,
         location: str,
         revision: str | None = None,
@@ -110,7 +110,7 @@ def open_examples(
     return opened
 
 
-def at_hand(card: Card, role: str, data_root: Path | None = None, beside: Path | None = None) -> bool:
+def is_available(card: Card, role: str, data_root: Path | None = None, beside: Path | None = None) -> bool:
     """Whether a split can be read without the hub. Nothing is opened.
 
     Args:
@@ -151,7 +151,7 @@ def _opened(
     assert here is not None
     assert split is not None
     if card.world is not None:
-        return Examples(card, role, WorldTaskTable(card.world, split.name), split, "the miniature world")
+        return Examples(card, role, MiniworldExampleRows(card.world, split.name), split, "the miniature world")
     if card.file is not None:
         return _from_file(card, role, _file(card, beside), split, cache)
     if root is not None and (found := _local(card, here, split, root)):
@@ -180,9 +180,9 @@ def _files_at_hand(card: Card, split: Split, root: Path) -> list[Path] | None:
 
 def _from_file(card: Card, role: str, path: Path, split: Split, cache: Path) -> Examples:
     if path.suffix == ".csv":
-        return Examples(card, role, CsvTable(path), split, str(path), None, _facts(path))
+        return Examples(card, role, CsvRows(path), split, str(path), None, _facts(path))
     if path.suffix == ".json":
-        return Examples(card, role, InstanceTable(path), split, str(path), None, _facts(path))
+        return Examples(card, role, NaturalInstructionsRows(path), split, str(path), None, _facts(path))
     prepared = prepare(path, cache)
     facts = (FileFacts(str(path), prepared.sha256, prepared.size),)
     return Examples(card, role, JsonlTable([prepared]), split, str(path), None, facts)

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from metalm_cli.data.sampling.lanes import LaneState
+from metalm_cli.data.sampling.lanes import SlotState
 from metalm_cli.data.sampling.loader import StepRows
-from metalm_cli.data.sampling.micro_batching import least
+from metalm_cli.data.sampling.micro_batching import cheapest_split
 from metalm_cli.sessions import Row, TokenisedSession, build_row
 
 TRAINED = "trained_of."
@@ -33,7 +33,7 @@ class TaskSession:
 
 
 @dataclass(frozen=True)
-class Layout:
+class RowPacking:
     """How the sessions of a step become rows.
 
     Args:
@@ -59,14 +59,14 @@ class Layout:
             groups = min((self._packed(ordered, length) for length in sorted(lengths)), key=_cost)
         else:
             groups = self._packed(ordered, self.length)
-        return [row_of(group) for group in groups]
+        return [pack_sessions(group) for group in groups]
 
     def _packed(self, ordered: Sequence[TaskSession], length: int) -> list[list[TaskSession]]:
         """First fit, the longest first; bounded in decoder positions and in encoder tokens."""
         rows: list[list[TaskSession]] = []
         room: list[list[float]] = []
         for one in ordered:
-            need = (len(one.session), encoder_cost(one.session))
+            need = (len(one.session), encoder_positions(one.session))
             at = next((at for at, (free, left) in enumerate(room) if free >= need[0] and left >= need[1]), None)
             if at is None:
                 rows.append([])
@@ -79,22 +79,22 @@ class Layout:
             room[at][1] -= need[1]
         return rows
 
-    def join(self, made: Sequence[tuple[int, TaskSession, LaneState]]) -> StepRows:
+    def join(self, made: Sequence[tuple[int, TaskSession, SlotState]]) -> StepRows:
         """One step's rows of a process, from the sessions of its lanes."""
         return StepRows(self.rows([one for _, one, _ in made]), {lane: state for lane, _, state in made})
 
 
 def _cost(groups: Sequence[Sequence[TaskSession]]) -> float:
     """What rows of these sessions cost on a CPU."""
-    return least([sum(len(one.session) for one in group) for group in groups])[0]
+    return cheapest_split([sum(len(one.session) for one in group) for group in groups])[0]
 
 
-def encoder_cost(session: TokenisedSession) -> int:
+def encoder_positions(session: TokenisedSession) -> int:
     """Encoder positions that a session's docks take."""
     return sum(sum(dock.cost.values()) for _, dock in session.docks)
 
 
-def row_of(sessions: Sequence[TaskSession]) -> Row:
+def pack_sessions(sessions: Sequence[TaskSession]) -> Row:
     """A row of isolated sessions."""
     counts: Counter[str] = Counter(sessions=len(sessions))
     for one in sessions:

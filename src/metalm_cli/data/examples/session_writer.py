@@ -6,21 +6,21 @@ from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
 
-from metalm_cli.data.examples.fit_prompt import fitted
+from metalm_cli.data.examples.fit_prompt import build_session
 from metalm_cli.data.examples.pack_examples import TaskSession
-from metalm_cli.data.examples.task_corpus import Asked, TaskCorpus
-from metalm_cli.data.examples.truncation import Limits
+from metalm_cli.data.examples.task_corpus import PlannedExample, TaskCorpus
+from metalm_cli.data.examples.truncation import LengthLimits
 from metalm_cli.errors import MetalmError
 from metalm_cli.sessions import SessionTokeniser, TokenisedSession
 
 CACHED_TOKENS = 4_000_000
 """Decoder positions of sessions that are kept, for when they come again in later epochs."""
-REPLACED = 1_000
+MAX_REPLACEMENTS = 1_000
 """Examples in a row that may fit into no session."""
 
 
 @dataclass
-class TaskWriter:
+class SessionBuilder:
     """Turns numbers into sessions. Picklable.
 
     Args:
@@ -31,7 +31,7 @@ class TaskWriter:
 
     corpus: TaskCorpus
     tokenise: SessionTokeniser
-    limits: Limits
+    limits: LengthLimits
     _cache: OrderedDict[Any, tuple[TokenisedSession, dict[str, int]]] = field(default_factory=OrderedDict)
     _cached: int = 0
     hits: int = 0
@@ -70,10 +70,10 @@ class TaskWriter:
             _, (old, _counts) = self._cache.popitem(last=False)
             self._cached -= len(old)
 
-    def _made(self, asked: Asked) -> tuple[TokenisedSession, dict[str, int]]:
+    def _made(self, asked: PlannedExample) -> tuple[TokenisedSession, dict[str, int]]:
         counts: Counter[str] = Counter()
-        for tries in range(1, REPLACED + 1):
-            found = fitted(
+        for tries in range(1, MAX_REPLACEMENTS + 1):
+            found = build_session(
                 self.corpus.tasks[asked.task].card,
                 asked.example,
                 asked.template,
@@ -85,16 +85,16 @@ class TaskWriter:
             )
             if found is not None:
                 session, was_cut, shown = found
-                made = self.tokenise(session, need_trained=True)
+                made = self.tokenise(session, require_targets=True)
                 counts["cut_examples"] += was_cut
                 counts["demonstrations"] += shown
                 counts["lost_demonstrations"] += len(asked.demonstrations) - shown
                 return made, dict(counts) | _sizes(made)
             counts["too_long_examples"] += 1
-            asked = self.corpus.after(asked, tries)
+            asked = self.corpus.replacement(asked, tries)
         card = self.corpus.tasks[asked.task].card
         raise MetalmError(
-            f"{REPLACED:,} examples of {card.name} in a row do not fit into {self.limits.length} positions",
+            f"{MAX_REPLACEMENTS:,} examples of {card.name} in a row do not fit into {self.limits.length} positions",
             where=self.corpus.where(asked.number),
             why=f"its long field: {card.long.field if card.long is not None else 'none is marked'}",
             remedy="raise data.sequence_length or the encoder's max_length, or leave the task out",

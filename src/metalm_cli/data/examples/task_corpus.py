@@ -11,11 +11,11 @@ import numpy as np
 from metalm_cli.config.schema.tasks import TaskData
 from metalm_cli.data.documents.corpus import SourceInfo
 from metalm_cli.data.examples.open_examples import Examples
-from metalm_cli.data.sampling.index_plan import Place, Plan, key_of, permute, permute_one
-from metalm_cli.data.sampling.lanes import generator
+from metalm_cli.data.sampling.index_plan import IndexPlan, PlannedRow, key_of, permute, permute_one
+from metalm_cli.data.sampling.lanes import numpy_generator
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks import Card, Example
-from metalm_cli.templates import Style, Template, render, scorable
+from metalm_cli.templates import PromptStyle, Template, render, scorable
 
 TRIES = 10_000
 """Rows in a row that may be left out before a task gives up."""
@@ -24,7 +24,7 @@ DEMONSTRATIONS, TEMPLATE = 11, 12
 
 
 @dataclass
-class OpenTask:
+class TrainingTask:
     """A task that is trained on.
 
     Args:
@@ -45,7 +45,7 @@ class OpenTask:
 
 
 @dataclass(frozen=True)
-class Asked:
+class PlannedExample:
     """What stands at a number: an example, how it is put, and what stands in front of it.
 
     Args:
@@ -75,23 +75,23 @@ class TaskCorpus:
         seed: Seed of every order.
     """
 
-    tasks: list[OpenTask]
+    tasks: list[TrainingTask]
     options: TaskData
     seed: int
     validation_sources: list[SourceInfo] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         names = [task.card.name for task in self.tasks]
-        self.plan = Plan(names, [task.rate for task in self.tasks], [task.rows for task in self.tasks], self.seed)
+        self.plan = IndexPlan(names, [task.rate for task in self.tasks], [task.rows for task in self.tasks], self.seed)
         self._cap_keys = [key_of("cap", name) for name in names]
 
     @property
-    def style(self) -> Style:
+    def style(self) -> PromptStyle:
         """How prompts are made."""
         options = self.options
         templates = options.templates
         layout, windows = options.demonstrations.layout, options.long == "windows"
-        return Style(templates.options, templates.rationale, templates.route, layout, windows)
+        return PromptStyle(templates.options, templates.rationale, templates.route, layout, windows)
 
     @property
     def sources(self) -> list[SourceInfo]:
@@ -121,7 +121,7 @@ class TaskCorpus:
             parts += [[one.model_dump_json() for one in task.templates], sorted(task.left_out)]
         return f"{key_of(*parts):016x}"
 
-    def place(self, number: int) -> Place:
+    def place(self, number: int) -> PlannedRow:
         """Which row of which task stands at a number."""
         return self.plan.place(number)
 
@@ -146,7 +146,7 @@ class TaskCorpus:
         keys = np.full(opened.rows, self._cap_keys[task], dtype=np.uint64)
         return permute(np.arange(opened.rows), len(opened.train), keys).astype(np.int64)
 
-    def get(self, number: int) -> Asked:
+    def get(self, number: int) -> PlannedExample:
         """What stands at a number. A row that the card leaves out, or the audit, gives way to the next that is used.
 
         Raises:
@@ -154,23 +154,23 @@ class TaskCorpus:
         """
         place = self.plan.place(number)
         task = self.tasks[place.source]
-        example = self._usable(place.source, place.row)
+        example = self.usable_row(place.source, place.row)
         index = example.row + place.epoch
         template = self._template(task, index, number)
         shown = self._demonstrations(place.source, example, number)
         key = (place.source, example.row, template.name, tuple(one.row for one in shown))
-        return Asked(place.source, example, template, shown, number, key)
+        return PlannedExample(place.source, example, template, shown, number, key)
 
-    def after(self, asked: Asked, tries: int) -> Asked:
+    def replacement(self, asked: PlannedExample, tries: int) -> PlannedExample:
         """What takes the place of an example that fits into no session: a later row of its task."""
         place = self.plan.place(asked.number)
         task = self.tasks[place.source]
-        example = self._usable(place.source, (place.row + tries) % task.rows)
+        example = self.usable_row(place.source, (place.row + tries) % task.rows)
         template = self._template(task, example.row + place.epoch, asked.number)
         key = (place.source, example.row, template.name, ())
-        return Asked(place.source, example, template, (), asked.number, key)
+        return PlannedExample(place.source, example, template, (), asked.number, key)
 
-    def _usable(self, task: int, row: int) -> Example:
+    def usable_row(self, task: int, row: int) -> Example:
         opened = self.tasks[task]
         for step in range(min(TRIES, opened.rows)):
             at = self._row(task, (row + step) % opened.rows)
@@ -186,26 +186,26 @@ class TaskCorpus:
             remedy="leave the task out of data.tasks, or look at `where` of its card",
         )
 
-    def _template(self, task: OpenTask, index: int, number: int) -> Template:
+    def _template(self, task: TrainingTask, index: int, number: int) -> Template:
         choose = self.options.templates.choose
         if choose == "first":
             return task.templates[0]
         if choose == "index":
             return task.templates[index % len(task.templates)]
-        return task.templates[int(generator(self.seed, TEMPLATE, number).integers(len(task.templates)))]
+        return task.templates[int(numpy_generator(self.seed, TEMPLATE, number).integers(len(task.templates)))]
 
     def _demonstrations(self, task: int, example: Example, number: int) -> tuple[Example, ...]:
         least, most = self.options.demonstrations.count
         if not most:
             return ()
-        rng = generator(self.seed, DEMONSTRATIONS, number)
+        rng = numpy_generator(self.seed, DEMONSTRATIONS, number)
         count = int(rng.integers(least, most + 1))
         found: list[Example] = []
         taken = {example.row}
         for row in rng.integers(self.tasks[task].rows, size=4 * count).tolist():
             if len(found) == count:
                 break
-            shown = self._usable(task, row)
+            shown = self.usable_row(task, row)
             if shown.row not in taken:
                 taken.add(shown.row)
                 found.append(shown)
@@ -213,7 +213,7 @@ class TaskCorpus:
 
     def sample(self, n: int, seed: int) -> Iterator[str]:
         """Texts of up to ``n`` prompts with their answers, to train tokenizers on."""
-        plan = Plan(
+        plan = IndexPlan(
             self.plan.names,
             [task.rate for task in self.tasks],
             [task.rows for task in self.tasks],
@@ -223,7 +223,7 @@ class TaskCorpus:
             place = plan.place(number)
             if place.epoch and number > 1000:
                 continue
-            example = self._usable(place.source, place.row)
+            example = self.usable_row(place.source, place.row)
             prompt = render(example, self._template(self.tasks[place.source], example.row, number), self.style)
             yield f"{prompt.input} {prompt.target}"
 

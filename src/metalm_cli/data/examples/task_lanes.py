@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from metalm_cli.data.examples.pack_examples import TaskSession
-from metalm_cli.data.examples.session_writer import TaskWriter
-from metalm_cli.data.sampling.lanes import LaneState
+from metalm_cli.data.examples.session_writer import SessionBuilder
+from metalm_cli.data.sampling.lanes import SlotState
 from metalm_cli.errors import Exit, MetalmError
 
 
 @dataclass
-class TaskLane:
+class ExampleSlot:
     """A slot of the batch: one session a step. Picklable.
 
     Args:
@@ -20,8 +20,8 @@ class TaskLane:
         lanes: Sessions of a step.
     """
 
-    writer: TaskWriter
-    state: LaneState
+    writer: SessionBuilder
+    state: SlotState
     lanes: int
 
     def next_row(self) -> TaskSession:
@@ -35,17 +35,17 @@ class TaskLane:
         except MetalmError as error:
             error.exit_code = Exit.FAILED
             raise
-        self.state = LaneState(self.state.number + self.lanes, 0)
+        self.state = SlotState(self.state.number + self.lanes, 0)
         return made
 
 
 @dataclass
-class TaskLanes:
+class ExampleSlotFactory:
     """Makes the lanes of a process; those of a worker share a writer and its cache. Picklable."""
 
-    writer: TaskWriter
+    writer: SessionBuilder
     lanes: int
-    states: dict[int, LaneState] = field(default_factory=dict)
+    states: dict[int, SlotState] = field(default_factory=dict)
 
-    def __call__(self, lane: int, _owned: frozenset[int]) -> TaskLane:
-        return TaskLane(self.writer, self.states.get(lane, LaneState(lane, 0)), self.lanes)
+    def __call__(self, lane: int, _owned: frozenset[int]) -> ExampleSlot:
+        return ExampleSlot(self.writer, self.states.get(lane, SlotState(lane, 0)), self.lanes)

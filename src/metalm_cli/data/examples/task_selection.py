@@ -9,7 +9,7 @@ from pathlib import Path
 
 from metalm_cli.config.schema.tasks import TaskData
 from metalm_cli.data.examples.open_examples import Examples, open_examples
-from metalm_cli.data.examples.task_corpus import OpenTask, TaskCorpus, training_templates
+from metalm_cli.data.examples.task_corpus import TaskCorpus, TrainingTask, training_templates
 from metalm_cli.data.sampling.mixing_rates import mixing_rates
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks import Card, Cards, is_path, leaking
@@ -17,7 +17,7 @@ from metalm_cli.templates import Collection
 
 
 @dataclass(frozen=True)
-class Chosen:
+class TaskSelection:
     """The tasks of a recipe.
 
     Args:
@@ -27,24 +27,24 @@ class Chosen:
     """
 
     cards: tuple[Card, ...]
-    held: tuple[Card, ...]
+    held_out: tuple[Card, ...]
     dropped: dict[str, str] = field(default_factory=dict)
 
 
-def cards_of(options: TaskData) -> Cards:
+def load_cards(options: TaskData) -> Cards:
     """All cards that a recipe knows: the shipped ones, those of its folders, and those that it names by path."""
     return Cards([*options.cards, *(name for name in options.tasks if is_path(name))])
 
 
-def choose_tasks(options: TaskData, cards: Cards | None = None) -> Chosen:
+def select_tasks(options: TaskData, cards: Cards | None = None) -> TaskSelection:
     """What trains and what does not: held-out tasks, what leaks into them, and what is for evaluation only.
 
     Raises:
         MetalmError: A name is unknown; nothing is left to train on.
     """
-    cards = cards or cards_of(options)
+    cards = cards or load_cards(options)
     names = [one for name in options.tasks for one in (cards.at(name) if is_path(name) else [name])]
-    wanted = cards.choose(names, options.extras)
+    wanted = cards.select(names, options.extras)
     held = _held_out(options.hold_out, cards)
     facts = {card.name: (card.cluster, frozenset(card.tags)) for card in held}
     dropped: dict[str, str] = {}
@@ -59,14 +59,14 @@ def choose_tasks(options: TaskData, cards: Cards | None = None) -> Chosen:
         raise MetalmError(
             "no task is left to train on",
             where=f"data.tasks: {', '.join(options.tasks)}; data.hold_out: {', '.join(options.hold_out) or 'nothing'}",
-            why="; ".join(f"{', '.join(names)}: {reason}" for reason, names in by_reason(dropped).items())
+            why="; ".join(f"{', '.join(names)}: {reason}" for reason, names in group_by_reason(dropped).items())
             or "the clusters have no such cards",
             remedy="train on more, or hold out less",
         )
-    return Chosen(chosen, tuple(held), dropped)
+    return TaskSelection(chosen, tuple(held), dropped)
 
 
-def by_reason(dropped: Mapping[str, str]) -> dict[str, list[str]]:
+def group_by_reason(dropped: Mapping[str, str]) -> dict[str, list[str]]:
     """Tasks that do not train, by the reason why."""
     found: dict[str, list[str]] = {}
     for name, reason in dropped.items():
@@ -99,14 +99,14 @@ def _held_out(names: Sequence[str], cards: Cards) -> list[Card]:
     return list(found.values())
 
 
-def open_tasks(
+def open_training_tasks(
     options: TaskData,
     *,
     seed: int,
     data_root: Path | None = None,
     offline: bool = False,
     cache: Path | None = None,
-) -> tuple[TaskCorpus, Chosen]:
+) -> tuple[TaskCorpus, TaskSelection]:
     """Open what a recipe trains on, and look at the first rows of each task.
 
     Args:
@@ -120,10 +120,10 @@ def open_tasks(
         MetalmError: Rows of a task cannot be had (all such tasks are named), a row does not fit its card, a task has
             no templates, or nothing is left to train on.
     """
-    cards = cards_of(options)
-    chosen = choose_tasks(options, cards)
+    cards = load_cards(options)
+    chosen = select_tasks(options, cards)
     collection = Collection(options.templates.collection)
-    tasks: list[OpenTask] = []
+    tasks: list[TrainingTask] = []
     missing: dict[str, MetalmError] = {}
     for card in chosen.cards:
         templates = training_templates(collection.of(card), options)
@@ -135,7 +135,7 @@ def open_tasks(
             missing[card.name] = error
             continue
         rows = min(len(train), options.mixture.cap_examples or len(train))
-        tasks.append(OpenTask(card, train, templates, rows, 0.0))
+        tasks.append(TrainingTask(card, train, templates, rows, 0.0))
     dropped = dict(chosen.dropped)
     if missing:
         if options.missing == "fail" or not tasks:
@@ -150,8 +150,8 @@ def open_tasks(
     kept = [replace(task, rate=rates[task.card.name]) for task in tasks if task.card.name in rates]
     corpus = TaskCorpus(kept, options, seed)
     for index in range(len(kept)):
-        corpus._usable(index, 0)
-    return corpus, Chosen(tuple(task.card for task in kept), chosen.held, dropped)
+        corpus.usable_row(index, 0)
+    return corpus, TaskSelection(tuple(task.card for task in kept), chosen.held_out, dropped)
 
 
 def _missing(missing: dict[str, MetalmError], others: bool) -> MetalmError:
@@ -177,7 +177,7 @@ def validation_examples(
     """
     found: dict[int, Examples] = {}
     options = corpus.options
-    paths = cards_of(options).paths
+    paths = load_cards(options).paths
     for index, task in enumerate(corpus.tasks):
         if options.validation.examples and options.validation.role in task.card.splits:
             found[index] = open_examples(

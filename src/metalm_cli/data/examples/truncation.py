@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from metalm_cli.sessions import Causal, DecoderTokenizer, Docked, Session, SessionTokeniser, TextProcessor
-from metalm_cli.sessions.decoder_tokenizer import plain_backend
+from metalm_cli.sessions.decoder_tokenizer import backend_without_truncation
 from metalm_cli.tasks import Card, Example
 
 SEARCHES = 12
@@ -17,7 +17,7 @@ SPECIAL = 4
 
 
 @dataclass(frozen=True)
-class TextReader:
+class EncoderLimit:
     """An encoder that must be able to read a docked text: this model's, or one of another arm of a comparison.
 
     Args:
@@ -29,16 +29,16 @@ class TextReader:
     length: int
 
     @classmethod
-    def of(cls, tokenizer: Any, length: int) -> TextReader:
+    def of(cls, tokenizer: Any, length: int) -> EncoderLimit:
         """From a fast Hugging Face tokenizer and the tokens that its encoder reads."""
-        return cls(plain_backend(tokenizer), length)
+        return cls(backend_without_truncation(tokenizer), length)
 
     def tokens(self, text: str) -> int:
         """Encoder tokens of a text, special ones included."""
         return len(self.backend.encode(text))
 
 
-class Limits:
+class LengthLimits:
     """What a session must fit into, in every arm of a comparison.
 
     A docked text must fit its encoder; the session must fit ``length`` decoder positions, both with docks and with
@@ -50,20 +50,20 @@ class Limits:
         readers: Encoders by name; what a dock of no known encoder must fit is all of them.
     """
 
-    def __init__(self, tokenizer: DecoderTokenizer, length: int, readers: dict[str, TextReader]) -> None:
-        self.tokenizer, self.length, self.readers = tokenizer, length, readers
+    def __init__(self, tokenizer: DecoderTokenizer, length: int, readers: dict[str, EncoderLimit]) -> None:
+        self.tokenizer, self.length, self.encoder_limits = tokenizer, length, readers
 
     @classmethod
-    def of(cls, tokenise: SessionTokeniser, length: int, also: Sequence[TextReader] = ()) -> Limits:
+    def of(cls, tokenise: SessionTokeniser, length: int, also: Sequence[EncoderLimit] = ()) -> LengthLimits:
         """The limits of a model, and of others that are to read the same."""
         readers = {
-            name: TextReader(one, one.max_length)
+            name: EncoderLimit(one, one.max_length)
             for name, one in tokenise.processors.items()
             if isinstance(one, TextProcessor)
         }
         return cls(tokenise.tokenizer, length, {**readers, **{f"*{at}": one for at, one in enumerate(also)}})
 
-    def holds(self, session: Session) -> bool:
+    def fits(self, session: Session) -> bool:
         """Whether a session fits."""
         docks = [span.content for span in session if isinstance(span, Docked) and isinstance(span.content, str)]
         texts = [span.content for span in session if isinstance(span, Causal) and isinstance(span.content, str)]
@@ -76,7 +76,7 @@ class Limits:
             said = sum(len(self.tokenizer.continuation(text)) for text in texts) + extra
             if said + sum(len(self.tokenizer.continuation(text)) for text in docks) > self.length:
                 return False
-        for reader in self.readers.values():
+        for reader in self.encoder_limits.values():
             if roomy and max(size, default=0) <= reader.length:
                 continue
             counts = [reader.tokens(text) for text in docks]
@@ -85,8 +85,8 @@ class Limits:
         return True
 
 
-def fit(
-    example: Example, card: Card, make: Callable[[Example], Session], limits: Limits
+def truncate_example(
+    example: Example, card: Card, make: Callable[[Example], Session], limits: LengthLimits
 ) -> tuple[Example, bool] | None:
     """Cut the long field of an example so that its session fits.
 
@@ -100,7 +100,7 @@ def fit(
         The example as it fits, and whether it was cut; None if even without the long field it does not fit, or if the
         card has none.
     """
-    if limits.holds(make(example)):
+    if limits.fits(make(example)):
         return example, False
     if card.long is None:
         return None
@@ -108,7 +108,7 @@ def fit(
     text = example.fields[name]
 
     def shortened(keep: int) -> Example:
-        return replace(example, fields={**example.fields, name: cut(text, keep, how)})
+        return replace(example, fields={**example.fields, name: truncate_at_space(text, keep, how)})
 
     low, high = 0, len(text)
     for _ in range(SEARCHES):
@@ -116,7 +116,7 @@ def fit(
         if middle == low:
             break
         kept = shortened(middle)
-        if kept.fields[name] and limits.holds(make(kept)):
+        if kept.fields[name] and limits.fits(make(kept)):
             low = middle
         else:
             high = middle
@@ -126,7 +126,7 @@ def fit(
     return best, True
 
 
-def cut(text: str, keep: int, how: str) -> str:
+def truncate_at_space(text: str, keep: int, how: str) -> str:
     """A text cut to at most ``keep`` characters, at spaces where it has any.
 
     Args:

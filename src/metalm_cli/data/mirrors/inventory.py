@@ -16,7 +16,7 @@ CACHED = {"unpacked": "unpacked copies", "index": "row indexes", "files": "hashe
 
 
 @dataclass(frozen=True)
-class Holding:
+class LocalDataset:
     """A data set below a data root.
 
     Args:
@@ -37,7 +37,7 @@ class Holding:
 
 
 @dataclass(frozen=True)
-class Kept:
+class CacheFolder:
     """A folder of the cache: its name, what it holds, files, bytes."""
 
     name: str
@@ -46,7 +46,7 @@ class Kept:
     size: int
 
 
-def holdings(root: Path) -> list[Holding]:
+def list_datasets(root: Path) -> list[LocalDataset]:
     """The data sets below a data root: folders with JSON lines in them or in a folder of a split.
 
     Raises:
@@ -71,7 +71,7 @@ def _splits(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _holding(folder: Path, splits: dict[str, list[Path]], manifest: Manifest) -> Holding:
+def _holding(folder: Path, splits: dict[str, list[Path]], manifest: Manifest) -> LocalDataset:
     mirror = (folder / FEATURES).is_file()
     entry, facts = manifest.entry(folder.name) or {}, manifest.splits(folder.name)
     counts = [facts.get(split, {}).get("rows") for split in splits]
@@ -81,16 +81,16 @@ def _holding(folder: Path, splits: dict[str, list[Path]], manifest: Manifest) ->
         origin += f" at {str(entry['revision'])[:12]}"
     size = sum(path.stat().st_size for paths in splits.values() for path in paths)
     rows = sum(known) if len(known) == len(counts) else None
-    return Holding(folder.name, tuple(splits), rows, size, origin, mirror)
+    return LocalDataset(folder.name, tuple(splits), rows, size, origin, mirror)
 
 
-def cached(cache: Path) -> list[Kept]:
+def list_cache_folders(cache: Path) -> list[CacheFolder]:
     """The folders of the cache that hold something."""
     found = []
     for name, holds in CACHED.items():
         sizes = [path.stat().st_size for path in _files(cache / name)]
         if sizes:
-            found.append(Kept(name, holds, len(sizes), sum(sizes)))
+            found.append(CacheFolder(name, holds, len(sizes), sum(sizes)))
     return found
 
 
@@ -109,13 +109,13 @@ def clean_cache(cache: Path) -> int:
     return len(files)
 
 
-def named(root: Path, names: list[str]) -> list[Holding]:
+def find_dataset(root: Path, names: list[str]) -> list[LocalDataset]:
     """The mirrors of these names.
 
     Raises:
         MetalmError: One is not there, or was not written by metalm.
     """
-    here = {one.name: one for one in holdings(root)}
+    here = {one.name: one for one in list_datasets(root)}
     for name in names:
         if not SAFE_PART.match(name) or name not in here:
             raise MetalmError(

@@ -17,17 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from metalm_cli.common.cache import replacing
+from metalm_cli.common.cache import write_to_cache
 from metalm_cli.common.jsonl_files import SUFFIXES
 from metalm_cli.config.schema.data import Source
 from metalm_cli.data.examples.open_examples import FEATURES
-from metalm_cli.data.sources.base import Table
+from metalm_cli.data.sources.base import RandomAccessRows
 from metalm_cli.data.sources.locate import SAFE_PART, check_hub_name
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.tasks import Card
 
 MANIFEST = "MANIFEST.json"
-TOLD = 1_000
+PROGRESS_EVERY = 1_000
 """Rows between two calls of ``progress``."""
 
 Progress = Callable[[str, str, int], None]
@@ -35,7 +35,7 @@ Progress = Callable[[str, str, int], None]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class MirrorRequest:
     """A hub data set to be mirrored.
 
     Args:
@@ -67,7 +67,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Mirrored:
+class MirrorResult:
     """What became of a split.
 
     Args:
@@ -85,21 +85,21 @@ class Mirrored:
     size: int = 0
 
 
-def wanted_by_card(card: Card) -> Wanted | None:
+def wanted_by_card(card: Card) -> MirrorRequest | None:
     """The hub data of a card, all splits that its roles are cut from; None for a card that has none."""
     if card.hub is None:
         return None
     splits = [split.name for role in card.splits if (split := card.split(role, local=False)) is not None]
     name = card.local.name if card.local is not None else card.name
-    return Wanted(name, card.hub.id, card.hub.config, card.hub.revision, tuple(dict.fromkeys(splits)))
+    return MirrorRequest(name, card.hub.id, card.hub.config, card.hub.revision, tuple(dict.fromkeys(splits)))
 
 
-def wanted_by_source(source: Source) -> Wanted | None:
+def wanted_by_source(source: Source) -> MirrorRequest | None:
     """The hub data of a recipe's source; None for a source that has none."""
     if source.hub is None:
         return None
     streaming = source.streaming is not False
-    return Wanted(source.name, source.hub, source.config, source.revision, (source.split,), streaming)
+    return MirrorRequest(source.name, source.hub, source.config, source.revision, (source.split,), streaming)
 
 
 class Manifest:
@@ -135,7 +135,7 @@ class Manifest:
         found = (self.entry(name) or {}).get("splits")
         return {split: facts for split, facts in found.items() if isinstance(facts, dict)} if found else {}
 
-    def put(self, wanted: Wanted, commit: str | None, split: str, facts: dict[str, Any]) -> None:
+    def put(self, wanted: MirrorRequest, commit: str | None, split: str, facts: dict[str, Any]) -> None:
         """Note a split that was written."""
         splits = {**self.splits(wanted.name), split: facts}
         entry = {
@@ -155,13 +155,13 @@ class Manifest:
 
     def write(self) -> None:
         """Write it, all at once."""
-        with replacing(self.path, _cannot_write) as file:
+        with write_to_cache(self.path, _cannot_write) as file:
             file.write(json.dumps(self.entries, indent=1, ensure_ascii=False).encode() + b"\n")
 
 
 def mirror(
-    wanted: Wanted, root: Path, *, offline: bool = False, progress: Progress | None = None
-) -> Iterator[Mirrored]:
+    wanted: MirrorRequest, root: Path, *, offline: bool = False, progress: Progress | None = None
+) -> Iterator[MirrorResult]:
     """Write what is missing of a data set, split by split; what is there and whole is not asked for again.
 
     Splits that are added later come from the commit that the others came from.
@@ -181,7 +181,7 @@ def mirror(
             raise MetalmError(f"{part!r} is no name of a folder or a split", where=wanted.hub)
     folder, manifest = root / wanted.name, Manifest(root)
     if folder.is_dir() and not (folder / FEATURES).is_file() and any(_data_files(folder)):
-        yield Mirrored(wanted.name, "", "left alone")
+        yield MirrorResult(wanted.name, "", "left alone")
         return
     before = manifest.entry(wanted.name) if (folder / FEATURES).is_file() else None
     if before is not None:
@@ -191,21 +191,21 @@ def mirror(
         facts = manifest.splits(wanted.name).get(split) if before is not None else None
         path = folder / f"{split}.jsonl.gz"
         if facts is not None and _whole(path, facts):
-            yield Mirrored(wanted.name, split, "there", int(facts.get("rows", 0)), path.stat().st_size)
+            yield MirrorResult(wanted.name, split, "there", int(facts.get("rows", 0)), path.stat().st_size)
             continue
         rows, commit = _write(wanted, split, commit, path, offline, progress)
         size = path.stat().st_size
         relative = path.relative_to(root).as_posix()
         manifest.put(wanted, commit, split, {"rows": rows, "file": relative, "bytes": size, "sha256": _sha256(path)})
         before = manifest.entry(wanted.name)
-        yield Mirrored(wanted.name, split, "written", rows, size)
+        yield MirrorResult(wanted.name, split, "written", rows, size)
 
 
 def _data_files(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name.endswith(SUFFIXES)]
 
 
-def _check_same(wanted: Wanted, entry: dict[str, Any], folder: Path) -> None:
+def _check_same(wanted: MirrorRequest, entry: dict[str, Any], folder: Path) -> None:
     have, want = (entry.get("hub_id"), entry.get("hub_config")), (wanted.hub, wanted.config)
     if have != want:
         raise MetalmError(
@@ -226,7 +226,7 @@ def _sha256(path: Path) -> str:
 
 
 def _write(
-    wanted: Wanted, split: str, commit: str | None, path: Path, offline: bool, progress: Progress | None
+    wanted: MirrorRequest, split: str, commit: str | None, path: Path, offline: bool, progress: Progress | None
 ) -> tuple[int, str | None]:
     """Write a split; its rows and its commit. The class names are there before the file is."""
     from metalm_cli.data.sources.hub import HubStream, HubTable, open_hub
@@ -236,20 +236,20 @@ def _write(
     opened, commit = open_hub(source, offline=offline)
     assert isinstance(opened, HubTable | HubStream)
     rows = 0
-    with replacing(path, _cannot_write) as out:
+    with write_to_cache(path, _cannot_write) as out:
         with gzip.GzipFile(filename="", mode="wb", fileobj=out, mtime=0) as packed:
             for rows, row in enumerate(_rows(opened), start=1):
                 _put(packed, row, f"{wanted.hub}, split {split}, row {rows - 1}")
-                if progress is not None and rows % TOLD == 0:
+                if progress is not None and rows % PROGRESS_EVERY == 0:
                     progress(wanted.name, split, rows)
         names = json.dumps(opened.class_names(), indent=1, ensure_ascii=False)
-        with replacing(path.parent / FEATURES, _cannot_write) as file:
+        with write_to_cache(path.parent / FEATURES, _cannot_write) as file:
             file.write(names.encode() + b"\n")
     return rows, commit
 
 
 def _rows(opened: Any) -> Iterator[Any]:
-    if isinstance(opened, Table):
+    if isinstance(opened, RandomAccessRows):
         for number in range(opened.rows):
             yield opened.load(number)
         return

@@ -35,16 +35,16 @@ def key_of(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
 
 
-def mix(values: np.ndarray) -> np.ndarray:
+def hash64(values: np.ndarray) -> np.ndarray:
     """SplitMix64's finaliser: uint64 in, well-spread uint64 out (bijective)."""
     values = (values ^ (values >> np.uint64(30))) * _MIX_1
     values = (values ^ (values >> np.uint64(27))) * _MIX_2
     return values ^ (values >> np.uint64(31))
 
 
-def shuffled(size: int, key: int) -> np.ndarray:
+def permutation(size: int, key: int) -> np.ndarray:
     """A permutation of ``0 … size - 1`` (int64), materialised; for blocks."""
-    ranks = mix((np.arange(size, dtype=np.uint64) + np.uint64(1)) * _GOLDEN + np.uint64(key))
+    ranks = hash64((np.arange(size, dtype=np.uint64) + np.uint64(1)) * _GOLDEN + np.uint64(key))
     return np.argsort(ranks, kind="stable")
 
 
@@ -68,7 +68,7 @@ def permute(positions: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
     while len(pending):
         left, right = values[pending] >> shift, values[pending] & mask
         for salt in _TURNS + keys[pending]:
-            left, right = right, left ^ (mix(right * _MIX_1 + salt) & mask)
+            left, right = right, left ^ (hash64(right * _MIX_1 + salt) & mask)
         values[pending] = (left << shift) | right
         pending = pending[values[pending] >= np.uint64(size)]
     return values.astype(np.int64)
@@ -93,7 +93,7 @@ def permute_one(position: int, size: int, key: int) -> int:
 
 
 @dataclass(frozen=True)
-class Place:
+class PlannedRow:
     """What stands at a number.
 
     Attributes:
@@ -110,7 +110,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Block:
+class PlanBlock:
     """Consecutive numbers of the plan; four ``[block_size]`` arrays with the meaning of :class:`Place`."""
 
     source: np.ndarray
@@ -119,7 +119,7 @@ class Block:
     draw: np.ndarray
 
 
-class Plan:
+class IndexPlan:
     """Number -> (source, epoch, row, draw).
 
     Numbers are dealt in blocks. How many rows of each source the first n blocks hold is apportioned from the
@@ -145,7 +145,7 @@ class Plan:
             self.block_size *= 2
         self._row_keys = [key_of("rows", seed, name) for name in names]
         self._block_key = key_of("blocks", seed)
-        self._blocks: OrderedDict[int, Block] = OrderedDict()
+        self._blocks: OrderedDict[int, PlanBlock] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_blocks": OrderedDict()}
@@ -165,7 +165,7 @@ class Plan:
             parts += [(low, middle, taken), (middle, high, share - taken)]
         return counts
 
-    def block(self, index: int) -> Block:
+    def block(self, index: int) -> PlanBlock:
         """The ``index``-th block: numbers ``index · block_size`` and on."""
         found = self._blocks.get(index)
         if found is None:
@@ -177,11 +177,11 @@ class Plan:
             self._blocks.move_to_end(index)
         return found
 
-    def _deal(self, index: int) -> Block:
+    def _deal(self, index: int) -> PlanBlock:
         size = self.block_size
         before, after = self.counts(index * size), self.counts((index + 1) * size)
         dealt = np.array([high - low for low, high in zip(before, after, strict=True)])
-        source = np.repeat(np.arange(len(dealt)), dealt)[shuffled(size, key_of(self._block_key, index))]
+        source = np.repeat(np.arange(len(dealt)), dealt)[permutation(size, key_of(self._block_key, index))]
         draw, epoch, row = (np.zeros(size, np.int64) for _ in range(3))
         for which, rows in enumerate(self.rows):
             at = np.flatnonzero(source == which)
@@ -191,11 +191,11 @@ class Plan:
                 row[at] = draws
                 continue
             epochs = draws // rows
-            keys = mix(epochs.astype(np.uint64) * _GOLDEN + np.uint64(self._row_keys[which]))
+            keys = hash64(epochs.astype(np.uint64) * _GOLDEN + np.uint64(self._row_keys[which]))
             epoch[at], row[at] = epochs, permute(draws % rows, rows, keys)
-        return Block(source, epoch, row, draw)
+        return PlanBlock(source, epoch, row, draw)
 
-    def place(self, number: int) -> Place:
+    def place(self, number: int) -> PlannedRow:
         """What stands at ``number``.
 
         Raises:
@@ -205,7 +205,7 @@ class Plan:
             raise ValueError(f"numbers start at 0, got {number}")
         block = self.block(number // self.block_size)
         at = number % self.block_size
-        return Place(int(block.source[at]), int(block.epoch[at]), int(block.row[at]), int(block.draw[at]))
+        return PlannedRow(int(block.source[at]), int(block.epoch[at]), int(block.row[at]), int(block.draw[at]))
 
     def numbers_of(self, source: int) -> Iterator[int]:
         """The numbers that hold ``source``, in the order of its draws, without end."""

@@ -17,11 +17,11 @@ import numpy as np
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.sessions import Row, TokenisedDocument
 
-EMPTY_LIMIT = 100_000
+MAX_CONSECUTIVE_EMPTY = 100_000
 """Numbers in a row that may be empty before a lane gives up."""
 
 
-class LaneState(NamedTuple):
+class SlotState(NamedTuple):
     """Where a lane stands: the number it reads next, and how many of that document's tokens it has used."""
 
     number: int
@@ -39,7 +39,7 @@ class DocumentSource(Protocol):
 
 
 @dataclass
-class Piece:
+class RowSegment:
     """A part of a document as a row takes it.
 
     Args:
@@ -68,7 +68,7 @@ class RowWriter(Protocol):
     def read(self, text: str, number: int) -> Any:
         """Tokenise a document and draw what the objective draws. Pure: the same number gives the same."""
 
-    def take(self, document: Any, offset: int, room: int, first: bool) -> Piece | None:
+    def take(self, document: Any, offset: int, room: int, first: bool) -> RowSegment | None:
         """The next part of a document.
 
         Args:
@@ -81,11 +81,11 @@ class RowWriter(Protocol):
             The part, or None if nothing useful fits.
         """
 
-    def write(self, pieces: list[Piece], counts: Counter[str], numbers: list[int]) -> Row:
+    def write(self, pieces: list[RowSegment], counts: Counter[str], numbers: list[int]) -> Row:
         """Build the row."""
 
 
-class Lane:
+class RowSlot:
     """One row slot of the global batch.
 
     Args:
@@ -97,12 +97,12 @@ class Lane:
     """
 
     def __init__(
-        self, lane: int, lanes: int, source: DocumentSource, writer: RowWriter, state: LaneState | None = None
+        self, lane: int, lanes: int, source: DocumentSource, writer: RowWriter, state: SlotState | None = None
     ) -> None:
         self.lanes = lanes
         self.source = source
         self.writer = writer
-        self.state = LaneState(lane, 0) if state is None else state
+        self.state = SlotState(lane, 0) if state is None else state
         self._open: tuple[int, Any] | None = None
 
     def next_row(self) -> Row:
@@ -111,7 +111,7 @@ class Lane:
         Raises:
             MetalmError: The sources give no document any more.
         """
-        pieces: list[Piece] = []
+        pieces: list[RowSegment] = []
         counts: Counter[str] = Counter()
         numbers: list[int] = []
         room = self.writer.length
@@ -128,11 +128,11 @@ class Lane:
                 self._skip()
             else:
                 counts.update({"split_documents": 1} if self.state.offset == 0 else {})
-                self.state = LaneState(self.state.number, piece.end)
+                self.state = SlotState(self.state.number, piece.end)
         return self.writer.write(pieces, counts, numbers)
 
     def _document(self, counts: Counter[str]) -> Any:
-        for _ in range(EMPTY_LIMIT):
+        for _ in range(MAX_CONSECUTIVE_EMPTY):
             number = self.state.number
             if self._open is not None and self._open[0] == number:
                 return self._open[1]
@@ -143,18 +143,18 @@ class Lane:
             counts[f"{self.source.reason}_documents"] += 1
             self._skip()
         raise MetalmError(
-            f"{EMPTY_LIMIT:,} documents in a row are empty, excluded or held out",
+            f"{MAX_CONSECUTIVE_EMPTY:,} documents in a row are empty, excluded or held out",
             where="data.sources",
             remedy="check exclude, the text column, and that the sources hold text",
             exit_code=Exit.FAILED,
         )
 
     def _skip(self) -> None:
-        self.state = LaneState(self.state.number + self.lanes, 0)
+        self.state = SlotState(self.state.number + self.lanes, 0)
         self._open = None
 
 
-def generator(seed: int, purpose: int, *numbers: int) -> np.random.Generator:
+def numpy_generator(seed: int, purpose: int, *numbers: int) -> np.random.Generator:
     """Random numbers that depend on nothing but these."""
     return np.random.default_rng(np.random.SeedSequence([seed, purpose, *numbers]))
 

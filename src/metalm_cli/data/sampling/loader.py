@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from metalm_cli.data.sampling.lanes import LaneState
+from metalm_cli.data.sampling.lanes import SlotState
 from metalm_cli.errors import MetalmError
 from metalm_cli.sessions import Row
 
@@ -23,28 +23,28 @@ class StepRows:
     """One optimiser step's rows of this process, in lane order, and where its lanes stand after them."""
 
     rows: list[Row]
-    states: dict[int, LaneState]
+    states: dict[int, SlotState]
 
 
-class AnyLane(Protocol):
+class RowSlotProtocol(Protocol):
     """One slot of the batch: it gives a row a step, or what rows are made of."""
 
-    state: LaneState
+    state: SlotState
 
     def next_row(self) -> Any:
         """What the slot holds in the next step."""
 
 
-Made = list[tuple[int, Any, LaneState]]
+SlotResult = list[tuple[int, Any, SlotState]]
 """What some lanes give in a step: lane, row (or what becomes one), and where the lane stands after it."""
 
 
-def join_rows(made: Made) -> StepRows:
+def rows_of_slots(made: SlotResult) -> StepRows:
     """A step of lanes that give a row each."""
     return StepRows([row for _, row, _ in made], {index: state for index, _, state in made})
 
 
-class RowStream:
+class StepRowDataset:
     """An endless iterable of the rows of some lanes; what a worker process runs.
 
     Args:
@@ -56,14 +56,14 @@ class RowStream:
     def __init__(
         self,
         lanes: Sequence[int],
-        make_lane: Callable[[int, frozenset[int]], AnyLane],
-        join: Callable[[Made], StepRows] = join_rows,
+        make_lane: Callable[[int, frozenset[int]], RowSlotProtocol],
+        join: Callable[[SlotResult], StepRows] = rows_of_slots,
     ) -> None:
         self.lanes = list(lanes)
         self.make_lane = make_lane
         self.join = join
 
-    def steps(self, mine: list[int]) -> Iterator[Made]:
+    def steps(self, mine: list[int]) -> Iterator[SlotResult]:
         owned = frozenset(mine)
         lanes = [(index, self.make_lane(index, owned)) for index in mine]
         while True:
@@ -74,7 +74,7 @@ class RowStream:
             yield made
 
 
-def loader(stream: RowStream, workers: int, start: str | None = None) -> Iterator[StepRows]:
+def loader(stream: StepRowDataset, workers: int, start: str | None = None) -> Iterator[StepRows]:
     """Iterate over steps for ever.
 
     Worker w of n reads the lanes at w, w + n, ... of this process, so that the rows are the same for any number of
@@ -115,7 +115,7 @@ def _kill(processes: set[Any]) -> None:
 class _Share(IterableDataset):
     """What one worker reads."""
 
-    def __init__(self, stream: RowStream) -> None:
+    def __init__(self, stream: StepRowDataset) -> None:
         self.stream = stream
 
     def __iter__(self) -> Iterator[Any]:
@@ -127,18 +127,18 @@ class _Share(IterableDataset):
             yield error  # the loader would wrap what is raised here, traceback and all
 
 
-def _worker_loader(stream: RowStream, workers: int, start: str | None) -> Any:
+def _worker_loader(stream: StepRowDataset, workers: int, start: str | None) -> Any:
     return DataLoader(
         _Share(stream),
         batch_size=None,
         num_workers=workers,
         prefetch_factor=2,
-        worker_init_fn=start_worker,
+        worker_init_fn=worker_init,
         multiprocessing_context=start,
     )
 
 
-def start_worker(_worker: int) -> None:
+def worker_init(_worker: int) -> None:
     """Makes a worker deaf to SIGINT and SIGTERM, and leaves the cores to the others.
 
     A terminal or a scheduler signals the whole process group; only the training process decides what it means. Workers

@@ -18,7 +18,7 @@ ATTENTION = 768
 and shorter rows cost them nothing."""
 
 
-def passes(lengths: Sequence[int]) -> list[slice]:
+def split_micro_batches(lengths: Sequence[int]) -> list[slice]:
     """Cut rows, in their order, into passes of least cost (:func:`least`).
 
     Args:
@@ -33,10 +33,10 @@ def passes(lengths: Sequence[int]) -> list[slice]:
         >>> passes([100, 90, 80])
         [slice(0, 3, None)]
     """
-    return least(lengths)[1]
+    return cheapest_split(lengths)[1]
 
 
-def least(lengths: Sequence[int]) -> tuple[float, list[slice]]:
+def cheapest_split(lengths: Sequence[int]) -> tuple[float, list[slice]]:
     """The cheapest cuts of rows, and what they cost in positions.
 
     A pass of b rows, the longest of n positions, costs ``PASS + b * n * (1 + n / ATTENTION)``.
@@ -57,7 +57,7 @@ def least(lengths: Sequence[int]) -> tuple[float, list[slice]]:
     return float(best[-1]), found[::-1]
 
 
-def cut(rows: list[Row], size: int | None, cpu: bool) -> list[list[Row]]:
+def micro_batches_of_step(rows: list[Row], size: int | None, cpu: bool) -> list[list[Row]]:
     """The rows of each forward pass of a step.
 
     Args:
@@ -66,5 +66,5 @@ def cut(rows: list[Row], size: int | None, cpu: bool) -> list[list[Row]]:
         cpu: A pass costs little; elsewhere all rows are one.
     """
     if size is None:
-        return [rows[one] for one in passes([len(row) for row in rows])] if cpu else [rows]
+        return [rows[one] for one in split_micro_batches([len(row) for row in rows])] if cpu else [rows]
     return [rows[at : at + size] for at in range(0, len(rows), size)]

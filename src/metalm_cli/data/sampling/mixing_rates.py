@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from metalm_cli.config.schema.tasks import Group, Mixture
+from metalm_cli.config.schema.tasks import Mixture, MixtureGroup
 from metalm_cli.errors import MetalmError
 
 
@@ -42,11 +42,11 @@ def mixing_rates(examples: Mapping[str, int], mixture: Mixture, clusters: Mappin
                 remedy="weigh tasks that the run trains on",
             )
     else:
-        rates = {task: rate(count, mixture) for task, count in examples.items()}
+        rates = {task: scaled_rate(count, mixture) for task, count in examples.items()}
     return _normalised(rates)
 
 
-def rate(count: int, mixture: Mixture) -> float:
+def scaled_rate(count: int, mixture: Mixture) -> float:
     """The rate of a task of so many examples, before all are divided by their sum."""
     if mixture.strategy == "equal":
         return 1.0
@@ -60,12 +60,12 @@ def _nested(examples: Mapping[str, int], mixture: Mixture, clusters: Mapping[str
         members = [task for task in examples if task in group.tasks or clusters.get(task) in group.tasks]
         _check_group(group, members, rates)
         inside = mixture.model_copy(update={"strategy": group.strategy, "groups": []})
-        shares = _normalised({task: rate(examples[task], inside) for task in members})
+        shares = _normalised({task: scaled_rate(examples[task], inside) for task in members})
         rates.update({task: share * group.weight for task, share in shares.items()})
     return _normalised({task: rates[task] for task in examples if task in rates})
 
 
-def _check_group(group: Group, members: list[str], rates: Mapping[str, float]) -> None:
+def _check_group(group: MixtureGroup, members: list[str], rates: Mapping[str, float]) -> None:
     twice = [task for task in members if task in rates]
     if not members or twice:
         raise MetalmError(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 
-class Table(ABC):
+class RandomAccessRows(ABC):
     """Rows by number. Picklable, also after reading."""
 
     @property
@@ -28,7 +28,7 @@ class Table(ABC):
         """A place that the user can open."""
 
 
-class Stream(ABC):
+class SequentialRows(ABC):
     """Rows in order, shard by shard; how many is unknown. Picklable, also after reading."""
 
     @abstractmethod

@@ -11,7 +11,7 @@ from typing import Any
 
 from metalm_cli.common.hub import explain, no_connections
 from metalm_cli.config.schema.data import Source
-from metalm_cli.data.sources.base import Stream, Table
+from metalm_cli.data.sources.base import RandomAccessRows, SequentialRows
 from metalm_cli.errors import MetalmError
 
 OPENING_RETRIES = 2
@@ -68,7 +68,7 @@ class HubName:
         )
 
 
-class HubTable(Table):
+class HubTable(RandomAccessRows):
     """A downloaded split, memory-mapped."""
 
     def __init__(self, name: HubName, loaded: Any) -> None:
@@ -93,7 +93,7 @@ def _class_names(features: Any) -> dict[str, list[str]]:
     return {name: list(one.names) for name, one in features.items() if hasattr(one, "names")}
 
 
-class HubStream(Stream):
+class HubStream(SequentialRows):
     """A split read over the network, file by file. A process that gets a copy opens it anew."""
 
     def __init__(self, name: HubName) -> None:
@@ -140,7 +140,7 @@ class HubStream(Stream):
         return f"{self.name.repo}, split {self.name.split}, shard {raw[0]}, row {raw[1]}"
 
 
-def open_hub(source: Source, *, offline: bool) -> tuple[Table | Stream, str | None]:
+def open_hub(source: Source, *, offline: bool) -> tuple[RandomAccessRows | SequentialRows, str | None]:
     """A hub data set as a stream (unless ``streaming: false``), or as a table; and its commit.
 
     Offline, a data set that was downloaded before is read as a table from the cache; nothing can be streamed.
@@ -161,7 +161,7 @@ def open_hub(source: Source, *, offline: bool) -> tuple[Table | Stream, str | No
     return stream, commit
 
 
-def _cached(source: Source, repo: str) -> tuple[Table, str | None]:
+def _cached(source: Source, repo: str) -> tuple[RandomAccessRows, str | None]:
     if source.streaming:
         raise MetalmError(
             f"Source {source.name} streams from the hub, and connections are off",

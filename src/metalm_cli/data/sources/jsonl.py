@@ -14,9 +14,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from metalm_cli.common.cache import replacing
+from metalm_cli.common.cache import write_to_cache
 from metalm_cli.common.jsonl_files import CHUNK, SHORT_LINE, _unreadable, chunks, lines, parse
-from metalm_cli.data.sources.base import Stream, Table
+from metalm_cli.data.sources.base import RandomAccessRows, SequentialRows
 from metalm_cli.errors import MetalmError
 
 OPEN_FILES = 32
@@ -92,7 +92,7 @@ def prepare(path: Path, cache: Path) -> JsonlFile:
         raise _unreadable(path, error) from error
     rows, plain_size = _unpack_and_index(path, sha256, cache)
     facts = {"sha256": sha256, "rows": rows, "size": stat.st_size, "plain_size": plain_size}
-    with replacing(record) as out:
+    with write_to_cache(record) as out:
         out.write(json.dumps(facts).encode())
     return _described(path, facts, cache)
 
@@ -118,12 +118,12 @@ def _unpack_and_index(path: Path, sha256: str, cache: Path) -> tuple[int, int]:
     """Write the unpacked copy (of a compressed file) and the index; (rows, bytes unpacked)."""
     if not path.name.endswith(".jsonl"):
         plain = cache / "unpacked" / f"{sha256}.jsonl"
-        with replacing(plain) as out:
+        with write_to_cache(plain) as out:
             for chunk in chunks(path):
                 out.write(chunk)
         path = plain
     rows = size = 0
-    with replacing(cache / "index" / f"{sha256}.idx") as out:
+    with write_to_cache(cache / "index" / f"{sha256}.idx") as out:
         for starts in row_starts(chunks(path)):
             out.write(starts.tobytes())
             rows += len(starts)
@@ -140,7 +140,7 @@ def _read_at(file: IO[bytes], start: int, size: int) -> bytes:
     return file.read(size)
 
 
-class JsonlTable(Table):
+class JsonlTable(RandomAccessRows):
     """Rows of one or more files by number, in the order of the files. Picklable; files open when first read."""
 
     def __init__(self, files: list[JsonlFile]) -> None:
@@ -206,7 +206,7 @@ class JsonlTable(Table):
         return f"{described.path}:{line}"
 
 
-class JsonlStream(Stream):
+class JsonlStream(SequentialRows):
     """Files read from start to end, nothing unpacked to disk; each file is a shard. Picklable."""
 
     def __init__(self, paths: list[Path]) -> None:

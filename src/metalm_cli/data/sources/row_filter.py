@@ -15,7 +15,7 @@ EXCLUDED, EMPTY, HELD_OUT = "excluded", "empty", "validation"
 ABSENT = object()
 
 
-def field_of(row: dict[str, Any], path: str) -> Any:
+def nested_field(row: dict[str, Any], path: str) -> Any:
     """The value at a dotted path; a column whose own name has the dots wins. ``ABSENT`` if there is none.
 
     >>> field_of({"meta": {"set": "a"}}, "meta.set")
@@ -46,7 +46,7 @@ def well_formed(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Picker:
+class DocumentFilter:
     """Takes the document out of a row.
 
     Attributes:
@@ -75,9 +75,9 @@ class Picker:
                 remedy="write one JSON object a line",
             )
         for path, values in self.exclude.items():
-            if field_of(row, path) in values:
+            if nested_field(row, path) in values:
                 return "", EXCLUDED
-        text = field_of(row, self.text)
+        text = nested_field(row, self.text)
         if not isinstance(text, str):
             raise self._no_text(row, text, where())
         if not text or text.isspace():

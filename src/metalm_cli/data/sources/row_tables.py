@@ -6,13 +6,13 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from metalm_cli.config.schema.data import World
-from metalm_cli.data.sources.base import Table
+from metalm_cli.config.schema.data import MiniworldSource
+from metalm_cli.data.sources.base import RandomAccessRows
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks.natural_instructions import read_task
 
 
-class CsvTable(Table):
+class CsvRows(RandomAccessRows):
     """Rows of a CSV file, held in memory.
 
     Raises:
@@ -56,7 +56,7 @@ class CsvTable(Table):
         return f"{self.path}:{self._lines[row]}"
 
 
-class InstanceTable(Table):
+class NaturalInstructionsRows(RandomAccessRows):
     """Instances of a task of Natural Instructions, held in memory."""
 
     def __init__(self, path: Path) -> None:
@@ -80,7 +80,7 @@ class InstanceTable(Table):
         return f"{self.path}, instance {row}"
 
 
-class WorldTaskTable(Table):
+class MiniworldExampleRows(RandomAccessRows):
     """Labelled rows of the miniature world."""
 
     def __init__(self, task: str, split: str) -> None:
@@ -90,7 +90,7 @@ class WorldTaskTable(Table):
         self._rows = task_rows.rows(task, split)
 
     def __reduce__(self) -> Any:
-        return WorldTaskTable, (self.task, self.split)
+        return MiniworldExampleRows, (self.task, self.split)
 
     @property
     def rows(self) -> int:
@@ -103,10 +103,10 @@ class WorldTaskTable(Table):
         return f"task {self.task} of the world, {self.split} row {row}"
 
 
-class WorldTable(Table):
+class MiniworldDocumentRows(RandomAccessRows):
     """Documents of the embedded miniature world."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: MiniworldSource) -> None:
         self.world = world
         self._documents: Any = None
 
@@ -119,9 +119,9 @@ class WorldTable(Table):
 
     def load(self, row: int) -> Any:
         if self._documents is None:
-            from metalm_cli.miniworld import documents
+            from metalm_cli.miniworld import miniworld_documents
 
-            self._documents = documents(self.world.documents, self.world.seed)
+            self._documents = miniworld_documents(self.world.documents, self.world.seed)
         return self._documents[row]
 
     def where(self, row: int) -> str:

@@ -8,10 +8,10 @@ from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
-from metalm_cli.common.cache import cannot_write
-from metalm_cli.data.sampling.index_plan import Plan, key_of, shuffled
-from metalm_cli.data.sources.base import Stream
-from metalm_cli.data.sources.row_filter import Picker
+from metalm_cli.common.cache import explain_write_failure
+from metalm_cli.data.sampling.index_plan import IndexPlan, key_of, permutation
+from metalm_cli.data.sources.base import SequentialRows
+from metalm_cli.data.sources.row_filter import DocumentFilter
 from metalm_cli.errors import Exit, MetalmError
 
 SHUFFLE_BLOCK = 4096
@@ -21,7 +21,7 @@ KEPT_IN_MEMORY = 32 << 20
 SEGMENT = 64 << 20
 
 
-def in_order(stream: Stream, name: str, seed: int) -> Iterator[Any]:
+def shuffled_blocks(stream: SequentialRows, name: str, seed: int) -> Iterator[Any]:
     """Raw rows without end: each epoch in its own order of shards, shuffled in blocks of 4,096 rows.
 
     Raises:
@@ -30,7 +30,7 @@ def in_order(stream: Stream, name: str, seed: int) -> Iterator[Any]:
     for epoch in count():
         waiting: list[Any] = []
         turn = 0
-        for shard in shuffled(stream.shards(), key_of("shards", seed, name, epoch)).tolist():
+        for shard in permutation(stream.shards(), key_of("shards", seed, name, epoch)).tolist():
             for raw in stream.read(shard):
                 waiting.append(raw)
                 if len(waiting) == SHUFFLE_BLOCK:
@@ -42,11 +42,11 @@ def in_order(stream: Stream, name: str, seed: int) -> Iterator[Any]:
 
 
 def _mixed(rows: list[Any], key: int) -> Iterator[Any]:
-    for at in shuffled(len(rows), key).tolist():
+    for at in permutation(len(rows), key).tolist():
         yield rows[at]
 
 
-class Spool:
+class DocumentBuffer:
     """Texts by number, taken once each, in bounded memory.
 
     Lanes use up documents at different rates, and a stream gives its rows once: what the slower lanes have not
@@ -75,7 +75,7 @@ class Spool:
         try:
             self._places[number] = self._written(data)
         except OSError as error:
-            raise cannot_write(error, Path(tempfile.gettempdir())) from error
+            raise explain_write_failure(error, Path(tempfile.gettempdir())) from error
 
     def _written(self, data: bytes) -> tuple[int, int, int]:
         """(segment, offset, size) of data put at the end of the newest segment."""
@@ -105,22 +105,24 @@ class Spool:
         return data.decode("utf-8")
 
 
-class Cursor:
+class StreamCursor:
     """Reads one stream for the numbers that a reader owns.
 
     It reads the stream once from its start, passes over the rows of others without parsing them, and keeps
     those of its own that were not asked for yet. A number behind it that it did not keep makes it read again.
     """
 
-    def __init__(self, plan: Plan, source: int, stream: Stream, picker: Picker, owns: Callable[[int], bool]) -> None:
+    def __init__(
+        self, plan: IndexPlan, source: int, stream: SequentialRows, picker: DocumentFilter, owns: Callable[[int], bool]
+    ) -> None:
         self.plan, self.source, self.stream, self.picker, self.owns = plan, source, stream, picker, owns
         self._restart()
 
     def _restart(self) -> None:
-        self._rows = in_order(self.stream, self.plan.names[self.source], self.plan.seed)
+        self._rows = shuffled_blocks(self.stream, self.plan.names[self.source], self.plan.seed)
         self._numbers = self.plan.numbers_of(self.source)
         self._passed = -1
-        self._texts = Spool()
+        self._texts = DocumentBuffer()
         self._reasons: dict[int, str] = {}
 
     def get(self, number: int) -> tuple[str, str]:

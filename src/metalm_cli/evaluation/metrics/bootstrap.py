@@ -27,7 +27,7 @@ CHUNK = 2_000_000
 
 
 @dataclass(frozen=True)
-class Observed:
+class Observations:
     """What each example says of a score.
 
     Args:
@@ -42,7 +42,7 @@ class Observed:
     right: np.ndarray | None = None
     measure: Measure | None = None
 
-    def at(self, rows: np.ndarray) -> Observed:
+    def at(self, rows: np.ndarray) -> Observations:
         """The examples of some rows, in their order.
 
         Raises:
@@ -50,7 +50,7 @@ class Observed:
         """
         places = {int(row): at for at, row in enumerate(self.rows)}
         chosen = np.array([places[int(row)] for row in rows], dtype=np.int64)
-        return Observed(rows, self.found[chosen], None if self.right is None else self.right[chosen], self.measure)
+        return Observations(rows, self.found[chosen], None if self.right is None else self.right[chosen], self.measure)
 
     @property
     def value(self) -> float:
@@ -128,7 +128,7 @@ def resampled_means(values: np.ndarray, *, seed: int = 0, resamples: int = RESAM
     if len(distinct) * 8 <= len(values):
         drawn = np.random.default_rng(seed).multinomial(len(values), counts / len(values), size=resamples)
         return drawn @ distinct / len(values)
-    return Observed(np.arange(len(values)), values).resampled(seed=seed, resamples=resamples)
+    return Observations(np.arange(len(values)), values).resampled(seed=seed, resamples=resamples)
 
 
 def corpus_interval(
@@ -160,7 +160,7 @@ def corpus_interval(
     return percentiles(np.array(drawn, dtype=float))
 
 
-def corpus_error(whole: Observed, *, seed: int = 0, resamples: int = RESAMPLES) -> float | None:
+def corpus_error(whole: Observations, *, seed: int = 0, resamples: int = RESAMPLES) -> float | None:
     """Standard error of a score of whole splits, by bootstrap; None for fewer than two examples."""
     if len(whole.rows) < 2:
         return None
@@ -183,13 +183,13 @@ class Estimate:
         return cls(value, float(samples.std(ddof=1)), percentiles(samples))
 
 
-def task_samples(wordings: Sequence[Observed], *, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
+def task_samples(wordings: Sequence[Observations], *, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
     """Resampled mean scores of a task over its wordings, whose draws are alike where they have as many rows. ``[b]``"""
     return np.mean([one.resampled(seed=seed, resamples=resamples) for one in wordings], axis=0)
 
 
 def mean_samples(
-    tasks: Sequence[Sequence[Observed]], *, seed: int = 0, resamples: int = RESAMPLES
+    tasks: Sequence[Sequence[Observations]], *, seed: int = 0, resamples: int = RESAMPLES
 ) -> np.ndarray | None:
     """Resampled mean scores of tasks, each the mean of its wordings; None where one has fewer than two examples.
 
@@ -209,14 +209,14 @@ def mean_samples(
     return np.asarray(np.mean(drawn, axis=0))
 
 
-def mean_of(tasks: Sequence[Sequence[Observed]], *, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
+def mean_of(tasks: Sequence[Sequence[Observations]], *, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
     """The mean score of tasks (:func:`mean_samples`), with its standard error and interval."""
     value = float(np.mean([np.mean([one.value for one in wordings]) for wordings in tasks]))
     return Estimate.of(value, mean_samples(tasks, seed=seed, resamples=resamples))
 
 
 @dataclass(frozen=True)
-class Paired:
+class PairedScores:
     """Two models on the same examples.
 
     Args:
@@ -248,15 +248,15 @@ class Paired:
         return 1 if low > 0 else 2 if high < 0 else 0
 
 
-def shared_rows(first: Sequence[Observed], second: Sequence[Observed]) -> np.ndarray:
+def common_rows(first: Sequence[Observations], second: Sequence[Observations]) -> np.ndarray:
     """Rows that every wording of both models has, ascending."""
     rows = set.intersection(*(set(one.rows.tolist()) for one in [*first, *second]))
     return np.array(sorted(rows), dtype=np.int64)
 
 
 def paired(
-    first: Sequence[Observed], second: Sequence[Observed], *, seed: int = 0, resamples: int = PAIRED_RESAMPLES
-) -> Paired | None:
+    first: Sequence[Observations], second: Sequence[Observations], *, seed: int = 0, resamples: int = PAIRED_RESAMPLES
+) -> PairedScores | None:
     """Compare two models on one task: the difference of their mean scores over wordings.
 
     Both are scored on the same resamples of the rows that both have, so what makes an example hard for both cancels.
@@ -272,17 +272,17 @@ def paired(
 
     Source: Koehn 2004 (paired bootstrap); McNemar 1947.
     """
-    rows = shared_rows(first, second)
+    rows = common_rows(first, second)
     if len(rows) == 0:
         return None
     ours, theirs = [one.at(rows) for one in first], [one.at(rows) for one in second]
     values = float(np.mean([one.value for one in ours])), float(np.mean([one.value for one in theirs]))
     drawn = difference_samples(ours, theirs, seed=seed, resamples=resamples)
-    return Paired(
+    return PairedScores(
         *values,
         values[0] - values[1],
         percentiles(drawn),
-        two_sided(drawn),
+        two_sided_p(drawn),
         _mcnemar_of(ours, theirs),
         len(rows),
         (_union(first) - len(rows), _union(second) - len(rows)),
@@ -291,7 +291,7 @@ def paired(
 
 
 def difference_samples(
-    first: Sequence[Observed], second: Sequence[Observed], *, seed: int = 0, resamples: int = PAIRED_RESAMPLES
+    first: Sequence[Observations], second: Sequence[Observations], *, seed: int = 0, resamples: int = PAIRED_RESAMPLES
 ) -> np.ndarray:
     """Differences of two models' scores on the same resamples; all observations are of the same rows. ``[b]``"""
     if all(one.measure is None for one in [*first, *second]):
@@ -301,7 +301,7 @@ def difference_samples(
     return task_samples(first, **draw) - task_samples(second, **draw)
 
 
-def two_sided(samples: np.ndarray) -> float:
+def two_sided_p(samples: np.ndarray) -> float:
     """Twice the share of resampled differences on the rarer side of 0, zeros on both sides; at most 1."""
     below, above = int((samples <= 0).sum()), int((samples >= 0).sum())
     return min(1.0, 2 * (min(below, above) + 1) / (len(samples) + 1))
@@ -323,12 +323,12 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
     return float(binomtest(only[0], sum(only)).pvalue) if sum(only) else 1.0
 
 
-def _mcnemar_of(first: Sequence[Observed], second: Sequence[Observed]) -> float | None:
+def _mcnemar_of(first: Sequence[Observations], second: Sequence[Observations]) -> float | None:
     if len(first) != 1 or len(second) != 1 or first[0].measure or second[0].measure:
         return None
     one, other = first[0].found, second[0].found
     return mcnemar(one, other) if np.isin([one, other], (0, 1)).all() else None
 
 
-def _union(observed: Sequence[Observed]) -> int:
+def _union(observed: Sequence[Observations]) -> int:
     return len(set().union(*(one.rows.tolist() for one in observed)))

@@ -17,7 +17,7 @@ import numpy as np
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.metrics import text_metrics
-from metalm_cli.evaluation.metrics.bootstrap import Measure, Observed, corpus_error, standard_error
+from metalm_cli.evaluation.metrics.bootstrap import Measure, Observations, corpus_error, standard_error
 from metalm_cli.tasks import Card, Example
 from metalm_cli.tasks.card import MetricName
 
@@ -88,7 +88,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Chance:
+class ChanceLevel:
     """What is had without reading the input, 0 to 100; None where it means nothing.
 
     Args:
@@ -100,7 +100,7 @@ class Chance:
     majority: float | None = None
 
 
-def fits(metric: MetricName, examples: Sequence[Example]) -> None:
+def check_metric(metric: MetricName, examples: Sequence[Example]) -> None:
     """Refuse a metric that cannot be computed on these examples.
 
     Raises:
@@ -127,7 +127,7 @@ def _misfit(metric: MetricName, example: Example) -> str:
     return ""
 
 
-def each(metric: MetricName, said: str, example: Example) -> float | None:
+def score_of_example(metric: MetricName, said: str, example: Example) -> float | None:
     """What one text scores, 0 to 1; None for correlations of numbers, which have no value of one example.
 
     Args:
@@ -146,7 +146,7 @@ def each(metric: MetricName, said: str, example: Example) -> float | None:
     return text_metrics.best(EACH[metric], said, references)
 
 
-def by_example(metric: MetricName, said: Sequence[str], examples: Sequence[Example]) -> dict[str, list[Any]]:
+def columns_by_example(metric: MetricName, said: Sequence[str], examples: Sequence[Example]) -> dict[str, list[Any]]:
     """What of each example a result file keeps, so that models can be compared: columns of equal length.
 
     Returns:
@@ -165,11 +165,11 @@ def by_example(metric: MetricName, said: Sequence[str], examples: Sequence[Examp
         most = max(len(example.answers) for example in examples)
         streams = [[one.answers[at] if at < len(one.answers) else None for one in examples] for at in range(most)]
         return {"row": rows, "counts": _sacrebleu(metric)._extract_corpus_statistics(list(said), streams)}
-    values = [each(metric, one, example) for one, example in zip(said, examples, strict=True)]
+    values = [score_of_example(metric, one, example) for one, example in zip(said, examples, strict=True)]
     return {"row": rows, "value": values}
 
 
-def observed(metric: str, columns: Mapping[str, Sequence[Any]]) -> Observed:
+def observations(metric: str, columns: Mapping[str, Sequence[Any]]) -> Observations:
     """The observations in the columns of :func:`by_example`.
 
     Raises:
@@ -185,13 +185,13 @@ def observed(metric: str, columns: Mapping[str, Sequence[Any]]) -> Observed:
         if side is not None and (len(side) != len(rows) or not np.isfinite(side).all()):
             raise ValueError(f"{len(side)} values of {len(rows)} rows, or values that are no numbers")
     if name == "value":
-        return Observed(rows, found)
+        return Observations(rows, found)
     if kind is np.int64 and not (np.isin(found, range(NEITHER + 1)).all() and np.isin(columns["right"], (0, 1)).all()):
         raise ValueError("a class that is none")
-    return Observed(rows, found, right, MEASURES[metric])
+    return Observations(rows, found, right, MEASURES[metric])
 
 
-def score(metric: MetricName, said: Sequence[str], examples: Sequence[Example]) -> Score:
+def metric_value(metric: MetricName, said: Sequence[str], examples: Sequence[Example]) -> Score:
     """What texts score.
 
     Args:
@@ -208,9 +208,9 @@ def score(metric: MetricName, said: Sequence[str], examples: Sequence[Example]) 
     """
     if not examples:
         raise MetalmError(f"there is nothing to score with {metric}")
-    fits(metric, examples)
+    check_metric(metric, examples)
     counts: dict[str, int] = {}
-    seen = observed(metric, by_example(metric, said, examples))
+    seen = observations(metric, columns_by_example(metric, said, examples))
     error = standard_error(seen.found) if seen.measure is None else corpus_error(seen)
     if metric in CLASSES:
         counts["neither"] = int((seen.found == NEITHER).sum())
@@ -219,7 +219,7 @@ def score(metric: MetricName, said: Sequence[str], examples: Sequence[Example]) 
     return Score(metric, 100 * _value(metric, seen), None if error is None else 100 * error, len(examples), counts)
 
 
-def extras(card: Card, said: Sequence[str], examples: Sequence[Example]) -> dict[str, float]:
+def extra_metrics(card: Card, said: Sequence[str], examples: Sequence[Example]) -> dict[str, float]:
     """Further columns that fit a task: what its card names, and what stands beside its metric (:data:`ALSO`).
 
     Args:
@@ -233,7 +233,7 @@ def extras(card: Card, said: Sequence[str], examples: Sequence[Example]) -> dict
     names = dict.fromkeys([*ALSO.get(card.metric.name, ()), *card.metric.also])
     names.pop(card.metric.name, None)
     return {
-        name: 100 * _value(name, observed(name, by_example(name, said, examples)))
+        name: 100 * _value(name, observations(name, columns_by_example(name, said, examples)))
         for name in names
         if not any(_misfit(name, example) for example in examples)
     }
@@ -243,7 +243,7 @@ def _class(said: str, example: Example) -> int:
     return next((at for at, option in enumerate(example.options) if text_metrics.same(said, option)), NEITHER)
 
 
-def _value(metric: MetricName, seen: Observed) -> float:
+def _value(metric: MetricName, seen: Observations) -> float:
     """A score, 0 to 1 (correlations from -1); of classes it is scikit-learn's."""
     if metric not in CLASSES or seen.right is None:
         return seen.value
@@ -335,7 +335,7 @@ MEASURES: dict[str, Measure] = {
 """Metrics over a whole split, 0 to 1 (correlations from -1), along the last axis: resamples are scored at once."""
 
 
-def chance(metric: MetricName, examples: Sequence[Example]) -> Chance:
+def chance(metric: MetricName, examples: Sequence[Example]) -> ChanceLevel:
     """The chance level of examples with options.
 
     Args:
@@ -344,16 +344,16 @@ def chance(metric: MetricName, examples: Sequence[Example]) -> Chance:
         examples: What is scored.
     """
     if metric == "matthews" or metric in NUMBERS:
-        return Chance(0.0, 0.0)
+        return ChanceLevel(0.0, 0.0)
     if not examples or any(one.label is None or not one.options for one in examples):
-        return Chance()
+        return ChanceLevel()
     if metric == "f1":
         share = sum(one.label == 1 for one in examples) / len(examples)
-        return Chance(100 * share / (share + 0.5), 100 * 2 * share / (share + 1))
+        return ChanceLevel(100 * share / (share + 0.5), 100 * 2 * share / (share + 1))
     if metric not in ("accuracy", "exact_match", "trivia_em"):
-        return Chance()
+        return ChanceLevel()
     uniform = 100 * sum(1 / len(one.options) for one in examples) / len(examples)
     if len({one.options for one in examples}) > 1:
-        return Chance(uniform)
+        return ChanceLevel(uniform)
     most = Counter(one.label for one in examples).most_common(1)[0][1]
-    return Chance(uniform, 100 * most / len(examples))
+    return ChanceLevel(uniform, 100 * most / len(examples))

@@ -11,13 +11,13 @@ from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.metrics.bootstrap import (
     PAIRED_RESAMPLES,
     Estimate,
-    Paired,
+    PairedScores,
     mean_samples,
     paired,
     percentiles,
-    two_sided,
+    two_sided_p,
 )
-from metalm_cli.evaluation.results.result_reader import MeanRecord, Record, TaskRecord
+from metalm_cli.evaluation.results.result_reader import MeanRecord, ResultRecord, TaskRecord
 
 SETTINGS = (
     "template",
@@ -40,7 +40,7 @@ APART = 1_000
 
 
 @dataclass(frozen=True)
-class TaskDifference:
+class TaskComparison:
     """A task of both files.
 
     Args:
@@ -62,7 +62,7 @@ class TaskDifference:
     metric: str
     first: float | None
     second: float | None
-    test: Paired | None
+    test: PairedScores | None
     obstacles: tuple[str, ...]
 
     @property
@@ -112,9 +112,9 @@ class Comparison:
         only_second: Of the second alone.
     """
 
-    first: Record
-    second: Record
-    tasks: tuple[TaskDifference, ...]
+    first: ResultRecord
+    second: ResultRecord
+    tasks: tuple[TaskComparison, ...]
     means: tuple[MeanDifference, ...]
     only_first: tuple[str, ...]
     only_second: tuple[str, ...]
@@ -129,7 +129,7 @@ class Comparison:
         return found
 
 
-def compare(first: Record, second: Record, *, resamples: int = PAIRED_RESAMPLES) -> Comparison:
+def compare(first: ResultRecord, second: ResultRecord, *, resamples: int = PAIRED_RESAMPLES) -> Comparison:
     """Compare two files task by task, and their cluster means, on the rows that both have.
 
     Args:
@@ -168,9 +168,11 @@ def _listed(cases: set[tuple[str, int]]) -> str:
     return ", ".join(named[:6]) + (f" and {len(named) - 6} more" if len(named) > 6 else "") or "nothing"
 
 
-def _task(first: Record, second: Record, name: str, shots: int, *, seed: int, resamples: int) -> TaskDifference:
+def _task(
+    first: ResultRecord, second: ResultRecord, name: str, shots: int, *, seed: int, resamples: int
+) -> TaskComparison:
     one, other = first.tasks[name], second.tasks[name]
-    obstacles = obstacles_of(first, second, name, shots)
+    obstacles = incomparable_because(first, second, name, shots)
     observed = first.observations[name, shots], second.observations[name, shots]
     test = None
     if one.metric == other.metric and all(observed):
@@ -182,7 +184,7 @@ def _task(first: Record, second: Record, name: str, shots: int, *, seed: int, re
         scores: tuple[float | None, float | None] = 100 * test.first, 100 * test.second
     else:
         scores = _score(one, shots), _score(other, shots)
-    return TaskDifference(name, one.cluster, one.core, shots, one.metric, scores[0], scores[1], test, tuple(obstacles))
+    return TaskComparison(name, one.cluster, one.core, shots, one.metric, scores[0], scores[1], test, tuple(obstacles))
 
 
 def _score(task: TaskRecord, shots: int) -> float | None:
@@ -190,7 +192,7 @@ def _score(task: TaskRecord, shots: int) -> float | None:
     return None if setting is None else setting.score
 
 
-def obstacles_of(first: Record, second: Record, name: str, shots: int) -> list[str]:
+def incomparable_because(first: ResultRecord, second: ResultRecord, name: str, shots: int) -> list[str]:
     """Why scores of a task in two files are not of the same thing; empty where they are."""
     one, other = first.tasks[name], second.tasks[name]
     found = []
@@ -237,11 +239,11 @@ def _rows(one: TaskRecord, other: TaskRecord) -> tuple[str, str]:
     return (one.revision or "", other.revision or "") if one.revision and other.revision else ("", "")
 
 
-def _means(tasks: Sequence[TaskDifference]) -> list[MeanDifference]:
+def _means(tasks: Sequence[TaskComparison]) -> list[MeanDifference]:
     """Means over clusters of the tasks that can be compared: of the paper's core ones, or of all if none is core."""
     usable = [one for one in tasks if one.test is not None and not one.obstacles]
     usable = [one for one in usable if one.core] or usable
-    clusters: dict[str, list[TaskDifference]] = {}
+    clusters: dict[str, list[TaskComparison]] = {}
     for one in usable:
         clusters.setdefault(one.cluster, []).append(one)
     found = []
@@ -261,10 +263,10 @@ def _mean(
     name: str, shots: int, scores: Sequence[tuple[float, float]], samples: np.ndarray, of: Sequence[str]
 ) -> MeanDifference:
     first, second = np.mean(scores, axis=0).tolist()
-    return MeanDifference(name, shots, first, second, percentiles(100 * samples), two_sided(samples), tuple(of))
+    return MeanDifference(name, shots, first, second, percentiles(100 * samples), two_sided_p(samples), tuple(of))
 
 
-def means_of(record: Record, shots: int) -> dict[str, tuple[Estimate, tuple[str, ...]]]:
+def record_cluster_means(record: ResultRecord, shots: int) -> dict[str, tuple[Estimate, tuple[str, ...]]]:
     """Cluster means of a file with their intervals, and under :data:`OVER` the mean of those, 0 to 100.
 
     Args:

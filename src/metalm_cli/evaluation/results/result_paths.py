@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     pass
 
 
-def places_of(
+def result_paths(
     sources: Sequence[str], out: Path | None, protocol: str, names: Sequence[str], samples: bool
 ) -> list[Path]:
     """The files that results go to: ``--out``, or new ones in the run folders, or else in ``results/`` here.
@@ -25,14 +25,14 @@ def places_of(
     for at, source in enumerate(sources):
         if out is not None:
             place = out if at == 0 else out.with_name(f"{out.stem}-{at + 1}{out.suffix or '.json'}")
-            for path in [place, *([samples_place(place)] if samples else [])]:
+            for path in [place, *([samples_path(place)] if samples else [])]:
                 if path.exists():
                     raise MetalmError(
                         "results exist already", where=str(path), remedy="choose another --out, or remove it"
                     )
         else:
             stem = f"{protocol}-" + "-".join(names)[:60]
-            numbered = (results_folder(source) / f"{stem}{'' if n == 1 else f'-{n}'}.json" for n in range(1, 100_000))
+            numbered = (result_folder(source) / f"{stem}{'' if n == 1 else f'-{n}'}.json" for n in range(1, 100_000))
             place = next(path for path in numbered if not path.exists() and path not in found)
         above = next(one for one in place.absolute().parents if one.exists())
         if not above.is_dir() or not os.access(above, os.W_OK):
@@ -43,7 +43,7 @@ def places_of(
     return found
 
 
-def results_folder(source: str) -> Path:
+def result_folder(source: str) -> Path:
     """Where results of a model lie: in its run folder; of any other model in ``results/NAME`` here."""
     folder = Path(source).expanduser()
     runs = [one for one in (folder, folder.parent) if (one / "recipe.yaml").is_file()]
@@ -52,6 +52,6 @@ def results_folder(source: str) -> Path:
     )
 
 
-def samples_place(place: Path) -> Path:
+def samples_path(place: Path) -> Path:
     """Where the answers of a results file are written."""
     return place.with_name(f"{place.stem}.samples.jsonl")

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.metrics import task_metrics
-from metalm_cli.evaluation.metrics.bootstrap import Observed
+from metalm_cli.evaluation.metrics.bootstrap import Observations
 
 FORMAT = 2
 """The format that is read."""
@@ -20,18 +20,18 @@ LIMIT = 2_000_000_000
 """Most bytes of a file that is read."""
 
 
-class _Part(BaseModel):
+class RecordPart(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class Chance(_Part):
+class Chance(RecordPart):
     """Chance levels, 0 to 100."""
 
     uniform: float | None = None
     majority: float | None = None
 
 
-class WordingRecord(_Part):
+class WordingRecord(RecordPart):
     """A task in one wording."""
 
     template: str
@@ -46,14 +46,14 @@ class WordingRecord(_Part):
     note: str = ""
 
 
-class Oracle(_Part):
+class BestTemplate(RecordPart):
     """The wording with the highest score, chosen on the scored examples."""
 
     template: str
     score: float
 
 
-class SettingRecord(_Part):
+class SettingRecord(RecordPart):
     """A task with so many demonstrations."""
 
     shots: int
@@ -61,7 +61,7 @@ class SettingRecord(_Part):
     error: float | None = None
     interval: list[float] | None = Field(default=None, min_length=2, max_length=2)
     spread: float | None = None
-    oracle: Oracle | None = None
+    oracle: BestTemplate | None = None
     templates: list[WordingRecord]
 
     @property
@@ -87,20 +87,20 @@ class SettingRecord(_Part):
         return {name: sum(one[name] for one in found) / len(found) for name in names}
 
 
-class SeenRecord(_Part):
+class SeenRecord(RecordPart):
     """How new a task is to the model."""
 
     label: str = "unknown"
     why: str = ""
 
 
-class FileRecord(_Part):
+class FileRecord(RecordPart):
     """A file that rows were read from."""
 
     sha256: str | None = None
 
 
-class TaskRecord(_Part):
+class TaskRecord(RecordPart):
     """A task in all its settings."""
 
     cluster: str
@@ -119,7 +119,7 @@ class TaskRecord(_Part):
         return next((one for one in self.settings if one.shots == shots), None)
 
 
-class MeanRecord(_Part):
+class MeanRecord(RecordPart):
     """A mean of scores."""
 
     value: float
@@ -127,7 +127,7 @@ class MeanRecord(_Part):
     of: list[str]
 
 
-class Record(_Part):
+class ResultRecord(RecordPart):
     """A result file.
 
     Args:
@@ -157,7 +157,7 @@ class Record(_Part):
         return list(dict.fromkeys(one.shots for task in self.tasks.values() for one in task.settings))
 
     @cached_property
-    def observations(self) -> dict[tuple[str, int], list[Observed]]:
+    def observations(self) -> dict[tuple[str, int], list[Observations]]:
         """What each example says, by task and shots, for each scored wording."""
         return {
             (name, setting.shots): [_observed(task.metric, one, self.name, name) for one in setting.scored]
@@ -166,9 +166,9 @@ class Record(_Part):
         }
 
 
-def _observed(metric: str, wording: WordingRecord, where: str, task: str) -> Observed:
+def _observed(metric: str, wording: WordingRecord, where: str, task: str) -> Observations:
     try:
-        return task_metrics.observed(metric, wording.each)
+        return task_metrics.observations(metric, wording.each)
     except (KeyError, ValueError, TypeError, OverflowError) as error:
         why = f"tasks.{task}, template {wording.template}: " + (
             f"no {error} by example" if isinstance(error, KeyError) else str(error)
@@ -176,7 +176,7 @@ def _observed(metric: str, wording: WordingRecord, where: str, task: str) -> Obs
         raise _damaged(where, why) from error
 
 
-def parse(record: Mapping[str, Any], name: str) -> Record:
+def parse_result(record: Mapping[str, Any], name: str) -> ResultRecord:
     """A record that was made or read, checked.
 
     Args:
@@ -200,14 +200,14 @@ def parse(record: Mapping[str, Any], name: str) -> Record:
             remedy="evaluate the model again" if older else "use the metalm that wrote it, or a newer one",
         )
     try:
-        return Record.model_validate({**record, "name": name})
+        return ResultRecord.model_validate({**record, "name": name})
     except ValidationError as error:
         first = error.errors()[0]
         at = ".".join(map(str, first["loc"]))
         raise _damaged(name, f"{at}: {first['msg'][:1].lower()}{first['msg'][1:]}") from error
 
 
-def read(path: Path) -> Record:
+def read(path: Path) -> ResultRecord:
     """Read a result file.
 
     Raises:
@@ -230,10 +230,10 @@ def read(path: Path) -> Record:
         raise MetalmError(
             "this is no result file of metalm", where=str(path), remedy="name a file that metalm evaluate wrote"
         )
-    return parse(found, str(path))
+    return parse_result(found, str(path))
 
 
-def files_of(place: Path) -> list[Path]:
+def result_files(place: Path) -> list[Path]:
     """The result files that an argument stands for: itself, or those of a run folder, oldest first.
 
     Raises:

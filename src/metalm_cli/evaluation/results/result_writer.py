@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import metalm_cli
-from metalm_cli.evaluation.evaluator import Result, Setting, Wording
+from metalm_cli.evaluation.evaluator import ShotResult, TaskResult, TemplateResult
 from metalm_cli.evaluation.metrics import bootstrap, task_metrics
-from metalm_cli.evaluation.settings import Settings
-from metalm_cli.inference.language_model import Interface
+from metalm_cli.evaluation.settings import EvaluationSettings
+from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.models.weights_hash import weights_sha256
-from metalm_cli.provenance.model_history import Seen
+from metalm_cli.provenance.model_history import SeenLabel
 from metalm_cli.tasks.card import MetricName
 
 FORMAT = 2
@@ -25,7 +25,7 @@ FORMAT = 2
 
 
 @dataclass(frozen=True)
-class Mean:
+class ClusterMean:
     """A mean of scores.
 
     Args:
@@ -39,7 +39,7 @@ class Mean:
     of: tuple[str, ...]
 
 
-def counted(results: Sequence[Result], shots: int) -> dict[str, tuple[str, Setting]]:
+def tasks_in_average(results: Sequence[TaskResult], shots: int) -> dict[str, tuple[str, ShotResult]]:
     """Cluster and setting of each task that means are taken over: of the paper's core tasks; of all if none is core."""
     found = {
         one.task.card.name: (one.task.card, setting)
@@ -51,28 +51,28 @@ def counted(results: Sequence[Result], shots: int) -> dict[str, tuple[str, Setti
     return {name: (card.cluster, setting) for name, (card, setting) in found.items() if name in core}
 
 
-def cluster_means(results: Sequence[Result], shots: int = 0) -> dict[str, Mean]:
+def cluster_means(results: Sequence[TaskResult], shots: int = 0) -> dict[str, ClusterMean]:
     """Mean score of each cluster over the tasks that count (:func:`counted`)."""
     found: dict[str, list[tuple[str, float, float | None]]] = {}
-    for name, (cluster, setting) in counted(results, shots).items():
+    for name, (cluster, setting) in tasks_in_average(results, shots).items():
         if setting.value is not None:
             found.setdefault(cluster, []).append((name, setting.value, setting.error))
     return {cluster: mean(parts) for cluster, parts in found.items()}
 
 
-def over_clusters(means: Mapping[str, Mean]) -> Mean | None:
+def mean_over_clusters(means: Mapping[str, ClusterMean]) -> ClusterMean | None:
     """Mean over clusters; None where there is none."""
     return mean([(name, one.value, one.error) for name, one in means.items()]) if means else None
 
 
-def mean(parts: Sequence[tuple[str, float, float | None]]) -> Mean:
+def mean(parts: Sequence[tuple[str, float, float | None]]) -> ClusterMean:
     """The mean of named values with their standard errors."""
     errors = [error for _, _, error in parts if error is not None]
     error = math.hypot(*errors) / len(parts) if len(errors) == len(parts) else None
-    return Mean(sum(value for _, value, _ in parts) / len(parts), error, tuple(name for name, _, _ in parts))
+    return ClusterMean(sum(value for _, value, _ in parts) / len(parts), error, tuple(name for name, _, _ in parts))
 
 
-def model_facts(source: str, interface: Interface) -> dict[str, Any]:
+def model_record(source: str, interface: LanguageModel) -> dict[str, Any]:
     """What a record says of the model."""
     return {
         "source": source,
@@ -83,13 +83,13 @@ def model_facts(source: str, interface: Interface) -> dict[str, Any]:
     }
 
 
-def record(
+def result_record(
     model: Mapping[str, Any],
-    settings: Settings,
-    results: Sequence[Result],
+    settings: EvaluationSettings,
+    results: Sequence[TaskResult],
     missing: Mapping[str, str],
     *,
-    seen: Mapping[str, Seen],
+    seen: Mapping[str, SeenLabel],
     complete: bool = True,
     environment: Mapping[str, str] | None = None,
     created: str = "",
@@ -109,7 +109,7 @@ def record(
         contamination: What a check against training data found.
     """
     means = {shots: cluster_means(results, shots) for shots in settings.shots}
-    whole = {shots: over_clusters(one) for shots, one in means.items()}
+    whole = {shots: mean_over_clusters(one) for shots, one in means.items()}
     return {
         "format": FORMAT,
         "metalm": metalm_cli.__version__,
@@ -117,7 +117,7 @@ def record(
         "protocol": settings.protocol,
         "complete": complete,
         "model": dict(model),
-        "settings": settings_record(settings),
+        "settings": settings_of(settings),
         "tasks": {one.task.card.name: task_record(one, seen.get(one.task.card.name)) for one in results},
         "missing": dict(missing),
         "clusters": {str(shots): {name: asdict(one) for name, one in found.items()} for shots, found in means.items()},
@@ -128,7 +128,7 @@ def record(
     }
 
 
-def settings_record(settings: Settings) -> dict[str, Any]:
+def settings_of(settings: EvaluationSettings) -> dict[str, Any]:
     """What is written of the settings."""
     return {
         "templates": settings.collection,
@@ -148,7 +148,7 @@ def settings_record(settings: Settings) -> dict[str, Any]:
     }
 
 
-def task_record(result: Result, seen: Seen | None = None) -> dict[str, Any]:
+def task_record(result: TaskResult, seen: SeenLabel | None = None) -> dict[str, Any]:
     """What is written of a task."""
     task = result.task
     return {
@@ -159,7 +159,7 @@ def task_record(result: Result, seen: Seen | None = None) -> dict[str, Any]:
         "seen": {"label": "unknown", "why": "not looked up"} if seen is None else asdict(seen),
         "split": task.opened.role,
         "examples": len(task.examples),
-        "settings": [setting_record(one, task.card.metric.name) for one in result.settings],
+        "settings": [shot_record(one, task.card.metric.name) for one in result.settings],
         "card_sha256": _sha256(task.path),
         "templates_sha256": _sha256(task.template_path),
         "location": task.opened.location,
@@ -168,7 +168,7 @@ def task_record(result: Result, seen: Seen | None = None) -> dict[str, Any]:
     }
 
 
-def setting_record(setting: Setting, metric: MetricName) -> dict[str, Any]:
+def shot_record(setting: ShotResult, metric: MetricName) -> dict[str, Any]:
     """What is written of a task with so many demonstrations."""
     best, value = setting.oracle, setting.value
     several = len(setting.scores) > 1 and best is not None and best.score is not None
@@ -179,11 +179,11 @@ def setting_record(setting: Setting, metric: MetricName) -> dict[str, Any]:
         "interval": interval_of(metric, [one.each for one in setting.wordings if one.score is not None]),
         "spread": setting.spread,
         "oracle": {"template": best.template, "score": best.score.value} if several and best and best.score else None,
-        "templates": [wording_record(one, metric) for one in setting.wordings],
+        "templates": [template_record(one, metric) for one in setting.wordings],
     }
 
 
-def wording_record(wording: Wording, metric: MetricName) -> dict[str, Any]:
+def template_record(wording: TemplateResult, metric: MetricName) -> dict[str, Any]:
     """What is written of a task in one wording."""
     score = wording.score
     return {
@@ -210,14 +210,14 @@ def interval_of(metric: MetricName, wordings: Sequence[Mapping[str, Sequence[Any
         metric: The metric.
         wordings: Of each wording the values by example.
     """
-    observed = [task_metrics.observed(metric, one) for one in wordings]
+    observed = [task_metrics.observations(metric, one) for one in wordings]
     if not observed or len(observed[0].rows) < 2:
         return None
     low, high = bootstrap.percentiles(bootstrap.task_samples(observed))
     return [round(100 * low, 4), round(100 * high, 4)]
 
 
-def samples_jsonl(results: Iterable[Result]) -> str:
+def samples_jsonl(results: Iterable[TaskResult]) -> str:
     """Every answer as a line of JSON: ``id, task, template, shots, input, target, prediction, score, ...``."""
     lines = []
     for result in results:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metalm_cli.inference.language_model import Interface
+from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.sessions import DockTable
 from metalm_cli.sessions.processors import DockInput
 
@@ -17,7 +17,7 @@ ROOM = 1 << 30
 """Bytes of outputs that are kept; the least recently used go first."""
 
 
-class DockStore:
+class DockCache:
     """The vectors that docks put into the decoder, by content.
 
     Args:
@@ -30,7 +30,7 @@ class DockStore:
         asked: Contents that were asked for.
     """
 
-    def __init__(self, interface: Interface, budget: int, room: int = ROOM) -> None:
+    def __init__(self, interface: LanguageModel, budget: int, room: int = ROOM) -> None:
         self.interface, self.budget, self.room = interface, budget, room
         self.encoded = self.asked = 0
         self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
@@ -60,11 +60,11 @@ class DockStore:
             inputs={key: torch.from_numpy(array).to(device) for key, array in arrays.items()},
             rows=torch.from_numpy(np.repeat(np.arange(len(docks)), sizes)).to(device),
             columns=torch.from_numpy(np.concatenate([dock.docked for dock in docks]).astype(np.int64)).to(device),
-            at=none,
-            source=none,
+            positions=none,
+            content_index=none,
         )
         self.encoded += len(docks)
-        return list(self.interface.model.docked(name, table).split(sizes))
+        return list(self.interface.model.dock_vectors(name, table).split(sizes))
 
     def _keep(self, key: bytes, vectors: Tensor) -> None:
         size = vectors.numel() * vectors.element_size()

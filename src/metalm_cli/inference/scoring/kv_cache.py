@@ -10,24 +10,24 @@ import torch
 from torch import Tensor
 
 from metalm_cli.models.decoders import hidden_states
-from metalm_cli.sessions import Stream, TokenisedSession, build_row, collate
+from metalm_cli.sessions import PackedTokens, TokenisedSession, build_row, collate
 
 TOLERANCE = 1e-4
 """Largest relative difference of hidden states that is taken for equal."""
 
 
-def moved(stream: Stream, device: Any, positions: Tensor) -> Stream:
+def to_device(stream: PackedTokens, device: Any, positions: Tensor) -> PackedTokens:
     """A decoder's rows on a device, with these positions."""
     return replace(
         stream,
         input_ids=stream.input_ids.to(device, non_blocking=True),
         position_ids=positions.to(device, non_blocking=True),
         segment_ids=stream.segment_ids.to(device, non_blocking=True),
-        parents=stream.parents.to(device, non_blocking=True),
+        parent_segments=stream.parent_segments.to(device, non_blocking=True),
     )
 
 
-def expanded(cache: Any, size: int) -> Any:
+def expand_cache(cache: Any, size: int) -> Any:
     """A cache of one row for several; its own tensors stay as they are."""
     from transformers import DynamicCache
 
@@ -38,7 +38,7 @@ def expanded(cache: Any, size: int) -> Any:
 
 
 @torch.no_grad()
-def keeps_cache(decoder: Any) -> bool:
+def measure_cache_reuse(decoder: Any) -> bool:
     """Whether rows read after a cache have the hidden states of rows read as a whole: measured.
 
     Args:
@@ -55,18 +55,18 @@ def keeps_cache(decoder: Any) -> bool:
         whole = decoder.base_model(input_ids=ids[None], use_cache=False).last_hidden_state
         cache = DynamicCache()
         decoder.base_model(inputs_embeds=table(ids[None, :5]), past_key_values=cache, use_cache=True)
-        rest = moved(rest, ids.device, rest.position_ids)
-        after = hidden_states(decoder, table(ids[None, 5:].expand(2, -1)), _twice(rest), expanded(cache, 2))
+        rest = to_device(rest, ids.device, rest.position_ids)
+        after = hidden_states(decoder, table(ids[None, 5:].expand(2, -1)), _twice(rest), expand_cache(cache, 2))
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, NotImplementedError):
         return False
     scale = max(1.0, float(whole.abs().max()))
     return bool((after - whole[:, 5:]).abs().max() <= TOLERANCE * scale)
 
 
-def _twice(stream: Stream) -> Stream:
+def _twice(stream: PackedTokens) -> PackedTokens:
     return replace(
         stream,
         position_ids=stream.position_ids.expand(2, -1),
         segment_ids=stream.segment_ids.expand(2, -1),
-        parents=stream.parents.expand(2, -1),
+        parent_segments=stream.parent_segments.expand(2, -1),
     )

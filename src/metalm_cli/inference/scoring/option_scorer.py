@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from metalm_cli.errors import Exit, MetalmError
-from metalm_cli.inference.language_model import Interface
-from metalm_cli.inference.scoring.dock_cache import DockStore
-from metalm_cli.inference.scoring.kv_cache import expanded, keeps_cache, moved
-from metalm_cli.inference.scoring.question_rows import Item, Question, rows_of
+from metalm_cli.inference.language_model import LanguageModel
+from metalm_cli.inference.scoring.dock_cache import DockCache
+from metalm_cli.inference.scoring.kv_cache import expand_cache, measure_cache_reuse, to_device
+from metalm_cli.inference.scoring.question_rows import OptionQuestion, ScoringRow, pack_questions
 from metalm_cli.models.decoders import full_logits, head_of, hidden_states
 from metalm_cli.models.loss import chunk_elements
 from metalm_cli.sessions import TokenisedSession, build_row, collate
@@ -59,8 +59,8 @@ class OptionScores:
 
 @torch.no_grad()
 def score(
-    interface: Interface,
-    questions: Sequence[Question],
+    interface: LanguageModel,
+    questions: Sequence[OptionQuestion],
     *,
     budget: int | None = None,
     share: bool = True,
@@ -96,7 +96,7 @@ class Scorer:
         projected: Positions projected to the vocabulary.
     """
 
-    interface: Interface
+    interface: LanguageModel
     budget: int | None = None
     share: bool = True
     positions: int = 0
@@ -107,16 +107,16 @@ class Scorer:
     def __post_init__(self) -> None:
         model = self.interface.model
         self.share = self.share and model.traits.packs
-        self._cached = self.share and keeps_cache(model.decoder)
+        self._cached = self.share and measure_cache_reuse(model.decoder)
         self._cuda = self.interface.device.type == "cuda"
         self._limit = self.budget or (FIRST_BUDGET if self._cuda else CPU_BUDGET)
         self._known = self.budget is not None or not self._cuda
-        self.docks = DockStore(self.interface, self._limit)
+        self.docks = DockCache(self.interface, self._limit)
 
     @torch.no_grad()
     def score(
         self,
-        questions: Sequence[Question],
+        questions: Sequence[OptionQuestion],
         watch: Callable[[list[int], list[OptionScores]], None] = lambda numbers, scores: None,
     ) -> list[OptionScores]:
         """As the function :func:`score`."""
@@ -129,7 +129,7 @@ class Scorer:
         items = [
             item
             for at, one in enumerate(questions)
-            for item in rows_of(one, int(starts[at]), fronts, most, share=self.share, cached=self._cached)
+            for item in pack_questions(one, int(starts[at]), fronts, most, share=self.share, cached=self._cached)
         ]
         owner = np.repeat(np.arange(len(questions)), np.diff(starts))
         left = np.bincount(
@@ -150,7 +150,7 @@ class Scorer:
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 
-    def _batches(self, items: Sequence[Item]) -> Iterator[list[Item]]:
+    def _batches(self, items: Sequence[ScoringRow]) -> Iterator[list[ScoringRow]]:
         """Rows that are read together, with the same front, the longest first; the budget may change in between."""
         waiting = sorted(items, key=lambda one: (one.before or "", -len(one.row)))[::-1]
         while waiting:
@@ -166,7 +166,7 @@ class Scorer:
     # -- forward passes -----------------------------------------------------------------------------------------------
 
     def _run(
-        self, batch: list[Item], fronts: dict[str, TokenisedSession], sums: np.ndarray, greedy: np.ndarray
+        self, batch: list[ScoringRow], fronts: dict[str, TokenisedSession], sums: np.ndarray, greedy: np.ndarray
     ) -> None:
         """Score a batch; in halves where memory does not suffice."""
         if self._cuda:
@@ -200,7 +200,7 @@ class Scorer:
         np.add.at(sums, owners, values)
         np.logical_and.at(greedy, owners, right)
 
-    def _forward(self, batch: list[Item], fronts: dict[str, TokenisedSession]) -> tuple[np.ndarray, np.ndarray]:
+    def _forward(self, batch: list[ScoringRow], fronts: dict[str, TokenisedSession]) -> tuple[np.ndarray, np.ndarray]:
         """Log-probability of each target of a batch, and whether it is the likeliest token. ``[m]``"""
         model, device = self.interface.model, self.interface.device
         rows = [replace(item.row, docks=()) for item in batch]
@@ -212,10 +212,10 @@ class Scorer:
         begins = 0 if front is None else len(fronts[front])
         # Padding goes on counting, in a forest beyond what a table of positions may hold.
         last = max(item.length for item in batch) - 1
-        stream = moved(stream, device, stream.position_ids.add(begins).clamp(max=max(last, begins)))
+        stream = to_device(stream, device, stream.position_ids.add(begins).clamp(max=max(last, begins)))
         places = [(at * size + begin, dock) for at, item in enumerate(batch) for begin, dock in item.row.docks]
         embeds = self._embed(stream.input_ids, places)
-        cache = None if front is None else expanded(self._front(front, fronts[front]), len(batch))
+        cache = None if front is None else expand_cache(self._front(front, fronts[front]), len(batch))
 
         flat = np.concatenate([item.predict + at * size for at, item in enumerate(batch)])
         targets = np.concatenate([item.targets for item in batch])

@@ -14,7 +14,7 @@ from metalm_cli.sessions.packing import ROOT, Row
 
 
 @dataclass(frozen=True)
-class Question:
+class OptionQuestion:
     """What is read, and the options to go on with.
 
     Args:
@@ -31,7 +31,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Item:
+class ScoringRow:
     """A row: a question with the heads of its options (all tokens but the last), or with one of them.
 
     Args:
@@ -51,22 +51,22 @@ class Item:
     length: int
 
 
-def joined(first: TokenisedSession, second: TokenisedSession) -> TokenisedSession:
+def join_sessions(first: TokenisedSession, second: TokenisedSession) -> TokenisedSession:
     """Two sessions in one."""
     docks = (*first.docks, *((at + len(first), dock) for at, dock in second.docks))
     ids, trained = np.concatenate([first.ids, second.ids]), np.concatenate([first.trained, second.trained])
     return TokenisedSession(ids, trained, docks, second.name or first.name)
 
 
-def rows_of(
-    question: Question,
+def pack_questions(
+    question: OptionQuestion,
     first: int,
     fronts: dict[str, TokenisedSession],
     most: int | None,
     *,
     share: bool,
     cached: bool,
-) -> Iterator[Item]:
+) -> Iterator[ScoringRow]:
     """The rows of a question; none where no option has tokens.
 
     Args:
@@ -85,10 +85,10 @@ def rows_of(
     key: str | None = None
     if before is not None and len(before):
         if cached and len(prefix):
-            key = digest(before)
+            key = session_digest(before)
             fronts[key] = before
         else:
-            prefix = joined(before, prefix)
+            prefix = join_sessions(before, prefix)
     full = [(first + at, option) for at, option in enumerate(question.options) if len(option)]
     if not full:
         return
@@ -120,7 +120,7 @@ def _row(
     key: str | None,
     front: int,
     share: bool,
-) -> Item:
+) -> ScoringRow:
     """A row: the question, and the heads of its options under it."""
     segments, parents, begins = [prefix], [ROOT], {}
     offset = len(prefix)
@@ -131,7 +131,7 @@ def _row(
             segments.append(TokenisedSession(np.array(head, dtype=np.int64), np.zeros(len(head), dtype=bool)))
             parents.append(0)
     if not share and len(segments) == 2:  # a row without a mask: the question and one option in one segment
-        segments, parents = [joined(*segments)], [ROOT]
+        segments, parents = [join_sessions(*segments)], [ROOT]
     row = build_row([replace(one, trained=np.zeros(len(one), dtype=bool)) for one in segments], parents)
     predict, targets, owners = [], [], []
     for head, options in heads.items():
@@ -140,7 +140,7 @@ def _row(
             predict.append(places)
             targets.append(option)
             owners.append(np.full(len(option), number))
-    return Item(
+    return ScoringRow(
         row,
         np.concatenate(predict),
         np.concatenate(targets),
@@ -150,7 +150,7 @@ def _row(
     )
 
 
-def digest(session: TokenisedSession, options: Sequence[np.ndarray] = ()) -> str:
+def session_digest(session: TokenisedSession, options: Sequence[np.ndarray] = ()) -> str:
     """A digest of what is read: token ids, docked contents with their places, and options."""
     state = hashlib.sha256(session.ids.astype(np.int64).tobytes())
     for at, dock in session.docks:

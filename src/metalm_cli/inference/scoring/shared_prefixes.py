@@ -28,7 +28,7 @@ class _Run:
             self.saved, self.chosen = whole, [(self.first, last, self.height)]
 
 
-def shared_fronts(prefixes: Sequence[np.ndarray], least: int = LEAST) -> list[int]:
+def shared_prefixes(prefixes: Sequence[np.ndarray], least: int = LEAST) -> list[int]:
     """How many tokens of each prefix to read in front of it, once for all prefixes that begin so.
 
     Frozen demonstrations are found this way, whoever wrote them into the text. In order, prefixes that begin alike are

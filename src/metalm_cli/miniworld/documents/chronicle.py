@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from metalm_cli.miniworld import lexicon as lex
-from metalm_cli.miniworld.documents.document_writer import Draft
-from metalm_cli.miniworld.documents.lessons import tell_kind
-from metalm_cli.miniworld.documents.numbers import add_up
-from metalm_cli.miniworld.documents.people import about, describe_bonds, describe_pet, describe_thing, introduce
+from metalm_cli.miniworld.documents.document_writer import DocumentWriter
+from metalm_cli.miniworld.documents.lessons import introduce_kind
+from metalm_cli.miniworld.documents.numbers import addition_text
+from metalm_cli.miniworld.documents.people import (
+    describe_bonds,
+    describe_pet,
+    describe_thing,
+    introduce,
+    sentences_about,
+)
 from metalm_cli.miniworld.documents.places import announce, neighbours
 from metalm_cli.miniworld.documents.stories import WEATHER
 from metalm_cli.miniworld.english import PRONOUNS, article, listed, words
 from metalm_cli.miniworld.facts import Fact, Person, Town
 
 
-def chronicle(draft: Draft) -> None:
+def chronicle(draft: DocumentWriter) -> None:
     """A traveller comes through several towns, one a day, and tells what there is to see."""
     dice, world = draft.dice, draft.world
     traveller = dice.pick([person for person in world.people.values() if not person.is_child])
@@ -21,7 +27,7 @@ def chronicle(draft: Draft) -> None:
     length = dice.pick((2, 2, 3, 3, 4, 5, 7))
     start = dice.below(7)
     introduce(draft, traveller)
-    for fact in dice.some(about(draft, traveller, ("age", "trait", "hobby", "likes")), 2):
+    for fact in dice.some(sentences_about(draft, traveller, ("age", "trait", "hobby", "likes")), 2):
         draft.tell(fact)
     draft.say(
         dice.pick(
@@ -59,7 +65,7 @@ def chronicle(draft: Draft) -> None:
         describe_bonds(draft, traveller, 1)
 
 
-def _arrive(draft: Draft, traveller: Person, town: Town, weekday: str) -> None:
+def _arrive(draft: DocumentWriter, traveller: Person, town: Town, weekday: str) -> None:
     weather = draft.dice.pick(WEATHER)
     travel = "the train stops" if "station" in town.buildings else "a cart stops"
     draft.say(
@@ -71,10 +77,10 @@ def _arrive(draft: Draft, traveller: Person, town: Town, weekday: str) -> None:
             )
         )
     )
-    tell_kind(draft, town.name, ("terrain", "known_for", "population", "founded"), draft.dice.between(1, 2))
+    introduce_kind(draft, town.name, ("terrain", "known_for", "population", "founded"), draft.dice.between(1, 2))
 
 
-def _person(draft: Draft, traveller: Person, town: Town) -> None:
+def _person(draft: DocumentWriter, traveller: Person, town: Town) -> None:
     people = [one for one in draft.world.people.values() if one.town == town.name]
     if not people:
         return
@@ -84,37 +90,37 @@ def _person(draft: Draft, traveller: Person, town: Town) -> None:
         Fact("lives_in", person.name, town.name),
     )
     draft.topic = "" if person.gender == traveller.gender else person.name
-    for fact in draft.dice.some(about(draft, person, ("job", "age", "hobby", "likes", "trait", "hair")), 2):
+    for fact in draft.dice.some(sentences_about(draft, person, ("job", "age", "hobby", "likes", "trait", "hair")), 2):
         draft.tell(fact)
     draft.dice.pick((describe_pet, describe_thing))(draft, person)
 
 
-def _street(draft: Draft, traveller: Person, town: Town) -> None:
+def _street(draft: DocumentWriter, traveller: Person, town: Town) -> None:
     kinds = draft.dice.some(town.buildings, draft.dice.between(2, 3))
     draft.say(
         f"In the main street {traveller.name} sees {listed([article(kind) for kind in kinds])}.",
         *(Fact("has_building", town.name, kind) for kind in kinds),
     )
-    tell_kind(draft, f"{town.name} {kinds[0]}", ("built_of", "opens_at", "next_to"), draft.dice.between(1, 2))
+    introduce_kind(draft, f"{town.name} {kinds[0]}", ("built_of", "opens_at", "next_to"), draft.dice.between(1, 2))
 
 
-def _animal(draft: Draft, traveller: Person, town: Town) -> None:
+def _animal(draft: DocumentWriter, traveller: Person, town: Town) -> None:
     animal = draft.dice.pick(lex.ANIMALS)
     draft.say(f"On the way out of {town.name}, {traveller.name} sees {article(animal.name)}.")
-    tell_kind(draft, animal.name, ("legs", "eats", "habitat", "sound", "ability"), draft.dice.between(1, 3))
+    introduce_kind(draft, animal.name, ("legs", "eats", "habitat", "sound", "ability"), draft.dice.between(1, 3))
 
 
-def _map(draft: Draft, traveller: Person, town: Town) -> None:
+def _map(draft: DocumentWriter, traveller: Person, town: Town) -> None:
     draft.say(f"{traveller.name} looks at the map.")
     neighbours(draft, town, draft.dice.between(1, 2))
 
 
-def _market(draft: Draft, traveller: Person, town: Town) -> None:
+def _market(draft: DocumentWriter, traveller: Person, town: Town) -> None:
     draft.say(f"{traveller.name} buys something in a little shop.")
-    add_up(draft, traveller)
+    addition_text(draft, traveller)
 
 
-def _events(draft: Draft, traveller: Person, town: Town) -> None:
+def _events(draft: DocumentWriter, traveller: Person, town: Town) -> None:
     here = [event for event in draft.world.events.values() if event.building.startswith(f"{town.name} ")]
     for event in draft.dice.some(here, 1):
         draft.say(f"On a wall {traveller.name} reads a notice.")

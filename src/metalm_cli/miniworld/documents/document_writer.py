@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import lru_cache
 
 from metalm_cli.miniworld import lexicon as lex
-from metalm_cli.miniworld.english import KIN, PRONOUNS, article, capital, clock, plural, third, words
+from metalm_cli.miniworld.english import KIN, PRONOUNS, article, capitalise, clock_time, plural, third_person, words
 from metalm_cli.miniworld.facts import RELATIONS, Fact, Person
 from metalm_cli.miniworld.phrases import KIND, NAME, PERSON
-from metalm_cli.miniworld.rng import Dice
+from metalm_cli.miniworld.rng import SeededRandom
 from metalm_cli.miniworld.world import World
 
 Slots = dict[str, str]
@@ -34,7 +34,7 @@ def _person_slots(name: str, gender: str, pronoun: bool) -> Slots:
 @lru_cache(maxsize=1024)
 def _kind_slots(kind: str, pronoun: bool) -> Slots:
     one, many = article(kind), plural(kind)
-    slots = {"A": capital(one), "a": one, "Ps": capital(many), "ps": many, "s": kind}
+    slots = {"A": capitalise(one), "a": one, "Ps": capitalise(many), "ps": many, "s": kind}
     return slots | {"A": "It", "Ps": "They"} if pronoun else slots
 
 
@@ -44,13 +44,13 @@ def place_name(building: str) -> str:
     return f"the {kind} in {town}"
 
 
-def shown(fact: Fact) -> str:
+def fact_value_text(fact: Fact) -> str:
     """The value of a fact as it stands in running text."""
     relation, value = fact.relation, fact.value
     if relation in ("wakes_at", "opens_at"):
         return words(int(value))
     if relation == "event_hour":
-        return clock(int(value))
+        return clock_time(int(value))
     if relation == "legs":
         return words(int(value)) if value != "0" else "no"
     if relation == "attends":
@@ -64,7 +64,7 @@ def shown(fact: Fact) -> str:
     return value
 
 
-class Draft:
+class DocumentWriter:
     """Collects a document's sentences and the facts that they state.
 
     Every sentence that states a fact of the world names it: a false fact is an error at once, and a sentence
@@ -77,7 +77,7 @@ class Draft:
 
     __slots__ = ("dice", "facts", "held", "joint", "paragraphs", "topic", "world")
 
-    def __init__(self, world: World, dice: Dice) -> None:
+    def __init__(self, world: World, dice: SeededRandom) -> None:
         self.world = world
         self.held = world.held
         self.dice = dice
@@ -208,11 +208,11 @@ class Draft:
         """What fills the slots of a person's phrase."""
         people = self.world.people
         person: Person = people[name]
-        value = fact.subject if reverse else shown(fact)
-        slots = _person_slots(name, person.gender, pronoun) | {"o": value, "O": capital(value)}
+        value = fact.subject if reverse else fact_value_text(fact)
+        slots = _person_slots(name, person.gender, pronoun) | {"o": value, "O": capitalise(value)}
         if fact.relation in ("job", "owns"):
             slots["ao"] = article(value)
-            slots["AO"] = capital(slots["ao"])
+            slots["AO"] = capitalise(slots["ao"])
         sides = _KIN_SIDES.get(fact.relation)
         if sides is not None:
             near, far = sides[::-1] if reverse else sides
@@ -221,20 +221,20 @@ class Draft:
         return slots
 
     def _kind_slots(self, fact: Fact, kind: str, pronoun: bool, reverse: bool = False) -> Slots:
-        value = fact.subject if reverse else shown(fact)
+        value = fact.subject if reverse else fact_value_text(fact)
         relation = fact.relation
-        slots = _kind_slots(kind, pronoun) | {"o": value, "O": capital(value)}
+        slots = _kind_slots(kind, pronoun) | {"o": value, "O": capitalise(value)}
         if relation == "sound":
-            slots["os"] = third(value)
+            slots["os"] = third_person(value)
         elif relation in ("baby", "bigger_than", "job_tool"):
             slots["os"] = plural(value)
             slots["ao"] = article(value)
-            slots["AO"] = capital(slots["ao"])
+            slots["AO"] = capitalise(slots["ao"])
         return slots
 
     def _name_slots(self, fact: Fact, name: str, pronoun: bool, reverse: bool = False) -> Slots:
         kind = RELATIONS[fact.relation].subject
-        value = fact.subject if reverse else shown(fact)
+        value = fact.subject if reverse else fact_value_text(fact)
         subject = name
         if kind == "building":
             subject = f"the {name.split(' ', 1)[1]}"
@@ -243,11 +243,11 @@ class Draft:
             if reverse:
                 value = f"the {value}"
         many = name in _PLURAL_FOODS
-        slots = {"s": subject, "S": capital(subject), "o": value, "O": capital(value)}
+        slots = {"s": subject, "S": capitalise(subject), "o": value, "O": capitalise(value)}
         slots |= {"be": "are", "taste": "taste", "do": "do"} if many else {"be": "is", "taste": "tastes", "do": "does"}
         if pronoun:
             slots["S"] = "They" if many else "It"
         if fact.relation in ("has_building", "pet_kind"):
             slots["ao"] = article(value)
-            slots["AO"] = capital(slots["ao"])
+            slots["AO"] = capitalise(slots["ao"])
         return slots

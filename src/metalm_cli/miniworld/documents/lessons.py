@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from metalm_cli.miniworld import lexicon as lex
-from metalm_cli.miniworld.documents.document_writer import Draft, place_name
+from metalm_cli.miniworld.documents.document_writer import DocumentWriter, place_name
 from metalm_cli.miniworld.documents.guides import GUIDES
-from metalm_cli.miniworld.documents.people import about, describe_pet, describe_thing, introduce, relatives, some_person
+from metalm_cli.miniworld.documents.people import (
+    describe_pet,
+    describe_thing,
+    introduce,
+    relatives,
+    sentences_about,
+    some_person,
+)
 from metalm_cli.miniworld.documents.places import some_town
-from metalm_cli.miniworld.english import article, capital, plural
+from metalm_cli.miniworld.english import article, capitalise, plural
 from metalm_cli.miniworld.facts import Fact
 
 _ANIMAL = ("legs", "covering", "eats", "habitat", "sound", "baby", "ability")
@@ -20,38 +27,38 @@ _MORE = ("hair", "wakes_at", "has_pet", "spouse")
 _TOWN = ("terrain", "known_for", "population", "founded")
 
 
-def tell_kind(draft: Draft, name: str, relations: Sequence[str], most: int) -> list[Fact]:
+def introduce_kind(draft: DocumentWriter, name: str, relations: Sequence[str], most: int) -> list[Fact]:
     """State up to ``most`` facts of a kind; return those stated."""
     facts = [fact for relation in relations for fact in draft.world.query(relation, name)]
     return [fact for fact in draft.dice.some(facts, most) if draft.tell(fact)]
 
 
-def entry(draft: Draft) -> None:
+def dictionary_entry(draft: DocumentWriter) -> None:
     """What an encyclopaedia says about a kind of animal, food, job, thing or material, or about a town."""
     draft.dice.pick((_animal, _animal, _animal, _food, _job, _tool, _tool, _material, _town, _causes))(draft)
 
 
-def _heading(draft: Draft, name: str) -> None:
+def _heading(draft: DocumentWriter, name: str) -> None:
     if draft.dice.chance(0.4):
         draft.joint = "\n"
         draft.say(f"About {name}.")
         draft.turn()
 
 
-def _animal(draft: Draft) -> None:
+def _animal(draft: DocumentWriter) -> None:
     dice = draft.dice
     animal = dice.pick(lex.ANIMALS)
     _heading(draft, plural(animal.name))
     draft.say(
         dice.pick(
             (
-                f"{capital(article(animal.name))} is an animal.",
-                f"{capital(plural(animal.name))} are animals that most people know.",
+                f"{capitalise(article(animal.name))} is an animal.",
+                f"{capitalise(plural(animal.name))} are animals that most people know.",
                 f"Among the animals of this country is the {animal.name}.",
             )
         )
     )
-    tell_kind(draft, animal.name, _ANIMAL, dice.between(2, 7))
+    introduce_kind(draft, animal.name, _ANIMAL, dice.between(2, 7))
     if dice.chance(0.6):
         draft.turn()
         for other in dice.some([kind for kind in lex.ANIMALS if kind.size != animal.size], dice.between(1, 3)):
@@ -67,11 +74,11 @@ def _animal(draft: Draft) -> None:
     if dice.chance(0.3):
         other = dice.pick([kind for kind in lex.ANIMALS if kind is not animal])
         draft.turn()
-        draft.say(f"{capital(article(other.name))} is another animal.")
-        tell_kind(draft, other.name, _ANIMAL, dice.between(1, 4))
+        draft.say(f"{capitalise(article(other.name))} is another animal.")
+        introduce_kind(draft, other.name, _ANIMAL, dice.between(1, 4))
 
 
-def _food(draft: Draft) -> None:
+def _food(draft: DocumentWriter) -> None:
     dice = draft.dice
     for place, food in enumerate(dice.some(lex.FOODS, dice.pick((1, 2, 3, 4)))):
         if place:
@@ -79,32 +86,34 @@ def _food(draft: Draft) -> None:
         else:
             _heading(draft, food.name)
         draft.say(
-            f"{capital(food.name)} {'are' if food.one else 'is'} "
+            f"{capitalise(food.name)} {'are' if food.one else 'is'} "
             + dice.pick(("something that people eat.", "a kind of food.", "good food."))
         )
-        tell_kind(draft, food.name, ("taste", "origin"), 2)
+        introduce_kind(draft, food.name, ("taste", "origin"), 2)
         for relation in ("likes", "dislikes"):
             facts = draft.world.query(relation, value=food.name)
             for fact in dice.some(facts, dice.between(0, 2)):
                 draft.tell(fact)
 
 
-def _job(draft: Draft) -> None:
+def _job(draft: DocumentWriter) -> None:
     dice = draft.dice
     job = dice.pick(lex.JOBS)
     _heading(draft, plural(job.name))
     draft.say(dice.pick((f"Many towns have {article(job.name)}.", f"It takes years to become {article(job.name)}.")))
-    tell_kind(draft, job.name, ("job_does", "job_place", "job_tool"), dice.between(1, 3))
+    introduce_kind(draft, job.name, ("job_does", "job_place", "job_tool"), dice.between(1, 3))
     people = [person for person in draft.world.people.values() if person.job == job.name]
     if people:
         draft.turn()
         for person in dice.some(people, dice.between(1, 3)):
             introduce(draft, person)
-            for fact in dice.some(about(draft, person, ("trait", "age", "hobby", "wakes_at")), dice.between(0, 2)):
+            for fact in dice.some(
+                sentences_about(draft, person, ("trait", "age", "hobby", "wakes_at")), dice.between(0, 2)
+            ):
                 draft.tell(fact)
 
 
-def _tool(draft: Draft) -> None:
+def _tool(draft: DocumentWriter) -> None:
     dice = draft.dice
     for place, tool in enumerate(dice.some(lex.THINGS, dice.pick((1, 1, 2, 3)))):
         if place:
@@ -113,12 +122,12 @@ def _tool(draft: Draft) -> None:
             _heading(draft, plural(tool.name))
         draft.say(
             dice.pick(
-                (f"{capital(article(tool.name))} is a thing that many people have at home.",
+                (f"{capitalise(article(tool.name))} is a thing that many people have at home.",
                  f"Almost every house has {article(tool.name)}.",
                  f"What would we do without {article(tool.name)}?")
             )
         )  # fmt: skip
-        tell_kind(draft, tool.name, ("used_to", "kept"), 2)
+        introduce_kind(draft, tool.name, ("used_to", "kept"), 2)
         owners = [person for person in draft.world.people.values() if tool.name in person.things]
         if owners and dice.chance(0.7):
             describe_thing(draft, dice.pick(owners))
@@ -127,32 +136,32 @@ def _tool(draft: Draft) -> None:
             draft.tell(dice.pick(properties))
 
 
-def _material(draft: Draft) -> None:
+def _material(draft: DocumentWriter) -> None:
     dice = draft.dice
     for place, name in enumerate(dice.some(list(lex.MATERIALS), dice.between(1, 4))):
         if place:
             draft.turn()
         draft.say(
             dice.pick(
-                (f"{capital(name)} is a material.", f"Many things are made of {name}.", f"Let us look at {name}.")
+                (f"{capitalise(name)} is a material.", f"Many things are made of {name}.", f"Let us look at {name}.")
             )
         )
-        tell_kind(draft, name, ("property",), 2)
+        introduce_kind(draft, name, ("property",), 2)
         made = [thing for thing in draft.world.belongings.values() if thing.material == name]
         for thing in dice.some(made, dice.between(0, 2)):
             draft.tell(Fact("thing_material", thing.name, name))
 
 
-def _town(draft: Draft) -> None:
+def _town(draft: DocumentWriter) -> None:
     town, dice = some_town(draft), draft.dice
     _heading(draft, town.name)
-    tell_kind(draft, town.name, _TOWN, dice.between(2, 4))
+    introduce_kind(draft, town.name, _TOWN, dice.between(2, 4))
     facts = [fact for relation in ("north_of", "east_of") for fact in draft.world.query(relation, town.name)]
     for fact in dice.some(facts, dice.between(1, 3)):
         draft.tell(fact)
 
 
-def _causes(draft: Draft) -> None:
+def _causes(draft: DocumentWriter) -> None:
     dice = draft.dice
     draft.say(dice.pick(("Why do things happen?", "Everything has a cause.", "This is how the world works.")))
     for fact in dice.some(draft.world.query("causes"), dice.between(3, 7)):
@@ -160,13 +169,13 @@ def _causes(draft: Draft) -> None:
             draft.turn()
         cause, effect = fact.subject, fact.value
         forms = [f"When {cause}, {effect}.", f"If {cause}, {effect}."]
-        forms.append(f"What happens when {cause}? {capital(effect)}.")
+        forms.append(f"What happens when {cause}? {capitalise(effect)}.")
         if effect.split()[0] not in ("it", "they", "their"):
-            forms.append(f"{capital(effect)} when {cause}.")
+            forms.append(f"{capitalise(effect)} when {cause}.")
         draft.say(dice.pick(forms), fact)
 
 
-def questions(draft: Draft) -> None:
+def questions(draft: DocumentWriter) -> None:
     """A passage, and questions that it answers."""
     dice = draft.dice
     writer = dice.pick((_about_person, _about_person, _about_person, _about_town, _about_animal, _about_event))
@@ -183,10 +192,10 @@ def questions(draft: Draft) -> None:
         draft.line(f"{style[0]}{question}{style[2]}{style[1]}{answer}")
 
 
-def _about_person(draft: Draft) -> list[Fact]:
+def _about_person(draft: DocumentWriter) -> list[Fact]:
     person, dice = some_person(draft), draft.dice
     introduce(draft, person)
-    facts = dice.some(about(draft, person, _PERSON + _MORE), dice.between(3, 7))
+    facts = dice.some(sentences_about(draft, person, _PERSON + _MORE), dice.between(3, 7))
     facts = list({fact.relation: fact for fact in facts if fact.subject == person.name}.values())
     for fact in facts:
         draft.tell(fact)
@@ -195,27 +204,27 @@ def _about_person(draft: Draft) -> list[Fact]:
     return facts
 
 
-def _about_town(draft: Draft) -> list[Fact]:
+def _about_town(draft: DocumentWriter) -> list[Fact]:
     town = some_town(draft)
-    stated = tell_kind(draft, town.name, _TOWN, draft.dice.between(2, 4))
+    stated = introduce_kind(draft, town.name, _TOWN, draft.dice.between(2, 4))
     kind = draft.dice.pick([kind for kind in town.buildings if kind not in lex.OPEN_AIR])
     draft.say(f"There is {article(kind)} in {town.name}.", Fact("has_building", town.name, kind))
-    return stated + tell_kind(draft, f"{town.name} {kind}", ("built_of", "opens_at"), 2)
+    return stated + introduce_kind(draft, f"{town.name} {kind}", ("built_of", "opens_at"), 2)
 
 
-def _about_animal(draft: Draft) -> list[Fact]:
+def _about_animal(draft: DocumentWriter) -> list[Fact]:
     animal = draft.dice.pick(lex.ANIMALS)
-    draft.say(f"{capital(article(animal.name))} is an animal.")
-    return tell_kind(draft, animal.name, _ANIMAL, draft.dice.between(3, 7))
+    draft.say(f"{capitalise(article(animal.name))} is an animal.")
+    return introduce_kind(draft, animal.name, _ANIMAL, draft.dice.between(3, 7))
 
 
-def _about_event(draft: Draft) -> list[Fact]:
+def _about_event(draft: DocumentWriter) -> list[Fact]:
     event = draft.dice.pick(list(draft.world.events.values()))
     draft.say(f"Do you know the {event.name} in {place_name(event.building).rsplit(' ', 1)[1]}?")
-    return tell_kind(draft, event.name, ("event_place", "event_day", "event_hour"), 3)
+    return introduce_kind(draft, event.name, ("event_place", "event_day", "event_hour"), 3)
 
 
-def _yes_or_no(draft: Draft, fact: Fact) -> tuple[str, str]:
+def _yes_or_no(draft: DocumentWriter, fact: Fact) -> tuple[str, str]:
     """A question about the fact, or about the same fact of somebody else, with the true answer."""
     truth = draft.claim(fact)
     others = [other for other in draft.world.query(fact.relation) if other.value != fact.value]
@@ -228,7 +237,7 @@ def _yes_or_no(draft: Draft, fact: Fact) -> tuple[str, str]:
     )
 
 
-def howto(draft: Draft) -> None:
+def howto(draft: DocumentWriter) -> None:
     """How to make or mend something, step by step, sometimes with a person who does it."""
     dice = draft.dice
     guide = dice.pick(GUIDES)
@@ -253,7 +262,7 @@ def howto(draft: Draft) -> None:
     draft.turn()
     draft.say(dice.pick(guide.close))
     for tool in dice.some(guide.tools, dice.between(0, len(guide.tools))):
-        tell_kind(draft, tool, ("used_to", "kept"), dice.between(1, 2))
+        introduce_kind(draft, tool, ("used_to", "kept"), dice.between(1, 2))
 
 
 _THEN = ("Then", "After that", "Next", "", "Now")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from metalm_cli.miniworld import lexicon as lex
-from metalm_cli.miniworld.documents.document_writer import Draft
-from metalm_cli.miniworld.documents.people import about, some_person
-from metalm_cli.miniworld.english import PRONOUNS, capital, counted, plural, words
-from metalm_cli.miniworld.facts import Fact, Person, times, total
+from metalm_cli.miniworld.documents.document_writer import DocumentWriter
+from metalm_cli.miniworld.documents.people import sentences_about, some_person
+from metalm_cli.miniworld.english import PRONOUNS, capitalise, number_with_noun, plural, words
+from metalm_cli.miniworld.facts import Fact, Person, product_fact, sum_fact
 from metalm_cli.miniworld.world import LARGEST_FACTOR, LARGEST_SUM
 
 _NOUNS = [food.one for food in lex.FOODS if food.one and food.name not in ("potatoes", "tomatoes")] + [
@@ -16,30 +16,30 @@ _NOUNS.remove("leaf")
 _HOLDERS = ("box", "basket", "bag", "bowl")
 
 
-def _sum(draft: Draft, least: int = 1) -> tuple[int, int, Fact]:
+def _sum(draft: DocumentWriter, least: int = 1) -> tuple[int, int, Fact]:
     """Two numbers whose sum documents may state."""
     while True:
         one = draft.dice.between(least, LARGEST_SUM // 2)
         other = draft.dice.between(least, LARGEST_SUM - one)
-        fact = total(one, other)
+        fact = sum_fact(one, other)
         if draft.can(fact):
             return one, other, fact
 
 
-def _product(draft: Draft) -> tuple[int, int, Fact]:
+def _product(draft: DocumentWriter) -> tuple[int, int, Fact]:
     while True:
         one, other = draft.dice.between(2, LARGEST_FACTOR), draft.dice.between(2, LARGEST_FACTOR)
-        fact = times(one, other)
+        fact = product_fact(one, other)
         if draft.can(fact):
             return one, other, fact
 
 
-def _two(draft: Draft) -> tuple[Person, Person]:
+def _two(draft: DocumentWriter) -> tuple[Person, Person]:
     one, other = draft.dice.some(list(draft.world.people.values()), 2)
     return one, other
 
 
-def counting(draft: Draft) -> None:
+def counting(draft: DocumentWriter) -> None:
     """One to four short stories whose numbers add up."""
     dice = draft.dice
     for scene in dice.some((_give, _lose, _share, _compare, _boxes, _sums, _give, _lose), dice.pick((1, 2, 2, 3, 4))):
@@ -47,7 +47,7 @@ def counting(draft: Draft) -> None:
         scene(draft)
 
 
-def _ask(draft: Draft, question: str, answer: str) -> None:
+def _ask(draft: DocumentWriter, question: str, answer: str) -> None:
     if draft.dice.chance(0.6):
         draft.say(question)
         draft.say(answer)
@@ -55,12 +55,12 @@ def _ask(draft: Draft, question: str, answer: str) -> None:
         draft.say(answer)
 
 
-def _give(draft: Draft) -> None:
+def _give(draft: DocumentWriter) -> None:
     one, other = _two(draft)
     first, more, fact = _sum(draft)
     noun = draft.dice.pick(_NOUNS)
     him = PRONOUNS[one.gender]["him"]
-    draft.say(f"{one.name} has {counted(first, noun)}.")
+    draft.say(f"{one.name} has {number_with_noun(first, noun)}.")
     draft.say(f"{other.name} gives {him} {words(more)} more.")
     draft.facts.append(fact)
     _ask(
@@ -68,54 +68,56 @@ def _give(draft: Draft) -> None:
         f"How many {plural(noun)} does {one.name} have now?",
         draft.dice.pick(
             (
-                f"Now {one.name} has {counted(first + more, noun)}.",
-                f"{capital(words(first))} and {words(more)} make {words(first + more)}, "
-                f"so {one.name} has {counted(first + more, noun)} now.",
+                f"Now {one.name} has {number_with_noun(first + more, noun)}.",
+                f"{capitalise(words(first))} and {words(more)} make {words(first + more)}, "
+                f"so {one.name} has {number_with_noun(first + more, noun)} now.",
             )
         ),
     )
 
 
-def _lose(draft: Draft) -> None:
+def _lose(draft: DocumentWriter) -> None:
     person = some_person(draft)
     left, gone, fact = _sum(draft)
     noun = draft.dice.pick(_NOUNS)
     he = PRONOUNS[person.gender]["he"]
     way = draft.dice.pick(("gives away", "loses", "sells"))
     draft.facts.append(fact)
-    draft.say(f"{person.name} has {counted(left + gone, noun)}.")
+    draft.say(f"{person.name} has {number_with_noun(left + gone, noun)}.")
     draft.say(f"On the way home {he} {way} {words(gone)} of them.")
     _ask(
         draft,
         f"How many {plural(noun)} are left?",
         draft.dice.pick(
             (
-                f"Now {he} has only {counted(left, noun)}.",
-                f"{capital(words(left + gone))} minus {words(gone)} is {words(left)}.",
+                f"Now {he} has only {number_with_noun(left, noun)}.",
+                f"{capitalise(words(left + gone))} minus {words(gone)} is {words(left)}.",
             )
         ),
     )
 
 
-def _share(draft: Draft) -> None:
+def _share(draft: DocumentWriter) -> None:
     friends, each, fact = _product(draft)
     noun, person = draft.dice.pick(_NOUNS), some_person(draft)
     draft.facts.append(fact)
-    draft.say(f"{person.name} wants to share {counted(friends * each, noun)} with {words(friends)} children.")
+    draft.say(f"{person.name} wants to share {number_with_noun(friends * each, noun)} with {words(friends)} children.")
     _ask(
         draft,
         f"How many {plural(noun)} does every child get?",
-        f"Every child gets {counted(each, noun)}, because {words(friends)} times {words(each)} "
+        f"Every child gets {number_with_noun(each, noun)}, because {words(friends)} times {words(each)} "
         f"is {words(friends * each)}.",
     )
 
 
-def _compare(draft: Draft) -> None:
+def _compare(draft: DocumentWriter) -> None:
     one, other = _two(draft)
     less, more, fact = _sum(draft)
     noun = draft.dice.pick(_NOUNS)
     draft.facts.append(fact)
-    draft.say(f"{one.name} finds {counted(less, noun)}, and {other.name} finds {counted(less + more, noun)}.")
+    draft.say(
+        f"{one.name} finds {number_with_noun(less, noun)}, and {other.name} finds {number_with_noun(less + more, noun)}."
+    )
     _ask(
         draft,
         f"Who finds more {plural(noun)}?",
@@ -123,21 +125,23 @@ def _compare(draft: Draft) -> None:
     )
 
 
-def _boxes(draft: Draft) -> None:
+def _boxes(draft: DocumentWriter) -> None:
     count, each, fact = _product(draft)
     noun, holder = draft.dice.pick(_NOUNS), draft.dice.pick(_HOLDERS)
     person = some_person(draft)
     draft.facts.append(fact)
-    draft.say(f"{person.name} has {counted(count, holder)} with {counted(each, noun)} in each of them.")
+    draft.say(
+        f"{person.name} has {number_with_noun(count, holder)} with {number_with_noun(each, noun)} in each of them."
+    )
     _ask(
         draft,
         f"How many {plural(noun)} is that in all?",
-        f"{capital(words(count))} times {words(each)} is {words(count * each)}, "
-        f"so there are {counted(count * each, noun)}.",
+        f"{capitalise(words(count))} times {words(each)} is {words(count * each)}, "
+        f"so there are {number_with_noun(count * each, noun)}.",
     )
 
 
-def _sums(draft: Draft) -> None:
+def _sums(draft: DocumentWriter) -> None:
     dice = draft.dice
     draft.say(dice.pick(("Here are some sums.", "Let us do some sums.", "These sums are easy.")))
     for _ in range(dice.between(2, 5)):
@@ -148,35 +152,37 @@ def _sums(draft: Draft) -> None:
             one, other, fact = _product(draft)
             form = dice.pick(("{a} times {b} is {c}.", "{A} times {B_} is {C_}."))
         value = int(fact.value)
-        draft.say(form.format(a=one, b=other, c=value, A=capital(words(one)), B_=words(other), C_=words(value)), fact)
+        draft.say(
+            form.format(a=one, b=other, c=value, A=capitalise(words(one)), B_=words(other), C_=words(value)), fact
+        )
 
 
-def add_up(draft: Draft, person: Person) -> None:
+def addition_text(draft: DocumentWriter, person: Person) -> None:
     """Two purchases of a person, and how much they are together."""
     one, other, fact = _sum(draft)
     noun = draft.dice.pick(_NOUNS)
     he = PRONOUNS[person.gender]["he"]
     draft.facts.append(fact)
-    draft.say(f"First {he} takes {counted(one, noun)} and then {words(other)} more.")
-    draft.say(f"That makes {counted(one + other, noun)} in all.")
+    draft.say(f"First {he} takes {number_with_noun(one, noun)} and then {words(other)} more.")
+    draft.say(f"That makes {number_with_noun(one + other, noun)} in all.")
 
 
-def lists(draft: Draft) -> None:
+def lists(draft: DocumentWriter) -> None:
     """A list with a heading and a last sentence that counts or explains it."""
     draft.joint = "\n"
     draft.dice.pick((_shopping, _packing, _order, _pets, _jobs))(draft)
 
 
-def _bullets(draft: Draft, items: list[str]) -> None:
+def _bullets(draft: DocumentWriter, items: list[str]) -> None:
     mark = draft.dice.pick(("- ", "* ", ""))
     for place, item in enumerate(items, 1):
         draft.line(f"{mark or f'{place}. '}{item}")
 
 
-def _shopping(draft: Draft) -> None:
+def _shopping(draft: DocumentWriter) -> None:
     person, dice = some_person(draft), draft.dice
     foods = dice.some([food for food in lex.FOODS if food.name != person.dislikes], dice.between(3, 8))
-    items = [counted(dice.between(2, 12), food.one) if food.one else f"some {food.name}" for food in foods]
+    items = [number_with_noun(dice.between(2, 12), food.one) if food.one else f"some {food.name}" for food in foods]
     draft.say(dice.pick((f"{person.name}'s shopping list:", f"{person.name} needs these things from the market:")))
     _bullets(draft, items)
     draft.line(
@@ -187,13 +193,13 @@ def _shopping(draft: Draft) -> None:
             )
         )
     )
-    for fact in dice.some(about(draft, person, ("likes", "dislikes")), dice.between(0, 2)):
+    for fact in dice.some(sentences_about(draft, person, ("likes", "dislikes")), dice.between(0, 2)):
         draft.tell(fact)
     for food in dice.some(foods, dice.between(0, 3)):
         draft.tell(draft.world.query(dice.pick(("origin", "taste")), food.name)[0])
 
 
-def _packing(draft: Draft) -> None:
+def _packing(draft: DocumentWriter) -> None:
     person, dice = some_person(draft), draft.dice
     tools = dice.some(lex.THINGS, dice.between(3, 6))
     goal = dice.pick(list(draft.world.towns.values()))
@@ -206,7 +212,7 @@ def _packing(draft: Draft) -> None:
     draft.tell(Fact("terrain", goal.name, goal.terrain))
 
 
-def _order(draft: Draft) -> None:
+def _order(draft: DocumentWriter) -> None:
     dice = draft.dice
     relation, names, what, whole = dice.pick(
         (("next_day", lex.DAYS, "days", "week"), ("next_month", lex.MONTHS, "months", "year"))
@@ -220,7 +226,7 @@ def _order(draft: Draft) -> None:
         draft.say(dice.pick((f"After {one} comes {two}.", f"{one} comes before {two}.")), Fact(relation, one, two))
 
 
-def _pets(draft: Draft) -> None:
+def _pets(draft: DocumentWriter) -> None:
     dice, world = draft.dice, draft.world
     draft.say("Some pets and the people they belong to:")
     pets = dice.some(list(world.pets.values()), dice.between(3, 6))
@@ -236,7 +242,7 @@ def _pets(draft: Draft) -> None:
             draft.tell(world.query("legs", pet.kind)[0])
 
 
-def _jobs(draft: Draft) -> None:
+def _jobs(draft: DocumentWriter) -> None:
     dice, world = draft.dice, draft.world
     people = dice.some([person for person in world.people.values() if person.job], dice.between(3, 6))
     draft.say("Names and jobs:")

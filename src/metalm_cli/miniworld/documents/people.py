@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from metalm_cli.miniworld.documents.document_writer import Draft
-from metalm_cli.miniworld.english import article, capital, listed, words
+from metalm_cli.miniworld.documents.document_writer import DocumentWriter
+from metalm_cli.miniworld.english import article, capitalise, listed, words
 from metalm_cli.miniworld.facts import Fact, Person
 
 _HOME = ("works_at", "attends", "wakes_at")
@@ -11,23 +11,23 @@ _SELF = ("age", "hair", "trait")
 _TASTES = ("likes", "dislikes", "hobby", "favourite_colour")
 
 
-def some_person(draft: Draft) -> Person:
+def some_person(draft: DocumentWriter) -> Person:
     """Any person of the world."""
     return draft.dice.pick(list(draft.world.people.values()))
 
 
-def about(draft: Draft, person: Person, relations: tuple[str, ...]) -> list[Fact]:
+def sentences_about(draft: DocumentWriter, person: Person, relations: tuple[str, ...]) -> list[Fact]:
     """The person's facts of some relations that a document may state."""
     query = draft.world.query
     return [fact for relation in relations for fact in query(relation, person.name) if draft.can(fact)]
 
 
-def relatives(draft: Draft, person: Person) -> list[Fact]:
+def relatives(draft: DocumentWriter, person: Person) -> list[Fact]:
     """The statable facts that bind a person to others, whichever side the person is on."""
     return [fact for fact in draft.world.bonds[person.name] if draft.can(fact)]
 
 
-def introduce(draft: Draft, person: Person) -> None:
+def introduce(draft: DocumentWriter, person: Person) -> None:
     """The first sentence about a person, with the full name and the home."""
     home = Fact("lives_in", person.name, person.town)
     who = person.full_name
@@ -62,7 +62,7 @@ def introduce(draft: Draft, person: Person) -> None:
     draft.topic = person.name
 
 
-def describe_pet(draft: Draft, person: Person) -> None:
+def describe_pet(draft: DocumentWriter, person: Person) -> None:
     """A sentence or two about the pet, if there is one."""
     if not person.pet:
         return
@@ -78,7 +78,7 @@ def describe_pet(draft: Draft, person: Person) -> None:
         draft.say(f"Like every {pet.kind}, {pet.name} eats {eats.value}.", eats)
 
 
-def describe_thing(draft: Draft, person: Person) -> None:
+def describe_thing(draft: DocumentWriter, person: Person) -> None:
     """What a person owns, and how it looks."""
     kind = draft.dice.pick(person.things)
     thing = draft.world.belongings[f"{person.name}'s {kind}"]
@@ -98,25 +98,25 @@ def describe_thing(draft: Draft, person: Person) -> None:
             draft.tell(draft.dice.pick(properties))
     purpose = draft.world.query("used_to", kind)[0]
     if draft.can(purpose) and draft.dice.chance(0.4):
-        draft.say(f"{capital(person.name)} uses the {kind} to {purpose.value}.", purpose)
+        draft.say(f"{capitalise(person.name)} uses the {kind} to {purpose.value}.", purpose)
 
 
-def describe_bonds(draft: Draft, person: Person, most: int) -> None:
+def describe_bonds(draft: DocumentWriter, person: Person, most: int) -> None:
     """Some of a person's family and friends, told from that person's side."""
     for fact in draft.dice.some(relatives(draft, person), most):
         draft.tell_of(person.name, fact)
         other = draft.world.people[fact.value if fact.subject == person.name else fact.subject]
-        more = about(draft, other, ("age", "job", "hobby", "likes", "trait"))
+        more = sentences_about(draft, other, ("age", "job", "hobby", "likes", "trait"))
         if more and draft.dice.chance(0.45):
             draft.topic = ""
             draft.tell(draft.dice.pick(more))
 
 
-def portrait(draft: Draft) -> None:
+def portrait(draft: DocumentWriter) -> None:
     """Who a person is, what they like, whom they know."""
     person, dice = some_person(draft), draft.dice
     introduce(draft, person)
-    for fact in dice.some(about(draft, person, _SELF), dice.between(1, 3)):
+    for fact in dice.some(sentences_about(draft, person, _SELF), dice.between(1, 3)):
         draft.tell(fact)
     parts = dice.some(("work", "tastes", "bonds", "things", "pet", "home"), dice.pick((2, 2, 3, 3, 4, 5, 6)))
     for part in parts:
@@ -125,7 +125,7 @@ def portrait(draft: Draft) -> None:
         if part == "work":
             _describe_work(draft, person)
         elif part == "tastes":
-            for fact in dice.some(about(draft, person, _TASTES), dice.between(2, 4)):
+            for fact in dice.some(sentences_about(draft, person, _TASTES), dice.between(2, 4)):
                 draft.tell(fact)
         elif part == "bonds":
             describe_bonds(draft, person, dice.between(1, 3))
@@ -139,8 +139,8 @@ def portrait(draft: Draft) -> None:
         _compare_age(draft, person)
 
 
-def _describe_work(draft: Draft, person: Person) -> None:
-    for fact in draft.dice.some(about(draft, person, _HOME), draft.dice.between(1, 3)):
+def _describe_work(draft: DocumentWriter, person: Person) -> None:
+    for fact in draft.dice.some(sentences_about(draft, person, _HOME), draft.dice.between(1, 3)):
         draft.tell(fact)
     if person.job:
         kinds = [fact for relation in ("job_does", "job_tool") for fact in draft.world.query(relation, person.job)]
@@ -148,14 +148,14 @@ def _describe_work(draft: Draft, person: Person) -> None:
             draft.tell(fact)
 
 
-def _describe_home(draft: Draft, person: Person) -> None:
+def _describe_home(draft: DocumentWriter, person: Person) -> None:
     relations = ("terrain", "known_for", "population", "founded")
     facts = [fact for relation in relations for fact in draft.world.query(relation, person.town)]
     for fact in draft.dice.some(facts, draft.dice.between(1, 2)):
         draft.tell(fact)
 
 
-def _compare_age(draft: Draft, person: Person) -> None:
+def _compare_age(draft: DocumentWriter, person: Person) -> None:
     others = [other for other in draft.world.people.values() if other.age != person.age]
     other = draft.dice.pick(others)
     if person.age > other.age:
@@ -164,7 +164,7 @@ def _compare_age(draft: Draft, person: Person) -> None:
         draft.tell(Fact("older_than", other.name, person.name), reverse=True)
 
 
-def family(draft: Draft) -> None:
+def family(draft: DocumentWriter) -> None:
     """A household: its members, their ages and how they belong together."""
     dice, world = draft.dice, draft.world
     home = dice.pick(world.families)
@@ -197,13 +197,13 @@ def family(draft: Draft) -> None:
         inside = [fact for fact in relatives(draft, member) if fact.relation != "friend"]
         for fact in dice.some(inside, dice.between(1, 2)):
             draft.tell_of(member.name, fact)
-        for fact in dice.some(about(draft, member, (*_SELF, *_TASTES, "job")), dice.between(1, 3)):
+        for fact in dice.some(sentences_about(draft, member, (*_SELF, *_TASTES, "job")), dice.between(1, 3)):
             draft.tell(fact)
     if dice.chance(0.5):
         _close_family(draft, members)
 
 
-def _close_family(draft: Draft, members: list[Person]) -> None:
+def _close_family(draft: DocumentWriter, members: list[Person]) -> None:
     dice = draft.dice
     draft.turn()
     one, other = sorted(dice.some(members, 2), key=lambda member: -member.age)

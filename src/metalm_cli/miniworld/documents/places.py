@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from metalm_cli.miniworld.documents.document_writer import Draft, place_name
-from metalm_cli.miniworld.english import article, capital, clock, listed
+from metalm_cli.miniworld.documents.document_writer import DocumentWriter, place_name
+from metalm_cli.miniworld.english import article, capitalise, clock_time, listed
 from metalm_cli.miniworld.facts import Event, Fact, Town
 
 _ABOUT = ("terrain", "known_for", "population", "founded")
 
 
-def some_town(draft: Draft) -> Town:
+def some_town(draft: DocumentWriter) -> Town:
     """Any town of the world."""
     return draft.dice.pick(list(draft.world.towns.values()))
 
 
-def place(draft: Draft) -> None:
+def place(draft: DocumentWriter) -> None:
     """A town: where it lies, what it is known for, its buildings and people."""
     town, dice = some_town(draft), draft.dice
     draft.tell(Fact("terrain", town.name, town.terrain))
@@ -53,7 +53,7 @@ def place(draft: Draft) -> None:
         )
 
 
-def _street(draft: Draft, town: Town) -> None:
+def _street(draft: DocumentWriter, town: Town) -> None:
     dice = draft.dice
     kinds = dice.some(town.buildings, dice.between(2, 4))
     has = [Fact("has_building", town.name, kind) for kind in kinds]
@@ -63,7 +63,7 @@ def _street(draft: Draft, town: Town) -> None:
         draft.tell(fact)
 
 
-def neighbours(draft: Draft, town: Town, most: int) -> None:
+def neighbours(draft: DocumentWriter, town: Town, most: int) -> None:
     """Where the town lies as seen from others, and how large it is beside them."""
     dice, world = draft.dice, draft.world
     others = [other for other in world.towns.values() if other.name != town.name]
@@ -79,7 +79,7 @@ def neighbours(draft: Draft, town: Town, most: int) -> None:
         draft.tell(Fact(relation, one.name, two.name), reverse=not more)
 
 
-def _inhabitants(draft: Draft, town: Town) -> None:
+def _inhabitants(draft: DocumentWriter, town: Town) -> None:
     dice = draft.dice
     people = [person for person in draft.world.people.values() if person.town == town.name]
     for person in dice.some(people, dice.between(1, 3)):
@@ -103,7 +103,7 @@ def _inhabitants(draft: Draft, town: Town) -> None:
         draft.tell(dice.pick(facts))
 
 
-def _buildings(draft: Draft, town: Town) -> None:
+def _buildings(draft: DocumentWriter, town: Town) -> None:
     dice = draft.dice
     for kind in dice.some(town.buildings, dice.between(1, 3)):
         building = f"{town.name} {kind}"
@@ -116,7 +116,7 @@ def _buildings(draft: Draft, town: Town) -> None:
             draft.tell(fact)
 
 
-def announce(draft: Draft, event: Event) -> None:
+def announce(draft: DocumentWriter, event: Event) -> None:
     """One sentence about when and where an event takes place, as far as documents may say."""
     where = Fact("event_place", event.name, event.building)
     day, hour = Fact("event_day", event.name, event.day), Fact("event_hour", event.name, str(event.hour))
@@ -125,8 +125,8 @@ def announce(draft: Draft, event: Event) -> None:
         draft.say(
             draft.dice.pick(
                 (
-                    f"The {event.name} takes place at {at} every {event.day} at {clock(event.hour)}.",
-                    f"Every {event.day} at {clock(event.hour)} there is the {event.name} at {at}.",
+                    f"The {event.name} takes place at {at} every {event.day} at {clock_time(event.hour)}.",
+                    f"Every {event.day} at {clock_time(event.hour)} there is the {event.name} at {at}.",
                 )
             ),
             where,
@@ -139,7 +139,7 @@ def announce(draft: Draft, event: Event) -> None:
         draft.tell(where)
 
 
-def notice(draft: Draft) -> None:
+def notice(draft: DocumentWriter) -> None:
     """A notice on the wall: what takes place when, and whom to ask."""
     dice, world = draft.dice, draft.world
     draft.joint = dice.pick(("\n", "\n\n"))
@@ -176,7 +176,7 @@ def notice(draft: Draft) -> None:
     )
 
 
-def _attend(draft: Draft, event: Event) -> None:
+def _attend(draft: DocumentWriter, event: Event) -> None:
     dice = draft.dice
     person = dice.pick(list(draft.world.people.values()))
     home = Fact("lives_in", person.name, person.town)
@@ -194,7 +194,7 @@ def _attend(draft: Draft, event: Event) -> None:
     )
 
 
-def directions(draft: Draft) -> None:
+def directions(draft: DocumentWriter) -> None:
     """How to find one's way between the buildings of a town, in street order."""
     town, dice, query = some_town(draft), draft.dice, draft.world.query
     draft.say(
@@ -230,5 +230,5 @@ def directions(draft: Draft) -> None:
             draft.tell(dice.pick(more))
     if dice.chance(0.6):
         draft.turn()
-        draft.say(capital(f"the walk ends at the {walk[-1]}."))
+        draft.say(capitalise(f"the walk ends at the {walk[-1]}."))
         neighbours(draft, town, dice.between(1, 2))

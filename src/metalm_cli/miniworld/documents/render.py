@@ -8,17 +8,17 @@ from typing import Any, overload
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.miniworld.documents.chronicle import chronicle
-from metalm_cli.miniworld.documents.document_writer import Draft
-from metalm_cli.miniworld.documents.lessons import entry, howto, questions
+from metalm_cli.miniworld.documents.document_writer import DocumentWriter
+from metalm_cli.miniworld.documents.lessons import dictionary_entry, howto, questions
 from metalm_cli.miniworld.documents.numbers import counting, lists
 from metalm_cli.miniworld.documents.people import family, portrait
 from metalm_cli.miniworld.documents.places import directions, notice, place
 from metalm_cli.miniworld.documents.stories import day, dialogue, letter
 from metalm_cli.miniworld.facts import Fact
-from metalm_cli.miniworld.rng import Dice
+from metalm_cli.miniworld.rng import SeededRandom
 from metalm_cli.miniworld.world import World, world_of
 
-KINDS: dict[str, tuple[Callable[[Draft], None], int]] = {
+KINDS: dict[str, tuple[Callable[[DocumentWriter], None], int]] = {
     "portrait": (portrait, 14),
     "family": (family, 7),
     "place": (place, 9),
@@ -31,7 +31,7 @@ KINDS: dict[str, tuple[Callable[[Draft], None], int]] = {
     "counting": (counting, 8),
     "list": (lists, 6),
     "questions": (questions, 11),
-    "entry": (entry, 10),
+    "entry": (dictionary_entry, 10),
     "chronicle": (chronicle, 9),
 }
 """Each kind of document, with the function that writes it and its weight."""
@@ -57,9 +57,9 @@ def render(seed: int, index: int) -> Rendered:
     Raises:
         MetalmError: If the seed is no integer of at least 0.
     """
-    dice = Dice(seed, "document", index)
+    dice = SeededRandom(seed, "document", index)
     kind = dice.pick(_LOTS)
-    draft = Draft(world_of(seed), dice)
+    draft = DocumentWriter(world_of(seed), dice)
     write = KINDS[kind][0]
     write(draft)
     while draft.size() < SHORTEST:
@@ -107,7 +107,7 @@ class Documents(Sequence[dict[str, Any]]):
         return (self[index] for index in range(self._count))
 
 
-def documents(count: int, seed: int = 0) -> Documents:
+def miniworld_documents(count: int, seed: int = 0) -> Documents:
     """Documents 0 to ``count - 1`` of a seed's world, in the form of rows of the Pile.
 
     Args:

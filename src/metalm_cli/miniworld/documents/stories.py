@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from metalm_cli.miniworld import lexicon as lex
-from metalm_cli.miniworld.documents.document_writer import Draft
-from metalm_cli.miniworld.documents.people import about, relatives, some_person
+from metalm_cli.miniworld.documents.document_writer import DocumentWriter
+from metalm_cli.miniworld.documents.people import relatives, sentences_about, some_person
 from metalm_cli.miniworld.documents.places import announce
-from metalm_cli.miniworld.english import PRONOUNS, capital, words
+from metalm_cli.miniworld.english import PRONOUNS, capitalise, words
 from metalm_cli.miniworld.facts import RELATIONS, Fact, Person
 
 WEATHER = ("sunny", "rainy", "windy", "cold", "warm", "cloudy", "snowy")
@@ -19,7 +19,7 @@ _SMALL_TALK = (
 )
 
 
-def day(draft: Draft) -> None:
+def day(draft: DocumentWriter) -> None:
     """A person's day from morning to night."""
     dice, person = draft.dice, some_person(draft)
     he = PRONOUNS[person.gender]
@@ -55,7 +55,7 @@ def day(draft: Draft) -> None:
             (
                 f"At {words(bed)} {he['he']} goes to bed.",
                 f"{he['He']} is tired and falls asleep at {words(bed)}.",
-                f"{capital(he['he'])} turns off the lamp at {words(bed)} and sleeps until the next morning.",
+                f"{capitalise(he['he'])} turns off the lamp at {words(bed)} and sleeps until the next morning.",
             )
         )
     )
@@ -94,16 +94,16 @@ _OPENINGS = (
 )
 
 
-def _order(draft: Draft, part: int) -> str:
+def _order(draft: DocumentWriter, part: int) -> str:
     return draft.dice.pick(_OPENINGS[part])
 
 
-def _turn(draft: Draft) -> None:
+def _turn(draft: DocumentWriter) -> None:
     if draft.dice.chance(0.35):
         draft.turn()
 
 
-def _work(draft: Draft, person: Person) -> None:
+def _work(draft: DocumentWriter, person: Person) -> None:
     name = person.name
     if person.is_child:
         school = Fact("attends", name, f"{person.town} school")
@@ -138,12 +138,12 @@ def _eaten(person: Person, meals: tuple[str, ...]) -> list[str]:
     return [meal for meal in meals if (food.one or food.name) not in meal]
 
 
-def _lunch(draft: Draft, person: Person) -> None:
+def _lunch(draft: DocumentWriter, person: Person) -> None:
     he = PRONOUNS[person.gender]["he"]
     draft.say(f"At noon {he} has {draft.dice.pick(_eaten(person, _LUNCH))} for lunch.")
 
 
-def _meet(draft: Draft, person: Person) -> None:
+def _meet(draft: DocumentWriter, person: Person) -> None:
     friends = [fact for fact in relatives(draft, person) if fact.relation == "friend"]
     if not friends:
         return
@@ -151,7 +151,7 @@ def _meet(draft: Draft, person: Person) -> None:
     friend = fact.value if fact.subject == person.name else fact.subject
     draft.say(f"{_order(draft, 2)} {person.name} meets {PRONOUNS[person.gender]['his']} friend {friend}.", fact)
     draft.say(draft.dice.pick(_TOGETHER))
-    more = about(draft, draft.world.people[friend], ("trait", "hobby", "lives_in", "job"))
+    more = sentences_about(draft, draft.world.people[friend], ("trait", "hobby", "lives_in", "job"))
     if draft.dice.chance(0.5):
         draft.tell(draft.dice.pick(more))
 
@@ -165,21 +165,21 @@ _TOGETHER = (
 )
 
 
-def _shop(draft: Draft, person: Person) -> None:
-    liked = about(draft, person, ("likes",))
+def _shop(draft: DocumentWriter, person: Person) -> None:
+    liked = sentences_about(draft, person, ("likes",))
     bought = draft.dice.some([food.name for food in lex.FOODS if food.name != person.dislikes], 2)
     draft.say(f"{_order(draft, 2)} {person.name} goes shopping and buys {bought[0]} and {bought[1]}.")
     if liked:
         draft.tell(draft.dice.pick(liked))
 
 
-def _event(draft: Draft, person: Person) -> None:
+def _event(draft: DocumentWriter, person: Person) -> None:
     event = draft.dice.pick(list(draft.world.events.values()))
     draft.say(f"{person.name} also reads about the {event.name}.")
     announce(draft, event)
 
 
-def _hobby(draft: Draft, person: Person) -> None:
+def _hobby(draft: DocumentWriter, person: Person) -> None:
     hobby = Fact("hobby", person.name, person.hobby)
     if draft.can(hobby):
         his = PRONOUNS[person.gender]["his"]
@@ -189,7 +189,7 @@ def _hobby(draft: Draft, person: Person) -> None:
 _SCENES = (_lunch, _meet, _shop, _hobby, _event)
 
 
-def _speak(draft: Draft, turns: list[tuple[str, str]]) -> None:
+def _speak(draft: DocumentWriter, turns: list[tuple[str, str]]) -> None:
     """Write the turns of a conversation, as a script or as quoted speech."""
     script = draft.dice.chance(0.5)
     merged: list[tuple[str, str]] = []
@@ -207,7 +207,7 @@ def _speak(draft: Draft, turns: list[tuple[str, str]]) -> None:
             draft.line(f'"{said}" {"asks" if said.endswith("?") else "says"} {speaker}.')
 
 
-def dialogue(draft: Draft) -> None:
+def dialogue(draft: DocumentWriter) -> None:
     """Two people meet and ask each other questions."""
     dice, world = draft.dice, draft.world
     one = some_person(draft)
@@ -235,9 +235,9 @@ def dialogue(draft: Draft) -> None:
     _speak(draft, turns)
 
 
-def _exchange(draft: Draft, asker: Person, speaker: Person, asked: set[str]) -> list[tuple[str, str]]:
+def _exchange(draft: DocumentWriter, asker: Person, speaker: Person, asked: set[str]) -> list[tuple[str, str]]:
     """A question, its answer, and at times what the asker says to it."""
-    facts = [fact for fact in about(draft, speaker, _TALK) if speaker.name + fact.relation not in asked]
+    facts = [fact for fact in sentences_about(draft, speaker, _TALK) if speaker.name + fact.relation not in asked]
     if not facts:
         return []
     fact = draft.dice.pick(facts)
@@ -258,7 +258,7 @@ _ASIDES = ("That is how it is.", "Everyone at home knows it.", "Now you know.", 
 _LEAVE = ("It is late. I have to go now.", "Thank you for the nice talk.", "Let us meet again soon.")
 
 
-def letter(draft: Draft) -> None:
+def letter(draft: DocumentWriter) -> None:
     """A letter from one person to another."""
     dice = draft.dice
     writer = some_person(draft)
@@ -276,7 +276,7 @@ def letter(draft: Draft) -> None:
         )
     )
     draft.say(f"The weather is {dice.pick(WEATHER)} today.")
-    own = about(draft, writer, (*_TALK, "wakes_at", "has_pet"))
+    own = sentences_about(draft, writer, (*_TALK, "wakes_at", "has_pet"))
     bonds = [fact for fact in relatives(draft, writer) if fact.subject == writer.name or _symmetric(fact)]
     for fact in dice.some(own, dice.between(2, 6)) + dice.some(bonds, dice.between(0, 3)):
         if dice.chance(0.25):
@@ -290,7 +290,7 @@ def letter(draft: Draft) -> None:
         for fact in dice.some(facts, 2):
             draft.tell(fact)
     _turn(draft)
-    questions = dice.some([fact for fact in about(draft, reader, _TALK) if fact.relation != "lives_in"], 2)
+    questions = dice.some([fact for fact in sentences_about(draft, reader, _TALK) if fact.relation != "lives_in"], 2)
     for question in dict.fromkeys(draft.you(fact) for fact in questions):
         draft.say(question)
     draft.say(dice.pick(("Please write soon.", "I look forward to your letter.", "Come and visit me one day.")))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 
-from metalm_cli.miniworld.english import article, capital, listed
+from metalm_cli.miniworld.english import article, capitalise, listed
 from metalm_cli.miniworld.pictures.scene import (
     COMBINATIONS,
     GROUPS,
@@ -20,7 +20,7 @@ from metalm_cli.miniworld.pictures.scene import (
     showing,
     square,
 )
-from metalm_cli.miniworld.rng import Dice
+from metalm_cli.miniworld.rng import SeededRandom
 
 Pair = tuple[Scene, Scene]
 """The left picture and the right one."""
@@ -29,21 +29,21 @@ Claimed = list[tuple[str, str, Pair]]
 _TRUTH = ("true", "false")
 
 
-def captions(shown: Scene, dice: Dice) -> list[str]:
+def captions(shown: Scene, dice: SeededRandom) -> list[str]:
     """Three captions: a list, the places, and how things stand to each other."""
     items = list(shown.items)
     spots = [f"{item.a} {PLACES[item.place]}" for item in items]
-    found = [f"{capital(listed([item.a for item in items]))}.", f"The picture shows {listed(spots)}."]
+    found = [f"{capitalise(listed([item.a for item in items]))}.", f"The picture shows {listed(spots)}."]
     if len(items) == 1:
         return [*found, f"There is one thing in the picture, {items[0].a}."]
     one, other = dice.some(items, 2)
     relation = dice.pick([name for name, holds in RELATIONS.items() if holds(one.place, other.place)])
     rest = [item.a for item in items if item not in (one, other)]
     more = f", and there is also {listed(rest)}" if rest else ""
-    return [*found, f"{capital(one.a)} is {relation} {other.a}{more}."]
+    return [*found, f"{capitalise(one.a)} is {relation} {other.a}{more}."]
 
 
-def claims(dice: Dice, split: str) -> Claimed:
+def claims(dice: SeededRandom, split: str) -> Claimed:
     """Two statements in the same words but for what they are about, which the split asks about.
 
     Of each of two pairs of pictures one is true and the other false.
@@ -51,14 +51,14 @@ def claims(dice: Dice, split: str) -> Claimed:
     return dice.pick((_both, _one, _side, _more, _alike))(dice, split)
 
 
-def _both(dice: Dice, split: str) -> Claimed:
+def _both(dice: SeededRandom, split: str) -> Claimed:
     one, other = several(dice, split, 2)
     text = dice.pick(("Both pictures show {}.", "There is {} in each of the two pictures."))
     pairs = [_lone(dice, other, shared=[one]), _lone(dice, one, shared=[other])]
     return square([text.format(article(" ".join(what))) for what in (one, other)], _TRUTH, pairs)
 
 
-def _one(dice: Dice, split: str) -> Claimed:
+def _one(dice: SeededRandom, split: str) -> Claimed:
     one, other = several(dice, split, 2)
     text = dice.pick(("Only one of the pictures shows {}.", "There is {} in one of the pictures but not in the other."))
     pairs = []
@@ -68,14 +68,18 @@ def _one(dice: Dice, split: str) -> Claimed:
 
 
 def _lone(
-    dice: Dice, lone: Combination, *, shared: list[Combination] | None = None, missing: list[Combination] | None = None
+    dice: SeededRandom,
+    lone: Combination,
+    *,
+    shared: list[Combination] | None = None,
+    missing: list[Combination] | None = None,
 ) -> Pair:
     """Two pictures of which one shows a thing, and both or neither show another."""
     both, neither = shared or [], missing or []
     return _shuffled(dice, showing(dice, [lone, *both], neither), showing(dice, both, [lone, *neither]))
 
 
-def _side(dice: Dice, split: str) -> Claimed:
+def _side(dice: SeededRandom, split: str) -> Claimed:
     one = asked(dice, split)
     other = near(dice, split, one)
     side = dice.pick(("left", "right"))
@@ -91,7 +95,7 @@ _COUNTS = [(a, b, c, d) for a, b, c, d in product(range(5), repeat=4) if a > c a
 """How many things of two groups there are in one picture and in another: more of the first, and of the second."""
 
 
-def _more(dice: Dice, split: str) -> Claimed:
+def _more(dice: SeededRandom, split: str) -> Claimed:
     groups = dice.shuffled(tuple(GROUPS))
     sides = dice.pick((("left", "right"), ("right", "left")))
     text = dice.pick(
@@ -118,7 +122,7 @@ def _more(dice: Dice, split: str) -> Claimed:
     return square([text.format(*sides, group=group) for group in groups], _TRUTH, pairs)
 
 
-def _alike(dice: Dice, split: str) -> Claimed:
+def _alike(dice: SeededRandom, split: str) -> Claimed:
     one, other = several(dice, split, 2)
     says_same = dice.chance(0.5)
     text = "The {} has the same colour in both pictures."
@@ -133,5 +137,5 @@ def _alike(dice: Dice, split: str) -> Claimed:
     return square([text.format(one[1]), text.format(other[1])], _TRUTH if says_same else _TRUTH[::-1], pairs)
 
 
-def _shuffled(dice: Dice, one: Scene, other: Scene) -> Pair:
+def _shuffled(dice: SeededRandom, one: Scene, other: Scene) -> Pair:
     return (one, other) if dice.chance(0.5) else (other, one)

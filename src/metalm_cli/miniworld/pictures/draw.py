@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from metalm_cli.miniworld.pictures.scene import Scene
-from metalm_cli.miniworld.rng import Dice
+from metalm_cli.miniworld.rng import SeededRandom
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -264,7 +264,7 @@ def draw(shown: Scene) -> Image:
     draw = ImageDraw.Draw(canvas)
     half = SIZE * _OVER // 2
     for item in shown.items:
-        dice = Dice("picture", shown.seed, item.place)
+        dice = SeededRandom("picture", shown.seed, item.place)
         radius = half * (0.36 + 0.08 * dice.roll())
         slack = half / 2 - radius - 5
         x, y = (half * (at + 0.5) + slack * (2 * dice.roll() - 1) for at in (item.place % 2, item.place // 2))

@@ -23,7 +23,7 @@ from metalm_cli.miniworld.pictures.scene import (
     square,
     without,
 )
-from metalm_cli.miniworld.rng import Dice
+from metalm_cli.miniworld.rng import SeededRandom
 
 LABELS = ("entailment", "neutral", "contradiction")
 SPOTS: dict[str, tuple[int, ...]] = {name: (at,) for at, name in enumerate(PLACES)}
@@ -41,20 +41,20 @@ Told = tuple[Combination, str, tuple[int, ...]]
 """A thing, the name of a part of the picture, and the places of that part."""
 
 
-def judged(dice: Dice, split: str) -> list[Judged]:
+def judged(dice: SeededRandom, split: str) -> list[Judged]:
     """Three hypotheses in the same words but for what they are about, about three pictures."""
     return dice.pick((_spot, _half, _number))(dice, split)
 
 
-def _spot(dice: Dice, split: str) -> list[Judged]:
+def _spot(dice: SeededRandom, split: str) -> list[Judged]:
     return _where(dice, split, SPOTS)
 
 
-def _half(dice: Dice, split: str) -> list[Judged]:
+def _half(dice: SeededRandom, split: str) -> list[Judged]:
     return _where(dice, split, HALVES)
 
 
-def _where(dice: Dice, split: str, parts: dict[str, tuple[int, ...]]) -> list[Judged]:
+def _where(dice: SeededRandom, split: str, parts: dict[str, tuple[int, ...]]) -> list[Judged]:
     """Whether things are in parts of the picture."""
     names = dice.some(tuple(parts), 3)
     told = [(what, name, parts[name]) for what, name in zip(several(dice, split, 3), names, strict=True)]
@@ -66,7 +66,7 @@ def _where(dice: Dice, split: str, parts: dict[str, tuple[int, ...]]) -> list[Ju
     ]
 
 
-def _hiding(dice: Dice, seen: Told, hidden: Told, wrong: Told) -> Scene:
+def _hiding(dice: SeededRandom, seen: Told, hidden: Told, wrong: Told) -> Scene:
     """A picture that shows one thing in its part, may hide another in its part, and lacks the third in its part.
 
     Of those two it may show one elsewhere, or something like it.
@@ -101,7 +101,7 @@ def _curtain(shown: Scene) -> str:
     return next(name for at, name in enumerate(PLACES) if at == shown.curtain)
 
 
-def _number(dice: Dice, split: str) -> list[Judged]:
+def _number(dice: SeededRandom, split: str) -> list[Judged]:
     """Whether there are two things or more of groups and of colours: two, one or none can be seen."""
     groups = dice.some((*GROUPS, *dice.some(COLOURS, 3)), 3)
     many = dice.chance(0.5)
@@ -120,7 +120,7 @@ def _number(dice: Dice, split: str) -> list[Judged]:
     ]
 
 
-def _counted(dice: Dice, split: str, most: str, one: str, none: str) -> Scene:
+def _counted(dice: SeededRandom, split: str, most: str, one: str, none: str) -> Scene:
     """A picture with two things of a group or a colour, one of another, none of a third, and a curtain."""
 
     def only(group: str, *, apart: str = "") -> list[Combination]:

@@ -19,7 +19,7 @@ from metalm_cli.miniworld.pictures.draw import png
 from metalm_cli.miniworld.pictures.explanations import judged
 from metalm_cli.miniworld.pictures.scene import Scene, asked, scene
 from metalm_cli.miniworld.pictures.vqa import ABOUT
-from metalm_cli.miniworld.rng import Dice
+from metalm_cli.miniworld.rng import SeededRandom
 from metalm_cli.miniworld.tasks.splits import SPLITS, TRIES
 
 Row = dict[str, Any]
@@ -82,7 +82,7 @@ def _drawn(task: str, split: str) -> tuple[Row, ...]:
     for turn in range(TRIES):
         if len(found) >= SPLITS[split]:
             break
-        dice = Dice("pictures", task, split, turn)
+        dice = SeededRandom("pictures", task, split, turn)
         group = make(dice, split, counts)
         written = [repr(row) for row in group]
         if seen.isdisjoint(written):
@@ -91,30 +91,30 @@ def _drawn(task: str, split: str) -> tuple[Row, ...]:
     return tuple(found)
 
 
-def _captions(dice: Dice, split: str, counts: dict[str, int]) -> list[Row]:
+def _captions(dice: SeededRandom, split: str, counts: dict[str, int]) -> list[Row]:
     shown = scene(dice, [(asked(dice, split), None)], more=dice.below(4))
     return [{"captions": captions(shown, dice), "scenes": (shown,)}]
 
 
-def _questions(dice: Dice, split: str, counts: dict[str, int]) -> list[Row]:
+def _questions(dice: SeededRandom, split: str, counts: dict[str, int]) -> list[Row]:
     about = min(ABOUT, key=lambda name: counts.get(name, 0))
     found = ABOUT[about](dice, split)
     counts[about] = counts.get(about, 0) + len(found)
     return [{"question": text, "answer": answer, "about": about, "scenes": (one,)} for text, answer, one in found]
 
 
-def _statements(dice: Dice, split: str, counts: dict[str, int]) -> list[Row]:
+def _statements(dice: SeededRandom, split: str, counts: dict[str, int]) -> list[Row]:
     return [{"statement": text, "label": label, "scenes": pair} for text, label, pair in claims(dice, split)]
 
 
-def _explanations(dice: Dice, split: str, counts: dict[str, int]) -> list[Row]:
+def _explanations(dice: SeededRandom, split: str, counts: dict[str, int]) -> list[Row]:
     return [
         {"hypothesis": text, "label": label, "explanation": explanation, "scenes": (one,)}
         for text, label, explanation, one in judged(dice, split)
     ]
 
 
-_MAKERS: dict[str, Callable[[Dice, str, dict[str, int]], list[Row]]] = {
+_MAKERS: dict[str, Callable[[SeededRandom, str, dict[str, int]], list[Row]]] = {
     "captions": _captions,
     "questions": _questions,
     "statements": _statements,

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from metalm_cli.miniworld.english import article
 from metalm_cli.miniworld.lexicon import COLOURS
-from metalm_cli.miniworld.rng import Dice
+from metalm_cli.miniworld.rng import SeededRandom
 
 SHAPES = ("circle", "square", "triangle", "star", "cross")
 ANIMALS = ("cat", "rabbit", "trout", "duck", "turtle", "owl", "mouse")
@@ -106,7 +106,7 @@ class Scene:
 
 
 def scene(
-    dice: Dice,
+    dice: SeededRandom,
     given: Iterable[tuple[Combination, int | None]] = (),
     *,
     more: int = 0,
@@ -139,7 +139,7 @@ def scene(
 
 
 def filled(
-    dice: Dice,
+    dice: SeededRandom,
     given: Iterable[tuple[Combination, int | None]],
     *wanted: tuple[Callable[[str, str], bool], int],
     curtain: int | None = None,
@@ -169,19 +169,19 @@ def without(*things: Combination) -> Callable[[str, str], bool]:
     return lambda colour, kind: (colour, kind) not in things
 
 
-def asked(dice: Dice, split: str, kinds: Sequence[str] = KINDS) -> Combination:
+def asked(dice: SeededRandom, split: str, kinds: Sequence[str] = KINDS) -> Combination:
     """Something that the split asks about, every kind equally likely."""
     kind = dice.pick(kinds)
     return dice.pick([what for what in COMBINATIONS[split] if what[1] == kind])
 
 
-def several(dice: Dice, split: str, count: int) -> list[Combination]:
+def several(dice: SeededRandom, split: str, count: int) -> list[Combination]:
     """Things of different kinds that the split asks about."""
     return [asked(dice, split, [kind]) for kind in dice.some(KINDS, count)]
 
 
 def near(
-    dice: Dice, split: str, what: Combination, *, apart: Sequence[str] = (), but: Sequence[Combination] = ()
+    dice: SeededRandom, split: str, what: Combination, *, apart: Sequence[str] = (), but: Sequence[Combination] = ()
 ) -> Combination:
     """Something else of the same kind or of the same colour, so that neither tells it apart by itself.
 
@@ -197,7 +197,7 @@ def near(
     return dice.pick(alike[0] or alike[1])
 
 
-def showing(dice: Dice, present: Sequence[Combination], missing: Sequence[Combination] = ()) -> Scene:
+def showing(dice: SeededRandom, present: Sequence[Combination], missing: Sequence[Combination] = ()) -> Scene:
     """A picture of some things without others, in whose stead there is something like each, and perhaps more."""
     given = list(present)
     for what in missing:

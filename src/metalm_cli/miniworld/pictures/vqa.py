@@ -22,14 +22,14 @@ from metalm_cli.miniworld.pictures.scene import (
     showing,
     square,
 )
-from metalm_cli.miniworld.rng import Dice
+from metalm_cli.miniworld.rng import SeededRandom
 
 Asked = list[tuple[str, str, Scene]]
 """Questions with their answers and pictures: each question and each picture has two answers."""
 YES_NO = ("yes", "no")
 
 
-def colour(dice: Dice, split: str) -> Asked:
+def colour(dice: SeededRandom, split: str) -> Asked:
     """What colour something has: of two things, whose colours are exchanged. No two things have the same colour."""
     known = {kind: [one for one, other in COMBINATIONS[split] if other == kind] for kind in KINDS}
     kind = dice.pick(KINDS)
@@ -49,7 +49,7 @@ def _coloured(shade: str) -> Callable[[str, str], bool]:
     return lambda colour, kind: colour == shade
 
 
-def place(dice: Dice, split: str) -> Asked:
+def place(dice: SeededRandom, split: str) -> Asked:
     """Where something is: two things, which change places."""
     one, other = several(dice, split, 2)
     spots = dice.some(range(4), 2)
@@ -58,7 +58,7 @@ def place(dice: Dice, split: str) -> Asked:
     return square([text.format(one[1]), text.format(other[1])], [PLACES[at] for at in spots], pictures)
 
 
-def kind(dice: Dice, split: str) -> Asked:
+def kind(dice: SeededRandom, split: str) -> Asked:
     """What is at a place: two things, which change places."""
     things = several(dice, split, 2)
     p, q = dice.some(range(4), 2)
@@ -67,7 +67,7 @@ def kind(dice: Dice, split: str) -> Asked:
     return square([text.format(PLACES[at]) for at in (p, q)], [article(what[1]) for what in things], pictures)
 
 
-def number(dice: Dice, split: str) -> Asked:
+def number(dice: SeededRandom, split: str) -> Asked:
     """How many things there are of a group, and of a colour: one to four of four."""
     what = asked(dice, split, [kind for kinds in GROUPS.values() for kind in kinds])
     shade, group = what[0], next(name for name, kinds in GROUPS.items() if what[1] in kinds)
@@ -86,7 +86,7 @@ def number(dice: Dice, split: str) -> Asked:
     return square(texts, [words(count) for count in counts], [drawn(*counts), drawn(*counts[::-1])])
 
 
-def presence(dice: Dice, split: str) -> Asked:
+def presence(dice: SeededRandom, split: str) -> Asked:
     """Whether something is there: where it is not, things like it are."""
     one = asked(dice, split)
     other = near(dice, split, one)
@@ -95,7 +95,7 @@ def presence(dice: Dice, split: str) -> Asked:
     return square([text.format(article(" ".join(what))) for what in (one, other)], YES_NO, pictures)
 
 
-def order(dice: Dice, split: str) -> Asked:
+def order(dice: SeededRandom, split: str) -> Asked:
     """How two things stand: once so, once the other way round."""
     one = asked(dice, split)
     other = dice.pick([what for what in COMBINATIONS["train"] if what[1] != one[1]])
@@ -109,7 +109,7 @@ def order(dice: Dice, split: str) -> Asked:
     return square(texts, YES_NO, pictures)
 
 
-def neighbour(dice: Dice, split: str) -> Asked:
+def neighbour(dice: SeededRandom, split: str) -> Asked:
     """What stands so to something: one thing beside it and one above or below, which change places."""
     things = several(dice, split, 2)
     anchor = dice.pick([what for what in COMBINATIONS["train"] if what[1] not in [kind for _, kind in things]])
@@ -121,7 +121,7 @@ def neighbour(dice: Dice, split: str) -> Asked:
     return square(texts, [article(what[1]) for what in things], pictures)
 
 
-ABOUT: dict[str, Callable[[Dice, str], Asked]] = {
+ABOUT: dict[str, Callable[[SeededRandom, str], Asked]] = {
     "colour": colour,
     "place": place,
     "kind": kind,

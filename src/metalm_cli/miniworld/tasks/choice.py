@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from metalm_cli.miniworld import lexicon as lex
-from metalm_cli.miniworld.english import PRONOUNS, article, capital, third, words
+from metalm_cli.miniworld.english import PRONOUNS, article, capitalise, third_person, words
 from metalm_cli.miniworld.facts import Fact
-from metalm_cli.miniworld.rng import Dice
+from metalm_cli.miniworld.rng import SeededRandom
 from metalm_cli.miniworld.tasks.clauses import attribute, differing, sentence
-from metalm_cli.miniworld.tasks.splits import Group, Row
+from metalm_cli.miniworld.tasks.splits import RowDict, RowGroup
 from metalm_cli.miniworld.world import World
 
 _JOBS = {job.name: job for job in lex.JOBS}
@@ -107,7 +107,7 @@ _CLUES: dict[str, Callable[[list[Fact]], tuple[str, ...]]] = {
 }
 
 
-def pronouns(world: World, dice: Dice) -> Group | None:
+def pronouns(world: World, dice: SeededRandom) -> RowGroup | None:
     """Two people of one gender, a fact about each, and a sentence whose pronoun the facts decide."""
     gender = dice.pick(("he", "she"))
     if dice.chance(0.12):
@@ -135,7 +135,7 @@ def _owned(fact: Fact, form: int) -> str:
     return attribute(fact, form)
 
 
-def _by_pet(world: World, dice: Dice, gender: str) -> Group | None:
+def _by_pet(world: World, dice: SeededRandom, gender: str) -> RowGroup | None:
     owners = [person for person in world.people.values() if person.pet and person.gender == gender]
     if len(owners) < 2:
         return None
@@ -146,7 +146,7 @@ def _by_pet(world: World, dice: Dice, gender: str) -> Group | None:
     if kinds[0].food != kinds[1].food:
         clues.append(f"on the way home {{he}} looks for {kinds[0].food} that {{his}} pet can eat")
     if kinds[0].sound and kinds[0].sound != kinds[1].sound:
-        clues.append(f"{{his}} pet often {third(kinds[0].sound)}")
+        clues.append(f"{{his}} pet often {third_person(kinds[0].sound)}")
 
     def told(first: str, second: str) -> list[str]:
         pairs = zip((first, second), pets, strict=True)
@@ -157,12 +157,12 @@ def _by_pet(world: World, dice: Dice, gender: str) -> Group | None:
 
 def _meant(
     world: World,
-    dice: Dice,
+    dice: SeededRandom,
     key: tuple[str, str, str],
     told: Callable[[str, str], list[str]],
     clue: str,
     gender: str,
-) -> Group:
+) -> RowGroup:
     """Two rows: the facts of the one and the other are exchanged, and so is who the pronoun means."""
     relation, one, two = key
     a, b = dice.shuffled((one, two))
@@ -171,7 +171,7 @@ def _meant(
     last = sentence(clue.format_map(PRONOUNS[gender]))
     swap, scene_first = dice.chance(0.5), dice.chance(0.3)
     options = dice.shuffled((one, two))
-    rows: list[Row] = []
+    rows: list[RowDict] = []
     for first, second in ((one, two), (two, one)):
         facts = told(first, second)
         if swap == (first == one):
@@ -189,12 +189,12 @@ def _pronoun(last: str, gender: str) -> str:
     return next(word for word in last.lower().replace(",", "").replace(".", "").split() if word in forms)
 
 
-def outcomes(world: World, dice: Dice) -> Group | None:
+def outcomes(world: World, dice: SeededRandom) -> RowGroup | None:
     """A situation with two ways to go on, of which the rules of the world allow one."""
     return dice.pick((_opening, _beginning, _material, _tool, _asked, _dinner, _hungry))(world, dice)
 
 
-def _either(dice: Dice, key: tuple[str, ...], contexts: tuple[str, str], outcome: tuple[str, str]) -> Group:
+def _either(dice: SeededRandom, key: tuple[str, ...], contexts: tuple[str, str], outcome: tuple[str, str]) -> RowGroup:
     """Two rows with the same options: each situation has its own outcome."""
     options = dice.shuffled(outcome)
     return key, [
@@ -203,7 +203,7 @@ def _either(dice: Dice, key: tuple[str, ...], contexts: tuple[str, str], outcome
     ]
 
 
-def _opening(world: World, dice: Dice) -> Group:
+def _opening(world: World, dice: SeededRandom) -> RowGroup:
     person, building = dice.pick(list(world.people.values())), dice.pick(list(world.buildings.values()))
     he = PRONOUNS[person.gender]["he"]
     early, late = (words(hour) for hour in sorted(dice.some(range(6, 12), 2)))
@@ -218,12 +218,12 @@ def _opening(world: World, dice: Dice) -> Group:
     contexts = (frame.format(opens=late, comes=early, **slots), frame.format(opens=early, comes=late, **slots))
     outcome = dice.pick(
         (
-            (f"{capital(he)} finds the door still closed.", f"{capital(he)} finds the door open."),
-            (f"{capital(he)} has to wait outside.", f"{capital(he)} can go in at once."),
+            (f"{capitalise(he)} finds the door still closed.", f"{capitalise(he)} finds the door open."),
+            (f"{capitalise(he)} has to wait outside.", f"{capitalise(he)} can go in at once."),
         )
     )
     if building.kind in lex.OPEN_AIR:
-        outcome = (f"{capital(he)} has to wait outside.", f"{capital(he)} can go in at once.")
+        outcome = (f"{capitalise(he)} has to wait outside.", f"{capitalise(he)} can go in at once.")
         contexts = (contexts[0].replace("its door", "its gate"), contexts[1].replace("its door", "its gate"))
         contexts = (
             contexts[0].replace("the door of", "the gate of"),
@@ -232,7 +232,7 @@ def _opening(world: World, dice: Dice) -> Group:
     return _either(dice, ("opening", person.name, building.kind), contexts, outcome)
 
 
-def _beginning(world: World, dice: Dice) -> Group:
+def _beginning(world: World, dice: SeededRandom) -> RowGroup:
     person, event = dice.pick(list(world.people.values())), dice.pick(list(world.events))
     he = PRONOUNS[person.gender]["he"]
     early, late = (words(hour) for hour in sorted(dice.some(range(2, 9), 2)))
@@ -248,7 +248,7 @@ def _beginning(world: World, dice: Dice) -> Group:
     outcome = dice.pick(
         (
             ("Nothing has begun yet.", "It has already begun."),
-            (f"{capital(he)} misses nothing.", f"{capital(he)} misses the beginning."),
+            (f"{capitalise(he)} misses nothing.", f"{capitalise(he)} misses the beginning."),
         )
     )
     return _either(dice, ("beginning", person.name, event), contexts, outcome)
@@ -267,7 +267,7 @@ _ACCIDENTS = (
 """Two materials, things made of them, what happens, and how it ends for each."""
 
 
-def _material(world: World, dice: Dice) -> Group:
+def _material(world: World, dice: SeededRandom) -> RowGroup:
     weak, strong, kinds, accident, outcome = dice.pick(_ACCIDENTS)
     kind = dice.pick(kinds)
     a, b = dice.some(list(world.people), 2)
@@ -283,7 +283,7 @@ def _material(world: World, dice: Dice) -> Group:
     return _either(dice, ("material", *sorted((a, b)), kind), contexts, outcome)
 
 
-def _tool(world: World, dice: Dice) -> Group | None:
+def _tool(world: World, dice: SeededRandom) -> RowGroup | None:
     a, b = dice.some(list(world.people.values()), 2)
     one, two = dice.some([thing for thing in lex.THINGS if thing.owned], 2)
     if not _separate(one.name, two.name):
@@ -308,7 +308,7 @@ def _tool(world: World, dice: Dice) -> Group | None:
     return _either(dice, ("tool", *sorted((a.name, b.name)), one.name), contexts, outcome)
 
 
-def _asked(world: World, dice: Dice) -> Group | None:
+def _asked(world: World, dice: SeededRandom) -> RowGroup | None:
     a, b = dice.some([person.name for person in world.people.values() if person.job], 2)
     one, two = dice.some(lex.JOBS, 2)
     if one.where == two.where or {one.name, two.name} <= {"cook", "baker"}:
@@ -326,7 +326,7 @@ def _asked(world: World, dice: Dice) -> Group | None:
     return _either(dice, ("asked", *sorted((a, b)), one.name), contexts, outcome)
 
 
-def _dinner(world: World, dice: Dice) -> Group:
+def _dinner(world: World, dice: SeededRandom) -> RowGroup:
     person = dice.pick(list(world.people.values()))
     he = PRONOUNS[person.gender]
     good, bad = dice.some([food.name for food in lex.FOODS], 2)
@@ -348,7 +348,7 @@ def _dinner(world: World, dice: Dice) -> Group:
     return _either(dice, ("dinner", person.name, *sorted((good, bad))), contexts, outcome)
 
 
-def _hungry(world: World, dice: Dice) -> Group | None:
+def _hungry(world: World, dice: SeededRandom) -> RowGroup | None:
     a, b = dice.some(list(world.people), 2)
     pet, other = dice.some(sorted(world.pets), 2)
     one, two = dice.some([animal for animal in lex.ANIMALS if animal.pet], 2)

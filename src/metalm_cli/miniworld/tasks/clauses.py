@@ -6,10 +6,10 @@ Clauses begin as they stand inside a sentence and have no full stop.
 
 from __future__ import annotations
 
-from metalm_cli.miniworld.documents.document_writer import place_name, shown
-from metalm_cli.miniworld.english import article, capital
+from metalm_cli.miniworld.documents.document_writer import fact_value_text, place_name
+from metalm_cli.miniworld.english import article, capitalise
 from metalm_cli.miniworld.facts import RELATIONS, Fact
-from metalm_cli.miniworld.rng import Dice
+from metalm_cli.miniworld.rng import SeededRandom
 from metalm_cli.miniworld.world import World
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
@@ -87,7 +87,7 @@ def attribute(fact: Fact, form: int) -> str:
         >>> attribute(Fact("hair", "Ada", "red"), 1)
         "Ada's hair is red"
     """
-    value = shown(fact)
+    value = fact_value_text(fact)
     forms = ATTRIBUTES[fact.relation]
     slots = {"n": named(RELATIONS[fact.relation].subject, fact.subject), "o": value, "ao": article(value)}
     return forms[form % len(forms)].format_map(slots)
@@ -106,15 +106,15 @@ def comparison(relation: str, one: str, other: str, form: int) -> str:
 
 def sentence(clause: str) -> str:
     """A clause as a sentence."""
-    return f"{capital(clause)}."
+    return f"{capitalise(clause)}."
 
 
-def text(dice: Dice, clauses: list[str]) -> str:
+def text(dice: SeededRandom, clauses: list[str]) -> str:
     """Clauses as sentences, in random order."""
     return " ".join(sentence(clause) for clause in dice.shuffled(clauses))
 
 
-def differing(world: World, dice: Dice, relation: str, count: int, gender: str = "") -> list[Fact] | None:
+def differing(world: World, dice: SeededRandom, relation: str, count: int, gender: str = "") -> list[Fact] | None:
     """Facts of a relation with as many subjects and as many values; of people of a gender, if one is given."""
     found: list[Fact] = []
     people = world.people
@@ -128,7 +128,7 @@ def differing(world: World, dice: Dice, relation: str, count: int, gender: str =
     return None
 
 
-def ordered(world: World, dice: Dice, relation: str, count: int) -> list[str] | None:
+def ordered(world: World, dice: SeededRandom, relation: str, count: int) -> list[str] | None:
     """Names in the order of a comparison, the greatest first, no two of them equal."""
     chosen = dice.some(list(dict.fromkeys(side for fact in world.query(relation) for side in fact[1:])), count)
     holds = world.holds
@@ -137,7 +137,7 @@ def ordered(world: World, dice: Dice, relation: str, count: int) -> list[str] | 
     return chosen if sorted(wins.values()) == list(range(count)) else None
 
 
-def aside(world: World, dice: Dice, relation: str, subject: str) -> str | None:
+def parenthetical(world: World, dice: SeededRandom, relation: str, subject: str) -> str | None:
     """A clause about the subject that has nothing to do with a relation, or None."""
     others = [
         name for name in _SIDE.get(RELATIONS[relation].subject, ()) if name not in (relation, _TWIN.get(relation))

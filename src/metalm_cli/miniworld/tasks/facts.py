@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from metalm_cli.miniworld import lexicon as lex
-from metalm_cli.miniworld.documents.document_writer import shown
+from metalm_cli.miniworld.documents.document_writer import fact_value_text
 from metalm_cli.miniworld.english import PRONOUNS, article, plural
 from metalm_cli.miniworld.facts import RELATIONS, Fact
 from metalm_cli.miniworld.phrases import KIND, NAME, PERSON
-from metalm_cli.miniworld.rng import Dice
+from metalm_cli.miniworld.rng import SeededRandom
 from metalm_cli.miniworld.tasks.clauses import named
-from metalm_cli.miniworld.tasks.splits import SPLITS, Row, split_of
+from metalm_cli.miniworld.tasks.splits import SPLITS, RowDict, split_of
 from metalm_cli.miniworld.world import World, world_of
 
 SEED = 0
@@ -27,24 +27,24 @@ _WHICH: dict[str, tuple[str, ...]] = {
 }
 
 
-def facts() -> dict[str, tuple[Row, ...]]:
+def facts() -> dict[str, tuple[RowDict, ...]]:
     """Questions about facts that are not held out; all that ask for one value are in one split.
 
     Returns:
         Rows ``question``, ``answers`` (all that are true; the first is one that documents state) by split.
     """
-    world, dice = world_of(SEED), Dice("task", "facts")
-    found: dict[str, list[Row]] = {split: [] for split in SPLITS}
+    world, dice = world_of(SEED), SeededRandom("task", "facts")
+    found: dict[str, list[RowDict]] = {split: [] for split in SPLITS}
     for key, rows in _asked(world, dice):
         found[split_of("facts", key)] += rows
     return {split: tuple(dice.shuffled(rows)[: SPLITS[split]]) for split, rows in found.items()}
 
 
-def _asked(world: World, dice: Dice) -> Iterator[tuple[tuple[str, ...], list[Row]]]:
+def _asked(world: World, dice: SeededRandom) -> Iterator[tuple[tuple[str, ...], list[RowDict]]]:
     for (relation, subject), told in _by_subject(world).items():
         questions = _questions(world, relation, subject)
         if questions and not world.held_out(_canonical(told[0])):
-            answers = [*dict.fromkeys(shown(fact) for fact in told)]
+            answers = [*dict.fromkeys(fact_value_text(fact) for fact in told)]
             answers += dict.fromkeys(_in_short(fact) for fact in told if _in_short(fact) not in answers)
             yield (relation, subject), [{"question": question, "answers": answers} for question in questions]
     for relation, forms in _WHICH.items():
@@ -89,7 +89,7 @@ _SHORT = {
 
 
 def _in_short(fact: Fact) -> str:
-    value = shown(fact)
+    value = fact_value_text(fact)
     return _SHORT.get(fact.relation, "{o}").format(o=value, ao=article(value))
 
 
@@ -114,14 +114,14 @@ def _questions(world: World, relation: str, subject: str) -> list[str]:
     return [form.format(s=named(kind, subject), do="do" if many else "does") for form in NAME[relation].ask]
 
 
-def _which(dice: Dice, fact: Fact, form: str) -> Row:
+def _which(dice: SeededRandom, fact: Fact, form: str) -> RowDict:
     kind = RELATIONS[fact.relation].subject
     right, wrong = named(kind, fact.subject), named(kind, fact.value)
     a, b = dice.shuffled((right, wrong))
     return {"question": form.format(a=a, b=b), "answers": [right]}
 
 
-def _sums(fact: Fact) -> list[Row]:
+def _sums(fact: Fact) -> list[RowDict]:
     one, sign, other = fact.subject.split(" ")
     word = {"+": "plus", "*": "times"}[sign]
     sums = [f"What is {one} {word} {other}?", f"How much is {other} {word} {one}?"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from metalm_cli.miniworld import lexicon as lex
-from metalm_cli.miniworld.english import PRONOUNS, article, capital, plural, third, words
+from metalm_cli.miniworld.english import PRONOUNS, article, capitalise, plural, third_person, words
 from metalm_cli.miniworld.facts import Person
-from metalm_cli.miniworld.rng import Dice
-from metalm_cli.miniworld.tasks.splits import Group
+from metalm_cli.miniworld.rng import SeededRandom
+from metalm_cli.miniworld.tasks.splits import RowGroup
 from metalm_cli.miniworld.world import World
 
 _VOWEL = ("apple", "onion", "egg", "owl", "eagle", "ant", "umbrella", "oven", "actor")
@@ -17,11 +17,11 @@ _COUNTED = ("apple", "pear", "plum", "lemon", "carrot", "onion", "egg", "cup", "
 _TIMES = ("every day", "on Sunday", "in the morning", "in summer", "after dinner", "today")
 _PLURAL_SUBJECTS = ("the neighbours", "the children", "{his} friends", "two of {his} friends", "the people next door")
 
-Pair = tuple[str, str]
+SentencePair = tuple[str, str]
 """A well-formed sentence, and the same words as they must not stand."""
 
 
-def grammar(world: World, dice: Dice) -> Group | None:
+def grammar(world: World, dice: SeededRandom) -> RowGroup | None:
     """A sentence and its corrupted twin."""
     person, other = dice.some(list(world.people.values()), 2)
     make = dice.pick(_KINDS)
@@ -30,14 +30,14 @@ def grammar(world: World, dice: Dice) -> Group | None:
     return (make.__name__, *sorted((person.name, other.name))), rows
 
 
-def _both(frame: str, right: Pair, **slots: str) -> Pair:
+def _both(frame: str, right: SentencePair, **slots: str) -> SentencePair:
     """A frame with two words in their places {x} and {y}, and exchanged."""
     one, two = right
     good, bad = frame.format(x=one, y=two, **slots), frame.format(x=two, y=one, **slots)
-    return capital(good), capital(bad)
+    return capitalise(good), capitalise(bad)
 
 
-def _agreement(dice: Dice, person: Person, other: Person) -> Pair:
+def _agreement(dice: SeededRandom, person: Person, other: Person) -> SentencePair:
     """One subject in the singular and one in the plural, each with its form of the verb."""
     verb, ends = dice.pick(
         (
@@ -51,7 +51,7 @@ def _agreement(dice: Dice, person: Person, other: Person) -> Pair:
             ("come", (f"from {person.town}", f"from {other.town}")),
         )
     )
-    one, two = {"be": ("is", "are"), "have": ("has", "have")}.get(verb, (third(verb), verb))
+    one, two = {"be": ("is", "are"), "have": ("has", "have")}.get(verb, (third_person(verb), verb))
     many = dice.pick(_PLURAL_SUBJECTS).format_map(PRONOUNS[person.gender])
     join = dice.pick((", and ", ", but ", ", while "))
     if dice.chance(0.5):
@@ -59,7 +59,7 @@ def _agreement(dice: Dice, person: Person, other: Person) -> Pair:
     return _both(f"{many} {{x}} {ends[1]}{join}{person.name} {{y}} {ends[0]}.", (two, one))
 
 
-def _articles(dice: Dice, person: Person, other: Person) -> Pair:
+def _articles(dice: SeededRandom, person: Person, other: Person) -> SentencePair:
     frame = dice.pick(
         (
             "{n} sees {x} {vowel} and {y} {consonant} in the picture.",
@@ -72,7 +72,7 @@ def _articles(dice: Dice, person: Person, other: Person) -> Pair:
     return _both(frame, ("an", "a"), **slots)
 
 
-def _numbers(dice: Dice, person: Person, other: Person) -> Pair:
+def _numbers(dice: SeededRandom, person: Person, other: Person) -> SentencePair:
     noun, count = dice.pick(_COUNTED), words(dice.between(2, 12))
     frame = dice.pick(
         (
@@ -84,7 +84,7 @@ def _numbers(dice: Dice, person: Person, other: Person) -> Pair:
     return _both(frame, (noun, plural(noun)), n=person.name, m=other.name, count=count)
 
 
-def _determiner(dice: Dice, person: Person, other: Person) -> Pair:
+def _determiner(dice: SeededRandom, person: Person, other: Person) -> SentencePair:
     """The article behind its noun."""
     place = dice.pick(lex.BUILDINGS)
     frame = dice.pick(
@@ -97,7 +97,7 @@ def _determiner(dice: Dice, person: Person, other: Person) -> Pair:
     return _both(frame, ("the", place), n=person.name, m=other.name, town=person.town, time=dice.pick(_TIMES))
 
 
-def _adjective(dice: Dice, person: Person, other: Person) -> Pair:
+def _adjective(dice: SeededRandom, person: Person, other: Person) -> SentencePair:
     """The adjective behind its noun."""
     thing = dice.pick([thing for thing in lex.THINGS if thing.owned])
     frame = dice.pick(
@@ -113,7 +113,7 @@ def _adjective(dice: Dice, person: Person, other: Person) -> Pair:
     return _both(frame, (colour, thing.name), n=person.name, **slots)
 
 
-def _preposition(dice: Dice, person: Person, other: Person) -> Pair:
+def _preposition(dice: SeededRandom, person: Person, other: Person) -> SentencePair:
     """The preposition behind its noun."""
     frame, pair = dice.pick(
         (
@@ -128,7 +128,7 @@ def _preposition(dice: Dice, person: Person, other: Person) -> Pair:
     return _both(frame, pair, n=person.name, m=other.name)
 
 
-def _case(dice: Dice, person: Person, other: Person) -> Pair:
+def _case(dice: SeededRandom, person: Person, other: Person) -> SentencePair:
     """Subject and object forms of a pronoun."""
     he, him = PRONOUNS[person.gender]["he"], PRONOUNS[person.gender]["him"]
     frame = dice.pick(
@@ -143,7 +143,7 @@ def _case(dice: Dice, person: Person, other: Person) -> Pair:
     return _both(frame, (he, him), m=other.name, time=dice.pick(_TIMES), place=place)
 
 
-def _verb_object(dice: Dice, person: Person, other: Person) -> Pair:
+def _verb_object(dice: SeededRandom, person: Person, other: Person) -> SentencePair:
     """The object in front of its verb."""
     frame, pair = dice.pick(
         (
@@ -158,7 +158,7 @@ def _verb_object(dice: Dice, person: Person, other: Person) -> Pair:
     return _both(frame, pair, n=person.name, m=other.name, town=person.town)
 
 
-def _infinitive(dice: Dice, person: Person, other: Person) -> Pair:
+def _infinitive(dice: SeededRandom, person: Person, other: Person) -> SentencePair:
     thing = dice.pick([thing for thing in lex.THINGS if thing.owned])
     verb = dice.pick(("wants", "hopes", "likes", "has", "needs"))
     frame = dice.pick(("{n} {x} {y} {purpose} {time}.", "{n} {x} {y} {purpose}, and {m} helps."))
@@ -166,7 +166,7 @@ def _infinitive(dice: Dice, person: Person, other: Person) -> Pair:
     return _both(frame, (verb, "to"), **slots)
 
 
-def _negation(dice: Dice, person: Person, other: Person) -> Pair:
+def _negation(dice: SeededRandom, person: Person, other: Person) -> SentencePair:
     frame, pair = dice.pick(
         (
             ("{n} {x} {y} like {food}.", ("does", "not")),
@@ -179,7 +179,7 @@ def _negation(dice: Dice, person: Person, other: Person) -> Pair:
     return _both(frame, pair, n=person.name, m=other.name, food=person.dislikes, town=town, time=dice.pick(_TIMES))
 
 
-def _question(dice: Dice, person: Person, other: Person) -> Pair:
+def _question(dice: SeededRandom, person: Person, other: Person) -> SentencePair:
     """A question without the inversion it needs."""
     frame, verb = dice.pick(
         (
@@ -194,7 +194,7 @@ def _question(dice: Dice, person: Person, other: Person) -> Pair:
     return _both(frame, (verb, person.name), food=person.dislikes, time=dice.pick(_TIMES), m=other.name)
 
 
-_KINDS: tuple[Callable[[Dice, Person, Person], Pair], ...] = (
+_KINDS: tuple[Callable[[SeededRandom, Person, Person], SentencePair], ...] = (
     *(_agreement, _agreement, _articles, _numbers, _determiner, _adjective),
     *(_preposition, _case, _verb_object, _infinitive, _negation, _question),
 )

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from metalm_cli.miniworld.english import KIN, capital
+from metalm_cli.miniworld.english import KIN, capitalise
 from metalm_cli.miniworld.facts import Fact
-from metalm_cli.miniworld.rng import Dice
+from metalm_cli.miniworld.rng import SeededRandom
 from metalm_cli.miniworld.tasks.clauses import (
     ATTRIBUTES,
     COMPARISONS,
     EXCLUSIVE,
-    aside,
     attribute,
     comparison,
     differing,
     ordered,
+    parenthetical,
     sentence,
     text,
 )
-from metalm_cli.miniworld.tasks.splits import Group, Row
+from metalm_cli.miniworld.tasks.splits import RowDict, RowGroup
 from metalm_cli.miniworld.world import World
 
 _CHAINS = ("older_than", "older_than", "older_than", "larger_than", "north_of", "east_of", "earlier_than")
@@ -28,12 +28,12 @@ _JOINS = ("{x}, and {y}.", "{x}, while {y}.", "{x}. {Y}.", "{x}, but {y}.")
 _FRAMES = ("{}", "{}", "{}", "it is a fact that {}", "it is true that {}", "it is the case that {}")
 
 
-def nli(world: World, dice: Dice) -> Group | None:
+def nli(world: World, dice: SeededRandom) -> RowGroup | None:
     """A premise with three hypotheses: one follows, one is contradicted, one is left open."""
     return _chain(world, dice) if dice.chance(0.5) else _attributes(world, dice)
 
 
-def _three(premise: tuple[str, str, str], hypothesis: tuple[str, str, str]) -> list[Row]:
+def _three(premise: tuple[str, str, str], hypothesis: tuple[str, str, str]) -> list[RowDict]:
     labels = ("entailment", "contradiction", "neutral")
     return [
         {"premise": one, "hypothesis": other, "label": label}
@@ -41,7 +41,7 @@ def _three(premise: tuple[str, str, str], hypothesis: tuple[str, str, str]) -> l
     ]
 
 
-def _chain(world: World, dice: Dice) -> Group | None:
+def _chain(world: World, dice: SeededRandom) -> RowGroup | None:
     """From a > b and b > c follows a > c, its reverse is false; of two that a third exceeds nothing follows."""
     relation = dice.pick(_CHAINS)
     found = ordered(world, dice, relation, 3)
@@ -49,7 +49,7 @@ def _chain(world: World, dice: Dice) -> Group | None:
         return None
     a, b, c = found
     one, two, claim = dice.below(2), dice.below(2), dice.below(2)
-    more = aside(world, dice, relation, dice.pick(found)) if dice.chance(0.5) else None
+    more = parenthetical(world, dice, relation, dice.pick(found)) if dice.chance(0.5) else None
     extra = [more] if more else []
     line = [comparison(relation, a, b, one), comparison(relation, b, c, two), *extra]
     if dice.chance(0.5):
@@ -63,14 +63,14 @@ def _chain(world: World, dice: Dice) -> Group | None:
     return (relation, *sorted(found)), _three(premises, (hypotheses[0], hypotheses[1], hypotheses[2]))
 
 
-def _attributes(world: World, dice: Dice) -> Group | None:
+def _attributes(world: World, dice: SeededRandom) -> RowGroup | None:
     """Two subjects with different values, and a third of which something else is said."""
     relation = dice.pick(EXCLUSIVE)
     found = differing(world, dice, relation, 3)
     if found is None:
         return None
     told, false, unknown = found
-    more = aside(world, dice, relation, unknown.subject)
+    more = parenthetical(world, dice, relation, unknown.subject)
     if more is None:
         return None
     first = dice.below(3)
@@ -85,12 +85,12 @@ def _attributes(world: World, dice: Dice) -> Group | None:
     return key, _three(premises, (sentence(claims[0]), sentence(claims[1]), sentence(claims[2])))
 
 
-def paraphrase(world: World, dice: Dice) -> Group | None:
+def paraphrase(world: World, dice: SeededRandom) -> RowGroup | None:
     """A sentence with one that says the same in other words, and one with the same words that does not."""
     return dice.pick((_compared, _two_subjects, _two_subjects, _kin))(world, dice)
 
 
-def _same_and_not(sentence1: str, same: str, other: str, swap: bool) -> list[Row]:
+def _same_and_not(sentence1: str, same: str, other: str, swap: bool) -> list[RowDict]:
     rows = [{"sentence1": sentence1, "sentence2": same, "label": "equivalent"}]
     rows.append({"sentence1": sentence1, "sentence2": other, "label": "not_equivalent"})
     if swap:
@@ -98,7 +98,7 @@ def _same_and_not(sentence1: str, same: str, other: str, swap: bool) -> list[Row
     return rows
 
 
-def _compared(world: World, dice: Dice) -> Group | None:
+def _compared(world: World, dice: SeededRandom) -> RowGroup | None:
     relation = dice.pick(_PAIRS)
     found = ordered(world, dice, relation, 2)
     if found is None:
@@ -111,7 +111,7 @@ def _compared(world: World, dice: Dice) -> Group | None:
     return (relation, *sorted(found)), _same_and_not(first, same, false, dice.chance(0.5))
 
 
-def _two_subjects(world: World, dice: Dice) -> Group | None:
+def _two_subjects(world: World, dice: SeededRandom) -> RowGroup | None:
     relation = dice.pick(tuple(ATTRIBUTES))
     found = differing(world, dice, relation, 2)
     if found is None:
@@ -131,10 +131,10 @@ def _two_subjects(world: World, dice: Dice) -> Group | None:
 def _joined(pair: Sequence[Fact], forms: list[int], join: str, turned: bool) -> str:
     clauses = [attribute(fact, form) for fact, form in zip(pair, forms, strict=True)]
     x, y = clauses[::-1] if turned else clauses
-    return capital(join.format(x=x, y=y, Y=capital(y)))
+    return capitalise(join.format(x=x, y=y, Y=capitalise(y)))
 
 
-def _kin(world: World, dice: Dice) -> Group | None:
+def _kin(world: World, dice: SeededRandom) -> RowGroup | None:
     """Parents and children of one gender, so that the words for them fit either way round."""
     people = world.people
     facts = [fact for fact in world.query("parent_of") if people[fact.subject].gender == people[fact.value].gender]

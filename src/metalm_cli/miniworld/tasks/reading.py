@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from metalm_cli.miniworld.documents.document_writer import Draft, shown
+from metalm_cli.miniworld.documents.document_writer import DocumentWriter, fact_value_text
 from metalm_cli.miniworld.documents.places import announce
-from metalm_cli.miniworld.english import article, capital
+from metalm_cli.miniworld.english import article, capitalise
 from metalm_cli.miniworld.facts import RELATIONS, Fact
-from metalm_cli.miniworld.rng import Dice
-from metalm_cli.miniworld.tasks.clauses import aside, attribute, comparison, differing, named, ordered, text
-from metalm_cli.miniworld.tasks.splits import Group, Row
+from metalm_cli.miniworld.rng import SeededRandom
+from metalm_cli.miniworld.tasks.clauses import attribute, comparison, differing, named, ordered, parenthetical, text
+from metalm_cli.miniworld.tasks.splits import RowDict, RowGroup
 from metalm_cli.miniworld.world import World
 
 _PERSONAL = ("lives_in", "age", "job", "hobby", "likes", "dislikes", "favourite_colour", "hair", "wakes_at", "has_pet")
@@ -18,18 +18,18 @@ _WHO = ("lives_in", "age", "job", "hobby", "likes", "dislikes", "hair", "wakes_a
 """Relations whose plain claim begins with the person."""
 
 
-def passages(world: World, dice: Dice) -> Group | None:
+def passages(world: World, dice: SeededRandom) -> RowGroup | None:
     """A passage of facts and a question whose answer stands in it."""
     return (_about_people if dice.chance(0.7) else _about_a_town)(world, dice)
 
 
-def _about_people(world: World, dice: Dice) -> Group | None:
+def _about_people(world: World, dice: SeededRandom) -> RowGroup | None:
     """Two or three people, of all of whom the relation is told that is asked for."""
     relation = dice.pick(_PERSONAL)
     facts = differing(world, dice, relation, dice.between(2, 3))
     if facts is None or any(world.held_out(fact) for fact in facts):
         return None
-    draft = Draft(world, dice)
+    draft = DocumentWriter(world, dice)
     for fact in facts:
         other = [name for name in _PERSONAL if name != relation and not {name, relation} <= {"likes", "dislikes"}]
         more = [one for name in dice.some(other, 3) for one in world.query(name, fact.subject, held_out=False)[:1]]
@@ -38,17 +38,17 @@ def _about_people(world: World, dice: Dice) -> Group | None:
     asked = dice.pick(facts)
     if relation in _WHO and dice.chance(0.35):
         return _row(draft, facts, _who(draft, asked), asked.subject)
-    return _row(draft, facts, draft.asked(asked)[0], shown(asked))
+    return _row(draft, facts, draft.asked(asked)[0], fact_value_text(asked))
 
 
-def _who(draft: Draft, fact: Fact) -> str:
+def _who(draft: DocumentWriter, fact: Fact) -> str:
     return f"Who{draft.claim(fact)[len(fact.subject) :]}?"
 
 
-def _about_a_town(world: World, dice: Dice) -> Group | None:
+def _about_a_town(world: World, dice: SeededRandom) -> RowGroup | None:
     """A town, its buildings, and what takes place in them."""
     town = dice.pick(list(world.towns.values()))
-    draft = Draft(world, dice)
+    draft = DocumentWriter(world, dice)
     relations = dice.some(("terrain", "known_for", "population", "founded"), dice.between(1, 3))
     facts = [fact for name in relations for fact in world.query(name, town.name, held_out=False)]
     for fact in facts:
@@ -64,10 +64,10 @@ def _about_a_town(world: World, dice: Dice) -> Group | None:
     if len(draft.paragraphs[0]) < 3 or not facts:
         return None
     asked = dice.pick(facts)
-    return _row(draft, [asked], draft.asked(asked)[0], shown(asked))
+    return _row(draft, [asked], draft.asked(asked)[0], fact_value_text(asked))
 
 
-def _row(draft: Draft, about: list[Fact], question: str, answer: str) -> Group | None:
+def _row(draft: DocumentWriter, about: list[Fact], question: str, answer: str) -> RowGroup | None:
     passage = draft.text()
     if answer not in passage:
         return None
@@ -103,12 +103,12 @@ _HIDDEN = {"older_than": "age", "larger_than": "population"}
 """Numbers from which an order follows."""
 
 
-def yes_no(world: World, dice: Dice) -> Group | None:
+def yes_no(world: World, dice: SeededRandom) -> RowGroup | None:
     """A passage and two questions in the same words: to one the answer is yes, to the other no."""
     return dice.pick((_whose, _whose, _in_order, _by_number))(world, dice)
 
 
-def _whose(world: World, dice: Dice) -> Group | None:
+def _whose(world: World, dice: SeededRandom) -> RowGroup | None:
     """Two subjects with a value each; one value is asked of both."""
     relation = dice.pick(tuple(_QUESTIONS))
     found = differing(world, dice, relation, 2)
@@ -123,12 +123,12 @@ def _whose(world: World, dice: Dice) -> Group | None:
 
 
 def _asks(form: str, fact: Fact) -> str:
-    value = shown(fact)
+    value = fact_value_text(fact)
     kind = RELATIONS[fact.relation].subject
     return form.format(n=named(kind, fact.subject), o=value, ao=article(value))
 
 
-def _in_order(world: World, dice: Dice) -> Group | None:
+def _in_order(world: World, dice: SeededRandom) -> RowGroup | None:
     """An order told from one side and asked for from either; or told of three and asked of the ends."""
     relation = dice.pick(tuple(_ORDERS))
     found = ordered(world, dice, relation, dice.between(2, 3))
@@ -139,7 +139,7 @@ def _in_order(world: World, dice: Dice) -> Group | None:
     return _answered(world, dice, relation, found, told, _questions(dice, relation, found[0], found[-1]))
 
 
-def _by_number(world: World, dice: Dice) -> Group | None:
+def _by_number(world: World, dice: SeededRandom) -> RowGroup | None:
     """Ages or numbers of people, from which the order follows."""
     relation, number = dice.pick(tuple(_HIDDEN.items()))
     found = ordered(world, dice, relation, 2)
@@ -149,20 +149,20 @@ def _by_number(world: World, dice: Dice) -> Group | None:
     return _answered(world, dice, relation, found, told, _questions(dice, relation, found[0], found[1]))
 
 
-def _questions(dice: Dice, relation: str, first: str, last: str) -> list[str]:
+def _questions(dice: SeededRandom, relation: str, first: str, last: str) -> list[str]:
     kind, form = RELATIONS[relation].subject, dice.pick(_ORDERS[relation])
     a, b = named(kind, first), named(kind, last)
     return [form.format(a=a, b=b), form.format(a=b, b=a)]
 
 
 def _answered(
-    world: World, dice: Dice, relation: str, subjects: list[str], told: list[str], questions: list[str]
-) -> Group:
+    world: World, dice: SeededRandom, relation: str, subjects: list[str], told: list[str], questions: list[str]
+) -> RowGroup:
     """Two rows: the first question has the answer yes, the second no."""
-    more = [aside(world, dice, relation, name) for name in dice.some(subjects, dice.between(0, 2))]
+    more = [parenthetical(world, dice, relation, name) for name in dice.some(subjects, dice.between(0, 2))]
     passage = text(dice, [*told, *dict.fromkeys(clause for clause in more if clause)])
-    rows: list[Row] = [
-        {"passage": passage, "question": capital(question), "label": label}
+    rows: list[RowDict] = [
+        {"passage": passage, "question": capitalise(question), "label": label}
         for question, label in zip(questions, ("yes", "no"), strict=True)
     ]
     return (relation, *sorted(subjects)), rows

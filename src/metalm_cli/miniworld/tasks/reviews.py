@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from metalm_cli.miniworld import lexicon as lex
-from metalm_cli.miniworld.english import capital
+from metalm_cli.miniworld.english import capitalise
 from metalm_cli.miniworld.facts import Person
-from metalm_cli.miniworld.rng import Dice
-from metalm_cli.miniworld.tasks.splits import Group
+from metalm_cli.miniworld.rng import SeededRandom
+from metalm_cli.miniworld.tasks.splits import RowGroup
 from metalm_cli.miniworld.world import World
 
 
@@ -74,7 +74,7 @@ _BAD_ENDS = (
 )
 
 
-def reviews(world: World, dice: Dice) -> Group:
+def reviews(world: World, dice: SeededRandom) -> RowGroup:
     """Two reviews of one place by one person, one positive and one negative."""
     people: list[Person] = list(world.people.values())
     friend, town, kind = dice.pick(people), dice.pick(tuple(world.towns)), dice.pick(tuple(ASPECTS))
@@ -90,13 +90,13 @@ def reviews(world: World, dice: Dice) -> Group:
     return (town, kind, day, friend.name), rows
 
 
-def _says(dice: Dice, aspect: Aspect, good: bool) -> str:
+def _says(dice: SeededRandom, aspect: Aspect, good: bool) -> str:
     """A clause that praises or blames."""
     word = dice.pick(aspect.good if good else aspect.bad)
     return dice.pick((f"the {aspect.name} {aspect.was} {word}", f"I found the {aspect.name} {word}"))
 
 
-def _denies(dice: Dice, aspect: Aspect, good: bool) -> str:
+def _denies(dice: SeededRandom, aspect: Aspect, good: bool) -> str:
     """A clause that praises by denying blame, or the reverse."""
     word = dice.pick(aspect.bad if good else aspect.good)
     thing = "bad" if good else "good"
@@ -110,22 +110,22 @@ def _denies(dice: Dice, aspect: Aspect, good: bool) -> str:
     )
 
 
-def _plain(dice: Dice, one: Aspect, two: Aspect, good: bool, end: int) -> str:
+def _plain(dice: SeededRandom, one: Aspect, two: Aspect, good: bool, end: int) -> str:
     first, second = _says(dice, one, good), _says(dice, two, good)
     if dice.chance(0.4):
-        return f"{capital(first)}, and {second}."
-    return f"{capital(first)}, and {second}. {capital(_end(good, end))}."
+        return f"{capitalise(first)}, and {second}."
+    return f"{capitalise(first)}, and {second}. {capitalise(_end(good, end))}."
 
 
-def _denied(dice: Dice, one: Aspect, two: Aspect, good: bool, end: int) -> str:
+def _denied(dice: SeededRandom, one: Aspect, two: Aspect, good: bool, end: int) -> str:
     clauses = [_denies(dice, one, good), (_denies if dice.chance(0.3) else _says)(dice, two, good)]
     first, second = dice.shuffled(clauses)
     if dice.chance(0.5):
-        return f"{capital(first)}, and {second}."
-    return f"{capital(first)}, and {second}. {capital(_end(good, end))}."
+        return f"{capitalise(first)}, and {second}."
+    return f"{capitalise(first)}, and {second}. {capitalise(_end(good, end))}."
 
 
-def _mixed(dice: Dice, one: Aspect, two: Aspect, good: bool, end: int) -> str:
+def _mixed(dice: SeededRandom, one: Aspect, two: Aspect, good: bool, end: int) -> str:
     """Praise and blame; what is said after all decides."""
     against, for_it = _says(dice, one, not good), _says(dice, two, good)
     form = dice.pick(
@@ -136,14 +136,14 @@ def _mixed(dice: Dice, one: Aspect, two: Aspect, good: bool, end: int) -> str:
             "{F}. It is true that {a}, but {e}.",
         )
     )
-    return form.format(a=against, A=capital(against), f=for_it, F=capital(for_it), e=_end(good, end))
+    return form.format(a=against, A=capitalise(against), f=for_it, F=capitalise(for_it), e=_end(good, end))
 
 
-def _surprised(dice: Dice, one: Aspect, two: Aspect, good: bool, end: int) -> str:
+def _surprised(dice: SeededRandom, one: Aspect, two: Aspect, good: bool, end: int) -> str:
     """What people had said beforehand turns out to be wrong."""
     word = dice.pick(one.bad if good else one.good)
     claim = f"People had told me that the {one.name} {one.was} {word}, but that is not true."
-    return f"{claim} {capital(_says(dice, two, good))}, and {_end(good, end)}."
+    return f"{claim} {capitalise(_says(dice, two, good))}, and {_end(good, end)}."
 
 
 def _end(good: bool, end: int) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from metalm_cli.miniworld.rng import Dice, number
+from metalm_cli.miniworld.rng import SeededRandom, stable_hash
 from metalm_cli.miniworld.world import World
 
 SPLITS = {"train": 2000, "validation": 200, "test": 200}
@@ -16,10 +16,10 @@ SEEDS = range(101, 109)
 TRIES = 60_000
 _LOTS = 24
 
-Row = dict[str, Any]
-Group = tuple[tuple[str, ...], list[Row]]
+RowDict = dict[str, Any]
+RowGroup = tuple[tuple[str, ...], list[RowDict]]
 """What the rows are about, which decides their split, and the rows."""
-Maker = Callable[[World, Dice], Group | None]
+Maker = Callable[[World, SeededRandom], RowGroup | None]
 """Writes a group of rows about a world; None where the draw does not fit."""
 
 
@@ -31,24 +31,24 @@ def worlds() -> tuple[World, ...]:
 
 def split_of(task: str, key: tuple[str, ...]) -> str:
     """The split of what rows are about: one in twelve to validation, one in twelve to test."""
-    lot = number("split of a task", task, *key) % _LOTS
+    lot = stable_hash("split of a task", task, *key) % _LOTS
     return "validation" if lot < 2 else "test" if lot < 4 else "train"
 
 
-def collect(task: str, make: Maker) -> dict[str, tuple[Row, ...]]:
+def collect_rows(task: str, make: Maker) -> dict[str, tuple[RowDict, ...]]:
     """Draw groups until every split is full; texts never occur twice, in one split or two.
 
     Args:
         task: Name of the task, the seed of its draws.
         make: Writes a group.
     """
-    found: dict[str, list[Row]] = {split: [] for split in SPLITS}
+    found: dict[str, list[RowDict]] = {split: [] for split in SPLITS}
     seen: set[str] = set()
     pool = worlds()
     for turn in range(TRIES):
         if all(len(found[split]) >= size for split, size in SPLITS.items()):
             break
-        dice = Dice("task", task, turn)
+        dice = SeededRandom("task", task, turn)
         group = make(dice.pick(pool), dice)
         if group is None:
             continue

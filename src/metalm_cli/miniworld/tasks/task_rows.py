@@ -19,7 +19,7 @@ from metalm_cli.miniworld.tasks.grammar import grammar
 from metalm_cli.miniworld.tasks.logic import nli, paraphrase
 from metalm_cli.miniworld.tasks.reading import passages, yes_no
 from metalm_cli.miniworld.tasks.reviews import reviews
-from metalm_cli.miniworld.tasks.splits import SPLITS, Maker, Row, collect
+from metalm_cli.miniworld.tasks.splits import SPLITS, Maker, RowDict, collect_rows
 from metalm_cli.miniworld.tasks.writing import gist, triples
 
 MAKERS: dict[str, Maker] = {
@@ -36,7 +36,7 @@ MAKERS: dict[str, Maker] = {
 }
 """What writes a group of rows of each task."""
 
-TABLES: dict[str, Callable[[], dict[str, tuple[Row, ...]]]] = {"facts": facts}
+TABLES: dict[str, Callable[[], dict[str, tuple[RowDict, ...]]]] = {"facts": facts}
 """Tasks whose rows are counted out rather than drawn."""
 
 TASKS = (*MAKERS, *TABLES)
@@ -61,7 +61,7 @@ def rows(task: str, split: str) -> list[dict[str, Any]]:
 
 
 @lru_cache(maxsize=len(TASKS))
-def _splits(task: str) -> dict[str, tuple[Row, ...]]:
+def _splits(task: str) -> dict[str, tuple[RowDict, ...]]:
     if task in TABLES:
         return TABLES[task]()
-    return collect(task, MAKERS[task])
+    return collect_rows(task, MAKERS[task])

@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from metalm_cli.miniworld.documents.document_writer import Draft, shown
+from metalm_cli.miniworld.documents.document_writer import DocumentWriter, fact_value_text
 from metalm_cli.miniworld.documents.people import family, portrait
 from metalm_cli.miniworld.documents.places import directions, notice, place
 from metalm_cli.miniworld.documents.stories import day, dialogue, letter
-from metalm_cli.miniworld.english import article, capital, listed
+from metalm_cli.miniworld.english import article, capitalise, listed
 from metalm_cli.miniworld.facts import RELATIONS, Fact
 from metalm_cli.miniworld.phrases import NAME, PERSON
-from metalm_cli.miniworld.rng import Dice
-from metalm_cli.miniworld.tasks.splits import Group
+from metalm_cli.miniworld.rng import SeededRandom
+from metalm_cli.miniworld.tasks.splits import RowGroup
 from metalm_cli.miniworld.world import World
 
 NAMES = {
@@ -50,7 +50,7 @@ _SUBJECTS = (
 )
 
 
-def triples(world: World, dice: Dice) -> Group | None:
+def triples(world: World, dice: SeededRandom) -> RowGroup | None:
     """One to three facts about a subject, with up to three ways to say them."""
     kind, relations, (least, most) = dice.pick((*_SUBJECTS[:1] * 4, *_SUBJECTS))
     subject = dice.pick(list(dict.fromkeys(fact.subject for fact in world.query(relations[0]))))
@@ -60,20 +60,20 @@ def triples(world: World, dice: Dice) -> Group | None:
         return None
     told = [_in_one(world, dice, facts), *(_in_sentences(world, dice, facts) for _ in range(3))]
     references = list(dict.fromkeys(one for one in told if one))[:3]
-    table = [[subject, NAMES[fact.relation], shown(fact)] for fact in facts]
+    table = [[subject, NAMES[fact.relation], fact_value_text(fact)] for fact in facts]
     return (subject, *sorted(fact.relation for fact in facts)), [{"triples": table, "references": references}]
 
 
-def _in_sentences(world: World, dice: Dice, facts: list[Fact]) -> str:
-    draft = Draft(world, dice)
+def _in_sentences(world: World, dice: SeededRandom, facts: list[Fact]) -> str:
+    draft = DocumentWriter(world, dice)
     for fact in facts:
         draft.tell(fact)
     return draft.text()
 
 
-def _in_one(world: World, dice: Dice, facts: list[Fact]) -> str:
+def _in_one(world: World, dice: SeededRandom, facts: list[Fact]) -> str:
     """One sentence: the subject once, then what is said of it."""
-    draft = Draft(world, dice)
+    draft = DocumentWriter(world, dice)
     predicates = []
     for fact in facts:
         phrases = (PERSON if RELATIONS[fact.relation].subject == "person" else NAME)[fact.relation].third
@@ -84,16 +84,16 @@ def _in_one(world: World, dice: Dice, facts: list[Fact]) -> str:
         predicates.append(dice.pick([form for form in forms if "and {o}" not in form]).format_map(_slots(draft, fact)))
     kind = RELATIONS[facts[0].relation].subject
     subject = f"the {facts[0].subject}" if kind == "event" else facts[0].subject
-    return f"{capital(subject)} {listed(predicates)}."
+    return f"{capitalise(subject)} {listed(predicates)}."
 
 
-def _slots(draft: Draft, fact: Fact) -> dict[str, str]:
+def _slots(draft: DocumentWriter, fact: Fact) -> dict[str, str]:
     if RELATIONS[fact.relation].subject == "person":
         return draft.person_slots(fact, fact.subject, False)
-    return {"o": shown(fact), "ao": article(shown(fact))}
+    return {"o": fact_value_text(fact), "ao": article(fact_value_text(fact))}
 
 
-def _portrait(draft: Draft, text: str) -> tuple[str, list[str]]:
+def _portrait(draft: DocumentWriter, text: str) -> tuple[str, list[str]]:
     person = draft.world.people[draft.facts[0].subject]
     what = person.job or ("boy" if person.gender == "he" else "girl")
     enjoys = Fact("hobby", person.name, person.hobby) in draft.facts
@@ -105,7 +105,7 @@ def _portrait(draft: Draft, text: str) -> tuple[str, list[str]]:
     ]
 
 
-def _day(draft: Draft, text: str) -> tuple[str, list[str]]:
+def _day(draft: DocumentWriter, text: str) -> tuple[str, list[str]]:
     person = draft.world.people[draft.facts[0].subject]
     found = re.search(r"\b[A-Z][a-z]+day\b", text)
     assert found is not None, "the story of a day names it"
@@ -115,7 +115,7 @@ def _day(draft: Draft, text: str) -> tuple[str, list[str]]:
     ]
 
 
-def _place(draft: Draft, text: str) -> tuple[str, list[str]]:
+def _place(draft: DocumentWriter, text: str) -> tuple[str, list[str]]:
     town = draft.world.towns[draft.facts[0].subject]
     known = Fact("known_for", town.name, town.product) in draft.facts
     more = f", known for its {town.product}" if known else ""
@@ -125,7 +125,7 @@ def _place(draft: Draft, text: str) -> tuple[str, list[str]]:
     ]
 
 
-def _directions(draft: Draft, text: str) -> tuple[str, list[str]]:
+def _directions(draft: DocumentWriter, text: str) -> tuple[str, list[str]]:
     has = [fact.value for fact in draft.facts if fact.relation == "has_building"]
     town = draft.facts[0].subject
     return town, [
@@ -134,14 +134,14 @@ def _directions(draft: Draft, text: str) -> tuple[str, list[str]]:
     ]
 
 
-def _notice(draft: Draft, text: str) -> tuple[str, list[str]]:
+def _notice(draft: DocumentWriter, text: str) -> tuple[str, list[str]]:
     days = {fact.subject: fact.value for fact in draft.facts if fact.relation == "event_day"}
     names = dict.fromkeys(fact.subject for fact in draft.facts if fact.relation == "event_place")
     shown_ = listed([f"the {name} on {days[name]}" if name in days else f"the {name}" for name in names])
-    return "/".join(names), [f"{capital(shown_)}.", f"A notice about {shown_}."]
+    return "/".join(names), [f"{capitalise(shown_)}.", f"A notice about {shown_}."]
 
 
-def _family(draft: Draft, text: str) -> tuple[str, list[str]]:
+def _family(draft: DocumentWriter, text: str) -> tuple[str, list[str]]:
     person = draft.world.people[draft.facts[0].subject]
     home = draft.world.family_of[person.name]
     size = len(home.grandparents) + len(home.parents) + len(home.children)
@@ -151,13 +151,13 @@ def _family(draft: Draft, text: str) -> tuple[str, list[str]]:
     ]
 
 
-def _letter(draft: Draft, text: str) -> tuple[str, list[str]]:
+def _letter(draft: DocumentWriter, text: str) -> tuple[str, list[str]]:
     reader = text.split(",", 1)[0].removeprefix("Dear ")
     writer = text.rsplit(" ", 1)[1].removesuffix(".")
     return f"{writer}/{reader}", [f"A letter from {writer} to {reader}.", f"{writer} writes a letter to {reader}."]
 
 
-def _dialogue(draft: Draft, text: str) -> tuple[str, list[str]]:
+def _dialogue(draft: DocumentWriter, text: str) -> tuple[str, list[str]]:
     first = draft.facts[0]
     opening = text.split("\n", 1)[0]
     names = [name for name in re.findall(r"[A-Z][a-z]+", opening) if name in draft.world.people]
@@ -166,10 +166,10 @@ def _dialogue(draft: Draft, text: str) -> tuple[str, list[str]]:
     return f"{one}/{two}", [f"{one} and {two} talk {where}.", f"A conversation of {one} and {two} {where}."]
 
 
-Gist = Callable[[Draft, str], tuple[str, list[str]]]
+Gist = Callable[[DocumentWriter, str], tuple[str, list[str]]]
 """What a document is about, as a name that decides its split, and in references."""
 
-_KINDS: dict[str, tuple[Callable[[Draft], None], Gist]] = {
+_KINDS: dict[str, tuple[Callable[[DocumentWriter], None], Gist]] = {
     "portrait": (portrait, _portrait),
     "day": (day, _day),
     "place": (place, _place),
@@ -183,11 +183,11 @@ LONGEST = 120
 """Words of the longest document that is summarised."""
 
 
-def gist(world: World, dice: Dice) -> Group | None:
+def gist(world: World, dice: SeededRandom) -> RowGroup | None:
     """A short document and a sentence that says what it is about."""
     kind = dice.pick((*_KINDS, "portrait", "portrait", "place", "notice"))
     write, say = _KINDS[kind]
-    draft = Draft(world, dice)
+    draft = DocumentWriter(world, dice)
     write(draft)
     if not 20 <= draft.size() <= LONGEST:
         return None

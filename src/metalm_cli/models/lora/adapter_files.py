@@ -19,7 +19,7 @@ from torch import Tensor
 from metalm_cli.config.schema.model import Lora
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.encoders import first_line
-from metalm_cli.models.lora.inject import Adaptation, Base, config_of, inject, weights_hash
+from metalm_cli.models.lora.inject import LoraBase, LoraTargets, config_of, inject, weights_hash
 
 ADAPTER = "metalm_adapter.json"
 """The file that makes a folder an adapter folder."""
@@ -58,7 +58,7 @@ class SavedAdapter:
 # -- saving -----------------------------------------------------------------------------------------------------------
 
 
-def save_adapter(folder: Path, parts: Mapping[str, Any], adaptation: Adaptation) -> None:
+def save_adapter(folder: Path, parts: Mapping[str, Any], adaptation: LoraTargets) -> None:
     """Write what has trained.
 
     Args:
@@ -93,7 +93,7 @@ def save_adapter(folder: Path, parts: Mapping[str, Any], adaptation: Adaptation)
     write_description(folder, saved)
 
 
-def relative_to(folder: Path, base: Base) -> str | None:
+def relative_to(folder: Path, base: LoraBase) -> str | None:
     """The way from an adapter folder to its base; None for one that is no folder by its own name (from the hub)."""
     if not Path(base.checkpoint).expanduser().exists():
         return None

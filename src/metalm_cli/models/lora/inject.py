@@ -18,13 +18,13 @@ from torch import nn
 
 from metalm_cli.config.schema.model import Lora
 from metalm_cli.errors import MetalmError
-from metalm_cli.models.trainable import layers_of
+from metalm_cli.models.trainable import transformer_layers
 
-EVERY = "all-linear"
+ALL_LINEAR = "all-linear"
 
 
 @dataclass(frozen=True)
-class Base:
+class LoraBase:
     """The model that adapters belong to.
 
     Args:
@@ -39,7 +39,7 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Adaptation:
+class LoraTargets:
     """What a run adapts.
 
     Args:
@@ -48,7 +48,7 @@ class Adaptation:
         options: The recipe's ``model.lora``.
     """
 
-    base: Base
+    base: LoraBase
     targets: dict[str, list[str]]
     options: Lora
 
@@ -81,7 +81,7 @@ def targets_of(name: str, part: Any, wanted: Sequence[str], train: str = "all") 
     linear = [
         key for key, one in part.named_modules() if isinstance(one, nn.Linear | Conv1D) and one is not head and key
     ]
-    if EVERY not in wanted:
+    if ALL_LINEAR not in wanted:
         for one in wanted:
             if not any(_ends(key, one) for key in linear):
                 last = sorted({key.rpartition(".")[2] for key in linear})
@@ -89,13 +89,13 @@ def targets_of(name: str, part: Any, wanted: Sequence[str], train: str = "all") 
                     f"{name} has no linear layer {one!r} to adapt",
                     where=f"model.lora.targets: {', '.join(wanted)}",
                     why=f"its linear layers, the output head aside: {', '.join(last)}",
-                    remedy=f"name some of them, or {EVERY}",
+                    remedy=f"name some of them, or {ALL_LINEAR}",
                 )
         linear = [key for key in linear if any(_ends(key, one) for one in wanted)]
     if train == "all":
         return linear
     count = int(train.removeprefix("last_"))
-    layers = layers_of(part)
+    layers = transformer_layers(part)
     if count > len(layers):
         raise MetalmError(
             f"{name} has {len(layers)} layers, adapters are asked for in {count}",
@@ -110,7 +110,7 @@ def _ends(key: str, name: str) -> bool:
     return key == name or key.endswith(f".{name}")
 
 
-def adapt(model: Any, parts: Mapping[str, Any], train: Mapping[str, str], lora: Lora, base: Base, seed: int) -> Any:
+def adapt(model: Any, parts: Mapping[str, Any], train: Mapping[str, str], lora: Lora, base: LoraBase, seed: int) -> Any:
     """Put fresh adapters into a model: its outputs stay exactly what they are, because B is 0.
 
     Args:
@@ -133,7 +133,7 @@ def adapt(model: Any, parts: Mapping[str, Any], train: Mapping[str, str], lora: 
         for name, part in parts.items():
             inject(part, config_of(lora, targets[name], base.checkpoint))
     model.adapted = True
-    return Adaptation(base, targets, lora)
+    return LoraTargets(base, targets, lora)
 
 
 def config_of(lora: Lora, targets: list[str], base: str) -> Any:

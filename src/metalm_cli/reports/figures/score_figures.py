@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from metalm_cli.reports.figures.training_figures import Figure, Spec, base, coloured, rows_high, slug
-from metalm_cli.reports.reading.evaluation_summary import ClusterScore, Evaluation, TaskScore
-from metalm_cli.reports.seed_groups import Group
+from metalm_cli.reports.figures.training_figures import Figure, Spec, base_figure, coloured, figure_height, slug
+from metalm_cli.reports.reading.evaluation_summary import ClusterScore, EvaluationSummary, TaskScore
+from metalm_cli.reports.seed_groups import SeedGroup
 from metalm_cli.reports.tables import cluster_table, decimal, task_table, template_table
 
 ALL = "all clusters"
 
 
-def score_figures(groups: Sequence[Group]) -> list[Figure]:
+def score_figures(groups: Sequence[SeedGroup]) -> list[Figure]:
     """All figures of evaluations that there are facts for.
 
     Args:
@@ -39,7 +39,7 @@ def _title(what: str, name: str) -> str:
     return f"{what}: {name}" if name else what
 
 
-def _lines(group: Group) -> str:
+def _lines(group: SeedGroup) -> str:
     """What lines around values are."""
     return (
         f"Lines reach from the lowest to the highest of {group.seeds} seeds"
@@ -56,7 +56,7 @@ def _x(title: str, field: str = "value", zero: bool = False) -> Spec:
     return {"field": field, "type": "quantitative", "title": title, "scale": {"zero": zero}}
 
 
-def _clusters(group: Group, shots: int, name: str) -> Figure | None:
+def _clusters(group: SeedGroup, shots: int, name: str) -> Figure | None:
     """Bars of clusters with their intervals, one for each model side by side, and their chance levels."""
     values: list[dict[str, Any]] = []
     single = len({one.cluster for _, evaluation in group.pooled for one in evaluation.clusters}) == 1
@@ -99,7 +99,7 @@ def _clusters(group: Group, shots: int, name: str) -> Figure | None:
         },
     ]
     rows = len({one["cluster"] for one in values})
-    spec = base(rows_high(rows, len(names), 26), data={"values": values}, layer=layers, encoding=shared)
+    spec = base_figure(figure_height(rows, len(names), 26), data={"values": values}, layer=layers, encoding=shared)
     best = [f"{one['cluster']} {decimal(one['value'], 1)}" for one in values if one["series"] == names[0]]
     said = f"{names[0]}: {', '.join(best)}." + (f" Beside it: {', '.join(names[1:])}." if len(names) > 1 else "")
     said += f" {_lines(group)}; dashed ticks are chance."
@@ -107,7 +107,7 @@ def _clusters(group: Group, shots: int, name: str) -> Figure | None:
     return Figure(_key("clusters", name), "scores", _title("Scores by cluster", name), said, spec, cluster_table(table))
 
 
-def _only(one: Evaluation, shots: int) -> Evaluation:
+def _only(one: EvaluationSummary, shots: int) -> EvaluationSummary:
     """What an evaluation says of so many demonstrations."""
     return replace(
         one,
@@ -117,17 +117,17 @@ def _only(one: Evaluation, shots: int) -> Evaluation:
     )
 
 
-def _comparable(group: Group, evaluation: Evaluation) -> list[ClusterScore]:
+def _comparable(group: SeedGroup, evaluation: EvaluationSummary) -> list[ClusterScore]:
     """Means over clusters, unless another evaluation has more of them."""
 
-    def over(one: Evaluation, shots: int) -> int:
+    def over(one: EvaluationSummary, shots: int) -> int:
         return len({each.cluster for each in one.clusters if each.shots == shots})
 
     most = max((over(one, mean.shots) for _, one in group.pooled for mean in one.means), default=0)
     return [mean for mean in evaluation.means if over(evaluation, mean.shots) == most]
 
 
-def _chance(evaluation: Evaluation, one: ClusterScore) -> float | None:
+def _chance(evaluation: EvaluationSummary, one: ClusterScore) -> float | None:
     """Mean chance of the tasks that a mean is over; None where one has none."""
     if not one.cluster:
         parts = [_chance(evaluation, each) for each in evaluation.clusters if each.shots == one.shots]
@@ -137,7 +137,7 @@ def _chance(evaluation: Evaluation, one: ClusterScore) -> float | None:
     return sum(known) / len(known) if known and len(known) == len(parts) else None
 
 
-def _scores(group: Group, shots: int) -> list[tuple[str, TaskScore]]:
+def _scores(group: SeedGroup, shots: int) -> list[tuple[str, TaskScore]]:
     return [
         (label, task)
         for label, evaluation in group.pooled
@@ -146,7 +146,7 @@ def _scores(group: Group, shots: int) -> list[tuple[str, TaskScore]]:
     ]
 
 
-def _tasks(group: Group, shots: int, name: str) -> Figure | None:
+def _tasks(group: SeedGroup, shots: int, name: str) -> Figure | None:
     """Scores of tasks as points with intervals, and their chance levels."""
     found = _scores(group, shots)
     if not found:
@@ -188,7 +188,9 @@ def _tasks(group: Group, shots: int, name: str) -> Figure | None:
             "encoding": {"x": _x("score"), "tooltip": tooltip, **color},
         },
     ]
-    spec = base(rows_high(len(order), len(names), 20), data={"values": values}, layer=layers, encoding=shared)
+    spec = base_figure(
+        figure_height(len(order), len(names), 20), data={"values": values}, layer=layers, encoding=shared
+    )
     what = "lowest seed" if group.seeds > 1 else "whole interval"
     above = [
         one for one in values if one["low"] is not None and one["chance"] is not None and one["low"] > one["chance"]
@@ -201,7 +203,7 @@ def _tasks(group: Group, shots: int, name: str) -> Figure | None:
     return Figure(_key("tasks", name), "scores", _title("Scores by task", name), said, spec, task_table(table))
 
 
-def _templates(group: Group, shots: int, name: str) -> Figure | None:
+def _templates(group: SeedGroup, shots: int, name: str) -> Figure | None:
     """Each template's score, a point; their mean, a tick."""
     found = [(label, one) for label, one in _scores(group, shots) if len(one.templates) > 1]
     if not found:
@@ -228,8 +230,8 @@ def _templates(group: Group, shots: int, name: str) -> Figure | None:
         },
         {"mark": {"type": "tick", "thickness": 2.5, "bandSize": 16}, "encoding": {"x": _x("score", "mean")}},
     ]
-    spec = base(
-        rows_high(len({one["task"] for one in values}), len(names), 24),
+    spec = base_figure(
+        figure_height(len({one["task"] for one in values}), len(names), 24),
         data={"values": values},
         layer=layers,
         encoding=shared,
@@ -242,7 +244,7 @@ def _templates(group: Group, shots: int, name: str) -> Figure | None:
     return Figure(_key("templates", name), "scores", title, said, spec, template_table(table))
 
 
-def _shots(group: Group, name: str) -> Figure | None:
+def _shots(group: SeedGroup, name: str) -> Figure | None:
     """Means over clusters by the number of demonstrations."""
     values: list[dict[str, Any]] = [
         {"shots": one.shots, "value": one.value, "low": one.low, "high": one.high, "series": label}
@@ -267,7 +269,9 @@ def _shots(group: Group, name: str) -> Figure | None:
         },
         {"mark": {"type": "point", "filled": True, "size": 70, "opacity": 1}, "encoding": {"y": y, "tooltip": tooltip}},
     ]
-    spec = base(240, data={"values": values}, layer=layers, encoding={"x": x, "color": coloured(names), **offset})
+    spec = base_figure(
+        240, data={"values": values}, layer=layers, encoding={"x": x, "color": coloured(names), **offset}
+    )
     said = "; ".join(f"{one['series']} {decimal(one['value'], 1)} with {one['shots']}" for one in values)
     told = f"Mean over clusters: {said}. {_lines(group)}."
     title = _title("Score by demonstrations", name)

@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from metalm_cli.reports.reading.evaluation_summary import number
-from metalm_cli.reports.reading.run_summary import Record, RunFacts
+from metalm_cli.reports.reading.evaluation_summary import as_number
+from metalm_cli.reports.reading.run_summary import Record, RunSummary
 from metalm_cli.reports.tables import (
     Table,
     count,
     decimal,
     loss_table,
-    losses_told_apart,
-    mixture_of,
+    mixture_rows,
     mixture_table,
+    per_task_losses,
     token_shares,
     token_table,
     whose_losses,
@@ -75,7 +75,7 @@ class Figure:
     zoom: bool = False
 
 
-def training_figures(runs: Sequence[RunFacts], points: int = OF_ALL) -> list[Figure]:
+def training_figures(runs: Sequence[RunSummary], points: int = OF_ALL) -> list[Figure]:
     """All figures of training that the runs have facts for.
 
     Args:
@@ -102,14 +102,14 @@ def training_figures(runs: Sequence[RunFacts], points: int = OF_ALL) -> list[Fig
     return [one for one in made if one is not None]
 
 
-def thinned(values: Sequence[Any], most: int) -> list[Any]:
+def every_nth(values: Sequence[Any], most: int) -> list[Any]:
     """So many of them at most, evenly spread, the first and the last among them."""
     if len(values) <= most:
         return list(values)
     return [values[round(at * (len(values) - 1) / (most - 1))] for at in range(most)]
 
 
-def base(height: int, **spec: Any) -> Spec:
+def base_figure(height: int, **spec: Any) -> Spec:
     """A specification as wide as its place."""
     return {
         "$schema": SCHEMA,
@@ -120,7 +120,7 @@ def base(height: int, **spec: Any) -> Spec:
     }
 
 
-def rows_high(rows: int, series: int, one: int) -> int:
+def figure_height(rows: int, series: int, one: int) -> int:
     """Pixels that rows of so many series each take, ``one`` where there is a single series."""
     return rows * (one if series == 1 else round(one * (0.35 + 0.55 * series)))
 
@@ -146,11 +146,11 @@ ZOOM = {
 
 
 def _points(records: Sequence[Record], key: str, scale: float) -> list[tuple[int, float]]:
-    return [(int(one["step"]), value * scale) for one in records if (value := number(one.get(key))) is not None]
+    return [(int(one["step"]), value * scale) for one in records if (value := as_number(one.get(key))) is not None]
 
 
 def _curve(
-    runs: Sequence[RunFacts],
+    runs: Sequence[RunSummary],
     points: int,
     key: str,
     title: str,
@@ -173,9 +173,9 @@ def _curve(
     for run in runs:
         for kind, part in kinds:
             whole = _points(getattr(run, part), name, scale)
-            found = sorted({*thinned(whole, drawn), *sorted(whole, key=lambda one: one[1])[:1]})
+            found = sorted({*every_nth(whole, drawn), *sorted(whole, key=lambda one: one[1])[:1]})
             values += [{"step": step, "value": value, "series": run.name, "kind": kind} for step, value in found]
-            rows += [(run.name, kind, count(step), decimal(value)) for step, value in thinned(found, most)]
+            rows += [(run.name, kind, count(step), decimal(value)) for step, value in every_nth(found, most)]
             said += [_trend(run.name if len(runs) > 1 else "", kind if split else "", whole)] if whole else []
     if not values:
         return None
@@ -183,7 +183,7 @@ def _curve(
     there = {one["kind"] for one in values}
     layers = [_line(kind, split, unit, zero) for kind, _ in kinds if kind in there]
     layers[0]["params"] = [ZOOM]
-    spec = base(280, data={"values": values}, layer=layers, encoding={"color": coloured(names)})
+    spec = base_figure(280, data={"values": values}, layer=layers, encoding={"color": coloured(names)})
     fields = {"x": "step", "y": "value"}
     axes = tuple(axis for axis in log if all(one[fields[axis]] > 0 for one in values))
     heads = ("run", "of", "step", unit)
@@ -224,8 +224,8 @@ def _trend(run: str, kind: str, points: Sequence[tuple[int, float]]) -> str:
     return f"{head}from {decimal(began)} at step {first:,} to {decimal(ended)} at step {last:,}{best}."
 
 
-def _cluster_curves(run: RunFacts, several: bool, points: int) -> Figure | None:
-    told = losses_told_apart(run, "cluster_loss")
+def _cluster_curves(run: RunSummary, several: bool, points: int) -> Figure | None:
+    told = per_task_losses(run, "cluster_loss")
     if len(told) < 2:
         return None
     names = list(dict.fromkeys(name for _, each in told for name in each))
@@ -233,13 +233,13 @@ def _cluster_curves(run: RunFacts, several: bool, points: int) -> Figure | None:
     values = [
         {"step": step, "value": each[name], "series": name, "kind": "held-out"}
         for name in names
-        for step, each in thinned(told, max(2, points // len(names)))
+        for step, each in every_nth(told, max(2, points // len(names)))
         if name in each
     ]
     layer = _line("held-out", False, "nats a token", False)
     layer["params"] = [ZOOM]
     layer["encoding"]["tooltip"][0]["title"] = "cluster"
-    spec = base(300, data={"values": values}, layer=[layer], encoding={"color": coloured(names)})
+    spec = base_figure(300, data={"values": values}, layer=[layer], encoding={"color": coloured(names)})
     of = f" of {run.name}" if several else ""
     ends = [(told[-1][1][name], name) for name in names if name in told[-1][1]]
     (low, lowest), (high, highest) = min(ends), max(ends)
@@ -252,13 +252,13 @@ def _cluster_curves(run: RunFacts, several: bool, points: int) -> Figure | None:
     return Figure(key, "learning", title, said, spec, table, ("x", "y") if positive else ("x",), zoom=True)
 
 
-def _task_losses(runs: Sequence[RunFacts]) -> Figure | None:
+def _task_losses(runs: Sequence[RunSummary]) -> Figure | None:
     """First and last loss of each task, a row each."""
     table = loss_table(runs, "task_loss")
     if table is None:
         return None
     values: list[dict[str, Any]] = []
-    told = [(run, found) for run in runs if (found := losses_told_apart(run, "task_loss"))]
+    told = [(run, found) for run in runs if (found := per_task_losses(run, "task_loss"))]
     for run, found in told:
         for name in dict.fromkeys(name for _, each in found for name in each):
             ends = [each[name] for _, each in found if name in each]
@@ -283,7 +283,9 @@ def _task_losses(runs: Sequence[RunFacts]) -> Figure | None:
         {"mark": {"type": "point", "size": 36}, "encoding": {"x": {**x, "field": "first"}, "tooltip": tooltip}},
         {"mark": {"type": "point", "filled": True, "size": 60, "opacity": 1}, "encoding": {"x": x, "tooltip": tooltip}},
     ]
-    spec = base(rows_high(len(set(order)), len(names), 16), data={"values": values}, layer=layers, encoding=shared)
+    spec = base_figure(
+        figure_height(len(set(order)), len(names), 16), data={"values": values}, layer=layers, encoding=shared
+    )
     low, high = min(values, key=lambda one: one["last"]), max(values, key=lambda one: one["last"])
     several = any(len(found) > 1 for _, found in told)
     what = "from the first value (open) to the last (filled). Last: lowest" if several else "of one validation. Lowest"
@@ -294,7 +296,7 @@ def _task_losses(runs: Sequence[RunFacts]) -> Figure | None:
     return Figure("task-loss", "learning", title, said, spec, table, ("x",) if positive else ())
 
 
-def _token_bars(runs: Sequence[RunFacts]) -> Figure | None:
+def _token_bars(runs: Sequence[RunSummary]) -> Figure | None:
     shares = [(run.name, token_shares(run.last)) for run in runs]
     values = [
         {"run": name, "series": kind, "value": value, "order": at}
@@ -320,22 +322,22 @@ def _token_bars(runs: Sequence[RunFacts]) -> Figure | None:
         "color": color,
         "tooltip": [{"field": "run"}, {"field": "series", "title": "kind"}, {"field": "value", "format": ","}],
     }
-    spec = base(34 * len(shares), data={"values": values}, mark={"type": "bar"}, encoding=encoding)
+    spec = base_figure(34 * len(shares), data={"values": values}, mark={"type": "bar"}, encoding=encoding)
     return Figure("tokens", "data", "Tokens: docked, causal, trained", " ".join(said), spec, token_table(runs))
 
 
-def _mixtures(runs: Sequence[RunFacts]) -> list[Figure]:
+def _mixtures(runs: Sequence[RunSummary]) -> list[Figure]:
     """A figure for each mixture; runs that read the same have one."""
-    found: dict[Any, list[RunFacts]] = {}
+    found: dict[Any, list[RunSummary]] = {}
     for run in runs:
         if run.data.get("sources"):
-            key = [(name, share) for name, _, share, *_ in mixture_of(run)]
+            key = [(name, share) for name, _, share, *_ in mixture_rows(run)]
             found.setdefault(tuple(key), []).append(run)
     return [_mixture(same, len(runs) > 1) for same in found.values()]
 
 
-def _mixture(same: Sequence[RunFacts], several: bool) -> Figure:
-    sources = [(name, cluster or "source", share or 0.0) for name, cluster, share, *_ in mixture_of(same[0])]
+def _mixture(same: Sequence[RunSummary], several: bool) -> Figure:
+    sources = [(name, cluster or "source", share or 0.0) for name, cluster, share, *_ in mixture_rows(same[0])]
     rest = sum(share for _, _, share in sources[BARS:])
     shown = sources[:BARS] + ([(f"{len(sources) - BARS} more", "source", rest)] if rest else [])
     clusters = list(dict.fromkeys(cluster for _, cluster, _ in shown))
@@ -347,7 +349,7 @@ def _mixture(same: Sequence[RunFacts], several: bool) -> Figure:
         "color": coloured(clusters),
         "tooltip": tooltip,
     }
-    spec = base(
+    spec = base_figure(
         (16 if len(shown) > 6 else 26) * len(shown), data={"values": values}, mark={"type": "bar"}, encoding=encoding
     )
     by_cluster: dict[str, float] = {}

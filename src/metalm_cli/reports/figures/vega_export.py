@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from metalm_cli.common.cache import cache_folder, replacing
+from metalm_cli.common.cache import cache_folder, write_to_cache
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.reports.figures.training_figures import Figure
 
@@ -45,7 +45,7 @@ def javascript(cache: Path | None = None) -> str:
     # A script element ends at this sequence, wherever it stands.
     script = _bundled().replace("</script", "<\\/script").replace("<!--", "<\\!--")
     try:
-        with replacing(path) as file:
+        with write_to_cache(path) as file:
             file.write(f"//{_digest(script)}\n{script}".encode())
     except (MetalmError, OSError):
         pass  # a cache that cannot be written costs time, and nothing else

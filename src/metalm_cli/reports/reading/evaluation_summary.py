@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from metalm_cli.reports.reading.tolerant_json import lines_of, parsed, shaped
+from metalm_cli.reports.reading.tolerant_json import load_json, read_jsonl, with_known_keys
 
 FORMAT = 2
 """Of the result files that are read."""
@@ -27,7 +27,7 @@ Own = Mapping[tuple[tuple[str, ...], int], Interval]
 
 
 @dataclass(frozen=True)
-class Wording:
+class TemplateScore:
     """A task's score in one template, 0 to 100."""
 
     template: str
@@ -37,7 +37,7 @@ class Wording:
 
 
 @dataclass(frozen=True)
-class Confusion:
+class ConfusionMatrix:
     """How often each answer was said where each was right: ``counts[right][said]``.
 
     ``said`` may have one column more, of answers that are right nowhere.
@@ -74,8 +74,8 @@ class TaskScore:
     oracle: tuple[str, float] | None
     chance: float | None
     n: int
-    templates: tuple[Wording, ...]
-    confusion: Confusion | None = None
+    templates: tuple[TemplateScore, ...]
+    confusion: ConfusionMatrix | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class ClusterScore:
 
 
 @dataclass(frozen=True)
-class Answer:
+class AnswerSample:
     """One answer of a model; ``score`` is 0 to 1."""
 
     task: str
@@ -108,7 +108,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluationSummary:
     """One result file.
 
     Args:
@@ -137,10 +137,10 @@ class Evaluation:
     clusters: tuple[ClusterScore, ...]
     means: tuple[ClusterScore, ...]
     missing: Mapping[str, str]
-    answers: tuple[Answer, ...] = ()
+    answers: tuple[AnswerSample, ...] = ()
 
 
-def read_evaluations(folder: Path, problems: list[str]) -> list[Evaluation]:
+def read_evaluations(folder: Path, problems: list[str]) -> list[EvaluationSummary]:
     """All result files of a folder, oldest first; what is old, damaged or no result file is told.
 
     Args:
@@ -150,7 +150,7 @@ def read_evaluations(folder: Path, problems: list[str]) -> list[Evaluation]:
     found = []
     for path in sorted(folder.glob("*.json")):
         try:
-            record = parsed(path.read_bytes())
+            record = load_json(path.read_bytes())
             if not isinstance(record, dict):
                 raise ValueError("it is no JSON object")
             kind = record.get("format")
@@ -159,7 +159,9 @@ def read_evaluations(folder: Path, problems: list[str]) -> list[Evaluation]:
                 why = f"an older format ({kind}); evaluate again" if old else f"no results of format {FORMAT}"
                 problems.append(f"{folder.name}/{path.name} is left out: {why}")
                 continue
-            settings = shaped(dict(record.get("settings", {})), f"{folder.name}/{path.name}", problems, {"style": dict})
+            settings = with_known_keys(
+                dict(record.get("settings", {})), f"{folder.name}/{path.name}", problems, {"style": dict}
+            )
             found.append(_with_answers(_evaluation(path, record | {"settings": settings}), problems))
         except OSError as error:
             problems.append(f"{folder.name}/{path.name} cannot be read: {error.strerror or error}")
@@ -168,7 +170,7 @@ def read_evaluations(folder: Path, problems: list[str]) -> list[Evaluation]:
     return sorted(found, key=lambda one: (one.created, one.path.stem))
 
 
-def _evaluation(path: Path, record: Mapping[str, Any]) -> Evaluation:
+def _evaluation(path: Path, record: Mapping[str, Any]) -> EvaluationSummary:
     tasks = [one for name, task in record["tasks"].items() for one in _task(name, task)]
     of_task: Own = {((one.task,), one.shots): (one.low, one.high) for one in tasks}
     clusters = [
@@ -179,7 +181,7 @@ def _evaluation(path: Path, record: Mapping[str, Any]) -> Evaluation:
     of_cluster: Own = {((one.cluster,), one.shots): (one.low, one.high) for one in clusters}
     means = [_mean("", int(shots), one, of_cluster) for shots, one in record.get("mean", {}).items() if one]
     protocol = str(record.get("protocol", "?"))
-    return Evaluation(
+    return EvaluationSummary(
         path=path,
         label=protocol.replace("_", "-"),
         protocol=protocol,
@@ -206,14 +208,16 @@ def _task(name: str, task: Mapping[str, Any]) -> Iterator[TaskScore]:
             metric=str(task["metric"]),
             seen=str(task.get("seen", {}).get("label", "unknown")),
             shots=int(setting["shots"]),
-            score=number(setting["score"]),
+            score=as_number(setting["score"]),
             low=interval[0],
             high=interval[1],
-            spread=number(setting.get("spread")),
+            spread=as_number(setting.get("spread")),
             oracle=(str(oracle["template"]), _certain(oracle["score"])) if oracle else None,
             chance=_chance(wordings),
             n=max((int(one["n"]) for one in wordings), default=0),
-            templates=tuple(Wording(str(one["template"]), number(one["score"]), *_interval(one)) for one in wordings),
+            templates=tuple(
+                TemplateScore(str(one["template"]), as_number(one["score"]), *_interval(one)) for one in wordings
+            ),
             confusion=next((_from_classes(name, one) for one in wordings), None),
         )
 
@@ -221,7 +225,7 @@ def _task(name: str, task: Mapping[str, Any]) -> Iterator[TaskScore]:
 def _mean(name: str, shots: int, one: Mapping[str, Any], own: Own) -> ClusterScore:
     """A mean; that of one task, or of one cluster, has its interval."""
     value, of = _certain(one["value"]), tuple(map(str, one.get("of", ())))
-    low, high = own.get((of, shots)) or _normal(value, number(one.get("error")))
+    low, high = own.get((of, shots)) or _normal(value, as_number(one.get("error")))
     return ClusterScore(name, shots, value, low, high, of)
 
 
@@ -231,7 +235,7 @@ def _certain(value: Any) -> float:
     Raises:
         ValueError: It is none.
     """
-    plain = number(value)
+    plain = as_number(value)
     if plain is None:
         raise ValueError(f"{value!r} is no score"[:100])
     return plain
@@ -246,16 +250,16 @@ def _interval(one: Mapping[str, Any]) -> Interval:
     """The interval of a record; else the normal one of its standard error."""
     interval = one.get("interval")
     if isinstance(interval, list) and len(interval) == 2:
-        return number(interval[0]), number(interval[1])
-    return _normal(number(one.get("score")), number(one.get("error")))
+        return as_number(interval[0]), as_number(interval[1])
+    return _normal(as_number(one.get("score")), as_number(one.get("error")))
 
 
 def _chance(wordings: Sequence[Mapping[str, Any]]) -> float | None:
-    levels = [number(level) for one in wordings for level in (one.get("chance") or {}).values()]
+    levels = [as_number(level) for one in wordings for level in (one.get("chance") or {}).values()]
     return max((level for level in levels if level is not None), default=None)
 
 
-def number(value: Any) -> float | None:
+def as_number(value: Any) -> float | None:
     """A finite number, or None."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
@@ -268,7 +272,7 @@ def number(value: Any) -> float | None:
 # -- confusions -------------------------------------------------------------------------------------------------------
 
 
-def _from_classes(task: str, wording: Mapping[str, Any]) -> Confusion | None:
+def _from_classes(task: str, wording: Mapping[str, Any]) -> ConfusionMatrix | None:
     """Of a metric over a whole split, whose file has the classes said and right."""
     each = wording.get("each") or {}
     if "found" not in each or "right" not in each or len(set(each["right"])) > CLASSES:
@@ -280,7 +284,7 @@ def _from_classes(task: str, wording: Mapping[str, Any]) -> Confusion | None:
     def said(one: int) -> str:
         return words[one] if one < len(words) else f"class {one}"
 
-    return confusion(
+    return confusion_matrix(
         [(said(a), said(b)) for a, b in zip(each["right"], each["found"], strict=True)], str(wording["template"])
     )
 
@@ -301,7 +305,7 @@ def clusters_of_tasks() -> Mapping[str, str]:
     return {card.name: card.cluster for card in Cards().all()}
 
 
-def confusion(pairs: Sequence[tuple[str, str]], template: str) -> Confusion | None:
+def confusion_matrix(pairs: Sequence[tuple[str, str]], template: str) -> ConfusionMatrix | None:
     """Count pairs of what was right and what was said; None where the answers are no classes.
 
     Answers are classes if few are different and each stands for several examples.
@@ -311,17 +315,19 @@ def confusion(pairs: Sequence[tuple[str, str]], template: str) -> Confusion | No
         return None
     counted = Counter((a, b if b in right else OTHER) for a, b in pairs)
     said = [*right, *([OTHER] if any(b == OTHER for _, b in counted) else [])]
-    return Confusion(tuple(right), tuple(said), tuple(tuple(counted[a, b] for b in said) for a in right), template)
+    return ConfusionMatrix(
+        tuple(right), tuple(said), tuple(tuple(counted[a, b] for b in said) for a in right), template
+    )
 
 
 # -- answers ----------------------------------------------------------------------------------------------------------
 
 
-def _with_answers(evaluation: Evaluation, problems: list[str]) -> Evaluation:
+def _with_answers(evaluation: EvaluationSummary, problems: list[str]) -> EvaluationSummary:
     """The evaluation with its answers, and with the confusions that they show."""
     path = evaluation.path.with_name(evaluation.path.stem + SAMPLES)
     try:
-        lines = lines_of(path)
+        lines = read_jsonl(path)
     except FileNotFoundError:
         return evaluation
     except OSError as error:
@@ -339,12 +345,12 @@ def _with_answers(evaluation: Evaluation, problems: list[str]) -> Evaluation:
     )
 
 
-def _answer(one: Mapping[str, Any] | None) -> Answer | None:
+def _answer(one: Mapping[str, Any] | None) -> AnswerSample | None:
     try:
         return (
             None
             if one is None
-            else Answer(
+            else AnswerSample(
                 str(one["task"]),
                 str(one["template"]),
                 int(one["shots"]),
@@ -352,15 +358,15 @@ def _answer(one: Mapping[str, Any] | None) -> Answer | None:
                 str(one["input"]),
                 str(one["target"]),
                 str(one["prediction"]),
-                number(one["score"]),
+                as_number(one["score"]),
             )
         )
     except (ValueError, KeyError, TypeError, OverflowError):
         return None
 
 
-def _of_answers(task: TaskScore, answers: Sequence[Answer]) -> Confusion | None:
+def _of_answers(task: TaskScore, answers: Sequence[AnswerSample]) -> ConfusionMatrix | None:
     """Of the answers in the task's first template."""
     mine = [one for one in answers if one.task == task.task and one.shots == task.shots]
     first = [one for one in mine if one.template == mine[0].template]
-    return confusion([(one.target, one.said) for one in first], first[0].template) if first else None
+    return confusion_matrix([(one.target, one.said) for one in first], first[0].template) if first else None

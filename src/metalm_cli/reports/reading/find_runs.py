@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.reports.reading.tolerant_json import parsed
+from metalm_cli.reports.reading.tolerant_json import load_json
 from metalm_cli.runs.folder import RESULTS
 
 SCORES = "results"
@@ -16,17 +16,17 @@ SEED = "seed-"
 """Folders of seeds are named so, with their number."""
 
 
-def home_of(path: Path) -> Path:
+def report_folder(path: Path) -> Path:
     """The folder that a report of what a path names belongs in: that of its only run, else the one of them all.
 
     Raises:
         MetalmError: As :func:`folders_of`.
     """
-    found = folders_of(path)
+    found = run_folders(path)
     return found[0] if len(found) == 1 else path
 
 
-def folders_of(path: Path) -> list[Path]:
+def run_folders(path: Path) -> list[Path]:
     """The folders of runs and results that a path stands for.
 
     Raises:
@@ -100,7 +100,7 @@ def _is_run(path: Path) -> bool:
 
 def _is_results(path: Path) -> bool:
     try:
-        record = parsed(path.read_bytes())
+        record = load_json(path.read_bytes())
     except (OSError, ValueError):
         return False
     return isinstance(record, dict) and "tasks" in record and "format" in record

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from metalm_cli.reports.reading.tolerant_json import shaped
+from metalm_cli.reports.reading.tolerant_json import with_known_keys
 
 DEEPEST = 12
 """Generations that are told."""
 
 
-def sound_lineage(found: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
+def valid_lineage(found: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
     """A lineage without what is misshapen in it or its ancestors.
 
     Args:
         found: As in ``lineage.json``.
         problems: Gets a line for whatever is left out.
     """
-    sound = shaped(found, "lineage.json", problems, {"held_out": list}, {"data": dict, "ancestors": dict})
+    sound = with_known_keys(found, "lineage.json", problems, {"held_out": list}, {"data": dict, "ancestors": dict})
     if "ancestors" in sound:
         sound["ancestors"] = [_sound_ancestor(one, problems) for one in sound["ancestors"]]
     return sound
@@ -28,8 +28,8 @@ def _sound_ancestor(found: Mapping[str, Any], problems: list[str]) -> dict[str, 
     """An ancestor: one that metalm did not make has no lineage, a damaged one an empty one."""
     if found.get("lineage") is None:
         return dict(found)
-    sound = shaped(found, "lineage.json", problems, {"lineage": dict})
-    return {**sound, "lineage": sound_lineage(sound.get("lineage", {}), problems)}
+    sound = with_known_keys(found, "lineage.json", problems, {"lineage": dict})
+    return {**sound, "lineage": valid_lineage(sound.get("lineage", {}), problems)}
 
 
 def lineage_view(name: str, lineage: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:

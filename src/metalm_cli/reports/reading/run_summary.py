@@ -8,11 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from metalm_cli.reports.reading.evaluation_summary import Evaluation, clusters_of_tasks, number, read_evaluations
-from metalm_cli.reports.reading.find_runs import SCORES, folders_of
-from metalm_cli.reports.reading.lineage_view import sound_lineage
-from metalm_cli.reports.reading.session_spans import SESSIONS, sound_sessions
-from metalm_cli.reports.reading.tolerant_json import object_of, parsed, plain, readable, shaped
+from metalm_cli.reports.reading.evaluation_summary import (
+    EvaluationSummary,
+    as_number,
+    clusters_of_tasks,
+    read_evaluations,
+)
+from metalm_cli.reports.reading.find_runs import SCORES, run_folders
+from metalm_cli.reports.reading.lineage_view import valid_lineage
+from metalm_cli.reports.reading.session_spans import SESSIONS, valid_sessions
+from metalm_cli.reports.reading.tolerant_json import is_readable, load_json, object_of, printable, with_known_keys
 from metalm_cli.runs import metrics_log
 from metalm_cli.runs.folder import RESULTS, is_finished
 
@@ -33,7 +38,7 @@ UNEVALUATED = "there is no evaluation yet"
 
 
 @dataclass(frozen=True)
-class RunFacts:
+class RunSummary:
     """A run, as its folder tells of it.
 
     Args:
@@ -65,10 +70,10 @@ class RunFacts:
     data: Mapping[str, Any]
     lineage: Mapping[str, Any]
     sessions: Mapping[str, Any]
-    evaluations: tuple[Evaluation, ...]
+    evaluations: tuple[EvaluationSummary, ...]
     files: tuple[Path, ...]
     problems: tuple[str, ...]
-    elsewhere: tuple[Evaluation, ...] = ()
+    elsewhere: tuple[EvaluationSummary, ...] = ()
 
     @property
     def steps(self) -> int | None:
@@ -93,13 +98,13 @@ class RunFacts:
         }.get(self.state, f"not finished: stopped or crashed after step {done:,}{of}")
 
 
-def read_runs(paths: Sequence[Path]) -> list[RunFacts]:
+def read_runs(paths: Sequence[Path]) -> list[RunSummary]:
     """Read several runs; a folder of several stands for its runs. Runs of one name are told apart by their folders.
 
     Raises:
         MetalmError: A folder does not exist, cannot be read, or holds no run; all of it before anything is written.
     """
-    folders = [one for path in paths for one in folders_of(Path(path))]
+    folders = [one for path in paths for one in run_folders(Path(path))]
     unique = list({folder.resolve(): folder for folder in folders}.values())
     runs = _evaluated_elsewhere([read_run(folder) for folder in unique])
     names = [run.name for run in runs]
@@ -114,10 +119,10 @@ def read_runs(paths: Sequence[Path]) -> list[RunFacts]:
     ]
 
 
-def _evaluated_elsewhere(runs: Sequence[RunFacts]) -> list[RunFacts]:
+def _evaluated_elsewhere(runs: Sequence[RunSummary]) -> list[RunSummary]:
     """The runs; one whose results lie in another folder that is read has been evaluated, too."""
     places = {run.path.resolve(): run for run in runs if run.state != "evaluated"}
-    found: dict[Path, list[Evaluation]] = {}
+    found: dict[Path, list[EvaluationSummary]] = {}
     for run in runs:
         for one in run.evaluations:
             about = _about(one, places)
@@ -135,7 +140,7 @@ def _evaluated_elsewhere(runs: Sequence[RunFacts]) -> list[RunFacts]:
     ]
 
 
-def _about(one: Evaluation, places: Mapping[Path, RunFacts]) -> Path | None:
+def _about(one: EvaluationSummary, places: Mapping[Path, RunSummary]) -> Path | None:
     """The run that an evaluation is about: at its model's place, or beside its results if all has been moved since."""
     source = str(one.model.get("source") or "")
     try:
@@ -150,7 +155,7 @@ def _about(one: Evaluation, places: Mapping[Path, RunFacts]) -> Path | None:
     return found if source and found in places else None
 
 
-def read_run(path: Path) -> RunFacts:
+def read_run(path: Path) -> RunSummary:
     """Read one run folder.
 
     Args:
@@ -163,8 +168,8 @@ def read_run(path: Path) -> RunFacts:
     training, validation = _metrics(path, problems) if trained else ([], [])
     text, recipe = _recipe(path, problems) if trained else ("", {})
     state = _state(path) if trained else "evaluated"
-    name = readable(path.resolve().name)
-    facts = RunFacts(
+    name = is_readable(path.resolve().name)
+    facts = RunSummary(
         path=path,
         name=name,
         state=state,
@@ -175,7 +180,7 @@ def read_run(path: Path) -> RunFacts:
         environment=_json(path / "environment.json", problems) if trained else {},
         data=_data(path, problems) if trained else {},
         lineage=_lineage(path, problems) if state == "finished" else {},
-        sessions=sound_sessions(_json(path / SESSIONS, problems, wanted=False), problems),
+        sessions=valid_sessions(_json(path / SESSIONS, problems, wanted=False), problems),
         evaluations=_named(evaluations),
         files=tuple(one for one in (*(path / name for name in LINKED), *(e.path for e in evaluations)) if one.exists()),
         problems=(),
@@ -198,11 +203,11 @@ def _metrics(path: Path, problems: list[str]) -> tuple[list[Record], list[Record
         problems.append(f"metrics.jsonl: {len(damaged) - 5} more damaged lines are left out")
     values: list[str] = []
     records: list[Record] = [
-        shaped(one, "", values, {"cluster_loss": dict, "task_loss": dict})
+        with_known_keys(one, "", values, {"cluster_loss": dict, "task_loss": dict})
         for one in map(object_of, lines)
         if one is not None
     ]
-    sound = sorted((one for one in records if number(one.get("step")) is not None), key=lambda one: one["step"])
+    sound = sorted((one for one in records if as_number(one.get("step")) is not None), key=lambda one: one["step"])
     parts = [[one for one in sound if one.get("split", "train") == split] for split in ("train", "validation")]
     of_none = len(sound) - sum(map(len, parts))
     for many, what in (
@@ -220,7 +225,7 @@ def _recipe(path: Path, problems: list[str]) -> tuple[str, Mapping[str, Any]]:
 
     try:
         text = (path / "recipe.yaml").read_text(encoding="utf-8")
-        recipe = plain(yaml.safe_load(text))
+        recipe = printable(yaml.safe_load(text))
     except FileNotFoundError:
         problems.append("recipe.yaml is missing: it is not known what was asked for")
         return "", {}
@@ -230,12 +235,12 @@ def _recipe(path: Path, problems: list[str]) -> tuple[str, Mapping[str, Any]]:
     if not isinstance(recipe, dict):
         problems.append("recipe.yaml is damaged: it is no mapping")
         return text, {}
-    return text, shaped(recipe, "recipe.yaml", problems, {"train": dict, "model": dict})
+    return text, with_known_keys(recipe, "recipe.yaml", problems, {"train": dict, "model": dict})
 
 
 def _json(path: Path, problems: list[str], *, wanted: bool = True) -> Mapping[str, Any]:
     try:
-        found = parsed(path.read_bytes())
+        found = load_json(path.read_bytes())
         if not isinstance(found, dict):
             raise ValueError("it is no JSON object")
     except FileNotFoundError:
@@ -249,14 +254,14 @@ def _json(path: Path, problems: list[str], *, wanted: bool = True) -> Mapping[st
 
 def _lineage(path: Path, problems: list[str]) -> Mapping[str, Any]:
     places = [path / name / "lineage.json" for name in RESULTS]
-    return sound_lineage(_json(next((one for one in places if one.exists()), places[0]), problems), problems)
+    return valid_lineage(_json(next((one for one in places if one.exists()), places[0]), problems), problems)
 
 
 def _data(path: Path, problems: list[str]) -> Mapping[str, Any]:
-    return shaped(_json(path / "data.json", problems), "data.json", problems, entries={"sources": dict})
+    return with_known_keys(_json(path / "data.json", problems), "data.json", problems, entries={"sources": dict})
 
 
-def _named(evaluations: Sequence[Evaluation]) -> tuple[Evaluation, ...]:
+def _named(evaluations: Sequence[EvaluationSummary]) -> tuple[EvaluationSummary, ...]:
     """Evaluations of one model by one protocol are told apart by their files."""
     labels = [(one.label, str(one.model.get("source", ""))) for one in evaluations]
     return tuple(
@@ -265,13 +270,13 @@ def _named(evaluations: Sequence[Evaluation]) -> tuple[Evaluation, ...]:
     )
 
 
-def answers(facts: RunFacts) -> bool:
+def answers(facts: RunSummary) -> bool:
     """Whether a run makes a model that answers; an encoder alone answers nothing."""
     model = facts.recipe.get("model")
     return not model or bool(model.get("decoder", "unknown") or model.get("checkpoint"))
 
 
-def evaluate_command(facts: RunFacts) -> str:
+def evaluate_command(facts: RunSummary) -> str:
     """The command that evaluates a run on clusters of what it was trained on; of anything else, on the core tasks."""
     of = clusters_of_tasks()
     sources = [one for one in facts.data.get("sources", []) if isinstance(one.get("name"), str)]
@@ -300,14 +305,14 @@ def _locked(path: Path) -> bool:
     return False
 
 
-def _state_problem(facts: RunFacts) -> list[str]:
+def _state_problem(facts: RunSummary) -> list[str]:
     if facts.state in ("finished", "evaluated"):
         return []
     more = "; --resume goes on from its newest checkpoint" if facts.state == "unfinished" else ""
     return [f"the run is {facts.state_text}{more}"]
 
 
-def _missing(facts: RunFacts) -> list[str]:
+def _missing(facts: RunSummary) -> list[str]:
     found = []
     if facts.state != "evaluated" and (facts.path / "metrics.jsonl").exists():
         if not facts.training:

@@ -12,7 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metalm_cli.reports.reading.tolerant_json import shaped
+from metalm_cli.reports.reading.tolerant_json import with_known_keys
 
 if TYPE_CHECKING:
     from metalm_cli.sessions.packing import Row
@@ -81,15 +81,15 @@ def write_sessions(
     write_atomically(folder / SESSIONS, (json.dumps(record, ensure_ascii=False) + "\n").encode())
 
 
-def sound_sessions(found: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
+def valid_sessions(found: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
     """What ``sessions.json`` tells, without what is misshapen.
 
     Args:
         found: As it was read.
         problems: Gets a line for whatever is left out.
     """
-    sound = shaped(found, SESSIONS, problems, entries={"rows": dict, "said": list})
-    rows = [shaped(one, SESSIONS, problems, {"title": str}, {"spans": list}) for one in sound.get("rows", [])]
+    sound = with_known_keys(found, SESSIONS, problems, entries={"rows": dict, "said": list})
+    rows = [with_known_keys(one, SESSIONS, problems, {"title": str}, {"spans": list}) for one in sound.get("rows", [])]
     whole = [{**row, "spans": [one for one in row.get("spans", []) if _is_span(one)]} for row in rows]
     said = [one for one in sound.get("said", []) if len(one) == 2 and all(isinstance(text, str) for text in one)]
     left = sum(len(row.get("spans", [])) for row in rows) - sum(len(row["spans"]) for row in whole)

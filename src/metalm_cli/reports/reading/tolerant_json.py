@@ -12,7 +12,7 @@ DEEPEST = 200
 """Levels of lists and mappings that are read."""
 
 
-def parsed(text: bytes | str) -> Any:
+def load_json(text: bytes | str) -> Any:
     """JSON as plain data.
 
     Raises:
@@ -22,32 +22,32 @@ def parsed(text: bytes | str) -> Any:
         found = json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-    return plain(found)
+    return printable(found)
 
 
-def plain(value: Any, depth: int = 0) -> Any:
+def printable(value: Any, depth: int = 0) -> Any:
     """Lists and mappings whose texts can all be written as UTF-8: ``?`` stands for half a surrogate pair.
 
     Raises:
         ValueError: It is nested too deeply, or holds itself.
     """
     if isinstance(value, str):
-        return readable(value)
+        return is_readable(value)
     if not isinstance(value, list | dict):
         return value
     if depth == DEEPEST:
         raise ValueError("it is nested too deeply")
     if isinstance(value, list):
-        return [plain(one, depth + 1) for one in value]
-    return {plain(key): plain(one, depth + 1) for key, one in value.items()}
+        return [printable(one, depth + 1) for one in value]
+    return {printable(key): printable(one, depth + 1) for key, one in value.items()}
 
 
-def readable(text: str) -> str:
+def is_readable(text: str) -> str:
     """A text that can be written as UTF-8."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
-def lines_of(path: Path) -> list[dict[str, Any] | None]:
+def read_jsonl(path: Path) -> list[dict[str, Any] | None]:
     """The JSON object of each line; None for a damaged one.
 
     Raises:
@@ -60,13 +60,13 @@ def lines_of(path: Path) -> list[dict[str, Any] | None]:
 def object_of(found: bytes | Mapping[str, Any]) -> dict[str, Any] | None:
     """A JSON object, as it stands in a line or has been read, as plain data; None for what is none."""
     try:
-        made = parsed(found) if isinstance(found, bytes) else plain(found)
+        made = load_json(found) if isinstance(found, bytes) else printable(found)
     except ValueError:
         return None
     return made if isinstance(made, dict) else None
 
 
-def shaped(
+def with_known_keys(
     found: Mapping[str, Any],
     what: str,
     problems: list[str],

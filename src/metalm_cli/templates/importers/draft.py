@@ -13,12 +13,12 @@ MAX_TEMPLATES = 500
 """Templates of one file."""
 
 
-class Refused(Exception):
+class ImportRefused(Exception):
     """A file or a template that is not imported; the message says why."""
 
 
 @dataclass
-class Draft:
+class TemplateDraft:
     """A template as an importer reads it.
 
     Args:
@@ -39,7 +39,7 @@ class Draft:
 
 
 @dataclass
-class DraftFile:
+class TemplateDraftFile:
     """Drafts that go into one template file.
 
     Args:
@@ -53,11 +53,11 @@ class DraftFile:
     name: str
     origin: str
     card: Card | None = None
-    drafts: list[Draft] = field(default_factory=list)
+    drafts: list[TemplateDraft] = field(default_factory=list)
     refused: list[tuple[str, str]] = field(default_factory=list)
 
 
-def literal(text: str) -> str:
+def as_jinja_text(text: str) -> str:
     """Text as Jinja that prints it.
 
     >>> literal("a {{b}} {c}")
@@ -68,7 +68,7 @@ def literal(text: str) -> str:
     return re.sub(r"\{(?=[{%#]|\Z)", "{{ '{' }}", text)
 
 
-def quoted(text: str) -> str:
+def as_jinja_string(text: str) -> str:
     """Text as Jinja that prints it, every brace marked as meant.
 
     >>> quoted("a {{b}}")

@@ -7,7 +7,13 @@ import re
 from collections.abc import Mapping
 
 from metalm_cli.tasks import Card
-from metalm_cli.templates.importers.draft import Draft, DraftFile, Refused, file_name, literal
+from metalm_cli.templates.importers.draft import (
+    ImportRefused,
+    TemplateDraft,
+    TemplateDraftFile,
+    as_jinja_text,
+    file_name,
+)
 
 FIELD = re.compile(r"\{(\w+)\}")
 CARDS: dict[str, tuple[str, dict[str, str]]] = {
@@ -60,7 +66,7 @@ CARDS: dict[str, tuple[str, dict[str, str]]] = {
 into other fields (winogrande, wsc273) are not here: their templates are imported with FLAN's own fields."""
 
 
-def patterns(text: str) -> dict[str, list[tuple[str, str]]]:
+def parse_patterns(text: str) -> dict[str, list[tuple[str, str]]]:
     """The pairs of inputs and targets in a file, by key.
 
     Raises:
@@ -69,18 +75,20 @@ def patterns(text: str) -> dict[str, list[tuple[str, str]]]:
     try:
         body = ast.parse(text).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise Refused(f"it is no Python that can be read: {error}") from error
+        raise ImportRefused(f"it is no Python that can be read: {error}") from error
     found = None
     for at, statement in enumerate(body):
         if at == 0 and isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
             continue
         value, name = _assigned(statement)
         if value is None or name is None:
-            raise Refused(f"line {statement.lineno} is no literal: templates are read, never executed")
+            raise ImportRefused(f"line {statement.lineno} is no literal: templates are read, never executed")
         try:
             read = ast.literal_eval(value)
         except (ValueError, TypeError, RecursionError, MemoryError) as error:
-            raise Refused(f"{name} in line {statement.lineno} is no literal: templates are never executed") from error
+            raise ImportRefused(
+                f"{name} in line {statement.lineno} is no literal: templates are never executed"
+            ) from error
         found = read if name == "PATTERNS" else found
     return _checked(found)
 
@@ -95,11 +103,11 @@ def _assigned(statement: ast.stmt) -> tuple[ast.expr | None, str | None]:
 
 def _checked(found: object) -> dict[str, list[tuple[str, str]]]:
     if not isinstance(found, dict) or not found:
-        raise Refused("it has no PATTERNS, a dictionary of lists of (input, target)")
+        raise ImportRefused("it has no PATTERNS, a dictionary of lists of (input, target)")
     for key, pairs in found.items():
         whole = isinstance(key, str) and isinstance(pairs, list | tuple) and all(_pair(pair) for pair in pairs)
         if not whole or not pairs:
-            raise Refused(f"PATTERNS[{key!r:.40}] is no list of (input, target)")
+            raise ImportRefused(f"PATTERNS[{key!r:.40}] is no list of (input, target)")
     return found
 
 
@@ -107,7 +115,7 @@ def _pair(pair: object) -> bool:
     return isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(text, str) for text in pair)
 
 
-def read(text: str, cards: Mapping[str, Card], source: str) -> list[DraftFile]:
+def read(text: str, cards: Mapping[str, Card], source: str) -> list[TemplateDraftFile]:
     """The templates of FLAN's file.
 
     The field that the first pattern of a key asks for is the answer; a pattern that asks for something else is turned
@@ -122,32 +130,34 @@ def read(text: str, cards: Mapping[str, Card], source: str) -> list[DraftFile]:
         Refused: The file is none of FLAN's.
     """
     files = []
-    for key, pairs in patterns(text).items():
+    for key, pairs in parse_patterns(text).items():
         name, renamed = CARDS.get(key, ("", {}))
         card = cards.get(name)
         answer = FIELD.findall(pairs[0][1])
         if len(answer) != 1:
-            file = DraftFile(file_name(card, key), f"{source}: {key}", card)
+            file = TemplateDraftFile(file_name(card, key), f"{source}: {key}", card)
             file.refused = [(key, "its first target is no single field, so that the answer is not known")]
         else:
             names = {**(renamed if card is not None else {}), answer[0]: "answer", "options_": "options"}
             names.setdefault("options_str", "options")
-            file = DraftFile(file_name(card, key), f"{source}: {key}", card)
+            file = TemplateDraftFile(file_name(card, key), f"{source}: {key}", card)
             file.drafts = [_draft(at, pair, names) for at, pair in enumerate(pairs)]
         files.append(file)
     return files
 
 
-def _draft(at: int, pair: tuple[str, str], names: Mapping[str, str]) -> Draft:
-    given, target = (jinja(text, names) for text in pair)
-    return Draft(f"flan-{at}", given, target, turned=target.strip() != "{{ answer }}")
+def _draft(at: int, pair: tuple[str, str], names: Mapping[str, str]) -> TemplateDraft:
+    given, target = (to_jinja(text, names) for text in pair)
+    return TemplateDraft(f"flan-{at}", given, target, turned=target.strip() != "{{ answer }}")
 
 
-def jinja(pattern: str, names: Mapping[str, str]) -> str:
+def to_jinja(pattern: str, names: Mapping[str, str]) -> str:
     """FLAN's pattern as Jinja.
 
     >>> jinja("{text}: {options_} { and {}", {"options_": "options"})
     '{{ text }}: {{ options }} { and {}'
     """
     parts = FIELD.split(pattern)
-    return "".join("{{ " + names.get(part, part) + " }}" if at % 2 else literal(part) for at, part in enumerate(parts))
+    return "".join(
+        "{{ " + names.get(part, part) + " }}" if at % 2 else as_jinja_text(part) for at, part in enumerate(parts)
+    )

@@ -17,7 +17,7 @@ from metalm_cli.config.locate import display
 from metalm_cli.config.yaml_nodes import MAX_BYTES
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.tasks import Card
-from metalm_cli.templates.importers.sandbox import Source, read_confined
+from metalm_cli.templates.importers.sandbox import Source, read_in_sandbox
 from metalm_cli.templates.template import read_templates
 
 FORMATS: dict[str, tuple[str, str]] = {
@@ -85,7 +85,7 @@ def import_templates(format: str, path: Path, out: Path, cards: Mapping[str, Car
     report = Report(out)
     sources = list(_sources(format, path, report))
     contents: dict[str, dict[str, Any]] = {}
-    for answer in read_confined(format, sources, cards):
+    for answer in read_in_sandbox(format, sources, cards):
         _take(answer, contents, report)
     if not contents:
         first = "; ".join(f"{f'{name} {template}'.strip()}: {why}" for name, template, why in report.refused[:3])

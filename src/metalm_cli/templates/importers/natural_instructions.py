@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from metalm_cli.tasks import Card
-from metalm_cli.templates.importers.draft import Draft, DraftFile, Refused, quoted, slug
+from metalm_cli.templates.importers.draft import ImportRefused, TemplateDraft, TemplateDraftFile, as_jinja_string, slug
 
 SHOWN = 2
 """Positive examples that the second template shows, as Tk-Instruct does by default."""
@@ -16,7 +16,7 @@ QUOTED = ("doubled-punctuation", "loose-punctuation", "lone-brace")
 """Rules that texts of others, quoted as they are, may break."""
 
 
-def read(text: str, cards: Mapping[str, Card], source: str) -> list[DraftFile]:
+def read(text: str, cards: Mapping[str, Card], source: str) -> list[TemplateDraftFile]:
     """Two templates of a task: its definition, and its definition with examples (after Tk-Instruct's encoding).
 
     Raises:
@@ -25,21 +25,25 @@ def read(text: str, cards: Mapping[str, Card], source: str) -> list[DraftFile]:
     try:
         task = json.loads(text)
     except (ValueError, RecursionError, MemoryError) as error:
-        raise Refused(f"it is no JSON: {error}") from error
+        raise ImportRefused(f"it is no JSON: {error}") from error
     if not isinstance(task, dict) or "Definition" not in task:
-        raise Refused("it is no task: it has no Definition")
+        raise ImportRefused("it is no task: it has no Definition")
     definition = _one_text(task["Definition"])
     if not definition:
-        raise Refused("its Definition is empty")
+        raise ImportRefused("its Definition is empty")
     name = slug(source.removesuffix(".json"), "_")
-    file = DraftFile(name, source, cards.get(name))
+    file = TemplateDraftFile(name, source, cards.get(name))
     asked = f"Input: {INPUT}\nOutput:"
-    file.drafts.append(Draft("definition", f"{quoted(definition)}\n\n{asked}", "{{ answer }}", allow=[*QUOTED]))
+    file.drafts.append(
+        TemplateDraft("definition", f"{as_jinja_string(definition)}\n\n{asked}", "{{ answer }}", allow=[*QUOTED])
+    )
     shown = [_example(at, one) for at, one in enumerate(_examples(task), start=1)]
     if shown:
         parts = [definition, *shown, "Now complete this one."]
-        whole = "\n\n".join(quoted(part) for part in parts)
-        file.drafts.append(Draft("definition-and-examples", f"{whole}\n{asked}", "{{ answer }}", allow=[*QUOTED]))
+        whole = "\n\n".join(as_jinja_string(part) for part in parts)
+        file.drafts.append(
+            TemplateDraft("definition-and-examples", f"{whole}\n{asked}", "{{ answer }}", allow=[*QUOTED])
+        )
     return [file]
 
 
@@ -60,5 +64,5 @@ def _one_text(value: Any) -> str:
     if isinstance(value, list):
         value = value[0] if value else ""
     if not isinstance(value, str):
-        raise Refused(f"got {type(value).__name__}, expected a text")
+        raise ImportRefused(f"got {type(value).__name__}, expected a text")
     return "\n".join(" ".join(line.split()) for line in value.strip().splitlines())

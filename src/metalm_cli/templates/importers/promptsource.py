@@ -11,8 +11,8 @@ from jinja2 import TemplateError
 
 from metalm_cli.tasks import Card
 from metalm_cli.tasks.expressions import ENVIRONMENT, names_in
-from metalm_cli.templates.importers.draft import Draft, DraftFile, Refused, file_name, slug
-from metalm_cli.templates.lint.card_rules import swapped
+from metalm_cli.templates.importers.draft import ImportRefused, TemplateDraft, TemplateDraftFile, file_name, slug
+from metalm_cli.templates.lint.card_rules import swapped_class_names
 
 _LABELLED = re.compile(
     r"\{%-?\s*if\s+label\s*(?:!=\s*-\s*1|>=?\s*(?:0|-\s*1))\s*-?%\}"
@@ -36,7 +36,7 @@ for _tag in ("!Template", "!TemplateMetadata"):
     _Loader.add_constructor(_tag, _mapping)
 
 
-def read(text: str, cards: Mapping[str, Card], source: str) -> list[DraftFile]:
+def read(text: str, cards: Mapping[str, Card], source: str) -> list[TemplateDraftFile]:
     """The templates of a data set.
 
     ``|||`` parts input and target; ``answer_choices`` become our card's options, the right one its answer; columns
@@ -49,20 +49,22 @@ def read(text: str, cards: Mapping[str, Card], source: str) -> list[DraftFile]:
         found = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError, RecursionError, MemoryError) as error:
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise Refused(f"it is no YAML that can be read: {problem}") from error
+        raise ImportRefused(f"it is no YAML that can be read: {problem}") from error
     if not isinstance(found, dict) or not isinstance(found.get("templates"), dict) or not found["templates"]:
-        raise Refused("it has no templates")
+        raise ImportRefused("it has no templates")
     dataset, subset = found.get("dataset") or source, found.get("subset") or ""
     if not isinstance(dataset, str) or not isinstance(subset, str):
-        raise Refused("its dataset or its subset is no text")
+        raise ImportRefused("its dataset or its subset is no text")
     card = _card(dataset, subset, cards)
-    file = DraftFile(file_name(card, f"{dataset}_{subset}".strip("_")), f"{source}: {dataset} {subset}".strip(), card)
+    file = TemplateDraftFile(
+        file_name(card, f"{dataset}_{subset}".strip("_")), f"{source}: {dataset} {subset}".strip(), card
+    )
     taken: set[str] = set()
     for key, entry in found["templates"].items():
         name = _name(entry, str(key), taken)
         try:
             file.drafts.append(_draft(name, entry, card))
-        except Refused as error:
+        except ImportRefused as error:
             file.refused.append((name, str(error)))
     return [file]
 
@@ -85,25 +87,25 @@ def _name(entry: Any, key: str, taken: set[str]) -> str:
     return name
 
 
-def _draft(name: str, entry: Any, card: Card | None) -> Draft:
+def _draft(name: str, entry: Any, card: Card | None) -> TemplateDraft:
     if not isinstance(entry, dict) or not isinstance(entry.get("jinja"), str):
-        raise Refused("it has no text")
+        raise ImportRefused("it has no text")
     text = entry["jinja"]
     while (shorter := _LABELLED.sub(r"\1", text)) != text:
         text = shorter
     if text.count("|||") != 1:
-        raise Refused(f"it has {text.count('|||')} separators |||, expected one between input and target")
+        raise ImportRefused(f"it has {text.count('|||')} separators |||, expected one between input and target")
     choices = _choices(entry.get("answer_choices"))
-    if card is not None and (swaps := swapped(card.answer.names, choices)):
+    if card is not None and (swaps := swapped_class_names(card.answer.names, choices)):
         at, other = swaps[0]
-        raise Refused(
+        raise ImportRefused(
             f"labels-swapped: it calls {card.answer.names[at]} {choices[at]!r}, which is what "
             f"{card.answer.names[other]} means"
         )
     given, target = (_ours(part.strip(), card) for part in text.split("|||"))
     found = entry.get("metadata")
     metadata: dict[str, Any] = found if isinstance(found, dict) else {}
-    draft = Draft(name, given, target, turned=metadata.get("original_task") is False)
+    draft = TemplateDraft(name, given, target, turned=metadata.get("original_task") is False)
     if metadata.get("choices_in_prompt") is True:
         draft.allow = ["options-not-listed"]
     if (
@@ -132,7 +134,7 @@ def _ours(text: str, card: Card | None) -> str:
     try:
         tokens = list(ENVIRONMENT.lex(text))
     except TemplateError as error:
-        raise Refused(f"it is no Jinja: {error}") from error
+        raise ImportRefused(f"it is no Jinja: {error}") from error
     pieces, before = [], ""
     for _, kind, value in tokens:
         pieces.append(renamed.get(value, value) if kind == "name" and before not in (".", "|") else value)

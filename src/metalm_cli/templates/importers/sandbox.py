@@ -25,7 +25,7 @@ Source = tuple[str, Path]
 """What a file is called, and where it lies."""
 
 
-def read_confined(format: str, sources: Sequence[Source], cards: Mapping[str, Card]) -> Iterator[dict[str, Any]]:
+def read_in_sandbox(format: str, sources: Sequence[Source], cards: Mapping[str, Card]) -> Iterator[dict[str, Any]]:
     """Have files read by limited processes.
 
     A process that dies or runs out of time costs the file that it was at; the next goes on behind it.

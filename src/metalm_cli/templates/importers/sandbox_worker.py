@@ -14,8 +14,8 @@ from typing import Any
 
 from metalm_cli.tasks import Card
 from metalm_cli.templates.importers import flan, natural_instructions, promptsource
-from metalm_cli.templates.importers.draft import Refused
-from metalm_cli.templates.importers.trial_render import tried
+from metalm_cli.templates.importers.draft import ImportRefused
+from metalm_cli.templates.importers.trial_render import render_drafts
 
 MEMORY = 1 << 30
 """Bytes of address space."""
@@ -33,7 +33,7 @@ _HARMLESS = frozenset({"os.listdir", "os.scandir"})
 """Raised by the search for modules."""
 
 
-def confine() -> None:
+def drop_privileges() -> None:
     """Give up what reading templates does not need. There is no way back."""
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_FSIZE, ANSWERS)
@@ -80,8 +80,8 @@ def answer(request: dict[str, Any], cards: dict[str, Card]) -> dict[str, Any]:
     """What becomes of a file: its template files, or why it is refused."""
     try:
         drafts = READERS[request["format"]](request["text"], cards, request["name"])
-        return {"name": request["name"], "files": [tried(file) for file in drafts]}
-    except Refused as error:
+        return {"name": request["name"], "files": [render_drafts(file) for file in drafts]}
+    except ImportRefused as error:
         return {"name": request["name"], "refused": str(error)}
     except (RecursionError, MemoryError) as error:
         return {"name": request["name"], "refused": f"it goes beyond the limits: {type(error).__name__}"}
@@ -90,7 +90,7 @@ def answer(request: dict[str, Any], cards: dict[str, Card]) -> dict[str, Any]:
 def main() -> None:
     """Answer every file of standard input."""
     cards = {name: Card.model_validate(values) for name, values in json.loads(sys.stdin.readline()).items()}
-    confine()
+    drop_privileges()
     for line in sys.stdin:
         with contextlib.suppress(ValueError, OSError):  # a system without this limit; the others hold
             _more_time()

@@ -13,12 +13,18 @@ from pydantic import ValidationError
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks import Card, Example
 from metalm_cli.tasks.expressions import ENVIRONMENT, compile_text
-from metalm_cli.templates.importers.draft import MAX_TEMPLATES, MAX_TEXT, Draft, DraftFile, Refused
+from metalm_cli.templates.importers.draft import (
+    MAX_TEMPLATES,
+    MAX_TEXT,
+    ImportRefused,
+    TemplateDraft,
+    TemplateDraftFile,
+)
 from metalm_cli.templates.lint.linter import lint_file
 from metalm_cli.templates.lint.rules import RULES
 from metalm_cli.templates.render import options_block, render
 from metalm_cli.templates.template import GIVEN, Template, TemplateFile
-from metalm_cli.templates.template_ast import anatomy
+from metalm_cli.templates.template_ast import parse_template
 
 SECONDS = 2.0
 """Processor time that one template may take."""
@@ -50,20 +56,20 @@ def _limited() -> Iterator[None]:
     try:
         yield
     except _TooLong:
-        raise Refused(f"it takes more than {SECONDS:g} s to render") from None
+        raise ImportRefused(f"it takes more than {SECONDS:g} s to render") from None
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, before)
 
 
-def tried(file: DraftFile) -> dict[str, Any]:
+def render_drafts(file: TemplateDraftFile) -> dict[str, Any]:
     """A file as JSON: the templates that are fit, what is refused and why, what to know.
 
     Raises:
         Refused: It holds too many templates.
     """
     if len(file.drafts) > MAX_TEMPLATES:
-        raise Refused(f"it holds {len(file.drafts):,} templates, expected at most {MAX_TEMPLATES:,}")
+        raise ImportRefused(f"it holds {len(file.drafts):,} templates, expected at most {MAX_TEMPLATES:,}")
     kept: list[Template] = []
     refused, notes = list(file.refused), []
     for draft in file.drafts:
@@ -71,7 +77,7 @@ def tried(file: DraftFile) -> dict[str, Any]:
             with _limited():
                 kept.append(_rendered(draft, file.card))
             notes += [(draft.name, note) for note in draft.notes]
-        except Refused as error:
+        except ImportRefused as error:
             refused.append((draft.name, str(error)))
         except (RecursionError, MemoryError) as error:
             refused.append((draft.name, f"it goes beyond the limits: {type(error).__name__}"))
@@ -82,7 +88,7 @@ def tried(file: DraftFile) -> dict[str, Any]:
             notes.append((name, f"{rule}: {message}"))
     out = {name for name, _ in refused}
     kept = [template for template in kept if template.name not in out]
-    if kept and all(template.turned for template in kept):
+    if kept and all(template.inverted for template in kept):
         refused += [(template.name, "no template that asks for the answer is left beside it") for template in kept]
         kept = []
     if file.card is None and kept:
@@ -105,7 +111,7 @@ def _linted(kept: list[Template], card: Card | None, refused: list[tuple[str, st
     try:
         with _limited_by(len(kept)):
             return lint_file(file, card, examples)
-    except Refused as error:
+    except ImportRefused as error:
         refused += [(template.name, str(error)) for template in kept]
         return []
 
@@ -118,30 +124,30 @@ def _limited_by(count: int) -> Iterator[None]:
         yield
 
 
-def _rendered(draft: Draft, card: Card | None) -> Template:
+def _rendered(draft: TemplateDraft, card: Card | None) -> Template:
     """The template of a draft that can be rendered."""
     for text in (draft.input, draft.target):
         if len(text) > MAX_TEXT:
-            raise Refused(f"it has {len(text):,} characters, expected at most {MAX_TEXT:,}")
+            raise ImportRefused(f"it has {len(text):,} characters, expected at most {MAX_TEXT:,}")
         try:
             _check_tree(ENVIRONMENT.parse(text))
         except TemplateError as error:
-            raise Refused(f"it is no Jinja: {error}") from error
+            raise ImportRefused(f"it is no Jinja: {error}") from error
     try:
         template = Template(
-            name=draft.name, input=draft.input, target=draft.target, turned=draft.turned, allow=draft.allow
+            name=draft.name, input=draft.input, target=draft.target, inverted=draft.turned, allow=draft.allow
         )
     except ValidationError as error:
-        raise Refused(error.errors()[0]["msg"]) from error
+        raise ImportRefused(error.errors()[0]["msg"]) from error
     if card is not None:
         unknown = sorted(template.reads - set(card.fields) - GIVEN)
         if unknown:
-            raise Refused(f"unknown-field: reads {', '.join(unknown)}; the card has {', '.join(card.fields)}")
+            raise ImportRefused(f"unknown-field: reads {', '.join(unknown)}; the card has {', '.join(card.fields)}")
         for example in _examples(card):
             try:
                 render(example, template)
             except MetalmError as error:
-                raise Refused(f"it cannot be rendered: {error.why or error.what}") from error
+                raise ImportRefused(f"it cannot be rendered: {error.why or error.what}") from error
     else:
         _render_alone(draft)
     return template
@@ -149,12 +155,12 @@ def _rendered(draft: Draft, card: Card | None) -> Template:
 
 def _check_tree(tree: nodes.Template) -> None:
     for node in tree.find_all(FORBIDDEN):
-        raise Refused(f"it uses {type(node).__name__.lower()}, which templates have no use for")
+        raise ImportRefused(f"it uses {type(node).__name__.lower()}, which templates have no use for")
     for attribute in tree.find_all(nodes.Getattr):
         if attribute.attr.startswith("_"):
-            raise Refused(f"it reaches for {attribute.attr}")
+            raise ImportRefused(f"it reaches for {attribute.attr}")
     if _depth(tree) > MAX_LOOPS:
-        raise Refused(f"it nests more than {MAX_LOOPS} loops")
+        raise ImportRefused(f"it nests more than {MAX_LOOPS} loops")
 
 
 def _depth(node: nodes.Node) -> int:
@@ -162,8 +168,8 @@ def _depth(node: nodes.Node) -> int:
     return inner + isinstance(node, nodes.For)
 
 
-def _render_alone(draft: Draft) -> None:
-    read = anatomy(draft.input).read | anatomy(draft.target).read
+def _render_alone(draft: TemplateDraft) -> None:
+    read = parse_template(draft.input).read | parse_template(draft.target).read
     values: dict[str, Any] = {name: f"{MADE_UP[0]} ({name})" for name in read}
     given = {"choices": list(MADE_UP), "options": options_block(MADE_UP), "task": "task", "rationale": "So it is."}
     fields = {name: value for name, value in values.items() if name not in GIVEN}
@@ -171,7 +177,7 @@ def _render_alone(draft: Draft) -> None:
         try:
             compile_text(text)({**values, **given, "answer": MADE_UP[0], "fields": fields})
         except (TemplateError, ValueError, TypeError, LookupError, ArithmeticError) as error:
-            raise Refused(f"it cannot be rendered on texts: {error}") from error
+            raise ImportRefused(f"it cannot be rendered on texts: {error}") from error
 
 
 def _examples(card: Card) -> list[Example]:

@@ -12,7 +12,7 @@ from metalm_cli.tasks.expressions import compile_text, names_in
 from metalm_cli.templates.lint.text_rules import Problem
 from metalm_cli.templates.render import options_block
 from metalm_cli.templates.template import GIVEN, Template
-from metalm_cli.templates.template_ast import FIELDS, MARKER, anatomy
+from metalm_cli.templates.template_ast import FIELDS, MARKER, parse_template
 
 OPTIONAL = frozenset({"title", "section", "topic", "subject", "category", "genre", "kind", "source"})
 """Fields that say what a text is about: templates may leave them out. A file can name more (``optional``)."""
@@ -34,7 +34,7 @@ MEANING = {word: meaning for meaning, words in _MEANINGS.items() for word in wor
 
 def card_problems(card: Card) -> Iterator[Problem]:
     """What is wrong with a card's answer words, so with every template of it."""
-    for index, other in swapped(card.answer.names, card.words):
+    for index, other in swapped_class_names(card.answer.names, card.words):
         yield (
             "labels-swapped",
             f"class {card.answer.names[index]} is called {card.words[index]!r}, which is what "
@@ -42,7 +42,7 @@ def card_problems(card: Card) -> Iterator[Problem]:
         )
 
 
-def swapped(first: Sequence[str], second: Sequence[str]) -> list[tuple[int, int]]:
+def swapped_class_names(first: Sequence[str], second: Sequence[str]) -> list[tuple[int, int]]:
     """Classes that a second list of names calls what the first calls another class.
 
     Args:
@@ -83,29 +83,29 @@ def template_problems(template: Template, card: Card, optional: frozenset[str] =
     unknown = sorted(_names(template) - set(card.fields) - GIVEN)
     if unknown:
         yield "unknown-field", f"reads {', '.join(unknown)}; the card has {', '.join(card.fields)}"
-    if not template.turned:
+    if not template.inverted:
         yield from _leaks(template, card)
         yield from _unused(template, card, optional)
         yield from _options(template, card)
         yield from _wrong_target(template, card)
 
 
-def turned_problems(template: Template) -> Iterator[Problem]:
+def inverted_template_problems(template: Template) -> Iterator[Problem]:
     """What is wrong with the target, whatever the card: marked turned or not, or copied from the input."""
-    given = set().union(*(anatomy(part.text).printed for part in template.pieces))
-    target = anatomy(template.target)
+    given = set().union(*(parse_template(part.text).printed for part in template.pieces))
+    target = parse_template(template.target)
     asked = bool(target.read & {"answer", "rationale"})
-    if template.turned and re.fullmatch(MARKER, target.wordings[0]) and target.printed == {"answer"}:
+    if template.inverted and re.fullmatch(MARKER, target.wordings[0]) and target.printed == {"answer"}:
         yield "wrongly-turned", "is marked turned, and its target is the answer"
-    if not template.turned and not asked:
+    if not template.inverted and not asked:
         said = ", ".join(sorted(target.printed)) or "always the same"
         yield "not-marked-turned", f"its target is not the answer ({said}), and it is not marked turned"
     copied = target.printed & given
-    if template.turned and ("answer" in copied or (copied and copied == target.printed)):
+    if template.inverted and ("answer" in copied or (copied and copied == target.printed)):
         yield "target-in-input", f"{', '.join(sorted(copied))} stands in the input and in the target"
 
 
-def input_secrets(card: Card) -> dict[str, str]:
+def answer_leaks(card: Card) -> dict[str, str]:
     """Fields of a card that give the answer away, and why."""
     answer = card.answer
     known = names_in(answer.options) if answer.options else set()
@@ -125,18 +125,18 @@ def input_secrets(card: Card) -> dict[str, str]:
 def _names(template: Template) -> set[str]:
     """Names that a template reads; fields one by one where ``fields.x`` names them."""
     texts = [part.text for part in template.pieces] + [template.target]
-    return set().union(*(anatomy(text).read for text in texts))
+    return set().union(*(parse_template(text).read for text in texts))
 
 
 def _input_names(template: Template) -> set[str]:
-    return set().union(*(anatomy(part.text).read for part in template.pieces))
+    return set().union(*(parse_template(part.text).read for part in template.pieces))
 
 
 def _leaks(template: Template, card: Card) -> Iterator[Problem]:
     read = _input_names(template)
     for name in sorted(read & SECRETS):
         yield "answer-in-input", f"its input reads {name}"
-    for name, why in input_secrets(card).items():
+    for name, why in answer_leaks(card).items():
         if name in read:
             yield "answer-in-input", f"its input reads {name}, which {why}"
 
@@ -149,7 +149,7 @@ def _unused(template: Template, card: Card, optional: frozenset[str]) -> Iterato
     covered = set().union(*(names_in(card.fields[name]) for name in used)) if used else set()
     if read & {"options", "choices"} and card.answer.options:
         covered |= names_in(card.answer.options)
-    skipped = OPTIONAL | optional | set(input_secrets(card))
+    skipped = OPTIONAL | optional | set(answer_leaks(card))
     unused = [
         name
         for name, source in card.fields.items()
@@ -162,21 +162,21 @@ def _unused(template: Template, card: Card, optional: frozenset[str]) -> Iterato
 def _options(template: Template, card: Card) -> Iterator[Problem]:
     if not (card.words or card.answer.options) or _input_names(template) & {"options", "choices"}:
         return
-    text = "\n".join(wording for part in template.pieces for wording in anatomy(part.text).wordings)
-    missing = [word for word in card.words if not contains(text, word)]
+    text = "\n".join(wording for part in template.pieces for wording in parse_template(part.text).wordings)
+    missing = [word for word in card.words if not contains_as_words(text, word)]
     if missing or not card.words:
         named = f"does not name {', '.join(missing)}" if missing else "they differ from row to row"
         yield "options-not-listed", f"the task has options, and the input does not list them ({named})"
 
 
-def contains(text: str, words: str) -> bool:
+def contains_as_words(text: str, words: str) -> bool:
     """Whether words stand in a text, as words, in any case."""
     return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text, re.IGNORECASE) is not None
 
 
 def _wrong_target(template: Template, card: Card) -> Iterator[Problem]:
     """Targets that are no options, or another class's: rendered once for each class word."""
-    if not card.words or "answer" not in anatomy(template.target).read:
+    if not card.words or "answer" not in parse_template(template.target).read:
         return
     swaps: list[str] = []
     strangers: list[str] = []

@@ -9,7 +9,7 @@ from metalm_cli.config.locate import display
 from metalm_cli.config.yaml_records import read_node
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks import Card, Example
-from metalm_cli.templates.lint.card_rules import card_problems, template_problems, turned_problems
+from metalm_cli.templates.lint.card_rules import card_problems, inverted_template_problems, template_problems
 from metalm_cli.templates.lint.row_rules import rendering_problems, rows_problems
 from metalm_cli.templates.lint.rules import RULES, Finding, Rule, Severity
 from metalm_cli.templates.lint.text_rules import Problem, duplicates, text_problems
@@ -51,7 +51,7 @@ def _of_template(
     static: list[Problem] = []
     for text in (*(part.text for part in template.pieces), template.target):
         static += text_problems(text)
-    static += turned_problems(template)
+    static += inverted_template_problems(template)
     if card is not None:
         static += template_problems(template, card, frozenset(file.optional))
     yield from static
@@ -124,7 +124,7 @@ def _findings(
     task = card.name if card is not None else ""
     try:
         file = read_templates(path)
-        lines = places(path)
+        lines = findings_by_place(path)
     except MetalmError as error:
         message = error.what + (f" ({error.why})" if error.why else "")
         yield Finding("unreadable", message, "", task, collection, error.where or display(path))
@@ -133,7 +133,7 @@ def _findings(
         yield Finding(rule, message, name, task, collection, lines.get(name, display(path)))
 
 
-def places(path: Path) -> dict[str, str]:
+def findings_by_place(path: Path) -> dict[str, str]:
     """``file:line`` of each template of a YAML file by its name.
 
     Raises:
@@ -145,4 +145,4 @@ def places(path: Path) -> dict[str, str]:
     return {node.value["name"].value: node.where for node in templates}
 
 
-__all__ = ["RULES", "Finding", "Rows", "Rule", "Severity", "lint_collection", "lint_file", "places"]
+__all__ = ["RULES", "Finding", "Rows", "Rule", "Severity", "findings_by_place", "lint_collection", "lint_file"]

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks import Card, Example, ExampleMaker
-from metalm_cli.templates.lint.card_rules import contains
+from metalm_cli.templates.lint.card_rules import contains_as_words
 from metalm_cli.templates.lint.text_rules import Problem
 from metalm_cli.templates.render import render
 from metalm_cli.templates.template import Template
-from metalm_cli.templates.template_ast import anatomy
+from metalm_cli.templates.template_ast import parse_template
 
 TRACE = "zq7x"
 """Put behind fields to find them again in a rendering."""
@@ -55,7 +55,7 @@ def _rendering(
         return
     for what in _doubled(template, example):
         ended[what] += 1
-    if template.turned:
+    if template.inverted:
         return
     if example.options and prompt.target not in example.options:
         yield "target-not-an-option", f"the target {prompt.target!r:.60} is none of the options"
@@ -118,11 +118,11 @@ def _lost(template: Template, long: str, example: Example) -> Iterator[Problem]:
 def _doubled(template: Template, example: Example) -> Iterator[str]:
     """Fields that end in the mark that the template puts behind them."""
     for part in template.pieces:
-        found = anatomy(part.text)
+        found = parse_template(part.text)
         for name, text in example.fields.items():
             for mark in ".?!":
                 if text.endswith(mark) and any(
-                    "{{ " + name + " }}" + mark in found.shown(one) for one in found.wordings
+                    "{{ " + name + " }}" + mark in found.to_text(one) for one in found.wordings
                 ):
                     yield f"{name} ends in {mark!r}, and the template adds another"
 
@@ -154,9 +154,9 @@ def _answer_in_fields(card: Card, examples: Sequence[Example]) -> Iterator[Probl
     own = other = others = 0
     for one in examples:
         text = "\n".join(one.fields.values())
-        own += contains(text, one.answers[0])
+        own += contains_as_words(text, one.answers[0])
         wrong = [word for word in card.words if word != one.answers[0]]
-        other += sum(contains(text, word) for word in wrong)
+        other += sum(contains_as_words(text, word) for word in wrong)
         others += len(wrong)
     if own / len(examples) >= MUCH and other / max(others, 1) <= 1 - MUCH:
         yield (

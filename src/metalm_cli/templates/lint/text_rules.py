@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from metalm_cli.templates.template import Template
-from metalm_cli.templates.template_ast import MARKER, Anatomy, anatomy
+from metalm_cli.templates.template_ast import MARKER, TemplateAst, parse_template
 
 Problem = tuple[str, str]
 """A rule's id and a message."""
@@ -44,7 +44,7 @@ def text_problems(source: str) -> Iterator[Problem]:
     >>> [message for rule, message in text_problems("{{ hypothesis }}n\\n{{ options }}")]
     ['an n stands where \\\\n was meant: ...{{ hypothesis }}n\\\\n{{ options }}']
     """
-    found = anatomy(source)
+    found = parse_template(source)
     if source.rstrip("\n") != source.rstrip():
         yield "trailing-space", "spaces end the text"
     seen: set[str] = set()
@@ -60,9 +60,9 @@ def text_problems(source: str) -> Iterator[Problem]:
             yield "lone-brace", f"a brace stands as text: {_excerpt(found, wording, lone)}"
 
 
-def _excerpt(found: Anatomy, wording: str, match: re.Match[str]) -> str:
+def _excerpt(found: TemplateAst, wording: str, match: re.Match[str]) -> str:
     start, end = max(match.start() - _AROUND, 0), match.end() + _AROUND
-    text = found.shown(wording[start:end]).replace("\n", "\\n")
+    text = found.to_text(wording[start:end]).replace("\n", "\\n")
     return "..." + text if start else text
 
 

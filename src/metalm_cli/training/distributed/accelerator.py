@@ -41,9 +41,9 @@ def _shard_on_cpu(accelerator: Any, mixed: str) -> None:
 
 def compile_layers(assembly: Assembly) -> None:
     """Compile the layers of every stack, each once: they are alike, so that one compilation serves all."""
-    from metalm_cli.models.trainable import layers_of
+    from metalm_cli.models.trainable import transformer_layers
 
     for name, part in assembly.parts().items():
         if not name.startswith("connectors."):
-            for layer in layers_of(part):
+            for layer in transformer_layers(part):
                 layer.compile()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class Control:
+class Collectives:
     """Sums over processes, on the host.
 
     What the loop decides by (token counts, which encoders are used, whether to stop) is known on the host before the

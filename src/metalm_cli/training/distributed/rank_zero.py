@@ -13,12 +13,12 @@ from metalm_cli.errors import Exit, MetalmError
 _FAILED = "metalm/failed"
 
 
-def is_first() -> bool:
+def is_rank_zero() -> bool:
     """Whether this is the process that prints and writes, as launchers number them."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def agreed(find: Callable[[], Any]) -> Any:
+def broadcast_from_rank_zero(find: Callable[[], Any]) -> Any:
     """What the first process finds, in every process.
 
     Args:
@@ -44,7 +44,7 @@ def agreed(find: Callable[[], Any]) -> Any:
 
 
 @contextmanager
-def one_voice() -> Iterator[None]:
+def report_errors_once() -> Iterator[None]:
     """Let the first process to fail tell what went wrong.
 
     The others fail because they have found the same, or because their connections broke when it left; they end
@@ -63,7 +63,7 @@ def _told() -> bool:
     """Whether another process speaks; if none does, this one does from now on."""
     distributed = sys.modules.get("torch.distributed")
     if distributed is None or not distributed.is_initialized():
-        return not is_first()  # nothing is shared yet: all read the same recipe, and fail alike
+        return not is_rank_zero()  # nothing is shared yet: all read the same recipe, and fail alike
     try:
         return distributed.distributed_c10d._get_default_store().add(_FAILED, 1) > 1
     except RuntimeError:

@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 Tensors = dict[str, Tensor]
 
 
-def gather(module: nn.Module, optimizer: Any, keep: bool = True) -> dict[str, Tensors]:
+def gather_state(module: nn.Module, optimizer: Any, keep: bool = True) -> dict[str, Tensors]:
     """All state of a model and its optimiser, by parameter name, on the CPU.
 
     Of a model with adapters, what is frozen is left out: it is its base's, which a resumed run loads again.
@@ -67,7 +67,7 @@ def _take(into: Tensors, name: str, tensor: Tensor, keep: bool) -> None:
 
 
 @torch.no_grad()
-def restore(module: nn.Module, optimizer: Any, tensors: Mapping[str, Tensors]) -> None:
+def restore_state(module: nn.Module, optimizer: Any, tensors: Mapping[str, Tensors]) -> None:
     """Put gathered state back.
 
     Args:

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from metalm_cli.models.metalm import MetaLM
-from metalm_cli.models.trainable import layers_of
+from metalm_cli.models.trainable import transformer_layers
 from metalm_cli.sessions import Batch
 
 
@@ -39,7 +39,7 @@ def stack_flops(module: nn.Module, width: int, positions: int, length: int, *, c
         below: Something that trains lies below the stack's input.
     """
     total, lower = 0.0, below
-    for layer in layers_of(module):
+    for layer in transformer_layers(module):
         weights, trained = matrix_weights(layer), matrix_weights(layer, trained=True)
         attention = 4.0 * length * width * (0.5 if causal else 1.0)
         forward = positions * (2.0 * weights + attention)

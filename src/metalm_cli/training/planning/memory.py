@@ -14,7 +14,7 @@ from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.models.loss import chunk_elements
 from metalm_cli.models.metalm import MetaLM
-from metalm_cli.models.trainable import layers_of
+from metalm_cli.models.trainable import transformer_layers
 from metalm_cli.sessions import ImageProcessor
 
 MOMENTS = 2
@@ -28,7 +28,7 @@ FORMULA = "layers x rows x length x (16 width + 4 feed-forward) x bytes, mask an
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryEstimate:
     """Bytes of one process.
 
     Args:
@@ -70,7 +70,7 @@ def human_bytes(size: float) -> str:
 
 def estimate_memory(
     recipe: Recipe, assembly: Assembly, generator: Any = None, world: int = 1, shards: int = 1
-) -> Memory:
+) -> MemoryEstimate:
     """Memory of a training step.
 
     Args:
@@ -85,11 +85,11 @@ def estimate_memory(
     buffers = {id(one): one for module in modules for one in module.buffers()}
     trained = sum(one.numel() * one.element_size() for one in parameters if one.requires_grad)
     weights = sum(one.numel() * one.element_size() for one in [*parameters, *buffers.values()])
-    activations = _activations(recipe, assembly, modules, micro_rows(recipe, world), parameters)
-    return Memory(weights // shards, trained // shards, MOMENTS * trained // shards, activations, shards)
+    activations = _activations(recipe, assembly, modules, rows_per_micro_batch(recipe, world), parameters)
+    return MemoryEstimate(weights // shards, trained // shards, MOMENTS * trained // shards, activations, shards)
 
 
-def micro_rows(recipe: Recipe, world: int) -> int:
+def rows_per_micro_batch(recipe: Recipe, world: int) -> int:
     """Rows of one forward pass in one process, at most."""
     own = -(-recipe.train.batch_size // world)
     return min(recipe.train.micro_batch_size or own, own)
@@ -121,10 +121,10 @@ def _stacks(assembly: Assembly, modules: list[nn.Module], positions: int) -> Ite
     model = assembly.model
     if not isinstance(model, MetaLM):
         for module in modules:
-            yield module, len(layers_of(module)), positions
+            yield module, len(transformer_layers(module)), positions
         return
     above = any(_trains(part) for part in (*model.encoders.values(), *model.connectors.values()))
-    yield model.decoder, len(layers_of(model.decoder)) if above else _from_the_lowest(model.decoder), positions
+    yield model.decoder, len(transformer_layers(model.decoder)) if above else _from_the_lowest(model.decoder), positions
     for name, encoder in model.encoders.items():
         # Documents dock text; an image encoder gets none of their positions.
         tokens = 0 if isinstance(assembly.processors[name], ImageProcessor) else positions
@@ -137,7 +137,7 @@ def _trains(module: nn.Module) -> bool:
 
 def _from_the_lowest(model: nn.Module) -> int:
     """Layers from the lowest that trains up: the backward pass goes no deeper."""
-    layers = layers_of(model)
+    layers = transformer_layers(model)
     inside = {id(parameter) for layer in layers for parameter in layer.parameters()}
     if any(one.requires_grad and id(one) not in inside for one in model.parameters()):
         return len(layers)
@@ -150,7 +150,7 @@ def _shape(model: Any) -> tuple[int, int, int]:
     config = model.config
     hidden = _first(config, ("hidden_size", "n_embd", "d_model", "dim"), 0)
     inner = _first(config, ("intermediate_size", "ffn_dim", "n_inner", "d_ff", "hidden_dim"), 4 * hidden)
-    return hidden, inner, len(layers_of(model))
+    return hidden, inner, len(transformer_layers(model))
 
 
 def _first(config: Any, names: tuple[str, ...], default: int) -> int:
@@ -178,15 +178,15 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and ("DefaultCPUAllocator" in text or "out of memory" in text)
 
 
-def first_words(error: BaseException) -> str:
+def first_words_of(error: BaseException) -> str:
     """What an exception says first, for a message of one line."""
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else "memory ran out"
 
 
-def does_not_fit(
+def out_of_memory_error(
     recipe: Recipe,
     full: str,
-    memory: Memory,
+    memory: MemoryEstimate,
     world: int,
     *,
     what: str = "one micro-batch of full rows does not fit into memory",
@@ -202,7 +202,7 @@ def does_not_fit(
         what: What went wrong.
         exit_code: Before work began, or while it ran.
     """
-    train, rows = recipe.train, micro_rows(recipe, world)
+    train, rows = recipe.train, rows_per_micro_batch(recipe, world)
     turn = []
     if rows > 1:
         turn.append(f"train.micro_batch_size={max(1, rows // 2)} (now {train.micro_batch_size or rows})")

@@ -16,24 +16,24 @@ from metalm_cli.data.documents.corpus import Corpus, SourceInfo
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.models.encoder_pretraining import make_generator
-from metalm_cli.models.trainable import PartPolicy, PartSummary, summaries
+from metalm_cli.models.trainable import PartSummary, TrainPolicy, summaries
 from metalm_cli.objectives import DocumentObjective
-from metalm_cli.training.planning.memory import Memory, estimate_memory, micro_rows
+from metalm_cli.training.planning.memory import MemoryEstimate, estimate_memory, rows_per_micro_batch
 from metalm_cli.training.planning.plan_display import plan_text
 from metalm_cli.training.planning.sample_stats import (
     SECONDS,
-    Figures,
+    SampleStats,
     SourcePlan,
     sample_figures,
     source_plans,
     steps_from_epochs,
 )
 
-__all__ = ["Figures", "Memory", "Plan", "SourcePlan", "make_plan", "plan_text", "steps_from_epochs"]
+__all__ = ["MemoryEstimate", "RunPlan", "SampleStats", "SourcePlan", "make_plan", "plan_text", "steps_from_epochs"]
 
 
 @dataclass(frozen=True)
-class TokenPlan:
+class SpecialTokens:
     """Which tokens mark starts and ends, and what they are in this vocabulary."""
 
     start: str
@@ -46,7 +46,7 @@ class TokenPlan:
 
 
 @dataclass(frozen=True)
-class Validated:
+class ValidationPlan:
     """What is validated on.
 
     Args:
@@ -67,7 +67,7 @@ MANY_EPOCHS = 20
 
 
 @dataclass(frozen=True)
-class Portions:
+class BatchShape:
     """How a step is cut.
 
     Args:
@@ -97,7 +97,7 @@ class Portions:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """All that is known of a run before it begins.
 
     Args:
@@ -121,13 +121,13 @@ class Plan:
     parts: tuple[PartSummary, ...]
     total: int
     trained: int
-    tokens: TokenPlan | None
+    tokens: SpecialTokens | None
     objective: str
     sources: tuple[SourcePlan, ...]
-    figures: Figures
-    portions: Portions
-    validated: Validated
-    memory: Memory
+    figures: SampleStats
+    portions: BatchShape
+    validated: ValidationPlan
+    memory: MemoryEstimate
     precision: str
     device: str
     notes: tuple[str, ...]
@@ -155,7 +155,7 @@ def make_plan(
     device: torch.device | str | None = None,
     validation: tuple[int, int] | None = None,
     shards: int = 1,
-) -> Plan:
+) -> RunPlan:
     """Plan a run.
 
     Args:
@@ -181,12 +181,12 @@ def make_plan(
     sources = source_plans(corpus.sources, figures, portions.steps * portions.positions)
     modules: list[nn.Module] = [assembly.model, *([generator] if generator is not None else [])]
     parameters = {id(one): one for module in modules for one in module.parameters()}.values()
-    return Plan(
+    return RunPlan(
         parts=part_summaries(recipe, assembly, generator),
         total=sum(one.numel() for one in parameters),
         trained=sum(one.numel() for one in parameters if one.requires_grad),
         tokens=token_plan(assembly),
-        objective=described(recipe.objective),
+        objective=describe_options(recipe.objective),
         sources=sources,
         figures=figures,
         portions=portions,
@@ -206,16 +206,18 @@ def _check_warmup(recipe: PretrainRecipe, steps: int) -> None:
         )
 
 
-def _portions(recipe: PretrainRecipe, corpus: Corpus, figures: Figures, world: int, steps: int | None) -> Portions:
+def _portions(
+    recipe: PretrainRecipe, corpus: Corpus, figures: SampleStats, world: int, steps: int | None
+) -> BatchShape:
     train = recipe.train
     given = steps or train.steps
     if given is None:
         assert train.epochs is not None, "the rules require steps or epochs"
         given = steps_from_epochs(train.epochs, corpus, figures, train.batch_size)
         _check_warmup(recipe, given)
-    own, micro = -(-train.batch_size // world), micro_rows(recipe, world)
+    own, micro = -(-train.batch_size // world), rows_per_micro_batch(recipe, world)
     estimated = train.steps is None and train.epochs is not None
-    return Portions(given, estimated, train.batch_size, micro, -(-own // micro), world, recipe.data.sequence_length)
+    return BatchShape(given, estimated, train.batch_size, micro, -(-own // micro), world, recipe.data.sequence_length)
 
 
 def _generator(recipe: PretrainRecipe, assembly: Assembly, root: nn.Module | None) -> Any:
@@ -232,41 +234,41 @@ def _generator(recipe: PretrainRecipe, assembly: Assembly, root: nn.Module | Non
 def part_summaries(recipe: Any, assembly: Assembly, generator: Any) -> tuple[PartSummary, ...]:
     parts, policy = assembly.parts(), dict(assembly.policy)
     if generator is not None:
-        parts["generator"], policy["generator"] = generator, PartPolicy()
+        parts["generator"], policy["generator"] = generator, TrainPolicy()
     return tuple(summaries(parts, policy, recipe.train.learning_rate))
 
 
-def token_plan(assembly: Assembly) -> TokenPlan | None:
+def token_plan(assembly: Assembly) -> SpecialTokens | None:
     if assembly.tokenizer is None:
         return None
     reader = assembly.tokenizer
     start, document = reader.tokenizer.convert_ids_to_tokens([reader.start_id, reader.document_id])
     rules = reader.rules
-    return TokenPlan(
+    return SpecialTokens(
         rules.start, start, rules.document, document, rules.paragraph, rules.target_delimiter, len(reader.tokenizer)
     )
 
 
-def described(options: Any) -> str:
+def describe_options(options: Any) -> str:
     """An objective with its options, on one line."""
     fields = options.model_dump(exclude={"name"})
     said = [f"{key} {'-'.join(map(str, value)) if isinstance(value, list) else value}" for key, value in fields.items()]
     return f"{options.name} ({', '.join(said)})" if said else str(options.name)
 
 
-def _validated(recipe: PretrainRecipe, sources: list[SourceInfo], read: tuple[int, int] | None) -> Validated:
+def _validated(recipe: PretrainRecipe, sources: list[SourceInfo], read: tuple[int, int] | None) -> ValidationPlan:
     options = recipe.data.validation
     most = options.documents * len(sources or recipe.data.sources)
     documents, windows = read if read is not None else (most, None)
-    name = described(options.objective or recipe.objective)
-    return Validated(documents, windows, name, tuple(info.name for info in sources))
+    name = describe_options(options.objective or recipe.objective)
+    return ValidationPlan(documents, windows, name, tuple(info.name for info in sources))
 
 
 def _notes(
     recipe: PretrainRecipe,
     sources: tuple[SourcePlan, ...],
-    figures: Figures,
-    portions: Portions,
+    figures: SampleStats,
+    portions: BatchShape,
     validation: tuple[int, int] | None,
 ) -> list[str]:
     notes = []

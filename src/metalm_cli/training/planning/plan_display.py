@@ -15,10 +15,10 @@ from metalm_cli.training.planning.memory import FORMULA, human_bytes
 
 if TYPE_CHECKING:
     from metalm_cli.config.resolution import Resolved
-    from metalm_cli.training.planning.plan import Plan
+    from metalm_cli.training.planning.plan import RunPlan
 
 
-def plan_text(plan: Plan, resolved: Resolved | None = None, *, every: bool = True) -> Group:
+def plan_text(plan: RunPlan, resolved: Resolved | None = None, *, every: bool = True) -> Group:
     """A plan for people: sections of a few lines, on any console.
 
     Args:
@@ -84,7 +84,7 @@ def _table(*columns: tuple[str, bool]) -> Table:
     return table
 
 
-def _parts(plan: Plan) -> Table:
+def _parts(plan: RunPlan) -> Table:
     table = _table(
         ("part", False), ("class", False), ("total", True), ("trained", True), ("train", False), ("rate", True)
     )
@@ -99,7 +99,7 @@ def _parts(plan: Plan) -> Table:
     return table
 
 
-def _token_lines(plan: Plan) -> Table:
+def _token_lines(plan: RunPlan) -> Table:
     tokens = plan.tokens
     assert tokens is not None
     when = {"auto": "where the tokenizer adds one, or a session begins with a trained token"}
@@ -112,7 +112,7 @@ def _token_lines(plan: Plan) -> Table:
     )
 
 
-def _sampled(plan: Plan) -> str:
+def _sampled(plan: RunPlan) -> str:
     found = plan.figures
     documents = f"{found.sampled:,} {plan.unit}{'s' if found.sampled != 1 else ''}"
     if plan.layout:
@@ -120,7 +120,7 @@ def _sampled(plan: Plan) -> str:
     return f"from a sample of {documents} in {found.rows:,} row{'s' if found.rows != 1 else ''}"
 
 
-def _sources(plan: Plan) -> Table:
+def _sources(plan: RunPlan) -> Table:
     name, drawn = ("source", "documents") if plan.unit == "document" else ("task", "drawn")
     table = _table((name, False), ("kind", False), ("rows", True), ("share", True), (drawn, True), ("epochs", True))
     for source in plan.sources:
@@ -136,7 +136,7 @@ def _sources(plan: Plan) -> Table:
     return table
 
 
-def _rows(plan: Plan) -> Table:
+def _rows(plan: RunPlan) -> Table:
     found = plan.figures
     lines = [(f"a{'n' if plan.unit == 'example' else ''} {plan.unit}", _unit(plan))]
     filled = f"{plan.portions.length:,} positions, {found.fill:.1%} filled" if not plan.layout else plan.layout
@@ -148,7 +148,7 @@ def _rows(plan: Plan) -> Table:
     return _lines(lines)
 
 
-def _unit(plan: Plan) -> str:
+def _unit(plan: RunPlan) -> str:
     found = plan.figures
     if plan.unit == "document":
         return f"{found.tokens_per_document:,.0f} tokens, {found.bytes_per_token:.2f} bytes each"
@@ -158,7 +158,7 @@ def _unit(plan: Plan) -> str:
     return f"{positions:,.0f} positions, {docked:,.0f} of them docked, {trained:,.1f} trained"
 
 
-def _validation(plan: Plan) -> str:
+def _validation(plan: RunPlan) -> str:
     found = plan.validated
     if not found.documents:
         return "none"
@@ -170,7 +170,7 @@ def _validation(plan: Plan) -> str:
     return f"{found.documents:,} documents {where}, in {found.windows:,} windows"
 
 
-def _training(plan: Plan) -> Table:
+def _training(plan: RunPlan) -> Table:
     cut = plan.portions
     source, trained = plan.a_step("source_tokens"), plan.a_step("trained_tokens")
     steps = f"{cut.steps:,}" + (" (an estimate, from train.epochs and the sample)" if cut.estimated else "")
@@ -195,12 +195,12 @@ def _training(plan: Plan) -> Table:
     )
 
 
-def _sharded(plan: Plan) -> str:
+def _sharded(plan: RunPlan) -> str:
     shards = plan.memory.shards
     return f"all but activations sharded over {shards}" if shards > 1 else "nothing sharded"
 
 
-def _memory(plan: Plan) -> Table:
+def _memory(plan: RunPlan) -> Table:
     memory = plan.memory
     exact = f"weights {human_bytes(memory.weights)}, gradients {human_bytes(memory.gradients)}"
     return _lines(

@@ -17,7 +17,7 @@ from torch import nn
 
 from metalm_cli.config.schema.objectives import PrefixLM, SemiCausal
 from metalm_cli.config.schema.recipes import PretrainRecipe, Recipe
-from metalm_cli.data.sampling.lanes import Piece
+from metalm_cli.data.sampling.lanes import RowSegment
 from metalm_cli.objectives import Objective
 from metalm_cli.objectives.masked_lm import EncoderObjective
 from metalm_cli.sessions import (
@@ -34,12 +34,12 @@ from metalm_cli.sessions import (
 from metalm_cli.sessions.processors import digest
 from metalm_cli.training.planning.memory import (
     MOMENTS,
-    does_not_fit,
     estimate_memory,
-    first_words,
+    first_words_of,
     human_bytes,
-    micro_rows,
     out_of_memory,
+    out_of_memory_error,
+    rows_per_micro_batch,
 )
 from metalm_cli.training.trainer import trained_parts
 
@@ -92,13 +92,13 @@ def probe(
     seconds, peak, finite = None, None, True
     if make_batch is None:
         assert isinstance(recipe, PretrainRecipe), "finetuning gives its own batch"
-        make_batch = partial(probe_batch, objective, recipe, micro_rows(recipe, world))
+        make_batch = partial(probe_batch, objective, recipe, rows_per_micro_batch(recipe, world))
     try:
         seconds, peak, finite = _measured(objective, root, recipe, device, make_batch)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-        full: str | None = first_words(error)
+        full: str | None = first_words_of(error)
     else:
         full = _too_tight(objective, root, peak, device, shards)
     finally:
@@ -108,7 +108,7 @@ def probe(
             torch.cuda.empty_cache()
     notes = [] if finite else ["the loss of the probe's random tokens is not finite"]
     if full is not None and shards == 1:
-        raise does_not_fit(recipe, full, memory, world)
+        raise out_of_memory_error(recipe, full, memory, world)
     if full is not None:
         notes.append(
             f"unsharded, a micro-batch of full rows does not fit into memory: {full}; whether it fits sharded over "
@@ -226,7 +226,7 @@ def _masked_row(objective: EncoderObjective, recipe: PretrainRecipe, rng: np.ran
     ids = rng.integers(0, len(objective.processor.tokenizer), size=writer.length)
     ends = np.arange(1, writer.length + 1)
     document = TokenisedDocument("", ids, ends - 1, ends)
-    pieces: list[Piece] = []
+    pieces: list[RowSegment] = []
     counts, room = Counter[str](), writer.length
     sizes = [room // 2, room - room // 2] if writer.isolate and writer.packs else [room]
     for size in sizes:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from metalm_cli.data.documents.corpus import Corpus, SourceInfo
-from metalm_cli.data.sampling.lanes import Lane, RowWriter
+from metalm_cli.data.sampling.lanes import RowSlot, RowWriter
 from metalm_cli.errors import Exit, MetalmError
 
 SAMPLED = 256
@@ -19,7 +19,7 @@ SECONDS = 1.5
 
 
 @dataclass(frozen=True)
-class Figures:
+class SampleStats:
     """Counts of a sample of rows, read as a run of one lane would read them.
 
     Args:
@@ -94,7 +94,9 @@ class _Text:
     text: str
 
 
-def sample_figures(corpus: Corpus, writer: RowWriter, *, documents: int = SAMPLED, seconds: float = SECONDS) -> Figures:
+def sample_figures(
+    corpus: Corpus, writer: RowWriter, *, documents: int = SAMPLED, seconds: float = SECONDS
+) -> SampleStats:
     """Read the documents that a run would read first, and write rows of them.
 
     Args:
@@ -108,7 +110,7 @@ def sample_figures(corpus: Corpus, writer: RowWriter, *, documents: int = SAMPLE
     """
     start = time.monotonic()
     texts, usable = _documents(corpus, documents, start + seconds / 3)
-    lane = Lane(0, 1, _Sampled(texts), writer)
+    lane = RowSlot(0, 1, _Sampled(texts), writer)
     counts: Counter[str] = Counter()
     rows = 0
     while rows == 0 or (lane.state.number < len(texts) and time.monotonic() < start + seconds):
@@ -121,7 +123,7 @@ def sample_figures(corpus: Corpus, writer: RowWriter, *, documents: int = SAMPLE
     if done == 0:  # one document is longer than all that was read: its tokens are known from its bytes
         done, tokens = 1, _length(writer, texts[0])
     size = sum(len(texts[at % len(texts)].encode()) for at in range(done))
-    return Figures(min(done, len(texts)), done, tokens, size, rows, writer.length, dict(counts), usable)
+    return SampleStats(min(done, len(texts)), done, tokens, size, rows, writer.length, dict(counts), usable)
 
 
 def _length(writer: RowWriter, text: str) -> int:
@@ -172,7 +174,7 @@ class SourcePlan:
     epochs: float | None
 
 
-def source_plans(sources: list[SourceInfo], figures: Figures, positions: float) -> tuple[SourcePlan, ...]:
+def source_plans(sources: list[SourceInfo], figures: SampleStats, positions: float) -> tuple[SourcePlan, ...]:
     """What a run of that many positions reads from each source."""
     given = {info.name: info.share * figures.usable.get(info.name, 1.0) for info in sources}
     numbers = positions / figures.positions_per_document / max(sum(given.values()), 1e-12)
@@ -182,7 +184,7 @@ def source_plans(sources: list[SourceInfo], figures: Figures, positions: float) 
     )
 
 
-def steps_from_epochs(epochs: float, corpus: Corpus, figures: Figures, batch_size: int) -> int:
+def steps_from_epochs(epochs: float, corpus: Corpus, figures: SampleStats, batch_size: int) -> int:
     """Optimiser steps of that many passes over all sources: ``ceil(epochs * d * p / (batch_size * length))``.
 
     ``d`` is the number of usable documents, ``p`` the mean positions that one takes; both come from the sample, so

@@ -9,15 +9,22 @@ from collections import Counter
 import torch
 
 from metalm_cli.config.schema.recipes import FinetuneRecipe
-from metalm_cli.data.examples.pack_examples import Layout, TaskSession
-from metalm_cli.data.examples.session_writer import TaskWriter
+from metalm_cli.data.examples.pack_examples import RowPacking, TaskSession
+from metalm_cli.data.examples.session_writer import SessionBuilder
 from metalm_cli.data.examples.task_corpus import TaskCorpus
-from metalm_cli.data.examples.task_selection import Chosen, by_reason
+from metalm_cli.data.examples.task_selection import TaskSelection, group_by_reason
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.sessions import Row
 from metalm_cli.training.planning.memory import estimate_memory
-from metalm_cli.training.planning.plan import MANY_EPOCHS, Plan, Portions, Validated, part_summaries, token_plan
-from metalm_cli.training.planning.sample_stats import Figures, SourcePlan
+from metalm_cli.training.planning.plan import (
+    MANY_EPOCHS,
+    BatchShape,
+    RunPlan,
+    ValidationPlan,
+    part_summaries,
+    token_plan,
+)
+from metalm_cli.training.planning.sample_stats import SampleStats, SourcePlan
 
 SAMPLED = 256
 """Sessions that a plan makes."""
@@ -25,7 +32,7 @@ SECONDS = 3.0
 """... unless they take longer than this; as many as a step has are made, up to the above."""
 
 
-def sample_sessions(writer: TaskWriter, count: int = SAMPLED, seconds: float = SECONDS) -> list[TaskSession]:
+def sample_sessions(writer: SessionBuilder, count: int = SAMPLED, seconds: float = SECONDS) -> list[TaskSession]:
     """The sessions of the first numbers.
 
     Raises:
@@ -38,7 +45,7 @@ def sample_sessions(writer: TaskWriter, count: int = SAMPLED, seconds: float = S
     return found
 
 
-def session_figures(sessions: list[TaskSession], length: int) -> Figures:
+def session_figures(sessions: list[TaskSession], length: int) -> SampleStats:
     """Sums over a sample of sessions; what is said per row is said per session."""
     counts: Counter[str] = Counter()
     for one in sessions:
@@ -46,29 +53,29 @@ def session_figures(sessions: list[TaskSession], length: int) -> Figures:
         counts["trained_tokens"] += int(one.session.trained[1:].sum())
         counts["positions"] += len(one.session)
     number = len(sessions)
-    return Figures(number, number, counts["source_tokens"], 0, number, length, dict(counts), {})
+    return SampleStats(number, number, counts["source_tokens"], 0, number, length, dict(counts), {})
 
 
-def layout_of(recipe: FinetuneRecipe, assembly: Assembly, device: torch.device) -> Layout:
+def layout_of(recipe: FinetuneRecipe, assembly: Assembly, device: torch.device) -> RowPacking:
     """How sessions become rows: packed where that is exact; into short rows on a CPU, where long ones cost more."""
     data = recipe.data
     packs = bool(assembly.model.traits.packs)
-    return Layout(packs and data.layout != "pad", data.sequence_length, data.encoder_tokens, device.type == "cpu")
+    return RowPacking(packs and data.layout != "pad", data.sequence_length, data.encoder_tokens, device.type == "cpu")
 
 
 def make_task_plan(
     recipe: FinetuneRecipe,
     corpus: TaskCorpus,
-    chosen: Chosen,
+    chosen: TaskSelection,
     assembly: Assembly,
     sessions: list[TaskSession],
-    layout: Layout,
+    layout: RowPacking,
     *,
     world: int,
     shards: int,
     device: torch.device,
     validation: tuple[int, int],
-) -> Plan:
+) -> RunPlan:
     """Plan a finetuning run.
 
     Args:
@@ -88,7 +95,7 @@ def make_task_plan(
     rows = layout.rows(sessions)
     micro = train.micro_batch_size or 0
     filled = round(figures.per_row("source_tokens") * train.batch_size)
-    portions = Portions(
+    portions = BatchShape(
         steps,
         train.steps is None,
         train.batch_size,
@@ -103,7 +110,7 @@ def make_task_plan(
         SourcePlan(info, drawn * info.share, drawn * info.share / (info.rows or 1)) for info in corpus.sources
     )
     parameters = {id(one): one for one in assembly.model.parameters()}.values()
-    return Plan(
+    return RunPlan(
         parts=part_summaries(recipe, assembly, None),
         total=sum(one.numel() for one in parameters),
         trained=sum(one.numel() for one in parameters if one.requires_grad),
@@ -112,17 +119,17 @@ def make_task_plan(
         sources=sources,
         figures=figures,
         portions=portions,
-        validated=Validated(validation[0], validation[1], "answers", ()),
+        validated=ValidationPlan(validation[0], validation[1], "answers", ()),
         memory=estimate_memory(recipe, assembly, None, world, shards),
         precision=train.precision,
         device=str(device),
         notes=(*assembly.notes, *_notes(recipe, corpus, chosen, figures, layout, sources, validation)),
         unit="example",
-        layout=said_layout(layout, rows, len(sessions)),
+        layout=describe_packing(layout, rows, len(sessions)),
     )
 
 
-def said_layout(layout: Layout, rows: list[Row], sessions: int) -> str:
+def describe_packing(layout: RowPacking, rows: list[Row], sessions: int) -> str:
     """The layout of a sample, in words."""
     positions = sum(map(len, rows))
     if layout.pack and layout.snug:
@@ -136,16 +143,16 @@ def said_layout(layout: Layout, rows: list[Row], sessions: int) -> str:
 def _notes(
     recipe: FinetuneRecipe,
     corpus: TaskCorpus,
-    chosen: Chosen,
-    figures: Figures,
-    layout: Layout,
+    chosen: TaskSelection,
+    figures: SampleStats,
+    layout: RowPacking,
     sources: tuple[SourcePlan, ...],
     validation: tuple[int, int],
 ) -> list[str]:
     notes = []
-    if chosen.held:
-        notes.append(f"held out: {', '.join(card.name for card in chosen.held)}")
-    reasons = by_reason(chosen.dropped).items()
+    if chosen.held_out:
+        notes.append(f"held out: {', '.join(card.name for card in chosen.held_out)}")
+    reasons = group_by_reason(chosen.dropped).items()
     notes += [f"not trained on: {', '.join(names)}: {reason}" for reason, names in reasons]
     counts, number = figures.counts, figures.documents
     for name, what in (

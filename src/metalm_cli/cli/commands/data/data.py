@@ -13,7 +13,7 @@ from metalm_cli.cli import console
 from metalm_cli.errors import Exit, MetalmError
 
 if TYPE_CHECKING:
-    from metalm_cli.data.mirrors.mirror import Mirrored, Wanted
+    from metalm_cli.data.mirrors.mirror import MirrorRequest, MirrorResult
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
@@ -48,7 +48,7 @@ def mirror(
 
     What is there and whole is not downloaded again. A folder that metalm did not write is left alone.
     """
-    from metalm_cli.cli.silence_libraries import quiet_libraries
+    from metalm_cli.cli.silence_libraries import silence_libraries
     from metalm_cli.data.mirrors.mirror import mirror as write
 
     if not names and not recipe:
@@ -59,7 +59,7 @@ def mirror(
         raise MetalmError("nothing of this is on the hub", why=", ".join(without))
     for name in without:
         console.stderr().print(f"{name} is not on the hub", markup=False, soft_wrap=True)
-    quiet_libraries(offline)
+    silence_libraries(offline)
     failed = 0
     with console.stderr().status("") as status:
 
@@ -93,26 +93,28 @@ def _root_to_write(given: Path | None) -> Path:
     return root
 
 
-def _wanted(names: list[str], recipes: list[str], folders: list[Path], extras: bool) -> tuple[list[Wanted], list[str]]:
+def _wanted(
+    names: list[str], recipes: list[str], folders: list[Path], extras: bool
+) -> tuple[list[MirrorRequest], list[str]]:
     """Hub data by folder, and names of what has none."""
     from metalm_cli.config import resolve
-    from metalm_cli.data.examples.task_selection import cards_of, choose_tasks
+    from metalm_cli.data.examples.task_selection import load_cards, select_tasks
     from metalm_cli.data.mirrors.mirror import wanted_by_card, wanted_by_source
     from metalm_cli.tasks import Cards
 
-    found = {card.name: wanted_by_card(card) for card in Cards(folders).choose(names, extras)}
+    found = {card.name: wanted_by_card(card) for card in Cards(folders).select(names, extras)}
     for name in recipes:
         data = resolve(None, name).recipe.data
         if hasattr(data, "tasks"):
-            chosen = choose_tasks(data, cards_of(data))
-            found.update({card.name: wanted_by_card(card) for card in (*chosen.cards, *chosen.held)})
+            chosen = select_tasks(data, load_cards(data))
+            found.update({card.name: wanted_by_card(card) for card in (*chosen.cards, *chosen.held_out)})
             continue
         for source in (*data.sources, *(data.validation.sources or ())):
             found[source.name] = wanted_by_source(source)
     return [one for one in found.values() if one is not None], [name for name, one in found.items() if one is None]
 
 
-def _print_done(done: Mirrored, root: Path) -> None:
+def _print_done(done: MirrorResult, root: Path) -> None:
     from rich.filesize import decimal
 
     if done.state == "left alone":
@@ -129,15 +131,15 @@ def list_data(data_root: DataRoot = None) -> None:
     from rich.filesize import decimal
 
     from metalm_cli.common.cache import cache_folder
-    from metalm_cli.data.mirrors.inventory import cached, holdings
+    from metalm_cli.data.mirrors.inventory import list_cache_folders, list_datasets
     from metalm_cli.data.sources.locate import data_folder
 
     root, cache = data_folder(data_root), cache_folder()
     rows = []
-    for one in holdings(root) if root is not None else ():
+    for one in list_datasets(root) if root is not None else ():
         count = f"{one.rows:,}" if one.rows is not None else "?"
         rows.append((one.name, ", ".join(one.splits), count, decimal(one.size), one.origin or "another copy"))
-    for kept in cached(cache):
+    for kept in list_cache_folders(cache):
         files = f"{kept.files:,} {'file' if kept.files == 1 else 'files'}"
         rows.append((f"cache: {kept.name}", kept.holds, files, decimal(kept.size), str(cache / kept.name)))
     console.table(("data set", "splits", "rows", "size", "from"), rows)
@@ -160,21 +162,21 @@ def clean(
     from rich.filesize import decimal
 
     from metalm_cli.common.cache import cache_folder
-    from metalm_cli.data.mirrors.inventory import cached, clean_cache, named, remove_mirror
+    from metalm_cli.data.mirrors.inventory import clean_cache, find_dataset, list_cache_folders, remove_mirror
     from metalm_cli.data.sources.locate import data_folder
 
     if names:
         root = data_folder(data_root)
         if root is None:
             raise MetalmError("no data root is given", remedy="give --data-root DIR, or METALM_DATA")
-        chosen = named(root, names)
+        chosen = find_dataset(root, names)
         size = sum(one.size for one in chosen)
         _ask(f"remove {', '.join(one.name for one in chosen)} ({decimal(size)}) from {root}?", yes)
         files = sum(remove_mirror(root, one.name) for one in chosen)
     else:
         cache = cache_folder()
-        size = sum(kept.size for kept in cached(cache))
-        if not cached(cache):
+        size = sum(kept.size for kept in list_cache_folders(cache))
+        if not list_cache_folders(cache):
             console.write(f"the cache is empty: {cache}\n")
             return
         _ask(f"remove {decimal(size)} of unpacked copies and indexes from {cache}?", yes)

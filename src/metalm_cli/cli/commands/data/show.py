@@ -39,13 +39,13 @@ def show(
 
     These are the first rows, or examples, that the run will train on. Nothing is trained.
     """
-    from metalm_cli.cli.commands.training.train_run import based
-    from metalm_cli.cli.silence_libraries import quiet_libraries
+    from metalm_cli.cli.commands.training.train_run import with_default_base
+    from metalm_cli.cli.silence_libraries import silence_libraries
     from metalm_cli.config import resolve, split_arguments
 
     name, overrides = split_arguments(arguments or [])
-    resolved = based(resolve(None, name, overrides, {"model.checkpoint": model}))
-    quiet_libraries(offline)
+    resolved = with_default_base(resolve(None, name, overrides, {"model.checkpoint": model}))
+    silence_libraries(offline)
     corpus: Corpus | TaskCorpus
     with console.stderr().status("assembling the model and opening the data"):
         if resolved.recipe.command == "pretrain":

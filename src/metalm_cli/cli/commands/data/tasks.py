@@ -44,7 +44,7 @@ def list_tasks(
     data_root: DataRoot = None,
 ) -> None:
     """List tasks by cluster, with the splits that are at hand. The hub is not asked."""
-    from metalm_cli.data.examples.open_examples import at_hand
+    from metalm_cli.data.examples.open_examples import is_available
     from metalm_cli.tasks import Cards
 
     known = Cards(cards or ())
@@ -53,7 +53,7 @@ def list_tasks(
     for card in chosen:
         if core and not card.core:
             continue
-        here = [role for role in card.splits if at_hand(card, role, data_root, known.paths[card.name])]
+        here = [role for role in card.splits if is_available(card, role, data_root, known.paths[card.name])]
         kind = "core" if card.core else "world" if card.world is not None else "extra"
         data = ", ".join(here) or ("hub" if card.hub is not None else "missing")
         rows.append((card.cluster, card.name, kind, card.use, card.metric.name, kind_of(card), data, card.description))
@@ -148,7 +148,7 @@ def _chosen(
         if is_path(name):
             wanted += known.at(name)
         elif name in (*GROUPS, *CLUSTERS) and name not in known.paths:
-            wanted += [card.name for card in known.choose([name], extras=True)]
+            wanted += [card.name for card in known.select([name], extras=True)]
         elif name in known.paths:
             wanted.append(name)
         else:
@@ -169,7 +169,7 @@ def _fits(card: Card) -> Callable[[Example], None] | None:
     from metalm_cli.evaluation.metrics import task_metrics
 
     def fits(example: Example) -> None:
-        task_metrics.fits(card.metric.name, [example])
+        task_metrics.check_metric(card.metric.name, [example])
 
     return fits
 
@@ -241,10 +241,10 @@ def _rows(file: Path) -> list[Any]:
     from metalm_cli.common.cache import cache_folder
     from metalm_cli.common.jsonl_files import SUFFIXES
     from metalm_cli.data.sources.jsonl import JsonlTable, prepare
-    from metalm_cli.data.sources.row_tables import CsvTable
+    from metalm_cli.data.sources.row_tables import CsvRows
 
     if file.suffix == ".csv":
-        table: CsvTable | JsonlTable = CsvTable(file)
+        table: CsvRows | JsonlTable = CsvRows(file)
     elif file.name.endswith(SUFFIXES):
         table = JsonlTable([prepare(file, cache_folder())])
     else:

@@ -61,7 +61,7 @@ def list_templates(
             file = read_templates(path)
             counts = (
                 len(file.templates),
-                sum(one.turned for one in file.templates),
+                sum(one.inverted for one in file.templates),
                 sum(one.lists_options for one in file.templates),
             )
             rows.append((path.stem, *map(str, counts), file.description or file.origin))
@@ -124,7 +124,7 @@ def _print_template(template: Template, example: Example | None) -> None:
     from metalm_cli.templates import render
 
     head = Text(template.name, style="bold")
-    head.append("  (turned around)" if template.turned else "", style="not bold dim")
+    head.append("  (turned around)" if template.inverted else "", style="not bold dim")
     lines = [head]
     if example is None:
         for part in template.pieces:
@@ -151,7 +151,7 @@ def _block(label: str, text: str, docked: bool | None) -> list[Text]:
     lines = []
     for at, line in enumerate(text.split("\n")):
         shown = Text(f"  {label if at == 0 else '':<12} | ", style="dim")
-        shown.append(console.visible(line), style=f"not dim {style}")
+        shown.append(console.escape_markup(line), style=f"not dim {style}")
         lines.append(shown)
     return lines
 
@@ -176,7 +176,7 @@ def lint(
     from metalm_cli.templates.lint.linter import lint_collection
 
     known = Cards(cards or ())
-    chosen = known.choose(task) if task else known.all()
+    chosen = known.select(task) if task else known.all()
     reader = _Rows(known, rows, data_root)
     findings: list[Finding] = []
     for name in [collection] if collection is not None else collections():
@@ -240,7 +240,9 @@ def _print_finding(finding: Finding) -> None:
     head = Text(f"{finding.where or finding.collection}: ", style="dim")
     head.append(f"{finding.severity} {finding.rule}", style="not dim red" if finding.severity == "error" else "yellow")
     who = " ".join(part for part in (finding.task, finding.template) if part)
-    head.append(console.visible(f": {who}: {finding.message}" if who else f": {finding.message}"), style="not dim")
+    head.append(
+        console.escape_markup(f": {who}: {finding.message}" if who else f": {finding.message}"), style="not dim"
+    )
     head.append(f"\n  remedy: {finding.remedy}", style="not dim cyan")
     console.stdout().print(head, soft_wrap=True)
 
@@ -273,15 +275,15 @@ def _print_report(report: Report) -> None:
     notes: Counter[str] = Counter()
     for file in report.files:
         serves = f" for {file.card}" if file.card else ""
-        console.write(console.visible(f"{file.name}.yaml: {len(file.templates)} templates{serves}\n"))
+        console.write(console.escape_markup(f"{file.name}.yaml: {len(file.templates)} templates{serves}\n"))
         for template, note in file.notes:
             shown = f"  note: {template}: {note}" if template else f"  note: {note}"
             notes[note] += 1
             if notes[note] <= 3:
-                console.stdout().print(Text(console.visible(shown), style="dim"), soft_wrap=True)
+                console.stdout().print(Text(console.escape_markup(shown), style="dim"), soft_wrap=True)
     for origin, template, reason in report.refused:
         shown = f"refused: {' '.join(part for part in (origin, template) if part)}: {reason}"
-        console.stdout().print(Text(console.visible(shown), style="yellow"), soft_wrap=True)
+        console.stdout().print(Text(console.escape_markup(shown), style="yellow"), soft_wrap=True)
     hidden = sum(count - 3 for count in notes.values() if count > 3)
     total = sum(len(file.templates) for file in report.files)
     more = f", {hidden} more notes like these" if hidden else ""

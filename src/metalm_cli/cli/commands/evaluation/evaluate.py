@@ -12,10 +12,10 @@ import typer
 from metalm_cli.cli import console
 from metalm_cli.cli.options import evaluate as options
 from metalm_cli.errors import MetalmError
-from metalm_cli.evaluation.results.result_paths import places_of
+from metalm_cli.evaluation.results.result_paths import result_paths
 
 if TYPE_CHECKING:
-    from metalm_cli.data.examples.truncation import TextReader
+    from metalm_cli.data.examples.truncation import EncoderLimit
     from metalm_cli.tasks import Card, Cards
 
 
@@ -57,10 +57,10 @@ def evaluate(
 
     Means over clusters take the paper's core tasks. Answers are kept, so that what was interrupted goes on.
     """
-    from metalm_cli.cli.silence_libraries import quiet_libraries
-    from metalm_cli.evaluation.settings import PROTOCOLS, Settings
+    from metalm_cli.cli.silence_libraries import silence_libraries
+    from metalm_cli.evaluation.settings import PROTOCOLS, EvaluationSettings
     from metalm_cli.tasks import Cards
-    from metalm_cli.templates.render import Layout, Route
+    from metalm_cli.templates.render import DemonstrationLayout, Route
 
     if harness:
         _harness(model, harness, limit, None if shots is None else _counts(shots), out, offline)
@@ -69,19 +69,19 @@ def evaluate(
     for option, value, allowed in (
         ("--protocol", protocol, ("auto", *PROTOCOLS)),
         ("--demonstrations", demonstrations, ("frozen", "drawn")),
-        ("--layout", layout, (None, *get_args(Layout))),
+        ("--layout", layout, (None, *get_args(DemonstrationLayout))),
         ("--route", route, (None, *get_args(Route))),
     ):
         _one_of(option, value, allowed)
     if samples > 1 and temperature <= 0:
         raise MetalmError(f"--temperature {temperature}: sampled answers need more than 0", remedy="name one above 0")
     known = Cards(cards or ())
-    chosen = choose(known, _split(task), _split(cluster), extras)
+    chosen = select_cards(known, _split(task), _split(cluster), extras)
     sources = [model or newest_metalm(), *(versus or [])]
-    places = places_of(sources, out, protocol, [*_split(task), *_split(cluster)], save_samples)
-    quiet_libraries(offline)
+    places = result_paths(sources, out, protocol, [*_split(task), *_split(cluster)], save_samples)
+    silence_libraries(offline)
     given = _given(collection=templates, route=route, options=list_options, layout=layout, rationale=rationale)
-    settings = Settings(
+    settings = EvaluationSettings(
         template=template or "",
         role=split,
         limit=limit,
@@ -96,14 +96,14 @@ def evaluate(
         temperature=temperature,
         seed=seed,
     )
-    from metalm_cli.cli.commands.evaluation.evaluate_run import Evaluation
+    from metalm_cli.cli.commands.evaluation.evaluate_run import EvaluationRun
 
-    Evaluation(sources, places, known, chosen, settings, given, data_root, offline, held_out, fresh, save_samples).run(
-        contamination or ()
-    )
+    EvaluationRun(
+        sources, places, known, chosen, settings, given, data_root, offline, held_out, fresh, save_samples
+    ).run(contamination or ())
 
 
-def choose(cards: Cards, tasks: Sequence[str], clusters: Sequence[str], extras: bool) -> list[Card]:
+def select_cards(cards: Cards, tasks: Sequence[str], clusters: Sequence[str], extras: bool) -> list[Card]:
     """The cards that ``--task`` and ``--cluster`` stand for.
 
     Raises:
@@ -125,7 +125,7 @@ def choose(cards: Cards, tasks: Sequence[str], clusters: Sequence[str], extras: 
             remedy="name one of these"
             + (f"; {wrong[0]} is a task: --task {wrong[0]}" if wrong[0] in cards.paths else ""),
         )
-    found = cards.choose([*tasks, *clusters], extras)
+    found = cards.select([*tasks, *clusters], extras)
     if not found:
         raise MetalmError(f"{', '.join(clusters)}: no task belongs here", remedy="add --extras, or name tasks")
     return found
@@ -217,14 +217,14 @@ def _harness(
     raise typer.Exit(subprocess.run(command).returncode)
 
 
-def _reader(given: str, offline: bool) -> TextReader:
+def _reader(given: str, offline: bool) -> EncoderLimit:
     """The encoder that ``--also-fit`` names.
 
     Raises:
         MetalmError: It is not TOKENIZER:LENGTH, or no tokenizer is there.
     """
     from metalm_cli.common.hub import model_folder
-    from metalm_cli.data.examples.truncation import TextReader
+    from metalm_cli.data.examples.truncation import EncoderLimit
     from metalm_cli.models.encoders import load_tokenizer
 
     name, _, length = given.rpartition(":")
@@ -234,4 +234,4 @@ def _reader(given: str, offline: bool) -> TextReader:
             remedy="write the folder or hub id of its tokenizer, a colon, and the tokens that it reads (8 or more)",
         )
     folder = model_folder(name, offline=offline, weights=False)
-    return TextReader.of(load_tokenizer(folder, False), int(length))
+    return EncoderLimit.of(load_tokenizer(folder, False), int(length))

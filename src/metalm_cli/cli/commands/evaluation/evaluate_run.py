@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from metalm_cli.cli import console
 from metalm_cli.errors import Exit, MetalmError
-from metalm_cli.evaluation.results.result_paths import samples_place
+from metalm_cli.evaluation.results.result_paths import samples_path
 
 if TYPE_CHECKING:
-    from metalm_cli.evaluation.evaluator import Result
-    from metalm_cli.evaluation.open_tasks import Task
-    from metalm_cli.evaluation.settings import Settings
-    from metalm_cli.inference import Interface
-    from metalm_cli.provenance.model_history import Seen
+    from metalm_cli.evaluation.evaluator import TaskResult
+    from metalm_cli.evaluation.open_tasks import EvaluatedTask
+    from metalm_cli.evaluation.settings import EvaluationSettings
+    from metalm_cli.inference import LanguageModel
+    from metalm_cli.provenance.model_history import SeenLabel
     from metalm_cli.tasks import Card, Cards
 
 ANSWERS = "answers.sqlite"
@@ -28,7 +28,7 @@ TRAINED_FOR = {"finetune": "finetuned", "instruct": "instruct"}
 
 
 @dataclass
-class Evaluation:
+class EvaluationRun:
     """What is to be done.
 
     Args:
@@ -50,7 +50,7 @@ class Evaluation:
     places: Sequence[Path]
     cards: Cards
     chosen: Sequence[Card]
-    settings: Settings
+    settings: EvaluationSettings
     given: Mapping[str, Any]
     data_root: Path | None
     offline: bool
@@ -64,17 +64,17 @@ class Evaluation:
         Raises:
             MetalmError: Something is wrong; what was scored before is written.
         """
-        from metalm_cli.evaluation.contamination import contamination as compare_words
-        from metalm_cli.evaluation.contamination import files_of
-        from metalm_cli.evaluation.open_tasks import open_tasks
+        from metalm_cli.evaluation.contamination import find_overlap as compare_words
+        from metalm_cli.evaluation.contamination import training_files
+        from metalm_cli.evaluation.open_tasks import open_evaluation_tasks
 
-        files = files_of(contamination) if contamination else []
+        files = training_files(contamination) if contamination else []
         seen = [self._seen(source) for source in self.sources]
         with console.stderr().status("reading the tasks"):
-            tasks, missing = open_tasks(
+            tasks, missing = open_evaluation_tasks(
                 self.cards, self.chosen, self.settings, data_root=self.data_root, offline=self.offline
             )
-        say_missing(missing, len(self.chosen))
+        report_missing(missing, len(self.chosen))
         found = None
         if files:
             with console.stderr().status("comparing with the training data"):
@@ -86,25 +86,25 @@ class Evaluation:
             interface.to("cpu")
         self._compared(records)
 
-    def _seen(self, source: str) -> Mapping[str, Seen]:
+    def _seen(self, source: str) -> Mapping[str, SeenLabel]:
         """How new the tasks are to a model; decides the protocol if that is open.
 
         Raises:
             MetalmError: They must be held out, and are not.
         """
-        from metalm_cli.provenance.model_history import history
+        from metalm_cli.provenance.model_history import read_history
 
         folder = Path(source).expanduser()
-        past = history(folder if folder.is_dir() else None, source)
+        past = read_history(folder if folder.is_dir() else None, source)
         known = {name: self.cards[name] for name in past.tasks if name in self.cards.paths}
         seen = {card.name: past.of(card, known) for card in self.chosen}
         if source == self.sources[0]:
-            self._word(past.worded)
+            self.inherit_prompt_style(past.worded)
         if self.settings.protocol not in ("finetuned", "in_context", "instruct"):
             protocol: Any = TRAINED_FOR.get(past.command, "in_context")
             self.settings = replace(self.settings, protocol=protocol)
-            note(f"protocol {protocol} ({_made(past.command)})")
-            self.places = [_named(place, protocol) for place in self.places]
+            print_note(f"protocol {protocol} ({how_it_was_trained(past.command)})")
+            self.places = [with_protocol_in_name(place, protocol) for place in self.places]
         if not self.settings.template:
             self.settings = replace(
                 self.settings, template="paper" if self.settings.protocol == "instruct" else "first"
@@ -118,21 +118,21 @@ class Evaluation:
             )
         return seen
 
-    def _word(self, trained: Mapping[str, Any]) -> None:
+    def inherit_prompt_style(self, trained: Mapping[str, Any]) -> None:
         """Put tasks into words as is asked for, and else as they were when the first model was trained."""
-        from metalm_cli.templates import Style
+        from metalm_cli.templates import PromptStyle
 
         usual = {"collection": self.settings.collection, **asdict(self.settings.style)}
         own = [f"{name} {value}" for name, value in trained.items() if name not in self.given and value != usual[name]]
         if own:
-            note(f"worded   {', '.join(own).lower()} (as the model was trained)")
+            print_note(f"worded   {', '.join(own).lower()} (as the model was trained)")
         worded = {**usual, **trained, **self.given}
         collection = worded.pop("collection")
-        self.settings = replace(self.settings, collection=collection, style=Style(**worded))
+        self.settings = replace(self.settings, collection=collection, style=PromptStyle(**worded))
 
-    def _loaded(self) -> list[Interface]:
+    def _loaded(self) -> list[LanguageModel]:
         """The models. Where there are several, all read what each of them can read."""
-        from metalm_cli.data.examples.truncation import TextReader
+        from metalm_cli.data.examples.truncation import EncoderLimit
         from metalm_cli.evaluation.prompts import LENGTH
         from metalm_cli.inference import load
         from metalm_cli.sessions import TextProcessor
@@ -143,7 +143,7 @@ class Evaluation:
                 interfaces.append(load(source, offline=self.offline))
         if len(interfaces) > 1:
             readers = tuple(
-                TextReader(one, one.max_length)
+                EncoderLimit(one, one.max_length)
                 for interface in interfaces
                 for one in interface.processors.values()
                 if isinstance(one, TextProcessor)
@@ -156,23 +156,23 @@ class Evaluation:
     def _evaluated(
         self,
         at: int,
-        interface: Interface,
-        tasks: Sequence[Task],
+        interface: LanguageModel,
+        tasks: Sequence[EvaluatedTask],
         missing: Mapping[str, str],
-        seen: Mapping[str, Seen],
+        seen: Mapping[str, SeenLabel],
         contamination: Mapping[str, Any] | None,
     ) -> dict[str, Any]:
         """Ask a model, write what is there even if a task fails, and print."""
-        from metalm_cli.evaluation.answer_cache import Kept
+        from metalm_cli.evaluation.answer_cache import AnswerCache
         from metalm_cli.evaluation.evaluator import Evaluator
-        from metalm_cli.evaluation.results.result_writer import model_facts, record
+        from metalm_cli.evaluation.results.result_writer import model_record, result_record
         from metalm_cli.runs.folder import environment
 
         source, place = self.sources[at], self.places[at]
-        device, created = fastest(), datetime.now(UTC).isoformat(timespec="seconds")
-        facts = model_facts(source, interface.to(device))
-        kept = Kept(None if self.fresh else place.parent / ANSWERS, facts["weights_sha256"])
-        results: list[Result] = []
+        device, created = best_device(), datetime.now(UTC).isoformat(timespec="seconds")
+        facts = model_record(source, interface.to(device))
+        kept = AnswerCache(None if self.fresh else place.parent / ANSWERS, facts["weights_sha256"])
+        results: list[TaskResult] = []
         made: dict[str, Any] = {}
         try:
             with console.stderr().status(f"asking {source}") as status:
@@ -183,7 +183,7 @@ class Evaluation:
         finally:
             kept.close()
             if results:
-                made = record(
+                made = result_record(
                     facts,
                     self.settings,
                     results,
@@ -195,8 +195,8 @@ class Evaluation:
                     contamination=contamination,
                 )
                 write(place, made, results if self.samples else None)
-        if kept.said():
-            note(f"answers  {kept.said()}")
+        if kept.summary():
+            print_note(f"answers  {kept.summary()}")
         if all(one.score is None for result in results for one in result.wordings):
             reasons = dict.fromkeys(one.note for result in results for one in result.wordings if one.note)
             raise MetalmError(
@@ -212,9 +212,9 @@ class Evaluation:
         from metalm_cli.cli.commands.evaluation.results import print_record
 
         print_record(made)
-        for text in overlaps(made):
-            note(text)
-        note(f"results  {place}")
+        for text in describe_contamination(made):
+            print_note(text)
+        print_note(f"results  {place}")
 
     def _compared(self, records: Sequence[Mapping[str, Any]]) -> None:
         if len(records) < 2:
@@ -225,7 +225,7 @@ class Evaluation:
             print_comparison(records[0], other, str(self.places[0]), str(place))
 
 
-def overlaps(made: Mapping[str, Any]) -> list[str]:
+def describe_contamination(made: Mapping[str, Any]) -> list[str]:
     """What a check against training data found, in words; nothing where none was asked for."""
     found = made.get("contamination")
     if found is None:
@@ -235,20 +235,20 @@ def overlaps(made: Mapping[str, Any]) -> list[str]:
     return [f"{what} 13 words in a row with the training data of {len(found['files'])} files"]
 
 
-def write(place: Path, made: Mapping[str, Any], results: Sequence[Result] | None) -> None:
+def write(place: Path, made: Mapping[str, Any], results: Sequence[TaskResult] | None) -> None:
     """Write a results file, and every answer beside it."""
-    from metalm_cli.common.atomic_files import explained, write_atomically
+    from metalm_cli.common.atomic_files import explain_write_errors, write_atomically
     from metalm_cli.evaluation.results.result_writer import samples_jsonl
 
     text = json.dumps(made, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    with explained(place, "cannot write results", Exit.FAILED):
+    with explain_write_errors(place, "cannot write results", Exit.FAILED):
         place.parent.mkdir(parents=True, exist_ok=True)
     if results is not None:
-        write_atomically(samples_place(place), samples_jsonl(results).encode())
+        write_atomically(samples_path(place), samples_jsonl(results).encode())
     write_atomically(place, text.encode())
 
 
-def say_missing(missing: Mapping[str, str], chosen: int) -> None:
+def report_missing(missing: Mapping[str, str], chosen: int) -> None:
     """Name the tasks without data.
 
     Raises:
@@ -261,26 +261,26 @@ def say_missing(missing: Mapping[str, str], chosen: int) -> None:
             remedy="give --data-root DIR, or METALM_DATA, where the data lies; or name another --split",
         )
     for name, why in missing.items():
-        note(f"missing  {name}: {why}")
+        print_note(f"missing  {name}: {why}")
 
 
-def note(text: str) -> None:
+def print_note(text: str) -> None:
     """Say something on stderr."""
     console.stderr().print(text, markup=False, soft_wrap=True)
 
 
-def fastest() -> str:
+def best_device() -> str:
     """The device to use."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _made(command: str) -> str:
+def how_it_was_trained(command: str) -> str:
     return f"the model was made by metalm {command}" if command else "nothing says how the model was trained"
 
 
-def _named(place: Path, protocol: str) -> Path:
+def with_protocol_in_name(place: Path, protocol: str) -> Path:
     """A results file that names its protocol instead of ``auto``."""
     if not place.name.startswith("auto-"):
         return place

@@ -19,9 +19,9 @@ from metalm_cli.cli.options.evaluate import Model
 from metalm_cli.errors import Exit, MetalmError
 
 if TYPE_CHECKING:
-    from metalm_cli.inference import Interface
-    from metalm_cli.inference.generation import Decoding, Layout
-    from metalm_cli.inference.sampling import Sampling
+    from metalm_cli.inference import LanguageModel
+    from metalm_cli.inference.generation import DecodingOptions, PromptRoute
+    from metalm_cli.inference.sampling import SamplingOptions
 
 EVERY = 5.0
 """Seconds between two lines of progress where there is no terminal."""
@@ -57,7 +57,7 @@ def generate(
     --input takes lines {"text": ...}, with "image" and "id" if there are such, or {"session": [{"docked": ...},
     {"causal": ...}]}. A command that was killed goes on when it is run again.
     """
-    from metalm_cli.cli.silence_libraries import quiet_libraries
+    from metalm_cli.cli.silence_libraries import silence_libraries
 
     _fitting(sample, beams, temperature=temperature, top_p=top_p, seed=seed, length_penalty=length_penalty)
     if text is None and model is not None and source is None and not _names_model(model):
@@ -69,24 +69,24 @@ def generate(
         _readable(image)
 
     name = model or _newest()
-    quiet_libraries(offline)
-    from metalm_cli.inference.generation import Decoding, Layout
+    silence_libraries(offline)
+    from metalm_cli.inference.generation import DecodingOptions, PromptRoute
 
     drawn = _sampling(temperature, top_p, seed) if sample else None
     penalty = 1.0 if length_penalty is None else length_penalty
-    decoding = Decoding(max_new_tokens, beams or 1, penalty, drawn, tuple(stop or ()))
-    layout = Layout(place.value, prompt or "")
+    decoding = DecodingOptions(max_new_tokens, beams or 1, penalty, drawn, tuple(stop or ()))
+    layout = PromptRoute(place.value, prompt or "")
     if source is not None and out is not None:
         _answer_lines(name, source, out, layout, decoding, batch_tokens, offline)
     else:
         _answer(name, given, image, layout, decoding, offline)
 
 
-def _sampling(temperature: float | None, top_p: float | None, seed: int | None) -> Sampling:
-    from metalm_cli.inference.sampling import Sampling
+def _sampling(temperature: float | None, top_p: float | None, seed: int | None) -> SamplingOptions:
+    from metalm_cli.inference.sampling import SamplingOptions
 
     given = {"temperature": temperature, "top_p": top_p, "seed": seed}
-    return Sampling(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    return SamplingOptions(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 
 
 def _fitting(sample: bool, beams: int | None, **values: Any) -> None:
@@ -195,7 +195,7 @@ def _newest() -> str:
     return newest_metalm()
 
 
-def _load(source: str, offline: bool) -> Interface:
+def _load(source: str, offline: bool) -> LanguageModel:
     import torch
 
     from metalm_cli.inference import load
@@ -204,18 +204,20 @@ def _load(source: str, offline: bool) -> Interface:
         return load(source, offline=offline).to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _answer(source: str, text: str, image: Path | None, layout: Layout, decoding: Decoding, offline: bool) -> None:
+def _answer(
+    source: str, text: str, image: Path | None, layout: PromptRoute, decoding: DecodingOptions, offline: bool
+) -> None:
     """Answer one text, on standard output, as it is said."""
-    from metalm_cli.inference.generation import open_image, session_of, stream, text_encoder
+    from metalm_cli.inference.generation import open_image, stream_answer, text_encoder, text_to_session
 
     opened = None if image is None else open_image(image)
     interface = _load(source, offline)
-    session = session_of(interface, text, opened, layout, "the text")
+    session = text_to_session(interface, text, opened, layout, "the text")
     if text and layout.place == "docked" and text_encoder(interface) is None:
         _note("the model has no encoder for texts: the decoder reads the text")
     tell = _teller()
     try:
-        said = stream(interface, session, decoding, tell)
+        said = stream_answer(interface, session, decoding, tell)
         tell("\n")
     except KeyboardInterrupt:
         tell("\n")
@@ -232,7 +234,7 @@ def _teller() -> Callable[[str], None]:
     terminal = sys.stdout.isatty()
 
     def tell(piece: str) -> None:
-        console.write(console.visible(piece) if terminal else piece)
+        console.write(console.escape_markup(piece) if terminal else piece)
 
     return tell
 
@@ -243,7 +245,13 @@ def _nobody_reads() -> None:
 
 
 def _answer_lines(
-    model: str, source: Path, out: Path, layout: Layout, decoding: Decoding, budget: int | None, offline: bool
+    model: str,
+    source: Path,
+    out: Path,
+    layout: PromptRoute,
+    decoding: DecodingOptions,
+    budget: int | None,
+    offline: bool,
 ) -> None:
     """Answer the lines of a file.
 
@@ -332,4 +340,4 @@ def _progress(total: int) -> Iterator[_Progress]:
 
 
 def _note(text: str) -> None:
-    console.stderr().print(console.visible(text), markup=False, soft_wrap=True)
+    console.stderr().print(console.escape_markup(text), markup=False, soft_wrap=True)

@@ -42,7 +42,7 @@ def report(
     """
     from metalm_cli.reports import read_runs
     from metalm_cli.reports.card_section import cards_of, write_card
-    from metalm_cli.reports.reading.find_runs import home_of
+    from metalm_cli.reports.reading.find_runs import report_folder
 
     named = runs or [_latest()]
     read = read_runs(named)
@@ -54,12 +54,12 @@ def report(
     if out is not None or not terminal:
         from metalm_cli.reports.write_report import write_report
 
-        console.write(f"{write_report(read, out or home_of(named[0]))}\n")
+        console.write(f"{write_report(read, out or report_folder(named[0]))}\n")
         if not terminal:
             for run in read:
                 for problem in run.problems:
                     of = f"{run.name}: " if len(read) > 1 else ""
-                    console.stderr().print(console.visible(f"note: {of}{problem}"), markup=False, soft_wrap=True)
+                    console.stderr().print(console.escape_markup(f"note: {of}{problem}"), markup=False, soft_wrap=True)
     if figures is not None:
         from metalm_cli.reports.write_report import write_figures
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from metalm_cli.cli import console
-from metalm_cli.cli.display.result_tables import compared, shown
-from metalm_cli.cli.display.tables import Form, send
+from metalm_cli.cli.display.result_tables import comparison_table, result_table
+from metalm_cli.cli.display.tables import Form, write_tables
 from metalm_cli.errors import MetalmError
 
 if TYPE_CHECKING:
-    from metalm_cli.evaluation.results.result_reader import Record
+    from metalm_cli.evaluation.results.result_reader import ResultRecord
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
@@ -52,11 +52,11 @@ def show(
     is their standard deviation, oracle the best one, chosen on the scored examples. chance is the better of guessing
     and the best constant answer.
     """
-    from metalm_cli.evaluation.results.result_reader import files_of, read
+    from metalm_cli.evaluation.results.result_reader import read, result_files
 
-    files = [path for place in places for path in files_of(place)]
+    files = [path for place in places for path in result_files(place)]
     records = [read(path) for path in dict.fromkeys(files)]
-    send([shown(record) for record in records], _form(form))
+    write_tables([result_table(record) for record in records], _form(form))
 
 
 @app.command("compare")
@@ -77,7 +77,7 @@ def compare_files(
     paths = pair_of(first, second)
     with console.stderr().status("resampling"):
         found = compare(read(paths[0]), read(paths[1]))
-    send([compared(found)], _form(form))
+    write_tables([comparison_table(found)], _form(form))
 
 
 def print_record(record: Mapping[str, Any], name: str = "") -> None:
@@ -87,7 +87,7 @@ def print_record(record: Mapping[str, Any], name: str = "") -> None:
         record: From :func:`metalm_cli.evaluation.results.result_writer.record`.
         name: Its file; empty: not said.
     """
-    send([shown(_as_read(record, name))], _form(None))
+    write_tables([result_table(_as_read(record, name))], _form(None))
 
 
 def print_comparison(first: Mapping[str, Any], second: Mapping[str, Any], name: str, other: str) -> None:
@@ -104,16 +104,16 @@ def print_comparison(first: Mapping[str, Any], second: Mapping[str, Any], name: 
     """
     from metalm_cli.evaluation.results.comparison import compare
 
-    send([compared(compare(_as_read(first, name), _as_read(second, other)))], _form(None))
+    write_tables([comparison_table(compare(_as_read(first, name), _as_read(second, other)))], _form(None))
 
 
-def _as_read(record: Mapping[str, Any], name: str) -> Record:
+def _as_read(record: Mapping[str, Any], name: str) -> ResultRecord:
     """A record as it would be read from its file, where tuples are lists."""
     import json
 
-    from metalm_cli.evaluation.results.result_reader import parse
+    from metalm_cli.evaluation.results.result_reader import parse_result
 
-    return parse(json.loads(json.dumps(record)), name)
+    return parse_result(json.loads(json.dumps(record)), name)
 
 
 def _form(form: Format | None) -> Form:
@@ -128,9 +128,9 @@ def pair_of(first: Path, second: Path) -> tuple[Path, Path]:
     Raises:
         MetalmError: Which files are meant cannot be told, or it is twice the same one.
     """
-    from metalm_cli.evaluation.results.result_reader import files_of
+    from metalm_cli.evaluation.results.result_reader import result_files
 
-    files = [files_of(place) for place in (first, second)]
+    files = [result_files(place) for place in (first, second)]
     if any(len(side) > 1 for side in files):
         names = {path.name for path in files[0]} & {path.name for path in files[1]}
         for at, side in enumerate(files):

@@ -35,9 +35,9 @@ def export(
         raise MetalmError("there is no place to export to", remedy="give --out DIR, --push OWNER/NAME, or both")
     if private and push is None:
         raise MetalmError("--private says how to push, and nothing is pushed", remedy="add --push OWNER/NAME")
-    from metalm_cli.cli.silence_libraries import quiet_libraries
+    from metalm_cli.cli.silence_libraries import silence_libraries
 
-    quiet_libraries(offline)
+    silence_libraries(offline)
     from metalm_cli.training.export import check_push, check_pushable
 
     if push is not None:

@@ -21,7 +21,7 @@ from metalm_cli.cli import console
 from metalm_cli.errors import Exit, MetalmError
 
 if TYPE_CHECKING:
-    from metalm_cli.demo.stages import Budget, Stage
+    from metalm_cli.demo.stages import DemoSize, Stage
 
 WARM = (
     "metalm_cli.training.pretraining",
@@ -77,24 +77,24 @@ def demo(
     raise typer.Exit(int(_run(stages, budget, place)))
 
 
-def _list(stages: Sequence[Stage], budget: Budget, place: Path) -> None:
+def _list(stages: Sequence[Stage], budget: DemoSize, place: Path) -> None:
     """What would be done, and what is expected of it."""
     from metalm_cli.demo.display import clock
-    from metalm_cli.demo.expectations import in_words
+    from metalm_cli.demo.expectations import describe
     from metalm_cli.demo.state import shown
 
     for stage in stages:
         console.write(f"# {stage.name}: {stage.what}: {stage.why}\nmetalm {shown(stage.arguments)}\n")
     if budget.name == "full":
-        console.write("\n# expected at this size\n" + "".join(f"# {line}\n" for line in in_words()))
+        console.write("\n# expected at this size\n" + "".join(f"# {line}\n" for line in describe()))
     work = sum(stage.cost for stage in stages)
     console.write(f"\n# {len(stages)} stages in {place}, about {clock(work)} of one core; nothing was done\n")
 
 
-def _run(stages: Sequence[Stage], budget: Budget, place: Path) -> Exit:
+def _run(stages: Sequence[Stage], budget: DemoSize, place: Path) -> Exit:
     from metalm_cli.demo.display import make_display
-    from metalm_cli.demo.expectations import in_short
-    from metalm_cli.demo.runner import Runner, Stopped
+    from metalm_cli.demo.expectations import describe_briefly
+    from metalm_cli.demo.runner import DemoStopped, Runner
     from metalm_cli.demo.state import Folder
 
     folder = Folder(place, budget)
@@ -111,13 +111,13 @@ def _run(stages: Sequence[Stage], budget: Budget, place: Path) -> Exit:
                 "Ctrl-C stops; the same command goes on."
             )
             if budget.name == "full":
-                display.line(f"{in_short()} Why: metalm demo --full --dry-run")
+                display.line(f"{describe_briefly()} Why: metalm demo --full --dry-run")
             if again := folder.again(stages):
                 display.line(again)
             try:
                 with display:
                     runner.run()
-            except Stopped as stopped:
+            except DemoStopped as stopped:
                 display.line(f"stopped ({stopped}); what was done is kept: the same command goes on from there")
                 return Exit.STOPPED
         _tell(budget, place)
@@ -147,9 +147,9 @@ class _Starter:
             self.context.set_forkserver_preload(list(WARM))
 
     def __call__(self, stage: Stage, log: Path) -> _Process:
-        from metalm_cli.cli.silence_libraries import quiet_environment
+        from metalm_cli.cli.silence_libraries import silence_environment
 
-        quiet_environment(offline=True)
+        silence_environment(offline=True)
         process = self.context.Process(target=_command, args=(list(stage.arguments), str(log), self.threads))
         process.start()
         return _Process(process)
@@ -232,7 +232,7 @@ def _facts(stage: Stage, place: Path) -> str:
     return ""
 
 
-def _tell(budget: Budget, place: Path) -> None:
+def _tell(budget: DemoSize, place: Path) -> None:
     """The tables, what they carry, and where to go on."""
     from metalm_cli.demo import score_summary
 
@@ -248,7 +248,7 @@ def _tell(budget: Budget, place: Path) -> None:
         _sentences(score_summary.sentences(lines))
         if budget.name == "full":
             console.write("\nexpected beforehand, and found\n")
-            _table(*score_summary.expected_and_found(lines))
+            _table(*score_summary.expectations_and_results(lines))
     console.write(f"\n{score_summary.TABLE['frozen-score']}\n")
     if budget.whole:
         lines = score_summary.lines_of(folders, "frozen-score")
@@ -263,14 +263,14 @@ def _tell(budget: Budget, place: Path) -> None:
     console.write(f"ask it   metalm generate {folders[0] / 'frozen'} '{QUESTION}'\n")
 
 
-def _tell_in_context(budget: Budget, folders: Sequence[Path], number: int, twin: str) -> None:
+def _tell_in_context(budget: DemoSize, folders: Sequence[Path], number: int, twin: str) -> None:
     """The pretrained models beside a twin, on every task with each number of demonstrations."""
     from metalm_cli.demo import score_summary
     from metalm_cli.demo.expectations import IN_CONTEXT
 
     lines = score_summary.lines_of(folders, "in-context", number)
     console.write(f"\n{score_summary.TABLE['in-context']}; {twin}\n")
-    _table(*score_summary.table_of(lines, score_summary.means_in_context(folders, number)))
+    _table(*score_summary.table_of(lines, score_summary.mean_rows(folders, number)))
     _sentences([score_summary.read_before(folders), *score_summary.sentences(lines)])
     if budget.name == "full":
         side = "all" if IN_CONTEXT.above else "none"

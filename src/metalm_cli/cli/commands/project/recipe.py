@@ -90,12 +90,12 @@ def check(arguments: Arguments = None, model: ModelOption = None) -> None:
     from metalm_cli.config import resolve, split_arguments
     from metalm_cli.config.locate import find_recipe
     from metalm_cli.config.recipe_errors import RecipeError
-    from metalm_cli.config.resolution import foundation_problems
+    from metalm_cli.config.resolution import unreadable_recipe_problems
 
     recipe, overrides = split_arguments(arguments or [])
     found = find_recipe(recipe) if recipe is not None else None
     if found and found.foundation:
-        problems = foundation_problems(found, overrides)
+        problems = unreadable_recipe_problems(found, overrides)
         if problems:
             raise RecipeError(found.name, problems)
         console.write(f"{found.name}: ok, for other recipes to extend\n")

@@ -6,8 +6,17 @@ from typing import Annotated, Any
 
 import typer
 
-from metalm_cli.cli.commands.training.train_run import Settings, train
-from metalm_cli.cli.options.training import Arguments, Base, DataRoot, DryRun, Offline, Out, Resume, Seeds
+from metalm_cli.cli.commands.training.train_run import TrainOptions, train
+from metalm_cli.cli.options.training import (
+    Arguments,
+    BaseOption,
+    DataRoot,
+    DryRun,
+    Offline,
+    OutOption,
+    Resume,
+    SeedsOption,
+)
 
 TaskNames = Annotated[
     list[str] | None,
@@ -32,18 +41,18 @@ EncoderOnly = Annotated[
 
 def finetune(
     arguments: Arguments = None,
-    model: Base = None,
+    model: BaseOption = None,
     task: TaskNames = None,
     cluster: ClusterNames = None,
     extras: Extras = False,
     templates: Templates = None,
     encoder_only: EncoderOnly = False,
-    out: Out = None,
+    out: OutOption = None,
     resume: Resume = False,
     dry_run: DryRun = False,
     offline: Offline = False,
     data_root: DataRoot = None,
-    seeds: Seeds = None,
+    seeds: SeedsOption = None,
 ) -> None:
     """Finetune a MetaLM or a causal language model on tasks: many, one, or the encoder alone.
 
@@ -52,30 +61,30 @@ def finetune(
     flags = _flags(model, task, cluster, extras, templates, None)
     if encoder_only:
         flags |= {"model.trains.decoder": "none", "model.trains.encoders": "all", "model.trains.connectors": "all"}
-    train("finetune", arguments or [], flags, Settings(out, resume, dry_run, offline, data_root, seeds))
+    train("finetune", arguments or [], flags, TrainOptions(out, resume, dry_run, offline, data_root, seeds))
 
 
 def instruct(
     arguments: Arguments = None,
-    model: Base = None,
+    model: BaseOption = None,
     templates: Templates = None,
     hold_out: Held = None,
     task: TaskNames = None,
     cluster: ClusterNames = None,
     extras: Extras = False,
-    out: Out = None,
+    out: OutOption = None,
     resume: Resume = False,
     dry_run: DryRun = False,
     offline: Offline = False,
     data_root: DataRoot = None,
-    seeds: Seeds = None,
+    seeds: SeedsOption = None,
 ) -> None:
     """Tune on instructions: many templates a task, whole clusters held out, what was left out and audited recorded.
 
     RECIPE left out is flan. Without --model it begins from the newest finished pretraining run.
     """
     flags = _flags(model, task, cluster, extras, templates, hold_out)
-    train("instruct", arguments or [], flags, Settings(out, resume, dry_run, offline, data_root, seeds))
+    train("instruct", arguments or [], flags, TrainOptions(out, resume, dry_run, offline, data_root, seeds))
 
 
 def _flags(

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from metalm_cli.cli.commands.training.train_run import Settings, train
-from metalm_cli.cli.options.training import Arguments, Base, DataRoot, DryRun, Offline, Out, Resume, Seeds
+from metalm_cli.cli.commands.training.train_run import TrainOptions, train
+from metalm_cli.cli.options.training import (
+    Arguments,
+    BaseOption,
+    DataRoot,
+    DryRun,
+    Offline,
+    OutOption,
+    Resume,
+    SeedsOption,
+)
 
 
 def pretrain(
     arguments: Arguments = None,
-    model: Base = None,
-    out: Out = None,
+    model: BaseOption = None,
+    out: OutOption = None,
     resume: Resume = False,
     dry_run: DryRun = False,
     offline: Offline = False,
     data_root: DataRoot = None,
-    seeds: Seeds = None,
+    seeds: SeedsOption = None,
 ) -> None:
     """Train a MetaLM from encoder and decoder checkpoints, or from scratch, on documents.
 
     RECIPE left out is small.
     """
-    settings = Settings(out, resume, dry_run, offline, data_root, seeds)
+    settings = TrainOptions(out, resume, dry_run, offline, data_root, seeds)
     train("pretrain", arguments or [], {"model.checkpoint": model}, settings)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainOptions:
     """Flags of a training command."""
 
     out: Path | None
@@ -32,7 +32,7 @@ class Settings:
     seeds: str | None
 
 
-def train(command: str, arguments: list[str], flags: dict[str, Any], settings: Settings) -> None:
+def train(command: str, arguments: list[str], flags: dict[str, Any], settings: TrainOptions) -> None:
     """Run a training command and exit with its code.
 
     Args:
@@ -41,16 +41,16 @@ def train(command: str, arguments: list[str], flags: dict[str, Any], settings: S
         flags: Values of flags by dotted key.
         settings: The other flags.
     """
-    from metalm_cli.training.distributed.rank_zero import one_voice
+    from metalm_cli.training.distributed.rank_zero import report_errors_once
 
-    with one_voice():
+    with report_errors_once():
         code = _train(command, arguments, flags, settings)
     raise typer.Exit(int(code))
 
 
-def _train(command: str, arguments: list[str], flags: dict[str, Any], settings: Settings) -> Exit:
+def _train(command: str, arguments: list[str], flags: dict[str, Any], settings: TrainOptions) -> Exit:
     from metalm_cli.config import resolve, split_arguments
-    from metalm_cli.training.distributed.rank_zero import is_first
+    from metalm_cli.training.distributed.rank_zero import is_rank_zero
 
     if settings.dry_run and settings.resume:
         raise MetalmError("--dry-run and --resume exclude each other", remedy="leave one of them out")
@@ -59,28 +59,30 @@ def _train(command: str, arguments: list[str], flags: dict[str, Any], settings: 
     if recipe is None and settings.resume and out is not None:
         recipe = _begun(command, out if seeds is None else out / f"seed-{_numbers(seeds)[0]}", out)
     if seeds is None:
-        return _one(based(resolve(command, recipe, overrides, flags)), settings, out)
+        return _one(with_default_base(resolve(command, recipe, overrides, flags)), settings, out)
     numbers = _numbers(seeds)
     if out is None:
         raise MetalmError("--seeds needs --out RUN", remedy="name the folder that holds the runs")
-    runs = [based(resolve(command, recipe, [*overrides, f"train.seed={number}"], flags)) for number in numbers]
+    runs = [
+        with_default_base(resolve(command, recipe, [*overrides, f"train.seed={number}"], flags)) for number in numbers
+    ]
     for number, resolved in zip(numbers, runs, strict=True):
         code = _one(resolved, settings, out / f"seed-{number}")
         if code != Exit.DONE:
             return code
-    if not settings.dry_run and is_first():
+    if not settings.dry_run and is_rank_zero():
         _write_seeds(out, numbers)
     return Exit.DONE
 
 
-def based(resolved: Resolved) -> Resolved:
+def with_default_base(resolved: Resolved) -> Resolved:
     """A finetuning recipe without a model begins from the newest finished pretraining run."""
     model = resolved.recipe.model
     if resolved.recipe.command == "pretrain" or model.checkpoint is not None or model.decoder is not None:
         return resolved
-    from metalm_cli.training.default_base import newest_model
+    from metalm_cli.training.default_base import latest_base_model
 
-    found = newest_model("pretrain")
+    found = latest_base_model("pretrain")
     console.stderr().print(f"no model is named: beginning from the newest pretraining run, {found}", markup=False)
     return resolved.with_checkpoint(str(found))
 
@@ -112,17 +114,17 @@ def _numbers(seeds: str) -> list[int]:
     return numbers
 
 
-def _one(resolved: Resolved, settings: Settings, out: Path | None) -> Exit:
+def _one(resolved: Resolved, settings: TrainOptions, out: Path | None) -> Exit:
     """Train one recipe with one seed."""
-    from metalm_cli.cli.silence_libraries import quiet_libraries
+    from metalm_cli.cli.silence_libraries import silence_libraries
 
-    quiet_libraries(settings.offline)
-    from metalm_cli.inference.preview import continuations
-    from metalm_cli.training.distributed.rank_zero import is_first
+    silence_libraries(settings.offline)
+    from metalm_cli.inference.preview import preview_continuations
+    from metalm_cli.training.distributed.rank_zero import is_rank_zero
     from metalm_cli.training.finetuning import Finetuning
     from metalm_cli.training.planning.memory import human_bytes
     from metalm_cli.training.planning.plan import plan_text
-    from metalm_cli.training.pretraining import Options, Pretraining, Views
+    from metalm_cli.training.pretraining import Pretraining, RunCallbacks, RunOptions
 
     def show_plan(plan: Any, result: Any) -> None:
         printer = console.stdout() if settings.dry_run else console.stderr()
@@ -136,24 +138,24 @@ def _one(resolved: Resolved, settings: Settings, out: Path | None) -> Exit:
             printer.print(f"  - {line}", markup=False)
 
     def note(text: str) -> None:
-        if is_first():
+        if is_rank_zero():
             console.stderr().print(text, markup=False, soft_wrap=True)
 
     said: list[tuple[str, str]] = []
 
     def sample(*shown: Any) -> list[tuple[str, str]]:
-        said[:] = continuations(*shown)
+        said[:] = preview_continuations(*shown)
         return said
 
-    options = Options(resolved.name, out, settings.resume, settings.dry_run, settings.offline, settings.data_root)
+    options = RunOptions(resolved.name, out, settings.resume, settings.dry_run, settings.offline, settings.data_root)
     kind = Pretraining if resolved.recipe.command == "pretrain" else Finetuning
-    run = kind(resolved.recipe, resolved.to_yaml(), options, Views(show_plan, sample, note))
+    run = kind(resolved.recipe, resolved.to_yaml(), options, RunCallbacks(show_plan, sample, note))
     if settings.dry_run:
         run.prepare()
         run.show_plan()
         return Exit.DONE
     code = run.run()
-    if is_first():
+    if is_rank_zero():
         report_run(run, said, note)
     return code
 
@@ -227,7 +229,7 @@ def report_run(run: Run, said: Sequence[tuple[str, str]], note: Callable[[str], 
 
 def _first_rows(run: Any) -> Iterator[tuple[str, list[list[Any]]]]:
     """The first rows, or examples, that a run has trained on, as spans."""
-    from metalm_cli.data.examples.pack_examples import row_of
+    from metalm_cli.data.examples.pack_examples import pack_sessions
     from metalm_cli.reports.reading.session_spans import spans_of
     from metalm_cli.training.first_rows import first_rows
 
@@ -243,5 +245,5 @@ def _first_rows(run: Any) -> Iterator[tuple[str, list[list[Any]]]]:
             yield f"row {number + 1}", spans_of(row, tokenizer, assembly.processors, masked=masked)
         return
     for number in range(EXAMPLES):
-        row = row_of([run.writer.session(number)])
+        row = pack_sessions([run.writer.session(number)])
         yield run.corpus.where(number), spans_of(row, tokenizer, assembly.processors)

@@ -103,7 +103,7 @@ def small_recipe(**changes: Any) -> PretrainRecipe:
                     "embd_pdrop": 0.0,
                     "attn_pdrop": 0.0,
                 },
-                "tokenizer": {"train": {"vocab_size": 8192, "documents": 500}},
+                "tokenizer": {"new": {"vocab_size": 8192, "documents": 500}},
             },
             "encoders": {
                 "text": {
@@ -115,7 +115,7 @@ def small_recipe(**changes: Any) -> PretrainRecipe:
                         "num_attention_heads": 4,
                         "intermediate_size": 1024,
                     },
-                    "tokenizer": {"train": {"vocab_size": 8192, "documents": 500}},
+                    "tokenizer": {"new": {"vocab_size": 8192, "documents": 500}},
                     "dropout": 0.0,
                 }
             },

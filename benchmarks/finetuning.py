@@ -52,8 +52,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {"n_embd": 64, "n_layer": 2, "n_head": 2, "vocabulary": 1024, "length": 256, "width": 256, "batch": 8},
 }
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
-    DEFAULT: ("ours", {"layout": "auto"}),
-    "ours: pad": ("ours", {"layout": "pad"}),
+    DEFAULT: ("ours", {"row_packing": "auto"}),
+    "ours: pad": ("ours", {"row_packing": "pad"}),
     REFERENCE: ("plain", {"loss_of": full_loss}),
     "loop: padded, compact": ("plain", {"loss_of": compact_loss}),
     "loop: sorted by 8, compact": ("plain", {"loss_of": compact_loss, "size": 8}),
@@ -106,7 +106,7 @@ def recipe_of(options: argparse.Namespace, shape: dict[str, Any], model: str) ->
         },
         "data": {
             "tasks": tasks,
-            "templates": {"collection": "flan", "choose": "first"},
+            "templates": {"collection": "flan", "template_sampling": "first"},
             "mixture": {"strategy": "equal", "cap_examples": None},
             "sequence_length": shape["length"],
             "validation": {"examples": 0},
@@ -138,7 +138,7 @@ def begin(options: argparse.Namespace, shape: dict[str, Any], folder: Path) -> G
     corpus, _ = open_training_tasks(FinetuneRecipe.model_validate(recipe).data, seed=0)
     config = {"model_type": "gpt2", **{key: shape[key] for key in ("n_embd", "n_layer", "n_head")}}
     config |= {"n_positions": max(shape["length"], 512)}
-    tokenizer = {"train": {"vocab_size": shape["vocabulary"], "documents": 6_000}}
+    tokenizer = {"new": {"vocab_size": shape["vocabulary"], "documents": 6_000}}
     parts = Model.model_validate({"decoder": {"config": config, "tokenizer": tokenizer, "dropout": 0.0}})
     made = build_metalm(parts, seed=0, sample=lambda count: corpus.sample(count, 0))
     save_model(folder / "model", made.model, made.decoder_tokenizer, made.processors)

@@ -59,14 +59,14 @@ def ours(given: Given, **changes: Any) -> Step:
     from metalm_cli.training.trainer import Trainer
 
     recipe = {**given.recipe, "data": {**given.recipe["data"], **changes}}
-    if given.device == "cuda" and changes["layout"] != "pad" and given.attention == "sdpa":
+    if given.device == "cuda" and changes["row_packing"] != "pad" and given.attention == "sdpa":
         # Blocks that no position sees are skipped; sdpa would read a dense mask.
         decoder = {**given.recipe["model"]["decoder"], "attention": "flex_attention"}
         recipe["model"] = {"decoder": decoder}
     views = RunCallbacks(lambda *_: None, lambda *_: [], lambda _: None)
     run = Finetuning(FinetuneRecipe.model_validate(recipe), "", RunOptions("benchmark", offline=True), views)
     run.prepare()
-    if run.layout.pack == (changes["layout"] == "pad"):
+    if run.layout.pack == (changes["row_packing"] == "pad"):
         raise SystemExit("the program chose another layout than this way is named after")
     trainer = Trainer(run.recipe.train, len(given.steps), run.objective, run.root, run.accelerator, run.padded_length)
     stream = run.stream(trainer)

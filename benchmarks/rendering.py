@@ -47,7 +47,7 @@ def corpus_of(length: int, rows: int, choose: str) -> TaskCorpus:
     here = "METALM_DATA" in os.environ
     data = {
         "tasks": ["rte", "boolq", "sst2"] if here else ["world"],
-        "templates": {"choose": choose, "turned": False},
+        "templates": {"template_sampling": choose, "inverted": False},
         "mixture": {"strategy": "equal", "cap_examples": rows // 3},
         "sequence_length": length,
     }

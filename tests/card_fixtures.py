@@ -29,7 +29,7 @@ CARD: dict[str, Any] = {
     "core": True,
     "splits": {"train": "train", "validation": "validation"},
     "fields": {"text": "text"},
-    "answer": {"label": "label", "names": ["even", "odd"], "words": {"even": "no", "odd": "yes"}},
+    "answer": {"label": "label", "class_names": ["even", "odd"], "verbalizers": {"even": "no", "odd": "yes"}},
     "metric": {"name": "accuracy", "source": "the tests"},
     "licence": "unknown",
     "citation": "nobody",

@@ -166,7 +166,7 @@ def model_recipe(
         encoder: Its family; None for a plain causal language model.
         name: The encoder's name.
         connector: ``model.connector``.
-        tokens: ``model.tokens``.
+        tokens: ``model.special_tokens``.
         decoder_options: Further keys of the decoder.
         **options: Further keys of the encoder.
     """
@@ -175,7 +175,7 @@ def model_recipe(
         "decoder": {"config": {"model_type": decoder, **DECODERS[decoder]}, "tokenizer": str(tokenizers[reads])}
         | (decoder_options or {}),
         "connector": connector or {},
-        "tokens": tokens or {},
+        "special_tokens": tokens or {},
     }
     if encoder is not None:
         shape = {"config": {"model_type": encoder, **{**ENCODERS, **VISION}[encoder]}}

@@ -15,7 +15,7 @@ file: {name}.jsonl
 splits: {{train: "rows[:{train}]", validation: "rows[{train}:]"}}
 fields: {{text: text, question: question}}
 answer: {{label: label, names: [no, yes], words: {{no: "no", yes: "yes"}}}}
-long: {{field: text, cut: {cut}}}
+long_inputs: {{field: text, truncate: {cut}}}
 metric: {{name: accuracy, source: the tests}}
 licence: Apache-2.0
 citation: the tests
@@ -36,7 +36,7 @@ templates:
   - name: write-a-question
     input: "{{ text }} Ask something whose answer is {{ answer }}."
     target: "{{ question }}"
-    turned: true
+    inverted: true
 """
 
 

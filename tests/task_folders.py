@@ -17,7 +17,7 @@ from metalm_cli.tasks import Cards
 ROWS = [{"text": f"The girl had {n} red balls and a dog.", "label": n % 2, "say": f"{n} balls"} for n in range(12)]
 OPEN = {"answer": {"text": "say"}, "metric": {"name": "token_f1", "source": "the tests"}}
 TEMPLATES = [
-    {"name": "turned-first", "input": "{{ answer }}", "target": "{{ text }}", "turned": True},
+    {"name": "turned-first", "input": "{{ answer }}", "target": "{{ text }}", "inverted": True},
     {"name": "odd", "input": "{{ text }}\nIs it odd?\n{{ options }}"},
     {"name": "count", "input": "Count: {{ text }}"},
     {"name": "spoken", "input": "{{ text }} Well?", "target": "I say {{ answer }}!"},

@@ -51,7 +51,7 @@ train:
   log_every: 1
   validate_every: 0
   checkpoint_every: 0
-  samples: 0
+  sample_continuations: 0
 """
 ENCODER_ALONE = ["model.decoder=null", "data.validation.documents=2"]
 CLOCK = ("tokens_per_second", "memory_bytes")

@@ -160,7 +160,7 @@ def test_blank_documents_are_skipped(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_nothing_held_out_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = [jsonl(tmp_path / "own.jsonl", *good(30)), "data.validation.every=1000000", "train.steps=2"]
+    settings = [jsonl(tmp_path / "own.jsonl", *good(30)), "data.validation.hold_out_every=1000000", "train.steps=2"]
     out = tmp_path / "run"
     assert micro.metalm("pretrain", micro.write_recipe(tmp_path), *settings, "--out", out) == 0
     said = " ".join(capsys.readouterr().err.split())

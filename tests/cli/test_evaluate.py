@@ -108,11 +108,14 @@ def test_a_task_that_fails_leaves_what_was_scored(desk, monkeypatch, capsys) -> 
         (["--task", "odd", "--protocol", "few_shot"], "--protocol few_shot is not known"),
         (["--task", "odd", "--demonstrations", "fixed"], "--demonstrations fixed is not known"),
         (["--task", "odd", "--contamination", "nowhere"], "no training data to compare with"),
-        (["--task", "odd", "--samples", "3", "--temperature", "0"], "sampled answers need more than 0"),
+        (["--task", "odd", "--sampled-answers", "3", "--temperature", "0"], "sampled answers need more than 0"),
         (["--task", "odd", "--template", "none-such"], "odd has no template none-such"),
         (["--task", "odd", "--templates", "nowhere"], "no collection of templates nowhere"),
         (["--task", "odd", "--split", "test"], "task odd has no test split"),
-        (["--task", "odd", "--also-fit", "here"], "--also-fit here is not TOKENIZER:LENGTH"),
+        (
+            ["--task", "odd", "--match-input-lengths-of", "here"],
+            "--match-input-lengths-of here is not TOKENIZER:LENGTH",
+        ),
         (["--task", "odd", "--sequence-length", "9999"], "the decoder has 256"),
         (["nowhere/at/all", "--task", "odd"], "nowhere/at/all"),
         (["--task", "odd", "--out", "here.json"], "results exist already"),
@@ -173,7 +176,11 @@ def test_what_was_seen_is_labelled_and_may_be_required(desk, capsys, make_decode
 
 
 def test_tasks_are_worded_as_in_training_unless_asked_otherwise(desk, capsys) -> None:
-    trained = ["data.templates.collection=plain", "data.templates.route=decoder", "data.templates.options=false"]
+    trained = [
+        "data.templates.collection=plain",
+        "data.templates.input_route=decoder",
+        "data.templates.show_options=false",
+    ]
     recipe = [
         "train.steps=1",
         "train.warmup_steps=0",
@@ -202,7 +209,7 @@ def test_tasks_are_worded_as_in_training_unless_asked_otherwise(desk, capsys) ->
     assert metalm("eval", "runs/own", *own, "--out", "a.json") == 0
     said = "worded   collection plain, options false, route decoder (as the model was trained)"
     assert said in capsys.readouterr().err
-    assert metalm("eval", "runs/own", *own, "--out", "b.json", "--route", "encoder", "--options") == 0
+    assert metalm("eval", "runs/own", *own, "--out", "b.json", "--input-route", "encoder", "--show-options") == 0
     assert "worded   collection plain (as the model was trained)" in capsys.readouterr().err
     assert metalm("eval", "runs/mine", *own, "--templates", "none", "--out", "c.json") == 0
     assert "worded" not in capsys.readouterr().err

@@ -25,7 +25,8 @@ data:
   validation: {examples: 2}
 model: {lora: {rank: 2}}
 train:
-  {steps: 3, batch_size: 4, learning_rate: 3e-2, warmup_steps: 0, precision: fp32, checkpoint_every: 0, samples: 0}
+  {steps: 3, batch_size: 4, learning_rate: 3e-2, warmup_steps: 0, precision: fp32, checkpoint_every: 0,
+   sample_continuations: 0}
 """
 TOKEN = "hf_" + "secretsecretsecret"
 RUN = "import sys; from metalm_cli.cli.app import run; sys.exit(run(sys.argv[1:]))"

@@ -21,7 +21,7 @@ data:
   tasks: [FOLDER/parity.yaml]
   templates: {collection: FOLDER/words}
   sequence_length: 128
-train: {steps: 2, batch_size: 4, warmup_steps: 0, precision: fp32, checkpoint_every: 0, samples: 0}
+train: {steps: 2, batch_size: 4, warmup_steps: 0, precision: fp32, checkpoint_every: 0, sample_continuations: 0}
 """
 
 
@@ -198,7 +198,7 @@ def test_the_shipped_recipes_run(bases: dict[str, Path], name: str, tmp_path: Pa
     base = bases["plain" if name in TWINS else "docked"]
     command = "instruct" if "flan" in name else "finetune"
     small = ["data.sequence_length=512", "train.warmup_steps=1", "train.batch_size=8", "train.log_every=1"]
-    small += ["train.steps=2", "data.validation.examples=2", "train.precision=fp32", "train.samples=1"]
+    small += ["train.steps=2", "data.validation.examples=2", "train.precision=fp32", "train.sample_continuations=1"]
     small += [] if "world" in name else ["data.tasks=[world_nli, world_reviews, world_gist]"]
     assert micro.metalm(command, name, "--model", base, *small, "--out", tmp_path / "run") == 0
     assert len(micro.losses(tmp_path / "run")) == 2

@@ -26,7 +26,7 @@ CAUSAL = ["model.encoders=null", "objective={name: causal}"]
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     out = folder / "first"
-    assert micro.metalm("pretrain", micro.write_recipe(folder), "train.samples=1", "--out", out) == 0
+    assert micro.metalm("pretrain", micro.write_recipe(folder), "train.sample_continuations=1", "--out", out) == 0
     return out
 
 
@@ -82,7 +82,7 @@ def test_the_run_folder(finished: Path) -> None:
 
 
 def test_what_became_of_the_data_is_said_at_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out, more = tmp_path / "run", ["data.validation.every=2"]
+    out, more = tmp_path / "run", ["data.validation.hold_out_every=2"]
     assert micro.metalm("pretrain", micro.write_recipe(tmp_path), "train.log_every=6", *more, "--out", out) == 0
     (line,) = (one for one in capsys.readouterr().err.splitlines() if "| data: " in one)
     last = micro.records(out)[-1]
@@ -148,7 +148,12 @@ def test_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_samples_are_shown(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert micro.metalm("pretrain", micro.write_recipe(tmp_path), "train.samples=1", "--out", tmp_path / "run") == 0
+    assert (
+        micro.metalm(
+            "pretrain", micro.write_recipe(tmp_path), "train.sample_continuations=1", "--out", tmp_path / "run"
+        )
+        == 0
+    )
     assert capsys.readouterr().err.count("sample |") == 1
     micro.assert_same_run(finished, tmp_path / "run", 6)
 

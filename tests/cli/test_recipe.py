@@ -62,11 +62,11 @@ def test_check_prints_ok_or_every_problem(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().out == "small: ok\n"
     assert run(["recipe", "check", "base"]) == 0
     assert capsys.readouterr().out == "base: ok, for other recipes to extend\n"
-    assert run(["recipe", "check", "small", "train.stepz=1", "train.clip=-1"]) == 2
+    assert run(["recipe", "check", "small", "train.stepz=1", "train.gradient_clip=-1"]) == 2
     caught = capsys.readouterr()
     assert caught.out == ""
     assert "train.stepz: unknown key" in caught.err
-    assert "train.clip: got -1, expected a number above 0 or null" in caught.err
+    assert "train.gradient_clip: got -1, expected a number above 0 or null" in caught.err
 
 
 def test_check_says_what_was_dropped(capsys: pytest.CaptureFixture[str]) -> None:

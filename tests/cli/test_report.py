@@ -17,7 +17,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the real command."""
     place = tmp_path_factory.mktemp("trained")
     recipe = micro.write_recipe(place)
-    assert micro.metalm("pretrain", recipe, "--out", place / "run", "train.validate_every=3", "train.samples=1") == 0
+    assert (
+        micro.metalm(
+            "pretrain", recipe, "--out", place / "run", "train.validate_every=3", "train.sample_continuations=1"
+        )
+        == 0
+    )
     return place / "run"
 
 

@@ -30,7 +30,7 @@ def listed(capsys: Capture, *arguments: str) -> dict[str, list[str]]:
 def test_list(capsys: Capture, tmp_path: Path) -> None:
     found = listed(capsys)
     assert set(found) == set(Cards().names)
-    assert found["rte"][:7] == ["nli", "rte", "core", "train+eval", "accuracy", "2 classes", "hub"]
+    assert found["rte"][:7] == ["nli", "rte", "core", "train_and_eval", "accuracy", "2 classes", "hub"]
     assert found["bbh"][2:4] == ["extra", "eval"]
     assert found["world_nli"][2] == "world"
     assert found["world_nli"][6] == "train, validation, test"

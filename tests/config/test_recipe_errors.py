@@ -108,7 +108,11 @@ def test_the_error_shows_every_problem(tmp_path: Path) -> None:
         (["objective.span_length=[129, 200]"], "objective.span_length", "fit the encoder"),
         (["objective.span_length=[9, 3]"], "objective.span_length", "low <= high"),
         (["objective={name: prefix, prefix_length: [8, 256]}"], "objective.prefix_length", "less than a row"),
-        (["model.checkpoint=x", "model.tokens.start=never"], "model.tokens", "together with model.checkpoint"),
+        (
+            ["model.checkpoint=x", "model.special_tokens.start=never"],
+            "model.special_tokens",
+            "together with model.checkpoint",
+        ),
         (["model.checkpoint=x", "model.connector.kind=mlp"], "model.connector", "together with model.checkpoint"),
         (["model.encoders=null"], "model.encoders", "missing"),
         (["objective.name=prefix", "model.encoders=null"], "model.encoders", "missing"),

@@ -49,7 +49,7 @@ def test_values_say_where_they_come_from(recipe: str) -> None:
     assert resolved.provenance["train.seed"].kind == "command line"
     assert str(resolved.provenance["train.steps"]) == "mine.yaml:10"
     assert str(resolved.provenance["data.sources.1.weight"]) == "mine.yaml:8"
-    assert str(resolved.provenance["train.clip"]) == "default"
+    assert str(resolved.provenance["train.gradient_clip"]) == "default"
     assert (resolved.name, resolved.recipe.train.steps, resolved.recipe.train.seed) == ("mine", 1000, 3)
 
 
@@ -163,7 +163,7 @@ def test_parts_drop_a_checkpoint(recipe: str) -> None:
 def test_in_one_layer_exclusive_keys_are_an_error(recipe: str) -> None:
     for overrides in (
         ["data.sources.0.hub=a/b", "data.sources.0.world={documents: 3}"],
-        ["model.checkpoint=x", "model.decoder.train=none"],
+        ["model.checkpoint=x", "model.decoder.trains=none"],
         ["train.steps=3", "train.epochs=1"],
     ):
         with pytest.raises(MetalmError, match="got"):

@@ -72,7 +72,7 @@ def test_twins_differ_in_the_model_and_the_objective_alone(name: str, prefix: st
         other = resolve("pretrain", prefix + twin).recipe
         compared = base.data.validation.model_copy(update={"objective": base.objective})
         data = base.data.model_copy(update={"validation": compared})
-        assert (other.data, other.train, other.model.tokens) == (data, base.train, base.model.tokens)
+        assert (other.data, other.train, other.model.special_tokens) == (data, base.train, base.model.special_tokens)
         assert (other.objective.name, other.model.encoders) == ("causal", {})
     assert resolve("pretrain", f"{prefix}gpt-same-decoder").recipe.model.decoder == base.model.decoder
 

@@ -40,7 +40,7 @@ def test_excluded_empty_and_held_out_rows_leave_their_numbers_empty(write, corpu
     held = {row["text"] for row in ROWS if row["meta"]["set"] != "b" and text_hash(row["text"]) % 5 == 0}
     opened = corpus(
         {"path": str(write("a.jsonl", rows)), "exclude": {"meta.set": ["b"]}},
-        validation={"documents": 1000, "every": 5},
+        validation={"documents": 1000, "hold_out_every": 5},
     )
     reader = opened.reader(bool)
     found = [reader.get(number) for number in range(len(rows))]
@@ -54,7 +54,7 @@ def test_excluded_empty_and_held_out_rows_leave_their_numbers_empty(write, corpu
 
 def test_validation_takes_the_first_held_out_of_each_source(write, corpus):
     first, second = write("a.jsonl", ROWS), write("b.jsonl", [{"text": f"b{n}"} for n in range(50)])
-    opened = corpus({"path": str(first)}, {"path": str(second)}, validation={"documents": 3, "every": 4})
+    opened = corpus({"path": str(first)}, {"path": str(second)}, validation={"documents": 3, "hold_out_every": 4})
     expected = [row["text"] for row in ROWS if text_hash(row["text"]) % 4 == 0][:3]
     found = opened.validation()
     assert [document.text for document in found if document.source == "s0"] == expected
@@ -64,7 +64,9 @@ def test_validation_takes_the_first_held_out_of_each_source(write, corpus):
 
 def test_validation_sources_of_their_own_hold_nothing_out(write, corpus, read):
     own = {"name": "v", "path": str(write("v.jsonl.gz", [{"text": " "}, *({"text": f"v{n}"} for n in range(9))]))}
-    opened = corpus({"path": str(write("a.jsonl", ROWS))}, validation={"documents": 4, "every": 2, "sources": [own]})
+    opened = corpus(
+        {"path": str(write("a.jsonl", ROWS))}, validation={"documents": 4, "hold_out_every": 2, "sources": [own]}
+    )
     assert None not in read(opened, 100)
     assert [document.text for document in opened.validation()] == ["v0", "v1", "v2", "v3"]
     assert [info.name for info in opened.validation_sources] == ["v"]
@@ -86,7 +88,7 @@ def mixed(write, corpus, seed=0):
         {"path": str(shards[0].parent), "streaming": True, "weight": 2},
         {"path": str(write("t.jsonl", ROWS)), "weight": 1, "exclude": {"meta.set": ["a"]}},
         seed=seed,
-        validation={"documents": 5, "every": 10},
+        validation={"documents": 5, "hold_out_every": 10},
     )
 
 
@@ -204,7 +206,7 @@ def test_the_fingerprint_changes_with_what_numbers_mean(write, corpus):
         corpus(source, seed=1),
         corpus(source | {"exclude": {"meta.set": ["a"]}}),
         corpus(source | {"streaming": True}),
-        corpus(source, validation={"documents": 1, "every": 3}),
+        corpus(source, validation={"documents": 1, "hold_out_every": 3}),
     ]
     write("a.jsonl", ROWS[1:] + ROWS[:1])
     others.append(corpus(source))
@@ -221,7 +223,7 @@ def test_world_documents_are_a_table(corpus, read):
 def test_real_data_reads_by_number(corpus, read, data_root):
     opened = corpus(
         {"path": "pile_sample/train", "exclude": {"meta.pile_set_name": ["Github"]}},
-        validation={"documents": 20, "every": 50},
+        validation={"documents": 20, "hold_out_every": 50},
         data_root=data_root,
     )
     (info,) = opened.sources

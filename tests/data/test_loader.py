@@ -104,7 +104,7 @@ def data(request, tmp_path) -> Data:
         lines = [json.dumps({"text": text if at % 7 else " \n"}) for at, text in enumerate(texts()[:80])]
         (tmp_path / "notes.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
         source = {"name": "notes", "path": str(tmp_path / "notes.jsonl"), "streaming": request.param == "stream"}
-    return Data(sources=[source], validation={"documents": 2, "every": 9}, sequence_length=48)
+    return Data(sources=[source], validation={"documents": 2, "hold_out_every": 9}, sequence_length=48)
 
 
 def test_a_corpus_is_read_alike_by_any_number_of_workers_and_from_any_step(data, tmp_path):

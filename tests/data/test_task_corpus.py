@@ -33,10 +33,13 @@ def asked(made: TaskCorpus, count: int) -> list[tuple[int, int, str]]:
 
 
 def test_a_number_tells_everything(tmp_path: Path) -> None:
-    one, other = corpus(tmp_path, templates={"choose": "seed"}), corpus(tmp_path, templates={"choose": "seed"})
+    one, other = (
+        corpus(tmp_path, templates={"template_sampling": "seed"}),
+        corpus(tmp_path, templates={"template_sampling": "seed"}),
+    )
     assert asked(one, 50) == asked(other, 50)
     assert [one.get(7), one.get(3), one.get(7)] == [other.get(7), other.get(3), other.get(7)]
-    assert asked(one, 50) != asked(corpus(tmp_path, seed=1, templates={"choose": "seed"}), 50)
+    assert asked(one, 50) != asked(corpus(tmp_path, seed=1, templates={"template_sampling": "seed"}), 50)
 
 
 def test_every_example_comes_once_an_epoch_in_proportion(tmp_path: Path) -> None:
@@ -63,23 +66,23 @@ def test_the_cap_is_a_fixed_sample_of_the_split(tmp_path: Path) -> None:
 
 def test_the_first_template_or_all_in_turn(tmp_path: Path) -> None:
     assert {name for *_, name in asked(corpus(tmp_path), 100)} == {"plain"}
-    turned = asked(corpus(tmp_path, templates={"choose": "index"}), 300)
+    turned = asked(corpus(tmp_path, templates={"template_sampling": "index"}), 300)
     assert Counter(name for *_, name in turned).keys() == {"plain", "question-first", "write-a-question"}
     first = next(one for one in turned if one[0] == 0)
     again = next(one for one in turned if one[:2] == first[:2] and one != first)
     order = ["plain", "question-first", "write-a-question"]
     assert order.index(again[2]) == (order.index(first[2]) + 1) % 3
-    straight = corpus(tmp_path, templates={"choose": "index", "turned": False, "count": 2})
+    straight = corpus(tmp_path, templates={"template_sampling": "index", "inverted": False, "templates_per_task": 2})
     assert {name for *_, name in asked(straight, 100)} == {"plain", "question-first"}
 
 
 def test_templates_drawn_by_seed_are_uniform(tmp_path: Path) -> None:
-    names = Counter(name for *_, name in asked(corpus(tmp_path, templates={"choose": "seed"}), 900))
+    names = Counter(name for *_, name in asked(corpus(tmp_path, templates={"template_sampling": "seed"}), 900))
     assert all(abs(count - 300) < 3 * (900 * 2 / 9) ** 0.5 for count in names.values())
 
 
 def test_demonstrations_are_other_examples_of_the_task(tmp_path: Path) -> None:
-    made = corpus(tmp_path, demonstrations=Demonstrations(count=[0, 3]))
+    made = corpus(tmp_path, demonstrations=Demonstrations(shots=[0, 3]))
     counts: Counter[int] = Counter()
     for number in range(300):
         one = made.get(number)
@@ -108,8 +111,8 @@ def test_the_fingerprint_tells_what_stands_where(tmp_path: Path) -> None:
     changes: list[dict[str, Any]] = [
         {"seed": 1},
         {"mixture": Mixture(cap_examples=7)},
-        {"templates": {"choose": "index"}},
-        {"demonstrations": Demonstrations(count=[1, 1])},
+        {"templates": {"template_sampling": "index"}},
+        {"demonstrations": Demonstrations(shots=[1, 1])},
     ]
     prints = [corpus(tmp_path, **change).fingerprint for change in changes]
     assert len({base, *prints}) == len(prints) + 1

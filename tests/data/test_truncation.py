@@ -92,7 +92,7 @@ def test_a_dock_is_read_once_and_for_its_limits_only_where_it_could_be_too_long(
 
 
 def test_without_a_long_field_nothing_is_cut() -> None:
-    bare = card().model_copy(update={"long": None})
+    bare = card().model_copy(update={"long_inputs": None})
     assert truncate_example(example(200), bare, made, limits(80)) is None
 
 

@@ -47,7 +47,7 @@ def test_everything_lies_in_the_demos_folder_whatever_its_name(size, tmp_path):
             assert encoder.checkpoint == str(stage.makes[0].parent / "encoder/model")
             assert encoder.max_length == READS
         if getattr(resolved.data, "also_fit", None):
-            assert resolved.data.also_fit[0].tokenizer == str(stage.makes[0].parent / "encoder/model")
+            assert resolved.data.match_input_lengths_of[0].tokenizer == str(stage.makes[0].parent / "encoder/model")
 
 
 def test_twins_differ_from_the_metalm_in_nothing_but_the_encoder():

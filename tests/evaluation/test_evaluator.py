@@ -124,7 +124,7 @@ LONG = [{"text": "The dog barked at the girl. " * 30, "label": 1}, {"text": "It 
 
 def test_long_inputs_are_cut_or_skipped_and_counted(desk, said) -> None:
     interface = talker("gpt2", "text")
-    desk.card("cut", LONG, long={"field": "text"})
+    desk.card("cut", LONG, long_inputs={"field": "text"})
     desk.card("whole", LONG)
     cut, whole = (one.wordings[0] for one in desk.results(interface, "cut", "whole"))
     assert (cut.cut, cut.skipped, cut.score.n) == (1, 0, 2)
@@ -182,14 +182,14 @@ def test_what_is_missing_is_named_and_what_is_wrong_stops(desk) -> None:
     desk.card("unfit", metric={"name": "pearson", "source": "nobody"})
     with pytest.raises(MetalmError, match="the metric pearson does not fit unfit"):
         desk.open("unfit")
-    desk.card("nothing", where="false")
+    desk.card("nothing", row_filter="false")
     with pytest.raises(MetalmError, match="leaves out every row"):
         desk.open("nothing")
 
 
 def test_a_card_without_a_validation_split_is_scored_on_its_test_split(desk) -> None:
     desk.card("odd")
-    desk.card("only", splits={"train": "train", "test": "test"}, use="eval")
+    desk.card("only", splits={"train": "train", "test": "test"}, usage="eval")
     tasks, _, _ = desk.open("odd", "only")
     assert [task.opened.role for task in tasks] == ["validation", "test"]
     assert "only" in desk.open("odd", "only", role="validation")[1]

@@ -26,7 +26,7 @@ from task_folders import OPEN, ROWS, Desk
 from tiny_language_models import interface_of, talker
 
 CHOICE = {
-    "answer": {"label": "label", "names": ["even", "odd"], "words": {"even": "not at all", "odd": "yes"}},
+    "answer": {"label": "label", "class_names": ["even", "odd"], "verbalizers": {"even": "not at all", "odd": "yes"}},
 }
 
 
@@ -130,7 +130,7 @@ def test_demonstrations_stand_in_front(desk: Desk, drawn: bool, layout: Any) -> 
 
 def test_demonstrations_that_do_not_fit_are_said_and_nothing_is_cut_for_them(desk: Desk) -> None:
     interface = interface_of("gpt2", "text", n_positions=200)
-    desk.card("odd", **CHOICE, long={"field": "text"})
+    desk.card("odd", **CHOICE, long_inputs={"field": "text"})
     tasks, _, settings = desk.open("odd", protocol="in_context", shots=(0, 1, 9), length=150)
     (result,) = Evaluator(interface, settings).evaluate(tasks)
     none, one, nine = result.settings
@@ -152,7 +152,7 @@ def test_demonstrations_that_do_not_fit_are_said_and_nothing_is_cut_for_them(des
 def test_only_examples_that_fit_beside_their_demonstrations_are_scored(desk: Desk) -> None:
     interface = interface_of("gpt2", "text", n_positions=200)
     rows = [{**row, "text": row["text"] + " It rained." * (3 * (n % 4 == 0))} for n, row in enumerate(ROWS)]
-    desk.card("odd", rows, **CHOICE, long={"field": "text"})
+    desk.card("odd", rows, **CHOICE, long_inputs={"field": "text"})
     tasks, _, settings = desk.open("odd", protocol="in_context", shots=(0, 1), length=120)
     (result,) = Evaluator(interface, settings).evaluate(tasks)
     whole, shown = (one.wordings[0] for one in result.settings)

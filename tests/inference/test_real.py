@@ -45,7 +45,7 @@ def no_documents(_count: int) -> Iterator[str]:
 def test_an_image_session_forward_backward_generate_save_load(checkpoints, tmp_path) -> None:
     recipe = {
         "decoder": {"checkpoint": str(checkpoints("stories260k-llama"))},
-        "encoders": {"vision": {"checkpoint": str(checkpoints("deit-tiny-patch16-224")), "train": "last_1"}},
+        "encoders": {"vision": {"checkpoint": str(checkpoints("deit-tiny-patch16-224")), "trains": "last_1"}},
     }
     made = build_metalm(Model.model_validate(recipe), seed=0, sample=no_documents)
     interface = LanguageModel(made.model, made.decoder_tokenizer, made.processors)

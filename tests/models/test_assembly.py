@@ -77,7 +77,7 @@ def test_connectors_have_their_layers_and_rescale_exactly(kind, layers, linear) 
 def test_an_encoder_may_have_a_connector_of_its_own(tokenizers) -> None:
     model = model_recipe(tokenizers, connector={"kind": "linear"}).model_dump()
     text = model["encoders"]["text"]
-    model["encoders"] = {"text": text, "notes": {**text, "connector": {"kind": "mlp", "layers": 2, "train": "last_1"}}}
+    model["encoders"] = {"text": text, "notes": {**text, "connector": {"kind": "mlp", "layers": 2, "trains": "last_1"}}}
     found = assembled(Model.model_validate(model))
     assert [len(found.model.connectors[name]) for name in ("text", "notes")] == [1, 3]
     assert found.policy["connectors.notes"].train == "last_1"
@@ -144,8 +144,8 @@ def test_an_encoder_may_share_the_decoders_tokenizer(tokenizers) -> None:
 
 def test_tokenizers_are_trained_on_the_sample(tokenizers, texts) -> None:
     model = model_recipe(tokenizers, "gpt2", "bert").model_dump()
-    model["decoder"]["tokenizer"] = {"train": {"vocab_size": 330, "documents": 12}}
-    model["encoders"]["text"]["tokenizer"] = {"train": {"vocab_size": 310, "documents": 7}}
+    model["decoder"]["tokenizer"] = {"new": {"vocab_size": 330, "documents": 12}}
+    model["encoders"]["text"]["tokenizer"] = {"new": {"vocab_size": 310, "documents": 7}}
     asked: list[int] = []
 
     def sample(count: int):
@@ -166,7 +166,7 @@ def test_tokenizers_are_trained_on_the_sample(tokenizers, texts) -> None:
 
 def test_no_documents_to_train_a_tokenizer_on(tokenizers) -> None:
     model = model_recipe(tokenizers, "gpt2", None).model_dump()
-    model["decoder"]["tokenizer"] = {"train": {"vocab_size": 330}}
+    model["decoder"]["tokenizer"] = {"new": {"vocab_size": 330}}
     with pytest.raises(MetalmError, match="no documents") as caught:
         assembled(Model.model_validate(model))
     assert "data.sources" in caught.value.remedy
@@ -271,7 +271,7 @@ def test_a_checkpoint_is_loaded_as_it_is(checkpoint, tokenizers) -> None:
     model = Model.model_validate(
         {
             "decoder": {"checkpoint": str(checkpoint("gpt2")), "dropout": 0.25},
-            "encoders": {"text": {"checkpoint": str(checkpoint("electra")), "train": "last_1", "max_length": 32}},
+            "encoders": {"text": {"checkpoint": str(checkpoint("electra")), "trains": "last_1", "max_length": 32}},
         }
     )
     assembly = assembled(model)

@@ -231,9 +231,9 @@ def test_a_run_that_goes_on_inherits_what_trains(encoder, tokenizers, tmp_path) 
         tokenizers,
         "gpt2",
         encoder,
-        decoder_options={"train": "last_1", "learning_rate": 1e-3},
+        decoder_options={"trains": "last_1", "learning_rate": 1e-3},
         connector={"learning_rate": 2e-3},
-        **({"train": "none"} if encoder else {}),
+        **({"trains": "none"} if encoder else {}),
     )
     made = assembled(recipe)
     folder = save(made, tmp_path / "model")
@@ -344,7 +344,7 @@ def test_a_real_vision_encoder_docks_into_a_real_decoder(checkpoints, tmp_path) 
     """Forward, backward, generate, save, load in a fresh process."""
     recipe = {
         "decoder": {"checkpoint": str(checkpoints("stories260k-llama"))},
-        "encoders": {"vision": {"checkpoint": str(checkpoints("deit-tiny-patch16-224")), "train": "last_1"}},
+        "encoders": {"vision": {"checkpoint": str(checkpoints("deit-tiny-patch16-224")), "trains": "last_1"}},
     }
     made = assembled(Model.model_validate(recipe))
     assert len(made.processors["vision"].docked) == 196

@@ -31,8 +31,8 @@ from model_families import (
 def assembled(tokenizers, *, decoder="all", encoder="all", connector="all", shape=None, **options) -> Assembly:
     model = model_recipe(
         tokenizers,
-        decoder_options={"train": decoder},
-        connector={"train": connector, **(shape or {})},
+        decoder_options={"trains": decoder},
+        connector={"trains": connector, **(shape or {})},
         train=encoder,
         **options,
     )

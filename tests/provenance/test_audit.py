@@ -46,10 +46,10 @@ class Bench:
             "cluster": cluster,
             "description": "A test.",
             "hub": {"id": f"nobody/{name}"},
-            "use": "train+eval" if "train" in rows else "eval",
+            "usage": "train_and_eval" if "train" in rows else "eval",
             "splits": splits,
             "fields": {"text": "text"},
-            "answer": {"label": "label", "names": ["a", "b"], "words": {"a": "no", "b": "yes"}},
+            "answer": {"label": "label", "class_names": ["a", "b"], "verbalizers": {"a": "no", "b": "yes"}},
             "metric": {"name": "accuracy", "source": "this test"},
             "licence": "none",
             "citation": "none",
@@ -263,7 +263,7 @@ def test_the_index_finds_what_a_plain_search_finds() -> None:
 
 
 def test_real_tasks(data_root: Path, tmp_path: Path) -> None:
-    options = TaskData(tasks=["boolq", "drop", "sst2"], hold_out=["nli"], missing="skip")
+    options = TaskData(tasks=["boolq", "drop", "sst2"], hold_out=["nli"], on_missing_data="skip")
     where: dict[str, Any] = {"data_root": data_root, "offline": True, "cache": tmp_path}
     corpus, chosen = open_training_tasks(options, seed=0, **where)
     start = time.monotonic()

@@ -169,7 +169,7 @@ def test_a_trained_decoder_tokenizer_can_name_its_newline():
 def test_a_token_that_is_not_in_the_vocabulary_is_an_error(key):
     with pytest.raises(MetalmError, match="'nowhere' is not in the decoder's vocabulary of 420") as caught:
         DecoderTokenizer(tokenizer_of("byte"), TokenRules(**{key: "nowhere"}))
-    assert caught.value.where == f"model.tokens.{key}"
+    assert caught.value.where == f"model.special_tokens.{key}"
     assert caught.value.remedy
 
 

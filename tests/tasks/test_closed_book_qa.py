@@ -74,7 +74,7 @@ def test_mmlu_is_for_evaluation_with_demonstrations_of_its_own() -> None:
     assert example.options == ("36", "42", "48", "67")
     assert example.answers == ("42",)
     card = CARDS["mmlu"]
-    assert card.use == "eval"
+    assert card.usage == "eval"
     assert card.demonstrations in card.splits
 
 

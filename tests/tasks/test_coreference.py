@@ -68,4 +68,4 @@ def test_wsc273() -> None:
     found = read("wsc273", row)
     assert found.fields == {"text": row["text"], "pronoun": "it", "quote": "it broke"}
     assert (found.options, found.answers, found.label) == (("the cup", "the dish"), ("the dish",), 1)
-    assert (Cards()["wsc273"].use, Cards()["wsc273"].core) == ("eval", False)
+    assert (Cards()["wsc273"].usage, Cards()["wsc273"].core) == ("eval", False)

@@ -107,7 +107,7 @@ def test_texts_and_the_long_field(tmp_path: Path) -> None:
     ]
     card, examples = read_back(rows, tmp_path)
     assert card["answer"] == {"text": "summary"}
-    assert card["long"] == {"field": "document", "cut": "tail"}
+    assert card["long_inputs"] == {"field": "document", "truncate": "tail"}
     assert card["metric"]["name"] == "rougeL"
     assert set(examples[0].fields) == {"title", "document"}
 

@@ -36,7 +36,7 @@ def test_groups() -> None:
     assert "world_nli" not in nli
     paraphrase = {card.name for card in cards.select(["paraphrase"])}
     assert "stsb" not in paraphrase
-    assert {card.name for card in cards.select(["paraphrase"], extras=True)} == paraphrase | {"stsb"}
+    assert {card.name for card in cards.select(["paraphrase"], all_cards=True)} == paraphrase | {"stsb"}
     assert all(card.world is not None for card in cards.select(["world"]))
     assert {card.name for card in cards.select(["all"])} == set(cards.names)
     assert [card.name for card in cards.select(["rte", "rte", "sst2"])] == ["rte", "sst2"]

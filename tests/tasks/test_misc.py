@@ -102,4 +102,4 @@ def test_core_cards_are_those_of_the_paper() -> None:
     assert [card.name for card in CARDS.select(["misc"])] == ["cola", "trec", "wic"]
     assert [card.name for card in CARDS.select(["struct_to_text"])] == ["common_gen", "e2e_nlg"]
     assert [card.name for card in CARDS.select(["summarization"])] == ["aeslc", "samsum", "xsum"]
-    assert CARDS["bbh"].use == "eval"
+    assert CARDS["bbh"].usage == "eval"

@@ -43,7 +43,7 @@ def card_of(path: Path) -> Card:
 def test_a_task_becomes_a_card(tmp_path: Path) -> None:
     card = card_of(task(tmp_path / "task12_odd-man.2_Words.json"))
     assert card.name == "task12_odd_man_2_words"
-    assert (card.cluster, card.use, card.licence, card.language) == ("word_semantics", "train+eval", "CC0", "en")
+    assert (card.cluster, card.usage, card.licence, card.language) == ("word_semantics", "train_and_eval", "CC0", "en")
     assert card.description == "Write {the} word backwards."
     assert card.splits == {"train": "instances[:-4]", "validation": "instances[-4:]"}
     assert "made up" in card.citation
@@ -74,7 +74,7 @@ def test_test_tasks_are_evaluated_only(tmp_path: Path) -> None:
     (lists / "excluded_tasks.txt").write_text("task1_x\n")
     (lists / "train_tasks.txt").write_text("task2_x\n")
     cards = [card_of(path) for path in paths]
-    assert [card.use for card in cards] == ["eval", "eval", "train+eval"]
+    assert [card.usage for card in cards] == ["eval", "eval", "train_and_eval"]
     assert cards[0].splits == {"test": "instances[:100]"}
     assert len(open_examples(cards[0], "test", beside=paths[0])) == 100
 
@@ -205,7 +205,7 @@ def test_real_tasks(data_root: Path) -> None:
         pytest.skip("no natural_instructions")
     cards = Cards([folder])
     names = cards.at(str(folder))
-    assert sum(cards[name].use == "eval" for name in names) == 6
+    assert sum(cards[name].usage == "eval" for name in names) == 6
     flan = Collection("flan")
     for name in names[::6]:
         card = cards[name]

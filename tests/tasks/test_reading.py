@@ -143,6 +143,6 @@ def test_as_many_templates_as_promised(task: str, core: bool, count: int, choice
     assert len(templates) == count
     assert len(templates) - len(scored) <= (3 if count == 10 else 0)
     assert all(("{{ options }}" in (one.input or "").splitlines()[-1]) is choice for one in scored)
-    if card.long is not None:
-        assert all(f"{{{{ {card.long.field} }}}}" in (one.input or "") for one in scored)
-        assert all(one.target != f"{{{{ {card.long.field} }}}}" for one in templates)
+    if card.long_inputs is not None:
+        assert all(f"{{{{ {card.long_inputs.field} }}}}" in (one.input or "") for one in scored)
+        assert all(one.target != f"{{{{ {card.long_inputs.field} }}}}" for one in templates)

@@ -41,7 +41,7 @@ def test_text_and_summary(task: str, field: str, row: dict[str, Any], text: str,
     assert example is not None
     assert example.fields == {field: text}
     assert example.answers == (summary,)
-    long = Cards()[task].long
+    long = Cards()[task].long_inputs
     assert long is not None
     assert long.field == field
 

@@ -29,7 +29,11 @@ def make_card(**changes: Any) -> Card:
         "file": "rows.jsonl",
         "splits": {"train": "train"},
         "fields": {"premise": "sentence1", "hypothesis": "sentence2"},
-        "answer": {"label": "label", "names": ["entailment", "other"], "words": {"entailment": "yes", "other": "no"}},
+        "answer": {
+            "label": "label",
+            "class_names": ["entailment", "other"],
+            "verbalizers": {"entailment": "yes", "other": "no"},
+        },
         "metric": {"name": "accuracy", "source": "nobody"},
         "licence": "none",
         "citation": "none",
@@ -94,13 +98,13 @@ CHOICES = {"options": "choices", "index": "right"}
         ("loose-punctuation", template("{{ premise }} . {{ hypothesis }}\n{{ options }}"), {}),
         ("loose-punctuation", template("{{ options }}\n{{ premise }}\n{{ hypothesis }},"), {}),
         ("not-marked-turned", template(target="{{ hypothesis }}"), {}),
-        ("wrongly-turned", template(turned=True), {}),
+        ("wrongly-inverted", template(inverted=True), {}),
         (
             "target-in-input",
-            template("Write of {{ answer }}: {{ premise }}", target="{{ hypothesis }} {{ answer }}", turned=True),
+            template("Write of {{ answer }}: {{ premise }}", target="{{ hypothesis }} {{ answer }}", inverted=True),
             {},
         ),
-        ("target-in-input", template("Say it: {{ premise }}", target="{{ premise }}", turned=True), {}),
+        ("target-in-input", template("Say it: {{ premise }}", target="{{ premise }}", inverted=True), {}),
         ("labels-swapped", template(target="{{ 'no' if answer == 'yes' else 'yes' }}"), {}),
         ("target-not-an-option", template(target="{{ 'true' if answer == 'yes' else 'false' }}"), {}),
         ("target-not-an-option", template(target="{{ answer }}."), {}),
@@ -155,8 +159,8 @@ def test_duplicates_say_the_same_but_for_case_spaces_and_marks() -> None:
     third = template("{{ premise }}\nMay one deny that {{ hypothesis }}?\n{{ options }}", name="three")
     assert rules(one, other, third) == {"duplicate"}
     assert rules(one, third) == set()
-    turned = template("{{ premise }} Go on.", name="two", target="{{ hypothesis }}", turned=True)
-    again = template("{{ premise }} Go on.", name="three", target="{{ hypothesis }} {{ task }}", turned=True)
+    turned = template("{{ premise }} Go on.", name="two", target="{{ hypothesis }}", inverted=True)
+    again = template("{{ premise }} Go on.", name="three", target="{{ hypothesis }} {{ task }}", inverted=True)
     assert rules(one, turned, again) == set()
 
 
@@ -169,9 +173,9 @@ def test_classes_called_by_each_others_names() -> None:
     assert swapped_class_names(["yes", "it is not possible to tell", "no"], ["true", "neither", "false"]) == []
     assert swapped_class_names(["no", "yes"], ["unacceptable", "acceptable"]) == []
     assert swapped_class_names(["red", "blue"], ["blue", "red"]) == []
-    answer = {"label": "label", "names": ["entailment", "not_entailment"]}
-    right = make_card(answer={**answer, "words": {"entailment": "yes", "not_entailment": "no"}})
-    wrong = make_card(answer={**answer, "words": {"entailment": "no", "not_entailment": "yes"}})
+    answer = {"label": "label", "class_names": ["entailment", "not_entailment"]}
+    right = make_card(answer={**answer, "verbalizers": {"entailment": "yes", "not_entailment": "no"}})
+    wrong = make_card(answer={**answer, "verbalizers": {"entailment": "no", "not_entailment": "yes"}})
     assert list(card_problems(right)) == []
     assert [rule for rule, _ in card_problems(wrong)] == ["labels-swapped", "labels-swapped"]
 

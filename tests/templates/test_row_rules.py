@@ -26,8 +26,8 @@ def make_card(**changes: Any) -> Card:
         "file": "rows.jsonl",
         "splits": {"train": "train"},
         "fields": {"passage": "passage", "question": "question"},
-        "answer": {"label": "label", "names": ["a", "b"], "words": {"a": "yes", "b": "no"}},
-        "long": {"field": "passage"},
+        "answer": {"label": "label", "class_names": ["a", "b"], "verbalizers": {"a": "yes", "b": "no"}},
+        "long_inputs": {"field": "passage"},
         "metric": {"name": "accuracy", "source": "nobody"},
         "licence": "none",
         "citation": "none",
@@ -68,7 +68,7 @@ def test_sound_templates_have_no_findings() -> None:
     assert found(chosen, rows, SOUND) == {}
     assert (
         found(
-            make_card(answer={"text": "passage"}, fields={"question": "question"}, long=None),
+            make_card(answer={"text": "passage"}, fields={"question": "question"}, long_inputs=None),
             rows_of(),
             "{{ question }}?",
         )

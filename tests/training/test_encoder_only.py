@@ -34,8 +34,8 @@ train:
   log_every: 1
   validate_every: 0
   checkpoint_every: 2
-  keep: 9
-  samples: 0
+  keep_checkpoints: 9
+  sample_continuations: 0
 """
 LORA = ["model.lora.rank=2", "model.lora.dropout=0.1"]
 

@@ -47,18 +47,18 @@ train:
   log_every: 1
   validate_every: 0
   checkpoint_every: 0
-  samples: 0
+  sample_continuations: 0
 """
 WAYS: dict[str, tuple[list[str], int, dict[str, str]]] = {
-    "pad": (["data.layout=pad"], 1, {}),
-    "pack": (["data.layout=pack"], 1, {}),
-    "whole": (["data.layout=pad", "train.micro_batch_size=8"], 1, {}),
-    "bounded": (["data.layout=pack", "data.encoder_tokens=96"], 1, {}),
-    "micro": (["data.layout=pad", "train.micro_batch_size=3"], 1, {}),
-    "workers": (["data.layout=pad", "data.workers=2"], 1, {}),
-    "two": (["data.layout=pack", "train.micro_batch_size=1"], 2, {}),
+    "pad": (["data.row_packing=pad"], 1, {}),
+    "pack": (["data.row_packing=pack"], 1, {}),
+    "whole": (["data.row_packing=pad", "train.micro_batch_size=8"], 1, {}),
+    "bounded": (["data.row_packing=pack", "data.encoder_tokens=96"], 1, {}),
+    "micro": (["data.row_packing=pad", "train.micro_batch_size=3"], 1, {}),
+    "workers": (["data.row_packing=pad", "data.workers=2"], 1, {}),
+    "two": (["data.row_packing=pack", "train.micro_batch_size=1"], 2, {}),
     "fsdp": (
-        ["data.layout=pack", "train.micro_batch_size=1"],
+        ["data.row_packing=pack", "train.micro_batch_size=1"],
         2,
         {
             "ACCELERATE_USE_FSDP": "true",
@@ -159,10 +159,10 @@ def test_lineage_says_what_was_trained_on(runs: Runs) -> None:
     assert {one["name"] for one in lineage["data"]} == {"parity", "other", "long"}
 
 
-@pytest.mark.parametrize("more", [[], ["data.workers=2"], ["data.layout=pack"]])
+@pytest.mark.parametrize("more", [[], ["data.workers=2"], ["data.row_packing=pack"]])
 def test_resumed_equals_uninterrupted(recipe: Path, more: list[str], tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    line = ["finetune", recipe, *more, "train.steps=6", "train.checkpoint_every=2", "train.keep=9"]
+    line = ["finetune", recipe, *more, "train.steps=6", "train.checkpoint_every=2", "train.keep_checkpoints=9"]
     assert micro.metalm(*line, "--out", whole) == 0
     assert micro.metalm(*line, "--out", parts) == 0
     cut = micro.rewound(parts, tmp_path / "cut", 2)
@@ -195,7 +195,7 @@ def test_a_twin_without_encoders_reads_the_same_characters(recipe: Path, tmp_pat
     line = [
         "model.encoders=null",
         f"model.decoder.tokenizer={docked / 'tokenizers' / 'decoder'}",
-        f"data.also_fit=[{{tokenizer: {reader}, length: 96}}]",
+        f"data.match_input_lengths_of=[{{tokenizer: {reader}, length: 96}}]",
     ]
     assert micro.metalm("finetune", recipe, *line, "--out", twin) == 0
     one, other = micro.records(docked)[-1], micro.records(twin)[-1]

@@ -22,7 +22,7 @@ from metalm_cli.training.planning.memory import MemoryEstimate, estimate_memory,
 from metalm_cli.training.planning.plan import make_plan, plan_text, steps_from_epochs
 from metalm_cli.training.planning.sample_stats import sample_figures
 
-WORLD = ["data.sources.0.world.documents=300", "data.validation.documents=20", "data.validation.every=10"]
+WORLD = ["data.sources.0.world.documents=300", "data.validation.documents=20", "data.validation.hold_out_every=10"]
 SMALL = [
     *WORLD,
     "model.decoder.tokenizer.train.vocab_size=400",

@@ -48,7 +48,7 @@ CASES = {
     "bf16": ("small", [*SMALL, "train.precision=bf16"]),
     "twin": ("small-gpt-same-decoder", TWIN),
     "prefix": ("small", [*SMALL[:-2], "objective={name: prefix, prefix_length: [4, 9]}"]),
-    "open": ("small", [*SMALL, "data.isolate_documents=false", "model.encoders.text.train=none"]),
+    "open": ("small", [*SMALL, "data.isolate_documents=false", "model.encoders.text.trains=none"]),
     "kept": ("small", [*SMALL, "model.encoders.text.keep_special=true", "model.encoders.text.max_length=8"]),
     "mlm": ("encoder-mlm", ENCODER),
     "rtd": ("encoder-rtd", ENCODER),

@@ -54,7 +54,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
         if not out.exists():
             arguments = ["pretrain", recipe, *SETTINGS[setting], "--out", out]
             arguments += [f"train.micro_batch_size={1 if setting == 'seldom' else 2}"] if how == "micro" else []
-            arguments += ["train.checkpoint_every=5", "train.keep=4"] if setting == "seldom" else []
+            arguments += ["train.checkpoint_every=5", "train.keep_checkpoints=4"] if setting == "seldom" else []
             codes, printed = micro.together(
                 arguments,
                 folder,

@@ -25,7 +25,7 @@ SETTINGS = [
     "train.log_every=4",
     "train.checkpoint_every=2",
     "train.validate_every=5",
-    "train.keep=9",
+    "train.keep_checkpoints=9",
     "model.decoder.dropout=0.1",
     "model.encoders.text.dropout=0.1",
 ]
@@ -203,7 +203,7 @@ def test_killed_at_random_points_of_writing(recipe: Path, whole: Path, tmp_path:
     """Points of beginning the run, of checkpoints, of pruning, and of the finished model."""
     out, log = tmp_path / "run", tmp_path / "log"
     moments = random.Random(seed)
-    settings = [*SETTINGS, "train.keep=1"]
+    settings = [*SETTINGS, "train.keep_checkpoints=1"]
     for _ in range(4):
         begun = micro.Forked(
             ["pretrain", recipe, *settings, "--out", out, "--resume"],
@@ -296,12 +296,12 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(recipe: Path, whole: Path,
 
 def test_fixed_keys_are_refused_by_name(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = micro.rewound(whole, tmp_path / "run", 4)
-    changes = ["train.learning_rate=1e-4", "data.sources.0.world.seed=1", "train.keep=3"]
+    changes = ["train.learning_rate=1e-4", "data.sources.0.world.seed=1", "train.keep_checkpoints=3"]
     assert micro.metalm("pretrain", "--out", out, "--resume", *changes) == 2
     said = capsys.readouterr().err
     assert "train.learning_rate was 0.003 and is 0.0001" in said
     assert "data.sources.0.world.seed was 0 and is 1" in said
-    assert "train.keep was" not in said
+    assert "train.keep_checkpoints was" not in said
     assert not (out / "model").exists()
     assert (out / "recipe.yaml").read_text() == (whole / "recipe.yaml").read_text()
 

@@ -87,10 +87,10 @@ def test_frozen_parts_stay_and_others_move(recipe: Path) -> None:
     out = train(
         recipe,
         "run",
-        "model.decoder.train=none",
-        "model.encoders.text.train=last_1",
+        "model.decoder.trains=none",
+        "model.encoders.text.trains=last_1",
         "train.checkpoint_every=1",
-        "train.keep=9",
+        "train.keep_checkpoints=9",
     )
     first, last = micro.checkpoint(out, 1)["model"], micro.checkpoint(out, 6)["model"]
     moved = {name for name, tensor in first.items() if not torch.equal(tensor, last[name])}
@@ -100,7 +100,9 @@ def test_frozen_parts_stay_and_others_move(recipe: Path) -> None:
 
 
 def test_a_part_has_its_own_learning_rate(recipe: Path) -> None:
-    out = train(recipe, "run", "model.decoder.learning_rate=1e-12", "train.checkpoint_every=1", "train.keep=9")
+    out = train(
+        recipe, "run", "model.decoder.learning_rate=1e-12", "train.checkpoint_every=1", "train.keep_checkpoints=9"
+    )
     first, last = micro.checkpoint(out, 1)["model"], micro.checkpoint(out, 6)["model"]
     moved = {name: float((tensor - last[name]).abs().max()) for name, tensor in first.items()}
     assert max(size for name, size in moved.items() if ".decoder." in name) < 1e-7
@@ -204,14 +206,14 @@ def test_the_first_step_that_was_not_finite_is_named_with_the_documents_of_all_p
 def test_a_new_best_is_kept_whatever_the_turn_of_checkpoints(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = iter([math.nan, 1.0, 3.0, 2.0, math.nan, 2.0])
     monkeypatch.setattr(running.Validator, "__call__", lambda *_: {"loss": next(losses)})
-    out = train(recipe, "run", "train.validate_every=1", "train.checkpoint_every=3", "train.keep=1")
+    out = train(recipe, "run", "train.validate_every=1", "train.checkpoint_every=3", "train.keep_checkpoints=1")
     assert sorted(one.name for one in (out / "checkpoints").iterdir()) == ["step-00000002", "step-00000006"]
     state = micro.checkpoint(out, 6)["state"]
     assert (state["best_step"], state["best_loss"]) == (2, 1.0)
 
 
 def test_no_checkpoints_means_no_best_either(recipe: Path) -> None:
-    out = train(recipe, "run", "train.validate_every=1", "train.checkpoint_every=0", "train.keep=9")
+    out = train(recipe, "run", "train.validate_every=1", "train.checkpoint_every=0", "train.keep_checkpoints=9")
     assert [one.name for one in (out / "checkpoints").iterdir()] == ["step-00000006"]
 
 

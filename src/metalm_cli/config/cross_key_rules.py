@@ -177,8 +177,11 @@ def _continued(recipe: PretrainRecipe | FinetuneRecipe, given: Set[str]) -> Iter
             uses=("objective.name",),
         )
     # A run's own recipe states every default, and must run again as it is.
-    stated = {"model.tokens": recipe.model.tokens == Tokens(), "model.connector": recipe.model.connector == Connector()}
-    for key, what in (("model.tokens", "its tokens"), ("model.connector", "its connectors")):
+    stated = {
+        "model.special_tokens": recipe.model.special_tokens == Tokens(),
+        "model.connector": recipe.model.connector == Connector(),
+    }
+    for key, what in (("model.special_tokens", "its tokens"), ("model.connector", "its connectors")):
         if key in given and not stated[key]:
             yield RecipeProblem(
                 key,

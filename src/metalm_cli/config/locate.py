@@ -37,6 +37,11 @@ class RecipeFile:
         return self.shipped and self.path.stem == FOUNDATION
 
     @property
+    def recorded(self) -> bool:
+        """Whether a run wrote this file into its folder: its keys may be those of an earlier version."""
+        return self.path.name == "recipe.yaml" and (self.path.parent / "environment.json").is_file()
+
+    @property
     def display(self) -> str:
         """The path as messages show it: relative if it lies below the working directory."""
         return display(self.path)

@@ -9,6 +9,7 @@ from typing import Any
 
 from metalm_cli.config import schema_types
 from metalm_cli.config.locate import RecipeFile, find_recipe, read_recipe
+from metalm_cli.config.renamed_keys import with_current_keys
 from metalm_cli.config.schema.base import Section
 from metalm_cli.config.yaml_nodes import YamlNode, parse, to_flow_yaml
 from metalm_cli.errors import MetalmError
@@ -176,6 +177,8 @@ def read_layers(stack: LayerStack, found: RecipeFile) -> int:
             what = "recipes extend each other in a circle" if identity in seen[:-1] else "recipes extend too deeply"
             raise MetalmError(what, where=where, why=names, remedy="remove one extends")
         node = read_recipe(found, 0)
+        if found.recorded:
+            node = with_current_keys(node, stack.schema)
         extends = node.value.pop("extends", YamlNode(None))
         chain.append((found, node))
         if extends.value is None:

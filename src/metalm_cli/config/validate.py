@@ -47,12 +47,10 @@ class Checker:
             return None
         values: dict[str, Any] = {}
         missing = False
-        for key, inner in node.value.items():
-            if key not in section.model_fields:
-                self._unknown(section, key, inner, path)
+        entries = self._current_entries(section, node, path)
         for key, field in section.model_fields.items():
             inner_path = schema_types.join(path, key)
-            inner = node.value.get(key)
+            inner = entries.get(key)
             if inner is None or self._taken_away(field.annotation, inner):
                 if field.is_required():
                     missing = True
@@ -62,6 +60,11 @@ class Checker:
                     remedy = f"set {inner_path}: {field.description}" if field.description else f"set {inner_path}"
                     self.add(inner_path, node, f"missing, expected {expected}", remedy)
                 continue
+            former = section.renamed_values.get(key, {})
+            if isinstance(inner.value, str) and inner.value in former:
+                current = former[inner.value]
+                self.add(inner_path, inner, f"{quote_value(inner.value)} is now {current}", f"write {current}")
+                continue
             before = len(self.problems)
             value = self._value(schema_types.is_complete_value(field), inner, inner_path, field.examples)
             if len(self.problems) == before or isinstance(value, (Section, dict, list)):
@@ -69,6 +72,21 @@ class Checker:
             elif field.is_required():
                 missing = True
         return None if missing else self._assemble(section, values, node, path)
+
+    def _current_entries(self, section: type[Section], node: YamlNode, path: str) -> dict[str, YamlNode]:
+        """The entries of a section; those with a former key are noted and stand under their present one."""
+        entries: dict[str, YamlNode] = {}
+        for key, inner in node.value.items():
+            if key in section.model_fields:
+                entries[key] = inner
+            elif current := section.renamed.get(key):
+                name = schema_types.join(path, current)
+                self.add(schema_types.join(path, key), inner, f"this key is now {name}", f"write {name}")
+                if current not in node.value:
+                    entries[current] = inner
+            else:
+                self._unknown(section, key, inner, path)
+        return entries
 
     def _taken_away(self, annotation: Any, node: YamlNode) -> bool:
         """Whether this is null over a mapping, which means: as if it had not been written."""

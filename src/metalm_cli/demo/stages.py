@@ -315,7 +315,7 @@ class _Place:
         if arm == "metalm":
             return ()
         reader = {"tokenizer": str(self.out / "encoder/model"), "length": READS}
-        return (f"data.also_fit={json.dumps([reader], ensure_ascii=False)}",)
+        return (f"data.match_input_lengths_of={json.dumps([reader], ensure_ascii=False)}",)
 
     def scores(self, arms: tuple[str, ...]) -> list[Stage]:
         """Evaluations: pretrained models in context, tuned ones as they were tuned."""

@@ -95,7 +95,7 @@ def build_prompts(
 
     def make(example: Example) -> Session:
         asked = prompt_to_session(render(example, template, style), delimiter=delimiter, style=style, answered=False)
-        long = task.card.long
+        long = task.card.long_inputs
         return (
             split_into_windows(asked, example.fields[long.field], room) if style.windows and long is not None else asked
         )

@@ -289,11 +289,11 @@ def _connect(model: Model, loader: PartLoader, seed: int) -> Assembly:
 def _rules(model: Model, config: Any) -> TokenRules:
     """The recipe's token rules, or those that the decoder's checkpoint was trained with."""
     saved = getattr(config, "metalm", None)
-    return TokenRules(**(saved["tokens"] if saved else model.tokens.model_dump()))
+    return TokenRules(**(saved["tokens"] if saved else model.special_tokens.model_dump()))
 
 
 def _policy(part: Any) -> TrainPolicy:
-    return TrainPolicy(part.train, part.learning_rate)
+    return TrainPolicy(part.trains, part.learning_rate)
 
 
 def _check_bidirectional(name: str, encoder: Any) -> None:

@@ -131,7 +131,7 @@ class PartLoader:
             trained = None if self.tokenizers is None else self.tokenizers.joinpath(*where.split(".")[1:])
             if trained is not None and trained.is_dir():
                 return load_tokenizer(trained)
-            plan = choice.train
+            plan = choice.new
             return train_tokenizer(self.sample(plan.documents), plan.vocab_size, role)
         if choice is not None:
             return load_tokenizer(model_folder(choice, offline=self.offline, weights=False), self.remote_code)

@@ -389,5 +389,5 @@ def _write_error(error: OSError, root: Path, step: int) -> MetalmError:
     last, _ = find_latest(root)
     rest = f"the last checkpoint {last} is whole" if last else "there is no earlier checkpoint"
     what = f"the checkpoint of step {step} was not written; {rest}"
-    remedy = "make room (train.keep: 1 keeps fewer checkpoints), then go on with --resume"
+    remedy = "make room (train.keep_checkpoints: 1 keeps fewer checkpoints), then go on with --resume"
     return write_error(error, what, root, Exit.FAILED, remedy)

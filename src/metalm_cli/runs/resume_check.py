@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from metalm_cli.config.renamed_keys import recorded_recipe
 from metalm_cli.config.schema.recipes import Recipe
 from metalm_cli.errors import MetalmError
 from metalm_cli.runs.folder import RunFolder
@@ -19,8 +20,8 @@ FREE = (
     "train.log_every",
     "train.validate_every",
     "train.checkpoint_every",
-    "train.keep",
-    "train.samples",
+    "train.keep_checkpoints",
+    "train.sample_continuations",
     "train.trackers",
     "data.workers",
 )
@@ -45,7 +46,7 @@ def check_recipe(folder: RunFolder, recipe: Recipe) -> list[str]:
         MetalmError: Keys differ that must not; all are named.
     """
     try:
-        saved = flatten(yaml.safe_load(folder.recipe.read_text(encoding="utf-8")))
+        saved = flatten(recorded_recipe(yaml.safe_load(folder.recipe.read_text(encoding="utf-8"))))
     except (OSError, yaml.YAMLError) as error:
         raise MetalmError(
             "the run's recipe cannot be read",

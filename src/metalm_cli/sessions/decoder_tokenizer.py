@@ -139,8 +139,8 @@ class DecoderTokenizer:
         if self.tokenizer.eos_token_id is None:
             raise MetalmError(
                 "the decoder's tokenizer has no end token",
-                where="model.tokens.document: eos",
-                remedy="name a token of its vocabulary in model.tokens.document",
+                where="model.special_tokens.document: eos",
+                remedy="name a token of its vocabulary in model.special_tokens.document",
             )
         return self.tokenizer.eos_token_id
 
@@ -149,7 +149,7 @@ class DecoderTokenizer:
         if token not in vocabulary:
             raise MetalmError(
                 f"the token {token!r} is not in the decoder's vocabulary of {len(vocabulary):,}",
-                where=f"model.tokens.{key}",
+                where=f"model.special_tokens.{key}",
                 remedy="name a token that the tokenizer has; nothing is added to a checkpoint's vocabulary",
             )
         return vocabulary[token]

@@ -100,10 +100,11 @@ class Answer(Section):
     """How a row says what the answer is: a class, one of its own options, or a text."""
 
     one_of = (("label", "index", "text"),)
+    renamed: ClassVar[dict[str, str]] = {"names": "class_names", "words": "verbalizers"}
 
     label: Expression | None = Field(default=None, description="Class id or class name of the row.")
-    names: list[str] = Field(default=[], description="Class names of the data set, in the order of their ids.")
-    words: dict[str, str] = Field(default={}, description="What each class is called in answers and options.")
+    class_names: list[str] = Field(default=[], description="Class names of the data set, in the order of their ids.")
+    verbalizers: dict[str, str] = Field(default={}, description="What each class is called in answers and options.")
     options: Expression | None = Field(default=None, description="The row's options, a list of texts.")
     index: Expression | None = Field(default=None, description="Number of the right option, from 0.")
     text: Expression | None = Field(default=None, description="The answer, or a list of references.")
@@ -118,15 +119,19 @@ class Answer(Section):
         if self.label is None and self.index is None and self.text is None:
             raise InconsistentValues("expected label, index or text, got none", remedy="say where the answer stands")
         if self.label is not None:
-            if not self.names:
-                raise InconsistentValues("missing: class names", key="names", remedy="list the data set's names by id")
-            if set(self.words) != set(self.names):
-                odd = ", ".join(sorted(set(self.words) ^ set(self.names)))
+            if not self.class_names:
                 raise InconsistentValues(
-                    f"expected one word for each class name, got a difference in {odd}", key="words"
+                    "missing: class names", key="class_names", remedy="list the data set's names by id"
                 )
-            if len(set(self.words.values())) < len(self.words):
-                raise InconsistentValues("two classes have the same word", key="words", remedy="make them different")
+            if set(self.verbalizers) != set(self.class_names):
+                odd = ", ".join(sorted(set(self.verbalizers) ^ set(self.class_names)))
+                raise InconsistentValues(
+                    f"expected one word for each class name, got a difference in {odd}", key="verbalizers"
+                )
+            if len(set(self.verbalizers.values())) < len(self.verbalizers):
+                raise InconsistentValues(
+                    "two classes have the same word", key="verbalizers", remedy="make them different"
+                )
         if self.index is not None and self.options is None:
             raise InconsistentValues(
                 "missing: an index counts options", key="options", remedy="say where the options stand"
@@ -134,11 +139,13 @@ class Answer(Section):
         return self
 
 
-class Long(Section):
+class LongInputs(Section):
     """The one field that may be cut when a session is too long."""
 
+    renamed: ClassVar[dict[str, str]] = {"cut": "truncate"}
+
     field: str = Field(description="Its name.")
-    cut: Literal["tail", "head", "middle"] = Field(default="tail", description="Which part goes first.")
+    truncate: Literal["tail", "head", "middle"] = Field(default="tail", description="Which part goes first.")
 
 
 MetricName = Literal[
@@ -177,12 +184,14 @@ class Card(Section):
 
     one_of = (("hub", "world", "file"),)
     kind: ClassVar[str] = "task card"
+    renamed: ClassVar[dict[str, str]] = {"use": "usage", "where": "row_filter", "long": "long_inputs"}
+    renamed_values: ClassVar[dict[str, dict[str, str]]] = {"usage": {"train+eval": "train_and_eval"}}
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$", examples=["rte"], description="Name; the file's.")
     cluster: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$", examples=["nli"], description="Cluster; the paper's ten.")
     description: str = Field(description="What is asked, in a line.")
     core: bool = Field(default=False, description="One of the paper's: mixtures and clusters take these.")
-    use: Literal["train+eval", "eval"] = Field(default="train+eval", description="May it be trained on?")
+    usage: Literal["train_and_eval", "eval"] = Field(default="train_and_eval", description="May it be trained on?")
     hub: Hub | None = Field(default=None, description="Where it is on the hub.")
     file: str | None = Field(default=None, description="A JSONL or CSV file, relative to the card.")
     world: str | None = Field(default=None, description="A task of the embedded miniature world.")
@@ -190,10 +199,10 @@ class Card(Section):
     splits: dict[str, str] = Field(
         description="Split of each role (train, validation, test, ...), such as train[:-200]."
     )
-    where: Expression | None = Field(default=None, description="Rows for which this is false are left out.")
+    row_filter: Expression | None = Field(default=None, description="Rows for which this is false are left out.")
     fields: dict[str, str] = Field(description="What templates may use: an expression over the columns each.")
     answer: Answer = Field(description="What the answer is.")
-    long: Long | None = Field(default=None, description="The one field that may be cut.")
+    long_inputs: LongInputs | None = Field(default=None, description="The one field that may be cut.")
     demonstrations: str = Field(default="train", description="Role that demonstrations come from.")
     metric: Metric = Field(description="How answers are scored.")
     templates: str | None = Field(
@@ -206,7 +215,7 @@ class Card(Section):
     citation: str = Field(description="Whom to cite.")
 
     _fields = field_validator("fields")(lambda value: {key: _expression(source) for key, source in value.items()})
-    _where = field_validator("where")(lambda value: None if value is None else _expression(value))
+    _row_filter = field_validator("row_filter")(lambda value: None if value is None else _expression(value))
     _splits = field_validator("splits")(_splits)
 
     @model_validator(mode="after")
@@ -216,13 +225,15 @@ class Card(Section):
         reserved = {"answer", "options", "choices", "rationale", "fields", "task", "demonstrations"} & set(self.fields)
         if reserved:
             raise InconsistentValues(f"a field cannot be named {', '.join(sorted(reserved))}", key="fields")
-        if self.long is not None and self.long.field not in self.fields:
+        if self.long_inputs is not None and self.long_inputs.field not in self.fields:
             known = ", ".join(self.fields)
-            raise InconsistentValues(f"got {self.long.field}, expected one of {known}", key="long.field")
+            raise InconsistentValues(f"got {self.long_inputs.field}, expected one of {known}", key="long_inputs.field")
         two = sorted({"f1", "matthews"} & set(self.metric.also))
-        if two and self.answer.label is not None and len(self.answer.names) != 2:
-            raise InconsistentValues(f"{two[0]} needs two classes, got {len(self.answer.names)}", key="metric.also")
-        if self.demonstrations not in self.splits and self.use == "train+eval":
+        if two and self.answer.label is not None and len(self.answer.class_names) != 2:
+            raise InconsistentValues(
+                f"{two[0]} needs two classes, got {len(self.answer.class_names)}", key="metric.also"
+            )
+        if self.demonstrations not in self.splits and self.usage == "train_and_eval":
             raise InconsistentValues(f"got {self.demonstrations}, expected one of the roles", key="demonstrations")
         return self
 
@@ -235,13 +246,13 @@ class Card(Section):
     def columns(self) -> set[str]:
         """Columns that the card reads."""
         answer = (self.answer.label, self.answer.options, self.answer.index, self.answer.text, self.answer.rationale)
-        sources = [*self.fields.values(), *(one for one in (self.where, *answer) if one is not None)]
+        sources = [*self.fields.values(), *(one for one in (self.row_filter, *answer) if one is not None)]
         return set().union(*map(names_in, sources))
 
     @property
-    def words(self) -> tuple[str, ...]:
+    def verbalizers(self) -> tuple[str, ...]:
         """Answer words by class id; empty where a row has options or texts of its own."""
-        return tuple(self.answer.words[name] for name in self.answer.names)
+        return tuple(self.answer.verbalizers[name] for name in self.answer.class_names)
 
     def split(self, role: str, local: bool) -> Split | None:
         """The split of a role, on the hub or below ``--data-root``; None: the card has none."""

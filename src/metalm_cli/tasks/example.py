@@ -49,12 +49,12 @@ class ExampleMaker:
 
     def __init__(self, card: Card) -> None:
         self.card = card
-        self._words = card.words
+        self._words = card.verbalizers
         self._fields = {name: compile_expression(source) for name, source in card.fields.items()}
         answer = card.answer
         self._where, self._label, self._options, self._index, self._text, self._rationale = (
             None if source is None else compile_expression(source)
-            for source in (card.where, answer.label, answer.options, answer.index, answer.text, answer.rationale)
+            for source in (card.row_filter, answer.label, answer.options, answer.index, answer.text, answer.rationale)
         )
 
     def __reduce__(self) -> Any:
@@ -114,7 +114,7 @@ class ExampleMaker:
         return answers, options, options.index(answers[0]) if options else None
 
     def _class(self, value: Any, where: Where) -> int:
-        names = self.card.answer.names
+        names = self.card.answer.class_names
         if isinstance(value, str) and value in names:
             return names.index(value)
         if isinstance(value, int | bool) and 0 <= int(value) < len(names):

@@ -41,7 +41,7 @@ def pairs_card(path: Path) -> Card:
             "splits": _splits("rows", rows),
             "fields": {"input": "input"},
             "answer": {"text": "target"},
-            "long": {"field": "input", "cut": "middle"},
+            "long_inputs": {"field": "input", "truncate": "middle"},
             "metric": {"name": "exact_match", "source": "SQuAD's normalisation"},
             "templates": str(path.absolute()),
             "licence": "unknown",

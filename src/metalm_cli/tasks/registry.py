@@ -15,7 +15,7 @@ from metalm_cli.tasks.input_target_jsonl import pairs_card
 from metalm_cli.tasks.natural_instructions import PAIRS, task_card, task_name
 
 SHIPPED = Path(__file__).parent
-GROUPS = ("core", "extras", "world", "all")
+GROUPS = ("core", "non_core", "world", "all")
 """Names of groups of cards, beside clusters and tasks."""
 CARDS = (".yaml", ".yml")
 ENDINGS = (*CARDS, ".json", *PAIRS, ".csv")
@@ -157,13 +157,13 @@ class Cards:
         """All cards, clusters in the paper's order."""
         return [self[name] for name in self.paths]
 
-    def select(self, names: Sequence[str], extras: bool = False) -> list[Card]:
+    def select(self, names: Sequence[str], all_cards: bool = False) -> list[Card]:
         """The cards that names stand for: of tasks, clusters, or groups.
 
         Args:
-            names: Tasks by name; ``core`` (the paper's), ``extras`` (the other real ones), ``world``, ``all``; or
+            names: Tasks by name; ``core`` (the paper's), ``non_core`` (the other real ones), ``world``, ``all``; or
                 clusters, of which the core cards are taken.
-            extras: Also take what is not core in clusters.
+            all_cards: Also take what is not core in clusters.
 
         Raises:
             MetalmError: A name is none of these.
@@ -171,19 +171,19 @@ class Cards:
         found: dict[str, Card] = {}
         for name in names:
             if name in GROUPS or (name in CLUSTERS and name not in self.paths):
-                found.update({card.name: card for card in self.all() if _belongs(card, name, extras)})
+                found.update({card.name: card for card in self.all() if _belongs(card, name, all_cards)})
             else:
                 found[name] = self[name]
         return list(found.values())
 
 
-def _belongs(card: Card, group: str, extras: bool) -> bool:
+def _belongs(card: Card, group: str, all_cards: bool) -> bool:
     if group == "all":
         return True
     if group == "world":
         return card.world is not None
     if group == "core":
         return card.core
-    if group == "extras":
+    if group == "non_core":
         return not card.core and card.world is None
-    return card.cluster == group and (card.core or (extras and card.world is None))
+    return card.cluster == group and (card.core or (all_cards and card.world is None))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from jinja2 import TemplateError
 from pydantic import Field, field_validator, model_validator
@@ -53,6 +53,7 @@ class Template(Section):
     """One wording."""
 
     one_of = (("input", "parts"),)
+    renamed: ClassVar[dict[str, str]] = {"turned": "inverted"}
 
     name: str = Field(pattern=r"^[a-z0-9][\w-]*$", examples=["does-it-follow"], description="Its name in the file.")
     input: str | None = Field(default=None, description="The input, Jinja over the fields and options.")

@@ -101,7 +101,10 @@ class Finetuning(Run):
 
     def _writer(self, assembly: Assembly) -> SessionBuilder:
         tokenise = SessionTokeniser(assembly.decoder_tokenizer, assembly.processors)
-        also = [EncoderLimit.of(self._tokenizer(one.tokenizer), one.length) for one in self.recipe.data.also_fit]
+        also = [
+            EncoderLimit.of(self._tokenizer(one.tokenizer), one.length)
+            for one in self.recipe.data.match_input_lengths_of
+        ]
         return SessionBuilder(self.corpus, tokenise, LengthLimits.of(tokenise, self.recipe.data.sequence_length, also))
 
     def _tokenizer(self, name: str) -> Any:
@@ -140,7 +143,7 @@ class Finetuning(Run):
                 self.asked.append(Session(list(fits[0])[:-1], opened.card.name))
             session = self.writer.tokenise(fits[0], require_targets=True)
             used += len(session)
-            if rows and options.tokens is not None and used > options.tokens:
+            if rows and options.tokens_per_task is not None and used > options.tokens_per_task:
                 break
             rows.append(pack_sessions([TaskSession(session, task, {"source_tokens": len(session)}, -1)]))
         return rows

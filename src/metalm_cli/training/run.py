@@ -294,13 +294,13 @@ class Run(ABC):
         def save(tensors: dict[str, dict[str, torch.Tensor]], state: dict[str, Any]) -> None:
             if self.main:
                 path = checkpoint.save(folder.checkpoints, state["step"], tensors, state)
-                checkpoint.remove_old(folder.checkpoints, self.recipe.train.keep, state["best_step"])
+                checkpoint.remove_old(folder.checkpoints, self.recipe.train.keep_checkpoints, state["best_step"])
                 progress.note(f"checkpoint: {path}")
 
         return TrainerCallbacks(logged, validator, validated, save, self.corpus.where, progress.advance)
 
     def _samples(self) -> list[tuple[str, str]]:
-        count = self.recipe.train.samples
+        count = self.recipe.train.sample_continuations
         if not count or self.assembly.is_encoder_only or self.world > 1:
             return []
         return self.views.sample(self.assembly, self.preview_texts()[:count])

@@ -202,7 +202,7 @@ class Trainer:
             for part in (self.encoders[name], self.root.model.connectors[name]):
                 for parameter in part.parameters():
                     parameter.grad = None
-        limit = self.options.clip if self.options.clip is not None else float("inf")
+        limit = self.options.gradient_clip if self.options.gradient_clip is not None else float("inf")
         norm = self.accelerator.clip_grad_norm_(self.root.parameters(), limit)
         return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
 

@@ -26,7 +26,7 @@ TEXT = 400
 def kind_of(card: Card) -> str:
     """How its answer is: so many classes, options of each row, or open."""
     if card.answer.label is not None:
-        return f"{len(card.answer.names)} classes"
+        return f"{len(card.answer.class_names)} classes"
     return "options" if card.answer.options is not None else "open"
 
 
@@ -37,14 +37,19 @@ def print_card(card: Card, path: Path, data_root: Path | None) -> None:
     lines = [("task", f"{card.name}: {card.description}"), ("card", display(path))]
     kind = "one of the paper's" if card.core else "not one of the paper's"
     lines += [("cluster", card.cluster + (f"; tags {', '.join(card.tags)}" if card.tags else ""))]
-    lines += [("use", {"train+eval": "train and evaluate", "eval": "evaluate only"}[card.use] + f"; {kind}")]
+    lines += [("use", {"train_and_eval": "train and evaluate", "eval": "evaluate only"}[card.usage] + f"; {kind}")]
     lines += [("source", _source(card))]
     lines += [("field", f"{name} = {source}") for name, source in card.fields.items()]
     lines += [("answer", text) for text in _answer(card)]
-    if card.where is not None:
-        lines += [("left out", f"rows that are not: {card.where}")]
-    if card.long is not None:
-        lines += [("long", f"{card.long.field} alone is cut, at its {card.long.cut}, where a session is too long")]
+    if card.row_filter is not None:
+        lines += [("left out", f"rows that are not: {card.row_filter}")]
+    if card.long_inputs is not None:
+        lines += [
+            (
+                "long",
+                f"{card.long_inputs.field} alone is truncated ({card.long_inputs.truncate}) if a session is too long",
+            )
+        ]
     lines += [("metric", f"{card.metric.name} ({card.metric.source})"), ("shots", f"from {card.demonstrations}")]
     lines += [("language", card.language), ("licence", card.licence), ("citation", card.citation)]
     lines += [("templates", _templates(card))]
@@ -68,7 +73,7 @@ def _source(card: Card) -> str:
 def _answer(card: Card) -> list[str]:
     answer = card.answer
     if answer.label is not None:
-        words = ", ".join(f"{name} -> {answer.words[name]}" for name in answer.names)
+        words = ", ".join(f"{name} -> {answer.verbalizers[name]}" for name in answer.class_names)
         return [f"class {answer.label}, by id: {words}"]
     lines = [f"options {answer.options}"] if answer.options is not None else []
     lines += [f"number {answer.index} of the options, from 0" if answer.index is not None else f"text {answer.text}"]
@@ -156,7 +161,7 @@ def _facts(split: SplitCheck, card: Card) -> list[str]:
         shown = split.labels.most_common(CLASSES)
         more = f", and {len(split.labels) - CLASSES} more" if len(split.labels) > CLASSES else ""
         lines.append("answers: " + ", ".join(f"{name} {count / total:.1%}" for name, count in shown) + more)
-    missing = unseen_classes(split, card.words)
+    missing = unseen_classes(split, card.verbalizers)
     if missing:
         lines.append(f"no row is {', '.join(missing)}")
     lengths = "; ".join(f"{name} {one.median:,}/{one.high:,}/{one.most:,}" for name, one in split.lengths.items())

@@ -19,9 +19,9 @@ Model = Annotated[
 ]
 Task = Annotated[list[str] | None, typer.Option("--task", "-t", help="A task by name; again for more.")]
 Cluster = Annotated[
-    list[str] | None, typer.Option("--cluster", "-c", help="Core tasks of a cluster; or core, extras, world, all.")
+    list[str] | None, typer.Option("--cluster", "-c", help="Core tasks of a cluster; or core, non_core, world, all.")
 ]
-Extras = Annotated[bool, typer.Option("--extras", help="Clusters also stand for tasks that are not core.")]
+AllCards = Annotated[bool, typer.Option("--all-cards", help="Clusters also stand for tasks that are not core.")]
 Cards = Annotated[list[Path] | None, typer.Option("--cards", metavar="DIR", help="A folder of task cards of your own.")]
 Protocol = Annotated[
     str,
@@ -43,7 +43,7 @@ Templates = Annotated[
 ListOptions = Annotated[
     bool | None,
     typer.Option(
-        "--options/--no-options",
+        "--show-options/--no-show-options",
         help="List the options where a template does; default as the model was trained, or yes.",
         show_default=False,
     ),
@@ -75,7 +75,7 @@ Demonstrations = Annotated[
 Layout = Annotated[
     str | None,
     typer.Option(
-        "--layout",
+        "--demonstration-layout",
         metavar="docks|joined",
         help="Demonstrations docked one by one, or one text with the input; default as trained, or docks.",
     ),
@@ -83,7 +83,7 @@ Layout = Annotated[
 Route = Annotated[
     str | None,
     typer.Option(
-        "--route",
+        "--input-route",
         metavar="template|encoder|decoder",
         help="Where inputs go: by the template, all docked, or all to the decoder; default as trained, or template.",
     ),
@@ -91,13 +91,13 @@ Route = Annotated[
 Rationale = Annotated[
     bool | None,
     typer.Option(
-        "--rationale/--no-rationale",
+        "--rationales/--no-rationales",
         help="Let the model reason first, where the data has rationales; default as trained, or no.",
         show_default=False,
     ),
 ]
 Samples = Annotated[
-    int, typer.Option("--samples", min=1, help="Sampled answers of which the most frequent counts; 1: greedy.")
+    int, typer.Option("--sampled-answers", min=1, help="Sampled answers of which the most frequent counts; 1: greedy.")
 ]
 Temperature = Annotated[float, typer.Option("--temperature", help="Of sampled answers.")]
 Normalise = Annotated[bool, typer.Option("--normalise", help="Compare answers without case, punctuation and articles.")]
@@ -114,7 +114,7 @@ Versus = Annotated[
 AlsoFit = Annotated[
     list[str] | None,
     typer.Option(
-        "--also-fit",
+        "--match-input-lengths-of",
         metavar="TOKENIZER:LENGTH",
         help="Cut long inputs so that another model's encoder reads them too, as comparisons need it.",
     ),

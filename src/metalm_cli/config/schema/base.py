@@ -36,6 +36,12 @@ class Section(BaseModel):
     companions: ClassVar[dict[str, tuple[str, ...]]] = {}
     """Keys that mean nothing without another, and go when a later layer drops or replaces it."""
 
+    renamed: ClassVar[dict[str, str]] = {}
+    """Keys by the names that earlier versions gave them."""
+
+    renamed_values: ClassVar[dict[str, dict[str, str]]] = {}
+    """Values by the names that earlier versions gave them, for each key that has such values."""
+
     @model_validator(mode="after")
     def _at_most_one(self) -> Section:
         for group in self.one_of:

@@ -61,8 +61,10 @@ class Source(Section):
 class Validation(Section):
     """Documents held out of training and used to validate."""
 
+    renamed: ClassVar[dict[str, str]] = {"every": "hold_out_every"}
+
     documents: int = Field(default=500, ge=0, description="Documents per source; 0: no validation.")
-    every: int = Field(
+    hold_out_every: int = Field(
         default=200, ge=2, description="Documents whose text hash is 0 modulo this are kept out of training."
     )
     sources: list[Source] | None = Field(

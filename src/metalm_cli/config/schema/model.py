@@ -25,7 +25,9 @@ class TrainTokenizer(Section):
 class NewTokenizer(Section):
     """A tokenizer of the run's own."""
 
-    train: TrainTokenizer = Field(description="Train a tokenizer for a model made from a config.")
+    renamed: ClassVar[dict[str, str]] = {"train": "new"}
+
+    new: TrainTokenizer = Field(description="Train a tokenizer for a model made from a config.")
 
 
 class Tokens(Section):
@@ -50,6 +52,7 @@ class Decoder(Section):
 
     one_of = (("checkpoint", "config"),)
     companions: ClassVar[dict[str, tuple[str, ...]]] = {"checkpoint": ("revision",), "config": ("tokenizer",)}
+    renamed: ClassVar[dict[str, str]] = {"train": "trains"}
 
     checkpoint: str | None = Field(default=None, description="Hub id or folder of a causal language model.")
     config: dict[str, Any] | None = Field(
@@ -57,9 +60,9 @@ class Decoder(Section):
     )
     revision: str | None = Field(default=None, description="Hub revision of the checkpoint.")
     tokenizer: str | NewTokenizer | None = Field(
-        default=None, description="Hub id or folder; or {train: ...} with config. Default: the checkpoint's own."
+        default=None, description="Hub id or folder; or {new: ...} with config. Default: the checkpoint's own."
     )
-    train: Train = Field(default="all", description="Parameters that train: all, none, or last_N layers.")
+    trains: Train = Field(default="all", description="Parameters that train: all, none, or last_N layers.")
     learning_rate: float | None = Field(
         default=None, gt=0, description="Own learning rate; default train.learning_rate."
     )
@@ -74,9 +77,11 @@ class Decoder(Section):
 class Connector(Section):
     """Projects encoder outputs to the width of the decoder's token embeddings."""
 
+    renamed: ClassVar[dict[str, str]] = {"train": "trains"}
+
     kind: Literal["linear", "mlp"] = Field(default="linear", description="linear, or mlp with GELU between layers.")
     layers: int = Field(default=3, ge=2, le=12, description="Layers of an mlp; a linear connector has one.")
-    train: Train = Field(default="all", description="Parameters that train: all, none, or last_N layers.")
+    trains: Train = Field(default="all", description="Parameters that train: all, none, or last_N layers.")
     learning_rate: float | None = Field(
         default=None, gt=0, description="Own learning rate; default train.learning_rate."
     )
@@ -87,6 +92,7 @@ class Encoder(Section):
 
     one_of = (("checkpoint", "config"),)
     companions: ClassVar[dict[str, tuple[str, ...]]] = {"checkpoint": ("revision",), "config": ("tokenizer",)}
+    renamed: ClassVar[dict[str, str]] = {"train": "trains"}
 
     checkpoint: str | None = Field(default=None, description="Hub id or folder of a text or vision encoder.")
     config: dict[str, Any] | None = Field(
@@ -95,9 +101,9 @@ class Encoder(Section):
     revision: str | None = Field(default=None, description="Hub revision of the checkpoint.")
     tokenizer: str | NewTokenizer | None = Field(
         default=None,
-        description="Hub id or folder; same: the decoder's; or {train: ...} with config. Default: its own.",
+        description="Hub id or folder; same: the decoder's; or {new: ...} with config. Default: its own.",
     )
-    train: Train = Field(default="all", description="Parameters that train: all, none, or last_N layers.")
+    trains: Train = Field(default="all", description="Parameters that train: all, none, or last_N layers.")
     learning_rate: float | None = Field(
         default=None, gt=0, description="Own learning rate; default train.learning_rate."
     )
@@ -125,16 +131,17 @@ class Model(Section):
     """The parts of a MetaLM, or a finished model to go on from."""
 
     excludes: ClassVar[dict[str, tuple[str, ...]]] = {
-        "checkpoint": ("decoder", "encoders", "tokens", "connector"),
+        "checkpoint": ("decoder", "encoders", "special_tokens", "connector"),
         "decoder": ("checkpoint",),
         "encoders": ("checkpoint",),
     }
+    renamed: ClassVar[dict[str, str]] = {"tokens": "special_tokens"}
 
     checkpoint: str | None = Field(
         default=None, description="A finished MetaLM (run folder, model folder or hub id); excludes the parts below."
     )
     trains: TrainedParts = Field(default=TrainedParts(), description="What trains, whatever parts or checkpoint say.")
-    tokens: Tokens = Field(default=Tokens(), description="Start, document, paragraph and delimiter tokens.")
+    special_tokens: Tokens = Field(default=Tokens(), description="Start, document, paragraph and delimiter tokens.")
     decoder: Decoder | None = Field(default=None, description="The causal decoder; none for mlm and rtd.")
     encoders: dict[str, Encoder] = Field(default={}, description="Docked encoders by name; none: a plain causal LM.")
     connector: Connector = Field(default=Connector(), description="Of every encoder that has none of its own.")

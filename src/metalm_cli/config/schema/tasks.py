@@ -12,16 +12,29 @@ from metalm_cli.config.schema.base import InconsistentValues, Section
 class TemplateOptions(Section):
     """How examples are put into words."""
 
+    renamed: ClassVar[dict[str, str]] = {
+        "choose": "template_sampling",
+        "count": "templates_per_task",
+        "turned": "inverted",
+        "options": "show_options",
+        "rationale": "rationales",
+        "route": "input_route",
+    }
+
     collection: str = Field(default="flan", description="flan, t5, plain, none, or a folder of template files.")
-    choose: Literal["first", "index", "seed"] = Field(
+    template_sampling: Literal["first", "index", "seed"] = Field(
         default="first",
         description="The first template of each task; template i by example index, as FLAN does; or drawn by seed.",
     )
-    count: int | None = Field(default=None, ge=1, description="Take the first N templates of each task; default all.")
-    turned: bool = Field(default=True, description="Train on turned-around templates too (not with choose: first).")
-    options: bool = Field(default=True, description="List the options where a template does.")
-    rationale: bool = Field(default=False, description="Train the rationale, then the answer, where a task has one.")
-    route: Literal["template", "encoder", "decoder"] = Field(
+    templates_per_task: int | None = Field(
+        default=None, ge=1, description="Take the first N templates of each task; default all."
+    )
+    inverted: bool = Field(
+        default=True, description="Train on turned-around templates too (not with template_sampling: first)."
+    )
+    show_options: bool = Field(default=True, description="List the options where a template does.")
+    rationales: bool = Field(default=False, description="Train the rationale, then the answer, where a task has one.")
+    input_route: Literal["template", "encoder", "decoder"] = Field(
         default="template", description="Where inputs go: as the template says, all docked, or all to the decoder."
     )
 
@@ -29,17 +42,23 @@ class TemplateOptions(Section):
 class Demonstrations(Section):
     """Answered examples of the same task in front of each."""
 
-    count: Annotated[list[int], Field(min_length=2, max_length=2)] = Field(
+    renamed: ClassVar[dict[str, str]] = {
+        "count": "shots",
+        "layout": "demonstration_layout",
+        "tokens": "max_tokens",
+    }
+
+    shots: Annotated[list[int], Field(min_length=2, max_length=2)] = Field(
         default=[0, 0], description="How many, drawn uniformly from [least, most]."
     )
-    layout: Literal["docks", "joined"] = Field(
+    demonstration_layout: Literal["docks", "joined"] = Field(
         default="docks", description="Each input docked and each answer causal; or all as one text before the input."
     )
-    tokens: int | None = Field(
+    max_tokens: int | None = Field(
         default=None, ge=1, description="Most decoder tokens of all demonstrations; what does not fit is left out."
     )
 
-    @field_validator("count")
+    @field_validator("shots")
     @classmethod
     def _ordered(cls, value: list[int]) -> list[int]:
         if not 0 <= value[0] <= value[1]:
@@ -76,8 +95,10 @@ class Mixture(Section):
 class TaskValidation(Section):
     """Validation examples of every task that trains."""
 
+    renamed: ClassVar[dict[str, str]] = {"tokens": "tokens_per_task"}
+
     examples: int = Field(default=100, ge=0, description="Examples per task; 0: no validation.")
-    tokens: int | None = Field(default=20_000, ge=1, description="Most decoder positions per task.")
+    tokens_per_task: int | None = Field(default=20_000, ge=1, description="Most decoder positions per task.")
     role: str = Field(default="validation", description="Split of the cards.")
 
 
@@ -91,13 +112,25 @@ class MatchedEncoder(Section):
 class TaskData(Section):
     """What is trained on."""
 
+    renamed: ClassVar[dict[str, str]] = {
+        "extras": "all_cards",
+        "missing": "on_missing_data",
+        "layout": "row_packing",
+        "long": "long_inputs",
+        "also_fit": "match_input_lengths_of",
+    }
+    renamed_values: ClassVar[dict[str, dict[str, str]]] = {
+        "tasks": {"extras": "non_core"},
+        "long_inputs": {"cut": "truncate"},
+    }
+
     tasks: list[str] = Field(
         min_length=1,
-        description="Tasks, clusters, core, extras, world; or paths: cards, "
+        description="Tasks, clusters, core, non_core, world; or paths: cards, "
         "JSONL of {input, target}, tasks of Natural Instructions, folders.",
     )
     cards: list[str] = Field(default=[], description="Folders of task cards of your own.")
-    extras: bool = Field(default=False, description="Clusters also stand for cards that are not core.")
+    all_cards: bool = Field(default=False, description="Clusters also stand for cards that are not core.")
     templates: TemplateOptions = Field(default=TemplateOptions(), description="How examples are put into words.")
     demonstrations: Demonstrations = Field(default=Demonstrations(), description="Few-shot training.")
     mixture: Mixture = Field(default=Mixture(), description="How often each task is drawn.")
@@ -107,18 +140,19 @@ class TaskData(Section):
     decontaminate: Literal["drop", "fail", "report"] = Field(
         default="drop", description="Training rows that share a 13-gram with held-out evaluation rows."
     )
-    missing: Literal["fail", "skip"] = Field(
+    on_missing_data: Literal["fail", "skip"] = Field(
         default="fail", description="Tasks whose rows cannot be had: an error that names all, or left out and said."
     )
     sequence_length: int = Field(default=1024, ge=16, description="Most decoder positions of a session and of a row.")
-    layout: Literal["auto", "pack", "pad"] = Field(
+    row_packing: Literal["auto", "pack", "pad"] = Field(
         default="auto", description="Sessions packed into rows, or padded by length; auto: packed where that is exact."
     )
     encoder_tokens: int | None = Field(default=None, ge=16, description="Most encoder tokens of a packed row.")
-    long: Literal["cut", "windows"] = Field(
-        default="cut", description="A long field that its encoder does not read whole is cut, or docked in windows."
+    long_inputs: Literal["truncate", "windows"] = Field(
+        default="truncate",
+        description="A long field that its encoder does not read whole is cut, or docked in windows.",
     )
-    also_fit: list[MatchedEncoder] = Field(
+    match_input_lengths_of: list[MatchedEncoder] = Field(
         default=[], description="Cut long inputs so that these models, too, read them."
     )
     validation: TaskValidation = Field(default=TaskValidation(), description="Validation examples.")

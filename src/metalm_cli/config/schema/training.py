@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,11 @@ from metalm_cli.config.schema.base import Section
 
 class Training(Section):
     one_of = (("steps", "epochs"),)
+    renamed: ClassVar[dict[str, str]] = {
+        "clip": "gradient_clip",
+        "keep": "keep_checkpoints",
+        "samples": "sample_continuations",
+    }
 
     steps: int | None = Field(default=None, ge=1, description="Optimiser steps; or give epochs.")
     epochs: float | None = Field(
@@ -35,7 +40,7 @@ class Training(Section):
         default=[0.9, 0.98], description="AdamW's two decay rates."
     )
     epsilon: float = Field(default=1e-8, gt=0, description="AdamW's epsilon.")
-    clip: float | None = Field(default=1.0, gt=0, description="Largest gradient norm; null: no clipping.")
+    gradient_clip: float | None = Field(default=1.0, gt=0, description="Largest gradient norm; null: no clipping.")
     schedule: Literal["linear", "cosine", "constant"] = Field(default="linear", description="After warm-up, down to 0.")
     warmup_steps: int = Field(default=100, ge=0, description="Steps of linear warm-up.")
     precision: Literal["fp32", "bf16"] = Field(default="bf16", description="bf16: autocast over fp32 master weights.")
@@ -45,8 +50,8 @@ class Training(Section):
     log_every: int = Field(default=10, ge=1, description="Steps between logged lines.")
     validate_every: int = Field(default=500, ge=0, description="Steps between validations; 0: only at the end.")
     checkpoint_every: int = Field(default=500, ge=0, description="Steps between checkpoints; 0: only at the end.")
-    keep: int = Field(default=2, ge=1, description="Newest checkpoints kept; the best is kept beside them.")
-    samples: int = Field(default=2, ge=0, description="Sample continuations shown at each validation.")
+    keep_checkpoints: int = Field(default=2, ge=1, description="Newest checkpoints kept; the best is kept beside them.")
+    sample_continuations: int = Field(default=2, ge=0, description="Sample continuations shown at each validation.")
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
         default=[], description="Also log through these trackers."
     )

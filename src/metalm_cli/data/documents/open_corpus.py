@@ -48,7 +48,7 @@ def open_corpus(
     """
     root, cache = data_folder(data_root), cache_folder(cache)
     held_out = data.validation.sources is None and data.validation.documents > 0
-    every = data.validation.every if held_out else 0
+    every = data.validation.hold_out_every if held_out else 0
     opened = [_opened(source, root, offline, cache, every) for source in data.sources]
     apart = None
     if data.validation.sources is not None:

@@ -46,9 +46,9 @@ def build_session(
         def make(one: Example, before: Any = before, answered: bool = True) -> Session:
             prompt = whole if one is example else render(one, template, style)
             asked = prompt_to_session(prompt, before, delimiter=delimiter, style=style, answered=answered)
-            if not style.windows or card.long is None:
+            if not style.windows or card.long_inputs is None:
                 return asked
-            return split_into_windows(asked, one.fields[card.long.field], limits)
+            return split_into_windows(asked, one.fields[card.long_inputs.field], limits)
 
         if shown and (_tokens(before, limits) > budget or not limits.fits(make(example))):
             continue

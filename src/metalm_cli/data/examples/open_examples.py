@@ -244,10 +244,10 @@ def _check_names(card: Card, found: dict[str, list[str]], where: str) -> None:
         MetalmError: The names, or their order, differ.
     """
     names = found.get(card.answer.label or "")
-    if names and names != card.answer.names:
+    if names and names != card.answer.class_names:
         raise MetalmError(
             f"the classes of {card.name} are not those of its card",
             where=where,
-            why=f"the data has {', '.join(names)}; the card {', '.join(card.answer.names)}, in the order of their ids",
-            remedy="correct answer.names of the card; the ids of this data set mean something else",
+            why=f"by id, the data has {', '.join(names)}; the card {', '.join(card.answer.class_names)}",
+            remedy="correct answer.class_names of the card; the ids of this data set mean something else",
         )

@@ -81,7 +81,7 @@ class SessionBuilder:
                 self.corpus.style,
                 self.delimiter,
                 self.limits,
-                budget=self.corpus.options.demonstrations.tokens or float("inf"),
+                budget=self.corpus.options.demonstrations.max_tokens or float("inf"),
             )
             if found is not None:
                 session, was_cut, shown = found
@@ -96,7 +96,7 @@ class SessionBuilder:
         raise MetalmError(
             f"{MAX_REPLACEMENTS:,} examples of {card.name} in a row do not fit into {self.limits.length} positions",
             where=self.corpus.where(asked.number),
-            why=f"its long field: {card.long.field if card.long is not None else 'none is marked'}",
+            why=f"its long field: {card.long_inputs.field if card.long_inputs is not None else 'none is marked'}",
             remedy="raise data.sequence_length or the encoder's max_length, or leave the task out",
         )
 

@@ -90,8 +90,8 @@ class TaskCorpus:
         """How prompts are made."""
         options = self.options
         templates = options.templates
-        layout, windows = options.demonstrations.layout, options.long == "windows"
-        return PromptStyle(templates.options, templates.rationale, templates.route, layout, windows)
+        layout, windows = options.demonstrations.demonstration_layout, options.long_inputs == "windows"
+        return PromptStyle(templates.show_options, templates.rationales, templates.input_route, layout, windows)
 
     @property
     def sources(self) -> list[SourceInfo]:
@@ -187,7 +187,7 @@ class TaskCorpus:
         )
 
     def _template(self, task: TrainingTask, index: int, number: int) -> Template:
-        choose = self.options.templates.choose
+        choose = self.options.templates.template_sampling
         if choose == "first":
             return task.templates[0]
         if choose == "index":
@@ -195,7 +195,7 @@ class TaskCorpus:
         return task.templates[int(numpy_generator(self.seed, TEMPLATE, number).integers(len(task.templates)))]
 
     def _demonstrations(self, task: int, example: Example, number: int) -> tuple[Example, ...]:
-        least, most = self.options.demonstrations.count
+        least, most = self.options.demonstrations.shots
         if not most:
             return ()
         rng = numpy_generator(self.seed, DEMONSTRATIONS, number)
@@ -231,5 +231,5 @@ class TaskCorpus:
 def training_templates(found: list[Template], options: TaskData) -> list[Template]:
     """The templates of a task that train."""
     chosen = options.templates
-    kept = found if chosen.turned and chosen.choose != "first" else scorable(found)
-    return kept[: chosen.count] if chosen.count is not None else kept
+    kept = found if chosen.inverted and chosen.template_sampling != "first" else scorable(found)
+    return kept[: chosen.templates_per_task] if chosen.templates_per_task is not None else kept

@@ -44,13 +44,13 @@ def select_tasks(options: TaskData, cards: Cards | None = None) -> TaskSelection
     """
     cards = cards or load_cards(options)
     names = [one for name in options.tasks for one in (cards.at(name) if is_path(name) else [name])]
-    wanted = cards.select(names, options.extras)
+    wanted = cards.select(names, options.all_cards)
     held = _held_out(options.hold_out, cards)
     facts = {card.name: (card.cluster, frozenset(card.tags)) for card in held}
     dropped: dict[str, str] = {}
     for card in wanted:
         reason = leaking(card.name, card.cluster, card.tags, facts)
-        if reason is None and card.use == "eval":
+        if reason is None and card.usage == "eval":
             reason = "for evaluation only"
         if reason is not None:
             dropped[card.name] = reason
@@ -138,7 +138,7 @@ def open_training_tasks(
         tasks.append(TrainingTask(card, train, templates, rows, 0.0))
     dropped = dict(chosen.dropped)
     if missing:
-        if options.missing == "fail" or not tasks:
+        if options.on_missing_data == "fail" or not tasks:
             raise _missing(missing, bool(tasks))
         dropped |= {name: f"its rows cannot be had ({error.what})" for name, error in missing.items()}
     rates = mixing_rates(
@@ -156,7 +156,7 @@ def open_training_tasks(
 
 def _missing(missing: dict[str, MetalmError], others: bool) -> MetalmError:
     first = next(iter(missing.values()))
-    skip = "; data.missing=skip trains on the others" if others else "; data.tasks=[world] needs no data"
+    skip = "; data.on_missing_data=skip trains on the others" if others else "; data.tasks=[world] needs no data"
     if len(missing) == 1:
         return MetalmError(first.what, where=first.where, why=first.why, remedy=first.remedy + skip)
     return MetalmError(

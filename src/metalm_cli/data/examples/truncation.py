@@ -102,9 +102,9 @@ def truncate_example(
     """
     if limits.fits(make(example)):
         return example, False
-    if card.long is None:
+    if card.long_inputs is None:
         return None
-    name, how = card.long.field, card.long.cut
+    name, how = card.long_inputs.field, card.long_inputs.truncate
     text = example.fields[name]
 
     def shortened(keep: int) -> Example:

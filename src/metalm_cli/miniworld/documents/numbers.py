@@ -116,7 +116,8 @@ def _compare(draft: DocumentWriter) -> None:
     noun = draft.dice.pick(_NOUNS)
     draft.facts.append(fact)
     draft.say(
-        f"{one.name} finds {number_with_noun(less, noun)}, and {other.name} finds {number_with_noun(less + more, noun)}."
+        f"{one.name} finds {number_with_noun(less, noun)}, "
+        f"and {other.name} finds {number_with_noun(less + more, noun)}."
     )
     _ask(
         draft,

@@ -294,7 +294,7 @@ def class_words(task: str) -> tuple[str, ...]:
     """Words of a task's classes, from its shipped card; none where there is no card with classes."""
     from metalm_cli.tasks import Cards
 
-    return next((tuple(one.words) for one in Cards().all() if one.name == task), ())
+    return next((tuple(one.verbalizers) for one in Cards().all() if one.name == task), ())
 
 
 @cache

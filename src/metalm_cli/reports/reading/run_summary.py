@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from metalm_cli.config.renamed_keys import recorded_recipe
 from metalm_cli.reports.reading.evaluation_summary import (
     EvaluationSummary,
     as_number,
@@ -235,7 +236,7 @@ def _recipe(path: Path, problems: list[str]) -> tuple[str, Mapping[str, Any]]:
     if not isinstance(recipe, dict):
         problems.append("recipe.yaml is damaged: it is no mapping")
         return text, {}
-    return text, with_known_keys(recipe, "recipe.yaml", problems, {"train": dict, "model": dict})
+    return text, with_known_keys(recorded_recipe(recipe), "recipe.yaml", problems, {"train": dict, "model": dict})
 
 
 def _json(path: Path, problems: list[str], *, wanted: bool = True) -> Mapping[str, Any]:

@@ -96,11 +96,11 @@ def _draft(name: str, entry: Any, card: Card | None) -> TemplateDraft:
     if text.count("|||") != 1:
         raise ImportRefused(f"it has {text.count('|||')} separators |||, expected one between input and target")
     choices = _choices(entry.get("answer_choices"))
-    if card is not None and (swaps := swapped_class_names(card.answer.names, choices)):
+    if card is not None and (swaps := swapped_class_names(card.answer.class_names, choices)):
         at, other = swaps[0]
         raise ImportRefused(
-            f"labels-swapped: it calls {card.answer.names[at]} {choices[at]!r}, which is what "
-            f"{card.answer.names[other]} means"
+            f"labels-swapped: it calls {card.answer.class_names[at]} {choices[at]!r}, which is what "
+            f"{card.answer.class_names[other]} means"
         )
     given, target = (_ours(part.strip(), card) for part in text.split("|||"))
     found = entry.get("metadata")
@@ -112,10 +112,10 @@ def _draft(name: str, entry: Any, card: Card | None) -> TemplateDraft:
         choices
         and not any("{{" in one for one in choices)
         and card is not None
-        and card.words
-        and set(choices) != set(card.words)
+        and card.verbalizers
+        and set(choices) != set(card.verbalizers)
     ):
-        draft.notes.append(f"its answers {', '.join(choices)} are called {', '.join(card.words)} by the card")
+        draft.notes.append(f"its answers {', '.join(choices)} are called {', '.join(card.verbalizers)} by the card")
     return draft
 
 

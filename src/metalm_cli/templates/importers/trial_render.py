@@ -182,7 +182,7 @@ def _render_alone(draft: TemplateDraft) -> None:
 
 def _examples(card: Card) -> list[Example]:
     """Two made-up examples of a card."""
-    options = card.words or (MADE_UP if card.answer.options else ())
+    options = card.verbalizers or (MADE_UP if card.answer.options else ())
     found = []
     for row, text in enumerate(MADE_UP):
         fields = {name: f"{text} ({name})" for name in card.fields}

@@ -34,11 +34,11 @@ MEANING = {word: meaning for meaning, words in _MEANINGS.items() for word in wor
 
 def card_problems(card: Card) -> Iterator[Problem]:
     """What is wrong with a card's answer words, so with every template of it."""
-    for index, other in swapped_class_names(card.answer.names, card.words):
+    for index, other in swapped_class_names(card.answer.class_names, card.verbalizers):
         yield (
             "labels-swapped",
-            f"class {card.answer.names[index]} is called {card.words[index]!r}, which is what "
-            f"{card.answer.names[other]} means",
+            f"class {card.answer.class_names[index]} is called {card.verbalizers[index]!r}, which is what "
+            f"{card.answer.class_names[other]} means",
         )
 
 
@@ -96,7 +96,7 @@ def inverted_template_problems(template: Template) -> Iterator[Problem]:
     target = parse_template(template.target)
     asked = bool(target.read & {"answer", "rationale"})
     if template.inverted and re.fullmatch(MARKER, target.wordings[0]) and target.printed == {"answer"}:
-        yield "wrongly-turned", "is marked turned, and its target is the answer"
+        yield "wrongly-inverted", "is marked inverted, and its target is the answer"
     if not template.inverted and not asked:
         said = ", ".join(sorted(target.printed)) or "always the same"
         yield "not-marked-turned", f"its target is not the answer ({said}), and it is not marked turned"
@@ -160,11 +160,11 @@ def _unused(template: Template, card: Card, optional: frozenset[str]) -> Iterato
 
 
 def _options(template: Template, card: Card) -> Iterator[Problem]:
-    if not (card.words or card.answer.options) or _input_names(template) & {"options", "choices"}:
+    if not (card.verbalizers or card.answer.options) or _input_names(template) & {"options", "choices"}:
         return
     text = "\n".join(wording for part in template.pieces for wording in parse_template(part.text).wordings)
-    missing = [word for word in card.words if not contains_as_words(text, word)]
-    if missing or not card.words:
+    missing = [word for word in card.verbalizers if not contains_as_words(text, word)]
+    if missing or not card.verbalizers:
         named = f"does not name {', '.join(missing)}" if missing else "they differ from row to row"
         yield "options-not-listed", f"the task has options, and the input does not list them ({named})"
 
@@ -176,17 +176,17 @@ def contains_as_words(text: str, words: str) -> bool:
 
 def _wrong_target(template: Template, card: Card) -> Iterator[Problem]:
     """Targets that are no options, or another class's: rendered once for each class word."""
-    if not card.words or "answer" not in parse_template(template.target).read:
+    if not card.verbalizers or "answer" not in parse_template(template.target).read:
         return
     swaps: list[str] = []
     strangers: list[str] = []
-    for word in card.words:
+    for word in card.verbalizers:
         try:
             said = compile_text(template.target)(_stand_in(card, word)).strip()
         except (TemplateError, ValueError, TypeError, LookupError, ArithmeticError):
             return
         if said != word:
-            (swaps if said in card.words else strangers).append(f"{word!r} becomes {said!r}")
+            (swaps if said in card.verbalizers else strangers).append(f"{word!r} becomes {said!r}")
     if swaps:
         yield "labels-swapped", f"its target calls classes by each other's names: {', '.join(swaps)}"
     if strangers:
@@ -200,8 +200,8 @@ def _stand_in(card: Card, word: str) -> dict[str, object]:
         "fields": fields,
         "task": card.name,
         "answer": word,
-        "choices": list(card.words),
-        "options": options_block(card.words),
+        "choices": list(card.verbalizers),
+        "options": options_block(card.verbalizers),
         "rationale": "",
     }
 

@@ -63,8 +63,8 @@ def _rendering(
         if _input(other, template) != prompt.input:
             yield "answer-in-input", f"another answer ({other.answers[0]!r:.60}) gives another input"
             break
-    if card.long is not None:
-        yield from _lost(template, card.long.field, example)
+    if card.long_inputs is not None:
+        yield from _lost(template, card.long_inputs.field, example)
 
 
 def _input(example: Example, template: Template) -> str | None:
@@ -83,7 +83,7 @@ def _counterfactuals(maker: ExampleMaker, example: Example) -> Iterator[Example]
     yield replace(example, answers=(example.options[other],), label=other)
     column = maker.card.answer.label
     if column is not None and column in example.raw:
-        value = other if not isinstance(example.raw[column], str) else maker.card.answer.names[other]
+        value = other if not isinstance(example.raw[column], str) else maker.card.answer.class_names[other]
         try:
             made = maker({**example.raw, column: value}, example.row, lambda: "")
         except MetalmError:
@@ -129,7 +129,7 @@ def _doubled(template: Template, example: Example) -> Iterator[str]:
 
 def _option_order(card: Card, examples: Sequence[Example]) -> Iterator[Problem]:
     """The right option's place, over the rows with the most common number of options."""
-    if card.words or not card.answer.options:
+    if card.verbalizers or not card.answer.options:
         return
     sizes = Counter(len(one.options) for one in examples if one.label is not None)
     if not sizes:
@@ -149,13 +149,13 @@ def _option_order(card: Card, examples: Sequence[Example]) -> Iterator[Problem]:
 
 def _answer_in_fields(card: Card, examples: Sequence[Example]) -> Iterator[Problem]:
     """The answer's word stands in nearly every row's fields, and other classes' words hardly do."""
-    if not card.words or len(examples) < LEAST_ROWS:
+    if not card.verbalizers or len(examples) < LEAST_ROWS:
         return
     own = other = others = 0
     for one in examples:
         text = "\n".join(one.fields.values())
         own += contains_as_words(text, one.answers[0])
-        wrong = [word for word in card.words if word != one.answers[0]]
+        wrong = [word for word in card.verbalizers if word != one.answers[0]]
         other += sum(contains_as_words(text, word) for word in wrong)
         others += len(wrong)
     if own / len(examples) >= MUCH and other / max(others, 1) <= 1 - MUCH:

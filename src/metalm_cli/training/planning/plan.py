@@ -276,7 +276,7 @@ def _notes(
     if options.documents and validation is not None and not validation[1]:
         none = "its sources give no document that can be scored"
         if options.sources is None:
-            every = f"data.validation.every ({options.every})"
+            every = f"data.validation.hold_out_every ({options.hold_out_every})"
             none = f"no text that can be scored has a hash of 0 modulo {every}; lower it"
         notes.append(f"nothing is validated: {none}")
     streams = [one.info.name for one in sources if one.info.streamed]

@@ -60,7 +60,9 @@ def layout_of(recipe: FinetuneRecipe, assembly: Assembly, device: torch.device) 
     """How sessions become rows: packed where that is exact; into short rows on a CPU, where long ones cost more."""
     data = recipe.data
     packs = bool(assembly.model.traits.packs)
-    return RowPacking(packs and data.layout != "pad", data.sequence_length, data.encoder_tokens, device.type == "cpu")
+    return RowPacking(
+        packs and data.row_packing != "pad", data.sequence_length, data.encoder_tokens, device.type == "cpu"
+    )
 
 
 def make_task_plan(
@@ -162,7 +164,7 @@ def _notes(
     ):
         if counts.get(name):
             notes.append(f"{counts[name]:,} of {number:,} sampled examples {what}")
-    if recipe.data.layout == "pack" and not layout.pack:
+    if recipe.data.row_packing == "pack" and not layout.pack:
         notes.append("this decoder cannot be packed exactly: one example a row")
     if not validation[0]:
         notes.append("nothing is validated")

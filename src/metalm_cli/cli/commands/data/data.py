@@ -41,7 +41,9 @@ def mirror(
     cards: Annotated[
         list[Path] | None, typer.Option("--cards", metavar="DIR", help="Also know the task cards in this folder.")
     ] = None,
-    extras: Annotated[bool, typer.Option("--extras", help="Clusters also stand for cards that are not core.")] = False,
+    all_cards: Annotated[
+        bool, typer.Option("--all-cards", help="Clusters also stand for cards that are not core.")
+    ] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Only what the hub's cache holds.")] = False,
 ) -> None:
     """Copy hub data below the data root: DIR/<name>/<split>.jsonl.gz, its class names, and MANIFEST.json.
@@ -54,7 +56,7 @@ def mirror(
     if not names and not recipe:
         raise MetalmError("nothing is named", remedy="name tasks, a cluster or core; or give --recipe RECIPE")
     root = _root_to_write(data_root)
-    wanted, without = _wanted(names or [], recipe or [], cards or [], extras)
+    wanted, without = _wanted(names or [], recipe or [], cards or [], all_cards)
     if not wanted:
         raise MetalmError("nothing of this is on the hub", why=", ".join(without))
     for name in without:
@@ -94,7 +96,7 @@ def _root_to_write(given: Path | None) -> Path:
 
 
 def _wanted(
-    names: list[str], recipes: list[str], folders: list[Path], extras: bool
+    names: list[str], recipes: list[str], folders: list[Path], all_cards: bool
 ) -> tuple[list[MirrorRequest], list[str]]:
     """Hub data by folder, and names of what has none."""
     from metalm_cli.config import resolve
@@ -102,7 +104,7 @@ def _wanted(
     from metalm_cli.data.mirrors.mirror import wanted_by_card, wanted_by_source
     from metalm_cli.tasks import Cards
 
-    found = {card.name: wanted_by_card(card) for card in Cards(folders).select(names, extras)}
+    found = {card.name: wanted_by_card(card) for card in Cards(folders).select(names, all_cards)}
     for name in recipes:
         data = resolve(None, name).recipe.data
         if hasattr(data, "tasks"):

@@ -56,7 +56,9 @@ def list_tasks(
         here = [role for role in card.splits if is_available(card, role, data_root, known.paths[card.name])]
         kind = "core" if card.core else "world" if card.world is not None else "extra"
         data = ", ".join(here) or ("hub" if card.hub is not None else "missing")
-        rows.append((card.cluster, card.name, kind, card.use, card.metric.name, kind_of(card), data, card.description))
+        rows.append(
+            (card.cluster, card.name, kind, card.usage, card.metric.name, kind_of(card), data, card.description)
+        )
     rows.sort(key=lambda row: [one.cluster for one in chosen].index(row[0]))
     console.table(("cluster", "task", "kind", "use", "metric", "answer", "data", "description"), rows)
 
@@ -148,7 +150,7 @@ def _chosen(
         if is_path(name):
             wanted += known.at(name)
         elif name in (*GROUPS, *CLUSTERS) and name not in known.paths:
-            wanted += [card.name for card in known.select([name], extras=True)]
+            wanted += [card.name for card in known.select([name], all_cards=True)]
         elif name in known.paths:
             wanted.append(name)
         else:

@@ -23,7 +23,7 @@ def evaluate(
     model: options.Model = None,
     task: options.Task = None,
     cluster: options.Cluster = None,
-    extras: options.Extras = False,
+    all_cards: options.AllCards = False,
     cards: options.Cards = None,
     protocol: options.Protocol = "auto",
     templates: options.Templates = None,
@@ -69,14 +69,14 @@ def evaluate(
     for option, value, allowed in (
         ("--protocol", protocol, ("auto", *PROTOCOLS)),
         ("--demonstrations", demonstrations, ("frozen", "drawn")),
-        ("--layout", layout, (None, *get_args(DemonstrationLayout))),
-        ("--route", route, (None, *get_args(Route))),
+        ("--demonstration-layout", layout, (None, *get_args(DemonstrationLayout))),
+        ("--input-route", route, (None, *get_args(Route))),
     ):
         _one_of(option, value, allowed)
     if samples > 1 and temperature <= 0:
         raise MetalmError(f"--temperature {temperature}: sampled answers need more than 0", remedy="name one above 0")
     known = Cards(cards or ())
-    chosen = select_cards(known, _split(task), _split(cluster), extras)
+    chosen = select_cards(known, _split(task), _split(cluster), all_cards)
     sources = [model or newest_metalm(), *(versus or [])]
     places = result_paths(sources, out, protocol, [*_split(task), *_split(cluster)], save_samples)
     silence_libraries(offline)
@@ -103,7 +103,7 @@ def evaluate(
     ).run(contamination or ())
 
 
-def select_cards(cards: Cards, tasks: Sequence[str], clusters: Sequence[str], extras: bool) -> list[Card]:
+def select_cards(cards: Cards, tasks: Sequence[str], clusters: Sequence[str], all_cards: bool) -> list[Card]:
     """The cards that ``--task`` and ``--cluster`` stand for.
 
     Raises:
@@ -125,9 +125,9 @@ def select_cards(cards: Cards, tasks: Sequence[str], clusters: Sequence[str], ex
             remedy="name one of these"
             + (f"; {wrong[0]} is a task: --task {wrong[0]}" if wrong[0] in cards.paths else ""),
         )
-    found = cards.select([*tasks, *clusters], extras)
+    found = cards.select([*tasks, *clusters], all_cards)
     if not found:
-        raise MetalmError(f"{', '.join(clusters)}: no task belongs here", remedy="add --extras, or name tasks")
+        raise MetalmError(f"{', '.join(clusters)}: no task belongs here", remedy="add --all-cards, or name tasks")
     return found
 
 
@@ -218,7 +218,7 @@ def _harness(
 
 
 def _reader(given: str, offline: bool) -> EncoderLimit:
-    """The encoder that ``--also-fit`` names.
+    """The encoder that ``--match-input-lengths-of`` names.
 
     Raises:
         MetalmError: It is not TOKENIZER:LENGTH, or no tokenizer is there.
@@ -230,7 +230,7 @@ def _reader(given: str, offline: bool) -> EncoderLimit:
     name, _, length = given.rpartition(":")
     if not name or not length.isdecimal() or int(length) < 8:
         raise MetalmError(
-            f"--also-fit {given} is not TOKENIZER:LENGTH",
+            f"--match-input-lengths-of {given} is not TOKENIZER:LENGTH",
             remedy="write the folder or hub id of its tokenizer, a colon, and the tokens that it reads (8 or more)",
         )
     folder = model_folder(name, offline=offline, weights=False)

@@ -26,7 +26,7 @@ ClusterNames = Annotated[
     list[str] | None,
     typer.Option("--cluster", metavar="CLUSTER", help="Train on the core tasks of this cluster."),
 ]
-Extras = Annotated[bool, typer.Option("--extras", help="Clusters also stand for cards that are not core.")]
+AllCards = Annotated[bool, typer.Option("--all-cards", help="Clusters also stand for cards that are not core.")]
 Templates = Annotated[
     str | None, typer.Option("--templates", metavar="NAME", help="Collection of templates (data.templates.collection).")
 ]
@@ -44,7 +44,7 @@ def finetune(
     model: BaseOption = None,
     task: TaskNames = None,
     cluster: ClusterNames = None,
-    extras: Extras = False,
+    all_cards: AllCards = False,
     templates: Templates = None,
     encoder_only: EncoderOnly = False,
     out: OutOption = None,
@@ -58,7 +58,7 @@ def finetune(
 
     RECIPE left out is multitask. Without --model it begins from the newest finished pretraining run.
     """
-    flags = _flags(model, task, cluster, extras, templates, None)
+    flags = _flags(model, task, cluster, all_cards, templates, None)
     if encoder_only:
         flags |= {"model.trains.decoder": "none", "model.trains.encoders": "all", "model.trains.connectors": "all"}
     train("finetune", arguments or [], flags, TrainOptions(out, resume, dry_run, offline, data_root, seeds))
@@ -71,7 +71,7 @@ def instruct(
     hold_out: Held = None,
     task: TaskNames = None,
     cluster: ClusterNames = None,
-    extras: Extras = False,
+    all_cards: AllCards = False,
     out: OutOption = None,
     resume: Resume = False,
     dry_run: DryRun = False,
@@ -83,7 +83,7 @@ def instruct(
 
     RECIPE left out is flan. Without --model it begins from the newest finished pretraining run.
     """
-    flags = _flags(model, task, cluster, extras, templates, hold_out)
+    flags = _flags(model, task, cluster, all_cards, templates, hold_out)
     train("instruct", arguments or [], flags, TrainOptions(out, resume, dry_run, offline, data_root, seeds))
 
 
@@ -91,7 +91,7 @@ def _flags(
     model: str | None,
     tasks: list[str] | None,
     clusters: list[str] | None,
-    extras: bool,
+    all_cards: bool,
     templates: str | None,
     held: list[str] | None,
 ) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def _flags(
     return {
         "model.checkpoint": model,
         "data.tasks": [*(tasks or []), *(clusters or [])] or None,
-        "data.extras": True if extras else None,
+        "data.all_cards": True if all_cards else None,
         "data.templates.collection": templates,
         "data.hold_out": held or None,
     }

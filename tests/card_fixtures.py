@@ -20,7 +20,10 @@ citation: none
 """
 CLASSES = """\
 fields: {premise: premise, hypothesis: hypothesis}
-answer: {label: label, names: [entailment, not_entailment], words: {entailment: "yes", not_entailment: "no"}}
+answer:
+  label: label
+  class_names: [entailment, not_entailment]
+  verbalizers: {entailment: "yes", not_entailment: "no"}
 metric: {name: accuracy, source: us}
 """
 CARD: dict[str, Any] = {

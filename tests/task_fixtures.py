@@ -14,7 +14,7 @@ core: false
 file: {name}.jsonl
 splits: {{train: "rows[:{train}]", validation: "rows[{train}:]"}}
 fields: {{text: text, question: question}}
-answer: {{label: label, names: [no, yes], words: {{no: "no", yes: "yes"}}}}
+answer: {{label: label, class_names: [no, yes], verbalizers: {{no: "no", yes: "yes"}}}}
 long_inputs: {{field: text, truncate: {cut}}}
 metric: {{name: accuracy, source: the tests}}
 licence: Apache-2.0

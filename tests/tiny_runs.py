@@ -23,7 +23,7 @@ command: pretrain
 model:
   decoder:
     config: {model_type: gpt2, n_embd: 32, n_layer: 2, n_head: 2, n_positions: 64}
-    tokenizer: {train: {vocab_size: 400, documents: 100}}
+    tokenizer: {new: {vocab_size: 400, documents: 100}}
     dropout: 0.0
   encoders:
     text:
@@ -35,11 +35,11 @@ model:
         num_attention_heads: 2
         intermediate_size: 48
         max_position_embeddings: 64
-      tokenizer: {train: {vocab_size: 400, documents: 100}}
+      tokenizer: {new: {vocab_size: 400, documents: 100}}
       dropout: 0.0
 data:
   sources: [{name: world, world: {documents: 200, seed: 0}}]
-  validation: {documents: 2, every: 20}
+  validation: {documents: 2, hold_out_every: 20}
   sequence_length: 64
 objective: {name: semi_causal, span_length: [4, 8], span_fraction: 0.25}
 train:

@@ -16,7 +16,7 @@ command: finetune
 model:
   decoder:
     config: {model_type: gpt2, n_embd: 32, n_layer: 1, n_head: 2, n_positions: 128}
-    tokenizer: {train: {vocab_size: 400, documents: 50}}
+    tokenizer: {new: {vocab_size: 400, documents: 50}}
 data:
   tasks: [FOLDER/parity.yaml]
   templates: {collection: FOLDER/words}
@@ -80,7 +80,7 @@ def test_a_text_that_is_empty(folder: Path, capsys: Any) -> None:
 
 def test_options_without_the_answer(folder: Path, capsys: Any) -> None:
     card = folder / "parity.yaml"
-    label = 'answer: {label: label, names: [no, yes], words: {no: "no", yes: "yes"}}'
+    label = 'answer: {label: label, class_names: [no, yes], verbalizers: {no: "no", yes: "yes"}}'
     edit(card, label, "answer: {options: choices, text: right}")
     rows(folder, lambda one: {**one, "choices": ["red", "blue"], "right": "green"})
     assert "the answer 'green' is not among the options red, blue" in refused(folder, capsys)

@@ -79,7 +79,7 @@ def test_show(capsys: Capture, tmp_path: Path) -> None:
 
 
 def test_check_reads_every_row(capsys: Capture, tmp_path: Path) -> None:
-    write_card(tmp_path / "cards", CLASSES + "where: label != 7\n", file="../rows.jsonl")
+    write_card(tmp_path / "cards", CLASSES + "row_filter: label != 7\n", file="../rows.jsonl")
     rows = [pair(0, "a" * length) for length in (1, 2, 3, 4)] + [pair(1), pair(7)]
     write_rows(tmp_path / "rows.jsonl", rows)
     assert run(["tasks", "check", "mine", "--cards", "cards"]) == 0

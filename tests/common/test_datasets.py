@@ -12,10 +12,10 @@ OPEN = """
 import json, pickle, sys
 from metalm_cli.data import open_corpus
 from metalm_cli.errors import MetalmError
-from metalm_cli.recipes import schema
+from metalm_cli.config.schema.data import Data, Source
 def corpus(offline=False, documents=0, **source):
-    sources = [schema.Source(name="docs", hub="me/docs", **source)]
-    data = schema.Data(sources=sources, validation={"documents": documents, "every": 4})
+    sources = [Source(name="docs", hub="me/docs", **source)]
+    data = Data(sources=sources, validation={"documents": documents, "hold_out_every": 4})
     try:
         return open_corpus(data, seed=3, offline=offline)
     except MetalmError as error:

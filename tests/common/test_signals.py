@@ -61,10 +61,10 @@ def test_outside_the_main_thread_it_does_nothing() -> None:
 LOADER = """
     import os, signal, sys
     from torch.utils.data import DataLoader
-    from metalm_cli.data.loader import start_worker
-    from metalm_cli.training.signals import StopSignals
+    from metalm_cli.data.sampling.loader import worker_init
+    from metalm_cli.common.signals import StopSignals
 
-    init = start_worker if sys.argv[2] == "deaf" else None
+    init = worker_init if sys.argv[2] == "deaf" else None
     with StopSignals() as stop:
         seen = 0
         for _ in DataLoader(range(200), num_workers=2, worker_init_fn=init, multiprocessing_context="fork"):

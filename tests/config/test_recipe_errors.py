@@ -11,9 +11,9 @@ from metalm_cli.config.recipe_errors import RecipeError, RecipeProblem
 
 BAD = """\
 model:
-  decoder: {config: {hidden_size: 8}, tokeniser: x, tokenizer: {train: {vocab_size: 1e4}}}
+  decoder: {config: {hidden_size: 8}, tokeniser: x, tokenizer: {new: {vocab_size: 1e4}}}
   encoders:
-    text: {checkpoint: bert, tokenizer: {train: {}}, train: last, max_length: "512"}
+    text: {checkpoint: bert, tokenizer: {new: {}}, trains: last, max_length: "512"}
 data:
   sources:
     - {path: a.jsonl, weight: -1}
@@ -118,10 +118,10 @@ def test_the_error_shows_every_problem(tmp_path: Path) -> None:
         (["objective.name=prefix", "model.encoders=null"], "model.encoders", "missing"),
         (["objective.name=causal"], "model.encoders", "docks nothing"),
         (["model.decoder.config=null"], "model.decoder", "neither checkpoint nor config"),
-        (["model.encoders.more={train: all}"], "model.encoders.more", "neither checkpoint nor config"),
+        (["model.encoders.more={trains: all}"], "model.encoders.more", "neither checkpoint nor config"),
         (["model.encoders.a-b={checkpoint: x}"], "model.encoders.a-b", "letters, digits"),
         (["model.decoder.config.model_type=3"], "model.decoder.config.model_type", "got 3"),
-        (["model.decoder={checkpoint: x, tokenizer: {train: {}}}"], "model.decoder.tokenizer", "its own"),
+        (["model.decoder={checkpoint: x, tokenizer: {new: {}}}"], "model.decoder.tokenizer", "its own"),
         (["model.decoder.tokenizer=null"], "model.decoder.tokenizer", "missing"),
         (["model.decoder.tokenizer=same"], "model.decoder.tokenizer", "without another part"),
         (["objective.name=mlm", "model.decoder=null"], "model.encoders.text.tokenizer", "without another part"),

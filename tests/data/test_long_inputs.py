@@ -58,7 +58,7 @@ def test_windows_are_the_same_characters_in_docks_that_fit(words: int) -> None:
     lowered = SessionTokeniser(tokenise.tokenizer, {})
     spans = [span for span in made if not isinstance(span, Docked)]
     assert spans == [span for span in whole if not isinstance(span, Docked)]
-    assert lowered(made, require_targets=True).trained.sum() == lowered(whole, need_trained=True).trained.sum()
+    assert lowered(made, require_targets=True).trained.sum() == lowered(whole, require_targets=True).trained.sum()
 
 
 def test_as_many_windows_as_the_session_holds() -> None:

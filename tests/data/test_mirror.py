@@ -41,10 +41,10 @@ citation: none
 WRITE = """
 import json, sys
 from pathlib import Path
-from metalm_cli.data.examples import open_examples
-from metalm_cli.data.mirror import mirror, wanted_by_card, wanted_by_source
+from metalm_cli.data.examples.open_examples import open_examples
+from metalm_cli.data.mirrors.mirror import mirror, wanted_by_card, wanted_by_source
 from metalm_cli.errors import MetalmError
-from metalm_cli.recipes import schema
+from metalm_cli.config.schema.data import Data, Source
 from metalm_cli.tasks import Cards
 card = Cards(["mine.yaml"])["mine"]
 root = Path("data")
@@ -134,9 +134,9 @@ def test_what_is_damaged_or_missing_comes_again_from_the_same_commit(hub: HubSer
 
 def test_a_source_is_streamed(hub: HubServer, tmp_path: Path) -> None:
     code = """
-source = schema.Source(name="docs", hub="me/pairs", text="premise")
+source = Source(name="docs", hub="me/pairs", text="premise")
 done = write(wanted_by_source(source))
-print(json.dumps([done, wanted_by_source(schema.Source(name="x", path="y.jsonl"))]))
+print(json.dumps([done, wanted_by_source(Source(name="x", path="y.jsonl"))]))
 """
     assert ran(hub, tmp_path, code) == [[["train", "written", 7]], None]
     assert lines(tmp_path / "data" / "docs" / "train.jsonl.gz") == rows(7)

@@ -59,7 +59,7 @@ def test_slices_count_rows_of_the_file(tmp_path: Path, opener: Any) -> None:
 
 def test_rows_that_a_card_leaves_out(tmp_path: Path, opener: Any) -> None:
     write_rows(tmp_path / "rows.jsonl", [pair(-1), pair(0), pair(-1), pair(1)])
-    opened = opener(write_card(tmp_path, CLASSES + "where: label >= 0\n"))
+    opened = opener(write_card(tmp_path, CLASSES + "row_filter: label >= 0\n"))
     assert (len(opened), [opened[at] is None for at in range(4)]) == (4, [True, False, True, False])
     assert [(example.row, example.label) for example in opened] == [(1, 0), (3, 1)]
 

@@ -23,8 +23,8 @@ FIRST_HUNDRED = "b3fc7fc8dac6b9a48c4302199f90bb69b4a39e5e63613f7d9012d7806b83b52
 
 DIGEST = (
     "import hashlib\n"
-    "from metalm_cli.miniworld import documents\n"
-    "rows = documents({count})\n"
+    "from metalm_cli.miniworld import miniworld_documents\n"
+    "rows = miniworld_documents({count})\n"
     "order = {order}\n"
     "texts = dict((i, rows[i]['text']) for i in order)\n"
     "print(hashlib.sha256('\\x00'.join(texts[i] for i in range(100)).encode()).hexdigest())"
@@ -54,7 +54,7 @@ def test_other_processes_read_the_same_rows_in_any_order(hash_seed, order, texts
 
 def test_generating_needs_no_heavy_import():
     code = (
-        "import sys; from metalm_cli.miniworld import documents; documents(3)[2]; "
+        "import sys; from metalm_cli.miniworld import miniworld_documents; miniworld_documents(3)[2]; "
         "print([name for name in ('torch', 'transformers', 'numpy', 'datasets', 'pydantic') if name in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -45,7 +45,7 @@ def test_a_fresh_connector_gives_vectors_of_the_scale_of_embeddings(decoder, enc
     model = assembly.model.eval()
     batch = batch_with(assembly, TEXTS)
     with torch.no_grad():
-        docked = root_mean_square(model.docked("text", batch.docks["text"]))
+        docked = root_mean_square(model.dock_vectors("text", batch.docks["text"]))
         tokens = root_mean_square(model.decoder.get_input_embeddings()(torch.arange(VOCABULARY)))
     assert docked == pytest.approx(tokens, rel=0.35)
     assert model.connectors["text"][0].in_features == 32
@@ -56,7 +56,7 @@ def test_a_vision_connector_is_scaled_too(tokenizers) -> None:
     assembly = assembled(model_recipe(tokenizers, "llama", "vit", name="vision"))
     batch = batch_with(assembly, [picture(0), picture(1)], "vision")
     with torch.no_grad():
-        docked = root_mean_square(assembly.model.docked("vision", batch.docks["vision"]))
+        docked = root_mean_square(assembly.model.dock_vectors("vision", batch.docks["vision"]))
         tokens = root_mean_square(assembly.model.decoder.get_input_embeddings()(torch.arange(VOCABULARY)))
     assert docked == pytest.approx(tokens, rel=0.35)
 

@@ -34,7 +34,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 import metalm_cli.models
-from metalm_cli.models.load import load_model
+from metalm_cli.models.checkpoint_io import load_model
 from metalm_cli.sessions import Causal, Docked, Session, SessionTokeniser, build_row, collate
 from PIL import Image
 from safetensors.torch import save_file

@@ -83,9 +83,9 @@ import sys
 from transformers import AutoModelForCausalLM, LlamaConfig
 sizes = dict(vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2)
 model = AutoModelForCausalLM.from_config(LlamaConfig(**sizes), attn_implementation="flex_attention").eval()
-from metalm_cli.models.decoders import probe
+from metalm_cli.models.decoders import measure_decoder
 before = set(sys.modules)
-assert probe(model).packs
+assert measure_decoder(model).packs
 new = {name for name in set(sys.modules) - before if name.startswith("torch._inductor")}
 assert not new, sorted(new)[:5]
 """

@@ -279,7 +279,7 @@ def test_saved_and_loaded_in_a_fresh_process(tmp_path) -> None:
 from safetensors.torch import load_file
 import torch
 from transformers import AutoModelForCausalLM
-from metalm_cli.models.deepnorm import register
+from metalm_cli.models.deepnorm.register import register
 register()
 expected = load_file({str(tmp_path / "expected.safetensors")!r})
 model = AutoModelForCausalLM.from_pretrained({str(tmp_path)!r})

@@ -288,7 +288,7 @@ def test_saved_and_loaded_in_a_fresh_process(tmp_path) -> None:
 from pathlib import Path
 import torch
 from safetensors.torch import load_file
-from metalm_cli.models import deepnorm_encoder
+from metalm_cli.models.deepnorm import encoder as deepnorm_encoder
 expected = load_file({str(tmp_path / "expected.safetensors")!r})
 ids = expected.pop("ids")
 assert len(expected) == 3

@@ -46,7 +46,7 @@ def test_docks_are_a_direct_call_on_the_single_text(kind, keep_special, tokenize
     batch = batch_with(assembly, TEXTS)
     table = batch.docks["text"]
     with torch.no_grad():
-        vectors = model.docked("text", table)[table.content_index]
+        vectors = model.dock_vectors("text", table)[table.content_index]
         embeds = model.embed(batch.decoder.input_ids, batch.docks)
         expected = []
         for text in TEXTS:
@@ -165,7 +165,7 @@ def test_patches_of_an_image_are_docked(kind, extra, keep_special, tokenizers) -
         outputs = model.encoders["vision"](pixel_values=pixels).last_hidden_state[0]
         assert len(outputs) == 4 + extra
         expected = model.connectors["vision"](outputs if keep_special else outputs[extra:])
-        found = model.docked("vision", table)[table.content_index]
+        found = model.dock_vectors("vision", table)[table.content_index]
     count = 4 + extra if keep_special else 4
     assert len(found) == 2 * count
     torch.testing.assert_close(found[count:], expected, atol=1e-5, rtol=1e-5)

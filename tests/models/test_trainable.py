@@ -33,7 +33,7 @@ def assembled(tokenizers, *, decoder="all", encoder="all", connector="all", shap
         tokenizers,
         decoder_options={"trains": decoder},
         connector={"trains": connector, **(shape or {})},
-        train=encoder,
+        trains=encoder,
         **options,
     )
     return build_metalm(model, seed=0, sample=lambda count: iter(()))
@@ -103,9 +103,9 @@ def test_a_partly_frozen_part_is_in_training_mode(tokenizers) -> None:
 @pytest.mark.parametrize(
     ("choice", "where", "remedy"),
     [
-        ({"decoder": "last_3"}, "model.decoder.train: last_3", "last_2"),
-        ({"encoder": "last_9"}, "model.encoders.text.train: last_9", "last_2"),
-        ({"connector": "last_2"}, "model.connectors.text.train: last_2", "last_1"),
+        ({"decoder": "last_3"}, "model.decoder.trains: last_3", "last_2"),
+        ({"encoder": "last_9"}, "model.encoders.text.trains: last_9", "last_2"),
+        ({"connector": "last_2"}, "model.connectors.text.trains: last_2", "last_1"),
     ],
 )
 def test_more_layers_than_there_are(choice, where, remedy, tokenizers) -> None:
@@ -145,7 +145,7 @@ def test_learning_rates_and_decay_by_part(tokenizers) -> None:
         tokenizers,
         decoder_options={"learning_rate": 1e-3},
         connector={"learning_rate": 2e-3},
-        train="last_1",
+        trains="last_1",
     )
     assembly = build_metalm(model, seed=0, sample=lambda count: iter(()))
     groups = parameter_groups(assembly.parts(), assembly.policy, 5e-4, 0.1)

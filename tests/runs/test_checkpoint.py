@@ -281,7 +281,7 @@ FULL_DISK = """
     from pathlib import Path
     import torch
     from metalm_cli.errors import MetalmError
-    from metalm_cli.training import checkpoint
+    from metalm_cli.runs import checkpoint
     root = Path(sys.argv[1])
     for step in range(1, 100):
         try:
@@ -289,7 +289,7 @@ FULL_DISK = """
         except MetalmError as error:
             print(int(error.exit_code), error)
             break
-    path, damaged = checkpoint.latest(root)
+    path, damaged = checkpoint.find_latest(root)
     assert path.name == f"step-{step - 1:08d}" and not damaged, (path, damaged)
     assert checkpoint.load(path)[0]["model"]["w"][0] == step - 1
     assert not [p for p in root.iterdir() if p.name.startswith(".")]
@@ -329,7 +329,7 @@ KILLED = """
     import os, random, shutil, signal, sys, time
     from pathlib import Path
     import torch
-    from metalm_cli.training import checkpoint
+    from metalm_cli.runs import checkpoint
     torch.set_num_threads(1)
     top, trials, mode = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     random.seed(int(sys.argv[4]))
@@ -340,7 +340,7 @@ KILLED = """
             tensors = {"model": {"w": torch.full((20_000,), float(step))}}
             checkpoint.save(root, saved, tensors, {"count": step}, shard_bytes=30_000)
             os.write(pipe, step.to_bytes(4, "little"))
-            checkpoint.prune(root, 2)
+            checkpoint.remove_old(root, 2)
 
     def die_at(moment):
         count = 0
@@ -377,7 +377,7 @@ KILLED = """
             told += part
         os.close(read)
         done = int.from_bytes(told[-4:], "little")
-        path, damaged = checkpoint.latest(root)
+        path, damaged = checkpoint.find_latest(root)
         assert all("interrupted" in d.why for d in damaged), damaged
         interrupted += bool(damaged)
         if path is None:
@@ -386,8 +386,8 @@ KILLED = """
         tensors, state = checkpoint.load(path)
         assert state["count"] in (done, done + 1), (state, done)
         assert (tensors["model"]["w"] == state["count"]).all()
-        checkpoint.clean(root)
-        again, damaged = checkpoint.latest(root)
+        checkpoint.remove_interrupted(root)
+        again, damaged = checkpoint.find_latest(root)
         assert not damaged and checkpoint.load(again)[1] == state
         shutil.rmtree(root)
     print(interrupted)

@@ -130,7 +130,7 @@ def test_a_failing_link_is_only_a_note(tmp_path: Path) -> None:
 HOLDER = """
     import os, sys, time
     from pathlib import Path
-    from metalm_cli.training.run_folder import RunFolder
+    from metalm_cli.runs.folder import RunFolder
     run = RunFolder.create(Path(sys.argv[1]), "x", False)
     run.write_text("recipe.yaml", "")
     if os.fork() == 0:

@@ -69,16 +69,16 @@ def test_a_missing_column_is_said_with_those_that_are_there(tmp_path: Path) -> N
     [
         (("premise: premise", "premise: '{{ a'"), ["is no expression", "mine.yaml:8"]),
         (('entailment: "yes", ', ""), ["one word for each class name", "entailment"]),
-        (("names: [entailment, not_entailment], ", ""), ["class names"]),
+        (("class_names: [entailment, not_entailment], ", ""), ["class names"]),
         (('entailment: "yes"', 'entailment: "no"'), ["two classes have the same word"]),
         (("label: label, ", ""), ["expected label, index or text"]),
         (("premise: premise", "answer: premise"), ["a field cannot be named answer"]),
-        (("metric:", "long: {field: story}\nmetric:"), ["got story, expected one of premise, hypothesis"]),
+        (("metric:", "long_inputs: {field: story}\nmetric:"), ["got story, expected one of premise, hypothesis"]),
         (("name: accuracy", "name: meteor"), ["mine.yaml:10", "meteor"]),
         (("name: accuracy", "name: accuracy, also: [f1, bertscore]"), ["bertscore"]),
         (("metric:", "demonstrations: dev\nmetric:"), ["got dev, expected one of the roles"]),
         (("metric:", "lang: en\nmetric:"), ["lang", "did you mean"]),
-        (("metric:", "where: 'a +'\nmetric:"), ["is no expression"]),
+        (("metric:", "row_filter: 'a +'\nmetric:"), ["is no expression"]),
     ],
 )
 def test_a_wrong_card(tmp_path: Path, change: tuple[str, str], words: list[str]) -> None:

@@ -46,7 +46,7 @@ def test_classes(tmp_path: Path) -> None:
     rows = [{"id": at, "text": f"{WORDS[at % 5]} {at}", "label": ("very_good", "bad")[at % 2]} for at in range(50)]
     card, examples = read_back(rows, tmp_path)
     assert card["fields"] == {"text": "text"}
-    assert card["answer"]["names"] == ["bad", "very_good"]
+    assert card["answer"]["class_names"] == ["bad", "very_good"]
     assert card["metric"]["name"] == "accuracy"
     assert card["splits"] == {"train": "rows[:-5]", "validation": "rows[-5:]"}
     assert [example.answers[0] for example in examples[:2]] == ["very good", "bad"]
@@ -60,7 +60,7 @@ def test_classes(tmp_path: Path) -> None:
 def test_classes_that_are_numbers(tmp_path: Path, values: list[Any], names: list[str]) -> None:
     rows = [{"text": f"t {at}", "label": values[at % len(values)]} for at in range(40)]
     card, examples = read_back(rows, tmp_path)
-    assert card["answer"]["names"] == names
+    assert card["answer"]["class_names"] == names
     expected = {str(value): names.index(str(value)) for value in values}
     assert [example.label for example in examples] == [expected[str(row["label"])] for row in rows]
 
@@ -70,7 +70,7 @@ def test_rows_without_a_label_are_left_out(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [{"text": f"t {at}", "label": labels[at % 8]} for at in range(80)]
     del rows[8]["label"]
     card, examples = read_back(rows, tmp_path)
-    assert card["answer"]["names"] == ["0", "1"]
+    assert card["answer"]["class_names"] == ["0", "1"]
     assert len(examples) == sum(row.get("label") in (0, 1) for row in rows)
 
 

@@ -15,7 +15,7 @@ from metalm_cli.templates import read_templates
 from metalm_cli.templates.importers import Report, import_templates, sandbox
 from metalm_cli.templates.importers.draft import ImportRefused, as_jinja_string, as_jinja_text, slug
 from metalm_cli.templates.importers.flan import parse_patterns, to_jinja
-from metalm_cli.templates.importers.import_templates import MAX_FILE
+from metalm_cli.templates.importers.importer import MAX_FILE
 from metalm_cli.templates.render import render
 from metalm_cli.templates.template import Template
 
@@ -232,9 +232,9 @@ def worker(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
 
     real = subprocess.run
     start = (
-        "from metalm_cli.templates.importers import worker\n"
+        "from metalm_cli.templates.importers import sandbox_worker\n"
         f"def read(text, cards, source):\n    {code}\n"
-        "worker.READERS['flan'] = read\nworker.main()\n"
+        "sandbox_worker.READERS['flan'] = read\nsandbox_worker.main()\n"
     )
 
     def run(command: list[str], **values: Any) -> Any:
@@ -291,12 +291,12 @@ def test_a_process_that_does_not_end(
 
 
 def test_nothing_is_half_written(tmp_path: Path, cards: dict[str, Card], monkeypatch: pytest.MonkeyPatch) -> None:
-    from metalm_cli.templates.importers import import_templates
+    from metalm_cli.templates.importers import importer
 
     def fail(path: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(import_templates, "read_templates", fail)
+    monkeypatch.setattr(importer, "read_templates", fail)
     with pytest.raises(MetalmError, match="cannot be written"):
         import_templates("flan", FIXTURES / "flan_defects.txt", tmp_path / "out", cards)
     assert list(tmp_path.iterdir()) == []

@@ -19,7 +19,7 @@ command: finetune
 model:
   decoder:
     config: {model_type: gpt2, n_embd: 32, n_layer: 2, n_head: 2, n_positions: 128}
-    tokenizer: {train: {vocab_size: 400, documents: 100}}
+    tokenizer: {new: {vocab_size: 400, documents: 100}}
     dropout: 0.0
   encoders:
     text:
@@ -31,7 +31,7 @@ model:
         num_attention_heads: 2
         intermediate_size: 48
         max_position_embeddings: 96
-      tokenizer: {train: {vocab_size: 400, documents: 100}}
+      tokenizer: {new: {vocab_size: 400, documents: 100}}
       dropout: 0.0
 data:
   tasks: [FOLDER/parity.yaml, FOLDER/other.yaml, FOLDER/long.yaml]

@@ -22,7 +22,7 @@ def silence_libraries(offline: bool = False) -> None:
 
 
 def silence_environment(offline: bool = False) -> None:
-    """The part of :func:`quiet_libraries` that processes inherit; it imports nothing."""
+    """The part of :func:`silence_libraries` that processes inherit; it imports nothing."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

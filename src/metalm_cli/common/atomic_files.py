@@ -109,7 +109,7 @@ def write_error(error: OSError, what: str, where: Path, exit_code: Exit, remedy:
 
 @contextmanager
 def explain_write_errors(where: Path, what: str, exit_code: Exit) -> Iterator[None]:
-    """Turns an error of the system inside it into a :class:`MetalmError`, by :func:`write_failed`."""
+    """Turns an error of the system inside it into a :class:`MetalmError`, by :func:`write_error`."""
     try:
         yield
     except OSError as error:

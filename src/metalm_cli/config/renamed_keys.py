@@ -6,10 +6,14 @@ A recipe, card or template that a user writes with an old key gets an error that
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
+import pydantic_core
+
 from metalm_cli.config import schema_types
+from metalm_cli.config.schema.base import Section
 from metalm_cli.config.schema.recipes import RECIPES
 from metalm_cli.config.yaml_nodes import YamlNode
 
@@ -34,7 +38,7 @@ def with_current_keys(value: Any, annotation: Any) -> Any:
         if section is not None and key not in section.model_fields:
             key = section.renamed.get(key, key)
         translated = with_current_keys(entry, schema_types.child(section, annotation, key))
-        current[key] = _with_current_values(translated, section.renamed_values.get(key, {}) if section else {})
+        current[key] = _with_values(translated, section.renamed_values.get(key, {}) if section else {})
     return current
 
 
@@ -44,11 +48,35 @@ def recorded_recipe(values: dict[str, Any]) -> dict[str, Any]:
     return with_current_keys(values, schema)
 
 
-def _with_current_values(value: Any, renamed: dict[str, str]) -> Any:
+def fingerprint_json(section: Section, exclude: Collection[str] = ()) -> str:
+    """A section as JSON with the keys and values of their first version, so that fingerprints outlive a renaming.
+
+    Args:
+        section: What enters a fingerprint.
+        exclude: Present names of keys that do not.
+    """
+    return pydantic_core.to_json(_with_first_keys(section, exclude)).decode()
+
+
+def _with_first_keys(value: Any, exclude: Collection[str] = ()) -> Any:
+    if isinstance(value, Section):
+        first = {current: key for key, current in value.renamed.items()}
+        values = {name: {new: old for old, new in pairs.items()} for name, pairs in value.renamed_values.items()}
+        return {
+            first.get(name, name): _with_values(_with_first_keys(getattr(value, name)), values.get(name, {}))
+            for name in type(value).model_fields
+            if name not in exclude
+        }
+    if isinstance(value, dict):
+        return {key: _with_first_keys(entry) for key, entry in value.items()}
+    return [_with_first_keys(entry) for entry in value] if isinstance(value, list) else value
+
+
+def _with_values(value: Any, renamed: dict[str, str]) -> Any:
     if isinstance(value, YamlNode):
-        return replace(value, value=_with_current_values(value.value, renamed))
+        return replace(value, value=_with_values(value.value, renamed))
     if isinstance(value, list):
-        return [_with_current_values(entry, renamed) for entry in value]
+        return [_with_values(entry, renamed) for entry in value]
     return renamed.get(value, value) if isinstance(value, str) else value
 
 

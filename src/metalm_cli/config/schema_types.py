@@ -144,7 +144,7 @@ def limits(metadata: list[Any]) -> dict[str, Any]:
 def describe_type(annotation: Any, *, examples: list[Any] | None = None) -> str:
     """What a value of this type looks like, for messages and the reference.
 
-    >>> in_words(Literal["linear", "mlp"] | None)
+    >>> describe_type(Literal["linear", "mlp"] | None)
     'linear, mlp or null'
     """
     bounds: dict[str, Any] = {}

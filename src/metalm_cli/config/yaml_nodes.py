@@ -206,7 +206,7 @@ _Dumper.add_representer(str, _text)
 def to_flow_yaml(value: Any) -> str:
     """``value`` as YAML on one line.
 
-    >>> flow({"a": [1, "no", 1e-08, "1e-4"]})
+    >>> to_flow_yaml({"a": [1, "no", 1e-08, "1e-4"]})
     "{a: [1, 'no', 1.0e-08, \\"1e-4\\"]}"
     """
     text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=10**9, sort_keys=False, allow_unicode=True)

@@ -31,7 +31,8 @@ class AnswerKey:
 
     Args:
         question: What a person would call it: task, row, template, shots.
-        text: Digest of the token ids and docked contents (:func:`~metalm_cli.inference.scoring.question_rows.digest`).
+        text: Digest of the token ids and docked contents
+            (:func:`~metalm_cli.inference.scoring.question_rows.session_digest`).
         how: Kind of answer and its settings.
     """
 

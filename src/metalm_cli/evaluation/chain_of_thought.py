@@ -28,7 +28,7 @@ def find_answers(text: str) -> list[tuple[int, str]]:
 
     Those that are followed by nothing, as at the end of a text that was cut off, do not count.
 
-    >>> conclusions("Two and two. The answer is 4\\nNo: the answer is: 5\\nThe answer is")
+    >>> find_answers("Two and two. The answer is 4\\nNo: the answer is: 5\\nThe answer is")
     [(13, '4'), (33, '5')]
     """
     found = ((one.start(), one[1].strip()) for one in _CONCLUSION.finditer(text))
@@ -38,7 +38,7 @@ def find_answers(text: str) -> list[tuple[int, str]]:
 def extract_answer(text: str, delimiter: str = " ", metric: MetricName = "accuracy") -> tuple[str, str]:
     """The rationale and the answer of what was said, as ``Style(rationale=True)`` trains it.
 
-    The last conclusion counts (:func:`conclusions`), and the answer is the rest of its line, without a full stop for
+    The last conclusion counts (:func:`find_answers`), and the answer is the rest of its line, without a full stop for
     metrics that compare numbers. Where a text does not conclude, its answer is its last line that is not empty; for
     metrics that compare numbers, its last number.
 
@@ -52,9 +52,9 @@ def extract_answer(text: str, delimiter: str = " ", metric: MetricName = "accura
         in it is a number where one is needed.
 
     Example:
-        >>> answer_of(" Fire burns.\\nThe answer is no")
+        >>> extract_answer(" Fire burns.\\nThe answer is no")
         ('Fire burns.', 'no')
-        >>> answer_of("3 apples and 4 make 7 in all.", metric="number")
+        >>> extract_answer("3 apples and 4 make 7 in all.", metric="number")
         ('3 apples and 4 make 7 in all.', '7')
     """
     said = strip_delimiter(text, delimiter)
@@ -81,7 +81,7 @@ def vote(answer: str, metric: MetricName) -> Hashable | None:
     Numbers are compared as numbers, classes as they are, and other texts as SQuAD compares them. An empty answer, and
     one without a number where one is needed, abstains.
 
-    >>> vote_of("1,200.0 apples", "number") == vote_of("1200", "number")
+    >>> vote("1,200.0 apples", "number") == vote("1200", "number")
     True
     """
     if metric in _NUMBERS:
@@ -94,7 +94,7 @@ def majority_vote(samples: Sequence[str], metric: MetricName = "accuracy") -> st
 
     Args:
         samples: Answers, without their rationales.
-        metric: What will judge the answer; decides which are equal (:func:`vote_of`).
+        metric: What will judge the answer; decides which are equal (:func:`vote`).
 
     Returns:
         The first sample of the largest group; of equal groups that whose first sample comes first. The first sample
@@ -104,7 +104,7 @@ def majority_vote(samples: Sequence[str], metric: MetricName = "accuracy") -> st
         MetalmError: There are no samples.
 
     Example:
-        >>> majority(["12", "13.", "13.0", "I do not know"], "number")
+        >>> majority_vote(["12", "13.", "13.0", "I do not know"], "number")
         '13.'
     """
     if not samples:

@@ -90,9 +90,9 @@ def plan_batches(
         Indices; in no batch do the most new tokens exceed the least room.
 
     Example:
-        >>> list(batches([3, 9, 4, 8], [2, 2, 5, 2], [9, 3, 8, 4], size=2))
+        >>> list(plan_batches([3, 9, 4, 8], [2, 2, 5, 2], [9, 3, 8, 4], size=2))
         [[1, 3], [2, 0]]
-        >>> list(batches([3, 9, 4, 8], [2, 2, 2, 2], [9, 3, 8, 4], size=4, budget=20))
+        >>> list(plan_batches([3, 9, 4, 8], [2, 2, 2, 2], [9, 3, 8, 4], size=4, budget=20))
         [[1], [3, 2], [0]]
     """
     order = sorted(range(len(lengths)), key=lambda index: (-limits[index] if equal_limits else 0, -lengths[index]))
@@ -131,7 +131,7 @@ def generate_all(
         batch_size: Sequences of a forward pass; each beam is one. None: as many as the budget holds.
         budget: Positions of a forward pass, padding and new tokens included. None: as many as ``batch_size`` makes.
         watch: Told how many sessions are done.
-        options: As for :func:`continued`; default greedy.
+        options: As for :func:`generate_in_batches`; default greedy.
 
     Returns:
         The texts, up to the document-end token, in the order given: those of :meth:`Interface.generate`.
@@ -188,7 +188,7 @@ def sample_all(
         The texts: ``n`` for each session, in the order given.
 
     Raises:
-        MetalmError: As :func:`continuations`; or ``n``, the temperature, ``top_p`` or the seed is out of range.
+        MetalmError: As :func:`generate_all`; or ``n``, the temperature, ``top_p`` or the seed is out of range.
     """
     if n < 1:
         raise MetalmError(f"got {n} samples of each session, expected at least one")
@@ -241,7 +241,7 @@ def generate_in_batches(
         Batches of (place of the session, its text), the longest sessions first.
 
     Raises:
-        MetalmError: As :func:`continuations`.
+        MetalmError: As :func:`generate_all`.
     """
     made = [one if isinstance(one, TokenisedSession) else interface.tokenise(one) for one in sessions]
     rooms = [interface.positions_left(one) for one in made]

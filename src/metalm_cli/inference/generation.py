@@ -234,7 +234,7 @@ def generate_answers(
     decoding: DecodingOptions = DecodingOptions(),
     budget: int | None = None,
 ) -> Iterator[list[tuple[int, str]]]:
-    """Continue many sessions: each as :func:`stream` does with its number as the key.
+    """Continue many sessions: each as :func:`stream_answer` does with its number as the key.
 
     Args:
         interface: The model.

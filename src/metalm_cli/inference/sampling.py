@@ -78,7 +78,7 @@ def nucleus_mask(scores: Tensor, top_p: float) -> Tensor:
         top_p: Above 0, at most 1.
 
     Example:
-        >>> nucleus(torch.tensor([[0.5, 0.3, 0.2]]).log(), 0.6).isfinite().tolist()
+        >>> nucleus_mask(torch.tensor([[0.5, 0.3, 0.2]]).log(), 0.6).isfinite().tolist()
         [[True, True, False]]
     """
     ordered, places = scores.sort(descending=True, stable=True)

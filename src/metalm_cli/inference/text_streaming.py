@@ -101,7 +101,7 @@ class VisibleText:
 def strip_delimiter(text: str, delimiter: str) -> str:
     """What was said after the delimiter, which a model says first.
 
-    >>> without(" Answer: yes ", " Answer:")
+    >>> strip_delimiter(" Answer: yes ", " Answer:")
     'yes'
     """
     return text.strip().removeprefix(delimiter.strip()).strip()
@@ -116,9 +116,9 @@ def stop_position(text: str, stop: Sequence[str], lead: str = "") -> int | None:
         lead: What is said first, and where no stop text counts: the delimiter before an answer.
 
     Example:
-        >>> stopped_at("one two", ["ne two", "e"])
+        >>> stop_position("one two", ["ne two", "e"])
         2
-        >>> stopped_at("\\nyes\\nno", ["\\n"], lead="\\n")
+        >>> stop_position("\\nyes\\nno", ["\\n"], lead="\\n")
         4
     """
     begin = len(lead) if text.startswith(lead) else 0
@@ -128,9 +128,9 @@ def stop_position(text: str, stop: Sequence[str], lead: str = "") -> int | None:
 
 
 def cut_at_stop(text: str, stop: Sequence[str], lead: str = "") -> str:
-    """A text up to its first stop text (:func:`stopped_at`).
+    """A text up to its first stop text (:func:`stop_position`).
 
-    >>> cut_at("one\\n\\ntwo", ["\\n\\n"])
+    >>> cut_at_stop("one\\n\\ntwo", ["\\n\\n"])
     'one'
     """
     return text[: stop_position(text, stop, lead)]

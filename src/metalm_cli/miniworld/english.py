@@ -70,7 +70,7 @@ def plural(noun: str) -> str:
 def third_person(verb: str) -> str:
     """The third person singular of a regular verb.
 
-    >>> third("bark"), third("hiss")
+    >>> third_person("bark"), third_person("hiss")
     ('barks', 'hisses')
     """
     return verb + ("es" if verb.endswith(("s", "x", "ch", "sh")) else "s")
@@ -91,7 +91,7 @@ def words(count: int) -> str:
 def number_with_noun(count: int, noun: str) -> str:
     """A number in words with its noun.
 
-    >>> counted(1, "box"), counted(3, "box")
+    >>> number_with_noun(1, "box"), number_with_noun(3, "box")
     ('one box', 'three boxes')
     """
     return f"{words(count)} {noun if count == 1 else plural(noun)}"
@@ -116,7 +116,7 @@ def capitalise(text: str) -> str:
 def clock_time(hour: int) -> str:
     """A full hour of the day, 5 to 22.
 
-    >>> clock(7), clock(12), clock(15), clock(19)
+    >>> clock_time(7), clock_time(12), clock_time(15), clock_time(19)
     ('seven in the morning', 'noon', 'three in the afternoon', 'seven in the evening')
     """
     if hour == 12:

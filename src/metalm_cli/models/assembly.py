@@ -166,7 +166,7 @@ def build_encoder(
     """Make or load the one encoder of ``mlm`` and ``rtd``, with its head.
 
     Raises:
-        MetalmError: As :func:`assemble`.
+        MetalmError: As :func:`build_metalm`.
     """
     torch.manual_seed(seed)
     ((name, options),) = model.encoders.items()

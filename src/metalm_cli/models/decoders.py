@@ -1,7 +1,7 @@
 """Decoder adapters: a causal language model's embeddings, hidden states and head, matched to its own logits.
 
-Nothing is taken on trust from a list of families: :func:`probe` runs the decoder once on a few tokens and measures
-whether it is causal, whether the head found here gives its own logits, and whether packed rows with a block mask give
+Nothing is taken on trust from a list of families: :func:`measure_decoder` runs the decoder once on a few tokens and
+measures whether it is causal, whether the head found here gives its own logits, and whether packed rows with a block mask give
 the logits of unpacked ones. What fails falls back to full logits, or to one session a row.
 """
 
@@ -18,7 +18,7 @@ from metalm_cli.models.loss import Head
 from metalm_cli.sessions import PackedTokens
 
 TOLERANCE = 1e-4
-"""Largest relative difference that :func:`probe` takes for equal."""
+"""Largest relative difference that :func:`measure_decoder` takes for equal."""
 
 
 @dataclass(frozen=True)

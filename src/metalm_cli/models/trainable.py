@@ -73,7 +73,7 @@ def set_trained_parameters(name: str, module: nn.Module, train: str) -> None:
     if count > len(layers):
         raise MetalmError(
             f"{name} has {len(layers)} layers, {count} of them are to train",
-            where=f"model.{name}.train: {train}",
+            where=f"model.{name}.trains: {train}",
             remedy=f"set it to last_{len(layers)} or less, or to all",
         )
     for layer in layers[-count:]:

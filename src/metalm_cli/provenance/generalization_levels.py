@@ -52,7 +52,7 @@ def describe_levels(found: Mapping[str, Level], clusters: Mapping[str, str]) -> 
     """The levels in a line; categories by the names of their clusters.
 
     Args:
-        found: From :func:`levels`.
+        found: From :func:`generalization_levels`.
         clusters: Cluster of each task that is to be named.
     """
     parts = []

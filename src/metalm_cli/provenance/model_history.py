@@ -35,7 +35,7 @@ class ModelHistory:
         silent: Ancestors of which nothing is known.
         command: The command that made the model; empty where nothing is known.
         worded: How tasks were put into words when the model was trained: ``collection`` and fields of
-            :class:`~metalm_cli.templates.Style`; those that are known and sound.
+            :class:`~metalm_cli.templates.PromptStyle`; those that are known and sound.
     """
 
     tasks: Mapping[str, str]

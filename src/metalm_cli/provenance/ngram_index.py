@@ -34,9 +34,9 @@ def words_of(text: str) -> list[str]:
 def ngrams(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """What a text is compared by, in words: its 13-grams, or all of it.
 
-    >>> [len(span) for span in spans_of("abcdefghijklmno")]
+    >>> [len(span) for span in ngrams("abcdefghijklmno")]
     [13, 13, 13]
-    >>> list(spans_of(["too", "short"]))
+    >>> list(ngrams(["too", "short"]))
     []
     """
     size = min(len(words), NGRAM)
@@ -83,8 +83,8 @@ def hash_ngrams(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
     A span of words w_0 … w_k-1 hashes to the sum of hash(w_t) · BASE ** t, so that all come from one running sum.
 
-    >>> one, _ = hashed(["a b c d e f"])
-    >>> two, texts = hashed(["short", "A, b; c d -- E f"])
+    >>> one, _ = hash_ngrams(["a b c d e f"])
+    >>> two, texts = hash_ngrams(["short", "A, b; c d -- E f"])
     >>> bool(one[0] == two[0]), texts.tolist()
     (True, [1])
     """

@@ -24,7 +24,7 @@ MOST_BYTES = 4 << 30
 def all_texts(value: Any) -> Iterator[str]:
     """All texts in a row, those inside lists and mappings too.
 
-    >>> list(strings({"a": "x", "b": [{"c": "y"}, 3]}))
+    >>> list(all_texts({"a": "x", "b": [{"c": "y"}, 3]}))
     ['x', 'y']
     """
     if isinstance(value, str):

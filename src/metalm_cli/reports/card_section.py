@@ -33,7 +33,7 @@ def cards_of(runs: Sequence[RunSummary]) -> list[tuple[Path, str]]:
 
 
 def write_card(card: tuple[Path, str]) -> Path:
-    """Write one of :func:`cards_of`.
+    """Write one of :func:`load_cards`.
 
     Raises:
         MetalmError: It cannot be written.

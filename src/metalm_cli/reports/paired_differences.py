@@ -26,7 +26,7 @@ def paired_tables(groups: Sequence[SeedGroup]) -> list[Table]:
     Of several seeds the means alone are shown, each seed by itself.
 
     Args:
-        groups: From :func:`~metalm_cli.reports.seed_groups.groups_of`.
+        groups: From :func:`~metalm_cli.reports.seed_groups.group_by_protocol`.
     """
     found = []
     for group in groups:

@@ -138,7 +138,7 @@ def load(path: Path, device: str | torch.device = "cpu", *, verify: bool = True)
     Args:
         path: A checkpoint's folder.
         device: Where the tensors go.
-        verify: Check every byte first; False right after :func:`latest`, which has done so.
+        verify: Check every byte first; False right after :func:`find_latest`, which has done so.
 
     Raises:
         MetalmError: The checkpoint is damaged.

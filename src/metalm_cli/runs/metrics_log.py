@@ -64,7 +64,7 @@ class MetricsLog:
     def cut_back(self, step: int) -> int:
         """Removes, atomically, the lines of steps after ``step``, and returns how many they were.
 
-        Lines without a step, and damaged ones in the middle, stay (:func:`read` names those).
+        Lines without a step, and damaged ones in the middle, stay (:func:`append` names those).
         """
         kept, removed = [], 0
         for line in self.path.read_bytes().splitlines(keepends=True):

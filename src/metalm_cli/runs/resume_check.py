@@ -71,7 +71,7 @@ def flatten(value: Any, path: str = "") -> dict[str, Any]:
     """Leaves of a recipe by dotted key.
 
     Example:
-        >>> flat({"train": {"steps": 5}, "data": {"sources": [{"name": "a"}]}})
+        >>> flatten({"train": {"steps": 5}, "data": {"sources": [{"name": "a"}]}})
         {'train.steps': 5, 'data.sources.0.name': 'a'}
     """
     if isinstance(value, dict) and value:

@@ -62,7 +62,7 @@ class SessionTokeniser:
 
         Args:
             session: The session.
-            need_trained: Refuse a session in which nothing is trained.
+            require_targets: Refuse a session in which nothing is trained.
             begun: The spans go on from others: no start token, and text is a continuation.
 
         Raises:

@@ -148,8 +148,10 @@ def _classes(column: Column) -> ColumnGuess:
     if len(set(words.values())) < len(words):
         words = {text: text for text in names}
     lines = [f"  label: {_quoted(f'{column.expression} | string' if numbered else _trimmed(column))}"]
-    lines += [f"  names: [{', '.join(map(_quoted, names))}]"]
-    lines += ["  words:" + ("     # say what each number means" if numbered else "     # what answers and options say")]
+    lines += [f"  class_names: [{', '.join(map(_quoted, names))}]"]
+    lines += [
+        "  verbalizers:" + ("     # say what each number means" if numbered else "     # what answers and options say")
+    ]
     lines += [f"    {_quoted(one)}: {_quoted(words[one])}" for one in names]
     where = [column.present] if column.blank else []
     where += [f"{column.expression} | string | trim != '-1'"] if column.unlabelled else []
@@ -280,12 +282,12 @@ def _card(
         "splits:     # the last rows validate: shuffle the file first if its order means anything",
         f"  train: {_quoted(train)}",
         *([f"  validation: {_quoted(f'rows[-{last}:]')}"] if last else []),
-        *([f"where: {_quoted(where)}     # rows for which this is false are left out"] if where else []),
+        *([f"row_filter: {_quoted(where)}     # rows for which this is false are left out"] if where else []),
         "fields:",
         *(f"  {field}: {_quoted(column.expression)}" for field, column in fields.items()),
         f"answer:     # {_one_line(guess.said)}",
         *guess.lines,
-        *([f"long: {{field: {long}, cut: tail}}     # the one field that may be cut"] if long else []),
+        *([f"long_inputs: {{field: {long}, truncate: tail}}     # the one field that may be cut"] if long else []),
         f"metric: {{name: {guess.metric}, source: drafted}}",
         f"templates: templates/{name}.yaml     # serves where a collection has none for this task",
         "licence: unknown",

@@ -159,8 +159,8 @@ def prompt_to_session(
         answered: With the target, trained and ended; else as far as the input, to be continued.
 
     Example:
-        >>> asked = Prompt((Piece("Is fire cold?"),), "no")
-        >>> for span in session_of(asked): print(span)
+        >>> asked = Prompt((PromptPart("Is fire cold?"),), "no")
+        >>> for span in prompt_to_session(asked): print(span)
         Docked(encoder='text', content='Is fire cold?')
         Causal(content=' no', trained=True, end=True)
     """

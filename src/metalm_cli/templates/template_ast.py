@@ -32,7 +32,7 @@ class TemplateAst:
         TemplateError: It cannot be parsed.
 
     Example:
-        >>> found = Anatomy("{{ text }}{% if answer == 'yes' %} (so {{ hypothesis }}){% endif %}")
+        >>> found = TemplateAst("{{ text }}{% if answer == 'yes' %} (so {{ hypothesis }}){% endif %}")
         >>> sorted(found.printed), sorted(found.read)
         (['hypothesis', 'text'], ['answer', 'hypothesis', 'text'])
         >>> [found.shown(wording) for wording in found.wordings]
@@ -111,7 +111,7 @@ class TemplateAst:
 
 @lru_cache(maxsize=4096)
 def parse_template(source: str) -> TemplateAst:
-    """The :class:`Anatomy` of a text, kept."""
+    """The :class:`TemplateAst` of a text, kept."""
     return TemplateAst(source)
 
 

@@ -41,7 +41,7 @@ def encoder_windows(text: str, readers: list[EncoderLimit]) -> list[str]:
         >>> class Letters:
         ...     length = 9
         ...     def tokens(self, text): return len(text)
-        >>> windows("one two three four", [Letters()])
+        >>> encoder_windows("one two three four", [Letters()])
         ['one ', 'two ', 'three', ' four']
     """
     found: list[str] = []

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from metalm_cli.config.renamed_keys import fingerprint_json
 from metalm_cli.config.schema.tasks import TaskData
 from metalm_cli.data.documents.corpus import SourceInfo
 from metalm_cli.data.examples.open_examples import Examples
@@ -114,11 +115,11 @@ class TaskCorpus:
     @property
     def fingerprint(self) -> str:
         """Changes whenever a number could stand for another session."""
-        parts: list[object] = [self.seed, self.options.model_dump_json(exclude={"workers", "validation", "layout"})]
+        parts: list[object] = [self.seed, fingerprint_json(self.options, {"workers", "validation", "row_packing"})]
         for task in self.tasks:
             files = [file.sha256 for file in task.train.files]
-            parts += [task.card.model_dump_json(), task.rows, task.rate, files, task.train.revision]
-            parts += [[one.model_dump_json() for one in task.templates], sorted(task.left_out)]
+            parts += [fingerprint_json(task.card), task.rows, task.rate, files, task.train.revision]
+            parts += [[fingerprint_json(template) for template in task.templates], sorted(task.left_out)]
         return f"{key_of(*parts):016x}"
 
     def place(self, number: int) -> PlannedRow:

@@ -135,7 +135,7 @@ def truncate_at_space(text: str, keep: int, how: str) -> str:
         how: What goes: its ``head``, its ``tail`` or its ``middle``.
 
     Example:
-        >>> cut("one two three four", 9, "tail"), cut("one two three four", 9, "head")
+        >>> truncate_at_space("one two three four", 9, "tail"), truncate_at_space("one two three four", 9, "head")
         ('one two', 'four')
     """
     if keep >= len(text):

@@ -111,7 +111,7 @@ class PlannedRow:
 
 @dataclass(frozen=True)
 class PlanBlock:
-    """Consecutive numbers of the plan; four ``[block_size]`` arrays with the meaning of :class:`Place`."""
+    """Consecutive numbers of the plan; four ``[block_size]`` arrays with the meaning of :class:`PlannedRow`."""
 
     source: np.ndarray
     epoch: np.ndarray

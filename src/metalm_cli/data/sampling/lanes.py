@@ -29,7 +29,7 @@ class SlotState(NamedTuple):
 
 
 class DocumentSource(Protocol):
-    """What lanes read from (:class:`metalm_cli.data.documents.corpus.Reader`)."""
+    """What lanes read from (:class:`metalm_cli.data.documents.corpus.DocumentReader`)."""
 
     reason: str
     """Why the last number that was empty is so: excluded, empty or validation."""
@@ -72,7 +72,7 @@ class RowWriter(Protocol):
         """The next part of a document.
 
         Args:
-            document: From :meth:`read`.
+            document: From :meth:`append`.
             offset: Document tokens already used.
             room: Positions left in the row.
             first: Nothing is in the row yet.

@@ -19,7 +19,7 @@ and shorter rows cost them nothing."""
 
 
 def split_micro_batches(lengths: Sequence[int]) -> list[slice]:
-    """Cut rows, in their order, into passes of least cost (:func:`least`).
+    """Cut rows, in their order, into passes of least cost (:func:`cheapest_split`).
 
     Args:
         lengths: Positions of each row; cuts save most where rows are sorted by length.
@@ -28,9 +28,9 @@ def split_micro_batches(lengths: Sequence[int]) -> list[slice]:
         The rows of each pass, in order.
 
     Example:
-        >>> [(one.start, one.stop) for one in passes([500, 480, 90, 80, 75, 30])]
+        >>> [(one.start, one.stop) for one in split_micro_batches([500, 480, 90, 80, 75, 30])]
         [(0, 2), (2, 6)]
-        >>> passes([100, 90, 80])
+        >>> split_micro_batches([100, 90, 80])
         [slice(0, 3, None)]
     """
     return cheapest_split(lengths)[1]

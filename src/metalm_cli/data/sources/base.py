@@ -45,7 +45,7 @@ class SequentialRows(ABC):
 
     @abstractmethod
     def load(self, raw: Any) -> Any:
-        """The row that :meth:`read` gave, parsed.
+        """The row that :meth:`append` gave, parsed.
 
         Raises:
             MetalmError: It is broken.

@@ -225,7 +225,7 @@ class JsonlStream(SequentialRows):
             yield shard, number, line
 
     def load(self, raw: tuple[int, int, bytes]) -> Any:
-        """The object of a row that :meth:`read` gave.
+        """The object of a row that :meth:`append` gave.
 
         Raises:
             MetalmError: The line is not JSON.

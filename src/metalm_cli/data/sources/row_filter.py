@@ -18,7 +18,7 @@ ABSENT = object()
 def nested_field(row: dict[str, Any], path: str) -> Any:
     """The value at a dotted path; a column whose own name has the dots wins. ``ABSENT`` if there is none.
 
-    >>> field_of({"meta": {"set": "a"}}, "meta.set")
+    >>> nested_field({"meta": {"set": "a"}}, "meta.set")
     'a'
     """
     if path in row:

@@ -151,7 +151,7 @@ def columns_by_example(metric: MetricName, said: Sequence[str], examples: Sequen
 
     Returns:
         ``row``, and ``value`` (0 to 1); or for metrics over a whole split ``found`` and ``right`` (classes or numbers);
-        or for bleu and chrf ``counts`` (what they sum over sentences). :func:`observed` reads it.
+        or for bleu and chrf ``counts`` (what they sum over sentences). :func:`observations` reads it.
     """
     rows = [one.row for one in examples]
     if metric in CLASSES:
@@ -170,7 +170,7 @@ def columns_by_example(metric: MetricName, said: Sequence[str], examples: Sequen
 
 
 def observations(metric: str, columns: Mapping[str, Sequence[Any]]) -> Observations:
-    """The observations in the columns of :func:`by_example`.
+    """The observations in the columns of :func:`columns_by_example`.
 
     Raises:
         KeyError: A column is missing, or no metric of this name works over a whole split.

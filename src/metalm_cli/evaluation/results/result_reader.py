@@ -180,7 +180,7 @@ def parse_result(record: Mapping[str, Any], name: str) -> ResultRecord:
     """A record that was made or read, checked.
 
     Args:
-        record: Such as :func:`metalm_cli.evaluation.results.result_writer.record` makes.
+        record: Such as :func:`metalm_cli.evaluation.results.result_writer.result_record` makes.
         name: What it is called in tables and messages: its file.
 
     Raises:

@@ -52,7 +52,7 @@ def tasks_in_average(results: Sequence[TaskResult], shots: int) -> dict[str, tup
 
 
 def cluster_means(results: Sequence[TaskResult], shots: int = 0) -> dict[str, ClusterMean]:
-    """Mean score of each cluster over the tasks that count (:func:`counted`)."""
+    """Mean score of each cluster over the tasks that count (:func:`tasks_in_average`)."""
     found: dict[str, list[tuple[str, float, float | None]]] = {}
     for name, (cluster, setting) in tasks_in_average(results, shots).items():
         if setting.value is not None:
@@ -98,7 +98,7 @@ def result_record(
     """What is written of an evaluation: all that is needed to do it again, and what came of it.
 
     Args:
-        model: From :func:`model_facts`.
+        model: From :func:`model_record`.
         settings: How it was done.
         results: Of each task.
         missing: Tasks without data at hand, and why.

@@ -88,7 +88,7 @@ def score(
 class Scorer:
     """Scores questions, and keeps encoded contents and read demonstrations from call to call.
 
-    Args: as :func:`score`.
+    Args: as :func:`metric_value`.
 
     Attributes:
         positions: Decoder positions read, padding left out.
@@ -119,7 +119,7 @@ class Scorer:
         questions: Sequence[OptionQuestion],
         watch: Callable[[list[int], list[OptionScores]], None] = lambda numbers, scores: None,
     ) -> list[OptionScores]:
-        """As the function :func:`score`."""
+        """As the function :func:`metric_value`."""
         starts = np.cumsum([0, *(len(one.options) for one in questions)])
         total = int(starts[-1])
         sums, greedy = np.zeros(total), np.ones(total, dtype=bool)

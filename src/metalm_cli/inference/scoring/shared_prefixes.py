@@ -42,7 +42,7 @@ def shared_prefixes(prefixes: Sequence[np.ndarray], least: int = LEAST) -> list[
         Tokens in front of each, 0 for none, in the order given; always fewer than the prefix has.
 
     Example:
-        >>> shared_fronts([np.array(ids) for ids in ([5, 6, 7, 1], [2, 2], [5, 6, 7, 3, 4])], least=2)
+        >>> shared_prefixes([np.array(ids) for ids in ([5, 6, 7, 1], [2, 2], [5, 6, 7, 3, 4])], least=2)
         [3, 0, 3]
     """
     found = [0] * len(prefixes)

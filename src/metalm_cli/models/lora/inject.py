@@ -122,7 +122,7 @@ def adapt(model: Any, parts: Mapping[str, Any], train: Mapping[str, str], lora: 
         seed: Seeds A.
 
     Returns:
-        The :class:`Adaptation`.
+        The :class:`LoraTargets`.
 
     Raises:
         MetalmError: See :func:`targets_of`.

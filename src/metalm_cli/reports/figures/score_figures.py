@@ -18,7 +18,7 @@ def score_figures(groups: Sequence[SeedGroup]) -> list[Figure]:
     """All figures of evaluations that there are facts for.
 
     Args:
-        groups: Evaluations by protocol, from :func:`~metalm_cli.reports.seed_groups.groups_of`.
+        groups: Evaluations by protocol, from :func:`~metalm_cli.reports.seed_groups.group_by_protocol`.
     """
     made = []
     for group in groups:

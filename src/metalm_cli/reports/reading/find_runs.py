@@ -20,7 +20,7 @@ def report_folder(path: Path) -> Path:
     """The folder that a report of what a path names belongs in: that of its only run, else the one of them all.
 
     Raises:
-        MetalmError: As :func:`folders_of`.
+        MetalmError: As :func:`run_folders`.
     """
     found = run_folders(path)
     return found[0] if len(found) == 1 else path

@@ -37,7 +37,7 @@ def lineage_view(name: str, lineage: Mapping[str, Any], depth: int = 0) -> dict[
 
     Args:
         name: What the model is called.
-        lineage: From :func:`sound_lineage`; one that was damaged is told as far as it goes.
+        lineage: From :func:`valid_lineage`; one that was damaged is told as far as it goes.
         depth: Generations before.
     """
     data = lineage.get("data")

@@ -65,7 +65,7 @@ def write_sessions(
 
     Args:
         folder: The run folder.
-        rows: Titles, and spans from :func:`spans_of`.
+        rows: Titles, and spans from :func:`ngrams`.
         said: What was given, and what the model said to it.
 
     Raises:
@@ -99,7 +99,7 @@ def valid_sessions(found: Mapping[str, Any], problems: list[str]) -> dict[str, A
 
 
 def _is_span(found: Sequence[Any]) -> bool:
-    """Whether it is as :func:`spans_of` makes them."""
+    """Whether it is as :func:`ngrams` makes them."""
     kinds = (int, str, str, str, int)
     fits = len(found) == len(kinds) and all(isinstance(one, kind) for one, kind in zip(found, kinds, strict=True))
     return fits and found[1] in (DOCKED, READ, TRAINED)

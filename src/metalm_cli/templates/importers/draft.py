@@ -60,9 +60,9 @@ class TemplateDraftFile:
 def as_jinja_text(text: str) -> str:
     """Text as Jinja that prints it.
 
-    >>> literal("a {{b}} {c}")
+    >>> as_jinja_text("a {{b}} {c}")
     "a {{ '{' }}{b}} {c}"
-    >>> literal("ends in {")
+    >>> as_jinja_text("ends in {")
     "ends in {{ '{' }}"
     """
     return re.sub(r"\{(?=[{%#]|\Z)", "{{ '{' }}", text)
@@ -71,7 +71,7 @@ def as_jinja_text(text: str) -> str:
 def as_jinja_string(text: str) -> str:
     """Text as Jinja that prints it, every brace marked as meant.
 
-    >>> quoted("a {{b}}")
+    >>> as_jinja_string("a {{b}}")
     "a {{ '{{' }}b{{ '}}' }}"
     """
     return re.sub(r"[{}]+", lambda found: "{{ '" + found[0] + "' }}", text)

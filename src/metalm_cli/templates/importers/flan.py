@@ -154,7 +154,7 @@ def _draft(at: int, pair: tuple[str, str], names: Mapping[str, str]) -> Template
 def to_jinja(pattern: str, names: Mapping[str, str]) -> str:
     """FLAN's pattern as Jinja.
 
-    >>> jinja("{text}: {options_} { and {}", {"options_": "options"})
+    >>> to_jinja("{text}: {options_} { and {}", {"options_": "options"})
     '{{ text }}: {{ options }} { and {}'
     """
     parts = FIELD.split(pattern)

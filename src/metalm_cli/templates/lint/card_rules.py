@@ -53,9 +53,9 @@ def swapped_class_names(first: Sequence[str], second: Sequence[str]) -> list[tup
         Pairs ``(i, j)``: ``second[i]`` means what ``first[j]`` means, j being another class than i.
 
     Example:
-        >>> swapped(["Yes", "No", "It's impossible to say"], ["true", "neither", "false"])
+        >>> swapped_class_names(["Yes", "No", "It's impossible to say"], ["true", "neither", "false"])
         [(1, 2), (2, 1)]
-        >>> swapped(["Yes", "No"], ["true", "false"])
+        >>> swapped_class_names(["Yes", "No"], ["true", "false"])
         []
     """
     if len(first) != len(second):

@@ -73,7 +73,7 @@ def restore_state(module: nn.Module, optimizer: Any, tensors: Mapping[str, Tenso
     Args:
         module: The root module, as it is trained (sharded or not).
         optimizer: Its optimiser.
-        tensors: From :func:`gather`.
+        tensors: From :func:`gather_state`.
     """
     own = module.state_dict()
     for name, value in tensors["model"].items():

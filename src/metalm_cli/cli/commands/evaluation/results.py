@@ -84,7 +84,7 @@ def print_record(record: Mapping[str, Any], name: str = "") -> None:
     """Print an evaluation that was just made, as ``metalm results show`` does.
 
     Args:
-        record: From :func:`metalm_cli.evaluation.results.result_writer.record`.
+        record: From :func:`metalm_cli.evaluation.results.result_writer.result_record`.
         name: Its file; empty: not said.
     """
     write_tables([result_table(_as_read(record, name))], _form(None))

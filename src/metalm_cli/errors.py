@@ -40,7 +40,8 @@ class MetalmError(Exception):
         self.exit_code = exit_code
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuilt, (self.what, self.where, self.why, self.remedy, self.exit_code)
+        kind = type(self) if type(self).__init__ is MetalmError.__init__ else MetalmError
+        return _rebuilt, (kind, self.what, self.where, self.why, self.remedy, self.exit_code)
 
     def __str__(self) -> str:
         lines = [self.what]
@@ -50,5 +51,17 @@ class MetalmError(Exception):
         return "\n".join(lines)
 
 
-def _rebuilt(what: str, where: str, why: str, remedy: str, exit_code: Exit) -> MetalmError:
-    return MetalmError(what, where=where, why=why, remedy=remedy, exit_code=exit_code)
+def _rebuilt(kind: type[MetalmError], what: str, where: str, why: str, remedy: str, exit_code: Exit) -> MetalmError:
+    return kind(what, where=where, why=why, remedy=remedy, exit_code=exit_code)
+
+
+class RowsUnavailableError(MetalmError):
+    """The rows of a task cannot be read here (no local copy, no hub); its card may well be right."""
+
+
+class NoTemplatesError(MetalmError):
+    """A collection has no templates for a task."""
+
+
+class EmptyRenderingError(MetalmError):
+    """A template renders an empty input or target for an example."""

@@ -19,7 +19,7 @@ from metalm_cli.demo import runner
 from metalm_cli.demo.display import Display
 from metalm_cli.demo.runner import DemoStopped, Runner
 from metalm_cli.demo.stages import BUDGETS, Stage
-from metalm_cli.demo.state import STATE, Folder, is_made, last_record, steps_done
+from metalm_cli.demo.state import STATE, Folder, error_file, is_made, last_record, steps_done
 from metalm_cli.errors import MetalmError
 
 
@@ -31,8 +31,10 @@ def stage(name: str, out: Path, *needs: str, steps: int = 0) -> Stage:
 class Script:
     """Children that do what a test says: after so many looks they have made their results and end with a code."""
 
-    def __init__(self, looks: int = 2, codes: dict[str, int] | None = None, said: str = "") -> None:
-        self.looks, self.codes, self.said = looks, codes or {}, said
+    def __init__(
+        self, looks: int = 2, codes: dict[str, int] | None = None, said: str = "", error: dict[str, str] | None = None
+    ) -> None:
+        self.looks, self.codes, self.said, self.error = looks, codes or {}, said, error
         self.begun: list[str] = []
         self.most = 0
         self.alive: set[str] = set()
@@ -45,6 +47,8 @@ class Script:
         script.most = max(script.most, len(script.alive))
         with open(log, "a", encoding="utf-8") as file:
             file.write(script.said)
+        if script.error:
+            error_file(log).write_text(json.dumps(script.error))
 
         class Child:
             left = script.looks
@@ -197,7 +201,7 @@ def test_a_stage_that_goes_on_keeps_its_log_and_what_it_has(folder):
 def test_a_failure_is_told_in_the_words_of_the_last_attempt(folder):
     one = stage("a", folder.path, steps=3)
     with pytest.raises(MetalmError):
-        make_runner(folder, [one], Script(1, {"a": 2}, "error: the first time\n"))[0].run()
+        make_runner(folder, [one], Script(1, {"a": 2}, "the first time\n", {"what": "the first time"}))[0].run()
     with pytest.raises(MetalmError) as caught:
         make_runner(folder, [one], Script(1, {"a": -9}, "the second time\n"))[0].run()
     assert caught.value.why == "the second time"
@@ -205,12 +209,12 @@ def test_a_failure_is_told_in_the_words_of_the_last_attempt(folder):
 
 def test_a_stage_that_fails_says_why_and_stops_the_others(folder):
     out = folder.path
-    script = Script(2, {"a": 2}, "step 1\nerror: the disk is full\n  where: /disk\n  remedy: make room\n")
+    script = Script(2, {"a": 2}, "step 1\n", {"what": "the disk is full", "where": "/disk", "remedy": "make room"})
     whole, _ = make_runner(folder, [stage("a", out), stage("b", out)], script)
     with pytest.raises(MetalmError) as caught:
         whole.run()
     assert caught.value.what == "the stage a failed (exit code 2)"
-    assert "error: the disk is full" in caught.value.why
+    assert caught.value.why == "the disk is full\n      where: /disk\n      remedy: make room"
     assert "step 1" not in caught.value.why
     assert caught.value.where.endswith("a.log")
     assert caught.value.exit_code == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -110,11 +110,12 @@ def root(
     """Language models as general-purpose interfaces: encoders docked into a causal decoder, from YAML recipes."""
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str], on_error: Callable[[MetalmError], None] | None = None) -> int:
     """Run a command line.
 
     Args:
         arguments: What follows ``metalm``.
+        on_error: Called with the error that ends the command, before it is printed.
 
     Returns:
         The exit code.
@@ -127,6 +128,8 @@ def run(arguments: Sequence[str]) -> int:
     except MetalmError as error:
         if debug:
             _traceback()
+        if on_error is not None:
+            on_error(error)
         console.show_error(error)
         return int(error.exit_code)
     except KeyboardInterrupt:

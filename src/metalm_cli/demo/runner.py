@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 import time
@@ -14,7 +15,7 @@ from typing import Protocol
 from metalm_cli.common.signals import signal_handlers
 from metalm_cli.demo.display import Display, EtaEstimate
 from metalm_cli.demo.stages import Stage
-from metalm_cli.demo.state import COMMAND, Folder, is_made, steps_done
+from metalm_cli.demo.state import COMMAND, Folder, error_file, is_made, steps_done
 from metalm_cli.errors import Exit, MetalmError
 
 PAUSE = 0.25
@@ -160,23 +161,31 @@ def _share(stage: Stage, child: ChildProcess, since: float) -> float:
 
 
 def _failed(stage: Stage, log: Path, code: int) -> MetalmError:
-    """Why a stage failed, in its own words."""
+    """The error of a stage that failed, with the error that its process wrote, or else the end of its log."""
     try:
         lines = [line.rstrip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
     except OSError:
         lines = []
     begun = [at for at, line in enumerate(lines) if line.startswith(COMMAND)]
     lines = lines[begun[-1] + 1 :] if begun else lines
-    starts = [at for at, line in enumerate(lines) if line.startswith("error: ")]
-    said = lines[starts[-1] :][:6] if starts else lines[-3:]
+    reason = _written_error(log) or lines[-3:]
     ended = f"signal {-code}" if code < 0 else f"exit code {code}" if code else "it left nothing behind"
     return MetalmError(
         f"the stage {stage.name} failed ({ended})",
         where=str(log),
-        why="\n    ".join(line for line in said if line),
+        why="\n    ".join(line for line in reason if line),
         remedy="the same command begins this stage again; all that was done before is kept",
         exit_code=Exit.FAILED,
     )
+
+
+def _written_error(log: Path) -> list[str]:
+    """Lines of the error that a stage's process wrote; empty if it wrote none."""
+    try:
+        error = json.loads(error_file(log).read_text(encoding="utf-8"))
+        return str(MetalmError(**error)).splitlines()
+    except (OSError, ValueError, TypeError):
+        return []
 
 
 class _Signals:

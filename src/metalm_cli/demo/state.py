@@ -104,6 +104,7 @@ class Folder:
         kept.
         """
         with explain_write_errors(self.path, f"the stage {stage.name} of the demo cannot be begun", Exit.FAILED):
+            error_file(self.log(stage)).unlink(missing_ok=True)
             if not self._fits(stage):
                 _remove(stage)
                 self.log(stage).unlink(missing_ok=True)
@@ -207,6 +208,11 @@ def read_state(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         why = f"{STATE} is damaged"
     raise MetalmError("this folder holds something else than a demo", where=str(path), why=why, remedy=other)
+
+
+def error_file(log: Path) -> Path:
+    """File beside a stage's log that holds the error it failed with, as JSON: what, where, why and remedy."""
+    return log.with_suffix(".error.json")
 
 
 def is_made(stage: Stage) -> bool:

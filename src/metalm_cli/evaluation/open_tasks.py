@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from metalm_cli.data.examples.open_examples import Examples, open_examples
-from metalm_cli.errors import MetalmError
+from metalm_cli.errors import MetalmError, RowsUnavailableError
 from metalm_cli.evaluation.metrics import task_metrics
 from metalm_cli.evaluation.settings import PAPER_TEMPLATES, EvaluationSettings
 from metalm_cli.tasks import Card, Cards, Example
@@ -134,7 +134,7 @@ def _absence(error: MetalmError, card: Card, role: str) -> str | None:
     """Why a task has no rows at hand; None if something else is wrong with it."""
     if card.split(role, local=True) is None and card.split(role, local=False) is None:
         return error.what
-    if "cannot be had" in error.what:
+    if isinstance(error, RowsUnavailableError):
         return "; ".join(part for part in (error.what, error.why) if part)
     return None
 

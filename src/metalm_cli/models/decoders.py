@@ -1,8 +1,8 @@
 """Decoder adapters: a causal language model's embeddings, hidden states and head, matched to its own logits.
 
 Nothing is taken on trust from a list of families: :func:`measure_decoder` runs the decoder once on a few tokens and
-measures whether it is causal, whether the head found here gives its own logits, and whether packed rows with a block mask give
-the logits of unpacked ones. What fails falls back to full logits, or to one session a row.
+measures whether it is causal, whether the head found here gives its own logits, and whether packed rows with a block
+mask give the logits of unpacked ones. What fails falls back to full logits, or to one session a row.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from jinja2 import TemplateError
 
-from metalm_cli.errors import MetalmError
+from metalm_cli.errors import EmptyRenderingError, MetalmError
 from metalm_cli.sessions import Causal, Docked, Session
 from metalm_cli.tasks import Example
 from metalm_cli.tasks.expressions import compile_text
@@ -124,7 +124,7 @@ def render(example: Example, template: Template, style: PromptStyle = PromptStyl
         target = f"{example.rationale}\n{CONCLUSION} {target}"
     pieces = tuple(PromptPart(text, _encoder(part, style)) for part, text in texts if text)
     if not pieces or not target:
-        raise MetalmError(
+        raise EmptyRenderingError(
             f"template {template.name} renders an empty {'target' if pieces else 'input'}",
             where=name,
             remedy="correct the template; metalm templates lint finds such",

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from metalm_cli.config.locate import display, shipped_root
 from metalm_cli.config.schema.base import InconsistentValues, Section
 from metalm_cli.config.yaml_records import read_record
-from metalm_cli.errors import MetalmError
+from metalm_cli.errors import MetalmError, NoTemplatesError
 from metalm_cli.tasks import PAIRS, Card
 from metalm_cli.tasks.expressions import names_in
 from metalm_cli.templates.lint.rules import RULES
@@ -183,7 +183,7 @@ class Collection:
                 return self.folder / f"{name}.yaml"
         if own is not None:
             return own
-        raise MetalmError(
+        raise NoTemplatesError(
             f"the collection {self.name} has no templates for {card.name}",
             where=display(self.folder),
             remedy=f"write {named or card.name}.yaml there, or use plain, which serves every task",

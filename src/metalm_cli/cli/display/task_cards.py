@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metalm_cli.cli import console
-from metalm_cli.errors import MetalmError
+from metalm_cli.errors import MetalmError, NoTemplatesError
 
 if TYPE_CHECKING:
     from metalm_cli.data.examples.card_check import CardCheck, SplitCheck
@@ -87,8 +87,11 @@ def _templates(card: Card) -> str:
     for name in collections():
         try:
             templates = Collection(name).of(card)
+        except NoTemplatesError:
+            found.append(f"{name}: none")
+            continue
         except MetalmError as error:
-            found.append(f"{name}: {'none' if 'has no templates' in error.what else error.what}")
+            found.append(f"{name}: {error.what}")
             continue
         turned = sum(one.inverted for one in templates)
         found.append(f"{name}: {len(templates)}" + (f" ({turned} turned around)" if turned else ""))

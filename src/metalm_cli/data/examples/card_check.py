@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from metalm_cli.data.examples.open_examples import Examples, open_examples
-from metalm_cli.errors import MetalmError
+from metalm_cli.errors import MetalmError, RowsUnavailableError
 from metalm_cli.tasks import Card, Example
 
 LISTED = 5
@@ -116,7 +116,7 @@ def check_card(
 
 def is_missing_data(error: MetalmError) -> bool:
     """Whether rows could not be had, and nothing is wrong with the card."""
-    return "cannot be had" in error.what
+    return isinstance(error, RowsUnavailableError)
 
 
 def _read(opened: Examples, rows: int | None, fits: Callable[[Example], None] | None) -> SplitCheck:

@@ -14,7 +14,7 @@ from metalm_cli.data.sources.base import RandomAccessRows
 from metalm_cli.data.sources.jsonl import JsonlTable, prepare
 from metalm_cli.data.sources.locate import FileFacts, data_folder, local_files
 from metalm_cli.data.sources.row_tables import CsvRows, MiniworldExampleRows, NaturalInstructionsRows
-from metalm_cli.errors import MetalmError
+from metalm_cli.errors import MetalmError, RowsUnavailableError
 from metalm_cli.tasks import Card, Example, ExampleMaker, Split
 
 FEATURES = "features.json"
@@ -209,7 +209,7 @@ def _from_hub(card: Card, role: str, split: Split, offline: bool, root: Path | N
         table, revision = open_hub(source, offline=offline)
     except MetalmError as error:
         looked = f"{root} has no {card.local.name if card.local else card.name}" if root else "no --data-root is given"
-        raise MetalmError(
+        raise RowsUnavailableError(
             f"the {role} rows of {card.name} cannot be had: {error.what}",
             where=error.where,
             why="; ".join(part for part in (error.why, looked) if part),

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from metalm_cli.errors import MetalmError
+from metalm_cli.errors import EmptyRenderingError, MetalmError
 from metalm_cli.tasks import Card, Example, ExampleMaker
 from metalm_cli.templates.lint.card_rules import contains_as_words
 from metalm_cli.templates.lint.text_rules import Problem
@@ -51,7 +51,7 @@ def _rendering(
     try:
         prompt = render(example, template)
     except MetalmError as error:
-        yield ("empty-rendering" if "empty" in error.what else "fails"), error.why or error.what
+        yield ("empty-rendering" if isinstance(error, EmptyRenderingError) else "fails"), error.why or error.what
         return
     for what in _doubled(template, example):
         ended[what] += 1

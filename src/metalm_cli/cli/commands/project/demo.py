@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import multiprocessing
 import os
 import signal
@@ -174,6 +175,13 @@ class _Process:
         self.process.kill()
 
 
+def _write_error(error: MetalmError, path: Path) -> None:
+    """Write an error for the process that started this one."""
+    content = {"what": error.what, "where": error.where, "why": error.why, "remedy": error.remedy}
+    with contextlib.suppress(OSError):  # a full disk: the log still holds the message
+        path.write_text(json.dumps(content), encoding="utf-8")
+
+
 def _command(arguments: list[str], log: str, threads: int) -> None:
     """Run a command line in this process, its output in a file; leave with its exit code."""
     if hasattr(os, "setsid"):
@@ -189,9 +197,10 @@ def _command(arguments: list[str], log: str, threads: int) -> None:
     import torch
 
     from metalm_cli.cli.app import run
+    from metalm_cli.demo.state import error_file
 
     torch.set_num_threads(threads)
-    code = run(arguments)
+    code = run(arguments, on_error=lambda error: _write_error(error, error_file(Path(log))))
     spent = time.process_time()
     file.write(f"\n{spent:.1f} s of processor time\n")
     file.flush()

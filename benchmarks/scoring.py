@@ -114,7 +114,7 @@ def one_task(name: str, wanted: Wanted, requests: list[Any], ours: Any, theirs: 
     def lm_eval() -> list[Any]:
         return theirs.loglikelihood(requests, disable_tqdm=True)
 
-    scorers = [Scorer(ours.interface) for _ in range(repeats + 1)]  # nothing is kept from one to the next
+    scorers = [Scorer(ours.language_model) for _ in range(repeats + 1)]  # nothing is kept from one to the next
     best = best_size(theirs, requests, wanted.sizes[:1] if repeats == 1 else wanted.sizes)
     theirs.batch_size_per_gpu = best
     ours.scorer = scorers.pop()
@@ -126,7 +126,7 @@ def one_task(name: str, wanted: Wanted, requests: list[Any], ours: Any, theirs: 
     }
     found = turns(ways, repeats)
     pairs = ours.reader.pairs([one.args for one in requests])
-    decoder, scorer = ours.interface.model.decoder, ours.scorer
+    decoder, scorer = ours.language_model.model.decoder, ours.scorer
     read = Work(scorer.positions, scorer.projected)
     padded = Work(scorer.positions, scorer.projected, scorer.padding)
     bound = apart(pairs).flops(decoder) / read.flops(decoder)
@@ -163,9 +163,9 @@ def docked(root: Path, options: argparse.Namespace) -> dict[str, Any]:
     import json
 
     _, made, _ = build(small_recipe())
-    interface = LanguageModel(made.model.eval(), made.tokenizer, made.processors)
+    language_model = LanguageModel(made.model.eval(), made.tokenizer, made.processors)
     if torch.cuda.is_available():
-        interface.to("cuda")
+        language_model.to("cuda")
     items = [
         json.loads(line) for line in spread(root / "hellaswag" / "validation.jsonl.gz", 8 if options.quick else 60)
     ]
@@ -175,12 +175,12 @@ def docked(root: Path, options: argparse.Namespace) -> dict[str, Any]:
         for text, endings in asked
         for ending in endings
     ]
-    scorers = [Scorer(interface) for _ in range(8)]
+    scorers = [Scorer(language_model) for _ in range(8)]
     results: dict[str, list[float]] = {}
     used = scorers[:1]
 
     def shared() -> None:
-        own, reader = interface.decoder_tokenizer, interface.tokenise
+        own, reader = language_model.decoder_tokenizer, language_model.tokenise
         questions = [
             OptionQuestion(reader(Session([Docked("text", text)])), tuple(map(own_ids(own), endings)))
             for text, endings in asked
@@ -190,14 +190,14 @@ def docked(root: Path, options: argparse.Namespace) -> dict[str, Any]:
 
     ways = {
         "metalm": shared,
-        "one option at a time": lambda: results.update(naive=interface.log_likelihood(sessions, 1).tolist()),
-        "16 options at a time": lambda: interface.log_likelihood(sessions, 16),
+        "one option at a time": lambda: results.update(naive=language_model.log_likelihood(sessions, 1).tolist()),
+        "16 options at a time": lambda: language_model.log_likelihood(sessions, 16),
     }
     found = turns(ways, 2 if options.quick else 5)
     figures = told(found, "metalm", "one option at a time")
     difference = max(abs(a - b) for a, b in zip(results["shared"], results["naive"], strict=True))
     figures["  times fewer decoder positions"] = (
-        sum(len(interface.tokenise(one)) for one in sessions) / used[0].positions
+        sum(len(language_model.tokenise(one)) for one in sessions) / used[0].positions
     )
     figures["  times fewer contents encoded"] = len(sessions) / used[0].docks.encoded
     figures["  times 16 at a time"] = ratio(

@@ -51,6 +51,6 @@ class Desk:
         tasks, missing = open_evaluation_tasks(cards, chosen, settings, offline=True, cache=self.folder / "cache")
         return tasks, missing, settings
 
-    def results(self, interface: Any, *names: str, **changes: Any) -> list[Any]:
+    def results(self, language_model: Any, *names: str, **changes: Any) -> list[Any]:
         tasks, _, settings = self.open(*names, **changes)
-        return list(Evaluator(interface, settings).evaluate(tasks))
+        return list(Evaluator(language_model, settings).evaluate(tasks))

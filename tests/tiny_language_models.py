@@ -51,12 +51,12 @@ def interface_of(
 
 def talker(family: str, *encoders: str, **changes: Any) -> LanguageModel:
     """A model whose likeliest tokens vary (a head of its own), and that never ends a document by itself."""
-    interface = interface_of(family, *encoders, tie_word_embeddings=False, **changes)
-    head = interface.model.decoder.get_output_embeddings()
+    language_model = interface_of(family, *encoders, tie_word_embeddings=False, **changes)
+    head = language_model.model.decoder.get_output_embeddings()
     if not hasattr(head, "muted"):
-        head.muted = interface.decoder_tokenizer.document_id
+        head.muted = language_model.decoder_tokenizer.document_id
         head.register_forward_hook(_muted)
-    return interface
+    return language_model
 
 
 def _muted(head: Any, _inputs: Any, logits: torch.Tensor) -> torch.Tensor:
@@ -67,13 +67,13 @@ class Reference:
     """One session after another, slowly.
 
     Args:
-        interface: Whose modules and Hugging Face tokenizers are used.
+        language_model: Whose modules and Hugging Face tokenizers are used.
     """
 
-    def __init__(self, interface: LanguageModel) -> None:
-        self.model = interface.model
-        self.tokenizer = interface.tokenizer
-        self.processors = interface.processors
+    def __init__(self, language_model: LanguageModel) -> None:
+        self.model = language_model.model
+        self.tokenizer = language_model.tokenizer
+        self.processors = language_model.processors
         self.adds_start = self.tokenizer("x").input_ids[0] == self.tokenizer.bos_token_id
 
     def ids(self, span: Causal, begun: bool) -> list[int]:

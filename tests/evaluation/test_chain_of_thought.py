@@ -83,12 +83,12 @@ def test_samples_of_a_model_are_voted_on_the_same_way_each_time() -> None:
     from metalm_cli.sessions import Causal, Docked, Session
     from tiny_language_models import talker
 
-    interface = talker("gpt2", "text")
+    language_model = talker("gpt2", "text")
     sessions = [Session([Docked("text", "It rained.")]), Session([Causal("The girl had")])]
     votes = [
         [
             majority_vote([extract_answer(one)[1] for one in texts])
-            for texts in sample_all(interface, sessions, [3, 3], 6, 0.7, 1, size)
+            for texts in sample_all(language_model, sessions, [3, 3], 6, 0.7, 1, size)
         ]
         for size in (1, 5)
     ]

@@ -23,7 +23,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Instead of the model, a parrot: it says ``yes`` of every session; and what it was asked."""
     calls: list[dict[str, Any]] = []
 
-    def parrot(interface, sessions, limits, **options):
+    def parrot(language_model, sessions, limits, **options):
         calls.append({"sessions": sessions, "limits": limits, **options})
         return [" yes"] * len(sessions)
 
@@ -32,14 +32,14 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def test_answers_are_what_the_model_says_and_are_scored(desk) -> None:
-    interface = talker("gpt2", "text")
+    language_model = talker("gpt2", "text")
     desk.card("balls", **OPEN)
-    (result,) = desk.results(interface, "balls", batch_size=5)
+    (result,) = desk.results(language_model, "balls", batch_size=5)
     (wording,) = result.wordings
     for sample, row in zip(wording.samples, ROWS, strict=True):
         assert sample.input == f"{row['text']}\nIs it odd?"
         assert sample.target == row["say"]
-        (alone,) = interface.generate([Session([Docked("text", sample.input)])], 32)
+        (alone,) = language_model.generate([Session([Docked("text", sample.input)])], 32)
         assert sample.prediction == alone.strip() != ""
     assert wording.score.value == pytest.approx(100 * sum(one.score for one in wording.samples) / 12)
     assert (wording.score.n, wording.cut, wording.skipped) == (12, 0, 0)
@@ -47,18 +47,18 @@ def test_answers_are_what_the_model_says_and_are_scored(desk) -> None:
 
 
 def test_choices_are_greedy_and_as_long_as_the_longest_option(desk, said) -> None:
-    interface = talker("gpt2", "text")
+    language_model = talker("gpt2", "text")
     desk.card("odd")
-    (result,) = desk.results(interface, "odd")
+    (result,) = desk.results(language_model, "odd")
     assert result.settings[0].value == 50.0
     assert result.wordings[0].chance.majority == 50.0
     (call,) = said
-    tokens = max(len(interface.decoder_tokenizer.continuation(" " + word)) for word in ("yes", "no"))
+    tokens = max(len(language_model.decoder_tokenizer.continuation(" " + word)) for word in ("yes", "no"))
     assert call["limits"] == [tokens + 2] * 12
     assert "num_beams" not in call
     assert call["repetition_penalty"] == 1.0
     first = Docked("text", "The girl had 0 red balls and a dog.\nIs it odd?\nOPTIONS:\n- no\n- yes")
-    right = interface.tokenise(Session([first])).docks[0][1].key
+    right = language_model.tokenise(Session([first])).docks[0][1].key
     assert right in [one.docks[0][1].key for one in call["sessions"]]
 
 
@@ -76,11 +76,13 @@ def test_what_is_written_freely_is_decoded_with_beams(desk, said, cluster, token
 
 def test_templates_that_say_the_answer_otherwise_are_scored_as_they_say_it(desk, monkeypatch) -> None:
     desk.card("odd")
-    monkeypatch.setattr(protocol, "generate_all", lambda interface, sessions, limits, **_: ["I say yes!", "yes"] * 6)
+    monkeypatch.setattr(
+        protocol, "generate_all", lambda language_model, sessions, limits, **_: ["I say yes!", "yes"] * 6
+    )
     (result,) = desk.results(talker("gpt2", "text"), "odd", template="spoken")
     assert [one.target for one in result.wordings[0].samples[:2]] == ["I say no!", "I say yes!"]
     assert result.settings[0].value == 0.0
-    monkeypatch.setattr(protocol, "generate_all", lambda interface, sessions, limits, **_: ["I say yes!"] * 12)
+    monkeypatch.setattr(protocol, "generate_all", lambda language_model, sessions, limits, **_: ["I say yes!"] * 12)
     assert desk.results(talker("gpt2", "text"), "odd", template="spoken")[0].settings[0].value == 50.0
 
 
@@ -123,18 +125,18 @@ LONG = [{"text": "The dog barked at the girl. " * 30, "label": 1}, {"text": "It 
 
 
 def test_long_inputs_are_cut_or_skipped_and_counted(desk, said) -> None:
-    interface = talker("gpt2", "text")
+    language_model = talker("gpt2", "text")
     desk.card("cut", LONG, long_inputs={"field": "text"})
     desk.card("whole", LONG)
-    cut, whole = (one.wordings[0] for one in desk.results(interface, "cut", "whole"))
+    cut, whole = (one.wordings[0] for one in desk.results(language_model, "cut", "whole"))
     assert (cut.cut, cut.skipped, cut.score.n) == (1, 0, 2)
     assert cut.samples[0].input.endswith("Is it odd?\nOPTIONS:\n- no\n- yes")
-    assert interface.processors["text"].prepare(cut.samples[0].input)
+    assert language_model.processors["text"].prepare(cut.samples[0].input)
     assert (whole.cut, whole.skipped, whole.score.n) == (0, 1, 1)
     assert [(one.row, one.target) for one in whole.samples] == [(1, "no")]
     assert whole.score.value == 0.0
-    reader = EncoderLimit.of(interface.processors["text"].tokenizer, 40)
-    (shorter,) = desk.results(interface, "cut", also=(reader,))
+    reader = EncoderLimit.of(language_model.processors["text"].tokenizer, 40)
+    (shorter,) = desk.results(language_model, "cut", also=(reader,))
     assert reader.tokens(shorter.wordings[0].samples[0].input) <= 40 < reader.tokens(cut.samples[0].input)
 
 
@@ -152,19 +154,19 @@ def test_a_task_of_which_nothing_fits_has_no_score_and_is_in_no_mean(desk, said)
 
 def test_too_few_positions_are_said(desk) -> None:
     desk.card("balls", **OPEN)
-    interface = talker("gpt2", "text", n_positions=24)
+    language_model = talker("gpt2", "text", n_positions=24)
     with pytest.raises(MetalmError, match="hold no answer of up to 32 tokens"):
-        desk.results(interface, "balls")
+        desk.results(language_model, "balls")
     with pytest.raises(MetalmError, match="the decoder has 24"):
-        desk.results(interface, "balls", length=40)
+        desk.results(language_model, "balls", length=40)
 
 
 def test_a_model_without_encoders_reads_the_same_sessions(desk) -> None:
-    interface = talker("llama")
+    language_model = talker("llama")
     desk.card("balls", **OPEN)
-    (result,) = desk.results(interface, "balls", limit=2)
+    (result,) = desk.results(language_model, "balls", limit=2)
     first = result.wordings[0].samples[0]
-    assert interface.generate([Session([Causal(first.input)])], 32)[0].strip() == first.prediction
+    assert language_model.generate([Session([Causal(first.input)])], 32)[0].strip() == first.prediction
 
 
 def test_what_is_missing_is_named_and_what_is_wrong_stops(desk) -> None:
@@ -215,11 +217,11 @@ def test_means_are_of_core_tasks_then_of_clusters(desk, said) -> None:
 
 
 def test_a_record_says_where_everything_comes_from(desk, said) -> None:
-    interface = talker("gpt2", "text")
+    language_model = talker("gpt2", "text")
     desk.card("odd")
-    found = desk.results(interface, "odd", template="2", limit=6)
+    found = desk.results(language_model, "odd", template="2", limit=6)
     made = written.result_record(
-        written.model_record("run", interface), EvaluationSettings(), found, {"far": "not at hand"}, seen={}
+        written.model_record("run", language_model), EvaluationSettings(), found, {"far": "not at hand"}, seen={}
     )
     one = made["tasks"]["odd"]
     assert (made["protocol"], made["missing"], made["complete"]) == ("finetuned", {"far": "not at hand"}, True)
@@ -244,13 +246,13 @@ def test_a_record_says_where_everything_comes_from(desk, said) -> None:
 
 
 def test_the_hash_of_a_model_is_that_of_its_weights() -> None:
-    interface = talker("gpt2", "text")
-    before = weights_hash.weights_sha256(interface.model)
-    assert before == weights_hash.weights_sha256(interface.model)
-    bias = interface.model.connectors["text"][0].bias
+    language_model = talker("gpt2", "text")
+    before = weights_hash.weights_sha256(language_model.model)
+    assert before == weights_hash.weights_sha256(language_model.model)
+    bias = language_model.model.connectors["text"][0].bias
     kept = bias.data.clone()
     bias.data[0] += 1e-3
     try:
-        assert weights_hash.weights_sha256(interface.model) != before
+        assert weights_hash.weights_sha256(language_model.model) != before
     finally:
         bias.data.copy_(kept)

@@ -31,7 +31,7 @@ CHOICE = {
 
 
 def by_hand(
-    interface: LanguageModel, task: Any, ended: bool, shots: int = 0, settings: Any = None
+    language_model: LanguageModel, task: Any, ended: bool, shots: int = 0, settings: Any = None
 ) -> list[list[float]]:
     """Log-probabilities of each example's options, one session each."""
     template, found = task.templates[0], []
@@ -41,7 +41,7 @@ def by_hand(
         sums = []
         for option in example.options:
             answer = Causal(" " + option, trained=True, end=ended)
-            sums.append(float(interface.log_likelihood([Session([*asked, answer])])[0]))
+            sums.append(float(language_model.log_likelihood([Session([*asked, answer])])[0]))
         found.append(sums)
     return found
 
@@ -49,12 +49,12 @@ def by_hand(
 @pytest.mark.parametrize("encoders", [(), ("text",)], ids=["decoder", "docked"])
 @pytest.mark.parametrize("protocol", ["in_context", "instruct"])
 def test_options_are_ranked_with_and_without_their_end(desk: Desk, protocol: Any, encoders: tuple[str, ...]) -> None:
-    interface = talker("llama", *encoders)
+    language_model = talker("llama", *encoders)
     desk.card("odd", **CHOICE)
     tasks, _, settings = desk.open("odd", protocol=protocol)
-    (result,) = Evaluator(interface, settings).evaluate(tasks)
+    (result,) = Evaluator(language_model, settings).evaluate(tasks)
     (wording,) = result.wordings
-    right = by_hand(interface, tasks[0], protocol == "instruct")
+    right = by_hand(language_model, tasks[0], protocol == "instruct")
     for sample, sums, example in zip(wording.samples, right, tasks[0].examples, strict=True):
         np.testing.assert_allclose(list(sample.log_likelihood.values()), sums, atol=1e-4)
         assert list(sample.log_likelihood) == ["not at all", "yes"]
@@ -65,20 +65,20 @@ def test_options_are_ranked_with_and_without_their_end(desk: Desk, protocol: Any
     expected = 100 * np.mean([at == one.label for at, one in zip(chars, tasks[0].examples, strict=True)])
     assert wording.extra["per_char"] == wording.extra["per_byte"] == pytest.approx(expected)
     counts = [
-        len(interface.decoder_tokenizer.continuation(" " + one)) + (protocol == "instruct")
+        len(language_model.decoder_tokenizer.continuation(" " + one)) + (protocol == "instruct")
         for one in ("not at all", "yes")
     ]
     tokens = [np.argmax(np.array(one) / counts) for one in right]
     assert wording.extra["per_token"] == pytest.approx(
         100 * np.mean([at == one.label for at, one in zip(tokens, tasks[0].examples, strict=True)])
     )
-    start = Causal((interface.decoder_tokenizer.start_id,))
+    start = Causal((language_model.decoder_tokenizer.start_id,))
     bare = [
-        float(interface.log_likelihood([Session([start, Causal(tuple(ids), trained=True)])])[0])
+        float(language_model.log_likelihood([Session([start, Causal(tuple(ids), trained=True)])])[0])
         for ids in (
             [
-                *interface.decoder_tokenizer.continuation(" " + one),
-                *([interface.decoder_tokenizer.document_id] if protocol == "instruct" else []),
+                *language_model.decoder_tokenizer.continuation(" " + one),
+                *([language_model.decoder_tokenizer.document_id] if protocol == "instruct" else []),
             ]
             for one in ("not at all", "yes")
         )
@@ -94,12 +94,12 @@ def test_options_are_ranked_with_and_without_their_end(desk: Desk, protocol: Any
 def test_demonstrations_stand_in_front(desk: Desk, drawn: bool, layout: Any) -> None:
     from metalm_cli.templates import PromptStyle
 
-    interface = interface_of("gpt2", "text") if layout == "docks" else interface_of("gpt2")
+    language_model = interface_of("gpt2", "text") if layout == "docks" else interface_of("gpt2")
     desk.card("odd", **CHOICE)
     tasks, _, settings = desk.open(
         "odd", protocol="in_context", shots=(0, 1, 3), drawn=drawn, style=PromptStyle(layout=layout)
     )
-    (result,) = Evaluator(interface, settings).evaluate(tasks)
+    (result,) = Evaluator(language_model, settings).evaluate(tasks)
     assert [one.shots for one in result.settings] == [0, 1, 3]
     task = tasks[0]
     for setting in result.settings:
@@ -116,7 +116,7 @@ def test_demonstrations_stand_in_front(desk: Desk, drawn: bool, layout: Any) -> 
                 answered=False,
             )
             sums = [
-                float(interface.log_likelihood([Session([*asked, Causal(" " + one, trained=True)])])[0])
+                float(language_model.log_likelihood([Session([*asked, Causal(" " + one, trained=True)])])[0])
                 for one in example.options
             ]
             np.testing.assert_allclose(list(sample.log_likelihood.values()), sums, atol=1e-4)
@@ -129,10 +129,10 @@ def test_demonstrations_stand_in_front(desk: Desk, drawn: bool, layout: Any) -> 
 
 
 def test_demonstrations_that_do_not_fit_are_said_and_nothing_is_cut_for_them(desk: Desk) -> None:
-    interface = interface_of("gpt2", "text", n_positions=200)
+    language_model = interface_of("gpt2", "text", n_positions=200)
     desk.card("odd", **CHOICE, long_inputs={"field": "text"})
     tasks, _, settings = desk.open("odd", protocol="in_context", shots=(0, 1, 9), length=150)
-    (result,) = Evaluator(interface, settings).evaluate(tasks)
+    (result,) = Evaluator(language_model, settings).evaluate(tasks)
     none, one, nine = result.settings
     assert (none.value is not None, one.value is not None, nine.value) == (True, True, None)
     assert [one.wordings[0].cut for one in result.settings] == [0, 0, 0]
@@ -141,7 +141,7 @@ def test_demonstrations_that_do_not_fit_are_said_and_nothing_is_cut_for_them(des
     assert found.startswith("9 demonstrations do not fit into ")
     fits = int(found.split("at most ")[1].split()[0])
     _, _, again = desk.open("odd", protocol="in_context", shots=(fits, fits + 1), length=150)
-    (more,) = Evaluator(interface, again).evaluate(tasks)
+    (more,) = Evaluator(language_model, again).evaluate(tasks)
     assert more.settings[0].value is not None
     assert more.settings[1].value is None
     made = written.result_record({}, again, [more], {}, seen={})
@@ -150,11 +150,11 @@ def test_demonstrations_that_do_not_fit_are_said_and_nothing_is_cut_for_them(des
 
 
 def test_only_examples_that_fit_beside_their_demonstrations_are_scored(desk: Desk) -> None:
-    interface = interface_of("gpt2", "text", n_positions=200)
+    language_model = interface_of("gpt2", "text", n_positions=200)
     rows = [{**row, "text": row["text"] + " It rained." * (3 * (n % 4 == 0))} for n, row in enumerate(ROWS)]
     desk.card("odd", rows, **CHOICE, long_inputs={"field": "text"})
     tasks, _, settings = desk.open("odd", protocol="in_context", shots=(0, 1), length=120)
-    (result,) = Evaluator(interface, settings).evaluate(tasks)
+    (result,) = Evaluator(language_model, settings).evaluate(tasks)
     whole, shown = (one.wordings[0] for one in result.settings)
     assert (whole.score.n, whole.skipped, whole.note) == (12, 0, "")
     assert 0 < shown.score.n < 12
@@ -177,9 +177,9 @@ def test_options_that_are_all_the_same(desk: Desk) -> None:
 
 
 def test_open_tasks_are_said_by_every_protocol(desk: Desk) -> None:
-    interface = talker("gpt2", "text")
+    language_model = talker("gpt2", "text")
     desk.card("balls", **OPEN)
-    said = [desk.results(interface, "balls", protocol=one, limit=3)[0] for one in ("finetuned", "in_context")]
+    said = [desk.results(language_model, "balls", protocol=one, limit=3)[0] for one in ("finetuned", "in_context")]
     texts = [[sample.prediction for sample in one.wordings[0].samples] for one in said]
     assert texts[0] == texts[1]
     assert said[1].wordings[0].samples[0].log_likelihood is None
@@ -188,7 +188,9 @@ def test_open_tasks_are_said_by_every_protocol(desk: Desk) -> None:
 def test_normalised_answers_are_compared_without_case_and_articles(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     from metalm_cli.evaluation import evaluator as protocol
 
-    monkeypatch.setattr(protocol, "generate_all", lambda interface, sessions, *a, **k: [" The Yes!"] * len(sessions))
+    monkeypatch.setattr(
+        protocol, "generate_all", lambda language_model, sessions, *a, **k: [" The Yes!"] * len(sessions)
+    )
     desk.card("odd")
     strict, loose = (desk.results(talker("gpt2", "text"), "odd", normalise=one)[0] for one in (False, True))
     assert (strict.settings[0].value, loose.settings[0].value) == (0.0, 50.0)
@@ -205,7 +207,7 @@ def test_a_rationale_is_said_before_the_answer_where_a_card_has_some(
     from metalm_cli.evaluation import evaluator as evaluating
     from metalm_cli.templates import PromptStyle
 
-    def saying(interface: Any, sessions: Any, limits: Any, **_options: Any) -> list[str]:
+    def saying(language_model: Any, sessions: Any, limits: Any, **_options: Any) -> list[str]:
         asked.append(max(limits))
         return [f" It has {n} balls, which is odd.\nThe answer is yes" for n in range(len(sessions))]
 
@@ -231,7 +233,7 @@ def test_a_rationale_is_said_before_the_answer_where_a_card_has_some(
 def test_of_several_samples_the_most_frequent_answer_counts(desk: Desk, monkeypatch: Any, protocol: Any) -> None:
     from metalm_cli.evaluation import evaluator as evaluating
 
-    def saying(interface: Any, sessions: Any, limits: Any, count: int, **options: Any) -> list[list[str]]:
+    def saying(language_model: Any, sessions: Any, limits: Any, count: int, **options: Any) -> list[list[str]]:
         told.append((count, options["temperature"], options["seed"], options["keys"]))
         return [[" not at all", " yes", " yes"]] * len(sessions)
 
@@ -249,11 +251,11 @@ def test_of_several_samples_the_most_frequent_answer_counts(desk: Desk, monkeypa
 
 def test_samples_depend_on_their_seed_alone(desk: Desk) -> None:
     desk.card("balls", **OPEN)
-    interface = talker("gpt2", "text")
+    language_model = talker("gpt2", "text")
     first, second, other = (
         [
             one.prediction
-            for one in desk.results(interface, "balls", samples=2, temperature=2.0, seed=seed, batch_size=size)[0]
+            for one in desk.results(language_model, "balls", samples=2, temperature=2.0, seed=seed, batch_size=size)[0]
             .wordings[0]
             .samples
         ]
@@ -278,12 +280,12 @@ def test_the_papers_five_templates(desk: Desk) -> None:
 
 
 def asked_of(
-    interface: LanguageModel, desk: Desk, folder: Any, **changes: Any
+    language_model: LanguageModel, desk: Desk, folder: Any, **changes: Any
 ) -> tuple[list[TemplateResult], AnswerCache]:
     tasks, _, settings = desk.open("odd", "balls", **changes)
-    kept = AnswerCache(folder / "answers.sqlite", weights_hash.weights_sha256(interface.model))
+    kept = AnswerCache(folder / "answers.sqlite", weights_hash.weights_sha256(language_model.model))
     try:
-        found = list(Evaluator(interface, settings, kept).evaluate(tasks))
+        found = list(Evaluator(language_model, settings, kept).evaluate(tasks))
     finally:
         kept.close()
     return [one for result in found for one in result.wordings], kept
@@ -291,10 +293,10 @@ def asked_of(
 
 @pytest.mark.parametrize("protocol", ["in_context", "finetuned"])
 def test_kept_answers_are_not_asked_again(desk: Desk, tmp_path: Any, monkeypatch: Any, protocol: Any) -> None:
-    interface = talker("gpt2", "text")
+    language_model = talker("gpt2", "text")
     desk.card("odd", **CHOICE)
     desk.card("balls", **OPEN)
-    first, kept = asked_of(interface, desk, tmp_path, protocol=protocol, limit=8)
+    first, kept = asked_of(language_model, desk, tmp_path, protocol=protocol, limit=8)
     assert kept.found == 0
     assert set(kept.missed) == {"not asked before"}
 
@@ -302,13 +304,13 @@ def test_kept_answers_are_not_asked_again(desk: Desk, tmp_path: Any, monkeypatch
         raise AssertionError("the model was asked")
 
     calls: list[int] = []
-    forward = interface.model.decoder.register_forward_pre_hook(lambda *_: calls.append(1))
+    forward = language_model.model.decoder.register_forward_pre_hook(lambda *_: calls.append(1))
     try:
-        second, kept = asked_of(interface, desk, tmp_path, protocol=protocol, limit=8)
+        second, kept = asked_of(language_model, desk, tmp_path, protocol=protocol, limit=8)
         measured = len(calls)  # what is measured of the decoder, and nothing else
         assert not kept.missed
         assert [one.samples for one in second] == [one.samples for one in first]
-        more, kept = asked_of(interface, desk, tmp_path, protocol=protocol, limit=10)
+        more, kept = asked_of(language_model, desk, tmp_path, protocol=protocol, limit=10)
         assert sum(kept.missed.values()) == 4
         assert kept.found == 16 + (protocol == "in_context")
         assert len(calls) - measured > measured
@@ -320,10 +322,10 @@ def test_kept_answers_are_not_asked_again(desk: Desk, tmp_path: Any, monkeypatch
 def test_an_interrupted_evaluation_goes_on_from_what_it_had(desk: Desk, tmp_path: Any, monkeypatch: Any) -> None:
     from metalm_cli.inference.scoring import option_scorer
 
-    interface = interface_of("gpt2", "text")
+    language_model = interface_of("gpt2", "text")
     desk.card("odd", **CHOICE)
     desk.card("balls", **OPEN)
-    whole, _ = asked_of(interface, desk, tmp_path / "whole", protocol="in_context")
+    whole, _ = asked_of(language_model, desk, tmp_path / "whole", protocol="in_context")
     monkeypatch.setattr(option_scorer, "CPU_BUDGET", 200)
     real, passes = option_scorer.Scorer._run, []
 
@@ -335,9 +337,9 @@ def test_an_interrupted_evaluation_goes_on_from_what_it_had(desk: Desk, tmp_path
 
     monkeypatch.setattr(option_scorer.Scorer, "_run", dying)
     with pytest.raises(KeyboardInterrupt):
-        asked_of(interface, desk, tmp_path / "torn", protocol="in_context")
+        asked_of(language_model, desk, tmp_path / "torn", protocol="in_context")
     monkeypatch.setattr(option_scorer.Scorer, "_run", real)
-    again, kept = asked_of(interface, desk, tmp_path / "torn", protocol="in_context")
+    again, kept = asked_of(language_model, desk, tmp_path / "torn", protocol="in_context")
     assert 0 < kept.found < 12
     assert [[one.prediction for one in part.samples] for part in again] == [
         [one.prediction for one in part.samples] for part in whole

@@ -50,17 +50,17 @@ def test_without_context_the_prefix_token_stands_before(family: str) -> None:
 
 
 def test_a_prefix_token_and_a_start_token_can_be_asked_for() -> None:
-    interface = interface_of("gpt2")
-    assert ContinuationTokenizer(interface, prefix_token_id=9).pairs([("", "A dog")])[0].context == (9,)
+    language_model = interface_of("gpt2")
+    assert ContinuationTokenizer(language_model, prefix_token_id=9).pairs([("", "A dog")])[0].context == (9,)
     never = ContinuationTokenizer(interface_of("llama"), add_start=False).pairs([(CONTEXT, REST)])[0]
     assert never.context[0] != ContinuationTokenizer(interface_of("llama")).pairs([(CONTEXT, REST)])[0].context[0]
 
 
 def test_rules_that_a_model_was_saved_with_hold() -> None:
-    interface = interface_of("gpt2", rules={"start": "always", "paragraph": "Ġ"})
-    paragraph = interface.decoder_tokenizer.paragraph_id
-    (pair,) = ContinuationTokenizer(interface).pairs([("One.\nTwo.", " Three")])
-    assert pair.context[0] == interface.decoder_tokenizer.start_id
+    language_model = interface_of("gpt2", rules={"start": "always", "paragraph": "Ġ"})
+    paragraph = language_model.decoder_tokenizer.paragraph_id
+    (pair,) = ContinuationTokenizer(language_model).pairs([("One.\nTwo.", " Three")])
+    assert pair.context[0] == language_model.decoder_tokenizer.start_id
     assert paragraph in pair.context
 
 

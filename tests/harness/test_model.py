@@ -30,21 +30,21 @@ def asked(kind: str, *arguments: tuple[Any, ...]) -> list[Any]:
     return [Instance(kind, {}, one, at) for at, one in enumerate(arguments)]
 
 
-def saved(interface: Any, folder: Path) -> str:
-    save_model(folder, interface.model, interface.decoder_tokenizer, interface.processors)
+def saved(language_model: Any, folder: Path) -> str:
+    save_model(folder, language_model.model, language_model.decoder_tokenizer, language_model.processors)
     return str(folder)
 
 
-def peer(interface: Any, folder: Path, **options: Any) -> Any:
-    return HFLM(saved(interface, folder), device="cpu", dtype="float32", softmax_dtype="float64", **options)
+def peer(language_model: Any, folder: Path, **options: Any) -> Any:
+    return HFLM(saved(language_model, folder), device="cpu", dtype="float32", softmax_dtype="float64", **options)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "opt", "gemma2"])
 @pytest.mark.parametrize("length", [None, 24])
 def test_log_likelihoods_are_those_of_the_hf_backend(family: str, length: int | None, tmp_path: Path) -> None:
-    interface = interface_of(family)
+    language_model = interface_of(family)
     requests = asked("loglikelihood", *((context * 4, rest) for context in CONTEXTS for rest in RESTS))
-    theirs = peer(interface, tmp_path, batch_size=3, max_length=length).loglikelihood(requests, disable_tqdm=True)
+    theirs = peer(language_model, tmp_path, batch_size=3, max_length=length).loglikelihood(requests, disable_tqdm=True)
     model = HarnessModel(str(tmp_path), device="cpu", max_length=length)
     ours = model.loglikelihood(requests, disable_tqdm=True)
     assert [value for value, _ in ours] == pytest.approx([value for value, _ in theirs], abs=1e-4)
@@ -54,9 +54,9 @@ def test_log_likelihoods_are_those_of_the_hf_backend(family: str, length: int | 
 
 @pytest.mark.parametrize("length", [None, 16])
 def test_windows_are_those_of_the_hf_backend(length: int | None, tmp_path: Path) -> None:
-    interface = interface_of("llama")
+    language_model = interface_of("llama")
     requests = asked("loglikelihood_rolling", (DOCK,), ("A dog.",), (DOCK * 2,))
-    theirs = peer(interface, tmp_path, batch_size=2, max_length=length).loglikelihood_rolling(requests, True)
+    theirs = peer(language_model, tmp_path, batch_size=2, max_length=length).loglikelihood_rolling(requests, True)
     ours = HarnessModel(str(tmp_path), device="cpu", max_length=length).loglikelihood_rolling(requests, True)
     assert ours == pytest.approx(theirs, abs=1e-4)
     assert HarnessModel(interface_of("gpt2")).loglikelihood_rolling(asked("loglikelihood_rolling", ("",)), True) == [0]
@@ -65,14 +65,14 @@ def test_windows_are_those_of_the_hf_backend(length: int | None, tmp_path: Path)
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 @pytest.mark.parametrize("length", [None, 16])
 def test_generation_is_that_of_the_hf_backend(family: str, length: int | None, tmp_path: Path) -> None:
-    interface = interface_of(family, tie_word_embeddings=False)
+    language_model = interface_of(family, tie_word_embeddings=False)
     free = {"until": ["\n"], "max_gen_toks": 12, "do_sample": False}
-    (said,) = HarnessModel(interface).generate_until(asked("generate_until", (CONTEXTS[0], free)), True)
+    (said,) = HarnessModel(language_model).generate_until(asked("generate_until", (CONTEXTS[0], free)), True)
     stop = said[len(said) // 2 :][:3]
     assert len(stop) == 3
     options = [free, {"until": [stop], "max_gen_toks": 12}, {"until": [], "max_new_tokens": 5, "temperature": 0.0}]
     requests = asked("generate_until", *((text, one) for one in options for text in CONTEXTS if text.strip()))
-    theirs = peer(interface, tmp_path, batch_size=2, max_length=length).generate_until(requests, True)
+    theirs = peer(language_model, tmp_path, batch_size=2, max_length=length).generate_until(requests, True)
     model = HarnessModel(str(tmp_path), device="cpu", batch_size=3, max_length=length)
     assert model.generate_until(requests, True) == theirs
     assert stop in said
@@ -80,13 +80,13 @@ def test_generation_is_that_of_the_hf_backend(family: str, length: int | None, t
 
 
 def test_stops_end_generation_as_soon_as_they_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    interface = talker("gpt2")
-    (said,) = HarnessModel(interface).generate_until(asked("generate_until", ("She", {"max_gen_toks": 40})), True)
+    language_model = talker("gpt2")
+    (said,) = HarnessModel(language_model).generate_until(asked("generate_until", ("She", {"max_gen_toks": 40})), True)
     stop = said[4:6]
     steps = []
-    forward = interface.model.decoder.forward
-    monkeypatch.setattr(interface.model.decoder, "forward", lambda *a, **k: steps.append(1) or forward(*a, **k))
-    model = HarnessModel(interface)
+    forward = language_model.model.decoder.forward
+    monkeypatch.setattr(language_model.model.decoder, "forward", lambda *a, **k: steps.append(1) or forward(*a, **k))
+    model = HarnessModel(language_model)
     options = {"until": [stop], "max_gen_toks": 40}
     assert model.generate_until(asked("generate_until", ("She", options)), True) == [said.split(stop)[0]]
     assert len(steps) < 40
@@ -110,9 +110,9 @@ def test_long_contexts_are_cut_and_counted(tmp_path: Path, caplog: pytest.LogCap
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_docked_contexts_are_read_by_the_encoder(family: str) -> None:
-    interface = interface_of(family, "text")
-    reference = Reference(interface)
-    model = HarnessModel(interface, dock="text")
+    language_model = interface_of(family, "text")
+    reference = Reference(language_model)
+    model = HarnessModel(language_model, dock="text")
     requests = [(context, rest) for context in (DOCK, "It rained. ") for rest in RESTS]
     wanted = [
         reference.score([Docked("text", context), Causal(" " + rest.strip(), trained=True)])
@@ -121,27 +121,29 @@ def test_docked_contexts_are_read_by_the_encoder(family: str) -> None:
     found = model.loglikelihood(asked("loglikelihood", *requests), True)
     assert [value for value, _ in found] == pytest.approx(wanted, abs=1e-4)
     assert model.scorer.docks.encoded == 2
-    plain = HarnessModel(interface).loglikelihood(asked("loglikelihood", *requests), True)
+    plain = HarnessModel(language_model).loglikelihood(asked("loglikelihood", *requests), True)
     assert abs(plain[0][0] - found[0][0]) > 1e-3
 
 
 def test_the_delimiter_of_the_model_stands_before_continuations() -> None:
-    interface = interface_of("gpt2", "text", rules={"target_delimiter": " Answer: "})
-    (found,) = HarnessModel(interface, dock="text").loglikelihood(asked("loglikelihood", (DOCK, " yes")), True)
-    wanted = interface.log_likelihood([Session([Docked("text", DOCK), Causal(" Answer: yes", trained=True)])])
+    language_model = interface_of("gpt2", "text", rules={"target_delimiter": " Answer: "})
+    (found,) = HarnessModel(language_model, dock="text").loglikelihood(asked("loglikelihood", (DOCK, " yes")), True)
+    wanted = language_model.log_likelihood([Session([Docked("text", DOCK), Causal(" Answer: yes", trained=True)])])
     assert found[0] == pytest.approx(float(wanted[0]), abs=1e-4)
 
 
 def test_what_has_no_context_is_not_docked() -> None:
-    interface = interface_of("gpt2", "text")
-    (found,) = HarnessModel(interface, dock="text").loglikelihood(asked("loglikelihood", ("", "The dog")), True)
-    assert found[0] == pytest.approx(float(interface.log_likelihood([Session([Causal("The dog", trained=True)])])[0]))
+    language_model = interface_of("gpt2", "text")
+    (found,) = HarnessModel(language_model, dock="text").loglikelihood(asked("loglikelihood", ("", "The dog")), True)
+    assert found[0] == pytest.approx(
+        float(language_model.log_likelihood([Session([Causal("The dog", trained=True)])])[0])
+    )
 
 
 def test_a_twin_without_encoders_reads_the_same_sessions() -> None:
-    interface = interface_of("llama")
-    (found,) = HarnessModel(interface, dock="text").loglikelihood(asked("loglikelihood", (DOCK, " yes")), True)
-    wanted = Reference(interface).score([Causal(DOCK), Causal(" yes", trained=True)])
+    language_model = interface_of("llama")
+    (found,) = HarnessModel(language_model, dock="text").loglikelihood(asked("loglikelihood", (DOCK, " yes")), True)
+    wanted = Reference(language_model).score([Causal(DOCK), Causal(" yes", trained=True)])
     assert found[0] == pytest.approx(wanted, abs=1e-4)
 
 
@@ -193,7 +195,7 @@ def test_results_reach_the_cache_of_lm_eval_as_they_come(tmp_path: Path) -> None
     from lm_eval.api.model import CachingLM
 
     model = HarnessModel(interface_of("gpt2"))
-    model.scorer = Scorer(model.interface, budget=1)  # a question a pass
+    model.scorer = Scorer(model.language_model, budget=1)  # a question a pass
     cached: Any = CachingLM(model, str(tmp_path / "cache.db"))
     requests = asked("loglikelihood", *((context, " yes") for context in CONTEXTS))
     forward, passes = model.scorer._forward, []

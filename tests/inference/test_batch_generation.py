@@ -30,14 +30,14 @@ def prompts(count: int = 9) -> list[Session]:
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3, "length_penalty": 0.6}], ids=["greedy", "beams"])
 def test_together_is_what_one_by_one_says(family, options, monkeypatch) -> None:
     monkeypatch.setitem(interface_of.__globals__["READS"], "metalm-decoder", "byte")
-    interface = talker(family, "text")
+    language_model = talker(family, "text")
     sessions = prompts()
     limits = [6, 3, 6, 2, 6, 6, 6, 3, 6]
-    alone = [interface.generate([one], limit, **options)[0] for one, limit in zip(sessions, limits, strict=True)]
+    alone = [language_model.generate([one], limit, **options)[0] for one, limit in zip(sessions, limits, strict=True)]
     assert len(set(alone)) > 2
-    assert measure_left_padding(interface.model.decoder)
+    assert measure_left_padding(language_model.model.decoder)
     for size in (1, 4, 16):
-        assert generate_all(interface, sessions, limits, batch_size=size, **options) == alone
+        assert generate_all(language_model, sessions, limits, batch_size=size, **options) == alone
 
 
 def test_together_ends_where_each_document_ends() -> None:
@@ -59,14 +59,14 @@ def test_a_decoder_that_cannot_be_padded_is_not() -> None:
         kwargs.pop("position_ids", None)
         return args, kwargs
 
-    interface = interface_of("gpt2", "text", tie_word_embeddings=False, n_positions=200)
+    language_model = interface_of("gpt2", "text", tie_word_embeddings=False, n_positions=200)
     sessions = prompts()
-    alone = [interface.generate([one], 5)[0] for one in sessions]
-    hook = interface.model.decoder.transformer.register_forward_pre_hook(without_positions, with_kwargs=True)
+    alone = [language_model.generate([one], 5)[0] for one in sessions]
+    hook = language_model.model.decoder.transformer.register_forward_pre_hook(without_positions, with_kwargs=True)
     try:
-        assert not measure_left_padding(interface.model.decoder)
-        assert [interface.generate([one], 5)[0] for one in sessions] == alone
-        assert generate_all(interface, sessions, [5] * 9, batch_size=8) == alone
+        assert not measure_left_padding(language_model.model.decoder)
+        assert [language_model.generate([one], 5)[0] for one in sessions] == alone
+        assert generate_all(language_model, sessions, [5] * 9, batch_size=8) == alone
     finally:
         hook.remove()
 
@@ -77,12 +77,12 @@ def test_families_can_be_padded(family) -> None:
 
 
 def test_positions_end_each_session_where_they_end_alone() -> None:
-    interface = talker("gpt2", "text", n_positions=24)
+    language_model = talker("gpt2", "text", n_positions=24)
     sessions = [Session([Causal(tuple(range(40, 40 + length)))]) for length in (22, 20, 5, 6)]
-    alone = [interface.generate([one], 9)[0] for one in sessions]
-    assert generate_all(interface, sessions, [9] * 4, batch_size=4) == alone
+    alone = [language_model.generate([one], 9)[0] for one in sessions]
+    assert generate_all(language_model, sessions, [9] * 4, batch_size=4) == alone
     with pytest.raises(MetalmError, match="the decoder has 24"):
-        generate_all(interface, [Session([Causal(tuple(range(40, 64)))], "full")], [1])
+        generate_all(language_model, [Session([Causal(tuple(range(40, 64)))], "full")], [1])
 
 
 def test_batches_hold_what_can_stand_together() -> None:
@@ -102,14 +102,14 @@ def test_batches_hold_what_can_stand_together() -> None:
 
 
 def test_progress_is_told(monkeypatch) -> None:
-    interface = talker("gpt2", "text")
+    language_model = talker("gpt2", "text")
     told: list[int] = []
-    generate_all(interface, prompts(), [2] * 9, batch_size=4, watch=told.append)
+    generate_all(language_model, prompts(), [2] * 9, batch_size=4, watch=told.append)
     assert told == [4, 8, 9]
     calls = []
     real = batch_generation._continued
     monkeypatch.setattr(batch_generation, "_continued", lambda *a: calls.append(len(a[1])) or real(*a))
-    generate_all(interface, prompts(), [2] * 9, batch_size=8, num_beams=4)
+    generate_all(language_model, prompts(), [2] * 9, batch_size=8, num_beams=4)
     assert max(calls) == 2
 
 
@@ -122,44 +122,44 @@ def test_a_budget_bounds_the_positions_of_a_batch() -> None:
     for one in found[1:]:
         assert len(one) * (max(lengths[at] for at in one) + 3) <= 24
     assert max(map(len, found)) > 1
-    interface = talker("gpt2", "text")
-    expected = generate_all(interface, prompts(), [4] * 9)
+    language_model = talker("gpt2", "text")
+    expected = generate_all(language_model, prompts(), [4] * 9)
     for budget in (1, 60, 10_000):
-        assert generate_all(interface, prompts(), [4] * 9, batch_size=None, budget=budget) == expected
+        assert generate_all(language_model, prompts(), [4] * 9, batch_size=None, budget=budget) == expected
 
 
 def test_samples_do_not_depend_on_batches() -> None:
-    interface = talker("gpt2", "text")
+    language_model = talker("gpt2", "text")
     sessions, limits = prompts(), [6, 3, 6, 2, 6, 6, 6, 3, 6]
-    found = sample_all(interface, sessions, limits, 3, 1.5, seed=7, batch_size=1)
+    found = sample_all(language_model, sessions, limits, 3, 1.5, seed=7, batch_size=1)
     assert [len(one) for one in found] == [3] * 9
     assert sum(len(set(one)) == 3 for one in found) > 6
     for size in (2, 5, 64):
-        assert sample_all(interface, sessions, limits, 3, 1.5, seed=7, batch_size=size) == found
-    assert sample_all(interface, sessions, limits, 3, 1.5, seed=7, batch_size=None, budget=100) == found
-    assert sample_all(interface, sessions, limits, 3, 1.5, seed=8) != found
-    fewer = sample_all(interface, sessions[2:5], limits[2:5], 2, 1.5, seed=7, keys=[2, 3, 4])
+        assert sample_all(language_model, sessions, limits, 3, 1.5, seed=7, batch_size=size) == found
+    assert sample_all(language_model, sessions, limits, 3, 1.5, seed=7, batch_size=None, budget=100) == found
+    assert sample_all(language_model, sessions, limits, 3, 1.5, seed=8) != found
+    fewer = sample_all(language_model, sessions[2:5], limits[2:5], 2, 1.5, seed=7, keys=[2, 3, 4])
     assert fewer == [one[:2] for one in found[2:5]]
-    cold = sample_all(interface, sessions, limits, 2, 1e-4, seed=7)
-    assert cold == [[one, one] for one in generate_all(interface, sessions, limits)]
-    twice = sample_all(interface, [sessions[0]] * 2, [6] * 2, 2, 1.5, seed=7)
+    cold = sample_all(language_model, sessions, limits, 2, 1e-4, seed=7)
+    assert cold == [[one, one] for one in generate_all(language_model, sessions, limits)]
+    twice = sample_all(language_model, [sessions[0]] * 2, [6] * 2, 2, 1.5, seed=7)
     assert twice[0] == found[0][:2] != twice[1]
     with pytest.raises(MetalmError, match="got 0 samples"):
-        sample_all(interface, sessions, limits, 0)
+        sample_all(language_model, sessions, limits, 0)
 
 
 def test_sampling_leaves_the_global_generator_alone() -> None:
-    interface = talker("gpt2")
+    language_model = talker("gpt2")
     state = torch.get_rng_state()
-    sample_all(interface, prompts()[:1], [5], 2)
+    sample_all(language_model, prompts()[:1], [5], 2)
     assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_stop_texts_end_each_where_it_would_end_alone(family, monkeypatch) -> None:
-    interface = talker(family, "text")
+    language_model = talker(family, "text")
     sessions = prompts()
-    whole = generate_all(interface, sessions, [24] * 9)
+    whole = generate_all(language_model, sessions, [24] * 9)
     stop = [whole[1][3:5], whole[4][6:8]]
     expected = [cut_at_stop(one, stop) for one in whole]
     assert expected != whole
@@ -167,35 +167,37 @@ def test_stop_texts_end_each_where_it_would_end_alone(family, monkeypatch) -> No
     real = batch_generation._continued
     monkeypatch.setattr(batch_generation, "_continued", lambda *a: steps.append(real(*a)) or steps[-1])
     for size in (1, 4):
-        assert generate_all(interface, sessions, [24] * 9, batch_size=size, stop=stop) == expected
+        assert generate_all(language_model, sessions, [24] * 9, batch_size=size, stop=stop) == expected
     assert min(one.shape[1] for one in steps) < 24, "nothing is said long after the stop"
     beams = {"num_beams": 2, "length_penalty": 1.0}
-    wide = generate_all(interface, sessions, [9] * 9, **beams)
-    assert generate_all(interface, sessions, [9] * 9, stop=stop, **beams) == [cut_at_stop(one, stop) for one in wide]
+    wide = generate_all(language_model, sessions, [9] * 9, **beams)
+    assert generate_all(language_model, sessions, [9] * 9, stop=stop, **beams) == [
+        cut_at_stop(one, stop) for one in wide
+    ]
 
 
 def test_a_batch_that_memory_does_not_hold_is_halved(monkeypatch) -> None:
-    interface = talker("gpt2", "text")
+    language_model = talker("gpt2", "text")
     sessions = prompts()
-    expected = generate_all(interface, sessions, [4] * 9)
+    expected = generate_all(language_model, sessions, [4] * 9)
     real, tried = batch_generation._continued, []
 
-    def small(interface, sessions, most, options):
+    def small(language_model, sessions, most, options):
         tried.append(len(sessions))
         if len(sessions) > limit:
             raise torch.OutOfMemoryError("too much")
-        return real(interface, sessions, most, options)
+        return real(language_model, sessions, most, options)
 
     monkeypatch.setattr(batch_generation, "_continued", small)
     limit = 2
     told: list[int] = []
-    assert generate_all(interface, sessions, [4] * 9, batch_size=9, watch=told.append) == expected
+    assert generate_all(language_model, sessions, [4] * 9, batch_size=9, watch=told.append) == expected
     assert tried[:3] == [9, 4, 2]
     assert told[-1] == 9
-    drawn = sample_all(interface, sessions, [4] * 9, 1, batch_size=9)
+    drawn = sample_all(language_model, sessions, [4] * 9, 1, batch_size=9)
     limit = 9
-    assert sample_all(interface, sessions, [4] * 9, 1, batch_size=9) == drawn
+    assert sample_all(language_model, sessions, [4] * 9, 1, batch_size=9) == drawn
     limit = 0
     with pytest.raises(MetalmError, match="memory does not hold") as caught:
-        generate_all(interface, sessions, [4] * 9)
+        generate_all(language_model, sessions, [4] * 9)
     assert "up to 4 new tokens" in caught.value.why

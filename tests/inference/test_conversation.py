@@ -25,26 +25,26 @@ def joined(turns) -> list:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_turn_by_turn_is_the_session_read_at_once(family) -> None:
-    interface = interface_of(family, "text", "vision")
-    state = interface.start(Session(TURNS[0]))
+    language_model = interface_of(family, "text", "vision")
+    state = language_model.start(Session(TURNS[0]))
     for turn in range(1, len(TURNS)):
         assert state.extend(TURNS[turn]) is state
         spans = joined(TURNS[: turn + 1])
-        whole = interface.start(Session(spans))
-        assert state.length == whole.length == Reference(interface).read(spans)[0].shape[1]
+        whole = language_model.start(Session(spans))
+        assert state.length == whole.length == Reference(language_model).read(spans)[0].shape[1]
         torch.testing.assert_close(state.logits, whole.logits, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(state.logits, Reference(interface).logits(spans), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(state.logits, Reference(language_model).logits(spans), atol=1e-4, rtol=1e-4)
     assert state.length > 60
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_text_goes_on_as_if_it_had_been_one_text(family) -> None:
-    interface = interface_of(family)
+    language_model = interface_of(family)
     text = "Once upon a time there was a little girl named Lily."
-    ids = interface.tokenizer(text, return_tensors="pt").input_ids
+    ids = language_model.tokenizer(text, return_tensors="pt").input_ids
     with torch.no_grad():
-        expected = interface.model.decoder(input_ids=ids).logits[0, -1]
-    state = interface.start(Session([Causal("Once upon a time")])).extend([Causal(" there was a")])
+        expected = language_model.model.decoder(input_ids=ids).logits[0, -1]
+    state = language_model.start(Session([Causal("Once upon a time")])).extend([Causal(" there was a")])
     state.extend([Causal(" little girl named Lily.")])
     assert state.length == ids.shape[1]
     torch.testing.assert_close(state.logits, expected, atol=1e-4, rtol=1e-4)
@@ -52,23 +52,23 @@ def test_text_goes_on_as_if_it_had_been_one_text(family) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_conversation_may_begin_with_a_dock(family) -> None:
-    interface = interface_of(family, "text")
+    language_model = interface_of(family, "text")
     turns = [[Docked("text", DOCK)], [Causal(" yes")]]
-    state = interface.start(Session(turns[0])).extend(turns[1])
-    torch.testing.assert_close(state.logits, Reference(interface).logits(joined(turns)), atol=1e-4, rtol=1e-4)
+    state = language_model.start(Session(turns[0])).extend(turns[1])
+    torch.testing.assert_close(state.logits, Reference(language_model).logits(joined(turns)), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_reply_is_what_is_generated_and_stays_in_the_session(family) -> None:
-    interface = talker(family, "text", "vision")
-    reference = Reference(interface)
+    language_model = talker(family, "text", "vision")
+    reference = Reference(language_model)
     spans = joined(TURNS[:3])
     said = reference.greedy(spans, 5)
-    state = interface.start(Session(spans))
+    state = language_model.start(Session(spans))
     length = state.length
-    assert state.reply(5) == interface.tokenizer.decode(said, skip_special_tokens=True)
+    assert state.reply(5) == language_model.tokenizer.decode(said, skip_special_tokens=True)
     more = reference.greedy(spans, 10)
-    assert state.reply(5) == interface.tokenizer.decode(more[5:], skip_special_tokens=True)
+    assert state.reply(5) == language_model.tokenizer.decode(more[5:], skip_special_tokens=True)
     assert state.length == length + 10
     state.extend([Causal(" yes")])
     whole = [*spans, Causal(tuple(more)), Causal(" yes")]
@@ -76,37 +76,37 @@ def test_a_reply_is_what_is_generated_and_stays_in_the_session(family) -> None:
 
 
 def test_two_conversations_do_not_share_a_cache() -> None:
-    interface = interface_of("llama")
-    one, other = (interface.start(Session([Causal(text)])) for text in ("The girl", "The dog"))
-    expected = interface.start(Session([Causal("The girl had")])).logits
+    language_model = interface_of("llama")
+    one, other = (language_model.start(Session([Causal(text)])) for text in ("The girl", "The dog"))
+    expected = language_model.start(Session([Causal("The girl had")])).logits
     other.extend([Causal(" barked twice.")])
     torch.testing.assert_close(one.extend([Causal(" had")]).logits, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_more_than_the_decoder_reads_is_refused_and_changes_nothing() -> None:
-    interface = interface_of("gpt2", "text", n_positions=24)
-    state = interface.start(Session([Causal((5,) * 20)]))
+    language_model = interface_of("gpt2", "text", n_positions=24)
+    state = language_model.start(Session([Causal((5,) * 20)]))
     with pytest.raises(MetalmError, match="conversation of 25 positions: the decoder has 24") as caught:
         state.extend([Causal((6,) * 5)])
     assert caught.value.remedy
     assert state.length == 20
     state.extend([Causal((6,) * 4)])
-    expected = Reference(interface).logits([Causal((5,) * 20 + (6,) * 4)])
+    expected = Reference(language_model).logits([Causal((5,) * 20 + (6,) * 4)])
     torch.testing.assert_close(state.logits, expected, atol=1e-4, rtol=1e-4)
     with pytest.raises(MetalmError, match="conversation of 25"):
         state.extend([Causal((6,))])
     with pytest.raises(MetalmError, match="conversation of 25"):
         state.reply()
     with pytest.raises(MetalmError, match="conversation of 25"):
-        interface.start(Session([Causal((5,) * 25)]))
+        language_model.start(Session([Causal((5,) * 25)]))
 
 
 def test_a_reply_ends_where_the_positions_end() -> None:
-    interface = talker("gpt2", n_positions=24)
+    language_model = talker("gpt2", n_positions=24)
     spans = [Causal(tuple(range(40, 60)))]
-    said = interface.start(Session(spans)).reply(64)
-    assert [said] == interface.generate([Session(spans)], max_new_tokens=64)
-    assert said == interface.tokenizer.decode(Reference(interface).greedy(spans, 4), skip_special_tokens=True)
+    said = language_model.start(Session(spans)).reply(64)
+    assert [said] == language_model.generate([Session(spans)], max_new_tokens=64)
+    assert said == language_model.tokenizer.decode(Reference(language_model).greedy(spans, 4), skip_special_tokens=True)
 
 
 def test_nothing_more_to_read_is_an_error() -> None:
@@ -115,4 +115,4 @@ def test_nothing_more_to_read_is_an_error() -> None:
         state.extend([])
     with pytest.raises(MetalmError, match="encoder"):
         state.extend([Docked("vision", picture(0))])
-    assert state.length == Reference(state.interface).read([Causal("The girl")])[0].shape[1]
+    assert state.length == Reference(state.language_model).read([Causal("The girl")])[0].shape[1]

@@ -15,62 +15,66 @@ PROMPTS += [DOCKED["docks between"], DOCKED["an image and a question"][:3]]
 COUNT = 8
 
 
-def decoded(interface, ids: list[int]) -> str:
-    return interface.tokenizer.decode(ids, skip_special_tokens=True)
+def decoded(language_model, ids: list[int]) -> str:
+    return language_model.tokenizer.decode(ids, skip_special_tokens=True)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_greedy_is_the_likeliest_token_each_time(family) -> None:
-    interface = talker(family, "text", "vision")
-    reference = Reference(interface)
+    language_model = talker(family, "text", "vision")
+    reference = Reference(language_model)
     said = [reference.greedy(spans, COUNT) for spans in PROMPTS]
     assert len({tuple(one) for one in said}) > 1
     sessions = [Session(spans) for spans in PROMPTS]
-    assert interface.generate(sessions, max_new_tokens=COUNT) == [decoded(interface, one) for one in said]
-    assert interface.generate(sessions, max_new_tokens=3) == [decoded(interface, one[:3]) for one in said]
-    assert interface.generate(iter(sessions[2:3]), max_new_tokens=1) == [decoded(interface, said[2][:1])]
+    assert language_model.generate(sessions, max_new_tokens=COUNT) == [decoded(language_model, one) for one in said]
+    assert language_model.generate(sessions, max_new_tokens=3) == [decoded(language_model, one[:3]) for one in said]
+    assert language_model.generate(iter(sessions[2:3]), max_new_tokens=1) == [decoded(language_model, said[2][:1])]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_beams_find_the_likelier_sequence(family) -> None:
-    interface = talker(family, "text", "vision")
-    reference = Reference(interface)
+    language_model = talker(family, "text", "vision")
+    reference = Reference(language_model)
     other = 0
     for spans in PROMPTS:
-        (said,) = interface.generate([Session(spans)], max_new_tokens=4, num_beams=3)
+        (said,) = language_model.generate([Session(spans)], max_new_tokens=4, num_beams=3)
         found = reference.beams(spans, 4, 3)
-        assert said == decoded(interface, found)
+        assert said == decoded(language_model, found)
         other += found != reference.greedy(spans, 4)
     assert other
 
 
 def test_a_continuation_ends_before_the_documents_end(monkeypatch) -> None:
-    interface = talker("opt", "text")
+    language_model = talker("opt", "text")
     spans = [Causal("She said:"), Docked("text", "It rained.")]
-    ids = Reference(interface).greedy(spans, 12)
+    ids = Reference(language_model).greedy(spans, 12)
     at = next(at for at in range(2, 12) if ids[at] not in ids[:at])
-    (token,) = interface.tokenizer.convert_ids_to_tokens(ids[at : at + 1])
+    (token,) = language_model.tokenizer.convert_ids_to_tokens(ids[at : at + 1])
     ending = LanguageModel(
-        interface.model, DecoderTokenizer(interface.tokenizer, TokenRules(document=token)), interface.processors
+        language_model.model,
+        DecoderTokenizer(language_model.tokenizer, TokenRules(document=token)),
+        language_model.processors,
     )
     made = []
     generate = ending.model.generate
     monkeypatch.setattr(ending.model, "generate", lambda *a, **k: made.append(generate(*a, **k)) or made[-1])
-    assert ending.generate([Session(spans)], max_new_tokens=12) == [decoded(interface, ids[:at])]
+    assert ending.generate([Session(spans)], max_new_tokens=12) == [decoded(language_model, ids[:at])]
     assert made[0].tolist() == [ids[: at + 1]], "nothing is computed after the end"
-    assert ending.start(Session(spans)).reply(12) == decoded(interface, ids[:at])
-    assert interface.generate([Session(spans)], max_new_tokens=12) == [decoded(interface, ids)]
+    assert ending.start(Session(spans)).reply(12) == decoded(language_model, ids[:at])
+    assert language_model.generate([Session(spans)], max_new_tokens=12) == [decoded(language_model, ids)]
 
 
 def test_a_paragraph_token_is_a_newline_in_what_is_said() -> None:
-    interface = talker("opt", "text")
+    language_model = talker("opt", "text")
     spans = [Causal("She said:"), Docked("text", "It rained.")]
-    ids = Reference(interface).greedy(spans, 6)
-    (token,) = interface.tokenizer.convert_ids_to_tokens(ids[2:3])
+    ids = Reference(language_model).greedy(spans, 6)
+    (token,) = language_model.tokenizer.convert_ids_to_tokens(ids[2:3])
     rules = TokenRules(paragraph=token)
-    lines = LanguageModel(interface.model, DecoderTokenizer(interface.tokenizer, rules), interface.processors)
+    lines = LanguageModel(
+        language_model.model, DecoderTokenizer(language_model.tokenizer, rules), language_model.processors
+    )
     (said,) = lines.generate([Session(spans)], max_new_tokens=6)
-    assert said.split("\n")[0] == decoded(interface, ids[:2])
+    assert said.split("\n")[0] == decoded(language_model, ids[:2])
     assert said.count("\n") == ids.count(ids[2])
     assert lines.start(Session(spans)).reply(6) == said
 
@@ -85,34 +89,36 @@ def test_an_end_at_once_is_an_empty_text() -> None:
 
 
 def test_a_continuation_ends_where_the_positions_end() -> None:
-    interface = talker("gpt2", n_positions=24)
+    language_model = talker("gpt2", n_positions=24)
     spans = [Causal(tuple(range(40, 60)))]
-    said = Reference(interface).greedy(spans, 4)
-    assert interface.generate([Session(spans)], max_new_tokens=64) == [decoded(interface, said)]
+    said = Reference(language_model).greedy(spans, 4)
+    assert language_model.generate([Session(spans)], max_new_tokens=64) == [decoded(language_model, said)]
     full = Session([Causal(tuple(range(40, 64)))], "question 7")
     with pytest.raises(MetalmError, match="question 7 takes 24 positions, the decoder has 24") as caught:
-        interface.generate([full])
+        language_model.generate([full])
     assert "one more" in caught.value.why
     assert caught.value.remedy
 
 
 def test_a_model_without_encoders_continues_docked_texts() -> None:
-    interface = talker("llama")
-    texts = interface.generate([Session([Docked("text", "The girl")]), Session([Causal("The girl")])], max_new_tokens=6)
+    language_model = talker("llama")
+    texts = language_model.generate(
+        [Session([Docked("text", "The girl")]), Session([Causal("The girl")])], max_new_tokens=6
+    )
     assert texts[0] == texts[1] != ""
 
 
 def test_sampling_is_asked_for_and_follows_the_seed() -> None:
-    interface = interface_of("gpt2")
+    language_model = interface_of("gpt2")
     session = Session(TEXT["an untrained beginning"][:1])
 
     def sampled(seed: int) -> str:
         torch.manual_seed(seed)
-        return interface.generate([session], max_new_tokens=9, do_sample=True, temperature=2.0)[0]
+        return language_model.generate([session], max_new_tokens=9, do_sample=True, temperature=2.0)[0]
 
     assert sampled(0) == sampled(0) != sampled(1)
     state = torch.get_rng_state()
-    interface.generate([session], max_new_tokens=9)
+    language_model.generate([session], max_new_tokens=9)
     assert torch.equal(torch.get_rng_state(), state)
 
 

@@ -60,7 +60,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def test_each_line_is_answered_as_alone(source, tmp_path) -> None:
-    interface = talker("gpt2", "text")
+    language_model = talker("gpt2", "text")
     told: list[int] = []
     made = run(source, tmp_path / "out.jsonl", budget=60, watch=told.append)
     header, *rows = read(tmp_path / "out.jsonl")
@@ -74,7 +74,8 @@ def test_each_line_is_answered_as_alone(source, tmp_path) -> None:
         given = ROWS[row["line"] - 1]
         assert row["id"] == given["id"]
         assert (
-            row["text"] == stream_answer(interface, text_to_session(interface, given["text"]), DecodingOptions(6)).text
+            row["text"]
+            == stream_answer(language_model, text_to_session(language_model, given["text"]), DecodingOptions(6)).text
         )
     assert told[0] == 0
     assert told[-1] == 20
@@ -86,8 +87,8 @@ def test_sessions_images_and_blank_lines(tmp_path) -> None:
     spans = [{"docked": "It rained."}, {"causal": " yes\n"}, {"docked": "one.png", "encoder": "vision"}]
     rows = ["", {"session": spans}, {"input": "What?", "image": "one.png", "id": 7}, "  ", {"image": "one.png"}]
     source = write(tmp_path / "in.jsonl", rows)
-    interface = talker("gpt2", "text", "vision")
-    run(source, tmp_path / "out.jsonl", model=interface)
+    language_model = talker("gpt2", "text", "vision")
+    run(source, tmp_path / "out.jsonl", model=language_model)
     found = {row["line"]: row for row in read(tmp_path / "out.jsonl")[1:]}
     image = picture(1)
     expected = {
@@ -96,7 +97,7 @@ def test_sessions_images_and_blank_lines(tmp_path) -> None:
         5: Session([Docked("vision", image)]),
     }
     assert {line: row["text"] for line, row in found.items()} == {
-        line: stream_answer(interface, one, DecodingOptions(6)).text for line, one in expected.items()
+        line: stream_answer(language_model, one, DecodingOptions(6)).text for line, one in expected.items()
     }
     assert found[3]["id"] == 7
     assert "id" not in found[2]
@@ -105,12 +106,12 @@ def test_sessions_images_and_blank_lines(tmp_path) -> None:
 def test_layout_holds_for_texts_and_compressed_files_are_read(tmp_path) -> None:
     path = tmp_path / "in.jsonl.gz"
     path.write_bytes(gzip.compress(json.dumps(ROWS[3]).encode()))
-    interface = talker("gpt2", "text")
+    language_model = talker("gpt2", "text")
     layout = PromptRoute("causal", "So")
     run(path, tmp_path / "out.jsonl", layout=layout)
     (row,) = read(tmp_path / "out.jsonl")[1:]
     session = Session([Causal(ROWS[3]["text"]), Causal(" So")])
-    assert row["text"] == interface.generate([session], max_new_tokens=6)[0]
+    assert row["text"] == language_model.generate([session], max_new_tokens=6)[0]
 
 
 WRONG = {
@@ -185,14 +186,14 @@ def test_a_line_that_the_model_cannot_read_gets_an_error(tmp_path) -> None:
     (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     rows = [{"text": "a b"}, {"text": "dog " * 200, "id": "long"}, {"image": "cut.png"}]
     source = write(tmp_path / "in.jsonl", rows)
-    interface = talker("gpt2", "text", "vision")
-    assert run(source, tmp_path / "out.jsonl", model=interface).errors == 2
+    language_model = talker("gpt2", "text", "vision")
+    assert run(source, tmp_path / "out.jsonl", model=language_model).errors == 2
     found = {row["line"]: row for row in read(tmp_path / "out.jsonl")[1:]}
     assert "text" in found[1]
     assert "reads 60" in found[2]["error"]
     assert "text" not in found[2]
     assert "image cannot be read" in found[3]["error"]
-    again = run(source, tmp_path / "out.jsonl", model=interface)
+    again = run(source, tmp_path / "out.jsonl", model=language_model)
     assert again.errors == 2
     assert len(read(tmp_path / "out.jsonl")) == 4
 
@@ -271,9 +272,9 @@ def test_answers_of_something_else_are_left_alone(source, tmp_path, change, why)
 
 
 def test_a_model_that_has_moved_is_the_same(source, tmp_path) -> None:
-    requests, interface = read_requests(source), talker("gpt2", "text")
+    requests, language_model = read_requests(source), talker("gpt2", "text")
     for name in ("here", "there"):
-        answer_file(name, interface, requests, tmp_path / "out.jsonl", PromptRoute(), DecodingOptions(2))
+        answer_file(name, language_model, requests, tmp_path / "out.jsonl", PromptRoute(), DecodingOptions(2))
     assert len(read(tmp_path / "out.jsonl")) == 21
 
 

@@ -35,10 +35,10 @@ GREEDY = DecodingOptions()
 
 
 def told(
-    interface: LanguageModel, session: Session, decoding: DecodingOptions = GREEDY, key: int = 1
+    language_model: LanguageModel, session: Session, decoding: DecodingOptions = GREEDY, key: int = 1
 ) -> tuple[Generation, list]:
     pieces: list[str] = []
-    said = stream_answer(interface, session, decoding, pieces.append, key)
+    said = stream_answer(language_model, session, decoding, pieces.append, key)
     assert "".join(pieces) == said.text
     return said, pieces
 
@@ -47,16 +47,16 @@ def told(
 
 
 def test_a_text_is_docked_or_causal() -> None:
-    interface = interface_of("gpt2", "text")
-    assert list(text_to_session(interface, "Hi")) == [Docked("text", "Hi")]
-    assert list(text_to_session(interface, "Hi", layout=PromptRoute("causal"))) == [Causal("Hi")]
-    assert list(text_to_session(interface, "Hi", layout=PromptRoute(prompt="So"))) == [
+    language_model = interface_of("gpt2", "text")
+    assert list(text_to_session(language_model, "Hi")) == [Docked("text", "Hi")]
+    assert list(text_to_session(language_model, "Hi", layout=PromptRoute("causal"))) == [Causal("Hi")]
+    assert list(text_to_session(language_model, "Hi", layout=PromptRoute(prompt="So"))) == [
         Docked("text", "Hi"),
         Causal(" So"),
     ]
-    assert list(text_to_session(interface, "", layout=PromptRoute(prompt="So"))) == [Causal("So")]
+    assert list(text_to_session(language_model, "", layout=PromptRoute(prompt="So"))) == [Causal("So")]
     with pytest.raises(MetalmError, match="line 3 has no text"):
-        text_to_session(interface, "", name="line 3")
+        text_to_session(language_model, "", name="line 3")
 
 
 def test_an_image_stands_first() -> None:
@@ -69,11 +69,11 @@ def test_an_image_stands_first() -> None:
 
 
 def test_a_fused_encoder_reads_image_and_text_together(monkeypatch) -> None:
-    interface, image = interface_of("gpt2", "text"), picture(0)
-    monkeypatch.setattr(interface.model.adapters["text"], "kind", "fused", raising=False)
-    assert image_encoder(interface) == ("text", True)
-    assert list(text_to_session(interface, "What?", image)) == [Docked("text", {"image": image, "text": "What?"})]
-    assert list(text_to_session(interface, "What?", image, PromptRoute("causal"))) == [
+    language_model, image = interface_of("gpt2", "text"), picture(0)
+    monkeypatch.setattr(language_model.model.adapters["text"], "kind", "fused", raising=False)
+    assert image_encoder(language_model) == ("text", True)
+    assert list(text_to_session(language_model, "What?", image)) == [Docked("text", {"image": image, "text": "What?"})]
+    assert list(text_to_session(language_model, "What?", image, PromptRoute("causal"))) == [
         Docked("text", {"image": image}),
         Causal("What?"),
     ]
@@ -105,12 +105,12 @@ def test_files_that_are_no_images(tmp_path) -> None:
 
 @pytest.mark.parametrize("family", [*FAMILIES, "llama without encoders"])
 def test_streaming_tells_what_generating_says(family) -> None:
-    interface = talker(family.split()[0], *(() if " " in family else ("text", "vision")))
+    language_model = talker(family.split()[0], *(() if " " in family else ("text", "vision")))
     count = 0
     for text, place in itertools.product(TEXTS, ("docked", "causal")):
-        session = text_to_session(interface, text, layout=PromptRoute(place))  # type: ignore[arg-type]
-        said, pieces = told(interface, session, DecodingOptions(12))
-        (expected,) = interface.generate([session], max_new_tokens=12)
+        session = text_to_session(language_model, text, layout=PromptRoute(place))  # type: ignore[arg-type]
+        said, pieces = told(language_model, session, DecodingOptions(12))
+        (expected,) = language_model.generate([session], max_new_tokens=12)
         assert said.text == (expected.strip() if place == "docked" else expected)
         assert (said.tokens, said.ended) == (12, "limit")
         count += len(pieces)
@@ -118,26 +118,27 @@ def test_streaming_tells_what_generating_says(family) -> None:
 
 
 def test_an_image_is_answered() -> None:
-    interface = talker("gpt2", "text", "vision")
+    language_model = talker("gpt2", "text", "vision")
     found = {
-        told(interface, text_to_session(interface, "What?", picture(at)), DecodingOptions(8))[0].text for at in range(4)
+        told(language_model, text_to_session(language_model, "What?", picture(at)), DecodingOptions(8))[0].text
+        for at in range(4)
     }
     assert len(found) > 1
-    session = text_to_session(interface, "What?", picture(1))
-    assert told(interface, session, DecodingOptions(8))[0].text == interface.generate([session], 8)[0].strip()
+    session = text_to_session(language_model, "What?", picture(1))
+    assert told(language_model, session, DecodingOptions(8))[0].text == language_model.generate([session], 8)[0].strip()
 
 
 def test_stop_texts_and_beams_end_a_stream() -> None:
-    interface = talker("gpt2", "text")
-    session = text_to_session(interface, TEXTS[0], layout=PromptRoute("causal"))
-    whole = told(interface, session, DecodingOptions(20))[0].text
+    language_model = talker("gpt2", "text")
+    session = text_to_session(language_model, TEXTS[0], layout=PromptRoute("causal"))
+    whole = told(language_model, session, DecodingOptions(20))[0].text
     stop = (whole[5:8],)
-    said, _ = told(interface, session, DecodingOptions(20, stop=stop))
+    said, _ = told(language_model, session, DecodingOptions(20, stop=stop))
     assert said.text == cut_at_stop(whole, stop) != whole
     assert said.ended == "stop"
     assert said.tokens < 20
-    wide, pieces = told(interface, session, DecodingOptions(6, beams=3, length_penalty=0.6))
-    assert [wide.text] == interface.generate([session], 6, num_beams=3, length_penalty=0.6)
+    wide, pieces = told(language_model, session, DecodingOptions(6, beams=3, length_penalty=0.6))
+    assert [wide.text] == language_model.generate([session], 6, num_beams=3, length_penalty=0.6)
     assert len(pieces) == 1
 
 
@@ -157,12 +158,12 @@ def test_a_stream_ends_with_the_document_or_the_positions() -> None:
 
 
 def test_a_checkpoints_own_constraints_do_not_hold(monkeypatch) -> None:
-    interface = talker("gpt2", "text")
-    session = text_to_session(interface, TEXTS[0])
-    before = told(interface, session, DecodingOptions(20))[0].text
-    monkeypatch.setattr(interface.model.decoder.generation_config, "repetition_penalty", 5.0)
-    monkeypatch.setattr(interface.model.decoder.generation_config, "no_repeat_ngram_size", 1)
-    assert told(interface, session, DecodingOptions(20))[0].text == before
+    language_model = talker("gpt2", "text")
+    session = text_to_session(language_model, TEXTS[0])
+    before = told(language_model, session, DecodingOptions(20))[0].text
+    monkeypatch.setattr(language_model.model.decoder.generation_config, "repetition_penalty", 5.0)
+    monkeypatch.setattr(language_model.model.decoder.generation_config, "no_repeat_ngram_size", 1)
+    assert told(language_model, session, DecodingOptions(20))[0].text == before
 
 
 DECODINGS: dict[str, DecodingOptions] = {
@@ -175,18 +176,18 @@ DECODINGS: dict[str, DecodingOptions] = {
 
 @pytest.mark.parametrize("name", DECODINGS)
 def test_many_are_answered_as_each_alone(name) -> None:
-    interface, decoding = talker("llama", "text"), DECODINGS[name]
+    language_model, decoding = talker("llama", "text"), DECODINGS[name]
     sessions: dict[int, Any] = {}
     for number, (text, place) in enumerate(itertools.product(TEXTS, ("docked", "causal")), 3):
-        session = text_to_session(interface, text, layout=PromptRoute(place))  # type: ignore[arg-type]
-        sessions[number] = session, interface.tokenise(session)
-    alone = {number: told(interface, one, decoding, number)[0].text for number, (one, _) in sessions.items()}
+        session = text_to_session(language_model, text, layout=PromptRoute(place))  # type: ignore[arg-type]
+        sessions[number] = session, language_model.tokenise(session)
+    alone = {number: told(language_model, one, decoding, number)[0].text for number, (one, _) in sessions.items()}
     assert len(set(alone.values())) > 2
     for budget in (20, 90, None):
-        found = dict(itertools.chain(*generate_answers(interface, sessions, decoding, budget)))
+        found = dict(itertools.chain(*generate_answers(language_model, sessions, decoding, budget)))
         assert found == alone
     if name == "sampled":
-        assert told(interface, sessions[3][0], decoding, 4)[0].text != alone[3]
+        assert told(language_model, sessions[3][0], decoding, 4)[0].text != alone[3]
 
 
 def test_what_cannot_be_decoded_is_refused(monkeypatch) -> None:
@@ -199,6 +200,6 @@ def test_what_cannot_be_decoded_is_refused(monkeypatch) -> None:
         raise torch.OutOfMemoryError("too much")
 
     monkeypatch.setattr(generation, "_continued", full)
-    interface = talker("gpt2", "text")
+    language_model = talker("gpt2", "text")
     with pytest.raises(MetalmError, match="memory does not hold"):
-        stream_answer(interface, text_to_session(interface, "Hi"))
+        stream_answer(language_model, text_to_session(language_model, "Hi"))

@@ -23,12 +23,12 @@ FOUND = {**TEXT, **DOCKED}
 
 
 def saved(folder: Path, *encoders: str, family: str = "gpt2") -> Path:
-    interface = interface_of(family, *encoders)
-    config = interface.model.config
+    language_model = interface_of(family, *encoders)
+    config = language_model.model.config
     config.docking = {
         name: {**one, "max_length": 60 if name == "text" else None} for name, one in config.docking.items()
     }
-    save_model(folder, interface.model, interface.decoder_tokenizer, interface.processors)
+    save_model(folder, language_model.model, language_model.decoder_tokenizer, language_model.processors)
     return folder
 
 
@@ -42,9 +42,9 @@ def docked(tmp_path_factory) -> Path:
 def plain(tmp_path) -> Path:
     """A causal language model of its own class, as transformers saves it."""
     folder = tmp_path / "plain"
-    interface = interface_of("llama")
-    interface.model.decoder.save_pretrained(folder)
-    interface.tokenizer.save_pretrained(folder)
+    language_model = interface_of("llama")
+    language_model.model.decoder.save_pretrained(folder)
+    language_model.tokenizer.save_pretrained(folder)
     return folder
 
 

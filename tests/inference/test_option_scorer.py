@@ -41,21 +41,23 @@ def asked(count: int = 6) -> list[list[Span]]:
 
 
 def question(
-    interface: LanguageModel, spans: list[Span], said: list[str], before: list[Span] | None = None
+    language_model: LanguageModel, spans: list[Span], said: list[str], before: list[Span] | None = None
 ) -> OptionQuestion:
-    options = tuple(np.array(interface.decoder_tokenizer.continuation(one), dtype=np.int64) for one in said)
-    front = None if before is None else interface.tokenise(Session(before))
-    prefix = interface.tokenise(Session(spans), is_continuation=before is not None)
+    options = tuple(np.array(language_model.decoder_tokenizer.continuation(one), dtype=np.int64) for one in said)
+    front = None if before is None else language_model.tokenise(Session(before))
+    prefix = language_model.tokenise(Session(spans), is_continuation=before is not None)
     return OptionQuestion(prefix, options, front)
 
 
-def alone(interface: LanguageModel, spans: list[Span], said: list[str], before: list[Span] | None = None) -> np.ndarray:
+def alone(
+    language_model: LanguageModel, spans: list[Span], said: list[str], before: list[Span] | None = None
+) -> np.ndarray:
     """Each option in a session of its own, one at a time."""
     found = []
     for one in said:
-        ids = tuple(interface.decoder_tokenizer.continuation(one))
+        ids = tuple(language_model.decoder_tokenizer.continuation(one))
         session = Session([*(before or []), *spans, Causal(ids, trained=True)])
-        found.append(float(interface.log_likelihood([session], batch_size=1)[0]) if ids else 0.0)
+        found.append(float(language_model.log_likelihood([session], batch_size=1)[0]) if ids else 0.0)
     return np.array(found)
 
 
@@ -63,17 +65,17 @@ def alone(interface: LanguageModel, spans: list[Span], said: list[str], before: 
 @pytest.mark.parametrize("encoders", [(), ("text",)], ids=["decoder", "docked"])
 @pytest.mark.parametrize("family", MODELS)
 def test_equal_to_one_option_at_a_time(family: str, encoders: tuple[str, ...], head: str) -> None:
-    interface = interface_of(family, *encoders) if head == "known" else talker(family, *encoders)
-    assert interface.model.traits.packs
-    assert measure_cache_reuse(interface.model.decoder)
-    wanted = [alone(interface, spans, SAID) for spans in asked()]
+    language_model = interface_of(family, *encoders) if head == "known" else talker(family, *encoders)
+    assert language_model.model.traits.packs
+    assert measure_cache_reuse(language_model.model.decoder)
+    wanted = [alone(language_model, spans, SAID) for spans in asked()]
     assert len({round(float(value), 3) for one in wanted for value in one}) > 20
-    questions = [question(interface, spans, SAID) for spans in asked()]
+    questions = [question(language_model, spans, SAID) for spans in asked()]
     for share in (True, False):
         for budget in (1, 70, 4096):
-            for one, right in zip(score(interface, questions, budget=budget, share=share), wanted, strict=True):
+            for one, right in zip(score(language_model, questions, budget=budget, share=share), wanted, strict=True):
                 np.testing.assert_allclose(one.log_likelihood, right, atol=1e-4, rtol=0)
-    backwards = score(interface, questions[::-1], budget=150)[::-1]
+    backwards = score(language_model, questions[::-1], budget=150)[::-1]
     for one, right in zip(backwards, wanted, strict=True):
         np.testing.assert_allclose(one.log_likelihood, right, atol=1e-4, rtol=0)
 
@@ -81,44 +83,45 @@ def test_equal_to_one_option_at_a_time(family: str, encoders: tuple[str, ...], h
 @pytest.mark.parametrize("encoders", [(), ("text",)], ids=["decoder", "docked"])
 @pytest.mark.parametrize("family", MODELS)
 def test_frozen_demonstrations_are_read_once(family: str, encoders: tuple[str, ...]) -> None:
-    interface = interface_of(family, *encoders)
-    wanted = [alone(interface, spans, SAID, SHOWN) for spans in asked()]
-    questions = [question(interface, spans, SAID, SHOWN) for spans in asked()]
-    plain = [question(interface, spans, SAID) for spans in asked()]
+    language_model = interface_of(family, *encoders)
+    wanted = [alone(language_model, spans, SAID, SHOWN) for spans in asked()]
+    questions = [question(language_model, spans, SAID, SHOWN) for spans in asked()]
+    plain = [question(language_model, spans, SAID) for spans in asked()]
     assert questions[0].before is not None
     for share in (True, False):
-        worker = Scorer(interface, 200, share)
+        worker = Scorer(language_model, 200, share)
         for one, right in zip(worker.score(questions), wanted, strict=True):
             np.testing.assert_allclose(one.log_likelihood, right, atol=1e-4, rtol=0)
         if share:
-            alone_read = Scorer(interface, 200, True)
+            alone_read = Scorer(language_model, 200, True)
             alone_read.score(plain)
             starts = sum(len(one.prefix) for one in plain) - sum(len(one.prefix) for one in questions)
             assert worker.positions == alone_read.positions - starts + len(questions[0].before)
-    mixed = score(interface, [questions[0], plain[1], questions[2]])
+    mixed = score(language_model, [questions[0], plain[1], questions[2]])
     np.testing.assert_allclose(mixed[2].log_likelihood, wanted[2], atol=1e-4, rtol=0)
-    np.testing.assert_allclose(mixed[1].log_likelihood, alone(interface, asked()[1], SAID), atol=1e-4, rtol=0)
+    np.testing.assert_allclose(mixed[1].log_likelihood, alone(language_model, asked()[1], SAID), atol=1e-4, rtol=0)
 
 
 def test_the_reference_of_the_reference() -> None:
     """Against Hugging Face modules alone, span by span."""
-    interface = interface_of("llama", "text", "vision")
+    language_model = interface_of("llama", "text", "vision")
     for name, spans in [*TEXT.items(), *DOCKED.items()]:
         untrained = [Causal(one.content, end=one.end) if isinstance(one, Causal) else one for one in spans]
-        found = score(interface, [question(interface, untrained, [" yes it is", " no"])])[0].log_likelihood
+        found = score(language_model, [question(language_model, untrained, [" yes it is", " no"])])[0].log_likelihood
         right = [
-            float(Reference(interface).score([*untrained, Causal(one, trained=True)])) for one in (" yes it is", " no")
+            float(Reference(language_model).score([*untrained, Causal(one, trained=True)]))
+            for one in (" yes it is", " no")
         ]
         np.testing.assert_allclose(found, right, atol=1e-4, rtol=0, err_msg=name)
 
 
 def test_greedy_says_whether_generation_would_say_it() -> None:
-    interface = talker("gpt2", "text")
+    language_model = talker("gpt2", "text")
     spans = asked()[1]
-    ids = Reference(interface).greedy(spans, 4)
-    prefix = interface.tokenise(Session(spans))
+    ids = Reference(language_model).greedy(spans, 4)
+    prefix = language_model.tokenise(Session(spans))
     options = tuple(np.array(one) for one in (ids, ids[:2], [*ids[:3], ids[3] + 1], [ids[0] + 1, *ids[1:]], []))
-    found = score(interface, [OptionQuestion(prefix, options)])[0]
+    found = score(language_model, [OptionQuestion(prefix, options)])[0]
     assert found.greedy.tolist() == [True, True, False, False, True]
     assert found.tokens.tolist() == [4, 2, 4, 4, 0]
 
@@ -134,27 +137,27 @@ OPTION = st.lists(st.integers(3, 250), max_size=9)
 )
 def test_any_options(chosen: list[tuple[int, list[list[int]]]], budget: int, front: bool) -> None:
     """Empty, equal, one the beginning of another, in any number and order."""
-    interface = interface_of("gpt2", "text")
+    language_model = interface_of("gpt2", "text")
     before = SHOWN if front else None
     questions, wanted = [], []
     for at, options in chosen:
         grown = [*options, options[0], [*options[0], 7]]
-        made = question(interface, asked()[at], [], before)
+        made = question(language_model, asked()[at], [], before)
         questions.append(
             OptionQuestion(made.prefix, tuple(np.array(one, dtype=np.int64) for one in grown), made.before)
         )
         sessions = [
             Session([*(before or []), *asked()[at], Causal(tuple(one), trained=True)]) if one else None for one in grown
         ]
-        wanted.append([0.0 if one is None else float(interface.log_likelihood([one])[0]) for one in sessions])
-    for one, right in zip(score(interface, questions, budget=budget), wanted, strict=True):
+        wanted.append([0.0 if one is None else float(language_model.log_likelihood([one])[0]) for one in sessions])
+    for one, right in zip(score(language_model, questions, budget=budget), wanted, strict=True):
         np.testing.assert_allclose(one.log_likelihood, right, atol=1e-4, rtol=0)
 
 
 def test_nothing_is_read_or_projected_twice() -> None:
-    interface = interface_of("gpt2")
-    worker = Scorer(interface)
-    prefix = interface.tokenise(Session([Causal("the dog barked")]))
+    language_model = interface_of("gpt2")
+    worker = Scorer(language_model)
+    prefix = language_model.tokenise(Session([Causal("the dog barked")]))
     ids = [np.array(one) for one in ([5, 6, 7], [5, 6, 8], [9], [10], [5, 6, 7])]
     worker.score([OptionQuestion(prefix, tuple(ids))])
     assert worker.positions == len(prefix) + 2  # one head of two tokens serves three options
@@ -162,14 +165,14 @@ def test_nothing_is_read_or_projected_twice() -> None:
 
 
 def test_each_distinct_dock_is_encoded_once() -> None:
-    interface = interface_of("gpt2", "text")
-    worker = Scorer(interface, budget=60)
+    language_model = interface_of("gpt2", "text")
+    worker = Scorer(language_model, budget=60)
     read: list[int] = []
-    hook = interface.model.encoders["text"].register_forward_hook(
+    hook = language_model.model.encoders["text"].register_forward_hook(
         lambda _module, _inputs, output: read.append(len(output.last_hidden_state))
     )
     try:
-        worker.score([question(interface, spans, SAID) for spans in asked()] * 3)
+        worker.score([question(language_model, spans, SAID) for spans in asked()] * 3)
     finally:
         hook.remove()
     assert sum(read) == worker.docks.encoded == 3
@@ -177,19 +180,21 @@ def test_each_distinct_dock_is_encoded_once() -> None:
 
 
 def test_docks_leave_when_there_is_no_room() -> None:
-    interface = interface_of("gpt2", "text")
-    docks = [interface.tokenise(Session([Docked("text", text)])).docks[0][1] for text in ("a dog", "a cat", "a dog")]
-    roomy = DockCache(interface, 1000)
+    language_model = interface_of("gpt2", "text")
+    docks = [
+        language_model.tokenise(Session([Docked("text", text)])).docks[0][1] for text in ("a dog", "a cat", "a dog")
+    ]
+    roomy = DockCache(language_model, 1000)
     first = roomy.vectors(docks)
     one = first[0].numel() * first[0].element_size()
-    tight = DockCache(interface, 1000, room=one)
+    tight = DockCache(language_model, 1000, room=one)
     for at in (0, 1, 2, 0):
         torch.testing.assert_close(tight.vectors([docks[at]])[0], first[at], atol=1e-5, rtol=0)
     assert tight.encoded == 3
 
 
 def test_finished_questions_are_told_once_each() -> None:
-    interface = interface_of("gpt2", "text")
+    language_model = interface_of("gpt2", "text")
     told: dict[int, Any] = {}
 
     def watch(numbers: list[int], scores: list[Any]) -> None:
@@ -199,44 +204,50 @@ def test_finished_questions_are_told_once_each() -> None:
 
     for share in (True, False):
         told.clear()
-        questions = [question(interface, spans, SAID) for spans in asked()]
-        found = score(interface, questions, budget=50, share=share, watch=watch)
+        questions = [question(language_model, spans, SAID) for spans in asked()]
+        found = score(language_model, questions, budget=50, share=share, watch=watch)
         assert sorted(told) == list(range(6))
         assert all((told[at] == one.log_likelihood).all() for at, one in enumerate(found))
 
 
 def test_a_decoder_that_cannot_share_scores_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    interface = interface_of("gpt2", "text")
+    language_model = interface_of("gpt2", "text")
     monkeypatch.setattr(option_scorer, "measure_cache_reuse", lambda decoder: False)
-    worker = Scorer(interface)
-    found = worker.score([question(interface, asked()[2], SAID, SHOWN)])[0]
+    worker = Scorer(language_model)
+    found = worker.score([question(language_model, asked()[2], SAID, SHOWN)])[0]
     assert not worker._caches
-    np.testing.assert_allclose(found.log_likelihood, alone(interface, asked()[2], SAID, SHOWN), atol=1e-4, rtol=0)
+    np.testing.assert_allclose(found.log_likelihood, alone(language_model, asked()[2], SAID, SHOWN), atol=1e-4, rtol=0)
 
 
 def test_a_forest_longer_than_the_positions_fits_if_each_path_does() -> None:
-    interface = interface_of("gpt2", n_positions=16)
-    prefix = interface.tokenise(Session([Causal(tuple(range(40, 50)))]))
+    language_model = interface_of("gpt2", n_positions=16)
+    prefix = language_model.tokenise(Session([Causal(tuple(range(40, 50)))]))
     options = tuple(np.arange(60 + at, 66 + at) for at in range(5))
-    found = score(interface, [OptionQuestion(prefix, options), OptionQuestion(prefix, options[:1])])[0].log_likelihood
+    found = score(language_model, [OptionQuestion(prefix, options), OptionQuestion(prefix, options[:1])])[
+        0
+    ].log_likelihood
     right = [
-        float(interface.log_likelihood([Session([Causal(tuple(range(40, 50))), Causal(tuple(one), trained=True)])])[0])
+        float(
+            language_model.log_likelihood([Session([Causal(tuple(range(40, 50))), Causal(tuple(one), trained=True)])])[
+                0
+            ]
+        )
         for one in map(np.ndarray.tolist, options[:1])
     ]
     np.testing.assert_allclose(found[:1], right, atol=1e-4)
     with pytest.raises(MetalmError, match="takes 18 positions with its longest option, the decoder has 16"):
-        score(interface, [OptionQuestion(prefix, (np.arange(50, 58),))])
+        score(language_model, [OptionQuestion(prefix, (np.arange(50, 58),))])
 
 
 def test_nothing_before_an_option() -> None:
-    interface = interface_of("gpt2")
-    empty = interface.tokenise(Session([Causal("x")]))
+    language_model = interface_of("gpt2")
+    empty = language_model.tokenise(Session([Causal("x")]))
     nothing = type(empty)(empty.ids[:0], empty.trained[:0])
     with pytest.raises(MetalmError, match="nothing stands before the options"):
-        score(interface, [OptionQuestion(nothing, (np.array([5]),))])
-    front = score(interface, [OptionQuestion(nothing, (np.array([5]),), empty)])
+        score(language_model, [OptionQuestion(nothing, (np.array([5]),))])
+    front = score(language_model, [OptionQuestion(nothing, (np.array([5]),), empty)])
     np.testing.assert_allclose(
-        front[0].log_likelihood, score(interface, [OptionQuestion(empty, (np.array([5]),))])[0].log_likelihood
+        front[0].log_likelihood, score(language_model, [OptionQuestion(empty, (np.array([5]),))])[0].log_likelihood
     )
-    assert score(interface, []) == []
+    assert score(language_model, []) == []
     assert join_sessions(empty, empty).ids.tolist() == [*empty.ids, *empty.ids]

@@ -14,18 +14,18 @@ TEXT = " ".join(f"The dog {word}" for word in ("barked", "ran", "slept", "had", 
 WORDS = TEXT.split()
 
 
-def assembly_of(interface) -> Assembly:
-    return Assembly(interface.model, interface.decoder_tokenizer, interface.processors)
+def assembly_of(language_model) -> Assembly:
+    return Assembly(language_model.model, language_model.decoder_tokenizer, language_model.processors)
 
 
 @pytest.mark.parametrize("encoders", [(), ("text",), ("text", "vision")])
 def test_the_beginning_of_each_text_is_continued(encoders) -> None:
-    interface = talker("gpt2", *encoders)
-    found = preview_continuations(assembly_of(interface), [TEXT, "The girl"])
+    language_model = talker("gpt2", *encoders)
+    found = preview_continuations(assembly_of(language_model), [TEXT, "The girl"])
     given = [" ".join(WORDS[:24]), "The girl"]
     assert [one for one, _ in found] == given
     sessions = [Session([Docked("text", text) if encoders else Causal(text)]) for text in given]
-    assert [said for _, said in found] == interface.generate(sessions, max_new_tokens=NEW_TOKENS)
+    assert [said for _, said in found] == language_model.generate(sessions, max_new_tokens=NEW_TOKENS)
     assert found[0][1] != found[1][1]
 
 
@@ -40,23 +40,23 @@ def test_a_text_that_the_model_cannot_read_is_shortened_or_left_out() -> None:
 
 
 def test_a_model_with_an_image_encoder_alone_reads_texts_causally() -> None:
-    interface = talker("gpt2", "vision")
-    assert preview_continuations(assembly_of(interface), ["The girl"]) == [
-        ("The girl", interface.generate([Session([Causal("The girl")])], max_new_tokens=NEW_TOKENS)[0])
+    language_model = talker("gpt2", "vision")
+    assert preview_continuations(assembly_of(language_model), ["The girl"]) == [
+        ("The girl", language_model.generate([Session([Causal("The girl")])], max_new_tokens=NEW_TOKENS)[0])
     ]
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_sampling_leaves_a_model_as_it_was(training) -> None:
-    interface = interface_of("gpt2", "text", resid_pdrop=0.5)
-    model = interface.model.train(training)
+    language_model = interface_of("gpt2", "text", resid_pdrop=0.5)
+    model = language_model.model.train(training)
     modes = [module.training for module in model.modules()]
     assert any(modes) is training
     grads = [one.requires_grad for one in model.parameters()]
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
-    one = preview_continuations(assembly_of(interface), [TEXT])
-    assert one == preview_continuations(assembly_of(interface), [TEXT])
+    one = preview_continuations(assembly_of(language_model), [TEXT])
+    assert one == preview_continuations(assembly_of(language_model), [TEXT])
     assert torch.equal(torch.get_rng_state(), state)
     assert [module.training for module in model.modules()] == modes
     assert [one.requires_grad for one in model.parameters()] == grads
@@ -65,13 +65,13 @@ def test_sampling_leaves_a_model_as_it_was(training) -> None:
 
 
 def test_a_failure_leaves_the_model_in_training(monkeypatch) -> None:
-    interface = interface_of("gpt2", resid_pdrop=0.5)
-    model = interface.model.train()
+    language_model = interface_of("gpt2", resid_pdrop=0.5)
+    model = language_model.model.train()
 
     def fails(*_args, **_kwargs):
         raise RuntimeError("no memory")
 
     monkeypatch.setattr(model, "generate", fails)
     with pytest.raises(RuntimeError, match="no memory"):
-        preview_continuations(assembly_of(interface), [TEXT])
+        preview_continuations(assembly_of(language_model), [TEXT])
     assert model.training

@@ -48,7 +48,7 @@ def test_an_image_session_forward_backward_generate_save_load(checkpoints, tmp_p
         "encoders": {"vision": {"checkpoint": str(checkpoints("deit-tiny-patch16-224")), "trains": "last_1"}},
     }
     made = build_metalm(Model.model_validate(recipe), seed=0, sample=no_documents)
-    interface = LanguageModel(made.model, made.decoder_tokenizer, made.processors)
+    language_model = LanguageModel(made.model, made.decoder_tokenizer, made.processors)
     image = tmp_path / "picture.png"
     picture(3).save(image)
     question = [Docked("vision", str(image)), Causal(" Once upon a time")]
@@ -56,13 +56,13 @@ def test_an_image_session_forward_backward_generate_save_load(checkpoints, tmp_p
         Session([*question, Causal(answer, trained=True, end=True)])
         for answer in (" there was a little girl.", " there was a dog.")
     ]
-    before = interface.log_likelihood(sessions)
+    before = language_model.log_likelihood(sessions)
 
     made.model.train()
-    total, each = made.model.losses(interface.collate([interface.tokenise(one) for one in sessions]))
+    total, each = made.model.losses(language_model.collate([language_model.tokenise(one) for one in sessions]))
     total.backward()
     assert float(total.detach()) == pytest.approx(-float(before.sum()), rel=1e-4)
-    assert len(each) == sum(int(interface.tokenise(one).trained.sum()) for one in sessions)
+    assert len(each) == sum(int(language_model.tokenise(one).trained.sum()) for one in sessions)
     moved = {name.split(".")[0] for name, one in made.model.named_parameters() if one.grad is not None}
     assert moved == {"decoder", "encoders", "connectors"}
     with torch.no_grad():
@@ -70,10 +70,10 @@ def test_an_image_session_forward_backward_generate_save_load(checkpoints, tmp_p
             if parameter.grad is not None:
                 parameter -= 1e-3 * parameter.grad / len(each)
     made.model.eval()
-    after = interface.log_likelihood(sessions)
+    after = language_model.log_likelihood(sessions)
     assert after.sum() > before.sum()
 
-    said = interface.generate([Session(question)], max_new_tokens=8)
+    said = language_model.generate([Session(question)], max_new_tokens=8)
     assert said[0].strip()
     save_model(tmp_path / "model", made.model, made.decoder_tokenizer, made.processors)
     done = subprocess.run(
@@ -92,13 +92,13 @@ def test_an_image_session_forward_backward_generate_save_load(checkpoints, tmp_p
 
 
 def test_a_decoder_of_stories_prefers_stories(checkpoints) -> None:
-    interface = metalm.load(checkpoints("stories260k-llama"), offline=True)
+    language_model = metalm.load(checkpoints("stories260k-llama"), offline=True)
     begin = Causal("Once upon a time")
-    likely, unlikely = interface.log_likelihood(
+    likely, unlikely = language_model.log_likelihood(
         Session([begin, Causal(text, trained=True)])
         for text in (" there was a little girl", " little was there girl a")
     ).tolist()
     assert likely > unlikely + 10
-    (said,) = interface.generate([Session([begin])], max_new_tokens=12)
+    (said,) = language_model.generate([Session([begin])], max_new_tokens=12)
     assert "there was a" in said
-    assert interface.start(Session([begin])).reply(12) == said
+    assert language_model.start(Session([begin])).reply(12) == said

@@ -12,32 +12,32 @@ from tiny_language_models import DOCK, DOCKED, FAMILIES, TEXT, Reference, interf
 EXACT = {"atol": 1e-4, "rtol": 1e-5}
 
 
-def expected(interface, found) -> torch.Tensor:
-    reference = Reference(interface)
+def expected(language_model, found) -> torch.Tensor:
+    reference = Reference(language_model)
     return torch.tensor([reference.score(spans) for spans in found.values()], dtype=torch.float64)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_scores_are_those_of_the_modules_alone(family) -> None:
-    interface = interface_of(family, "text", "vision")
+    language_model = interface_of(family, "text", "vision")
     found = {**TEXT, **DOCKED}
-    scores = interface.log_likelihood(sessions(found))
+    scores = language_model.log_likelihood(sessions(found))
     assert scores.dtype == torch.float64
     assert scores.shape == (len(found),)
-    torch.testing.assert_close(scores, expected(interface, found), **EXACT)
+    torch.testing.assert_close(scores, expected(language_model, found), **EXACT)
     assert len({round(score, 2) for score in scores.tolist()}) == len(found)
     assert scores.max() < -3
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_scores_depend_on_neither_batch_nor_order_nor_duplicates(family) -> None:
-    interface = interface_of(family, "text", "vision")
+    language_model = interface_of(family, "text", "vision")
     found = sessions({**TEXT, **DOCKED})
-    alone = torch.cat([interface.log_likelihood([one]) for one in found])
+    alone = torch.cat([language_model.log_likelihood([one]) for one in found])
     for size in (1, 2, 7, 16):
-        torch.testing.assert_close(interface.log_likelihood(found, batch_size=size), alone, **EXACT)
+        torch.testing.assert_close(language_model.log_likelihood(found, batch_size=size), alone, **EXACT)
     order = [3, 0, 6, 5, 1, 3, 4, 2, 3]
-    scores = interface.log_likelihood((found[at] for at in order), batch_size=4)
+    scores = language_model.log_likelihood((found[at] for at in order), batch_size=4)
     torch.testing.assert_close(scores, alone[order], **EXACT)
 
 
@@ -47,7 +47,7 @@ def test_no_sessions_have_no_scores() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_model_without_encoders_reads_docked_texts_as_untrained_text(family) -> None:
-    interface = interface_of(family)
+    language_model = interface_of(family)
     read = {
         "first": [Docked("text", DOCK), Causal(" yes", trained=True, end=True)],
         "later": [Causal("Q:"), Docked("text", " " + DOCK), Causal(" yes", trained=True), Docked("any", " so")],
@@ -56,30 +56,30 @@ def test_a_model_without_encoders_reads_docked_texts_as_untrained_text(family) -
         name: [Causal(span.content) if isinstance(span, Docked) else span for span in spans]
         for name, spans in read.items()
     }
-    scores = interface.log_likelihood(sessions(read))
-    assert torch.equal(scores, interface.log_likelihood(sessions(lowered)))
-    torch.testing.assert_close(scores, expected(interface, lowered), **EXACT)
+    scores = language_model.log_likelihood(sessions(read))
+    assert torch.equal(scores, language_model.log_likelihood(sessions(lowered)))
+    torch.testing.assert_close(scores, expected(language_model, lowered), **EXACT)
 
 
 def test_a_text_is_scored_as_transformers_does() -> None:
     """A whole text in one trained span: the loss that the decoder itself gives for its labels."""
-    interface = interface_of("llama")
+    language_model = interface_of("llama")
     text = "Once upon a time there was a little girl named Lily."
-    ids = torch.tensor([interface.tokenizer(text).input_ids])
+    ids = torch.tensor([language_model.tokenizer(text).input_ids])
     with torch.no_grad():
-        loss = interface.model.decoder(input_ids=ids, labels=ids).loss
-    (score,) = interface.log_likelihood([Session([Causal(text, trained=True)])]).tolist()
+        loss = language_model.model.decoder(input_ids=ids, labels=ids).loss
+    (score,) = language_model.log_likelihood([Session([Causal(text, trained=True)])]).tolist()
     assert score == pytest.approx(-float(loss) * (ids.shape[1] - 1), rel=1e-5)
 
 
 def test_scoring_changes_nothing_of_the_model() -> None:
-    interface = interface_of("gpt2", "text")
-    before = {name: value.clone() for name, value in interface.model.state_dict().items()}
+    language_model = interface_of("gpt2", "text")
+    before = {name: value.clone() for name, value in language_model.model.state_dict().items()}
     state = torch.get_rng_state()
-    interface.log_likelihood(sessions(TEXT))
+    language_model.log_likelihood(sessions(TEXT))
     assert torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(value, before[name]) for name, value in interface.model.state_dict().items())
-    assert all(one.grad is None for one in interface.model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in language_model.model.state_dict().items())
+    assert all(one.grad is None for one in language_model.model.parameters())
 
 
 # -- bad input --------------------------------------------------------------------------------------------------------
@@ -87,10 +87,10 @@ def test_scoring_changes_nothing_of_the_model() -> None:
 GOOD = Session([Causal("So"), Causal(" yes", trained=True)])
 
 
-def refused(interface, session: Session, match: str) -> MetalmError:
+def refused(language_model, session: Session, match: str) -> MetalmError:
     """The error among good sessions."""
     with pytest.raises(MetalmError, match=match) as caught:
-        interface.log_likelihood([GOOD, session, GOOD])
+        language_model.log_likelihood([GOOD, session, GOOD])
     assert caught.value.remedy
     return caught.value
 
@@ -107,36 +107,38 @@ def refused(interface, session: Session, match: str) -> MetalmError:
     ids=["untrained", "empty answer", "dock", "no spans", "no text"],
 )
 def test_a_session_with_nothing_to_score_is_named(spans) -> None:
-    interface = interface_of("gpt2", "text")
-    refused(interface, Session(spans), "session 1 ")
-    refused(interface, Session(spans, "question 7"), "question 7 ")
+    language_model = interface_of("gpt2", "text")
+    refused(language_model, Session(spans), "session 1 ")
+    refused(language_model, Session(spans, "question 7"), "question 7 ")
 
 
 def test_a_first_token_that_nothing_predicts_is_no_score() -> None:
     spans = [Causal("The girl", trained=True)]
-    interface = interface_of("gpt2", rules={"start": "never"})
-    error = refused(interface, Session(spans, "question 7"), "first trained token of question 7")
+    language_model = interface_of("gpt2", rules={"start": "never"})
+    error = refused(language_model, Session(spans, "question 7"), "first trained token of question 7")
     assert "untrained span before it" in error.remedy
-    refused(interface, Session(spans), "of session 1")
+    refused(language_model, Session(spans), "of session 1")
     # The remedy helps.
-    assert interface.log_likelihood([Session([Causal("So"), *spans])])[0] < 0
+    assert language_model.log_likelihood([Session([Causal("So"), *spans])])[0] < 0
     assert interface_of("gpt2").log_likelihood([Session(spans)])[0] < 0
 
 
 def test_a_session_longer_than_the_decoder_reads_is_named() -> None:
-    interface = interface_of("gpt2", n_positions=24)
+    language_model = interface_of("gpt2", n_positions=24)
     fits = Session([Causal((5,) * 23), Causal((6,), trained=True)])
-    assert interface.log_likelihood([fits])[0] < 0
+    assert language_model.log_likelihood([fits])[0] < 0
     long = Session([Causal((5,) * 24), Causal((6,), trained=True)], "question 7")
-    refused(interface, long, "question 7 takes 25 positions, the decoder has 24")
-    refused(interface, Session(long), "session 1 takes 25")
+    refused(language_model, long, "question 7 takes 25 positions, the decoder has 24")
+    refused(language_model, Session(long), "session 1 takes 25")
 
 
 def test_a_dock_that_cannot_be_read_is_named() -> None:
-    interface = interface_of("gpt2", "text")
+    language_model = interface_of("gpt2", "text")
     answer = Causal(" yes", trained=True)
-    refused(interface, Session([Docked("text", "\u200b"), answer]), "session 1: .* as empty")
-    refused(interface, Session([Docked("text", DOCK * 9), answer]), "session 1: .* reads 60")
+    refused(language_model, Session([Docked("text", "\u200b"), answer]), "session 1: .* as empty")
+    refused(language_model, Session([Docked("text", DOCK * 9), answer]), "session 1: .* reads 60")
     refused(
-        interface, Session([Docked("image", "x"), answer], "question 7"), "question 7 docks into an encoder 'image'"
+        language_model,
+        Session([Docked("image", "x"), answer], "question 7"),
+        "question 7 docks into an encoder 'image'",
     )

@@ -133,15 +133,17 @@ class Evaluator:
     """Asks a model, and keeps what it has read and answered from task to task.
 
     Args:
-        interface: The model.
+        language_model: The model.
         settings: How.
         kept: Answers that are there already.
     """
 
-    def __init__(self, interface: LanguageModel, settings: EvaluationSettings, kept: AnswerCache | None = None) -> None:
-        self.interface, self.settings = interface, settings
+    def __init__(
+        self, language_model: LanguageModel, settings: EvaluationSettings, kept: AnswerCache | None = None
+    ) -> None:
+        self.language_model, self.settings = language_model, settings
         self.kept = kept or AnswerCache(None, "")
-        self.scorer = Scorer(interface)
+        self.scorer = Scorer(language_model)
 
     def evaluate(
         self, tasks: Sequence[EvaluatedTask], watch: Callable[[str], None] = lambda text: None
@@ -175,7 +177,7 @@ class Evaluator:
         """
         began = time.perf_counter()
         watch(f"reading {len(task.examples)} examples")
-        made = build_prompts(self.interface, task, template, shots, self.settings)
+        made = build_prompts(self.language_model, task, template, shots, self.settings)
         prompts = made.prompts
         names = [f"{task.card.name} row {one.example.row}, {template.name}, {shots} shots" for one in prompts]
         ranked: list[OptionRanking] | None = None
@@ -206,7 +208,7 @@ class Evaluator:
         self, task: EvaluatedTask, prompts: Sequence[EncodedPrompt], names: Sequence[str], watch: Callable[[str], None]
     ) -> list[str]:
         """What the model answers to each prompt: what it says, or of several samples what most of them answer."""
-        settings, delimiter = self.settings, self.interface.decoder_tokenizer.rules.target_delimiter
+        settings, delimiter = self.settings, self.language_model.decoder_tokenizer.rules.target_delimiter
         options: dict[str, Any] = dict(UNCONSTRAINED)
         if settings.samples > 1:
             how = f"{settings.samples} samples at {settings.temperature}, seed {settings.seed}"
@@ -252,10 +254,10 @@ class Evaluator:
             if settings.samples > 1:
                 rows = [prompts[at].example.row for at in part]
                 drawn: dict[str, Any] = {"temperature": settings.temperature, "seed": settings.seed, "keys": rows}
-                answers = sample_all(self.interface, reads, limits, settings.samples, **drawn, **told)
+                answers = sample_all(self.language_model, reads, limits, settings.samples, **drawn, **told)
             else:
                 progress = partial(_progress, watch, done, len(prompts))
-                answers = generate_all(self.interface, reads, limits, watch=progress, **told)
+                answers = generate_all(self.language_model, reads, limits, watch=progress, **told)
             for at, text in zip(part, answers, strict=True):
                 found[at] = text
             self.kept.put((asked[at], found[at]) for at in part)

@@ -73,12 +73,12 @@ class PromptSet:
 
 
 def build_prompts(
-    interface: LanguageModel, task: EvaluatedTask, template: Template, shots: int, settings: EvaluationSettings
+    language_model: LanguageModel, task: EvaluatedTask, template: Template, shots: int, settings: EvaluationSettings
 ) -> PromptSet:
     """Put the examples of a task into words, fit them, and tokenise them.
 
     Args:
-        interface: Who is to read them.
+        language_model: Who is to read them.
         task: The task.
         template: The wording.
         shots: Demonstrations in front of each. An example that does not fit beside them is left out and counted: it is
@@ -88,10 +88,10 @@ def build_prompts(
     Raises:
         MetalmError: The model has too few positions for an answer, or no encoder that the template docks into.
     """
-    style, delimiter = settings.style, interface.decoder_tokenizer.rules.target_delimiter
+    style, delimiter = settings.style, language_model.decoder_tokenizer.rules.target_delimiter
     said = [with_rendered_answers(example, template, style) for example in task.examples]
-    limits = [max_new_tokens(interface, task.card, example, style) for example in said]
-    room = length_limits(interface, settings, max(limits))
+    limits = [max_new_tokens(language_model, task.card, example, style) for example in said]
+    room = length_limits(language_model, settings, max(limits))
 
     def make(example: Example) -> Session:
         asked = prompt_to_session(render(example, template, style), delimiter=delimiter, style=style, answered=False)
@@ -119,12 +119,12 @@ def build_prompts(
             key = tuple(demonstration.row for demonstration in shown)
             front = list(whole)[: len(whole) - len(rest)]
             if key not in fronts:
-                fronts[key] = interface.tokenise(Session(front, whole.name))
-            prefix = interface.tokenise(rest, is_continuation=True)
+                fronts[key] = language_model.tokenise(Session(front, whole.name))
+            prefix = language_model.tokenise(rest, is_continuation=True)
             before = None if settings.drawn else fronts[key]
             prefix = join_sessions(fronts[key], prefix) if settings.drawn else prefix
         else:
-            before, prefix = None, interface.tokenise(whole)
+            before, prefix = None, language_model.tokenise(whole)
         text = render(example, template, style).input
         prompts.append(EncodedPrompt(example, right, prefix, before, limit, text))
     note = ""
@@ -174,20 +174,23 @@ def _shown(shots: int) -> str:
     return "1 demonstration does" if shots == 1 else f"{shots} demonstrations do"
 
 
-def length_limits(interface: LanguageModel, settings: EvaluationSettings, new: int) -> LengthLimits:
+def length_limits(language_model: LanguageModel, settings: EvaluationSettings, new: int) -> LengthLimits:
     """What inputs must fit into, so that an answer has room.
 
     Args:
-        interface: The model.
+        language_model: The model.
         settings: Their ``length`` counts the answer.
         new: Most new tokens.
 
     Raises:
         MetalmError: There is no room, or the length is more than the model has.
     """
-    has = interface.model.positions
+    has = language_model.model.positions
     length = (
-        settings.length or has or getattr(interface.model.decoder.config, "max_position_embeddings", None) or LENGTH
+        settings.length
+        or has
+        or getattr(language_model.model.decoder.config, "max_position_embeddings", None)
+        or LENGTH
     )
     if has is not None and length > has:
         raise MetalmError(f"sessions of {length} positions: the decoder has {has}", remedy="ask for fewer")
@@ -196,16 +199,16 @@ def length_limits(interface: LanguageModel, settings: EvaluationSettings, new: i
             f"sessions of {length} positions hold no answer of up to {new} tokens and its question",
             remedy="allow longer sessions, or use a model with more positions",
         )
-    return LengthLimits.of(interface.tokenise, length - new, settings.also)
+    return LengthLimits.of(language_model.tokenise, length - new, settings.also)
 
 
-def max_new_tokens(interface: LanguageModel, card: Card, example: Example, style: PromptStyle) -> int:
+def max_new_tokens(language_model: LanguageModel, card: Card, example: Example, style: PromptStyle) -> int:
     """Most new tokens of an answer: of the longest option and a little more, or by cluster."""
     if asks_for_rationale(card, style):
         return RATIONALE_TOKENS
     if not example.options:
         return NEW_TOKENS.get(card.cluster, ANSWER_TOKENS)
-    tokenizer = interface.decoder_tokenizer
+    tokenizer = language_model.decoder_tokenizer
     delimiter = tokenizer.rules.target_delimiter
     return TOKENS_BEYOND_OPTION + max(len(tokenizer.continuation(delimiter + option)) for option in example.options)
 

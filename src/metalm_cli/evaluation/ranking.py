@@ -50,7 +50,7 @@ def rank(
         ended: An option's end token counts.
         watch: Told how many are done.
     """
-    tokenizer = scorer.interface.decoder_tokenizer
+    tokenizer = scorer.language_model.decoder_tokenizer
     questions = [OptionQuestion(one.prefix, option_ids(tokenizer, one, ended), one.before) for one in prompts]
     how = "ranked, ended" if ended else "ranked"
     scores = _scores(scorer, questions, names, how, kept, watch)

@@ -43,7 +43,7 @@ class ContinuationTokenizer:
     """Tokenises requests for one model.
 
     Args:
-        interface: The model.
+        language_model: The model.
         add_start: Whether texts begin with the tokenizer's start token; None: as the tokenizer and the model's own
             rules have it.
         prefix_token_id: Stands before what has no context; None: the start token, or else the end token.
@@ -55,19 +55,19 @@ class ContinuationTokenizer:
 
     def __init__(
         self,
-        interface: LanguageModel,
+        language_model: LanguageModel,
         *,
         add_start: bool | None = None,
         prefix_token_id: int | None = None,
         max_length: int | None = None,
     ) -> None:
-        self.interface = interface
-        self.tokenizer: Any = interface.tokenizer
+        self.language_model = language_model
+        self.tokenizer: Any = language_model.tokenizer
         self.add_start = add_start
-        self.max_length = _length(interface, max_length)
+        self.max_length = _length(language_model, max_length)
         known = (prefix_token_id, self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
         self.prefix_token_id: int = next(
-            token for token in (*known, interface.decoder_tokenizer.start_id) if token is not None
+            token for token in (*known, language_model.decoder_tokenizer.start_id) if token is not None
         )
         self._prefix_text = self.tokenizer.decode(self.prefix_token_id)
 
@@ -80,7 +80,7 @@ class ContinuationTokenizer:
                 the start token already.
         """
         distinct = list(dict.fromkeys(texts))
-        own = self.interface.decoder_tokenizer
+        own = self.language_model.decoder_tokenizer
         if own.paragraph_id is not None or (own.rules.start != "auto" and self.add_start is None):
             return {text: self._by_rules(text, special) for text in distinct}
         groups: dict[bool | None, list[str]] = {}
@@ -100,7 +100,7 @@ class ContinuationTokenizer:
 
     def _by_rules(self, text: str, special: bool | None) -> list[int]:
         """A text by rules that the model was saved with: its paragraph token, its start token."""
-        own = self.interface.decoder_tokenizer
+        own = self.language_model.decoder_tokenizer
         wanted = special if special is not None else self.add_start
         if wanted is None:
             wanted = own.starts_with(True, False)
@@ -174,13 +174,13 @@ def _moved(context: str, continuation: str) -> tuple[str, str]:
     return (kept, context[len(kept) :] + continuation) if context else ("", continuation)
 
 
-def _length(interface: LanguageModel, wanted: int | None) -> int:
+def _length(language_model: LanguageModel, wanted: int | None) -> int:
     """Most tokens that the model reads.
 
     Raises:
         MetalmError: It has fewer positions than wanted.
     """
-    has = interface.model.positions
+    has = language_model.model.positions
     if wanted is not None:
         if wanted < 2 or (has is not None and wanted > has):
             raise MetalmError(
@@ -188,12 +188,12 @@ def _length(interface: LanguageModel, wanted: int | None) -> int:
                 remedy="give at least 2, and no more than it has",
             )
         return wanted
-    config = interface.model.decoder.config
+    config = language_model.model.decoder.config
     config = getattr(config, "text_config", None) or config
     stated = [getattr(config, name, None) for name in ("n_positions", "max_position_embeddings", "n_ctx")]
     length = next((int(one) for one in stated if one is not None), None)
     if length is None:
-        limit = getattr(interface.tokenizer, "model_max_length", None)
+        limit = getattr(language_model.tokenizer, "model_max_length", None)
         length = int(limit) if limit is not None and limit < UNSET else POSITIONS
     return length if has is None else min(length, has)
 

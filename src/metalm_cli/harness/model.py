@@ -67,24 +67,24 @@ class HarnessModel(TemplateLM):
         super().__init__()
         reject_unknown(unknown, [name for name in inspect.signature(HarnessModel).parameters if name != "unknown"])
         if isinstance(pretrained, str):
-            interface = (
+            language_model = (
                 load_language_model(pretrained, base, trust_remote_code).to(dtype_of(dtype)).to(device_of(device))
             )
         else:
-            interface = pretrained
-        if dock is not None and interface.processors and dock not in interface.processors:
+            language_model = pretrained
+        if dock is not None and language_model.processors and dock not in language_model.processors:
             raise MetalmError(
                 f"dock={dock}: the model has no encoder of this name",
-                why=f"its encoders: {', '.join(interface.processors)}",
+                why=f"its encoders: {', '.join(language_model.processors)}",
                 remedy="name one of them",
             )
-        self.interface, self.dock = interface, dock
+        self.language_model, self.dock = language_model, dock
         self.reader = ContinuationTokenizer(
-            interface, add_start=add_bos_token, prefix_token_id=prefix_token_id, max_length=max_length
+            language_model, add_start=add_bos_token, prefix_token_id=prefix_token_id, max_length=max_length
         )
-        self.scorer = Scorer(interface)
-        self.tokenizer = interface.tokenizer
-        self._device = interface.device
+        self.scorer = Scorer(language_model)
+        self.tokenizer = language_model.tokenizer
+        self._device = language_model.device
         self._name = pretrained if isinstance(pretrained, str) else ""
         self._sequences = sequences_of(batch_size, max_batch_size)
 
@@ -92,7 +92,7 @@ class HarnessModel(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
-        return self.interface.decoder_tokenizer.document_id
+        return self.language_model.decoder_tokenizer.document_id
 
     @property
     def prefix_token_id(self) -> int:
@@ -125,7 +125,7 @@ class HarnessModel(TemplateLM):
 
     def get_model_info(self) -> dict[str, Any]:
         """What the result file says about the model."""
-        model = self.interface.model
+        model = self.language_model.model
         return {
             "model_num_parameters": sum(one.numel() for one in model.parameters()),
             "model_dtype": str(next(model.parameters()).dtype),
@@ -201,7 +201,7 @@ class HarnessModel(TemplateLM):
 
     def _docked(self, asked: Sequence[tuple[str, str]]) -> tuple[list[OptionQuestion], list[list[int]]]:
         """Questions whose contexts are docked, and the request of each option."""
-        own = self.interface.decoder_tokenizer
+        own = self.language_model.decoder_tokenizer
         groups: dict[str, list[int]] = {}
         for at, (context, _) in enumerate(asked):
             groups.setdefault(context.rstrip(), []).append(at)
@@ -225,10 +225,10 @@ class HarnessModel(TemplateLM):
             MetalmError: It is longer than the encoder reads.
         """
         if not context:
-            return tokens_to_session((self.interface.decoder_tokenizer.start_id,), name)
+            return tokens_to_session((self.language_model.decoder_tokenizer.start_id,), name)
         assert self.dock is not None
         try:
-            return self.interface.tokenise(Session([Docked(self.dock, context)], name))
+            return self.language_model.tokenise(Session([Docked(self.dock, context)], name))
         except MetalmError as error:
             remedy = "give fewer demonstrations (--num_fewshot), or leave out dock= so that the decoder reads contexts"
             raise MetalmError(error.what, where=error.where, why=error.why, remedy=remedy) from error
@@ -264,7 +264,7 @@ class HarnessModel(TemplateLM):
         if not options.get("do_sample"):
             options = {key: value for key, value in options.items() if key not in ("temperature", "top_p", "top_k")}
         sessions = self._sessions(contexts, most)
-        delimiter = self.interface.decoder_tokenizer.rules.target_delimiter
+        delimiter = self.language_model.decoder_tokenizer.rules.target_delimiter
         lead = "" if self.dock is None else delimiter
         counted = 0
 
@@ -274,7 +274,7 @@ class HarnessModel(TemplateLM):
             counted = count
 
         texts = generate_all(
-            self.interface,
+            self.language_model,
             sessions,
             [most] * len(sessions),
             batch_size=self._sequences,

@@ -113,7 +113,7 @@ def plan_batches(
 
 
 def generate_all(
-    interface: LanguageModel,
+    language_model: LanguageModel,
     sessions: Sequence[Session | TokenisedSession],
     limits: Sequence[int],
     *,
@@ -125,7 +125,7 @@ def generate_all(
     """Continue many sessions.
 
     Args:
-        interface: The model.
+        language_model: The model.
         sessions: What to continue.
         limits: Most new tokens of each; the decoder's positions may end one earlier.
         batch_size: Sequences of a forward pass; each beam is one. None: as many as the budget holds.
@@ -141,7 +141,7 @@ def generate_all(
     """
     texts = [""] * len(sessions)
     done = 0
-    for group in generate_in_batches(interface, sessions, limits, batch_size=batch_size, budget=budget, **options):
+    for group in generate_in_batches(language_model, sessions, limits, batch_size=batch_size, budget=budget, **options):
         for index, text in group:
             texts[index] = text
         done += len(group)
@@ -150,7 +150,7 @@ def generate_all(
 
 
 def sample_all(
-    interface: LanguageModel,
+    language_model: LanguageModel,
     sessions: Sequence[Session | TokenisedSession],
     limits: Sequence[int],
     n: int,
@@ -170,7 +170,7 @@ def sample_all(
     What is drawn follows from the seed, the session's key and the number of the sample alone.
 
     Args:
-        interface: The model.
+        language_model: The model.
         sessions: What to continue.
         limits: Most new tokens of each.
         n: Samples of each.
@@ -192,10 +192,10 @@ def sample_all(
     """
     if n < 1:
         raise MetalmError(f"got {n} samples of each session, expected at least one")
-    made = [one if isinstance(one, TokenisedSession) else interface.tokenise(one) for one in sessions]
+    made = [one if isinstance(one, TokenisedSession) else language_model.tokenise(one) for one in sessions]
     names = range(len(made)) if keys is None else keys
     texts = generate_all(
-        interface,
+        language_model,
         [one for one in made for _ in range(n)],
         [limit for limit in limits for _ in range(n)],
         batch_size=batch_size,
@@ -210,7 +210,7 @@ def sample_all(
 
 
 def generate_in_batches(
-    interface: LanguageModel,
+    language_model: LanguageModel,
     sessions: Sequence[Session | TokenisedSession],
     limits: Sequence[int],
     *,
@@ -225,7 +225,7 @@ def generate_in_batches(
     """Continue many sessions, and give out each batch as it is done.
 
     Args:
-        interface: The model.
+        language_model: The model.
         sessions: What to continue.
         limits: Most new tokens of each.
         batch_size: Sequences of a forward pass; each beam is one. None: as many as the budget holds.
@@ -243,8 +243,8 @@ def generate_in_batches(
     Raises:
         MetalmError: As :func:`generate_all`.
     """
-    made = [one if isinstance(one, TokenisedSession) else interface.tokenise(one) for one in sessions]
-    rooms = [interface.positions_left(one) for one in made]
+    made = [one if isinstance(one, TokenisedSession) else language_model.tokenise(one) for one in sessions]
+    rooms = [language_model.positions_left(one) for one in made]
     most = [min(limit, room) for limit, room in zip(limits, rooms, strict=True)]
     beams = options.get("num_beams", 1)
     first = [""] * len(made) if leads is None else leads
@@ -255,7 +255,7 @@ def generate_in_batches(
         rooms,
         max(1, (batch_size or sys.maxsize) // beams),
         budget=None if budget is None else budget // beams,
-        equal_lengths=batch_size != 1 and len(made) > 1 and not measure_left_padding(interface.model.decoder),
+        equal_lengths=batch_size != 1 and len(made) > 1 and not measure_left_padding(language_model.model.decoder),
         equal_limits=beams > 1,
     )
     waiting = list(groups)[::-1]
@@ -265,12 +265,12 @@ def generate_in_batches(
         if sampling is not None:
             chosen["logits_processor"] = LogitsProcessorList([GumbelSampler(sampling, [names[one] for one in group])])
         if stop and beams == 1:
-            ends = StopStrings(interface, stop, [first[one] for one in group])
+            ends = StopStrings(language_model, stop, [first[one] for one in group])
             chosen["stopping_criteria"] = StoppingCriteriaList([ends])
         length = max(most[one] for one in group)
         ids = None
         try:
-            ids = _continued(interface, [made[one] for one in group], length, chosen)
+            ids = _continued(language_model, [made[one] for one in group], length, chosen)
         except torch.OutOfMemoryError as error:
             if len(group) == 1:
                 raise generation_out_of_memory(made[group[0]], length, beams) from error
@@ -279,7 +279,9 @@ def generate_in_batches(
             waiting += [group[len(group) // 2 :], group[: len(group) // 2]]
             continue
         rows = zip(group, ids.tolist(), strict=True)
-        yield [(index, cut_at_stop(interface.decode(row[: most[index]]), stop, first[index])) for index, row in rows]
+        yield [
+            (index, cut_at_stop(language_model.decode(row[: most[index]]), stop, first[index])) for index, row in rows
+        ]
 
 
 def generation_out_of_memory(session: TokenisedSession, new: int, beams: int) -> MetalmError:
@@ -294,23 +296,23 @@ def generation_out_of_memory(session: TokenisedSession, new: int, beams: int) ->
 
 
 @torch.no_grad()
-def _continued(interface: LanguageModel, sessions: Sequence[TokenisedSession], most: int, options: Any) -> Tensor:
+def _continued(language_model: LanguageModel, sessions: Sequence[TokenisedSession], most: int, options: Any) -> Tensor:
     """New tokens of a batch: ``[b, n]``; what follows a document end is padding."""
-    batch = interface.collate(sessions)
-    embeds = interface.model.embed(batch.decoder.input_ids, batch.docks)
+    batch = language_model.collate(sessions)
+    embeds = language_model.model.embed(batch.decoder.input_ids, batch.docks)
     size = embeds.shape[1]
     padding = torch.tensor([size - len(one) for one in sessions], device=embeds.device)[:, None]
     at = torch.arange(size, device=embeds.device)[None] - padding
     moved = embeds.gather(1, (at % size)[:, :, None].expand_as(embeds))
     mask = (at >= 0).long()
-    return interface.model.decoder.generate(
+    return language_model.model.decoder.generate(
         inputs_embeds=moved,
         attention_mask=mask,
         max_new_tokens=most,
         **{
             "do_sample": False,
-            "eos_token_id": interface.decoder_tokenizer.document_id,
-            "pad_token_id": interface.decoder_tokenizer.pad_id,
+            "eos_token_id": language_model.decoder_tokenizer.document_id,
+            "pad_token_id": language_model.decoder_tokenizer.pad_id,
             **options,
         },
     )

@@ -202,7 +202,9 @@ def _missing_images(line: InputLine, requests: InputFile) -> Iterator[str]:
             yield f"there is no image {requests.place(image)}"
 
 
-def line_to_session(interface: LanguageModel, line: InputLine, layout: PromptRoute, requests: InputFile) -> Session:
+def line_to_session(
+    language_model: LanguageModel, line: InputLine, layout: PromptRoute, requests: InputFile
+) -> Session:
     """The session of a line, its images read.
 
     Raises:
@@ -211,7 +213,7 @@ def line_to_session(interface: LanguageModel, line: InputLine, layout: PromptRou
     name = f"line {line.number}"
     if not line.spans:
         image = None if line.image is None else open_image(requests.place(line.image))
-        return text_to_session(interface, line.text, image, layout, name)
+        return text_to_session(language_model, line.text, image, layout, name)
     spans: list[Span] = []
     for span in line.spans:
         if "causal" in span:
@@ -220,24 +222,24 @@ def line_to_session(interface: LanguageModel, line: InputLine, layout: PromptRou
         encoder, content = span.get("encoder", "text"), span["docked"]
         if isinstance(content, dict):
             content = {**content, "image": open_image(requests.place(content["image"]))}
-        elif encoder in interface.model.adapters and interface.model.adapters[encoder].kind == "vision":
+        elif encoder in language_model.model.adapters and language_model.model.adapters[encoder].kind == "vision":
             content = open_image(requests.place(content))
         spans.append(Docked(encoder, content))
     return Session(spans, name)
 
 
-def check_encoders(interface: LanguageModel, requests: InputFile) -> None:
+def check_encoders(language_model: LanguageModel, requests: InputFile) -> None:
     """Refuse an input that docks into encoders which the model does not have.
 
     Raises:
         MetalmError: The first such line.
     """
-    has = set(interface.model.adapters)
+    has = set(language_model.model.adapters)
     for line in requests.lines:
         where = f"{requests.path}:{line.number}"
         if line.image is not None:
             try:
-                image_encoder(interface)
+                image_encoder(language_model)
             except MetalmError as error:
                 raise MetalmError(error.what, where=where, why=error.why, remedy=error.remedy) from error
         for span in line.spans:
@@ -253,12 +255,12 @@ def check_encoders(interface: LanguageModel, requests: InputFile) -> None:
 
 
 def output_header(
-    source: str, interface: LanguageModel, requests: InputFile, layout: PromptRoute, decoding: DecodingOptions
+    source: str, language_model: LanguageModel, requests: InputFile, layout: PromptRoute, decoding: DecodingOptions
 ) -> dict[str, Any]:
     """What stands in the first line of the answers: the model, the settings and the input, and a hash of them."""
     from metalm_cli.models.weights_hash import weights_sha256
 
-    model = {"weights_sha256": weights_sha256(interface.model), "reads_sha256": _reads_sha256(interface)}
+    model = {"weights_sha256": weights_sha256(language_model.model), "reads_sha256": _reads_sha256(language_model)}
     settings = {**asdict(decoding), "place": layout.place, "prompt": layout.prompt}
     known = json.loads(json.dumps({"model": model, "settings": settings, "input": {"sha256": requests.sha256}}))
     key = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
@@ -267,12 +269,12 @@ def output_header(
     return {"format": 1, "metalm": metalm_cli.__version__, "hash": key, **known}
 
 
-def _reads_sha256(interface: LanguageModel) -> str:
+def _reads_sha256(language_model: LanguageModel) -> str:
     """A hash of how texts become tokens: tokenizers, token rules, and limits and kinds of the docks."""
-    state = hashlib.sha256(json.dumps(interface.decoder_tokenizer.rules.to_dict(), sort_keys=True).encode())
-    state.update(json.dumps(getattr(interface.model.config, "docking", None) or {}, sort_keys=True).encode())
-    state.update(interface.tokenizer.backend_tokenizer.to_str().encode())
-    for name, processor in sorted(interface.processors.items()):
+    state = hashlib.sha256(json.dumps(language_model.decoder_tokenizer.rules.to_dict(), sort_keys=True).encode())
+    state.update(json.dumps(getattr(language_model.model.config, "docking", None) or {}, sort_keys=True).encode())
+    state.update(language_model.tokenizer.backend_tokenizer.to_str().encode())
+    for name, processor in sorted(language_model.processors.items()):
         tokenizer = getattr(processor, "tokenizer", None)
         state.update(f"{name} {'' if tokenizer is None else tokenizer.backend_tokenizer.to_str()}".encode())
     return state.hexdigest()
@@ -280,7 +282,7 @@ def _reads_sha256(interface: LanguageModel) -> str:
 
 def answer_file(
     source: str,
-    interface: LanguageModel,
+    language_model: LanguageModel,
     requests: InputFile,
     path: Path,
     layout: PromptRoute,
@@ -296,7 +298,7 @@ def answer_file(
 
     Args:
         source: What the model is called.
-        interface: The model.
+        language_model: The model.
         requests: The input.
         path: Where answers are appended.
         layout: Where the texts of lines go.
@@ -311,16 +313,16 @@ def answer_file(
         MetalmError: An encoder that the input names is missing, the answers there are of something else, memory ends,
             or the answers cannot be written.
     """
-    check_encoders(interface, requests)
-    header = output_header(source, interface, requests, layout, decoding)
+    check_encoders(language_model, requests)
+    header = output_header(source, language_model, requests, layout, decoding)
     names = {line.number: line.id for line in requests.lines}
     with OutputFile(path, header, names.keys()) as out:
         watch(len(out.done))
         left = [line for line in requests.lines if line.number not in out.done]
         for at in range(0, len(left), WINDOW):
-            ready, failed = _prepared(interface, left[at : at + WINDOW], layout, requests)
+            ready, failed = _prepared(language_model, left[at : at + WINDOW], layout, requests)
             out.append([_record(number, names[number], "error", why) for number, why in failed])
-            for batch in generate_answers(interface, ready, decoding, budget):
+            for batch in generate_answers(language_model, ready, decoding, budget):
                 out.append([_record(number, names[number], "text", text) for number, text in batch])
                 watch(len(out.done))
         watch(len(out.done))
@@ -332,16 +334,16 @@ def _record(number: int, name: str | int | None, key: str, value: str) -> dict[s
 
 
 def _prepared(
-    interface: LanguageModel, lines: Sequence[InputLine], layout: PromptRoute, requests: InputFile
+    language_model: LanguageModel, lines: Sequence[InputLine], layout: PromptRoute, requests: InputFile
 ) -> tuple[dict[int, tuple[Session, TokenisedSession]], list[tuple[int, str]]]:
     """Sessions by line number, and what is wrong with the others."""
     ready: dict[int, tuple[Session, TokenisedSession]] = {}
     failed: list[tuple[int, str]] = []
     for line in lines:
         try:
-            session = line_to_session(interface, line, layout, requests)
-            made = interface.tokenise(session)
-            interface.positions_left(made)
+            session = line_to_session(language_model, line, layout, requests)
+            made = language_model.tokenise(session)
+            language_model.positions_left(made)
         except MetalmError as error:
             failed.append((line.number, "; ".join(one for one in (error.what, error.where, error.why) if one)))
         else:

@@ -94,14 +94,14 @@ class PromptRoute:
 
 
 def text_to_session(
-    interface: LanguageModel, text: str, image: Any = None, layout: PromptRoute = PromptRoute(), name: str = ""
+    language_model: LanguageModel, text: str, image: Any = None, layout: PromptRoute = PromptRoute(), name: str = ""
 ) -> Session:
     """The session of a text, an image, or both.
 
     The image stands first. A fused encoder reads image and text in one dock.
 
     Args:
-        interface: The model.
+        language_model: The model.
         text: The text, or nothing.
         image: Path or PIL image, or None.
         layout: Where the text goes.
@@ -112,43 +112,43 @@ def text_to_session(
     """
     spans: list[Span] = []
     if image is not None:
-        encoder, fused = image_encoder(interface)
+        encoder, fused = image_encoder(language_model)
         content: Any = {"image": image} if fused else image
         if fused and text and layout.place == "docked":
             content, text = {**content, "text": text}, ""
         spans.append(Docked(encoder, content))
     if text:
-        encoder = text_encoder(interface) or ""
+        encoder = text_encoder(language_model) or ""
         spans.append(Docked(encoder, text) if layout.place == "docked" and encoder else Causal(text))
     if layout.prompt:
-        delimiter = interface.decoder_tokenizer.rules.target_delimiter if spans else ""
+        delimiter = language_model.decoder_tokenizer.rules.target_delimiter if spans else ""
         spans.append(Causal(delimiter + layout.prompt))
     if not spans:
         raise MetalmError(f"{name or 'the session'} has no text", remedy="give a text, an image or a prompt")
     return Session(spans, name)
 
 
-def text_encoder(interface: LanguageModel) -> str | None:
+def text_encoder(language_model: LanguageModel) -> str | None:
     """The encoder that texts are docked into: ``text``, or the first one for texts.
 
     A model without encoders has ``text``, too, as its sessions are lowered; None: the model's encoders read no text.
     """
-    if not interface.processors:
+    if not language_model.processors:
         return "text"
-    return _encoder(interface, "text")
+    return _encoder(language_model, "text")
 
 
-def image_encoder(interface: LanguageModel) -> tuple[str, bool]:
+def image_encoder(language_model: LanguageModel) -> tuple[str, bool]:
     """The encoder that images are docked into, and whether it is fused.
 
     Raises:
         MetalmError: The model has none.
     """
     for kind in ("vision", "fused"):
-        found = _encoder(interface, kind)
+        found = _encoder(language_model, kind)
         if found is not None:
             return found, kind == "fused"
-    has = ", ".join(f"{name} ({one.kind})" for name, one in interface.model.adapters.items())
+    has = ", ".join(f"{name} ({one.kind})" for name, one in language_model.model.adapters.items())
     raise MetalmError(
         "the model has no encoder that reads images",
         why=f"its encoders: {has}" if has else "it is a decoder without encoders",
@@ -156,8 +156,8 @@ def image_encoder(interface: LanguageModel) -> tuple[str, bool]:
     )
 
 
-def _encoder(interface: LanguageModel, kind: str) -> str | None:
-    names = [name for name, one in interface.model.adapters.items() if one.kind == kind]
+def _encoder(language_model: LanguageModel, kind: str) -> str | None:
+    names = [name for name, one in language_model.model.adapters.items() if one.kind == kind]
     return kind if kind in names else next(iter(names), None)
 
 
@@ -179,15 +179,15 @@ def open_image(path: Path) -> Any:
     raise MetalmError("an image cannot be read", where=str(path), why=why, remedy="check the path and the file")
 
 
-def answer_text(interface: LanguageModel, session: Session, decoding: DecodingOptions) -> VisibleText:
+def answer_text(language_model: LanguageModel, session: Session, decoding: DecodingOptions) -> VisibleText:
     """What is shown: an answer after a dock without the delimiter and space around it, all of other continuations."""
     docked = bool(session.spans) and isinstance(session.spans[-1], Docked)
-    delimiter = interface.decoder_tokenizer.rules.target_delimiter if docked else None
+    delimiter = language_model.decoder_tokenizer.rules.target_delimiter if docked else None
     return VisibleText(decoding.stop, delimiter)
 
 
 def stream_answer(
-    interface: LanguageModel,
+    language_model: LanguageModel,
     session: Session,
     decoding: DecodingOptions = DecodingOptions(),
     tell: Callable[[str], None] = lambda piece: None,
@@ -196,7 +196,7 @@ def stream_answer(
     """Continue a session, and tell the text as it is said.
 
     Args:
-        interface: The model.
+        language_model: The model.
         session: What to continue.
         decoding: How; with beams nothing is told before the end.
         tell: Given each piece of text that no later token can change; together they are the answer.
@@ -205,31 +205,31 @@ def stream_answer(
     Raises:
         MetalmError: The session cannot be tokenised, or fills all positions of the decoder, or memory ends.
     """
-    made = interface.tokenise(session)
-    room = interface.positions_left(made)
+    made = language_model.tokenise(session)
+    room = language_model.positions_left(made)
     most = min(decoding.max_new_tokens, room)
-    teller = TokenStreamer(interface.decoder_tokenizer, answer_text(interface, session, decoding), tell)
+    teller = TokenStreamer(language_model.decoder_tokenizer, answer_text(language_model, session, decoding), tell)
     options = decoding.options()
     if decoding.sampling is not None:
         options["logits_processor"] = LogitsProcessorList([GumbelSampler(decoding.sampling, [(key,)])])
     if decoding.beams == 1:
         options["stopping_criteria"] = StoppingCriteriaList([teller])
     try:
-        ids = _continued(interface, [made], most, options)[0].tolist()
+        ids = _continued(language_model, [made], most, options)[0].tolist()
     except torch.OutOfMemoryError as error:
         raise generation_out_of_memory(made, most, decoding.beams) from error
-    text = interface.decode(ids)
+    text = language_model.decode(ids)
     shown = teller.answer.whole(text)
     teller.add(shown)
     if stop_position(text, decoding.stop, teller.answer.delimiter or "") is not None:
         return Generation(shown, len(ids), "stop")
-    if interface.decoder_tokenizer.document_id in ids:
+    if language_model.decoder_tokenizer.document_id in ids:
         return Generation(shown, len(ids), "end")
     return Generation(shown, len(ids), "limit" if most == decoding.max_new_tokens else "positions")
 
 
 def generate_answers(
-    interface: LanguageModel,
+    language_model: LanguageModel,
     sessions: Mapping[int, tuple[Session, TokenisedSession]],
     decoding: DecodingOptions = DecodingOptions(),
     budget: int | None = None,
@@ -237,7 +237,7 @@ def generate_answers(
     """Continue many sessions: each as :func:`stream_answer` does with its number as the key.
 
     Args:
-        interface: The model.
+        language_model: The model.
         sessions: Sessions, also tokenised, by number.
         decoding: How.
         budget: Decoder positions of a forward pass, padding and new tokens included; None: by the device.
@@ -250,17 +250,17 @@ def generate_answers(
     """
     numbers = list(sessions)
     batches = generate_in_batches(
-        interface,
+        language_model,
         [sessions[number][1] for number in numbers],
         [decoding.max_new_tokens] * len(numbers),
         batch_size=None,
-        budget=budget or (GPU_BUDGET if interface.device.type == "cuda" else CPU_BUDGET),
+        budget=budget or (GPU_BUDGET if language_model.device.type == "cuda" else CPU_BUDGET),
         stop=decoding.stop,
-        leads=[answer_text(interface, sessions[number][0], decoding).delimiter or "" for number in numbers],
+        leads=[answer_text(language_model, sessions[number][0], decoding).delimiter or "" for number in numbers],
         sampling=decoding.sampling,
         keys=[(number,) for number in numbers],
         **decoding.options(),
     )
     for batch in batches:
         found: Sequence[tuple[int, str]] = [(numbers[at], text) for at, text in batch]
-        yield [(one, answer_text(interface, sessions[one][0], decoding).whole(text)) for one, text in found]
+        yield [(one, answer_text(language_model, sessions[one][0], decoding).whole(text)) for one, text in found]

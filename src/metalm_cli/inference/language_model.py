@@ -180,11 +180,11 @@ class Conversation:
         length: Decoder positions read.
     """
 
-    def __init__(self, interface: LanguageModel) -> None:
+    def __init__(self, language_model: LanguageModel) -> None:
         from transformers import DynamicCache
 
-        self.interface = interface
-        self.cache: Any = DynamicCache(config=interface.model.decoder.config)
+        self.language_model = language_model
+        self.cache: Any = DynamicCache(config=language_model.model.decoder.config)
         self.length = 0
         self.logits: Tensor | None = None
 
@@ -196,8 +196,8 @@ class Conversation:
             MetalmError: They are more than the decoder has left.
         """
         self._left(len(session))
-        model = self.interface.model
-        batch = self.interface.collate([session])
+        model = self.language_model.model
+        batch = self.language_model.collate([session])
         embeds = model.embed(batch.decoder.input_ids, batch.docks)
         positions = torch.arange(self.length, self.length + len(session), device=embeds.device)[None]
         outputs = model.decoder(
@@ -213,7 +213,7 @@ class Conversation:
         Raises:
             MetalmError: There are fewer than ``need``.
         """
-        limit = self.interface.model.positions
+        limit = self.language_model.model.positions
         if limit is None:
             return sys.maxsize
         if self.length + need > limit:
@@ -229,7 +229,7 @@ class Conversation:
         Raises:
             MetalmError: A span cannot be tokenised.
         """
-        self.append(self.interface.tokenise(Session(spans), is_continuation=True))
+        self.append(self.language_model.tokenise(Session(spans), is_continuation=True))
         return self
 
     def reply(self, max_new_tokens: int = 64) -> str:
@@ -242,7 +242,7 @@ class Conversation:
             MetalmError: The decoder has no position left.
         """
         said: list[int] = []
-        end = self.interface.decoder_tokenizer.document_id
+        end = self.language_model.decoder_tokenizer.document_id
         most = min(max_new_tokens, self._left(1))
         while len(said) < most:
             assert self.logits is not None, "a conversation begins with a session"
@@ -251,7 +251,7 @@ class Conversation:
                 break
             said.append(token)
             self.extend([Causal((token,))])
-        return self.interface.decoder_tokenizer.decode(said)
+        return self.language_model.decoder_tokenizer.decode(said)
 
 
 def load(

@@ -28,20 +28,20 @@ def preview_continuations(assembly: Assembly, shown: list[str | Session]) -> lis
     names = [name for name, one in assembly.processors.items() if isinstance(one, TextProcessor)]
     training = model.training
     model.eval()
-    interface = LanguageModel(model, assembly.decoder_tokenizer, assembly.processors)
+    language_model = LanguageModel(model, assembly.decoder_tokenizer, assembly.processors)
     found = []
     try:
         for text in shown:
             if isinstance(text, Session):
                 with torch.no_grad(), contextlib.suppress(MetalmError):
-                    found.append((_said(text), interface.generate([text], max_new_tokens=NEW_TOKENS)[0]))
+                    found.append((_said(text), language_model.generate([text], max_new_tokens=NEW_TOKENS)[0]))
                 continue
             for words in GIVEN_WORDS:
                 given = " ".join(text.split()[:words])
                 span = Docked(names[0], given) if names else Causal(given)
                 # A sample that cannot be read is no reason to stop a run.
                 with torch.no_grad(), contextlib.suppress(MetalmError):
-                    found.append((given, interface.generate([Session([span])], max_new_tokens=NEW_TOKENS)[0]))
+                    found.append((given, language_model.generate([Session([span])], max_new_tokens=NEW_TOKENS)[0]))
                     break
     finally:
         model.train(training)

@@ -145,13 +145,13 @@ class StopStrings(StoppingCriteria):
     """Ends sequences of a batch that hold a stop text; looks every few tokens, so that more may have been said.
 
     Args:
-        interface: Whose tokens they are.
+        language_model: Whose tokens they are.
         stop: The texts.
         leads: What each sequence says first, and where none counts.
     """
 
-    def __init__(self, interface: Any, stop: Sequence[str], leads: Sequence[str]) -> None:
-        self.interface = interface
+    def __init__(self, language_model: Any, stop: Sequence[str], leads: Sequence[str]) -> None:
+        self.language_model = language_model
         self.stop = tuple(stop)
         self.leads = tuple(leads)
 
@@ -159,7 +159,7 @@ class StopStrings(StoppingCriteria):
         """Which sequences end: ``[b]`` bool."""
         found = [False] * len(input_ids)
         if input_ids.shape[1] % EVERY == 0:
-            texts = [self.interface._text(row) for row in input_ids.tolist()]
+            texts = [self.language_model._text(row) for row in input_ids.tolist()]
             said = zip(texts, self.leads, strict=True)
             found = [stop_position(text, self.stop, lead) is not None for text, lead in said]
         return torch.tensor(found, device=input_ids.device)

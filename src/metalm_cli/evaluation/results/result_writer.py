@@ -72,14 +72,14 @@ def mean(parts: Sequence[tuple[str, float, float | None]]) -> ClusterMean:
     return ClusterMean(sum(value for _, value, _ in parts) / len(parts), error, tuple(name for name, _, _ in parts))
 
 
-def model_record(source: str, interface: LanguageModel) -> dict[str, Any]:
+def model_record(source: str, language_model: LanguageModel) -> dict[str, Any]:
     """What a record says of the model."""
     return {
         "source": source,
-        "weights_sha256": weights_sha256(interface.model),
-        "parameters": sum(one.numel() for one in interface.model.parameters()),
-        "encoders": list(interface.model.encoders),
-        "decoder": interface.model.decoder.config.model_type,
+        "weights_sha256": weights_sha256(language_model.model),
+        "parameters": sum(one.numel() for one in language_model.model.parameters()),
+        "encoders": list(language_model.model.encoders),
+        "decoder": language_model.model.decoder.config.model_type,
     }
 
 

@@ -21,7 +21,7 @@ class DockCache:
     """The vectors that docks put into the decoder, by content.
 
     Args:
-        interface: The model.
+        language_model: The model.
         budget: Encoder positions of a forward pass, padding included.
         room: Bytes of vectors to keep.
 
@@ -30,8 +30,8 @@ class DockCache:
         asked: Contents that were asked for.
     """
 
-    def __init__(self, interface: LanguageModel, budget: int, room: int = ROOM) -> None:
-        self.interface, self.budget, self.room = interface, budget, room
+    def __init__(self, language_model: LanguageModel, budget: int, room: int = ROOM) -> None:
+        self.language_model, self.budget, self.room = language_model, budget, room
         self.encoded = self.asked = 0
         self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
         self._bytes = 0
@@ -52,8 +52,8 @@ class DockCache:
 
     def _encode(self, docks: Sequence[DockInput]) -> list[Tensor]:
         """Encode contents of one encoder in one pass."""
-        name, device = docks[0].encoder, self.interface.device
-        arrays = self.interface.processors[name].collate(docks)
+        name, device = docks[0].encoder, self.language_model.device
+        arrays = self.language_model.processors[name].collate(docks)
         none = torch.zeros(0, dtype=torch.int64)
         sizes = [dock.positions for dock in docks]
         table = DockTable(
@@ -64,7 +64,7 @@ class DockCache:
             content_index=none,
         )
         self.encoded += len(docks)
-        return list(self.interface.model.dock_vectors(name, table).split(sizes))
+        return list(self.language_model.model.dock_vectors(name, table).split(sizes))
 
     def _keep(self, key: bytes, vectors: Tensor) -> None:
         size = vectors.numel() * vectors.element_size()

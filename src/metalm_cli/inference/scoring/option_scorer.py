@@ -59,7 +59,7 @@ class OptionScores:
 
 @torch.no_grad()
 def score(
-    interface: LanguageModel,
+    language_model: LanguageModel,
     questions: Sequence[OptionQuestion],
     *,
     budget: int | None = None,
@@ -69,7 +69,7 @@ def score(
     """Score the options of questions.
 
     Args:
-        interface: The model, in evaluation mode.
+        language_model: The model, in evaluation mode.
         questions: What to score, in any order.
         budget: Decoder positions of a forward pass, padding included; None: a CPU's best, or what a GPU holds.
         share: Read what options or questions have in common once; else every option in a row of its own.
@@ -81,7 +81,7 @@ def score(
     Raises:
         MetalmError: A question has nothing to read, or does not fit the decoder's positions, or memory.
     """
-    return Scorer(interface, budget, share).score(questions, watch)
+    return Scorer(language_model, budget, share).score(questions, watch)
 
 
 @dataclass
@@ -96,7 +96,7 @@ class Scorer:
         projected: Positions projected to the vocabulary.
     """
 
-    interface: LanguageModel
+    language_model: LanguageModel
     budget: int | None = None
     share: bool = True
     positions: int = 0
@@ -105,13 +105,13 @@ class Scorer:
     _caches: OrderedDict[str, Any] = field(default_factory=OrderedDict, repr=False)
 
     def __post_init__(self) -> None:
-        model = self.interface.model
+        model = self.language_model.model
         self.share = self.share and model.traits.packs
         self._cached = self.share and measure_cache_reuse(model.decoder)
-        self._cuda = self.interface.device.type == "cuda"
+        self._cuda = self.language_model.device.type == "cuda"
         self._limit = self.budget or (FIRST_BUDGET if self._cuda else CPU_BUDGET)
         self._known = self.budget is not None or not self._cuda
-        self.docks = DockCache(self.interface, self._limit)
+        self.docks = DockCache(self.language_model, self._limit)
 
     @torch.no_grad()
     def score(
@@ -125,7 +125,7 @@ class Scorer:
         sums, greedy = np.zeros(total), np.ones(total, dtype=bool)
         sizes = np.array([len(option) for one in questions for option in one.options], dtype=np.int64)
         fronts: dict[str, TokenisedSession] = {}
-        most = self.interface.model.positions
+        most = self.language_model.model.positions
         items = [
             item
             for at, one in enumerate(questions)
@@ -202,9 +202,9 @@ class Scorer:
 
     def _forward(self, batch: list[ScoringRow], fronts: dict[str, TokenisedSession]) -> tuple[np.ndarray, np.ndarray]:
         """Log-probability of each target of a batch, and whether it is the likeliest token. ``[m]``"""
-        model, device = self.interface.model, self.interface.device
+        model, device = self.language_model.model, self.language_model.device
         rows = [replace(item.row, docks=()) for item in batch]
-        stream = collate(rows, {}, pad_id=self.interface.decoder_tokenizer.pad_id).decoder
+        stream = collate(rows, {}, pad_id=self.language_model.decoder_tokenizer.pad_id).decoder
         size = stream.input_ids.shape[1]
         self.positions += sum(map(len, rows))
         self.padding += len(rows) * size - sum(map(len, rows))
@@ -232,7 +232,7 @@ class Scorer:
 
     def _embed(self, input_ids: Tensor, places: Sequence[tuple[int, DockInput]]) -> Tensor:
         """Input vectors, with each dock's at its place: ``[b, s, d]``."""
-        embeds = self.interface.model.embed(input_ids)
+        embeds = self.language_model.model.embed(input_ids)
         if not places:
             return embeds
         vectors = torch.cat(self.docks.vectors([dock for _, dock in places]))
@@ -246,9 +246,9 @@ class Scorer:
 
         if key not in self._caches:
             row = build_row([session])
-            ids = torch.from_numpy(row.ids)[None].to(self.interface.device)
+            ids = torch.from_numpy(row.ids)[None].to(self.language_model.device)
             cache = DynamicCache()
-            self.interface.model.decoder.base_model(
+            self.language_model.model.decoder.base_model(
                 inputs_embeds=self._embed(ids, row.docks), past_key_values=cache, use_cache=True
             )
             self.positions += len(session)

@@ -79,11 +79,11 @@ class EvaluationRun:
         if files:
             with console.stderr().status("comparing with the training data"):
                 found = compare_words(tasks, files)
-        interfaces = self._loaded()
+        language_models = self._loaded()
         records = []
-        for at, interface in enumerate(interfaces):
-            records.append(self._evaluated(at, interface, tasks, missing, seen[at], found))
-            interface.to("cpu")
+        for at, language_model in enumerate(language_models):
+            records.append(self._evaluated(at, language_model, tasks, missing, seen[at], found))
+            language_model.to("cpu")
         self._compared(records)
 
     def _seen(self, source: str) -> Mapping[str, SeenLabel]:
@@ -137,26 +137,26 @@ class EvaluationRun:
         from metalm_cli.inference import load
         from metalm_cli.sessions import TextProcessor
 
-        interfaces = []
+        language_models = []
         for source in self.sources:
             with console.stderr().status(f"loading {source}"):
-                interfaces.append(load(source, offline=self.offline))
-        if len(interfaces) > 1:
+                language_models.append(load(source, offline=self.offline))
+        if len(language_models) > 1:
             readers = tuple(
                 EncoderLimit(one, one.max_length)
-                for interface in interfaces
-                for one in interface.processors.values()
+                for language_model in language_models
+                for one in language_model.processors.values()
                 if isinstance(one, TextProcessor)
             )
-            lengths = [interface.model.positions or LENGTH for interface in interfaces]
+            lengths = [language_model.model.positions or LENGTH for language_model in language_models]
             length = min([*lengths, *([self.settings.length] if self.settings.length else [])])
             self.settings = replace(self.settings, also=(*self.settings.also, *readers), length=length)
-        return interfaces
+        return language_models
 
     def _evaluated(
         self,
         at: int,
-        interface: LanguageModel,
+        language_model: LanguageModel,
         tasks: Sequence[EvaluatedTask],
         missing: Mapping[str, str],
         seen: Mapping[str, SeenLabel],
@@ -170,13 +170,13 @@ class EvaluationRun:
 
         source, place = self.sources[at], self.places[at]
         device, created = best_device(), datetime.now(UTC).isoformat(timespec="seconds")
-        facts = model_record(source, interface.to(device))
+        facts = model_record(source, language_model.to(device))
         kept = AnswerCache(None if self.fresh else place.parent / ANSWERS, facts["weights_sha256"])
         results: list[TaskResult] = []
         made: dict[str, Any] = {}
         try:
             with console.stderr().status(f"asking {source}") as status:
-                for result in Evaluator(interface, self.settings, kept).evaluate(
+                for result in Evaluator(language_model, self.settings, kept).evaluate(
                     tasks, lambda text: status.update(text)
                 ):
                     results.append(result)

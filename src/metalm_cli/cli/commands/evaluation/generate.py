@@ -211,13 +211,13 @@ def _answer(
     from metalm_cli.inference.generation import open_image, stream_answer, text_encoder, text_to_session
 
     opened = None if image is None else open_image(image)
-    interface = _load(source, offline)
-    session = text_to_session(interface, text, opened, layout, "the text")
-    if text and layout.place == "docked" and text_encoder(interface) is None:
+    language_model = _load(source, offline)
+    session = text_to_session(language_model, text, opened, layout, "the text")
+    if text and layout.place == "docked" and text_encoder(language_model) is None:
         _note("the model has no encoder for texts: the decoder reads the text")
     tell = _teller()
     try:
-        said = stream_answer(interface, session, decoding, tell)
+        said = stream_answer(language_model, session, decoding, tell)
         tell("\n")
     except KeyboardInterrupt:
         tell("\n")
@@ -262,11 +262,13 @@ def _answer_lines(
     from metalm_cli.inference.generate_file import answer_file, read_requests
 
     requests = read_requests(source)
-    interface = _load(model, offline)
+    language_model = _load(model, offline)
     count = len(requests.lines)
     with _stopping(), _progress(count) as progress:
         try:
-            answers = answer_file(model, interface, requests, out, layout, decoding, budget=budget, watch=progress.done)
+            answers = answer_file(
+                model, language_model, requests, out, layout, decoding, budget=budget, watch=progress.done
+            )
         except KeyboardInterrupt:
             progress.close()
             _note(f"stopped: {progress.count:,} of {count:,} lines are answered; the same command goes on")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from metalm_cli.models import MetaLM, MetaLMConfig
     from metalm_cli.sessions import Causal, Docked, Session
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _EXPORTS = {
     "Causal": "sessions",

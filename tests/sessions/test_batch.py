@@ -1,4 +1,4 @@
-"""Batches: rows side by side, every distinct content once."""
+"""Batches: rows side by side; each distinct content occurs once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from metalm_cli.sessions import (
     DECODER,
-    DOCKED,
+    DOCKED_ID,
     ROOT,
     Batch,
     DockInput,
@@ -35,11 +35,11 @@ PROCESSORS = {name: TextProcessor(name, tokenizer_of("wordpiece"), 32) for name 
 def row_of(contents: list[tuple[str, int]], trained: int = 2, **details: Any) -> Row:
     """Docks, each followed by trained tokens; every dock begins a session of its own."""
     sessions = []
-    for encoder, which in contents:
-        dock = PROCESSORS[encoder].prepare(TEXTS[which])
-        ids = [DOCKED] * dock.positions + [10 + at for at in range(trained)]
-        marks = [False] * dock.positions + [True] * trained
-        sessions.append(TokenisedSession(np.array(ids), np.array(marks), ((0, dock),)))
+    for encoder, text_index in contents:
+        dock = PROCESSORS[encoder].prepare(TEXTS[text_index])
+        ids = [DOCKED_ID] * dock.positions + [10 + offset for offset in range(trained)]
+        trained_mask = [False] * dock.positions + [True] * trained
+        sessions.append(TokenisedSession(np.array(ids), np.array(trained_mask), ((0, dock),)))
     if not sessions:
         sessions = [TokenisedSession(np.array([5, 6, 7]), np.array([False, True, True]))]
     return build_row(sessions, **details)
@@ -52,69 +52,71 @@ contents = st.lists(
 
 @given(contents, st.integers(0, 5))
 @quick
-def test_equal_docks_are_encoded_once_and_gathered_where_they_stand(rows, extra):
-    made = [row_of(one) for one in rows]
-    size = max(map(len, made)) + extra
-    batch = collate(made, PROCESSORS, length=size)
+def test_equal_docks_are_encoded_once_and_gathered_at_their_positions(row_contents, extra):
+    rows = [row_of(docks) for docks in row_contents]
+    size = max(map(len, rows)) + extra
+    batch = collate(rows, PROCESSORS, length=size)
     for encoder in ("text", "other"):
-        used = {which for one in rows for name, which in one if name == encoder}
+        used = {text_index for docks in row_contents for name, text_index in docks if name == encoder}
         if not used:
             assert encoder not in batch.docks
             continue
         table = batch.docks[encoder]
         assert len(table.inputs["input_ids"]) == len(used)
-        assert len(table.rows) == len(table.columns) == sum(len(content(which)) for which in used)
-        # Outputs that say what they encode: the token at each position.
+        assert len(table.rows) == len(table.columns) == sum(len(content(text_index)) for text_index in used)
+        # Each output is the token at its position, so that it can be recognised.
         outputs = table.inputs["input_ids"][table.rows, table.columns]
-        flat = torch.full((len(made) * size,), -1)
+        flat = torch.full((len(rows) * size,), -1)
         flat[table.positions] = outputs[table.content_index]
         assert len(set(table.positions.tolist())) == len(table.positions)
-        expected = np.full((len(made), size), -1)
-        for index, row in enumerate(made):
-            for at, dock in row.docks:
+        expected = np.full((len(rows), size), -1)
+        for index, row in enumerate(rows):
+            for start, dock in row.docks:
                 if dock.encoder == encoder:
-                    expected[index, at : at + dock.positions] = dock.arrays["input_ids"][dock.docked]
-        assert flat.view(len(made), size).tolist() == expected.tolist()
+                    expected[index, start : start + dock.positions] = dock.arrays["input_ids"][dock.output_positions]
+        assert flat.view(len(rows), size).tolist() == expected.tolist()
 
 
-def content(which: int) -> list[int]:
-    return PROCESSORS["text"].prepare(TEXTS[which]).docked.tolist()
+def content(text_index: int) -> list[int]:
+    return PROCESSORS["text"].prepare(TEXTS[text_index]).output_positions.tolist()
 
 
 @given(contents, st.integers(0, 5))
 @quick
-def test_flat_indices_find_their_rows_again(rows, extra):
-    made = [row_of(one, numbers=(index,), counts={"documents": index}) for index, one in enumerate(rows)]
-    size = max(map(len, made)) + extra
-    batch = collate(made, PROCESSORS, length=size, pad_id=3)
-    stream = batch.decoder
-    assert stream.input_ids.shape == stream.position_ids.shape == stream.segment_ids.shape == (len(rows), size)
-    at = 0
-    for index, row in enumerate(made):
+def test_flat_indices_find_their_rows_again(row_contents, extra):
+    rows = [row_of(docks, numbers=(index,), counts={"documents": index}) for index, docks in enumerate(row_contents)]
+    size = max(map(len, rows)) + extra
+    batch = collate(rows, PROCESSORS, length=size, pad_id=3)
+    packed = batch.decoder
+    assert packed.input_ids.shape == packed.position_ids.shape == packed.segment_ids.shape == (len(row_contents), size)
+    target_start = 0
+    for index, row in enumerate(rows):
         n, m = len(row), len(row.targets)
-        assert stream.input_ids[index, :n].tolist() == row.ids.tolist()
-        assert (stream.input_ids[index, n:] == 3).all()
-        assert stream.position_ids[index, :n].tolist() == row.positions.tolist()
-        assert (stream.position_ids[index] < max(size, 1)).all()
-        padding = stream.position_ids[index, n:]
+        assert packed.input_ids[index, :n].tolist() == row.ids.tolist()
+        assert (packed.input_ids[index, n:] == 3).all()
+        assert packed.position_ids[index, :n].tolist() == row.positions.tolist()
+        assert (packed.position_ids[index] < max(size, 1)).all()
+        padding = packed.position_ids[index, n:]
         assert (padding >= min(row.positions[-1] + 1, size - 1)).all()
         assert (torch.diff(padding) >= 0).all()
-        assert stream.segment_ids[index, :n].tolist() == row.segments.tolist()
-        assert (stream.segment_ids[index, n:] == ROOT).all()
-        groups = stream.parent_segments.shape[1]
-        assert (stream.predict_at[at : at + m] - index * size).tolist() == row.predict_at.tolist()
-        assert (stream.target_segments[at : at + m] - index * groups).tolist() == row.owners.tolist()
-        assert stream.targets[at : at + m].tolist() == row.targets.tolist()
-        at += m
-    assert at == len(stream.targets)
+        assert packed.segment_ids[index, :n].tolist() == row.segments.tolist()
+        assert (packed.segment_ids[index, n:] == ROOT).all()
+        segment_count = packed.parent_segments.shape[1]
+        assert (packed.predict_at[target_start : target_start + m] - index * size).tolist() == row.predict_at.tolist()
+        assert (
+            packed.target_segments[target_start : target_start + m] - index * segment_count
+        ).tolist() == row.target_segments.tolist()
+        assert packed.targets[target_start : target_start + m].tolist() == row.targets.tolist()
+        target_start += m
+    assert target_start == len(packed.targets)
     totals = Counter()
-    for row in made:
+    for row in rows:
         totals.update(row.counts)
-    totals["padded_positions"] = len(rows) * size - sum(map(len, made))
+    totals["padded_positions"] = len(row_contents) * size - sum(map(len, rows))
     assert batch.counts == dict(totals)
-    assert batch.numbers == tuple(range(len(rows)))
-    assert stream.plain == all(len(row.parents) == 1 for row in made)
-    assert stream.depth == 0
+    assert batch.numbers == tuple(range(len(row_contents)))
+    assert packed.plain == all(len(row.parents) == 1 for row in rows)
+    assert packed.depth == 0
 
 
 def test_worked_example():
@@ -172,24 +174,24 @@ def test_moving_keeps_everything():
 def test_every_tensor_is_moved():
     batch = collate([row_of([("text", 0)])], PROCESSORS)
     moved = batch.to("meta")
-    seen = [value for record in (*moved.streams.values(), *moved.docks.values()) for value in tensors(record)]
-    assert len(seen) == 7 + 2 + 4
-    assert {value.device.type for value in seen} == {"meta"}
+    values = [value for record in (*moved.streams.values(), *moved.docks.values()) for value in tensors(record)]
+    assert len(values) == 7 + 2 + 4
+    assert {value.device.type for value in values} == {"meta"}
     assert {value.device.type for value in tensors(batch.decoder)} == {"cpu"}
 
 
 def tensors(record: PackedTokens | DockTable) -> list[torch.Tensor]:
-    found: list[torch.Tensor] = []
-    for one in fields(record):
-        value = getattr(record, one.name)
-        found += [value] if isinstance(value, torch.Tensor) else []
-        found += value.values() if isinstance(value, dict) else []
-    return found
+    values: list[torch.Tensor] = []
+    for dataclass_field in fields(record):
+        value = getattr(record, dataclass_field.name)
+        values += [value] if isinstance(value, torch.Tensor) else []
+        values += value.values() if isinstance(value, dict) else []
+    return values
 
 
 def same(a: PackedTokens | DockTable, b: PackedTokens | DockTable) -> None:
-    for one in fields(a):
-        left, right = getattr(a, one.name), getattr(b, one.name)
+    for dataclass_field in fields(a):
+        left, right = getattr(a, dataclass_field.name), getattr(b, dataclass_field.name)
         if isinstance(left, torch.Tensor):
             assert torch.equal(left, right)
             assert left.dtype == right.dtype
@@ -213,16 +215,16 @@ def test_types():
 def test_texts_of_different_lengths_are_padded_and_masked():
     processor = PROCESSORS["text"]
     docks = [processor.prepare(text) for text in TEXTS]
-    joined = processor.collate(docks)
+    collated = processor.collate(docks)
     for row, dock in enumerate(docks):
         n = len(dock.arrays["input_ids"])
-        assert joined["input_ids"][row, :n].tolist() == dock.arrays["input_ids"].tolist()
-        assert (joined["input_ids"][row, n:] == processor.pad_id).all()
-        assert joined["attention_mask"][row].tolist() == [1] * n + [0] * (joined["input_ids"].shape[1] - n)
+        assert collated["input_ids"][row, :n].tolist() == dock.arrays["input_ids"].tolist()
+        assert (collated["input_ids"][row, n:] == processor.pad_id).all()
+        assert collated["attention_mask"][row].tolist() == [1] * n + [0] * (collated["input_ids"].shape[1] - n)
         assert dock.cost == {"text": n}
 
 
-def test_a_key_tells_encoder_and_content_apart():
+def test_keys_differ_by_encoder_and_content():
     keys = {PROCESSORS[name].prepare(text).key for name in PROCESSORS for text in TEXTS}
     assert len(keys) == 6
     assert PROCESSORS["text"].prepare(TEXTS[0]).key == PROCESSORS["text"].prepare(TEXTS[0]).key

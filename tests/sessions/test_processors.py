@@ -35,7 +35,7 @@ def processor() -> ImageProcessor:
 def test_a_path_and_an_image_are_the_same_dock(processor, tmp_path):
     image = Image.new("L", (8, 6), color=128)
     image.save(tmp_path / "grey.png")
-    docks = [processor.prepare(one) for one in (image, tmp_path / "grey.png", str(tmp_path / "grey.png"))]
+    docks = [processor.prepare(source) for source in (image, tmp_path / "grey.png", str(tmp_path / "grey.png"))]
     assert len({dock.key for dock in docks}) == 1
     assert docks[0].arrays["pixel_values"].shape == (3, 4, 4)
     assert docks[0].arrays["pixel_values"].dtype == np.float32
@@ -62,7 +62,7 @@ def test_an_image_dock_takes_a_path_or_an_image(processor):
 
 
 @pytest.mark.parametrize(("text", "reason"), [(" ", "empty"), ("dog " * 9, "too_long")])
-def test_what_cannot_be_docked_says_why(text, reason):
+def test_unreadable_content_has_a_reason(text, reason):
     with pytest.raises(UnreadableContentError) as caught:
         TextProcessor("text", tokenizer_of("wordpiece"), 8).prepare(text)
     assert caught.value.reason == reason
@@ -76,17 +76,21 @@ def test_a_text_of_exactly_the_most_tokens_is_docked():
         TextProcessor("text", tokenizer, size - 1).prepare("The dog barked.")
 
 
-def test_processors_and_docks_travel_to_other_processes():
+def test_processors_and_docks_can_be_pickled():
     processor = TextProcessor("text", tokenizer_of("wordpiece"), 32)
     again = pickle.loads(pickle.dumps(processor))
-    one, two = (pickle.loads(pickle.dumps(made.prepare("A dog."))) for made in (processor, again))
-    assert one.key == two.key
-    assert one.arrays["input_ids"].tolist() == two.arrays["input_ids"].tolist()
+    first, second = (
+        pickle.loads(pickle.dumps(text_processor.prepare("A dog."))) for text_processor in (processor, again)
+    )
+    assert first.key == second.key
+    assert first.arrays["input_ids"].tolist() == second.arrays["input_ids"].tolist()
 
 
-@pytest.mark.parametrize("module", [one.name for one in pkgutil.iter_modules(metalm_cli.sessions.__path__)])
+@pytest.mark.parametrize(
+    "module", [module_info.name for module_info in pkgutil.iter_modules(metalm_cli.sessions.__path__)]
+)
 def test_examples_in_docstrings(module):
-    found = importlib.import_module(f"metalm_cli.sessions.{module}")
-    failed, tried = doctest.testmod(found, extraglobs={"np": np})
-    assert not failed
-    assert tried or module not in ("rows", "spans")
+    imported = importlib.import_module(f"metalm_cli.sessions.{module}")
+    failures, attempts = doctest.testmod(imported, extraglobs={"np": np})
+    assert not failures
+    assert attempts or module not in ("packing", "spans")

@@ -1,4 +1,4 @@
-"""Sessions become positions: what trains, what is docked, and what is refused."""
+"""Tokenised sessions: trained positions, docks, start tokens and errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.sessions import (
-    DOCKED,
+    DOCKED_ID,
     Causal,
     DecoderTokenizer,
     Docked,
@@ -38,32 +38,32 @@ def docked_and_answered(**answer: Any) -> Session:
     return Session([Docked("text", QUESTION), Causal(ANSWER, trained=True, **answer)], name="row 7 of demo")
 
 
-# -- what trains ------------------------------------------------------------------------------------------------------
+# -- trained positions ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["byte", "llama"])
 def test_a_docked_question_and_a_trained_answer(kind):
-    made = tokeniser(kind)
-    start = [made.tokenizer.start_id] if kind == "llama" else []
-    dock = made.processors["text"].prepare(QUESTION)
-    answer = [*made.tokenizer.continuation(ANSWER), made.tokenizer.document_id]
-    session = made(docked_and_answered(end=True), require_targets=True)
-    assert session.ids.tolist() == [*start, *[DOCKED] * dock.positions, *answer]
+    tokenise = tokeniser(kind)
+    start = [tokenise.tokenizer.start_id] if kind == "llama" else []
+    dock = tokenise.processors["text"].prepare(QUESTION)
+    answer = [*tokenise.tokenizer.encode_continuation(ANSWER), tokenise.tokenizer.document_end_id]
+    session = tokenise(docked_and_answered(end=True), require_targets=True)
+    assert session.ids.tolist() == [*start, *[DOCKED_ID] * dock.positions, *answer]
     assert session.trained.tolist() == [False] * (len(start) + dock.positions) + [True] * len(answer)
-    ((at, docked),) = session.docks
-    assert at == len(start)
+    ((position, docked),) = session.docks
+    assert position == len(start)
     assert docked.key == dock.key
     assert session.name == "row 7 of demo"
 
 
 @pytest.mark.parametrize("kind", ["byte", "llama"])
 def test_the_first_token_after_a_dock_is_predicted_from_the_docks_last_position(kind):
-    made = tokeniser(kind)
-    session = made(docked_and_answered(end=True))
+    tokenise = tokeniser(kind)
+    session = tokenise(docked_and_answered(end=True))
     row = build_row([session])
-    at, dock = session.docks[0]
-    assert row.predict_at[0] == at + dock.positions - 1
-    assert row.targets.tolist() == [*made.tokenizer.continuation(ANSWER), made.tokenizer.document_id]
+    position, dock = session.docks[0]
+    assert row.predict_at[0] == position + dock.positions - 1
+    assert row.targets.tolist() == [*tokenise.tokenizer.encode_continuation(ANSWER), tokenise.tokenizer.document_end_id]
     assert row.predict_at.tolist() == list(range(row.predict_at[0], len(row) - 1))
 
 
@@ -86,58 +86,63 @@ spans = st.lists(
 @given(spans=spans)
 @quick
 def test_exactly_the_marked_tokens_train(kind, spans):
-    made = tokeniser_once(kind)
+    tokenise = tokeniser_once(kind)
     if not any(isinstance(span, Docked) or span.content or span.end for span in spans):
-        with pytest.raises(MetalmError, match="holds nothing"):
-            made(Session(spans))
+        with pytest.raises(MetalmError, match="is empty"):
+            tokenise(Session(spans))
         return
-    session = made(Session(spans))
+    session = tokenise(Session(spans))
     first = next(span for span in spans if isinstance(span, Docked) or span.content or span.end)
     causal = isinstance(first, Causal)
-    at = int(made.tokenizer.starts_with(causal, causal and first.trained))
-    assert at == (session.ids[0] == made.tokenizer.start_id) or session.ids[0] == made.tokenizer.document_id
-    assert not session.trained[:at].any()
-    begun = False
+    position = int(tokenise.tokenizer.needs_start_token(causal, causal and first.trained))
+    assert (
+        position == (session.ids[0] == tokenise.tokenizer.start_id)
+        or session.ids[0] == tokenise.tokenizer.document_end_id
+    )
+    assert not session.trained[:position].any()
+    is_continuation = False
     for span in spans:
         if isinstance(span, Docked):
-            expected = [DOCKED] * made.processors["text"].prepare(span.content).positions
+            expected = [DOCKED_ID] * tokenise.processors["text"].prepare(span.content).positions
             trained = False
         elif isinstance(span.content, tuple):
             expected, trained = [*span.content], span.trained
         else:
-            expected = (made.tokenizer.continuation if begun else made.tokenizer.first)(span.content)
+            expected = (tokenise.tokenizer.encode_continuation if is_continuation else tokenise.tokenizer.encode_start)(
+                span.content
+            )
             trained = span.trained
         if isinstance(span, Causal) and span.end:
-            expected = [*expected, made.tokenizer.document_id]
+            expected = [*expected, tokenise.tokenizer.document_end_id]
         size = len(expected)
-        assert session.ids[at : at + size].tolist() == expected
-        assert (session.trained[at : at + size] == trained).all()
-        at += size
-        begun = begun or isinstance(span, Docked) or bool(span.content)
-    assert at == len(session)
+        assert session.ids[position : position + size].tolist() == expected
+        assert (session.trained[position : position + size] == trained).all()
+        position += size
+        is_continuation = is_continuation or isinstance(span, Docked) or bool(span.content)
+    assert position == len(session)
 
 
-_MADE: dict[str, SessionTokeniser] = {}
+_TOKENISERS: dict[str, SessionTokeniser] = {}
 
 
 def tokeniser_once(kind: str) -> SessionTokeniser:
-    if kind not in _MADE:
-        _MADE[kind] = tokeniser(kind)
-    return _MADE[kind]
+    if kind not in _TOKENISERS:
+        _TOKENISERS[kind] = tokeniser(kind)
+    return _TOKENISERS[kind]
 
 
 @pytest.mark.parametrize("trained", [True, False])
 def test_an_end_token_trains_if_and_only_if_its_span_does(trained):
-    made = tokeniser()
-    session = made(Session([Docked("text", QUESTION), Causal(ANSWER, trained=trained, end=True)]))
-    assert session.ids[-1] == made.tokenizer.document_id
+    tokenise = tokeniser()
+    session = tokenise(Session([Docked("text", QUESTION), Causal(ANSWER, trained=trained, end=True)]))
+    assert session.ids[-1] == tokenise.tokenizer.document_end_id
     assert session.trained[-1] == trained
 
 
 def test_the_text_itself_is_never_searched():
-    made = tokeniser()
-    session = made(Session([Causal("red", trained=False), Causal(" red", trained=True), Causal(" red")]))
-    size = len(made.tokenizer.continuation(" red"))
+    tokenise = tokeniser()
+    session = tokenise(Session([Causal("red", trained=False), Causal(" red", trained=True), Causal(" red")]))
+    size = len(tokenise.tokenizer.encode_continuation(" red"))
     assert session.trained.sum() == size
     assert session.trained[-2 * size : -size].all()
 
@@ -158,31 +163,31 @@ def test_the_text_itself_is_never_searched():
     ],
 )
 def test_start_tokens(kind, spans, starts):
-    made = tokeniser(kind)
-    session = made(Session(spans))
-    assert (session.ids[0] == made.tokenizer.start_id) == starts
+    tokenise = tokeniser(kind)
+    session = tokenise(Session(spans))
+    assert (session.ids[0] == tokenise.tokenizer.start_id) == starts
     if starts:
         assert not session.trained[0]
 
 
 def test_a_session_that_begins_with_a_trained_token_loses_none_of_them():
-    made = tokeniser()
-    session = made(Session([Causal("A story.", trained=True, end=True)]))
+    tokenise = tokeniser()
+    session = tokenise(Session([Causal("A story.", trained=True, end=True)]))
     assert build_row([session]).targets.tolist() == session.ids[1:].tolist()
-    assert len(session) == len(made.tokenizer.first("A story.")) + 2
+    assert len(session) == len(tokenise.tokenizer.encode_start("A story.")) + 2
 
 
 # -- docks ------------------------------------------------------------------------------------------------------------
 
 
-def test_special_tokens_surround_a_text_and_are_docked_only_if_kept():
-    plain, kept = (tokeniser(keep_special=keep)(docked_and_answered()).docks[0][1] for keep in (False, True))
+def test_special_tokens_surround_a_text_and_are_docked_only_with_keep_special():
+    plain, with_special = (tokeniser(keep_special=keep)(docked_and_answered()).docks[0][1] for keep in (False, True))
     ids = plain.arrays["input_ids"]
-    assert ids.tolist() == kept.arrays["input_ids"].tolist()
+    assert ids.tolist() == with_special.arrays["input_ids"].tolist()
     assert (ids[0], ids[-1]) == (2, 3)
-    assert plain.docked.tolist() == list(range(1, len(ids) - 1))
-    assert kept.docked.tolist() == list(range(len(ids)))
-    assert (plain.positions, kept.positions) == (len(ids) - 2, len(ids))
+    assert plain.output_positions.tolist() == list(range(1, len(ids) - 1))
+    assert with_special.output_positions.tolist() == list(range(len(ids)))
+    assert (plain.positions, with_special.positions) == (len(ids) - 2, len(ids))
 
 
 def test_special_tokens_spelled_out_in_a_docked_text_are_text():
@@ -200,14 +205,14 @@ def test_without_encoders_docks_are_untrained_text():
     assert decoded == QUESTION + ANSWER
 
 
-# -- what is refused --------------------------------------------------------------------------------------------------
+# -- errors -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("spans", "message"),
     [
-        ([], "row 7 of demo holds nothing"),
-        ([Causal("")], "row 7 of demo holds nothing"),
+        ([], "row 7 of demo is empty"),
+        ([Causal("")], "row 7 of demo is empty"),
         ([Docked("text", ""), Causal("x", trained=True)], "row 7 of demo: .* reads '' as empty"),
         ([Docked("text", " \n"), Causal("x", trained=True)], "row 7 of demo: .* as empty"),
         ([Docked("text", "dog " * 40), Causal("x", trained=True)], "row 7 of demo: .* tokens, .* reads 32"),
@@ -223,10 +228,10 @@ def test_what_is_refused_names_the_session(spans, message):
     assert caught.value.remedy
 
 
-def test_a_trained_token_that_nothing_predicts_is_no_trained_token():
-    made = tokeniser(start="never")
-    with pytest.raises(MetalmError, match="nobody has no trained token"):
-        made(Session([Causal((5,), trained=True)], name="nobody"), require_targets=True)
+def test_a_trained_token_that_nothing_predicts_does_not_count():
+    tokenise = tokeniser(start="never")
+    with pytest.raises(MetalmError, match="lone token has no trained token"):
+        tokenise(Session([Causal((5,), trained=True)], name="lone token"), require_targets=True)
 
 
 def test_an_image_needs_its_encoder():

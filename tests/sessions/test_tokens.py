@@ -31,7 +31,7 @@ def decoder(kind: str, **rules: str) -> DecoderTokenizer:
 
 
 def check_slices(document: TokenisedDocument, cuts: list[int]) -> None:
-    """Slices between any cuts, joined, are the text; nothing is lost or told twice."""
+    """Check that the slices between any cuts join to the text."""
     bounds = [0, *sorted(min(cut, len(document)) for cut in cuts), len(document)]
     assert len(document.ids) == len(document.starts) == len(document.ends)
     if len(document):
@@ -47,13 +47,13 @@ def check_slices(document: TokenisedDocument, cuts: list[int]) -> None:
 @given(text=anything | worded.map("".join), cuts=st.lists(st.integers(0, 60), max_size=6))
 @quick
 def test_slices_partition_the_text(kind, text, cuts):
-    check_slices(decoder(kind).document(text), cuts)
-    check_slices(decoder(kind, paragraph="." if "llama" not in kind else "▁the").document(text), cuts)
+    check_slices(decoder(kind).encode_document(text), cuts)
+    check_slices(decoder(kind, paragraph="." if "llama" not in kind else "▁the").encode_document(text), cuts)
 
 
 @kinds
 def test_single_token_slices_partition_a_story(kind):
-    document = decoder(kind).document(STORY)
+    document = decoder(kind).encode_document(STORY)
     check_slices(document, list(range(len(document))))
 
 
@@ -61,7 +61,7 @@ def test_single_token_slices_partition_a_story(kind):
 def test_slices_of_real_tokenizers(name, checkpoints):
     tokenizer = DecoderTokenizer(AutoTokenizer.from_pretrained(checkpoints(name)), TokenRules())
     for text in (STORY, *texts()[:10]):
-        document = tokenizer.document(text)
+        document = tokenizer.encode_document(text)
         check_slices(document, list(range(len(document))))
         check_slices(document, [3, 10, 11, 40])
 
@@ -69,17 +69,17 @@ def test_slices_of_real_tokenizers(name, checkpoints):
 @kinds
 def test_a_document_is_tokenised_as_its_tokenizer_does_without_marks(kind):
     tokenizer = tokenizer_of(kind)
-    document = decoder(kind).document(STORY)
+    document = decoder(kind).encode_document(STORY)
     assert document.ids.tolist() == tokenizer(STORY, add_special_tokens=False).input_ids
     assert document.ids.dtype == np.int64
     assert decoder(kind).start_id not in document.ids
 
 
 @kinds
-def test_the_text_of_a_slice_is_what_its_tokens_decode_to(kind):
-    # Ascii alone: a byte token alone decodes to nothing readable. "byte-trim" tells where spaces are only by ends.
+def test_the_text_of_a_slice_equals_its_decoded_tokens(kind):
+    # ASCII only: a single byte token has no readable text. "byte-trim" marks spaces only by the ends of tokens.
     text = "Once upon a time there was a little girl named Lily. She had a red ball.\nThe dog barked twice."
-    document = decoder(kind).document(text)
+    document = decoder(kind).encode_document(text)
     for first in range(0, len(document), 3):
         last = min(first + 3, len(document))
         decoded = tokenizer_of(kind).decode(document.ids[first:last].tolist(), clean_up_tokenization_spaces=False)
@@ -90,40 +90,44 @@ def test_the_text_of_a_slice_is_what_its_tokens_decode_to(kind):
 @pytest.mark.parametrize("text", ["a </s> b", "<s>", "x<|endoftext|>y", "end <unk>"])
 def test_control_tokens_spelled_out_are_text(kind, text):
     tokenizer = decoder(kind)
-    special = {tokenizer.start_id, tokenizer.document_id}
-    assert not special & set(tokenizer.document(text).ids.tolist())
-    assert not special & set(tokenizer.first(text))
-    assert not special & set(tokenizer.continuation(" " + text))
+    special = {tokenizer.start_id, tokenizer.document_end_id}
+    assert not special & set(tokenizer.encode_document(text).ids.tolist())
+    assert not special & set(tokenizer.encode_start(text))
+    assert not special & set(tokenizer.encode_continuation(" " + text))
 
 
 @kinds
-def test_truncation_and_padding_of_the_given_tokenizer_do_not_reach_documents(kind):
+def test_truncation_and_padding_of_the_original_tokenizer_do_not_reach_documents(kind):
     tokenizer = tokenizer_of(kind)
-    made = DecoderTokenizer(tokenizer, TokenRules())
+    before = DecoderTokenizer(tokenizer, TokenRules())
     tokenizer.backend_tokenizer.enable_truncation(4)
     tokenizer.backend_tokenizer.enable_padding(length=9)
-    again = DecoderTokenizer(tokenizer, TokenRules())
-    for one in (made, again):
-        assert one.document(STORY).ids.tolist() == decoder(kind).document(STORY).ids.tolist()
-        assert one.first("a") == decoder(kind).first("a")
+    after = DecoderTokenizer(tokenizer, TokenRules())
+    for decoder_tokenizer in (before, after):
+        assert (
+            decoder_tokenizer.encode_document(STORY).ids.tolist() == decoder(kind).encode_document(STORY).ids.tolist()
+        )
+        assert decoder_tokenizer.encode_start("a") == decoder(kind).encode_start("a")
 
 
 # -- paragraphs -------------------------------------------------------------------------------------------------------
 
 
 @kinds
-def test_a_paragraph_token_stands_for_each_newline(kind):
+def test_a_paragraph_token_replaces_each_newline(kind):
     tokenizer = DecoderTokenizer(tokenizer_of(kind), TokenRules(paragraph="x"))
     text = "One line.\nTwo 日本 lines.\n\nAfter an empty one.\n"
-    document = tokenizer.document(text)
-    x = tokenizer_of(kind).get_vocab()["x"]
-    at = np.flatnonzero(document.ids == x)
+    document = tokenizer.encode_document(text)
+    paragraph_id = tokenizer_of(kind).get_vocab()["x"]
+    paragraph_positions = np.flatnonzero(document.ids == paragraph_id)
     newlines = [index for index, character in enumerate(text) if character == "\n"]
-    assert [(int(document.starts[i]), int(document.ends[i])) for i in at] == [(n, n + 1) for n in newlines]
-    assert [document.slice(i, i + 1) for i in at.tolist()] == ["\n"] * 4
+    assert [(int(document.starts[i]), int(document.ends[i])) for i in paragraph_positions] == [
+        (n, n + 1) for n in newlines
+    ]
+    assert [document.slice(i, i + 1) for i in paragraph_positions.tolist()] == ["\n"] * 4
     check_slices(document, list(range(len(document))))
     lines = [tokenizer_of(kind)(line, add_special_tokens=False).input_ids for line in text.split("\n")]
-    assert document.ids.tolist() == [one for line in lines for one in (*line, x)][:-1]
+    assert document.ids.tolist() == [token for line in lines for token in (*line, paragraph_id)][:-1]
 
 
 PARAGRAPHS = ("One line.\nTwo lines.\n\nAfter an empty one.", "\nOnce", "Once\n", "\n", "\n\n", "No newline.", "")
@@ -133,19 +137,27 @@ PARAGRAPHS = ("One line.\nTwo lines.\n\nAfter an empty one.", "\nOnce", "Once\n"
 @pytest.mark.parametrize("token", ["z", "<s>"])
 def test_documents_and_sessions_tokenise_newlines_alike(kind, token):
     tokenizer = decoder(kind, paragraph=token)
-    alone = tokenizer.document("\n").ids.tolist()
+    alone = tokenizer.encode_document("\n").ids.tolist()
     assert alone == [tokenizer.paragraph_id]
     for text in PARAGRAPHS:
-        whole = tokenizer.document(text).ids.tolist()
-        assert whole.count(tokenizer.paragraph_id) == text.count("\n")
-        assert tokenizer.first(text) == whole
-        # Cut before a space, or before or after a newline: first part and continuation are the whole again.
-        for at in range(1, len(text)):
-            if text[at] in " \n" and not text[at - 1].isspace():
-                assert [*tokenizer.first(text[:at]), *tokenizer.continuation(text[at:])] == whole, (text, at)
-        made = SessionTokeniser(tokenizer, {})(Session([Causal("Yes!"), Causal(text, trained=True, end=True)]))
-        assert made.ids[made.trained].tolist() == [*tokenizer.continuation(text), tokenizer.document_id]
-        assert (made.ids == tokenizer.paragraph_id).sum() - tokenizer.adds_start * (token == "<s>") == text.count("\n")
+        expected = tokenizer.encode_document(text).ids.tolist()
+        assert expected.count(tokenizer.paragraph_id) == text.count("\n")
+        assert tokenizer.encode_start(text) == expected
+        # Cut before a space, or before or after a newline: first part and continuation join to the whole text.
+        for cut in range(1, len(text)):
+            if text[cut] in " \n" and not text[cut - 1].isspace():
+                assert [*tokenizer.encode_start(text[:cut]), *tokenizer.encode_continuation(text[cut:])] == expected, (
+                    text,
+                    cut,
+                )
+        session = SessionTokeniser(tokenizer, {})(Session([Causal("Yes!"), Causal(text, trained=True, end=True)]))
+        assert session.ids[session.trained].tolist() == [
+            *tokenizer.encode_continuation(text),
+            tokenizer.document_end_id,
+        ]
+        assert (session.ids == tokenizer.paragraph_id).sum() - tokenizer.adds_start_token * (
+            token == "<s>"
+        ) == text.count("\n")
 
 
 @kinds
@@ -153,16 +165,16 @@ def test_documents_and_sessions_tokenise_newlines_alike(kind, token):
 def test_decoding_gives_newlines_back(kind, token):
     tokenizer = decoder(kind, paragraph=token)
     for text in PARAGRAPHS:
-        assert tokenizer.decode(tokenizer.document(text).ids.tolist()) == text
-        assert tokenizer.decode([*tokenizer.document(text).ids.tolist(), tokenizer.document_id]) == text
+        assert tokenizer.decode(tokenizer.encode_document(text).ids.tolist()) == text
+        assert tokenizer.decode([*tokenizer.encode_document(text).ids.tolist(), tokenizer.document_end_id]) == text
     plain = decoder(kind)
     for text in PARAGRAPHS[:1]:
-        assert plain.decode(plain.document(text).ids.tolist()) == text
+        assert plain.decode(plain.encode_document(text).ids.tolist()) == text
 
 
 def test_a_trained_decoder_tokenizer_can_name_its_newline():
     tokenizer = decoder("byte", paragraph="Ċ")
-    assert tokenizer.document("a\nb").ids.tolist() == decoder("byte").document("a\nb").ids.tolist()
+    assert tokenizer.encode_document("a\nb").ids.tolist() == decoder("byte").encode_document("a\nb").ids.tolist()
 
 
 @pytest.mark.parametrize("key", ["document", "paragraph"])
@@ -175,7 +187,7 @@ def test_a_token_that_is_not_in_the_vocabulary_is_an_error(key):
 
 def test_a_document_token_may_be_named():
     tokenizer = DecoderTokenizer(tokenizer_of("byte"), TokenRules(document="<s>"))
-    assert tokenizer.document_id == 1
+    assert tokenizer.document_end_id == 1
 
 
 def test_no_end_token_is_an_error():
@@ -193,14 +205,14 @@ def test_a_slow_tokenizer_is_an_error():
         DecoderTokenizer(Slow(), TokenRules())
 
 
-# -- snapping ---------------------------------------------------------------------------------------------------------
+# -- word boundaries --------------------------------------------------------------------------------------------------
 
 
 @kinds
 @given(text=anything | worded.map("".join), data=st.data())
 @quick
-def test_snapped_spans_widen_and_split_neither_words_nor_characters(kind, text, data):
-    document = decoder(kind).document(text)
+def test_expanded_spans_split_neither_words_nor_characters(kind, text, data):
+    document = decoder(kind).encode_document(text)
     if not len(document):
         return
     first = data.draw(st.integers(0, len(document) - 1))
@@ -208,41 +220,41 @@ def test_snapped_spans_widen_and_split_neither_words_nor_characters(kind, text, 
     begin, end = document.expand_to_word_boundaries(first, last, 0, len(document))
     assert 0 <= begin <= first < last <= end <= len(document)
     for token, inner in ((begin, first), (end, last)):
-        assert token in (0, len(document)) or document.word_boundary(token)
-        assert not any(document.word_boundary(one) for one in range(min(token, inner) + 1, max(token, inner)))
-    low, high = document.characters(begin, end)
-    for at in (low, high):
-        if 0 < at < len(text):
-            before, after = text[at - 1], text[at]
+        assert token in (0, len(document)) or document.is_word_boundary(token)
+        assert not any(document.is_word_boundary(index) for index in range(min(token, inner) + 1, max(token, inner)))
+    low, high = document.character_span(begin, end)
+    for boundary in (low, high):
+        if 0 < boundary < len(text):
+            before, after = text[boundary - 1], text[boundary]
             assert not (before.isascii() and before.isalnum() and after.isascii() and after.isalnum())
 
 
 @kinds
 def test_no_span_of_a_story_splits_a_word(kind):
-    document = decoder(kind).document(STORY)
-    words = [(at, at + len(word)) for at, word in _words(STORY)]
+    document = decoder(kind).encode_document(STORY)
+    words = [(start, start + len(word)) for start, word in _words(STORY)]
     for first in range(len(document)):
         for last in range(first + 1, min(first + 6, len(document))):
-            low, high = document.characters(*document.expand_to_word_boundaries(first, last, 0, len(document)))
+            low, high = document.character_span(*document.expand_to_word_boundaries(first, last, 0, len(document)))
             for begin, end in words:
                 assert not begin < low < end
                 assert not begin < high < end
 
 
 def _words(text: str) -> list[tuple[int, str]]:
-    found, at = [], 0
+    words, start = [], 0
     for word in text.replace("\n", " ").replace("\t", " ").split(" "):
         if word.isalpha() and max(map(ord, word), default=9999) < 0x0E00:
-            found.append((at, word))
-        at += len(word) + 1
-    assert len(found) > 25
-    return found
+            words.append((start, word))
+        start += len(word) + 1
+    assert len(words) > 25
+    return words
 
 
 @kinds
-def test_writing_without_spaces_is_not_swallowed(kind):
+def test_text_without_spaces_is_not_one_word(kind):
     text = "これは長い文章でありまして空白というものがありません。" * 4
-    document = decoder(kind).document(text)
+    document = decoder(kind).encode_document(text)
     middle = len(document) // 2
     begin, end = document.expand_to_word_boundaries(middle, middle + 6, 0, len(document))
     assert end - begin <= 12
@@ -252,7 +264,7 @@ def test_writing_without_spaces_is_not_swallowed(kind):
 @kinds
 def test_characters_of_several_tokens_are_never_split(kind):
     text = "🙂🙂👩‍👩‍👧é日本🙂"
-    document = decoder(kind).document(text)
+    document = decoder(kind).encode_document(text)
     assert len(document) > len(text)  # byte tokens
     for first in range(len(document)):
         begin, end = document.expand_to_word_boundaries(first, first + 1, 0, len(document))
@@ -261,11 +273,11 @@ def test_characters_of_several_tokens_are_never_split(kind):
         assert document.slice(begin, end).strip()
 
 
-def test_snap_stays_within_its_limits():
+def test_expanded_spans_stay_within_their_limits():
     text = "the internationalisation of it"
-    document = decoder("byte").document(text)
-    words = [at for at in range(len(document) + 1) if document.word_boundary(at)]
-    assert [document.characters(0, at)[1] if at else 0 for at in words] == [0, 3, 24, 27, 30]
+    document = decoder("byte").encode_document(text)
+    words = [index for index in range(len(document) + 1) if document.is_word_boundary(index)]
+    assert [document.character_span(0, index)[1] if index else 0 for index in words] == [0, 3, 24, 27, 30]
     the, long, of, _, end = words
     assert of - long > 6
     inside = long + 2
@@ -282,75 +294,78 @@ def test_snap_stays_within_its_limits():
 def sentences(count: int, seed: int = 0) -> list[tuple[str, str]]:
     """Texts cut before a space, as (context, continuation)."""
     rng = random.Random(seed)
-    found = []
+    pairs = []
     for text in texts()[:100]:
         for line in text.split("\n"):
-            spaces = [at for at, character in enumerate(line) if character == " " and 0 < at < len(line) - 1]
+            spaces = [index for index, character in enumerate(line) if character == " " and 0 < index < len(line) - 1]
             if spaces:
-                at = rng.choice(spaces)
-                found.append((line[:at], line[at:]))
-    assert len(found) >= count
-    return found[:count]
+                cut = rng.choice(spaces)
+                pairs.append((line[:cut], line[cut:]))
+    assert len(pairs) >= count
+    return pairs[:count]
 
 
 @kinds
-def test_a_continuation_is_what_joint_tokenisation_gives_at_a_space(kind):
+def test_a_continuation_equals_joint_tokenisation_at_a_space(kind):
     tokenizer = decoder(kind)
-    for context, rest in sentences(400):
-        joint = tokenizer.document(context + rest).ids.tolist()
-        assert [*tokenizer.first(context), *tokenizer.continuation(rest)] == joint
+    for context, ending in sentences(400):
+        joint = tokenizer.encode_document(context + ending).ids.tolist()
+        assert [*tokenizer.encode_start(context), *tokenizer.encode_continuation(ending)] == joint
 
 
-def test_tokenising_apart_is_wrong_for_dummy_prefixes_alone():
+def test_separate_tokenising_is_wrong_only_for_dummy_prefixes():
     wrong = {
-        kind: sum(decoder(kind).continuation(rest) != decoder(kind).first(rest) for _, rest in sentences(400))
+        kind: sum(
+            decoder(kind).encode_continuation(ending) != decoder(kind).encode_start(ending)
+            for _, ending in sentences(400)
+        )
         for kind in TOKENIZERS
     }
     assert wrong == {"byte": 0, "byte-bos": 0, "byte-trim": 0, "llama": 400, "metaspace": 0}
 
 
 @kinds
-def test_a_continuation_without_a_space_gets_none(kind):
+def test_a_continuation_without_a_space_gets_no_space(kind):
     tokenizer = decoder(kind)
-    ids = [*tokenizer.first("It was wonder"), *tokenizer.continuation("ful")]
+    ids = [*tokenizer.encode_start("It was wonder"), *tokenizer.encode_continuation("ful")]
     assert tokenizer_of(kind).decode(ids).removeprefix(" ") == "It was wonderful"
 
 
 @kinds
 @pytest.mark.parametrize("text", ["\n", "\n\nx", " ", "  two", "\nOnce", "", "日本", "🙂", ".", "a", "\t x", "1"])
-def test_a_continuation_says_its_text_and_nothing_else(kind, text):
+def test_a_continuation_decodes_to_exactly_its_text(kind, text):
     tokenizer = decoder(kind)
-    ids = tokenizer.continuation(text)
-    joint = tokenizer_of(kind).decode([*tokenizer.first("Yes!"), *ids], clean_up_tokenization_spaces=False)
+    ids = tokenizer.encode_continuation(text)
+    joint = tokenizer_of(kind).decode([*tokenizer.encode_start("Yes!"), *ids], clean_up_tokenization_spaces=False)
     assert joint.removeprefix(" ") == "Yes!" + text
 
 
-def slowly_continued(tokenizer: DecoderTokenizer, text: str) -> list[int]:
-    """The tokens that end after the sentinel, where the first of them begins after it; all offsets looked at."""
+def reference_continuation(tokenizer: DecoderTokenizer, text: str) -> list[int]:
+    """Return the tokens after the sentinel, by comparing all offsets."""
     for sentinel in SENTINELS if text else ():
         encoding = backend_without_truncation(tokenizer.tokenizer).encode(sentinel + text, add_special_tokens=False)
         after = [index for index, (_, end) in enumerate(encoding.offsets) if end > len(sentinel)]
         if after and encoding.offsets[after[0]][0] >= len(sentinel):
             return encoding.ids[after[0] :]
-    return tokenizer.first(text)
+    return tokenizer.encode_start(text)
 
 
 @kinds
 @quick
 @given(text=st.one_of(anything, worded.map("".join), worded.map(lambda words: 9 * "".join(words))))
-def test_continuations_are_those_of_all_offsets_also_when_they_come_again(kind, text):
+def test_cached_continuations_equal_the_reference(kind, text):
     tokenizer = decoder(kind)
     for _ in range(2):
-        found = tokenizer.continuation(text)
-        assert found == slowly_continued(tokenizer, text)
-        found.append(0)  # what is handed out is nobody else's
+        ids = tokenizer.encode_continuation(text)
+        assert ids == reference_continuation(tokenizer, text)
+        ids.append(0)  # the returned list is not shared with the cache
 
 
 def test_a_continuation_is_right_where_the_sentinel_would_join_it():
     tokenizer = DecoderTokenizer(make_sentencepiece_tokenizer(newlines=True), TokenRules())
     assert any("\n\n" in token for token in tokenizer.tokenizer.get_vocab())
     for text in ("\n", "\n\n", "\nOnce", "\n\n\nx", "a", ".", "\n a"):
-        decoded = tokenizer.tokenizer.decode([*tokenizer.first("Yes!"), *tokenizer.continuation(text)])
+        decoded = tokenizer.tokenizer.decode([*tokenizer.encode_start("Yes!"), *tokenizer.encode_continuation(text)])
         assert decoded == "Yes!" + text
 
 
@@ -368,11 +383,11 @@ def test_hellaswag_options(name, apart, data_root, request):
         rows = [json.loads(line) for line, _ in zip(file, range(200), strict=False)]
     plain = continued = 0
     for row in rows:
-        context = tokenizer.first(row["ctx"])
+        context = tokenizer.encode_start(row["ctx"])
         for ending in row["endings"]:
-            joint = tokenizer.document(f"{row['ctx']} {ending}").ids.tolist()
-            plain += [*context, *tokenizer.first(" " + ending)] != joint
-            continued += [*context, *tokenizer.continuation(" " + ending)] != joint
+            joint = tokenizer.encode_document(f"{row['ctx']} {ending}").ids.tolist()
+            plain += [*context, *tokenizer.encode_start(" " + ending)] != joint
+            continued += [*context, *tokenizer.encode_continuation(" " + ending)] != joint
     assert (continued, plain) == (0, apart)
 
 
@@ -394,9 +409,9 @@ def test_hellaswag_options(name, apart, data_root, request):
 )
 def test_when_a_session_gets_a_start_token(kind, start, docked, untrained, trained):
     tokenizer = decoder(kind, start=start)
-    assert tokenizer.starts_with(False, False) is docked
-    assert tokenizer.starts_with(True, False) is untrained
-    assert tokenizer.starts_with(True, True) is trained
+    assert tokenizer.needs_start_token(False, False) is docked
+    assert tokenizer.needs_start_token(True, False) is untrained
+    assert tokenizer.needs_start_token(True, True) is trained
 
 
 def test_the_start_token_is_the_tokenizers_own_or_the_document_end():
@@ -408,7 +423,7 @@ def test_the_start_token_is_the_tokenizers_own_or_the_document_end():
 
 
 def test_padding_uses_a_token_of_the_vocabulary():
-    assert decoder("byte").pad_id == decoder("byte").document_id
+    assert decoder("byte").pad_id == decoder("byte").document_end_id
     tokenizer = tokenizer_of("llama")
     tokenizer.pad_token = "<unk>"
     assert DecoderTokenizer(tokenizer, TokenRules()).pad_id == 0

@@ -1,4 +1,4 @@
-"""What a reader of ``metalm show`` is told about every position."""
+"""Display of rows, as ``metalm show`` prints them."""
 
 from __future__ import annotations
 
@@ -61,66 +61,66 @@ def row(byte_tokenizer, processors):
 
 
 @pytest.mark.parametrize("kind", tiny.TOKENIZERS)
-def test_pieces_put_a_text_together_again(kind):
+def test_token_texts_join_to_the_text(kind):
     tokenizer = tiny.tokenizer_of(kind)
     ids = tokenizer(TEXT, add_special_tokens=False).input_ids
-    found = token_texts(tokenizer, ids)
-    assert len(found) == len(ids)
-    assert "".join(found) == tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+    pieces = token_texts(tokenizer, ids)
+    assert len(pieces) == len(ids)
+    assert "".join(pieces) == tokenizer.decode(ids, clean_up_tokenization_spaces=False)
     if kind != "llama":
-        assert "".join(found).strip() == TEXT
-    assert "�" not in "".join(found)
+        assert "".join(pieces).strip() == TEXT
+    assert "�" not in "".join(pieces)
 
 
-def test_pieces_name_special_tokens_and_join_words(encoder_tokenizer):
+def test_token_texts_name_special_tokens_and_join_words(encoder_tokenizer):
     ids = encoder_tokenizer("Lily barked twice").input_ids
-    found = token_texts(encoder_tokenizer, ids)
-    assert (found[0], found[-1]) == ("[CLS]", "[SEP]")
-    assert "".join(found[1:-1]) == "lily barked twice"
+    pieces = token_texts(encoder_tokenizer, ids)
+    assert (pieces[0], pieces[-1]) == ("[CLS]", "[SEP]")
+    assert "".join(pieces[1:-1]) == "lily barked twice"
 
 
-def test_every_position_is_what_the_row_says(row, byte_tokenizer, processors):
-    found = positions_of(row, byte_tokenizer, processors)
-    assert [one.at for one in found] == list(range(len(row)))
-    docked = [one for one in found if one.dock is not None]
-    assert [one.dock[2] for one in docked] == list(range(row.docks[0][1].positions))
-    assert "".join(one.text for one in docked) == "the dog barked twice"
-    answer = [one for one in found if one.segment == 0 and one.dock is None]
-    assert "".join(one.text for one in answer[:-1]) == " at Lily"
+def test_positions_match_the_row(row, byte_tokenizer, processors):
+    positions = positions_of(row, byte_tokenizer, processors)
+    assert [position.row_position for position in positions] == list(range(len(row)))
+    docked = [position for position in positions if position.dock is not None]
+    assert [position.dock[2] for position in docked] == list(range(row.docks[0][1].positions))
+    assert "".join(position.text for position in docked) == "the dog barked twice"
+    answer = [position for position in positions if position.segment == 0 and position.dock is None]
+    assert "".join(position.text for position in answer[:-1]) == " at Lily"
     assert (answer[-1].text, answer[-1].special, answer[-1].trained) == ("<|endoftext|>", True, True)
-    second = [one for one in found if one.segment == 1]
-    assert "".join(one.text for one in second if not one.trained) == "Lily said"
-    assert "".join(one.text for one in second if one.trained) == " play"
+    second = [position for position in positions if position.segment == 1]
+    assert "".join(position.text for position in second if not position.trained) == "Lily said"
+    assert "".join(position.text for position in second if position.trained) == " play"
 
 
 def test_predictions_are_the_next_trained_tokens(row, byte_tokenizer, processors):
-    found = positions_of(row, byte_tokenizer, processors)
-    at = dict(zip(row.predict_at.tolist(), row.targets.tolist(), strict=True))
-    for one in found:
-        assert bool(one.predicts) == (one.at in at)
-        if one.predicts:
-            assert found[one.at + 1].trained
-            assert row.ids[one.at + 1] == at[one.at]
-            assert one.predicts == (found[one.at + 1].text,)
-    last = max(one.at for one in found if one.dock is not None)
-    assert found[last].predicts == (found[last + 1].text,)
+    positions = positions_of(row, byte_tokenizer, processors)
+    targets = dict(zip(row.predict_at.tolist(), row.targets.tolist(), strict=True))
+    for position in positions:
+        assert bool(position.predicts) == (position.row_position in targets)
+        if position.predicts:
+            assert positions[position.row_position + 1].trained
+            assert row.ids[position.row_position + 1] == targets[position.row_position]
+            assert position.predicts == (positions[position.row_position + 1].text,)
+    last = max(position.row_position for position in positions if position.dock is not None)
+    assert positions[last].predicts == (positions[last + 1].text,)
 
 
-def test_branches_are_predicted_where_their_parent_ends(byte_tokenizer):
+def test_children_are_predicted_where_their_parent_ends(byte_tokenizer):
     tokenise = SessionTokeniser(DecoderTokenizer(byte_tokenizer, TokenRules()), {})
     parent = tokenise(Session([Causal("Lily has a")]))
     options = [tokenise(Session([Causal(word, trained=True)])) for word in ("ball", "dog")]
-    options = [type(one)(one.ids[1:], one.trained[1:]) for one in options]  # without the start token
+    options = [type(option)(option.ids[1:], option.trained[1:]) for option in options]  # without the start token
     row = build_row([parent, *options], [-1, 0, 0])
-    found = positions_of(row, byte_tokenizer, {})
-    firsts = tuple(next(one.text for one in found if one.segment == segment) for segment in (1, 2))
-    assert found[len(parent) - 1].predicts == firsts
-    assert all(one.trained for one in found if one.segment > 0)
-    assert "goes on from session 1" in printed(RowView(row, byte_tokenizer, {}, plain=True).text())
+    positions = positions_of(row, byte_tokenizer, {})
+    firsts = tuple(next(position.text for position in positions if position.segment == segment) for segment in (1, 2))
+    assert positions[len(parent) - 1].predicts == firsts
+    assert all(position.trained for position in positions if position.segment > 0)
+    assert "continues session 1" in printed(RowView(row, byte_tokenizer, {}, plain=True).text())
 
 
 def test_plain_text_marks_every_kind(row, byte_tokenizer, processors):
-    view = RowView(row, byte_tokenizer, processors, plain=True, where="file.jsonl:{}".format)
+    view = RowView(row, byte_tokenizer, processors, plain=True, document_name="file.jsonl:{}".format)
     text = printed(view.text())
     count = row.docks[0][1].positions
     assert f"[text {count}: the dog barked twice] at Lily‹<|endoftext|>›" in text
@@ -142,8 +142,8 @@ def test_colours_mark_every_kind(row, byte_tokenizer, processors):
 
 
 @pytest.mark.parametrize("width", [20, 60, 120])
-def test_narrow_terminals_are_kept_to(row, byte_tokenizer, processors, width):
-    view = RowView(row, byte_tokenizer, processors, plain=True, where=str)
+def test_output_fits_narrow_terminals(row, byte_tokenizer, processors, width):
+    view = RowView(row, byte_tokenizer, processors, plain=True, document_name=str)
     for thing in (view.text(), legend(["text"], objective="semi_causal", plain=True), view.table(narrow=True)):
         assert max(map(len, printed(thing, width=width).splitlines())) <= width
 
@@ -161,7 +161,7 @@ def test_the_table_has_a_line_for_every_position(row, byte_tokenizer, processors
     assert [line for line in lines if " 2:0 " in line]
 
 
-def test_text_cannot_steer_the_terminal():
+def test_text_cannot_control_the_terminal():
     assert escape_controls("a\x1b[31mb\nc\td") == "a\\x1b[31mb↵\nc⇥ d"
 
 
@@ -172,7 +172,7 @@ def test_a_text_that_spells_a_special_token_is_not_one(byte_tokenizer):
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "roberta-like"])
-def test_masked_rows_show_what_is_read_and_what_stood_there(kind, encoder_tokenizer):
+def test_masked_rows_show_input_and_original_tokens(kind, encoder_tokenizer):
     ids = np.array(encoder_tokenizer("the dog barked at lily").input_ids)
     chosen = np.array([2, 3])
     masked = ids.copy()
@@ -181,15 +181,19 @@ def test_masked_rows_show_what_is_read_and_what_stood_there(kind, encoder_tokeni
         masked[3] = ids[1]
     zeros = np.zeros(len(ids), dtype=np.int64)
     row = Row(masked, np.arange(len(ids)), zeros, np.array([-1]), (), chosen, ids[chosen], zeros[:2])
-    found = positions_of(row, encoder_tokenizer, {}, masked=True)
-    assert [one.at for one in found if one.trained] == [2, 3]
-    assert found[2].text == "[MASK]"
-    assert found[2].predicts[0].strip() == token_texts(encoder_tokenizer, [ids[2]])[0]
+    positions = positions_of(row, encoder_tokenizer, {}, masked=True)
+    assert [position.row_position for position in positions if position.trained] == [2, 3]
+    assert positions[2].text == "[MASK]"
+    assert positions[2].predicts[0].strip() == token_texts(encoder_tokenizer, [ids[2]])[0]
     text = printed(RowView(row, encoder_tokenizer, {}, masked=True, plain=True).text())
-    assert f"(‹[MASK]›={found[2].predicts[0].strip()})" in text
-    assert f"({found[3].text}={found[3].predicts[0].strip()})" in text
-    whole = "".join(one.predicts[0] if one.trained else one.text for one in found if not one.special or one.trained)
-    assert whole == "the dog barked at lily"
+    assert f"(‹[MASK]›={positions[2].predicts[0].strip()})" in text
+    assert f"({positions[3].text}={positions[3].predicts[0].strip()})" in text
+    original = "".join(
+        position.predicts[0] if position.trained else position.text
+        for position in positions
+        if not position.special or position.trained
+    )
+    assert original == "the dog barked at lily"
 
 
 def test_an_image_is_named_by_its_shape(byte_tokenizer):
@@ -206,7 +210,7 @@ def test_an_image_is_named_by_its_shape(byte_tokenizer):
     assert "vision 4/4" in printed(view.table())
 
 
-def test_lost_documents_are_told(byte_tokenizer, processors):
+def test_cut_spans_are_counted_in_the_summary(byte_tokenizer, processors):
     reader = DecoderTokenizer(byte_tokenizer, TokenRules())
     writer = SessionWriter(reader, processors["text"], lambda count, _rng: [(2, 30)] if count > 30 else [], 20)
 
@@ -225,7 +229,7 @@ def test_the_legend_explains_what_is_used():
     assert "(read=original)" in printed(legend([], objective="mlm", plain=True))
 
 
-def test_it_is_imported_without_torch():
+def test_row_display_imports_without_torch():
     code = (
         "import sys, metalm_cli.sessions.row_display; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )

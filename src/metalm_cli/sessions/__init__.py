@@ -1,15 +1,15 @@
-"""Spans, sessions, tokenising, packing and batches: the one road from content to tensors."""
+"""Sessions: spans, tokenising, packing and batching, from content to tensors."""
 
 from metalm_cli.sessions.batch import DECODER, Batch, DockTable, PackedTokens, collate
 from metalm_cli.sessions.decoder_tokenizer import DecoderTokenizer, TokenisedDocument, TokenRules
 from metalm_cli.sessions.packing import ROOT, Row, build_row, can_attend, pack
 from metalm_cli.sessions.processors import DockInput, ImageProcessor, Processor, TextProcessor, UnreadableContentError
-from metalm_cli.sessions.session_tokenizer import DOCKED, SessionTokeniser, TokenisedSession
+from metalm_cli.sessions.session_tokenizer import DOCKED_ID, SessionTokeniser, TokenisedSession
 from metalm_cli.sessions.spans import Causal, Docked, Session, Span
 
 __all__ = [
     "DECODER",
-    "DOCKED",
+    "DOCKED_ID",
     "ROOT",
     "Batch",
     "Causal",

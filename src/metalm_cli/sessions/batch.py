@@ -1,4 +1,4 @@
-"""Batches: rows of one or more streams as tensors, with every distinct docked content once."""
+"""Batches: rows of one or more streams as tensors; each distinct docked content occurs once."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DECODER = "decoder"
-"""Name of the decoder's stream; encoders that train alone name their own."""
+"""Name of the decoder's stream; an encoder that trains alone has a stream under its own name."""
 
 
 @dataclass
 class PackedTokens:
-    """Packed rows of one tower. Letters: b rows, s positions, g segments, m targets.
+    """Packed rows of a decoder or an encoder. Letters: b rows, s positions, g segments, m targets.
 
     Args:
-        input_ids: ``[b, s]`` int64; anything at docked positions and padding.
+        input_ids: ``[b, s]`` int64; any value at docked positions and padding.
         position_ids: ``[b, s]`` int64.
         segment_ids: ``[b, s]`` int64; -1 at padding.
-        parents: ``[b, g]`` int64; -1 for roots.
+        parent_segments: ``[b, g]`` int64; -1 for roots.
         predict_at: Flat positions (row * s + position) whose output predicts a target. ``[m]`` int64.
         targets: ``[m]`` int64.
-        owners: Flat segment (row * g + segment) of each target. ``[m]`` int64.
-        uniforms: ``[m]`` float32 in [0, 1), or None.
-        groups: What each segment belongs to; -1 where there is none. ``[b, g]`` int64, or None.
+        target_segments: Flat segment (row * g + segment) of each target. ``[m]`` int64.
+        uniforms: A random number in [0, 1) for each target, or None. ``[m]`` float32.
         plain: Every row is one root segment, so that ordinary causal attention is exact.
         depth: Longest chain of parents; 0 if all segments are roots.
+        task_ids: Task of each segment; -1 at unused segments. ``[b, g]`` int64, or None.
     """
 
     input_ids: Tensor
@@ -52,14 +52,14 @@ class PackedTokens:
 
 @dataclass
 class DockTable:
-    """Distinct contents of one encoder and where their outputs go.
+    """Distinct contents of one encoder, and the decoder positions that take their outputs.
 
     Args:
-        inputs: The encoder's inputs, one content a row.
+        inputs: The encoder's inputs, one content per row.
         rows: Content of each docked output. ``[t]`` int64.
-        columns: Its position in the encoder's output. ``[t]`` int64.
-        at: Flat decoder positions that take a docked output. ``[p]`` int64.
-        source: Which of the t outputs each takes. ``[p]`` int64.
+        columns: Position of each docked output in the encoder's output. ``[t]`` int64.
+        positions: Flat decoder positions that take a docked output. ``[p]`` int64.
+        content_index: Index among the t docked outputs for each of these positions. ``[p]`` int64.
     """
 
     inputs: dict[str, Tensor]
@@ -71,15 +71,15 @@ class DockTable:
 
 @dataclass
 class Batch:
-    """What a model and an objective need for one forward pass.
+    """Input of one forward pass, for a model and an objective.
 
     Args:
-        streams: By name: ``decoder``, or an encoder that trains alone.
-        docks: By encoder.
+        streams: Packed rows by stream name: ``decoder``, or an encoder that trains alone.
+        docks: Dock tables by encoder name.
         counts: Sums of the rows' counters, known before the forward pass.
-        numbers: Index plan numbers that were read, for messages.
-        totals: What an objective counts in the whole optimiser step, over micro-batches and processes; set by the
-            loop before the forward pass.
+        numbers: Index plan numbers of the rows, for messages.
+        totals: Counts of an objective over the whole optimiser step (all micro-batches and processes); set by the
+            training loop before the forward pass.
     """
 
     streams: dict[str, PackedTokens]
@@ -110,12 +110,12 @@ def _map_tensors(record: Any, change: Callable[[Tensor], Tensor]) -> Any:
     import torch
 
     changed: dict[str, Any] = {}
-    for one in fields(record):
-        value = getattr(record, one.name)
+    for dataclass_field in fields(record):
+        value = getattr(record, dataclass_field.name)
         if isinstance(value, torch.Tensor):
-            changed[one.name] = change(value)
+            changed[dataclass_field.name] = change(value)
         elif isinstance(value, dict):
-            changed[one.name] = {key: change(tensor) for key, tensor in value.items()}
+            changed[dataclass_field.name] = {key: change(tensor) for key, tensor in value.items()}
     return replace(record, **changed)
 
 
@@ -130,59 +130,65 @@ def collate(
     """Join rows into a batch.
 
     Args:
-        rows: At least one.
-        processors: Of the encoders that the rows dock into.
-        length: Positions to pad to; default the longest row's.
+        rows: One or more rows.
+        processors: Processors of the encoders that the rows dock into, by name.
+        length: Padded length; default: the length of the longest row.
         stream: Name of the rows' stream.
         pad_id: Token at padded positions.
 
     Example, two rows of 3 and 2 positions::
 
         segment_ids  [[0, 0, 1], [0, 0, -1]]
-        position_ids [[0, 1, 0], [0, 1,  2]]   padding goes on counting, so that it never looks like a new document
+        position_ids [[0, 1, 0], [0, 1,  2]]   positions continue in padding, which so never looks like a new document
     """
     import torch
 
     longest = max(map(len, rows))
-    size = longest if length is None else length
-    most = max(len(row.parents) for row in rows)
-    ids = np.full((len(rows), size), pad_id, dtype=np.int64)
-    positions = np.zeros((len(rows), size), dtype=np.int64)
-    segments = np.full((len(rows), size), ROOT, dtype=np.int64)
-    parents = np.full((len(rows), most), ROOT, dtype=np.int64)
-    groups = np.full((len(rows), most), -1, dtype=np.int64)
-    predict_at, targets, owners = [], [], []
+    padded_length = longest if length is None else length
+    max_segments = max(len(row.parents) for row in rows)
+    ids = np.full((len(rows), padded_length), pad_id, dtype=np.int64)
+    positions = np.zeros((len(rows), padded_length), dtype=np.int64)
+    segments = np.full((len(rows), padded_length), ROOT, dtype=np.int64)
+    parents = np.full((len(rows), max_segments), ROOT, dtype=np.int64)
+    task_ids = np.full((len(rows), max_segments), -1, dtype=np.int64)
+    predict_at, targets, target_segments = [], [], []
     counts: Counter[str] = Counter()
     for index, row in enumerate(rows):
-        n = len(row)
-        ids[index, :n], positions[index, :n], segments[index, :n] = row.ids, row.positions, row.segments
-        positions[index, n:] = np.minimum(row.positions[-1] + 1 + np.arange(size - n), size - 1)
+        row_length = len(row)
+        ids[index, :row_length], positions[index, :row_length], segments[index, :row_length] = (
+            row.ids,
+            row.positions,
+            row.segments,
+        )
+        positions[index, row_length:] = np.minimum(
+            row.positions[-1] + 1 + np.arange(padded_length - row_length), padded_length - 1
+        )
         parents[index, : len(row.parents)] = row.parents
-        if row.groups is not None:
-            groups[index, : len(row.parents)] = row.groups
-        predict_at.append(row.predict_at + index * size)
+        if row.task_ids is not None:
+            task_ids[index, : len(row.parents)] = row.task_ids
+        predict_at.append(row.predict_at + index * padded_length)
         targets.append(row.targets)
-        owners.append(row.owners + index * most)
+        target_segments.append(row.target_segments + index * max_segments)
         counts.update(row.counts)
-        counts["padded_positions"] += size - n
+        counts["padded_positions"] += padded_length - row_length
     uniforms = None
     if rows[0].uniforms is not None:
         uniforms = torch.from_numpy(np.concatenate([row.uniforms for row in rows if row.uniforms is not None]))
-    made = PackedTokens(
+    packed = PackedTokens(
         input_ids=torch.from_numpy(ids),
         position_ids=torch.from_numpy(positions),
         segment_ids=torch.from_numpy(segments),
         parent_segments=torch.from_numpy(parents),
         predict_at=torch.from_numpy(np.concatenate(predict_at)),
         targets=torch.from_numpy(np.concatenate(targets)),
-        target_segments=torch.from_numpy(np.concatenate(owners)),
+        target_segments=torch.from_numpy(np.concatenate(target_segments)),
         uniforms=uniforms,
-        plain=most == 1,
+        plain=max_segments == 1,
         depth=max(map(_depth, rows)),
-        task_ids=None if rows[0].groups is None else torch.from_numpy(groups),
+        task_ids=None if rows[0].task_ids is None else torch.from_numpy(task_ids),
     )
     numbers = tuple(sorted({number for row in rows for number in row.numbers}))
-    return Batch({stream: made}, _dock_tables(rows, processors, size), dict(counts), numbers)
+    return Batch({stream: packed}, _dock_tables(rows, processors, padded_length), dict(counts), numbers)
 
 
 def _depth(row: Row) -> int:
@@ -192,34 +198,34 @@ def _depth(row: Row) -> int:
     return max(depths)
 
 
-def _dock_tables(rows: Sequence[Row], processors: Mapping[str, Processor], size: int) -> dict[str, DockTable]:
-    placed: dict[str, list[tuple[int, DockInput]]] = {}
+def _dock_tables(rows: Sequence[Row], processors: Mapping[str, Processor], padded_length: int) -> dict[str, DockTable]:
+    docks_by_encoder: dict[str, list[tuple[int, DockInput]]] = {}
     for index, row in enumerate(rows):
-        for at, dock in row.docks:
-            placed.setdefault(dock.encoder, []).append((index * size + at, dock))
-    return {name: _dock_table(docks, processors[name]) for name, docks in placed.items()}
+        for start, dock in row.docks:
+            docks_by_encoder.setdefault(dock.encoder, []).append((index * padded_length + start, dock))
+    return {name: _dock_table(docks, processors[name]) for name, docks in docks_by_encoder.items()}
 
 
 def _dock_table(docks: list[tuple[int, DockInput]], processor: Processor) -> DockTable:
     import torch
 
-    first: dict[bytes, int] = {}
+    index_by_key: dict[bytes, int] = {}
     distinct: list[DockInput] = []
-    begins: list[int] = []
+    offsets: list[int] = []
     total = 0
-    at, source = [], []
+    positions, content_index = [], []
     for position, dock in docks:
-        if dock.key not in first:
-            first[dock.key] = len(distinct)
+        if dock.key not in index_by_key:
+            index_by_key[dock.key] = len(distinct)
             distinct.append(dock)
-            begins.append(total)
+            offsets.append(total)
             total += dock.positions
-        at.append(position + np.arange(dock.positions))
-        source.append(begins[first[dock.key]] + np.arange(dock.positions))
+        positions.append(position + np.arange(dock.positions))
+        content_index.append(offsets[index_by_key[dock.key]] + np.arange(dock.positions))
     return DockTable(
         inputs={key: torch.from_numpy(array) for key, array in processor.collate(distinct).items()},
         rows=torch.from_numpy(np.repeat(np.arange(len(distinct)), [dock.positions for dock in distinct])),
-        columns=torch.from_numpy(np.concatenate([dock.docked for dock in distinct]).astype(np.int64)),
-        positions=torch.from_numpy(np.concatenate(at)),
-        content_index=torch.from_numpy(np.concatenate(source)),
+        columns=torch.from_numpy(np.concatenate([dock.output_positions for dock in distinct]).astype(np.int64)),
+        positions=torch.from_numpy(np.concatenate(positions)),
+        content_index=torch.from_numpy(np.concatenate(content_index)),
     )

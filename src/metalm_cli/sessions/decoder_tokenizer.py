@@ -1,7 +1,8 @@
-"""The decoder's tokeniser: whole documents with offsets, and task spans that continue a session.
+"""Decoder tokeniser: whole documents with character offsets, and task spans that continue a session.
 
-Running text is tokenised whole and sliced, because tokenising its pieces apart gives other tokens. Task spans are
-tokenised apart and joined as ids; a span that is not first in its session is tokenised *as a continuation*.
+Running text is tokenised whole and then sliced, because tokenising its pieces separately gives different tokens. Task
+spans are tokenised separately and concatenated as ids; every span after the first of its session is tokenised *as a
+continuation*.
 """
 
 from __future__ import annotations
@@ -17,23 +18,23 @@ import numpy as np
 from metalm_cli.errors import MetalmError
 
 SENTINELS = ("\n", "a", ".")
-"""Texts put before a continuation, and dropped again; the first that leaves a token boundary is used."""
+"""Texts prepended to a continuation, whose tokens are then dropped; the first that ends at a token boundary is used."""
 
 
-SHORT = 48
-"""Characters of continuations that are kept: answers and what stands between spans come again and again."""
-KEPT = 10_000
-"""Continuations that are kept."""
+MAX_CACHED_CHARACTERS = 48
+"""Longest continuation that is cached, in characters: answers and separators between spans recur often."""
+MAX_CACHED_CONTINUATIONS = 10_000
+"""Size of the cache of continuations."""
 
 
 @dataclass(frozen=True)
 class TokenRules:
-    """Which tokens mark starts and ends, as saved in a model's ``config.json``.
+    """Rules for start, end and paragraph tokens, as saved in a model's ``config.json``.
 
     Args:
-        start: ``auto``, ``always`` or ``never`` (see :meth:`DecoderTokenizer.starts_with`).
-        document: ``eos``, or a token of the vocabulary.
-        paragraph: ``newline`` (text as it is), or a token that stands for each newline.
+        start: ``auto``, ``always`` or ``never`` (see :meth:`DecoderTokenizer.needs_start_token`).
+        document: End of a document: ``eos``, or a token of the vocabulary.
+        paragraph: ``newline`` (newlines stay text), or a token that replaces each newline.
         target_delimiter: Text between a docked input and an answer.
     """
 
@@ -48,13 +49,13 @@ class TokenRules:
 
 @dataclass(frozen=True)
 class TokenisedDocument:
-    """A whole document as decoder tokens.
+    """Document as decoder tokens, with character offsets.
 
     Args:
         text: The document.
         ids: Token ids, without start and end tokens. ``[n]`` int64.
         starts: First character of each token. ``[n]`` int64.
-        ends: Character after each token; not decreasing. ``[n]`` int64.
+        ends: End of each token (exclusive); non-decreasing. ``[n]`` int64.
     """
 
     text: str
@@ -65,50 +66,50 @@ class TokenisedDocument:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def characters(self, first: int, last: int) -> tuple[int, int]:
-        """Characters that tokens ``first`` to ``last - 1`` stand for, spaces before them included."""
+    def character_span(self, first: int, last: int) -> tuple[int, int]:
+        """Return the character range of tokens ``first`` to ``last - 1``, including spaces before them."""
         begin = int(self.ends[first - 1]) if first else 0
         end = len(self.text) if last == len(self.ids) else int(self.ends[last - 1])
         return begin, end
 
     def slice(self, first: int, last: int) -> str:
-        """The text that tokens ``first`` to ``last - 1`` stand for."""
-        begin, end = self.characters(first, last)
+        """Return the text of tokens ``first`` to ``last - 1``."""
+        begin, end = self.character_span(first, last)
         return self.text[begin:end]
 
-    def word_boundary(self, token: int) -> bool:
-        """Whether a word may begin at ``token`` (and so a span may begin or end before it)."""
+    def is_word_boundary(self, token: int) -> bool:
+        """Return whether a word may begin at ``token``, so that a span may begin or end there."""
         if token <= 0 or token >= len(self.ids):
             return True
-        before, at = int(self.ends[token - 1]), int(self.starts[token])
-        if at < before:  # both tokens hold bytes of one character
+        previous_end, start = int(self.ends[token - 1]), int(self.starts[token])
+        if start < previous_end:  # both tokens hold bytes of one character
             return False
-        if at == 0 or at >= len(self.text) or at > before:
+        if start == 0 or start >= len(self.text) or start > previous_end:
             return True
-        return not (_in_word(self.text[at - 1]) and _in_word(self.text[at]))
+        return not (_is_word_character(self.text[start - 1]) and _is_word_character(self.text[start]))
 
     def expand_to_word_boundaries(self, first: int, last: int, low: int, high: int) -> tuple[int, int]:
         """Widen a span to word boundaries without leaving ``low..high``.
 
-        An edge whose word reaches beyond a limit moves inward instead; where the span is inside one word, it stays.
+        An edge whose word extends beyond a limit moves inward instead; if the span is inside one word, the edge stays.
         """
         outward, inward = range(first, low - 1, -1), range(first + 1, last)
-        begin = next(filter(self.word_boundary, chain(outward, inward)), first)
+        begin = next(filter(self.is_word_boundary, chain(outward, inward)), first)
         outward, inward = range(last, high + 1), range(last - 1, begin, -1)
-        return begin, next(filter(self.word_boundary, chain(outward, inward)), last)
+        return begin, next(filter(self.is_word_boundary, chain(outward, inward)), last)
 
 
-def _in_word(character: str) -> bool:
-    # Scripts written without spaces have no word boundary to look for: every character may end a span.
+def _is_word_character(character: str) -> bool:
+    # Scripts written without spaces have no word boundaries: a span may end after every character.
     return character.isalnum() and ord(character) < 0x0E00
 
 
 class DecoderTokenizer:
-    """A decoder's tokeniser and its token rules.
+    """Decoder tokeniser with its token rules.
 
     Args:
         tokenizer: A fast Hugging Face tokenizer.
-        rules: Token rules; the model's own where a checkpoint states them.
+        rules: Token rules; those of the checkpoint if it has some.
 
     Raises:
         MetalmError: The tokenizer is not a fast one, or lacks a token that the rules name.
@@ -119,21 +120,21 @@ class DecoderTokenizer:
             raise MetalmError(
                 f"the tokenizer {type(tokenizer).__name__} gives no character offsets",
                 why="spans are cut from documents by character; that needs a fast tokenizer (tokenizer.json)",
-                remedy="use a checkpoint with a tokenizer.json, or name one in model.decoder.tokenizer",
+                remedy="use a checkpoint with a tokenizer.json, or set model.decoder.tokenizer to one",
             )
         self.tokenizer = tokenizer
         self.rules = rules
-        self._plain = backend_without_truncation(tokenizer)
-        self._kept: dict[str, list[int]] = {}
-        self.document_id = self._document_id()
+        self._backend = backend_without_truncation(tokenizer)
+        self._continuation_cache: dict[str, list[int]] = {}
+        self.document_end_id = self._find_document_end_id()
         bos = tokenizer.bos_token_id
-        self.start_id: int = self.document_id if bos is None else bos
+        self.start_id: int = self.document_end_id if bos is None else bos
         probe = tokenizer("x").input_ids
-        self.adds_start = bos is not None and bool(probe) and probe[0] == bos
+        self.adds_start_token = bos is not None and bool(probe) and probe[0] == bos
         self.paragraph_id = None if rules.paragraph == "newline" else self._token_id(rules.paragraph, "paragraph")
-        self.pad_id: int = self.document_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        self.pad_id: int = self.document_end_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
-    def _document_id(self) -> int:
+    def _find_document_end_id(self) -> int:
         if self.rules.document != "eos":
             return self._token_id(self.rules.document, "document")
         if self.tokenizer.eos_token_id is None:
@@ -154,94 +155,94 @@ class DecoderTokenizer:
             )
         return vocabulary[token]
 
-    def starts_with(self, causal: bool, trained: bool) -> bool:
-        """Whether a session gets the start token.
+    def needs_start_token(self, causal: bool, trained: bool) -> bool:
+        """Return whether a session gets the start token.
 
         ``auto``: the decoder's own tokenizer adds one, or the session begins with a trained causal token, which
         nothing else could predict.
 
         Args:
             causal: The session begins with a causal span.
-            trained: ... which is trained.
+            trained: That span is trained.
         """
         if self.rules.start == "auto":
-            return self.adds_start or (causal and trained)
+            return self.adds_start_token or (causal and trained)
         return self.rules.start == "always"
 
-    def document(self, text: str) -> TokenisedDocument:
+    def encode_document(self, text: str) -> TokenisedDocument:
         """Tokenise a document whole, without start and end tokens."""
         if self.paragraph_id is None:
-            encoding = self._plain.encode(text, add_special_tokens=False)
+            encoding = self._backend.encode(text, add_special_tokens=False)
             ids = np.array(encoding.ids, dtype=np.int64)
             offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
         else:
-            ids, offsets = self._by_paragraph(text, self.paragraph_id)
+            ids, offsets = self._encode_paragraphs(text, self.paragraph_id)
         return TokenisedDocument(text, ids, offsets[:, 0], np.maximum.accumulate(offsets[:, 1]))
 
-    def _by_paragraph(self, text: str, paragraph_id: int) -> tuple[np.ndarray, np.ndarray]:
+    def _encode_paragraphs(self, text: str, paragraph_id: int) -> tuple[np.ndarray, np.ndarray]:
         lines = text.split("\n")
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
-        at = 0
-        encodings = self._plain.encode_batch(lines, add_special_tokens=False)
+        line_start = 0
+        encodings = self._backend.encode_batch(lines, add_special_tokens=False)
         for index, (line, encoding) in enumerate(zip(lines, encodings, strict=True)):
             if index:
                 ids.append(paragraph_id)
-                offsets.append((at - 1, at))
+                offsets.append((line_start - 1, line_start))
             ids.extend(encoding.ids)
-            offsets.extend((start + at, end + at) for start, end in encoding.offsets)
-            at += len(line) + 1
+            offsets.extend((start + line_start, end + line_start) for start, end in encoding.offsets)
+            line_start += len(line) + 1
         return np.array(ids, dtype=np.int64), np.array(offsets, dtype=np.int64).reshape(-1, 2)
 
-    def first(self, text: str) -> list[int]:
-        """Token ids of a text that begins a session; no start token."""
-        return self._lines(text, self._encode)
+    def encode_start(self, text: str) -> list[int]:
+        """Tokenise a text that begins a session, without the start token."""
+        return self._encode_lines(text, self._encode)
 
-    def continuation(self, text: str) -> list[int]:
-        """Token ids of a text that follows something in its session.
+    def encode_continuation(self, text: str) -> list[int]:
+        """Tokenise a text that follows other spans of its session.
 
-        A sentinel is put before the text and its ids are dropped, so that no dummy prefix is added
-        (SentencePiece's leading space) and a leading space keeps its usual token.
+        A sentinel is prepended to the text and its ids are dropped, so that no dummy prefix is added (SentencePiece's
+        leading space) and a leading space keeps its usual token.
         """
-        return self._lines(text, self._continued)
+        return self._encode_lines(text, self._cached_continuation)
 
-    def _lines(self, text: str, begin: Callable[[str], list[int]]) -> list[int]:
-        """Tokens of a text whose first line is tokenised by ``begin``; of all of it where newlines stay text."""
+    def _encode_lines(self, text: str, begin: Callable[[str], list[int]]) -> list[int]:
+        """Tokenise a text by ``begin``; with a paragraph token, only its first line."""
         if self.paragraph_id is None:
             return begin(text)
-        line, newline, rest = text.partition("\n")
+        line, newline, remainder = text.partition("\n")
         if not newline:
             return begin(line)
-        return [*begin(line), self.paragraph_id, *self._by_paragraph(rest, self.paragraph_id)[0].tolist()]
+        return [*begin(line), self.paragraph_id, *self._encode_paragraphs(remainder, self.paragraph_id)[0].tolist()]
 
-    def _continued(self, text: str) -> list[int]:
-        if len(text) > SHORT:
-            return self._after_sentinel(text)
-        found = self._kept.get(text)
-        if found is None:
-            if len(self._kept) == KEPT:
-                self._kept.clear()
-            found = self._kept[text] = self._after_sentinel(text)
-        return list(found)
+    def _cached_continuation(self, text: str) -> list[int]:
+        if len(text) > MAX_CACHED_CHARACTERS:
+            return self._encode_after_sentinel(text)
+        ids = self._continuation_cache.get(text)
+        if ids is None:
+            if len(self._continuation_cache) == MAX_CACHED_CONTINUATIONS:
+                self._continuation_cache.clear()
+            ids = self._continuation_cache[text] = self._encode_after_sentinel(text)
+        return list(ids)
 
-    def _after_sentinel(self, text: str) -> list[int]:
+    def _encode_after_sentinel(self, text: str) -> list[int]:
         if not text:
             return []
         for sentinel in SENTINELS:
-            encoding = self._plain.encode(sentinel + text, add_special_tokens=False)
-            cut = len(sentinel)
-            first = encoding.char_to_token(cut)
+            encoding = self._backend.encode(sentinel + text, add_special_tokens=False)
+            sentinel_length = len(sentinel)
+            first = encoding.char_to_token(sentinel_length)
             if first is None:  # the tokenizer drops that character
-                first = next((index for index, (_, end) in enumerate(encoding.offsets) if end > cut), None)
-            if first is not None and encoding.token_to_chars(first)[0] >= cut:
+                first = next((index for index, (_, end) in enumerate(encoding.offsets) if end > sentinel_length), None)
+            if first is not None and encoding.token_to_chars(first)[0] >= sentinel_length:
                 return list(encoding.ids[first:])
         return self._encode(text)
 
     def _encode(self, text: str) -> list[int]:
-        return list(self._plain.encode(text, add_special_tokens=False).ids)
+        return list(self._backend.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: list[int]) -> str:
-        """The text of token ids, without special tokens; a paragraph token is a newline."""
+        """Decode token ids without special tokens; a paragraph token becomes a newline."""
         lines: list[list[int]] = [[]]
         for token in ids:
             if token == self.paragraph_id:
@@ -252,9 +253,9 @@ class DecoderTokenizer:
 
 
 def backend_without_truncation(tokenizer: Any) -> Any:
-    """A copy of a fast tokenizer's backend without truncation and padding.
+    """Copy the backend of a fast tokenizer, without truncation and padding.
 
-    Control tokens that are spelled out in a text are read as that text, not as control tokens.
+    Control tokens that are spelled out in a text are tokenised as ordinary text.
     """
     backend = copy.deepcopy(tokenizer.backend_tokenizer)
     backend.no_truncation()

@@ -1,8 +1,8 @@
-"""Rows: packed forests of segments.
+"""Rows: sessions packed as a forest of segments.
 
-A row is a list of segments; each has a parent (or none) and starts where its parent ends. Roots do not see each
-other; a child sees its own chain of parents and itself. Training packs roots; scoring hangs the options of a question
-under it.
+A row is a list of segments. A segment is a root, or has a parent and starts where its parent ends. Roots do not attend
+to each other; a child attends to its chain of parents and to itself. Training packs roots; scoring packs the options
+of a question as its children.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from metalm_cli.sessions.processors import DockInput
 from metalm_cli.sessions.session_tokenizer import TokenisedSession
 
 ROOT = -1
-"""Parent of a segment that has none, and segment of padding."""
+"""Parent of a root segment, and segment of padding."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One packed row of a decoder (or of an encoder that trains alone).
+    """Packed row of a decoder, or of an encoder that trains alone.
 
     Args:
         ids: Token ids; 0 at docked positions. ``[n]`` int64.
-        positions: Position of each within its session, counted from the root. ``[n]`` int64.
-        segments: Segment of each. ``[n]`` int64.
+        positions: Position of each token within its session, counted from the root. ``[n]`` int64.
+        segments: Segment of each token. ``[n]`` int64.
         parents: Parent of each segment, :data:`ROOT` for roots. ``[g]`` int64.
         docks: First position and input of each dock.
         predict_at: Positions whose output predicts a trained token. ``[m]`` int64.
-        targets: Those tokens. ``[m]`` int64.
-        owners: Segment of each target. ``[m]`` int64.
-        uniforms: A number in [0, 1) per target, for objectives that sample. ``[m]`` float32, or None.
-        groups: What each segment belongs to, for losses that are told apart. ``[g]`` int64, or None.
-        counts: What the row holds (``source_tokens``, ``docked_positions``, ``trained_tokens``, ...).
-        numbers: Numbers of the index plan that the row reads, for messages.
+        targets: The trained tokens. ``[m]`` int64.
+        target_segments: Segment of each target. ``[m]`` int64.
+        uniforms: A random number in [0, 1) per target, for objectives that sample. ``[m]`` float32, or None.
+        task_ids: Task of each segment, for losses per task. ``[g]`` int64, or None.
+        counts: Counters of the row (``source_tokens``, ``docked_positions``, ``trained_tokens``, ...).
+        numbers: Index plan numbers that the row contains, for messages.
     """
 
     ids: np.ndarray
@@ -46,9 +46,9 @@ class Row:
     docks: tuple[tuple[int, DockInput], ...]
     predict_at: np.ndarray
     targets: np.ndarray
-    owners: np.ndarray
+    target_segments: np.ndarray
     uniforms: np.ndarray | None = None
-    groups: np.ndarray | None = None
+    task_ids: np.ndarray | None = None
     counts: dict[str, int] = field(default_factory=dict)
     numbers: tuple[int, ...] = ()
 
@@ -60,22 +60,22 @@ def build_row(
     sessions: Sequence[TokenisedSession],
     parents: Sequence[int] | None = None,
     *,
-    groups: Sequence[int] | None = None,
+    task_ids: Sequence[int] | None = None,
     counts: dict[str, int] | None = None,
     numbers: Iterable[int] = (),
 ) -> Row:
-    """Put sessions into one row, each as a segment.
+    """Build a row of sessions, each as a segment.
 
     Args:
-        sessions: At least one.
-        parents: Index of each one's parent, earlier in the list, or :data:`ROOT`. Default: all roots.
-        groups: What each session belongs to.
-        counts: Counters to keep with the row; ``trained_tokens`` is set here.
-        numbers: Index plan numbers to keep with the row.
+        sessions: One or more sessions.
+        parents: Index of each session's parent, earlier in the list, or :data:`ROOT`. Default: all are roots.
+        task_ids: Task of each session.
+        counts: Counters to store in the row; ``trained_tokens`` is added.
+        numbers: Index plan numbers to store in the row.
 
     Returns:
-        The row. A trained token is predicted by the position before it; the first of a child by its parent's last;
-        the first of a root by nothing, and so it is not trained.
+        The row. A trained token is predicted by the position before it, the first token of a child by the last
+        position of its parent. The first token of a root has no such position and is not trained.
 
     Example, two roots and a child of the first (``t`` marks trained tokens)::
 
@@ -104,14 +104,14 @@ def build_row(
             starts[index] = starts[parent] + len(sessions[parent])
         positions.append(starts[index] + np.arange(len(session)))
         segments.append(np.full(len(session), index, dtype=np.int64))
-        last = None if parent == ROOT else int(offsets[parent + 1]) - 1
-        chosen, before = _predicted(session, offset, last)
-        predict_at.append(before)
-        targets.append(session.ids[chosen])
-        owners.append(np.full(len(chosen), index, dtype=np.int64))
-        docks.extend((offset + at, dock) for at, dock in session.docks)
+        parent_end = None if parent == ROOT else int(offsets[parent + 1]) - 1
+        trained_positions, predicting_positions = _trained_targets(session, offset, parent_end)
+        predict_at.append(predicting_positions)
+        targets.append(session.ids[trained_positions])
+        owners.append(np.full(len(trained_positions), index, dtype=np.int64))
+        docks.extend((offset + start, dock) for start, dock in session.docks)
     ids = np.concatenate([session.ids for session in sessions])
-    found = {**(counts or {}), "trained_tokens": sum(map(len, targets))}
+    row_counts = {**(counts or {}), "trained_tokens": sum(map(len, targets))}
     return Row(
         ids=np.where(ids < 0, 0, ids),
         positions=np.concatenate(positions),
@@ -120,32 +120,32 @@ def build_row(
         docks=tuple(docks),
         predict_at=np.concatenate(predict_at).astype(np.int64),
         targets=np.concatenate(targets).astype(np.int64),
-        owners=np.concatenate(owners),
-        groups=None if groups is None else np.array(groups, dtype=np.int64),
-        counts=found,
+        target_segments=np.concatenate(owners),
+        task_ids=None if task_ids is None else np.array(task_ids, dtype=np.int64),
+        counts=row_counts,
         numbers=tuple(numbers),
     )
 
 
-def _predicted(session: TokenisedSession, offset: int, last: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Trained positions of a session, and the row's positions that predict them.
+def _trained_targets(session: TokenisedSession, offset: int, parent_end: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the trained positions of a session, and the row's positions that predict them.
 
     Args:
         session: The session.
         offset: Its first position in the row.
-        last: The row's position before its first one: its parent's last, or None for a root.
+        parent_end: Last position of its parent in the row, or None for a root.
     """
-    chosen = np.flatnonzero(session.trained)
-    before = offset + chosen - 1
-    if len(chosen) and chosen[0] == 0:
-        if last is None:
-            return chosen[1:], before[1:]
-        before[0] = last
-    return chosen, before
+    trained_positions = np.flatnonzero(session.trained)
+    predicting_positions = offset + trained_positions - 1
+    if len(trained_positions) and trained_positions[0] == 0:
+        if parent_end is None:
+            return trained_positions[1:], predicting_positions[1:]
+        predicting_positions[0] = parent_end
+    return trained_positions, predicting_positions
 
 
 def pack(sessions: Iterable[TokenisedSession], length: int) -> list[list[int]]:
-    """Pack whole sessions into rows, first fit in the order given.
+    """Pack whole sessions into rows, first fit in their order.
 
     Args:
         sessions: The sessions.
@@ -164,51 +164,51 @@ def pack(sessions: Iterable[TokenisedSession], length: int) -> list[list[int]]:
         [[0, 2], [1, 3]]
     """
     rows: list[list[int]] = []
-    room: list[int] = []
+    free_positions: list[int] = []
     for index, session in enumerate(sessions):
-        need = len(session)
-        if need > length:
+        size = len(session)
+        if size > length:
             raise MetalmError(
-                f"{session.name or 'a session'} takes {need} positions, a row has {length}",
+                f"{session.name or 'a session'} takes {size} positions, a row has {length}",
                 remedy="shorten its long text, or raise sequence_length",
             )
-        fits = next((row for row, free in enumerate(room) if free >= need), None)
-        if fits is None:
+        row_index = next((row for row, free in enumerate(free_positions) if free >= size), None)
+        if row_index is None:
             rows.append([index])
-            room.append(length - need)
+            free_positions.append(length - size)
         else:
-            rows[fits].append(index)
-            room[fits] -= need
+            rows[row_index].append(index)
+            free_positions[row_index] -= size
     return rows
 
 
 def can_attend(segments: np.ndarray, positions: np.ndarray, parents: np.ndarray, causal: bool = True) -> np.ndarray:
-    """Which position sees which, straight from the definition: the reference of every mask.
+    """Return the attention mask of a row, directly from the definition: the reference of all other masks.
 
     Args:
         segments: Segment of each position, :data:`ROOT` for padding. ``[n]``
         positions: Position of each within its session. ``[n]``
         parents: Parent of each segment. ``[g]``
-        causal: Only what is not later; else (encoders) everything in the same segment.
+        causal: Attend to positions that are not later; otherwise (encoders) to all positions of the same segment.
 
     Returns:
-        ``[n, n]`` bool; row: who looks, column: what is seen.
+        ``[n, n]`` bool; queries in rows, keys in columns.
     """
     chains = []
     for segment in range(len(parents)):
-        chain, at = {segment}, int(parents[segment])
-        while at != ROOT:
-            chain.add(at)
-            at = int(parents[at])
+        chain, ancestor = {segment}, int(parents[segment])
+        while ancestor != ROOT:
+            chain.add(ancestor)
+            ancestor = int(parents[ancestor])
         chains.append(chain)
     count = len(segments)
-    seen = np.zeros((count, count), dtype=bool)
+    visible = np.zeros((count, count), dtype=bool)
     for query in range(count):
         for key in range(count):
             if segments[query] == ROOT or segments[key] == ROOT:
-                seen[query, key] = segments[query] == segments[key] and (key <= query or not causal)
+                visible[query, key] = segments[query] == segments[key] and (key <= query or not causal)
             elif causal:
-                seen[query, key] = segments[key] in chains[segments[query]] and positions[key] <= positions[query]
+                visible[query, key] = segments[key] in chains[segments[query]] and positions[key] <= positions[query]
             else:
-                seen[query, key] = segments[key] == segments[query]
-    return seen
+                visible[query, key] = segments[key] == segments[query]
+    return visible

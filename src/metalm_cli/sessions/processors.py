@@ -1,7 +1,7 @@
-"""The part of an encoder that runs before the model: content in, arrays out.
+"""Processors: convert content into the input arrays of an encoder.
 
-A processor says how many decoder positions a content takes and which of the encoder's outputs are docked. It is plain
-data and picklable, so that loader processes can use it without the model.
+A processor determines how many decoder positions a content takes and which of the encoder's outputs are docked. It can
+be pickled and needs no model, so that data loader processes can use it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import numpy as np
 from metalm_cli.errors import MetalmError
 from metalm_cli.sessions.decoder_tokenizer import backend_without_truncation
 
-RECENT = 64
-"""Texts whose tokens a text processor keeps: limits ask for them before they are docked."""
+MAX_CACHED_TEXTS = 64
+"""Texts whose encodings a text processor caches: length checks encode a text before it is docked."""
 
 
 class UnreadableContentError(MetalmError):
-    """A content that its encoder cannot read; ``reason`` is ``empty`` or ``too_long``."""
+    """Error for content that its encoder cannot read; ``reason`` is ``empty`` or ``too_long``."""
 
     def __init__(self, reason: str, what: str, **details: Any) -> None:
         super().__init__(what, **details)
@@ -31,52 +31,52 @@ class UnreadableContentError(MetalmError):
 
 @dataclass(frozen=True)
 class DockInput:
-    """One content as an encoder reads it.
+    """Encoder input of one content.
 
     Args:
         encoder: Name of the encoder.
         arrays: Model inputs of one content, without a batch axis.
-        docked: Which of the encoder's output positions are docked, in order. ``[p]`` int64.
+        output_positions: The encoder's output positions that are docked, in order. ``[p]`` int64.
         key: Digest of encoder and content: equal docks are encoded once.
         cost: Positions per stream (``{"text": 12}``), for packing and estimates.
     """
 
     encoder: str
     arrays: dict[str, np.ndarray]
-    docked: np.ndarray
+    output_positions: np.ndarray
     key: bytes = field(repr=False)
     cost: dict[str, int]
 
     @property
     def positions(self) -> int:
-        """Decoder positions that the dock takes."""
-        return len(self.docked)
+        """Number of decoder positions that the dock takes."""
+        return len(self.output_positions)
 
 
 class Processor(Protocol):
-    """What every encoder brings along to prepare its inputs; fused encoders take dicts and give both arrays."""
+    """Interface of processors; that of a fused encoder takes a dict and returns the arrays of both modalities."""
 
     encoder: str
 
     def prepare(self, content: Any) -> DockInput:
-        """Read one content.
+        """Convert one content into an encoder input.
 
         Raises:
-            UndockableError: The content is empty, or longer than the encoder reads.
+            UnreadableContentError: The content is empty, or longer than the encoder reads.
         """
 
     def collate(self, inputs: Sequence[DockInput]) -> dict[str, np.ndarray]:
-        """Join inputs along a new batch axis, padded; outputs are indexed as ``[content, position]``."""
+        """Stack inputs along a new batch axis, with padding; outputs are indexed as ``[content, position]``."""
 
     def dummy(self) -> DockInput:
-        """The smallest valid input."""
+        """Return the smallest valid input."""
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write what is needed to load the processor again."""
+        """Save the processor's files to a folder."""
 
 
 def digest(encoder: str, *arrays: np.ndarray) -> bytes:
-    """A key of an encoder's input: equal inputs have equal keys."""
+    """Hash an encoder's input: equal inputs have equal keys."""
     state = hashlib.blake2b(encoder.encode(), digest_size=16)
     for array in arrays:
         state.update(f"{array.shape}{array.dtype.str}".encode())
@@ -85,13 +85,13 @@ def digest(encoder: str, *arrays: np.ndarray) -> bytes:
 
 
 class TextProcessor:
-    """Texts for a text encoder: its own tokens, special tokens around, content tokens docked.
+    """Processor of a text encoder: adds the encoder's special tokens, and docks the content tokens.
 
     Args:
         encoder: Name of the encoder.
         tokenizer: The encoder's fast tokenizer.
-        max_length: Most encoder tokens, special tokens included.
-        keep_special: Dock the outputs of special tokens too.
+        max_length: Maximum number of encoder tokens, including special tokens.
+        keep_special: Also dock the outputs of special tokens.
     """
 
     def __init__(self, encoder: str, tokenizer: Any, max_length: int, keep_special: bool = False) -> None:
@@ -101,19 +101,19 @@ class TextProcessor:
         self.keep_special = keep_special
         self.pad_id = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         self._backend = backend_without_truncation(tokenizer)
-        self._recent: dict[str, Any] = {}
+        self._encoding_cache: dict[str, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_recent": {}}
+        return {**self.__dict__, "_encoding_cache": {}}
 
     def encode(self, text: str) -> Any:
-        """A text in the encoder's tokens, special ones included: an ``Encoding`` of the tokenizers library."""
-        found = self._recent.get(text)
-        if found is None:
-            if len(self._recent) == RECENT:
-                self._recent.clear()
-            found = self._recent[text] = self._backend.encode(text)
-        return found
+        """Tokenise a text with special tokens, into an ``Encoding`` of the tokenizers library."""
+        encoding = self._encoding_cache.get(text)
+        if encoding is None:
+            if len(self._encoding_cache) == MAX_CACHED_TEXTS:
+                self._encoding_cache.clear()
+            encoding = self._encoding_cache[text] = self._backend.encode(text)
+        return encoding
 
     def prepare(self, content: str) -> DockInput:
         if not isinstance(content, str):
@@ -123,12 +123,12 @@ class TextProcessor:
             )
         encoding = self.encode(content)
         ids = np.array(encoding.ids, dtype=np.int64)
-        content_at = (np.array(encoding.special_tokens_mask) == 0).nonzero()[0]
-        if not len(content_at):
+        content_positions = (np.array(encoding.special_tokens_mask) == 0).nonzero()[0]
+        if not len(content_positions):
             raise UnreadableContentError(
                 "empty",
                 f"the encoder {self.encoder!r} reads {content[:40]!r} as empty",
-                remedy="leave the dock out, or dock a text with content",
+                remedy="remove the dock, or dock a text with content",
             )
         if len(ids) > self.max_length:
             raise UnreadableContentError(
@@ -136,17 +136,17 @@ class TextProcessor:
                 f"a docked text has {len(ids)} tokens, the encoder {self.encoder!r} reads {self.max_length}",
                 remedy="shorten the text, or raise max_length if the encoder has the positions",
             )
-        docked = np.arange(len(ids)) if self.keep_special else content_at
+        docked = np.arange(len(ids)) if self.keep_special else content_positions
         return DockInput(self.encoder, {"input_ids": ids}, docked, digest(self.encoder, ids), {"text": len(ids)})
 
     def collate(self, inputs: Sequence[DockInput]) -> dict[str, np.ndarray]:
-        longest = max(len(one.arrays["input_ids"]) for one in inputs)
+        longest = max(len(dock_input.arrays["input_ids"]) for dock_input in inputs)
         ids = np.full((len(inputs), longest), self.pad_id, dtype=np.int64)
         mask = np.zeros((len(inputs), longest), dtype=np.int64)
-        for row, one in enumerate(inputs):
-            length = len(one.arrays["input_ids"])
-            ids[row, :length] = one.arrays["input_ids"]
-            mask[row, :length] = 1
+        for index, dock_input in enumerate(inputs):
+            length = len(dock_input.arrays["input_ids"])
+            ids[index, :length] = dock_input.arrays["input_ids"]
+            mask[index, :length] = 1
         return {"input_ids": ids, "attention_mask": mask}
 
     def dummy(self) -> DockInput:
@@ -158,31 +158,33 @@ class TextProcessor:
 
 
 class ImageProcessor:
-    """Images for a vision encoder: patches docked, class vectors left out.
+    """Processor of a vision encoder: patches are docked, class vectors are not.
 
     Args:
         encoder: Name of the encoder.
         processor: The encoder's Hugging Face image processor.
-        docked: Output positions that are docked (the patches). ``[p]``
+        output_positions: The encoder's output positions that are docked (the patches). ``[p]``
         shape: Shape of ``pixel_values`` of one image, for the dummy.
     """
 
-    def __init__(self, encoder: str, processor: Any, docked: np.ndarray, shape: tuple[int, ...]) -> None:
+    def __init__(self, encoder: str, processor: Any, output_positions: np.ndarray, shape: tuple[int, ...]) -> None:
         self.encoder = encoder
         self.processor = processor
-        self.docked = docked
+        self.output_positions = output_positions
         self.shape = shape
 
     def prepare(self, content: Any) -> DockInput:
-        pixels = self.processor(images=_image(content), return_tensors="np")["pixel_values"][0]
+        pixels = self.processor(images=_load_image(content), return_tensors="np")["pixel_values"][0]
         pixels = np.asarray(pixels, dtype=np.float32)
         return self._input(pixels, digest(self.encoder, pixels))
 
     def _input(self, pixels: np.ndarray, key: bytes) -> DockInput:
-        return DockInput(self.encoder, {"pixel_values": pixels}, self.docked, key, {"vision": len(self.docked)})
+        return DockInput(
+            self.encoder, {"pixel_values": pixels}, self.output_positions, key, {"vision": len(self.output_positions)}
+        )
 
     def collate(self, inputs: Sequence[DockInput]) -> dict[str, np.ndarray]:
-        return {"pixel_values": np.stack([one.arrays["pixel_values"] for one in inputs])}
+        return {"pixel_values": np.stack([dock_input.arrays["pixel_values"] for dock_input in inputs])}
 
     def dummy(self) -> DockInput:
         return self._input(np.zeros(self.shape, dtype=np.float32), b"dummy")
@@ -191,7 +193,7 @@ class ImageProcessor:
         self.processor.save_pretrained(folder)
 
 
-def _image(content: Any) -> Any:
+def _load_image(content: Any) -> Any:
     from PIL import Image, UnidentifiedImageError
 
     if isinstance(content, Image.Image):

@@ -1,4 +1,4 @@
-"""Rows as people read them: what the model sees at every position, what is docked, and what is predicted."""
+"""Display of rows: the input at every position, docked content, and predicted tokens."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-CONTEXT = 4
-"""Tokens before a token that are decoded with it, so that its spaces and split characters come out right."""
+CONTEXT_TOKENS = 4
+"""Number of preceding tokens decoded with a token, so that its spaces and split characters are correct."""
 DOCK_STYLES = ("white on blue", "black on yellow", "white on magenta", "black on cyan")
-"""Backgrounds of encoders, in the order of the model's."""
-TRAINED, READ, SPECIAL, MASKED = "green", "dim", "magenta", "white on red"
+"""Styles of docked content, in the order of the model's encoders."""
+TRAINED_STYLE, READ_STYLE, SPECIAL_STYLE, MASKED_STYLE = "green", "dim", "magenta", "white on red"
 
 
 @dataclass(frozen=True)
 class Position:
-    """One position of a row.
+    """Position of a row, for display.
 
     Args:
-        at: Place in the row.
-        segment: Its segment.
-        position: Place in its session.
-        text: What is read there; of a dock, the encoder's token.
-        special: A special token is read.
-        trained: The token read here is predicted and counted (of a masked row: predicted here).
-        dock: Encoder, number of the dock in the row, place in it; None at the model's own tokens.
-        predicts: What its output predicts, if anything is counted.
+        row_position: Index in the row.
+        segment: Segment of the position.
+        position: Index in its session.
+        text: Text of the token that is read; at a dock, of the encoder's token.
+        special: The token is a special token.
+        trained: The token is a prediction target (in a masked row: predicted at this position).
+        dock: Encoder name, index of the dock in the row, and index in the dock; None for the model's own tokens.
+        predicts: Texts of the targets that its output predicts.
     """
 
-    at: int
+    row_position: int
     segment: int
     position: int
     text: str
@@ -50,116 +50,122 @@ class Position:
 
 
 def token_texts(tokenizer: Any, ids: Iterable[int]) -> list[str]:
-    """The text that each token adds to those before it; a special token's own name.
+    """Return the text that each token adds to the preceding ones, or the name of a special token.
 
-    A character whose bytes are spread over tokens stands at the last of them.
+    A character whose bytes span several tokens belongs to the last of them.
     """
     special = set(tokenizer.all_special_ids)
-    found: list[str] = []
+    texts: list[str] = []
     recent: list[int] = []
     for token in map(int, ids):
         if token in special:
-            found.append(str(tokenizer.convert_ids_to_tokens(token)))
+            texts.append(str(tokenizer.convert_ids_to_tokens(token)))
             recent = []
             continue
-        before = _decoded(tokenizer, recent).rstrip("�")
+        before = _decode(tokenizer, recent).rstrip("�")
         recent = [*recent, token]
-        after = _decoded(tokenizer, recent)
-        if not after.startswith(before):  # a decoder that tidies up what stands before
-            before, after = "", _decoded(tokenizer, [token])
-        # Bytes of an unfinished character are decoded as U+FFFD, and are not shown until it is finished.
-        found.append("" if after.endswith("�") else after[len(before) :])
+        after = _decode(tokenizer, recent)
+        if not after.startswith(before):  # the tokenizer's decoder changes the preceding text
+            before, after = "", _decode(tokenizer, [token])
+        # Bytes of an incomplete character are decoded as U+FFFD, and left out until the character is complete.
+        texts.append("" if after.endswith("�") else after[len(before) :])
         if not after.endswith("�"):
-            recent = recent[-CONTEXT:]
-    return found
+            recent = recent[-CONTEXT_TOKENS:]
+    return texts
 
 
-def _decoded(tokenizer: Any, ids: list[int]) -> str:
+def _decode(tokenizer: Any, ids: list[int]) -> str:
     return tokenizer.decode(ids, clean_up_tokenization_spaces=False) if ids else ""
 
 
 def positions_of(
     row: Row, tokenizer: Any, processors: Mapping[str, Processor], *, masked: bool = False
 ) -> list[Position]:
-    """Every position of a row.
+    """Return every position of a row.
 
     Args:
         row: The row.
-        tokenizer: The tokenizer of its own tokens.
-        processors: Of the encoders that it docks into.
-        masked: A row of an encoder alone: what is predicted at a position is the token that stood there.
+        tokenizer: Tokenizer of the row's tokens.
+        processors: Processors of the encoders that the row docks into, by name.
+        masked: The row belongs to an encoder that trains alone: a position predicts its own original token.
     """
     special = set(tokenizer.all_special_ids)
     docked = {
-        at + offset: (number, offset) for number, (at, dock) in enumerate(row.docks) for offset in range(dock.positions)
+        start + offset: (number, offset)
+        for number, (start, dock) in enumerate(row.docks)
+        for offset in range(dock.positions)
     }
-    read = _unmasked(row) if masked else row.ids
-    texts = _own_texts(row, read, tokenizer, docked.keys())
-    insides = [_inside(dock, processors[dock.encoder]) for _, dock in row.docks]
-    found = []
-    for at in range(len(row)):
-        one = Position(at, int(row.segments[at]), int(row.positions[at]), texts[at])
-        if at in docked:
-            number, offset = docked[at]
-            one = replace(one, text=insides[number][offset], dock=(row.docks[number][1].encoder, number, offset))
+    read_ids = _unmasked_ids(row) if masked else row.ids
+    texts = _decoder_texts(row, read_ids, tokenizer, docked.keys())
+    dock_texts = [_dock_texts(dock, processors[dock.encoder]) for _, dock in row.docks]
+    positions = []
+    for index in range(len(row)):
+        position = Position(index, int(row.segments[index]), int(row.positions[index]), texts[index])
+        if index in docked:
+            number, offset = docked[index]
+            position = replace(
+                position, text=dock_texts[number][offset], dock=(row.docks[number][1].encoder, number, offset)
+            )
         else:
-            one = replace(one, special=int(row.ids[at]) in special)
-        found.append(one)
-    return _with_originals(row, tokenizer, found) if masked else _with_targets(row, found)
+            position = replace(position, special=int(row.ids[index]) in special)
+        positions.append(position)
+    return _with_originals(row, tokenizer, positions) if masked else _with_targets(row, positions)
 
 
-def _unmasked(row: Row) -> np.ndarray:
-    """The tokens that stood in a masked row."""
+def _unmasked_ids(row: Row) -> np.ndarray:
+    """Return the original tokens of a masked row."""
     ids = row.ids.copy()
     ids[row.predict_at] = row.targets
     return ids
 
 
-def _own_texts(row: Row, ids: np.ndarray, tokenizer: Any, docked: Any) -> list[str]:
-    """Texts of the model's own tokens, each segment decoded by itself; empty at docks."""
+def _decoder_texts(row: Row, ids: np.ndarray, tokenizer: Any, docked: Any) -> list[str]:
+    """Decode the model's own tokens, each segment separately; docks have empty texts."""
     texts = [""] * len(row)
     for segment in range(len(row.parents)):
-        own = [at for at in np.flatnonzero(row.segments == segment).tolist() if at not in docked]
-        for at, text in zip(own, token_texts(tokenizer, ids[own]), strict=True):
-            texts[at] = text
+        indices = [index for index in np.flatnonzero(row.segments == segment).tolist() if index not in docked]
+        for index, text in zip(indices, token_texts(tokenizer, ids[indices]), strict=True):
+            texts[index] = text
     return texts
 
 
-def _inside(dock: DockInput, processor: Processor) -> list[str]:
+def _dock_texts(dock: DockInput, processor: Processor) -> list[str]:
     tokenizer = getattr(processor, "tokenizer", None)
     if tokenizer is None:
         return [""] * dock.positions
     texts = token_texts(tokenizer, dock.arrays["input_ids"])
-    return [texts[at] for at in dock.docked]
+    return [texts[index] for index in dock.output_positions]
 
 
-def _with_targets(row: Row, found: list[Position]) -> list[Position]:
-    for before, owner in zip(row.predict_at.tolist(), row.owners.tolist(), strict=True):
-        # The first token of a branch is predicted where its parent ends.
-        inside = row.segments[before] == owner
-        at = before + 1 if inside else int(np.flatnonzero(row.segments == owner)[0])
-        found[at] = replace(found[at], trained=True)
-        found[before] = replace(found[before], predicts=(*found[before].predicts, found[at].text))
-    return found
+def _with_targets(row: Row, positions: list[Position]) -> list[Position]:
+    for predicting, segment in zip(row.predict_at.tolist(), row.target_segments.tolist(), strict=True):
+        # The first token of a child is predicted at the last position of its parent.
+        same_segment = row.segments[predicting] == segment
+        target = predicting + 1 if same_segment else int(np.flatnonzero(row.segments == segment)[0])
+        positions[target] = replace(positions[target], trained=True)
+        positions[predicting] = replace(
+            positions[predicting], predicts=(*positions[predicting].predicts, positions[target].text)
+        )
+    return positions
 
 
-def _with_originals(row: Row, tokenizer: Any, found: list[Position]) -> list[Position]:
-    for at in row.predict_at.tolist():
-        (read,) = token_texts(tokenizer, [row.ids[at]])
-        found[at] = replace(found[at], text=read, trained=True, predicts=(found[at].text,))
-    return found
+def _with_originals(row: Row, tokenizer: Any, positions: list[Position]) -> list[Position]:
+    for index in row.predict_at.tolist():
+        (text,) = token_texts(tokenizer, [row.ids[index]])
+        positions[index] = replace(positions[index], text=text, trained=True, predicts=(positions[index].text,))
+    return positions
 
 
 class RowView:
-    """A row as text, or as a table of its positions.
+    """View of a row, as text or as a table of its positions.
 
     Args:
         row: The row.
-        tokenizer: The tokenizer of its own tokens (the decoder's, or that of an encoder alone).
-        processors: Encoders' processors, by name.
-        masked: A row of an encoder alone.
+        tokenizer: Tokenizer of the row's tokens: the decoder's, or that of an encoder that trains alone.
+        processors: Processors by encoder name.
+        masked: The row belongs to an encoder that trains alone.
         plain: Mark kinds by brackets instead of colours.
-        where: Names the document at a number of the index plan.
+        document_name: Returns the name of the document at an index plan number.
     """
 
     def __init__(
@@ -170,9 +176,9 @@ class RowView:
         *,
         masked: bool = False,
         plain: bool = False,
-        where: Callable[[int], str] | None = None,
+        document_name: Callable[[int], str] | None = None,
     ) -> None:
-        self.row, self.masked, self.plain, self.where = row, masked, plain, where
+        self.row, self.masked, self.plain, self.document_name = row, masked, plain, document_name
         self.encoders = list(processors)
         self.positions = positions_of(row, tokenizer, {} if masked else processors, masked=masked)
 
@@ -182,56 +188,56 @@ class RowView:
     # -- text ---------------------------------------------------------------------------------------------------------
 
     def text(self) -> Group:
-        """The row's sessions, one under the other, each with a line that says where it stands."""
+        """Render the sessions of the row below each other, each with a header line."""
         from rich.console import Group
 
-        shown: list[Any] = []
-        for segment, members in groupby(self.positions, key=lambda one: one.segment):
-            inside = list(members)
-            shown += [self._boundary(segment, inside), _Indented(self._session(inside)), ""]
-        return Group(*shown[:-1])
+        blocks: list[Any] = []
+        for segment, members in groupby(self.positions, key=lambda position: position.segment):
+            segment_positions = list(members)
+            blocks += [self._boundary(segment, segment_positions), _IndentedText(self._session(segment_positions)), ""]
+        return Group(*blocks[:-1])
 
     def summary(self) -> str:
-        """What the row holds, in one line."""
+        """Summarise the row in one line."""
         row, sessions = self.row, len(self.row.parents)
-        said = [f"{len(row):,} positions", f"{sessions} session{'s' if sessions != 1 else ''}"]
-        said.append(f"{len(row.targets):,} {'masked' if self.masked else 'trained'}")
+        facts = [f"{len(row):,} positions", f"{sessions} session{'s' if sessions != 1 else ''}"]
+        facts.append(f"{len(row.targets):,} {'masked' if self.masked else 'trained'}")
         if row.docks:
-            said.append(f"{len(row.docks)} docked in {sum(dock.positions for _, dock in row.docks):,} positions")
-        for key, what in (
+            facts.append(f"{len(row.docks)} docked in {sum(dock.positions for _, dock in row.docks):,} positions")
+        for key, description in (
             ("cut_spans", "cut by the row's end"),
             ("empty_spans", "empty"),
             ("too_long_spans", "too long"),
         ):
             if row.counts.get(key):
-                said.append(f"{row.counts[key]} span{'s' if row.counts[key] != 1 else ''} {what}")
-        return " · ".join(said)
+                facts.append(f"{row.counts[key]} span{'s' if row.counts[key] != 1 else ''} {description}")
+        return " · ".join(facts)
 
-    def _boundary(self, segment: int, inside: list[Position]) -> Text:
+    def _boundary(self, segment: int, positions: list[Position]) -> Text:
         from rich.text import Text
 
-        said = f"── session {segment + 1} · positions {inside[0].at}-{inside[-1].at}"
+        line = f"── session {segment + 1} · positions {positions[0].row_position}-{positions[-1].row_position}"
         parent = int(self.row.parents[segment])
         if parent >= 0:
-            said += f" · goes on from session {parent + 1}"
+            line += f" · continues session {parent + 1}"
         numbers = self.row.numbers
-        # Where documents are isolated each is a session; else all of them are one.
-        mine = numbers if len(self.row.parents) == 1 else numbers[segment : segment + 1]
-        if self.where is not None and len(mine) and len(numbers) >= len(self.row.parents):
-            said += " · " + "; ".join(map(self.where, mine))
-        return Text(said, style="dim" if not self.plain else "")
+        # Isolated documents are sessions of their own; otherwise all documents form one session.
+        own_numbers = numbers if len(self.row.parents) == 1 else numbers[segment : segment + 1]
+        if self.document_name is not None and len(own_numbers) and len(numbers) >= len(self.row.parents):
+            line += " · " + "; ".join(map(self.document_name, own_numbers))
+        return Text(line, style="dim" if not self.plain else "")
 
-    def _session(self, inside: list[Position]) -> Text:
+    def _session(self, positions: list[Position]) -> Text:
         from rich.text import Text
 
         text = Text()
-        for kind, members in groupby(inside, key=_kind):
+        for kind, members in groupby(positions, key=_display_kind):
             run = list(members)
             if isinstance(kind, tuple):
                 text.append_text(self._docked(run))
             elif self.masked:
-                for one in run:
-                    text.append_text(self._maybe_masked(one))
+                for position in run:
+                    text.append_text(self._maybe_masked(position))
             else:
                 text.append_text(self._causal(run))
         return text
@@ -241,7 +247,7 @@ class RowView:
 
         assert run[0].dock is not None
         encoder, number, _ = run[0].dock
-        content = escape_controls("".join(one.text for one in run)).replace("\n", " ")
+        content = escape_controls("".join(position.text for position in run)).replace("\n", " ")
         space, content = " " * content.startswith(" "), content.strip(" ")
         if not content:
             shape = next(iter(self.row.docks[number][1].arrays.values())).shape
@@ -256,34 +262,39 @@ class RowView:
 
         text = Text()
         trained = run[0].trained
-        for special, members in groupby(run, key=lambda one: one.special):
-            content = "".join(_special(one.text) if special else escape_controls(one.text) for one in members)
+        for special, members in groupby(run, key=lambda position: position.special):
+            content = "".join(
+                _special_label(position.text) if special else escape_controls(position.text) for position in members
+            )
             if self.plain and not trained:
                 content = f"{{{content}}}"
-            text.append(content, ("bold " if special else "") + (TRAINED if trained else SPECIAL if special else READ))
+            text.append(
+                content,
+                ("bold " if special else "") + (TRAINED_STYLE if trained else SPECIAL_STYLE if special else READ_STYLE),
+            )
         return text
 
-    def _maybe_masked(self, one: Position) -> Text:
+    def _maybe_masked(self, position: Position) -> Text:
         from rich.text import Text
 
-        content = _special(one.text) if one.special else escape_controls(one.text)
-        if not one.trained:
-            return Text(content, "magenta" if one.special else "")
-        original = escape_controls(one.predicts[0]).replace("\n", "")
+        content = _special_label(position.text) if position.special else escape_controls(position.text)
+        if not position.trained:
+            return Text(content, "magenta" if position.special else "")
+        original = escape_controls(position.predicts[0]).replace("\n", "")
         space = " " * original.startswith(" ")
         original = original.strip(" ") or "␣"
         content = content.strip(" ") or "␣"
         if self.plain:
             return Text(f"{space}({content}={original})")
-        return Text.assemble(space, (content, MASKED), (f"={original}", f"bold {TRAINED}"))
+        return Text.assemble(space, (content, MASKED_STYLE), (f"={original}", f"bold {TRAINED_STYLE}"))
 
     # -- positions ----------------------------------------------------------------------------------------------------
 
     def table(self, *, narrow: bool = False) -> Table:
-        """A line for every position: what is read there, and what its output predicts.
+        """Render a table with the input and the predictions of every position.
 
         Args:
-            narrow: Leave out the place within the session.
+            narrow: Omit the column of positions within the session.
         """
         from rich.table import Table
 
@@ -294,34 +305,38 @@ class RowView:
         table.add_column("reads", overflow="fold")
         table.add_column("predicts", overflow="fold")
         last = 0
-        for one in self.positions:
-            if one.segment != last:
-                last = one.segment
+        for position in self.positions:
+            if position.segment != last:
+                last = position.segment
                 table.add_row("──", *([] if narrow else ["──"]), f"session {last + 1}", "", style="dim")
-            place = [] if narrow else [f"{one.segment + 1}:{one.position}"]
-            table.add_row(str(one.at), *place, self._reads(one), self._predicts(one))
+            session_cell = [] if narrow else [f"{position.segment + 1}:{position.position}"]
+            table.add_row(str(position.row_position), *session_cell, self._reads(position), self._predicts(position))
         return table
 
-    def _reads(self, one: Position) -> Text:
+    def _reads(self, position: Position) -> Text:
         from rich.text import Text
 
-        if one.dock is not None:
-            encoder, number, offset = one.dock
-            of = f"{encoder} {offset + 1}/{self.row.docks[number][1].positions}"
-            return Text(f"{of} {one.text!r}" if one.text else of, "" if self.plain else self.style(encoder))
-        said = _special(one.text) if one.special else repr(one.text)
+        if position.dock is not None:
+            encoder, number, offset = position.dock
+            label = f"{encoder} {offset + 1}/{self.row.docks[number][1].positions}"
+            return Text(
+                f"{label} {position.text!r}" if position.text else label, "" if self.plain else self.style(encoder)
+            )
+        text = _special_label(position.text) if position.special else repr(position.text)
         if self.masked:
-            return Text(said, MASKED if one.trained else SPECIAL if one.special else "")
-        return Text(said, TRAINED if one.trained else SPECIAL if one.special else READ)
+            return Text(text, MASKED_STYLE if position.trained else SPECIAL_STYLE if position.special else "")
+        return Text(text, TRAINED_STYLE if position.trained else SPECIAL_STYLE if position.special else READ_STYLE)
 
-    def _predicts(self, one: Position) -> Text:
+    def _predicts(self, position: Position) -> Text:
         from rich.text import Text
 
-        return Text(", ".join(map(repr, one.predicts)), TRAINED) if one.predicts else Text("-", READ)
+        return (
+            Text(", ".join(map(repr, position.predicts)), TRAINED_STYLE) if position.predicts else Text("-", READ_STYLE)
+        )
 
 
-class _Indented:
-    """Text two columns in, without spaces at the ends of lines."""
+class _IndentedText:
+    """Text indented by two columns, without trailing spaces."""
 
     def __init__(self, text: Text) -> None:
         self.text = text
@@ -334,21 +349,21 @@ class _Indented:
             yield Text("  ").append_text(line)
 
 
-def _kind(one: Position) -> Any:
-    return one.dock[:2] if one.dock is not None else one.trained
+def _display_kind(position: Position) -> Any:
+    return position.dock[:2] if position.dock is not None else position.trained
 
 
-def _special(name: str) -> str:
-    """A special token, told from text that spells it."""
+def _special_label(name: str) -> str:
+    """Mark a special token, to distinguish it from text that spells it."""
     return f"‹{name}›"
 
 
 def escape_controls(text: str) -> str:
-    """Text with its line ends visible, and without characters that steer a terminal."""
-    return "".join(_shown(char) for char in text)
+    """Make line ends visible, and escape characters that control a terminal."""
+    return "".join(_escape_char(char) for char in text)
 
 
-def _shown(char: str) -> str:
+def _escape_char(char: str) -> str:
     if char == "\n":
         return "↵\n"
     if char == "\t":
@@ -357,7 +372,7 @@ def _shown(char: str) -> str:
 
 
 def legend(encoders: Sequence[str], *, objective: str, plain: bool = False) -> Text:
-    """What the marks mean.
+    """Render the legend of the marks.
 
     Args:
         encoders: Names of the encoders that are docked.
@@ -369,29 +384,29 @@ def legend(encoders: Sequence[str], *, objective: str, plain: bool = False) -> T
     entries = list(_masked_legend(objective, plain) if objective in ("mlm", "rtd") else _legend(encoders, plain))
     text = Text()
     width = max(len(sample) for sample, _, _ in entries)
-    for at, (sample, style, meaning) in enumerate(entries):
-        text.append("\n" if at else "")
+    for index, (sample, style, meaning) in enumerate(entries):
+        text.append("\n" if index else "")
         text.append(sample, style if not plain else "")
         text.append(f"{' ' * (width - len(sample))}  {meaning}")
     return text
 
 
-Entry = tuple[str, str, str]
+LegendEntry = tuple[str, str, str]
 
 
-def _legend(encoders: Sequence[str], plain: bool) -> Iterator[Entry]:
-    for at, encoder in enumerate(encoders):
+def _legend(encoders: Sequence[str], plain: bool) -> Iterator[LegendEntry]:
+    for index, encoder in enumerate(encoders):
         sample = f"[{encoder} n: …]" if plain else f" {encoder} n  … "
-        yield sample, DOCK_STYLES[at % len(DOCK_STYLES)], f"docked: read by the encoder {encoder!r}, in n positions"
-    yield "trained", TRAINED, "read by the decoder, and predicted by the position before"
-    yield "{read}" if plain else "read", READ, "read by the decoder, not predicted"
-    yield "‹s›", f"bold {SPECIAL}", "a special token"
+        yield sample, DOCK_STYLES[index % len(DOCK_STYLES)], f"docked: read by the encoder {encoder!r}, in n positions"
+    yield "trained", TRAINED_STYLE, "read by the decoder, and predicted by the previous position"
+    yield "{read}" if plain else "read", READ_STYLE, "read by the decoder, not predicted"
+    yield "‹s›", f"bold {SPECIAL_STYLE}", "a special token"
 
 
-def _masked_legend(objective: str, plain: bool) -> Iterator[Entry]:
+def _masked_legend(objective: str, plain: bool) -> Iterator[LegendEntry]:
     sample = "(read=original)" if plain else "read=original"
-    meaning = "a masked token, and the one to predict"
+    meaning = "a masked token, and its original, which is predicted"
     if objective == "rtd":
-        meaning = "a masked token; the generator fills it, the encoder says of every token whether it is the original"
-    yield sample, MASKED, meaning
-    yield "‹s›", SPECIAL, "a special token"
+        meaning = "a masked token; the generator fills it, the encoder classifies tokens as original or replaced"
+    yield sample, MASKED_STYLE, meaning
+    yield "‹s›", SPECIAL_STYLE, "a special token"

@@ -1,4 +1,4 @@
-"""From sessions to decoder positions: spans tokenised apart and joined as ids."""
+"""Tokenising of sessions: spans are tokenised separately and concatenated as ids."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from metalm_cli.sessions.decoder_tokenizer import DecoderTokenizer
 from metalm_cli.sessions.processors import DockInput, Processor
 from metalm_cli.sessions.spans import Causal, Docked, Session
 
-DOCKED = -1
-"""Stands in :attr:`TokenisedSession.ids` where a dock's position is."""
+DOCKED_ID = -1
+"""Placeholder id of docked positions in :attr:`TokenisedSession.ids`."""
 
 
 @dataclass(frozen=True)
 class TokenisedSession:
-    """A session as decoder positions.
+    """Session as decoder positions.
 
     Args:
-        ids: Token ids, :data:`DOCKED` at docked positions. ``[n]`` int64.
+        ids: Token ids, :data:`DOCKED_ID` at docked positions. ``[n]`` int64.
         trained: Positions whose token is predicted and counted. ``[n]`` bool.
         docks: First position and input of each dock, in order.
-        name: What errors call it.
+        name: Name of the session in error messages.
 
     Example, a dock of three positions and a trained answer with its end token ``2``::
 
@@ -43,12 +43,12 @@ class TokenisedSession:
 
 
 class SessionTokeniser:
-    """Turns sessions into positions for one model.
+    """Tokeniser of sessions for one model.
 
     Args:
-        tokenizer: The decoder's.
-        processors: The encoders', by name. A text dock of an encoder that the model does not have is *lowered* to
-            untrained causal text if the model has no encoders at all, so that a decoder alone runs the same sessions.
+        tokenizer: The decoder's tokenizer.
+        processors: Processors by encoder name. Without encoders, a text dock is converted to untrained causal text, so
+            that a decoder alone reads the same sessions.
     """
 
     def __init__(self, tokenizer: DecoderTokenizer, processors: Mapping[str, Processor]) -> None:
@@ -62,11 +62,12 @@ class SessionTokeniser:
 
         Args:
             session: The session.
-            require_targets: Refuse a session in which nothing is trained.
-            begun: The spans go on from others: no start token, and text is a continuation.
+            require_targets: Raise an error if no token is trained.
+            is_continuation: The spans follow others: no start token is added, and text is a continuation.
 
         Raises:
-            MetalmError: A dock is empty or too long or names no encoder; nothing is there; nothing is trained.
+            MetalmError: A dock is empty or too long or names an unknown encoder; the session is empty; or no token is
+                trained.
         """
         name = session.name or "session"
         spans = self._docks_as_text(session, name)
@@ -75,30 +76,30 @@ class SessionTokeniser:
         docks: list[tuple[int, DockInput]] = []
         first = next((span for span in spans if isinstance(span, Docked) or span.content or span.end), None)
         if first is None:
-            raise MetalmError(f"{name} holds nothing", remedy="give it at least one span with content")
+            raise MetalmError(f"{name} is empty", remedy="add at least one span with content")
         causal = isinstance(first, Causal)
-        if not is_continuation and self.tokenizer.starts_with(causal, causal and first.trained):  # type: ignore[union-attr]
+        if not is_continuation and self.tokenizer.needs_start_token(causal, causal and first.trained):  # type: ignore[union-attr]
             ids.append(self.tokenizer.start_id)
             trained.append(False)
         for span in spans:
             if isinstance(span, Docked):
-                dock = self._dock(span, name)
+                dock = self._prepare_dock(span, name)
                 docks.append((len(ids), dock))
-                ids.extend([DOCKED] * dock.positions)
+                ids.extend([DOCKED_ID] * dock.positions)
                 trained.extend([False] * dock.positions)
             else:
-                new = self._causal(span, is_continuation)
-                ids.extend(new)
-                trained.extend([span.trained] * len(new))
+                span_ids = self._encode_causal(span, is_continuation)
+                ids.extend(span_ids)
+                trained.extend([span.trained] * len(span_ids))
             is_continuation = is_continuation or isinstance(span, Docked) or bool(span.content)
-        marks = np.array(trained, dtype=bool)
-        if require_targets and not marks[1:].any():  # nothing predicts the first position
+        trained_mask = np.array(trained, dtype=bool)
+        if require_targets and not trained_mask[1:].any():  # nothing predicts the first position
             raise MetalmError(
                 f"{name} has no trained token",
-                why="nothing in it would be learned or scored",
-                remedy="mark the answer with trained=True, and see that it is not empty",
+                why="a session without trained tokens is neither learned nor scored",
+                remedy="set trained=True on the answer, and check that it is not empty",
             )
-        return TokenisedSession(np.array(ids, dtype=np.int64), marks, tuple(docks), name)
+        return TokenisedSession(np.array(ids, dtype=np.int64), trained_mask, tuple(docks), name)
 
     def _docks_as_text(self, session: Session, name: str) -> list[Causal | Docked]:
         if self.processors:
@@ -109,29 +110,29 @@ class SessionTokeniser:
                 if not isinstance(span.content, str):
                     raise MetalmError(
                         f"{name} docks {type(span.content).__name__} content into a model without encoders",
-                        why="only text can be read by the decoder instead",
+                        why="the decoder can only read text in place of a dock",
                         remedy="use a model that has the encoder " + repr(span.encoder),
                     )
                 span = Causal(span.content)
             spans.append(span)
         return spans
 
-    def _causal(self, span: Causal, begun: bool) -> list[int]:
+    def _encode_causal(self, span: Causal, is_continuation: bool) -> list[int]:
         if not isinstance(span.content, str):
             ids = list(span.content)
-        elif begun:
-            ids = self.tokenizer.continuation(span.content)
+        elif is_continuation:
+            ids = self.tokenizer.encode_continuation(span.content)
         else:
-            ids = self.tokenizer.first(span.content)
-        return [*ids, self.tokenizer.document_id] if span.end else ids
+            ids = self.tokenizer.encode_start(span.content)
+        return [*ids, self.tokenizer.document_end_id] if span.end else ids
 
-    def _dock(self, span: Docked, name: str) -> DockInput:
+    def _prepare_dock(self, span: Docked, name: str) -> DockInput:
         processor = self.processors.get(span.encoder)
         if processor is None:
             raise MetalmError(
                 f"{name} docks into an encoder {span.encoder!r} that the model does not have",
                 why=f"its encoders: {', '.join(self.processors)}",
-                remedy="name one of them",
+                remedy="dock into one of these encoders",
             )
         try:
             return processor.prepare(span.content)

@@ -1,4 +1,4 @@
-"""Sessions: what MetaLM reads, from left to right.
+"""Sessions: the input of MetaLM, read from left to right.
 
 A session is an ordered list of spans. A :class:`Causal` span is read by the decoder as its own tokens; a
 :class:`Docked` span is read by a bidirectional encoder, whose outputs pass a connector and take one decoder position
@@ -14,7 +14,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Causal:
-    """Text (or token ids) of the decoder itself.
+    """Text or token ids that the decoder reads as its own tokens.
 
     Args:
         content: Text, or decoder token ids.
@@ -29,7 +29,7 @@ class Causal:
 
 @dataclass(frozen=True)
 class Docked:
-    """Content that a named encoder reads whole; never trained.
+    """Content that a named encoder reads; never trained.
 
     Args:
         encoder: Name of the encoder in the model (``text``, ``vision``, ...).

@@ -18,14 +18,12 @@ splits: {splits}
 licence: none
 citation: none
 """
-CLASSES = """\
-fields: {premise: premise, hypothesis: hypothesis}
-answer:
-  label: label
-  class_names: [entailment, not_entailment]
-  verbalizers: {entailment: "yes", not_entailment: "no"}
-metric: {name: accuracy, source: us}
-"""
+CLASSES = (
+    "fields: {premise: premise, hypothesis: hypothesis}\n"
+    "answer: {label: label, class_names: [entailment, not_entailment], "
+    'verbalizers: {entailment: "yes", not_entailment: "no"}}\n'
+    "metric: {name: accuracy, source: us}\n"
+)
 CARD: dict[str, Any] = {
     "cluster": "nli",
     "description": "A task of the tests",

@@ -32,17 +32,17 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def refused(folder: Path, capsys: Any, *arguments: object, code: int = 2, command: str = "finetune") -> str:
+def failure_message(folder: Path, capsys: Any, *arguments: object, code: int = 2, command: str = "finetune") -> str:
     """What the command says when it refuses; nothing may have been written."""
     out = folder / "run"
     capsys.readouterr()
     assert micro.metalm(command, folder / "micro.yaml", *arguments, "--out", out) == code
-    said = capsys.readouterr().err
-    assert said.count("error:") == 1, said
-    assert "Traceback" not in said
-    assert "this is a bug" not in said
+    message = capsys.readouterr().err
+    assert message.count("error:") == 1, message
+    assert "Traceback" not in message
+    assert "this is a bug" not in message
     assert not out.exists()
-    return said
+    return message
 
 
 def edit(path: Path, old: str, new: str) -> None:
@@ -51,116 +51,116 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def rows(folder: Path, change: Any) -> None:
+def change_rows(folder: Path, change: Any) -> None:
     """Change every row of the task."""
     path = folder / "parity.jsonl"
-    made = [json.loads(line) for line in path.read_text().splitlines()]
-    path.write_text("".join(json.dumps(change(one)) + "\n" for one in made))
+    task_rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(change(row)) + "\n" for row in task_rows))
 
 
 def test_a_column_that_is_missing(folder: Path, capsys: Any) -> None:
-    rows(folder, lambda one: {**{key: one[key] for key in ("text", "label")}, "query": one["question"]})
-    said = refused(folder, capsys)
-    assert f"where: {folder}/parity.jsonl:" in said
-    assert "'question' is undefined" in said
-    assert "the row's columns are text, label, query" in said
+    change_rows(folder, lambda row: {**{key: row[key] for key in ("text", "label")}, "query": row["question"]})
+    message = failure_message(folder, capsys)
+    assert f"where: {folder}/parity.jsonl:" in message
+    assert "'question' is undefined" in message
+    assert "the row's columns are text, label, query" in message
 
 
 def test_a_label_out_of_range(folder: Path, capsys: Any) -> None:
-    rows(folder, lambda one: {**one, "label": -1})
-    said = refused(folder, capsys)
-    assert "answer.label: got -1, expected 0 to 1 or one of no, yes" in said
-    assert "set `where` to leave them out" in said
+    change_rows(folder, lambda row: {**row, "label": -1})
+    message = failure_message(folder, capsys)
+    assert "answer.label: got -1, expected 0 to 1 or one of no, yes" in message
+    assert "set `where` to leave them out" in message
 
 
 def test_a_text_that_is_empty(folder: Path, capsys: Any) -> None:
-    rows(folder, lambda one: {**one, "text": "  "})
-    assert "fields.text: the text is empty" in refused(folder, capsys)
+    change_rows(folder, lambda row: {**row, "text": "  "})
+    assert "fields.text: the text is empty" in failure_message(folder, capsys)
 
 
 def test_options_without_the_answer(folder: Path, capsys: Any) -> None:
     card = folder / "parity.yaml"
     label = 'answer: {label: label, class_names: [no, yes], verbalizers: {no: "no", yes: "yes"}}'
     edit(card, label, "answer: {options: choices, text: right}")
-    rows(folder, lambda one: {**one, "choices": ["red", "blue"], "right": "green"})
-    assert "the answer 'green' is not among the options red, blue" in refused(folder, capsys)
+    change_rows(folder, lambda row: {**row, "choices": ["red", "blue"], "right": "green"})
+    assert "the answer 'green' is not among the options red, blue" in failure_message(folder, capsys)
 
 
 def test_a_typo_in_a_template_field(folder: Path, capsys: Any) -> None:
     edit(folder / "words" / "parity.yaml", "{{ question }}\n      {{ options }}", "{{ qestion }}\n      {{ options }}")
-    said = refused(folder, capsys)
-    assert "reads qestion, which the card does not have" in said
-    assert "text, question" in said
+    message = failure_message(folder, capsys)
+    assert "reads qestion, which the card does not have" in message
+    assert "text, question" in message
 
 
 def test_a_card_with_several_mistakes_names_them_all(folder: Path, capsys: Any) -> None:
     card = folder / "parity.yaml"
     edit(card, "core: false", "cor: false")
     edit(card, "name: accuracy", "name: acuracy")
-    edit(card, "cut: tail", "cut: tall")
-    said = refused(folder, capsys)
-    assert "task card parity has 3 problems" in said
-    assert "did you mean tail?" in said
-    assert "did you mean core?" in said
-    assert "did you mean accuracy?" in said
+    edit(card, "truncate: tail", "truncate: tall")
+    message = failure_message(folder, capsys)
+    assert "task card parity has 3 problems" in message
+    assert "did you mean tail?" in message
+    assert "did you mean core?" in message
+    assert "did you mean accuracy?" in message
 
 
-def test_an_expression_that_is_none(folder: Path, capsys: Any) -> None:
+def test_an_invalid_expression(folder: Path, capsys: Any) -> None:
     edit(folder / "parity.yaml", "text: text", 'text: "text |"')
-    assert "is no expression" in refused(folder, capsys)
+    assert "is no expression" in failure_message(folder, capsys)
 
 
 def test_a_collection_that_is_not_there(folder: Path, capsys: Any) -> None:
-    said = refused(folder, capsys, "--templates", "flam")
-    assert "there is no collection of templates flam" in said
-    assert "flan" in said
+    message = failure_message(folder, capsys, "--templates", "flam")
+    assert "there is no collection of templates flam" in message
+    assert "flan" in message
 
 
 def test_a_task_that_is_not_there(folder: Path, capsys: Any) -> None:
-    said = refused(folder, capsys, "--task", "rtte")
-    assert "no task is named rtte" in said
-    assert "did you mean rte?" in said
+    message = failure_message(folder, capsys, "--task", "rtte")
+    assert "no task is named rtte" in message
+    assert "did you mean rte?" in message
 
 
 def test_nothing_is_left_to_train_on(folder: Path, capsys: Any) -> None:
-    said = refused(folder, capsys, "data.hold_out=[parity]")
-    assert "no task is left to train on" in said
+    message = failure_message(folder, capsys, "data.hold_out=[parity]")
+    assert "no task is left to train on" in message
 
 
-def test_rows_that_cannot_be_had(folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unavailable_rows(folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METALM_DATA", str(folder))
     monkeypatch.setenv("HF_HUB_CACHE", str(folder / "cache"))
-    said = refused(folder, capsys, "--task", "rte", "--task", "cb", "--templates", "plain", "--offline")
-    assert "the rows of 2 tasks cannot be had: rte, cb" in said
-    assert "--data-root" in said
+    message = failure_message(folder, capsys, "--task", "rte", "--task", "cb", "--templates", "plain", "--offline")
+    assert "the rows of 2 tasks cannot be had: rte, cb" in message
+    assert "--data-root" in message
 
 
 def test_nothing_fits(folder: Path, capsys: Any) -> None:
-    said = refused(folder, capsys, "data.sequence_length=16")
-    assert "do not fit into 16 positions" in said
-    assert "raise data.sequence_length" in said
+    message = failure_message(folder, capsys, "data.sequence_length=16")
+    assert "do not fit into 16 positions" in message
+    assert "raise data.sequence_length" in message
 
 
-def test_a_base_that_is_no_language_model(folder: Path, capsys: Any, tmp_path: Path) -> None:
+def test_a_base_that_is_not_a_language_model(folder: Path, capsys: Any, tmp_path: Path) -> None:
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "config.json").write_text('{"model_type": "bert", "hidden_size": 8}')
-    said = refused(folder, capsys, "--model", tmp_path / "base")
-    assert "error:" in said
+    message = failure_message(folder, capsys, "--model", tmp_path / "base")
+    assert "error:" in message
 
 
 def test_a_recipe_of_another_command(folder: Path, capsys: Any) -> None:
-    said = refused(folder, capsys, command="instruct")
-    assert "command" in said
-    assert "instruct" in said
+    message = failure_message(folder, capsys, command="instruct")
+    assert "command" in message
+    assert "instruct" in message
 
 
 def test_no_model_and_no_run_to_begin_from(folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     capsys.readouterr()
     assert micro.metalm("finetune", "world", "--out", folder / "run") == 2
-    said = capsys.readouterr().err
-    assert "there is no pretrain run to begin from" in said
-    assert "metalm pretrain small" in said
+    message = capsys.readouterr().err
+    assert "there is no pretrain run to begin from" in message
+    assert "metalm pretrain small" in message
 
 
 def test_a_broken_row_in_the_middle_stops_the_run_with_its_line(folder: Path, capsys: Any) -> None:
@@ -169,9 +169,9 @@ def test_a_broken_row_in_the_middle_stops_the_run_with_its_line(folder: Path, ca
     path.write_text("\n".join([*lines[:5], '{"text": "broken', *lines[6:]]) + "\n")
     capsys.readouterr()
     code = micro.metalm("finetune", folder / "micro.yaml", "train.steps=9", "--out", folder / "run")
-    said = capsys.readouterr().err
+    message = capsys.readouterr().err
     assert code in (1, 2)
-    assert f"{path}:6" in said
+    assert f"{path}:6" in message
     assert "Traceback" not in said
 
 
@@ -207,10 +207,10 @@ def test_the_shipped_recipes_run(bases: dict[str, Path], name: str, tmp_path: Pa
     assert lineage["ancestors"][0]["lineage"]["command"] == "pretrain"
 
 
-def test_every_shipped_recipe_is_tried_here() -> None:
+def test_every_shipped_recipe_is_tested_here() -> None:
     from metalm_cli.config.locate import find_recipe, shipped_names
     from metalm_cli.config.resolution import command_of
 
     # Those of the demo are run by it, in test_demo.
-    shipped = [one for one in shipped_names() if not one.startswith("demo/")]
-    assert {one for one in shipped if command_of(find_recipe(one)) != "pretrain"} == {*SHIPPED, *TWINS}
+    shipped = [name for name in shipped_names() if not name.startswith("demo/")]
+    assert {name for name in shipped if command_of(find_recipe(name)) != "pretrain"} == {*SHIPPED, *TWINS}

@@ -45,13 +45,13 @@ def test_a_dry_run_writes_nothing(
     assert micro.metalm("pretrain", recipe, "--dry-run") == 0
     assert micro.metalm("pretrain", recipe, "--dry-run", "--out", tmp_path / "run") == 0
     assert list(tmp_path.iterdir()) == [recipe]
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for word in ("decoder", "encoders.text", "memory", "probe", "steps: 6", "micro.yaml:26", "defaults"):
-        assert word in said
+        assert word in output
 
 
 def test_the_run_folder(finished: Path) -> None:
-    assert {one.name for one in finished.iterdir()} == {
+    assert {path.name for path in finished.iterdir()} == {
         ".lock",
         "checkpoints",
         "data.json",
@@ -81,10 +81,10 @@ def test_the_run_folder(finished: Path) -> None:
         }
 
 
-def test_what_became_of_the_data_is_said_at_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_counts_are_printed_at_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, more = tmp_path / "run", ["data.validation.hold_out_every=2"]
     assert micro.metalm("pretrain", micro.write_recipe(tmp_path), "train.log_every=6", *more, "--out", out) == 0
-    (line,) = (one for one in capsys.readouterr().err.splitlines() if "| data: " in one)
+    (line,) = (text for text in capsys.readouterr().err.splitlines() if "| data: " in text)
     last = micro.records(out)[-1]
     assert last["split_documents"] > 0
     assert last["validation_documents"] > 0
@@ -97,7 +97,7 @@ def test_what_became_of_the_data_is_said_at_the_end(tmp_path: Path, capsys: pyte
 
 def test_the_model_folder(finished: Path) -> None:
     model = finished / "model"
-    files = {str(one.relative_to(model)) for one in model.rglob("*") if one.is_file()}
+    files = {str(path.relative_to(model)) for path in model.rglob("*") if path.is_file()}
     assert files >= {
         "config.json",
         "model.safetensors",
@@ -125,7 +125,7 @@ def test_without_out_a_run_is_named_after_its_recipe_and_latest_links_to_it(
     monkeypatch.chdir(tmp_path)
     recipe = micro.write_recipe(tmp_path)
     assert micro.metalm("pretrain", recipe, "train.steps=2") == 0
-    (run,) = (one for one in (tmp_path / "runs").iterdir() if one.name != "latest")
+    (run,) = (path for path in (tmp_path / "runs").iterdir() if path.name != "latest")
     assert run.name.startswith("micro-")
     assert (tmp_path / "runs" / "latest").resolve() == run
 
@@ -169,7 +169,7 @@ def test_tensorboard_gets_the_records(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["run", "model"])
-def test_going_on_from_a_finished_model(finished: Path, tmp_path: Path, what: str) -> None:
+def test_training_a_finished_model_further(finished: Path, tmp_path: Path, what: str) -> None:
     base = finished if what == "run" else finished / "model"
     text = yaml.safe_load(micro.RECIPE)
     del text["model"]
@@ -203,9 +203,9 @@ def test_ancestors_are_found_where_the_run_found_them(
     (tmp_path / "kept" / "base" / "lineage.json").write_text('{"format": ')
     capsys.readouterr()
     assert micro.metalm("pretrain", recipe, "train.steps=2", "--model", name, "--out", tmp_path / "bad") == 2
-    said = capsys.readouterr().err
-    assert said.count("error:") == 1
-    assert str(tmp_path / "kept" / "base" / "lineage.json") in said
+    message = capsys.readouterr().err
+    assert message.count("error:") == 1
+    assert str(tmp_path / "kept" / "base" / "lineage.json") in message
     assert not (tmp_path / "bad").exists()
 
 
@@ -214,12 +214,12 @@ def test_an_encoder_named_decoder_keeps_a_tokenizer_of_its_own(tmp_path: Path, m
 
     text = yaml.safe_load(micro.RECIPE)
     text["model"]["encoders"] = {"decoder": text["model"]["encoders"]["text"]}
-    text["model"]["encoders"]["decoder"]["tokenizer"]["train"]["vocab_size"] = 350
+    text["model"]["encoders"]["decoder"]["tokenizer"]["new"]["vocab_size"] = 350
     recipe, out = micro.write_recipe(tmp_path, yaml.safe_dump(text)), tmp_path / "run"
     assert micro.metalm("pretrain", recipe, "train.checkpoint_every=3", "--out", out) == 0
-    kept = [json.loads((out / "tokenizers" / part / "tokenizer.json").read_text()) for part in PARTS]
-    assert [len(one["model"]["vocab"]) for one in kept] == [400, 350]
-    again = micro.rewound(out, tmp_path / "again", 3)
+    tokenizers = [json.loads((out / "tokenizers" / part / "tokenizer.json").read_text()) for part in PARTS]
+    assert [len(tokenizer["model"]["vocab"]) for tokenizer in tokenizers] == [400, 350]
+    again = micro.interrupted_copy(out, tmp_path / "again", 3)
     monkeypatch.delattr(part_loader, "train_tokenizer")  # a resumed run trains none
     assert micro.metalm("pretrain", "--out", again, "--resume") == 0
     micro.assert_same_run(out, again, 6)
@@ -282,14 +282,14 @@ def test_the_small_recipes_run(tmp_path: Path, name: str) -> None:
     assert len(micro.losses(tmp_path / "run")) == 2
 
 
-def test_every_shipped_recipe_is_tried_here() -> None:
+def test_every_shipped_recipe_is_tested_here() -> None:
     from metalm_cli.config.locate import find_recipe, shipped_names
     from metalm_cli.config.resolution import command_of
 
-    tried = {*SHIPPED, *FROM_THE_HUB, "paper/gpt-same-decoder", "paper/gpt-same-total"}
+    tested = {*SHIPPED, *FROM_THE_HUB, "paper/gpt-same-decoder", "paper/gpt-same-total"}
     # Those of the demo are run by it, in test_demo.
-    shipped = [one for one in shipped_names() if not one.startswith("demo/")]
-    assert {one for one in shipped if command_of(find_recipe(one)) == "pretrain"} == tried
+    shipped = [name for name in shipped_names() if not name.startswith("demo/")]
+    assert {name for name in shipped if command_of(find_recipe(name)) == "pretrain"} == tested
 
 
 @pytest.mark.parametrize("name", FROM_THE_HUB)
@@ -300,14 +300,14 @@ def test_recipes_that_need_the_hub_say_so_offline(
     for variable in ("METALM_DATA", "METALM_CHECKPOINTS"):
         monkeypatch.delenv(variable, raising=False)
     assert micro.metalm("pretrain", name, "--offline", "--out", tmp_path / "run") == 2
-    said = capsys.readouterr().err
-    assert said.count("error:") == 1
-    assert "remedy:" in said
-    assert "Traceback" not in said
+    message = capsys.readouterr().err
+    assert message.count("error:") == 1
+    assert "remedy:" in message
+    assert "Traceback" not in message
     assert not (tmp_path / "run").exists()
 
 
-def test_a_shipped_recipe_on_checkpoints_that_are_at_hand(
+def test_a_shipped_recipe_on_local_checkpoints(
     checkpoints: Any, data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     llama = checkpoints("stories260k-llama")

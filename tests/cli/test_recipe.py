@@ -35,23 +35,23 @@ def test_list_is_a_table_on_a_terminal(
     console.stdout.cache_clear()
     assert run(["recipe", "list"]) == 0
     console.stdout.cache_clear()
-    shown = capsys.readouterr().out
-    assert "paper/language-1.3b" in shown
-    assert "\t" not in shown
+    output = capsys.readouterr().out
+    assert "paper/language-1.3b" in output
+    assert "\t" not in output
 
 
-def test_show_is_a_recipe_with_the_place_of_each_value(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_show_prints_a_recipe_with_the_origin_of_each_value(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert run(["recipe", "show", "small", "train.steps=77", "data.sources.0.path=a#b.jsonl"]) == 0
-    shown = capsys.readouterr().out
-    assert "steps: 77" in shown
-    lines = {line.split(":")[0].strip(): line for line in shown.splitlines()}
+    output = capsys.readouterr().out
+    assert "steps: 77" in output
+    lines = {line.split(":")[0].strip(): line for line in output.splitlines()}
     assert lines["steps"].endswith("# command line")
     assert "# small.yaml:" in lines["batch_size"]
-    assert lines["clip"].endswith("# base.yaml:15")
+    assert lines["gradient_clip"].endswith("# base.yaml:15")
     assert lines["keep"].endswith("# default")
-    assert "# data.sources.0.world" in shown
+    assert "# data.sources.0.world" in output
     path = tmp_path / "again.yaml"
-    path.write_text(shown)
+    path.write_text(output)
     again = resolve("pretrain", str(path)).recipe
     first = resolve("pretrain", "small", ["train.steps=77", "data.sources.0.path=a#b.jsonl"]).recipe
     assert again.model_dump(exclude={"extends"}) == first.model_dump(exclude={"extends"})
@@ -61,7 +61,7 @@ def test_check_prints_ok_or_every_problem(capsys: pytest.CaptureFixture[str]) ->
     assert run(["recipe", "check"]) == 0
     assert capsys.readouterr().out == "small: ok\n"
     assert run(["recipe", "check", "base"]) == 0
-    assert capsys.readouterr().out == "base: ok, for other recipes to extend\n"
+    assert capsys.readouterr().out == "base: ok (a base for other recipes)\n"
     assert run(["recipe", "check", "small", "train.stepz=1", "train.gradient_clip=-1"]) == 2
     caught = capsys.readouterr()
     assert caught.out == ""
@@ -69,7 +69,7 @@ def test_check_prints_ok_or_every_problem(capsys: pytest.CaptureFixture[str]) ->
     assert "train.gradient_clip: got -1, expected a number above 0 or null" in caught.err
 
 
-def test_check_says_what_was_dropped(capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_prints_dropped_keys(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["recipe", "check", "small", "--model", "runs/x"]) == 0
     assert "note: model.decoder (" in capsys.readouterr().out
 
@@ -78,7 +78,7 @@ def test_schema(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["recipe", "schema"]) == 0
     assert json.loads(capsys.readouterr().out) == reference_docs.json_schema()
     assert run(["recipe", "schema", "--markdown"]) == 0
-    assert capsys.readouterr().out == reference_docs.markdown()
+    assert capsys.readouterr().out == reference_docs.markdown_reference()
 
 
 def test_completion_of_recipes() -> None:
@@ -90,9 +90,9 @@ def test_completion_of_recipes() -> None:
 
 def test_completion_of_keys_and_values() -> None:
     assert ("train.schedule=", "After warm-up, down to 0.") in complete_override("train.s")
-    assert [found for found, _ in complete_override("train.precision=b")] == ["train.precision=bf16"]
+    assert [key for key, _ in complete_override("train.precision=b")] == ["train.precision=bf16"]
     assert complete_override("train.steps=") == []
-    assert {"pile"} <= {found for found, _ in complete_argument("pi")}
+    assert {"pile"} <= {completion for completion, _ in complete_argument("pi")}
     assert complete_argument("no-such") == []
 
 

@@ -45,9 +45,9 @@ def test_all_problems_at_once_each_on_its_line(tmp_path: Path) -> None:
     assert lines == {
         "learning_rate": 18,
         "model.decoder.tokeniser": 2,
-        "model.decoder.tokenizer.train.vocab_size": 2,
+        "model.decoder.tokenizer.new.vocab_size": 2,
         "model.decoder.config.model_type": 2,
-        "model.encoders.text.train": 4,
+        "model.encoders.text.trains": 4,
         "model.encoders.text.max_length": 4,
         "model.encoders.text.tokenizer": 4,
         "data.sources.0.name": 7,
@@ -63,7 +63,7 @@ def test_all_problems_at_once_each_on_its_line(tmp_path: Path) -> None:
     }
     assert found["learning_rate"].remedy == "did you mean train.learning_rate?"
     assert found["model.decoder.tokeniser"].remedy == "did you mean tokenizer?"
-    assert found["model.decoder.tokenizer.train.vocab_size"].remedy == "write 10000"
+    assert found["model.decoder.tokenizer.new.vocab_size"].remedy == "write 10000"
     assert found["model.encoders.text.max_length"].remedy == "write 512"
     assert found["data.isolate_documents"].remedy == "write false"
     assert found["data.isolate_documents"].message == "got 'no', expected true or false"

@@ -12,13 +12,13 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def test_the_reference_is_what_the_schema_says() -> None:
-    assert (REPOSITORY / "docs" / "recipes.md").read_text() == reference_docs.markdown(), (
+    assert (REPOSITORY / "docs" / "recipes.md").read_text() == reference_docs.markdown_reference(), (
         "run: metalm recipe schema --markdown > docs/recipes.md"
     )
 
 
 def test_the_reference_names_every_key_with_a_description() -> None:
-    text = reference_docs.markdown()
+    text = reference_docs.markdown_reference()
     for key, _, name, field in (one for recipe in RECIPES.values() for one in schema_types.walk_keys(recipe)):
         assert f"| `{name}` |" in text, key
         if name != "name":
@@ -45,14 +45,14 @@ def test_json_schema_requires_nothing_that_an_extended_recipe_may_give() -> None
 
 
 def test_keys_and_choices_for_completion() -> None:
-    keys = reference_docs.keys()
+    keys = reference_docs.settable_keys()
     assert keys["train.learning_rate"] == "Peak learning rate."
-    assert {"data.sources.0.path", "model.encoders.text.train", "objective.mask_rate"} <= set(keys)
+    assert {"data.sources.0.path", "model.encoders.text.trains", "objective.mask_rate"} <= set(keys)
     assert "extends" not in keys
-    assert reference_docs.choices("train.schedule") == ["linear", "cosine", "constant"]
-    assert reference_docs.choices("train.compile") == ["true", "false"]
-    assert reference_docs.choices("objective.name") == ["semi_causal", "causal", "prefix", "mlm", "rtd"]
-    assert reference_docs.choices("train.steps") == []
+    assert reference_docs.key_choices("train.schedule") == ["linear", "cosine", "constant"]
+    assert reference_docs.key_choices("train.compile") == ["true", "false"]
+    assert reference_docs.key_choices("objective.name") == ["semi_causal", "causal", "prefix", "mlm", "rtd"]
+    assert reference_docs.key_choices("train.steps") == []
 
 
 def _words_in_source() -> set[str]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metalm_cli.config import Resolved, resolve, split_arguments
+from metalm_cli.config import ResolvedRecipe, resolve, split_arguments
 from metalm_cli.errors import MetalmError
 
 MINIMAL = """\
@@ -39,7 +39,7 @@ def write(name: str, text: str) -> str:
     return name
 
 
-def dropped(resolved: Resolved) -> list[str]:
+def dropped(resolved: ResolvedRecipe) -> list[str]:
     return [entry.key for entry in resolved.dropped]
 
 

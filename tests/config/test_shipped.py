@@ -12,7 +12,7 @@ import pytest
 
 from metalm_cli.config import resolve
 from metalm_cli.config.locate import find_recipe, shipped_names, shipped_root
-from metalm_cli.config.resolution import unreadable_recipe_problems
+from metalm_cli.config.resolution import base_recipe_problems
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -21,8 +21,8 @@ REPOSITORY = Path(__file__).parents[2]
 def test_shipped_recipes_hold_and_describe_themselves(name: str) -> None:
     resolved = resolve(None, name)
     assert resolved.recipe.description
-    assert resolved.found.shipped
-    assert resolved.found.path.read_text().startswith("#")
+    assert resolved.recipe_file.shipped
+    assert resolved.recipe_file.path.read_text().startswith("#")
 
 
 def test_the_promised_recipes_are_there() -> None:
@@ -43,7 +43,7 @@ def test_the_promised_recipes_are_there() -> None:
         "flan",
     }
     assert "base" not in shipped_names()
-    assert unreadable_recipe_problems(find_recipe("base")) == []
+    assert base_recipe_problems(find_recipe("base")) == []
 
 
 def test_the_papers_settings() -> None:
@@ -55,7 +55,7 @@ def test_the_papers_settings() -> None:
     shape = ("num_hidden_layers", "hidden_size", "num_attention_heads")
     assert [decoder.config[key] for key in shape] == [24, 2048, 32]
     assert [encoder.config[key] for key in shape] == [24, 1024, 16]
-    assert (decoder.dropout or decoder.config["dropout"], encoder.dropout, encoder.train) == (0.0, 0.1, "last_2")
+    assert (decoder.dropout or decoder.config["dropout"], encoder.dropout, encoder.trains) == (0.0, 0.1, "last_2")
     assert (encoder.max_length, recipe.data.sequence_length, recipe.data.isolate_documents) == (512, 2048, False)
     assert recipe.objective.model_dump() == {"name": "semi_causal", "span_length": [64, 128], "span_fraction": 0.25}
     train = recipe.train

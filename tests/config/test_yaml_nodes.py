@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metalm_cli.config.yaml_nodes import parse, scalar, to_flow_yaml
+from metalm_cli.config.yaml_nodes import parse_yaml, parse_scalar, to_flow_yaml
 from metalm_cli.errors import Exit, MetalmError
 
 EXPECTED = {
@@ -41,17 +41,17 @@ EXPECTED = {
 
 @pytest.mark.parametrize(("text", "value"), EXPECTED.items())
 def test_scalars_of_the_core_schema(text: str, value: object) -> None:
-    got = scalar(text)
+    got = parse_scalar(text)
     assert got == value
     assert type(got) is type(value)
 
 
 def test_quoted_scalars_are_text() -> None:
-    assert parse("a: '1'\nb: \"true\"\nc: |\n  3\n", "f").plain() == {"a": "1", "b": "true", "c": "3\n"}
+    assert parse_yaml("a: '1'\nb: \"true\"\nc: |\n  3\n", "f").plain() == {"a": "1", "b": "true", "c": "3\n"}
 
 
 def test_every_value_has_the_line_of_its_key() -> None:
-    root = parse("a:\n  b: 1\n\n  c:\n    - x\n    - {d: 2}\n", "r.yaml")
+    root = parse_yaml("a:\n  b: 1\n\n  c:\n    - x\n    - {d: 2}\n", "r.yaml")
     assert root.value["a"].where == "r.yaml:1"
     inner = root.value["a"].value
     assert (inner["b"].where, inner["c"].where) == ("r.yaml:2", "r.yaml:4")
@@ -60,7 +60,7 @@ def test_every_value_has_the_line_of_its_key() -> None:
 
 
 def test_anchors_are_copied() -> None:
-    assert parse("a: &x {d: 1}\nb: *x\n", "f").plain() == {"a": {"d": 1}, "b": {"d": 1}}
+    assert parse_yaml("a: &x {d: 1}\nb: *x\n", "f").plain() == {"a": {"d": 1}, "b": {"d": 1}}
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_anchors_are_copied() -> None:
 )
 def test_what_is_refused_names_its_line(text: str, where: str, said: str) -> None:
     with pytest.raises(MetalmError) as caught:
-        parse(text, "f")
+        parse_yaml(text, "f")
     assert caught.value.where == where
     assert said in str(caught.value)
     assert caught.value.exit_code is Exit.USAGE
@@ -96,7 +96,7 @@ def test_an_alias_bomb_ends_soon() -> None:
     bomb += "".join(f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9))
     start = time.process_time()
     with pytest.raises(MetalmError, match="too many values"):
-        parse(bomb, "f")
+        parse_yaml(bomb, "f")
     assert time.process_time() - start < 5
 
 
@@ -119,10 +119,10 @@ def test_what_is_written_is_read_back(value: object) -> None:
         return
     text = to_flow_yaml({"k": value})
     assert "\n" not in text
-    assert parse(text, "f").plain() == {"k": value}
+    assert parse_yaml(text, "f").plain() == {"k": value}
 
 
 @pytest.mark.parametrize("text", [key for key in EXPECTED if key != "="])
 def test_text_that_looks_like_a_value_is_quoted_for_readers_of_both_versions(text: str) -> None:
     assert yaml.safe_load(to_flow_yaml({"k": text})) == {"k": text}
-    assert parse(to_flow_yaml({"k": text}), "f").plain() == {"k": text}
+    assert parse_yaml(to_flow_yaml({"k": text}), "f").plain() == {"k": text}

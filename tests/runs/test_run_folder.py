@@ -29,7 +29,7 @@ def create(root: Path, out: Path | None = None, name: str = "small", resume: boo
 
 
 def finish(run: RunFolder, text: str = "weights") -> None:
-    with run.finishing() as folder:
+    with run.write_result() as folder:
         (folder / "config.json").write_text(text)
 
 
@@ -192,7 +192,7 @@ def test_files_are_written_whole_and_inside(tmp_path: Path, monkeypatch) -> None
 
 def test_a_run_is_finished_when_its_model_stands_there(tmp_path: Path) -> None:
     with create(tmp_path, tmp_path / "run") as run:
-        with pytest.raises(ZeroDivisionError), run.finishing() as folder:
+        with pytest.raises(ZeroDivisionError), run.write_result() as folder:
             _ = (folder / "config.json").write_text("half") // is_finished(run.path)
         assert os.listdir(run.path) == [".lock"]
         finish(run, "first")
@@ -205,7 +205,7 @@ def test_a_run_is_finished_when_its_model_stands_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "x"), SafetensorError("I/O error: x (os error 28)")])
 def test_a_model_that_finds_no_space(tmp_path: Path, error: Exception) -> None:
     with create(tmp_path, tmp_path / "run") as run:
-        with pytest.raises(MetalmError, match="no space left: cannot write model/"), run.finishing():
+        with pytest.raises(MetalmError, match="no space left: cannot write model/"), run.write_result():
             raise error
         assert not is_finished(run.path)
 
@@ -250,6 +250,7 @@ def test_the_environment_names_versions_and_nobody() -> None:
 
 
 def test_importing_it_brings_no_torch() -> None:
-    modules = "run_folder, metrics, signals, progress, files"
-    code = f"import sys; from metalm_cli.training import {modules}; print('torch' in sys.modules)"
+    modules = ("runs.folder", "runs.metrics_log", "common.signals", "common.atomic_files", "training.progress")
+    imports = "; ".join(f"import metalm_cli.{module}" for module in modules)
+    code = f"import sys; {imports}; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

@@ -9,7 +9,7 @@ import pytest
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks import Card
-from metalm_cli.templates import Collection, read_templates
+from metalm_cli.templates import TemplateCollection, read_templates
 from metalm_cli.templates.lint.card_rules import card_problems, swapped_class_names
 from metalm_cli.templates.lint.linter import lint_collection, lint_file
 from metalm_cli.templates.lint.rules import RULES
@@ -97,7 +97,7 @@ CHOICES = {"options": "choices", "index": "right"}
         ("doubled-punctuation", template("{{ premise }}.. So: {{ hypothesis }}\n{{ options }}"), {}),
         ("loose-punctuation", template("{{ premise }} . {{ hypothesis }}\n{{ options }}"), {}),
         ("loose-punctuation", template("{{ options }}\n{{ premise }}\n{{ hypothesis }},"), {}),
-        ("not-marked-turned", template(target="{{ hypothesis }}"), {}),
+        ("not-marked-inverted", template(target="{{ hypothesis }}"), {}),
         ("wrongly-inverted", template(inverted=True), {}),
         (
             "target-in-input",
@@ -188,8 +188,8 @@ def test_a_text_is_read_in_all_its_cases() -> None:
         "{{ a }}, y",
         "{{ a }}",
     }
-    assert found.printed == {"a", "c"}
-    assert found.read == {"a", "b", "c", "d", "e"}
+    assert found.printed_names == {"a", "c"}
+    assert found.read_names == {"a", "b", "c", "d", "e"}
     many = TemplateAst("{{ 'x' if a else 'y' }}" * 40)
     assert len(many.wordings) == 64
 
@@ -200,11 +200,11 @@ def test_a_problem_shows_where_it_is() -> None:
     ]
 
 
-def write(folder: Path, **files: str) -> Collection:
+def write(folder: Path, **files: str) -> TemplateCollection:
     for name, text in files.items():
         (folder / f"{name}.yaml").write_text(text)
     read_templates.cache_clear()
-    return Collection(str(folder))
+    return TemplateCollection(str(folder))
 
 
 def test_a_collection_gives_findings_with_their_lines(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_a_collection_gives_findings_with_their_lines(tmp_path: Path) -> None:
     ]
     assert found[0].severity == "warning"
     assert all(one.remedy for one in found)
-    assert [one.rule for one in lint_collection(collection, [make_card()], others=False)] == ["doubled-space"]
+    assert [one.rule for one in lint_collection(collection, [make_card()], include_unserved=False)] == ["doubled-space"]
 
 
 def test_what_the_generic_file_allows_holds_for_all(tmp_path: Path) -> None:
@@ -242,4 +242,4 @@ def test_what_the_generic_file_allows_holds_for_all(tmp_path: Path) -> None:
 def test_every_rule_can_be_told() -> None:
     assert all(rule.remedy for rule in RULES.values())
     with pytest.raises(MetalmError, match="no collection"):
-        Collection("nowhere/at/all")
+        TemplateCollection("nowhere/at/all")

@@ -21,7 +21,7 @@ TASKS = """
 command: finetune
 data:
   tasks: [FOLDER/parity.yaml, FOLDER/other.yaml]
-  templates: {collection: FOLDER/words, choose: index}
+  templates: {collection: FOLDER/words, template_sampling: index}
   sequence_length: 96
   validation: {examples: 2}
 train:
@@ -252,7 +252,7 @@ def test_two_processes_train_the_same_adapters(folder: Path, tmp_path: Path) -> 
     (folder / "still-base" / "config.json").write_text(json.dumps(config))
     shutil.copy(folder / "micro.yaml", folder / "nodrop.yaml")
     assert micro.metalm(*line, "--out", tmp_path / "one") == 0
-    codes, printed = micro.together([*line, "--out", tmp_path / "two"], tmp_path, 2)
+    codes, printed = micro.run_processes([*line, "--out", tmp_path / "two"], tmp_path, 2)
     assert codes == [0, 0], printed
     assert micro.losses(tmp_path / "one") == pytest.approx(micro.losses(tmp_path / "two"), abs=2e-5)
     for name in ("decoder", "encoders/text"):

@@ -35,7 +35,7 @@ model:
       dropout: 0.0
 data:
   tasks: [FOLDER/parity.yaml, FOLDER/other.yaml, FOLDER/long.yaml]
-  templates: {collection: FOLDER/words, choose: index}
+  templates: {collection: FOLDER/words, template_sampling: index}
   sequence_length: 128
   validation: {examples: 4}
 train:
@@ -92,8 +92,8 @@ def runs(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
         if not out.exists():
             arguments, world, environment = WAYS[way]
             line = ["finetune", recipe, *arguments, f"train.loss_average={average}", "--out", out]
-            codes, printed = micro.together(
-                line, folder, world, environment, lambda rank: micro.watch(Path(f"{out}.{rank}"))
+            codes, printed = micro.run_processes(
+                line, folder, world, environment, lambda rank: micro.watch_steps(Path(f"{out}.{rank}"))
             )
             assert codes == [0] * world, "\n".join(printed)
         return out
@@ -134,7 +134,7 @@ def test_the_averages_differ(runs: Runs) -> None:
 @pytest.mark.parametrize("way", ["pack", "two"])
 def test_a_step_reads_exactly_its_numbers(runs: Runs, way: str) -> None:
     out = runs(way)
-    ranks = [micro.seen(Path(f"{out}.{rank}")) for rank in range(WAYS[way][1])]
+    ranks = [micro.watched_steps(Path(f"{out}.{rank}")) for rank in range(WAYS[way][1])]
     for step, shares in enumerate(zip(*ranks, strict=True)):
         numbers = sorted(n for one in shares for batch in one["numbers"] for n in batch)
         assert numbers == list(range(step * 8, step * 8 + 8))
@@ -165,7 +165,7 @@ def test_resumed_equals_uninterrupted(recipe: Path, more: list[str], tmp_path: P
     line = ["finetune", recipe, *more, "train.steps=6", "train.checkpoint_every=2", "train.keep_checkpoints=9"]
     assert micro.metalm(*line, "--out", whole) == 0
     assert micro.metalm(*line, "--out", parts) == 0
-    cut = micro.rewound(parts, tmp_path / "cut", 2)
+    cut = micro.interrupted_copy(parts, tmp_path / "cut", 2)
     assert micro.metalm("finetune", "--resume", "--out", cut) == 0
     assert micro.records(cut, "") == micro.records(whole, "")
     left, right = weights(cut), weights(whole)

@@ -12,11 +12,11 @@ from transformers import StoppingCriteria
 
 from metalm_cli.sessions import DecoderTokenizer
 
-BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 """A piece that stands for one byte, as SentencePiece spells what its vocabulary lacks."""
-BROKEN = "\ufffd"
+REPLACEMENT_CHARACTER = "\ufffd"
 """Stands where bytes are no character, or no whole one yet."""
-EVERY = 4
+CHECK_INTERVAL = 4
 """Tokens between two looks for stop texts in a batch."""
 
 
@@ -37,15 +37,15 @@ class TextStream:
         self.text = ""
         """What is certain."""
         self._special = set(tokenizer.tokenizer.all_special_ids) - {tokenizer.paragraph_id}
-        self._tidies = _tidies(tokenizer.tokenizer)
+        self._cleans_up = _cleans_up_spaces(tokenizer.tokenizer)
 
     def push(self, token: int) -> str:
         """Take a token; returns all text that is certain now, which begins with what was certain before."""
         self.ids.append(token)
         if token in self._special or self._is_byte(token):
             return self.text
-        text = self.tokenizer.decode(self.ids).rstrip(BROKEN)
-        if self._tidies:
+        text = self.tokenizer.decode(self.ids).rstrip(REPLACEMENT_CHARACTER)
+        if self._cleans_up:
             text = text[: max(0, text.rfind(" ", 0, max(0, text.rfind(" "))))]
         if text.startswith(self.text):
             self.text = text
@@ -59,10 +59,10 @@ class TextStream:
     def _is_byte(self, token: int) -> bool:
         if token == self.tokenizer.paragraph_id:
             return False
-        return BYTE.fullmatch(self.tokenizer.tokenizer.convert_ids_to_tokens(token) or "") is not None
+        return BYTE_PIECE.fullmatch(self.tokenizer.tokenizer.convert_ids_to_tokens(token) or "") is not None
 
 
-def _tidies(tokenizer: Any) -> bool:
+def _cleans_up_spaces(tokenizer: Any) -> bool:
     """Whether decoding takes spaces before punctuation out: measured, as settings and decoders decide it together."""
     text = tokenizer.decode(tokenizer("a , b", add_special_tokens=False).input_ids)
     return " ," not in text and " b" in text
@@ -81,21 +81,21 @@ class VisibleText:
         self.stop = tuple(stop)
         self.delimiter = delimiter
 
-    def whole(self, text: str) -> str:
+    def of_finished_text(self, text: str) -> str:
         """What is shown of a finished text."""
         text = cut_at_stop(text, self.stop, self.delimiter or "")
         return text if self.delimiter is None else strip_delimiter(text, self.delimiter)
 
-    def so_far(self, text: str) -> str:
+    def of_partial_text(self, text: str) -> str:
         """What is shown of a text that goes on: the beginning of what :meth:`whole` will show, whatever follows."""
         if stop_position(text, self.stop, self.delimiter or "") is not None:
-            return self.whole(text)
-        held = max((_overlap(text, one) for one in self.stop), default=0)
-        text = text[: len(text) - held]
+            return self.of_finished_text(text)
+        held_back = max((_overlap(text, stop_string) for stop_string in self.stop), default=0)
+        text = text[: len(text) - held_back]
         if self.delimiter is None:
             return text
-        said, mark = text.strip(), self.delimiter.strip()
-        return "" if len(said) < len(mark) and mark.startswith(said) else strip_delimiter(text, self.delimiter)
+        stripped, mark = text.strip(), self.delimiter.strip()
+        return "" if len(stripped) < len(mark) and mark.startswith(stripped) else strip_delimiter(text, self.delimiter)
 
 
 def strip_delimiter(text: str, delimiter: str) -> str:
@@ -107,7 +107,7 @@ def strip_delimiter(text: str, delimiter: str) -> str:
     return text.strip().removeprefix(delimiter.strip()).strip()
 
 
-def stop_position(text: str, stop: Sequence[str], lead: str = "") -> int | None:
+def stop_position(text: str, stop: Sequence[str], delimiter: str = "") -> int | None:
     """Where the first stop text begins: of several, the one that is complete first; None where there is none.
 
     Args:
@@ -121,19 +121,19 @@ def stop_position(text: str, stop: Sequence[str], lead: str = "") -> int | None:
         >>> stop_position("\\nyes\\nno", ["\\n"], lead="\\n")
         4
     """
-    begin = len(lead) if text.startswith(lead) else 0
-    places = [(text.find(one, begin), len(one)) for one in stop]
-    ends = [(at + size, at) for at, size in places if at >= 0]
+    begin = len(delimiter) if text.startswith(delimiter) else 0
+    matches = [(text.find(stop_string, begin), len(stop_string)) for stop_string in stop]
+    ends = [(start + length, start) for start, length in matches if start >= 0]
     return min(ends)[1] if ends else None
 
 
-def cut_at_stop(text: str, stop: Sequence[str], lead: str = "") -> str:
+def cut_at_stop(text: str, stop: Sequence[str], delimiter: str = "") -> str:
     """A text up to its first stop text (:func:`stop_position`).
 
     >>> cut_at_stop("one\\n\\ntwo", ["\\n\\n"])
     'one'
     """
-    return text[: stop_position(text, stop, lead)]
+    return text[: stop_position(text, stop, delimiter)]
 
 
 def _overlap(text: str, stop: str) -> int:
@@ -150,19 +150,19 @@ class StopStrings(StoppingCriteria):
         leads: What each sequence says first, and where none counts.
     """
 
-    def __init__(self, language_model: Any, stop: Sequence[str], leads: Sequence[str]) -> None:
+    def __init__(self, language_model: Any, stop: Sequence[str], delimiters: Sequence[str]) -> None:
         self.language_model = language_model
         self.stop = tuple(stop)
-        self.leads = tuple(leads)
+        self.delimiters = tuple(delimiters)
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         """Which sequences end: ``[b]`` bool."""
-        found = [False] * len(input_ids)
-        if input_ids.shape[1] % EVERY == 0:
-            texts = [self.language_model._text(row) for row in input_ids.tolist()]
-            said = zip(texts, self.leads, strict=True)
-            found = [stop_position(text, self.stop, lead) is not None for text, lead in said]
-        return torch.tensor(found, device=input_ids.device)
+        stopped = [False] * len(input_ids)
+        if input_ids.shape[1] % CHECK_INTERVAL == 0:
+            texts = [self.language_model.decode(row) for row in input_ids.tolist()]
+            pairs = zip(texts, self.delimiters, strict=True)
+            stopped = [stop_position(text, self.stop, delimiter) is not None for text, delimiter in pairs]
+        return torch.tensor(stopped, device=input_ids.device)
 
 
 class TokenStreamer(StoppingCriteria):
@@ -178,25 +178,25 @@ class TokenStreamer(StoppingCriteria):
         stopped: A stop text has ended it.
     """
 
-    def __init__(self, tokenizer: DecoderTokenizer, answer: VisibleText, tell: Any) -> None:
-        self.end = tokenizer.document_id
+    def __init__(self, tokenizer: DecoderTokenizer, visible: VisibleText, on_text: Any) -> None:
+        self.end_token_id = tokenizer.document_end_id
         self.stream = TextStream(tokenizer)
-        self.answer = answer
-        self.tell = tell
-        self.told = ""
+        self.visible = visible
+        self.on_text = on_text
+        self.emitted = ""
         self.stopped = False
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         """Whether the sequence ends: ``[1]`` bool."""
         token = int(input_ids[0, -1])
-        if token != self.end:
+        if token != self.end_token_id:
             text = self.stream.push(token)
-            self.stopped = stop_position(text, self.answer.stop, self.answer.delimiter or "") is not None
-            self.add(self.answer.so_far(text))
+            self.stopped = stop_position(text, self.visible.stop, self.visible.delimiter or "") is not None
+            self.emit(self.visible.of_partial_text(text))
         return torch.tensor([self.stopped], device=input_ids.device)
 
-    def add(self, shown: str) -> None:
+    def emit(self, text: str) -> None:
         """Tell what has come to what is shown."""
-        if len(shown) > len(self.told) and shown.startswith(self.told):
-            self.tell(shown[len(self.told) :])
-            self.told = shown
+        if len(text) > len(self.emitted) and text.startswith(self.emitted):
+            self.on_text(text[len(self.emitted) :])
+            self.emitted = text

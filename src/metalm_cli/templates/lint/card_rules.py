@@ -11,15 +11,15 @@ from metalm_cli.tasks import Card
 from metalm_cli.tasks.expressions import compile_text, names_in
 from metalm_cli.templates.lint.text_rules import Problem
 from metalm_cli.templates.render import options_block
-from metalm_cli.templates.template import GIVEN, Template
-from metalm_cli.templates.template_ast import FIELDS, MARKER, parse_template
+from metalm_cli.templates.template import BUILTIN_NAMES, Template
+from metalm_cli.templates.template_ast import FIELDS_NAME, MARKER, parse_template
 
-OPTIONAL = frozenset({"title", "section", "topic", "subject", "category", "genre", "kind", "source"})
+OPTIONAL_FIELDS = frozenset({"title", "section", "topic", "subject", "category", "genre", "kind", "source"})
 """Fields that say what a text is about: templates may leave them out. A file can name more (``optional``)."""
-SECRETS = frozenset({"answer", "rationale"})
+ANSWER_NAMES = frozenset({"answer", "rationale"})
 """What an input must not read unless its template is turned around."""
 
-_MEANINGS = {
+_WORDS_BY_MEANING = {
     "yes": "yes|true|entailment|entails|entailed|correct|right|acceptable|grammatical|positive|equivalent|duplicate"
     "|paraphrase|same|the same meaning|always|definitely",
     "no": "no|false|contradiction|contradicts|incorrect|wrong|unacceptable|ungrammatical|negative|different"
@@ -28,7 +28,7 @@ _MEANINGS = {
     "|it's not possible to tell|it is impossible to say|it's impossible to say|it's impossible to tell|can't tell"
     "|cannot tell|cannot say|sometimes",
 }
-MEANING = {word: meaning for meaning, words in _MEANINGS.items() for word in words.split("|")}
+MEANING_OF_WORD = {word: meaning for meaning, words in _WORDS_BY_MEANING.items() for word in words.split("|")}
 """What common names of classes claim."""
 
 
@@ -60,16 +60,16 @@ def swapped_class_names(first: Sequence[str], second: Sequence[str]) -> list[tup
     """
     if len(first) != len(second):
         return []
-    one, two = ([_meaning(word) for word in words] for words in (first, second))
+    first_meanings, second_meanings = ([_meaning(word) for word in words] for words in (first, second))
     return [
-        (i, one.index(two[i]))
+        (i, first_meanings.index(second_meanings[i]))
         for i in range(len(first))
-        if two[i] is not None and two[i] != one[i] and one.count(two[i]) == 1 and one[i] is not None
+        if second_meanings[i] is not None and second_meanings[i] != first_meanings[i] and first_meanings.count(second_meanings[i]) == 1 and first_meanings[i] is not None
     ]
 
 
 def _meaning(word: str) -> str | None:
-    return MEANING.get(re.sub(r"[_\s]+", " ", word).strip(" .!").casefold().replace("’", "'"))
+    return MEANING_OF_WORD.get(re.sub(r"[_\s]+", " ", word).strip(" .!").casefold().replace("’", "'"))
 
 
 def template_problems(template: Template, card: Card, optional: frozenset[str] = frozenset()) -> Iterator[Problem]:
@@ -80,93 +80,93 @@ def template_problems(template: Template, card: Card, optional: frozenset[str] =
         card: The card.
         optional: Fields that its file declares optional, beside :data:`OPTIONAL`.
     """
-    unknown = sorted(_names(template) - set(card.fields) - GIVEN)
+    unknown = sorted(_names_read(template) - set(card.fields) - BUILTIN_NAMES)
     if unknown:
         yield "unknown-field", f"reads {', '.join(unknown)}; the card has {', '.join(card.fields)}"
     if not template.inverted:
-        yield from _leaks(template, card)
-        yield from _unused(template, card, optional)
-        yield from _options(template, card)
-        yield from _wrong_target(template, card)
+        yield from _leak_problems(template, card)
+        yield from _unused_field_problems(template, card, optional)
+        yield from _option_problems(template, card)
+        yield from _rendered_target_problems(template, card)
 
 
-def inverted_template_problems(template: Template) -> Iterator[Problem]:
+def target_problems(template: Template) -> Iterator[Problem]:
     """What is wrong with the target, whatever the card: marked turned or not, or copied from the input."""
-    given = set().union(*(parse_template(part.text).printed for part in template.pieces))
+    input_names = set().union(*(parse_template(part.text).printed_names for part in template.input_parts))
     target = parse_template(template.target)
-    asked = bool(target.read & {"answer", "rationale"})
-    if template.inverted and re.fullmatch(MARKER, target.wordings[0]) and target.printed == {"answer"}:
+    reads_answer = bool(target.read_names & {"answer", "rationale"})
+    if template.inverted and re.fullmatch(MARKER, target.wordings[0]) and target.printed_names == {"answer"}:
         yield "wrongly-inverted", "is marked inverted, and its target is the answer"
-    if not template.inverted and not asked:
-        said = ", ".join(sorted(target.printed)) or "always the same"
-        yield "not-marked-turned", f"its target is not the answer ({said}), and it is not marked turned"
-    copied = target.printed & given
-    if template.inverted and ("answer" in copied or (copied and copied == target.printed)):
+    if not template.inverted and not reads_answer:
+        content = ", ".join(sorted(target.printed_names)) or "always the same"
+        yield "not-marked-inverted", f"its target is not the answer ({content}), and it is not marked turned"
+    copied = target.printed_names & input_names
+    if template.inverted and ("answer" in copied or (copied and copied == target.printed_names)):
         yield "target-in-input", f"{', '.join(sorted(copied))} stands in the input and in the target"
 
 
 def answer_leaks(card: Card) -> dict[str, str]:
     """Fields of a card that give the answer away, and why."""
     answer = card.answer
-    known = names_in(answer.options) if answer.options else set()
+    option_columns = names_in(answer.options) if answer.options else set()
     key = answer.label or answer.index
-    columns = names_in(key) - known if key else set()
-    found = {
+    answer_columns = names_in(key) - option_columns if key else set()
+    leaks = {
         name: f"reads {', '.join(sorted(shared))}, which says what the answer is"
         for name, source in card.fields.items()
-        if (shared := names_in(source) & columns)
+        if (shared := names_in(source) & answer_columns)
     }
     if answer.text is not None:
-        same = {name for name, source in card.fields.items() if _squeezed(source) == _squeezed(answer.text)}
-        found.update(dict.fromkeys(same, "is the answer"))
-    return found
+        same = {name for name, source in card.fields.items() if _without_spaces(source) == _without_spaces(answer.text)}
+        leaks.update(dict.fromkeys(same, "is the answer"))
+    return leaks
 
 
-def _names(template: Template) -> set[str]:
+def _names_read(template: Template) -> set[str]:
     """Names that a template reads; fields one by one where ``fields.x`` names them."""
-    texts = [part.text for part in template.pieces] + [template.target]
-    return set().union(*(parse_template(text).read for text in texts))
+    texts = [part.text for part in template.input_parts] + [template.target]
+    return set().union(*(parse_template(text).read_names for text in texts))
 
 
-def _input_names(template: Template) -> set[str]:
-    return set().union(*(parse_template(part.text).read for part in template.pieces))
+def _input_names_read(template: Template) -> set[str]:
+    return set().union(*(parse_template(part.text).read_names for part in template.input_parts))
 
 
-def _leaks(template: Template, card: Card) -> Iterator[Problem]:
-    read = _input_names(template)
-    for name in sorted(read & SECRETS):
+def _leak_problems(template: Template, card: Card) -> Iterator[Problem]:
+    names = _input_names_read(template)
+    for name in sorted(names & ANSWER_NAMES):
         yield "answer-in-input", f"its input reads {name}"
     for name, why in answer_leaks(card).items():
-        if name in read:
+        if name in names:
             yield "answer-in-input", f"its input reads {name}, which {why}"
 
 
-def _unused(template: Template, card: Card, optional: frozenset[str]) -> Iterator[Problem]:
-    read = _input_names(template)
-    if FIELDS in read:
+def _unused_field_problems(template: Template, card: Card, optional: frozenset[str]) -> Iterator[Problem]:
+    names = _input_names_read(template)
+    if FIELDS_NAME in names:
         return
-    used = read & set(card.fields)
-    covered = set().union(*(names_in(card.fields[name]) for name in used)) if used else set()
-    if read & {"options", "choices"} and card.answer.options:
-        covered |= names_in(card.answer.options)
-    skipped = OPTIONAL | optional | set(answer_leaks(card))
+    used = names & set(card.fields)
+    covered_columns = set().union(*(names_in(card.fields[name]) for name in used)) if used else set()
+    if names & {"options", "choices"} and card.answer.options:
+        covered_columns |= names_in(card.answer.options)
+    optional_fields = OPTIONAL_FIELDS | optional | set(answer_leaks(card))
     unused = [
         name
         for name, source in card.fields.items()
-        if name not in used | skipped and not (names_in(source) and names_in(source) <= covered)
+        if name not in used | optional_fields and not (names_in(source) and names_in(source) <= covered_columns)
     ]
     if unused:
         yield "unused-field", f"leaves out {', '.join(unused)}"
 
 
-def _options(template: Template, card: Card) -> Iterator[Problem]:
-    if not (card.verbalizers or card.answer.options) or _input_names(template) & {"options", "choices"}:
+def _option_problems(template: Template, card: Card) -> Iterator[Problem]:
+    if not (card.verbalizers or card.answer.options) or _input_names_read(template) & {"options", "choices"}:
         return
-    text = "\n".join(wording for part in template.pieces for wording in parse_template(part.text).wordings)
+    text = "\n".join(wording for part in template.input_parts for wording in parse_template(part.text).wordings)
     missing = [word for word in card.verbalizers if not contains_as_words(text, word)]
     if missing or not card.verbalizers:
-        named = f"does not name {', '.join(missing)}" if missing else "they differ from row to row"
-        yield "options-not-listed", f"the task has options, and the input does not list them ({named})"
+        reason = f"does not name {', '.join(missing)}" if missing else "they differ from row to row"
+        yield "options-not-listed", f"the task has options, and the input does not list them ({reason})"
 
 
 def contains_as_words(text: str, words: str) -> bool:
@@ -174,26 +174,26 @@ def contains_as_words(text: str, words: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text, re.IGNORECASE) is not None
 
 
-def _wrong_target(template: Template, card: Card) -> Iterator[Problem]:
+def _rendered_target_problems(template: Template, card: Card) -> Iterator[Problem]:
     """Targets that are no options, or another class's: rendered once for each class word."""
-    if not card.verbalizers or "answer" not in parse_template(template.target).read:
+    if not card.verbalizers or "answer" not in parse_template(template.target).read_names:
         return
     swaps: list[str] = []
-    strangers: list[str] = []
+    non_options: list[str] = []
     for word in card.verbalizers:
         try:
-            said = compile_text(template.target)(_stand_in(card, word)).strip()
+            target = compile_text(template.target)(_placeholder_context(card, word)).strip()
         except (TemplateError, ValueError, TypeError, LookupError, ArithmeticError):
             return
-        if said != word:
-            (swaps if said in card.verbalizers else strangers).append(f"{word!r} becomes {said!r}")
+        if target != word:
+            (swaps if target in card.verbalizers else non_options).append(f"{word!r} becomes {target!r}")
     if swaps:
         yield "labels-swapped", f"its target calls classes by each other's names: {', '.join(swaps)}"
-    if strangers:
-        yield "target-not-an-option", f"its target is none of the options: {', '.join(strangers)}"
+    if non_options:
+        yield "target-not-an-option", f"its target is none of the options: {', '.join(non_options)}"
 
 
-def _stand_in(card: Card, word: str) -> dict[str, object]:
+def _placeholder_context(card: Card, word: str) -> dict[str, object]:
     fields = dict.fromkeys(card.fields, "text")
     return {
         **fields,
@@ -206,5 +206,5 @@ def _stand_in(card: Card, word: str) -> dict[str, object]:
     }
 
 
-def _squeezed(source: str) -> str:
+def _without_spaces(source: str) -> str:
     return re.sub(r"\s+", "", source)

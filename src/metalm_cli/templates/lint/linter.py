@@ -9,14 +9,14 @@ from metalm_cli.config.locate import display
 from metalm_cli.config.yaml_records import read_node
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks import Card, Example
-from metalm_cli.templates.lint.card_rules import card_problems, inverted_template_problems, template_problems
+from metalm_cli.templates.lint.card_rules import card_problems, target_problems, template_problems
 from metalm_cli.templates.lint.row_rules import rendering_problems, rows_problems
 from metalm_cli.templates.lint.rules import RULES, Finding, Rule, Severity
 from metalm_cli.templates.lint.text_rules import Problem, duplicates, text_problems
 from metalm_cli.templates.render import render
-from metalm_cli.templates.template import GENERIC, Collection, Template, TemplateFile, read_templates
+from metalm_cli.templates.template import GENERIC_STEM, TemplateCollection, Template, TemplateFile, read_templates
 
-Rows = Callable[[Card], Sequence[Example]]
+ReadExamples = Callable[[Card], Sequence[Example]]
 """Examples of a card, in the order of the split; none where its rows are not at hand."""
 
 
@@ -34,56 +34,56 @@ def lint_file(
     Returns:
         Names of templates (empty: of no one template) and what is wrong, what is allowed left out.
     """
-    found = [("", problem) for problem in card_problems(card)] if card is not None else []
+    problems = [("", problem) for problem in card_problems(card)] if card is not None else []
     if card is not None and examples:
-        found += [("", problem) for problem in rows_problems(card, examples)]
+        problems += [("", problem) for problem in rows_problems(card, examples)]
     for template in file.templates:
-        found += [(template.name, problem) for problem in _of_template(template, file, card, examples)]
-    found += [(name, problem) for name, problem in _repeated(file.templates, examples)]
+        problems += [(template.name, problem) for problem in _all_template_problems(template, file, card, examples)]
+    problems += [(name, problem) for name, problem in _duplicate_problems(file.templates, examples)]
     allowed = {template.name: set(template.allow) for template in file.templates}
-    everywhere = {*file.allow, *allow}
-    return [(name, problem) for name, problem in found if problem[0] not in everywhere | allowed.get(name, set())]
+    allowed_in_file = {*file.allow, *allow}
+    return [(name, problem) for name, problem in problems if problem[0] not in allowed_in_file | allowed.get(name, set())]
 
 
-def _of_template(
+def _all_template_problems(
     template: Template, file: TemplateFile, card: Card | None, examples: Sequence[Example]
 ) -> Iterator[Problem]:
-    static: list[Problem] = []
-    for text in (*(part.text for part in template.pieces), template.target):
-        static += text_problems(text)
-    static += inverted_template_problems(template)
+    static_problems: list[Problem] = []
+    for text in (*(part.text for part in template.input_parts), template.target):
+        static_problems += text_problems(text)
+    static_problems += target_problems(template)
     if card is not None:
-        static += template_problems(template, card, frozenset(file.optional))
-    yield from static
+        static_problems += template_problems(template, card, frozenset(file.optional))
+    yield from static_problems
     if card is not None and examples:
-        known = {rule for rule, _ in static}
-        if "unknown-field" not in known:
-            yield from (one for one in rendering_problems(template, card, examples) if one[0] not in known)
+        static_rules = {rule for rule, _ in static_problems}
+        if "unknown-field" not in static_rules:
+            yield from (problem for problem in rendering_problems(template, card, examples) if problem[0] not in static_rules)
 
 
-def _repeated(templates: Sequence[Template], examples: Sequence[Example]) -> Iterator[tuple[str, Problem]]:
+def _duplicate_problems(templates: Sequence[Template], examples: Sequence[Example]) -> Iterator[tuple[str, Problem]]:
     """Templates that say the same as an earlier one, as written or as rendered."""
-    same = {later.name: earlier.name for later, earlier in duplicates(templates)}
+    earlier_names = {later.name: earlier.name for later, earlier in duplicates(templates)}
     if len(examples) > 1:
-        first: dict[object, str] = {}
+        first_names: dict[object, str] = {}
         for template in templates:
             try:
-                prompts = [render(one, template) for one in examples[:8]]
+                prompts = [render(example, template) for example in examples[:8]]
             except MetalmError:
                 continue
-            earlier = first.setdefault(tuple((one.input, one.target) for one in prompts), template.name)
+            earlier = first_names.setdefault(tuple((one.input, one.target) for one in prompts), template.name)
             if earlier != template.name:
-                same.setdefault(template.name, earlier)
-    for name, other in same.items():
+                earlier_names.setdefault(template.name, earlier)
+    for name, other in earlier_names.items():
         yield name, ("duplicate", f"says the same as {other}")
 
 
 def lint_collection(
-    collection: Collection,
+    collection: TemplateCollection,
     cards: Iterable[Card],
-    rows: Rows | None = None,
+    read_examples: ReadExamples | None = None,
     *,
-    others: bool = True,
+    include_unserved: bool = True,
 ) -> Iterator[Finding]:
     """What is wrong with the templates of a collection.
 
@@ -96,44 +96,44 @@ def lint_collection(
         others: Also look at files that serve none of these cards.
     """
     served: set[Path] = set()
-    allow = _allowed(collection)
+    allow = _generic_file_allows(collection)
     for card in cards:
         try:
-            path = collection.path(card)
+            path = collection.path_for(card)
         except MetalmError:
             continue
         served.add(path)
-        yield from _findings(collection.name, path, card, rows(card) if rows is not None else (), allow)
-    if others:
+        yield from _file_findings(collection.name, path, card, read_examples(card) if read_examples is not None else (), allow)
+    if include_unserved:
         for path in sorted(set(collection.folder.glob("*.yaml")) - served):
-            yield from _findings(collection.name, path, None, (), allow)
-            if path.stem != GENERIC:
+            yield from _file_findings(collection.name, path, None, (), allow)
+            if path.stem != GENERIC_STEM:
                 yield Finding("no-card", "no card is served by this file", "", "", collection.name, display(path))
 
 
-def _allowed(collection: Collection) -> list[str]:
+def _generic_file_allows(collection: TemplateCollection) -> list[str]:
     try:
-        return read_templates(collection.folder / f"{GENERIC}.yaml").allow
+        return read_templates(collection.folder / f"{GENERIC_STEM}.yaml").allow
     except MetalmError:
         return []
 
 
-def _findings(
+def _file_findings(
     collection: str, path: Path, card: Card | None, examples: Sequence[Example], allow: Sequence[str]
 ) -> Iterator[Finding]:
     task = card.name if card is not None else ""
     try:
         file = read_templates(path)
-        lines = findings_by_place(path)
+        locations = template_locations(path)
     except MetalmError as error:
         message = error.what + (f" ({error.why})" if error.why else "")
         yield Finding("unreadable", message, "", task, collection, error.where or display(path))
         return
     for name, (rule, message) in lint_file(file, card, examples, allow):
-        yield Finding(rule, message, name, task, collection, lines.get(name, display(path)))
+        yield Finding(rule, message, name, task, collection, locations.get(name, display(path)))
 
 
-def findings_by_place(path: Path) -> dict[str, str]:
+def template_locations(path: Path) -> dict[str, str]:
     """``file:line`` of each template of a YAML file by its name.
 
     Raises:
@@ -145,4 +145,4 @@ def findings_by_place(path: Path) -> dict[str, str]:
     return {node.value["name"].value: node.where for node in templates}
 
 
-__all__ = ["RULES", "Finding", "Rows", "Rule", "Severity", "findings_by_place", "lint_collection", "lint_file"]
+__all__ = ["RULES", "Finding", "ReadExamples", "Rule", "Severity", "template_locations", "lint_collection", "lint_file"]

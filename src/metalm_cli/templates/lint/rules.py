@@ -35,7 +35,7 @@ RULES: dict[str, Rule] = {
     "trailing-space": Rule("warning", "remove it"),
     "doubled-punctuation": Rule("warning", "leave one mark"),
     "loose-punctuation": Rule("warning", "join the mark to a word, or drop it"),
-    "not-marked-turned": Rule("error", "set turned: true, or make {{ answer }} the target"),
+    "not-marked-inverted": Rule("error", "set inverted: true, or make {{ answer }} the target"),
     "wrongly-inverted": Rule("error", "remove inverted: true; it asks for the answer and can be scored"),
     "labels-swapped": Rule("error", "call every class what it means, in the order of the class names"),
     "target-not-an-option": Rule("error", "make {{ answer }} the target, as the options list it"),

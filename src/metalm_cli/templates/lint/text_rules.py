@@ -34,8 +34,8 @@ _PATTERNS: tuple[tuple[str, str, str], ...] = (
     ("loose-punctuation", r"[,;(\[]\s*\Z", "the text ends in an open mark"),
 )
 _COMPILED = [(rule, re.compile(pattern), message) for rule, pattern, message in _PATTERNS]
-_AROUND = 16
-_TAG = re.compile(r"(\{\{|\{%)-?\s*(.*?)\s*-?(\}\}|%\})", re.DOTALL)
+_EXCERPT_MARGIN = 16
+_JINJA_TAG = re.compile(r"(\{\{|\{%)-?\s*(.*?)\s*-?(\}\}|%\})", re.DOTALL)
 
 
 def text_problems(source: str) -> Iterator[Problem]:
@@ -44,38 +44,38 @@ def text_problems(source: str) -> Iterator[Problem]:
     >>> [message for rule, message in text_problems("{{ hypothesis }}n\\n{{ options }}")]
     ['an n stands where \\\\n was meant: ...{{ hypothesis }}n\\\\n{{ options }}']
     """
-    found = parse_template(source)
+    ast = parse_template(source)
     if source.rstrip("\n") != source.rstrip():
         yield "trailing-space", "spaces end the text"
-    seen: set[str] = set()
-    for wording in found.wordings:
+    reported: set[str] = set()
+    for wording in ast.wordings:
         for rule, pattern, message in _COMPILED:
             match = pattern.search(wording)
-            if match is not None and rule not in seen:
-                seen.add(rule)
-                yield rule, f"{message}: {_excerpt(found, wording, match)}"
-        lone = re.search(r"[{}]", wording)
-        if lone is not None and not seen & {"stray-braces", "lone-brace"}:
-            seen.add("lone-brace")
-            yield "lone-brace", f"a brace stands as text: {_excerpt(found, wording, lone)}"
+            if match is not None and rule not in reported:
+                reported.add(rule)
+                yield rule, f"{message}: {_excerpt(ast, wording, match)}"
+        brace = re.search(r"[{}]", wording)
+        if brace is not None and not reported & {"stray-braces", "lone-brace"}:
+            reported.add("lone-brace")
+            yield "lone-brace", f"a brace stands as text: {_excerpt(ast, wording, brace)}"
 
 
-def _excerpt(found: TemplateAst, wording: str, match: re.Match[str]) -> str:
-    start, end = max(match.start() - _AROUND, 0), match.end() + _AROUND
-    text = found.to_text(wording[start:end]).replace("\n", "\\n")
+def _excerpt(ast: TemplateAst, wording: str, match: re.Match[str]) -> str:
+    start, end = max(match.start() - _EXCERPT_MARGIN, 0), match.end() + _EXCERPT_MARGIN
+    text = ast.to_text(wording[start:end]).replace("\n", "\\n")
     return "..." + text if start else text
 
 
-def normalised(template: Template) -> str:
+def normalised_texts(template: Template) -> str:
     """A template's texts without case, spacing and punctuation; equal for templates that say the same."""
-    texts = [_TAG.sub(r"\1\2\3", part.text) for part in template.pieces] + [_TAG.sub(r"\1\2\3", template.target)]
+    texts = [_JINJA_TAG.sub(r"\1\2\3", part.text) for part in template.input_parts] + [_JINJA_TAG.sub(r"\1\2\3", template.target)]
     return "\0".join(re.sub(r"[^\w{}%]+", " ", text).strip().casefold() for text in texts)
 
 
 def duplicates(templates: Sequence[Template]) -> Iterator[tuple[Template, Template]]:
     """Templates that say the same as an earlier one, each with that one."""
-    first: dict[str, Template] = {}
+    first_templates: dict[str, Template] = {}
     for template in templates:
-        earlier = first.setdefault(normalised(template), template)
+        earlier = first_templates.setdefault(normalised_texts(template), template)
         if earlier is not template:
             yield template, earlier

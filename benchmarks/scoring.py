@@ -125,7 +125,7 @@ def one_task(name: str, wanted: Wanted, requests: list[Any], ours: Any, theirs: 
         "lm_eval": lambda: results.update(lm_eval=lm_eval()),
     }
     found = turns(ways, repeats)
-    pairs = ours.reader.pairs([one.args for one in requests])
+    pairs = ours.continuation_tokenizer.encode_pairs([one.args for one in requests])
     decoder, scorer = ours.language_model.model.decoder, ours.scorer
     read = Work(scorer.positions, scorer.projected)
     padded = Work(scorer.positions, scorer.projected, scorer.padding)
@@ -212,7 +212,7 @@ def own_ids(tokenizer: Any) -> Callable[[str], Any]:
     """Token ids of an option after the delimiter."""
     import numpy as np
 
-    return lambda ending: np.array(tokenizer.continuation(" " + ending), dtype=np.int64)
+    return lambda ending: np.array(tokenizer.encode_continuation(" " + ending), dtype=np.int64)
 
 
 def main() -> None:

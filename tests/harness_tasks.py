@@ -39,11 +39,11 @@ def write_task(name: str, folder: Path, data_root: Path, rows: int = 40, **chang
     files = {}
     for path in sorted((data_root / source).glob("*.jsonl.gz")):
         split = path.name.partition(".")[0]
-        kept = folder / f"{name}-{split}.jsonl"
+        rows_file = folder / f"{name}-{split}.jsonl"
         with gzip.open(path, "rt", encoding="utf-8") as lines:
-            kept.write_text("".join(islice(lines, rows)), encoding="utf-8")
-        files[split] = str(kept)
-    kinds = {
+            rows_file.write_text("".join(islice(lines, rows)), encoding="utf-8")
+        files[split] = str(rows_file)
+    task_config = {
         "include": str(Path(lm_eval.tasks.__file__).parent / file),
         "task": f"local_{name}",
         "tag": None,
@@ -53,5 +53,5 @@ def write_task(name: str, folder: Path, data_root: Path, rows: int = 40, **chang
         "validation_split": "validation" if "validation" in files else None,
         **changes,
     }
-    (folder / f"local_{name}.yaml").write_text(yaml.safe_dump(kinds, sort_keys=False), encoding="utf-8")
+    (folder / f"local_{name}.yaml").write_text(yaml.safe_dump(task_config, sort_keys=False), encoding="utf-8")
     return f"local_{name}"

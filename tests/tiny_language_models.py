@@ -16,50 +16,56 @@ from transformers import ViTImageProcessorPil
 from metalm_cli.inference import LanguageModel
 from metalm_cli.models.encoders import VisionEncoderIO
 from metalm_cli.sessions import Causal, DecoderTokenizer, Docked, Session, Span, TextProcessor, TokenRules
-from model_families import make_decoder, make_encoder, make_metalm, picture
+from model_families import make_decoder, make_encoder, make_metalm, noise_image
 from tiny_models import tokenizer_of
 
-READS = {"gpt2": "byte", "llama": "llama", "opt": "byte-bos", "gemma2": "metaspace"}
+TOKENIZER_KINDS = {"gpt2": "byte", "llama": "llama", "opt": "byte-bos", "gemma2": "metaspace"}
 """Kind of tokenizer of each family."""
-FAMILIES = tuple(READS)
+FAMILIES = tuple(TOKENIZER_KINDS)
 PREFIX = "So"
 
 
 @lru_cache(maxsize=16)
-def _parts(family: str, encoders: tuple[str, ...], changes: tuple[tuple[str, Any], ...]) -> Any:
-    tokenizer, reader = tokenizer_of(READS[family]), tokenizer_of("wordpiece")
-    made = {}
+def _components(family: str, encoders: tuple[str, ...], changes: tuple[tuple[str, Any], ...]) -> Any:
+    tokenizer, reader = tokenizer_of(TOKENIZER_KINDS[family]), tokenizer_of("wordpiece")
+    encoder_modules = {}
     for name in encoders:
-        made[name] = make_encoder("vit") if name == "vision" else make_encoder("bert", vocab_size=len(reader))
-    return make_metalm(make_decoder(family, vocab_size=len(tokenizer), **dict(changes)), made), tokenizer, reader
+        encoder_modules[name] = (
+            make_encoder("vit") if name == "vision" else make_encoder("bert", vocab_size=len(reader))
+        )
+    return (
+        make_metalm(make_decoder(family, vocab_size=len(tokenizer), **dict(changes)), encoder_modules),
+        tokenizer,
+        reader,
+    )
 
 
-def interface_of(
+def tiny_language_model(
     family: str = "gpt2", *encoders: str, rules: dict[str, str] | None = None, **changes: Any
 ) -> LanguageModel:
     """A model with random weights, encoders named ``text`` or ``vision``; the weights are the same in every call."""
-    model, tokenizer, reader = _parts(family, encoders, tuple(changes.items()))
+    model, tokenizer, encoder_tokenizer = _components(family, encoders, tuple(changes.items()))
     processors: dict[str, Any] = {}
     for name in encoders:
         if name == "vision":
             images = ViTImageProcessorPil(size={"height": 8, "width": 8})
             processors[name] = VisionEncoderIO().processor(name, images, model.encoders[name], {})
         else:
-            processors[name] = TextProcessor(name, reader, 60)
+            processors[name] = TextProcessor(name, encoder_tokenizer, 60)
     return LanguageModel(model, DecoderTokenizer(tokenizer, TokenRules(**(rules or {}))), processors)
 
 
-def talker(family: str, *encoders: str, **changes: Any) -> LanguageModel:
+def endless_language_model(family: str, *encoders: str, **changes: Any) -> LanguageModel:
     """A model whose likeliest tokens vary (a head of its own), and that never ends a document by itself."""
-    language_model = interface_of(family, *encoders, tie_word_embeddings=False, **changes)
+    language_model = tiny_language_model(family, *encoders, tie_word_embeddings=False, **changes)
     head = language_model.model.decoder.get_output_embeddings()
     if not hasattr(head, "muted"):
-        head.muted = language_model.decoder_tokenizer.document_id
-        head.register_forward_hook(_muted)
+        head.muted = language_model.decoder_tokenizer.document_end_id
+        head.register_forward_hook(_mute_document_end)
     return language_model
 
 
-def _muted(head: Any, _inputs: Any, logits: torch.Tensor) -> torch.Tensor:
+def _mute_document_end(head: Any, _inputs: Any, logits: torch.Tensor) -> torch.Tensor:
     return logits.index_fill(-1, torch.tensor([head.muted]), -1e4)
 
 
@@ -76,11 +82,11 @@ class Reference:
         self.processors = language_model.processors
         self.adds_start = self.tokenizer("x").input_ids[0] == self.tokenizer.bos_token_id
 
-    def ids(self, span: Causal, begun: bool) -> list[int]:
+    def span_ids(self, span: Causal, is_continuation: bool) -> list[int]:
         """A span's tokens: as they are in a longer text, where something stands before."""
         if not isinstance(span.content, str):
             ids = list(span.content)
-        elif begun:
+        elif is_continuation:
             before = self.tokenizer(PREFIX, add_special_tokens=False).input_ids
             ids = self.tokenizer(PREFIX + span.content, add_special_tokens=False).input_ids
             assert ids[: len(before)] == before
@@ -89,22 +95,22 @@ class Reference:
             ids = self.tokenizer(span.content, add_special_tokens=False).input_ids
         return [*ids, self.tokenizer.eos_token_id] if span.end else ids
 
-    def docked(self, span: Docked) -> torch.Tensor:
+    def dock_vectors(self, span: Docked) -> torch.Tensor:
         """A dock's vectors: ``[p, d]``."""
         encoder = self.model.encoders[span.encoder]
         if isinstance(span.content, str):
-            read = self.processors[span.encoder].tokenizer(
+            encoded = self.processors[span.encoder].tokenizer(
                 span.content, return_tensors="pt", return_special_tokens_mask=True
             )
-            outputs = encoder(input_ids=read["input_ids"]).last_hidden_state[0]
-            outputs = outputs[read["special_tokens_mask"][0] == 0]
+            outputs = encoder(input_ids=encoded["input_ids"]).last_hidden_state[0]
+            outputs = outputs[encoded["special_tokens_mask"][0] == 0]
         else:
             pixels = self.processors[span.encoder].processor(images=span.content, return_tensors="pt")["pixel_values"]
             outputs = encoder(pixel_values=pixels).last_hidden_state[0, 1:]
         (connector,) = self.model.connectors[span.encoder]
         return outputs @ connector.weight.T + connector.bias
 
-    def read(self, spans: list[Span]) -> tuple[torch.Tensor, list[int], list[bool]]:
+    def inputs(self, spans: list[Span]) -> tuple[torch.Tensor, list[int], list[bool]]:
         """Input vectors ``[1, n, d]``, token ids (-1 at docks) and what is trained."""
         table = self.model.decoder.get_input_embeddings()
         first = spans[0]
@@ -112,14 +118,14 @@ class Reference:
         if self.adds_start or (isinstance(first, Causal) and first.trained):
             ids, trained = [self.tokenizer.bos_token_id], [False]
             vectors = [table(torch.tensor(ids))]
-        for at, span in enumerate(spans):
+        for index, span in enumerate(spans):
             if isinstance(span, Causal):
-                new = self.ids(span, at > 0)
+                new = self.span_ids(span, index > 0)
                 vectors.append(table(torch.tensor(new, dtype=torch.long)))
                 ids += new
                 trained += [span.trained] * len(new)
             else:
-                vectors.append(self.docked(span))
+                vectors.append(self.dock_vectors(span))
                 ids += [-1] * len(vectors[-1])
                 trained += [False] * len(vectors[-1])
         return torch.cat(vectors)[None], ids, trained
@@ -127,47 +133,47 @@ class Reference:
     @torch.no_grad()
     def score(self, spans: list[Span]) -> float:
         """Log-probability of the trained tokens, in nats."""
-        vectors, ids, trained = self.read(spans)
+        vectors, ids, trained = self.inputs(spans)
         if min(ids) >= 0:  # nothing is docked: not even the embeddings are looked up here
             logits = self.model.decoder(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
         else:
             logits = self.model.decoder(inputs_embeds=vectors, use_cache=False).logits[0]
-        each = logits.double().log_softmax(-1)
-        return float(sum(each[at - 1, ids[at]] for at in range(1, len(ids)) if trained[at]))
+        log_probs = logits.double().log_softmax(-1)
+        return float(sum(log_probs[index - 1, ids[index]] for index in range(1, len(ids)) if trained[index]))
 
     @torch.no_grad()
-    def logits(self, spans: list[Span], more: tuple[int, ...] = ()) -> torch.Tensor:
+    def logits(self, spans: list[Span], extra_tokens: tuple[int, ...] = ()) -> torch.Tensor:
         """Logits after a session and further tokens: ``[v]``."""
-        vectors = self.read(spans)[0]
-        if more:
-            vectors = torch.cat([vectors, self.model.decoder.get_input_embeddings()(torch.tensor([more]))], 1)
+        vectors = self.inputs(spans)[0]
+        if extra_tokens:
+            vectors = torch.cat([vectors, self.model.decoder.get_input_embeddings()(torch.tensor([extra_tokens]))], 1)
         return self.model.decoder(inputs_embeds=vectors, use_cache=False).logits[0, -1]
 
     def greedy(self, spans: list[Span], count: int) -> list[int]:
         """The likeliest tokens, one after another, everything computed anew for each."""
-        said: list[int] = []
-        while len(said) < count:
-            said.append(int(self.logits(spans, tuple(said)).argmax()))
-        return said
+        ids: list[int] = []
+        while len(ids) < count:
+            ids.append(int(self.logits(spans, tuple(ids)).argmax()))
+        return ids
 
     def beams(self, spans: list[Span], count: int, width: int) -> list[int]:
         """The likeliest sequence that a beam search finds."""
-        found: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
+        beams: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
         for _ in range(count):
-            grown = []
-            for score, said in found:
-                each = self.logits(spans, said).double().log_softmax(-1)
-                values, tokens = each.topk(width)
-                grown += [
-                    (score + value, (*said, token))
+            candidates = []
+            for score, ids in beams:
+                log_probs = self.logits(spans, ids).double().log_softmax(-1)
+                values, tokens = log_probs.topk(width)
+                candidates += [
+                    (score + value, (*ids, token))
                     for value, token in zip(values.tolist(), tokens.tolist(), strict=True)
                 ]
-            found = sorted(grown, reverse=True)[:width]
-        return list(found[0][1])
+            beams = sorted(candidates, reverse=True)[:width]
+        return list(beams[0][1])
 
 
-DOCK = "A fox can hide well in the forest, and foxes have four legs."
-TEXT: dict[str, list[Span]] = {
+DOCK_TEXT = "A fox can hide well in the forest, and foxes have four legs."
+TEXT_SPANS: dict[str, list[Span]] = {
     "a trained beginning": [Causal("The girl had a red ball", trained=True)],
     "an untrained beginning": [Causal("Once upon a time"), Causal(" there was a dog.", trained=True, end=True)],
     "several answers": [
@@ -179,28 +185,28 @@ TEXT: dict[str, list[Span]] = {
         Causal("", trained=True, end=True),
     ],
 }
-DOCKED: dict[str, list[Span]] = {
-    "a dock and an answer": [Docked("text", DOCK), Causal(" yes", trained=True, end=True)],
+DOCKED_SPANS: dict[str, list[Span]] = {
+    "a dock and an answer": [Docked("text", DOCK_TEXT), Causal(" yes", trained=True, end=True)],
     "docks between": [
         Causal("She said:"),
         Docked("text", "It rained."),
         Causal(" mid"),
-        Docked("text", DOCK),
+        Docked("text", DOCK_TEXT),
         Docked("text", "It rained."),
         Causal(" the dog", trained=True),
         Causal(" and"),
         Docked("text", "Two."),
         Causal(" the girl", trained=True, end=True),
     ],
-    "an image": [Docked("vision", picture(0)), Causal(" a ball", trained=True)],
+    "an image": [Docked("vision", noise_image(0)), Causal(" a ball", trained=True)],
     "an image and a question": [
         Causal("Look:"),
-        Docked("vision", picture(1)),
+        Docked("vision", noise_image(1)),
         Docked("text", "what is it?"),
         Causal(" a dog", trained=True, end=True),
     ],
 }
 
 
-def sessions(found: dict[str, list[Span]]) -> list[Session]:
-    return [Session(spans, name) for name, spans in found.items()]
+def named_sessions(spans_by_name: dict[str, list[Span]]) -> list[Session]:
+    return [Session(spans, name) for name, spans in spans_by_name.items()]

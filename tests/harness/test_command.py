@@ -21,7 +21,7 @@ def _missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def _there(monkeypatch: pytest.MonkeyPatch) -> None:
+def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness, "require_lm_eval", lambda: None)
 
 
@@ -30,20 +30,20 @@ def test_where_lm_eval_is_missing_one_message_says_how_to_get_it(capsys: pytest.
     with pytest.raises(MetalmError, match="lm_eval is not installed"):
         harness.harness_command("runs/latest", ["hellaswag"])
     assert harness.main(["--tasks", "hellaswag"]) == Exit.USAGE
-    said = capsys.readouterr().err
-    assert said.startswith("error: lm_eval is not installed")
-    assert "pip install" in said
-    assert "Traceback" not in said
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("error: lm_eval is not installed")
+    assert "pip install" in stderr
+    assert "Traceback" not in stderr
 
 
-@pytest.mark.usefixtures("_there")
-def test_the_command_names_all_that_was_asked_for() -> None:
+@pytest.mark.usefixtures("_installed")
+def test_the_command_names_all_options() -> None:
     command = harness.harness_command(
         "runs/a", ["copa", "rte"], limit=5, shots=0, out="found", offline=True, dock="text"
     )
     assert command[:3] == [sys.executable, "-m", "metalm_cli.harness"]
-    said = " ".join(command[3:])
-    assert said == (
+    arguments = " ".join(command[3:])
+    assert arguments == (
         "--offline run --model metalm --model_args pretrained=runs/a,dock=text --tasks copa rte"
         " --batch_size auto --limit 5 --num_fewshot 0 --output_path found"
     )
@@ -51,7 +51,7 @@ def test_the_command_names_all_that_was_asked_for() -> None:
     assert plain == "run --model metalm --model_args pretrained=runs/a --tasks copa --batch_size auto"
 
 
-@pytest.mark.usefixtures("_there")
+@pytest.mark.usefixtures("_installed")
 @pytest.mark.parametrize(("model", "tasks"), [("a,b=c", ["copa"]), ("runs/a", ["co,pa"]), ("runs/a", [])])
 def test_what_lm_eval_would_read_otherwise_is_refused(model: str, tasks: list[str]) -> None:
     with pytest.raises(MetalmError):

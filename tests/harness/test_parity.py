@@ -23,7 +23,7 @@ from metalm_cli.harness.model import HarnessModel
 LIMIT = 8
 
 
-def evaluated(model: Any, names: list[str], folder: Path, **options: Any) -> dict[str, Any]:
+def evaluate(model: Any, names: list[str], folder: Path, **options: Any) -> dict[str, Any]:
     manager = TaskManager(include_path=str(folder), include_defaults=False)
     return lm_eval.simple_evaluate(
         model=model, tasks=names, task_manager=manager, limit=LIMIT, bootstrap_iters=0, log_samples=True, **options
@@ -32,13 +32,13 @@ def evaluated(model: Any, names: list[str], folder: Path, **options: Any) -> dic
 
 def compare(theirs: dict[str, Any], ours: dict[str, Any], names: list[str]) -> None:
     for name in names:
-        one, other = (
-            [response for sample in found["samples"][name] for (response,) in sample["resps"]]
-            for found in (theirs, ours)
+        expected, actual = (
+            [response for sample in results["samples"][name] for (response,) in sample["resps"]]
+            for results in (theirs, ours)
         )
-        assert len(one) >= 2 * LIMIT
-        assert [value for value, _ in other] == pytest.approx([value for value, _ in one], abs=1e-4), name
-        assert [greedy for _, greedy in other] == [greedy for _, greedy in one], name
+        assert len(expected) >= 2 * LIMIT
+        assert [value for value, _ in actual] == pytest.approx([value for value, _ in expected], abs=1e-4), name
+        assert [greedy for _, greedy in actual] == [greedy for _, greedy in expected], name
         scores = {key: value for key, value in theirs["results"][name].items() if key.startswith(("acc", "f1"))}
         assert scores, name
         assert {key: ours["results"][name][key] for key in scores} == scores, name
@@ -62,7 +62,7 @@ def test_tasks_with_random_weights(family: str, kind: str, tasks: tuple[Path, li
     make_decoder(family, vocab_size=len(tokenizer), **positions).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     theirs, ours = both(tmp_path)
-    compare(evaluated(theirs, tasks[1], tasks[0]), evaluated(ours, tasks[1], tasks[0]), tasks[1])
+    compare(evaluate(theirs, tasks[1], tasks[0]), evaluate(ours, tasks[1], tasks[0]), tasks[1])
 
 
 @pytest.mark.parametrize("name", ["stories260k-llama", "tinystories-656k"])
@@ -71,7 +71,7 @@ def test_tasks_with_trained_weights(
 ) -> None:
     theirs, ours = both(checkpoints(name))
     chosen = [task for task in tasks[1] if "boolq" not in task]
-    compare(evaluated(theirs, chosen, tasks[0]), evaluated(ours, chosen, tasks[0]), chosen)
+    compare(evaluate(theirs, chosen, tasks[0]), evaluate(ours, chosen, tasks[0]), chosen)
 
 
 def test_frozen_demonstrations_are_read_once(data_root: Path, tmp_path: Path) -> None:
@@ -81,9 +81,9 @@ def test_frozen_demonstrations_are_read_once(data_root: Path, tmp_path: Path) ->
     make_decoder("gpt2", vocab_size=len(tokenizer), n_positions=2048).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     theirs, ours = both(tmp_path / "model")
-    found = evaluated(theirs, names, tmp_path, num_fewshot=5)
-    compare(found, evaluated(ours, names, tmp_path, num_fewshot=5), names)
-    samples = [sample for name in names for sample in found["samples"][name]]
+    results = evaluate(theirs, names, tmp_path, num_fewshot=5)
+    compare(results, evaluate(ours, names, tmp_path, num_fewshot=5), names)
+    samples = [sample for name in names for sample in results["samples"][name]]
     contexts = [ours.tok_encode(sample["arguments"][0][0]) for sample in samples]
     assert ours.scorer.positions < sum(map(len, contexts)) / 2
 
@@ -103,9 +103,9 @@ def test_the_command_line_of_lm_eval_takes_over(
     command += [tasks[1][4], "--include_path", str(tasks[0]), "--limit", "4", "--batch_size", "auto"]
     monkeypatch.setattr("sys.argv", ["untouched"])
     assert harness.main([*command, "--output_path", str(tmp_path), "--log_samples"]) == 0
-    said = capsys.readouterr().out
-    assert "metalm ({'pretrained'" in said
-    assert "|local_copa|" in said.replace(" ", "")
+    stdout = capsys.readouterr().out
+    assert "metalm ({'pretrained'" in stdout
+    assert "|local_copa|" in stdout.replace(" ", "")
     assert list(tmp_path.rglob("results_*.json"))
     assert harness.main([*command[:4], "pretrained=nowhere", *command[4:]]) == 2
     assert harness.main([*command[:5], "no_such_task"]) == 1

@@ -8,64 +8,71 @@ import torch
 from metalm_cli.errors import MetalmError
 from metalm_cli.inference import LanguageModel
 from metalm_cli.sessions import Causal, DecoderTokenizer, Docked, Session, TokenRules
-from tiny_language_models import DOCKED, FAMILIES, TEXT, Reference, interface_of, talker
+from tiny_language_models import (
+    DOCKED_SPANS,
+    FAMILIES,
+    TEXT_SPANS,
+    Reference,
+    endless_language_model,
+    tiny_language_model,
+)
 
-PROMPTS = [TEXT["an untrained beginning"][:1], DOCKED["a dock and an answer"][:1]]
-PROMPTS += [DOCKED["docks between"], DOCKED["an image and a question"][:3]]
+PROMPTS = [TEXT_SPANS["an untrained beginning"][:1], DOCKED_SPANS["a dock and an answer"][:1]]
+PROMPTS += [DOCKED_SPANS["docks between"], DOCKED_SPANS["an image and a question"][:3]]
 COUNT = 8
 
 
-def decoded(language_model, ids: list[int]) -> str:
+def decode(language_model, ids: list[int]) -> str:
     return language_model.tokenizer.decode(ids, skip_special_tokens=True)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_greedy_is_the_likeliest_token_each_time(family) -> None:
-    language_model = talker(family, "text", "vision")
+    language_model = endless_language_model(family, "text", "vision")
     reference = Reference(language_model)
-    said = [reference.greedy(spans, COUNT) for spans in PROMPTS]
-    assert len({tuple(one) for one in said}) > 1
+    expected = [reference.greedy(spans, COUNT) for spans in PROMPTS]
+    assert len({tuple(ids) for ids in expected}) > 1
     sessions = [Session(spans) for spans in PROMPTS]
-    assert language_model.generate(sessions, max_new_tokens=COUNT) == [decoded(language_model, one) for one in said]
-    assert language_model.generate(sessions, max_new_tokens=3) == [decoded(language_model, one[:3]) for one in said]
-    assert language_model.generate(iter(sessions[2:3]), max_new_tokens=1) == [decoded(language_model, said[2][:1])]
+    assert language_model.generate(sessions, max_new_tokens=COUNT) == [decode(language_model, ids) for ids in expected]
+    assert language_model.generate(sessions, max_new_tokens=3) == [decode(language_model, ids[:3]) for ids in expected]
+    assert language_model.generate(iter(sessions[2:3]), max_new_tokens=1) == [decode(language_model, expected[2][:1])]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_beams_find_the_likelier_sequence(family) -> None:
-    language_model = talker(family, "text", "vision")
+    language_model = endless_language_model(family, "text", "vision")
     reference = Reference(language_model)
-    other = 0
+    different = 0
     for spans in PROMPTS:
-        (said,) = language_model.generate([Session(spans)], max_new_tokens=4, num_beams=3)
-        found = reference.beams(spans, 4, 3)
-        assert said == decoded(language_model, found)
-        other += found != reference.greedy(spans, 4)
-    assert other
+        (text,) = language_model.generate([Session(spans)], max_new_tokens=4, num_beams=3)
+        beam_ids = reference.beams(spans, 4, 3)
+        assert text == decode(language_model, beam_ids)
+        different += beam_ids != reference.greedy(spans, 4)
+    assert different
 
 
 def test_a_continuation_ends_before_the_documents_end(monkeypatch) -> None:
-    language_model = talker("opt", "text")
+    language_model = endless_language_model("opt", "text")
     spans = [Causal("She said:"), Docked("text", "It rained.")]
     ids = Reference(language_model).greedy(spans, 12)
-    at = next(at for at in range(2, 12) if ids[at] not in ids[:at])
-    (token,) = language_model.tokenizer.convert_ids_to_tokens(ids[at : at + 1])
+    end = next(end for end in range(2, 12) if ids[end] not in ids[:end])
+    (token,) = language_model.tokenizer.convert_ids_to_tokens(ids[end : end + 1])
     ending = LanguageModel(
         language_model.model,
         DecoderTokenizer(language_model.tokenizer, TokenRules(document=token)),
         language_model.processors,
     )
-    made = []
+    generated = []
     generate = ending.model.generate
-    monkeypatch.setattr(ending.model, "generate", lambda *a, **k: made.append(generate(*a, **k)) or made[-1])
-    assert ending.generate([Session(spans)], max_new_tokens=12) == [decoded(language_model, ids[:at])]
-    assert made[0].tolist() == [ids[: at + 1]], "nothing is computed after the end"
-    assert ending.start(Session(spans)).reply(12) == decoded(language_model, ids[:at])
-    assert language_model.generate([Session(spans)], max_new_tokens=12) == [decoded(language_model, ids)]
+    monkeypatch.setattr(ending.model, "generate", lambda *a, **k: generated.append(generate(*a, **k)) or generated[-1])
+    assert ending.generate([Session(spans)], max_new_tokens=12) == [decode(language_model, ids[:end])]
+    assert generated[0].tolist() == [ids[: end + 1]], "nothing is computed after the end"
+    assert ending.start(Session(spans)).reply(12) == decode(language_model, ids[:end])
+    assert language_model.generate([Session(spans)], max_new_tokens=12) == [decode(language_model, ids)]
 
 
-def test_a_paragraph_token_is_a_newline_in_what_is_said() -> None:
-    language_model = talker("opt", "text")
+def test_a_paragraph_token_is_a_newline_in_the_text() -> None:
+    language_model = endless_language_model("opt", "text")
     spans = [Causal("She said:"), Docked("text", "It rained.")]
     ids = Reference(language_model).greedy(spans, 6)
     (token,) = language_model.tokenizer.convert_ids_to_tokens(ids[2:3])
@@ -73,15 +80,15 @@ def test_a_paragraph_token_is_a_newline_in_what_is_said() -> None:
     lines = LanguageModel(
         language_model.model, DecoderTokenizer(language_model.tokenizer, rules), language_model.processors
     )
-    (said,) = lines.generate([Session(spans)], max_new_tokens=6)
-    assert said.split("\n")[0] == decoded(language_model, ids[:2])
-    assert said.count("\n") == ids.count(ids[2])
-    assert lines.start(Session(spans)).reply(6) == said
+    (text,) = lines.generate([Session(spans)], max_new_tokens=6)
+    assert text.split("\n")[0] == decode(language_model, ids[:2])
+    assert text.count("\n") == ids.count(ids[2])
+    assert lines.start(Session(spans)).reply(6) == text
 
 
 def test_an_end_at_once_is_an_empty_text() -> None:
     spans = [Causal("Once upon a time")]
-    plain = talker("gpt2")
+    plain = endless_language_model("gpt2")
     (first,) = plain.tokenizer.convert_ids_to_tokens(Reference(plain).greedy(spans, 1))
     ending = LanguageModel(plain.model, DecoderTokenizer(plain.tokenizer, TokenRules(document=first)), {})
     assert ending.generate([Session(spans)], max_new_tokens=9) == [""]
@@ -89,10 +96,10 @@ def test_an_end_at_once_is_an_empty_text() -> None:
 
 
 def test_a_continuation_ends_where_the_positions_end() -> None:
-    language_model = talker("gpt2", n_positions=24)
+    language_model = endless_language_model("gpt2", n_positions=24)
     spans = [Causal(tuple(range(40, 60)))]
-    said = Reference(language_model).greedy(spans, 4)
-    assert language_model.generate([Session(spans)], max_new_tokens=64) == [decoded(language_model, said)]
+    ids = Reference(language_model).greedy(spans, 4)
+    assert language_model.generate([Session(spans)], max_new_tokens=64) == [decode(language_model, ids)]
     full = Session([Causal(tuple(range(40, 64)))], "question 7")
     with pytest.raises(MetalmError, match="question 7 takes 24 positions, the decoder has 24") as caught:
         language_model.generate([full])
@@ -101,7 +108,7 @@ def test_a_continuation_ends_where_the_positions_end() -> None:
 
 
 def test_a_model_without_encoders_continues_docked_texts() -> None:
-    language_model = talker("llama")
+    language_model = endless_language_model("llama")
     texts = language_model.generate(
         [Session([Docked("text", "The girl")]), Session([Causal("The girl")])], max_new_tokens=6
     )
@@ -109,8 +116,8 @@ def test_a_model_without_encoders_continues_docked_texts() -> None:
 
 
 def test_sampling_is_asked_for_and_follows_the_seed() -> None:
-    language_model = interface_of("gpt2")
-    session = Session(TEXT["an untrained beginning"][:1])
+    language_model = tiny_language_model("gpt2")
+    session = Session(TEXT_SPANS["an untrained beginning"][:1])
 
     def sampled(seed: int) -> str:
         torch.manual_seed(seed)
@@ -124,4 +131,4 @@ def test_sampling_is_asked_for_and_follows_the_seed() -> None:
 
 def test_a_dock_without_its_encoder_is_an_error() -> None:
     with pytest.raises(MetalmError, match="docks Image content into a model without encoders"):
-        interface_of("gpt2").generate([Session([DOCKED["an image"][0]])])
+        tiny_language_model("gpt2").generate([Session([DOCKED_SPANS["an image"][0]])])

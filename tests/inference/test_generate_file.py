@@ -12,36 +12,38 @@ from typing import Any
 import pytest
 
 from metalm_cli.errors import Exit, MetalmError
-from metalm_cli.inference import append_only_jsonl, generate_file
+from metalm_cli.inference import append_only_jsonl
+from metalm_cli.inference import generate_file as file_generation
 from metalm_cli.inference.append_only_jsonl import OutputFile
-from metalm_cli.inference.generate_file import answer_file, read_requests
+from metalm_cli.inference.generate_file import generate_file, read_input_file
 from metalm_cli.inference.generation import DecodingOptions, PromptRoute, stream_answer, text_to_session
 from metalm_cli.inference.sampling import SamplingOptions
 from metalm_cli.sessions import Causal, Docked, Session
-from model_families import picture
-from tiny_language_models import talker
+from model_families import noise_image
+from tiny_language_models import endless_language_model
 
 TALE = ["the", "dog", "barked", "at", "a", "girl", "and", "ran", "into", "the", "forest", "where", "it", "rained"]
 ROWS: list[dict[str, Any]] = [
-    {"text": " ".join(TALE[at % 5 : at % 5 + 2 + at % 7]), "id": f"row {at}", "label": at} for at in range(20)
+    {"text": " ".join(TALE[index % 5 : index % 5 + 2 + index % 7]), "id": f"row {index}", "label": index}
+    for index in range(20)
 ]
 HEADER = {"format": 1, "metalm": "0", "hash": "abc", "model": {}, "settings": {}, "input": {}}
 
 
 def write(path: Path, rows: list[Any]) -> Path:
-    path.write_text("".join((one if isinstance(one, str) else json.dumps(one)) + "\n" for one in rows), "utf-8")
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), "utf-8")
     return path
 
 
 def run(
     source: Path, out: Path, *, model: Any = None, decoding: DecodingOptions | None = None, **options: Any
 ) -> OutputFile:
-    return answer_file(
+    return generate_file(
         "tiny",
-        model or talker("gpt2", "text"),
-        read_requests(source),
+        model or endless_language_model("gpt2", "text"),
+        read_input_file(source),
         out,
-        options.pop("layout", PromptRoute()),
+        options.pop("route", PromptRoute()),
         decoding or DecodingOptions(6),
         **options,
     )
@@ -60,55 +62,57 @@ def source(tmp_path: Path) -> Path:
 
 
 def test_each_line_is_answered_as_alone(source, tmp_path) -> None:
-    language_model = talker("gpt2", "text")
-    told: list[int] = []
-    made = run(source, tmp_path / "out.jsonl", budget=60, watch=told.append)
+    language_model = endless_language_model("gpt2", "text")
+    progress: list[int] = []
+    output_file = run(source, tmp_path / "out.jsonl", budget=60, on_progress=progress.append)
     header, *rows = read(tmp_path / "out.jsonl")
     assert header["input"]["lines"] == 20
     assert header["model"]["source"] == "tiny"
     assert header["settings"]["max_new_tokens"] == 6
-    assert (made.done, made.errors) == (set(range(1, 21)), 0)
+    assert (output_file.done, output_file.errors) == (set(range(1, 21)), 0)
     assert sorted(row["line"] for row in rows) == list(range(1, 21))
     assert [row["line"] for row in rows] != list(range(1, 21)), "as they are done: the longest first"
     for row in rows:
-        given = ROWS[row["line"] - 1]
-        assert row["id"] == given["id"]
+        source_row = ROWS[row["line"] - 1]
+        assert row["id"] == source_row["id"]
         assert (
             row["text"]
-            == stream_answer(language_model, text_to_session(language_model, given["text"]), DecodingOptions(6)).text
+            == stream_answer(
+                language_model, text_to_session(language_model, source_row["text"]), DecodingOptions(6)
+            ).text
         )
-    assert told[0] == 0
-    assert told[-1] == 20
-    assert len(told) > 4
+    assert progress[0] == 0
+    assert progress[-1] == 20
+    assert len(progress) > 4
 
 
 def test_sessions_images_and_blank_lines(tmp_path) -> None:
-    picture(1).save(tmp_path / "one.png")
+    noise_image(1).save(tmp_path / "one.png")
     spans = [{"docked": "It rained."}, {"causal": " yes\n"}, {"docked": "one.png", "encoder": "vision"}]
     rows = ["", {"session": spans}, {"input": "What?", "image": "one.png", "id": 7}, "  ", {"image": "one.png"}]
     source = write(tmp_path / "in.jsonl", rows)
-    language_model = talker("gpt2", "text", "vision")
+    language_model = endless_language_model("gpt2", "text", "vision")
     run(source, tmp_path / "out.jsonl", model=language_model)
-    found = {row["line"]: row for row in read(tmp_path / "out.jsonl")[1:]}
-    image = picture(1)
+    answers = {row["line"]: row for row in read(tmp_path / "out.jsonl")[1:]}
+    image = noise_image(1)
     expected = {
         2: Session([Docked("text", "It rained."), Causal(" yes\n"), Docked("vision", image)]),
         3: Session([Docked("vision", image), Docked("text", "What?")]),
         5: Session([Docked("vision", image)]),
     }
-    assert {line: row["text"] for line, row in found.items()} == {
-        line: stream_answer(language_model, one, DecodingOptions(6)).text for line, one in expected.items()
+    assert {line: row["text"] for line, row in answers.items()} == {
+        line: stream_answer(language_model, session, DecodingOptions(6)).text for line, session in expected.items()
     }
-    assert found[3]["id"] == 7
-    assert "id" not in found[2]
+    assert answers[3]["id"] == 7
+    assert "id" not in answers[2]
 
 
-def test_layout_holds_for_texts_and_compressed_files_are_read(tmp_path) -> None:
+def test_the_route_applies_to_texts_and_compressed_files_are_read(tmp_path) -> None:
     path = tmp_path / "in.jsonl.gz"
     path.write_bytes(gzip.compress(json.dumps(ROWS[3]).encode()))
-    language_model = talker("gpt2", "text")
-    layout = PromptRoute("causal", "So")
-    run(path, tmp_path / "out.jsonl", layout=layout)
+    language_model = endless_language_model("gpt2", "text")
+    route = PromptRoute("causal", "So")
+    run(path, tmp_path / "out.jsonl", route=route)
     (row,) = read(tmp_path / "out.jsonl")[1:]
     session = Session([Causal(ROWS[3]["text"]), Causal(" So")])
     assert row["text"] == language_model.generate([session], max_new_tokens=6)[0]
@@ -144,7 +148,7 @@ WRONG = {
 def test_lines_that_do_not_fit_are_named(why, tmp_path) -> None:
     source = write(tmp_path / "in.jsonl", [{"text": "a"}, WRONG[why]])
     with pytest.raises(MetalmError, match="a line cannot be read") as caught:
-        read_requests(source)
+        read_input_file(source)
     assert caught.value.why.lower().startswith("line 2: ")
     assert why in caught.value.why.lower() or why in caught.value.why
     assert caught.value.where == str(source)
@@ -152,13 +156,13 @@ def test_lines_that_do_not_fit_are_named(why, tmp_path) -> None:
 
 def test_many_wrong_lines_and_files_that_are_not_there(tmp_path) -> None:
     with pytest.raises(MetalmError, match="12 lines cannot be read") as caught:
-        read_requests(write(tmp_path / "in.jsonl", ["{}"] * 11 + ["[]"]))
+        read_input_file(write(tmp_path / "in.jsonl", ["{}"] * 11 + ["[]"]))
     assert caught.value.why.count("line ") == 8
     assert "and 4 more" in caught.value.why
     with pytest.raises(MetalmError, match="holds no line"):
-        read_requests(write(tmp_path / "empty.jsonl", [" "]))
+        read_input_file(write(tmp_path / "empty.jsonl", [" "]))
     with pytest.raises(MetalmError, match="cannot be read"):
-        read_requests(tmp_path / "none.jsonl")
+        read_input_file(tmp_path / "none.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -171,28 +175,28 @@ def test_many_wrong_lines_and_files_that_are_not_there(tmp_path) -> None:
 )
 @pytest.mark.parametrize("encoders", [(), ("text",)])
 def test_encoders_that_are_missing_are_found_before_work_begins(row, what, encoders, tmp_path) -> None:
-    picture(1).save(tmp_path / "one.png")
+    noise_image(1).save(tmp_path / "one.png")
     source = write(tmp_path / "in.jsonl", [{"text": "a"}, row])
     if encoders or "speech" not in what:
         with pytest.raises(MetalmError, match=what) as caught:
-            run(source, tmp_path / "out.jsonl", model=talker("gpt2", *encoders))
+            run(source, tmp_path / "out.jsonl", model=endless_language_model("gpt2", *encoders))
         assert caught.value.where == f"{source}:2"
         assert not (tmp_path / "out.jsonl").exists()
     else:  # a model without encoders reads docked texts as causal ones
-        assert run(source, tmp_path / "out.jsonl", model=talker("gpt2")).errors == 0
+        assert run(source, tmp_path / "out.jsonl", model=endless_language_model("gpt2")).errors == 0
 
 
 def test_a_line_that_the_model_cannot_read_gets_an_error(tmp_path) -> None:
     (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     rows = [{"text": "a b"}, {"text": "dog " * 200, "id": "long"}, {"image": "cut.png"}]
     source = write(tmp_path / "in.jsonl", rows)
-    language_model = talker("gpt2", "text", "vision")
+    language_model = endless_language_model("gpt2", "text", "vision")
     assert run(source, tmp_path / "out.jsonl", model=language_model).errors == 2
-    found = {row["line"]: row for row in read(tmp_path / "out.jsonl")[1:]}
-    assert "text" in found[1]
-    assert "reads 60" in found[2]["error"]
-    assert "text" not in found[2]
-    assert "image cannot be read" in found[3]["error"]
+    answers = {row["line"]: row for row in read(tmp_path / "out.jsonl")[1:]}
+    assert "text" in answers[1]
+    assert "reads 60" in answers[2]["error"]
+    assert "text" not in answers[2]
+    assert "image cannot be read" in answers[3]["error"]
     again = run(source, tmp_path / "out.jsonl", model=language_model)
     assert again.errors == 2
     assert len(read(tmp_path / "out.jsonl")) == 4
@@ -211,13 +215,15 @@ def test_a_killed_run_goes_on(source, tmp_path, torn, decoding, monkeypatch) -> 
     lines = whole.read_bytes().splitlines(keepends=True)
     out.write_bytes(b"".join(lines[:8]) + lines[8][:torn])
     before = out.read_bytes()[: len(b"".join(lines[:8]))]
-    asked: list[int] = []
-    real = generate_file.generate_answers
-    monkeypatch.setattr(generate_file, "generate_answers", lambda i, some, *a: asked.extend(some) or real(i, some, *a))
+    generated: list[int] = []
+    real = file_generation.generate_answers
+    monkeypatch.setattr(
+        file_generation, "generate_answers", lambda i, some, *a: generated.extend(some) or real(i, some, *a)
+    )
     run(source, out, decoding=decoding, budget=40)
     assert out.read_bytes().startswith(before)
     assert sorted(read(out)[1:], key=lambda row: row["line"]) == sorted(read(whole)[1:], key=lambda row: row["line"])
-    assert len(asked) == 13, "what is answered is not asked again"
+    assert len(generated) == 13, "what is answered is not asked again"
     done = out.read_bytes()
     run(source, out, decoding=decoding)
     assert out.read_bytes() == done
@@ -225,10 +231,12 @@ def test_a_killed_run_goes_on(source, tmp_path, torn, decoding, monkeypatch) -> 
 
 def test_windows_change_no_answer(source, tmp_path, monkeypatch) -> None:
     run(source, tmp_path / "one.jsonl", decoding=SAMPLED)
-    monkeypatch.setattr(generate_file, "WINDOW", 3)
+    monkeypatch.setattr(file_generation, "TOKENISE_AHEAD", 3)
     run(source, tmp_path / "two.jsonl", decoding=SAMPLED)
-    one, two = ({row["line"]: row["text"] for row in read(tmp_path / name)[1:]} for name in ("one.jsonl", "two.jsonl"))
-    assert one == two
+    first, second = (
+        {row["line"]: row["text"] for row in read(tmp_path / name)[1:]} for name in ("one.jsonl", "two.jsonl")
+    )
+    assert first == second
     assert [row["line"] for row in read(tmp_path / "two.jsonl")[1:4]] in ([1, 2, 3], [3, 2, 1], [2, 3, 1], [3, 1, 2])
 
 
@@ -238,7 +246,7 @@ def test_an_interrupt_leaves_what_is_answered(source, tmp_path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(source, tmp_path / "out.jsonl", budget=40, watch=interrupt)
+        run(source, tmp_path / "out.jsonl", budget=40, on_progress=interrupt)
     left = read(tmp_path / "out.jsonl")
     assert 6 <= len(left) - 1 < 20
     run(source, tmp_path / "out.jsonl")
@@ -252,18 +260,18 @@ def test_an_interrupt_leaves_what_is_answered(source, tmp_path) -> None:
         ({"decoding": DecodingOptions(7)}, "max_new_tokens was 6, is 7"),
         ({"decoding": DecodingOptions(6, stop=("a",))}, "stop was"),
         ({"decoding": SAMPLED}, "sampling was None"),
-        ({"layout": PromptRoute(prompt="So")}, "prompt was '', is 'So'"),
+        ({"route": PromptRoute(prompt="So")}, "prompt was '', is 'So'"),
         ({"family": ("opt", "text")}, "other weights; model: other tokens|other tokens; model: other weights"),
         ({"rows": ROWS[:19]}, "input: another file"),
     ],
 )
-def test_answers_of_something_else_are_left_alone(source, tmp_path, change, why) -> None:
+def test_answers_of_another_run_are_left_alone(source, tmp_path, change, why) -> None:
     out = tmp_path / "out.jsonl"
     run(source, out)
     before = out.read_bytes()
     if "rows" in change:
         write(source, change.pop("rows"))
-    model = talker(*change.pop("family", ("gpt2", "text")))
+    model = endless_language_model(*change.pop("family", ("gpt2", "text")))
     with pytest.raises(MetalmError, match="answers of something else") as caught:
         run(source, out, model=model, **change)
     assert re.search(why, caught.value.why)
@@ -272,9 +280,9 @@ def test_answers_of_something_else_are_left_alone(source, tmp_path, change, why)
 
 
 def test_a_model_that_has_moved_is_the_same(source, tmp_path) -> None:
-    requests, language_model = read_requests(source), talker("gpt2", "text")
+    requests, language_model = read_input_file(source), endless_language_model("gpt2", "text")
     for name in ("here", "there"):
-        answer_file(name, language_model, requests, tmp_path / "out.jsonl", PromptRoute(), DecodingOptions(2))
+        generate_file(name, language_model, requests, tmp_path / "out.jsonl", PromptRoute(), DecodingOptions(2))
     assert len(read(tmp_path / "out.jsonl")) == 21
 
 
@@ -297,7 +305,7 @@ def test_other_files_are_never_overwritten(tmp_path) -> None:
 def test_a_header_that_was_cut_off_begins_anew(tmp_path) -> None:
     out = tmp_path / "new" / "out.jsonl"
     whole = json.dumps(HEADER).encode()
-    for size in (0, 5, len(append_only_jsonl.BEGINS), len(whole)):
+    for size in (0, 5, len(append_only_jsonl.HEADER_START), len(whole)):
         out.parent.mkdir(exist_ok=True)
         out.write_bytes(whole[:size])
         with OutputFile(out, HEADER, {1}) as file:
@@ -326,15 +334,15 @@ def test_two_processes_do_not_write_the_same_answers(tmp_path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def test_a_full_disk_is_said(tmp_path) -> None:
+def test_a_full_disk_is_an_error(tmp_path) -> None:
     out = tmp_path / "out.jsonl"
     file = OutputFile(out, HEADER, {1, 2})
     file.append([{"line": 1, "text": "a"}])
     with open("/dev/full", "wb", buffering=0) as full:
-        file._file, kept = full, file._file
+        file._file, original = full, file._file
         with pytest.raises(MetalmError, match="cannot be written") as caught:
             file.append([{"line": 2, "text": "b"}])
-        file._file = kept
+        file._file = original
         assert caught.value.exit_code == Exit.FAILED
         assert "No space" in caught.value.why
     file.close()

@@ -26,51 +26,51 @@ from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.inference.sampling import SamplingOptions
 from metalm_cli.inference.text_streaming import cut_at_stop
 from metalm_cli.sessions import Causal, DecoderTokenizer, Docked, Session, TokenRules
-from model_families import picture
-from tiny_language_models import FAMILIES, interface_of, talker
+from model_families import noise_image
+from tiny_language_models import FAMILIES, endless_language_model, tiny_language_model
 
 TEXTS = ["It rained all day.", "The girl had a red ball, and a dog.", "Who barked?"]
 
 GREEDY = DecodingOptions()
 
 
-def told(
+def stream(
     language_model: LanguageModel, session: Session, decoding: DecodingOptions = GREEDY, key: int = 1
 ) -> tuple[Generation, list]:
     pieces: list[str] = []
-    said = stream_answer(language_model, session, decoding, pieces.append, key)
-    assert "".join(pieces) == said.text
-    return said, pieces
+    answer = stream_answer(language_model, session, decoding, pieces.append, key)
+    assert "".join(pieces) == answer.text
+    return answer, pieces
 
 
 # -- sessions ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_text_is_docked_or_causal() -> None:
-    language_model = interface_of("gpt2", "text")
+    language_model = tiny_language_model("gpt2", "text")
     assert list(text_to_session(language_model, "Hi")) == [Docked("text", "Hi")]
-    assert list(text_to_session(language_model, "Hi", layout=PromptRoute("causal"))) == [Causal("Hi")]
-    assert list(text_to_session(language_model, "Hi", layout=PromptRoute(prompt="So"))) == [
+    assert list(text_to_session(language_model, "Hi", route=PromptRoute("causal"))) == [Causal("Hi")]
+    assert list(text_to_session(language_model, "Hi", route=PromptRoute(prompt="So"))) == [
         Docked("text", "Hi"),
         Causal(" So"),
     ]
-    assert list(text_to_session(language_model, "", layout=PromptRoute(prompt="So"))) == [Causal("So")]
+    assert list(text_to_session(language_model, "", route=PromptRoute(prompt="So"))) == [Causal("So")]
     with pytest.raises(MetalmError, match="line 3 has no text"):
         text_to_session(language_model, "", name="line 3")
 
 
 def test_an_image_stands_first() -> None:
-    both, image = interface_of("gpt2", "text", "vision"), picture(0)
+    both, image = tiny_language_model("gpt2", "text", "vision"), noise_image(0)
     assert list(text_to_session(both, "What?", image)) == [Docked("vision", image), Docked("text", "What?")]
     assert list(text_to_session(both, "", image)) == [Docked("vision", image)]
-    sees = interface_of("gpt2", "vision")
+    sees = tiny_language_model("gpt2", "vision")
     assert text_encoder(sees) is None
     assert list(text_to_session(sees, "What?", image)) == [Docked("vision", image), Causal("What?")]
 
 
 def test_a_fused_encoder_reads_image_and_text_together(monkeypatch) -> None:
-    language_model, image = interface_of("gpt2", "text"), picture(0)
-    monkeypatch.setattr(language_model.model.adapters["text"], "kind", "fused", raising=False)
+    language_model, image = tiny_language_model("gpt2", "text"), noise_image(0)
+    monkeypatch.setattr(language_model.model.encoder_ios["text"], "kind", "fused", raising=False)
     assert image_encoder(language_model) == ("text", True)
     assert list(text_to_session(language_model, "What?", image)) == [Docked("text", {"image": image, "text": "What?"})]
     assert list(text_to_session(language_model, "What?", image, PromptRoute("causal"))) == [
@@ -82,15 +82,15 @@ def test_a_fused_encoder_reads_image_and_text_together(monkeypatch) -> None:
 @pytest.mark.parametrize(("encoders", "why"), [((), "without encoders"), (("text",), r"text \(text\)")])
 def test_an_image_needs_an_encoder(encoders, why) -> None:
     with pytest.raises(MetalmError, match="no encoder that reads images") as caught:
-        text_to_session(interface_of("gpt2", *encoders), "What?", picture(0))
+        text_to_session(tiny_language_model("gpt2", *encoders), "What?", noise_image(0))
     assert re.search(why, caught.value.why)
     assert caught.value.remedy
 
 
 def test_files_that_are_no_images(tmp_path) -> None:
     good = tmp_path / "good.png"
-    picture(3).save(good)
-    assert open_image(good).tobytes() == picture(3).tobytes()
+    noise_image(3).save(good)
+    assert open_image(good).tobytes() == noise_image(3).tobytes()
     (tmp_path / "cut.png").write_bytes(good.read_bytes()[:60])
     (tmp_path / "text.png").write_text("no image")
     for name in ("cut.png", "text.png", "none.png", "."):
@@ -104,66 +104,68 @@ def test_files_that_are_no_images(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "llama without encoders"])
-def test_streaming_tells_what_generating_says(family) -> None:
-    language_model = talker(family.split()[0], *(() if " " in family else ("text", "vision")))
+def test_streaming_equals_generating(family) -> None:
+    language_model = endless_language_model(family.split()[0], *(() if " " in family else ("text", "vision")))
     count = 0
     for text, place in itertools.product(TEXTS, ("docked", "causal")):
-        session = text_to_session(language_model, text, layout=PromptRoute(place))  # type: ignore[arg-type]
-        said, pieces = told(language_model, session, DecodingOptions(12))
+        session = text_to_session(language_model, text, route=PromptRoute(place))  # type: ignore[arg-type]
+        answer, pieces = stream(language_model, session, DecodingOptions(12))
         (expected,) = language_model.generate([session], max_new_tokens=12)
-        assert said.text == (expected.strip() if place == "docked" else expected)
-        assert (said.tokens, said.ended) == (12, "limit")
+        assert answer.text == (expected.strip() if place == "docked" else expected)
+        assert (answer.tokens, answer.finish_reason) == (12, "limit")
         count += len(pieces)
     assert count > 12, "in pieces, not at the end"
 
 
 def test_an_image_is_answered() -> None:
-    language_model = talker("gpt2", "text", "vision")
-    found = {
-        told(language_model, text_to_session(language_model, "What?", picture(at)), DecodingOptions(8))[0].text
-        for at in range(4)
+    language_model = endless_language_model("gpt2", "text", "vision")
+    answers = {
+        stream(language_model, text_to_session(language_model, "What?", noise_image(number)), DecodingOptions(8))[0].text
+        for number in range(4)
     }
-    assert len(found) > 1
-    session = text_to_session(language_model, "What?", picture(1))
-    assert told(language_model, session, DecodingOptions(8))[0].text == language_model.generate([session], 8)[0].strip()
+    assert len(answers) > 1
+    session = text_to_session(language_model, "What?", noise_image(1))
+    assert (
+        stream(language_model, session, DecodingOptions(8))[0].text == language_model.generate([session], 8)[0].strip()
+    )
 
 
 def test_stop_texts_and_beams_end_a_stream() -> None:
-    language_model = talker("gpt2", "text")
-    session = text_to_session(language_model, TEXTS[0], layout=PromptRoute("causal"))
-    whole = told(language_model, session, DecodingOptions(20))[0].text
+    language_model = endless_language_model("gpt2", "text")
+    session = text_to_session(language_model, TEXTS[0], route=PromptRoute("causal"))
+    whole = stream(language_model, session, DecodingOptions(20))[0].text
     stop = (whole[5:8],)
-    said, _ = told(language_model, session, DecodingOptions(20, stop=stop))
-    assert said.text == cut_at_stop(whole, stop) != whole
-    assert said.ended == "stop"
-    assert said.tokens < 20
-    wide, pieces = told(language_model, session, DecodingOptions(6, beams=3, length_penalty=0.6))
+    answer, _ = stream(language_model, session, DecodingOptions(20, stop=stop))
+    assert answer.text == cut_at_stop(whole, stop) != whole
+    assert answer.finish_reason == "stop"
+    assert answer.tokens < 20
+    wide, pieces = stream(language_model, session, DecodingOptions(6, beams=3, length_penalty=0.6))
     assert [wide.text] == language_model.generate([session], 6, num_beams=3, length_penalty=0.6)
     assert len(pieces) == 1
 
 
 def test_a_stream_ends_with_the_document_or_the_positions() -> None:
-    plain = talker("opt", "text")
+    plain = endless_language_model("opt", "text")
     session = Session([Docked("text", "It rained."), Causal(" She said:")])
-    made = generation._continued(plain, [plain.tokenise(session)], 9, {})[0].tolist()
-    at = next(at for at in range(2, 9) if made[at] not in made[:at])
-    (name,) = plain.tokenizer.convert_ids_to_tokens(made[at : at + 1])
+    ids = generation.generate_batch(plain, [plain.tokenise(session)], 9, {})[0].tolist()
+    end = next(end for end in range(2, 9) if ids[end] not in ids[:end])
+    (name,) = plain.tokenizer.convert_ids_to_tokens(ids[end : end + 1])
     ending = LanguageModel(plain.model, DecoderTokenizer(plain.tokenizer, TokenRules(document=name)), plain.processors)
-    said, _ = told(ending, session, DecodingOptions(9))
-    assert (said.ended, said.tokens) == ("end", at + 1)
-    assert said.text == plain.tokenizer.decode(made[:at])
-    short = talker("gpt2", n_positions=23)
-    said, _ = told(short, Session([Causal(tuple(range(40, 60)))]), DecodingOptions(9))
-    assert (said.ended, said.tokens) == ("positions", 3)
+    answer, _ = stream(ending, session, DecodingOptions(9))
+    assert (answer.finish_reason, answer.tokens) == ("end", end + 1)
+    assert answer.text == plain.tokenizer.decode(ids[:end])
+    short = endless_language_model("gpt2", n_positions=23)
+    answer, _ = stream(short, Session([Causal(tuple(range(40, 60)))]), DecodingOptions(9))
+    assert (answer.finish_reason, answer.tokens) == ("positions", 3)
 
 
 def test_a_checkpoints_own_constraints_do_not_hold(monkeypatch) -> None:
-    language_model = talker("gpt2", "text")
+    language_model = endless_language_model("gpt2", "text")
     session = text_to_session(language_model, TEXTS[0])
-    before = told(language_model, session, DecodingOptions(20))[0].text
+    before = stream(language_model, session, DecodingOptions(20))[0].text
     monkeypatch.setattr(language_model.model.decoder.generation_config, "repetition_penalty", 5.0)
     monkeypatch.setattr(language_model.model.decoder.generation_config, "no_repeat_ngram_size", 1)
-    assert told(language_model, session, DecodingOptions(20))[0].text == before
+    assert stream(language_model, session, DecodingOptions(20))[0].text == before
 
 
 DECODINGS: dict[str, DecodingOptions] = {
@@ -176,18 +178,20 @@ DECODINGS: dict[str, DecodingOptions] = {
 
 @pytest.mark.parametrize("name", DECODINGS)
 def test_many_are_answered_as_each_alone(name) -> None:
-    language_model, decoding = talker("llama", "text"), DECODINGS[name]
+    language_model, decoding = endless_language_model("llama", "text"), DECODINGS[name]
     sessions: dict[int, Any] = {}
     for number, (text, place) in enumerate(itertools.product(TEXTS, ("docked", "causal")), 3):
-        session = text_to_session(language_model, text, layout=PromptRoute(place))  # type: ignore[arg-type]
+        session = text_to_session(language_model, text, route=PromptRoute(place))  # type: ignore[arg-type]
         sessions[number] = session, language_model.tokenise(session)
-    alone = {number: told(language_model, one, decoding, number)[0].text for number, (one, _) in sessions.items()}
+    alone = {
+        number: stream(language_model, session, decoding, number)[0].text for number, (session, _) in sessions.items()
+    }
     assert len(set(alone.values())) > 2
     for budget in (20, 90, None):
-        found = dict(itertools.chain(*generate_answers(language_model, sessions, decoding, budget)))
-        assert found == alone
+        answers = dict(itertools.chain(*generate_answers(language_model, sessions, decoding, budget)))
+        assert answers == alone
     if name == "sampled":
-        assert told(language_model, sessions[3][0], decoding, 4)[0].text != alone[3]
+        assert stream(language_model, sessions[3][0], decoding, 4)[0].text != alone[3]
 
 
 def test_what_cannot_be_decoded_is_refused(monkeypatch) -> None:
@@ -199,7 +203,7 @@ def test_what_cannot_be_decoded_is_refused(monkeypatch) -> None:
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("too much")
 
-    monkeypatch.setattr(generation, "_continued", full)
-    language_model = talker("gpt2", "text")
+    monkeypatch.setattr(generation, "generate_batch", full)
+    language_model = endless_language_model("gpt2", "text")
     with pytest.raises(MetalmError, match="memory does not hold"):
         stream_answer(language_model, text_to_session(language_model, "Hi"))

@@ -16,17 +16,17 @@ import metalm_cli as metalm
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.models.checkpoint_io import save_model
 from model_families import make_decoder, make_encoder
-from tiny_language_models import DOCKED, TEXT, interface_of, sessions
+from tiny_language_models import DOCKED_SPANS, TEXT_SPANS, named_sessions, tiny_language_model
 from tiny_models import tokenizer_of
 
-FOUND = {**TEXT, **DOCKED}
+ALL_SPANS = {**TEXT_SPANS, **DOCKED_SPANS}
 
 
 def saved(folder: Path, *encoders: str, family: str = "gpt2") -> Path:
-    language_model = interface_of(family, *encoders)
+    language_model = tiny_language_model(family, *encoders)
     config = language_model.model.config
     config.docking = {
-        name: {**one, "max_length": 60 if name == "text" else None} for name, one in config.docking.items()
+        name: {**options, "max_length": 60 if name == "text" else None} for name, options in config.docking.items()
     }
     save_model(folder, language_model.model, language_model.decoder_tokenizer, language_model.processors)
     return folder
@@ -42,25 +42,25 @@ def docked(tmp_path_factory) -> Path:
 def plain(tmp_path) -> Path:
     """A causal language model of its own class, as transformers saves it."""
     folder = tmp_path / "plain"
-    language_model = interface_of("llama")
+    language_model = tiny_language_model("llama")
     language_model.model.decoder.save_pretrained(folder)
     language_model.tokenizer.save_pretrained(folder)
     return folder
 
 
 def test_what_is_loaded_scores_as_what_was_saved(docked) -> None:
-    found = metalm.load(docked)
-    assert isinstance(found, metalm.LanguageModel)
-    assert isinstance(found.model, metalm.MetaLM)
-    assert not any(module.training for module in found.model.modules())
-    assert list(found.processors) == list(found.model.encoders) == list(found.model.connectors) == ["text", "vision"]
-    expected = interface_of("gpt2", "text", "vision").log_likelihood(sessions(FOUND))
-    torch.testing.assert_close(found.log_likelihood(sessions(FOUND)), expected, atol=1e-5, rtol=1e-6)
+    loaded = metalm.load(docked)
+    assert isinstance(loaded, metalm.LanguageModel)
+    assert isinstance(loaded.model, metalm.MetaLM)
+    assert not any(module.training for module in loaded.model.modules())
+    assert list(loaded.processors) == list(loaded.model.encoders) == list(loaded.model.connectors) == ["text", "vision"]
+    expected = tiny_language_model("gpt2", "text", "vision").log_likelihood(named_sessions(ALL_SPANS))
+    torch.testing.assert_close(loaded.log_likelihood(named_sessions(ALL_SPANS)), expected, atol=1e-5, rtol=1e-6)
 
 
 def test_a_run_folder_a_tilde_and_a_relative_path(docked, monkeypatch) -> None:
     run = docked.parent
-    session = sessions(FOUND)[:1]
+    session = named_sessions(ALL_SPANS)[:1]
     expected = metalm.load(docked).log_likelihood(session)
     monkeypatch.setenv("HOME", str(run.parent))
     monkeypatch.chdir(run.parent)
@@ -69,12 +69,12 @@ def test_a_run_folder_a_tilde_and_a_relative_path(docked, monkeypatch) -> None:
 
 
 def test_a_plain_causal_model_has_no_encoders(plain) -> None:
-    found = metalm.load(plain)
-    assert isinstance(found.model, metalm.MetaLM)
-    assert type(found.model.decoder).__name__ == "LlamaForCausalLM"
-    assert (dict(found.processors), list(found.model.encoders)) == ({}, [])
-    text = sessions(TEXT)
-    torch.testing.assert_close(found.log_likelihood(text), interface_of("llama").log_likelihood(text))
+    loaded = metalm.load(plain)
+    assert isinstance(loaded.model, metalm.MetaLM)
+    assert type(loaded.model.decoder).__name__ == "LlamaForCausalLM"
+    assert (dict(loaded.processors), list(loaded.model.encoders)) == ({}, [])
+    text = named_sessions(TEXT_SPANS)
+    torch.testing.assert_close(loaded.log_likelihood(text), tiny_language_model("llama").log_likelihood(text))
 
 
 def test_a_checkpoint_by_name(plain, monkeypatch) -> None:
@@ -161,8 +161,8 @@ import metalm_cli as metalm
 from metalm_cli.errors import MetalmError
 for source in sys.argv[2:]:
     try:
-        found = metalm.load(source, offline=True, trust_remote_code=sys.argv[1] == "trust")
-        print("loaded", type(found.model.decoder).__name__)
+        loaded = metalm.load(source, offline=True, trust_remote_code=sys.argv[1] == "trust")
+        print("loaded", type(loaded.model.decoder).__name__)
     except MetalmError as error:
         assert error.remedy and error.where
         print("refused", error.what)
@@ -195,7 +195,7 @@ def with_code(folder: Path, marker: Path, part: str) -> Path:
 
 def load_fresh(home: Path, trust: str, answer: str | None, *folders: Path) -> subprocess.CompletedProcess[str]:
     """Load in a process whose input says yes to everything, or is closed."""
-    given = {"stdin": subprocess.DEVNULL} if answer is None else {"input": answer * 20}
+    standard_input = {"stdin": subprocess.DEVNULL} if answer is None else {"input": answer * 20}
     return subprocess.run(
         [sys.executable, "-c", LOAD, trust, *map(str, folders)],
         env={**os.environ, "HF_HOME": str(home), "HF_MODULES_CACHE": str(home / "modules"), "OMP_NUM_THREADS": "1"},
@@ -203,7 +203,7 @@ def load_fresh(home: Path, trust: str, answer: str | None, *folders: Path) -> su
         text=True,
         check=False,
         timeout=120,
-        **given,
+        **standard_input,
     )
 
 
@@ -214,10 +214,10 @@ def test_a_models_own_code_is_neither_asked_for_nor_run(answer, tmp_path) -> Non
     done = load_fresh(tmp_path / "home", "never", answer, *folders)
     assert done.returncode == 0, done.stderr
     assert not marker.exists()
-    said = done.stdout.splitlines()
-    assert len(said) == 3, done.stdout
-    assert said[0] == "refused this is not a model that can be loaded"
-    assert said[2] == "refused this is not a model that can be loaded"
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3, done.stdout
+    assert lines[0] == "refused this is not a model that can be loaded"
+    assert lines[2] == "refused this is not a model that can be loaded"
     assert "Do you wish" not in done.stdout + done.stderr
 
 

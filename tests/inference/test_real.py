@@ -12,12 +12,12 @@ import pytest
 import torch
 
 import metalm_cli as metalm
-from metalm_cli.config.schema.model import Model
+from metalm_cli.config.schema.model import ModelConfig
 from metalm_cli.inference import LanguageModel
 from metalm_cli.models.assembly import build_metalm
 from metalm_cli.models.checkpoint_io import save_model
 from metalm_cli.sessions import Causal, Docked, Session
-from model_families import picture
+from model_families import noise_image
 
 FRESH = """
 import json, sys
@@ -26,15 +26,15 @@ torch.set_num_threads(1)
 import metalm_cli as metalm
 
 folder, image = sys.argv[1:]
-found = metalm.load(folder, offline=True)
+loaded = metalm.load(folder, offline=True)
 question = [metalm.Docked("vision", image), metalm.Causal(" Once upon a time")]
 answers = [" there was a little girl.", " there was a dog."]
-scores = found.log_likelihood(
-    metalm.Session([*question, metalm.Causal(one, trained=True, end=True)]) for one in answers
+scores = loaded.log_likelihood(
+    metalm.Session([*question, metalm.Causal(answer, trained=True, end=True)]) for answer in answers
 )
-said = found.generate([metalm.Session(question)], max_new_tokens=8)
-state = found.start(metalm.Session(question[:1])).extend(question[1:])
-print(json.dumps([scores.tolist(), said, state.reply(8)]))
+texts = loaded.generate([metalm.Session(question)], max_new_tokens=8)
+conversation = loaded.start(metalm.Session(question[:1])).extend(question[1:])
+print(json.dumps([scores.tolist(), texts, conversation.reply(8)]))
 """
 
 
@@ -47,10 +47,10 @@ def test_an_image_session_forward_backward_generate_save_load(checkpoints, tmp_p
         "decoder": {"checkpoint": str(checkpoints("stories260k-llama"))},
         "encoders": {"vision": {"checkpoint": str(checkpoints("deit-tiny-patch16-224")), "trains": "last_1"}},
     }
-    made = build_metalm(Model.model_validate(recipe), seed=0, sample=no_documents)
-    language_model = LanguageModel(made.model, made.decoder_tokenizer, made.processors)
+    assembly = build_metalm(ModelConfig.model_validate(recipe), seed=0, sample=no_documents)
+    language_model = LanguageModel(assembly.model, assembly.decoder_tokenizer, assembly.processors)
     image = tmp_path / "picture.png"
-    picture(3).save(image)
+    noise_image(3).save(image)
     question = [Docked("vision", str(image)), Causal(" Once upon a time")]
     sessions = [
         Session([*question, Causal(answer, trained=True, end=True)])
@@ -58,24 +58,28 @@ def test_an_image_session_forward_backward_generate_save_load(checkpoints, tmp_p
     ]
     before = language_model.log_likelihood(sessions)
 
-    made.model.train()
-    total, each = made.model.losses(language_model.collate([language_model.tokenise(one) for one in sessions]))
+    assembly.model.train()
+    total, losses = assembly.model.losses(
+        language_model.collate([language_model.tokenise(session) for session in sessions])
+    )
     total.backward()
     assert float(total.detach()) == pytest.approx(-float(before.sum()), rel=1e-4)
-    assert len(each) == sum(int(language_model.tokenise(one).trained.sum()) for one in sessions)
-    moved = {name.split(".")[0] for name, one in made.model.named_parameters() if one.grad is not None}
-    assert moved == {"decoder", "encoders", "connectors"}
+    assert len(losses) == sum(int(language_model.tokenise(session).trained.sum()) for session in sessions)
+    trained_parts = {
+        name.split(".")[0] for name, weight in assembly.model.named_parameters() if weight.grad is not None
+    }
+    assert trained_parts == {"decoder", "encoders", "connectors"}
     with torch.no_grad():
-        for parameter in made.model.parameters():
+        for parameter in assembly.model.parameters():
             if parameter.grad is not None:
-                parameter -= 1e-3 * parameter.grad / len(each)
-    made.model.eval()
+                parameter -= 1e-3 * parameter.grad / len(losses)
+    assembly.model.eval()
     after = language_model.log_likelihood(sessions)
     assert after.sum() > before.sum()
 
-    said = language_model.generate([Session(question)], max_new_tokens=8)
-    assert said[0].strip()
-    save_model(tmp_path / "model", made.model, made.decoder_tokenizer, made.processors)
+    texts = language_model.generate([Session(question)], max_new_tokens=8)
+    assert texts[0].strip()
+    save_model(tmp_path / "model", assembly.model, assembly.decoder_tokenizer, assembly.processors)
     done = subprocess.run(
         [sys.executable, "-c", FRESH, str(tmp_path / "model"), str(image)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -87,8 +91,8 @@ def test_an_image_session_forward_backward_generate_save_load(checkpoints, tmp_p
     assert done.returncode == 0, done.stderr[-3000:]
     scores, continued, replied = json.loads(done.stdout)
     torch.testing.assert_close(torch.tensor(scores, dtype=torch.float64), after, atol=1e-4, rtol=1e-6)
-    assert continued == said
-    assert replied == said[0]
+    assert continued == texts
+    assert replied == texts[0]
 
 
 def test_a_decoder_of_stories_prefers_stories(checkpoints) -> None:
@@ -99,6 +103,6 @@ def test_a_decoder_of_stories_prefers_stories(checkpoints) -> None:
         for text in (" there was a little girl", " little was there girl a")
     ).tolist()
     assert likely > unlikely + 10
-    (said,) = language_model.generate([Session([begin])], max_new_tokens=12)
-    assert "there was a" in said
-    assert language_model.start(Session([begin])).reply(12) == said
+    (continuation,) = language_model.generate([Session([begin])], max_new_tokens=12)
+    assert "there was a" in continuation
+    assert language_model.start(Session([begin])).reply(12) == continuation

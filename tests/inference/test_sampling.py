@@ -15,7 +15,7 @@ from metalm_cli.inference.sampling import GumbelSampler, SamplingOptions, nucleu
 SHARES = torch.tensor([0.5, 0.3, 0.15, 0.05])
 
 
-def drawn(sampling: SamplingOptions, count: int, logits: torch.Tensor) -> list[int]:
+def draw(sampling: SamplingOptions, count: int, logits: torch.Tensor) -> list[int]:
     drawing = GumbelSampler(sampling, [(0,)])
     return [int(drawing(None, logits[None]).argmax()) for _ in range(count)]
 
@@ -23,9 +23,12 @@ def drawn(sampling: SamplingOptions, count: int, logits: torch.Tensor) -> list[i
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 0.5])
 def test_tokens_are_drawn_from_the_softmax(temperature) -> None:
     count = 6000
-    found = Counter(drawn(SamplingOptions(temperature), count, SHARES.log() + 7))
+    counts = Counter(draw(SamplingOptions(temperature), count, SHARES.log() + 7))
     expected = (SHARES.log() / temperature).softmax(0) * count
-    chi = sum((found[at] - float(one)) ** 2 / float(one) for at, one in enumerate(expected))
+    chi = sum(
+        (counts[token] - float(expected_count)) ** 2 / float(expected_count)
+        for token, expected_count in enumerate(expected)
+    )
     assert chi < 16.3, "chi-square with three degrees of freedom: one in a thousand is above"
 
 
@@ -34,9 +37,9 @@ def test_top_p_keeps_the_likeliest() -> None:
     assert nucleus_mask(SHARES.log()[None], 0.81).isfinite().tolist() == [[True, True, True, False]]
     assert nucleus_mask(SHARES.flip(0).log()[None], 0.1).isfinite().tolist() == [[False, False, False, True]]
     assert nucleus_mask(torch.zeros(1, 4), 0.6).isfinite().sum() == 3, "ties go by number"
-    found = Counter(drawn(SamplingOptions(1.0, 0.6), 4000, SHARES.log()))
-    assert set(found) == {0, 1}
-    assert math.isclose(found[0] / 4000, 0.625, abs_tol=0.03)
+    counts = Counter(draw(SamplingOptions(1.0, 0.6), 4000, SHARES.log()))
+    assert set(counts) == {0, 1}
+    assert math.isclose(counts[0] / 4000, 0.625, abs_tol=0.03)
 
 
 def test_a_sequence_draws_the_same_whatever_is_beside_it() -> None:
@@ -46,8 +49,8 @@ def test_a_sequence_draws_the_same_whatever_is_beside_it() -> None:
     alone = [GumbelSampler(SamplingOptions(seed=5), [key]) for key in keys]
     for _ in range(4):
         rows = together(None, logits)
-        for at, one in enumerate(alone):
-            assert torch.equal(rows[at], one(None, logits[at : at + 1])[0])
+        for index, sampler in enumerate(alone):
+            assert torch.equal(rows[index], sampler(None, logits[index : index + 1])[0])
     assert (
         len(
             {

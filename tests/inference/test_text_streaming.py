@@ -34,7 +34,7 @@ def reader(kind: str, paragraph: str = "newline") -> DecoderTokenizer:
     return DecoderTokenizer(tokenizer, rules)
 
 
-def certain(tokenizer: DecoderTokenizer, ids: list[int]) -> list[str]:
+def certain_texts(tokenizer: DecoderTokenizer, ids: list[int]) -> list[str]:
     """What is certain after each token."""
     stream = TextStream(tokenizer)
     return [stream.push(token) for token in ids]
@@ -48,9 +48,9 @@ def test_what_is_certain_stays_whatever_follows(kind, data) -> None:
     size = len(tokenizer.tokenizer)
     tail = st.integers(max(0, size - 300), size - 1)  # where SentencePiece has its bytes
     ids = data.draw(st.lists(st.one_of(st.integers(0, size - 1), tail), min_size=1, max_size=24))
-    found = certain(tokenizer, ids)
-    for one, after in zip(found, [*found[1:], tokenizer.decode(ids)], strict=True):
-        assert after.startswith(one)
+    texts_so_far = certain_texts(tokenizer, ids)
+    for text, after in zip(texts_so_far, [*texts_so_far[1:], tokenizer.decode(ids)], strict=True):
+        assert after.startswith(text)
     stream = TextStream(tokenizer)
     for token in ids:
         stream.push(token)
@@ -58,56 +58,56 @@ def test_what_is_certain_stays_whatever_follows(kind, data) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_real_text_comes_as_it_is_said(kind) -> None:
+def test_real_text_is_streamed_word_by_word(kind) -> None:
     tokenizer = reader(kind)
     for text in (EMOJI, STORY, texts()[3]):
-        ids = tokenizer.first(text)
-        found = certain(tokenizer, ids)
+        ids = tokenizer.encode_start(text)
+        texts_so_far = certain_texts(tokenizer, ids)
         whole = tokenizer.decode(ids)
-        assert whole.startswith(found[-1])
-        told = [one for one in dict.fromkeys(found) if one]
-        assert len(told) > len(text.split()) * 0.7, "told word by word"
-        assert not any(one.endswith("\ufffd") for one in found)
+        assert whole.startswith(texts_so_far[-1])
+        distinct = [prefix for prefix in dict.fromkeys(texts_so_far) if prefix]
+        assert len(distinct) > len(text.split()) * 0.7, "told word by word"
+        assert not any(prefix.endswith("\ufffd") for prefix in texts_so_far)
         if kind in TOKENIZERS and text == EMOJI:
-            assert found[-1] == whole == EMOJI.removeprefix(" ")
+            assert texts_so_far[-1] == whole == EMOJI.removeprefix(" ")
 
 
-def test_a_character_is_told_whole() -> None:
+def test_a_character_is_emitted_whole() -> None:
     tokenizer = reader("byte")
-    ids = tokenizer.first("a🙂b")
+    ids = tokenizer.encode_start("a🙂b")
     assert len(ids) > 3
-    assert certain(tokenizer, ids) == ["a"] * (len(ids) - 2) + ["a🙂", "a🙂b"]
+    assert certain_texts(tokenizer, ids) == ["a"] * (len(ids) - 2) + ["a🙂", "a🙂b"]
     pieces = reader("llama")
-    ids = pieces.first("It is 🦀")
-    found = certain(pieces, ids)
-    assert found[-1] == "It is ", "more bytes could make them no characters at all"
+    ids = pieces.encode_start("It is 🦀")
+    texts_so_far = certain_texts(pieces, ids)
+    assert texts_so_far[-1] == "It is ", "more bytes could make them no characters at all"
     assert pieces.decode(ids) == "It is 🦀"
-    assert certain(pieces, [*ids, *pieces.continuation(" and")])[-1] == "It is 🦀 and"
+    assert certain_texts(pieces, [*ids, *pieces.encode_continuation(" and")])[-1] == "It is 🦀 and"
 
 
-def test_a_special_token_between_bytes_parts_them_not() -> None:
+def test_a_special_token_between_bytes_does_not_separate_them() -> None:
     tokenizer = reader("llama")
     ids = tokenizer.tokenizer.convert_tokens_to_ids(["<0x41>", "</s>", "<0xE6>"])
     assert tokenizer.decode(ids) == "\ufffd\ufffd"
-    assert certain(tokenizer, ids) == ["", "", ""]
+    assert certain_texts(tokenizer, ids) == ["", "", ""]
 
 
-def test_spaces_that_are_tidied_away_were_never_told() -> None:
-    ids = reader("byte").first("it is n't so , or is it ? yes it is")
-    found = certain(reader("tidied"), ids)
+def test_spaces_that_are_cleaned_up_are_never_emitted() -> None:
+    ids = reader("byte").encode_start("it is n't so , or is it ? yes it is")
+    texts_so_far = certain_texts(reader("tidied"), ids)
     whole = reader("tidied").decode(ids)
     if " ," in whole:
         pytest.skip("this version of transformers tidies no byte-level text")
     assert whole.startswith("it isn't so, or is it? yes")
-    assert all(whole.startswith(one) for one in found)
-    assert found[-1].startswith("it isn't so, or")
+    assert all(whole.startswith(text) for text in texts_so_far)
+    assert texts_so_far[-1].startswith("it isn't so, or")
 
 
-def test_bytes_that_are_no_character_are_told_with_what_follows() -> None:
+def test_bytes_that_are_not_a_character_are_emitted_with_the_next_token() -> None:
     tokenizer = reader("byte")
     (half,) = tokenizer.tokenizer.convert_tokens_to_ids(["ð"])
-    (letter,) = tokenizer.first("A")
-    assert certain(tokenizer, [half, letter]) == ["", "\ufffdA"]
+    (letter,) = tokenizer.encode_start("A")
+    assert certain_texts(tokenizer, [half, letter]) == ["", "\ufffdA"]
     stream = TextStream(tokenizer)
     assert stream.push(half) == ""
     assert stream.finish() == "\ufffd"
@@ -115,9 +115,9 @@ def test_bytes_that_are_no_character_are_told_with_what_follows() -> None:
 
 def test_a_paragraph_token_is_a_newline() -> None:
     tokenizer = reader("byte", "<s>")
-    ids = tokenizer.first("One\ntwo")
-    assert certain(tokenizer, ids)[-1] == "One\ntwo"
-    assert "One\n" in certain(tokenizer, ids)
+    ids = tokenizer.encode_start("One\ntwo")
+    assert certain_texts(tokenizer, ids)[-1] == "One\ntwo"
+    assert "One\n" in certain_texts(tokenizer, ids)
 
 
 def test_tokenizers_of_real_checkpoints(checkpoints) -> None:
@@ -126,11 +126,13 @@ def test_tokenizers_of_real_checkpoints(checkpoints) -> None:
     for name in ("stories260k-llama", "tinystories-656k"):
         tokenizer = DecoderTokenizer(load_tokenizer(checkpoints(name)), TokenRules())
         for text in (EMOJI, STORY):
-            ids = tokenizer.first(text)
-            found = certain(tokenizer, ids)
+            ids = tokenizer.encode_start(text)
+            texts_so_far = certain_texts(tokenizer, ids)
             whole = tokenizer.decode(ids)
-            assert all(after.startswith(one) for one, after in zip(found, [*found[1:], whole], strict=True))
-            assert len(set(found)) > len(text.split())
+            assert all(
+                after.startswith(prefix) for prefix, after in zip(texts_so_far, [*texts_so_far[1:], whole], strict=True)
+            )
+            assert len(set(texts_so_far)) > len(text.split())
 
 
 # -- what is shown ----------------------------------------------------------------------------------------------------
@@ -141,18 +143,18 @@ STOPS = st.lists(st.text(alphabet="ab \n", min_size=1, max_size=4), max_size=3)
 
 @settings(max_examples=400, deadline=None)
 @given(SOME, STOPS, st.sampled_from([None, " ", " A:", "", "\n"]))
-def test_what_is_shown_only_grows(text, stop, delimiter) -> None:
+def test_visible_text_only_grows(text, stop, delimiter) -> None:
     answer = VisibleText(stop, delimiter)
-    shown = [answer.so_far(text[:at]) for at in range(len(text) + 1)]
-    for one, after in zip(shown, [*shown[1:], answer.whole(text)], strict=True):
-        assert after.startswith(one)
-    assert not any(one in answer.whole(text) for one in stop)
+    visible_texts = [answer.of_partial_text(text[:end]) for end in range(len(text) + 1)]
+    for visible, after in zip(visible_texts, [*visible_texts[1:], answer.of_finished_text(text)], strict=True):
+        assert after.startswith(visible)
+    assert not any(stop_string in answer.of_finished_text(text) for stop_string in stop)
 
 
 def test_an_answer_is_shown_without_its_delimiter() -> None:
     answer = VisibleText(["\n\n"], " Answer:")
-    said = " Answer: yes, it is \n\nQuestion"
-    assert [answer.so_far(said[:at]) for at in (4, 8, 9, 12, 13, 20, 21, 30)] == [
+    generated = " Answer: yes, it is \n\nQuestion"
+    assert [answer.of_partial_text(generated[:end]) for end in (4, 8, 9, 12, 13, 20, 21, 30)] == [
         "",
         "",
         "",
@@ -162,10 +164,10 @@ def test_an_answer_is_shown_without_its_delimiter() -> None:
         "yes, it is",
         "yes, it is",
     ]
-    assert answer.whole(said) == "yes, it is"
-    assert VisibleText([], " Answer:").whole(" Answers ") == "Answers"
+    assert answer.of_finished_text(generated) == "yes, it is"
+    assert VisibleText([], " Answer:").of_finished_text(" Answers ") == "Answers"
     assert strip_delimiter(" no ", " ") == "no"
-    assert VisibleText(["b"]).whole(" a b") == " a "
+    assert VisibleText(["b"]).of_finished_text(" a b") == " a "
 
 
 def test_the_stop_text_that_is_complete_first_counts() -> None:
@@ -173,23 +175,23 @@ def test_the_stop_text_that_is_complete_first_counts() -> None:
     assert stop_position("xxabcd", ["xabc", "bc"]) == 1
     assert stop_position("xx", ["a"]) is None
     assert cut_at_stop("one. two", []) == "one. two"
-    assert stop_position("\nyes\nno", ["\n"], lead="\n") == 4, "what is said before an answer does not end it"
-    assert stop_position("yes\nno", ["\n"], lead="\n") == 3
-    assert stop_position("\n\nyes", ["\n"], lead="\n") == 1
-    assert cut_at_stop(" a b", [" "], lead=" ") == " a"
+    assert stop_position("\nyes\nno", ["\n"], delimiter="\n") == 4, "what is said before an answer does not end it"
+    assert stop_position("yes\nno", ["\n"], delimiter="\n") == 3
+    assert stop_position("\n\nyes", ["\n"], delimiter="\n") == 1
+    assert cut_at_stop(" a b", [" "], delimiter=" ") == " a"
 
 
-def test_a_teller_tells_pieces_and_stops() -> None:
+def test_a_token_streamer_emits_pieces_and_stops() -> None:
     tokenizer = reader("byte")
-    ids = tokenizer.first("The dog barked. The girl said no.")
-    told: list[str] = []
-    teller = TokenStreamer(tokenizer, VisibleText([". T"]), told.append)
-    ended = [bool(teller(torch.tensor([ids[: at + 1]]), None)) for at in range(len(ids))]
-    first = ended.index(True)
-    assert "".join(told) == "The dog barked"
-    assert len(told) > 2
+    ids = tokenizer.encode_start("The dog barked. The girl said no.")
+    pieces: list[str] = []
+    streamer = TokenStreamer(tokenizer, VisibleText([". T"]), pieces.append)
+    stopped = [bool(streamer(torch.tensor([ids[: index + 1]]), None)) for index in range(len(ids))]
+    first = stopped.index(True)
+    assert "".join(pieces) == "The dog barked"
+    assert len(pieces) > 2
     assert tokenizer.decode(ids[:first]).endswith(".")
-    assert teller.stopped
-    quiet = TokenStreamer(tokenizer, VisibleText(), told.append)
-    assert not quiet(torch.tensor([[tokenizer.document_id]]), None)
-    assert quiet.told == ""
+    assert streamer.stopped
+    quiet = TokenStreamer(tokenizer, VisibleText(), pieces.append)
+    assert not quiet(torch.tensor([[tokenizer.document_end_id]]), None)
+    assert quiet.emitted == ""

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from metalm_cli.errors import Exit, MetalmError
 
-MODEL = "metalm"
+MODEL_NAME = "metalm"
 """Name of the model in lm_eval's registry."""
-OFFLINE = "--offline"
+OFFLINE_FLAG = "--offline"
 """The one argument that is ours: open no connection."""
-LEAST = "0.4.13"
+MIN_LM_EVAL_VERSION = "0.4.13"
 """Oldest lm_eval that is known to work."""
 
 
@@ -29,14 +29,14 @@ def require_lm_eval() -> None:
         MetalmError: It is not.
     """
     if importlib.util.find_spec("lm_eval") is None:
-        raise _missing("lm_eval is not installed")
+        raise _lm_eval_error("lm_eval is not installed")
 
 
-def _missing(what: str) -> MetalmError:
+def _lm_eval_error(problem: str) -> MetalmError:
     return MetalmError(
-        what,
+        problem,
         why="the harness's tasks need lm-evaluation-harness, which is an optional part of this program",
-        remedy=f"python -m pip install 'lm-eval>={LEAST}', or install metalm[harness]",
+        remedy=f"python -m pip install 'lm-eval>={MIN_LM_EVAL_VERSION}', or install metalm[harness]",
     )
 
 
@@ -51,9 +51,9 @@ def register() -> None:
         import lm_eval.models  # noqa: F401  (a registry that is not empty is not filled)
         from lm_eval.api.registry import model_registry
     except ImportError as error:
-        raise _missing(f"this lm_eval is older than {LEAST}: {error}") from error
-    if MODEL not in model_registry:
-        model_registry.register(MODEL, target="metalm_cli.harness.model:HarnessModel")
+        raise _lm_eval_error(f"this lm_eval is older than {MIN_LM_EVAL_VERSION}: {error}") from error
+    if MODEL_NAME not in model_registry:
+        model_registry.register(MODEL_NAME, target="metalm_cli.harness.model:HarnessModel")
 
 
 def harness_command(
@@ -91,8 +91,8 @@ def harness_command(
                 remedy="rename it, or make a link with a plain name",
             )
     model_args = f"pretrained={model}" + (f",dock={dock}" if dock else "")
-    command = [sys.executable, "-m", __name__, *([OFFLINE] if offline else []), "run"]
-    command += ["--model", MODEL, "--model_args", model_args, "--tasks", *tasks, "--batch_size", "auto"]
+    command = [sys.executable, "-m", __name__, *([OFFLINE_FLAG] if offline else []), "run"]
+    command += ["--model", MODEL_NAME, "--model_args", model_args, "--tasks", *tasks, "--batch_size", "auto"]
     for flag, value in (("--limit", limit), ("--num_fewshot", shots), ("--output_path", out)):
         command += [] if value is None else [flag, str(value)]
     return command
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         The exit code.
     """
-    if OFFLINE in arguments:
+    if OFFLINE_FLAG in arguments:
         # Before anything that reads them is imported.
         os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -115,7 +115,7 @@ def main(arguments: Sequence[str]) -> int:
         register()
         from lm_eval.__main__ import cli_evaluate
 
-        sys.argv = ["lm-eval", *(one for one in arguments if one != OFFLINE)]
+        sys.argv = ["lm-eval", *(argument for argument in arguments if argument != OFFLINE_FLAG)]
         cli_evaluate()
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)

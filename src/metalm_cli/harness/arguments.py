@@ -15,7 +15,7 @@ from metalm_cli.inference import LanguageModel, load
 logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-SEQUENCES = 16
+AUTO_BATCH_SIZE = 16
 """Sequences that are continued together with ``batch_size=auto`` on a CPU; four times as many first on a GPU."""
 
 
@@ -26,9 +26,9 @@ def reject_unknown(unknown: Iterable[str], known: Sequence[str]) -> None:
         MetalmError: There is one.
     """
     for name in unknown:
-        near = difflib.get_close_matches(name, known, 1)
+        similar = difflib.get_close_matches(name, known, 1)
         raise MetalmError(
-            f"--model_args: metalm knows no {name}" + (f"; did you mean {near[0]}?" if near else ""),
+            f"--model_args: metalm knows no {name}" + (f"; did you mean {similar[0]}?" if similar else ""),
             why=f"it knows {', '.join(known)}",
             remedy="correct it, or leave it out",
         )
@@ -50,29 +50,29 @@ def load_language_model(pretrained: str, base: str | None, remote_code: bool) ->
     return load(pretrained, base=base, offline=offline, trust_remote_code=remote_code)
 
 
-def dtype_of(wanted: str) -> torch.dtype:
+def parse_dtype(name: str) -> torch.dtype:
     """The type of the weights.
 
     Raises:
         MetalmError: It is not one of :data:`DTYPES`.
     """
-    if wanted not in DTYPES:
-        raise MetalmError(f"got dtype={wanted}, expected {', '.join(DTYPES)}", where="--model_args")
-    return DTYPES[wanted]
+    if name not in DTYPES:
+        raise MetalmError(f"got dtype={name}, expected {', '.join(DTYPES)}", where="--model_args")
+    return DTYPES[name]
 
 
-def device_of(wanted: str | None) -> torch.device:
+def choose_device(name: str | None) -> torch.device:
     """Where to run. lm_eval asks for the first GPU where nothing is said."""
-    there = torch.cuda.is_available()
-    if wanted is None:
-        return torch.device("cuda" if there else "cpu")
-    if wanted.startswith("cuda") and not there:
+    has_gpu = torch.cuda.is_available()
+    if name is None:
+        return torch.device("cuda" if has_gpu else "cpu")
+    if name.startswith("cuda") and not has_gpu:
         logger.info("no GPU is found: the CPU works")
         return torch.device("cpu")
-    return torch.device(wanted)
+    return torch.device(name)
 
 
-def sequences_of(wanted: int | str | None, most: int | None) -> int:
+def parse_batch_size(batch_size: int | str | None, max_batch_size: int | None) -> int:
     """Sequences that are continued together.
 
     Args:
@@ -82,8 +82,8 @@ def sequences_of(wanted: int | str | None, most: int | None) -> int:
     Raises:
         MetalmError: It is none of these.
     """
-    text = str(wanted if wanted is not None else 1).partition(":")[0]
+    text = str(batch_size if batch_size is not None else 1).partition(":")[0]
     if text != "auto" and not (text.isdecimal() and int(text) > 0):
-        raise MetalmError(f"got batch_size={wanted}, expected auto or a number")
-    size = SEQUENCES * (4 if torch.cuda.is_available() else 1) if text == "auto" else int(text)
-    return min(size, int(most)) if most else size
+        raise MetalmError(f"got batch_size={batch_size}, expected auto or a number")
+    size = AUTO_BATCH_SIZE * (4 if torch.cuda.is_available() else 1) if text == "auto" else int(text)
+    return min(size, int(max_batch_size)) if max_batch_size else size

@@ -18,9 +18,9 @@ from metalm_cli.inference.scoring.question_rows import OptionQuestion
 from metalm_cli.inference.scoring.shared_prefixes import shared_prefixes
 from metalm_cli.sessions import TokenisedSession
 
-UNSET = 10**18
+UNSET_LENGTH = 10**18
 """A tokenizer's ``model_max_length`` beyond this says that it has none."""
-POSITIONS = 2048
+DEFAULT_MAX_LENGTH = 2048
 """Positions of a model that states none, as lm_eval has it."""
 
 
@@ -36,7 +36,7 @@ class ContextAndContinuation:
 
     context: tuple[int, ...]
     continuation: tuple[int, ...]
-    cut: int = 0
+    tokens_cut: int = 0
 
 
 class ContinuationTokenizer:
@@ -64,7 +64,7 @@ class ContinuationTokenizer:
         self.language_model = language_model
         self.tokenizer: Any = language_model.tokenizer
         self.add_start = add_start
-        self.max_length = _length(language_model, max_length)
+        self.max_length = _max_length(language_model, max_length)
         known = (prefix_token_id, self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
         self.prefix_token_id: int = next(
             token for token in (*known, language_model.decoder_tokenizer.start_id) if token is not None
@@ -80,33 +80,35 @@ class ContinuationTokenizer:
                 the start token already.
         """
         distinct = list(dict.fromkeys(texts))
-        own = self.language_model.decoder_tokenizer
-        if own.paragraph_id is not None or (own.rules.start != "auto" and self.add_start is None):
-            return {text: self._by_rules(text, special) for text in distinct}
+        decoder_tokenizer = self.language_model.decoder_tokenizer
+        if decoder_tokenizer.paragraph_id is not None or (
+            decoder_tokenizer.rules.start != "auto" and self.add_start is None
+        ):
+            return {text: self._encode_by_rules(text, special) for text in distinct}
         groups: dict[bool | None, list[str]] = {}
         for text in distinct:
-            wanted = self.add_start if special is None else special
+            add_special = self.add_start if special is None else special
             if special is None and text.startswith(self._prefix_text):
-                wanted = False
-            groups.setdefault(wanted, []).append(text)
-        found: dict[str, list[int]] = {}
-        for wanted, members in groups.items():
-            extra = {} if wanted is None else {"add_special_tokens": wanted}
-            made = self.tokenizer(
-                members, return_attention_mask=False, return_token_type_ids=False, verbose=False, **extra
+                add_special = False
+            groups.setdefault(add_special, []).append(text)
+        ids_by_text: dict[str, list[int]] = {}
+        for add_special, group_texts in groups.items():
+            options = {} if add_special is None else {"add_special_tokens": add_special}
+            encoded = self.tokenizer(
+                group_texts, return_attention_mask=False, return_token_type_ids=False, verbose=False, **options
             )
-            found.update(zip(members, made["input_ids"], strict=True))
-        return found
+            ids_by_text.update(zip(group_texts, encoded["input_ids"], strict=True))
+        return ids_by_text
 
-    def _by_rules(self, text: str, special: bool | None) -> list[int]:
+    def _encode_by_rules(self, text: str, special: bool | None) -> list[int]:
         """A text by rules that the model was saved with: its paragraph token, its start token."""
-        own = self.language_model.decoder_tokenizer
-        wanted = special if special is not None else self.add_start
-        if wanted is None:
-            wanted = own.starts_with(True, False)
-        return [*([own.start_id] if wanted else []), *own.first(text)]
+        decoder_tokenizer = self.language_model.decoder_tokenizer
+        add_start = special if special is not None else self.add_start
+        if add_start is None:
+            add_start = decoder_tokenizer.needs_start_token(True, False)
+        return [*([decoder_tokenizer.start_id] if add_start else []), *decoder_tokenizer.encode_start(text)]
 
-    def pairs(self, requests: Sequence[tuple[str, str]]) -> list[ContextAndContinuation]:
+    def encode_pairs(self, requests: Sequence[tuple[str, str]]) -> list[ContextAndContinuation]:
         """Tokenise requests.
 
         Args:
@@ -115,22 +117,29 @@ class ContinuationTokenizer:
         Raises:
             MetalmError: A continuation has no token of its own, or more than the model reads.
         """
-        split = [_moved(context, continuation) for context, continuation in requests]
-        whole = self.encode([text for context, rest in split if context for text in (context, context + rest)])
-        alone = self.encode([rest for context, rest in split if not context], special=False)
-        found = []
-        for (context, rest), request in zip(split, requests, strict=True):
+        request_texts = [_move_trailing_space(context, continuation) for context, continuation in requests]
+        encoded = self.encode(
+            [text for context, continuation in request_texts if context for text in (context, context + continuation)]
+        )
+        encoded_alone = self.encode(
+            [continuation for context, continuation in request_texts if not context], special=False
+        )
+        pairs = []
+        for (context, continuation), request in zip(request_texts, requests, strict=True):
             if context:
-                first, after = whole[context], whole[context + rest][len(whole[context]) :]
+                context_ids, continuation_ids = (
+                    encoded[context],
+                    encoded[context + continuation][len(encoded[context]) :],
+                )
             else:
-                after = alone[rest]
-                first = [self.prefix_token_id]
-                if after[:1] == first:
-                    after = after[1:]
-            found.append(self.pair(first, after, request[1]))
-        return found
+                continuation_ids = encoded_alone[continuation]
+                context_ids = [self.prefix_token_id]
+                if continuation_ids[:1] == context_ids:
+                    continuation_ids = continuation_ids[1:]
+            pairs.append(self.build_pair(context_ids, continuation_ids, request[1]))
+        return pairs
 
-    def pair(self, context: Sequence[int], continuation: Sequence[int], text: str = "") -> ContextAndContinuation:
+    def build_pair(self, context: Sequence[int], continuation: Sequence[int], text: str = "") -> ContextAndContinuation:
         """A pair that the model can read, its context cut from the left where it is too long.
 
         Raises:
@@ -149,8 +158,8 @@ class ContinuationTokenizer:
                 remedy="use a model with more positions",
                 exit_code=Exit.FAILED,
             )
-        kept = self.max_length + 1 - len(continuation)
-        cut = max(0, len(context) - kept)
+        context_room = self.max_length + 1 - len(continuation)
+        cut = max(0, len(context) - context_room)
         return ContextAndContinuation(tuple(context[cut:]), tuple(continuation), cut)
 
     def rolling_windows(self, text: str) -> Iterator[ContextAndContinuation]:
@@ -168,34 +177,34 @@ class ContinuationTokenizer:
             yield ContextAndContinuation(tuple(ids[end - size - 1 : begin]), tuple(ids[begin:end]))
 
 
-def _moved(context: str, continuation: str) -> tuple[str, str]:
+def _move_trailing_space(context: str, continuation: str) -> tuple[str, str]:
     """Context and continuation, with the space at their boundary in the continuation."""
-    kept = context.rstrip()
-    return (kept, context[len(kept) :] + continuation) if context else ("", continuation)
+    stripped = context.rstrip()
+    return (stripped, context[len(stripped) :] + continuation) if context else ("", continuation)
 
 
-def _length(language_model: LanguageModel, wanted: int | None) -> int:
+def _max_length(language_model: LanguageModel, requested: int | None) -> int:
     """Most tokens that the model reads.
 
     Raises:
         MetalmError: It has fewer positions than wanted.
     """
-    has = language_model.model.positions
-    if wanted is not None:
-        if wanted < 2 or (has is not None and wanted > has):
+    positions = language_model.model.max_positions
+    if requested is not None:
+        if requested < 2 or (positions is not None and requested > positions):
             raise MetalmError(
-                f"max_length={wanted}: the decoder has {has or 'any number of'} positions",
+                f"max_length={requested}: the decoder has {positions or 'any number of'} positions",
                 remedy="give at least 2, and no more than it has",
             )
-        return wanted
+        return requested
     config = language_model.model.decoder.config
     config = getattr(config, "text_config", None) or config
-    stated = [getattr(config, name, None) for name in ("n_positions", "max_position_embeddings", "n_ctx")]
-    length = next((int(one) for one in stated if one is not None), None)
+    configured = [getattr(config, name, None) for name in ("n_positions", "max_position_embeddings", "n_ctx")]
+    length = next((int(value) for value in configured if value is not None), None)
     if length is None:
         limit = getattr(language_model.tokenizer, "model_max_length", None)
-        length = int(limit) if limit is not None and limit < UNSET else POSITIONS
-    return length if has is None else min(length, has)
+        length = int(limit) if limit is not None and limit < UNSET_LENGTH else DEFAULT_MAX_LENGTH
+    return length if positions is None else min(length, positions)
 
 
 def group_by_context(pairs: Sequence[ContextAndContinuation]) -> tuple[list[OptionQuestion], list[list[int]]]:
@@ -205,15 +214,25 @@ def group_by_context(pairs: Sequence[ContextAndContinuation]) -> tuple[list[Opti
         The questions, and the pair of each option.
     """
     groups: dict[tuple[int, ...], list[int]] = {}
-    for at, pair in enumerate(pairs):
-        groups.setdefault(pair.context, []).append(at)
+    for index, pair in enumerate(pairs):
+        groups.setdefault(pair.context, []).append(index)
     contexts = [np.array(context, dtype=np.int64) for context in groups]
-    fronts: dict[bytes, TokenisedSession] = {}
+    shared_prefixes_by_ids: dict[bytes, TokenisedSession] = {}
     questions = []
-    for context, front, places in zip(contexts, shared_prefixes(contexts), groups.values(), strict=True):
-        before = fronts.setdefault(context[:front].tobytes(), tokens_to_session(context[:front], "")) if front else None
-        options = tuple(np.array(pairs[at].continuation, dtype=np.int64) for at in places)
-        questions.append(OptionQuestion(tokens_to_session(context[front:], f"request {places[0]}"), options, before))
+    for context, prefix_length, pair_indices in zip(contexts, shared_prefixes(contexts), groups.values(), strict=True):
+        shared_prefix = (
+            shared_prefixes_by_ids.setdefault(
+                context[:prefix_length].tobytes(), tokens_to_session(context[:prefix_length], "")
+            )
+            if prefix_length
+            else None
+        )
+        options = tuple(np.array(pairs[index].continuation, dtype=np.int64) for index in pair_indices)
+        questions.append(
+            OptionQuestion(
+                tokens_to_session(context[prefix_length:], f"request {pair_indices[0]}"), options, shared_prefix
+            )
+        )
     return questions, list(groups.values())
 
 

@@ -14,7 +14,13 @@ from tqdm import tqdm
 
 from metalm_cli import __version__
 from metalm_cli.errors import Exit, MetalmError
-from metalm_cli.harness.arguments import device_of, dtype_of, load_language_model, reject_unknown, sequences_of
+from metalm_cli.harness.arguments import (
+    choose_device,
+    load_language_model,
+    parse_batch_size,
+    parse_dtype,
+    reject_unknown,
+)
 from metalm_cli.harness.contexts_and_continuations import ContinuationTokenizer, group_by_context, tokens_to_session
 from metalm_cli.inference import LanguageModel
 from metalm_cli.inference.batch_generation import generate_all
@@ -24,7 +30,7 @@ from metalm_cli.sessions import Docked, Session, TokenisedSession
 
 logger = logging.getLogger(__name__)
 
-GENERATED = 256
+DEFAULT_MAX_NEW_TOKENS = 256
 """Most new tokens where a task does not say, as lm_eval has it."""
 
 
@@ -68,7 +74,9 @@ class HarnessModel(TemplateLM):
         reject_unknown(unknown, [name for name in inspect.signature(HarnessModel).parameters if name != "unknown"])
         if isinstance(pretrained, str):
             language_model = (
-                load_language_model(pretrained, base, trust_remote_code).to(dtype_of(dtype)).to(device_of(device))
+                load_language_model(pretrained, base, trust_remote_code)
+                .to(parse_dtype(dtype))
+                .to(choose_device(device))
             )
         else:
             language_model = pretrained
@@ -79,40 +87,40 @@ class HarnessModel(TemplateLM):
                 remedy="name one of them",
             )
         self.language_model, self.dock = language_model, dock
-        self.reader = ContinuationTokenizer(
+        self.continuation_tokenizer = ContinuationTokenizer(
             language_model, add_start=add_bos_token, prefix_token_id=prefix_token_id, max_length=max_length
         )
         self.scorer = Scorer(language_model)
         self.tokenizer = language_model.tokenizer
         self._device = language_model.device
-        self._name = pretrained if isinstance(pretrained, str) else ""
-        self._sequences = sequences_of(batch_size, max_batch_size)
+        self._source = pretrained if isinstance(pretrained, str) else ""
+        self._generation_batch_size = parse_batch_size(batch_size, max_batch_size)
 
     # -- what lm_eval asks about a model ------------------------------------------------------------------------------
 
     @property
     def eot_token_id(self) -> int:
-        return self.language_model.decoder_tokenizer.document_id
+        return self.language_model.decoder_tokenizer.document_end_id
 
     @property
     def prefix_token_id(self) -> int:
-        return self.reader.prefix_token_id
+        return self.continuation_tokenizer.prefix_token_id
 
     @property
     def max_length(self) -> int:
-        return self.reader.max_length
+        return self.continuation_tokenizer.max_length
 
     @property
     def max_gen_toks(self) -> int:
-        return GENERATED
+        return DEFAULT_MAX_NEW_TOKENS
 
     @property
     def tokenizer_name(self) -> str:
-        return (self._name or self.tokenizer.name_or_path).replace("/", "__")
+        return (self._source or self.tokenizer.name_or_path).replace("/", "__")
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         """Token ids of a text."""
-        return self.reader.encode([string], add_special_tokens)[string]
+        return self.continuation_tokenizer.encode([string], add_special_tokens)[string]
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """A conversation as text, by the tokenizer's own template."""
@@ -127,7 +135,7 @@ class HarnessModel(TemplateLM):
         """What the result file says about the model."""
         model = self.language_model.model
         return {
-            "model_num_parameters": sum(one.numel() for one in model.parameters()),
+            "model_num_parameters": sum(parameter.numel() for parameter in model.parameters()),
             "model_dtype": str(next(model.parameters()).dtype),
             "metalm_version": __version__,
             "dock": self.dock,
@@ -142,39 +150,39 @@ class HarnessModel(TemplateLM):
             requests: lm_eval's instances; their ``args`` are a context and a continuation.
             disable_tqdm: Show no progress.
         """
-        asked = [one.args for one in requests]
+        arguments = [request.args for request in requests]
         if self.dock is None:
-            pairs = self.reader.pairs(asked)
-            _warn_of_cuts([pair.cut for pair in pairs], self.max_length)
-            questions, places = group_by_context(pairs)
+            pairs = self.continuation_tokenizer.encode_pairs(arguments)
+            _warn_of_truncation([pair.tokens_cut for pair in pairs], self.max_length)
+            questions, request_indices = group_by_context(pairs)
         else:
-            questions, places = self._docked(asked)
-        return self._scored(questions, places, asked, disable_tqdm)
+            questions, request_indices = self._docked_questions(arguments)
+        return self._score_questions(questions, request_indices, arguments, disable_tqdm)
 
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **_: Any
     ) -> list[tuple[float, bool]]:
         """The same for tokens: strings (or None), context and continuation of each."""
-        pairs = [self.reader.pair(context, continuation) for _, context, continuation in requests]
-        _warn_of_cuts([pair.cut for pair in pairs], self.max_length)
-        return self._scored(*group_by_context(pairs), [one[0] for one in requests], disable_tqdm)
+        pairs = [self.continuation_tokenizer.build_pair(context, continuation) for _, context, continuation in requests]
+        _warn_of_truncation([pair.tokens_cut for pair in pairs], self.max_length)
+        return self._score_questions(*group_by_context(pairs), [request[0] for request in requests], disable_tqdm)
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """Log-probability of each text, read by the decoder in disjoint windows."""
-        texts = [one.args[0] for one in requests]
-        windows = [list(self.reader.rolling_windows(text)) for text in texts]
-        pairs = [pair for found in windows for pair in found]
-        scores = iter(self._scored(*group_by_context(pairs), [None] * len(pairs), disable_tqdm))
-        totals = [sum(next(scores)[0] for _ in found) for found in windows]
+        texts = [request.args[0] for request in requests]
+        windows = [list(self.continuation_tokenizer.rolling_windows(text)) for text in texts]
+        pairs = [pair for text_windows in windows for pair in text_windows]
+        scores = iter(self._score_questions(*group_by_context(pairs), [None] * len(pairs), disable_tqdm))
+        totals = [sum(next(scores)[0] for _ in text_windows) for text_windows in windows]
         for text, total in zip(texts, totals, strict=True):
             self.cache_hook.add_partial("loglikelihood_rolling", (text,), total)
         return totals
 
-    def _scored(
+    def _score_questions(
         self,
         questions: Sequence[OptionQuestion],
-        places: Sequence[Sequence[int]],
-        asked: Sequence[Any],
+        request_indices: Sequence[Sequence[int]],
+        arguments: Sequence[Any],
         disable_tqdm: bool,
     ) -> list[tuple[float, bool]]:
         """Scores by request; those that are done go to lm_eval's cache at once.
@@ -185,40 +193,45 @@ class HarnessModel(TemplateLM):
             asked: Arguments of each request, or None for what is not kept.
             disable_tqdm: Show no progress.
         """
-        found: list[tuple[float, bool]] = [(0.0, True)] * len(asked)
-        with tqdm(total=len(asked), desc="Scoring", disable=disable_tqdm) as progress:
+        results: list[tuple[float, bool]] = [(0.0, True)] * len(arguments)
+        with tqdm(total=len(arguments), desc="Scoring", disable=disable_tqdm) as progress:
 
-            def watch(numbers: list[int], scores: list[OptionScores]) -> None:
-                for number, score in zip(numbers, scores, strict=True):
-                    for at, value, greedy in zip(places[number], score.log_likelihood, score.greedy, strict=True):
-                        found[at] = (float(value), bool(greedy))
-                        if asked[at] is not None:
-                            self.cache_hook.add_partial("loglikelihood", asked[at], found[at])
-                    progress.update(len(places[number]))
+            def record_scores(question_numbers: list[int], scores: list[OptionScores]) -> None:
+                for question_number, score in zip(question_numbers, scores, strict=True):
+                    for index, value, greedy in zip(
+                        request_indices[question_number], score.log_likelihood, score.greedy, strict=True
+                    ):
+                        results[index] = (float(value), bool(greedy))
+                        if arguments[index] is not None:
+                            self.cache_hook.add_partial("loglikelihood", arguments[index], results[index])
+                    progress.update(len(request_indices[question_number]))
 
-            self.scorer.score(questions, watch)
-        return found
+            self.scorer.score(questions, record_scores)
+        return results
 
-    def _docked(self, asked: Sequence[tuple[str, str]]) -> tuple[list[OptionQuestion], list[list[int]]]:
+    def _docked_questions(self, arguments: Sequence[tuple[str, str]]) -> tuple[list[OptionQuestion], list[list[int]]]:
         """Questions whose contexts are docked, and the request of each option."""
-        own = self.language_model.decoder_tokenizer
+        decoder_tokenizer = self.language_model.decoder_tokenizer
         groups: dict[str, list[int]] = {}
-        for at, (context, _) in enumerate(asked):
-            groups.setdefault(context.rstrip(), []).append(at)
+        for index, (context, _) in enumerate(arguments):
+            groups.setdefault(context.rstrip(), []).append(index)
         questions = []
-        for context, places in groups.items():
-            prefix = self._read(context, f"request {places[0]}")
-            texts = [asked[at][1].lstrip() for at in places]
+        for context, request_indices in groups.items():
+            prefix = self._context_to_session(context, f"request {request_indices[0]}")
+            texts = [arguments[index][1].lstrip() for index in request_indices]
             if context:
-                ids = [own.continuation(own.rules.target_delimiter + text) for text in texts]
+                ids = [
+                    decoder_tokenizer.encode_continuation(decoder_tokenizer.rules.target_delimiter + text)
+                    for text in texts
+                ]
             else:
-                ids = [own.first(text) for text in texts]
-            for at, option in zip(places, ids, strict=True):
-                self.reader.pair((), option, asked[at][1])
+                ids = [decoder_tokenizer.encode_start(text) for text in texts]
+            for index, option in zip(request_indices, ids, strict=True):
+                self.continuation_tokenizer.build_pair((), option, arguments[index][1])
             questions.append(OptionQuestion(prefix, tuple(np.array(option, dtype=np.int64) for option in ids)))
         return questions, list(groups.values())
 
-    def _read(self, context: str, name: str) -> TokenisedSession:
+    def _context_to_session(self, context: str, name: str) -> TokenisedSession:
         """A context as the encoder's dock; the start token alone where it is empty.
 
         Raises:
@@ -243,77 +256,83 @@ class HarnessModel(TemplateLM):
             disable_tqdm: Show no progress.
         """
         groups: dict[str, list[int]] = {}
-        for at, one in enumerate(requests):
-            groups.setdefault(repr(sorted(one.args[1].items())), []).append(at)
-        found = [""] * len(requests)
+        for index, request in enumerate(requests):
+            groups.setdefault(repr(sorted(request.args[1].items())), []).append(index)
+        texts_by_request = [""] * len(requests)
         with tqdm(total=len(requests), desc="Generating", disable=disable_tqdm) as progress:
-            for places in groups.values():
-                options = normalize_gen_kwargs(requests[places[0]].args[1], GENERATED)
-                texts = self._continued([requests[at].args[0] for at in places], dict(options), progress.update)
-                for at, text in zip(places, texts, strict=True):
-                    found[at] = text
-                    self.cache_hook.add_partial("generate_until", requests[at].args, text)
-        return found
+            for request_indices in groups.values():
+                options = normalize_gen_kwargs(requests[request_indices[0]].args[1], DEFAULT_MAX_NEW_TOKENS)
+                texts = self._generate(
+                    [requests[index].args[0] for index in request_indices], dict(options), progress.update
+                )
+                for index, text in zip(request_indices, texts, strict=True):
+                    texts_by_request[index] = text
+                    self.cache_hook.add_partial("generate_until", requests[index].args, text)
+        return texts_by_request
 
-    def _continued(self, contexts: Sequence[str], options: dict[str, Any], done: Callable[[int], Any]) -> list[str]:
+    def _generate(
+        self, contexts: Sequence[str], options: dict[str, Any], on_progress: Callable[[int], Any]
+    ) -> list[str]:
         """Continue contexts with the same options."""
         stops = [stop for stop in options.pop("until", ()) if stop]
-        most = options.pop("max_gen_toks")
+        max_new_tokens = options.pop("max_gen_toks")
         if options.pop("max_length", None) is not None:
             logger.warning("max_length is not followed; a task says max_gen_toks")
         if not options.get("do_sample"):
             options = {key: value for key, value in options.items() if key not in ("temperature", "top_p", "top_k")}
-        sessions = self._sessions(contexts, most)
+        sessions = self._context_sessions(contexts, max_new_tokens)
         delimiter = self.language_model.decoder_tokenizer.rules.target_delimiter
-        lead = "" if self.dock is None else delimiter
-        counted = 0
+        prefix = "" if self.dock is None else delimiter
+        reported = 0
 
-        def watch(count: int) -> None:
-            nonlocal counted
-            done(count - counted)
-            counted = count
+        def report_progress(done: int) -> None:
+            nonlocal reported
+            on_progress(done - reported)
+            reported = done
 
         texts = generate_all(
             self.language_model,
             sessions,
-            [most] * len(sessions),
-            batch_size=self._sequences,
-            watch=watch,
+            [max_new_tokens] * len(sessions),
+            batch_size=self._generation_batch_size,
+            on_progress=report_progress,
             stop=stops,
-            leads=[lead] * len(sessions),
+            delimiters=[prefix] * len(sessions),
             **options,
         )
-        return [text.removeprefix(lead) for text in texts]
+        return [text.removeprefix(prefix) for text in texts]
 
-    def _sessions(self, contexts: Sequence[str], most: int) -> list[TokenisedSession]:
+    def _context_sessions(self, contexts: Sequence[str], max_new_tokens: int) -> list[TokenisedSession]:
         """Contexts as sessions that leave room for ``most`` tokens.
 
         Raises:
             MetalmError: There is none.
         """
-        room = self.max_length - most
-        if room < 1:
+        max_context = self.max_length - max_new_tokens
+        if max_context < 1:
             raise MetalmError(
-                f"a task asks for {most} new tokens, the model has {self.max_length} positions",
+                f"a task asks for {max_new_tokens} new tokens, the model has {self.max_length} positions",
                 remedy="--gen_kwargs max_gen_toks=N with a smaller number, or use a model with more positions",
                 exit_code=Exit.FAILED,
             )
         if self.dock is not None:
-            return [self._read(context, f"request {at}") for at, context in enumerate(contexts)]
-        read = self.reader.encode(contexts)
-        ids = [read[context] or [self.prefix_token_id] for context in contexts]
-        _warn_of_cuts([max(0, len(one) - room) for one in ids], room)
-        return [tokens_to_session(one[-room:], f"request {at}") for at, one in enumerate(ids)]
+            return [self._context_to_session(context, f"request {index}") for index, context in enumerate(contexts)]
+        encoded = self.continuation_tokenizer.encode(contexts)
+        ids = [encoded[context] or [self.prefix_token_id] for context in contexts]
+        _warn_of_truncation([max(0, len(context_ids) - max_context) for context_ids in ids], max_context)
+        return [
+            tokens_to_session(context_ids[-max_context:], f"request {index}") for index, context_ids in enumerate(ids)
+        ]
 
 
-def _warn_of_cuts(cuts: Sequence[int], most: int) -> None:
+def _warn_of_truncation(cuts: Sequence[int], max_length: int) -> None:
     """Say how many contexts were too long."""
-    cut = [one for one in cuts if one]
-    if cut:
+    truncated = [tokens_cut for tokens_cut in cuts if tokens_cut]
+    if truncated:
         logger.warning(
             "%d of %d contexts are longer than the model reads (%d tokens): up to %d tokens of their beginning are cut",
-            len(cut),
+            len(truncated),
             len(cuts),
-            most,
-            max(cut),
+            max_length,
+            max(truncated),
         )

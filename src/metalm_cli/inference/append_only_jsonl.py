@@ -11,7 +11,7 @@ from typing import Any
 
 from metalm_cli.errors import Exit, MetalmError
 
-BEGINS = b'{"format": 1, "metalm": '
+HEADER_START = b'{"format": 1, "metalm": '
 """With this a header begins; what is shorter, or has no line's end, is one that was cut off."""
 
 
@@ -32,7 +32,7 @@ class OutputFile:
             writes it; or it cannot be read or written.
     """
 
-    def __init__(self, path: Path, header: Mapping[str, Any], numbers: Set[int]) -> None:
+    def __init__(self, path: Path, header: Mapping[str, Any], line_numbers: Set[int]) -> None:
         self.path = path
         self.done: set[int] = set()
         self.errors = 0
@@ -41,9 +41,9 @@ class OutputFile:
             # Unbuffered: after a failure nothing is left that closing would try to write again.
             self._file = open(path, "a+b", buffering=0)  # noqa: SIM115
         except OSError as error:
-            raise self._problem(error) from error
+            raise self._write_error(error) from error
         try:
-            self._begin(header, numbers)
+            self._resume(header, line_numbers)
         except BaseException:
             self._file.close()
             raise
@@ -60,7 +60,7 @@ class OutputFile:
             try:
                 os.fsync(self._file.fileno())
             except OSError as error:
-                raise self._problem(error) from error
+                raise self._write_error(error) from error
             finally:
                 self._file.close()
 
@@ -72,18 +72,18 @@ class OutputFile:
         """
         if not records:
             return
-        self._write(b"".join(json.dumps(one, ensure_ascii=False).encode() + b"\n" for one in records))
-        self.done.update(one["line"] for one in records)
-        self.errors += sum("error" in one for one in records)
+        self._write(b"".join(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records))
+        self.done.update(record["line"] for record in records)
+        self.errors += sum("error" in record for record in records)
 
     def _write(self, data: bytes) -> None:
         try:
             while data:
                 data = data[self._file.write(data) :]
         except OSError as error:
-            raise self._problem(error) from error
+            raise self._write_error(error) from error
 
-    def _begin(self, header: Mapping[str, Any], numbers: Set[int]) -> None:
+    def _resume(self, header: Mapping[str, Any], line_numbers: Set[int]) -> None:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -95,56 +95,56 @@ class OutputFile:
         self._file.seek(0)
         data = self._file.read()
         end = data.rfind(b"\n") + 1
-        if not end and (data.startswith(BEGINS) or BEGINS.startswith(data)):
+        if not end and (data.startswith(HEADER_START) or HEADER_START.startswith(data)):
             self._file.truncate(0)
             self._write(json.dumps(header, ensure_ascii=False).encode() + b"\n")
             return
-        first, *rows = data[:end].split(b"\n")[:-1] or [data]
-        self._check(first, header)
-        for number, row in enumerate(rows, 2):
-            self._take(number, row, numbers)
+        header_line, *record_lines = data[:end].split(b"\n")[:-1] or [data]
+        self._check_header(header_line, header)
+        for number, record_line in enumerate(record_lines, 2):
+            self._add_existing_record(number, record_line, line_numbers)
         if end < len(data):
             self._file.truncate(end)
 
-    def _check(self, first: bytes, header: Mapping[str, Any]) -> None:
+    def _check_header(self, header_line: bytes, header: Mapping[str, Any]) -> None:
         """Refuse a file that is none of ours, or of another model, other settings or another input."""
         try:
-            found = json.loads(first)
+            existing = json.loads(header_line)
         except ValueError:
-            found = None
-        if not first.startswith(BEGINS) or not isinstance(found, dict):
+            existing = None
+        if not header_line.startswith(HEADER_START) or not isinstance(existing, dict):
             raise MetalmError(
                 "there is a file already that holds no answers",
                 where=str(self.path),
                 remedy="choose another --out; nothing is ever overwritten",
             )
-        if found.get("hash") != header["hash"]:
+        if existing.get("hash") != header["hash"]:
             raise MetalmError(
                 "answers of something else are there already",
                 where=str(self.path),
-                why="; ".join(_differences(found, header)) or "their hash is another",
+                why="; ".join(_header_differences(existing, header)) or "their hash is another",
                 remedy="choose another --out, or give the same model, settings and input to go on; "
                 "nothing is ever overwritten",
             )
 
-    def _take(self, number: int, row: bytes, numbers: Set[int]) -> None:
+    def _add_existing_record(self, number: int, record_line: bytes, line_numbers: Set[int]) -> None:
         try:
-            found = json.loads(row)
-            line = found["line"]
-            known = line in numbers and ("text" in found or "error" in found)
+            record = json.loads(record_line)
+            line = record["line"]
+            valid = line in line_numbers and ("text" in record or "error" in record)
         except (ValueError, TypeError, KeyError):
-            known = False
-        if not known:
+            valid = False
+        if not valid:
             raise MetalmError(
                 "the answers are damaged",
                 where=f"{self.path}:{number}",
-                why=f"this line is no answer: {row[:60].decode(errors='replace')}",
+                why=f"this line is no answer: {record_line[:60].decode(errors='replace')}",
                 remedy="remove the line, or choose another --out",
             )
         self.done.add(line)
-        self.errors += "error" in found
+        self.errors += "error" in record
 
-    def _problem(self, error: OSError) -> MetalmError:
+    def _write_error(self, error: OSError) -> MetalmError:
         return MetalmError(
             "answers cannot be written",
             where=str(self.path),
@@ -154,16 +154,16 @@ class OutputFile:
         )
 
 
-def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+def _header_differences(old_header: Mapping[str, Any], new_header: Mapping[str, Any]) -> list[str]:
     """What another header says otherwise."""
-    told = []
+    differences = []
     for part in ("model", "settings", "input"):
-        one, other = found.get(part), wanted[part]
-        one = one if isinstance(one, dict) else {}
-        for key in sorted(set(one) | set(other)):
-            if one.get(key) != other.get(key) and key not in ("source", "file", "lines"):
-                value = {"sha256": "another file", "weights_sha256": "other weights", "reads_sha256": "other tokens"}
-                told.append(
-                    f"{part}: {value[key]}" if key in value else f"{key} was {one.get(key)!r}, is {other.get(key)!r}"
+        old, new = old_header.get(part), new_header[part]
+        old = old if isinstance(old, dict) else {}
+        for key in sorted(set(old) | set(new)):
+            if old.get(key) != new.get(key) and key not in ("source", "file", "lines"):
+                labels = {"sha256": "another file", "weights_sha256": "other weights", "reads_sha256": "other tokens"}
+                differences.append(
+                    f"{part}: {labels[key]}" if key in labels else f"{key} was {old.get(key)!r}, is {new.get(key)!r}"
                 )
-    return told
+    return differences

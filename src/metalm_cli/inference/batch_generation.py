@@ -18,7 +18,7 @@ from metalm_cli.sessions import Session, TokenisedSession
 
 TOLERANCE = 1e-4
 """Largest relative difference of logits that is taken for equal."""
-UNCONSTRAINED = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
+UNCONSTRAINED_OPTIONS = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
 """Options of an unconstrained answer; set, because a checkpoint may bring constraints in its
 ``generation_config.json``."""
 
@@ -33,25 +33,25 @@ def measure_left_padding(decoder: Any) -> bool:
     Returns:
         False also where generating from embeddings, or with a mask, fails.
     """
-    table = decoder.get_input_embeddings()
-    ids = (torch.arange(16, device=table.weight.device) * 7 + 3) % table.num_embeddings
-    long, short = ids[None, :9], ids[None, 11:]
-    padded = torch.cat([torch.zeros_like(ids[None, :4]), short], 1)
-    mask = torch.ones_like(torch.cat([long, padded]))
+    embedding = decoder.get_input_embeddings()
+    ids = (torch.arange(16, device=embedding.weight.device) * 7 + 3) % embedding.num_embeddings
+    long_ids, short_ids = ids[None, :9], ids[None, 11:]
+    padded_ids = torch.cat([torch.zeros_like(ids[None, :4]), short_ids], 1)
+    mask = torch.ones_like(torch.cat([long_ids, padded_ids]))
     mask[1, :4] = 0
     try:
-        alone = _first_logits(decoder, table(short), torch.ones_like(short))
-        first = _first_logits(decoder, table(long), torch.ones_like(long))
-        together = _first_logits(decoder, table(torch.cat([long, padded])), mask)
+        short_logits = _first_logits(decoder, embedding(short_ids), torch.ones_like(short_ids))
+        long_logits = _first_logits(decoder, embedding(long_ids), torch.ones_like(long_ids))
+        batch_logits = _first_logits(decoder, embedding(torch.cat([long_ids, padded_ids])), mask)
     except (TypeError, ValueError, RuntimeError, IndexError):
         return False
-    wanted = torch.cat([first, alone], 1)
-    return bool((together - wanted).abs().max() <= TOLERANCE * max(1.0, float(wanted.abs().max())))
+    expected = torch.cat([long_logits, short_logits], 1)
+    return bool((batch_logits - expected).abs().max() <= TOLERANCE * max(1.0, float(expected.abs().max())))
 
 
 def _first_logits(decoder: Any, embeds: Tensor, mask: Tensor) -> Tensor:
     """Logits of three generated tokens, the same for every input, so that steps with a cache are compared too."""
-    said = decoder.generate(
+    outputs = decoder.generate(
         inputs_embeds=embeds,
         attention_mask=mask,
         max_new_tokens=3,
@@ -62,14 +62,14 @@ def _first_logits(decoder: Any, embeds: Tensor, mask: Tensor) -> Tensor:
         output_logits=True,
         return_dict_in_generate=True,
     )
-    return torch.stack(said.logits)
+    return torch.stack(outputs.logits)
 
 
 def plan_batches(
     lengths: Sequence[int],
     limits: Sequence[int],
-    rooms: Sequence[int],
-    size: int,
+    positions_left: Sequence[int],
+    batch_size: int,
     *,
     budget: int | None = None,
     equal_lengths: bool = False,
@@ -98,16 +98,18 @@ def plan_batches(
     order = sorted(range(len(lengths)), key=lambda index: (-limits[index] if equal_limits else 0, -lengths[index]))
     batch: list[int] = []
     for index in order:
-        grown = [*batch, index]
-        most = max(limits[one] for one in grown)
-        fits = len(grown) <= size and most <= min(rooms[one] for one in grown)
-        fits = fits and (budget is None or len(grown) * (max(lengths[one] for one in grown) + most) <= budget)
-        fits = fits and not (equal_lengths and lengths[index] != lengths[grown[0]])
-        fits = fits and not (equal_limits and limits[index] != limits[grown[0]])
+        candidate = [*batch, index]
+        new_tokens = max(limits[member] for member in candidate)
+        fits = len(candidate) <= batch_size and new_tokens <= min(positions_left[member] for member in candidate)
+        fits = fits and (
+            budget is None or len(candidate) * (max(lengths[member] for member in candidate) + new_tokens) <= budget
+        )
+        fits = fits and not (equal_lengths and lengths[index] != lengths[candidate[0]])
+        fits = fits and not (equal_limits and limits[index] != limits[candidate[0]])
         if batch and not fits:
             yield batch
-            grown = [index]
-        batch = grown
+            candidate = [index]
+        batch = candidate
     if batch:
         yield batch
 
@@ -119,7 +121,7 @@ def generate_all(
     *,
     batch_size: int | None = 16,
     budget: int | None = None,
-    watch: Callable[[int], None] = lambda done: None,
+    on_progress: Callable[[int], None] = lambda done: None,
     **options: Any,
 ) -> list[str]:
     """Continue many sessions.
@@ -141,11 +143,11 @@ def generate_all(
     """
     texts = [""] * len(sessions)
     done = 0
-    for group in generate_in_batches(language_model, sessions, limits, batch_size=batch_size, budget=budget, **options):
-        for index, text in group:
+    for batch in generate_in_batches(language_model, sessions, limits, batch_size=batch_size, budget=budget, **options):
+        for index, text in batch:
             texts[index] = text
-        done += len(group)
-        watch(done)
+        done += len(batch)
+        on_progress(done)
     return texts
 
 
@@ -153,7 +155,7 @@ def sample_all(
     language_model: LanguageModel,
     sessions: Sequence[Session | TokenisedSession],
     limits: Sequence[int],
-    n: int,
+    num_samples: int,
     temperature: float = 0.7,
     seed: int = 0,
     batch_size: int | None = 16,
@@ -162,7 +164,7 @@ def sample_all(
     keys: Sequence[int] | None = None,
     budget: int | None = None,
     stop: Sequence[str] = (),
-    watch: Callable[[int], None] = lambda done: None,
+    on_progress: Callable[[int], None] = lambda done: None,
     **options: Any,
 ) -> list[list[str]]:
     """Continue each session several times by sampling: equal texts whatever stands together.
@@ -190,23 +192,25 @@ def sample_all(
     Raises:
         MetalmError: As :func:`generate_all`; or ``n``, the temperature, ``top_p`` or the seed is out of range.
     """
-    if n < 1:
-        raise MetalmError(f"got {n} samples of each session, expected at least one")
-    made = [one if isinstance(one, TokenisedSession) else language_model.tokenise(one) for one in sessions]
-    names = range(len(made)) if keys is None else keys
+    if num_samples < 1:
+        raise MetalmError(f"got {num_samples} samples of each session, expected at least one")
+    tokenised = [
+        session if isinstance(session, TokenisedSession) else language_model.tokenise(session) for session in sessions
+    ]
+    session_keys = range(len(tokenised)) if keys is None else keys
     texts = generate_all(
         language_model,
-        [one for one in made for _ in range(n)],
-        [limit for limit in limits for _ in range(n)],
+        [session for session in tokenised for _ in range(num_samples)],
+        [limit for limit in limits for _ in range(num_samples)],
         batch_size=batch_size,
         budget=budget,
-        watch=watch,
+        on_progress=on_progress,
         stop=stop,
         sampling=SamplingOptions(temperature, top_p, seed),
-        keys=[(name, at) for name in names for at in range(n)],
+        keys=[(key, sample) for key in session_keys for sample in range(num_samples)],
         **options,
     )
-    return [texts[at : at + n] for at in range(0, len(texts), n)]
+    return [texts[start : start + num_samples] for start in range(0, len(texts), num_samples)]
 
 
 def generate_in_batches(
@@ -217,7 +221,7 @@ def generate_in_batches(
     batch_size: int | None = 16,
     budget: int | None = None,
     stop: Sequence[str] = (),
-    leads: Sequence[str] | None = None,
+    delimiters: Sequence[str] | None = None,
     sampling: SamplingOptions | None = None,
     keys: Sequence[tuple[int, ...]] | None = None,
     **options: Any,
@@ -243,75 +247,85 @@ def generate_in_batches(
     Raises:
         MetalmError: As :func:`generate_all`.
     """
-    made = [one if isinstance(one, TokenisedSession) else language_model.tokenise(one) for one in sessions]
-    rooms = [language_model.positions_left(one) for one in made]
-    most = [min(limit, room) for limit, room in zip(limits, rooms, strict=True)]
-    beams = options.get("num_beams", 1)
-    first = [""] * len(made) if leads is None else leads
-    names = [(index,) for index in range(len(made))] if keys is None else keys
-    groups = plan_batches(
-        [len(one) for one in made],
-        most,
-        rooms,
-        max(1, (batch_size or sys.maxsize) // beams),
-        budget=None if budget is None else budget // beams,
-        equal_lengths=batch_size != 1 and len(made) > 1 and not measure_left_padding(language_model.model.decoder),
-        equal_limits=beams > 1,
+    tokenised = [
+        session if isinstance(session, TokenisedSession) else language_model.tokenise(session) for session in sessions
+    ]
+    positions_left = [language_model.positions_left(session) for session in tokenised]
+    token_limits = [min(limit, room) for limit, room in zip(limits, positions_left, strict=True)]
+    num_beams = options.get("num_beams", 1)
+    session_delimiters = [""] * len(tokenised) if delimiters is None else delimiters
+    sampling_keys = [(index,) for index in range(len(tokenised))] if keys is None else keys
+    batches = plan_batches(
+        [len(session) for session in tokenised],
+        token_limits,
+        positions_left,
+        max(1, (batch_size or sys.maxsize) // num_beams),
+        budget=None if budget is None else budget // num_beams,
+        equal_lengths=batch_size != 1 and len(tokenised) > 1 and not measure_left_padding(language_model.model.decoder),
+        equal_limits=num_beams > 1,
     )
-    waiting = list(groups)[::-1]
-    while waiting:
-        group = waiting.pop()
-        chosen = dict(options)
+    pending = list(batches)[::-1]
+    while pending:
+        batch = pending.pop()
+        generate_options = dict(options)
         if sampling is not None:
-            chosen["logits_processor"] = LogitsProcessorList([GumbelSampler(sampling, [names[one] for one in group])])
-        if stop and beams == 1:
-            ends = StopStrings(language_model, stop, [first[one] for one in group])
-            chosen["stopping_criteria"] = StoppingCriteriaList([ends])
-        length = max(most[one] for one in group)
-        ids = None
+            generate_options["logits_processor"] = LogitsProcessorList(
+                [GumbelSampler(sampling, [sampling_keys[index] for index in batch])]
+            )
+        if stop and num_beams == 1:
+            stop_criterion = StopStrings(language_model, stop, [session_delimiters[index] for index in batch])
+            generate_options["stopping_criteria"] = StoppingCriteriaList([stop_criterion])
+        longest = max(token_limits[index] for index in batch)
+        new_ids = None
         try:
-            ids = _continued(language_model, [made[one] for one in group], length, chosen)
+            new_ids = generate_batch(language_model, [tokenised[index] for index in batch], longest, generate_options)
         except torch.OutOfMemoryError as error:
-            if len(group) == 1:
-                raise generation_out_of_memory(made[group[0]], length, beams) from error
-        if ids is None:
+            if len(batch) == 1:
+                raise out_of_memory_error(tokenised[batch[0]], longest, num_beams) from error
+        if new_ids is None:
             torch.cuda.empty_cache()
-            waiting += [group[len(group) // 2 :], group[: len(group) // 2]]
+            pending += [batch[len(batch) // 2 :], batch[: len(batch) // 2]]
             continue
-        rows = zip(group, ids.tolist(), strict=True)
+        batch_ids = zip(batch, new_ids.tolist(), strict=True)
         yield [
-            (index, cut_at_stop(language_model.decode(row[: most[index]]), stop, first[index])) for index, row in rows
+            (
+                index,
+                cut_at_stop(language_model.decode(session_ids[: token_limits[index]]), stop, session_delimiters[index]),
+            )
+            for index, session_ids in batch_ids
         ]
 
 
-def generation_out_of_memory(session: TokenisedSession, new: int, beams: int) -> MetalmError:
+def out_of_memory_error(session: TokenisedSession, new_tokens: int, num_beams: int) -> MetalmError:
     """The error of a session that memory does not hold."""
-    wide = f" with {beams} beams" if beams > 1 else ""
+    beams_text = f" with {num_beams} beams" if num_beams > 1 else ""
     return MetalmError(
         f"memory does not hold {session.name or 'a session'}, alone in its batch",
-        why=f"it takes {len(session)} positions and up to {new} new tokens{wide}",
+        why=f"it takes {len(session)} positions and up to {new_tokens} new tokens{beams_text}",
         remedy="allow fewer new tokens or beams, shorten it, or use a larger device",
         exit_code=Exit.FAILED,
     )
 
 
 @torch.no_grad()
-def _continued(language_model: LanguageModel, sessions: Sequence[TokenisedSession], most: int, options: Any) -> Tensor:
+def generate_batch(
+    language_model: LanguageModel, sessions: Sequence[TokenisedSession], max_new_tokens: int, options: Any
+) -> Tensor:
     """New tokens of a batch: ``[b, n]``; what follows a document end is padding."""
     batch = language_model.collate(sessions)
     embeds = language_model.model.embed(batch.decoder.input_ids, batch.docks)
-    size = embeds.shape[1]
-    padding = torch.tensor([size - len(one) for one in sessions], device=embeds.device)[:, None]
-    at = torch.arange(size, device=embeds.device)[None] - padding
-    moved = embeds.gather(1, (at % size)[:, :, None].expand_as(embeds))
-    mask = (at >= 0).long()
+    width = embeds.shape[1]
+    padding = torch.tensor([width - len(session) for session in sessions], device=embeds.device)[:, None]
+    positions = torch.arange(width, device=embeds.device)[None] - padding
+    left_padded = embeds.gather(1, (positions % width)[:, :, None].expand_as(embeds))
+    mask = (positions >= 0).long()
     return language_model.model.decoder.generate(
-        inputs_embeds=moved,
+        inputs_embeds=left_padded,
         attention_mask=mask,
-        max_new_tokens=most,
+        max_new_tokens=max_new_tokens,
         **{
             "do_sample": False,
-            "eos_token_id": language_model.decoder_tokenizer.document_id,
+            "eos_token_id": language_model.decoder_tokenizer.document_end_id,
             "pad_token_id": language_model.decoder_tokenizer.pad_id,
             **options,
         },

@@ -23,11 +23,11 @@ from metalm_cli.inference.generation import (
 from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.sessions import Causal, Docked, Session, Span, TokenisedSession
 
-SHOWN = 8
+MAX_LISTED = 8
 """Wrong lines that are named."""
-WINDOW = 512
+TOKENISE_AHEAD = 512
 """Lines that are tokenised ahead; those of similar length among them stand together."""
-SHAPES = ("text", "input", "session")
+INPUT_KEYS = ("text", "input", "session")
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,12 @@ class InputFile:
     sha256: str
     lines: tuple[InputLine, ...]
 
-    def place(self, image: str) -> Path:
+    def image_path(self, image: str) -> Path:
         """The file of an image; a relative path begins at the input file's folder."""
         return self.path.parent / Path(image).expanduser()
 
 
-def read_requests(path: Path) -> InputFile:
+def read_input_file(path: Path) -> InputFile:
     """Read and check an input file.
 
     Args:
@@ -78,34 +78,34 @@ def read_requests(path: Path) -> InputFile:
     Raises:
         MetalmError: It cannot be read, or lines in it do not fit; the first of them are named.
     """
-    from metalm_cli.common.jsonl_files import lines
+    from metalm_cli.common.jsonl_files import read_lines
 
-    found: list[InputLine] = []
-    wrong: list[str] = []
-    for number, raw in lines(path):
+    input_lines: list[InputLine] = []
+    problems: list[str] = []
+    for number, raw_line in read_lines(path):
         try:
-            found.append(_line(number, raw))
+            input_lines.append(_parse_line(number, raw_line))
         except ValueError as error:
-            wrong.append(f"line {number}: {error}")
-    requests = InputFile(path, _sha256(path), tuple(found))
-    for line in found:
-        wrong += [f"line {line.number}: {one}" for one in _missing_images(line, requests)]
-    if wrong:
-        more = f"\n    and {len(wrong) - SHOWN:,} more" if len(wrong) > SHOWN else ""
+            problems.append(f"line {number}: {error}")
+    input_file = InputFile(path, _sha256(path), tuple(input_lines))
+    for line in input_lines:
+        problems += [f"line {line.number}: {problem}" for problem in _missing_images(line, input_file)]
+    if problems:
+        omitted = f"\n    and {len(problems) - MAX_LISTED:,} more" if len(problems) > MAX_LISTED else ""
         raise MetalmError(
-            f"{len(wrong):,} lines cannot be read" if len(wrong) > 1 else "a line cannot be read",
+            f"{len(problems):,} lines cannot be read" if len(problems) > 1 else "a line cannot be read",
             where=str(path),
-            why="\n    ".join(sorted(wrong, key=_number)[:SHOWN]) + more,
+            why="\n    ".join(sorted(problems, key=_problem_line)[:MAX_LISTED]) + omitted,
             remedy='write each line as {"text": ...} or {"session": [{"docked": ...}, {"causal": ...}]}, with "image" '
             'and "id" if there are such',
         )
-    if not found:
+    if not input_lines:
         raise MetalmError("the input file holds no line", where=str(path))
-    return requests
+    return input_file
 
 
-def _number(wrong: str) -> int:
-    return int(wrong.split()[1].rstrip(":"))
+def _problem_line(problem: str) -> int:
+    return int(problem.split()[1].rstrip(":"))
 
 
 def _sha256(path: Path) -> str:
@@ -113,81 +113,85 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _line(number: int, raw: bytes) -> InputLine:
+def _parse_line(number: int, raw_line: bytes) -> InputLine:
     """A line.
 
     Raises:
         ValueError: It does not fit.
     """
     try:
-        row = json.loads(raw)
+        row = json.loads(raw_line)
     except RecursionError as error:
         raise ValueError("its JSON is nested too deeply") from error
     except ValueError as error:
         raise ValueError(f"it is no JSON ({error})") from error
     if not isinstance(row, dict):
         raise ValueError(f"expected an object, got {type(row).__name__}")
-    shapes = [name for name in SHAPES if row.get(name) is not None]
-    image, name = row.get("image"), row.get("id")
-    if len(shapes) > 1:
-        raise ValueError(f"it has {' and '.join(shapes)}: one of them is read")
-    if not shapes and image is None:
-        raise ValueError(f"it has none of {', '.join(SHAPES)}, image")
-    if name is not None and (not isinstance(name, str | int) or isinstance(name, bool)):
-        raise ValueError(f"its id is {type(name).__name__}, not a text or a whole number")
-    if isinstance(name, str):
-        _check_text(name, "id")
-    if shapes == ["session"]:
+    keys = [name for name in INPUT_KEYS if row.get(name) is not None]
+    image, line_id = row.get("image"), row.get("id")
+    if len(keys) > 1:
+        raise ValueError(f"it has {' and '.join(keys)}: one of them is read")
+    if not keys and image is None:
+        raise ValueError(f"it has none of {', '.join(INPUT_KEYS)}, image")
+    if line_id is not None and (not isinstance(line_id, str | int) or isinstance(line_id, bool)):
+        raise ValueError(f"its id is {type(line_id).__name__}, not a text or a whole number")
+    if isinstance(line_id, str):
+        _check_text(line_id, "id")
+    if keys == ["session"]:
         if image is not None:
             raise ValueError("it has a session and an image: dock the image in the session")
         spans = row["session"]
         if not isinstance(spans, list) or not spans:
             raise ValueError("its session is no list of spans")
-        return InputLine(number, name, "", tuple(_span(at, span) for at, span in enumerate(spans, 1)), None)
-    text = row[shapes[0]] if shapes else ""
-    _check_text(text, shapes[0] if shapes else "")
+        return InputLine(
+            number, line_id, "", tuple(_check_span(index, span) for index, span in enumerate(spans, 1)), None
+        )
+    text = row[keys[0]] if keys else ""
+    _check_text(text, keys[0] if keys else "")
     if image is not None:
         _check_text(image, "image")
     if image is None and not text.strip():
-        raise ValueError(f"its {shapes[0]} is empty")
-    return InputLine(number, name, text, (), image)
+        raise ValueError(f"its {keys[0]} is empty")
+    return InputLine(number, line_id, text, (), image)
 
 
-def _span(at: int, span: Any) -> Mapping[str, Any]:
+def _check_span(number: int, span: Any) -> Mapping[str, Any]:
     """A span of a session.
 
     Raises:
         ValueError: It does not fit.
     """
-    kinds = [kind for kind in ("docked", "causal") if isinstance(span, dict) and kind in span]
-    if len(kinds) != 1:
-        raise ValueError(f'span {at} is neither {{"docked": ...}} nor {{"causal": ...}}')
-    unknown = sorted(set(span) - {kinds[0], "encoder"} | (set(span) & {"encoder"} if kinds == ["causal"] else set()))
+    span_kinds = [kind for kind in ("docked", "causal") if isinstance(span, dict) and kind in span]
+    if len(span_kinds) != 1:
+        raise ValueError(f'span {number} is neither {{"docked": ...}} nor {{"causal": ...}}')
+    unknown = sorted(
+        set(span) - {span_kinds[0], "encoder"} | (set(span) & {"encoder"} if span_kinds == ["causal"] else set())
+    )
     if unknown:
-        raise ValueError(f"span {at} has {', '.join(unknown)}, which a {kinds[0]} span has not")
-    content = span[kinds[0]]
-    if kinds == ["docked"]:
-        _check_text(span.get("encoder", "text"), f"encoder of span {at}")
+        raise ValueError(f"span {number} has {', '.join(unknown)}, which a {span_kinds[0]} span has not")
+    content = span[span_kinds[0]]
+    if span_kinds == ["docked"]:
+        _check_text(span.get("encoder", "text"), f"encoder of span {number}")
         if isinstance(content, dict) and content.get("image") is not None and set(content) <= {"image", "text"}:
             for key, value in content.items():
-                _check_text(value, f"{key} of span {at}")
+                _check_text(value, f"{key} of span {number}")
             return span
-    _check_text(content, f"span {at}")
+    _check_text(content, f"span {number}")
     if not content:
-        raise ValueError(f"span {at} is empty")
+        raise ValueError(f"span {number} is empty")
     return span
 
 
-def _check_text(value: Any, what: str) -> None:
+def _check_text(value: Any, name: str) -> None:
     if not isinstance(value, str):
-        raise ValueError(f"its {what} is {type(value).__name__}, not a text")
+        raise ValueError(f"its {name} is {type(value).__name__}, not a text")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"its {what} holds half of a character (a lone surrogate)") from error
+        raise ValueError(f"its {name} holds half of a character (a lone surrogate)") from error
 
 
-def _images(line: InputLine) -> Iterator[str]:
+def _named_images(line: InputLine) -> Iterator[str]:
     """Images that a line certainly names; a docked text may be one, too, if its encoder reads images."""
     if line.image is not None:
         yield line.image
@@ -196,14 +200,14 @@ def _images(line: InputLine) -> Iterator[str]:
             yield span["docked"]["image"]
 
 
-def _missing_images(line: InputLine, requests: InputFile) -> Iterator[str]:
-    for image in _images(line):
-        if not requests.place(image).is_file():
-            yield f"there is no image {requests.place(image)}"
+def _missing_images(line: InputLine, input_file: InputFile) -> Iterator[str]:
+    for image in _named_images(line):
+        if not input_file.image_path(image).is_file():
+            yield f"there is no image {input_file.image_path(image)}"
 
 
 def line_to_session(
-    language_model: LanguageModel, line: InputLine, layout: PromptRoute, requests: InputFile
+    language_model: LanguageModel, line: InputLine, route: PromptRoute, input_file: InputFile
 ) -> Session:
     """The session of a line, its images read.
 
@@ -212,8 +216,8 @@ def line_to_session(
     """
     name = f"line {line.number}"
     if not line.spans:
-        image = None if line.image is None else open_image(requests.place(line.image))
-        return text_to_session(language_model, line.text, image, layout, name)
+        image = None if line.image is None else open_image(input_file.image_path(line.image))
+        return text_to_session(language_model, line.text, image, route, name)
     spans: list[Span] = []
     for span in line.spans:
         if "causal" in span:
@@ -221,75 +225,80 @@ def line_to_session(
             continue
         encoder, content = span.get("encoder", "text"), span["docked"]
         if isinstance(content, dict):
-            content = {**content, "image": open_image(requests.place(content["image"]))}
-        elif encoder in language_model.model.adapters and language_model.model.adapters[encoder].kind == "vision":
-            content = open_image(requests.place(content))
+            content = {**content, "image": open_image(input_file.image_path(content["image"]))}
+        elif encoder in language_model.model.encoder_ios and language_model.model.encoder_ios[encoder].kind == "vision":
+            content = open_image(input_file.image_path(content))
         spans.append(Docked(encoder, content))
     return Session(spans, name)
 
 
-def check_encoders(language_model: LanguageModel, requests: InputFile) -> None:
+def check_encoders(language_model: LanguageModel, input_file: InputFile) -> None:
     """Refuse an input that docks into encoders which the model does not have.
 
     Raises:
         MetalmError: The first such line.
     """
-    has = set(language_model.model.adapters)
-    for line in requests.lines:
-        where = f"{requests.path}:{line.number}"
+    encoders = set(language_model.model.encoder_ios)
+    for line in input_file.lines:
+        where = f"{input_file.path}:{line.number}"
         if line.image is not None:
             try:
                 image_encoder(language_model)
             except MetalmError as error:
                 raise MetalmError(error.what, where=where, why=error.why, remedy=error.remedy) from error
         for span in line.spans:
-            wanted = span.get("encoder", "text")
-            lowered = not has and isinstance(span.get("docked"), str)
-            if "docked" in span and wanted not in has and not lowered:
+            encoder = span.get("encoder", "text")
+            is_lowered = not encoders and isinstance(span.get("docked"), str)
+            if "docked" in span and encoder not in encoders and not is_lowered:
                 raise MetalmError(
-                    f"the model has no encoder {wanted!r}",
+                    f"the model has no encoder {encoder!r}",
                     where=where,
-                    why=f"its encoders: {', '.join(has)}" if has else "it is a decoder without encoders",
+                    why=f"its encoders: {', '.join(encoders)}" if encoders else "it is a decoder without encoders",
                     remedy="name an encoder that the model has, or use another model",
                 )
 
 
 def output_header(
-    source: str, language_model: LanguageModel, requests: InputFile, layout: PromptRoute, decoding: DecodingOptions
+    source: str, language_model: LanguageModel, input_file: InputFile, route: PromptRoute, decoding: DecodingOptions
 ) -> dict[str, Any]:
     """What stands in the first line of the answers: the model, the settings and the input, and a hash of them."""
     from metalm_cli.models.weights_hash import weights_sha256
 
-    model = {"weights_sha256": weights_sha256(language_model.model), "reads_sha256": _reads_sha256(language_model)}
-    settings = {**asdict(decoding), "place": layout.place, "prompt": layout.prompt}
-    known = json.loads(json.dumps({"model": model, "settings": settings, "input": {"sha256": requests.sha256}}))
-    key = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
-    known["model"]["source"] = source
-    known["input"].update(file=str(requests.path), lines=len(requests.lines))
-    return {"format": 1, "metalm": metalm_cli.__version__, "hash": key, **known}
+    model_settings = {
+        "weights_sha256": weights_sha256(language_model.model),
+        "reads_sha256": _tokenisation_sha256(language_model),
+    }
+    settings = {**asdict(decoding), "place": route.place, "prompt": route.prompt}
+    identity = json.loads(
+        json.dumps({"model": model_settings, "settings": settings, "input": {"sha256": input_file.sha256}})
+    )
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    identity["model"]["source"] = source
+    identity["input"].update(file=str(input_file.path), lines=len(input_file.lines))
+    return {"format": 1, "metalm": metalm_cli.__version__, "hash": digest, **identity}
 
 
-def _reads_sha256(language_model: LanguageModel) -> str:
+def _tokenisation_sha256(language_model: LanguageModel) -> str:
     """A hash of how texts become tokens: tokenizers, token rules, and limits and kinds of the docks."""
-    state = hashlib.sha256(json.dumps(language_model.decoder_tokenizer.rules.to_dict(), sort_keys=True).encode())
-    state.update(json.dumps(getattr(language_model.model.config, "docking", None) or {}, sort_keys=True).encode())
-    state.update(language_model.tokenizer.backend_tokenizer.to_str().encode())
+    hasher = hashlib.sha256(json.dumps(language_model.decoder_tokenizer.rules.to_dict(), sort_keys=True).encode())
+    hasher.update(json.dumps(getattr(language_model.model.config, "docking", None) or {}, sort_keys=True).encode())
+    hasher.update(language_model.tokenizer.backend_tokenizer.to_str().encode())
     for name, processor in sorted(language_model.processors.items()):
         tokenizer = getattr(processor, "tokenizer", None)
-        state.update(f"{name} {'' if tokenizer is None else tokenizer.backend_tokenizer.to_str()}".encode())
-    return state.hexdigest()
+        hasher.update(f"{name} {'' if tokenizer is None else tokenizer.backend_tokenizer.to_str()}".encode())
+    return hasher.hexdigest()
 
 
-def answer_file(
+def generate_file(
     source: str,
     language_model: LanguageModel,
-    requests: InputFile,
-    path: Path,
-    layout: PromptRoute,
+    input_file: InputFile,
+    output_path: Path,
+    route: PromptRoute,
     decoding: DecodingOptions,
     *,
     budget: int | None = None,
-    watch: Callable[[int], None] = lambda done: None,
+    on_progress: Callable[[int], None] = lambda done: None,
 ) -> OutputFile:
     """Continue the lines that have no answer yet, and append each batch of answers.
 
@@ -313,39 +322,41 @@ def answer_file(
         MetalmError: An encoder that the input names is missing, the answers there are of something else, memory ends,
             or the answers cannot be written.
     """
-    check_encoders(language_model, requests)
-    header = output_header(source, language_model, requests, layout, decoding)
-    names = {line.number: line.id for line in requests.lines}
-    with OutputFile(path, header, names.keys()) as out:
-        watch(len(out.done))
-        left = [line for line in requests.lines if line.number not in out.done]
-        for at in range(0, len(left), WINDOW):
-            ready, failed = _prepared(language_model, left[at : at + WINDOW], layout, requests)
-            out.append([_record(number, names[number], "error", why) for number, why in failed])
-            for batch in generate_answers(language_model, ready, decoding, budget):
-                out.append([_record(number, names[number], "text", text) for number, text in batch])
-                watch(len(out.done))
-        watch(len(out.done))
-    return out
+    check_encoders(language_model, input_file)
+    header = output_header(source, language_model, input_file, route, decoding)
+    line_ids = {line.number: line.id for line in input_file.lines}
+    with OutputFile(output_path, header, line_ids.keys()) as output_file:
+        on_progress(len(output_file.done))
+        remaining = [line for line in input_file.lines if line.number not in output_file.done]
+        for start in range(0, len(remaining), TOKENISE_AHEAD):
+            prepared, failed = _tokenise_lines(
+                language_model, remaining[start : start + TOKENISE_AHEAD], route, input_file
+            )
+            output_file.append([_record(number, line_ids[number], "error", why) for number, why in failed])
+            for batch in generate_answers(language_model, prepared, decoding, budget):
+                output_file.append([_record(number, line_ids[number], "text", text) for number, text in batch])
+                on_progress(len(output_file.done))
+        on_progress(len(output_file.done))
+    return output_file
 
 
-def _record(number: int, name: str | int | None, key: str, value: str) -> dict[str, Any]:
-    return {"line": number, **({} if name is None else {"id": name}), key: value}
+def _record(number: int, line_id: str | int | None, key: str, value: str) -> dict[str, Any]:
+    return {"line": number, **({} if line_id is None else {"id": line_id}), key: value}
 
 
-def _prepared(
-    language_model: LanguageModel, lines: Sequence[InputLine], layout: PromptRoute, requests: InputFile
+def _tokenise_lines(
+    language_model: LanguageModel, lines: Sequence[InputLine], route: PromptRoute, input_file: InputFile
 ) -> tuple[dict[int, tuple[Session, TokenisedSession]], list[tuple[int, str]]]:
     """Sessions by line number, and what is wrong with the others."""
-    ready: dict[int, tuple[Session, TokenisedSession]] = {}
+    prepared: dict[int, tuple[Session, TokenisedSession]] = {}
     failed: list[tuple[int, str]] = []
     for line in lines:
         try:
-            session = line_to_session(language_model, line, layout, requests)
-            made = language_model.tokenise(session)
-            language_model.positions_left(made)
+            session = line_to_session(language_model, line, route, input_file)
+            tokenised = language_model.tokenise(session)
+            language_model.positions_left(tokenised)
         except MetalmError as error:
-            failed.append((line.number, "; ".join(one for one in (error.what, error.where, error.why) if one)))
+            failed.append((line.number, "; ".join(part for part in (error.what, error.where, error.why) if part)))
         else:
-            ready[line.number] = session, made
-    return ready, failed
+            prepared[line.number] = session, tokenised
+    return prepared, failed

@@ -12,10 +12,10 @@ from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.inference.batch_generation import (
-    UNCONSTRAINED,
-    _continued,
+    UNCONSTRAINED_OPTIONS,
+    generate_batch,
     generate_in_batches,
-    generation_out_of_memory,
+    out_of_memory_error,
 )
 from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.inference.sampling import GumbelSampler, SamplingOptions
@@ -57,10 +57,10 @@ class DecodingOptions:
         if "" in self.stop:
             raise MetalmError("a stop text is empty: it would end every answer before it begins")
 
-    def options(self) -> dict[str, Any]:
+    def generate_options(self) -> dict[str, Any]:
         """For transformers' ``generate``."""
         beams = {"num_beams": self.beams, "length_penalty": self.length_penalty} if self.beams > 1 else {}
-        return {**UNCONSTRAINED, **beams}
+        return {**UNCONSTRAINED_OPTIONS, **beams}
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Generation:
 
     text: str
     tokens: int
-    ended: Literal["end", "stop", "limit", "positions"]
+    finish_reason: Literal["end", "stop", "limit", "positions"]
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class PromptRoute:
 
 
 def text_to_session(
-    language_model: LanguageModel, text: str, image: Any = None, layout: PromptRoute = PromptRoute(), name: str = ""
+    language_model: LanguageModel, text: str, image: Any = None, route: PromptRoute = PromptRoute(), name: str = ""
 ) -> Session:
     """The session of a text, an image, or both.
 
@@ -114,15 +114,15 @@ def text_to_session(
     if image is not None:
         encoder, fused = image_encoder(language_model)
         content: Any = {"image": image} if fused else image
-        if fused and text and layout.place == "docked":
+        if fused and text and route.place == "docked":
             content, text = {**content, "text": text}, ""
         spans.append(Docked(encoder, content))
     if text:
         encoder = text_encoder(language_model) or ""
-        spans.append(Docked(encoder, text) if layout.place == "docked" and encoder else Causal(text))
-    if layout.prompt:
+        spans.append(Docked(encoder, text) if route.place == "docked" and encoder else Causal(text))
+    if route.prompt:
         delimiter = language_model.decoder_tokenizer.rules.target_delimiter if spans else ""
-        spans.append(Causal(delimiter + layout.prompt))
+        spans.append(Causal(delimiter + route.prompt))
     if not spans:
         raise MetalmError(f"{name or 'the session'} has no text", remedy="give a text, an image or a prompt")
     return Session(spans, name)
@@ -135,7 +135,7 @@ def text_encoder(language_model: LanguageModel) -> str | None:
     """
     if not language_model.processors:
         return "text"
-    return _encoder(language_model, "text")
+    return _first_encoder_of_kind(language_model, "text")
 
 
 def image_encoder(language_model: LanguageModel) -> tuple[str, bool]:
@@ -145,19 +145,19 @@ def image_encoder(language_model: LanguageModel) -> tuple[str, bool]:
         MetalmError: The model has none.
     """
     for kind in ("vision", "fused"):
-        found = _encoder(language_model, kind)
-        if found is not None:
-            return found, kind == "fused"
-    has = ", ".join(f"{name} ({one.kind})" for name, one in language_model.model.adapters.items())
+        encoder = _first_encoder_of_kind(language_model, kind)
+        if encoder is not None:
+            return encoder, kind == "fused"
+    encoders = ", ".join(f"{name} ({encoder_io.kind})" for name, encoder_io in language_model.model.encoder_ios.items())
     raise MetalmError(
         "the model has no encoder that reads images",
-        why=f"its encoders: {has}" if has else "it is a decoder without encoders",
+        why=f"its encoders: {encoders}" if encoders else "it is a decoder without encoders",
         remedy="use a model with a vision encoder, or leave the image out",
     )
 
 
-def _encoder(language_model: LanguageModel, kind: str) -> str | None:
-    names = [name for name, one in language_model.model.adapters.items() if one.kind == kind]
+def _first_encoder_of_kind(language_model: LanguageModel, kind: str) -> str | None:
+    names = [name for name, encoder_io in language_model.model.encoder_ios.items() if encoder_io.kind == kind]
     return kind if kind in names else next(iter(names), None)
 
 
@@ -179,7 +179,7 @@ def open_image(path: Path) -> Any:
     raise MetalmError("an image cannot be read", where=str(path), why=why, remedy="check the path and the file")
 
 
-def answer_text(language_model: LanguageModel, session: Session, decoding: DecodingOptions) -> VisibleText:
+def visible_answer(language_model: LanguageModel, session: Session, decoding: DecodingOptions) -> VisibleText:
     """What is shown: an answer after a dock without the delimiter and space around it, all of other continuations."""
     docked = bool(session.spans) and isinstance(session.spans[-1], Docked)
     delimiter = language_model.decoder_tokenizer.rules.target_delimiter if docked else None
@@ -190,7 +190,7 @@ def stream_answer(
     language_model: LanguageModel,
     session: Session,
     decoding: DecodingOptions = DecodingOptions(),
-    tell: Callable[[str], None] = lambda piece: None,
+    on_text: Callable[[str], None] = lambda piece: None,
     key: int = 1,
 ) -> Generation:
     """Continue a session, and tell the text as it is said.
@@ -205,27 +205,29 @@ def stream_answer(
     Raises:
         MetalmError: The session cannot be tokenised, or fills all positions of the decoder, or memory ends.
     """
-    made = language_model.tokenise(session)
-    room = language_model.positions_left(made)
-    most = min(decoding.max_new_tokens, room)
-    teller = TokenStreamer(language_model.decoder_tokenizer, answer_text(language_model, session, decoding), tell)
-    options = decoding.options()
+    tokenised = language_model.tokenise(session)
+    positions_left = language_model.positions_left(tokenised)
+    max_new_tokens = min(decoding.max_new_tokens, positions_left)
+    streamer = TokenStreamer(
+        language_model.decoder_tokenizer, visible_answer(language_model, session, decoding), on_text
+    )
+    generate_options = decoding.generate_options()
     if decoding.sampling is not None:
-        options["logits_processor"] = LogitsProcessorList([GumbelSampler(decoding.sampling, [(key,)])])
+        generate_options["logits_processor"] = LogitsProcessorList([GumbelSampler(decoding.sampling, [(key,)])])
     if decoding.beams == 1:
-        options["stopping_criteria"] = StoppingCriteriaList([teller])
+        generate_options["stopping_criteria"] = StoppingCriteriaList([streamer])
     try:
-        ids = _continued(language_model, [made], most, options)[0].tolist()
+        ids = generate_batch(language_model, [tokenised], max_new_tokens, generate_options)[0].tolist()
     except torch.OutOfMemoryError as error:
-        raise generation_out_of_memory(made, most, decoding.beams) from error
+        raise out_of_memory_error(tokenised, max_new_tokens, decoding.beams) from error
     text = language_model.decode(ids)
-    shown = teller.answer.whole(text)
-    teller.add(shown)
-    if stop_position(text, decoding.stop, teller.answer.delimiter or "") is not None:
-        return Generation(shown, len(ids), "stop")
-    if language_model.decoder_tokenizer.document_id in ids:
-        return Generation(shown, len(ids), "end")
-    return Generation(shown, len(ids), "limit" if most == decoding.max_new_tokens else "positions")
+    answer = streamer.visible.of_finished_text(text)
+    streamer.emit(answer)
+    if stop_position(text, decoding.stop, streamer.visible.delimiter or "") is not None:
+        return Generation(answer, len(ids), "stop")
+    if language_model.decoder_tokenizer.document_end_id in ids:
+        return Generation(answer, len(ids), "end")
+    return Generation(answer, len(ids), "limit" if max_new_tokens == decoding.max_new_tokens else "positions")
 
 
 def generate_answers(
@@ -256,11 +258,16 @@ def generate_answers(
         batch_size=None,
         budget=budget or (GPU_BUDGET if language_model.device.type == "cuda" else CPU_BUDGET),
         stop=decoding.stop,
-        leads=[answer_text(language_model, sessions[number][0], decoding).delimiter or "" for number in numbers],
+        delimiters=[
+            visible_answer(language_model, sessions[number][0], decoding).delimiter or "" for number in numbers
+        ],
         sampling=decoding.sampling,
         keys=[(number,) for number in numbers],
-        **decoding.options(),
+        **decoding.generate_options(),
     )
     for batch in batches:
-        found: Sequence[tuple[int, str]] = [(numbers[at], text) for at, text in batch]
-        yield [(one, answer_text(language_model, sessions[one][0], decoding).whole(text)) for one, text in found]
+        numbered_texts: Sequence[tuple[int, str]] = [(numbers[index], text) for index, text in batch]
+        yield [
+            (number, visible_answer(language_model, sessions[number][0], decoding).of_finished_text(text))
+            for number, text in numbered_texts
+        ]

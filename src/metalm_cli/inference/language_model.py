@@ -80,26 +80,28 @@ class LanguageModel:
         Raises:
             MetalmError: A session cannot be tokenised, or nothing in it is trained or can be predicted.
         """
-        sessions = _checked(sessions)
-        named = [session if session.name else Session(session, f"session {at}") for at, session in enumerate(sessions)]
-        made = [self.tokenise(session, require_targets=True) for session in named]
-        for session in made:
+        sessions = _session_list(sessions)
+        named_sessions = [
+            session if session.name else Session(session, f"session {index}") for index, session in enumerate(sessions)
+        ]
+        tokenised = [self.tokenise(session, require_targets=True) for session in named_sessions]
+        for session in tokenised:
             if session.trained[0]:
                 raise MetalmError(
                     f"nothing predicts the first trained token of {session.name}",
                     why="it is the first of its session, and the model's rules put no start token before it",
                     remedy="put an untrained span before it",
                 )
-        scores = torch.zeros(len(made), dtype=torch.float64)
-        order = sorted(range(len(made)), key=lambda index: -len(made[index]))
-        for at in range(0, len(order), batch_size):
-            part = order[at : at + batch_size]
-            batch = self.collate([made[index] for index in part])
+        scores = torch.zeros(len(tokenised), dtype=torch.float64)
+        order = sorted(range(len(tokenised)), key=lambda index: -len(tokenised[index]))
+        for start in range(0, len(order), batch_size):
+            indices = order[start : start + batch_size]
+            batch = self.collate([tokenised[index] for index in indices])
             _, losses = self.model.losses(batch)
-            sums = torch.zeros(len(part), dtype=torch.float64).index_add_(
+            sums = torch.zeros(len(indices), dtype=torch.float64).index_add_(
                 0, batch.decoder.target_segments.cpu(), -losses.double().cpu()
             )
-            scores[part] = sums
+            scores[indices] = sums
         return scores
 
     def generate(self, sessions: Iterable[Session], max_new_tokens: int = 64, **options: Any) -> list[str]:
@@ -118,36 +120,36 @@ class LanguageModel:
             MetalmError: A session cannot be tokenised, or fills all positions of the decoder.
         """
         options.setdefault("do_sample", False)
-        options.setdefault("eos_token_id", self.decoder_tokenizer.document_id)
+        options.setdefault("eos_token_id", self.decoder_tokenizer.document_end_id)
         options.setdefault("pad_token_id", self.decoder_tokenizer.pad_id)
         texts = []
-        for session in _checked(sessions):
-            made = self.tokenise(session)
-            most = min(max_new_tokens, self.positions_left(made))
-            batch = self.collate([made])
-            ids = self.model.generate(batch.decoder.input_ids, docks=batch.docks, max_new_tokens=most, **options)
+        for session in _session_list(sessions):
+            tokenised = self.tokenise(session)
+            new_tokens = min(max_new_tokens, self.positions_left(tokenised))
+            batch = self.collate([tokenised])
+            ids = self.model.generate(batch.decoder.input_ids, docks=batch.docks, max_new_tokens=new_tokens, **options)
             texts.append(self.decode(ids[0].tolist()))
         return texts
 
-    def positions_left(self, session: TokenisedSession, need: int = 1) -> int:
+    def positions_left(self, session: TokenisedSession, required: int = 1) -> int:
         """Positions that the decoder has left after a session.
 
         Raises:
             MetalmError: There are fewer than ``need``.
         """
-        limit = self.model.positions
+        limit = self.model.max_positions
         if limit is None:
             return sys.maxsize
-        if len(session) + need > limit:
+        if len(session) + required > limit:
             raise MetalmError(
                 f"{session.name or 'a session'} takes {len(session)} positions, the decoder has {limit}",
-                why="one more is needed to go on" if need else "",
+                why="one more is needed to go on" if required else "",
                 remedy="shorten it, or use a model with more positions",
             )
         return limit - len(session)
 
     def decode(self, ids: list[int]) -> str:
-        end = self.decoder_tokenizer.document_id
+        end = self.decoder_tokenizer.document_end_id
         return self.decoder_tokenizer.decode(ids[: ids.index(end)] if end in ids else ids)
 
     def start(self, session: Session) -> Conversation:
@@ -157,20 +159,20 @@ class LanguageModel:
         return conversation
 
 
-def _checked(sessions: Iterable[Session]) -> list[Session]:
+def _session_list(sessions: Iterable[Session]) -> list[Session]:
     """The sessions as a list.
 
     Raises:
         MetalmError: One session instead of several, or something else.
     """
-    found = [sessions] if isinstance(sessions, Session | str) else list(sessions)
-    if isinstance(sessions, Session | str) or not all(isinstance(one, Session) for one in found):
-        wrong = next((one for one in found if not isinstance(one, Session)), found[0])
+    session_list = [sessions] if isinstance(sessions, Session | str) else list(sessions)
+    if isinstance(sessions, Session | str) or not all(isinstance(session, Session) for session in session_list):
+        first_wrong = next((session for session in session_list if not isinstance(session, Session)), session_list[0])
         raise MetalmError(
-            f"expected a list of sessions, got {type(wrong).__name__}",
+            f"expected a list of sessions, got {type(first_wrong).__name__}",
             remedy='write [metalm.Session([metalm.Causal("some text")])]',
         )
-    return found
+    return session_list
 
 
 class Conversation:
@@ -195,7 +197,7 @@ class Conversation:
         Raises:
             MetalmError: They are more than the decoder has left.
         """
-        self._left(len(session))
+        self._positions_left(len(session))
         model = self.language_model.model
         batch = self.language_model.collate([session])
         embeds = model.embed(batch.decoder.input_ids, batch.docks)
@@ -207,18 +209,18 @@ class Conversation:
         self.length += len(session)
         self.logits = outputs.logits[0, -1]
 
-    def _left(self, need: int) -> int:
+    def _positions_left(self, required: int) -> int:
         """Positions that the decoder has left.
 
         Raises:
             MetalmError: There are fewer than ``need``.
         """
-        limit = self.language_model.model.positions
+        limit = self.language_model.model.max_positions
         if limit is None:
             return sys.maxsize
-        if self.length + need > limit:
+        if self.length + required > limit:
             raise MetalmError(
-                f"a conversation of {self.length + need} positions: the decoder has {limit}",
+                f"a conversation of {self.length + required} positions: the decoder has {limit}",
                 remedy="begin a new one, or use a model with more positions",
             )
         return limit - self.length
@@ -241,17 +243,17 @@ class Conversation:
         Raises:
             MetalmError: The decoder has no position left.
         """
-        said: list[int] = []
-        end = self.language_model.decoder_tokenizer.document_id
-        most = min(max_new_tokens, self._left(1))
-        while len(said) < most:
+        reply_ids: list[int] = []
+        end = self.language_model.decoder_tokenizer.document_end_id
+        new_tokens = min(max_new_tokens, self._positions_left(1))
+        while len(reply_ids) < new_tokens:
             assert self.logits is not None, "a conversation begins with a session"
             token = int(self.logits.argmax())
             if token == end:
                 break
-            said.append(token)
+            reply_ids.append(token)
             self.extend([Causal((token,))])
-        return self.language_model.decoder_tokenizer.decode(said)
+        return self.language_model.decoder_tokenizer.decode(reply_ids)
 
 
 def load(

@@ -64,9 +64,9 @@ class GumbelSampler(LogitsProcessor):
         scores = scores.float() / self.sampling.temperature
         if self.sampling.top_p < 1:
             scores = nucleus_mask(scores, self.sampling.top_p)
-        size = scores.shape[-1]
-        waits = np.stack([one.standard_exponential(size) for one in self.generators])
-        noise = -np.log(np.maximum(waits, np.finfo(np.float64).tiny)).astype(np.float32)
+        vocabulary = scores.shape[-1]
+        exponentials = np.stack([generator.standard_exponential(vocabulary) for generator in self.generators])
+        noise = -np.log(np.maximum(exponentials, np.finfo(np.float64).tiny)).astype(np.float32)
         return scores + torch.from_numpy(noise).to(scores.device)
 
 
@@ -81,7 +81,7 @@ def nucleus_mask(scores: Tensor, top_p: float) -> Tensor:
         >>> nucleus_mask(torch.tensor([[0.5, 0.3, 0.2]]).log(), 0.6).isfinite().tolist()
         [[True, True, False]]
     """
-    ordered, places = scores.sort(descending=True, stable=True)
-    shares = ordered.double().softmax(-1)
-    beyond = shares.cumsum(-1) - shares >= top_p
-    return scores.masked_fill(torch.zeros_like(beyond).scatter(1, places, beyond), -math.inf)
+    sorted_scores, order = scores.sort(descending=True, stable=True)
+    probabilities = sorted_scores.double().softmax(-1)
+    outside = probabilities.cumsum(-1) - probabilities >= top_p
+    return scores.masked_fill(torch.zeros_like(outside).scatter(1, order, outside), -math.inf)

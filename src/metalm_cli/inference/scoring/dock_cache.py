@@ -13,7 +13,7 @@ from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.sessions import DockTable
 from metalm_cli.sessions.processors import DockInput
 
-ROOM = 1 << 30
+MAX_CACHE_BYTES = 1 << 30
 """Bytes of outputs that are kept; the least recently used go first."""
 
 
@@ -30,58 +30,60 @@ class DockCache:
         asked: Contents that were asked for.
     """
 
-    def __init__(self, language_model: LanguageModel, budget: int, room: int = ROOM) -> None:
-        self.language_model, self.budget, self.room = language_model, budget, room
-        self.encoded = self.asked = 0
-        self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
+    def __init__(self, language_model: LanguageModel, budget: int, max_bytes: int = MAX_CACHE_BYTES) -> None:
+        self.language_model, self.budget, self.max_bytes = language_model, budget, max_bytes
+        self.encoded = self.requested = 0
+        self._cached: OrderedDict[bytes, Tensor] = OrderedDict()
         self._bytes = 0
 
     @torch.no_grad()
     def vectors(self, docks: Sequence[DockInput]) -> list[Tensor]:
         """Connector outputs of each dock: ``[p, d]``, p its positions."""
-        self.asked += len(docks)
-        found = {dock.key: self._kept[dock.key] for dock in docks if dock.key in self._kept}
-        missing = {dock.key: dock for dock in docks if dock.key not in found}
-        for key in found:
-            self._kept.move_to_end(key)
-        for group in _groups(missing.values(), self.budget):
+        self.requested += len(docks)
+        vectors_by_key = {dock.key: self._cached[dock.key] for dock in docks if dock.key in self._cached}
+        missing = {dock.key: dock for dock in docks if dock.key not in vectors_by_key}
+        for key in vectors_by_key:
+            self._cached.move_to_end(key)
+        for group in _encoder_batches(missing.values(), self.budget):
             for dock, vectors in zip(group, self._encode(group), strict=True):
-                found[dock.key] = vectors
-                self._keep(dock.key, vectors)
-        return [found[dock.key] for dock in docks]
+                vectors_by_key[dock.key] = vectors
+                self._store(dock.key, vectors)
+        return [vectors_by_key[dock.key] for dock in docks]
 
     def _encode(self, docks: Sequence[DockInput]) -> list[Tensor]:
         """Encode contents of one encoder in one pass."""
         name, device = docks[0].encoder, self.language_model.device
         arrays = self.language_model.processors[name].collate(docks)
-        none = torch.zeros(0, dtype=torch.int64)
+        empty = torch.zeros(0, dtype=torch.int64)
         sizes = [dock.positions for dock in docks]
         table = DockTable(
             inputs={key: torch.from_numpy(array).to(device) for key, array in arrays.items()},
             rows=torch.from_numpy(np.repeat(np.arange(len(docks)), sizes)).to(device),
-            columns=torch.from_numpy(np.concatenate([dock.docked for dock in docks]).astype(np.int64)).to(device),
-            positions=none,
-            content_index=none,
+            columns=torch.from_numpy(np.concatenate([dock.output_positions for dock in docks]).astype(np.int64)).to(
+                device
+            ),
+            positions=empty,
+            content_index=empty,
         )
         self.encoded += len(docks)
         return list(self.language_model.model.dock_vectors(name, table).split(sizes))
 
-    def _keep(self, key: bytes, vectors: Tensor) -> None:
+    def _store(self, key: bytes, vectors: Tensor) -> None:
         size = vectors.numel() * vectors.element_size()
-        if size > self.room:
+        if size > self.max_bytes:
             return
         # A copy, because a part of a batch keeps the whole batch.
-        self._kept[key] = vectors.clone()
+        self._cached[key] = vectors.clone()
         self._bytes += size
-        while self._bytes > self.room:
-            _, gone = self._kept.popitem(last=False)
-            self._bytes -= gone.numel() * gone.element_size()
+        while self._bytes > self.max_bytes:
+            _, evicted = self._cached.popitem(last=False)
+            self._bytes -= evicted.numel() * evicted.element_size()
 
 
-def _groups(docks: Iterable[DockInput], budget: int) -> Iterable[list[DockInput]]:
+def _encoder_batches(docks: Iterable[DockInput], budget: int) -> Iterable[list[DockInput]]:
     """Contents to encode together: of one encoder and like length, the longest first."""
     group: list[DockInput] = []
-    for dock in sorted(docks, key=lambda one: (one.encoder, -sum(one.cost.values()))):
+    for dock in sorted(docks, key=lambda dock: (dock.encoder, -sum(dock.cost.values()))):
         longest = sum((group or [dock])[0].cost.values())
         if group and (group[0].encoder != dock.encoder or longest * (len(group) + 1) > budget):
             yield group

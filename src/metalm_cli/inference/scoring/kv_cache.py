@@ -31,10 +31,10 @@ def expand_cache(cache: Any, size: int) -> Any:
     """A cache of one row for several; its own tensors stay as they are."""
     from transformers import DynamicCache
 
-    grown = DynamicCache()
-    for at, layer in enumerate(cache.layers):
-        grown.update(layer.keys.expand(size, -1, -1, -1), layer.values.expand(size, -1, -1, -1), at)
-    return grown
+    expanded = DynamicCache()
+    for index, layer in enumerate(cache.layers):
+        expanded.update(layer.keys.expand(size, -1, -1, -1), layer.values.expand(size, -1, -1, -1), index)
+    return expanded
 
 
 @torch.no_grad()
@@ -46,24 +46,26 @@ def measure_cache_reuse(decoder: Any) -> bool:
     """
     from transformers import DynamicCache
 
-    table = decoder.get_input_embeddings()
-    ids = (torch.arange(9, device=table.weight.device) * 7 + 3) % table.num_embeddings
+    embedding = decoder.get_input_embeddings()
+    ids = (torch.arange(9, device=embedding.weight.device) * 7 + 3) % embedding.num_embeddings
     session = TokenisedSession(ids.cpu().numpy(), np.zeros(9, dtype=bool))
     stream = collate([build_row([session])], {}).decoder
-    rest = replace(stream, **{name: getattr(stream, name)[:, 5:] for name in ("position_ids", "segment_ids")})
+    suffix = replace(stream, **{name: getattr(stream, name)[:, 5:] for name in ("position_ids", "segment_ids")})
     try:
-        whole = decoder.base_model(input_ids=ids[None], use_cache=False).last_hidden_state
+        expected = decoder.base_model(input_ids=ids[None], use_cache=False).last_hidden_state
         cache = DynamicCache()
-        decoder.base_model(inputs_embeds=table(ids[None, :5]), past_key_values=cache, use_cache=True)
-        rest = to_device(rest, ids.device, rest.position_ids)
-        after = hidden_states(decoder, table(ids[None, 5:].expand(2, -1)), _twice(rest), expand_cache(cache, 2))
+        decoder.base_model(inputs_embeds=embedding(ids[None, :5]), past_key_values=cache, use_cache=True)
+        suffix = to_device(suffix, ids.device, suffix.position_ids)
+        actual = hidden_states(
+            decoder, embedding(ids[None, 5:].expand(2, -1)), _two_rows(suffix), expand_cache(cache, 2)
+        )
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, NotImplementedError):
         return False
-    scale = max(1.0, float(whole.abs().max()))
-    return bool((after - whole[:, 5:]).abs().max() <= TOLERANCE * scale)
+    scale = max(1.0, float(expected.abs().max()))
+    return bool((actual - expected[:, 5:]).abs().max() <= TOLERANCE * scale)
 
 
-def _twice(stream: PackedTokens) -> PackedTokens:
+def _two_rows(stream: PackedTokens) -> PackedTokens:
     return replace(
         stream,
         position_ids=stream.position_ids.expand(2, -1),

@@ -24,7 +24,7 @@ from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.inference.scoring.dock_cache import DockCache
 from metalm_cli.inference.scoring.kv_cache import expand_cache, measure_cache_reuse, to_device
-from metalm_cli.inference.scoring.question_rows import OptionQuestion, ScoringRow, pack_questions
+from metalm_cli.inference.scoring.question_rows import OptionQuestion, ScoringRow, pack_question
 from metalm_cli.models.decoders import full_logits, head_of, hidden_states
 from metalm_cli.models.loss import chunk_elements
 from metalm_cli.sessions import TokenisedSession, build_row, collate
@@ -37,8 +37,8 @@ CPU_PADDING = 24
 costs 12 positions on one core, to read its weights, beside the positions themselves."""
 FIRST_BUDGET = 8192
 """... of the first one on a GPU, by whose memory the others are measured."""
-MOST_BUDGET = 1 << 18
-USED = 0.7
+MAX_BUDGET = 1 << 18
+MEMORY_SHARE = 0.7
 """Share of the free memory that a forward pass may take."""
 
 
@@ -64,7 +64,7 @@ def score(
     *,
     budget: int | None = None,
     share: bool = True,
-    watch: Callable[[list[int], list[OptionScores]], None] = lambda numbers, scores: None,
+    on_scored: Callable[[list[int], list[OptionScores]], None] = lambda numbers, scores: None,
 ) -> list[OptionScores]:
     """Score the options of questions.
 
@@ -81,7 +81,7 @@ def score(
     Raises:
         MetalmError: A question has nothing to read, or does not fit the decoder's positions, or memory.
     """
-    return Scorer(language_model, budget, share).score(questions, watch)
+    return Scorer(language_model, budget, share).score(questions, on_scored)
 
 
 @dataclass
@@ -106,74 +106,90 @@ class Scorer:
 
     def __post_init__(self) -> None:
         model = self.language_model.model
-        self.share = self.share and model.traits.packs
-        self._cached = self.share and measure_cache_reuse(model.decoder)
-        self._cuda = self.language_model.device.type == "cuda"
-        self._limit = self.budget or (FIRST_BUDGET if self._cuda else CPU_BUDGET)
-        self._known = self.budget is not None or not self._cuda
-        self.docks = DockCache(self.language_model, self._limit)
+        self.share = self.share and model.traits.supports_packing
+        self._use_cache = self.share and measure_cache_reuse(model.decoder)
+        self._on_cuda = self.language_model.device.type == "cuda"
+        self._position_limit = self.budget or (FIRST_BUDGET if self._on_cuda else CPU_BUDGET)
+        self._limit_known = self.budget is not None or not self._on_cuda
+        self.docks = DockCache(self.language_model, self._position_limit)
 
     @torch.no_grad()
     def score(
         self,
         questions: Sequence[OptionQuestion],
-        watch: Callable[[list[int], list[OptionScores]], None] = lambda numbers, scores: None,
+        on_scored: Callable[[list[int], list[OptionScores]], None] = lambda numbers, scores: None,
     ) -> list[OptionScores]:
         """As the function :func:`metric_value`."""
-        starts = np.cumsum([0, *(len(one.options) for one in questions)])
+        starts = np.cumsum([0, *(len(question.options) for question in questions)])
         total = int(starts[-1])
         sums, greedy = np.zeros(total), np.ones(total, dtype=bool)
-        sizes = np.array([len(option) for one in questions for option in one.options], dtype=np.int64)
-        fronts: dict[str, TokenisedSession] = {}
-        most = self.language_model.model.positions
-        items = [
-            item
-            for at, one in enumerate(questions)
-            for item in pack_questions(one, int(starts[at]), fronts, most, share=self.share, cached=self._cached)
+        sizes = np.array([len(option) for question in questions for option in question.options], dtype=np.int64)
+        shared_prefixes: dict[str, TokenisedSession] = {}
+        max_positions = self.language_model.model.max_positions
+        scoring_rows = [
+            scoring_row
+            for index, question in enumerate(questions)
+            for scoring_row in pack_question(
+                question,
+                int(starts[index]),
+                shared_prefixes,
+                max_positions,
+                share=self.share,
+                use_cache=self._use_cache,
+            )
         ]
-        owner = np.repeat(np.arange(len(questions)), np.diff(starts))
-        left = np.bincount(
-            np.concatenate([owner[np.unique(item.owners)] for item in items]) if items else [], minlength=len(questions)
+        question_indices = np.repeat(np.arange(len(questions)), np.diff(starts))
+        rows_left = np.bincount(
+            np.concatenate([question_indices[np.unique(scoring_row.owners)] for scoring_row in scoring_rows])
+            if scoring_rows
+            else [],
+            minlength=len(questions),
         )
 
-        def result(number: int) -> OptionScores:
-            part = slice(starts[number], starts[number + 1])
-            return OptionScores(sums[part].copy(), sizes[part], greedy[part].copy())
+        def scores_of(number: int) -> OptionScores:
+            option_slice = slice(starts[number], starts[number + 1])
+            return OptionScores(sums[option_slice].copy(), sizes[option_slice], greedy[option_slice].copy())
 
-        for batch in self._batches(items):
-            self._run(batch, fronts, sums, greedy)
-            done = np.concatenate([owner[np.unique(item.owners)] for item in batch])
-            np.subtract.at(left, done, 1)
-            finished = [int(one) for one in np.unique(done) if left[one] == 0]
-            watch(finished, [result(one) for one in finished])
-        return [result(number) for number in range(len(questions))]
+        for batch in self._batches(scoring_rows):
+            self._score_batch(batch, shared_prefixes, sums, greedy)
+            done = np.concatenate([question_indices[np.unique(scoring_row.owners)] for scoring_row in batch])
+            np.subtract.at(rows_left, done, 1)
+            finished = [int(number) for number in np.unique(done) if rows_left[number] == 0]
+            on_scored(finished, [scores_of(number) for number in finished])
+        return [scores_of(number) for number in range(len(questions))]
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 
-    def _batches(self, items: Sequence[ScoringRow]) -> Iterator[list[ScoringRow]]:
+    def _batches(self, scoring_rows: Sequence[ScoringRow]) -> Iterator[list[ScoringRow]]:
         """Rows that are read together, with the same front, the longest first; the budget may change in between."""
-        waiting = sorted(items, key=lambda one: (one.before or "", -len(one.row)))[::-1]
-        while waiting:
-            batch = [waiting.pop()]
+        pending = sorted(
+            scoring_rows, key=lambda scoring_row: (scoring_row.shared_prefix_key or "", -len(scoring_row.row))
+        )[::-1]
+        while pending:
+            batch = [pending.pop()]
             longest, padding = len(batch[0].row), 0
-            while waiting and waiting[-1].before == batch[0].before:
-                padding += longest - len(waiting[-1].row)
-                if longest * (len(batch) + 1) > self._limit or (padding > CPU_PADDING and not self._cuda):
+            while pending and pending[-1].shared_prefix_key == batch[0].shared_prefix_key:
+                padding += longest - len(pending[-1].row)
+                if longest * (len(batch) + 1) > self._position_limit or (padding > CPU_PADDING and not self._on_cuda):
                     break
-                batch.append(waiting.pop())
+                batch.append(pending.pop())
             yield batch
 
     # -- forward passes -----------------------------------------------------------------------------------------------
 
-    def _run(
-        self, batch: list[ScoringRow], fronts: dict[str, TokenisedSession], sums: np.ndarray, greedy: np.ndarray
+    def _score_batch(
+        self,
+        batch: list[ScoringRow],
+        shared_prefixes: dict[str, TokenisedSession],
+        sums: np.ndarray,
+        greedy: np.ndarray,
     ) -> None:
         """Score a batch; in halves where memory does not suffice."""
-        if self._cuda:
+        if self._on_cuda:
             torch.cuda.reset_peak_memory_stats()
-            held = torch.cuda.memory_allocated()
+            allocated = torch.cuda.memory_allocated()
         try:
-            found = self._forward(batch, fronts)
+            result = self._forward(batch, shared_prefixes)
         except torch.OutOfMemoryError as error:
             if len(batch) == 1:
                 raise MetalmError(
@@ -181,66 +197,84 @@ class Scorer:
                     remedy="shorten it, give fewer demonstrations, or use a larger device",
                     exit_code=Exit.FAILED,
                 ) from error
-            found = None
-        if found is None:  # outside the handler, which keeps the failed pass's tensors
+            result = None
+        if result is None:  # outside the handler, which keeps the failed pass's tensors
             torch.cuda.empty_cache()
-            self._limit, self._known = max(1, self._limit // 2), True
+            self._position_limit, self._limit_known = max(1, self._position_limit // 2), True
             half = len(batch) // 2
-            self._run(batch[:half], fronts, sums, greedy)
-            self._run(batch[half:], fronts, sums, greedy)
+            self._score_batch(batch[:half], shared_prefixes, sums, greedy)
+            self._score_batch(batch[half:], shared_prefixes, sums, greedy)
             return
-        if not self._known:
-            used = torch.cuda.max_memory_allocated() - held
-            read = len(batch) * max(len(item.row) for item in batch)
-            room = USED * (torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated())
-            self._limit = int(min(MOST_BUDGET, max(read, room * read / max(used, 1))))
-            self._known = True
-        owners = np.concatenate([item.owners for item in batch])
-        values, right = found
+        if not self._limit_known:
+            used = torch.cuda.max_memory_allocated() - allocated
+            positions = len(batch) * max(len(scoring_row.row) for scoring_row in batch)
+            free_memory = MEMORY_SHARE * (
+                torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+            )
+            self._position_limit = int(min(MAX_BUDGET, max(positions, free_memory * positions / max(used, 1))))
+            self._limit_known = True
+        owners = np.concatenate([scoring_row.owners for scoring_row in batch])
+        values, is_greedy = result
         np.add.at(sums, owners, values)
-        np.logical_and.at(greedy, owners, right)
+        np.logical_and.at(greedy, owners, is_greedy)
 
-    def _forward(self, batch: list[ScoringRow], fronts: dict[str, TokenisedSession]) -> tuple[np.ndarray, np.ndarray]:
+    def _forward(
+        self, batch: list[ScoringRow], shared_prefixes: dict[str, TokenisedSession]
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Log-probability of each target of a batch, and whether it is the likeliest token. ``[m]``"""
         model, device = self.language_model.model, self.language_model.device
-        rows = [replace(item.row, docks=()) for item in batch]
-        stream = collate(rows, {}, pad_id=self.language_model.decoder_tokenizer.pad_id).decoder
-        size = stream.input_ids.shape[1]
+        rows = [replace(scoring_row.row, docks=()) for scoring_row in batch]
+        packed = collate(rows, {}, pad_id=self.language_model.decoder_tokenizer.pad_id).decoder
+        width = packed.input_ids.shape[1]
         self.positions += sum(map(len, rows))
-        self.padding += len(rows) * size - sum(map(len, rows))
-        front = batch[0].before
-        begins = 0 if front is None else len(fronts[front])
+        self.padding += len(rows) * width - sum(map(len, rows))
+        prefix_key = batch[0].shared_prefix_key
+        prefix_length = 0 if prefix_key is None else len(shared_prefixes[prefix_key])
         # Padding goes on counting, in a forest beyond what a table of positions may hold.
-        last = max(item.length for item in batch) - 1
-        stream = to_device(stream, device, stream.position_ids.add(begins).clamp(max=max(last, begins)))
-        places = [(at * size + begin, dock) for at, item in enumerate(batch) for begin, dock in item.row.docks]
-        embeds = self._embed(stream.input_ids, places)
-        cache = None if front is None else expand_cache(self._front(front, fronts[front]), len(batch))
+        max_position = max(scoring_row.length for scoring_row in batch) - 1
+        packed = to_device(
+            packed, device, packed.position_ids.add(prefix_length).clamp(max=max(max_position, prefix_length))
+        )
+        dock_positions = [
+            (index * width + start, dock)
+            for index, scoring_row in enumerate(batch)
+            for start, dock in scoring_row.row.docks
+        ]
+        embeds = self._embed(packed.input_ids, dock_positions)
+        cache = (
+            None
+            if prefix_key is None
+            else expand_cache(self._prefix_cache(prefix_key, shared_prefixes[prefix_key]), len(batch))
+        )
 
-        flat = np.concatenate([item.predict + at * size for at, item in enumerate(batch)])
-        targets = np.concatenate([item.targets for item in batch])
-        distinct, inverse = np.unique(flat, return_inverse=True)
+        flat_positions = np.concatenate(
+            [scoring_row.predict + index * width for index, scoring_row in enumerate(batch)]
+        )
+        targets = np.concatenate([scoring_row.targets for scoring_row in batch])
+        distinct, inverse = np.unique(flat_positions, return_inverse=True)
         self.projected += len(distinct)
-        chosen = torch.from_numpy(distinct).to(device)
-        if model.traits.own_head:
-            hidden = hidden_states(model.decoder, embeds, stream, cache).flatten(0, 1)[chosen]
+        selected = torch.from_numpy(distinct).to(device)
+        if model.traits.has_known_head:
+            hidden = hidden_states(model.decoder, embeds, packed, cache).flatten(0, 1)[selected]
             project: Callable[[Tensor], Tensor] = head_of(model.decoder).logits
         else:
-            hidden = full_logits(model.decoder, embeds, stream, cache).flatten(0, 1)[chosen]
-            project = _as_it_is
-        return _gathered(hidden, project, model.decoder.config.vocab_size, inverse, targets)
+            hidden = full_logits(model.decoder, embeds, packed, cache).flatten(0, 1)[selected]
+            project = _identity
+        return _target_log_probs(hidden, project, model.decoder.config.vocab_size, inverse, targets)
 
-    def _embed(self, input_ids: Tensor, places: Sequence[tuple[int, DockInput]]) -> Tensor:
+    def _embed(self, input_ids: Tensor, dock_positions: Sequence[tuple[int, DockInput]]) -> Tensor:
         """Input vectors, with each dock's at its place: ``[b, s, d]``."""
         embeds = self.language_model.model.embed(input_ids)
-        if not places:
+        if not dock_positions:
             return embeds
-        vectors = torch.cat(self.docks.vectors([dock for _, dock in places]))
-        at = np.concatenate([place + np.arange(dock.positions) for place, dock in places])
-        flat = embeds.flatten(0, 1).index_copy(0, torch.from_numpy(at).to(embeds.device), vectors.to(embeds.dtype))
+        vectors = torch.cat(self.docks.vectors([dock for _, dock in dock_positions]))
+        positions = np.concatenate([start + np.arange(dock.positions) for start, dock in dock_positions])
+        flat = embeds.flatten(0, 1).index_copy(
+            0, torch.from_numpy(positions).to(embeds.device), vectors.to(embeds.dtype)
+        )
         return flat.view_as(embeds)
 
-    def _front(self, key: str, session: TokenisedSession) -> Any:
+    def _prefix_cache(self, key: str, session: TokenisedSession) -> Any:
         """Keys and values of what stands in front; the newest are kept."""
         from transformers import DynamicCache
 
@@ -258,7 +292,7 @@ class Scorer:
         return self._caches[key]
 
 
-def _gathered(
+def _target_log_probs(
     hidden: Tensor, project: Callable[[Tensor], Tensor], vocabulary: int, inverse: np.ndarray, targets: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Log-probabilities of targets, in chunks of rows.
@@ -271,21 +305,21 @@ def _gathered(
         targets: ``[m]``
     """
     order = np.argsort(inverse, kind="stable")
-    rows, wanted = torch.from_numpy(inverse[order]), torch.from_numpy(targets[order])
-    step = max(1, chunk_elements(hidden.is_cuda) // vocabulary)
-    pieces = []
-    for begin in range(0, len(hidden), step):
-        logits = project(hidden[begin : begin + step]).float()
-        low, high = np.searchsorted(inverse[order], [begin, begin + step])
-        at = (rows[low:high] - begin).to(hidden.device)
-        token = wanted[low:high].to(hidden.device)
-        likely = logits[at, token] - logits.logsumexp(-1)[at]
-        pieces.append(torch.stack([likely.double(), (logits.argmax(-1)[at] == token).double()]))
-    both = torch.cat(pieces, 1).cpu().numpy()  # the one wait for the device in a batch
-    found = np.empty_like(both)
-    found[:, order] = both
-    return found[0], found[1] > 0.5
+    sorted_rows, sorted_targets = torch.from_numpy(inverse[order]), torch.from_numpy(targets[order])
+    chunk_size = max(1, chunk_elements(hidden.is_cuda) // vocabulary)
+    chunks = []
+    for start in range(0, len(hidden), chunk_size):
+        logits = project(hidden[start : start + chunk_size]).float()
+        first, last = np.searchsorted(inverse[order], [start, start + chunk_size])
+        chunk_rows = (sorted_rows[first:last] - start).to(hidden.device)
+        chunk_targets = sorted_targets[first:last].to(hidden.device)
+        log_probs = logits[chunk_rows, chunk_targets] - logits.logsumexp(-1)[chunk_rows]
+        chunks.append(torch.stack([log_probs.double(), (logits.argmax(-1)[chunk_rows] == chunk_targets).double()]))
+    sorted_results = torch.cat(chunks, 1).cpu().numpy()  # the one wait for the device in a batch
+    results = np.empty_like(sorted_results)
+    results[:, order] = sorted_results
+    return results[0], results[1] > 0.5
 
 
-def _as_it_is(logits: Tensor) -> Tensor:
+def _identity(logits: Tensor) -> Tensor:
     return logits

@@ -26,7 +26,7 @@ class OptionQuestion:
 
     prefix: TokenisedSession
     options: tuple[np.ndarray, ...]
-    before: TokenisedSession | None = None
+    shared_prefix: TokenisedSession | None = None
     name: str = ""
 
 
@@ -47,25 +47,25 @@ class ScoringRow:
     predict: np.ndarray
     targets: np.ndarray
     owners: np.ndarray
-    before: str | None
+    shared_prefix_key: str | None
     length: int
 
 
 def join_sessions(first: TokenisedSession, second: TokenisedSession) -> TokenisedSession:
     """Two sessions in one."""
-    docks = (*first.docks, *((at + len(first), dock) for at, dock in second.docks))
+    docks = (*first.docks, *((position + len(first), dock) for position, dock in second.docks))
     ids, trained = np.concatenate([first.ids, second.ids]), np.concatenate([first.trained, second.trained])
     return TokenisedSession(ids, trained, docks, second.name or first.name)
 
 
-def pack_questions(
+def pack_question(
     question: OptionQuestion,
-    first: int,
-    fronts: dict[str, TokenisedSession],
-    most: int | None,
+    first_option: int,
+    shared_prefixes: dict[str, TokenisedSession],
+    max_positions: int | None,
     *,
     share: bool,
-    cached: bool,
+    use_cache: bool,
 ) -> Iterator[ScoringRow]:
     """The rows of a question; none where no option has tokens.
 
@@ -81,16 +81,16 @@ def pack_questions(
     Raises:
         MetalmError: Nothing stands before the options, or the question does not fit.
     """
-    prefix, before = question.prefix, question.before
+    prefix, shared_prefix = question.prefix, question.shared_prefix
     key: str | None = None
-    if before is not None and len(before):
-        if cached and len(prefix):
-            key = session_digest(before)
-            fronts[key] = before
+    if shared_prefix is not None and len(shared_prefix):
+        if use_cache and len(prefix):
+            key = session_digest(shared_prefix)
+            shared_prefixes[key] = shared_prefix
         else:
-            prefix = join_sessions(before, prefix)
-    full = [(first + at, option) for at, option in enumerate(question.options) if len(option)]
-    if not full:
+            prefix = join_sessions(shared_prefix, prefix)
+    nonempty = [(first_option + index, option) for index, option in enumerate(question.options) if len(option)]
+    if not nonempty:
         return
     name = question.name or question.prefix.name or "a question"
     if not len(prefix):
@@ -99,45 +99,45 @@ def pack_questions(
             why="nothing predicts their first token",
             remedy="give it a start token, or a text",
         )
-    front = 0 if key is None or before is None else len(before)
+    shared_length = 0 if key is None or shared_prefix is None else len(shared_prefix)
     heads: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
-    for number, option in full:
+    for number, option in nonempty:
         heads.setdefault(tuple(option[:-1].tolist()), []).append((number, option))
-    longest = front + len(prefix) + max(map(len, heads))
-    if most is not None and longest > most:
+    longest = shared_length + len(prefix) + max(map(len, heads))
+    if max_positions is not None and longest > max_positions:
         raise MetalmError(
-            f"{name} takes {longest + 1} positions with its longest option, the decoder has {most}",
+            f"{name} takes {longest + 1} positions with its longest option, the decoder has {max_positions}",
             remedy="shorten it, give fewer demonstrations, or use a model with more positions",
         )
-    parts = [heads] if share else [{head: found} for head, found in heads.items()]
-    for part in parts:
-        yield _row(prefix, part, key, front, share)
+    heads_by_row = [heads] if share else [{head: head_options} for head, head_options in heads.items()]
+    for row_heads in heads_by_row:
+        yield _build_scoring_row(prefix, row_heads, key, shared_length, share)
 
 
-def _row(
+def _build_scoring_row(
     prefix: TokenisedSession,
     heads: dict[tuple[int, ...], list[tuple[int, np.ndarray]]],
     key: str | None,
-    front: int,
+    shared_length: int,
     share: bool,
 ) -> ScoringRow:
     """A row: the question, and the heads of its options under it."""
-    segments, parents, begins = [prefix], [ROOT], {}
+    segments, parents, head_starts = [prefix], [ROOT], {}
     offset = len(prefix)
     for head in heads:
         if head:
-            begins[head] = offset
+            head_starts[head] = offset
             offset += len(head)
             segments.append(TokenisedSession(np.array(head, dtype=np.int64), np.zeros(len(head), dtype=bool)))
             parents.append(0)
     if not share and len(segments) == 2:  # a row without a mask: the question and one option in one segment
         segments, parents = [join_sessions(*segments)], [ROOT]
-    row = build_row([replace(one, trained=np.zeros(len(one), dtype=bool)) for one in segments], parents)
+    row = build_row([replace(segment, trained=np.zeros(len(segment), dtype=bool)) for segment in segments], parents)
     predict, targets, owners = [], [], []
     for head, options in heads.items():
-        places = np.concatenate([[len(prefix) - 1], begins.get(head, 0) + np.arange(len(head))])
+        positions = np.concatenate([[len(prefix) - 1], head_starts.get(head, 0) + np.arange(len(head))])
         for number, option in options:
-            predict.append(places)
+            predict.append(positions)
             targets.append(option)
             owners.append(np.full(len(option), number))
     return ScoringRow(
@@ -146,15 +146,15 @@ def _row(
         np.concatenate(targets),
         np.concatenate(owners),
         key,
-        front + len(prefix) + max(map(len, heads)),
+        shared_length + len(prefix) + max(map(len, heads)),
     )
 
 
 def session_digest(session: TokenisedSession, options: Sequence[np.ndarray] = ()) -> str:
     """A digest of what is read: token ids, docked contents with their places, and options."""
-    state = hashlib.sha256(session.ids.astype(np.int64).tobytes())
-    for at, dock in session.docks:
-        state.update(f" dock {at} ".encode() + dock.key)
+    hasher = hashlib.sha256(session.ids.astype(np.int64).tobytes())
+    for position, dock in session.docks:
+        hasher.update(f" dock {position} ".encode() + dock.key)
     for option in options:
-        state.update(b" option " + np.asarray(option, dtype=np.int64).tobytes())
-    return state.hexdigest()
+        hasher.update(b" option " + np.asarray(option, dtype=np.int64).tobytes())
+    return hasher.hexdigest()

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-LEAST = 32
+MIN_SHARED_TOKENS = 32
 """Tokens that a beginning must have to be worth a cache of its own."""
 
 
@@ -16,19 +16,19 @@ LEAST = 32
 class _Run:
     """Neighbours in sorted order that share ``height`` tokens, and the best way found to share inside it."""
 
-    height: int
+    length: int
     first: int
     saved: int = 0
-    chosen: list[tuple[int, int, int]] = field(default_factory=list)
+    runs: list[tuple[int, int, int]] = field(default_factory=list)
 
     def close(self, last: int) -> None:
         """Share all of it, where that saves more tokens than what was found inside."""
-        whole = (last - self.first) * self.height
-        if whole > self.saved:
-            self.saved, self.chosen = whole, [(self.first, last, self.height)]
+        saved = (last - self.first) * self.length
+        if saved > self.saved:
+            self.saved, self.runs = saved, [(self.first, last, self.length)]
 
 
-def shared_prefixes(prefixes: Sequence[np.ndarray], least: int = LEAST) -> list[int]:
+def shared_prefixes(prefixes: Sequence[np.ndarray], min_tokens: int = MIN_SHARED_TOKENS) -> list[int]:
     """How many tokens of each prefix to read in front of it, once for all prefixes that begin so.
 
     Frozen demonstrations are found this way, whoever wrote them into the text. In order, prefixes that begin alike are
@@ -45,32 +45,34 @@ def shared_prefixes(prefixes: Sequence[np.ndarray], least: int = LEAST) -> list[
         >>> shared_prefixes([np.array(ids) for ids in ([5, 6, 7, 1], [2, 2], [5, 6, 7, 3, 4])], least=2)
         [3, 0, 3]
     """
-    found = [0] * len(prefixes)
+    shared_lengths = [0] * len(prefixes)
     order = sorted(range(len(prefixes)), key=lambda index: prefixes[index].tolist())
-    heights = [_common(prefixes[one], prefixes[other]) for one, other in pairwise(order)]
+    common_lengths = [
+        _common_length(prefixes[previous], prefixes[following]) for previous, following in pairwise(order)
+    ]
     stack = [_Run(0, 0)]
-    for at, height in enumerate([*(one if one >= least else 0 for one in heights), 0]):
-        first = at
-        while stack[-1].height > height:
+    for index, length in enumerate([*(length if length >= min_tokens else 0 for length in common_lengths), 0]):
+        first = index
+        while stack[-1].length > length:
             run = stack.pop()
-            run.close(at)
+            run.close(index)
             first = run.first
-            if stack[-1].height < height:
-                stack.append(_Run(height, first))
+            if stack[-1].length < length:
+                stack.append(_Run(length, first))
             stack[-1].saved += run.saved
-            stack[-1].chosen += run.chosen
-        if stack[-1].height < height:
-            stack.append(_Run(height, first))
-    for begin, end, height in stack[0].chosen:
-        for place in range(begin, end + 1):
-            found[order[place]] = height
-    return found
+            stack[-1].runs += run.runs
+        if stack[-1].length < length:
+            stack.append(_Run(length, first))
+    for start, last, length in stack[0].runs:
+        for position in range(start, last + 1):
+            shared_lengths[order[position]] = length
+    return shared_lengths
 
 
-def _common(one: np.ndarray, other: np.ndarray) -> int:
+def _common_length(first: np.ndarray, second: np.ndarray) -> int:
     """Tokens that two prefixes have in common, so that both keep one for themselves."""
-    size = min(len(one), len(other)) - 1
+    size = min(len(first), len(second)) - 1
     if size <= 0:
         return 0
-    differ = one[:size] != other[:size]
+    differ = first[:size] != second[:size]
     return int(differ.argmax()) if differ.any() else size

@@ -154,7 +154,7 @@ def optimiser_step(trainer: Any, rows: Any, meter: Any, bad: torch.Tensor) -> tu
         The micro-batches, and ``bad`` after the step.
     """
     batches = trainer.micro_batches(rows)
-    counts, used, passes, _ = trainer.agree(batches, False)
+    counts, used, passes, _ = trainer.reduce_counts(batches, False)
     return batches, trainer.update(trainer.step(batches, counts, used, passes, meter), bad)
 
 

@@ -26,7 +26,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrained
 import metalm_cli.models  # noqa: F401  (registers the paper's stacks)
 from common import machine, optimiser_step
 from metalm_cli.config.schema.objectives import SemiCausal
-from metalm_cli.config.schema.training import Training
+from metalm_cli.config.schema.training import TrainingConfig
 from metalm_cli.data.sampling.loader import StepRows
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.models.metalm import MetaLM, MetaLMConfig
@@ -130,7 +130,7 @@ def _sync(device: torch.device) -> None:
 
 def measure(shape: dict[str, Any], options: argparse.Namespace, **way: Any) -> dict[str, Any]:
     """Tokens per second and peak memory of one configuration."""
-    from metalm_cli.config.schema.data import Data
+    from metalm_cli.config.schema.data import DataConfig
 
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(mixed_precision="bf16", cpu=not torch.cuda.is_available())
@@ -144,12 +144,12 @@ def measure(shape: dict[str, Any], options: argparse.Namespace, **way: Any) -> d
     if way["recompute"]:
         made.model.gradient_checkpointing_enable()
     source = {"name": "words", "world": {"documents": 1}}
-    data = Data(sources=[source], sequence_length=shape["length"], isolate_documents=way["isolate"])
+    data = DataConfig(sources=[source], sequence_length=shape["length"], isolate_documents=way["isolate"])
     objective = LanguageObjective(SemiCausal(name="semi_causal"), made)
-    train = Training(steps=100, batch_size=options.rows, precision="bf16")
-    trainer = Trainer(train, 100, objective, objective.step(), accelerator, shape["length"])
+    train = TrainingConfig(steps=100, batch_size=options.rows, precision="bf16")
+    trainer = Trainer(train, 100, objective, objective.step_module(), accelerator, shape["length"])
     rows = StepRows(rows_of(objective, data, options.rows, shape["vocabulary"] - 4), {})
-    meter, bad = StepMetrics(trainer.control), torch.zeros((), device=device)
+    meter, bad = StepMetrics(trainer.collectives), torch.zeros((), device=device)
     flops = tokens = 0.0
     for turn in range(options.steps + 3):
         if turn == 3:

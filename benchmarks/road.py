@@ -53,8 +53,8 @@ def _steps(road: list[Any], objective: Any, count: int) -> list[Any]:
 
 def _training_rate(recipe: Any, corpus: Any, objective: Any, steps: int) -> float:
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    trainer = Trainer(recipe.train, 1000, objective, objective.step(), accelerator)
-    meter, bad = StepMetrics(trainer.control), torch.zeros((), device=accelerator.device)
+    trainer = Trainer(recipe.train, 1000, objective, objective.step_module(), accelerator)
+    meter, bad = StepMetrics(trainer.collectives), torch.zeros((), device=accelerator.device)
     road = lanes(recipe, corpus, objective)
     seconds, tokens = 0.0, 0
     for turn in range(steps + 1):

@@ -76,7 +76,7 @@ def main() -> None:
             mixed_precision={"bf16": "bf16", "fp32": "no"}[precision], cpu=not torch.cuda.is_available()
         )
         peers = {name: copy.deepcopy(made.model).to(accelerator.device).train() for name in ("bare", "obvious")}
-        trainer = Trainer(recipe.train, 1000, objective, objective.step(), accelerator)
+        trainer = Trainer(recipe.train, 1000, objective, objective.step_module(), accelerator)
         rows = [lane.next_row() for lane in lanes(recipe, corpus, objective)]
         step_rows = StepRows(rows, {})
         (batch,) = trainer.micro_batches(step_rows)
@@ -86,7 +86,7 @@ def main() -> None:
             name: torch.optim.AdamW(peer.parameters(), 1e-4, betas=(0.9, 0.98), fused=True)
             for name, peer in peers.items()
         }
-        meter = StepMetrics(trainer.control)
+        meter = StepMetrics(trainer.collectives)
         bad = torch.zeros((), device=accelerator.device)
 
         def ours(trainer: Any = trainer, step_rows: Any = step_rows, meter: Any = meter, bad: Any = bad) -> None:

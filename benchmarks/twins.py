@@ -17,7 +17,7 @@ from metalm_cli.config.resolution import resolve
 from metalm_cli.data import open_corpus
 from metalm_cli.models.assembly import build_from_recipe
 from metalm_cli.objectives import make_objective
-from metalm_cli.runs.metrics_log import read
+from metalm_cli.runs.metrics_log import read_metrics
 from metalm_cli.training.planning.flops import batch_flops
 
 STEPS = 4
@@ -32,7 +32,7 @@ def facts(run: Path) -> dict[str, Any]:
     objective = make_objective(recipe, made)
     road = lanes(recipe, corpus, objective)
     batches = [objective.collate([lane.next_row() for lane in road]) for _ in range(STEPS)]
-    records, _ = read(run / "metrics.jsonl")
+    records, _ = read_metrics(run / "metrics.jsonl")
     train = [record for record in records if record["split"] == "train"][-1]
     curve = [(one["step"], round(one["bits_per_byte"], 4)) for one in records if one["split"] == "validation"]
     parameters = {id(one): one for part in made.parts().values() for one in part.parameters()}.values()

@@ -53,8 +53,8 @@ train:
   checkpoint_every: 0
   sample_continuations: 0
 """
-ENCODER_ALONE = ["model.decoder=null", "data.validation.documents=2"]
-CLOCK = ("tokens_per_second", "memory_bytes")
+ENCODER_ONLY = ["model.decoder=null", "data.validation.documents=2"]
+CLOCK_FIELDS = ("tokens_per_second", "memory_bytes")
 """Fields of records that tell the time, and what the process holds."""
 
 
@@ -70,13 +70,13 @@ def metalm(*arguments: object) -> int:
     from metalm_cli.cli import console
     from metalm_cli.cli.app import run
 
-    forget_accelerator()
+    reset_accelerator()
     for cached in (console.stdout, console.stderr):
         cached.cache_clear()
     return run([str(argument) for argument in arguments])
 
 
-def forget_accelerator() -> None:
+def reset_accelerator() -> None:
     """Accelerate keeps the settings of a process's first run; several runs in one process each want their own."""
     from accelerate.state import AcceleratorState, GradientState
 
@@ -88,7 +88,7 @@ def records(run: Path, split: str = "train") -> list[dict[str, Any]]:
     """A run's records, without those fields that are never twice the same."""
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     found = [json.loads(line) for line in lines]
-    return [{k: v for k, v in one.items() if k not in CLOCK} for one in found if split in ("", one["split"])]
+    return [{k: v for k, v in one.items() if k not in CLOCK_FIELDS} for one in found if split in ("", one["split"])]
 
 
 def losses(run: Path) -> list[float]:
@@ -135,7 +135,7 @@ def assert_same_run(one: Path, other: Path, step: int, *, described: bool = True
 # -- processes --------------------------------------------------------------------------------------------------------
 
 
-class Forked:
+class ForkedCommand:
     """A command line in a process of its own, forked from this one: its libraries are imported already.
 
     Args:
@@ -204,7 +204,7 @@ def _forked(arguments: list[object], log: Path, environment: dict[str, str], bef
     os._exit(code)
 
 
-def watch(path: Path) -> Callable[[], None]:
+def watch_steps(path: Path) -> Callable[[], None]:
     """Makes a patch of the trainer that writes a line for every step: what it read, and which parts moved."""
 
     def patch() -> None:
@@ -222,9 +222,11 @@ def watch(path: Path) -> Callable[[], None]:
             return step(self, batches, counts, used, *rest)
 
         def updated(self: Any, norm: Any, bad: Any) -> Any:
-            before = {name: _local(part) for name, part in self.encoders.items()}
+            before = {name: _local_parameters(part) for name, part in self.encoders.items()}
             found = update(self, norm, bad)
-            moved = [name for name, part in self.encoders.items() if not torch.equal(before[name], _local(part))]
+            moved = [
+                name for name, part in self.encoders.items() if not torch.equal(before[name], _local_parameters(part))
+            ]
             with open(path, "a", encoding="utf-8") as file:
                 file.write(json.dumps({**self.seen, "moved": moved}) + "\n")
             return found
@@ -234,18 +236,18 @@ def watch(path: Path) -> Callable[[], None]:
     return patch
 
 
-def _local(module: torch.nn.Module) -> torch.Tensor:
+def _local_parameters(module: torch.nn.Module) -> torch.Tensor:
     """All of a module's parameters that this process holds, in one vector."""
     whole = [getattr(one, "_local_tensor", one).detach().flatten() for one in module.parameters()]
     return torch.cat(whole).clone()
 
 
-def seen(path: Path) -> list[dict[str, Any]]:
+def watched_steps(path: Path) -> list[dict[str, Any]]:
     """The lines of :func:`watch`."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def rewound(run: Path, to: Path, step: int) -> Path:
+def interrupted_copy(run: Path, to: Path, step: int) -> Path:
     """A copy of a finished run as a kill after a step's checkpoint would have left it: later metrics and all."""
     shutil.copytree(run, to)
     shutil.rmtree(to / "model")
@@ -262,10 +264,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def together(
+def run_processes(
     arguments: Sequence[object],
     folder: Path,
-    world: int = 2,
+    num_processes: int = 2,
     environment: dict[str, str] | None = None,
     before: Callable[[int], Callable[[], None] | None] = lambda rank: None,
     seconds: float = 120,
@@ -276,8 +278,8 @@ def together(
         Their exit codes, and what each printed.
     """
     shared = {
-        "WORLD_SIZE": str(world),
-        "LOCAL_WORLD_SIZE": str(world),
+        "WORLD_SIZE": str(num_processes),
+        "LOCAL_WORLD_SIZE": str(num_processes),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
         "GLOO_SOCKET_IFNAME": "lo",
@@ -285,11 +287,11 @@ def together(
         **(environment or {}),
     }
     runs = []
-    for rank in range(world):
+    for rank in range(num_processes):
         log = folder / f"rank-{rank}.log"
         log.unlink(missing_ok=True)
         own = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        runs.append(Forked(arguments, log, own, before(rank)))
+        runs.append(ForkedCommand(arguments, log, own, before(rank)))
     codes = [run.wait(seconds) for run in runs]
     for run in runs:
         if run.process.is_alive():
@@ -298,6 +300,6 @@ def together(
     return codes, [run.printed() for run in runs]
 
 
-def changed(text: str, **values: Any) -> str:
+def with_sections(text: str, **values: Any) -> str:
     """The recipe with top-level sections replaced."""
     return yaml.safe_dump({**yaml.safe_load(text), **values})

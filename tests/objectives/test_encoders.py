@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers import AutoModelForMaskedLM, AutoModelForPreTraining
 
-from metalm_cli.config.schema.objectives import MaskedLM, ReplacedTokens
+from metalm_cli.config.schema.objectives import MaskedLM, ReplacedTokenDetection
 from metalm_cli.config.schema.recipes import PretrainRecipe
 from metalm_cli.data.sampling.lanes import RowSlot
 from metalm_cli.models.assembly import Assembly
@@ -24,7 +24,7 @@ from metalm_cli.objectives import make_objective
 from metalm_cli.objectives.masked_lm import MaskedLMObjective, masked_loss
 from metalm_cli.objectives.replaced_token_detection import ReplacedTokenObjective, area_under_curve
 from metalm_cli.sessions import Row, TextProcessor
-from row_fixtures import Shelf, lane_rows
+from row_fixtures import Shelf, rows_of_slot
 from tiny_models import config_of, texts, tokenizer_of
 
 # -- the area under the ROC curve -------------------------------------------------------------------------------------
@@ -69,7 +69,7 @@ def recipe_of(**objective: Any) -> PretrainRecipe:
 
 
 def rows_of(objective: Any, data: Any, count: int = 4) -> list[Row]:
-    return lane_rows(RowSlot(0, 1, Shelf([text[:60] for text in texts()]), objective.writer(data, 0)), count)[0]
+    return rows_of_slot(RowSlot(0, 1, Shelf([text[:60] for text in texts()]), objective.writer(data, 0)), count)[0]
 
 
 def test_what_recipes_ask_of_the_writer():
@@ -103,12 +103,12 @@ def test_the_masked_loss_is_the_familys_own_one_document_at_a_time(family):
     rows = rows_of(made, recipe.data)
     assert any(len(row.parents) > 1 for row in rows)
     batch = made.collate(rows)
-    loss = made.step().eval()(batch)["loss"]
+    loss = made.step_module().eval()(batch)["loss"]
     expected = 0.0
     for row in rows:
         for segment in range(len(row.parents)):
             at = np.flatnonzero(row.segments == segment)
-            chosen = np.flatnonzero(row.owners == segment)
+            chosen = np.flatnonzero(row.target_segments == segment)
             logits = made.assembly.model(input_ids=torch.from_numpy(row.ids[at])[None]).logits[0]
             where = torch.from_numpy(row.predict_at[chosen] - at[0])
             targets = torch.from_numpy(row.targets[chosen])
@@ -126,13 +126,13 @@ def detection() -> tuple[ReplacedTokenObjective, Any, list[Row]]:
     recipe = recipe_of(name="rtd", mask_rate=0.3)
     made = make_objective(recipe, assembly("rtd"))
     torch.manual_seed(1)
-    return made, made.step().eval(), rows_of(made, recipe.data)
+    return made, made.step_module().eval(), rows_of(made, recipe.data)
 
 
 def reference(step: Any, row: Row, segment: int) -> tuple[float, float, np.ndarray, np.ndarray]:
     """Both losses of one document, its labels and scores, the way ELECTRA's paper describes them."""
     at = np.flatnonzero(row.segments == segment)
-    chosen = np.flatnonzero(row.owners == segment)
+    chosen = np.flatnonzero(row.target_segments == segment)
     where = row.predict_at[chosen] - at[0]
     logits = step.generator(input_ids=torch.from_numpy(row.ids[at])[None]).logits[0][where]
     targets = torch.from_numpy(row.targets[chosen])
@@ -247,7 +247,7 @@ def test_the_generator_learns_from_its_own_loss_alone(detection):
 
 
 def test_detection_metrics():
-    made = ReplacedTokenObjective(ReplacedTokens(name="rtd", discriminator_weight=10.0), assembly("rtd"))
+    made = ReplacedTokenObjective(ReplacedTokenDetection(name="rtd", discriminator_weight=10.0), assembly("rtd"))
     outputs = [
         (np.array([2.0, -1.0]), np.array([True, False])),
         (np.array([-3.0, 1.0]), np.array([False, False])),

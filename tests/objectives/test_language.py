@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metalm_cli.config.schema.data import Data
+from metalm_cli.config.schema.data import DataConfig
 from metalm_cli.config.schema.objectives import CausalLM, PrefixLM, SemiCausal
 from metalm_cli.config.schema.recipes import PretrainRecipe
 from metalm_cli.data.sampling.lanes import RowSlot
@@ -22,7 +22,7 @@ from metalm_cli.models.metalm import MetaLM, MetaLMConfig
 from metalm_cli.objectives import make_objective
 from metalm_cli.objectives.language import LanguageObjective, prefix_span, semi_causal_spans, span_drawer_of
 from metalm_cli.sessions import DecoderTokenizer, TextProcessor, TokenRules
-from row_fixtures import Shelf, lane_rows
+from row_fixtures import Shelf, rows_of_slot
 from tiny_models import make_decoder, make_encoder, texts, tokenizer_of
 
 quick = settings(max_examples=150, deadline=None, derandomize=True)
@@ -173,8 +173,8 @@ def assembly(family: str = "gpt2", encoders: tuple[str, ...] = ("text",), max_le
     return Assembly(model, DecoderTokenizer(tokenizer_of("byte"), TokenRules()), processors)
 
 
-def data_of(length: int = 64, **options: Any) -> Data:
-    return Data(sources=[{"name": "world", "world": {}}], sequence_length=length, **options)
+def data_of(length: int = 64, **options: Any) -> DataConfig:
+    return DataConfig(sources=[{"name": "world", "world": {}}], sequence_length=length, **options)
 
 
 def recipe_of(objective: dict[str, Any], **data: Any) -> PretrainRecipe:
@@ -198,7 +198,7 @@ def test_rows_of_a_recipe(objective, docked):
     made = make_objective(recipe, assembly())
     assert isinstance(made, LanguageObjective)
     writer = made.writer(recipe.data, seed=0)
-    rows, _ = lane_rows(RowSlot(0, 1, Shelf(texts()), writer), 12)
+    rows, _ = rows_of_slot(RowSlot(0, 1, Shelf(texts()), writer), 12)
     assert all(bool(row.docks) <= docked for row in rows)
     assert any(row.docks for row in rows) == docked
     assert min(map(len, rows)) >= 94
@@ -213,7 +213,7 @@ def test_rows_of_a_recipe(objective, docked):
 
 def test_the_realised_fraction_of_a_corpus_is_near_what_was_asked():
     made = LanguageObjective(SEMI_CAUSAL, assembly())
-    rows, _ = lane_rows(RowSlot(0, 1, Shelf(texts()), made.writer(data_of(512), 0)), 40)
+    rows, _ = rows_of_slot(RowSlot(0, 1, Shelf(texts()), made.writer(data_of(512), 0)), 40)
     tokens = sum(row.counts["source_tokens"] for row in rows)
     spanned = sum(row.counts.get("docked_tokens", 0) for row in rows)
     # Widening to words adds under two tokens a span of six; what rows cut takes some away.
@@ -259,12 +259,12 @@ def test_validation_is_divided_by_its_own_objective():
 
 def rows_of(count: int = 6, **options: Any) -> tuple[LanguageObjective, list]:
     made = LanguageObjective(SEMI_CAUSAL, assembly(**options))
-    return made, lane_rows(RowSlot(0, 1, Shelf(texts()), made.writer(data_of(64), 0)), count)[0]
+    return made, rows_of_slot(RowSlot(0, 1, Shelf(texts()), made.writer(data_of(64), 0)), count)[0]
 
 
 def test_the_loss_is_the_sum_over_trained_tokens_however_rows_are_batched():
     made, rows = rows_of()
-    step = made.step().eval()
+    step = made.step_module().eval()
     whole = step(made.collate(rows))["loss"]
     parts = [step(made.collate(rows[at : at + 2]))["loss"] for at in (0, 2, 4)]
     assert whole.coefficient == 1.0
@@ -276,8 +276,8 @@ def test_the_loss_is_the_sum_over_trained_tokens_however_rows_are_batched():
 def test_an_unused_encoder_can_be_touched_without_a_trace():
     made, _ = rows_of()
     causal = LanguageObjective(CausalLM(name="causal"), made.assembly)
-    rows, _ = lane_rows(RowSlot(0, 1, Shelf(texts()), causal.writer(data_of(64), 0)), 2)
-    step, batch = causal.step(), causal.collate(rows)
+    rows, _ = rows_of_slot(RowSlot(0, 1, Shelf(texts()), causal.writer(data_of(64), 0)), 2)
+    step, batch = causal.step_module(), causal.collate(rows)
     encoder = step.model.encoders["text"]
     step.train()
     plain = step(batch)["loss"].sum

@@ -127,7 +127,7 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
 
 def test_a_replacement_cut_between_its_renames_loses_nothing(tmp_path: Path) -> None:
     path = checkpoint.save(tmp_path, 1, SMALL, {"time": 1})
-    aside = atomic_files.replaced_folder(path)
+    aside = atomic_files.backup_folder(path)
     path.rename(aside)
     assert checkpoint.find_latest(tmp_path) == (aside, [])
     assert checkpoint.load(aside)[1] == {"time": 1}
@@ -159,7 +159,7 @@ def damage_by(kind: str, path: Path) -> None:
         manifest.pop("sha256")
         facts = manifest["files"].pop("model.safetensors") if kind == "unlisted file" else {"size": 0, "sha256": ""}
         manifest["files"]["../x" if kind == "file outside" else "other"] = facts
-        (path / "manifest.json").write_bytes(checkpoint._sealed(manifest))
+        (path / "manifest.json").write_bytes(checkpoint._encode_manifest(manifest))
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_damage_is_named_and_the_one_before_is_used(tmp_path: Path, kind: str, w
 
     assert path == tmp_path / "step-00000002"
     assert [d.path.name[:6] for d in damaged] == [".step-", "step-0"]
-    assert why in damaged[1].why
+    assert why in damaged[1].reason
     if kind != "other step":
         with pytest.raises(MetalmError, match="damaged") as caught:
             checkpoint.load(tmp_path / "step-00000003")
@@ -219,9 +219,9 @@ def test_any_altered_byte_is_found(whole: Path, data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / whole.name
         shutil.copytree(whole, copy)
-        assert checkpoint.damage(copy) is None
+        assert checkpoint.find_damage(copy) is None
         (copy / file.name).write_bytes(content[:place] + bytes([content[place] ^ change]) + content[place + 1 :])
-        assert checkpoint.damage(copy) is not None
+        assert checkpoint.find_damage(copy) is not None
         assert checkpoint.find_latest(Path(folder))[0] is None
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import tiny_runs as micro
 from hub_server import QUICK, HubServer
-from metalm_cli.config.schema.data import Data, Source, Validation
+from metalm_cli.config.schema.data import DataConfig, DocumentSource, ValidationConfig
 from metalm_cli.runs.data_record import pinned_revisions
 
 COMMITS = ["a" * 40, "b" * 40]
@@ -28,7 +28,7 @@ def begun(folder: Path, *settings: str) -> Path:
     whole = folder / "whole"
     recipe = micro.write_recipe(folder)
     assert micro.metalm("pretrain", recipe, "train.checkpoint_every=3", *settings, "--out", whole) == 0
-    return micro.rewound(whole, folder / "run", 3)
+    return micro.interrupted_copy(whole, folder / "run", 3)
 
 
 @pytest.mark.parametrize("streaming", ["false", "true"])
@@ -83,9 +83,11 @@ def test_a_record_that_does_not_tell(tmp_path: Path, how: str, capsys: pytest.Ca
 
 
 def test_hub_sources_are_read_at_the_commit_that_the_run_began_with() -> None:
-    data = Data(
-        sources=[Source(name="docs", hub="me/docs"), Source(name="own", path="own.jsonl")],
-        validation=Validation(sources=[Source(name="docs", hub="me/docs", revision="main", split="test")]),
+    data = DataConfig(
+        sources=[DocumentSource(name="docs", hub="me/docs"), DocumentSource(name="own", path="own.jsonl")],
+        validation=ValidationConfig(
+            sources=[DocumentSource(name="docs", hub="me/docs", revision="main", split="test")]
+        ),
     )
     saved = {
         "sources": [{"name": "docs", "revision": COMMITS[0]}, {"name": "own", "revision": None}],
@@ -116,7 +118,7 @@ def test_a_resumed_run_asks_the_hub_for_the_commit_that_it_began_with(tmp_path: 
         done = hub.run(QUICK + CALL.format(arguments=first), tmp_path)
         assert done.returncode == 0, done.stderr
         commit = json.loads((out / "data.json").read_text())["sources"][0]["revision"]
-        run = micro.rewound(out, tmp_path / "run", 3)
+        run = micro.interrupted_copy(out, tmp_path / "run", 3)
         hub.requests.clear()
         again = ["pretrain", "--resume", "--out", str(run)]
         done = hub.run(QUICK + CALL.format(arguments=again), tmp_path)

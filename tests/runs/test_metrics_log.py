@@ -17,7 +17,7 @@ from metalm_cli.runs.metrics_log import MetricsLog
 
 
 def steps(path: Path) -> list[int]:
-    return [record["step"] for record in metrics_log.read(path)[0]]
+    return [record["step"] for record in metrics_log.read_metrics(path)[0]]
 
 
 def test_records_come_back_and_are_on_disk_at_once(tmp_path: Path) -> None:
@@ -26,7 +26,7 @@ def test_records_come_back_and_are_on_disk_at_once(tmp_path: Path) -> None:
         log.write({"step": 1, "split": "train", "loss": 2.5, "tokens": 10, "note": "ü\n"})
         assert path.read_text(encoding="utf-8").count("\n") == 1
         log.write({"step": np.int64(2), "loss": np.float32(0.5), "path": tmp_path})
-        records, problems = metrics_log.read(path)
+        records, problems = metrics_log.read_metrics(path)
     assert records[0] == {"step": 1, "split": "train", "loss": 2.5, "tokens": 10, "note": "ü\n"}
     assert records[1] == {"step": 2, "loss": 0.5, "path": str(tmp_path)}
     assert problems == []
@@ -59,9 +59,9 @@ def test_cutting_back_leaves_what_an_uninterrupted_run_would_have(tmp_path: Path
         file.write(b'{"step": 60, "spl')
     with MetricsLog(path) as log:
         assert path.read_bytes() == whole
-        assert log.cut_back(30) == 4
-        assert [record.get("step") for record in metrics_log.read(path)[0]] == [None, 10, 10, 20, 20, 30, 30]
-        assert log.cut_back(30) == 0
+        assert log.remove_steps_after(30) == 4
+        assert [record.get("step") for record in metrics_log.read_metrics(path)[0]] == [None, 10, 10, 20, 20, 30, 30]
+        assert log.remove_steps_after(30) == 0
         for step in (40, 50):
             log.write({"step": step, "split": "train"})
             log.write({"step": step, "split": "validation"})
@@ -90,10 +90,10 @@ def test_opening_mends_a_torn_end(tmp_path: Path, before: bytes, after: bytes) -
 def test_reading_names_damaged_lines_but_not_a_torn_last_one(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     path.write_bytes(b'{"step": 1}\n{"ste\n\n[1]\n\xff\xfe\n{"step": 2}\n{"step": 3')
-    records, problems = metrics_log.read(path)
+    records, problems = metrics_log.read_metrics(path)
     assert [record["step"] for record in records] == [1, 2]
     assert problems == [f"{path}:{number}: not a JSON object" for number in (2, 3, 4, 5)]
-    assert metrics_log.read(tmp_path / "none") == ([], [])
+    assert metrics_log.read_metrics(tmp_path / "none") == ([], [])
 
 
 class FullDisk:

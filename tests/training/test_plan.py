@@ -20,12 +20,12 @@ from metalm_cli.models.assembly import build_encoder, build_metalm
 from metalm_cli.objectives import make_objective
 from metalm_cli.training.planning.memory import MemoryEstimate, estimate_memory, human_bytes, rows_per_micro_batch
 from metalm_cli.training.planning.plan import make_plan, plan_text, steps_from_epochs
-from metalm_cli.training.planning.sample_stats import sample_figures
+from metalm_cli.training.planning.sample_stats import compute_sample_stats
 
 WORLD = ["data.sources.0.world.documents=300", "data.validation.documents=20", "data.validation.hold_out_every=10"]
 SMALL = [
     *WORLD,
-    "model.decoder.tokenizer.train.vocab_size=400",
+    "model.decoder.tokenizer.new.vocab_size=400",
     "data.sequence_length=64",
     "model.decoder.config.hidden_size=16",
     "model.encoders.text.config.hidden_size=16",
@@ -35,7 +35,7 @@ ENCODER = [
     *WORLD,
     "data.sources.0.hub=null",
     "data.sources.0.exclude={}",
-    "model.encoders.text.tokenizer.train.vocab_size=400",
+    "model.encoders.text.tokenizer.new.vocab_size=400",
     "model.encoders.text.config.hidden_size=16",
     "data.sequence_length=32",
 ]
@@ -56,7 +56,9 @@ class Made:
         self.objective = make_objective(self.recipe, self.assembly)
 
     def plan(self, *, world: int = 1, steps: int | None = None, **options):
-        return make_plan(self.recipe, self.corpus, self.assembly, self.objective, world=world, steps=steps, **options)
+        return make_plan(
+            self.recipe, self.corpus, self.assembly, self.objective, num_processes=world, steps=steps, **options
+        )
 
     def changed(self, **train):
         """The recipe with other values of ``train``."""
@@ -93,7 +95,7 @@ def test_where_values_came_from_at_the_start_of_a_run(small, tmp_path):
 def test_epochs_that_are_over_before_the_warm_up_is(small):
     recipe = small.changed(steps=None, epochs=0.1, warmup_steps=1000)
     with pytest.raises(MetalmError) as caught:
-        make_plan(recipe, small.corpus, small.assembly, small.objective, world=1, steps=None)
+        make_plan(recipe, small.corpus, small.assembly, small.objective, num_processes=1, steps=None)
     assert "got 1000 with the steps of train.epochs, " in caught.value.why
     assert "set train.warmup_steps=" in caught.value.remedy
     assert caught.value.exit_code == 2
@@ -104,7 +106,7 @@ def test_epochs_that_are_over_before_the_warm_up_is(small):
 
 def test_figures_are_those_of_the_rows_that_a_run_reads(small):
     writer = small.objective.writer(small.recipe.data, 0)
-    figures = sample_figures(small.corpus, writer, documents=10_000, seconds=30)
+    figures = compute_sample_stats(small.corpus, writer, documents=10_000, seconds=30)
     lane = RowSlot(0, 1, small.corpus.reader(lambda _: True), writer)
     rows = [lane.next_row() for _ in range(figures.rows)]
     assert figures.sampled == round(300 * figures.usable["documents"])
@@ -116,14 +118,14 @@ def test_figures_are_those_of_the_rows_that_a_run_reads(small):
 
 def test_figures_by_hand(small):
     writer = small.objective.writer(small.recipe.data, 0)
-    figures = sample_figures(small.corpus, writer, documents=5, seconds=30)
+    figures = compute_sample_stats(small.corpus, writer, documents=5, seconds=30)
     reader, texts, number = small.corpus.reader(lambda _: True), [], 0
     while len(texts) < 5:
         found = reader.get(number)
         texts += [found.text] if found is not None else []
         number += 1
     used = [texts[at % 5] for at in range(figures.documents)]
-    tokens = sum(len(small.assembly.decoder_tokenizer.document(text)) for text in used)
+    tokens = sum(len(small.assembly.decoder_tokenizer.encode_document(text)) for text in used)
     assert figures.sampled == 5
     assert figures.tokens == tokens
     assert figures.text_bytes == sum(len(text.encode()) for text in used)
@@ -140,9 +142,9 @@ def test_a_document_longer_than_the_time_is_measured(small, monkeypatch):
 
     corpus = open_corpus(small.recipe.data, seed=0)
     monkeypatch.setattr(corpus, "reader", lambda owns: Long())
-    figures = sample_figures(corpus, small.objective.writer(small.recipe.data, 0), documents=5, seconds=0)
+    figures = compute_sample_stats(corpus, small.objective.writer(small.recipe.data, 0), documents=5, seconds=0)
     assert (figures.rows, figures.documents) == (1, 1)
-    assert figures.tokens == len(small.assembly.decoder_tokenizer.document("The dog barked. " * 500))
+    assert figures.tokens == len(small.assembly.decoder_tokenizer.encode_document("The dog barked. " * 500))
     assert figures.text_bytes == 8000
 
 
@@ -150,12 +152,12 @@ def test_sources_without_documents_are_an_error(small, monkeypatch):
     corpus = open_corpus(small.recipe.data, seed=0)
     monkeypatch.setattr(corpus, "reader", lambda owns: type("None", (), {"get": lambda self, number: None})())
     with pytest.raises(MetalmError, match="give no document"):
-        sample_figures(corpus, small.objective.writer(small.recipe.data, 0), documents=2)
+        compute_sample_stats(corpus, small.objective.writer(small.recipe.data, 0), documents=2)
 
 
 def test_steps_from_epochs_is_the_formula_and_near_the_truth(small):
     writer = small.objective.writer(small.recipe.data, 0)
-    figures = sample_figures(small.corpus, writer, documents=10_000, seconds=30)
+    figures = compute_sample_stats(small.corpus, writer, documents=10_000, seconds=30)
     steps = steps_from_epochs(2.0, small.corpus, figures, 4)
     documents = 300 * figures.usable["documents"]
     assert steps == math.ceil(2.0 * documents * figures.positions_per_document / (4 * 64))
@@ -167,10 +169,10 @@ def test_steps_from_epochs_is_the_formula_and_near_the_truth(small):
 
 
 def test_epochs_of_a_stream_are_an_error(small):
-    figures = sample_figures(small.corpus, small.objective.writer(small.recipe.data, 0), documents=3)
+    figures = compute_sample_stats(small.corpus, small.objective.writer(small.recipe.data, 0), documents=3)
     corpus = open_corpus(small.recipe.data, seed=0)
-    opened = corpus._opened[0]
-    corpus._opened = [replace(opened, info=replace(opened.info, rows=None, streamed=True))]
+    opened = corpus._sources[0]
+    corpus._sources = [replace(opened, info=replace(opened.info, rows=None, streamed=True))]
     with pytest.raises(MetalmError, match="documents is read as a stream") as caught:
         steps_from_epochs(1.0, corpus, figures, 4)
     assert caught.value.exit_code == Exit.USAGE
@@ -179,8 +181,8 @@ def test_epochs_of_a_stream_are_an_error(small):
 
 def test_epochs_become_steps_in_the_plan(small):
     recipe = small.changed(steps=None, epochs=1.5)
-    plan = make_plan(recipe, small.corpus, small.assembly, small.objective, world=1, steps=None)
-    assert plan.portions.estimated
+    plan = make_plan(recipe, small.corpus, small.assembly, small.objective, num_processes=1, steps=None)
+    assert plan.batch_shape.steps_are_estimated
     assert plan.sources[0].epochs == pytest.approx(1.5, rel=0.05)
     assert "an estimate" in printed(plan)
 
@@ -189,11 +191,11 @@ def test_steps_from_epochs_do_not_depend_on_the_clock(small, monkeypatch):
     recipe = small.changed(steps=None, epochs=1.5)
     clock = iter(range(0, 10**9, 1000))
     slow = type("Clock", (), {"monotonic": staticmethod(lambda: next(clock))})
-    first = make_plan(recipe, small.corpus, small.assembly, small.objective, world=1, steps=None)
+    first = make_plan(recipe, small.corpus, small.assembly, small.objective, num_processes=1, steps=None)
     monkeypatch.setattr("metalm_cli.training.planning.sample_stats.time", slow)
-    again = make_plan(recipe, small.corpus, small.assembly, small.objective, world=1, steps=None)
-    assert (again.steps, again.figures) == (first.steps, first.figures)
-    assert small.plan().figures.sampled == 1  # with steps given, the sample is cut short
+    again = make_plan(recipe, small.corpus, small.assembly, small.objective, num_processes=1, steps=None)
+    assert (again.steps, again.sample_stats) == (first.steps, first.sample_stats)
+    assert small.plan().sample_stats.sampled == 1  # with steps given, the sample is cut short
 
 
 def test_sources_of_several_kinds(small, tmp_path):
@@ -205,13 +207,13 @@ def test_sources_of_several_kinds(small, tmp_path):
     data = small.recipe.data.model_copy(update={"sources": sources})
     recipe = small.recipe.model_copy(update={"data": data})
     corpus = open_corpus(data, seed=0, cache=tmp_path)
-    plan = make_plan(recipe, corpus, small.assembly, small.objective, world=1, steps=10)
+    plan = make_plan(recipe, corpus, small.assembly, small.objective, num_processes=1, steps=10)
     world, more = plan.sources
     assert (world.info.share, more.info.share) == (0.25, 0.75)
-    held = plan.figures.usable
+    held = plan.sample_stats.usable
     assert more.documents / world.documents == pytest.approx(3 * held["more"] / held["documents"])
-    total = (world.documents + more.documents) * plan.figures.positions_per_document
-    assert total == pytest.approx(10 * plan.portions.positions)
+    total = (world.documents + more.documents) * plan.sample_stats.positions_per_document
+    assert total == pytest.approx(10 * plan.batch_shape.positions)
 
 
 # -- the plan ---------------------------------------------------------------------------------------------------------
@@ -230,7 +232,7 @@ def test_parameters_are_counted_once(small):
 
 def test_the_generator_shares_its_embeddings(rtd):
     plan = rtd.plan()
-    root = rtd.objective.step()
+    root = rtd.objective.step_module()
     real = rtd.plan(root=root)
     assert [part.name for part in plan.parts] == ["encoders.text", "generator"]
     assert plan.parts == real.parts
@@ -238,28 +240,28 @@ def test_the_generator_shares_its_embeddings(rtd):
     assert plan.total < sum(part.total for part in plan.parts)
     assert plan.memory == real.memory
     assert "shared counted once" in printed(plan)
-    assert plan.tokens is None
+    assert plan.special_tokens is None
 
 
 def test_portions_of_several_processes(small):
     recipe = small.changed(batch_size=12, micro_batch_size=2)
-    plan = make_plan(recipe, small.corpus, small.assembly, small.objective, world=3, steps=7)
-    cut = plan.portions
+    plan = make_plan(recipe, small.corpus, small.assembly, small.objective, num_processes=3, steps=7)
+    cut = plan.batch_shape
     assert (cut.steps, cut.micro_batch_size, cut.micro_batches, cut.processes) == (7, 2, 2, 3)
     assert cut.positions == 12 * 64
-    assert plan.a_step("source_tokens") == plan.figures.per_row("source_tokens") * 12
+    assert plan.per_step("source_tokens") == plan.sample_stats.per_row("source_tokens") * 12
     text = printed(plan)
     assert "12 rows: 3 processes x 2 passes x 2 rows" in text
     assert "do not divide" not in text
-    uneven = make_plan(recipe, small.corpus, small.assembly, small.objective, world=5, steps=7)
+    uneven = make_plan(recipe, small.corpus, small.assembly, small.objective, num_processes=5, steps=7)
     assert "12 rows do not divide among 5 processes" in printed(uneven)
 
 
 def test_validation_is_what_was_read_or_what_may_be(small):
     assert "up to 20 documents held out" in printed(small.plan())
     assert "17 documents held out, in 41 windows" in printed(small.plan(validation=(17, 41)))
-    assert "nothing is validated" not in printed(small.plan(validation=(17, 41)))
-    assert "nothing is validated: no text" in printed(small.plan(validation=(17, 0)))
+    assert "there is no validation" not in printed(small.plan(validation=(17, 41)))
+    assert "there is no validation: no text" in printed(small.plan(validation=(17, 0)))
 
 
 @pytest.mark.parametrize("width", [60, 100])
@@ -272,7 +274,7 @@ def test_the_plan_says_what_it_must(small, width):
         "LlamaForCausalLM" if width == 100 else "LlamaFor",
         f"{plan.parts[0].total:,} {plan.parts[0].trained:,} all 0.002",
         "from a sample of 256 documents",
-        f"tokens, {plan.figures.bytes_per_token:.2f} bytes each",
+        f"tokens, {plan.sample_stats.bytes_per_token:.2f} bytes each",
         "'</s>' ends a document",
         "world",
         f"{plan.sources[0].epochs:.2f}",
@@ -331,7 +333,7 @@ def test_the_optimizer_takes_what_was_said(small):
     from metalm_cli.training.optim import make_optimizer
     from metalm_cli.training.trainer import trained_parts
 
-    root = small.objective.step()
+    root = small.objective.step_module()
     optimizer = make_optimizer(*trained_parts(small.objective, root), small.recipe.train)
     for parameter in root.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -371,7 +373,7 @@ def test_the_activations_are_of_the_right_order(small):
     from metalm_cli.models.loss import CHUNK_ELEMENTS
     from metalm_cli.training.planning.probe import probe_batch
 
-    root = small.objective.step().train()
+    root = small.objective.step_module().train()
     batch = probe_batch(small.objective, small.recipe, 8)
     kept, own = {}, {one.untyped_storage().data_ptr() for one in root.parameters()}
 

@@ -25,7 +25,7 @@ from metalm_cli.training.trainer import Trainer, TrainerCallbacks
 WORLD = ["data.sources.0.world.documents=200", "data.validation.documents=0", "train.batch_size=4"]
 SMALL = [
     *WORLD,
-    "model.decoder.tokenizer.train.vocab_size=400",
+    "model.decoder.tokenizer.new.vocab_size=400",
     "data.sequence_length=64",
     "model.decoder.config.hidden_size=16",
     "model.encoders.text.config.hidden_size=16",
@@ -37,7 +37,7 @@ ENCODER = [
     *WORLD,
     "data.sources.0.hub=null",
     "data.sources.0.exclude={}",
-    "model.encoders.text.tokenizer.train.vocab_size=400",
+    "model.encoders.text.tokenizer.new.vocab_size=400",
     "model.encoders.text.config.hidden_size=16",
     "data.sequence_length=32",
     "train.warmup_steps=1",
@@ -65,7 +65,7 @@ def make(case: str) -> SimpleNamespace:
     else:
         assembly = build_metalm(recipe.model, **options)
     objective = make_objective(recipe, assembly)
-    return SimpleNamespace(recipe=recipe, corpus=corpus, objective=objective, root=objective.step())
+    return SimpleNamespace(recipe=recipe, corpus=corpus, objective=objective, root=objective.step_module())
 
 
 @pytest.fixture(params=CASES)
@@ -133,7 +133,7 @@ def test_no_real_row_costs_more():
     for _ in range(60):
         batch = made.objective.collate([lane.next_row()], 64)
         if batch.docks:
-            assert len(batch.docks["text"].at) <= len(worst.docks["text"].positions)
+            assert len(batch.docks["text"].positions) <= len(worst.docks["text"].positions)
 
 
 # -- nothing changes --------------------------------------------------------------------------------------------------
@@ -229,9 +229,9 @@ def trained(case: str, probed: bool) -> tuple[dict[str, torch.Tensor], list[floa
     hooks = TrainerCallbacks(
         log=lambda record: losses.append(record["loss"]),
         validate=lambda *_: {},
-        validated=lambda record: None,
+        log_validation=lambda record: None,
         save=lambda tensors, state: None,
-        where=str,
+        locate_document=str,
         advance=lambda step: None,
     )
     writer = made.objective.writer(made.recipe.data, 0)
@@ -297,14 +297,14 @@ def test_keys_at_their_end_are_not_advised(small):
     remedy = module.out_of_memory_error(recipe, "full", memory, 1).remedy
     assert "train.precision (now bf16)" in remedy
     assert "train.checkpoint_activations (now true)" in remedy
-    assert "it cannot go lower" in remedy
+    assert "now 1, the minimum" in remedy
 
 
 def test_the_optimizer_must_fit_beside_the_peak(small, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=2**20))
     state = 8 * sum(one.numel() for one in small.root.parameters())
     fits, _ = 2**20 - state, None
-    check = module._too_tight
+    check = module._explain_lack_of_memory
     assert check(small.objective, small.root, fits, torch.device("cuda")) is None
     assert "optimizer" in check(small.objective, small.root, fits + 1, torch.device("cuda"))
     assert check(small.objective, small.root, fits + state // 2, torch.device("cuda"), 2) is None
@@ -315,7 +315,7 @@ def test_what_will_be_sharded_may_not_fit_whole(small, monkeypatch):
         raise FULL[0]
 
     monkeypatch.setattr(small.root, "forward", full)
-    result = probe(small.objective, small.root, small.recipe, "cpu", world=2, shards=2)
+    result = probe(small.objective, small.root, small.recipe, "cpu", num_processes=2, shards=2)
     assert (result.seconds, result.peak_bytes) == (None, None)
     (note,) = result.notes
     assert "sharded over 2 processes" in note

@@ -55,12 +55,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
             arguments = ["pretrain", recipe, *SETTINGS[setting], "--out", out]
             arguments += [f"train.micro_batch_size={1 if setting == 'seldom' else 2}"] if how == "micro" else []
             arguments += ["train.checkpoint_every=5", "train.keep_checkpoints=4"] if setting == "seldom" else []
-            codes, printed = micro.together(
+            codes, printed = micro.run_processes(
                 arguments,
                 folder,
                 2 if how in ("two", "fsdp") else 1,
                 LAUNCHED[how],
-                lambda rank: micro.watch(Path(f"{out}.{rank}")),
+                lambda rank: micro.watch_steps(Path(f"{out}.{rank}")),
             )
             assert codes == [0] * len(codes), "\n".join(printed)
             assert all(not text for text in printed[1:]), "only the first process prints"
@@ -71,7 +71,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 def read_by(out: Path, ranks: int = 1) -> list[list[int]]:
     """Numbers that each step read, over micro-batches and processes, in order."""
-    watched = [micro.seen(Path(f"{out}.{rank}")) for rank in range(ranks)]
+    watched = [micro.watched_steps(Path(f"{out}.{rank}")) for rank in range(ranks)]
     return [
         sorted(n for one in step for numbers in one["numbers"] for n in numbers) for step in zip(*watched, strict=True)
     ]
@@ -111,7 +111,7 @@ def test_sharded_training_gives_the_same_curve(runs: Runs, setting: str) -> None
 @pytest.mark.parametrize("how", ["two", "fsdp"])
 def test_docks_in_both_processes_in_one_and_in_none(runs: Runs, how: str) -> None:
     out = runs("seldom", how)
-    steps = list(zip(*(micro.seen(Path(f"{out}.{rank}")) for rank in (0, 1)), strict=True))
+    steps = list(zip(*(micro.watched_steps(Path(f"{out}.{rank}")) for rank in (0, 1)), strict=True))
     docked = {tuple(any(one["docked"]) for one in step) for step in steps}
     assert {(True, False), (False, True), (False, False)} <= docked
     for step in steps:
@@ -122,7 +122,7 @@ def test_docks_in_both_processes_in_one_and_in_none(runs: Runs, how: str) -> Non
 
 @pytest.mark.parametrize("how", ["one", "micro"])
 def test_an_encoder_that_is_not_used_stays_as_it_is(runs: Runs, how: str) -> None:
-    steps = micro.seen(Path(f"{runs('seldom', how)}.0"))
+    steps = micro.watched_steps(Path(f"{runs('seldom', how)}.0"))
     assert all(step["moved"] == step["used"] for step in steps)
     assert {tuple(step["used"]) for step in steps[1:]} == {("text",), ()}, "it has momentum when it is not used"
 
@@ -132,9 +132,9 @@ def test_a_checkpoint_is_resumed_by_another_number_of_processes(
     runs: Runs, tmp_path: Path, begun: str, resumed: str
 ) -> None:
     one = runs("seldom", "one")
-    out = micro.rewound(runs("seldom", begun), tmp_path / "run", 5)
+    out = micro.interrupted_copy(runs("seldom", begun), tmp_path / "run", 5)
     world = 1 if resumed == "one" else 2
-    codes, printed = micro.together(["pretrain", "--out", out, "--resume"], tmp_path, world, LAUNCHED[resumed])
+    codes, printed = micro.run_processes(["pretrain", "--out", out, "--resume"], tmp_path, world, LAUNCHED[resumed])
     assert codes == [0] * world, "\n".join(printed)
     assert "resumed after step 5" in printed[0]
     assert micro.losses(out) == pytest.approx(micro.losses(one), abs=1e-4)
@@ -158,7 +158,9 @@ def test_the_model_of_a_sharded_run_is_an_ordinary_folder(runs: Runs) -> None:
 
 def test_rows_that_cannot_be_shared_equally(tmp_path: Path) -> None:
     recipe = micro.write_recipe(tmp_path)
-    codes, printed = micro.together(["pretrain", recipe, "train.batch_size=3", "--out", tmp_path / "run"], tmp_path)
+    codes, printed = micro.run_processes(
+        ["pretrain", recipe, "train.batch_size=3", "--out", tmp_path / "run"], tmp_path
+    )
     assert 2 in codes
     assert set(codes) <= {1, 2}, "one may find its connection broken by the other's leaving before it finds the same"
     said = "".join(printed)
@@ -170,7 +172,7 @@ def test_rows_that_cannot_be_shared_equally(tmp_path: Path) -> None:
 
 def test_a_wrong_recipe_is_told_once(tmp_path: Path) -> None:
     recipe = micro.write_recipe(tmp_path)
-    codes, printed = micro.together(["pretrain", recipe, "train.stepps=3", "--out", tmp_path / "run"], tmp_path)
+    codes, printed = micro.run_processes(["pretrain", recipe, "train.stepps=3", "--out", tmp_path / "run"], tmp_path)
     assert codes == [2, 2]
     assert "train.stepps" in printed[0]
     assert not printed[1]
@@ -192,7 +194,7 @@ def test_an_error_in_one_process_ends_both_with_one_message(tmp_path: Path, fail
         Trainer.step = failing_step  # type: ignore[method-assign]
 
     recipe = micro.write_recipe(tmp_path)
-    codes, printed = micro.together(
+    codes, printed = micro.run_processes(
         ["pretrain", recipe, "--out", tmp_path / "run"], tmp_path, before=lambda rank: fail if rank == failing else None
     )
     assert codes == [1, 1]

@@ -84,7 +84,7 @@ UPDATE = Trainer.update
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("step", [2, 6])
 def test_resumed_equals_uninterrupted(recipe: Path, whole: Path, tmp_path: Path, workers: int, step: int) -> None:
-    out = micro.rewound(whole, tmp_path / "run", step)
+    out = micro.interrupted_copy(whole, tmp_path / "run", step)
     again = ["pretrain", recipe, *SETTINGS, f"data.workers={workers}", "--out", out, "--resume"]
     assert micro.metalm(*again) == 0
     micro.assert_same_run(whole, out, STEPS, described=workers == 0)
@@ -194,8 +194,8 @@ def killed_at_call(number: int) -> Callable[[], None]:
     return patch
 
 
-def go_on(recipe: Path, out: Path, log: Path, settings: list[str]) -> micro.Forked:
-    return micro.Forked(["pretrain", recipe, *settings, "--out", out, "--resume"], log)
+def go_on(recipe: Path, out: Path, log: Path, settings: list[str]) -> micro.ForkedCommand:
+    return micro.ForkedCommand(["pretrain", recipe, *settings, "--out", out, "--resume"], log)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -205,7 +205,7 @@ def test_killed_at_random_points_of_writing(recipe: Path, whole: Path, tmp_path:
     moments = random.Random(seed)
     settings = [*SETTINGS, "train.keep_checkpoints=1"]
     for _ in range(4):
-        begun = micro.Forked(
+        begun = micro.ForkedCommand(
             ["pretrain", recipe, *settings, "--out", out, "--resume"],
             log,
             before=killed_at_call(moments.randint(1, 35)),
@@ -246,7 +246,7 @@ def test_killed_at_random_times(recipe: Path, whole: Path, tmp_path: Path, worke
 def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
     whole: Path, tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = micro.rewound(whole, tmp_path / "run", 6)
+    out = micro.interrupted_copy(whole, tmp_path / "run", 6)
     newest = out / "checkpoints" / "step-00000006"
     file = newest / ("manifest.json" if how == "no manifest" else "optimizer.safetensors")
     data = bytearray(file.read_bytes())
@@ -265,20 +265,20 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
 
 
 def test_no_checkpoint_at_all_begins_anew(whole: Path, tmp_path: Path) -> None:
-    out = micro.rewound(whole, tmp_path / "run", 2)
+    out = micro.interrupted_copy(whole, tmp_path / "run", 2)
     shutil.rmtree(out / "checkpoints")
     assert micro.metalm("pretrain", "--out", out, "--resume") == 0
     micro.assert_same_run(whole, out, STEPS)
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_whole(recipe: Path, whole: Path, tmp_path: Path) -> None:
-    out = micro.rewound(whole, tmp_path / "run", 4)
+    out = micro.interrupted_copy(whole, tmp_path / "run", 4)
 
     def small_files() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 
-    run = micro.Forked(["pretrain", "--out", out, "--resume"], tmp_path / "log", before=small_files)
+    run = micro.ForkedCommand(["pretrain", "--out", out, "--resume"], tmp_path / "log", before=small_files)
     assert run.wait() == 1, run.printed()
     said = run.printed()
     assert said.count("error:") == 1
@@ -295,7 +295,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(recipe: Path, whole: Path,
 
 
 def test_fixed_keys_are_refused_by_name(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = micro.rewound(whole, tmp_path / "run", 4)
+    out = micro.interrupted_copy(whole, tmp_path / "run", 4)
     changes = ["train.learning_rate=1e-4", "data.sources.0.world.seed=1", "train.keep_checkpoints=3"]
     assert micro.metalm("pretrain", "--out", out, "--resume", *changes) == 2
     said = capsys.readouterr().err
@@ -307,7 +307,7 @@ def test_fixed_keys_are_refused_by_name(whole: Path, tmp_path: Path, capsys: pyt
 
 
 def test_free_keys_are_noted(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = micro.rewound(whole, tmp_path / "run", 8)
+    out = micro.interrupted_copy(whole, tmp_path / "run", 8)
     assert micro.metalm("pretrain", "--out", out, "--resume", "train.log_every=3", "train.steps=10") == 0
     said = capsys.readouterr().err
     assert "train.log_every changes from 4 to 3" in said
@@ -319,7 +319,7 @@ def test_free_keys_are_noted(whole: Path, tmp_path: Path, capsys: pytest.Capture
 def test_what_micro_batches_mean_for_dropout_is_noted(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = micro.rewound(whole, tmp_path / "run", 8)
+    out = micro.interrupted_copy(whole, tmp_path / "run", 8)
     assert micro.metalm("pretrain", "--out", out, "--resume", "train.micro_batch_size=2") == 0
     said = " ".join(capsys.readouterr().err.split())
     assert "train.micro_batch_size changes from None to 2, and with it what dropout leaves out" in said
@@ -351,13 +351,13 @@ def test_seeds_are_resumed_by_their_folder(tmp_path: Path) -> None:
     assert micro.metalm("pretrain", micro.write_recipe(tmp_path), *settings, *seeds) == 0
     whole = out / "seed-4"
     kept = whole.rename(tmp_path / "kept")
-    micro.rewound(kept, whole, 1)
+    micro.interrupted_copy(kept, whole, 1)
     assert micro.metalm("pretrain", "--resume", *seeds) == 0
     micro.assert_same_run(kept, whole, 2)
 
 
 def test_resumed_with_more_steps_is_described_by_what_it_became(whole: Path, tmp_path: Path) -> None:
-    out = micro.rewound(whole, tmp_path / "run", 8)
+    out = micro.interrupted_copy(whole, tmp_path / "run", 8)
     assert micro.metalm("pretrain", "--out", out, "--resume", "train.steps=10") == 0
     assert "steps: 10" in (out / "model" / "README.md").read_text()
     assert json.loads((out / "model" / "lineage.json").read_text())["steps"] == 10

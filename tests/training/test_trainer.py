@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import tiny_runs as micro
-from metalm_cli.config.schema.training import Training
+from metalm_cli.config.schema.training import TrainingConfig
 from metalm_cli.training import run as running
 from metalm_cli.training.optim import schedule
 from metalm_cli.training.planning.probe import ProbeResult
@@ -182,18 +182,18 @@ def test_the_first_step_that_was_not_finite_is_named_with_the_documents_of_all_p
     path, seen = documents(tmp_path), tmp_path / "seen"
 
     def before(rank: int) -> Any:
-        watch = micro.watch(Path(f"{seen}.{rank}"))
+        watch = micro.watch_steps(Path(f"{seen}.{rank}"))
         return lambda: (watch(), late(2, 12))
 
     settings = [f"data.sources=[{{name: own, path: {path}}}]", "train.steps=24", "train.log_every=12"]
-    codes, printed = micro.together(
+    codes, printed = micro.run_processes(
         ["pretrain", recipe, *settings, "--out", tmp_path / "run"], tmp_path, world, before=before
     )
     assert codes == [1] * world, printed
     said = " ".join("".join(printed).split())
     assert said.count("error:") == 1
     assert "not finite in step 2;" in said
-    steps = [micro.seen(Path(f"{seen}.{rank}"))[1]["numbers"] for rank in range(world)]
+    steps = [micro.watched_steps(Path(f"{seen}.{rank}"))[1]["numbers"] for rank in range(world)]
     numbers = {number for one in steps for batch in one for number in batch}
     named = said.split("where: ")[1].split(" why:")[0].split(", ")
     assert len(named) == len(numbers) > 2
@@ -277,7 +277,7 @@ def test_memory_that_runs_out_later_is_explained(
 
 def test_schedules() -> None:
     def rates(**options: Any) -> list[float]:
-        made = Training(steps=10, warmup_steps=2, **options)
+        made = TrainingConfig(steps=10, warmup_steps=2, **options)
         return [schedule(made, step, 10) for step in range(10)]
 
     assert rates(schedule="constant") == [0.5] + [1.0] * 9

@@ -1,4 +1,4 @@
-"""The demo's folder: whose it is, what was asked of it, and which stages have finished."""
+"""State of a demo's folder: its size, how each stage was started, and which stages have finished."""
 
 from __future__ import annotations
 
@@ -21,124 +21,130 @@ try:
 except ImportError:  # not a POSIX system
     fcntl = None  # type: ignore[assignment]
 
-STATE = "demo.json"
-LOGS = "logs"
-COMMAND = "$ metalm "
-"""What stands in a log before each command."""
+STATE_FILE = "demo.json"
+LOG_FOLDER = "logs"
+COMMAND_PREFIX = "$ metalm "
+"""Prefix of the log line that names a command, before the command's output."""
 
 
-class Folder:
-    """The folder of a demo.
+class DemoFolder:
+    """The folder of a demo, locked while it is open.
 
     Args:
-        path: Where it is; made if there is none.
-        budget: What is asked for.
+        path: The folder; created if it does not exist.
+        size: Size of the demo.
 
     Raises:
-        MetalmError: It holds something else or a demo of another size, another process is at it, or it cannot be
-            written; nothing has been changed then.
+        MetalmError: The folder holds something else or a demo of another size, another process uses it, or it cannot
+            be written; nothing has been changed in these cases.
     """
 
-    def __init__(self, path: Path, budget: DemoSize) -> None:
+    def __init__(self, path: Path, size: DemoSize) -> None:
         self.path = path
         self._lock: Any = None
         state = read_state(path)
-        if state is not None and state.get("size") != budget.name:
+        if state is not None and state.get("size") != size.name:
             raise MetalmError(
                 f"this folder holds a demo of another size: {state.get('size')}",
                 where=str(path),
-                why=f"asked for: {budget.name}",
+                why=f"requested size: {size.name}",
                 remedy="choose another --out, or remove the folder",
             )
         with explain_write_errors(path, "the demo cannot be written here", Exit.USAGE):
-            (path / LOGS).mkdir(parents=True, exist_ok=True)
+            (path / LOG_FOLDER).mkdir(parents=True, exist_ok=True)
             self._take_lock()
-            self._state = state or {"format": 1, "size": budget.name, "stages": {}, "records": {}}
+            self._state = state or {"format": 1, "size": size.name, "stages": {}, "records": {}}
             self._state["metalm"] = metalm_cli.__version__
             self._write()
 
     @property
     def seconds(self) -> dict[str, float]:
-        """How long each finished stage took, in all its parts; and what has begun, so far."""
+        """Seconds that each started stage has taken so far, all its attempts together."""
         return dict(self._state["stages"])
 
-    def done(self, stages: Sequence[Stage]) -> set[str]:
-        """Stages that need not be done: what they make is there, and was made by this metalm, by the same command,
-        from what the stages that they need have left last.
+    def finished(self, stages: Sequence[Stage]) -> set[str]:
+        """Return the names of the finished stages.
+
+        The outputs of a finished stage exist, and were made by this version of metalm, by the same command, from the
+        latest outputs of the stages that it requires.
 
         Args:
-            stages: All of them, in order.
+            stages: All stages, in order.
         """
-        found: set[str] = set()
+        finished: set[str] = set()
         for stage in stages:
-            if is_made(stage) and self._fits(stage) and found.issuperset(stage.needs):
-                found.add(stage.name)
-        return found
+            if is_stage_finished(stage) and self._is_current(stage) and finished.issuperset(stage.requires):
+                finished.add(stage.name)
+        return finished
 
-    def again(self, stages: Sequence[Stage]) -> str:
-        """Which finished stages are done again, and why; empty where none is."""
-        done = self.done(stages)
-        names = [stage.name for stage in stages if stage.name not in done and is_made(stage)]
+    def rerun_note(self, stages: Sequence[Stage]) -> str:
+        """Note that names the finished stages that will run again, with the reason; empty if there are none."""
+        finished = self.finished(stages)
+        names = [stage.name for stage in stages if stage.name not in finished and is_stage_finished(stage)]
         if not names:
             return ""
-        told = ", ".join(names) if len(names) < len(stages) else f"all {len(names)} stages"
+        stage_list = ", ".join(names) if len(names) < len(stages) else f"all {len(names)} stages"
         versions = {self._records[name]["metalm"] for name in names if name in self._records}
-        other = " and ".join(sorted(versions - {metalm_cli.__version__}))
-        if other:
-            return f"made by metalm {other}, and this is {metalm_cli.__version__}; done again: {told}"
-        return f"done again, because their commands or what they need are no longer the same: {told}"
+        other_versions = " and ".join(sorted(versions - {metalm_cli.__version__}))
+        if other_versions:
+            return f"made by metalm {other_versions}, this is {metalm_cli.__version__}; running again: {stage_list}"
+        return f"running again, because their commands or the stages they require have changed: {stage_list}"
 
-    def log(self, stage: Stage) -> Path:
-        """Where a stage's own output goes."""
-        return self.path / LOGS / f"{stage.name}.log"
+    def log_path(self, stage: Stage) -> Path:
+        """Path of the log with a stage's output."""
+        return self.path / LOG_FOLDER / f"{stage.name}.log"
 
-    def spent(self, stage: Stage, seconds: float) -> None:
-        """Add to the time that a stage has taken."""
+    def add_seconds(self, stage: Stage, seconds: float) -> None:
+        """Add to the recorded running time of a stage."""
         self._state["stages"][stage.name] = round(self._state["stages"].get(stage.name, 0.0) + seconds, 1)
         self._write()
 
     def prepare(self, stage: Stage) -> None:
-        """Make room for a stage, and record it.
+        """Prepare the folder for a stage, and record its start.
 
-        A run goes on where it fits; else it is removed. Half an evaluation is begun anew, with the answers that are
-        kept.
+        An unfinished run of the same command is kept, so that it is resumed; any other is removed. An incomplete
+        evaluation starts again with its cached answers.
         """
-        with explain_write_errors(self.path, f"the stage {stage.name} of the demo cannot be begun", Exit.FAILED):
-            error_file(self.log(stage)).unlink(missing_ok=True)
-            if not self._fits(stage):
-                _remove(stage)
-                self.log(stage).unlink(missing_ok=True)
+        with explain_write_errors(self.path, f"the stage {stage.name} of the demo cannot be started", Exit.FAILED):
+            error_file(self.log_path(stage)).unlink(missing_ok=True)
+            if not self._is_current(stage):
+                _remove_outputs(stage)
+                self.log_path(stage).unlink(missing_ok=True)
                 self._state["stages"].pop(stage.name, None)
             elif stage.run is None:
-                _remove(stage)
-            with open(self.log(stage), "a", encoding="utf-8") as log:
-                log.write(f"{COMMAND}{shown(stage.arguments)}\n")
-        last = max((record["number"] for record in self._records.values()), default=0)
-        self._records[stage.name] = {"metalm": metalm_cli.__version__, "command": stage.mark, "number": last + 1}
+                _remove_outputs(stage)
+            with open(self.log_path(stage), "a", encoding="utf-8") as log:
+                log.write(f"{COMMAND_PREFIX}{shell_command(stage.arguments)}\n")
+        last_number = max((record["number"] for record in self._records.values()), default=0)
+        self._records[stage.name] = {
+            "metalm": metalm_cli.__version__,
+            "command": stage.command_hash,
+            "number": last_number + 1,
+        }
         self._write()
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Release the lock of the folder."""
         lock, self._lock = self._lock, None
         if lock is not None:
             lock.close()
 
     @property
     def _records(self) -> dict[str, dict[str, Any]]:
-        """What was begun: by which metalm, by which command (None: not recorded), and in which order."""
+        """Record of each started stage: version of metalm, hash of the command (None: unknown), number in the order."""
         records: dict[str, dict[str, Any]] = self._state["records"]
         return records
 
-    def _fits(self, stage: Stage) -> bool:
-        """Whether a stage was begun by this metalm, by the same command, and after all that it needs."""
+    def _is_current(self, stage: Stage) -> bool:
+        """Whether a stage was started by this version of metalm, by the same command, after all stages it requires."""
         record = self._records.get(stage.name)
         if record is None or record["metalm"] != metalm_cli.__version__:
             return False
-        needs = [self._records[name]["number"] for name in stage.needs if name in self._records]
-        return record["command"] in (None, stage.mark) and max(needs, default=0) <= record["number"]
+        numbers = [self._records[name]["number"] for name in stage.requires if name in self._records]
+        return record["command"] in (None, stage.command_hash) and max(numbers, default=0) <= record["number"]
 
     def _write(self) -> None:
-        write_atomically(self.path / STATE, (json.dumps(self._state, indent=2) + "\n").encode())
+        write_atomically(self.path / STATE_FILE, (json.dumps(self._state, indent=2) + "\n").encode())
 
     def _take_lock(self) -> None:
         if fcntl is None:
@@ -158,56 +164,56 @@ class Folder:
         self._lock = lock
 
 
-def _checked(state: dict[str, Any]) -> dict[str, Any]:
-    """The state as it is worked with; a folder from before there were records gets those of the stages it names.
+def _parse_state(state: dict[str, Any]) -> dict[str, Any]:
+    """Parse a state; a state without records, from an earlier version, gets a record for each of its stages.
 
     Raises:
-        KeyError, TypeError, ValueError, AttributeError: It is damaged.
+        KeyError, TypeError, ValueError, AttributeError: The state is damaged.
     """
     stages = {name: float(seconds) for name, seconds in state["stages"].items()}
     unknown = {"metalm": state["metalm"], "command": None, "number": 0}
     records = {
-        name: {"metalm": str(one["metalm"]), "command": one["command"], "number": int(one["number"])}
-        for name, one in state.get("records", dict.fromkeys(stages, unknown)).items()
+        name: {"metalm": str(record["metalm"]), "command": record["command"], "number": int(record["number"])}
+        for name, record in state.get("records", dict.fromkeys(stages, unknown)).items()
     }
     return {"format": 1, "size": state["size"], "stages": stages, "records": records}
 
 
-def _remove(stage: Stage) -> None:
-    """Remove what a stage has left, so that it begins anew."""
-    for place in stage.makes:
-        if place.is_dir() and not place.is_symlink():
-            shutil.rmtree(place)
+def _remove_outputs(stage: Stage) -> None:
+    """Remove the outputs of a stage."""
+    for path in stage.outputs:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
         else:
-            place.unlink(missing_ok=True)
-            place.with_name(f"{place.stem}.samples.jsonl").unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+            path.with_name(f"{path.stem}.samples.jsonl").unlink(missing_ok=True)
 
 
 def read_state(path: Path) -> dict[str, Any] | None:
-    """What a demo's folder says of itself; None where there is none yet.
+    """Read the state of a demo's folder; None if the folder holds no demo yet.
 
     Raises:
-        MetalmError: Something else is there.
+        MetalmError: The folder holds something else.
     """
-    other = "choose another --out, or remove what is there"
+    remedy = "choose another --out, or remove the existing file or folder"
     if path.is_symlink() and not path.exists():
-        raise MetalmError("the demo's folder is a link to nothing", where=str(path), remedy=other)
+        raise MetalmError("the demo's folder is a broken link", where=str(path), remedy=remedy)
     if path.exists() and not path.is_dir():
-        raise MetalmError("the demo needs a folder, and this is a file", where=str(path), remedy=other)
+        raise MetalmError("the demo needs a folder, but this is a file", where=str(path), remedy=remedy)
     with explain_write_errors(path, "the demo's folder cannot be read", Exit.USAGE):
-        content = {one.name for one in path.iterdir()} if path.is_dir() else set()
-    if not content - {LOGS, ".lock"}:
+        entries = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+    if not entries - {LOG_FOLDER, ".lock"}:
         return None
     try:
-        state = json.loads((path / STATE).read_text(encoding="utf-8"))
+        state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
         if state["format"] == 1:
-            return _checked(state)
-        why = f"{STATE} is of another version"
+            return _parse_state(state)
+        why = f"{STATE_FILE} has another format version"
     except FileNotFoundError:
-        why = f"it holds {', '.join(sorted(content)[:4])}, and no {STATE}"
+        why = f"the folder holds {', '.join(sorted(entries)[:4])}, but no {STATE_FILE}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        why = f"{STATE} is damaged"
-    raise MetalmError("this folder holds something else than a demo", where=str(path), why=why, remedy=other)
+        why = f"{STATE_FILE} is damaged"
+    raise MetalmError("this folder holds something other than a demo", where=str(path), why=why, remedy=remedy)
 
 
 def error_file(log: Path) -> Path:
@@ -215,24 +221,24 @@ def error_file(log: Path) -> Path:
     return log.with_suffix(".error.json")
 
 
-def is_made(stage: Stage) -> bool:
-    """Whether everything that a stage makes is there and whole."""
+def is_stage_finished(stage: Stage) -> bool:
+    """Whether all outputs of a stage exist and are complete."""
     if stage.run is not None:
         return is_finished(stage.run)
-    return all(_is_whole(place) for place in stage.makes)
+    return all(_is_complete(path) for path in stage.outputs)
 
 
-def _is_whole(place: Path) -> bool:
-    if place.suffix != ".json":
-        return place.is_file()
+def _is_complete(path: Path) -> bool:
+    if path.suffix != ".json":
+        return path.is_file()
     try:
-        return bool(json.loads(place.read_bytes())["complete"])
+        return bool(json.loads(path.read_bytes())["complete"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
-def steps_done(stage: Stage) -> int:
-    """Optimiser steps that a stage's run has logged."""
+def logged_steps(stage: Stage) -> int:
+    """Number of optimiser steps that a stage's run has logged."""
     if stage.run is None:
         return 0
     try:
@@ -250,16 +256,16 @@ def steps_done(stage: Stage) -> int:
 
 
 def last_record(run: Path, split: str) -> dict[str, Any]:
-    """The last line of a split (``train``, ``validation``) that a run has logged; empty where there is none."""
+    """Last record of a split (``train``, ``validation``) in a run's metrics log; empty if there is none."""
     try:
-        records, _ = metrics_log.read(run / "metrics.jsonl")
+        records, _ = metrics_log.read_metrics(run / "metrics.jsonl")
     except OSError:
         return {}
-    return next((one for one in reversed(records) if one.get("split") == split), {})
+    return next((record for record in reversed(records) if record.get("split") == split), {})
 
 
-def shown(arguments: tuple[str, ...]) -> str:
-    """A command line as a shell takes it."""
+def shell_command(arguments: tuple[str, ...]) -> str:
+    """A command line, quoted for a shell."""
     import shlex
 
     return shlex.join(arguments)

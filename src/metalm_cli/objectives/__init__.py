@@ -1,10 +1,10 @@
-"""Objectives: the rows they need and the loss terms they give."""
+"""Training objectives: how each makes rows and computes loss terms."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from metalm_cli.config.schema.objectives import MaskedLM, ReplacedTokens
+from metalm_cli.config.schema.objectives import MaskedLM, ReplacedTokenDetection
 from metalm_cli.config.schema.recipes import PretrainRecipe
 from metalm_cli.objectives.base import DocumentObjective, Objective, Term
 from metalm_cli.objectives.language import LanguageObjective
@@ -18,10 +18,10 @@ __all__ = ["DocumentObjective", "Objective", "Term", "make_objective"]
 
 
 def make_objective(recipe: PretrainRecipe, assembly: Assembly) -> DocumentObjective:
-    """The objective of a recipe, for an assembled model."""
+    """Make the objective of a recipe for an assembled model."""
     options = recipe.objective
     if isinstance(options, MaskedLM):
         return MaskedLMObjective(options, assembly)
-    if isinstance(options, ReplacedTokens):
+    if isinstance(options, ReplacedTokenDetection):
         return ReplacedTokenObjective(options, assembly)
     return LanguageObjective(options, assembly)

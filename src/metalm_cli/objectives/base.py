@@ -1,4 +1,4 @@
-"""What an objective is to the training loop: rows it needs, a step module, named loss terms."""
+"""Protocols of objectives: the rows that they need, their step module, and named loss terms."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
-from metalm_cli.config.schema.data import Data
+from metalm_cli.config.schema.data import DataConfig
 from metalm_cli.data.sampling.lanes import RowWriter
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.sessions import Batch, Row
@@ -17,11 +17,11 @@ class Term(NamedTuple):
     """One loss term of a batch.
 
     Args:
-        sum: Sum over what the term counts. Scalar, differentiable.
-        coefficient: Its weight in the loss.
-        outputs: What else validation reads of the same pass, a tensor each; None in training.
+        sum: Sum over the items that the term counts. Scalar, differentiable.
+        coefficient: Weight of the term in the loss.
+        outputs: Further tensors of the same forward pass for validation metrics; None in training.
 
-    The loop divides by the count of the whole optimiser step, over micro-batches and processes.
+    The trainer divides by the count of the whole optimiser step, over micro-batches and processes.
     """
 
     sum: Tensor
@@ -30,25 +30,25 @@ class Term(NamedTuple):
 
 
 class Objective(Protocol):
-    """An objective, made for one run."""
+    """An objective of one run."""
 
-    def step(self) -> nn.Module:
-        """The module that trains: ``forward(batch) -> dict[str, Term]``."""
+    def step_module(self) -> nn.Module:
+        """Make the root module that is trained: ``forward(batch) -> dict[str, Term]``."""
 
     def collate(self, rows: list[Row], length: int | None = None) -> Batch:
-        """Rows as a batch of the objective's stream."""
+        """Collate rows into a batch of the objective's stream."""
 
     def metrics(self, sums: dict[str, float], counts: dict[str, int], outputs: list[Any]) -> dict[str, Any]:
-        """What validation reports: numbers, or mappings of numbers; ``loss`` is what the best is chosen by.
+        """Compute validation metrics: numbers, or mappings of numbers; ``loss`` selects the best checkpoint.
 
         Args:
-            sums: Each term's sum over the validation rows.
-            counts: Each counter's, those of :meth:`counts` under their terms' names.
-            outputs: The terms' ``outputs`` as arrays, a tuple for each batch that has any.
+            sums: Sum of each term over the validation rows.
+            counts: Sum of each counter; those of :meth:`counts` under the names of their terms.
+            outputs: The terms' ``outputs`` as arrays, one tuple for each batch that has outputs.
         """
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        """What each term is divided by, known before the forward pass."""
+        """Denominator of each term, known before the forward pass."""
 
     @property
     def assembly(self) -> Assembly:
@@ -56,14 +56,14 @@ class Objective(Protocol):
 
     @property
     def stream(self) -> str:
-        """Name of the stream that rows go to."""
+        """Name of the stream that rows belong to."""
 
 
 class DocumentObjective(Objective, Protocol):
-    """An objective whose rows are made of documents."""
+    """An objective whose rows are made from documents."""
 
-    def writer(self, data: Data, seed: int) -> RowWriter:
-        """What turns documents into rows."""
+    def writer(self, data: DataConfig, seed: int) -> RowWriter:
+        """Make the writer that turns documents into rows."""
 
-    def validation_rows(self, data: Data, texts: Iterable[str]) -> list[Row]:
-        """Rows to validate on: the same for every seed."""
+    def validation_rows(self, data: DataConfig, texts: Iterable[str]) -> list[Row]:
+        """Make validation rows, which are the same for every seed."""

@@ -1,4 +1,4 @@
-"""Language modelling of a decoder: semi-causal (equation 1 of the paper), causal, and with a docked prefix."""
+"""Language modelling objectives: semi-causal (equation 1 of the paper), causal, and with a docked prefix."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metalm_cli.config.schema.data import Data
-from metalm_cli.config.schema.objectives import CausalLM, MaskedLM, PrefixLM, ReplacedTokens, SemiCausal
+from metalm_cli.config.schema.data import DataConfig
+from metalm_cli.config.schema.objectives import CausalLM, MaskedLM, PrefixLM, ReplacedTokenDetection, SemiCausal
 from metalm_cli.data.documents.session_rows import SessionWriter
-from metalm_cli.data.sampling.lanes import Draw
+from metalm_cli.data.sampling.lanes import SpanDrawer
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.models.metalm import MetaLM
@@ -27,30 +27,30 @@ from metalm_cli.sessions import DECODER, Batch, DockTable, Processor, Row, TextP
 def semi_causal_spans(
     tokens: int, rng: np.random.Generator, *, low: int, high: int, fraction: float
 ) -> list[tuple[int, int]]:
-    """Random spans of a document, with an expected share of its tokens (section 3.1 of the paper).
+    """Draw random spans of a document with an expected share of its tokens (section 3.1 of the paper).
 
-    Lengths are uniform in ``low..high`` and drawn until their sum would pass ``fraction * tokens``; the last one is
-    kept with probability remaining / length if it fits, which makes the expected share exact. Gaps are uniform, with
+    Lengths are uniform in ``low..high`` and drawn until their sum would exceed ``fraction * tokens``; the last length
+    is used with probability remaining / length if it fits, which makes the expected share exact. Gaps are uniform, with
     at least one token between two spans.
 
     Returns:
-        ``(first, last)`` pairs in order, ``last`` excluded; none for fewer than ``low + 2`` tokens.
+        ``(first, last)`` pairs in order, ``last`` excluded; empty for fewer than ``low + 2`` tokens.
     """
     if tokens < low + 2:
         return []
     lengths: list[int] = []
-    left = fraction * tokens
+    remaining = fraction * tokens
     while True:
         length = int(rng.integers(low, high + 1))
         fits = sum(lengths) + length + len(lengths) < tokens
-        if length > left:
-            if fits and rng.random() < left / length:
+        if length > remaining:
+            if fits and rng.random() < remaining / length:
                 lengths.append(length)
             break
         if not fits:
             break
         lengths.append(length)
-        left -= length
+        remaining -= length
     count = len(lengths)
     free = tokens - sum(lengths) - max(0, count - 1)
     bars = np.sort(rng.choice(free + count, size=count, replace=False)) - np.arange(count)
@@ -63,7 +63,7 @@ def semi_causal_spans(
 
 
 def prefix_span(tokens: int, rng: np.random.Generator, *, low: int, high: int) -> list[tuple[int, int]]:
-    """A prefix of uniform length; none for fewer than ``low + 2`` tokens."""
+    """Draw a prefix of uniform length; empty for fewer than ``low + 2`` tokens."""
     if tokens < low + 2:
         return []
     return [(0, int(rng.integers(low, min(high, tokens - 1) + 1)))]
@@ -73,8 +73,8 @@ def causal_spans(_tokens: int, _rng: np.random.Generator) -> list[tuple[int, int
     return []
 
 
-def span_drawer_of(objective: SemiCausal | CausalLM | PrefixLM) -> Draw:
-    """How an objective draws spans."""
+def span_drawer_of(objective: SemiCausal | CausalLM | PrefixLM) -> SpanDrawer:
+    """Function with which an objective draws spans."""
     if isinstance(objective, SemiCausal):
         low, high = objective.span_length
         return partial(semi_causal_spans, low=low, high=high, fraction=objective.span_fraction)
@@ -92,7 +92,7 @@ class LanguageObjective:
         assembly: The model.
 
     Raises:
-        MetalmError: There is more than one text encoder, and none is named ``text``.
+        MetalmError: There are several text encoders, and none of them is named ``text``.
     """
 
     stream = DECODER
@@ -102,24 +102,24 @@ class LanguageObjective:
         self.assembly = assembly
         self.processor = _text_processor(assembly.processors)
 
-    def writer(self, data: Data, seed: int) -> SessionWriter:
+    def writer(self, data: DataConfig, seed: int) -> SessionWriter:
         return self._writer(self.options, data, seed)
 
-    def _writer(self, options: SemiCausal | CausalLM | PrefixLM, data: Data, seed: int) -> SessionWriter:
+    def _writer(self, options: SemiCausal | CausalLM | PrefixLM, data: DataConfig, seed: int) -> SessionWriter:
         return SessionWriter(
             self.assembly.decoder_tokenizer,
             self.processor,
             span_drawer_of(options),
             data.sequence_length,
             isolate=data.isolate_documents,
-            packs=self.assembly.model.traits.packs,
+            packs=self.assembly.model.traits.supports_packing,
             seed=seed,
         )
 
-    def validation_rows(self, data: Data, texts: Iterable[str]) -> list[Row]:
-        """One session a row, cut and divided alike for every model with this decoder's tokenizer."""
+    def validation_rows(self, data: DataConfig, texts: Iterable[str]) -> list[Row]:
+        """Make rows of one session each, the same windows and spans for every model with this decoder's tokenizer."""
         options = data.validation.objective or self.options
-        assert not isinstance(options, MaskedLM | ReplacedTokens), "the schema refuses encoder objectives here"
+        assert not isinstance(options, MaskedLM | ReplacedTokenDetection), "the schema rejects encoder objectives here"
         writer = self._writer(options, data, 0)
         return [build_row([session], counts=counts) for session, counts in writer.validation_windows(texts)]
 
@@ -128,13 +128,13 @@ class LanguageObjective:
         return collate(rows, self.assembly.processors, length=length, pad_id=tokenizer.pad_id)
 
     def metrics(self, sums: dict[str, float], counts: dict[str, int], _outputs: list[Any]) -> dict[str, float]:
-        """Mean loss over trained tokens in nats, and bits per byte of the text that they stand for."""
-        found = {"loss": sums["loss"] / max(1, counts["loss"])}
+        """Mean loss over trained tokens in nats, and bits per byte of their text."""
+        values = {"loss": sums["loss"] / max(1, counts["loss"])}
         if counts.get("trained_bytes"):
-            found["bits_per_byte"] = sums["loss"] / math.log(2) / counts["trained_bytes"]
-        return found
+            values["bits_per_byte"] = sums["loss"] / math.log(2) / counts["trained_bytes"]
+        return values
 
-    def step(self) -> LanguageModelStep:
+    def step_module(self) -> LanguageModelStep:
         return LanguageModelStep(self.assembly.model, self.assembly.processors)
 
     def counts(self, batch: Batch) -> dict[str, int]:
@@ -142,22 +142,24 @@ class LanguageObjective:
 
 
 def _text_processor(processors: dict[str, Processor]) -> Processor | None:
-    texts = {name: one for name, one in processors.items() if isinstance(one, TextProcessor)}
-    if len(texts) > 1 and "text" not in texts:
+    text_processors = {
+        name: processor for name, processor in processors.items() if isinstance(processor, TextProcessor)
+    }
+    if len(text_processors) > 1 and "text" not in text_processors:
         raise MetalmError(
-            f"several text encoders: {', '.join(texts)}",
+            f"several text encoders: {', '.join(text_processors)}",
             where="model.encoders",
-            remedy="name the one that documents' spans are docked into text",
+            remedy="name the encoder of the documents' spans text",
         )
-    return texts.get("text") or next(iter(texts.values()), None)
+    return text_processors.get("text") or next(iter(text_processors.values()), None)
 
 
 class LanguageModelStep(nn.Module):
-    """The root module of language-model training: all of the loss is computed inside its forward pass.
+    """Root module of language-model training; its forward pass computes the whole loss.
 
     Args:
         model: The model.
-        processors: The encoders', for dummies.
+        processors: Processors of the encoders, for dummy inputs.
     """
 
     def __init__(self, model: MetaLM, processors: dict[str, Processor]) -> None:
@@ -165,14 +167,14 @@ class LanguageModelStep(nn.Module):
         self.model = model
         self.processors = processors
         self.touch_unused = False
-        """Run encoders that a batch does not use on a dummy that goes nowhere; distributed training waits for every
-        part, in the same order in every process."""
+        """Run unused encoders on a dummy input without effect on the loss: distributed training needs every part to
+        run, in the same order in every process."""
 
     def forward(self, batch: Batch) -> dict[str, Term]:
         return {"loss": Term(self.losses(batch)[0])}
 
     def losses(self, batch: Batch, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As :meth:`MetaLM.losses`; with the encoders that the batch does not use, where that is needed."""
+        """Compute :meth:`MetaLM.losses`; with ``touch_unused``, unused encoders run on dummy inputs."""
         if not self.touch_unused:
             return self.model.losses(batch, weights)
         device = batch.decoder.input_ids.device
@@ -185,7 +187,7 @@ class LanguageModelStep(nn.Module):
 
 @contextmanager
 def _without_dropout(modules: list[Any]) -> Iterator[None]:
-    """A dummy uses up no random numbers."""
+    """Disable dropout, so that dummy inputs consume no random numbers."""
     modes = [module.training for module in modules]
     for module in modules:
         module.eval()
@@ -195,8 +197,8 @@ def _without_dropout(modules: list[Any]) -> Iterator[None]:
 
 
 def dummy_dock(processor: Processor, device: torch.device) -> DockTable:
-    """The smallest content that a processor knows, docked at no position: its gradients are zeros."""
+    """Make a dock table of a processor's smallest input without any position, so that its gradients are zero."""
     dock = processor.dummy()
     inputs = {key: torch.from_numpy(value).to(device) for key, value in processor.collate([dock]).items()}
-    first, none = (torch.zeros(size, dtype=torch.long, device=device) for size in (1, 0))
-    return DockTable(inputs, first, first, none, none)
+    zero_index, empty_index = (torch.zeros(size, dtype=torch.long, device=device) for size in (1, 0))
+    return DockTable(inputs, zero_index, zero_index, empty_index, empty_index)

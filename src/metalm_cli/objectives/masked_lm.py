@@ -1,4 +1,4 @@
-"""Objectives of an encoder alone: masked language modelling, and ELECTRA's replaced token detection."""
+"""Masked language modelling of an encoder, and the base class of encoder objectives."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from metalm_cli.config.schema.data import Data
-from metalm_cli.config.schema.objectives import MaskedLM, ReplacedTokens
+from metalm_cli.config.schema.data import DataConfig
+from metalm_cli.config.schema.objectives import MaskedLM, ReplacedTokenDetection
 from metalm_cli.data.documents.masked_rows import EncoderWriter
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.models.encoder_pretraining import encode, measure_encoder_packing, row_inputs
@@ -20,14 +20,14 @@ from metalm_cli.sessions import Batch, PackedTokens, Row, TextProcessor, collate
 
 
 class EncoderObjective:
-    """What both objectives share: one text encoder, rows of its own tokens.
+    """Base class of masked language modelling and replaced token detection: one text encoder, rows of its tokens.
 
     Args:
         options: The recipe's ``objective``.
         assembly: The encoder with its head, and its processor.
     """
 
-    def __init__(self, options: MaskedLM | ReplacedTokens, assembly: Assembly) -> None:
+    def __init__(self, options: MaskedLM | ReplacedTokenDetection, assembly: Assembly) -> None:
         self.options = options
         self.assembly = assembly
         (self.stream,) = assembly.processors
@@ -36,21 +36,21 @@ class EncoderObjective:
         self.processor = processor
         self.packs = measure_encoder_packing(assembly.model)
 
-    def writer(self, data: Data, seed: int) -> EncoderWriter:
-        masked = self.options if isinstance(self.options, MaskedLM) else None
+    def writer(self, data: DataConfig, seed: int) -> EncoderWriter:
+        masked_lm = self.options if isinstance(self.options, MaskedLM) else None
         return EncoderWriter(
             self.processor,
             data.sequence_length,
             mask_rate=self.options.mask_rate,
-            keep_rate=masked.keep_rate if masked else 0.0,
-            random_rate=masked.random_rate if masked else 0.0,
+            keep_rate=masked_lm.keep_rate if masked_lm else 0.0,
+            random_rate=masked_lm.random_rate if masked_lm else 0.0,
             isolate=data.isolate_documents,
             packs=self.packs,
             seed=seed,
         )
 
-    def validation_rows(self, data: Data, texts: Iterable[str]) -> list[Row]:
-        """One document window a row, masked alike for every seed."""
+    def validation_rows(self, data: DataConfig, texts: Iterable[str]) -> list[Row]:
+        """Make rows of one document window each, with the same masks for every seed."""
         return self.writer(data, 0).validation_rows(texts)
 
     def collate(self, rows: list[Row], length: int | None = None) -> Batch:
@@ -60,7 +60,7 @@ class EncoderObjective:
 class MaskedLMObjective(EncoderObjective):
     """Masked language modelling."""
 
-    def step(self) -> MaskedStep:
+    def step_module(self) -> MaskedStep:
         return MaskedStep(self.assembly.model, self.stream)
 
     def counts(self, batch: Batch) -> dict[str, int]:
@@ -72,7 +72,7 @@ class MaskedLMObjective(EncoderObjective):
 
 
 class MaskedStep(nn.Module):
-    """The root module of masked language modelling."""
+    """Root module of masked language modelling."""
 
     def __init__(self, model: Any, stream: str) -> None:
         super().__init__()
@@ -86,23 +86,23 @@ class MaskedStep(nn.Module):
 
 
 def masked_loss(model: Any, stream: PackedTokens, compact: bool) -> tuple[Tensor, Tensor]:
-    """Cross-entropy at the masked positions.
+    """Compute the cross-entropy at the masked positions.
 
     Args:
         model: A masked language model.
-        stream: Rows, masked.
-        compact: Its head is known, so that only masked positions meet the vocabulary.
+        stream: Masked rows.
+        compact: Its head is known, so that logits are computed only at masked positions.
 
     Returns:
-        The sum in nats, and the hidden states that the projection reads (compact) or the logits. ``[m, h or v]``
+        The sum in nats, and the input states of the output projection (compact) or the logits. ``[m, h or v]``
     """
     if not compact:
         logits = model(**row_inputs(model, stream.input_ids, stream)).logits
-        chosen = logits.flatten(0, 1)[stream.predict_at]
-        return cross_entropy(chosen.float(), stream.targets, reduction="sum"), chosen
-    parts = masked_head(model)
-    assert parts is not None, "compact says that the head is known"
-    transform, head = parts
+        masked_logits = logits.flatten(0, 1)[stream.predict_at]
+        return cross_entropy(masked_logits.float(), stream.targets, reduction="sum"), masked_logits
+    head_parts = masked_head(model)
+    assert head_parts is not None, "compact implies that the head is known"
+    transform, head = head_parts
     hidden = encode(model, stream.input_ids, stream).flatten(0, 1)[stream.predict_at]
     states = transform(hidden)
     return linear_cross_entropy(states, head, stream.targets)[0], states

@@ -1,4 +1,4 @@
-"""Replaced token detection."""
+"""ELECTRA's replaced token detection."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from metalm_cli.config.schema.objectives import ReplacedTokens
+from metalm_cli.config.schema.objectives import ReplacedTokenDetection
 from metalm_cli.models.encoder_pretraining import encode, make_generator
 from metalm_cli.models.loss import CHUNK_ELEMENTS
 from metalm_cli.models.mlm_heads import detection_scores, masked_head, measure_head
@@ -19,11 +19,11 @@ from metalm_cli.sessions import ROOT, Batch, PackedTokens
 
 
 class ReplacedTokenObjective(EncoderObjective):
-    """Replaced token detection: a generator fills masked positions, the encoder says which tokens were replaced."""
+    """Replaced token detection: a generator fills masked positions, and the encoder detects the replaced tokens."""
 
-    options: ReplacedTokens
+    options: ReplacedTokenDetection
 
-    def step(self) -> DetectionStep:
+    def step_module(self) -> DetectionStep:
         generator = make_generator(self.assembly.model, self.options.generator_size)
         return DetectionStep(self.assembly.model, generator, self.stream, self.options.discriminator_weight)
 
@@ -31,25 +31,25 @@ class ReplacedTokenObjective(EncoderObjective):
         return {"generator": batch.counts["trained_tokens"], "detector": batch.counts["encoder_tokens"]}
 
     def metrics(self, sums: dict[str, float], counts: dict[str, int], outputs: list[Any]) -> dict[str, float]:
-        """Both losses, and how well replaced tokens are told: accuracy beside its base rate, and the area under the
-        ROC curve, which a constant answer leaves at 0.5."""
+        """Both losses, and the quality of detection: accuracy with its base rate, and the area under the ROC curve
+        (0.5 for a constant prediction)."""
         generator = sums["generator"] / max(1, counts["generator"])
         detector = sums["detector"] / max(1, counts["detector"])
-        found = {
+        metrics = {
             "loss": generator + self.options.discriminator_weight * detector,
             "generator_loss": generator,
             "detector_loss": detector,
         }
         if outputs:
-            scores, labels = (np.concatenate([one[at] for one in outputs]) for at in (0, 1))
-            found["accuracy"] = float(((scores > 0) == labels).mean())
-            found["base_rate"] = float(max(labels.mean(), 1 - labels.mean()))
-            found["auc"] = area_under_curve(scores, labels)
-        return found
+            scores, labels = (np.concatenate([output[index] for output in outputs]) for index in (0, 1))
+            metrics["accuracy"] = float(((scores > 0) == labels).mean())
+            metrics["base_rate"] = float(max(labels.mean(), 1 - labels.mean()))
+            metrics["auc"] = area_under_curve(scores, labels)
+        return metrics
 
 
 def area_under_curve(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Area under the ROC curve: the chance that a positive scores above a negative, ties counting half.
+    """Area under the ROC curve: the probability that a positive scores above a negative; ties count half.
 
     Example:
         >>> area_under_curve(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True]))
@@ -65,14 +65,14 @@ def area_under_curve(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 class DetectionStep(nn.Module):
-    """The root module of replaced token detection (ELECTRA, arXiv 2003.10555, section 2).
+    """Root module of replaced token detection (ELECTRA, arXiv 2003.10555, section 2).
 
-    In evaluation mode the detector's term also gives its scores and the labels of every real position.
+    In evaluation mode the detector's term also outputs the scores and labels of all token positions.
 
     Args:
         model: The encoder with its detection head.
         generator: A masked language model.
-        stream: Name of the rows' stream.
+        stream: Name of the stream of the rows.
         weight: Weight of the detection loss.
     """
 
@@ -86,11 +86,11 @@ class DetectionStep(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Term]:
         stream = batch.streams[self.stream]
-        masked, states = masked_loss(self.generator, stream, self.compact)
-        scores, labels, real = self._detect(stream, states)
-        detected = binary_cross_entropy_with_logits(scores.float(), labels.float(), reduction="none")
-        observed = None if self.training else (scores[real].float(), labels[real])
-        return {"generator": Term(masked), "detector": Term((detected * real).sum(), self.weight, observed)}
+        masked_sum, states = masked_loss(self.generator, stream, self.compact)
+        scores, labels, is_token = self._detect(stream, states)
+        losses = binary_cross_entropy_with_logits(scores.float(), labels.float(), reduction="none")
+        outputs = None if self.training else (scores[is_token].float(), labels[is_token])
+        return {"generator": Term(masked_sum), "detector": Term((losses * is_token).sum(), self.weight, outputs)}
 
     def _detect(self, stream: PackedTokens, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with torch.no_grad():
@@ -103,16 +103,16 @@ class DetectionStep(nn.Module):
         return scores, labels.view_as(ids), stream.segment_ids != ROOT
 
     def _sample(self, states: Tensor, stream: PackedTokens) -> Tensor:
-        """Draw tokens from the generator by inverting its distribution at the batch's uniforms: ``[m]``."""
-        assert stream.uniforms is not None, "an encoder's rows carry uniforms"
-        parts = masked_head(self.generator) if self.compact else None
-        drawn = torch.empty_like(stream.targets)
+        """Sample tokens from the generator by inverse transform sampling with the batch's uniforms: ``[m]``."""
+        assert stream.uniforms is not None, "rows of an encoder have uniforms"
+        head_parts = masked_head(self.generator) if self.compact else None
+        sampled = torch.empty_like(stream.targets)
         vocabulary = self.generator.get_input_embeddings().num_embeddings
-        step = max(16, CHUNK_ELEMENTS // vocabulary)
-        for at in range(0, len(states), step):
-            part = slice(at, at + step)
-            logits = states[part] if parts is None else parts[1].logits(states[part])
-            totals = torch.softmax(logits.float(), -1).cumsum(-1)
-            point = stream.uniforms[part, None] * totals[:, -1:]
-            drawn[part] = torch.searchsorted(totals, point, right=True).squeeze(1).clamp(max=vocabulary - 1)
-        return drawn
+        chunk_size = max(16, CHUNK_ELEMENTS // vocabulary)
+        for start in range(0, len(states), chunk_size):
+            chunk = slice(start, start + chunk_size)
+            logits = states[chunk] if head_parts is None else head_parts[1].logits(states[chunk])
+            cumulative = torch.softmax(logits.float(), -1).cumsum(-1)
+            thresholds = stream.uniforms[chunk, None] * cumulative[:, -1:]
+            sampled[chunk] = torch.searchsorted(cumulative, thresholds, right=True).squeeze(1).clamp(max=vocabulary - 1)
+        return sampled

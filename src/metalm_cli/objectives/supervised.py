@@ -1,4 +1,4 @@
-"""The objective of finetuning: answers, told apart by task."""
+"""Supervised objective of finetuning: loss on answers, reported per task."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metalm_cli.data.examples.pack_examples import TRAINED
+from metalm_cli.data.examples.pack_examples import TRAINED_PREFIX
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.objectives.base import Term
 from metalm_cli.objectives.language import LanguageModelStep
 from metalm_cli.sessions import DECODER, Batch, Row, collate
 
-TASK = "task_loss."
-"""Begins the names of the terms that tell tasks apart."""
+TASK_LOSS_PREFIX = "task_loss."
+"""Prefix of the names of per-task loss terms."""
 
 
 @dataclass(frozen=True)
 class TaskName:
-    """A task and its cluster, for means."""
+    """Name of a task and of its cluster."""
 
     name: str
     cluster: str
 
 
 class SupervisedObjective:
-    """Trains the answers of task sessions.
+    """Supervised training on the answers of task sessions.
 
     Args:
         assembly: The model.
-        tasks: The tasks, in the order of the rows' groups.
-        average: What the loss is a mean over: ``token``, ``example`` or ``task``.
+        tasks: The tasks, in the order of the rows' task ids.
+        average: Unit that the loss is averaged over: ``token``, ``example`` or ``task``.
     """
 
     stream = DECODER
@@ -44,9 +44,9 @@ class SupervisedObjective:
         self.tasks = list(tasks)
         self.average = average
 
-    def step(self) -> SupervisedStep:
+    def step_module(self) -> SupervisedStep:
         return SupervisedStep(
-            self.assembly.model, self.assembly.processors, [one.name for one in self.tasks], self.average
+            self.assembly.model, self.assembly.processors, [task.name for task in self.tasks], self.average
         )
 
     def collate(self, rows: list[Row], length: int | None = None) -> Batch:
@@ -54,45 +54,50 @@ class SupervisedObjective:
         return collate(rows, self.assembly.processors, length=length, pad_id=tokenizer.pad_id)
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        """Trained tokens in all, sessions, and trained tokens of each task."""
-        found = {"loss": batch.counts["trained_tokens"]}
+        """Number of trained tokens, of sessions (unless tokens are averaged), and of each task's trained tokens."""
+        counts = {"loss": batch.counts["trained_tokens"]}
         if self.average != "token":
-            found[f"{self.average}_average"] = batch.counts["sessions"]
-        return found | {TASK + one.name: batch.counts.get(f"{TRAINED}{at}", 0) for at, one in enumerate(self.tasks)}
+            counts[f"{self.average}_average"] = batch.counts["sessions"]
+        return counts | {
+            TASK_LOSS_PREFIX + task.name: batch.counts.get(f"{TRAINED_PREFIX}{index}", 0)
+            for index, task in enumerate(self.tasks)
+        }
 
     def metrics(self, sums: dict[str, float], counts: dict[str, int], outputs: list[Any]) -> dict[str, Any]:
-        """Mean loss of each task, of each cluster over its tasks, and over the clusters: that one is ``loss``."""
-        means = {
-            one.name: sums[TASK + one.name] / counts[TASK + one.name] for one in self.tasks if counts[TASK + one.name]
+        """Mean loss of each task, of each cluster over its tasks, and over all clusters (``loss``)."""
+        task_means = {
+            task.name: sums[TASK_LOSS_PREFIX + task.name] / counts[TASK_LOSS_PREFIX + task.name]
+            for task in self.tasks
+            if counts[TASK_LOSS_PREFIX + task.name]
         }
-        if not means:
+        if not task_means:
             return {}
-        clusters = mean_by_cluster(self.tasks, means)
+        cluster_means = mean_by_cluster(self.tasks, task_means)
         return {
-            "loss": sum(clusters.values()) / len(clusters),
+            "loss": sum(cluster_means.values()) / len(cluster_means),
             "token_loss": sums["loss"] / max(1, counts["loss"]),
-            "cluster_loss": clusters,
-            "task_loss": means,
+            "cluster_loss": cluster_means,
+            "task_loss": task_means,
         }
 
 
 def mean_by_cluster(tasks: Sequence[TaskName], values: dict[str, float]) -> dict[str, float]:
-    """Mean of each cluster over its tasks that have a value."""
-    found: dict[str, list[float]] = defaultdict(list)
-    for one in tasks:
-        if one.name in values:
-            found[one.cluster].append(values[one.name])
-    return {cluster: sum(each) / len(each) for cluster, each in found.items()}
+    """Mean of each cluster over those of its tasks that have a value."""
+    cluster_values: dict[str, list[float]] = defaultdict(list)
+    for task in tasks:
+        if task.name in values:
+            cluster_values[task.cluster].append(values[task.name])
+    return {cluster: sum(members) / len(members) for cluster, members in cluster_values.items()}
 
 
 class SupervisedStep(LanguageModelStep):
-    """The root module of finetuning.
+    """Root module of finetuning.
 
     Args:
         model: The model.
-        processors: The encoders', for dummies.
+        processors: Processors of the encoders, for dummy inputs.
         tasks: Names of the tasks.
-        average: What the loss is a mean over.
+        average: Unit that the loss is averaged over.
     """
 
     def __init__(self, model: Any, processors: Any, tasks: Sequence[str], average: str) -> None:
@@ -102,18 +107,18 @@ class SupervisedStep(LanguageModelStep):
 
     def forward(self, batch: Batch) -> dict[str, Term]:
         stream = batch.decoder
-        assert stream.task_ids is not None, "task rows carry groups"
-        groups = stream.task_ids.flatten()[stream.target_segments]
-        total, each = self.losses(batch, self._weights(batch, groups))
-        each = each.float()
-        by_task = torch.zeros(len(self.tasks), device=each.device).index_add(0, groups, each)
-        told = {TASK + name: Term(by_task[at], 0.0) for at, name in enumerate(self.tasks)}
+        assert stream.task_ids is not None, "task rows have task ids"
+        task_ids = stream.task_ids.flatten()[stream.target_segments]
+        total, token_losses = self.losses(batch, self._weights(batch, task_ids))
+        token_losses = token_losses.float()
+        task_sums = torch.zeros(len(self.tasks), device=token_losses.device).index_add(0, task_ids, token_losses)
+        task_terms = {TASK_LOSS_PREFIX + name: Term(task_sums[index], 0.0) for index, name in enumerate(self.tasks)}
         if self.average == "token":
-            return {"loss": Term(total), **told}
-        return {"loss": Term(each.sum(), 0.0), f"{self.average}_average": Term(total), **told}
+            return {"loss": Term(total), **task_terms}
+        return {"loss": Term(token_losses.sum(), 0.0), f"{self.average}_average": Term(total), **task_terms}
 
-    def _weights(self, batch: Batch, groups: Tensor) -> Tensor | None:
-        """What each target counts, so that the weighted sum is the loss times the number of sessions of the step."""
+    def _weights(self, batch: Batch, task_ids: Tensor) -> Tensor | None:
+        """Weight of each target, so that the weighted sum is the loss times the number of sessions of the step."""
         stream = batch.decoder
         if self.average == "example":
             ones = torch.ones_like(stream.target_segments, dtype=torch.float32)
@@ -122,7 +127,9 @@ class SupervisedStep(LanguageModelStep):
             )
             return 1.0 / sizes[stream.target_segments]
         if self.average == "task" and batch.totals:
-            counts = torch.tensor([batch.totals[TASK + name] for name in self.tasks], device=groups.device)
+            counts = torch.tensor(
+                [batch.totals[TASK_LOSS_PREFIX + name] for name in self.tasks], device=task_ids.device
+            )
             present = (counts > 0).sum()
-            return (batch.totals["task_average"] / (present * counts.clamp(min=1)).float())[groups]
+            return (batch.totals["task_average"] / (present * counts.clamp(min=1)).float())[task_ids]
         return None

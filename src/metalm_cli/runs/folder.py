@@ -1,6 +1,6 @@
-"""The folder of one run: its paths, its lock, atomic writes, and which runs are finished.
+"""Run folders: paths, lock, atomic writes, and lookup of finished and unfinished runs.
 
-A run is *finished* when ``model/`` (or ``adapter/``) exists: both are written beside and renamed into place.
+A run is *finished* when ``model/`` (or ``adapter/``) exists: both are written to a temporary folder and then renamed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from metalm_cli.common.atomic_files import (
-    TEMPORARY,
+    TEMPORARY_MARKER,
     explain_write_errors,
     fsync_tree,
     replace_folder,
@@ -31,13 +31,13 @@ from metalm_cli.errors import Exit, MetalmError
 
 try:
     import fcntl
-except ImportError:  # not a POSIX system: runs go without a lock, and say so
+except ImportError:  # not a POSIX system: runs have no lock, which they note
     fcntl = None  # type: ignore[assignment]
 
 RESULTS = ("model", "adapter")
-BEFORE = "-before"
-"""What stands after the name of a result that was set aside, because its run went on."""
-_OURS = {
+BACKUP_SUFFIX = "-before"
+"""Suffix of a result that was set aside because its run continued to more steps."""
+_RUN_FILES = {
     "recipe.yaml",
     "metrics.jsonl",
     "checkpoints",
@@ -47,18 +47,18 @@ _OURS = {
     "seeds.json",
     *RESULTS,
 }
-_STAMP = re.compile(r"-(\d{8}-\d{6})(?:-(\d+))?$")
-_held: set[Path] = set()
-"""Runs that this process writes; a POSIX record lock does not keep a process from itself."""
+_TIMESTAMP = re.compile(r"-(\d{8}-\d{6})(?:-(\d+))?$")
+_locked_runs: set[Path] = set()
+"""Runs locked by this process; a POSIX record lock does not exclude the process that holds it."""
 
 
 class RunFolder:
-    """Paths and state of one run. Make it with :meth:`create` or :meth:`attach`.
+    """Paths and state of one run; constructed by :meth:`create` or :meth:`attach`.
 
     Attributes:
         path: The folder.
-        resumed: Whether it held a run already.
-        notes: Things worth saying that stopped nothing.
+        resumed: Whether the folder held a run already.
+        notes: Problems that are reported but do not stop the run.
     """
 
     def __init__(self, path: Path, *, resumed: bool = False) -> None:
@@ -74,38 +74,38 @@ class RunFolder:
         self._lock: Any = None
 
     @classmethod
-    def begins(cls, out: Path | None, name: str, resume: bool, *, root: Path = Path("runs")) -> bool:
-        """Whether :meth:`create` would start a run rather than go on in one; makes nothing.
+    def starts_new_run(cls, out: Path | None, name: str, resume: bool, *, root: Path = Path("runs")) -> bool:
+        """Whether :meth:`create` would start a new run and not resume one; creates nothing.
 
         Raises:
-            MetalmError: What can be told before it: the folder holds something, or nothing is there to resume.
+            MetalmError: The folder is not empty and ``resume`` is False, or there is no run to resume.
         """
         path = newest_unfinished(root, _label(name)) if resume and out is None else out
         if path is None or not os.path.lexists(path):
             return True
-        with explain_write_errors(path, "cannot make the run folder", Exit.USAGE):
-            return not cls(path)._inspect(resume)
+        with explain_write_errors(path, "cannot create the run folder", Exit.USAGE):
+            return not cls(path)._check_content(resume)
 
     @classmethod
     def create(
         cls, out: Path | None, name: str, resume: bool, *, root: Path = Path("runs"), now: datetime | None = None
     ) -> RunFolder:
-        """Makes a run's folder, or opens it to go on, and locks it until :meth:`close`.
+        """Create a run's folder, or open it to resume, and lock it until :meth:`close`.
 
         Args:
-            out: The folder itself; None: ``root/<name>-<yyyymmdd-hhmmss>``.
-            name: Name of the recipe; characters that a folder cannot have become ``-``.
-            resume: Go on in ``out``, or without it in the newest unfinished run of the same name. An ``out`` that
-                does not exist yet is started, so that one command both starts and restarts a job.
-            root: Where runs without ``out`` stand, and the link ``latest``.
-            now: Time in the name; default the clock.
+            out: The folder; None: ``root/<name>-<yyyymmdd-hhmmss>``.
+            name: Name of the recipe; characters that a folder name cannot contain become ``-``.
+            resume: Resume the run in ``out``, or without ``out`` the newest unfinished run of the same name. If
+                ``out`` does not exist yet, a run is started, so that one command both starts and restarts a job.
+            root: Parent folder of runs without ``out``, and of the link ``latest``.
+            now: Time in the folder's name; default: the current time.
 
         Raises:
-            MetalmError: The folder holds something already, nothing is there to resume, another process writes
-                the run, or the place cannot be written.
+            MetalmError: The folder is not empty, there is no run to resume, another process is writing the run, or the
+                folder cannot be written.
         """
         label = _label(name)
-        with explain_write_errors(out or root, "cannot make the run folder", Exit.USAGE):
+        with explain_write_errors(out or root, "cannot create the run folder", Exit.USAGE):
             if out is not None:
                 path = Path(out)
                 path.mkdir(parents=True, exist_ok=True)
@@ -114,12 +114,12 @@ class RunFolder:
             else:
                 path = _new_folder(root, label, now or datetime.now())
             run = cls(path)
-            run._inspect(resume)
+            run._check_content(resume)
             run._take_lock()
             try:
-                # Again, because another process may have been quicker; before, to leave no lock in a folder
-                # that is not ours.
-                run._open(run._inspect(resume), resume)
+                # Checked again, because another process may have been faster; the check before the lock avoids
+                # leaving a lock file in a folder that is not a run.
+                run._clean_up(run._check_content(resume), resume)
             except BaseException:
                 run.close()
                 raise
@@ -128,32 +128,32 @@ class RunFolder:
 
     @classmethod
     def attach(cls, path: Path) -> RunFolder:
-        """The folder as the other processes of a run see it: no lock, nothing made."""
+        """Open the folder for another process of the same run: without a lock, creating nothing."""
         return cls(Path(path))
 
     def write_text(self, name: str, text: str) -> Path:
-        """Writes a file of the run atomically; ``name`` may hold folders (``results/rte.json``)."""
+        """Write a file of the run atomically; ``name`` may contain folders (``results/rte.json``)."""
         path = self.path / name
         if not path.resolve().is_relative_to(self.path.resolve()):
-            raise MetalmError("a file of a run must lie inside its folder", where=str(path))
+            raise MetalmError("a file of a run must be inside the run's folder", where=str(path))
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text.encode("utf-8"))
         return path
 
     def write_json(self, name: str, value: Any) -> Path:
-        """Writes JSON atomically; NaN and infinity are refused, because other readers refuse them."""
+        """Write JSON atomically; NaN and infinity raise ValueError, because other JSON readers reject them."""
         return self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
     @contextmanager
-    def finishing(self, name: str = "model") -> Iterator[Path]:
-        """Hands out an empty temporary folder; leaving without an error makes it ``model/`` (or ``adapter/``).
+    def write_result(self, name: str = "model") -> Iterator[Path]:
+        """Yield an empty temporary folder that becomes ``model/`` (or ``adapter/``) when the block succeeds.
 
         Raises:
-            MetalmError: The place cannot be written; the temporary folder is gone then.
+            MetalmError: The result cannot be written; the temporary folder is removed.
         """
         if name not in RESULTS:
             raise ValueError(f"expected one of {RESULTS}, got {name!r}")
-        temporary = self.path / f".{name}{TEMPORARY}{secrets.token_hex(4)}"
+        temporary = self.path / f".{name}{TEMPORARY_MARKER}{secrets.token_hex(4)}"
         try:
             with explain_write_errors(self.path / name, f"cannot write {name}/", Exit.FAILED):
                 temporary.mkdir()
@@ -162,22 +162,22 @@ class RunFolder:
                 replace_folder(temporary, self.path / name)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        for one in RESULTS:
-            shutil.rmtree(self.path / f"{one}{BEFORE}", ignore_errors=True)
+        for result in RESULTS:
+            shutil.rmtree(self.path / f"{result}{BACKUP_SUFFIX}", ignore_errors=True)
 
-    def unfinish(self) -> None:
-        """Sets the result aside, because the run goes on to more steps: until it ends, it is no finished run."""
+    def set_result_aside(self) -> None:
+        """Set the result aside because the run continues to more steps: until then the run is unfinished."""
         for name in RESULTS:
             if (self.path / name).is_dir():
                 with explain_write_errors(self.path / name, f"cannot set {name}/ aside", Exit.FAILED):
-                    replace_folder(self.path / name, self.path / f"{name}{BEFORE}")
+                    replace_folder(self.path / name, self.path / f"{name}{BACKUP_SUFFIX}")
 
     def close(self) -> None:
-        """Lets go of the lock."""
+        """Release the lock."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
-            _held.discard(self.path.resolve())
+            _locked_runs.discard(self.path.resolve())
 
     def __enter__(self) -> RunFolder:
         return self
@@ -185,41 +185,46 @@ class RunFolder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _inspect(self, resume: bool) -> list[str]:
+    def _check_content(self, resume: bool) -> list[str]:
         content = [entry for entry in os.listdir(self.path) if entry != ".lock"]
-        if content and resume and _OURS.isdisjoint(content) and not all(e.startswith(".") for e in content):
+        if (
+            content
+            and resume
+            and _RUN_FILES.isdisjoint(content)
+            and not all(entry.startswith(".") for entry in content)
+        ):
             raise MetalmError(
-                "there is no run in this folder to resume",
+                "the folder holds no run to resume",
                 where=str(self.path),
                 why=f"it holds {', '.join(sorted(content)[:4])}{', …' if len(content) > 4 else ''}",
-                remedy="name the folder of a run with --out",
+                remedy="pass the folder of a run with --out",
             )
         if content and not resume:
             raise MetalmError(
                 "the run folder exists already",
                 where=str(self.path),
                 why=f"it holds {', '.join(sorted(content)[:4])}{', …' if len(content) > 4 else ''}",
-                remedy="go on in it with --resume, or choose another --out",
+                remedy="resume the run with --resume, or choose another --out",
             )
         return content
 
-    def _open(self, content: list[str], resume: bool) -> None:
+    def _clean_up(self, content: list[str], resume: bool) -> None:
         self.resumed = bool(content)
         if resume and not content:
             self.notes.append(f"nothing to resume in {self.path}: starting at step 0")
         for entry in content:
             leftover = self.path / entry
-            if entry.startswith(".") and TEMPORARY in entry:
+            if entry.startswith(".") and TEMPORARY_MARKER in entry:
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         for name in RESULTS:
             restore_folder(self.path / name)
 
     def _take_lock(self) -> None:
-        """Locks the run by a POSIX record lock: unlike flock's, forked workers that outlive us do not hold it."""
-        if self.path.resolve() in _held:
-            raise _busy(self.path, os.getpid())
+        """Lock the run with a POSIX record lock: unlike flock's, forked workers do not inherit it."""
+        if self.path.resolve() in _locked_runs:
+            raise _lock_error(self.path, os.getpid())
         if fcntl is None:
-            self.notes.append("no lock on this system: do not write one run from two processes")
+            self.notes.append("this system has no file locks: do not write one run from two processes")
             return
         lock = open(self.path / ".lock", "a+")  # noqa: SIM115
         try:
@@ -229,23 +234,25 @@ class RunFolder:
             owner = lock.read(20).strip()
             lock.close()
             if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise _busy(self.path, owner) from error
-            self.notes.append(f"this file system has no locks ({error.strerror}): write one run from one process")
+                raise _lock_error(self.path, owner) from error
+            self.notes.append(
+                f"this file system has no locks ({error.strerror}): do not write one run from two processes"
+            )
             return
         lock.truncate(0)
         lock.write(f"{os.getpid()}\n")
         lock.flush()
         self._lock = lock
-        _held.add(self.path.resolve())
+        _locked_runs.add(self.path.resolve())
 
     def _link_latest(self, root: Path) -> None:
         link = root / "latest"
-        temporary = root / f".latest{TEMPORARY}{secrets.token_hex(4)}"
+        temporary = root / f".latest{TEMPORARY_MARKER}{secrets.token_hex(4)}"
         if not root.is_dir():
             return
         try:
             if link.exists() and not link.is_symlink():
-                raise FileExistsError(errno.EEXIST, "it is not a link")
+                raise FileExistsError(errno.EEXIST, "the path is not a link")
             temporary.symlink_to(os.path.relpath(self.path.resolve(), root.resolve()), target_is_directory=True)
             os.replace(temporary, link)
         except (OSError, ValueError) as error:
@@ -254,16 +261,16 @@ class RunFolder:
 
 
 def _label(name: str) -> str:
-    """A recipe's name as folders can have it."""
+    """Convert a recipe's name to a valid folder name."""
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
 
 
-def _busy(path: Path, owner: int | str) -> MetalmError:
+def _lock_error(path: Path, owner: int | str) -> MetalmError:
     return MetalmError(
-        "another process writes this run",
+        "another process is writing this run",
         where=str(path),
-        why=f"process {owner} holds its lock" if owner else "its lock is held",
-        remedy="wait for it, stop it, or choose another --out",
+        why=f"process {owner} holds the lock" if owner else "the lock is held",
+        remedy="wait for that process, stop it, or choose another --out",
     )
 
 
@@ -278,68 +285,68 @@ def _new_folder(root: Path, label: str, now: datetime) -> Path:
                 raise
             continue
         return path
-    raise FileExistsError(errno.EEXIST, "too many runs of one second", str(root / stem))
+    raise FileExistsError(errno.EEXIST, "too many runs started in one second", str(root / stem))
 
 
 def is_finished(path: Path) -> bool:
-    """Whether a run folder holds its result: a run is finished when ``model/`` or ``adapter/`` exists."""
+    """Whether a run is finished: ``model/`` or ``adapter/`` exists in its folder."""
     return any((path / name).is_dir() for name in RESULTS)
 
 
 def newest_unfinished(root: Path, label: str) -> Path:
-    """The newest unfinished run ``<label>-<time>`` under ``root``.
+    """Find the newest unfinished run ``<label>-<time>`` under ``root``.
 
     Raises:
-        MetalmError: There is none.
+        MetalmError: There is no such run.
     """
-    found = []
+    candidates = []
     for path in root.iterdir() if root.is_dir() else ():
-        match = _STAMP.search(path.name)
+        match = _TIMESTAMP.search(path.name)
         if match and path.name[: match.start()] == label and path.is_dir() and not is_finished(path):
-            found.append((match[1], int(match[2] or 1), path))
-    if not found:
+            candidates.append((match[1], int(match[2] or 1), path))
+    if not candidates:
         raise MetalmError(
             f"there is no unfinished run of {label} to resume",
             where=str(root),
-            remedy="leave out --resume to start one, or name the run folder with --out",
+            remedy="omit --resume to start a new run, or pass the run folder with --out",
         )
-    return max(found)[2]
+    return max(candidates)[2]
 
 
 def newest_finished(root: Path = Path("runs"), predicate: Callable[[Path], bool] = lambda _: True) -> Path | None:
-    """The run folder with the newest result of those that ``predicate`` accepts; None where there is none.
+    """Find the run folder with the newest result that ``predicate`` accepts; None if there is none.
 
-    Looks at the runs under ``root``, at their seeds, and at the run that ``latest`` links to.
+    Searches the runs under ``root``, their seeds, and the run that ``latest`` links to.
     """
-    found: dict[Path, tuple[int, str, Path]] = {}
+    candidates: dict[Path, tuple[int, str, Path]] = {}
     runs = [path for path in root.glob("*") if path.name != "latest"] + [root / "latest"]
     for run in runs:
         for path in (run, *sorted(run.glob("seed-*"))):
-            times = [(path / name).stat().st_mtime_ns for name in RESULTS if (path / name).is_dir()]
-            if times:
-                found.setdefault(path.resolve(), (max(times), str(path), path))
-    for _, _, path in sorted(found.values(), reverse=True):
+            result_times = [(path / name).stat().st_mtime_ns for name in RESULTS if (path / name).is_dir()]
+            if result_times:
+                candidates.setdefault(path.resolve(), (max(result_times), str(path), path))
+    for _, _, path in sorted(candidates.values(), reverse=True):
         if predicate(path):
             return path
     return None
 
 
 def environment(device: str = "cpu") -> dict[str, str]:
-    """What a run ran on: versions, system and device. No names of hosts or users, no environment variables.
+    """Environment of a run: package versions, system and device, without host names, user names or variables.
 
     Args:
-        device: A torch device; of a CUDA device the model's name is added.
+        device: A torch device; for a CUDA device the name of the GPU is added.
     """
-    facts = {"python": platform.python_version()}
+    record = {"python": platform.python_version()}
     for package in ("torch", "transformers", "accelerate", "datasets", "tokenizers", "safetensors", "metalm"):
         try:
-            facts[package] = importlib.metadata.version(package)
+            record[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            facts[package] = "not installed"
-    facts["platform"] = f"{platform.system()} {platform.machine()}"
-    facts["device"] = device
+            record[package] = "not installed"
+    record["platform"] = f"{platform.system()} {platform.machine()}"
+    record["device"] = device
     if device.startswith("cuda"):
         import torch
 
-        facts["device"] = f"{device} ({torch.cuda.get_device_name(device)})"
-    return facts
+        record["device"] = f"{device} ({torch.cuda.get_device_name(device)})"
+    return record

@@ -1,4 +1,4 @@
-"""``metrics.jsonl``: one JSON object a logged step; and the same records handed to Accelerate's trackers."""
+"""``metrics.jsonl``: one JSON object per logged step; the same records are sent to Accelerate's trackers."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _PACKAGES = {
     "wandb": (("wandb",), "pip install wandb"),
     "trackio": (("trackio",), "pip install trackio"),
 }
-"""Tracker -> packages of which one is enough, and the command that installs it."""
+"""Tracker -> packages, one of which is needed, and the command that installs it."""
 
 
 class MetricsLog:
-    """Appends records to a JSON-lines file, one write a line. Opening it removes a torn last line.
+    """Appender of records to a JSON-lines file, one write per line. Opening it removes an incomplete last line.
 
     Args:
-        path: The file; it and its folder are made where missing.
+        path: The file; it and its folder are created if missing.
 
     Raises:
         MetalmError: The file cannot be written.
@@ -35,49 +35,49 @@ class MetricsLog:
         self.path = Path(path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._mend()
-            self._file = self._append()
+            self._repair_end()
+            self._file = self._open_file()
         except OSError as error:
-            raise self._failed(error) from error
+            raise self._write_error(error) from error
 
     def write(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Appends one record and returns it as written.
+        """Append one record and return it as written.
 
-        NaN and infinite values become null, and their keys (``losses.rte`` for a nested one) stand in the list
-        ``nonfinite``. Numbers of numpy are taken as Python's.
+        NaN and infinite values become null, and their keys (``losses.rte`` if nested) are listed under ``nonfinite``.
+        NumPy numbers become Python numbers.
 
         Raises:
             MetalmError: No space is left, or the disk fails.
         """
         nonfinite: list[str] = []
-        line = {key: _plain(value, key, nonfinite) for key, value in record.items()}
+        line = {key: _to_json_value(value, key, nonfinite) for key, value in record.items()}
         if nonfinite:
             line["nonfinite"] = nonfinite
-        rest = json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        unwritten = json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         try:
-            while rest:
-                rest = rest[self._file.write(rest) :]
+            while unwritten:
+                unwritten = unwritten[self._file.write(unwritten) :]
         except OSError as error:
-            raise self._failed(error) from error
+            raise self._write_error(error) from error
         return line
 
-    def cut_back(self, step: int) -> int:
-        """Removes, atomically, the lines of steps after ``step``, and returns how many they were.
+    def remove_steps_after(self, step: int) -> int:
+        """Remove, atomically, the lines of steps after ``step``, and return the number of removed lines.
 
-        Lines without a step, and damaged ones in the middle, stay (:func:`append` names those).
+        Lines without a step and damaged lines in the middle stay (:func:`read_metrics` reports the damaged ones).
         """
-        kept, removed = [], 0
+        remaining_lines, num_removed = [], 0
         for line in self.path.read_bytes().splitlines(keepends=True):
             record = _parse(line)
             if record is not None and isinstance(record.get("step"), int | float) and record["step"] > step:
-                removed += 1
+                num_removed += 1
             else:
-                kept.append(line)
-        if removed:
-            write_atomically(self.path, b"".join(kept))
+                remaining_lines.append(line)
+        if num_removed:
+            write_atomically(self.path, b"".join(remaining_lines))
             self.close()
-            self._file = self._append()
-        return removed
+            self._file = self._open_file()
+        return num_removed
 
     def close(self) -> None:
         self._file.close()
@@ -88,27 +88,29 @@ class MetricsLog:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _append(self) -> Any:
-        # Unbuffered: a line is one write, so that a kill or a full disk can tear only the last.
+    def _open_file(self) -> Any:
+        # Unbuffered: a line is one write, so that a kill or a full disk can truncate only the last line.
         return open(self.path, "ab", buffering=0)
 
-    def _mend(self) -> None:
+    def _repair_end(self) -> None:
         data = self.path.read_bytes() if self.path.exists() else b""
         if data and not data.endswith(b"\n"):
-            whole, _, last = data.rpartition(b"\n")
-            lines = ([whole] if whole else []) + ([last] if _parse(last) is not None else [])
+            complete_lines, _, last_line = data.rpartition(b"\n")
+            lines = ([complete_lines] if complete_lines else []) + (
+                [last_line] if _parse(last_line) is not None else []
+            )
             write_atomically(self.path, b"".join(line + b"\n" for line in lines))
 
-    def _failed(self, error: OSError) -> MetalmError:
+    def _write_error(self, error: OSError) -> MetalmError:
         return write_error(error, "cannot write the metrics", self.path, Exit.FAILED)
 
 
-def read(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """Reads the records of a metrics file, also while a run writes it.
+def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Read the records of a metrics file, also while a run is writing it.
 
     Returns:
-        The records, and a line for each damaged one (``…/metrics.jsonl:17: not a JSON object``). A damaged last
-        line is being written, or was torn by a kill, and is left out without a word. No file: no records.
+        The records, and a message for each damaged line (``…/metrics.jsonl:17: not a JSON object``). A damaged last
+        line is still being written, or was truncated by a kill, and is skipped. A missing file has no records.
     """
     records: list[dict[str, Any]] = []
     problems: list[str] = []
@@ -128,24 +130,24 @@ def read(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
 
 
 def check_trackers(names: Iterable[str], offline: bool = False) -> None:
-    """Checks before work begins that the packages of the asked trackers are installed.
+    """Check, before work begins, that the packages of the requested trackers are installed.
 
-    Accelerate leaves out a tracker whose package is missing, without a word.
+    Accelerate silently skips a tracker whose package is missing.
 
     Args:
         names: The trackers.
-        offline: No connection may be opened: W&B then writes its files alone (``wandb sync`` sends them later).
+        offline: No connection may be opened: W&B then only writes its files (``wandb sync`` uploads them later).
 
     Raises:
-        MetalmError: A package is missing; or a tracker cannot do without connections.
+        MetalmError: A package is missing, or a tracker needs a connection and ``offline`` is set.
     """
     for name in names:
         if offline and name == "trackio":
             raise MetalmError(
                 "the tracker trackio cannot be used with --offline",
                 where="train.trackers",
-                why="it starts a server, and has no mode that opens no connection",
-                remedy="take trackio out of train.trackers, or use tensorboard",
+                why="trackio starts a server and has no offline mode",
+                remedy="remove trackio from train.trackers, or use tensorboard",
             )
         if offline and name == "wandb" and os.environ.get("WANDB_MODE") != "disabled":
             os.environ["WANDB_MODE"] = "offline"
@@ -154,49 +156,51 @@ def check_trackers(names: Iterable[str], offline: bool = False) -> None:
             raise MetalmError(
                 f"the tracker {name} is not installed",
                 where="train.trackers",
-                why=f"no package {' or '.join(packages)} was found",
-                remedy=f"{install}, or take {name} out of train.trackers",
+                why=f"package {' or '.join(packages)} is missing",
+                remedy=f"{install}, or remove {name} from train.trackers",
             )
 
 
 def start_trackers(accelerator: Any, names: list[str], project: str, settings: Mapping[str, Any]) -> None:
-    """Starts the trackers of an ``Accelerator(log_with=names, project_dir=RUN)``, with the recipe as their settings.
+    """Start the trackers of an ``Accelerator(log_with=names, project_dir=RUN)``, with the recipe as their settings.
 
-    Settings are flattened (``train.steps``) to the plain values that every tracker takes. In every process.
+    Settings are flattened (``train.steps``) to the plain values that every tracker accepts. All processes call this.
     """
     check_trackers(names)
     if names:
-        accelerator.init_trackers(project, config=_flat(settings))
+        accelerator.init_trackers(project, config=_flatten(settings))
 
 
 def log_to_trackers(accelerator: Any, record: Mapping[str, Any]) -> None:
-    """Hands the numbers of a metrics record to the started trackers, as ``<split>/<key>`` at its step."""
+    """Log the numbers of a metrics record to the started trackers, as ``<split>/<key>`` at its step."""
     split = record.get("split", "train")
     values = {
         f"{split}/{key}": value
-        for key, value in _flat({k: v for k, v in record.items() if k not in ("step", "split")}).items()
+        for key, value in _flatten(
+            {name: item for name, item in record.items() if name not in ("step", "split")}
+        ).items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
     accelerator.log(values, step=record["step"])
 
 
-def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, bool | int | float | str]:
-    flat: dict[str, bool | int | float | str] = {}
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
+    leaves: dict[str, bool | int | float | str] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{above}{key}.")
+            leaves |= _flatten(value, f"{prefix}{key}.")
         elif isinstance(value, bool | int | float | str):
-            flat[f"{above}{key}"] = value
+            leaves[f"{prefix}{key}"] = value
         elif value is not None:
-            flat[f"{above}{key}"] = json.dumps(value, default=str)
-    return flat
+            leaves[f"{prefix}{key}"] = json.dumps(value, default=str)
+    return leaves
 
 
-def _plain(value: Any, key: str, nonfinite: list[str]) -> Any:
+def _to_json_value(value: Any, key: str, nonfinite: list[str]) -> Any:
     if isinstance(value, Mapping):
-        return {inner: _plain(item, f"{key}.{inner}", nonfinite) for inner, item in value.items()}
+        return {inner_key: _to_json_value(item, f"{key}.{inner_key}", nonfinite) for inner_key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item, f"{key}.{index}", nonfinite) for index, item in enumerate(value)]
+        return [_to_json_value(item, f"{key}.{index}", nonfinite) for index, item in enumerate(value)]
     if type(value).__module__ == "numpy" and hasattr(value, "item"):
         value = value.item()
     if isinstance(value, os.PathLike):

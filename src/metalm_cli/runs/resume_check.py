@@ -1,4 +1,4 @@
-"""Resuming with another recipe: which keys differ, and which of those may."""
+"""Check of the recipe on resume: which keys differ, and which of them may change."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any
 
 import yaml
 
-from metalm_cli.config.renamed_keys import recorded_recipe
+from metalm_cli.config.renamed_keys import with_current_recipe_keys
 from metalm_cli.config.schema.recipes import Recipe
 from metalm_cli.errors import MetalmError
 from metalm_cli.runs.folder import RunFolder
 
-FREE = (
+CHANGEABLE_KEYS = (
     "description",
     "train.max_time",
     "train.micro_batch_size",
@@ -25,50 +25,51 @@ FREE = (
     "train.trackers",
     "data.workers",
 )
-"""Keys that may change on resume: they change neither what is read nor, without dropout, what is computed from it."""
-LATER = ("train.steps",)
-"""Keys that may change, and do change what comes: the schedule is that of the new value."""
+"""Keys that may change on resume: they affect neither the data nor, without dropout, the computation."""
+SCHEDULE_KEYS = ("train.steps",)
+"""Keys that may change on resume and affect the remaining steps: the schedule follows the new value."""
 
 CONSEQUENCES = {
-    "train.steps": ", and with it the learning rates to come",
-    "train.micro_batch_size": ", and with it what dropout leaves out: each micro-batch has a seed of its own",
+    "train.steps": ", which changes the learning rates of the remaining steps",
+    "train.micro_batch_size": ", which changes the dropout masks: each micro-batch has its own seed",
 }
-"""What a change of a key that may change means for the run."""
+"""Effect on the run of changing a key."""
 
 
 def check_recipe(folder: RunFolder, recipe: Recipe) -> list[str]:
-    """Compare a recipe with the one that a run began with.
+    """Compare a recipe with the recipe that a run started with.
 
     Returns:
-        What to tell the user of the keys that differ and may.
+        Notes for the user about changed keys that may change.
 
     Raises:
-        MetalmError: Keys differ that must not; all are named.
+        MetalmError: Keys changed that must not; the message names all of them.
     """
     try:
-        saved = flatten(recorded_recipe(yaml.safe_load(folder.recipe.read_text(encoding="utf-8"))))
+        saved = flatten(with_current_recipe_keys(yaml.safe_load(folder.recipe.read_text(encoding="utf-8"))))
     except (OSError, yaml.YAMLError) as error:
         raise MetalmError(
-            "the run's recipe cannot be read",
+            "the recipe of the run cannot be read",
             where=str(folder.recipe),
             why=str(error).splitlines()[0],
             remedy="start a new run",
         ) from error
-    now = flatten(recipe.model_dump(mode="json", exclude={"extends"}))
-    differ = sorted(key for key in saved.keys() | now.keys() if saved.get(key) != now.get(key))
-    fixed = [key for key in differ if key not in FREE and key not in LATER]
+    current = flatten(recipe.model_dump(mode="json", exclude={"extends"}))
+    changed = sorted(key for key in saved.keys() | current.keys() if saved.get(key) != current.get(key))
+    fixed = [key for key in changed if key not in CHANGEABLE_KEYS and key not in SCHEDULE_KEYS]
     if fixed:
         raise MetalmError(
-            "the recipe differs from the one that this run began with",
+            "the recipe differs from the recipe that this run started with",
             where=str(folder.recipe),
-            why="; ".join(f"{key} was {saved.get(key)!r} and is {now.get(key)!r}" for key in fixed),
-            remedy=f"set them back, or start a new run; a resumed run may change {', '.join((*LATER, *FREE))}",
+            why="; ".join(f"{key} was {saved.get(key)!r} and is {current.get(key)!r}" for key in fixed),
+            remedy="restore the values, or start a new run; "
+            f"a resumed run may change {', '.join((*SCHEDULE_KEYS, *CHANGEABLE_KEYS))}",
         )
-    return [f"{key} changes from {saved.get(key)} to {now.get(key)}{CONSEQUENCES.get(key, '')}" for key in differ]
+    return [f"{key} changes from {saved.get(key)} to {current.get(key)}{CONSEQUENCES.get(key, '')}" for key in changed]
 
 
 def flatten(value: Any, path: str = "") -> dict[str, Any]:
-    """Leaves of a recipe by dotted key.
+    """Flatten a recipe to its leaves by dotted key.
 
     Example:
         >>> flatten({"train": {"steps": 5}, "data": {"sources": [{"name": "a"}]}})
@@ -76,11 +77,11 @@ def flatten(value: Any, path: str = "") -> dict[str, Any]:
     """
     if isinstance(value, dict) and value:
         items = value.items()
-    elif isinstance(value, list) and any(isinstance(one, dict) for one in value):
-        items = {str(index): one for index, one in enumerate(value)}.items()
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        items = {str(index): item for index, item in enumerate(value)}.items()
     else:
         return {path: value}
-    found: dict[str, Any] = {}
-    for key, one in items:
-        found.update(flatten(one, f"{path}.{key}" if path else str(key)))
-    return found
+    leaves: dict[str, Any] = {}
+    for key, item in items:
+        leaves.update(flatten(item, f"{path}.{key}" if path else str(key)))
+    return leaves

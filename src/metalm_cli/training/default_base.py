@@ -1,4 +1,4 @@
-"""The newest finished run, for commands that are not told which model to take."""
+"""Default base model: the newest finished run."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ RUNS = Path("runs")
 
 
 def latest_base_model(*commands: str, docked: bool = True) -> Path:
-    """The newest finished run below ``runs/``.
+    """Find the newest finished run below ``runs/``.
 
     Args:
-        commands: Commands that may have made it; none: any.
-        docked: Only MetaLMs with encoders.
+        commands: Commands of the runs to consider; default: all.
+        docked: Only consider MetaLMs with encoders.
 
     Raises:
-        MetalmError: There is none.
+        MetalmError: There is no such run.
     """
-    found = []
-    for lineage in [*RUNS.glob(f"*/model/{LINEAGE}"), *RUNS.glob(f"*/seed-*/model/{LINEAGE}")]:
-        if lineage.parts[1] == "latest":
+    candidates = []
+    for lineage_file in [*RUNS.glob(f"*/model/{LINEAGE}"), *RUNS.glob(f"*/seed-*/model/{LINEAGE}")]:
+        if lineage_file.parts[1] == "latest":
             continue
         try:
-            facts = json.loads(lineage.read_text(encoding="utf-8"))
-            kind = json.loads((lineage.parent / "config.json").read_text(encoding="utf-8")).get("model_type")
+            lineage = json.loads(lineage_file.read_text(encoding="utf-8"))
+            model_type = json.loads((lineage_file.parent / "config.json").read_text(encoding="utf-8")).get("model_type")
         except (OSError, ValueError):
             continue
-        if (not commands or facts.get("command") in commands) and (not docked or kind == "metalm"):
-            found.append((lineage.stat().st_mtime, lineage.parent.parent))
-    if not found:
-        what = " or ".join(commands) or "finished"
+        if (not commands or lineage.get("command") in commands) and (not docked or model_type == "metalm"):
+            candidates.append((lineage_file.stat().st_mtime, lineage_file.parent.parent))
+    if not candidates:
+        command_names = " or ".join(commands) or "finished"
         raise MetalmError(
-            f"there is no {what} run to begin from",
+            f"there is no {command_names} run to start from",
             where=str(RUNS.absolute()),
-            why="no run below it has finished with a docked model" if RUNS.is_dir() else "no such folder",
-            remedy="name a model with --model, or run metalm pretrain small first",
+            why="none of its runs has finished with a docked model" if RUNS.is_dir() else "no such folder",
+            remedy="pass a model with --model, or run metalm pretrain small first",
         )
-    return max(found)[1]
+    return max(candidates)[1]

@@ -1,4 +1,4 @@
-"""``metalm finetune`` and ``metalm instruct``: a run on tasks."""
+"""Runs of ``metalm finetune`` and ``metalm instruct``: training on tasks."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ from metalm_cli.runs.data_record import check_data, read_data_record
 from metalm_cli.runs.folder import RunFolder
 from metalm_cli.sessions import Batch, Row, Session, SessionTokeniser
 from metalm_cli.tasks import Cards
-from metalm_cli.templates import scorable
+from metalm_cli.templates import scored_templates
 from metalm_cli.training.distributed.rank_zero import broadcast_from_rank_zero
 from metalm_cli.training.planning.plan import RunPlan
-from metalm_cli.training.planning.task_plan import layout_of, make_task_plan, sample_sessions
+from metalm_cli.training.planning.task_plan import make_task_plan, row_packing_of, sample_sessions
 from metalm_cli.training.run import Run, RunCallbacks, RunOptions
 from metalm_cli.training.trainer import Trainer
 
 __all__ = ["Finetuning", "RunCallbacks", "RunOptions"]
 
-AUDIT = "audit.json"
-"""File of a run folder that tells what the audit of the hold-out found."""
+AUDIT_FILE = "audit.json"
+"""File of a run folder with the results of the hold-out audit."""
 
 
 class Finetuning(Run):
@@ -62,108 +62,118 @@ class Finetuning(Run):
     recipe: FinetuneRecipe
     corpus: TaskCorpus
     objective: SupervisedObjective
-    chosen: TaskSelection
+    selection: TaskSelection
     audit: Audit | None
-    """What was compared with what is held out; None where nothing is."""
+    """Result of comparing the training rows with held-out tasks; None if no task is held out."""
 
-    def open(self, folder: RunFolder | None) -> TaskCorpus:
+    def open_data(self, folder: RunFolder | None) -> TaskCorpus:
         options, recipe = self.options, self.recipe
         cards = load_cards(recipe.data)
         self.base = read_ancestors(recipe, options.offline)
         reject_trained_on_held_out(select_tasks(recipe.data, cards).held_out, recipe.data.hold_out, self.base, cards)
-        corpus, self.chosen = open_training_tasks(
+        corpus, self.selection = open_training_tasks(
             recipe.data, seed=recipe.train.seed, data_root=options.data_root, offline=options.offline
         )
-        self.audit = broadcast_from_rank_zero(lambda: self._audited(corpus, cards)) if self.chosen.held_out else None
+        self.audit = (
+            broadcast_from_rank_zero(lambda: self._run_audit(corpus, cards)) if self.selection.held_out else None
+        )
         if self.audit is not None:
             apply_audit(corpus, self.audit)
         self.levels = generalization_levels(
-            cards.all(), [*(card.name for card in self.chosen.cards), *tasks_trained_on(self.base)]
+            cards.all(), [*(card.name for card in self.selection.cards), *tasks_trained_on(self.base)]
         )
-        worlds = any(card.world is not None for card in self.chosen.cards)
-        self.clusters = {card.name: card.cluster for card in cards.all() if worlds or card.world is None}
-        saved = read_data_record(folder) if folder is not None and folder.recipe.exists() else None
-        if folder is not None and saved is not None:
-            check_data(folder, saved, corpus)
+        uses_miniworld = any(card.world is not None for card in self.selection.cards)
+        self.clusters = {card.name: card.cluster for card in cards.all() if uses_miniworld or card.world is None}
+        data_record = read_data_record(folder) if folder is not None and folder.recipe.exists() else None
+        if folder is not None and data_record is not None:
+            check_data(folder, data_record, corpus)
         return corpus
 
-    def _audited(self, corpus: TaskCorpus, cards: Cards) -> Audit:
+    def _run_audit(self, corpus: TaskCorpus, cards: Cards) -> Audit:
         options = self.options
-        self.views.note("audit: comparing training rows with held-out evaluation rows")
-        read = [lineage for _, lineage in ancestors_and_lineages(self.base) if lineage is not None]
-        return audit(corpus, self.chosen.held_out, cards, read, data_root=options.data_root, offline=options.offline)
+        self.callbacks.print_note("audit: comparing training rows with held-out evaluation rows")
+        lineages = [lineage for _, lineage in ancestors_and_lineages(self.base) if lineage is not None]
+        return audit(
+            corpus, self.selection.held_out, cards, lineages, data_root=options.data_root, offline=options.offline
+        )
 
     def make_objective(self, assembly: Assembly) -> SupervisedObjective:
         tasks = [TaskName(task.card.name, task.card.cluster) for task in self.corpus.tasks]
-        self.writer = self._writer(assembly)
-        self.layout = layout_of(self.recipe, assembly, self.accelerator.device)
+        self.session_builder = self._make_session_builder(assembly)
+        self.packing = row_packing_of(self.recipe, assembly, self.accelerator.device)
         return SupervisedObjective(assembly, tasks, self.recipe.train.loss_average)
 
-    def _writer(self, assembly: Assembly) -> SessionBuilder:
+    def _make_session_builder(self, assembly: Assembly) -> SessionBuilder:
         tokenise = SessionTokeniser(assembly.decoder_tokenizer, assembly.processors)
-        also = [
-            EncoderLimit.of(self._tokenizer(one.tokenizer), one.length)
-            for one in self.recipe.data.match_input_lengths_of
+        extra_limits = [
+            EncoderLimit.of(self._tokenizer(encoder.tokenizer), encoder.length)
+            for encoder in self.recipe.data.match_input_lengths_of
         ]
-        return SessionBuilder(self.corpus, tokenise, LengthLimits.of(tokenise, self.recipe.data.sequence_length, also))
+        return SessionBuilder(
+            self.corpus, tokenise, LengthLimits.of(tokenise, self.recipe.data.sequence_length, extra_limits)
+        )
 
     def _tokenizer(self, name: str) -> Any:
         return load_tokenizer(model_folder(name, offline=self.options.offline, weights=False))
 
     def read_validation(self) -> list[Row]:
-        found = validation_examples(self.corpus, data_root=self.options.data_root, offline=self.options.offline)
-        self.validated: dict[str, int] = {}
-        self.asked: list[Session] = []
+        examples_by_task = validation_examples(
+            self.corpus, data_root=self.options.data_root, offline=self.options.offline
+        )
+        self.validation_counts: dict[str, int] = {}
+        self.preview_sessions: list[Session] = []
         rows: list[Row] = []
-        for task, examples in found.items():
-            made = self._validation_of(task, examples)
-            self.validated[self.corpus.tasks[task].card.name] = len(made)
-            rows += made
+        for task, examples in examples_by_task.items():
+            task_rows = self._validation_rows_of(task, examples)
+            self.validation_counts[self.corpus.tasks[task].card.name] = len(task_rows)
+            rows += task_rows
         return rows
 
-    def _validation_of(self, task: int, examples: Any) -> list[Row]:
-        """Validation rows of a task: the same for every seed and every arm; spread over the split."""
-        options, opened = self.recipe.data.validation, self.corpus.tasks[task]
-        template = scorable(opened.templates)[0]
-        size = len(examples)
-        keys = np.full(size, key_of("validation", opened.card.name), dtype=np.uint64)
+    def _validation_rows_of(self, task: int, examples: Any) -> list[Row]:
+        """Make validation rows of a task, spread over its split and the same for every seed and compared model."""
+        options, training_task = self.recipe.data.validation, self.corpus.tasks[task]
+        template = scored_templates(training_task.templates)[0]
+        num_examples = len(examples)
+        keys = np.full(num_examples, key_of("validation", training_task.card.name), dtype=np.uint64)
         rows: list[Row] = []
-        used = 0
-        for index in permute(np.arange(size), size, keys).tolist():
+        num_tokens = 0
+        for index in permute(np.arange(num_examples), num_examples, keys).tolist():
             if len(rows) == options.examples:
                 break
             example = examples[index]
             if example is None:
                 continue
-            style, limits = self.corpus.style, self.writer.limits
-            fits = build_session(opened.card, example, template, (), style, self.writer.delimiter, limits)
-            if fits is None:
+            style, limits = self.corpus.style, self.session_builder.limits
+            built = build_session(
+                training_task.card, example, template, (), style, self.session_builder.delimiter, limits
+            )
+            if built is None:
                 continue
             if not rows:
-                self.asked.append(Session(list(fits[0])[:-1], opened.card.name))
-            session = self.writer.tokenise(fits[0], require_targets=True)
-            used += len(session)
-            if rows and options.tokens_per_task is not None and used > options.tokens_per_task:
+                self.preview_sessions.append(Session(list(built[0])[:-1], training_task.card.name))
+            session = self.session_builder.tokenise(built[0], require_targets=True)
+            num_tokens += len(session)
+            if rows and options.tokens_per_task is not None and num_tokens > options.tokens_per_task:
                 break
             rows.append(pack_sessions([TaskSession(session, task, {"source_tokens": len(session)}, -1)]))
         return rows
 
     def preview_texts(self) -> list[str | Session]:
-        return list(self.asked)
+        return list(self.preview_sessions)
 
     def make_plan(self) -> RunPlan:
-        self.sampled = sample_sessions(self.writer)
+        self.sampled_sessions = sample_sessions(self.session_builder)
         plan = make_task_plan(
             self.recipe,
             self.corpus,
-            self.chosen,
+            self.selection,
             self.assembly,
-            self.sampled,
-            self.layout,
-            world=self.world,
+            self.sampled_sessions,
+            self.packing,
+            num_processes=self.num_processes,
             shards=self.shards,
             device=self.accelerator.device,
-            validation=(len(self.validation_rows), max(self.validated.values(), default=0)),
+            validation=(len(self.validation_rows), max(self.validation_counts.values(), default=0)),
         )
         return replace(plan, notes=(*plan.notes, *self._hold_out_notes()))
 
@@ -171,39 +181,44 @@ class Finetuning(Run):
         if self.audit is None:
             return []
         unknown = [
-            f"nobody can tell what {name} has seen: it has no lineage" for name in ancestors_without_lineage(self.base)
+            f"the training data of {name} is unknown, because it has no lineage"
+            for name in ancestors_without_lineage(self.base)
         ]
         return [*self.audit.notes(), *unknown, describe_levels(self.levels, self.clusters)]
 
     def probe_batch(self) -> Batch:
-        """The largest pass of a step of the sample's longest sessions."""
-        own = -(-self.recipe.train.batch_size // self.world)
-        sessions = sorted(self.sampled, key=lambda one: -len(one.session))[:own]
-        rows = self.layout.rows(sessions)
-        parts = micro_batches_of_step(rows, self.recipe.train.micro_batch_size, self.accelerator.device.type == "cpu")
-        sizes = [len(part) * max(map(len, part)) for part in parts]
-        return self.objective.collate(parts[sizes.index(max(sizes))])
+        """Make the largest micro-batch of a step with the longest sampled sessions."""
+        own_rows = -(-self.recipe.train.batch_size // self.num_processes)
+        sessions = sorted(self.sampled_sessions, key=lambda sample: -len(sample.tokenised))[:own_rows]
+        rows = self.packing.rows(sessions)
+        micro_batches = micro_batches_of_step(
+            rows, self.recipe.train.micro_batch_size, self.accelerator.device.type == "cpu"
+        )
+        sizes = [len(micro_batch) * max(map(len, micro_batch)) for micro_batch in micro_batches]
+        return self.objective.collate(micro_batches[sizes.index(max(sizes))])
 
     @property
     def padded_length(self) -> int | None:
-        return super().padded_length if self.layout.pack else None
+        return super().padded_length if self.packing.pack else None
 
-    def stream(self, trainer: Trainer) -> StepRowDataset:
-        batch = self.recipe.train.batch_size
-        lanes = ExampleSlotFactory(self.writer, batch, trainer.state.lanes)
-        return StepRowDataset(range(self.accelerator.process_index, batch, self.world), lanes, self.layout.join)
+    def make_dataset(self, trainer: Trainer) -> StepRowDataset:
+        batch_size = self.recipe.train.batch_size
+        slots = ExampleSlotFactory(self.session_builder, batch_size, trainer.state.lanes)
+        return StepRowDataset(
+            range(self.accelerator.process_index, batch_size, self.num_processes), slots, self.packing.join
+        )
 
-    def _train(self, folder: RunFolder, found: Path | None) -> Exit:
-        if self.main and self.audit is not None and not (folder.path / AUDIT).exists():
-            folder.write_json(AUDIT, self.audit.model_dump())
-        return super()._train(folder, found)
+    def _train(self, folder: RunFolder, checkpoint_path: Path | None) -> Exit:
+        if self.is_main and self.audit is not None and not (folder.path / AUDIT_FILE).exists():
+            folder.write_json(AUDIT_FILE, self.audit.model_dump())
+        return super()._train(folder, checkpoint_path)
 
     def lineage(self) -> dict[str, Any]:
         return {
             "tasks": [task.card.name for task in self.corpus.tasks],
             "clusters": sorted({task.card.cluster for task in self.corpus.tasks}),
             "templates": {"collection": self.recipe.data.templates.collection, **asdict(self.corpus.style)},
-            "held_out": [card.name for card in self.chosen.held_out],
+            "held_out": [card.name for card in self.selection.held_out],
             "audits": [self.audit.lineage()] if self.audit is not None else [],
             "levels": self.levels,
         }

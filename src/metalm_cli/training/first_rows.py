@@ -1,4 +1,4 @@
-"""First rows."""
+"""First rows of a run, for display."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def prepare(recipe: PretrainRecipe, data_root: Path | None, offline: bool) -> tuple[Corpus, Assembly]:
-    """A recipe's documents and model."""
+    """Open the documents and build the model of a recipe."""
     from metalm_cli.data.documents.open_corpus import open_corpus
     from metalm_cli.models.assembly import build_from_recipe
 
@@ -24,23 +24,23 @@ def prepare(recipe: PretrainRecipe, data_root: Path | None, offline: bool) -> tu
 
 
 def first_rows(recipe: PretrainRecipe, corpus: Corpus, assembly: Assembly, count: int) -> Iterator[Row]:
-    """The first rows of a run: row r of step s comes from lane r."""
+    """Make the first rows of a run: row r of every step comes from slot r."""
     from metalm_cli.data.sampling.lanes import RowSlot
     from metalm_cli.objectives import make_objective
 
     writer = make_objective(recipe, assembly).writer(recipe.data, recipe.train.seed)
-    size = recipe.train.batch_size
-    used = min(size, count)
-    reader = corpus.reader(lambda number: number % size < used)
-    lanes = [RowSlot(index, size, reader, writer) for index in range(used)]
+    batch_size = recipe.train.batch_size
+    num_slots = min(batch_size, count)
+    reader = corpus.reader(lambda number: number % batch_size < num_slots)
+    slots = [RowSlot(index, batch_size, reader, writer) for index in range(num_slots)]
     for number in range(count):
-        yield lanes[number % used].next_row()
+        yield slots[number % num_slots].next_row()
 
 
 def first_examples(
     recipe: FinetuneRecipe, data_root: Path | None, offline: bool, count: int
 ) -> tuple[TaskCorpus, Assembly, list[Row]]:
-    """A recipe's tasks and model, and the sessions of the first numbers, a row each."""
+    """Open the tasks and build the model of a recipe, and make the first sessions, one per row."""
     from metalm_cli.data.examples.pack_examples import pack_sessions
     from metalm_cli.data.examples.session_writer import SessionBuilder
     from metalm_cli.data.examples.task_selection import open_training_tasks

@@ -1,4 +1,4 @@
-"""What a finished run leaves: an ordinary Hugging Face folder, its lineage and its card."""
+"""Result of a finished run: a Hugging Face model folder with its lineage and model card."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def write_model(
     facts: dict[str, Any],
     ancestors: list[dict[str, Any]],
 ) -> None:
-    """Write the trained model; of a run that trained adapters, those and its connectors.
+    """Write the trained model; for a run that trained adapters, the adapters and connectors.
 
     Args:
         folder: A new folder.
-        root: The step module; a generator that trained beside the model is kept in ``generator/``.
+        root: The step module; a generator that was trained with the model is saved in ``generator/``.
         assembly: The model and its tokenizers.
-        corpus: What it was trained on.
-        recipe: How.
+        corpus: The training data.
+        recipe: The recipe.
         facts: ``name``, ``recipe`` (YAML), ``steps``, ``tokens`` and validation metrics, for lineage and card.
-        ancestors: The lineages that it goes on from.
+        ancestors: Lineages of the base models.
     """
     if assembly.is_encoder_only:
         assembly.model.save_pretrained(folder)
@@ -41,8 +41,8 @@ def write_model(
             processor.save_pretrained(folder)
         if hasattr(root, "generator"):
             root.generator.save_pretrained(folder / "generator")
-    elif assembly.adaptation is not None:
-        save_adapter(folder, assembly.parts(), assembly.adaptation)
+    elif assembly.lora_targets is not None:
+        save_adapter(folder, assembly.parts(), assembly.lora_targets)
     else:
         save_model(folder, assembly.model, assembly.decoder_tokenizer, assembly.processors)
     lineage = make_lineage(corpus, recipe, facts, ancestors)
@@ -51,9 +51,9 @@ def write_model(
 
 
 def model_card(assembly: Assembly, lineage: dict[str, Any], facts: dict[str, Any]) -> str:
-    """The model's README: what it is, what it was trained on, how to load it, and the recipe."""
-    adapted = "" if assembly.adaptation is None else f"\n\n{_adapted(assembly, assembly.adaptation)}"
-    data = "\n".join(f"- {one['name']} ({one['kind']}: {one['location']})" for one in lineage["data"])
+    """Write the model's README: its parts, training data, metrics, code to load it, and the recipe."""
+    adapter_note = "" if assembly.lora_targets is None else f"\n\n{_adapter_note(assembly, assembly.lora_targets)}"
+    data = "\n".join(f"- {source['name']} ({source['kind']}: {source['location']})" for source in lineage["data"])
     metrics = "\n".join(f"| {key} | {value:.4f} |" for key, value in facts["validation"].items())
     load = how_to_load(assembly)
     return f"""---
@@ -63,7 +63,7 @@ tags: [metalm]
 
 # {facts["name"]}
 
-Trained with metalm {lineage["metalm"]} for {facts["steps"]:,} steps on {facts["tokens"]:,} source tokens.{adapted}
+Trained with metalm {lineage["metalm"]} for {facts["steps"]:,} steps on {facts["tokens"]:,} source tokens.{adapter_note}
 
 {part_table(assembly)}
 
@@ -91,30 +91,30 @@ Trained with metalm {lineage["metalm"]} for {facts["steps"]:,} steps on {facts["
 """
 
 
-def _adapted(assembly: Assembly, adaptation: LoraTargets) -> str:
-    """What a card says of adapters."""
-    trained = sum(one.numel() for one in assembly.model.parameters() if one.requires_grad)
+def _adapter_note(assembly: Assembly, adaptation: LoraTargets) -> str:
+    """Paragraph of a card about adapters."""
+    trained = sum(parameter.numel() for parameter in assembly.model.parameters() if parameter.requires_grad)
     base = adaptation.base
     return (
-        f"This is no whole model: {adaptation} (`{base.checkpoint}`, weights of sha256 `{base.sha256}`). Of the "
-        f"parameters below {trained:,} were trained, and are here. `metalm export --merge` makes a whole model."
+        f"This is not a complete model: {adaptation} (`{base.checkpoint}`, weights of sha256 `{base.sha256}`). This "
+        f"folder holds the {trained:,} trained parameters. `metalm export --merge` makes a complete model."
     )
 
 
 def part_table(assembly: Assembly) -> str:
-    """The parts of a model as a table of a card."""
+    """Markdown table of a model's parts, for a card."""
     rows = "\n".join(
-        f"| `{name}` | {type(part).__name__} | {sum(one.numel() for one in part.parameters()):,} |"
+        f"| `{name}` | {type(part).__name__} | {sum(parameter.numel() for parameter in part.parameters()):,} |"
         for name, part in assembly.parts().items()
     )
     return f"| part | class | parameters |\n|---|---|---|\n{rows}"
 
 
 def how_to_load(assembly: Assembly) -> str:
-    """Python that loads the model, for a card."""
+    """Python code that loads the model, for a card."""
     if assembly.is_encoder_only:
         return 'from transformers import AutoModel\n\nencoder = AutoModel.from_pretrained("path/to/this/folder")'
-    if not assembly.processors and assembly.adaptation is None:
+    if not assembly.processors and assembly.lora_targets is None:
         return (
             "from transformers import AutoModelForCausalLM\n\n"
             'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")'

@@ -1,4 +1,4 @@
-"""The optimiser and its schedule."""
+"""Optimiser and learning rate schedule."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from metalm_cli.config.schema.training import Training
+from metalm_cli.config.schema.training import TrainingConfig
 from metalm_cli.models.trainable import TrainPolicy, parameter_groups
 
 
 def make_optimizer(
-    parts: Mapping[str, nn.Module], policy: Mapping[str, TrainPolicy], options: Training
+    parts: Mapping[str, nn.Module], policy: Mapping[str, TrainPolicy], options: TrainingConfig
 ) -> torch.optim.Optimizer:
-    """AdamW over what trains; fused, because the fused kernel can skip an update without asking the host."""
+    """Make AdamW over the trained parameters; fused, because the fused kernel skips updates without a host sync."""
     groups = parameter_groups(parts, policy, options.learning_rate, options.weight_decay)
     for group in groups:
         group["base_lr"] = group["lr"]
     return torch.optim.AdamW(groups, betas=(options.betas[0], options.betas[1]), eps=options.epsilon, fused=True)
 
 
-def schedule(options: Training, step: int, steps: int) -> float:
-    """Factor of the learning rate in the optimiser step after ``step`` done ones.
+def schedule(options: TrainingConfig, step: int, steps: int) -> float:
+    """Factor of the learning rate in the optimiser step that follows ``step`` completed steps.
 
     Linear warm-up, then ``linear`` or ``cosine`` decay to 0 at ``steps``, or ``constant``.
 
@@ -38,8 +38,8 @@ def schedule(options: Training, step: int, steps: int) -> float:
         return (step + 1) / warmup
     if options.schedule == "constant":
         return 1.0
-    done = (step - warmup) / max(1, steps - warmup)
-    return 1.0 - done if options.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
+    progress = (step - warmup) / max(1, steps - warmup)
+    return 1.0 - progress if options.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
 def set_learning_rate(optimizer: Any, factor: float) -> None:
@@ -47,12 +47,12 @@ def set_learning_rate(optimizer: Any, factor: float) -> None:
         group["lr"] = group["base_lr"] * factor
 
 
-def gate(optimizer: Any, bad: torch.Tensor) -> None:
-    """Make the next update a no-op if ``bad`` is not 0, on the device: a host that asked would wait for it.
+def gate_update(optimizer: Any, found_inf: torch.Tensor) -> None:
+    """Make the next update a no-op if ``found_inf`` is not 0, decided on the device to avoid a host sync.
 
     Args:
         optimizer: A fused optimiser, or Accelerate's wrapper of one.
-        bad: Scalar float32 on the parameters' device.
+        found_inf: Scalar float32 on the parameters' device.
     """
     inner = getattr(optimizer, "optimizer", optimizer)
-    inner.grad_scale, inner.found_inf = None, bad
+    inner.grad_scale, inner.found_inf = None, found_inf

@@ -1,4 +1,4 @@
-"""``metalm pretrain``: a run on documents."""
+"""Runs of ``metalm pretrain``: training on documents."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ class Pretraining(Run):
     corpus: Corpus
     objective: DocumentObjective
 
-    def open(self, folder: RunFolder | None) -> Corpus:
+    def open_data(self, folder: RunFolder | None) -> Corpus:
         options = self.options
-        begun = folder is not None and folder.recipe.exists()
-        saved = read_data_record(folder) if folder is not None and begun else None
+        is_started = folder is not None and folder.recipe.exists()
+        data_record = read_data_record(folder) if folder is not None and is_started else None
         corpus = open_corpus(
-            pinned_revisions(self.recipe.data, saved),
+            pinned_revisions(self.recipe.data, data_record),
             seed=self.recipe.train.seed,
             data_root=options.data_root,
             offline=options.offline,
         )
-        if folder is not None and saved is not None:
-            check_data(folder, saved, corpus)
-        elif begun:
-            self.views.note("the run does not tell which data it began with: it is not compared")
+        if folder is not None and data_record is not None:
+            check_data(folder, data_record, corpus)
+        elif is_started:
+            self.callbacks.print_note("the run has no record of its data, so the data is not compared")
         return corpus
 
     def make_objective(self, assembly: Assembly) -> DocumentObjective:
@@ -58,7 +58,7 @@ class Pretraining(Run):
             self.corpus,
             self.assembly,
             self.objective,
-            world=self.world,
+            num_processes=self.num_processes,
             steps=self.recipe.train.steps,
             root=self.root,
             device=self.accelerator.device,
@@ -69,7 +69,7 @@ class Pretraining(Run):
         return plan
 
     def _check_spans(self, plan: RunPlan) -> None:
-        counts, options = plan.figures.counts, self.recipe.objective
+        counts, options = plan.sample_stats.counts, self.recipe.objective
         if counts.get("docked_spans") or not counts.get("too_long_spans"):
             return
         assert isinstance(self.objective, LanguageObjective), "other objectives draw no spans"
@@ -77,20 +77,20 @@ class Pretraining(Run):
         assert isinstance(processor, TextProcessor)
         key, span = next((key, value) for key, value in options.model_dump().items() if key.endswith("_length"))
         raise MetalmError(
-            "every span of a sample is longer than its encoder reads",
+            "every sampled span is longer than the input limit of its encoder",
             where=f"objective.{key}: {span}",
-            why=f"encoder {processor.encoder} reads {processor.max_length} tokens, those around a text included",
-            remedy=f"set shorter spans, or raise model.encoders.{processor.encoder}.max_length if it has the positions",
+            why=f"encoder {processor.encoder} reads {processor.max_length} tokens, special tokens included",
+            remedy=f"set shorter spans, or raise model.encoders.{processor.encoder}.max_length if possible",
         )
 
     def probe_batch(self) -> Batch:
-        return probe_batch(self.objective, self.recipe, rows_per_micro_batch(self.recipe, self.world))
+        return probe_batch(self.objective, self.recipe, rows_per_micro_batch(self.recipe, self.num_processes))
 
-    def stream(self, trainer: Trainer) -> StepRowDataset:
-        batch = self.recipe.train.batch_size
+    def make_dataset(self, trainer: Trainer) -> StepRowDataset:
+        batch_size = self.recipe.train.batch_size
         writer = self.objective.writer(self.recipe.data, self.recipe.train.seed)
-        maker = RowSlotFactory(self.corpus, writer, batch, trainer.state.lanes)
-        return StepRowDataset(range(self.accelerator.process_index, batch, self.world), maker)
+        slots = RowSlotFactory(self.corpus, writer, batch_size, trainer.state.lanes)
+        return StepRowDataset(range(self.accelerator.process_index, batch_size, self.num_processes), slots)
 
     def preview_texts(self) -> list[str | Session]:
         return list(self.held_out)

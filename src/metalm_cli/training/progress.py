@@ -1,4 +1,4 @@
-"""What a run shows while it trains: a live panel on a terminal, plain lines elsewhere."""
+"""Progress display of a run: a live panel on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from rich.text import Text
 
 Record = Mapping[str, Any]
 """A record of ``metrics.jsonl``: ``step``, ``loss``, ``lr``, ``tokens_per_second``, …"""
-Sample = tuple[str, str]
-"""The text that the model was given, and its continuation."""
+SampleContinuation = tuple[str, str]
+"""Prompt, and the model's continuation."""
 
 _REFRESH_SECONDS = 0.25
 _RATE_WINDOW = 50
@@ -29,25 +29,25 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 
 class Progress:
-    """The interface, and the implementation that shows nothing (for the processes other than the first)."""
+    """Interface of progress displays; this base class displays nothing (for all ranks but rank zero)."""
 
     def start(self, steps: int, description: str, done: int = 0) -> None:
-        """Training begins: ``steps`` optimiser steps in all, of which a resumed run has ``done``."""
+        """Start the display of ``steps`` optimiser steps, of which a resumed run has ``done``."""
 
     def advance(self, step: int) -> None:
-        """``step`` optimiser steps are done; cheap, without a device sync. Optional between records."""
+        """Update the number of completed optimiser steps; cheap, without a device sync. Optional between records."""
 
     def step(self, record: Record) -> None:
-        """A logged training record."""
+        """Display a training record."""
 
-    def validation(self, record: Record, samples: Sequence[Sample] = ()) -> None:
-        """A validation record, with sample continuations."""
+    def validation(self, record: Record, samples: Sequence[SampleContinuation] = ()) -> None:
+        """Display a validation record with sample continuations."""
 
     def note(self, text: str) -> None:
-        """A line that stays in view: a checkpoint written, a warning."""
+        """Print a line that stays visible, such as a warning or the path of a checkpoint."""
 
     def close(self) -> None:
-        """Gives the terminal back; may be called twice."""
+        """Restore the terminal; may be called twice."""
 
     def __enter__(self) -> Progress:
         return self
@@ -57,9 +57,9 @@ class Progress:
 
 
 def make_progress(*, main: bool = True, stream: TextIO | None = None, console: Console | None = None) -> Progress:
-    """A panel if ``stream`` (default stderr) is a terminal that can move its cursor, else plain lines.
+    """Make a panel if ``stream`` (default stderr) is a terminal that can move its cursor, else plain lines.
 
-    ``NO_COLOR`` takes the colours alone; ``TERM=dumb`` gives plain lines. ``main=False`` shows nothing.
+    ``NO_COLOR`` removes only the colours; ``TERM=dumb`` gives plain lines. ``main=False`` displays nothing.
     """
     if not main:
         return Progress()
@@ -70,7 +70,7 @@ def make_progress(*, main: bool = True, stream: TextIO | None = None, console: C
 
 
 class LineProgress(Progress):
-    """One line a record: ``step 20/100 | loss 3.2100 | bits/byte 1.2300 | lr 3.00e-04 | tokens/s 2,200 | …``."""
+    """Display of one line per record: ``step 20/100 | loss 3.2100 | bits/byte 1.2300 | tokens/s 2,200 | …``."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -87,15 +87,15 @@ class LineProgress(Progress):
     def step(self, record: Record) -> None:
         self._clock.advance(record["step"])
         fields = [f"{name} {text}" for name, text in _fields(record)]
-        left = self._clock.left()
-        fields += [] if left is None else [f"left {duration(left)}"]
+        remaining = self._clock.remaining_seconds()
+        fields += [] if remaining is None else [f"left {duration(remaining)}"]
         self._print(" | ".join([f"step {record['step']}/{self._clock.steps}", *fields, f"memory {memory()}"]))
 
-    def validation(self, record: Record, samples: Sequence[Sample] = ()) -> None:
-        fields = [f"{name} {text}" for name, text in [*_fields(record), *_told(record)]]
+    def validation(self, record: Record, samples: Sequence[SampleContinuation] = ()) -> None:
+        fields = [f"{name} {text}" for name, text in [*_fields(record), *_group_losses(record)]]
         self._print(" | ".join([f"validation {record['step']}/{self._clock.steps}", *fields]))
-        for given, continuation in samples:
-            self._print(f'sample | "{escape(given)}" -> "{escape(continuation)}"')
+        for prompt, continuation in samples:
+            self._print(f'sample | "{escape(prompt)}" -> "{escape(continuation)}"')
 
     def note(self, text: str) -> None:
         self._print(f"note | {escape(text)}")
@@ -106,21 +106,21 @@ class LineProgress(Progress):
             self._stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
             self._stream.flush()
         except (OSError, ValueError):
-            pass  # The reader has left; training goes on, and metrics.jsonl holds every record.
+            pass  # The reader has closed the stream; training continues, and metrics.jsonl holds every record.
 
 
 class PanelProgress(Progress):
-    """A live panel at the bottom of the terminal; notes scroll by above it.
+    """Live panel at the bottom of the terminal; notes scroll above it.
 
-    It is drawn from the training process itself, a few times a second at most, and has no thread: loader workers
-    that are forked can then never inherit a held lock.
+    The training process itself draws it, at most a few times per second, without a thread: forked loader workers
+    can then never inherit a held lock.
     """
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live: Live | None = None
         self._size = console.size
-        self._drawn = -math.inf
+        self._last_drawn = -math.inf
         self._view = PanelView()
 
     def start(self, steps: int, description: str, done: int = 0) -> None:
@@ -131,14 +131,14 @@ class PanelProgress(Progress):
 
     def advance(self, step: int) -> None:
         self._view.clock.advance(step)
-        if time.monotonic() - self._drawn >= _REFRESH_SECONDS:
+        if time.monotonic() - self._last_drawn >= _REFRESH_SECONDS:
             self._draw()
 
     def step(self, record: Record) -> None:
         self._view.add(record)
         self.advance(record["step"])
 
-    def validation(self, record: Record, samples: Sequence[Sample] = ()) -> None:
+    def validation(self, record: Record, samples: Sequence[SampleContinuation] = ()) -> None:
         self._view.validation = record
         self._view.samples = list(samples) or self._view.samples
         self._draw()
@@ -160,9 +160,9 @@ class PanelProgress(Progress):
     def _draw(self) -> None:
         if self._live is None:
             return
-        self._drawn = time.monotonic()
+        self._last_drawn = time.monotonic()
         if self._console.size != self._size:
-            # A resized terminal has wrapped the old panel anew; where it begins is unknown. Begin afresh.
+            # A resized terminal has wrapped the old panel, so its position is unknown: clear the screen.
             live = self._live
             self._safely(live.stop)
             self._safely(self._console.clear)
@@ -173,18 +173,18 @@ class PanelProgress(Progress):
         try:
             action()
         except (OSError, ValueError):
-            self._live = None  # The terminal has gone; training goes on.
+            self._live = None  # The terminal was closed; training continues.
 
 
 class PanelView:
-    """The panel's content, laid out for the width and height at hand when it is rendered."""
+    """Content of the panel, laid out for the console's width and height when it is rendered."""
 
     def __init__(self) -> None:
         self.description = ""
         self.clock = _Clock()
         self.record: Record = {}
         self.validation: Record = {}
-        self.samples: list[Sample] = []
+        self.samples: list[SampleContinuation] = []
         self._losses: deque[float] = deque(maxlen=200)
 
     def add(self, record: Record) -> None:
@@ -194,36 +194,39 @@ class PanelView:
             self._losses.append(float(loss))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        # Two columns stay free for the ^C that a terminal echoes: it would wrap, and leave a line of the old panel.
+        # Two columns stay free for the ^C that a terminal echoes, which would wrap and leave a line of the old panel.
         width = max(options.max_width - 2, 1)
-        inner = max(width - 4, 1)
-        columns = 1 if inner < 60 else 2 if inner < 110 else 3
+        inner_width = max(width - 4, 1)
+        columns = 1 if inner_width < 60 else 2 if inner_width < 110 else 3
         numbers = self._numbers(columns)
-        parts: list[RenderableType] = [self._bar(inner), numbers]
-        # Less two border lines, the bar's two, and one more so that the panel never fills the screen and scrolls.
-        room = console.size.height - 5 - numbers.row_count
-        if not options.ascii_only and len(self._losses) > 1 and room > 2:
-            parts.append(Text(f"loss {sparkline(list(self._losses), inner - 5)}", style="cyan", no_wrap=True))
-            room -= 1
-        told = "  ".join(f"{name} {value}" for name, value in _told(self.validation, "task_loss") or _told(self.record))
-        if told and room > 2:
-            lines = Text(told, style="dim").wrap(console, inner)[: max(room - 1, 1)]
+        parts: list[RenderableType] = [self._bar(inner_width), numbers]
+        # Two border lines, two lines of the bar, and one spare line so that the panel never scrolls the screen.
+        free_lines = console.size.height - 5 - numbers.row_count
+        if not options.ascii_only and len(self._losses) > 1 and free_lines > 2:
+            parts.append(Text(f"loss {sparkline(list(self._losses), inner_width - 5)}", style="cyan", no_wrap=True))
+            free_lines -= 1
+        losses = "  ".join(
+            f"{name} {value}"
+            for name, value in _group_losses(self.validation, "task_loss") or _group_losses(self.record)
+        )
+        if losses and free_lines > 2:
+            lines = Text(losses, style="dim").wrap(console, inner_width)[: max(free_lines - 1, 1)]
             parts += list(lines)
-            room -= len(lines)
-        for given, continuation in self.samples[: max(room, 0)]:
-            parts.append(self._sample(given, continuation, inner))
+            free_lines -= len(lines)
+        for prompt, continuation in self.samples[: max(free_lines, 0)]:
+            parts.append(self._sample(prompt, continuation, inner_width))
         title = Text(escape(self.description))
         title.truncate(max(width - 6, 1), overflow="ellipsis")
         yield Panel(Group(*parts), title=title, title_align="left", border_style="dim", width=width)
 
     def _bar(self, width: int) -> RenderableType:
         clock = self.clock
-        left = clock.left()
+        remaining = clock.remaining_seconds()
         counts = f"{clock.done:,}/{clock.steps:,}"
-        times = duration(clock.elapsed()) + ("" if left is None else f" · {duration(left)} left")
+        times = duration(clock.elapsed()) + ("" if remaining is None else f" · {duration(remaining)} left")
         bar = ProgressBar(total=max(clock.steps, 1), completed=clock.done)
         if width < 60:
-            # In a grid, because the bar alone ends no line on a colour terminal.
+            # In a grid, because the bar alone does not end its line on a colour terminal.
             narrow = Table.grid(expand=True)
             narrow.add_column(no_wrap=True, overflow="ellipsis")
             narrow.add_row(Text(f"step {counts} · {times}"))
@@ -239,13 +242,13 @@ class PanelView:
     def _numbers(self, columns: int) -> Table:
         train = dict(_fields(self.record))
         valid = dict(_fields(self.validation))
-        at = f" at {self.validation['step']:,}" if self.validation else ""
+        step_suffix = f" at {self.validation['step']:,}" if self.validation else ""
         valid_name = "valid." if columns == 1 else "validation"
         cells = [
             ("loss", train.get("loss", "–")),
             ("bits/byte", train.get("bits/byte", "–")),
             ("lr" if columns == 1 else "learning rate", train.get("lr", "–")),
-            (f"{valid_name} loss", valid.get("loss", "–") + at),
+            (f"{valid_name} loss", valid.get("loss", "–") + step_suffix),
             (f"{valid_name} bits/byte", valid.get("bits/byte", "–")),
             ("tokens/s", train.get("tokens/s", "–")),
             ("grad norm", train.get("grad norm", "–")),
@@ -260,29 +263,29 @@ class PanelView:
             grid.add_row(*(Text(text) for cell in row for text in cell))
         return grid
 
-    def _sample(self, given: str, continuation: str, width: int) -> RenderableType:
-        # The continuation is what one wants to see: the given text is cut from its left.
-        given, continuation = escape(given), escape(continuation)
-        room = max(width - min(len(continuation), width * 2 // 3) - 1, 0)
-        if len(given) > room:
-            given = ("…" + given[len(given) - room + 1 :]) if room > 1 else ""
-        text = Text(given, style="dim", overflow="ellipsis", no_wrap=True)
+    def _sample(self, prompt: str, continuation: str, width: int) -> RenderableType:
+        # The continuation matters most, so the prompt is truncated on the left.
+        prompt, continuation = escape(prompt), escape(continuation)
+        prompt_width = max(width - min(len(continuation), width * 2 // 3) - 1, 0)
+        if len(prompt) > prompt_width:
+            prompt = ("…" + prompt[len(prompt) - prompt_width + 1 :]) if prompt_width > 1 else ""
+        text = Text(prompt, style="dim", overflow="ellipsis", no_wrap=True)
         return text.append(continuation, style="not dim bold")
 
 
 class _Clock:
-    """Steps done, and the time left at the rate of the last steps."""
+    """Completed steps, and the remaining time at the rate of the last steps."""
 
     def __init__(self) -> None:
         self.steps = self.done = 0
-        self._began = time.monotonic()
+        self._start_time = time.monotonic()
         self._marks: deque[tuple[float, int]] = deque(maxlen=_RATE_WINDOW)
 
     def start(self, steps: int, done: int) -> None:
         self.steps, self.done = steps, done
-        self._began = time.monotonic()
+        self._start_time = time.monotonic()
         self._marks.clear()
-        self._marks.append((self._began, done))
+        self._marks.append((self._start_time, done))
 
     def advance(self, step: int) -> None:
         if step > self.done:
@@ -290,29 +293,32 @@ class _Clock:
             self._marks.append((time.monotonic(), step))
 
     def elapsed(self) -> float:
-        return time.monotonic() - self._began
+        return time.monotonic() - self._start_time
 
-    def left(self) -> float | None:
-        """Seconds; None until a rate is known."""
+    def remaining_seconds(self) -> float | None:
+        """Remaining seconds; None until a rate is known."""
         if len(self._marks) < 2:
             return None
-        (first, low), (last, high) = self._marks[0], self._marks[-1]
-        return max(self.steps - self.done, 0) * (last - first) / (high - low)
+        (first_time, first_step), (last_time, last_step) = self._marks[0], self._marks[-1]
+        return max(self.steps - self.done, 0) * (last_time - first_time) / (last_step - first_step)
 
 
 def escape(text: str) -> str:
-    r"""Text that can do nothing to a terminal: line breaks as ``⏎``, tabs as spaces, other control characters,
-    invisible direction marks and lone surrogates as ``\x1b``, ``\u202e``.
+    r"""Escape text so that it cannot control a terminal: line breaks become ``⏎``, tabs spaces, other control
+    characters, invisible direction marks and lone surrogates ``\x1b``, ``\u202e``.
 
     >>> escape("a\nb\x1b[31m")
     'a⏎b\\x1b[31m'
     """
     text = text.replace("\r\n", "⏎").replace("\n", "⏎").replace("\t", " ")
-    return "".join(c if unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp") else ascii(c)[1:-1] for c in text)
+    return "".join(
+        character if unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp") else ascii(character)[1:-1]
+        for character in text
+    )
 
 
 def duration(seconds: float) -> str:
-    """Hours, minutes and seconds.
+    """Format seconds as hours, minutes and seconds.
 
     >>> duration(5), duration(65), duration(3661), duration(90061)
     ('0:05', '1:05', '1:01:01', '25:01:01')
@@ -323,7 +329,7 @@ def duration(seconds: float) -> str:
 
 
 def sparkline(values: list[float], width: int) -> str:
-    """The last values as bars between their least and greatest.
+    """Draw the last values as bars between their minimum and maximum.
 
     >>> sparkline([4.0, 3.0, 0.5], 10)
     '█▆▁'
@@ -332,17 +338,17 @@ def sparkline(values: list[float], width: int) -> str:
     if not values:
         return ""
     low, high = min(values), max(values)
-    span = (high - low) or 1.0
-    return "".join(_BARS[min(int((value - low) / span * len(_BARS)), len(_BARS) - 1)] for value in values)
+    value_range = (high - low) or 1.0
+    return "".join(_BARS[min(int((value - low) / value_range * len(_BARS)), len(_BARS) - 1)] for value in values)
 
 
 def memory() -> str:
-    """:func:`memory_bytes` in words."""
+    """Format :func:`memory_bytes`."""
     return _size(memory_bytes()) + (" (device)" if _on_device() else "")
 
 
 def memory_bytes() -> int:
-    """Greatest memory that tensors took on the CUDA device in use, else what this process holds now."""
+    """Peak memory of tensors on the CUDA device in use, else the current resident memory of this process."""
     if _on_device():
         return int(sys.modules["torch"].cuda.max_memory_allocated())
     return int(psutil.Process().memory_info().rss)
@@ -358,23 +364,23 @@ def _size(count: int) -> str:
 
 
 def _fields(record: Record) -> list[tuple[str, str]]:
-    """The numbers of a record that are shown, in a fixed order; a value that is not finite as ``nan``."""
-    shapes = (
+    """Displayed numbers of a record, in a fixed order; non-finite values as ``nan``."""
+    formats = (
         ("loss", "loss", ".4f"),
         ("bits_per_byte", "bits/byte", ".4f"),
         ("lr", "lr", ".2e"),
         ("grad_norm", "grad norm", ".3f"),
         ("tokens_per_second", "tokens/s", ",.0f"),
     )
-    found = []
-    for key, name, shape in shapes:
+    fields = []
+    for key, name, number_format in formats:
         if key in record:
             value = record[key]
-            found.append((name, "nan" if value is None else format(float(value), shape)))
-    return found
+            fields.append((name, "nan" if value is None else format(float(value), number_format)))
+    return fields
 
 
-def _told(record: Record, group: str | None = None) -> list[tuple[str, str]]:
-    """Losses that are told apart: of clusters if a validation has them, else of tasks."""
+def _group_losses(record: Record, group: str | None = None) -> list[tuple[str, str]]:
+    """Losses per cluster if a validation record has them, else per task."""
     values = record.get(group) if group else record.get("cluster_loss") or record.get("task_loss")
     return [(name, f"{value:.3f}") for name, value in (values or {}).items() if value is not None]

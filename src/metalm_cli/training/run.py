@@ -1,4 +1,4 @@
-"""A run as one call, whatever it trains on: open, assemble, plan, probe, train, save."""
+"""Base class of training runs: open the data, build the model, plan, probe, train, save."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from metalm_cli.objectives import Objective
 from metalm_cli.provenance.lineage import read_ancestors
 from metalm_cli.runs import checkpoint
 from metalm_cli.runs.folder import RunFolder
-from metalm_cli.runs.metrics_log import MetricsLog, check_trackers, log_to_trackers, read, start_trackers
+from metalm_cli.runs.metrics_log import MetricsLog, check_trackers, log_to_trackers, read_metrics, start_trackers
 from metalm_cli.runs.resume_check import check_recipe
 from metalm_cli.sessions import Batch, Row, Session
 from metalm_cli.training.distributed.accelerator import compile_layers, make_accelerator
@@ -37,7 +37,7 @@ from metalm_cli.training.validation import Validator
 
 @dataclass
 class RunOptions:
-    """What the command line adds to a recipe."""
+    """Command-line options of a run."""
 
     name: str
     out: Path | None = None
@@ -49,17 +49,17 @@ class RunOptions:
 
 @dataclass
 class RunCallbacks:
-    """How a run is shown.
+    """Callbacks that display a run.
 
     Args:
-        plan: Shows the plan, and the probe's result.
-        sample: Continues validation texts or sessions with the model, for the eye.
-        note: Says a line.
+        show_plan: Displays the plan and the probe's result.
+        sample_continuations: Continues validation texts or sessions with the model, for display.
+        print_note: Prints a line.
     """
 
-    plan: Callable[[RunPlan, ProbeResult | None], None]
-    sample: Callable[[Assembly, list[str | Session]], list[tuple[str, str]]]
-    note: Callable[[str], None]
+    show_plan: Callable[[RunPlan, ProbeResult | None], None]
+    sample_continuations: Callable[[Assembly, list[str | Session]], list[tuple[str, str]]]
+    print_note: Callable[[str], None]
 
 
 class Run(ABC):
@@ -67,79 +67,79 @@ class Run(ABC):
 
     Args:
         recipe: The resolved recipe.
-        text: It as YAML, as the run folder keeps it.
-        options: Of the command line.
-        views: How to show things.
+        recipe_yaml: The recipe as YAML, as saved in the run folder.
+        options: Command-line options.
+        callbacks: Callbacks that display the run.
     """
 
-    def __init__(self, recipe: Any, text: str, options: RunOptions, views: RunCallbacks) -> None:
-        self.recipe, self.text, self.options, self.views = recipe, text, options, views
+    def __init__(self, recipe: Any, recipe_yaml: str, options: RunOptions, callbacks: RunCallbacks) -> None:
+        self.recipe, self.recipe_yaml, self.options, self.callbacks = recipe, recipe_yaml, options, callbacks
         check_trackers(recipe.train.trackers, options.offline)
         self.accelerator = make_accelerator(recipe)
-        self.world: int = self.accelerator.num_processes
-        self.main: bool = self.accelerator.is_main_process
-        self.shards = self.world if self.accelerator.distributed_type == "FSDP" else 1
-        if recipe.train.batch_size % self.world:
+        self.num_processes: int = self.accelerator.num_processes
+        self.is_main: bool = self.accelerator.is_main_process
+        self.shards = self.num_processes if self.accelerator.distributed_type == "FSDP" else 1
+        if recipe.train.batch_size % self.num_processes:
             raise MetalmError(
-                f"{self.world} processes cannot share a batch of {recipe.train.batch_size} equally",
+                f"{self.num_processes} processes cannot share a batch of {recipe.train.batch_size} equally",
                 where="train.batch_size",
-                remedy=f"set it to a multiple of {self.world}",
+                remedy=f"set it to a multiple of {self.num_processes}",
             )
 
     # -- preparing ----------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def open(self, folder: RunFolder | None) -> Any:
-        """Open the training data; that of a resumed run must be what it began with."""
+    def open_data(self, folder: RunFolder | None) -> Any:
+        """Open the training data; on resume it must be the data that the run started with."""
 
     @abstractmethod
     def make_objective(self, assembly: Assembly) -> Objective:
-        """What is trained."""
+        """Make the objective of the run."""
 
     @abstractmethod
     def read_validation(self) -> list[Row]:
-        """Rows to validate on."""
+        """Read the validation rows."""
 
     @abstractmethod
     def make_plan(self) -> RunPlan:
-        """What the run will do."""
+        """Make the plan of the run."""
 
     @abstractmethod
     def probe_batch(self) -> Batch:
-        """A micro-batch of the longest rows."""
+        """Make a micro-batch of the longest rows."""
 
     @abstractmethod
-    def stream(self, trainer: Trainer) -> StepRowDataset:
-        """The rows of this process."""
+    def make_dataset(self, trainer: Trainer) -> StepRowDataset:
+        """Make the dataset of this process's rows."""
 
     def preview_texts(self) -> list[str | Session]:
-        """Texts or sessions that are continued at a validation, for the eye."""
+        """Texts or sessions that are continued at each validation, for display."""
         return []
 
     def lineage(self) -> dict[str, Any]:
-        """What the lineage says beside the data that was read."""
+        """Entries of the lineage besides the training data."""
         return {}
 
     @property
     def padded_length(self) -> int | None:
-        """Positions that rows are padded to; None: the longest of each micro-batch."""
+        """Padded length of rows; None: the longest row of each micro-batch."""
         return self.recipe.data.sequence_length if self.accelerator.device.type == "cuda" else None
 
     def prepare(self, folder: RunFolder | None = None) -> None:
-        """Open the data, assemble the model, and plan.
+        """Open the data, build the model, and make the plan.
 
         Args:
-            folder: Of a run that is resumed: its tokenizers are used, and the data must be what it began with.
+            folder: Folder of the run to resume: its tokenizers are used, and its data must not have changed.
         """
         recipe = self.recipe
-        self.corpus = self.open(folder)
+        self.corpus = self.open_data(folder)
         self.assembly = self._assemble(None if folder is None else folder.path / TOKENIZERS)
         check_adapter_base(folder, self.assembly)
         self.ancestors = read_ancestors(recipe)
         self.objective = self.make_objective(self.assembly)
         self.validation_rows = self.read_validation()
         torch.manual_seed(recipe.train.seed)
-        self.root = self.objective.step()
+        self.root = self.objective.step_module()
         self.plan = self.make_plan()
         self.steps = self.plan.steps
         if recipe.train.checkpoint_activations:
@@ -154,167 +154,176 @@ class Run(ABC):
         )
 
     def show_plan(self) -> None:
-        """Show the plan, then probe a worst-case row."""
-        if self.main:
-            self.views.plan(self.plan, None)
+        """Display the plan, then probe a worst-case micro-batch."""
+        if self.is_main:
+            self.callbacks.show_plan(self.plan, None)
         device = self.accelerator.device
         batch = self.probe_batch
-        result = probe(self.objective, self.root, self.recipe, device, batch, world=self.world, shards=self.shards)
-        if self.main:
-            self.views.plan(self.plan, result)
+        result = probe(
+            self.objective, self.root, self.recipe, device, batch, num_processes=self.num_processes, shards=self.shards
+        )
+        if self.is_main:
+            self.callbacks.show_plan(self.plan, result)
 
     # -- running ------------------------------------------------------------------------------------------------------
 
     def run(self) -> Exit:
-        """Train into a run folder. A new folder is made when nothing can be found wrong any more without training.
+        """Train into a run folder. A new folder is created after all checks that do not need training.
 
         Raises:
-            MetalmError: See :meth:`Trainer.run`; and what is wrong with the folder or its checkpoint.
+            MetalmError: See :meth:`Trainer.run`; also if the folder or its checkpoint is unusable.
         """
         options = self.options
-        if broadcast_from_rank_zero(lambda: RunFolder.begins(options.out, options.name, options.resume)):
+        if broadcast_from_rank_zero(lambda: RunFolder.starts_new_run(options.out, options.name, options.resume)):
             self._prepare_and_show(None)
-        with self._folder() as folder:
-            self.place = folder.path
+        with self._open_folder() as folder:
+            self.folder_path = folder.path
             for note in folder.notes:
-                self.views.note(note)
-            found = self._checkpoint(folder) if folder.resumed else None
+                self.callbacks.print_note(note)
+            checkpoint_path = self._find_checkpoint(folder) if folder.resumed else None
             if not hasattr(self, "corpus"):
                 self._prepare_and_show(folder)
-            if self.main and not folder.recipe.exists():
-                write_start(folder, options.name, self.text, str(self.accelerator.device), self.corpus, self.assembly)
-            elif self.main and self.changed:
-                folder.write_text("recipe.yaml", self.text)
-            return self._train(folder, found)
+            if self.is_main and not folder.recipe.exists():
+                write_start(
+                    folder, options.name, self.recipe_yaml, str(self.accelerator.device), self.corpus, self.assembly
+                )
+            elif self.is_main and self.recipe_changed:
+                folder.write_text("recipe.yaml", self.recipe_yaml)
+            return self._train(folder, checkpoint_path)
 
     def _prepare_and_show(self, folder: RunFolder | None) -> None:
         self.prepare(folder)
         self.show_plan()
 
-    def _folder(self) -> RunFolder:
-        """The run's folder: the first process makes and locks it, the others are told where it is."""
+    def _open_folder(self) -> RunFolder:
+        """Open the run's folder: rank zero creates and locks it, the other ranks attach to it."""
         options = self.options
-        if self.world == 1:
+        if self.num_processes == 1:
             return RunFolder.create(options.out, options.name, options.resume)
-        made: list[RunFolder] = []
+        created: list[RunFolder] = []
 
-        def make() -> tuple[str, bool]:
-            made.append(RunFolder.create(options.out, options.name, options.resume))
-            return str(made[0].path), made[0].resumed
+        def create() -> tuple[str, bool]:
+            created.append(RunFolder.create(options.out, options.name, options.resume))
+            return str(created[0].path), created[0].resumed
 
-        path, resumed = broadcast_from_rank_zero(make)
-        if made:
-            return made[0]
+        path, resumed = broadcast_from_rank_zero(create)
+        if created:
+            return created[0]
         folder = RunFolder.attach(Path(path))
         folder.resumed = resumed
         return folder
 
-    def _checkpoint(self, folder: RunFolder) -> Path | None:
-        """The checkpoint to go on from; says what is damaged."""
+    def _find_checkpoint(self, folder: RunFolder) -> Path | None:
+        """Find the checkpoint to resume from; print notes about damaged ones."""
         notes = check_recipe(folder, self.recipe) if folder.recipe.exists() else []
         for note in notes:
-            self.views.note(note)
-        self.changed = bool(notes)
+            self.callbacks.print_note(note)
+        self.recipe_changed = bool(notes)
         self.options.name = recipe_name(folder) or self.options.name
-        found, damaged = broadcast_from_rank_zero(lambda: checkpoint.find_latest(folder.checkpoints))
-        for one in damaged:
-            self.views.note(f"not used: {one}")
-        return found
+        checkpoint_path, damaged = broadcast_from_rank_zero(lambda: checkpoint.find_latest(folder.checkpoints))
+        for damage in damaged:
+            self.callbacks.print_note(f"not used: {damage}")
+        return checkpoint_path
 
-    def _train(self, folder: RunFolder, found: Path | None) -> Exit:
+    def _train(self, folder: RunFolder, checkpoint_path: Path | None) -> Exit:
         recipe = self.recipe
         length = self.padded_length
         if recipe.train.compile:
             compile_layers(self.assembly)
         trainer = Trainer(recipe.train, self.steps, self.objective, self.root, self.accelerator, length)
-        size = recipe.train.micro_batch_size or max(1, recipe.train.batch_size // self.world)
-        validator = Validator(self.objective, self.validation_rows, size, trainer.control)
-        if found is not None:
-            tensors, state = checkpoint.load(found, verify=False)
+        rows_per_pass = recipe.train.micro_batch_size or max(1, recipe.train.batch_size // self.num_processes)
+        validator = Validator(self.objective, self.validation_rows, rows_per_pass, trainer.collectives)
+        if checkpoint_path is not None:
+            tensors, state = checkpoint.load(checkpoint_path, verify=False)
             trainer.restore(tensors, state)
-            self.views.note(f"resumed from {found}")
-            if self.main and trainer.state.step < self.steps:
-                folder.unfinish()
-            trainer.control.wait()
-        if self.main:
+            self.callbacks.print_note(f"resumed from {checkpoint_path}")
+            if self.is_main and trainer.state.step < self.steps:
+                folder.set_result_aside()
+            trainer.collectives.barrier()
+        if self.is_main:
             checkpoint.remove_interrupted(folder.checkpoints)
         self.accelerator.project_configuration.logging_dir = str(folder.path / "trackers")
         start_trackers(self.accelerator, list(recipe.train.trackers), self.options.name, recipe.model_dump())
-        stream = self.stream(trainer)
-        with MetricsLog(folder.metrics) if self.main else NullLog() as log, make_progress(main=self.main) as progress:
-            if self.main:
-                log.cut_back(trainer.state.step)
+        dataset = self.make_dataset(trainer)
+        with (
+            MetricsLog(folder.metrics) if self.is_main else NullLog() as log,
+            make_progress(main=self.is_main) as progress,
+        ):
+            if self.is_main:
+                log.remove_steps_after(trainer.state.step)
             progress.start(self.steps, f"{self.options.name} -> {folder.path}", trainer.state.step)
-            hooks = self._hooks(folder, trainer, log, progress, validator)
-            with StopSignals() as signals, self._memory_explained(folder):
-                result = trainer.run(loader(stream, recipe.data.workers), hooks, signals)
+            callbacks = self._trainer_callbacks(folder, trainer, log, progress, validator)
+            with StopSignals() as signals, self._explain_out_of_memory(folder):
+                result = trainer.run(loader(dataset, recipe.data.workers), callbacks, signals)
             if result == Exit.DONE:
                 self._finish(folder, trainer)
             progress.note(summary(trainer.totals))
             progress.note(
-                f"{self.result}: {folder.path / self.result}"
+                f"{self.result_name}: {folder.path / self.result_name}"
                 if result == Exit.DONE
-                else f"stopped; go on with: metalm {recipe.command} --resume --out {folder.path}"
+                else f"stopped; resume with: metalm {recipe.command} --resume --out {folder.path}"
             )
         self.accelerator.end_training()
         return result
 
     @contextmanager
-    def _memory_explained(self, folder: RunFolder) -> Iterator[None]:
-        """Memory that runs out while training, validating or sampling: the probe knows not all that a run meets."""
+    def _explain_out_of_memory(self, folder: RunFolder) -> Iterator[None]:
+        """Explain lack of memory in training, validation or sampling, which the probe cannot fully predict."""
         try:
             yield
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            last, _ = checkpoint.find_latest(folder.checkpoints)
-            kept = f"; {last} is whole, and --resume goes on from it" if last else ""
+            last_checkpoint, _ = checkpoint.find_latest(folder.checkpoints)
+            resume_hint = f"; --resume continues from {last_checkpoint}" if last_checkpoint else ""
             memory = estimate_memory(
-                self.recipe, self.assembly, getattr(self.root, "generator", None), self.world, self.shards
+                self.recipe, self.assembly, getattr(self.root, "generator", None), self.num_processes, self.shards
             )
-            what = f"memory ran out while training{kept}"
+            message = f"memory ran out while training{resume_hint}"
             raise out_of_memory_error(
-                self.recipe, first_words_of(error), memory, self.world, what=what, exit_code=Exit.FAILED
+                self.recipe, first_words_of(error), memory, self.num_processes, message=message, exit_code=Exit.FAILED
             ) from error
 
-    def _hooks(
+    def _trainer_callbacks(
         self, folder: RunFolder, trainer: Trainer, log: Any, progress: Progress, validator: Validator
     ) -> TrainerCallbacks:
-        def logged(record: dict[str, Any]) -> None:
+        def log_step(record: dict[str, Any]) -> None:
             record = {**record, "memory_bytes": memory_bytes()}
             log_to_trackers(self.accelerator, record)
-            if self.main:
+            if self.is_main:
                 progress.step(log.write(record))
 
-        def validated(record: dict[str, Any]) -> None:
+        def log_validation(record: dict[str, Any]) -> None:
             log_to_trackers(self.accelerator, record)
-            if self.main:
-                progress.validation(log.write(record), self._samples())
+            if self.is_main:
+                progress.validation(log.write(record), self._sample_continuations())
 
-        def save(tensors: dict[str, dict[str, torch.Tensor]], state: dict[str, Any]) -> None:
-            if self.main:
+        def save_checkpoint(tensors: dict[str, dict[str, torch.Tensor]], state: dict[str, Any]) -> None:
+            if self.is_main:
                 path = checkpoint.save(folder.checkpoints, state["step"], tensors, state)
                 checkpoint.remove_old(folder.checkpoints, self.recipe.train.keep_checkpoints, state["best_step"])
                 progress.note(f"checkpoint: {path}")
 
-        return TrainerCallbacks(logged, validator, validated, save, self.corpus.where, progress.advance)
+        return TrainerCallbacks(
+            log_step, validator, log_validation, save_checkpoint, self.corpus.where, progress.advance
+        )
 
-    def _samples(self) -> list[tuple[str, str]]:
+    def _sample_continuations(self) -> list[tuple[str, str]]:
         count = self.recipe.train.sample_continuations
-        if not count or self.assembly.is_encoder_only or self.world > 1:
+        if not count or self.assembly.is_encoder_only or self.num_processes > 1:
             return []
-        return self.views.sample(self.assembly, self.preview_texts()[:count])
+        return self.callbacks.sample_continuations(self.assembly, self.preview_texts()[:count])
 
     @property
-    def result(self) -> str:
-        """What the run leaves: a ``model``, or an ``adapter`` for one."""
-        return "model" if self.assembly.adaptation is None else "adapter"
+    def result_name(self) -> str:
+        """Name of the run's result: ``model`` or ``adapter``."""
+        return "model" if self.assembly.lora_targets is None else "adapter"
 
     def _finish(self, folder: RunFolder, trainer: Trainer) -> None:
-        if self.main:
+        if self.is_main:
             facts = {
                 "name": self.options.name,
-                "recipe": self.text,
+                "recipe": self.recipe_yaml,
                 "steps": trainer.state.step,
                 "best": trainer.state.best_step,
                 "tokens": trainer.totals.get("source_tokens", 0),
@@ -322,29 +331,29 @@ class Run(ABC):
                 "lineage": self.lineage(),
             }
             step = trainer.state.best_step if trainer.keep_best else None
-            here = self.world == 1 and step in (None, trainer.state.step)
-            root, assembly = (self.root, self.assembly) if here else self._load_whole_model(folder, step)
-            with folder.finishing(self.result) as place:
-                write_model(place, root, assembly, self.corpus, self.recipe, facts, self.ancestors)
-        trainer.control.wait()
+            is_loaded = self.num_processes == 1 and step in (None, trainer.state.step)
+            root, assembly = (self.root, self.assembly) if is_loaded else self._load_whole_model(folder, step)
+            with folder.write_result(self.result_name) as model_folder:
+                write_model(model_folder, root, assembly, self.corpus, self.recipe, facts, self.ancestors)
+        trainer.collectives.barrier()
 
     def _load_whole_model(self, folder: RunFolder, step: int | None) -> tuple[Any, Assembly]:
-        """The model in one piece, from the checkpoint of a step (default the last): training may have sharded it."""
+        """Load the unsharded model from the checkpoint of a step (default: the last)."""
         assembly = self._assemble(folder.path / TOKENIZERS)
-        root = self.make_objective(assembly).step()
-        found = (
+        root = self.make_objective(assembly).step_module()
+        checkpoint_path = (
             checkpoint.find_latest(folder.checkpoints)[0]
             if step is None
             else checkpoint.load_step(folder.checkpoints, step)
         )
-        assert found is not None, "the last step and the best were saved"
-        tensors, _state = checkpoint.load(found, verify=False)
-        root.load_state_dict(tensors["model"], strict=assembly.adaptation is None)
+        assert checkpoint_path is not None, "the last step and the best step were saved"
+        tensors, _state = checkpoint.load(checkpoint_path, verify=False)
+        root.load_state_dict(tensors["model"], strict=assembly.lora_targets is None)
         return root, assembly
 
 
 class NullLog:
-    """Stands for the metrics log in processes that write none."""
+    """Metrics log of the ranks that do not write one."""
 
     def __enter__(self) -> Any:
         return None
@@ -353,14 +362,14 @@ class NullLog:
 
 
 def last_validation(metrics: Path) -> dict[str, float]:
-    """What a run has measured on held-out text last."""
-    found = [record for record in read(metrics)[0] if record.get("split") == "validation"]
-    if not found:
+    """Last validation metrics of a run."""
+    records = [record for record in read_metrics(metrics)[0] if record.get("split") == "validation"]
+    if not records:
         return {}
-    told = {
-        f"{key.removesuffix('_loss')} {name} loss": one
-        for key, each in found[-1].items()
-        if isinstance(each, dict)
-        for name, one in each.items()
+    group_losses = {
+        f"{key.removesuffix('_loss')} {name} loss": loss
+        for key, losses in records[-1].items()
+        if isinstance(losses, dict)
+        for name, loss in losses.items()
     }
-    return {**{key: value for key, value in found[-1].items() if isinstance(value, float)}, **told}
+    return {**{key: value for key, value in records[-1].items() if isinstance(value, float)}, **group_losses}

@@ -8,34 +8,34 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from metalm_cli.config.renamed_keys import recorded_recipe
+from metalm_cli.config.renamed_keys import with_current_recipe_keys
 from metalm_cli.reports.reading.evaluation_summary import (
     EvaluationSummary,
     as_number,
     clusters_of_tasks,
     read_evaluations,
 )
-from metalm_cli.reports.reading.find_runs import SCORES, run_folders
+from metalm_cli.reports.reading.find_runs import SCORES_FOLDER, run_folders
 from metalm_cli.reports.reading.lineage_view import valid_lineage
-from metalm_cli.reports.reading.session_spans import SESSIONS, valid_sessions
-from metalm_cli.reports.reading.tolerant_json import is_readable, load_json, object_of, printable, with_known_keys
+from metalm_cli.reports.reading.session_spans import SESSIONS_FILE, valid_sessions
+from metalm_cli.reports.reading.tolerant_json import as_object, encodable, encodable_text, load_json, with_valid_values
 from metalm_cli.runs import metrics_log
 from metalm_cli.runs.folder import RESULTS, is_finished
 
 Record = Mapping[str, Any]
 
-LINKED = (
+LINKED_FILES = (
     "recipe.yaml",
     "metrics.jsonl",
     "data.json",
     "audit.json",
     "environment.json",
-    SESSIONS,
+    SESSIONS_FILE,
     *RESULTS,
     "checkpoints",
 )
 """What a report links to, where it is there."""
-UNEVALUATED = "there is no evaluation yet"
+NOT_EVALUATED = "there is no evaluation yet"
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class RunSummary:
     evaluations: tuple[EvaluationSummary, ...]
     files: tuple[Path, ...]
     problems: tuple[str, ...]
-    elsewhere: tuple[EvaluationSummary, ...] = ()
+    external_evaluations: tuple[EvaluationSummary, ...] = ()
 
     @property
     def steps(self) -> int | None:
@@ -83,20 +83,20 @@ class RunSummary:
         return steps if isinstance(steps, int) else None
 
     @property
-    def last(self) -> Record:
+    def last_record(self) -> Record:
         """The last record of training; empty where there is none."""
         return self.training[-1] if self.training else {}
 
     @property
     def state_text(self) -> str:
         """How far it is, in words."""
-        done = int(self.last.get("step", 0))
-        of = f" of {self.steps:,}" if self.steps else ""
+        step = int(self.last_record.get("step", 0))
+        total = f" of {self.steps:,}" if self.steps else ""
         return {
             "finished": "finished",
             "evaluated": "results only, no training",
-            "running": f"still going, step {done:,}{of} logged",
-        }.get(self.state, f"not finished: stopped or crashed after step {done:,}{of}")
+            "running": f"still going, step {step:,}{total} logged",
+        }.get(self.state, f"not finished: stopped or crashed after step {step:,}{total}")
 
 
 def read_runs(paths: Sequence[Path]) -> list[RunSummary]:
@@ -105,55 +105,55 @@ def read_runs(paths: Sequence[Path]) -> list[RunSummary]:
     Raises:
         MetalmError: A folder does not exist, cannot be read, or holds no run; all of it before anything is written.
     """
-    folders = [one for path in paths for one in run_folders(Path(path))]
+    folders = [folder for path in paths for folder in run_folders(Path(path))]
     unique = list({folder.resolve(): folder for folder in folders}.values())
-    runs = _evaluated_elsewhere([read_run(folder) for folder in unique])
+    runs = _with_external_evaluations([read_run(folder) for folder in unique])
     names = [run.name for run in runs]
-    for at, run in enumerate(runs):
+    for index, run in enumerate(runs):
         if names.count(run.name) > 1:
             parent = run.path.resolve().parent.name
-            runs[at] = replace(run, name=f"{parent}/{run.name}")
+            runs[index] = replace(run, name=f"{parent}/{run.name}")
     names = [run.name for run in runs]
     return [
-        replace(run, name=f"{run.name} ({names[:at].count(run.name) + 1})") if names.count(run.name) > 1 else run
-        for at, run in enumerate(runs)
+        replace(run, name=f"{run.name} ({names[:index].count(run.name) + 1})") if names.count(run.name) > 1 else run
+        for index, run in enumerate(runs)
     ]
 
 
-def _evaluated_elsewhere(runs: Sequence[RunSummary]) -> list[RunSummary]:
+def _with_external_evaluations(runs: Sequence[RunSummary]) -> list[RunSummary]:
     """The runs; one whose results lie in another folder that is read has been evaluated, too."""
-    places = {run.path.resolve(): run for run in runs if run.state != "evaluated"}
-    found: dict[Path, list[EvaluationSummary]] = {}
+    runs_by_path = {run.path.resolve(): run for run in runs if run.state != "evaluated"}
+    evaluations_by_run: dict[Path, list[EvaluationSummary]] = {}
     for run in runs:
-        for one in run.evaluations:
-            about = _about(one, places)
-            if about is not None and places[about] is not run:
-                found.setdefault(about, []).append(one)
+        for evaluation in run.evaluations:
+            run_path = _evaluated_run(evaluation, runs_by_path)
+            if run_path is not None and runs_by_path[run_path] is not run:
+                evaluations_by_run.setdefault(run_path, []).append(evaluation)
     return [
         replace(
             run,
-            elsewhere=tuple(found[run.path.resolve()]),
-            problems=tuple(one for one in run.problems if not one.startswith(UNEVALUATED)),
+            external_evaluations=tuple(evaluations_by_run[run.path.resolve()]),
+            problems=tuple(problem for problem in run.problems if not problem.startswith(NOT_EVALUATED)),
         )
-        if run.path.resolve() in found
+        if run.path.resolve() in evaluations_by_run
         else run
         for run in runs
     ]
 
 
-def _about(one: EvaluationSummary, places: Mapping[Path, RunSummary]) -> Path | None:
+def _evaluated_run(evaluation: EvaluationSummary, runs: Mapping[Path, RunSummary]) -> Path | None:
     """The run that an evaluation is about: at its model's place, or beside its results if all has been moved since."""
-    source = str(one.model.get("source") or "")
+    source = str(evaluation.model.get("source") or "")
     try:
-        model = Path(os.path.realpath(os.path.expanduser(source)))  # of no user: as it stands
-        here = model.exists()
+        model_path = Path(os.path.realpath(os.path.expanduser(source)))  # of no user: as it stands
+        exists = model_path.exists()
     except (OSError, ValueError):  # nothing can be named so
         return None
-    run = model.parent if model.name in RESULTS else model
+    folder = model_path.parent if model_path.name in RESULTS else model_path
     # A name with one slash at most may be one of the hub, and says nothing of where the model lay.
-    moved = not here and (source.startswith(("/", "~", "./", "../")) or source.count("/") > 1)
-    found = one.path.resolve().parent.parent / run.name if moved else run
-    return found if source and found in places else None
+    moved = not exists and (source.startswith(("/", "~", "./", "../")) or source.count("/") > 1)
+    run_folder = evaluation.path.resolve().parent.parent / folder.name if moved else folder
+    return run_folder if source and run_folder in runs else None
 
 
 def read_run(path: Path) -> RunSummary:
@@ -163,14 +163,14 @@ def read_run(path: Path) -> RunSummary:
         path: The folder.
     """
     problems: list[str] = []
-    results = path / SCORES if (path / SCORES).is_dir() else path
+    results = path / SCORES_FOLDER if (path / SCORES_FOLDER).is_dir() else path
     trained = (path / "recipe.yaml").exists() or (path / "metrics.jsonl").exists()
     evaluations = read_evaluations(results, problems) if results != path or not trained else []
-    training, validation = _metrics(path, problems) if trained else ([], [])
-    text, recipe = _recipe(path, problems) if trained else ("", {})
-    state = _state(path) if trained else "evaluated"
-    name = is_readable(path.resolve().name)
-    facts = RunSummary(
+    training, validation = _read_metrics(path, problems) if trained else ([], [])
+    text, recipe = _read_recipe(path, problems) if trained else ("", {})
+    state = _run_state(path) if trained else "evaluated"
+    name = encodable_text(path.resolve().name)
+    run = RunSummary(
         path=path,
         name=name,
         state=state,
@@ -178,55 +178,63 @@ def read_run(path: Path) -> RunSummary:
         validation=tuple(validation),
         recipe=recipe,
         recipe_text=text,
-        environment=_json(path / "environment.json", problems) if trained else {},
-        data=_data(path, problems) if trained else {},
-        lineage=_lineage(path, problems) if state == "finished" else {},
-        sessions=valid_sessions(_json(path / SESSIONS, problems, wanted=False), problems),
-        evaluations=_named(evaluations),
-        files=tuple(one for one in (*(path / name for name in LINKED), *(e.path for e in evaluations)) if one.exists()),
+        environment=_read_json(path / "environment.json", problems) if trained else {},
+        data=_read_data(path, problems) if trained else {},
+        lineage=_read_lineage(path, problems) if state == "finished" else {},
+        sessions=valid_sessions(_read_json(path / SESSIONS_FILE, problems, required=False), problems),
+        evaluations=_with_unique_labels(evaluations),
+        files=tuple(
+            file
+            for file in (*(path / name for name in LINKED_FILES), *(evaluation.path for evaluation in evaluations))
+            if file.exists()
+        ),
         problems=(),
     )
-    return replace(facts, problems=(*_state_problem(facts), *problems, *_missing(facts)))
+    return replace(run, problems=(*_state_problem(run), *problems, *_missing_parts(run)))
 
 
-def _metrics(path: Path, problems: list[str]) -> tuple[list[Record], list[Record]]:
+def _read_metrics(path: Path, problems: list[str]) -> tuple[list[Record], list[Record]]:
     file = path / "metrics.jsonl"
     try:
-        lines, damaged = metrics_log.read(file)
+        lines, damaged = metrics_log.read_metrics(file)
     except OSError as error:
         problems.append(f"metrics.jsonl cannot be read: {error.strerror or error}")
         return [], []
     if not file.exists():
         problems.append("metrics.jsonl is missing: no curves")
-    numbers = [one.removeprefix(f"{file}:").partition(":")[0] for one in damaged]
-    problems += [f"metrics.jsonl: line {at} is damaged and left out" for at in numbers[:5]]
+    numbers = [entry.removeprefix(f"{file}:").partition(":")[0] for entry in damaged]
+    problems += [f"metrics.jsonl: line {number} is damaged and left out" for number in numbers[:5]]
     if len(damaged) > 5:
         problems.append(f"metrics.jsonl: {len(damaged) - 5} more damaged lines are left out")
     values: list[str] = []
     records: list[Record] = [
-        with_known_keys(one, "", values, {"cluster_loss": dict, "task_loss": dict})
-        for one in map(object_of, lines)
-        if one is not None
+        with_valid_values(record, "", values, {"cluster_loss": dict, "task_loss": dict})
+        for record in map(as_object, lines)
+        if record is not None
     ]
-    sound = sorted((one for one in records if as_number(one.get("step")) is not None), key=lambda one: one["step"])
-    parts = [[one for one in sound if one.get("split", "train") == split] for split in ("train", "validation")]
-    of_none = len(sound) - sum(map(len, parts))
-    for many, what in (
+    valid = sorted(
+        (record for record in records if as_number(record.get("step")) is not None), key=lambda record: record["step"]
+    )
+    by_split = [
+        [record for record in valid if record.get("split", "train") == split] for split in ("train", "validation")
+    ]
+    of_other_splits = len(valid) - sum(map(len, by_split))
+    for number, description in (
         (len(lines) - len(records), "records that are nested too deeply"),
-        (len(records) - len(sound), "records without a step"),
-        (of_none, "records of neither training nor validation"),
+        (len(records) - len(valid), "records without a step"),
+        (of_other_splits, "records of neither training nor validation"),
         (len(values), "damaged losses by cluster or task"),
     ):
-        problems += [f"metrics.jsonl: {what}, left out: {many}"] if many else []
-    return parts[0], parts[1]
+        problems += [f"metrics.jsonl: {description}, left out: {number}"] if number else []
+    return by_split[0], by_split[1]
 
 
-def _recipe(path: Path, problems: list[str]) -> tuple[str, Mapping[str, Any]]:
+def _read_recipe(path: Path, problems: list[str]) -> tuple[str, Mapping[str, Any]]:
     import yaml
 
     try:
         text = (path / "recipe.yaml").read_text(encoding="utf-8")
-        recipe = printable(yaml.safe_load(text))
+        recipe = encodable(yaml.safe_load(text))
     except FileNotFoundError:
         problems.append("recipe.yaml is missing: it is not known what was asked for")
         return "", {}
@@ -236,62 +244,66 @@ def _recipe(path: Path, problems: list[str]) -> tuple[str, Mapping[str, Any]]:
     if not isinstance(recipe, dict):
         problems.append("recipe.yaml is damaged: it is no mapping")
         return text, {}
-    return text, with_known_keys(recorded_recipe(recipe), "recipe.yaml", problems, {"train": dict, "model": dict})
+    return text, with_valid_values(
+        with_current_recipe_keys(recipe), "recipe.yaml", problems, {"train": dict, "model": dict}
+    )
 
 
-def _json(path: Path, problems: list[str], *, wanted: bool = True) -> Mapping[str, Any]:
+def _read_json(path: Path, problems: list[str], *, required: bool = True) -> Mapping[str, Any]:
     try:
-        found = load_json(path.read_bytes())
-        if not isinstance(found, dict):
+        content = load_json(path.read_bytes())
+        if not isinstance(content, dict):
             raise ValueError("it is no JSON object")
     except FileNotFoundError:
-        problems += [f"{path.name} is missing"] if wanted else []
+        problems += [f"{path.name} is missing"] if required else []
         return {}
     except (OSError, ValueError) as error:
         problems.append(f"{path.name} cannot be read: {' '.join(str(error).split())[:200]}")
         return {}
-    return found
+    return content
 
 
-def _lineage(path: Path, problems: list[str]) -> Mapping[str, Any]:
-    places = [path / name / "lineage.json" for name in RESULTS]
-    return valid_lineage(_json(next((one for one in places if one.exists()), places[0]), problems), problems)
-
-
-def _data(path: Path, problems: list[str]) -> Mapping[str, Any]:
-    return with_known_keys(_json(path / "data.json", problems), "data.json", problems, entries={"sources": dict})
-
-
-def _named(evaluations: Sequence[EvaluationSummary]) -> tuple[EvaluationSummary, ...]:
-    """Evaluations of one model by one protocol are told apart by their files."""
-    labels = [(one.label, str(one.model.get("source", ""))) for one in evaluations]
-    return tuple(
-        replace(one, label=one.path.stem) if labels.count(label) > 1 else one
-        for one, label in zip(evaluations, labels, strict=True)
+def _read_lineage(path: Path, problems: list[str]) -> Mapping[str, Any]:
+    paths = [path / name / "lineage.json" for name in RESULTS]
+    return valid_lineage(
+        _read_json(next((candidate for candidate in paths if candidate.exists()), paths[0]), problems), problems
     )
 
 
-def answers(facts: RunSummary) -> bool:
+def _read_data(path: Path, problems: list[str]) -> Mapping[str, Any]:
+    return with_valid_values(_read_json(path / "data.json", problems), "data.json", problems, entries={"sources": dict})
+
+
+def _with_unique_labels(evaluations: Sequence[EvaluationSummary]) -> tuple[EvaluationSummary, ...]:
+    """Evaluations of one model by one protocol are told apart by their files."""
+    labels = [(evaluation.label, str(evaluation.model.get("source", ""))) for evaluation in evaluations]
+    return tuple(
+        replace(evaluation, label=evaluation.path.stem) if labels.count(label) > 1 else evaluation
+        for evaluation, label in zip(evaluations, labels, strict=True)
+    )
+
+
+def can_answer(run: RunSummary) -> bool:
     """Whether a run makes a model that answers; an encoder alone answers nothing."""
-    model = facts.recipe.get("model")
+    model = run.recipe.get("model")
     return not model or bool(model.get("decoder", "unknown") or model.get("checkpoint"))
 
 
-def evaluate_command(facts: RunSummary) -> str:
+def evaluate_command(run: RunSummary) -> str:
     """The command that evaluates a run on clusters of what it was trained on; of anything else, on the core tasks."""
-    of = clusters_of_tasks()
-    sources = [one for one in facts.data.get("sources", []) if isinstance(one.get("name"), str)]
-    found = {"world" if one.get("kind") == "world" else of.get(one["name"]) for one in sources}
-    return f"metalm evaluate {facts.path} --cluster {','.join(sorted(filter(None, found))) or 'core'}"
+    cluster_by_task = clusters_of_tasks()
+    sources = [source for source in run.data.get("sources", []) if isinstance(source.get("name"), str)]
+    clusters = {"world" if source.get("kind") == "world" else cluster_by_task.get(source["name"]) for source in sources}
+    return f"metalm evaluate {run.path} --cluster {','.join(sorted(filter(None, clusters))) or 'core'}"
 
 
-def _state(path: Path) -> str:
+def _run_state(path: Path) -> str:
     if is_finished(path):
         return "finished"
-    return "running" if _locked(path / ".lock") else "unfinished"
+    return "running" if _is_locked(path / ".lock") else "unfinished"
 
 
-def _locked(path: Path) -> bool:
+def _is_locked(path: Path) -> bool:
     """Whether a process writes the run. The lock is only asked for to read, and let go at once."""
     try:
         import fcntl
@@ -306,26 +318,34 @@ def _locked(path: Path) -> bool:
     return False
 
 
-def _state_problem(facts: RunSummary) -> list[str]:
-    if facts.state in ("finished", "evaluated"):
+def _state_problem(run: RunSummary) -> list[str]:
+    if run.state in ("finished", "evaluated"):
         return []
-    more = "; --resume goes on from its newest checkpoint" if facts.state == "unfinished" else ""
-    return [f"the run is {facts.state_text}{more}"]
+    remedy = "; --resume goes on from its newest checkpoint" if run.state == "unfinished" else ""
+    return [f"the run is {run.state_text}{remedy}"]
 
 
-def _missing(facts: RunSummary) -> list[str]:
-    found = []
-    if facts.state != "evaluated" and (facts.path / "metrics.jsonl").exists():
-        if not facts.training:
-            found.append("nothing is logged of training yet")
-        elif not facts.validation:
-            found.append("held-out data was not validated on")
-        bad = sorted({one["step"] for one in (*facts.training, *facts.validation) if one.get("nonfinite")})
-        steps = f"{len(bad)} logged step{'s' if len(bad) > 1 else ''}"
-        found += [f"values were not finite in {steps}, first at step {bad[0]:,}"] if bad else []
-    if not facts.evaluations and answers(facts):
-        found.append(f"{UNEVALUATED}: {evaluate_command(facts)}")
-    if facts.evaluations and not any(one.answers for one in facts.evaluations):
-        found.append("no answers are kept to look at: metalm evaluate with --save-samples")
-    found += [f"{one.path.name}: the evaluation was cut short" for one in facts.evaluations if not one.complete]
-    return found
+def _missing_parts(run: RunSummary) -> list[str]:
+    problems = []
+    if run.state != "evaluated" and (run.path / "metrics.jsonl").exists():
+        if not run.training:
+            problems.append("nothing is logged of training yet")
+        elif not run.validation:
+            problems.append("held-out data was not validated on")
+        nonfinite_steps = sorted(
+            {record["step"] for record in (*run.training, *run.validation) if record.get("nonfinite")}
+        )
+        steps = f"{len(nonfinite_steps)} logged step{'s' if len(nonfinite_steps) > 1 else ''}"
+        problems += (
+            [f"values were not finite in {steps}, first at step {nonfinite_steps[0]:,}"] if nonfinite_steps else []
+        )
+    if not run.evaluations and can_answer(run):
+        problems.append(f"{NOT_EVALUATED}: {evaluate_command(run)}")
+    if run.evaluations and not any(evaluation.answers for evaluation in run.evaluations):
+        problems.append("no answers are kept to look at: metalm evaluate with --save-samples")
+    problems += [
+        f"{evaluation.path.name}: the evaluation was cut short"
+        for evaluation in run.evaluations
+        if not evaluation.complete
+    ]
+    return problems

@@ -1,1 +1,1 @@
-"""Processes and devices: collectives, Accelerate, sharded state."""
+"""Distributed training: collectives, Accelerate, sharded state."""

@@ -1,4 +1,4 @@
-"""Where a run trains: Accelerate's accelerator, sharding, compilation."""
+"""Accelerate's accelerator, sharding on CPUs, and compilation of layers."""
 
 from __future__ import annotations
 
@@ -12,35 +12,39 @@ from metalm_cli.models.assembly import Assembly
 
 
 def make_accelerator(recipe: Recipe) -> Any:
-    """Accelerate's accelerator; processes and sharding come from ``accelerate launch``."""
+    """Make Accelerate's accelerator; processes and sharding are configured by ``accelerate launch``."""
     from accelerate import Accelerator
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    mixed = {"bf16": "bf16", "fp32": "no"}[recipe.train.precision]
-    made = Accelerator(
-        mixed_precision=mixed,
+    mixed_precision = {"bf16": "bf16", "fp32": "no"}[recipe.train.precision]
+    accelerator = Accelerator(
+        mixed_precision=mixed_precision,
         cpu=not torch.cuda.is_available(),
         log_with=list(recipe.train.trackers) or None,
-        project_dir=os.curdir,  # trackers want one now; the run names its own before they start
+        project_dir=os.curdir,  # trackers require a folder here; the run sets its own before they start
     )
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true" and made.num_processes > 1 and made.device.type == "cpu":
-        _shard_on_cpu(made, mixed)
-    return made
+    if (
+        os.environ.get("ACCELERATE_USE_FSDP") == "true"
+        and accelerator.num_processes > 1
+        and accelerator.device.type == "cpu"
+    ):
+        _shard_on_cpu(accelerator, mixed_precision)
+    return accelerator
 
 
-def _shard_on_cpu(accelerator: Any, mixed: str) -> None:
-    """Accelerate drops a sharding configuration on CPUs without a word; FSDP2 itself runs there, over gloo."""
+def _shard_on_cpu(accelerator: Any, mixed_precision: str) -> None:
+    """Enable FSDP2 on CPUs over gloo: Accelerate silently ignores the sharding configuration there."""
     from accelerate import DistributedType, FullyShardedDataParallelPlugin
 
     plugin = FullyShardedDataParallelPlugin()
-    if mixed != "no":
-        plugin.set_mixed_precision(mixed)
+    if mixed_precision != "no":
+        plugin.set_mixed_precision(mixed_precision)
     accelerator.state.distributed_type = DistributedType.FSDP
     accelerator.state.fsdp_plugin = plugin
 
 
 def compile_layers(assembly: Assembly) -> None:
-    """Compile the layers of every stack, each once: they are alike, so that one compilation serves all."""
+    """Compile the layers of every stack; equal layers share one compilation."""
     from metalm_cli.models.trainable import transformer_layers
 
     for name, part in assembly.parts().items():

@@ -1,4 +1,4 @@
-"""Small integers that all processes of a run must agree on, every step."""
+"""Collective operations on host values: sums, gathered objects and a barrier."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from torch import Tensor
 
 
 class Collectives:
-    """Sums over processes, on the host.
+    """Collective operations of a run's processes on the host.
 
-    What the loop decides by (token counts, which encoders are used, whether to stop) is known on the host before the
-    forward pass. It travels over a group of its own on the CPU, so that no device is waited for.
+    The inputs of the loop's decisions (token counts, encoders in use, whether to stop) are known on the host before the
+    forward pass. They are reduced over a separate gloo group on the CPU, which avoids device syncs.
     """
 
     def __init__(self, accelerator: Any) -> None:
         self.rank: int = accelerator.process_index
-        self.world: int = accelerator.num_processes
-        self._group = torch.distributed.new_group(backend="gloo") if self.world > 1 else None
+        self.num_processes: int = accelerator.num_processes
+        self._group = torch.distributed.new_group(backend="gloo") if self.num_processes > 1 else None
 
-    def total(self, values: list[int]) -> list[int]:
+    def sum_ints(self, values: list[int]) -> list[int]:
         """Sum a list over processes."""
         if self._group is None:
             return values
@@ -28,7 +28,7 @@ class Collectives:
         torch.distributed.all_reduce(tensor, group=self._group)
         return tensor.tolist()
 
-    def total_floats(self, values: list[float]) -> list[float]:
+    def sum_floats(self, values: list[float]) -> list[float]:
         """Sum a list over processes, in float64."""
         if self._group is None:
             return values
@@ -36,20 +36,20 @@ class Collectives:
         torch.distributed.all_reduce(tensor, group=self._group)
         return tensor.tolist()
 
-    def collect(self, value: Any) -> list[Any]:
-        """Every process's value, in the order of ranks; for checkpoints and messages, not for every step."""
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Gather the values of all processes by rank; meant for checkpoints and messages, too slow for every step."""
         if self._group is None:
             return [value]
-        found: list[Any] = [None] * self.world
-        torch.distributed.all_gather_object(found, value, group=self._group)
-        return found
+        values: list[Any] = [None] * self.num_processes
+        torch.distributed.all_gather_object(values, value, group=self._group)
+        return values
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Wait for every process."""
         if self._group is not None:
             torch.distributed.barrier(group=self._group)
 
 
 def scalar(value: Tensor) -> float:
-    """A device scalar on the host: this waits for the device."""
+    """Copy a device scalar to the host. Waits for the device."""
     return float(value.full_tensor() if hasattr(value, "full_tensor") else value)

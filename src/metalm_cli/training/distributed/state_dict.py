@@ -1,7 +1,7 @@
-"""A run's tensors, whole and by name: what a checkpoint holds of the model and the optimiser.
+"""Full state dicts of the model and the optimiser, by parameter name, for checkpoints.
 
-Works for one process, DDP and FSDP2 alike: sharded tensors are put together before they are written, and dealt out
-again after they are read, so that a checkpoint can be resumed on another number of processes.
+Works with one process, DDP and FSDP2: sharded tensors are gathered before they are saved and distributed again after
+they are loaded, so that a checkpoint can be resumed on another number of processes.
 """
 
 from __future__ import annotations
@@ -17,84 +17,84 @@ Tensors = dict[str, Tensor]
 
 
 def gather_state(module: nn.Module, optimizer: Any, keep: bool = True) -> dict[str, Tensors]:
-    """All state of a model and its optimiser, by parameter name, on the CPU.
+    """Gather the state of a model and its optimiser, by parameter name, on the CPU.
 
-    Of a model with adapters, what is frozen is left out: it is its base's, which a resumed run loads again.
+    Frozen parameters of a model with adapters are omitted: they belong to its base, which a resumed run loads again.
 
     Args:
-        module: The root module that was trained, not its wrapper.
+        module: The trained root module, not its wrapper.
         optimizer: Its optimiser.
-        keep: Whether this process wants it; one that does not still takes part, because shards are put together by
-            all processes, and gets empty groups.
+        keep: Whether this process stores the tensors; the other processes take part in gathering shards and return
+            empty groups.
     """
-    own = module.state_dict()  # first: sharded modules put back what a forward pass had gathered
-    names: dict[int, str] = {}
-    first: dict[str, str] = {}
+    state_dict = module.state_dict()  # first, because this reshards parameters that a forward pass has gathered
+    first_names: dict[int, str] = {}
+    canonical_names: dict[str, str] = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):
-        first[name] = names.setdefault(id(parameter), name)
+        canonical_names[name] = first_names.setdefault(id(parameter), name)
     model: Tensors = {}
     seen: set[str] = set()
-    frozen = _frozen(module)
-    for name, tensor in own.items():
+    frozen = _frozen_names(module)
+    for name, tensor in state_dict.items():
         if name in frozen:
             continue
-        # Tied names stay one tensor, sharded or not.
-        same = first.get(name, name)
-        if same in seen:
-            model.update({name: model[same]} if keep else {})
+        # Tied names share one tensor, sharded or not.
+        canonical_name = canonical_names.get(name, name)
+        if canonical_name in seen:
+            model.update({name: model[canonical_name]} if keep else {})
         else:
-            _take(model, name, tensor, keep)
+            _add_full_tensor(model, name, tensor, keep)
         seen.add(name)
-    states: Tensors = {}
+    optimizer_state: Tensors = {}
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             for key, value in optimizer.state.get(parameter, {}).items():
-                _take(states, f"{names[id(parameter)]}:{key}", value, keep)
-    return {"model": model, "optimizer": states}
+                _add_full_tensor(optimizer_state, f"{first_names[id(parameter)]}:{key}", value, keep)
+    return {"model": model, "optimizer": optimizer_state}
 
 
-def _frozen(module: nn.Module) -> set[str]:
-    """Names of the parameters that a base keeps."""
+def _frozen_names(module: nn.Module) -> set[str]:
+    """Names of the frozen base parameters of a model with adapters."""
     if not getattr(getattr(module, "model", None), "adapted", False):
         return set()
-    return {name for name, one in module.named_parameters(remove_duplicate=False) if not one.requires_grad}
+    return {name for name, parameter in module.named_parameters(remove_duplicate=False) if not parameter.requires_grad}
 
 
-def _take(into: Tensors, name: str, tensor: Tensor, keep: bool) -> None:
+def _add_full_tensor(target: Tensors, name: str, tensor: Tensor, keep: bool) -> None:
     full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
     if keep:
-        into[name] = full.detach().to("cpu")
+        target[name] = full.detach().to("cpu")
 
 
 @torch.no_grad()
 def restore_state(module: nn.Module, optimizer: Any, tensors: Mapping[str, Tensors]) -> None:
-    """Put gathered state back.
+    """Restore gathered state.
 
     Args:
-        module: The root module, as it is trained (sharded or not).
+        module: The root module, sharded or not.
         optimizer: Its optimiser.
-        tensors: From :func:`gather_state`.
+        tensors: State from :func:`gather_state`.
     """
-    own = module.state_dict()
+    state_dict = module.state_dict()
     for name, value in tensors["model"].items():
-        own[name].copy_(_like(value, own[name]))
+        state_dict[name].copy_(_place_like(value, state_dict[name]))
     parameters: dict[str, Tensor] = dict(module.named_parameters())
-    inner = getattr(optimizer, "optimizer", optimizer)
+    inner_optimizer = getattr(optimizer, "optimizer", optimizer)
     states: dict[Tensor, dict[str, Tensor]] = {}
     for key, value in tensors["optimizer"].items():
         name, _, field = key.rpartition(":")
         parameter = parameters[name]
-        placed = _like(value, parameter) if value.shape == parameter.shape else value.to(_device(parameter))
+        placed = _place_like(value, parameter) if value.shape == parameter.shape else value.to(_device(parameter))
         states.setdefault(parameter, {})[field] = placed
     for parameter, fields in states.items():
-        inner.state[parameter] = fields
+        inner_optimizer.state[parameter] = fields
 
 
 def _device(parameter: Tensor) -> torch.device:
     return parameter.to_local().device if isinstance(parameter, DTensor) else parameter.device
 
 
-def _like(value: Tensor, other: Tensor) -> Tensor:
+def _place_like(value: Tensor, other: Tensor) -> Tensor:
     if isinstance(other, DTensor):
         return distribute_tensor(value.to(_device(other)), other.device_mesh, other.placements)
     return value.to(other.device)

@@ -1,1 +1,1 @@
-"""The plan of a run before it starts: token counts, memory, speed."""
+"""Plan of a run before it starts: token counts, memory, speed."""

@@ -1,9 +1,9 @@
-"""Model FLOPs: the arithmetic that a training step needs, whatever way it is computed.
+"""Model FLOPs of a training step, independent of the implementation.
 
-Counted: matrix products of layers, connectors and output head, 2 per weight and position forward, and attention scores
-and values, of which causal attention needs half. Backward: as much again for the gradient of what is read, where
-something that trains lies below, and as much for the gradient of the weights that train. Not counted: embeddings,
-norms, recomputation of activations, padding of encoders' inputs counts as read.
+Counted in the forward pass: matrix products of layers, connectors and output head (2 FLOPs per weight and position),
+and attention scores and values (half of them with causal attention). Backward: the same again for the gradient of the
+inputs, if a part below is trained, and for the gradient of the trained weights. Not counted: embeddings, norms and
+recomputation of activations. Padding of encoder inputs is counted.
 """
 
 from __future__ import annotations
@@ -17,38 +17,40 @@ from metalm_cli.models.trainable import transformer_layers
 from metalm_cli.sessions import Batch
 
 
-def matrix_weights(module: nn.Module, *, trained: bool = False) -> int:
-    """Weights of a module that take part in matrix products with every position; those alone that train."""
-    tables = {id(one.weight) for one in module.modules() if isinstance(one, nn.Embedding)}
+def matrix_weights(module: nn.Module, *, trained_only: bool = False) -> int:
+    """Number of weights of a module in matrix products with every position, optionally only the trained ones."""
+    embedding_ids = {id(embedding.weight) for embedding in module.modules() if isinstance(embedding, nn.Embedding)}
     return sum(
-        one.numel()
-        for one in module.parameters()
-        if one.dim() >= 2 and id(one) not in tables and (one.requires_grad or not trained)
+        parameter.numel()
+        for parameter in module.parameters()
+        if parameter.dim() >= 2 and id(parameter) not in embedding_ids and (parameter.requires_grad or not trained_only)
     )
 
 
-def stack_flops(module: nn.Module, width: int, positions: int, length: int, *, causal: bool, below: bool) -> float:
+def stack_flops(
+    module: nn.Module, width: int, positions: int, length: int, *, causal: bool, input_needs_gradient: bool
+) -> float:
     """Forward and backward FLOPs of a stack of layers.
 
     Args:
         module: The stack.
-        width: Its hidden width.
-        positions: Positions that it reads.
-        length: Positions of one row, which attention spans.
-        causal: Half of the attention is needed.
-        below: Something that trains lies below the stack's input.
+        width: Hidden width.
+        positions: Number of input positions.
+        length: Positions of one row, over which attention runs.
+        causal: Count only half of the attention.
+        input_needs_gradient: A trained part precedes the stack.
     """
-    total, lower = 0.0, below
+    total, needs_gradient = 0.0, input_needs_gradient
     for layer in transformer_layers(module):
-        weights, trained = matrix_weights(layer), matrix_weights(layer, trained=True)
+        weights, trained = matrix_weights(layer), matrix_weights(layer, trained_only=True)
         attention = 4.0 * length * width * (0.5 if causal else 1.0)
         forward = positions * (2.0 * weights + attention)
-        trains = any(one.requires_grad for one in layer.parameters())
+        layer_is_trained = any(parameter.requires_grad for parameter in layer.parameters())
         total += forward
-        if lower or trains:
+        if needs_gradient or layer_is_trained:
             total += positions * attention * 2
-            total += positions * 2.0 * (weights * int(lower) + trained)
-        lower = lower or trains
+            total += positions * 2.0 * (weights * int(needs_gradient) + trained)
+        needs_gradient = needs_gradient or layer_is_trained
     return total
 
 
@@ -56,36 +58,48 @@ def batch_flops(model: MetaLM, batch: Batch) -> float:
     """Model FLOPs of one training step on a batch.
 
     Args:
-        model: What trains is read off its parameters.
-        batch: Rows as they are computed, padding included.
+        model: The model; ``requires_grad`` of its parameters decides what is trained.
+        batch: The rows, padding included.
     """
     stream = batch.decoder
-    b, s = stream.input_ids.shape
-    total, below = 0.0, trains(model.decoder.get_input_embeddings())
-    for name, table in batch.docks.items():
+    batch_size, row_length = stream.input_ids.shape
+    total, input_needs_gradient = 0.0, is_trained(model.decoder.get_input_embeddings())
+    for name, docks in batch.docks.items():
         encoder, connector = model.encoders[name], model.connectors[name]
-        width = model.adapters[name].width(encoder.config)
-        u, length = _shape(table.inputs, encoder)
-        flows = trains(encoder)
-        total += stack_flops(encoder, width, u * length, length, causal=False, below=False)
-        total += 2.0 * matrix_weights(connector) * len(table.rows) * (1 + int(flows) + int(trains(connector)))
-        below = below or flows or trains(connector)
+        width = model.encoder_ios[name].width(encoder.config)
+        num_inputs, length = _shape(docks.inputs, encoder)
+        encoder_is_trained = is_trained(encoder)
+        total += stack_flops(encoder, width, num_inputs * length, length, causal=False, input_needs_gradient=False)
+        total += (
+            2.0
+            * matrix_weights(connector)
+            * len(docks.rows)
+            * (1 + int(encoder_is_trained) + int(is_trained(connector)))
+        )
+        input_needs_gradient = input_needs_gradient or encoder_is_trained or is_trained(connector)
     config: Any = model.decoder.config
-    total += stack_flops(model.decoder, config.hidden_size, b * s, s, causal=True, below=below)
+    total += stack_flops(
+        model.decoder,
+        config.hidden_size,
+        batch_size * row_length,
+        row_length,
+        causal=True,
+        input_needs_gradient=input_needs_gradient,
+    )
     head = model.decoder.get_output_embeddings().weight
-    # The head reads trained positions alone; everything below it needs its gradient.
+    # The head runs only on trained positions; the decoder below needs the gradient of its input.
     return total + 2.0 * head.numel() * len(stream.targets) * (2 + int(head.requires_grad))
 
 
 def _shape(inputs: dict[str, Any], encoder: Any) -> tuple[int, int]:
     if "input_ids" in inputs:
-        u, length = inputs["input_ids"].shape
-        return u, length
+        num_inputs, length = inputs["input_ids"].shape
+        return num_inputs, length
     size, patch = encoder.config.image_size, encoder.config.patch_size
     side = size if isinstance(size, int) else size[0]
     return inputs["pixel_values"].shape[0], (side // (patch if isinstance(patch, int) else patch[0])) ** 2
 
 
-def trains(module: nn.Module) -> bool:
-    """Whether any parameter of a module trains."""
-    return any(one.requires_grad for one in module.parameters())
+def is_trained(module: nn.Module) -> bool:
+    """Whether any parameter of a module is trained."""
+    return any(parameter.requires_grad for parameter in module.parameters())

@@ -1,4 +1,4 @@
-"""The plan of a run: what trains, on what, in which portions, with how much memory. Making it changes nothing."""
+"""Plan of a pretraining run: trained parts, data, batches and memory. Making a plan changes nothing."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import torch
 from torch import nn
 
 from metalm_cli.config.cross_key_rules import warmup_problem
-from metalm_cli.config.schema.objectives import ReplacedTokens
+from metalm_cli.config.schema.objectives import ReplacedTokenDetection
 from metalm_cli.config.schema.recipes import PretrainRecipe
 from metalm_cli.data.documents.corpus import Corpus, SourceInfo
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.models.encoder_pretraining import make_generator
-from metalm_cli.models.trainable import PartSummary, TrainPolicy, summaries
+from metalm_cli.models.trainable import PartSummary, TrainPolicy, summarise_parts
 from metalm_cli.objectives import DocumentObjective
 from metalm_cli.training.planning.memory import MemoryEstimate, estimate_memory, rows_per_micro_batch
 from metalm_cli.training.planning.plan_display import plan_text
 from metalm_cli.training.planning.sample_stats import (
-    SECONDS,
+    TIME_LIMIT_S,
     SampleStats,
     SourcePlan,
-    sample_figures,
+    compute_sample_stats,
     source_plans,
     steps_from_epochs,
 )
@@ -34,7 +34,7 @@ __all__ = ["MemoryEstimate", "RunPlan", "SampleStats", "SourcePlan", "make_plan"
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """Which tokens mark starts and ends, and what they are in this vocabulary."""
+    """Rules for start, document and delimiter tokens, with the tokens of this vocabulary."""
 
     start: str
     start_token: str
@@ -47,13 +47,13 @@ class SpecialTokens:
 
 @dataclass(frozen=True)
 class ValidationPlan:
-    """What is validated on.
+    """Validation data of a run.
 
     Args:
-        documents: Validation documents; what the recipe asks for at most, where they are not read yet.
-        windows: Rows that they are cut into; None where they are not read yet.
-        objective: How they are divided.
-        sources: Names of sources of their own; empty: held out of training.
+        documents: Validation documents; the recipe's maximum if they have not been read yet.
+        windows: Rows that they are split into; None if they have not been read yet.
+        objective: Description of the objective that divides them into spans.
+        sources: Names of separate validation sources; empty: documents held out of the training sources.
     """
 
     documents: int
@@ -63,84 +63,84 @@ class ValidationPlan:
 
 
 MANY_EPOCHS = 20
-"""A source that is read more often than this is worth a note."""
+"""Epochs of a source above which the plan has a note."""
 
 
 @dataclass(frozen=True)
 class BatchShape:
-    """How a step is cut.
+    """Division of a step into processes, micro-batches and rows.
 
     Args:
-        steps: Optimiser steps in all.
-        estimated: The steps come from ``train.epochs`` and a sample.
+        steps: Total optimiser steps.
+        steps_are_estimated: The steps come from ``train.epochs`` and a sample.
         batch_size: Rows of a step.
-        micro_batch_size: Rows of a forward pass in one process, at most.
+        micro_batch_size: Maximum rows of a forward pass in one process.
         micro_batches: Forward passes of a process in a step.
-        processes: Processes.
+        processes: Number of processes.
         length: Positions of a row.
-        filled: Positions of a step, where they are not rows times length.
+        filled_positions: Positions of a step, if they are not rows times length.
     """
 
     steps: int
-    estimated: bool
+    steps_are_estimated: bool
     batch_size: int
     micro_batch_size: int
     micro_batches: int
     processes: int
     length: int
-    filled: int | None = None
+    filled_positions: int | None = None
 
     @property
     def positions(self) -> int:
         """Positions of a step."""
-        return self.batch_size * self.length if self.filled is None else self.filled
+        return self.batch_size * self.length if self.filled_positions is None else self.filled_positions
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """All that is known of a run before it begins.
+    """Plan of a run before it starts.
 
     Args:
-        parts: What the model is made of.
-        total: Parameters, tied and shared ones once.
-        trained: Those that train.
-        tokens: Token rules; None for an encoder alone.
-        objective: Its name.
-        sources: What is read.
-        figures: What a sample of rows shows.
-        portions: Steps and batches.
-        validated: What is validated on.
-        memory: Of one process.
+        parts: Parts of the model.
+        total: Number of parameters, tied and shared ones counted once.
+        trained: Number of trained parameters.
+        special_tokens: Token rules; None for an encoder-only model.
+        objective: Description of the objective.
+        sources: Training sources.
+        sample_stats: Statistics of a sample of rows.
+        batch_shape: Steps and batches.
+        validation: Validation data.
+        memory: Memory of one process.
         precision: ``fp32`` or ``bf16``.
-        device: Where it trains.
-        notes: What a user should know.
-        unit: What a number of the index plan stands for: a document, or an example.
-        layout: How examples become rows; documents fill them.
+        device: Training device.
+        notes: Notes for the user.
+        unit: Unit of the index plan: ``document`` or ``example``.
+        packing: Description of how examples are packed into rows; empty for documents, which fill rows.
     """
 
     parts: tuple[PartSummary, ...]
     total: int
     trained: int
-    tokens: SpecialTokens | None
+    special_tokens: SpecialTokens | None
     objective: str
     sources: tuple[SourcePlan, ...]
-    figures: SampleStats
-    portions: BatchShape
-    validated: ValidationPlan
+    sample_stats: SampleStats
+    batch_shape: BatchShape
+    validation: ValidationPlan
     memory: MemoryEstimate
     precision: str
     device: str
     notes: tuple[str, ...]
     unit: str = "document"
-    layout: str = ""
+    packing: str = ""
 
     @property
     def steps(self) -> int:
-        return self.portions.steps
+        return self.batch_shape.steps
 
-    def a_step(self, counter: str) -> float:
-        """Mean of a counter of rows over the steps."""
-        return self.figures.per_row(counter) * self.portions.batch_size
+    def per_step(self, counter: str) -> float:
+        """Mean of a row counter per step."""
+        return self.sample_stats.per_row(counter) * self.batch_shape.batch_size
 
 
 def make_plan(
@@ -149,52 +149,52 @@ def make_plan(
     assembly: Assembly,
     objective: DocumentObjective,
     *,
-    world: int,
+    num_processes: int,
     steps: int | None,
     root: nn.Module | None = None,
     device: torch.device | str | None = None,
     validation: tuple[int, int] | None = None,
     shards: int = 1,
 ) -> RunPlan:
-    """Plan a run.
+    """Plan a pretraining run.
 
     Args:
         recipe: The recipe.
-        corpus: Its documents.
-        assembly: Its model.
-        objective: Made for them.
-        world: Processes.
+        corpus: The documents.
+        assembly: The model.
+        objective: The objective.
+        num_processes: Number of processes.
         steps: Optimiser steps; None: ``train.steps``, or from ``train.epochs`` by :func:`steps_from_epochs`.
         root: The step module, if it has been made.
-        device: Where the run will train; default: the device that a run of one process would take.
-        validation: Validation documents and windows, if they have been read.
+        device: Training device; default: the device of a run with one process.
+        validation: Numbers of validation documents and windows, if they have been read.
         shards: Processes that the model is sharded over.
 
     Raises:
-        MetalmError: A source cannot be read; epochs are asked for of a stream, or are over before the warm-up is.
+        MetalmError: A source cannot be read, epochs are set for a stream, or epochs end before the warm-up.
     """
-    # Steps that come from epochs must not depend on how fast this process reads: others, and later ones, do the same.
-    limit = SECONDS if steps or recipe.train.steps else math.inf
-    figures = sample_figures(corpus, objective.writer(recipe.data, recipe.train.seed), seconds=limit)
-    portions = _portions(recipe, corpus, figures, world, steps)
+    # Steps from epochs must not depend on the speed of this process: other and later processes compute the same number.
+    limit = TIME_LIMIT_S if steps or recipe.train.steps else math.inf
+    sample_stats = compute_sample_stats(corpus, objective.writer(recipe.data, recipe.train.seed), seconds=limit)
+    batch_shape = _batch_shape(recipe, corpus, sample_stats, num_processes, steps)
     generator = _generator(recipe, assembly, root)
-    sources = source_plans(corpus.sources, figures, portions.steps * portions.positions)
+    sources = source_plans(corpus.sources, sample_stats, batch_shape.steps * batch_shape.positions)
     modules: list[nn.Module] = [assembly.model, *([generator] if generator is not None else [])]
-    parameters = {id(one): one for module in modules for one in module.parameters()}.values()
+    parameters = {id(parameter): parameter for module in modules for parameter in module.parameters()}.values()
     return RunPlan(
         parts=part_summaries(recipe, assembly, generator),
-        total=sum(one.numel() for one in parameters),
-        trained=sum(one.numel() for one in parameters if one.requires_grad),
-        tokens=token_plan(assembly),
+        total=sum(parameter.numel() for parameter in parameters),
+        trained=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+        special_tokens=special_tokens_of(assembly),
         objective=describe_options(recipe.objective),
         sources=sources,
-        figures=figures,
-        portions=portions,
-        validated=_validated(recipe, corpus.validation_sources, validation),
-        memory=estimate_memory(recipe, assembly, generator, world, shards),
+        sample_stats=sample_stats,
+        batch_shape=batch_shape,
+        validation=_validation_plan(recipe, corpus.validation_sources, validation),
+        memory=estimate_memory(recipe, assembly, generator, num_processes, shards),
         precision=recipe.train.precision,
         device=str(device) if device is not None else "cuda" if torch.cuda.is_available() else "cpu",
-        notes=(*assembly.notes, *_notes(recipe, sources, figures, portions, validation)),
+        notes=(*assembly.notes, *_notes(recipe, sources, sample_stats, batch_shape, validation)),
     )
 
 
@@ -206,60 +206,75 @@ def _check_warmup(recipe: PretrainRecipe, steps: int) -> None:
         )
 
 
-def _portions(
-    recipe: PretrainRecipe, corpus: Corpus, figures: SampleStats, world: int, steps: int | None
+def _batch_shape(
+    recipe: PretrainRecipe, corpus: Corpus, sample_stats: SampleStats, num_processes: int, steps: int | None
 ) -> BatchShape:
     train = recipe.train
-    given = steps or train.steps
-    if given is None:
+    total_steps = steps or train.steps
+    if total_steps is None:
         assert train.epochs is not None, "the rules require steps or epochs"
-        given = steps_from_epochs(train.epochs, corpus, figures, train.batch_size)
-        _check_warmup(recipe, given)
-    own, micro = -(-train.batch_size // world), rows_per_micro_batch(recipe, world)
+        total_steps = steps_from_epochs(train.epochs, corpus, sample_stats, train.batch_size)
+        _check_warmup(recipe, total_steps)
+    rows_per_process, micro_batch_size = (
+        -(-train.batch_size // num_processes),
+        rows_per_micro_batch(recipe, num_processes),
+    )
     estimated = train.steps is None and train.epochs is not None
-    return BatchShape(given, estimated, train.batch_size, micro, -(-own // micro), world, recipe.data.sequence_length)
+    return BatchShape(
+        total_steps,
+        estimated,
+        train.batch_size,
+        micro_batch_size,
+        -(-rows_per_process // micro_batch_size),
+        num_processes,
+        recipe.data.sequence_length,
+    )
 
 
 def _generator(recipe: PretrainRecipe, assembly: Assembly, root: nn.Module | None) -> Any:
-    """The generator of replaced token detection: the run's, or one of the same shape."""
-    if not isinstance(recipe.objective, ReplacedTokens):
+    """Return the generator of replaced token detection: the run's, or one of the same shape."""
+    if not isinstance(recipe.objective, ReplacedTokenDetection):
         return None
-    found = getattr(root, "generator", None)
-    if found is None:
+    generator = getattr(root, "generator", None)
+    if generator is None:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            found = make_generator(assembly.model, recipe.objective.generator_size)
-    return found
+            generator = make_generator(assembly.model, recipe.objective.generator_size)
+    return generator
 
 
 def part_summaries(recipe: Any, assembly: Assembly, generator: Any) -> tuple[PartSummary, ...]:
     parts, policy = assembly.parts(), dict(assembly.policy)
     if generator is not None:
         parts["generator"], policy["generator"] = generator, TrainPolicy()
-    return tuple(summaries(parts, policy, recipe.train.learning_rate))
+    return tuple(summarise_parts(parts, policy, recipe.train.learning_rate))
 
 
-def token_plan(assembly: Assembly) -> SpecialTokens | None:
+def special_tokens_of(assembly: Assembly) -> SpecialTokens | None:
     if assembly.tokenizer is None:
         return None
-    reader = assembly.tokenizer
-    start, document = reader.tokenizer.convert_ids_to_tokens([reader.start_id, reader.document_id])
-    rules = reader.rules
+    tokenizer = assembly.tokenizer
+    start, document = tokenizer.tokenizer.convert_ids_to_tokens([tokenizer.start_id, tokenizer.document_end_id])
+    rules = tokenizer.rules
     return SpecialTokens(
-        rules.start, start, rules.document, document, rules.paragraph, rules.target_delimiter, len(reader.tokenizer)
+        rules.start, start, rules.document, document, rules.paragraph, rules.target_delimiter, len(tokenizer.tokenizer)
     )
 
 
 def describe_options(options: Any) -> str:
-    """An objective with its options, on one line."""
+    """Describe an objective with its options on one line."""
     fields = options.model_dump(exclude={"name"})
-    said = [f"{key} {'-'.join(map(str, value)) if isinstance(value, list) else value}" for key, value in fields.items()]
-    return f"{options.name} ({', '.join(said)})" if said else str(options.name)
+    settings = [
+        f"{key} {'-'.join(map(str, value)) if isinstance(value, list) else value}" for key, value in fields.items()
+    ]
+    return f"{options.name} ({', '.join(settings)})" if settings else str(options.name)
 
 
-def _validated(recipe: PretrainRecipe, sources: list[SourceInfo], read: tuple[int, int] | None) -> ValidationPlan:
+def _validation_plan(
+    recipe: PretrainRecipe, sources: list[SourceInfo], documents_and_windows: tuple[int, int] | None
+) -> ValidationPlan:
     options = recipe.data.validation
-    most = options.documents * len(sources or recipe.data.sources)
-    documents, windows = read if read is not None else (most, None)
+    max_documents = options.documents * len(sources or recipe.data.sources)
+    documents, windows = documents_and_windows if documents_and_windows is not None else (max_documents, None)
     name = describe_options(options.objective or recipe.objective)
     return ValidationPlan(documents, windows, name, tuple(info.name for info in sources))
 
@@ -267,39 +282,39 @@ def _validated(recipe: PretrainRecipe, sources: list[SourceInfo], read: tuple[in
 def _notes(
     recipe: PretrainRecipe,
     sources: tuple[SourcePlan, ...],
-    figures: SampleStats,
-    portions: BatchShape,
+    sample_stats: SampleStats,
+    batch_shape: BatchShape,
     validation: tuple[int, int] | None,
 ) -> list[str]:
     notes = []
     options = recipe.data.validation
     if options.documents and validation is not None and not validation[1]:
-        none = "its sources give no document that can be scored"
+        reason = "its sources contain no document that can be scored"
         if options.sources is None:
-            every = f"data.validation.hold_out_every ({options.hold_out_every})"
-            none = f"no text that can be scored has a hash of 0 modulo {every}; lower it"
-        notes.append(f"nothing is validated: {none}")
-    streams = [one.info.name for one in sources if one.info.streamed]
+            hold_out = f"data.validation.hold_out_every ({options.hold_out_every})"
+            reason = f"no text that can be scored has a hash of 0 modulo {hold_out}; lower this value"
+        notes.append(f"there is no validation: {reason}")
+    streams = [source.info.name for source in sources if source.info.streamed]
     if streams and len(sources) > 1:
-        notes.append(f"weights are shares of the documents drawn, whatever the size of {', '.join(streams)}")
-    refused = {name: figures.counts.get(f"{name}_spans", 0) for name in ("cut", "empty", "too_long")}
-    docked = figures.counts.get("docked_spans", 0)
-    for name, what in (
-        ("cut", "cut by a row's end"),
-        ("empty", "read as empty by the encoder"),
-        ("too_long", "longer than the encoder reads"),
+        notes.append(f"weights are shares of the drawn documents, independent of the size of {', '.join(streams)}")
+    causal_spans = {name: sample_stats.counts.get(f"{name}_spans", 0) for name in ("cut", "empty", "too_long")}
+    docked_spans = sample_stats.counts.get("docked_spans", 0)
+    for name, description in (
+        ("cut", "cut at the end of a row"),
+        ("empty", "empty for the encoder"),
+        ("too_long", "longer than the encoder's input limit"),
     ):
-        if refused[name]:
-            share = refused[name] / (docked + sum(refused.values()))
-            notes.append(f"{share:.0%} of the sampled spans are {what}, and stay causal")
-    if portions.batch_size % portions.processes:
-        notes.append(f"{portions.batch_size} rows do not divide among {portions.processes} processes")
+        if causal_spans[name]:
+            share = causal_spans[name] / (docked_spans + sum(causal_spans.values()))
+            notes.append(f"{share:.0%} of the sampled spans are {description}, and stay causal")
+    if batch_shape.batch_size % batch_shape.processes:
+        notes.append(f"{batch_shape.batch_size} rows do not divide among {batch_shape.processes} processes")
     if recipe.train.max_time:
-        notes.append(f"stops after {recipe.train.max_time}, with a checkpoint, if the steps are not done by then")
+        notes.append(f"training stops with a checkpoint after {recipe.train.max_time}, even before the last step")
     documents = validation[0] if validation is not None else 0
     if 0 < documents < recipe.data.validation.documents // 10:
-        notes.append(f"validation holds {documents} of the documents asked for: its loss says little")
-    for one in sources:
-        if one.epochs is not None and one.epochs > MANY_EPOCHS:
-            notes.append(f"each document of {one.info.name} is read about {one.epochs:.0f} times")
+        notes.append(f"validation has only {documents} of the requested documents, so its loss is imprecise")
+    for source in sources:
+        if source.epochs is not None and source.epochs > MANY_EPOCHS:
+            notes.append(f"each document of {source.info.name} is read about {source.epochs:.0f} times")
     return notes

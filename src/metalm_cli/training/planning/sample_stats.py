@@ -1,4 +1,4 @@
-"""What a sample of the run's own rows says about the run: documents, tokens, docks and fill, for the plan."""
+"""Statistics of a sample of the run's rows for the plan: documents, tokens, docks and fill."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from metalm_cli.data.documents.corpus import Corpus, SourceInfo
 from metalm_cli.data.sampling.lanes import RowSlot, RowWriter
 from metalm_cli.errors import Exit, MetalmError
 
-SAMPLED = 256
-"""Documents that a plan reads."""
-SECONDS = 1.5
-"""... unless they take longer than this."""
+SAMPLED_DOCUMENTS = 256
+"""Maximum number of documents that a plan reads."""
+TIME_LIMIT_S = 1.5
+"""Time limit for reading them."""
 
 
 @dataclass(frozen=True)
 class SampleStats:
-    """Counts of a sample of rows, read as a run of one lane would read them.
+    """Statistics of a sample of rows, made as in a run with one row slot.
 
     Args:
-        sampled: Documents of the sample.
-        documents: Documents that rows used up; some twice, if the sample did not fill its last row.
-        tokens: Their tokens, start and end tokens not counted.
-        text_bytes: Their UTF-8 bytes.
-        rows: Whole rows that were written from them.
+        sampled: Number of sampled documents.
+        documents: Documents consumed by the rows; some are read twice if the sample does not fill the last row.
+        tokens: Tokens of these documents, without start and end tokens.
+        text_bytes: UTF-8 bytes of these documents.
+        rows: Number of rows.
         length: Positions of a row.
-        counts: Sums of the rows' counters; ``positions`` is what was filled.
-        usable: Share of each source's rows that gave a document, by name.
+        counts: Sums of the rows' counters; ``positions`` counts filled positions.
+        usable: Share of usable rows of each source, by name.
     """
 
     sampled: int
@@ -56,29 +56,29 @@ class SampleStats:
 
     @property
     def fill(self) -> float:
-        """Filled positions as a share of all."""
+        """Share of positions that are filled."""
         return self.per_row("positions") / self.length
 
     @property
     def docked_fraction(self) -> float:
-        """Document tokens that were docked, as a share of all."""
+        """Share of document tokens that are docked."""
         return self.counts.get("docked_tokens", 0) / max(1, self.counts.get("source_tokens", 0))
 
     @property
     def positions_per_docked_token(self) -> float | None:
-        """Decoder positions that a docked document token takes; None where nothing was docked."""
+        """Decoder positions per docked document token; None if nothing is docked."""
         tokens = self.counts.get("docked_tokens", 0)
         return self.counts.get("docked_positions", 0) / tokens if tokens else None
 
     @property
     def positions_per_document(self) -> float:
-        """Positions of rows, filled or not, that a document takes."""
+        """Row positions per document, unfilled ones included."""
         per_token = self.rows * self.length / max(1, self.counts.get("source_tokens", 0))
         return self.tokens_per_document * per_token
 
 
-class _Sampled:
-    """The documents of the plan's first numbers, over and over."""
+class _RepeatedTexts:
+    """Reader that repeats the sampled documents."""
 
     reason = ""
 
@@ -94,79 +94,81 @@ class _Text:
     text: str
 
 
-def sample_figures(
-    corpus: Corpus, writer: RowWriter, *, documents: int = SAMPLED, seconds: float = SECONDS
+def compute_sample_stats(
+    corpus: Corpus, writer: RowWriter, *, documents: int = SAMPLED_DOCUMENTS, seconds: float = TIME_LIMIT_S
 ) -> SampleStats:
-    """Read the documents that a run would read first, and write rows of them.
+    """Read the first documents of a run, and compute statistics of the rows made from them.
 
     Args:
-        corpus: The documents; a reader of its own is used.
-        writer: The objective's.
-        documents: How many to read.
-        seconds: Stop earlier when it takes longer. At least one document is read and one row written.
+        corpus: The documents; read with a new reader.
+        writer: The objective's row writer.
+        documents: Maximum number of documents.
+        seconds: Time limit. At least one document is read and one row written.
 
     Raises:
-        MetalmError: A row of a source is broken, or nothing usable is found.
+        MetalmError: A row of a source is broken, or no row is usable.
     """
     start = time.monotonic()
     texts, usable = _documents(corpus, documents, start + seconds / 3)
-    lane = RowSlot(0, 1, _Sampled(texts), writer)
+    slot = RowSlot(0, 1, _RepeatedTexts(texts), writer)
     counts: Counter[str] = Counter()
     rows = 0
-    while rows == 0 or (lane.state.number < len(texts) and time.monotonic() < start + seconds):
-        row = lane.next_row()
+    while rows == 0 or (slot.state.number < len(texts) and time.monotonic() < start + seconds):
+        row = slot.next_row()
         counts.update(row.counts)
         counts["positions"] += len(row)
         rows += 1
-    done, begun = lane.state.number, lane.state.offset
-    tokens = counts["source_tokens"] - begun
-    if done == 0:  # one document is longer than all that was read: its tokens are known from its bytes
-        done, tokens = 1, _length(writer, texts[0])
-    size = sum(len(texts[at % len(texts)].encode()) for at in range(done))
-    return SampleStats(min(done, len(texts)), done, tokens, size, rows, writer.length, dict(counts), usable)
+    num_documents, begun_tokens = slot.state.number, slot.state.offset
+    num_tokens = counts["source_tokens"] - begun_tokens
+    if num_documents == 0:  # one document fills more than all rows: count its own tokens
+        num_documents, num_tokens = 1, _length(writer, texts[0])
+    text_bytes = sum(len(texts[index % len(texts)].encode()) for index in range(num_documents))
+    return SampleStats(
+        min(num_documents, len(texts)), num_documents, num_tokens, text_bytes, rows, writer.length, dict(counts), usable
+    )
 
 
 def _length(writer: RowWriter, text: str) -> int:
-    read = writer.read(text, 0)
-    return len(getattr(read, "document", read))
+    unit = writer.read(text, 0)
+    return len(getattr(unit, "document", unit))
 
 
-def _documents(corpus: Corpus, count: int, until: float) -> tuple[list[str], dict[str, float]]:
-    """The first documents of the plan, none twice, and the usable share of each source's rows."""
+def _documents(corpus: Corpus, count: int, deadline: float) -> tuple[list[str], dict[str, float]]:
+    """Read the first distinct documents of the index plan, and the usable share of each source's rows."""
     limit = 20 * count + 1000
     reader, names = corpus.reader(limit.__gt__), [info.name for info in corpus.sources]
     texts: list[str] = []
-    read: Counter[str] = Counter()
-    used: Counter[str] = Counter()
+    rows_read: Counter[str] = Counter()
+    rows_used: Counter[str] = Counter()
     for number in range(limit):
-        if len(texts) == count or (texts and time.monotonic() > until):
+        if len(texts) == count or (texts and time.monotonic() > deadline):
             break
-        place = corpus.place(number)
-        if place.epoch:
+        planned_row = corpus.planned_row(number)
+        if planned_row.epoch:
             continue
-        name = names[place.source]
-        read[name] += 1
-        found = reader.get(number)
-        if found is not None:
-            used[name] += 1
-            texts.append(found.text)
+        name = names[planned_row.source]
+        rows_read[name] += 1
+        document = reader.get(number)
+        if document is not None:
+            rows_used[name] += 1
+            texts.append(document.text)
     if not texts:
         raise MetalmError(
-            f"the first {limit:,} rows of the sources give no document",
+            f"the first {limit:,} rows of the sources contain no document",
             where="data.sources",
-            remedy="check exclude, the text column, and that the sources hold text",
+            remedy="check exclude, the text column, and that the sources contain text",
         )
-    return texts, {name: used[name] / read[name] for name in read}
+    return texts, {name: rows_used[name] / rows_read[name] for name in rows_read}
 
 
 @dataclass(frozen=True)
 class SourcePlan:
-    """A source over the whole run.
+    """Expected reading of a source over the whole run.
 
     Args:
         info: The source.
-        documents: Documents that the run is expected to read from it.
-        epochs: How often that is all of it; None for a stream.
+        documents: Expected number of documents read from it.
+        epochs: Expected passes over it; None for a stream.
     """
 
     info: SourceInfo
@@ -174,34 +176,38 @@ class SourcePlan:
     epochs: float | None
 
 
-def source_plans(sources: list[SourceInfo], figures: SampleStats, positions: float) -> tuple[SourcePlan, ...]:
-    """What a run of that many positions reads from each source."""
-    given = {info.name: info.share * figures.usable.get(info.name, 1.0) for info in sources}
-    numbers = positions / figures.positions_per_document / max(sum(given.values()), 1e-12)
+def source_plans(sources: list[SourceInfo], sample_stats: SampleStats, positions: float) -> tuple[SourcePlan, ...]:
+    """Compute what a run with a number of positions reads from each source."""
+    usable_shares = {info.name: info.share * sample_stats.usable.get(info.name, 1.0) for info in sources}
+    rows_drawn = positions / sample_stats.positions_per_document / max(sum(usable_shares.values()), 1e-12)
     return tuple(
-        SourcePlan(info, numbers * given[info.name], numbers * info.share / info.rows if info.rows else None)
+        SourcePlan(
+            info, rows_drawn * usable_shares[info.name], rows_drawn * info.share / info.rows if info.rows else None
+        )
         for info in sources
     )
 
 
-def steps_from_epochs(epochs: float, corpus: Corpus, figures: SampleStats, batch_size: int) -> int:
-    """Optimiser steps of that many passes over all sources: ``ceil(epochs * d * p / (batch_size * length))``.
+def steps_from_epochs(epochs: float, corpus: Corpus, sample_stats: SampleStats, batch_size: int) -> int:
+    """Estimate the optimiser steps of ``epochs`` passes over all sources.
 
-    ``d`` is the number of usable documents, ``p`` the mean positions that one takes; both come from the sample, so
-    the result is an estimate.
+    The number is ``ceil(epochs * d * p / (batch_size * length))``, with ``d`` usable documents of ``p`` positions each
+    on average, both estimated from the sample.
 
     Raises:
-        MetalmError: A source is a stream, whose size nobody knows.
+        MetalmError: A source is a stream, whose size is unknown.
     """
     streams = [info.name for info in corpus.sources if info.rows is None]
     if streams:
         raise MetalmError(
-            f"how long an epoch is cannot be known: {', '.join(streams)} {'is' if len(streams) == 1 else 'are'} read "
+            f"the length of an epoch is unknown: {', '.join(streams)} {'is' if len(streams) == 1 else 'are'} read "
             "as a stream",
             where=f"train.epochs: {epochs:g}",
-            why="a stream does not say how many rows it has",
-            remedy="give train.steps instead, or streaming: false for a source that is at hand",
+            why="the number of rows of a stream is unknown",
+            remedy="set train.steps instead, or streaming: false for a source that can be downloaded",
             exit_code=Exit.USAGE,
         )
-    documents = sum((info.rows or 0) * figures.usable.get(info.name, 1.0) for info in corpus.sources)
-    return max(1, math.ceil(epochs * documents * figures.positions_per_document / (batch_size * figures.length)))
+    documents = sum((info.rows or 0) * sample_stats.usable.get(info.name, 1.0) for info in corpus.sources)
+    return max(
+        1, math.ceil(epochs * documents * sample_stats.positions_per_document / (batch_size * sample_stats.length))
+    )

@@ -1,4 +1,4 @@
-"""The plan of a finetuning run."""
+"""Plan of a finetuning run."""
 
 from __future__ import annotations
 
@@ -22,44 +22,46 @@ from metalm_cli.training.planning.plan import (
     RunPlan,
     ValidationPlan,
     part_summaries,
-    token_plan,
+    special_tokens_of,
 )
 from metalm_cli.training.planning.sample_stats import SampleStats, SourcePlan
 
-SAMPLED = 256
-"""Sessions that a plan makes."""
-SECONDS = 3.0
-"""... unless they take longer than this; as many as a step has are made, up to the above."""
+SAMPLED_SESSIONS = 256
+"""Maximum number of sessions that a plan makes."""
+TIME_LIMIT_S = 3.0
+"""Time limit for making them; at least 8 are made."""
 
 
-def sample_sessions(writer: SessionBuilder, count: int = SAMPLED, seconds: float = SECONDS) -> list[TaskSession]:
-    """The sessions of the first numbers.
+def sample_sessions(
+    writer: SessionBuilder, count: int = SAMPLED_SESSIONS, seconds: float = TIME_LIMIT_S
+) -> list[TaskSession]:
+    """Make the first sessions of the run.
 
     Raises:
-        MetalmError: A row or a template is wrong, or nothing of a task fits.
+        MetalmError: A row or a template is invalid, or no example of a task fits.
     """
     start = time.monotonic()
-    found: list[TaskSession] = []
-    while len(found) < count and (len(found) < 8 or time.monotonic() < start + seconds):
-        found.append(writer.session(len(found)))
-    return found
+    sessions: list[TaskSession] = []
+    while len(sessions) < count and (len(sessions) < 8 or time.monotonic() < start + seconds):
+        sessions.append(writer.session(len(sessions)))
+    return sessions
 
 
-def session_figures(sessions: list[TaskSession], length: int) -> SampleStats:
-    """Sums over a sample of sessions; what is said per row is said per session."""
+def session_stats(sessions: list[TaskSession], length: int) -> SampleStats:
+    """Statistics of a sample of sessions, with one session as one row."""
     counts: Counter[str] = Counter()
-    for one in sessions:
-        counts.update(one.counts)
-        counts["trained_tokens"] += int(one.session.trained[1:].sum())
-        counts["positions"] += len(one.session)
-    number = len(sessions)
-    return SampleStats(number, number, counts["source_tokens"], 0, number, length, dict(counts), {})
+    for sample in sessions:
+        counts.update(sample.counts)
+        counts["trained_tokens"] += int(sample.tokenised.trained[1:].sum())
+        counts["positions"] += len(sample.tokenised)
+    num_sessions = len(sessions)
+    return SampleStats(num_sessions, num_sessions, counts["source_tokens"], 0, num_sessions, length, dict(counts), {})
 
 
-def layout_of(recipe: FinetuneRecipe, assembly: Assembly, device: torch.device) -> RowPacking:
-    """How sessions become rows: packed where that is exact; into short rows on a CPU, where long ones cost more."""
+def row_packing_of(recipe: FinetuneRecipe, assembly: Assembly, device: torch.device) -> RowPacking:
+    """Choose how sessions become rows: packed if the model allows exact packing; in short rows on a CPU for speed."""
     data = recipe.data
-    packs = bool(assembly.model.traits.packs)
+    packs = bool(assembly.model.traits.supports_packing)
     return RowPacking(
         packs and data.row_packing != "pad", data.sequence_length, data.encoder_tokens, device.type == "cpu"
     )
@@ -68,12 +70,12 @@ def layout_of(recipe: FinetuneRecipe, assembly: Assembly, device: torch.device) 
 def make_task_plan(
     recipe: FinetuneRecipe,
     corpus: TaskCorpus,
-    chosen: TaskSelection,
+    selection: TaskSelection,
     assembly: Assembly,
     sessions: list[TaskSession],
-    layout: RowPacking,
+    packing: RowPacking,
     *,
-    world: int,
+    num_processes: int,
     shards: int,
     device: torch.device,
     validation: tuple[int, int],
@@ -82,95 +84,97 @@ def make_task_plan(
 
     Args:
         recipe: The recipe.
-        corpus: Its tasks.
-        chosen: Why others do not train.
-        assembly: Its model.
-        sessions: A sample.
-        layout: How they become rows.
-        world: Processes.
+        corpus: The training tasks.
+        selection: The selected tasks, and why the others are not trained on.
+        assembly: The model.
+        sessions: A sample of sessions.
+        packing: How sessions are packed into rows.
+        num_processes: Number of processes.
         shards: Processes that the model is sharded over.
-        device: Where the run trains.
-        validation: Validation examples in all, and most of a task.
+        device: Training device.
+        validation: Total number of validation examples, and the maximum of a task.
     """
-    train, figures = recipe.train, session_figures(sessions, recipe.data.sequence_length)
-    steps = train.steps or math.ceil((train.epochs or 1) * sum(task.rows for task in corpus.tasks) / train.batch_size)
-    rows = layout.rows(sessions)
-    micro = train.micro_batch_size or 0
-    filled = round(figures.per_row("source_tokens") * train.batch_size)
-    portions = BatchShape(
+    train, sample_stats = recipe.train, session_stats(sessions, recipe.data.sequence_length)
+    steps = train.steps or math.ceil(
+        (train.epochs or 1) * sum(task.row_count for task in corpus.tasks) / train.batch_size
+    )
+    rows = packing.rows(sessions)
+    micro_batch_size = train.micro_batch_size or 0
+    filled_positions = round(sample_stats.per_row("source_tokens") * train.batch_size)
+    batch_shape = BatchShape(
         steps,
         train.steps is None,
         train.batch_size,
-        micro,
-        int(bool(micro)),
-        world,
+        micro_batch_size,
+        int(bool(micro_batch_size)),
+        num_processes,
         recipe.data.sequence_length,
-        filled,
+        filled_positions,
     )
-    drawn = steps * train.batch_size
+    num_drawn = steps * train.batch_size
     sources = tuple(
-        SourcePlan(info, drawn * info.share, drawn * info.share / (info.rows or 1)) for info in corpus.sources
+        SourcePlan(info, num_drawn * info.share, num_drawn * info.share / (info.rows or 1)) for info in corpus.sources
     )
-    parameters = {id(one): one for one in assembly.model.parameters()}.values()
+    parameters = {id(parameter): parameter for parameter in assembly.model.parameters()}.values()
     return RunPlan(
         parts=part_summaries(recipe, assembly, None),
-        total=sum(one.numel() for one in parameters),
-        trained=sum(one.numel() for one in parameters if one.requires_grad),
-        tokens=token_plan(assembly),
+        total=sum(parameter.numel() for parameter in parameters),
+        trained=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+        special_tokens=special_tokens_of(assembly),
         objective=f"answers of {len(corpus.tasks)} tasks, the mean over {train.loss_average}s",
         sources=sources,
-        figures=figures,
-        portions=portions,
-        validated=ValidationPlan(validation[0], validation[1], "answers", ()),
-        memory=estimate_memory(recipe, assembly, None, world, shards),
+        sample_stats=sample_stats,
+        batch_shape=batch_shape,
+        validation=ValidationPlan(validation[0], validation[1], "answers", ()),
+        memory=estimate_memory(recipe, assembly, None, num_processes, shards),
         precision=train.precision,
         device=str(device),
-        notes=(*assembly.notes, *_notes(recipe, corpus, chosen, figures, layout, sources, validation)),
+        notes=(*assembly.notes, *_notes(recipe, corpus, selection, sample_stats, packing, sources, validation)),
         unit="example",
-        layout=describe_packing(layout, rows, len(sessions)),
+        packing=describe_packing(packing, rows, len(sessions)),
     )
 
 
-def describe_packing(layout: RowPacking, rows: list[Row], sessions: int) -> str:
-    """The layout of a sample, in words."""
+def describe_packing(packing: RowPacking, rows: list[Row], sessions: int) -> str:
+    """Describe the packing of a sample."""
     positions = sum(map(len, rows))
-    if layout.pack and layout.snug:
-        return f"{sessions / len(rows):.1f} examples packed, rows as long as one of the step's examples"
-    if layout.pack:
-        fill = positions / (len(rows) * layout.length)
-        return f"{layout.length:,} positions, {sessions / len(rows):.1f} examples packed, {fill:.1%} filled"
+    if packing.pack and packing.shorten_rows:
+        return f"{sessions / len(rows):.1f} examples packed, rows as long as one example of the step"
+    if packing.pack:
+        fill = positions / (len(rows) * packing.length)
+        return f"{packing.length:,} positions, {sessions / len(rows):.1f} examples packed, {fill:.1%} filled"
     return "one example, padded to the longest of its pass; passes are sorted by length"
 
 
 def _notes(
     recipe: FinetuneRecipe,
     corpus: TaskCorpus,
-    chosen: TaskSelection,
-    figures: SampleStats,
-    layout: RowPacking,
+    selection: TaskSelection,
+    sample_stats: SampleStats,
+    packing: RowPacking,
     sources: tuple[SourcePlan, ...],
     validation: tuple[int, int],
 ) -> list[str]:
     notes = []
-    if chosen.held_out:
-        notes.append(f"held out: {', '.join(card.name for card in chosen.held_out)}")
-    reasons = group_by_reason(chosen.dropped).items()
+    if selection.held_out:
+        notes.append(f"held out: {', '.join(card.name for card in selection.held_out)}")
+    reasons = group_by_reason(selection.dropped).items()
     notes += [f"not trained on: {', '.join(names)}: {reason}" for reason, names in reasons]
-    counts, number = figures.counts, figures.documents
-    for name, what in (
-        ("cut_examples", "had their long field cut"),
-        ("too_long_examples", "did not fit even so, and were replaced"),
+    counts, num_examples = sample_stats.counts, sample_stats.documents
+    for name, description in (
+        ("cut_examples", "had their long field truncated"),
+        ("too_long_examples", "did not fit after truncation and were replaced"),
         ("lost_demonstrations", "demonstrations did not fit"),
     ):
         if counts.get(name):
-            notes.append(f"{counts[name]:,} of {number:,} sampled examples {what}")
-    if recipe.data.row_packing == "pack" and not layout.pack:
-        notes.append("this decoder cannot be packed exactly: one example a row")
+            notes.append(f"{num_examples:,} sampled examples: {counts[name]:,} {description}")
+    if recipe.data.row_packing == "pack" and not packing.pack:
+        notes.append("this decoder does not allow exact packing: one example per row")
     if not validation[0]:
-        notes.append("nothing is validated")
-    often = [one.info.name for one in sources if (one.epochs or 0) > MANY_EPOCHS]
-    if often:
-        notes.append(f"each example of {', '.join(often)} is drawn more than {MANY_EPOCHS} times")
+        notes.append("there is no validation")
+    repeated_tasks = [source.info.name for source in sources if (source.epochs or 0) > MANY_EPOCHS]
+    if repeated_tasks:
+        notes.append(f"each example of {', '.join(repeated_tasks)} is drawn more than {MANY_EPOCHS} times")
     if recipe.train.max_time:
-        notes.append(f"stops after {recipe.train.max_time}, with a checkpoint, if the steps are not done by then")
+        notes.append(f"training stops with a checkpoint after {recipe.train.max_time}, even before the last step")
     return notes

@@ -1,4 +1,4 @@
-"""What the training commands share: their options, and a run for each seed."""
+"""Shared code of the training commands: one run per seed, the default base model, and the report of a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from metalm_cli.cli import console
 from metalm_cli.errors import Exit, MetalmError
 
 if TYPE_CHECKING:
-    from metalm_cli.config.resolution import Resolved
+    from metalm_cli.config.resolution import ResolvedRecipe
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Flags of a training command."""
+    """Options of a training command that are not recipe values."""
 
     out: Path | None
     resume: bool
@@ -32,93 +32,96 @@ class TrainOptions:
     seeds: str | None
 
 
-def train(command: str, arguments: list[str], flags: dict[str, Any], settings: TrainOptions) -> None:
+def train(command: str, arguments: list[str], flags: dict[str, Any], train_options: TrainOptions) -> None:
     """Run a training command and exit with its code.
 
     Args:
         command: ``pretrain``, ``finetune`` or ``instruct``.
         arguments: Recipe and overrides of the command line.
-        flags: Values of flags by dotted key.
+        flags: Recipe values that options set, by dotted key.
         settings: The other flags.
     """
     from metalm_cli.training.distributed.rank_zero import report_errors_once
 
     with report_errors_once():
-        code = _train(command, arguments, flags, settings)
+        code = _train(command, arguments, flags, train_options)
     raise typer.Exit(int(code))
 
 
-def _train(command: str, arguments: list[str], flags: dict[str, Any], settings: TrainOptions) -> Exit:
+def _train(command: str, arguments: list[str], flags: dict[str, Any], train_options: TrainOptions) -> Exit:
     from metalm_cli.config import resolve, split_arguments
     from metalm_cli.training.distributed.rank_zero import is_rank_zero
 
-    if settings.dry_run and settings.resume:
+    if train_options.dry_run and train_options.resume:
         raise MetalmError("--dry-run and --resume exclude each other", remedy="leave one of them out")
     recipe, overrides = split_arguments(arguments)
-    out, seeds = settings.out, settings.seeds
-    if recipe is None and settings.resume and out is not None:
-        recipe = _begun(command, out if seeds is None else out / f"seed-{_numbers(seeds)[0]}", out)
+    out, seeds = train_options.out, train_options.seeds
+    if recipe is None and train_options.resume and out is not None:
+        recipe = _recipe_of_run(command, out if seeds is None else out / f"seed-{_parse_seeds(seeds)[0]}", out)
     if seeds is None:
-        return _one(with_default_base(resolve(command, recipe, overrides, flags)), settings, out)
-    numbers = _numbers(seeds)
+        return _run_recipe(with_default_base(resolve(command, recipe, overrides, flags)), train_options, out)
+    seed_numbers = _parse_seeds(seeds)
     if out is None:
         raise MetalmError("--seeds needs --out RUN", remedy="name the folder that holds the runs")
     runs = [
-        with_default_base(resolve(command, recipe, [*overrides, f"train.seed={number}"], flags)) for number in numbers
+        with_default_base(resolve(command, recipe, [*overrides, f"train.seed={number}"], flags))
+        for number in seed_numbers
     ]
-    for number, resolved in zip(numbers, runs, strict=True):
-        code = _one(resolved, settings, out / f"seed-{number}")
+    for number, resolved in zip(seed_numbers, runs, strict=True):
+        code = _run_recipe(resolved, train_options, out / f"seed-{number}")
         if code != Exit.DONE:
             return code
-    if not settings.dry_run and is_rank_zero():
-        _write_seeds(out, numbers)
+    if not train_options.dry_run and is_rank_zero():
+        _write_seeds(out, seed_numbers)
     return Exit.DONE
 
 
-def with_default_base(resolved: Resolved) -> Resolved:
-    """A finetuning recipe without a model begins from the newest finished pretraining run."""
+def with_default_base(resolved: ResolvedRecipe) -> ResolvedRecipe:
+    """Set the newest finished pretraining run as the base of a finetuning recipe that has no model."""
     model = resolved.recipe.model
     if resolved.recipe.command == "pretrain" or model.checkpoint is not None or model.decoder is not None:
         return resolved
     from metalm_cli.training.default_base import latest_base_model
 
-    found = latest_base_model("pretrain")
-    console.stderr().print(f"no model is named: beginning from the newest pretraining run, {found}", markup=False)
-    return resolved.with_checkpoint(str(found))
+    base = latest_base_model("pretrain")
+    console.stderr().print(f"no model is named: starting from the newest pretraining run, {base}", markup=False)
+    return resolved.with_checkpoint(str(base))
 
 
-def _begun(command: str, run: Path, out: Path) -> str:
-    """The recipe of a run that is to be resumed by its folder alone.
+def _recipe_of_run(command: str, run: Path, out: Path) -> str:
+    """Path of the recipe of a run that is resumed by its folder alone.
 
     Raises:
-        MetalmError: The folder holds none: which run to start is not known.
+        MetalmError: The folder holds no recipe.
     """
     recipe = run / "recipe.yaml"
     if not recipe.is_file():
         raise MetalmError(
             "there is nothing to resume",
             where=str(run),
-            why="it holds no recipe.yaml, which a run writes as it begins" if run.exists() else "no such folder",
-            remedy=f"name the recipe: metalm {command} RECIPE --resume --out {out} starts a run that has not begun",
+            why="the folder has no recipe.yaml, which a run writes when it starts"
+            if run.exists()
+            else "no such folder",
+            remedy=f"name the recipe: metalm {command} RECIPE --resume --out {out} starts the run if there is none",
         )
     return str(recipe) if recipe.is_absolute() else f"./{recipe}"
 
 
-def _numbers(seeds: str) -> list[int]:
+def _parse_seeds(seeds: str) -> list[int]:
     try:
-        numbers = [int(part) for part in seeds.split(",")]
+        seed_numbers = [int(part) for part in seeds.split(",")]
     except ValueError:
-        numbers = []
-    if not numbers or len(set(numbers)) != len(numbers) or min(numbers) < 0:
-        raise MetalmError(f"--seeds {seeds} is no list of different numbers", remedy="write it as --seeds 0,1,2")
-    return numbers
+        seed_numbers = []
+    if not seed_numbers or len(set(seed_numbers)) != len(seed_numbers) or min(seed_numbers) < 0:
+        raise MetalmError(f"--seeds {seeds} is not a list of distinct numbers", remedy="write --seeds 0,1,2")
+    return seed_numbers
 
 
-def _one(resolved: Resolved, settings: TrainOptions, out: Path | None) -> Exit:
-    """Train one recipe with one seed."""
+def _run_recipe(resolved: ResolvedRecipe, train_options: TrainOptions, out: Path | None) -> Exit:
+    """Train a recipe with one seed."""
     from metalm_cli.cli.silence_libraries import silence_libraries
 
-    silence_libraries(settings.offline)
+    silence_libraries(train_options.offline)
     from metalm_cli.inference.preview import preview_continuations
     from metalm_cli.training.distributed.rank_zero import is_rank_zero
     from metalm_cli.training.finetuning import Finetuning
@@ -127,13 +130,13 @@ def _one(resolved: Resolved, settings: TrainOptions, out: Path | None) -> Exit:
     from metalm_cli.training.pretraining import Pretraining, RunCallbacks, RunOptions
 
     def show_plan(plan: Any, result: Any) -> None:
-        printer = console.stdout() if settings.dry_run else console.stderr()
+        printer = console.stdout() if train_options.dry_run else console.stderr()
         if result is None:
-            printer.print(plan_text(plan, resolved, every=settings.dry_run))
+            printer.print(plan_text(plan, resolved, all_values=train_options.dry_run))
             return
-        memory = "" if result.peak_bytes is None else f", {human_bytes(result.peak_bytes)} of the device at most"
-        took = "no time: it did not fit" if result.seconds is None else f"{result.seconds:.2f} s"
-        printer.print(f"probe    a micro-batch of the longest rows: {took}{memory}", markup=False)
+        memory_note = "" if result.peak_bytes is None else f", {human_bytes(result.peak_bytes)} of the device at most"
+        duration = "not measured, it did not fit" if result.seconds is None else f"{result.seconds:.2f} s"
+        printer.print(f"probe    a micro-batch of the longest rows: {duration}{memory_note}", markup=False)
         for line in result.notes:
             printer.print(f"  - {line}", markup=False)
 
@@ -141,96 +144,98 @@ def _one(resolved: Resolved, settings: TrainOptions, out: Path | None) -> Exit:
         if is_rank_zero():
             console.stderr().print(text, markup=False, soft_wrap=True)
 
-    said: list[tuple[str, str]] = []
+    continuations: list[tuple[str, str]] = []
 
-    def sample(*shown: Any) -> list[tuple[str, str]]:
-        said[:] = preview_continuations(*shown)
-        return said
+    def sample(*arguments: Any) -> list[tuple[str, str]]:
+        continuations[:] = preview_continuations(*arguments)
+        return continuations
 
-    options = RunOptions(resolved.name, out, settings.resume, settings.dry_run, settings.offline, settings.data_root)
+    run_options = RunOptions(
+        resolved.name, out, train_options.resume, train_options.dry_run, train_options.offline, train_options.data_root
+    )
     kind = Pretraining if resolved.recipe.command == "pretrain" else Finetuning
-    run = kind(resolved.recipe, resolved.to_yaml(), options, RunCallbacks(show_plan, sample, note))
-    if settings.dry_run:
+    run = kind(resolved.recipe, resolved.to_yaml(), run_options, RunCallbacks(show_plan, sample, note))
+    if train_options.dry_run:
         run.prepare()
         run.show_plan()
         return Exit.DONE
     code = run.run()
     if is_rank_zero():
-        report_run(run, said, note)
+        report_run(run, continuations, note)
     return code
 
 
-def _write_seeds(out: Path, numbers: list[int]) -> None:
-    """Mean and spread of the last validation metrics over seeds."""
+def _write_seeds(out: Path, seeds: list[int]) -> None:
+    """Write and print the mean and standard deviation of the last validation metrics over seeds."""
     import json
     import statistics
 
     from metalm_cli.common.atomic_files import write_atomically
-    from metalm_cli.runs.metrics_log import read
+    from metalm_cli.runs.metrics_log import read_metrics
 
-    last: list[dict[str, Any]] = []
-    for number in numbers:
-        records, _ = read(out / f"seed-{number}" / "metrics.jsonl")
-        last.append(next((one for one in reversed(records) if one.get("split") == "validation"), {}))
-    last = [_floats(one) for one in last]
-    keys = list(last[0])
+    final_metrics: list[dict[str, Any]] = []
+    for number in seeds:
+        records, _ = read_metrics(out / f"seed-{number}" / "metrics.jsonl")
+        final_metrics.append(next((record for record in reversed(records) if record.get("split") == "validation"), {}))
+    final_metrics = [_floats(record) for record in final_metrics]
+    keys = list(final_metrics[0])
     summary = {}
     for key in keys:
-        values = [one[key] for one in last if isinstance(one.get(key), float)]
+        values = [metrics[key] for metrics in final_metrics if isinstance(metrics.get(key), float)]
         spread = statistics.stdev(values) if len(values) > 1 else None
         summary[key] = {"mean": statistics.fmean(values), "stdev": spread, "values": values}
-    text = json.dumps({"seeds": numbers, "validation": summary}, indent=2) + "\n"
+    text = json.dumps({"seeds": seeds, "validation": summary}, indent=2) + "\n"
     write_atomically(out / "seeds.json", text.encode())
-    for key, one in summary.items():
-        spread = "" if one["stdev"] is None else f", standard deviation {one['stdev']:.4f}"
-        console.write(f"validation {key}: mean {one['mean']:.4f}{spread}, seeds {', '.join(map(str, numbers))}\n")
+    for key, metric in summary.items():
+        spread = "" if metric["stdev"] is None else f", standard deviation {metric['stdev']:.4f}"
+        console.write(f"validation {key}: mean {metric['mean']:.4f}{spread}, seeds {', '.join(map(str, seeds))}\n")
 
 
 def _floats(record: dict[str, Any]) -> dict[str, float]:
-    """The numbers of a record, those of mappings under dotted names."""
-    found: dict[str, float] = {}
+    """Float values of a record, with dotted names for values of nested mappings."""
+    floats: dict[str, float] = {}
     for key, value in record.items():
         if isinstance(value, float):
-            found[key] = value
+            floats[key] = value
         elif isinstance(value, dict):
-            found.update({f"{key}.{name}": one for name, one in value.items() if isinstance(one, float)})
-    return found
+            floats.update({f"{key}.{name}": number for name, number in value.items() if isinstance(number, float)})
+    return floats
 
 
-ROWS = 2
-"""Rows of pretraining that a report shows."""
+REPORTED_ROWS = 2
+"""Pretraining rows shown in a report."""
 
 
-EXAMPLES = 4
-"""Examples of tasks that a report shows."""
+REPORTED_EXAMPLES = 4
+"""Task examples shown in a report."""
 
 
-def report_run(run: Run, said: Sequence[tuple[str, str]], note: Callable[[str], None]) -> None:
-    """Write the report of a run that has ended, from what is at hand. What fails is told, and fails nothing.
+def report_run(run: Run, continuations: Sequence[tuple[str, str]], note: Callable[[str], None]) -> None:
+    """Write the report of a run that has ended. A failure is printed, and does not fail the run.
 
     Args:
         run: The run.
-        said: What was given at the last validation, and what the model said to it.
-        note: Where to tell.
+        continuations: Prompts of the last validation, each with the model's continuation.
+        note: Prints a line.
     """
-    from metalm_cli.reports.reading.session_spans import SESSIONS, write_sessions
-    from metalm_cli.reports.write_report import report_of
+    from metalm_cli.reports.reading.session_spans import SESSIONS_FILE, write_sessions
+    from metalm_cli.reports.write_report import write_run_report
 
     try:
-        # A stream would be read from its beginning; a run resumed at its end has said nothing new.
+        # A stream would be read again from its start; a run that is resumed at its end has no new continuations.
         streamed = any(info.streamed for info in run.corpus.sources)
-        if not streamed and (said or not (run.place / SESSIONS).exists()):
-            write_sessions(run.place, _first_rows(run), said)
-        note(f"report: {report_of(run.place)}")
+        if not streamed and (continuations or not (run.folder_path / SESSIONS_FILE).exists()):
+            write_sessions(run.folder_path, _first_row_spans(run), continuations)
+        note(f"report: {write_run_report(run.folder_path)}")
     except Exception as error:  # a run that has trained well does not fail for its report
-        what = error.what if isinstance(error, MetalmError) else f"{type(error).__name__}: {error}"
-        note(f"no report was written ({what}); metalm report {run.place} tries again")
+        reason = error.what if isinstance(error, MetalmError) else f"{type(error).__name__}: {error}"
+        note(f"no report was written ({reason}); metalm report {run.folder_path} writes it again")
 
 
-def _first_rows(run: Any) -> Iterator[tuple[str, list[list[Any]]]]:
-    """The first rows, or examples, that a run has trained on, as spans."""
+def _first_row_spans(run: Any) -> Iterator[tuple[str, list[list[Any]]]]:
+    """Yield the first rows (or examples) that a run has trained on, as spans with a title."""
     from metalm_cli.data.examples.pack_examples import pack_sessions
-    from metalm_cli.reports.reading.session_spans import spans_of
+    from metalm_cli.reports.reading.session_spans import row_spans
     from metalm_cli.training.first_rows import first_rows
 
     assembly = run.assembly
@@ -241,9 +246,9 @@ def _first_rows(run: Any) -> Iterator[tuple[str, list[list[Any]]]]:
     else:
         tokenizer = assembly.decoder_tokenizer.tokenizer
     if run.recipe.command == "pretrain":
-        for number, row in enumerate(first_rows(run.recipe, run.corpus, assembly, ROWS)):
-            yield f"row {number + 1}", spans_of(row, tokenizer, assembly.processors, masked=masked)
+        for number, row in enumerate(first_rows(run.recipe, run.corpus, assembly, REPORTED_ROWS)):
+            yield f"row {number + 1}", row_spans(row, tokenizer, assembly.processors, masked=masked)
         return
-    for number in range(EXAMPLES):
+    for number in range(REPORTED_EXAMPLES):
         row = pack_sessions([run.writer.session(number)])
-        yield run.corpus.where(number), spans_of(row, tokenizer, assembly.processors)
+        yield run.corpus.where(number), row_spans(row, tokenizer, assembly.processors)

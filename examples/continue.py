@@ -1,4 +1,4 @@
-"""Let a finished run speak: continuations of docked text, and the likelier of two answers.
+"""Generate continuations of docked text with a finished run, and compare the log-likelihoods of two answers.
 
 python examples/continue.py runs/demo/metalm
 """
@@ -20,12 +20,12 @@ ANSWERS = (" A brown kite.", " A green boat.")
 
 
 def main(source: str) -> None:
-    """Load ``source`` and print what it says."""
+    """Load the model in ``source``, and print its continuations and scores."""
     model = metalm.load(source)
-    name = next(iter(model.processors), "text")  # without encoders, docked text is read by the decoder
+    name = next(iter(model.processors), "text")  # in a model without encoders, the decoder reads docked text
     for beginning in BEGINNINGS:
-        (said,) = model.generate([metalm.Session([metalm.Docked(name, beginning)])], max_new_tokens=30)
-        print(f"docked     {' '.join(beginning.split())}\ncontinued  {' '.join(said.split())}\n")
+        (continuation,) = model.generate([metalm.Session([metalm.Docked(name, beginning)])], max_new_tokens=30)
+        print(f"docked     {' '.join(beginning.split())}\ncontinued  {' '.join(continuation.split())}\n")
     sessions = [
         metalm.Session([metalm.Docked(name, QUESTION), metalm.Causal(answer, trained=True)]) for answer in ANSWERS
     ]

@@ -1,4 +1,4 @@
-"""What every test shares: one thread, no network but loopback, tiny tokenizers, and real data where it is at hand."""
+"""Shared fixtures: one thread, only the loopback network, tiny tokenizers and models, and real data if available."""
 
 from __future__ import annotations
 
@@ -21,14 +21,19 @@ LOOPBACK = ("localhost", "::1", "0.0.0.0", "::", "")
 
 
 class NetworkBlockedError(RuntimeError):
-    """A test reached for the network. No OSError, so that nothing takes it for a network that is down."""
+    """A test opened a network connection. Not an OSError, so that no code takes it for a network failure."""
 
 
 def _check(host: Any) -> None:
-    name = host.decode() if isinstance(host, bytes) else host
-    if name is None or name in LOOPBACK or str(name).startswith("127.") or name == socket.gethostname():
+    host_name = host.decode() if isinstance(host, bytes) else host
+    if (
+        host_name is None
+        or host_name in LOOPBACK
+        or str(host_name).startswith("127.")
+        or host_name == socket.gethostname()
+    ):
         return
-    raise NetworkBlockedError(f"tests use no network but loopback, got {name!r}")
+    raise NetworkBlockedError(f"tests may only use the loopback network, got {host_name!r}")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -48,12 +53,12 @@ def _no_network() -> Iterator[None]:
 
 
 def _guarded(connect: Callable[..., Any]) -> Callable[..., Any]:
-    def guarded(self: socket.socket, address: Any) -> Any:
+    def guarded_connect(self: socket.socket, address: Any) -> Any:
         if self.family in (socket.AF_INET, socket.AF_INET6):
             _check(address[0])
         return connect(self, address)
 
-    return guarded
+    return guarded_connect
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -66,22 +71,22 @@ def _one_thread() -> None:
 def _folder(variable: str, holds: str) -> Path:
     value = os.environ.get(variable)
     if not value:
-        pytest.skip(f"{variable} is not set: no {holds} to test on")
+        pytest.skip(f"{variable} is not set: tests on {holds} are skipped")
     folder = Path(value)
     if not folder.is_dir():
-        pytest.skip(f"{variable} names no folder: {value}")
+        pytest.skip(f"{variable} is not a folder: {value}")
     return folder
 
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:
-    """The folder of real data sets (``METALM_DATA``); skips where there is none."""
+    """Folder of real data sets (``METALM_DATA``); skips the test if there is none."""
     return _folder("METALM_DATA", "real data")
 
 
 @pytest.fixture(scope="session")
 def checkpoints() -> Callable[[str], Path]:
-    """The folder of a real checkpoint by name (below ``METALM_CHECKPOINTS``); skips where there is none."""
+    """Function that returns the folder of a real checkpoint in ``METALM_CHECKPOINTS``; skips the test if missing."""
 
     def find(name: str) -> Path:
         folder = _folder("METALM_CHECKPOINTS", "checkpoints") / name
@@ -94,19 +99,19 @@ def checkpoints() -> Callable[[str], Path]:
 
 @pytest.fixture
 def byte_tokenizer() -> Any:
-    """Byte-level BPE, as GPT-2's: adds no start token."""
+    """Byte-level BPE tokenizer like GPT-2's; adds no start token."""
     return _parts().tokenizer_of("byte")
 
 
 @pytest.fixture
 def llama_tokenizer() -> Any:
-    """SentencePiece-type BPE with byte fallback, as Llama's: adds ``<s>`` and a dummy prefix."""
+    """SentencePiece-type BPE tokenizer with byte fallback like Llama's; adds ``<s>`` and a dummy prefix."""
     return _parts().tokenizer_of("llama")
 
 
 @pytest.fixture
 def encoder_tokenizer() -> Any:
-    """WordPiece, as BERT's."""
+    """WordPiece tokenizer like BERT's."""
     return _parts().tokenizer_of("wordpiece")
 
 

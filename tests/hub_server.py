@@ -1,4 +1,4 @@
-"""A hub on the loopback interface: as much of the Hugging Face hub's protocol as downloads and streams need.
+"""Hugging Face hub on the loopback interface, with the part of its protocol that downloads and streams need.
 
 Use it from any test::
 
@@ -29,20 +29,20 @@ def refuse(*a, **k):
     print("a socket was opened", flush=True); raise AssertionError("a socket was opened")
 socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = socket.create_connection = refuse
 """
-"""Put before the code of a subprocess: it must open no socket."""
+"""Prefix for the code of a subprocess: opening a socket is an error."""
 QUICK = "import time; slept = []; time.sleep = slept.append\n"
-"""Put before the code of a subprocess: it does not wait, and ``slept`` holds what it would have waited."""
+"""Prefix for the code of a subprocess: ``time.sleep`` returns at once and appends its argument to ``slept``."""
 
 LFS = (".safetensors", ".gz", ".zst", ".parquet")
 
 
 @dataclass
 class Repo:
-    """A repository: its files at its one commit.
+    """Repository with its files at a single commit.
 
     Attributes:
-        gated: Its files ask for a login (401), or for granted access (403) if a token is sent.
-        private: It is hidden (401) from requests without a token.
+        gated: Requests for files fail with 401 without a token, and with 403 with a token.
+        private: Requests without a token fail with 401.
     """
 
     kind: str
@@ -81,17 +81,17 @@ class Request:
 
 @dataclass
 class HubServer:
-    """The server. Start it with ``with``; ``requests`` holds what it was asked.
+    """The server. Start it with ``with``; ``requests`` holds the requests that it received.
 
     Attributes:
-        failing: Status with which requests fail whose path holds the key.
-        broken: A file's first download ends after this many bytes, by path within the repository.
+        failing: Status with which requests fail, by a part of their path.
+        truncated_downloads: Number of bytes after which a file's first download ends, by path in the repository.
     """
 
     repos: dict[tuple[str, str], Repo] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     failing: dict[str, int] = field(default_factory=dict)
-    broken: dict[str, int] = field(default_factory=dict)
+    truncated_downloads: dict[str, int] = field(default_factory=dict)
 
     def __enter__(self) -> HubServer:
         handler = type("BoundHandler", (Handler,), {"hub": self})
@@ -114,14 +114,16 @@ class HubServer:
         return self.repos[kind, name]
 
     def environment(self, home: Path, **more: str) -> dict[str, str]:
-        """Environment of a process that has this hub, and caches of its own under ``home``."""
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING", "METALM_", "TRANSFORMERS_"))}
+        """Environment of a process that uses this hub, with its own caches below ``home``."""
+        inherited = {
+            k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING", "METALM_", "TRANSFORMERS_"))
+        }
         ours = {"HF_ENDPOINT": self.url, "HF_HOME": str(home / "hf"), "XDG_CACHE_HOME": str(home / "cache")}
         quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
-        return {**kept, **ours, **quiet, **more}
+        return {**inherited, **ours, **quiet, **more}
 
     def run(self, code: str, home: Path, **more: str) -> subprocess.CompletedProcess[str]:
-        """Run Python code in a process that has this hub."""
+        """Run Python code in a process that uses this hub."""
         return subprocess.run(
             [sys.executable, "-c", code],
             env=self.environment(home, **more),
@@ -134,7 +136,7 @@ class HubServer:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers the routes ``/api/<kind>/<name>[/revision|tree|paths-info/…]`` and ``…/resolve/<revision>/<path>``."""
+    """Handler of the routes ``/api/<kind>/<name>[/revision|tree|paths-info/…]`` and ``…/resolve/<revision>/<path>``."""
 
     hub: HubServer
     protocol_version = "HTTP/1.1"
@@ -162,18 +164,18 @@ class Handler(BaseHTTPRequestHandler):
             if part in path:
                 return self._send(status, b"failing on purpose")
         if path.startswith("/api/"):
-            kind, rest = path[len("/api/") :].split("/", 1)
-            return self._api(kind, rest, body) if kind in ("models", "datasets") else self._send(404, b"")
-        kind, rest = ("datasets", path[10:]) if path.startswith("/datasets/") else ("models", path[1:])
-        return self._resolve(kind, rest)
+            kind, subpath = path[len("/api/") :].split("/", 1)
+            return self._api(kind, subpath, body) if kind in ("models", "datasets") else self._send(404, b"")
+        kind, subpath = ("datasets", path[10:]) if path.startswith("/datasets/") else ("models", path[1:])
+        return self._resolve(kind, subpath)
 
-    def _find(self, kind: str, rest: str) -> tuple[Repo | None, str]:
-        """The repository that a path begins with, and what is left of the path."""
+    def _find(self, kind: str, subpath: str) -> tuple[Repo | None, str]:
+        """Return the repository that a path begins with, and the rest of the path."""
         for parts in (2, 1):
-            name = "/".join(rest.split("/")[:parts])
+            name = "/".join(subpath.split("/")[:parts])
             repo = self.hub.repos.get((kind, name))
             if repo is not None and not (repo.private and self.request_seen.token is None):
-                return repo, rest[len(name) + 1 :]
+                return repo, subpath[len(name) + 1 :]
         self._send(401 if self.request_seen.token is None else 404, b"", {"X-Error-Code": "RepoNotFound"})
         return None, ""
 
@@ -183,12 +185,12 @@ class Handler(BaseHTTPRequestHandler):
         self._send(404, b"", {"X-Error-Code": "RevisionNotFound"})
         return False
 
-    def _api(self, kind: str, rest: str, body: bytes) -> None:
-        repo, rest = self._find(kind, rest)
+    def _api(self, kind: str, subpath: str, body: bytes) -> None:
+        repo, subpath = self._find(kind, subpath)
         if repo is None:
             return
-        route, _, rest = rest.partition("/")
-        revision, _, folder = rest.partition("/")
+        route, _, subpath = subpath.partition("/")
+        revision, _, folder = subpath.partition("/")
         if not self._has(repo, revision or "main"):
             return
         if route in ("", "revision"):
@@ -198,11 +200,15 @@ class Handler(BaseHTTPRequestHandler):
         elif route == "tree":
             self._json(self._tree(repo, folder, "recursive=True" in self.path or "recursive=true" in self.path))
         elif route == "paths-info":
-            asked = parse_qs(body.decode())["paths"]
+            paths = parse_qs(body.decode())["paths"]
             folders = {path.rsplit("/", 1)[0] for path in repo.files if "/" in path}
-            found = [repo.entry(path) for path in asked if path in repo.files]
-            found += [{"type": "directory", "path": p, "oid": "0" * 40, "size": 0} for p in asked if p in folders]
-            self._json(found)
+            entries = [repo.entry(path) for path in paths if path in repo.files]
+            entries += [
+                {"type": "directory", "path": folder, "oid": "0" * 40, "size": 0}
+                for folder in paths
+                if folder in folders
+            ]
+            self._json(entries)
         else:
             self._send(404, b"")
 
@@ -220,11 +226,11 @@ class Handler(BaseHTTPRequestHandler):
                 entries[path] = repo.entry(path)
         return list(entries.values())
 
-    def _resolve(self, kind: str, rest: str) -> None:
-        repo, rest = self._find(kind, rest)
+    def _resolve(self, kind: str, subpath: str) -> None:
+        repo, subpath = self._find(kind, subpath)
         if repo is None:
             return None
-        _, revision, path = ([*rest.split("/", 2), "", ""])[:3]
+        _, revision, path = ([*subpath.split("/", 2), "", ""])[:3]
         if not self._has(repo, revision):
             return None
         commit = {"X-Repo-Commit": repo.commit}
@@ -240,22 +246,24 @@ class Handler(BaseHTTPRequestHandler):
         headers = {**headers, "ETag": f'"{etag}"', "Accept-Ranges": "bytes"}
         if path.endswith(LFS):
             headers |= {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(len(data))}
-        status, whole = 200, len(data)
+        status, size = 200, len(data)
         if self.headers.get("Range"):
             first, _, last = self.headers["Range"].removeprefix("bytes=").partition("-")
-            start, stop = int(first), min(int(last) + 1 if last else whole, whole)
-            if start >= whole:
-                return self._send(416, b"", {"Content-Range": f"bytes */{whole}"})
+            start, stop = int(first), min(int(last) + 1 if last else size, size)
+            if start >= size:
+                return self._send(416, b"", {"Content-Range": f"bytes */{size}"})
             status, data = 206, data[start:stop]
-            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{whole}"
-        elif self.command == "GET" and path in self.hub.broken:
-            return self._send(status, data, headers, cut=self.hub.broken.pop(path))
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+        elif self.command == "GET" and path in self.hub.truncated_downloads:
+            return self._send(status, data, headers, max_bytes=self.hub.truncated_downloads.pop(path))
         return self._send(status, data, headers)
 
     def _json(self, value: Any) -> None:
         self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
-    def _send(self, status: int, data: bytes, headers: dict[str, str] | None = None, cut: int | None = None) -> None:
+    def _send(
+        self, status: int, data: bytes, headers: dict[str, str] | None = None, max_bytes: int | None = None
+    ) -> None:
         self.request_seen.status = status
         self.send_response(status)
         for name, value in (headers or {}).items():
@@ -263,7 +271,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(data if cut is None else data[:cut])
-        if cut is not None:
+            self.wfile.write(data if max_bytes is None else data[:max_bytes])
+        if max_bytes is not None:
             self.wfile.flush()
             self.close_connection = True

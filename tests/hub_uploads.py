@@ -1,4 +1,4 @@
-"""The loopback hub with as much of the protocol as uploads need: new repositories, LFS objects, commits."""
+"""Loopback hub with the part of the protocol that uploads need: new repositories, LFS objects, commits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hub_server import LFS, Handler, HubServer, Repo, Request
 
 
 class UploadServer(HubServer):
-    """A hub that takes uploads from those who send a token."""
+    """Hub that accepts uploads in requests with a token."""
 
     def __enter__(self) -> UploadServer:
         self.objects: dict[str, bytes] = {}
@@ -25,12 +25,12 @@ class UploadServer(HubServer):
         return self
 
     def files(self, name: str) -> dict[str, bytes]:
-        """What a repository of models holds."""
+        """Files of a model repository."""
         return self.repos["models", name].files
 
 
 class UploadHandler(Handler):
-    """Adds ``/api/repos/create``, ``…/preupload/…``, ``….git/info/lfs/objects/batch``, ``…/commit/…``."""
+    """Handler that adds ``/api/repos/create``, ``…/preupload/…``, ``….git/info/lfs/objects/batch``, ``…/commit/…``."""
 
     hub: UploadServer
 
@@ -69,34 +69,34 @@ class UploadHandler(Handler):
         self.hub.requests.append(self.request_seen)
 
     def _create(self, path: str, body: bytes) -> None:
-        asked = json.loads(body)
-        name = f"{asked['organization']}/{asked['name']}"
+        request = json.loads(body)
+        name = f"{request['organization']}/{request['name']}"
         url = {"url": f"{self.hub.url}/{name}"}
         if ("models", name) in self.hub.repos:
             return self._send(409, json.dumps(url).encode(), {"Content-Type": "application/json"})
-        private = asked.get("private") or asked.get("visibility") == "private"
+        private = request.get("private") or request.get("visibility") == "private"
         self.hub.add("models", name, {".gitattributes": b""}, private=bool(private))
         return self._json(url)
 
     def _preupload(self, path: str, body: bytes) -> None:
         files = json.loads(body)["files"]
-        modes = [("lfs" if one["path"].endswith(LFS) else "regular", one["path"]) for one in files]
+        modes = [("lfs" if file["path"].endswith(LFS) else "regular", file["path"]) for file in files]
         self._json({"files": [{"path": name, "uploadMode": mode, "shouldIgnore": False} for mode, name in modes]})
 
     def _batch(self, path: str, body: bytes) -> None:
         objects = [
-            {**one, "actions": {"upload": {"href": f"{self.hub.url}/lfs/{one['oid']}"}}}
-            for one in json.loads(body)["objects"]
+            {**file, "actions": {"upload": {"href": f"{self.hub.url}/lfs/{file['oid']}"}}}
+            for file in json.loads(body)["objects"]
         ]
         self._json({"transfer": "basic", "objects": objects})
 
     def _commit(self, path: str, body: bytes) -> None:
         repo: Repo = self.hub.repos["models", path.removeprefix("/api/models/").partition("/commit/")[0]]
         for line in body.splitlines():
-            found: dict[str, Any] = json.loads(line)
-            value = found["value"]
-            if found["key"] == "file":
+            entry: dict[str, Any] = json.loads(line)
+            value = entry["value"]
+            if entry["key"] == "file":
                 repo.files[value["path"]] = base64.b64decode(value["content"])
-            elif found["key"] == "lfsFile":
+            elif entry["key"] == "lfsFile":
                 repo.files[value["path"]] = self.hub.objects[value["oid"]]
         self._json({"commitOid": repo.commit, "commitUrl": f"{self.hub.url}/{repo.name}/commit/{repo.commit}"})

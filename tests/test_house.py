@@ -1,4 +1,4 @@
-"""The house keeps its own rules: rooms, what stays out of the repository, file sizes, links, and README's commands."""
+"""Repository rules: imports between packages, tracked files, file sizes, links, and the commands of the README."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PAGES = [
 
 
 def rooms_of(page: str) -> dict[str, set[str]]:
-    """What each room may import, from the table in the architecture page."""
+    """Rooms (top-level packages) that each room may import, from the table in the architecture page."""
     rows = re.findall(r"^\| `(\w+)/` \|[^|]*\| ([^|]*) \|$", page, flags=re.MULTILINE)
     return {room: set(re.findall(r"\w+", allowed)) for room, allowed in rows}
 
@@ -43,7 +43,7 @@ def inner_folders_of(page: str) -> dict[str, set[str]]:
 
 
 def imports(source: str) -> Iterator[str]:
-    """Dotted names that a module imports, anywhere in it; those for type checkers too."""
+    """Dotted names that a module imports at any level, including imports for type checkers."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -59,22 +59,22 @@ def trespasses(room: str, source: str, allowed: set[str]) -> list[str]:
 
 
 def eager(source: str) -> set[str]:
-    """Top-level packages that importing a module imports: not those inside functions or for type checkers."""
-    found: set[str] = set()
-    waiting: list[ast.AST] = [ast.parse(source)]
-    while waiting:
-        node = waiting.pop()
+    """Packages that a module imports when it is imported, so not those inside functions or for type checkers."""
+    packages: set[str] = set()
+    pending: list[ast.AST] = [ast.parse(source)]
+    while pending:
+        node = pending.pop()
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             continue
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            waiting.extend(node.orelse)
+            pending.extend(node.orelse)
             continue
         if isinstance(node, ast.Import):
-            found.update(alias.name.split(".")[0] for alias in node.names)
+            packages.update(alias.name.split(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module.split(".")[0])
-        waiting.extend(ast.iter_child_nodes(node))
-    return found
+            packages.add(node.module.split(".")[0])
+        pending.extend(ast.iter_child_nodes(node))
+    return packages
 
 
 def modules(room: str) -> list[Path]:
@@ -85,7 +85,7 @@ ARCHITECTURE = (HOUSE / "docs" / "architecture.md").read_text(encoding="utf-8")
 ROOMS = rooms_of(ARCHITECTURE)
 INNER = inner_folders_of(ARCHITECTURE)
 MAX_FILES = 15
-"""Python files that a folder of the package may hold, besides ``__init__.py``."""
+"""Maximum number of Python files in a folder of the package, without ``__init__.py``."""
 
 
 def test_the_table_names_the_rooms_that_exist() -> None:
@@ -107,14 +107,16 @@ def test_the_checks_find_what_they_look_for() -> None:
 
 @pytest.mark.parametrize("room", sorted(ROOMS))
 def test_a_room_imports_only_what_the_table_allows(room: str) -> None:
-    found = {path.name: trespasses(room, path.read_text(encoding="utf-8"), ROOMS[room]) for path in modules(room)}
-    assert {name: others for name, others in found.items() if others} == {}
+    imports_by_file = {
+        path.name: trespasses(room, path.read_text(encoding="utf-8"), ROOMS[room]) for path in modules(room)
+    }
+    assert {name: others for name, others in imports_by_file.items() if others} == {}
 
 
 @pytest.mark.parametrize("room", LIGHT_ROOMS)
 def test_light_rooms_import_no_heavy_package(room: str) -> None:
-    found = {path.name: eager(path.read_text(encoding="utf-8")) & HEAVY for path in modules(room)}
-    assert {name: heavy for name, heavy in found.items() if heavy} == {}
+    heavy_by_file = {path.name: eager(path.read_text(encoding="utf-8")) & HEAVY for path in modules(room)}
+    assert {name: heavy for name, heavy in heavy_by_file.items() if heavy} == {}
 
 
 def folder_of(module: str) -> str:
@@ -126,7 +128,7 @@ def folder_of(module: str) -> str:
 
 
 def inner_trespasses(folder: str, source: str, allowed: set[str]) -> list[str]:
-    """Sibling folders of the same room that a file in an inner folder imports and may not import."""
+    """Sibling folders of the same room that a file in an inner folder imports without permission."""
     room = folder.partition("/")[0]
     siblings = {
         other.removeprefix(f"{room}/")
@@ -159,7 +161,7 @@ def test_a_folder_holds_at_most_fifteen_files() -> None:
 
 
 def import_graph(sources: dict[str, str]) -> dict[str, set[str]]:
-    """Modules that each module imports, anywhere in it but for type checkers.
+    """Modules that each module imports at any level, without imports for type checkers.
 
     Args:
         sources: Source text of each module by dotted name.
@@ -167,24 +169,24 @@ def import_graph(sources: dict[str, str]) -> dict[str, set[str]]:
     graph: dict[str, set[str]] = {}
     for module, source in sources.items():
         graph[module] = set()
-        waiting: list[ast.AST] = [ast.parse(source)]
-        while waiting:
-            node = waiting.pop()
+        pending: list[ast.AST] = [ast.parse(source)]
+        while pending:
+            node = pending.pop()
             if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-                waiting.extend(node.orelse)
+                pending.extend(node.orelse)
                 continue
             if isinstance(node, ast.Import):
                 graph[module] |= {alias.name for alias in node.names} & set(sources)
             elif isinstance(node, ast.ImportFrom) and node.module:
                 targets = {f"{node.module}.{alias.name}" for alias in node.names} & set(sources)
                 graph[module] |= targets or {node.module} & set(sources)
-            waiting.extend(ast.iter_child_nodes(node))
+            pending.extend(ast.iter_child_nodes(node))
         graph[module].discard(module)
     return graph
 
 
 def circles(graph: dict[str, set[str]]) -> list[str]:
-    """Modules that can be reached from themselves."""
+    """Modules of an import cycle; empty if there is none."""
     import graphlib
 
     try:
@@ -244,28 +246,28 @@ def text_of(path: Path) -> str:
         return ""
 
 
-# Written so that this file does not hold what it looks for.
-NOWHERE = ("/wo" + "rk/", "/ro" + "ot/", "." + "library", "pypi" + ".org", "python" + "hosted", "/opt/" + "pypi")
+# The strings are split, so that this file does not contain them.
+FORBIDDEN = ("/wo" + "rk/", "/ro" + "ot/", "." + "library", "pypi" + ".org", "python" + "hosted", "/opt/" + "pypi")
 ONE_MACHINE = "/t" + "mp/"
 NEIGHBOUR = "sha" + "red/"
 
 
 @pytest.mark.skipif(not tracked(), reason="not a git checkout")
-def test_the_repository_speaks_of_no_machine() -> None:
-    found = []
+def test_the_repository_names_no_machine() -> None:
+    hits = []
     for path in tracked():
         name, text = path.relative_to(HOUSE).as_posix(), text_of(path)
-        forbidden = list(NOWHERE)
+        forbidden = list(FORBIDDEN)
         if not name.startswith("tests/"):
             forbidden.append(ONE_MACHINE)
         if name != ".ci/run":
             forbidden += ["../" + NEIGHBOUR.rstrip("/")]
-        found += [f"{name}: {word}" for word in forbidden if word in text]
-    assert found == []
+        hits += [f"{name}: {word}" for word in forbidden if word in text]
+    assert hits == []
 
 
 @pytest.mark.skipif(not tracked(), reason="not a git checkout")
-def test_nothing_large_or_generated_is_kept() -> None:
+def test_nothing_large_or_generated_is_tracked() -> None:
     large = [path.name for path in tracked() if path.stat().st_size > 300_000]
     generated = [path.name for path in tracked() if path.suffix in {".pyc", ".safetensors", ".bin", ".pt", ".log"}]
     assert (large, generated) == ([], [])
@@ -277,7 +279,7 @@ def test_files_can_be_read_at_once(path: Path) -> None:
     assert len(lines) < 400
     tree = ast.parse("\n".join(lines))
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    assert [one.name for one in functions if (one.end_lineno or 0) - one.lineno >= 90] == []
+    assert [function.name for function in functions if (function.end_lineno or 0) - function.lineno >= 90] == []
 
 
 # -- pages ------------------------------------------------------------------------------------------------------------
@@ -322,7 +324,7 @@ def test_the_changelog_has_this_version() -> None:
     assert f'version = "{metalm_cli.__version__}"' in (HOUSE / "pyproject.toml").read_text(encoding="utf-8")
 
 
-def test_the_license_names_nobody() -> None:
+def test_the_license_names_no_owner() -> None:
     text = (HOUSE / "LICENSE").read_text(encoding="utf-8")
     assert text.lstrip().startswith("Apache License")
     assert "Copyright [yyyy] [name of copyright owner]" in text
@@ -339,7 +341,7 @@ def test_constraints_pin_every_dependency() -> None:
     ):
         lines = (HOUSE / file).read_text(encoding="utf-8").splitlines()
         pins = {normal(line) for line in lines if re.match(r"[\w.-]+==[\w.]+(\s|$)", line)}
-        assert {normal(one) for one in wanted} - pins == set(), file
+        assert {normal(requirement) for requirement in wanted} - pins == set(), file
         assert all(not line or line.startswith("#") or "==" in line for line in lines), file
 
 
@@ -352,12 +354,12 @@ def normal(requirement: str) -> str:
 # -- README -----------------------------------------------------------------------------------------------------------
 
 
-SHOWN_TO_FAIL = ("metalm recipe check small train.stepz=100",)
-"""Commands that README runs to show what a mistake looks like."""
+FAILING_COMMANDS = ("metalm recipe check small train.stepz=100",)
+"""Commands in the README that show what an error looks like."""
 
 
 def readme_commands(program: str) -> list[str]:
-    """Lines of README's shell blocks that run ``program``, continued lines joined, comments dropped."""
+    """Lines in shell blocks of the README that run ``program``; continuation lines are joined."""
     text = (HOUSE / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```(?:sh|console)\n(.*?)```", text, flags=re.DOTALL)
     lines = [line.removeprefix("$ ") for block in blocks for line in block.replace("\\\n", " ").splitlines()]
@@ -365,15 +367,15 @@ def readme_commands(program: str) -> list[str]:
 
 
 def words(command: str) -> list[str]:
-    """The arguments of a command line, without the program."""
+    """Arguments of a command line, without the program."""
     return shlex.split(command, comments=True)[1:]
 
 
 def test_readme_shows_the_two_commands_first() -> None:
-    made = [words(command) for command in readme_commands("make")]
-    assert made[:2] == [["demo"], ["test"]]
+    make_commands = [words(command) for command in readme_commands("make")]
+    assert make_commands[:2] == [["demo"], ["test"]]
     targets = set(re.findall(r"^(\w+):.*## ", (HOUSE / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
-    assert {target for command in made for target in command if "=" not in target} <= targets
+    assert {target for command in make_commands for target in command if "=" not in target} <= targets
 
 
 @pytest.mark.parametrize("command", readme_commands("metalm"))
@@ -389,21 +391,21 @@ def test_readme_commands_parse_and_their_recipes_hold(command: str) -> None:
     context = typer.main.get_command(app).make_context("metalm", list(arguments))
     group = context.command
     while isinstance(group, typer.core.TyperGroup):
-        rest = [*context._protected_args, *context.args]
-        assert rest, f"{command} names no command"
-        name, inner, left = group.resolve_command(context, rest)
-        assert inner is not None
-        context, group = inner.make_context(name, left, parent=context), inner
-    given = context.params.get("arguments")
-    if given is None:
+        remaining_arguments = [*context._protected_args, *context.args]
+        assert remaining_arguments, f"{command} has no subcommand"
+        name, subcommand, subcommand_arguments = group.resolve_command(context, remaining_arguments)
+        assert subcommand is not None
+        context, group = subcommand.make_context(name, subcommand_arguments, parent=context), subcommand
+    recipe_arguments = context.params.get("arguments")
+    if recipe_arguments is None:
         return
-    recipe, overrides = split_arguments(given)
-    if command in SHOWN_TO_FAIL:
+    recipe, overrides = split_arguments(recipe_arguments)
+    if command in FAILING_COMMANDS:
         with pytest.raises(RecipeError):
             resolve("pretrain", recipe, overrides)
     else:
-        named = arguments[0] if arguments[0] in RECIPES else None
-        resolve(named, recipe, overrides, {"model.checkpoint": context.params.get("model")})
+        training_command = arguments[0] if arguments[0] in RECIPES else None
+        resolve(training_command, recipe, overrides, {"model.checkpoint": context.params.get("model")})
 
 
 def test_readme_shows_commands() -> None:

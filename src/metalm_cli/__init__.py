@@ -1,4 +1,4 @@
-"""metalm: MetaLM (arXiv 2206.06336) as a toolkit for multi-task and instruction tuning.
+"""Toolkit for MetaLM (arXiv 2206.06336): pretraining, multi-task finetuning, instruction tuning and evaluation.
 
 Exports are lazy: importing this package imports neither torch nor transformers.
 """
@@ -31,5 +31,5 @@ __all__ = ["Causal", "Docked", "LanguageModel", "MetaLM", "MetaLMConfig", "Sessi
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    importlib.import_module(f"{__name__}.models")  # touching any export registers the Auto classes
+    importlib.import_module(f"{__name__}.models")  # accessing any export registers the Auto classes
     return getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)

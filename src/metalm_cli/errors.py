@@ -1,4 +1,4 @@
-"""The one kind of error that users see: what went wrong, where, why, and what to do about it."""
+"""Errors for users: what is wrong, where, why, and how to fix it."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ class Exit(IntEnum):
 
     DONE = 0
     FAILED = 1
-    """Something broke while running."""
+    """The command failed while running."""
     USAGE = 2
-    """Wrong usage, recipe or input, found before work began."""
+    """Wrong usage, recipe or input, detected before work began."""
     STOPPED = 75
     """Stopped by a signal, with a checkpoint written."""
 
 
 class MetalmError(Exception):
-    """A problem that the user can act on.
+    """An error that the user can act on.
 
     Args:
-        what: One sentence: what is wrong.
-        where: A place the user can open: ``file:line``, a recipe key, a folder, an address.
-        why: What was got and what was expected, or the reason underneath.
+        what: Statement of what is wrong, beginning in lower case.
+        where: Location that the user can open: ``file:line``, a recipe key, a folder, an address.
+        why: The actual and the expected value, or the underlying reason.
         remedy: What to change or run.
-        exit_code: :attr:`Exit.USAGE` when found before work began, else :attr:`Exit.FAILED`.
+        exit_code: :attr:`Exit.USAGE` if detected before work began, else :attr:`Exit.FAILED`.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class MetalmError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         kind = type(self) if type(self).__init__ is MetalmError.__init__ else MetalmError
-        return _rebuilt, (kind, self.what, self.where, self.why, self.remedy, self.exit_code)
+        return _rebuild_error, (kind, self.what, self.where, self.why, self.remedy, self.exit_code)
 
     def __str__(self) -> str:
         lines = [self.what]
@@ -51,12 +51,14 @@ class MetalmError(Exception):
         return "\n".join(lines)
 
 
-def _rebuilt(kind: type[MetalmError], what: str, where: str, why: str, remedy: str, exit_code: Exit) -> MetalmError:
+def _rebuild_error(
+    kind: type[MetalmError], what: str, where: str, why: str, remedy: str, exit_code: Exit
+) -> MetalmError:
     return kind(what, where=where, why=why, remedy=remedy, exit_code=exit_code)
 
 
 class RowsUnavailableError(MetalmError):
-    """The rows of a task cannot be read here (no local copy, no hub); its card may well be right."""
+    """The rows of a task are not available (no local copy, no hub); its card may be correct."""
 
 
 class NoTemplatesError(MetalmError):

@@ -1,4 +1,4 @@
-"""A run for commands that read one."""
+"""Fixture of a finished run."""
 
 from __future__ import annotations
 

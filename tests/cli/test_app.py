@@ -1,4 +1,4 @@
-"""The command tree: speed, exit codes, and what users see when something is wrong."""
+"""Command tree: speed, exit codes, and error messages."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def test_help_is_fast() -> None:
 
 
 def test_help_names_the_commands_that_exist() -> None:
-    shown = metalm("--help", COLUMNS="100").stdout
+    help_text = metalm("--help", COLUMNS="100").stdout
     for name in tree.COMMANDS:
-        assert (f" {name} " in shown) == (tree._exists(name) and name not in tree.ALIASES)
+        assert (f" {name} " in help_text) == (tree._exists(name) and name not in tree.ALIASES)
     assert tree._exists("recipe")
 
 
@@ -68,7 +68,7 @@ def test_version() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["recip"], "recipe"),
         (["recipe", "chek"], "check"),
@@ -76,10 +76,10 @@ def test_version() -> None:
         (["--foo"], "--foo"),
     ],
 )
-def test_wrong_usage_exits_2_on_stderr(arguments: list[str], said: str) -> None:
+def test_wrong_usage_exits_2_on_stderr(arguments: list[str], message: str) -> None:
     done = metalm(*arguments, COLUMNS="100")
     assert (done.returncode, done.stdout) == (2, "")
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -90,7 +90,7 @@ def test_an_error_is_one_message_without_colour_off_a_terminal() -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--debug", "recipe", "check", "smal"], ["recipe", "check", "smal", "--debug"]])
-def test_debug_shows_the_traceback_wherever_it_stands(arguments: list[str]) -> None:
+def test_debug_shows_the_traceback_at_any_position(arguments: list[str]) -> None:
     done = metalm(*arguments)
     assert done.returncode == 2
     assert "Traceback" in done.stderr
@@ -128,12 +128,12 @@ def test_quiet_ends(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], error: BaseException, code: int
 ) -> None:
     failing(monkeypatch, error)
-    kept = os.dup(1)
+    saved_stdout = os.dup(1)
     try:
         assert tree.run(["recipe", "list"]) == code
     finally:
-        os.dup2(kept, 1)
-        os.close(kept)
+        os.dup2(saved_stdout, 1)
+        os.close(saved_stdout)
     assert "Traceback" not in capfd.readouterr().err
 
 

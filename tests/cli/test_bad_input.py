@@ -1,4 +1,4 @@
-"""Bad input through the real command: one message, the right exit code, nothing left behind."""
+"""Bad input to the real command: one error message, the right exit code, no files left."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Fails = Callable[..., str]
 
 @pytest.fixture
 def fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Fails:
-    """Runs the tiny recipe with settings, and returns the message with which it ends."""
+    """Function that runs the tiny recipe with settings and returns the error message."""
     recipe = micro.write_recipe(tmp_path)
 
     def run(*settings: str, code: int = 2, recipe: Path = recipe) -> str:
@@ -31,21 +31,21 @@ def fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Fails:
         before = sorted(tmp_path.rglob("*"))
         capsys.readouterr()
         assert micro.metalm("pretrain", recipe, *settings, "--out", out) == code
-        said = capsys.readouterr()
-        check_message(said.out + said.err)
+        captured = capsys.readouterr()
+        check_message(captured.out + captured.err)
         if code == 2:
-            assert sorted(tmp_path.rglob("*")) == before, "nothing is left behind"
-        return said.err
+            assert sorted(tmp_path.rglob("*")) == before, "files are left"
+        return captured.err
 
     return run
 
 
-def check_message(said: str) -> None:
-    assert said.count("error:") == 1, said
-    assert "Traceback" not in said
-    assert "bug in metalm" not in said
-    assert "remedy:" in said
-    assert "where:" in said
+def check_message(message: str) -> None:
+    assert message.count("error:") == 1, message
+    assert "Traceback" not in message
+    assert "bug in metalm" not in message
+    assert "remedy:" in message
+    assert "where:" in message
 
 
 # -- the recipe -------------------------------------------------------------------------------------------------------
@@ -57,20 +57,20 @@ def test_every_problem_of_a_recipe_at_once_with_its_line(fails: Fails, tmp_path:
     )
     path = micro.write_recipe(tmp_path, text, "wrong.yaml")
     lines = text.splitlines()
-    said = fails(recipe=path)
-    assert f"{path}:{lines.index('  batch_size: 8') + 1}" in said  # a key given twice is no recipe at all
+    message = fails(recipe=path)
+    assert f"{path}:{lines.index('  batch_size: 8') + 1}" in message  # a duplicate key ends the parsing
     text = text.replace("  batch_size: 4\n  batch_size: 8", "  batch_size: [4]").replace("  warmup_steps: 2\n", "")
     path.write_text(text)
     lines = text.splitlines()
-    said = fails(recipe=path)
+    message = fails(recipe=path)
     for line, word in (("  stepps: 6", "steps"), ("  batch_size: [4]", "batch_size"), ("  warmup_steps: soon", "soon")):
-        assert f"{path}:{lines.index(line) + 1}" in said
-        assert word in said
+        assert f"{path}:{lines.index(line) + 1}" in message
+        assert word in message
 
 
 def test_a_recipe_that_is_not_there(fails: Fails, tmp_path: Path) -> None:
-    said = fails(recipe=tmp_path / "nowhere.yaml")
-    assert "nowhere.yaml" in said
+    message = fails(recipe=tmp_path / "nowhere.yaml")
+    assert "nowhere.yaml" in message
 
 
 def test_a_run_folder_that_exists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,10 +78,10 @@ def test_a_run_folder_that_exists(tmp_path: Path, capsys: pytest.CaptureFixture[
     out.mkdir()
     (out / "diary.txt").write_text("dear diary")
     assert micro.metalm("pretrain", micro.write_recipe(tmp_path), "--out", out) == 2
-    said = capsys.readouterr().err
-    check_message(said)
-    assert str(out) in said
-    assert [one.name for one in out.iterdir()] == ["diary.txt"]
+    message = capsys.readouterr().err
+    check_message(message)
+    assert str(out) in message
+    assert [path.name for path in out.iterdir()] == ["diary.txt"]
 
 
 # -- the data ---------------------------------------------------------------------------------------------------------
@@ -99,10 +99,10 @@ def good(count: int) -> list[str]:
 
 
 def test_missing_file(fails: Fails, tmp_path: Path) -> None:
-    said = fails(f"data.sources=[{{name: own, path: {tmp_path / 'none.jsonl'}}}]")
-    assert "none.jsonl" in said
-    said = fails(f"data.sources=[{{name: own, path: '{tmp_path}/none-*.jsonl'}}]")
-    assert "none-*.jsonl" in said
+    message = fails(f"data.sources=[{{name: own, path: {tmp_path / 'none.jsonl'}}}]")
+    assert "none.jsonl" in message
+    message = fails(f"data.sources=[{{name: own, path: '{tmp_path}/none-*.jsonl'}}]")
+    assert "none-*.jsonl" in message
 
 
 def test_empty_source(fails: Fails, tmp_path: Path) -> None:
@@ -123,29 +123,29 @@ def test_empty_source(fails: Fails, tmp_path: Path) -> None:
 def test_a_broken_line_is_named(fails: Fails, tmp_path: Path, line: str, word: str) -> None:
     lines = good(30)
     lines[17] = line
-    said = fails(jsonl(tmp_path / "own.jsonl", *lines))
-    assert f"{tmp_path / 'own.jsonl'}:18" in said
-    assert word in said
+    message = fails(jsonl(tmp_path / "own.jsonl", *lines))
+    assert f"{tmp_path / 'own.jsonl'}:18" in message
+    assert word in message
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_line_that_training_comes_to(tmp_path: Path, workers: int, capsys: pytest.CaptureFixture[str]) -> None:
-    """The plan reads a sample only, and so does the tokenizer: the run has begun, and keeps its last checkpoint."""
+    """The plan and the tokenizer read only a sample, so that the run has started; it keeps its last checkpoint."""
     from metalm_cli.data.sampling.index_plan import IndexPlan
 
     source = jsonl(tmp_path / "own.jsonl", *good(2000))
     lines = (tmp_path / "own.jsonl").read_text().splitlines()
-    row = IndexPlan(["own"], [2000], [2000], 0).place(300).row
+    row = IndexPlan(["own"], [2000], [2000], 0).planned_row(300).row
     lines[row] = '{"text": '
     (tmp_path / "own.jsonl").write_text("".join(f"{line}\n" for line in lines))
     out = tmp_path / "run"
     settings = [source, "train.steps=2000", "train.checkpoint_every=100", "train.log_every=100", "train.batch_size=8"]
     settings += ["data.validation.documents=0", f"data.workers={workers}", "data.sequence_length=64"]
-    settings += ["model.decoder.tokenizer.train.documents=20", "model.encoders.text.tokenizer.train.documents=20"]
+    settings += ["model.decoder.tokenizer.new.documents=20", "model.encoders.text.tokenizer.new.documents=20"]
     assert micro.metalm("pretrain", micro.write_recipe(tmp_path), *settings, "--out", out) == 1
-    said = capsys.readouterr().err
-    check_message(said)
-    assert f"own.jsonl:{row + 1}" in said
+    message = capsys.readouterr().err
+    check_message(message)
+    assert f"own.jsonl:{row + 1}" in message
     assert (out / "metrics.jsonl").is_file()
     assert not (out / "model").exists()
 
@@ -159,13 +159,13 @@ def test_blank_documents_are_skipped(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert last["examples"] > 0
 
 
-def test_nothing_held_out_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_held_out_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = [jsonl(tmp_path / "own.jsonl", *good(30)), "data.validation.hold_out_every=1000000", "train.steps=2"]
     out = tmp_path / "run"
     assert micro.metalm("pretrain", micro.write_recipe(tmp_path), *settings, "--out", out) == 0
-    said = " ".join(capsys.readouterr().err.split())
-    assert "nothing is validated" in said
-    assert "validation none" in said
+    message = " ".join(capsys.readouterr().err.split())
+    assert "there is no validation" in message
+    assert "validation none" in message
     assert not micro.records(out, "validation")
 
 
@@ -182,14 +182,14 @@ def test_a_cut_compressed_file(fails: Fails, tmp_path: Path) -> None:
 def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Checkpoint folders: a decoder and an encoder with their tokenizers, and a decoder without one."""
     folder = tmp_path_factory.mktemp("parts")
-    made = {name: folder / name for name in ("decoder", "encoder", "bare", "small")}
+    folders = {name: folder / name for name in ("decoder", "encoder", "bare", "small")}
     for name in ("decoder", "bare", "small"):
-        tiny_models.make_decoder("gpt2", 300 if name == "small" else 420).save_pretrained(made[name])
-    tiny_models.make_encoder("bert", 400).save_pretrained(made["encoder"])
+        tiny_models.make_decoder("gpt2", 300 if name == "small" else 420).save_pretrained(folders[name])
+    tiny_models.make_encoder("bert", 400).save_pretrained(folders["encoder"])
     for name in ("decoder", "small"):
-        tiny_models.tokenizer_of("byte").save_pretrained(made[name])
-    tiny_models.tokenizer_of("wordpiece").save_pretrained(made["encoder"])
-    return made
+        tiny_models.tokenizer_of("byte").save_pretrained(folders[name])
+    tiny_models.tokenizer_of("wordpiece").save_pretrained(folders["encoder"])
+    return folders
 
 
 def decoder(path: Path) -> str:
@@ -210,16 +210,16 @@ def test_the_parts_are_good(parts: dict[str, Path], tmp_path: Path) -> None:
         ("nowhere", ["nowhere"]),
     ],
 )
-def test_a_decoder_that_is_none(fails: Fails, parts: dict[str, Path], wrong: str, words: list[str]) -> None:
+def test_an_invalid_decoder(fails: Fails, parts: dict[str, Path], wrong: str, words: list[str]) -> None:
     path = parts.get(wrong, parts["decoder"].parent / wrong)
-    said = fails(decoder(path))
+    message = fails(decoder(path))
     for word in words:
-        assert word in said
+        assert word in message
 
 
 def test_a_decoder_as_encoder(fails: Fails, parts: dict[str, Path]) -> None:
-    said = fails(f"model.encoders.text={{checkpoint: {parts['decoder']}}}")
-    assert "model.encoders.text" in said
+    message = fails(f"model.encoders.text={{checkpoint: {parts['decoder']}}}")
+    assert "model.encoders.text" in message
 
 
 def test_a_checkpoint_of_cut_weights(fails: Fails, parts: dict[str, Path], tmp_path: Path) -> None:
@@ -233,27 +233,27 @@ def test_a_checkpoint_of_cut_weights(fails: Fails, parts: dict[str, Path], tmp_p
 
 
 def test_rows_longer_than_the_decoders_positions(fails: Fails) -> None:
-    said = fails("data.sequence_length=65")
-    assert "data.sequence_length" in said
-    assert "65" in said
-    assert "64" in said
+    message = fails("data.sequence_length=65")
+    assert "data.sequence_length" in message
+    assert "65" in message
+    assert "64" in message
 
 
 @pytest.mark.parametrize("objective", ["semi_causal", "prefix"])
 def test_spans_longer_than_the_encoders_positions(fails: Fails, objective: str) -> None:
     key = "span_length" if objective == "semi_causal" else "prefix_length"
-    said = fails(
+    message = fails(
         "model.decoder.config.n_positions=512",
         "data.sequence_length=512",
         f"objective={{name: {objective}, {key}: [100, 200]}}",
     )
-    assert f"objective.{key}" in said
-    assert "100" in said
-    assert "64" in said
-    assert "model.encoders.text.max_length" in said
+    assert f"objective.{key}" in message
+    assert "100" in message
+    assert "64" in message
+    assert "model.encoders.text.max_length" in message
 
 
-def test_a_model_to_go_on_from_that_is_none(fails: Fails, tmp_path: Path) -> None:
+def test_a_base_that_is_not_a_model(fails: Fails, tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     text = yaml.safe_load(micro.RECIPE)
     text["model"] = {"checkpoint": str(tmp_path / "old")}
@@ -315,19 +315,19 @@ def test_the_hub_is_out_of_reach(tmp_path: Path, offline: bool) -> None:
 )
 def test_no_space(tmp_path: Path, size: int, word: str) -> None:
     out = tmp_path / "run"
-    reading, writing = os.pipe()  # the limit holds for files alone
+    reading, writing = os.pipe()  # the limit applies to files only
 
     def limit() -> None:
         os.dup2(writing, sys.stdout.fileno())
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
-    run = micro.Forked(["pretrain", micro.write_recipe(tmp_path), "--out", out], tmp_path / "log", before=limit)
+    run = micro.ForkedCommand(["pretrain", micro.write_recipe(tmp_path), "--out", out], tmp_path / "log", before=limit)
     assert run.wait() == 1
     os.close(writing)
     with open(reading, encoding="utf-8") as pipe:
-        said = pipe.read()
-    check_message(said)
-    assert word in " ".join(said.split())
-    assert not [one for one in out.rglob("*") if ".tmp-" in one.name]
+        message = pipe.read()
+    check_message(message)
+    assert word in " ".join(message.split())
+    assert not [path for path in out.rglob("*") if ".tmp-" in path.name]
     assert not (out / "model").exists()

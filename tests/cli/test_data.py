@@ -1,4 +1,4 @@
-"""``metalm data``: what is printed, and how it ends."""
+"""``metalm data``: output and exit codes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from card_fixtures import CLASSES, write_rows
+from card_fixtures import CLASSES_BODY, write_rows
 from hub_server import HubServer
 from metalm_cli.cli.app import run
 
@@ -25,7 +25,7 @@ splits: {{train: train}}
 licence: none
 citation: none
 """
-ROWS = [{"premise": f"p {at}", "hypothesis": "h", "label": at % 2} for at in range(5)]
+ROWS = [{"premise": f"p {number}", "hypothesis": "h", "label": number % 2} for number in range(5)]
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def _apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def hub(tmp_path: Path) -> Iterator[HubServer]:
     (tmp_path / "cards").mkdir()
     for name in ("one", "gone"):
-        (tmp_path / "cards" / f"{name}.yaml").write_text(CARD.format(name=name) + CLASSES)
+        (tmp_path / "cards" / f"{name}.yaml").write_text(CARD.format(name=name) + CLASSES_BODY)
     with HubServer() as server:
         server.add("datasets", "me/one", {"train.jsonl": b"".join(json.dumps(row).encode() + b"\n" for row in ROWS)})
         yield server
@@ -57,7 +57,7 @@ def metalm(hub: HubServer, home: Path, *arguments: str) -> subprocess.CompletedP
     )
 
 
-def test_mirror_goes_on_after_what_fails(hub: HubServer, tmp_path: Path) -> None:
+def test_mirror_continues_after_a_failure(hub: HubServer, tmp_path: Path) -> None:
     where = ("--cards", "cards", "--data-root", "new/data")
     done = metalm(hub, tmp_path, "data", "mirror", "gone", "one", "world_nli", *where)
     assert done.returncode == 1, done.stdout + done.stderr
@@ -85,10 +85,10 @@ def test_mirror_takes_the_sources_of_a_recipe(hub: HubServer, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--data-root", "x"], "nothing is named"),
+        (["--data-root", "x"], "no data set is named"),
         (["rte"], "no data root is given"),
         (["rtee", "--data-root", "x"], "did you mean rte?"),
-        (["world_nli", "--data-root", "x"], "nothing of this is on the hub"),
+        (["world_nli", "--data-root", "x"], "none of these data sets is on the hub"),
         (["--recipe", "nowhere", "--data-root", "x"], "no shipped recipe is named nowhere"),
     ],
 )
@@ -97,13 +97,13 @@ def test_mirror_of_nothing(capsys: Capture, arguments: list[str], words: str) ->
     assert words in capsys.readouterr().err
 
 
-def mirrored(root: Path, name: str) -> None:
+def write_mirror(root: Path, name: str) -> None:
     write_rows(root / name / "train.jsonl", ROWS)
     (root / name / "features.json").write_text("{}")
 
 
 def test_list(capsys: Capture, tmp_path: Path) -> None:
-    mirrored(tmp_path / "data", "one")
+    write_mirror(tmp_path / "data", "one")
     write_rows(tmp_path / "data" / "theirs" / "test.jsonl", [{}])
     (tmp_path / "cache" / "metalm" / "unpacked").mkdir(parents=True)
     (tmp_path / "cache" / "metalm" / "unpacked" / "a.jsonl").write_bytes(b"x" * 2000)
@@ -116,17 +116,17 @@ def test_list(capsys: Capture, tmp_path: Path) -> None:
     assert "no data root is given" in capsys.readouterr().err
 
 
-def test_clean_asks_and_leaves_the_data_root_alone(capsys: Capture, tmp_path: Path) -> None:
-    mirrored(tmp_path / "data", "one")
+def test_clean_needs_confirmation_and_keeps_the_data_root(capsys: Capture, tmp_path: Path) -> None:
+    write_mirror(tmp_path / "data", "one")
     write_rows(tmp_path / "data" / "theirs" / "test.jsonl", [{}])
-    kept = tmp_path / "cache" / "metalm" / "index" / "a.idx"
-    kept.parent.mkdir(parents=True)
-    kept.write_bytes(b"x")
+    index_file = tmp_path / "cache" / "metalm" / "index" / "a.idx"
+    index_file.parent.mkdir(parents=True)
+    index_file.write_bytes(b"x")
     assert run(["data", "clean", "--data-root", "data"]) == 2
-    assert "nobody can be asked" in capsys.readouterr().err
-    assert kept.exists()
+    assert "the command needs confirmation" in capsys.readouterr().err
+    assert index_file.exists()
     assert run(["data", "clean", "--data-root", "data", "--yes"]) == 0
-    assert not kept.exists()
+    assert not index_file.exists()
     assert (tmp_path / "data" / "one" / "train.jsonl").exists()
     assert "1 files removed" in capsys.readouterr().out
     assert run(["data", "clean", "--yes"]) == 0
@@ -134,7 +134,7 @@ def test_clean_asks_and_leaves_the_data_root_alone(capsys: Capture, tmp_path: Pa
 
 
 def test_clean_of_a_name(capsys: Capture, tmp_path: Path) -> None:
-    mirrored(tmp_path / "data", "one")
+    write_mirror(tmp_path / "data", "one")
     write_rows(tmp_path / "data" / "theirs" / "test.jsonl", [{}])
     assert run(["data", "clean", "one", "theirs", "--data-root", "data", "--yes"]) == 2
     assert "theirs is no mirror of metalm's" in capsys.readouterr().err

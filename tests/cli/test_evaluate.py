@@ -1,4 +1,4 @@
-"""``metalm evaluate`` on a run of a second, and on files of rows."""
+"""``metalm evaluate`` on a run that trained for a second, and on small data files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from card_fixtures import CARD
+from card_fixtures import CARD_VALUES
 from tiny_runs import metalm
 
 ROWS = [{"text": f"She had {n} red balls.", "label": n % 2} for n in range(10)]
@@ -18,7 +18,7 @@ ROWS = [{"text": f"She had {n} red balls.", "label": n % 2} for n in range(10)]
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: Path) -> Path:
-    """A working directory with a run of its own and two cards, one of them without rows at hand."""
+    """Working directory with a run and two cards, one of them without local data."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.delenv("METALM_DATA", raising=False)
@@ -26,7 +26,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: Path) -> Path
     (tmp_path / "cards").mkdir()
     places: dict[str, dict[str, Any]] = {"odd": {"file": "odd.jsonl"}, "far": {"hub": {"id": "nobody/nothing"}}}
     for name, place in places.items():
-        text = yaml.safe_dump({"name": name, **CARD, **place})
+        text = yaml.safe_dump({"name": name, **CARD_VALUES, **place})
         (tmp_path / "cards" / f"{name}.yaml").write_text(text, encoding="utf-8")
     (tmp_path / "cards" / "odd.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
     return tmp_path
@@ -44,11 +44,11 @@ def test_the_newest_run_is_scored_and_its_results_written(desk, capsys, name) ->
     assert (row["task"], row["metric"], row["shots"], row["seen"]) == ("odd", "accuracy", "0-shot", "held out")
     assert any("nli" in line[1] for line in lines[2:])
     assert "runs/mine (the newest finished run)" in err
-    made = json.loads((desk / "runs/mine/results/in_context-odd.json").read_text())
-    assert made["complete"]
-    assert made["tasks"]["odd"]["settings"][0]["templates"][0]["n"] == 4
-    assert made["model"]["encoders"] == ["text"]
-    assert made["environment"]["torch"]
+    record = json.loads((desk / "runs/mine/results/in_context-odd.json").read_text())
+    assert record["complete"]
+    assert record["tasks"]["odd"]["settings"][0]["templates"][0]["n"] == 4
+    assert record["model"]["encoders"] == ["text"]
+    assert record["environment"]["torch"]
     samples = (desk / "runs/mine/results/in_context-odd.samples.jsonl").read_text().splitlines()
     assert len(samples) == 4
     assert metalm(name, "runs/mine/model", "--task", "odd", *OWN, "--limit", 2) == 0
@@ -56,59 +56,59 @@ def test_the_newest_run_is_scored_and_its_results_written(desk, capsys, name) ->
 
 
 def test_scores_are_the_same_in_any_batch(desk) -> None:
-    found = []
+    samples = []
     for size in (1, 7):
         out = desk / f"{size}.json"
         assert metalm("eval", "--task", "odd", *OWN, "--batch-size", size, "--out", out, "--save-samples") == 0
         assert json.loads(out.read_text())["tasks"]["odd"]["settings"][0]["templates"][0]["n"] == 10
-        found.append((desk / f"{size}.samples.jsonl").read_text())
-    assert found[0] == found[1]
+        samples.append((desk / f"{size}.samples.jsonl").read_text())
+    assert samples[0] == samples[1]
 
 
 def test_tasks_without_data_are_named(desk, capsys) -> None:
     assert metalm("eval", "--task", "odd,far", *OWN, "--limit", 2, "--out", "out.json") == 0
     err = capsys.readouterr().err
     assert "missing  far: the validation rows of far cannot be had" in err
-    assert "missing, and in no mean: far" in err
-    made = json.loads((desk / "out.json").read_text())
-    assert (list(made["tasks"]), list(made["missing"])) == (["odd"], ["far"])
+    assert "missing, and not in any mean: far" in err
+    record = json.loads((desk / "out.json").read_text())
+    assert (list(record["tasks"]), list(record["missing"])) == (["odd"], ["far"])
     assert metalm("eval", "--task", "far", *OWN, "--out", "none.json") == 2
-    assert "no data is at hand" in capsys.readouterr().err
+    assert "no data found" in capsys.readouterr().err
     assert not (desk / "none.json").exists()
 
 
-def test_a_task_that_fails_leaves_what_was_scored(desk, monkeypatch, capsys) -> None:
+def test_results_before_a_failing_task_are_written(desk, monkeypatch, capsys) -> None:
     from metalm_cli.errors import Exit, MetalmError
     from metalm_cli.evaluation import evaluator
 
     card = yaml.safe_load((desk / "cards/odd.yaml").read_text())
     (desk / "cards/two.yaml").write_text(yaml.safe_dump({**card, "name": "two"}), encoding="utf-8")
-    real = evaluator.Evaluator.ask
+    real = evaluator.Evaluator.evaluate_template
 
     def failing(self, task, *rest):
         if task.card.name == "two":
             raise MetalmError("out of memory", exit_code=Exit.FAILED)
         return real(self, task, *rest)
 
-    monkeypatch.setattr(evaluator.Evaluator, "ask", failing)
+    monkeypatch.setattr(evaluator.Evaluator, "evaluate_template", failing)
     assert metalm("eval", "--task", "odd", "--task", "two", *OWN, "--limit", 2, "--out", "out.json") == 1
-    made = json.loads((desk / "out.json").read_text())
-    assert (made["complete"], list(made["tasks"])) == (False, ["odd"])
+    record = json.loads((desk / "out.json").read_text())
+    assert (record["complete"], list(record["tasks"])) == (False, ["odd"])
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        ([], "nothing is named to evaluate on"),
+        ([], "no tasks are selected"),
         (["--task", "od"], "no task is named od"),
         (["--cluster", "rte"], "--task rte"),
         (["--cluster", "nlii"], "no cluster is named nlii"),
         (["--task", "odd", "--shots", "four"], "--shots four is not a list of numbers"),
-        (["--task", "odd", "--shots", "0,99"], "99 demonstrations of odd are asked for, there are 9"),
-        (["--task", "odd", "--protocol", "few_shot"], "--protocol few_shot is not known"),
-        (["--task", "odd", "--demonstrations", "fixed"], "--demonstrations fixed is not known"),
+        (["--task", "odd", "--shots", "0,99"], "99 demonstrations of odd requested, available: 9"),
+        (["--task", "odd", "--protocol", "few_shot"], "unknown value few_shot for --protocol"),
+        (["--task", "odd", "--demonstrations", "fixed"], "unknown value fixed for --demonstrations"),
         (["--task", "odd", "--contamination", "nowhere"], "no training data to compare with"),
-        (["--task", "odd", "--sampled-answers", "3", "--temperature", "0"], "sampled answers need more than 0"),
+        (["--task", "odd", "--sampled-answers", "3", "--temperature", "0"], "is not above 0, as sampled answers need"),
         (["--task", "odd", "--template", "none-such"], "odd has no template none-such"),
         (["--task", "odd", "--templates", "nowhere"], "no collection of templates nowhere"),
         (["--task", "odd", "--split", "test"], "task odd has no test split"),
@@ -122,21 +122,21 @@ def test_a_task_that_fails_leaves_what_was_scored(desk, monkeypatch, capsys) -> 
         (["--task", "odd", "--out", "here.json/deeper.json"], "results cannot be written"),
     ],
 )
-def test_what_is_wrong_is_said_before_anything_is_written(desk, capsys, arguments, said) -> None:
+def test_errors_come_before_anything_is_written(desk, capsys, arguments, message) -> None:
     (desk / "here.json").write_text("mine")
     assert (
         metalm("eval", *arguments, "--cards", "cards", "--offline", *([] if "--templates" in arguments else OWN[2:4]))
         == 2
     )
     err = capsys.readouterr().err
-    assert said in err
+    assert message in err
     assert "Traceback" not in err
     assert not (desk / "runs/mine/results").exists()
     assert not (desk / "results").exists()
     assert (desk / "here.json").read_text() == "mine"
 
 
-def test_no_model_is_an_error_that_says_how_to_get_one(desk, capsys) -> None:
+def test_no_model_is_an_error_with_a_remedy(desk, capsys) -> None:
     shutil.rmtree(desk / "runs")
     assert metalm("eval", "--task", "odd", *OWN) == 2
     assert "no finished run holds a MetaLM" in capsys.readouterr().err
@@ -147,8 +147,8 @@ def test_a_plain_causal_model_is_scored_too(desk, make_decoder, byte_tokenizer) 
     make_decoder("gpt2", len(byte_tokenizer)).save_pretrained(folder)
     byte_tokenizer.save_pretrained(folder)
     assert metalm("eval", folder, "--task", "odd", *OWN, "--limit", 2) == 0
-    made = json.loads((desk / "results/plain/in_context-odd.json").read_text())
-    assert made["model"]["encoders"] == []
+    record = json.loads((desk / "results/plain/in_context-odd.json").read_text())
+    assert record["model"]["encoders"] == []
 
 
 def test_real_tasks_and_a_real_decoder(tmp_path, checkpoints, data_root) -> None:
@@ -156,26 +156,26 @@ def test_real_tasks_and_a_real_decoder(tmp_path, checkpoints, data_root) -> None
     model = checkpoints("stories260k-llama")
     evaluator = ["--task", "rte", "--task", "squad_v2", "--templates", "plain", "--limit", 4]
     assert metalm("eval", model, *evaluator, "--data-root", data_root, "--offline", "--out", out) == 0
-    made = json.loads(out.read_text())
-    assert made["tasks"]["rte"]["settings"][0]["templates"][0]["n"] == 4
-    assert len(made["tasks"]["rte"]["files"][0]["sha256"]) == 64
+    record = json.loads(out.read_text())
+    assert record["tasks"]["rte"]["settings"][0]["templates"][0]["n"] == 4
+    assert len(record["tasks"]["rte"]["files"][0]["sha256"]) == 64
 
 
-def test_what_was_seen_is_labelled_and_may_be_required(desk, capsys, make_decoder, byte_tokenizer) -> None:
+def test_seen_tasks_are_labelled_and_can_be_rejected(desk, capsys, make_decoder, byte_tokenizer) -> None:
     assert metalm("eval", "--task", "odd", *OWN, "--limit", 2, "--out", "new.json", "--require-held-out") == 0
     assert json.loads((desk / "new.json").read_text())["tasks"]["odd"]["seen"]["label"] == "held out"
     lineage = desk / "runs/mine/model/lineage.json"
     lineage.write_text(json.dumps({**json.loads(lineage.read_text()), "command": "finetune", "tasks": ["odd"]}))
     assert metalm("eval", "--task", "odd", *OWN, "--limit", 2, "--out", "old.json") == 0
-    made = json.loads((desk / "old.json").read_text())
-    assert (made["tasks"]["odd"]["seen"]["label"], made["protocol"]) == ("seen", "finetuned")
+    record = json.loads((desk / "old.json").read_text())
+    assert (record["tasks"]["odd"]["seen"]["label"], record["protocol"]) == ("seen", "finetuned")
     capsys.readouterr()
     assert metalm("eval", "--task", "odd", *OWN, "--out", "none.json", "--require-held-out") == 2
     assert "odd: seen; " in capsys.readouterr().err
     assert not (desk / "none.json").exists()
 
 
-def test_tasks_are_worded_as_in_training_unless_asked_otherwise(desk, capsys) -> None:
+def test_prompts_are_as_in_training_unless_options_change_them(desk, capsys) -> None:
     trained = [
         "data.templates.collection=plain",
         "data.templates.input_route=decoder",
@@ -207,14 +207,14 @@ def test_tasks_are_worded_as_in_training_unless_asked_otherwise(desk, capsys) ->
     capsys.readouterr()
     own = ["--task", "odd", "--cards", "cards", "--offline", "--limit", 2]
     assert metalm("eval", "runs/own", *own, "--out", "a.json") == 0
-    said = "worded   collection plain, options false, route decoder (as the model was trained)"
-    assert said in capsys.readouterr().err
+    message = "prompts  collection plain, options false, route decoder (as in the model's training)"
+    assert message in capsys.readouterr().err
     assert metalm("eval", "runs/own", *own, "--out", "b.json", "--input-route", "encoder", "--show-options") == 0
-    assert "worded   collection plain (as the model was trained)" in capsys.readouterr().err
+    assert "prompts  collection plain (as in the model's training)" in capsys.readouterr().err
     assert metalm("eval", "runs/mine", *own, "--templates", "none", "--out", "c.json") == 0
-    assert "worded" not in capsys.readouterr().err
-    found = [json.loads((desk / f"{name}.json").read_text())["settings"] for name in "abc"]
-    assert [(one["templates"], one["style"]["route"], one["style"]["options"]) for one in found] == [
+    assert "prompts" not in capsys.readouterr().err
+    settings = [json.loads((desk / f"{name}.json").read_text())["settings"] for name in "abc"]
+    assert [(values["templates"], values["style"]["route"], values["style"]["options"]) for values in settings] == [
         ("plain", "decoder", False),
         ("plain", "encoder", True),
         ("none", "template", True),
@@ -229,39 +229,39 @@ def test_two_models_on_the_same_inputs(desk, capsys, make_decoder, byte_tokenize
     first, second = (json.loads((desk / name).read_text()) for name in ("a.json", "a-2.json"))
     assert (first["model"]["source"], second["model"]["source"]) == ("runs/mine", str(folder))
     assert first["settings"]["also_fit"] == second["settings"]["also_fit"] != []
-    rows = [one["tasks"]["odd"]["settings"][0]["templates"][0]["each"]["row"] for one in (first, second)]
+    rows = [record["tasks"]["odd"]["settings"][0]["templates"][0]["each"]["row"] for record in (first, second)]
     assert rows[0] == rows[1] == list(range(10))
 
 
-def test_killed_and_started_again_it_goes_on(desk, capsys) -> None:
+def test_a_restarted_evaluation_uses_cached_answers(desk, capsys) -> None:
     first = ["--task", "odd", *OWN, "--limit", 4, "--out", "one/a.json"]
     assert metalm("eval", *first) == 0
     assert (desk / "one/answers.sqlite").is_file()
     capsys.readouterr()
     assert metalm("eval", "--task", "odd", *OWN, "--out", "one/b.json") == 0
-    assert "answers  5 kept; new: 6 not asked before" in capsys.readouterr().err
+    assert "answers  5 cached; new: 6 not answered before" in capsys.readouterr().err
     assert metalm("eval", "--task", "odd", *OWN, "--limit", 4, "--out", "one/c.json", "--fresh") == 0
     assert "kept" not in capsys.readouterr().err
-    one, two = (json.loads((desk / "one" / name).read_text())["tasks"] for name in ("a.json", "c.json"))
-    assert one["odd"]["settings"][0]["score"] == two["odd"]["settings"][0]["score"]
+    cached, fresh = (json.loads((desk / "one" / name).read_text())["tasks"] for name in ("a.json", "c.json"))
+    assert cached["odd"]["settings"][0]["score"] == fresh["odd"]["settings"][0]["score"]
 
 
-def test_what_training_data_holds_is_said(desk, capsys) -> None:
-    told = "She had {} red balls, {} blue boxes and {} green boats in the old house by the river."
-    rows = [{"text": told.format(n, n + 1, n + 2), "label": n % 2} for n in range(6)]
+def test_contamination_is_printed(desk, capsys) -> None:
+    text = "She had {} red balls, {} blue boxes and {} green boats in the old house by the river."
+    rows = [{"text": text.format(n, n + 1, n + 2), "label": n % 2} for n in range(6)]
     (desk / "cards" / "odd.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     (desk / "other.jsonl").write_text(json.dumps({"text": "Nothing of it."}) + "\n")
     (desk / "train.jsonl").write_text(json.dumps({"text": f"Once. {rows[4]['text']} The end."}) + "\n")
-    for files, said in [
+    for files, message in [
         (["other.jsonl"], "no example shares 13 words in a row with the training data of 1 files"),
         (
             ["other.jsonl", "train.jsonl"],
             "odd 1 of 6 examples share 13 words in a row with the training data of 2 files",
         ),
     ]:
-        given = [part for name in files for part in ("--contamination", name)]
-        assert metalm("eval", "--task", "odd", *OWN, *given, "--out", f"{len(files)}.json") == 0
-        assert said in capsys.readouterr().err
+        options = [part for name in files for part in ("--contamination", name)]
+        assert metalm("eval", "--task", "odd", *OWN, *options, "--out", f"{len(files)}.json") == 0
+        assert message in capsys.readouterr().err
 
 
 def test_demonstrations_that_do_not_fit_at_all(desk, capsys) -> None:
@@ -277,17 +277,17 @@ def test_harness_tasks_are_handed_over(desk, monkeypatch) -> None:
     from metalm_cli import harness
     from metalm_cli.cli.commands.evaluation import evaluate
 
-    asked = []
+    calls = []
 
     def command(model, tasks, **options):
-        asked.append((model, list(tasks), options))
+        calls.append((model, list(tasks), options))
         return ["true"]
 
     monkeypatch.setattr(harness, "harness_command", command)
-    monkeypatch.setattr(evaluate.subprocess, "run", lambda found: subprocess.CompletedProcess(found, 3))
+    monkeypatch.setattr(evaluate.subprocess, "run", lambda command_line: subprocess.CompletedProcess(command_line, 3))
     assert metalm("eval", "runs/mine", "--harness", "hellaswag,piqa", "--limit", 5, "--offline") == 3
     assert metalm("eval", "runs/mine", "--harness", "piqa", "--shots", 5) == 3
-    first, second = asked
+    first, second = calls
     assert first == ("runs/mine", ["hellaswag", "piqa"], {"limit": 5, "shots": None, "out": None, "offline": True})
     assert second[2]["shots"] == 5
     assert metalm("eval", "runs/mine", "--harness", "piqa", "--shots", "0,5") == 2

@@ -1,4 +1,4 @@
-"""``metalm export``: a folder of its own, adapters merged, and the hub; whole or not at all."""
+"""``metalm export``: model folders, merged adapters, uploads to the hub, and failures that leave nothing."""
 
 from __future__ import annotations
 
@@ -34,34 +34,34 @@ RUN = "import sys; from metalm_cli.cli.app import run; sys.exit(run(sys.argv[1:]
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``docked`` and ``twin`` (bases) and ``docked-lora`` and ``twin-lora`` (adapters on them)."""
-    place = tmp_path_factory.mktemp("export")
-    write_task(place, "parity", 16)
-    base = micro.write_recipe(place, micro.RECIPE, "base.yaml")
-    tasks = micro.write_recipe(place, TASKS.replace("FOLDER", str(place)))
+    """Folder with the bases ``docked`` and ``twin``, and the adapters ``docked-lora`` and ``twin-lora`` on them."""
+    folder = tmp_path_factory.mktemp("export")
+    write_task(folder, "parity", 16)
+    base = micro.write_recipe(folder, micro.RECIPE, "base.yaml")
+    tasks = micro.write_recipe(folder, TASKS.replace("FOLDER", str(folder)))
     for name, without in (("docked", []), ("twin", ["model.encoders=null", "objective.name=causal"])):
         size = ["model.decoder.config.n_positions=96"]
         size += [] if without else ["model.encoders.text.config.max_position_embeddings=96"]
         steps = ["train.steps=1", "train.warmup_steps=0"]
-        assert micro.metalm("pretrain", base, *without, *size, *steps, "--out", place / name) == 0
-        assert micro.metalm("finetune", tasks, "--model", place / name, "--out", place / f"{name}-lora") == 0
-    return place
+        assert micro.metalm("pretrain", base, *without, *size, *steps, "--out", folder / name) == 0
+        assert micro.metalm("finetune", tasks, "--model", folder / name, "--out", folder / f"{name}-lora") == 0
+    return folder
 
 
 def names(folder: Path) -> set[str]:
-    return {str(one.relative_to(folder)) for one in folder.rglob("*") if one.is_file()}
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
 def logits(source: Path, **options: Any) -> torch.Tensor:
-    """Logits of a session with a dock, in this process."""
+    """Logits of a session with a dock, computed in this process."""
     import metalm_cli as metalm
 
-    found = metalm.load(source, offline=True, **options)
-    docks = [metalm.Docked("text", "Clerks sell stamps.")] if found.processors else []
-    made = found.tokenise(metalm.Session([metalm.Causal("So:"), *docks, metalm.Causal(" yes", trained=True)]))
-    batch = found.collate([made])
+    model = metalm.load(source, offline=True, **options)
+    docks = [metalm.Docked("text", "Clerks sell stamps.")] if model.processors else []
+    session = model.tokenise(metalm.Session([metalm.Causal("So:"), *docks, metalm.Causal(" yes", trained=True)]))
+    batch = model.collate([session])
     with torch.no_grad():
-        return found.model(input_ids=batch.decoder.input_ids, docks=batch.docks).logits
+        return model.model(input_ids=batch.decoder.input_ids, docks=batch.docks).logits
 
 
 # -- merged -----------------------------------------------------------------------------------------------------------
@@ -89,10 +89,10 @@ def test_merged_is_a_model_of_its_own(runs: Path, tmp_path: Path, kind: str) -> 
     assert "## Recipe" in card
     assert "This is no whole model" not in card
     assert ("AutoModelForCausalLM" in card) == (kind == "twin")
-    assert not [one for one in tmp_path.iterdir() if one != out], "nothing is left beside it"
+    assert not [path for path in tmp_path.iterdir() if path != out], "other files are left"
 
 
-def test_a_merged_model_can_be_gone_on_from(runs: Path, tmp_path: Path) -> None:
+def test_a_merged_model_can_be_trained_further(runs: Path, tmp_path: Path) -> None:
     assert micro.metalm("export", runs / "docked-lora", "--merge", "--out", tmp_path / "merged") == 0
     assert micro.metalm("finetune", runs / "micro.yaml", "--model", tmp_path / "merged", "--out", tmp_path / "on") == 0
     lineage = json.loads((tmp_path / "on" / "adapter" / "lineage.json").read_text())
@@ -110,10 +110,10 @@ def test_a_model_is_copied_without_what_a_run_leaves(runs: Path, tmp_path: Path)
     (source / "model" / "checkpoint-5").mkdir()
     (source / "model" / "checkpoint-5" / "config.json").write_text("{}")
     assert micro.metalm("export", source, "--out", tmp_path / "out") == 0
-    made = tmp_path / "out"
-    assert names(made) == names(runs / "docked" / "model")
-    for name in names(made):
-        assert (made / name).read_bytes() == (runs / "docked" / "model" / name).read_bytes()
+    exported = tmp_path / "out"
+    assert names(exported) == names(runs / "docked" / "model")
+    for name in names(exported):
+        assert (exported / name).read_bytes() == (runs / "docked" / "model" / name).read_bytes()
 
 
 def test_an_adapter_is_copied_and_finds_its_base_from_there(runs: Path, tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_an_adapter_is_copied_and_finds_its_base_from_there(runs: Path, tmp_path
     assert torch.equal(logits(out), logits(runs / "docked-lora"))
 
 
-def test_another_place_of_the_base(runs: Path, tmp_path: Path) -> None:
+def test_a_moved_base(runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs / "twin-lora" / "adapter", tmp_path / "adapter")
     shutil.copytree(runs / "twin" / "model", tmp_path / "base")
     fields = json.loads((tmp_path / "adapter" / "metalm_adapter.json").read_text())
@@ -135,8 +135,8 @@ def test_another_place_of_the_base(runs: Path, tmp_path: Path) -> None:
     line = ["export", tmp_path / "adapter", "--base", tmp_path / "base"]
     assert micro.metalm(*line, "--merge", "--out", tmp_path / "merged") == 0
     assert micro.metalm(*line, "--out", tmp_path / "copied") == 0
-    for made in ("merged", "copied"):
-        torch.testing.assert_close(logits(tmp_path / made), logits(runs / "twin-lora"), atol=1e-5, rtol=1e-5)
+    for name in ("merged", "copied"):
+        torch.testing.assert_close(logits(tmp_path / name), logits(runs / "twin-lora"), atol=1e-5, rtol=1e-5)
 
 
 def test_the_newest_run_may_be_an_adapter(
@@ -157,39 +157,39 @@ def test_the_newest_run_may_be_an_adapter(
     assert results["model"]["encoders"] == ["text"]
 
 
-# -- refused ----------------------------------------------------------------------------------------------------------
+# -- errors -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["docked", "--out", "docked-lora"], "the folder exists already"),
         (["docked", "--merge", "--out", "new"], "nothing to merge"),
-        (["docked", "--base", "twin", "--out", "new"], "no adapter"),
-        (["docked-lora", "--merge", "--base", "twin", "--out", "new"], "other weights than when it was trained"),
+        (["docked", "--base", "twin", "--out", "new"], "only an adapter has a base"),
+        (["docked-lora", "--merge", "--base", "twin", "--out", "new"], "other weights than in training"),
         (["nowhere", "--out", "new"], "nowhere"),
-        (["docked"], "no place to export to"),
-        (["docked", "--out", "new", "--private"], "nothing is pushed"),
-        (["docked", "--out", "new", "--push", "a b"], "no repository of the hub"),
+        (["docked"], "no destination is given"),
+        (["docked", "--out", "new", "--private"], "--private does nothing without --push"),
+        (["docked", "--out", "new", "--push", "a b"], "not a valid hub repository name"),
         (["docked", "--push", "me/model", "--offline"], "exclude each other"),
     ],
 )
-def test_what_is_refused(
-    runs: Path, arguments: list[str], says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_wrong_usage(
+    runs: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(runs)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    before = sorted(one.name for one in runs.iterdir())
+    before = sorted(path.name for path in runs.iterdir())
     capsys.readouterr()
     assert micro.metalm("export", *arguments) == 2
-    said = capsys.readouterr().err
-    assert said.count("error:") == 1
-    assert says in said
-    assert "remedy:" in said
-    assert sorted(one.name for one in runs.iterdir()) == before
+    output = capsys.readouterr().err
+    assert output.count("error:") == 1
+    assert message in output
+    assert "remedy:" in output
+    assert sorted(path.name for path in runs.iterdir()) == before
 
 
-def test_what_fails_on_the_way_leaves_nothing(
+def test_a_failed_export_leaves_nothing(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(*_: Any) -> None:
@@ -210,8 +210,8 @@ def hub() -> Iterator[UploadServer]:
         yield server
 
 
-def pushed(hub: UploadServer, home: Path, *arguments: object, token: str | None = TOKEN) -> Any:
-    """The command in a process that has this hub."""
+def run_on_hub(hub: UploadServer, home: Path, *arguments: object, token: str | None = TOKEN) -> Any:
+    """Run a command in a process that uses this hub."""
     more = {} if token is None else {"HF_TOKEN": token}
     environment = hub.environment(home, HF_HUB_DISABLE_XET="1", **more)
     line = [micro.sys.executable, "-c", RUN, *map(str, arguments)]
@@ -219,14 +219,14 @@ def pushed(hub: UploadServer, home: Path, *arguments: object, token: str | None 
 
 
 def test_push_and_load_from_there(runs: Path, tmp_path: Path, hub: UploadServer) -> None:
-    done = pushed(hub, tmp_path, "export", runs / "docked-lora", "--merge", "--push", "me/merged", "--private")
+    done = run_on_hub(hub, tmp_path, "export", runs / "docked-lora", "--merge", "--push", "me/merged", "--private")
     assert done.returncode == 0, done.stderr
     assert f"{hub.url}/me/merged" in done.stderr
     assert TOKEN not in done.stdout + done.stderr
     assert hub.repos["models", "me/merged"].private
-    found = hub.files("me/merged")
-    assert set(found) >= {"README.md", "model.safetensors", "config.json", "processors/text/tokenizer.json"}
-    assert b"merged into the weights" in found["README.md"]
+    files = hub.files("me/merged")
+    assert set(files) >= {"README.md", "model.safetensors", "config.json", "processors/text/tokenizer.json"}
+    assert b"merged into the weights" in files["README.md"]
     program = """
 import sys, metalm_cli as metalm
 from metalm_cli import Causal, Docked, Session
@@ -241,10 +241,10 @@ for source in sys.argv[1:]:
     assert loaded.returncode == 0, loaded.stderr
     there, here = loaded.stdout.split()
     assert there == here
-    again = pushed(hub, tmp_path, "export", runs / "docked", "--push", "me/merged")
+    again = run_on_hub(hub, tmp_path, "export", runs / "docked", "--push", "me/merged")
     assert again.returncode == 1
-    assert "holds something already" in again.stderr
-    assert hub.files("me/merged") == found
+    assert "me/merged is not empty" in again.stderr
+    assert hub.files("me/merged") == files
 
 
 def test_an_adapter_whose_base_is_on_the_hub(runs: Path, tmp_path: Path, hub: UploadServer) -> None:
@@ -252,36 +252,36 @@ def test_an_adapter_whose_base_is_on_the_hub(runs: Path, tmp_path: Path, hub: Up
     hub.add("models", "me/base", {name: (model / name).read_bytes() for name in names(model)})
     adapter = tmp_path / "adapter"
     shutil.copytree(runs / "docked-lora" / "adapter", adapter)
-    refused = pushed(hub, tmp_path, "export", adapter, "--push", "me/adapter")
+    refused = run_on_hub(hub, tmp_path, "export", adapter, "--push", "me/adapter")
     assert refused.returncode == 2
-    assert "the base of this adapter lies on this machine" in refused.stderr
+    assert "the base of this adapter is a local folder" in refused.stderr
     fields = json.loads((adapter / "metalm_adapter.json").read_text())
     fields["base"] |= {"checkpoint": "me/base", "relative": None}
     (adapter / "metalm_adapter.json").write_text(json.dumps(fields))
-    done = pushed(hub, tmp_path, "export", adapter, "--push", "me/adapter")
+    done = run_on_hub(hub, tmp_path, "export", adapter, "--push", "me/adapter")
     assert done.returncode == 0, done.stderr
     assert set(hub.files("me/adapter")) == {*names(adapter), ".gitattributes"}
-    merged = pushed(hub, tmp_path, "export", "me/adapter", "--merge", "--out", tmp_path / "merged")
+    merged = run_on_hub(hub, tmp_path, "export", "me/adapter", "--merge", "--out", tmp_path / "merged")
     assert merged.returncode == 0, merged.stderr
     torch.testing.assert_close(logits(tmp_path / "merged"), logits(runs / "docked-lora"), atol=1e-5, rtol=1e-5)
 
 
-def test_who_may_not_push(runs: Path, tmp_path: Path, hub: UploadServer) -> None:
-    nobody = pushed(hub, tmp_path, "export", runs / "twin", "--push", "me/model", token=None)
-    assert nobody.returncode == 2
-    assert "hf auth login" in nobody.stderr
+def test_push_without_permission(runs: Path, tmp_path: Path, hub: UploadServer) -> None:
+    logged_out = run_on_hub(hub, tmp_path, "export", runs / "twin", "--push", "me/model", token=None)
+    assert logged_out.returncode == 2
+    assert "hf auth login" in logged_out.stderr
     assert hub.requests == []
     hub.failing["/api/repos/create"] = 403
-    forbidden = pushed(hub, tmp_path, "export", runs / "twin", "--push", "me/model", "--out", tmp_path / "out")
+    forbidden = run_on_hub(hub, tmp_path, "export", runs / "twin", "--push", "me/model", "--out", tmp_path / "out")
     assert forbidden.returncode == 1
-    assert "No access to me/model" in forbidden.stderr
+    assert "no access to me/model" in forbidden.stderr
     assert TOKEN not in forbidden.stdout + forbidden.stderr
     assert (tmp_path / "out" / "model.safetensors").is_file(), "what was exported stays"
 
 
 def test_a_public_repository_takes_nothing_private(runs: Path, tmp_path: Path, hub: UploadServer) -> None:
     hub.add("models", "me/open", {})
-    done = pushed(hub, tmp_path, "export", runs / "twin", "--push", "me/open", "--private")
+    done = run_on_hub(hub, tmp_path, "export", runs / "twin", "--push", "me/open", "--private")
     assert done.returncode == 1
     assert "exists and is public" in done.stderr
     assert hub.files("me/open") == {}

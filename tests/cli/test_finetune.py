@@ -1,4 +1,4 @@
-"""Bad input of finetune: one message with what, where, why and remedy, exit code 2, nothing written."""
+"""Bad input to ``metalm finetune``: one error message, exit code 2, nothing written. And the shipped recipes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def failure_message(folder: Path, capsys: Any, *arguments: object, code: int = 2, command: str = "finetune") -> str:
-    """What the command says when it refuses; nothing may have been written."""
+    """Run a command that must fail, and return its error message; no run folder may be written."""
     out = folder / "run"
     capsys.readouterr()
     assert micro.metalm(command, folder / "micro.yaml", *arguments, "--out", out) == code
@@ -172,7 +172,7 @@ def test_a_broken_row_in_the_middle_stops_the_run_with_its_line(folder: Path, ca
     message = capsys.readouterr().err
     assert code in (1, 2)
     assert f"{path}:6" in message
-    assert "Traceback" not in said
+    assert "Traceback" not in message
 
 
 # -- what ships -------------------------------------------------------------------------------------------------------
@@ -183,7 +183,7 @@ TWINS = ["multitask-gpt", "mnli-gpt", "single-gpt"]
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A docked model and a twin without encoders."""
+    """Runs of a docked model and of a twin without encoders."""
     folder = tmp_path_factory.mktemp("bases")
     recipe = micro.write_recipe(folder, micro.RECIPE.replace("n_positions: 64", "n_positions: 512"))
     text = ["model.encoders.text.config.max_position_embeddings=300", "train.steps=1", "train.warmup_steps=0"]
@@ -211,6 +211,6 @@ def test_every_shipped_recipe_is_tested_here() -> None:
     from metalm_cli.config.locate import find_recipe, shipped_names
     from metalm_cli.config.resolution import command_of
 
-    # Those of the demo are run by it, in test_demo.
+    # The demo's recipes are run by test_demo.
     shipped = [name for name in shipped_names() if not name.startswith("demo/")]
     assert {name for name in shipped if command_of(find_recipe(name)) != "pretrain"} == {*SHIPPED, *TWINS}

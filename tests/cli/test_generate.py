@@ -1,4 +1,4 @@
-"""``metalm generate``: on a run of a second, as users call it."""
+"""``metalm generate`` on a run that trained for a second, as users call it."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from PIL import Image
 import metalm_cli
 from metalm_cli.cli.commands.evaluation import generate as command
 from metalm_cli.sessions import Causal, Docked, Session
-from tiny_runs import Forked, metalm
+from tiny_runs import ForkedCommand, metalm
 
 SHORT = ["--max-new-tokens", 6]
 
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: Path) -> Path:
-    """A working directory with a run, and nothing on standard input."""
+    """Working directory with a run, and an empty standard input."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.delenv("METALM_CHECKPOINTS", raising=False)
     shutil.copytree(trained, tmp_path / "runs" / "mine")
-    given(monkeypatch, "")
+    set_stdin(monkeypatch, "")
     return tmp_path
 
 
-def given(monkeypatch: pytest.MonkeyPatch, text: str | bytes, terminal: bool = False) -> None:
-    """Put something on standard input."""
+def set_stdin(monkeypatch: pytest.MonkeyPatch, text: str | bytes, terminal: bool = False) -> None:
+    """Replace standard input by a text."""
 
     class Input(io.TextIOWrapper):
         def isatty(self) -> bool:
@@ -62,39 +62,39 @@ def test_a_text_is_docked_and_answered(desk, capsys) -> None:
 
 
 def test_the_newest_run_answers_a_text_alone(desk, capsys, monkeypatch) -> None:
-    right = expected([Docked("text", "Who barked?")]).strip() + "\n"
+    answer = expected([Docked("text", "Who barked?")]).strip() + "\n"
     capsys.readouterr()
     assert metalm("generate", "Who barked?", *SHORT) == 0
     out, err = capsys.readouterr()
-    assert out == right
+    assert out == answer
     assert "runs/mine (the newest finished run)" in err
     for arguments in (["-"], ["runs/mine"], ["runs/mine", "-"], []):
-        given(monkeypatch, "Who barked?\n")
+        set_stdin(monkeypatch, "Who barked?\n")
         assert metalm("generate", *arguments, *SHORT) == 0
-        assert capsys.readouterr().out == right
+        assert capsys.readouterr().out == answer
 
 
 def test_sampling_follows_its_seed(desk, capsys) -> None:
-    found = []
+    answers = []
     for seed in (0, 0, 1):
         assert metalm("generate", "It rained.", "--sample", "--temperature", 2, "--top-p", 0.9, "--seed", seed) == 0
-        found.append(capsys.readouterr().out)
-    assert found[0] == found[1] != found[2]
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1] != answers[2]
 
 
 def test_a_stop_text_ends_the_answer(desk, capsys) -> None:
-    whole = expected([Causal("It rained.")], 20)
-    assert metalm("generate", "It rained.", "--as", "causal", "--stop", whole[4:6], "--stop", "never said") == 0
+    answer = expected([Causal("It rained.")], 20)
+    assert metalm("generate", "It rained.", "--as", "causal", "--stop", answer[4:6], "--stop", "never generated") == 0
     out, err = capsys.readouterr()
-    assert out == whole[: whole.index(whole[4:6])] + "\n"
+    assert out == answer[: answer.index(answer[4:6])] + "\n"
     assert "cut off" not in err
 
 
-def test_a_terminal_shows_no_character_that_steers_it(monkeypatch, capsys) -> None:
-    tell = command._teller()
-    tell("a\x1b[31m\n")
+def test_control_characters_are_escaped_on_a_terminal(monkeypatch, capsys) -> None:
+    write_piece = command._piece_writer()
+    write_piece("a\x1b[31m\n")
     monkeypatch.setattr(type(sys.stdout), "isatty", lambda self: True, raising=False)
-    command._teller()("b\x1b[31m\n")
+    command._piece_writer()("b\x1b[31m\n")
     assert capsys.readouterr().out == "a\x1b[31m\nb\\x1b[31m\n"
 
 
@@ -102,7 +102,7 @@ WRONG: dict[str, tuple[list[Any], str]] = {
     "no text": (["runs/mine"], "the text is empty"),
     "blank": (["runs/mine", "  "], "the text is empty"),
     "no model": (["runs/none/", "a"], "no model folder"),
-    "no image": (["runs/mine", "a", "--image", "none.png"], "there is no such image"),
+    "no image": (["runs/mine", "a", "--image", "none.png"], "the image does not exist"),
     "text as image": (["runs/mine", "a", "--image", "text.png"], "an image cannot be read"),
     "blind": (["runs/mine", "a", "--image", "real.png"], "no encoder that reads images"),
     "temperature alone": (["runs/mine", "a", "--temperature", 2], "--temperature does nothing without --sample"),
@@ -117,17 +117,17 @@ WRONG: dict[str, tuple[list[Any], str]] = {
     "no input": (["runs/mine", "--out", "out.jsonl"], "--input is missing"),
     "text and input": (["runs/mine", "a", "--input", "in.jsonl", "--out", "out.jsonl"], "TEXT and --input"),
     "image and input": (["--image", "a", "--input", "in.jsonl", "--out", "out.jsonl"], "--image and --input"),
-    "out is input": (["--input", "in.jsonl", "--out", "./in.jsonl"], "--out is the input itself"),
+    "out is input": (["--input", "in.jsonl", "--out", "./in.jsonl"], "--out is the same file as --input"),
     "out is a folder": (["--input", "in.jsonl", "--out", "runs"], "--out is a folder"),
     "no such input": (["--input", "none.jsonl", "--out", "out.jsonl"], "cannot be read"),
     "batch alone": (["runs/mine", "a", "--batch-tokens", 99], "--batch-tokens does nothing"),
-    "surrogate": (["runs/mine", "a\udc80"], "TEXT is no UTF-8"),
+    "surrogate": (["runs/mine", "a\udc80"], "TEXT is not UTF-8"),
     "steering": (["runs/mine", "a", "--as", "docks"], "docked"),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_wrong_usage_is_said_before_anything_is_written(name, desk, capsys) -> None:
+def test_wrong_usage_is_an_error_before_anything_is_written(name, desk, capsys) -> None:
     arguments, message = WRONG[name]
     (desk / "in.jsonl").write_text('{"text": "a"}\n')
     (desk / "text.png").write_text("no image")
@@ -141,13 +141,13 @@ def test_wrong_usage_is_said_before_anything_is_written(name, desk, capsys) -> N
     assert (desk / "in.jsonl").read_text() == '{"text": "a"}\n'
 
 
-def test_standard_input_that_is_no_text(desk, capsys, monkeypatch) -> None:
-    given(monkeypatch, b"\xff\xfe")
+def test_standard_input_that_is_not_text(desk, capsys, monkeypatch) -> None:
+    set_stdin(monkeypatch, b"\xff\xfe")
     assert metalm("generate", "-") == 2
-    assert "no UTF-8" in capsys.readouterr().err
-    given(monkeypatch, "", terminal=True)
+    assert "not UTF-8" in capsys.readouterr().err
+    set_stdin(monkeypatch, "", terminal=True)
     assert metalm("generate", "runs/mine") == 2
-    assert "there is no text to read" in capsys.readouterr().err
+    assert "no text is given" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(desk) -> None:
     def broken() -> None:
         sys.stdout = open(write, "w", encoding="utf-8")  # noqa: SIM115
 
-    process = Forked(["generate", "runs/mine", "It rained."], desk / "log", before=broken)
+    process = ForkedCommand(["generate", "runs/mine", "It rained."], desk / "log", before=broken)
     os.close(write)
     assert process.wait() == 0
     assert process.printed() == ""
@@ -186,7 +186,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(desk) -> None:
 
 # -- files ------------------------------------------------------------------------------------------------------------
 
-LINES = [{"text": f"She had {at} red balls and a {'dog' * (at % 9)}.", "id": at} for at in range(60)]
+LINES = [{"text": f"She had {number} red balls and a {'dog' * (number % 9)}.", "id": number} for number in range(60)]
 
 
 @pytest.fixture
@@ -196,7 +196,7 @@ def source(desk: Path) -> Path:
     return path
 
 
-def answers(path: Path) -> dict[int, dict[str, Any]]:
+def read_answers(path: Path) -> dict[int, dict[str, Any]]:
     return {row["line"]: row for row in map(json.loads, path.read_text().splitlines()[1:])}
 
 
@@ -207,9 +207,9 @@ def test_the_lines_of_a_file_are_answered(source, desk, capsys) -> None:
     assert out == ""
     assert "0 of 60 lines\n" in err
     assert "60 of 60 lines\n" in err
-    found = answers(desk / "new" / "out.jsonl")
-    assert [found[at]["id"] for at in range(1, 61)] == list(range(60))
-    assert found[8]["text"] == expected([Docked("text", LINES[7]["text"])]).strip()
+    rows = read_answers(desk / "new" / "out.jsonl")
+    assert [rows[line]["id"] for line in range(1, 61)] == list(range(60))
+    assert rows[8]["text"] == expected([Docked("text", LINES[7]["text"])]).strip()
     assert metalm("generate", *files, "--max-new-tokens", 7) == 2
     assert "answers of something else" in capsys.readouterr().err
 
@@ -219,11 +219,11 @@ def test_lines_with_errors_are_counted(desk, capsys) -> None:
     (desk / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert metalm("generate", "--input", "in.jsonl", "--out", "out.jsonl", *SHORT) == 1
     assert "1 of 2 lines could not be read" in capsys.readouterr().err
-    assert "error" in answers(desk / "out.jsonl")[1]
+    assert "error" in read_answers(desk / "out.jsonl")[1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_command_that_is_stopped_goes_on(number, source, desk) -> None:
+def test_a_stopped_command_continues(number, source, desk) -> None:
     def slow() -> None:
         from metalm_cli.inference.append_only_jsonl import OutputFile
 
@@ -237,7 +237,7 @@ def test_a_command_that_is_stopped_goes_on(number, source, desk) -> None:
         OutputFile.append = append  # type: ignore[method-assign]
 
     arguments = ["generate", "runs/mine", "--input", source, "--out", desk / "out.jsonl", *SHORT]
-    process = Forked([*arguments, "--batch-tokens", 200], desk / "log", before=slow)
+    process = ForkedCommand([*arguments, "--batch-tokens", 200], desk / "log", before=slow)
     end = time.monotonic() + 60
     while time.monotonic() < end:
         if (desk / "out.jsonl").exists() and (desk / "out.jsonl").read_bytes().count(b"\n") > 8:
@@ -253,9 +253,9 @@ def test_a_command_that_is_stopped_goes_on(number, source, desk) -> None:
             file.write(b'{"line": 3, "te')
     else:
         assert code == 75
-        assert "of 60 lines are answered; the same command goes on" in process.printed()
+        assert "of 60 lines are answered; the same command continues" in process.printed()
     assert metalm(*arguments) == 0
     assert (desk / "out.jsonl").read_bytes().startswith(before)
     assert metalm(*arguments[:-4], "--out", desk / "whole.jsonl", *SHORT) == 0
-    assert answers(desk / "out.jsonl") == answers(desk / "whole.jsonl")
-    assert len(answers(desk / "out.jsonl")) == 60
+    assert read_answers(desk / "out.jsonl") == read_answers(desk / "whole.jsonl")
+    assert len(read_answers(desk / "out.jsonl")) == 60

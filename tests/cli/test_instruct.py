@@ -1,4 +1,4 @@
-"""``metalm instruct`` with a hold-out: its audit, a leaking recipe, a leaking base."""
+"""``metalm instruct`` with a hold-out: the audit, a leaking recipe, a leaking base."""
 
 from __future__ import annotations
 
@@ -44,20 +44,20 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def write_card(folder: Path, name: str, cluster: str, **rows: list[dict[str, Any]]) -> Path:
-    """A card with rte's columns and templates, and its rows as files at hand; the folder of cards."""
-    place = folder / "root" / name
-    place.mkdir(parents=True)
-    for role, found in rows.items():
-        text = "".join(json.dumps(row) + "\n" for row in found)
-        (place / f"{role}.jsonl").write_text(text, encoding="utf-8")
+def write_card(folder: Path, name: str, cluster: str, **splits: list[dict[str, Any]]) -> Path:
+    """Write a card with the columns and templates of rte, and its rows; return the folder of cards."""
+    folder_of_rows = folder / "root" / name
+    folder_of_rows.mkdir(parents=True)
+    for role, split_rows in splits.items():
+        text = "".join(json.dumps(row) + "\n" for row in split_rows)
+        (folder_of_rows / f"{role}.jsonl").write_text(text, encoding="utf-8")
     card = {
         "name": name,
         "cluster": cluster,
         "description": "A test.",
-        "usage": "train_and_eval" if "train" in rows else "eval",
+        "usage": "train_and_eval" if "train" in splits else "eval",
         "hub": {"id": f"nobody/{name}"},
-        "splits": {role: role for role in rows},
+        "splits": {role: role for role in splits},
         "fields": {"premise": "sentence1", "hypothesis": "sentence2"},
         "answer": {
             "label": "label",
@@ -75,7 +75,7 @@ def write_card(folder: Path, name: str, cluster: str, **rows: list[dict[str, Any
     return folder / "cards"
 
 
-def row(number: int) -> dict[str, Any]:
+def held_out_row(number: int) -> dict[str, Any]:
     return {"sentence1": PREMISE.format(number), "sentence2": "He lit it.", "label": number % 2}
 
 
@@ -85,24 +85,22 @@ def instruct(base: Path, folder: Path, *arguments: object) -> int:
     return tiny_runs.metalm("instruct", "flan", *SMALL, *root, *out, *arguments)
 
 
-def other(number: int) -> dict[str, Any]:
+def training_row(number: int) -> dict[str, Any]:
     return {"sentence1": f"{number} Geese flew south.", "sentence2": "It was autumn.", "label": 0}
 
 
-def test_the_audit_stands_in_the_run_and_in_the_lineage(
-    base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    write_card(tmp_path, "copied", "misc", train=[other(1), row(1), other(2), other(3)])
-    write_card(tmp_path, "kept", "stories", train=[row(9)], validation=[row(1), row(2)])
+def test_the_audit_is_in_the_run_and_the_lineage(base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write_card(tmp_path, "copied", "misc", train=[training_row(1), held_out_row(1), training_row(2), training_row(3)])
+    write_card(tmp_path, "kept", "stories", train=[held_out_row(9)], validation=[held_out_row(1), held_out_row(2)])
     arguments = ("data.tasks=[copied]", "--hold-out", "stories")
     assert instruct(base, tmp_path, *arguments) == 0
-    said = " ".join(capfd.readouterr().err.split())
+    message = " ".join(capfd.readouterr().err.split())
     assert (
         "audit: 1 of 4 training rows overlap with 2 held-out evaluation rows and are left out: 1 of copied with kept"
-        in said
+        in message
     )
-    assert "seen in pretraining: 0 of 2" in said
-    assert "levels: held-out categories:" in said
+    assert "seen in pretraining: 0 of 2" in message
+    assert "levels: held-out categories:" in message
     audit = json.loads((tmp_path / "run" / "audit.json").read_text())
     assert audit["rows"] == {"copied": [1]}
     assert audit["pairs"][0]["examples"][0]["train"].endswith("copied/train.jsonl:2")
@@ -117,15 +115,15 @@ def test_the_audit_stands_in_the_run_and_in_the_lineage(
 
 
 def test_a_leaking_recipe_fails(base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    write_card(tmp_path, "copied", "misc", train=[other(1), row(1)])
-    write_card(tmp_path, "kept", "stories", train=[row(9)], validation=[row(1), row(2)])
+    write_card(tmp_path, "copied", "misc", train=[training_row(1), held_out_row(1)])
+    write_card(tmp_path, "kept", "stories", train=[held_out_row(9)], validation=[held_out_row(1), held_out_row(2)])
     arguments = ("data.tasks=[copied]", "--hold-out", "stories", "data.decontaminate=fail")
     assert instruct(base, tmp_path, *arguments) == 2
-    said = capfd.readouterr().err
-    assert "1 training rows overlap" in said
-    assert "copied/train.jsonl:2" in said
-    assert "kept/validation.jsonl:1" in said
-    assert "Traceback" not in said
+    message = capfd.readouterr().err
+    assert "1 training rows overlap" in message
+    assert "copied/train.jsonl:2" in message
+    assert "kept/validation.jsonl:1" in message
+    assert "Traceback" not in message
     assert not (tmp_path / "run").exists()
 
 
@@ -136,7 +134,7 @@ def test_a_leaking_recipe_of_real_rows_fails(
     from metalm_cli.tasks import Cards
 
     rte = open_examples(Cards()["rte"], "validation", data_root=data_root, offline=True, cache=tmp_path / "c")
-    write_card(tmp_path, "copied", "misc", train=[other(1), *(rte.table.load(at) for at in range(30))])
+    write_card(tmp_path, "copied", "misc", train=[training_row(1), *(rte.table.load(number) for number in range(30))])
     (tmp_path / "root" / "rte").symlink_to(data_root / "rte")
     arguments = ("data.tasks=[copied]", "--hold-out", "rte", "data.decontaminate=fail")
     assert instruct(base, tmp_path, *arguments) == 2
@@ -144,46 +142,46 @@ def test_a_leaking_recipe_of_real_rows_fails(
 
 
 def test_a_leaking_base_is_refused(base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    write_card(tmp_path, "inferred", "nli", train=[row(number) for number in range(8)])
-    write_card(tmp_path, "copied", "misc", train=[other(number) for number in range(8)])
+    write_card(tmp_path, "inferred", "nli", train=[held_out_row(number) for number in range(8)])
+    write_card(tmp_path, "copied", "misc", train=[training_row(number) for number in range(8)])
     root = ("--data-root", tmp_path / "root", f"data.cards=[{tmp_path / 'cards'}]", "--offline")
     tuned = tmp_path / "tuned"
     assert tiny_runs.metalm("finetune", "data.tasks=[inferred]", *SMALL, *root, "--model", base, "--out", tuned) == 0
     capfd.readouterr()
     assert instruct(tuned, tmp_path, "data.tasks=[copied]", "--hold-out", "nli") == 2
-    said = " ".join(capfd.readouterr().err.split())
-    assert "the base model has been trained on what is held out (nli)" in said
-    assert "inferred (cluster nli): held out" in said
-    assert str(tuned) in said
+    message = " ".join(capfd.readouterr().err.split())
+    assert "the base model has been trained on what is held out (nli)" in message
+    assert "inferred (cluster nli): held out" in message
+    assert str(tuned) in message
     assert not (tmp_path / "run").exists()
     assert instruct(tuned, tmp_path, "data.tasks=[copied]", "--hold-out", "inferred", "--dry-run") == 2
     assert instruct(tuned, tmp_path, "data.tasks=[copied]", "--hold-out", "sentiment") == 0
-    found = json.loads((tmp_path / "run" / "model" / "lineage.json").read_text())["levels"]
-    assert found["sst2"] == "held_out_category"
-    assert found["inferred"] == "held_out_instances", "the base was trained on it"
-    assert found["rte"] == "held_out_task"
+    levels = json.loads((tmp_path / "run" / "model" / "lineage.json").read_text())["levels"]
+    assert levels["sst2"] == "held_out_category"
+    assert levels["inferred"] == "held_out_instances", "the base was trained on it"
+    assert levels["rte"] == "held_out_task"
 
 
 def test_unknown_names_and_nothing_left_are_one_message_each(
     base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    write_card(tmp_path, "copied", "misc", train=[other(1)])
+    write_card(tmp_path, "copied", "misc", train=[training_row(1)])
     assert instruct(base, tmp_path, "data.tasks=[copied]", "--hold-out", "nly") == 2
     assert "did you mean nli?" in capfd.readouterr().err
     assert instruct(base, tmp_path, "data.tasks=[copied]", "--hold-out", "misc") == 2
-    said = capfd.readouterr().err
-    assert "no task is left to train on" in said
-    assert "copied: held out" in said
+    message = capfd.readouterr().err
+    assert "no task is left to train on" in message
+    assert "copied: held out" in message
     assert not (tmp_path / "run").exists()
 
 
-def test_a_base_without_a_lineage_is_told(base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_base_without_a_lineage_is_reported(base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     import shutil
 
     bare = tmp_path / "bare"
     shutil.copytree(base / "model", bare)
     (bare / "lineage.json").unlink()
-    write_card(tmp_path, "copied", "misc", train=[other(1)])
+    write_card(tmp_path, "copied", "misc", train=[training_row(1)])
     assert instruct(bare, tmp_path, "data.tasks=[copied]", "--hold-out", "nli", "--dry-run") == 0
-    said = "".join(capfd.readouterr().out.split())
-    assert f"nobodycantellwhat{bare}hasseen" in said
+    message = "".join(capfd.readouterr().out.split())
+    assert f"nobodycantellwhat{bare}hasseen" in message

@@ -1,4 +1,4 @@
-"""``metalm pretrain`` as users run it: what it writes, what it goes on from, and what ships with it."""
+"""``metalm pretrain`` as users run it: written files, training from an existing model, shipped recipes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def lineage(run: Path) -> dict[str, Any]:
     return json.loads((run / "model" / "lineage.json").read_text())
 
 
-# -- what is written --------------------------------------------------------------------------------------------------
+# -- written files ----------------------------------------------------------------------------------------------------
 
 
 def test_a_dry_run_writes_nothing(
@@ -165,7 +165,7 @@ def test_tensorboard_gets_the_records(tmp_path: Path) -> None:
     assert list((out / "trackers").rglob("events.*"))
 
 
-# -- going on from a model --------------------------------------------------------------------------------------------
+# -- training from an existing model ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("what", ["run", "model"])
@@ -177,7 +177,7 @@ def test_training_a_finished_model_further(finished: Path, tmp_path: Path, what:
     out = tmp_path / "second"
     assert micro.metalm("pretrain", recipe, "train.learning_rate=1e-12", "--model", base, "--out", out) == 0
     before, after = (load_file(run / "model" / "model.safetensors") for run in (finished, out))
-    assert micro.difference(before, after) < 1e-6, "it began where the first had ended"
+    assert micro.difference(before, after) < 1e-6, "the second run starts with the weights of the first"
     (ancestor,) = lineage(out)["ancestors"]
     assert ancestor["checkpoint"] == str(base)
     assert ancestor["lineage"] == lineage(finished)
@@ -188,7 +188,7 @@ def test_training_a_finished_model_further(finished: Path, tmp_path: Path, what:
 def test_ancestors_are_found_where_the_run_found_them(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By name among the checkpoints at hand, and in the home folder; what is damaged is told before training."""
+    """By name in ``METALM_CHECKPOINTS``, and in the home folder; a damaged lineage is an error before training."""
     text = yaml.safe_load(micro.RECIPE)
     del text["model"]
     recipe = micro.write_recipe(tmp_path, yaml.safe_dump(text))
@@ -220,7 +220,7 @@ def test_an_encoder_named_decoder_keeps_a_tokenizer_of_its_own(tmp_path: Path, m
     tokenizers = [json.loads((out / "tokenizers" / part / "tokenizer.json").read_text()) for part in PARTS]
     assert [len(tokenizer["model"]["vocab"]) for tokenizer in tokenizers] == [400, 350]
     again = micro.interrupted_copy(out, tmp_path / "again", 3)
-    monkeypatch.delattr(part_loader, "train_tokenizer")  # a resumed run trains none
+    monkeypatch.delattr(part_loader, "train_tokenizer")  # a resumed run trains no tokenizer
     assert micro.metalm("pretrain", "--out", again, "--resume") == 0
     micro.assert_same_run(out, again, 6)
 
@@ -287,7 +287,7 @@ def test_every_shipped_recipe_is_tested_here() -> None:
     from metalm_cli.config.resolution import command_of
 
     tested = {*SHIPPED, *FROM_THE_HUB, "paper/gpt-same-decoder", "paper/gpt-same-total"}
-    # Those of the demo are run by it, in test_demo.
+    # The demo's recipes are run by test_demo.
     shipped = [name for name in shipped_names() if not name.startswith("demo/")]
     assert {name for name in shipped if command_of(find_recipe(name)) == "pretrain"} == tested
 

@@ -48,7 +48,7 @@ def test_show_prints_a_recipe_with_the_origin_of_each_value(capsys: pytest.Captu
     assert lines["steps"].endswith("# command line")
     assert "# small.yaml:" in lines["batch_size"]
     assert lines["gradient_clip"].endswith("# base.yaml:15")
-    assert lines["keep"].endswith("# default")
+    assert lines["keep_checkpoints"].endswith("# default")
     assert "# data.sources.0.world" in output
     path = tmp_path / "again.yaml"
     path.write_text(output)

@@ -14,16 +14,16 @@ from report_fixtures import write_results, write_run
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of the real command."""
-    place = tmp_path_factory.mktemp("trained")
-    recipe = micro.write_recipe(place)
+    """Finished run of the real command."""
+    folder = tmp_path_factory.mktemp("trained")
+    recipe = micro.write_recipe(folder)
     assert (
         micro.metalm(
-            "pretrain", recipe, "--out", place / "run", "train.validate_every=3", "train.sample_continuations=1"
+            "pretrain", recipe, "--out", folder / "run", "train.validate_every=3", "train.sample_continuations=1"
         )
         == 0
     )
-    return place / "run"
+    return folder / "run"
 
 
 def test_a_run_writes_its_report(trained: Path) -> None:
@@ -43,13 +43,13 @@ def test_a_run_writes_its_report(trained: Path) -> None:
 def test_an_encoder_alone_shows_what_it_restores(tmp_path: Path) -> None:
     recipe = micro.write_recipe(tmp_path)
     out = tmp_path / "run"
-    assert micro.metalm("pretrain", recipe, *micro.ENCODER_ALONE, "objective.name=mlm", "--out", out) == 0
+    assert micro.metalm("pretrain", recipe, *micro.ENCODER_ONLY, "objective.name=mlm", "--out", out) == 0
     rows = json.loads((out / "sessions.json").read_text(encoding="utf-8"))["rows"]
     trained = [span[3] for row in rows for span in row["spans"] if span[1] == "trained"]
-    assert any(one.startswith("[MASK]=") and len(one) > len("[MASK]=") for one in trained)
+    assert any(text.startswith("[MASK]=") and len(text) > len("[MASK]=") for text in trained)
 
 
-def test_a_report_that_fails_fails_no_run(
+def test_a_failing_report_does_not_fail_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from metalm_cli.reports import write_report
@@ -57,7 +57,7 @@ def test_a_report_that_fails_fails_no_run(
     def broken(folder: Path) -> Path:
         raise RuntimeError("out of ink")
 
-    monkeypatch.setattr(write_report, "report_of", broken)
+    monkeypatch.setattr(write_report, "write_run_report", broken)
     assert micro.metalm("pretrain", micro.write_recipe(tmp_path), "--out", tmp_path / "run") == 0
     assert "no report was written (RuntimeError: out of ink)" in capsys.readouterr().err.replace("\n", " ")
     assert (tmp_path / "run" / "model").is_dir()
@@ -69,9 +69,9 @@ def test_the_page_and_where_it_goes(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert (runs[0] / "report.html").is_file()
     assert capsys.readouterr().out == f"{runs[0] / 'report.html'}\n"
     assert micro.metalm("report", *runs, "--out", tmp_path / "new" / "both.html", "--figures", tmp_path / "drawn") == 0
-    said = capsys.readouterr()
-    assert "11 figures, each as PNG and SVG" in said.out
-    assert "note: b: there is no evaluation yet" in said.err
+    captured = capsys.readouterr()
+    assert "11 figures, each as PNG and SVG" in captured.out
+    assert "note: b: there is no evaluation yet" in captured.err
     assert (tmp_path / "new" / "both.html").is_file()
     assert (tmp_path / "drawn" / "loss.png").is_file()
 
@@ -83,7 +83,7 @@ def test_the_report_of_a_demo_is_its_own(tmp_path: Path, capsys: pytest.CaptureF
         write_results(demo, name, source=str(demo / name), weights=name)
     assert micro.metalm("report", demo, "--card") == 0
     written = [demo / "report.html", *(demo / name / "model" / "README.md" for name in ("gpt", "metalm"))]
-    assert capsys.readouterr().out.split() == [str(one) for one in written]
+    assert capsys.readouterr().out.split() == [str(path) for path in written]
     assert list(demo.glob("*/report.html")) == []
     page = written[0].read_text(encoding="utf-8")
     assert "figure-loss" in page
@@ -132,22 +132,22 @@ def test_what_cannot_be_read_or_written(tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "file").write_text("", encoding="utf-8")
     capsys.readouterr()
     assert micro.metalm("report", run, "--out", tmp_path / "file" / "page.html") == 1
-    said = capsys.readouterr().err
-    assert "the report cannot be written" in said
-    assert "--terminal" in said
-    assert "Traceback" not in said
+    message = capsys.readouterr().err
+    assert "the report cannot be written" in message
+    assert "--terminal" in message
+    assert "Traceback" not in message
     assert micro.metalm("report", run, "--out", tmp_path / "a.html", "--figures", tmp_path / "file") == 1
 
 
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no folder that nobody may write")
-def test_a_place_that_nobody_can_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no folder that cannot be written")
+def test_a_path_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_run(tmp_path / "tiny")
     for place in ("/proc/report.html", "/proc/nowhere/report.html"):
         assert micro.metalm("report", run, "--out", place) == 1
-        said = capsys.readouterr().err
-        assert "the report cannot be written" in said
-        assert "choose another place with --out FILE" in said
-        assert "Traceback" not in said
+        message = capsys.readouterr().err
+        assert "the report cannot be written" in message
+        assert "choose another path with --out FILE" in message
+        assert "Traceback" not in message
     assert not (run / "report.html").exists()
 
 
@@ -157,7 +157,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureF
     run.chmod(0o555)
     try:
         assert micro.metalm("report", run) == 1
-        assert "choose another place with --out FILE" in capsys.readouterr().err
+        assert "choose another path with --out FILE" in capsys.readouterr().err
         assert micro.metalm("report", run, "--out", tmp_path / "elsewhere.html") == 0
     finally:
         run.chmod(0o755)

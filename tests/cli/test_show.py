@@ -9,7 +9,7 @@ from metalm_cli.cli.app import run
 
 SMALL = [
     "data.sources.0.world.documents=200",
-    "model.decoder.tokenizer.train.vocab_size=400",
+    "model.decoder.tokenizer.new.vocab_size=400",
     "data.sequence_length=64",
     "model.decoder.config.hidden_size=16",
     "model.encoders.text.config.hidden_size=16",
@@ -18,7 +18,7 @@ SMALL = [
 ]
 ENCODER = [
     "data.sources.0.world.documents=200",
-    "model.encoders.text.tokenizer.train.vocab_size=400",
+    "model.encoders.text.tokenizer.new.vocab_size=400",
     "data.sequence_length=32",
     "model.encoders.text.config.hidden_size=16",
     "model.encoders.text.config.num_hidden_layers=1",
@@ -56,7 +56,7 @@ def test_the_rows_are_those_that_the_run_reads() -> None:
 
     resolved = resolve("pretrain", "small", [*SMALL, "train.seed=3", "train.precision=fp32"])
     recipe = resolved.recipe
-    shown = list(first_rows(recipe, *prepare(recipe, None, True), 4))
+    rows_of_show = list(first_rows(recipe, *prepare(recipe, None, True), 4))
     views = RunCallbacks(lambda *_: None, lambda *_: [], lambda _: None)
     AcceleratorState._reset_state(reset_partial_state=True)  # an earlier test of this process may have set bf16
     real = Pretraining(recipe, resolved.to_yaml(), RunOptions("small", offline=True, dry_run=True), views)
@@ -65,9 +65,9 @@ def test_the_rows_are_those_that_the_run_reads() -> None:
     stream = StepRowDataset([0, 1], lambda lane, _: RowSlot(lane, 2, real.corpus.reader(lambda _number: True), writer))
     steps = loader(stream, 0)
     read = [row for _ in range(2) for row in next(steps).rows]
-    assert [row.ids.tolist() for row in shown] == [row.ids.tolist() for row in read]
-    assert [row.numbers for row in shown] == [row.numbers for row in read]
-    assert [[dock.key for _, dock in row.docks] for row in shown] == [
+    assert [row.ids.tolist() for row in rows_of_show] == [row.ids.tolist() for row in read]
+    assert [row.numbers for row in rows_of_show] == [row.numbers for row in read]
+    assert [[dock.key for _, dock in row.docks] for row in rows_of_show] == [
         [dock.key for _, dock in row.docks] for row in read
     ]
 
@@ -101,7 +101,7 @@ def test_encoder_objectives_show_masked_tokens(capsys: pytest.CaptureFixture[str
     assert "(‹[MASK]›=" in text
 
 
-def test_what_is_wrong_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["show", "small", "data.sources.0.path=nowhere.jsonl", "--offline"]) == 2
     assert "finds no data files" in capsys.readouterr().err
     assert run(["show", "small", "train.stepz=3"]) == 2

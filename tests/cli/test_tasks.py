@@ -1,4 +1,4 @@
-"""``metalm tasks``: what is printed, and how it ends."""
+"""``metalm tasks``: output and exit codes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from card_fixtures import CLASSES, pair, write_card, write_rows
+from card_fixtures import CLASSES_BODY, sentence_pair, write_card, write_rows
 from metalm_cli.cli.app import run
 from metalm_cli.tasks import Cards
 
@@ -21,43 +21,45 @@ def _no_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def listed(capsys: Capture, *arguments: str) -> dict[str, list[str]]:
+def listed_tasks(capsys: Capture, *arguments: str) -> dict[str, list[str]]:
     assert run(["tasks", "list", *arguments]) == 0
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     return {row[1]: row for row in rows}
 
 
 def test_list(capsys: Capture, tmp_path: Path) -> None:
-    found = listed(capsys)
-    assert set(found) == set(Cards().names)
-    assert found["rte"][:7] == ["nli", "rte", "core", "train_and_eval", "accuracy", "2 classes", "hub"]
-    assert found["bbh"][2:4] == ["extra", "eval"]
-    assert found["world_nli"][2] == "world"
-    assert found["world_nli"][6] == "train, validation, test"
-    assert found["copa"][5] == "options"
-    assert found["squad"][5] == "open"
-    clusters = [row[0] for row in found.values()]
+    rows = listed_tasks(capsys)
+    assert set(rows) == set(Cards().names)
+    assert rows["rte"][:7] == ["nli", "rte", "core", "train_and_eval", "accuracy", "2 classes", "hub"]
+    assert rows["bbh"][2:4] == ["extra", "eval"]
+    assert rows["world_nli"][2] == "world"
+    assert rows["world_nli"][6] == "train, validation, test"
+    assert rows["copa"][5] == "options"
+    assert rows["squad"][5] == "open"
+    clusters = [row[0] for row in rows.values()]
     assert clusters == sorted(clusters, key=list(dict.fromkeys(clusters)).index)
-    assert set(listed(capsys, "--cluster", "nli", "--core")) == {
+    assert set(listed_tasks(capsys, "--cluster", "nli", "--core")) == {
         card.name for card in Cards().all() if card.cluster == "nli" and card.core
     }
     assert run(["tasks", "list", "--cluster", "nlix"]) == 2
-    assert "name one of nli" in capsys.readouterr().err
+    assert "choose one of nli" in capsys.readouterr().err
 
 
-def test_list_says_what_is_at_hand(capsys: Capture, tmp_path: Path) -> None:
+def test_list_shows_local_splits(capsys: Capture, tmp_path: Path) -> None:
     write_rows(tmp_path / "data" / "rte" / "validation.jsonl", [{}])
     write_card(tmp_path / "cards", file="nowhere.jsonl")
-    found = listed(capsys, "--data-root", str(tmp_path / "data"), "--cards", "cards")
-    assert (found["rte"][6], found["cb"][6], found["mine"][6]) == ("validation", "hub", "missing")
+    rows = listed_tasks(capsys, "--data-root", str(tmp_path / "data"), "--cards", "cards")
+    assert (rows["rte"][6], rows["cb"][6], rows["mine"][6]) == ("validation", "hub", "missing")
     assert run(["tasks", "list", "--data-root", "nowhere"]) == 2
 
 
 def test_show(capsys: Capture, tmp_path: Path) -> None:
     path = write_card(tmp_path, splits="{train: 'rows[:2]', test: 'rows[2:]'}")
-    write_rows(tmp_path / "rows.jsonl", [pair(0, "One."), pair(1, "Two."), pair(0, "Three.")])
+    write_rows(
+        tmp_path / "rows.jsonl", [sentence_pair(0, "One."), sentence_pair(1, "Two."), sentence_pair(0, "Three.")]
+    )
     assert run(["tasks", "show", str(path)]) == 0
-    shown = capsys.readouterr().out
+    output = capsys.readouterr().out
     for text in (
         "mine: Does it follow?",
         "class label, by id: entailment -> yes, not_entailment -> no",
@@ -66,45 +68,47 @@ def test_show(capsys: Capture, tmp_path: Path) -> None:
         "train = rows[:2]: 2 rows in",
         "test = rows[2:]: 1 rows in",
     ):
-        assert text in shown
-    assert "One." in shown
-    assert "Two." in shown
-    assert "Three." not in shown
+        assert text in output
+    assert "One." in output
+    assert "Two." in output
+    assert "Three." not in output
     assert run(["tasks", "show", "rte"]) == 0
-    shown = capsys.readouterr().out
-    assert "not at hand" in shown
-    assert "flan: 10 (2 turned around)" in shown
+    output = capsys.readouterr().out
+    assert "no local data" in output
+    assert "flan: 10 (2 inverted)" in output
     assert run(["tasks", "show", "rtee"]) == 2
     assert "did you mean rte?" in capsys.readouterr().err
 
 
 def test_check_reads_every_row(capsys: Capture, tmp_path: Path) -> None:
-    write_card(tmp_path / "cards", CLASSES + "row_filter: label != 7\n", file="../rows.jsonl")
-    rows = [pair(0, "a" * length) for length in (1, 2, 3, 4)] + [pair(1), pair(7)]
+    write_card(tmp_path / "cards", CLASSES_BODY + "row_filter: label != 7\n", file="../rows.jsonl")
+    rows = [sentence_pair(0, "a" * length) for length in (1, 2, 3, 4)] + [sentence_pair(1), sentence_pair(7)]
     write_rows(tmp_path / "rows.jsonl", rows)
     assert run(["tasks", "check", "mine", "--cards", "cards"]) == 0
-    shown = capsys.readouterr().out
-    assert "train: 6 rows, 1 left out" in shown
-    assert "answers: yes 80.0%, no 20.0%" in shown
-    assert "premise 3/9/9; hypothesis 10/10/10; answer 3/3/3" in shown
-    assert "1 tasks checked, 0 wrong; 0 not at hand" in shown
+    output = capsys.readouterr().out
+    assert "train: 6 rows, 1 left out" in output
+    assert "answers: yes 80.0%, no 20.0%" in output
+    assert "premise 3/9/9; hypothesis 10/10/10; answer 3/3/3" in output
+    assert "1 tasks checked, 0 with problems; 0 without local data" in output
     assert run(["tasks", "check", "mine", "--cards", "cards", "--rows", "4"]) == 0
-    shown = capsys.readouterr().out
-    assert "train: the first 4 rows" in shown
-    assert "no row is no" in shown
+    output = capsys.readouterr().out
+    assert "train: the first 4 rows" in output
+    assert "no row is no" in output
 
 
 def test_check_lists_what_is_wrong(capsys: Capture, tmp_path: Path) -> None:
     write_card(tmp_path / "cards", file="../rows.jsonl", splits="{train: rows, validation: rows}")
-    write_rows(tmp_path / "rows.jsonl", [pair(), *[pair(-1)] * 8, pair(premise=""), '{"premise"'])
+    write_rows(
+        tmp_path / "rows.jsonl", [sentence_pair(), *[sentence_pair(-1)] * 8, sentence_pair(premise=""), '{"premise"']
+    )
     write_card(tmp_path / "cards", name="sound", file="../sound.jsonl")
-    write_rows(tmp_path / "sound.jsonl", [pair()])
+    write_rows(tmp_path / "sound.jsonl", [sentence_pair()])
     write_card(tmp_path / "cards", name="gone", file="../gone.jsonl")
     (tmp_path / "cards" / "broken.yaml").write_text("name: broken\n")
     assert run(["tasks", "check", "mine", "sound", "gone", "broken", "--cards", "cards"]) == 1
     caught = capsys.readouterr()
     assert "4 tasks" not in caught.out
-    assert "3 tasks checked, 3 wrong" in caught.out
+    assert "3 tasks checked, 3 with problems" in caught.out
     assert caught.out.count("got -1, expected 0 to 1") == 10
     assert caught.out.count("... and 5 more rows") == 2
     assert "rows.jsonl:2" in caught.out
@@ -113,23 +117,23 @@ def test_check_lists_what_is_wrong(capsys: Capture, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("metric", "words"), [("pearson", "it needs a number as the answer"), ("matthews", None), ("accuracy", None)]
+    ("metric", "words"), [("pearson", "a number is needed as the answer"), ("matthews", None), ("accuracy", None)]
 )
-def test_check_asks_the_metric(capsys: Capture, tmp_path: Path, metric: str, words: str | None) -> None:
-    write_card(tmp_path, CLASSES.replace("name: accuracy", f"name: {metric}"))
-    write_rows(tmp_path / "rows.jsonl", [pair()])
+def test_check_applies_the_metric(capsys: Capture, tmp_path: Path, metric: str, words: str | None) -> None:
+    write_card(tmp_path, CLASSES_BODY.replace("name: accuracy", f"name: {metric}"))
+    write_rows(tmp_path / "rows.jsonl", [sentence_pair()])
     assert run(["tasks", "check", "mine.yaml"]) == (0 if words is None else 1)
-    assert (words or "0 wrong") in capsys.readouterr().out
+    assert (words or "0 with problems") in capsys.readouterr().out
 
 
 def test_check_without_data(capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     assert run(["tasks", "check", "story_cloze"]) == 2
     caught = capsys.readouterr()
-    assert "not at hand: story_cloze" in caught.out
-    assert "nothing was checked" in caught.err
+    assert "no local data: story_cloze" in caught.out
+    assert "no task was checked" in caught.err
     assert run(["tasks", "check", "story_cloze", "world_gist"]) == 0
-    assert "1 tasks checked, 0 wrong; 1 not at hand" in capsys.readouterr().out
+    assert "1 tasks checked, 0 with problems; 1 without local data" in capsys.readouterr().out
     assert run(["tasks", "check", "rtee"]) == 2
     assert "did you mean rte?" in capsys.readouterr().err
     assert run(["tasks", "check", "--rows", "0"]) == 2
@@ -137,18 +141,20 @@ def test_check_without_data(capsys: Capture, monkeypatch: pytest.MonkeyPatch, tm
 
 def test_real_cards(capsys: Capture, data_root: Path) -> None:
     assert run(["tasks", "check", "--data-root", str(data_root), "--rows", "100"]) == 0
-    assert ", 0 wrong;" in capsys.readouterr().out
+    assert ", 0 with problems;" in capsys.readouterr().out
 
 
-CSV = "id,Review,Sentiment\n" + "".join(f'{at},"Text {at}, fine",{("good", "bad")[at % 2]}\n' for at in range(30))
+CSV = "id,Review,Sentiment\n" + "".join(
+    f'{number},"Text {number}, fine",{("good", "bad")[number % 2]}\n' for number in range(30)
+)
 
 
 def test_new(capsys: Capture, tmp_path: Path) -> None:
     (tmp_path / "My Reviews.csv").write_text(CSV)
     assert run(["tasks", "new", "My Reviews.csv", "--cluster", "sentiment"]) == 0
-    shown = capsys.readouterr().out
-    assert "answer: a class in Sentiment, one of bad, good" in shown
-    assert "train: 27 rows" in shown
+    output = capsys.readouterr().out
+    assert "answer: a class in Sentiment, one of bad, good" in output
+    assert "train: 27 rows" in output
     card = tmp_path / "cards" / "my_reviews.yaml"
     assert (tmp_path / "cards" / "templates" / "my_reviews.yaml").is_file()
     assert "# a class in Sentiment" in card.read_text()
@@ -157,12 +163,12 @@ def test_new(capsys: Capture, tmp_path: Path) -> None:
     capsys.readouterr()
     before = card.read_bytes()
     assert run(["tasks", "new", "My Reviews.csv"]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
     assert card.read_bytes() == before
 
 
 def test_new_reads_json_lines(capsys: Capture, tmp_path: Path) -> None:
-    write_rows(tmp_path / "quiz.jsonl", [{"question": f"q {at}", "answer": f"a {at}"} for at in range(20)])
+    write_rows(tmp_path / "quiz.jsonl", [{"question": f"q {number}", "answer": f"a {number}"} for number in range(20)])
     assert run(["tasks", "new", "quiz.jsonl", "--name", "my_quiz", "--out", "other/cards"]) == 0
     assert (tmp_path / "other" / "cards" / "my_quiz.yaml").is_file()
     assert 'file: "../../quiz.jsonl"' in (tmp_path / "other" / "cards" / "my_quiz.yaml").read_text()
@@ -173,13 +179,13 @@ def test_new_reads_json_lines(capsys: Capture, tmp_path: Path) -> None:
     [
         ("a.csv", "", [], "the file has no rows"),
         ("a.csv", "x,y\n1\n", [], "fewer values"),
-        ("a.txt", "x", [], "a card is drafted from a CSV or from JSON lines"),
-        ("a.jsonl", "{\n", [], "A line is not JSON"),
+        ("a.txt", "x", [], "a task card is drafted from a CSV file or from JSON lines"),
+        ("a.jsonl", "{\n", [], "a line is not JSON"),
         ("a.jsonl", "[1]\n", [], "is no object"),
         ("a.jsonl", json.dumps({"one": "x"}) + "\n", [], "no card can be drafted"),
-        ("rte.csv", CSV, [], "a shipped task is named rte"),
+        ("rte.csv", CSV, [], "a shipped task is already named rte"),
         ("a.csv", CSV, ["--name", "My Task"], "did you mean my_task?"),
-        ("a.csv", CSV, ["--cluster", "../x"], "is no name"),
+        ("a.csv", CSV, ["--cluster", "../x"], "is not a valid name"),
     ],
 )
 def test_new_refuses(capsys: Capture, tmp_path: Path, file: str, text: str, arguments: list[str], words: str) -> None:

@@ -1,4 +1,4 @@
-"""``metalm templates``: what is printed, and how it ends."""
+"""``metalm templates``: output and exit codes."""
 
 from __future__ import annotations
 
@@ -40,32 +40,32 @@ def test_show_without_data_shows_the_template(capsys: pytest.CaptureFixture[str]
     caught = capsys.readouterr()
     assert "docked       | {{ premise }} So {{ hypothesis }}? {{ options }}" in caught.out
     assert "target       | {{ answer }}" in caught.out
-    assert "no row is shown" in caught.err
+    assert "templates are not rendered" in caught.err
 
 
 def test_show_renders_a_row(capsys: pytest.CaptureFixture[str], data_root: Path, tmp_path: Path) -> None:
     folder = write(tmp_path / "mine", GOOD)
     arguments = ["templates", "show", "rte", "--collection", folder, "--data-root", str(data_root)]
     assert run([*arguments, "--row", "3", "--template", "one"]) == 0
-    shown = capsys.readouterr().out
-    assert "OPTIONS:" in shown
-    assert shown.count("target       |") == 1
-    assert shown.split("target       | ")[1].strip() in ("yes", "no")
+    output = capsys.readouterr().out
+    assert "OPTIONS:" in output
+    assert output.count("target       |") == 1
+    assert output.split("target       | ")[1].strip() in ("yes", "no")
     assert run([*arguments, "--row", "99999"]) == 0
     assert "has no row 99999" in capsys.readouterr().err
 
 
-def test_show_says_what_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_of_unknown_names(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["templates", "show", "rte", "--template", "nope"]) == 2
-    assert "name one of does-it-follow" in capsys.readouterr().err
+    assert "choose one of does-it-follow" in capsys.readouterr().err
     assert run(["templates", "show", "rtx"]) == 2
     assert "did you mean rte?" in capsys.readouterr().err
 
 
-def test_lint_ends_with_what_it_found(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_lint_prints_findings(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     good = write(tmp_path / "good", GOOD)
     assert run(["templates", "lint", good]) == 0
-    assert capsys.readouterr().out.startswith("0 errors, 0 warnings; no rows were rendered (no data is at hand")
+    assert capsys.readouterr().out.startswith("0 errors, 0 warnings; no rows were rendered (no local data")
     warned = write(tmp_path / "warned", GOOD.replace(" So", "  So"))
     assert run(["templates", "lint", warned, "--task", "rte"]) == 0
     assert "warning doubled-space: rte one: two spaces" in capsys.readouterr().out
@@ -73,29 +73,27 @@ def test_lint_ends_with_what_it_found(capsys: pytest.CaptureFixture[str], tmp_pa
     capsys.readouterr()
     wrong = write(tmp_path / "wrong", GOOD.replace("So", "{{ answer }}"))
     assert run(["templates", "lint", wrong, "--rows", "0"]) == 1
-    shown = capsys.readouterr().out
-    assert "wrong/rte.yaml:2: error answer-in-input: rte one: its input reads answer" in shown
-    assert "remedy: take the answer out of the input" in shown
+    output = capsys.readouterr().out
+    assert "wrong/rte.yaml:2: error answer-in-input: rte one: its input reads answer" in output
+    assert "remedy: take the answer out of the input" in output
 
 
-def test_lint_renders_rows_where_there_are_some(
-    capsys: pytest.CaptureFixture[str], data_root: Path, tmp_path: Path
-) -> None:
+def test_lint_renders_local_rows(capsys: pytest.CaptureFixture[str], data_root: Path, tmp_path: Path) -> None:
     text = GOOD.replace(" So", "{% if premise | length < 400 %}").replace("?", "{% endif %}")
     folder = write(tmp_path / "mine", text)
     assert run(["templates", "lint", folder, "--task", "rte", "--rows", "20", "--data-root", str(data_root)]) == 1
-    shown = capsys.readouterr().out
-    assert "lost-when-cut" in shown
-    assert "rows of 1 tasks were rendered" in shown
+    output = capsys.readouterr().out
+    assert "lost-when-cut" in output
+    assert "rows of 1 tasks were rendered" in output
 
 
 def test_import(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = tmp_path / "imported"
     assert run(["templates", "import", "flan", str(FIXTURES / "flan_defects.txt"), "--out", str(out)]) == 0
-    shown = capsys.readouterr().out
-    assert "rte.yaml: 3 templates for rte\n" in shown
-    assert shown.count("refused: ") == 12
-    assert shown.endswith("; 12 refused\n")
+    output = capsys.readouterr().out
+    assert "rte.yaml: 3 templates for rte\n" in output
+    assert output.count("refused: ") == 12
+    assert output.endswith("; 12 refused\n")
     assert run(["templates", "lint", str(out)]) == 0
     assert capsys.readouterr().out.startswith("0 errors, 0 warnings")
     assert run(["templates", "import", "flan", str(FIXTURES / "flan_defects.txt"), "--out", str(out)]) == 2

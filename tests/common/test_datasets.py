@@ -1,4 +1,4 @@
-"""Data sets of the hub: streamed, downloaded, read from the cache, and what is said when that fails."""
+"""Hub data sets: streaming, downloads, the cache, and error messages."""
 
 import gzip
 import json
@@ -12,10 +12,10 @@ OPEN = """
 import json, pickle, sys
 from metalm_cli.data import open_corpus
 from metalm_cli.errors import MetalmError
-from metalm_cli.config.schema.data import Data, Source
+from metalm_cli.config.schema.data import DataConfig, DocumentSource
 def corpus(offline=False, documents=0, **source):
-    sources = [Source(name="docs", hub="me/docs", **source)]
-    data = Data(sources=sources, validation={"documents": documents, "hold_out_every": 4})
+    sources = [DocumentSource(name="docs", hub="me/docs", **source)]
+    data = DataConfig(sources=sources, validation={"documents": documents, "hold_out_every": 4})
     try:
         return open_corpus(data, seed=3, offline=offline)
     except MetalmError as error:
@@ -57,15 +57,15 @@ c = corpus(exclude={"meta.part": [3]})
 info = c.sources[0]
 print(json.dumps([texts(c, 120), info.rows, info.streamed, info.revision]))
 """
-    found, rows, streamed, revision = result(hub, tmp_path, code)
+    texts, rows, streamed, revision = result(hub, tmp_path, code)
     assert (rows, streamed, revision) == (None, True, hub.repos["datasets", "me/docs"].commit)
     wanted = sorted(row["text"] for row in ROWS if row["meta"]["part"] != 3)
-    for epoch in (found[:60], found[60:]):
+    for epoch in (texts[:60], texts[60:]):
         assert sorted(text for text in epoch if text) == wanted
-    assert found[:60] != found[60:]
-    asked = [request.path for request in hub.requests]
-    assert any(f"/resolve/{revision}/" in path for path in asked)
-    assert [path for path in asked if revision not in path] == ["/api/datasets/me/docs"]
+    assert texts[:60] != texts[60:]
+    paths = [request.path for request in hub.requests]
+    assert any(f"/resolve/{revision}/" in path for path in paths)
+    assert [path for path in paths if revision not in path] == ["/api/datasets/me/docs"]
 
 
 def test_downloads_a_table_and_reads_it_offline_without_a_socket(hub, tmp_path):
@@ -74,21 +74,21 @@ c = corpus(streaming=False)
 held = corpus(streaming=False, documents=3)
 print(json.dumps([c.sources[0].rows, c.sources[0].revision, texts(c, 60), len(held.validation())]))
 """
-    rows, revision, found, held = result(hub, tmp_path, code)
+    rows, revision, texts, held = result(hub, tmp_path, code)
     assert (rows, revision, held) == (60, hub.repos["datasets", "me/docs"].commit, 3)
-    assert sorted(found) == sorted(row["text"] for row in ROWS)
+    assert sorted(texts) == sorted(row["text"] for row in ROWS)
     hub.requests.clear()
     offline = """
 c = corpus(offline=True)
 print(json.dumps([c.sources[0].rows, c.sources[0].revision, texts(c, 60)]))
 """
-    assert result(hub, tmp_path, NO_SOCKETS + offline) == [rows, revision, found]
+    assert result(hub, tmp_path, NO_SOCKETS + offline) == [rows, revision, texts]
     assert hub.requests == []
     message = failure(hub, tmp_path, f"corpus(offline=True, revision='{'a' * 40}')")
     assert "is not on this machine" in message
     hub.failing["/resolve/"] = 503
     message = failure(hub, tmp_path, "corpus()", before=QUICK)
-    assert "The hub failed" in message
+    assert "the hub failed" in message
     assert "use the copy with --offline" in message
 
 
@@ -100,14 +100,14 @@ def test_offline_and_not_cached(hub, tmp_path):
     assert hub.requests == []
 
 
-def test_data_at_hand_is_read_from_the_data_root_first(hub, tmp_path):
+def test_local_data_is_read_from_the_data_root_first(hub, tmp_path):
     folder = tmp_path / "data" / "docs"
     folder.mkdir(parents=True)
     (folder / "train.jsonl").write_bytes(jsonl(ROWS[:7]))
     code = NO_SOCKETS + "c = corpus(); print(json.dumps([c.sources[0].kind, c.sources[0].rows, texts(c, 7)]))"
-    kind, rows, found = result(hub, tmp_path, code, METALM_DATA=str(tmp_path / "data"))
+    kind, rows, texts = result(hub, tmp_path, code, METALM_DATA=str(tmp_path / "data"))
     assert (kind, rows) == ("hub", 7)
-    assert sorted(found) == sorted(row["text"] for row in ROWS[:7])
+    assert sorted(texts) == sorted(row["text"] for row in ROWS[:7])
 
 
 def test_wrong_names_inside_a_data_set(hub, tmp_path):
@@ -121,17 +121,17 @@ def test_wrong_names_inside_a_data_set(hub, tmp_path):
     assert "no such revision" in failure(hub, tmp_path, "corpus(revision='v9')")
 
 
-def test_a_hub_that_says_no(hub, tmp_path):
+def test_a_hub_that_refuses_access(hub, tmp_path):
     hub.repos["datasets", "me/docs"].gated = True
     message = failure(hub, tmp_path, "corpus()")
-    assert "No access to me/docs" in message
+    assert "no access to me/docs" in message
     assert "hf auth login" in message
     del hub.repos["datasets", "me/docs"]
     assert "me/docs is not on the hub" in failure(hub, tmp_path, "corpus()")
     hub.failing["/api/"] = 502
     assert "status 502" in failure(hub, tmp_path, "corpus()")
     message = failure(hub, tmp_path, "corpus()", HF_ENDPOINT="http://127.0.0.1:9")
-    assert "The hub cannot be reached" in message
+    assert "the hub cannot be reached" in message
 
 
 def test_a_broken_row_of_a_downloaded_data_set(hub, tmp_path):
@@ -141,7 +141,7 @@ def test_a_broken_row_of_a_downloaded_data_set(hub, tmp_path):
 
 
 def test_workers_of_a_loader_read_the_whole_stream(hub, tmp_path):
-    """``datasets`` would give each worker its share of the shards; the plan's numbers need all of them."""
+    """``datasets`` would give each worker a share of the shards, but the numbers of the plan need all of them."""
     (tmp_path / "program.py").write_text(OPEN + LOADER)
     done = hub.run("import runpy; runpy.run_path('program.py', run_name='__main__')", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

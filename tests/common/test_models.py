@@ -1,4 +1,4 @@
-"""Models by name: local folders, downloads from a loopback hub, and what is said when that fails."""
+"""Models by name: local folders, downloads from a loopback hub, and error messages."""
 
 import errno
 import json
@@ -8,7 +8,7 @@ import pytest
 
 from hub_server import NO_SOCKETS, QUICK, HubServer
 from metalm_cli.common import hub as hub_module
-from metalm_cli.common.hub import explain, model_folder
+from metalm_cli.common.hub import explain_hub_error, model_folder
 from metalm_cli.errors import MetalmError
 
 GET = "import sys; from metalm_cli.common.hub import model_folder\n"
@@ -23,7 +23,7 @@ REPORT = "import atexit; atexit.register(lambda: print(slept))\n"
 
 
 def failure(server: HubServer, home, arguments: str, before: str = "", **environment: str) -> str:
-    """The message with which a download fails: exit code 2 and no traceback."""
+    """Error message of a download that fails with exit code 2 and without a traceback."""
     done = server.run(before + GET + FAIL.format(arguments=arguments), home, **environment)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
@@ -38,7 +38,7 @@ def hub():
 
 @pytest.fixture(scope="module")
 def tiny_model(tmp_path_factory) -> dict[str, bytes]:
-    """The files of a GPT-2 of some thousand parameters."""
+    """Files of a GPT-2 with a few thousand parameters."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     folder = tmp_path_factory.mktemp("tiny")
@@ -77,10 +77,10 @@ def test_code_is_downloaded_only_where_it_may_run(hub, tmp_path):
     assert done.stdout.strip() == "['config.json', 'model.safetensors', 'own.py']", done.stderr
 
 
-def test_a_broken_download_goes_on_where_it_stopped(hub, tmp_path):
+def test_a_broken_download_continues_where_it_stopped(hub, tmp_path):
     weights = bytes(range(256)) * 4096
     hub.add("models", "me/tiny", {"config.json": b"{}", "model.safetensors": weights})
-    hub.broken["model.safetensors"] = 300_000
+    hub.truncated_downloads["model.safetensors"] = 300_000
     small = "from huggingface_hub import constants; constants.DOWNLOAD_CHUNK_SIZE = 1 << 16\n"
     done = hub.run(QUICK + small + GET + "print(model_folder('me/tiny'))", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -103,7 +103,7 @@ def test_gated_private_and_missing_repositories(hub, tmp_path):
     hub.add("models", "me/gated", {"config.json": b"{}", "model.safetensors": b"x"}, gated=True)
     hub.add("models", "me/private", {"config.json": b"{}", "model.safetensors": b"x"}, private=True)
     message = failure(hub, tmp_path, "'me/gated'")
-    assert "No access to me/gated" in message
+    assert "no access to me/gated" in message
     assert "401" in message
     assert "hf auth login" in message
     message = failure(hub, tmp_path, "'me/gated'", HF_TOKEN="hf_SecretSecret")
@@ -117,7 +117,7 @@ def test_gated_private_and_missing_repositories(hub, tmp_path):
         assert "check the name" in message
 
 
-def test_a_failing_hub_is_asked_again_a_few_times(hub, tmp_path):
+def test_requests_to_a_failing_hub_are_retried(hub, tmp_path):
     hub.add("models", "me/tiny", {"config.json": b"{}", "model.safetensors": b"x"})
     hub.failing["/api/"] = 503
     assert "status 503" in failure(hub, tmp_path, "'me/tiny'")
@@ -126,7 +126,7 @@ def test_a_failing_hub_is_asked_again_a_few_times(hub, tmp_path):
     message = failure(
         hub, tmp_path, "'me/tiny'", before=QUICK + "import atexit; atexit.register(lambda: print(slept))\n"
     )
-    assert "The hub failed while me/tiny was asked for" in message
+    assert "the hub failed to serve me/tiny" in message
     assert "status 500" in message
     assert sum(json.loads(message.splitlines()[-1])) < 60
     assert len(hub.requests) < 20
@@ -134,15 +134,15 @@ def test_a_failing_hub_is_asked_again_a_few_times(hub, tmp_path):
 
 def test_a_hub_out_of_reach(hub, tmp_path):
     hub.add("models", "me/tiny", {"config.json": b"{}", "model.safetensors": b"x"})
-    away = {"HF_ENDPOINT": "http://127.0.0.1:9"}
-    message = failure(hub, tmp_path, "'me/tiny'", **away)
-    assert "The hub cannot be reached for me/tiny" in message
+    unreachable = {"HF_ENDPOINT": "http://127.0.0.1:9"}
+    message = failure(hub, tmp_path, "'me/tiny'", **unreachable)
+    assert "the hub cannot be reached for me/tiny" in message
     assert "http://127.0.0.1:9" in message
     assert "--offline" in message
     assert hub.run(GET + "model_folder('me/tiny')", tmp_path).returncode == 0
-    done = hub.run(GET + "print(model_folder('me/tiny'))", tmp_path, **away)
+    done = hub.run(GET + "print(model_folder('me/tiny'))", tmp_path, **unreachable)
     assert done.returncode == 0
-    assert "the copy of me/tiny in the cache is used" in done.stderr
+    assert "using the cached copy of me/tiny" in done.stderr
 
 
 def test_offline_and_not_cached(hub, tmp_path):
@@ -164,8 +164,8 @@ def test_pickled_weights_are_refused_before_they_are_downloaded(hub, tmp_path):
 def test_folders_come_first(tmp_path, monkeypatch):
     (tmp_path / "owner" / "model").mkdir(parents=True)
     (tmp_path / "other").mkdir()
-    monkeypatch.setattr(hub_module, "_snapshot", lambda *_: pytest.fail("the hub was asked"))
-    monkeypatch.setattr(hub_module, "_answers", lambda *_: pytest.fail("the hub was asked"))
+    monkeypatch.setattr(hub_module, "_snapshot", lambda *_: pytest.fail("the hub was accessed"))
+    monkeypatch.setattr(hub_module, "_is_reachable", lambda *_: pytest.fail("the hub was accessed"))
     assert model_folder(str(tmp_path / "other")) == tmp_path / "other"
     monkeypatch.setenv("METALM_CHECKPOINTS", str(tmp_path))
     assert model_folder("owner/model") == tmp_path / "owner" / "model"
@@ -179,7 +179,7 @@ def test_names_do_not_lead_out_of_their_root(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "root")
     monkeypatch.setenv("METALM_CHECKPOINTS", str(tmp_path / "root"))
     if name in ("../other", ".."):
-        assert model_folder(name)  # a path that exists relative to here is the user's own word
+        assert model_folder(name)  # an existing relative path is allowed, because the user wrote it
         monkeypatch.chdir("/")
         name = f"{name}/nope"
     with pytest.raises(MetalmError, match="no model folder"):
@@ -187,15 +187,15 @@ def test_names_do_not_lead_out_of_their_root(name, tmp_path, monkeypatch):
 
 
 def test_revisions_are_names(tmp_path):
-    with pytest.raises(MetalmError, match="is no revision"):
+    with pytest.raises(MetalmError, match="is not a valid revision"):
         model_folder("me/tiny", revision="../x")
 
 
 def test_a_full_disk_and_tokens():
-    message = str(explain(OSError(errno.ENOSPC, "No space left on device", "/c/file"), "me/tiny"))
-    assert "No space left while downloading me/tiny" in message
+    message = str(explain_hub_error(OSError(errno.ENOSPC, "No space left on device", "/c/file"), "me/tiny"))
+    assert "no space left while downloading me/tiny" in message
     assert "HF_HOME" in message
-    assert "No space left" in str(explain(OSError("Not enough disk space. Needed: 3 GiB"), "me/docs"))
-    message = str(explain(RuntimeError("bad token hf_abcdefgh123 given"), "me/tiny"))
+    assert "no space left" in str(explain_hub_error(OSError("Not enough disk space. Needed: 3 GiB"), "me/docs"))
+    message = str(explain_hub_error(RuntimeError("bad token hf_abcdefgh123 given"), "me/tiny"))
     assert "abcdefgh" not in message
     assert "<token>" in message

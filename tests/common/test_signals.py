@@ -1,4 +1,4 @@
-"""One signal asks to stop, a second Ctrl-C stops; workers hear neither."""
+"""Stop signals: the first requests a stop, a second Ctrl-C aborts; data loader workers ignore both."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ LOADER = """
     from metalm_cli.data.sampling.loader import worker_init
     from metalm_cli.common.signals import StopSignals
 
-    init = worker_init if sys.argv[2] == "deaf" else None
+    init = worker_init if sys.argv[2] == "ignore" else None
     with StopSignals() as stop:
         seen = 0
         for _ in DataLoader(range(200), num_workers=2, worker_init_fn=init, multiprocessing_context="fork"):
@@ -77,12 +77,12 @@ LOADER = """
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_signal_to_the_whole_group_spares_the_workers(name: str) -> None:
-    command = [sys.executable, "-c", textwrap.dedent(LOADER), name, "deaf"]
+    command = [sys.executable, "-c", textwrap.dedent(LOADER), name, "ignore"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, start_new_session=True)
     assert done.stdout == f"{name} 200\n", done.stderr
 
 
-def test_without_it_the_workers_die_of_it() -> None:
-    command = [sys.executable, "-c", textwrap.dedent(LOADER), "SIGTERM", "hearing"]
+def test_without_worker_init_the_signal_kills_the_workers() -> None:
+    command = [sys.executable, "-c", textwrap.dedent(LOADER), "SIGTERM", "default"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, start_new_session=True)
     assert done.stdout != "SIGTERM 200\n"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metalm_cli.common.jsonl_files import lines
+from metalm_cli.common.jsonl_files import read_lines
 from metalm_cli.data.sources import jsonl
 from metalm_cli.data.sources.jsonl import JsonlStream, JsonlTable, prepare, row_starts
 from metalm_cli.errors import MetalmError
@@ -35,30 +35,30 @@ def test_rows_by_number_and_in_order(name, write, tmp_path):
 )
 @settings(max_examples=100, deadline=None)
 def test_the_index_agrees_with_splitting_at_line_ends(rows, size):
-    whole = b"\n".join(rows)
-    pieces = (whole[at : at + size] for at in range(0, len(whole), size))
+    content = b"\n".join(rows)
+    pieces = (content[start : start + size] for start in range(0, len(content), size))
     starts = [int(start) for piece in row_starts(pieces) for start in piece]
-    expected, at = [], 0
-    for line in whole.split(b"\n"):
+    expected, offset = [], 0
+    for line in content.split(b"\n"):
         if line.strip():
-            expected.append(at)
-        at += len(line) + 1
+            expected.append(offset)
+        offset += len(line) + 1
     assert starts == expected
 
 
 def test_a_file_without_a_line_end_and_lines_across_chunks(write, tmp_path, monkeypatch):
-    monkeypatch.setattr(jsonl, "CHUNK", 7)
+    monkeypatch.setattr(jsonl, "CHUNK_BYTES", 7)
     path = tmp_path / "b.jsonl"
     rows = [{"text": "x" * length} for length in (1, 30, 0, 5)]
     path.write_text("\n".join(map(json.dumps, rows)))
     table = JsonlTable([prepare(path, tmp_path / "cache")])
     assert [table.load(row) for row in range(table.rows)] == rows
-    assert [json.loads(line) for _, line in lines(path)] == rows
+    assert [json.loads(line) for _, line in read_lines(path)] == rows
     assert table.where(3) == f"{path}:4"
 
 
 def test_many_files_are_one_table(write, tmp_path, monkeypatch):
-    monkeypatch.setattr(jsonl, "OPEN_FILES", 2)
+    monkeypatch.setattr(jsonl, "MAX_OPEN_FILES", 2)
     files = [prepare(write(f"{n}.jsonl", [{"n": n, "i": i} for i in range(n)]), tmp_path / "c") for n in range(5)]
     table = pickle.loads(pickle.dumps(JsonlTable(files)))
     expected = [(n, i) for n in range(5) for i in range(n)]
@@ -98,13 +98,13 @@ def test_a_file_cut_short_is_named_and_leaves_nothing(name, write, tmp_path):
     with pytest.raises(MetalmError, match="damaged or cut short") as caught:
         prepare(path, tmp_path / "cache")
     assert str(path) in str(caught.value)
-    assert not [found for found in (tmp_path / "cache").rglob("*") if found.is_file()]
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
     with pytest.raises(MetalmError, match="damaged or cut short"):
         list(JsonlStream([path]).read(0))
 
 
 @pytest.mark.parametrize("name", NAMES[1:])
-def test_a_file_that_is_not_what_its_name_says(name, tmp_path):
+def test_a_file_whose_content_does_not_match_its_suffix(name, tmp_path):
     (tmp_path / name).write_text('{"text": "plain"}\n')
     with pytest.raises(MetalmError, match="damaged or cut short"):
         prepare(tmp_path / name, tmp_path / "cache")
@@ -155,10 +155,10 @@ def test_a_full_disk_leaves_nothing(write, tmp_path, monkeypatch):
         yield b"{}\n"
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(jsonl, "chunks", full)
-    with pytest.raises(MetalmError, match="No space left for the cache"):
+    monkeypatch.setattr(jsonl, "read_chunks", full)
+    with pytest.raises(MetalmError, match="no space left for the cache"):
         prepare(write("a.jsonl.gz", [{"text": "a"}]), tmp_path / "cache")
-    assert not [found for found in (tmp_path / "cache").rglob("*") if found.is_file()]
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
 
 
 def test_reading_moves_no_file_position(write, tmp_path):

@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> None:
-    """Entry point of ``metalm``."""
+    """Run ``metalm`` and exit with its code."""
     try:
         from metalm_cli.cli.app import run
 

@@ -1,4 +1,4 @@
-"""``python -m metalm_cli.cli`` is ``metalm``; launchers of several processes start it so."""
+"""``python -m metalm_cli.cli``, the same as ``metalm``: multi-process launchers start it this way."""
 
 from metalm_cli.cli import main
 

@@ -1,4 +1,4 @@
-"""The command tree. Commands are imported when they are needed, so that ``metalm --help`` stays fast."""
+"""Command tree of ``metalm``. Commands are imported on use, so that ``metalm --help`` is fast."""
 
 from __future__ import annotations
 
@@ -31,36 +31,36 @@ COMMANDS = {
     "tasks": "data.tasks:app",
     "data": "data.data:app",
 }
-"""Where each command is, in the order of the help: module of this package, and a function or a Typer app in it."""
+"""Module (below ``cli.commands``) and function or Typer app of each command, in the order of the help."""
 
 ALIASES = {"eval"}
-"""Short names of commands that are listed under their long ones."""
+"""Short names of commands, which the help leaves out."""
 
-CONTEXT = {"help_option_names": ["-h", "--help"]}
+CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
 class LazyGroup(TyperGroup):
-    """The root of the tree, importing a command's module when the command is asked for."""
+    """Root command group that imports the module of a command when the command is used."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Names of the commands that this installation has, without aliases."""
+        """Names of the installed commands, without aliases."""
         return [name for name in COMMANDS if name not in ALIASES and _exists(name)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command of this name, or None."""
+        """Command of this name, or None."""
         if cmd_name not in self.commands and cmd_name in COMMANDS and _exists(cmd_name):
             self.add_command(load_command(cmd_name), cmd_name)
         return self.commands.get(cmd_name)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Load all names first when one is unknown, so that the nearest can be suggested."""
+        """Resolve a command; for an unknown name, load all commands first, so that the nearest can be suggested."""
         if args and args[0] not in COMMANDS:
             for name in self.list_commands(ctx):
                 self.get_command(ctx, name)
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run; an interrupt outside a run ends with the shell's own code for it."""
+        """Run the command; an interrupt outside a training run exits with 130, as shells do."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -72,12 +72,12 @@ def _exists(name: str) -> bool:
 
 
 def load_command(name: str) -> Any:
-    """Import one command and build its parser."""
+    """Import a command and build its parser."""
     module, _, attribute = COMMANDS[name].partition(":")
     target = getattr(importlib.import_module(f"metalm_cli.cli.commands.{module}"), attribute)
     if not isinstance(target, typer.Typer):
         single = typer.Typer(add_completion=False)
-        single.command(name, context_settings=CONTEXT)(target)
+        single.command(name, context_settings=CONTEXT_SETTINGS)(target)
         target = single
     command = typer.main.get_command(target)
     command.name = name
@@ -88,14 +88,14 @@ app = typer.Typer(
     name="metalm",
     cls=LazyGroup,
     no_args_is_help=True,
-    context_settings=CONTEXT,
+    context_settings=CONTEXT_SETTINGS,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         console.write(f"metalm {metalm_cli.__version__}\n")
         raise typer.Exit()
 
@@ -103,22 +103,24 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors; works anywhere.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; accepted at any position.")
+    ] = False,
 ) -> None:
-    """Language models as general-purpose interfaces: encoders docked into a causal decoder, from YAML recipes."""
+    """Train, tune and evaluate MetaLM: bidirectional encoders docked into a causal decoder, from YAML recipes."""
 
 
 def run(arguments: Sequence[str], on_error: Callable[[MetalmError], None] | None = None) -> int:
     """Run a command line.
 
     Args:
-        arguments: What follows ``metalm``.
-        on_error: Called with the error that ends the command, before it is printed.
+        arguments: Arguments after ``metalm``.
+        on_error: Callback for the error that ends the command, called before the error is printed.
 
     Returns:
-        The exit code.
+        Exit code.
     """
     arguments, debug = _without_debug(arguments)
     try:
@@ -143,10 +145,10 @@ def run(arguments: Sequence[str], on_error: Callable[[MetalmError], None] | None
 
 
 def _without_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:
-    """Take ``--debug`` out, wherever it stands before ``--``."""
+    """Remove ``--debug`` from the arguments before ``--``; also return whether it was there."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    kept = [argument for argument in arguments[:end] if argument != "--debug"]
-    return [*kept, *arguments[end:]], len(kept) < end
+    remaining = [argument for argument in arguments[:end] if argument != "--debug"]
+    return [*remaining, *arguments[end:]], len(remaining) < end
 
 
 def _traceback() -> None:

@@ -1,4 +1,4 @@
-"""Shell completion of recipe names, and of the keys and values of overrides."""
+"""Shell completion of recipe names and of overrides (``KEY=VALUE``)."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ from metalm_cli.errors import MetalmError
 
 
 def complete_recipe(incomplete: str) -> list[tuple[str, str]]:
-    """Shipped recipe names that begin with ``incomplete``, with their descriptions."""
+    """Complete a shipped recipe name: names that begin with ``incomplete``, with descriptions."""
     from metalm_cli.config.locate import find_recipe, read_recipe, shipped_names
 
-    found = []
+    completions = []
     try:
         for name in shipped_names():
             if name.startswith(incomplete):
                 description = read_recipe(find_recipe(name), 0).value.get("description")
-                found.append((name, str(description.value) if description else ""))
+                completions.append((name, str(description.value) if description else ""))
     except MetalmError:
         return []
-    return found
+    return completions
 
 
 def complete_override(incomplete: str) -> list[tuple[str, str]]:
-    """Keys that begin with ``incomplete`` as ``KEY=``; after the ``=``, the key's few known values."""
+    """Complete an override: keys as ``KEY=``, or after the ``=`` the values of keys with few choices."""
     from metalm_cli.config import reference_docs
 
     key, equals, value = incomplete.partition("=")
     if equals:
-        return [(f"{key}={choice}", "") for choice in reference_docs.choices(key) if choice.startswith(value)]
-    return [(f"{name}=", text) for name, text in reference_docs.keys().items() if name.startswith(key)]
+        return [(f"{key}={choice}", "") for choice in reference_docs.key_choices(key) if choice.startswith(value)]
+    return [(f"{name}=", text) for name, text in reference_docs.settable_keys().items() if name.startswith(key)]
 
 
 def complete_argument(incomplete: str) -> list[tuple[str, str]]:
-    """Completion of ``[RECIPE] [KEY=VALUE …]``."""
+    """Complete an argument of ``[RECIPE] [KEY=VALUE]...``."""
     if "=" in incomplete:
         return complete_override(incomplete)
     return complete_recipe(incomplete) + complete_override(incomplete)

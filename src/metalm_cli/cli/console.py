@@ -1,4 +1,4 @@
-"""The two consoles that every command prints to, and how errors look on them."""
+"""Consoles for standard output and standard error, and the layout of errors."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @functools.cache
 def stdout() -> Console:
-    """The console for results. Plain where it is no terminal or ``NO_COLOR`` is set."""
+    """Console for results. Output is plain if it does not go to a terminal or ``NO_COLOR`` is set."""
     return _console(stderr=False)
 
 
 @functools.cache
 def stderr() -> Console:
-    """The console for messages, so that results can be piped."""
+    """Console for messages (standard error), so that results can be piped."""
     return _console(stderr=True)
 
 
@@ -34,47 +34,47 @@ def _console(*, stderr: bool) -> Console:
 
 
 def write(text: str) -> None:
-    """Write a result to standard output exactly as it is, however long its lines.
+    """Write text to standard output unchanged, without wrapping.
 
-    What the stream has no character for is written as JSON has its code, a dash as ``-``.
+    Characters that the stream cannot encode are written as JSON escapes, an en dash as ``-``.
     """
     try:
         sys.stdout.write(text)
-    except UnicodeEncodeError:  # nothing has been written then
+    except UnicodeEncodeError:  # in this case nothing has been written
         encoding = sys.stdout.encoding
-        sys.stdout.write(text.replace("–", "-").encode(encoding, ESCAPED).decode(encoding))
+        sys.stdout.write(text.replace("–", "-").encode(encoding, ESCAPE_HANDLER).decode(encoding))
     sys.stdout.flush()
 
 
-def _escaped(error: UnicodeError) -> tuple[str, int]:
-    """Codes of characters that a stream does not have."""
+def _escape_unencodable(error: UnicodeError) -> tuple[str, int]:
+    """Codec error handler: JSON escapes for characters that a stream cannot encode."""
     assert isinstance(error, UnicodeEncodeError)
     return json.dumps(error.object[error.start : error.end])[1:-1], error.end
 
 
-ESCAPED = "metalm-escaped"
-codecs.register_error(ESCAPED, _escaped)
+ESCAPE_HANDLER = "metalm-escaped"
+codecs.register_error(ESCAPE_HANDLER, _escape_unencodable)
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows under heads; where standard output is no terminal, the rows alone, with tabs between."""
-    shown = [[escape_markup(cell) for cell in row] for row in rows]
+def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table; if standard output is not a terminal, only the rows, with tab-separated cells."""
+    escaped_rows = [[escape_markup(cell) for cell in row] for row in rows]
     if not stdout().is_terminal:
-        write("".join("\t".join(row) + "\n" for row in shown))
+        write("".join("\t".join(row) + "\n" for row in escaped_rows))
         return
     from rich.table import Table
     from rich.text import Text
 
-    printed = Table(box=None, padding=(0, 2, 0, 0))
-    for at, head in enumerate(heads):
-        printed.add_column(head, style="cyan" if at == 0 else "", no_wrap=at == 0)
-    for row in shown:
-        printed.add_row(*map(Text, row))
-    stdout().print(printed)
+    grid = Table(box=None, padding=(0, 2, 0, 0))
+    for index, header in enumerate(headers):
+        grid.add_column(header, style="cyan" if index == 0 else "", no_wrap=index == 0)
+    for row in escaped_rows:
+        grid.add_row(*map(Text, row))
+    stdout().print(grid)
 
 
 def show_error(error: MetalmError) -> None:
-    """Print what is wrong, where, why, and the remedy to standard error."""
+    """Print an error to standard error: what is wrong, where, why, and the remedy."""
     from rich.text import Text
 
     message = Text("error: ", style="bold red")
@@ -87,7 +87,7 @@ def show_error(error: MetalmError) -> None:
 
 
 def show_bug(error: BaseException) -> None:
-    """Print one line about an exception that should not have reached the user."""
+    """Print one line about an unexpected exception, which is a bug in metalm."""
     from rich.text import Text
 
     detail = " ".join(escape_markup(str(error)).split()) or "no message"
@@ -98,5 +98,5 @@ def show_bug(error: BaseException) -> None:
 
 
 def escape_markup(text: str) -> str:
-    """Text without characters that steer a terminal."""
+    """Replace control characters, which could steer a terminal, by escapes."""
     return "".join(char if char.isprintable() or char in "\n\t" else f"\\x{ord(char):02x}" for char in text)

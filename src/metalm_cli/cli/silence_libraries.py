@@ -1,4 +1,4 @@
-"""Libraries that would print over the program's own output."""
+"""Silencing of libraries that print over the program's own output."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import warnings
 
 
 def silence_libraries(offline: bool = False) -> None:
-    """Silence progress bars and notices of the Hugging Face libraries; errors still come through.
+    """Silence progress bars and notices of the Hugging Face libraries; errors are still printed.
 
     Args:
-        offline: Tell them, before they are imported, to open no connection.
+        offline: Set the libraries to offline mode. Must happen before they are imported.
     """
     silence_environment(offline)
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -22,7 +22,7 @@ def silence_libraries(offline: bool = False) -> None:
 
 
 def silence_environment(offline: bool = False) -> None:
-    """The part of :func:`silence_libraries` that processes inherit; it imports nothing."""
+    """Set the environment variables of :func:`silence_libraries`, which child processes inherit; imports nothing."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -1,1 +1,1 @@
-"""Utilities open to every room: atomic files, the cache, the hub, JSON lines, signals."""
+"""Utilities that every package may import: atomic files, the cache, the hub, JSON lines, signals."""

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and survive a power failure."""
+"""Atomic writing of files and folders that also survives a power failure."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from pathlib import Path
 
 from metalm_cli.errors import Exit, MetalmError
 
-TEMPORARY = ".tmp-"
-"""Stands in the name of everything that is not whole yet."""
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+TEMPORARY_MARKER = ".tmp-"
+"""Part of the name of every file and folder that is not complete yet."""
+_NO_SPACE_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file beside its place, syncs it and renames it: readers see the old or the new, never a part.
+    """Write a temporary file, sync it and rename it: readers see the old content or the new, never a part.
 
     Raises:
-        MetalmError: It cannot be written; the file is as it was.
+        MetalmError: The file cannot be written; an existing file is unchanged.
     """
-    temporary = path.parent / f".{path.name}{TEMPORARY}{secrets.token_hex(4)}"
+    temporary = path.parent / f".{path.name}{TEMPORARY_MARKER}{secrets.token_hex(4)}"
     with explain_write_errors(path, f"cannot write {path.name}", Exit.FAILED):
         try:
             with open(temporary, "xb") as file:
@@ -40,36 +40,37 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def replace_folder(temporary: Path, path: Path) -> None:
-    """Renames a synced folder to ``path``. A folder that stands there gives way only for that instant.
+    """Rename a synced folder to ``path``, replacing an existing folder.
 
-    It is moved to ``.<name>.replaced`` first; if we die between the two renames, :func:`restore_folder` undoes it.
+    An existing folder is first renamed to ``.<name>.replaced``; if the process dies between the two renames,
+    :func:`restore_folder` undoes the first.
     """
-    aside = replaced_folder(path)
+    backup = backup_folder(path)
     if path.is_dir():
-        shutil.rmtree(aside, ignore_errors=True)
-        os.rename(path, aside)
+        shutil.rmtree(backup, ignore_errors=True)
+        os.rename(path, backup)
     os.rename(temporary, path)
     fsync_folder(path.parent)
-    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(backup, ignore_errors=True)
 
 
-def replaced_folder(path: Path) -> Path:
+def backup_folder(path: Path) -> Path:
     """Where :func:`replace_folder` moves the folder that it replaces."""
     return path.parent / f".{path.name}.replaced"
 
 
 def restore_folder(path: Path) -> None:
-    """Finishes or undoes a :func:`replace_folder` that was cut short."""
-    aside = replaced_folder(path)
-    if aside.is_dir():
+    """Finish or undo a :func:`replace_folder` that was interrupted."""
+    backup = backup_folder(path)
+    if backup.is_dir():
         if path.is_dir():
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(backup, ignore_errors=True)
         else:
-            os.rename(aside, path)
+            os.rename(backup, path)
 
 
 def fsync_folder(path: Path) -> None:
-    """Makes the names in a folder survive a power failure."""
+    """Sync a folder, so that the names in it survive a power failure."""
     if os.name != "posix":
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -80,7 +81,7 @@ def fsync_folder(path: Path) -> None:
 
 
 def fsync_tree(path: Path) -> None:
-    """Makes every file and folder under ``path`` survive a power failure."""
+    """Sync every file and folder below ``path``."""
     for folder, _, files in os.walk(path, topdown=False):
         for name in files:
             with open(Path(folder) / name, "rb") as file:
@@ -89,8 +90,8 @@ def fsync_tree(path: Path) -> None:
 
 
 def write_error(error: OSError, what: str, where: Path, exit_code: Exit, remedy: str = "") -> MetalmError:
-    """The message for a file that cannot be written: no space, no permission, a broken disk."""
-    if error.errno in _NO_SPACE:
+    """Return the error for a file that cannot be written: no space, no permission, a broken disk."""
+    if error.errno in _NO_SPACE_ERRNOS:
         return MetalmError(
             f"no space left: {what}",
             where=str(where),
@@ -102,14 +103,14 @@ def write_error(error: OSError, what: str, where: Path, exit_code: Exit, remedy:
         what,
         where=str(where),
         why=f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}",
-        remedy=remedy or "choose a place that can be written",
+        remedy=remedy or "choose a path that can be written",
         exit_code=exit_code,
     )
 
 
 @contextmanager
 def explain_write_errors(where: Path, what: str, exit_code: Exit) -> Iterator[None]:
-    """Turns an error of the system inside it into a :class:`MetalmError`, by :func:`write_error`."""
+    """Context manager that turns an ``OSError`` into a :class:`MetalmError`, with :func:`write_error`."""
     try:
         yield
     except OSError as error:
@@ -117,9 +118,9 @@ def explain_write_errors(where: Path, what: str, exit_code: Exit) -> Iterator[No
     except MetalmError:
         raise
     except Exception as error:
-        # The writers of safetensors and tokenizers hide the system's error number in their texts.
-        number = _OS_ERROR.search(str(error))
-        if number is None:
+        # The writers of safetensors and tokenizers give the system's error number only in their message.
+        match = _OS_ERROR.search(str(error))
+        if match is None:
             raise
-        system = OSError(int(number[1]), os.strerror(int(number[1])))
-        raise write_error(system, what, where, exit_code) from error
+        os_error = OSError(int(match[1]), os.strerror(int(match[1])))
+        raise write_error(os_error, what, where, exit_code) from error

@@ -1,4 +1,4 @@
-"""Hugging Face models by name: on this machine first, then from the hub; and what to do when that fails."""
+"""Hugging Face models by name, from local folders or the hub, and error messages for failed downloads."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from typing import Any
 
 from metalm_cli.errors import MetalmError
 
-ALLOWED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
-"""Files of a model repository that are ever downloaded: no pickles, no code."""
-IGNORED = ["*/*", "consolidated*", "*.fp16.*"]
-"""Not these: folders (exports for other libraries), second copies of the weights."""
-NESTED = {"metalm_adapter.json": ("decoder", "encoders"), "config.json": ("processors",)}
-"""Folders of our own models and adapters, by the file that may say that they are such."""
-WEIGHTS = "*.safetensors"
-TIMEOUT = 20.0
-"""Seconds that the hub may take for its first answer."""
+ALLOWED_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
+"""Patterns of the files that are downloaded from a model repository: no pickles, no code."""
+IGNORED_FILES = ["*/*", "consolidated*", "*.fp16.*"]
+"""Patterns of files that are not downloaded: subfolders (exports for other libraries), second copies of weights."""
+NESTED_FOLDERS = {"metalm_adapter.json": ("decoder", "encoders"), "config.json": ("processors",)}
+"""Subfolders of MetaLM models and adapters, by the file that identifies them."""
+WEIGHT_FILES = "*.safetensors"
+TIMEOUT_S = 20.0
+"""Time limit for the hub's first response."""
 
 _NAME = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 _REVISION = re.compile(r"^[\w][\w.+-]*(/[\w][\w.+-]*)*$")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{4,}")
-_DISK = (errno.ENOSPC, errno.EDQUOT)
+_NO_SPACE_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 
 
 def model_folder(
     name: str, *, revision: str | None = None, offline: bool = False, weights: bool = True, code: bool = False
 ) -> Path:
-    """The folder of a model or tokenizer.
+    """Find the folder of a model or tokenizer, downloading it if needed.
 
-    An existing folder; else ``$METALM_CHECKPOINTS/<name>`` or its last part there; else a download of the
-    repository's safetensors, JSON and tokenizer files into the Hugging Face cache.
+    Returns an existing folder; else ``$METALM_CHECKPOINTS/<name>`` (or the last part of the name there); else a
+    download of the repository's safetensors, JSON and tokenizer files in the Hugging Face cache.
 
     Args:
         name: A folder, or a hub id (``name`` or ``owner/name``).
-        revision: Branch, tag or commit on the hub; local folders have none and are not asked.
-        offline: Open no connection: what is not at hand or in the cache is an error.
-        weights: Weights are needed; without, a repository that holds a tokenizer alone will do, and no weights
-            are downloaded.
-        code: Download the repository's Python files, too: only where its code may run.
+        revision: Branch, tag or commit on the hub; ignored for local folders.
+        offline: Do not open connections: a model that is neither local nor cached is an error.
+        weights: Weights are required. If False, none are downloaded, and a repository with only a tokenizer is
+            accepted.
+        code: Also download the repository's Python files; only for repositories whose code may run.
 
     Raises:
         MetalmError: No such folder or repository, no access, no connection, or no weights in safetensors.
@@ -55,35 +55,35 @@ def model_folder(
     if name and local.is_dir():
         return local
     if not _NAME.match(name) or ".." in name:
-        raise _no_folder(name)
-    found = _local_checkpoint(name)
-    if found is not None:
-        return found
+        raise _missing_folder_error(name)
+    checkpoint = _local_checkpoint(name)
+    if checkpoint is not None:
+        return checkpoint
     if revision is not None and (not _REVISION.match(revision) or ".." in revision):
-        raise MetalmError(f"{revision!r} is no revision", where=name, remedy="give a branch, a tag or a commit")
+        raise MetalmError(f"{revision!r} is not a valid revision", where=name, remedy="use a branch, a tag or a commit")
     if not offline:
-        offline = not _answers(name, revision, weights)
+        offline = not _is_reachable(name, revision, weights)
     folder = _snapshot(name, revision, offline, weights, code)
-    if weights and not any(folder.glob(WEIGHTS)) and not _nested(folder):
-        raise _no_safetensors(name, str(folder))
+    if weights and not any(folder.glob(WEIGHT_FILES)) and not _nested_folders(folder):
+        raise _no_safetensors_error(name, str(folder))
     return folder
 
 
-def _no_safetensors(name: str, where: str) -> MetalmError:
+def _no_safetensors_error(name: str, where: str) -> MetalmError:
     return MetalmError(
         f"{name} has no weights in safetensors",
         where=where,
-        why="weights in other formats (*.bin) are pickles, which can run code, and are not read",
+        why="weights in other formats (*.bin) are pickles, which can run code, and are not loaded",
         remedy="use a revision that has safetensors (many have one at refs/pr/N), or convert the model: load it in a "
         "sandbox and save_pretrained it into a folder",
     )
 
 
-def _no_folder(name: str) -> MetalmError:
+def _missing_folder_error(name: str) -> MetalmError:
     return MetalmError(
-        f"There is no model folder {name}",
+        f"no model folder {name}",
         where=str(Path(name).expanduser().absolute()),
-        why="the folder does not exist, and this is no hub id (name or owner/name)",
+        why="the folder does not exist, and the name is not a hub id (name or owner/name)",
         remedy="correct the path",
     )
 
@@ -92,63 +92,67 @@ def _local_checkpoint(name: str) -> Path | None:
     root = os.environ.get("METALM_CHECKPOINTS")
     if not root:
         return None
-    for part in (name, name.split("/")[-1]):
-        folder = Path(root).expanduser() / part
+    for relative in (name, name.split("/")[-1]):
+        folder = Path(root).expanduser() / relative
         if folder.is_dir():
             return folder
     return None
 
 
-def _answers(name: str, revision: str | None, weights: bool) -> bool:
-    """Whether the hub answers for a repository that will do; False if it fails but the cache has a copy.
+def _is_reachable(name: str, revision: str | None, weights: bool) -> bool:
+    """Whether the hub is reachable and has a usable repository; False if it fails and the cache has a copy.
 
     Raises:
-        MetalmError: The hub says no, or fails and the cache has no copy.
+        MetalmError: The hub refuses the request, or it fails and the cache has no copy.
     """
     from huggingface_hub import HfApi
 
     try:
-        files = [file.rfilename for file in HfApi().model_info(name, revision=revision, timeout=TIMEOUT).siblings or []]
+        files = [
+            file.rfilename for file in HfApi().model_info(name, revision=revision, timeout=TIMEOUT_S).siblings or []
+        ]
     except Exception as error:
-        problem = explain(error, name)
-        if not any(_connection(cause) or (_status_of(cause) or 0) >= 500 for cause in _causes(error)):
+        problem = explain_hub_error(error, name)
+        if not any(_is_connection_error(cause) or (_status_of(cause) or 0) >= 500 for cause in _causes(error)):
             raise problem from error
         try:
             _snapshot(name, revision, True, weights)
         except MetalmError:
             raise problem from error
-        logging.getLogger("metalm").warning("%s; the copy of %s in the cache is used", problem.what, name)
+        logging.getLogger("metalm").warning("%s; using the cached copy of %s", problem.what, name)
         return False
-    adapter = any(file in NESTED and file != "config.json" for file in files)
+    adapter = any(file in NESTED_FOLDERS and file != "config.json" for file in files)
     if weights and not adapter and not any(file.endswith(".safetensors") and "/" not in file for file in files):
-        raise _no_safetensors(name, f"{_endpoint()}/{name}")
+        raise _no_safetensors_error(name, f"{_endpoint()}/{name}")
     return True
 
 
 def _snapshot(name: str, revision: str | None, offline: bool, weights: bool, code: bool = False) -> Path:
     from huggingface_hub import snapshot_download
 
-    allowed = ALLOWED if weights else [pattern for pattern in ALLOWED if "safetensors" not in pattern]
+    patterns = ALLOWED_FILES if weights else [pattern for pattern in ALLOWED_FILES if "safetensors" not in pattern]
     if code:
-        allowed = [*allowed, "*.py"]
+        patterns = [*patterns, "*.py"]
     try:
         with no_connections(offline):
-            asked: dict[str, Any] = {"revision": revision, "local_files_only": offline}
-            folder = Path(snapshot_download(name, allow_patterns=allowed, ignore_patterns=IGNORED, **asked))
-            nested = _nested(folder)
-            if nested:
-                # Of the same commit: the revision may have moved on meanwhile.
-                asked["revision"] = folder.name if _COMMIT.fullmatch(folder.name) else revision
-                inside = [f"{one}/{pattern}" for one in nested for pattern in allowed]
-                snapshot_download(name, allow_patterns=inside, **asked)
+            options: dict[str, Any] = {"revision": revision, "local_files_only": offline}
+            folder = Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=IGNORED_FILES, **options))
+            nested_folders = _nested_folders(folder)
+            if nested_folders:
+                # Use the same commit: the revision may have changed meanwhile.
+                options["revision"] = folder.name if _COMMIT.fullmatch(folder.name) else revision
+                nested_patterns = [
+                    f"{nested_folder}/{pattern}" for nested_folder in nested_folders for pattern in patterns
+                ]
+                snapshot_download(name, allow_patterns=nested_patterns, **options)
     except Exception as error:
-        raise explain(error, name) from error
+        raise explain_hub_error(error, name) from error
     return folder
 
 
-def _nested(folder: Path) -> tuple[str, ...]:
-    """Folders that a model or an adapter of ours is made of, beside its own files."""
-    for name, nested in NESTED.items():
+def _nested_folders(folder: Path) -> tuple[str, ...]:
+    """Subfolders that a MetaLM model or adapter consists of, besides its own files."""
+    for name, nested in NESTED_FOLDERS.items():
         file = folder / name
         if name == "config.json" and file.is_file() and not _is_metalm(file):
             continue
@@ -159,15 +163,15 @@ def _nested(folder: Path) -> tuple[str, ...]:
 
 def _is_metalm(config: Path) -> bool:
     try:
-        found = json.loads(config.read_text(encoding="utf-8"))
+        content = json.loads(config.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(found, dict) and found.get("model_type") == "metalm"
+    return isinstance(content, dict) and content.get("model_type") == "metalm"
 
 
 @contextmanager
 def no_connections(offline: bool = True) -> Iterator[None]:
-    """Hold the Hugging Face libraries to their caches while the block runs; does nothing if not ``offline``."""
+    """Context manager that restricts the Hugging Face libraries to their caches; no effect if not ``offline``."""
     if not offline:
         yield
         return
@@ -179,36 +183,36 @@ def no_connections(offline: bool = True) -> Iterator[None]:
     if "datasets" in sys.modules:
         config = sys.modules["datasets"].config
         switches += [(config, "HF_HUB_OFFLINE"), (config, "HF_DATASETS_OFFLINE")]
-    before = [(owner, name, getattr(owner, name)) for owner, name in switches]
+    previous_values = [(owner, name, getattr(owner, name)) for owner, name in switches]
     for owner, name in switches:
         setattr(owner, name, True)
     try:
         yield
     finally:
-        for owner, name, value in before:
+        for owner, name, value in previous_values:
             setattr(owner, name, value)
 
 
-def explain(error: BaseException, repo: str) -> MetalmError:
-    """What a failure of the hub means for the user, and what to do about it.
+def explain_hub_error(error: BaseException, repo: str) -> MetalmError:
+    """Turn an error of the Hugging Face libraries into a :class:`MetalmError` with a reason and a remedy.
 
     Args:
-        error: What the Hugging Face libraries raised; its causes are looked at too.
-        repo: The model or data set that was asked for.
+        error: The error; its causes are examined as well.
+        repo: Name of the requested model or data set.
     """
     if isinstance(error, MetalmError):
         return error
     chain = _causes(error)
-    for step in (_full_disk, _refused, _status, _offline, _unreachable, _broken):
+    for describe in (_disk_error, _repository_error, _status_error, _offline_error, _connection_error, _damage_error):
         for cause in chain:
-            found = step(cause, repo)
-            if found is not None:
-                return found
+            problem = describe(cause, repo)
+            if problem is not None:
+                return problem
     return MetalmError(
         f"{repo} could not be loaded from the hub",
         where=repo,
-        why=f"{type(error).__name__}: {_plain(error)}",
-        remedy="check the name; the hub's page of the repository says how it is meant to be loaded",
+        why=f"{type(error).__name__}: {_redacted_message(error)}",
+        remedy="check the name; the repository's page on the hub describes how to load it",
     )
 
 
@@ -221,61 +225,66 @@ def _causes(error: BaseException) -> list[BaseException]:
     return chain
 
 
-def _full_disk(cause: BaseException, repo: str) -> MetalmError | None:
-    if not isinstance(cause, OSError) or (cause.errno not in _DISK and "Not enough disk space" not in str(cause)):
+def _disk_error(cause: BaseException, repo: str) -> MetalmError | None:
+    if not isinstance(cause, OSError) or (
+        cause.errno not in _NO_SPACE_ERRNOS and "Not enough disk space" not in str(cause)
+    ):
         return None
     return MetalmError(
-        f"No space left while downloading {repo}",
+        f"no space left while downloading {repo}",
         where=str(cause.filename or _cache()),
-        why=cause.strerror or _plain(cause),
-        remedy="free some space, or set HF_HOME to a folder on a larger disk; a download goes on where it stopped",
+        why=cause.strerror or _redacted_message(cause),
+        remedy="free some space, or set HF_HOME to a folder on a larger disk; the download continues where it stopped",
     )
 
 
-def _refused(cause: BaseException, repo: str) -> MetalmError | None:
+def _repository_error(cause: BaseException, repo: str) -> MetalmError | None:
     from huggingface_hub import errors
 
     if isinstance(cause, errors.GatedRepoError):
-        return _no_access(repo, _status_of(cause), "the repository is gated")
+        return _access_error(repo, _status_of(cause), "the repository is gated")
     if isinstance(cause, errors.RevisionNotFoundError):
         return MetalmError(
             f"{repo} has no such revision on the hub",
             where=repo,
-            why=_plain(cause),
+            why=_redacted_message(cause),
             remedy="correct `revision`: a branch, a tag or a commit of the repository",
         )
     if isinstance(cause, errors.RepositoryNotFoundError):
         return MetalmError(
             f"{repo} is not on the hub",
             where=_endpoint(),
-            why="the hub knows no such repository, or it is private",
+            why="the repository does not exist, or it is private",
             remedy="check the name; for a private repository log in first (hf auth login)",
         )
     return None
 
 
-def _status(cause: BaseException, repo: str) -> MetalmError | None:
+def _status_error(cause: BaseException, repo: str) -> MetalmError | None:
     status = _status_of(cause)
     if status is None:
         return None
     if status in (401, 403):
-        return _no_access(repo, status, "the hub refuses access")
+        return _access_error(repo, status, "the hub refuses access")
     if status == 404:
         return MetalmError(
-            f"{repo} lacks a file on the hub", where=repo, why=_plain(cause), remedy="check the name and revision"
+            f"{repo} lacks a file on the hub",
+            where=repo,
+            why=_redacted_message(cause),
+            remedy="check the name and revision",
         )
     if status == 429:
         return MetalmError(
-            f"The hub limits the rate of requests for {repo}",
+            f"the hub limits the rate of requests for {repo}",
             where=_endpoint(),
             why="status 429",
             remedy="wait some minutes, or log in (hf auth login), which raises the limit",
         )
     return MetalmError(
-        f"The hub failed while {repo} was asked for",
+        f"the hub failed to serve {repo}",
         where=_endpoint(),
         why=f"status {status}",
-        remedy="try again later; with a copy in the cache, --offline needs no hub",
+        remedy="try again later; if the cache has a copy, use --offline",
     )
 
 
@@ -285,63 +294,63 @@ def _status_of(cause: BaseException) -> int | None:
     return status if isinstance(status, int) and status >= 400 else None
 
 
-def _no_access(repo: str, status: int | None, why: str) -> MetalmError:
+def _access_error(repo: str, status: int | None, why: str) -> MetalmError:
     login = "log in with `hf auth login`" if status != 403 else "ask for access on the repository's hub page"
     return MetalmError(
-        f"No access to {repo}",
+        f"no access to {repo}",
         where=_endpoint(),
         why=f"{why} (status {status})",
         remedy=f"{login}, then run again; gated repositories need both a login and granted access",
     )
 
 
-def _offline(cause: BaseException, repo: str) -> MetalmError | None:
+def _offline_error(cause: BaseException, repo: str) -> MetalmError | None:
     from huggingface_hub import constants, errors
 
-    known = isinstance(cause, errors.OfflineModeIsEnabled) or "OfflineModeIsEnabled" in str(cause)
-    missing = isinstance(cause, errors.LocalEntryNotFoundError) and cause.__cause__ is None
-    if not (known or (missing and not _connection(cause))):
+    offline_mode = isinstance(cause, errors.OfflineModeIsEnabled) or "OfflineModeIsEnabled" in str(cause)
+    not_cached = isinstance(cause, errors.LocalEntryNotFoundError) and cause.__cause__ is None
+    if not (offline_mode or (not_cached and not _is_connection_error(cause))):
         return None
-    partly = isinstance(cause, errors.IncompleteSnapshotError)
-    switched = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "connections are off"
+    incomplete = isinstance(cause, errors.IncompleteSnapshotError)
+    reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "connections are off"
     return MetalmError(
-        f"{repo} is not {'wholly ' if partly else ''}on this machine, and {switched}",
+        f"{repo} is not {'completely ' if incomplete else ''}on this machine, and {reason}",
         where=_cache(),
-        remedy="run once without --offline to download it, or give a folder",
+        remedy="run once without --offline to download it, or pass a folder",
     )
 
 
-def _unreachable(cause: BaseException, repo: str) -> MetalmError | None:
-    if not _connection(cause):
+def _connection_error(cause: BaseException, repo: str) -> MetalmError | None:
+    if not _is_connection_error(cause):
         return None
     return MetalmError(
-        f"The hub cannot be reached for {repo}",
+        f"the hub cannot be reached for {repo}",
         where=_endpoint(),
-        why=f"{type(cause).__name__}: {_plain(cause)}",
-        remedy="check the network (HF_ENDPOINT names another hub); what is in the cache works with --offline",
+        why=f"{type(cause).__name__}: {_redacted_message(cause)}",
+        remedy="check the network (HF_ENDPOINT sets another hub); cached files can be used with --offline",
     )
 
 
-def _connection(cause: BaseException) -> bool:
+def _is_connection_error(cause: BaseException) -> bool:
     if isinstance(cause, (ConnectionError, TimeoutError, socket.gaierror)):
         return True
     parents = {kind.__name__ for kind in type(cause).__mro__ if kind.__module__.startswith(("httpx", "requests"))}
     return bool(parents & {"TransportError", "ConnectionError", "Timeout"})
 
 
-def _broken(cause: BaseException, repo: str) -> MetalmError | None:
+def _damage_error(cause: BaseException, repo: str) -> MetalmError | None:
     if not (isinstance(cause, OSError) and "Consistency check failed" in str(cause)):
         return None
     return MetalmError(
-        f"A download of {repo} came in damaged",
+        f"a download of {repo} is damaged",
         where=_endpoint(),
-        why=_plain(cause),
-        remedy="run again; the file is downloaded anew",
+        why=_redacted_message(cause),
+        remedy="run the command again; it repeats the download",
     )
 
 
-def _plain(error: BaseException) -> str:
-    """The first lines of a message on one line, without tokens."""
+def _redacted_message(error: BaseException) -> str:
+    """Message of an error on one line, shortened, without access tokens."""
     text = " ".join(str(error).split())
     token = os.environ.get("HF_TOKEN")
     if token:

@@ -1,4 +1,4 @@
-"""Jsonl files."""
+"""Reading of JSONL files, plain or compressed with gzip or zstd."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ import zstandard
 
 from metalm_cli.errors import MetalmError
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+JSONL_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 
 
-CHUNK = 1 << 22
+CHUNK_BYTES = 1 << 22
 
 
-SHORT_LINE = 8
+MAX_BLANK_LINE_BYTES = 8
 
 
-def chunks(path: Path) -> Iterator[bytes]:
-    """The unpacked bytes of a file, in pieces.
+def read_chunks(path: Path) -> Iterator[bytes]:
+    """Yield the decompressed bytes of a file in chunks.
 
     Raises:
-        MetalmError: The file cannot be read, or is damaged or cut short.
+        MetalmError: The file cannot be read, or is damaged or truncated.
     """
     try:
         if path.name.endswith(".zst"):
             yield from _zstd_chunks(path)
             return
         with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
-            while chunk := file.read(CHUNK):
+            while chunk := file.read(CHUNK_BYTES):
                 yield chunk
     except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
         raise MetalmError(
-            "A compressed file is damaged or cut short",
+            "a compressed file is damaged or truncated",
             where=str(path),
             why=str(error),
-            remedy="get the file again",
+            remedy="download or copy the file again",
         ) from error
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable_file(path, error) from error
 
 
-def _unreadable(path: Path, error: OSError) -> MetalmError:
+def unreadable_file(path: Path, error: OSError) -> MetalmError:
     return MetalmError(
-        "A data file cannot be read",
+        "a data file cannot be read",
         where=str(path),
         why=error.strerror or str(error),
         remedy="check the path and its permissions",
@@ -56,37 +56,37 @@ def _unreadable(path: Path, error: OSError) -> MetalmError:
 
 
 def _zstd_chunks(path: Path) -> Iterator[bytes]:
-    """Frame by frame: the library's own reader takes a cut frame for the end of the file."""
-    unpacker, inside = zstandard.ZstdDecompressor().decompressobj(), False
+    """Decompress frame by frame: the library's own reader takes a truncated frame for the end of the file."""
+    decompressor, inside_frame = zstandard.ZstdDecompressor().decompressobj(), False
     with open(path, "rb") as file:
-        while piece := file.read(CHUNK // 4):
-            while piece:
-                inside = True
-                yield unpacker.decompress(piece)
-                piece = b""
-                if unpacker.eof:
-                    piece = unpacker.unused_data
-                    unpacker, inside = zstandard.ZstdDecompressor().decompressobj(), False
-    if inside:
+        while data := file.read(CHUNK_BYTES // 4):
+            while data:
+                inside_frame = True
+                yield decompressor.decompress(data)
+                data = b""
+                if decompressor.eof:
+                    data = decompressor.unused_data
+                    decompressor, inside_frame = zstandard.ZstdDecompressor().decompressobj(), False
+    if inside_frame:
         raise EOFError("the file ends inside a zstd frame")
 
 
-def lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(line number from 1, line) of every line that is not blank, read from start to end."""
-    rest, number = b"", 0
-    for chunk in chunks(path):
-        pieces = (rest + chunk).split(b"\n")
-        rest = pieces.pop()
-        for piece in pieces:
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield (line number from 1, line) of every line that is not blank."""
+    remainder, number = b"", 0
+    for chunk in read_chunks(path):
+        complete_lines = (remainder + chunk).split(b"\n")
+        remainder = complete_lines.pop()
+        for line in complete_lines:
             number += 1
-            if len(piece) > SHORT_LINE or piece.strip():
-                yield number, piece
-    if rest.strip():
-        yield number + 1, rest
+            if len(line) > MAX_BLANK_LINE_BYTES or line.strip():
+                yield number, line
+    if remainder.strip():
+        yield number + 1, remainder
 
 
-def parse(raw: bytes, where: str) -> Any:
-    """The object on a line.
+def parse_line(raw: bytes, where: str) -> Any:
+    """Parse the JSON value of a line.
 
     Raises:
         MetalmError: The line is not JSON.
@@ -96,7 +96,7 @@ def parse(raw: bytes, where: str) -> Any:
     except (ValueError, RecursionError) as error:
         start = raw[:60].decode("utf-8", "replace")
         raise MetalmError(
-            "A line is not JSON",
+            "a line is not JSON",
             where=where,
             why=f"{error}; it starts with {start!r}",
             remedy="repair or remove the line",

@@ -1,4 +1,4 @@
-"""Stopping a run by a signal: finish the step, save, leave. A second Ctrl-C leaves at once."""
+"""Signal handling: the first signal lets a run finish its step and save; a second Ctrl-C stops it at once."""
 
 from __future__ import annotations
 
@@ -11,46 +11,47 @@ from types import FrameType
 
 @contextmanager
 def signal_handlers(handle: Callable[[int, FrameType | None], None], *names: str) -> Iterator[None]:
-    """Have signals handled inside, those that the system knows; the earlier handlers come back on leaving.
+    """Context manager that installs a handler for signals and restores the previous handlers at the end.
 
-    Outside the main thread, where Python hands out no signals, it does nothing.
+    Signals that the system does not have are ignored. Outside the main thread, where Python delivers no signals, it
+    does nothing.
 
     Args:
-        handle: Called with a signal's number.
-        names: Of the signals, as ``SIGINT``.
+        handle: Handler, called with a signal's number.
+        names: Names of the signals, such as ``SIGINT``.
     """
-    earlier = {}
+    previous_handlers = {}
     if threading.current_thread() is threading.main_thread():
         for number in (getattr(signal, name, None) for name in names):
             if number is not None:
-                earlier[number] = signal.signal(number, handle)
+                previous_handlers[number] = signal.signal(number, handle)
     try:
         yield
     finally:
-        for number, handler in earlier.items():
-            # None stands for a handler that was not installed from Python and cannot be put back.
+        for number, handler in previous_handlers.items():
+            # None means that the handler was not installed from Python and cannot be restored.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 class StopSignals:
-    """While it is entered, the first SIGINT or SIGTERM only sets :attr:`pending`; the loop looks at it each step.
+    """Context manager in which the first SIGINT or SIGTERM only sets :attr:`pending`, which the loop checks each step.
 
-    A SIGINT that comes when a stop is pending raises ``KeyboardInterrupt`` at once; a second SIGTERM changes
-    nothing, because schedulers repeat it. Outside the main thread, where Python hands out no signals, entering
-    does nothing. The earlier handlers come back on leaving.
+    A SIGINT while a stop is pending raises ``KeyboardInterrupt`` at once; a second SIGTERM changes nothing, because
+    schedulers repeat it. Outside the main thread, where Python delivers no signals, it does nothing. The previous
+    handlers are restored at the end.
     """
 
     def __init__(self) -> None:
         self.pending: str | None = None
-        """``SIGINT`` or ``SIGTERM`` once one has come, else None."""
-        self._handled = signal_handlers(self._handle, "SIGINT", "SIGTERM")
+        """Name of the first signal that was received, ``SIGINT`` or ``SIGTERM``; None before."""
+        self._handlers = signal_handlers(self._handle, "SIGINT", "SIGTERM")
 
     def __enter__(self) -> StopSignals:
-        self._handled.__enter__()
+        self._handlers.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._handled.__exit__(None, None, None)
+        self._handlers.__exit__(None, None, None)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.pending is None:

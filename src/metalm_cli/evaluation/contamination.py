@@ -1,4 +1,4 @@
-"""Evaluation rows whose words stand in given training data: the 13-gram rule of the audits."""
+"""Contamination check: evaluation rows that share 13-grams with training data, by the rule of the audits."""
 
 from __future__ import annotations
 
@@ -8,71 +8,78 @@ from typing import Any
 
 import numpy as np
 
-from metalm_cli.common.jsonl_files import lines, parse
+from metalm_cli.common.jsonl_files import parse_line, read_lines
 from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.open_tasks import EvaluatedTask
 from metalm_cli.provenance.audit import compared_texts
-from metalm_cli.provenance.ngram_index import NGRAM, SpanIndex, row_blocks
+from metalm_cli.provenance.ngram_index import NGRAM_WORDS, NgramIndex, row_blocks
 from metalm_cli.provenance.training_text import all_texts
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 
 
-def training_files(places: Iterable[Path]) -> list[Path]:
-    """The JSONL files that places stand for: files, and all below folders.
+def training_files(roots: Iterable[Path]) -> list[Path]:
+    """List the JSONL files among paths: files, and all JSONL files below folders.
 
     Raises:
-        MetalmError: A place is not there, or holds no such file.
+        MetalmError: A path does not exist, or has no JSONL files.
     """
-    found: list[Path] = []
-    for place in places:
-        files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
+    jsonl_files: list[Path] = []
+    for root in roots:
+        files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
         files = [path for path in files if path.name.endswith(SUFFIXES)]
         if not files:
             raise MetalmError(
                 "no training data to compare with",
-                where=str(place),
-                why="it is not there" if not place.exists() else f"no file here ends in {', '.join(SUFFIXES)}",
+                where=str(root),
+                why="it does not exist" if not root.exists() else f"no file here ends in {', '.join(SUFFIXES)}",
                 remedy="name JSONL files, or a folder of them",
             )
-        found += files
-    return found
+        jsonl_files += files
+    return jsonl_files
 
 
 def find_overlap(tasks: Sequence[EvaluatedTask], files: Sequence[Path]) -> dict[str, Any]:
-    """Which evaluation rows share a span of 13 words with training data.
+    """Find the evaluation rows that share a span of 13 words with training data.
 
     Args:
-        tasks: What is evaluated.
+        tasks: The evaluated tasks.
         files: JSONL files; every text in a row counts.
 
     Returns:
-        ``{"rule", "files", "tasks": {name: {"rows": those that do, "of": examples}}}``
+        ``{"rule", "files", "tasks": {name: {"rows": overlapping rows, "of": number of examples}}}``
 
     Raises:
         MetalmError: A file cannot be read.
     """
-    first = np.cumsum([0, *(len(task.examples) for task in tasks)])
-    numbered = [
-        (int(first[at]) + number, compared_texts(example))
-        for at, task in enumerate(tasks)
-        for number, example in enumerate(task.examples)
+    offsets = np.cumsum([0, *(len(task.examples) for task in tasks)])
+    numbered_texts = [
+        (int(offsets[task_index]) + example_index, compared_texts(example))
+        for task_index, task in enumerate(tasks)
+        for example_index, example in enumerate(task.examples)
     ]
-    made = list(row_blocks(iter(numbered)))
-    hashes = np.concatenate([np.zeros(0, np.uint64), *(one for one, _ in made)])
-    rows = np.concatenate([np.zeros(0, np.int64), *(one for _, one in made)])
-    index = SpanIndex(hashes, rows, np.repeat(np.arange(len(tasks)), np.diff(first)))
-    met = np.zeros(len(index.hashes), bool)
+    blocks = list(row_blocks(iter(numbered_texts)))
+    hashes = np.concatenate([np.zeros(0, np.uint64), *(block_hashes for block_hashes, _ in blocks)])
+    rows = np.concatenate([np.zeros(0, np.int64), *(block_rows for _, block_rows in blocks)])
+    index = NgramIndex(hashes, rows, np.repeat(np.arange(len(tasks)), np.diff(offsets)))
+    is_shared = np.zeros(len(index.hashes), bool)
     for path in files:
-        texts = ((number, list(all_texts(parse(line, f"{path}:{number}")))) for number, line in lines(path))
-        for found, _ in row_blocks(texts):
-            met[index.find(found)[1]] = True
-    touched = np.flatnonzero(index.rows_with(met)).tolist()
-    counted: Mapping[str, Any] = {
+        texts = (
+            (line_number, list(all_texts(parse_line(line, f"{path}:{line_number}"))))
+            for line_number, line in read_lines(path)
+        )
+        for block_hashes, _ in row_blocks(texts):
+            is_shared[index.find(block_hashes)[1]] = True
+    overlapping_rows = np.flatnonzero(index.rows_with(is_shared)).tolist()
+    overlaps: Mapping[str, Any] = {
         task.card.name: {
-            "rows": [task.examples[row - first[at]].row for row in touched if first[at] <= row < first[at + 1]],
+            "rows": [
+                task.examples[row - offsets[task_index]].row
+                for row in overlapping_rows
+                if offsets[task_index] <= row < offsets[task_index + 1]
+            ],
             "of": len(task.examples),
         }
-        for at, task in enumerate(tasks)
+        for task_index, task in enumerate(tasks)
     }
-    return {"rule": f"{NGRAM}-grams of words", "files": [path.name for path in files], "tasks": counted}
+    return {"rule": f"{NGRAM_WORDS}-grams of words", "files": [path.name for path in files], "tasks": overlaps}

@@ -1,4 +1,4 @@
-"""Continuing the lines of a JSONL file: answers are appended as they come, and a killed run goes on from them."""
+"""Generation for the lines of a JSONL file. Answers are appended batch by batch; a killed run continues from them."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.sessions import Causal, Docked, Session, Span, TokenisedSession
 
 MAX_LISTED = 8
-"""Wrong lines that are named."""
+"""Maximum number of invalid lines that an error lists."""
 TOKENISE_AHEAD = 512
-"""Lines that are tokenised ahead; those of similar length among them stand together."""
+"""Lines that are tokenised ahead, so that sessions of similar length can share a batch."""
 INPUT_KEYS = ("text", "input", "session")
 
 
 @dataclass(frozen=True)
 class InputLine:
-    """A line of the input.
+    """Line of the input file.
 
     Args:
-        number: From 1; blank lines count.
-        id: Its own name, if it has one.
-        text: What is to be read; empty where ``spans`` are given.
-        spans: The session, span by span: ``{"docked": ..., "encoder": ...}`` or ``{"causal": ...}``.
+        number: Line number, from 1; blank lines count.
+        id: Value of its ``id`` key, if present.
+        text: Prompt text; empty if the line has ``spans``.
+        spans: Spans of the session: ``{"docked": ..., "encoder": ...}`` or ``{"causal": ...}``.
         image: Path of an image.
     """
 
@@ -51,12 +51,12 @@ class InputLine:
 
 @dataclass(frozen=True)
 class InputFile:
-    """An input file, checked.
+    """Validated input file.
 
     Args:
         path: The file.
-        sha256: Of its bytes.
-        lines: Its lines that are not blank.
+        sha256: Hash of its bytes.
+        lines: Lines that are not blank.
     """
 
     path: Path
@@ -64,19 +64,19 @@ class InputFile:
     lines: tuple[InputLine, ...]
 
     def image_path(self, image: str) -> Path:
-        """The file of an image; a relative path begins at the input file's folder."""
+        """Return the path of an image; relative paths are resolved against the folder of the input file."""
         return self.path.parent / Path(image).expanduser()
 
 
 def read_input_file(path: Path) -> InputFile:
-    """Read and check an input file.
+    """Read and validate an input file.
 
     Args:
-        path: JSON lines, plain, ``.gz`` or ``.zst``: objects with ``text`` (or ``input``) or ``session``, and perhaps
-            ``image`` and ``id``; what else is in them is left alone.
+        path: JSON lines, plain, ``.gz`` or ``.zst``: objects with ``text`` (or ``input``) or ``session``, and
+            optionally ``image`` and ``id``; other keys are ignored.
 
     Raises:
-        MetalmError: It cannot be read, or lines in it do not fit; the first of them are named.
+        MetalmError: The file cannot be read, or lines are invalid; the error lists the first of them.
     """
     from metalm_cli.common.jsonl_files import read_lines
 
@@ -93,14 +93,14 @@ def read_input_file(path: Path) -> InputFile:
     if problems:
         omitted = f"\n    and {len(problems) - MAX_LISTED:,} more" if len(problems) > MAX_LISTED else ""
         raise MetalmError(
-            f"{len(problems):,} lines cannot be read" if len(problems) > 1 else "a line cannot be read",
+            f"{len(problems):,} lines are invalid" if len(problems) > 1 else "a line is invalid",
             where=str(path),
             why="\n    ".join(sorted(problems, key=_problem_line)[:MAX_LISTED]) + omitted,
-            remedy='write each line as {"text": ...} or {"session": [{"docked": ...}, {"causal": ...}]}, with "image" '
-            'and "id" if there are such',
+            remedy='write each line as {"text": ...} or {"session": [{"docked": ...}, {"causal": ...}]}, optionally '
+            'with "image" and "id"',
         )
     if not input_lines:
-        raise MetalmError("the input file holds no line", where=str(path))
+        raise MetalmError("the input file has no lines", where=str(path))
     return input_file
 
 
@@ -114,35 +114,35 @@ def _sha256(path: Path) -> str:
 
 
 def _parse_line(number: int, raw_line: bytes) -> InputLine:
-    """A line.
+    """Parse a line.
 
     Raises:
-        ValueError: It does not fit.
+        ValueError: The line is invalid.
     """
     try:
         row = json.loads(raw_line)
     except RecursionError as error:
-        raise ValueError("its JSON is nested too deeply") from error
+        raise ValueError("the JSON is nested too deeply") from error
     except ValueError as error:
-        raise ValueError(f"it is no JSON ({error})") from error
+        raise ValueError(f"invalid JSON ({error})") from error
     if not isinstance(row, dict):
         raise ValueError(f"expected an object, got {type(row).__name__}")
     keys = [name for name in INPUT_KEYS if row.get(name) is not None]
     image, line_id = row.get("image"), row.get("id")
     if len(keys) > 1:
-        raise ValueError(f"it has {' and '.join(keys)}: one of them is read")
+        raise ValueError(f"the line has {' and '.join(keys)}, expected only one of them")
     if not keys and image is None:
-        raise ValueError(f"it has none of {', '.join(INPUT_KEYS)}, image")
+        raise ValueError(f"the line has none of {', '.join(INPUT_KEYS)}, image")
     if line_id is not None and (not isinstance(line_id, str | int) or isinstance(line_id, bool)):
-        raise ValueError(f"its id is {type(line_id).__name__}, not a text or a whole number")
+        raise ValueError(f"id is {type(line_id).__name__}, expected a string or an integer")
     if isinstance(line_id, str):
         _check_text(line_id, "id")
     if keys == ["session"]:
         if image is not None:
-            raise ValueError("it has a session and an image: dock the image in the session")
+            raise ValueError("the line has a session and an image: dock the image in the session")
         spans = row["session"]
         if not isinstance(spans, list) or not spans:
-            raise ValueError("its session is no list of spans")
+            raise ValueError("session is not a list of spans")
         return InputLine(
             number, line_id, "", tuple(_check_span(index, span) for index, span in enumerate(spans, 1)), None
         )
@@ -151,15 +151,15 @@ def _parse_line(number: int, raw_line: bytes) -> InputLine:
     if image is not None:
         _check_text(image, "image")
     if image is None and not text.strip():
-        raise ValueError(f"its {keys[0]} is empty")
+        raise ValueError(f"{keys[0]} is empty")
     return InputLine(number, line_id, text, (), image)
 
 
 def _check_span(number: int, span: Any) -> Mapping[str, Any]:
-    """A span of a session.
+    """Return a span of a session.
 
     Raises:
-        ValueError: It does not fit.
+        ValueError: The span is invalid.
     """
     span_kinds = [kind for kind in ("docked", "causal") if isinstance(span, dict) and kind in span]
     if len(span_kinds) != 1:
@@ -168,7 +168,7 @@ def _check_span(number: int, span: Any) -> Mapping[str, Any]:
         set(span) - {span_kinds[0], "encoder"} | (set(span) & {"encoder"} if span_kinds == ["causal"] else set())
     )
     if unknown:
-        raise ValueError(f"span {number} has {', '.join(unknown)}, which a {span_kinds[0]} span has not")
+        raise ValueError(f"span {number} has {', '.join(unknown)}, which a {span_kinds[0]} span does not take")
     content = span[span_kinds[0]]
     if span_kinds == ["docked"]:
         _check_text(span.get("encoder", "text"), f"encoder of span {number}")
@@ -184,15 +184,18 @@ def _check_span(number: int, span: Any) -> Mapping[str, Any]:
 
 def _check_text(value: Any, name: str) -> None:
     if not isinstance(value, str):
-        raise ValueError(f"its {name} is {type(value).__name__}, not a text")
+        raise ValueError(f"{name} is {type(value).__name__}, expected a string")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"its {name} holds half of a character (a lone surrogate)") from error
+        raise ValueError(f"{name} contains half of a character (a lone surrogate)") from error
 
 
 def _named_images(line: InputLine) -> Iterator[str]:
-    """Images that a line certainly names; a docked text may be one, too, if its encoder reads images."""
+    """Yield the image paths of a line that are recognisable without a model.
+
+    A docked string is also an image path if its encoder reads images.
+    """
     if line.image is not None:
         yield line.image
     for span in line.spans:
@@ -209,7 +212,7 @@ def _missing_images(line: InputLine, input_file: InputFile) -> Iterator[str]:
 def line_to_session(
     language_model: LanguageModel, line: InputLine, route: PromptRoute, input_file: InputFile
 ) -> Session:
-    """The session of a line, its images read.
+    """Return the session of a line, with its images loaded.
 
     Raises:
         MetalmError: An image cannot be read.
@@ -233,10 +236,10 @@ def line_to_session(
 
 
 def check_encoders(language_model: LanguageModel, input_file: InputFile) -> None:
-    """Refuse an input that docks into encoders which the model does not have.
+    """Check that the model has all encoders that the input docks into.
 
     Raises:
-        MetalmError: The first such line.
+        MetalmError: An encoder is missing; the error names the first such line.
     """
     encoders = set(language_model.model.encoder_ios)
     for line in input_file.lines:
@@ -253,7 +256,7 @@ def check_encoders(language_model: LanguageModel, input_file: InputFile) -> None
                 raise MetalmError(
                     f"the model has no encoder {encoder!r}",
                     where=where,
-                    why=f"its encoders: {', '.join(encoders)}" if encoders else "it is a decoder without encoders",
+                    why=f"its encoders: {', '.join(encoders)}" if encoders else "the model is a decoder without encoders",
                     remedy="name an encoder that the model has, or use another model",
                 )
 
@@ -261,7 +264,7 @@ def check_encoders(language_model: LanguageModel, input_file: InputFile) -> None
 def output_header(
     source: str, language_model: LanguageModel, input_file: InputFile, route: PromptRoute, decoding: DecodingOptions
 ) -> dict[str, Any]:
-    """What stands in the first line of the answers: the model, the settings and the input, and a hash of them."""
+    """Return the first line of the output file: the model, the settings and the input, and a hash of them."""
     from metalm_cli.models.weights_hash import weights_sha256
 
     model_settings = {
@@ -279,7 +282,7 @@ def output_header(
 
 
 def _tokenisation_sha256(language_model: LanguageModel) -> str:
-    """A hash of how texts become tokens: tokenizers, token rules, and limits and kinds of the docks."""
+    """Return a hash of everything that determines tokenisation: tokenizers, token rules, and limits and kinds of docks."""
     hasher = hashlib.sha256(json.dumps(language_model.decoder_tokenizer.rules.to_dict(), sort_keys=True).encode())
     hasher.update(json.dumps(getattr(language_model.model.config, "docking", None) or {}, sort_keys=True).encode())
     hasher.update(language_model.tokenizer.backend_tokenizer.to_str().encode())
@@ -300,27 +303,27 @@ def generate_file(
     budget: int | None = None,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> OutputFile:
-    """Continue the lines that have no answer yet, and append each batch of answers.
+    """Generate answers for the lines that have none yet, and append them batch by batch.
 
-    What an answer is depends on its line alone, not on what stands in the same batch or came before. A line that the
-    model cannot read gets an ``error`` instead of a ``text``.
+    An answer depends only on its line, not on its batch or on other lines. A line that the model cannot read gets an
+    ``error`` instead of a ``text``.
 
     Args:
-        source: What the model is called.
+        source: Name of the model, recorded in the header.
         language_model: The model.
-        requests: The input.
-        path: Where answers are appended.
-        layout: Where the texts of lines go.
-        decoding: How they are continued; draws follow from the seed and the line's number.
-        budget: Decoder positions of a forward pass; None: by the device.
-        watch: Told how many lines are done, those of earlier runs included.
+        input_file: The input.
+        output_path: File to which answers are appended.
+        route: Whether the texts are docked or causal, and the beginning of the answers.
+        decoding: Decoding options; samples depend on the seed and the line number.
+        budget: Decoder positions of a forward pass; None: chosen for the device.
+        on_progress: Called with the number of finished lines, those of earlier runs included.
 
     Returns:
-        The file, closed: which lines are done, and how many of them have an error.
+        The closed output file, with its finished lines and its number of errors.
 
     Raises:
-        MetalmError: An encoder that the input names is missing, the answers there are of something else, memory ends,
-            or the answers cannot be written.
+        MetalmError: An encoder that the input names is missing, the output file holds answers of another run, memory
+            is exhausted, or the answers cannot be written.
     """
     check_encoders(language_model, input_file)
     header = output_header(source, language_model, input_file, route, decoding)
@@ -347,7 +350,7 @@ def _record(number: int, line_id: str | int | None, key: str, value: str) -> dic
 def _tokenise_lines(
     language_model: LanguageModel, lines: Sequence[InputLine], route: PromptRoute, input_file: InputFile
 ) -> tuple[dict[int, tuple[Session, TokenisedSession]], list[tuple[int, str]]]:
-    """Sessions by line number, and what is wrong with the others."""
+    """Return the sessions by line number, and the errors of lines that cannot be read."""
     prepared: dict[int, tuple[Session, TokenisedSession]] = {}
     failed: list[tuple[int, str]] = []
     for line in lines:

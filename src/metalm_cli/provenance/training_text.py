@@ -12,12 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from metalm_cli.common.jsonl_files import SUFFIXES, lines, parse
+from metalm_cli.common.jsonl_files import JSONL_SUFFIXES, parse_line, read_lines
 from metalm_cli.config.schema.data import MiniworldSource
 from metalm_cli.data.sources.row_tables import MiniworldDocumentRows
 from metalm_cli.errors import MetalmError
 
-MOST_BYTES = 4 << 30
+MAX_BYTES = 4 << 30
 """Files of all sources together, as they lie; what is beyond is not read, and said."""
 
 
@@ -30,11 +30,11 @@ def all_texts(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
-        for one in value.values():
-            yield from all_texts(one)
+        for item in value.values():
+            yield from all_texts(item)
     elif isinstance(value, list | tuple):
-        for one in value:
-            yield from all_texts(one)
+        for item in value:
+            yield from all_texts(item)
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,13 @@ class AncestorSource:
             for row in range(table.rows):
                 yield list(all_texts(table.load(row)))
         for path, sha256 in self.files:
-            if not _is(path, sha256):
+            if not _has_sha256(path, sha256):
                 raise MetalmError(f"{path.name} is not the file that the lineage names", where=str(path))
-            for number, line in lines(path):
-                yield list(all_texts(parse(line, f"{path}:{number}")))
+            for number, line in read_lines(path):
+                yield list(all_texts(parse_line(line, f"{path}:{number}")))
 
 
-def _is(path: Path, sha256: str) -> bool:
+def _has_sha256(path: Path, sha256: str) -> bool:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest() == sha256
@@ -97,20 +97,20 @@ class AncestorTextFinder:
 
     data_root: Path | None
     missing: dict[str, str] = field(default_factory=dict)
-    _size: int = 0
+    _bytes_to_read: int = 0
 
     def find(self, lineages: Iterable[Mapping[str, Any]]) -> list[AncestorSource]:
         """The sources of all lineages that can be read, each once."""
-        found: dict[str, AncestorSource] = {}
+        sources: dict[str, AncestorSource] = {}
         for lineage in lineages:
             for source in lineage.get("data") or []:
                 hashes = [file.get("sha256") for file in source.get("files") or []]
                 key = json.dumps(hashes or [source.get(part) for part in ("name", "location", "rows", "revision")])
-                if key not in found and (one := self._found(source)) is not None:
-                    found[key] = one
-        return list(found.values())
+                if key not in sources and (found_source := self._find_source(source)) is not None:
+                    sources[key] = found_source
+        return list(sources.values())
 
-    def _found(self, source: Mapping[str, Any]) -> AncestorSource | None:
+    def _find_source(self, source: Mapping[str, Any]) -> AncestorSource | None:
         name, files = str(source.get("name")), source.get("files") or []
         seed = re.fullmatch(r"seed (\d+)", str(source.get("location")))
         if source.get("kind") == "world" and seed is not None and source.get("rows"):
@@ -118,33 +118,42 @@ class AncestorTextFinder:
         if not files:
             self.missing[name] = f"read from {source.get('location')}, which leaves no file to find it by"
             return None
-        paths = [self._path(source, file) for file in files]
+        paths = [self._find_file(source, file) for file in files]
         size = sum(int(file.get("size") or 0) for file in files)
         if any(not file.get("sha256") for file in files):
             self.missing[name] = "it was streamed, which leaves no hash to find it by"
         elif None in paths:
             self.missing[name] = f"{paths.count(None)} of its {len(files)} files are not at hand"
-        elif self._size + size > MOST_BYTES:
-            self.missing[name] = f"it has {size:,} bytes; at most {MOST_BYTES:,} are read in all"
+        elif self._bytes_to_read + size > MAX_BYTES:
+            self.missing[name] = f"it has {size:,} bytes; at most {MAX_BYTES:,} are read in all"
         else:
-            self._size += size
+            self._bytes_to_read += size
             pairs = ((path, str(file["sha256"])) for path, file in zip(paths, files, strict=True) if path is not None)
             return AncestorSource(name, tuple(pairs))
         return None
 
-    def _path(self, source: Mapping[str, Any], file: Mapping[str, Any]) -> Path | None:
+    def _find_file(self, source: Mapping[str, Any], file: Mapping[str, Any]) -> Path | None:
         """Where a file lies: where it lay, or anywhere below the data root by name and size."""
-        place = Path(str(source.get("location")))
+        location = Path(str(source.get("location")))
         name, size = str(file.get("name")), file.get("size")
-        near = [one for one in (place, place / name) if one.name == name and one.is_file()]
-        return next((one for one in [*near, *self._known.get(name, [])] if size in (None, one.stat().st_size)), None)
+        recorded_paths = [
+            candidate for candidate in (location, location / name) if candidate.name == name and candidate.is_file()
+        ]
+        return next(
+            (
+                candidate
+                for candidate in [*recorded_paths, *self._files_by_name.get(name, [])]
+                if size in (None, candidate.stat().st_size)
+            ),
+            None,
+        )
 
     @cached_property
-    def _known(self) -> dict[str, list[Path]]:
-        known: dict[str, list[Path]] = {}
+    def _files_by_name(self) -> dict[str, list[Path]]:
+        files_by_name: dict[str, list[Path]] = {}
         for folder, _, names in os.walk(self.data_root) if self.data_root is not None else ():
             for name in names:
                 path = Path(folder, name)
-                if name.endswith(SUFFIXES) and path.is_file():
-                    known.setdefault(name, []).append(path)
-        return known
+                if name.endswith(JSONL_SUFFIXES) and path.is_file():
+                    files_by_name.setdefault(name, []).append(path)
+        return files_by_name

@@ -1,1 +1,1 @@
-"""The commands, grouped by purpose as in the panels of ``metalm --help``."""
+"""Commands of ``metalm``, grouped by purpose."""

@@ -1,4 +1,4 @@
-"""Pages of numbers: blocks of rows with titles and notes, as a table, Markdown, CSV, JSON or plain lines."""
+"""Pages of result tables with titles and notes, printed as a table, Markdown, CSV, JSON or plain lines."""
 
 from __future__ import annotations
 
@@ -8,74 +8,74 @@ from typing import Any, Literal
 
 from metalm_cli.cli import console
 
-Form = Literal["table", "csv", "markdown", "json", "lines"]
+TableFormat = Literal["table", "csv", "markdown", "json", "lines"]
 
 
 @dataclass
-class Block:
-    """Rows under heads.
+class PageTable:
+    """Table of a page.
 
     Args:
-        title: What stands above.
-        heads: Of each column.
-        left: Columns that are not numbers.
-        rows: Cells.
-        tasks: Rows above the means.
+        title: Title above the table.
+        headers: Header of each column.
+        left_aligned: Columns that are not numbers.
+        rows: Cells of each row.
+        task_rows: Number of task rows, which come before the means.
     """
 
     title: str
-    heads: Sequence[str]
-    left: tuple[int, ...] = ()
+    headers: Sequence[str]
+    left_aligned: tuple[int, ...] = ()
     rows: list[list[str]] = field(default_factory=list)
-    tasks: int = 0
+    task_rows: int = 0
 
 
 @dataclass
 class Page:
-    """What is known of a file or two.
+    """Content of one result file, or of a comparison of two.
 
     Args:
-        titles: Lines above.
-        blocks: Rows for people.
-        facts: Rows for programs: full numbers, named alike in all rows.
-        warnings: Lines that must not be missed.
-        notes: Lines below.
+        titles: Lines above the tables.
+        tables: Tables for people.
+        data_rows: Rows for programs: unrounded numbers, with the same names in all rows.
+        warnings: Lines below the tables, printed with emphasis.
+        notes: Lines below the warnings.
     """
 
     titles: list[str]
-    blocks: list[Block] = field(default_factory=list)
-    facts: list[dict[str, Any]] = field(default_factory=list)
+    tables: list[PageTable] = field(default_factory=list)
+    data_rows: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
-def write_tables(pages: Sequence[Page], form: Form) -> None:
-    """Print pages to standard output; where programs read the rows, what is no row goes to standard error."""
-    if form == "table":
-        for at, page in enumerate(pages):
-            _table(page, first=at == 0)
+def write_tables(pages: Sequence[Page], table_format: TableFormat) -> None:
+    """Print pages to standard output; in formats for programs, warnings and notes go to standard error."""
+    if table_format == "table":
+        for index, page in enumerate(pages):
+            _print_page(page, first=index == 0)
         return
-    if form == "markdown":
-        console.write("\n".join(markdown(page) for page in pages))
+    if table_format == "markdown":
+        console.write("\n".join(to_markdown(page) for page in pages))
         return
-    if form == "json":
+    if table_format == "json":
         import json
 
-        facts = [fact for page in pages for fact in page.facts]
-        console.write(json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    elif form == "csv":
-        console.write(csv_of([fact for page in pages for fact in page.facts]))
+        data_rows = [data_row for page in pages for data_row in page.data_rows]
+        console.write(json.dumps(data_rows, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    elif table_format == "csv":
+        console.write(to_csv([data_row for page in pages for data_row in page.data_rows]))
     else:
         for page in pages:
-            for block in page.blocks:
-                for row in [["shots", *block.heads], *([block.title, *row] for row in block.rows)]:
+            for table in page.tables:
+                for row in [["shots", *table.headers], *([table.title, *row] for row in table.rows)]:
                     console.write("\t".join(console.escape_markup(cell).replace("\t", " ") for cell in row) + "\n")
     for page in pages:
-        for line in [*(page.titles if form == "lines" else ()), *page.warnings, *page.notes]:
+        for line in [*(page.titles if table_format == "lines" else ()), *page.warnings, *page.notes]:
             console.stderr().print(console.escape_markup(line), markup=False, soft_wrap=True)
 
 
-def _table(page: Page, first: bool) -> None:
+def _print_page(page: Page, first: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -84,15 +84,15 @@ def _table(page: Page, first: bool) -> None:
         out.print()
     for line in page.titles:
         out.print(console.escape_markup(line), markup=False, soft_wrap=True)
-    for block in page.blocks:
+    for page_table in page.tables:
         out.print()
-        out.print(block.title, style="bold", markup=False)
+        out.print(page_table.title, style="bold", markup=False)
         table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
-        for at, head in enumerate(block.heads):
-            justify: Literal["left", "right"] = "left" if at in block.left else "right"
-            table.add_column(head, justify=justify, overflow="fold", no_wrap=at > 0)
-        for at, row in enumerate(block.rows):
-            if at == block.tasks:
+        for column, header in enumerate(page_table.headers):
+            justify: Literal["left", "right"] = "left" if column in page_table.left_aligned else "right"
+            table.add_column(header, justify=justify, overflow="fold", no_wrap=column > 0)
+        for index, row in enumerate(page_table.rows):
+            if index == page_table.task_rows:
                 table.add_row()
             table.add_row(*(Text(console.escape_markup(cell)) for cell in row))
         out.print(table)
@@ -104,14 +104,16 @@ def _table(page: Page, first: bool) -> None:
         out.print(console.escape_markup(line), markup=False)
 
 
-def markdown(page: Page) -> str:
-    """A page in Markdown."""
+def to_markdown(page: Page) -> str:
+    """Format a page as Markdown."""
     lines = [*page.titles, ""] if len(page.titles) == 1 else [*(f"- {line}" for line in page.titles), ""]
-    for block in page.blocks:
-        lines += [f"**{block.title}**", ""]
-        lines.append(_markdown_row(block.heads))
-        lines.append(_markdown_row(["---" if at in block.left else "---:" for at in range(len(block.heads))]))
-        lines += [*map(_markdown_row, block.rows), ""]
+    for table in page.tables:
+        lines += [f"**{table.title}**", ""]
+        lines.append(_markdown_row(table.headers))
+        lines.append(
+            _markdown_row(["---" if column in table.left_aligned else "---:" for column in range(len(table.headers))])
+        )
+        lines += [*map(_markdown_row, table.rows), ""]
     lines += [f"**{line}**\n" for line in page.warnings]
     lines += [f"{line}\n" for line in page.notes]
     return "\n".join(lines)
@@ -121,26 +123,26 @@ def _markdown_row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(console.escape_markup(cell).replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-def csv_of(facts: Sequence[dict[str, Any]]) -> str:
-    """Facts as CSV: a column for every name in any row, ``NAME.KEY`` for mappings, lists joined by semicolons."""
+def to_csv(data_rows: Sequence[dict[str, Any]]) -> str:
+    """Format rows as CSV: one column per name in any row, ``NAME.KEY`` for mappings, lists joined by semicolons."""
     import csv
     import io
 
-    flat = []
-    for fact in facts:
+    flat_rows = []
+    for data_row in data_rows:
         row: dict[str, Any] = {}
-        for name, value in fact.items():
+        for name, value in data_row.items():
             if isinstance(value, dict):
-                row |= {f"{name}.{key}": one for key, one in value.items()}
+                row |= {f"{name}.{key}": item for key, item in value.items()}
             elif isinstance(value, float):
                 row[name] = round(value, 6)
             elif isinstance(value, list):
-                row[name] = "; ".join("" if one is None else str(one) for one in value)
+                row[name] = "; ".join("" if item is None else str(item) for item in value)
             else:
                 row[name] = value
-        flat.append(row)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in flat for name in row)), lineterminator="\n")
+        flat_rows.append(row)
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(dict.fromkeys(name for row in flat_rows for name in row)), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(flat)
-    return text.getvalue()
+    writer.writerows(flat_rows)
+    return buffer.getvalue()

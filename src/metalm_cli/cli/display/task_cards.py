@@ -1,4 +1,4 @@
-"""Task cards, their splits and what a check found, as text."""
+"""Task cards, their splits, and results of card checks as text."""
 
 from __future__ import annotations
 
@@ -15,157 +15,166 @@ if TYPE_CHECKING:
     from metalm_cli.data.examples.card_check import CardCheck, SplitCheck
     from metalm_cli.tasks import Card, Example
 
-SHOWN = 2
-"""Examples that ``show`` prints."""
-CLASSES = 12
-"""Classes of a distribution that are printed."""
-TEXT = 400
-"""Characters of a text that ``show`` prints."""
+MAX_EXAMPLES = 2
+"""Maximum number of examples that ``show`` prints."""
+MAX_CLASSES = 12
+"""Maximum number of classes printed of a distribution."""
+MAX_CHARACTERS = 400
+"""Maximum number of characters that ``show`` prints of a text."""
 
 
-def kind_of(card: Card) -> str:
-    """How its answer is: so many classes, options of each row, or open."""
+def answer_kind(card: Card) -> str:
+    """Kind of a card's answer: n classes, options per row, or open."""
     if card.answer.label is not None:
         return f"{len(card.answer.class_names)} classes"
     return "options" if card.answer.options is not None else "open"
 
 
 def print_card(card: Card, path: Path, data_root: Path | None) -> None:
-    """Print what a card says, its splits and two examples; the hub is not asked."""
+    """Print a card, its splits and two examples; does not access the hub."""
     from metalm_cli.config.locate import display
 
-    lines = [("task", f"{card.name}: {card.description}"), ("card", display(path))]
-    kind = "one of the paper's" if card.core else "not one of the paper's"
-    lines += [("cluster", card.cluster + (f"; tags {', '.join(card.tags)}" if card.tags else ""))]
-    lines += [("use", {"train_and_eval": "train and evaluate", "eval": "evaluate only"}[card.usage] + f"; {kind}")]
-    lines += [("source", _source(card))]
-    lines += [("field", f"{name} = {source}") for name, source in card.fields.items()]
-    lines += [("answer", text) for text in _answer(card)]
+    entries = [("task", f"{card.name}: {card.description}"), ("card", display(path))]
+    kind = "core (a task of the paper)" if card.core else "not core"
+    entries += [("cluster", card.cluster + (f"; tags {', '.join(card.tags)}" if card.tags else ""))]
+    entries += [("use", {"train_and_eval": "train and evaluate", "eval": "evaluate only"}[card.usage] + f"; {kind}")]
+    entries += [("source", _describe_source(card))]
+    entries += [("field", f"{name} = {source}") for name, source in card.fields.items()]
+    entries += [("answer", text) for text in _describe_answer(card)]
     if card.row_filter is not None:
-        lines += [("left out", f"rows that are not: {card.row_filter}")]
+        entries += [("filter", f"only rows with: {card.row_filter}")]
     if card.long_inputs is not None:
-        lines += [
+        entries += [
             (
                 "long",
-                f"{card.long_inputs.field} alone is truncated ({card.long_inputs.truncate}) if a session is too long",
+                f"only {card.long_inputs.field} is truncated ({card.long_inputs.truncate}) if a session is too long",
             )
         ]
-    lines += [("metric", f"{card.metric.name} ({card.metric.source})"), ("shots", f"from {card.demonstrations}")]
-    lines += [("language", card.language), ("licence", card.licence), ("citation", card.citation)]
-    lines += [("templates", _templates(card))]
+    entries += [("metric", f"{card.metric.name} ({card.metric.source})"), ("shots", f"from {card.demonstrations}")]
+    entries += [("language", card.language), ("licence", card.licence), ("citation", card.citation)]
+    entries += [("templates", _describe_templates(card))]
     examples: list[Example] = []
     for role, split in card.splits.items():
-        text, found = _split(card, role, path, data_root)
-        lines += [("split", f"{role} = {split}: {text}")]
-        examples = examples or found
+        text, split_examples = _describe_split(card, role, path, data_root)
+        entries += [("split", f"{role} = {split}: {text}")]
+        examples = examples or split_examples
     for example in examples:
-        lines += _example(example)
-    _print(lines)
+        entries += _example_entries(example)
+    _print_entries(entries)
 
 
-def _source(card: Card) -> str:
+def _describe_source(card: Card) -> str:
     if card.hub is not None:
-        parts = [f"hub {card.hub.id}", card.hub.config or "", f"at {card.hub.revision}" if card.hub.revision else ""]
-        return " ".join(part for part in parts if part)
+        words = [f"hub {card.hub.id}", card.hub.config or "", f"at {card.hub.revision}" if card.hub.revision else ""]
+        return " ".join(word for word in words if word)
     return f"the miniature world, {card.world}" if card.world is not None else f"file {card.file}"
 
 
-def _answer(card: Card) -> list[str]:
+def _describe_answer(card: Card) -> list[str]:
     answer = card.answer
     if answer.label is not None:
-        words = ", ".join(f"{name} -> {answer.verbalizers[name]}" for name in answer.class_names)
-        return [f"class {answer.label}, by id: {words}"]
+        class_texts = ", ".join(f"{name} -> {answer.verbalizers[name]}" for name in answer.class_names)
+        return [f"class {answer.label}, by id: {class_texts}"]
     lines = [f"options {answer.options}"] if answer.options is not None else []
-    lines += [f"number {answer.index} of the options, from 0" if answer.index is not None else f"text {answer.text}"]
+    lines += [f"option number {answer.index}, from 0" if answer.index is not None else f"text {answer.text}"]
     return [*lines, f"reasoning {answer.rationale}"] if answer.rationale is not None else lines
 
 
-def _templates(card: Card) -> str:
-    from metalm_cli.templates import Collection, collections
+def _describe_templates(card: Card) -> str:
+    from metalm_cli.templates import TemplateCollection, collection_names
 
-    found = []
-    for name in collections():
+    entries = []
+    for name in collection_names():
         try:
-            templates = Collection(name).of(card)
+            templates = TemplateCollection(name).templates_for(card)
         except NoTemplatesError:
-            found.append(f"{name}: none")
+            entries.append(f"{name}: none")
             continue
         except MetalmError as error:
-            found.append(f"{name}: {error.what}")
+            entries.append(f"{name}: {error.what}")
             continue
-        turned = sum(one.inverted for one in templates)
-        found.append(f"{name}: {len(templates)}" + (f" ({turned} turned around)" if turned else ""))
-    return ", ".join(found)
+        inverted = sum(template.inverted for template in templates)
+        entries.append(f"{name}: {len(templates)}" + (f" ({inverted} inverted)" if inverted else ""))
+    return ", ".join(entries)
 
 
-def _split(card: Card, role: str, path: Path, data_root: Path | None) -> tuple[str, list[Example]]:
-    """How many rows a split has and where, and its first examples; no examples where it is not at hand."""
+def _describe_split(card: Card, role: str, path: Path, data_root: Path | None) -> tuple[str, list[Example]]:
+    """Describe a split (number of rows, location), and read its first examples if it is available locally."""
     from metalm_cli.data.examples.open_examples import is_available, open_examples
 
     if not is_available(card, role, data_root, path):
-        return "not at hand", []
+        return "no local data", []
     try:
-        opened = open_examples(card, role, data_root=data_root, offline=True, beside=path)
-        return f"{len(opened):,} rows in {opened.location}", list(islice(opened, SHOWN))
+        split_examples = open_examples(card, role, data_root=data_root, offline=True, card_path=path)
+        return f"{len(split_examples):,} rows in {split_examples.location}", list(islice(split_examples, MAX_EXAMPLES))
     except MetalmError as error:
-        return f"wrong: {error.what}" + (f" ({error.where}: {error.why})" if error.why else ""), []
+        return f"error: {error.what}" + (f" ({error.where}: {error.why})" if error.why else ""), []
 
 
-def _example(example: Example) -> list[tuple[str, str]]:
-    lines = [("", ""), ("example", f"row {example.row}")]
-    lines += [(name, text) for name, text in example.fields.items()]
-    lines += [("options", " | ".join(example.options))] if example.options else []
-    lines += [("answer", " | ".join(dict.fromkeys(example.answers)))]
-    return [*lines, ("reasoning", example.rationale)] if example.rationale else lines
+def _example_entries(example: Example) -> list[tuple[str, str]]:
+    entries = [("", ""), ("example", f"row {example.row}")]
+    entries += [(name, text) for name, text in example.fields.items()]
+    entries += [("options", " | ".join(example.options))] if example.options else []
+    entries += [("answer", " | ".join(dict.fromkeys(example.answers)))]
+    return [*entries, ("reasoning", example.rationale)] if example.rationale else entries
 
 
-def _print(lines: Sequence[tuple[str, str]]) -> None:
+def _print_entries(entries: Sequence[tuple[str, str]]) -> None:
     from rich.text import Text
 
-    width = max(len(label) for label, _ in lines)
-    last = ""
-    for label, text in lines:
-        text = text if len(text) <= TEXT else f"{text[:TEXT]} ... ({len(text):,} characters)"
-        shown = Text(f"{'' if label == last else label:<{width}}  ", style="cyan")
-        shown.append(console.escape_markup(text).replace("\n", "\n" + " " * (width + 2)), style="not cyan default")
-        console.stdout().print(shown, soft_wrap=True)
-        last = label
+    width = max(len(label) for label, _ in entries)
+    previous_label = ""
+    for label, text in entries:
+        text = text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]} ... ({len(text):,} characters)"
+        line = Text(f"{'' if label == previous_label else label:<{width}}  ", style="cyan")
+        line.append(console.escape_markup(text).replace("\n", "\n" + " " * (width + 2)), style="not cyan default")
+        console.stdout().print(line, soft_wrap=True)
+        previous_label = label
 
 
-def print_check(found: CardCheck, rows: int | None) -> None:
-    """Print what a check found; ``rows`` is the number that it was held to."""
+def print_check(check: CardCheck, rows: int | None) -> None:
+    """Print the result of a card check; ``rows`` is its limit of rows per split, if it had one."""
     from rich.text import Text
 
-    card = found.card
-    head = Text(card.name, style="bold")
-    head.append(f"  {card.cluster}, {kind_of(card)}", style="not bold dim")
-    if found.absent:
-        head.append(f"; not at hand: {', '.join(found.absent)}", style="not bold dim")
-    say = partial(console.stdout().print, soft_wrap=True)
-    say(head)
-    for split in found.splits:
-        out = f", {split.left_out:,} left out" if split.left_out else ""
-        first = "the first " if rows is not None and split.rows == rows else ""
-        say(Text(console.escape_markup(f"  {split.role}: {first}{split.rows:,} rows{out}, {split.location}")))
-        for line in _facts(split, card):
-            say(Text(console.escape_markup(f"    {line}"), style="dim"))
+    card = check.card
+    heading = Text(card.name, style="bold")
+    heading.append(f"  {card.cluster}, {answer_kind(card)}", style="not bold dim")
+    if check.missing:
+        heading.append(f"; no local data: {', '.join(check.missing)}", style="not bold dim")
+    print_line = partial(console.stdout().print, soft_wrap=True)
+    print_line(heading)
+    for split in check.splits:
+        left_out = f", {split.excluded:,} left out" if split.excluded else ""
+        prefix = "the first " if rows is not None and split.rows == rows else ""
+        print_line(
+            Text(console.escape_markup(f"  {split.role}: {prefix}{split.rows:,} rows{left_out}, {split.location}"))
+        )
+        for line in _describe_rows(split, card):
+            print_line(Text(console.escape_markup(f"    {line}"), style="dim"))
         for problem in split.problems:
-            say(Text(console.escape_markup("    wrong: " + "\n    ".join(str(problem).splitlines())), style="red"))
-        if split.wrong > len(split.problems):
-            say(Text(f"    ... and {split.wrong - len(split.problems):,} more rows", style="red"))
+            print_line(
+                Text(console.escape_markup("    problem: " + "\n    ".join(str(problem).splitlines())), style="red")
+            )
+        if split.wrong_rows > len(split.problems):
+            print_line(Text(f"    ... and {split.wrong_rows - len(split.problems):,} more rows", style="red"))
 
 
-def _facts(split: SplitCheck, card: Card) -> list[str]:
+def _describe_rows(split: SplitCheck, card: Card) -> list[str]:
     from metalm_cli.data.examples.card_check import unseen_classes
 
     lines = []
-    total = sum(split.labels.values())
-    if total:
-        shown = split.labels.most_common(CLASSES)
-        more = f", and {len(split.labels) - CLASSES} more" if len(split.labels) > CLASSES else ""
-        lines.append("answers: " + ", ".join(f"{name} {count / total:.1%}" for name, count in shown) + more)
+    answer_count = sum(split.label_counts.values())
+    if answer_count:
+        most_common = split.label_counts.most_common(MAX_CLASSES)
+        more = f", and {len(split.label_counts) - MAX_CLASSES} more" if len(split.label_counts) > MAX_CLASSES else ""
+        lines.append(
+            "answers: " + ", ".join(f"{name} {count / answer_count:.1%}" for name, count in most_common) + more
+        )
     missing = unseen_classes(split, card.verbalizers)
     if missing:
         lines.append(f"no row is {', '.join(missing)}")
-    lengths = "; ".join(f"{name} {one.median:,}/{one.high:,}/{one.most:,}" for name, one in split.lengths.items())
+    lengths = "; ".join(
+        f"{name} {length.median:,}/{length.percentile_95:,}/{length.longest:,}"
+        for name, length in split.lengths.items()
+    )
     return [*lines, f"characters: {lengths}"] if lengths else lines

@@ -1,1 +1,1 @@
-"""Command-line options shared by several commands."""
+"""Command-line options of commands with many options, and options that several commands share."""

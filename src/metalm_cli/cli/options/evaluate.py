@@ -1,4 +1,4 @@
-"""The arguments and options of ``metalm evaluate``."""
+"""Arguments and options of ``metalm evaluate``."""
 
 from __future__ import annotations
 
@@ -7,36 +7,41 @@ from typing import Annotated
 
 import typer
 
-PROTOCOL = "auto|finetuned|in_context|instruct"
+PROTOCOLS = "auto|finetuned|in_context|instruct"
 
 Model = Annotated[
     str | None,
     typer.Argument(
         metavar="[MODEL]",
-        help="A run folder, a model folder or a hub id; left out: the newest finished run that holds a MetaLM.",
+        help="A run folder, a model folder or a hub id. Default: the newest finished run that holds a MetaLM.",
         show_default=False,
     ),
 ]
-Task = Annotated[list[str] | None, typer.Option("--task", "-t", help="A task by name; again for more.")]
+Task = Annotated[list[str] | None, typer.Option("--task", "-t", help="A task to evaluate; repeatable.")]
 Cluster = Annotated[
-    list[str] | None, typer.Option("--cluster", "-c", help="Core tasks of a cluster; or core, non_core, world, all.")
+    list[str] | None,
+    typer.Option(
+        "--cluster", "-c", help="Evaluate a cluster's core tasks, or a group: core, non_core, world, all; repeatable."
+    ),
 ]
-AllCards = Annotated[bool, typer.Option("--all-cards", help="Clusters also stand for tasks that are not core.")]
-Cards = Annotated[list[Path] | None, typer.Option("--cards", metavar="DIR", help="A folder of task cards of your own.")]
+AllCards = Annotated[bool, typer.Option("--all-cards", help="Clusters also include tasks that are not core.")]
+Cards = Annotated[
+    list[Path] | None, typer.Option("--cards", metavar="DIR", help="A folder with your own task cards; repeatable.")
+]
 Protocol = Annotated[
     str,
     typer.Option(
         "--protocol",
-        metavar=PROTOCOL,
-        help="finetuned says every answer; in_context and instruct rank options, without and with the end token; "
-        "auto goes by what the model was trained for.",
+        metavar=PROTOCOLS,
+        help="finetuned: generate each answer; in_context and instruct: rank the options, without and with the end "
+        "token; auto: what the model was trained for.",
     ),
 ]
 Templates = Annotated[
     str | None,
     typer.Option(
         "--templates",
-        help="Collection: flan, t5, plain, none, or a folder; default as the model was trained, or flan.",
+        help="Template collection: flan, t5, plain, none, or a folder. Default: as in training, else flan.",
         show_default=False,
     ),
 ]
@@ -44,7 +49,7 @@ ListOptions = Annotated[
     bool | None,
     typer.Option(
         "--show-options/--no-show-options",
-        help="List the options where a template does; default as the model was trained, or yes.",
+        help="List the answer options in prompts whose template supports it. Default: as in training, else yes.",
         show_default=False,
     ),
 ]
@@ -53,93 +58,124 @@ Template = Annotated[
     typer.Option(
         "--template",
         metavar="first|paper|all|K|NAME",
-        help="Which templates of each task are scored; default first, and paper (five) for instruct.",
+        help="Templates to score for each task. Default: first; for the instruct protocol: paper (five templates).",
     ),
 ]
 Split = Annotated[
-    str | None, typer.Option("--split", help="Split, by its role in the cards; default validation, or else test.")
+    str | None,
+    typer.Option("--split", help="Split to score, by its role in the cards. Default: validation, else test."),
 ]
 Limit = Annotated[
-    int | None, typer.Option("--limit", min=1, help="Examples of each task, always the same ones; default all.")
+    int | None,
+    typer.Option("--limit", min=1, help="Maximum number of examples per task, always the same ones. Default: all."),
 ]
 Shots = Annotated[
     str | None,
-    typer.Option("--shots", metavar="K[,K…]", help="Demonstrations before each example, as 0,1,4; default 0."),
+    typer.Option(
+        "--shots", metavar="K[,K…]", help="Numbers of demonstrations to evaluate with, such as 0,1,4. Default: 0."
+    ),
 ]
 Demonstrations = Annotated[
     str,
     typer.Option(
-        "--demonstrations", metavar="frozen|drawn", help="The same for a whole task, or drawn for each example."
+        "--demonstrations",
+        metavar="frozen|drawn",
+        help="frozen: the same for all examples of a task; drawn: new ones for each example.",
     ),
 ]
-Layout = Annotated[
+DemonstrationLayout = Annotated[
     str | None,
     typer.Option(
         "--demonstration-layout",
         metavar="docks|joined",
-        help="Demonstrations docked one by one, or one text with the input; default as trained, or docks.",
+        help="docks: each demonstration is a dock of its own; joined: one text together with the input. Default: as "
+        "in training, else docks.",
     ),
 ]
-Route = Annotated[
+InputRoute = Annotated[
     str | None,
     typer.Option(
         "--input-route",
         metavar="template|encoder|decoder",
-        help="Where inputs go: by the template, all docked, or all to the decoder; default as trained, or template.",
+        help="Where inputs go: as the template says, all docked (encoder), or all in the decoder. Default: as in "
+        "training, else template.",
     ),
 ]
 Rationale = Annotated[
     bool | None,
     typer.Option(
         "--rationales/--no-rationales",
-        help="Let the model reason first, where the data has rationales; default as trained, or no.",
+        help="Let the model reason before it answers, where the data has rationales. Default: as in training, else no.",
         show_default=False,
     ),
 ]
-Samples = Annotated[
-    int, typer.Option("--sampled-answers", min=1, help="Sampled answers of which the most frequent counts; 1: greedy.")
+SampledAnswers = Annotated[
+    int,
+    typer.Option(
+        "--sampled-answers",
+        min=1,
+        help="Sampled answers per example; the most frequent one is scored. 1: greedy decoding.",
+    ),
 ]
-Temperature = Annotated[float, typer.Option("--temperature", help="Of sampled answers.")]
-Normalise = Annotated[bool, typer.Option("--normalise", help="Compare answers without case, punctuation and articles.")]
-Length = Annotated[
+Temperature = Annotated[float, typer.Option("--temperature", help="Sampling temperature of sampled answers.")]
+Normalise = Annotated[
+    bool, typer.Option("--normalise", help="Ignore case, punctuation and articles when comparing answers.")
+]
+SequenceLength = Annotated[
     int | None,
-    typer.Option("--sequence-length", min=16, help="Decoder positions of a session; default what the model has."),
+    typer.Option(
+        "--sequence-length", min=16, help="Maximum decoder positions of a session. Default: the model's limit."
+    ),
 ]
 Versus = Annotated[
     list[str] | None,
     typer.Option(
-        "--versus", metavar="MODEL", help="Score another model on the same inputs, and compare them in pairs."
+        "--versus",
+        metavar="MODEL",
+        help="Another model to score on the same inputs and to compare with MODEL; repeatable.",
     ),
 ]
-AlsoFit = Annotated[
+MatchLengthsOf = Annotated[
     list[str] | None,
     typer.Option(
         "--match-input-lengths-of",
         metavar="TOKENIZER:LENGTH",
-        help="Cut long inputs so that another model's encoder reads them too, as comparisons need it.",
+        help="Truncate long inputs to what this other encoder can also read, for a fair comparison; repeatable.",
     ),
 ]
-HeldOut = Annotated[
-    bool, typer.Option("--require-held-out", help="Refuse tasks that the model's lineage does not show held out.")
+RequireHeldOut = Annotated[
+    bool,
+    typer.Option("--require-held-out", help="Fail if the model's lineage does not show that all tasks were held out."),
 ]
 Contamination = Annotated[
     list[Path] | None,
     typer.Option(
-        "--contamination", metavar="FILE", help="Count rows that share 13 words with this training data (JSONL)."
+        "--contamination",
+        metavar="FILE",
+        help="Count rows that share 13 consecutive words with this training data (JSONL file or folder).",
     ),
 ]
 Harness = Annotated[
     list[str] | None,
-    typer.Option("--harness", metavar="TASK", help="Score tasks of lm-evaluation-harness by its own rules."),
+    typer.Option(
+        "--harness",
+        metavar="TASK",
+        help="Score this task of lm-evaluation-harness by its own rules instead; repeatable.",
+    ),
 ]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Sequences of a forward pass that says answers.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Of demonstrations and samples.")]
+BatchSize = Annotated[
+    int, typer.Option("--batch-size", min=1, help="Sequences per forward pass when generating answers.")
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of drawn demonstrations and sampled answers.")]
 DataRoot = Annotated[
-    Path | None, typer.Option("--data-root", metavar="DIR", help="Where data sets lie; default $METALM_DATA.")
+    Path | None, typer.Option("--data-root", metavar="DIR", help="Folder of local data sets. Default: $METALM_DATA.")
 ]
-Offline = Annotated[bool, typer.Option("--offline", help="Open no network connection.")]
-Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Results; default results/ of the run folder.")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Use no answers that were kept from before.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Do not open network connections.")]
+OutFile = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="FILE", help="Results file. Default: a new file in results/ of the run folder."),
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Ignore the cached answers of earlier evaluations.")]
 SaveSamples = Annotated[
-    bool, typer.Option("--save-samples", help="Also write every answer, as JSONL beside the results.")
+    bool, typer.Option("--save-samples", help="Also write every answer, as JSONL next to the results file.")
 ]

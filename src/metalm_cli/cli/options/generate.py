@@ -1,4 +1,4 @@
-"""The arguments and options of ``metalm generate``."""
+"""Arguments and options of ``metalm generate``."""
 
 from __future__ import annotations
 
@@ -9,42 +9,58 @@ from typing import Annotated
 import typer
 
 
-class Place(StrEnum):
-    """Where the text goes."""
+class TextRoute(StrEnum):
+    """Part of the model that reads the text: the text encoder or the decoder."""
 
     docked = "docked"
     causal = "causal"
 
 
-Text = Annotated[str | None, typer.Argument(metavar="[TEXT]", help="What the model reads; - for standard input.")]
-As = Annotated[Place, typer.Option("--as", help="Docked into the text encoder, or read by the decoder as causal text.")]
+Text = Annotated[
+    str | None, typer.Argument(metavar="[TEXT]", help="Text for the model to read; - reads standard input.")
+]
+TextRouteOption = Annotated[
+    TextRoute, typer.Option("--as", help="docked: the text encoder reads the text; causal: the decoder reads it.")
+]
 Prompt = Annotated[
-    str | None, typer.Option("--prompt", metavar="TEXT", help="Beginning of the answer; the model goes on from it.")
+    str | None, typer.Option("--prompt", metavar="TEXT", help="Start of the answer, which the model continues.")
 ]
 Image = Annotated[
-    Path | None, typer.Option("--image", metavar="FILE", help="An image for the vision encoder, before the text.")
+    Path | None, typer.Option("--image", metavar="FILE", help="Image for the vision encoder, placed before the text.")
 ]
-MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Most tokens of an answer.")]
-Beams = Annotated[int | None, typer.Option("--beams", min=1, help="Width of a beam search; default greedy.")]
+MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Maximum number of tokens in an answer.")]
+Beams = Annotated[
+    int | None, typer.Option("--beams", min=1, help="Number of beams for beam search. Default: greedy decoding.")
+]
 LengthPenalty = Annotated[
-    float | None, typer.Option("--length-penalty", help="With beams: above 0 favours longer answers; default 1.")
+    float | None,
+    typer.Option("--length-penalty", help="With --beams: values above 0 favour longer answers. Default: 1."),
 ]
-Sample = Annotated[bool, typer.Option("--sample", help="Draw tokens instead of taking the likeliest.")]
+Sample = Annotated[bool, typer.Option("--sample", help="Sample tokens instead of taking the most likely one.")]
 Temperature = Annotated[
-    float | None, typer.Option("--temperature", help="With --sample: divides the logits; default 1.")
+    float | None, typer.Option("--temperature", help="With --sample: divisor of the logits. Default: 1.")
 ]
 TopP = Annotated[
-    float | None, typer.Option("--top-p", help="With --sample: draw from the likeliest with this share; default 1.")
+    float | None,
+    typer.Option("--top-p", help="With --sample: nucleus sampling with this total probability. Default: 1."),
 ]
-Seed = Annotated[int | None, typer.Option("--seed", min=0, help="With --sample; default 0.")]
-Stop = Annotated[list[str] | None, typer.Option("--stop", metavar="TEXT", help="Ends an answer; again for more.")]
-Source = Annotated[Path | None, typer.Option("--input", metavar="FILE", help="JSON lines to answer, into --out.")]
-Out = Annotated[
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="With --sample: random seed. Default: 0.")]
+Stop = Annotated[
+    list[str] | None, typer.Option("--stop", metavar="TEXT", help="End the answer where this text begins; repeatable.")
+]
+InputFile = Annotated[
+    Path | None, typer.Option("--input", metavar="FILE", help="JSONL file of inputs to answer; needs --out.")
+]
+OutFile = Annotated[
     Path | None,
-    typer.Option("--out", metavar="FILE", help="Where answers are appended; goes on from what is there."),
+    typer.Option(
+        "--out", metavar="FILE", help="With --input: JSONL file to append answers to; answered lines are skipped."
+    ),
 ]
 BatchTokens = Annotated[
     int | None,
-    typer.Option("--batch-tokens", min=16, help="With --input: decoder positions of a pass; default by the device."),
+    typer.Option(
+        "--batch-tokens", min=16, help="With --input: decoder positions per batch. Default: chosen for the device."
+    ),
 ]
-Offline = Annotated[bool, typer.Option("--offline", help="Open no network connection.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Do not open network connections.")]

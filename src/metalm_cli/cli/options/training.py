@@ -1,4 +1,4 @@
-"""Training."""
+"""Arguments and options of the training commands."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Arguments = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[RECIPE] [KEY=VALUE]...",
-        help="A shipped name or a path, and values to set over it.",
+        help="A shipped recipe or the path of one, and values that override its keys.",
         autocompletion=complete_argument,
         show_default=False,
     ),
@@ -25,29 +25,34 @@ Arguments = Annotated[
 
 
 BaseOption = Annotated[
-    str | None, typer.Option("--model", metavar="BASE", help="A finished MetaLM to go on from (model.checkpoint).")
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="BASE",
+        help="Model to start from: a run folder, a model folder or a hub id (model.checkpoint).",
+    ),
 ]
 
 
 OutOption = Annotated[
-    Path | None, typer.Option("--out", metavar="RUN", help="The run folder; default runs/<recipe>-<time>.")
+    Path | None, typer.Option("--out", metavar="RUN", help="Run folder. Default: runs/<recipe>-<time>.")
 ]
 
 
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run folder's newest checkpoint.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint in the run folder.")]
 
 
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan, probe one pass, and train nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and probe one pass; do not train.")]
 
 
-Offline = Annotated[bool, typer.Option("--offline", help="Open no network connection.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Do not open network connections.")]
 
 
 DataRoot = Annotated[
-    Path | None, typer.Option("--data-root", metavar="DIR", help="Where data sets lie; default $METALM_DATA.")
+    Path | None, typer.Option("--data-root", metavar="DIR", help="Folder of local data sets. Default: $METALM_DATA.")
 ]
 
 
 SeedsOption = Annotated[
-    str | None, typer.Option("--seeds", metavar="0,1,2", help="Train once for each seed, into RUN/seed-N.")
+    str | None, typer.Option("--seeds", metavar="0,1,2", help="Train once per seed, into RUN/seed-N (needs --out).")
 ]

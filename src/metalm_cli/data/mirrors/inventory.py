@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from metalm_cli.common.jsonl_files import SUFFIXES
+from metalm_cli.common.jsonl_files import JSONL_SUFFIXES
 from metalm_cli.data.examples.open_examples import FEATURES
 from metalm_cli.data.mirrors.mirror import MANIFEST, Manifest
-from metalm_cli.data.sources.locate import SAFE_PART
+from metalm_cli.data.sources.locate import SAFE_NAME
 from metalm_cli.errors import Exit, MetalmError
 
-CACHED = {"unpacked": "unpacked copies", "index": "row indexes", "files": "hashes of files"}
+CACHE_CONTENT = {"unpacked": "unpacked copies", "index": "row indexes", "files": "hashes of files"}
 """Folders of the cache that are made again when they are needed."""
 
 
@@ -41,7 +41,7 @@ class CacheFolder:
     """A folder of the cache: its name, what it holds, files, bytes."""
 
     name: str
-    holds: str
+    content: str
     files: int
     size: int
 
@@ -53,45 +53,45 @@ def list_datasets(root: Path) -> list[LocalDataset]:
         MetalmError: The manifest is broken.
     """
     manifest = Manifest(root)
-    found = []
+    datasets = []
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
-        splits = _splits(folder)
+        splits = _split_files(folder)
         if splits:
-            found.append(_holding(folder, splits, manifest))
-    return found
+            datasets.append(_local_dataset(folder, splits, manifest))
+    return datasets
 
 
-def _splits(folder: Path) -> dict[str, list[Path]]:
-    found: dict[str, list[Path]] = {}
+def _split_files(folder: Path) -> dict[str, list[Path]]:
+    files: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
-        if path.is_file() and path.name.endswith(SUFFIXES):
-            found.setdefault(path.name[: path.name.rindex(".jsonl")], []).append(path)
-        elif path.is_dir() and (shards := [one for one in path.iterdir() if one.name.endswith(SUFFIXES)]):
-            found.setdefault(path.name, []).extend(shards)
-    return found
+        if path.is_file() and path.name.endswith(JSONL_SUFFIXES):
+            files.setdefault(path.name[: path.name.rindex(".jsonl")], []).append(path)
+        elif path.is_dir() and (shards := [shard for shard in path.iterdir() if shard.name.endswith(JSONL_SUFFIXES)]):
+            files.setdefault(path.name, []).extend(shards)
+    return files
 
 
-def _holding(folder: Path, splits: dict[str, list[Path]], manifest: Manifest) -> LocalDataset:
+def _local_dataset(folder: Path, splits: dict[str, list[Path]], manifest: Manifest) -> LocalDataset:
     mirror = (folder / FEATURES).is_file()
-    entry, facts = manifest.entry(folder.name) or {}, manifest.splits(folder.name)
-    counts = [facts.get(split, {}).get("rows") for split in splits]
-    known = [count for count in counts if isinstance(count, int)]
+    entry, split_facts = manifest.entry(folder.name) or {}, manifest.splits(folder.name)
+    row_counts = [split_facts.get(split, {}).get("rows") for split in splits]
+    known_counts = [count for count in row_counts if isinstance(count, int)]
     origin = " ".join(str(entry[key]) for key in ("hub_id", "hub_config") if entry.get(key)) if mirror else ""
     if origin and entry.get("revision"):
         origin += f" at {str(entry['revision'])[:12]}"
     size = sum(path.stat().st_size for paths in splits.values() for path in paths)
-    rows = sum(known) if len(known) == len(counts) else None
+    rows = sum(known_counts) if len(known_counts) == len(row_counts) else None
     return LocalDataset(folder.name, tuple(splits), rows, size, origin, mirror)
 
 
 def list_cache_folders(cache: Path) -> list[CacheFolder]:
     """The folders of the cache that hold something."""
-    found = []
-    for name, holds in CACHED.items():
+    folders = []
+    for name, content in CACHE_CONTENT.items():
         sizes = [path.stat().st_size for path in _files(cache / name)]
         if sizes:
-            found.append(CacheFolder(name, holds, len(sizes), sum(sizes)))
-    return found
+            folders.append(CacheFolder(name, content, len(sizes), sum(sizes)))
+    return folders
 
 
 def _files(folder: Path) -> list[Path]:
@@ -104,8 +104,8 @@ def clean_cache(cache: Path) -> int:
     Raises:
         MetalmError: A file cannot be removed.
     """
-    files = [path for name in CACHED for path in _files(cache / name)]
-    _remove(files)
+    files = [path for name in CACHE_CONTENT for path in _files(cache / name)]
+    _remove_files(files)
     return len(files)
 
 
@@ -115,22 +115,22 @@ def find_dataset(root: Path, names: list[str]) -> list[LocalDataset]:
     Raises:
         MetalmError: One is not there, or was not written by metalm.
     """
-    here = {one.name: one for one in list_datasets(root)}
+    datasets = {dataset.name: dataset for dataset in list_datasets(root)}
     for name in names:
-        if not SAFE_PART.match(name) or name not in here:
+        if not SAFE_NAME.match(name) or name not in datasets:
             raise MetalmError(
                 f"no data set is named {name}",
                 where=str(root),
-                remedy=f"name some of {', '.join(here)}" if here else "the data root is empty",
+                remedy=f"name some of {', '.join(datasets)}" if datasets else "the data root is empty",
             )
-        if not here[name].mirror:
+        if not datasets[name].mirror:
             raise MetalmError(
                 f"{name} is no mirror of metalm's",
                 where=str(root / name),
                 why=f"it has no {FEATURES}",
                 remedy="remove the folder yourself, if it is meant to go",
             )
-    return [here[name] for name in dict.fromkeys(names)]
+    return [datasets[name] for name in dict.fromkeys(names)]
 
 
 def remove_mirror(root: Path, name: str) -> int:
@@ -140,17 +140,17 @@ def remove_mirror(root: Path, name: str) -> int:
         MetalmError: A file cannot be removed.
     """
     folder = root / name
-    files = [path for paths in _splits(folder).values() for path in paths]
-    _remove([*files, folder / FEATURES])
+    files = [path for paths in _split_files(folder).values() for path in paths]
+    _remove_files([*files, folder / FEATURES])
     if (root / MANIFEST).exists():
         Manifest(root).remove(name)
-    for path in (*{one.parent for one in files} - {folder}, folder):
+    for path in (*{file.parent for file in files} - {folder}, folder):
         if not any(path.iterdir()):
             path.rmdir()
     return len(files)
 
 
-def _remove(files: list[Path]) -> None:
+def _remove_files(files: list[Path]) -> None:
     for path in files:
         try:
             path.unlink(missing_ok=True)

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from metalm_cli.common.cache import write_to_cache
-from metalm_cli.common.jsonl_files import SUFFIXES
-from metalm_cli.config.schema.data import Source
+from metalm_cli.common.jsonl_files import JSONL_SUFFIXES
+from metalm_cli.config.schema.data import DocumentSource
 from metalm_cli.data.examples.open_examples import FEATURES
 from metalm_cli.data.sources.base import RandomAccessRows
-from metalm_cli.data.sources.locate import SAFE_PART, check_hub_name
+from metalm_cli.data.sources.locate import SAFE_NAME, check_hub_name
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.tasks import Card
 
@@ -54,9 +54,9 @@ class MirrorRequest:
     splits: tuple[str, ...]
     streaming: bool = False
 
-    def source(self, split: str, revision: str | None) -> Source:
+    def source(self, split: str, revision: str | None) -> DocumentSource:
         """A split as a source."""
-        return Source(
+        return DocumentSource(
             name=self.name,
             hub=self.hub,
             config=self.config,
@@ -85,7 +85,7 @@ class MirrorResult:
     size: int = 0
 
 
-def wanted_by_card(card: Card) -> MirrorRequest | None:
+def request_for_card(card: Card) -> MirrorRequest | None:
     """The hub data of a card, all splits that its roles are cut from; None for a card that has none."""
     if card.hub is None:
         return None
@@ -94,7 +94,7 @@ def wanted_by_card(card: Card) -> MirrorRequest | None:
     return MirrorRequest(name, card.hub.id, card.hub.config, card.hub.revision, tuple(dict.fromkeys(splits)))
 
 
-def wanted_by_source(source: Source) -> MirrorRequest | None:
+def request_for_source(source: DocumentSource) -> MirrorRequest | None:
     """The hub data of a recipe's source; None for a source that has none."""
     if source.hub is None:
         return None
@@ -115,14 +115,14 @@ class Manifest:
         if not self.path.exists():
             return
         try:
-            found = json.loads(self.path.read_bytes())
+            entries = json.loads(self.path.read_bytes())
         except (OSError, ValueError) as error:
-            raise self._broken(str(error)) from error
-        if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
-            raise self._broken("expected a list of data sets")
-        self.entries = found
+            raise self._broken_manifest_error(str(error)) from error
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise self._broken_manifest_error("expected a list of data sets")
+        self.entries = entries
 
-    def _broken(self, why: str) -> MetalmError:
+    def _broken_manifest_error(self, why: str) -> MetalmError:
         remedy = "repair it, or move it away: data sets are read without it"
         return MetalmError("the manifest of a data root cannot be read", where=str(self.path), why=why, remedy=remedy)
 
@@ -132,20 +132,20 @@ class Manifest:
 
     def splits(self, name: str) -> dict[str, dict[str, Any]]:
         """Facts of the splits of a data set."""
-        found = (self.entry(name) or {}).get("splits")
-        return {split: facts for split, facts in found.items() if isinstance(facts, dict)} if found else {}
+        splits = (self.entry(name) or {}).get("splits")
+        return {split: facts for split, facts in splits.items() if isinstance(facts, dict)} if splits else {}
 
-    def put(self, wanted: MirrorRequest, commit: str | None, split: str, facts: dict[str, Any]) -> None:
+    def add_split(self, request: MirrorRequest, commit: str | None, split: str, facts: dict[str, Any]) -> None:
         """Note a split that was written."""
-        splits = {**self.splits(wanted.name), split: facts}
+        splits = {**self.splits(request.name), split: facts}
         entry = {
-            "name": wanted.name,
-            "hub_id": wanted.hub,
-            "hub_config": wanted.config,
+            "name": request.name,
+            "hub_id": request.hub,
+            "hub_config": request.config,
             "revision": commit,
             "splits": splits,
         }
-        self.entries = [one for one in self.entries if one.get("name") != wanted.name] + [entry]
+        self.entries = [other for other in self.entries if other.get("name") != request.name] + [entry]
         self.write()
 
     def remove(self, name: str) -> None:
@@ -155,12 +155,12 @@ class Manifest:
 
     def write(self) -> None:
         """Write it, all at once."""
-        with write_to_cache(self.path, _cannot_write) as file:
+        with write_to_cache(self.path, _write_error) as file:
             file.write(json.dumps(self.entries, indent=1, ensure_ascii=False).encode() + b"\n")
 
 
 def mirror(
-    wanted: MirrorRequest, root: Path, *, offline: bool = False, progress: Progress | None = None
+    request: MirrorRequest, root: Path, *, offline: bool = False, progress: Progress | None = None
 ) -> Iterator[MirrorResult]:
     """Write what is missing of a data set, split by split; what is there and whole is not asked for again.
 
@@ -176,47 +176,49 @@ def mirror(
         MetalmError: The hub cannot give it; a column holds what JSON cannot; the folder cannot be written, or is a
             mirror of another data set.
     """
-    for part in (wanted.name, *wanted.splits):
-        if not SAFE_PART.match(part):
-            raise MetalmError(f"{part!r} is no name of a folder or a split", where=wanted.hub)
-    folder, manifest = root / wanted.name, Manifest(root)
+    for name in (request.name, *request.splits):
+        if not SAFE_NAME.match(name):
+            raise MetalmError(f"{name!r} is no name of a folder or a split", where=request.hub)
+    folder, manifest = root / request.name, Manifest(root)
     if folder.is_dir() and not (folder / FEATURES).is_file() and any(_data_files(folder)):
-        yield MirrorResult(wanted.name, "", "left alone")
+        yield MirrorResult(request.name, "", "left alone")
         return
-    before = manifest.entry(wanted.name) if (folder / FEATURES).is_file() else None
-    if before is not None:
-        _check_same(wanted, before, folder)
-    commit = before.get("revision") if before is not None else None
-    for split in wanted.splits:
-        facts = manifest.splits(wanted.name).get(split) if before is not None else None
+    entry = manifest.entry(request.name) if (folder / FEATURES).is_file() else None
+    if entry is not None:
+        _check_same_dataset(request, entry, folder)
+    commit = entry.get("revision") if entry is not None else None
+    for split in request.splits:
+        facts = manifest.splits(request.name).get(split) if entry is not None else None
         path = folder / f"{split}.jsonl.gz"
-        if facts is not None and _whole(path, facts):
-            yield MirrorResult(wanted.name, split, "there", int(facts.get("rows", 0)), path.stat().st_size)
+        if facts is not None and _is_intact(path, facts):
+            yield MirrorResult(request.name, split, "there", int(facts.get("rows", 0)), path.stat().st_size)
             continue
-        rows, commit = _write(wanted, split, commit, path, offline, progress)
+        rows, commit = _write_split(request, split, commit, path, offline, progress)
         size = path.stat().st_size
         relative = path.relative_to(root).as_posix()
-        manifest.put(wanted, commit, split, {"rows": rows, "file": relative, "bytes": size, "sha256": _sha256(path)})
-        before = manifest.entry(wanted.name)
-        yield MirrorResult(wanted.name, split, "written", rows, size)
+        manifest.add_split(
+            request, commit, split, {"rows": rows, "file": relative, "bytes": size, "sha256": _sha256(path)}
+        )
+        entry = manifest.entry(request.name)
+        yield MirrorResult(request.name, split, "written", rows, size)
 
 
 def _data_files(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name.endswith(SUFFIXES)]
+    return [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name.endswith(JSONL_SUFFIXES)]
 
 
-def _check_same(wanted: MirrorRequest, entry: dict[str, Any], folder: Path) -> None:
-    have, want = (entry.get("hub_id"), entry.get("hub_config")), (wanted.hub, wanted.config)
-    if have != want:
+def _check_same_dataset(request: MirrorRequest, entry: dict[str, Any], folder: Path) -> None:
+    mirrored, requested = (entry.get("hub_id"), entry.get("hub_config")), (request.hub, request.config)
+    if mirrored != requested:
         raise MetalmError(
-            f"the folder {wanted.name} is a mirror of another data set",
+            f"the folder {request.name} is a mirror of another data set",
             where=str(folder),
-            why=f"it holds {' '.join(filter(None, have))}, and {' '.join(filter(None, want))} is wanted",
-            remedy=f"metalm data clean {wanted.name} removes it; or give another --data-root",
+            why=f"it holds {' '.join(filter(None, mirrored))}, and {' '.join(filter(None, requested))} is wanted",
+            remedy=f"metalm data clean {request.name} removes it; or give another --data-root",
         )
 
 
-def _whole(path: Path, facts: dict[str, Any]) -> bool:
+def _is_intact(path: Path, facts: dict[str, Any]) -> bool:
     return path.is_file() and path.stat().st_size == facts.get("bytes") and _sha256(path) == facts.get("sha256")
 
 
@@ -225,42 +227,42 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write(
-    wanted: MirrorRequest, split: str, commit: str | None, path: Path, offline: bool, progress: Progress | None
+def _write_split(
+    request: MirrorRequest, split: str, commit: str | None, path: Path, offline: bool, progress: Progress | None
 ) -> tuple[int, str | None]:
     """Write a split; its rows and its commit. The class names are there before the file is."""
     from metalm_cli.data.sources.hub import HubStream, HubTable, open_hub
 
-    source = wanted.source(split, commit)
+    source = request.source(split, commit)
     check_hub_name(source)
-    opened, commit = open_hub(source, offline=offline)
-    assert isinstance(opened, HubTable | HubStream)
+    data, commit = open_hub(source, offline=offline)
+    assert isinstance(data, HubTable | HubStream)
     rows = 0
-    with write_to_cache(path, _cannot_write) as out:
-        with gzip.GzipFile(filename="", mode="wb", fileobj=out, mtime=0) as packed:
-            for rows, row in enumerate(_rows(opened), start=1):
-                _put(packed, row, f"{wanted.hub}, split {split}, row {rows - 1}")
+    with write_to_cache(path, _write_error) as out:
+        with gzip.GzipFile(filename="", mode="wb", fileobj=out, mtime=0) as compressed:
+            for rows, row in enumerate(_all_rows(data), start=1):
+                _write_row(compressed, row, f"{request.hub}, split {split}, row {rows - 1}")
                 if progress is not None and rows % PROGRESS_EVERY == 0:
-                    progress(wanted.name, split, rows)
-        names = json.dumps(opened.class_names(), indent=1, ensure_ascii=False)
-        with write_to_cache(path.parent / FEATURES, _cannot_write) as file:
+                    progress(request.name, split, rows)
+        names = json.dumps(data.class_names(), indent=1, ensure_ascii=False)
+        with write_to_cache(path.parent / FEATURES, _write_error) as file:
             file.write(names.encode() + b"\n")
     return rows, commit
 
 
-def _rows(opened: Any) -> Iterator[Any]:
-    if isinstance(opened, RandomAccessRows):
-        for number in range(opened.rows):
-            yield opened.load(number)
+def _all_rows(data: Any) -> Iterator[Any]:
+    if isinstance(data, RandomAccessRows):
+        for number in range(data.rows):
+            yield data.load(number)
         return
-    for shard in range(opened.shards()):
-        for raw in opened.read(shard):
-            yield opened.load(raw)
+    for shard in range(data.shards()):
+        for raw in data.read(shard):
+            yield data.load(raw)
 
 
-def _put(file: IO[bytes] | gzip.GzipFile, row: Any, where: str) -> None:
+def _write_row(file: IO[bytes] | gzip.GzipFile, row: Any, where: str) -> None:
     try:
-        line = json.dumps(row, ensure_ascii=False, default=_plain)
+        line = json.dumps(row, ensure_ascii=False, default=_json_default)
     except (TypeError, ValueError) as error:
         raise MetalmError(
             "a row cannot be written as JSON",
@@ -272,7 +274,7 @@ def _put(file: IO[bytes] | gzip.GzipFile, row: Any, where: str) -> None:
     file.write(line.encode("utf-8", "surrogatepass") + b"\n")
 
 
-def _plain(value: Any) -> str:
+def _json_default(value: Any) -> str:
     if isinstance(value, datetime.datetime | datetime.date | datetime.time):
         return value.isoformat()
     if isinstance(value, decimal.Decimal):
@@ -280,12 +282,14 @@ def _plain(value: Any) -> str:
     raise TypeError(f"a value is {type(value).__name__}")
 
 
-def _cannot_write(error: OSError, folder: Path) -> MetalmError:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+def _write_error(error: OSError, folder: Path) -> MetalmError:
+    disk_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return MetalmError(
-        "no space is left for the mirror" if full else "the mirror cannot be written",
+        "no space is left for the mirror" if disk_full else "the mirror cannot be written",
         where=str(folder),
         why=error.strerror or str(error),
-        remedy="free some space, or give another --data-root" if full else "give a --data-root that you may write to",
+        remedy="free some space, or give another --data-root"
+        if disk_full
+        else "give a --data-root that you may write to",
         exit_code=Exit.FAILED,
     )

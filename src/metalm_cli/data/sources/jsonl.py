@@ -15,11 +15,18 @@ from typing import IO, Any
 import numpy as np
 
 from metalm_cli.common.cache import write_to_cache
-from metalm_cli.common.jsonl_files import CHUNK, SHORT_LINE, _unreadable, chunks, lines, parse
+from metalm_cli.common.jsonl_files import (
+    CHUNK_BYTES,
+    MAX_BLANK_LINE_BYTES,
+    parse_line,
+    read_chunks,
+    read_lines,
+    unreadable_file,
+)
 from metalm_cli.data.sources.base import RandomAccessRows, SequentialRows
 from metalm_cli.errors import MetalmError
 
-OPEN_FILES = 32
+MAX_OPEN_FILES = 32
 
 
 @dataclass(frozen=True)
@@ -47,26 +54,26 @@ class JsonlFile:
 
 def row_starts(pieces: Iterator[bytes]) -> Iterator[np.ndarray]:
     """Offsets (int64) at which rows start, piece by piece; blank lines start none."""
-    rest, base = b"", 0
+    incomplete, offset = b"", 0
     for piece in pieces:
-        buffer = rest + piece
+        buffer = incomplete + piece
         cut = buffer.rfind(b"\n") + 1
-        rest, whole = buffer[cut:], buffer[:cut]
-        if whole:
-            yield _starts_in(whole, base)
-        base += cut
-    if rest:
-        yield _starts_in(rest, base)
+        incomplete, complete = buffer[cut:], buffer[:cut]
+        if complete:
+            yield _starts_in_buffer(complete, offset)
+        offset += cut
+    if incomplete:
+        yield _starts_in_buffer(incomplete, offset)
 
 
-def _starts_in(buffer: bytes, base: int) -> np.ndarray:
+def _starts_in_buffer(buffer: bytes, offset: int) -> np.ndarray:
     breaks = np.flatnonzero(np.frombuffer(buffer, np.uint8) == 10)
     starts = np.concatenate(([0], breaks + 1))
     ends = np.append(breaks, len(buffer))
-    keep = starts < ends
-    for short in np.flatnonzero(keep & (ends - starts <= SHORT_LINE)):
-        keep[short] = bool(buffer[starts[short] : ends[short]].strip())
-    return starts[keep].astype(np.int64) + base
+    is_row = starts < ends
+    for index in np.flatnonzero(is_row & (ends - starts <= MAX_BLANK_LINE_BYTES)):
+        is_row[index] = bool(buffer[starts[index] : ends[index]].strip())
+    return starts[is_row].astype(np.int64) + offset
 
 
 def prepare(path: Path, cache: Path) -> JsonlFile:
@@ -80,38 +87,40 @@ def prepare(path: Path, cache: Path) -> JsonlFile:
         MetalmError: The file cannot be read, is damaged, or the cache cannot be written.
     """
     try:
-        stat, whole = path.stat(), path.resolve()
-        stamp = hashlib.sha256(f"{whole}\n{stat.st_size}\n{stat.st_mtime_ns}".encode()).hexdigest()
+        stat, resolved = path.stat(), path.resolve()
+        stamp = hashlib.sha256(f"{resolved}\n{stat.st_size}\n{stat.st_mtime_ns}".encode()).hexdigest()
         record = cache / "files" / f"{stamp[:32]}.json"
-        found = _recorded(path, record, cache)
-        if found is not None:
-            return found
+        cached = _cached_file(path, record, cache)
+        if cached is not None:
+            return cached
         with open(path, "rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable_file(path, error) from error
     rows, plain_size = _unpack_and_index(path, sha256, cache)
     facts = {"sha256": sha256, "rows": rows, "size": stat.st_size, "plain_size": plain_size}
     with write_to_cache(record) as out:
         out.write(json.dumps(facts).encode())
-    return _described(path, facts, cache)
+    return _jsonl_file(path, facts, cache)
 
 
-def _described(path: Path, facts: dict[str, Any], cache: Path) -> JsonlFile:
+def _jsonl_file(path: Path, facts: dict[str, Any], cache: Path) -> JsonlFile:
     sha256 = facts["sha256"]
     plain = path.absolute() if path.name.endswith(".jsonl") else cache / "unpacked" / f"{sha256}.jsonl"
     index = cache / "index" / f"{sha256}.idx"
     return JsonlFile(path, plain, index, facts["rows"], sha256, facts["size"], facts["plain_size"])
 
 
-def _recorded(path: Path, record: Path, cache: Path) -> JsonlFile | None:
+def _cached_file(path: Path, record: Path, cache: Path) -> JsonlFile | None:
     """What an earlier run derived, if all of it is still there and whole."""
     try:
-        found = _described(path, json.loads(record.read_bytes()), cache)
-        whole = found.plain.stat().st_size == found.plain_size and found.index.stat().st_size == 8 * (found.rows + 1)
+        cached = _jsonl_file(path, json.loads(record.read_bytes()), cache)
+        intact = cached.plain.stat().st_size == cached.plain_size and cached.index.stat().st_size == 8 * (
+            cached.rows + 1
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return found if whole else None
+    return cached if intact else None
 
 
 def _unpack_and_index(path: Path, sha256: str, cache: Path) -> tuple[int, int]:
@@ -119,12 +128,12 @@ def _unpack_and_index(path: Path, sha256: str, cache: Path) -> tuple[int, int]:
     if not path.name.endswith(".jsonl"):
         plain = cache / "unpacked" / f"{sha256}.jsonl"
         with write_to_cache(plain) as out:
-            for chunk in chunks(path):
+            for chunk in read_chunks(path):
                 out.write(chunk)
         path = plain
     rows = size = 0
     with write_to_cache(cache / "index" / f"{sha256}.idx") as out:
-        for starts in row_starts(chunks(path)):
+        for starts in row_starts(read_chunks(path)):
             out.write(starts.tobytes())
             rows += len(starts)
         size = path.stat().st_size
@@ -132,7 +141,7 @@ def _unpack_and_index(path: Path, sha256: str, cache: Path) -> tuple[int, int]:
     return rows, size
 
 
-def _read_at(file: IO[bytes], start: int, size: int) -> bytes:
+def _read_bytes(file: IO[bytes], start: int, size: int) -> bytes:
     """Bytes of an unbuffered file. A forked loader shares its parent's file position, so none is used."""
     if hasattr(os, "pread"):
         return os.pread(file.fileno(), size, start)
@@ -145,7 +154,7 @@ class JsonlTable(RandomAccessRows):
 
     def __init__(self, files: list[JsonlFile]) -> None:
         self.files = files
-        self._firsts = np.cumsum([0] + [file.rows for file in files]).tolist()
+        self._first_rows = np.cumsum([0] + [file.rows for file in files]).tolist()
         self._open: OrderedDict[int, tuple[IO[bytes], np.ndarray]] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -153,7 +162,7 @@ class JsonlTable(RandomAccessRows):
 
     @property
     def rows(self) -> int:
-        return self._firsts[-1]
+        return self._first_rows[-1]
 
     def load(self, row: int) -> Any:
         """The object in a row.
@@ -161,49 +170,49 @@ class JsonlTable(RandomAccessRows):
         Raises:
             MetalmError: The line is not JSON, or the file was changed since the run began.
         """
-        which = bisect_right(self._firsts, row) - 1
-        file, offsets = self._open.get(which) or self._opened(which)
-        at = row - self._firsts[which]
-        start, end = int(offsets[at]), int(offsets[at + 1])
-        raw = _read_at(file, start, end - start)
+        file_index = bisect_right(self._first_rows, row) - 1
+        file, offsets = self._open.get(file_index) or self._open_file(file_index)
+        row_in_file = row - self._first_rows[file_index]
+        start, end = int(offsets[row_in_file]), int(offsets[row_in_file + 1])
+        raw = _read_bytes(file, start, end - start)
         try:
             return json.loads(raw)
         except (ValueError, RecursionError):
-            return parse(raw.rstrip(b"\r\n"), self.where(row))
+            return parse_line(raw.rstrip(b"\r\n"), self.where(row))
 
-    def _opened(self, which: int) -> tuple[IO[bytes], np.ndarray]:
-        described = self.files[which]
+    def _open_file(self, file_index: int) -> tuple[IO[bytes], np.ndarray]:
+        jsonl_file = self.files[file_index]
         try:
-            file = described.plain.open("rb", buffering=0)
+            file = jsonl_file.plain.open("rb", buffering=0)
             size = file.seek(0, 2)
-            offsets = np.memmap(described.index, np.int64, "r")
+            offsets = np.memmap(jsonl_file.index, np.int64, "r")
         except OSError as error:
             raise MetalmError(
-                "A data file is gone", where=str(described.plain), why=error.strerror or str(error)
+                "A data file is gone", where=str(jsonl_file.plain), why=error.strerror or str(error)
             ) from error
-        if size != described.plain_size:
+        if size != jsonl_file.plain_size:
             raise MetalmError(
                 "A data file was changed while it was read",
-                where=str(described.plain),
-                why=f"it has {size} bytes, and had {described.plain_size} when the run began",
+                where=str(jsonl_file.plain),
+                why=f"it has {size} bytes, and had {jsonl_file.plain_size} when the run began",
                 remedy="leave data files alone during a run; start the run again",
             )
-        self._open[which] = file, offsets
-        if len(self._open) > OPEN_FILES:
+        self._open[file_index] = file, offsets
+        if len(self._open) > MAX_OPEN_FILES:
             self._open.popitem(last=False)[1][0].close()
         return file, offsets
 
     def where(self, row: int) -> str:
         """``file:line`` of a row, by counting the lines before it."""
-        which = bisect_right(self._firsts, row) - 1
-        described = self.files[which]
-        offsets = np.memmap(described.index, np.int64, "r")
-        left, line = int(offsets[row - self._firsts[which]]), 1
-        with open(described.plain, "rb") as file:
-            while left and (chunk := file.read(min(left, CHUNK))):
-                left -= len(chunk)
+        file_index = bisect_right(self._first_rows, row) - 1
+        jsonl_file = self.files[file_index]
+        offsets = np.memmap(jsonl_file.index, np.int64, "r")
+        bytes_left, line = int(offsets[row - self._first_rows[file_index]]), 1
+        with open(jsonl_file.plain, "rb") as file:
+            while bytes_left and (chunk := file.read(min(bytes_left, CHUNK_BYTES))):
+                bytes_left -= len(chunk)
                 line += chunk.count(b"\n")
-        return f"{described.path}:{line}"
+        return f"{jsonl_file.path}:{line}"
 
 
 class JsonlStream(SequentialRows):
@@ -221,7 +230,7 @@ class JsonlStream(SequentialRows):
         Raises:
             MetalmError: The file is gone, damaged or cut short.
         """
-        for number, line in lines(self.paths[shard]):
+        for number, line in read_lines(self.paths[shard]):
             yield shard, number, line
 
     def load(self, raw: tuple[int, int, bytes]) -> Any:
@@ -230,7 +239,7 @@ class JsonlStream(SequentialRows):
         Raises:
             MetalmError: The line is not JSON.
         """
-        return parse(raw[2], self.where(raw))
+        return parse_line(raw[2], self.where(raw))
 
     def where(self, raw: tuple[int, int, bytes]) -> str:
         return f"{self.paths[raw[0]]}:{raw[1]}"

@@ -8,11 +8,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from metalm_cli.common.jsonl_files import SUFFIXES
-from metalm_cli.config.schema.data import Source
+from metalm_cli.common.jsonl_files import JSONL_SUFFIXES
+from metalm_cli.config.schema.data import DocumentSource
 from metalm_cli.errors import MetalmError
 
-SAFE_PART = re.compile(r"^[\w][\w.-]*$")
+SAFE_NAME = re.compile(r"^[\w][\w.-]*$")
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class FileFacts:
     size: int
 
 
-def local_files(source: Source, data_root: Path | None) -> list[Path] | None:
+def local_files(source: DocumentSource, data_root: Path | None) -> list[Path] | None:
     """The files of a ``path`` source, or of a ``hub`` source that lies in ``data_root``; None: not at hand.
 
     Raises:
@@ -37,42 +37,42 @@ def local_files(source: Source, data_root: Path | None) -> list[Path] | None:
     return None
 
 
-def _path_files(source: Source, path: str, data_root: Path | None) -> list[Path]:
-    given = Path(path).expanduser()
-    candidates = [given]
-    if not given.is_absolute() and data_root is not None:
-        candidates.append(data_root / given)
+def _path_files(source: DocumentSource, path: str, data_root: Path | None) -> list[Path]:
+    path_of_source = Path(path).expanduser()
+    candidates = [path_of_source]
+    if not path_of_source.is_absolute() and data_root is not None:
+        candidates.append(data_root / path_of_source)
     for candidate in candidates:
-        found = _matches(candidate)
-        if found:
-            return found
-    place = candidates[0].absolute() if len(candidates) == 1 else " or ".join(map(str, candidates))
+        files = _data_files(candidate)
+        if files:
+            return files
+    location = candidates[0].absolute() if len(candidates) == 1 else " or ".join(map(str, candidates))
     if any(candidate.is_file() for candidate in candidates):
-        why = f"a data file is named *{', *'.join(SUFFIXES)}"
+        why = f"a data file is named *{', *'.join(JSONL_SUFFIXES)}"
     elif any(candidate.is_dir() for candidate in candidates):
-        why = f"the folder holds no *{', *'.join(SUFFIXES)}"
+        why = f"the folder holds no *{', *'.join(JSONL_SUFFIXES)}"
     else:
         why = "nothing is there"
     raise MetalmError(
         f"Source {source.name} finds no data files",
-        where=str(place),
+        where=str(location),
         why=why,
         remedy="correct `path`; it may be relative to the working directory or to --data-root",
     )
 
 
-def _matches(candidate: Path) -> list[Path]:
+def _data_files(candidate: Path) -> list[Path]:
     """Data files of a file name, a folder or a glob, sorted by name."""
     if candidate.is_dir():
-        found = sorted(candidate.iterdir())
+        paths = sorted(candidate.iterdir())
     elif candidate.exists():
-        found = [candidate]
+        paths = [candidate]
     else:
-        found = sorted(Path(name) for name in glob.glob(str(candidate), recursive=True))
-    return [path for path in found if path.is_file() and path.name.endswith(SUFFIXES)]
+        paths = sorted(Path(name) for name in glob.glob(str(candidate), recursive=True))
+    return [path for path in paths if path.is_file() and path.name.endswith(JSONL_SUFFIXES)]
 
 
-def check_hub_name(source: Source) -> None:
+def check_hub_name(source: DocumentSource) -> None:
     """Refuse hub names and splits that are no names, so that none leads out of a folder.
 
     Raises:
@@ -80,7 +80,7 @@ def check_hub_name(source: Source) -> None:
     """
     hub = source.hub or ""
     parts = hub.split("/")
-    if not 1 <= len(parts) <= 2 or not all(SAFE_PART.match(part) for part in parts):
+    if not 1 <= len(parts) <= 2 or not all(SAFE_NAME.match(part) for part in parts):
         raise MetalmError(
             f"Source {source.name} names no hub data set",
             why=f"got {hub!r}, expected name or owner/name",
@@ -90,33 +90,33 @@ def check_hub_name(source: Source) -> None:
         raise MetalmError(f"Source {source.name} has no valid configuration name", why=f"got {source.config!r}")
 
 
-def _mirrored_files(source: Source, hub: str, root: Path) -> list[Path] | None:
+def _mirrored_files(source: DocumentSource, hub: str, root: Path) -> list[Path] | None:
     """``ROOT/<name>/<split>.jsonl[.gz|.zst]`` or ``ROOT/<name>/<split>/*.jsonl*``.
 
     The name is the hub id, the last part of it, or the source's own; a configuration is looked for as a folder
     inside first.
     """
-    if not SAFE_PART.match(source.split):
+    if not SAFE_NAME.match(source.split):
         return None
     for name in dict.fromkeys([hub, hub.split("/")[-1], source.name]):
         folders = [root / name / source.config] if source.config else []
         for folder in [*folders, root / name]:
-            for suffix in SUFFIXES:
+            for suffix in JSONL_SUFFIXES:
                 if (folder / f"{source.split}{suffix}").is_file():
                     return [folder / f"{source.split}{suffix}"]
-            if (folder / source.split).is_dir() and (found := _matches(folder / source.split)):
-                return found
+            if (folder / source.split).is_dir() and (files := _data_files(folder / source.split)):
+                return files
     return None
 
 
-def data_folder(given: Path | None) -> Path | None:
+def data_folder(data_root: Path | None) -> Path | None:
     """``--data-root``, else ``$METALM_DATA``, else None.
 
     Raises:
         MetalmError: It is no folder.
     """
     variable = os.environ.get("METALM_DATA")
-    root = given if given is not None else Path(variable).expanduser() if variable else None
+    root = data_root if data_root is not None else Path(variable).expanduser() if variable else None
     if root is not None and not root.is_dir():
         raise MetalmError(
             "The data folder does not exist",

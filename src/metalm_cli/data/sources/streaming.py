@@ -8,17 +8,17 @@ from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
-from metalm_cli.common.cache import explain_write_failure
+from metalm_cli.common.cache import cache_write_error
 from metalm_cli.data.sampling.index_plan import IndexPlan, key_of, permutation
 from metalm_cli.data.sources.base import SequentialRows
 from metalm_cli.data.sources.row_filter import DocumentFilter
 from metalm_cli.errors import Exit, MetalmError
 
-SHUFFLE_BLOCK = 4096
+SHUFFLE_BLOCK_ROWS = 4096
 """Rows that are shuffled together."""
-KEPT_IN_MEMORY = 32 << 20
+MAX_MEMORY_BYTES = 32 << 20
 """Bytes of waiting documents held in memory; more go to a temporary file."""
-SEGMENT = 64 << 20
+FILE_BYTES = 64 << 20
 
 
 def shuffled_blocks(stream: SequentialRows, name: str, seed: int) -> Iterator[Any]:
@@ -28,22 +28,22 @@ def shuffled_blocks(stream: SequentialRows, name: str, seed: int) -> Iterator[An
         MetalmError: An epoch has no rows.
     """
     for epoch in count():
-        waiting: list[Any] = []
-        turn = 0
+        block: list[Any] = []
+        block_index = 0
         for shard in permutation(stream.shards(), key_of("shards", seed, name, epoch)).tolist():
             for raw in stream.read(shard):
-                waiting.append(raw)
-                if len(waiting) == SHUFFLE_BLOCK:
-                    yield from _mixed(waiting, key_of("stream", seed, name, epoch, turn))
-                    waiting, turn = [], turn + 1
-        if turn == 0 and not waiting:
+                block.append(raw)
+                if len(block) == SHUFFLE_BLOCK_ROWS:
+                    yield from _shuffled(block, key_of("stream", seed, name, epoch, block_index))
+                    block, block_index = [], block_index + 1
+        if block_index == 0 and not block:
             raise MetalmError(f"Source {name} has no rows", exit_code=Exit.FAILED)
-        yield from _mixed(waiting, key_of("stream", seed, name, epoch, turn))
+        yield from _shuffled(block, key_of("stream", seed, name, epoch, block_index))
 
 
-def _mixed(rows: list[Any], key: int) -> Iterator[Any]:
-    for at in permutation(len(rows), key).tolist():
-        yield rows[at]
+def _shuffled(rows: list[Any], key: int) -> Iterator[Any]:
+    for index in permutation(len(rows), key).tolist():
+        yield rows[index]
 
 
 class DocumentBuffer:
@@ -55,53 +55,53 @@ class DocumentBuffer:
 
     def __init__(self) -> None:
         self._memory: dict[int, bytes] = {}
-        self._held = 0
-        self._places: dict[int, tuple[int, int, int]] = {}
-        self._segments: dict[int, IO[bytes]] = {}
-        self._live: dict[int, int] = {}
+        self._memory_bytes = 0
+        self._file_spans: dict[int, tuple[int, int, int]] = {}
+        self._files: dict[int, IO[bytes]] = {}
+        self._texts_in_file: dict[int, int] = {}
 
     def __contains__(self, number: int) -> bool:
-        return number in self._memory or number in self._places
+        return number in self._memory or number in self._file_spans
 
     def __len__(self) -> int:
-        return len(self._memory) + len(self._places)
+        return len(self._memory) + len(self._file_spans)
 
     def put(self, number: int, text: str) -> None:
         data = text.encode("utf-8")
-        if self._held + len(data) <= KEPT_IN_MEMORY:
+        if self._memory_bytes + len(data) <= MAX_MEMORY_BYTES:
             self._memory[number] = data
-            self._held += len(data)
+            self._memory_bytes += len(data)
             return
         try:
-            self._places[number] = self._written(data)
+            self._file_spans[number] = self._append(data)
         except OSError as error:
-            raise explain_write_failure(error, Path(tempfile.gettempdir())) from error
+            raise cache_write_error(error, Path(tempfile.gettempdir())) from error
 
-    def _written(self, data: bytes) -> tuple[int, int, int]:
+    def _append(self, data: bytes) -> tuple[int, int, int]:
         """(segment, offset, size) of data put at the end of the newest segment."""
-        last = max(self._segments, default=-1)
-        if last < 0 or self._segments[last].seek(0, 2) >= SEGMENT:
+        last = max(self._files, default=-1)
+        if last < 0 or self._files[last].seek(0, 2) >= FILE_BYTES:
             last += 1
-            self._segments[last] = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
-            self._live[last] = 0
-        start = self._segments[last].seek(0, 2)
-        self._segments[last].write(data)
-        self._live[last] += 1
+            self._files[last] = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+            self._texts_in_file[last] = 0
+        start = self._files[last].seek(0, 2)
+        self._files[last].write(data)
+        self._texts_in_file[last] += 1
         return last, start, len(data)
 
     def take(self, number: int) -> str:
         data = self._memory.pop(number, None)
         if data is not None:
-            self._held -= len(data)
+            self._memory_bytes -= len(data)
             return data.decode("utf-8")
-        segment, start, size = self._places.pop(number)
-        file = self._segments[segment]
+        file_index, start, size = self._file_spans.pop(number)
+        file = self._files[file_index]
         file.seek(start)
         data = file.read(size)
-        self._live[segment] -= 1
-        if not self._live[segment]:
+        self._texts_in_file[file_index] -= 1
+        if not self._texts_in_file[file_index]:
             file.close()
-            del self._segments[segment], self._live[segment]
+            del self._files[file_index], self._texts_in_file[file_index]
         return data.decode("utf-8")
 
 
@@ -113,16 +113,27 @@ class StreamCursor:
     """
 
     def __init__(
-        self, plan: IndexPlan, source: int, stream: SequentialRows, picker: DocumentFilter, owns: Callable[[int], bool]
+        self,
+        plan: IndexPlan,
+        source: int,
+        stream: SequentialRows,
+        document_filter: DocumentFilter,
+        owns: Callable[[int], bool],
     ) -> None:
-        self.plan, self.source, self.stream, self.picker, self.owns = plan, source, stream, picker, owns
+        self.plan, self.source, self.stream, self.document_filter, self.owns = (
+            plan,
+            source,
+            stream,
+            document_filter,
+            owns,
+        )
         self._restart()
 
     def _restart(self) -> None:
         self._rows = shuffled_blocks(self.stream, self.plan.names[self.source], self.plan.seed)
         self._numbers = self.plan.numbers_of(self.source)
-        self._passed = -1
-        self._texts = DocumentBuffer()
+        self._last_number = -1
+        self._buffer = DocumentBuffer()
         self._reasons: dict[int, str] = {}
 
     def get(self, number: int) -> tuple[str, str]:
@@ -133,20 +144,20 @@ class StreamCursor:
         """
         if number in self._reasons:
             return "", self._reasons.pop(number)
-        if number in self._texts:
-            return self._texts.take(number), ""
-        if number <= self._passed:
+        if number in self._buffer:
+            return self._buffer.take(number), ""
+        if number <= self._last_number:
             self._restart()
         while True:
-            self._passed, raw = next(self._numbers), next(self._rows)
-            if self._passed == number:
-                return self._pick(raw)
-            if self.owns(self._passed):
-                text, reason = self._pick(raw)
+            self._last_number, raw = next(self._numbers), next(self._rows)
+            if self._last_number == number:
+                return self._extract(raw)
+            if self.owns(self._last_number):
+                text, reason = self._extract(raw)
                 if reason:
-                    self._reasons[self._passed] = reason
+                    self._reasons[self._last_number] = reason
                 else:
-                    self._texts.put(self._passed, text)
+                    self._buffer.put(self._last_number, text)
 
-    def _pick(self, raw: Any) -> tuple[str, str]:
-        return self.picker.take(self.stream.load(raw), lambda: self.stream.where(raw))
+    def _extract(self, raw: Any) -> tuple[str, str]:
+        return self.document_filter.extract(self.stream.load(raw), lambda: self.stream.where(raw))

@@ -1,1 +1,1 @@
-"""Commands that show data, task cards and templates."""
+"""Commands for data sets, task cards and templates."""

@@ -1,4 +1,4 @@
-"""``metalm data``: mirror hub data sets, list what is at hand, clean up."""
+"""``metalm data``: mirror hub data sets, list local data sets, clean up."""
 
 from __future__ import annotations
 
@@ -15,19 +15,22 @@ from metalm_cli.errors import Exit, MetalmError
 if TYPE_CHECKING:
     from metalm_cli.data.mirrors.mirror import MirrorRequest, MirrorResult
 
-CONTEXT = {"help_option_names": ["-h", "--help"]}
+CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
-    help="Mirror data sets, list what is at hand, clean up.",
+    help="Mirror hub data sets, list local data sets, clean up.",
     no_args_is_help=True,
     add_completion=False,
-    context_settings=CONTEXT,
+    context_settings=CONTEXT_SETTINGS,
 )
 
 DataRoot = Annotated[
-    Path | None, typer.Option("--data-root", metavar="DIR", help="Where data sets lie; default $METALM_DATA.")
+    Path | None, typer.Option("--data-root", metavar="DIR", help="Folder of local data sets. Default: $METALM_DATA.")
 ]
-Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Tasks, clusters or groups.")]
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[NAME]...", help="Tasks, clusters or groups (core, non_core, world, all)."),
+]
 
 
 @app.command()
@@ -35,101 +38,106 @@ def mirror(
     names: Names = None,
     recipe: Annotated[
         list[str] | None,
-        typer.Option("--recipe", metavar="RECIPE", help="The data of this recipe: its sources, or its tasks."),
+        typer.Option("--recipe", metavar="RECIPE", help="Mirror the sources or tasks of this recipe; repeatable."),
     ] = None,
     data_root: DataRoot = None,
     cards: Annotated[
-        list[Path] | None, typer.Option("--cards", metavar="DIR", help="Also know the task cards in this folder.")
+        list[Path] | None,
+        typer.Option("--cards", metavar="DIR", help="Also load the task cards in this folder; repeatable."),
     ] = None,
     all_cards: Annotated[
-        bool, typer.Option("--all-cards", help="Clusters also stand for cards that are not core.")
+        bool, typer.Option("--all-cards", help="Clusters also include tasks that are not core.")
     ] = False,
-    offline: Annotated[bool, typer.Option("--offline", help="Only what the hub's cache holds.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Copy only what the hub's cache holds.")] = False,
 ) -> None:
-    """Copy hub data below the data root: DIR/<name>/<split>.jsonl.gz, its class names, and MANIFEST.json.
+    """Copy hub data sets into the data root, as DIR/<name>/<split>.jsonl.gz with class names and a MANIFEST.json.
 
-    What is there and whole is not downloaded again. A folder that metalm did not write is left alone.
+    Complete copies are not downloaded again. Folders that metalm did not write are not changed.
     """
     from metalm_cli.cli.silence_libraries import silence_libraries
-    from metalm_cli.data.mirrors.mirror import mirror as write
+    from metalm_cli.data.mirrors.mirror import mirror as write_mirror
 
     if not names and not recipe:
-        raise MetalmError("nothing is named", remedy="name tasks, a cluster or core; or give --recipe RECIPE")
-    root = _root_to_write(data_root)
-    wanted, without = _wanted(names or [], recipe or [], cards or [], all_cards)
-    if not wanted:
-        raise MetalmError("nothing of this is on the hub", why=", ".join(without))
-    for name in without:
+        raise MetalmError("no data set is named", remedy="name tasks, a cluster or core; or pass --recipe RECIPE")
+    root = _writable_root(data_root)
+    requests, names_without_hub = _mirror_requests(names or [], recipe or [], cards or [], all_cards)
+    if not requests:
+        raise MetalmError("none of these data sets is on the hub", why=", ".join(names_without_hub))
+    for name in names_without_hub:
         console.stderr().print(f"{name} is not on the hub", markup=False, soft_wrap=True)
     silence_libraries(offline)
-    failed = 0
+    failure_count = 0
     with console.stderr().status("") as status:
 
         def progress(name: str, split: str, rows: int) -> None:
             status.update(f"{name} {split}: {rows:,} rows")
 
-        for one in wanted:
-            status.update(one.name)
+        for request in requests:
+            status.update(request.name)
             try:
-                for done in write(one, root, offline=offline, progress=progress):
-                    _print_done(done, root)
+                for result in write_mirror(request, root, offline=offline, progress=progress):
+                    _print_result(result, root)
             except MetalmError as error:
-                failed += 1
+                failure_count += 1
                 console.show_error(error)
-    if failed:
-        console.write(f"{failed} of {len(wanted)} data sets could not be mirrored\n")
+    if failure_count:
+        console.write(f"{failure_count} of {len(requests)} data sets could not be mirrored\n")
         raise typer.Exit(int(Exit.FAILED))
 
 
-def _root_to_write(given: Path | None) -> Path:
-    """The data root; made if it does not exist."""
+def _writable_root(data_root: Path | None) -> Path:
+    """Data root, created if it does not exist."""
     variable = os.environ.get("METALM_DATA")
-    root = given if given is not None else Path(variable) if variable else None
+    root = data_root if data_root is not None else Path(variable) if variable else None
     if root is None:
-        raise MetalmError("no data root is given", remedy="give --data-root DIR, or METALM_DATA")
+        raise MetalmError("no data root is given", remedy="pass --data-root DIR, or set METALM_DATA")
     root = root.expanduser()
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise MetalmError("the data root cannot be made", where=str(root), why=error.strerror or str(error)) from error
+        raise MetalmError(
+            "the data root cannot be created", where=str(root), why=error.strerror or str(error)
+        ) from error
     return root
 
 
-def _wanted(
-    names: list[str], recipes: list[str], folders: list[Path], all_cards: bool
+def _mirror_requests(
+    names: list[str], recipes: list[str], card_folders: list[Path], all_cards: bool
 ) -> tuple[list[MirrorRequest], list[str]]:
-    """Hub data by folder, and names of what has none."""
+    """Select the hub data sets to mirror; also return the names of tasks and sources that are not on the hub."""
     from metalm_cli.config import resolve
     from metalm_cli.data.examples.task_selection import load_cards, select_tasks
-    from metalm_cli.data.mirrors.mirror import wanted_by_card, wanted_by_source
+    from metalm_cli.data.mirrors.mirror import request_for_card, request_for_source
     from metalm_cli.tasks import Cards
 
-    found = {card.name: wanted_by_card(card) for card in Cards(folders).select(names, all_cards)}
+    requests = {card.name: request_for_card(card) for card in Cards(card_folders).select(names, all_cards)}
     for name in recipes:
         data = resolve(None, name).recipe.data
         if hasattr(data, "tasks"):
-            chosen = select_tasks(data, load_cards(data))
-            found.update({card.name: wanted_by_card(card) for card in (*chosen.cards, *chosen.held_out)})
+            selection = select_tasks(data, load_cards(data))
+            requests.update({card.name: request_for_card(card) for card in (*selection.cards, *selection.held_out)})
             continue
         for source in (*data.sources, *(data.validation.sources or ())):
-            found[source.name] = wanted_by_source(source)
-    return [one for one in found.values() if one is not None], [name for name, one in found.items() if one is None]
+            requests[source.name] = request_for_source(source)
+    return [request for request in requests.values() if request is not None], [
+        name for name, request in requests.items() if request is None
+    ]
 
 
-def _print_done(done: MirrorResult, root: Path) -> None:
+def _print_result(result: MirrorResult, root: Path) -> None:
     from rich.filesize import decimal
 
-    if done.state == "left alone":
-        text = f"{done.name}: left alone: {root / done.name} holds a copy that metalm did not write"
+    if result.state == "left alone":
+        text = f"{result.name}: not changed: {root / result.name} holds a copy that metalm did not write"
     else:
-        said = "written" if done.state == "written" else "there and whole"
-        text = f"{done.name} {done.split}: {said}, {done.rows:,} rows, {decimal(done.size)}"
+        state = "written" if result.state == "written" else "already complete"
+        text = f"{result.name} {result.split}: {state}, {result.rows:,} rows, {decimal(result.size)}"
     console.stdout().print(text, markup=False, soft_wrap=True)
 
 
 @app.command("list")
 def list_data(data_root: DataRoot = None) -> None:
-    """List the data sets below the data root, and what the cache holds of them."""
+    """List the data sets in the data root, and the folders of metalm's cache."""
     from rich.filesize import decimal
 
     from metalm_cli.common.cache import cache_folder
@@ -138,13 +146,15 @@ def list_data(data_root: DataRoot = None) -> None:
 
     root, cache = data_folder(data_root), cache_folder()
     rows = []
-    for one in list_datasets(root) if root is not None else ():
-        count = f"{one.rows:,}" if one.rows is not None else "?"
-        rows.append((one.name, ", ".join(one.splits), count, decimal(one.size), one.origin or "another copy"))
-    for kept in list_cache_folders(cache):
-        files = f"{kept.files:,} {'file' if kept.files == 1 else 'files'}"
-        rows.append((f"cache: {kept.name}", kept.holds, files, decimal(kept.size), str(cache / kept.name)))
-    console.table(("data set", "splits", "rows", "size", "from"), rows)
+    for dataset in list_datasets(root) if root is not None else ():
+        count = f"{dataset.rows:,}" if dataset.rows is not None else "?"
+        rows.append(
+            (dataset.name, ", ".join(dataset.splits), count, decimal(dataset.size), dataset.origin or "another copy")
+        )
+    for folder in list_cache_folders(cache):
+        files = f"{folder.files:,} {'file' if folder.files == 1 else 'files'}"
+        rows.append((f"cache: {folder.name}", folder.content, files, decimal(folder.size), str(cache / folder.name)))
+    console.print_table(("data set", "splits", "rows", "size", "from"), rows)
     if root is None:
         console.stderr().print("no data root is given (--data-root, METALM_DATA)", markup=False)
 
@@ -152,14 +162,15 @@ def list_data(data_root: DataRoot = None) -> None:
 @app.command()
 def clean(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="Mirrored data sets to remove; left out: the cache.")
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="Mirrored data sets to remove. Default: clean the cache."),
     ] = None,
     data_root: DataRoot = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Remove the cache's unpacked copies and indexes, which are made again when needed; or mirrors, by name.
+    """Remove the cache (unpacked copies and indexes, which are created again when needed), or mirrors by name.
 
-    Files below the data root go only where a mirror is named; copies that metalm did not write never do.
+    Files in the data root are removed only for mirrors that are named; copies that metalm did not write are kept.
     """
     from rich.filesize import decimal
 
@@ -170,30 +181,30 @@ def clean(
     if names:
         root = data_folder(data_root)
         if root is None:
-            raise MetalmError("no data root is given", remedy="give --data-root DIR, or METALM_DATA")
-        chosen = find_dataset(root, names)
-        size = sum(one.size for one in chosen)
-        _ask(f"remove {', '.join(one.name for one in chosen)} ({decimal(size)}) from {root}?", yes)
-        files = sum(remove_mirror(root, one.name) for one in chosen)
+            raise MetalmError("no data root is given", remedy="pass --data-root DIR, or set METALM_DATA")
+        datasets = find_dataset(root, names)
+        size = sum(dataset.size for dataset in datasets)
+        _confirm(f"remove {', '.join(dataset.name for dataset in datasets)} ({decimal(size)}) from {root}?", yes)
+        files = sum(remove_mirror(root, dataset.name) for dataset in datasets)
     else:
         cache = cache_folder()
-        size = sum(kept.size for kept in list_cache_folders(cache))
+        size = sum(folder.size for folder in list_cache_folders(cache))
         if not list_cache_folders(cache):
             console.write(f"the cache is empty: {cache}\n")
             return
-        _ask(f"remove {decimal(size)} of unpacked copies and indexes from {cache}?", yes)
+        _confirm(f"remove {decimal(size)} of unpacked copies and indexes from {cache}?", yes)
         files = clean_cache(cache)
     console.write(f"{files} files removed, {decimal(size)}\n")
 
 
-def _ask(question: str, yes: bool) -> None:
-    """Go on after a yes.
+def _confirm(question: str, confirmed: bool) -> None:
+    """Ask for confirmation; a no ends the command.
 
     Raises:
-        MetalmError: Nobody can be asked.
+        MetalmError: Standard input is not a terminal.
     """
-    if yes:
+    if confirmed:
         return
     if not sys.stdin.isatty():
-        raise MetalmError("nobody can be asked", why=question, remedy="run it in a terminal, or with --yes")
+        raise MetalmError("the command needs confirmation", why=question, remedy="run it in a terminal, or pass --yes")
     typer.confirm(question, abort=True)

@@ -1,4 +1,4 @@
-"""``metalm show``: real sessions of a recipe, as the model will see them."""
+"""``metalm show``: real sessions of a recipe, as the model sees them."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ from metalm_cli.training.first_rows import first_examples, first_rows, prepare
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from metalm_cli.config.resolution import Resolved
+    from metalm_cli.config.resolution import ResolvedRecipe
     from metalm_cli.data.documents.corpus import Corpus
     from metalm_cli.data.examples.task_corpus import TaskCorpus
     from metalm_cli.models.assembly import Assembly
     from metalm_cli.sessions import Row
 
-NARROW = 80
+NARROW_WIDTH = 80
 
 
 def show(
     arguments: Arguments = None,
     model: ModelOption = None,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Rows to show.")] = 3,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Number of rows to show.")] = 3,
     data_root: Annotated[
-        Path | None, typer.Option("--data-root", metavar="DIR", help="Where data sets lie; default $METALM_DATA.")
+        Path | None,
+        typer.Option("--data-root", metavar="DIR", help="Folder of local data sets. Default: $METALM_DATA."),
     ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Open no network connection.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Do not open network connections.")] = False,
     positions: Annotated[
-        bool, typer.Option("--positions", help="A line for each position: what is read, what is predicted.")
+        bool, typer.Option("--positions", help="Print one line per position: token read, token predicted.")
     ] = False,
 ) -> None:
-    """Show sessions of a recipe as the model will see them: what is docked, read and predicted.
+    """Show sessions of a recipe as the model sees them: docked text, decoder text, predicted tokens.
 
-    These are the first rows, or examples, that the run will train on. Nothing is trained.
+    The rows (or examples) are the first ones that a run of the recipe trains on. Nothing is trained.
     """
     from metalm_cli.cli.commands.training.train_run import with_default_base
     from metalm_cli.cli.silence_libraries import silence_libraries
@@ -53,11 +54,16 @@ def show(
             rows = list(first_rows(resolved.recipe, corpus, assembly, count))
         else:
             corpus, assembly, rows = first_examples(resolved.recipe, data_root, offline, count)
-    _print(console.stdout(), resolved, corpus, assembly, rows, positions)
+    _print_rows(console.stdout(), resolved, corpus, assembly, rows, positions)
 
 
-def _print(
-    out: Console, resolved: Resolved, corpus: Corpus | TaskCorpus, assembly: Assembly, rows: list[Row], positions: bool
+def _print_rows(
+    out: Console,
+    resolved: ResolvedRecipe,
+    corpus: Corpus | TaskCorpus,
+    assembly: Assembly,
+    rows: list[Row],
+    positions: bool,
 ) -> None:
     from rich.text import Text
 
@@ -74,9 +80,9 @@ def _print(
         tokenizer = assembly.decoder_tokenizer.tokenizer
     out.print(legend([] if masked else list(assembly.processors), objective=recipe.objective.name, plain=plain))
     for number, row in enumerate(rows):
-        view = RowView(row, tokenizer, assembly.processors, masked=masked, plain=plain, where=corpus.where)
+        view = RowView(row, tokenizer, assembly.processors, masked=masked, plain=plain, document_name=corpus.where)
         step, lane = divmod(number, recipe.train.batch_size)
         title = f"{resolved.name} · step {step + 1}, {'row' if recipe.command == 'pretrain' else 'example'} {lane + 1}"
         out.print()
         out.print(Text.assemble((title, "bold"), f" · {view.summary()}"))
-        out.print(view.table(narrow=out.width < NARROW) if positions else view.text())
+        out.print(view.table(narrow=out.width < NARROW_WIDTH) if positions else view.text())

@@ -10,64 +10,69 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from metalm_cli.cli import console
-from metalm_cli.cli.display.task_cards import kind_of, print_card, print_check
+from metalm_cli.cli.display.task_cards import answer_kind, print_card, print_check
 from metalm_cli.errors import Exit, MetalmError
 
 if TYPE_CHECKING:
     from metalm_cli.tasks import Card, Cards, Example
 
-CONTEXT = {"help_option_names": ["-h", "--help"]}
-ALWAYS_FIT = ("accuracy", "exact_match", "token_f1", "rouge1", "rouge2", "rougeL")
-"""Metrics that every example has a value of; others are asked, which takes loading them."""
+CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"]}
+UNCONDITIONAL_METRICS = ("accuracy", "exact_match", "token_f1", "rouge1", "rouge2", "rougeL")
+"""Metrics that accept every example; any other metric checks each example, and has to be loaded for that."""
 
 app = typer.Typer(
-    help="List, show, check and draft task cards.", no_args_is_help=True, add_completion=False, context_settings=CONTEXT
+    help="List, show, check and draft task cards.",
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings=CONTEXT_SETTINGS,
 )
 
 DataRoot = Annotated[
-    Path | None, typer.Option("--data-root", metavar="DIR", help="Where data sets lie; default $METALM_DATA.")
+    Path | None, typer.Option("--data-root", metavar="DIR", help="Folder of local data sets. Default: $METALM_DATA.")
 ]
 CardFolders = Annotated[
     list[Path] | None,
-    typer.Option("--cards", metavar="PATH", help="Also know the task cards in this folder, or this file."),
+    typer.Option("--cards", metavar="PATH", help="Also load this task card, or the cards in this folder; repeatable."),
 ]
 ClusterNames = Annotated[
-    list[str] | None, typer.Option("--cluster", metavar="CLUSTER", help="Only this cluster; again for more.")
+    list[str] | None, typer.Option("--cluster", metavar="CLUSTER", help="Only tasks of this cluster; repeatable.")
 ]
 
 
 @app.command("list")
 def list_tasks(
     cluster: ClusterNames = None,
-    core: Annotated[bool, typer.Option("--core", help="Only the paper's.")] = False,
+    core: Annotated[bool, typer.Option("--core", help="Only the paper's core tasks.")] = False,
     cards: CardFolders = None,
     data_root: DataRoot = None,
 ) -> None:
-    """List tasks by cluster, with the splits that are at hand. The hub is not asked."""
+    """List tasks by cluster, with the splits that are available locally. Does not access the hub."""
     from metalm_cli.data.examples.open_examples import is_available
     from metalm_cli.tasks import Cards
 
-    known = Cards(cards or ())
-    chosen = _of_clusters(known.all(), cluster or ())
+    registry = Cards(cards or ())
+    selected = _filter_clusters(registry.all(), cluster or ())
     rows = []
-    for card in chosen:
+    for card in selected:
         if core and not card.core:
             continue
-        here = [role for role in card.splits if is_available(card, role, data_root, known.paths[card.name])]
-        kind = "core" if card.core else "world" if card.world is not None else "extra"
-        data = ", ".join(here) or ("hub" if card.hub is not None else "missing")
+        available_splits = [
+            role for role in card.splits if is_available(card, role, data_root, registry.paths[card.name])
+        ]
+        group = "core" if card.core else "world" if card.world is not None else "extra"
+        data = ", ".join(available_splits) or ("hub" if card.hub is not None else "missing")
         rows.append(
-            (card.cluster, card.name, kind, card.usage, card.metric.name, kind_of(card), data, card.description)
+            (card.cluster, card.name, group, card.usage, card.metric.name, answer_kind(card), data, card.description)
         )
-    rows.sort(key=lambda row: [one.cluster for one in chosen].index(row[0]))
-    console.table(("cluster", "task", "kind", "use", "metric", "answer", "data", "description"), rows)
+    rows.sort(key=lambda row: [selected_card.cluster for selected_card in selected].index(row[0]))
+    console.print_table(("cluster", "task", "kind", "use", "metric", "answer", "data", "description"), rows)
 
 
-def _of_clusters(cards: Sequence[Card], clusters: Sequence[str]) -> list[Card]:
-    known = dict.fromkeys(card.cluster for card in cards)
+def _filter_clusters(cards: Sequence[Card], clusters: Sequence[str]) -> list[Card]:
+    known_clusters = dict.fromkeys(card.cluster for card in cards)
     for name in clusters:
-        if name not in known:
-            raise MetalmError(f"no cluster is named {name}", remedy=f"name one of {', '.join(known)}")
+        if name not in known_clusters:
+            raise MetalmError(f"no cluster is named {name}", remedy=f"choose one of {', '.join(known_clusters)}")
     return [card for card in cards if not clusters or card.cluster in clusters]
 
 
@@ -77,188 +82,200 @@ def show(
     cards: CardFolders = None,
     data_root: DataRoot = None,
 ) -> None:
-    """Show a task: what its card says, its splits, two of its examples, and how many templates it has."""
+    """Show a task: its card, its splits, two examples, and the number of its templates. Does not access the hub."""
     from metalm_cli.tasks import Cards, is_path
 
-    known = Cards([*(cards or ()), *([task] if is_path(task) else [])])
-    for name in known.at(task) if is_path(task) else [task]:
-        print_card(known[name], known.paths[name], data_root)
+    registry = Cards([*(cards or ()), *([task] if is_path(task) else [])])
+    for name in registry.names_in_path(task) if is_path(task) else [task]:
+        print_card(registry[name], registry.paths[name], data_root)
 
 
 @app.command()
 def check(
     tasks: Annotated[
-        list[str] | None, typer.Argument(metavar="[TASK]...", help="Tasks, clusters, groups or paths; left out: all.")
+        list[str] | None,
+        typer.Argument(metavar="[TASK]...", help="Tasks, clusters, groups or paths of cards. Default: all tasks."),
     ] = None,
     cluster: ClusterNames = None,
-    rows: Annotated[int | None, typer.Option("--rows", min=1, help="Only the first so many of each split.")] = None,
-    hub: Annotated[bool, typer.Option("--hub", help="Also download from the hub what is not at hand.")] = False,
+    rows: Annotated[int | None, typer.Option("--rows", min=1, help="Read only the first N rows of each split.")] = None,
+    hub: Annotated[bool, typer.Option("--hub", help="Download missing data from the hub.")] = False,
     cards: CardFolders = None,
     data_root: DataRoot = None,
 ) -> None:
-    """Read all rows of tasks and say what is wrong: exits with 1 if anything is.
+    """Check task cards against all rows of their data. Exits with 1 if there are problems.
 
-    Prints how classes are distributed, and lengths in characters: median, 95th percentile, most. What is neither at
-    hand nor in the hub's cache is named and not checked.
+    Prints the class distribution, and lengths in characters: median, 95th percentile, maximum.
+    Tasks without local data (data root or hub cache) are listed and not checked.
     """
     from metalm_cli.data.examples.card_check import check_card
 
-    known, chosen, broken = _chosen(tasks or [], cluster or [], cards or [])
-    for error in broken:
+    registry, selected, card_errors = _select_cards(tasks or [], cluster or [], cards or [])
+    for error in card_errors:
         console.show_error(error)
-    absent: list[str] = []
-    checked = wrong = 0
-    for card in chosen:
+    tasks_without_data: list[str] = []
+    checked_count = faulty_count = 0
+    for card in selected:
         with console.stderr().status(card.name):
-            found = check_card(
+            result = check_card(
                 card,
-                rows=rows,
-                fits=_fits(card),
+                max_rows=rows,
+                check_example=_metric_check(card),
                 data_root=data_root,
                 offline=not hub,
-                beside=known.paths[card.name],
+                card_path=registry.paths[card.name],
             )
-        if not found.splits:
-            absent.append(card.name)
+        if not result.splits:
+            tasks_without_data.append(card.name)
             continue
-        checked += 1
-        wrong += bool(found.problems)
-        print_check(found, rows)
-    if absent:
-        console.write(f"not at hand: {', '.join(absent)}\n")
-    console.write(f"{checked} tasks checked, {wrong + len(broken)} wrong; {len(absent)} not at hand\n")
-    if wrong or broken:
+        checked_count += 1
+        faulty_count += bool(result.problems)
+        print_check(result, rows)
+    if tasks_without_data:
+        console.write(f"no local data: {', '.join(tasks_without_data)}\n")
+    console.write(
+        f"{checked_count} tasks checked, {faulty_count + len(card_errors)} with problems; "
+        f"{len(tasks_without_data)} without local data\n"
+    )
+    if faulty_count or card_errors:
         raise typer.Exit(int(Exit.FAILED))
-    if not checked:
-        raise MetalmError("nothing was checked", remedy="give --data-root DIR, or METALM_DATA; --hub downloads")
+    if not checked_count:
+        raise MetalmError(
+            "no task was checked", remedy="pass --data-root DIR, or set METALM_DATA; --hub downloads the data"
+        )
 
 
-def _chosen(
-    names: Sequence[str], clusters: Sequence[str], folders: Sequence[Path]
+def _select_cards(
+    names: Sequence[str], clusters: Sequence[str], card_folders: Sequence[Path]
 ) -> tuple[Cards, list[Card], list[MetalmError]]:
-    """The cards to check, and what is wrong with those that cannot be read.
+    """Select the cards to check; also return the errors of cards that cannot be read.
 
     Raises:
-        MetalmError: A name is unknown, or nothing is chosen.
+        MetalmError: A name is unknown.
     """
     from metalm_cli.tasks import CLUSTERS, Cards, is_path
-    from metalm_cli.tasks.registry import GROUPS
+    from metalm_cli.tasks.registry import GROUP_NAMES
 
-    known = Cards([*folders, *(name for name in names if is_path(name))])
-    wanted: list[str] = []
-    for name in names or known.names:
+    registry = Cards([*card_folders, *(name for name in names if is_path(name))])
+    selected_names: list[str] = []
+    for name in names or registry.names:
         if is_path(name):
-            wanted += known.at(name)
-        elif name in (*GROUPS, *CLUSTERS) and name not in known.paths:
-            wanted += [card.name for card in known.select([name], all_cards=True)]
-        elif name in known.paths:
-            wanted.append(name)
+            selected_names += registry.names_in_path(name)
+        elif name in (*GROUP_NAMES, *CLUSTERS) and name not in registry.paths:
+            selected_names += [card.name for card in registry.select([name], all_cards=True)]
+        elif name in registry.paths:
+            selected_names.append(name)
         else:
-            known[name]  # says which name is near
-    cards, broken = [], []
-    for name in dict.fromkeys(wanted):
+            registry[name]  # raises an error that suggests a similar name
+    cards, errors = [], []
+    for name in dict.fromkeys(selected_names):
         try:
-            cards.append(known[name])
+            cards.append(registry[name])
         except MetalmError as error:
-            broken.append(error)
-    return known, _of_clusters(cards, clusters), broken
+            errors.append(error)
+    return registry, _filter_clusters(cards, clusters), errors
 
 
-def _fits(card: Card) -> Callable[[Example], None] | None:
-    """What the metric of a card asks of each example; None: nothing."""
-    if card.metric.name in ALWAYS_FIT:
+def _metric_check(card: Card) -> Callable[[Example], None] | None:
+    """Check that the metric of a card makes of each example; None if it accepts all."""
+    if card.metric.name in UNCONDITIONAL_METRICS:
         return None
     from metalm_cli.evaluation.metrics import task_metrics
 
-    def fits(example: Example) -> None:
+    def check_example(example: Example) -> None:
         task_metrics.check_metric(card.metric.name, [example])
 
-    return fits
+    return check_example
 
 
 @app.command()
 def new(
-    file: Annotated[Path, typer.Argument(help="A CSV with a header, or JSON lines (.jsonl, .jsonl.gz, .jsonl.zst).")],
-    name: Annotated[str | None, typer.Option("--name", help="Name of the task; default the file's.")] = None,
-    cluster: Annotated[str, typer.Option("--cluster", help="Its cluster; one of your own will do.")] = "misc",
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of cards to write into.")] = Path("cards"),
+    file: Annotated[
+        Path, typer.Argument(help="A CSV file with a header, or JSON lines (.jsonl, .jsonl.gz, .jsonl.zst).")
+    ],
+    name: Annotated[str | None, typer.Option("--name", help="Name of the task. Default: the file's name.")] = None,
+    cluster: Annotated[str, typer.Option("--cluster", help="Cluster of the task, an existing or a new one.")] = "misc",
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write the card into.")] = Path("cards"),
 ) -> None:
-    """Draft a card and its templates from the columns of a data file; what was guessed stands in comments.
+    """Draft a task card and templates from the columns of a data file; comments mark what was guessed.
 
-    Writes DIR/NAME.yaml and DIR/templates/NAME.yaml, then checks the card. Nothing is overwritten.
+    Writes DIR/NAME.yaml and DIR/templates/NAME.yaml, then checks the card. Existing files are not overwritten.
     """
     from metalm_cli.data.examples.card_check import check_card
     from metalm_cli.tasks import Cards
     from metalm_cli.tasks.natural_instructions import slug, task_name
 
     task = name if name is not None else task_name(file)
-    for given in (task, cluster):
-        if given != slug(given):
+    for identifier in (task, cluster):
+        if identifier != slug(identifier):
             raise MetalmError(
-                f"{given!r} is no name", why="small letters, digits and _", remedy=f"did you mean {slug(given)}?"
+                f"{identifier!r} is not a valid name",
+                why="expected lower-case letters, digits and _",
+                remedy=f"did you mean {slug(identifier)}?",
             )
     if task in Cards().paths:
-        raise MetalmError(f"a shipped task is named {task}", remedy="give another --name")
-    card, notes = _write_draft(file, task, cluster, out)
+        raise MetalmError(f"a shipped task is already named {task}", remedy="choose another --name")
+    card_path, notes = _write_draft(file, task, cluster, out)
     for note in notes:
         console.stdout().print(note, markup=False, soft_wrap=True)
-    known = Cards([card])
-    found = check_card(known[task], fits=_fits(known[task]), beside=card)
-    print_check(found, None)
-    console.write(f"next: read {card} and correct it; metalm finetune single data.tasks=[{card}]\n")
-    if found.problems:
+    registry = Cards([card_path])
+    result = check_card(registry[task], check_example=_metric_check(registry[task]), card_path=card_path)
+    print_check(result, None)
+    console.write(f"next: read {card_path} and correct it; metalm finetune single data.tasks=[{card_path}]\n")
+    if result.problems:
         raise typer.Exit(int(Exit.FAILED))
 
 
 def _write_draft(file: Path, task: str, cluster: str, out: Path) -> tuple[Path, tuple[str, ...]]:
-    """Write both files of a draft; the card's path and what was guessed.
+    """Write the card and the templates of a draft; return the card's path and notes on what was guessed.
 
     Raises:
-        MetalmError: The file cannot be read, no card can be drafted, or a file is there already.
+        MetalmError: The data file cannot be read, no card can be drafted from it, or an output file exists.
     """
     from metalm_cli.config.locate import display
-    from metalm_cli.tasks.card_draft import draft
+    from metalm_cli.tasks.card_draft import draft_card
 
-    card, templates = out / f"{task}.yaml", out / "templates" / f"{task}.yaml"
-    for path in (card, templates):
+    card_path, templates_path = out / f"{task}.yaml", out / "templates" / f"{task}.yaml"
+    for path in (card_path, templates_path):
         if path.exists():
             raise MetalmError(
-                f"{path.name} is there already",
+                f"{path.name} exists already",
                 where=display(path),
-                remedy="remove it, or give another --name or --out",
+                remedy="remove it, or choose another --name or --out",
             )
-    made = draft(_rows(file), name=task, cluster=cluster, file=_relative(file, out), source=file.name)
+    draft_files = draft_card(
+        _read_rows(file), name=task, cluster=cluster, file=_relative_path(file, out), source=file.name
+    )
     try:
-        templates.parent.mkdir(parents=True, exist_ok=True)
-        for path, text in ((templates, made.templates), (card, made.card)):
-            with path.open("x", encoding="utf-8") as written:
-                written.write(text)
+        templates_path.parent.mkdir(parents=True, exist_ok=True)
+        for path, text in ((templates_path, draft_files.templates), (card_path, draft_files.card)):
+            with path.open("x", encoding="utf-8") as output:
+                output.write(text)
     except (OSError, UnicodeEncodeError) as error:
-        raise MetalmError("a card cannot be written", where=display(out), why=str(error)) from error
-    console.write(f"wrote {display(card)}\nwrote {display(templates)}\n")
-    return card, made.notes
+        raise MetalmError("the task card cannot be written", where=display(out), why=str(error)) from error
+    console.write(f"wrote {display(card_path)}\nwrote {display(templates_path)}\n")
+    return card_path, draft_files.notes
 
 
-def _rows(file: Path) -> list[Any]:
+def _read_rows(file: Path) -> list[Any]:
     from metalm_cli.common.cache import cache_folder
-    from metalm_cli.common.jsonl_files import SUFFIXES
+    from metalm_cli.common.jsonl_files import JSONL_SUFFIXES
     from metalm_cli.data.sources.jsonl import JsonlTable, prepare
     from metalm_cli.data.sources.row_tables import CsvRows
 
     if file.suffix == ".csv":
         table: CsvRows | JsonlTable = CsvRows(file)
-    elif file.name.endswith(SUFFIXES):
+    elif file.name.endswith(JSONL_SUFFIXES):
         table = JsonlTable([prepare(file, cache_folder())])
     else:
         raise MetalmError(
-            "a card is drafted from a CSV or from JSON lines",
+            "a task card is drafted from a CSV file or from JSON lines",
             where=str(file),
-            why=f"expected a file named *.csv, *{', *'.join(SUFFIXES)}",
+            why=f"expected a file named *.csv, *{', *'.join(JSONL_SUFFIXES)}",
         )
     return [table.load(row) for row in range(table.rows)]
 
 
-def _relative(file: Path, out: Path) -> str:
-    """The file as seen from the card; absolute where they have little in common."""
-    found = os.path.relpath(file.resolve(), out.resolve())
-    return found.replace(os.sep, "/") if found.count("..") <= 2 else str(file.resolve())
+def _relative_path(file: Path, out: Path) -> str:
+    """Path of the data file relative to the card; absolute if the two are more than two folders apart."""
+    relative = os.path.relpath(file.resolve(), out.resolve())
+    return relative.replace(os.sep, "/") if relative.count("..") <= 2 else str(file.resolve())

@@ -16,106 +16,112 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from metalm_cli.tasks import Card, Cards, Example
-    from metalm_cli.templates import Collection, Prompt, Template
-    from metalm_cli.templates.importers import Report
+    from metalm_cli.templates import Prompt, Template, TemplateCollection
+    from metalm_cli.templates.importers import ImportReport
     from metalm_cli.templates.lint.rules import Finding
 
-CONTEXT = {"help_option_names": ["-h", "--help"]}
-ROLES = ("validation", "test", "train")
-"""Splits that the linter looks for rows in, in this order."""
-DOCKED, TARGET = "white on blue", "green"
+CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"]}
+SPLIT_ROLES = ("validation", "test", "train")
+"""Splits that the linter reads rows from; the first one that is available is used."""
+DOCKED_STYLE, TARGET_STYLE = "white on blue", "green"
 
 app = typer.Typer(
-    help="List, show, lint and import templates.", no_args_is_help=True, add_completion=False, context_settings=CONTEXT
+    help="List, show, lint and import templates.",
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings=CONTEXT_SETTINGS,
 )
 
 DataRoot = Annotated[
-    Path | None, typer.Option("--data-root", metavar="DIR", help="Where data sets lie; default $METALM_DATA.")
+    Path | None, typer.Option("--data-root", metavar="DIR", help="Folder of local data sets. Default: $METALM_DATA.")
 ]
 CardFolders = Annotated[
-    list[Path] | None, typer.Option("--cards", metavar="DIR", help="Also know the task cards in this folder.")
+    list[Path] | None,
+    typer.Option("--cards", metavar="DIR", help="Also load the task cards in this folder; repeatable."),
 ]
 
 
 @app.command("list")
 def list_templates(
     collection: Annotated[
-        str | None, typer.Argument(help="A collection, by name or folder; left out: all shipped ones.")
+        str | None, typer.Argument(help="A collection, by name or folder. Default: all shipped ones.")
     ] = None,
 ) -> None:
-    """List collections; of one, how many templates each data set has, turned around, with options."""
-    from metalm_cli.templates import Collection, collections, read_templates
+    """List template collections, or the template counts of one collection (all, inverted, with options)."""
+    from metalm_cli.templates import TemplateCollection, collection_names, read_templates
 
-    heads: tuple[str, ...]
+    headers: tuple[str, ...]
     rows: list[tuple[str, ...]]
     if collection is None:
-        heads = ("collection", "data sets", "templates")
+        headers = ("collection", "data sets", "templates")
         rows = []
-        for name in collections():
-            files = [read_templates(path) for path in sorted(Collection(name).folder.glob("*.yaml"))]
+        for name in collection_names():
+            files = [read_templates(path) for path in sorted(TemplateCollection(name).folder.glob("*.yaml"))]
             rows.append((name, str(len(files)), str(sum(len(file.templates) for file in files))))
     else:
-        heads = ("data set", "templates", "turned", "with options", "description")
+        headers = ("data set", "templates", "inverted", "with options", "description")
         rows = []
-        for path in sorted(Collection(collection).folder.glob("*.yaml")):
+        for path in sorted(TemplateCollection(collection).folder.glob("*.yaml")):
             file = read_templates(path)
             counts = (
                 len(file.templates),
-                sum(one.inverted for one in file.templates),
-                sum(one.lists_options for one in file.templates),
+                sum(template.inverted for template in file.templates),
+                sum(template.lists_options for template in file.templates),
             )
             rows.append((path.stem, *map(str, counts), file.description or file.origin))
-    console.table(heads, rows)
+    console.print_table(headers, rows)
 
 
 @app.command()
 def show(
     task: Annotated[str, typer.Argument(help="A task, by name.")],
     collection: Annotated[str, typer.Option("--collection", "-c", help="A collection, by name or folder.")] = "flan",
-    template: Annotated[str | None, typer.Option("--template", "-t", help="One template, by name.")] = None,
-    row: Annotated[int, typer.Option("--row", min=0, help="Row of the split, from 0.")] = 0,
-    split: Annotated[str, typer.Option("--split", help="Role of the split: train, validation, test.")] = "validation",
+    template: Annotated[str | None, typer.Option("--template", "-t", help="Only this template.")] = None,
+    row: Annotated[int, typer.Option("--row", min=0, help="Row of the split, counted from 0.")] = 0,
+    split: Annotated[
+        str, typer.Option("--split", help="Split, by its role: train, validation or test.")
+    ] = "validation",
     data_root: DataRoot = None,
     cards: CardFolders = None,
 ) -> None:
-    """Show a task's templates on a row of its data: what is docked, and what is to be said.
+    """Show a task's templates, rendered for one row of its data: docked text, decoder text and target.
 
-    Without data at hand, the templates themselves are shown.
+    Without local data, the templates are shown unrendered.
     """
     from metalm_cli.tasks import Cards
-    from metalm_cli.templates import Collection
+    from metalm_cli.templates import TemplateCollection
 
-    known = Cards(cards or ())
-    card, found = known[task], Collection(collection)
-    wanted = _chosen(found, card, template)
+    registry = Cards(cards or ())
+    card, template_collection = registry[task], TemplateCollection(collection)
+    templates = _select_templates(template_collection, card, template)
     try:
-        example = _row(known, card, split, row, data_root)
+        example = _read_row(registry, card, split, row, data_root)
     except MetalmError as error:
         example = None
-        console.stderr().print(f"no row is shown: {error.what}", soft_wrap=True, markup=False)
-    for one in wanted:
-        _print_template(one, example)
+        console.stderr().print(f"templates are not rendered: {error.what}", soft_wrap=True, markup=False)
+    for selected_template in templates:
+        _print_template(selected_template, example)
 
 
-def _chosen(collection: Collection, card: Card, name: str | None) -> list[Template]:
-    found = collection.of(card)
+def _select_templates(collection: TemplateCollection, card: Card, name: str | None) -> list[Template]:
+    templates = collection.templates_for(card)
     if name is None:
-        return found
-    for one in found:
-        if one.name == name:
-            return [one]
-    names = ", ".join(one.name for one in found)
-    raise MetalmError(f"{card.name} has no template {name} in {collection.name}", remedy=f"name one of {names}")
+        return templates
+    for template in templates:
+        if template.name == name:
+            return [template]
+    names = ", ".join(template.name for template in templates)
+    raise MetalmError(f"{card.name} has no template {name} in {collection.name}", remedy=f"choose one of {names}")
 
 
-def _row(cards: Cards, card: Card, split: str, row: int, data_root: Path | None) -> Example:
+def _read_row(cards: Cards, card: Card, split: str, row: int, data_root: Path | None) -> Example:
     from metalm_cli.data.examples.open_examples import open_examples
 
-    examples = open_examples(card, split, data_root=data_root, offline=True, beside=cards.paths[card.name])
-    found = next(islice(examples, row, None), None) if row < len(examples) else None
-    if found is None:
+    examples = open_examples(card, split, data_root=data_root, offline=True, card_path=cards.paths[card.name])
+    example = next(islice(examples, row, None), None) if row < len(examples) else None
+    if example is None:
         raise MetalmError(f"the {split} split of {card.name} has no row {row}", where=examples.location)
-    return found
+    return example
 
 
 def _print_template(template: Template, example: Example | None) -> None:
@@ -123,89 +129,95 @@ def _print_template(template: Template, example: Example | None) -> None:
 
     from metalm_cli.templates import render
 
-    head = Text(template.name, style="bold")
-    head.append("  (turned around)" if template.inverted else "", style="not bold dim")
-    lines = [head]
+    heading = Text(template.name, style="bold")
+    heading.append("  (inverted)" if template.inverted else "", style="not bold dim")
+    lines = [heading]
     if example is None:
-        for part in template.pieces:
-            lines += _block("docked" if part.route == "encoder" else "read", part.text, part.route == "encoder")
-        lines += _block("target", template.target, None)
+        for piece in template.input_parts:
+            lines += _labelled_lines(
+                "docked" if piece.route == "encoder" else "read", piece.text, piece.route == "encoder"
+            )
+        lines += _labelled_lines("target", template.target, None)
     else:
-        lines += _rendered(render(example, template))
+        lines += _render_lines(render(example, template))
     for line in [*lines, Text("")]:
         console.stdout().print(line, soft_wrap=True)
 
 
-def _rendered(prompt: Prompt) -> list[Text]:
+def _render_lines(prompt: Prompt) -> list[Text]:
     lines = []
-    for piece in prompt.pieces:
-        lines += _block(f"docked {piece.encoder}" if piece.encoder else "read", piece.text, bool(piece.encoder))
-    return lines + _block("target", prompt.target, None)
+    for piece in prompt.parts:
+        lines += _labelled_lines(
+            f"docked {piece.encoder}" if piece.encoder else "read", piece.text, bool(piece.encoder)
+        )
+    return lines + _labelled_lines("target", prompt.target, None)
 
 
-def _block(label: str, text: str, docked: bool | None) -> list[Text]:
-    """Lines behind a label; docked ones highlighted, a target (None) in its own colour."""
+def _labelled_lines(label: str, text: str, docked: bool | None) -> list[Text]:
+    """Lines of a text behind a label; docked text is highlighted, a target (``docked`` None) is coloured."""
     from rich.text import Text
 
-    style = TARGET if docked is None else DOCKED if docked else ""
+    style = TARGET_STYLE if docked is None else DOCKED_STYLE if docked else ""
     lines = []
-    for at, line in enumerate(text.split("\n")):
-        shown = Text(f"  {label if at == 0 else '':<12} | ", style="dim")
-        shown.append(console.escape_markup(line), style=f"not dim {style}")
-        lines.append(shown)
+    for index, line in enumerate(text.split("\n")):
+        labelled_line = Text(f"  {label if index == 0 else '':<12} | ", style="dim")
+        labelled_line.append(console.escape_markup(line), style=f"not dim {style}")
+        lines.append(labelled_line)
     return lines
 
 
 @app.command()
 def lint(
     collection: Annotated[
-        str | None, typer.Argument(help="A collection, by name or folder; left out: all shipped ones.")
+        str | None, typer.Argument(help="A collection, by name or folder. Default: all shipped ones.")
     ] = None,
     task: Annotated[list[str] | None, typer.Option("--task", help="Only this task, cluster or group.")] = None,
-    rows: Annotated[int, typer.Option("--rows", min=0, help="Rows of each task that are rendered; 0: none.")] = 100,
+    rows: Annotated[int, typer.Option("--rows", min=0, help="Number of rows to render for each task.")] = 100,
     data_root: DataRoot = None,
     cards: CardFolders = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Warnings fail too.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 on warnings as well.")] = False,
 ) -> None:
-    """Find what is wrong with templates. Exits with 1 if an error is found.
+    """Check templates for errors. Exits with 1 if there are any.
 
-    Rules on the wording need no data; others render rows, where the data is at hand.
+    Rules on the wording need no data; other rules render rows, for tasks with local data.
     """
     from metalm_cli.tasks import Cards
-    from metalm_cli.templates import Collection, collections
+    from metalm_cli.templates import TemplateCollection, collection_names
     from metalm_cli.templates.lint.linter import lint_collection
 
-    known = Cards(cards or ())
-    chosen = known.select(task) if task else known.all()
-    reader = _Rows(known, rows, data_root)
+    registry = Cards(cards or ())
+    selected = registry.select(task) if task else registry.all()
+    row_reader = _RowReader(registry, rows, data_root)
     findings: list[Finding] = []
-    for name in [collection] if collection is not None else collections():
-        findings += lint_collection(Collection(name), chosen, reader if rows else None, others=not task)
+    for name in [collection] if collection is not None else collection_names():
+        findings += lint_collection(
+            TemplateCollection(name), selected, row_reader if rows else None, include_unserved=not task
+        )
     for finding in dict.fromkeys(findings):
         _print_finding(finding)
     counts = Counter(finding.severity for finding in dict.fromkeys(findings))
-    console.write(f"{counts['error']} errors, {counts['warning']} warnings; {reader.summary()}\n")
+    console.write(f"{counts['error']} errors, {counts['warning']} warnings; {row_reader.summary()}\n")
     if counts["error"] or (strict and counts["warning"]):
         raise typer.Exit(int(Exit.FAILED))
 
 
-class _Rows:
-    """The first rows of cards, kept; none where the data is not at hand.
+class _RowReader:
+    """Reader of the first rows of each card, which are cached; cards without local data have no rows.
 
     Args:
-        cards: All cards, for where they lie.
-        count: Rows of each.
-        data_root: ``--data-root``.
+        cards: All cards, with their paths.
+        count: Number of rows per card.
+        data_root: Folder of local data sets (``--data-root``).
     """
 
     def __init__(self, cards: Cards, count: int, data_root: Path | None) -> None:
         self.cards, self.count, self.data_root = cards, count, data_root
-        self.found: dict[str, list[Example]] = {}
+        self.examples: dict[str, list[Example]] = {}
 
     def __call__(self, card: Card) -> list[Example]:
-        if card.name not in self.found:
-            self.found[card.name] = self._read(card)
-        return self.found[card.name]
+        if card.name not in self.examples:
+            self.examples[card.name] = self._read(card)
+        return self.examples[card.name]
 
     def _read(self, card: Card) -> list[Example]:
         from metalm_cli.data.examples.open_examples import open_examples
@@ -213,79 +225,79 @@ class _Rows:
 
         if card.hub is not None and data_folder(self.data_root) is None:
             return []
-        for role in ROLES:
+        for role in SPLIT_ROLES:
             try:
-                opened = open_examples(
-                    card, role, data_root=self.data_root, offline=True, beside=self.cards.paths[card.name]
+                examples = open_examples(
+                    card, role, data_root=self.data_root, offline=True, card_path=self.cards.paths[card.name]
                 )
             except MetalmError:
                 continue
-            return list(islice(opened, self.count))
+            return list(islice(examples, self.count))
         return []
 
     def summary(self) -> str:
-        """What was rendered."""
-        read = [name for name, rows in self.found.items() if rows]
-        without = [name for name, rows in self.found.items() if not rows]
-        if not read:
-            asked = "" if self.count == 0 else " (no data is at hand: give --data-root, or METALM_DATA)"
-            return f"no rows were rendered{asked}"
-        missing = f"; without data: {', '.join(without)}" if without else ""
-        return f"rows of {len(read)} tasks were rendered{missing}"
+        """Describe how many tasks had rows, and which had none."""
+        names_with_rows = [name for name, rows in self.examples.items() if rows]
+        names_without_rows = [name for name, rows in self.examples.items() if not rows]
+        if not names_with_rows:
+            reason = "" if self.count == 0 else " (no local data: pass --data-root, or set METALM_DATA)"
+            return f"no rows were rendered{reason}"
+        missing_note = f"; without data: {', '.join(names_without_rows)}" if names_without_rows else ""
+        return f"rows of {len(names_with_rows)} tasks were rendered{missing_note}"
 
 
 def _print_finding(finding: Finding) -> None:
     from rich.text import Text
 
-    head = Text(f"{finding.where or finding.collection}: ", style="dim")
-    head.append(f"{finding.severity} {finding.rule}", style="not dim red" if finding.severity == "error" else "yellow")
-    who = " ".join(part for part in (finding.task, finding.template) if part)
-    head.append(
-        console.escape_markup(f": {who}: {finding.message}" if who else f": {finding.message}"), style="not dim"
+    text = Text(f"{finding.where or finding.collection}: ", style="dim")
+    text.append(f"{finding.severity} {finding.rule}", style="not dim red" if finding.severity == "error" else "yellow")
+    subject = " ".join(part for part in (finding.task, finding.template) if part)
+    text.append(
+        console.escape_markup(f": {subject}: {finding.message}" if subject else f": {finding.message}"), style="not dim"
     )
-    head.append(f"\n  remedy: {finding.remedy}", style="not dim cyan")
-    console.stdout().print(head, soft_wrap=True)
+    text.append(f"\n  remedy: {finding.remedy}", style="not dim cyan")
+    console.stdout().print(text, soft_wrap=True)
 
 
 @app.command("import")
 def import_(
-    format: Annotated[
-        str, typer.Argument(metavar="flan|promptsource|natural-instructions", help="What it comes from.")
+    source_format: Annotated[
+        str, typer.Argument(metavar="flan|promptsource|natural-instructions", help="Format of the templates.")
     ],
     path: Annotated[Path, typer.Argument(help="A file, or a folder of files.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The collection to be written.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the new collection.")],
     cards: CardFolders = None,
 ) -> None:
-    """Import templates of another toolkit; what does not pass the linter stays out, with the reason.
+    """Import templates of another toolkit. Templates that fail the linter are rejected, with the reason.
 
-    Files are parsed in a process without network and with little memory and time; nothing in them is executed.
+    Files are parsed in a process without network access and with limits on memory and time; nothing in them is run.
     """
     from metalm_cli.tasks import Cards
     from metalm_cli.templates.importers import import_templates
 
-    known = {card.name: card for card in Cards(cards or ()).all()}
+    cards_by_name = {card.name: card for card in Cards(cards or ()).all()}
     with console.stderr().status("reading"):
-        report = import_templates(format, path, out, known)
+        report = import_templates(source_format, path, out, cards_by_name)
     _print_report(report)
 
 
-def _print_report(report: Report) -> None:
+def _print_report(report: ImportReport) -> None:
     from rich.text import Text
 
     notes: Counter[str] = Counter()
     for file in report.files:
-        serves = f" for {file.card}" if file.card else ""
-        console.write(console.escape_markup(f"{file.name}.yaml: {len(file.templates)} templates{serves}\n"))
+        task_note = f" for {file.card}" if file.card else ""
+        console.write(console.escape_markup(f"{file.name}.yaml: {len(file.templates)} templates{task_note}\n"))
         for template, note in file.notes:
-            shown = f"  note: {template}: {note}" if template else f"  note: {note}"
+            line = f"  note: {template}: {note}" if template else f"  note: {note}"
             notes[note] += 1
             if notes[note] <= 3:
-                console.stdout().print(Text(console.escape_markup(shown), style="dim"), soft_wrap=True)
+                console.stdout().print(Text(console.escape_markup(line), style="dim"), soft_wrap=True)
     for origin, template, reason in report.refused:
-        shown = f"refused: {' '.join(part for part in (origin, template) if part)}: {reason}"
-        console.stdout().print(Text(console.escape_markup(shown), style="yellow"), soft_wrap=True)
-    hidden = sum(count - 3 for count in notes.values() if count > 3)
-    total = sum(len(file.templates) for file in report.files)
-    more = f", {hidden} more notes like these" if hidden else ""
-    console.write(f"{total} templates in {len(report.files)} files in {report.folder}; ")
-    console.write(f"{len(report.refused)} refused{more}\n")
+        line = f"refused: {' '.join(part for part in (origin, template) if part)}: {reason}"
+        console.stdout().print(Text(console.escape_markup(line), style="yellow"), soft_wrap=True)
+    hidden_notes = sum(count - 3 for count in notes.values() if count > 3)
+    template_count = sum(len(file.templates) for file in report.files)
+    more_note = f", {hidden_notes} more notes like these" if hidden_notes else ""
+    console.write(f"{template_count} templates in {len(report.files)} files in {report.folder}; ")
+    console.write(f"{len(report.refused)} refused{more_note}\n")

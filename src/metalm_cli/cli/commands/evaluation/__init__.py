@@ -1,1 +1,1 @@
-"""Commands that score and query models and show results."""
+"""Commands that score models, query them, and show results."""

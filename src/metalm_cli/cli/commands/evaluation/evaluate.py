@@ -1,4 +1,4 @@
-"""``metalm evaluate``: what models score on tasks."""
+"""``metalm evaluate``: scoring of models on tasks."""
 
 from __future__ import annotations
 
@@ -32,30 +32,31 @@ def evaluate(
     limit: options.Limit = None,
     shots: options.Shots = None,
     demonstrations: options.Demonstrations = "frozen",
-    layout: options.Layout = None,
-    route: options.Route = None,
+    demonstration_layout: options.DemonstrationLayout = None,
+    input_route: options.InputRoute = None,
     list_options: options.ListOptions = None,
-    rationale: options.Rationale = None,
-    samples: options.Samples = 1,
+    rationales: options.Rationale = None,
+    sampled_answers: options.SampledAnswers = 1,
     temperature: options.Temperature = 0.7,
     normalise: options.Normalise = False,
-    length: options.Length = None,
+    sequence_length: options.SequenceLength = None,
     versus: options.Versus = None,
-    also_fit: options.AlsoFit = None,
-    held_out: options.HeldOut = False,
+    match_lengths_of: options.MatchLengthsOf = None,
+    require_held_out: options.RequireHeldOut = False,
     contamination: options.Contamination = None,
     harness: options.Harness = None,
     batch_size: options.BatchSize = 16,
     seed: options.Seed = 0,
     data_root: options.DataRoot = None,
     offline: options.Offline = False,
-    out: options.Out = None,
+    out: options.OutFile = None,
     fresh: options.Fresh = False,
     save_samples: options.SaveSamples = False,
 ) -> None:
-    """Score models on tasks, and write all that is needed to repeat it.
+    """Score models on tasks, and write the results with all settings that are needed to repeat them.
 
-    Means over clusters take the paper's core tasks. Answers are kept, so that what was interrupted goes on.
+    Means over clusters include the paper's core tasks.
+    Answers are cached, so that an interrupted evaluation continues where it stopped.
     """
     from metalm_cli.cli.silence_libraries import silence_libraries
     from metalm_cli.evaluation.settings import PROTOCOLS, EvaluationSettings
@@ -63,137 +64,153 @@ def evaluate(
     from metalm_cli.templates.render import DemonstrationLayout, Route
 
     if harness:
-        _harness(model, harness, limit, None if shots is None else _counts(shots), out, offline)
+        _run_harness(model, harness, limit, None if shots is None else _parse_shots(shots), out, offline)
         return
-    counts = _counts(shots or "0")
+    counts = _parse_shots(shots or "0")
     for option, value, allowed in (
         ("--protocol", protocol, ("auto", *PROTOCOLS)),
         ("--demonstrations", demonstrations, ("frozen", "drawn")),
-        ("--demonstration-layout", layout, (None, *get_args(DemonstrationLayout))),
-        ("--input-route", route, (None, *get_args(Route))),
+        ("--demonstration-layout", demonstration_layout, (None, *get_args(DemonstrationLayout))),
+        ("--input-route", input_route, (None, *get_args(Route))),
     ):
-        _one_of(option, value, allowed)
-    if samples > 1 and temperature <= 0:
-        raise MetalmError(f"--temperature {temperature}: sampled answers need more than 0", remedy="name one above 0")
-    known = Cards(cards or ())
-    chosen = select_cards(known, _split(task), _split(cluster), all_cards)
+        _check_choice(option, value, allowed)
+    if sampled_answers > 1 and temperature <= 0:
+        raise MetalmError(
+            f"--temperature {temperature} is not above 0, as sampled answers need", remedy="choose one above 0"
+        )
+    registry = Cards(cards or ())
+    selected = select_cards(registry, _split_names(task), _split_names(cluster), all_cards)
     sources = [model or newest_metalm(), *(versus or [])]
-    places = result_paths(sources, out, protocol, [*_split(task), *_split(cluster)], save_samples)
+    paths = result_paths(sources, out, protocol, [*_split_names(task), *_split_names(cluster)], save_samples)
     silence_libraries(offline)
-    given = _given(collection=templates, route=route, options=list_options, layout=layout, rationale=rationale)
+    prompt_options = _without_none(
+        collection=templates, route=input_route, options=list_options, layout=demonstration_layout, rationale=rationales
+    )
     settings = EvaluationSettings(
         template=template or "",
-        role=split,
+        split=split,
         limit=limit,
-        length=length,
+        length=sequence_length,
         batch_size=batch_size,
-        also=tuple(_reader(one, offline) for one in also_fit or ()),
+        also_fit=tuple(_parse_encoder_limit(encoder, offline) for encoder in match_lengths_of or ()),
         protocol=protocol,  # type: ignore[arg-type]
         shots=counts,
-        drawn=demonstrations == "drawn",
+        draw_per_example=demonstrations == "drawn",
         normalise=normalise,
-        samples=samples,
+        samples=sampled_answers,
         temperature=temperature,
         seed=seed,
     )
     from metalm_cli.cli.commands.evaluation.evaluate_run import EvaluationRun
 
     EvaluationRun(
-        sources, places, known, chosen, settings, given, data_root, offline, held_out, fresh, save_samples
+        sources,
+        paths,
+        registry,
+        selected,
+        settings,
+        prompt_options,
+        data_root,
+        offline,
+        require_held_out,
+        fresh,
+        save_samples,
     ).run(contamination or ())
 
 
 def select_cards(cards: Cards, tasks: Sequence[str], clusters: Sequence[str], all_cards: bool) -> list[Card]:
-    """The cards that ``--task`` and ``--cluster`` stand for.
+    """Cards that ``--task`` and ``--cluster`` select.
 
     Raises:
-        MetalmError: Neither is given, or a name is unknown.
+        MetalmError: Neither option is given, or a name is unknown.
     """
     from metalm_cli.tasks import CLUSTERS
-    from metalm_cli.tasks.registry import GROUPS
+    from metalm_cli.tasks.registry import GROUP_NAMES
 
     if not tasks and not clusters:
         raise MetalmError(
-            "nothing is named to evaluate on",
-            remedy="name tasks (--task rte), clusters (--cluster nli), or all of the paper's: --cluster core",
+            "no tasks are selected",
+            remedy="select tasks (--task rte), clusters (--cluster nli), or all of the paper's tasks (--cluster core)",
         )
-    wrong = [name for name in clusters if name not in (*CLUSTERS, *GROUPS)]
-    if wrong:
+    unknown = [name for name in clusters if name not in (*CLUSTERS, *GROUP_NAMES)]
+    if unknown:
         raise MetalmError(
-            f"no cluster is named {wrong[0]}",
-            why=f"clusters: {', '.join(CLUSTERS)}; groups: {', '.join(GROUPS)}",
-            remedy="name one of these"
-            + (f"; {wrong[0]} is a task: --task {wrong[0]}" if wrong[0] in cards.paths else ""),
+            f"no cluster is named {unknown[0]}",
+            why=f"clusters: {', '.join(CLUSTERS)}; groups: {', '.join(GROUP_NAMES)}",
+            remedy="choose one of these"
+            + (f"; {unknown[0]} is a task: --task {unknown[0]}" if unknown[0] in cards.paths else ""),
         )
-    found = cards.select([*tasks, *clusters], all_cards)
-    if not found:
-        raise MetalmError(f"{', '.join(clusters)}: no task belongs here", remedy="add --all-cards, or name tasks")
-    return found
+    selected = cards.select([*tasks, *clusters], all_cards)
+    if not selected:
+        raise MetalmError(f"no task is in {', '.join(clusters)}", remedy="add --all-cards, or select tasks with --task")
+    return selected
 
 
 def newest_metalm(root: Path = Path("runs")) -> str:
-    """The newest finished run that holds a MetaLM; says which.
+    """Find the newest finished run that holds a MetaLM, and print its path.
 
     Raises:
-        MetalmError: There is none.
+        MetalmError: There is no such run.
     """
     from metalm_cli.runs.folder import newest_finished
 
-    found = newest_finished(root, _holds_metalm)
-    if found is None:
+    run = newest_finished(root, _has_encoders)
+    if run is None:
         raise MetalmError(
             "no model is named, and no finished run holds a MetaLM",
             where=str(root.absolute()),
-            remedy="name a run folder, a model folder or a hub id; metalm pretrain and metalm finetune make runs",
+            remedy="name a run folder, a model folder or a hub id; metalm pretrain and metalm finetune create runs",
         )
-    console.stderr().print(f"model    {found} (the newest finished run)", markup=False, soft_wrap=True)
-    return str(found)
+    console.stderr().print(f"model    {run} (the newest finished run)", markup=False, soft_wrap=True)
+    return str(run)
 
 
-def _holds_metalm(run: Path) -> bool:
+def _has_encoders(run: Path) -> bool:
     """Whether a run's model, or the base of its adapter, has encoders."""
     import json
 
     for name in ("model/config.json", "adapter/metalm_adapter.json"):
         try:
-            found = json.loads((run / name).read_text(encoding="utf-8"))
+            config = json.loads((run / name).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        return isinstance(found, dict) and bool(found.get("model_type") == "metalm" or found.get("connectors"))
+        return isinstance(config, dict) and bool(config.get("model_type") == "metalm" or config.get("connectors"))
     return False
 
 
-def _split(names: Sequence[str] | None) -> list[str]:
+def _split_names(names: Sequence[str] | None) -> list[str]:
     return [part for name in names or () for part in name.split(",") if part]
 
 
-def _given(**options: str | bool | None) -> dict[str, str | bool]:
-    """The options that were given."""
+def _without_none(**options: str | bool | None) -> dict[str, str | bool]:
+    """Options that are set."""
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _counts(shots: str) -> tuple[int, ...]:
-    """The numbers of ``--shots``.
+def _parse_shots(shots: str) -> tuple[int, ...]:
+    """Parse the numbers of ``--shots``.
 
     Raises:
-        MetalmError: They are none.
+        MetalmError: The text is not a list of numbers.
     """
     parts = [part.strip() for part in shots.split(",") if part.strip()]
     if not parts or not all(part.isdecimal() for part in parts):
         raise MetalmError(
-            f"--shots {shots} is not a list of numbers", remedy="write how many demonstrations, as --shots 0,1,4"
+            f"--shots {shots} is not a list of numbers", remedy="write numbers of demonstrations, such as --shots 0,1,4"
         )
     return tuple(dict.fromkeys(map(int, parts)))
 
 
-def _one_of(option: str, value: str | None, allowed: Sequence[str | None]) -> None:
+def _check_choice(option: str, value: str | None, allowed: Sequence[str | None]) -> None:
     if value not in allowed:
         raise MetalmError(
-            f"{option} {value} is not known", why=f"it may be {', '.join(filter(None, allowed))}", remedy="name one"
+            f"unknown value {value} for {option}",
+            why=f"expected one of {', '.join(filter(None, allowed))}",
+            remedy="choose one of these",
         )
 
 
-def _harness(
+def _run_harness(
     model: str | None,
     tasks: Sequence[str],
     limit: int | None,
@@ -201,14 +218,16 @@ def _harness(
     out: Path | None,
     offline: bool,
 ) -> None:
-    """Hand over to lm-evaluation-harness."""
+    """Run lm-evaluation-harness, and exit with its code."""
     from metalm_cli.harness import harness_command
 
     if shots is not None and len(shots) != 1:
-        raise MetalmError("--harness takes one number of demonstrations", remedy="write --shots 0, or another number")
+        raise MetalmError(
+            "--harness takes a single number of demonstrations", remedy="write --shots 0, or another number"
+        )
     command = harness_command(
         model or newest_metalm(),
-        _split(tasks),
+        _split_names(tasks),
         limit=limit,
         shots=None if shots is None else shots[0],
         out=out,
@@ -217,21 +236,21 @@ def _harness(
     raise typer.Exit(subprocess.run(command).returncode)
 
 
-def _reader(given: str, offline: bool) -> EncoderLimit:
-    """The encoder that ``--match-input-lengths-of`` names.
+def _parse_encoder_limit(text: str, offline: bool) -> EncoderLimit:
+    """Parse a value of ``--match-input-lengths-of`` into the length limit of an encoder.
 
     Raises:
-        MetalmError: It is not TOKENIZER:LENGTH, or no tokenizer is there.
+        MetalmError: The text is not TOKENIZER:LENGTH, or the tokenizer cannot be loaded.
     """
     from metalm_cli.common.hub import model_folder
     from metalm_cli.data.examples.truncation import EncoderLimit
     from metalm_cli.models.encoders import load_tokenizer
 
-    name, _, length = given.rpartition(":")
+    name, _, length = text.rpartition(":")
     if not name or not length.isdecimal() or int(length) < 8:
         raise MetalmError(
-            f"--match-input-lengths-of {given} is not TOKENIZER:LENGTH",
-            remedy="write the folder or hub id of its tokenizer, a colon, and the tokens that it reads (8 or more)",
+            f"--match-input-lengths-of {text} is not TOKENIZER:LENGTH",
+            remedy="write the folder or hub id of a tokenizer, a colon, and the encoder's length in tokens (8 or more)",
         )
     folder = model_folder(name, offline=offline, weights=False)
     return EncoderLimit.of(load_tokenizer(folder, False), int(length))

@@ -1,4 +1,4 @@
-"""``metalm generate``: text in, text out; and the lines of a file."""
+"""``metalm generate``: generation for one text, or for each line of a file."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from metalm_cli.inference.generation import DecodingOptions, PromptRoute
     from metalm_cli.inference.sampling import SamplingOptions
 
-EVERY = 5.0
-"""Seconds between two lines of progress where there is no terminal."""
-ENDINGS = {
+PROGRESS_INTERVAL_S = 5.0
+"""Time between two progress lines if standard error is not a terminal."""
+TRUNCATION_NOTES = {
     "limit": "cut off after {tokens} tokens (--max-new-tokens)",
     "positions": "cut off after {tokens} tokens: the decoder has no position left",
 }
@@ -34,7 +34,7 @@ ENDINGS = {
 def generate(
     model: Model = None,
     text: options.Text = None,
-    place: options.As = options.Place.docked,
+    route: options.TextRouteOption = options.TextRoute.docked,
     prompt: options.Prompt = None,
     image: options.Image = None,
     max_new_tokens: options.MaxNewTokens = 128,
@@ -45,96 +45,99 @@ def generate(
     top_p: options.TopP = None,
     seed: options.Seed = None,
     stop: options.Stop = None,
-    source: options.Source = None,
-    out: options.Out = None,
+    source: options.InputFile = None,
+    out: options.OutFile = None,
     batch_tokens: options.BatchTokens = None,
     offline: options.Offline = False,
 ) -> None:
-    """Let a model answer a text, or every line of a file.
+    """Generate an answer to a text, or to every line of a file.
 
-    With one argument alone, a folder, a checkpoint at hand or OWNER/NAME is the model, and all else is the text.
+    A single argument is the model if it is a folder, a local checkpoint or OWNER/NAME; otherwise it is the text.
 
-    --input takes lines {"text": ...}, with "image" and "id" if there are such, or {"session": [{"docked": ...},
-    {"causal": ...}]}. A command that was killed goes on when it is run again.
+    Lines of --input are {"text": ...}, optionally with "image" and "id",
+    or {"session": [{"docked": ...}, {"causal": ...}]}.
+    If the command is interrupted, running it again continues it.
     """
     from metalm_cli.cli.silence_libraries import silence_libraries
 
-    _fitting(sample, beams, temperature=temperature, top_p=top_p, seed=seed, length_penalty=length_penalty)
+    _check_decoding_options(
+        sample, beams, temperature=temperature, top_p=top_p, seed=seed, length_penalty=length_penalty
+    )
     if text is None and model is not None and source is None and not _names_model(model):
         model, text = None, model
-    _files(source, out, text=text, image=image, batch_tokens=batch_tokens)
-    given = "" if source is not None else _text(text, image is not None or prompt is not None)
-    _encodable(prompt or "", "--prompt")
+    _check_files(source, out, text=text, image=image, batch_tokens=batch_tokens)
+    text_to_read = "" if source is not None else _read_text(text, image is not None or prompt is not None)
+    _check_utf8(prompt or "", "--prompt")
     if source is None and image is not None:
-        _readable(image)
+        _check_image(image)
 
-    name = model or _newest()
+    name = model or _newest_model()
     silence_libraries(offline)
     from metalm_cli.inference.generation import DecodingOptions, PromptRoute
 
-    drawn = _sampling(temperature, top_p, seed) if sample else None
+    sampling = _sampling_options(temperature, top_p, seed) if sample else None
     penalty = 1.0 if length_penalty is None else length_penalty
-    decoding = DecodingOptions(max_new_tokens, beams or 1, penalty, drawn, tuple(stop or ()))
-    layout = PromptRoute(place.value, prompt or "")
+    decoding = DecodingOptions(max_new_tokens, beams or 1, penalty, sampling, tuple(stop or ()))
+    prompt_route = PromptRoute(route.value, prompt or "")
     if source is not None and out is not None:
-        _answer_lines(name, source, out, layout, decoding, batch_tokens, offline)
+        _answer_lines(name, source, out, prompt_route, decoding, batch_tokens, offline)
     else:
-        _answer(name, given, image, layout, decoding, offline)
+        _answer(name, text_to_read, image, prompt_route, decoding, offline)
 
 
-def _sampling(temperature: float | None, top_p: float | None, seed: int | None) -> SamplingOptions:
+def _sampling_options(temperature: float | None, top_p: float | None, seed: int | None) -> SamplingOptions:
     from metalm_cli.inference.sampling import SamplingOptions
 
-    given = {"temperature": temperature, "top_p": top_p, "seed": seed}
-    return SamplingOptions(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    options = {"temperature": temperature, "top_p": top_p, "seed": seed}
+    return SamplingOptions(**{name: value for name, value in options.items() if value is not None})  # type: ignore[arg-type]
 
 
-def _fitting(sample: bool, beams: int | None, **values: Any) -> None:
-    """Refuse options that would do nothing.
+def _check_decoding_options(sample: bool, beams: int | None, **values: Any) -> None:
+    """Check that no option is without effect.
 
     Raises:
-        MetalmError: One needs another that is not there.
+        MetalmError: An option is used without the option that it needs.
     """
-    needs = {"temperature": "--sample", "top_p": "--sample", "seed": "--sample", "length_penalty": "--beams"}
-    has = {"--sample": sample, "--beams": (beams or 1) > 1}
+    required = {"temperature": "--sample", "top_p": "--sample", "seed": "--sample", "length_penalty": "--beams"}
+    active = {"--sample": sample, "--beams": (beams or 1) > 1}
     for name, value in values.items():
-        if value is not None and not has[needs[name]]:
+        if value is not None and not active[required[name]]:
             option = "--" + name.replace("_", "-")
             raise MetalmError(
-                f"{option} does nothing without {needs[name]}",
-                remedy=f"add {needs[name]}{' 4' if needs[name] == '--beams' else ''}, or leave it out",
+                f"{option} does nothing without {required[name]}",
+                remedy=f"add {required[name]}{' 4' if required[name] == '--beams' else ''}, or omit {option}",
             )
 
 
-def _names_model(given: str) -> bool:
-    """Whether a single argument is the model: a folder, a checkpoint at hand, or an owner and a name."""
+def _names_model(argument: str) -> bool:
+    """Whether a single argument is a model: a folder, a local checkpoint, or an owner and a name."""
     import re
 
     root = os.environ.get("METALM_CHECKPOINTS")
-    if given == "-" or not given.strip():
+    if argument == "-" or not argument.strip():
         return False
     try:
-        if Path(given).expanduser().is_dir() or (root and (Path(root).expanduser() / given).is_dir()):
+        if Path(argument).expanduser().is_dir() or (root and (Path(root).expanduser() / argument).is_dir()):
             return True
-    except OSError:  # a text that is too long for a name
+    except OSError:  # the text is too long for a file name
         return False
-    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*|(/|~/|\.\.?/)\S*", given) is not None
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*|(/|~/|\.\.?/)\S*", argument) is not None
 
 
-def _files(
+def _check_files(
     source: Path | None, out: Path | None, *, text: str | None, image: Path | None, batch_tokens: int | None
 ) -> None:
-    """Check what goes with ``--input`` and ``--out``.
+    """Check ``--input`` and ``--out``, and the options that depend on them.
 
     Raises:
-        MetalmError: They do not go together, or not with the rest.
+        MetalmError: The options exclude each other, or one is missing.
     """
     if (source is None) != (out is None):
-        lacks = "--out" if out is None else "--input"
-        raise MetalmError(f"{lacks} is missing", remedy="give --input FILE and --out FILE together")
+        missing_option = "--out" if out is None else "--input"
+        raise MetalmError(f"{missing_option} is missing", remedy="pass --input FILE and --out FILE together")
     if source is None or out is None:
         if batch_tokens is not None:
-            raise MetalmError("--batch-tokens does nothing without --input", remedy="leave it out")
+            raise MetalmError("--batch-tokens does nothing without --input", remedy="omit --batch-tokens")
         return
     for name, value in (("TEXT", text), ("--image", image)):
         if value is not None:
@@ -142,54 +145,56 @@ def _files(
                 f"{name} and --input are both given", remedy="put texts and images into the lines of the input"
             )
     if out.exists() and source.exists() and out.samefile(source):
-        raise MetalmError("--out is the input itself", where=str(out), remedy="choose another --out")
+        raise MetalmError("--out is the same file as --input", where=str(out), remedy="choose another --out")
     if out.is_dir():
         raise MetalmError("--out is a folder", where=str(out), remedy="name a file")
 
 
-def _text(given: str | None, optional: bool) -> str:
-    """The text, read from standard input where it stands for it.
+def _read_text(argument: str | None, optional: bool) -> str:
+    """Return the text, reading it from standard input if there is no argument or the argument is ``-``.
 
     Raises:
-        MetalmError: There is none, or it is no text.
+        MetalmError: There is no text, or it is not UTF-8.
     """
-    if given is None and optional:
+    if argument is None and optional:
         return ""
-    if given is not None and given != "-":
-        _encodable(given, "TEXT")
-        found = given
+    if argument is not None and argument != "-":
+        _check_utf8(argument, "TEXT")
+        text = argument
     else:
-        if given is None and sys.stdin.isatty():
+        if argument is None and sys.stdin.isatty():
             raise MetalmError(
-                "there is no text to read", remedy='give it: metalm generate MODEL "some text", or - for standard input'
+                "no text is given", remedy='pass one: metalm generate MODEL "some text", or - for standard input'
             )
         if sys.stdin.isatty():
-            _note("reading the text; Ctrl-D ends it")
+            _note("reading the text from the terminal; Ctrl-D ends it")
         try:
-            found = sys.stdin.buffer.read().decode()
+            text = sys.stdin.buffer.read().decode()
         except UnicodeDecodeError as error:
             raise MetalmError(
-                "standard input is no UTF-8", why=str(error), remedy="convert it: iconv -t UTF-8"
+                "standard input is not UTF-8", why=str(error), remedy="convert it: iconv -t UTF-8"
             ) from error
-        found = found.removesuffix("\n").removesuffix("\r")
-    if not found.strip() and not optional:
-        raise MetalmError("the text is empty", remedy="give the model something to read")
-    return found
+        text = text.removesuffix("\n").removesuffix("\r")
+    if not text.strip() and not optional:
+        raise MetalmError("the text is empty", remedy="pass a text for the model to read")
+    return text
 
 
-def _encodable(text: str, what: str) -> None:
+def _check_utf8(text: str, source: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise MetalmError(f"{what} is no UTF-8", why=str(error), remedy="set a UTF-8 locale, or convert it") from error
+        raise MetalmError(
+            f"{source} is not UTF-8", why=str(error), remedy="set a UTF-8 locale, or convert it"
+        ) from error
 
 
-def _readable(image: Path) -> None:
+def _check_image(image: Path) -> None:
     if not image.is_file():
-        raise MetalmError("there is no such image", where=str(image), remedy="correct the path of --image")
+        raise MetalmError("the image does not exist", where=str(image), remedy="correct the path of --image")
 
 
-def _newest() -> str:
+def _newest_model() -> str:
     from metalm_cli.cli.commands.evaluation.evaluate import newest_metalm
 
     return newest_metalm()
@@ -205,42 +210,42 @@ def _load(source: str, offline: bool) -> LanguageModel:
 
 
 def _answer(
-    source: str, text: str, image: Path | None, layout: PromptRoute, decoding: DecodingOptions, offline: bool
+    source: str, text: str, image: Path | None, prompt_route: PromptRoute, decoding: DecodingOptions, offline: bool
 ) -> None:
-    """Answer one text, on standard output, as it is said."""
+    """Generate the answer to one text, streamed to standard output."""
     from metalm_cli.inference.generation import open_image, stream_answer, text_encoder, text_to_session
 
-    opened = None if image is None else open_image(image)
+    loaded_image = None if image is None else open_image(image)
     language_model = _load(source, offline)
-    session = text_to_session(language_model, text, opened, layout, "the text")
-    if text and layout.place == "docked" and text_encoder(language_model) is None:
-        _note("the model has no encoder for texts: the decoder reads the text")
-    tell = _teller()
+    session = text_to_session(language_model, text, loaded_image, prompt_route, "the text")
+    if text and prompt_route.place == "docked" and text_encoder(language_model) is None:
+        _note("the model has no text encoder: the decoder reads the text")
+    write_piece = _piece_writer()
     try:
-        said = stream_answer(language_model, session, decoding, tell)
-        tell("\n")
+        generation = stream_answer(language_model, session, decoding, write_piece)
+        write_piece("\n")
     except KeyboardInterrupt:
-        tell("\n")
+        write_piece("\n")
         raise
     except BrokenPipeError:
-        _nobody_reads()
+        _discard_output()
         return
-    if said.ended in ENDINGS:
-        _note(ENDINGS[said.ended].format(tokens=said.tokens))
+    if generation.finish_reason in TRUNCATION_NOTES:
+        _note(TRUNCATION_NOTES[generation.finish_reason].format(tokens=generation.tokens))
 
 
-def _teller() -> Callable[[str], None]:
-    """What writes pieces: exactly, or on a terminal without characters that steer it."""
-    terminal = sys.stdout.isatty()
+def _piece_writer() -> Callable[[str], None]:
+    """Return a function that writes text pieces to standard output; on a terminal, control characters are escaped."""
+    is_terminal = sys.stdout.isatty()
 
-    def tell(piece: str) -> None:
-        console.write(console.escape_markup(piece) if terminal else piece)
+    def write_piece(piece: str) -> None:
+        console.write(console.escape_markup(piece) if is_terminal else piece)
 
-    return tell
+    return write_piece
 
 
-def _nobody_reads() -> None:
-    """The reader of a pipe has gone: end without a word, also when Python closes the stream."""
+def _discard_output() -> None:
+    """Discard further output after the reader of the pipe has ended, so that closing the stream raises no error."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -248,40 +253,47 @@ def _answer_lines(
     model: str,
     source: Path,
     out: Path,
-    layout: PromptRoute,
+    prompt_route: PromptRoute,
     decoding: DecodingOptions,
-    budget: int | None,
+    batch_tokens: int | None,
     offline: bool,
 ) -> None:
-    """Answer the lines of a file.
+    """Generate answers to the lines of a file.
 
     Raises:
-        MetalmError: The input does not fit, or the model, or what stands in ``out``.
-        typer.Exit: 1 if lines have errors, 75 if it was stopped.
+        MetalmError: The input, the model or the content of ``out`` does not fit.
+        typer.Exit: 1 if lines have errors, 75 if the command was stopped.
     """
-    from metalm_cli.inference.generate_file import answer_file, read_requests
+    from metalm_cli.inference.generate_file import generate_file, read_input_file
 
-    requests = read_requests(source)
+    requests = read_input_file(source)
     language_model = _load(model, offline)
     count = len(requests.lines)
-    with _stopping(), _progress(count) as progress:
+    with _sigterm_interrupts(), _progress(count) as progress:
         try:
-            answers = answer_file(
-                model, language_model, requests, out, layout, decoding, budget=budget, watch=progress.done
+            answers = generate_file(
+                model,
+                language_model,
+                requests,
+                out,
+                prompt_route,
+                decoding,
+                budget=batch_tokens,
+                on_progress=progress.done,
             )
         except KeyboardInterrupt:
             progress.close()
-            _note(f"stopped: {progress.count:,} of {count:,} lines are answered; the same command goes on")
+            _note(f"stopped: {progress.count:,} of {count:,} lines are answered; the same command continues")
             raise typer.Exit(int(Exit.STOPPED)) from None
     _note(f"answers  {out} ({count:,} lines)")
     if answers.errors:
-        _note(f'{answers.errors:,} of {count:,} lines could not be read; their "error" says why')
+        _note(f'{answers.errors:,} of {count:,} lines could not be read; the reason is in "error" of each answer')
         raise typer.Exit(int(Exit.FAILED))
 
 
 @contextmanager
-def _stopping() -> Iterator[None]:
-    """SIGTERM stops like Ctrl-C: at once, as all that is answered is in the file."""
+def _sigterm_interrupts() -> Iterator[None]:
+    """Handle SIGTERM like Ctrl-C: stop at once, as all answers so far are in the file."""
     earlier = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -290,14 +302,14 @@ def _stopping() -> Iterator[None]:
 
 
 class _Progress:
-    """How many lines are answered: a bar on a terminal, else a line now and then."""
+    """Progress of answered lines: a bar on a terminal, otherwise a line every few seconds."""
 
     def __init__(self, total: int) -> None:
         self.total = total
         self.count = 0
         self._bar: Any = None
         self._last = time.monotonic()
-        self._told: int | None = None
+        self._last_count: int | None = None
         if console.stderr().is_terminal:
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -312,33 +324,33 @@ class _Progress:
             self._bar.start()
 
     def done(self, count: int) -> None:
-        """Lines that are answered now."""
+        """Update the number of answered lines."""
         self.count = count
         if self._bar is not None:
             self._bar.update(self._task, completed=count)
-        elif self._told is None or time.monotonic() - self._last >= EVERY:
-            self._tell()
+        elif self._last_count is None or time.monotonic() - self._last >= PROGRESS_INTERVAL_S:
+            self._print_count()
 
-    def _tell(self) -> None:
-        if self.count != self._told:
+    def _print_count(self) -> None:
+        if self.count != self._last_count:
             _note(f"{self.count:,} of {self.total:,} lines")
-            self._last, self._told = time.monotonic(), self.count
+            self._last, self._last_count = time.monotonic(), self.count
 
     def close(self) -> None:
-        """Show the last state."""
+        """Print the final state."""
         if self._bar is not None:
             self._bar.stop()
-        elif self._told is not None:
-            self._tell()
+        elif self._last_count is not None:
+            self._print_count()
 
 
 @contextmanager
 def _progress(total: int) -> Iterator[_Progress]:
-    made = _Progress(total)
+    progress = _Progress(total)
     try:
-        yield made
+        yield progress
     finally:
-        made.close()
+        progress.close()
 
 
 def _note(text: str) -> None:

@@ -1,4 +1,4 @@
-"""``metalm report``: runs to look at, as a page and in the terminal."""
+"""``metalm report``: reports of runs, as an HTML page or in the terminal."""
 
 from __future__ import annotations
 
@@ -19,61 +19,63 @@ def report(
         list[Path] | None,
         typer.Argument(
             metavar="[RUN]...",
-            help="Run folders; several are laid over one another. A demo or a folder of seeds stands for all it holds. "
-            "Left out: runs/latest.",
+            help="Run folders; several are compared on one page. A demo or a folder of seeds includes all its runs. "
+            "Default: runs/latest.",
             show_default=False,
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", help="The page; default report.html of the first folder named."),
+        typer.Option("--out", metavar="FILE", help="HTML page to write. Default: report.html in the first folder."),
     ] = None,
     terminal: Annotated[
-        bool, typer.Option("--terminal", help="Print the tables, and write no page unless --out names one.")
+        bool, typer.Option("--terminal", help="Print tables to the terminal; write a page only with --out.")
     ] = False,
     figures: Annotated[
         Path | None, typer.Option("--figures", metavar="DIR", help="Also write each figure as PNG and SVG.")
     ] = None,
-    card: Annotated[bool, typer.Option("--card", help="Also put the scores into the model's card.")] = False,
+    card: Annotated[bool, typer.Option("--card", help="Also write the scores into the model card.")] = False,
 ) -> None:
-    """Show runs: curves, data, scores, answers, recipe and provenance, on one page that needs no connection.
+    """Write a report of runs: curves, data, scores, answers, recipe and provenance, on one self-contained HTML page.
 
-    A run that is still going, has crashed or is damaged shows what there is, and the page says what is missing.
+    Runs that are still training, crashed or damaged are reported as far as possible; the page lists what is missing.
     """
     from metalm_cli.reports import read_runs
-    from metalm_cli.reports.card_section import cards_of, write_card
+    from metalm_cli.reports.card_section import scored_cards, write_card
     from metalm_cli.reports.reading.find_runs import report_folder
 
-    named = runs or [_latest()]
-    read = read_runs(named)
-    cards = cards_of(read) if card else []
+    folders = runs or [_latest_run()]
+    summaries = read_runs(folders)
+    cards = scored_cards(summaries) if card else []
     if terminal:
         from metalm_cli.reports.terminal import print_report
 
-        print_report(read, console.stdout())
+        print_report(summaries, console.stdout())
     if out is not None or not terminal:
         from metalm_cli.reports.write_report import write_report
 
-        console.write(f"{write_report(read, out or report_folder(named[0]))}\n")
+        console.write(f"{write_report(summaries, out or report_folder(folders[0]))}\n")
         if not terminal:
-            for run in read:
+            for run in summaries:
                 for problem in run.problems:
-                    of = f"{run.name}: " if len(read) > 1 else ""
-                    console.stderr().print(console.escape_markup(f"note: {of}{problem}"), markup=False, soft_wrap=True)
+                    prefix = f"{run.name}: " if len(summaries) > 1 else ""
+                    console.stderr().print(
+                        console.escape_markup(f"note: {prefix}{problem}"), markup=False, soft_wrap=True
+                    )
     if figures is not None:
         from metalm_cli.reports.write_report import write_figures
 
-        written = write_figures(read, figures)
-        console.write(f"{figures}: {len(written) // 2} figures, each as PNG and SVG\n")
-    for one in cards:
-        console.write(f"{write_card(one)}\n")
+        paths = write_figures(summaries, figures)
+        console.write(f"{figures}: {len(paths) // 2} figures, each as PNG and SVG\n")
+    for readme in cards:
+        console.write(f"{write_card(readme)}\n")
 
 
-def _latest() -> Path:
-    """The newest run.
+def _latest_run() -> Path:
+    """Newest run.
 
     Raises:
-        MetalmError: There is none.
+        MetalmError: There is no run.
     """
     latest = Path("runs") / "latest"
     if latest.is_dir():
@@ -81,6 +83,6 @@ def _latest() -> Path:
     raise MetalmError(
         "there is no run to report on",
         where=str(latest.absolute()),
-        why="no run is named, and no newest one is there",
+        why="no run is named, and runs/latest does not exist",
         remedy="name a run folder: metalm report RUN",
     )

@@ -1,4 +1,4 @@
-"""``metalm results``: result files as tables, and two of them compared."""
+"""``metalm results``: tables of result files, and comparisons of two."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import typer
 
 from metalm_cli.cli import console
 from metalm_cli.cli.display.result_tables import comparison_table, result_table
-from metalm_cli.cli.display.tables import Form, write_tables
+from metalm_cli.cli.display.tables import TableFormat, write_tables
 from metalm_cli.errors import MetalmError
 
 if TYPE_CHECKING:
     from metalm_cli.evaluation.results.result_reader import ResultRecord
 
-CONTEXT = {"help_option_names": ["-h", "--help"]}
+CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
-    help="Show and compare result files.", no_args_is_help=True, add_completion=False, context_settings=CONTEXT
+    help="Show and compare result files.", no_args_is_help=True, add_completion=False, context_settings=CONTEXT_SETTINGS
 )
 
 
 class Format(StrEnum):
-    """What results are printed as."""
+    """Output format of results."""
 
     TABLE = "table"
     CSV = "csv"
@@ -33,82 +33,88 @@ class Format(StrEnum):
     JSON = "json"
 
 
-HowPrinted = Annotated[
+FormatOption = Annotated[
     Format | None,
-    typer.Option("--format", "-f", help="Default: a table on a terminal, else lines of tab-separated values."),
+    typer.Option("--format", "-f", help="Output format. Default: a table on a terminal, else tab-separated values."),
 ]
 
 
 @app.command("show")
 def show(
-    places: Annotated[
-        list[Path], typer.Argument(metavar="FILE|RUN...", help="Result files; of a run folder all that it has.")
+    files_or_runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE|RUN...", help="Result files; a run folder stands for all of its result files."),
     ],
-    form: HowPrinted = None,
+    output_format: FormatOption = None,
 ) -> None:
     """Print scores by task and number of demonstrations, with cluster means.
 
-    Score ± its standard error, and a 95% interval by resampling examples. Of several templates it is the mean; spread
-    is their standard deviation, oracle the best one, chosen on the scored examples. chance is the better of guessing
-    and the best constant answer.
+    Each score has its standard error and a 95% interval from resampling examples.
+    chance is the better of random guessing and the best constant answer.
+    With several templates, score is the mean over templates, and spread the standard deviation.
+    oracle is the score of the best template, selected on the scored examples.
     """
-    from metalm_cli.evaluation.results.result_reader import read, result_files
+    from metalm_cli.evaluation.results.result_reader import read_result, result_files
 
-    files = [path for place in places for path in result_files(place)]
-    records = [read(path) for path in dict.fromkeys(files)]
-    write_tables([result_table(record) for record in records], _form(form))
+    files = [path for file_or_run in files_or_runs for path in result_files(file_or_run)]
+    records = [read_result(path) for path in dict.fromkeys(files)]
+    write_tables([result_table(record) for record in records], _table_format(output_format))
 
 
 @app.command("compare")
 def compare_files(
     first: Annotated[Path, typer.Argument(metavar="A", help="A result file, or a run folder with one.")],
-    second: Annotated[Path, typer.Argument(metavar="B", help="Another.")],
-    form: HowPrinted = None,
+    second: Annotated[Path, typer.Argument(metavar="B", help="The result file, or run folder, to compare with A.")],
+    output_format: FormatOption = None,
 ) -> None:
     """Compare two models on the examples that both files have.
 
-    The difference A-B, its 95% interval and p are of a paired bootstrap; CSV and JSON also have the exact McNemar test
-    of scores that are 0 or 1. One is better where the interval excludes 0. Scores that are not of the same thing
-    (other cards, templates, rows, limits, protocols) are named, and not compared.
+    The difference A-B, its 95% interval and p come from a paired bootstrap.
+    A model is better where the interval excludes 0.
+    CSV and JSON also have the exact McNemar test, for scores that are 0 or 1.
+    Scores that are not comparable (other cards, templates, rows, limits or protocols) are listed, not compared.
     """
     from metalm_cli.evaluation.results.comparison import compare
-    from metalm_cli.evaluation.results.result_reader import read
+    from metalm_cli.evaluation.results.result_reader import read_result
 
-    paths = pair_of(first, second)
+    paths = result_file_pair(first, second)
     with console.stderr().status("resampling"):
-        found = compare(read(paths[0]), read(paths[1]))
-    write_tables([comparison_table(found)], _form(form))
+        comparison = compare(read_result(paths[0]), read_result(paths[1]))
+    write_tables([comparison_table(comparison)], _table_format(output_format))
 
 
 def print_record(record: Mapping[str, Any], name: str = "") -> None:
-    """Print an evaluation that was just made, as ``metalm results show`` does.
+    """Print the record of an evaluation, as ``metalm results show`` does.
 
     Args:
         record: From :func:`metalm_cli.evaluation.results.result_writer.result_record`.
-        name: Its file; empty: not said.
+        name: File of the record; empty: not printed.
     """
-    write_tables([result_table(_as_read(record, name))], _form(None))
+    write_tables([result_table(_parse_record(record, name))], _table_format(None))
 
 
-def print_comparison(first: Mapping[str, Any], second: Mapping[str, Any], name: str, other: str) -> None:
-    """Print two evaluations that were just made beside each other, as ``metalm results compare`` does.
+def print_comparison(first: Mapping[str, Any], second: Mapping[str, Any], first_name: str, second_name: str) -> None:
+    """Print the comparison of two evaluations, as ``metalm results compare`` does.
 
     Args:
-        first: A record.
-        second: Another.
-        name: File of the first.
-        other: File of the second.
+        first: Record of the first evaluation.
+        second: Record of the second evaluation.
+        first_name: File of the first record.
+        second_name: File of the second record.
 
     Raises:
-        MetalmError: They have nothing in common.
+        MetalmError: The evaluations have no task in common.
     """
     from metalm_cli.evaluation.results.comparison import compare
 
-    write_tables([comparison_table(compare(_as_read(first, name), _as_read(second, other)))], _form(None))
+    write_tables(
+        [comparison_table(compare(_parse_record(first, first_name), _parse_record(second, second_name)))],
+        _table_format(None),
+    )
 
 
-def _as_read(record: Mapping[str, Any], name: str) -> ResultRecord:
-    """A record as it would be read from its file, where tuples are lists."""
+def _parse_record(record: Mapping[str, Any], name: str) -> ResultRecord:
+    """Parse a record as it would be read from its file, where tuples are lists."""
     import json
 
     from metalm_cli.evaluation.results.result_reader import parse_result
@@ -116,32 +122,32 @@ def _as_read(record: Mapping[str, Any], name: str) -> ResultRecord:
     return parse_result(json.loads(json.dumps(record)), name)
 
 
-def _form(form: Format | None) -> Form:
-    if form is not None:
-        return cast(Form, form.value)
+def _table_format(output_format: Format | None) -> TableFormat:
+    if output_format is not None:
+        return cast(TableFormat, output_format.value)
     return "table" if console.stdout().is_terminal else "lines"
 
 
-def pair_of(first: Path, second: Path) -> tuple[Path, Path]:
-    """The two files that two arguments stand for: of folders with several, those of the one name that both have.
+def result_file_pair(first: Path, second: Path) -> tuple[Path, Path]:
+    """Find the result files of two arguments; in folders with several, the files whose name both folders have.
 
     Raises:
-        MetalmError: Which files are meant cannot be told, or it is twice the same one.
+        MetalmError: The files are ambiguous, or both arguments are the same file.
     """
     from metalm_cli.evaluation.results.result_reader import result_files
 
-    files = [result_files(place) for place in (first, second)]
-    if any(len(side) > 1 for side in files):
+    files = [result_files(file_or_run) for file_or_run in (first, second)]
+    if any(len(candidates) > 1 for candidates in files):
         names = {path.name for path in files[0]} & {path.name for path in files[1]}
-        for at, side in enumerate(files):
-            chosen = [path for path in side if path.name in names] if len(names) == 1 else side
+        for index, candidates in enumerate(files):
+            chosen = [path for path in candidates if path.name in names] if len(names) == 1 else candidates
             if len(chosen) != 1:
                 raise MetalmError(
-                    f"{(first, second)[at]} has {len(side)} result files",
-                    why=", ".join(path.name for path in side[-8:]),
-                    remedy="name one of them",
+                    f"{(first, second)[index]} has {len(candidates)} result files",
+                    why=", ".join(path.name for path in candidates[-8:]),
+                    remedy="pass one of these files",
                 )
-            files[at] = chosen
+            files[index] = chosen
     if files[0][0].resolve() == files[1][0].resolve():
-        raise MetalmError("both are the same file", where=str(files[0][0]), remedy="name two")
+        raise MetalmError("both arguments are the same file", where=str(files[0][0]), remedy="pass two different files")
     return files[0][0], files[1][0]

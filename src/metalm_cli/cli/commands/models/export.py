@@ -1,4 +1,4 @@
-"""``metalm export``: a model folder of its own, adapters merged, and the hub."""
+"""``metalm export``: copying a model, merging adapters, and uploading to the hub."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from metalm_cli.errors import MetalmError
 def export(
     source: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run, model or adapter folder, or a hub id.")],
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="The new folder; not needed with --push.")
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder to write; optional with --push.")
     ] = None,
-    merge: Annotated[bool, typer.Option("--merge", help="Add adapters to the weights of their base, in fp32.")] = False,
+    merge: Annotated[bool, typer.Option("--merge", help="Merge the adapter into its base's weights, in fp32.")] = False,
     base: Annotated[
-        str | None, typer.Option("--base", metavar="MODEL", help="Where the base of an adapter lies now.")
+        str | None, typer.Option("--base", metavar="MODEL", help="Current location of the adapter's base model.")
     ] = None,
     push: Annotated[
-        str | None, typer.Option("--push", metavar="OWNER/NAME", help="Upload to a new repository of the hub.")
+        str | None, typer.Option("--push", metavar="OWNER/NAME", help="Upload to a new hub repository.")
     ] = None,
-    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Make the hub repository private.")] = False,
     offline: Offline = False,
 ) -> None:
-    """Write a finished model or adapter as a plain Hugging Face folder, and upload it.
+    """Export a finished model or adapter as a plain Hugging Face folder, to disk or to the hub.
 
-    Nothing is overwritten, and the folder stands whole or not at all.
+    Existing folders are not overwritten. If the export fails, no partial folder is left.
     """
     if out is None and push is None:
-        raise MetalmError("there is no place to export to", remedy="give --out DIR, --push OWNER/NAME, or both")
+        raise MetalmError("no destination is given", remedy="pass --out DIR, --push OWNER/NAME, or both")
     if private and push is None:
-        raise MetalmError("--private says how to push, and nothing is pushed", remedy="add --push OWNER/NAME")
+        raise MetalmError("--private does nothing without --push", remedy="add --push OWNER/NAME")
     from metalm_cli.cli.silence_libraries import silence_libraries
 
     silence_libraries(offline)
@@ -50,7 +50,7 @@ def export(
     from tempfile import TemporaryDirectory
 
     with TemporaryDirectory(prefix="metalm-") as folder:
-        _export(source, Path(folder) / "export", merge, base, push, private, offline, keep=False)
+        _export(source, Path(folder) / "export", merge, base, push, private, offline, report_folder=False)
 
 
 def _export(
@@ -61,17 +61,17 @@ def _export(
     repo: str | None,
     private: bool,
     offline: bool,
-    keep: bool = True,
+    report_folder: bool = True,
 ) -> None:
-    from metalm_cli.training.export import export as write
+    from metalm_cli.training.export import export as write_export
     from metalm_cli.training.export import push
 
     with console.stderr().status("exporting") as status:
-        folder, what = write(source, out, merged=merge, base=base, offline=offline)
+        folder, kind = write_export(source, out, merged=merge, base=base, offline=offline)
         size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
-        if keep:
+        if report_folder:
             console.stderr().print(
-                f"{what} of {folder}, {size / 2**20:,.1f} MiB: {out}", markup=False, highlight=False, soft_wrap=True
+                f"{kind} of {folder}, {size / 2**20:,.1f} MiB: {out}", markup=False, highlight=False, soft_wrap=True
             )
         if repo is not None:
             status.update(f"uploading to {repo}")

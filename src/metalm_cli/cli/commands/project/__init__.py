@@ -1,1 +1,1 @@
-"""Commands about recipes and the demo."""
+"""Commands for recipes and the demo."""

@@ -11,25 +11,33 @@ from metalm_cli.cli.completion import complete_argument
 from metalm_cli.errors import MetalmError
 
 if TYPE_CHECKING:
-    from metalm_cli.config.resolution import Resolved
+    from metalm_cli.config.resolution import ResolvedRecipe
 
-CONTEXT = {"help_option_names": ["-h", "--help"]}
+CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
-    help="List, show, check and explain recipes.", no_args_is_help=True, add_completion=False, context_settings=CONTEXT
+    help="List, show, check and explain recipes.",
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings=CONTEXT_SETTINGS,
 )
 
 Arguments = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[RECIPE] [KEY=VALUE]...",
-        help="A shipped name or a path (left out: small), and values to set over it.",
+        help="A shipped recipe or the path of one (default: small), and values that override its keys.",
         autocompletion=complete_argument,
         show_default=False,
     ),
 ]
 ModelOption = Annotated[
-    str | None, typer.Option("--model", metavar="BASE", help="A finished MetaLM to go on from (model.checkpoint).")
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="BASE",
+        help="Model to start from: a run folder, a model folder or a hub id (model.checkpoint).",
+    ),
 ]
 
 
@@ -41,9 +49,9 @@ def list_recipes() -> None:
 
     rows = []
     for name in shipped_names():
-        found = find_recipe(name)
-        description = read_recipe(found, 0).value.get("description")
-        rows.append((name, command_of(found), str(description.value) if description else ""))
+        located = find_recipe(name)
+        description = read_recipe(located, 0).value.get("description")
+        rows.append((name, command_of(located), str(description.value) if description else ""))
     rows.sort(key=lambda row: ("pretrain", "finetune", "instruct").index(row[1]))
     if not console.stdout().is_terminal:
         console.write("".join("\t".join(row) + "\n" for row in rows))
@@ -61,44 +69,44 @@ def list_recipes() -> None:
 
 @app.command()
 def show(arguments: Arguments = None, model: ModelOption = None) -> None:
-    """Show a recipe in full, with the place that each value comes from. The output is a recipe itself."""
+    """Show a recipe in full, with the origin of each value. The output is a valid recipe."""
     from metalm_cli.config import resolve, split_arguments
 
     recipe, overrides = split_arguments(arguments or [])
     console.write(annotated(resolve(None, recipe, overrides, {"model.checkpoint": model})))
 
 
-def annotated(resolved: Resolved) -> str:
-    """The resolved recipe as YAML, each value followed by where it came from."""
+def annotated(resolved: ResolvedRecipe) -> str:
+    """Resolved recipe as YAML, with the origin of each value in a comment."""
     from metalm_cli.config.locate import display, shipped_root
 
     root = display(shipped_root("recipes")) + "/"
-    head = [f"# {resolved.name}, resolved; shipped recipes are in {root}"]
-    head += [f"# {dropped}" for dropped in resolved.dropped]
+    header = [f"# {resolved.name}, resolved; shipped recipes are in {root}"]
+    header += [f"# {dropped}" for dropped in resolved.dropped]
     lines = list(resolved.lines())
     width = min(max(len(line) for line, _ in lines), 60)
     body = []
     for line, key in lines:
-        where = str(resolved.provenance[key]).removeprefix(root) if key else ""
-        body.append(f"{line:<{width}}  # {where}" if where else line)
-    return "\n".join(head + body) + "\n"
+        origin = str(resolved.provenance[key]).removeprefix(root) if key else ""
+        body.append(f"{line:<{width}}  # {origin}" if origin else line)
+    return "\n".join(header + body) + "\n"
 
 
 @app.command()
 def check(arguments: Arguments = None, model: ModelOption = None) -> None:
-    """Check a recipe: print every problem, or ok."""
+    """Check a recipe and print all problems, or ok."""
     from metalm_cli.config import resolve, split_arguments
     from metalm_cli.config.locate import find_recipe
     from metalm_cli.config.recipe_errors import RecipeError
-    from metalm_cli.config.resolution import unreadable_recipe_problems
+    from metalm_cli.config.resolution import base_recipe_problems
 
     recipe, overrides = split_arguments(arguments or [])
-    found = find_recipe(recipe) if recipe is not None else None
-    if found and found.foundation:
-        problems = unreadable_recipe_problems(found, overrides)
+    located = find_recipe(recipe) if recipe is not None else None
+    if located and located.is_base:
+        problems = base_recipe_problems(located, overrides)
         if problems:
-            raise RecipeError(found.name, problems)
-        console.write(f"{found.name}: ok, for other recipes to extend\n")
+            raise RecipeError(located.name, problems)
+        console.write(f"{located.name}: ok (a base for other recipes)\n")
         return
     resolved = resolve(None, recipe, overrides, {"model.checkpoint": model})
     for dropped in resolved.dropped:
@@ -108,13 +116,15 @@ def check(arguments: Arguments = None, model: ModelOption = None) -> None:
 
 @app.command()
 def schema(
-    command: Annotated[str, typer.Argument(help="pretrain, finetune or instruct.")] = "pretrain",
-    markdown: Annotated[bool, typer.Option("--markdown", help="The recipe reference instead, as Markdown.")] = False,
+    command: Annotated[str, typer.Argument(help="Training command: pretrain, finetune or instruct.")] = "pretrain",
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the recipe reference as Markdown instead.")
+    ] = False,
 ) -> None:
-    """Print the JSON Schema of recipes, for editors."""
+    """Print the JSON Schema of a command's recipes, for editors."""
     from metalm_cli.config import reference_docs
     from metalm_cli.config.schema.recipes import RECIPES
 
     if command not in RECIPES:
-        raise MetalmError(f"there are no recipes of metalm {command}", remedy=f"name one of {', '.join(RECIPES)}")
-    console.write(reference_docs.markdown() if markdown else reference_docs.json_text(command))
+        raise MetalmError(f"metalm {command} has no recipes", remedy=f"choose one of {', '.join(RECIPES)}")
+    console.write(reference_docs.markdown_reference() if markdown else reference_docs.json_schema_text(command))

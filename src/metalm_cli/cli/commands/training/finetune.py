@@ -1,4 +1,4 @@
-"""``metalm finetune`` and ``metalm instruct``: train on tasks."""
+"""``metalm finetune`` and ``metalm instruct``: training on tasks."""
 
 from __future__ import annotations
 
@@ -20,22 +20,24 @@ from metalm_cli.cli.options.training import (
 
 TaskNames = Annotated[
     list[str] | None,
-    typer.Option("--task", metavar="TASK", help="Train on this task (data.tasks); again for more."),
+    typer.Option("--task", metavar="TASK", help="Train on this task (data.tasks); repeatable."),
 ]
 ClusterNames = Annotated[
     list[str] | None,
-    typer.Option("--cluster", metavar="CLUSTER", help="Train on the core tasks of this cluster."),
+    typer.Option("--cluster", metavar="CLUSTER", help="Train on the core tasks of this cluster; repeatable."),
 ]
-AllCards = Annotated[bool, typer.Option("--all-cards", help="Clusters also stand for cards that are not core.")]
+AllCards = Annotated[bool, typer.Option("--all-cards", help="Clusters also include tasks that are not core.")]
 Templates = Annotated[
-    str | None, typer.Option("--templates", metavar="NAME", help="Collection of templates (data.templates.collection).")
+    str | None, typer.Option("--templates", metavar="NAME", help="Template collection (data.templates.collection).")
 ]
-Held = Annotated[
+HoldOut = Annotated[
     list[str] | None,
-    typer.Option("--hold-out", metavar="CLUSTER", help="A cluster or task to leave out, with all that leaks; again."),
+    typer.Option(
+        "--hold-out", metavar="CLUSTER", help="Hold out this cluster or task, and tasks that leak it; repeatable."
+    ),
 ]
 EncoderOnly = Annotated[
-    bool, typer.Option("--encoder-only", help="Train encoders and connectors; the decoder is frozen.")
+    bool, typer.Option("--encoder-only", help="Train encoders and connectors only; freeze the decoder.")
 ]
 
 
@@ -54,11 +56,11 @@ def finetune(
     data_root: DataRoot = None,
     seeds: SeedsOption = None,
 ) -> None:
-    """Finetune a MetaLM or a causal language model on tasks: many, one, or the encoder alone.
+    """Finetune a MetaLM or a causal language model on one or many tasks, as a whole or the encoder alone.
 
-    RECIPE left out is multitask. Without --model it begins from the newest finished pretraining run.
+    The default recipe is multitask. Without --model, training starts from the newest finished pretraining run.
     """
-    flags = _flags(model, task, cluster, all_cards, templates, None)
+    flags = _recipe_values(model, task, cluster, all_cards, templates, None)
     if encoder_only:
         flags |= {"model.trains.decoder": "none", "model.trains.encoders": "all", "model.trains.connectors": "all"}
     train("finetune", arguments or [], flags, TrainOptions(out, resume, dry_run, offline, data_root, seeds))
@@ -68,7 +70,7 @@ def instruct(
     arguments: Arguments = None,
     model: BaseOption = None,
     templates: Templates = None,
-    hold_out: Held = None,
+    hold_out: HoldOut = None,
     task: TaskNames = None,
     cluster: ClusterNames = None,
     all_cards: AllCards = False,
@@ -79,27 +81,27 @@ def instruct(
     data_root: DataRoot = None,
     seeds: SeedsOption = None,
 ) -> None:
-    """Tune on instructions: many templates a task, whole clusters held out, what was left out and audited recorded.
+    """Tune a model on instructions: many templates per task, whole clusters held out, overlap with them audited.
 
-    RECIPE left out is flan. Without --model it begins from the newest finished pretraining run.
+    The default recipe is flan. Without --model, training starts from the newest finished pretraining run.
     """
-    flags = _flags(model, task, cluster, all_cards, templates, hold_out)
+    flags = _recipe_values(model, task, cluster, all_cards, templates, hold_out)
     train("instruct", arguments or [], flags, TrainOptions(out, resume, dry_run, offline, data_root, seeds))
 
 
-def _flags(
+def _recipe_values(
     model: str | None,
     tasks: list[str] | None,
     clusters: list[str] | None,
     all_cards: bool,
     templates: str | None,
-    held: list[str] | None,
+    hold_out: list[str] | None,
 ) -> dict[str, Any]:
-    """Flags by the keys that they stand for; what is not given is None."""
+    """Recipe values that the options set, by dotted key; None for options that are not used."""
     return {
         "model.checkpoint": model,
         "data.tasks": [*(tasks or []), *(clusters or [])] or None,
         "data.all_cards": True if all_cards else None,
         "data.templates.collection": templates,
-        "data.hold_out": held or None,
+        "data.hold_out": hold_out or None,
     }

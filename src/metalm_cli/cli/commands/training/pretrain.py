@@ -1,4 +1,4 @@
-"""``metalm pretrain``: train a MetaLM, a causal twin or an encoder from a recipe."""
+"""``metalm pretrain``: pretraining of a MetaLM, a causal twin or an encoder from a recipe."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def pretrain(
     data_root: DataRoot = None,
     seeds: SeedsOption = None,
 ) -> None:
-    """Train a MetaLM from encoder and decoder checkpoints, or from scratch, on documents.
+    """Pretrain a MetaLM on documents, from encoder and decoder checkpoints or from scratch.
 
-    RECIPE left out is small.
+    The default recipe is small.
     """
-    settings = TrainOptions(out, resume, dry_run, offline, data_root, seeds)
-    train("pretrain", arguments or [], {"model.checkpoint": model}, settings)
+    options = TrainOptions(out, resume, dry_run, offline, data_root, seeds)
+    train("pretrain", arguments or [], {"model.checkpoint": model}, options)

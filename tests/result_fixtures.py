@@ -1,4 +1,4 @@
-"""Result files of format 2, made up: what tests of reading, showing and comparing them share."""
+"""Records of result files in format 2 with invented numbers, for tests."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 
-def wording(values: list[float], name: str = "first", rows: list[int] | None = None, **more: Any) -> dict[str, Any]:
-    """A task in one wording, from its values by example."""
+def template_record(
+    values: list[float], name: str = "first", rows: list[int] | None = None, **changes: Any
+) -> dict[str, Any]:
+    """Record of a task with one template, from its values by example."""
     array = np.array(values)
     return {
         "template": name,
@@ -24,28 +26,30 @@ def wording(values: list[float], name: str = "first", rows: list[int] | None = N
         "cut": 0,
         "skipped": 0,
         "seconds": 1.5,
-        **more,
+        **changes,
     }
 
 
-def setting(*wordings: dict[str, Any], shots: int = 0) -> dict[str, Any]:
-    """A task with so many demonstrations."""
-    scores = [one["score"] for one in wordings if one["score"] is not None]
-    best = max(wordings, key=lambda one: one["score"] or 0)
-    several = len(scores) > 1
+def shot_record(*templates: dict[str, Any], shots: int = 0) -> dict[str, Any]:
+    """Record of a task with a number of demonstrations."""
+    scores = [template["score"] for template in templates if template["score"] is not None]
+    best = max(templates, key=lambda template: template["score"] or 0)
+    has_several = len(scores) > 1
     return {
         "shots": shots,
         "score": sum(scores) / len(scores) if scores else None,
-        "error": wordings[0]["error"],
+        "error": templates[0]["error"],
         "interval": [12.5, 87.5] if scores else None,
-        "spread": float(np.std(scores, ddof=1)) if several else None,
-        "oracle": {"template": best["template"], "score": best["score"]} if several else None,
-        "templates": list(wordings),
+        "spread": float(np.std(scores, ddof=1)) if has_several else None,
+        "oracle": {"template": best["template"], "score": best["score"]} if has_several else None,
+        "templates": list(templates),
     }
 
 
-def task(*settings: dict[str, Any], cluster: str = "nli", metric: str = "accuracy", **more: Any) -> dict[str, Any]:
-    """A task in all its settings."""
+def task_record(
+    *settings: dict[str, Any], cluster: str = "nli", metric: str = "accuracy", **changes: Any
+) -> dict[str, Any]:
+    """Record of a task, by number of demonstrations."""
     return {
         "cluster": cluster,
         "core": True,
@@ -60,29 +64,29 @@ def task(*settings: dict[str, Any], cluster: str = "nli", metric: str = "accurac
         "location": "rows.jsonl",
         "revision": None,
         "files": [{"path": "rows.jsonl", "sha256": "e" * 64, "size": 9}],
-        **more,
+        **changes,
     }
 
 
-def record(tasks: dict[str, dict[str, Any]], **more: Any) -> dict[str, Any]:
-    """A whole file; its means are taken over all tasks."""
-    counts = sorted({one["shots"] for of in tasks.values() for one in of["settings"]})
+def result_record(tasks: dict[str, dict[str, Any]], **changes: Any) -> dict[str, Any]:
+    """Record of a result file; its means are over all tasks."""
+    counts = sorted({setting["shots"] for task in tasks.values() for setting in task["settings"]})
     clusters: dict[str, Any] = {}
     for shots in counts:
-        found: dict[str, dict[str, float]] = {}
-        for name, of in tasks.items():
-            score = next((one["score"] for one in of["settings"] if one["shots"] == shots), None)
+        scores_by_cluster: dict[str, dict[str, float]] = {}
+        for name, task in tasks.items():
+            score = next((setting["score"] for setting in task["settings"] if setting["shots"] == shots), None)
             if score is not None:
-                found.setdefault(of["cluster"], {})[name] = score
+                scores_by_cluster.setdefault(task["cluster"], {})[name] = score
         clusters[str(shots)] = {
             cluster: {"value": sum(scores.values()) / len(scores), "error": 1.0, "of": list(scores)}
-            for cluster, scores in found.items()
+            for cluster, scores in scores_by_cluster.items()
         }
-    whole = {
-        shots: {"value": sum(one["value"] for one in found.values()) / len(found), "error": 0.5, "of": list(found)}
-        if found
+    overall = {
+        shots: {"value": sum(mean["value"] for mean in means.values()) / len(means), "error": 0.5, "of": list(means)}
+        if means
         else None
-        for shots, found in clusters.items()
+        for shots, means in clusters.items()
     }
     return {
         "format": 2,
@@ -109,8 +113,8 @@ def record(tasks: dict[str, dict[str, Any]], **more: Any) -> dict[str, Any]:
         "tasks": tasks,
         "missing": {},
         "clusters": clusters,
-        "mean": whole,
+        "mean": overall,
         "environment": {},
         "seconds": 2.0,
-        **more,
+        **changes,
     }

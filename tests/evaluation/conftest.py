@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from task_folders import Desk
+    from task_folders import TaskFolder
 
 
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
-    """A folder of cards, rows and templates."""
-    from task_folders import Desk
+def task_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TaskFolder:
+    """Empty folder of cards, rows and templates."""
+    from task_folders import TaskFolder
 
     monkeypatch.delenv("METALM_DATA", raising=False)
-    return Desk(tmp_path)
+    return TaskFolder(tmp_path)

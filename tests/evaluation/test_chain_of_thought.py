@@ -1,4 +1,4 @@
-"""Answers behind rationales, and votes."""
+"""Extraction of answers after rationales, and majority votes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXAMPLE = Example("sums", 0, {"question": "Two apples and five?"}, ("7",), (), N
 TEMPLATE = Template(name="ask", input="{{ question }}", target="{{ answer }}")
 
 
-def test_what_is_trained_is_found_again() -> None:
+def test_trained_answers_are_extracted() -> None:
     target = render(EXAMPLE, TEMPLATE, PromptStyle(rationale=True)).target
     assert target != "7"
     for delimiter in (" ", "", "\n", " Answer:"):
@@ -26,7 +26,7 @@ def test_what_is_trained_is_found_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "metric", "expected"),
+    ("text", "metric", "expected"),
     [
         ("No. The answer is 3\nWait. The answer is 4", "number", ("No. The answer is 3\nWait.", "4")),
         ("So the answer is: yes\nQuestion: next?", "accuracy", ("So", "yes")),
@@ -44,8 +44,8 @@ def test_what_is_trained_is_found_again() -> None:
         ("The answer isn't known", "accuracy", ("", "The answer isn't known")),
     ],
 )
-def test_texts_that_conclude_otherwise(said, metric, expected) -> None:
-    assert extract_answer(said, " ", metric) == expected
+def test_answers_of_other_conclusions(text, metric, expected) -> None:
+    assert extract_answer(text, " ", metric) == expected
 
 
 def test_conclusions_are_found_in_lines() -> None:
@@ -81,13 +81,13 @@ def test_a_vote_without_samples_is_an_error() -> None:
 def test_samples_of_a_model_are_voted_on_the_same_way_each_time() -> None:
     from metalm_cli.inference.batch_generation import sample_all
     from metalm_cli.sessions import Causal, Docked, Session
-    from tiny_language_models import talker
+    from tiny_language_models import endless_language_model
 
-    language_model = talker("gpt2", "text")
+    language_model = endless_language_model("gpt2", "text")
     sessions = [Session([Docked("text", "It rained.")]), Session([Causal("The girl had")])]
     votes = [
         [
-            majority_vote([extract_answer(one)[1] for one in texts])
+            majority_vote([extract_answer(text)[1] for text in texts])
             for texts in sample_all(language_model, sessions, [3, 3], 6, 0.7, 1, size)
         ]
         for size in (1, 5)

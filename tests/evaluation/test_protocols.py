@@ -1,4 +1,4 @@
-"""Protocols, demonstrations, kept answers and what was seen, beside what they are made of, computed by hand."""
+"""Protocols, demonstrations, cached answers and labels of seen tasks, against values from single sessions."""
 
 from __future__ import annotations
 
@@ -15,248 +15,282 @@ from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.answer_cache import AnswerCache, AnswerKey
 from metalm_cli.evaluation.contamination import find_overlap, training_files
 from metalm_cli.evaluation.evaluator import Evaluator, TemplateResult
-from metalm_cli.evaluation.results import result_writer as written
+from metalm_cli.evaluation.results import result_writer
 from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.models import weights_hash
 from metalm_cli.provenance.model_history import ModelHistory, read_history
 from metalm_cli.sessions import Causal, Session
 from metalm_cli.tasks import Cards
 from metalm_cli.templates import prompt_to_session, render
-from task_folders import OPEN, ROWS, Desk
-from tiny_language_models import interface_of, talker
+from task_folders import OPEN, ROWS, TaskFolder
+from tiny_language_models import endless_language_model, tiny_language_model
 
 CHOICE = {
     "answer": {"label": "label", "class_names": ["even", "odd"], "verbalizers": {"even": "not at all", "odd": "yes"}},
 }
 
 
-def by_hand(
+def expected_log_likelihoods(
     language_model: LanguageModel, task: Any, ended: bool, shots: int = 0, settings: Any = None
 ) -> list[list[float]]:
-    """Log-probabilities of each example's options, one session each."""
-    template, found = task.templates[0], []
+    """Compute the log-probabilities of each example's options, one session each."""
+    template, expected = task.templates[0], []
     for example in task.examples:
-        shown = [render(one, template) for one in task.demonstrations(example, shots, settings)] if shots else []
-        asked = prompt_to_session(render(example, template), shown, answered=False)
-        sums = []
+        demonstrations = (
+            [render(demonstration, template) for demonstration in task.demonstrations(example, shots, settings)]
+            if shots
+            else []
+        )
+        prompt = prompt_to_session(render(example, template), demonstrations, with_target=False)
+        log_likelihoods = []
         for option in example.options:
             answer = Causal(" " + option, trained=True, end=ended)
-            sums.append(float(language_model.log_likelihood([Session([*asked, answer])])[0]))
-        found.append(sums)
-    return found
+            log_likelihoods.append(float(language_model.log_likelihood([Session([*prompt, answer])])[0]))
+        expected.append(log_likelihoods)
+    return expected
 
 
 @pytest.mark.parametrize("encoders", [(), ("text",)], ids=["decoder", "docked"])
 @pytest.mark.parametrize("protocol", ["in_context", "instruct"])
-def test_options_are_ranked_with_and_without_their_end(desk: Desk, protocol: Any, encoders: tuple[str, ...]) -> None:
-    language_model = talker("llama", *encoders)
-    desk.card("odd", **CHOICE)
-    tasks, _, settings = desk.open("odd", protocol=protocol)
+def test_options_are_ranked_with_and_without_their_end(
+    task_folder: TaskFolder, protocol: Any, encoders: tuple[str, ...]
+) -> None:
+    language_model = endless_language_model("llama", *encoders)
+    task_folder.card("odd", **CHOICE)
+    tasks, _, settings = task_folder.open("odd", protocol=protocol)
     (result,) = Evaluator(language_model, settings).evaluate(tasks)
-    (wording,) = result.wordings
-    right = by_hand(language_model, tasks[0], protocol == "instruct")
-    for sample, sums, example in zip(wording.samples, right, tasks[0].examples, strict=True):
-        np.testing.assert_allclose(list(sample.log_likelihood.values()), sums, atol=1e-4)
+    (template_result,) = result.template_results
+    expected_sums = expected_log_likelihoods(language_model, tasks[0], protocol == "instruct")
+    for sample, log_likelihoods, example in zip(template_result.samples, expected_sums, tasks[0].examples, strict=True):
+        np.testing.assert_allclose(list(sample.log_likelihood.values()), log_likelihoods, atol=1e-4)
         assert list(sample.log_likelihood) == ["not at all", "yes"]
-        assert sample.prediction == example.options[int(np.argmax(sums))]
-    hits = [np.argmax(sums) == one.label for sums, one in zip(right, tasks[0].examples, strict=True)]
-    assert wording.score.value == pytest.approx(100 * np.mean(hits))
-    chars = [np.argmax(np.array(one) / [10, 3]) for one in right]
-    expected = 100 * np.mean([at == one.label for at, one in zip(chars, tasks[0].examples, strict=True)])
-    assert wording.extra["per_char"] == wording.extra["per_byte"] == pytest.approx(expected)
-    counts = [
-        len(language_model.decoder_tokenizer.continuation(" " + one)) + (protocol == "instruct")
-        for one in ("not at all", "yes")
+        assert sample.prediction == example.options[int(np.argmax(log_likelihoods))]
+    hits = [
+        np.argmax(log_likelihoods) == example.label
+        for log_likelihoods, example in zip(expected_sums, tasks[0].examples, strict=True)
     ]
-    tokens = [np.argmax(np.array(one) / counts) for one in right]
-    assert wording.extra["per_token"] == pytest.approx(
-        100 * np.mean([at == one.label for at, one in zip(tokens, tasks[0].examples, strict=True)])
+    assert template_result.score.value == pytest.approx(100 * np.mean(hits))
+    per_char = [np.argmax(np.array(log_likelihoods) / [10, 3]) for log_likelihoods in expected_sums]
+    expected_score = 100 * np.mean(
+        [choice == example.label for choice, example in zip(per_char, tasks[0].examples, strict=True)]
+    )
+    assert template_result.extra["per_char"] == template_result.extra["per_byte"] == pytest.approx(expected_score)
+    token_counts = [
+        len(language_model.decoder_tokenizer.encode_continuation(" " + option)) + (protocol == "instruct")
+        for option in ("not at all", "yes")
+    ]
+    per_token = [np.argmax(np.array(log_likelihoods) / token_counts) for log_likelihoods in expected_sums]
+    assert template_result.extra["per_token"] == pytest.approx(
+        100 * np.mean([choice == example.label for choice, example in zip(per_token, tasks[0].examples, strict=True)])
     )
     start = Causal((language_model.decoder_tokenizer.start_id,))
-    bare = [
+    unconditional = [
         float(language_model.log_likelihood([Session([start, Causal(tuple(ids), trained=True)])])[0])
         for ids in (
             [
-                *language_model.decoder_tokenizer.continuation(" " + one),
-                *([language_model.decoder_tokenizer.document_id] if protocol == "instruct" else []),
+                *language_model.decoder_tokenizer.encode_continuation(" " + option),
+                *([language_model.decoder_tokenizer.document_end_id] if protocol == "instruct" else []),
             ]
-            for one in ("not at all", "yes")
+            for option in ("not at all", "yes")
         )
     ]
-    relative = [np.argmax(np.array(one) - bare) for one in right]
-    assert wording.extra["unconditional"] == pytest.approx(
-        100 * np.mean([at == one.label for at, one in zip(relative, tasks[0].examples, strict=True)])
+    adjusted = [np.argmax(np.array(log_likelihoods) - unconditional) for log_likelihoods in expected_sums]
+    assert template_result.extra["unconditional"] == pytest.approx(
+        100 * np.mean([choice == example.label for choice, example in zip(adjusted, tasks[0].examples, strict=True)])
     )
 
 
 @pytest.mark.parametrize("layout", ["docks", "joined"])
 @pytest.mark.parametrize("drawn", [False, True], ids=["frozen", "drawn"])
-def test_demonstrations_stand_in_front(desk: Desk, drawn: bool, layout: Any) -> None:
+def test_demonstrations_precede_the_example(task_folder: TaskFolder, drawn: bool, layout: Any) -> None:
     from metalm_cli.templates import PromptStyle
 
-    language_model = interface_of("gpt2", "text") if layout == "docks" else interface_of("gpt2")
-    desk.card("odd", **CHOICE)
-    tasks, _, settings = desk.open(
-        "odd", protocol="in_context", shots=(0, 1, 3), drawn=drawn, style=PromptStyle(layout=layout)
+    language_model = tiny_language_model("gpt2", "text") if layout == "docks" else tiny_language_model("gpt2")
+    task_folder.card("odd", **CHOICE)
+    tasks, _, settings = task_folder.open(
+        "odd", protocol="in_context", shots=(0, 1, 3), draw_per_example=drawn, style=PromptStyle(layout=layout)
     )
     (result,) = Evaluator(language_model, settings).evaluate(tasks)
-    assert [one.shots for one in result.settings] == [0, 1, 3]
+    assert [shot_result.shots for shot_result in result.shot_results] == [0, 1, 3]
     task = tasks[0]
-    for setting in result.settings:
+    for shot_result in result.shot_results:
         template = task.templates[0]
-        (wording,) = setting.wordings
-        assert not wording.note
-        for sample, example in zip(wording.samples, task.examples, strict=True):
-            shown = task.demonstrations(example, setting.shots, settings)
-            assert example.row not in [one.row for one in shown]
-            asked = prompt_to_session(
+        (template_result,) = shot_result.template_results
+        assert not template_result.note
+        for sample, example in zip(template_result.samples, task.examples, strict=True):
+            demonstrations = task.demonstrations(example, shot_result.shots, settings)
+            assert example.row not in [demonstration.row for demonstration in demonstrations]
+            prompt = prompt_to_session(
                 render(example, template),
-                [render(one, template) for one in shown],
+                [render(demonstration, template) for demonstration in demonstrations],
                 style=settings.style,
-                answered=False,
+                with_target=False,
             )
-            sums = [
-                float(language_model.log_likelihood([Session([*asked, Causal(" " + one, trained=True)])])[0])
-                for one in example.options
+            log_likelihoods = [
+                float(language_model.log_likelihood([Session([*prompt, Causal(" " + option, trained=True)])])[0])
+                for option in example.options
             ]
-            np.testing.assert_allclose(list(sample.log_likelihood.values()), sums, atol=1e-4)
-    rows = [tuple(one.row for one in task.demonstrations(example, 3, settings)) for example in task.examples]
-    once = [tuple(one.row for one in task.demonstrations(example, 1, settings)) for example in task.examples]
-    assert [one[:1] for one in rows] == once
-    most = Counter(rows).most_common(1)[0][1]
-    assert most <= 4 if drawn else most > 6
-    assert desk.open("odd", shots=(3,), seed=1)[0][0].demonstrations(task.examples[0], 3, settings) != rows[0]
+            np.testing.assert_allclose(list(sample.log_likelihood.values()), log_likelihoods, atol=1e-4)
+    rows = [
+        tuple(demonstration.row for demonstration in task.demonstrations(example, 3, settings))
+        for example in task.examples
+    ]
+    single = [
+        tuple(demonstration.row for demonstration in task.demonstrations(example, 1, settings))
+        for example in task.examples
+    ]
+    assert [demonstration_rows[:1] for demonstration_rows in rows] == single
+    highest_count = Counter(rows).most_common(1)[0][1]
+    assert highest_count <= 4 if drawn else highest_count > 6
+    assert task_folder.open("odd", shots=(3,), seed=1)[0][0].demonstrations(task.examples[0], 3, settings) != rows[0]
 
 
-def test_demonstrations_that_do_not_fit_are_said_and_nothing_is_cut_for_them(desk: Desk) -> None:
-    language_model = interface_of("gpt2", "text", n_positions=200)
-    desk.card("odd", **CHOICE, long_inputs={"field": "text"})
-    tasks, _, settings = desk.open("odd", protocol="in_context", shots=(0, 1, 9), length=150)
+def test_demonstrations_that_do_not_fit_are_reported_and_nothing_is_truncated(task_folder: TaskFolder) -> None:
+    language_model = tiny_language_model("gpt2", "text", n_positions=200)
+    task_folder.card("odd", **CHOICE, long_inputs={"field": "text"})
+    tasks, _, settings = task_folder.open("odd", protocol="in_context", shots=(0, 1, 9), length=150)
     (result,) = Evaluator(language_model, settings).evaluate(tasks)
-    none, one, nine = result.settings
-    assert (none.value is not None, one.value is not None, nine.value) == (True, True, None)
-    assert [one.wordings[0].cut for one in result.settings] == [0, 0, 0]
-    assert nine.wordings[0].skipped == 12
-    found = nine.wordings[0].note
-    assert found.startswith("9 demonstrations do not fit into ")
-    fits = int(found.split("at most ")[1].split()[0])
-    _, _, again = desk.open("odd", protocol="in_context", shots=(fits, fits + 1), length=150)
-    (more,) = Evaluator(language_model, again).evaluate(tasks)
-    assert more.settings[0].value is not None
-    assert more.settings[1].value is None
-    made = written.result_record({}, again, [more], {}, seen={})
-    assert made["tasks"]["odd"]["settings"][1]["templates"][0]["note"]
-    json.dumps(made, allow_nan=False)
+    zero_shot, one_shot, nine_shot = result.shot_results
+    assert (zero_shot.value is not None, one_shot.value is not None, nine_shot.value) == (True, True, None)
+    assert [shot_result.template_results[0].cut for shot_result in result.shot_results] == [0, 0, 0]
+    assert nine_shot.template_results[0].skipped == 12
+    note = nine_shot.template_results[0].note
+    assert note.startswith("9 demonstrations do not fit into ")
+    max_shots = int(note.split("at most ")[1].split()[0])
+    _, _, changed_settings = task_folder.open(
+        "odd", protocol="in_context", shots=(max_shots, max_shots + 1), length=150
+    )
+    (changed_result,) = Evaluator(language_model, changed_settings).evaluate(tasks)
+    assert changed_result.shot_results[0].value is not None
+    assert changed_result.shot_results[1].value is None
+    record = result_writer.result_record({}, changed_settings, [changed_result], {}, seen={})
+    assert record["tasks"]["odd"]["settings"][1]["templates"][0]["note"]
+    json.dumps(record, allow_nan=False)
 
 
-def test_only_examples_that_fit_beside_their_demonstrations_are_scored(desk: Desk) -> None:
-    language_model = interface_of("gpt2", "text", n_positions=200)
+def test_only_examples_that_fit_with_their_demonstrations_are_scored(task_folder: TaskFolder) -> None:
+    language_model = tiny_language_model("gpt2", "text", n_positions=200)
     rows = [{**row, "text": row["text"] + " It rained." * (3 * (n % 4 == 0))} for n, row in enumerate(ROWS)]
-    desk.card("odd", rows, **CHOICE, long_inputs={"field": "text"})
-    tasks, _, settings = desk.open("odd", protocol="in_context", shots=(0, 1), length=120)
+    task_folder.card("odd", rows, **CHOICE, long_inputs={"field": "text"})
+    tasks, _, settings = task_folder.open("odd", protocol="in_context", shots=(0, 1), length=120)
     (result,) = Evaluator(language_model, settings).evaluate(tasks)
-    whole, shown = (one.wordings[0] for one in result.settings)
-    assert (whole.score.n, whole.skipped, whole.note) == (12, 0, "")
-    assert 0 < shown.score.n < 12
-    assert shown.skipped == 12 - shown.score.n
-    assert shown.note == f"1 demonstration does not fit beside {shown.skipped} of 12 examples, which are in no score"
-    inputs = {one.row: one.input for one in whole.samples}
-    assert all(one.input == inputs[one.row] for one in shown.samples)
+    zero_shot, one_shot = (shot_result.template_results[0] for shot_result in result.shot_results)
+    assert (zero_shot.score.n, zero_shot.skipped, zero_shot.note) == (12, 0, "")
+    assert 0 < one_shot.score.n < 12
+    assert one_shot.skipped == 12 - one_shot.score.n
+    assert one_shot.note == f"1 demonstration does not fit with {one_shot.skipped} of 12 examples, which are not scored"
+    inputs = {sample.row: sample.input for sample in zero_shot.samples}
+    assert all(sample.input == inputs[sample.row] for sample in one_shot.samples)
 
 
-def test_more_demonstrations_than_rows(desk: Desk) -> None:
-    desk.card("odd", **CHOICE)
-    with pytest.raises(MetalmError, match="99 demonstrations of odd are asked for, there are 11"):
-        desk.open("odd", shots=(0, 99))
+def test_more_demonstrations_than_rows(task_folder: TaskFolder) -> None:
+    task_folder.card("odd", **CHOICE)
+    with pytest.raises(MetalmError, match="99 demonstrations of odd requested, available: 11"):
+        task_folder.open("odd", shots=(0, 99))
 
 
-def test_options_that_are_all_the_same(desk: Desk) -> None:
-    desk.card("odd", answer={"options": "['so', 'so']", "index": "0"})
+def test_options_that_are_all_the_same(task_folder: TaskFolder) -> None:
+    task_folder.card("odd", answer={"options": "['so', 'so']", "index": "0"})
     with pytest.raises(MetalmError, match="all options of odd row 0 are the same"):
-        desk.open("odd")
+        task_folder.open("odd")
 
 
-def test_open_tasks_are_said_by_every_protocol(desk: Desk) -> None:
-    language_model = talker("gpt2", "text")
-    desk.card("balls", **OPEN)
-    said = [desk.results(language_model, "balls", protocol=one, limit=3)[0] for one in ("finetuned", "in_context")]
-    texts = [[sample.prediction for sample in one.wordings[0].samples] for one in said]
+def test_open_answers_are_generated_under_every_protocol(task_folder: TaskFolder) -> None:
+    language_model = endless_language_model("gpt2", "text")
+    task_folder.card("balls", **OPEN)
+    results = [
+        task_folder.results(language_model, "balls", protocol=name, limit=3)[0] for name in ("finetuned", "in_context")
+    ]
+    texts = [[sample.prediction for sample in result.template_results[0].samples] for result in results]
     assert texts[0] == texts[1]
-    assert said[1].wordings[0].samples[0].log_likelihood is None
+    assert results[1].template_results[0].samples[0].log_likelihood is None
 
 
-def test_normalised_answers_are_compared_without_case_and_articles(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    from metalm_cli.evaluation import evaluator as protocol
+def test_normalised_answers_are_compared_without_case_and_articles(
+    task_folder: TaskFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from metalm_cli.evaluation import evaluator
 
     monkeypatch.setattr(
-        protocol, "generate_all", lambda language_model, sessions, *a, **k: [" The Yes!"] * len(sessions)
+        evaluator, "generate_all", lambda language_model, sessions, *a, **k: [" The Yes!"] * len(sessions)
     )
-    desk.card("odd")
-    strict, loose = (desk.results(talker("gpt2", "text"), "odd", normalise=one)[0] for one in (False, True))
-    assert (strict.settings[0].value, loose.settings[0].value) == (0.0, 50.0)
+    task_folder.card("odd")
+    strict, loose = (
+        task_folder.results(endless_language_model("gpt2", "text"), "odd", normalise=normalise)[0]
+        for normalise in (False, True)
+    )
+    assert (strict.shot_results[0].value, loose.shot_results[0].value) == (0.0, 50.0)
 
 
-REASONED = {**CHOICE, "answer": {**CHOICE["answer"], "rationale": "why"}}
-REASONS = [{**row, "why": "It is a number."} for row in ROWS]
+CARD_WITH_RATIONALE = {**CHOICE, "answer": {**CHOICE["answer"], "rationale": "why"}}
+ROWS_WITH_RATIONALE = [{**row, "why": "It is a number."} for row in ROWS]
 
 
 @pytest.mark.parametrize("protocol", ["finetuned", "in_context", "instruct"])
-def test_a_rationale_is_said_before_the_answer_where_a_card_has_some(
-    desk: Desk, monkeypatch: Any, protocol: Any
+def test_a_rationale_is_generated_before_the_answer_if_the_card_has_one(
+    task_folder: TaskFolder, monkeypatch: Any, protocol: Any
 ) -> None:
-    from metalm_cli.evaluation import evaluator as evaluating
+    from metalm_cli.evaluation import evaluator
     from metalm_cli.templates import PromptStyle
 
-    def saying(language_model: Any, sessions: Any, limits: Any, **_options: Any) -> list[str]:
-        asked.append(max(limits))
+    def generate_rationales(language_model: Any, sessions: Any, limits: Any, **_options: Any) -> list[str]:
+        max_limits.append(max(limits))
         return [f" It has {n} balls, which is odd.\nThe answer is yes" for n in range(len(sessions))]
 
-    asked: list[int] = []
-    monkeypatch.setattr(evaluating, "generate_all", saying)
-    desk.card("why", REASONS, **REASONED)
-    desk.card("plain", **CHOICE)
-    found = desk.results(
-        interface_of("gpt2", n_positions=512), "why", "plain", protocol=protocol, style=PromptStyle(rationale=True)
+    max_limits: list[int] = []
+    monkeypatch.setattr(evaluator, "generate_all", generate_rationales)
+    task_folder.card("why", ROWS_WITH_RATIONALE, **CARD_WITH_RATIONALE)
+    task_folder.card("plain", **CHOICE)
+    results = task_folder.results(
+        tiny_language_model("gpt2", n_positions=512),
+        "why",
+        "plain",
+        protocol=protocol,
+        style=PromptStyle(rationale=True),
     )
-    by_name = {one.task.card.name: one.wordings[0] for one in found}
-    assert {one.prediction for one in by_name["why"].samples} == {"yes"}
+    by_name = {result.task.card.name: result.template_results[0] for result in results}
+    assert {sample.prediction for sample in by_name["why"].samples} == {"yes"}
     assert by_name["why"].score.value == 50.0
-    assert asked[0] > 100
+    assert max_limits[0] > 100
     if protocol == "finetuned":
-        assert asked[1] < 10
+        assert max_limits[1] < 10
     else:
         assert by_name["plain"].samples[0].log_likelihood is not None
-        assert len(asked) == 1
+        assert len(max_limits) == 1
 
 
 @pytest.mark.parametrize("protocol", ["finetuned", "in_context"])
-def test_of_several_samples_the_most_frequent_answer_counts(desk: Desk, monkeypatch: Any, protocol: Any) -> None:
-    from metalm_cli.evaluation import evaluator as evaluating
+def test_of_several_samples_the_most_frequent_answer_counts(
+    task_folder: TaskFolder, monkeypatch: Any, protocol: Any
+) -> None:
+    from metalm_cli.evaluation import evaluator
 
-    def saying(language_model: Any, sessions: Any, limits: Any, count: int, **options: Any) -> list[list[str]]:
-        told.append((count, options["temperature"], options["seed"], options["keys"]))
+    def draw_samples(language_model: Any, sessions: Any, limits: Any, count: int, **options: Any) -> list[list[str]]:
+        calls.append((count, options["temperature"], options["seed"], options["keys"]))
         return [[" not at all", " yes", " yes"]] * len(sessions)
 
-    told: list[Any] = []
-    monkeypatch.setattr(evaluating, "sample_all", saying)
-    desk.card("odd", **CHOICE)
-    (result,) = desk.results(
-        interface_of("gpt2"), "odd", protocol=protocol, samples=3, temperature=0.5, seed=7, limit=4
+    calls: list[Any] = []
+    monkeypatch.setattr(evaluator, "sample_all", draw_samples)
+    task_folder.card("odd", **CHOICE)
+    (result,) = task_folder.results(
+        tiny_language_model("gpt2"), "odd", protocol=protocol, samples=3, temperature=0.5, seed=7, limit=4
     )
-    (wording,) = result.wordings
-    assert [one.prediction for one in wording.samples] == ["yes"] * 4
-    ((count, temperature, seed, keys),) = told
-    assert (count, temperature, seed, sorted(keys)) == (3, 0.5, 7, [one.row for one in wording.samples])
+    (template_result,) = result.template_results
+    assert [sample.prediction for sample in template_result.samples] == ["yes"] * 4
+    ((count, temperature, seed, keys),) = calls
+    assert (count, temperature, seed, sorted(keys)) == (3, 0.5, 7, [sample.row for sample in template_result.samples])
 
 
-def test_samples_depend_on_their_seed_alone(desk: Desk) -> None:
-    desk.card("balls", **OPEN)
-    language_model = talker("gpt2", "text")
+def test_samples_depend_on_their_seed_alone(task_folder: TaskFolder) -> None:
+    task_folder.card("balls", **OPEN)
+    language_model = endless_language_model("gpt2", "text")
     first, second, other = (
         [
-            one.prediction
-            for one in desk.results(language_model, "balls", samples=2, temperature=2.0, seed=seed, batch_size=size)[0]
-            .wordings[0]
+            sample.prediction
+            for sample in task_folder.results(
+                language_model, "balls", samples=2, temperature=2.0, seed=seed, batch_size=size
+            )[0]
+            .template_results[0]
             .samples
         ]
         for seed, size in ((1, 16), (1, 5), (2, 16))
@@ -265,114 +299,118 @@ def test_samples_depend_on_their_seed_alone(desk: Desk) -> None:
     assert first != other
 
 
-def test_the_papers_five_templates(desk: Desk) -> None:
-    desk.card("odd", **CHOICE)
-    (result,) = desk.results(interface_of("gpt2", "text"), "odd", protocol="instruct", template="paper")
-    (setting,) = result.settings
-    values = [one.score.value for one in setting.wordings]
-    assert len(values) == 3  # all that this collection has
-    assert setting.value == pytest.approx(np.mean(values))
-    assert setting.spread == pytest.approx(np.std(values, ddof=1))
-    assert setting.oracle.score.value == max(values)
+def test_the_papers_five_templates(task_folder: TaskFolder) -> None:
+    task_folder.card("odd", **CHOICE)
+    (result,) = task_folder.results(tiny_language_model("gpt2", "text"), "odd", protocol="instruct", template="paper")
+    (shot_result,) = result.shot_results
+    values = [template_result.score.value for template_result in shot_result.template_results]
+    assert len(values) == 3  # the collection has three templates
+    assert shot_result.value == pytest.approx(np.mean(values))
+    assert shot_result.spread == pytest.approx(np.std(values, ddof=1))
+    assert shot_result.oracle.score.value == max(values)
 
 
-# -- kept answers ------------------------------------------------------------------------------------------------------
+# -- cached answers ----------------------------------------------------------------------------------------------------
 
 
-def asked_of(
-    language_model: LanguageModel, desk: Desk, folder: Any, **changes: Any
+def evaluate_with_cache(
+    language_model: LanguageModel, task_folder: TaskFolder, folder: Any, **changes: Any
 ) -> tuple[list[TemplateResult], AnswerCache]:
-    tasks, _, settings = desk.open("odd", "balls", **changes)
-    kept = AnswerCache(folder / "answers.sqlite", weights_hash.weights_sha256(language_model.model))
+    tasks, _, settings = task_folder.open("odd", "balls", **changes)
+    cache = AnswerCache(folder / "answers.sqlite", weights_hash.weights_sha256(language_model.model))
     try:
-        found = list(Evaluator(language_model, settings, kept).evaluate(tasks))
+        results = list(Evaluator(language_model, settings, cache).evaluate(tasks))
     finally:
-        kept.close()
-    return [one for result in found for one in result.wordings], kept
+        cache.close()
+    return [template_result for result in results for template_result in result.template_results], cache
 
 
 @pytest.mark.parametrize("protocol", ["in_context", "finetuned"])
-def test_kept_answers_are_not_asked_again(desk: Desk, tmp_path: Any, monkeypatch: Any, protocol: Any) -> None:
-    language_model = talker("gpt2", "text")
-    desk.card("odd", **CHOICE)
-    desk.card("balls", **OPEN)
-    first, kept = asked_of(language_model, desk, tmp_path, protocol=protocol, limit=8)
-    assert kept.found == 0
-    assert set(kept.missed) == {"not asked before"}
+def test_cached_answers_are_not_computed_again(
+    task_folder: TaskFolder, tmp_path: Any, monkeypatch: Any, protocol: Any
+) -> None:
+    language_model = endless_language_model("gpt2", "text")
+    task_folder.card("odd", **CHOICE)
+    task_folder.card("balls", **OPEN)
+    first, cache = evaluate_with_cache(language_model, task_folder, tmp_path, protocol=protocol, limit=8)
+    assert cache.hits == 0
+    assert set(cache.misses) == {"not answered before"}
 
     def broken(*_arguments: Any, **_options: Any) -> Any:
-        raise AssertionError("the model was asked")
+        raise AssertionError("the model was called")
 
     calls: list[int] = []
     forward = language_model.model.decoder.register_forward_pre_hook(lambda *_: calls.append(1))
     try:
-        second, kept = asked_of(language_model, desk, tmp_path, protocol=protocol, limit=8)
-        measured = len(calls)  # what is measured of the decoder, and nothing else
-        assert not kept.missed
-        assert [one.samples for one in second] == [one.samples for one in first]
-        more, kept = asked_of(language_model, desk, tmp_path, protocol=protocol, limit=10)
-        assert sum(kept.missed.values()) == 4
-        assert kept.found == 16 + (protocol == "in_context")
-        assert len(calls) - measured > measured
+        second, cache = evaluate_with_cache(language_model, task_folder, tmp_path, protocol=protocol, limit=8)
+        setup_passes = len(calls)  # passes that measure the decoder
+        assert not cache.misses
+        assert [result.samples for result in second] == [result.samples for result in first]
+        extended, cache = evaluate_with_cache(language_model, task_folder, tmp_path, protocol=protocol, limit=10)
+        assert sum(cache.misses.values()) == 4
+        assert cache.hits == 16 + (protocol == "in_context")
+        assert len(calls) - setup_passes > setup_passes
     finally:
         forward.remove()
-    assert [one.score.n for one in more] == [10, 10]
+    assert [result.score.n for result in extended] == [10, 10]
 
 
-def test_an_interrupted_evaluation_goes_on_from_what_it_had(desk: Desk, tmp_path: Any, monkeypatch: Any) -> None:
+def test_an_interrupted_evaluation_resumes_from_its_cache(
+    task_folder: TaskFolder, tmp_path: Any, monkeypatch: Any
+) -> None:
     from metalm_cli.inference.scoring import option_scorer
 
-    language_model = interface_of("gpt2", "text")
-    desk.card("odd", **CHOICE)
-    desk.card("balls", **OPEN)
-    whole, _ = asked_of(language_model, desk, tmp_path / "whole", protocol="in_context")
+    language_model = tiny_language_model("gpt2", "text")
+    task_folder.card("odd", **CHOICE)
+    task_folder.card("balls", **OPEN)
+    complete, _ = evaluate_with_cache(language_model, task_folder, tmp_path / "whole", protocol="in_context")
     monkeypatch.setattr(option_scorer, "CPU_BUDGET", 200)
-    real, passes = option_scorer.Scorer._run, []
+    run, passes = option_scorer.Scorer._score_batch, []
 
-    def dying(self: Any, *rest: Any) -> None:
+    def interrupted_run(self: Any, *arguments: Any) -> None:
         passes.append(1)
         if len(passes) == 3:
             raise KeyboardInterrupt
-        real(self, *rest)
+        run(self, *arguments)
 
-    monkeypatch.setattr(option_scorer.Scorer, "_run", dying)
+    monkeypatch.setattr(option_scorer.Scorer, "_score_batch", interrupted_run)
     with pytest.raises(KeyboardInterrupt):
-        asked_of(language_model, desk, tmp_path / "torn", protocol="in_context")
-    monkeypatch.setattr(option_scorer.Scorer, "_run", real)
-    again, kept = asked_of(language_model, desk, tmp_path / "torn", protocol="in_context")
-    assert 0 < kept.found < 12
-    assert [[one.prediction for one in part.samples] for part in again] == [
-        [one.prediction for one in part.samples] for part in whole
+        evaluate_with_cache(language_model, task_folder, tmp_path / "torn", protocol="in_context")
+    monkeypatch.setattr(option_scorer.Scorer, "_score_batch", run)
+    resumed, cache = evaluate_with_cache(language_model, task_folder, tmp_path / "torn", protocol="in_context")
+    assert 0 < cache.hits < 12
+    assert [[sample.prediction for sample in result.samples] for result in resumed] == [
+        [sample.prediction for sample in result.samples] for result in complete
     ]
 
 
 def test_why_an_answer_is_missing(tmp_path: Any) -> None:
     path = tmp_path / "answers.sqlite"
-    one = AnswerKey("rte row 1", "text", "ranked")
-    kept = AnswerCache(path, "weights")
-    kept.put([(one, [1.5, -2.0])])
-    kept.close()
-    for asked, model, reason in [
-        (one, "weights", None),
-        (one, "other", "asked of other weights"),
-        (AnswerKey("rte row 1", "text", "said"), "weights", "asked in another way"),
-        (AnswerKey("rte row 1", "texts", "ranked"), "weights", "its text has changed"),
-        (AnswerKey("rte row 2", "texts", "ranked"), "weights", "not asked before"),
+    key = AnswerKey("rte row 1", "text", "ranked")
+    cache = AnswerCache(path, "weights")
+    cache.put([(key, [1.5, -2.0])])
+    cache.close()
+    for requested, model, reason in [
+        (key, "weights", None),
+        (key, "other", "answered by other weights"),
+        (AnswerKey("rte row 1", "text", "said"), "weights", "answered with other settings"),
+        (AnswerKey("rte row 1", "texts", "ranked"), "weights", "the text has changed"),
+        (AnswerKey("rte row 2", "texts", "ranked"), "weights", "not answered before"),
     ]:
-        kept = AnswerCache(path, model)
-        assert kept.get(asked) == ([1.5, -2.0] if reason is None else None)
-        assert dict(kept.missed) == ({} if reason is None else {reason: 1})
-        kept.close()
+        cache = AnswerCache(path, model)
+        assert cache.get(requested) == ([1.5, -2.0] if reason is None else None)
+        assert dict(cache.misses) == ({} if reason is None else {reason: 1})
+        cache.close()
     damaged = tmp_path / "damaged.sqlite"
     damaged.write_bytes(b"not a data base" * 100)
-    with pytest.raises(MetalmError, match="answers cannot be kept"):
+    with pytest.raises(MetalmError, match="answers cannot be saved"):
         AnswerCache(damaged, "weights")
 
 
-# -- what was seen -----------------------------------------------------------------------------------------------------
+# -- labels of seen tasks ----------------------------------------------------------------------------------------------
 
 
-def test_what_a_model_has_seen(tmp_path: Any) -> None:
+def test_labels_of_seen_tasks(tmp_path: Any) -> None:
     cards = Cards()
     base = {"command": "pretrain", "tasks": [], "ancestors": []}
     lineage = {
@@ -383,27 +421,27 @@ def test_what_a_model_has_seen(tmp_path: Any) -> None:
     (tmp_path / "model").mkdir()
     path = tmp_path / "model" / "lineage.json"
     path.write_text(json.dumps(lineage))
-    past = read_history(tmp_path, "run")
-    assert past.command == "instruct"
-    known = {name: cards[name] for name in past.tasks}
-    labels = {name: past.of(cards[name], known).label for name in ("sst2", "qnli", "squad_v2", "rte")}
+    history = read_history(tmp_path, "run")
+    assert history.command == "instruct"
+    known = {name: cards[name] for name in history.tasks}
+    labels = {name: history.label_for(cards[name], known).label for name in ("sst2", "qnli", "squad_v2", "rte")}
     assert labels == {"sst2": "seen", "qnli": "leak partner", "squad_v2": "leak partner", "rte": "held out"}
-    assert "squad" in past.of(cards["qnli"], known).why
+    assert "squad" in history.label_for(cards["qnli"], known).why
     path.write_text(json.dumps({**lineage, "ancestors": [{"checkpoint": "hub/base", "lineage": None}]}))
-    past = read_history(tmp_path, "run")
-    assert past.of(cards["rte"], known).label == "unknown"
-    assert "hub/base" in past.of(cards["rte"], known).why
-    assert past.of(cards["sst2"], known).label == "seen"
-    assert read_history(None, "hub/model").of(cards["rte"], {}).label == "unknown"
+    history = read_history(tmp_path, "run")
+    assert history.label_for(cards["rte"], known).label == "unknown"
+    assert "hub/base" in history.label_for(cards["rte"], known).why
+    assert history.label_for(cards["sst2"], known).label == "seen"
+    assert read_history(None, "hub/model").label_for(cards["rte"], {}).label == "unknown"
     path.write_text("{torn")
-    assert read_history(tmp_path, "run").of(cards["rte"], {}).label == "unknown"
-    assert ModelHistory({"mine": "run"}, ()).of(cards["rte"], {}).label == "unknown"
+    assert read_history(tmp_path, "run").label_for(cards["rte"], {}).label == "unknown"
+    assert ModelHistory({"mine": "run"}, ()).label_for(cards["rte"], {}).label == "unknown"
 
 
-def test_how_tasks_were_worded_is_read_from_the_lineage_as_far_as_it_is_sound(tmp_path: Path) -> None:
+def test_the_prompt_format_is_read_from_the_lineage_where_it_is_valid(tmp_path: Path) -> None:
     own = tmp_path / "own"
     own.mkdir()
-    for told, expected in [
+    for saved, expected in [
         (None, {}),
         (
             {"collection": "t5", "route": "decoder", "options": False},
@@ -415,35 +453,35 @@ def test_how_tasks_were_worded_is_read_from_the_lineage_as_far_as_it_is_sound(tm
         ),
         ({"collection": "gone", "route": "both", "rationale": "yes", "layout": [], "more": 1}, {}),
     ]:
-        lineage = {"command": "finetune", "tasks": [], "ancestors": [], "templates": told}
+        lineage = {"command": "finetune", "tasks": [], "ancestors": [], "templates": saved}
         (tmp_path / "lineage.json").write_text(json.dumps(lineage))
-        assert read_history(tmp_path, "run").worded == expected
+        assert read_history(tmp_path, "run").prompt_settings == expected
 
 
-def test_rows_that_stand_in_training_data(desk: Desk, tmp_path: Any) -> None:
-    told = "{} she went to the old market to buy bread and apples for {} people"
-    words = [told.format(word, n) for n, word in enumerate("abcd")]
-    desk.card("long", [{"text": text, "label": 0, "say": "x"} for text in words])
-    desk.card("odd")
-    tasks, _, _ = desk.open("long", "odd")
+def test_rows_contained_in_training_data(task_folder: TaskFolder, tmp_path: Any) -> None:
+    sentence = "{} she went to the old market to buy bread and apples for {} people"
+    words = [sentence.format(word, n) for n, word in enumerate("abcd")]
+    task_folder.card("long", [{"text": text, "label": 0, "say": "x"} for text in words])
+    task_folder.card("odd")
+    tasks, _, _ = task_folder.open("long", "odd")
     data = tmp_path / "train"
     data.mkdir()
     (data / "a.jsonl").write_text(json.dumps({"text": f"Once, {words[2].upper()}!"}) + "\n")
     (data / "b.jsonl").write_text(json.dumps({"nested": [{"deep": words[0]}]}) + "\n")
-    found = find_overlap(tasks, training_files([data]))
-    assert found["tasks"] == {"long": {"rows": [0, 2], "of": 4}, "odd": {"rows": [], "of": 12}}
+    overlap = find_overlap(tasks, training_files([data]))
+    assert overlap["tasks"] == {"long": {"rows": [0, 2], "of": 4}, "odd": {"rows": [], "of": 12}}
     with pytest.raises(MetalmError, match="no training data to compare with"):
         training_files([tmp_path / "nowhere"])
 
 
-def test_intervals_stand_around_their_scores(desk: Desk) -> None:
-    desk.card("odd", **CHOICE)
-    (result,) = desk.results(interface_of("gpt2", "text"), "odd", protocol="in_context", template="all")
-    made = written.task_record(result)
-    for one in [*made["settings"], *made["settings"][0]["templates"]]:
-        low, high = one["interval"]
-        assert low <= one["score"] <= high
-        assert math.isfinite(one["error"])
-    each = made["settings"][0]["templates"][0]["each"]
-    assert each["row"] == list(range(12))
-    assert set(each["value"]) <= {0.0, 1.0}
+def test_intervals_contain_their_scores(task_folder: TaskFolder) -> None:
+    task_folder.card("odd", **CHOICE)
+    (result,) = task_folder.results(tiny_language_model("gpt2", "text"), "odd", protocol="in_context", template="all")
+    record = result_writer.task_record(result)
+    for entry in [*record["settings"], *record["settings"][0]["templates"]]:
+        low, high = entry["interval"]
+        assert low <= entry["score"] <= high
+        assert math.isfinite(entry["error"])
+    columns = record["settings"][0]["templates"][0]["each"]
+    assert columns["row"] == list(range(12))
+    assert set(columns["value"]) <= {0.0, 1.0}

@@ -1,4 +1,4 @@
-"""Measures of texts against values worked out by hand, and the published cases of the data sets' own scripts."""
+"""Text metrics against values computed by hand, and the published cases of the official scripts."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from metalm_cli.evaluation.metrics import text_metrics
     [("The  Cat's hat, a lie.", "cats hat lie"), ("An  answer!", "answer"), ("theatre", "theatre"), ("a the an", "")],
 )
 def test_squads_normalisation(text, normal) -> None:
-    assert text_metrics.normalised(text) == normal
+    assert text_metrics.normalise_squad(text) == normal
 
 
 @pytest.mark.parametrize(
-    ("said", "right", "f1", "exact"),
+    ("prediction", "reference", "f1", "exact"),
     [
         ("the Broncos!", "Broncos", 1.0, 1.0),
         ("red ball", "a ball of red wool", 2 / 3, 0.0),
@@ -35,9 +35,9 @@ def test_squads_normalisation(text, normal) -> None:
         ("unanswerable", "an unanswerable question", 0.0, 0.0),
     ],
 )
-def test_exact_match_and_token_f1(said, right, f1, exact) -> None:
-    assert text_metrics.token_f1(said, right) == pytest.approx(f1)
-    assert text_metrics.exact_match(said, right) == exact
+def test_exact_match_and_token_f1(prediction, reference, f1, exact) -> None:
+    assert text_metrics.token_f1(prediction, reference) == pytest.approx(f1)
+    assert text_metrics.exact_match(prediction, reference) == exact
 
 
 @pytest.mark.parametrize(
@@ -53,19 +53,19 @@ def test_exact_match_and_token_f1(said, right, f1, exact) -> None:
     ],
 )
 def test_trivia_qas_normalisation(text, normal) -> None:
-    assert text_metrics.trivia_normalised(text) == normal
+    assert text_metrics.normalise_trivia(text) == normal
 
 
-def test_trivia_qa_parts_words_where_squad_joins_them() -> None:
+def test_trivia_qa_splits_words_where_squad_joins_them() -> None:
     assert (
         text_metrics.trivia_em("Spider-Man", "spider man"),
         text_metrics.exact_match("Spider-Man", "spider man"),
     ) == (1, 0)
     assert text_metrics.trivia_f1("the Spider-Man", "man") == pytest.approx(2 / 3)
-    assert text_metrics.trivia_f1("", "the") == 0, "no word in common is no score, as in the official script"
+    assert text_metrics.trivia_f1("", "the") == 0, "no word in common scores 0, as in the official script"
 
 
-# Cases of DROP's own tests (allenai/allennlp, drop_eval): what was said, what is right, exact match and F1.
+# Cases of DROP's own tests (allenai/allennlp, drop_eval): predictions, references, exact match and F1.
 DROP = [
     (["78"], ["78.0"], 1.0, 1.0),
     (["td"], ["td", "td"], 0.0, 0.5),
@@ -104,25 +104,25 @@ DROP = [
 ]
 
 
-@pytest.mark.parametrize(("said", "right", "exact", "f1"), DROP)
-def test_drops_own_cases(said, right, exact, f1) -> None:
-    assert text_metrics.drop_scores(said, right) == (exact, f1)
+@pytest.mark.parametrize(("predicted", "reference", "exact", "f1"), DROP)
+def test_official_drop_cases(predicted, reference, exact, f1) -> None:
+    assert text_metrics.drop_scores(predicted, reference) == (exact, f1)
 
 
 @pytest.mark.parametrize("text", ["12.0", "12.0  ", "12.000", "12", "  1.2e1  ", "$12"])
 def test_drop_reads_numbers_as_numbers(text) -> None:
-    assert text_metrics.drop_normalised(text) == "12.0"
+    assert text_metrics.normalise_drop(text) == "12.0"
 
 
 def test_drops_normalisation() -> None:
-    assert text_metrics.drop_normalised("12.0 persons") == "12.0 persons"
-    assert text_metrics.drop_normalised("S.K. Singh") == "sk singh"
+    assert text_metrics.normalise_drop("12.0 persons") == "12.0 persons"
+    assert text_metrics.normalise_drop("S.K. Singh") == "sk singh"
 
 
 def test_drop_on_texts() -> None:
-    # The official annotations say 17 August, August, 17; a text is one span, unless semicolons part it.
+    # The official annotations are 17 August, August, 17; a text is one span unless semicolons separate several.
     answers = ("17 August", "August", "17")
-    assert text_metrics.best(text_metrics.drop_em, "17 August", answers) == 1
+    assert text_metrics.best_over_references(text_metrics.drop_em, "17 August", answers) == 1
     assert (text_metrics.drop_em("span1", "span1; span2"), text_metrics.drop_f1("span1", "span1; span2")) == (0, 0.5)
     assert text_metrics.drop_em("b; a thing", "thing; b") == 1
     assert (
@@ -132,17 +132,17 @@ def test_drop_on_texts() -> None:
     ) == (0, 1, 0.5)
 
 
-def test_clues_own_case() -> None:
-    said = [["a", "b"], [], ["c"], ["d", "e"]]
-    right = [["b", "c", "d"], [], [], ["f", "g"]]
-    assert sum(map(text_metrics.s1, said, right)) / 4 == 0.35
+def test_official_clues_case() -> None:
+    predicted = [["a", "b"], [], ["c"], ["d", "e"]]
+    reference = [["b", "c", "d"], [], [], ["f", "g"]]
+    assert sum(map(text_metrics.s1, predicted, reference)) / 4 == 0.35
 
 
 def test_s1_is_of_sets() -> None:
     assert text_metrics.s1(["a", "b", "a"], ["b", "a"]) == 1
     assert text_metrics.s1(["Paris"], ["paris"]) == 0
     assert text_metrics.s1([], [""]) == 0, (
-        "no answer is not the empty answer: a card has to say which its data set uses"
+        "no answer differs from an empty answer: the card states which one its data set uses"
     )
     assert text_metrics.s1([""], [""]) == 1
     assert text_metrics.listed_s1("Paris;  New York ", "New York; Rome") == 0.5
@@ -155,12 +155,12 @@ def test_s1_is_of_sets() -> None:
     ("name", "empty", "value"),
     [("clues_conll03", [""], 51.33), ("clues_wikiann", [""], 62.83), ("clues_squad_v2", [], 49.5)],
 )
-def test_saying_nothing_scores_what_clues_publishes_for_it(name, empty, value) -> None:
+def test_empty_answers_score_what_clues_publishes_for_them(name, empty, value) -> None:
     path = Path(os.environ.get("METALM_DATA", "no data")) / name / "test.jsonl.gz"
     if not path.is_file():
         pytest.skip("METALM_DATA has no CLUES")
     rows = [json.loads(line)["answer"] for line in gzip.decompress(path.read_bytes()).splitlines()]
-    assert round(100 * sum(text_metrics.s1(empty, one) for one in rows) / len(rows), 2) == value
+    assert round(100 * sum(text_metrics.s1(empty, reference) for reference in rows) / len(rows), 2) == value
 
 
 def test_rouge_by_hand() -> None:
@@ -173,7 +173,7 @@ def test_rouge_by_hand() -> None:
         == text_metrics.rouge(third, reference, "rouge2")
         == pytest.approx(1 / 3)
     )
-    # 3 of 4 words said are among 6: precision 3/4, recall 3/6.
+    # 3 of 4 predicted words are among 6: precision 3/4, recall 3/6.
     assert text_metrics.rouge("The cat, the hat", "the CAT sat on the mat", "rouge1") == pytest.approx(
         2 * 0.75 * 0.5 / 1.25
     )

@@ -1,7 +1,7 @@
-"""Evaluating tasks: put into words, asked by a protocol, and scored.
+"""Evaluator: render the examples of tasks, obtain answers by a protocol, and score them.
 
-Protocols are told apart in :mod:`metalm_cli.evaluation.settings`. What is said freely is decoded greedily; structures
-are put into words, and texts summarised, by beams of 4 with a length penalty of 0.6 (paper section 3.3).
+The protocols are described in :mod:`metalm_cli.evaluation.settings`. Open answers are decoded greedily, except for
+data-to-text and summarisation tasks, which use 4 beams with a length penalty of 0.6 (paper section 3.3).
 """
 
 from __future__ import annotations
@@ -18,10 +18,16 @@ from metalm_cli.evaluation.chain_of_thought import extract_answer, majority_vote
 from metalm_cli.evaluation.metrics import task_metrics, text_metrics
 from metalm_cli.evaluation.metrics.task_metrics import ChanceLevel, Score
 from metalm_cli.evaluation.open_tasks import EvaluatedTask
-from metalm_cli.evaluation.prompts import NEW_TOKENS, EncodedPrompt, PromptSet, asks_for_rationale, build_prompts
+from metalm_cli.evaluation.prompts import (
+    NEW_TOKENS_BY_CLUSTER,
+    EncodedPrompt,
+    PromptSet,
+    asks_for_rationale,
+    build_prompts,
+)
 from metalm_cli.evaluation.ranking import OptionRanking, rank
 from metalm_cli.evaluation.settings import EvaluationSettings
-from metalm_cli.inference.batch_generation import UNCONSTRAINED, generate_all, sample_all
+from metalm_cli.inference.batch_generation import UNCONSTRAINED_OPTIONS, generate_all, sample_all
 from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.inference.scoring.option_scorer import Scorer
 from metalm_cli.inference.scoring.question_rows import session_digest
@@ -29,17 +35,17 @@ from metalm_cli.inference.text_streaming import strip_delimiter
 from metalm_cli.tasks import Example
 from metalm_cli.templates import Template
 
-BEAMS = {"num_beams": 4, "length_penalty": 0.6}
-"""Decoding of what is written freely (paper section 3.3)."""
-CHUNK = 8
-"""Forward passes' worth of answers that are said before they are kept."""
+BEAM_SEARCH = {"num_beams": 4, "length_penalty": 0.6}
+"""Decoding options of data-to-text and summarisation tasks (paper section 3.3)."""
+BATCHES_PER_SAVE = 8
+"""Number of generation batches after which the answers are saved."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One answer: row of the split, what was read, what was to be said, what was said, its score from 0 to 1.
+    """Prediction for one example: row of the split, input, target, prediction, and score from 0 to 1.
 
-    Where options were ranked, their log-probabilities by option.
+    If options were ranked, ``log_likelihood`` has the log-probability of each option.
     """
 
     row: int
@@ -52,20 +58,20 @@ class Prediction:
 
 @dataclass(frozen=True)
 class TemplateResult:
-    """A task in one wording, with so many demonstrations.
+    """Result of a task with one template and a number of demonstrations.
 
     Args:
         template: Name of the template.
-        score: None where no example fits the model.
+        score: The score; None if no example fits the model.
         chance: Chance level on the same examples.
-        cut: Examples whose long field was cut.
-        skipped: Examples that do not fit even so, or not beside their demonstrations.
-        seconds: Time of tokenising, asking and scoring.
-        shots: Demonstrations in front of each example.
-        extra: Further columns by name: other metrics, and the metric with options compared in other ways.
-        each: Score of each example, or what was found and what is right, for metrics over a whole split.
-        samples: Each answer.
-        note: What demonstrations leave no room for.
+        cut: Number of examples whose long field was truncated.
+        skipped: Number of examples that do not fit, even truncated, or do not fit with their demonstrations.
+        seconds: Time of tokenising, inference and scoring.
+        shots: Number of demonstrations before each example.
+        extra: Further scores by name: other metrics, and the metric with options ranked in other ways.
+        each: Columns by example: scores, or predictions and references for metrics over a whole split.
+        samples: Predictions for all examples.
+        note: Examples that do not fit with their demonstrations, as a message.
     """
 
     template: str
@@ -83,120 +89,130 @@ class TemplateResult:
 
 @dataclass(frozen=True)
 class ShotResult:
-    """A task with so many demonstrations, in all its wordings."""
+    """Results of a task with a number of demonstrations, by template."""
 
     shots: int
-    wordings: tuple[TemplateResult, ...]
+    template_results: tuple[TemplateResult, ...]
 
     @property
     def scores(self) -> list[Score]:
-        """Scores of the wordings that have one."""
-        return [one.score for one in self.wordings if one.score is not None]
+        """Scores of the templates that have one."""
+        return [result.score for result in self.template_results if result.score is not None]
 
     @property
     def value(self) -> float | None:
-        """Mean over wordings."""
-        return statistics.fmean(one.value for one in self.scores) if self.scores else None
+        """Mean score over templates."""
+        return statistics.fmean(score.value for score in self.scores) if self.scores else None
 
     @property
     def error(self) -> float | None:
-        """Standard error of :attr:`value`; no smaller for several wordings, which share their examples."""
-        errors = [one.error for one in self.scores if one.error is not None]
+        """Standard error of :attr:`value`; not reduced by several templates, as they share their examples."""
+        errors = [score.error for score in self.scores if score.error is not None]
         return statistics.fmean(errors) if errors else None
 
     @property
     def spread(self) -> float | None:
-        """Standard deviation over wordings; None for fewer than two."""
-        return statistics.stdev(one.value for one in self.scores) if len(self.scores) > 1 else None
+        """Standard deviation over templates; None for fewer than two."""
+        return statistics.stdev(score.value for score in self.scores) if len(self.scores) > 1 else None
 
     @property
     def oracle(self) -> TemplateResult | None:
-        """The wording with the highest score, chosen on what is scored; the first of those."""
-        scored = [one for one in self.wordings if one.score is not None]
-        return max(scored, key=lambda one: one.score.value if one.score is not None else 0.0, default=None)
+        """Result of the template with the highest score on these same examples; the first of equals."""
+        results = [result for result in self.template_results if result.score is not None]
+        return max(results, key=lambda result: result.score.value if result.score is not None else 0.0, default=None)
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """A task in all its settings."""
+    """Results of a task, by number of demonstrations."""
 
     task: EvaluatedTask
-    settings: tuple[ShotResult, ...]
+    shot_results: tuple[ShotResult, ...]
 
     @property
-    def wordings(self) -> tuple[TemplateResult, ...]:
-        """All of them."""
-        return tuple(one for setting in self.settings for one in setting.wordings)
+    def template_results(self) -> tuple[TemplateResult, ...]:
+        """Results for all numbers of demonstrations and all templates."""
+        return tuple(
+            template_result for shot_result in self.shot_results for template_result in shot_result.template_results
+        )
 
 
 class Evaluator:
-    """Asks a model, and keeps what it has read and answered from task to task.
+    """Evaluator of a model, with caches that are shared by all tasks.
 
     Args:
         language_model: The model.
-        settings: How.
-        kept: Answers that are there already.
+        settings: Settings of the evaluation.
+        cache: Answers of earlier evaluations.
     """
 
     def __init__(
-        self, language_model: LanguageModel, settings: EvaluationSettings, kept: AnswerCache | None = None
+        self, language_model: LanguageModel, settings: EvaluationSettings, cache: AnswerCache | None = None
     ) -> None:
         self.language_model, self.settings = language_model, settings
-        self.kept = kept or AnswerCache(None, "")
+        self.cache = cache or AnswerCache(None, "")
         self.scorer = Scorer(language_model)
 
     def evaluate(
-        self, tasks: Sequence[EvaluatedTask], watch: Callable[[str], None] = lambda text: None
+        self, tasks: Sequence[EvaluatedTask], on_progress: Callable[[str], None] = lambda text: None
     ) -> Iterator[TaskResult]:
-        """Ask one task after the other.
+        """Evaluate tasks one after the other.
 
         Args:
-            tasks: From :func:`~metalm_cli.evaluation.open_tasks.open_tasks`, opened with the same settings.
-            watch: Told what is going on.
+            tasks: From :func:`~metalm_cli.evaluation.open_tasks.open_evaluation_tasks`, with the same settings.
+            on_progress: Called with a progress message.
 
         Raises:
             MetalmError: The model has too few positions for an answer, or no encoder that a template docks into.
         """
-        for at, task in enumerate(tasks, 1):
-            found = []
+        for index, task in enumerate(tasks, 1):
+            shot_results = []
             for shots in self.settings.shots:
-                wordings = []
+                template_results = []
                 for template in task.templates:
-                    title = f"{task.card.name} ({at} of {len(tasks)}), {template.name}, {shots} shots: "
-                    wordings.append(self.ask(task, template, shots, partial(_with_title, watch, title)))
-                found.append(ShotResult(shots, tuple(wordings)))
-            yield TaskResult(task, tuple(found))
+                    title = f"{task.card.name} ({index} of {len(tasks)}), {template.name}, {shots} shots: "
+                    template_results.append(
+                        self.evaluate_template(task, template, shots, partial(_with_title, on_progress, title))
+                    )
+                shot_results.append(ShotResult(shots, tuple(template_results)))
+            yield TaskResult(task, tuple(shot_results))
 
-    def ask(
-        self, task: EvaluatedTask, template: Template, shots: int = 0, watch: Callable[[str], None] = lambda text: None
+    def evaluate_template(
+        self,
+        task: EvaluatedTask,
+        template: Template,
+        shots: int = 0,
+        on_progress: Callable[[str], None] = lambda text: None,
     ) -> TemplateResult:
-        """Ask the examples of a task in one wording.
+        """Evaluate a task with one template.
 
         Raises:
             MetalmError: As :meth:`evaluate`.
         """
-        began = time.perf_counter()
-        watch(f"reading {len(task.examples)} examples")
-        made = build_prompts(self.language_model, task, template, shots, self.settings)
-        prompts = made.prompts
-        names = [f"{task.card.name} row {one.example.row}, {template.name}, {shots} shots" for one in prompts]
-        ranked: list[OptionRanking] | None = None
-        if prompts and self._ranks(task) and all(one.right.options for one in prompts):
-            ranked = rank(
+        start_time = time.perf_counter()
+        on_progress(f"reading {len(task.examples)} examples")
+        prompt_set = build_prompts(self.language_model, task, template, shots, self.settings)
+        prompts = prompt_set.prompts
+        names = [f"{task.card.name} row {prompt.example.row}, {template.name}, {shots} shots" for prompt in prompts]
+        rankings: list[OptionRanking] | None = None
+        if prompts and self._ranks_options(task) and all(prompt.reference.options for prompt in prompts):
+            rankings = rank(
                 self.scorer,
                 prompts,
                 names,
-                self.kept,
-                ended=self.settings.protocol == "instruct",
-                watch=lambda done: watch(f"{done} of {len(prompts)} examples"),
+                self.cache,
+                with_end_token=self.settings.protocol == "instruct",
+                on_progress=lambda done: on_progress(f"{done} of {len(prompts)} examples"),
             )
-            said = [one.right.options[found.chosen] for one, found in zip(prompts, ranked, strict=True)]
+            predictions = [
+                prompt.reference.options[ranking.best_option] for prompt, ranking in zip(prompts, rankings, strict=True)
+            ]
         else:
-            said = self._said(task, prompts, names, watch)
-        return self._scored(task, template, shots, made, said, ranked, began)
+            predictions = self._predict(task, prompts, names, on_progress)
+        return self._score(task, template, shots, prompt_set, predictions, rankings, start_time)
 
-    def _ranks(self, task: EvaluatedTask) -> bool:
-        """Whether options are ranked: what is sampled, or reasons first, has to be said."""
+    def _ranks_options(self, task: EvaluatedTask) -> bool:
+        """Whether options are ranked; several samples, or a rationale, must be generated."""
         settings = self.settings
         return (
             settings.protocol != "finetuned"
@@ -204,128 +220,148 @@ class Evaluator:
             and not asks_for_rationale(task.card, settings.style)
         )
 
-    def _said(
-        self, task: EvaluatedTask, prompts: Sequence[EncodedPrompt], names: Sequence[str], watch: Callable[[str], None]
+    def _predict(
+        self,
+        task: EvaluatedTask,
+        prompts: Sequence[EncodedPrompt],
+        names: Sequence[str],
+        on_progress: Callable[[str], None],
     ) -> list[str]:
-        """What the model answers to each prompt: what it says, or of several samples what most of them answer."""
+        """Generate an answer to each prompt; of several samples, the most frequent answer counts."""
         settings, delimiter = self.settings, self.language_model.decoder_tokenizer.rules.target_delimiter
-        options: dict[str, Any] = dict(UNCONSTRAINED)
+        options: dict[str, Any] = dict(UNCONSTRAINED_OPTIONS)
         if settings.samples > 1:
-            how = f"{settings.samples} samples at {settings.temperature}, seed {settings.seed}"
+            method = f"{settings.samples} samples at {settings.temperature}, seed {settings.seed}"
         else:
-            free = task.card.cluster in NEW_TOKENS and not task.examples[0].options
-            options |= BEAMS if free else {}
-            how = f"said {sorted(options.items())}"
-        found = self._texts(prompts, names, how, options, watch)
-        metric, reasoned = task.card.metric.name, asks_for_rationale(task.card, settings.style)
+            is_free_text = task.card.cluster in NEW_TOKENS_BY_CLUSTER and not task.examples[0].options
+            options |= BEAM_SEARCH if is_free_text else {}
+            method = f"said {sorted(options.items())}"
+        generations = self._generate(prompts, names, method, options, on_progress)
+        metric, has_rationale = task.card.metric.name, asks_for_rationale(task.card, settings.style)
 
-        def answer(text: str) -> str:
-            return extract_answer(text, delimiter, metric)[1] if reasoned else strip_delimiter(text, delimiter)
+        def extract(text: str) -> str:
+            return extract_answer(text, delimiter, metric)[1] if has_rationale else strip_delimiter(text, delimiter)
 
         return [
-            answer(one) if isinstance(one, str) else majority_vote([answer(sample) for sample in one], metric)
-            for one in found
+            extract(generation)
+            if isinstance(generation, str)
+            else majority_vote([extract(sample) for sample in generation], metric)
+            for generation in generations
         ]
 
-    def _texts(
+    def _generate(
         self,
         prompts: Sequence[EncodedPrompt],
         names: Sequence[str],
-        how: str,
+        method: str,
         options: Mapping[str, Any],
-        watch: Callable[[str], None],
+        on_progress: Callable[[str], None],
     ) -> list[str | list[str]]:
-        """The text of each prompt, or its samples; a chunk at a time, each kept when it is done."""
+        """Generate a text, or several samples, for each prompt; in chunks, each of which is saved at once."""
         settings = self.settings
-        sessions = [one.whole for one in prompts]
-        asked = [
-            AnswerKey(name, session_digest(session), f"{how} {one.limit}")
-            for name, session, one in zip(names, sessions, prompts, strict=True)
+        sessions = [prompt.session for prompt in prompts]
+        keys = [
+            AnswerKey(name, session_digest(session), f"{method} {prompt.max_new_tokens}")
+            for name, session, prompt in zip(names, sessions, prompts, strict=True)
         ]
-        found: list[Any] = [self.kept.get(one) for one in asked]
-        new = sorted((at for at, one in enumerate(found) if one is None), key=lambda at: -len(sessions[at]))
-        done = len(prompts) - len(new)
-        size = CHUNK * settings.batch_size
-        for begin in range(0, len(new), size):
-            part = new[begin : begin + size]
-            reads, limits = [sessions[at] for at in part], [prompts[at].limit for at in part]
-            told: dict[str, Any] = {"batch_size": settings.batch_size, **options}
+        generations: list[Any] = [self.cache.get(key) for key in keys]
+        missing = sorted(
+            (index for index, generation in enumerate(generations) if generation is None),
+            key=lambda index: -len(sessions[index]),
+        )
+        done = len(prompts) - len(missing)
+        chunk_size = BATCHES_PER_SAVE * settings.batch_size
+        for chunk_start in range(0, len(missing), chunk_size):
+            chunk = missing[chunk_start : chunk_start + chunk_size]
+            chunk_sessions, limits = (
+                [sessions[index] for index in chunk],
+                [prompts[index].max_new_tokens for index in chunk],
+            )
+            decoding: dict[str, Any] = {"batch_size": settings.batch_size, **options}
             answers: Sequence[Any]
             if settings.samples > 1:
-                rows = [prompts[at].example.row for at in part]
-                drawn: dict[str, Any] = {"temperature": settings.temperature, "seed": settings.seed, "keys": rows}
-                answers = sample_all(self.language_model, reads, limits, settings.samples, **drawn, **told)
+                rows = [prompts[index].example.row for index in chunk]
+                sampling: dict[str, Any] = {"temperature": settings.temperature, "seed": settings.seed, "keys": rows}
+                answers = sample_all(
+                    self.language_model, chunk_sessions, limits, settings.samples, **sampling, **decoding
+                )
             else:
-                progress = partial(_progress, watch, done, len(prompts))
-                answers = generate_all(self.language_model, reads, limits, watch=progress, **told)
-            for at, text in zip(part, answers, strict=True):
-                found[at] = text
-            self.kept.put((asked[at], found[at]) for at in part)
-            done += len(part)
-            watch(f"{done} of {len(prompts)} answers")
-        return found
+                progress = partial(_report_answers, on_progress, done, len(prompts))
+                answers = generate_all(self.language_model, chunk_sessions, limits, on_progress=progress, **decoding)
+            for index, text in zip(chunk, answers, strict=True):
+                generations[index] = text
+            self.cache.put((keys[index], generations[index]) for index in chunk)
+            done += len(chunk)
+            on_progress(f"{done} of {len(prompts)} answers")
+        return generations
 
-    def _scored(
+    def _score(
         self,
         task: EvaluatedTask,
         template: Template,
         shots: int,
-        made: PromptSet,
-        said: list[str],
-        ranked: Sequence[OptionRanking] | None,
-        began: float,
+        prompt_set: PromptSet,
+        predictions: list[str],
+        rankings: Sequence[OptionRanking] | None,
+        start_time: float,
     ) -> TemplateResult:
-        metric, prompts = task.card.metric.name, made.prompts
-        right = [one.right for one in prompts]
+        metric, prompts = task.card.metric.name, prompt_set.prompts
+        references = [prompt.reference for prompt in prompts]
         if self.settings.normalise:
-            said, right = [normalise(one) for one in said], [_plain(one) for one in right]
+            predictions, references = (
+                [normalise(prediction) for prediction in predictions],
+                [_normalise_example(reference) for reference in references],
+            )
         extra: dict[str, float] = {}
-        if right:
-            extra |= task_metrics.extra_metrics(task.card, said, right)
-        if right and ranked is not None:
-            for way in ranked[0].alternatives:
-                chosen = [one.options[found.alternatives[way]] for one, found in zip(right, ranked, strict=True)]
-                extra[way] = task_metrics.metric_value(metric, chosen, right).value
+        if references:
+            extra |= task_metrics.extra_metrics(task.card, predictions, references)
+        if references and rankings is not None:
+            for name in rankings[0].alternatives:
+                choices = [
+                    reference.options[ranking.alternatives[name]]
+                    for reference, ranking in zip(references, rankings, strict=True)
+                ]
+                extra[name] = task_metrics.metric_value(metric, choices, references).value
         samples = tuple(
             Prediction(
-                one.example.row,
-                one.input,
-                of.answers[0],
-                text,
-                task_metrics.score_of_example(metric, text, of),
-                None if ranked is None else dict(zip(of.options, ranked[at].log_likelihood, strict=True)),
+                prompt.example.row,
+                prompt.input,
+                reference.answers[0],
+                prediction,
+                task_metrics.score_of_example(metric, prediction, reference),
+                None if rankings is None else dict(zip(reference.options, rankings[index].log_likelihood, strict=True)),
             )
-            for at, (one, of, text) in enumerate(zip(prompts, right, said, strict=True))
+            for index, (prompt, reference, prediction) in enumerate(zip(prompts, references, predictions, strict=True))
         )
         return TemplateResult(
             template.name,
-            task_metrics.metric_value(metric, said, right) if right else None,
-            task_metrics.chance(metric, right),
-            made.cut,
-            made.skipped,
-            time.perf_counter() - began,
+            task_metrics.metric_value(metric, predictions, references) if references else None,
+            task_metrics.chance(metric, references),
+            prompt_set.cut,
+            prompt_set.skipped,
+            time.perf_counter() - start_time,
             shots,
             extra,
-            task_metrics.columns_by_example(metric, said, right) if right else {},
+            task_metrics.columns_by_example(metric, predictions, references) if references else {},
             samples,
-            made.note,
+            prompt_set.note,
         )
 
 
-def _progress(watch: Callable[[str], None], done: int, of: int, more: int) -> None:
-    watch(f"{done + more} of {of} answers")
+def _report_answers(on_progress: Callable[[str], None], done: int, total: int, newly_done: int) -> None:
+    on_progress(f"{done + newly_done} of {total} answers")
 
 
-def _with_title(watch: Callable[[str], None], title: str, text: str) -> None:
-    watch(title + text)
+def _with_title(on_progress: Callable[[str], None], title: str, text: str) -> None:
+    on_progress(title + text)
 
 
 def normalise(text: str) -> str:
-    """A text without case, punctuation and articles, unless nothing else is in it."""
-    return text_metrics.normalised(text) or text.strip().lower()
+    """Remove case, punctuation and articles from a text; only case if nothing else would remain."""
+    return text_metrics.normalise_squad(text) or text.strip().lower()
 
 
-def _plain(example: Example) -> Example:
+def _normalise_example(example: Example) -> Example:
     return replace(
         example, answers=tuple(map(normalise, example.answers)), options=tuple(map(normalise, example.options))
     )

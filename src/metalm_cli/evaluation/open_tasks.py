@@ -1,4 +1,4 @@
-"""Tasks that are ready to be asked: rows, cards and templates, read and checked before a model works."""
+"""Tasks opened for evaluation: rows, cards and templates, read and checked before inference."""
 
 from __future__ import annotations
 
@@ -15,187 +15,198 @@ from metalm_cli.errors import MetalmError, RowsUnavailableError
 from metalm_cli.evaluation.metrics import task_metrics
 from metalm_cli.evaluation.settings import PAPER_TEMPLATES, EvaluationSettings
 from metalm_cli.tasks import Card, Cards, Example
-from metalm_cli.templates import Collection, Template, render, scorable
+from metalm_cli.templates import Template, TemplateCollection, render, scored_templates
 
 
 @dataclass(frozen=True)
 class EvaluatedTask:
-    """A task that is ready to be asked.
+    """Task opened for evaluation.
 
     Args:
         card: Its card.
-        templates: The wordings, none turned around.
-        examples: What is asked.
-        opened: Where the examples come from.
-        path: File of the card.
+        templates: Its templates, without inverted ones.
+        examples: Examples to evaluate.
+        source: Split that the examples come from.
+        card_path: File of the card.
         template_path: File of the templates.
-        pool: Where demonstrations come from; None for none.
+        pool: Split that demonstrations come from; None for none.
     """
 
     card: Card
     templates: tuple[Template, ...]
     examples: tuple[Example, ...]
-    opened: Examples
-    path: Path
+    source: Examples
+    card_path: Path
     template_path: Path
     pool: Examples | None = None
 
     def demonstrations(self, example: Example, count: int, settings: EvaluationSettings) -> tuple[Example, ...]:
-        """Answered examples to stand in front of one; fewer are the beginning of more.
+        """Return demonstrations for an example; a smaller number is a prefix of a larger one.
 
         Args:
-            example: What is asked; never among them.
-            count: How many.
-            settings: Whether they are the task's or the example's own, and the seed.
+            example: The evaluated example; never among its demonstrations.
+            count: Number of demonstrations.
+            settings: Whether demonstrations are drawn for each example or once for the task, and the seed.
 
         Raises:
-            MetalmError: There are not so many.
+            MetalmError: The pool has fewer examples.
         """
         if not count:
             return ()
         assert self.pool is not None, "tasks are opened with the numbers of demonstrations"
-        seed = [settings.seed, zlib.crc32(self.card.name.encode()), *([example.row] if settings.drawn else [])]
-        same = self.pool.location == self.opened.location and self.pool.role == self.opened.role
-        found: list[Example] = []
+        seed = [
+            settings.seed,
+            zlib.crc32(self.card.name.encode()),
+            *([example.row] if settings.draw_per_example else []),
+        ]
+        same_split = self.pool.location == self.source.location and self.pool.role == self.source.role
+        demonstrations: list[Example] = []
         for index in np.random.default_rng(seed).permutation(len(self.pool)).tolist():
-            shown = self.pool[index]
-            if shown is not None and not (same and shown.row == example.row) and shown.fields != example.fields:
-                found.append(shown)
-                if len(found) == count:
-                    return tuple(found)
+            candidate = self.pool[index]
+            if (
+                candidate is not None
+                and not (same_split and candidate.row == example.row)
+                and candidate.fields != example.fields
+            ):
+                demonstrations.append(candidate)
+                if len(demonstrations) == count:
+                    return tuple(demonstrations)
         raise MetalmError(
-            f"{count} demonstrations of {self.card.name} are asked for, there are {len(found)}",
+            f"{count} demonstrations of {self.card.name} requested, available: {len(demonstrations)}",
             where=self.pool.location,
-            remedy=f"ask for at most {len(found)}",
+            remedy=f"use at most {len(demonstrations)}",
         )
 
 
 def open_evaluation_tasks(
     cards: Cards,
-    chosen: Sequence[Card],
+    selection: Sequence[Card],
     settings: EvaluationSettings,
     *,
     data_root: Path | None = None,
     offline: bool = False,
     cache: Path | None = None,
 ) -> tuple[list[EvaluatedTask], dict[str, str]]:
-    """Read everything that tasks need, and check all of it.
+    """Open tasks for evaluation: read and check their rows, cards and templates.
 
     Args:
         cards: All cards.
-        chosen: Those to evaluate.
-        settings: How.
-        data_root: Where data sets lie.
-        offline: Open no connection.
+        selection: Cards of the tasks to evaluate.
+        settings: Settings of the evaluation.
+        data_root: Folder of local data sets.
+        offline: Do not open connections.
         cache: Folder for unpacked files.
 
     Returns:
-        The tasks, and why each of the others has no rows at hand.
+        The tasks, and for each task without data the reason.
 
     Raises:
-        MetalmError: A row does not fit its card, a card has no such template, a template fails, a metric does not fit.
+        MetalmError: A row does not fit its card, a card lacks the template, a template fails, a metric does not fit.
     """
-    collection = Collection(settings.collection)
-    picked = {card.name: tuple(select_templates(collection.of(card), settings.template, card)) for card in chosen}
+    collection = TemplateCollection(settings.collection)
+    templates = {
+        card.name: tuple(select_templates(collection.templates_for(card), settings.template, card))
+        for card in selection
+    }
     tasks: list[EvaluatedTask] = []
     missing: dict[str, str] = {}
-    for card in chosen:
-        path, role = cards.paths[card.name], settings.role or default_split(card)
-        where: dict[str, Any] = {"data_root": data_root, "offline": offline, "cache": cache, "beside": path}
+    for card in selection:
+        path, split = cards.paths[card.name], settings.split or default_split(card)
+        source_options: dict[str, Any] = {"data_root": data_root, "offline": offline, "cache": cache, "card_path": path}
         try:
-            opened = open_examples(card, role, **where)
+            source = open_examples(card, split, **source_options)
         except MetalmError as error:
-            reason = _absence(error, card, role)
+            reason = _missing_reason(error, card, split)
             if reason is None:
                 raise
             missing[card.name] = reason
             continue
-        examples = tuple(draw_examples(opened, settings.limit))
+        examples = tuple(draw_examples(source, settings.limit))
         if not examples:
-            raise MetalmError(f"the card of {card.name} leaves out every row", where=opened.location)
+            raise MetalmError(f"the card of {card.name} leaves out every row", where=source.location)
         task_metrics.check_metric(card.metric.name, examples)
-        _different(examples)
-        pool = open_examples(card, card.demonstrations, **where) if max(settings.shots, default=0) else None
-        for template in picked[card.name]:
+        _check_options_differ(examples)
+        pool = open_examples(card, card.demonstrations, **source_options) if max(settings.shots, default=0) else None
+        for template in templates[card.name]:
             for example in examples:
                 render(example, template, settings.style)
-        task = EvaluatedTask(card, picked[card.name], examples, opened, path, collection.path(card), pool)
+        task = EvaluatedTask(card, templates[card.name], examples, source, path, collection.path_for(card), pool)
         task.demonstrations(examples[0], max(settings.shots, default=0), settings)
         tasks.append(task)
     return tasks, missing
 
 
 def default_split(card: Card) -> str:
-    """The split that scores are of: validation, as in the paper; test where a card has no other."""
+    """Return the split to evaluate: validation, as in the paper; test if a card only has that."""
     return "test" if "validation" not in card.splits and "test" in card.splits else "validation"
 
 
-def _absence(error: MetalmError, card: Card, role: str) -> str | None:
-    """Why a task has no rows at hand; None if something else is wrong with it."""
-    if card.split(role, local=True) is None and card.split(role, local=False) is None:
+def _missing_reason(error: MetalmError, card: Card, split: str) -> str | None:
+    """Return why the data of a task is missing; None if the error has another cause."""
+    if card.split(split, local=True) is None and card.split(split, local=False) is None:
         return error.what
     if isinstance(error, RowsUnavailableError):
         return "; ".join(part for part in (error.what, error.why) if part)
     return None
 
 
-def select_templates(templates: Sequence[Template], wanted: str, card: Card) -> list[Template]:
-    """The templates to ask with.
+def select_templates(templates: Sequence[Template], choice: str, card: Card) -> list[Template]:
+    """Select the templates to evaluate with.
 
     Args:
-        templates: Those of the card.
-        wanted: ``first``, ``paper``, ``all``, a number, or a name.
+        templates: Templates of the card.
+        choice: ``first``, ``paper``, ``all``, a number, or a name.
         card: The card, for messages.
 
     Raises:
-        MetalmError: There is none of that name, or it is turned around.
+        MetalmError: There is no template of that name, or it is inverted.
     """
-    usable = scorable(templates)
-    if wanted in ("first", "all", "paper"):
-        return usable[: {"first": 1, "paper": PAPER_TEMPLATES}.get(wanted)]
-    if wanted.isdecimal():
-        if int(wanted) == 0:
+    usable = scored_templates(templates)
+    if choice in ("first", "all", "paper"):
+        return usable[: {"first": 1, "paper": PAPER_TEMPLATES}.get(choice)]
+    if choice.isdecimal():
+        if int(choice) == 0:
             raise MetalmError("got --template 0, expected at least one template")
-        return usable[: int(wanted)]
-    named = [one for one in templates if one.name == wanted]
-    if not named:
+        return usable[: int(choice)]
+    matches = [template for template in templates if template.name == choice]
+    if not matches:
         raise MetalmError(
-            f"{card.name} has no template {wanted}",
-            why=f"it has {', '.join(one.name for one in usable)}",
+            f"{card.name} has no template {choice}",
+            why=f"available: {', '.join(template.name for template in usable)}",
             remedy="name one of these, first, paper, all, or a number",
         )
-    if named[0].inverted:
+    if matches[0].inverted:
         raise MetalmError(
-            f"template {wanted} of {card.name} asks for something else than the answer",
-            why="it is turned around: it trains, and is never scored",
-            remedy=f"name one of {', '.join(one.name for one in usable)}",
+            f"template {choice} of {card.name} does not ask for the answer",
+            why="inverted templates are used for training only and are never scored",
+            remedy=f"name one of {', '.join(template.name for template in usable)}",
         )
-    return named
+    return matches
 
 
-def _different(examples: Sequence[Example]) -> None:
-    """Refuse examples whose options are all the same."""
-    for one in examples:
-        if len(one.options) > 1 and len(set(one.options)) == 1:
+def _check_options_differ(examples: Sequence[Example]) -> None:
+    """Raise an error if all options of an example are the same."""
+    for example in examples:
+        if len(example.options) > 1 and len(set(example.options)) == 1:
             raise MetalmError(
-                f"all options of {one.task} row {one.row} are the same: {one.options[0]!r:.60}",
-                why="no answer can be told from another",
-                remedy="correct the card's options, or leave the row out with its where expression",
+                f"all options of {example.task} row {example.row} are the same: {example.options[0]!r:.60}",
+                why="the answers cannot be distinguished",
+                remedy="correct the options of the card, or exclude the row with row_filter",
             )
 
 
-def draw_examples(opened: Examples, limit: int | None) -> Iterator[Example]:
-    """Examples of a split in the order of their rows: all, or as many as asked for, the same ones every time.
+def draw_examples(source: Examples, limit: int | None) -> Iterator[Example]:
+    """Return the examples of a split in the order of their rows: all, or ``limit`` of them drawn by a fixed seed.
 
     Raises:
         MetalmError: A row does not fit the card.
     """
-    order = range(len(opened)) if limit is None else np.random.default_rng(0).permutation(len(opened)).tolist()
-    found: list[Example] = []
-    for index in order:
-        if limit is not None and len(found) == limit:
+    indices = range(len(source)) if limit is None else np.random.default_rng(0).permutation(len(source)).tolist()
+    examples: list[Example] = []
+    for index in indices:
+        if limit is not None and len(examples) == limit:
             break
-        example = opened[index]
+        example = source[index]
         if example is not None:
-            found.append(replace(example, raw={}))
-    return iter(sorted(found, key=lambda example: example.row))
+            examples.append(replace(example, raw={}))
+    return iter(sorted(examples, key=lambda example: example.row))

@@ -1,4 +1,4 @@
-"""Examples as what a model reads: fitted, with their demonstrations in front, tokenised once."""
+"""Prompts: examples truncated to fit, with their demonstrations, tokenised once."""
 
 from __future__ import annotations
 
@@ -15,55 +15,56 @@ from metalm_cli.inference.scoring.question_rows import join_sessions
 from metalm_cli.sessions import Session, TokenisedSession
 from metalm_cli.tasks import Card, Example
 from metalm_cli.templates import PromptStyle, Template, prompt_to_session, render
-from metalm_cli.templates.template import ANSWER
+from metalm_cli.templates.template import ANSWER_EXPRESSION
 
-NEW_TOKENS = {"struct_to_text": 64, "summarization": 128}
-"""Most new tokens in clusters whose answers are written freely, with beams."""
+NEW_TOKENS_BY_CLUSTER = {"struct_to_text": 64, "summarization": 128}
+"""Maximum number of new tokens in clusters of free text, which is decoded with beam search."""
 ANSWER_TOKENS = 32
-"""Most new tokens of an open answer."""
+"""Maximum number of new tokens of an open answer."""
 RATIONALE_TOKENS = 256
-"""Most new tokens of a rationale with its answer."""
+"""Maximum number of new tokens of a rationale with its answer."""
 TOKENS_BEYOND_OPTION = 2
-"""New tokens beyond the longest option: its end, and one that shows that a text goes on."""
-LENGTH = 2048
-"""Decoder positions of a session where the model states none."""
+"""Extra tokens decoded past the longest option: one for the end token, one to detect that the model continues."""
+DEFAULT_LENGTH = 2048
+"""Decoder positions of a session if the model does not state a limit."""
 
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """An example as it is asked.
+    """Tokenised prompt of an example, with its demonstrations.
 
     Args:
-        example: As it fits, with what templates read.
-        right: Answers and options as the template has them said.
-        prefix: What is read for this example alone.
-        before: What stands in front for others too; None for nothing.
-        limit: Most new tokens of an answer.
+        example: The example, truncated to fit, with the fields that templates read.
+        reference: The example with answers and options rendered by the template.
+        prefix: Session of this example alone.
+        shared_prefix: Session of the demonstrations before it, shared with other examples; None for none.
+        max_new_tokens: Maximum number of new tokens of an answer.
         input: The prompt as one text, without demonstrations.
     """
 
     example: Example
-    right: Example
+    reference: Example
     prefix: TokenisedSession
-    before: TokenisedSession | None
-    limit: int
+    shared_prefix: TokenisedSession | None
+    max_new_tokens: int
     input: str
 
     @property
-    def whole(self) -> TokenisedSession:
-        """All that is read."""
-        return self.prefix if self.before is None else join_sessions(self.before, self.prefix)
+    def session(self) -> TokenisedSession:
+        """The whole session, with demonstrations."""
+        return self.prefix if self.shared_prefix is None else join_sessions(self.shared_prefix, self.prefix)
 
 
 @dataclass(frozen=True)
 class PromptSet:
-    """The examples of a task in one wording, with so many demonstrations.
+    """Prompts of a task with one template and a number of demonstrations.
 
     Args:
-        prompts: Those that fit.
-        cut: Examples whose long field was cut; demonstrations never cut it further.
-        skipped: Examples that do not fit even so, or not beside their demonstrations.
-        note: What demonstrations leave no room for; where they leave none at all, how many would.
+        prompts: Prompts of the examples that fit.
+        cut: Number of examples whose long field was truncated; demonstrations never truncate it further.
+        skipped: Number of examples that do not fit, even truncated, or do not fit with their demonstrations.
+        note: Message about examples that do not fit with their demonstrations; if none fits, with the largest number
+            of demonstrations that would.
     """
 
     prompts: tuple[EncodedPrompt, ...]
@@ -75,155 +76,185 @@ class PromptSet:
 def build_prompts(
     language_model: LanguageModel, task: EvaluatedTask, template: Template, shots: int, settings: EvaluationSettings
 ) -> PromptSet:
-    """Put the examples of a task into words, fit them, and tokenise them.
+    """Render the examples of a task, truncate them to fit, and tokenise them.
 
     Args:
-        language_model: Who is to read them.
+        language_model: The model.
         task: The task.
-        template: The wording.
-        shots: Demonstrations in front of each. An example that does not fit beside them is left out and counted: it is
-            never cut for them, and never asked with fewer.
+        template: The template.
+        shots: Number of demonstrations before each example. An example that does not fit with its demonstrations is
+            left out and counted: it is neither truncated further nor evaluated with fewer demonstrations.
         settings: The other settings.
 
     Raises:
         MetalmError: The model has too few positions for an answer, or no encoder that the template docks into.
     """
     style, delimiter = settings.style, language_model.decoder_tokenizer.rules.target_delimiter
-    said = [with_rendered_answers(example, template, style) for example in task.examples]
-    limits = [max_new_tokens(language_model, task.card, example, style) for example in said]
-    room = length_limits(language_model, settings, max(limits))
+    references = [with_rendered_answers(example, template, style) for example in task.examples]
+    token_limits = [max_new_tokens(language_model, task.card, example, style) for example in references]
+    session_limits = length_limits(language_model, settings, max(token_limits))
 
-    def make(example: Example) -> Session:
-        asked = prompt_to_session(render(example, template, style), delimiter=delimiter, style=style, answered=False)
-        long = task.card.long_inputs
+    def to_session(example: Example) -> Session:
+        session = prompt_to_session(
+            render(example, template, style), delimiter=delimiter, style=style, with_target=False
+        )
+        long_inputs = task.card.long_inputs
         return (
-            split_into_windows(asked, example.fields[long.field], room) if style.windows and long is not None else asked
+            split_into_windows(session, example.fields[long_inputs.field], session_limits)
+            if style.windows and long_inputs is not None
+            else session
         )
 
-    fitted = [truncate_example(example, task.card, make, room) for example in task.examples]
-    cut, skipped = sum(one is not None and one[1] for one in fitted), fitted.count(None)
-    fronts: dict[tuple[int, ...], TokenisedSession] = {}
-    before: TokenisedSession | None
-    prompts, crowded = [], []
-    for one, right, limit in zip(fitted, said, limits, strict=True):
-        if one is None:
+    truncated = [truncate_example(example, task.card, to_session, session_limits) for example in task.examples]
+    cut, skipped = sum(result is not None and result[1] for result in truncated), truncated.count(None)
+    demonstration_sessions: dict[tuple[int, ...], TokenisedSession] = {}
+    shared_prefix: TokenisedSession | None
+    prompts, too_long = [], []
+    for result, reference, token_limit in zip(truncated, references, token_limits, strict=True):
+        if result is None:
             continue
-        example = one[0]
-        shown = task.demonstrations(example, shots, settings)
-        rest = make(example)
-        whole = with_demonstrations(rest, example, shown, template, delimiter, style)
-        if shown and not room.fits(whole):
-            crowded.append(example)
+        example = result[0]
+        demonstrations = task.demonstrations(example, shots, settings)
+        own_session = to_session(example)
+        session = with_demonstrations(own_session, example, demonstrations, template, delimiter, style)
+        if demonstrations and not session_limits.fits(session):
+            too_long.append(example)
             continue
-        if shown and style.layout == "docks":
-            key = tuple(demonstration.row for demonstration in shown)
-            front = list(whole)[: len(whole) - len(rest)]
-            if key not in fronts:
-                fronts[key] = language_model.tokenise(Session(front, whole.name))
-            prefix = language_model.tokenise(rest, is_continuation=True)
-            before = None if settings.drawn else fronts[key]
-            prefix = join_sessions(fronts[key], prefix) if settings.drawn else prefix
+        if demonstrations and style.layout == "docks":
+            key = tuple(demonstration.row for demonstration in demonstrations)
+            demonstration_spans = list(session)[: len(session) - len(own_session)]
+            if key not in demonstration_sessions:
+                demonstration_sessions[key] = language_model.tokenise(Session(demonstration_spans, session.name))
+            prefix = language_model.tokenise(own_session, is_continuation=True)
+            shared_prefix = None if settings.draw_per_example else demonstration_sessions[key]
+            prefix = join_sessions(demonstration_sessions[key], prefix) if settings.draw_per_example else prefix
         else:
-            before, prefix = None, language_model.tokenise(whole)
+            shared_prefix, prefix = None, language_model.tokenise(session)
         text = render(example, template, style).input
-        prompts.append(EncodedPrompt(example, right, prefix, before, limit, text))
+        prompts.append(EncodedPrompt(example, reference, prefix, shared_prefix, token_limit, text))
     note = ""
-    if crowded and not prompts:
-        fits = _most(task, template, crowded, shots, settings, make, room, (delimiter, style))
-        note = f"{_shown(shots)} not fit into {room.length:,} positions beside any example: at most {fits} can"
-    elif crowded:
-        note = f"{_shown(shots)} not fit beside {len(crowded)} of {len(task.examples)} examples, which are in no score"
-    return PromptSet(tuple(prompts), cut, skipped + len(crowded), note)
+    if too_long and not prompts:
+        max_shots = _max_fitting_shots(
+            task, template, too_long, shots, settings, to_session, session_limits, (delimiter, style)
+        )
+        note = (
+            f"{_demonstrations_phrase(shots)} not fit into {session_limits.length:,} positions with any example; "
+            f"at most {max_shots} can"
+        )
+    elif too_long:
+        note = (
+            f"{_demonstrations_phrase(shots)} not fit with {len(too_long)} of {len(task.examples)} examples, "
+            "which are not scored"
+        )
+    return PromptSet(tuple(prompts), cut, skipped + len(too_long), note)
 
 
 def with_demonstrations(
-    rest: Session, example: Example, shown: Sequence[Example], template: Template, delimiter: str, style: PromptStyle
+    own_session: Session,
+    example: Example,
+    demonstrations: Sequence[Example],
+    template: Template,
+    delimiter: str,
+    style: PromptStyle,
 ) -> Session:
-    """The session of an example with its demonstrations."""
-    if not shown:
-        return rest
-    prompt, before = render(example, template, style), [render(one, template, style) for one in shown]
+    """Build the session of an example with its demonstrations."""
+    if not demonstrations:
+        return own_session
+    prompt, rendered_demonstrations = (
+        render(example, template, style),
+        [render(demonstration, template, style) for demonstration in demonstrations],
+    )
     if style.layout == "joined":
-        return prompt_to_session(prompt, before, delimiter=delimiter, style=style, answered=False)
-    front = prompt_to_session(prompt, before, delimiter=delimiter, style=style, answered=False)
-    asked = prompt_to_session(prompt, delimiter=delimiter, style=style, answered=False)
-    return Session([*list(front)[: len(front) - len(asked)], *rest], rest.name)
+        return prompt_to_session(prompt, rendered_demonstrations, delimiter=delimiter, style=style, with_target=False)
+    full_session = prompt_to_session(
+        prompt, rendered_demonstrations, delimiter=delimiter, style=style, with_target=False
+    )
+    bare_session = prompt_to_session(prompt, delimiter=delimiter, style=style, with_target=False)
+    return Session([*list(full_session)[: len(full_session) - len(bare_session)], *own_session], own_session.name)
 
 
-def _most(
+def _max_fitting_shots(
     task: EvaluatedTask,
     template: Template,
     examples: Sequence[Example],
     shots: int,
     settings: EvaluationSettings,
-    make: Callable[[Example], Session],
-    room: LengthLimits,
-    how: tuple[str, PromptStyle],
+    to_session: Callable[[Example], Session],
+    session_limits: LengthLimits,
+    rendering: tuple[str, PromptStyle],
 ) -> int:
-    """Most demonstrations that fit beside some example."""
+    """Return the largest number of demonstrations with which at least one example fits."""
 
     def fits(example: Example, count: int) -> bool:
-        return room.fits(
-            with_demonstrations(make(example), example, task.demonstrations(example, count, settings), template, *how)
+        return session_limits.fits(
+            with_demonstrations(
+                to_session(example), example, task.demonstrations(example, count, settings), template, *rendering
+            )
         )
 
-    return next((count for count in range(shots - 1, 0, -1) if any(fits(one, count) for one in examples)), 0)
+    return next((count for count in range(shots - 1, 0, -1) if any(fits(example, count) for example in examples)), 0)
 
 
-def _shown(shots: int) -> str:
+def _demonstrations_phrase(shots: int) -> str:
     return "1 demonstration does" if shots == 1 else f"{shots} demonstrations do"
 
 
-def length_limits(language_model: LanguageModel, settings: EvaluationSettings, new: int) -> LengthLimits:
-    """What inputs must fit into, so that an answer has room.
+def length_limits(language_model: LanguageModel, settings: EvaluationSettings, new_tokens: int) -> LengthLimits:
+    """Return the length limits of inputs that leave room for an answer.
 
     Args:
         language_model: The model.
-        settings: Their ``length`` counts the answer.
-        new: Most new tokens.
+        settings: Settings of the evaluation; their ``length`` includes the answer.
+        new_tokens: Maximum number of new tokens.
 
     Raises:
-        MetalmError: There is no room, or the length is more than the model has.
+        MetalmError: The length leaves no room for an input, or exceeds the positions of the model.
     """
-    has = language_model.model.positions
+    positions = language_model.model.max_positions
     length = (
         settings.length
-        or has
+        or positions
         or getattr(language_model.model.decoder.config, "max_position_embeddings", None)
-        or LENGTH
+        or DEFAULT_LENGTH
     )
-    if has is not None and length > has:
-        raise MetalmError(f"sessions of {length} positions: the decoder has {has}", remedy="ask for fewer")
-    if length <= new:
+    if positions is not None and length > positions:
         raise MetalmError(
-            f"sessions of {length} positions hold no answer of up to {new} tokens and its question",
+            f"sessions of {length} positions: the decoder has {positions}", remedy="choose a lower length"
+        )
+    if length <= new_tokens:
+        raise MetalmError(
+            f"sessions of {length} positions cannot hold a prompt and an answer of up to {new_tokens} tokens",
             remedy="allow longer sessions, or use a model with more positions",
         )
-    return LengthLimits.of(language_model.tokenise, length - new, settings.also)
+    return LengthLimits.of(language_model.tokenise, length - new_tokens, settings.also_fit)
 
 
 def max_new_tokens(language_model: LanguageModel, card: Card, example: Example, style: PromptStyle) -> int:
-    """Most new tokens of an answer: of the longest option and a little more, or by cluster."""
+    """Return the maximum number of new tokens of an answer: from the longest option, or by cluster."""
     if asks_for_rationale(card, style):
         return RATIONALE_TOKENS
     if not example.options:
-        return NEW_TOKENS.get(card.cluster, ANSWER_TOKENS)
+        return NEW_TOKENS_BY_CLUSTER.get(card.cluster, ANSWER_TOKENS)
     tokenizer = language_model.decoder_tokenizer
     delimiter = tokenizer.rules.target_delimiter
-    return TOKENS_BEYOND_OPTION + max(len(tokenizer.continuation(delimiter + option)) for option in example.options)
+    return TOKENS_BEYOND_OPTION + max(
+        len(tokenizer.encode_continuation(delimiter + option)) for option in example.options
+    )
 
 
 def asks_for_rationale(card: Card, style: PromptStyle) -> bool:
-    """Whether a rationale is asked for before the answer, and the data set has some."""
+    """Whether the style asks for a rationale before the answer, and the data set has rationales."""
     return style.rationale and card.answer.rationale is not None
 
 
 def with_rendered_answers(example: Example, template: Template, style: PromptStyle) -> Example:
-    """The example with answers and options as the template has them said."""
-    if template.target == ANSWER:
+    """Return the example with answers and options rendered by the template."""
+    if template.target == ANSWER_EXPRESSION:
         return example
 
-    def said(answer: str) -> str:
+    def render_answer(answer: str) -> str:
         return render(replace(example, answers=(answer,)), template, replace(style, rationale=False)).target
 
-    return replace(example, answers=tuple(map(said, example.answers)), options=tuple(map(said, example.options)))
+    return replace(
+        example, answers=tuple(map(render_answer, example.answers)), options=tuple(map(render_answer, example.options))
+    )

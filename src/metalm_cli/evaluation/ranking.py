@@ -1,4 +1,4 @@
-"""Choosing among options by their log-probability (paper section 3.6)."""
+"""Ranking of answer options by log-probability (paper section 3.6)."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from metalm_cli.sessions import DecoderTokenizer, TokenisedSession
 
 @dataclass(frozen=True)
 class OptionRanking:
-    """An example's options, ranked.
+    """Ranking of the options of an example.
 
     Args:
-        log_likelihood: Of each option, in nats. ``[o]``
-        chosen: Option of the highest; the first of equals.
-        otherwise: Option chosen in each other way: by log-probability ``per_token``, ``per_char``
-            (lm-evaluation-harness: ``acc_norm``) or ``per_byte`` (UTF-8) of the option, or ``unconditional``: less its
-            log-probability without the input.
+        log_likelihood: Log-probability of each option, in nats. ``[o]``
+        best_option: Index of the option with the highest log-probability; the first of equals.
+        alternatives: Index of the best option by other scores: log-probability ``per_token``, ``per_char``
+            (lm-evaluation-harness: ``acc_norm``) or ``per_byte`` (UTF-8) of the option, or ``unconditional``: minus
+            the log-probability of the option without the input.
     """
 
     log_likelihood: tuple[float, ...]
-    chosen: int
+    best_option: int
     alternatives: dict[str, int]
 
 
@@ -35,109 +35,122 @@ def rank(
     scorer: Scorer,
     prompts: Sequence[EncodedPrompt],
     names: Sequence[str],
-    kept: AnswerCache,
+    cache: AnswerCache,
     *,
-    ended: bool,
-    watch: Callable[[int], None] = lambda done: None,
+    with_end_token: bool,
+    on_progress: Callable[[int], None] = lambda done: None,
 ) -> list[OptionRanking]:
     """Rank the options of examples.
 
     Args:
-        scorer: Who scores.
-        prompts: The examples.
-        names: What each is called in what is kept.
-        kept: Answers that are there already; takes the new ones after each forward pass.
-        ended: An option's end token counts.
-        watch: Told how many are done.
+        scorer: Scorer of the model.
+        prompts: Prompts of the examples.
+        names: Name of each prompt in the cache.
+        cache: Answers of earlier evaluations; new answers are saved after each forward pass.
+        with_end_token: Include the end token in the log-probability of an option.
+        on_progress: Called with the number of examples that are done.
     """
     tokenizer = scorer.language_model.decoder_tokenizer
-    questions = [OptionQuestion(one.prefix, option_ids(tokenizer, one, ended), one.before) for one in prompts]
-    how = "ranked, ended" if ended else "ranked"
-    scores = _scores(scorer, questions, names, how, kept, watch)
-    # Options without the input: often the same for a whole task, and then scored once.
-    distinct = {tuple(map(bytes, one.options)): one.options for one in questions}
-    start = unconditional_session(tokenizer)
-    bare = _scores(
+    questions = [
+        OptionQuestion(prompt.prefix, option_ids(tokenizer, prompt, with_end_token), prompt.shared_prefix)
+        for prompt in prompts
+    ]
+    method = "ranked, ended" if with_end_token else "ranked"
+    scores = _option_scores(scorer, questions, names, method, cache, on_progress)
+    # Options without the input are often the same for a whole task and are then scored once.
+    distinct_options = {tuple(map(bytes, question.options)): question.options for question in questions}
+    empty_prompt = unconditional_session(tokenizer)
+    unconditional_scores = _option_scores(
         scorer,
-        [OptionQuestion(start, options, name="options without an input") for options in distinct.values()],
-        [f"{names[0] if names else ''} without an input"] * len(distinct),
-        how,
-        kept,
+        [
+            OptionQuestion(empty_prompt, options, name="options without an input")
+            for options in distinct_options.values()
+        ],
+        [f"{names[0] if names else ''} without an input"] * len(distinct_options),
+        method,
+        cache,
     )
-    alone = dict(zip(distinct, bare, strict=True))
+    unconditional = dict(zip(distinct_options, unconditional_scores, strict=True))
     return [
-        _ranked(tokenizer, one, question, score, alone[tuple(map(bytes, question.options))])
-        for one, question, score in zip(prompts, questions, scores, strict=True)
+        _ranking(tokenizer, prompt, question, score, unconditional[tuple(map(bytes, question.options))])
+        for prompt, question, score in zip(prompts, questions, scores, strict=True)
     ]
 
 
-def option_ids(tokenizer: DecoderTokenizer, prompt: EncodedPrompt, ended: bool) -> tuple[np.ndarray, ...]:
-    """Token ids of an example's options, as they go on after its prompt."""
-    delimiter, end = tokenizer.rules.target_delimiter, [tokenizer.document_id] if ended else []
+def option_ids(tokenizer: DecoderTokenizer, prompt: EncodedPrompt, with_end_token: bool) -> tuple[np.ndarray, ...]:
+    """Return the token ids of an example's options as continuations of its prompt."""
+    delimiter, end = tokenizer.rules.target_delimiter, [tokenizer.document_end_id] if with_end_token else []
     return tuple(
-        np.array([*tokenizer.continuation(delimiter + option), *end], dtype=np.int64) for option in prompt.right.options
+        np.array([*tokenizer.encode_continuation(delimiter + option), *end], dtype=np.int64)
+        for option in prompt.reference.options
     )
 
 
 def unconditional_session(tokenizer: DecoderTokenizer) -> TokenisedSession:
-    """A session without an input: its start token, or the end of another document."""
+    """Return a session without an input: the start token, or the end token of a preceding document."""
     return TokenisedSession(np.array([tokenizer.start_id], dtype=np.int64), np.zeros(1, dtype=bool))
 
 
-def _scores(
+def _option_scores(
     scorer: Scorer,
     questions: Sequence[OptionQuestion],
     names: Sequence[str],
-    how: str,
-    kept: AnswerCache,
-    watch: Callable[[int], None] = lambda done: None,
+    method: str,
+    cache: AnswerCache,
+    on_progress: Callable[[int], None] = lambda done: None,
 ) -> list[np.ndarray]:
-    asked = [
+    keys = [
         AnswerKey(
             name,
-            session_digest(one.prefix, one.options) + ("" if one.before is None else session_digest(one.before)),
-            how,
+            session_digest(question.prefix, question.options)
+            + ("" if question.shared_prefix is None else session_digest(question.shared_prefix)),
+            method,
         )
-        for name, one in zip(names, questions, strict=True)
+        for name, question in zip(names, questions, strict=True)
     ]
-    found = [kept.get(one) for one in asked]
-    new = [at for at, one in enumerate(found) if one is None]
-    done = len(questions) - len(new)
-    watch(done)
+    log_likelihoods = [cache.get(key) for key in keys]
+    missing = [index for index, values in enumerate(log_likelihoods) if values is None]
+    done = len(questions) - len(missing)
+    on_progress(done)
 
-    def told(numbers: list[int], scores: list[OptionScores]) -> None:
+    def save_scores(positions: list[int], scores: list[OptionScores]) -> None:
         nonlocal done
-        made = [(new[number], one.log_likelihood.tolist()) for number, one in zip(numbers, scores, strict=True)]
-        for at, values in made:
-            found[at] = values
-        kept.put((asked[at], values) for at, values in made)
-        done += len(made)
-        watch(done)
+        results = [
+            (missing[position], score.log_likelihood.tolist())
+            for position, score in zip(positions, scores, strict=True)
+        ]
+        for index, values in results:
+            log_likelihoods[index] = values
+        cache.put((keys[index], values) for index, values in results)
+        done += len(results)
+        on_progress(done)
 
-    scorer.score([questions[at] for at in new], told)
+    scorer.score([questions[index] for index in missing], save_scores)
     return [
-        np.zeros(len(question.options)) if one is None else np.array(one)
-        for question, one in zip(questions, found, strict=True)
+        np.zeros(len(question.options)) if values is None else np.array(values)
+        for question, values in zip(questions, log_likelihoods, strict=True)
     ]
 
 
-def _ranked(
+def _ranking(
     tokenizer: DecoderTokenizer,
     prompt: EncodedPrompt,
     question: OptionQuestion,
-    sums: np.ndarray,
-    bare: np.ndarray,
+    log_likelihoods: np.ndarray,
+    unconditional: np.ndarray,
 ) -> OptionRanking:
-    options, delimiter = prompt.right.options, tokenizer.rules.target_delimiter
-    # A delimiter of words is said before the option, and is none of it.
-    said = len(tokenizer.continuation(delimiter)) if delimiter.strip() else 0
-    tokens = np.array([max(1, len(ids) - said) for ids in question.options])
-    ways = {
-        "per_token": sums / tokens,
-        "per_char": sums / np.array([max(1, len(one)) for one in options]),
-        "per_byte": sums / np.array([max(1, len(one.encode())) for one in options]),
-        "unconditional": sums - bare,
+    options, delimiter = prompt.reference.options, tokenizer.rules.target_delimiter
+    # A delimiter with words precedes the option in its token ids but is not counted as part of it.
+    delimiter_tokens = len(tokenizer.encode_continuation(delimiter)) if delimiter.strip() else 0
+    token_counts = np.array([max(1, len(ids) - delimiter_tokens) for ids in question.options])
+    alternatives = {
+        "per_token": log_likelihoods / token_counts,
+        "per_char": log_likelihoods / np.array([max(1, len(option)) for option in options]),
+        "per_byte": log_likelihoods / np.array([max(1, len(option.encode())) for option in options]),
+        "unconditional": log_likelihoods - unconditional,
     }
     return OptionRanking(
-        tuple(sums.tolist()), int(sums.argmax()), {name: int(values.argmax()) for name, values in ways.items()}
+        tuple(log_likelihoods.tolist()),
+        int(log_likelihoods.argmax()),
+        {name: int(values.argmax()) for name, values in alternatives.items()},
     )

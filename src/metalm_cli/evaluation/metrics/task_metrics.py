@@ -1,6 +1,6 @@
-"""Metrics: what a card's metric makes of the texts that a model says, with standard errors and chance levels.
+"""Task metrics: scores of generated texts by the metric of a card, with standard errors and chance levels.
 
-All values are in 0 to 100 (correlations in -100 to 100). Where a well-kept library has a metric, it is the library's:
+All values are in 0 to 100 (correlations in -100 to 100). Metrics come from maintained libraries where these have them:
 rouge-score, sacrebleu, scikit-learn, scipy.
 """
 
@@ -22,12 +22,12 @@ from metalm_cli.tasks import Card, Example
 from metalm_cli.tasks.card import MetricName
 
 NEITHER = 2
-"""Class of a text that is neither of two answers."""
-UNREAD = -1.0
-"""Stands for a text without a number in correlations (Raffel et al. 2020)."""
+"""Class of a text that equals neither of the two options."""
+NO_NUMBER = -1.0
+"""Value of a text without a number in correlations (Raffel et al. 2020)."""
 
-EACH: dict[str, Callable[[str, str], float]] = {
-    "accuracy": text_metrics.same,
+EXAMPLE_METRICS: dict[str, Callable[[str, str], float]] = {
+    "accuracy": text_metrics.equal_text,
     "exact_match": text_metrics.exact_match,
     "token_f1": text_metrics.token_f1,
     "trivia_em": text_metrics.trivia_em,
@@ -37,17 +37,17 @@ EACH: dict[str, Callable[[str, str], float]] = {
     "rouge1": partial(text_metrics.rouge, kind="rouge1"),
     "rouge2": partial(text_metrics.rouge, kind="rouge2"),
     "rougeL": partial(text_metrics.rouge, kind="rougeL"),
-    "number": text_metrics.same_number,
+    "number": text_metrics.equal_number,
     "s1": text_metrics.listed_s1,
 }
-"""Metrics that are means over examples: a text and a reference to 0..1; the best reference counts."""
-CLASSES = ("f1", "matthews")
+"""Metrics that are means over examples: map a text and a reference to 0..1; the best reference counts."""
+CLASS_METRICS = ("f1", "matthews")
 """Metrics over a whole split with two classes; class 1 is the positive one."""
-NUMBERS = ("pearson", "spearman")
+NUMBER_METRICS = ("pearson", "spearman")
 """Metrics over a whole split with numbers as answers."""
-CORPORA = ("bleu", "chrf")
-"""Metrics over a whole split of texts, from what is counted in each."""
-ALSO: dict[str, tuple[MetricName, ...]] = {
+CORPUS_METRICS = ("bleu", "chrf")
+"""Metrics over a whole split of texts, computed from counts by sentence."""
+ADDITIONAL_METRICS: dict[str, tuple[MetricName, ...]] = {
     "exact_match": ("token_f1",),
     "token_f1": ("exact_match",),
     "trivia_em": ("trivia_f1",),
@@ -64,20 +64,20 @@ ALSO: dict[str, tuple[MetricName, ...]] = {
     "pearson": ("spearman",),
     "spearman": ("pearson",),
 }
-"""Columns that stand beside a metric, whatever its card; cards name more (``metric.also``)."""
+"""Metrics that are reported in addition to a metric, for all cards; cards name more (``metric.also``)."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """A metric over a split.
+    """Score of a split by one metric.
 
     Args:
-        metric: Its name.
-        value: 0 to 100.
+        metric: Name of the metric.
+        value: The score, 0 to 100.
         error: Standard error: of the mean over examples, or by bootstrap (1,000 samples, seeded) for metrics over a
             whole split. None for fewer than two examples.
-        n: Examples.
-        counts: What else is to be known: ``unread`` texts without a number, ``neither`` texts that are no class.
+        n: Number of examples.
+        counts: Numbers of invalid texts: ``unread`` (without a number), ``neither`` (equal to neither class).
     """
 
     metric: str
@@ -89,11 +89,11 @@ class Score:
 
 @dataclass(frozen=True)
 class ChanceLevel:
-    """What is had without reading the input, 0 to 100; None where it means nothing.
+    """Chance level: expected score without reading the input, 0 to 100; None where it is not defined.
 
     Args:
-        uniform: A guess, each option as likely.
-        majority: The best constant answer on these examples, of those that all examples share.
+        uniform: Score of a uniform random choice among the options.
+        majority: Score of the best constant answer on these examples, among options that all examples share.
     """
 
     uniform: float | None = None
@@ -101,212 +101,242 @@ class ChanceLevel:
 
 
 def check_metric(metric: MetricName, examples: Sequence[Example]) -> None:
-    """Refuse a metric that cannot be computed on these examples.
+    """Check that a metric can be computed on these examples.
 
     Raises:
         MetalmError: f1 or matthews without two classes; pearson, spearman or number without numbers as answers.
     """
-    for one in examples:
-        why = _misfit(metric, one)
-        if why:
+    for example in examples:
+        reason = _misfit(metric, example)
+        if reason:
             raise MetalmError(
-                f"the metric {metric} does not fit {one.task}",
-                where=f"{one.task} row {one.row}",
-                why=why,
+                f"the metric {metric} does not fit {example.task}",
+                where=f"{example.task} row {example.row}",
+                why=reason,
                 remedy="correct metric.name of the card",
             )
 
 
 def _misfit(metric: MetricName, example: Example) -> str:
-    if metric in CLASSES and (example.label not in (0, 1) or len(example.options) != 2):
-        return f"it needs two classes, got {len(example.options) or 'no'} options"
-    if metric in NUMBERS and text_metrics.first_number(example.answers[0]) is None:
-        return f"it needs a number as the answer, got {example.answers[0]!r:.40}"
+    if metric in CLASS_METRICS and (example.label not in (0, 1) or len(example.options) != 2):
+        return f"two classes are needed, got {len(example.options) or 'no'} options"
+    if metric in NUMBER_METRICS and text_metrics.first_number(example.answers[0]) is None:
+        return f"a number is needed as the answer, got {example.answers[0]!r:.40}"
     if metric == "number" and all(text_metrics.last_number(answer) is None for answer in example.answers):
-        return f"it needs a number in the answer, got {example.answers[0]!r:.40}"
+        return f"a number is needed in the answer, got {example.answers[0]!r:.40}"
     return ""
 
 
-def score_of_example(metric: MetricName, said: str, example: Example) -> float | None:
-    """What one text scores, 0 to 1; None for correlations of numbers, which have no value of one example.
+def score_of_example(metric: MetricName, prediction: str, example: Example) -> float | None:
+    """Return the score of one text, 0 to 1; None for correlations of numbers, which are undefined for one example.
 
     Args:
-        metric: The metric; for f1 and matthews whether the text is the right class; for bleu and chrf the value of this
-            sentence alone (bleu over the orders that it has), of which the score is not the mean.
-        said: What the model said.
-        example: What is right.
+        metric: The metric; for f1 and matthews: whether the text is the right class; for bleu and chrf: the value of
+            this sentence alone (bleu over its available orders). The split score is not the mean of these values.
+        prediction: The generated text.
+        example: The example with its reference answers.
     """
-    if metric in NUMBERS:
+    if metric in NUMBER_METRICS:
         return None
-    if metric in CLASSES:
-        return text_metrics.same(said, example.answers[0])
-    if metric in CORPORA:
-        return float(_sacrebleu(metric, True).sentence_score(said, list(example.answers)).score) / 100
+    if metric in CLASS_METRICS:
+        return text_metrics.equal_text(prediction, example.answers[0])
+    if metric in CORPUS_METRICS:
+        return float(_sacrebleu(metric, True).sentence_score(prediction, list(example.answers)).score) / 100
     references = example.answers[:1] if metric == "accuracy" and example.options else example.answers
-    return text_metrics.best(EACH[metric], said, references)
+    return text_metrics.best_over_references(EXAMPLE_METRICS[metric], prediction, references)
 
 
-def columns_by_example(metric: MetricName, said: Sequence[str], examples: Sequence[Example]) -> dict[str, list[Any]]:
-    """What of each example a result file keeps, so that models can be compared: columns of equal length.
+def columns_by_example(
+    metric: MetricName, predictions: Sequence[str], examples: Sequence[Example]
+) -> dict[str, list[Any]]:
+    """Return the values by example that a result file stores for comparisons: columns of equal length.
 
     Returns:
-        ``row``, and ``value`` (0 to 1); or for metrics over a whole split ``found`` and ``right`` (classes or numbers);
-        or for bleu and chrf ``counts`` (what they sum over sentences). :func:`observations` reads it.
+        ``row`` and ``value`` (0 to 1); for metrics over a whole split ``found`` and ``right`` (classes or numbers);
+        for bleu and chrf ``counts`` (by sentence). :func:`observations` reads these columns.
     """
-    rows = [one.row for one in examples]
-    if metric in CLASSES:
-        found = [_class(one, example) for one, example in zip(said, examples, strict=True)]
-        return {"row": rows, "found": found, "right": [example.label for example in examples]}
-    if metric in NUMBERS:
-        numbers = [text_metrics.first_number(one) for one in said]
-        right = [text_metrics.first_number(example.answers[0]) for example in examples]
-        return {"row": rows, "found": [UNREAD if one is None else one for one in numbers], "right": right}
-    if metric in CORPORA:
-        most = max(len(example.answers) for example in examples)
-        streams = [[one.answers[at] if at < len(one.answers) else None for one in examples] for at in range(most)]
-        return {"row": rows, "counts": _sacrebleu(metric)._extract_corpus_statistics(list(said), streams)}
-    values = [score_of_example(metric, one, example) for one, example in zip(said, examples, strict=True)]
+    rows = [example.row for example in examples]
+    if metric in CLASS_METRICS:
+        classes = [_class(prediction, example) for prediction, example in zip(predictions, examples, strict=True)]
+        return {"row": rows, "found": classes, "right": [example.label for example in examples]}
+    if metric in NUMBER_METRICS:
+        numbers = [text_metrics.first_number(prediction) for prediction in predictions]
+        references = [text_metrics.first_number(example.answers[0]) for example in examples]
+        return {
+            "row": rows,
+            "found": [NO_NUMBER if number is None else number for number in numbers],
+            "right": references,
+        }
+    if metric in CORPUS_METRICS:
+        reference_count = max(len(example.answers) for example in examples)
+        streams = [
+            [example.answers[index] if index < len(example.answers) else None for example in examples]
+            for index in range(reference_count)
+        ]
+        return {"row": rows, "counts": _sacrebleu(metric)._extract_corpus_statistics(list(predictions), streams)}
+    values = [
+        score_of_example(metric, prediction, example) for prediction, example in zip(predictions, examples, strict=True)
+    ]
     return {"row": rows, "value": values}
 
 
 def observations(metric: str, columns: Mapping[str, Sequence[Any]]) -> Observations:
-    """The observations in the columns of :func:`columns_by_example`.
+    """Read the observations in the columns of :func:`columns_by_example`.
 
     Raises:
-        KeyError: A column is missing, or no metric of this name works over a whole split.
-        ValueError: A column does not hold numbers, or not of every row.
+        KeyError: A column is missing, or there is no metric of this name over a whole split.
+        ValueError: A column has values that are not numbers, or lacks values for some rows.
     """
     rows = np.array(columns["row"], dtype=np.int64)
-    name = next((one for one in ("value", "counts") if one in columns), "found")
-    kind = np.int64 if name == "found" and metric in CLASSES else float
-    found = np.array(columns[name], dtype=kind)
-    right = np.array(columns["right"], dtype=kind) if name == "found" else None
-    for side in (found, right):
-        if side is not None and (len(side) != len(rows) or not np.isfinite(side).all()):
-            raise ValueError(f"{len(side)} values of {len(rows)} rows, or values that are no numbers")
-    if name == "value":
-        return Observations(rows, found)
-    if kind is np.int64 and not (np.isin(found, range(NEITHER + 1)).all() and np.isin(columns["right"], (0, 1)).all()):
-        raise ValueError("a class that is none")
-    return Observations(rows, found, right, MEASURES[metric])
+    value_column = next((name for name in ("value", "counts") if name in columns), "found")
+    dtype = np.int64 if value_column == "found" and metric in CLASS_METRICS else float
+    values = np.array(columns[value_column], dtype=dtype)
+    references = np.array(columns["right"], dtype=dtype) if value_column == "found" else None
+    for column in (values, references):
+        if column is not None and (len(column) != len(rows) or not np.isfinite(column).all()):
+            raise ValueError(f"{len(column)} values of {len(rows)} rows, or values that are not numbers")
+    if value_column == "value":
+        return Observations(rows, values)
+    if dtype is np.int64 and not (
+        np.isin(values, range(NEITHER + 1)).all() and np.isin(columns["right"], (0, 1)).all()
+    ):
+        raise ValueError("a value is not a class")
+    return Observations(rows, values, references, SPLIT_METRICS[metric])
 
 
-def metric_value(metric: MetricName, said: Sequence[str], examples: Sequence[Example]) -> Score:
-    """What texts score.
+def metric_value(metric: MetricName, predictions: Sequence[str], examples: Sequence[Example]) -> Score:
+    """Return the score of generated texts.
 
     Args:
-        metric: accuracy (exact match with the right option, or with any answer of an open task, of a text that nothing
-            constrained), exact_match and token_f1 (SQuAD's), trivia_em, trivia_f1, drop_em, drop_f1 (those of TriviaQA
-            and DROP), rouge1, rouge2, rougeL (no stemming), bleu (13a tokens), chrf (chrF2), number (the last one in
-            the text), s1 (CLUES', of lists that semicolons part), f1 (class 1 positive), matthews, pearson and spearman
-            (the first number in the text).
-        said: What the model said of each example.
-        examples: What is right.
+        metric: accuracy (exact match of an unconstrained text with the right option, or with any answer of an open
+            task), exact_match and token_f1 (SQuAD), trivia_em, trivia_f1, drop_em, drop_f1 (TriviaQA, DROP), rouge1,
+            rouge2, rougeL (no stemming), bleu (13a tokens), chrf (chrF2), number (last number in the text), s1 (CLUES,
+            lists separated by semicolons), f1 (class 1 positive), matthews, pearson and spearman (first number in the
+            text).
+        predictions: Generated text for each example.
+        examples: Examples with their reference answers.
 
     Raises:
-        MetalmError: There is no example, or the metric does not fit them.
+        MetalmError: There are no examples, or the metric does not fit them.
     """
     if not examples:
-        raise MetalmError(f"there is nothing to score with {metric}")
+        raise MetalmError(f"there are no examples to score with {metric}")
     check_metric(metric, examples)
     counts: dict[str, int] = {}
-    seen = observations(metric, columns_by_example(metric, said, examples))
-    error = standard_error(seen.found) if seen.measure is None else corpus_error(seen)
-    if metric in CLASSES:
-        counts["neither"] = int((seen.found == NEITHER).sum())
-    if metric in NUMBERS:
-        counts["unread"] = sum(text_metrics.first_number(one) is None for one in said)
-    return Score(metric, 100 * _value(metric, seen), None if error is None else 100 * error, len(examples), counts)
+    split_observations = observations(metric, columns_by_example(metric, predictions, examples))
+    error = (
+        standard_error(split_observations.values)
+        if split_observations.measure is None
+        else corpus_error(split_observations)
+    )
+    if metric in CLASS_METRICS:
+        counts["neither"] = int((split_observations.values == NEITHER).sum())
+    if metric in NUMBER_METRICS:
+        counts["unread"] = sum(text_metrics.first_number(prediction) is None for prediction in predictions)
+    return Score(
+        metric,
+        100 * _split_score(metric, split_observations),
+        None if error is None else 100 * error,
+        len(examples),
+        counts,
+    )
 
 
-def extra_metrics(card: Card, said: Sequence[str], examples: Sequence[Example]) -> dict[str, float]:
-    """Further columns that fit a task: what its card names, and what stands beside its metric (:data:`ALSO`).
+def extra_metrics(card: Card, predictions: Sequence[str], examples: Sequence[Example]) -> dict[str, float]:
+    """Return scores of the additional metrics of a task: those of its card, and :data:`ADDITIONAL_METRICS`.
 
     Args:
         card: The card.
-        said: What the model said of each example, at least one.
-        examples: What is right.
+        predictions: Generated text for each example, at least one.
+        examples: Examples with their reference answers.
 
     Returns:
-        0 to 100 by metric (correlations -100 to 100), without those that do not fit the examples.
+        Score by metric, 0 to 100 (correlations -100 to 100), without metrics that do not fit the examples.
     """
-    names = dict.fromkeys([*ALSO.get(card.metric.name, ()), *card.metric.also])
+    names = dict.fromkeys([*ADDITIONAL_METRICS.get(card.metric.name, ()), *card.metric.also])
     names.pop(card.metric.name, None)
     return {
-        name: 100 * _value(name, observations(name, columns_by_example(name, said, examples)))
+        name: 100 * _split_score(name, observations(name, columns_by_example(name, predictions, examples)))
         for name in names
         if not any(_misfit(name, example) for example in examples)
     }
 
 
-def _class(said: str, example: Example) -> int:
-    return next((at for at, option in enumerate(example.options) if text_metrics.same(said, option)), NEITHER)
+def _class(prediction: str, example: Example) -> int:
+    return next(
+        (index for index, option in enumerate(example.options) if text_metrics.equal_text(prediction, option)), NEITHER
+    )
 
 
-def _value(metric: MetricName, seen: Observations) -> float:
-    """A score, 0 to 1 (correlations from -1); of classes it is scikit-learn's."""
-    if metric not in CLASSES or seen.right is None:
-        return seen.value
+def _split_score(metric: MetricName, split_observations: Observations) -> float:
+    """Return the score of a split, 0 to 1 (correlations from -1); class metrics are scikit-learn's."""
+    if metric not in CLASS_METRICS or split_observations.references is None:
+        return split_observations.score
     from sklearn.metrics import f1_score, matthews_corrcoef
 
     if metric == "f1":
-        return float(f1_score(seen.right == 1, seen.found == 1, zero_division=0.0))
+        return float(f1_score(split_observations.references == 1, split_observations.values == 1, zero_division=0.0))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # One class alone, everywhere: the correlation is 0, and that is meant.
-        return float(matthews_corrcoef(seen.right, seen.found))
+        warnings.simplefilter("ignore")  # With a single class throughout, the correlation is 0, as intended.
+        return float(matthews_corrcoef(split_observations.references, split_observations.values))
 
 
-def _table(found: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """How often each class was said of each. ``[..., right, found]``"""
+def _confusion_counts(predicted: np.ndarray, references: np.ndarray) -> np.ndarray:
+    """Count the predicted classes for each reference class. ``[..., reference, predicted]``"""
     size = NEITHER + 1
-    cells = found + size * right
+    cells = predicted + size * references
     counts = np.stack([(cells == cell).sum(axis=-1) for cell in range(size * size)], axis=-1)
     return counts.reshape(*cells.shape[:-1], size, size).astype(float)
 
 
-def f1(found: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """F1 of class 1 in each row, as scikit-learn's; 0 where it is neither there nor found.
+def f1(predicted: np.ndarray, references: np.ndarray) -> np.ndarray:
+    """Return the F1 of class 1 in each row, equal to scikit-learn's; 0 if it occurs on neither side.
 
     Args:
-        found: Classes said; :data:`NEITHER` is not class 1. ``[..., n]``
-        right: Classes. ``[..., n]``
+        predicted: Predicted classes; :data:`NEITHER` is not class 1. ``[..., n]``
+        references: Reference classes. ``[..., n]``
     """
-    table = _table(found, right)
+    table = _confusion_counts(predicted, references)
     total = table[..., 1, :].sum(axis=-1) + table[..., :, 1].sum(axis=-1)
     return np.divide(2 * table[..., 1, 1], total, out=np.zeros_like(total), where=total > 0)
 
 
-def matthews(found: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Matthews' correlation in each row, as scikit-learn's; a text of neither class is a third; 0: a side is constant.
+def matthews(predicted: np.ndarray, references: np.ndarray) -> np.ndarray:
+    """Return Matthews' correlation in each row, equal to scikit-learn's; 0 if one side is constant.
+
+    Texts of neither class are a third class.
 
     Source: Gorodkin 2004 (two classes: Matthews 1975).
     """
-    table = _table(found, right)
-    truth, said, n = table.sum(axis=-1), table.sum(axis=-2), table.sum(axis=(-1, -2))
-    above = np.trace(table, axis1=-2, axis2=-1) * n - (truth * said).sum(axis=-1)
-    below = np.sqrt((n * n - (said * said).sum(axis=-1)) * (n * n - (truth * truth).sum(axis=-1)))
-    return np.divide(above, below, out=np.zeros_like(below), where=below > 0)
+    table = _confusion_counts(predicted, references)
+    reference_totals, predicted_totals, n = table.sum(axis=-1), table.sum(axis=-2), table.sum(axis=(-1, -2))
+    numerator = np.trace(table, axis1=-2, axis2=-1) * n - (reference_totals * predicted_totals).sum(axis=-1)
+    denominator = np.sqrt(
+        (n * n - (predicted_totals * predicted_totals).sum(axis=-1))
+        * (n * n - (reference_totals * reference_totals).sum(axis=-1))
+    )
+    return np.divide(numerator, denominator, out=np.zeros_like(denominator), where=denominator > 0)
 
 
-def pearson(found: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Pearson's correlation in each row, scipy's; 0 where one side is constant."""
+def pearson(predicted: np.ndarray, references: np.ndarray) -> np.ndarray:
+    """Return Pearson's correlation in each row, by scipy; 0 if one side is constant."""
     from scipy.stats import pearsonr
 
-    if found.shape[-1] < 2:
-        return np.zeros(found.shape[:-1])
-    scale = np.maximum(np.abs(found).max(axis=-1, keepdims=True), 1.0)
+    if predicted.shape[-1] < 2:
+        return np.zeros(predicted.shape[:-1])
+    scale = np.maximum(np.abs(predicted).max(axis=-1, keepdims=True), 1.0)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        value = np.asarray(pearsonr(found / scale, right, axis=-1).statistic)
-    constant = (np.ptp(found, axis=-1) == 0) | (np.ptp(right, axis=-1) == 0)
+        value = np.asarray(pearsonr(predicted / scale, references, axis=-1).statistic)
+    constant = (np.ptp(predicted, axis=-1) == 0) | (np.ptp(references, axis=-1) == 0)
     return np.where(constant, 0.0, np.nan_to_num(value))
 
 
-def spearman(found: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Spearman's correlation in each row: Pearson's of the ranks, equal values sharing theirs; scipy's."""
+def spearman(predicted: np.ndarray, references: np.ndarray) -> np.ndarray:
+    """Return Spearman's correlation in each row: Pearson's of the ranks (scipy's), with tied ranks averaged."""
     from scipy.stats import rankdata
 
-    return pearson(rankdata(found, axis=-1), rankdata(right, axis=-1))
+    return pearson(rankdata(predicted, axis=-1), rankdata(references, axis=-1))
 
 
 @cache
@@ -316,15 +346,18 @@ def _sacrebleu(metric: str, sentence: bool = False) -> Any:
     return BLEU(effective_order=sentence, force=True) if metric == "bleu" else CHRF()
 
 
-def _corpus(counts: np.ndarray, right: np.ndarray, metric: str) -> np.ndarray:
-    """BLEU or chrF from counts of sentences ``[..., n, k]``, sacrebleu's."""
+def _corpus(counts: np.ndarray, references: np.ndarray, metric: str) -> np.ndarray:
+    """Return BLEU or chrF from counts by sentence ``[..., n, k]``, by sacrebleu."""
     sums = counts.sum(axis=-2)
     scorer = _sacrebleu(metric)
-    flat = [scorer._compute_score_from_stats(one).score / 100 for one in sums.reshape(-1, sums.shape[-1]).tolist()]
-    return np.array(flat).reshape(sums.shape[:-1])
+    scores = [
+        scorer._compute_score_from_stats(statistics).score / 100
+        for statistics in sums.reshape(-1, sums.shape[-1]).tolist()
+    ]
+    return np.array(scores).reshape(sums.shape[:-1])
 
 
-MEASURES: dict[str, Measure] = {
+SPLIT_METRICS: dict[str, Measure] = {
     "f1": f1,
     "matthews": matthews,
     "pearson": pearson,
@@ -332,28 +365,28 @@ MEASURES: dict[str, Measure] = {
     "bleu": partial(_corpus, metric="bleu"),
     "chrf": partial(_corpus, metric="chrf"),
 }
-"""Metrics over a whole split, 0 to 1 (correlations from -1), along the last axis: resamples are scored at once."""
+"""Metrics over a whole split, 0 to 1 (correlations from -1), batched over leading axes for resamples."""
 
 
 def chance(metric: MetricName, examples: Sequence[Example]) -> ChanceLevel:
-    """The chance level of examples with options.
+    """Return the chance level of examples with options.
 
     Args:
-        metric: For accuracy and exact_match the expected share of right answers; for f1 with guesses half positive,
-            and all positive; 0 for correlations; else none.
-        examples: What is scored.
+        metric: For accuracy and exact_match, the expected share of right answers; for f1, the scores of random guesses
+            (half positive) and of all-positive guesses; 0 for correlations; else none.
+        examples: The scored examples.
     """
-    if metric == "matthews" or metric in NUMBERS:
+    if metric == "matthews" or metric in NUMBER_METRICS:
         return ChanceLevel(0.0, 0.0)
-    if not examples or any(one.label is None or not one.options for one in examples):
+    if not examples or any(example.label is None or not example.options for example in examples):
         return ChanceLevel()
     if metric == "f1":
-        share = sum(one.label == 1 for one in examples) / len(examples)
+        share = sum(example.label == 1 for example in examples) / len(examples)
         return ChanceLevel(100 * share / (share + 0.5), 100 * 2 * share / (share + 1))
     if metric not in ("accuracy", "exact_match", "trivia_em"):
         return ChanceLevel()
-    uniform = 100 * sum(1 / len(one.options) for one in examples) / len(examples)
-    if len({one.options for one in examples}) > 1:
+    uniform = 100 * sum(1 / len(example.options) for example in examples) / len(examples)
+    if len({example.options for example in examples}) > 1:
         return ChanceLevel(uniform)
-    most = Counter(one.label for one in examples).most_common(1)[0][1]
-    return ChanceLevel(uniform, 100 * most / len(examples))
+    majority_count = Counter(example.label for example in examples).most_common(1)[0][1]
+    return ChanceLevel(uniform, 100 * majority_count / len(examples))

@@ -1,4 +1,4 @@
-"""Two result files beside each other: differences by task and cluster, on the same examples."""
+"""Comparison of two result files: differences by task and cluster, on the same examples."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from metalm_cli.evaluation.metrics.bootstrap import (
     PAIRED_RESAMPLES,
     Estimate,
     PairedScores,
+    compare_paired,
     mean_samples,
-    paired,
     percentiles,
     two_sided_p,
 )
 from metalm_cli.evaluation.results.result_reader import MeanRecord, ResultRecord, TaskRecord
 
-SETTINGS = (
+COMPARED_SETTINGS = (
     "template",
     "limit",
     "demonstrations",
@@ -30,29 +30,29 @@ SETTINGS = (
     "temperature",
     "style",
 )
-"""Settings that must be the same, beside protocol, split, card, templates and rows."""
-ONLY_WITH_DRAWS = ("demonstrations", "seed")
-"""Settings that change nothing where nothing is drawn: without demonstrations and samples."""
-OVER = "over clusters"
+"""Settings that must be equal, in addition to protocol, split, card, templates and rows."""
+DRAW_SETTINGS = ("demonstrations", "seed")
+"""Settings without effect unless demonstrations or samples are drawn."""
+OVER_CLUSTERS = "over clusters"
 """Name of the mean of cluster means."""
-APART = 1_000
-"""Seeds between the draws of two clusters."""
+CLUSTER_SEED_STEP = 1_000
+"""Distance between the seeds of two clusters."""
 
 
 @dataclass(frozen=True)
 class TaskComparison:
-    """A task of both files.
+    """Comparison of a task of both files.
 
     Args:
-        task: Its name.
-        cluster: Its cluster.
-        core: Is it one of the paper's?
-        shots: Demonstrations.
-        metric: The first file's.
-        first: Score of the first file on the examples that both have, 0 to 100; None: it has none.
-        second: Of the second.
-        test: The difference, 0 to 1; None where the scores are not of the same thing.
-        obstacles: Why they cannot be compared; empty: they can.
+        task: Name of the task.
+        cluster: Cluster of the task.
+        core: Whether the task is one of the paper's core tasks.
+        shots: Number of demonstrations.
+        metric: Metric of the first file.
+        first: Score of the first file on the common examples, 0 to 100; None if there is none.
+        second: Score of the second file on the common examples.
+        test: Paired test of the difference, 0 to 1; None if the metrics differ or no example is common.
+        obstacles: Reasons why the scores are not comparable; empty if they are.
     """
 
     task: str
@@ -67,22 +67,22 @@ class TaskComparison:
 
     @property
     def winner(self) -> int:
-        """1 or 2 where they can be compared and the interval excludes 0; else 0."""
+        """Better file, 1 or 2, if the scores are comparable and the interval excludes 0; else 0."""
         return self.test.winner if self.test is not None and not self.obstacles else 0
 
 
 @dataclass(frozen=True)
 class MeanDifference:
-    """A mean over tasks that can be compared.
+    """Difference of means over comparable tasks.
 
     Args:
-        name: Cluster, or :data:`OVER`.
-        shots: Demonstrations.
+        name: Cluster, or :data:`OVER_CLUSTERS`.
+        shots: Number of demonstrations.
         first: Mean of the first file, 0 to 100.
-        second: Of the second.
-        interval: 95% of the difference.
-        p: Two-sided.
-        of: Tasks, or clusters.
+        second: Mean of the second file.
+        interval: 95% interval of the difference.
+        p: Two-sided p.
+        of: Names of the averaged tasks or clusters.
     """
 
     name: str
@@ -95,21 +95,21 @@ class MeanDifference:
 
     @property
     def winner(self) -> int:
-        """1 or 2 where the interval excludes 0; else 0."""
+        """Better file, 1 or 2, if the interval excludes 0; else 0."""
         return 1 if self.interval[0] > 0 else 2 if self.interval[1] < 0 else 0
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two files.
+    """Comparison of two result files.
 
     Args:
-        first: One.
-        second: The other.
-        tasks: Tasks of both, by shots.
-        means: Means over the tasks that can be compared.
-        only_first: Tasks and shots of the first alone.
-        only_second: Of the second alone.
+        first: The first file.
+        second: The second file.
+        tasks: Tasks of both files, by shots.
+        means: Means over comparable tasks.
+        only_first: Tasks and shots of the first file alone.
+        only_second: Tasks and shots of the second file alone.
     """
 
     first: ResultRecord
@@ -121,172 +121,205 @@ class Comparison:
 
     @property
     def obstacles(self) -> dict[str, list[str]]:
-        """Why tasks cannot be compared, and which."""
-        found: dict[str, list[str]] = {}
-        for one in self.tasks:
-            for why in one.obstacles:
-                found.setdefault(why, []).append(f"{one.task} ({one.shots}-shot)")
-        return found
+        """Tasks that are not comparable, by reason."""
+        tasks_by_obstacle: dict[str, list[str]] = {}
+        for task in self.tasks:
+            for obstacle in task.obstacles:
+                tasks_by_obstacle.setdefault(obstacle, []).append(f"{task.task} ({task.shots}-shot)")
+        return tasks_by_obstacle
 
 
 def compare(first: ResultRecord, second: ResultRecord, *, resamples: int = PAIRED_RESAMPLES) -> Comparison:
-    """Compare two files task by task, and their cluster means, on the rows that both have.
+    """Compare two files task by task, and their cluster means, on common rows.
 
     Args:
-        first: One.
-        second: The other.
-        resamples: Bootstrap samples.
+        first: The first file.
+        second: The second file.
+        resamples: Number of bootstrap resamples.
 
     Raises:
-        MetalmError: They have no task with the same number of demonstrations in common, or one is damaged.
+        MetalmError: The files have no common task with the same number of demonstrations, or a file is damaged.
     """
-    cases = [{(name, shots): None for shots in one.shots for name in one.tasks} for one in (first, second)]
-    ours, theirs = (
-        {(name, shots) for name, shots in case if record.tasks[name].at(shots) is not None}
-        for case, record in zip(cases, (first, second), strict=True)
+    candidates = [
+        {(name, shots): None for shots in record.shots for name in record.tasks} for record in (first, second)
+    ]
+    first_cases, second_cases = (
+        {(name, shots) for name, shots in keys if record.tasks[name].with_shots(shots) is not None}
+        for keys, record in zip(candidates, (first, second), strict=True)
     )
-    both = [case for case in cases[0] if case in ours and case in theirs]
-    if not both:
+    common = [case for case in candidates[0] if case in first_cases and case in second_cases]
+    if not common:
         raise MetalmError(
-            "the two have no task in common with the same number of demonstrations",
+            "the two files have no task in common with the same number of demonstrations",
             where=f"{first.name}, {second.name}",
-            why=f"the first has {_listed(ours)}; the second {_listed(theirs)}",
-            remedy="evaluate one of them again, as the other was",
+            why=f"the first has {_list_cases(first_cases)}; the second {_list_cases(second_cases)}",
+            remedy="evaluate one model again with the settings of the other",
         )
-    tasks = tuple(_task(first, second, *case, seed=at, resamples=resamples) for at, case in enumerate(both))
-    shots = list(dict.fromkeys(one.shots for one in tasks))
-    means = tuple(mean for count in shots for mean in _means([one for one in tasks if one.shots == count]))
-    return Comparison(first, second, tasks, means, *(_named(a - b) for a, b in ((ours, theirs), (theirs, ours))))
+    tasks = tuple(
+        _compare_task(first, second, *case, seed=index, resamples=resamples) for index, case in enumerate(common)
+    )
+    shot_counts = list(dict.fromkeys(task.shots for task in tasks))
+    means = tuple(
+        mean for shots in shot_counts for mean in _mean_differences([task for task in tasks if task.shots == shots])
+    )
+    return Comparison(
+        first,
+        second,
+        tasks,
+        means,
+        *(_case_names(a - b) for a, b in ((first_cases, second_cases), (second_cases, first_cases))),
+    )
 
 
-def _named(cases: set[tuple[str, int]]) -> tuple[str, ...]:
+def _case_names(cases: set[tuple[str, int]]) -> tuple[str, ...]:
     return tuple(f"{name} ({shots}-shot)" for name, shots in sorted(cases))
 
 
-def _listed(cases: set[tuple[str, int]]) -> str:
-    named = _named(cases)
-    return ", ".join(named[:6]) + (f" and {len(named) - 6} more" if len(named) > 6 else "") or "nothing"
+def _list_cases(cases: set[tuple[str, int]]) -> str:
+    names = _case_names(cases)
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "") or "nothing"
 
 
-def _task(
+def _compare_task(
     first: ResultRecord, second: ResultRecord, name: str, shots: int, *, seed: int, resamples: int
 ) -> TaskComparison:
-    one, other = first.tasks[name], second.tasks[name]
+    first_task, second_task = first.tasks[name], second.tasks[name]
     obstacles = incomparable_because(first, second, name, shots)
-    observed = first.observations[name, shots], second.observations[name, shots]
+    observations = first.observations[name, shots], second.observations[name, shots]
     test = None
-    if one.metric == other.metric and all(observed):
-        test = paired(*observed, seed=seed, resamples=resamples)
+    if first_task.metric == second_task.metric and all(observations):
+        test = compare_paired(*observations, seed=seed, resamples=resamples)
         if test is None:
-            obstacles.append("they have no row in common")
-    obstacles += [f"{letter} has no score" for letter, side in zip("AB", observed, strict=True) if not side]
+            obstacles.append("the files have no rows in common")
+    obstacles += [
+        f"{letter} has no score"
+        for letter, side_observations in zip("AB", observations, strict=True)
+        if not side_observations
+    ]
     if test is not None:
         scores: tuple[float | None, float | None] = 100 * test.first, 100 * test.second
     else:
-        scores = _score(one, shots), _score(other, shots)
-    return TaskComparison(name, one.cluster, one.core, shots, one.metric, scores[0], scores[1], test, tuple(obstacles))
+        scores = _score(first_task, shots), _score(second_task, shots)
+    return TaskComparison(
+        name,
+        first_task.cluster,
+        first_task.core,
+        shots,
+        first_task.metric,
+        scores[0],
+        scores[1],
+        test,
+        tuple(obstacles),
+    )
 
 
 def _score(task: TaskRecord, shots: int) -> float | None:
-    setting = task.at(shots)
+    setting = task.with_shots(shots)
     return None if setting is None else setting.score
 
 
 def incomparable_because(first: ResultRecord, second: ResultRecord, name: str, shots: int) -> list[str]:
-    """Why scores of a task in two files are not of the same thing; empty where they are."""
-    one, other = first.tasks[name], second.tasks[name]
-    found = []
+    """List the reasons why scores of a task in two files are not comparable; empty if they are."""
+    first_task, second_task = first.tasks[name], second.tasks[name]
+    obstacles = []
     if first.protocol != second.protocol:
-        found.append(f"the protocols differ: {first.protocol}, {second.protocol}")
-    drawn = shots > 0 or any((record.settings.get("samples") or 1) > 1 for record in (first, second))
-    for key in SETTINGS:
-        if key in ONLY_WITH_DRAWS and not drawn:
+        obstacles.append(f"the protocols differ: {first.protocol}, {second.protocol}")
+    has_draws = shots > 0 or any((record.settings.get("samples") or 1) > 1 for record in (first, second))
+    for key in COMPARED_SETTINGS:
+        if key in DRAW_SETTINGS and not has_draws:
             continue
         sides = first.settings.get(key), second.settings.get(key)
         if sides[0] != sides[1]:
-            found.append(f"{key} differs: {_differing(*sides)}")
-    for what, sides in (
-        ("metrics", (one.metric, other.metric)),
-        ("splits", (one.split, other.split)),
-        ("task cards", (one.card_sha256[:12], other.card_sha256[:12])),
-        ("template files", (one.templates_sha256[:12], other.templates_sha256[:12])),
-        ("templates", _templates(one, other, shots)),
-        ("rows", _rows(one, other)),
+            obstacles.append(f"{key} differs: {_describe_difference(*sides)}")
+    for subject, sides in (
+        ("metrics", (first_task.metric, second_task.metric)),
+        ("splits", (first_task.split, second_task.split)),
+        ("task cards", (first_task.card_sha256[:12], second_task.card_sha256[:12])),
+        ("template files", (first_task.templates_sha256[:12], second_task.templates_sha256[:12])),
+        ("templates", _template_names(first_task, second_task, shots)),
+        ("rows", _data_fingerprints(first_task, second_task)),
     ):
         if sides[0] != sides[1]:
-            found.append(f"the {what} differ: {sides[0]}, {sides[1]}")
-    return found
+            obstacles.append(f"the {subject} differ: {sides[0]}, {sides[1]}")
+    return obstacles
 
 
-def _differing(one: object, other: object) -> str:
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
-        return ", ".join(f"{key} {one.get(key)!r} and {other.get(key)!r}" for key in keys)
-    return ", ".join("all" if side is None else str(side) for side in (one, other))
+def _describe_difference(first: object, second: object) -> str:
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        keys = [key for key in {**first, **second} if first.get(key) != second.get(key)]
+        return ", ".join(f"{key} {first.get(key)!r} and {second.get(key)!r}" for key in keys)
+    return ", ".join("all" if value is None else str(value) for value in (first, second))
 
 
-def _templates(one: TaskRecord, other: TaskRecord, shots: int) -> tuple[str, str]:
-    settings = one.at(shots), other.at(shots)
-    names = [", ".join(wording.template for wording in side.templates) if side else "" for side in settings]
+def _template_names(first: TaskRecord, second: TaskRecord, shots: int) -> tuple[str, str]:
+    settings = first.with_shots(shots), second.with_shots(shots)
+    names = [", ".join(template.template for template in side.templates) if side else "" for side in settings]
     return names[0], names[1]
 
 
-def _rows(one: TaskRecord, other: TaskRecord) -> tuple[str, str]:
-    """Fingerprints of the data, where both say."""
-    sides = [[file.sha256 for file in task.files] for task in (one, other)]
+def _data_fingerprints(first: TaskRecord, second: TaskRecord) -> tuple[str, str]:
+    """Return fingerprints of the data, or two empty texts if a file has none."""
+    sides = [[file.sha256 for file in task.files] for task in (first, second)]
     if all(side and all(side) for side in sides):
         return "+".join(str(sha)[:12] for sha in sides[0]), "+".join(str(sha)[:12] for sha in sides[1])
-    return (one.revision or "", other.revision or "") if one.revision and other.revision else ("", "")
+    return (first.revision or "", second.revision or "") if first.revision and second.revision else ("", "")
 
 
-def _means(tasks: Sequence[TaskComparison]) -> list[MeanDifference]:
-    """Means over clusters of the tasks that can be compared: of the paper's core ones, or of all if none is core."""
-    usable = [one for one in tasks if one.test is not None and not one.obstacles]
-    usable = [one for one in usable if one.core] or usable
+def _mean_differences(tasks: Sequence[TaskComparison]) -> list[MeanDifference]:
+    """Return the mean differences by cluster of comparable tasks: core tasks, or all tasks if none is core."""
+    usable = [task for task in tasks if task.test is not None and not task.obstacles]
+    usable = [task for task in usable if task.core] or usable
     clusters: dict[str, list[TaskComparison]] = {}
-    for one in usable:
-        clusters.setdefault(one.cluster, []).append(one)
-    found = []
-    drawn = []
+    for task in usable:
+        clusters.setdefault(task.cluster, []).append(task)
+    differences = []
+    samples = []
     for name, members in clusters.items():
-        tests = [one.test for one in members if one.test is not None]
-        drawn.append(np.mean([one.samples for one in tests], axis=0))
-        scores = [(100 * one.first, 100 * one.second) for one in tests]
-        found.append(_mean(name, members[0].shots, scores, drawn[-1], [one.task for one in members]))
-    if len(found) > 1:
-        scores = [(one.first, one.second) for one in found]
-        found.append(_mean(OVER, found[0].shots, scores, np.mean(drawn, axis=0), list(clusters)))
-    return found
+        tests = [task.test for task in members if task.test is not None]
+        samples.append(np.mean([test.samples for test in tests], axis=0))
+        scores = [(100 * test.first, 100 * test.second) for test in tests]
+        differences.append(
+            _mean_difference(name, members[0].shots, scores, samples[-1], [task.task for task in members])
+        )
+    if len(differences) > 1:
+        scores = [(difference.first, difference.second) for difference in differences]
+        differences.append(
+            _mean_difference(OVER_CLUSTERS, differences[0].shots, scores, np.mean(samples, axis=0), list(clusters))
+        )
+    return differences
 
 
-def _mean(
-    name: str, shots: int, scores: Sequence[tuple[float, float]], samples: np.ndarray, of: Sequence[str]
+def _mean_difference(
+    name: str, shots: int, scores: Sequence[tuple[float, float]], samples: np.ndarray, members: Sequence[str]
 ) -> MeanDifference:
     first, second = np.mean(scores, axis=0).tolist()
-    return MeanDifference(name, shots, first, second, percentiles(100 * samples), two_sided_p(samples), tuple(of))
+    return MeanDifference(name, shots, first, second, percentiles(100 * samples), two_sided_p(samples), tuple(members))
 
 
 def record_cluster_means(record: ResultRecord, shots: int) -> dict[str, tuple[Estimate, tuple[str, ...]]]:
-    """Cluster means of a file with their intervals, and under :data:`OVER` the mean of those, 0 to 100.
+    """Return cluster means with intervals, and under :data:`OVER_CLUSTERS` their mean, 0 to 100.
 
     Args:
-        record: The file.
-        shots: Demonstrations.
+        record: The result file.
+        shots: Number of demonstrations.
 
     Raises:
         MetalmError: The file is damaged.
     """
-    found: dict[str, tuple[Estimate, tuple[str, ...]]] = {}
-    drawn: list[np.ndarray | None] = []
-    for at, (name, mean) in enumerate(record.clusters.get(str(shots), {}).items()):
+    estimates: dict[str, tuple[Estimate, tuple[str, ...]]] = {}
+    samples: list[np.ndarray | None] = []
+    for index, (name, mean) in enumerate(record.clusters.get(str(shots), {}).items()):
         members = [record.observations.get((task, shots), []) for task in mean.of]
-        drawn.append(mean_samples(members, seed=APART * at))
-        found[name] = _estimate(mean, drawn[-1]), tuple(mean.of)
-    whole = record.mean.get(str(shots))
-    if whole is not None and len(found) > 1:
-        known = [one for one in drawn if one is not None]
-        found[OVER] = _estimate(whole, np.mean(known, axis=0) if len(known) == len(drawn) else None), tuple(whole.of)
-    return found
+        samples.append(mean_samples(members, seed=CLUSTER_SEED_STEP * index))
+        estimates[name] = _estimate(mean, samples[-1]), tuple(mean.of)
+    overall = record.mean.get(str(shots))
+    if overall is not None and len(estimates) > 1:
+        known_samples = [sample for sample in samples if sample is not None]
+        estimates[OVER_CLUSTERS] = (
+            _estimate(overall, np.mean(known_samples, axis=0) if len(known_samples) == len(samples) else None),
+            tuple(overall.of),
+        )
+    return estimates
 
 
 def _estimate(mean: MeanRecord, samples: np.ndarray | None) -> Estimate:

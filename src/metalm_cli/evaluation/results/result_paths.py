@@ -1,4 +1,4 @@
-"""Result paths."""
+"""Paths of result files."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ if TYPE_CHECKING:
 def result_paths(
     sources: Sequence[str], out: Path | None, protocol: str, names: Sequence[str], samples: bool
 ) -> list[Path]:
-    """The files that results go to: ``--out``, or new ones in the run folders, or else in ``results/`` here.
+    """Return the paths of new result files: ``--out``, or in the run folders, or else in ``results/``.
 
     Raises:
-        MetalmError: ``--out`` exists already, or nothing can be written there.
+        MetalmError: ``--out`` exists already, or its folder is not writable.
     """
-    found: list[Path] = []
-    for at, source in enumerate(sources):
+    paths: list[Path] = []
+    for index, source in enumerate(sources):
         if out is not None:
-            place = out if at == 0 else out.with_name(f"{out.stem}-{at + 1}{out.suffix or '.json'}")
-            for path in [place, *([samples_path(place)] if samples else [])]:
+            result_path = out if index == 0 else out.with_name(f"{out.stem}-{index + 1}{out.suffix or '.json'}")
+            for path in [result_path, *([samples_path(result_path)] if samples else [])]:
                 if path.exists():
                     raise MetalmError(
-                        "results exist already", where=str(path), remedy="choose another --out, or remove it"
+                        "results exist already", where=str(path), remedy="choose another --out, or remove the file"
                     )
         else:
             stem = f"{protocol}-" + "-".join(names)[:60]
-            numbered = (result_folder(source) / f"{stem}{'' if n == 1 else f'-{n}'}.json" for n in range(1, 100_000))
-            place = next(path for path in numbered if not path.exists() and path not in found)
-        above = next(one for one in place.absolute().parents if one.exists())
-        if not above.is_dir() or not os.access(above, os.W_OK):
+            candidates = (result_folder(source) / f"{stem}{'' if n == 1 else f'-{n}'}.json" for n in range(1, 100_000))
+            result_path = next(path for path in candidates if not path.exists() and path not in paths)
+        ancestor = next(parent for parent in result_path.absolute().parents if parent.exists())
+        if not ancestor.is_dir() or not os.access(ancestor, os.W_OK):
             raise MetalmError(
-                "results cannot be written", where=str(place), remedy="choose another place with --out FILE"
+                "results cannot be written", where=str(result_path), remedy="choose another path with --out FILE"
             )
-        found.append(place)
-    return found
+        paths.append(result_path)
+    return paths
 
 
 def result_folder(source: str) -> Path:
-    """Where results of a model lie: in its run folder; of any other model in ``results/NAME`` here."""
+    """Return the folder for results of a model: in its run folder, or ``results/NAME`` for other models."""
     folder = Path(source).expanduser()
-    runs = [one for one in (folder, folder.parent) if (one / "recipe.yaml").is_file()]
+    runs = [candidate for candidate in (folder, folder.parent) if (candidate / "recipe.yaml").is_file()]
     return (
         runs[0] / "results" if runs else Path("results") / (folder.resolve().name if folder.is_dir() else folder.name)
     )
 
 
-def samples_path(place: Path) -> Path:
-    """Where the answers of a results file are written."""
-    return place.with_name(f"{place.stem}.samples.jsonl")
+def samples_path(path: Path) -> Path:
+    """Return the path of the predictions that belong to a result file."""
+    return path.with_name(f"{path.stem}.samples.jsonl")

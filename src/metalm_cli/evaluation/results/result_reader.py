@@ -1,4 +1,4 @@
-"""Result files as they are read back: format 2 of :mod:`metalm_cli.evaluation.results.result_writer`, checked first."""
+"""Result reader: validation of files in format 2 of :mod:`metalm_cli.evaluation.results.result_writer`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.metrics import task_metrics
 from metalm_cli.evaluation.metrics.bootstrap import Observations
 
-FORMAT = 2
-"""The format that is read."""
-LIMIT = 2_000_000_000
-"""Most bytes of a file that is read."""
+RESULT_FORMAT = 2
+"""Format version that this module reads."""
+MAX_FILE_BYTES = 2_000_000_000
+"""Maximum size of a result file."""
 
 
 class RecordPart(BaseModel):
@@ -31,8 +31,8 @@ class Chance(RecordPart):
     majority: float | None = None
 
 
-class WordingRecord(RecordPart):
-    """A task in one wording."""
+class TemplateRecord(RecordPart):
+    """Result of a task with one template."""
 
     template: str
     score: float | None
@@ -47,14 +47,14 @@ class WordingRecord(RecordPart):
 
 
 class BestTemplate(RecordPart):
-    """The wording with the highest score, chosen on the scored examples."""
+    """Template with the highest score on the scored examples themselves."""
 
     template: str
     score: float
 
 
 class SettingRecord(RecordPart):
-    """A task with so many demonstrations."""
+    """Results of a task with a number of demonstrations."""
 
     shots: int
     score: float | None
@@ -62,46 +62,46 @@ class SettingRecord(RecordPart):
     interval: list[float] | None = Field(default=None, min_length=2, max_length=2)
     spread: float | None = None
     oracle: BestTemplate | None = None
-    templates: list[WordingRecord]
+    templates: list[TemplateRecord]
 
     @property
-    def scored(self) -> list[WordingRecord]:
-        """The wordings that have a score."""
-        return [one for one in self.templates if one.score is not None]
+    def scored_templates(self) -> list[TemplateRecord]:
+        """Templates that have a score."""
+        return [template for template in self.templates if template.score is not None]
 
     @property
     def chance(self) -> Chance:
-        """The chance level of the first wording, or none."""
+        """Chance level of the first template; empty if there are no templates."""
         return self.templates[0].chance if self.templates else Chance()
 
     @property
     def n(self) -> int:
-        """Examples of the wording that has the most."""
-        return max((one.n for one in self.templates), default=0)
+        """Largest number of examples of a template."""
+        return max((template.n for template in self.templates), default=0)
 
     @property
     def extra(self) -> dict[str, float]:
-        """Further columns that every scored wording has, their mean over wordings."""
-        found = [one.extra for one in self.scored]
-        names = [name for name in found[0] if all(name in one for one in found)] if found else []
-        return {name: sum(one[name] for one in found) / len(found) for name in names}
+        """Mean over templates of each additional metric that all scored templates have."""
+        extras = [template.extra for template in self.scored_templates]
+        names = [name for name in extras[0] if all(name in extra for extra in extras)] if extras else []
+        return {name: sum(extra[name] for extra in extras) / len(extras) for name in names}
 
 
 class SeenRecord(RecordPart):
-    """How new a task is to the model."""
+    """Label of a task: seen in training or held out."""
 
     label: str = "unknown"
     why: str = ""
 
 
 class FileRecord(RecordPart):
-    """A file that rows were read from."""
+    """File that rows were read from."""
 
     sha256: str | None = None
 
 
 class TaskRecord(RecordPart):
-    """A task in all its settings."""
+    """Results of a task, by number of demonstrations."""
 
     cluster: str
     core: bool = False
@@ -114,13 +114,13 @@ class TaskRecord(RecordPart):
     revision: str | None = None
     files: list[FileRecord] = []
 
-    def at(self, shots: int) -> SettingRecord | None:
-        """The setting with so many demonstrations."""
-        return next((one for one in self.settings if one.shots == shots), None)
+    def with_shots(self, shots: int) -> SettingRecord | None:
+        """Return the results with this number of demonstrations, or None."""
+        return next((setting for setting in self.settings if setting.shots == shots), None)
 
 
 class MeanRecord(RecordPart):
-    """A mean of scores."""
+    """Mean of scores."""
 
     value: float
     error: float | None = None
@@ -128,10 +128,10 @@ class MeanRecord(RecordPart):
 
 
 class ResultRecord(RecordPart):
-    """A result file.
+    """Contents of a result file.
 
     Args:
-        name: What it is called in tables: the file, or the model.
+        name: Name in tables: the file, or the model.
     """
 
     name: str
@@ -148,75 +148,79 @@ class ResultRecord(RecordPart):
 
     @property
     def source(self) -> str:
-        """The model that was scored."""
+        """Path or name of the evaluated model."""
         return str(self.model.get("source", "?"))
 
     @property
     def shots(self) -> list[int]:
-        """Numbers of demonstrations, as they were asked for."""
-        return list(dict.fromkeys(one.shots for task in self.tasks.values() for one in task.settings))
+        """Numbers of demonstrations, in the order of the file."""
+        return list(dict.fromkeys(setting.shots for task in self.tasks.values() for setting in task.settings))
 
     @cached_property
     def observations(self) -> dict[tuple[str, int], list[Observations]]:
-        """What each example says, by task and shots, for each scored wording."""
+        """Observations of each scored template, by task and shots."""
         return {
-            (name, setting.shots): [_observed(task.metric, one, self.name, name) for one in setting.scored]
+            (name, setting.shots): [
+                _template_observations(task.metric, template, self.name, name) for template in setting.scored_templates
+            ]
             for name, task in self.tasks.items()
             for setting in task.settings
         }
 
 
-def _observed(metric: str, wording: WordingRecord, where: str, task: str) -> Observations:
+def _template_observations(metric: str, template: TemplateRecord, where: str, task: str) -> Observations:
     try:
-        return task_metrics.observations(metric, wording.each)
+        return task_metrics.observations(metric, template.each)
     except (KeyError, ValueError, TypeError, OverflowError) as error:
-        why = f"tasks.{task}, template {wording.template}: " + (
+        why = f"tasks.{task}, template {template.template}: " + (
             f"no {error} by example" if isinstance(error, KeyError) else str(error)
         )
         raise _damaged(where, why) from error
 
 
 def parse_result(record: Mapping[str, Any], name: str) -> ResultRecord:
-    """A record that was made or read, checked.
+    """Validate a record.
 
     Args:
-        record: Such as :func:`metalm_cli.evaluation.results.result_writer.result_record` makes.
-        name: What it is called in tables and messages: its file.
+        record: Record as :func:`metalm_cli.evaluation.results.result_writer.result_record` returns it.
+        name: Name in tables and messages: the file.
 
     Raises:
-        MetalmError: It is of another format, or not as it should be.
+        MetalmError: The record has another format, or is invalid.
     """
     version = record.get("format")
-    if version != FORMAT or isinstance(version, bool):
+    if version != RESULT_FORMAT or isinstance(version, bool):
         if "tasks" not in record or not isinstance(version, int):
             raise MetalmError(
-                "this is no result file of metalm", where=name, remedy="name a file that metalm evaluate wrote"
+                "not a result file of metalm", where=name, remedy="name a file that metalm evaluate wrote"
             )
-        older = version < FORMAT
+        is_older = version < RESULT_FORMAT
         raise MetalmError(
             f"results of format {version} cannot be read",
             where=name,
-            why=f"this metalm reads format {FORMAT}",
-            remedy="evaluate the model again" if older else "use the metalm that wrote it, or a newer one",
+            why=f"this version of metalm reads format {RESULT_FORMAT}",
+            remedy="evaluate the model again"
+            if is_older
+            else "use the version of metalm that wrote the file, or a newer version",
         )
     try:
         return ResultRecord.model_validate({**record, "name": name})
     except ValidationError as error:
         first = error.errors()[0]
-        at = ".".join(map(str, first["loc"]))
-        raise _damaged(name, f"{at}: {first['msg'][:1].lower()}{first['msg'][1:]}") from error
+        location = ".".join(map(str, first["loc"]))
+        raise _damaged(name, f"{location}: {first['msg'][:1].lower()}{first['msg'][1:]}") from error
 
 
-def read(path: Path) -> ResultRecord:
+def read_result(path: Path) -> ResultRecord:
     """Read a result file.
 
     Raises:
-        MetalmError: It cannot be read, is damaged, is of something else, or of another format.
+        MetalmError: The file cannot be read, is damaged, is not a result file, or has another format.
     """
     try:
-        if path.stat().st_size > LIMIT:
+        if path.stat().st_size > MAX_FILE_BYTES:
             raise MetalmError("the file is too large for a result file", where=str(path))
-        found = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise MetalmError(
             "results cannot be read",
@@ -225,40 +229,42 @@ def read(path: Path) -> ResultRecord:
             remedy="name a result file, or a run folder with results/",
         ) from error
     except (ValueError, RecursionError) as error:
-        raise _damaged(str(path), f"it is no JSON: {error}") from error
-    if not isinstance(found, dict):
+        raise _damaged(str(path), f"not valid JSON: {error}") from error
+    if not isinstance(record, dict):
         raise MetalmError(
-            "this is no result file of metalm", where=str(path), remedy="name a file that metalm evaluate wrote"
+            "not a result file of metalm", where=str(path), remedy="name a file that metalm evaluate wrote"
         )
-    return parse_result(found, str(path))
+    return parse_result(record, str(path))
 
 
-def result_files(place: Path) -> list[Path]:
-    """The result files that an argument stands for: itself, or those of a run folder, oldest first.
+def result_files(source: Path) -> list[Path]:
+    """List the result files of an argument: a file itself, or the files of a run folder, oldest first.
 
     Raises:
-        MetalmError: There are none.
+        MetalmError: The folder has no result files.
     """
-    if not place.is_dir():
-        return [place]
-    folder = place / "results" if (place / "results").is_dir() else place
-    found = [path for path in folder.glob("*.json") if path.is_file() and _may_be(path)]
-    if not found:
+    if not source.is_dir():
+        return [source]
+    folder = source / "results" if (source / "results").is_dir() else source
+    files = [path for path in folder.glob("*.json") if path.is_file() and _may_be_result_file(path)]
+    if not files:
         raise MetalmError(
-            "no results are here",
+            "no results found",
             where=str(folder),
-            remedy=f"metalm evaluate {place} --task NAME writes some" if folder != place else "name a result file",
+            remedy=f"run metalm evaluate {source} --task NAME to write results"
+            if folder != source
+            else "name a result file",
         )
-    return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
+    return sorted(files, key=lambda path: (path.stat().st_mtime_ns, path.name))
 
 
-def _may_be(path: Path) -> bool:
-    """Whether a file of a folder is of results; what cannot be told is read, and then refused."""
+def _may_be_result_file(path: Path) -> bool:
+    """Whether a file may be a result file; an unreadable file counts, so that reading it reports the error."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return True
-    return isinstance(found, dict) and {"tasks", "format"} <= set(found)
+    return isinstance(content, dict) and {"tasks", "format"} <= set(content)
 
 
 def _damaged(where: str, why: str) -> MetalmError:

@@ -1,4 +1,4 @@
-"""Results of an evaluation: means over clusters, and the record that is written."""
+"""Result writer: means over clusters, and the record of an evaluation for its result file."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from metalm_cli.models.weights_hash import weights_sha256
 from metalm_cli.provenance.model_history import SeenLabel
 from metalm_cli.tasks.card import MetricName
 
-FORMAT = 2
-"""Of result files."""
+RESULT_FORMAT = 2
+"""Format version of result files."""
 
 
 @dataclass(frozen=True)
 class ClusterMean:
-    """A mean of scores.
+    """Mean of scores.
 
     Args:
         value: The mean.
-        error: Its standard error, of independent scores; None where one has none.
-        of: What it is over: tasks of a cluster, or clusters.
+        error: Standard error of the mean of independent scores; None if a score has none.
+        of: Names of the averaged tasks or clusters.
     """
 
     value: float
@@ -40,44 +40,50 @@ class ClusterMean:
 
 
 def tasks_in_average(results: Sequence[TaskResult], shots: int) -> dict[str, tuple[str, ShotResult]]:
-    """Cluster and setting of each task that means are taken over: of the paper's core tasks; of all if none is core."""
-    found = {
-        one.task.card.name: (one.task.card, setting)
-        for one in results
-        for setting in one.settings
-        if setting.shots == shots and setting.value is not None
+    """Return the tasks that enter the average, with their clusters: core tasks, or all tasks if none is core."""
+    results_by_task = {
+        result.task.card.name: (result.task.card, shot_result)
+        for result in results
+        for shot_result in result.shot_results
+        if shot_result.shots == shots and shot_result.value is not None
     }
-    core = {name for name, (card, _) in found.items() if card.core} or set(found)
-    return {name: (card.cluster, setting) for name, (card, setting) in found.items() if name in core}
+    core_names = {name for name, (card, _) in results_by_task.items() if card.core} or set(results_by_task)
+    return {
+        name: (card.cluster, shot_result) for name, (card, shot_result) in results_by_task.items() if name in core_names
+    }
 
 
 def cluster_means(results: Sequence[TaskResult], shots: int = 0) -> dict[str, ClusterMean]:
-    """Mean score of each cluster over the tasks that count (:func:`tasks_in_average`)."""
-    found: dict[str, list[tuple[str, float, float | None]]] = {}
-    for name, (cluster, setting) in tasks_in_average(results, shots).items():
-        if setting.value is not None:
-            found.setdefault(cluster, []).append((name, setting.value, setting.error))
-    return {cluster: mean(parts) for cluster, parts in found.items()}
+    """Return the mean score of each cluster over :func:`tasks_in_average`."""
+    scores_by_cluster: dict[str, list[tuple[str, float, float | None]]] = {}
+    for name, (cluster, shot_result) in tasks_in_average(results, shots).items():
+        if shot_result.value is not None:
+            scores_by_cluster.setdefault(cluster, []).append((name, shot_result.value, shot_result.error))
+    return {cluster: mean(scores) for cluster, scores in scores_by_cluster.items()}
 
 
 def mean_over_clusters(means: Mapping[str, ClusterMean]) -> ClusterMean | None:
-    """Mean over clusters; None where there is none."""
-    return mean([(name, one.value, one.error) for name, one in means.items()]) if means else None
+    """Return the mean over clusters; None if there are no clusters."""
+    return (
+        mean([(name, cluster_mean.value, cluster_mean.error) for name, cluster_mean in means.items()])
+        if means
+        else None
+    )
 
 
-def mean(parts: Sequence[tuple[str, float, float | None]]) -> ClusterMean:
-    """The mean of named values with their standard errors."""
-    errors = [error for _, _, error in parts if error is not None]
-    error = math.hypot(*errors) / len(parts) if len(errors) == len(parts) else None
-    return ClusterMean(sum(value for _, value, _ in parts) / len(parts), error, tuple(name for name, _, _ in parts))
+def mean(scores: Sequence[tuple[str, float, float | None]]) -> ClusterMean:
+    """Return the mean of named values with standard errors."""
+    errors = [error for _, _, error in scores if error is not None]
+    error = math.hypot(*errors) / len(scores) if len(errors) == len(scores) else None
+    return ClusterMean(sum(value for _, value, _ in scores) / len(scores), error, tuple(name for name, _, _ in scores))
 
 
 def model_record(source: str, language_model: LanguageModel) -> dict[str, Any]:
-    """What a record says of the model."""
+    """Return the record of the model."""
     return {
         "source": source,
         "weights_sha256": weights_sha256(language_model.model),
-        "parameters": sum(one.numel() for one in language_model.model.parameters()),
+        "parameters": sum(parameter.numel() for parameter in language_model.model.parameters()),
         "encoders": list(language_model.model.encoders),
         "decoder": language_model.model.decoder.config.model_type,
     }
@@ -95,61 +101,69 @@ def result_record(
     created: str = "",
     contamination: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What is written of an evaluation: all that is needed to do it again, and what came of it.
+    """Return the record of an evaluation: its results, and all that is needed to reproduce it.
 
     Args:
         model: From :func:`model_record`.
-        settings: How it was done.
-        results: Of each task.
-        missing: Tasks without data at hand, and why.
-        seen: How new each task is to the model.
-        complete: Whether every task is there that was to be.
-        environment: What it ran on.
-        created: When it began, as ISO 8601.
-        contamination: What a check against training data found.
+        settings: Settings of the evaluation.
+        results: Results by task.
+        missing: Tasks without data, with reasons.
+        seen: Label of each task: seen in training or held out.
+        complete: Whether all requested tasks are included.
+        environment: Hardware and software versions.
+        created: Start of the evaluation in ISO 8601.
+        contamination: Result of a contamination check.
     """
     means = {shots: cluster_means(results, shots) for shots in settings.shots}
-    whole = {shots: mean_over_clusters(one) for shots, one in means.items()}
+    overall_means = {shots: mean_over_clusters(clusters) for shots, clusters in means.items()}
     return {
-        "format": FORMAT,
+        "format": RESULT_FORMAT,
         "metalm": metalm_cli.__version__,
         "created": created,
         "protocol": settings.protocol,
         "complete": complete,
         "model": dict(model),
         "settings": settings_of(settings),
-        "tasks": {one.task.card.name: task_record(one, seen.get(one.task.card.name)) for one in results},
+        "tasks": {result.task.card.name: task_record(result, seen.get(result.task.card.name)) for result in results},
         "missing": dict(missing),
-        "clusters": {str(shots): {name: asdict(one) for name, one in found.items()} for shots, found in means.items()},
-        "mean": {str(shots): None if one is None else asdict(one) for shots, one in whole.items()},
+        "clusters": {
+            str(shots): {name: asdict(cluster_mean) for name, cluster_mean in clusters.items()}
+            for shots, clusters in means.items()
+        },
+        "mean": {
+            str(shots): None if overall_mean is None else asdict(overall_mean)
+            for shots, overall_mean in overall_means.items()
+        },
         **({} if contamination is None else {"contamination": dict(contamination)}),
         "environment": {"python": platform.python_version(), **(environment or {})},
-        "seconds": round(sum(one.seconds for result in results for one in result.wordings), 3),
+        "seconds": round(
+            sum(template_result.seconds for result in results for template_result in result.template_results), 3
+        ),
     }
 
 
 def settings_of(settings: EvaluationSettings) -> dict[str, Any]:
-    """What is written of the settings."""
+    """Return the record of the settings."""
     return {
         "templates": settings.collection,
         "template": settings.template,
-        "split": settings.role,
+        "split": settings.split,
         "limit": settings.limit,
         "shots": list(settings.shots),
-        "demonstrations": "drawn" if settings.drawn else "frozen",
+        "demonstrations": "drawn" if settings.draw_per_example else "frozen",
         "seed": settings.seed,
         "sequence_length": settings.length,
         "batch_size": settings.batch_size,
         "normalise": settings.normalise,
         "samples": settings.samples,
         "temperature": settings.temperature if settings.samples > 1 else None,
-        "also_fit": [one.length for one in settings.also],
+        "also_fit": [limit.length for limit in settings.also_fit],
         "style": asdict(settings.style),
     }
 
 
 def task_record(result: TaskResult, seen: SeenLabel | None = None) -> dict[str, Any]:
-    """What is written of a task."""
+    """Return the record of a task."""
     task = result.task
     return {
         "cluster": task.card.cluster,
@@ -157,76 +171,92 @@ def task_record(result: TaskResult, seen: SeenLabel | None = None) -> dict[str, 
         "metric": task.card.metric.name,
         "metric_source": task.card.metric.source,
         "seen": {"label": "unknown", "why": "not looked up"} if seen is None else asdict(seen),
-        "split": task.opened.role,
+        "split": task.source.role,
         "examples": len(task.examples),
-        "settings": [shot_record(one, task.card.metric.name) for one in result.settings],
-        "card_sha256": _sha256(task.path),
+        "settings": [shot_record(shot_result, task.card.metric.name) for shot_result in result.shot_results],
+        "card_sha256": _sha256(task.card_path),
         "templates_sha256": _sha256(task.template_path),
-        "location": task.opened.location,
-        "revision": task.opened.revision,
-        "files": [asdict(one) for one in task.opened.files],
+        "location": task.source.location,
+        "revision": task.source.revision,
+        "files": [asdict(file) for file in task.source.files],
     }
 
 
-def shot_record(setting: ShotResult, metric: MetricName) -> dict[str, Any]:
-    """What is written of a task with so many demonstrations."""
-    best, value = setting.oracle, setting.value
-    several = len(setting.scores) > 1 and best is not None and best.score is not None
+def shot_record(shot_result: ShotResult, metric: MetricName) -> dict[str, Any]:
+    """Return the record of a task with a number of demonstrations."""
+    best, value = shot_result.oracle, shot_result.value
+    has_several = len(shot_result.scores) > 1 and best is not None and best.score is not None
     return {
-        "shots": setting.shots,
+        "shots": shot_result.shots,
         "score": value,
-        "error": setting.error,
-        "interval": interval_of(metric, [one.each for one in setting.wordings if one.score is not None]),
-        "spread": setting.spread,
-        "oracle": {"template": best.template, "score": best.score.value} if several and best and best.score else None,
-        "templates": [template_record(one, metric) for one in setting.wordings],
+        "error": shot_result.error,
+        "interval": score_interval(
+            metric,
+            [
+                template_result.each
+                for template_result in shot_result.template_results
+                if template_result.score is not None
+            ],
+        ),
+        "spread": shot_result.spread,
+        "oracle": {"template": best.template, "score": best.score.value}
+        if has_several and best and best.score
+        else None,
+        "templates": [template_record(template_result, metric) for template_result in shot_result.template_results],
     }
 
 
-def template_record(wording: TemplateResult, metric: MetricName) -> dict[str, Any]:
-    """What is written of a task in one wording."""
-    score = wording.score
+def template_record(template_result: TemplateResult, metric: MetricName) -> dict[str, Any]:
+    """Return the record of a task with one template."""
+    score = template_result.score
     return {
-        "template": wording.template,
+        "template": template_result.template,
         "score": None if score is None else score.value,
         "error": None if score is None else score.error,
-        "interval": interval_of(metric, [wording.each] if score is not None else []),
+        "interval": score_interval(metric, [template_result.each] if score is not None else []),
         "n": 0 if score is None else score.n,
         "counts": {} if score is None else dict(score.counts),
-        "chance": asdict(wording.chance),
-        "extra": dict(wording.extra),
-        "each": {name: list(values) for name, values in wording.each.items()},
-        "cut": wording.cut,
-        "skipped": wording.skipped,
-        "seconds": round(wording.seconds, 3),
-        **({"note": wording.note} if wording.note else {}),
+        "chance": asdict(template_result.chance),
+        "extra": dict(template_result.extra),
+        "each": {name: list(values) for name, values in template_result.each.items()},
+        "cut": template_result.cut,
+        "skipped": template_result.skipped,
+        "seconds": round(template_result.seconds, 3),
+        **({"note": template_result.note} if template_result.note else {}),
     }
 
 
-def interval_of(metric: MetricName, wordings: Sequence[Mapping[str, Sequence[Any]]]) -> list[float] | None:
-    """The 95% interval of a mean over wordings, by resampling examples, 0 to 100; None for too few of them.
+def score_interval(
+    metric: MetricName, columns_by_template: Sequence[Mapping[str, Sequence[Any]]]
+) -> list[float] | None:
+    """Return the 95% interval of a mean over templates by bootstrap, 0 to 100; None for fewer than two examples.
 
     Args:
         metric: The metric.
-        wordings: Of each wording the values by example.
+        columns_by_template: Columns by example, for each template.
     """
-    observed = [task_metrics.observations(metric, one) for one in wordings]
-    if not observed or len(observed[0].rows) < 2:
+    observations = [task_metrics.observations(metric, columns) for columns in columns_by_template]
+    if not observations or len(observations[0].rows) < 2:
         return None
-    low, high = bootstrap.percentiles(bootstrap.task_samples(observed))
+    low, high = bootstrap.percentiles(bootstrap.task_samples(observations))
     return [round(100 * low, 4), round(100 * high, 4)]
 
 
 def samples_jsonl(results: Iterable[TaskResult]) -> str:
-    """Every answer as a line of JSON: ``id, task, template, shots, input, target, prediction, score, ...``."""
+    """Return predictions as JSON lines: ``id, task, template, shots, input, target, prediction, score, ...``."""
     lines = []
     for result in results:
         name = result.task.card.name
-        for wording in result.wordings:
-            for one in wording.samples:
-                fields = asdict(one)
+        for template_result in result.template_results:
+            for prediction in template_result.samples:
+                fields = asdict(prediction)
                 row = fields.pop("row")
-                head = {"id": f"{name}/{row}", "task": name, "template": wording.template, "shots": wording.shots}
+                head = {
+                    "id": f"{name}/{row}",
+                    "task": name,
+                    "template": template_result.template,
+                    "shots": template_result.shots,
+                }
                 lines.append(json.dumps({**head, **fields}, ensure_ascii=False) + "\n")
     return "".join(lines)
 

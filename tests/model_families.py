@@ -15,7 +15,7 @@ from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from metalm_cli.config.schema.model import Model
+from metalm_cli.config.schema.model import ModelConfig
 from metalm_cli.models import MetaLM, MetaLMConfig
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.models.encoders import encoder_io_for, load_tokenizer
@@ -101,8 +101,8 @@ def config_of(kind: str, **changes: Any) -> Any:
 
 
 @torch.no_grad()
-def shaken(model: Any, seed: int = 0) -> Any:
-    """The model with noise on every parameter, so that each bias and norm matters; in evaluation mode."""
+def perturb(model: Any, seed: int = 0) -> Any:
+    """Add noise to every parameter, so that each bias and norm matters; set evaluation mode."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
@@ -113,37 +113,40 @@ def make_decoder(kind: str, **changes: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
-    return shaken(AutoModelForCausalLM.from_config(config_of(kind, **changes)))
+    return perturb(AutoModelForCausalLM.from_config(config_of(kind, **changes)))
 
 
 def make_encoder(kind: str, **changes: Any) -> Any:
     torch.manual_seed(1)
-    return shaken(build_encoder(config_of(kind, **changes)), 1)
+    return perturb(build_encoder(config_of(kind, **changes)), 1)
 
 
-def masked_model(kind: str) -> Any:
-    """A masked language model."""
+def make_masked_lm(kind: str) -> Any:
+    """Build a masked language model."""
     from transformers import AutoModelForMaskedLM
 
     torch.manual_seed(1)
     marks = {"cls_token_id": 2, "sep_token_id": 3} if kind == "modernbert" else {}
-    return shaken(AutoModelForMaskedLM.from_config(config_of(kind, **marks)), 1)
+    return perturb(AutoModelForMaskedLM.from_config(config_of(kind, **marks)), 1)
 
 
 def make_metalm(decoder: Any, encoders: dict[str, Any] | None = None, kind: str = "linear") -> MetaLM:
-    """A MetaLM of these parts, with shaken connectors."""
+    """Build a MetaLM of these parts, with perturbed connectors."""
     encoders = encoders or {}
     shapes = {name: {"kind": kind, "layers": 1 if kind == "linear" else 2} for name in encoders}
     docking = {
-        name: {"kind": encoder_io_for(one.config).kind, "keep_special": False, "max_length": None}
-        for name, one in encoders.items()
+        name: {"kind": encoder_io_for(encoder_model.config).kind, "keep_special": False, "max_length": None}
+        for name, encoder_model in encoders.items()
     }
     config = MetaLMConfig(
-        decoder.config.to_dict(), {name: one.config.to_dict() for name, one in encoders.items()}, shapes, docking
+        decoder.config.to_dict(),
+        {name: encoder_model.config.to_dict() for name, encoder_model in encoders.items()},
+        shapes,
+        docking,
     )
     torch.manual_seed(2)
     model = MetaLM(config, decoder, encoders)
-    shaken(model.connectors, 2)
+    perturb(model.connectors, 2)
     return model.eval()
 
 
@@ -157,46 +160,49 @@ def model_recipe(
     tokens: dict[str, Any] | None = None,
     decoder_options: dict[str, Any] | None = None,
     **options: Any,
-) -> Model:
-    """A recipe's ``model``: a decoder and an encoder made from configs, with tokenizers from folders.
+) -> ModelConfig:
+    """Build a recipe's ``model``: a decoder and an encoder made from configs, with tokenizers from folders.
 
     Args:
         tokenizers: Folders by kind.
-        decoder: Its family.
-        encoder: Its family; None for a plain causal language model.
+        decoder: Family of the decoder.
+        encoder: Family of the encoder; None for a plain causal language model.
         name: The encoder's name.
         connector: ``model.connector``.
         tokens: ``model.special_tokens``.
         decoder_options: Further keys of the decoder.
         **options: Further keys of the encoder.
     """
-    reads = decoder if decoder in ("llama", "opt") else "gpt2"
+    tokenizer_kind = decoder if decoder in ("llama", "opt") else "gpt2"
     parts: dict[str, Any] = {
-        "decoder": {"config": {"model_type": decoder, **DECODERS[decoder]}, "tokenizer": str(tokenizers[reads])}
+        "decoder": {
+            "config": {"model_type": decoder, **DECODERS[decoder]},
+            "tokenizer": str(tokenizers[tokenizer_kind]),
+        }
         | (decoder_options or {}),
         "connector": connector or {},
         "special_tokens": tokens or {},
     }
     if encoder is not None:
-        shape = {"config": {"model_type": encoder, **{**ENCODERS, **VISION}[encoder]}}
+        encoder_options = {"config": {"model_type": encoder, **{**ENCODERS, **VISION}[encoder]}}
         if encoder in ENCODERS:
-            shape["tokenizer"] = str(tokenizers["roberta" if encoder in ("roberta", "mpnet") else "bert"])
-        parts["encoders"] = {name: {**shape, **options}}
-    return Model.model_validate(parts)
+            encoder_options["tokenizer"] = str(tokenizers["roberta" if encoder in ("roberta", "mpnet") else "bert"])
+        parts["encoders"] = {name: {**encoder_options, **options}}
+    return ModelConfig.model_validate(parts)
 
 
 # -- rows of random tokens, without a tokenizer ---------------------------------------------------------------------
 
 
-class Ids:
-    """Stands in for a text processor: docks are made of ids by :func:`dock`."""
+class IdProcessor:
+    """Replacement of a text processor, for docks of ids from :func:`dock`."""
 
     pad_id = 0
     collate = TextProcessor.collate
 
 
 def dock(*ids: int) -> DockInput:
-    """Ids for an encoder named ``text``; the first and the last stand for special tokens."""
+    """Build a dock of ids for an encoder named ``text``; the first and last ids act as special tokens."""
     array = np.array(ids, dtype=np.int64)
     return DockInput("text", {"input_ids": array}, np.arange(1, len(ids) - 1), digest("text", array), {})
 
@@ -204,30 +210,30 @@ def dock(*ids: int) -> DockInput:
 def random_session(
     rng: np.random.Generator, length: int, *, docks: int = 0, size: int = 5, low: int = 3
 ) -> TokenisedSession:
-    """Random ids, most of them trained, with docks of ``size`` positions inside."""
+    """Build a session of random ids, most of them trained, with docks of ``size`` positions inside."""
     ids = rng.integers(low, VOCABULARY, length)
     trained = rng.random(length) < 0.7
     trained[[0, -1]] = True
     placed = []
     if docks:
-        for at in range(0, length - size, max(size + 2, length // docks))[:docks]:
-            placed.append((at, dock(*rng.integers(low, VOCABULARY, size + 2).tolist())))
-            ids[at : at + size] = -1
-            trained[at : at + size] = False
+        for start in range(0, length - size, max(size + 2, length // docks))[:docks]:
+            placed.append((start, dock(*rng.integers(low, VOCABULARY, size + 2).tolist())))
+            ids[start : start + size] = -1
+            trained[start : start + size] = False
     return TokenisedSession(ids, trained, tuple(placed))
 
 
 def batch_of(rows: Iterable[Sequence[TokenisedSession]], length: int | None = None) -> Batch:
-    """One row for each list of sessions."""
-    return collate([build_row(sessions) for sessions in rows], {"text": Ids()}, length=length)  # type: ignore[dict-item]
+    """Build a batch with one row for each list of sessions."""
+    return collate([build_row(sessions) for sessions in rows], {"text": IdProcessor()}, length=length)  # type: ignore[dict-item]
 
 
 def gradients(model: Any) -> dict[str, torch.Tensor]:
-    return {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
 def loss_and_gradients(model: MetaLM, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Each target's loss, and the gradients of the mean loss."""
+    """Return the loss of each target, and the gradients of the mean loss."""
     model.zero_grad()
     total, each = model.losses(batch)
     (total / len(each)).backward()
@@ -235,35 +241,37 @@ def loss_and_gradients(model: MetaLM, batch: Batch) -> tuple[torch.Tensor, dict[
 
 
 def sessions(seed: int = 0, docks: int = 2) -> list[TokenisedSession]:
-    """Sessions longer than the local windows (6), docks inside."""
+    """Build sessions longer than the local windows (6), with docks inside."""
     rng = np.random.default_rng(seed)
     return [random_session(rng, length, docks=docks) for length in (23, 17, 31)]
 
 
-def unpacked(model: MetaLM, packed: list[TokenisedSession]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Each session alone, not even padded: losses and summed gradients of the mean loss."""
-    each, total = [], {}
+def unpacked_losses(model: MetaLM, packed: list[TokenisedSession]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Run each session alone, without padding; return losses and summed gradients of the mean loss."""
+    losses, total = [], {}
     count = sum(len(build_row([session]).targets) for session in packed)
     for session in packed:
         model.zero_grad()
-        loss, one = model.losses(batch_of([[session]]))
+        loss, session_losses = model.losses(batch_of([[session]]))
         (loss / count).backward()
-        each.append(one)
-        found = gradients(model)
-        total = found if not total else {name: total[name] + value for name, value in found.items()}
-    return torch.cat(each), total
+        losses.append(session_losses)
+        session_gradients = gradients(model)
+        total = (
+            session_gradients if not total else {name: total[name] + value for name, value in session_gradients.items()}
+        )
+    return torch.cat(losses), total
 
 
-def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], tolerance: float = 1e-5) -> None:
-    assert one.keys() == other.keys()
-    for name, value in one.items():
+def assert_same(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float = 1e-5) -> None:
+    assert actual.keys() == expected.keys()
+    for name, value in actual.items():
         torch.testing.assert_close(
-            value, other[name], atol=tolerance, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
+            value, expected[name], atol=tolerance, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
         )
 
 
-class Largest(TorchDispatchMode):
-    """Elements of the largest tensor that any operation makes."""
+class LargestTensor(TorchDispatchMode):
+    """Dispatch mode that records the size of the largest tensor of any operation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -271,7 +279,7 @@ class Largest(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        sizes = [one.numel() for one in tree_leaves(result) if isinstance(one, torch.Tensor)]
+        sizes = [tensor.numel() for tensor in tree_leaves(result) if isinstance(tensor, torch.Tensor)]
         self.elements = max(self.elements, *sizes, 0)
         return result
 
@@ -280,15 +288,15 @@ TEXTS = ("It rained.", "A fox can hide well in the forest, and Foxes have four l
 
 
 def batch_with(assembly: Assembly, contents: Iterable[Any], name: str = "text") -> Batch:
-    """A row with the first content docked, and a row with the others."""
+    """Build a batch of two rows: the first content docked, and the others docked."""
     tokenise = SessionTokeniser(assembly.decoder_tokenizer, assembly.processors)
     spans = [[Causal("So:"), Docked(name, content), Causal(" yes", trained=True, end=True)] for content in contents]
-    sessions = [tokenise(Session(one)) for one in spans]
+    sessions = [tokenise(Session(session_spans)) for session_spans in spans]
     return collate([build_row(sessions[:1]), build_row(sessions[1:])], assembly.processors)
 
 
-def picture(seed: int = 0) -> Image.Image:
-    """Noise."""
+def noise_image(seed: int = 0) -> Image.Image:
+    """Return an image of noise."""
     return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (20, 30, 3), dtype=np.uint8))
 
 
@@ -296,21 +304,21 @@ def picture(seed: int = 0) -> Image.Image:
 
 
 class Documents(list):
-    """Texts by number, as lanes read them."""
+    """Texts by number, as row slots read them."""
 
     def get(self, number: int) -> SimpleNamespace:
         return SimpleNamespace(text=self[number])
 
 
 def real_documents(root: Path, count: int, characters: int) -> list[str]:
-    """The beginnings of real documents."""
-    found = []
+    """Return the beginnings of real documents."""
+    documents = []
     with gzip.open(root / "pile_sample" / "validation.jsonl.gz", "rt", encoding="utf-8") as lines:
         for line in lines:
-            found.append(json.loads(line)["text"][:characters])
-            if len(found) == count:
+            documents.append(json.loads(line)["text"][:characters])
+            if len(documents) == count:
                 break
-    return found
+    return documents
 
 
 def processor_of(folder: Path, *, max_length: int = 120, name: str = "text", **options: Any) -> TextProcessor:

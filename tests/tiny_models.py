@@ -1,4 +1,4 @@
-"""Tiny tokenizers and models, made on the spot: no file, no network."""
+"""Tiny tokenizers and models, built without files and without network."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ STORY = (
 
 @lru_cache(maxsize=1)
 def texts() -> tuple[str, ...]:
-    """Documents to train tokenizers on."""
+    """Return documents to train tokenizers on."""
     return (*(render(0, number).text for number in range(120)), *[STORY] * 5)
 
 
 def make_byte_tokenizer(vocab_size: int = 420, *, bos: bool = False, trim: bool = False) -> Any:
-    """A byte-level BPE tokenizer as GPT-2 has it; with ``bos``, one that begins every text with it, as OPT does."""
+    """Train GPT-2's kind of byte-level BPE tokenizer; with ``bos`` every text begins with that token, as in OPT."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -46,25 +46,25 @@ def make_byte_tokenizer(vocab_size: int = 420, *, bos: bool = False, trim: bool 
 
 
 def make_sentencepiece_tokenizer(vocab_size: int = 600, *, legacy: bool = True, newlines: bool = False) -> Any:
-    """A SentencePiece-type BPE tokenizer with byte fallback, as Llama has it; it begins every text with ``<s>``.
+    """Train Llama's kind of BPE tokenizer, with byte fallback; every text begins with ``<s>``.
 
     Args:
         vocab_size: Entries.
         legacy: A normalizer puts the dummy prefix before every text (Llama 1 and 2); else a Metaspace pre-tokenizer
             puts it before the first word.
-        newlines: Pieces may hold newlines, several too.
+        newlines: Tokens may contain newlines, also several.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
     special = ["<unk>", "<s>", "</s>"]
-    learner = Tokenizer(models.BPE())
-    learner.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainee = Tokenizer(models.BPE())
+    trainee.pre_tokenizer = pre_tokenizers.Metaspace()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 256, special_tokens=special, limit_alphabet=120, show_progress=False
     )
-    learner.train_from_iterator([text.replace("\n", "\n\n" if newlines else " ") for text in texts()], trainer)
-    vocab, merges = _learned(learner)
+    trainee.train_from_iterator([text.replace("\n", "\n\n" if newlines else " ") for text in texts()], trainer)
+    vocab, merges = _vocabulary_and_merges(trainee)
     for byte in range(256):
         vocab[f"<0x{byte:02X}>"] = len(vocab)
     backend = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
@@ -79,7 +79,7 @@ def make_sentencepiece_tokenizer(vocab_size: int = 600, *, legacy: bool = True, 
     return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
 
 
-def _learned(tokenizer: Any) -> tuple[dict[str, int], list[tuple[str, str]]]:
+def _vocabulary_and_merges(tokenizer: Any) -> tuple[dict[str, int], list[tuple[str, str]]]:
     import json
 
     model = json.loads(tokenizer.to_str())["model"]
@@ -87,7 +87,7 @@ def _learned(tokenizer: Any) -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 
 def make_wordpiece_tokenizer(vocab_size: int = 400) -> Any:
-    """A WordPiece tokenizer as BERT has it: lower case, accents stripped, ``[CLS]`` and ``[SEP]`` around a text."""
+    """Train BERT's kind of WordPiece tokenizer: lower case, no accents, ``[CLS]`` and ``[SEP]`` around a text."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -149,17 +149,17 @@ NO_DROPOUT = {
 
 
 def config_of(family: str, vocab_size: int, **changes: Any) -> Any:
-    """The configuration of a tiny model without dropout."""
+    """Build the configuration of a tiny model without dropout."""
     from transformers import AutoConfig
 
     sizes = {**DECODERS, **ENCODERS}[family]
     dropout = NO_DROPOUT.get(family, NO_DROPOUT["bert"])
-    ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0} if family in DECODERS else {"pad_token_id": 0}
-    return AutoConfig.for_model(family, **{**sizes, **dropout, **ends, "vocab_size": vocab_size, **changes})
+    token_ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0} if family in DECODERS else {"pad_token_id": 0}
+    return AutoConfig.for_model(family, **{**sizes, **dropout, **token_ids, "vocab_size": vocab_size, **changes})
 
 
 def make_decoder(family: str = "gpt2", vocab_size: int = 420, *, seed: int = 0, **changes: Any) -> Any:
-    """A causal language model with random weights, in evaluation mode."""
+    """Build a causal language model with random weights, in evaluation mode."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -168,7 +168,7 @@ def make_decoder(family: str = "gpt2", vocab_size: int = 420, *, seed: int = 0, 
 
 
 def make_encoder(family: str = "bert", vocab_size: int = 400, *, seed: int = 1, **changes: Any) -> Any:
-    """A text encoder with random weights, in evaluation mode."""
+    """Build a text encoder with random weights, in evaluation mode."""
     import torch
     from transformers import AutoModel
 
@@ -177,7 +177,7 @@ def make_encoder(family: str = "bert", vocab_size: int = 400, *, seed: int = 1, 
 
 
 @lru_cache(maxsize=8)
-def _made(kind: str) -> Any:
+def _train_tokenizer(kind: str) -> Any:
     return {
         "byte": make_byte_tokenizer,
         "byte-bos": lambda: make_byte_tokenizer(bos=True),
@@ -193,5 +193,5 @@ TOKENIZERS = ("byte", "byte-bos", "byte-trim", "llama", "metaspace")
 
 
 def tokenizer_of(kind: str) -> Any:
-    """A copy of a tiny tokenizer; trained once a process."""
-    return copy.deepcopy(_made(kind))
+    """Return a copy of a tiny tokenizer; each kind is trained once per process."""
+    return copy.deepcopy(_train_tokenizer(kind))

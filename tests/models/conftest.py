@@ -11,15 +11,15 @@ from transformers import PreTrainedTokenizerFast
 from metalm_cli import miniworld
 from model_families import VOCABULARY
 
-ENDS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
-MARKS = {
+DECODER_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+ENCODER_TOKENS = {
     "pad_token": "[PAD]",
     "unk_token": "[UNK]",
     "cls_token": "[CLS]",
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
-ROBERTA = {
+ROBERTA_TOKENS = {
     "bos_token": "<s>",
     "pad_token": "<pad>",
     "eos_token": "</s>",
@@ -30,12 +30,12 @@ ROBERTA = {
 }
 
 
-def _around(tokenizer: Tokenizer, template: str) -> None:
-    marks = [(one, tokenizer.token_to_id(one)) for one in template.split() if one != "$A"]
+def _set_template(tokenizer: Tokenizer, template: str) -> None:
+    marks = [(token, tokenizer.token_to_id(token)) for token in template.split() if token != "$A"]
     tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=marks)
 
 
-def _bytes(texts: list[str], special: dict[str, str], template: str = "") -> PreTrainedTokenizerFast:
+def _byte_level(texts: list[str], special: dict[str, str], template: str = "") -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -47,23 +47,23 @@ def _bytes(texts: list[str], special: dict[str, str], template: str = "") -> Pre
     )
     tokenizer.train_from_iterator(texts, trainer)
     if template:
-        _around(tokenizer, template)
+        _set_template(tokenizer, template)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
 
 def _sentencepiece(texts: list[str]) -> PreTrainedTokenizerFast:
-    """As Llama's: a dummy prefix, spaces as a visible character, unknown characters as bytes."""
+    """Llama's kind of tokenizer: a dummy prefix, spaces as a visible character, unknown characters as bytes."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    special = [*ENDS.values(), *(f"<0x{byte:02X}>" for byte in range(256))]
+    special = [*DECODER_TOKENS.values(), *(f"<0x{byte:02X}>" for byte in range(256))]
     trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=special, show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
-    _around(tokenizer, "<s> $A")
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **ENDS)
+    _set_template(tokenizer, "<s> $A")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **DECODER_TOKENS)
 
 
 def _wordpiece(texts: list[str]) -> PreTrainedTokenizerFast:
@@ -71,10 +71,12 @@ def _wordpiece(texts: list[str]) -> PreTrainedTokenizerFast:
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(vocab_size=VOCABULARY, special_tokens=list(MARKS.values()), show_progress=False)
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=VOCABULARY, special_tokens=list(ENCODER_TOKENS.values()), show_progress=False
+    )
     tokenizer.train_from_iterator(texts, trainer)
-    _around(tokenizer, "[CLS] $A [SEP]")
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **MARKS)
+    _set_template(tokenizer, "[CLS] $A [SEP]")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **ENCODER_TOKENS)
 
 
 @pytest.fixture(scope="session")
@@ -86,14 +88,14 @@ def texts() -> list[str]:
 @pytest.fixture(scope="session")
 def tokenizers(texts, tmp_path_factory) -> dict[str, Path]:
     """Folders of tokenizers: three of decoders (gpt2, llama, opt), two of encoders (bert, roberta)."""
-    made = {
-        "gpt2": _bytes(texts, {"eos_token": "<|endoftext|>"}),
+    by_name = {
+        "gpt2": _byte_level(texts, {"eos_token": "<|endoftext|>"}),
         "llama": _sentencepiece(texts),
-        "opt": _bytes(texts, {"pad_token": "<pad>", "bos_token": "</s>", "eos_token": "</s>"}, "</s> $A"),
+        "opt": _byte_level(texts, {"pad_token": "<pad>", "bos_token": "</s>", "eos_token": "</s>"}, "</s> $A"),
         "bert": _wordpiece(texts),
-        "roberta": _bytes(texts, ROBERTA, "<s> $A </s>"),
+        "roberta": _byte_level(texts, ROBERTA_TOKENS, "<s> $A </s>"),
     }
     root = tmp_path_factory.mktemp("tokenizers")
-    for name, tokenizer in made.items():
+    for name, tokenizer in by_name.items():
         tokenizer.save_pretrained(root / name)
-    return {name: root / name for name in made}
+    return {name: root / name for name in by_name}

@@ -1,4 +1,4 @@
-"""Masks against the definition of what sees what."""
+"""Attention masks against their definition."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metalm_cli.models.attention import decoder_mask, dense_mask, flex_mask, flex_predicate, sees
+from metalm_cli.models.attention import decoder_mask, dense_mask, flex_mask, flex_predicate, visibility_mask
 from metalm_cli.sessions import ROOT, PackedTokens, Row, TokenisedSession, build_row, can_attend, collate
 
 
@@ -26,38 +26,38 @@ def forests(draw) -> list[Row]:
     return rows
 
 
-def expected(stream: PackedTokens, row: int, causal: bool, window: int | None) -> np.ndarray:
-    segments, positions = stream.segment_ids[row].numpy(), stream.position_ids[row].numpy()
-    seen = can_attend(segments, positions, stream.parent_segments[row].numpy(), causal)
+def expected(tokens: PackedTokens, row: int, causal: bool, window: int | None) -> np.ndarray:
+    segments, positions = tokens.segment_ids[row].numpy(), tokens.position_ids[row].numpy()
+    visible = can_attend(segments, positions, tokens.parent_segments[row].numpy(), causal)
     if window is not None:
-        seen &= np.abs(positions[:, None] - positions[None, :]) < window
-    return seen
+        visible &= np.abs(positions[:, None] - positions[None, :]) < window
+    return visible
 
 
 @settings(max_examples=60, deadline=None)
 @given(forests(), st.booleans(), st.none() | st.integers(1, 6), st.integers(0, 3))
-def test_masks_are_what_the_definition_says(rows, causal, window, padding) -> None:
+def test_masks_follow_the_definition(rows, causal, window, padding) -> None:
     if not causal:  # encoders have no forests
         rows = [Row(**{**vars(row), "parents": np.full_like(row.parents, ROOT)}) for row in rows]
-    stream = collate(rows, {}, length=max(map(len, rows)) + padding).decoder
-    seen = sees(stream, causal=causal, window=window)
-    mask = dense_mask(stream, torch.float32, causal=causal, window=window)
+    tokens = collate(rows, {}, length=max(map(len, rows)) + padding).decoder
+    visible = visibility_mask(tokens, causal=causal, window=window)
+    mask = dense_mask(tokens, torch.float32, causal=causal, window=window)
     for row in range(len(rows)):
-        np.testing.assert_array_equal(seen[row].numpy(), expected(stream, row, causal, window))
-    assert mask.shape == (seen.shape[0], 1, *seen.shape[1:])
+        np.testing.assert_array_equal(visible[row].numpy(), expected(tokens, row, causal, window))
+    assert mask.shape == (visible.shape[0], 1, *visible.shape[1:])
     assert set(mask.unique().tolist()) <= {0.0, torch.finfo(torch.float32).min}
-    assert torch.equal(mask[:, 0] == 0, seen)
-    assert seen.diagonal(dim1=1, dim2=2).all(), "a row of a mask that sees nothing has no softmax"
+    assert torch.equal(mask[:, 0] == 0, visible)
+    assert visible.diagonal(dim1=1, dim2=2).all(), "a fully masked row has no softmax"
 
 
 @settings(max_examples=40, deadline=None)
 @given(forests(), st.none() | st.integers(1, 6))
-def test_flex_says_the_same(rows, window) -> None:
-    stream = collate(rows, {}, length=max(map(len, rows)) + 2).decoder
-    b, s = stream.segment_ids.shape
+def test_flex_masks_equal_dense_masks(rows, window) -> None:
+    tokens = collate(rows, {}, length=max(map(len, rows)) + 2).decoder
+    b, s = tokens.segment_ids.shape
     row, query, key = torch.meshgrid(torch.arange(b), torch.arange(s), torch.arange(s), indexing="ij")
-    predicate = flex_predicate(stream, window)
-    assert torch.equal(predicate(row, torch.zeros_like(row), query, key), sees(stream, window=window))
+    predicate = flex_predicate(tokens, window)
+    assert torch.equal(predicate(row, torch.zeros_like(row), query, key), visibility_mask(tokens, window=window))
 
 
 def two_sessions() -> PackedTokens:
@@ -66,8 +66,8 @@ def two_sessions() -> PackedTokens:
 
 
 def test_a_hand_written_mask() -> None:
-    seen = sees(two_sessions(), window=2)[0].int().tolist()
-    assert seen == [
+    visible = visibility_mask(two_sessions(), window=2)[0].int().tolist()
+    assert visible == [
         [1, 0, 0, 0, 0, 0, 0],
         [1, 1, 0, 0, 0, 0, 0],
         [0, 1, 1, 0, 0, 0, 0],
@@ -86,8 +86,8 @@ def test_the_mask_takes_the_dtype() -> None:
 
 def test_plain_rows_need_no_mask() -> None:
     session = TokenisedSession(np.arange(3), np.ones(3, dtype=bool))
-    stream = collate([build_row([session])], {}, length=5).decoder
-    assert decoder_mask(stream, SimpleNamespace(), torch.float32) is None
+    tokens = collate([build_row([session])], {}, length=5).decoder
+    assert decoder_mask(tokens, SimpleNamespace(), torch.float32) is None
 
 
 @pytest.mark.parametrize(
@@ -105,12 +105,12 @@ def test_plain_rows_need_no_mask() -> None:
     ],
 )
 def test_local_layers_get_their_window(config, kinds) -> None:
-    stream = two_sessions()
-    mask = decoder_mask(stream, SimpleNamespace(**config), torch.float32)
-    found = mask if isinstance(mask, dict) else {None: mask}
-    assert found.keys() == kinds.keys()
+    tokens = two_sessions()
+    mask = decoder_mask(tokens, SimpleNamespace(**config), torch.float32)
+    masks = mask if isinstance(mask, dict) else {None: mask}
+    assert masks.keys() == kinds.keys()
     for kind, window in kinds.items():
-        assert torch.equal(found[kind], dense_mask(stream, torch.float32, window=window))
+        assert torch.equal(masks[kind], dense_mask(tokens, torch.float32, window=window))
 
 
 def test_layers_of_an_unknown_type_are_refused() -> None:
@@ -122,10 +122,10 @@ def test_layers_of_an_unknown_type_are_refused() -> None:
 def test_flex_masks_are_made_where_the_config_asks() -> None:
     from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-    stream = two_sessions()
-    mask = decoder_mask(stream, SimpleNamespace(_attn_implementation="flex_attention"), torch.float32)
+    tokens = two_sessions()
+    mask = decoder_mask(tokens, SimpleNamespace(_attn_implementation="flex_attention"), torch.float32)
     assert isinstance(mask, BlockMask)
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 1, 2, 7, 16)
-    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, dense_mask(stream, torch.float32, window=2))
-    torch.testing.assert_close(flex_attention(q, k, v, block_mask=flex_mask(stream, 2)), expected)
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, dense_mask(tokens, torch.float32, window=2))
+    torch.testing.assert_close(flex_attention(q, k, v, block_mask=flex_mask(tokens, 2)), expected)

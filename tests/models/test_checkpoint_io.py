@@ -1,4 +1,4 @@
-"""Saved, loaded in a fresh process, equal: for every registered class."""
+"""Saving and loading: every registered class is equal in a fresh process."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from metalm_cli.config.schema.data import Data
-from metalm_cli.config.schema.model import Model
-from metalm_cli.config.schema.objectives import ReplacedTokens
+from metalm_cli.config.schema.data import DataConfig
+from metalm_cli.config.schema.model import ModelConfig
+from metalm_cli.config.schema.objectives import ReplacedTokenDetection
 from metalm_cli.data.sampling.lanes import RowSlot
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.assembly import Assembly, build_encoder, build_metalm, load_assembly
@@ -24,7 +24,7 @@ from metalm_cli.models.encoders import load_tokenizer
 from metalm_cli.models.trainable import TrainPolicy
 from metalm_cli.objectives.replaced_token_detection import ReplacedTokenObjective
 from metalm_cli.sessions import Causal, Docked, Session, SessionTokeniser, TokenRules, build_row, collate
-from model_families import Documents, batch_with, make_decoder, make_encoder, make_metalm, model_recipe, picture
+from model_families import Documents, batch_with, make_decoder, make_encoder, make_metalm, model_recipe, noise_image
 
 RULES = {"start": "always", "document": "a", "paragraph": "newline", "target_delimiter": " => "}
 
@@ -62,8 +62,8 @@ def run_fresh(program: str, *arguments: object) -> str:
     return done.stdout
 
 
-def here(model, tokenizer, processors) -> dict[str, torch.Tensor]:
-    """What FRESH computes, in this process."""
+def reference_outputs(model, tokenizer, processors) -> dict[str, torch.Tensor]:
+    """Compute the outputs of FRESH in this process."""
     contents = {"text": "A fox can hide well.", "vision": Image.linear_gradient("L").convert("RGB")}
     docks = (Docked(name, contents[name]) for name in processors)
     session = SessionTokeniser(tokenizer, processors)(
@@ -75,7 +75,7 @@ def here(model, tokenizer, processors) -> dict[str, torch.Tensor]:
         return {"logits": logits, "losses": model.losses(batch)[1]}
 
 
-def assembled(model: Model) -> Assembly:
+def assemble(model: ModelConfig) -> Assembly:
     return build_metalm(model, seed=0, sample=lambda count: iter(()))
 
 
@@ -85,7 +85,7 @@ def save(assembly: Assembly, folder: Path) -> Path:
 
 
 def files_of(folder: Path) -> list[str]:
-    return sorted(str(one.relative_to(folder)) for one in folder.rglob("*") if one.is_file())
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 def test_every_kind_of_model_is_the_same_in_a_fresh_process(tokenizers, tmp_path) -> None:
@@ -95,20 +95,20 @@ def test_every_kind_of_model_is_the_same_in_a_fresh_process(tokenizers, tmp_path
         "vision"
     ]
     recipes = {
-        "docked": Model.model_validate(both),
+        "docked": ModelConfig.model_validate(both),
         "paper": model_recipe(tokenizers, "metalm-decoder", "metalm-encoder"),
         "t5-opt": model_recipe(tokenizers, "opt", "t5"),
         "gpt2-twin": model_recipe(tokenizers, "gpt2", None, tokens=RULES),
         "paper-twin": model_recipe(tokenizers, "metalm-decoder", None),
     }
-    made = {name: assembled(recipe) for name, recipe in recipes.items()}
-    folders = [save(one, tmp_path / name) for name, one in made.items()]
+    assemblies = {name: assemble(recipe) for name, recipe in recipes.items()}
+    folders = [save(assembly, tmp_path / name) for name, assembly in assemblies.items()]
     run_fresh(FRESH, tmp_path / "found.safetensors", *folders)
-    found = load_file(tmp_path / "found.safetensors")
-    for name, one in made.items():
-        expected = here(one.model, one.tokenizer, one.processors)
-        torch.testing.assert_close(found[name], expected["logits"], atol=1e-6, rtol=1e-5)
-        torch.testing.assert_close(found[f"{name}.losses"], expected["losses"], atol=1e-6, rtol=1e-5)
+    outputs = load_file(tmp_path / "found.safetensors")
+    for name, assembly in assemblies.items():
+        expected = reference_outputs(assembly.model, assembly.tokenizer, assembly.processors)
+        torch.testing.assert_close(outputs[name], expected["logits"], atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(outputs[f"{name}.losses"], expected["losses"], atol=1e-6, rtol=1e-5)
     kinds = {folder.name: json.loads((folder / "config.json").read_text())["model_type"] for folder in folders}
     assert kinds == {
         "docked": "metalm",
@@ -125,8 +125,8 @@ def test_every_kind_of_model_is_the_same_in_a_fresh_process(tokenizers, tmp_path
 
 
 def test_a_twin_is_an_ordinary_checkpoint_of_its_family(tokenizers, tmp_path) -> None:
-    """Read by transformers alone: nothing of this package is imported."""
-    assembly = assembled(model_recipe(tokenizers, "gpt2", None))
+    """The folder is read by transformers alone, without imports from this package."""
+    assembly = assemble(model_recipe(tokenizers, "gpt2", None))
     folder = save(assembly, tmp_path / "twin")
     program = """
 import sys
@@ -144,8 +144,8 @@ print(type(model).__name__, float(model(input_ids=ids, labels=ids).loss.detach()
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
 
 
-def data_of(length: int) -> Data:
-    return Data.model_validate({"sources": [{"name": "w", "world": {}}], "sequence_length": length})
+def data_of(length: int) -> DataConfig:
+    return DataConfig.model_validate({"sources": [{"name": "w", "world": {}}], "sequence_length": length})
 
 
 AUTO = """
@@ -172,11 +172,11 @@ save_file(found, out)
 
 def trained_detector(tokenizers, texts: list[str], kind: str) -> Assembly:
     """An encoder after one step of replaced token detection."""
-    recipe = Model.model_validate({"encoders": model_recipe(tokenizers, "gpt2", kind).model_dump()["encoders"]})
+    recipe = ModelConfig.model_validate({"encoders": model_recipe(tokenizers, "gpt2", kind).model_dump()["encoders"]})
     assembly = build_encoder(recipe, "rtd", seed=0, sample=lambda count: iter(()))
-    objective = ReplacedTokenObjective(ReplacedTokens(name="rtd"), assembly)
+    objective = ReplacedTokenObjective(ReplacedTokenDetection(name="rtd"), assembly)
     batch = objective.collate([RowSlot(0, 1, Documents(texts), objective.writer(data_of(64), 0)).next_row()])
-    terms = objective.step()(batch)
+    terms = objective.step_module()(batch)
     sum(term.sum for term in terms.values()).backward()
     with torch.no_grad():
         for parameter in assembly.model.parameters():
@@ -185,48 +185,48 @@ def trained_detector(tokenizers, texts: list[str], kind: str) -> Assembly:
 
 
 def test_the_auto_classes_know_what_is_saved(tokenizers, texts, tmp_path) -> None:
-    whole = save(assembled(model_recipe(tokenizers)), tmp_path / "model")
+    whole = save(assemble(model_recipe(tokenizers)), tmp_path / "model")
     detectors = {kind: trained_detector(tokenizers, texts, kind) for kind in ("electra", "metalm-encoder")}
     for kind, assembly in detectors.items():
         assembly.model.save_pretrained(tmp_path / kind)
         assembly.processors["text"].save_pretrained(tmp_path / kind)
     run_fresh(AUTO, whole, tmp_path / "out.safetensors", *(tmp_path / kind for kind in detectors))
-    found = load_file(tmp_path / "out.safetensors")
+    outputs = load_file(tmp_path / "out.safetensors")
     for kind, assembly in detectors.items():
         with torch.no_grad():
             expected = assembly.model.eval().base_model(input_ids=torch.arange(5, 20)[None]).last_hidden_state
-        torch.testing.assert_close(found[kind], expected)
+        torch.testing.assert_close(outputs[kind], expected)
         docked = model_recipe(tokenizers).model_dump()
         docked["encoders"]["text"] = {"checkpoint": str(tmp_path / kind)}
-        again = assembled(Model.model_validate(docked)).model.encoders["text"]
+        again = assemble(ModelConfig.model_validate(docked)).model.encoders["text"]
         for name, value in assembly.model.base_model.state_dict().items():
             assert torch.equal(again.state_dict()[name], value), name
 
 
-# -- what is inherited ------------------------------------------------------------------------------------------------
+# -- inheritance ------------------------------------------------------------------------------------------------------
 
 
 def test_token_rules_are_saved_and_inherited(tokenizers, tmp_path) -> None:
     rules = RULES
     for name, encoder in (("docked", "bert"), ("twin", None)):
-        folder = save(assembled(model_recipe(tokenizers, "gpt2", encoder, tokens=rules)), tmp_path / name)
+        folder = save(assemble(model_recipe(tokenizers, "gpt2", encoder, tokens=rules)), tmp_path / name)
         _, tokenizer, _ = load_model(folder)
         assert tokenizer.rules == TokenRules(**rules)
-    onward = Model.model_validate(
+    onward = ModelConfig.model_validate(
         {
             "decoder": {"checkpoint": str(tmp_path / "twin")},
             "encoders": model_recipe(tokenizers).model_dump()["encoders"],
         }
     )
-    assembly = assembled(onward)
+    assembly = assemble(onward)
     assert assembly.decoder_tokenizer.rules == TokenRules(**rules), "the checkpoint's, not the recipe's"
     assert assembly.model.config.tokens == rules
-    whole = assembled(Model.model_validate({"checkpoint": str(tmp_path / "docked")}))
+    whole = assemble(ModelConfig.model_validate({"checkpoint": str(tmp_path / "docked")}))
     assert whole.decoder_tokenizer.rules == TokenRules(**rules)
 
 
 @pytest.mark.parametrize("encoder", ["bert", None])
-def test_a_run_that_goes_on_inherits_what_trains(encoder, tokenizers, tmp_path) -> None:
+def test_a_continued_run_inherits_the_training_policy(encoder, tokenizers, tmp_path) -> None:
     recipe = model_recipe(
         tokenizers,
         "gpt2",
@@ -235,57 +235,60 @@ def test_a_run_that_goes_on_inherits_what_trains(encoder, tokenizers, tmp_path) 
         connector={"learning_rate": 2e-3},
         **({"trains": "none"} if encoder else {}),
     )
-    made = assembled(recipe)
-    folder = save(made, tmp_path / "model")
-    found = assembled(Model.model_validate({"checkpoint": str(folder)}))
-    assert found.policy == made.policy
-    assert found.policy["decoder"] == TrainPolicy("last_1", 1e-3)
-    trains = [{name for name, one in a.model.named_parameters() if one.requires_grad} for a in (made, found)]
+    assembly = assemble(recipe)
+    folder = save(assembly, tmp_path / "model")
+    loaded = assemble(ModelConfig.model_validate({"checkpoint": str(folder)}))
+    assert loaded.policy == assembly.policy
+    assert loaded.policy["decoder"] == TrainPolicy("last_1", 1e-3)
+    trains = [
+        {name for name, parameter in a.model.named_parameters() if parameter.requires_grad} for a in (assembly, loaded)
+    ]
     assert trains[0] == trains[1]
-    assert load_assembly(folder).policy == made.policy
+    assert load_assembly(folder).policy == assembly.policy
 
 
 @pytest.mark.parametrize("keep_special", [False, True])
 def test_docking_is_saved(keep_special, tokenizers, tmp_path) -> None:
     recipe = model_recipe(tokenizers, keep_special=keep_special, max_length=33)
-    folder = save(assembled(recipe), tmp_path / "model")
+    folder = save(assemble(recipe), tmp_path / "model")
     _, _, processors = load_model(folder)
     assert processors["text"].keep_special is keep_special
     assert processors["text"].max_length == 33
 
 
 def test_a_model_saved_twice_is_the_same(tokenizers, tmp_path) -> None:
-    one = save(assembled(model_recipe(tokenizers, "llama", "t5")), tmp_path / "one")
-    model, tokenizer, processors = load_model(one)
+    first = save(assemble(model_recipe(tokenizers, "llama", "t5")), tmp_path / "one")
+    model, tokenizer, processors = load_model(first)
     save_model(tmp_path / "two", model, tokenizer, processors)
-    assert files_of(one) == files_of(tmp_path / "two")
-    for name in files_of(one):
-        assert (one / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+    assert files_of(first) == files_of(tmp_path / "two")
+    for name in files_of(first):
+        assert (first / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
 
 
 def test_a_run_folder_stands_for_its_model(tokenizers, tmp_path) -> None:
-    save(assembled(model_recipe(tokenizers)), tmp_path / "run" / "model")
+    save(assemble(model_recipe(tokenizers)), tmp_path / "run" / "model")
     model, _, processors = load_model(tmp_path / "run")
     assert list(processors) == ["text"]
-    assert model.traits.packs
+    assert model.traits.supports_packing
 
 
 def test_an_image_session_survives_saving(tokenizers, tmp_path) -> None:
-    made = assembled(model_recipe(tokenizers, "gpt2", "vit", name="vision"))
-    folder = save(made, tmp_path / "model")
-    found = load_assembly(folder)
+    assembly = assemble(model_recipe(tokenizers, "gpt2", "vit", name="vision"))
+    folder = save(assembly, tmp_path / "model")
+    loaded = load_assembly(folder)
     with torch.no_grad():
-        one, other = (
-            a.model.eval().losses(batch_with(a, [picture(0), picture(1)], "vision"))[1] for a in (made, found)
+        expected, actual = (
+            a.model.eval().losses(batch_with(a, [noise_image(0), noise_image(1)], "vision"))[1]
+            for a in (assembly, loaded)
         )
-    torch.testing.assert_close(one, other)
-    assert found.processors["vision"].docked.tolist() == [1, 2, 3, 4]
+    torch.testing.assert_close(expected, actual)
+    assert loaded.processors["vision"].output_positions.tolist() == [1, 2, 3, 4]
 
 
 # -- bad input --------------------------------------------------------------------------------------------------------
 
 
-def broken(folder: Path, match: str) -> MetalmError:
+def loading_error(folder: Path, match: str) -> MetalmError:
     with pytest.raises(MetalmError, match=match) as caught:
         load_model(folder)
     assert str(folder) in caught.value.where
@@ -294,37 +297,37 @@ def broken(folder: Path, match: str) -> MetalmError:
 
 
 def test_a_damaged_model_is_refused(tokenizers, tmp_path) -> None:
-    folder = save(assembled(model_recipe(tokenizers)), tmp_path / "model")
+    folder = save(assemble(model_recipe(tokenizers)), tmp_path / "model")
     weights = folder / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
-    broken(folder, "not a model that can be loaded")
+    loading_error(folder, "the model cannot be loaded")
     weights.write_bytes(whole)
-    kept = {name: value for name, value in load_file(weights).items() if not name.startswith("connectors")}
-    save_file(kept, weights, metadata={"format": "pt"})
-    assert "connectors.text.0" in broken(folder, "lacks 2 of its model's weights").why
+    remaining = {name: value for name, value in load_file(weights).items() if not name.startswith("connectors")}
+    save_file(remaining, weights, metadata={"format": "pt"})
+    assert "connectors.text.0" in loading_error(folder, "lacks 2 of its model's weights").why
     weights.unlink()
-    torch.save(kept, folder / "pytorch_model.bin")
-    broken(folder, "not a model that can be loaded")
+    torch.save(remaining, folder / "pytorch_model.bin")
+    loading_error(folder, "the model cannot be loaded")
 
 
-def test_an_encoder_is_no_model_of_language(tokenizers, tmp_path) -> None:
+def test_an_encoder_is_not_a_language_model(tokenizers, tmp_path) -> None:
     folder = tmp_path / "encoder"
     make_encoder("distilbert").save_pretrained(folder)
     load_tokenizer(tokenizers["bert"]).save_pretrained(folder)
-    broken(folder, "not a model that can be loaded")
+    loading_error(folder, "the model cannot be loaded")
 
 
 def test_a_model_without_its_tokenizer_is_refused(tmp_path) -> None:
     folder = tmp_path / "model"
     make_decoder("gpt2").save_pretrained(folder)
-    broken(folder, "no tokenizer")
+    loading_error(folder, "no tokenizer")
 
 
-def test_a_model_whose_encoders_tokenizer_is_gone_is_refused(tokenizers, tmp_path) -> None:
-    folder = save(assembled(model_recipe(tokenizers)), tmp_path / "model")
+def test_a_model_without_its_encoders_tokenizer_is_refused(tokenizers, tmp_path) -> None:
+    folder = save(assemble(model_recipe(tokenizers)), tmp_path / "model")
     shutil.rmtree(folder / "processors" / "text")
-    broken(folder, "no tokenizer")
+    loading_error(folder, "no tokenizer")
 
 
 def test_a_plain_checkpoint_loads_as_a_metalm_without_encoders(tokenizers, tmp_path) -> None:
@@ -334,7 +337,7 @@ def test_a_plain_checkpoint_loads_as_a_metalm_without_encoders(tokenizers, tmp_p
     model, tokenizer, processors = load_model(tmp_path / "plain")
     assert processors == {}
     assert tokenizer.rules == TokenRules()
-    assert tokenizer.adds_start
+    assert tokenizer.adds_start_token
     ids = torch.arange(3, 9)[None]
     with torch.no_grad():
         assert torch.equal(model(input_ids=ids).logits, make_metalm(decoder)(input_ids=ids).logits)
@@ -346,20 +349,22 @@ def test_a_real_vision_encoder_docks_into_a_real_decoder(checkpoints, tmp_path) 
         "decoder": {"checkpoint": str(checkpoints("stories260k-llama"))},
         "encoders": {"vision": {"checkpoint": str(checkpoints("deit-tiny-patch16-224")), "trains": "last_1"}},
     }
-    made = assembled(Model.model_validate(recipe))
-    assert len(made.processors["vision"].docked) == 196
-    batch = batch_with(made, [picture(0), picture(1)], "vision")
-    made.model.train().losses(batch)[0].backward()
-    trained = {name for name, one in made.model.encoders.named_parameters() if one.grad is not None}
+    assembly = assemble(ModelConfig.model_validate(recipe))
+    assert len(assembly.processors["vision"].output_positions) == 196
+    batch = batch_with(assembly, [noise_image(0), noise_image(1)], "vision")
+    assembly.model.train().losses(batch)[0].backward()
+    trained = {name for name, parameter in assembly.model.encoders.named_parameters() if parameter.grad is not None}
     assert trained
     assert all(".11." in name for name in trained)
-    prompt = SessionTokeniser(made.tokenizer, made.processors)(Session([Docked("vision", picture(0)), Causal(" a")]))
-    read = collate([build_row([prompt])], made.processors)
-    ids = made.model.eval().generate(read.decoder.input_ids, read.docks, max_new_tokens=4)
+    prompt = SessionTokeniser(assembly.tokenizer, assembly.processors)(
+        Session([Docked("vision", noise_image(0)), Causal(" a")])
+    )
+    read = collate([build_row([prompt])], assembly.processors)
+    ids = assembly.model.eval().generate(read.decoder.input_ids, read.docks, max_new_tokens=4)
     assert ids.shape[0] == 1
-    folder = save(made, tmp_path / "real")
+    folder = save(assembly, tmp_path / "real")
     run_fresh(FRESH, tmp_path / "found.safetensors", folder)
-    found = load_file(tmp_path / "found.safetensors")
-    expected = here(made.model, made.tokenizer, made.processors)
-    torch.testing.assert_close(found["real"], expected["logits"], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(found["real.losses"], expected["losses"], atol=1e-5, rtol=1e-5)
+    outputs = load_file(tmp_path / "found.safetensors")
+    expected = reference_outputs(assembly.model, assembly.tokenizer, assembly.processors)
+    torch.testing.assert_close(outputs["real"], expected["logits"], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(outputs["real.losses"], expected["losses"], atol=1e-5, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""What is measured of a decoder: changes nothing, compiles nothing, and is right."""
+"""Measuring of decoders: correct, without side effects and without compiling."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from model_families import batch_of, make_decoder, make_encoder, make_metalm, mo
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "opt", "gemma2", "metalm-decoder", "bloom"])
 def test_traits_of_families(kind) -> None:
     traits = measure_decoder(make_decoder(kind))
-    assert traits == DecoderTraits(causal=True, own_head=True, packs=kind != "bloom")
+    assert traits == DecoderTraits(causal=True, has_known_head=True, supports_packing=kind != "bloom")
     assert bool(traits.notes()) == (kind == "bloom")
 
 
@@ -26,12 +26,12 @@ def test_an_encoder_with_a_causal_head_is_not_causal() -> None:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(make_encoder("bert").config).eval()
     assert not measure_decoder(model).causal
-    assert not measure_decoder(model).packs
+    assert not measure_decoder(model).supports_packing
 
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("attention", ["eager", "sdpa", "flex_attention"])
-def test_probing_leaves_a_decoder_as_it_was(attention, training) -> None:
+def test_measuring_leaves_a_decoder_unchanged(attention, training) -> None:
     decoder = make_decoder("llama", attn_implementation=attention).train(training)
     before = {name: value.clone() for name, value in decoder.state_dict().items()}
     state = torch.get_rng_state()
@@ -40,7 +40,7 @@ def test_probing_leaves_a_decoder_as_it_was(attention, training) -> None:
     assert decoder.training is training
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in decoder.state_dict().items())
-    assert all(one.grad is None for one in decoder.parameters())
+    assert all(parameter.grad is None for parameter in decoder.parameters())
 
 
 # -- flex attention ---------------------------------------------------------------------------------------------------
@@ -62,22 +62,22 @@ def no_flex(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("kind", ["llama", "opt", "qwen2"])
-def test_flex_attention_is_probed_by_its_equal(kind, no_flex) -> None:
+def test_flex_attention_is_measured_with_sdpa(kind, no_flex) -> None:
     decoder = make_decoder(kind, attn_implementation="flex_attention")
     assert decoder.config._attn_implementation == "flex_attention"
-    assert measure_decoder(decoder) == DecoderTraits(causal=True, own_head=True, packs=True)
+    assert measure_decoder(decoder) == DecoderTraits(causal=True, has_known_head=True, supports_packing=True)
     assert decoder.config._attn_implementation == "flex_attention"
 
 
 def test_a_recipe_with_flex_attention_is_assembled_without_compiling(no_flex, tokenizers) -> None:
     recipe = model_recipe(tokenizers, "llama", decoder_options={"attention": "flex_attention"})
     assembly = build_metalm(recipe, seed=0, sample=lambda count: iter(()))
-    assert assembly.model.traits.packs
+    assert assembly.model.traits.supports_packing
     assert assembly.notes == []
     assert assembly.model.decoder.config._attn_implementation == "flex_attention"
 
 
-def test_probing_flex_attention_imports_no_compiler() -> None:
+def test_measuring_flex_attention_imports_no_compiler() -> None:
     program = """
 import sys
 from transformers import AutoModelForCausalLM, LlamaConfig
@@ -85,7 +85,7 @@ sizes = dict(vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_lay
 model = AutoModelForCausalLM.from_config(LlamaConfig(**sizes), attn_implementation="flex_attention").eval()
 from metalm_cli.models.decoders import measure_decoder
 before = set(sys.modules)
-assert measure_decoder(model).packs
+assert measure_decoder(model).supports_packing
 new = {name for name in set(sys.modules) - before if name.startswith("torch._inductor")}
 assert not new, sorted(new)[:5]
 """
@@ -93,7 +93,7 @@ assert not new, sorted(new)[:5]
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_a_failing_probe_sets_attention_and_mode_back(monkeypatch) -> None:
+def test_a_failing_measurement_restores_attention_and_mode(monkeypatch) -> None:
     decoder = make_decoder("llama", attn_implementation="flex_attention").train()
 
     def fails(*_args, **_kwargs):
@@ -106,7 +106,7 @@ def test_a_failing_probe_sets_attention_and_mode_back(monkeypatch) -> None:
     assert decoder.training
 
 
-def test_the_probe_sees_a_leak() -> None:
+def test_measuring_detects_a_leak() -> None:
     """A decoder that reads its neighbour's last token must not be packed; one that reads ahead is not causal."""
 
     class Leaks(torch.nn.Module):

@@ -81,7 +81,7 @@ def test_logits_follow_the_equations(attention) -> None:
 
 
 def packed(lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Positions [1, s] that start again, and an additive causal block mask [1, 1, s, s]."""
+    """Positions [1, s] that restart, and an additive causal block mask [1, 1, s, s]."""
     segment = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
     positions = torch.cat([torch.arange(length) for length in lengths])
     order = torch.arange(len(segment))
@@ -151,8 +151,8 @@ def test_padding_changes_nothing(side) -> None:
     ones, zeros = torch.ones(1, 6, dtype=torch.long), torch.zeros(1, 4, dtype=torch.long)
     order = (lambda a, b: [b, a]) if side == "left" else (lambda a, b: [a, b])
     logits = model(torch.cat(order(tokens, padding), 1), attention_mask=torch.cat(order(ones, zeros), 1)).logits
-    kept = logits[:, 4:] if side == "left" else logits[:, :6]
-    assert torch.allclose(kept, model(tokens).logits, atol=1e-5)
+    text_logits = logits[:, 4:] if side == "left" else logits[:, :6]
+    assert torch.allclose(text_logits, model(tokens).logits, atol=1e-5)
 
 
 def test_vectors_in_place_of_ids() -> None:
@@ -165,14 +165,14 @@ def test_vectors_in_place_of_ids() -> None:
         model()
 
 
-def test_cached_steps_are_the_whole() -> None:
+def test_cached_steps_equal_one_pass() -> None:
     model, tokens = make(), ids(2, 10)
-    whole, cache, pieces = model(tokens).logits, None, []
+    expected, cache, pieces = model(tokens).logits, None, []
     for piece in tokens.split([4, 1, 3, 1, 1], dim=1):
         out = model(piece, past_key_values=cache)
         cache = out.past_key_values
         pieces.append(out.logits)
-    assert torch.allclose(torch.cat(pieces, 1), whole, atol=1e-5)
+    assert torch.allclose(torch.cat(pieces, 1), expected, atol=1e-5)
 
 
 def test_generation_with_and_without_cache_and_by_beams() -> None:
@@ -240,7 +240,7 @@ def test_bf16_is_finite_and_close() -> None:
         assert (logits.float() - expected).abs().mean() < 0.05 * expected.abs().mean()
 
 
-def test_hidden_states_and_attentions_can_be_had() -> None:
+def test_hidden_states_and_attentions_are_returned() -> None:
     model, tokens = make("eager"), ids(2, 6)
     out = model(tokens, output_hidden_states=True, output_attentions=True)
     assert len(out.hidden_states) == 4

@@ -64,7 +64,7 @@ def test_buckets_are_those_of_t5(buckets, max_distance) -> None:
     theirs = T5Attention._relative_position_bucket(relative, True, buckets, max_distance)
     exact = buckets // 4
     on_the_edge = torch.tensor([abs(int(r)) in bucket_thresholds(exact, max_distance) for r in relative])
-    # On the edge of a bucket float32 logarithms may fall one short; whole numbers do not.
+    # At the edge of a bucket float32 logarithms may be one too low; integers are exact.
     assert torch.equal(table[~on_the_edge], theirs[~on_the_edge])
     assert ((table - theirs)[on_the_edge]).abs().max() <= 1
 
@@ -97,24 +97,24 @@ def by_hand(model: MetaLMEncoderModel, tokens: list[int]) -> torch.Tensor:
     if "embeddings.projection.weight" in w:
         x = [linear("embeddings.projection", vector) for vector in x]
     for n in range(layers):
-        at = f"layers.{n}"
-        q, k, v = ([linear(f"{at}.self_attn.{part}_proj", vector) for vector in x] for part in "qkv")
+        prefix = f"layers.{n}"
+        q, k, v = ([linear(f"{prefix}.self_attn.{part}_proj", vector) for vector in x] for part in "qkv")
         attended = []
         for p in range(len(tokens)):
-            joined = []
+            head_outputs = []
             for head in range(heads):
                 cut = slice(head * size, (head + 1) * size)
                 scores = []
                 for j in range(len(tokens)):
                     bias = w["relative_bias.table.weight"][bucket_by_hand(j - p, 32, 128), head]
                     scores.append(math.exp(float(q[p][cut] @ k[j][cut]) / math.sqrt(size) + float(bias)))
-                joined.append(sum(score / sum(scores) * v[j][cut] for j, score in enumerate(scores)))
-            attended.append(linear(f"{at}.self_attn.out_proj", torch.cat(joined)))
-        x = [norm(f"{at}.self_attn_norm", alpha * old + new) for old, new in zip(x, attended, strict=True)]
+                head_outputs.append(sum(score / sum(scores) * v[j][cut] for j, score in enumerate(scores)))
+            attended.append(linear(f"{prefix}.self_attn.out_proj", torch.cat(head_outputs)))
+        x = [norm(f"{prefix}.self_attn_norm", alpha * old + new) for old, new in zip(x, attended, strict=True)]
         for p, vector in enumerate(x):
-            inner = linear(f"{at}.fc1", vector)
+            inner = linear(f"{prefix}.fc1", vector)
             gelu = inner * 0.5 * (1 + torch.erf(inner / math.sqrt(2)))
-            x[p] = norm(f"{at}.fc_norm", alpha * vector + linear(f"{at}.fc2", gelu))
+            x[p] = norm(f"{prefix}.fc_norm", alpha * vector + linear(f"{prefix}.fc2", gelu))
     return torch.stack(x)
 
 
@@ -128,7 +128,7 @@ def test_outputs_follow_the_equations(attention, embedding_size) -> None:
 
 
 def packed(lengths: list[int], value: float = torch.finfo(torch.float32).min) -> tuple[torch.Tensor, torch.Tensor]:
-    """Positions [1, s] that start again, and an additive block mask [1, 1, s, s]."""
+    """Positions [1, s] that restart, and an additive block mask [1, 1, s, s]."""
     segment = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
     positions = torch.cat([torch.arange(length) for length in lengths])
     mask = torch.zeros(len(segment), len(segment))
@@ -208,8 +208,10 @@ def test_losses_of_the_heads() -> None:
     terms = [
         math.log1p(math.exp(-z if label else z))
         for row in range(2)
-        for z, label, kept in zip(out.logits[row].tolist(), replaced[row].tolist(), mask[row].tolist(), strict=True)
-        if kept and label != -100
+        for z, label, mask_value in zip(
+            out.logits[row].tolist(), replaced[row].tolist(), mask[row].tolist(), strict=True
+        )
+        if mask_value and label != -100
     ]
     assert len(terms) == 9
     assert out.loss.item() == pytest.approx(sum(terms) / 9, abs=1e-5)
@@ -223,8 +225,8 @@ def test_dropout_acts_in_training_alone() -> None:
     assert not torch.equal(model(tokens).last_hidden_state, model(tokens).last_hidden_state)
     still = make(dropout=0.0, attention_dropout=0.0).train()
     assert torch.equal(still(tokens).last_hidden_state, still(tokens).last_hidden_state)
-    kept = torch.stack([(model.embeddings.dropout(torch.ones(10_000)) > 0).float().mean() for _ in range(3)])
-    assert kept.mean().item() == pytest.approx(0.9, abs=0.01)
+    kept_fractions = torch.stack([(model.embeddings.dropout(torch.ones(10_000)) > 0).float().mean() for _ in range(3)])
+    assert kept_fractions.mean().item() == pytest.approx(0.9, abs=0.01)
 
 
 @pytest.mark.parametrize("model_class", HEADS)
@@ -252,7 +254,7 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
         assert torch.allclose(gradient, expected[name], atol=1e-6), name
 
 
-def test_hidden_states_and_attentions_can_be_had() -> None:
+def test_hidden_states_and_attentions_are_returned() -> None:
     out = make(attention="eager")(ids(2, 6), output_hidden_states=True, output_attentions=True)
     assert len(out.hidden_states) == 4
     assert torch.equal(out.hidden_states[-1], out.last_hidden_state)

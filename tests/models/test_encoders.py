@@ -1,4 +1,4 @@
-"""Encoders as docks: every family gives what a direct call on the single text gives."""
+"""Encoders as docks: every family gives the outputs of a direct call on the single text."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from model_families import (
     make_encoder,
     make_metalm,
     model_recipe,
-    picture,
+    noise_image,
     processor_of,
     sessions,
-    unpacked,
+    unpacked_losses,
 )
 
 
-def assembled(tokenizers, kind: str, **options):
+def assemble(tokenizers, kind: str, **options):
     return build_metalm(model_recipe(tokenizers, encoder=kind, **options), seed=0, sample=lambda count: iter(()))
 
 
 @pytest.mark.parametrize("keep_special", [False, True])
 @pytest.mark.parametrize("kind", list(ENCODERS))
 def test_docks_are_a_direct_call_on_the_single_text(kind, keep_special, tokenizers) -> None:
-    assembly = assembled(tokenizers, kind, keep_special=keep_special)
+    assembly = assemble(tokenizers, kind, keep_special=keep_special)
     model = assembly.model.eval()
     encoder, tokenizer = model.encoders["text"], assembly.processors["text"].tokenizer
     batch = batch_with(assembly, TEXTS)
@@ -53,7 +53,7 @@ def test_docks_are_a_direct_call_on_the_single_text(kind, keep_special, tokenize
             ids = tokenizer(text).input_ids
             outputs = encoder(input_ids=torch.tensor([ids])).last_hidden_state[0]
             special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-            content = [at for at, one in enumerate(ids) if keep_special or one not in special]
+            content = [index for index, token in enumerate(ids) if keep_special or token not in special]
             assert len(content) == len(ids) - (0 if keep_special else 2)
             expected.append(model.connectors["text"][0](outputs[content]))
     torch.testing.assert_close(vectors, torch.cat(expected), atol=1e-5, rtol=1e-4)
@@ -64,13 +64,15 @@ def test_docks_are_a_direct_call_on_the_single_text(kind, keep_special, tokenize
 @pytest.mark.parametrize("kind", list(ENCODERS))
 def test_batching_docks_changes_neither_losses_nor_gradients(kind) -> None:
     model = make_metalm(make_decoder("gpt2"), {"text": make_encoder(kind)})
-    made = sessions()
-    alone, expected = unpacked(model, made)
-    each, found = loss_and_gradients(model, batch_of([made], length=80))
+    tokenised = sessions()
+    alone, expected = unpacked_losses(model, tokenised)
+    each, batched_gradients = loss_and_gradients(model, batch_of([tokenised], length=80))
     torch.testing.assert_close(each, alone, atol=1e-5, rtol=1e-5)
-    assert_same(found, expected)
-    assert any(name.startswith("encoders.text") and value.abs().max() > 1e-4 for name, value in found.items())
-    assert not any("pooler" in name for name, _ in model.named_parameters()), "nothing trains a pooler"
+    assert_same(batched_gradients, expected)
+    assert any(
+        name.startswith("encoders.text") and value.abs().max() > 1e-4 for name, value in batched_gradients.items()
+    )
+    assert not any("pooler" in name for name, _ in model.named_parameters()), "a pooler would not be trained"
 
 
 LIMITS = {"bert": 130, "distilbert": 130, "metalm-encoder": 130, "roberta": 128, "mpnet": 128, "t5": None}
@@ -79,23 +81,23 @@ LIMITS = {"bert": 130, "distilbert": 130, "metalm-encoder": 130, "roberta": 128,
 @pytest.mark.parametrize(("kind", "limit"), LIMITS.items())
 def test_an_encoder_reads_as_many_tokens_as_it_has_positions(kind, limit, tokenizers) -> None:
     tokenizer = load_tokenizer(tokenizers["roberta" if kind in ("roberta", "mpnet") else "bert"])
-    encoder, adapter = make_encoder(kind), encoder_io_for(config_of(kind))
-    processor = adapter.processor("text", tokenizer, encoder, {})
+    encoder, encoder_io = make_encoder(kind), encoder_io_for(config_of(kind))
+    processor = encoder_io.processor("text", tokenizer, encoder, {})
     assert processor.max_length == (limit or 512)
     if limit is None:
         return
     dock = processor.prepare(_words(processor, limit))
     assert len(dock.arrays["input_ids"]) == limit
     with torch.no_grad():
-        adapter.outputs(encoder, {"input_ids": torch.from_numpy(dock.arrays["input_ids"])[None]})
+        encoder_io.outputs(encoder, {"input_ids": torch.from_numpy(dock.arrays["input_ids"])[None]})
     with pytest.raises(UnreadableContentError, match=rf"{limit + 1} tokens.*reads {limit}") as caught:
         processor.prepare(_words(processor, limit + 1))
     assert caught.value.reason == "too_long"
     with pytest.raises(MetalmError, match=str(limit)) as problem:
-        adapter.processor("text", tokenizer, encoder, {"max_length": limit + 1})
+        encoder_io.processor("text", tokenizer, encoder, {"max_length": limit + 1})
     assert problem.value.where == "model.encoders.text.max_length"
     assert str(limit) in problem.value.remedy
-    assert adapter.processor("text", tokenizer, encoder, {"max_length": 20}).max_length == 20
+    assert encoder_io.processor("text", tokenizer, encoder, {"max_length": 20}).max_length == 20
 
 
 def _words(processor, tokens: int) -> str:
@@ -154,9 +156,9 @@ def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(tokenizers) -> 
 @pytest.mark.parametrize(("kind", "extra"), [("vit", 1), ("deit", 2)])
 @pytest.mark.parametrize("keep_special", [False, True])
 def test_patches_of_an_image_are_docked(kind, extra, keep_special, tokenizers) -> None:
-    assembly = assembled(tokenizers, kind, name="vision", keep_special=keep_special)
+    assembly = assemble(tokenizers, kind, name="vision", keep_special=keep_special)
     model, processor = assembly.model.eval(), assembly.processors["vision"]
-    images = [picture(0), picture(1)]
+    images = [noise_image(0), noise_image(1)]
     batch = batch_with(assembly, images, "vision")
     pixels = processor.processor(images=images[1], return_tensors="pt")["pixel_values"]
     assert pixels.shape == (1, 3, 8, 8)
@@ -165,22 +167,22 @@ def test_patches_of_an_image_are_docked(kind, extra, keep_special, tokenizers) -
         outputs = model.encoders["vision"](pixel_values=pixels).last_hidden_state[0]
         assert len(outputs) == 4 + extra
         expected = model.connectors["vision"](outputs if keep_special else outputs[extra:])
-        found = model.dock_vectors("vision", table)[table.content_index]
+        vectors = model.dock_vectors("vision", table)[table.content_index]
     count = 4 + extra if keep_special else 4
-    assert len(found) == 2 * count
-    torch.testing.assert_close(found[count:], expected, atol=1e-5, rtol=1e-5)
+    assert len(vectors) == 2 * count
+    torch.testing.assert_close(vectors[count:], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_an_image_session_trains_and_generates(tokenizers, tmp_path) -> None:
-    assembly = assembled(tokenizers, "deit", name="vision")
+    assembly = assemble(tokenizers, "deit", name="vision")
     model = assembly.model.train()
-    picture().save(tmp_path / "photo.png")
-    batch = batch_with(assembly, [tmp_path / "photo.png", picture(1)], "vision")
+    noise_image().save(tmp_path / "photo.png")
+    batch = batch_with(assembly, [tmp_path / "photo.png", noise_image(1)], "vision")
     model.losses(batch)[0].backward()
-    found = gradients(model)
-    assert found["connectors.vision.0.weight"].abs().max() > 0
-    assert any(name.startswith("encoders.vision") and value.abs().max() > 0 for name, value in found.items())
-    session = SessionTokeniser(assembly.tokenizer, assembly.processors)(Session([Docked("vision", picture(1))]))
+    found_gradients = gradients(model)
+    assert found_gradients["connectors.vision.0.weight"].abs().max() > 0
+    assert any(name.startswith("encoders.vision") and value.abs().max() > 0 for name, value in found_gradients.items())
+    session = SessionTokeniser(assembly.tokenizer, assembly.processors)(Session([Docked("vision", noise_image(1))]))
     prompt = collate([build_row([session])], assembly.processors)
     ids = model.eval().generate(prompt.decoder.input_ids, prompt.docks, max_new_tokens=3, do_sample=False)
     assert ids.shape[0] == 1
@@ -189,7 +191,7 @@ def test_an_image_session_trains_and_generates(tokenizers, tmp_path) -> None:
 
 @pytest.mark.parametrize("kind", list(VISION))
 def test_an_image_that_cannot_be_read_is_named(kind, tokenizers, tmp_path) -> None:
-    processor = assembled(tokenizers, kind, name="vision").processors["vision"]
+    processor = assemble(tokenizers, kind, name="vision").processors["vision"]
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
     for content in (broken, tmp_path / "absent.png"):

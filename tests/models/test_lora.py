@@ -1,4 +1,4 @@
-"""Low-rank adapters: nothing moves at the start, nothing but them trains, and they come back on their base alone."""
+"""LoRA adapters: outputs at the start, trained parameters, and loading on their base only."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from metalm_cli.config.schema.model import TaskModel
+from metalm_cli.config.schema.model import TaskModelConfig
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.assembly import Assembly, build_metalm
 from metalm_cli.models.checkpoint_io import load_model, save_model
-from metalm_cli.models.lora.adapter_files import ADAPTER, adapter_in, read_adapter, save_adapter
-from metalm_cli.models.lora.inject import merge, targets_of, weights_hash
-from metalm_cli.models.trainable import LORA_PARAMETER_MARK, parameter_groups, summaries
+from metalm_cli.models.lora.adapter_files import ADAPTER_FILE, adapter_in, read_adapter, save_adapter
+from metalm_cli.models.lora.inject import linear_targets, merge, safetensors_hash
+from metalm_cli.models.trainable import LORA_PARAMETER_MARK, parameter_groups, summarise_parts
 from metalm_cli.sessions import build_row, collate
 from model_families import TEXTS, batch_with, model_recipe
 
@@ -45,32 +45,34 @@ def base(tokenizers: dict[str, Path], tmp_path: Path) -> Any:
     def save(decoder: str = "gpt2", encoder: str | None = "bert") -> Path:
         folder = tmp_path / f"{decoder}-{encoder}"
         if not folder.exists():
-            made = build_metalm(model_recipe(tokenizers, decoder, encoder), seed=0, sample=lambda count: iter(()))
-            save_model(folder, made.model, made.decoder_tokenizer, made.processors)
+            assembly = build_metalm(model_recipe(tokenizers, decoder, encoder), seed=0, sample=lambda count: iter(()))
+            save_model(folder, assembly.model, assembly.decoder_tokenizer, assembly.processors)
         return folder
 
     return save
 
 
-def adapted(folder: Path, seed: int = 0, trains: dict[str, str] | None = None, **lora: Any) -> Assembly:
-    recipe = TaskModel.model_validate({"checkpoint": str(folder), "lora": {"rank": 3, **lora}, "trains": trains or {}})
+def assemble_adapted(folder: Path, seed: int = 0, trains: dict[str, str] | None = None, **lora: Any) -> Assembly:
+    recipe = TaskModelConfig.model_validate(
+        {"checkpoint": str(folder), "lora": {"rank": 3, **lora}, "trains": trains or {}}
+    )
     return build_metalm(recipe, seed=seed, sample=lambda count: iter(()))
 
 
-def moved(assembly: Assembly) -> Assembly:
-    """The model after training, as far as anybody can see: everything that trains is somewhere else."""
+def perturb(assembly: Assembly) -> Assembly:
+    """Simulate training: add noise to all trainable parameters."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
-        for one in assembly.model.parameters():
-            if one.requires_grad:
-                one += torch.randn(one.shape, generator=generator) * 0.05
+        for parameter in assembly.model.parameters():
+            if parameter.requires_grad:
+                parameter += torch.randn(parameter.shape, generator=generator) * 0.05
     return assembly
 
 
-def saved(assembly: Assembly, folder: Path) -> Path:
-    assert assembly.adaptation is not None
+def save_trained(assembly: Assembly, folder: Path) -> Path:
+    assert assembly.lora_targets is not None
     folder.mkdir()
-    save_adapter(folder, assembly.parts(), assembly.adaptation)
+    save_adapter(folder, assembly.parts(), assembly.lora_targets)
     return folder
 
 
@@ -86,11 +88,11 @@ def _batch(assembly: Assembly, contents: Any) -> Any:
     from metalm_cli.sessions import Causal, Session, SessionTokeniser
 
     tokenise = SessionTokeniser(assembly.decoder_tokenizer, {})
-    return collate([build_row([tokenise(Session([Causal(one, trained=True, end=True)]))]) for one in TEXTS], {})
+    return collate([build_row([tokenise(Session([Causal(text, trained=True, end=True)]))]) for text in TEXTS], {})
 
 
 def files_of(folder: Path) -> list[str]:
-    return sorted(str(one.relative_to(folder)) for one in folder.rglob("*") if one.is_file())
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 # -- at the start -----------------------------------------------------------------------------------------------------
@@ -100,90 +102,104 @@ def files_of(folder: Path) -> list[str]:
 def test_at_the_start_losses_are_exactly_the_bases(base: Any, decoder: str, encoder: str | None) -> None:
     folder = base(decoder, encoder)
     plain = Assembly(*load_model(folder))
-    found = adapted(folder)
-    assert torch.equal(losses(found), losses(plain))
-    assert not torch.allclose(losses(moved(found)), losses(plain), atol=1e-4), "adapters do something"
+    assembly = assemble_adapted(folder)
+    assert torch.equal(losses(assembly), losses(plain))
+    assert not torch.allclose(losses(perturb(assembly)), losses(plain), atol=1e-4), "adapters change the losses"
 
 
 @pytest.mark.parametrize(("decoder", "encoder"), KINDS)
 def test_adapters_and_connectors_train_and_nothing_else(base: Any, decoder: str, encoder: str | None) -> None:
-    found = adapted(base(decoder, encoder))
-    train = {name for name, one in found.model.named_parameters() if one.requires_grad}
+    assembly = assemble_adapted(base(decoder, encoder))
+    train = {name for name, parameter in assembly.model.named_parameters() if parameter.requires_grad}
     assert train == {
         name
-        for name, _ in found.model.named_parameters()
+        for name, _ in assembly.model.named_parameters()
         if LORA_PARAMETER_MARK in name or name.startswith("connectors.")
     }
-    # B is 0, so A has no gradient but 0: one step, and both have.
+    # B is 0, so the gradient of A is 0; after one step both gradients are not 0.
     for _ in range(2):
-        found.model.zero_grad()
-        found.model.train().losses(_batch(found, TEXTS if encoder else []))[0].backward()
+        assembly.model.zero_grad()
+        assembly.model.train().losses(_batch(assembly, TEXTS if encoder else []))[0].backward()
         with torch.no_grad():
-            for name, one in found.model.named_parameters():
+            for name, parameter in assembly.model.named_parameters():
                 if "lora_B" in name:
-                    one -= 0.1 * one.grad
-    moves = {name for name, one in found.model.named_parameters() if one.grad is not None and one.grad.abs().sum() > 0}
+                    parameter -= 0.1 * parameter.grad
+    moves = {
+        name
+        for name, parameter in assembly.model.named_parameters()
+        if parameter.grad is not None and parameter.grad.abs().sum() > 0
+    }
     assert moves == train
-    assert all(one.grad is None for name, one in found.model.named_parameters() if name not in train)
-    groups = parameter_groups(found.parts(), found.policy, 1e-3, 0.1)
+    assert all(parameter.grad is None for name, parameter in assembly.model.named_parameters() if name not in train)
+    groups = parameter_groups(assembly.parts(), assembly.policy, 1e-3, 0.1)
     assert sum(len(group["params"]) for group in groups) == len(train)
-    counted = {one.name: (one.trained, one.train) for one in summaries(found.parts(), found.policy, 1e-3)}
-    expected = sum(one.numel() for name, one in found.model.decoder.named_parameters() if LORA_PARAMETER_MARK in name)
-    assert counted["decoder"] == (expected, "lora")
+    trained_counts = {
+        summary.name: (summary.trained, summary.train)
+        for summary in summarise_parts(assembly.parts(), assembly.policy, 1e-3)
+    }
+    expected = sum(
+        parameter.numel()
+        for name, parameter in assembly.model.decoder.named_parameters()
+        if LORA_PARAMETER_MARK in name
+    )
+    assert trained_counts["decoder"] == (expected, "lora")
 
 
 def test_rank_decides_how_much_trains(base: Any) -> None:
     """GPT-2, width 32: in each of 2 layers c_attn 32+96, attn.c_proj 32+32, c_fc 32+128, mlp.c_proj 128+32."""
-    found = adapted(base("gpt2", None), rank=3)
-    trained = sum(one.numel() for one in found.model.parameters() if one.requires_grad)
+    assembly = assemble_adapted(base("gpt2", None), rank=3)
+    trained = sum(parameter.numel() for parameter in assembly.model.parameters() if parameter.requires_grad)
     assert trained == 3 * 2 * ((32 + 96) + (32 + 32) + (32 + 128) + (128 + 32))
 
 
 def test_the_seed_decides_a_and_leaves_other_random_numbers_alone(base: Any) -> None:
     folder = base("llama", None)
-    one, same, other = (
-        adapted(folder, seed).model.decoder.model.layers[0].mlp.up_proj.lora_A.default.weight for seed in (0, 0, 1)
+    first, same, other = (
+        assemble_adapted(folder, seed).model.decoder.model.layers[0].mlp.up_proj.lora_A.default.weight
+        for seed in (0, 0, 1)
     )
-    assert torch.equal(one, same)
-    assert not torch.equal(one, other)
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
 
 
 @pytest.mark.parametrize("decoder", ["gpt2", "llama", "opt"])
 def test_packed_equals_unpacked(base: Any, decoder: str) -> None:
-    found = moved(adapted(base(decoder, "bert")))
-    assert found.model.traits.packs
-    assert found.model.traits.own_head
-    together = losses(found)
-    # Two contents fill two rows of one session each.
-    alone = torch.cat([found.model.losses(batch_with(found, [text, TEXTS[0]]))[1] for text in TEXTS])
+    assembly = perturb(assemble_adapted(base(decoder, "bert")))
+    assert assembly.model.traits.supports_packing
+    assert assembly.model.traits.has_known_head
+    together = losses(assembly)
+    # Two contents give two rows of one session each.
+    alone = torch.cat([assembly.model.losses(batch_with(assembly, [text, TEXTS[0]]))[1] for text in TEXTS])
     alone = alone.view(3, 2, -1)[:, 0].flatten()
     torch.testing.assert_close(together, alone.detach(), atol=1e-5, rtol=1e-5)
 
 
 def test_activation_checkpointing_gives_the_same_gradients(base: Any) -> None:
     def gradients(checkpointed: bool) -> dict[str, torch.Tensor]:
-        found = moved(adapted(base("llama", "bert")))
+        assembly = perturb(assemble_adapted(base("llama", "bert")))
         if checkpointed:
-            found.model.gradient_checkpointing_enable()
-        found.model.train().losses(batch_with(found, TEXTS))[0].backward()
-        return {name: one.grad for name, one in found.model.named_parameters() if one.grad is not None}
+            assembly.model.gradient_checkpointing_enable()
+        assembly.model.train().losses(batch_with(assembly, TEXTS))[0].backward()
+        return {
+            name: parameter.grad for name, parameter in assembly.model.named_parameters() if parameter.grad is not None
+        }
 
-    one, other = gradients(False), gradients(True)
-    assert one.keys() == other.keys()
-    assert max(float((one[name] - other[name]).abs().max()) for name in one) < 1e-6
+    plain, recomputed = gradients(False), gradients(True)
+    assert plain.keys() == recomputed.keys()
+    assert max(float((plain[name] - recomputed[name]).abs().max()) for name in plain) < 1e-6
 
 
-# -- what is adapted --------------------------------------------------------------------------------------------------
+# -- targets ----------------------------------------------------------------------------------------------------------
 
 
 def test_targets_by_name_and_in_the_last_layers(base: Any) -> None:
     decoder = load_model(base("llama", None))[0].decoder
-    assert targets_of("decoder", decoder, ["q_proj", "mlp.up_proj"]) == [
-        f"model.layers.{at}.{name}" for at in range(2) for name in ("self_attn.q_proj", "mlp.up_proj")
+    assert linear_targets("decoder", decoder, ["q_proj", "mlp.up_proj"]) == [
+        f"model.layers.{layer}.{name}" for layer in range(2) for name in ("self_attn.q_proj", "mlp.up_proj")
     ]
     every, last = (
-        targets_of("decoder", decoder, ["all-linear"]),
-        targets_of("decoder", decoder, ["all-linear"], "last_1"),
+        linear_targets("decoder", decoder, ["all-linear"]),
+        linear_targets("decoder", decoder, ["all-linear"], "last_1"),
     )
     assert (len(every), len(last)) == (14, 7)
     assert all(name.startswith("model.layers.1.") for name in last)
@@ -191,72 +207,77 @@ def test_targets_by_name_and_in_the_last_layers(base: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["lm_head", "embed_tokens", "c_attn"])
-def test_what_is_no_linear_layer_inside_is_refused(base: Any, name: str) -> None:
-    """The head is computed by its weights alone, a chunk at a time: an adapter on it would be passed by."""
+def test_targets_that_are_not_inner_linear_layers_are_refused(base: Any, name: str) -> None:
+    """The loss uses the head's weights directly, in chunks, and would skip an adapter on the head."""
     with pytest.raises(MetalmError, match=f"no linear layer '{name}'") as caught:
-        adapted(base("llama", None), targets=[name])
+        assemble_adapted(base("llama", None), targets=[name])
     assert "q_proj" in caught.value.why
 
 
 def test_adapters_in_the_last_layers_only(base: Any) -> None:
-    found = adapted(base("gpt2", "bert"), trains={"decoder": "last_1", "encoders": "all"})
-    inside = [name for name, _ in found.model.decoder.named_parameters() if LORA_PARAMETER_MARK in name]
+    assembly = assemble_adapted(base("gpt2", "bert"), trains={"decoder": "last_1", "encoders": "all"})
+    inside = [name for name, _ in assembly.model.decoder.named_parameters() if LORA_PARAMETER_MARK in name]
     assert inside
     assert all(".h.1." in name for name in inside)
-    with pytest.raises(MetalmError, match="has 2 layers, adapters are asked for in 3"):
-        adapted(base("gpt2", "bert"), trains={"decoder": "last_3", "encoders": "all"})
+    with pytest.raises(MetalmError, match=r"has 2 layers, but model.trains sets adapters for 3"):
+        assemble_adapted(base("gpt2", "bert"), trains={"decoder": "last_3", "encoders": "all"})
 
 
 @pytest.mark.parametrize("part", ["decoder", "encoders"])
 def test_a_part_that_is_not_adapted_is_frozen_whole_and_drops_nothing_out(base: Any, part: str) -> None:
-    found = adapted(base("gpt2", "bert"), parts=[part])
-    model = found.model.train()
+    assembly = assemble_adapted(base("gpt2", "bert"), parts=[part])
+    model = assembly.model.train()
     other = model.encoders["text"] if part == "decoder" else model.decoder
-    assert not any(one.requires_grad for one in other.parameters())
-    assert not any(one.training for one in other.modules())
-    assert all(one.requires_grad for one in model.connectors.parameters())
+    assert not any(parameter.requires_grad for parameter in other.parameters())
+    assert not any(module.training for module in other.modules())
+    assert all(parameter.requires_grad for parameter in model.connectors.parameters())
     assert (model.decoder if part == "decoder" else model.encoders["text"]).training
 
 
 def test_no_encoder_to_adapt(base: Any) -> None:
     with pytest.raises(MetalmError, match="no encoder to adapt"):
-        adapted(base("gpt2", None), parts=["encoders"])
+        assemble_adapted(base("gpt2", None), parts=["encoders"])
 
 
 # -- saved and loaded -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("decoder", "encoder"), KINDS)
-def test_what_is_saved_is_what_trained(base: Any, tmp_path: Path, decoder: str, encoder: str | None) -> None:
+def test_exactly_the_trained_parameters_are_saved(base: Any, tmp_path: Path, decoder: str, encoder: str | None) -> None:
     folder = base(decoder, encoder)
-    before = weights_hash(folder)
-    found = moved(adapted(folder))
-    place = saved(found, tmp_path / "adapter")
-    expected = ["decoder/adapter_config.json", "decoder/adapter_model.safetensors", ADAPTER]
+    before = safetensors_hash(folder)
+    assembly = perturb(assemble_adapted(folder))
+    adapter_folder = save_trained(assembly, tmp_path / "adapter")
+    expected = ["decoder/adapter_config.json", "decoder/adapter_model.safetensors", ADAPTER_FILE]
     if encoder:
         text = ["encoders/text/adapter_config.json", "encoders/text/adapter_model.safetensors"]
         expected += ["connectors.safetensors", *text]
-    assert files_of(place) == sorted(expected)
-    again = Assembly(*load_model(place))
-    assert torch.equal(losses(again), losses(found))
-    assert not any(one.requires_grad for one in again.model.parameters())
-    assert weights_hash(folder) == before
+    assert files_of(adapter_folder) == sorted(expected)
+    again = Assembly(*load_model(adapter_folder))
+    assert torch.equal(losses(again), losses(assembly))
+    assert not any(parameter.requires_grad for parameter in again.model.parameters())
+    assert safetensors_hash(folder) == before
 
 
 def test_equal_in_a_fresh_process(base: Any, tmp_path: Path) -> None:
     from metalm_cli.inference import load
     from metalm_cli.sessions import Causal, Docked, Session
 
-    def score(place: Path) -> float:
-        found = load(place)
-        docks = [Docked("text", "A fox can hide well.")] if found.processors else []
+    def score(adapter_folder: Path) -> float:
+        model = load(adapter_folder)
+        docks = [Docked("text", "A fox can hide well.")] if model.processors else []
         spans = [Causal("So:"), *docks, Causal(" yes", trained=True, end=True)]
-        return found.log_likelihood([Session(spans)]).item()
+        return model.log_likelihood([Session(spans)]).item()
 
-    places = [saved(moved(adapted(base(*kind))), tmp_path / f"{kind[0]}-{kind[1]}-adapter") for kind in KINDS]
-    done = subprocess.run([sys.executable, "-c", FRESH, *places], capture_output=True, text=True, check=False)
+    adapter_folders = [
+        save_trained(perturb(assemble_adapted(base(*kind))), tmp_path / f"{kind[0]}-{kind[1]}-adapter")
+        for kind in KINDS
+    ]
+    done = subprocess.run([sys.executable, "-c", FRESH, *adapter_folders], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert [float(one) for one in done.stdout.split()] == [score(place) for place in places]
+    assert [float(value) for value in done.stdout.split()] == [
+        score(adapter_folder) for adapter_folder in adapter_folders
+    ]
 
 
 @pytest.mark.parametrize("decoder", ["gpt2", "llama"])
@@ -265,12 +286,12 @@ def test_peft_reads_its_own_files(base: Any, tmp_path: Path, decoder: str) -> No
     from transformers import AutoModelForCausalLM
 
     folder = base(decoder, None)
-    found = moved(adapted(folder))
-    place = saved(found, tmp_path / "adapter") / "decoder"
-    theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), place).eval()
+    assembly = perturb(assemble_adapted(folder))
+    adapter_folder = save_trained(assembly, tmp_path / "adapter") / "decoder"
+    theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), adapter_folder).eval()
     ids = torch.arange(3, 15)[None]
     with torch.no_grad():
-        assert torch.equal(theirs(input_ids=ids).logits, found.model.eval().decoder(input_ids=ids).logits)
+        assert torch.equal(theirs(input_ids=ids).logits, assembly.model.eval().decoder(input_ids=ids).logits)
 
 
 @pytest.mark.parametrize(("decoder", "encoder"), KINDS)
@@ -278,25 +299,25 @@ def test_merged_equals_adapted(base: Any, tmp_path: Path, decoder: str, encoder:
     from peft.tuners.tuners_utils import BaseTunerLayer
     from transformers import AutoModelForCausalLM
 
-    found = moved(adapted(base(decoder, encoder)))
-    expected = losses(found)
-    assert merge(found.model)
-    assert not any(isinstance(one, BaseTunerLayer) for one in found.model.modules())
-    torch.testing.assert_close(losses(found), expected, atol=1e-5, rtol=1e-5)
-    save_model(tmp_path / "merged", found.model, found.decoder_tokenizer, found.processors)
+    assembly = perturb(assemble_adapted(base(decoder, encoder)))
+    expected = losses(assembly)
+    assert merge(assembly.model)
+    assert not any(isinstance(module, BaseTunerLayer) for module in assembly.model.modules())
+    torch.testing.assert_close(losses(assembly), expected, atol=1e-5, rtol=1e-5)
+    save_model(tmp_path / "merged", assembly.model, assembly.decoder_tokenizer, assembly.processors)
     again, info = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", output_loading_info=True)
     assert (info["missing_keys"], info["unexpected_keys"]) == (set(), set())
     assert again.config.model_type == ("metalm" if encoder else decoder)
-    assert torch.equal(losses(Assembly(*load_model(tmp_path / "merged"))), losses(found))
-    assert not merge(found.model), "a second time there is nothing"
+    assert torch.equal(losses(Assembly(*load_model(tmp_path / "merged"))), losses(assembly))
+    assert not merge(assembly.model), "a second merge finds no adapters"
 
 
 def test_two_saves_are_the_same_bytes(base: Any, tmp_path: Path) -> None:
-    found = adapted(base())
-    one, other = saved(found, tmp_path / "one"), saved(found, tmp_path / "other")
-    for name in files_of(one):
-        assert (one / name).read_bytes() == (other / name).read_bytes(), name
-    fields = json.loads((one / "decoder" / "adapter_config.json").read_text())
+    assembly = assemble_adapted(base())
+    first, second = save_trained(assembly, tmp_path / "one"), save_trained(assembly, tmp_path / "other")
+    for name in files_of(first):
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+    fields = json.loads((first / "decoder" / "adapter_config.json").read_text())
     assert fields["target_modules"] == sorted(fields["target_modules"])
 
 
@@ -304,97 +325,99 @@ def test_two_saves_are_the_same_bytes(base: Any, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def place(base: Any, tmp_path: Path) -> Path:
-    """An adapter on a base beside it."""
-    return saved(moved(adapted(base())), tmp_path / "adapter")
+def adapter_folder(base: Any, tmp_path: Path) -> Path:
+    """Folder of an adapter, next to its base."""
+    return save_trained(perturb(assemble_adapted(base())), tmp_path / "adapter")
 
 
-def refused(match: str, folder: Path, **options: Any) -> MetalmError:
+def loading_error(match: str, folder: Path, **options: Any) -> MetalmError:
     with pytest.raises(MetalmError, match=match) as caught:
         load_model(folder, **options)
     assert caught.value.remedy
     return caught.value
 
 
-def test_a_base_with_other_weights(base: Any, place: Path) -> None:
+def test_a_base_with_other_weights(base: Any, adapter_folder: Path) -> None:
     file = base() / "model.safetensors"
     tensors = load_file(file)
     next(iter(tensors.values()))[0] += 1e-3
     save_file(tensors, file, {"format": "pt"})
-    error = refused("other weights than when it was trained", place)
+    error = loading_error("other weights than in training", adapter_folder)
     assert error.where == str(base())
 
 
-def test_a_base_that_is_gone_and_one_that_is_named(base: Any, place: Path, tmp_path: Path) -> None:
-    expected = losses(Assembly(*load_model(place)))
+def test_a_missing_base_and_an_explicit_one(base: Any, adapter_folder: Path, tmp_path: Path) -> None:
+    expected = losses(Assembly(*load_model(adapter_folder)))
     elsewhere = tmp_path / "else" / "where"
     shutil.copytree(base(), elsewhere)
     shutil.rmtree(base())
-    error = refused("the base of this adapter is not there", place)
+    error = loading_error("the base of the adapter is missing", adapter_folder)
     assert "base=" in error.remedy
     assert str(base()) in error.why
-    assert torch.equal(losses(Assembly(*load_model(place, base=elsewhere))), expected)
-    refused("the base of this adapter is not there", place, base=tmp_path / "nowhere")
+    assert torch.equal(losses(Assembly(*load_model(adapter_folder, base=elsewhere))), expected)
+    loading_error("the base of the adapter is missing", adapter_folder, base=tmp_path / "nowhere")
 
 
-def test_a_base_that_moved_along(base: Any, place: Path, tmp_path: Path) -> None:
-    expected = losses(Assembly(*load_model(place)))
+def test_a_base_that_moved_along(base: Any, adapter_folder: Path, tmp_path: Path) -> None:
+    expected = losses(Assembly(*load_model(adapter_folder)))
     (tmp_path / "new").mkdir()
-    for one in (base(), place):
-        shutil.move(one, tmp_path / "new" / one.name)
+    for folder in (base(), adapter_folder):
+        shutil.move(folder, tmp_path / "new" / folder.name)
     assert torch.equal(losses(Assembly(*load_model(tmp_path / "new" / "adapter"))), expected)
 
 
-def test_an_older_base_at_the_old_place_does_not_hide_the_right_one(base: Any, place: Path, tmp_path: Path) -> None:
+def test_an_older_base_at_the_old_place_does_not_hide_the_right_one(
+    base: Any, adapter_folder: Path, tmp_path: Path
+) -> None:
     (tmp_path / "new").mkdir()
-    for one in (base(), place):
-        shutil.copytree(one, tmp_path / "new" / one.name)
+    for folder in (base(), adapter_folder):
+        shutil.copytree(folder, tmp_path / "new" / folder.name)
     (base() / "model.safetensors").write_bytes(b"something else")
     load_model(tmp_path / "new" / "adapter")
 
 
-def test_a_base_for_a_model_that_is_none(base: Any) -> None:
-    refused("a base is given for a model that is no adapter", base(), base=base())
+def test_a_base_for_a_full_model_is_refused(base: Any) -> None:
+    loading_error("a base is set for a model that is not an adapter", base(), base=base())
 
 
-def test_a_run_folder_with_an_adapter(place: Path, tmp_path: Path) -> None:
+def test_a_run_folder_with_an_adapter(adapter_folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
-    shutil.move(place, run / "adapter")
+    shutil.move(adapter_folder, run / "adapter")
     assert adapter_in(run) == run / "adapter"
-    fields = json.loads((run / "adapter" / ADAPTER).read_text())
+    fields = json.loads((run / "adapter" / ADAPTER_FILE).read_text())
     assert set(fields) == {"format", "base", "parts", "connectors"}
     load_model(run)
 
 
-# -- going on ---------------------------------------------------------------------------------------------------------
+# -- training on ------------------------------------------------------------------------------------------------------
 
 
-def test_adapters_on_adapters_are_refused(place: Path) -> None:
+def test_adapters_on_adapters_are_refused(adapter_folder: Path) -> None:
     with pytest.raises(MetalmError, match="the base is an adapter itself") as caught:
-        adapted(place)
+        assemble_adapted(adapter_folder)
     assert "--merge" in caught.value.remedy
 
 
-def test_going_on_from_an_adapter_trains_the_merged_model(base: Any, place: Path) -> None:
-    expected = losses(Assembly(*load_model(place)))
-    recipe = TaskModel.model_validate({"checkpoint": str(place), "trains": {"decoder": "all"}})
-    found = build_metalm(recipe, seed=0, sample=lambda count: iter(()))
-    assert any("merged" in note for note in found.notes)
-    torch.testing.assert_close(losses(found), expected, atol=1e-5, rtol=1e-5)
-    assert all(one.requires_grad for one in found.model.decoder.parameters())
+def test_training_on_from_an_adapter_trains_the_merged_model(base: Any, adapter_folder: Path) -> None:
+    expected = losses(Assembly(*load_model(adapter_folder)))
+    recipe = TaskModelConfig.model_validate({"checkpoint": str(adapter_folder), "trains": {"decoder": "all"}})
+    assembly = build_metalm(recipe, seed=0, sample=lambda count: iter(()))
+    assert any("merged" in note for note in assembly.notes)
+    torch.testing.assert_close(losses(assembly), expected, atol=1e-5, rtol=1e-5)
+    assert all(parameter.requires_grad for parameter in assembly.model.decoder.parameters())
     names = {name for name, _ in load_model(base())[0].named_parameters()}
-    assert {name for name, _ in found.model.named_parameters()} == names
+    assert {name for name, _ in assembly.model.named_parameters()} == names
 
 
 # -- damage -----------------------------------------------------------------------------------------------------------
 
 
-def damage(kind: str, place: Path) -> None:
-    file = place / ADAPTER
+def damage(kind: str, adapter_folder: Path) -> None:
+    file = adapter_folder / ADAPTER_FILE
     fields = json.loads(file.read_text())
-    weights = place / "decoder" / "adapter_model.safetensors"
-    config = place / "decoder" / "adapter_config.json"
+    weights = adapter_folder / "decoder" / "adapter_model.safetensors"
+    config = adapter_folder / "decoder" / "adapter_config.json"
     if kind == "text":
         file.write_text("{")
     elif kind == "format":
@@ -402,7 +425,7 @@ def damage(kind: str, place: Path) -> None:
     elif kind == "part":
         file.write_text(json.dumps({**fields, "parts": ["../decoder"]}))
     elif kind == "another":
-        shutil.copytree(place / "encoders" / "text", place / "encoders" / "other")
+        shutil.copytree(adapter_folder / "encoders" / "text", adapter_folder / "encoders" / "other")
         file.write_text(json.dumps({**fields, "parts": ["encoders.other"]}))
     elif kind == "gone":
         weights.unlink()
@@ -415,16 +438,16 @@ def damage(kind: str, place: Path) -> None:
     elif kind == "field":
         config.write_text(json.dumps({**json.loads(config.read_text()), "megatron_core": "some.module"}))
     elif kind == "connector":
-        save_file({"text.layers.9.weight": torch.zeros(1)}, place / "connectors.safetensors")
+        save_file({"text.layers.9.weight": torch.zeros(1)}, adapter_folder / "connectors.safetensors")
 
 
 @pytest.mark.parametrize(
-    ("kind", "says"),
+    ("kind", "cause"),
     [
         ("text", "Expecting"),
         ("format", "format 2"),
-        ("part", "no part of a model"),
-        ("another", "its base has no encoders.other"),
+        ("part", "not a part of a model"),
+        ("another", "the base has no encoders.other"),
         ("gone", "adapter_model.safetensors is missing"),
         ("cut", ""),
         ("less", "do not fit the base"),
@@ -432,17 +455,17 @@ def damage(kind: str, place: Path) -> None:
         ("connector", "Missing key"),
     ],
 )
-def test_a_damaged_adapter(place: Path, kind: str, says: str) -> None:
-    damage(kind, place)
-    error = refused("an adapter cannot be loaded", place)
-    assert says in f"{error.why}" or kind == "connector"
-    assert error.where == str(place)
+def test_a_damaged_adapter(adapter_folder: Path, kind: str, cause: str) -> None:
+    damage(kind, adapter_folder)
+    error = loading_error("an adapter cannot be loaded", adapter_folder)
+    assert cause in f"{error.why}" or kind == "connector"
+    assert error.where == str(adapter_folder)
 
 
-def test_what_it_says_of_itself_is_read(place: Path, base: Any) -> None:
-    found = read_adapter(place)
-    assert found.parts == ("decoder", "encoders.text")
-    assert found.connectors == ("text",)
-    assert found.sha256 == weights_hash(base())
-    assert not Path(found.relative or "").is_absolute()
-    assert isinstance(load_model(place)[0], nn.Module)
+def test_the_description_of_an_adapter_is_read(adapter_folder: Path, base: Any) -> None:
+    adapter = read_adapter(adapter_folder)
+    assert adapter.parts == ("decoder", "encoders.text")
+    assert adapter.connectors == ("text",)
+    assert adapter.sha256 == safetensors_hash(base())
+    assert not Path(adapter.relative or "").is_absolute()
+    assert isinstance(load_model(adapter_folder)[0], nn.Module)

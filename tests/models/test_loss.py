@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from metalm_cli.models import loss as module
 from metalm_cli.models.loss import Head, linear_cross_entropy
-from model_families import Largest
+from model_families import LargestTensor
 
 M, H, V = 50, 12, 37
 
@@ -27,7 +27,9 @@ class Problem:
 
     @property
     def leaves(self) -> list[torch.Tensor]:
-        return [one for one in (self.hidden, self.weight, self.bias) if one is not None and one.requires_grad]
+        return [
+            tensor for tensor in (self.hidden, self.weight, self.bias) if tensor is not None and tensor.requires_grad
+        ]
 
     def chunked(self) -> tuple[torch.Tensor, torch.Tensor]:
         head = Head(self.weight, self.bias, self.scale, self.softcap)
@@ -53,14 +55,14 @@ def test_loss_and_gradients_are_those_of_full_logits(bias, scale, softcap, weigh
     monkeypatch.setattr(module, "CHUNK_ELEMENTS", elements)
     problem = Problem(bias=bias, scale=scale, softcap=softcap, weighted=weighted)
     total, each = problem.chunked()
-    found = torch.autograd.grad(total * 0.7, problem.leaves)
+    gradients = torch.autograd.grad(total * 0.7, problem.leaves)
     reference, every = problem.full()
     expected = torch.autograd.grad(reference * 0.7, problem.leaves)
     torch.testing.assert_close(total, reference)
     torch.testing.assert_close(each, every, atol=1e-5, rtol=1e-5)
     assert not each.requires_grad
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-5)
+    for gradient, other in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, other, atol=2e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("m", [1, 15, 16, 17, 32, 33])
@@ -70,17 +72,17 @@ def test_every_chunk_boundary(m, monkeypatch) -> None:
     total, each = problem.chunked()
     reference, every = problem.full()
     torch.testing.assert_close(each, every)
-    found = torch.autograd.grad(total, problem.leaves)
-    for one, other in zip(found, torch.autograd.grad(reference, problem.leaves), strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    gradients = torch.autograd.grad(total, problem.leaves)
+    for gradient, other in zip(gradients, torch.autograd.grad(reference, problem.leaves), strict=True):
+        torch.testing.assert_close(gradient, other, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("m", [1, H, H + 1])
 def test_a_scaled_loss_has_scaled_gradients(m) -> None:
     problem = Problem(bias=True, scale=1.0, softcap=None, weighted=True, m=m)
-    found = torch.autograd.grad(problem.chunked()[0] * 0.25, problem.leaves)
-    for one, other in zip(found, torch.autograd.grad(problem.full()[0] * 0.25, problem.leaves), strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    gradients = torch.autograd.grad(problem.chunked()[0] * 0.25, problem.leaves)
+    for gradient, other in zip(gradients, torch.autograd.grad(problem.full()[0] * 0.25, problem.leaves), strict=True):
+        torch.testing.assert_close(gradient, other, atol=1e-5, rtol=1e-5)
 
 
 def test_logits_of_a_head_are_those_that_the_loss_uses() -> None:
@@ -93,14 +95,14 @@ def test_logits_of_a_head_are_those_that_the_loss_uses() -> None:
 def test_what_is_frozen_gets_no_gradient_and_the_others_theirs(frozen) -> None:
     problem = Problem(bias=True, scale=1.0, softcap=None, weighted=False)
     getattr(problem, frozen).requires_grad_(False)
-    found = torch.autograd.grad(problem.chunked()[0], problem.leaves)
+    gradients = torch.autograd.grad(problem.chunked()[0], problem.leaves)
     expected = torch.autograd.grad(problem.full()[0], problem.leaves)
-    assert len(found) == 2
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    assert len(gradients) == 2
+    for gradient, other in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, other, atol=1e-5, rtol=1e-5)
 
 
-def test_without_gradients_nothing_is_kept() -> None:
+def test_without_gradients_no_graph_is_built() -> None:
     problem = Problem(bias=False, scale=1.0, softcap=None, weighted=False)
     with torch.no_grad():
         total, _ = problem.chunked()
@@ -121,15 +123,15 @@ def test_autocast_multiplies_in_bf16_and_keeps_fp32_gradients() -> None:
     problem = Problem(bias=True, scale=1.0, softcap=None, weighted=True)
     with torch.autocast("cpu", torch.bfloat16):
         total, each = problem.chunked()
-    found = torch.autograd.grad(total, problem.leaves)
+    gradients = torch.autograd.grad(total, problem.leaves)
     reference, every = problem.full()
     expected = torch.autograd.grad(reference, problem.leaves)
     assert total.dtype == each.dtype == torch.float32
     torch.testing.assert_close(each, every, atol=0.05, rtol=0.02)
     assert not torch.equal(each, every), "autocast took no effect"
-    for one, other in zip(found, expected, strict=True):
-        assert one.dtype == torch.float32
-        assert (one - other).norm() < 0.02 * other.norm()
+    for gradient, other in zip(gradients, expected, strict=True):
+        assert gradient.dtype == torch.float32
+        assert (gradient - other).norm() < 0.02 * other.norm()
 
 
 def test_a_bf16_hidden_state_gets_a_bf16_gradient() -> None:
@@ -155,10 +157,10 @@ def test_no_tensor_of_vocabulary_times_targets() -> None:
     torch.manual_seed(0)
     hidden = torch.randn(targets, width, requires_grad=True)
     weight = torch.randn(vocabulary, width, requires_grad=True)
-    with Largest() as largest:
+    with LargestTensor() as largest:
         linear_cross_entropy(hidden, Head(weight), torch.randint(vocabulary, (targets,)))[0].backward()
     assert largest.elements <= module.CHUNK_ELEMENTS < targets * vocabulary / 3
     assert hidden.grad is not None
-    with Largest() as largest:
+    with LargestTensor() as largest:
         cross_entropy(hidden @ weight.t(), torch.zeros(targets, dtype=torch.long)).backward()
-    assert largest.elements >= targets * vocabulary, "the measure does not see what it should"
+    assert largest.elements >= targets * vocabulary, "the measure misses the full logits"

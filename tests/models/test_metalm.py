@@ -1,4 +1,4 @@
-"""MetaLM itself: generation, gradient checkpointing, autocast, the ordinary signature."""
+"""MetaLM: generation, gradient checkpointing, autocast, and transformers' signature."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from metalm_cli.sessions import Batch, DockInput, DockTable, TokenisedSession, b
 from model_families import (
     DECODERS,
     PACKED,
-    Ids,
+    IdProcessor,
     assert_same,
     batch_of,
     loss_and_gradients,
@@ -33,7 +33,7 @@ def prompt() -> Batch:
 
 
 def by_recomputation(model: MetaLM, batch: Batch, steps: int) -> list[int]:
-    """Greedy tokens, the whole sequence read anew for each, without cache or mask."""
+    """Decode greedily with a full forward pass per token, without cache or mask."""
     embeds = model.embed(batch.decoder.input_ids, batch.docks)
     tokens: list[int] = []
     for _ in range(steps):
@@ -59,22 +59,25 @@ def test_padding_on_the_left_changes_nothing() -> None:
     batch = batch_of([[long]])
     alone = batch_of([[short]])
     options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None}
-    expected = [model.generate(one.decoder.input_ids, one.docks, **options)[0].tolist() for one in (batch, alone)]
+    expected = [
+        model.generate(row_batch.decoder.input_ids, row_batch.docks, **options)[0].tolist()
+        for row_batch in (batch, alone)
+    ]
     pad = size - len(short)
     ids = torch.cat([batch.decoder.input_ids, torch.nn.functional.pad(alone.decoder.input_ids, (pad, 0))])
     mask = torch.ones_like(ids)
     mask[1, :pad] = 0
     tables = batch.docks["text"], alone.docks["text"]
     contents, outputs = len(tables[0].inputs["input_ids"]), len(tables[0].rows)
-    joined = DockTable(
+    dock_table = DockTable(
         {name: torch.cat([table.inputs[name] for table in tables]) for name in tables[0].inputs},
         torch.cat([tables[0].rows, tables[1].rows + contents]),
         torch.cat([tables[0].columns, tables[1].columns]),
         torch.cat([tables[0].positions, tables[1].positions + size + pad]),
         torch.cat([tables[0].content_index, tables[1].content_index + outputs]),
     )
-    found = model.generate(ids, {"text": joined}, attention_mask=mask, **options)
-    assert found.tolist() == expected
+    generated = model.generate(ids, {"text": dock_table}, attention_mask=mask, **options)
+    assert generated.tolist() == expected
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "opt", "gemma2", "metalm-decoder"])
@@ -84,8 +87,8 @@ def test_beam_search_finds_nothing_less_likely_than_greedy(kind) -> None:
 
     def likelihood(tokens: torch.Tensor) -> float:
         embeds = model.embed(batch.decoder.input_ids, batch.docks)
-        whole = torch.cat([embeds, model.get_input_embeddings()(tokens[None])], 1)
-        logits = model.decoder(inputs_embeds=whole, use_cache=False).logits[0, embeds.shape[1] - 1 : -1]
+        vectors = torch.cat([embeds, model.get_input_embeddings()(tokens[None])], 1)
+        logits = model.decoder(inputs_embeds=vectors, use_cache=False).logits[0, embeds.shape[1] - 1 : -1]
         return float(logits.log_softmax(-1).gather(1, tokens[:, None]).sum())
 
     with torch.no_grad():
@@ -94,18 +97,20 @@ def test_beam_search_finds_nothing_less_likely_than_greedy(kind) -> None:
         beams = model.generate(batch.decoder.input_ids, batch.docks, num_beams=4, num_return_sequences=4, **options)
         assert beams.shape == (4, steps)
         assert len(set(map(tuple, beams.tolist()))) == 4
-        found = [likelihood(one) for one in beams]
-        assert found == sorted(found, reverse=True)
-        assert found[0] >= likelihood(greedy[0]) - 1e-4
+        likelihoods = [likelihood(beam) for beam in beams]
+        assert likelihoods == sorted(likelihoods, reverse=True)
+        assert likelihoods[0] >= likelihood(greedy[0]) - 1e-4
 
 
 def test_generation_keeps_the_docks_apart() -> None:
     """Each row continues its own dock."""
     model = model_of("gpt2")
-    one, other = sessions(1)[:1], sessions(2)[:1]
+    first, second = sessions(1)[:1], sessions(2)[:1]
     options = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None}
-    alone = [model.generate(b.decoder.input_ids, b.docks, **options)[0] for b in (batch_of([one]), batch_of([other]))]
-    both = batch_of([one, other])
+    alone = [
+        model.generate(b.decoder.input_ids, b.docks, **options)[0] for b in (batch_of([first]), batch_of([second]))
+    ]
+    both = batch_of([first, second])
     assert torch.equal(model.generate(both.decoder.input_ids, both.docks, **options), torch.stack(alone))
 
 
@@ -121,12 +126,12 @@ def test_gradient_checkpointing_gives_the_same_gradients(kind, encoder) -> None:
     model.gradient_checkpointing_enable()
     runs: list[str] = []
     for name, part in (("decoder", model.decoder), ("encoder", model.encoders["text"])):
-        inner = next(one for one in transformer_layers(part)[0].modules() if not any(one.children()))
+        inner = next(module for module in transformer_layers(part)[0].modules() if not any(module.children()))
         inner.register_forward_pre_hook(lambda *_, name=name: runs.append(name))
-    again, found = loss_and_gradients(model, batch)
+    again, recomputed = loss_and_gradients(model, batch)
     assert sorted(runs) == ["decoder"] * 2 + ["encoder"] * 2, "a layer was not run again in the backward pass"
     torch.testing.assert_close(again, each)
-    assert_same(found, expected)
+    assert_same(recomputed, expected)
 
 
 @pytest.mark.parametrize("kind", PACKED)
@@ -136,10 +141,10 @@ def test_autocast_to_bf16_stays_close_when_packed(kind) -> None:
     each, expected = loss_and_gradients(model, batch)
     model.zero_grad()
     with torch.autocast("cpu", torch.bfloat16):
-        total, found = model.losses(batch)
+        total, autocast_losses = model.losses(batch)
     total.backward()
-    assert (found - each).abs().mean() < 0.05 * each.abs().mean()
-    assert found.dtype == torch.float32
+    assert (autocast_losses - each).abs().mean() < 0.05 * each.abs().mean()
+    assert autocast_losses.dtype == torch.float32
     for name, parameter in model.named_parameters():
         assert parameter.grad is None or parameter.grad.isfinite().all(), name
         assert (parameter.grad is None) == (name not in expected)
@@ -166,15 +171,15 @@ def test_the_decoder_is_measured_once_and_left_as_it_was() -> None:
     state = torch.get_rng_state()
     calls: list[int] = []
     model.decoder.register_forward_hook(lambda *_: calls.append(1))
-    assert model.traits.packs
+    assert model.traits.supports_packing
     measured = len(calls)
     assert measured > 0
-    assert model.traits.packs
+    assert model.traits.supports_packing
     assert len(calls) == measured
     assert model.training
     assert model.decoder.training
     assert torch.equal(state, torch.get_rng_state())
-    assert all(one.grad is None for one in model.parameters())
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("encoder", ["bert", "electra", "t5"])
@@ -183,15 +188,15 @@ def test_two_encoders_dock_side_by_side(encoder) -> None:
     model = make_metalm(make_decoder("gpt2"), texts)
     ids = np.array([3, 7, 9, 11, 4])
     spans = []
-    for at, name in zip((0, 4), texts, strict=True):
-        spans.append((at, DockInput(name, {"input_ids": ids}, np.arange(1, 4), name.encode(), {})))
+    for start, name in zip((0, 4), texts, strict=True):
+        spans.append((start, DockInput(name, {"input_ids": ids}, np.arange(1, 4), name.encode(), {})))
     session = TokenisedSession(
         np.array([-1, -1, -1, 8, -1, -1, -1, 5, 6]), np.array([False] * 7 + [True] * 2), tuple(spans)
     )
-    batch = collate([build_row([session])], dict.fromkeys(texts, Ids()))  # type: ignore[arg-type]
+    batch = collate([build_row([session])], dict.fromkeys(texts, IdProcessor()))  # type: ignore[arg-type]
     with torch.no_grad():
         embeds = model.embed(batch.decoder.input_ids, batch.docks)[0]
-        for at, name in zip((0, 4), texts, strict=True):
+        for start, name in zip((0, 4), texts, strict=True):
             outputs = model.encoders[name](input_ids=torch.from_numpy(ids)[None]).last_hidden_state[0, 1:4]
-            torch.testing.assert_close(embeds[at : at + 3], model.connectors[name](outputs), atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(embeds[start : start + 3], model.connectors[name](outputs), atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(embeds[[3, 7, 8]], model.get_input_embeddings()(torch.tensor([8, 5, 6])))

@@ -1,4 +1,4 @@
-"""Packed rows give what unpacked ones give: losses and gradients, for every family."""
+"""Packed rows give the losses and gradients of unpacked rows, for every family."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from model_families import (
     DECODERS,
     PACKED,
     VOCABULARY,
-    Ids,
-    Largest,
+    IdProcessor,
+    LargestTensor,
     assert_same,
     batch_of,
     gradients,
@@ -25,7 +25,7 @@ from model_families import (
     make_metalm,
     random_session,
     sessions,
-    unpacked,
+    unpacked_losses,
 )
 
 
@@ -36,31 +36,31 @@ def model_of(kind: str, **changes):
 @pytest.mark.parametrize("kind", PACKED)
 def test_packed_equals_unpacked(kind) -> None:
     model = model_of(kind)
-    made = sessions()
-    assert model.traits.packs
-    assert model.traits.own_head
-    alone, expected = unpacked(model, made)
-    each, found = loss_and_gradients(model, batch_of([made[:1], made[1:]], length=60))
+    tokenised = sessions()
+    assert model.traits.supports_packing
+    assert model.traits.has_known_head
+    alone, expected = unpacked_losses(model, tokenised)
+    each, packed_gradients = loss_and_gradients(model, batch_of([tokenised[:1], tokenised[1:]], length=60))
     torch.testing.assert_close(each, alone, atol=1e-5, rtol=1e-5)
-    assert_same(found, expected)
-    missing = {name for name, one in model.named_parameters() if one.grad is None}
+    assert_same(packed_gradients, expected)
+    missing = {name for name, parameter in model.named_parameters() if parameter.grad is None}
     assert not {name for name in missing if not name.startswith("encoders.text.pooler")}
 
 
 @pytest.mark.parametrize("kind", PACKED)
-def test_neighbours_do_not_notice_each_other(kind) -> None:
+def test_neighbours_do_not_affect_each_other(kind) -> None:
     model = model_of(kind)
-    made = sessions()
-    ids = made[1].ids.copy()
+    tokenised = sessions()
+    ids = tokenised[1].ids.copy()
     ids[ids >= 0] = (ids[ids >= 0] + 1) % VOCABULARY
-    changed = [made[0], TokenisedSession(ids, made[1].trained, made[2].docks[:2]), made[2]]
+    changed = [tokenised[0], TokenisedSession(ids, tokenised[1].trained, tokenised[2].docks[:2]), tokenised[2]]
     with torch.no_grad():
-        before, after = batch_of([made], length=80), batch_of([changed], length=80)
-        _, one = model.losses(before)
-        _, other = model.losses(after)
+        before, after = batch_of([tokenised], length=80), batch_of([changed], length=80)
+        _, expected = model.losses(before)
+        _, actual = model.losses(after)
     middle = before.decoder.target_segments == 1
-    assert torch.equal(one[~middle], other[~middle])
-    assert (one[middle] - other[middle]).abs().max() > 1e-3
+    assert torch.equal(expected[~middle], actual[~middle])
+    assert (expected[middle] - actual[middle]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("kind", PACKED)
@@ -71,23 +71,27 @@ def test_children_of_one_parent_equal_whole_sessions(kind) -> None:
     children = [random_session(rng, 8), random_session(rng, 12, docks=1)]
     grandchild = random_session(rng, 7)
     row = build_row([parent, other, *children, grandchild], [ROOT, ROOT, 0, 0, 3])
-    model_batch = collate([row], {"text": Ids()}, length=60)
+    model_batch = collate([row], {"text": IdProcessor()}, length=60)
     assert model_batch.decoder.depth == 2
     with torch.no_grad():
         _, each = model.losses(model_batch)
         chains = [[parent], [other], [parent, children[0]], [parent, children[1]], [parent, children[1], grandchild]]
         for segment, chain in enumerate(chains):
-            whole = joined(chain)
-            _, alone = model.losses(batch_of([[whole]]))
-            own = int(whole.trained[len(whole) - len(chain[-1]) :].sum()) - (whole.trained[0] and len(chain) == 1)
-            found = each[model_batch.decoder.target_segments == segment]
-            torch.testing.assert_close(found, alone[len(alone) - own :], atol=1e-5, rtol=1e-5)
+            session = join_sessions(chain)
+            _, alone = model.losses(batch_of([[session]]))
+            own = int(session.trained[len(session) - len(chain[-1]) :].sum()) - (session.trained[0] and len(chain) == 1)
+            actual = each[model_batch.decoder.target_segments == segment]
+            torch.testing.assert_close(actual, alone[len(alone) - own :], atol=1e-5, rtol=1e-5)
 
 
-def joined(chain: list[TokenisedSession]) -> TokenisedSession:
+def join_sessions(chain: list[TokenisedSession]) -> TokenisedSession:
     offsets = np.cumsum([0, *map(len, chain)])
-    placed = [(int(at + offset), dock) for one, offset in zip(chain, offsets, strict=False) for at, dock in one.docks]
-    ids, trained = (np.concatenate([getattr(one, field) for one in chain]) for field in ("ids", "trained"))
+    placed = [
+        (int(start + offset), dock)
+        for session, offset in zip(chain, offsets, strict=False)
+        for start, dock in session.docks
+    ]
+    ids, trained = (np.concatenate([getattr(session, field) for session in chain]) for field in ("ids", "trained"))
     return TokenisedSession(ids, trained, tuple(placed))
 
 
@@ -108,29 +112,29 @@ def test_losses_are_those_of_the_families_own_logits(kind) -> None:
 @pytest.mark.parametrize("kind", list(DECODERS))
 def test_every_head_is_found(kind) -> None:
     decoder = make_decoder(kind)
-    assert measure_decoder(decoder).own_head
-    stream = batch_of([sessions(docks=0)[:1]]).decoder
+    assert measure_decoder(decoder).has_known_head
+    tokens = batch_of([sessions(docks=0)[:1]]).decoder
     with torch.no_grad():
-        embeds = decoder.get_input_embeddings()(stream.input_ids)
-        logits = head_of(decoder).logits(hidden_states(decoder, embeds, stream))
-        expected = decoder(input_ids=stream.input_ids).logits
+        embeds = decoder.get_input_embeddings()(tokens.input_ids)
+        logits = head_of(decoder).logits(hidden_states(decoder, embeds, tokens))
+        expected = decoder(input_ids=tokens.input_ids).logits
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(full_logits(decoder, embeds, stream), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(full_logits(decoder, embeds, tokens), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_family_that_cannot_be_packed_trains_one_session_a_row() -> None:
     model = model_of("bloom")
-    assert not model.traits.packs
-    assert any("one session a row" in note for note in model.traits.notes())
-    made = sessions()
-    alone, expected = unpacked(model, made)
-    each, found = loss_and_gradients(model, batch_of([[one] for one in made], length=40))
+    assert not model.traits.supports_packing
+    assert any("one session per row" in note for note in model.traits.notes())
+    tokenised = sessions()
+    alone, expected = unpacked_losses(model, tokenised)
+    each, packed_gradients = loss_and_gradients(model, batch_of([[session] for session in tokenised], length=40))
     torch.testing.assert_close(each, alone, atol=1e-5, rtol=1e-5)
-    assert_same(found, expected)
+    assert_same(packed_gradients, expected)
 
 
-def odd_decoder():
-    """GPT-2 whose head does something that nobody has heard of."""
+def decoder_with_unknown_head():
+    """GPT-2 with an unusual function after its head."""
     from transformers import GPT2LMHeadModel
 
     class Odd(GPT2LMHeadModel):
@@ -145,23 +149,23 @@ def odd_decoder():
 
 
 def test_an_unknown_head_falls_back_to_full_logits() -> None:
-    decoder = odd_decoder()
+    decoder = decoder_with_unknown_head()
     model = make_metalm(decoder, {"text": make_encoder("bert")})
     assert model.traits.causal
-    assert model.traits.packs
-    assert not model.traits.own_head
+    assert model.traits.supports_packing
+    assert not model.traits.has_known_head
     assert any("full logits" in note for note in model.traits.notes())
-    made = sessions()
-    alone, expected = unpacked(model, made)
-    each, found = loss_and_gradients(model, batch_of([made], length=80))
+    tokenised = sessions()
+    alone, expected = unpacked_losses(model, tokenised)
+    each, packed_gradients = loss_and_gradients(model, batch_of([tokenised], length=80))
     torch.testing.assert_close(each, alone, atol=1e-5, rtol=1e-5)
-    assert_same(found, expected)
+    assert_same(packed_gradients, expected)
     plain = sessions(docks=0)[0]
     row = build_row([plain])
     with torch.no_grad():
         logits = decoder(input_ids=torch.from_numpy(plain.ids)[None]).logits[0, row.predict_at]
-        _, one = model.losses(batch_of([[plain]]))
-    torch.testing.assert_close(one, cross_entropy(logits, torch.from_numpy(row.targets), reduction="none"))
+        _, losses = model.losses(batch_of([[plain]]))
+    torch.testing.assert_close(losses, cross_entropy(logits, torch.from_numpy(row.targets), reduction="none"))
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "gemma2"])
@@ -172,23 +176,23 @@ def test_weights_of_targets_weigh_losses_and_gradients(kind) -> None:
     total, each = model.losses(batch, weights)
     torch.testing.assert_close(total, (each * weights).sum())
     total.backward()
-    found = gradients(model)
+    weighted_gradients = gradients(model)
     model.zero_grad()
     picked = model.losses(batch, torch.zeros_like(weights).index_fill_(0, torch.tensor([3]), 1.0))[0]
     torch.testing.assert_close(picked, each[3])
     head = model.get_output_embeddings().weight
-    assert found["decoder." + next(n for n, p in model.decoder.named_parameters() if p is head)].any()
+    assert weighted_gradients["decoder." + next(n for n, p in model.decoder.named_parameters() if p is head)].any()
 
 
 def test_the_forward_signature_gives_the_same_loss() -> None:
     model = model_of("llama")
     session = sessions()[0]
     batch = batch_of([[session]])
-    stream = batch.decoder
-    labels = torch.full_like(stream.input_ids, -100).flatten()
-    labels[stream.predict_at + 1] = stream.targets
+    tokens = batch.decoder
+    labels = torch.full_like(tokens.input_ids, -100).flatten()
+    labels[tokens.predict_at + 1] = tokens.targets
     with torch.no_grad():
-        outputs = model(input_ids=stream.input_ids, docks=batch.docks, labels=labels.view_as(stream.input_ids))
+        outputs = model(input_ids=tokens.input_ids, docks=batch.docks, labels=labels.view_as(tokens.input_ids))
         total, each = model.losses(batch)
     torch.testing.assert_close(outputs.loss * len(each), total)
     assert outputs.logits.shape == (1, len(session), VOCABULARY)
@@ -197,31 +201,31 @@ def test_the_forward_signature_gives_the_same_loss() -> None:
 def test_a_training_step_holds_no_logits_of_all_positions(monkeypatch) -> None:
     monkeypatch.setattr(loss_module, "CHUNK_ELEMENTS", 20_000)
     model = make_metalm(make_decoder("llama", vocab_size=3000))
-    assert model.traits.own_head
+    assert model.traits.has_known_head
     rng = np.random.default_rng(0)
     ids = rng.integers(0, 3000, 200)
     batch = batch_of([[TokenisedSession(ids, np.ones(200, dtype=bool))]])
-    with Largest() as largest:
+    with LargestTensor() as largest:
         model.losses(batch)[0].backward()
-    assert largest.elements <= 3000 * 32 < 200 * 3000, "the vocabulary's own matrix is the largest tensor there may be"
+    assert largest.elements <= 3000 * 32 < 200 * 3000, "no tensor may be larger than the embedding matrix"
 
 
 def test_equal_docks_are_encoded_once() -> None:
     model = model_of("gpt2")
-    one = sessions()[0]
-    batch = batch_of([[one, one], [one]])
+    session = sessions()[0]
+    batch = batch_of([[session, session], [session]])
     assert batch.docks["text"].inputs["input_ids"].shape[0] == 2
-    each, found = loss_and_gradients(model, batch)
-    alone, expected = unpacked(model, [one, one, one])
+    each, packed_gradients = loss_and_gradients(model, batch)
+    alone, expected = unpacked_losses(model, [session, session, session])
     torch.testing.assert_close(each, alone, atol=1e-5, rtol=1e-5)
-    assert_same(found, expected)
+    assert_same(packed_gradients, expected)
 
 
-def test_rows_know_nothing_of_each_other() -> None:
+def test_rows_do_not_affect_each_other() -> None:
     model = model_of("mistral")
-    rows: list[Row] = [build_row([one]) for one in sessions()]
+    rows: list[Row] = [build_row([session]) for session in sessions()]
     assert [len(row) for row in rows] == [23, 17, 31]
     with torch.no_grad():
-        _, together = model.losses(batch_of([[one] for one in sessions()]))
-        apart = [model.losses(batch_of([[one]]))[1] for one in sessions()]
+        _, together = model.losses(batch_of([[session] for session in sessions()]))
+        apart = [model.losses(batch_of([[session]]))[1] for session in sessions()]
     torch.testing.assert_close(together, torch.cat(apart), atol=1e-5, rtol=1e-5)

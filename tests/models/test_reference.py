@@ -1,8 +1,8 @@
 """Equation 1 of the paper, computed slowly and independently, against rows, batches, masks and the chunked loss.
 
-The reference shares nothing with the package but the drawn spans and the numbers at which rows end: every span is
-tokenised and encoded by itself, every session is read by the decoder by itself, through Hugging Face modules alone,
-with full logits.
+The reference shares with the package only the drawn spans and the positions at which rows end: every span is tokenised
+and encoded separately, and every session is read by the decoder separately, through Hugging Face modules only, with
+full logits.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class Item:
 
 @dataclass
 class Reference:
-    """Equation 1 over one session after the other.
+    """Equation 1, computed session by session.
 
     Args:
-        model: Where the Hugging Face modules and the connector's matrix are.
+        model: Holds the Hugging Face modules and the connector's matrix.
         decoder_tokenizer: A Hugging Face tokenizer.
         encoder_tokenizer: A Hugging Face tokenizer.
     """
@@ -61,7 +61,7 @@ class Reference:
     _loss: list[torch.Tensor] = field(default_factory=list)
 
     def encode(self, text: str) -> torch.Tensor:
-        """A span's content outputs through the connector: ``[p, d]``."""
+        """Compute a span's content outputs after the connector, ``[p, d]``."""
         read = self.encoder_tokenizer(text, return_tensors="pt", return_special_tokens_mask=True)
         outputs = self.model.encoders["text"](input_ids=read["input_ids"]).last_hidden_state[0]
         (connector,) = self.model.connectors["text"]
@@ -81,41 +81,41 @@ class Reference:
                     targets.append((before - 1, item.token))  # also after a span: its last position predicts
                 vectors.append(table(torch.tensor([item.token])))
         logits = self.model.decoder(inputs_embeds=torch.cat(vectors)[None]).logits[0]
-        for at, token in targets:
-            self._loss.append(-logits[at].log_softmax(-1)[token])
+        for position, token in targets:
+            self._loss.append(-logits[position].log_softmax(-1)[token])
         self.trained += len(targets)
 
     def piece(self, text: str, spans: list[tuple[int, int]], begin: int, end: int, done: bool, room: int) -> list[Item]:
-        """Document tokens ``begin`` to ``end - 1`` without a start token; spans that the room does not hold are cut."""
+        """Return document tokens ``begin`` to ``end - 1``; spans that do not fit into ``room`` become tokens."""
         read = self.decoder_tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids, offsets = read["input_ids"], read["offset_mapping"]
         items: list[Item] = []
-        at = begin
-        while at < end:
-            span = next((one for one in spans if one[0] == at), None)
+        index = begin
+        while index < end:
+            span = next((bounds for bounds in spans if bounds[0] == index), None)
             if span is not None:
                 last = len(text) if span[1] == len(ids) else offsets[span[1] - 1][1]
-                content = text[offsets[at - 1][1] if at else 0 : last]
+                content = text[offsets[index - 1][1] if index else 0 : last]
                 size = len(self.encoder_tokenizer(content, add_special_tokens=False)["input_ids"])
                 if size + 1 <= room - self.size(items):
                     items.append(Item(span=content))
-                    at = span[1]
+                    index = span[1]
                     continue
                 self.cut += 1
-            items.append(Item(ids[at]))
-            at += 1
+            items.append(Item(ids[index]))
+            index += 1
         if done:
             items.append(Item(self.decoder_tokenizer.eos_token_id))
         return items
 
     def size(self, items: list[Item]) -> int:
         return sum(
-            len(self.encoder_tokenizer(one.span, add_special_tokens=False)["input_ids"]) if one.span else 1
-            for one in items
+            len(self.encoder_tokenizer(item.span, add_special_tokens=False)["input_ids"]) if item.span else 1
+            for item in items
         )
 
     def started(self, items: list[Item]) -> list[Item]:
-        """With the start token, where the tokenizer adds one or nothing else predicts the first token."""
+        """Prepend the start token, if the tokenizer adds one or nothing else predicts the first token."""
         own = self.decoder_tokenizer("x")["input_ids"][0]
         start = self.decoder_tokenizer.bos_token_id
         if start is not None and own == start:
@@ -128,8 +128,8 @@ class Reference:
         return torch.stack(self._loss).sum()
 
 
-def written(lane: RowSlot, count: int) -> list[tuple[Row, list[tuple[int, int, int | None]]]]:
-    """Rows, each with the documents (number, first token, token after the last or None at the end) that it holds."""
+def write_rows(lane: RowSlot, count: int) -> list[tuple[Row, list[tuple[int, int, int | None]]]]:
+    """Return rows with their documents: number, first token, and end token or None at the document's end."""
     rows = []
     for _ in range(count):
         before: SlotState = lane.state
@@ -146,30 +146,30 @@ def written(lane: RowSlot, count: int) -> list[tuple[Row, list[tuple[int, int, i
 
 def compare(documents: list[str], tokenizers, decoder: str, encoder: str, isolate: bool = True) -> Reference:
     model = make_metalm(make_decoder(decoder), {"text": make_encoder(encoder)})
-    reader = DecoderTokenizer(AutoTokenizer.from_pretrained(tokenizers[decoder]), TokenRules())
+    decoder_tokenizer = DecoderTokenizer(AutoTokenizer.from_pretrained(tokenizers[decoder]), TokenRules())
     processor = processor_of(tokenizers[encoder])
-    writer = SessionWriter(reader, processor, DRAW, LENGTH, isolate=isolate, seed=5)
-    rows = written(RowSlot(0, 1, Documents(documents), writer), 3)  # type: ignore[arg-type]
+    writer = SessionWriter(decoder_tokenizer, processor, DRAW, LENGTH, isolate=isolate, seed=5)
+    rows = write_rows(RowSlot(0, 1, Documents(documents), writer), 3)  # type: ignore[arg-type]
 
-    batch = collate([row for row, _ in rows], {"text": processor}, length=LENGTH + 3, pad_id=reader.pad_id)
+    batch = collate([row for row, _ in rows], {"text": processor}, length=LENGTH + 3, pad_id=decoder_tokenizer.pad_id)
     total, each = model.losses(batch)
     (total / len(each)).backward()
-    found = gradients(model)
+    packed_gradients = gradients(model)
 
     model.zero_grad()
     reference = Reference(
         model,
-        *(AutoTokenizer.from_pretrained(tokenizers[one]) for one in (decoder, encoder)),
+        *(AutoTokenizer.from_pretrained(tokenizers[kind]) for kind in (decoder, encoder)),
     )
     for _, pieces in rows:
         sessions: list[list[Item]] = []
         room = LENGTH
         for number, begin, end in pieces:
             read = writer.read(documents[number], number)
-            spans = [(unit.first, unit.last) for unit in read.units if unit.dock is not None]
+            spans = [(unit.first, unit.last) for unit in read.segments if unit.dock is not None]
             last = len(read.document) if end is None else end
             fresh = isolate or not sessions
-            for start in [True, False] if fresh else [False]:  # a start token leaves the spans less room
+            for start in [True, False] if fresh else [False]:  # a start token leaves less room for spans
                 items = reference.piece(documents[number], spans, begin, last, end is None, room - start)
                 if fresh and (len(reference.started(items)) > len(items)) == start:
                     items = reference.started(items)
@@ -183,8 +183,8 @@ def compare(documents: list[str], tokenizers, decoder: str, encoder: str, isolat
     expected = reference.loss() / reference.trained
     expected.backward()
     torch.testing.assert_close(total / len(each), expected, atol=1e-5, rtol=1e-5)
-    assert_same(found, gradients(model))
-    assert {name.split(".")[0] for name in found} == {"decoder", "encoders", "connectors"}
+    assert_same(packed_gradients, gradients(model))
+    assert {name.split(".")[0] for name in packed_gradients} == {"decoder", "encoders", "connectors"}
     return reference
 
 

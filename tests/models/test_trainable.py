@@ -1,4 +1,4 @@
-"""What trains: exact parameter sets, modes, learning rates and decay."""
+"""Trainable parameters: exact parameter sets, modes, learning rates and decay."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from metalm_cli.models.trainable import (
     TrainPolicy,
     parameter_groups,
     set_trained_parameters,
-    summaries,
+    summarise_parts,
     transformer_layers,
 )
 from model_families import (
@@ -39,11 +39,11 @@ def assembled(tokenizers, *, decoder="all", encoder="all", connector="all", shap
     return build_metalm(model, seed=0, sample=lambda count: iter(()))
 
 
-def trained(assembly: Assembly, part: str) -> set[str]:
-    return {name for name, one in assembly.parts()[part].named_parameters() if one.requires_grad}
+def trained_names(assembly: Assembly, part: str) -> set[str]:
+    return {name for name, parameter in assembly.parts()[part].named_parameters() if parameter.requires_grad}
 
 
-def every(assembly: Assembly, part: str, marks: tuple[str, ...] = ("",)) -> set[str]:
+def parameter_names(assembly: Assembly, part: str, marks: tuple[str, ...] = ("",)) -> set[str]:
     return {name for name, _ in assembly.parts()[part].named_parameters() if any(mark in name for mark in marks)}
 
 
@@ -51,9 +51,13 @@ def test_exactly_the_last_layers_train(tokenizers) -> None:
     assembly = assembled(
         tokenizers, decoder="last_1", encoder="last_1", connector="last_2", shape={"kind": "mlp", "layers": 3}
     )
-    assert trained(assembly, "decoder") == every(assembly, "decoder", ("transformer.h.1.",)) != set()
-    assert trained(assembly, "encoders.text") == every(assembly, "encoders.text", ("encoder.layer.1.",)) != set()
-    assert trained(assembly, "connectors.text") == {"2.weight", "2.bias", "4.weight", "4.bias"}
+    assert trained_names(assembly, "decoder") == parameter_names(assembly, "decoder", ("transformer.h.1.",)) != set()
+    assert (
+        trained_names(assembly, "encoders.text")
+        == parameter_names(assembly, "encoders.text", ("encoder.layer.1.",))
+        != set()
+    )
+    assert trained_names(assembly, "connectors.text") == {"2.weight", "2.bias", "4.weight", "4.bias"}
 
 
 @pytest.mark.parametrize("frozen", ["decoder", "encoders.text", "connectors.text"])
@@ -61,7 +65,7 @@ def test_all_and_none(frozen, tokenizers) -> None:
     choice = {"decoder": "decoder", "encoders.text": "encoder", "connectors.text": "connector"}[frozen]
     assembly = assembled(tokenizers, **{choice: "none"})
     for part in assembly.parts():
-        assert trained(assembly, part) == (set() if part == frozen else every(assembly, part))
+        assert trained_names(assembly, part) == (set() if part == frozen else parameter_names(assembly, part))
 
 
 @pytest.mark.parametrize("frozen", ["decoder", "encoders.text", "connectors.text"])
@@ -74,19 +78,21 @@ def test_frozen_parts_stay_in_evaluation_mode_and_get_no_gradient(frozen, tokeni
         assert all(module.training == (name != frozen) for module in part.modules())
     assembly.model.losses(batch_of([sessions()]))[0].backward()
     prefix = {"encoders.text": "encoders.text.", "connectors.text": "connectors.text."}.get(frozen, "decoder.")
-    found = gradients(root[0])
-    assert found
-    assert not any(name.startswith(prefix) for name in found)
-    assert {name for name, one in assembly.model.named_parameters() if one.requires_grad} == set(found)
+    found_gradients = gradients(root[0])
+    assert found_gradients
+    assert not any(name.startswith(prefix) for name in found_gradients)
+    assert {name for name, parameter in assembly.model.named_parameters() if parameter.requires_grad} == set(
+        found_gradients
+    )
 
 
 def test_a_frozen_encoder_is_run_without_a_graph(tokenizers, monkeypatch) -> None:
     assembly = assembled(tokenizers, encoder="none")
-    seen: list[bool] = []
+    grad_enabled: list[bool] = []
     encoder = assembly.model.encoders["text"]
-    encoder.register_forward_hook(lambda module, args, output: seen.append(torch.is_grad_enabled()))
+    encoder.register_forward_hook(lambda module, args, output: grad_enabled.append(torch.is_grad_enabled()))
     assembly.model.losses(batch_of([sessions()]))[0].backward()
-    assert seen == [False]
+    assert grad_enabled == [False]
     assert assembly.model.connectors["text"][0].weight.grad is not None
 
 
@@ -127,8 +133,8 @@ def test_layers_are_found_in_every_family(kind) -> None:
     model = make_decoder(kind) if kind in DECODERS else make_encoder(kind)
     layers = transformer_layers(model)
     assert len(layers) == 2
-    assert len({type(one) for one in layers}) == 1
-    assert sum(p.numel() for one in layers for p in one.parameters()) > 0.4 * (
+    assert len({type(layer) for layer in layers}) == 1
+    assert sum(p.numel() for layer in layers for p in layer.parameters()) > 0.4 * (
         sum(p.numel() for p in model.parameters()) - model.get_input_embeddings().weight.numel()
         if kind not in VISION
         else 0
@@ -149,8 +155,8 @@ def test_learning_rates_and_decay_by_part(tokenizers) -> None:
     )
     assembly = build_metalm(model, seed=0, sample=lambda count: iter(()))
     groups = parameter_groups(assembly.parts(), assembly.policy, 5e-4, 0.1)
-    found = {group["name"]: (group["lr"], group["weight_decay"]) for group in groups}
-    assert found == {
+    settings = {group["name"]: (group["lr"], group["weight_decay"]) for group in groups}
+    assert settings == {
         "decoder.decay": (1e-3, 0.1),
         "decoder.plain": (1e-3, 0.0),
         "encoders.text.decay": (5e-4, 0.1),
@@ -158,20 +164,20 @@ def test_learning_rates_and_decay_by_part(tokenizers) -> None:
         "connectors.text.decay": (2e-3, 0.1),
         "connectors.text.plain": (2e-3, 0.0),
     }
-    grouped = [id(one) for group in groups for one in group["params"]]
-    assert len(grouped) == len(set(grouped))
-    assert set(grouped) == {id(one) for one in assembly.model.parameters() if one.requires_grad}
+    parameter_ids = [id(parameter) for group in groups for parameter in group["params"]]
+    assert len(parameter_ids) == len(set(parameter_ids))
+    assert set(parameter_ids) == {id(parameter) for parameter in assembly.model.parameters() if parameter.requires_grad}
 
 
 @pytest.mark.parametrize("kind", [*DECODERS, *ENCODERS, *VISION])
 def test_biases_norms_and_embeddings_do_not_decay(kind) -> None:
     model = make_decoder(kind) if kind in DECODERS else make_encoder(kind)
     groups = {
-        group["name"]: {id(one) for one in group["params"]}
+        group["name"]: {id(parameter) for parameter in group["params"]}
         for group in parameter_groups({"x": model}, {"x": TrainPolicy()}, 1e-3, 0.1)
     }
     for name, parameter in model.named_parameters():
-        table = any(one in name for one in ("embed", "wte", "wpe", "shared", "relative_attention_bias", "_token"))
+        table = any(mark in name for mark in ("embed", "wte", "wpe", "shared", "relative_attention_bias", "_token"))
         table = (table and "project" not in name and "LayerNorm" not in name) or parameter.dim() < 2
         if kind == "metalm-encoder" and "relative" in name:
             table = True
@@ -182,24 +188,24 @@ def test_biases_norms_and_embeddings_do_not_decay(kind) -> None:
 def test_an_untied_head_decays() -> None:
     model = make_decoder("llama", tie_word_embeddings=False)
     (decayed,) = (g for g in parameter_groups({"x": model}, {"x": TrainPolicy()}, 1e-3, 0.1) if g["name"] == "x.decay")
-    ids = {id(one) for one in decayed["params"]}
+    ids = {id(parameter) for parameter in decayed["params"]}
     assert id(model.lm_head.weight) in ids
     assert id(model.get_input_embeddings().weight) not in ids
 
 
 def test_a_parameter_shared_by_parts_is_in_one_group() -> None:
-    one, other = nn.Linear(3, 3), nn.Linear(3, 3)
-    other.weight = one.weight
+    first, second = nn.Linear(3, 3), nn.Linear(3, 3)
+    second.weight = first.weight
     policy = {"a": TrainPolicy(), "b": TrainPolicy(learning_rate=0.5)}
-    groups = parameter_groups({"a": one, "b": other}, policy, 1e-3, 0.1)
+    groups = parameter_groups({"a": first, "b": second}, policy, 1e-3, 0.1)
     assert {group["name"]: len(group["params"]) for group in groups} == {"a.decay": 1, "a.plain": 1, "b.plain": 1}
 
 
 def test_summaries_count(tokenizers) -> None:
     assembly = assembled(tokenizers, encoder="none", connector="all")
-    found = {one.name: one for one in summaries(assembly.parts(), assembly.policy, 5e-4)}
-    assert list(found) == ["decoder", "encoders.text", "connectors.text"]
-    connector = found["connectors.text"]
+    by_name = {summary.name: summary for summary in summarise_parts(assembly.parts(), assembly.policy, 5e-4)}
+    assert list(by_name) == ["decoder", "encoders.text", "connectors.text"]
+    connector = by_name["connectors.text"]
     assert (connector.total, connector.trained, connector.kind) == (32 * 32 + 32, 32 * 32 + 32, "Connector")
-    assert (found["encoders.text"].trained, found["encoders.text"].train) == (0, "none")
-    assert found["decoder"].total == sum(one.numel() for one in assembly.model.decoder.parameters())
+    assert (by_name["encoders.text"].trained, by_name["encoders.text"].train) == (0, "none")
+    assert by_name["decoder"].total == sum(parameter.numel() for parameter in assembly.model.decoder.parameters())

@@ -1,4 +1,4 @@
-"""Models: MetaLM, its parts, and how they are assembled, saved and loaded. Importing registers the Auto classes."""
+"""Models: MetaLM and its parts; assembly, saving and loading. Importing this package registers the Auto classes."""
 
 from metalm_cli.models import metalm
 from metalm_cli.models.deepnorm.register import register as register_deepnorm

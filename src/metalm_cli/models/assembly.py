@@ -1,4 +1,4 @@
-"""From a recipe's ``model`` to a model that trains: load or make the parts, check them, connect them."""
+"""Assembly of a recipe's ``model``: load or build the parts, check them, and connect them."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from typing import Any
 import torch
 from torch import nn
 
-from metalm_cli.config.schema.model import Lora, Model, TrainedParts
+from metalm_cli.config.schema.model import Lora, ModelConfig, TrainableParts
 from metalm_cli.config.schema.recipes import FinetuneRecipe, PretrainRecipe
 from metalm_cli.errors import MetalmError
-from metalm_cli.models.checkpoint_io import load_model, locate
+from metalm_cli.models.checkpoint_io import find_model_folder, load_model
 from metalm_cli.models.connectors import root_mean_square
 from metalm_cli.models.encoder_pretraining import load_encoder_for_pretraining
 from metalm_cli.models.encoders import TextEncoderIO, encoder_io_for
 from metalm_cli.models.lora.adapter_files import adapter_in
-from metalm_cli.models.lora.inject import LoraBase, LoraTargets, adapt, merge, weights_hash
+from metalm_cli.models.lora.inject import LoraBase, LoraTargets, add_adapters, merge, safetensors_hash
 from metalm_cli.models.metalm import MetaLM, MetaLMConfig
 from metalm_cli.models.part_loader import PartLoader, measure_bidirectionality
 from metalm_cli.models.trainable import LORA, TrainPolicy, apply_policy
 from metalm_cli.sessions import DecoderTokenizer, Processor, TextProcessor, TokenRules
 
-Sample = Callable[[int], Iterator[str]]
-"""Gives that many training documents, to train a tokenizer on."""
+DocumentSampler = Callable[[int], Iterator[str]]
+"""Returns the requested number of training documents, to train a tokenizer on."""
 
 
 @dataclass
 class Assembly:
-    """A model and all that belongs to it.
+    """Model with its tokenizer, processors and training policy.
 
     Args:
         model: The model; a plain causal LM is a MetaLM without encoders.
-        tokenizer: The decoder's; None for an encoder that trains alone.
-        processors: The encoders'.
-        policy: How each part trains, by key path.
-        notes: What a user should know.
-        adaptation: What adapters stand in, where they train in place of the model's own weights.
+        tokenizer: The decoder's tokenizer; None for an encoder that trains alone.
+        processors: Processors by encoder name.
+        policy: Training policy of each part, by key path.
+        notes: Notes for the user.
+        lora_targets: Layers with LoRA adapters; None if the model's own weights train.
     """
 
     model: Any
@@ -46,11 +46,11 @@ class Assembly:
     processors: dict[str, Processor]
     policy: dict[str, TrainPolicy] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    adaptation: LoraTargets | None = None
+    lora_targets: LoraTargets | None = None
 
     @property
     def is_encoder_only(self) -> bool:
-        """An encoder that trains alone."""
+        """Whether the model is an encoder that trains alone."""
         return self.tokenizer is None
 
     @property
@@ -60,29 +60,33 @@ class Assembly:
         return self.tokenizer
 
     def parts(self) -> dict[str, nn.Module]:
-        """Modules by key path, in the order of the optimiser's groups."""
+        """Return the modules by key path, in the order of the optimiser's groups."""
         if not isinstance(self.model, MetaLM):
             return {f"encoders.{name}": self.model for name in self.processors}
-        found: dict[str, nn.Module] = {"decoder": self.model.decoder}
+        parts: dict[str, nn.Module] = {"decoder": self.model.decoder}
         for name, encoder in self.model.encoders.items():
-            found[f"encoders.{name}"] = encoder
-            found[f"connectors.{name}"] = self.model.connectors[name]
-        return found
+            parts[f"encoders.{name}"] = encoder
+            parts[f"connectors.{name}"] = self.model.connectors[name]
+        return parts
 
 
 def build_from_recipe(
-    recipe: PretrainRecipe | FinetuneRecipe, sample: Sample, *, offline: bool = False, tokenizers: Path | None = None
+    recipe: PretrainRecipe | FinetuneRecipe,
+    sample: DocumentSampler,
+    *,
+    offline: bool = False,
+    tokenizers: Path | None = None,
 ) -> Assembly:
-    """Assemble what a recipe trains: a MetaLM, a plain causal language model, or an encoder alone.
+    """Assemble the model of a recipe: a MetaLM, a plain causal language model, or an encoder alone.
 
     Args:
         recipe: The recipe.
-        sample: Documents to train tokenizers on.
-        offline: Open no socket.
-        tokenizers: Folder of tokenizers that an interrupted run has trained already.
+        sample: Returns documents to train tokenizers on.
+        offline: Do not access the network.
+        tokenizers: Folder of tokenizers that the run trained before it was interrupted.
 
     Raises:
-        MetalmError: A part is missing, does not fit or is of the wrong kind, or rows are longer than it reads.
+        MetalmError: A part is missing, does not fit or is of the wrong kind, or rows are longer than the model reads.
     """
     settings: dict[str, Any] = {
         "seed": recipe.train.seed,
@@ -93,21 +97,21 @@ def build_from_recipe(
     }
     name = recipe.objective.name
     if name in ("mlm", "rtd"):
-        made = build_encoder(recipe.model, name, **settings)
+        assembly = build_encoder(recipe.model, name, **settings)
     else:
-        made = build_metalm(recipe.model, **settings)
-    _check_length(made, recipe.data.sequence_length)
-    return made
+        assembly = build_metalm(recipe.model, **settings)
+    _check_length(assembly, recipe.data.sequence_length)
+    return assembly
 
 
-def _check_length(made: Assembly, length: int) -> None:
-    if made.is_encoder_only:
-        (processor,) = made.processors.values()
+def _check_length(assembly: Assembly, length: int) -> None:
+    if assembly.is_encoder_only:
+        (processor,) = assembly.processors.values()
         assert isinstance(processor, TextProcessor)
-        limit = TextEncoderIO().positions(made.model, processor.tokenizer)
-        kind = made.model.config.model_type
+        limit = TextEncoderIO().max_positions(assembly.model, processor.tokenizer)
+        kind = assembly.model.config.model_type
     else:
-        limit, kind = made.model.positions, made.model.decoder.config.model_type
+        limit, kind = assembly.model.max_positions, assembly.model.decoder.config.model_type
     if limit is not None and length > limit:
         raise MetalmError(
             f"rows of {length} positions are longer than the {limit} that this {kind} model reads",
@@ -117,10 +121,10 @@ def _check_length(made: Assembly, length: int) -> None:
 
 
 def build_metalm(
-    model: Model,
+    model: ModelConfig,
     *,
     seed: int,
-    sample: Sample,
+    sample: DocumentSampler,
     offline: bool = False,
     remote_code: bool = False,
     tokenizers: Path | None = None,
@@ -129,11 +133,11 @@ def build_metalm(
 
     Args:
         model: The recipe's ``model``.
-        seed: Seeds fresh weights.
-        sample: Documents to train tokenizers on.
-        offline: Open no socket.
-        remote_code: Let checkpoints run code of their own.
-        tokenizers: Folder of tokenizers that an interrupted run has trained already.
+        seed: Seed of newly initialised weights.
+        sample: Returns documents to train tokenizers on.
+        offline: Do not access the network.
+        remote_code: Run Python code of checkpoints.
+        tokenizers: Folder of tokenizers that the run trained before it was interrupted.
 
     Raises:
         MetalmError: A part is missing, does not fit, or is of the wrong kind.
@@ -142,31 +146,31 @@ def build_metalm(
     if model.checkpoint is not None:
         assembly = load_assembly(model.checkpoint, offline=offline, remote_code=remote_code)
     else:
-        assembly = _connect(model, PartLoader(sample, offline, remote_code, tokenizers), seed)
-    _retrain(assembly, model.trains)
+        assembly = _assemble_parts(model, PartLoader(sample, offline, remote_code, tokenizers), seed)
+    _override_policy(assembly, model.trains)
     lora = getattr(model, "lora", None)
     if lora is not None and model.checkpoint is not None:
-        place = locate(model.checkpoint, offline=offline, remote_code=remote_code)
-        _adapt(assembly, lora, model.trains, _base(model.checkpoint, place), seed)
+        base_folder = find_model_folder(model.checkpoint, offline=offline, remote_code=remote_code)
+        _add_lora(assembly, lora, model.trains, _lora_base(model.checkpoint, base_folder), seed)
     apply_policy(assembly.parts(), assembly.policy)
     assembly.notes += assembly.model.traits.notes()
     return assembly
 
 
 def build_encoder(
-    model: Model,
+    model: ModelConfig,
     kind: str,
     *,
     seed: int,
-    sample: Sample,
+    sample: DocumentSampler,
     offline: bool = False,
     remote_code: bool = False,
     tokenizers: Path | None = None,
 ) -> Assembly:
-    """Make or load the one encoder of ``mlm`` and ``rtd``, with its head.
+    """Load or build the encoder of an ``mlm`` or ``rtd`` objective, with its head.
 
     Raises:
-        MetalmError: As :func:`build_metalm`.
+        MetalmError: See :func:`build_metalm`.
     """
     torch.manual_seed(seed)
     ((name, options),) = model.encoders.items()
@@ -178,7 +182,7 @@ def build_encoder(
 
 
 def load_assembly(source: str | Path, *, offline: bool = False, remote_code: bool = False) -> Assembly:
-    """A finished model, with the training policy it was saved with; adapters are merged into its weights."""
+    """Load a finished model with its saved training policy; adapters are merged into its weights."""
     model, tokenizer, processors = load_model(source, offline=offline, remote_code=remote_code)
     assembly = Assembly(model, tokenizer, processors)
     if merge(model):
@@ -188,82 +192,89 @@ def load_assembly(source: str | Path, *, offline: bool = False, remote_code: boo
     return assembly
 
 
-def _retrain(assembly: Assembly, trains: TrainedParts) -> None:
-    """Replace the policy of the parts, or of a finished model, where the recipe says so."""
-    given = trains.model_dump(exclude_none=True)
-    if given.get("decoder") == "none" and not assembly.processors:
+def _override_policy(assembly: Assembly, trains: TrainableParts) -> None:
+    """Replace the training policy of the parts that the recipe's ``trains`` names."""
+    overrides = trains.model_dump(exclude_none=True)
+    if overrides.get("decoder") == "none" and not assembly.processors:
         raise MetalmError(
-            "this model has no encoder to train, and its decoder is frozen",
+            "the model has no encoder to train, and its decoder is frozen",
             where="model.trains.decoder: none",
             why="it is a plain causal language model",
             remedy="leave out --encoder-only (model.trains.decoder=all), or name a MetaLM with --model",
         )
     for name in assembly.policy:
-        chosen = given.get(name.partition(".")[0])
-        if chosen is not None:
-            assembly.policy[name] = TrainPolicy(chosen)
-    assembly.model.config.training = {name: vars(one) for name, one in assembly.policy.items()}
+        override = overrides.get(name.partition(".")[0])
+        if override is not None:
+            assembly.policy[name] = TrainPolicy(override)
+    assembly.model.config.training = {name: vars(part_policy) for name, part_policy in assembly.policy.items()}
 
 
-def _base(checkpoint: str, folder: Path) -> LoraBase:
-    """The model that adapters will belong to.
+def _lora_base(checkpoint: str, folder: Path) -> LoraBase:
+    """Return the base model of new adapters.
 
     Raises:
-        MetalmError: It is an adapter itself.
+        MetalmError: The checkpoint is an adapter itself.
     """
     if adapter_in(folder) is not None:
         raise MetalmError(
             "the base is an adapter itself",
             where=f"model.checkpoint: {checkpoint}",
-            why="adapters belong to a model that lies on disk with all of its weights",
-            remedy=f"merge it first: metalm export {checkpoint} --merge --out DIR; then name DIR with --model",
+            why="adapters need a base model with all of its weights on disk",
+            remedy=f"merge it first: metalm export {checkpoint} --merge --out DIR; then use --model DIR",
         )
-    return LoraBase(checkpoint, folder, weights_hash(folder))
+    return LoraBase(checkpoint, folder, safetensors_hash(folder))
 
 
-def _adapt(assembly: Assembly, lora: Lora, trains: TrainedParts, base: LoraBase, seed: int) -> None:
-    """Freeze the decoder and the encoders, and put adapters into those that the recipe names."""
-    chosen = {
+def _add_lora(assembly: Assembly, lora: Lora, trains: TrainableParts, base: LoraBase, seed: int) -> None:
+    """Freeze the decoder and the encoders, and add adapters to the parts that the recipe names."""
+    adapted_parts = {
         name: part
         for name, part in assembly.parts().items()
         if name.partition(".")[0] in lora.parts and not name.startswith("connectors.")
     }
-    if not chosen:
+    if not adapted_parts:
         raise MetalmError(
-            "this model has no encoder to adapt",
+            "the model has no encoder to adapt",
             where="model.lora.parts: encoders",
             why="it is a plain causal language model",
             remedy="set model.lora.parts=[decoder]",
         )
-    train = {name: getattr(trains, name.partition(".")[0]) or "all" for name in chosen}
-    assembly.adaptation = adapt(assembly.model, chosen, train, lora, base, seed)
-    assembly.notes.append(str(assembly.adaptation))
+    train = {name: getattr(trains, name.partition(".")[0]) or "all" for name in adapted_parts}
+    assembly.lora_targets = add_adapters(assembly.model, adapted_parts, train, lora, base, seed)
+    assembly.notes.append(str(assembly.lora_targets))
     for name in assembly.policy:
         if name.startswith("connectors."):
             assembly.policy[name] = TrainPolicy(trains.connectors or "all")
         else:
-            assembly.policy[name] = TrainPolicy(LORA if name in chosen else "none")
+            assembly.policy[name] = TrainPolicy(LORA if name in adapted_parts else "none")
 
 
-def _connect(model: Model, loader: PartLoader, seed: int) -> Assembly:
+def _assemble_parts(model: ModelConfig, loader: PartLoader, seed: int) -> Assembly:
     assert model.decoder is not None, "the schema requires a decoder here"
     decoder, tokenizer = loader.decoder(model.decoder)
-    rules = _rules(model, decoder.config)
-    reader = DecoderTokenizer(tokenizer, rules)
+    rules = _token_rules(model, decoder.config)
+    decoder_tokenizer = DecoderTokenizer(tokenizer, rules)
     encoders, processors, policy = {}, {}, {"decoder": _policy(model.decoder)}
     connectors, docking = {}, {}
     for name, options in model.encoders.items():
         encoder, source = loader.encoder(name, options, tokenizer)
-        adapter = encoder_io_for(encoder.config)
-        docking[name] = {"kind": adapter.kind, "keep_special": options.keep_special, "max_length": options.max_length}
-        processor = processors[name] = adapter.processor(name, source, encoder, docking[name])
+        encoder_io = encoder_io_for(encoder.config)
+        docking[name] = {
+            "kind": encoder_io.kind,
+            "keep_special": options.keep_special,
+            "max_length": options.max_length,
+        }
+        processor = processors[name] = encoder_io.processor(name, source, encoder, docking[name])
         if isinstance(processor, TextProcessor):
             docking[name]["max_length"] = processor.max_length
             _check_bidirectional(name, encoder)
-        shape = options.connector or model.connector
-        connectors[name] = {"kind": shape.kind, "layers": 1 if shape.kind == "linear" else shape.layers}
+        connector_options = options.connector or model.connector
+        connectors[name] = {
+            "kind": connector_options.kind,
+            "layers": 1 if connector_options.kind == "linear" else connector_options.layers,
+        }
         policy[f"encoders.{name}"] = _policy(options)
-        policy[f"connectors.{name}"] = _policy(shape)
+        policy[f"connectors.{name}"] = _policy(connector_options)
         encoders[name] = encoder
     config = MetaLMConfig(
         decoder_config=decoder.config.to_dict(),
@@ -271,23 +282,23 @@ def _connect(model: Model, loader: PartLoader, seed: int) -> Assembly:
         connectors=connectors,
         docking=docking,
         tokens=rules.to_dict(),
-        training={name: vars(one) for name, one in policy.items()},
+        training={name: vars(part_policy) for name, part_policy in policy.items()},
     )
-    made = MetaLM(config, decoder, encoders)
-    if not made.traits.causal:
+    metalm = MetaLM(config, decoder, encoders)
+    if not metalm.traits.causal:
         raise MetalmError(
             f"{type(decoder).__name__} is not a causal decoder: its outputs depend on later tokens",
             where="model.decoder",
             why="an encoder (BERT, RoBERTa, ...) cannot predict the next token",
-            remedy="name a causal language model here, and this one under model.encoders",
+            remedy="set a causal language model here, and move this model to model.encoders",
         )
     for name in encoders:
-        _rescale(made, name, processors[name], seed)
-    return Assembly(made, reader, processors, policy)
+        _rescale_connector(metalm, name, processors[name], seed)
+    return Assembly(metalm, decoder_tokenizer, processors, policy)
 
 
-def _rules(model: Model, config: Any) -> TokenRules:
-    """The recipe's token rules, or those that the decoder's checkpoint was trained with."""
+def _token_rules(model: ModelConfig, config: Any) -> TokenRules:
+    """Return the token rules of the decoder's checkpoint, or else those of the recipe."""
     saved = getattr(config, "metalm", None)
     return TokenRules(**(saved["tokens"] if saved else model.special_tokens.model_dump()))
 
@@ -301,17 +312,17 @@ def _check_bidirectional(name: str, encoder: Any) -> None:
         raise MetalmError(
             f"{type(encoder).__name__} is not a bidirectional encoder: its outputs do not depend on later tokens",
             where=f"model.encoders.{name}",
-            remedy="name a text encoder here (BERT, ELECTRA, ModernBERT, ...), and this one under model.decoder",
+            remedy="set a text encoder here (BERT, ELECTRA, ModernBERT, ...), and move this model to model.decoder",
         )
 
 
 @torch.no_grad()
-def _rescale(model: MetaLM, name: str, processor: Processor, seed: int) -> None:
-    """Give a fresh connector's outputs the scale of the decoder's token embeddings."""
+def _rescale_connector(model: MetaLM, name: str, processor: Processor, seed: int) -> None:
+    """Scale a new connector's outputs to the root mean square of the decoder's token embeddings."""
     generator = torch.Generator().manual_seed(seed)
     encoder: Any = model.encoders[name].eval()
     inputs = random_inputs(processor, encoder, generator)
-    outputs = model.adapters[name].outputs(encoder, inputs).flatten(0, 1)
+    outputs = model.encoder_ios[name].outputs(encoder, inputs).flatten(0, 1)
     table: Any = model.get_input_embeddings()
     tokens = torch.randint(table.num_embeddings, (512,), generator=generator)
     connector: Any = model.connectors[name]
@@ -319,16 +330,18 @@ def _rescale(model: MetaLM, name: str, processor: Processor, seed: int) -> None:
 
 
 def random_inputs(processor: Processor, encoder: Any, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """Random contents in the form that an encoder reads: noise for images, tokens for text."""
+    """Generate random inputs of an encoder: noise for images, random tokens for text."""
     inputs = {}
     for key, array in processor.collate([processor.dummy()]).items():
         if array.dtype.kind == "f":
             inputs[key] = torch.randn((4, *array.shape[1:]), generator=generator)
             continue
         length = max(array.shape[1], min(32, getattr(processor, "max_length", 1)))
-        rows = encoder.get_input_embeddings().num_embeddings
+        vocabulary_size = encoder.get_input_embeddings().num_embeddings
         mask = "mask" in key
         inputs[key] = (
-            torch.ones(4, length, dtype=torch.long) if mask else torch.randint(rows, (4, length), generator=generator)
+            torch.ones(4, length, dtype=torch.long)
+            if mask
+            else torch.randint(vocabulary_size, (4, length), generator=generator)
         )
     return inputs

@@ -1,4 +1,4 @@
-"""An encoder that trains alone: packed rows through a bidirectional model."""
+"""Pretraining of an encoder alone: packed rows through a bidirectional model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metalm_cli.config.schema.model import Encoder
+from metalm_cli.config.schema.model import EncoderConfig
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.attention import dense_mask
 from metalm_cli.models.encoders import encoder_io_for, first_position
@@ -16,13 +16,15 @@ from metalm_cli.models.part_loader import PartLoader
 from metalm_cli.sessions import ROOT, PackedTokens, TextProcessor
 
 
-def load_encoder_for_pretraining(name: str, part: Encoder, loader: PartLoader, kind: str) -> tuple[Any, TextProcessor]:
-    """Load or make an encoder with the head that its objective trains.
+def load_encoder_for_pretraining(
+    name: str, part: EncoderConfig, loader: PartLoader, kind: str
+) -> tuple[Any, TextProcessor]:
+    """Load or build an encoder with the head of its objective.
 
     Args:
-        name: Its name in the recipe.
-        part: Its options.
-        loader: Loads parts.
+        name: Name of the encoder in the recipe.
+        part: Options of the encoder in the recipe.
+        loader: Loader of parts.
         kind: ``mlm`` (masked language model) or ``rtd`` (replaced token detector).
 
     Raises:
@@ -33,17 +35,17 @@ def load_encoder_for_pretraining(name: str, part: Encoder, loader: PartLoader, k
     where = f"model.encoders.{name}"
     folder = loader.folder(part.checkpoint, part.revision)
     config, tokenizer = loader.encoder_config(part, folder, where, None)
-    auto = AutoModelForMaskedLM if kind == "mlm" else AutoModelForPreTraining
-    fits = type(config) in auto._model_mapping and encoder_io_for(config).kind == "text"
+    auto_class = AutoModelForMaskedLM if kind == "mlm" else AutoModelForPreTraining
+    has_head = type(config) in auto_class._model_mapping and encoder_io_for(config).kind == "text"
     if kind == "rtd":
-        fits = fits and config.model_type in ("electra", "metalm-encoder")
-    if not fits:
+        has_head = has_head and config.model_type in ("electra", "metalm-encoder")
+    if not has_head:
         raise MetalmError(
             f"a {config.model_type} model has no head for {kind}",
             where=where,
             remedy="use electra or metalm-encoder for rtd, any masked language model for mlm",
         )
-    model = loader.build(auto, config, folder, where, {}, new_head=True)
+    model = loader.build(auto_class, config, folder, where, {}, new_head=True)
     options = {"max_length": part.max_length, "keep_special": part.keep_special}
     processor = encoder_io_for(config).processor(name, tokenizer, model, options)
     assert isinstance(processor, TextProcessor)
@@ -51,18 +53,18 @@ def load_encoder_for_pretraining(name: str, part: Encoder, loader: PartLoader, k
         raise MetalmError(
             f"the tokenizer of encoder {name!r} has no mask token",
             where=f"{where}.tokenizer",
-            remedy="train one (tokenizer: {train: ...}), or use the encoder's own",
+            remedy="train a tokenizer (tokenizer: {new: ...}), or use the encoder's own",
         )
     return model, processor
 
 
 def make_generator(encoder: Any, size: float) -> Any:
-    """ELECTRA's generator: a narrower masked language model that shares the encoder's token embeddings.
+    """Build ELECTRA's generator: a narrower masked language model that shares the encoder's token embeddings.
 
     Args:
         encoder: The discriminator.
         size: Width, heads and feed-forward size as a share of the discriminator's. A family whose embeddings are as
-            wide as its layers gets fewer layers instead, so that the embeddings can still be shared.
+            wide as its layers has fewer layers instead, so that the embeddings can be shared.
     """
     from transformers import AutoModelForMaskedLM
 
@@ -81,33 +83,33 @@ def make_generator(encoder: Any, size: float) -> Any:
     return generator
 
 
-def row_inputs(model: Any, input_ids: Tensor, stream: PackedTokens) -> dict[str, Tensor]:
-    """What an encoder, or an encoder with a head, is given so that the documents of a row do not see each other.
+def row_inputs(model: Any, input_ids: Tensor, tokens: PackedTokens) -> dict[str, Tensor]:
+    """Build the inputs of an encoder, with or without a head, so that documents of a row do not attend to each other.
 
     Args:
-        model: It reads the rows.
-        input_ids: The tokens to read, instead of the stream's own. ``[b, s]``
-        stream: The rows.
+        model: The encoder.
+        input_ids: Token ids to read, in place of those of the rows. ``[b, s]``
+        tokens: Packed rows.
     """
-    if stream.plain:
-        return {"input_ids": input_ids, "attention_mask": (stream.segment_ids != ROOT).long()}
+    if tokens.plain:
+        return {"input_ids": input_ids, "attention_mask": (tokens.segment_ids != ROOT).long()}
     return {
         "input_ids": input_ids,
-        "attention_mask": dense_mask(stream, next(model.parameters()).dtype, causal=False),
-        "position_ids": stream.position_ids + first_position(model),
+        "attention_mask": dense_mask(tokens, next(model.parameters()).dtype, causal=False),
+        "position_ids": tokens.position_ids + first_position(model),
     }
 
 
-def encode(model: Any, input_ids: Tensor, stream: PackedTokens) -> Tensor:
-    """Last hidden states of packed rows: ``[b, s, h]``; arguments as :func:`row_inputs`."""
-    return model.base_model(**row_inputs(model, input_ids, stream)).last_hidden_state
+def encode(model: Any, input_ids: Tensor, tokens: PackedTokens) -> Tensor:
+    """Compute the last hidden states of packed rows, ``[b, s, h]``; arguments as :func:`row_inputs`."""
+    return model.base_model(**row_inputs(model, input_ids, tokens)).last_hidden_state
 
 
 @torch.no_grad()
 def measure_encoder_packing(model: Any) -> bool:
-    """Whether packed rows with a block mask give the outputs of unpacked ones; measured on a few tokens.
+    """Measure on a few tokens whether packed rows with a block mask give the outputs of unpacked rows.
 
-    An explicit mask would also bypass local windows, so encoders that have them are not packed.
+    An explicit mask would also replace local windows, so encoders that have them are not packed.
     """
     if getattr(model.config, "local_attention", None) or getattr(model.config, "sliding_window", None):
         return False
@@ -119,13 +121,15 @@ def measure_encoder_packing(model: Any) -> bool:
     positions = torch.tensor([[*range(5), *range(4)]], device=device)
     segments = torch.tensor([[0] * 5 + [1] * 4], device=device)
     parents = torch.full((1, 2), ROOT, device=device)
-    none = torch.zeros(0, dtype=torch.long, device=device)
-    stream = PackedTokens(ids, positions, segments, parents, none, none, none, None, plain=False)
+    empty = torch.zeros(0, dtype=torch.long, device=device)
+    tokens = PackedTokens(ids, positions, segments, parents, empty, empty, empty, None, plain=False)
     try:
-        packed = encode(model, ids, stream)
-        apart = torch.cat([model.base_model(input_ids=part).last_hidden_state for part in (ids[:, :5], ids[:, 5:])], 1)
-        return bool((packed - apart).abs().max() < 1e-4)
-    except (TypeError, ValueError, RuntimeError, IndexError):  # a family may refuse masks or positions
+        packed = encode(model, ids, tokens)
+        unpacked = torch.cat(
+            [model.base_model(input_ids=piece).last_hidden_state for piece in (ids[:, :5], ids[:, 5:])], 1
+        )
+        return bool((packed - unpacked).abs().max() < 1e-4)
+    except (TypeError, ValueError, RuntimeError, IndexError):  # a family may reject masks or positions
         return False
     finally:
         model.train(training)

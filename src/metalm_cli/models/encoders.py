@@ -1,8 +1,8 @@
-"""Encoder adapters: which outputs of an encoder are docked, and what prepares its inputs.
+"""Inputs and outputs of encoders: model class, output width, processor and forward pass of each kind of encoder.
 
-An adapter is chosen by the encoder's config. It must be able to say, without the weights, how wide the outputs are,
-and to build the processor that turns content into inputs, a fused encoder's dict of image and text included: the
-processor decides which output positions are docked, the adapter only runs the model.
+An :class:`EncoderIO` is chosen by the encoder's config. It knows the width of the outputs without the weights, and
+builds the processor that converts content (for a fused encoder a dict of image and text) into inputs. The processor
+decides which output positions are docked; the encoder IO only runs the model.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from torch import Tensor
 from metalm_cli.errors import MetalmError
 from metalm_cli.sessions import ImageProcessor, Processor, TextProcessor
 
-NO_LIMIT = 100_000
-"""Tokenizers and configs state lengths beyond this when they mean that there is none."""
-DEFAULT_LENGTH = 512
-"""Most tokens of a docked text where neither recipe nor encoder sets a limit (the paper's)."""
+UNLIMITED_LENGTH = 100_000
+"""Lengths of at least this value in tokenizers and configs mean that there is no limit."""
+DEFAULT_MAX_LENGTH = 512
+"""Maximum tokens of a docked text if neither the recipe nor the encoder sets a limit (the paper's value)."""
 
 
 class EncoderIO(Protocol):
-    """What the model needs to know about a family of encoders."""
+    """Interface of the model to a kind of encoder."""
 
     kind: str
     """``text``, ``vision`` or ``fused``: saved with the model."""
 
     def load_class(self, config: Any) -> Any:
-        """The Auto class whose model gives ``last_hidden_state``."""
+        """Return the Auto class whose models return ``last_hidden_state``."""
 
     def width(self, config: Any) -> int:
-        """Width of the outputs."""
+        """Return the width of the outputs."""
 
     def processor(self, name: str, source: Any, model: Any, options: dict[str, Any]) -> Processor:
-        """Build what prepares inputs.
+        """Build the processor of inputs.
 
         Args:
             name: Name of the encoder.
@@ -47,18 +47,18 @@ class EncoderIO(Protocol):
         """
 
     def outputs(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
-        """Run the encoder: ``[u, l, width]``."""
+        """Run the encoder on ``u`` contents and return its outputs, ``[u, l, width]``."""
 
 
 class TextEncoderIO:
-    """Any bidirectional text encoder: content tokens are docked."""
+    """Encoder IO of bidirectional text encoders: content tokens are docked."""
 
     kind = "text"
 
     def load_class(self, config: Any) -> Any:
         from transformers import AutoModel, AutoModelForTextEncoding
 
-        # Not by is_encoder_decoder alone: T5's encoder clears it in the config that it is saved with.
+        # is_encoder_decoder alone is not enough: the saved config of T5's encoder has it cleared.
         encodes = type(config) in AutoModelForTextEncoding._model_mapping
         return AutoModelForTextEncoding if encodes or config.is_encoder_decoder else AutoModel
 
@@ -67,31 +67,32 @@ class TextEncoderIO:
 
     def processor(self, name: str, source: Any, model: Any, options: dict[str, Any]) -> TextProcessor:
         tokenizer = load_tokenizer(source) if isinstance(source, str | Path) else source
-        rows = model.get_input_embeddings().num_embeddings
-        if len(tokenizer) > rows:
+        embedding_rows = model.get_input_embeddings().num_embeddings
+        if len(tokenizer) > embedding_rows:
             raise MetalmError(
-                f"the tokenizer of encoder {name!r} has {len(tokenizer):,} tokens, its embeddings {rows:,} rows",
+                f"the tokenizer of encoder {name!r} has {len(tokenizer):,} tokens, "
+                f"its embeddings {embedding_rows:,} rows",
                 where=f"model.encoders.{name}.tokenizer",
                 remedy="use the tokenizer that the encoder was trained with",
             )
-        limit = self.positions(model, tokenizer)
-        wanted = options.get("max_length")
-        if wanted is not None and limit is not None and wanted > limit:
+        limit = self.max_positions(model, tokenizer)
+        requested = options.get("max_length")
+        if requested is not None and limit is not None and requested > limit:
             raise MetalmError(
-                f"the encoder {name!r} reads {limit} positions, max_length asks for {wanted}",
+                f"the encoder {name!r} reads {limit} positions, but max_length is {requested}",
                 where=f"model.encoders.{name}.max_length",
                 remedy=f"set it to {limit} or less",
             )
-        length = wanted or min(limit or DEFAULT_LENGTH, DEFAULT_LENGTH)
+        length = requested or min(limit or DEFAULT_MAX_LENGTH, DEFAULT_MAX_LENGTH)
         return TextProcessor(name, tokenizer, length, bool(options.get("keep_special")))
 
-    def positions(self, model: Any, tokenizer: Any) -> int | None:
-        """Positions that the encoder can read, or None if it has no limit."""
+    def max_positions(self, model: Any, tokenizer: Any) -> int | None:
+        """Return the maximum number of positions of the encoder, or None if it has no limit."""
         limit = getattr(model.config, "max_position_embeddings", None)
         if limit is not None:
             limit -= first_position(model)
         stated = getattr(tokenizer, "model_max_length", None)
-        limits = [one for one in (limit, stated) if one is not None and 0 < one < NO_LIMIT]
+        limits = [value for value in (limit, stated) if value is not None and 0 < value < UNLIMITED_LENGTH]
         return min(limits) if limits else None
 
     def outputs(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
@@ -99,7 +100,7 @@ class TextEncoderIO:
 
 
 def first_position(model: Any) -> int:
-    """Row of the position table that the first token takes: RoBERTa and its kin begin after the padding index."""
+    """Return the position table's row for the first token: RoBERTa-like models start after the padding index."""
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
             return module.padding_idx + 1
@@ -107,7 +108,7 @@ def first_position(model: Any) -> int:
 
 
 class VisionEncoderIO:
-    """Any vision transformer with one output per patch: patches are docked, class vectors are not."""
+    """Encoder IO of vision transformers with one output per patch: patches are docked, class vectors are not."""
 
     kind = "vision"
 
@@ -155,16 +156,16 @@ def _pair(value: Any) -> tuple[int, int]:
 
 
 def encoder_io_for(config: Any) -> EncoderIO:
-    """The adapter of an encoder, by its config."""
+    """Return the encoder IO for a config."""
     if hasattr(config, "patch_size") and hasattr(config, "num_channels"):
         return VisionEncoderIO()
     return TextEncoderIO()
 
 
 def without_pooler(model_class: Any) -> dict[str, bool]:
-    """Arguments that leave a pooler out: nothing trains it, and distributed training waits for its gradient."""
-    takes = inspect.signature(model_class.__init__).parameters
-    return {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
+    """Return arguments that omit the pooler: it never trains, and distributed training would wait for its gradient."""
+    parameters = inspect.signature(model_class.__init__).parameters
+    return {"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}
 
 
 def load_tokenizer(source: str | Path, remote_code: bool = False) -> Any:
@@ -172,26 +173,26 @@ def load_tokenizer(source: str | Path, remote_code: bool = False) -> Any:
 
     Args:
         source: The folder.
-        remote_code: Run Python code that it brings along.
+        remote_code: Run Python code of the folder.
 
     Raises:
-        MetalmError: The folder holds none.
+        MetalmError: The folder holds no tokenizer.
     """
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=remote_code)
-    except Exception as error:  # broken files fail in the tokenizers library too, as plain exceptions
-        raise _no_tokenizer(source, first_line(error)) from error
+    except Exception as error:  # the tokenizers library raises plain exceptions for broken files
+        raise _tokenizer_error(source, first_line(error)) from error
     if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) < 2:
-        # Without files a family's class is made with its special tokens alone, and reads every text as nothing.
-        raise _no_tokenizer(source, "there are no files of a vocabulary")
-    for how_loaded in ("is_local", "local_files_only"):  # would be saved along
+        # Without vocabulary files the tokenizer has special tokens only, and encodes every text as empty.
+        raise _tokenizer_error(source, "there are no vocabulary files")
+    for how_loaded in ("is_local", "local_files_only"):  # these would be saved too
         tokenizer.init_kwargs.pop(how_loaded, None)
     return tokenizer
 
 
-def _no_tokenizer(source: str | Path, why: str) -> MetalmError:
+def _tokenizer_error(source: str | Path, why: str) -> MetalmError:
     return MetalmError(
         "a checkpoint folder holds no tokenizer that can be loaded",
         where=str(source),
@@ -201,5 +202,5 @@ def _no_tokenizer(source: str | Path, why: str) -> MetalmError:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what an error says, not too long."""
+    """Return the first line of an error message, at most 300 characters."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,6 +1,6 @@
 """Cross-entropy at trained positions only, in chunks.
 
-Memory is independent of vocabulary times sequence length: a chunk's logits exist only while the chunk is worked on,
+Memory is independent of vocabulary times sequence length: a chunk's logits exist only while the chunk is processed,
 because its gradients are computed along with its loss. The matrix products run in the compute dtype, softmax in fp32.
 """
 
@@ -13,19 +13,19 @@ import torch
 from torch import Tensor
 
 CHUNK_ELEMENTS = 1 << 22
-"""Logits that exist at once on a CPU (times 4 bytes: 16 MiB, about its cache)."""
+"""Number of logits in memory at once on a CPU (times 4 bytes: 16 MiB, about the size of its cache)."""
 CUDA_CHUNK_ELEMENTS = 1 << 27
-"""... and on a GPU (512 MiB), whose matrix products want more rows, and whose additions to the gradient cost more."""
+"""The same on a GPU (512 MiB): its matrix products need more rows, and additions to the gradient cost more."""
 
 
 def chunk_elements(cuda: bool) -> int:
-    """Logits that exist at once on a GPU, or on a CPU."""
+    """Return the number of logits in memory at once, on a GPU or on a CPU."""
     return CUDA_CHUNK_ELEMENTS if cuda else CHUNK_ELEMENTS
 
 
 @dataclass(frozen=True)
 class Head:
-    """What turns a decoder's last hidden state into logits.
+    """Output head: maps a decoder's last hidden states to logits.
 
     ``logits = cap(scale * (hidden @ weight.T + bias))`` with ``cap(x) = softcap * tanh(x / softcap)``.
 
@@ -42,7 +42,7 @@ class Head:
     softcap: float | None = None
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """``[..., h]`` to ``[..., v]``, in the dtype of the matrix product."""
+        """Compute logits, ``[..., h]`` to ``[..., v]``, in the dtype of the matrix product."""
         return self._cap(torch.nn.functional.linear(hidden, self.weight, self.bias) * self.scale)
 
     def _cap(self, logits: Tensor) -> Tensor:
@@ -52,18 +52,18 @@ class Head:
 def linear_cross_entropy(
     hidden: Tensor, head: Head, targets: Tensor, weights: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of a head over the vocabulary.
+    """Compute the cross-entropy of a head over the vocabulary.
 
     Letters: m targets, h width, v vocabulary.
 
     Args:
-        hidden: Hidden states that predict. ``[m, h]``
+        hidden: Hidden states that predict the targets. ``[m, h]``
         head: The output head.
         targets: ``[m]`` int64.
         weights: Weight of each target, or None for 1. ``[m]``
 
     Returns:
-        The weighted sum of ``-log p(target)`` in nats (fp32, differentiable), and each target's, without weight and
+        The weighted sum of ``-log p(target)`` in nats (fp32, differentiable), and the unweighted loss of each target,
         without gradient. ``[m]`` fp32.
     """
     dtype = torch.get_autocast_dtype(hidden.device.type) if torch.is_autocast_enabled(hidden.device.type) else None
@@ -91,42 +91,42 @@ class _LinearCrossEntropy(torch.autograd.Function):
         compute = hidden.dtype if dtype is None else dtype
         states, matrix = hidden.to(compute), weight.to(compute)
         losses = torch.empty(m, dtype=torch.float32, device=hidden.device)
-        need = [grad and flag for flag in ctx.needs_input_grad[:3]]
-        grad_hidden = torch.empty_like(states) if need[0] else None
-        step = max(16, chunk_elements(hidden.is_cuda) // v)
-        # One chunk of few targets waits for backward: its slopes are smaller than the weight's gradient.
-        late = need[1] and m <= min(step, weight.shape[1])
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need[1] and not late else None
-        grad_bias = torch.zeros(v, dtype=torch.float32, device=hidden.device) if need[2] else None
-        slope = states.new_zeros(0, v)
-        for at in range(0, m, step):
-            part = slice(at, at + step)
-            logits = (states[part] @ matrix.t()).float()
+        needs_grad = [grad and flag for flag in ctx.needs_input_grad[:3]]
+        grad_hidden = torch.empty_like(states) if needs_grad[0] else None
+        chunk_size = max(16, chunk_elements(hidden.is_cuda) // v)
+        # A single chunk of few targets is deferred to backward: its logit gradients are smaller than the weight's.
+        deferred = needs_grad[1] and m <= min(chunk_size, weight.shape[1])
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_grad[1] and not deferred else None
+        grad_bias = torch.zeros(v, dtype=torch.float32, device=hidden.device) if needs_grad[2] else None
+        logit_grad = states.new_zeros(0, v)
+        for start in range(0, m, chunk_size):
+            chunk = slice(start, start + chunk_size)
+            logits = (states[chunk] @ matrix.t()).float()
             if bias is not None:
                 logits += bias
             logits *= scale
             if softcap is not None:
                 logits = softcap * torch.tanh(logits / softcap)
-            target = targets[part, None]
+            target = targets[chunk, None]
             total = torch.logsumexp(logits, dim=1, keepdim=True)
-            losses[part] = (total - logits.gather(1, target)).squeeze(1)
-            if not any(need):
+            losses[chunk] = (total - logits.gather(1, target)).squeeze(1)
+            if not any(needs_grad):
                 continue
-            slope = torch.exp(logits - total)
-            slope.scatter_add_(1, target, torch.full_like(total, -1.0))
+            logit_grad = torch.exp(logits - total)
+            logit_grad.scatter_add_(1, target, torch.full_like(total, -1.0))
             if weights is not None:
-                slope *= weights[part, None]
+                logit_grad *= weights[chunk, None]
             if softcap is not None:
-                slope *= 1 - (logits / softcap) ** 2
-            slope *= scale
+                logit_grad *= 1 - (logits / softcap) ** 2
+            logit_grad *= scale
             if grad_bias is not None:
-                grad_bias += slope.sum(0)
-            slope = slope.to(compute)
+                grad_bias += logit_grad.sum(0)
+            logit_grad = logit_grad.to(compute)
             if grad_hidden is not None:
-                torch.matmul(slope, matrix, out=grad_hidden[part])
+                torch.matmul(logit_grad, matrix, out=grad_hidden[chunk])
             if grad_weight is not None:
-                _accumulate(grad_weight, slope, states[part])
-        ctx.late = (slope, states) if late else None
+                _accumulate(grad_weight, logit_grad, states[chunk])
+        ctx.deferred = (logit_grad, states) if deferred else None
         ctx.grads = (grad_hidden, grad_weight, grad_bias)
         ctx.dtypes = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
         ctx.mark_non_differentiable(losses)
@@ -136,20 +136,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.grads is None:
-            raise RuntimeError("the chunked cross-entropy can be differentiated once")
+            raise RuntimeError("the chunked cross-entropy can be differentiated only once")
         scaled = [
-            None if one is None else one.mul_(grads[0]).to(dtype)
-            for one, dtype in zip(ctx.grads, ctx.dtypes, strict=True)
+            None if gradient is None else gradient.mul_(grads[0]).to(dtype)
+            for gradient, dtype in zip(ctx.grads, ctx.dtypes, strict=True)
         ]
-        if ctx.late is not None:
-            slope, states = ctx.late
-            scaled[1] = (slope.t() @ (states * grads[0]).to(states.dtype)).to(ctx.dtypes[1])
-        ctx.grads = ctx.late = None
+        if ctx.deferred is not None:
+            logit_grad, states = ctx.deferred
+            scaled[1] = (logit_grad.t() @ (states * grads[0]).to(states.dtype)).to(ctx.dtypes[1])
+        ctx.grads = ctx.deferred = None
         return (*scaled, None, None, None, None, None, None)
 
 
-def _accumulate(total: Tensor, slope: Tensor, states: Tensor) -> None:
-    if slope.dtype == total.dtype:
-        total.addmm_(slope.t(), states)
+def _accumulate(total: Tensor, logit_grad: Tensor, states: Tensor) -> None:
+    if logit_grad.dtype == total.dtype:
+        total.addmm_(logit_grad.t(), states)
     else:
-        total += slope.t() @ states
+        total += logit_grad.t() @ states

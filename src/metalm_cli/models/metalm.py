@@ -30,7 +30,7 @@ class MetaLMConfig(PreTrainedConfig):
         connectors: ``{"kind", "layers"}`` of each encoder's connector.
         docking: ``{"kind", "max_length", "keep_special"}`` of each encoder.
         tokens: Token rules (:class:`metalm_cli.sessions.TokenRules`).
-        training: ``{"train", "learning_rate"}`` of each part as last trained; a run that goes on inherits it.
+        training: ``{"train", "learning_rate"}`` of each part as last trained, inherited by runs that continue.
     """
 
     model_type = "metalm"
@@ -55,14 +55,14 @@ class MetaLMConfig(PreTrainedConfig):
         super().__init__(**kwargs)
 
     @staticmethod
-    def part(config: dict[str, Any]) -> PreTrainedConfig:
-        """A part's config object."""
+    def part_config(config: dict[str, Any]) -> PreTrainedConfig:
+        """Build the config object of a part."""
         fields = copy.deepcopy(config)
         return AutoConfig.for_model(fields.pop("model_type"), **fields)
 
 
-class Parts(nn.ModuleDict):
-    """Encoders by name; hands their tied weights up to the whole model."""
+class EncoderDict(nn.ModuleDict):
+    """Encoders by name, with their tied weights as the whole model needs them."""
 
     @property
     def all_tied_weights_keys(self) -> dict[str, str]:
@@ -74,17 +74,17 @@ class Parts(nn.ModuleDict):
 
 
 def build_encoder(config: PreTrainedConfig) -> Any:
-    """An encoder with fresh weights, without a pooler."""
+    """Build an encoder with new weights, without a pooler."""
     auto = encoder_io_for(config).load_class(config)
     model_class = auto._model_mapping[type(config)]
     return auto.from_config(config, trust_remote_code=False, **without_pooler(model_class))
 
 
 class MetaLM(PreTrainedModel):
-    """A decoder, its encoders and their connectors.
+    """Decoder with encoders docked through connectors.
 
     Args:
-        config: What to build.
+        config: Configuration of the model.
         decoder: A causal language model to use as it is; default: built from the config.
         encoders: Encoders to use as they are, by name; default: built from the config.
 
@@ -92,7 +92,7 @@ class MetaLM(PreTrainedModel):
         decoder: The causal language model (the universal task layer).
         encoders: Encoders by name.
         connectors: Connectors by encoder name.
-        adapted: Low-rank adapters stand in its parts.
+        adapted: Whether its parts have LoRA adapters.
     """
 
     adapted = False
@@ -108,21 +108,24 @@ class MetaLM(PreTrainedModel):
         self, config: MetaLMConfig, decoder: Any = None, encoders: dict[str, PreTrainedModel] | None = None
     ) -> None:
         super().__init__(config)
-        part = MetaLMConfig.part
+        part_config = MetaLMConfig.part_config
         if decoder is None:
-            # Said, because a config that names code of its own would be asked about on the terminal.
-            decoder = AutoModelForCausalLM.from_config(part(config.decoder_config), trust_remote_code=False)
+            # Explicit, because transformers would prompt on the terminal for a config that refers to remote code.
+            decoder = AutoModelForCausalLM.from_config(part_config(config.decoder_config), trust_remote_code=False)
         self.decoder = decoder
         if encoders is None:
-            encoders = {name: build_encoder(part(one)) for name, one in config.encoder_configs.items()}
-        self.encoders = Parts(encoders)
+            encoders = {
+                name: build_encoder(part_config(encoder_config))
+                for name, encoder_config in config.encoder_configs.items()
+            }
+        self.encoders = EncoderDict(encoders)
         target = self.decoder.get_input_embeddings().embedding_dim
         self.connectors = nn.ModuleDict()
         for name, encoder in encoders.items():
             width = encoder_io_for(encoder.config).width(encoder.config)
-            shape = config.connectors[name]
-            self.connectors[name] = Connector(shape["kind"], width, target, shape.get("layers", 1))
-        self.adapters = {name: encoder_io_for(encoder.config) for name, encoder in encoders.items()}
+            options = config.connectors[name]
+            self.connectors[name] = Connector(options["kind"], width, target, options.get("layers", 1))
+        self.encoder_ios = {name: encoder_io_for(encoder.config) for name, encoder in encoders.items()}
         self._traits: DecoderTraits | None = None
         self.post_init()
 
@@ -131,14 +134,14 @@ class MetaLM(PreTrainedModel):
 
     @property
     def traits(self) -> DecoderTraits:
-        """What the decoder was measured to do (once)."""
+        """Measured properties of the decoder (measured once)."""
         if self._traits is None:
             self._traits = measure_decoder(self.decoder)
         return self._traits
 
     @property
-    def positions(self) -> int | None:
-        """Most positions that the decoder reads; None if it computes them, for any length."""
+    def max_positions(self) -> int | None:
+        """Maximum number of positions of the decoder; None if it computes them for any length."""
         config = self.decoder.config
         return None if config.model_type == "metalm-decoder" else getattr(config, "max_position_embeddings", None)
 
@@ -154,19 +157,19 @@ class MetaLM(PreTrainedModel):
     # -- input vectors ------------------------------------------------------------------------------------------------
 
     def dock_vectors(self, name: str, table: DockTable) -> Tensor:
-        """Connector outputs of every distinct content: ``[t, d]``."""
+        """Compute the connector outputs of all distinct contents, ``[t, d]``."""
         encoder = self.encoders[name]
         trains = any(parameter.requires_grad for parameter in encoder.parameters())
         with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
-            outputs = self.adapters[name].outputs(encoder, table.inputs)[table.rows, table.columns]
+            outputs = self.encoder_ios[name].outputs(encoder, table.inputs)[table.rows, table.columns]
         return self.connectors[name](outputs)
 
     def embed(self, input_ids: Tensor, docks: dict[str, DockTable] | None = None) -> Tensor:
-        """The decoder's input vectors, without positions.
+        """Build the decoder's input vectors, without positions.
 
         Args:
-            input_ids: ``[b, s]``; anything at docked positions.
-            docks: Docked contents by encoder.
+            input_ids: ``[b, s]``; any value at docked positions.
+            docks: Dock tables by encoder name.
 
         Returns:
             ``[b, s, d]``
@@ -183,25 +186,25 @@ class MetaLM(PreTrainedModel):
     # -- losses -------------------------------------------------------------------------------------------------------
 
     def losses(self, batch: Batch, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of the batch's trained tokens.
+        """Compute the cross-entropy of the batch's trained tokens.
 
         Args:
             batch: Rows, with docks.
             weights: Weight of each target, or None for 1. ``[m]``
 
         Returns:
-            The weighted sum in nats (differentiable), and each target's without gradient ``[m]``.
+            The weighted sum in nats (differentiable), and the loss of each target without gradient, ``[m]``.
         """
-        stream = batch.decoder
-        embeds = self.embed(stream.input_ids, batch.docks)
-        if not self.traits.own_head:
-            logits = full_logits(self.decoder, embeds, stream).flatten(0, 1)[stream.predict_at].float()
-            each = nn.functional.cross_entropy(logits, stream.targets, reduction="none")
-            return (each if weights is None else each * weights).sum(), each.detach()
-        hidden = hidden_states(self.decoder, embeds, stream).flatten(0, 1)[stream.predict_at]
-        return linear_cross_entropy(hidden, head_of(self.decoder), stream.targets, weights)
+        tokens = batch.decoder
+        embeds = self.embed(tokens.input_ids, batch.docks)
+        if not self.traits.has_known_head:
+            logits = full_logits(self.decoder, embeds, tokens).flatten(0, 1)[tokens.predict_at].float()
+            target_losses = nn.functional.cross_entropy(logits, tokens.targets, reduction="none")
+            return (target_losses if weights is None else target_losses * weights).sum(), target_losses.detach()
+        hidden = hidden_states(self.decoder, embeds, tokens).flatten(0, 1)[tokens.predict_at]
+        return linear_cross_entropy(hidden, head_of(self.decoder), tokens.targets, weights)
 
-    # -- the ordinary signature ---------------------------------------------------------------------------------------
+    # -- forward and generation ---------------------------------------------------------------------------------------
 
     def forward(
         self,
@@ -213,14 +216,14 @@ class MetaLM(PreTrainedModel):
         docks: dict[str, DockTable] | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """A causal language model's forward pass, with docks.
+        """Run a causal language model's forward pass, with docks.
 
         Args:
-            input_ids: ``[b, s]``; anything at docked positions.
-            docks: Docked contents by encoder, placed by flat position (row * s + position).
+            input_ids: ``[b, s]``; any value at docked positions.
+            docks: Dock tables by encoder name, indexed by flat position (row * s + position).
             labels: As for any causal language model: -100 where nothing is predicted. ``[b, s]``
 
-        Other arguments go to the decoder as they are.
+        Other arguments are passed to the decoder.
         """
         if inputs_embeds is None:
             if input_ids is None:
@@ -236,14 +239,14 @@ class MetaLM(PreTrainedModel):
 
     @torch.no_grad()
     def generate(self, input_ids: Tensor, docks: dict[str, DockTable] | None = None, **kwargs: Any) -> Tensor:
-        """Continue sequences, as the decoder's own ``generate`` does.
+        """Generate continuations with the decoder's own ``generate``.
 
         Args:
             input_ids: Prompts, all of one length or padded on the left with an ``attention_mask``. ``[b, s]``
-            docks: Docked contents by encoder.
+            docks: Dock tables by encoder name.
 
         Returns:
-            The new tokens alone. ``[b, n]``
+            The new tokens only. ``[b, n]``
         """
         kwargs.setdefault("attention_mask", torch.ones_like(input_ids))
         return self.decoder.generate(inputs_embeds=self.embed(input_ids, docks), **kwargs)
@@ -257,7 +260,7 @@ class MetaLM(PreTrainedModel):
                 (newer or part.gradient_checkpointing_enable)(options)
 
     def train(self, mode: bool = True) -> MetaLM:
-        """Training mode, in which wholly frozen parts stay in evaluation mode."""
+        """Set the training mode; fully frozen parts stay in evaluation mode."""
         super().train(mode)
         if mode:
             for part in (self.decoder, *self.encoders.values(), *self.connectors.values()):
@@ -267,6 +270,6 @@ class MetaLM(PreTrainedModel):
 
 
 def register() -> None:
-    """Make ``AutoConfig`` and ``AutoModelForCausalLM`` know MetaLM."""
+    """Register MetaLM with ``AutoConfig`` and ``AutoModelForCausalLM``."""
     AutoConfig.register("metalm", MetaLMConfig, exist_ok=True)
     AutoModelForCausalLM.register(MetaLMConfig, MetaLM, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Masked-language-model heads: hidden states of chosen positions to logits, matched to the family's own."""
+"""Masked-language-model heads: compute logits from the hidden states of selected positions."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Transform = Callable[[Tensor], Tensor]
 
 
 def masked_head(model: Any) -> tuple[Transform, Head] | None:
-    """What a masked language model does to a hidden state before, and in, its projection onto the vocabulary.
+    """Return the transformation and the output head of a masked language model.
 
     Returns:
-        The transformation and the head; None for a family that is not known here, whose full logits are used then.
+        The transformation of hidden states, and the head after it; None for an unknown family, which needs full logits.
     """
     if model.config.model_type == "metalm-encoder":
         return lambda hidden: model.norm(model.activation(model.dense(hidden))), _head(model.lm_head)
@@ -27,14 +27,16 @@ def masked_head(model: Any) -> tuple[Transform, Head] | None:
     predictions = getattr(getattr(model, "cls", None), "predictions", None)
     if predictions is not None and hasattr(predictions, "transform"):  # BERT
         return predictions.transform, _head(predictions.decoder)
-    inner = getattr(model, "lm_head", None)
-    if inner is not None and hasattr(inner, "dense") and hasattr(inner, "layer_norm"):  # RoBERTa, MPNet
-        return lambda hidden: inner.layer_norm(torch.nn.functional.gelu(inner.dense(hidden))), _head(inner.decoder)
+    lm_head = getattr(model, "lm_head", None)
+    if lm_head is not None and hasattr(lm_head, "dense") and hasattr(lm_head, "layer_norm"):  # RoBERTa, MPNet
+        return lambda hidden: lm_head.layer_norm(torch.nn.functional.gelu(lm_head.dense(hidden))), _head(
+            lm_head.decoder
+        )
     return None
 
 
 def detection_scores(model: Any, hidden: Tensor) -> Tensor:
-    """A replaced token detector's logits: ``[b, s, h]`` to ``[b, s]``."""
+    """Compute the logits of a replaced token detector, ``[b, s, h]`` to ``[b, s]``."""
     if model.config.model_type == "metalm-encoder":
         return model.classifier(model.activation(model.dense(hidden))).squeeze(-1)
     return model.discriminator_predictions(hidden)
@@ -46,7 +48,7 @@ def _head(layer: Any) -> Head:
 
 @torch.no_grad()
 def measure_head(model: Any) -> bool:
-    """Whether :func:`masked_head` gives the model's own logits, measured on a few tokens."""
+    """Measure on a few tokens whether :func:`masked_head` gives the model's own logits."""
     parts = masked_head(model)
     if parts is None:
         return False
@@ -54,13 +56,13 @@ def measure_head(model: Any) -> bool:
     training = model.training
     model.eval()
     device = next(model.parameters()).device
-    rows = model.get_input_embeddings().num_embeddings
-    ids = ((torch.arange(6, device=device) * 5 + 3) % rows)[None]
-    own = model(input_ids=ids).logits
+    vocabulary_size = model.get_input_embeddings().num_embeddings
+    ids = ((torch.arange(6, device=device) * 5 + 3) % vocabulary_size)[None]
+    expected = model(input_ids=ids).logits
     try:
-        found = head.logits(transform(model.base_model(input_ids=ids).last_hidden_state))
-        return bool((own - found).abs().max() <= TOLERANCE * max(1.0, float(own.abs().max())))
-    except (AttributeError, RuntimeError, TypeError):  # parts of the same names that fit together otherwise
+        logits = head.logits(transform(model.base_model(input_ids=ids).last_hidden_state))
+        return bool((expected - logits).abs().max() <= TOLERANCE * max(1.0, float(expected.abs().max())))
+    except (AttributeError, RuntimeError, TypeError):  # modules of the same names, combined differently
         return False
     finally:
         model.train(training)

@@ -1,4 +1,4 @@
-"""Loading or making one part of a model: its config, its weights, its tokenizer."""
+"""Loading or building a part of a model: config, weights and tokenizer."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from metalm_cli.common.hub import model_folder
-from metalm_cli.config.schema.model import Decoder, Encoder, NewTokenizer
+from metalm_cli.config.schema.model import DecoderConfig, EncoderConfig, NewTokenizer
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.encoders import encoder_io_for, first_line, load_tokenizer, without_pooler
 from metalm_cli.models.tokenizer_training import train_tokenizer
 
-DROPOUTS = ("dropout", "pdrop")
-"""Config fields whose names hold one of these, and whose values are rates, are dropout rates."""
+DROPOUT_MARKS = ("dropout", "pdrop")
+"""Parts of the names of config fields that are dropout rates."""
 
-UNLOADABLE = (OSError, ValueError, KeyError, SafetensorError, StrictDataclassError)
-"""What transformers raises for files of a model that are missing, broken or of another kind."""
+LOADING_ERRORS = (OSError, ValueError, KeyError, SafetensorError, StrictDataclassError)
+"""Exceptions of transformers for model files that are missing, broken or of another kind."""
 
 
 class PartLoader:
-    """Loads decoders and encoders, from checkpoints or from configs.
+    """Loader of decoders and encoders, from checkpoints or from configs.
 
     Args:
-        sample: Gives training documents, to train tokenizers on.
-        offline: Open no socket.
-        remote_code: Let checkpoints run code of their own.
-        tokenizers: Folder of tokenizers that an interrupted run has trained already: ``decoder``,
+        sample: Returns documents to train tokenizers on.
+        offline: Do not access the network.
+        remote_code: Run Python code of checkpoints.
+        tokenizers: Folder of tokenizers that the run trained before it was interrupted: ``decoder``,
             ``encoders/<name>``.
     """
 
@@ -47,73 +47,75 @@ class PartLoader:
         self.offline = offline
         self.remote_code = remote_code
 
-    def decoder(self, part: Decoder) -> tuple[Any, Any]:
-        """A causal language model and its tokenizer."""
+    def decoder(self, part: DecoderConfig) -> tuple[Any, Any]:
+        """Load or build a causal language model and its tokenizer."""
         from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
         where = "model.decoder"
         folder = self.folder(part.checkpoint, part.revision)
         tokenizer = self.tokenizer(part.tokenizer, folder, where, "decoder")
         config = self.config(part, folder, where, tokenizer)
-        kind = type(config)
-        # BERT and its kin have a causal head, too, and are encoders unless their config says otherwise.
-        encoder = kind in AutoModelForMaskedLM._model_mapping and not getattr(config, "is_decoder", False)
+        config_class = type(config)
+        # BERT-like models also have a causal head; they are encoders unless their config sets is_decoder.
+        is_encoder = config_class in AutoModelForMaskedLM._model_mapping and not getattr(config, "is_decoder", False)
         if config.model_type == "metalm":
             raise MetalmError(
                 "a finished MetaLM cannot be the decoder of another",
                 where=f"{where}.checkpoint: {folder}",
-                remedy="go on from it with model.checkpoint (or --model)",
+                remedy="continue the model with model.checkpoint (or --model)",
             )
-        if config.is_encoder_decoder or encoder or not self._knows(AutoModelForCausalLM, config):
+        if config.is_encoder_decoder or is_encoder or not self._has_model_class(AutoModelForCausalLM, config):
             raise MetalmError(
                 f"a {config.model_type} model is not a causal language model",
                 where=where,
-                remedy="name a decoder (GPT-2, Llama, OPT, ...); encoders go under model.encoders",
+                remedy="set a decoder (GPT-2, Llama, OPT, ...); encoders belong under model.encoders",
             )
         attention = {} if part.attention == "auto" else {"attn_implementation": part.attention}
         model = self.build(AutoModelForCausalLM, config, folder, where, attention)
-        rows = model.get_input_embeddings().num_embeddings
-        if len(tokenizer) > rows:
+        embedding_rows = model.get_input_embeddings().num_embeddings
+        if len(tokenizer) > embedding_rows:
             raise MetalmError(
-                f"the decoder's tokenizer has {len(tokenizer):,} tokens, its embeddings {rows:,} rows",
+                f"the decoder's tokenizer has {len(tokenizer):,} tokens, its embeddings {embedding_rows:,} rows",
                 where=f"{where}.tokenizer",
                 remedy="use the tokenizer that the checkpoint was trained with, or set vocab_size in the config",
             )
         return model, tokenizer
 
-    def _knows(self, auto: Any, config: Any) -> bool:
-        """Whether an Auto class has a model for a config; code of the checkpoint's own counts where it may run."""
-        own = self.remote_code and auto.__name__ in (getattr(config, "auto_map", None) or {})
-        return own or type(config) in auto._model_mapping
+    def _has_model_class(self, auto: Any, config: Any) -> bool:
+        """Return whether an Auto class, or the checkpoint's own code if it may run, has a model for a config."""
+        has_own_code = self.remote_code and auto.__name__ in (getattr(config, "auto_map", None) or {})
+        return has_own_code or type(config) in auto._model_mapping
 
-    def encoder(self, name: str, part: Encoder, decoder_tokenizer: Any) -> tuple[Any, Any]:
-        """An encoder, and its tokenizer or the folder that holds its image processor."""
+    def encoder(self, name: str, part: EncoderConfig, decoder_tokenizer: Any) -> tuple[Any, Any]:
+        """Load or build an encoder, and its tokenizer or the folder that holds its image processor."""
         where = f"model.encoders.{name}"
         folder = self.folder(part.checkpoint, part.revision)
         config, source = self.encoder_config(part, folder, where, decoder_tokenizer)
         auto = encoder_io_for(config).load_class(config)
-        if not self._knows(auto, config):
+        if not self._has_model_class(auto, config):
             raise MetalmError(
                 f"a {config.model_type} model has no encoder that can be docked",
                 where=where,
-                remedy="name a text encoder (BERT, RoBERTa, ELECTRA, ...) or a vision transformer",
+                remedy="set a text encoder (BERT, RoBERTa, ELECTRA, ...) or a vision transformer",
             )
         known = type(config) in auto._model_mapping
         extra = without_pooler(auto._model_mapping[type(config)]) if known else {}
         return self.build(auto, config, folder, where, extra), source
 
-    def encoder_config(self, part: Encoder, folder: Path | None, where: str, decoder_tokenizer: Any) -> tuple[Any, Any]:
-        """An encoder's config, and its tokenizer or the folder that holds its image processor."""
+    def encoder_config(
+        self, part: EncoderConfig, folder: Path | None, where: str, decoder_tokenizer: Any
+    ) -> tuple[Any, Any]:
+        """Load an encoder's config, and its tokenizer or the folder that holds its image processor."""
         config = self.config(part, folder, where, None)
         if encoder_io_for(config).kind != "text":
-            return config, folder if folder is not None else self._fresh_image_processor(config)
+            return config, folder if folder is not None else self._default_image_processor(config)
         if part.tokenizer == "same":
             tokenizer = decoder_tokenizer
         else:
             tokenizer = self.tokenizer(part.tokenizer, folder, where, "encoder")
         return self.config(part, folder, where, tokenizer), tokenizer
 
-    def _fresh_image_processor(self, config: Any) -> Any:
+    def _default_image_processor(self, config: Any) -> Any:
         from transformers import ViTImageProcessorPil
 
         size = config.image_size
@@ -126,25 +128,25 @@ class PartLoader:
         return model_folder(checkpoint, revision=revision, offline=self.offline, code=self.remote_code)
 
     def tokenizer(self, choice: str | NewTokenizer | None, folder: Path | None, where: str, role: str) -> Any:
-        """The tokenizer that a recipe chooses for a part."""
+        """Load or train the tokenizer that a recipe sets for a part."""
         if isinstance(choice, NewTokenizer):
             trained = None if self.tokenizers is None else self.tokenizers.joinpath(*where.split(".")[1:])
             if trained is not None and trained.is_dir():
                 return load_tokenizer(trained)
-            plan = choice.new
-            return train_tokenizer(self.sample(plan.documents), plan.vocab_size, role)
+            options = choice.new
+            return train_tokenizer(self.sample(options.documents), options.vocab_size, role)
         if choice is not None:
             return load_tokenizer(model_folder(choice, offline=self.offline, weights=False), self.remote_code)
         if folder is None:
             raise MetalmError(
-                "a model made from a config needs a tokenizer",
+                "a model built from a config needs a tokenizer",
                 where=f"{where}.tokenizer",
-                remedy="name one, or train one: tokenizer: {train: {vocab_size: 8192}}",
+                remedy="set a tokenizer, or train a new one: tokenizer: {new: {vocab_size: 8192}}",
             )
         return load_tokenizer(folder, self.remote_code)
 
-    def config(self, part: Decoder | Encoder, folder: Path | None, where: str, tokenizer: Any) -> Any:
-        """A part's config, with the recipe's dropout and, from scratch, the tokenizer's sizes and ids."""
+    def config(self, part: DecoderConfig | EncoderConfig, folder: Path | None, where: str, tokenizer: Any) -> Any:
+        """Load or build a part's config, with the recipe's dropout; a new config has the tokenizer's size and ids."""
         from transformers import AutoConfig
 
         if folder is not None:
@@ -153,8 +155,8 @@ class PartLoader:
             fields = copy.deepcopy(part.config or {})
             kind = fields.pop("model_type", None)
             if tokenizer is not None:
-                fields = {**_token_fields(tokenizer), **fields}
-            config = _made(where, lambda: AutoConfig.for_model(kind, **fields))
+                fields = {**_tokenizer_fields(tokenizer), **fields}
+            config = _build_from_config(where, lambda: AutoConfig.for_model(kind, **fields))
         if part.dropout is not None:
             set_dropout(config, part.dropout)
         return config
@@ -164,34 +166,34 @@ class PartLoader:
 
         try:
             return AutoConfig.from_pretrained(folder, trust_remote_code=self.remote_code)
-        except UNLOADABLE as error:
+        except LOADING_ERRORS as error:
             raise MetalmError(
                 "a checkpoint folder holds no model that transformers knows",
                 where=f"{where}.checkpoint: {folder}",
                 why=first_line(error),
-                remedy="name a folder with config.json and safetensors weights",
+                remedy="use a folder with config.json and safetensors weights",
             ) from error
 
     def build(
         self, auto: Any, config: Any, folder: Path | None, where: str, extra: dict[str, Any], new_head: bool = False
     ) -> Any:
-        """A model from a config, or from a checkpoint that must hold all of its weights.
+        """Build a model from a config, or load it from a checkpoint that holds all of its weights.
 
         Args:
             auto: Auto class.
             config: The model's config.
-            folder: The checkpoint's, or None.
+            folder: Folder of the checkpoint, or None.
             where: Key of the part.
             extra: Further arguments of the Auto class.
-            new_head: What stands on the base model may be missing from the checkpoint, or be the head of another
-                objective, and is made afresh.
+            new_head: The head may be missing from the checkpoint, or belong to another objective, and is then newly
+                initialised.
 
         Raises:
-            MetalmError: The config makes no model; the checkpoint is damaged, of another shape, or incomplete.
+            MetalmError: The config is invalid; or the checkpoint is damaged, of another shape, or incomplete.
         """
         if folder is None:
             trust = {"trust_remote_code": self.remote_code}
-            return _made(where, lambda: auto.from_config(config, dtype=torch.float32, **trust, **extra))
+            return _build_from_config(where, lambda: auto.from_config(config, dtype=torch.float32, **trust, **extra))
         try:
             model, info = auto.from_pretrained(
                 folder,
@@ -203,24 +205,24 @@ class PartLoader:
                 ignore_mismatched_sizes=new_head,
                 **extra,
             )
-        except (*UNLOADABLE, RuntimeError) as error:
+        except (*LOADING_ERRORS, RuntimeError) as error:
             raise MetalmError(
                 "a checkpoint cannot be loaded",
                 where=f"{where}.checkpoint: {folder}",
                 why=first_line(error),
-                remedy="check that it is whole and holds safetensors weights of this kind of model",
+                remedy="check that it is complete and holds safetensors weights of this kind of model",
             ) from error
         base = f"{model.base_model_prefix}." if new_head else ""
         unfilled = [*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])]
-        check_whole((key for key in unfilled if key.startswith(base)), f"{where}.checkpoint: {folder}")
+        check_no_missing_weights((key for key in unfilled if key.startswith(base)), f"{where}.checkpoint: {folder}")
         return model
 
 
-def check_whole(missing: Iterable[str], where: str) -> None:
-    """Refuse a checkpoint that lacks weights, which would be left at random.
+def check_no_missing_weights(missing: Iterable[str], where: str) -> None:
+    """Check that a checkpoint has all weights: missing ones would be random.
 
     Raises:
-        MetalmError: Something is missing.
+        MetalmError: Weights are missing.
     """
     names = sorted(missing)
     if names:
@@ -228,50 +230,57 @@ def check_whole(missing: Iterable[str], where: str) -> None:
             f"a checkpoint lacks {len(names)} of its model's weights",
             where=where,
             why=f"missing: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}",
-            remedy="check that it is whole, and that it holds this kind of model",
+            remedy="check that it is complete, and that it holds this kind of model",
         )
 
 
-def _made(where: str, make: Callable[[], Any]) -> Any:
-    """Make a config or a model, which may fail in as many ways as there are families."""
+def _build_from_config(where: str, make: Callable[[], Any]) -> Any:
+    """Build a config or a model; all failures, which depend on the family, become one error."""
     try:
         return make()
     except MetalmError:
         raise
     except Exception as error:
         raise MetalmError(
-            "a model cannot be made from this config",
+            "a model cannot be built from the config",
             where=f"{where}.config",
             why=first_line(error),
-            remedy="give a model_type that transformers knows, and fields of its config",
+            remedy="set a model_type that transformers knows, and valid fields of its config",
         ) from error
 
 
-def _token_fields(tokenizer: Any) -> dict[str, int]:
-    """Size and special tokens; what begins and ends a BERT's text stands for the beginning and end that it lacks."""
+def _tokenizer_fields(tokenizer: Any) -> dict[str, int]:
+    """Return vocabulary size and special token ids; ``cls`` and ``sep`` replace a missing ``bos`` and ``eos``."""
     ids = {name: getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad", "cls", "sep")}
     ids["bos"] = ids["cls"] if ids["bos"] is None else ids["bos"]
     ids["eos"] = ids["sep"] if ids["eos"] is None else ids["eos"]
-    return {"vocab_size": len(tokenizer), **{f"{name}_token_id": one for name, one in ids.items() if one is not None}}
+    return {
+        "vocab_size": len(tokenizer),
+        **{f"{name}_token_id": token_id for name, token_id in ids.items() if token_id is not None},
+    }
 
 
 def set_dropout(config: Any, rate: float) -> None:
     """Set every dropout rate of a config."""
     for name, value in vars(config).items():
-        if any(mark in name for mark in DROPOUTS) and isinstance(value, int | float) and not isinstance(value, bool):
+        if (
+            any(mark in name for mark in DROPOUT_MARKS)
+            and isinstance(value, int | float)
+            and not isinstance(value, bool)
+        ):
             setattr(config, name, rate)
 
 
 @torch.no_grad()
 def measure_bidirectionality(encoder: Any) -> bool:
-    """Whether a text encoder's first outputs depend on later tokens; measured on a few tokens."""
+    """Measure on a few tokens whether a text encoder's first outputs depend on later tokens."""
     training = encoder.training
     encoder.eval()
-    rows = encoder.get_input_embeddings().num_embeddings
+    vocabulary_size = encoder.get_input_embeddings().num_embeddings
     device = next(encoder.parameters()).device
-    ids = ((torch.arange(8, device=device) * 5 + 7) % rows)[None]
+    ids = ((torch.arange(8, device=device) * 5 + 7) % vocabulary_size)[None]
     changed = ids.clone()
-    changed[0, -1] = (changed[0, -1] + 1) % rows
-    first, second = (encoder(input_ids=one).last_hidden_state[0, 0] for one in (ids, changed))
+    changed[0, -1] = (changed[0, -1] + 1) % vocabulary_size
+    first, second = (encoder(input_ids=token_ids).last_hidden_state[0, 0] for token_ids in (ids, changed))
     encoder.train(training)
     return bool((first - second).abs().max() > 0)

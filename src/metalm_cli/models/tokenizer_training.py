@@ -1,4 +1,4 @@
-"""Tokenizers trained for models made from a config."""
+"""Training of tokenizers, for models built from a config."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, role: str) -> Any:
 
     Args:
         texts: Documents.
-        vocab_size: Entries, special tokens and the 256 bytes included.
-        role: ``decoder`` (start, end) or ``encoder`` (class, separator, mask; put around every text).
+        vocab_size: Number of entries, including special tokens and the 256 bytes.
+        role: ``decoder`` (start, end) or ``encoder`` (class and separator around every text, mask).
 
     Raises:
         MetalmError: There are no texts.
@@ -33,7 +33,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, role: str) -> Any:
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
-    named = DECODER_TOKENS if role == "decoder" else ENCODER_TOKENS
+    special_tokens = DECODER_TOKENS if role == "decoder" else ENCODER_TOKENS
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex("\n"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -41,23 +41,25 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, role: str) -> Any:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=list(named.values()),
+        special_tokens=list(special_tokens.values()),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_some(texts), trainer)
+    tokenizer.train_from_iterator(_require_texts(texts), trainer)
     if role == "encoder":
-        marks = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
-        tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=marks)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named)
+        template_tokens = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", special_tokens=template_tokens
+        )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special_tokens)
 
 
-def _some(texts: Iterable[str]) -> Iterable[str]:
+def _require_texts(texts: Iterable[str]) -> Iterable[str]:
     empty = True
     for text in texts:
         empty = False
         yield text
     if empty:
         raise MetalmError(
-            "there are no documents to train a tokenizer on", remedy="check data.sources, or name a tokenizer"
+            "there are no documents to train a tokenizer on", remedy="check data.sources, or set a tokenizer"
         )

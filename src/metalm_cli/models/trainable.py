@@ -1,4 +1,4 @@
-"""What trains: the one place that decides which parameters train, and how."""
+"""Trainable parameters: which parameters of each part train, and their optimiser groups."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from metalm_cli.errors import MetalmError
 
 @dataclass(frozen=True)
 class TrainPolicy:
-    """How one part trains.
+    """Training policy of a part.
 
     Args:
         train: ``all``, ``none``, ``last_N`` layers, or :data:`LORA`.
-        learning_rate: Its own, or None for the run's.
+        learning_rate: Learning rate of the part, or None for the run's.
     """
 
     train: str = "all"
@@ -26,7 +26,7 @@ class TrainPolicy:
 
 @dataclass(frozen=True)
 class PartSummary:
-    """A part as the plan shows it."""
+    """Summary of a part, for the plan."""
 
     name: str
     kind: str
@@ -37,30 +37,34 @@ class PartSummary:
 
 
 LORA = "lora"
-"""Policy of a part whose low-rank adapters train, and nothing else of it."""
+"""Policy of a part of which only the LoRA adapters train."""
 LORA_PARAMETER_MARK = ".lora_"
-"""Stands in the names of adapters' parameters."""
+"""Part of the names of adapter parameters."""
 
-BARE_TABLES = ("_embedding", "_embeddings", "_token")
-"""Names of embeddings that are parameters without a module (positions and class vectors of vision transformers)."""
+BARE_EMBEDDING_SUFFIXES = ("_embedding", "_embeddings", "_token")
+"""Name endings of embeddings that are bare parameters (positions and class vectors of vision transformers)."""
 
 
 def transformer_layers(module: nn.Module) -> list[nn.Module]:
-    """The layers of a stack: its longest list of modules of one class; a connector's linear layers."""
+    """Return the layers of a stack: its longest list of modules of one class, or a connector's linear layers."""
     if isinstance(module, nn.Sequential):
         return [layer for layer in module if isinstance(layer, nn.Linear)]
-    best: list[nn.Module] = []
+    longest: list[nn.Module] = []
     for child in module.modules():
-        if isinstance(child, nn.ModuleList) and len(child) > len(best) and len({type(one) for one in child}) == 1:
-            best = list(child)
-    return best
+        if (
+            isinstance(child, nn.ModuleList)
+            and len(child) > len(longest)
+            and len({type(member) for member in child}) == 1
+        ):
+            longest = list(child)
+    return longest
 
 
 def set_trained_parameters(name: str, module: nn.Module, train: str) -> None:
     """Set which parameters of a part train.
 
     Raises:
-        MetalmError: ``last_N`` with more layers than there are.
+        MetalmError: ``last_N`` with more layers than the part has.
     """
     module.requires_grad_(train == "all")
     if train == LORA:
@@ -72,7 +76,7 @@ def set_trained_parameters(name: str, module: nn.Module, train: str) -> None:
     count = int(train.removeprefix("last_"))
     if count > len(layers):
         raise MetalmError(
-            f"{name} has {len(layers)} layers, {count} of them are to train",
+            f"{name} has {len(layers)} layers, but the last {count} of them should train",
             where=f"model.{name}.trains: {train}",
             remedy=f"set it to last_{len(layers)} or less, or to all",
         )
@@ -81,42 +85,42 @@ def set_trained_parameters(name: str, module: nn.Module, train: str) -> None:
 
 
 def apply_policy(parts: Mapping[str, nn.Module], policy: Mapping[str, TrainPolicy]) -> None:
-    """Freeze and free the parameters of every part.
+    """Set which parameters of every part train.
 
     Args:
         parts: Modules by key path below ``model`` (``decoder``, ``encoders.text``, ``connectors.text``).
         policy: Their policies.
 
     Raises:
-        MetalmError: Nothing trains at all.
+        MetalmError: No parameter trains.
     """
     for name, part in parts.items():
         set_trained_parameters(name, part, policy[name].train)
     if not any(parameter.requires_grad for part in parts.values() for parameter in part.parameters()):
         raise MetalmError(
-            "no parameter trains", where="model", remedy="set train: all or last_N on at least one of the parts"
+            "no parameter trains", where="model", remedy="set trains: all or last_N on at least one of the parts"
         )
 
 
 def parameter_groups(
     parts: Mapping[str, nn.Module], policy: Mapping[str, TrainPolicy], learning_rate: float, weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Optimiser groups: one per part and kind of decay. Biases, norms and embeddings do not decay.
+    """Build the optimiser groups: one per part and kind of decay. Biases, norms and embeddings do not decay.
 
     Returns:
-        Groups with ``params``, ``lr``, ``weight_decay`` and ``name``. A parameter shared by parts is in the first.
+        Groups with ``params``, ``lr``, ``weight_decay`` and ``name``. A shared parameter is in the first part's group.
     """
     seen: set[int] = set()
     groups = []
     for name, part in parts.items():
-        embeddings = {id(one.weight) for one in part.modules() if isinstance(one, nn.Embedding)}
+        embeddings = {id(module.weight) for module in part.modules() if isinstance(module, nn.Embedding)}
         decayed: list[nn.Parameter] = []
         plain: list[nn.Parameter] = []
         for key, parameter in part.named_parameters():
             if parameter.requires_grad and id(parameter) not in seen:
                 seen.add(id(parameter))
-                table = id(parameter) in embeddings or key.endswith(BARE_TABLES)
-                (decayed if parameter.dim() >= 2 and not table else plain).append(parameter)
+                is_embedding = id(parameter) in embeddings or key.endswith(BARE_EMBEDDING_SUFFIXES)
+                (decayed if parameter.dim() >= 2 and not is_embedding else plain).append(parameter)
         rate = policy[name].learning_rate or learning_rate
         for kind, members, decay in (("decay", decayed, weight_decay), ("plain", plain, 0.0)):
             if members:
@@ -124,10 +128,10 @@ def parameter_groups(
     return groups
 
 
-def summaries(
+def summarise_parts(
     parts: Mapping[str, nn.Module], policy: Mapping[str, TrainPolicy], learning_rate: float
 ) -> Iterator[PartSummary]:
-    """Total and trained parameters of each part."""
+    """Count the total and the trained parameters of each part."""
     for name, part in parts.items():
         sizes = [(parameter.numel(), parameter.requires_grad) for parameter in part.parameters()]
         yield PartSummary(

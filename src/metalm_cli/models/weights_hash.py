@@ -1,4 +1,4 @@
-"""Weights hash."""
+"""Hash of a model's weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def weights_sha256(model: Any) -> str:
-    """SHA-256 of a model's weights, as they are in memory: of each name, shape, type and content, sorted by name."""
+    """Compute the SHA-256 of a model's weights in memory: name, shape, dtype and content, sorted by name."""
     import torch
 
     state = hashlib.sha256()

@@ -23,14 +23,14 @@ from metalm_cli.models.deepnorm.layers import (
     DeepNormLayer,
     DeepNormPreTrainedModel,
     check_shape,
-    one_input,
+    check_single_input,
     sinusoidal_positions,
 )
 
 
 @strict
 class MetaLMDecoderConfig(PreTrainedConfig):
-    """Shape of a decoder; the defaults are the paper's language model, about 1.3B parameters.
+    """Configuration of a decoder; the defaults are the paper's language model, about 1.3B parameters.
 
     Args:
         vocab_size: Entries of the vocabulary. The paper does not state it; ours.
@@ -45,8 +45,8 @@ class MetaLMDecoderConfig(PreTrainedConfig):
         layer_norm_eps: Epsilon of every layer norm.
         initializer_range: Standard deviation of the token embeddings; default ``hidden_size ** -0.5``.
         scale_embedding: Multiply token embeddings by ``sqrt(hidden_size)``, so that they start at the scale of
-            the sinusoids. ``get_input_embeddings()`` returns them multiplied; ``inputs_embeds`` are taken as
-            they are. With a tied output, an untrained decoder then predicts the token it has just read: the
+            the sinusoids. ``get_input_embeddings()`` returns them multiplied; ``inputs_embeds`` are used
+            unchanged. With a tied output, an untrained decoder then predicts the token it has just read: the
             first loss is about ``0.8 * sqrt(hidden_size)`` nats, so warm up.
         tie_word_embeddings: The output matrix is the embedding matrix.
         use_cache: Return keys and values.
@@ -119,8 +119,8 @@ class MetaLMDecoderPreTrainedModel(DeepNormPreTrainedModel):
 class MetaLMDecoderModel(MetaLMDecoderPreTrainedModel):
     """The decoder without its output matrix.
 
-    Token embeddings, or vectors given in their place, plus sinusoids, through the layers. Post-norm: the last
-    layer ends in a layer norm, so none follows.
+    The sum of token embeddings (or input vectors) and sinusoids passes through the layers. Post-norm: the last layer
+    ends in a layer norm, so none follows.
     """
 
     def __init__(self, config: MetaLMDecoderConfig) -> None:
@@ -150,25 +150,25 @@ class MetaLMDecoderModel(MetaLMDecoderPreTrainedModel):
 
         Args:
             input_ids: ``[b, s]``.
-            attention_mask: ``[b, t]``, 1 where a token stands; or a finished mask, used as it is: additive
+            attention_mask: ``[b, t]``, 1 for tokens and 0 for padding; or a complete mask: additive
                 ``[b, 1, s, t]`` or a flex ``BlockMask``.
-            position_ids: ``[b, s]``. By default counted from the left, over the tokens that a two-dimensional
-                mask keeps. Positions that start again, without any mask, isolate the packed sessions.
+            position_ids: ``[b, s]``. By default counted from the left, over the tokens of a two-dimensional mask.
+                Positions that restart, without a mask, isolate the packed sessions.
             past_key_values: Keys and values of earlier positions.
             inputs_embeds: ``[b, s, d]`` in place of ``input_ids``: token embeddings or connector outputs.
             use_cache: Return ``past_key_values``.
-            **kwargs: Go to the attention function.
+            **kwargs: Passed to the attention function.
 
         Returns:
-            ``last_hidden_state`` ``[b, s, d]``, and what was asked for beside it.
+            ``last_hidden_state`` ``[b, s, d]``, and the other requested outputs.
 
         Raises:
             MetalmError: Both of ``input_ids`` and ``inputs_embeds`` are given, or neither.
         """
-        one_input(input_ids, inputs_embeds)
+        check_single_input(input_ids, inputs_embeds)
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
-        # Before the cache exists: with a cache, even an empty one, packed positions would not be noticed.
+        # The mask comes before the cache: with a cache, even an empty one, packed positions would not be detected.
         mask = create_causal_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,
@@ -196,15 +196,15 @@ class MetaLMDecoderModel(MetaLMDecoderPreTrainedModel):
 
 
 def _default_positions(inputs_embeds: torch.Tensor, attention_mask: Any, past_key_values: Cache | None) -> torch.Tensor:
-    """Positions ``[b | 1, s]`` after the cached ones; padding does not count.
+    """Return positions ``[b | 1, s]`` after the cached ones; padding does not count.
 
     With a mask ``0 0 1 1 1`` the five positions are ``0 0 0 1 2``: left padding does not move a text.
     """
     length = inputs_embeds.shape[1]
     if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2:
         return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
-    seen = past_key_values.get_seq_length() if past_key_values is not None else 0
-    return (torch.arange(length, device=inputs_embeds.device) + seen).unsqueeze(0)
+    cached_length = past_key_values.get_seq_length() if past_key_values is not None else 0
+    return (torch.arange(length, device=inputs_embeds.device) + cached_length).unsqueeze(0)
 
 
 class MetaLMDecoderForCausalLM(MetaLMDecoderPreTrainedModel, GenerationMixin):
@@ -235,10 +235,10 @@ class MetaLMDecoderForCausalLM(MetaLMDecoderPreTrainedModel, GenerationMixin):
 
         Args:
             labels: ``[b, s]``, shifted inside; -100 is not trained.
-            logits_to_keep: Compute only so many last positions (0: all), or those of an index tensor.
+            logits_to_keep: Number of last positions to compute (0: all), or an index tensor of positions.
 
         Returns:
-            ``logits`` ``[b, s, v]``, ``loss`` if ``labels`` are given, ``past_key_values`` if asked for.
+            ``logits`` ``[b, s, v]``, ``loss`` if ``labels`` are given, ``past_key_values`` if requested.
 
         Raises:
             MetalmError: Both of ``input_ids`` and ``inputs_embeds`` are given, or neither.
@@ -252,9 +252,9 @@ class MetaLMDecoderForCausalLM(MetaLMDecoderPreTrainedModel, GenerationMixin):
             use_cache=use_cache,
             **kwargs,
         )
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        positions = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         hidden_states: torch.Tensor = outputs.last_hidden_state
-        logits = self.lm_head(hidden_states[:, kept])
+        logits = self.lm_head(hidden_states[:, positions])
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)

@@ -25,26 +25,26 @@ from metalm_cli.models.deepnorm.layers import (
     DeepNormPreTrainedModel,
     GainLinear,
     check_shape,
-    one_input,
+    check_single_input,
 )
 
 
 @strict
 class MetaLMEncoderConfig(PreTrainedConfig):
-    """Shape of an encoder; the defaults are the paper's, about 366M parameters.
+    """Configuration of an encoder; the defaults are the paper's, about 366M parameters.
 
     Args:
         vocab_size: Entries of the vocabulary. The paper does not state it; ours.
         hidden_size: Width; a multiple of ``num_attention_heads``.
         embedding_size: Width of token and position embeddings; default ``hidden_size``. A small ELECTRA
-            generator sets it to its discriminator's, to share the embeddings.
+            generator has that of its discriminator, to share the embeddings.
         num_hidden_layers: Layers; also sets DeepNorm's ``alpha`` and ``beta``.
         num_attention_heads: Attention heads.
         intermediate_size: Width of the feed-forward layer; default four times ``hidden_size``.
         hidden_act: Activation of the feed-forward layer and of the heads.
         max_position_embeddings: Learnable positions; no input may be longer.
         relative_attention_num_buckets: Buckets of the relative bias, half for each direction.
-        relative_attention_max_distance: Distance from which all share the last bucket of their direction.
+        relative_attention_max_distance: Larger distances share the last bucket of their direction.
         dropout: Rate on the embeddings and on both branches of a layer.
         attention_dropout: Rate on the attention weights.
         layer_norm_eps: Epsilon of every layer norm.
@@ -99,9 +99,9 @@ class MetaLMEncoderConfig(PreTrainedConfig):
 
 
 def bucket_thresholds(exact: int, max_distance: int) -> list[int]:
-    """First distances of T5's logarithmic buckets, in whole numbers, so that no rounding decides.
+    """Return the first distances of T5's logarithmic buckets, in integers, without rounding errors.
 
-    A direction has ``2 * exact`` buckets: one for each distance below ``exact``, then ``exact`` that grow as
+    A direction has ``2 * exact`` buckets: one for each distance below ``exact``, then ``exact`` buckets that grow as
     ``exact * (max_distance / exact) ** (k / exact)``, ``k = 1 ... exact - 1``.
 
     >>> bucket_thresholds(8, 128)
@@ -117,15 +117,15 @@ def bucket_thresholds(exact: int, max_distance: int) -> list[int]:
 
 
 def relative_buckets(max_distance: int, buckets: int, device: torch.device | None = None) -> torch.Tensor:
-    """T5's bidirectional bucket of every relative position (key minus query) from ``-max_distance`` to it.
+    """Return T5's bidirectional bucket of each relative position (key minus query), up to ``max_distance``.
 
     Args:
         max_distance: Farther positions share the last bucket of their direction.
         buckets: Number of buckets; the lower half for keys at or before the query, the upper for those after.
-        device: Where to make the table.
+        device: Device of the result.
 
     Returns:
-        ``[2 * max_distance + 1]`` integers; relative position ``r`` stands at ``r + max_distance``.
+        ``[2 * max_distance + 1]`` integers; relative position ``r`` has index ``r + max_distance``.
     """
     half = buckets // 2
     exact = half // 2
@@ -138,7 +138,7 @@ def relative_buckets(max_distance: int, buckets: int, device: torch.device | Non
 
 
 class RelativePositionBias(nn.Module):
-    """One learned number for each bucket of distance and each head, added to the attention scores."""
+    """Relative position bias: a learned value per distance bucket and head, added to the attention scores."""
 
     def __init__(self, config: MetaLMEncoderConfig) -> None:
         super().__init__()
@@ -146,9 +146,9 @@ class RelativePositionBias(nn.Module):
         self.table = nn.Embedding(config.relative_attention_num_buckets, config.num_attention_heads)
 
     def forward(self, position_ids: torch.Tensor) -> torch.Tensor:
-        """Bias ``[b | 1, h, s, s]`` of ``position_ids`` ``[b | 1, s]``.
+        """Compute the bias ``[b | 1, h, s, s]`` of ``position_ids`` ``[b | 1, s]``.
 
-        It depends on differences of positions alone, so a packed text has the bias it has by itself.
+        The bias depends only on differences of positions, so a packed text has the same bias as an unpacked one.
         """
         relative = position_ids[:, None, :] - position_ids[:, :, None]
         index = relative.clamp(-self.max_distance, self.max_distance) + self.max_distance
@@ -157,12 +157,12 @@ class RelativePositionBias(nn.Module):
 
 
 def add_mask(bias: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """Put a mask into the relative bias.
+    """Add a mask to the relative bias.
 
     Args:
         bias: ``[b | 1, h, s, s]``.
-        attention_mask: ``[b, s]``, 1 where a token stands; or ``[b, 1 | h, s, s]``, additive, or boolean with
-            true where attended.
+        attention_mask: ``[b, s]``, 1 for tokens and 0 for padding; or ``[b, 1 | h, s, s]``, additive, or boolean
+            with true where attended.
 
     Returns:
         ``[b | 1, h, s, s]``, to add to the scores.
@@ -184,7 +184,7 @@ def add_mask(bias: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.T
 
 
 class MetaLMEncoderEmbeddings(nn.Module):
-    """Token plus learnable position embeddings, layer norm, dropout, and a projection if the widths differ."""
+    """Sum of token and learnable position embeddings, layer norm, dropout, and a projection if the widths differ."""
 
     def __init__(self, config: MetaLMEncoderConfig) -> None:
         super().__init__()
@@ -196,7 +196,7 @@ class MetaLMEncoderEmbeddings(nn.Module):
         self.projection = GainLinear(width, config.hidden_size) if width != config.hidden_size else None
 
     def forward(self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
-        """``[b, s, e]`` token embeddings to ``[b, s, d]``."""
+        """Map token embeddings ``[b, s, e]`` to ``[b, s, d]``."""
         embedded = self.dropout(self.norm(inputs_embeds + self.position_embeddings(position_ids)))
         return embedded if self.projection is None else self.projection(embedded)
 
@@ -231,25 +231,25 @@ class MetaLMEncoderModel(MetaLMEncoderPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutput:
-        """Encode.
+        """Run the encoder.
 
         Args:
             input_ids: ``[b, s]``.
-            attention_mask: ``[b, s]``, 1 where a token stands; or, for packed texts, ``[b, 1, s, s]``, additive
-                (0, and the dtype's lowest value) or boolean.
+            attention_mask: ``[b, s]``, 1 for tokens and 0 for padding; or, for packed texts, ``[b, 1, s, s]``,
+                additive (0, and the dtype's lowest value) or boolean.
             position_ids: ``[b, s]``, by default counted from the left, padding included. The relative bias
                 follows them.
             inputs_embeds: ``[b, s, e]`` in place of ``input_ids``.
-            **kwargs: Go to the attention function.
+            **kwargs: Passed to the attention function.
 
         Returns:
-            ``last_hidden_state`` ``[b, s, d]``, and what was asked for beside it.
+            ``last_hidden_state`` ``[b, s, d]``, and the other requested outputs.
 
         Raises:
             MetalmError: Both of ``input_ids`` and ``inputs_embeds`` are given, or neither; or the input is
                 longer than the learnable positions.
         """
-        one_input(input_ids, inputs_embeds)
+        check_single_input(input_ids, inputs_embeds)
         if inputs_embeds is None:
             inputs_embeds = self.embeddings.word_embeddings(input_ids)
         if position_ids is None:
@@ -261,16 +261,16 @@ class MetaLMEncoderModel(MetaLMEncoderPreTrainedModel):
         return BaseModelOutput(last_hidden_state=hidden_states)
 
     def _count_positions(self, inputs_embeds: torch.Tensor) -> torch.Tensor:
-        """Positions ``[1, s]`` from 0.
+        """Return positions ``[1, s]`` from 0.
 
         Raises:
-            MetalmError: There are fewer learnable positions than that.
+            MetalmError: The input is longer than the learnable positions.
         """
-        length, most = inputs_embeds.shape[1], self.config.max_position_embeddings
-        if length > most:
+        length, max_positions = inputs_embeds.shape[1], self.config.max_position_embeddings
+        if length > max_positions:
             raise MetalmError(
                 "input is longer than the encoder's positions",
-                why=f"got {length} tokens, max_position_embeddings is {most}",
+                why=f"got {length} tokens, max_position_embeddings is {max_positions}",
                 remedy="cut the text, or set the encoder's max_length",
             )
         return torch.arange(length, device=inputs_embeds.device).unsqueeze(0)
@@ -310,7 +310,7 @@ class MetaLMEncoderForMaskedLM(MetaLMEncoderPreTrainedModel):
             ``logits`` ``[b, s, v]``, and ``loss`` if ``labels`` are given.
 
         Raises:
-            MetalmError: As the model without a head.
+            MetalmError: See :meth:`MetaLMEncoderModel.forward`.
         """
         outputs = self.encoder(
             input_ids=input_ids,
@@ -329,7 +329,7 @@ class MetaLMEncoderForMaskedLM(MetaLMEncoderPreTrainedModel):
 
 
 class MetaLMEncoderForPreTraining(MetaLMEncoderPreTrainedModel):
-    """The encoder with ELECTRA's head: which tokens were replaced?"""
+    """The encoder with ELECTRA's head, which detects replaced tokens."""
 
     def __init__(self, config: MetaLMEncoderConfig) -> None:
         super().__init__(config)
@@ -359,7 +359,7 @@ class MetaLMEncoderForPreTraining(MetaLMEncoderPreTrainedModel):
             over trained positions, if ``labels`` are given.
 
         Raises:
-            MetalmError: As the model without a head.
+            MetalmError: See :meth:`MetaLMEncoderModel.forward`.
         """
         outputs = self.encoder(
             input_ids=input_ids,

@@ -1,4 +1,4 @@
-"""Pieces shared by the paper's two stacks: the DeepNorm layer, its initialisation, its attention.
+"""Modules shared by the paper's two stacks: the DeepNorm layer, its initialisation and its attention.
 
 Both stacks are post-layer-norm Transformers whose residual branch is up-scaled and whose branch weights start
 small (DeepNet, arXiv 2203.00555). For a stack of one kind, encoder only or decoder only, of ``N`` layers::
@@ -51,7 +51,7 @@ def deepnorm_beta(layers: int) -> float:
 
 
 def check_shape(config: Any, model_type: str) -> None:
-    """Refuse widths, heads, layers and activations that no stack can have.
+    """Check that width, heads, layers and activation are valid.
 
     Raises:
         MetalmError: ``hidden_size`` is not a multiple of ``num_attention_heads``, a size is below 1, or
@@ -77,19 +77,19 @@ def check_shape(config: Any, model_type: str) -> None:
         )
 
 
-def one_input(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> None:
-    """Insist on exactly one kind of input.
+def check_single_input(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> None:
+    """Check that there is exactly one kind of input.
 
     Raises:
         MetalmError: Both of ``input_ids`` and ``inputs_embeds`` are given, or neither.
     """
     if (input_ids is None) == (inputs_embeds is None):
         got = "neither" if input_ids is None else "both"
-        raise MetalmError("give exactly one of input_ids and inputs_embeds", why=f"got {got}")
+        raise MetalmError("exactly one of input_ids and inputs_embeds is required", why=f"got {got}")
 
 
 class GainLinear(nn.Linear):
-    """A linear layer that knows the Xavier gain it starts from: 1, or DeepNorm's ``beta``."""
+    """Linear layer with the Xavier gain of its initialisation: 1, or DeepNorm's ``beta``."""
 
     def __init__(self, inputs: int, outputs: int, gain: float = 1.0, bias: bool = True) -> None:
         super().__init__(inputs, outputs, bias=bias)
@@ -106,7 +106,7 @@ def eager_attention(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention written out; the only implementation that returns its weights.
+    """Compute attention in plain tensor operations; the only implementation that returns its weights.
 
     Args:
         module: The attention layer, for its training mode.
@@ -156,10 +156,10 @@ class DeepNormAttention(nn.Module):
         past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Attend from ``hidden_states`` ``[b, s, d]`` to itself and to what the cache holds.
+        """Attend from ``hidden_states`` ``[b, s, d]`` to itself and to the cached positions.
 
         Returns:
-            Output ``[b, s, d]``, and weights ``[b, h, s, t]`` where the implementation has them.
+            Output ``[b, s, d]``, and weights ``[b, h, s, t]`` if the implementation has them.
         """
         rows, length = hidden_states.shape[:2]
         by_head = (rows, length, -1, self.head_dim)
@@ -194,7 +194,7 @@ class DeepNormLayer(GradientCheckpointingLayer):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: Any = None, **kwargs: Any) -> torch.Tensor:
-        """One layer on ``hidden_states`` ``[b, s, d]``; ``kwargs`` go to the attention."""
+        """Apply the layer to ``hidden_states`` ``[b, s, d]``; ``kwargs`` are passed to the attention."""
         branch, _ = self.self_attn(hidden_states, attention_mask=attention_mask, **kwargs)
         hidden_states = self.self_attn_norm(self.alpha * hidden_states + self.dropout(branch))
         branch = self.fc2(self.activation(self.fc1(hidden_states)))
@@ -202,7 +202,7 @@ class DeepNormLayer(GradientCheckpointingLayer):
 
 
 class DeepNormPreTrainedModel(PreTrainedModel):
-    """What the decoder and the encoder tell transformers about themselves."""
+    """Base class of the decoder and the encoder: settings for transformers, and weight initialisation."""
 
     config: PreTrainedConfig
     supports_gradient_checkpointing = True
@@ -229,7 +229,7 @@ class DeepNormPreTrainedModel(PreTrainedModel):
 
 
 def sinusoidal_positions(position_ids: torch.Tensor, width: int) -> torch.Tensor:
-    """Fixed positions of Vaswani et al. (arXiv 1706.03762, section 3.5), computed afresh: there is no table.
+    """Compute the fixed positions of Vaswani et al. (arXiv 1706.03762, section 3.5), without a table.
 
     ``PE(p, 2i) = sin(p / 10000^(2i/d))`` and ``PE(p, 2i + 1) = cos(p / 10000^(2i/d))``.
 

@@ -1,10 +1,10 @@
-"""Register."""
+"""Registration of both stacks with transformers."""
 
 from __future__ import annotations
 
 
 def register() -> None:
-    """Make the Auto classes of transformers know both stacks. May be called more than once."""
+    """Register both stacks with the Auto classes of transformers. May be called more than once."""
     from transformers import (
         AutoConfig,
         AutoModel,

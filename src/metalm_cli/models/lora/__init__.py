@@ -1,1 +1,1 @@
-"""Low-rank adapters: injecting, saving and merging them."""
+"""LoRA adapters: injecting, saving and merging."""

@@ -1,7 +1,7 @@
-"""Adapter folders: what trained and nothing else, beside the name and the hash of the base that it belongs to.
+"""Adapter folders: only the trained parameters, with the name and the hash of their base model.
 
 A folder holds peft's own files of each adapted part (``decoder/``, ``encoders/<name>/``), the connectors, and
-:data:`ADAPTER`.
+:data:`ADAPTER_FILE`.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from torch import Tensor
 from metalm_cli.config.schema.model import Lora
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.encoders import first_line
-from metalm_cli.models.lora.inject import LoraBase, LoraTargets, config_of, inject, weights_hash
+from metalm_cli.models.lora.inject import LoraBase, LoraTargets, inject, peft_config, safetensors_hash
 
-ADAPTER = "metalm_adapter.json"
-"""The file that makes a folder an adapter folder."""
-FOLDER = "adapter"
-"""Where a run keeps one."""
-CONNECTORS = "connectors.safetensors"
+ADAPTER_FILE = "metalm_adapter.json"
+"""File that marks an adapter folder."""
+ADAPTER_FOLDER = "adapter"
+"""Name of the adapter folder in a run folder."""
+CONNECTORS_FILE = "connectors.safetensors"
 PEFT_WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PEFT_PREFIX = "base_model.model."
-"""Begins the names in files that peft writes itself."""
-UNREAD = ("auto_mapping", "peft_version", "target_modules")
-"""Fields of peft's config that may be anything, or are read apart."""
-FORMAT = 1
+"""Prefix of tensor names in the files that peft writes."""
+UNCHECKED_FIELDS = ("auto_mapping", "peft_version", "target_modules")
+"""Fields of peft's config that may have any value, or are read separately."""
+FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
 class SavedAdapter:
-    """An adapter folder, read and checked as far as it goes without its base.
+    """Description of an adapter folder, checked without its base.
 
     Args:
         folder: The folder.
-        checkpoint: Its base, as the run named it.
-        relative: The base's folder from this one; None for a base from the hub.
-        sha256: Of the base's weights.
-        parts: Adapted parts, by key path.
-        connectors: Names of the encoders whose connectors are here.
+        checkpoint: Name of the base in the run's recipe.
+        relative: Path of the base relative to the folder; None for a base from the hub.
+        sha256: Hash of the base's weights.
+        parts: Key paths of the adapted parts.
+        connectors: Names of the encoders whose connectors are saved.
     """
 
     folder: Path
@@ -58,61 +58,71 @@ class SavedAdapter:
 # -- saving -----------------------------------------------------------------------------------------------------------
 
 
-def save_adapter(folder: Path, parts: Mapping[str, Any], adaptation: LoraTargets) -> None:
-    """Write what has trained.
+def save_adapter(folder: Path, parts: Mapping[str, Any], lora_targets: LoraTargets) -> None:
+    """Save adapters and connectors.
 
     Args:
-        folder: An empty folder, beside the place where it will stand: the base is named relative to it.
+        folder: An empty folder next to its final location: the path of the base is relative to it.
         parts: All parts of the model, by key path.
-        adaptation: What was adapted.
+        lora_targets: The layers with adapters, and their base.
     """
     from safetensors.torch import save_file
 
-    base = adaptation.base
-    for name, targets in adaptation.targets.items():
-        where = folder.joinpath(*name.split("."))
-        where.mkdir(parents=True)
-        save_file({PEFT_PREFIX + key: one for key, one in _own(parts[name]).items()}, where / PEFT_WEIGHTS)
-        _write_json(where / PEFT_CONFIG, _peft_fields(config_of(adaptation.options, targets, base.checkpoint)))
+    base = lora_targets.base
+    for name, targets in lora_targets.targets.items():
+        part_folder = folder.joinpath(*name.split("."))
+        part_folder.mkdir(parents=True)
+        save_file(
+            {PEFT_PREFIX + key: tensor for key, tensor in _adapter_tensors(parts[name]).items()},
+            part_folder / PEFT_WEIGHTS,
+        )
+        _write_json(
+            part_folder / PEFT_CONFIG, _peft_fields(peft_config(lora_targets.options, targets, base.checkpoint))
+        )
     connectors = {name: part for name, part in parts.items() if name.startswith("connectors.")}
     if connectors:
         tensors = {
-            f"{name.partition('.')[2]}.{key}": one.detach().cpu().contiguous()
+            f"{name.partition('.')[2]}.{key}": tensor.detach().cpu().contiguous()
             for name, part in connectors.items()
-            for key, one in part.state_dict().items()
+            for key, tensor in part.state_dict().items()
         }
-        save_file(tensors, folder / CONNECTORS)
+        save_file(tensors, folder / CONNECTORS_FILE)
     saved = SavedAdapter(
         folder,
         base.checkpoint,
         relative_to(folder, base),
         base.sha256,
-        tuple(adaptation.targets),
+        tuple(lora_targets.targets),
         tuple(name.partition(".")[2] for name in connectors),
     )
     write_description(folder, saved)
 
 
 def relative_to(folder: Path, base: LoraBase) -> str | None:
-    """The way from an adapter folder to its base; None for one that is no folder by its own name (from the hub)."""
+    """Return the path from an adapter folder to its base; None if the base is a hub model and not a folder."""
     if not Path(base.checkpoint).expanduser().exists():
         return None
     return os.path.relpath(base.folder.resolve(), folder.resolve())
 
 
 def write_description(folder: Path, saved: SavedAdapter) -> None:
-    """Write :data:`ADAPTER`."""
+    """Write :data:`ADAPTER_FILE`."""
     fields = {key: value for key, value in asdict(saved).items() if key not in ("folder", "parts", "connectors")}
-    described = {"format": FORMAT, "base": fields, "parts": list(saved.parts), "connectors": list(saved.connectors)}
-    _write_json(folder / ADAPTER, described)
+    description = {
+        "format": FORMAT_VERSION,
+        "base": fields,
+        "parts": list(saved.parts),
+        "connectors": list(saved.connectors),
+    }
+    _write_json(folder / ADAPTER_FILE, description)
 
 
-def _own(part: Any) -> dict[str, Tensor]:
-    """The adapters of a part as peft names them in files."""
+def _adapter_tensors(part: Any) -> dict[str, Tensor]:
+    """Return the adapter tensors of a part, by peft's names in files."""
     from peft import get_peft_model_state_dict
 
-    found = get_peft_model_state_dict(part, save_embedding_layers=False)
-    return {key: one.detach().cpu().contiguous() for key, one in sorted(found.items())}
+    tensors = get_peft_model_state_dict(part, save_embedding_layers=False)
+    return {key: tensor.detach().cpu().contiguous() for key, tensor in sorted(tensors.items())}
 
 
 def _peft_fields(config: Any) -> dict[str, Any]:
@@ -128,41 +138,43 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 def adapter_in(folder: Path) -> Path | None:
-    """A run folder's adapter, or the folder itself if it is one; None otherwise."""
-    return next((one for one in (folder / FOLDER, folder) if (one / ADAPTER).is_file()), None)
+    """Return the adapter of a run folder, or the folder itself if it is an adapter; otherwise None."""
+    return next(
+        (candidate for candidate in (folder / ADAPTER_FOLDER, folder) if (candidate / ADAPTER_FILE).is_file()), None
+    )
 
 
 def read_adapter(folder: Path) -> SavedAdapter:
-    """Read what an adapter folder says of itself.
+    """Read the description of an adapter folder.
 
     Raises:
-        MetalmError: It is damaged, incomplete, or of a later version.
+        MetalmError: The folder is damaged, incomplete, or of a later version.
     """
-    with _damage(folder):
-        found = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
-        if found["format"] != FORMAT:
-            raise ValueError(f"format {found['format']}, this version reads {FORMAT}")
-        base = found["base"]
+    with _loading_errors(folder):
+        description = json.loads((folder / ADAPTER_FILE).read_text(encoding="utf-8"))
+        if description["format"] != FORMAT_VERSION:
+            raise ValueError(f"format {description['format']}, this version reads {FORMAT_VERSION}")
+        base = description["base"]
         saved = SavedAdapter(
             folder,
             str(base["checkpoint"]),
             None if base["relative"] is None else str(base["relative"]),
             str(base["sha256"]),
-            tuple(found["parts"]),
-            tuple(found["connectors"]),
+            tuple(description["parts"]),
+            tuple(description["connectors"]),
         )
         for part in saved.parts:
             if part != "decoder" and not (part.startswith("encoders.") and part.count(".") == 1 and "/" not in part):
-                raise ValueError(f"{part!r} is no part of a model")
-        needed = [folder.joinpath(*part.split("."), PEFT_WEIGHTS) for part in saved.parts]
-        for file in [*needed, *([folder / CONNECTORS] if saved.connectors else [])]:
+                raise ValueError(f"{part!r} is not a part of a model")
+        files = [folder.joinpath(*part.split("."), PEFT_WEIGHTS) for part in saved.parts]
+        for file in [*files, *([folder / CONNECTORS_FILE] if saved.connectors else [])]:
             if not file.is_file():
                 raise ValueError(f"{file.relative_to(folder)} is missing")
     return saved
 
 
 @contextmanager
-def _damage(folder: Path) -> Iterator[None]:
+def _loading_errors(folder: Path) -> Iterator[None]:
     from safetensors import SafetensorError
 
     try:
@@ -177,67 +189,71 @@ def _damage(folder: Path) -> Iterator[None]:
 
 
 def check_base(saved: SavedAdapter, folder: Path) -> None:
-    """Refuse a base with other weights than the adapter was trained on.
+    """Check that a base has the weights that the adapter was trained on.
 
     Raises:
-        MetalmError: They differ.
+        MetalmError: The weights differ.
     """
-    found = weights_hash(folder)
-    if found != saved.sha256:
+    actual = safetensors_hash(folder)
+    if actual != saved.sha256:
         raise MetalmError(
-            "the base of this adapter has other weights than when it was trained",
+            "the base of the adapter has other weights than in training",
             where=str(folder),
-            why=f"sha256 {found[:16]}…, expected {saved.sha256[:16]}… (from {saved.folder / ADAPTER})",
-            remedy="put the model back that it was trained on, or name it with base= (metalm export: --base)",
+            why=f"sha256 {actual[:16]}…, expected {saved.sha256[:16]}… (from {saved.folder / ADAPTER_FILE})",
+            remedy="restore the base that the adapter was trained on, or pass it with base= (metalm export: --base)",
         )
 
 
 def attach(model: Any, saved: SavedAdapter) -> None:
-    """Put saved adapters and connectors into their base.
+    """Add saved adapters and connectors to their base.
 
     Args:
         model: The base, a MetaLM; changed in place.
         saved: From :func:`read_adapter`.
 
     Raises:
-        MetalmError: They do not fit each other, or a file is damaged.
+        MetalmError: The adapter does not fit the base, or a file is damaged.
     """
     from safetensors.torch import load_file
 
-    parts = {"decoder": model.decoder, **{f"encoders.{name}": one for name, one in model.encoders.items()}}
-    with _damage(saved.folder):
+    parts = {"decoder": model.decoder, **{f"encoders.{name}": encoder for name, encoder in model.encoders.items()}}
+    with _loading_errors(saved.folder):
         for name in saved.parts:
-            where = saved.folder.joinpath(*name.split("."))
+            part_folder = saved.folder.joinpath(*name.split("."))
             if name not in parts:
-                raise ValueError(f"its base has no {name}")
-            fields = json.loads((where / PEFT_CONFIG).read_text(encoding="utf-8"))
+                raise ValueError(f"the base has no {name}")
+            fields = json.loads((part_folder / PEFT_CONFIG).read_text(encoding="utf-8"))
             inject(parts[name], _read_config(fields))
-            tensors = load_file(where / PEFT_WEIGHTS)
-            _fill(parts[name], {key.removeprefix(PEFT_PREFIX): one for key, one in tensors.items()})
+            tensors = load_file(part_folder / PEFT_WEIGHTS)
+            _set_adapter_tensors(
+                parts[name], {key.removeprefix(PEFT_PREFIX): tensor for key, tensor in tensors.items()}
+            )
         if saved.connectors:
-            model.connectors.load_state_dict(load_file(saved.folder / CONNECTORS))
+            model.connectors.load_state_dict(load_file(saved.folder / CONNECTORS_FILE))
     model.adapted = True
     model.requires_grad_(False)
 
 
 def _read_config(fields: dict[str, Any]) -> Any:
-    """Of peft's config only what we write ourselves: other fields can name Python modules to import."""
+    """Read only the fields of peft's config that metalm writes: others can name Python modules to import."""
     options = Lora(rank=fields["r"], alpha=fields["lora_alpha"], dropout=fields["lora_dropout"])
-    config = config_of(options, fields["target_modules"], str(fields["base_model_name_or_path"]))
-    ours = _peft_fields(config)
-    other = sorted(key for key, value in fields.items() if value and key not in UNREAD and ours.get(key) != value)
-    if other:
-        raise ValueError(f"{PEFT_CONFIG} sets {', '.join(other)}, which is not read here")
+    config = peft_config(options, fields["target_modules"], str(fields["base_model_name_or_path"]))
+    defaults = _peft_fields(config)
+    unsupported = sorted(
+        key for key, value in fields.items() if value and key not in UNCHECKED_FIELDS and defaults.get(key) != value
+    )
+    if unsupported:
+        raise ValueError(f"{PEFT_CONFIG} sets {', '.join(unsupported)}, which is not supported")
     return config
 
 
-def _fill(part: Any, tensors: dict[str, Tensor]) -> None:
-    """Set the adapters of a part; exactly those that it has."""
+def _set_adapter_tensors(part: Any, tensors: dict[str, Tensor]) -> None:
+    """Set the adapter tensors of a part, whose names and shapes must match exactly."""
     from peft import set_peft_model_state_dict
 
-    expected = {key: one.shape for key, one in _own(part).items()}
-    given = {key: one.shape for key, one in tensors.items()}
-    if given != expected:
-        wrong = sorted(key for key in expected.keys() | given.keys() if expected.get(key) != given.get(key))
-        raise ValueError(f"{len(wrong)} of its tensors do not fit the base, among them {wrong[0]}")
+    expected = {key: tensor.shape for key, tensor in _adapter_tensors(part).items()}
+    actual = {key: tensor.shape for key, tensor in tensors.items()}
+    if actual != expected:
+        mismatched = sorted(key for key in expected.keys() | actual.keys() if expected.get(key) != actual.get(key))
+        raise ValueError(f"{len(mismatched)} adapter tensors do not fit the base, among them {mismatched[0]}")
     set_peft_model_state_dict(part, tensors)

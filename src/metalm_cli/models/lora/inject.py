@@ -1,7 +1,6 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685): put into a model, and merged into its weights.
+"""LoRA adapters (low-rank, arXiv 2106.09685): adding them to a model, and merging them into its weights.
 
-peft puts them into the decoder and the encoders where these stand, so that everything that runs a model runs an
-adapted one.
+peft adds adapters to the decoder and the encoders in place, so that all code that runs a model runs an adapted one.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ ALL_LINEAR = "all-linear"
 
 @dataclass(frozen=True)
 class LoraBase:
-    """The model that adapters belong to.
+    """Base model of adapters.
 
     Args:
-        checkpoint: As the recipe names it.
-        folder: Where it lies.
-        sha256: Of its weights (:func:`weights_hash`).
+        checkpoint: Name of the model in the recipe.
+        folder: Folder of the model.
+        sha256: Hash of its weights (:func:`safetensors_hash`).
     """
 
     checkpoint: str
@@ -40,10 +39,10 @@ class LoraBase:
 
 @dataclass(frozen=True)
 class LoraTargets:
-    """What a run adapts.
+    """Layers to which a run adds adapters.
 
     Args:
-        base: The model.
+        base: The base model.
         targets: Names of the adapted layers of each part, by key path below ``model``.
         options: The recipe's ``model.lora``.
     """
@@ -56,88 +55,92 @@ class LoraTargets:
         layers = sum(map(len, self.targets.values()))
         return (
             f"low-rank adapters of rank {self.options.rank} on {layers} linear layers of {', '.join(self.targets)}; "
-            "the weights below them stay as they are"
+            "the weights of these layers are frozen"
         )
 
 
-# -- making -----------------------------------------------------------------------------------------------------------
+# -- adding -----------------------------------------------------------------------------------------------------------
 
 
-def targets_of(name: str, part: Any, wanted: Sequence[str], train: str = "all") -> list[str]:
-    """Full names of the linear layers of a part that get adapters; never its output head.
+def linear_targets(name: str, part: Any, requested: Sequence[str], train: str = "all") -> list[str]:
+    """Return the full names of the linear layers of a part that get adapters, without its output head.
 
     Args:
         name: Key path of the part.
         part: The decoder or an encoder.
-        wanted: ``all-linear``, or last names of layers (``q_proj``, ``mlp.c_fc``).
-        train: ``all``, or ``last_N``: in the last layers alone.
+        requested: ``all-linear``, or name endings of layers (``q_proj``, ``mlp.c_fc``).
+        train: ``all``, or ``last_N`` for the last N layers only.
 
     Raises:
-        MetalmError: A name is that of no linear layer, or there are fewer layers.
+        MetalmError: A name matches no linear layer, or the part has fewer than N layers.
     """
     from transformers.pytorch_utils import Conv1D
 
     head = part.get_output_embeddings()
     linear = [
-        key for key, one in part.named_modules() if isinstance(one, nn.Linear | Conv1D) and one is not head and key
+        key
+        for key, module in part.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not head and key
     ]
-    if ALL_LINEAR not in wanted:
-        for one in wanted:
-            if not any(_ends(key, one) for key in linear):
-                last = sorted({key.rpartition(".")[2] for key in linear})
+    if ALL_LINEAR not in requested:
+        for target in requested:
+            if not any(_has_suffix(key, target) for key in linear):
+                known = sorted({key.rpartition(".")[2] for key in linear})
                 raise MetalmError(
-                    f"{name} has no linear layer {one!r} to adapt",
-                    where=f"model.lora.targets: {', '.join(wanted)}",
-                    why=f"its linear layers, the output head aside: {', '.join(last)}",
-                    remedy=f"name some of them, or {ALL_LINEAR}",
+                    f"{name} has no linear layer {target!r} to adapt",
+                    where=f"model.lora.targets: {', '.join(requested)}",
+                    why=f"its linear layers without the output head: {', '.join(known)}",
+                    remedy=f"use some of these names, or {ALL_LINEAR}",
                 )
-        linear = [key for key in linear if any(_ends(key, one) for one in wanted)]
+        linear = [key for key in linear if any(_has_suffix(key, target) for target in requested)]
     if train == "all":
         return linear
     count = int(train.removeprefix("last_"))
     layers = transformer_layers(part)
     if count > len(layers):
         raise MetalmError(
-            f"{name} has {len(layers)} layers, adapters are asked for in {count}",
+            f"{name} has {len(layers)} layers, but model.trains sets adapters for {count}",
             where=f"model.trains.{name.partition('.')[0]}: {train}",
             remedy=f"set it to last_{len(layers)} or less, or to all",
         )
-    inside = {id(one) for layer in layers[-count:] for one in layer.modules()}
-    return [key for key, one in part.named_modules() if key in set(linear) and id(one) in inside]
+    module_ids = {id(module) for layer in layers[-count:] for module in layer.modules()}
+    return [key for key, module in part.named_modules() if key in set(linear) and id(module) in module_ids]
 
 
-def _ends(key: str, name: str) -> bool:
+def _has_suffix(key: str, name: str) -> bool:
     return key == name or key.endswith(f".{name}")
 
 
-def adapt(model: Any, parts: Mapping[str, Any], train: Mapping[str, str], lora: Lora, base: LoraBase, seed: int) -> Any:
-    """Put fresh adapters into a model: its outputs stay exactly what they are, because B is 0.
+def add_adapters(
+    model: Any, parts: Mapping[str, Any], train: Mapping[str, str], lora: Lora, base: LoraBase, seed: int
+) -> Any:
+    """Add new adapters to a model; its outputs do not change, because B is 0.
 
     Args:
         model: The MetaLM; it is marked as adapted.
         parts: The decoder and encoders to adapt, by key path.
-        train: ``all`` or ``last_N`` of each.
+        train: ``all`` or ``last_N`` for each part.
         lora: The recipe's options.
-        base: Where the model is from.
-        seed: Seeds A.
+        base: The base model.
+        seed: Seed of A.
 
     Returns:
         The :class:`LoraTargets`.
 
     Raises:
-        MetalmError: See :func:`targets_of`.
+        MetalmError: See :func:`linear_targets`.
     """
-    targets = {name: targets_of(name, part, lora.targets, train[name]) for name, part in parts.items()}
+    targets = {name: linear_targets(name, part, lora.targets, train[name]) for name, part in parts.items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for name, part in parts.items():
-            inject(part, config_of(lora, targets[name], base.checkpoint))
+            inject(part, peft_config(lora, targets[name], base.checkpoint))
     model.adapted = True
     return LoraTargets(base, targets, lora)
 
 
-def config_of(lora: Lora, targets: list[str], base: str) -> Any:
-    """peft's config of a part's adapters."""
+def peft_config(lora: Lora, targets: list[str], base: str) -> Any:
+    """Build peft's config of a part's adapters."""
     from peft import LoraConfig
 
     return LoraConfig(
@@ -150,39 +153,39 @@ def config_of(lora: Lora, targets: list[str], base: str) -> Any:
 
 
 def inject(part: Any, config: Any) -> None:
-    """Put fresh adapters into a part."""
+    """Add new adapters to a part."""
     from peft import inject_adapter_in_model
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="fan_in_fan_out")  # peft sets it right for GPT-2's layers
+        warnings.filterwarnings("ignore", message="fan_in_fan_out")  # peft corrects it for GPT-2's layers
         inject_adapter_in_model(config, part)
 
 
-def weights_hash(folder: Path) -> str:
-    """Sha256 over the names and the bytes of a model folder's weights.
+def safetensors_hash(folder: Path) -> str:
+    """Compute the SHA-256 of the names and bytes of a model folder's weights.
 
     Raises:
-        MetalmError: There are none.
+        MetalmError: The folder has no safetensors weights.
     """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise MetalmError("a base holds no weights in safetensors", where=str(folder))
-    whole = hashlib.sha256()
+        raise MetalmError("the base has no safetensors weights", where=str(folder))
+    digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as data:
-            whole.update(f"{file.name} {hashlib.file_digest(data, 'sha256').hexdigest()}\n".encode())
-    return whole.hexdigest()
+            digest.update(f"{file.name} {hashlib.file_digest(data, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 # -- merging ----------------------------------------------------------------------------------------------------------
 
 
 def merge(model: Any) -> bool:
-    """Add adapters to the weights that they stand on, and take them out; whether there were any."""
+    """Merge adapters into their base weights and remove them; return whether there were any."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    found = [(name, one) for name, one in model.named_modules() if isinstance(one, BaseTunerLayer)]
-    for name, layer in found:
+    adapted_layers = [(name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+    for name, layer in adapted_layers:
         layer.merge(safe_merge=True)
         parent, _, last = name.rpartition(".")
         setattr(model.get_submodule(parent), last, layer.get_base_layer())
@@ -190,4 +193,4 @@ def merge(model: Any) -> bool:
         if hasattr(part, "peft_config"):
             del part.peft_config
     model.adapted = False
-    return bool(found)
+    return bool(adapted_layers)

@@ -20,17 +20,17 @@ BUILD := .build
 STAMP := $(BUILD)/setup-$(subst /,_,$(PY))
 CONSTRAINTS ?= constraints.txt
 TORCH ?= $(shell grep '^torch==' $(CONSTRAINTS))
-TESTS ?= tests
+TESTS ?= tests src
 WORKERS ?= 2
 RUN := runs/demo
 
 # Two test processes on two cores: a thread each.
 ONE_THREAD := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help setup demo test lint bench docs clean
+.PHONY: help setup demo test test-all lint bench docs clean
 
 help:  ## List these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
 
 setup: $(STAMP)  ## Install metalm and what its tests need (once; again when the versions change)
 
@@ -52,7 +52,10 @@ demo: $(STAMP)  ## Train, tune and score a MetaLM and its GPT twin on the miniat
 	@echo '  metalm pretrain pile --dry-run                            GPT-2 and ELECTRA from the hub: the plan'
 	@echo 'The program is at $(dir $(PY))metalm; README.md goes on from here.'
 
-test: $(STAMP)  ## Run the tests (TESTS=tests/sessions for a room, WORKERS=0 for one process)
+test: $(STAMP)  ## Run the tests that are not slow (TESTS=tests/sessions for a room, WORKERS=0 for one process)
+	$(ONE_THREAD) $(PY) -m pytest -n $(WORKERS) -m "not slow" $(TESTS)
+
+test-all: $(STAMP)  ## Run all tests, including the slow ones
 	$(ONE_THREAD) $(PY) -m pytest -n $(WORKERS) $(TESTS)
 
 lint: $(STAMP)  ## Check style and types

@@ -11,30 +11,30 @@ from pydantic.fields import FieldInfo
 
 from metalm_cli.config.schema.base import Section
 
-NAME = re.compile(r"[A-Za-z_]\w*\Z")
+FREE_KEY = re.compile(r"[A-Za-z_]\w*\Z")
 """Names that users choose as keys (of encoders): they become parts of dotted keys and of parameter names."""
 
 
-def join(path: str, key: str | int) -> str:
+def join_key(path: str, key: str | int) -> str:
     """A dotted key.
 
-    >>> join("data.sources", 0)
+    >>> join_key("data.sources", 0)
     'data.sources.0'
     """
     return f"{path}.{key}" if path else str(key)
 
 
-def members(annotation: Any) -> list[Any]:
+def union_members(annotation: Any) -> list[Any]:
     """The alternatives of a type, without null.
 
-    >>> members(int | str | None)
+    >>> union_members(int | str | None)
     [<class 'int'>, <class 'str'>]
     """
     origin = get_origin(annotation)
     if origin is Annotated:
-        return members(get_args(annotation)[0])
+        return union_members(get_args(annotation)[0])
     if origin in (Union, types.UnionType):
-        return [inner for part in get_args(annotation) for inner in members(part)]
+        return [inner for part in get_args(annotation) for inner in union_members(part)]
     return [] if annotation in (None, types.NoneType) else [annotation]
 
 
@@ -46,14 +46,14 @@ def allows_null(annotation: Any) -> bool:
     return annotation is Any or types.NoneType in get_args(annotation)
 
 
-def sections(annotation: Any) -> list[type[Section]]:
+def section_types(annotation: Any) -> list[type[Section]]:
     """The sections among the alternatives of a type."""
-    return [part for part in members(annotation) if isinstance(part, type) and issubclass(part, Section)]
+    return [part for part in union_members(annotation) if isinstance(part, type) and issubclass(part, Section)]
 
 
-def fields_by_name(annotation: Any) -> dict[str, type[Section]]:
+def sections_by_name(annotation: Any) -> dict[str, type[Section]]:
     """Sections that are told apart by their ``name`` (objectives), by that name; empty for other types."""
-    choices = sections(annotation)
+    choices = section_types(annotation)
     if len(choices) < 2:
         return {}
     return {get_args(choice.model_fields["name"].annotation)[0]: choice for choice in choices}
@@ -61,44 +61,46 @@ def fields_by_name(annotation: Any) -> dict[str, type[Section]]:
 
 def without_sections(annotation: Any) -> Any:
     """A type without the alternatives that hold sections; None when nothing is left."""
-    holds = [part for part in members(annotation) if sections(part) or sections(item(part))]
-    if not holds:
+    with_sections = [
+        part for part in union_members(annotation) if section_types(part) or section_types(item_type(part))
+    ]
+    if not with_sections:
         return annotation
-    kept = [part for part in members(annotation) if part not in holds]
+    remaining = [part for part in union_members(annotation) if part not in with_sections]
     if allows_null(annotation):
-        kept.append(types.NoneType)
-    return Union[tuple(kept)] if kept else None  # noqa: UP007
+        remaining.append(types.NoneType)
+    return Union[tuple(remaining)] if remaining else None  # noqa: UP007
 
 
 def section_of(annotation: Any, *values: Any) -> type[Section] | None:
     """The section that stands here; among objectives, the one that the last of ``values`` to do so names."""
-    named = fields_by_name(annotation)
-    if not named:
-        choices = sections(annotation)
+    by_name = sections_by_name(annotation)
+    if not by_name:
+        choices = section_types(annotation)
         return choices[0] if choices else None
     for value in reversed(values):
         if isinstance(value, dict) and isinstance(value.get("name"), str):
-            return named.get(value["name"])
+            return by_name.get(value["name"])
     return None
 
 
-def item(annotation: Any) -> Any:
+def item_type(annotation: Any) -> Any:
     """Type of the items of a list, or of the values of a mapping with free keys; else ``Any``."""
-    for part in members(annotation):
+    for part in union_members(annotation):
         if get_origin(part) in (list, dict):
             return get_args(part)[-1]
     return Any
 
 
-def child(section: type[Section] | None, annotation: Any, key: str) -> Any:
+def child_type(section: type[Section] | None, annotation: Any, key: str) -> Any:
     """Type of the value at ``key`` inside a value of this type."""
     if section is None:
-        return item(annotation)
+        return item_type(annotation)
     field = section.model_fields.get(key)
-    return Any if field is None else is_complete_value(field)
+    return Any if field is None else constrained_type(field)
 
 
-def is_complete_value(field: FieldInfo) -> Any:
+def constrained_type(field: FieldInfo) -> Any:
     """A field's type together with its limits."""
     if not field.metadata:
         return field.annotation
@@ -107,8 +109,8 @@ def is_complete_value(field: FieldInfo) -> Any:
 
 def mutually_exclusive_keys(section: type[Section], key: str) -> list[str]:
     """Keys that may not be set together with ``key``."""
-    grouped = [other for group in section.one_of if key in group for other in group if other != key]
-    return [*grouped, *section.excludes.get(key, ())]
+    alternatives = [other for group in section.one_of if key in group for other in group if other != key]
+    return [*alternatives, *section.excludes.get(key, ())]
 
 
 def walk_keys(section: type[Section], path: str = "") -> Iterator[tuple[str, type[Section], str, FieldInfo]]:
@@ -118,13 +120,13 @@ def walk_keys(section: type[Section], path: str = "") -> Iterator[tuple[str, typ
     """
     seen: set[str] = set()
     for name, field in section.model_fields.items():
-        key = join(path, name)
+        key = join_key(path, name)
         yield key, section, name, field
         inner, inner_path = field.annotation, key
-        while get_origin(container := (members(inner) or [None])[0]) in (list, dict):
-            inner_path = join(inner_path, "0" if get_origin(container) is list else "NAME")
-            inner = item(container)
-        for choice in sections(inner):
+        while get_origin(container := (union_members(inner) or [None])[0]) in (list, dict):
+            inner_path = join_key(inner_path, "0" if get_origin(container) is list else "NAME")
+            inner = item_type(container)
+        for choice in section_types(inner):
             for entry in walk_keys(choice, inner_path):
                 if entry[0] not in seen:
                     seen.add(entry[0])
@@ -133,12 +135,12 @@ def walk_keys(section: type[Section], path: str = "") -> Iterator[tuple[str, typ
 
 def limits(metadata: list[Any]) -> dict[str, Any]:
     """The limits among a field's metadata, by their short names (``ge``, ``lt``, ``min_length``, …)."""
-    found: dict[str, Any] = {}
+    bounds: dict[str, Any] = {}
     for entry in metadata:
         for name in ("ge", "gt", "le", "lt", "min_length", "max_length", "pattern"):
             if getattr(entry, name, None) is not None:
-                found[name] = getattr(entry, name)
-    return found
+                bounds[name] = getattr(entry, name)
+    return bounds
 
 
 def describe_type(annotation: Any, *, examples: list[Any] | None = None) -> str:
@@ -156,44 +158,44 @@ def describe_type(annotation: Any, *, examples: list[Any] | None = None) -> str:
                 bounds |= limits(entry.metadata)
                 examples = examples or entry.examples
         annotation = inner
-    words = [_one_in_words(part, bounds, examples) for part in members(annotation)]
+    descriptions = [_describe_member(part, bounds, examples) for part in union_members(annotation)]
     if annotation is Any:
-        words = ["any value"]
+        descriptions = ["any value"]
     if allows_null(annotation) and annotation is not Any:
-        words.append("null")
-    flat = list(dict.fromkeys(word for phrase in words for word in phrase.split(" | ")))
-    return flat[0] if len(flat) == 1 else f"{', '.join(flat[:-1])} or {flat[-1]}"
+        descriptions.append("null")
+    distinct = list(dict.fromkeys(word for phrase in descriptions for word in phrase.split(" | ")))
+    return distinct[0] if len(distinct) == 1 else f"{', '.join(distinct[:-1])} or {distinct[-1]}"
 
 
-def _one_in_words(part: Any, bounds: dict[str, Any], examples: list[Any] | None) -> str:
-    origin = get_origin(part)
+def _describe_member(member: Any, bounds: dict[str, Any], examples: list[Any] | None) -> str:
+    origin = get_origin(member)
     if origin is Literal:
-        return " | ".join(str(choice) for choice in get_args(part))
+        return " | ".join(str(choice) for choice in get_args(member))
     if origin is list:
         size = bounds.get("min_length")
         count = f"{size} " if size is not None and size == bounds.get("max_length") else ""
-        return f"a list of {count}{_plural(get_args(part)[0])}" + (" (not empty)" if size == 1 else "")
-    if origin is dict or part is dict or (isinstance(part, type) and issubclass(part, Section)):
+        return f"a list of {count}{_describe_items(get_args(member)[0])}" + (" (not empty)" if size == 1 else "")
+    if origin is dict or member is dict or (isinstance(member, type) and issubclass(member, Section)):
         return "a mapping"
-    if part is bool:
+    if member is bool:
         return "true | false"
-    if part in (int, float):
-        return ("a whole number" if part is int else "a number") + _bounds_in_words(bounds)
+    if member in (int, float):
+        return ("a whole number" if member is int else "a number") + _describe_bounds(bounds)
     if "pattern" in bounds and examples:
         return "text such as " + ", ".join(str(example) for example in examples)
     return "text"
 
 
-def _plural(annotation: Any) -> str:
-    if sections(annotation) or get_origin(annotation) is dict:
+def _describe_items(annotation: Any) -> str:
+    if section_types(annotation) or get_origin(annotation) is dict:
         return "mappings"
-    part = (members(annotation) or [Any])[0]
-    if get_origin(part) is Literal:
-        return "/".join(str(choice) for choice in get_args(part))
-    return {int: "whole numbers", float: "numbers", str: "texts"}.get(part, "values")
+    member = (union_members(annotation) or [Any])[0]
+    if get_origin(member) is Literal:
+        return "/".join(str(choice) for choice in get_args(member))
+    return {int: "whole numbers", float: "numbers", str: "texts"}.get(member, "values")
 
 
-def _bounds_in_words(bounds: dict[str, Any]) -> str:
-    names = {"ge": "of at least", "gt": "above", "le": "at most", "lt": "below"}
-    said = [f"{words} {bounds[name]:g}" for name, words in names.items() if name in bounds]
-    return " " + " and ".join(said) if said else ""
+def _describe_bounds(bounds: dict[str, Any]) -> str:
+    wording = {"ge": "of at least", "gt": "above", "le": "at most", "lt": "below"}
+    phrases = [f"{words} {bounds[name]:g}" for name, words in wording.items() if name in bounds]
+    return " " + " and ".join(phrases) if phrases else ""

@@ -20,7 +20,7 @@ MAX_NODES = 100_000
 """Values of one file, aliases counted as often as they are used."""
 MAX_DEPTH = 40
 
-Kind = Literal["default", "recipe", "command line"]
+LayerKind = Literal["default", "recipe", "command line"]
 
 
 @dataclass(slots=True)
@@ -36,7 +36,7 @@ class YamlNode:
 
     value: Any
     where: str = ""
-    kind: Kind = "recipe"
+    kind: LayerKind = "recipe"
     layer: int = 0
 
     def plain(self) -> Any:
@@ -47,17 +47,17 @@ class YamlNode:
             return [node.plain() for node in self.value]
         return self.value
 
-    def newest(self) -> int:
+    def newest_layer(self) -> int:
         """The greatest layer number in this value."""
-        inside: list[YamlNode] = []
+        children: list[YamlNode] = []
         if isinstance(self.value, dict):
-            inside = list(self.value.values())
+            children = list(self.value.values())
         elif isinstance(self.value, list):
-            inside = self.value
-        return max([self.layer, *(node.newest() for node in inside)])
+            children = self.value
+        return max([self.layer, *(node.newest_layer() for node in children)])
 
 
-_CORE: list[tuple[re.Pattern[str], Callable[[str], Any]]] = [
+_CORE_SCHEMA: list[tuple[re.Pattern[str], Callable[[str], Any]]] = [
     (re.compile(r"(?:|~|null|Null|NULL)\Z"), lambda text: None),
     (re.compile(r"(?:true|True|TRUE)\Z"), lambda text: True),
     (re.compile(r"(?:false|False|FALSE)\Z"), lambda text: False),
@@ -70,19 +70,19 @@ _CORE: list[tuple[re.Pattern[str], Callable[[str], Any]]] = [
 ]
 
 
-def scalar(text: str) -> Any:
+def parse_scalar(text: str) -> Any:
     """A plain (unquoted) scalar as the core schema of YAML 1.2 resolves it.
 
-    >>> [scalar(text) for text in ("no", "1e-4", "012", "1:30", "~", "0x10")]
+    >>> [parse_scalar(text) for text in ("no", "1e-4", "012", "1:30", "~", "0x10")]
     ['no', 0.0001, 12, '1:30', None, 16]
     """
-    for pattern, convert in _CORE:
+    for pattern, convert in _CORE_SCHEMA:
         if pattern.match(text):
             return convert(text)
     return text
 
 
-def parse(text: str, name: str, *, kind: Kind = "recipe", layer: int = 0) -> YamlNode:
+def parse_yaml(text: str, name: str, *, kind: LayerKind = "recipe", layer: int = 0) -> YamlNode:
     """Read one YAML document.
 
     Args:
@@ -104,26 +104,26 @@ def parse(text: str, name: str, *, kind: Kind = "recipe", layer: int = 0) -> Yam
         root = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        tag = isinstance(error, yaml.constructor.ConstructorError)
+        is_tag = isinstance(error, yaml.constructor.ConstructorError)
         raise MetalmError(
             "not valid YAML",
-            where=_place(name, mark.line if mark else None, kind),
+            where=_location(name, mark.line if mark else None, kind),
             why=": ".join(part for part in (error.context, error.problem) if part),
             remedy="remove the tag"
-            if tag
+            if is_tag
             else "tabs cannot indent; quote text that holds ': ' or starts with a special character",
         ) from None
     except yaml.reader.ReaderError as error:
-        where = _place(name, text.count("\n", 0, error.position), kind)
+        where = _location(name, text.count("\n", 0, error.position), kind)
         raise MetalmError("not valid YAML", where=where, why=str(error).splitlines()[0]) from None
     except RecursionError:
         raise MetalmError("not valid YAML", where=name, why="nested too deeply") from None
     if root is None:
-        return YamlNode(None, _place(name, 0, kind), kind, layer)
+        return YamlNode(None, _location(name, 0, kind), kind, layer)
     return _Converter(name, kind, layer).convert(root, root, 0)
 
 
-def _place(name: str, line: int | None, kind: Kind) -> str:
+def _location(name: str, line: int | None, kind: LayerKind) -> str:
     return name if line is None or kind == "command line" else f"{name}:{line + 1}"
 
 
@@ -142,44 +142,44 @@ class _Loader(yaml.SafeLoader):
 class _Converter:
     """Turns PyYAML's node graph into marked values, refusing what recipes have no use for."""
 
-    def __init__(self, name: str, kind: Kind, layer: int) -> None:
+    def __init__(self, name: str, kind: LayerKind, layer: int) -> None:
         self.name, self.kind, self.layer = name, kind, layer
         self.count = 0
 
-    def fail(self, node: yaml.Node, what: str, why: str = "", remedy: str = "") -> MetalmError:
-        return MetalmError(what, where=self.where(node), why=why, remedy=remedy)
+    def error(self, node: yaml.Node, what: str, why: str = "", remedy: str = "") -> MetalmError:
+        return MetalmError(what, where=self.location(node), why=why, remedy=remedy)
 
-    def where(self, node: yaml.Node) -> str:
-        return _place(self.name, node.start_mark.line, self.kind)
+    def location(self, node: yaml.Node) -> str:
+        return _location(self.name, node.start_mark.line, self.kind)
 
-    def convert(self, node: yaml.Node, at: yaml.Node, depth: int) -> YamlNode:
+    def convert(self, node: yaml.Node, located_node: yaml.Node, depth: int) -> YamlNode:
         """The marked value of ``node``, placed on the line of ``at`` (its key, or itself)."""
         self.count += 1
         if depth > MAX_DEPTH:
-            raise self.fail(node, "YAML nested too deeply", "an alias may contain itself", "write it out")
+            raise self.error(node, "YAML nested too deeply", "an alias may contain itself", "write it out")
         if self.count > MAX_NODES:
-            raise self.fail(node, "YAML holds too many values", f"expected at most {MAX_NODES:,}")
+            raise self.error(node, "YAML holds too many values", f"expected at most {MAX_NODES:,}")
         value: Any
         if isinstance(node, yaml.MappingNode):
-            value = self.mapping(node, depth)
+            value = self.convert_mapping(node, depth)
         elif isinstance(node, yaml.SequenceNode):
             value = [self.convert(item, item, depth + 1) for item in node.value]
         else:
             assert isinstance(node, yaml.ScalarNode)
-            value = scalar(node.value) if node.style is None else node.value
-        return YamlNode(value, self.where(at), self.kind, self.layer)
+            value = parse_scalar(node.value) if node.style is None else node.value
+        return YamlNode(value, self.location(located_node), self.kind, self.layer)
 
-    def mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, YamlNode]:
+    def convert_mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, YamlNode]:
         entries: dict[str, YamlNode] = {}
         lines: dict[str, int] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                raise self.fail(key_node, "a key must be plain text", "got a list or mapping as a key")
+                raise self.error(key_node, "a key must be plain text", "got a list or mapping as a key")
             key = key_node.value
             if key == "<<" and not key_node.style:
-                raise self.fail(key_node, "merge keys are not allowed", "YAML 1.2 has no <<", "use extends")
+                raise self.error(key_node, "merge keys are not allowed", "YAML 1.2 has no <<", "use extends")
             if key in entries:
-                raise self.fail(
+                raise self.error(
                     key_node,
                     f"duplicate key {key}",
                     f"it also stands on line {lines[key]}",
@@ -194,20 +194,20 @@ class _Dumper(yaml.SafeDumper):
     """Writes scalars so that readers of YAML 1.1 and of YAML 1.2 get the same value."""
 
 
-def _text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
-    plain_elsewhere = isinstance(scalar(value), str)
-    style = None if plain_elsewhere and value.isprintable() else '"'
+def _represent_text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
+    stays_text = isinstance(parse_scalar(value), str)
+    style = None if stays_text and value.isprintable() else '"'
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 
-_Dumper.add_representer(str, _text)
+_Dumper.add_representer(str, _represent_text)
 
 
 def to_flow_yaml(value: Any) -> str:
     """``value`` as YAML on one line.
 
-    >>> to_flow_yaml({"a": [1, "no", 1e-08, "1e-4"]})
-    "{a: [1, 'no', 1.0e-08, \\"1e-4\\"]}"
+    >>> print(to_flow_yaml({"a": [1, "no", 1e-08, "1e-4"]}))
+    {a: [1, 'no', 1.0e-08, "1e-4"]}
     """
     text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=10**9, sort_keys=False, allow_unicode=True)
     return text.removesuffix("\n").removesuffix("\n...")

@@ -53,7 +53,7 @@ def plan_text(plan: RunPlan, resolved: ResolvedRecipe | None = None, *, all_valu
 def human_count(number: float) -> str:
     """Format a number, with a unit letter from a million on.
 
-    >>> count(812), count(12_345), count(1_594_112), count(2.5e9)
+    >>> human_count(812), human_count(12_345), human_count(1_594_112), human_count(2.5e9)
     ('812', '12,345', '1.59M', '2.50B')
     """
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M")):

@@ -92,9 +92,9 @@ def test_an_encoder_may_have_a_connector_of_its_own(tokenizers) -> None:
 
 def test_the_seed_decides_the_weights(tokenizers) -> None:
     recipe = model_recipe(tokenizers)
-    first, same, other = (assemble(recipe, seed).model.state_dict() for seed in (3, 3, 4))
-    assert all(torch.equal(first[name], same[name]) for name in first)
-    assert not torch.equal(first["connectors.text.0.weight"], other["connectors.text.0.weight"])
+    weights, same_seed, other_seed = (assemble(recipe, seed).model.state_dict() for seed in (3, 3, 4))
+    assert all(torch.equal(weights[name], same_seed[name]) for name in weights)
+    assert not torch.equal(weights["connectors.text.0.weight"], other_seed["connectors.text.0.weight"])
 
 
 # -- dropout ----------------------------------------------------------------------------------------------------------
@@ -121,8 +121,10 @@ def test_dropout_sets_every_rate(kind, tokenizers) -> None:
         if isinstance(module, nn.Dropout) or type(module).__name__.endswith("Dropout")
     ]
     assert set(dropout_rates) <= {0.37}
-    own = (getattr(module, name, None) for module in part.modules() for name in ("dropout", "attention_dropout"))
-    attention = {rate for rate in own if isinstance(rate, float)}
+    attribute_values = (
+        getattr(module, name, None) for module in part.modules() for name in ("dropout", "attention_dropout")
+    )
+    attention = {rate for rate in attribute_values if isinstance(rate, float)}
     assert attention <= {0.37}
     assert dropout_rates or attention
 

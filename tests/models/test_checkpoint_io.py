@@ -57,9 +57,9 @@ save_file(found, sys.argv[1])
 
 def run_fresh(program: str, *arguments: object) -> str:
     command = [sys.executable, "-c", program, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr[-3000:]
+    return process.stdout
 
 
 def reference_outputs(model, tokenizer, processors) -> dict[str, torch.Tensor]:
@@ -90,12 +90,14 @@ def files_of(folder: Path) -> list[str]:
 
 def test_every_kind_of_model_is_the_same_in_a_fresh_process(tokenizers, tmp_path) -> None:
     mlp = {"kind": "mlp", "layers": 3}
-    both = model_recipe(tokenizers, "llama", "roberta", connector=mlp, keep_special=True, max_length=40).model_dump()
-    both["encoders"]["vision"] = model_recipe(tokenizers, "llama", "deit", name="vision").model_dump()["encoders"][
-        "vision"
-    ]
+    both_encoders = model_recipe(
+        tokenizers, "llama", "roberta", connector=mlp, keep_special=True, max_length=40
+    ).model_dump()
+    both_encoders["encoders"]["vision"] = model_recipe(tokenizers, "llama", "deit", name="vision").model_dump()[
+        "encoders"
+    ]["vision"]
     recipes = {
-        "docked": ModelConfig.model_validate(both),
+        "docked": ModelConfig.model_validate(both_encoders),
         "paper": model_recipe(tokenizers, "metalm-decoder", "metalm-encoder"),
         "t5-opt": model_recipe(tokenizers, "opt", "t5"),
         "gpt2-twin": model_recipe(tokenizers, "gpt2", None, tokens=RULES),
@@ -185,12 +187,12 @@ def trained_detector(tokenizers, texts: list[str], kind: str) -> Assembly:
 
 
 def test_the_auto_classes_know_what_is_saved(tokenizers, texts, tmp_path) -> None:
-    whole = save(assemble(model_recipe(tokenizers)), tmp_path / "model")
+    model_folder = save(assemble(model_recipe(tokenizers)), tmp_path / "model")
     detectors = {kind: trained_detector(tokenizers, texts, kind) for kind in ("electra", "metalm-encoder")}
     for kind, assembly in detectors.items():
         assembly.model.save_pretrained(tmp_path / kind)
         assembly.processors["text"].save_pretrained(tmp_path / kind)
-    run_fresh(AUTO, whole, tmp_path / "out.safetensors", *(tmp_path / kind for kind in detectors))
+    run_fresh(AUTO, model_folder, tmp_path / "out.safetensors", *(tmp_path / kind for kind in detectors))
     outputs = load_file(tmp_path / "out.safetensors")
     for kind, assembly in detectors.items():
         with torch.no_grad():
@@ -198,9 +200,9 @@ def test_the_auto_classes_know_what_is_saved(tokenizers, texts, tmp_path) -> Non
         torch.testing.assert_close(outputs[kind], expected)
         docked = model_recipe(tokenizers).model_dump()
         docked["encoders"]["text"] = {"checkpoint": str(tmp_path / kind)}
-        again = assemble(ModelConfig.model_validate(docked)).model.encoders["text"]
+        encoder = assemble(ModelConfig.model_validate(docked)).model.encoders["text"]
         for name, value in assembly.model.base_model.state_dict().items():
-            assert torch.equal(again.state_dict()[name], value), name
+            assert torch.equal(encoder.state_dict()[name], value), name
 
 
 # -- inheritance ------------------------------------------------------------------------------------------------------
@@ -221,8 +223,8 @@ def test_token_rules_are_saved_and_inherited(tokenizers, tmp_path) -> None:
     assembly = assemble(onward)
     assert assembly.decoder_tokenizer.rules == TokenRules(**rules), "the checkpoint's, not the recipe's"
     assert assembly.model.config.tokens == rules
-    whole = assemble(ModelConfig.model_validate({"checkpoint": str(tmp_path / "docked")}))
-    assert whole.decoder_tokenizer.rules == TokenRules(**rules)
+    continued = assemble(ModelConfig.model_validate({"checkpoint": str(tmp_path / "docked")}))
+    assert continued.decoder_tokenizer.rules == TokenRules(**rules)
 
 
 @pytest.mark.parametrize("encoder", ["bert", None])
@@ -359,8 +361,8 @@ def test_a_real_vision_encoder_docks_into_a_real_decoder(checkpoints, tmp_path) 
     prompt = SessionTokeniser(assembly.tokenizer, assembly.processors)(
         Session([Docked("vision", noise_image(0)), Causal(" a")])
     )
-    read = collate([build_row([prompt])], assembly.processors)
-    ids = assembly.model.eval().generate(read.decoder.input_ids, read.docks, max_new_tokens=4)
+    prompt_batch = collate([build_row([prompt])], assembly.processors)
+    ids = assembly.model.eval().generate(prompt_batch.decoder.input_ids, prompt_batch.docks, max_new_tokens=4)
     assert ids.shape[0] == 1
     folder = save(assembly, tmp_path / "real")
     run_fresh(FRESH, tmp_path / "found.safetensors", folder)

@@ -33,13 +33,13 @@ def test_an_encoder_with_a_causal_head_is_not_causal() -> None:
 @pytest.mark.parametrize("attention", ["eager", "sdpa", "flex_attention"])
 def test_measuring_leaves_a_decoder_unchanged(attention, training) -> None:
     decoder = make_decoder("llama", attn_implementation=attention).train(training)
-    before = {name: value.clone() for name, value in decoder.state_dict().items()}
+    original = {name: value.clone() for name, value in decoder.state_dict().items()}
     state = torch.get_rng_state()
     measure_decoder(decoder)
     assert decoder.config._attn_implementation == attention
     assert decoder.training is training
     assert torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(value, before[name]) for name, value in decoder.state_dict().items())
+    assert all(torch.equal(value, original[name]) for name, value in decoder.state_dict().items())
     assert all(parameter.grad is None for parameter in decoder.parameters())
 
 
@@ -89,8 +89,8 @@ assert measure_decoder(model).supports_packing
 new = {name for name in set(sys.modules) - before if name.startswith("torch._inductor")}
 assert not new, sorted(new)[:5]
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+    assert process.returncode == 0, process.stderr[-2000:]
 
 
 def test_a_failing_measurement_restores_attention_and_mode(monkeypatch) -> None:

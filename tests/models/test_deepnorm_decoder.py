@@ -104,11 +104,11 @@ def test_packed_is_unpacked(attention, masked) -> None:
     model, lengths = make(attention), [7, 3, 11]
     tokens = ids(1, sum(lengths))
     positions, mask = packed(lengths)
-    together = model(tokens, attention_mask=mask if masked else None, position_ids=positions).logits
-    apart = torch.cat([model(piece).logits for piece in tokens.split(lengths, dim=1)], dim=1)
-    assert torch.allclose(together, apart, atol=1e-5)
-    expected = gradients(model, apart)
-    for name, gradient in gradients(model, together).items():
+    batched = model(tokens, attention_mask=mask if masked else None, position_ids=positions).logits
+    separate = torch.cat([model(piece).logits for piece in tokens.split(lengths, dim=1)], dim=1)
+    assert torch.allclose(batched, separate, atol=1e-5)
+    expected = gradients(model, separate)
+    for name, gradient in gradients(model, batched).items():
         assert torch.allclose(gradient, expected[name], atol=1e-5 * expected[name].abs().max().clamp(min=1)), name
 
 
@@ -179,16 +179,16 @@ def test_generation_with_and_without_cache_and_by_beams() -> None:
     model, tokens = make(pad_token_id=0, eos_token_id=60), ids(2, 5)
     mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
     ask = {"attention_mask": mask, "max_new_tokens": 12, "do_sample": False}
-    cached = model.generate(tokens, **ask)
-    assert torch.equal(cached, model.generate(tokens, use_cache=False, **ask))
+    with_cache = model.generate(tokens, **ask)
+    assert torch.equal(with_cache, model.generate(tokens, use_cache=False, **ask))
     alone = model.generate(tokens[:1, 2:], attention_mask=mask[:1, 2:], max_new_tokens=12, do_sample=False)
-    assert torch.equal(cached[0, 5 : 5 + alone.shape[1] - 3], alone[0, 3:])
+    assert torch.equal(with_cache[0, 5 : 5 + alone.shape[1] - 3], alone[0, 3:])
     vectors = model.get_input_embeddings()(tokens)
-    assert torch.equal(model.generate(inputs_embeds=vectors, **ask), cached[:, 5:])
+    assert torch.equal(model.generate(inputs_embeds=vectors, **ask), with_cache[:, 5:])
     beams = model.generate(tokens, num_beams=3, length_penalty=0.6, **ask)
     assert torch.equal(beams, model.generate(tokens, num_beams=3, length_penalty=0.6, use_cache=False, **ask))
     static = model.generate(tokens, cache_implementation="static", disable_compile=True, **ask)
-    assert torch.equal(static, cached)
+    assert torch.equal(static, with_cache)
 
 
 def test_loss_is_that_of_the_next_token() -> None:

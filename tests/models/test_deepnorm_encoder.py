@@ -149,11 +149,11 @@ def test_packed_is_unpacked(attention, model_class, value) -> None:
     model, lengths = make(model_class, attention), [40, 3, 150, 11]
     tokens = ids(1, sum(lengths))
     positions, mask = packed(lengths, value)
-    together = model(tokens, attention_mask=mask, position_ids=positions).logits
-    apart = torch.cat([model(piece).logits for piece in tokens.split(lengths, dim=1)], dim=1)
-    assert torch.allclose(together, apart, atol=1e-5)
-    expected = gradients(model, apart)
-    for name, gradient in gradients(model, together).items():
+    batched = model(tokens, attention_mask=mask, position_ids=positions).logits
+    separate = torch.cat([model(piece).logits for piece in tokens.split(lengths, dim=1)], dim=1)
+    assert torch.allclose(batched, separate, atol=1e-5)
+    expected = gradients(model, separate)
+    for name, gradient in gradients(model, batched).items():
         assert torch.allclose(gradient, expected[name], atol=1e-5 * expected[name].abs().max().clamp(min=1)), name
 
 

@@ -95,10 +95,10 @@ def test_packed_masked_loss_equals_unpacked(kind, tokenizers, texts) -> None:
     assembly.model.zero_grad()
     total = torch.zeros(())
     for row, segment in segments(tokens):
-        positions, own = segment_targets(tokens, row, segment)
+        positions, is_own_target = segment_targets(tokens, row, segment)
         logits = assembly.model(input_ids=tokens.input_ids.flatten()[positions][None]).logits[0]
-        position = tokens.position_ids.flatten()[tokens.predict_at[own]]
-        total = total + cross_entropy(logits[position], tokens.targets[own], reduction="sum")
+        position = tokens.position_ids.flatten()[tokens.predict_at[is_own_target]]
+        total = total + cross_entropy(logits[position], tokens.targets[is_own_target], reduction="sum")
     total.backward()
     torch.testing.assert_close(step(batch)["loss"].sum, total, atol=1e-4, rtol=1e-5)
     assert_same(packed_gradients, gradients(assembly.model), 1e-4)
@@ -184,13 +184,13 @@ def test_samples_follow_the_generators_distribution(kind, tokenizers, texts) -> 
         hidden = encode(step.generator, tokens.input_ids, tokens).flatten(0, 1)[tokens.predict_at[0]]
         transform, head = masked_head(step.generator)  # type: ignore[misc]
         states = 3 * transform(hidden)  # a sharper distribution, so that wrong samples show
-        share = torch.softmax(head.logits(states), -1)
+        probabilities = torch.softmax(head.logits(states), -1)
         uniforms = (torch.arange(count) + 0.5) / count
         repeated = replace(tokens, uniforms=uniforms, targets=torch.zeros(count, dtype=torch.long))
-        drawn = step._sample(states.expand(count, -1), repeated)
-    frequencies = torch.bincount(drawn, minlength=len(share)) / count
-    assert share.max() > 3 / len(share)
-    assert (frequencies - share).abs().max() <= 1.5 / count
+        samples = step._sample(states.expand(count, -1), repeated)
+    frequencies = torch.bincount(samples, minlength=len(probabilities)) / count
+    assert probabilities.max() > 3 / len(probabilities)
+    assert (frequencies - probabilities).abs().max() <= 1.5 / count
 
 
 def generator_shares(step: DetectionStep, tokens: PackedTokens) -> torch.Tensor:
@@ -198,9 +198,11 @@ def generator_shares(step: DetectionStep, tokens: PackedTokens) -> torch.Tensor:
     shares = torch.zeros(len(tokens.targets), step.generator.config.vocab_size, dtype=torch.float64)
     with torch.no_grad():
         for row, segment in segments(tokens):
-            positions, own = segment_targets(tokens, row, segment)
+            positions, is_own_target = segment_targets(tokens, row, segment)
             logits = step.generator(input_ids=tokens.input_ids.flatten()[positions][None]).logits[0]
-            shares[own] = logits[tokens.position_ids.flatten()[tokens.predict_at[own]]].double().softmax(-1)
+            shares[is_own_target] = (
+                logits[tokens.position_ids.flatten()[tokens.predict_at[is_own_target]]].double().softmax(-1)
+            )
     return shares
 
 
@@ -224,9 +226,9 @@ def test_labels_mark_replaced_tokens_and_the_detector_reads_the_samples(kind, to
     tokens.uniforms[::3] = (below + own / 2)[::3].float()  # every third sample is the original token
     expected_ids = (shares.cumsum(1) > tokens.uniforms[:, None]).int().argmax(1)
     assert torch.equal(expected_ids[::3], tokens.targets[::3])
-    read: list[torch.Tensor] = []
+    input_ids: list[torch.Tensor] = []
     hook = step.model.base_model.register_forward_pre_hook(
-        lambda module, args, kwargs: read.append(kwargs["input_ids"]), with_kwargs=True
+        lambda module, args, kwargs: input_ids.append(kwargs["input_ids"]), with_kwargs=True
     )
     with torch.no_grad():
         scores, labels = (output.numpy() for output in step.eval()(batch)["detector"].outputs)
@@ -234,16 +236,16 @@ def test_labels_mark_replaced_tokens_and_the_detector_reads_the_samples(kind, to
     original = tokens.input_ids.flatten().clone()
     original[tokens.predict_at] = tokens.targets
     real = (tokens.segment_ids != ROOT).flatten()
-    np.testing.assert_array_equal(labels, (read[0].flatten() != original)[real].numpy())
-    assert torch.equal(read[0].flatten()[tokens.predict_at], expected_ids)
+    np.testing.assert_array_equal(labels, (input_ids[0].flatten() != original)[real].numpy())
+    assert torch.equal(input_ids[0].flatten()[tokens.predict_at], expected_ids)
     assert 0 < labels.sum() <= len(tokens.targets) * 2 / 3 + 1
     mask_id = objective.processor.tokenizer.mask_token_id
-    assert (read[0] == mask_id).sum() < (tokens.input_ids == mask_id).sum() / 4, "masks are filled in"
+    assert (input_ids[0] == mask_id).sum() < (tokens.input_ids == mask_id).sum() / 4, "masks are filled in"
     expected = torch.zeros(tokens.input_ids.numel())
     with torch.no_grad():
         for row, segment in segments(tokens):
             positions, _ = segment_targets(tokens, row, segment)
-            expected[positions] = step.model(input_ids=read[0].flatten()[positions][None]).logits[0]
+            expected[positions] = step.model(input_ids=input_ids[0].flatten()[positions][None]).logits[0]
     np.testing.assert_allclose(scores, expected[real].numpy(), atol=1e-4)
     terms = step(batch)
     expected_loss = binary_cross_entropy_with_logits(expected[real], torch.from_numpy(labels).float(), reduction="sum")

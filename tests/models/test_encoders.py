@@ -65,9 +65,9 @@ def test_docks_are_a_direct_call_on_the_single_text(kind, keep_special, tokenize
 def test_batching_docks_changes_neither_losses_nor_gradients(kind) -> None:
     model = make_metalm(make_decoder("gpt2"), {"text": make_encoder(kind)})
     tokenised = sessions()
-    alone, expected = unpacked_losses(model, tokenised)
-    each, batched_gradients = loss_and_gradients(model, batch_of([tokenised], length=80))
-    torch.testing.assert_close(each, alone, atol=1e-5, rtol=1e-5)
+    unpacked, expected = unpacked_losses(model, tokenised)
+    batched, batched_gradients = loss_and_gradients(model, batch_of([tokenised], length=80))
+    torch.testing.assert_close(batched, unpacked, atol=1e-5, rtol=1e-5)
     assert_same(batched_gradients, expected)
     assert any(
         name.startswith("encoders.text") and value.abs().max() > 1e-4 for name, value in batched_gradients.items()

@@ -167,11 +167,11 @@ def test_packed_equals_unpacked(base: Any, decoder: str) -> None:
     assembly = perturb(assemble_adapted(base(decoder, "bert")))
     assert assembly.model.traits.supports_packing
     assert assembly.model.traits.has_known_head
-    together = losses(assembly)
+    batched = losses(assembly)
     # Two contents give two rows of one session each.
-    alone = torch.cat([assembly.model.losses(batch_with(assembly, [text, TEXTS[0]]))[1] for text in TEXTS])
-    alone = alone.view(3, 2, -1)[:, 0].flatten()
-    torch.testing.assert_close(together, alone.detach(), atol=1e-5, rtol=1e-5)
+    separate = torch.cat([assembly.model.losses(batch_with(assembly, [text, TEXTS[0]]))[1] for text in TEXTS])
+    separate = separate.view(3, 2, -1)[:, 0].flatten()
+    torch.testing.assert_close(batched, separate.detach(), atol=1e-5, rtol=1e-5)
 
 
 def test_activation_checkpointing_gives_the_same_gradients(base: Any) -> None:
@@ -197,13 +197,13 @@ def test_targets_by_name_and_in_the_last_layers(base: Any) -> None:
     assert linear_targets("decoder", decoder, ["q_proj", "mlp.up_proj"]) == [
         f"model.layers.{layer}.{name}" for layer in range(2) for name in ("self_attn.q_proj", "mlp.up_proj")
     ]
-    every, last = (
+    all_targets, last_targets = (
         linear_targets("decoder", decoder, ["all-linear"]),
         linear_targets("decoder", decoder, ["all-linear"], "last_1"),
     )
-    assert (len(every), len(last)) == (14, 7)
-    assert all(name.startswith("model.layers.1.") for name in last)
-    assert "lm_head" not in every
+    assert (len(all_targets), len(last_targets)) == (14, 7)
+    assert all(name.startswith("model.layers.1.") for name in last_targets)
+    assert "lm_head" not in all_targets
 
 
 @pytest.mark.parametrize("name", ["lm_head", "embed_tokens", "c_attn"])
@@ -216,9 +216,9 @@ def test_targets_that_are_not_inner_linear_layers_are_refused(base: Any, name: s
 
 def test_adapters_in_the_last_layers_only(base: Any) -> None:
     assembly = assemble_adapted(base("gpt2", "bert"), trains={"decoder": "last_1", "encoders": "all"})
-    inside = [name for name, _ in assembly.model.decoder.named_parameters() if LORA_PARAMETER_MARK in name]
-    assert inside
-    assert all(".h.1." in name for name in inside)
+    lora_names = [name for name, _ in assembly.model.decoder.named_parameters() if LORA_PARAMETER_MARK in name]
+    assert lora_names
+    assert all(".h.1." in name for name in lora_names)
     with pytest.raises(MetalmError, match=r"has 2 layers, but model.trains sets adapters for 3"):
         assemble_adapted(base("gpt2", "bert"), trains={"decoder": "last_3", "encoders": "all"})
 
@@ -253,9 +253,9 @@ def test_exactly_the_trained_parameters_are_saved(base: Any, tmp_path: Path, dec
         text = ["encoders/text/adapter_config.json", "encoders/text/adapter_model.safetensors"]
         expected += ["connectors.safetensors", *text]
     assert files_of(adapter_folder) == sorted(expected)
-    again = Assembly(*load_model(adapter_folder))
-    assert torch.equal(losses(again), losses(assembly))
-    assert not any(parameter.requires_grad for parameter in again.model.parameters())
+    loaded = Assembly(*load_model(adapter_folder))
+    assert torch.equal(losses(loaded), losses(assembly))
+    assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
     assert safetensors_hash(folder) == before
 
 
@@ -273,9 +273,11 @@ def test_equal_in_a_fresh_process(base: Any, tmp_path: Path) -> None:
         save_trained(perturb(assemble_adapted(base(*kind))), tmp_path / f"{kind[0]}-{kind[1]}-adapter")
         for kind in KINDS
     ]
-    done = subprocess.run([sys.executable, "-c", FRESH, *adapter_folders], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert [float(value) for value in done.stdout.split()] == [
+    process = subprocess.run(
+        [sys.executable, "-c", FRESH, *adapter_folders], capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert [float(value) for value in process.stdout.split()] == [
         score(adapter_folder) for adapter_folder in adapter_folders
     ]
 
@@ -305,9 +307,9 @@ def test_merged_equals_adapted(base: Any, tmp_path: Path, decoder: str, encoder:
     assert not any(isinstance(module, BaseTunerLayer) for module in assembly.model.modules())
     torch.testing.assert_close(losses(assembly), expected, atol=1e-5, rtol=1e-5)
     save_model(tmp_path / "merged", assembly.model, assembly.decoder_tokenizer, assembly.processors)
-    again, info = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", output_loading_info=True)
+    merged, info = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", output_loading_info=True)
     assert (info["missing_keys"], info["unexpected_keys"]) == (set(), set())
-    assert again.config.model_type == ("metalm" if encoder else decoder)
+    assert merged.config.model_type == ("metalm" if encoder else decoder)
     assert torch.equal(losses(Assembly(*load_model(tmp_path / "merged"))), losses(assembly))
     assert not merge(assembly.model), "a second merge finds no adapters"
 

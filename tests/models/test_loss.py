@@ -42,8 +42,8 @@ class Problem:
         logits = logits * self.scale
         if self.softcap is not None:
             logits = torch.tanh(logits / self.softcap) * self.softcap
-        each = cross_entropy(logits.float(), self.targets, reduction="none")
-        return (each if self.weights is None else each * self.weights).sum(), each
+        losses = cross_entropy(logits.float(), self.targets, reduction="none")
+        return (losses if self.weights is None else losses * self.weights).sum(), losses
 
 
 @pytest.mark.parametrize(
@@ -54,13 +54,13 @@ class Problem:
 def test_loss_and_gradients_are_those_of_full_logits(bias, scale, softcap, weighted, elements, monkeypatch) -> None:
     monkeypatch.setattr(module, "CHUNK_ELEMENTS", elements)
     problem = Problem(bias=bias, scale=scale, softcap=softcap, weighted=weighted)
-    total, each = problem.chunked()
+    total, losses = problem.chunked()
     gradients = torch.autograd.grad(total * 0.7, problem.leaves)
-    reference, every = problem.full()
+    reference, expected_losses = problem.full()
     expected = torch.autograd.grad(reference * 0.7, problem.leaves)
     torch.testing.assert_close(total, reference)
-    torch.testing.assert_close(each, every, atol=1e-5, rtol=1e-5)
-    assert not each.requires_grad
+    torch.testing.assert_close(losses, expected_losses, atol=1e-5, rtol=1e-5)
+    assert not losses.requires_grad
     for gradient, other in zip(gradients, expected, strict=True):
         torch.testing.assert_close(gradient, other, atol=2e-5, rtol=1e-5)
 
@@ -69,9 +69,9 @@ def test_loss_and_gradients_are_those_of_full_logits(bias, scale, softcap, weigh
 def test_every_chunk_boundary(m, monkeypatch) -> None:
     monkeypatch.setattr(module, "CHUNK_ELEMENTS", 1)  # the smallest chunk: 16 targets
     problem = Problem(bias=True, scale=1.0, softcap=None, weighted=False, m=m)
-    total, each = problem.chunked()
-    reference, every = problem.full()
-    torch.testing.assert_close(each, every)
+    total, losses = problem.chunked()
+    reference, expected_losses = problem.full()
+    torch.testing.assert_close(losses, expected_losses)
     gradients = torch.autograd.grad(total, problem.leaves)
     for gradient, other in zip(gradients, torch.autograd.grad(reference, problem.leaves), strict=True):
         torch.testing.assert_close(gradient, other, atol=1e-5, rtol=1e-5)
@@ -112,23 +112,23 @@ def test_without_gradients_no_graph_is_built() -> None:
 
 def test_no_targets_no_loss() -> None:
     problem = Problem(bias=True, scale=1.0, softcap=None, weighted=False, m=0)
-    total, each = problem.chunked()
+    total, losses = problem.chunked()
     total.backward()
     assert total.item() == 0
-    assert each.shape == (0,)
+    assert losses.shape == (0,)
     assert not problem.weight.grad.any()  # type: ignore[union-attr]
 
 
 def test_autocast_multiplies_in_bf16_and_keeps_fp32_gradients() -> None:
     problem = Problem(bias=True, scale=1.0, softcap=None, weighted=True)
     with torch.autocast("cpu", torch.bfloat16):
-        total, each = problem.chunked()
+        total, losses = problem.chunked()
     gradients = torch.autograd.grad(total, problem.leaves)
-    reference, every = problem.full()
+    reference, expected_losses = problem.full()
     expected = torch.autograd.grad(reference, problem.leaves)
-    assert total.dtype == each.dtype == torch.float32
-    torch.testing.assert_close(each, every, atol=0.05, rtol=0.02)
-    assert not torch.equal(each, every), "autocast took no effect"
+    assert total.dtype == losses.dtype == torch.float32
+    torch.testing.assert_close(losses, expected_losses, atol=0.05, rtol=0.02)
+    assert not torch.equal(losses, expected_losses), "autocast took no effect"
     for gradient, other in zip(gradients, expected, strict=True):
         assert gradient.dtype == torch.float32
         assert (gradient - other).norm() < 0.02 * other.norm()

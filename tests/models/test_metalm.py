@@ -57,17 +57,17 @@ def test_padding_on_the_left_changes_nothing() -> None:
     short, long = sessions()[1], sessions()[0]
     size = len(long)
     batch = batch_of([[long]])
-    alone = batch_of([[short]])
+    short_batch = batch_of([[short]])
     options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None}
     expected = [
         model.generate(row_batch.decoder.input_ids, row_batch.docks, **options)[0].tolist()
-        for row_batch in (batch, alone)
+        for row_batch in (batch, short_batch)
     ]
     pad = size - len(short)
-    ids = torch.cat([batch.decoder.input_ids, torch.nn.functional.pad(alone.decoder.input_ids, (pad, 0))])
+    ids = torch.cat([batch.decoder.input_ids, torch.nn.functional.pad(short_batch.decoder.input_ids, (pad, 0))])
     mask = torch.ones_like(ids)
     mask[1, :pad] = 0
-    tables = batch.docks["text"], alone.docks["text"]
+    tables = batch.docks["text"], short_batch.docks["text"]
     contents, outputs = len(tables[0].inputs["input_ids"]), len(tables[0].rows)
     dock_table = DockTable(
         {name: torch.cat([table.inputs[name] for table in tables]) for name in tables[0].inputs},
@@ -107,11 +107,11 @@ def test_generation_keeps_the_docks_apart() -> None:
     model = model_of("gpt2")
     first, second = sessions(1)[:1], sessions(2)[:1]
     options = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None}
-    alone = [
+    separate = [
         model.generate(b.decoder.input_ids, b.docks, **options)[0] for b in (batch_of([first]), batch_of([second]))
     ]
-    both = batch_of([first, second])
-    assert torch.equal(model.generate(both.decoder.input_ids, both.docks, **options), torch.stack(alone))
+    batch = batch_of([first, second])
+    assert torch.equal(model.generate(batch.decoder.input_ids, batch.docks, **options), torch.stack(separate))
 
 
 @pytest.mark.parametrize(
@@ -122,15 +122,15 @@ def test_generation_keeps_the_docks_apart() -> None:
 def test_gradient_checkpointing_gives_the_same_gradients(kind, encoder) -> None:
     model = model_of(kind, encoder).train()
     batch = batch_of([sessions()], length=80)
-    each, expected = loss_and_gradients(model, batch)
+    losses, expected = loss_and_gradients(model, batch)
     model.gradient_checkpointing_enable()
     runs: list[str] = []
     for name, part in (("decoder", model.decoder), ("encoder", model.encoders["text"])):
         inner = next(module for module in transformer_layers(part)[0].modules() if not any(module.children()))
         inner.register_forward_pre_hook(lambda *_, name=name: runs.append(name))
-    again, recomputed = loss_and_gradients(model, batch)
+    recomputed_losses, recomputed = loss_and_gradients(model, batch)
     assert sorted(runs) == ["decoder"] * 2 + ["encoder"] * 2, "a layer was not run again in the backward pass"
-    torch.testing.assert_close(again, each)
+    torch.testing.assert_close(recomputed_losses, losses)
     assert_same(recomputed, expected)
 
 
@@ -138,12 +138,12 @@ def test_gradient_checkpointing_gives_the_same_gradients(kind, encoder) -> None:
 def test_autocast_to_bf16_stays_close_when_packed(kind) -> None:
     model = model_of(kind)
     batch = batch_of([sessions()], length=80)
-    each, expected = loss_and_gradients(model, batch)
+    losses, expected = loss_and_gradients(model, batch)
     model.zero_grad()
     with torch.autocast("cpu", torch.bfloat16):
         total, autocast_losses = model.losses(batch)
     total.backward()
-    assert (autocast_losses - each).abs().mean() < 0.05 * each.abs().mean()
+    assert (autocast_losses - losses).abs().mean() < 0.05 * losses.abs().mean()
     assert autocast_losses.dtype == torch.float32
     for name, parameter in model.named_parameters():
         assert parameter.grad is None or parameter.grad.isfinite().all(), name

@@ -39,9 +39,9 @@ def test_packed_equals_unpacked(kind) -> None:
     tokenised = sessions()
     assert model.traits.supports_packing
     assert model.traits.has_known_head
-    alone, expected = unpacked_losses(model, tokenised)
-    each, packed_gradients = loss_and_gradients(model, batch_of([tokenised[:1], tokenised[1:]], length=60))
-    torch.testing.assert_close(each, alone, atol=1e-5, rtol=1e-5)
+    unpacked, expected = unpacked_losses(model, tokenised)
+    packed, packed_gradients = loss_and_gradients(model, batch_of([tokenised[:1], tokenised[1:]], length=60))
+    torch.testing.assert_close(packed, unpacked, atol=1e-5, rtol=1e-5)
     assert_same(packed_gradients, expected)
     missing = {name for name, parameter in model.named_parameters() if parameter.grad is None}
     assert not {name for name in missing if not name.startswith("encoders.text.pooler")}
@@ -55,10 +55,10 @@ def test_neighbours_do_not_affect_each_other(kind) -> None:
     ids[ids >= 0] = (ids[ids >= 0] + 1) % VOCABULARY
     changed = [tokenised[0], TokenisedSession(ids, tokenised[1].trained, tokenised[2].docks[:2]), tokenised[2]]
     with torch.no_grad():
-        before, after = batch_of([tokenised], length=80), batch_of([changed], length=80)
-        _, expected = model.losses(before)
-        _, actual = model.losses(after)
-    middle = before.decoder.target_segments == 1
+        original_batch, changed_batch = batch_of([tokenised], length=80), batch_of([changed], length=80)
+        _, expected = model.losses(original_batch)
+        _, actual = model.losses(changed_batch)
+    middle = original_batch.decoder.target_segments == 1
     assert torch.equal(expected[~middle], actual[~middle])
     assert (expected[middle] - actual[middle]).abs().max() > 1e-3
 
@@ -78,21 +78,23 @@ def test_children_of_one_parent_equal_whole_sessions(kind) -> None:
         chains = [[parent], [other], [parent, children[0]], [parent, children[1]], [parent, children[1], grandchild]]
         for segment, chain in enumerate(chains):
             session = join_sessions(chain)
-            _, alone = model.losses(batch_of([[session]]))
-            own = int(session.trained[len(session) - len(chain[-1]) :].sum()) - (session.trained[0] and len(chain) == 1)
+            _, unpacked = model.losses(batch_of([[session]]))
+            target_count = int(session.trained[len(session) - len(chain[-1]) :].sum()) - (
+                session.trained[0] and len(chain) == 1
+            )
             actual = each[model_batch.decoder.target_segments == segment]
-            torch.testing.assert_close(actual, alone[len(alone) - own :], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(actual, unpacked[len(unpacked) - target_count :], atol=1e-5, rtol=1e-5)
 
 
 def join_sessions(chain: list[TokenisedSession]) -> TokenisedSession:
     offsets = np.cumsum([0, *map(len, chain)])
-    placed = [
+    docks = [
         (int(start + offset), dock)
         for session, offset in zip(chain, offsets, strict=False)
         for start, dock in session.docks
     ]
     ids, trained = (np.concatenate([getattr(session, field) for session in chain]) for field in ("ids", "trained"))
-    return TokenisedSession(ids, trained, tuple(placed))
+    return TokenisedSession(ids, trained, tuple(docks))
 
 
 @pytest.mark.parametrize("kind", list(DECODERS))
@@ -127,9 +129,9 @@ def test_a_family_that_cannot_be_packed_trains_one_session_a_row() -> None:
     assert not model.traits.supports_packing
     assert any("one session per row" in note for note in model.traits.notes())
     tokenised = sessions()
-    alone, expected = unpacked_losses(model, tokenised)
-    each, packed_gradients = loss_and_gradients(model, batch_of([[session] for session in tokenised], length=40))
-    torch.testing.assert_close(each, alone, atol=1e-5, rtol=1e-5)
+    unpacked, expected = unpacked_losses(model, tokenised)
+    packed, packed_gradients = loss_and_gradients(model, batch_of([[session] for session in tokenised], length=40))
+    torch.testing.assert_close(packed, unpacked, atol=1e-5, rtol=1e-5)
     assert_same(packed_gradients, expected)
 
 
@@ -156,9 +158,9 @@ def test_an_unknown_head_falls_back_to_full_logits() -> None:
     assert not model.traits.has_known_head
     assert any("full logits" in note for note in model.traits.notes())
     tokenised = sessions()
-    alone, expected = unpacked_losses(model, tokenised)
-    each, packed_gradients = loss_and_gradients(model, batch_of([tokenised], length=80))
-    torch.testing.assert_close(each, alone, atol=1e-5, rtol=1e-5)
+    unpacked, expected = unpacked_losses(model, tokenised)
+    packed, packed_gradients = loss_and_gradients(model, batch_of([tokenised], length=80))
+    torch.testing.assert_close(packed, unpacked, atol=1e-5, rtol=1e-5)
     assert_same(packed_gradients, expected)
     plain = sessions(docks=0)[0]
     row = build_row([plain])
@@ -215,9 +217,9 @@ def test_equal_docks_are_encoded_once() -> None:
     session = sessions()[0]
     batch = batch_of([[session, session], [session]])
     assert batch.docks["text"].inputs["input_ids"].shape[0] == 2
-    each, packed_gradients = loss_and_gradients(model, batch)
-    alone, expected = unpacked_losses(model, [session, session, session])
-    torch.testing.assert_close(each, alone, atol=1e-5, rtol=1e-5)
+    packed, packed_gradients = loss_and_gradients(model, batch)
+    unpacked, expected = unpacked_losses(model, [session, session, session])
+    torch.testing.assert_close(packed, unpacked, atol=1e-5, rtol=1e-5)
     assert_same(packed_gradients, expected)
 
 
@@ -226,6 +228,6 @@ def test_rows_do_not_affect_each_other() -> None:
     rows: list[Row] = [build_row([session]) for session in sessions()]
     assert [len(row) for row in rows] == [23, 17, 31]
     with torch.no_grad():
-        _, together = model.losses(batch_of([[session] for session in sessions()]))
-        apart = [model.losses(batch_of([[session]]))[1] for session in sessions()]
-    torch.testing.assert_close(together, torch.cat(apart), atol=1e-5, rtol=1e-5)
+        _, batched = model.losses(batch_of([[session] for session in sessions()]))
+        separate = [model.losses(batch_of([[session]]))[1] for session in sessions()]
+    torch.testing.assert_close(batched, torch.cat(separate), atol=1e-5, rtol=1e-5)

@@ -191,15 +191,15 @@ def tensors(record: PackedTokens | DockTable) -> list[torch.Tensor]:
 
 def same(a: PackedTokens | DockTable, b: PackedTokens | DockTable) -> None:
     for dataclass_field in fields(a):
-        left, right = getattr(a, dataclass_field.name), getattr(b, dataclass_field.name)
-        if isinstance(left, torch.Tensor):
-            assert torch.equal(left, right)
-            assert left.dtype == right.dtype
-        elif isinstance(left, dict):
-            assert left.keys() == right.keys()
-            assert all(torch.equal(left[key], right[key]) for key in left)
+        expected, actual = getattr(a, dataclass_field.name), getattr(b, dataclass_field.name)
+        if isinstance(expected, torch.Tensor):
+            assert torch.equal(expected, actual)
+            assert expected.dtype == actual.dtype
+        elif isinstance(expected, dict):
+            assert expected.keys() == actual.keys()
+            assert all(torch.equal(expected[key], actual[key]) for key in expected)
         else:
-            assert left == right
+            assert expected == actual
 
 
 def test_types():

@@ -78,9 +78,9 @@ def test_a_text_of_exactly_the_most_tokens_is_docked():
 
 def test_processors_and_docks_can_be_pickled():
     processor = TextProcessor("text", tokenizer_of("wordpiece"), 32)
-    again = pickle.loads(pickle.dumps(processor))
+    unpickled = pickle.loads(pickle.dumps(processor))
     first, second = (
-        pickle.loads(pickle.dumps(text_processor.prepare("A dog."))) for text_processor in (processor, again)
+        pickle.loads(pickle.dumps(text_processor.prepare("A dog."))) for text_processor in (processor, unpickled)
     )
     assert first.key == second.key
     assert first.arrays["input_ids"].tolist() == second.arrays["input_ids"].tolist()

@@ -170,8 +170,8 @@ def test_a_worked_example_of_can_attend():
         [0, 0, 0, 1, 0],
         [0, 0, 0, 0, 1],
     ]
-    both = can_attend(np.array([0, 0, 1]), np.array([0, 1, 0]), np.array([-1, -1]), causal=False)
-    assert both.astype(int).tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
+    bidirectional = can_attend(np.array([0, 0, 1]), np.array([0, 1, 0]), np.array([-1, -1]), causal=False)
+    assert bidirectional.astype(int).tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
 
 
 # -- packing ----------------------------------------------------------------------------------------------------------

@@ -181,13 +181,15 @@ def test_a_session_that_begins_with_a_trained_token_loses_none_of_them():
 
 
 def test_special_tokens_surround_a_text_and_are_docked_only_with_keep_special():
-    plain, with_special = (tokeniser(keep_special=keep)(docked_and_answered()).docks[0][1] for keep in (False, True))
-    ids = plain.arrays["input_ids"]
+    content_only, with_special = (
+        tokeniser(keep_special=keep)(docked_and_answered()).docks[0][1] for keep in (False, True)
+    )
+    ids = content_only.arrays["input_ids"]
     assert ids.tolist() == with_special.arrays["input_ids"].tolist()
     assert (ids[0], ids[-1]) == (2, 3)
-    assert plain.output_positions.tolist() == list(range(1, len(ids) - 1))
+    assert content_only.output_positions.tolist() == list(range(1, len(ids) - 1))
     assert with_special.output_positions.tolist() == list(range(len(ids)))
-    assert (plain.positions, with_special.positions) == (len(ids) - 2, len(ids))
+    assert (content_only.positions, with_special.positions) == (len(ids) - 2, len(ids))
 
 
 def test_special_tokens_spelled_out_in_a_docked_text_are_text():
@@ -196,12 +198,12 @@ def test_special_tokens_spelled_out_in_a_docked_text_are_text():
 
 
 def test_without_encoders_docks_are_untrained_text():
-    lowered = tokeniser(encoders=False)(docked_and_answered(end=True))
-    written = tokeniser(encoders=False)(Session([Causal(QUESTION), Causal(ANSWER, trained=True, end=True)]))
-    assert lowered.ids.tolist() == written.ids.tolist()
-    assert lowered.trained.tolist() == written.trained.tolist()
-    assert not lowered.docks
-    decoded = tokenizer_of("byte").decode(lowered.ids.tolist(), skip_special_tokens=True)
+    converted = tokeniser(encoders=False)(docked_and_answered(end=True))
+    causal = tokeniser(encoders=False)(Session([Causal(QUESTION), Causal(ANSWER, trained=True, end=True)]))
+    assert converted.ids.tolist() == causal.ids.tolist()
+    assert converted.trained.tolist() == causal.trained.tolist()
+    assert not converted.docks
+    decoded = tokenizer_of("byte").decode(converted.ids.tolist(), skip_special_tokens=True)
     assert decoded == QUESTION + ANSWER
 
 

@@ -137,8 +137,8 @@ PARAGRAPHS = ("One line.\nTwo lines.\n\nAfter an empty one.", "\nOnce", "Once\n"
 @pytest.mark.parametrize("token", ["z", "<s>"])
 def test_documents_and_sessions_tokenise_newlines_alike(kind, token):
     tokenizer = decoder(kind, paragraph=token)
-    alone = tokenizer.encode_document("\n").ids.tolist()
-    assert alone == [tokenizer.paragraph_id]
+    newline_ids = tokenizer.encode_document("\n").ids.tolist()
+    assert newline_ids == [tokenizer.paragraph_id]
     for text in PARAGRAPHS:
         expected = tokenizer.encode_document(text).ids.tolist()
         assert expected.count(tokenizer.paragraph_id) == text.count("\n")
@@ -280,10 +280,10 @@ def test_expanded_spans_stay_within_their_limits():
     assert [document.character_span(0, index)[1] if index else 0 for index in words] == [0, 3, 24, 27, 30]
     the, long, of, _, end = words
     assert of - long > 6
-    inside = long + 2
-    assert document.expand_to_word_boundaries(inside, inside + 1, 0, end) == (long, of)
-    assert document.expand_to_word_boundaries(inside, inside + 1, inside - 1, inside + 2) == (inside, inside + 1)
-    assert document.expand_to_word_boundaries(inside, end, inside - 1, end) == (of, end)
+    token = long + 2
+    assert document.expand_to_word_boundaries(token, token + 1, 0, end) == (long, of)
+    assert document.expand_to_word_boundaries(token, token + 1, token - 1, token + 2) == (token, token + 1)
+    assert document.expand_to_word_boundaries(token, end, token - 1, end) == (of, end)
     assert document.expand_to_word_boundaries(the, of - 1, 0, of - 1) == (the, long)
     assert document.expand_to_word_boundaries(the, of - 1, 0, of) == (the, of)
 

@@ -174,13 +174,15 @@ def test_a_text_that_spells_a_special_token_is_not_one(byte_tokenizer):
 @pytest.mark.parametrize("kind", ["wordpiece", "roberta-like"])
 def test_masked_rows_show_input_and_original_tokens(kind, encoder_tokenizer):
     ids = np.array(encoder_tokenizer("the dog barked at lily").input_ids)
-    chosen = np.array([2, 3])
+    masked_positions = np.array([2, 3])
     masked = ids.copy()
     masked[2] = encoder_tokenizer.mask_token_id
     if kind != "wordpiece":
         masked[3] = ids[1]
     zeros = np.zeros(len(ids), dtype=np.int64)
-    row = Row(masked, np.arange(len(ids)), zeros, np.array([-1]), (), chosen, ids[chosen], zeros[:2])
+    row = Row(
+        masked, np.arange(len(ids)), zeros, np.array([-1]), (), masked_positions, ids[masked_positions], zeros[:2]
+    )
     positions = positions_of(row, encoder_tokenizer, {}, masked=True)
     assert [position.row_position for position in positions if position.trained] == [2, 3]
     assert positions[2].text == "[MASK]"

@@ -206,14 +206,18 @@ class DecoderTokenizer:
         """
         return self._encode_lines(text, self._cached_continuation)
 
-    def _encode_lines(self, text: str, begin: Callable[[str], list[int]]) -> list[int]:
+    def _encode_lines(self, text: str, encode_first_line: Callable[[str], list[int]]) -> list[int]:
         """Tokenise a text by ``begin``; with a paragraph token, only its first line."""
         if self.paragraph_id is None:
-            return begin(text)
+            return encode_first_line(text)
         line, newline, remainder = text.partition("\n")
         if not newline:
-            return begin(line)
-        return [*begin(line), self.paragraph_id, *self._encode_paragraphs(remainder, self.paragraph_id)[0].tolist()]
+            return encode_first_line(line)
+        return [
+            *encode_first_line(line),
+            self.paragraph_id,
+            *self._encode_paragraphs(remainder, self.paragraph_id)[0].tolist(),
+        ]
 
     def _cached_continuation(self, text: str) -> list[int]:
         if len(text) > MAX_CACHED_CHARACTERS:

@@ -1,4 +1,4 @@
-"""Small tasks made in a folder: cards, rows and templates of our own, and a tiny model to train on them."""
+"""Small tasks in a folder for tests: cards, rows and templates."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ templates:
 """
 
 
-def row(name: str, number: int, words: int) -> dict[str, Any]:
-    """A row whose text says its task and number."""
-    filler = " ".join(f"word{number}x{at}" for at in range(words))
+def make_row(name: str, number: int, words: int) -> dict[str, Any]:
+    """A row whose text contains its task and number."""
+    filler = " ".join(f"word{number}x{index}" for index in range(words))
     return {"text": f"{name} {number} {filler}.", "question": f"Is {number} even?", "label": int(number % 2 == 0)}
 
 
@@ -56,11 +56,11 @@ def write_task(
     train: int | None = None,
     **fields: str,
 ) -> Path:
-    """A card with its rows and a collection ``words/`` of templates beside it; returns the card's path."""
+    """Write a card, its rows and a collection ``words/`` of templates into a folder; return the card's path."""
     folder.mkdir(parents=True, exist_ok=True)
     train = rows * 3 // 4 if train is None else train
-    made = [row(name, number, words + number % 3) for number in range(rows)]
-    (folder / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in made))
+    task_rows = [make_row(name, number, words + number % 3) for number in range(rows)]
+    (folder / f"{name}.jsonl").write_text("".join(json.dumps(task_row) + "\n" for task_row in task_rows))
     card = folder / f"{name}.yaml"
     card.write_text(CARD.format(name=name, cluster=cluster, train=train, cut=fields.get("cut", "tail")))
     (folder / "words").mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Session writers of every kind for tests, and documents to write rows of."""
+"""Session writers of every kind for tests, and documents for their rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from metalm_cli.sessions import DecoderTokenizer, TextProcessor, TokenRules
 from tiny_models import STORY, texts, tokenizer_of
 
 UNREAD = "\u200b\u200d" * 12
-"""Characters that the tiny encoder's normalizer takes away."""
+"""Characters that the tiny encoder's normalizer removes."""
 DOCUMENTS = (
     *texts()[:12],
     STORY,
@@ -33,7 +33,7 @@ writers = st.fixed_dictionaries(
         "fraction": st.sampled_from([0.1, 0.25, 0.7]),
         "objective": st.sampled_from(["semi_causal", "semi_causal", "prefix", "causal"]),
         "start": st.sampled_from(["auto", "auto", "always", "never"]),
-        "most": st.sampled_from([12, 40]),
+        "max_encoder_tokens": st.sampled_from([12, 40]),
         "keep_special": st.booleans(),
         "seed": st.integers(0, 3),
     }
@@ -46,11 +46,11 @@ def decoder(kind: str, start: str, paragraph: str = "newline") -> DecoderTokeniz
 
 
 @lru_cache(maxsize=8)
-def processor(most: int, keep_special: bool) -> TextProcessor:
-    return TextProcessor("text", tokenizer_of("wordpiece"), most, keep_special)
+def processor(max_encoder_tokens: int, keep_special: bool) -> TextProcessor:
+    return TextProcessor("text", tokenizer_of("wordpiece"), max_encoder_tokens, keep_special)
 
 
-def make(
+def make_writer(
     *,
     kind: str = "byte",
     length: int = 64,
@@ -58,7 +58,7 @@ def make(
     fraction: float = 0.25,
     objective: str = "semi_causal",
     start: str = "auto",
-    most: int = 40,
+    max_encoder_tokens: int = 40,
     keep_special: bool = False,
     encoder: bool = True,
     **options: Any,
@@ -69,5 +69,5 @@ def make(
         "causal": lambda: CausalLM(name="causal"),
     }
     draw = span_drawer_of(choices[objective]())
-    docking = processor(most, keep_special) if encoder else None
+    docking = processor(max_encoder_tokens, keep_special) if encoder else None
     return SessionWriter(decoder(kind, start), docking, draw, length, **options)

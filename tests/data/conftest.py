@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from metalm_cli.config.schema.data import Data, Source
+from metalm_cli.config.schema.data import DataConfig, DocumentSource
 from metalm_cli.data import Corpus, open_corpus
 
 
 def packed(name: str, data: bytes) -> bytes:
-    """The bytes of a file of that name."""
+    """Bytes of a file, compressed by the suffix of its name."""
     if name.endswith(".gz"):
         return gzip.compress(data)
     return zstandard.compress(data) if name.endswith(".zst") else data
@@ -20,7 +20,7 @@ def packed(name: str, data: bytes) -> bytes:
 
 @pytest.fixture
 def write(tmp_path):
-    """Write rows (objects, or raw lines as str) into a file under tmp_path; returns its path."""
+    """Function that writes rows (objects, or raw lines as str) into a file under tmp_path and returns its path."""
 
     def writer(name: str, rows) -> Path:
         lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
@@ -34,26 +34,26 @@ def write(tmp_path):
 
 @pytest.fixture
 def corpus(tmp_path):
-    """Open a corpus on sources given as dicts; validation off unless given."""
+    """Function that opens a corpus of sources (as dicts), by default without validation."""
 
     def opener(*sources: dict, seed: int = 0, validation: dict | None = None, **options) -> Corpus:
-        made = [Source(**{"name": f"s{at}", **source}) for at, source in enumerate(sources)]
-        data = Data(sources=made, validation=validation or {"documents": 0})
+        settings = [DocumentSource(**{"name": f"s{index}", **source}) for index, source in enumerate(sources)]
+        data = DataConfig(sources=settings, validation=validation or {"documents": 0})
         return open_corpus(data, seed=seed, cache=tmp_path / "cache", **options)
 
     return opener
 
 
-def everything(number: int) -> bool:
+def owns_all(number: int) -> bool:
     return True
 
 
 @pytest.fixture
 def read():
-    """The texts at the numbers below ``count``, None where a number is empty."""
+    """Function that reads the texts at the numbers below ``count``, None for empty numbers."""
 
     def reading(corpus: Corpus, count: int, start: int = 0) -> list[str | None]:
-        reader = corpus.reader(everything)
+        reader = corpus.reader(owns_all)
         return [document and document.text for document in map(reader.get, range(start, count))]
 
     return reading

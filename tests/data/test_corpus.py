@@ -14,58 +14,62 @@ from metalm_cli.data.sources.streaming import DocumentBuffer
 ROWS = [{"text": f"row {number}", "meta": {"set": "abc"[number % 3]}} for number in range(100)]
 
 
-class Lanes:
-    """Owns the lanes with ``lane % readers == this`` from their next numbers on."""
+class OwnedSlots:
+    """Owns the row slots with ``slot % readers == reader``, from the number after ``last_read``."""
 
-    def __init__(self, batch: int, readers: int, this: int, after: int = -1) -> None:
-        self.batch, self.readers, self.this, self.after = batch, readers, this, after
+    def __init__(self, batch: int, readers: int, reader: int, last_read: int = -1) -> None:
+        self.batch, self.readers, self.reader, self.last_read = batch, readers, reader, last_read
 
     def __call__(self, number: int) -> bool:
-        return number > self.after and number % self.batch % self.readers == self.this
+        return number > self.last_read and number % self.batch % self.readers == self.reader
 
 
 def test_a_table_gives_each_row_once_an_epoch(write, corpus, read):
-    opened = corpus({"path": str(write("a.jsonl.gz", ROWS))})
-    texts = read(opened, 200)
+    source_corpus = corpus({"path": str(write("a.jsonl.gz", ROWS))})
+    texts = read(source_corpus, 200)
     assert sorted(texts[:100]) == sorted(texts[100:]) == sorted(row["text"] for row in ROWS)
     assert texts[:100] != texts[100:]
-    place = opened.place(130)
-    assert opened.reader(bool).get(130).text == ROWS[place.row]["text"]
-    assert (place.epoch, place.draw) == (1, 130)
-    assert opened.where(130).endswith(f"a.jsonl.gz:{place.row + 1}")
+    planned = source_corpus.planned_row(130)
+    assert source_corpus.reader(bool).get(130).text == ROWS[planned.row]["text"]
+    assert (planned.epoch, planned.draw) == (1, 130)
+    assert source_corpus.where(130).endswith(f"a.jsonl.gz:{planned.row + 1}")
 
 
 def test_excluded_empty_and_held_out_rows_leave_their_numbers_empty(write, corpus):
     rows = [*ROWS, {"text": " \n\t"}, {"text": ""}]
-    held = {row["text"] for row in ROWS if row["meta"]["set"] != "b" and text_hash(row["text"]) % 5 == 0}
+    held_out = {row["text"] for row in ROWS if row["meta"]["set"] != "b" and text_hash(row["text"]) % 5 == 0}
     opened = corpus(
         {"path": str(write("a.jsonl", rows)), "exclude": {"meta.set": ["b"]}},
         validation={"documents": 1000, "hold_out_every": 5},
     )
     reader = opened.reader(bool)
-    found = [reader.get(number) for number in range(len(rows))]
-    texts = {document.text for document in found if document}
-    assert held
-    assert texts == {row["text"] for row in ROWS if row["meta"]["set"] != "b"} - held
-    assert reader.skipped == {"excluded": 33, "empty": 2, "validation": len(held)}
-    assert {document.text for document in opened.validation()} == held
-    assert all(document.number == number for number, document in enumerate(found) if document)
+    documents = [reader.get(number) for number in range(len(rows))]
+    texts = {document.text for document in documents if document}
+    assert held_out
+    assert texts == {row["text"] for row in ROWS if row["meta"]["set"] != "b"} - held_out
+    assert reader.skipped == {"excluded": 33, "empty": 2, "validation": len(held_out)}
+    assert {document.text for document in opened.validation()} == held_out
+    assert all(document.number == number for number, document in enumerate(documents) if document)
 
 
 def test_validation_takes_the_first_held_out_of_each_source(write, corpus):
     first, second = write("a.jsonl", ROWS), write("b.jsonl", [{"text": f"b{n}"} for n in range(50)])
     opened = corpus({"path": str(first)}, {"path": str(second)}, validation={"documents": 3, "hold_out_every": 4})
     expected = [row["text"] for row in ROWS if text_hash(row["text"]) % 4 == 0][:3]
-    found = opened.validation()
-    assert [document.text for document in found if document.source == "s0"] == expected
-    assert sum(document.source == "s1" for document in found) == 3
-    assert {document.number for document in found} == {-1}
+    documents = opened.validation()
+    assert [document.text for document in documents if document.source == "s0"] == expected
+    assert sum(document.source == "s1" for document in documents) == 3
+    assert {document.number for document in documents} == {-1}
 
 
 def test_validation_sources_of_their_own_hold_nothing_out(write, corpus, read):
-    own = {"name": "v", "path": str(write("v.jsonl.gz", [{"text": " "}, *({"text": f"v{n}"} for n in range(9))]))}
+    validation_source = {
+        "name": "v",
+        "path": str(write("v.jsonl.gz", [{"text": " "}, *({"text": f"v{n}"} for n in range(9))])),
+    }
     opened = corpus(
-        {"path": str(write("a.jsonl", ROWS))}, validation={"documents": 4, "hold_out_every": 2, "sources": [own]}
+        {"path": str(write("a.jsonl", ROWS))},
+        validation={"documents": 4, "hold_out_every": 2, "sources": [validation_source]},
     )
     assert None not in read(opened, 100)
     assert [document.text for document in opened.validation()] == ["v0", "v1", "v2", "v3"]
@@ -76,12 +80,12 @@ def test_weights_are_shares_of_documents(write, corpus):
     small, large = str(write("a.jsonl", ROWS[:10])), str(write("b.jsonl", ROWS))
     by_rows = corpus({"path": small}, {"path": large})
     assert [info.share for info in by_rows.sources] == pytest.approx([1 / 11, 10 / 11])
-    given_ = corpus({"path": small, "weight": 3}, {"path": large, "weight": 1})
-    drawn = Counter(given_.place(number).source for number in range(given_.plan.block_size))
+    by_weights = corpus({"path": small, "weight": 3}, {"path": large, "weight": 1})
+    drawn = Counter(by_weights.planned_row(number).source for number in range(by_weights.plan.block_size))
     assert drawn[0] == 3 * drawn[1]
 
 
-def mixed(write, corpus, seed=0):
+def mixed_corpus(write, corpus, seed=0):
     rows = [{"text": f"stream {n}" if n % 7 else " "} for n in range(900)]
     shards = [write(f"shards/{part}.jsonl{'.gz' if part else ''}", rows[part::3]) for part in range(3)]
     return corpus(
@@ -94,31 +98,31 @@ def mixed(write, corpus, seed=0):
 
 @given(st.integers(1, 6), st.integers(1, 4), st.randoms(use_true_random=False))
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_disjoint_readers_read_together_what_one_reads(write, corpus, read, batch, readers, random):
-    opened = mixed(write, corpus)
+def test_disjoint_readers_read_the_same_documents_as_a_single_reader(write, corpus, read, batch, readers, random):
+    opened = mixed_corpus(write, corpus)
     count = 60 * batch
     expected = read(opened, count)
-    found: dict[int, str | None] = {}
+    texts: dict[int, str | None] = {}
     skipped: Counter[str] = Counter()
-    for this in range(readers):
-        owns = Lanes(batch, readers, this)
+    for index in range(readers):
+        owns = OwnedSlots(batch, readers, index)
         reader = pickle.loads(pickle.dumps(opened.reader(owns)))
-        lanes = {lane: iter(range(lane, count, batch)) for lane in range(batch) if lane % readers == this}
-        while lanes:
-            lane = random.choice(list(lanes))
-            number = next(lanes[lane], None)
+        slots = {slot: iter(range(slot, count, batch)) for slot in range(batch) if slot % readers == index}
+        while slots:
+            slot = random.choice(list(slots))
+            number = next(slots[slot], None)
             if number is None:
-                del lanes[lane]
+                del slots[slot]
                 continue
             document = reader.get(number)
-            found[number] = document and document.text
+            texts[number] = document and document.text
         skipped.update(reader.skipped)
-    assert [found[number] for number in range(count)] == expected
+    assert [texts[number] for number in range(count)] == expected
     assert skipped.total() == expected.count(None)
 
 
 def test_a_stream_gives_each_row_once_an_epoch_in_an_order_of_its_own(write, corpus, read, monkeypatch):
-    monkeypatch.setattr(streaming, "SHUFFLE_BLOCK", 64)
+    monkeypatch.setattr(streaming, "SHUFFLE_BLOCK_ROWS", 64)
     paths = [write(f"s/{part}.jsonl", [{"text": f"{part} {n}"} for n in range(100)]) for part in range(4)]
     opened = corpus({"path": str(paths[0].parent), "streaming": True})
     texts = read(opened, 800)
@@ -133,50 +137,52 @@ def test_a_stream_gives_each_row_once_an_epoch_in_an_order_of_its_own(write, cor
 
 
 def test_shards_and_blocks_have_another_order_each_epoch(write, corpus, read, monkeypatch):
-    monkeypatch.setattr(streaming, "SHUFFLE_BLOCK", 20)
+    monkeypatch.setattr(streaming, "SHUFFLE_BLOCK_ROWS", 20)
     paths = [write(f"s/{part}.jsonl", [{"text": f"{part} {n}"} for n in range(20)]) for part in range(8)]
     texts = read(corpus({"path": str(paths[0].parent), "streaming": True}), 480)
     parts = [text.split()[0] for text in texts[::20]]
-    assert [sorted(parts[at : at + 8]) for at in (0, 8, 16)] == [list("01234567")] * 3
-    assert len({tuple(parts[at : at + 8]) for at in (0, 8, 16)}) == 3
-    blocks = [[text.split()[1] for text in texts[at : at + 20]] for at in range(0, 480, 20)]
+    assert [sorted(parts[start : start + 8]) for start in (0, 8, 16)] == [list("01234567")] * 3
+    assert len({tuple(parts[start : start + 8]) for start in (0, 8, 16)}) == 3
+    blocks = [[text.split()[1] for text in texts[start : start + 20]] for start in range(0, 480, 20)]
     assert len(set(map(tuple, blocks))) == 24
     alone = read(corpus({"path": str(paths[0]), "streaming": True}), 40)
     assert alone[:20] != alone[20:]
 
 
 @pytest.mark.parametrize("start", [0, 1, 450, 4000])
-def test_a_resumed_reader_goes_on_exactly(start, write, corpus, read):
-    opened = mixed(write, corpus)
+def test_a_resumed_reader_continues_exactly(start, write, corpus, read):
+    opened = mixed_corpus(write, corpus)
     expected = read(opened, start + 300)[start:]
-    assert read(mixed(write, corpus), start + 300, start) == expected
-    reader = opened.reader(Lanes(1, 1, 0, after=start - 1))
+    assert read(mixed_corpus(write, corpus), start + 300, start) == expected
+    reader = opened.reader(OwnedSlots(1, 1, 0, last_read=start - 1))
     for number in range(start, start + 300):
         document = reader.get(number)
         assert (document and document.text) == expected[number - start]
-    assert all(len(cursor._texts) == 0 for cursor in reader._cursors.values())
+    assert all(len(cursor._buffer) == 0 for cursor in reader._cursors.values())
 
 
-def test_a_number_that_was_not_kept_is_read_again(write, corpus, read):
-    opened = mixed(write, corpus)
+def test_a_number_that_was_not_buffered_is_read_again(write, corpus, read):
+    opened = mixed_corpus(write, corpus)
     expected = read(opened, 400)
-    reader = opened.reader(Lanes(1, 1, 1))
-    assert [(d := reader.get(number)) and d.text for number in (399, 10, 250)] == [expected[n] for n in (399, 10, 250)]
+    reader = opened.reader(OwnedSlots(1, 1, 1))
+    assert [(document := reader.get(number)) and document.text for number in (399, 10, 250)] == [
+        expected[n] for n in (399, 10, 250)
+    ]
 
 
-def test_the_spool_holds_what_does_not_fit_in_memory_in_files(monkeypatch):
-    monkeypatch.setattr(streaming, "KEPT_IN_MEMORY", 1000)
-    monkeypatch.setattr(streaming, "SEGMENT", 5000)
-    spool = DocumentBuffer()
+def test_the_buffer_writes_what_does_not_fit_in_memory_to_files(monkeypatch):
+    monkeypatch.setattr(streaming, "MAX_MEMORY_BYTES", 1000)
+    monkeypatch.setattr(streaming, "FILE_BYTES", 5000)
+    buffer = DocumentBuffer()
     texts = {number: f"täxt {number} " * (number % 40) for number in range(500)}
     for number, text in texts.items():
-        spool.put(number, text)
-    assert len(spool._segments) > 5
+        buffer.put(number, text)
+    assert len(buffer._files) > 5
     for number in sorted(texts, key=lambda number: number * 7 % 500):
-        assert number in spool
-        assert spool.take(number) == texts[number]
-        assert number not in spool
-    assert (len(spool), spool._held, spool._segments, spool._live) == (0, 0, {}, {})
+        assert number in buffer
+        assert buffer.take(number) == texts[number]
+        assert number not in buffer
+    assert (len(buffer), buffer._memory_bytes, buffer._files, buffer._texts_in_file) == (0, 0, {}, {})
 
 
 def test_the_sample_follows_the_shares_and_repeats_no_row(write, corpus):
@@ -197,7 +203,7 @@ def test_lone_surrogates_become_replacement_characters(write, corpus, read):
     assert read(opened, 1) == ["a\ufffdb \U0001f600"]
 
 
-def test_the_fingerprint_changes_with_what_numbers_mean(write, corpus):
+def test_the_fingerprint_changes_with_the_documents_and_their_order(write, corpus):
     path = write("a.jsonl", ROWS)
     source = {"path": str(path)}
     first = corpus(source).fingerprint

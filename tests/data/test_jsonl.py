@@ -69,7 +69,7 @@ def test_many_files_are_one_table(write, tmp_path, monkeypatch):
 def test_a_file_is_unpacked_once_and_again_when_it_changes(write, tmp_path, monkeypatch):
     path, cache = write("a.jsonl.gz", [{"text": "old"}]), tmp_path / "cache"
     first = prepare(path, cache)
-    monkeypatch.setattr(jsonl, "_unpack_and_index", lambda *_: pytest.fail("it was unpacked again"))
+    monkeypatch.setattr(jsonl, "_unpack_and_index", lambda *_: pytest.fail("the file was unpacked again"))
     assert prepare(path, cache) == first
     monkeypatch.undo()
     for damage in (first.index, first.plain):
@@ -95,18 +95,18 @@ def test_plain_files_are_not_copied(write, tmp_path):
 def test_a_file_cut_short_is_named_and_leaves_nothing(name, write, tmp_path):
     path = write(name, [{"text": str(number) * 50} for number in range(2000)])
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(MetalmError, match="damaged or cut short") as caught:
+    with pytest.raises(MetalmError, match="damaged or truncated") as caught:
         prepare(path, tmp_path / "cache")
     assert str(path) in str(caught.value)
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
-    with pytest.raises(MetalmError, match="damaged or cut short"):
+    with pytest.raises(MetalmError, match="damaged or truncated"):
         list(JsonlStream([path]).read(0))
 
 
 @pytest.mark.parametrize("name", NAMES[1:])
 def test_a_file_whose_content_does_not_match_its_suffix(name, tmp_path):
     (tmp_path / name).write_text('{"text": "plain"}\n')
-    with pytest.raises(MetalmError, match="damaged or cut short"):
+    with pytest.raises(MetalmError, match="damaged or truncated"):
         prepare(tmp_path / name, tmp_path / "cache")
 
 
@@ -162,7 +162,7 @@ def test_a_full_disk_leaves_nothing(write, tmp_path, monkeypatch):
 
 
 def test_reading_moves_no_file_position(write, tmp_path):
-    """A forked loader shares its parent's file positions: one that moves would mix up their rows."""
+    """A forked loader shares its parent's file positions, so a moving position would mix up their rows."""
     path = write("a.jsonl", [{"n": number, "pad": "x" * (number % 97)} for number in range(300)])
     table = JsonlTable([prepare(path, tmp_path / "cache")])
     table.load(0)

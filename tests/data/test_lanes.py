@@ -1,4 +1,4 @@
-"""Lanes: which numbers they read, where they stand, when they give up."""
+"""Row slots: the numbers that they read, their states, and when they give up."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from metalm_cli.data.sampling import lanes
 from metalm_cli.data.sampling.lanes import RowSegment, RowSlot, SlotState, numpy_generator, text_bytes
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.sessions import ROOT, Row, TokenisedDocument
-from row_fixtures import Shelf, lane_rows
+from row_fixtures import Shelf, rows_of_slot
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 
 
 @dataclass
 class Letters:
-    """A writer of one position a character, with an end mark; begins nothing in less than ``least`` positions."""
+    """A writer of a position per character, with an end mark; it begins a document in ``min_positions`` or more."""
 
     length: int
-    least: int = 1
+    min_positions: int = 1
     read_numbers: list[int] | None = None
 
     def read(self, text: str, number: int) -> str:
@@ -33,34 +33,34 @@ class Letters:
             self.read_numbers.append(number)
         return text + "."
 
-    def take(self, document: str, offset: int, room: int, first: bool) -> RowSegment | None:
-        if not first and room < self.least:
+    def take(self, document: str, offset: int, free_positions: int, row_is_empty: bool) -> RowSegment | None:
+        if not row_is_empty and free_positions < self.min_positions:
             return None
-        part = document[offset : offset + room]
-        end = offset + len(part)
-        ids = np.array([ord(one) for one in part])
-        return RowSegment(ids, end, end == len(document), None, Counter(letters=len(part)))
+        text = document[offset : offset + free_positions]
+        end = offset + len(text)
+        ids = np.array([ord(letter) for letter in text])
+        return RowSegment(ids, end, end == len(document), None, Counter(letters=len(text)))
 
-    def write(self, pieces: list[RowSegment], counts: Counter[str], numbers: list[int]) -> Row:
-        ids = np.concatenate([piece.ids for piece in pieces])
+    def write(self, row_segments: list[RowSegment], counts: Counter[str], numbers: list[int]) -> Row:
+        ids = np.concatenate([row_segment.ids for row_segment in row_segments])
         zeros = np.zeros(len(ids), dtype=np.int64)
         parents = np.full(1, ROOT)
         return Row(ids, zeros, zeros, parents, (), zeros, zeros, zeros, counts=dict(counts), numbers=tuple(numbers))
 
 
-def words(row: Row) -> str:
+def text_of(row: Row) -> str:
     return "".join(map(chr, row.ids))
 
 
-def test_a_worked_lane():
+def test_a_worked_row_slot():
     shelf = Shelf(["abcdef", None, "gh", "xyz"])
-    lane = RowSlot(0, 2, shelf, Letters(5))
-    rows = [lane.next_row() for _ in range(4)]
-    # Lane 0 of 2 reads the even numbers: abcdef, gh, abcdef, gh, ...
-    assert [words(row) for row in rows] == ["abcde", "f.gh.", "abcde", "f.gh."]
+    slot = RowSlot(0, 2, shelf, Letters(5))
+    rows = [slot.next_row() for _ in range(4)]
+    # Slot 0 of 2 reads the even numbers: abcdef, gh, abcdef, gh, ...
+    assert [text_of(row) for row in rows] == ["abcde", "f.gh.", "abcde", "f.gh."]
     assert [row.numbers for row in rows] == [(0,), (0, 2), (4,), (4, 6)]
     assert [row.counts for row in rows] == [{"letters": 5, "split_documents": 1}, {"letters": 5}] * 2
-    assert lane.state == SlotState(8, 0)
+    assert slot.state == SlotState(8, 0)
 
 
 @given(
@@ -70,37 +70,37 @@ def test_a_worked_lane():
     st.integers(1, 6),
 )
 @quick
-def test_lanes_share_the_numbers_out_and_skip_empty_ones(documents, count, length, least):
-    if all(one is None for one in documents):
+def test_row_slots_divide_the_numbers_and_skip_empty_ones(documents, count, length, least):
+    if all(document is None for document in documents):
         return
     if count > 1:
         documents = documents + ["b"] * (-len(documents) % count)
-        documents = [one if one is not None else "a" for one in documents[:count]] + documents[count:]
+        documents = [document if document is not None else "a" for document in documents[:count]] + documents[count:]
     for index in range(count):
-        lane = RowSlot(index, count, Shelf(documents), Letters(length, least))
+        slot = RowSlot(index, count, Shelf(documents), Letters(length, least))
         states, rows = [], []
         for _ in range(9):
-            states.append(lane.state)
-            rows.append(lane.next_row())
-        text = "".join(map(words, rows))
+            states.append(slot.state)
+            rows.append(slot.next_row())
+        text = "".join(map(text_of, rows))
         expected, number = "", index
         while len(expected) < len(text):
-            found = documents[number % len(documents)]
-            expected += "" if found is None else found + "."
+            next_document = documents[number % len(documents)]
+            expected += "" if next_document is None else next_document + "."
             number += count
         assert text == expected[: len(text)]
         assert all(number % count == index for row in rows for number in row.numbers)
         assert all(len(row) <= length for row in rows)
-        for at in (0, 3, 8):
-            again = RowSlot(index, count, Shelf(documents), Letters(length, least), states[at])
-            assert [words(again.next_row()) for _ in rows[at:]] == list(map(words, rows[at:]))
+        for restart in (0, 3, 8):
+            restarted = RowSlot(index, count, Shelf(documents), Letters(length, least), states[restart])
+            assert [text_of(restarted.next_row()) for _ in rows[restart:]] == list(map(text_of, rows[restart:]))
 
 
-def test_numbers_without_a_document_are_counted_where_they_are_met():
-    lane = RowSlot(0, 1, Shelf(["ab", None, None, "cdefg"], reason="excluded"), Letters(5, least=3))
-    rows, states = lane_rows(lane, 3)
-    # ab. leaves room for less than is worth beginning: cdefg, behind the two that are left out, begins a row
-    assert [words(row) for row in rows] == ["ab.", "cdefg", ".ab."]
+def test_numbers_without_a_document_are_counted_in_the_row_that_skips_them():
+    slot = RowSlot(0, 1, Shelf(["ab", None, None, "cdefg"], reason="excluded"), Letters(5, min_positions=3))
+    rows, states = rows_of_slot(slot, 3)
+    # ab. leaves fewer positions than the minimum: cdefg, after the two excluded documents, begins a row
+    assert [text_of(row) for row in rows] == ["ab.", "cdefg", ".ab."]
     assert [row.counts["letters"] for row in rows] == [3, 5, 4]
     assert [row.counts.get("excluded_documents", 0) for row in rows] == [2, 0, 2]
     assert states[1] == (3, 0)
@@ -109,34 +109,34 @@ def test_numbers_without_a_document_are_counted_where_they_are_met():
 def test_a_document_is_read_once_however_many_rows_it_fills():
     writer = Letters(4, read_numbers=[])
     shelf = Shelf(["a" * 30, "b"])
-    lane = RowSlot(0, 1, shelf, writer)
+    slot = RowSlot(0, 1, shelf, writer)
     for _ in range(8):
-        lane.next_row()
-    assert writer.read_numbers == shelf.asked == [0, 1]
+        slot.next_row()
+    assert writer.read_numbers == shelf.requested_numbers == [0, 1]
 
 
-def test_a_document_that_goes_on_in_later_rows_is_counted_as_split_once():
-    lane = RowSlot(0, 1, Shelf(["a" * 30, "b"]), Letters(4))
-    assert sum(lane.next_row().counts.get("split_documents", 0) for _ in range(7)) == 1
+def test_a_document_that_continues_in_later_rows_is_counted_as_split_once():
+    slot = RowSlot(0, 1, Shelf(["a" * 30, "b"]), Letters(4))
+    assert sum(slot.next_row().counts.get("split_documents", 0) for _ in range(7)) == 1
 
 
-def test_a_row_ends_where_the_next_piece_is_not_worth_beginning():
-    lane = RowSlot(0, 1, Shelf(["abc", "defgh"]), Letters(6, least=3))
-    assert words(lane.next_row()) == "abc."
-    assert lane.state == SlotState(1, 0)
-    assert words(lane.next_row()) == "defgh."
+def test_a_row_ends_where_too_few_positions_are_left_for_the_next_document():
+    slot = RowSlot(0, 1, Shelf(["abc", "defgh"]), Letters(6, min_positions=3))
+    assert text_of(slot.next_row()) == "abc."
+    assert slot.state == SlotState(1, 0)
+    assert text_of(slot.next_row()) == "defgh."
 
 
-def test_a_lane_gives_up_on_sources_that_give_nothing(monkeypatch):
+def test_a_row_slot_gives_up_on_sources_without_documents(monkeypatch):
     monkeypatch.setattr(lanes, "MAX_CONSECUTIVE_EMPTY", 50)
     shelf = Shelf(["a", *[None] * 200])
-    lane = RowSlot(0, 1, shelf, Letters(2))
-    assert words(lane.next_row()) == "a."
-    with pytest.raises(MetalmError, match="50 documents in a row are empty, excluded or held out") as caught:
-        lane.next_row()
+    slot = RowSlot(0, 1, shelf, Letters(2))
+    assert text_of(slot.next_row()) == "a."
+    with pytest.raises(MetalmError, match="50 consecutive documents are empty, excluded or held out") as caught:
+        slot.next_row()
     assert caught.value.exit_code == Exit.FAILED
     assert caught.value.where == "data.sources"
-    assert len(shelf.asked) == 51
+    assert len(shelf.requested_numbers) == 51
 
 
 def test_random_numbers_depend_on_every_part():
@@ -150,17 +150,17 @@ def test_bytes_of_tokens():
     ends = np.array([1, 3, 4, 6])
     document = TokenisedDocument("aé日 b ", np.arange(4), np.array([0, 1, 3, 4]), ends)
     assert text_bytes(document, 0, 4) == len("aé日 b ".encode())
-    assert [text_bytes(document, at, at + 1) for at in range(4)] == [1, 5, 1, 2]
+    assert [text_bytes(document, index, index + 1) for index in range(4)] == [1, 5, 1, 2]
     assert text_bytes(document, 2, 2) == 0
 
 
-def states_are_plain(state: Any) -> bool:
+def has_plain_integers(state: Any) -> bool:
     return type(state.number) is int and type(state.offset) is int
 
 
 def test_a_state_is_two_plain_numbers():
-    lane = RowSlot(1, 3, Shelf(["abcdef"]), Letters(4))
+    slot = RowSlot(1, 3, Shelf(["abcdef"]), Letters(4))
     for _ in range(5):
-        lane.next_row()
-        assert states_are_plain(lane.state)
-        assert lane.state == tuple(lane.state)
+        slot.next_row()
+        assert has_plain_integers(slot.state)
+        assert slot.state == tuple(slot.state)

@@ -1,4 +1,4 @@
-"""What is found, and what is said when a source is missing, empty or broken."""
+"""Opening a corpus: finding its files, and the errors of missing, empty or broken sources."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from metalm_cli.errors import Exit, MetalmError
 GOOD = [{"text": f"row {number}", "meta": {"set": "a"}} for number in range(300)]
 
 
-def refused(corpus, *sources, **options) -> str:
+def error_of(corpus, *sources, **options) -> str:
     with pytest.raises(MetalmError) as caught:
         corpus(*sources, **options)
     assert caught.value.exit_code == Exit.USAGE
@@ -41,7 +41,7 @@ def test_relative_paths_are_looked_for_in_the_data_folder(write, corpus, tmp_pat
     assert corpus({"path": "d"}, data_root=tmp_path / "root").sources[0].rows == 1
     monkeypatch.setenv("METALM_DATA", str(tmp_path / "root"))
     assert corpus({"path": "d/*.jsonl"}).sources[0].rows == 1
-    message = refused(corpus, {"path": "e"})
+    message = error_of(corpus, {"path": "e"})
     assert "--data-root" in message
     assert str(tmp_path / "root" / "e") in message
 
@@ -49,7 +49,7 @@ def test_relative_paths_are_looked_for_in_the_data_folder(write, corpus, tmp_pat
 @pytest.mark.parametrize(
     "file", ["x/train.jsonl", "x/train.jsonl.zst", "me/x/train.jsonl.gz", "x/train/0.jsonl", "s0/train/0.jsonl.gz"]
 )
-def test_hub_data_at_hand(file, write, corpus, tmp_path):
+def test_local_copies_of_hub_data(file, write, corpus, tmp_path):
     write(f"root/{file}", GOOD)
     (info,) = corpus({"hub": "me/x"}, data_root=tmp_path / "root", offline=True).sources
     assert (info.kind, info.rows, info.revision) == ("hub", 300, None)
@@ -57,45 +57,45 @@ def test_hub_data_at_hand(file, write, corpus, tmp_path):
 
 
 @pytest.mark.parametrize("hub", ["../x", "a/../../x", "a/b/c", "/etc", ".hidden/x"])
-def test_hub_names_lead_nowhere_else(hub, write, corpus, tmp_path):
+def test_hub_names_do_not_leave_the_data_root(hub, write, corpus, tmp_path):
     write("x/train.jsonl", GOOD)
     (tmp_path / "root").mkdir()
-    assert "names no hub data set" in refused(corpus, {"hub": hub}, data_root=tmp_path / "root", offline=True)
+    assert "has no valid hub data set name" in error_of(corpus, {"hub": hub}, data_root=tmp_path / "root", offline=True)
 
 
 def test_missing_places(corpus, write, tmp_path):
-    assert "nothing is there" in refused(corpus, {"path": "no/such/*.jsonl"})
+    assert "the path does not exist" in error_of(corpus, {"path": "no/such/*.jsonl"})
     write("d/a.csv", ["x"])
-    assert "holds no *.jsonl" in refused(corpus, {"path": str(tmp_path / "d")})
-    message = refused(corpus, {"path": str(tmp_path / "d" / "a.csv")})
+    assert "holds no *.jsonl" in error_of(corpus, {"path": str(tmp_path / "d")})
+    message = error_of(corpus, {"path": str(tmp_path / "d" / "a.csv")})
     assert "a data file is named *.jsonl" in message
-    assert "data folder does not exist" in refused(corpus, {"path": "x"}, data_root=tmp_path / "none")
+    assert "data folder does not exist" in error_of(corpus, {"path": "x"}, data_root=tmp_path / "none")
 
 
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("lines", [[], ["", "  "]])
 def test_an_empty_source(lines, streaming, write, corpus):
-    message = refused(corpus, {"path": str(write("a.jsonl.gz", lines)), "streaming": streaming})
-    assert "Source s0 is empty" in message
+    message = error_of(corpus, {"path": str(write("a.jsonl.gz", lines)), "streaming": streaming})
+    assert "source s0 is empty" in message
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_broken_rows_are_met_before_work_begins(streaming, write, corpus):
+def test_broken_rows_are_reported_before_work_begins(streaming, write, corpus):
     for row, expected in {
-        '{"text": "cut': "A line is not JSON",
-        '["a"]': "A row of source s0 is not an object",
+        '{"text": "cut': "a line is not JSON",
+        '["a"]': "a row of source s0 is not an object",
         '{"body": "a", "id": 1}': "no column 'text'",
         '{"text": 3}': "got int, expected a string",
         '{"text": null}': "got null, expected a string",
     }.items():
         path = write("a.jsonl", [GOOD[0], row])
-        message = refused(corpus, {"path": str(path), "streaming": streaming})
+        message = error_of(corpus, {"path": str(path), "streaming": streaming})
         assert expected in message
         assert f"{path}:2" in message
         assert "body" in message or "body" not in row
 
 
-def test_a_broken_row_outside_the_sample_is_met_when_it_is_read(write, corpus):
+def test_a_broken_row_outside_the_sample_is_reported_when_it_is_read(write, corpus):
     path = write("a.jsonl", [*GOOD[:77], '{"text": "cut', *GOOD[77:]])
     reader = corpus({"path": str(path)}).reader(bool)
     with pytest.raises(MetalmError, match="not JSON") as caught:
@@ -106,11 +106,11 @@ def test_a_broken_row_outside_the_sample_is_met_when_it_is_read(write, corpus):
 
 def test_nothing_to_train_on(write, corpus):
     source = {"path": str(write("a.jsonl", GOOD)), "exclude": {"meta.set": ["a", "b"]}}
-    message = refused(corpus, source)
-    assert "gives no document to train on" in message
+    message = error_of(corpus, source)
+    assert "has no document to train on" in message
     assert "300 excluded" in message
     blank = write("b.jsonl", [{"text": " "}] * 5)
-    assert "5 empty" in refused(corpus, {"path": str(blank)})
+    assert "5 empty" in error_of(corpus, {"path": str(blank)})
 
 
 def test_few_usable_rows_are_found(write, corpus, read):
@@ -119,16 +119,16 @@ def test_few_usable_rows_are_found(write, corpus, read):
 
 
 def test_a_misspelt_excluded_field(write, corpus):
-    message = refused(corpus, {"path": str(write("a.jsonl", GOOD)), "exclude": {"meta.sett": ["a"]}})
+    message = error_of(corpus, {"path": str(write("a.jsonl", GOOD)), "exclude": {"meta.sett": ["a"]}})
     assert "exclude.meta.sett" in message
     assert "meta, text" in message
 
 
 def test_weights_are_needed_for_streams_and_all_or_none(write, corpus):
     path = str(write("a.jsonl", GOOD))
-    message = refused(corpus, {"path": path}, {"path": path, "streaming": True, "weight": 1})
+    message = error_of(corpus, {"path": path}, {"path": path, "streaming": True, "weight": 1})
     assert "s0 has none, and the row count of s1 is unknown" in message
-    assert "others have one" in refused(corpus, {"path": path}, {"path": path, "weight": 1})
+    assert "others have one" in error_of(corpus, {"path": path}, {"path": path, "weight": 1})
     assert corpus({"path": path, "streaming": True}).sources[0].share == 1.0
 
 

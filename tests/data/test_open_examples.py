@@ -1,4 +1,4 @@
-"""Opening a card's split: slices, conditions, CSV, mirrors and other copies, class names, what is not there."""
+"""Opening a card's split: slices, row filters, CSV, mirrors and other copies, class names, missing data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from card_fixtures import CLASSES, pair, read, write_card, write_rows
+from card_fixtures import CLASSES_BODY, read_card_file, sentence_pair, write_card, write_rows
 from metalm_cli.data.examples.open_examples import FEATURES, Examples, is_available, open_examples
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks import Card
@@ -28,9 +28,11 @@ citation: none
 
 
 @pytest.fixture
-def opener(tmp_path: Path) -> Any:
+def open_split(tmp_path: Path) -> Any:
     def opened(path: Path, role: str = "train", **options: Any) -> Examples:
-        return open_examples(read(path), role, beside=path, cache=tmp_path / "cache", offline=True, **options)
+        return open_examples(
+            read_card_file(path), role, card_path=path, cache=tmp_path / "cache", offline=True, **options
+        )
 
     return opened
 
@@ -41,14 +43,14 @@ def labels(examples: Examples) -> list[int | None]:
 
 def hub_card(folder: Path, head: str = HUB) -> Path:
     folder.mkdir(exist_ok=True)
-    (folder / "mine.yaml").write_text(head + CLASSES)
+    (folder / "mine.yaml").write_text(head + CLASSES_BODY)
     return folder / "mine.yaml"
 
 
-def test_slices_count_rows_of_the_file(tmp_path: Path, opener: Any) -> None:
-    write_rows(tmp_path / "rows.jsonl", [pair(at % 2, premise=f"p {at}") for at in range(6)])
+def test_slices_count_rows_of_the_file(tmp_path: Path, open_split: Any) -> None:
+    write_rows(tmp_path / "rows.jsonl", [sentence_pair(index % 2, premise=f"p {index}") for index in range(6)])
     path = write_card(tmp_path, splits="{train: 'rows[:-2]', validation: 'rows[-2:]'}")
-    train, validation = opener(path), opener(path, "validation")
+    train, validation = open_split(path), open_split(path, "validation")
     assert [example.fields["premise"] for example in train] == ["p 0", "p 1", "p 2", "p 3"]
     assert [(example.row, example.fields["premise"]) for example in validation] == [(4, "p 4"), (5, "p 5")]
     assert validation.where(1) == f"{tmp_path / 'rows.jsonl'}:6"
@@ -57,22 +59,22 @@ def test_slices_count_rows_of_the_file(tmp_path: Path, opener: Any) -> None:
     assert validation.files[0].size == (tmp_path / "rows.jsonl").stat().st_size
 
 
-def test_rows_that_a_card_leaves_out(tmp_path: Path, opener: Any) -> None:
-    write_rows(tmp_path / "rows.jsonl", [pair(-1), pair(0), pair(-1), pair(1)])
-    opened = opener(write_card(tmp_path, CLASSES + "row_filter: label >= 0\n"))
-    assert (len(opened), [opened[at] is None for at in range(4)]) == (4, [True, False, True, False])
+def test_rows_that_a_card_leaves_out(tmp_path: Path, open_split: Any) -> None:
+    write_rows(tmp_path / "rows.jsonl", [sentence_pair(-1), sentence_pair(0), sentence_pair(-1), sentence_pair(1)])
+    opened = open_split(write_card(tmp_path, CLASSES_BODY + "row_filter: label >= 0\n"))
+    assert (len(opened), [opened[index] is None for index in range(4)]) == (4, [True, False, True, False])
     assert [(example.row, example.label) for example in opened] == [(1, 0), (3, 1)]
 
 
-def test_csv(tmp_path: Path, opener: Any) -> None:
+def test_csv(tmp_path: Path, open_split: Any) -> None:
     text = '\ufeffpremise,hypothesis,label\nIt rains.,"It is,\nwell, wet.",entailment\n"A ""b""",c,1\nd,e,0\n'
     (tmp_path / "rows.csv").write_text(text, encoding="utf-8")
-    body = CLASSES.replace("label: label", "label: \"label | int if label in '01' else label\"")
+    body = CLASSES_BODY.replace("label: label", "label: \"label | int if label in '01' else label\"")
     path = write_card(tmp_path, body, file="rows.csv")
-    opened = opener(path)
+    opened = open_split(path)
     assert [example.fields["hypothesis"] for example in opened] == ["It is,\nwell, wet.", "c", "e"]
     assert labels(opened) == [0, 1, 0]
-    assert [opened.where(at).rpartition(":")[2] for at in range(3)] == ["2", "4", "5"]
+    assert [opened.where(index).rpartition(":")[2] for index in range(3)] == ["2", "4", "5"]
     assert list(pickle.loads(pickle.dumps(opened))) == list(opened)
     assert len(opened.files[0].sha256) == 64
 
@@ -87,50 +89,50 @@ def test_csv(tmp_path: Path, opener: Any) -> None:
         ("a,b\n1,2\n", []),
     ],
 )
-def test_wrong_csv(tmp_path: Path, opener: Any, text: str, words: list[str]) -> None:
+def test_wrong_csv(tmp_path: Path, open_split: Any, text: str, words: list[str]) -> None:
     (tmp_path / "rows.csv").write_text(text)
     with pytest.raises(MetalmError) as caught:
-        list(opener(write_card(tmp_path, file="rows.csv")))
+        list(open_split(write_card(tmp_path, file="rows.csv")))
     for word in [*words, "rows.csv"]:
         assert word in str(caught.value)
 
 
-def test_a_csv_that_is_no_text(tmp_path: Path, opener: Any) -> None:
+def test_a_csv_that_is_not_text(tmp_path: Path, open_split: Any) -> None:
     (tmp_path / "rows.csv").write_bytes(b"premise,label\n\xff\xfe,1\n")
     with pytest.raises(MetalmError, match="a CSV file cannot be read"):
-        opener(write_card(tmp_path, file="rows.csv"))
+        open_split(write_card(tmp_path, file="rows.csv"))
 
 
-def test_another_copy_has_the_cards_local_splits(tmp_path: Path, opener: Any) -> None:
+def test_another_copy_has_the_cards_local_splits(tmp_path: Path, open_split: Any) -> None:
     root = tmp_path / "data"
-    write_rows(root / "copy" / "train.jsonl", [pair(0), pair(0), pair(1)])
+    write_rows(root / "copy" / "train.jsonl", [sentence_pair(0), sentence_pair(0), sentence_pair(1)])
     path = hub_card(tmp_path / "cards")
-    assert labels(opener(path, data_root=root)) == [0, 0]
-    assert labels(opener(path, "validation", data_root=root)) == [1]
+    assert labels(open_split(path, data_root=root)) == [0, 0]
+    assert labels(open_split(path, "validation", data_root=root)) == [1]
 
 
-def test_a_mirror_has_the_hubs_splits(tmp_path: Path, opener: Any) -> None:
+def test_a_mirror_has_the_hubs_splits(tmp_path: Path, open_split: Any) -> None:
     root = tmp_path / "data"
-    write_rows(root / "copy" / "train.jsonl", [pair(0), pair(0), pair(1)])
+    write_rows(root / "copy" / "train.jsonl", [sentence_pair(0), sentence_pair(0), sentence_pair(1)])
     (root / "copy" / FEATURES).write_text("{}")
     path = hub_card(tmp_path / "cards")
-    card = read(path)
-    assert labels(opener(path, data_root=root)) == [0, 0]
+    card = read_card_file(path)
+    assert labels(open_split(path, data_root=root)) == [0, 0]
     assert (is_available(card, "train", root), is_available(card, "validation", root)) == (True, False)
-    with pytest.raises(MetalmError, match="cannot be had"):
-        opener(path, "validation", data_root=root)
-    write_rows(root / "copy" / "dev.jsonl", [pair(1), pair(1)])
+    with pytest.raises(MetalmError, match="no data found"):
+        open_split(path, "validation", data_root=root)
+    write_rows(root / "copy" / "dev.jsonl", [sentence_pair(1), sentence_pair(1)])
     assert is_available(card, "validation", root)
-    assert labels(opener(path, "validation", data_root=root)) == [1, 1]
+    assert labels(open_split(path, "validation", data_root=root)) == [1, 1]
 
 
-def test_compressed_files_and_folders_of_shards(tmp_path: Path, opener: Any) -> None:
+def test_compressed_files_and_folders_of_shards(tmp_path: Path, open_split: Any) -> None:
     root = tmp_path / "data"
     (root / "copy" / "train").mkdir(parents=True)
     for number in range(2):
-        data = (json.dumps(pair(number)) + "\n").encode()
+        data = (json.dumps(sentence_pair(number)) + "\n").encode()
         (root / "copy" / "train" / f"{number}.jsonl.gz").write_bytes(gzip.compress(data))
-    assert labels(opener(hub_card(tmp_path / "cards"), data_root=root)) == [0, 1]
+    assert labels(open_split(hub_card(tmp_path / "cards"), data_root=root)) == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -142,67 +144,67 @@ def test_compressed_files_and_folders_of_shards(tmp_path: Path, opener: Any) -> 
         (["entailment", "neutral", "contradiction"], False),
     ],
 )
-def test_class_names_of_a_mirror(tmp_path: Path, opener: Any, names: list[str], fits: bool) -> None:
+def test_class_names_of_a_mirror(tmp_path: Path, open_split: Any, names: list[str], fits: bool) -> None:
     root = tmp_path / "data"
-    write_rows(root / "copy" / "train.jsonl", [pair(0), pair(0)])
+    write_rows(root / "copy" / "train.jsonl", [sentence_pair(0), sentence_pair(0)])
     (root / "copy" / FEATURES).write_text(json.dumps({"label": names, "other": ["a"]}))
     path = hub_card(tmp_path / "cards")
     if fits:
-        assert labels(opener(path, data_root=root)) == [0, 0]
+        assert labels(open_split(path, data_root=root)) == [0, 0]
         return
     with pytest.raises(MetalmError) as caught:
-        opener(path, data_root=root)
-    assert caught.value.what == "the classes of mine are not those of its card"
+        open_split(path, data_root=root)
+    assert caught.value.what == "the classes of mine differ from those of its card"
     assert f"the data has {', '.join(names)}" in caught.value.why
 
 
-def test_broken_class_names(tmp_path: Path, opener: Any) -> None:
+def test_broken_class_names(tmp_path: Path, open_split: Any) -> None:
     root = tmp_path / "data"
-    write_rows(root / "copy" / "train.jsonl", [pair(0)])
+    write_rows(root / "copy" / "train.jsonl", [sentence_pair(0)])
     (root / "copy" / FEATURES).write_text("[")
     with pytest.raises(MetalmError, match="class names of mirrored data"):
-        opener(hub_card(tmp_path / "cards"), data_root=root)
+        open_split(hub_card(tmp_path / "cards"), data_root=root)
 
 
-def test_a_split_that_the_card_has_not(tmp_path: Path, opener: Any) -> None:
+def test_a_split_that_the_card_does_not_have(tmp_path: Path, open_split: Any) -> None:
     with pytest.raises(MetalmError) as caught:
-        opener(write_card(tmp_path), "test")
-    assert (caught.value.what, caught.value.why) == ("task mine has no test split", "its card has train")
+        open_split(write_card(tmp_path), "test")
+    assert (caught.value.what, caught.value.why) == ("task mine has no test split", "the splits of its card are train")
 
 
-def test_empty_splits(tmp_path: Path, opener: Any) -> None:
+def test_empty_splits(tmp_path: Path, open_split: Any) -> None:
     write_rows(tmp_path / "rows.jsonl", [])
     with pytest.raises(MetalmError, match="the train split of mine has no rows"):
-        opener(write_card(tmp_path))
-    write_rows(tmp_path / "rows.jsonl", [pair()])
+        open_split(write_card(tmp_path))
+    write_rows(tmp_path / "rows.jsonl", [sentence_pair()])
     with pytest.raises(MetalmError, match="the train split of sliced has no rows"):
-        opener(write_card(tmp_path, name="sliced", splits="{train: 'rows[5:]'}"))
+        open_split(write_card(tmp_path, name="sliced", splits="{train: 'rows[5:]'}"))
 
 
-def test_files_that_are_not_there(tmp_path: Path, opener: Any) -> None:
+def test_files_that_are_not_there(tmp_path: Path, open_split: Any) -> None:
     path = write_card(tmp_path)
-    assert not is_available(read(path), "train", beside=path)
+    assert not is_available(read_card_file(path), "train", card_path=path)
     with pytest.raises(MetalmError) as caught:
-        opener(path)
+        open_split(path)
     assert str(tmp_path / "rows.jsonl") in caught.value.where
-    write_rows(tmp_path / "rows.jsonl", [pair()])
-    assert is_available(read(path), "train", beside=path)
+    write_rows(tmp_path / "rows.jsonl", [sentence_pair()])
+    assert is_available(read_card_file(path), "train", card_path=path)
 
 
-def test_rows_that_are_nowhere(tmp_path: Path, opener: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_are_not_available(tmp_path: Path, open_split: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.delenv("METALM_DATA", raising=False)
-    path = hub_card(tmp_path / "cards", HUB.replace("me/pairs", "me/pairs-that-nobody-has"))
+    path = hub_card(tmp_path / "cards", HUB.replace("me/pairs", "me/pairs-that-do-not-exist"))
     with pytest.raises(MetalmError) as caught:
-        opener(path)
-    assert "the train rows of mine cannot be had" in caught.value.what
+        open_split(path)
+    assert "no data found for the train split of mine" in caught.value.what
     assert "no --data-root is given" in caught.value.why
     with pytest.raises(MetalmError) as caught:
-        opener(path, data_root=tmp_path)
+        open_split(path, data_root=tmp_path)
     assert f"{tmp_path} has no copy" in caught.value.why
 
 
-def test_the_world_is_always_at_hand() -> None:
+def test_the_miniature_world_is_always_available() -> None:
     from metalm_cli.tasks import Cards
 
     card: Card = Cards()["world_nli"]

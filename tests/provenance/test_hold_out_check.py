@@ -1,4 +1,4 @@
-"""A base that was trained on what is held out, or on what leaks into it, is refused."""
+"""A base model that was trained on held-out tasks, or on tasks that leak into them, is rejected."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from metalm_cli.config.schema.tasks import TaskData
+from metalm_cli.config.schema.tasks import TaskDataConfig
 from metalm_cli.data.examples.task_selection import select_tasks
 from metalm_cli.errors import MetalmError
 from metalm_cli.provenance.hold_out_check import (
@@ -18,14 +18,14 @@ from metalm_cli.provenance.hold_out_check import (
 from metalm_cli.tasks import Cards
 
 
-def base(*tasks: str, clusters: tuple[str, ...] = (), **more: Any) -> dict[str, Any]:
-    found = {"command": "finetune", "recipe": "single", "tasks": list(tasks), "clusters": list(clusters)}
-    return {"checkpoint": "runs/base", "lineage": {**found, "ancestors": [], **more}}
+def make_base(*tasks: str, clusters: tuple[str, ...] = (), **changes: Any) -> dict[str, Any]:
+    lineage = {"command": "finetune", "recipe": "single", "tasks": list(tasks), "clusters": list(clusters)}
+    return {"checkpoint": "runs/base", "lineage": {**lineage, "ancestors": [], **changes}}
 
 
 def check(hold_out: list[str], *ancestors: dict[str, Any]) -> None:
     cards = Cards()
-    held = select_tasks(TaskData(tasks=["core"], hold_out=hold_out), cards).held_out
+    held = select_tasks(TaskDataConfig(tasks=["core"], hold_out=hold_out), cards).held_out
     reject_trained_on_held_out(held, hold_out, ancestors, cards)
 
 
@@ -40,44 +40,47 @@ def check(hold_out: list[str], *ancestors: dict[str, Any]) -> None:
         ("reading", "cosmos_qa", "cosmos_qa (cluster commonsense): reading_with_commonsense leaks into reading"),
     ],
 )
-def test_what_it_has_seen_is_named(hold_out: str, task: str, why: str) -> None:
+def test_the_trained_task_is_named(hold_out: str, task: str, why: str) -> None:
     with pytest.raises(MetalmError) as caught:
-        check([hold_out], base("sst2", task, clusters=("sentiment",)))
+        check([hold_out], make_base("sst2", task, clusters=("sentiment",)))
     text = str(caught.value)
-    assert f"trained on what is held out ({hold_out})" in text
+    assert f"trained on held-out tasks ({hold_out})" in text
     assert "runs/base" in text
     assert f"finetune single trained on {why}" in text
     assert "sst2" not in text
     assert caught.value.exit_code == 2
 
 
-def test_what_an_ancestor_has_seen_counts() -> None:
-    old = {**base("rte"), "checkpoint": "runs/old"}
-    with pytest.raises(MetalmError, match="trained on what is held out") as caught:
-        check(["nli"], base("sst2", ancestors=[{"checkpoint": "runs/middle", "lineage": {"ancestors": [old]}}]))
+def test_the_tasks_of_an_ancestor_count() -> None:
+    old = {**make_base("rte"), "checkpoint": "runs/old"}
+    with pytest.raises(MetalmError, match="trained on held-out tasks") as caught:
+        check(["nli"], make_base("sst2", ancestors=[{"checkpoint": "runs/middle", "lineage": {"ancestors": [old]}}]))
     assert caught.value.where == "runs/old"
 
 
 def test_tasks_that_no_card_describes_are_known_by_name_and_cluster() -> None:
-    with pytest.raises(MetalmError, match="trained on what is held out") as caught:
-        check(["nli"], base("my_inference", clusters=("nli",)))
+    with pytest.raises(MetalmError, match="trained on held-out tasks") as caught:
+        check(["nli"], make_base("my_inference", clusters=("nli",)))
     assert "tasks of cluster nli that no card describes: held out" in caught.value.why
     with pytest.raises(MetalmError) as caught:
-        check(["nli"], base("my_doublets", clusters=("paraphrase",)))
+        check(["nli"], make_base("my_doublets", clusters=("paraphrase",)))
     assert "its cluster leaks into nli" in caught.value.why
-    check(["rte"], base("my_inference", clusters=("nli",)))
+    check(["rte"], make_base("my_inference", clusters=("nli",)))
 
 
-def test_what_has_seen_nothing_of_it_passes() -> None:
-    check(["nli"], base("sst2", "boolq", clusters=("sentiment", "reading")), base())
-    check(["rte"], base("mnli", "snli", clusters=("nli",)))
-    check([], base("rte"))
+def test_a_base_without_held_out_tasks_passes() -> None:
+    check(["nli"], make_base("sst2", "boolq", clusters=("sentiment", "reading")), make_base())
+    check(["rte"], make_base("mnli", "snli", clusters=("nli",)))
+    check([], make_base("rte"))
 
 
-def test_ancestors_without_a_lineage_are_told() -> None:
-    nobody = {"checkpoint": "bert", "lineage": None}
-    found = [nobody, base("sst2", ancestors=[{"checkpoint": "gpt2", "lineage": None}, base("sst2", "rte")])]
-    assert ancestors_without_lineage(found) == ["bert", "gpt2"]
-    assert tasks_trained_on(found) == ["sst2", "rte"]
-    assert [name for name, _ in ancestors_and_lineages(found)] == ["bert", "runs/base", "gpt2", "runs/base"]
-    check(["nli"], nobody)
+def test_ancestors_without_a_lineage_are_listed() -> None:
+    without_lineage = {"checkpoint": "bert", "lineage": None}
+    ancestors = [
+        without_lineage,
+        make_base("sst2", ancestors=[{"checkpoint": "gpt2", "lineage": None}, make_base("sst2", "rte")]),
+    ]
+    assert ancestors_without_lineage(ancestors) == ["bert", "gpt2"]
+    assert tasks_trained_on(ancestors) == ["sst2", "rte"]
+    assert [name for name, _ in ancestors_and_lineages(ancestors)] == ["bert", "runs/base", "gpt2", "runs/base"]
+    check(["nli"], without_lineage)

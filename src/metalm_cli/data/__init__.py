@@ -1,4 +1,4 @@
-"""Sources, the index plan, and reading documents by number."""
+"""Training data: sources, the index plan, and documents read by number."""
 
 from metalm_cli.data.documents.corpus import Corpus, Document, DocumentReader, SourceInfo
 from metalm_cli.data.documents.open_corpus import open_corpus

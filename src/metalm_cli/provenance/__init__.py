@@ -1,1 +1,1 @@
-"""What a model was trained on, what was held out, and which texts overlap."""
+"""Provenance of a model: its training data, held-out tasks, and overlapping texts."""

@@ -1,20 +1,20 @@
-"""OPT-IML's levels of generalisation (arXiv 2212.12017): how new a task is to a model."""
+"""Levels of generalisation of OPT-IML (arXiv 2212.12017): how new a task is to a model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Literal, get_args
 
-from metalm_cli.tasks import Card, leaking
+from metalm_cli.tasks import Card, leak_reason
 
 Level = Literal["held_out_category", "held_out_task", "held_out_instances", "leaked"]
-"""``held_out_category``: no task of its cluster was trained on, nor anything that leaks into it ("fully held out").
-``held_out_task``: its cluster was, it was not ("partially supervised").
-``held_out_instances``: it was, and its evaluation rows are new ("fully supervised").
-``leaked``: it was not, yet something that was shares data with it, or leaks into it by the leak rules: none of the
-three, and no evidence of generalisation.
+"""``held_out_category``: neither a task of the cluster nor a task that leaks into it was trained on ("fully held out").
+``held_out_task``: other tasks of the cluster were trained on, but not this task ("partially supervised").
+``held_out_instances``: the task was trained on, and its evaluation rows are new ("fully supervised").
+``leaked``: the task was not trained on, but a training task shares data with it or leaks into it by the leak rules;
+not a level of OPT-IML, and not evidence of generalisation.
 
-A task that leak rules kept out of training has, by effect, one of the first two: ``--hold-out nli`` makes paraphrase a
+A task that the leak rules removed from training has one of the first two levels: ``--hold-out nli`` makes paraphrase a
 held-out category as well.
 """
 LEVELS: tuple[Level, ...] = get_args(Level)
@@ -28,10 +28,10 @@ TITLES: dict[Level, str] = {
 
 
 def generalization_levels(cards: Iterable[Card], trained: Iterable[str]) -> dict[str, Level]:
-    """The level of each task for a model, exactly one.
+    """Level of each task for a model.
 
     Args:
-        cards: All that are known.
+        cards: All cards.
         trained: Tasks that the model, or an ancestor of it, was trained on.
     """
     known = {card.name: card for card in cards}
@@ -42,22 +42,22 @@ def generalization_levels(cards: Iterable[Card], trained: Iterable[str]) -> dict
 def _level(card: Card, seen: Mapping[str, Card]) -> Level:
     if card.name in seen:
         return "held_out_instances"
-    here = {card.name: (card.cluster, frozenset(card.tags))}
-    if any(leaking(one.name, one.cluster, one.tags, here) for one in seen.values()):
+    facts = {card.name: (card.cluster, frozenset(card.tags))}
+    if any(leak_reason(trained.name, trained.cluster, trained.tags, facts) for trained in seen.values()):
         return "leaked"
-    return "held_out_task" if any(one.cluster == card.cluster for one in seen.values()) else "held_out_category"
+    return "held_out_task" if any(trained.cluster == card.cluster for trained in seen.values()) else "held_out_category"
 
 
-def describe_levels(found: Mapping[str, Level], clusters: Mapping[str, str]) -> str:
-    """The levels in a line; categories by the names of their clusters.
+def describe_levels(levels: Mapping[str, Level], clusters: Mapping[str, str]) -> str:
+    """Describe the levels in a line, with held-out categories by the names of their clusters.
 
     Args:
-        found: From :func:`generalization_levels`.
-        clusters: Cluster of each task that is to be named.
+        levels: From :func:`generalization_levels`.
+        clusters: Cluster of each task to list.
     """
     parts = []
     for level in LEVELS:
-        names = [name for name in clusters if found[name] == level]
+        names = [name for name in clusters if levels[name] == level]
         if level == "held_out_category":
             names = list(dict.fromkeys(clusters[name] for name in names))
         if names:

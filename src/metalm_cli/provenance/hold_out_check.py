@@ -1,4 +1,4 @@
-"""What a base model and its ancestors have been trained on, held against what is to be held out."""
+"""Check that a base model and its ancestors were not trained on held-out tasks."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.tasks import Card, Cards, leaking
+from metalm_cli.tasks import Card, Cards, leak_reason
 
-SHOWN = 8
-"""Tasks that a refusal names."""
+MAX_REASONS = 8
+"""Tasks that an error lists."""
 
 
 def ancestors_and_lineages(ancestors: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
-    """(checkpoint, its lineage or None) of all ancestors, the nearest first.
+    """Iterate over (checkpoint, lineage or None) of all ancestors, the nearest first.
 
     Args:
-        ancestors: From :func:`metalm_cli.provenance.lineage.read_ancestors`, or of a lineage.
+        ancestors: From :func:`metalm_cli.provenance.lineage.read_ancestors`, or from a lineage.
     """
-    for one in ancestors:
-        found = one.get("lineage")
-        lineage = found if isinstance(found, Mapping) else None
-        yield str(one.get("checkpoint")), lineage
+    for ancestor in ancestors:
+        recorded = ancestor.get("lineage")
+        lineage = recorded if isinstance(recorded, Mapping) else None
+        yield str(ancestor.get("checkpoint")), lineage
         if lineage is not None:
             yield from ancestors_and_lineages(lineage.get("ancestors") or [])
 
@@ -29,72 +29,80 @@ def ancestors_and_lineages(ancestors: Iterable[Mapping[str, Any]]) -> Iterator[t
 def tasks_trained_on(ancestors: Iterable[Mapping[str, Any]]) -> list[str]:
     """Tasks that any ancestor was trained on."""
     return list(
-        dict.fromkeys(task for _, one in ancestors_and_lineages(ancestors) if one is not None for task in _listed(one))
+        dict.fromkeys(
+            task
+            for _, lineage in ancestors_and_lineages(ancestors)
+            if lineage is not None
+            for task in _trained_tasks(lineage)
+        )
     )
 
 
 def ancestors_without_lineage(ancestors: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Ancestors without a lineage: nobody can tell what they have seen."""
+    """Ancestors without a lineage, whose training data is unknown."""
     return list(
         dict.fromkeys(checkpoint for checkpoint, lineage in ancestors_and_lineages(ancestors) if lineage is None)
     )
 
 
 def reject_trained_on_held_out(
-    held: Sequence[Card], names: Iterable[str], ancestors: Iterable[Mapping[str, Any]], cards: Cards
+    held_out: Sequence[Card], names: Iterable[str], ancestors: Iterable[Mapping[str, Any]], cards: Cards
 ) -> None:
-    """Refuse a base that was trained on what is held out, or on what leaks into it.
+    """Reject a base model that was trained on held-out tasks, or on tasks that leak into them.
 
     Args:
-        held: Cards that are held out.
-        names: As the recipe names them: clusters or tasks.
-        ancestors: The base and its ancestors.
-        cards: All cards that are known.
+        held_out: Cards of the held-out tasks.
+        names: Held-out clusters and tasks as named in the recipe.
+        ancestors: The base model and its ancestors.
+        cards: All cards.
 
     Raises:
-        MetalmError: It was; the ancestor, its tasks and their clusters are named.
+        MetalmError: An ancestor was trained on such tasks; the error names the ancestor, the tasks and their clusters.
     """
-    facts = {card.name: (card.cluster, frozenset(card.tags)) for card in held}
-    clusters = {name for name in names if name not in facts}
+    held_out_facts = {card.name: (card.cluster, frozenset(card.tags)) for card in held_out}
+    clusters = {name for name in names if name not in held_out_facts}
     for checkpoint, lineage in ancestors_and_lineages(ancestors):
-        found = [] if lineage is None else _reasons(lineage, facts, clusters, cards)
-        if lineage is None or not found:
+        reasons = [] if lineage is None else _reasons(lineage, held_out_facts, clusters, cards)
+        if lineage is None or not reasons:
             continue
-        more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        more = f"; and {len(reasons) - MAX_REASONS} more" if len(reasons) > MAX_REASONS else ""
         raise MetalmError(
-            f"the base model has been trained on what is held out ({', '.join(names)})",
+            f"the base model was already trained on held-out tasks ({', '.join(names)})",
             where=checkpoint,
             why=f"by its lineage, {lineage.get('command')} {lineage.get('recipe')} trained on "
-            + "; ".join(found[:SHOWN])
+            + "; ".join(reasons[:MAX_REASONS])
             + more,
-            remedy="begin from a model that has not (--model), such as a pretraining run, or hold out something else",
+            remedy="choose another base model (--model), such as a pretraining run, or hold out other tasks",
         )
 
 
 def _reasons(
-    lineage: Mapping[str, Any], held: dict[str, tuple[str, frozenset[str]]], clusters: set[str], cards: Cards
+    lineage: Mapping[str, Any],
+    held_out: dict[str, tuple[str, frozenset[str]]],
+    held_out_clusters: set[str],
+    cards: Cards,
 ) -> list[str]:
-    """What of a lineage must not have been trained on, and why."""
-    found: list[str] = []
-    known: set[str] = set()
-    for name in _listed(lineage):
+    """Tasks and clusters of a lineage that are held out or leak into held-out tasks, with the reasons."""
+    reasons: list[str] = []
+    known_clusters: set[str] = set()
+    for name in _trained_tasks(lineage):
         if name not in cards.paths:
-            if name in held:
-                found.append(f"{name}: held out")
+            if name in held_out:
+                reasons.append(f"{name}: held out")
             continue
         card = cards[name]
-        known.add(card.cluster)
-        reason = leaking(name, card.cluster, card.tags, held)
+        known_clusters.add(card.cluster)
+        reason = leak_reason(name, card.cluster, card.tags, held_out)
         if reason is not None:
-            found.append(f"{name} (cluster {card.cluster}): {reason}")
+            reasons.append(f"{name} (cluster {card.cluster}): {reason}")
     for cluster in lineage.get("clusters") or []:
-        if cluster in known:
+        if cluster in known_clusters:
             continue
-        reason = "held out" if cluster in clusters else leaking("", str(cluster), (), held)
+        reason = "held out" if cluster in held_out_clusters else leak_reason("", str(cluster), (), held_out)
         if reason is not None:
-            found.append(f"tasks of cluster {cluster} that no card describes: {reason}")
-    return found
+            reasons.append(f"tasks of cluster {cluster} that no card describes: {reason}")
+    return reasons
 
 
-def _listed(lineage: Mapping[str, Any]) -> list[str]:
+def _trained_tasks(lineage: Mapping[str, Any]) -> list[str]:
     return [str(name) for name in lineage.get("tasks") or []]

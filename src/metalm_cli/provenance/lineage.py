@@ -1,4 +1,4 @@
-"""What a model and its ancestors have seen."""
+"""The lineage of a model: the training data of the model and its ancestors."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ LINEAGE = "lineage.json"
 def make_lineage(
     corpus: DataSource, recipe: Recipe, facts: dict[str, Any], ancestors: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """What ``lineage.json`` of a trained model holds.
+    """Make the content of ``lineage.json`` of a trained model.
 
     Args:
-        corpus: What it was trained on.
-        recipe: How.
+        corpus: Training data.
+        recipe: Recipe of the run.
         facts: ``name``, ``steps`` and ``tokens``.
         ancestors: From :func:`read_ancestors`.
     """
@@ -43,40 +43,43 @@ def make_lineage(
 
 
 def read_ancestors(recipe: Recipe, offline: bool = True) -> list[dict[str, Any]]:
-    """The checkpoints that a run begins from; one that metalm made brings its own lineage along.
+    """Read the lineages of the checkpoints that a run starts from; None for checkpoints without a lineage.
 
     Args:
         recipe: The recipe.
-        offline: Open no connection. Once the checkpoints are loaded, nothing needs to be downloaded any more.
+        offline: Open no connection. After the checkpoints are loaded, no download is necessary.
 
     Raises:
         MetalmError: A lineage cannot be read.
     """
     model = recipe.model
-    parts = [part for part in (model.decoder, *model.encoders.values()) if part is not None]
-    named = [(model.checkpoint, None), *((part.checkpoint, part.revision) for part in parts)]
+    components = [part for part in (model.decoder, *model.encoders.values()) if part is not None]
+    checkpoints = [(model.checkpoint, None), *((part.checkpoint, part.revision) for part in components)]
     return [
-        {"checkpoint": name, "lineage": _read(model_folder(name, revision=revision, offline=offline, weights=False))}
-        for name, revision in named
+        {
+            "checkpoint": name,
+            "lineage": _read_lineage(model_folder(name, revision=revision, offline=offline, weights=False)),
+        }
+        for name, revision in checkpoints
         if name is not None
     ]
 
 
-def _read(folder: Path) -> dict[str, Any] | None:
-    """The lineage in a run folder, a model folder or an adapter's; None where there is none."""
-    places = (folder / "model" / LINEAGE, folder / "adapter" / LINEAGE, folder / LINEAGE)
-    found = next((one for one in places if one.is_file()), None)
-    if found is None:
+def _read_lineage(folder: Path) -> dict[str, Any] | None:
+    """Read the lineage in the folder of a run, a model or an adapter; None if there is none."""
+    candidates = (folder / "model" / LINEAGE, folder / "adapter" / LINEAGE, folder / LINEAGE)
+    path = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if path is None:
         return None
     try:
-        lineage = json.loads(found.read_text(encoding="utf-8"))
+        lineage = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(lineage, dict):
             raise ValueError(f"expected an object, got {type(lineage).__name__}")
     except (OSError, ValueError) as error:
         raise MetalmError(
             "the lineage of a checkpoint cannot be read",
-            where=str(found),
+            where=str(path),
             why=str(error),
-            remedy="restore the file; without it nobody can tell what the model has seen",
+            remedy="restore the file; without it the training data of the model is unknown",
         ) from error
     return lineage

@@ -1,4 +1,4 @@
-"""n-grams of words as 64-bit hashes, and an index of those that evaluation rows hold."""
+"""Hashed n-grams of words, and an index of the n-grams of evaluation rows."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from hashlib import blake2b
 
 import numpy as np
 
-NGRAM = 13
-"""Words in a row that make an overlap (GPT-3, arXiv 2005.14165, appendix C; OPT-IML, arXiv 2212.12017)."""
-WHOLE = 6
-"""A text of at least this many words, and fewer than :data:`NGRAM`, is compared as a whole; shorter ones are not."""
+NGRAM_WORDS = 13
+"""Consecutive words that make an overlap (GPT-3, arXiv 2005.14165, appendix C; OPT-IML, arXiv 2212.12017)."""
+MIN_WORDS = 6
+"""Texts of at least this many words, but fewer than :data:`NGRAM_WORDS`, are compared as a whole; shorter ones are not
+compared."""
 
 WORD = re.compile(r"[^\W_]+")
-MOST_WORDS = 1_000_000
-BLOCK = 1_000_000
-"""Characters that are hashed at once."""
-BASE = 0x9E3779B97F4A7C15
-"""An odd number: it has an inverse modulo 2**64."""
+MAX_CACHED_WORDS = 1_000_000
+BLOCK_CHARACTERS = 1_000_000
+"""Characters of texts that are hashed at once."""
+HASH_BASE = 0x9E3779B97F4A7C15
+"""Base of the rolling hash; odd, so that it has an inverse modulo 2**64."""
 
 
 def words_of(text: str) -> list[str]:
-    """The words that are compared: runs of letters and digits, in lower case.
+    """Words of a text: runs of letters and digits, in lower case.
 
     >>> words_of("It's 5 o'clock, Mr. Fox!")
     ['it', 's', '5', 'o', 'clock', 'mr', 'fox']
@@ -32,31 +33,31 @@ def words_of(text: str) -> list[str]:
 
 
 def ngrams(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """What a text is compared by, in words: its 13-grams, or all of it.
+    """n-grams of a text's words that are compared: its 13-grams, or the whole text if it is shorter.
 
-    >>> [len(span) for span in ngrams("abcdefghijklmno")]
+    >>> [len(ngram) for ngram in ngrams("abcdefghijklmno")]
     [13, 13, 13]
     >>> list(ngrams(["too", "short"]))
     []
     """
-    size = min(len(words), NGRAM)
-    if size >= WHOLE:
+    size = min(len(words), NGRAM_WORDS)
+    if size >= MIN_WORDS:
         for start in range(len(words) - size + 1):
             yield tuple(words[start : start + size])
 
 
 def shared_words(texts: Iterable[str], others: Iterable[str]) -> str:
-    """The first span that two lists of texts share; empty if there is none."""
-    theirs = {span for text in others for span in ngrams(words_of(text))}
-    ours = (span for text in texts for span in ngrams(words_of(text)))
-    return next((" ".join(span) for span in ours if span in theirs), "")
+    """The first n-gram that two lists of texts share; empty if there is none."""
+    other_ngrams = {ngram for text in others for ngram in ngrams(words_of(text))}
+    own_ngrams = (ngram for text in texts for ngram in ngrams(words_of(text)))
+    return next((" ".join(ngram) for ngram in own_ngrams if ngram in other_ngrams), "")
 
 
 class WordHashes(dict[str, int]):
-    """64-bit hash of each word, the same in every process; forgets all when it has grown large."""
+    """Cache of the 64-bit hash of each word, the same in every process; cleared when it is full."""
 
     def __missing__(self, word: str) -> int:
-        if len(self) >= MOST_WORDS:
+        if len(self) >= MAX_CACHED_WORDS:
             self.clear()
         digest = blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         value = self[word] = int.from_bytes(digest, "little")
@@ -68,44 +69,48 @@ _hashes = WordHashes()
 
 @cache
 def _powers(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """``BASE ** t`` and ``BASE ** -t`` modulo 2**64 for t below ``count``."""
+    """``HASH_BASE ** t`` and ``HASH_BASE ** -t`` modulo 2**64 for t below ``count``."""
 
     def powers(base: int) -> np.ndarray:
         factors = np.full(count, base, np.uint64)
         factors[0] = 1
         return np.multiply.accumulate(factors)
 
-    return powers(BASE), powers(pow(BASE, -1, 1 << 64))
+    return powers(HASH_BASE), powers(pow(HASH_BASE, -1, 1 << 64))
 
 
 def hash_ngrams(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes (uint64[n]) of the spans of all texts, and the text (int64[n]) that each is of.
+    """Hashes (uint64[n]) of the n-grams of all texts, and the index of the text (int64[n]) of each.
 
-    A span of words w_0 … w_k-1 hashes to the sum of hash(w_t) · BASE ** t, so that all come from one running sum.
+    The hash of words w_0 … w_k-1 is the sum of hash(w_t) · HASH_BASE ** t, so that all hashes come from a running sum.
 
-    >>> one, _ = hash_ngrams(["a b c d e f"])
-    >>> two, texts = hash_ngrams(["short", "A, b; c d -- E f"])
-    >>> bool(one[0] == two[0]), texts.tolist()
+    >>> first, _ = hash_ngrams(["a b c d e f"])
+    >>> second, texts = hash_ngrams(["short", "A, b; c d -- E f"])
+    >>> bool(first[0] == second[0]), texts.tolist()
     (True, [1])
     """
-    found: list[int] = []
-    counts = np.empty(len(texts), np.int64)
-    for at, text in enumerate(texts):
+    word_hashes: list[int] = []
+    word_counts = np.empty(len(texts), np.int64)
+    for index, text in enumerate(texts):
         words = words_of(text)
-        counts[at] = len(words)
-        found.extend(map(_hashes.__getitem__, words))
-    sizes = np.minimum(counts, NGRAM)
-    spans = np.where(sizes >= WHOLE, counts - sizes + 1, 0)
-    owners = np.repeat(np.arange(len(texts)), spans)
-    starts = (np.cumsum(counts) - counts)[owners] + np.arange(len(owners)) - (np.cumsum(spans) - spans)[owners]
-    powers, inverse = (one[: len(found)] for one in _powers(1 << max(16, len(found).bit_length())))
-    sums = np.zeros(len(found) + 1, np.uint64)
-    np.cumsum(np.fromiter(found, np.uint64, len(found)) * powers, out=sums[1:])
+        word_counts[index] = len(words)
+        word_hashes.extend(map(_hashes.__getitem__, words))
+    sizes = np.minimum(word_counts, NGRAM_WORDS)
+    ngram_counts = np.where(sizes >= MIN_WORDS, word_counts - sizes + 1, 0)
+    owners = np.repeat(np.arange(len(texts)), ngram_counts)
+    starts = (
+        (np.cumsum(word_counts) - word_counts)[owners]
+        + np.arange(len(owners))
+        - (np.cumsum(ngram_counts) - ngram_counts)[owners]
+    )
+    powers, inverse = (table[: len(word_hashes)] for table in _powers(1 << max(16, len(word_hashes).bit_length())))
+    sums = np.zeros(len(word_hashes) + 1, np.uint64)
+    np.cumsum(np.fromiter(word_hashes, np.uint64, len(word_hashes)) * powers, out=sums[1:])
     return (sums[starts + sizes[owners]] - sums[starts]) * inverse[starts], owners
 
 
 def row_blocks(rows: Iterable[tuple[int, Sequence[str]]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(hashes, row of each) of numbered rows of texts, as many at once as :data:`BLOCK` allows."""
+    """Iterate over (hashes, row of each) of numbered rows of texts, in blocks of :data:`BLOCK_CHARACTERS`."""
     texts: list[str] = []
     numbers: list[int] = []
     size = 0
@@ -114,82 +119,82 @@ def row_blocks(rows: Iterable[tuple[int, Sequence[str]]]) -> Iterator[tuple[np.n
             texts.append(text)
             numbers.append(number)
             size += len(text)
-        if size >= BLOCK:
-            yield _block(texts, numbers)
+        if size >= BLOCK_CHARACTERS:
+            yield _hash_block(texts, numbers)
             texts, numbers, size = [], [], 0
     if texts:
-        yield _block(texts, numbers)
+        yield _hash_block(texts, numbers)
 
 
-def _block(texts: list[str], numbers: list[int]) -> tuple[np.ndarray, np.ndarray]:
+def _hash_block(texts: list[str], numbers: list[int]) -> tuple[np.ndarray, np.ndarray]:
     hashes, owners = hash_ngrams(texts)
     return hashes, np.array(numbers, np.int64)[owners]
 
 
-def _new(ordered: np.ndarray) -> np.ndarray:
-    """Where sorted values differ from the one before (bool[n])."""
+def _is_new(ordered: np.ndarray) -> np.ndarray:
+    """Whether sorted values differ from the previous one (bool[n])."""
     return np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)]
 
 
 def unique_sorted(values: np.ndarray) -> np.ndarray:
     """Sorted distinct values; ``numpy.unique`` takes ten times as long on integers."""
     ordered = np.sort(values)
-    return ordered[_new(ordered)]
+    return ordered[_is_new(ordered)]
 
 
-class SpanIndex:
-    """The spans of evaluation rows: which rows hold a span, of which tasks.
+class NgramIndex:
+    """Index of the n-grams of evaluation rows: the rows and tasks that contain an n-gram.
 
     Args:
-        hashes: Spans (uint64[n]), in any order, equal ones among them.
-        rows: Evaluation row (int64[n]) of each.
+        hashes: Hashes of n-grams (uint64[n]), in any order, with duplicates.
+        rows: Evaluation row (int64[n]) of each hash.
         tasks: Task (int64[r]) of each evaluation row.
 
     Attributes:
-        hashes: Distinct spans (uint64[u]), sorted.
-        rows: Their rows, one span's after the other's.
-        starts: Where in ``rows`` those of each span begin (int64[u + 1]).
-        tasks: As given.
+        hashes: Distinct hashes (uint64[u]), sorted.
+        rows: Rows of each hash, concatenated in the order of ``hashes``.
+        row_starts: Start of each hash's rows in ``rows`` (int64[u + 1]).
+        tasks: Task of each evaluation row.
     """
 
     def __init__(self, hashes: np.ndarray, rows: np.ndarray, tasks: np.ndarray) -> None:
         order = np.argsort(hashes)
         ordered = hashes[order]
-        firsts = np.flatnonzero(_new(ordered))
+        firsts = np.flatnonzero(_is_new(ordered))
         self.hashes, self.rows, self.tasks = ordered[firsts], rows[order].astype(np.int32), tasks
-        self.starts = np.append(firsts, len(ordered))
-        self.names = int(tasks.max(initial=0)) + 1
-        spans = np.repeat(np.arange(len(firsts)), np.diff(self.starts))
-        pairs = unique_sorted(spans * self.names + tasks[self.rows])
-        self._span_tasks = pairs % self.names
-        self._task_starts = np.searchsorted(pairs // self.names, np.arange(len(firsts) + 1))
+        self.row_starts = np.append(firsts, len(ordered))
+        self.task_count = int(tasks.max(initial=0)) + 1
+        ngram_ids = np.repeat(np.arange(len(firsts)), np.diff(self.row_starts))
+        pairs = unique_sorted(ngram_ids * self.task_count + tasks[self.rows])
+        self._tasks_of_ngrams = pairs % self.task_count
+        self._task_starts = np.searchsorted(pairs // self.task_count, np.arange(len(firsts) + 1))
         bits = min(26, len(firsts).bit_length() + 4)
         self._shift = np.uint64(64 - bits)
-        self._some = np.zeros(1 << bits, bool)
-        self._some[(self.hashes >> self._shift).astype(np.int64)] = True
+        self._prefixes = np.zeros(1 << bits, bool)
+        self._prefixes[(self.hashes >> self._shift).astype(np.int64)] = True
 
     def find(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which of the hashes (indices) are in the index, and which of its spans they are."""
-        maybe = np.flatnonzero(self._some[(hashes >> self._shift).astype(np.int64)])
-        spans = np.searchsorted(self.hashes, hashes[maybe])
-        spans = np.minimum(spans, max(len(self.hashes) - 1, 0))
-        same = self.hashes[spans] == hashes[maybe] if len(self.hashes) else np.zeros(0, bool)
-        return maybe[same], spans[same]
+        """Positions of the hashes that are in the index, and the index of the n-gram of each."""
+        candidates = np.flatnonzero(self._prefixes[(hashes >> self._shift).astype(np.int64)])
+        ngram_ids = np.searchsorted(self.hashes, hashes[candidates])
+        ngram_ids = np.minimum(ngram_ids, max(len(self.hashes) - 1, 0))
+        is_equal = self.hashes[ngram_ids] == hashes[candidates] if len(self.hashes) else np.zeros(0, bool)
+        return candidates[is_equal], ngram_ids[is_equal]
 
-    def tasks_of(self, spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(index into ``spans``, task) of every task that holds one of the spans."""
-        counts = self._task_starts[spans + 1] - self._task_starts[spans]
-        which = np.repeat(np.arange(len(spans)), counts)
-        within = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
-        return which, self._span_tasks[self._task_starts[spans][which] + within]
+    def tasks_of(self, ngram_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(position in ``ngram_ids``, task) of every task that contains one of the n-grams."""
+        counts = self._task_starts[ngram_ids + 1] - self._task_starts[ngram_ids]
+        positions = np.repeat(np.arange(len(ngram_ids)), counts)
+        offsets = np.arange(len(positions)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return positions, self._tasks_of_ngrams[self._task_starts[ngram_ids][positions] + offsets]
 
-    def row_of(self, span: int, task: int) -> int:
-        """The first row of a task that holds a span."""
-        rows = self.rows[self.starts[span] : self.starts[span + 1]]
+    def first_row(self, ngram: int, task: int) -> int:
+        """The first row of a task that contains an n-gram."""
+        rows = self.rows[self.row_starts[ngram] : self.row_starts[ngram + 1]]
         return int(rows[self.tasks[rows] == task].min())
 
-    def rows_with(self, met: np.ndarray) -> np.ndarray:
-        """Rows that hold any of the spans that were met (bool[u]), as bool[r]."""
-        found = np.zeros(len(self.tasks), bool)
-        found[self.rows[np.repeat(met, np.diff(self.starts))]] = True
-        return found
+    def rows_with(self, shared: np.ndarray) -> np.ndarray:
+        """Whether each row contains any of the shared n-grams (bool[u]), as bool[r]."""
+        has_shared = np.zeros(len(self.tasks), bool)
+        has_shared[self.rows[np.repeat(shared, np.diff(self.row_starts))]] = True
+        return has_shared

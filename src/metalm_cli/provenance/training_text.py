@@ -1,4 +1,4 @@
-"""What a base model has read, found again by its lineage, as far as it is at hand."""
+"""The training text of a base model, located by its lineage as far as it is available."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from metalm_cli.data.sources.row_tables import MiniworldDocumentRows
 from metalm_cli.errors import MetalmError
 
 MAX_BYTES = 4 << 30
-"""Files of all sources together, as they lie; what is beyond is not read, and said."""
+"""Maximum bytes of the files of all sources; sources beyond it are reported as missing."""
 
 
 def all_texts(value: Any) -> Iterator[str]:
-    """All texts in a row, those inside lists and mappings too.
+    """Iterate over all texts in a row, including those in lists and mappings.
 
     >>> list(all_texts({"a": "x", "b": [{"c": "y"}, 3]}))
     ['x', 'y']
@@ -39,12 +39,12 @@ def all_texts(value: Any) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class AncestorSource:
-    """A source that a base model has read.
+    """A training source of a base model.
 
     Args:
-        name: Its name in the lineage.
+        name: Name in the lineage.
         files: (path, SHA-256) of its files.
-        world: The miniature world's documents instead.
+        world: Documents of the miniature world, instead of files.
     """
 
     name: str
@@ -53,17 +53,17 @@ class AncestorSource:
 
     @property
     def key(self) -> list[object]:
-        """Changes whenever its texts do."""
+        """Cache key that changes whenever the texts do."""
         if self.world is not None:
             table = MiniworldDocumentRows(self.world)
             return [self.world.model_dump(), [table.load(row)["text"] for row in range(min(table.rows, 100))]]
         return [(str(path), path.stat().st_size, path.stat().st_mtime_ns, sha256) for path, sha256 in self.files]
 
     def rows(self) -> Iterator[list[str]]:
-        """The texts of each row: all rows of the files, also those that the model's recipe excluded.
+        """Iterate over the texts of each row of the files, including rows that the model's recipe excluded.
 
         Raises:
-            MetalmError: A file cannot be read, or is not what the lineage says.
+            MetalmError: A file cannot be read, or differs from the file of the lineage.
         """
         if self.world is not None:
             table = MiniworldDocumentRows(self.world)
@@ -71,7 +71,7 @@ class AncestorSource:
                 yield list(all_texts(table.load(row)))
         for path, sha256 in self.files:
             if not _has_sha256(path, sha256):
-                raise MetalmError(f"{path.name} is not the file that the lineage names", where=str(path))
+                raise MetalmError(f"{path.name} differs from the file of the lineage", where=str(path))
             for number, line in read_lines(path):
                 yield list(all_texts(parse_line(line, f"{path}:{number}")))
 
@@ -86,10 +86,10 @@ def _has_sha256(path: Path, sha256: str) -> bool:
 
 @dataclass
 class AncestorTextFinder:
-    """Finds the sources of lineages again.
+    """Finder of the sources of lineages.
 
     Args:
-        data_root: Where data sets lie; files are known by name and size there, and by SHA-256 when they are read.
+        data_root: Folder of local data sets, in which files are found by name and size; SHA-256 is checked at reading.
 
     Attributes:
         missing: Why sources cannot be read, by name.
@@ -100,7 +100,7 @@ class AncestorTextFinder:
     _bytes_to_read: int = 0
 
     def find(self, lineages: Iterable[Mapping[str, Any]]) -> list[AncestorSource]:
-        """The sources of all lineages that can be read, each once."""
+        """Find the readable sources of all lineages, without duplicates."""
         sources: dict[str, AncestorSource] = {}
         for lineage in lineages:
             for source in lineage.get("data") or []:
@@ -116,16 +116,16 @@ class AncestorTextFinder:
         if source.get("kind") == "world" and seed is not None and source.get("rows"):
             return AncestorSource(name, world=MiniworldSource(documents=int(source["rows"]), seed=int(seed[1])))
         if not files:
-            self.missing[name] = f"read from {source.get('location')}, which leaves no file to find it by"
+            self.missing[name] = f"read from {source.get('location')}, without a recorded file"
             return None
         paths = [self._find_file(source, file) for file in files]
         size = sum(int(file.get("size") or 0) for file in files)
         if any(not file.get("sha256") for file in files):
-            self.missing[name] = "it was streamed, which leaves no hash to find it by"
+            self.missing[name] = "streamed, without a recorded hash"
         elif None in paths:
-            self.missing[name] = f"{paths.count(None)} of its {len(files)} files are not at hand"
+            self.missing[name] = f"{paths.count(None)} of its {len(files)} files are not available"
         elif self._bytes_to_read + size > MAX_BYTES:
-            self.missing[name] = f"it has {size:,} bytes; at most {MAX_BYTES:,} are read in all"
+            self.missing[name] = f"too large: {size:,} bytes; at most {MAX_BYTES:,} bytes are read in total"
         else:
             self._bytes_to_read += size
             pairs = ((path, str(file["sha256"])) for path, file in zip(paths, files, strict=True) if path is not None)
@@ -133,7 +133,7 @@ class AncestorTextFinder:
         return None
 
     def _find_file(self, source: Mapping[str, Any], file: Mapping[str, Any]) -> Path | None:
-        """Where a file lies: where it lay, or anywhere below the data root by name and size."""
+        """Path of a file: its recorded path, or a file below the data root with its name and size."""
         location = Path(str(source.get("location")))
         name, size = str(file.get("name")), file.get("size")
         recorded_paths = [

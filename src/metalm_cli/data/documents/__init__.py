@@ -1,1 +1,1 @@
-"""Raw text documents: opening sources and writing training rows from them."""
+"""Text documents: opening their sources and writing training rows."""

@@ -1,4 +1,4 @@
-"""The corpus: the documents of a recipe as an endless numbered list that any number of processes read."""
+"""The corpus: the documents of a recipe as an endless numbered list, readable by any number of processes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from metalm_cli.data.sources.streaming import StreamCursor
 from metalm_cli.errors import Exit, MetalmError
 
 SCAN_FACTOR = 4
-"""A stream's held-out documents are looked for in at most this many times the rows expected to hold them."""
+"""The search for a stream's held-out documents ends after this multiple of the rows expected to hold them."""
 
 
 @dataclass(frozen=True)
 class Document:
-    """A document that stands at a number of the plan.
+    """The document at a number of the index plan.
 
     Attributes:
         text: Its text, never empty.
@@ -37,18 +37,18 @@ class Document:
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """A source as the plan, the logs and the lineage show it.
+    """Facts of a source for plans, logs and the lineage.
 
     Attributes:
-        name: Its name.
+        name: Name of the source.
         kind: hub, path or world.
-        streamed: It is read in order; else it is a table, read by row.
+        streamed: Whether the source is read in order; otherwise it is a table, read by row.
         rows: Rows before filtering; None for a stream.
-        share: Share of the documents drawn that come from it; the shares sum to 1.
-        text_bytes: UTF-8 bytes of its texts, estimated from the rows sampled at opening; None for a stream.
+        share: Share of the drawn documents that come from this source; the shares sum to 1.
+        text_bytes: UTF-8 bytes of the texts, estimated from the rows sampled at opening; None for a stream.
         location: Folder, file, hub id or seed.
         revision: Commit of a hub data set, if it was read from the hub.
-        files: Its files with their hashes.
+        files: The files with their hashes.
     """
 
     name: str
@@ -64,27 +64,27 @@ class SourceInfo:
 
 @dataclass(frozen=True)
 class OpenSource:
-    """A source ready to be read."""
+    """An open source: its facts, its rows and its filter."""
 
     info: SourceInfo
     data: RandomAccessRows | SequentialRows
-    picker: DocumentFilter
+    document_filter: DocumentFilter
 
 
 class DocumentReader:
-    """Reads documents by number in one process.
+    """Reader of documents by number, in one process. Picklable until its first read.
 
-    Picklable until its first read. Numbers asked for in one lane only increase; lanes may interleave in any way.
+    The numbers of a row slot must increase; the numbers of several slots may interleave in any way.
 
     Args:
-        plan: The plan.
+        plan: The index plan.
         sources: The sources, in the plan's order.
-        owns: Which numbers this reader will be asked for; for streams, whose rows come by once, it decides what
-            is kept. Saying no to numbers that were read before a resume saves keeping them.
+        owns: Predicate of the numbers that this reader will read. Streams yield each row once, and buffer only rows of
+            these numbers; a resumed run excludes the numbers that it has read before.
 
     Attributes:
-        skipped: Numbers met that were empty, by reason: excluded, empty, validation.
-        reason: Why the last number that was empty is so.
+        skipped: Empty numbers read, by reason: excluded, empty, validation.
+        reason: Skip reason of the last empty number.
     """
 
     def __init__(self, plan: IndexPlan, sources: list[OpenSource], owns: Callable[[int], bool]) -> None:
@@ -102,14 +102,14 @@ class DocumentReader:
         Raises:
             MetalmError: The row is broken or the source cannot be read (exit code: failed while running).
         """
-        place = self.plan.place(number)
-        opened = self.sources[place.source]
+        planned_row = self.plan.planned_row(number)
+        source = self.sources[planned_row.source]
         try:
-            if isinstance(opened.data, RandomAccessRows):
-                data, row = opened.data, place.row
-                text, reason = opened.picker.take(data.load(row), lambda: data.where(row))
+            if isinstance(source.data, RandomAccessRows):
+                data, row = source.data, planned_row.row
+                text, reason = source.document_filter.extract(data.load(row), lambda: data.where(row))
             else:
-                text, reason = self._cursor(place.source).get(number)
+                text, reason = self._cursor(planned_row.source).get(number)
         except MetalmError as error:
             error.exit_code = Exit.FAILED
             raise
@@ -117,142 +117,153 @@ class DocumentReader:
             self.skipped[reason] += 1
             self.reason = reason
             return None
-        return Document(text, opened.info.name, place.row, number)
+        return Document(text, source.info.name, planned_row.row, number)
 
     def _cursor(self, source: int) -> StreamCursor:
         if source not in self._cursors:
-            opened = self.sources[source]
-            assert not isinstance(opened.data, RandomAccessRows)
-            self._cursors[source] = StreamCursor(self.plan, source, opened.data, opened.picker, self.owns)
+            open_source = self.sources[source]
+            assert not isinstance(open_source.data, RandomAccessRows)
+            self._cursors[source] = StreamCursor(
+                self.plan, source, open_source.data, open_source.document_filter, self.owns
+            )
         return self._cursors[source]
 
 
 class Corpus:
-    """The training documents of a recipe, and those held out to validate.
+    """The training documents of a recipe, and its validation documents.
 
     Args:
         sources: The training sources.
-        validation_sources: Sources of their own for validation; then nothing is held out of training.
-        documents: Validation documents per source.
+        validation_sources: Separate sources for validation; with them nothing is held out of training.
+        validation_documents: Validation documents per source.
         seed: Seed of every order.
     """
 
     def __init__(
-        self, sources: list[OpenSource], validation_sources: list[OpenSource] | None, documents: int, seed: int
+        self,
+        sources: list[OpenSource],
+        validation_sources: list[OpenSource] | None,
+        validation_documents: int,
+        seed: int,
     ) -> None:
-        self._opened, self._validation, self._documents, self.seed = sources, validation_sources, documents, seed
-        self.plan = self._planned(seed)
+        self._sources, self._validation_sources, self._validation_documents, self.seed = (
+            sources,
+            validation_sources,
+            validation_documents,
+            seed,
+        )
+        self.plan = self._index_plan(seed)
 
-    def _planned(self, seed: int) -> IndexPlan:
+    def _index_plan(self, seed: int) -> IndexPlan:
         infos = self.sources
-        return IndexPlan([i.name for i in infos], [i.share for i in infos], [i.rows for i in infos], seed)
+        return IndexPlan([info.name for info in infos], [i.share for i in infos], [i.rows for i in infos], seed)
 
     @property
     def sources(self) -> list[SourceInfo]:
         """The training sources, in the recipe's order."""
-        return [opened.info for opened in self._opened]
+        return [source.info for source in self._sources]
 
     @property
     def validation_sources(self) -> list[SourceInfo]:
-        """Validation sources of their own; empty if documents are held out of training instead."""
-        return [opened.info for opened in self._validation or []]
+        """Separate validation sources; empty if validation documents are held out of training."""
+        return [source.info for source in self._validation_sources or []]
 
     @property
     def fingerprint(self) -> str:
-        """Changes whenever a number could stand for another document: seed, shares, files, filters, revisions."""
+        """Hash of everything that decides the document at a number: seed, shares, files, filters, revisions."""
         parts: list[object] = [self.seed]
-        for opened in self._opened:
-            info, picker = opened.info, opened.picker
+        for source in self._sources:
+            info, document_filter = source.info, source.document_filter
             files = [file.sha256 or f"{file.path}:{file.size}" for file in info.files]
             location = "" if info.files else info.location
             parts += [info.name, info.kind, info.streamed, info.rows, info.share, location, info.revision]
-            parts += [files, picker.text, picker.exclude, picker.every]
+            parts += [files, document_filter.text, document_filter.exclude, document_filter.hold_out_every]
         return f"{key_of(*parts):016x}"
 
-    def place(self, number: int) -> PlannedRow:
-        """Which row of which source stands at ``number``.
+    def planned_row(self, number: int) -> PlannedRow:
+        """The source and the row at ``number``.
 
         Raises:
             ValueError: The number is negative.
         """
-        return self.plan.place(number)
+        return self.plan.planned_row(number)
 
     def where(self, number: int) -> str:
-        """Where the row at ``number`` is to be found: ``file:line`` for files, a row number otherwise."""
-        place = self.place(number)
-        data, info = self._opened[place.source].data, self.sources[place.source]
+        """Location of the row at ``number``: ``file:line`` for files, a row number otherwise."""
+        planned_row = self.planned_row(number)
+        data, info = self._sources[planned_row.source].data, self.sources[planned_row.source]
         if isinstance(data, RandomAccessRows):
-            return data.where(place.row)
-        return f"{info.name} ({info.location}), row {place.row} in the order of seed {self.seed}"
+            return data.where(planned_row.row)
+        return f"{info.name} ({info.location}), row {planned_row.row} in the order of seed {self.seed}"
 
     def reader(self, owns: Callable[[int], bool]) -> DocumentReader:
-        """A reader for the numbers that ``owns`` says yes to."""
-        return DocumentReader(self.plan, self._opened, owns)
+        """A reader for the numbers for which ``owns`` is true."""
+        return DocumentReader(self.plan, self._sources, owns)
 
-    def sample(self, n: int, seed: int) -> Iterator[str]:
-        """Up to ``n`` training texts in the recipe's shares; no row of a table twice.
+    def sample(self, count: int, seed: int) -> Iterator[str]:
+        """Iterate over up to ``count`` training texts in the recipe's shares, without repeating a row of a table.
 
         Raises:
             MetalmError: A row is broken or a source cannot be read.
         """
-        plan = self._planned(key_of("sample", seed))
-        reader = DocumentReader(plan, self._opened, _everything)
-        rows, limit = [info.rows for info in self.sources], 20 * n + 1000
+        plan = self._index_plan(key_of("sample", seed))
+        reader = DocumentReader(plan, self._sources, _owns_all)
+        rows, limit = [info.rows for info in self.sources], 20 * count + 1000
         if None not in rows:
             limit = min(limit, max(int((info.rows or 0) / info.share) for info in self.sources) + plan.block_size)
         for number in range(limit):
-            if n <= 0:
+            if count <= 0:
                 return
-            if plan.place(number).epoch:
+            if plan.planned_row(number).epoch:
                 continue
             document = reader.get(number)
             if document is not None:
-                n -= 1
+                count -= 1
                 yield document.text
 
     def validation(self) -> list[Document]:
-        """The validation documents, the same in every run: of each source the first in its own order.
+        """The validation documents, the same in every run: the first of each source, in the source's order.
 
-        Without validation sources of their own these are the documents held out of training; a source may have
-        fewer of them than the recipe asks for.
+        Without separate validation sources these are the documents held out of training; a source may have fewer of
+        them than the recipe requests.
 
         Raises:
             MetalmError: A row is broken or a source cannot be read.
         """
-        found: list[Document] = []
-        for opened in self._opened if self._validation is None else self._validation:
-            found += self._first(opened, "" if self._validation is not None else HELD_OUT)
-        return found
+        documents: list[Document] = []
+        for source in self._sources if self._validation_sources is None else self._validation_sources:
+            documents += self._first_documents(source, "" if self._validation_sources is not None else HELD_OUT)
+        return documents
 
-    def _first(self, opened: OpenSource, wanted: str) -> list[Document]:
-        found: list[Document] = []
-        if not self._documents:
-            return found
-        most = SCAN_FACTOR * self._documents * max(1, opened.picker.every)
-        for row, (text, reason) in enumerate(filter_rows(opened)):
-            if reason == wanted:
-                found.append(Document(text, opened.info.name, row, -1))
-            if len(found) == self._documents or (opened.info.streamed and row >= most):
+    def _first_documents(self, source: OpenSource, wanted_reason: str) -> list[Document]:
+        documents: list[Document] = []
+        if not self._validation_documents:
+            return documents
+        max_rows = SCAN_FACTOR * self._validation_documents * max(1, source.document_filter.hold_out_every)
+        for row, (text, reason) in enumerate(filter_rows(source)):
+            if reason == wanted_reason:
+                documents.append(Document(text, source.info.name, row, -1))
+            if len(documents) == self._validation_documents or (source.info.streamed and row >= max_rows):
                 break
-        return found
+        return documents
 
 
-def filter_rows(opened: OpenSource) -> Iterator[tuple[str, str]]:
-    """(text, reason) of a source's rows, once, in the source's own order."""
-    data, take = opened.data, opened.picker.take
+def filter_rows(source: OpenSource) -> Iterator[tuple[str, str]]:
+    """Iterate over (text, skip reason) of all rows of a source, once, in the source's order."""
+    data, extract = source.data, source.document_filter.extract
     if isinstance(data, RandomAccessRows):
         for row in range(data.rows):
-            yield take(data.load(row), lambda row=row: data.where(row))  # type: ignore[misc]
+            yield extract(data.load(row), lambda row=row: data.where(row))  # type: ignore[misc]
         return
     for shard in range(data.shards()):
         for raw in data.read(shard):
-            yield take(data.load(raw), lambda raw=raw: data.where(raw))  # type: ignore[misc]
+            yield extract(data.load(raw), lambda raw=raw: data.where(raw))  # type: ignore[misc]
 
 
-def _everything(number: int) -> bool:
+def _owns_all(number: int) -> bool:
     return True
 
 
-def count_skip_reasons(pairs: Iterator[tuple[str, str]]) -> Counter[str]:
-    """How many rows gave a document ("") or each reason for none."""
-    return Counter(reason for _, reason in pairs)
+def count_skip_reasons(filtered_rows: Iterator[tuple[str, str]]) -> Counter[str]:
+    """Number of rows by skip reason; rows with a document count as ``""``."""
+    return Counter(reason for _, reason in filtered_rows)

@@ -1,4 +1,4 @@
-"""The lanes of one process of a run."""
+"""The row slots of one process of a pretraining run."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from metalm_cli.data.sampling.lanes import RowSlot, RowWriter, SlotState
 
 @dataclass
 class RowSlotFactory:
-    """Makes the lanes of one process; the lanes of a worker share a reader. Picklable."""
+    """Factory of the row slots of a process; the slots of a worker share a reader. Picklable."""
 
     corpus: Corpus
     writer: RowWriter
-    lanes: int
+    slot_count: int
     states: dict[int, SlotState] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._readers: dict[frozenset[int], Any] = {}
 
-    def __call__(self, lane: int, owned: frozenset[int]) -> RowSlot:
+    def __call__(self, index: int, owned: frozenset[int]) -> RowSlot:
         if owned not in self._readers:
-            begins = {index: self.states[index].number for index in owned if index in self.states}
-            self._readers[owned] = self.corpus.reader(OwnedNumbers(owned, self.lanes, begins))
-        return RowSlot(lane, self.lanes, self._readers[owned], self.writer, self.states.get(lane))
+            first_numbers = {slot: self.states[slot].number for slot in owned if slot in self.states}
+            self._readers[owned] = self.corpus.reader(OwnedNumbers(owned, self.slot_count, first_numbers))
+        return RowSlot(index, self.slot_count, self._readers[owned], self.writer, self.states.get(index))
 
 
 @dataclass(frozen=True)
 class OwnedNumbers:
-    """Which numbers a set of lanes will read.
+    """Predicate of the numbers that a set of row slots will read.
 
     Args:
-        lanes: The lanes.
-        count: Lanes of the whole batch.
-        begins: The first number that a resumed lane reads; a stream keeps nothing of those before.
+        slots: Indices of the slots.
+        slot_count: Slots of the global batch.
+        first_numbers: First number that each resumed slot reads; streams do not buffer earlier numbers.
     """
 
-    lanes: frozenset[int]
-    count: int
-    begins: dict[int, int]
+    slots: frozenset[int]
+    slot_count: int
+    first_numbers: dict[int, int]
 
     def __call__(self, number: int) -> bool:
-        lane = number % self.count
-        return lane in self.lanes and number >= self.begins.get(lane, 0)
+        slot = number % self.slot_count
+        return slot in self.slots and number >= self.first_numbers.get(slot, 0)

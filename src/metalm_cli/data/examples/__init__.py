@@ -1,1 +1,1 @@
-"""Labelled examples of tasks: opening, selecting, fitting and packing them."""
+"""Labelled examples of tasks: opening, selecting, truncating and packing them."""

@@ -1,4 +1,4 @@
-"""Reading all rows of task cards: what does not fit, how classes are distributed, how long texts are."""
+"""Checks of a task card's rows: rows that do not fit, the distribution of classes, the lengths of texts."""
 
 from __future__ import annotations
 
@@ -13,149 +13,152 @@ from metalm_cli.data.examples.open_examples import Examples, open_examples
 from metalm_cli.errors import MetalmError, RowsUnavailableError
 from metalm_cli.tasks import Card, Example
 
-LISTED = 5
-"""Wrong rows of a split that are listed; all are counted."""
+MAX_LISTED = 5
+"""Wrong rows listed per split; all are counted."""
 ANSWER = "answer"
-"""Stands among the fields for the first answer."""
+"""Key of the first answer among the lengths of fields."""
 
 
 @dataclass(frozen=True)
 class FieldLengths:
-    """Characters of a text over a split: median, 95th percentile, most."""
+    """Lengths of a text over a split, in characters: median, 95th percentile, maximum."""
 
     median: int
-    high: int
-    most: int
+    percentile_95: int
+    longest: int
 
     @classmethod
     def of(cls, counts: list[int]) -> FieldLengths:
-        """Of at least one text."""
-        middle, high = np.percentile(counts, (50, 95), method="inverted_cdf")
-        return cls(int(middle), int(high), max(counts))
+        """Lengths of at least one text."""
+        median, percentile_95 = np.percentile(counts, (50, 95), method="inverted_cdf")
+        return cls(int(median), int(percentile_95), max(counts))
 
 
 @dataclass
 class SplitCheck:
-    """A split of a card.
+    """Result of checking a split of a card.
 
     Args:
-        role: Its role.
+        role: Role of the split.
         rows: Rows that were read.
-        location: Where.
-        left_out: Rows that the card leaves out.
-        labels: Examples by class; by the number of the right option where each row has its own; empty for open tasks.
-        lengths: Of each field, and of the answer.
-        problems: What is wrong, at most ``LISTED`` rows, each with its place.
-        wrong: Rows that do not fit, all of them.
+        location: Where the rows were read.
+        excluded: Rows that the card excludes.
+        label_counts: Examples by class, or by the number of the correct option if each row has its own options; empty
+            for open tasks.
+        lengths: Lengths of each field and of the answer.
+        problems: Errors of at most ``MAX_LISTED`` wrong rows.
+        wrong_rows: Number of rows that do not fit the card.
     """
 
     role: str
     rows: int = 0
     location: str = ""
-    left_out: int = 0
-    labels: Counter[str] = field(default_factory=Counter)
+    excluded: int = 0
+    label_counts: Counter[str] = field(default_factory=Counter)
     lengths: dict[str, FieldLengths] = field(default_factory=dict)
     problems: list[MetalmError] = field(default_factory=list)
-    wrong: int = 0
+    wrong_rows: int = 0
 
 
 @dataclass
 class CardCheck:
-    """A card.
+    """Result of checking a card.
 
     Args:
-        card: It.
-        splits: Those that are at hand.
-        absent: Why others are not, by role.
+        card: The card.
+        splits: Results of the available splits.
+        missing: Why other splits are not available, by role.
     """
 
     card: Card
     splits: list[SplitCheck] = field(default_factory=list)
-    absent: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
 
     @property
     def problems(self) -> list[MetalmError]:
-        """All that is listed as wrong."""
+        """All listed problems."""
         return [problem for split in self.splits for problem in split.problems]
 
 
 def check_card(
     card: Card,
     *,
-    rows: int | None = None,
-    fits: Callable[[Example], None] | None = None,
+    max_rows: int | None = None,
+    check_example: Callable[[Example], None] | None = None,
     data_root: Path | None = None,
     offline: bool = True,
     cache: Path | None = None,
-    beside: Path | None = None,
+    card_path: Path | None = None,
 ) -> CardCheck:
-    """Read the rows of every split of a card that is at hand. A row that does not fit is noted, not raised.
+    """Check the rows of every available split of a card. Rows that do not fit are recorded, not raised.
 
     Args:
         card: The card.
-        rows: Read the first so many rows of each split; None: all.
-        fits: What else an example must satisfy; raises MetalmError.
-        data_root: Folder in which data sets lie.
-        offline: Open no connection: what is neither at hand nor in the hub's cache is absent.
+        max_rows: Read the first ``max_rows`` rows of each split; None: all.
+        check_example: Further check of an example; raises MetalmError.
+        data_root: Folder of local data sets.
+        offline: Open no connection: data in neither ``data_root`` nor the hub's cache is missing.
         cache: Folder for unpacked files and indexes.
-        beside: The card's own file.
+        card_path: The file of the card.
     """
-    found = CardCheck(card)
+    check = CardCheck(card)
     for role in card.splits:
         try:
-            opened = open_examples(card, role, data_root=data_root, offline=offline, cache=cache, beside=beside)
+            examples = open_examples(card, role, data_root=data_root, offline=offline, cache=cache, card_path=card_path)
         except MetalmError as error:
             if is_missing_data(error):
-                found.absent[role] = error.why or error.what
+                check.missing[role] = error.why or error.what
             else:
-                found.splits.append(SplitCheck(role, problems=[error], wrong=1))
+                check.splits.append(SplitCheck(role, problems=[error], wrong_rows=1))
             continue
-        found.splits.append(_read(opened, rows, fits))
-    return found
+        check.splits.append(_check_split(examples, max_rows, check_example))
+    return check
 
 
 def is_missing_data(error: MetalmError) -> bool:
-    """Whether rows could not be had, and nothing is wrong with the card."""
+    """Whether an error means that the data is not available, rather than that the card is wrong."""
     return isinstance(error, RowsUnavailableError)
 
 
-def _read(opened: Examples, rows: int | None, fits: Callable[[Example], None] | None) -> SplitCheck:
-    found = SplitCheck(opened.role, location=opened.location)
-    lengths: dict[str, list[int]] = {name: [] for name in (*opened.card.fields, ANSWER)}
-    count = len(opened) if rows is None else min(rows, len(opened))
+def _check_split(
+    examples: Examples, max_rows: int | None, check_example: Callable[[Example], None] | None
+) -> SplitCheck:
+    check = SplitCheck(examples.role, location=examples.location)
+    lengths: dict[str, list[int]] = {name: [] for name in (*examples.card.fields, ANSWER)}
+    count = len(examples) if max_rows is None else min(max_rows, len(examples))
     for index in range(count):
-        found.rows += 1
+        check.rows += 1
         try:
-            example = opened[index]
-            if example is not None and fits is not None:
-                fits(example)
+            example = examples[index]
+            if example is not None and check_example is not None:
+                check_example(example)
         except MetalmError as error:
-            found.wrong += 1
-            if len(found.problems) < LISTED:
-                found.problems.append(error)
+            check.wrong_rows += 1
+            if len(check.problems) < MAX_LISTED:
+                check.problems.append(error)
             continue
         if example is None:
-            found.left_out += 1
+            check.excluded += 1
             continue
         for name, text in example.fields.items():
             lengths[name].append(len(text))
         lengths[ANSWER].append(len(example.answers[0]))
         if example.label is not None:
-            found.labels[option_name(example, opened.card)] += 1
-    found.lengths = {name: FieldLengths.of(counts) for name, counts in lengths.items() if counts}
-    if not found.lengths and not found.problems:
-        remedy = "correct its `where`"
-        found.problems.append(MetalmError("the card leaves out every row", where=opened.location, remedy=remedy))
-        found.wrong += 1
-    return found
+            check.label_counts[option_name(example, examples.card)] += 1
+    check.lengths = {name: FieldLengths.of(counts) for name, counts in lengths.items() if counts}
+    if not check.lengths and not check.problems:
+        remedy = "correct `row_filter` of the card"
+        check.problems.append(MetalmError("the card excludes every row", where=examples.location, remedy=remedy))
+        check.wrong_rows += 1
+    return check
 
 
 def option_name(example: Example, card: Card) -> str:
-    """What the right option is called in a distribution: the class, or its number where rows have their own."""
+    """Name of the correct option in a distribution: the class, or a number if rows have their own options."""
     assert example.label is not None
     return example.options[example.label] if card.answer.label is not None else f"option {example.label + 1}"
 
 
-def unseen_classes(split: SplitCheck, words: Iterable[str]) -> list[str]:
+def unseen_classes(split: SplitCheck, class_names: Iterable[str]) -> list[str]:
     """Classes that no row of a split has."""
-    return [word for word in words if not split.labels[word]] if split.lengths else []
+    return [name for name in class_names if not split.label_counts[name]] if split.lengths else []

@@ -1,4 +1,4 @@
-"""Fit prompt."""
+"""Fitting an example into a session: the long field is truncated, and demonstrations are dropped."""
 
 from __future__ import annotations
 
@@ -20,46 +20,53 @@ def build_session(
     style: PromptStyle,
     delimiter: str,
     limits: LengthLimits,
-    answered: bool = True,
-    budget: float = float("inf"),
+    with_answer: bool = True,
+    max_demonstration_tokens: float = float("inf"),
 ) -> tuple[Session, bool, int] | None:
-    """The session of an example, cut where it must be; as many demonstrations as fit are kept.
+    """Build the session of an example, truncated if necessary, with as many demonstrations as fit.
 
     Args:
-        card: Of its task.
+        card: Card of the task.
         example: The example.
-        template: Its wording, and that of its demonstrations.
-        demonstrations: Answered examples in front.
-        style: How prompts are made.
-        delimiter: Between an input and its answer.
-        limits: What the session must fit into.
-        answered: With the answer, trained; its room is kept free either way.
-        budget: Most decoder tokens of all demonstrations.
+        template: Template of the example and of its demonstrations.
+        demonstrations: Answered examples that precede the example.
+        style: How prompts are rendered.
+        delimiter: Text between an input and its answer.
+        limits: Length limits of the session.
+        with_answer: Include the answer as a training target; its length is reserved either way.
+        max_demonstration_tokens: Maximum decoder tokens of all demonstrations.
 
     Returns:
-        The session, whether its long field was cut, and how many demonstrations it has; None if it does not fit.
+        The session, whether its long field was truncated, and its number of demonstrations; None if it does not fit.
     """
-    whole = render(example, template, style)
-    for shown in range(len(demonstrations), -1, -1):
-        before = [render(one, template, style) for one in demonstrations[:shown]]
+    full_prompt = render(example, template, style)
+    for shots in range(len(demonstrations), -1, -1):
+        demonstration_prompts = [render(demonstration, template, style) for demonstration in demonstrations[:shots]]
 
-        def make(one: Example, before: Any = before, answered: bool = True) -> Session:
-            prompt = whole if one is example else render(one, template, style)
-            asked = prompt_to_session(prompt, before, delimiter=delimiter, style=style, answered=answered)
+        def make_session(
+            candidate: Example, demonstration_prompts: Any = demonstration_prompts, with_answer: bool = True
+        ) -> Session:
+            prompt = full_prompt if candidate is example else render(candidate, template, style)
+            session = prompt_to_session(
+                prompt, demonstration_prompts, delimiter=delimiter, style=style, with_target=with_answer
+            )
             if not style.windows or card.long_inputs is None:
-                return asked
-            return split_into_windows(asked, one.fields[card.long_inputs.field], limits)
+                return session
+            return split_into_windows(session, candidate.fields[card.long_inputs.field], limits)
 
-        if shown and (_tokens(before, limits) > budget or not limits.fits(make(example))):
+        if shots and (
+            _demonstration_tokens(demonstration_prompts, limits) > max_demonstration_tokens
+            or not limits.fits(make_session(example))
+        ):
             continue
-        found = truncate_example(example, card, make, limits)
-        if found is None:
+        truncation = truncate_example(example, card, make_session, limits)
+        if truncation is None:
             return None
-        cut_example, was_cut = found
-        return make(cut_example, answered=answered), was_cut, shown
+        fitting_example, truncated = truncation
+        return make_session(fitting_example, with_answer=with_answer), truncated, shots
     return None
 
 
-def _tokens(prompts: Sequence[Prompt], limits: LengthLimits) -> int:
-    """Decoder tokens of answered prompts, read by the decoder."""
-    return sum(len(limits.tokenizer.continuation(f"{one.input} {one.target}")) for one in prompts)
+def _demonstration_tokens(prompts: Sequence[Prompt], limits: LengthLimits) -> int:
+    """Decoder tokens of prompts with their answers."""
+    return sum(len(limits.tokenizer.encode_continuation(f"{prompt.input} {prompt.target}")) for prompt in prompts)

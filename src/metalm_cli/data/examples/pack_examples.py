@@ -1,4 +1,4 @@
-"""Pack examples."""
+"""Packing the sessions of a step into rows."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from metalm_cli.data.sampling.loader import StepRows
 from metalm_cli.data.sampling.micro_batching import cheapest_split
 from metalm_cli.sessions import Row, TokenisedSession, build_row
 
-TRAINED = "trained_of."
-"""Begins the counters of trained tokens by index of the task: losses are divided by them, known on the host."""
+TRAINED_PREFIX = "trained_of."
+"""Prefix of the counters of trained tokens by index of the task, which normalise the losses of tasks."""
 
 
 @dataclass(frozen=True)
 class TaskSession:
-    """A session ready to be packed.
+    """A tokenised session of an example, ready to be packed.
 
     Args:
-        session: It.
+        tokenised: The tokenised session.
         task: Index of its task.
         counts: Counters.
-        number: Of the index plan.
+        number: Number in the index plan.
     """
 
-    session: TokenisedSession
+    tokenised: TokenisedSession
     task: int
     counts: dict[str, int]
     number: int
@@ -34,76 +34,86 @@ class TaskSession:
 
 @dataclass(frozen=True)
 class RowPacking:
-    """How the sessions of a step become rows.
+    """Packing of a step's sessions into rows.
 
     Args:
-        pack: Several sessions a row, isolated; else one each, in the order of their lengths.
+        pack: Pack several isolated sessions into a row; otherwise one per row, in the order of their lengths.
         length: Decoder positions of a packed row.
-        encoder_tokens: Most encoder tokens of a packed row.
-        snug: Packed rows are shorter where that costs less on a CPU: as long as one of the step's sessions, and
-            longer sessions stand alone.
+        max_encoder_tokens: Maximum encoder tokens of a packed row.
+        shorten_rows: Shorten packed rows if that costs less on a CPU: to the length of one of the step's sessions;
+            longer sessions get rows of their own.
     """
 
     pack: bool
     length: int
-    encoder_tokens: int | None = None
-    snug: bool = False
+    max_encoder_tokens: int | None = None
+    shorten_rows: bool = False
 
     def rows(self, sessions: Sequence[TaskSession]) -> list[Row]:
         """The rows of a step's sessions, the longest first."""
-        ordered = sorted(sessions, key=lambda one: (-len(one.session), one.number))
+        ordered = sorted(sessions, key=lambda session: (-len(session.tokenised), session.number))
         if not self.pack:
-            groups = [[one] for one in ordered]
-        elif self.snug and ordered:
-            lengths = {len(ordered[at].session) for at in (0, 1, 2, 4, 8, 16, 32, 64) if at < len(ordered)}
-            groups = min((self._packed(ordered, length) for length in sorted(lengths)), key=_cost)
+            groups = [[session] for session in ordered]
+        elif self.shorten_rows and ordered:
+            lengths = {len(ordered[index].tokenised) for index in (0, 1, 2, 4, 8, 16, 32, 64) if index < len(ordered)}
+            groups = min((self._first_fit(ordered, length) for length in sorted(lengths)), key=_row_cost)
         else:
-            groups = self._packed(ordered, self.length)
+            groups = self._first_fit(ordered, self.length)
         return [pack_sessions(group) for group in groups]
 
-    def _packed(self, ordered: Sequence[TaskSession], length: int) -> list[list[TaskSession]]:
-        """First fit, the longest first; bounded in decoder positions and in encoder tokens."""
+    def _first_fit(self, ordered: Sequence[TaskSession], length: int) -> list[list[TaskSession]]:
+        """First-fit packing, the longest first, within the limits of decoder positions and encoder tokens."""
         rows: list[list[TaskSession]] = []
-        room: list[list[float]] = []
-        for one in ordered:
-            need = (len(one.session), encoder_positions(one.session))
-            at = next((at for at, (free, left) in enumerate(room) if free >= need[0] and left >= need[1]), None)
-            if at is None:
+        free_space: list[list[float]] = []
+        for session in ordered:
+            needed = (len(session.tokenised), encoder_positions(session.tokenised))
+            row_index = next(
+                (
+                    index
+                    for index, (positions_left, tokens_left) in enumerate(free_space)
+                    if positions_left >= needed[0] and tokens_left >= needed[1]
+                ),
+                None,
+            )
+            if row_index is None:
                 rows.append([])
-                room.append(
-                    [max(length, need[0]), float("inf") if self.encoder_tokens is None else self.encoder_tokens]
+                free_space.append(
+                    [
+                        max(length, needed[0]),
+                        float("inf") if self.max_encoder_tokens is None else self.max_encoder_tokens,
+                    ]
                 )
-                at = len(rows) - 1
-            rows[at].append(one)
-            room[at][0] -= need[0]
-            room[at][1] -= need[1]
+                row_index = len(rows) - 1
+            rows[row_index].append(session)
+            free_space[row_index][0] -= needed[0]
+            free_space[row_index][1] -= needed[1]
         return rows
 
-    def join(self, made: Sequence[tuple[int, TaskSession, SlotState]]) -> StepRows:
-        """One step's rows of a process, from the sessions of its lanes."""
-        return StepRows(self.rows([one for _, one, _ in made]), {lane: state for lane, _, state in made})
+    def join(self, results: Sequence[tuple[int, TaskSession, SlotState]]) -> StepRows:
+        """This process's rows of a step, from the sessions of its slots."""
+        return StepRows(self.rows([session for _, session, _ in results]), {slot: state for slot, _, state in results})
 
 
-def _cost(groups: Sequence[Sequence[TaskSession]]) -> float:
-    """What rows of these sessions cost on a CPU."""
-    return cheapest_split([sum(len(one.session) for one in group) for group in groups])[0]
+def _row_cost(groups: Sequence[Sequence[TaskSession]]) -> float:
+    """Cost on a CPU of the rows of these sessions."""
+    return cheapest_split([sum(len(session.tokenised) for session in group) for group in groups])[0]
 
 
 def encoder_positions(session: TokenisedSession) -> int:
-    """Encoder positions that a session's docks take."""
+    """Encoder positions of a session's docks."""
     return sum(sum(dock.cost.values()) for _, dock in session.docks)
 
 
 def pack_sessions(sessions: Sequence[TaskSession]) -> Row:
-    """A row of isolated sessions."""
+    """Pack sessions into a row, isolated from each other."""
     counts: Counter[str] = Counter(sessions=len(sessions))
-    for one in sessions:
-        counts.update(one.counts)
-        counts[TRAINED + str(one.task)] += int(one.session.trained[1:].sum())
+    for session in sessions:
+        counts.update(session.counts)
+        counts[TRAINED_PREFIX + str(session.task)] += int(session.tokenised.trained[1:].sum())
     row = build_row(
-        [one.session for one in sessions],
-        groups=[one.task for one in sessions],
+        [session.tokenised for session in sessions],
+        task_ids=[session.task for session in sessions],
         counts=dict(counts),
-        numbers=[one.number for one in sessions],
+        numbers=[session.number for session in sessions],
     )
     return replace(row, counts={**row.counts, "positions": len(row)})

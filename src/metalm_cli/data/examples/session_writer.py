@@ -1,4 +1,4 @@
-"""From numbers of a task mixture to sessions, and from an optimiser step's sessions to rows."""
+"""Building the tokenised sessions of a task mixture by number."""
 
 from __future__ import annotations
 
@@ -13,94 +13,99 @@ from metalm_cli.data.examples.truncation import LengthLimits
 from metalm_cli.errors import MetalmError
 from metalm_cli.sessions import SessionTokeniser, TokenisedSession
 
-CACHED_TOKENS = 4_000_000
-"""Decoder positions of sessions that are kept, for when they come again in later epochs."""
+MAX_CACHED_TOKENS = 4_000_000
+"""Decoder positions of cached sessions, which are used again in later epochs."""
 MAX_REPLACEMENTS = 1_000
-"""Examples in a row that may fit into no session."""
+"""A task fails after this many consecutive examples that do not fit."""
 
 
 @dataclass
 class SessionBuilder:
-    """Turns numbers into sessions. Picklable.
+    """Builder of sessions by number. Picklable.
 
     Args:
-        corpus: What stands at each number.
-        tokenise: The model's.
-        limits: What a session must fit into.
+        corpus: The examples by number.
+        tokenise: Tokeniser of sessions for the model.
+        limits: Length limits of a session.
     """
 
     corpus: TaskCorpus
     tokenise: SessionTokeniser
     limits: LengthLimits
     _cache: OrderedDict[Any, tuple[TokenisedSession, dict[str, int]]] = field(default_factory=OrderedDict)
-    _cached: int = 0
+    _cached_tokens: int = 0
     hits: int = 0
     misses: int = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cache": OrderedDict(), "_cached": 0}
+        return {**self.__dict__, "_cache": OrderedDict(), "_cached_tokens": 0}
 
     @property
     def delimiter(self) -> str:
-        """Between an input and its answer."""
+        """Text between an input and its answer."""
         return self.tokenise.tokenizer.rules.target_delimiter
 
     def session(self, number: int) -> TaskSession:
         """The session at a number.
 
         Raises:
-            MetalmError: A row or a template is wrong, or nothing of a task fits.
+            MetalmError: A row or a template is wrong, or no example of a task fits.
         """
-        asked = self.corpus.get(number)
-        key = asked.key
+        planned = self.corpus.get(number)
+        key = planned.key
         if key in self._cache:
             self.hits += 1
             self._cache.move_to_end(key)
-            made, counts = self._cache[key]
-            return TaskSession(made, asked.task, counts, number)
+            tokenised, counts = self._cache[key]
+            return TaskSession(tokenised, planned.task, counts, number)
         self.misses += 1
-        made, counts = self._made(asked)
-        self._keep(key, made, counts)
-        return TaskSession(made, asked.task, counts, number)
+        tokenised, counts = self._build(planned)
+        self._cache_session(key, tokenised, counts)
+        return TaskSession(tokenised, planned.task, counts, number)
 
-    def _keep(self, key: Any, made: TokenisedSession, counts: dict[str, int]) -> None:
-        self._cache[key] = made, counts
-        self._cached += len(made)
-        while self._cached > CACHED_TOKENS:
-            _, (old, _counts) = self._cache.popitem(last=False)
-            self._cached -= len(old)
+    def _cache_session(self, key: Any, tokenised: TokenisedSession, counts: dict[str, int]) -> None:
+        self._cache[key] = tokenised, counts
+        self._cached_tokens += len(tokenised)
+        while self._cached_tokens > MAX_CACHED_TOKENS:
+            _, (oldest, _counts) = self._cache.popitem(last=False)
+            self._cached_tokens -= len(oldest)
 
-    def _made(self, asked: PlannedExample) -> tuple[TokenisedSession, dict[str, int]]:
+    def _build(self, planned: PlannedExample) -> tuple[TokenisedSession, dict[str, int]]:
         counts: Counter[str] = Counter()
-        for tries in range(1, MAX_REPLACEMENTS + 1):
-            found = build_session(
-                self.corpus.tasks[asked.task].card,
-                asked.example,
-                asked.template,
-                asked.demonstrations,
+        for attempt in range(1, MAX_REPLACEMENTS + 1):
+            fitted = build_session(
+                self.corpus.tasks[planned.task].card,
+                planned.example,
+                planned.template,
+                planned.demonstrations,
                 self.corpus.style,
                 self.delimiter,
                 self.limits,
-                budget=self.corpus.options.demonstrations.max_tokens or float("inf"),
+                max_demonstration_tokens=self.corpus.options.demonstrations.max_tokens or float("inf"),
             )
-            if found is not None:
-                session, was_cut, shown = found
-                made = self.tokenise(session, require_targets=True)
-                counts["cut_examples"] += was_cut
-                counts["demonstrations"] += shown
-                counts["lost_demonstrations"] += len(asked.demonstrations) - shown
-                return made, dict(counts) | _sizes(made)
+            if fitted is not None:
+                session, truncated, shots = fitted
+                tokenised = self.tokenise(session, require_targets=True)
+                counts["cut_examples"] += truncated
+                counts["demonstrations"] += shots
+                counts["lost_demonstrations"] += len(planned.demonstrations) - shots
+                return tokenised, dict(counts) | _size_counts(tokenised)
             counts["too_long_examples"] += 1
-            asked = self.corpus.replacement(asked, tries)
-        card = self.corpus.tasks[asked.task].card
+            planned = self.corpus.replacement(planned, attempt)
+        card = self.corpus.tasks[planned.task].card
         raise MetalmError(
-            f"{MAX_REPLACEMENTS:,} examples of {card.name} in a row do not fit into {self.limits.length} positions",
-            where=self.corpus.where(asked.number),
-            why=f"its long field: {card.long_inputs.field if card.long_inputs is not None else 'none is marked'}",
+            f"{MAX_REPLACEMENTS:,} consecutive examples of {card.name} do not fit into {self.limits.length} positions",
+            where=self.corpus.where(planned.number),
+            why=f"the long field of the card: {card.long_inputs.field if card.long_inputs is not None else 'none'}",
             remedy="raise data.sequence_length or the encoder's max_length, or leave the task out",
         )
 
 
-def _sizes(made: TokenisedSession) -> dict[str, int]:
-    docked = sum(dock.positions for _, dock in made.docks)
-    return {"documents": 1, "source_tokens": len(made), "docked_positions": docked, "docked_tokens": docked}
+def _size_counts(tokenised: TokenisedSession) -> dict[str, int]:
+    docked_positions = sum(dock.positions for _, dock in tokenised.docks)
+    return {
+        "documents": 1,
+        "source_tokens": len(tokenised),
+        "docked_positions": docked_positions,
+        "docked_tokens": docked_positions,
+    }

@@ -1,4 +1,4 @@
-"""The examples of a mixture as an endless numbered list, and those that validate."""
+"""The training examples of a task mixture as an endless numbered list."""
 
 from __future__ import annotations
 
@@ -9,53 +9,53 @@ from typing import Any
 import numpy as np
 
 from metalm_cli.config.renamed_keys import fingerprint_json
-from metalm_cli.config.schema.tasks import TaskData
+from metalm_cli.config.schema.tasks import TaskDataConfig
 from metalm_cli.data.documents.corpus import SourceInfo
 from metalm_cli.data.examples.open_examples import Examples
 from metalm_cli.data.sampling.index_plan import IndexPlan, PlannedRow, key_of, permute, permute_one
 from metalm_cli.data.sampling.lanes import numpy_generator
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks import Card, Example
-from metalm_cli.templates import PromptStyle, Template, render, scorable
+from metalm_cli.templates import PromptStyle, Template, render, scored_templates
 
-TRIES = 10_000
-"""Rows in a row that may be left out before a task gives up."""
-DEMONSTRATIONS, TEMPLATE = 11, 12
-"""Purposes of random numbers."""
+MAX_SKIPPED_ROWS = 10_000
+"""A task fails after this many consecutive excluded rows."""
+DEMONSTRATIONS_PURPOSE, TEMPLATE_PURPOSE = 11, 12
+"""Purposes of random generators."""
 
 
 @dataclass
 class TrainingTask:
-    """A task that is trained on.
+    """A task of the training mixture.
 
     Args:
-        card: Its card.
-        train: Its training rows.
-        templates: Those that train, in their order.
-        rows: How many of its rows are used, at most.
-        rate: Its share of what is drawn.
-        left_out: Rows of the split that are not trained on (decontamination).
+        card: Card of the task.
+        examples: Its training split.
+        templates: Its training templates, in their order.
+        row_count: Rows of the split that are used (at most the cap of the mixture).
+        rate: Share of the task among the drawn examples.
+        excluded_rows: Rows of the split that are not trained on (decontamination).
     """
 
     card: Card
-    train: Examples
+    examples: Examples
     templates: list[Template]
-    rows: int
+    row_count: int
     rate: float
-    left_out: frozenset[int] = frozenset()
+    excluded_rows: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
 class PlannedExample:
-    """What stands at a number: an example, how it is put, and what stands in front of it.
+    """The example at a number of the index plan, with its template and demonstrations.
 
     Args:
         task: Index of its task.
         example: The example.
-        template: Its wording; its demonstrations have the same.
-        demonstrations: Answered examples in front.
-        number: Of the index plan.
-        key: Equal for equal sessions.
+        template: Template of the example and of its demonstrations.
+        demonstrations: Answered examples that precede it.
+        number: Number in the index plan.
+        key: Cache key, equal for equal sessions.
     """
 
     task: int
@@ -68,27 +68,29 @@ class PlannedExample:
 
 @dataclass
 class TaskCorpus:
-    """The training examples of a recipe.
+    """The training examples of a recipe, by number.
 
     Args:
-        tasks: The tasks, rates set.
+        tasks: The tasks with their rates.
         options: The recipe's ``data``.
         seed: Seed of every order.
     """
 
     tasks: list[TrainingTask]
-    options: TaskData
+    options: TaskDataConfig
     seed: int
     validation_sources: list[SourceInfo] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         names = [task.card.name for task in self.tasks]
-        self.plan = IndexPlan(names, [task.rate for task in self.tasks], [task.rows for task in self.tasks], self.seed)
+        self.plan = IndexPlan(
+            names, [task.rate for task in self.tasks], [task.row_count for task in self.tasks], self.seed
+        )
         self._cap_keys = [key_of("cap", name) for name in names]
 
     @property
     def style(self) -> PromptStyle:
-        """How prompts are made."""
+        """Style in which prompts are rendered."""
         options = self.options
         templates = options.templates
         layout, windows = options.demonstrations.demonstration_layout, options.long_inputs == "windows"
@@ -96,141 +98,154 @@ class TaskCorpus:
 
     @property
     def sources(self) -> list[SourceInfo]:
-        """The tasks, as plans, run folders and lineages name sources."""
+        """The tasks as sources, for plans, run folders and lineages."""
         return [
             SourceInfo(
                 task.card.name,
-                "world" if task.card.world else "hub" if task.train.revision else "path",
+                "world" if task.card.world else "hub" if task.examples.revision else "path",
                 False,
-                task.rows,
+                task.row_count,
                 task.rate,
                 None,
-                task.train.location,
-                task.train.revision,
-                task.train.files,
+                task.examples.location,
+                task.examples.revision,
+                task.examples.files,
             )
             for task in self.tasks
         ]
 
     @property
     def fingerprint(self) -> str:
-        """Changes whenever a number could stand for another session."""
+        """Hash of everything that decides the session at a number."""
         parts: list[object] = [self.seed, fingerprint_json(self.options, {"workers", "validation", "row_packing"})]
         for task in self.tasks:
-            files = [file.sha256 for file in task.train.files]
-            parts += [fingerprint_json(task.card), task.rows, task.rate, files, task.train.revision]
-            parts += [[fingerprint_json(template) for template in task.templates], sorted(task.left_out)]
+            files = [file.sha256 for file in task.examples.files]
+            parts += [fingerprint_json(task.card), task.row_count, task.rate, files, task.examples.revision]
+            parts += [[fingerprint_json(template) for template in task.templates], sorted(task.excluded_rows)]
         return f"{key_of(*parts):016x}"
 
-    def place(self, number: int) -> PlannedRow:
-        """Which row of which task stands at a number."""
-        return self.plan.place(number)
+    def planned_row(self, number: int) -> PlannedRow:
+        """The task and the row at a number."""
+        return self.plan.planned_row(number)
 
     def where(self, number: int) -> str:
-        """Where the row at a number is to be found."""
-        place = self.plan.place(number)
-        task = self.tasks[place.source]
-        return f"{task.card.name}: {task.train.where(self._row(place.source, place.row))}"
+        """Location of the row at a number."""
+        planned_row = self.plan.planned_row(number)
+        task = self.tasks[planned_row.source]
+        return f"{task.card.name}: {task.examples.where(self._row_of_split(planned_row.source, planned_row.row))}"
 
-    def _row(self, task: int, row: int) -> int:
-        """Row of the split that the n-th used row of a task is: a fixed sample where the cap leaves rows out."""
-        opened = self.tasks[task]
-        if opened.rows == len(opened.train):
+    def _row_of_split(self, task_index: int, row: int) -> int:
+        """Row of the split for the n-th used row of a task; with a cap, the used rows are a fixed sample."""
+        training_task = self.tasks[task_index]
+        if training_task.row_count == len(training_task.examples):
             return row
-        return permute_one(row, len(opened.train), self._cap_keys[task])
+        return permute_one(row, len(training_task.examples), self._cap_keys[task_index])
 
-    def used_rows(self, task: int) -> np.ndarray:
-        """Rows (int64[n]) of the split that a task uses, those that the audit leaves out among them."""
-        opened = self.tasks[task]
-        if opened.rows == len(opened.train):
-            return np.arange(opened.rows)
-        keys = np.full(opened.rows, self._cap_keys[task], dtype=np.uint64)
-        return permute(np.arange(opened.rows), len(opened.train), keys).astype(np.int64)
+    def used_rows(self, task_index: int) -> np.ndarray:
+        """Rows (int64[n]) of the split that a task uses, including rows that the audit excludes."""
+        training_task = self.tasks[task_index]
+        if training_task.row_count == len(training_task.examples):
+            return np.arange(training_task.row_count)
+        keys = np.full(training_task.row_count, self._cap_keys[task_index], dtype=np.uint64)
+        return permute(np.arange(training_task.row_count), len(training_task.examples), keys).astype(np.int64)
 
     def get(self, number: int) -> PlannedExample:
-        """What stands at a number. A row that the card leaves out, or the audit, gives way to the next that is used.
+        """The example at a number. A row that the card or the audit excludes is replaced by the next usable row.
 
         Raises:
             MetalmError: A row does not fit its card, or a task has no row left.
         """
-        place = self.plan.place(number)
-        task = self.tasks[place.source]
-        example = self.usable_row(place.source, place.row)
-        index = example.row + place.epoch
-        template = self._template(task, index, number)
-        shown = self._demonstrations(place.source, example, number)
-        key = (place.source, example.row, template.name, tuple(one.row for one in shown))
-        return PlannedExample(place.source, example, template, shown, number, key)
+        planned_row = self.plan.planned_row(number)
+        task = self.tasks[planned_row.source]
+        example = self.usable_example(planned_row.source, planned_row.row)
+        index = example.row + planned_row.epoch
+        template = self._choose_template(task, index, number)
+        demonstrations = self._draw_demonstrations(planned_row.source, example, number)
+        key = (
+            planned_row.source,
+            example.row,
+            template.name,
+            tuple(demonstration.row for demonstration in demonstrations),
+        )
+        return PlannedExample(planned_row.source, example, template, demonstrations, number, key)
 
-    def replacement(self, asked: PlannedExample, tries: int) -> PlannedExample:
-        """What takes the place of an example that fits into no session: a later row of its task."""
-        place = self.plan.place(asked.number)
-        task = self.tasks[place.source]
-        example = self.usable_row(place.source, (place.row + tries) % task.rows)
-        template = self._template(task, example.row + place.epoch, asked.number)
-        key = (place.source, example.row, template.name, ())
-        return PlannedExample(place.source, example, template, (), asked.number, key)
+    def replacement(self, planned: PlannedExample, attempt: int) -> PlannedExample:
+        """The replacement of an example that does not fit: a later row of its task."""
+        planned_row = self.plan.planned_row(planned.number)
+        task = self.tasks[planned_row.source]
+        example = self.usable_example(planned_row.source, (planned_row.row + attempt) % task.row_count)
+        template = self._choose_template(task, example.row + planned_row.epoch, planned.number)
+        key = (planned_row.source, example.row, template.name, ())
+        return PlannedExample(planned_row.source, example, template, (), planned.number, key)
 
-    def usable_row(self, task: int, row: int) -> Example:
-        opened = self.tasks[task]
-        for step in range(min(TRIES, opened.rows)):
-            at = self._row(task, (row + step) % opened.rows)
-            if at in opened.left_out:
+    def usable_example(self, task_index: int, row: int) -> Example:
+        training_task = self.tasks[task_index]
+        for step in range(min(MAX_SKIPPED_ROWS, training_task.row_count)):
+            row_index = self._row_of_split(task_index, (row + step) % training_task.row_count)
+            if row_index in training_task.excluded_rows:
                 continue
-            found = opened.train[at]
-            if found is not None:
-                return found
+            example = training_task.examples[row_index]
+            if example is not None:
+                return example
         raise MetalmError(
-            f"{opened.card.name} gives no training example",
-            where=opened.train.location,
-            why=f"{min(TRIES, opened.rows):,} rows in a row are left out by its card or by the audit",
-            remedy="leave the task out of data.tasks, or look at `where` of its card",
+            f"task {training_task.card.name} has no usable training example",
+            where=training_task.examples.location,
+            why=f"{min(MAX_SKIPPED_ROWS, training_task.row_count):,} consecutive rows are excluded by card or audit",
+            remedy="remove the task from data.tasks, or check `row_filter` of its card",
         )
 
-    def _template(self, task: TrainingTask, index: int, number: int) -> Template:
-        choose = self.options.templates.template_sampling
-        if choose == "first":
+    def _choose_template(self, task: TrainingTask, index: int, number: int) -> Template:
+        sampling = self.options.templates.template_sampling
+        if sampling == "first":
             return task.templates[0]
-        if choose == "index":
+        if sampling == "index":
             return task.templates[index % len(task.templates)]
-        return task.templates[int(numpy_generator(self.seed, TEMPLATE, number).integers(len(task.templates)))]
+        return task.templates[int(numpy_generator(self.seed, TEMPLATE_PURPOSE, number).integers(len(task.templates)))]
 
-    def _demonstrations(self, task: int, example: Example, number: int) -> tuple[Example, ...]:
-        least, most = self.options.demonstrations.shots
-        if not most:
+    def _draw_demonstrations(self, task_index: int, example: Example, number: int) -> tuple[Example, ...]:
+        min_shots, max_shots = self.options.demonstrations.shots
+        if not max_shots:
             return ()
-        rng = numpy_generator(self.seed, DEMONSTRATIONS, number)
-        count = int(rng.integers(least, most + 1))
-        found: list[Example] = []
-        taken = {example.row}
-        for row in rng.integers(self.tasks[task].rows, size=4 * count).tolist():
-            if len(found) == count:
+        rng = numpy_generator(self.seed, DEMONSTRATIONS_PURPOSE, number)
+        count = int(rng.integers(min_shots, max_shots + 1))
+        demonstrations: list[Example] = []
+        used_rows = {example.row}
+        for row in rng.integers(self.tasks[task_index].row_count, size=4 * count).tolist():
+            if len(demonstrations) == count:
                 break
-            shown = self.usable_row(task, row)
-            if shown.row not in taken:
-                taken.add(shown.row)
-                found.append(shown)
-        return tuple(found)
+            demonstration = self.usable_example(task_index, row)
+            if demonstration.row not in used_rows:
+                used_rows.add(demonstration.row)
+                demonstrations.append(demonstration)
+        return tuple(demonstrations)
 
-    def sample(self, n: int, seed: int) -> Iterator[str]:
-        """Texts of up to ``n`` prompts with their answers, to train tokenizers on."""
+    def sample(self, count: int, seed: int) -> Iterator[str]:
+        """Iterate over the texts of up to ``count`` prompts with their answers, for training tokenizers."""
         plan = IndexPlan(
             self.plan.names,
             [task.rate for task in self.tasks],
-            [task.rows for task in self.tasks],
+            [task.row_count for task in self.tasks],
             key_of("sample", seed),
         )
-        for number in range(n):
-            place = plan.place(number)
-            if place.epoch and number > 1000:
+        for number in range(count):
+            planned_row = plan.planned_row(number)
+            if planned_row.epoch and number > 1000:
                 continue
-            example = self.usable_row(place.source, place.row)
-            prompt = render(example, self._template(self.tasks[place.source], example.row, number), self.style)
+            example = self.usable_example(planned_row.source, planned_row.row)
+            prompt = render(
+                example, self._choose_template(self.tasks[planned_row.source], example.row, number), self.style
+            )
             yield f"{prompt.input} {prompt.target}"
 
 
-def training_templates(found: list[Template], options: TaskData) -> list[Template]:
-    """The templates of a task that train."""
-    chosen = options.templates
-    kept = found if chosen.inverted and chosen.template_sampling != "first" else scorable(found)
-    return kept[: chosen.templates_per_task] if chosen.templates_per_task is not None else kept
+def training_templates(templates: list[Template], options: TaskDataConfig) -> list[Template]:
+    """The templates of a task that are used for training."""
+    template_options = options.templates
+    selected = (
+        templates
+        if template_options.inverted and template_options.template_sampling != "first"
+        else scored_templates(templates)
+    )
+    return (
+        selected[: template_options.templates_per_task] if template_options.templates_per_task is not None else selected
+    )

@@ -1,4 +1,4 @@
-"""Task lanes."""
+"""The example slots of one process of a finetuning run."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from metalm_cli.errors import Exit, MetalmError
 
 @dataclass
 class ExampleSlot:
-    """A slot of the batch: one session a step. Picklable.
+    """A slot of the batch that yields a session per step. Picklable.
 
     Args:
-        writer: Makes the sessions.
-        state: Where to go on.
-        lanes: Sessions of a step.
+        builder: Builds the sessions.
+        state: State to continue from.
+        slot_count: Sessions per step.
     """
 
-    writer: SessionBuilder
+    builder: SessionBuilder
     state: SlotState
-    lanes: int
+    slot_count: int
 
     def next_row(self) -> TaskSession:
         """The session of the next step.
 
         Raises:
-            MetalmError: As :meth:`TaskWriter.session`, while the run is under way.
+            MetalmError: As :meth:`SessionBuilder.session`, with the exit code of a failed run.
         """
         try:
-            made = self.writer.session(self.state.number)
+            session = self.builder.session(self.state.number)
         except MetalmError as error:
             error.exit_code = Exit.FAILED
             raise
-        self.state = SlotState(self.state.number + self.lanes, 0)
-        return made
+        self.state = SlotState(self.state.number + self.slot_count, 0)
+        return session
 
 
 @dataclass
 class ExampleSlotFactory:
-    """Makes the lanes of a process; those of a worker share a writer and its cache. Picklable."""
+    """Factory of the example slots of a process; the slots of a worker share a builder and its cache. Picklable."""
 
-    writer: SessionBuilder
-    lanes: int
+    builder: SessionBuilder
+    slot_count: int
     states: dict[int, SlotState] = field(default_factory=dict)
 
-    def __call__(self, lane: int, _owned: frozenset[int]) -> ExampleSlot:
-        return ExampleSlot(self.writer, self.states.get(lane, SlotState(lane, 0)), self.lanes)
+    def __call__(self, index: int, _owned: frozenset[int]) -> ExampleSlot:
+        return ExampleSlot(self.builder, self.states.get(index, SlotState(index, 0)), self.slot_count)

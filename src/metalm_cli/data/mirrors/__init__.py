@@ -1,1 +1,1 @@
-"""Local copies of hub data sets: making and listing them."""
+"""Local copies of hub data sets: making, listing and removing them."""

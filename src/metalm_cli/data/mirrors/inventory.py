@@ -1,4 +1,4 @@
-"""What a data root and the cache hold, and taking it away."""
+"""Inventory of the data root and the cache: listing and removing data sets and cached files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from metalm_cli.data.sources.locate import SAFE_NAME
 from metalm_cli.errors import Exit, MetalmError
 
 CACHE_CONTENT = {"unpacked": "unpacked copies", "index": "row indexes", "files": "hashes of files"}
-"""Folders of the cache that are made again when they are needed."""
+"""Folders of the cache with their content, which is derived again when needed."""
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,10 @@ class LocalDataset:
     """A data set below a data root.
 
     Args:
-        name: Its folder.
+        name: Name of its folder.
         splits: Its splits.
-        rows: Rows of all, as the manifest says; None where it does not.
-        size: Bytes.
+        rows: Rows of all splits by the manifest; None if the manifest does not list them.
+        size: Size in bytes.
         origin: Hub id and commit of a mirror, else empty.
         mirror: Whether metalm wrote it.
     """
@@ -38,7 +38,7 @@ class LocalDataset:
 
 @dataclass(frozen=True)
 class CacheFolder:
-    """A folder of the cache: its name, what it holds, files, bytes."""
+    """A folder of the cache: its name, its content, number of files, size in bytes."""
 
     name: str
     content: str
@@ -47,7 +47,7 @@ class CacheFolder:
 
 
 def list_datasets(root: Path) -> list[LocalDataset]:
-    """The data sets below a data root: folders with JSON lines in them or in a folder of a split.
+    """List the data sets below a data root: folders with JSON lines files, directly or in a folder per split.
 
     Raises:
         MetalmError: The manifest is broken.
@@ -85,7 +85,7 @@ def _local_dataset(folder: Path, splits: dict[str, list[Path]], manifest: Manife
 
 
 def list_cache_folders(cache: Path) -> list[CacheFolder]:
-    """The folders of the cache that hold something."""
+    """List the non-empty folders of the cache."""
     folders = []
     for name, content in CACHE_CONTENT.items():
         sizes = [path.stat().st_size for path in _files(cache / name)]
@@ -99,7 +99,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def clean_cache(cache: Path) -> int:
-    """Remove unpacked copies, indexes and hashes; the number of files.
+    """Remove unpacked copies, indexes and hashes; return the number of files.
 
     Raises:
         MetalmError: A file cannot be removed.
@@ -110,10 +110,10 @@ def clean_cache(cache: Path) -> int:
 
 
 def find_dataset(root: Path, names: list[str]) -> list[LocalDataset]:
-    """The mirrors of these names.
+    """Find mirrors by name.
 
     Raises:
-        MetalmError: One is not there, or was not written by metalm.
+        MetalmError: A data set does not exist, or was not written by metalm.
     """
     datasets = {dataset.name: dataset for dataset in list_datasets(root)}
     for name in names:
@@ -121,20 +121,20 @@ def find_dataset(root: Path, names: list[str]) -> list[LocalDataset]:
             raise MetalmError(
                 f"no data set is named {name}",
                 where=str(root),
-                remedy=f"name some of {', '.join(datasets)}" if datasets else "the data root is empty",
+                remedy=f"choose from {', '.join(datasets)}" if datasets else "the data root is empty",
             )
         if not datasets[name].mirror:
             raise MetalmError(
-                f"{name} is no mirror of metalm's",
+                f"{name} is not a mirror written by metalm",
                 where=str(root / name),
-                why=f"it has no {FEATURES}",
-                remedy="remove the folder yourself, if it is meant to go",
+                why=f"the folder has no {FEATURES}",
+                remedy="remove the folder yourself if you do not need it",
             )
     return [datasets[name] for name in dict.fromkeys(names)]
 
 
 def remove_mirror(root: Path, name: str) -> int:
-    """Remove the files of a mirror and its entry in the manifest; the number of files. Other files stay.
+    """Remove the files of a mirror and its entry in the manifest, but no other files; return the number of files.
 
     Raises:
         MetalmError: A file cannot be removed.

@@ -1,4 +1,4 @@
-"""Copies of hub data sets below a data root, in the layout that everything else reads.
+"""Mirrors: copies of hub data sets below a data root, in the layout that sources and cards are read from.
 
 ``ROOT/<name>/<split>.jsonl.gz`` with the hub's columns, ``ROOT/<name>/features.json`` with the class names of columns,
 and an entry in ``ROOT/MANIFEST.json``: hub id, configuration, commit, and rows, bytes and SHA-256 of each split.
@@ -28,23 +28,23 @@ from metalm_cli.tasks import Card
 
 MANIFEST = "MANIFEST.json"
 PROGRESS_EVERY = 1_000
-"""Rows between two calls of ``progress``."""
+"""Rows between calls of ``progress``."""
 
 Progress = Callable[[str, str, int], None]
-"""Told of the data set, the split and the rows written so far."""
+"""Callback with the data set, the split and the rows written."""
 
 
 @dataclass(frozen=True)
 class MirrorRequest:
-    """A hub data set to be mirrored.
+    """Request to mirror a hub data set.
 
     Args:
-        name: Its folder below the data root.
-        hub: Its hub id.
-        config: Its configuration.
-        revision: Its revision.
-        splits: Its splits.
-        streaming: Read it over the network without keeping a copy in the hub's cache.
+        name: Folder below the data root.
+        hub: Hub id.
+        config: Configuration of the data set.
+        revision: Revision.
+        splits: Splits.
+        streaming: Read the data set over the network without a copy in the hub's cache.
     """
 
     name: str
@@ -68,14 +68,15 @@ class MirrorRequest:
 
 @dataclass(frozen=True)
 class MirrorResult:
-    """What became of a split.
+    """Result of mirroring a split.
 
     Args:
         name: Folder of the data set.
-        split: The split; empty where the whole data set was left alone.
-        state: ``written``; ``there`` and whole; ``left alone``, because the folder holds a copy that is no mirror.
-        rows: Its rows.
-        size: Bytes of its file.
+        split: The split; empty if the whole data set was left alone.
+        state: ``written``; ``there`` if a complete file exists; ``left alone`` if the folder holds a copy that metalm
+            did not write.
+        rows: Rows of the split.
+        size: Bytes of the file.
     """
 
     name: str
@@ -86,7 +87,7 @@ class MirrorResult:
 
 
 def request_for_card(card: Card) -> MirrorRequest | None:
-    """The hub data of a card, all splits that its roles are cut from; None for a card that has none."""
+    """Request for a card's hub data set with all splits of its roles; None for a card without a hub data set."""
     if card.hub is None:
         return None
     splits = [split.name for role in card.splits if (split := card.split(role, local=False)) is not None]
@@ -95,7 +96,7 @@ def request_for_card(card: Card) -> MirrorRequest | None:
 
 
 def request_for_source(source: DocumentSource) -> MirrorRequest | None:
-    """The hub data of a recipe's source; None for a source that has none."""
+    """Request for the hub data set of a recipe's source; None for a source without a hub data set."""
     if source.hub is None:
         return None
     streaming = source.streaming is not False
@@ -103,10 +104,10 @@ def request_for_source(source: DocumentSource) -> MirrorRequest | None:
 
 
 class Manifest:
-    """``MANIFEST.json`` of a data root: a list of data sets. Entries of others are kept as they are.
+    """Manifest of a data root (``MANIFEST.json``): a list of data sets. Entries of other data sets are preserved.
 
     Raises:
-        MetalmError: It cannot be read, or is no list of data sets.
+        MetalmError: The manifest cannot be read, or is not a list of data sets.
     """
 
     def __init__(self, root: Path) -> None:
@@ -123,11 +124,11 @@ class Manifest:
         self.entries = entries
 
     def _broken_manifest_error(self, why: str) -> MetalmError:
-        remedy = "repair it, or move it away: data sets are read without it"
+        remedy = "repair the file, or move it away: data sets can be read without a manifest"
         return MetalmError("the manifest of a data root cannot be read", where=str(self.path), why=why, remedy=remedy)
 
     def entry(self, name: str) -> dict[str, Any] | None:
-        """The entry of a data set, if it has one."""
+        """The entry of a data set, or None."""
         return next((entry for entry in self.entries if entry.get("name") == name), None)
 
     def splits(self, name: str) -> dict[str, dict[str, Any]]:
@@ -136,7 +137,7 @@ class Manifest:
         return {split: facts for split, facts in splits.items() if isinstance(facts, dict)} if splits else {}
 
     def add_split(self, request: MirrorRequest, commit: str | None, split: str, facts: dict[str, Any]) -> None:
-        """Note a split that was written."""
+        """Record a written split."""
         splits = {**self.splits(request.name), split: facts}
         entry = {
             "name": request.name,
@@ -149,12 +150,12 @@ class Manifest:
         self.write()
 
     def remove(self, name: str) -> None:
-        """Take a data set out."""
+        """Remove the entry of a data set."""
         self.entries = [entry for entry in self.entries if entry.get("name") != name]
         self.write()
 
     def write(self) -> None:
-        """Write it, all at once."""
+        """Write the manifest atomically."""
         with write_to_cache(self.path, _write_error) as file:
             file.write(json.dumps(self.entries, indent=1, ensure_ascii=False).encode() + b"\n")
 
@@ -162,23 +163,23 @@ class Manifest:
 def mirror(
     request: MirrorRequest, root: Path, *, offline: bool = False, progress: Progress | None = None
 ) -> Iterator[MirrorResult]:
-    """Write what is missing of a data set, split by split; what is there and whole is not asked for again.
+    """Write the missing splits of a data set, one by one; complete files are not downloaded again.
 
-    Splits that are added later come from the commit that the others came from.
+    Splits that are added later are read from the commit of the existing ones.
 
     Args:
-        wanted: The data set.
-        root: The data root; made if it does not exist.
-        offline: Open no connection: only what the hub's cache holds can be mirrored.
-        progress: Is told of rows.
+        request: The data set.
+        root: The data root; created if it does not exist.
+        offline: Open no connection: only data in the hub's cache can be mirrored.
+        progress: Callback for the rows written.
 
     Raises:
-        MetalmError: The hub cannot give it; a column holds what JSON cannot; the folder cannot be written, or is a
-            mirror of another data set.
+        MetalmError: The data set cannot be read from the hub; a value cannot be written as JSON; the folder cannot be
+            written, or is a mirror of another data set.
     """
     for name in (request.name, *request.splits):
         if not SAFE_NAME.match(name):
-            raise MetalmError(f"{name!r} is no name of a folder or a split", where=request.hub)
+            raise MetalmError(f"{name!r} is not a valid name of a folder or a split", where=request.hub)
     folder, manifest = root / request.name, Manifest(root)
     if folder.is_dir() and not (folder / FEATURES).is_file() and any(_data_files(folder)):
         yield MirrorResult(request.name, "", "left alone")
@@ -213,8 +214,8 @@ def _check_same_dataset(request: MirrorRequest, entry: dict[str, Any], folder: P
         raise MetalmError(
             f"the folder {request.name} is a mirror of another data set",
             where=str(folder),
-            why=f"it holds {' '.join(filter(None, mirrored))}, and {' '.join(filter(None, requested))} is wanted",
-            remedy=f"metalm data clean {request.name} removes it; or give another --data-root",
+            why=f"it holds {' '.join(filter(None, mirrored))}, but {' '.join(filter(None, requested))} is requested",
+            remedy=f"remove it with `metalm data clean {request.name}`, or choose another --data-root",
         )
 
 
@@ -230,7 +231,7 @@ def _sha256(path: Path) -> str:
 def _write_split(
     request: MirrorRequest, split: str, commit: str | None, path: Path, offline: bool, progress: Progress | None
 ) -> tuple[int, str | None]:
-    """Write a split; its rows and its commit. The class names are there before the file is."""
+    """Write the class names and then the rows of a split; return the number of rows and the commit."""
     from metalm_cli.data.sources.hub import HubStream, HubTable, open_hub
 
     source = request.source(split, commit)
@@ -268,7 +269,7 @@ def _write_row(file: IO[bytes] | gzip.GzipFile, row: Any, where: str) -> None:
             "a row cannot be written as JSON",
             where=where,
             why=str(error),
-            remedy="data sets of images or sounds are not mirrored: download the repository (hf download)",
+            remedy="data sets of images or audio are not mirrored: download the repository (hf download)",
             exit_code=Exit.FAILED,
         ) from error
     file.write(line.encode("utf-8", "surrogatepass") + b"\n")
@@ -285,11 +286,9 @@ def _json_default(value: Any) -> str:
 def _write_error(error: OSError, folder: Path) -> MetalmError:
     disk_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return MetalmError(
-        "no space is left for the mirror" if disk_full else "the mirror cannot be written",
+        "no disk space is left for the mirror" if disk_full else "the mirror cannot be written",
         where=str(folder),
         why=error.strerror or str(error),
-        remedy="free some space, or give another --data-root"
-        if disk_full
-        else "give a --data-root that you may write to",
+        remedy="free some space, or choose another --data-root" if disk_full else "choose a writable --data-root",
         exit_code=Exit.FAILED,
     )

@@ -1,8 +1,8 @@
-"""Lanes: documents become rows, and a row's place in the data is two numbers.
+"""Row slots: they turn documents into rows, and their state is two integers.
 
-Each row slot of the global batch is a lane. It reads its own numbers of the index plan, tokenises a document whole,
-and fills rows of a fixed length; a document that does not fit goes on in the lane's next row. What a lane will read
-next is told by the number and the token it has come to, so a checkpoint holds nothing else.
+A row slot is a position of the global batch. It reads its own numbers of the index plan, tokenises each document as a
+whole, and fills rows of a fixed length; a document that does not fit continues in the slot's next row. A checkpoint
+holds only the number that the slot reads next and the offset in that document.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.sessions import Row, TokenisedDocument
 
 MAX_CONSECUTIVE_EMPTY = 100_000
-"""Numbers in a row that may be empty before a lane gives up."""
+"""A row slot gives up after this many consecutive documents without usable text."""
 
 
 class SlotState(NamedTuple):
-    """Where a lane stands: the number it reads next, and how many of that document's tokens it has used."""
+    """State of a row slot: the number that it reads next, and the tokens of that document that it has used."""
 
     number: int
     offset: int
 
 
-class DocumentSource(Protocol):
-    """What lanes read from (:class:`metalm_cli.data.documents.corpus.DocumentReader`)."""
+class DocumentReaderProtocol(Protocol):
+    """Interface of what row slots read from (:class:`metalm_cli.data.documents.corpus.DocumentReader`)."""
 
     reason: str
-    """Why the last number that was empty is so: excluded, empty or validation."""
+    """Skip reason of the last empty number: excluded, empty or validation."""
 
     def get(self, number: int) -> Any:
         """The document (with ``.text``) at a number of the index plan, or None if the number is empty."""
@@ -40,20 +40,20 @@ class DocumentSource(Protocol):
 
 @dataclass
 class RowSegment:
-    """A part of a document as a row takes it.
+    """A segment of a row: consecutive tokens of one document.
 
     Args:
         ids: Token ids, -1 at docked positions. ``[n]`` int64.
-        end: Document tokens used up to here; the document's end token counts as one.
-        done: Nothing of the document is left.
-        marks: Whatever the writer needs to build the row.
+        end: Document tokens used up to the end of this segment; the document's end token counts as one.
+        done: Whether the document is used up.
+        payload: Data that the writer needs to build the row.
         counts: Counters.
     """
 
     ids: np.ndarray
     end: int
     done: bool
-    marks: Any
+    payload: Any
     counts: Counter[str] = field(default_factory=Counter)
 
     def __len__(self) -> int:
@@ -61,108 +61,113 @@ class RowSegment:
 
 
 class RowWriter(Protocol):
-    """How an objective turns documents into rows."""
+    """Interface of an objective's writer, which turns documents into rows."""
 
     length: int
 
     def read(self, text: str, number: int) -> Any:
-        """Tokenise a document and draw what the objective draws. Pure: the same number gives the same."""
+        """Tokenise a document and draw the objective's spans; a pure function of text and number."""
 
-    def take(self, document: Any, offset: int, room: int, first: bool) -> RowSegment | None:
-        """The next part of a document.
+    def take(self, document: Any, offset: int, free_positions: int, row_is_empty: bool) -> RowSegment | None:
+        """Take the next segment of a document.
 
         Args:
-            document: From :meth:`append`.
+            document: From :meth:`read`.
             offset: Document tokens already used.
-            room: Positions left in the row.
-            first: Nothing is in the row yet.
+            free_positions: Positions left in the row.
+            row_is_empty: Whether the row has no segment yet.
 
         Returns:
-            The part, or None if nothing useful fits.
+            The segment, or None if nothing useful fits.
         """
 
-    def write(self, pieces: list[RowSegment], counts: Counter[str], numbers: list[int]) -> Row:
-        """Build the row."""
+    def write(self, row_segments: list[RowSegment], counts: Counter[str], numbers: list[int]) -> Row:
+        """Build a row from its segments."""
 
 
 class RowSlot:
-    """One row slot of the global batch.
+    """A row slot of the global batch.
 
     Args:
-        lane: Its index.
-        lanes: How many there are.
-        source: Documents by number.
-        writer: Turns them into rows.
-        state: Where to go on; default the beginning.
+        index: Index of the slot.
+        slot_count: Slots of the global batch.
+        reader: Reads documents by number.
+        writer: Turns documents into rows.
+        state: State to continue from; default the beginning.
     """
 
     def __init__(
-        self, lane: int, lanes: int, source: DocumentSource, writer: RowWriter, state: SlotState | None = None
+        self,
+        index: int,
+        slot_count: int,
+        reader: DocumentReaderProtocol,
+        writer: RowWriter,
+        state: SlotState | None = None,
     ) -> None:
-        self.lanes = lanes
-        self.source = source
+        self.slot_count = slot_count
+        self.reader = reader
         self.writer = writer
-        self.state = SlotState(lane, 0) if state is None else state
-        self._open: tuple[int, Any] | None = None
+        self.state = SlotState(index, 0) if state is None else state
+        self._open_document: tuple[int, Any] | None = None
 
     def next_row(self) -> Row:
-        """Fill one row.
+        """Fill the next row.
 
         Raises:
-            MetalmError: The sources give no document any more.
+            MetalmError: The sources have no usable documents.
         """
-        pieces: list[RowSegment] = []
+        row_segments: list[RowSegment] = []
         counts: Counter[str] = Counter()
         numbers: list[int] = []
-        room = self.writer.length
-        while room > 0:
-            document = self._document(counts)
-            piece = self.writer.take(document, self.state.offset, room, not pieces)
-            if piece is None:
+        free_positions = self.writer.length
+        while free_positions > 0:
+            document = self._current_document(counts)
+            row_segment = self.writer.take(document, self.state.offset, free_positions, not row_segments)
+            if row_segment is None:
                 break
-            pieces.append(piece)
-            counts.update(piece.counts)
+            row_segments.append(row_segment)
+            counts.update(row_segment.counts)
             numbers.append(self.state.number)
-            room -= len(piece)
-            if piece.done:
-                self._skip()
+            free_positions -= len(row_segment)
+            if row_segment.done:
+                self._next_document()
             else:
                 counts.update({"split_documents": 1} if self.state.offset == 0 else {})
-                self.state = SlotState(self.state.number, piece.end)
-        return self.writer.write(pieces, counts, numbers)
+                self.state = SlotState(self.state.number, row_segment.end)
+        return self.writer.write(row_segments, counts, numbers)
 
-    def _document(self, counts: Counter[str]) -> Any:
+    def _current_document(self, counts: Counter[str]) -> Any:
         for _ in range(MAX_CONSECUTIVE_EMPTY):
             number = self.state.number
-            if self._open is not None and self._open[0] == number:
-                return self._open[1]
-            found = self.source.get(number)
-            if found is not None:
-                self._open = (number, self.writer.read(found.text, number))
-                return self._open[1]
-            counts[f"{self.source.reason}_documents"] += 1
-            self._skip()
+            if self._open_document is not None and self._open_document[0] == number:
+                return self._open_document[1]
+            document = self.reader.get(number)
+            if document is not None:
+                self._open_document = (number, self.writer.read(document.text, number))
+                return self._open_document[1]
+            counts[f"{self.reader.reason}_documents"] += 1
+            self._next_document()
         raise MetalmError(
-            f"{MAX_CONSECUTIVE_EMPTY:,} documents in a row are empty, excluded or held out",
+            f"{MAX_CONSECUTIVE_EMPTY:,} consecutive documents are empty, excluded or held out",
             where="data.sources",
-            remedy="check exclude, the text column, and that the sources hold text",
+            remedy="check `exclude`, the text column, and that the sources contain text",
             exit_code=Exit.FAILED,
         )
 
-    def _skip(self) -> None:
-        self.state = SlotState(self.state.number + self.lanes, 0)
-        self._open = None
+    def _next_document(self) -> None:
+        self.state = SlotState(self.state.number + self.slot_count, 0)
+        self._open_document = None
 
 
 def numpy_generator(seed: int, purpose: int, *numbers: int) -> np.random.Generator:
-    """Random numbers that depend on nothing but these."""
+    """Random generator that depends only on the arguments."""
     return np.random.default_rng(np.random.SeedSequence([seed, purpose, *numbers]))
 
 
 def text_bytes(document: TokenisedDocument, first: int, last: int) -> int:
-    """UTF-8 bytes that tokens ``first`` to ``last - 1`` stand for."""
+    """UTF-8 bytes of the text of tokens ``first`` to ``last - 1``."""
     return len(document.slice(first, last).encode()) if last > first else 0
 
 
-Draw = Callable[[int, np.random.Generator], list[tuple[int, int]]]
-"""Spans to dock in a document of that many tokens: disjoint, in order, at least one token apart."""
+SpanDrawer = Callable[[int, np.random.Generator], list[tuple[int, int]]]
+"""Draws the spans to dock in a document of n tokens: disjoint, in order, at least one token apart."""

@@ -1,4 +1,4 @@
-"""The loader: the rows of every optimiser step, from this process or from worker processes, in one fixed order."""
+"""The loader: the rows of every optimiser step, read in this process or in workers, in a fixed order."""
 
 from __future__ import annotations
 
@@ -20,129 +20,129 @@ from metalm_cli.sessions import Row
 
 @dataclass(frozen=True)
 class StepRows:
-    """One optimiser step's rows of this process, in lane order, and where its lanes stand after them."""
+    """This process's rows of an optimiser step, in the order of the slots, and the states of its slots after them."""
 
     rows: list[Row]
     states: dict[int, SlotState]
 
 
 class RowSlotProtocol(Protocol):
-    """One slot of the batch: it gives a row a step, or what rows are made of."""
+    """Interface of a slot of the batch, which yields a row (or a session to be packed) per step."""
 
     state: SlotState
 
     def next_row(self) -> Any:
-        """What the slot holds in the next step."""
+        """The row (or session) of the next step."""
 
 
 SlotResult = list[tuple[int, Any, SlotState]]
-"""What some lanes give in a step: lane, row (or what becomes one), and where the lane stands after it."""
+"""Results of some slots in a step: slot index, row (or session), and state of the slot after it."""
 
 
-def rows_of_slots(made: SlotResult) -> StepRows:
-    """A step of lanes that give a row each."""
-    return StepRows([row for _, row, _ in made], {index: state for index, _, state in made})
+def rows_of_slots(results: SlotResult) -> StepRows:
+    """The step of slots that each yield a row."""
+    return StepRows([row for _, row, _ in results], {index: state for index, _, state in results})
 
 
 class StepRowDataset:
-    """An endless iterable of the rows of some lanes; what a worker process runs.
+    """An endless iterable of the rows of some slots, by step.
 
     Args:
-        lanes: Indices of this process's lanes.
-        make_lane: Makes a lane, given its index and the set of lanes that share its reader.
-        join: Makes a step of what all lanes give, in lane order; in the training process.
+        slot_indices: Indices of this process's slots.
+        make_slot: Makes a slot, from its index and the set of slots that share its reader.
+        join: Makes a step from the results of all slots, in the order of the slots; runs in the training process.
     """
 
     def __init__(
         self,
-        lanes: Sequence[int],
-        make_lane: Callable[[int, frozenset[int]], RowSlotProtocol],
+        slot_indices: Sequence[int],
+        make_slot: Callable[[int, frozenset[int]], RowSlotProtocol],
         join: Callable[[SlotResult], StepRows] = rows_of_slots,
     ) -> None:
-        self.lanes = list(lanes)
-        self.make_lane = make_lane
+        self.slot_indices = list(slot_indices)
+        self.make_slot = make_slot
         self.join = join
 
-    def steps(self, mine: list[int]) -> Iterator[SlotResult]:
-        owned = frozenset(mine)
-        lanes = [(index, self.make_lane(index, owned)) for index in mine]
+    def steps(self, slot_indices: list[int]) -> Iterator[SlotResult]:
+        owned = frozenset(slot_indices)
+        slots = [(index, self.make_slot(index, owned)) for index in slot_indices]
         while True:
-            made = []
-            for index, lane in lanes:
-                row = lane.next_row()
-                made.append((index, row, lane.state))
-            yield made
+            results = []
+            for index, slot in slots:
+                row = slot.next_row()
+                results.append((index, row, slot.state))
+            yield results
 
 
-def loader(stream: StepRowDataset, workers: int, start: str | None = None) -> Iterator[StepRows]:
-    """Iterate over steps for ever.
+def loader(dataset: StepRowDataset, workers: int, start_method: str | None = None) -> Iterator[StepRows]:
+    """Iterate over steps without end.
 
-    Worker w of n reads the lanes at w, w + n, ... of this process, so that the rows are the same for any number of
+    Worker w of n reads the slots at w, w + n, ... of this process, so that the rows are the same for any number of
     workers.
 
     Args:
-        stream: The rows.
-        workers: Worker processes; 0 reads in this one.
-        start: How they start: ``fork``, ``forkserver`` or ``spawn``; default the system's. All but the first need a
-            stream that pickles.
+        dataset: The rows.
+        workers: Number of worker processes; 0 reads in this process.
+        start_method: Start method of the workers: ``fork``, ``forkserver`` or ``spawn``; default the system's. The last
+            two need a dataset that can be pickled.
     """
-    workers = min(workers, len(stream.lanes))
+    workers = min(workers, len(dataset.slot_indices))
     if workers == 0:
-        for made in stream.steps(stream.lanes):
-            yield stream.join(made)
+        for results in dataset.steps(dataset.slot_indices):
+            yield dataset.join(results)
         return
-    others = set(active_children())
-    shares = iter(_worker_loader(stream, workers, start))
-    processes = set(active_children()) - others
-    atexit.register(_kill, processes)
+    earlier_processes = set(active_children())
+    worker_results = iter(_worker_loader(dataset, workers, start_method))
+    processes = set(active_children()) - earlier_processes
+    atexit.register(_kill_workers, processes)
     while True:
-        made = []
+        results = []
         for _ in range(workers):
-            share = next(shares)
-            if isinstance(share, MetalmError):
-                raise share
-            made += share
-        yield stream.join(sorted(made, key=lambda one: one[0]))
+            worker_result = next(worker_results)
+            if isinstance(worker_result, MetalmError):
+                raise worker_result
+            results += worker_result
+        yield dataset.join(sorted(results, key=lambda result: result[0]))
 
 
-def _kill(processes: set[Any]) -> None:
-    """End workers that are alive when Python exits: it would wait for them, and they do not hear its SIGTERM."""
+def _kill_workers(processes: set[Any]) -> None:
+    """Kill workers that are alive when Python exits, which would wait for them; they ignore SIGTERM."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch raises an error for a worker that is killed
     for process in processes:
         process.kill()
 
 
-class _Share(IterableDataset):
-    """What one worker reads."""
+class _WorkerDataset(IterableDataset):
+    """The steps of the slots of one worker."""
 
-    def __init__(self, stream: StepRowDataset) -> None:
-        self.stream = stream
+    def __init__(self, dataset: StepRowDataset) -> None:
+        self.dataset = dataset
 
     def __iter__(self) -> Iterator[Any]:
         info = get_worker_info()
         assert info is not None
         try:
-            yield from self.stream.steps(self.stream.lanes[info.id :: info.num_workers])
+            yield from self.dataset.steps(self.dataset.slot_indices[info.id :: info.num_workers])
         except MetalmError as error:
-            yield error  # the loader would wrap what is raised here, traceback and all
+            yield error  # DataLoader would wrap a raised error with its traceback
 
 
-def _worker_loader(stream: StepRowDataset, workers: int, start: str | None) -> Any:
+def _worker_loader(dataset: StepRowDataset, workers: int, start_method: str | None) -> Any:
     return DataLoader(
-        _Share(stream),
+        _WorkerDataset(dataset),
         batch_size=None,
         num_workers=workers,
         prefetch_factor=2,
         worker_init_fn=worker_init,
-        multiprocessing_context=start,
+        multiprocessing_context=start_method,
     )
 
 
 def worker_init(_worker: int) -> None:
-    """Makes a worker deaf to SIGINT and SIGTERM, and leaves the cores to the others.
+    """Make a worker ignore SIGINT and SIGTERM, and limit it to one thread.
 
-    A terminal or a scheduler signals the whole process group; only the training process decides what it means. Workers
-    leave when their queue closes or the parent is gone.
+    A terminal or a scheduler signals the whole process group, and only the training process handles the signal.
+    Workers exit when their queue closes or their parent is gone.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""The two kinds of source: a table is read by row, a stream in order."""
+"""The two kinds of source: tables with random access to rows, and streams that are read in order."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ from typing import Any
 
 
 class RandomAccessRows(ABC):
-    """Rows by number. Picklable, also after reading."""
+    """Rows with random access by index. Picklable, also after reading."""
 
     @property
     @abstractmethod
     def rows(self) -> int:
-        """How many rows there are, before any filter."""
+        """Number of rows before any filter."""
 
     @abstractmethod
     def load(self, row: int) -> Any:
-        """The row, normally a mapping of columns.
+        """Load a row, normally a mapping of columns.
 
         Raises:
-            MetalmError: It cannot be read.
+            MetalmError: The row cannot be read.
         """
 
     @abstractmethod
     def where(self, row: int) -> str:
-        """A place that the user can open."""
+        """Location of a row that the user can open, for error messages."""
 
 
 class SequentialRows(ABC):
-    """Rows in order, shard by shard; how many is unknown. Picklable, also after reading."""
+    """Rows read in order, shard by shard; their number is unknown. Picklable, also after reading."""
 
     @abstractmethod
     def shards(self) -> int:
-        """How many parts there are; their order is drawn anew each epoch."""
+        """Number of shards; each epoch draws a new order of shards."""
 
     @abstractmethod
     def read(self, shard: int) -> Iterator[Any]:
-        """The rows of a shard from its start, not yet parsed.
+        """Iterate over the rows of a shard from its start, not yet parsed.
 
         Raises:
             MetalmError: The shard cannot be read.
@@ -45,12 +45,12 @@ class SequentialRows(ABC):
 
     @abstractmethod
     def load(self, raw: Any) -> Any:
-        """The row that :meth:`append` gave, parsed.
+        """Parse a row of :meth:`read`.
 
         Raises:
-            MetalmError: It is broken.
+            MetalmError: The row is broken.
         """
 
     @abstractmethod
     def where(self, raw: Any) -> str:
-        """A place that the user can open."""
+        """Location of a row that the user can open, for error messages."""

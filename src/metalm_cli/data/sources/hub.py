@@ -1,4 +1,4 @@
-"""Data sets of the hub, through ``datasets``: downloaded as a table, or streamed."""
+"""Hub data sets, read with ``datasets``: downloaded as a table, or streamed."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from metalm_cli.data.sources.base import RandomAccessRows, SequentialRows
 from metalm_cli.errors import MetalmError
 
 MAX_OPENING_RETRIES = 2
-"""Retries of a failing hub while a data set is opened; reading later is more patient."""
+"""Retries while a data set is opened; reading uses the longer defaults of ``datasets``."""
 
 ROWS_PER_BATCH = 256
-"""Rows that are converted from Arrow together."""
+"""Rows per conversion from Arrow."""
 
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
 
 
 @dataclass(frozen=True)
 class HubSplit:
-    """A split of a hub data set at a commit (None: what the cache has)."""
+    """A split of a hub data set at a commit (None: the commit in the cache)."""
 
     repo: str
     config: str | None
@@ -33,16 +33,16 @@ class HubSplit:
     commit: str | None
 
     def load(self, *, streaming: bool, offline: bool = False) -> Any:
-        """The ``datasets`` object.
+        """Load the split as a ``datasets`` object.
 
         Raises:
-            MetalmError: The hub or the cache cannot give it.
+            MetalmError: The split cannot be loaded from the hub or from the cache.
         """
         import datasets
 
         if Path(self.repo).exists():
             raise MetalmError(
-                f"{self.repo} is both a hub data set and a folder here",
+                f"{self.repo} is both a hub data set and a folder in the working directory",
                 where=str(Path(self.repo).absolute()),
                 remedy="run from another folder, or read the folder with `path`",
             )
@@ -59,11 +59,11 @@ class HubSplit:
             raise _explain_error(error, self) from error
 
     def _cached_copy_error(self) -> MetalmError:
-        """``datasets`` falls back to any revision in its cache; a run must not change its data unasked."""
+        """Error for the fallback of ``datasets`` to any revision in its cache, which would silently change the data."""
         return MetalmError(
-            f"The hub failed while {self.repo} was opened",
+            f"the hub failed while {self.repo} was opened",
             where=self.repo,
-            why="its files could not be listed; the cache has a copy",
+            why="the files could not be listed; the cache has a copy",
             remedy="try again later, or use the copy with --offline",
         )
 
@@ -85,7 +85,7 @@ class HubTable(RandomAccessRows):
         return f"{self.hub_split.repo}, split {self.hub_split.split}, row {row}"
 
     def class_names(self) -> dict[str, list[str]]:
-        """Names of the classes of each column that has any, in the order of their ids."""
+        """Class names of each column of class labels, in the order of their ids."""
         return _class_names(self._dataset.features)
 
 
@@ -94,7 +94,7 @@ def _class_names(features: Any) -> dict[str, list[str]]:
 
 
 class HubStream(SequentialRows):
-    """A split read over the network, file by file. A process that gets a copy opens it anew."""
+    """A split read over the network, file by file. A pickled copy reopens it."""
 
     def __init__(self, hub_split: HubSplit) -> None:
         self.hub_split = hub_split
@@ -112,19 +112,19 @@ class HubStream(SequentialRows):
         return max(1, self._open_dataset().num_shards)
 
     def class_names(self) -> dict[str, list[str]]:
-        """As a table's, as far as the data set says what its columns are before it is read."""
+        """Class names of each column, as far as they are known before the data set is read."""
         return _class_names(self._open_dataset().features or {})
 
     def read(self, shard: int) -> Iterator[tuple[int, int, Any]]:
-        """(shard, row in it, row).
+        """Iterate over (shard, index in the shard, row).
 
         Raises:
             MetalmError: The hub fails, or a file of the data set is broken.
         """
         try:
-            batches_source = self._open_dataset().shard(num_shards=self.shards(), index=shard).with_format("arrow")
-            # Not by iterating over it: in a loader's worker that gives the worker's share of the shards alone.
-            tables = batches_source.iter(batch_size=ROWS_PER_BATCH)
+            shard_rows = self._open_dataset().shard(num_shards=self.shards(), index=shard).with_format("arrow")
+            # Iterating over the dataset itself in a loader's worker would give only the worker's share of the shards.
+            tables = shard_rows.iter(batch_size=ROWS_PER_BATCH)
             rows = (row for table in tables for row in table.to_pylist())
             for index, row in enumerate(rows):
                 yield shard, index, row
@@ -141,12 +141,12 @@ class HubStream(SequentialRows):
 
 
 def open_hub(source: DocumentSource, *, offline: bool) -> tuple[RandomAccessRows | SequentialRows, str | None]:
-    """A hub data set as a stream (unless ``streaming: false``), or as a table; and its commit.
+    """Open a hub data set as a stream, or as a table (``streaming: false``), and return it with its commit.
 
     Offline, a data set that was downloaded before is read as a table from the cache; nothing can be streamed.
 
     Raises:
-        MetalmError: The hub cannot give it, or offline the cache has it not.
+        MetalmError: The data set cannot be read from the hub, or offline is not in the cache.
     """
     repo = str(source.hub)
     if offline:
@@ -164,7 +164,7 @@ def open_hub(source: DocumentSource, *, offline: bool) -> tuple[RandomAccessRows
 def _open_cached(source: DocumentSource, repo: str) -> tuple[RandomAccessRows, str | None]:
     if source.streaming:
         raise MetalmError(
-            f"Source {source.name} streams from the hub, and connections are off",
+            f"source {source.name} streams from the hub, and connections are off",
             where=repo,
             remedy="set `streaming: false` and run once without --offline, or put the data under --data-root",
         )
@@ -175,7 +175,7 @@ def _open_cached(source: DocumentSource, repo: str) -> tuple[RandomAccessRows, s
     revision = source.revision
     if revision is not None and _COMMIT.match(revision) and commit != revision:
         raise MetalmError(
-            f"Revision {revision} of {repo} is not on this machine, and connections are off",
+            f"revision {revision} of {repo} is not on this machine, and connections are off",
             where=repo,
             why=f"the cache holds {commit or 'another revision'}",
             remedy="run once without --offline to download it",
@@ -184,7 +184,7 @@ def _open_cached(source: DocumentSource, repo: str) -> tuple[RandomAccessRows, s
 
 
 def _resolve_commit(repo: str, revision: str | None) -> str:
-    """The commit that a revision means now, so that every process and every resume reads the same rows."""
+    """Current commit of a revision, so that every process and every resumed run reads the same rows."""
     from huggingface_hub import HfApi
 
     try:
@@ -196,7 +196,7 @@ def _resolve_commit(repo: str, revision: str | None) -> str:
 
 @contextmanager
 def _few_retries() -> Iterator[None]:
-    """Few, short retries: at opening somebody waits for the answer."""
+    """Context with few, short retries of ``datasets``, for opening, where the user waits."""
     from datasets import config
 
     settings = {
@@ -217,7 +217,7 @@ def _few_retries() -> Iterator[None]:
 
 
 def _explain_error(error: Exception, hub_split: HubSplit) -> MetalmError:
-    """Wrong names within a data set and broken files; all else is the hub's."""
+    """Explain wrong names in a data set and broken files; other errors are explained as errors of the hub."""
     if isinstance(error, MetalmError):
         return error
     text, kind = " ".join(str(error).split()), type(error).__name__
@@ -237,13 +237,13 @@ def _explain_error(error: Exception, hub_split: HubSplit) -> MetalmError:
         )
     if "scripts are no longer supported" in text:
         return MetalmError(
-            f"{hub_split.repo} is a loading script, which is not run",
+            f"{hub_split.repo} needs a loading script, and scripts are not run",
             where=hub_split.repo,
             remedy="look for a copy of the data set in Parquet or JSONL, or download its files and use `path`",
         )
     if kind in ("DatasetGenerationError", "CastError", "ArrowInvalid", "JSONDecodeError", "DatasetGenerationCastError"):
         return MetalmError(
-            f"A file of {hub_split.repo} cannot be read",
+            f"a file of {hub_split.repo} cannot be read",
             where=f"{hub_split.repo}, split {hub_split.split}",
             why=f"{kind}: {_root_cause(error)[:400]}",
             remedy="the data set is broken or mixes columns; choose one `config`, or download its files and use `path`",

@@ -1,4 +1,4 @@
-"""JSONL files, plain, gzip or zstd: unpacked once, indexed by row, read by number or from start to end."""
+"""JSONL files, plain, gzip or zstd: unpacked once, indexed by row, read by row number or from start to end."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ MAX_OPEN_FILES = 32
 
 @dataclass(frozen=True)
 class JsonlFile:
-    """A file ready to be read by row.
+    """A JSONL file that is prepared for reading by row.
 
     Attributes:
-        path: The file as the user gave it.
+        path: The file as the user named it.
         plain: The bytes to read: ``path`` itself, or its unpacked copy in the cache.
-        index: Offsets of the rows in ``plain`` (int64), and its size at the end.
-        rows: Rows; blank lines are none.
+        index: Offsets of the rows in ``plain`` (int64), followed by the size of ``plain``.
+        rows: Number of rows, without blank lines.
         sha256: Hash of the bytes of ``path``.
         size: Bytes of ``path``.
         plain_size: Bytes of ``plain``.
@@ -53,7 +53,7 @@ class JsonlFile:
 
 
 def row_starts(pieces: Iterator[bytes]) -> Iterator[np.ndarray]:
-    """Offsets (int64) at which rows start, piece by piece; blank lines start none."""
+    """Offsets (int64) at which rows start, an array per piece; blank lines are not rows."""
     incomplete, offset = b"", 0
     for piece in pieces:
         buffer = incomplete + piece
@@ -77,11 +77,11 @@ def _starts_in_buffer(buffer: bytes, offset: int) -> np.ndarray:
 
 
 def prepare(path: Path, cache: Path) -> JsonlFile:
-    """Make a file readable by row: hash it, unpack it into the cache if it is compressed, index its rows.
+    """Prepare a file for reading by row: hash it, unpack it into the cache if it is compressed, index its rows.
 
-    What is derived from a file is kept under the hash of its content; the hash is kept under its path, size and
-    modification time, so an unchanged file is not read again. Two processes that prepare the same file at once
-    each write their own copy, and the later replaces the earlier.
+    Derived files are cached by the hash of the file's content; the hash is cached by path, size and modification
+    time, so an unchanged file is not read again. Two processes that prepare the same file at the same time each
+    write their own copy, and the later replaces the earlier.
 
     Raises:
         MetalmError: The file cannot be read, is damaged, or the cache cannot be written.
@@ -112,7 +112,7 @@ def _jsonl_file(path: Path, facts: dict[str, Any], cache: Path) -> JsonlFile:
 
 
 def _cached_file(path: Path, record: Path, cache: Path) -> JsonlFile | None:
-    """What an earlier run derived, if all of it is still there and whole."""
+    """The file as an earlier run prepared it; None if a derived file is missing or incomplete."""
     try:
         cached = _jsonl_file(path, json.loads(record.read_bytes()), cache)
         intact = cached.plain.stat().st_size == cached.plain_size and cached.index.stat().st_size == 8 * (
@@ -124,7 +124,7 @@ def _cached_file(path: Path, record: Path, cache: Path) -> JsonlFile | None:
 
 
 def _unpack_and_index(path: Path, sha256: str, cache: Path) -> tuple[int, int]:
-    """Write the unpacked copy (of a compressed file) and the index; (rows, bytes unpacked)."""
+    """Write the unpacked copy (of a compressed file) and the index; return (rows, unpacked bytes)."""
     if not path.name.endswith(".jsonl"):
         plain = cache / "unpacked" / f"{sha256}.jsonl"
         with write_to_cache(plain) as out:
@@ -142,7 +142,7 @@ def _unpack_and_index(path: Path, sha256: str, cache: Path) -> tuple[int, int]:
 
 
 def _read_bytes(file: IO[bytes], start: int, size: int) -> bytes:
-    """Bytes of an unbuffered file. A forked loader shares its parent's file position, so none is used."""
+    """Read bytes of an unbuffered file without its position, which a forked loader shares with its parent."""
     if hasattr(os, "pread"):
         return os.pread(file.fileno(), size, start)
     file.seek(start)
@@ -150,7 +150,7 @@ def _read_bytes(file: IO[bytes], start: int, size: int) -> bytes:
 
 
 class JsonlTable(RandomAccessRows):
-    """Rows of one or more files by number, in the order of the files. Picklable; files open when first read."""
+    """Rows of one or more files by number, in the order of the files. Picklable; files are opened at the first read."""
 
     def __init__(self, files: list[JsonlFile]) -> None:
         self.files = files
@@ -165,7 +165,7 @@ class JsonlTable(RandomAccessRows):
         return self._first_rows[-1]
 
     def load(self, row: int) -> Any:
-        """The object in a row.
+        """Load the object in a row.
 
         Raises:
             MetalmError: The line is not JSON, or the file was changed since the run began.
@@ -188,14 +188,14 @@ class JsonlTable(RandomAccessRows):
             offsets = np.memmap(jsonl_file.index, np.int64, "r")
         except OSError as error:
             raise MetalmError(
-                "A data file is gone", where=str(jsonl_file.plain), why=error.strerror or str(error)
+                "a data file is missing", where=str(jsonl_file.plain), why=error.strerror or str(error)
             ) from error
         if size != jsonl_file.plain_size:
             raise MetalmError(
-                "A data file was changed while it was read",
+                "a data file was changed while it was read",
                 where=str(jsonl_file.plain),
-                why=f"it has {size} bytes, and had {jsonl_file.plain_size} when the run began",
-                remedy="leave data files alone during a run; start the run again",
+                why=f"the file has {size} bytes, and had {jsonl_file.plain_size} when the run began",
+                remedy="do not change data files during a run; start the run again",
             )
         self._open[file_index] = file, offsets
         if len(self._open) > MAX_OPEN_FILES:
@@ -203,7 +203,7 @@ class JsonlTable(RandomAccessRows):
         return file, offsets
 
     def where(self, row: int) -> str:
-        """``file:line`` of a row, by counting the lines before it."""
+        """Location of a row as ``file:line``, found by counting the lines before it."""
         file_index = bisect_right(self._first_rows, row) - 1
         jsonl_file = self.files[file_index]
         offsets = np.memmap(jsonl_file.index, np.int64, "r")
@@ -216,7 +216,7 @@ class JsonlTable(RandomAccessRows):
 
 
 class JsonlStream(SequentialRows):
-    """Files read from start to end, nothing unpacked to disk; each file is a shard. Picklable."""
+    """Files read from start to end without unpacking them to disk; each file is a shard. Picklable."""
 
     def __init__(self, paths: list[Path]) -> None:
         self.paths = paths
@@ -225,16 +225,16 @@ class JsonlStream(SequentialRows):
         return len(self.paths)
 
     def read(self, shard: int) -> Iterator[tuple[int, int, bytes]]:
-        """(shard, line number, line) of the rows of a shard, unparsed.
+        """Iterate over (shard, line number, unparsed line) of a shard.
 
         Raises:
-            MetalmError: The file is gone, damaged or cut short.
+            MetalmError: The file is missing, damaged or cut short.
         """
         for number, line in read_lines(self.paths[shard]):
             yield shard, number, line
 
     def load(self, raw: tuple[int, int, bytes]) -> Any:
-        """The object of a row that :meth:`append` gave.
+        """Parse a row of :meth:`read`.
 
         Raises:
             MetalmError: The line is not JSON.

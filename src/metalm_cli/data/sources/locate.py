@@ -1,4 +1,4 @@
-"""Where the files of a source are found, and the source that has none: the miniature world."""
+"""Locating the files of a source: paths, globs, and local copies of hub data sets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SAFE_NAME = re.compile(r"^[\w][\w.-]*$")
 
 @dataclass(frozen=True)
 class FileFacts:
-    """A file for the lineage: where it lies, its SHA-256 (None where it is streamed), its size in bytes."""
+    """A file as recorded in the lineage: path, SHA-256 (None if the file is streamed), size in bytes."""
 
     path: str
     sha256: str | None
@@ -25,10 +25,10 @@ class FileFacts:
 
 
 def local_files(source: DocumentSource, data_root: Path | None) -> list[Path] | None:
-    """The files of a ``path`` source, or of a ``hub`` source that lies in ``data_root``; None: not at hand.
+    """Files of a ``path`` source, or of a ``hub`` source with a copy in ``data_root``; None if there is no copy.
 
     Raises:
-        MetalmError: A ``path`` that matches nothing, or a hub name that is none.
+        MetalmError: A ``path`` matches no data file.
     """
     if source.path is not None:
         return _path_files(source, source.path, data_root)
@@ -52,9 +52,9 @@ def _path_files(source: DocumentSource, path: str, data_root: Path | None) -> li
     elif any(candidate.is_dir() for candidate in candidates):
         why = f"the folder holds no *{', *'.join(JSONL_SUFFIXES)}"
     else:
-        why = "nothing is there"
+        why = "the path does not exist"
     raise MetalmError(
-        f"Source {source.name} finds no data files",
+        f"no data files found for source {source.name}",
         where=str(location),
         why=why,
         remedy="correct `path`; it may be relative to the working directory or to --data-root",
@@ -62,7 +62,7 @@ def _path_files(source: DocumentSource, path: str, data_root: Path | None) -> li
 
 
 def _data_files(candidate: Path) -> list[Path]:
-    """Data files of a file name, a folder or a glob, sorted by name."""
+    """Data files of a path, a folder or a glob, sorted by name."""
     if candidate.is_dir():
         paths = sorted(candidate.iterdir())
     elif candidate.exists():
@@ -73,28 +73,28 @@ def _data_files(candidate: Path) -> list[Path]:
 
 
 def check_hub_name(source: DocumentSource) -> None:
-    """Refuse hub names and splits that are no names, so that none leads out of a folder.
+    """Reject an invalid hub id or configuration, such as one whose path leaves the data root.
 
     Raises:
-        MetalmError: The hub id, the configuration or the split is no name.
+        MetalmError: The hub id or the configuration is not a valid name.
     """
     hub = source.hub or ""
     parts = hub.split("/")
     if not 1 <= len(parts) <= 2 or not all(SAFE_NAME.match(part) for part in parts):
         raise MetalmError(
-            f"Source {source.name} names no hub data set",
+            f"source {source.name} has no valid hub data set name",
             why=f"got {hub!r}, expected name or owner/name",
             remedy="for files on this machine use `path`",
         )
     if source.config is not None and (".." in source.config or "/" in source.config):
-        raise MetalmError(f"Source {source.name} has no valid configuration name", why=f"got {source.config!r}")
+        raise MetalmError(f"source {source.name} has no valid configuration name", why=f"got {source.config!r}")
 
 
 def _mirrored_files(source: DocumentSource, hub: str, root: Path) -> list[Path] | None:
-    """``ROOT/<name>/<split>.jsonl[.gz|.zst]`` or ``ROOT/<name>/<split>/*.jsonl*``.
+    """Files ``ROOT/<name>/<split>.jsonl[.gz|.zst]`` or ``ROOT/<name>/<split>/*.jsonl*``.
 
-    The name is the hub id, the last part of it, or the source's own; a configuration is looked for as a folder
-    inside first.
+    The name is the hub id, its last part, or the source's own name; for a configuration, a folder of its name inside
+    is searched first.
     """
     if not SAFE_NAME.match(source.split):
         return None
@@ -110,16 +110,16 @@ def _mirrored_files(source: DocumentSource, hub: str, root: Path) -> list[Path] 
 
 
 def data_folder(data_root: Path | None) -> Path | None:
-    """``--data-root``, else ``$METALM_DATA``, else None.
+    """Data root: ``--data-root``, else ``$METALM_DATA``, else None.
 
     Raises:
-        MetalmError: It is no folder.
+        MetalmError: The data root is not a folder.
     """
     variable = os.environ.get("METALM_DATA")
     root = data_root if data_root is not None else Path(variable).expanduser() if variable else None
     if root is not None and not root.is_dir():
         raise MetalmError(
-            "The data folder does not exist",
+            "the data folder does not exist",
             where=str(root),
             remedy="correct --data-root (or METALM_DATA), or leave it out",
         )

@@ -1,4 +1,4 @@
-"""From a row to the text of a document, or to the reason why it gives none."""
+"""Filter of rows: the text of a row's document, or the reason why the row is skipped."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from metalm_cli.errors import MetalmError
 
 EXCLUDED, EMPTY, HELD_OUT = "excluded", "empty", "validation"
-"""Why a number is empty: left out by the recipe, no text but whitespace, kept for validation."""
+"""Reasons to skip a row: excluded by the recipe, no text but whitespace, held out for validation."""
 
 ABSENT = object()
 
 
 def nested_field(row: dict[str, Any], path: str) -> Any:
-    """The value at a dotted path; a column whose own name has the dots wins. ``ABSENT`` if there is none.
+    """Value at a dotted path, or ``ABSENT``; a column whose name contains the dots takes precedence.
 
     >>> nested_field({"meta": {"set": "a"}}, "meta.set")
     'a'
@@ -32,12 +32,12 @@ def nested_field(row: dict[str, Any], path: str) -> Any:
 
 
 def text_hash(text: str) -> int:
-    """A stable 64-bit hash of a document's text: the first bytes of its SHA-256."""
+    """Stable 64-bit hash of a document's text: the first bytes of its SHA-256."""
     return int.from_bytes(hashlib.sha256(text.encode("utf-8")).digest()[:8], "big")
 
 
 def well_formed(text: str) -> str:
-    """The text with lone surrogates (legal in JSON, not in UTF-8) replaced by U+FFFD."""
+    """Replace lone surrogates (legal in JSON, not in UTF-8) by U+FFFD."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -47,57 +47,57 @@ def well_formed(text: str) -> str:
 
 @dataclass(frozen=True)
 class DocumentFilter:
-    """Takes the document out of a row.
+    """Filter that extracts the document of a row.
 
     Attributes:
         source: Name of the source, for messages.
-        text: Column (dots reach inside) that holds the document.
-        exclude: Values by field; a row that has one of them is left out.
-        every: Documents whose text hash is 0 modulo this are held out; 0: none are.
+        text: Column that holds the document; dots reach into nested objects.
+        exclude: Values by field; a row with one of these values is excluded.
+        hold_out_every: Documents whose text hash is 0 modulo this are held out; 0: none are.
     """
 
     source: str
     text: str
     exclude: dict[str, list[Any]]
-    every: int = 0
+    hold_out_every: int = 0
 
-    def take(self, row: Any, where: Callable[[], str]) -> tuple[str, str]:
-        """(text, reason): reason is empty for a training document.
+    def extract(self, row: Any, where: Callable[[], str]) -> tuple[str, str]:
+        """Extract (text, skip reason); the reason is empty for a training document.
 
         Raises:
-            MetalmError: The row is no mapping, has no such column, or no text in it.
+            MetalmError: The row is not a mapping, has no text column, or its text column does not hold text.
         """
         if not isinstance(row, dict):
             raise MetalmError(
-                f"A row of source {self.source} is not an object",
+                f"a row of source {self.source} is not an object",
                 where=where(),
                 why=f"got {type(row).__name__}, expected {{...}} with a column {self.text!r}",
-                remedy="write one JSON object a line",
+                remedy="write one JSON object per line",
             )
         for path, values in self.exclude.items():
             if nested_field(row, path) in values:
                 return "", EXCLUDED
         text = nested_field(row, self.text)
         if not isinstance(text, str):
-            raise self._no_text(row, text, where())
+            raise self._no_text_error(row, text, where())
         if not text or text.isspace():
             return "", EMPTY
         text = well_formed(text)
-        if self.every and text_hash(text) % self.every == 0:
+        if self.hold_out_every and text_hash(text) % self.hold_out_every == 0:
             return text, HELD_OUT
         return text, ""
 
-    def _no_text(self, row: dict[str, Any], value: Any, where: str) -> MetalmError:
+    def _no_text_error(self, row: dict[str, Any], value: Any, where: str) -> MetalmError:
         if value is ABSENT:
             return MetalmError(
-                f"A row of source {self.source} has no column {self.text!r}",
+                f"a row of source {self.source} has no column {self.text!r}",
                 where=where,
                 why=f"its columns are {', '.join(map(repr, row)) or 'none'}",
                 remedy="set `text` of the source to the column that holds the document",
             )
         kind = "null" if value is None else type(value).__name__
         return MetalmError(
-            f"Column {self.text!r} of source {self.source} does not hold text",
+            f"column {self.text!r} of source {self.source} does not hold text",
             where=where,
             why=f"got {kind}, expected a string",
             remedy="set `text` of the source to a column of strings, or repair the row",

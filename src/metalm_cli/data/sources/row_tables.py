@@ -1,4 +1,4 @@
-"""Row tables of examples that are not JSON lines: CSV files, Natural Instructions and the miniature world."""
+"""Row tables other than JSON lines: CSV files, Natural Instructions and the miniature world."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ class CsvRows(RandomAccessRows):
         try:
             with path.open(encoding="utf-8-sig", newline="") as file:
                 reader = csv.DictReader(file)
-                last = reader.line_num if reader.fieldnames else 0
+                last_line = reader.line_num if reader.fieldnames else 0
                 for row in reader:
                     self._rows.append(row)
-                    self._lines.append(last + 1)
-                    last = reader.line_num
+                    self._lines.append(last_line + 1)
+                    last_line = reader.line_num
                     if None in row or None in row.values():
-                        raise self._ragged(len(reader.fieldnames or ()))
+                        raise self._ragged_row_error(len(reader.fieldnames or ()))
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise MetalmError("a CSV file cannot be read", where=str(path), why=str(error)) from error
 
-    def _ragged(self, columns: int) -> MetalmError:
-        more = None in self._rows[-1]
+    def _ragged_row_error(self, columns: int) -> MetalmError:
+        too_many = None in self._rows[-1]
         return MetalmError(
-            f"a row has {'more' if more else 'fewer'} values than the header has columns",
+            f"a row has {'more' if too_many else 'fewer'} values than the header has columns",
             where=self.where(len(self._rows) - 1),
             why=f"the header has {columns}",
-            remedy="repair the row; a value with a comma or a line break stands in double quotes",
+            remedy="repair the row; put values that contain a comma or a line break in double quotes",
         )
 
     @property
@@ -71,17 +71,17 @@ class NaturalInstructionsRows(RandomAccessRows):
         return self._rows[row]
 
     def where(self, row: int) -> str:
-        """The line that holds the instance's id, where it has one of its own."""
-        found = self._rows[row].get("id") if isinstance(self._rows[row], dict) else None
-        if isinstance(found, str):
+        """Location of an instance: the line with its id if it has one, else its number."""
+        instance_id = self._rows[row].get("id") if isinstance(self._rows[row], dict) else None
+        if isinstance(instance_id, str):
             for number, line in enumerate(self.path.read_text(encoding="utf-8").splitlines(), start=1):
-                if f'"{found}"' in line:
+                if f'"{instance_id}"' in line:
                     return f"{self.path}:{number}, instance {row}"
         return f"{self.path}, instance {row}"
 
 
 class MiniworldExampleRows(RandomAccessRows):
-    """Labelled rows of the miniature world."""
+    """Labelled rows of a task of the miniature world."""
 
     def __init__(self, task: str, split: str) -> None:
         from metalm_cli.miniworld.tasks import task_rows
@@ -104,7 +104,7 @@ class MiniworldExampleRows(RandomAccessRows):
 
 
 class MiniworldDocumentRows(RandomAccessRows):
-    """Documents of the embedded miniature world."""
+    """Documents of the miniature world."""
 
     def __init__(self, world: MiniworldSource) -> None:
         self.world = world

@@ -1,4 +1,4 @@
-"""Streams: a seeded order over shards and blocks, and rows kept for the lanes that have not asked yet."""
+"""Streams: a seeded order of shards and blocks, and a buffer for documents that slower row slots read later."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from metalm_cli.data.sources.row_filter import DocumentFilter
 from metalm_cli.errors import Exit, MetalmError
 
 SHUFFLE_BLOCK_ROWS = 4096
-"""Rows that are shuffled together."""
+"""Rows per shuffled block."""
 MAX_MEMORY_BYTES = 32 << 20
-"""Bytes of waiting documents held in memory; more go to a temporary file."""
+"""Bytes of buffered documents in memory; the others are written to temporary files."""
 FILE_BYTES = 64 << 20
+"""Size at which a new temporary file is begun."""
 
 
 def shuffled_blocks(stream: SequentialRows, name: str, seed: int) -> Iterator[Any]:
-    """Raw rows without end: each epoch in its own order of shards, shuffled in blocks of 4,096 rows.
+    """Iterate over raw rows without end: each epoch with its own order of shards, shuffled in blocks of 4,096 rows.
 
     Raises:
         MetalmError: An epoch has no rows.
@@ -37,7 +38,7 @@ def shuffled_blocks(stream: SequentialRows, name: str, seed: int) -> Iterator[An
                     yield from _shuffled(block, key_of("stream", seed, name, epoch, block_index))
                     block, block_index = [], block_index + 1
         if block_index == 0 and not block:
-            raise MetalmError(f"Source {name} has no rows", exit_code=Exit.FAILED)
+            raise MetalmError(f"source {name} has no rows", exit_code=Exit.FAILED)
         yield from _shuffled(block, key_of("stream", seed, name, epoch, block_index))
 
 
@@ -47,10 +48,11 @@ def _shuffled(rows: list[Any], key: int) -> Iterator[Any]:
 
 
 class DocumentBuffer:
-    """Texts by number, taken once each, in bounded memory.
+    """Buffer of texts by number, each taken once, in bounded memory.
 
-    Lanes use up documents at different rates, and a stream gives its rows once: what the slower lanes have not
-    asked for waits here, beyond :data:`KEPT_IN_MEMORY` in temporary files that go away when they are used up.
+    Row slots use up documents at different rates, and a stream yields its rows once: the buffer holds the documents
+    that slower slots have not read yet. Beyond :data:`MAX_MEMORY_BYTES` they are written to temporary files, which are
+    deleted when all their texts are taken.
     """
 
     def __init__(self) -> None:
@@ -78,7 +80,7 @@ class DocumentBuffer:
             raise cache_write_error(error, Path(tempfile.gettempdir())) from error
 
     def _append(self, data: bytes) -> tuple[int, int, int]:
-        """(segment, offset, size) of data put at the end of the newest segment."""
+        """Append data to the newest file; return (file index, offset, size)."""
         last = max(self._files, default=-1)
         if last < 0 or self._files[last].seek(0, 2) >= FILE_BYTES:
             last += 1
@@ -106,10 +108,10 @@ class DocumentBuffer:
 
 
 class StreamCursor:
-    """Reads one stream for the numbers that a reader owns.
+    """Cursor that reads a stream for the numbers that a reader owns.
 
-    It reads the stream once from its start, passes over the rows of others without parsing them, and keeps
-    those of its own that were not asked for yet. A number behind it that it did not keep makes it read again.
+    The cursor reads the stream once from its start, skips the rows of other readers without parsing them, and buffers
+    its reader's rows until they are read. For a number that it has passed and not buffered, it starts again.
     """
 
     def __init__(
@@ -137,7 +139,7 @@ class StreamCursor:
         self._reasons: dict[int, str] = {}
 
     def get(self, number: int) -> tuple[str, str]:
-        """(text, reason) of the row at ``number``, which the plan gives to this stream.
+        """(text, skip reason) of the row at ``number``, which the plan assigns to this stream.
 
         Raises:
             MetalmError: A row of this reader is broken, or the stream cannot be read.

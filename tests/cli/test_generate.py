@@ -103,15 +103,15 @@ WRONG: dict[str, tuple[list[Any], str]] = {
     "blank": (["runs/mine", "  "], "the text is empty"),
     "no model": (["runs/none/", "a"], "no model folder"),
     "no image": (["runs/mine", "a", "--image", "none.png"], "the image does not exist"),
-    "text as image": (["runs/mine", "a", "--image", "text.png"], "an image cannot be read"),
+    "text as image": (["runs/mine", "a", "--image", "text.png"], "the image cannot be read"),
     "blind": (["runs/mine", "a", "--image", "real.png"], "no encoder that reads images"),
     "temperature alone": (["runs/mine", "a", "--temperature", 2], "--temperature does nothing without --sample"),
     "seed alone": (["runs/mine", "a", "--seed", 2], "--seed does nothing without --sample"),
     "penalty alone": (["runs/mine", "a", "--length-penalty", 2], "--length-penalty does nothing without --beams"),
-    "cold": (["runs/mine", "a", "--sample", "--temperature", 0], "temperature of 0"),
+    "cold": (["runs/mine", "a", "--sample", "--temperature", 0], "got temperature 0"),
     "top p": (["runs/mine", "a", "--sample", "--top-p", 2], "top-p 2"),
-    "both": (["runs/mine", "a", "--sample", "--beams", 2], "not both"),
-    "empty stop": (["runs/mine", "a", "--stop", ""], "a stop text is empty"),
+    "both": (["runs/mine", "a", "--sample", "--beams", 2], "cannot be combined"),
+    "empty stop": (["runs/mine", "a", "--stop", ""], "a stop string is empty"),
     "too long": (["runs/mine", "dog " * 300], "tokens, the encoder 'text' reads"),
     "no out": (["runs/mine", "--input", "in.jsonl"], "--out is missing"),
     "no input": (["runs/mine", "--out", "out.jsonl"], "--input is missing"),
@@ -211,7 +211,7 @@ def test_the_lines_of_a_file_are_answered(source, desk, capsys) -> None:
     assert [rows[line]["id"] for line in range(1, 61)] == list(range(60))
     assert rows[8]["text"] == expected([Docked("text", LINES[7]["text"])]).strip()
     assert metalm("generate", *files, "--max-new-tokens", 7) == 2
-    assert "answers of something else" in capsys.readouterr().err
+    assert "answers of another run" in capsys.readouterr().err
 
 
 def test_lines_with_errors_are_counted(desk, capsys) -> None:

@@ -214,6 +214,6 @@ def test_a_batch_that_memory_does_not_hold_is_halved(monkeypatch) -> None:
     limit = 9
     assert sample_all(language_model, sessions, [4] * 9, 1, batch_size=9) == drawn
     limit = 0
-    with pytest.raises(MetalmError, match="memory does not hold") as caught:
+    with pytest.raises(MetalmError, match="out of memory: a session") as caught:
         generate_all(language_model, sessions, [4] * 9)
     assert "up to 4 new tokens" in caught.value.why

@@ -86,18 +86,18 @@ def test_two_conversations_do_not_share_a_cache() -> None:
 def test_more_than_the_decoder_reads_is_refused_and_changes_nothing() -> None:
     language_model = tiny_language_model("gpt2", "text", n_positions=24)
     state = language_model.start(Session([Causal((5,) * 20)]))
-    with pytest.raises(MetalmError, match="conversation of 25 positions: the decoder has 24") as caught:
+    with pytest.raises(MetalmError, match="conversation takes 25 positions, the decoder has 24") as caught:
         state.extend([Causal((6,) * 5)])
     assert caught.value.remedy
     assert state.length == 20
     state.extend([Causal((6,) * 4)])
     expected = Reference(language_model).logits([Causal((5,) * 20 + (6,) * 4)])
     torch.testing.assert_close(state.logits, expected, atol=1e-4, rtol=1e-4)
-    with pytest.raises(MetalmError, match="conversation of 25"):
+    with pytest.raises(MetalmError, match="conversation takes 25"):
         state.extend([Causal((6,))])
-    with pytest.raises(MetalmError, match="conversation of 25"):
+    with pytest.raises(MetalmError, match="conversation takes 25"):
         state.reply()
-    with pytest.raises(MetalmError, match="conversation of 25"):
+    with pytest.raises(MetalmError, match="conversation takes 25"):
         language_model.start(Session([Causal((5,) * 25)]))
 
 

@@ -103,7 +103,7 @@ def test_a_continuation_ends_where_the_positions_end() -> None:
     full = Session([Causal(tuple(range(40, 64)))], "question 7")
     with pytest.raises(MetalmError, match="question 7 takes 24 positions, the decoder has 24") as caught:
         language_model.generate([full])
-    assert "one more" in caught.value.why
+    assert "one more position" in caught.value.why
     assert caught.value.remedy
 
 

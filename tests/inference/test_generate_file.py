@@ -119,23 +119,23 @@ def test_the_route_applies_to_texts_and_compressed_files_are_read(tmp_path) -> N
 
 
 WRONG = {
-    "no json": '{"text": ',
+    "invalid json": '{"text": ',
     "expected an object, got list": [1],
-    "it has none of text, input, session, image": {"prompt": "Hi"},
+    "the line has none of text, input, session, image": {"prompt": "Hi"},
     "text and session": {"text": "a", "session": [{"causal": "a"}]},
-    "its text is empty": {"text": " "},
-    "its text is int, not a text": {"text": 3},
-    "its id is bool": {"text": "a", "id": True},
+    "the text is empty": {"text": " "},
+    "the text is int, expected a string": {"text": 3},
+    "the id is bool": {"text": "a", "id": True},
     "lone surrogate": {"text": "\ud800"},
-    "its id holds half": {"text": "a", "id": "\ud800"},
-    "its session is no list": {"session": {"causal": "a"}},
-    "its session is no list of": {"session": []},
+    "the id contains half": {"text": "a", "id": "\ud800"},
+    "the session is not a list": {"session": {"causal": "a"}},
+    "the session is not a list of": {"session": []},
     'span 2 is neither {"docked"': {"session": [{"causal": "a"}, {"text": "b"}]},
     "span 1 is neither": {"session": [{"causal": "a", "docked": "b"}]},
     "span 1 has encoder, which a causal": {"session": [{"causal": "a", "encoder": "text"}]},
     "span 1 has kind": {"session": [{"docked": "a", "kind": "b"}]},
     "span 1 is empty": {"session": [{"causal": ""}]},
-    "its span 1 is list": {"session": [{"docked": ["a"]}]},
+    "the content of span 1 is list": {"session": [{"docked": ["a"]}]},
     "encoder of span 1 is int": {"session": [{"docked": "a", "encoder": 3}]},
     "a session and an image": {"session": [{"causal": "a"}], "image": "x.png"},
     "there is no image": {"text": "a", "image": "x.png"},
@@ -147,7 +147,7 @@ WRONG = {
 @pytest.mark.parametrize("why", WRONG)
 def test_lines_that_do_not_fit_are_named(why, tmp_path) -> None:
     source = write(tmp_path / "in.jsonl", [{"text": "a"}, WRONG[why]])
-    with pytest.raises(MetalmError, match="a line cannot be read") as caught:
+    with pytest.raises(MetalmError, match="a line is invalid") as caught:
         read_input_file(source)
     assert caught.value.why.lower().startswith("line 2: ")
     assert why in caught.value.why.lower() or why in caught.value.why
@@ -155,11 +155,11 @@ def test_lines_that_do_not_fit_are_named(why, tmp_path) -> None:
 
 
 def test_many_wrong_lines_and_files_that_are_not_there(tmp_path) -> None:
-    with pytest.raises(MetalmError, match="12 lines cannot be read") as caught:
+    with pytest.raises(MetalmError, match="12 lines are invalid") as caught:
         read_input_file(write(tmp_path / "in.jsonl", ["{}"] * 11 + ["[]"]))
     assert caught.value.why.count("line ") == 8
     assert "and 4 more" in caught.value.why
-    with pytest.raises(MetalmError, match="holds no line"):
+    with pytest.raises(MetalmError, match="has no lines"):
         read_input_file(write(tmp_path / "empty.jsonl", [" "]))
     with pytest.raises(MetalmError, match="cannot be read"):
         read_input_file(tmp_path / "none.jsonl")
@@ -272,7 +272,7 @@ def test_answers_of_another_run_are_left_alone(source, tmp_path, change, why) ->
     if "rows" in change:
         write(source, change.pop("rows"))
     model = endless_language_model(*change.pop("family", ("gpt2", "text")))
-    with pytest.raises(MetalmError, match="answers of something else") as caught:
+    with pytest.raises(MetalmError, match="answers of another run") as caught:
         run(source, out, model=model, **change)
     assert re.search(why, caught.value.why)
     assert "--out" in caught.value.remedy
@@ -293,7 +293,7 @@ def test_other_files_are_never_overwritten(tmp_path) -> None:
     out = tmp_path / "out.jsonl"
     for text in ("hello", "hello\n", '{"text": "a"}\n', "\n"):
         out.write_text(text)
-        with pytest.raises(MetalmError, match="holds no answers"):
+        with pytest.raises(MetalmError, match="does not hold answers"):
             OutputFile(out, HEADER, {1, 2})
         assert out.read_text() == text
     with pytest.raises(MetalmError, match="cannot be written"):

@@ -97,7 +97,7 @@ def refused(source: object, match: str) -> MetalmError:
 def test_a_missing_folder_was_taken_for_a_hub_id(name, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     error = refused(name, f"{name} is not on this machine")
-    assert f"no folder {tmp_path / name}, so this was taken for a hub id" in error.why
+    assert f"no folder {tmp_path / name}, so the name was taken for a hub id" in error.why
 
 
 @pytest.mark.parametrize("name", ["runs/nothing/model", "./nothing", "~/runs/nothing"])
@@ -111,7 +111,7 @@ def test_a_missing_folder_that_is_no_hub_id(name, tmp_path, monkeypatch) -> None
 
 def test_a_run_that_is_not_finished(tmp_path) -> None:
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    error = refused(tmp_path / "run", "not a model that can be loaded")
+    error = refused(tmp_path / "run", "the model cannot be loaded")
     assert "finished model/" in error.remedy
 
 
@@ -141,7 +141,7 @@ def test_names_of_encoders_that_lead_out_are_refused(name, docked, tmp_path) -> 
     renamed = {key.replace("encoders.text.", f"encoders.{name}.", 1): value for key, value in weights.items()}
     renamed = {key.replace("connectors.text.", f"connectors.{name}.", 1): value for key, value in renamed.items()}
     save_file(renamed, folder / "model.safetensors", metadata={"format": "pt"})
-    error = refused(folder, "name of an encoder|not a model that can be loaded")
+    error = refused(folder, "name of an encoder|the model cannot be loaded")
     assert str(folder) in error.where
 
 
@@ -216,8 +216,8 @@ def test_a_models_own_code_is_neither_asked_for_nor_run(answer, tmp_path) -> Non
     assert not marker.exists()
     lines = done.stdout.splitlines()
     assert len(lines) == 3, done.stdout
-    assert lines[0] == "refused this is not a model that can be loaded"
-    assert lines[2] == "refused this is not a model that can be loaded"
+    assert lines[0] == "refused the model cannot be loaded"
+    assert lines[2] == "refused the model cannot be loaded"
     assert "Do you wish" not in done.stdout + done.stderr
 
 

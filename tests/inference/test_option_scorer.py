@@ -280,7 +280,7 @@ def test_nothing_before_an_option() -> None:
     language_model = tiny_language_model("gpt2")
     empty = language_model.tokenise(Session([Causal("x")]))
     nothing = type(empty)(empty.ids[:0], empty.trained[:0])
-    with pytest.raises(MetalmError, match="nothing stands before the options"):
+    with pytest.raises(MetalmError, match="no prefix before the options"):
         score(language_model, [OptionQuestion(nothing, (np.array([5]),))])
     front = score(language_model, [OptionQuestion(nothing, (np.array([5]),), empty)])
     np.testing.assert_allclose(

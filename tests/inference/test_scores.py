@@ -124,7 +124,7 @@ def test_a_first_token_that_nothing_predicts_is_no_score() -> None:
     spans = [Causal("The girl", trained=True)]
     language_model = tiny_language_model("gpt2", rules={"start": "never"})
     error = refused(language_model, Session(spans, "question 7"), "first trained token of question 7")
-    assert "untrained span before it" in error.remedy
+    assert "untrained span before the first" in error.remedy
     refused(language_model, Session(spans), "of session 1")
     # The remedy helps.
     assert language_model.log_likelihood([Session([Causal("So"), *spans])])[0] < 0

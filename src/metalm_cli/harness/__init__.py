@@ -1,7 +1,7 @@
-"""lm-evaluation-harness: the model ``metalm`` for its command line, scored with shared prefixes.
+"""Backend for lm-evaluation-harness: its command line with the model ``metalm``, which shares prefixes.
 
-``python -m metalm_cli.harness`` takes lm_eval's own arguments. lm_eval finds no plug-ins by itself, so the model is
-registered here, in the same process, before its command line takes over.
+``python -m metalm_cli.harness`` takes lm_eval's own arguments. lm_eval does not discover plug-ins, so this module
+registers the model in the same process before it calls lm_eval's command line.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from metalm_cli.errors import Exit, MetalmError
 MODEL_NAME = "metalm"
 """Name of the model in lm_eval's registry."""
 OFFLINE_FLAG = "--offline"
-"""The one argument that is ours: open no connection."""
+"""The only argument that is not lm_eval's: run without network connections."""
 MIN_LM_EVAL_VERSION = "0.4.13"
 """Oldest lm_eval that is known to work."""
 
 
 def require_lm_eval() -> None:
-    """See that lm_eval is there.
+    """Check that lm_eval is installed.
 
     Raises:
-        MetalmError: It is not.
+        MetalmError: It is not installed.
     """
     if importlib.util.find_spec("lm_eval") is None:
         raise _lm_eval_error("lm_eval is not installed")
@@ -35,20 +35,20 @@ def require_lm_eval() -> None:
 def _lm_eval_error(problem: str) -> MetalmError:
     return MetalmError(
         problem,
-        why="the harness's tasks need lm-evaluation-harness, which is an optional part of this program",
+        why="tasks of the harness need lm-evaluation-harness, an optional dependency",
         remedy=f"python -m pip install 'lm-eval>={MIN_LM_EVAL_VERSION}', or install metalm[harness]",
     )
 
 
 def register() -> None:
-    """Make ``metalm`` known to lm_eval in this process.
+    """Register ``metalm`` in lm_eval's model registry, in this process.
 
     Raises:
-        MetalmError: lm_eval is not there, or too old.
+        MetalmError: lm_eval is not installed, or too old.
     """
     require_lm_eval()
     try:
-        import lm_eval.models  # noqa: F401  (a registry that is not empty is not filled)
+        import lm_eval.models  # noqa: F401  (lm_eval fills its registry only while it is empty)
         from lm_eval.api.registry import model_registry
     except ImportError as error:
         raise _lm_eval_error(f"this lm_eval is older than {MIN_LM_EVAL_VERSION}: {error}") from error
@@ -66,29 +66,29 @@ def harness_command(
     offline: bool = False,
     dock: str | None = None,
 ) -> list[str]:
-    """The command that evaluates a model on the harness's tasks, for ``subprocess.run``.
+    """Return the command line that evaluates a model on lm_eval's tasks, for ``subprocess.run``.
 
     Args:
         model: A run folder, a model folder or a hub id.
         tasks: Names of lm_eval's tasks or groups, or YAML files of tasks.
         limit: Examples of each task; None: all.
-        shots: Demonstrations; None: as each task has it.
+        shots: Number of demonstrations; None: the default of each task.
         out: Folder for lm_eval's result files.
-        offline: Open no connection.
-        dock: Name of the encoder that is to read the contexts; None: the decoder reads them.
+        offline: Run without network connections.
+        dock: Name of the encoder that reads the contexts; None: the decoder reads them.
 
     Raises:
-        MetalmError: lm_eval is not there, no task is named, or a name cannot be handed over.
+        MetalmError: lm_eval is not installed, ``tasks`` is empty, or a name contains characters that lm_eval parses.
     """
     require_lm_eval()
     if not tasks:
-        raise MetalmError("no task of lm_eval is named", remedy="name one, as --harness hellaswag")
+        raise MetalmError("no task of lm_eval is named", remedy="name a task, such as --harness hellaswag")
     for name in (str(model), *tasks):
         if set(name) & set(",'\"[](){}"):
             raise MetalmError(
-                f"lm_eval would not read the name {name!r} as it is",
-                why="its arguments are cut at commas and read by quotes and brackets",
-                remedy="rename it, or make a link with a plain name",
+                f"lm_eval cannot take the name {name!r} literally",
+                why="it splits its arguments at commas and parses quotes and brackets",
+                remedy="rename the file or folder, or link to it under a plain name",
             )
     model_args = f"pretrained={model}" + (f",dock={dock}" if dock else "")
     command = [sys.executable, "-m", __name__, *([OFFLINE_FLAG] if offline else []), "run"]
@@ -102,13 +102,13 @@ def main(arguments: Sequence[str]) -> int:
     """Run lm_eval's command line with ``metalm`` among its models.
 
     Args:
-        arguments: lm_eval's, and :data:`OFFLINE` anywhere among them.
+        arguments: Arguments of lm_eval, with :data:`OFFLINE_FLAG` at any position.
 
     Returns:
         The exit code.
     """
     if OFFLINE_FLAG in arguments:
-        # Before anything that reads them is imported.
+        # Before the import of any module that reads them.
         os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:

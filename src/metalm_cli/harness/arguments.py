@@ -1,4 +1,4 @@
-"""What ``--model_args`` says about a model, checked."""
+"""Validation of lm_eval's ``--model_args``."""
 
 from __future__ import annotations
 
@@ -16,45 +16,47 @@ logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 AUTO_BATCH_SIZE = 16
-"""Sequences that are continued together with ``batch_size=auto`` on a CPU; four times as many first on a GPU."""
+"""Batch size of generation for ``batch_size=auto`` on a CPU; on a GPU four times as many to begin with."""
 
 
 def reject_unknown(unknown: Iterable[str], known: Sequence[str]) -> None:
-    """Refuse arguments that nobody reads.
+    """Reject unknown arguments.
 
     Raises:
-        MetalmError: There is one.
+        MetalmError: There is an unknown argument.
     """
     for name in unknown:
         similar = difflib.get_close_matches(name, known, 1)
         raise MetalmError(
-            f"--model_args: metalm knows no {name}" + (f"; did you mean {similar[0]}?" if similar else ""),
-            why=f"it knows {', '.join(known)}",
-            remedy="correct it, or leave it out",
+            f"--model_args: unknown argument {name}" + (f"; did you mean {similar[0]}?" if similar else ""),
+            why=f"the arguments are {', '.join(known)}",
+            remedy="correct the name, or leave the argument out",
         )
 
 
 def load_language_model(pretrained: str, base: str | None, remote_code: bool) -> LanguageModel:
-    """The model that is named.
+    """Load the model that the arguments name.
 
     Raises:
-        MetalmError: None is named, or it cannot be loaded, or several processes want to share the work.
+        MetalmError: No model is named, the model cannot be loaded, or there are several processes.
     """
     if not pretrained:
         raise MetalmError("no model is named", where="--model_args", remedy="--model_args pretrained=runs/latest")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise MetalmError(
-            "metalm evaluates in one process", why="WORLD_SIZE says that there are more", remedy="start it plainly"
+            "metalm evaluates in a single process",
+            why="WORLD_SIZE is greater than 1",
+            remedy="run it without a launcher",
         )
     offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
     return load(pretrained, base=base, offline=offline, trust_remote_code=remote_code)
 
 
 def parse_dtype(name: str) -> torch.dtype:
-    """The type of the weights.
+    """Return the dtype of a name.
 
     Raises:
-        MetalmError: It is not one of :data:`DTYPES`.
+        MetalmError: The name is not one of :data:`DTYPES`.
     """
     if name not in DTYPES:
         raise MetalmError(f"got dtype={name}, expected {', '.join(DTYPES)}", where="--model_args")
@@ -62,25 +64,25 @@ def parse_dtype(name: str) -> torch.dtype:
 
 
 def choose_device(name: str | None) -> torch.device:
-    """Where to run. lm_eval asks for the first GPU where nothing is said."""
+    """Return the device to run on. Without ``--device`` lm_eval passes the first GPU, even if there is none."""
     has_gpu = torch.cuda.is_available()
     if name is None:
         return torch.device("cuda" if has_gpu else "cpu")
     if name.startswith("cuda") and not has_gpu:
-        logger.info("no GPU is found: the CPU works")
+        logger.info("no GPU is available, running on the CPU")
         return torch.device("cpu")
     return torch.device(name)
 
 
 def parse_batch_size(batch_size: int | str | None, max_batch_size: int | None) -> int:
-    """Sequences that are continued together.
+    """Return the batch size of generation.
 
     Args:
-        wanted: A number, ``auto`` or ``auto:N``; None: one.
-        most: No more than these.
+        batch_size: A number, ``auto`` or ``auto:N``; None: 1.
+        max_batch_size: Upper bound.
 
     Raises:
-        MetalmError: It is none of these.
+        MetalmError: ``batch_size`` is invalid.
     """
     text = str(batch_size if batch_size is not None else 1).partition(":")[0]
     if text != "auto" and not (text.isdecimal() and int(text) > 0):

@@ -1,7 +1,7 @@
 """Contexts and continuations as token ids, with lm_eval's boundaries, start token and truncation.
 
-What lm_eval's own ``hf`` backend does, so that scores are comparable; but each distinct text is tokenised once, and all
-of them in one call. Nothing here needs lm_eval.
+The token ids equal those of lm_eval's ``hf`` backend, so that scores are comparable; but each distinct text is
+tokenised once, and all texts in one call. This module does not need lm_eval.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from metalm_cli.inference.scoring.shared_prefixes import shared_prefixes
 from metalm_cli.sessions import TokenisedSession
 
 UNSET_LENGTH = 10**18
-"""A tokenizer's ``model_max_length`` beyond this says that it has none."""
+"""A tokenizer has no maximum length if its ``model_max_length`` is at least this."""
 DEFAULT_MAX_LENGTH = 2048
-"""Positions of a model that states none, as lm_eval has it."""
+"""Maximum length of a model whose configuration has none; lm_eval's default."""
 
 
 @dataclass(frozen=True)
 class ContextAndContinuation:
-    """What is read, and what is scored after it.
+    """Context with the continuation that is scored after it.
 
     Args:
         context: Token ids, at least one.
         continuation: Token ids, at least one.
-        cut: Tokens that were cut from the context's beginning.
+        tokens_cut: Number of tokens cut from the beginning of the context.
     """
 
     context: tuple[int, ...]
@@ -40,14 +40,14 @@ class ContextAndContinuation:
 
 
 class ContinuationTokenizer:
-    """Tokenises requests for one model.
+    """Tokenizer of lm_eval's requests for a model.
 
     Args:
         language_model: The model.
-        add_start: Whether texts begin with the tokenizer's start token; None: as the tokenizer and the model's own
-            rules have it.
-        prefix_token_id: Stands before what has no context; None: the start token, or else the end token.
-        max_length: Most tokens that the model reads; None: what its configuration says.
+        add_start: Whether texts begin with the tokenizer's start token; None: as configured in the tokenizer and the
+            model's token rules.
+        prefix_token_id: Token before continuations without context; None: the start token, or else the end token.
+        max_length: Maximum number of tokens that the model reads; None: from its configuration.
 
     Raises:
         MetalmError: The model has fewer positions than ``max_length``.
@@ -72,12 +72,12 @@ class ContinuationTokenizer:
         self._prefix_text = self.tokenizer.decode(self.prefix_token_id)
 
     def encode(self, texts: Iterable[str], special: bool | None = None) -> dict[str, list[int]]:
-        """Token ids of each distinct text.
+        """Return the token ids of each distinct text.
 
         Args:
             texts: The texts.
-            special: Add the tokenizer's special tokens; None: as configured, but never before a text that begins with
-                the start token already.
+            special: Whether to add the tokenizer's special tokens; None: as configured, but never before a text that
+                already begins with the start token.
         """
         distinct = list(dict.fromkeys(texts))
         decoder_tokenizer = self.language_model.decoder_tokenizer
@@ -101,7 +101,7 @@ class ContinuationTokenizer:
         return ids_by_text
 
     def _encode_by_rules(self, text: str, special: bool | None) -> list[int]:
-        """A text by rules that the model was saved with: its paragraph token, its start token."""
+        """Encode a text with the token rules of the model: its paragraph token and start token."""
         decoder_tokenizer = self.language_model.decoder_tokenizer
         add_start = special if special is not None else self.add_start
         if add_start is None:
@@ -112,10 +112,10 @@ class ContinuationTokenizer:
         """Tokenise requests.
 
         Args:
-            requests: Context and continuation of each. Spaces that end a context belong to the continuation.
+            requests: Context and continuation of each. Trailing spaces of a context belong to the continuation.
 
         Raises:
-            MetalmError: A continuation has no token of its own, or more than the model reads.
+            MetalmError: A continuation has no token of its own, or more tokens than the model reads.
         """
         request_texts = [_move_trailing_space(context, continuation) for context, continuation in requests]
         encoded = self.encode(
@@ -140,16 +140,16 @@ class ContinuationTokenizer:
         return pairs
 
     def build_pair(self, context: Sequence[int], continuation: Sequence[int], text: str = "") -> ContextAndContinuation:
-        """A pair that the model can read, its context cut from the left where it is too long.
+        """Build a pair that the model can read; a context that is too long is cut from the left.
 
         Raises:
-            MetalmError: As :meth:`pairs`.
+            MetalmError: As in :meth:`encode_pairs`.
         """
         if not continuation:
             raise MetalmError(
                 f"the continuation {text!r} has no token of its own",
-                why="it is empty, or its characters are part of the context's last token",
-                remedy="end the context before a space, and begin the continuation with it (target_delimiter)",
+                why="the continuation is empty, or its characters are part of the last token of the context",
+                remedy="end the context before a space, and begin the continuation with the space (target_delimiter)",
                 exit_code=Exit.FAILED,
             )
         if len(continuation) > self.max_length:
@@ -163,10 +163,10 @@ class ContinuationTokenizer:
         return ContextAndContinuation(tuple(context[cut:]), tuple(continuation), cut)
 
     def rolling_windows(self, text: str) -> Iterator[ContextAndContinuation]:
-        """A text as disjoint continuations, each with as much before it as the model reads (one token at least).
+        """Split a text into disjoint continuations, each with the longest context that fits (at least one token).
 
         Args:
-            text: Scored whole; after the prefix token.
+            text: The text; its first token follows the prefix token.
         """
         ids = self.encode([text])[text]
         size = self.max_length
@@ -178,23 +178,23 @@ class ContinuationTokenizer:
 
 
 def _move_trailing_space(context: str, continuation: str) -> tuple[str, str]:
-    """Context and continuation, with the space at their boundary in the continuation."""
+    """Move trailing spaces of the context to the beginning of the continuation."""
     stripped = context.rstrip()
     return (stripped, context[len(stripped) :] + continuation) if context else ("", continuation)
 
 
 def _max_length(language_model: LanguageModel, requested: int | None) -> int:
-    """Most tokens that the model reads.
+    """Return the maximum number of tokens that the model reads.
 
     Raises:
-        MetalmError: It has fewer positions than wanted.
+        MetalmError: The model has fewer positions than requested.
     """
     positions = language_model.model.max_positions
     if requested is not None:
         if requested < 2 or (positions is not None and requested > positions):
             raise MetalmError(
                 f"max_length={requested}: the decoder has {positions or 'any number of'} positions",
-                remedy="give at least 2, and no more than it has",
+                remedy="set it to at least 2 and at most the positions of the decoder",
             )
         return requested
     config = language_model.model.decoder.config
@@ -208,10 +208,10 @@ def _max_length(language_model: LanguageModel, requested: int | None) -> int:
 
 
 def group_by_context(pairs: Sequence[ContextAndContinuation]) -> tuple[list[OptionQuestion], list[list[int]]]:
-    """Pairs with the same context as one question each; beginnings that many of them share stand in front.
+    """Group pairs with the same context into questions; prefixes that many contexts share become shared prefixes.
 
     Returns:
-        The questions, and the pair of each option.
+        The questions, and for each question the indices of the pairs of its options.
     """
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, pair in enumerate(pairs):
@@ -237,6 +237,6 @@ def group_by_context(pairs: Sequence[ContextAndContinuation]) -> tuple[list[Opti
 
 
 def tokens_to_session(ids: Sequence[int] | np.ndarray, name: str) -> TokenisedSession:
-    """Tokens that are read and not scored."""
+    """Return a session of tokens that are read and not scored."""
     array = np.asarray(ids, dtype=np.int64)
     return TokenisedSession(array, np.zeros(len(array), dtype=bool), (), name)

@@ -1,4 +1,4 @@
-"""The model ``metalm`` of lm_eval's registry: requests become questions of the scorer. Imported where lm_eval is."""
+"""lm_eval model ``metalm``: requests become questions of the option scorer. This module needs lm_eval."""
 
 from __future__ import annotations
 
@@ -31,28 +31,28 @@ from metalm_cli.sessions import Docked, Session, TokenisedSession
 logger = logging.getLogger(__name__)
 
 DEFAULT_MAX_NEW_TOKENS = 256
-"""Most new tokens where a task does not say, as lm_eval has it."""
+"""Maximum number of new tokens of tasks that set none; lm_eval's default."""
 
 
 class HarnessModel(TemplateLM):
-    """``--model metalm --model_args pretrained=RUN[,dtype=…][,dock=text]``.
+    """Model for lm_eval: ``--model metalm --model_args pretrained=RUN[,dtype=…][,dock=text]``.
 
     Args:
-        pretrained: A run folder, a model or adapter folder, or a hub id; or a model that is loaded already, whose type
-            and device stay as they are.
+        pretrained: A run folder, a model or adapter folder, or a hub id; or a loaded model, whose dtype and device do
+            not change.
         dtype: ``float32``, ``bfloat16`` or ``float16``.
-        device: Where; a GPU that is not there gives way to the CPU.
-        batch_size: Sequences that are continued together, or ``auto``. Options are scored by memory, not by number.
-        max_batch_size: Most of them.
-        max_length: Most tokens that are read; default what the model's configuration says.
-        dock: Name of the encoder that reads the contexts; default: the decoder reads them.
-        add_bos_token: Whether texts begin with the start token; default as the tokenizer has it.
-        prefix_token_id: Stands before texts without context; default the start token, or else the end token.
-        base: Base of an adapter.
-        trust_remote_code: Run Python code that the model brings along.
+        device: Device; the CPU if there is no GPU.
+        batch_size: Sequences in a batch of generation, or ``auto``. Batches of options are limited by memory instead.
+        max_batch_size: Upper bound of ``batch_size``.
+        max_length: Maximum number of tokens that the model reads; by default from its configuration.
+        dock: Name of the encoder that reads the contexts; by default the decoder reads them.
+        add_bos_token: Whether texts begin with the start token; by default as configured in the tokenizer.
+        prefix_token_id: Token before texts without context; by default the start token, or else the end token.
+        base: Base model of an adapter.
+        trust_remote_code: Run Python code from the model's repository.
 
     Raises:
-        MetalmError: An argument is unknown or wrong, or nothing is there that can be loaded.
+        MetalmError: An argument is unknown or invalid, or the model cannot be loaded.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class HarnessModel(TemplateLM):
             raise MetalmError(
                 f"dock={dock}: the model has no encoder of this name",
                 why=f"its encoders: {', '.join(language_model.processors)}",
-                remedy="name one of them",
+                remedy="name one of these encoders",
             )
         self.language_model, self.dock = language_model, dock
         self.continuation_tokenizer = ContinuationTokenizer(
@@ -96,7 +96,7 @@ class HarnessModel(TemplateLM):
         self._source = pretrained if isinstance(pretrained, str) else ""
         self._generation_batch_size = parse_batch_size(batch_size, max_batch_size)
 
-    # -- what lm_eval asks about a model ------------------------------------------------------------------------------
+    # -- properties that lm_eval reads --------------------------------------------------------------------------------
 
     @property
     def eot_token_id(self) -> int:
@@ -119,11 +119,11 @@ class HarnessModel(TemplateLM):
         return (self._source or self.tokenizer.name_or_path).replace("/", "__")
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """Token ids of a text."""
+        """Return the token ids of a text."""
         return self.continuation_tokenizer.encode([string], add_special_tokens)[string]
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """A conversation as text, by the tokenizer's own template."""
+        """Render a conversation with the tokenizer's chat template."""
         return self.tokenizer.apply_chat_template(
             chat_history,
             tokenize=False,
@@ -132,7 +132,7 @@ class HarnessModel(TemplateLM):
         )
 
     def get_model_info(self) -> dict[str, Any]:
-        """What the result file says about the model."""
+        """Return the description of the model for lm_eval's result file."""
         model = self.language_model.model
         return {
             "model_num_parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -144,11 +144,11 @@ class HarnessModel(TemplateLM):
     # -- log-likelihoods ----------------------------------------------------------------------------------------------
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Log-probability of each continuation after its context, in nats, and whether it is the likeliest.
+        """Return the log-probability of each continuation after its context, in nats, and whether it is the greedy one.
 
         Args:
             requests: lm_eval's instances; their ``args`` are a context and a continuation.
-            disable_tqdm: Show no progress.
+            disable_tqdm: Show no progress bar.
         """
         arguments = [request.args for request in requests]
         if self.dock is None:
@@ -162,13 +162,13 @@ class HarnessModel(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **_: Any
     ) -> list[tuple[float, bool]]:
-        """The same for tokens: strings (or None), context and continuation of each."""
+        """Score requests of token ids: strings (or None), context and continuation of each."""
         pairs = [self.continuation_tokenizer.build_pair(context, continuation) for _, context, continuation in requests]
         _warn_of_truncation([pair.tokens_cut for pair in pairs], self.max_length)
         return self._score_questions(*group_by_context(pairs), [request[0] for request in requests], disable_tqdm)
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
-        """Log-probability of each text, read by the decoder in disjoint windows."""
+        """Return the log-probability of each text, which the decoder reads in disjoint windows."""
         texts = [request.args[0] for request in requests]
         windows = [list(self.continuation_tokenizer.rolling_windows(text)) for text in texts]
         pairs = [pair for text_windows in windows for pair in text_windows]
@@ -185,13 +185,13 @@ class HarnessModel(TemplateLM):
         arguments: Sequence[Any],
         disable_tqdm: bool,
     ) -> list[tuple[float, bool]]:
-        """Scores by request; those that are done go to lm_eval's cache at once.
+        """Return the scores of each request; finished ones are written to lm_eval's cache at once.
 
         Args:
-            questions: What is scored.
-            places: The request of each option of each question.
-            asked: Arguments of each request, or None for what is not kept.
-            disable_tqdm: Show no progress.
+            questions: The questions.
+            request_indices: Index of the request of each option, for each question.
+            arguments: Arguments of each request, or None for requests that are not cached.
+            disable_tqdm: Show no progress bar.
         """
         results: list[tuple[float, bool]] = [(0.0, True)] * len(arguments)
         with tqdm(total=len(arguments), desc="Scoring", disable=disable_tqdm) as progress:
@@ -210,7 +210,7 @@ class HarnessModel(TemplateLM):
         return results
 
     def _docked_questions(self, arguments: Sequence[tuple[str, str]]) -> tuple[list[OptionQuestion], list[list[int]]]:
-        """Questions whose contexts are docked, and the request of each option."""
+        """Return questions with docked contexts, and for each question the request indices of its options."""
         decoder_tokenizer = self.language_model.decoder_tokenizer
         groups: dict[str, list[int]] = {}
         for index, (context, _) in enumerate(arguments):
@@ -232,10 +232,10 @@ class HarnessModel(TemplateLM):
         return questions, list(groups.values())
 
     def _context_to_session(self, context: str, name: str) -> TokenisedSession:
-        """A context as the encoder's dock; the start token alone where it is empty.
+        """Return the session of a docked context; of an empty context, only the start token.
 
         Raises:
-            MetalmError: It is longer than the encoder reads.
+            MetalmError: The context is longer than the encoder reads.
         """
         if not context:
             return tokens_to_session((self.language_model.decoder_tokenizer.start_id,), name)
@@ -243,7 +243,7 @@ class HarnessModel(TemplateLM):
         try:
             return self.language_model.tokenise(Session([Docked(self.dock, context)], name))
         except MetalmError as error:
-            remedy = "give fewer demonstrations (--num_fewshot), or leave out dock= so that the decoder reads contexts"
+            remedy = "use fewer demonstrations (--num_fewshot), or leave out dock= so that the decoder reads contexts"
             raise MetalmError(error.what, where=error.where, why=error.why, remedy=remedy) from error
 
     # -- generation ---------------------------------------------------------------------------------------------------
@@ -253,7 +253,7 @@ class HarnessModel(TemplateLM):
 
         Args:
             requests: lm_eval's instances; their ``args`` are a context and options (``until``, ``max_gen_toks``, …).
-            disable_tqdm: Show no progress.
+            disable_tqdm: Show no progress bar.
         """
         groups: dict[str, list[int]] = {}
         for index, request in enumerate(requests):
@@ -273,11 +273,11 @@ class HarnessModel(TemplateLM):
     def _generate(
         self, contexts: Sequence[str], options: dict[str, Any], on_progress: Callable[[int], Any]
     ) -> list[str]:
-        """Continue contexts with the same options."""
+        """Continue contexts with the same generation options."""
         stops = [stop for stop in options.pop("until", ()) if stop]
         max_new_tokens = options.pop("max_gen_toks")
         if options.pop("max_length", None) is not None:
-            logger.warning("max_length is not followed; a task says max_gen_toks")
+            logger.warning("max_length is ignored; tasks set max_gen_toks")
         if not options.get("do_sample"):
             options = {key: value for key, value in options.items() if key not in ("temperature", "top_p", "top_k")}
         sessions = self._context_sessions(contexts, max_new_tokens)
@@ -303,15 +303,15 @@ class HarnessModel(TemplateLM):
         return [text.removeprefix(prefix) for text in texts]
 
     def _context_sessions(self, contexts: Sequence[str], max_new_tokens: int) -> list[TokenisedSession]:
-        """Contexts as sessions that leave room for ``most`` tokens.
+        """Return the contexts as sessions that leave room for the new tokens.
 
         Raises:
-            MetalmError: There is none.
+            MetalmError: The model has no position left for a context.
         """
         max_context = self.max_length - max_new_tokens
         if max_context < 1:
             raise MetalmError(
-                f"a task asks for {max_new_tokens} new tokens, the model has {self.max_length} positions",
+                f"a task needs {max_new_tokens} new tokens, the model has {self.max_length} positions",
                 remedy="--gen_kwargs max_gen_toks=N with a smaller number, or use a model with more positions",
                 exit_code=Exit.FAILED,
             )
@@ -326,7 +326,7 @@ class HarnessModel(TemplateLM):
 
 
 def _warn_of_truncation(cuts: Sequence[int], max_length: int) -> None:
-    """Say how many contexts were too long."""
+    """Log a warning with the number of contexts that are too long."""
     truncated = [tokens_cut for tokens_cut in cuts if tokens_cut]
     if truncated:
         logger.warning(

@@ -1,4 +1,4 @@
-"""Scoring and continuing sessions with finished models. Torch is imported when a model is, so results read fast."""
+"""Scoring and generation with finished models. Torch is imported only with a model, so that results load fast."""
 
 from __future__ import annotations
 

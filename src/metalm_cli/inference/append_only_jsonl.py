@@ -1,4 +1,4 @@
-"""A JSONL file of answers that is only ever appended to, by one process, and goes on after a kill."""
+"""Append-only JSONL file of answers, written by one process; a killed run continues from it."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from typing import Any
 from metalm_cli.errors import Exit, MetalmError
 
 HEADER_START = b'{"format": 1, "metalm": '
-"""With this a header begins; what is shorter, or has no line's end, is one that was cut off."""
+"""First bytes of a header. A file that ends within them, or has no line end, holds an incomplete header."""
 
 
 class OutputFile:
-    """Answers of numbered lines under a header.
+    """Output file: a header, then the answers of numbered input lines.
 
     Args:
-        path: The file; made if it is not there.
-        header: Its first line; its ``hash`` says whether answers of another run belong to it.
-        numbers: Lines that may have an answer.
+        path: The file; created if it does not exist.
+        header: First line of the file. Existing answers are continued only if their header has the same ``hash``.
+        line_numbers: Input lines that may have an answer.
 
     Attributes:
-        done: Numbers of the lines that have an answer.
-        errors: Those whose answer is an error.
+        done: Numbers of the input lines that have an answer.
+        errors: Number of answers that are errors.
 
     Raises:
-        MetalmError: The file holds something else, answers under another header, or damaged ones; another process
-            writes it; or it cannot be read or written.
+        MetalmError: The file holds something other than answers, answers under another header or damaged answers;
+            another process is writing it; or it cannot be read or written.
     """
 
     def __init__(self, path: Path, header: Mapping[str, Any], line_numbers: Set[int]) -> None:
@@ -38,7 +38,7 @@ class OutputFile:
         self.errors = 0
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Unbuffered: after a failure nothing is left that closing would try to write again.
+            # Unbuffered, so that close() does not retry a write that failed.
             self._file = open(path, "a+b", buffering=0)  # noqa: SIM115
         except OSError as error:
             raise self._write_error(error) from error
@@ -55,7 +55,7 @@ class OutputFile:
         self.close()
 
     def close(self) -> None:
-        """Bring everything to the disk, and close."""
+        """Flush the file to disk and close it."""
         if not self._file.closed:
             try:
                 os.fsync(self._file.fileno())
@@ -65,10 +65,13 @@ class OutputFile:
                 self._file.close()
 
     def append(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Append answers: objects with the number of their ``line``.
+        """Append answers.
+
+        Args:
+            records: JSON objects; ``line`` is the number of the input line.
 
         Raises:
-            MetalmError: They cannot be written.
+            MetalmError: The file cannot be written.
         """
         if not records:
             return
@@ -88,9 +91,9 @@ class OutputFile:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise MetalmError(
-                "another process is writing these answers",
+                "another process is writing to this file",
                 where=str(self.path),
-                remedy="wait for it, or choose another --out",
+                remedy="wait until it ends, or choose another --out",
             ) from error
         self._file.seek(0)
         data = self._file.read()
@@ -107,24 +110,24 @@ class OutputFile:
             self._file.truncate(end)
 
     def _check_header(self, header_line: bytes, header: Mapping[str, Any]) -> None:
-        """Refuse a file that is none of ours, or of another model, other settings or another input."""
+        """Raise an error unless the file holds answers of the same model, settings and input."""
         try:
             existing = json.loads(header_line)
         except ValueError:
             existing = None
         if not header_line.startswith(HEADER_START) or not isinstance(existing, dict):
             raise MetalmError(
-                "there is a file already that holds no answers",
+                "the output file exists and does not hold answers",
                 where=str(self.path),
-                remedy="choose another --out; nothing is ever overwritten",
+                remedy="choose another --out; existing files are never overwritten",
             )
         if existing.get("hash") != header["hash"]:
             raise MetalmError(
-                "answers of something else are there already",
+                "the output file holds answers of another run",
                 where=str(self.path),
-                why="; ".join(_header_differences(existing, header)) or "their hash is another",
-                remedy="choose another --out, or give the same model, settings and input to go on; "
-                "nothing is ever overwritten",
+                why="; ".join(_header_differences(existing, header)) or "the hash of its header differs",
+                remedy="choose another --out, or continue with the same model, settings and input; "
+                "existing files are never overwritten",
             )
 
     def _add_existing_record(self, number: int, record_line: bytes, line_numbers: Set[int]) -> None:
@@ -136,9 +139,9 @@ class OutputFile:
             valid = False
         if not valid:
             raise MetalmError(
-                "the answers are damaged",
+                "the output file is damaged",
                 where=f"{self.path}:{number}",
-                why=f"this line is no answer: {record_line[:60].decode(errors='replace')}",
+                why=f"this line is not an answer: {record_line[:60].decode(errors='replace')}",
                 remedy="remove the line, or choose another --out",
             )
         self.done.add(line)
@@ -146,16 +149,16 @@ class OutputFile:
 
     def _write_error(self, error: OSError) -> MetalmError:
         return MetalmError(
-            "answers cannot be written",
+            "the output file cannot be written",
             where=str(self.path),
             why=error.strerror or str(error),
-            remedy="choose another --out, or make room; the same command then goes on",
+            remedy="choose another --out, or free disk space and run the same command to continue",
             exit_code=Exit.FAILED if self.done else Exit.USAGE,
         )
 
 
 def _header_differences(old_header: Mapping[str, Any], new_header: Mapping[str, Any]) -> list[str]:
-    """What another header says otherwise."""
+    """List the differences between two headers."""
     differences = []
     for part in ("model", "settings", "input"):
         old, new = old_header.get(part), new_header[part]

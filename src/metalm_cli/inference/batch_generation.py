@@ -1,4 +1,4 @@
-"""Continuing many sessions at once: the same texts as one by one, with sessions of similar length together."""
+"""Batched generation: the same texts as one session at a time, with sessions of similar length in a batch."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ from metalm_cli.inference.text_streaming import StopStrings, cut_at_stop
 from metalm_cli.sessions import Session, TokenisedSession
 
 TOLERANCE = 1e-4
-"""Largest relative difference of logits that is taken for equal."""
+"""Largest relative difference between logits that count as equal."""
 UNCONSTRAINED_OPTIONS = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
-"""Options of an unconstrained answer; set, because a checkpoint may bring constraints in its
-``generation_config.json``."""
+"""Options that disable constraints which the ``generation_config.json`` of a checkpoint may set."""
 
 
 @torch.no_grad()
 def measure_left_padding(decoder: Any) -> bool:
-    """Whether a decoder continues a sequence that is padded on the left as it does without padding: measured.
+    """Measure whether a decoder generates the same tokens with and without padding on the left.
 
     Args:
         decoder: A causal language model in evaluation mode.
 
     Returns:
-        False also where generating from embeddings, or with a mask, fails.
+        Whether it does; False if generation from embeddings, or with a mask, fails.
     """
     embedding = decoder.get_input_embeddings()
     ids = (torch.arange(16, device=embedding.weight.device) * 7 + 3) % embedding.num_embeddings
@@ -50,7 +49,7 @@ def measure_left_padding(decoder: Any) -> bool:
 
 
 def _first_logits(decoder: Any, embeds: Tensor, mask: Tensor) -> Tensor:
-    """Logits of three generated tokens, the same for every input, so that steps with a cache are compared too."""
+    """Return the logits of three forced tokens, so that the comparison includes steps with a cache."""
     outputs = decoder.generate(
         inputs_embeds=embeds,
         attention_mask=mask,
@@ -75,24 +74,24 @@ def plan_batches(
     equal_lengths: bool = False,
     equal_limits: bool = False,
 ) -> Iterator[list[int]]:
-    """Which sessions are continued together, the longest first.
+    """Group sessions into batches, the longest first.
 
     Args:
         lengths: Positions of each session.
-        limits: Most new tokens of each.
-        rooms: Positions that the decoder has left after each.
-        size: Sessions of a batch.
-        budget: Positions of a batch, padding and new tokens included; one session alone may take more.
-        equal_lengths: Together only what needs no padding.
-        equal_limits: Together only what ends at the same number of tokens: beams depend on it.
+        limits: Maximum number of new tokens of each session.
+        positions_left: Positions that the decoder has left after each session.
+        batch_size: Maximum number of sessions in a batch.
+        budget: Maximum number of positions of a batch, padding and new tokens included; a single session may exceed it.
+        equal_lengths: Put only sessions of the same length into a batch, so that none is padded.
+        equal_limits: Put only sessions with the same limit into a batch, because beam search depends on the limit.
 
-    Returns:
-        Indices; in no batch do the most new tokens exceed the least room.
+    Yields:
+        Indices of the sessions of a batch. The largest limit in a batch never exceeds its smallest ``positions_left``.
 
     Example:
-        >>> list(plan_batches([3, 9, 4, 8], [2, 2, 5, 2], [9, 3, 8, 4], size=2))
+        >>> list(plan_batches([3, 9, 4, 8], [2, 2, 5, 2], [9, 3, 8, 4], batch_size=2))
         [[1, 3], [2, 0]]
-        >>> list(plan_batches([3, 9, 4, 8], [2, 2, 2, 2], [9, 3, 8, 4], size=4, budget=20))
+        >>> list(plan_batches([3, 9, 4, 8], [2, 2, 2, 2], [9, 3, 8, 4], batch_size=4, budget=20))
         [[1], [3, 2], [0]]
     """
     order = sorted(range(len(lengths)), key=lambda index: (-limits[index] if equal_limits else 0, -lengths[index]))
@@ -128,18 +127,19 @@ def generate_all(
 
     Args:
         language_model: The model.
-        sessions: What to continue.
-        limits: Most new tokens of each; the decoder's positions may end one earlier.
-        batch_size: Sequences of a forward pass; each beam is one. None: as many as the budget holds.
-        budget: Positions of a forward pass, padding and new tokens included. None: as many as ``batch_size`` makes.
-        watch: Told how many sessions are done.
-        options: As for :func:`generate_in_batches`; default greedy.
+        sessions: Prompts.
+        limits: Maximum number of new tokens of each session; the decoder's positions may end a session earlier.
+        batch_size: Sequences in a forward pass; each beam counts as one. None: as many as the budget allows.
+        budget: Positions of a forward pass, padding and new tokens included. None: limited by ``batch_size`` only.
+        on_progress: Called with the number of finished sessions.
+        options: Options of :func:`generate_in_batches`; greedy decoding by default.
 
     Returns:
-        The texts, up to the document-end token, in the order given: those of :meth:`Interface.generate`.
+        The texts, up to the document-end token, in the order of ``sessions``; the same texts as those of
+        :meth:`~metalm_cli.inference.language_model.LanguageModel.generate`.
 
     Raises:
-        MetalmError: A session cannot be tokenised, or fills all positions of the decoder, or memory ends.
+        MetalmError: A session cannot be tokenised or fills all positions of the decoder, or memory is exhausted.
     """
     texts = [""] * len(sessions)
     done = 0
@@ -167,30 +167,32 @@ def sample_all(
     on_progress: Callable[[int], None] = lambda done: None,
     **options: Any,
 ) -> list[list[str]]:
-    """Continue each session several times by sampling: equal texts whatever stands together.
+    """Sample several continuations of each session; the texts do not depend on the batches.
 
-    What is drawn follows from the seed, the session's key and the number of the sample alone.
+    A sample depends only on the seed, the key of its session and its number.
 
     Args:
         language_model: The model.
-        sessions: What to continue.
-        limits: Most new tokens of each.
-        n: Samples of each.
-        temperature: Divides the logits; 0.7 as in self-consistency (Wang et al. 2022).
-        seed: Of all that is drawn, 0 or more.
-        batch_size: Sequences of a forward pass; each sample is one. None: as many as the budget holds.
-        top_p: Only the likeliest tokens that together have this probability can be drawn.
-        keys: A number of each session, 0 or more, that stays the same when others are left out; default its place.
+        sessions: Prompts.
+        limits: Maximum number of new tokens of each session.
+        num_samples: Samples of each session.
+        temperature: Divisor of the logits; 0.7 as in self-consistency (Wang et al. 2022).
+        seed: Random seed, 0 or more.
+        batch_size: Sequences in a forward pass; each sample counts as one. None: as many as the budget allows.
+        top_p: Probability of the nucleus: tokens outside it are never drawn.
+        keys: A number for each session, 0 or more, that does not change when other sessions are left out; by default
+            the index of the session.
         budget: Positions of a forward pass, padding and new tokens included.
-        stop: Texts that end a continuation.
-        watch: Told how many samples are done.
-        options: For transformers' ``generate``.
+        stop: Stop strings.
+        on_progress: Called with the number of finished samples.
+        options: Options of transformers' ``generate``.
 
     Returns:
-        The texts: ``n`` for each session, in the order given.
+        ``num_samples`` texts for each session, in the order of ``sessions``.
 
     Raises:
-        MetalmError: As :func:`generate_all`; or ``n``, the temperature, ``top_p`` or the seed is out of range.
+        MetalmError: As in :func:`generate_all`; or ``num_samples``, the temperature, ``top_p`` or the seed is out of
+            range.
     """
     if num_samples < 1:
         raise MetalmError(f"got {num_samples} samples of each session, expected at least one")
@@ -226,26 +228,26 @@ def generate_in_batches(
     keys: Sequence[tuple[int, ...]] | None = None,
     **options: Any,
 ) -> Iterator[list[tuple[int, str]]]:
-    """Continue many sessions, and give out each batch as it is done.
+    """Continue many sessions and yield each batch when it is finished.
 
     Args:
         language_model: The model.
-        sessions: What to continue.
-        limits: Most new tokens of each.
-        batch_size: Sequences of a forward pass; each beam is one. None: as many as the budget holds.
-        budget: Positions of a forward pass, padding and new tokens included. A batch that memory does not hold is
-            halved.
-        stop: Texts that end a continuation; they are not part of it.
-        leads: What each says first, and where no stop text counts: the delimiter before an answer. None: nothing.
-        sampling: Draw tokens instead of taking the likeliest.
-        keys: What each session's draws follow from, beside the seed; default its place.
-        options: For transformers' ``generate``. No sampling: its own would depend on the batches.
+        sessions: Prompts.
+        limits: Maximum number of new tokens of each session.
+        batch_size: Sequences in a forward pass; each beam counts as one. None: as many as the budget allows.
+        budget: Positions of a forward pass, padding and new tokens included. A batch that exceeds the memory is halved.
+        stop: Stop strings; they are not part of the text.
+        delimiters: Delimiter with which each generated text may begin; stop strings inside it are ignored. None: no
+            delimiters.
+        sampling: Sample with these options instead of greedy decoding.
+        keys: Seeds of each session beside the global seed; by default the index of the session.
+        options: Options of transformers' ``generate``, without sampling: its samples would depend on the batches.
 
-    Returns:
-        Batches of (place of the session, its text), the longest sessions first.
+    Yields:
+        Batches of (index of the session, text), the longest sessions first.
 
     Raises:
-        MetalmError: As :func:`generate_all`.
+        MetalmError: As in :func:`generate_all`.
     """
     tokenised = [
         session if isinstance(session, TokenisedSession) else language_model.tokenise(session) for session in sessions
@@ -297,12 +299,12 @@ def generate_in_batches(
 
 
 def out_of_memory_error(session: TokenisedSession, new_tokens: int, num_beams: int) -> MetalmError:
-    """The error of a session that memory does not hold."""
+    """Return the error for a session that exceeds the memory."""
     beams_text = f" with {num_beams} beams" if num_beams > 1 else ""
     return MetalmError(
-        f"memory does not hold {session.name or 'a session'}, alone in its batch",
+        f"out of memory: {session.name or 'a session'}, even as a batch of one",
         why=f"it takes {len(session)} positions and up to {new_tokens} new tokens{beams_text}",
-        remedy="allow fewer new tokens or beams, shorten it, or use a larger device",
+        remedy="allow fewer new tokens or beams, shorten the session, or use a device with more memory",
         exit_code=Exit.FAILED,
     )
 
@@ -311,7 +313,7 @@ def out_of_memory_error(session: TokenisedSession, new_tokens: int, num_beams: i
 def generate_batch(
     language_model: LanguageModel, sessions: Sequence[TokenisedSession], max_new_tokens: int, options: Any
 ) -> Tensor:
-    """New tokens of a batch: ``[b, n]``; what follows a document end is padding."""
+    """Return the new tokens of a batch: ``[b, n]``; tokens after a document end are padding."""
     batch = language_model.collate(sessions)
     embeds = language_model.model.embed(batch.decoder.input_ids, batch.docks)
     width = embeds.shape[1]

@@ -134,7 +134,7 @@ def _parse_line(number: int, raw_line: bytes) -> InputLine:
     if not keys and image is None:
         raise ValueError(f"the line has none of {', '.join(INPUT_KEYS)}, image")
     if line_id is not None and (not isinstance(line_id, str | int) or isinstance(line_id, bool)):
-        raise ValueError(f"id is {type(line_id).__name__}, expected a string or an integer")
+        raise ValueError(f"the id is {type(line_id).__name__}, expected a string or an integer")
     if isinstance(line_id, str):
         _check_text(line_id, "id")
     if keys == ["session"]:
@@ -142,7 +142,7 @@ def _parse_line(number: int, raw_line: bytes) -> InputLine:
             raise ValueError("the line has a session and an image: dock the image in the session")
         spans = row["session"]
         if not isinstance(spans, list) or not spans:
-            raise ValueError("session is not a list of spans")
+            raise ValueError("the session is not a list of spans")
         return InputLine(
             number, line_id, "", tuple(_check_span(index, span) for index, span in enumerate(spans, 1)), None
         )
@@ -151,7 +151,7 @@ def _parse_line(number: int, raw_line: bytes) -> InputLine:
     if image is not None:
         _check_text(image, "image")
     if image is None and not text.strip():
-        raise ValueError(f"{keys[0]} is empty")
+        raise ValueError(f"the {keys[0]} is empty")
     return InputLine(number, line_id, text, (), image)
 
 
@@ -176,7 +176,7 @@ def _check_span(number: int, span: Any) -> Mapping[str, Any]:
             for key, value in content.items():
                 _check_text(value, f"{key} of span {number}")
             return span
-    _check_text(content, f"span {number}")
+    _check_text(content, f"content of span {number}")
     if not content:
         raise ValueError(f"span {number} is empty")
     return span
@@ -184,11 +184,11 @@ def _check_span(number: int, span: Any) -> Mapping[str, Any]:
 
 def _check_text(value: Any, name: str) -> None:
     if not isinstance(value, str):
-        raise ValueError(f"{name} is {type(value).__name__}, expected a string")
+        raise ValueError(f"the {name} is {type(value).__name__}, expected a string")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{name} contains half of a character (a lone surrogate)") from error
+        raise ValueError(f"the {name} contains half of a character (a lone surrogate)") from error
 
 
 def _named_images(line: InputLine) -> Iterator[str]:
@@ -256,7 +256,9 @@ def check_encoders(language_model: LanguageModel, input_file: InputFile) -> None
                 raise MetalmError(
                     f"the model has no encoder {encoder!r}",
                     where=where,
-                    why=f"its encoders: {', '.join(encoders)}" if encoders else "the model is a decoder without encoders",
+                    why=f"its encoders: {', '.join(encoders)}"
+                    if encoders
+                    else "the model is a decoder without encoders",
                     remedy="name an encoder that the model has, or use another model",
                 )
 
@@ -282,7 +284,7 @@ def output_header(
 
 
 def _tokenisation_sha256(language_model: LanguageModel) -> str:
-    """Return a hash of everything that determines tokenisation: tokenizers, token rules, and limits and kinds of docks."""
+    """Return a hash of all that determines tokenisation: tokenizers, token rules, and limits and kinds of docks."""
     hasher = hashlib.sha256(json.dumps(language_model.decoder_tokenizer.rules.to_dict(), sort_keys=True).encode())
     hasher.update(json.dumps(getattr(language_model.model.config, "docking", None) or {}, sort_keys=True).encode())
     hasher.update(language_model.tokenizer.backend_tokenizer.to_str().encode())

@@ -1,4 +1,4 @@
-"""From a text, an image, or both, to what a model says: the session that is made of them, and how it is continued."""
+"""Generation from a text, an image, or both: building the session, decoding options and streaming."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from metalm_cli.sessions import Causal, Docked, Session, Span, TokenisedSession
 CPU_BUDGET = 4096
 """Decoder positions of a forward pass on a CPU, padding and new tokens included."""
 GPU_BUDGET = 1 << 16
-"""... on a GPU, where a batch that does not fit is halved."""
+"""Decoder positions of a forward pass on a GPU, where a batch that exceeds the memory is halved."""
 
 Place = Literal["docked", "causal"]
 
 
 @dataclass(frozen=True)
 class DecodingOptions:
-    """How a session is continued.
+    """Decoding options.
 
     Args:
-        max_new_tokens: Most new tokens.
-        beams: Width of a beam search; 1: the likeliest token each time.
-        length_penalty: Exponent of the length by which a beam's log-probability is divided.
-        sampling: Draw tokens instead.
-        stop: Texts that end an answer, and are not part of it.
+        max_new_tokens: Maximum number of new tokens.
+        beams: Width of the beam search; 1: greedy decoding.
+        length_penalty: Exponent of the length by which the log-probability of a beam is divided.
+        sampling: Sampling options; None: no sampling.
+        stop: Stop strings; they are not part of the answer.
 
     Raises:
-        MetalmError: Beams and sampling are both asked for, or a stop text is empty.
+        MetalmError: Both beams and sampling are set, or a stop string is empty.
     """
 
     max_new_tokens: int = 128
@@ -53,25 +53,25 @@ class DecodingOptions:
 
     def __post_init__(self) -> None:
         if self.beams > 1 and self.sampling is not None:
-            raise MetalmError("beams are searched, samples are drawn: not both", remedy="leave one of them out")
+            raise MetalmError("beam search and sampling cannot be combined", remedy="use only one of them")
         if "" in self.stop:
-            raise MetalmError("a stop text is empty: it would end every answer before it begins")
+            raise MetalmError("a stop string is empty: it would end every answer before it begins")
 
     def generate_options(self) -> dict[str, Any]:
-        """For transformers' ``generate``."""
+        """Return the options for transformers' ``generate``."""
         beams = {"num_beams": self.beams, "length_penalty": self.length_penalty} if self.beams > 1 else {}
         return {**UNCONSTRAINED_OPTIONS, **beams}
 
 
 @dataclass(frozen=True)
 class Generation:
-    """What a model has said.
+    """Generated text with its finish reason.
 
     Args:
         text: The answer.
-        tokens: Tokens generated, the document end included.
-        ended: By what: the document's ``end``, a ``stop`` text, the ``limit`` of new tokens, or the decoder's
-            ``positions``.
+        tokens: Number of generated tokens, the document end included.
+        finish_reason: What ended the text: the document ``end``, a ``stop`` string, the ``limit`` of new tokens, or
+            the ``positions`` of the decoder.
     """
 
     text: str
@@ -81,12 +81,12 @@ class Generation:
 
 @dataclass(frozen=True)
 class PromptRoute:
-    """How a text becomes a session.
+    """Route of a text into the session.
 
     Args:
-        place: ``docked`` into the text encoder (a model without one reads it as causal text), or read as ``causal``
-            text.
-        prompt: Beginning of the answer, behind the target delimiter.
+        place: ``docked`` into the text encoder (a model without a text encoder reads it as causal text), or
+            ``causal``.
+        prompt: Beginning of the answer, after the target delimiter.
     """
 
     place: Place = "docked"
@@ -96,19 +96,19 @@ class PromptRoute:
 def text_to_session(
     language_model: LanguageModel, text: str, image: Any = None, route: PromptRoute = PromptRoute(), name: str = ""
 ) -> Session:
-    """The session of a text, an image, or both.
+    """Build the session of a text, an image, or both.
 
-    The image stands first. A fused encoder reads image and text in one dock.
+    The image comes first. A fused encoder reads image and text in one dock.
 
     Args:
         language_model: The model.
-        text: The text, or nothing.
+        text: The text, or an empty string.
         image: Path or PIL image, or None.
-        layout: Where the text goes.
-        name: What errors call the session.
+        route: Route of the text.
+        name: Name of the session in errors.
 
     Raises:
-        MetalmError: There is nothing to read, or no encoder for an image.
+        MetalmError: Text, image and prompt are all empty, or the model has no encoder for an image.
     """
     spans: list[Span] = []
     if image is not None:
@@ -129,9 +129,10 @@ def text_to_session(
 
 
 def text_encoder(language_model: LanguageModel) -> str | None:
-    """The encoder that texts are docked into: ``text``, or the first one for texts.
+    """Return the encoder that texts are docked into: ``text``, or the first text encoder.
 
-    A model without encoders has ``text``, too, as its sessions are lowered; None: the model's encoders read no text.
+    For a model without encoders the result is ``text``, because its docked spans are lowered to causal text. The result
+    is None if none of the model's encoders reads text.
     """
     if not language_model.processors:
         return "text"
@@ -139,10 +140,10 @@ def text_encoder(language_model: LanguageModel) -> str | None:
 
 
 def image_encoder(language_model: LanguageModel) -> tuple[str, bool]:
-    """The encoder that images are docked into, and whether it is fused.
+    """Return the encoder that images are docked into, and whether it is fused.
 
     Raises:
-        MetalmError: The model has none.
+        MetalmError: The model has no such encoder.
     """
     for kind in ("vision", "fused"):
         encoder = _first_encoder_of_kind(language_model, kind)
@@ -151,7 +152,7 @@ def image_encoder(language_model: LanguageModel) -> tuple[str, bool]:
     encoders = ", ".join(f"{name} ({encoder_io.kind})" for name, encoder_io in language_model.model.encoder_ios.items())
     raise MetalmError(
         "the model has no encoder that reads images",
-        why=f"its encoders: {encoders}" if encoders else "it is a decoder without encoders",
+        why=f"its encoders: {encoders}" if encoders else "the model is a decoder without encoders",
         remedy="use a model with a vision encoder, or leave the image out",
     )
 
@@ -162,10 +163,10 @@ def _first_encoder_of_kind(language_model: LanguageModel, kind: str) -> str | No
 
 
 def open_image(path: Path) -> Any:
-    """Read an image file whole: a PIL image.
+    """Load an image file as a PIL image.
 
     Raises:
-        MetalmError: It is not there, or no image.
+        MetalmError: The file does not exist, or is not an image.
     """
     from PIL import Image
 
@@ -174,13 +175,16 @@ def open_image(path: Path) -> Any:
             return image.convert("RGB")
     except OSError as error:
         why = error.strerror or str(error)
-    except Exception as error:  # the decoders of damaged files raise all kinds
+    except Exception as error:  # Pillow raises many kinds of errors for damaged files
         why = f"{type(error).__name__}: {error}"
-    raise MetalmError("an image cannot be read", where=str(path), why=why, remedy="check the path and the file")
+    raise MetalmError("the image cannot be read", where=str(path), why=why, remedy="check the path and the file")
 
 
 def visible_answer(language_model: LanguageModel, session: Session, decoding: DecodingOptions) -> VisibleText:
-    """What is shown: an answer after a dock without the delimiter and space around it, all of other continuations."""
+    """Return the filter of the visible text.
+
+    After a dock the delimiter and the space around the answer are removed; other continuations stay complete.
+    """
     docked = bool(session.spans) and isinstance(session.spans[-1], Docked)
     delimiter = language_model.decoder_tokenizer.rules.target_delimiter if docked else None
     return VisibleText(decoding.stop, delimiter)
@@ -193,17 +197,17 @@ def stream_answer(
     on_text: Callable[[str], None] = lambda piece: None,
     key: int = 1,
 ) -> Generation:
-    """Continue a session, and tell the text as it is said.
+    """Continue a session and stream the text.
 
     Args:
         language_model: The model.
-        session: What to continue.
-        decoding: How; with beams nothing is told before the end.
-        tell: Given each piece of text that no later token can change; together they are the answer.
-        key: What draws follow from, beside the seed: a line's number.
+        session: The prompt.
+        decoding: Decoding options; with beam search the whole text comes at the end.
+        on_text: Called with each piece of text that later tokens cannot change; the pieces form the answer.
+        key: Second seed of the samples, such as a line number.
 
     Raises:
-        MetalmError: The session cannot be tokenised, or fills all positions of the decoder, or memory ends.
+        MetalmError: The session cannot be tokenised or fills all positions of the decoder, or memory is exhausted.
     """
     tokenised = language_model.tokenise(session)
     positions_left = language_model.positions_left(tokenised)
@@ -236,19 +240,19 @@ def generate_answers(
     decoding: DecodingOptions = DecodingOptions(),
     budget: int | None = None,
 ) -> Iterator[list[tuple[int, str]]]:
-    """Continue many sessions: each as :func:`stream_answer` does with its number as the key.
+    """Continue many sessions, with the same answers as :func:`stream_answer` with the number as the key.
 
     Args:
         language_model: The model.
-        sessions: Sessions, also tokenised, by number.
-        decoding: How.
-        budget: Decoder positions of a forward pass, padding and new tokens included; None: by the device.
+        sessions: Sessions by number, each with its tokenised form.
+        decoding: Decoding options.
+        budget: Decoder positions of a forward pass, padding and new tokens included; None: chosen for the device.
 
-    Returns:
-        Batches of (number, answer), as they are done.
+    Yields:
+        Batches of (number, answer), each when it is finished.
 
     Raises:
-        MetalmError: A session fills all positions of the decoder, or memory ends.
+        MetalmError: A session fills all positions of the decoder, or memory is exhausted.
     """
     numbers = list(sessions)
     batches = generate_in_batches(

@@ -1,6 +1,7 @@
-"""The session-level interface of a model: score sessions, continue them, converse.
+"""Loaded models: score sessions, continue them, converse.
 
-Naive and exact: one session a row, no sharing. Equal scores whatever the batch size or order.
+The reference implementation: one session in each row, without shared prefixes. Scores depend on neither batch size nor
+order.
 """
 
 from __future__ import annotations
@@ -31,17 +32,17 @@ from metalm_cli.sessions import (
 
 
 class LanguageModel:
-    """A finished model and what belongs to it, in evaluation mode.
+    """Finished model with its tokenizer and processors, in evaluation mode.
 
     Args:
         model: The model.
-        tokenizer: The decoder's.
-        processors: The encoders'.
+        tokenizer: Tokenizer of the decoder.
+        processors: Processors of the encoders.
 
     Attributes:
         model: The ``PreTrainedModel``, with tensor-level ``forward`` and ``generate``.
-        tokenizer: The decoder's Hugging Face tokenizer.
-        processors: What prepares each encoder's inputs, by name.
+        tokenizer: Hugging Face tokenizer of the decoder.
+        processors: Processor of each encoder's inputs, by encoder name.
     """
 
     def __init__(self, model: MetaLM, tokenizer: DecoderTokenizer, processors: dict[str, Processor]) -> None:
@@ -56,7 +57,7 @@ class LanguageModel:
         return next(self.model.parameters()).device
 
     def to(self, device: Any) -> LanguageModel:
-        """Move the model."""
+        """Move the model to a device or dtype, and return it."""
         self.model.to(device)
         return self
 
@@ -68,17 +69,17 @@ class LanguageModel:
 
     @torch.no_grad()
     def log_likelihood(self, sessions: Iterable[Session], batch_size: int = 16) -> Tensor:
-        """Log-probability of each session's trained tokens, in nats, summed.
+        """Return the summed log-probability of each session's trained tokens, in nats.
 
         Args:
             sessions: Sessions with at least one trained token each.
-            batch_size: Sessions of a forward pass.
+            batch_size: Sessions in a forward pass.
 
         Returns:
-            ``[n]`` float64, in the order given.
+            ``[n]`` float64, in the order of ``sessions``.
 
         Raises:
-            MetalmError: A session cannot be tokenised, or nothing in it is trained or can be predicted.
+            MetalmError: A session cannot be tokenised or has no trained token, or nothing predicts its first one.
         """
         sessions = _session_list(sessions)
         named_sessions = [
@@ -89,8 +90,8 @@ class LanguageModel:
             if session.trained[0]:
                 raise MetalmError(
                     f"nothing predicts the first trained token of {session.name}",
-                    why="it is the first of its session, and the model's rules put no start token before it",
-                    remedy="put an untrained span before it",
+                    why="it is the first token of its session, and the model's token rules add no start token",
+                    remedy="put an untrained span before the first trained span",
                 )
         scores = torch.zeros(len(tokenised), dtype=torch.float64)
         order = sorted(range(len(tokenised)), key=lambda index: -len(tokenised[index]))
@@ -108,10 +109,10 @@ class LanguageModel:
         """Continue each session.
 
         Args:
-            sessions: What to continue.
-            max_new_tokens: Most tokens of a continuation; the decoder's positions may end it earlier.
-            options: For transformers' ``generate`` (``num_beams``, ``do_sample``, ``length_penalty``, ...); default
-                greedy.
+            sessions: Prompts.
+            max_new_tokens: Maximum number of new tokens; the decoder's positions may end a text earlier.
+            options: Options of transformers' ``generate`` (``num_beams``, ``do_sample``, ``length_penalty``, ...);
+                greedy decoding by default.
 
         Returns:
             The texts, up to the document-end token.
@@ -132,10 +133,10 @@ class LanguageModel:
         return texts
 
     def positions_left(self, session: TokenisedSession, required: int = 1) -> int:
-        """Positions that the decoder has left after a session.
+        """Return the number of positions that the decoder has left after a session.
 
         Raises:
-            MetalmError: There are fewer than ``need``.
+            MetalmError: Fewer than ``required`` positions are left.
         """
         limit = self.model.max_positions
         if limit is None:
@@ -143,8 +144,8 @@ class LanguageModel:
         if len(session) + required > limit:
             raise MetalmError(
                 f"{session.name or 'a session'} takes {len(session)} positions, the decoder has {limit}",
-                why="one more is needed to go on" if required else "",
-                remedy="shorten it, or use a model with more positions",
+                why="generation needs at least one more position" if required else "",
+                remedy="shorten the session, or use a model with more positions",
             )
         return limit - len(session)
 
@@ -153,17 +154,17 @@ class LanguageModel:
         return self.decoder_tokenizer.decode(ids[: ids.index(end)] if end in ids else ids)
 
     def start(self, session: Session) -> Conversation:
-        """Read a session and keep its cache, to go on from."""
+        """Start a conversation with a session."""
         conversation = Conversation(self)
         conversation.append(self.tokenise(session))
         return conversation
 
 
 def _session_list(sessions: Iterable[Session]) -> list[Session]:
-    """The sessions as a list.
+    """Return the sessions as a list.
 
     Raises:
-        MetalmError: One session instead of several, or something else.
+        MetalmError: The argument is a single session, or contains something other than sessions.
     """
     session_list = [sessions] if isinstance(sessions, Session | str) else list(sessions)
     if isinstance(sessions, Session | str) or not all(isinstance(session, Session) for session in session_list):
@@ -176,7 +177,7 @@ def _session_list(sessions: Iterable[Session]) -> list[Session]:
 
 
 class Conversation:
-    """A session that goes on: what has been read stays in the decoder's cache.
+    """Session that is extended turn by turn; the decoder's key-value cache is kept.
 
     Attributes:
         length: Decoder positions read.
@@ -195,7 +196,7 @@ class Conversation:
         """Read more positions.
 
         Raises:
-            MetalmError: They are more than the decoder has left.
+            MetalmError: The decoder has too few positions left.
         """
         self._positions_left(len(session))
         model = self.language_model.model
@@ -210,23 +211,23 @@ class Conversation:
         self.logits = outputs.logits[0, -1]
 
     def _positions_left(self, required: int) -> int:
-        """Positions that the decoder has left.
+        """Return the number of positions that the decoder has left.
 
         Raises:
-            MetalmError: There are fewer than ``need``.
+            MetalmError: Fewer than ``required`` positions are left.
         """
         limit = self.language_model.model.max_positions
         if limit is None:
             return sys.maxsize
         if self.length + required > limit:
             raise MetalmError(
-                f"a conversation of {self.length + required} positions: the decoder has {limit}",
-                remedy="begin a new one, or use a model with more positions",
+                f"the conversation takes {self.length + required} positions, the decoder has {limit}",
+                remedy="start a new conversation, or use a model with more positions",
             )
         return limit - self.length
 
     def extend(self, spans: Iterable[Span]) -> Conversation:
-        """Read more spans; text goes on from what stands before it.
+        """Read more spans; text continues the text before it.
 
         Raises:
             MetalmError: A span cannot be tokenised.
@@ -235,10 +236,10 @@ class Conversation:
         return self
 
     def reply(self, max_new_tokens: int = 64) -> str:
-        """Say the likeliest next tokens, one after another, and keep them as part of the session.
+        """Generate a reply by greedy decoding, and keep it as part of the session.
 
         Args:
-            max_new_tokens: Most tokens to say; the decoder's positions may end it earlier.
+            max_new_tokens: Maximum number of new tokens; the decoder's positions may end the reply earlier.
 
         Raises:
             MetalmError: The decoder has no position left.
@@ -264,14 +265,14 @@ def load(
     Args:
         source: A run folder, its ``model/`` or ``adapter/``, any Hugging Face folder of a causal language model, or a
             hub id.
-        base: Where the base of an adapter lies; default where its run found it. Its weights must be the same.
-        offline: Open no connection.
-        trust_remote_code: Run Python code that the model brings along; it can do anything you can.
+        base: Base model of an adapter; by default the path that its run recorded. The weights must be the same.
+        offline: Do not connect to the hub.
+        trust_remote_code: Run Python code from the model's repository; it has all your permissions.
 
     Returns:
-        Its session-level interface; a plain causal language model loads as a MetaLM without encoders.
+        The loaded model; a plain causal language model loads as a MetaLM without encoders.
 
     Raises:
-        MetalmError: Nothing is there that can be loaded.
+        MetalmError: The source does not contain a model that can be loaded.
     """
     return LanguageModel(*load_model(source, base=base, offline=offline, remote_code=trust_remote_code))

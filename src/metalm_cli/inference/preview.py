@@ -1,4 +1,4 @@
-"""Sample continuations of held-out text, for the eye."""
+"""Continuations of validation texts, printed during training for inspection."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from metalm_cli.models.assembly import Assembly
 from metalm_cli.sessions import Causal, Docked, Session, TextProcessor
 
 PROMPT_WORDS = (24, 12, 6, 3)
-"""How much of a text is given: the first that the encoder and the decoder can read."""
+"""Words of a text that form its prompt: the first of these numbers that encoder and decoder can read."""
 NEW_TOKENS = 32
 
 
 def preview_continuations(assembly: Assembly, prompts: list[str | Session]) -> list[tuple[str, str]]:
-    """Continue the beginning of each text, docked if the model has a text encoder; and each session.
+    """Continue the beginning of each text, docked if the model has a text encoder, and each whole session.
 
-    Changes nothing of the model: evaluation mode while it works, no gradients, no random numbers.
+    The model stays unchanged: it is in evaluation mode meanwhile, without gradients and random numbers.
 
     Returns:
-        Pairs of what was given and what the model says.
+        Pairs of prompt and continuation.
     """
     model = assembly.model
     encoder_names = [name for name, processor in assembly.processors.items() if isinstance(processor, TextProcessor)]
@@ -41,7 +41,7 @@ def preview_continuations(assembly: Assembly, prompts: list[str | Session]) -> l
             for num_words in PROMPT_WORDS:
                 beginning = " ".join(prompt.split()[:num_words])
                 span = Docked(encoder_names[0], beginning) if encoder_names else Causal(beginning)
-                # A sample that cannot be read is no reason to stop a run.
+                # A prompt that cannot be read must not stop the run.
                 with torch.no_grad(), contextlib.suppress(MetalmError):
                     continuations.append(
                         (beginning, language_model.generate([Session([span])], max_new_tokens=NEW_TOKENS)[0])
@@ -53,6 +53,6 @@ def preview_continuations(assembly: Assembly, prompts: list[str | Session]) -> l
 
 
 def _session_text(session: Session) -> str:
-    """The texts of a session, its name in front."""
+    """Return the name and the texts of a session."""
     texts = [span.content for span in session if isinstance(span.content, str)]
     return f"{session.name}: {' '.join(texts)} "

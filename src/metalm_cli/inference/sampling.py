@@ -1,4 +1,4 @@
-"""Sampling that does not depend on what stands in the same batch: each sequence draws from a generator of its own."""
+"""Sampling that does not depend on the batch: each sequence has a random generator of its own."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from metalm_cli.errors import MetalmError
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How tokens are drawn.
+    """Sampling options.
 
     Args:
-        temperature: Divides the logits; above 0.
-        top_p: Only the likeliest tokens that together have this probability can be drawn (Holtzman et al. 2020).
-        seed: Of all that is drawn, 0 or more.
+        temperature: Divisor of the logits; above 0.
+        top_p: Probability of the nucleus: tokens outside it are never drawn (Holtzman et al. 2020).
+        seed: Random seed, 0 or more.
 
     Raises:
-        MetalmError: One is out of range.
+        MetalmError: An option is out of range.
     """
 
     temperature: float = 1.0
@@ -34,25 +34,25 @@ class SamplingOptions:
     def __post_init__(self) -> None:
         if not (self.temperature > 0 and math.isfinite(self.temperature)):
             raise MetalmError(
-                f"got a temperature of {self.temperature}, expected more than 0",
-                remedy="for the likeliest tokens do not sample",
+                f"got temperature {self.temperature}, expected more than 0",
+                remedy="for greedy decoding do not sample",
             )
         if not 0 < self.top_p <= 1:
             raise MetalmError(f"got top-p {self.top_p}, expected more than 0 and at most 1")
         if self.seed < 0:
-            raise MetalmError(f"got the seed {self.seed}, expected 0 or more")
+            raise MetalmError(f"got seed {self.seed}, expected 0 or more")
 
 
 class GumbelSampler(LogitsProcessor):
-    """Makes the likeliest token a drawn one, so that greedy decoding samples.
+    """Logits processor that turns greedy decoding into sampling.
 
-    ``argmax(logits / temperature - log(E))`` with exponential ``E`` is a draw from the softmax (the Gumbel trick).
-    Each sequence takes one number for each entry of the vocabulary and token, whatever else is in the batch. A
-    difference of 1e-6 between logits changes about one draw in a million.
+    ``argmax(logits / temperature - log(E))`` with exponential ``E`` is a sample from the softmax (the Gumbel trick).
+    At each step a sequence draws one number for each entry of the vocabulary, independent of the batch. A difference
+    of 1e-6 between logits changes about one sample in a million.
 
     Args:
         sampling: Temperature, top-p and seed.
-        keys: What each sequence's generator follows from, beside the seed: numbers, 0 or more.
+        keys: Seeds of each sequence's generator beside the global seed: numbers, 0 or more.
     """
 
     def __init__(self, sampling: SamplingOptions, keys: Sequence[tuple[int, ...]]) -> None:
@@ -60,7 +60,7 @@ class GumbelSampler(LogitsProcessor):
         self.generators = [np.random.default_rng([sampling.seed, *key]) for key in keys]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores whose argmax is the token drawn: ``[b, v]``."""
+        """Return scores whose argmax is the sampled token: ``[b, v]``."""
         scores = scores.float() / self.sampling.temperature
         if self.sampling.top_p < 1:
             scores = nucleus_mask(scores, self.sampling.top_p)
@@ -71,7 +71,7 @@ class GumbelSampler(LogitsProcessor):
 
 
 def nucleus_mask(scores: Tensor, top_p: float) -> Tensor:
-    """Scores with -inf for all but the likeliest tokens that together have a probability of ``top_p``, at least one.
+    """Return scores with -inf outside the nucleus: the likeliest tokens with total probability ``top_p``, at least one.
 
     Args:
         scores: Logits. ``[b, v]``

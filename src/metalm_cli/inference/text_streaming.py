@@ -1,4 +1,4 @@
-"""Text that is said token by token: what is certain of it, where it ends, and what of it is the answer."""
+"""Text streaming: incremental decoding, stop strings, and the visible part of an answer."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from transformers import StoppingCriteria
 from metalm_cli.sessions import DecoderTokenizer
 
 BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
-"""A piece that stands for one byte, as SentencePiece spells what its vocabulary lacks."""
+"""Piece for a single byte, with which SentencePiece spells characters outside its vocabulary."""
 REPLACEMENT_CHARACTER = "\ufffd"
-"""Stands where bytes are no character, or no whole one yet."""
+"""Decoded form of bytes that are not a character, or not a complete one yet."""
 CHECK_INTERVAL = 4
-"""Tokens between two looks for stop texts in a batch."""
+"""Tokens between two searches for stop strings in a batch."""
 
 
 class TextStream:
-    """The text of tokens that come one after another, as far as no later token can change it.
+    """Incremental decoding: the part of the text that later tokens cannot change.
 
     A character may be spread over several tokens: byte-level pieces hold parts of it, and SentencePiece spells it in
-    pieces of a byte each, which are read together with their neighbours. Tokenizers that tidy spaces before
+    pieces of one byte each, which are decoded together with their neighbours. Tokenizers that remove spaces before
     punctuation change the last words.
 
     Args:
-        tokenizer: The decoder's.
+        tokenizer: Tokenizer of the decoder.
     """
 
     def __init__(self, tokenizer: DecoderTokenizer) -> None:
         self.tokenizer = tokenizer
         self.ids: list[int] = []
         self.text = ""
-        """What is certain."""
+        """Text that later tokens cannot change."""
         self._special = set(tokenizer.tokenizer.all_special_ids) - {tokenizer.paragraph_id}
         self._cleans_up = _cleans_up_spaces(tokenizer.tokenizer)
 
     def push(self, token: int) -> str:
-        """Take a token; returns all text that is certain now, which begins with what was certain before."""
+        """Add a token, and return all final text; it begins with the final text before the token."""
         self.ids.append(token)
         if token in self._special or self._is_byte(token):
             return self.text
@@ -52,7 +52,7 @@ class TextStream:
         return self.text
 
     def finish(self) -> str:
-        """All text: no more tokens come."""
+        """Return the whole text after the last token."""
         self.text = self.tokenizer.decode(self.ids)
         return self.text
 
@@ -63,18 +63,18 @@ class TextStream:
 
 
 def _cleans_up_spaces(tokenizer: Any) -> bool:
-    """Whether decoding takes spaces before punctuation out: measured, as settings and decoders decide it together."""
+    """Measure whether decoding removes spaces before punctuation, which settings and decoders determine together."""
     text = tokenizer.decode(tokenizer("a , b", add_special_tokens=False).input_ids)
     return " ," not in text and " b" in text
 
 
 class VisibleText:
-    """What is shown of a text.
+    """Filter for the visible part of a generated text.
 
     Args:
-        stop: Texts that end it; they are not part of it.
-        delimiter: What a model says before an answer; it and space around the answer are left out. None: leave
-            everything.
+        stop: Stop strings; they are not part of the text.
+        delimiter: Target delimiter before an answer; the delimiter and the space around the answer are removed. None:
+            keep the whole text.
     """
 
     def __init__(self, stop: Sequence[str] = (), delimiter: str | None = None) -> None:
@@ -82,12 +82,12 @@ class VisibleText:
         self.delimiter = delimiter
 
     def of_finished_text(self, text: str) -> str:
-        """What is shown of a finished text."""
+        """Return the visible part of a finished text."""
         text = cut_at_stop(text, self.stop, self.delimiter or "")
         return text if self.delimiter is None else strip_delimiter(text, self.delimiter)
 
     def of_partial_text(self, text: str) -> str:
-        """What is shown of a text that goes on: the beginning of what :meth:`whole` will show, whatever follows."""
+        """Return the visible part of an unfinished text: a prefix of :meth:`of_finished_text`, whatever follows."""
         if stop_position(text, self.stop, self.delimiter or "") is not None:
             return self.of_finished_text(text)
         held_back = max((_overlap(text, stop_string) for stop_string in self.stop), default=0)
@@ -99,7 +99,7 @@ class VisibleText:
 
 
 def strip_delimiter(text: str, delimiter: str) -> str:
-    """What was said after the delimiter, which a model says first.
+    """Return the answer after the delimiter.
 
     >>> strip_delimiter(" Answer: yes ", " Answer:")
     'yes'
@@ -108,17 +108,17 @@ def strip_delimiter(text: str, delimiter: str) -> str:
 
 
 def stop_position(text: str, stop: Sequence[str], delimiter: str = "") -> int | None:
-    """Where the first stop text begins: of several, the one that is complete first; None where there is none.
+    """Return the start of the stop string that is complete first, or None.
 
     Args:
         text: The text.
-        stop: The stop texts.
-        lead: What is said first, and where no stop text counts: the delimiter before an answer.
+        stop: The stop strings.
+        delimiter: Delimiter with which the text may begin; stop strings inside it are ignored.
 
     Example:
         >>> stop_position("one two", ["ne two", "e"])
         2
-        >>> stop_position("\\nyes\\nno", ["\\n"], lead="\\n")
+        >>> stop_position("\\nyes\\nno", ["\\n"], delimiter="\\n")
         4
     """
     begin = len(delimiter) if text.startswith(delimiter) else 0
@@ -128,7 +128,7 @@ def stop_position(text: str, stop: Sequence[str], delimiter: str = "") -> int | 
 
 
 def cut_at_stop(text: str, stop: Sequence[str], delimiter: str = "") -> str:
-    """A text up to its first stop text (:func:`stop_position`).
+    """Cut a text at its first stop string (:func:`stop_position`).
 
     >>> cut_at_stop("one\\n\\ntwo", ["\\n\\n"])
     'one'
@@ -137,17 +137,17 @@ def cut_at_stop(text: str, stop: Sequence[str], delimiter: str = "") -> str:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Characters at the end of a text with which a stop text may begin."""
+    """Return the number of characters at the end of a text that may begin a stop string."""
     return next((size for size in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:size])), 0)
 
 
 class StopStrings(StoppingCriteria):
-    """Ends sequences of a batch that hold a stop text; looks every few tokens, so that more may have been said.
+    """Stopping criterion for stop strings in a batch; it is checked every few tokens, so texts may be longer.
 
     Args:
-        language_model: Whose tokens they are.
-        stop: The texts.
-        leads: What each sequence says first, and where none counts.
+        language_model: Model that decodes the tokens.
+        stop: The stop strings.
+        delimiters: Delimiter with which each sequence may begin; stop strings inside it are ignored.
     """
 
     def __init__(self, language_model: Any, stop: Sequence[str], delimiters: Sequence[str]) -> None:
@@ -156,7 +156,7 @@ class StopStrings(StoppingCriteria):
         self.delimiters = tuple(delimiters)
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        """Which sequences end: ``[b]`` bool."""
+        """Return which sequences end: ``[b]`` bool."""
         stopped = [False] * len(input_ids)
         if input_ids.shape[1] % CHECK_INTERVAL == 0:
             texts = [self.language_model.decode(row) for row in input_ids.tolist()]
@@ -166,16 +166,16 @@ class StopStrings(StoppingCriteria):
 
 
 class TokenStreamer(StoppingCriteria):
-    """Tells the text of one sequence as it is said, and ends it at a stop text.
+    """Stopping criterion that streams the text of one sequence, and ends it at a stop string.
 
     Args:
-        tokenizer: The decoder's.
-        answer: What is shown.
-        tell: Given each new piece of what is shown.
+        tokenizer: Tokenizer of the decoder.
+        visible: Filter for the visible text.
+        on_text: Called with each new piece of visible text.
 
     Attributes:
-        told: What has been told.
-        stopped: A stop text has ended it.
+        emitted: Text that was passed to ``on_text``.
+        stopped: Whether a stop string has ended the sequence.
     """
 
     def __init__(self, tokenizer: DecoderTokenizer, visible: VisibleText, on_text: Any) -> None:
@@ -187,7 +187,7 @@ class TokenStreamer(StoppingCriteria):
         self.stopped = False
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        """Whether the sequence ends: ``[1]`` bool."""
+        """Return whether the sequence ends: ``[1]`` bool."""
         token = int(input_ids[0, -1])
         if token != self.end_token_id:
             text = self.stream.push(token)
@@ -196,7 +196,7 @@ class TokenStreamer(StoppingCriteria):
         return torch.tensor([self.stopped], device=input_ids.device)
 
     def emit(self, text: str) -> None:
-        """Tell what has come to what is shown."""
+        """Pass the new part of the visible text to ``on_text``."""
         if len(text) > len(self.emitted) and text.startswith(self.emitted):
             self.on_text(text[len(self.emitted) :])
             self.emitted = text

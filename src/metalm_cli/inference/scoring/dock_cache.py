@@ -1,4 +1,4 @@
-"""Docked contents, each encoded once: the connectors' outputs are kept as long as there is room."""
+"""Cache of connector outputs: each docked content is encoded once while the cache has room."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from metalm_cli.sessions import DockTable
 from metalm_cli.sessions.processors import DockInput
 
 MAX_CACHE_BYTES = 1 << 30
-"""Bytes of outputs that are kept; the least recently used go first."""
+"""Bytes of cached outputs; the least recently used are evicted first."""
 
 
 class DockCache:
-    """The vectors that docks put into the decoder, by content.
+    """Cache of the decoder's input vectors for docks, by content.
 
     Args:
         language_model: The model.
         budget: Encoder positions of a forward pass, padding included.
-        room: Bytes of vectors to keep.
+        max_bytes: Maximum size of the cached vectors.
 
     Attributes:
-        encoded: Contents that an encoder has read.
-        asked: Contents that were asked for.
+        encoded: Number of contents that an encoder has read.
+        requested: Number of contents that were requested.
     """
 
     def __init__(self, language_model: LanguageModel, budget: int, max_bytes: int = MAX_CACHE_BYTES) -> None:
@@ -38,7 +38,7 @@ class DockCache:
 
     @torch.no_grad()
     def vectors(self, docks: Sequence[DockInput]) -> list[Tensor]:
-        """Connector outputs of each dock: ``[p, d]``, p its positions."""
+        """Return the connector outputs of each dock: ``[p, d]``, p its positions."""
         self.requested += len(docks)
         vectors_by_key = {dock.key: self._cached[dock.key] for dock in docks if dock.key in self._cached}
         missing = {dock.key: dock for dock in docks if dock.key not in vectors_by_key}
@@ -51,7 +51,7 @@ class DockCache:
         return [vectors_by_key[dock.key] for dock in docks]
 
     def _encode(self, docks: Sequence[DockInput]) -> list[Tensor]:
-        """Encode contents of one encoder in one pass."""
+        """Encode contents of the same encoder in one forward pass."""
         name, device = docks[0].encoder, self.language_model.device
         arrays = self.language_model.processors[name].collate(docks)
         empty = torch.zeros(0, dtype=torch.int64)
@@ -72,7 +72,7 @@ class DockCache:
         size = vectors.numel() * vectors.element_size()
         if size > self.max_bytes:
             return
-        # A copy, because a part of a batch keeps the whole batch.
+        # A copy, because a slice would keep the whole batch in memory.
         self._cached[key] = vectors.clone()
         self._bytes += size
         while self._bytes > self.max_bytes:
@@ -81,7 +81,7 @@ class DockCache:
 
 
 def _encoder_batches(docks: Iterable[DockInput], budget: int) -> Iterable[list[DockInput]]:
-    """Contents to encode together: of one encoder and like length, the longest first."""
+    """Group contents of the same encoder and similar length into batches, the longest first."""
     group: list[DockInput] = []
     for dock in sorted(docks, key=lambda dock: (dock.encoder, -sum(dock.cost.values()))):
         longest = sum((group or [dock])[0].cost.values())

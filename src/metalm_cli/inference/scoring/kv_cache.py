@@ -1,4 +1,4 @@
-"""What many questions begin with: keys and values, read once and lent to every row."""
+"""Key-value caches of shared prefixes, computed once and expanded to every row of a batch."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from metalm_cli.models.decoders import hidden_states
 from metalm_cli.sessions import PackedTokens, TokenisedSession, build_row, collate
 
 TOLERANCE = 1e-4
-"""Largest relative difference of hidden states that is taken for equal."""
+"""Largest relative difference between hidden states that count as equal."""
 
 
 def to_device(stream: PackedTokens, device: Any, positions: Tensor) -> PackedTokens:
-    """A decoder's rows on a device, with these positions."""
+    """Move the rows of a decoder to a device, with other positions."""
     return replace(
         stream,
         input_ids=stream.input_ids.to(device, non_blocking=True),
@@ -28,7 +28,7 @@ def to_device(stream: PackedTokens, device: Any, positions: Tensor) -> PackedTok
 
 
 def expand_cache(cache: Any, size: int) -> Any:
-    """A cache of one row for several; its own tensors stay as they are."""
+    """Expand a cache of one row to several rows; the tensors of the original do not change."""
     from transformers import DynamicCache
 
     expanded = DynamicCache()
@@ -39,7 +39,7 @@ def expand_cache(cache: Any, size: int) -> Any:
 
 @torch.no_grad()
 def measure_cache_reuse(decoder: Any) -> bool:
-    """Whether rows read after a cache have the hidden states of rows read as a whole: measured.
+    """Measure whether rows after a cached prefix have the same hidden states as whole rows.
 
     Args:
         decoder: A causal language model in evaluation mode.

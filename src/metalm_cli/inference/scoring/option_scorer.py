@@ -1,12 +1,13 @@
-"""Log-probabilities of the options of many questions, with nothing computed twice.
+"""Option scoring: log-probabilities of the options of many questions, without repeated computation.
 
-A question is read once, and its options hang under it as children in the same row (a segment forest): each sees the
-question and itself. What many questions have in front, frozen demonstrations, is read once and kept in a cache. Each
-docked content is encoded once. Only positions that predict an option's token are projected to the vocabulary, each
-once. The last token of an option is predicted and never read.
+A question is read once, and its options are its children in the same row (a segment forest): each option attends to
+the question and to itself. A prefix shared by many questions, such as frozen demonstrations, is read once and cached.
+Each docked content is encoded once. Only positions that predict an option's token are projected to the vocabulary, each
+once. The last token of an option is predicted, but never read.
 
-Cost in decoder positions, with a question of c tokens and options of o: ``c + sum(o - 1)`` instead of ``sum(c + o)``.
-The plain way, :meth:`~metalm_cli.inference.language_model.Interface.log_likelihood`, is the reference it must equal.
+Cost in decoder positions, for a question of c tokens and options of o tokens: ``c + sum(o - 1)`` instead of
+``sum(c + o)``. The scores must equal those of the reference implementation,
+:meth:`~metalm_cli.inference.language_model.LanguageModel.log_likelihood`.
 """
 
 from __future__ import annotations
@@ -31,15 +32,15 @@ from metalm_cli.sessions import TokenisedSession, build_row, collate
 from metalm_cli.sessions.processors import DockInput
 
 CPU_BUDGET = 2048
-"""Decoder positions of a forward pass on a CPU, padding included: larger ones are no faster there."""
+"""Decoder positions of a forward pass on a CPU, padding included: larger batches are not faster there."""
 CPU_PADDING = 24
-"""Padded positions of a forward pass on a CPU: one pass more costs about as much. Measured with GPT-2 small, whose pass
-costs 12 positions on one core, to read its weights, beside the positions themselves."""
+"""Padded positions of a forward pass on a CPU: another pass costs about as much. Measured with GPT-2 small, where
+reading the weights costs as much as 12 positions in each pass on one core."""
 FIRST_BUDGET = 8192
-"""... of the first one on a GPU, by whose memory the others are measured."""
+"""Decoder positions of the first forward pass on a GPU; its memory determines the size of the others."""
 MAX_BUDGET = 1 << 18
 MEMORY_SHARE = 0.7
-"""Share of the free memory that a forward pass may take."""
+"""Share of the free memory that a forward pass may use."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class OptionScores:
 
     Args:
         log_likelihood: Log-probability of each option after the question, in nats. ``[o]`` float64.
-        tokens: Tokens of each. ``[o]`` int64.
-        greedy: Whether each of its tokens is the likeliest one there. ``[o]`` bool.
+        tokens: Number of tokens of each option. ``[o]`` int64.
+        greedy: Whether greedy decoding would generate the option. ``[o]`` bool.
     """
 
     log_likelihood: np.ndarray
@@ -70,30 +71,32 @@ def score(
 
     Args:
         language_model: The model, in evaluation mode.
-        questions: What to score, in any order.
-        budget: Decoder positions of a forward pass, padding included; None: a CPU's best, or what a GPU holds.
-        share: Read what options or questions have in common once; else every option in a row of its own.
-        watch: Told the questions that are done, by number, after every forward pass.
+        questions: The questions, in any order.
+        budget: Decoder positions of a forward pass, padding included; None: the best for a CPU, or the memory of a
+            GPU.
+        share: Read common prefixes of options and questions once; else each option has a row of its own.
+        on_scored: Called after each forward pass with the indices and the scores of the finished questions.
 
     Returns:
-        Scores of each question, in the order given; equal whatever the budget, the order or ``share``.
+        Scores of each question, in the order of ``questions``; they do not depend on the budget, the order or
+        ``share``.
 
     Raises:
-        MetalmError: A question has nothing to read, or does not fit the decoder's positions, or memory.
+        MetalmError: A question has an empty prefix, or exceeds the decoder's positions or the memory.
     """
     return Scorer(language_model, budget, share).score(questions, on_scored)
 
 
 @dataclass
 class Scorer:
-    """Scores questions, and keeps encoded contents and read demonstrations from call to call.
+    """Option scorer that keeps its caches of docks and shared prefixes between calls.
 
-    Args: as :func:`metric_value`.
+    Args: as in :func:`score`.
 
     Attributes:
-        positions: Decoder positions read, padding left out.
-        padding: Padded positions.
-        projected: Positions projected to the vocabulary.
+        positions: Number of decoder positions read, without padding.
+        padding: Number of padded positions.
+        projected: Number of positions projected to the vocabulary.
     """
 
     language_model: LanguageModel
@@ -119,7 +122,7 @@ class Scorer:
         questions: Sequence[OptionQuestion],
         on_scored: Callable[[list[int], list[OptionScores]], None] = lambda numbers, scores: None,
     ) -> list[OptionScores]:
-        """As the function :func:`metric_value`."""
+        """Score the options of questions, as the function :func:`score`."""
         starts = np.cumsum([0, *(len(question.options) for question in questions)])
         total = int(starts[-1])
         sums, greedy = np.zeros(total), np.ones(total, dtype=bool)
@@ -161,7 +164,7 @@ class Scorer:
     # -- rows ---------------------------------------------------------------------------------------------------------
 
     def _batches(self, scoring_rows: Sequence[ScoringRow]) -> Iterator[list[ScoringRow]]:
-        """Rows that are read together, with the same front, the longest first; the budget may change in between."""
+        """Group rows with the same shared prefix into batches, the longest first. The budget may change meanwhile."""
         pending = sorted(
             scoring_rows, key=lambda scoring_row: (scoring_row.shared_prefix_key or "", -len(scoring_row.row))
         )[::-1]
@@ -184,7 +187,7 @@ class Scorer:
         sums: np.ndarray,
         greedy: np.ndarray,
     ) -> None:
-        """Score a batch; in halves where memory does not suffice."""
+        """Score a batch; it is halved if it exceeds the memory."""
         if self._on_cuda:
             torch.cuda.reset_peak_memory_stats()
             allocated = torch.cuda.memory_allocated()
@@ -193,12 +196,12 @@ class Scorer:
         except torch.OutOfMemoryError as error:
             if len(batch) == 1:
                 raise MetalmError(
-                    f"memory does not hold a question of {batch[0].length:,} positions, alone in its batch",
-                    remedy="shorten it, give fewer demonstrations, or use a larger device",
+                    f"out of memory: a question of {batch[0].length:,} positions, even as a batch of one",
+                    remedy="shorten the question, use fewer demonstrations, or use a device with more memory",
                     exit_code=Exit.FAILED,
                 ) from error
             result = None
-        if result is None:  # outside the handler, which keeps the failed pass's tensors
+        if result is None:  # outside the handler, which holds the tensors of the failed pass
             torch.cuda.empty_cache()
             self._position_limit, self._limit_known = max(1, self._position_limit // 2), True
             half = len(batch) // 2
@@ -221,7 +224,7 @@ class Scorer:
     def _forward(
         self, batch: list[ScoringRow], shared_prefixes: dict[str, TokenisedSession]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Log-probability of each target of a batch, and whether it is the likeliest token. ``[m]``"""
+        """Return the log-probability of each target of a batch, and whether it is the likeliest token. ``[m]``"""
         model, device = self.language_model.model, self.language_model.device
         rows = [replace(scoring_row.row, docks=()) for scoring_row in batch]
         packed = collate(rows, {}, pad_id=self.language_model.decoder_tokenizer.pad_id).decoder
@@ -230,7 +233,7 @@ class Scorer:
         self.padding += len(rows) * width - sum(map(len, rows))
         prefix_key = batch[0].shared_prefix_key
         prefix_length = 0 if prefix_key is None else len(shared_prefixes[prefix_key])
-        # Padding goes on counting, in a forest beyond what a table of positions may hold.
+        # Positions of padding keep increasing; in a forest they may exceed the position embeddings, hence the clamp.
         max_position = max(scoring_row.length for scoring_row in batch) - 1
         packed = to_device(
             packed, device, packed.position_ids.add(prefix_length).clamp(max=max(max_position, prefix_length))
@@ -263,7 +266,7 @@ class Scorer:
         return _target_log_probs(hidden, project, model.decoder.config.vocab_size, inverse, targets)
 
     def _embed(self, input_ids: Tensor, dock_positions: Sequence[tuple[int, DockInput]]) -> Tensor:
-        """Input vectors, with each dock's at its place: ``[b, s, d]``."""
+        """Return the input vectors, with those of docks at their positions: ``[b, s, d]``."""
         embeds = self.language_model.model.embed(input_ids)
         if not dock_positions:
             return embeds
@@ -275,7 +278,7 @@ class Scorer:
         return flat.view_as(embeds)
 
     def _prefix_cache(self, key: str, session: TokenisedSession) -> Any:
-        """Keys and values of what stands in front; the newest are kept."""
+        """Return the key-value cache of a shared prefix; the two newest are kept."""
         from transformers import DynamicCache
 
         if key not in self._caches:
@@ -295,14 +298,14 @@ class Scorer:
 def _target_log_probs(
     hidden: Tensor, project: Callable[[Tensor], Tensor], vocabulary: int, inverse: np.ndarray, targets: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Log-probabilities of targets, in chunks of rows.
+    """Return the log-probabilities of targets and whether each is the likeliest token, computed in chunks of rows.
 
     Args:
-        hidden: Of each position that predicts. ``[u, h]``
-        project: Makes logits of them.
+        hidden: Hidden state or logits of each position that predicts. ``[u, h]``
+        project: Function from ``hidden`` to logits.
         vocabulary: Size of the vocabulary.
         inverse: Row of ``hidden`` that predicts each target. ``[m]``
-        targets: ``[m]``
+        targets: Token ids. ``[m]``
     """
     order = np.argsort(inverse, kind="stable")
     sorted_rows, sorted_targets = torch.from_numpy(inverse[order]), torch.from_numpy(targets[order])
@@ -315,7 +318,7 @@ def _target_log_probs(
         chunk_targets = sorted_targets[first:last].to(hidden.device)
         log_probs = logits[chunk_rows, chunk_targets] - logits.logsumexp(-1)[chunk_rows]
         chunks.append(torch.stack([log_probs.double(), (logits.argmax(-1)[chunk_rows] == chunk_targets).double()]))
-    sorted_results = torch.cat(chunks, 1).cpu().numpy()  # the one wait for the device in a batch
+    sorted_results = torch.cat(chunks, 1).cpu().numpy()  # the only synchronisation with the device in a batch
     results = np.empty_like(sorted_results)
     results[:, order] = sorted_results
     return results[0], results[1] > 0.5

@@ -1,4 +1,4 @@
-"""Questions as rows: what is read once, and the options that hang under it."""
+"""Rows of questions: the prefix that is read once, with the options as its children."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from metalm_cli.sessions.packing import ROOT, Row
 
 @dataclass(frozen=True)
 class OptionQuestion:
-    """What is read, and the options to go on with.
+    """Question with its options.
 
     Args:
-        prefix: What is read; nothing in it is scored.
-        options: Token ids of each option; one without tokens has log-probability 0. ``[o]`` int64 each.
-        before: What stands in front of the prefix, for many questions the same.
-        name: What errors call it; default the prefix's name.
+        prefix: Session before the options; its tokens are not scored.
+        options: Token ids of each option; an option without tokens has log-probability 0. ``[o]`` int64 each.
+        shared_prefix: Session before ``prefix``, shared by many questions.
+        name: Name of the question in errors; by default the name of the prefix.
     """
 
     prefix: TokenisedSession
@@ -32,15 +32,15 @@ class OptionQuestion:
 
 @dataclass(frozen=True)
 class ScoringRow:
-    """A row: a question with the heads of its options (all tokens but the last), or with one of them.
+    """Row of a question with the heads of its options (all tokens but the last), or with a single head.
 
     Args:
-        row: What is read.
-        predict: Position in the row that predicts, of each target. ``[m]``
-        targets: Tokens. ``[m]``
-        owners: Number of the option, over all questions. ``[m]``
-        before: Key of what stands in front, in a cache; None for nothing.
-        length: Positions of the longest path, with what stands in front.
+        row: Tokens that are read.
+        predict: Position in the row that predicts each target. ``[m]``
+        targets: Token ids. ``[m]``
+        owners: Index of each target's option among the options of all questions. ``[m]``
+        shared_prefix_key: Cache key of the shared prefix; None: no shared prefix.
+        length: Positions of the longest path, shared prefix included.
     """
 
     row: Row
@@ -52,7 +52,7 @@ class ScoringRow:
 
 
 def join_sessions(first: TokenisedSession, second: TokenisedSession) -> TokenisedSession:
-    """Two sessions in one."""
+    """Concatenate two sessions."""
     docks = (*first.docks, *((position + len(first), dock) for position, dock in second.docks))
     ids, trained = np.concatenate([first.ids, second.ids]), np.concatenate([first.trained, second.trained])
     return TokenisedSession(ids, trained, docks, second.name or first.name)
@@ -67,19 +67,19 @@ def pack_question(
     share: bool,
     use_cache: bool,
 ) -> Iterator[ScoringRow]:
-    """The rows of a question; none where no option has tokens.
+    """Pack a question into rows; there are none if no option has tokens.
 
     Args:
         question: The question.
-        first: Number of its first option, over all questions.
-        fronts: Takes what stands in front and is to be cached, by key.
-        most: Positions of the decoder.
-        share: All options in one row, else one of them in each (options that differ in their last token alone are
-            one).
-        cached: What stands in front is kept in a cache; else it is part of the row.
+        first_option: Index of its first option among the options of all questions.
+        shared_prefixes: Shared prefixes by cache key; that of the question is added.
+        max_positions: Positions of the decoder.
+        share: Whether all options share one row. Else there is a row for each option, or for several options that
+            differ only in their last token.
+        use_cache: Whether the shared prefix is cached; else it is part of the row.
 
     Raises:
-        MetalmError: Nothing stands before the options, or the question does not fit.
+        MetalmError: The options have no prefix, or the question exceeds the positions.
     """
     prefix, shared_prefix = question.prefix, question.shared_prefix
     key: str | None = None
@@ -95,9 +95,9 @@ def pack_question(
     name = question.name or question.prefix.name or "a question"
     if not len(prefix):
         raise MetalmError(
-            f"nothing stands before the options of {name}",
-            why="nothing predicts their first token",
-            remedy="give it a start token, or a text",
+            f"no prefix before the options of {name}",
+            why="without a prefix nothing predicts the first token of an option",
+            remedy="add a start token or a text before the options",
         )
     shared_length = 0 if key is None or shared_prefix is None else len(shared_prefix)
     heads: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
@@ -107,7 +107,7 @@ def pack_question(
     if max_positions is not None and longest > max_positions:
         raise MetalmError(
             f"{name} takes {longest + 1} positions with its longest option, the decoder has {max_positions}",
-            remedy="shorten it, give fewer demonstrations, or use a model with more positions",
+            remedy="shorten the question, use fewer demonstrations, or use a model with more positions",
         )
     heads_by_row = [heads] if share else [{head: head_options} for head, head_options in heads.items()]
     for row_heads in heads_by_row:
@@ -121,7 +121,7 @@ def _build_scoring_row(
     shared_length: int,
     share: bool,
 ) -> ScoringRow:
-    """A row: the question, and the heads of its options under it."""
+    """Build the row of a question, with the heads of its options as children."""
     segments, parents, head_starts = [prefix], [ROOT], {}
     offset = len(prefix)
     for head in heads:
@@ -130,7 +130,7 @@ def _build_scoring_row(
             offset += len(head)
             segments.append(TokenisedSession(np.array(head, dtype=np.int64), np.zeros(len(head), dtype=bool)))
             parents.append(0)
-    if not share and len(segments) == 2:  # a row without a mask: the question and one option in one segment
+    if not share and len(segments) == 2:  # a row without a mask: question and option in a single segment
         segments, parents = [join_sessions(*segments)], [ROOT]
     row = build_row([replace(segment, trained=np.zeros(len(segment), dtype=bool)) for segment in segments], parents)
     predict, targets, owners = [], [], []
@@ -151,7 +151,7 @@ def _build_scoring_row(
 
 
 def session_digest(session: TokenisedSession, options: Sequence[np.ndarray] = ()) -> str:
-    """A digest of what is read: token ids, docked contents with their places, and options."""
+    """Return a hash of token ids, docked contents with their positions, and options."""
     hasher = hashlib.sha256(session.ids.astype(np.int64).tobytes())
     for position, dock in session.docks:
         hasher.update(f" dock {position} ".encode() + dock.key)

@@ -1,4 +1,4 @@
-"""Beginnings that many questions share, found in their token ids: each is then read once."""
+"""Shared prefixes of questions, derived from their token ids, so that each is read once."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from itertools import pairwise
 import numpy as np
 
 MIN_SHARED_TOKENS = 32
-"""Tokens that a beginning must have to be worth a cache of its own."""
+"""Minimum length of a shared prefix that is worth a cache."""
 
 
 @dataclass
 class _Run:
-    """Neighbours in sorted order that share ``height`` tokens, and the best way found to share inside it."""
+    """Run of neighbours in sorted order that share ``length`` tokens, with the best division of the run so far."""
 
     length: int
     first: int
@@ -22,27 +22,29 @@ class _Run:
     runs: list[tuple[int, int, int]] = field(default_factory=list)
 
     def close(self, last: int) -> None:
-        """Share all of it, where that saves more tokens than what was found inside."""
+        """Share the prefix across the whole run if that saves more tokens than the shorter runs inside it."""
         saved = (last - self.first) * self.length
         if saved > self.saved:
             self.saved, self.runs = saved, [(self.first, last, self.length)]
 
 
 def shared_prefixes(prefixes: Sequence[np.ndarray], min_tokens: int = MIN_SHARED_TOKENS) -> list[int]:
-    """How many tokens of each prefix to read in front of it, once for all prefixes that begin so.
+    """Return the number of tokens of each prefix that it shares with others, to be read once for all of them.
 
-    Frozen demonstrations are found this way, whoever wrote them into the text. In order, prefixes that begin alike are
-    neighbours; a run of neighbours shares what all of it begins with, unless shorter runs inside save more tokens.
+    This detects frozen demonstrations even if they are part of the text. In sorted order, prefixes with the same
+    beginning are neighbours; a run of neighbours shares its common beginning, unless shorter runs inside it save more
+    tokens.
 
     Args:
-        prefixes: Token ids of each. ``[n]`` int64 each.
-        least: Fewest tokens in front; below it nothing is shared.
+        prefixes: Token ids of each prefix. ``[n]`` int64 each.
+        min_tokens: Minimum number of shared tokens.
 
     Returns:
-        Tokens in front of each, 0 for none, in the order given; always fewer than the prefix has.
+        Number of shared tokens of each prefix, in the order of ``prefixes``: 0 for none, and always less than the
+        length of the prefix.
 
     Example:
-        >>> shared_prefixes([np.array(ids) for ids in ([5, 6, 7, 1], [2, 2], [5, 6, 7, 3, 4])], least=2)
+        >>> shared_prefixes([np.array(ids) for ids in ([5, 6, 7, 1], [2, 2], [5, 6, 7, 3, 4])], min_tokens=2)
         [3, 0, 3]
     """
     shared_lengths = [0] * len(prefixes)
@@ -70,7 +72,7 @@ def shared_prefixes(prefixes: Sequence[np.ndarray], min_tokens: int = MIN_SHARED
 
 
 def _common_length(first: np.ndarray, second: np.ndarray) -> int:
-    """Tokens that two prefixes have in common, so that both keep one for themselves."""
+    """Return the length of the common prefix, at most all tokens but one of each."""
     size = min(len(first), len(second)) - 1
     if size <= 0:
         return 0

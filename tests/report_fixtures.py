@@ -1,4 +1,4 @@
-"""Run folders with known facts, for tests of reports."""
+"""Run folders with known content, for tests of reports."""
 
 from __future__ import annotations
 
@@ -24,37 +24,42 @@ SOURCES = [
 
 
 def records(steps: Iterable[int] = range(10, 41, 10)) -> list[dict[str, Any]]:
-    """Records of training, and of a validation at every second of them."""
-    found: list[dict[str, Any]] = []
-    for at, step in enumerate(steps, start=1):
-        found.append(
+    """Records of training, with a validation at every second step of them."""
+    lines: list[dict[str, Any]] = []
+    for number, step in enumerate(steps, start=1):
+        lines.append(
             {
                 "step": step,
                 "split": "train",
-                "loss": 4.0 / at,
-                "tokens": 100 * at,
-                "examples": at,
-                "docked_tokens": 30 * at,
-                "docked_positions": 33 * at,
-                "trained_tokens": 60 * at,
+                "loss": 4.0 / number,
+                "tokens": 100 * number,
+                "examples": number,
+                "docked_tokens": 30 * number,
+                "docked_positions": 33 * number,
+                "trained_tokens": 60 * number,
                 "padded_positions": 1,
-                "tokens_per_second": 1000.0 + at,
+                "tokens_per_second": 1000.0 + number,
                 "memory_bytes": 2**30,
                 "lr": 0.001,
                 "grad_norm": 1.5,
             }
         )
-        if at % 2 == 0:
-            told = {"cluster_loss": {"nli": 3.0 / at, "sentiment": 1.0}, "task_loss": {"rte": 3.0 / at, "sst2": 1.0}}
-            found.append({"step": step, "split": "validation", "loss": 5.0 / at, "bits_per_byte": 2.0 / at, **told})
-    return found
+        if number % 2 == 0:
+            losses = {
+                "cluster_loss": {"nli": 3.0 / number, "sentiment": 1.0},
+                "task_loss": {"rte": 3.0 / number, "sst2": 1.0},
+            }
+            lines.append(
+                {"step": step, "split": "validation", "loss": 5.0 / number, "bits_per_byte": 2.0 / number, **losses}
+            )
+    return lines
 
 
 def write_run(path: Path, *, finished: bool = True, metrics: list[dict[str, Any]] | None = None) -> Path:
-    """A run folder as training leaves it, without results."""
+    """Write a run folder as training does, without results."""
     path.mkdir(parents=True)
     (path / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
-    lines = [json.dumps(one) + "\n" for one in (records() if metrics is None else metrics)]
+    lines = [json.dumps(record) + "\n" for record in (records() if metrics is None else metrics)]
     (path / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
     write_json(path / "environment.json", ENVIRONMENT)
     write_json(path / "data.json", {"format": 1, "sources": SOURCES, "validation": []})
@@ -77,7 +82,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def wording(template: str, score: float, **more: Any) -> dict[str, Any]:
-    """A template's record."""
+    """Record of a template."""
     chance = {"uniform": 50.0, "majority": 55.0}
     return {"template": template, "score": score, "error": 5.0, "interval": [score - 9, score + 11], "n": 40} | {
         "chance": chance,
@@ -89,7 +94,7 @@ def wording(template: str, score: float, **more: Any) -> dict[str, Any]:
 def write_results(
     run: Path, name: str = "in_context-rte", *, source: str | None = None, weights: str = "w", shift: float = 0.0
 ) -> Path:
-    """A result file of format 2 with two tasks, and its answers."""
+    """Write a result file of format 2 with two tasks, and its answers."""
     rte = [wording("one", 60.0 + shift), wording("two", 70.0 + shift)]
     classes = {"row": [0] * 8, "found": [0, 0, 0, 1, 1, 1, 2, 1], "right": [0, 0, 0, 0, 1, 1, 1, 1]}
     mrpc = [wording("same", 80.0, each=classes)]
@@ -127,18 +132,18 @@ def write_results(
     write_json(path, record)
     answers = [
         {
-            "id": f"rte/{at}",
+            "id": f"rte/{index}",
             "task": "rte",
             "template": "one",
             "shots": 0,
-            "input": f"<script>alert({at})</script> Does it follow?",
-            "target": "yes" if at % 2 else "no",
-            "prediction": "yes" if at % 4 else "maybe",
-            "score": float(at % 2),
+            "input": f"<script>alert({index})</script> Does it follow?",
+            "target": "yes" if index % 2 else "no",
+            "prediction": "yes" if index % 4 else "maybe",
+            "score": float(index % 2),
         }
-        for at in range(20)
+        for index in range(20)
     ]
-    lines = "".join(json.dumps(one) + "\n" for one in answers)
+    lines = "".join(json.dumps(answer) + "\n" for answer in answers)
     path.with_name(f"{name}.samples.jsonl").write_text(lines, encoding="utf-8")
     return path
 

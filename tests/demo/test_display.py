@@ -1,4 +1,4 @@
-"""What is shown: lines anywhere, bars that fit a terminal, and the time left."""
+"""Progress display of the demo: plain lines, bars that fit the terminal, and the time left."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def test_bars_fit_terminals_of_any_width(tmp_path, width, colour):
         display.tick([(stages[0], 40)], 0.2, 61.0)
         display.end(stages[0], 75, "facts")
         display.tick([(stages[1], 0)], 0.5, None)
-    shown = stream.getvalue()
-    assert "40/100" in shown or width < 40
-    assert "1:15" in shown
-    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", shown))
+    output = stream.getvalue()
+    assert "40/100" in output or width < 40
+    assert "1:15" in output
+    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", output))
     assert max(map(cell_len, lines)) <= width
 
 
-def test_a_terminal_without_all_characters_is_told_the_rest(tmp_path):
+def test_characters_that_a_terminal_cannot_encode_are_escaped(tmp_path):
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     console = Console(file=stream, force_terminal=True, width=60, legacy_windows=False)
     stages = [stage("a", tmp_path, steps=100)]
@@ -47,12 +47,12 @@ def test_a_terminal_without_all_characters_is_told_the_rest(tmp_path):
         display.end(stages[0], 75, "facts")
         display.line("the last line")
     stream.flush()
-    shown = stream.buffer.getvalue().decode("ascii")
-    assert r"1:15 \xb7 facts" in shown
-    assert "the last line" in shown
+    output = stream.buffer.getvalue().decode("ascii")
+    assert r"1:15 \xb7 facts" in output
+    assert "the last line" in output
 
 
-def test_without_a_terminal_there_are_lines_alone(tmp_path):
+def test_without_a_terminal_there_are_only_lines(tmp_path):
     stream = io.StringIO()
     stages = [stage("a", tmp_path)]
     for console in (Console(file=stream), Console(file=stream, force_terminal=True, _environ={"TERM": "dumb"})):
@@ -62,7 +62,7 @@ def test_without_a_terminal_there_are_lines_alone(tmp_path):
     assert stream.getvalue() == ""
 
 
-def test_a_reader_who_has_left_is_no_trouble(tmp_path):
+def test_a_broken_pipe_is_ignored(tmp_path):
     class Closed(io.StringIO):
         def write(self, text: str) -> int:
             raise BrokenPipeError
@@ -72,12 +72,12 @@ def test_a_reader_who_has_left_is_no_trouble(tmp_path):
     display.line("two")
 
 
-def test_the_time_left_is_reckoned_from_the_pace(tmp_path, monkeypatch):
+def test_the_time_left_is_estimated_from_the_pace(tmp_path, monkeypatch):
     clock = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     stages = [stage(name, tmp_path) for name in "abcd"]
-    reckoning = EtaEstimate(stages, {"a"}, 2)
-    assert reckoning({"a"}, {}) == (0.25, 1.5)  # three seconds of work for two at a time
+    estimate = EtaEstimate(stages, {"a"}, 2)
+    assert estimate({"a"}, {}) == (0.25, 1.5)  # three seconds of work, two stages in parallel
     clock[0] += 20
-    assert reckoning({"a", "b"}, {"c": 0.0}) == (0.5, 40.0)
-    assert reckoning({"a", "b", "c"}, {"d": 1.0}) == (1.0, 0.0)
+    assert estimate({"a", "b"}, {"c": 0.0}) == (0.5, 40.0)
+    assert estimate({"a", "b", "c"}, {"d": 1.0}) == (1.0, 0.0)

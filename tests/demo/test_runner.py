@@ -1,4 +1,4 @@
-"""Stages run as their needs are met, end in words where they fail, and go on where they were stopped."""
+"""Runner of the demo: stages run once their requirements are met, failures are explained, stopped runs resume."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from rich.console import Console
 from metalm_cli.demo import runner
 from metalm_cli.demo.display import Display
 from metalm_cli.demo.runner import DemoStopped, Runner
-from metalm_cli.demo.stages import BUDGETS, Stage
-from metalm_cli.demo.state import STATE, Folder, error_file, is_made, last_record, steps_done
+from metalm_cli.demo.stages import SIZES, Stage
+from metalm_cli.demo.state import STATE_FILE, DemoFolder, error_file, is_stage_finished, last_record, logged_steps
 from metalm_cli.errors import MetalmError
 
 
@@ -29,29 +29,29 @@ def stage(name: str, out: Path, *needs: str, steps: int = 0) -> Stage:
 
 
 class Script:
-    """Children that do what a test says: after so many looks they have made their results and end with a code."""
+    """Starts child processes that make their outputs and exit with a given code after a number of polls."""
 
     def __init__(
-        self, looks: int = 2, codes: dict[str, int] | None = None, said: str = "", error: dict[str, str] | None = None
+        self, polls: int = 2, codes: dict[str, int] | None = None, output: str = "", error: dict[str, str] | None = None
     ) -> None:
-        self.looks, self.codes, self.said, self.error = looks, codes or {}, said, error
-        self.begun: list[str] = []
-        self.most = 0
+        self.polls, self.codes, self.output, self.error = polls, codes or {}, output, error
+        self.started: list[str] = []
+        self.max_alive = 0
         self.alive: set[str] = set()
         self.stopped: list[str] = []
 
     def __call__(self, stage: Stage, log: Path) -> runner.ChildProcess:
         script = self
-        script.begun.append(stage.name)
+        script.started.append(stage.name)
         script.alive.add(stage.name)
-        script.most = max(script.most, len(script.alive))
+        script.max_alive = max(script.max_alive, len(script.alive))
         with open(log, "a", encoding="utf-8") as file:
-            file.write(script.said)
+            file.write(script.output)
         if script.error:
             error_file(log).write_text(json.dumps(script.error))
 
         class Child:
-            left = script.looks
+            left = script.polls
 
             def poll(self) -> int | None:
                 self.left -= 1
@@ -60,11 +60,11 @@ class Script:
                 script.alive.discard(stage.name)
                 code = script.codes.get(stage.name, 0)
                 if code == 0 and stage.name not in script.stopped:
-                    for place in stage.makes:
+                    for path in stage.outputs:
                         if stage.steps:
-                            (place / "model").mkdir(parents=True, exist_ok=True)
+                            (path / "model").mkdir(parents=True, exist_ok=True)
                         else:
-                            place.write_text('{"complete": true}')
+                            path.write_text('{"complete": true}')
                 return code if stage.name not in script.stopped else 75
 
             def stop(self) -> None:
@@ -79,140 +79,144 @@ class Script:
 
 @pytest.fixture(autouse=True)
 def _quickly(monkeypatch):
-    monkeypatch.setattr(runner, "PAUSE", 0.001)
+    monkeypatch.setattr(runner, "POLL_INTERVAL_S", 0.001)
 
 
 @pytest.fixture
 def folder(tmp_path):
-    made = Folder(tmp_path / "demo", BUDGETS["quick"])
-    yield made
-    made.close()
+    demo_folder = DemoFolder(tmp_path / "demo", SIZES["quick"])
+    yield demo_folder
+    demo_folder.close()
 
 
-def make_runner(folder: Folder, stages: list[Stage], script: Script, jobs: int = 2, facts=lambda stage: "") -> tuple:
+def make_runner(
+    folder: DemoFolder, stages: list[Stage], script: Script, jobs: int = 2, describe_result=lambda stage: ""
+) -> tuple:
     stream = io.StringIO()
     display = Display(Console(file=stream, width=40), stages)
-    return Runner(stages, folder, script, display, jobs, facts), stream
+    return Runner(stages, folder, script, display, jobs, describe_result), stream
 
 
-def test_stages_run_when_their_needs_are_met(folder):
+def test_stages_run_when_their_requirements_are_met(folder):
     out, script = folder.path, Script()
     stages = [stage("a", out), stage("b", out, "a", steps=4), stage("c", out), stage("d", out, "b", "c")]
-    whole, stream = make_runner(folder, stages, script, facts=lambda one: f"fact of {one.name}")
-    whole.run()
-    assert script.begun == ["a", "c", "b", "d"]
-    assert script.most == 2
+    demo_runner, stream = make_runner(folder, stages, script, describe_result=lambda stage: f"fact of {stage.name}")
+    demo_runner.run()
+    assert script.started == ["a", "c", "b", "d"]
+    assert script.max_alive == 2
     lines = stream.getvalue().splitlines()
     assert lines[0] == "[1/4] a  what a does: and why"
     assert "[2/4] b  done in 0:00 · fact of b" in lines
-    assert set(json.loads((out / STATE).read_text())["stages"]) == {"a", "b", "c", "d"}
+    assert set(json.loads((out / STATE_FILE).read_text())["stages"]) == {"a", "b", "c", "d"}
 
 
-def test_what_is_done_is_not_done_again(folder):
+def test_finished_stages_do_not_run_again(folder):
     out = folder.path
     stages = [stage("a", out, steps=3), stage("b", out, "a")]
     make_runner(folder, stages, Script())[0].run()
     (out / "b.json").write_text('{"complete": false}')
     script = Script()
-    whole, stream = make_runner(folder, stages, script)
-    whole.run()
-    assert script.begun == ["b"]
+    demo_runner, stream = make_runner(folder, stages, script)
+    demo_runner.run()
+    assert script.started == ["b"]
     assert "[1/2] a  done before" in stream.getvalue()
 
 
-def redone(folder: Folder, stages: list[Stage]) -> list[str]:
-    """The stages that a further call of the demo does."""
+def rerun_stages(folder: DemoFolder, stages: list[Stage]) -> list[str]:
+    """Run the demo again and return the names of the stages that it starts."""
     script = Script()
     make_runner(folder, stages, script)[0].run()
-    return script.begun
+    return script.started
 
 
-def test_a_stage_is_done_again_with_all_that_needs_it_where_its_results_are_gone(folder):
+def test_a_stage_without_outputs_runs_again_with_all_stages_that_require_it(folder):
     out = folder.path
     stages = [stage("a", out, steps=3), stage("b", out, "a", steps=3), stage("c", out, "b"), stage("d", out)]
-    assert redone(folder, stages) == ["a", "d", "b", "c"]
+    assert rerun_stages(folder, stages) == ["a", "d", "b", "c"]
     (out / "b" / "from the old a").write_text("")
     shutil.rmtree(out / "a")
-    assert folder.again(stages).endswith("no longer the same: b, c")
-    assert redone(folder, stages) == ["a", "b", "c"]
+    assert folder.rerun_note(stages).endswith("have changed: b, c")
+    assert rerun_stages(folder, stages) == ["a", "b", "c"]
     assert not (out / "b" / "from the old a").exists()
-    assert folder.again(stages) == ""
-    assert redone(folder, stages) == []
+    assert folder.rerun_note(stages) == ""
+    assert rerun_stages(folder, stages) == []
 
 
-def test_what_needs_a_stage_is_done_again_though_the_demo_was_stopped_in_between(folder):
+def test_a_stage_runs_again_after_its_requirement_even_if_the_demo_was_stopped_in_between(folder):
     stages = [stage("a", folder.path), stage("b", folder.path, "a")]
-    redone(folder, stages)
-    stages[0].makes[0].unlink()
-    redone(folder, stages[:1])
-    assert redone(folder, stages) == ["b"]
+    rerun_stages(folder, stages)
+    stages[0].outputs[0].unlink()
+    rerun_stages(folder, stages[:1])
+    assert rerun_stages(folder, stages) == ["b"]
 
 
-def test_a_stage_with_another_command_begins_anew(folder):
+def test_a_stage_with_another_command_starts_from_scratch(folder):
     stages = [stage("a", folder.path, steps=3), stage("b", folder.path, "a")]
-    redone(folder, stages)
+    rerun_stages(folder, stages)
     (folder.path / "a" / "checkpoint").write_text("")
     folder.close()
-    again = Folder(folder.path, BUDGETS["quick"])
-    changed = [replace(stages[0], mark="another"), stages[1]]
-    assert again.again(changed).endswith(": all 2 stages")
-    assert redone(again, changed) == ["a", "b"]
+    again = DemoFolder(folder.path, SIZES["quick"])
+    changed = [replace(stages[0], command_hash="another"), stages[1]]
+    assert again.rerun_note(changed).endswith(": all 2 stages")
+    assert rerun_stages(again, changed) == ["a", "b"]
     assert not (folder.path / "a" / "checkpoint").exists()
     again.close()
 
 
-def test_a_demo_of_another_version_is_told_and_done_again(folder, monkeypatch):
+def test_a_demo_of_another_version_is_reported_and_runs_again(folder, monkeypatch):
     stages = [stage("a", folder.path), stage("b", folder.path, "a")]
-    redone(folder, stages)
+    rerun_stages(folder, stages)
     folder.close()
     monkeypatch.setattr("metalm_cli.__version__", "99.0")
-    again = Folder(folder.path, BUDGETS["quick"])
-    told = again.again(stages)
-    assert re.fullmatch(r"made by metalm [\d.]+, and this is 99\.0; done again: all 2 stages", told)
-    assert redone(again, stages) == ["a", "b"]
+    again = DemoFolder(folder.path, SIZES["quick"])
+    note = again.rerun_note(stages)
+    assert re.fullmatch(r"made by metalm [\d.]+, this is 99\.0; running again: all 2 stages", note)
+    assert rerun_stages(again, stages) == ["a", "b"]
     again.close()
 
 
-def test_a_demo_from_before_there_were_records_counts_by_its_version(folder, monkeypatch):
+def test_a_demo_without_records_is_judged_by_its_version(folder, monkeypatch):
     stages = [stage("a", folder.path, steps=3), stage("b", folder.path, "a")]
-    redone(folder, stages)
+    rerun_stages(folder, stages)
     folder.close()
-    state = json.loads((folder.path / STATE).read_text())
+    state = json.loads((folder.path / STATE_FILE).read_text())
     del state["records"]
     for version, expected in ((state["metalm"], []), ("0.0.1", ["a", "b"])):
-        (folder.path / STATE).write_text(json.dumps({**state, "metalm": version}))
-        again = Folder(folder.path, BUDGETS["quick"])
-        assert redone(again, stages) == expected
+        (folder.path / STATE_FILE).write_text(json.dumps({**state, "metalm": version}))
+        again = DemoFolder(folder.path, SIZES["quick"])
+        assert rerun_stages(again, stages) == expected
         again.close()
 
 
-def test_a_stage_that_goes_on_keeps_its_log_and_what_it_has(folder):
-    one = stage("a", folder.path, steps=3)
+def test_a_resumed_stage_keeps_its_log_and_outputs(folder):
+    training_stage = stage("a", folder.path, steps=3)
     with pytest.raises(DemoStopped):
-        make_runner(folder, [one], Script(1, {"a": 75}, "first part\n"))[0].run()
+        make_runner(folder, [training_stage], Script(1, {"a": 75}, "first part\n"))[0].run()
     (folder.path / "a").mkdir()
     (folder.path / "a" / "checkpoint").write_text("")
-    make_runner(folder, [one], Script(1, said="second part\n"))[0].run()
-    text = folder.log(one).read_text()
+    make_runner(folder, [training_stage], Script(1, output="second part\n"))[0].run()
+    text = folder.log_path(training_stage).read_text()
     assert text.splitlines() == ["$ metalm evaluate a", "first part", "$ metalm evaluate a", "second part"]
     assert (folder.path / "a" / "checkpoint").exists()
 
 
-def test_a_failure_is_told_in_the_words_of_the_last_attempt(folder):
-    one = stage("a", folder.path, steps=3)
+def test_a_failure_shows_the_error_of_the_last_attempt(folder):
+    training_stage = stage("a", folder.path, steps=3)
     with pytest.raises(MetalmError):
-        make_runner(folder, [one], Script(1, {"a": 2}, "the first time\n", {"what": "the first time"}))[0].run()
+        make_runner(folder, [training_stage], Script(1, {"a": 2}, "the first time\n", {"what": "the first time"}))[
+            0
+        ].run()
     with pytest.raises(MetalmError) as caught:
-        make_runner(folder, [one], Script(1, {"a": -9}, "the second time\n"))[0].run()
+        make_runner(folder, [training_stage], Script(1, {"a": -9}, "the second time\n"))[0].run()
     assert caught.value.why == "the second time"
 
 
-def test_a_stage_that_fails_says_why_and_stops_the_others(folder):
+def test_a_failed_stage_shows_its_error_and_stops_the_others(folder):
     out = folder.path
     script = Script(2, {"a": 2}, "step 1\n", {"what": "the disk is full", "where": "/disk", "remedy": "make room"})
-    whole, _ = make_runner(folder, [stage("a", out), stage("b", out)], script)
+    demo_runner, _ = make_runner(folder, [stage("a", out), stage("b", out)], script)
     with pytest.raises(MetalmError) as caught:
-        whole.run()
+        demo_runner.run()
     assert caught.value.what == "the stage a failed (exit code 2)"
     assert caught.value.why == "the disk is full\n      where: /disk\n      remedy: make room"
     assert "step 1" not in caught.value.why
@@ -220,44 +224,44 @@ def test_a_stage_that_fails_says_why_and_stops_the_others(folder):
     assert caught.value.exit_code == 1
 
 
-def test_a_stage_that_dies_has_failed(folder):
-    whole, _ = make_runner(folder, [stage("a", folder.path)], Script(1, {"a": -9}))
+def test_a_killed_stage_has_failed(folder):
+    demo_runner, _ = make_runner(folder, [stage("a", folder.path)], Script(1, {"a": -9}))
     with pytest.raises(MetalmError, match=r"failed \(signal 9\)"):
-        whole.run()
+        demo_runner.run()
 
 
-def test_a_stage_that_leaves_nothing_has_failed(folder):
-    one = stage("a", folder.path)
-    whole, _ = make_runner(folder, [one], Script(1))
+def test_a_stage_without_outputs_has_failed(folder):
+    failed_stage = stage("a", folder.path)
+    demo_runner, _ = make_runner(folder, [failed_stage], Script(1))
     script = Script(1)
-    whole.start = lambda asked, log: script(replace(asked, makes=()), log)
-    with pytest.raises(MetalmError, match=r"failed \(it left nothing behind\)"):
-        whole.run()
+    demo_runner.start = lambda stage, log: script(replace(stage, outputs=()), log)
+    with pytest.raises(MetalmError, match=r"failed \(its outputs are missing\)"):
+        demo_runner.run()
 
 
-def test_a_signal_stops_what_runs_and_the_handlers_come_back(folder):
+def test_a_signal_stops_running_stages_and_the_handlers_are_restored(folder):
     before = signal.getsignal(signal.SIGINT)
-    script = Script(looks=10_000)
-    whole, _ = make_runner(folder, [stage("a", folder.path), stage("b", folder.path, "a")], script)
+    script = Script(polls=10_000)
+    demo_runner, _ = make_runner(folder, [stage("a", folder.path), stage("b", folder.path, "a")], script)
     threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     with pytest.raises(DemoStopped, match="SIGINT"):
-        whole.run()
+        demo_runner.run()
     assert script.stopped == ["a"]
-    assert script.begun == ["a"]
+    assert script.started == ["a"]
     assert signal.getsignal(signal.SIGINT) is before
 
 
 class Stubborn:
-    """A child that runs until it is killed."""
+    """A child process that runs until it is killed."""
 
     def __init__(self, *, stop: type[BaseException] | None = None, leaves: bool = False) -> None:
-        self.killed, self.asked, self.error, self.leaves = False, False, stop, leaves
+        self.killed, self.stop_requested, self.error, self.leaves = False, False, stop, leaves
 
     def poll(self) -> int | None:
-        return 75 if self.asked and self.leaves else None
+        return 75 if self.stop_requested and self.leaves else None
 
     def stop(self) -> None:
-        self.asked = True
+        self.stop_requested = True
         if self.error is not None:
             raise self.error
 
@@ -266,52 +270,52 @@ class Stubborn:
         raise ProcessLookupError
 
 
-def stopping(folder: Folder, monkeypatch: pytest.MonkeyPatch, children: dict[str, Stubborn]) -> tuple:
-    """A runner whose stages run when the demo is stopped, and what it shows."""
-    monkeypatch.setattr(runner, "PATIENCE", 0.1)
-    whole, stream = make_runner(folder, [stage(name, folder.path) for name in children], Script())
-    whole.start = lambda asked, log: children[asked.name]
+def stopping(folder: DemoFolder, monkeypatch: pytest.MonkeyPatch, children: dict[str, Stubborn]) -> tuple:
+    """A runner whose stages are running when the demo is stopped, and its output stream."""
+    monkeypatch.setattr(runner, "STOP_TIMEOUT_S", 0.1)
+    demo_runner, stream = make_runner(folder, [stage(name, folder.path) for name in children], Script())
+    demo_runner.start = lambda stage, log: children[stage.name]
     threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
-    return whole, stream
+    return demo_runner, stream
 
 
-def test_what_does_not_leave_is_ended_even_where_stopping_fails(folder, monkeypatch):
+def test_stages_that_do_not_exit_are_killed_even_if_stopping_fails(folder, monkeypatch):
     children = {"a": Stubborn(stop=PermissionError), "b": Stubborn()}
-    whole, stream = stopping(folder, monkeypatch, children)
+    demo_runner, stream = stopping(folder, monkeypatch, children)
     with pytest.raises(PermissionError):
-        whole.run()
-    assert [one.killed for one in children.values()] == [True, True]
-    assert "stopping: what runs saves first" in stream.getvalue()
+        demo_runner.run()
+    assert [child.killed for child in children.values()] == [True, True]
+    assert "stopping: the running stages save their state first" in stream.getvalue()
 
 
-def test_a_full_disk_keeps_no_stage_alive(folder, monkeypatch):
-    def full(*_: object) -> None:
+def test_stages_are_killed_even_if_the_disk_is_full(folder, monkeypatch):
+    def raise_full_disk(*_: object) -> None:
         raise MetalmError("cannot write demo.json")
 
     children = {"a": Stubborn(leaves=True), "b": Stubborn()}
-    whole, _ = stopping(folder, monkeypatch, children)
-    monkeypatch.setattr(folder, "spent", full)
+    demo_runner, _ = stopping(folder, monkeypatch, children)
+    monkeypatch.setattr(folder, "add_seconds", raise_full_disk)
     with pytest.raises(DemoStopped, match="SIGTERM"):
-        whole.run()
-    assert [one.killed for one in children.values()] == [False, True]
+        demo_runner.run()
+    assert [child.killed for child in children.values()] == [False, True]
 
 
-def test_a_stage_that_somebody_else_stopped_stops_the_demo(folder):
-    whole, _ = make_runner(folder, [stage("a", folder.path)], Script(1, {"a": 75}))
+def test_a_stage_that_was_stopped_from_outside_stops_the_demo(folder):
+    demo_runner, _ = make_runner(folder, [stage("a", folder.path)], Script(1, {"a": 75}))
     with pytest.raises(DemoStopped, match="a was stopped"):
-        whole.run()
+        demo_runner.run()
 
 
 # -- the folder -------------------------------------------------------------------------------------------------------
 
 
-def test_other_things_are_left_alone(tmp_path):
+def test_other_files_are_not_touched(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    for place, said in ((tmp_path, "something else"), (tmp_path / "thesis.txt", "this is a file")):
-        with pytest.raises(MetalmError, match=said) as caught:
-            Folder(place, BUDGETS["quick"])
+    for path, message in ((tmp_path, "something other"), (tmp_path / "thesis.txt", "this is a file")):
+        with pytest.raises(MetalmError, match=message) as caught:
+            DemoFolder(path, SIZES["quick"])
         assert caught.value.exit_code == 2
-    assert [one.name for one in tmp_path.iterdir()] == ["thesis.txt"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 @pytest.mark.parametrize(
@@ -325,48 +329,48 @@ def test_other_things_are_left_alone(tmp_path):
         "\x00",
     ],
 )
-def test_a_damaged_state_is_refused_and_kept(tmp_path, text):
-    (tmp_path / STATE).write_text(text)
-    with pytest.raises(MetalmError, match="something else"):
-        Folder(tmp_path, BUDGETS["quick"])
-    assert (tmp_path / STATE).read_text() == text
+def test_a_damaged_state_is_rejected_and_not_overwritten(tmp_path, text):
+    (tmp_path / STATE_FILE).write_text(text)
+    with pytest.raises(MetalmError, match="something other"):
+        DemoFolder(tmp_path, SIZES["quick"])
+    assert (tmp_path / STATE_FILE).read_text() == text
 
 
-def test_a_demo_of_another_size_is_refused(tmp_path):
-    Folder(tmp_path / "d", BUDGETS["quick"]).close()
+def test_a_demo_of_another_size_is_rejected(tmp_path):
+    DemoFolder(tmp_path / "d", SIZES["quick"]).close()
     with pytest.raises(MetalmError, match="another size: quick"):
-        Folder(tmp_path / "d", BUDGETS["full"])
+        DemoFolder(tmp_path / "d", SIZES["full"])
 
 
 def test_two_processes_do_not_share_a_folder(folder):
     with pytest.raises(MetalmError, match="another process runs this demo"):
-        Folder(folder.path, BUDGETS["quick"])
+        DemoFolder(folder.path, SIZES["quick"])
     folder.close()
-    Folder(folder.path, BUDGETS["quick"]).close()
+    DemoFolder(folder.path, SIZES["quick"]).close()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_read_only_place_is_told(tmp_path):
+def test_a_read_only_folder_is_an_error(tmp_path):
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(MetalmError, match="cannot be written here"):
-            Folder(tmp_path / "demo", BUDGETS["quick"])
+            DemoFolder(tmp_path / "demo", SIZES["quick"])
     finally:
         tmp_path.chmod(0o700)
 
 
-def test_a_place_below_a_file_is_told(tmp_path):
+def test_a_path_below_a_file_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(MetalmError):
-        Folder(tmp_path / "file" / "demo", BUDGETS["quick"])
+        DemoFolder(tmp_path / "file" / "demo", SIZES["quick"])
 
 
-def test_metrics_are_read_as_far_as_they_are_whole(tmp_path):
-    one = stage("run", tmp_path, steps=50)
-    assert (steps_done(one), last_record(one.run, "validation")) == (0, {})
+def test_valid_metrics_are_read_from_a_damaged_log(tmp_path):
+    run_stage = stage("run", tmp_path, steps=50)
+    assert (logged_steps(run_stage), last_record(run_stage.run, "validation")) == (0, {})
     (tmp_path / "run").mkdir()
     lines = ['{"step": 10, "split": "train"}', '{"step": 10, "split": "validation", "loss": 2.5}', "{damaged", '{"st']
     (tmp_path / "run" / "metrics.jsonl").write_bytes("\n".join(lines).encode() + b"\xff\xfe\n")
-    assert steps_done(one) == 10
-    assert last_record(one.run, "validation")["loss"] == 2.5
-    assert not is_made(one)
+    assert logged_steps(run_stage) == 10
+    assert last_record(run_stage.run, "validation")["loss"] == 2.5
+    assert not is_stage_finished(run_stage)

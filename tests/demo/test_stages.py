@@ -1,4 +1,4 @@
-"""What the demo does, as data: commands that parse, needs that come first, one folder for all of it."""
+"""Stages of the demo: commands that parse, requirements that come first, one folder for all outputs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from metalm_cli.miniworld.tasks import task_rows
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_what_a_stage_needs_comes_before_it(size):
+def test_required_stages_come_first(size):
     before: set[str] = set()
     stages = demo_stages(SIZES[size], Path("runs/demo"))
     for stage in stages:
@@ -28,7 +28,7 @@ def test_what_a_stage_needs_comes_before_it(size):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_everything_lies_in_the_demos_folder_whatever_its_name(size, tmp_path):
+def test_all_outputs_are_in_the_folder_of_the_demo_whatever_its_name(size, tmp_path):
     out = tmp_path / "a: strange, [name] \"with\" 'quotes' ä"
     for stage in demo_stages(SIZES[size], out):
         assert all(out in path.parents for path in stage.outputs)
@@ -50,7 +50,7 @@ def test_everything_lies_in_the_demos_folder_whatever_its_name(size, tmp_path):
             assert resolved.data.match_input_lengths_of[0].tokenizer == str(stage.outputs[0].parent / "encoder/model")
 
 
-def test_twins_differ_from_the_metalm_in_nothing_but_the_encoder():
+def test_twins_differ_from_the_metalm_only_in_the_encoder():
     metalm, gpt, total = (resolve("pretrain", f"demo/{name}").recipe for name in ("metalm", "gpt", "gpt-total"))
     assert metalm.model.decoder == gpt.model.decoder
     assert metalm.train == gpt.train == total.train
@@ -61,7 +61,7 @@ def test_twins_differ_from_the_metalm_in_nothing_but_the_encoder():
     assert total.model.decoder.config["num_hidden_layers"] == 2 * gpt.model.decoder.config["num_hidden_layers"]
 
 
-def test_evaluations_lay_all_arms_side_by_side():
+def test_evaluations_compare_all_arms():
     (full,) = [stage for stage in demo_stages(SIZES["full"], Path("/demo")) if stage.name == "instructed-2"]
     assert full.arguments[1] == "/demo/seed-2/instruct-metalm"
     assert [full.arguments[index + 1] for index, argument in enumerate(full.arguments) if argument == "--versus"] == [
@@ -73,26 +73,26 @@ def test_evaluations_lay_all_arms_side_by_side():
     assert "--limit" not in full.arguments
 
 
-def test_relative_folders_are_never_taken_for_repositories():
+def test_relative_folders_cannot_be_mistaken_for_repositories():
     for stage in demo_stages(SIZES["standard"], Path("runs/demo")):
         if "--model" in stage.arguments:
             assert stage.arguments[stage.arguments.index("--model") + 1].startswith("./")
 
 
-def test_the_report_comes_last_and_is_of_all_runs():
+def test_the_report_comes_last_and_covers_all_runs():
     *others, report = demo_stages(SIZES["quick"], Path("d"))
     assert report.name == "report"
     assert {str(stage.run) for stage in others if stage.run} <= set(report.arguments)
 
 
-def test_expectations_are_of_tasks_of_the_world():
+def test_expectations_cover_the_tasks_of_the_world():
     assert sorted([*EXPECTED, *WITHOUT_CHANCE]) == sorted(f"world_{name}" for name in task_rows.TASKS)
     assert SINGLE_TASK.removeprefix("world_") in task_rows.TASKS
     assert all(expectation.reason for expectation in EXPECTED.values())
     assert HELD_OUT_CLUSTER in json.dumps([stage.arguments for stage in demo_stages(SIZES["standard"], Path("d"))])
 
 
-def test_expectations_are_told_of_every_task_and_in_context():
+def test_descriptions_cover_every_task_and_in_context_models():
     words = "\n".join(describe())
     for text in (words, describe_briefly()):
         assert all(task.removeprefix("world_") in text for task in [*EXPECTED, *WITHOUT_CHANCE])
@@ -100,9 +100,9 @@ def test_expectations_are_told_of_every_task_and_in_context():
     assert IN_CONTEXT.reason in words
 
 
-def test_marks_are_of_the_command_wherever_the_demo_lies():
-    marks = [stage.command_hash for stage in demo_stages(SIZES["quick"], Path("runs/demo"))]
-    assert marks == [stage.command_hash for stage in demo_stages(SIZES["quick"], Path("elsewhere/mine"))]
-    assert len(set(marks)) == len(marks)
+def test_command_hashes_do_not_depend_on_the_folder():
+    hashes = [stage.command_hash for stage in demo_stages(SIZES["quick"], Path("runs/demo"))]
+    assert hashes == [stage.command_hash for stage in demo_stages(SIZES["quick"], Path("elsewhere/mine"))]
+    assert len(set(hashes)) == len(hashes)
     longer = replace(SIZES["quick"], single=("train.steps=11",))
-    assert sum(stage.command_hash not in marks for stage in demo_stages(longer, Path("runs/demo"))) == 1
+    assert sum(stage.command_hash not in hashes for stage in demo_stages(longer, Path("runs/demo"))) == 1

@@ -1,4 +1,4 @@
-"""Evaluations by protocol, and seeds of one thing taken together."""
+"""Evaluations grouped by protocol, with pooled seeds."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 from metalm_cli.reports import read_runs
-from metalm_cli.reports.page import figures_of
+from metalm_cli.reports.page import report_figures
 from metalm_cli.reports.seed_groups import group_by_protocol
 from report_fixtures import write_json, write_results, write_run
 
 
-def demo(place: Path, seeds: int) -> list[Path]:
-    """Runs of two models and their results, a folder of each seed."""
+def write_demo(folder: Path, seeds: int) -> list[Path]:
+    """Write runs of two models and their results, in a folder for each seed."""
     folders = []
     for seed in range(seeds):
-        root = place / f"seed-{seed}"
+        root = folder / f"seed-{seed}"
         for name in ("metalm", "gpt"):
             run = write_run(root / name)
             folders.append(run)
@@ -29,28 +29,32 @@ def demo(place: Path, seeds: int) -> list[Path]:
     return folders
 
 
-def test_protocols_stand_apart_the_newest_first(tmp_path: Path) -> None:
-    runs = read_runs(demo(tmp_path, 1))
+def test_protocols_are_separate_groups_the_newest_first(tmp_path: Path) -> None:
+    runs = read_runs(write_demo(tmp_path, 1))
     groups = group_by_protocol(runs)
     assert [group.protocol for group in groups] == ["instruct", "in-context"]
-    assert [[label for label, _ in group.scored] for group in groups] == [["gpt, seed-0", "metalm, seed-0"]] * 2
+    assert [[label for label, _ in group.evaluations] for group in groups] == [["gpt, seed-0", "metalm, seed-0"]] * 2
     assert [label for label, _ in groups[0].pooled] == ["gpt", "metalm"]
-    keys = [one.key for one in figures_of(runs) if one.section == "scores"]
-    assert keys == [f"{kind}-{of}" for of in ("instruct", "in-context") for kind in ("clusters", "tasks", "templates")]
+    keys = [figure.key for figure in report_figures(runs) if figure.section == "scores"]
+    assert keys == [
+        f"{kind}-{protocol}" for protocol in ("instruct", "in-context") for kind in ("clusters", "tasks", "templates")
+    ]
 
 
-def test_seeds_are_one_bar_from_the_lowest_to_the_highest(tmp_path: Path) -> None:
-    runs = read_runs(demo(tmp_path, 3))
-    (figure,) = (one for one in figures_of(runs) if one.key == "clusters-instruct")
-    values = {(one["series"], one["cluster"]): one for one in figure.spec["data"]["values"]}
-    assert set(values) == {(name, of) for name in ("gpt", "metalm") for of in ("nli", "paraphrase", "all clusters")}
+def test_seeds_share_a_bar_with_an_interval_from_lowest_to_highest(tmp_path: Path) -> None:
+    runs = read_runs(write_demo(tmp_path, 3))
+    (figure,) = (figure for figure in report_figures(runs) if figure.key == "clusters-instruct")
+    values = {(point["series"], point["cluster"]): point for point in figure.spec["data"]["values"]}
+    assert set(values) == {
+        (name, cluster) for name in ("gpt", "metalm") for cluster in ("nli", "paraphrase", "all clusters")
+    }
     bar = values["metalm", "nli"]
     assert (bar["value"], bar["low"], bar["high"]) == (68.0, 65.0, 71.0)
-    assert "from the lowest to the highest of 3 seeds" in figure.told
-    assert len(figure.table.rows) == 18, "the table tells them apart"
+    assert "from the lowest to the highest of 3 seeds" in figure.caption
+    assert len(figure.table.rows) == 18, "the table has a row for each seed"
     assert {row[1] for row in figure.table.rows} >= {"metalm, seed-2", "gpt, seed-0"}
-    (tasks,) = (one for one in figures_of(runs) if one.key == "tasks-instruct")
-    points = {(one["series"], one["task"]): one for one in tasks.spec["data"]["values"]}
+    (tasks,) = (figure for figure in report_figures(runs) if figure.key == "tasks-instruct")
+    points = {(point["series"], point["task"]): point for point in tasks.spec["data"]["values"]}
     assert points["gpt", "rte (accuracy)"]["value"] == pytest.approx(78.0)
 
 
@@ -60,4 +64,4 @@ def test_a_run_of_several_seeds_has_the_name_of_its_folder(tmp_path: Path) -> No
         write_results(run, weights=str(seed))
     (group,) = group_by_protocol(read_runs([tmp_path / "mine"]))
     assert [label for label, _ in group.pooled] == ["mine"]
-    assert [label for label, _ in group.scored] == ["mine, seed-0", "mine, seed-1"]
+    assert [label for label, _ in group.evaluations] == ["mine, seed-0", "mine, seed-1"]

@@ -1,4 +1,4 @@
-"""Tables, the terminal and the card."""
+"""Tables of a report, the terminal report, and the section of the model card."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from rich.console import Console
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.reports import read_run, read_runs
-from metalm_cli.reports.card_section import cards_of, with_section, write_card
+from metalm_cli.reports.card_section import scored_cards, with_section, write_card
 from metalm_cli.reports.tables import (
-    decimal,
     difference_table,
+    format_decimal,
+    loss_labels,
     loss_table,
-    overview,
+    named_evaluations,
+    overview_table,
     per_task_losses,
-    series_of,
-    tables,
+    report_tables,
     token_shares,
-    whose_losses,
 )
 from metalm_cli.reports.terminal import print_report, sparkline
 from report_fixtures import RECIPE, write_results, write_run
 
 
-def printed(runs: list[Path], width: int, encoding: str = "utf-8") -> str:
+def print_to_text(runs: list[Path], width: int, encoding: str = "utf-8") -> str:
     raw = io.BytesIO()
     file = io.TextIOWrapper(raw, encoding=encoding, errors="replace")
     print_report(read_runs(runs), Console(file=file, width=width, highlight=False))
@@ -36,7 +36,7 @@ def printed(runs: list[Path], width: int, encoding: str = "utf-8") -> str:
     return raw.getvalue().decode(encoding)
 
 
-def test_tokens_by_what_became_of_them() -> None:
+def test_tokens_by_kind_of_span() -> None:
     assert token_shares({"tokens": 100, "docked_tokens": 30, "trained_tokens": 60}) == {
         "docked": 30,
         "causal": 10,
@@ -46,17 +46,17 @@ def test_tokens_by_what_became_of_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "said"), [(None, "–"), (float("nan"), "–"), (2.0, "2.000"), (0.00012, "0.00012"), (7008.3, "7,008")]
+    ("value", "text"), [(None, "–"), (float("nan"), "–"), (2.0, "2.000"), (0.00012, "0.00012"), (7008.3, "7,008")]
 )
-def test_numbers(value: float | None, said: str) -> None:
-    assert decimal(value) == said
+def test_numbers(value: float | None, text: str) -> None:
+    assert format_decimal(value) == text
 
 
-def test_all_tables_are_there_and_whole(tmp_path: Path) -> None:
+def test_all_tables_are_complete(tmp_path: Path) -> None:
     run = write_run(tmp_path / "tiny")
     write_results(run)
-    found = {table.title: table for table in tables([read_run(run)])}
-    assert list(found) == [
+    tables_by_title = {table.title: table for table in report_tables([read_run(run)])}
+    assert list(tables_by_title) == [
         "The run",
         "Tokens",
         "Held-out loss by cluster",
@@ -67,22 +67,38 @@ def test_all_tables_are_there_and_whole(tmp_path: Path) -> None:
         "Spread over templates",
         "Environment",
     ]
-    assert all(len(row) == len(table.heads) for table in found.values() for row in table.rows)
-    assert dict(found["The run"].rows)["steps"] == "40 of 40"
-    assert found["Tokens"].rows == (("tiny", "120 (30%)", "40 (10%)", "240 (60%)", "132", "1"),)
-    assert found["Held-out loss by cluster"].heads == ("cluster", "step 20", "step 40")
-    assert found["Held-out loss by cluster"].rows == (("nli", "1.500", "0.750"), ("sentiment", "1.000", "1.000"))
-    assert found["Mixture of tiny"].rows[0] == ("sst2", "sentiment", "75.0%", "300", "hub stanford/sst2 at abc")
-    assert found["Scores by cluster"].rows[-1] == ("all clusters", "in-context", "0", "72.5", "68.6 to 76.4", "2")
+    assert all(len(row) == len(table.headers) for table in tables_by_title.values() for row in table.rows)
+    assert dict(tables_by_title["The run"].rows)["steps"] == "40 of 40"
+    assert tables_by_title["Tokens"].rows == (("tiny", "120 (30%)", "40 (10%)", "240 (60%)", "132", "1"),)
+    assert tables_by_title["Held-out loss by cluster"].headers == ("cluster", "step 20", "step 40")
+    assert tables_by_title["Held-out loss by cluster"].rows == (
+        ("nli", "1.500", "0.750"),
+        ("sentiment", "1.000", "1.000"),
+    )
+    assert tables_by_title["Mixture of tiny"].rows[0] == (
+        "sst2",
+        "sentiment",
+        "75.0%",
+        "300",
+        "hub stanford/sst2 at abc",
+    )
+    assert tables_by_title["Scores by cluster"].rows[-1] == (
+        "all clusters",
+        "in-context",
+        "0",
+        "72.5",
+        "68.6 to 76.4",
+        "2",
+    )
 
 
-def test_a_model_compared_with_is_named_and_a_renamed_run_is_itself(tmp_path: Path) -> None:
+def test_other_models_are_named_and_a_renamed_run_is_recognised(tmp_path: Path) -> None:
     run = write_run(tmp_path / "tiny")
     write_results(run)
     write_results(run, "in_context-rte-2", source="runs/other", weights="v")
-    assert [label for label, _ in series_of([read_run(run)])] == ["in-context", "other, in-context"]
+    assert [label for label, _ in named_evaluations([read_run(run)])] == ["in-context", "other, in-context"]
     write_results(run, "in_context-mrpc")
-    assert [label for label, _ in series_of([read_run(run)])] == [
+    assert [label for label, _ in named_evaluations([read_run(run)])] == [
         "in_context-mrpc",
         "in_context-rte",
         "other, in-context",
@@ -90,13 +106,13 @@ def test_a_model_compared_with_is_named_and_a_renamed_run_is_itself(tmp_path: Pa
     (run / "results" / "in_context-mrpc.json").unlink()
     run.rename(tmp_path / "renamed")
     (tmp_path / "renamed" / "results" / "in_context-rte-2.json").unlink()
-    assert [label for label, _ in series_of([read_run(tmp_path / "renamed")])] == ["in-context"]
+    assert [label for label, _ in named_evaluations([read_run(tmp_path / "renamed")])] == ["in-context"]
     write_results(tmp_path / "renamed", "in_context-rte-2", source="runs/other", weights="v")
-    both = [label for label, _ in series_of([read_run(tmp_path / "renamed")])]
-    assert both == ["tiny, in-context", "other, in-context"], "which is the run's own is not known"
+    both = [label for label, _ in named_evaluations([read_run(tmp_path / "renamed")])]
+    assert both == ["tiny, in-context", "other, in-context"], "the model of the run is unknown"
 
 
-def test_what_differs_between_recipes(tmp_path: Path) -> None:
+def test_differences_between_recipes(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / name) for name in ("a", "b")]
     assert difference_table(read_runs(runs)) is None
     (runs[1] / "recipe.yaml").write_text(RECIPE.replace("seed: 7", "seed: 8"), encoding="utf-8")
@@ -106,22 +122,22 @@ def test_what_differs_between_recipes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("width", [80, 40, 30])
-def test_the_terminal_is_never_too_narrow(tmp_path: Path, width: int) -> None:
+def test_tables_fit_terminals_of_any_width(tmp_path: Path, width: int) -> None:
     runs = [write_run(tmp_path / name) for name in ("metalm", "gpt")]
     for run in runs:
         write_results(run)
-    text = printed(runs, width)
+    text = print_to_text(runs, width)
     assert max(cell_len(line) for line in text.splitlines()) <= width
-    assert "\x1b" not in text, "no colour where there is no terminal"
-    for said in ("Runs", "Scores by cluster", "all clusters", "72.5", "Spread over templates"):
-        assert said in text
+    assert "\x1b" not in text, "no colours without a terminal"
+    for text_ in ("Runs", "Scores by cluster", "all clusters", "72.5", "Spread over templates"):
+        assert text_ in text
 
 
-def test_the_terminal_without_unicode_and_with_steering_text(tmp_path: Path) -> None:
+def test_terminals_without_unicode_and_texts_with_control_characters(tmp_path: Path) -> None:
     run = write_run(tmp_path / "tiny")
     path = write_results(run)
     path.write_text(path.read_text(encoding="utf-8").replace('"rte"', '"rt\\u001b[31me"'), encoding="utf-8")
-    text = printed([run], 80, "ascii")
+    text = print_to_text([run], 80, "ascii")
     assert "\x1b" not in text
     assert "training loss" in text
     assert "@" in text
@@ -133,76 +149,80 @@ def test_sparklines() -> None:
     assert len(sparkline(list(range(1000)), 20)) == 20
 
 
-def told_apart(step: int, split: str, **losses: float | None) -> dict[str, Any]:
+def loss_record(step: int, split: str, **losses: float | None) -> dict[str, Any]:
     return {"step": step, "split": split, "cluster_loss": losses}
 
 
 def test_losses_are_sorted_as_numbers_and_one_step_is_one_column(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "tiny", metrics=[told_apart(10, "validation", a=10.5, b=2.1)])
+    run = write_run(tmp_path / "tiny", metrics=[loss_record(10, "validation", a=10.5, b=2.1)])
     table = loss_table([read_run(run)], "cluster_loss")
     assert table is not None
-    assert (table.heads, table.rows) == (("cluster", "step 10"), (("b", "2.100"), ("a", "10.500")))
+    assert (table.headers, table.rows) == (("cluster", "step 10"), (("b", "2.100"), ("a", "10.500")))
 
 
-def test_losses_say_whose_they_are(tmp_path: Path) -> None:
-    held = write_run(tmp_path / "held", metrics=[told_apart(10, "validation", a=1.0), told_apart(10, "train", a=9.0)])
+def test_titles_name_the_data_of_the_losses(tmp_path: Path) -> None:
+    held = write_run(tmp_path / "held", metrics=[loss_record(10, "validation", a=1.0), loss_record(10, "train", a=9.0)])
     trained = write_run(
         tmp_path / "trained",
-        metrics=[told_apart(10, "train", a=1.0), told_apart(20, "train", b=0.5), told_apart(20, "validation", a=None)],
+        metrics=[
+            loss_record(10, "train", a=1.0),
+            loss_record(20, "train", b=0.5),
+            loss_record(20, "validation", a=None),
+        ],
     )
     runs = read_runs([held, trained])
-    assert [whose_losses([run], "cluster_loss")[0] for run in runs] == ["Held-out loss", "Training loss"]
+    assert [loss_labels([run], "cluster_loss")[0] for run in runs] == ["Held-out loss", "Training loss"]
     assert per_task_losses(runs[0], "cluster_loss") == [(10, {"a": 1.0})]
     assert per_task_losses(runs[1], "cluster_loss") == [(10, {"a": 1.0}), (20, {"b": 0.5})]
-    found = [loss_table(some, "cluster_loss") for some in (runs[:1], runs[1:], runs)]
-    assert [table.title for table in found if table] == [
+    loss_tables = [loss_table(some, "cluster_loss") for some in (runs[:1], runs[1:], runs)]
+    assert [table.title for table in loss_tables if table] == [
         "Held-out loss by cluster",
         "Training loss by cluster",
         "Loss by cluster",
     ]
-    assert found[1] is not None
-    assert found[1].heads == ("cluster", "first, from step 10", "last, by step 20"), "no step has them all"
-    assert found[2] is not None
-    assert found[2].note.startswith("Of held-out examples (held); of the other runs of training")
+    assert loss_tables[1] is not None
+    assert loss_tables[1].headers == ("cluster", "first, from step 10", "last, up to step 20"), "no step has all losses"
+    assert loss_tables[2] is not None
+    assert loss_tables[2].note.startswith("On held-out examples (held); other runs: on training")
 
 
-def test_scores_that_lie_elsewhere_stand_with_their_run(tmp_path: Path) -> None:
+def test_scores_in_another_folder_are_shown_with_their_run(tmp_path: Path) -> None:
     for name in ("metalm", "gpt"):
         run = write_run(tmp_path / name)
         write_results(tmp_path, name, source=str(run), weights=name)
-    rows = {row[0]: row[1:] for row in overview(read_runs([tmp_path])).rows}
+    rows = {row[0]: row[1:] for row in overview_table(read_runs([tmp_path])).rows}
     assert rows["mean score"] == ("72.5 (in-context, 0-shot)", "72.5 (in-context, 0-shot)", "–")
     assert rows["parameters"] == ("1,234", "1,234", "–")
 
 
-def test_cards_are_all_checked_before_one_is_written(tmp_path: Path) -> None:
+def test_all_cards_are_checked_before_any_is_written(tmp_path: Path) -> None:
     run = write_run(tmp_path / "metalm")
     write_results(tmp_path, source=str(run))
-    ((place, text),) = cards_of(read_runs([run, tmp_path / "results"]))
+    ((place, text),) = scored_cards(read_runs([run, tmp_path / "results"]))
     assert place == run / "model" / "README.md"
     assert "| rte | in-context | accuracy | 0 | 65.0 |" in text
     encoder = write_run(tmp_path / "encoder")
     (encoder / "recipe.yaml").write_text(RECIPE.replace("model:\n", "model:\n  decoder: null\n"), encoding="utf-8")
-    assert len(cards_of(read_runs([tmp_path]))) == 1, "an encoder alone answers nothing"
+    assert len(scored_cards(read_runs([tmp_path]))) == 1, "an encoder alone has no scores"
     unscored, begun = write_run(tmp_path / "unscored"), write_run(tmp_path / "begun", finished=False)
     for paths, why in [
-        ([run, tmp_path / "results", unscored], "no results are there"),
-        ([encoder], "no results are there"),
-        ([tmp_path / "results"], "it holds results alone, and no model"),
-        ([tmp_path], "no results are there"),
-        ([begun], "the run is not finished: it has no model yet"),
+        ([run, tmp_path / "results", unscored], "the run has no results"),
+        ([encoder], "the run has no results"),
+        ([tmp_path / "results"], "the folder holds results but no model"),
+        ([tmp_path], "the run has no results"),
+        ([begun], "the run is not finished and has no model yet"),
     ]:
-        with pytest.raises(MetalmError, match="nothing to put into a card") as caught:
-            cards_of(read_runs(paths))
+        with pytest.raises(MetalmError, match="no scores for a model card") as caught:
+            scored_cards(read_runs(paths))
         assert caught.value.why == why
 
 
-def test_scores_come_into_the_card_once(tmp_path: Path) -> None:
+def test_the_card_gets_a_single_section_of_scores(tmp_path: Path) -> None:
     run = write_run(tmp_path / "tiny")
-    with pytest.raises(MetalmError, match="nothing to put into a card"):
-        cards_of([read_run(run)])
+    with pytest.raises(MetalmError, match="no scores for a model card"):
+        scored_cards([read_run(run)])
     write_results(run)
-    path = write_card(*cards_of([read_run(run)]))
+    path = write_card(*scored_cards([read_run(run)]))
     once = path.read_text(encoding="utf-8")
     assert (
         once.index("# tiny")
@@ -210,6 +230,6 @@ def test_scores_come_into_the_card_once(tmp_path: Path) -> None:
         < once.index("| all clusters |")
         < once.index("## Use\n\nthus")
     )
-    write_card(*cards_of([read_run(run)]))
+    write_card(*scored_cards([read_run(run)]))
     assert path.read_text(encoding="utf-8") == once
     assert with_section("# Own card\n", "## Evaluation").startswith("# Own card\n\n<!-- metalm: evaluation -->")

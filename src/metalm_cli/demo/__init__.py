@@ -1,5 +1,6 @@
-"""``metalm demo``: the whole program in a few minutes, on data that it makes itself.
+"""``metalm demo``: the whole workflow in a few minutes, on generated data.
 
-``stages.py`` says what is done and why, ``running.py`` does it, ``display.py`` shows it, ``folder.py`` remembers it,
-and ``findings.py`` says what came out, and no more than that.
+``stages.py`` defines the stages and their commands, ``runner.py`` runs them, ``display.py`` shows the progress,
+``state.py`` stores the state, ``expectations.py`` lists the expected results, and ``score_summary.py`` summarises the
+scores.
 """

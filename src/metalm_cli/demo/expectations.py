@@ -1,4 +1,4 @@
-"""What ``metalm demo --full`` expects, written down before it runs."""
+"""Results that ``metalm demo --full`` expects, recorded before it runs."""
 
 from __future__ import annotations
 
@@ -7,68 +7,74 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """Of a task after instruction tuning or multi-task finetuning at the full demo's budget.
+    """Expected result of a task after instruction tuning or multi-task finetuning in the full demo.
 
     Args:
-        above: Are models expected above chance?
-        why: The reason.
+        above_chance: Whether models are expected to score above chance.
+        reason: Reason for the expectation.
     """
 
-    above: bool
-    why: str
+    above_chance: bool
+    reason: str
 
 
-_ORDER = "the same words stand in every label's rows, and who stands where is not learned from so few"
+_WORD_ORDER = "all labels share the same words, and there are too few examples to learn their order"
 
 EXPECTED: dict[str, Expectation] = {
     "world_reviews": Expectation(
-        True, "words of praise and blame carry much of it; seen alone, 1,600 rows were enough"
+        True, "words of praise and blame decide most examples; trained on this task alone, 1,600 rows were enough"
     ),
-    "world_nli": Expectation(False, f"{_ORDER}; held out in instruction tuning"),
-    "world_paraphrase": Expectation(False, f"{_ORDER}; held out in instruction tuning"),
-    "world_pronouns": Expectation(False, f"the name has to be copied from the text, and {_ORDER}"),
-    "world_outcomes": Expectation(False, _ORDER),
-    "world_yes_no": Expectation(False, _ORDER),
-    "world_grammar": Expectation(False, _ORDER),
+    "world_nli": Expectation(False, f"{_WORD_ORDER}; held out in instruction tuning"),
+    "world_paraphrase": Expectation(False, f"{_WORD_ORDER}; held out in instruction tuning"),
+    "world_pronouns": Expectation(False, f"the name has to be copied from the text, and {_WORD_ORDER}"),
+    "world_outcomes": Expectation(False, _WORD_ORDER),
+    "world_yes_no": Expectation(False, _WORD_ORDER),
+    "world_grammar": Expectation(False, _WORD_ORDER),
 }
-"""Tasks that have a chance level. Written down on 2026-11-21, after one run of 600 steps of multi-task finetuning
-from a MetaLM of 400 steps: 91.5 on reviews, nothing else above chance."""
+"""Expectations for the tasks that have a chance level. Recorded on 2026-11-21, after one run of 600 steps of multi-task
+finetuning from a MetaLM of 400 steps: 91.5 on reviews, no other task above chance."""
 
 WITHOUT_CHANCE = ("world_passages", "world_facts", "world_triples", "world_gist")
-"""Tasks with free answers: they have no chance level, so that nothing is expected of them."""
+"""Tasks with free answers: they have no chance level, so there is no expectation for them."""
 
-IN_CONTEXT = Expectation(False, "they were never shown the form of an answer")
-"""Pretrained models in context, on every task that has a chance level. Written down on 2026-11-21, after a demo of one
-seed in which no interval lay above chance, and before the scores in context of a full demo were looked at."""
+IN_CONTEXT = Expectation(False, "they have never seen the format of an answer")
+"""Expectation for pretrained models in context, on every task that has a chance level. Recorded on 2026-11-21, after a
+demo of one seed in which no interval was above chance, and before the in-context scores of a full demo were read."""
 
 
 def describe() -> list[str]:
-    """What is expected, a line each, with reasons."""
-    found = [f"{_short(task)}: {_side(one)}: {one.why}" for task, one in EXPECTED.items()]
-    free = ", ".join(map(_short, WITHOUT_CHANCE))
+    """Describe the expectations with their reasons, one line each."""
+    lines = [
+        f"{_short_name(task)}: {_outcome(expectation)}: {expectation.reason}" for task, expectation in EXPECTED.items()
+    ]
+    free_answer_tasks = ", ".join(map(_short_name, WITHOUT_CHANCE))
     return [
         "after instruction tuning and after multi-task finetuning:",
-        *found,
-        f"{free}: nothing, for they have no chance level",
-        f"pretrained models in context: {_side(IN_CONTEXT)} on any task: {IN_CONTEXT.why}",
+        *lines,
+        f"{free_answer_tasks}: nothing, because they have no chance level",
+        f"pretrained models in context: {_outcome(IN_CONTEXT)} on any task: {IN_CONTEXT.reason}",
     ]
 
 
 def describe_briefly() -> str:
-    """The same in a line."""
+    """Summarise the expectations without their reasons."""
     above, below = (
-        ", ".join(_short(task) for task, one in EXPECTED.items() if one.above == side) for side in (True, False)
+        ", ".join(
+            _short_name(task) for task, expectation in EXPECTED.items() if expectation.above_chance == above_chance
+        )
+        for above_chance in (True, False)
     )
-    free = ", ".join(map(_short, WITHOUT_CHANCE))
+    free_answer_tasks = ", ".join(map(_short_name, WITHOUT_CHANCE))
     return (
-        f"Expected above chance, once tuned: {above}; not: {below}. Without a chance level, so nothing: {free}. "
-        f"Pretrained models in context: {_side(IN_CONTEXT)} on any task."
+        f"Expected above chance after tuning: {above}; not above chance: {below}. "
+        f"No expectation, because there is no chance level: {free_answer_tasks}. "
+        f"Pretrained models in context: {_outcome(IN_CONTEXT)} on any task."
     )
 
 
-def _short(task: str) -> str:
+def _short_name(task: str) -> str:
     return task.removeprefix("world_")
 
 
-def _side(one: Expectation) -> str:
-    return "above chance" if one.above else "not above chance"
+def _outcome(expectation: Expectation) -> str:
+    return "above chance" if expectation.above_chance else "not above chance"

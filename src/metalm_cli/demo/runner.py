@@ -1,4 +1,4 @@
-"""Running the stages: as many at a time as there is room for, each in a process of its own. Stopped, they go on."""
+"""Runner of the demo's stages: several in parallel, each in its own process; a stopped demo can be resumed."""
 
 from __future__ import annotations
 
@@ -15,136 +15,136 @@ from typing import Protocol
 from metalm_cli.common.signals import signal_handlers
 from metalm_cli.demo.display import Display, EtaEstimate
 from metalm_cli.demo.stages import Stage
-from metalm_cli.demo.state import COMMAND, Folder, error_file, is_made, steps_done
+from metalm_cli.demo.state import COMMAND_PREFIX, DemoFolder, error_file, is_stage_finished, logged_steps
 from metalm_cli.errors import Exit, MetalmError
 
-PAUSE = 0.25
-"""Seconds between looks at what runs."""
-PATIENCE = 30.0
-"""Seconds that stopped stages have to save what they have."""
-STOPPED = int(Exit.STOPPED)
+POLL_INTERVAL_S = 0.25
+"""Seconds between checks of the running processes."""
+STOP_TIMEOUT_S = 30.0
+"""Seconds that stopped stages have to save their state."""
+STOPPED_CODE = int(Exit.STOPPED)
 
 
 class ChildProcess(Protocol):
-    """A command that runs in a process of its own."""
+    """A command that runs in its own process."""
 
     def poll(self) -> int | None:
-        """Its exit code (negative for a signal); None while it runs."""
+        """Return the exit code (negative for a signal), or None while the process runs."""
 
     def stop(self) -> None:
-        """Ask it to save and leave; asked again, it leaves at once."""
+        """Make the process save its state and exit; a second call makes it exit at once."""
 
     def kill(self) -> None:
-        """End it."""
+        """Kill the process."""
 
 
-Start = Callable[[Stage, Path], ChildProcess]
-"""Begins a stage whose output goes to a file."""
+StartStage = Callable[[Stage, Path], ChildProcess]
+"""Starts a stage in a process that writes its output to the file."""
 
 
 class DemoStopped(Exception):
-    """The user, or the system, has asked the demo to stop; what was done is kept."""
+    """The user or the system stopped the demo; finished work is kept."""
 
 
 class Runner:
-    """Runs stages in their order as their needs are met.
+    """Runs stages in order, each as soon as the stages that it requires have finished.
 
     Args:
-        stages: All of them.
-        folder: Where they are remembered.
-        start: Begins a stage.
-        display: Shows them.
-        jobs: How many run at a time.
-        facts: What to say of a finished stage.
+        stages: All stages.
+        folder: Folder that stores their state.
+        start: Starts a stage.
+        display: Shows the progress.
+        jobs: Number of stages that run in parallel.
+        describe_result: Describes the result of a finished stage.
     """
 
     def __init__(
         self,
         stages: Sequence[Stage],
-        folder: Folder,
-        start: Start,
+        folder: DemoFolder,
+        start: StartStage,
         display: Display,
         jobs: int,
-        facts: Callable[[Stage], str] = lambda stage: "",
+        describe_result: Callable[[Stage], str] = lambda stage: "",
     ) -> None:
         self.stages, self.folder, self.start, self.display = stages, folder, start, display
-        self.jobs, self.facts = jobs, facts
-        self.done = folder.done(stages)
+        self.jobs, self.describe_result = jobs, describe_result
+        self.done = folder.finished(stages)
         self.running: dict[str, tuple[Stage, ChildProcess, float]] = {}
 
     def run(self) -> None:
-        """Do what is not done.
+        """Run the stages that have not finished.
 
         Raises:
-            Stopped: By a signal; the running stages have been asked to save.
-            MetalmError: A stage failed; the others have been asked to save.
+            DemoStopped: A signal arrived; the running stages have been stopped.
+            MetalmError: A stage failed; the other running stages have been stopped.
         """
-        reckoning = EtaEstimate(self.stages, self.done, self.jobs)
-        with _Signals() as signals:
+        estimate = EtaEstimate(self.stages, self.done, self.jobs)
+        with _SignalCounter() as signals:
             for stage in self.stages:
                 if stage.name in self.done:
                     self.display.skip(stage)
             try:
                 while len(self.done) < len(self.stages):
-                    self._look()
-                    self._begin()
-                    shares = {name: _share(*one) for name, one in self.running.items()}
-                    running = [(one[0], steps_done(one[0])) for one in self.running.values()]
-                    self.display.tick(running, *reckoning(self.done, shares))
+                    self._collect_finished()
+                    self._start_ready()
+                    shares = {name: _finished_share(*entry) for name, entry in self.running.items()}
+                    running = [(entry[0], logged_steps(entry[0])) for entry in self.running.values()]
+                    self.display.tick(running, *estimate(self.done, shares))
                     if self.running:
-                        signals.wait(PAUSE)
+                        signals.wait(POLL_INTERVAL_S)
                     if signals.pending:
                         raise DemoStopped(signals.pending)
             finally:
-                self._end(signals)
+                self._stop_running(signals)
 
-    def _begin(self) -> None:
+    def _start_ready(self) -> None:
         for stage in self.stages:
             if len(self.running) >= self.jobs:
                 return
-            if stage.name in self.done or stage.name in self.running or not self.done.issuperset(stage.needs):
+            if stage.name in self.done or stage.name in self.running or not self.done.issuperset(stage.requires):
                 continue
             self.folder.prepare(stage)
             self.display.begin(stage)
-            self.running[stage.name] = (stage, self.start(stage, self.folder.log(stage)), time.monotonic())
+            self.running[stage.name] = (stage, self.start(stage, self.folder.log_path(stage)), time.monotonic())
 
-    def _look(self) -> None:
-        """See which stages have ended.
+    def _collect_finished(self) -> None:
+        """Record the stages that have ended.
 
         Raises:
-            MetalmError: One of them badly.
-            Stopped: One was stopped by somebody else.
+            MetalmError: A stage failed.
+            DemoStopped: A stage was stopped from outside.
         """
-        for name, (stage, child, since) in list(self.running.items()):
+        for name, (stage, child, started) in list(self.running.items()):
             code = child.poll()
             if code is None:
                 continue
             del self.running[name]
-            self.folder.spent(stage, time.monotonic() - since)
-            if code == STOPPED:
+            self.folder.add_seconds(stage, time.monotonic() - started)
+            if code == STOPPED_CODE:
                 raise DemoStopped(f"{name} was stopped")
-            if code or not is_made(stage):
-                raise _failed(stage, self.folder.log(stage), code)
+            if code or not is_stage_finished(stage):
+                raise _stage_error(stage, self.folder.log_path(stage), code)
             self.done.add(name)
-            self.display.end(stage, self.folder.seconds[name], self.facts(stage))
+            self.display.end(stage, self.folder.seconds[name], self.describe_result(stage))
 
-    def _end(self, signals: _Signals) -> None:
-        """Let what still runs save and leave; a second interrupt asks again. What does not leave is ended."""
+    def _stop_running(self, signals: _SignalCounter) -> None:
+        """Stop the running stages; a second signal is passed on to them. Stages that do not exit in time are killed."""
         try:
             if self.running:
-                self.display.line("stopping: what runs saves first")
+                self.display.line("stopping: the running stages save their state first")
             for _, child, _ in self.running.values():
                 child.stop()
-            deadline, asked = time.monotonic() + PATIENCE, signals.count
+            deadline, signals_seen = time.monotonic() + STOP_TIMEOUT_S, signals.count
             while self.running and time.monotonic() < deadline:
-                for name, (stage, child, since) in list(self.running.items()):
+                for name, (stage, child, started) in list(self.running.items()):
                     if child.poll() is not None:
                         del self.running[name]
-                        with suppress(MetalmError):  # a full disk, say; the time is all that is lost
-                            self.folder.spent(stage, time.monotonic() - since)
-                    elif signals.count > asked:
+                        with suppress(MetalmError):  # such as a full disk: only the recorded time is lost
+                            self.folder.add_seconds(stage, time.monotonic() - started)
+                    elif signals.count > signals_seen:
                         child.stop()
-                asked = signals.count
+                signals_seen = signals.count
                 if self.running:
                     time.sleep(0.05)
         finally:
@@ -153,34 +153,34 @@ class Runner:
                     child.kill()
 
 
-def _share(stage: Stage, child: ChildProcess, since: float) -> float:
-    """How much of a running stage is done: by its steps, or by its time."""
+def _finished_share(stage: Stage, child: ChildProcess, started: float) -> float:
+    """Finished share of a running stage, by its steps or else by its running time."""
     if stage.steps:
-        return min(steps_done(stage) / stage.steps, 1.0)
-    return min((time.monotonic() - since) / (2 * stage.cost), 0.9)
+        return min(logged_steps(stage) / stage.steps, 1.0)
+    return min((time.monotonic() - started) / (2 * stage.cost), 0.9)
 
 
-def _failed(stage: Stage, log: Path, code: int) -> MetalmError:
-    """The error of a stage that failed, with the error that its process wrote, or else the end of its log."""
+def _stage_error(stage: Stage, log: Path, code: int) -> MetalmError:
+    """Error of a failed stage, with the error that its process wrote or else the end of its log."""
     try:
         lines = [line.rstrip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
     except OSError:
         lines = []
-    begun = [at for at, line in enumerate(lines) if line.startswith(COMMAND)]
-    lines = lines[begun[-1] + 1 :] if begun else lines
-    reason = _written_error(log) or lines[-3:]
-    ended = f"signal {-code}" if code < 0 else f"exit code {code}" if code else "it left nothing behind"
+    starts = [index for index, line in enumerate(lines) if line.startswith(COMMAND_PREFIX)]
+    lines = lines[starts[-1] + 1 :] if starts else lines
+    reason = _error_lines(log) or lines[-3:]
+    ending = f"signal {-code}" if code < 0 else f"exit code {code}" if code else "its outputs are missing"
     return MetalmError(
-        f"the stage {stage.name} failed ({ended})",
+        f"the stage {stage.name} failed ({ending})",
         where=str(log),
         why="\n    ".join(line for line in reason if line),
-        remedy="the same command begins this stage again; all that was done before is kept",
+        remedy="run the same command again: it repeats this stage and keeps the finished ones",
         exit_code=Exit.FAILED,
     )
 
 
-def _written_error(log: Path) -> list[str]:
-    """Lines of the error that a stage's process wrote; empty if it wrote none."""
+def _error_lines(log: Path) -> list[str]:
+    """Lines of the error that a stage's process wrote; empty if there is none."""
     try:
         error = json.loads(error_file(log).read_text(encoding="utf-8"))
         return str(MetalmError(**error)).splitlines()
@@ -188,24 +188,24 @@ def _written_error(log: Path) -> list[str]:
         return []
 
 
-class _Signals:
-    """While it is entered, SIGINT, SIGTERM and SIGHUP are counted instead of ending the program."""
+class _SignalCounter:
+    """Context manager that counts SIGINT, SIGTERM and SIGHUP, which do not end the program meanwhile."""
 
     def __init__(self) -> None:
         self.pending = ""
         self.count = 0
         self._event = threading.Event()
-        self._handled = signal_handlers(self._handle, "SIGINT", "SIGTERM", "SIGHUP")
+        self._handlers = signal_handlers(self._handle, "SIGINT", "SIGTERM", "SIGHUP")
 
-    def __enter__(self) -> _Signals:
-        self._handled.__enter__()
+    def __enter__(self) -> _SignalCounter:
+        self._handlers.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._handled.__exit__(None, None, None)
+        self._handlers.__exit__(None, None, None)
 
     def wait(self, seconds: float) -> None:
-        """Sleep, but no longer than until a signal comes."""
+        """Sleep until the time is over or a signal arrives."""
         self._event.wait(seconds)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""The stages of the demo, as data: what each does and why, its command, what must be there before, what it leaves."""
+"""Stages of the demo as data: the command of each, its purpose, the stages that it requires, and its outputs."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 from metalm_cli.config import resolve, split_arguments
 
-HELD_OUT = "nli"
-"""The cluster that instruction tuning leaves out, with what leaks into it (paraphrase)."""
-SINGLE = "world_reviews"
-"""The task that is finetuned with the interface frozen."""
-READS = 256
-"""Tokens that the encoder reads of a docked text, as ``demo/metalm`` says: twins read the same characters."""
+HELD_OUT_CLUSTER = "nli"
+"""Cluster that instruction tuning holds out, with the cluster that leaks into it (paraphrase)."""
+SINGLE_TASK = "world_reviews"
+"""Task that is finetuned with the interface frozen."""
+ENCODER_LENGTH = 256
+"""Tokens of a docked text that the encoder reads, as in the recipe ``demo/metalm``; twins read the same characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,66 +22,66 @@ class Stage:
     """One command of the demo.
 
     Args:
-        name: What it is called, and the folder or file that it makes.
-        what: What happens, in a few words.
-        why: What for, in one line.
-        arguments: The command line that follows ``metalm``.
-        makes: Its results: a run folder, or files.
-        needs: Stages that must have finished before.
-        cost: Seconds that it takes on one core, roughly; the time left is reckoned with it.
-        steps: Optimiser steps; 0: it trains nothing.
-        mark: Hash of its command, the same wherever the demo lies.
+        name: Name of the stage, and of the folder or file that it makes.
+        summary: What happens, in a few words.
+        purpose: Why it happens, in one line.
+        arguments: Command line after ``metalm``.
+        outputs: A run folder, or files.
+        requires: Names of stages that must have finished before.
+        cost: Approximate seconds on one core, for the estimate of the time left.
+        steps: Optimiser steps; 0 for a stage that does not train.
+        command_hash: Hash of the command, independent of the demo's folder.
     """
 
     name: str
-    what: str
-    why: str
+    summary: str
+    purpose: str
     arguments: tuple[str, ...]
-    makes: tuple[Path, ...]
-    needs: tuple[str, ...] = ()
+    outputs: tuple[Path, ...]
+    requires: tuple[str, ...] = ()
     cost: float = 10.0
     steps: int = 0
-    mark: str = ""
+    command_hash: str = ""
 
     @property
     def run(self) -> Path | None:
-        """The run folder of a stage that trains."""
-        return self.makes[0] if self.steps else None
+        """Run folder of a training stage; None for other stages."""
+        return self.outputs[0] if self.steps else None
 
 
 @dataclass(frozen=True, slots=True)
 class DemoSize:
-    """How much of everything.
+    """Size of a demo: its models, training steps, evaluations and seeds.
 
     Args:
-        name: What this size of the demo is called.
-        about: How long it takes on two cores.
-        encoder: Values set over the recipe of the encoder, and so on for the other stages.
-        pretrain: Of MetaLM and its twins.
-        instruct: Of instruction tuning.
-        multitask: Of finetuning on all tasks; None: left out.
-        single: Of finetuning with the interface frozen.
-        whole: Finetune the paper's twin on that task, too, all of it.
-        shots: Numbers of demonstrations that pretrained models are given.
-        limit: Examples of each task that pretrained models are asked; None: all.
-        tuned: Examples of each task that tuned models are asked.
-        template: Which templates instruction-tuned models are asked with.
-        twins: GPT twins: ``gpt`` is the paper's, with the same decoder; ``gpt-total`` has as many parameters in all.
-        seeds: Seeds; one of them: no folder of its own.
+        name: Name of the size.
+        duration: Approximate running time on two cores.
+        encoder: Recipe overrides for pretraining the encoder.
+        pretrain: Recipe overrides for pretraining the MetaLM and its twins.
+        instruct: Recipe overrides for instruction tuning.
+        multitask: Recipe overrides for finetuning on all tasks; None to skip it.
+        single: Recipe overrides for finetuning on one task with the interface frozen.
+        single_twin: Whether all parameters of the paper's twin are finetuned on that task as well.
+        shots: Numbers of demonstrations for pretrained models.
+        pretrained_limit: Examples per task for pretrained models; None for all.
+        tuned_limit: Examples per task for tuned models; None for all.
+        template: Templates for instruction-tuned models.
+        twins: GPT twins: ``gpt`` is the paper's, with the same decoder; ``gpt-total`` has the same total size.
+        seeds: Seeds; a single seed has no folder of its own.
         costs: Seconds of each kind of stage on one core.
     """
 
     name: str
-    about: str
+    duration: str
     encoder: tuple[str, ...] = ()
     pretrain: tuple[str, ...] = ()
     instruct: tuple[str, ...] = ()
     multitask: tuple[str, ...] | None = None
     single: tuple[str, ...] = ()
-    whole: bool = False
+    single_twin: bool = False
     shots: str = "0,1,2"
-    limit: int | None = 60
-    tuned: int | None = 60
+    pretrained_limit: int | None = 60
+    tuned_limit: int | None = 60
     template: str = "first"
     twins: tuple[str, ...] = ("gpt",)
     seeds: tuple[int, ...] = (0,)
@@ -92,42 +92,42 @@ class DemoSize:
         return dict(self.costs)[kind]
 
 
-_QUICK_TRAIN = ("train.checkpoint_every=20", "train.warmup_steps=5", "data.validation.{}=4")
+_QUICK_OVERRIDES = ("train.checkpoint_every=20", "train.warmup_steps=5", "data.validation.{}=4")
 
 
-def _quick(steps: int, held: str, *more: str) -> tuple[str, ...]:
-    return (f"train.steps={steps}", *(one.format(held) for one in _QUICK_TRAIN), *more)
+def _quick_overrides(steps: int, validation_unit: str, *overrides: str) -> tuple[str, ...]:
+    return (f"train.steps={steps}", *(override.format(validation_unit) for override in _QUICK_OVERRIDES), *overrides)
 
 
 QUICK = DemoSize(
     name="quick",
-    about="a minute",
-    encoder=_quick(60, "documents", "data.sources.0.world.documents=2000"),
-    pretrain=_quick(40, "documents", "data.sources.0.world.documents=2000"),
-    instruct=_quick(15, "examples", "train.batch_size=16"),
-    single=_quick(10, "examples", "train.batch_size=16"),
+    duration="a minute",
+    encoder=_quick_overrides(60, "documents", "data.sources.0.world.documents=2000"),
+    pretrain=_quick_overrides(40, "documents", "data.sources.0.world.documents=2000"),
+    instruct=_quick_overrides(15, "examples", "train.batch_size=16"),
+    single=_quick_overrides(10, "examples", "train.batch_size=16"),
     shots="0,1",
-    limit=8,
-    tuned=8,
+    pretrained_limit=8,
+    tuned_limit=8,
     costs=(("encoder", 6), ("pretrain", 12), ("instruct", 6), ("single", 3), ("score", 2), ("report", 1)),
 )
 STANDARD = DemoSize(
     name="standard",
-    about="4 minutes",
+    duration="4 minutes",
     costs=(("encoder", 35), ("pretrain", 80), ("instruct", 65), ("single", 17), ("score", 10), ("report", 2)),
 )
 FULL = DemoSize(
     name="full",
-    about="an hour",
+    duration="an hour",
     encoder=("train.steps=1000",),
     pretrain=("train.steps=700",),
     instruct=("train.steps=600",),
     multitask=("train.steps=600",),
     single=("train.steps=200",),
-    whole=True,
+    single_twin=True,
     shots="0,1,4",
-    limit=100,
-    tuned=None,
+    pretrained_limit=100,
+    tuned_limit=None,
     template="3",
     twins=("gpt", "gpt-total"),
     seeds=(0, 1, 2),
@@ -141,255 +141,265 @@ FULL = DemoSize(
         ("report", 15),
     ),
 )
-BUDGETS = {budget.name: budget for budget in (QUICK, STANDARD, FULL)}
-TWINS = {"gpt": "GPT with the same decoder", "gpt-total": "GPT with as many parameters in all"}
+SIZES = {size.name: size for size in (QUICK, STANDARD, FULL)}
+TWIN_NAMES = {"gpt": "GPT with the same decoder", "gpt-total": "GPT of the same total size"}
 
 
-def stages_of(budget: DemoSize, out: Path) -> list[Stage]:
-    """Everything that the demo does, in an order in which it can be done.
+def demo_stages(size: DemoSize, out: Path) -> list[Stage]:
+    """Create all stages of a demo, in an order in which they can run.
 
     Args:
-        budget: How much of it.
-        out: The folder of the demo.
+        size: Size of the demo.
+        out: Folder of the demo.
     """
-    marks = [hashlib.sha256(json.dumps(one.arguments).encode()).hexdigest() for one in _stages_of(budget, Path("demo"))]
-    return [replace(stage, mark=mark) for stage, mark in zip(_stages_of(budget, out), marks, strict=True)]
+    hashes = [
+        hashlib.sha256(json.dumps(stage.arguments).encode()).hexdigest()
+        for stage in _stages_without_hashes(size, Path("demo"))
+    ]
+    return [
+        replace(stage, command_hash=command_hash)
+        for stage, command_hash in zip(_stages_without_hashes(size, out), hashes, strict=True)
+    ]
 
 
-def _stages_of(budget: DemoSize, out: Path) -> list[Stage]:
-    """The same, without marks."""
-    found: list[Stage] = []
-    for seed in budget.seeds:
-        several = len(budget.seeds) > 1
-        found += _of_seed(budget, out / f"seed-{seed}" if several else out, seed, f"-{seed}" if several else "")
-    runs = [str(stage.run) for stage in found if stage.run is not None]
-    scores = dict.fromkeys(str(stage.makes[0].parent) for stage in found if stage.run is None)
+def _stages_without_hashes(size: DemoSize, out: Path) -> list[Stage]:
+    """The stages without the hashes of their commands."""
+    stages: list[Stage] = []
+    for seed in size.seeds:
+        several = len(size.seeds) > 1
+        stages += _seed_stages(size, out / f"seed-{seed}" if several else out, seed, f"-{seed}" if several else "")
+    runs = [str(stage.run) for stage in stages if stage.run is not None]
+    result_folders = dict.fromkeys(str(stage.outputs[0].parent) for stage in stages if stage.run is None)
     page = out / "report.html"
     report = Stage(
         "report",
         "one page with all curves and scores",
-        "for people who would rather look than read",
-        ("report", *runs, *scores, "--out", str(page)),
+        "all results in one place",
+        ("report", *runs, *result_folders, "--out", str(page)),
         (page,),
-        tuple(stage.name for stage in found),
-        budget.cost("report"),
+        tuple(stage.name for stage in stages),
+        size.cost("report"),
     )
-    return [*found, report]
+    return [*stages, report]
 
 
-def _of_seed(budget: DemoSize, out: Path, seed: int, mark: str) -> list[Stage]:
-    """The stages of one seed, whose models and results lie in ``out``."""
-    at = _Place(budget, out, seed, mark)
-    arms = ("metalm", *budget.twins)
-    found = [
-        at.train(
+def _seed_stages(size: DemoSize, out: Path, seed: int, suffix: str) -> list[Stage]:
+    """Create the stages of one seed, with models and results in ``out``."""
+    builder = _StageBuilder(size, out, seed, suffix)
+    arms = ("metalm", *size.twins)
+    stages = [
+        builder.training(
             "encoder",
             "encoder",
             "pretrain demo/encoder",
-            "a tokenizer, then a text encoder by masked words",
-            "it will read what is docked, in both directions",
-            budget.encoder,
+            "a tokenizer, then a text encoder trained on masked words",
+            "it will read docked texts in both directions",
+            size.encoder,
         ),
-        at.train(
+        builder.training(
             "metalm",
             "pretrain",
             "pretrain demo/metalm",
             "the encoder docked into a new decoder (equation 1)",
-            "it reads a quarter of each text, the decoder predicts the rest",
-            (*budget.pretrain, at.value("model.encoders.text.checkpoint", "encoder/model")),
-            needs=("encoder",),
+            "the encoder reads a quarter of each text, the decoder predicts the rest",
+            (*size.pretrain, builder.path_override("model.encoders.text.checkpoint", "encoder/model")),
+            requires=("encoder",),
         ),
     ]
-    found += [
-        at.train(
+    stages += [
+        builder.training(
             twin,
             "pretrain",
             f"pretrain demo/{twin}",
-            f"{TWINS[twin]}, no pretrained encoder, the same documents",
-            "a score says something beside another",
-            budget.pretrain,
+            f"{TWIN_NAMES[twin]}, no pretrained encoder, the same documents",
+            "a baseline for the MetaLM",
+            size.pretrain,
         )
-        for twin in budget.twins
+        for twin in size.twins
     ]
-    found += [at.tuned(arm, "instruct") for arm in arms]
-    if budget.multitask is not None:
-        found += [at.tuned(arm, "multitask") for arm in arms]
-    found.append(at.alone("metalm", "frozen", "demo/single --encoder-only", "the decoder frozen"))
-    if budget.whole:
-        found.append(at.alone("gpt", "whole-gpt", "demo/single-gpt", "all of the GPT with the same decoder trained"))
-    return [*found, *at.scores(arms)]
+    stages += [builder.tuning(arm, "instruct") for arm in arms]
+    if size.multitask is not None:
+        stages += [builder.tuning(arm, "multitask") for arm in arms]
+    stages.append(builder.single_task_tuning("metalm", "frozen", "demo/single --encoder-only", "the decoder frozen"))
+    if size.single_twin:
+        stages.append(
+            builder.single_task_tuning("gpt", "whole-gpt", "demo/single-gpt", "all parameters of the GPT trained")
+        )
+    return [*stages, *builder.evaluations(arms)]
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """Makes stages of a seed.
+class _StageBuilder:
+    """Creates the stages of one seed.
 
     Args:
-        budget: How much.
-        out: The folder that holds its models and results.
+        size: Size of the demo.
+        out: Folder of the seed's models and results.
         seed: The seed.
-        mark: What stands after the names of its stages.
+        suffix: Suffix of the stage names.
     """
 
-    budget: DemoSize
+    size: DemoSize
     out: Path
     seed: int
-    mark: str
+    suffix: str
 
-    def value(self, key: str, place: str) -> str:
-        """An override that names a place in the folder; quoted, as its name may hold anything."""
-        return f"{key}={json.dumps(str(self.out / place), ensure_ascii=False)}"
+    def path_override(self, key: str, relative_path: str) -> str:
+        """An override whose value is a path in the folder; quoted, because the path may hold any character."""
+        return f"{key}={json.dumps(str(self.out / relative_path), ensure_ascii=False)}"
 
-    def train(
+    def training(
         self,
         name: str,
         kind: str,
         command: str,
-        what: str,
-        why: str,
+        summary: str,
+        purpose: str,
         overrides: tuple[str, ...],
         *,
         base: str = "",
-        needs: tuple[str, ...] = (),
+        requires: tuple[str, ...] = (),
     ) -> Stage:
-        """A stage that trains; begun, it is resumed."""
+        """Create a training stage; its command resumes a run that was started before."""
         verb, recipe, *flags = command.split(" ")
         run = self.out / name
         values = [*overrides, *([f"train.seed={self.seed}"] if self.seed else [])]
-        model = ["--model", _as_place(self.out / base)] if base else []
-        _, parsed = split_arguments(values)
-        steps = resolve(verb, recipe, parsed, {"model.checkpoint": model[1] if model else None}).recipe.train.steps
+        model_option = ["--model", _path_argument(self.out / base)] if base else []
+        _, parsed_overrides = split_arguments(values)
+        steps = resolve(
+            verb, recipe, parsed_overrides, {"model.checkpoint": model_option[1] if model_option else None}
+        ).recipe.train.steps
         return Stage(
-            name + self.mark,
-            what,
-            why,
-            (verb, recipe, *values, *model, *flags, "--out", str(run), "--resume", "--offline"),
+            name + self.suffix,
+            summary,
+            purpose,
+            (verb, recipe, *values, *model_option, *flags, "--out", str(run), "--resume", "--offline"),
             (run,),
-            tuple(one + self.mark for one in needs),
-            self.budget.cost(kind),
+            tuple(name + self.suffix for name in requires),
+            self.size.cost(kind),
             steps or 1,
         )
 
-    def tuned(self, arm: str, kind: str) -> Stage:
-        """Instruction tuning or multi-task finetuning of an arm; twins read the same characters."""
-        overrides = (self.budget.instruct if kind == "instruct" else self.budget.multitask) or ()
-        overrides = (*overrides, *self._same_texts(arm))
-        which = "the MetaLM" if arm == "metalm" else TWINS[arm]
+    def tuning(self, arm: str, kind: str) -> Stage:
+        """Create the instruction tuning or multi-task finetuning of an arm."""
+        overrides = (self.size.instruct if kind == "instruct" else self.size.multitask) or ()
+        overrides = (*overrides, *self._matched_inputs(arm))
+        model_name = "the MetaLM" if arm == "metalm" else TWIN_NAMES[arm]
         if kind == "instruct":
-            command = f"instruct demo/instruct --hold-out {HELD_OUT}"
-            what = f"{which}, tuned on many wordings of tasks, {HELD_OUT} held out"
-            why = "can it do what it was never shown?"
+            command = f"instruct demo/instruct --hold-out {HELD_OUT_CLUSTER}"
+            summary = f"{model_name}, tuned on tasks in many wordings, {HELD_OUT_CLUSTER} held out"
+            purpose = "can it solve tasks that it was not trained on?"
         else:
             command = "finetune demo/multitask"
-            what = f"{which}, finetuned on all tasks at once"
-            why = "the paper's main comparison"
-        return self.train(
+            summary = f"{model_name}, finetuned on all tasks at once"
+            purpose = "the paper's main comparison"
+        return self.training(
             f"{kind}-{arm}",
             kind,
             command,
-            what,
-            why,
+            summary,
+            purpose,
             overrides,
             base=arm,
-            needs=(arm, "encoder"),
+            requires=(arm, "encoder"),
         )
 
-    def alone(self, arm: str, name: str, command: str, what: str) -> Stage:
-        """Finetuning of an arm on one task."""
-        why = "the interface may stay as it is"
+    def single_task_tuning(self, arm: str, name: str, command: str, trained_part: str) -> Stage:
+        """Create the finetuning of an arm on one task."""
+        purpose = "is training the encoder and the connector enough?"
         if arm != "metalm":
-            why = "the paper's comparison on a single task"
-        return self.train(
+            purpose = "the paper's comparison on a single task"
+        return self.training(
             name,
             "single",
             f"finetune {command}",
-            f"{SINGLE} alone, {what}",
-            why,
-            (*self.budget.single, *self._same_texts(arm)),
+            f"{SINGLE_TASK} as the only finetuning task, {trained_part}",
+            purpose,
+            (*self.size.single, *self._matched_inputs(arm)),
             base=f"instruct-{arm}",
-            needs=(f"instruct-{arm}",),
+            requires=(f"instruct-{arm}",),
         )
 
-    def _same_texts(self, arm: str) -> tuple[str, ...]:
-        """What makes a twin read the same characters as the MetaLM."""
+    def _matched_inputs(self, arm: str) -> tuple[str, ...]:
+        """Override that makes a twin read the same characters as the MetaLM."""
         if arm == "metalm":
             return ()
-        reader = {"tokenizer": str(self.out / "encoder/model"), "length": READS}
+        reader = {"tokenizer": str(self.out / "encoder/model"), "length": ENCODER_LENGTH}
         return (f"data.match_input_lengths_of={json.dumps([reader], ensure_ascii=False)}",)
 
-    def scores(self, arms: tuple[str, ...]) -> list[Stage]:
-        """Evaluations: pretrained models in context, tuned ones as they were tuned."""
-        found = [
-            self.score(
+    def evaluations(self, arms: tuple[str, ...]) -> list[Stage]:
+        """Create the evaluations: pretrained models in context, tuned models by the protocol of their tuning."""
+        stages = [
+            self.evaluation(
                 "in-context",
                 arms,
-                f"the pretrained models, {self.budget.shots.replace(',', ', ')} demonstrations",
-                "what they do on every cluster, untrained for it",
-                ("--cluster", "world", "--protocol", "in_context", "--shots", self.budget.shots),
-                limit=self.budget.limit,
-                passes=self.budget.shots.count(",") + 1,
+                f"the pretrained models, {self.size.shots.replace(',', ', ')} demonstrations",
+                "scores on every cluster without tuning",
+                ("--cluster", "world", "--protocol", "in_context", "--shots", self.size.shots),
+                limit=self.size.pretrained_limit,
+                passes=self.size.shots.count(",") + 1,
             ),
-            self.score(
+            self.evaluation(
                 "instructed",
                 tuple(f"instruct-{arm}" for arm in arms),
-                "the tuned models on every cluster, no demonstrations",
-                f"{HELD_OUT} and what leaks into it are new to them",
-                ("--cluster", "world", "--protocol", "instruct", "--template", self.budget.template),
-                limit=self.budget.tuned,
-                passes=int(self.budget.template) if self.budget.template.isdecimal() else 1,
+                "the instruction-tuned models on every cluster, without demonstrations",
+                f"{HELD_OUT_CLUSTER} and the cluster that leaks into it are new",
+                ("--cluster", "world", "--protocol", "instruct", "--template", self.size.template),
+                limit=self.size.tuned_limit,
+                passes=int(self.size.template) if self.size.template.isdecimal() else 1,
             ),
-            self.score(
+            self.evaluation(
                 "frozen-score",
-                ("frozen", *(["whole-gpt"] if self.budget.whole else [])),
-                f"what was finetuned on {SINGLE} alone, every answer said, not chosen",
-                "what encoder and connector have learned",
-                ("--task", SINGLE, "--protocol", "finetuned"),
-                limit=self.budget.tuned,
+                ("frozen", *(["whole-gpt"] if self.size.single_twin else [])),
+                f"models finetuned on {SINGLE_TASK} alone, with generated answers",
+                "what the encoder and the connector have learned",
+                ("--task", SINGLE_TASK, "--protocol", "finetuned"),
+                limit=self.size.tuned_limit,
                 passes=0.1,
             ),
         ]
-        if self.budget.multitask is not None:
+        if self.size.multitask is not None:
             multitask = tuple(f"multitask-{arm}" for arm in arms)
-            found.append(
-                self.score(
+            stages.append(
+                self.evaluation(
                     "finetuned",
                     multitask,
-                    "the finetuned models, every answer said, not chosen",
+                    "models finetuned on all tasks, with generated answers",
                     "the paper's protocol",
                     ("--cluster", "world", "--protocol", "finetuned"),
-                    limit=self.budget.tuned,
+                    limit=self.size.tuned_limit,
                     passes=2,
                 )
             )
-        return found
+        return stages
 
-    def score(
+    def evaluation(
         self,
         name: str,
         models: tuple[str, ...],
-        what: str,
-        why: str,
+        summary: str,
+        purpose: str,
         flags: tuple[str, ...],
         *,
         limit: int | None,
         passes: float = 1,
     ) -> Stage:
-        """An evaluation of models beside each other, which takes so many passes over the tasks for each."""
-        first, *others = (_as_place(self.out / model) for model in models)
-        versus = [part for other in others for part in ("--versus", other)]
-        most = [] if limit is None else ["--limit", str(limit)]
-        places = [self.out / "results" / f"{name}{'' if n == 1 else f'-{n}'}.json" for n in range(1, len(models) + 1)]
+        """Create an evaluation of models side by side, with a number of passes over the tasks for each model."""
+        first, *others = (_path_argument(self.out / model) for model in models)
+        versus = [argument for other in others for argument in ("--versus", other)]
+        limit_option = [] if limit is None else ["--limit", str(limit)]
+        paths = [self.out / "results" / f"{name}{'' if n == 1 else f'-{n}'}.json" for n in range(1, len(models) + 1)]
         return Stage(
-            name + self.mark,
-            what,
-            why,
-            ("evaluate", first, *versus, *flags, *most, "--save-samples", "--out", str(places[0]), "--offline"),
-            tuple(places),
-            tuple(model + self.mark for model in models),
-            self.budget.cost("score") * len(models) * passes,
+            name + self.suffix,
+            summary,
+            purpose,
+            ("evaluate", first, *versus, *flags, *limit_option, "--save-samples", "--out", str(paths[0]), "--offline"),
+            tuple(paths),
+            tuple(model + self.suffix for model in models),
+            self.size.cost("score") * len(models) * passes,
         )
 
 
-def _as_place(path: Path) -> str:
-    """A folder as a command takes it, where ``a/b`` could also be a repository of the hub."""
+def _path_argument(path: Path) -> str:
+    """A folder as a command-line argument: a relative path gets ``./``, as ``a/b`` could be a repository of the hub."""
     return str(path) if path.is_absolute() or str(path).startswith(".") else f"./{path}"

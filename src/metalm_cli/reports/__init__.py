@@ -1,4 +1,4 @@
-"""Reports: a run's folder as one page, as tables in the terminal, and as a section of its model's card."""
+"""Reports: a run folder as an HTML page, as tables in the terminal, and as a section of the model's card."""
 
 from __future__ import annotations
 

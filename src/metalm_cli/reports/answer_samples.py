@@ -1,4 +1,4 @@
-"""Answers and sessions as the page shows them: spans with their kinds, and whether the answer is right."""
+"""Views of answers and sessions for the page: spans with their kinds, and whether an answer is right."""
 
 from __future__ import annotations
 
@@ -8,112 +8,124 @@ from typing import Any
 
 from metalm_cli.reports.reading.evaluation_summary import AnswerSample, EvaluationSummary
 from metalm_cli.reports.reading.run_summary import RunSummary
-from metalm_cli.reports.reading.session_spans import DOCKED, READ, TRAINED
+from metalm_cli.reports.reading.session_spans import CAUSAL, DOCKED, TRAINED
 
 View = dict[str, Any]
-TASKS = 60
-"""Tasks of an evaluation of which answers are shown."""
-TOLD = {DOCKED: "docked: read by an encoder", READ: "causal: read by the decoder", TRAINED: "trained: predicted"}
+MAX_TASKS = 60
+"""Tasks per evaluation whose answers are shown."""
+SPAN_TITLES = {
+    DOCKED: "docked: read by an encoder",
+    CAUSAL: "causal: read by the decoder",
+    TRAINED: "trained: predicted",
+}
 
 
-def answer_views(scored: Sequence[tuple[str, EvaluationSummary]], each: int, characters: int) -> list[View]:
-    """Some right and some wrong answers of each task, in its first template.
+def answer_views(scored: Sequence[tuple[str, EvaluationSummary]], per_verdict: int, max_characters: int) -> list[View]:
+    """Views of some right and some wrong answers of each task, in its first template.
 
     Args:
-        scored: Evaluations under their names.
-        each: So many right ones and as many wrong ones.
-        characters: Of an input.
+        scored: Evaluations with their labels.
+        per_verdict: Number of right answers, and of wrong answers, per task.
+        max_characters: Length of an input.
     """
-    found = []
+    views = []
     for label, evaluation in scored:
-        tasks = list(dict.fromkeys(one.task for one in evaluation.answers))[:TASKS]
+        tasks = list(dict.fromkeys(answer.task for answer in evaluation.answers))[:MAX_TASKS]
         for task in tasks:
-            mine = [one for one in evaluation.answers if one.task == task]
-            first = [one for one in mine if (one.template, one.shots) == (mine[0].template, mine[0].shots)]
-            for right in (False, True):
-                alike = [one for one in first if _right(one) is right]
-                found += [_answer(one, label, evaluation, characters) for one in alike[:each]]
-    return found
+            task_answers = [answer for answer in evaluation.answers if answer.task == task]
+            template_answers = [
+                answer
+                for answer in task_answers
+                if (answer.template, answer.shots) == (task_answers[0].template, task_answers[0].shots)
+            ]
+            for is_right in (False, True):
+                matching = [answer for answer in template_answers if _is_right(answer) is is_right]
+                views += [_answer_view(answer, label, evaluation, max_characters) for answer in matching[:per_verdict]]
+    return views
 
 
-def _right(one: AnswerSample) -> bool:
-    """Whether an answer counts as right: what is scored by degrees, from half on."""
-    return one.score >= 0.5 if one.score is not None else one.said.strip() == one.target.strip()
+def _is_right(answer: AnswerSample) -> bool:
+    """Whether an answer counts as right: with a score of at least 0.5, or else if it equals the target."""
+    return answer.score >= 0.5 if answer.score is not None else answer.prediction.strip() == answer.target.strip()
 
 
-def _answer(one: AnswerSample, label: str, evaluation: EvaluationSummary, characters: int) -> View:
-    degrees = one.score is not None and one.score not in (0.0, 1.0)
-    verdict = "right" if _right(one) else "wrong"
-    meta = f"{one.task}, row {one.row} · {one.template} · {one.shots}-shot · {label}"
+def _answer_view(answer: AnswerSample, label: str, evaluation: EvaluationSummary, max_characters: int) -> View:
+    graded = answer.score is not None and answer.score not in (0.0, 1.0)
+    verdict = "right" if _is_right(answer) else "wrong"
+    meta = f"{answer.task}, row {answer.row} · {answer.template} · {answer.shots}-shot · {label}"
     return {
-        "task": one.task,
+        "task": answer.task,
         "verdict": verdict,
-        "mark": ("✓ right" if verdict == "right" else "✗ wrong") + (f" ({one.score:.2f})" if degrees else ""),
+        "mark": ("✓ right" if verdict == "right" else "✗ wrong") + (f" ({answer.score:.2f})" if graded else ""),
         "meta": meta,
-        "target": cut(one.target, 300),
+        "target": shorten(answer.target, 300),
         "parts": [
-            _part(_given(evaluation), cut(one.given, characters)),
+            _part(_input_kind(evaluation), shorten(answer.input_text, max_characters)),
             _part("gap", " "),
-            _part(TRAINED, one.said[:300] or "(nothing)"),
+            _part(TRAINED, answer.prediction[:300] or "(empty)"),
         ],
     }
 
 
-def _given(evaluation: EvaluationSummary) -> str:
-    """What an input is to the model: docked, unless it has no encoders or was told to read all by its decoder."""
+def _input_kind(evaluation: EvaluationSummary) -> str:
+    """Span kind of an input: docked, unless the model has no encoders or its decoder reads the input."""
     route = evaluation.settings.get("style", {}).get("route")
-    return DOCKED if evaluation.model.get("encoders") and route != "decoder" else READ
+    return DOCKED if evaluation.model.get("encoders") and route != "decoder" else CAUSAL
 
 
-def row_views(runs: Iterable[RunSummary], characters: int) -> list[View]:
-    """The first rows that runs trained on."""
-    found = []
+def row_views(runs: Iterable[RunSummary], max_characters: int) -> list[View]:
+    """Views of the first rows that runs were trained on."""
+    views = []
     for run in runs:
-        for one in run.sessions.get("rows", []):
+        for row in run.sessions.get("rows", []):
             parts: list[View] = []
-            last, left = None, 2 * characters
-            for session, kind, encoder, text, positions in one["spans"]:
-                if left <= 0:
+            last_session, remaining = None, 2 * max_characters
+            for session, kind, encoder, text, positions in row["spans"]:
+                if remaining <= 0:
                     break
-                if last not in (None, session):
+                if last_session not in (None, session):
                     parts.append(_part("break", ""))
-                last, shown = session, cut(text, left)
-                left -= len(shown)
-                of = f" ({encoder})" if encoder else ""
-                parts.append(_part(kind, _lines(shown), f"{TOLD[kind]}{of}, {positions} positions"))
+                last_session, excerpt = session, shorten(text, remaining)
+                remaining -= len(excerpt)
+                encoder_note = f" ({encoder})" if encoder else ""
+                parts.append(
+                    _part(kind, _mark_line_ends(excerpt), f"{SPAN_TITLES[kind]}{encoder_note}, {positions} positions")
+                )
             if parts:
-                found.append({"title": f"{run.name} · trained on: {one.get('title', '')}", "parts": parts})
-    return found
+                views.append({"title": f"{run.name} · trained on: {row.get('title', '')}", "parts": parts})
+    return views
 
 
-def said_views(runs: Iterable[RunSummary], characters: int) -> list[View]:
-    """What models went on with at their last validation."""
-    found = []
+def continuation_views(runs: Iterable[RunSummary], max_characters: int) -> list[View]:
+    """Views of the continuations that models generated at their last validation."""
+    views = []
     for run in runs:
-        docked = bool(run.recipe.get("model", {}).get("encoders")) or _docks(run)
-        for given, more in run.sessions.get("said", []):
-            start = _part(DOCKED if docked else READ, cut(given, characters))
-            parts = [start, _part("gap", " "), _part(TRAINED, cut(more, characters))]
-            found.append({"title": f"{run.name} · goes on with held-out text, at its last validation", "parts": parts})
-    return found
+        docked = bool(run.recipe.get("model", {}).get("encoders")) or _reads_docked_text(run)
+        for prompt, continuation in run.sessions.get("continuations", []):
+            prompt_part = _part(DOCKED if docked else CAUSAL, shorten(prompt, max_characters))
+            parts = [prompt_part, _part("gap", " "), _part(TRAINED, shorten(continuation, max_characters))]
+            views.append(
+                {"title": f"{run.name} · continuation of held-out text at the last validation", "parts": parts}
+            )
+    return views
 
 
-def _docks(run: RunSummary) -> bool:
-    return any(span[1] == DOCKED for one in run.sessions.get("rows", []) for span in one["spans"])
+def _reads_docked_text(run: RunSummary) -> bool:
+    return any(span[1] == DOCKED for row in run.sessions.get("rows", []) for span in row["spans"])
 
 
-def _lines(text: str) -> str:
-    """Text with its line ends to be seen, and empty lines closed up: a row is looked at for its spans."""
-    return re.sub(r"\n+", lambda ends: "↵" * len(ends[0]) + "\n", text)
+def _mark_line_ends(text: str) -> str:
+    """Text with a mark for each line end and without empty lines."""
+    return re.sub(r"\n+", lambda match: "↵" * len(match[0]) + "\n", text)
 
 
 def _part(kind: str, text: str, title: str = "") -> View:
-    return {"kind": kind, "text": text, "title": title or TOLD.get(kind, "")}
+    return {"kind": kind, "text": text, "title": title or SPAN_TITLES.get(kind, "")}
 
 
-def cut(text: str, most: int) -> str:
-    """A text's beginning and end, if it is longer: questions tend to stand at the end."""
-    if len(text) <= most:
+def shorten(text: str, max_characters: int) -> str:
+    """Shorten a text to its beginning and end: questions tend to be at the end."""
+    if len(text) <= max_characters:
         return text
-    head = most * 2 // 3
-    return f"{text[:head]} […] {text[-(most - head) :]}"
+    head_length = max_characters * 2 // 3
+    return f"{text[:head_length]} […] {text[-(max_characters - head_length) :]}"

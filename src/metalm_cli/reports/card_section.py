@@ -1,4 +1,4 @@
-"""A model's card with what was measured since: a section of scores, put in or put in its place."""
+"""Section of scores in a model's card: added, or replaced if there is one."""
 
 from __future__ import annotations
 
@@ -9,52 +9,53 @@ from pathlib import Path
 
 from metalm_cli.common.atomic_files import write_atomically
 from metalm_cli.errors import Exit, MetalmError
-from metalm_cli.reports.reading.run_summary import RunSummary, answers, evaluate_command
-from metalm_cli.reports.tables import Table, cluster_table, series_of, task_table, template_table
+from metalm_cli.reports.reading.run_summary import RunSummary, can_answer, evaluate_command
+from metalm_cli.reports.tables import Table, cluster_table, named_evaluations, task_table, template_table
 from metalm_cli.runs.folder import RESULTS
 
-BEGIN, END = "<!-- metalm: evaluation -->", "<!-- metalm: end of evaluation -->"
-_SECTION = re.compile(rf"\n*{re.escape(BEGIN)}.*?{re.escape(END)}\n*", flags=re.DOTALL)
+BEGIN_MARKER, END_MARKER = "<!-- metalm: evaluation -->", "<!-- metalm: end of evaluation -->"
+_SECTION = re.compile(rf"\n*{re.escape(BEGIN_MARKER)}.*?{re.escape(END_MARKER)}\n*", flags=re.DOTALL)
 
 
-def cards_of(runs: Sequence[RunSummary]) -> list[tuple[Path, str]]:
-    """The cards of models with their scores in them, not yet written; a section from before is replaced.
+def scored_cards(runs: Sequence[RunSummary]) -> list[tuple[Path, str]]:
+    """Paths and texts of the models' cards with their scores; nothing is written yet.
 
-    Of several runs, folders of results alone and encoders alone have no card to put scores into, and are left out.
+    Folders with results alone and runs of an encoder alone have no card for scores; they are skipped if there are
+    other runs.
 
     Args:
-        runs: The runs; evaluations of one may lie in the folder of another.
+        runs: The runs; the folder of one may hold evaluations of another.
 
     Raises:
         MetalmError: A run has no model or no scores yet, or its card cannot be read.
     """
-    scored = [run for run in runs if run.state != "evaluated" and answers(run)]
-    return [_card_of(run) for run in scored or runs]
+    scored = [run for run in runs if run.state != "evaluated" and can_answer(run)]
+    return [_scored_card(run) for run in scored or runs]
 
 
 def write_card(card: tuple[Path, str]) -> Path:
-    """Write one of :func:`load_cards`.
+    """Write a card from :func:`scored_cards` and return its path.
 
     Raises:
-        MetalmError: It cannot be written.
+        MetalmError: The card cannot be written.
     """
     path, text = card
     write_atomically(path, text.encode())
     return path
 
 
-def _card_of(run: RunSummary) -> tuple[Path, str]:
+def _scored_card(run: RunSummary) -> tuple[Path, str]:
     folder = next((run.path / name for name in RESULTS if (run.path / name).is_dir()), None)
-    about = (*run.evaluations, *run.elsewhere)
-    if folder is None or not about:
-        why, remedy = "no results are there", evaluate_command(run)
+    evaluations = (*run.evaluations, *run.external_evaluations)
+    if folder is None or not evaluations:
+        why, remedy = "the run has no results", evaluate_command(run)
         if run.state == "evaluated":
-            why, remedy = "it holds results alone, and no model", "name the run beside it: metalm report RUN RESULTS"
+            why, remedy = "the folder holds results but no model", "name the run as well: metalm report RUN RESULTS"
         elif folder is None:
-            why, remedy = "the run is not finished: it has no model yet", "finish it with --resume"
-        elif not answers(run):
-            remedy = "name a run whose model answers: an encoder alone has no scores"
-        raise MetalmError("there is nothing to put into a card", where=str(run.path), why=why, remedy=remedy)
+            why, remedy = "the run is not finished and has no model yet", "finish the run with --resume"
+        elif not can_answer(run):
+            remedy = "name a run of a model that generates answers: an encoder alone has no scores"
+        raise MetalmError("there are no scores for a model card", where=str(run.path), why=why, remedy=remedy)
     path = folder / "README.md"
     try:
         text = path.read_text(encoding="utf-8")
@@ -62,29 +63,31 @@ def _card_of(run: RunSummary) -> tuple[Path, str]:
         raise MetalmError(
             "the model's card cannot be read", where=str(path), why=str(error), exit_code=Exit.FAILED
         ) from error
-    return path, with_section(text, section(replace(run, evaluations=about)))
+    return path, with_section(text, score_section(replace(run, evaluations=evaluations)))
 
 
-def with_section(card: str, written: str) -> str:
-    """A card with this section before its part on use, or else at its end, and without the one from before."""
-    bare = _SECTION.sub("\n\n", card).rstrip() + "\n"
-    before, head, after = bare.partition("\n## Use\n")
-    block = f"{BEGIN}\n{written.strip()}\n{END}\n"
-    return f"{before.rstrip()}\n\n{block}{head}{after}" if head else f"{bare}\n{block}"
+def with_section(card: str, section: str) -> str:
+    """A card with the section of scores before its section on use, or else at its end; an older section is replaced."""
+    unscored_card = _SECTION.sub("\n\n", card).rstrip() + "\n"
+    before, head, after = unscored_card.partition("\n## Use\n")
+    block = f"{BEGIN_MARKER}\n{section.strip()}\n{END_MARKER}\n"
+    return f"{before.rstrip()}\n\n{block}{head}{after}" if head else f"{unscored_card}\n{block}"
 
 
-def section(run: RunSummary) -> str:
-    """The section: scores of clusters and tasks as Markdown."""
-    scored = series_of([run])
-    made = [cluster_table(scored), task_table(scored), template_table(scored)]
-    return "\n\n".join(["## Evaluation", *(part for table in made if table.rows for part in _markdown(table))])
+def score_section(run: RunSummary) -> str:
+    """The section of scores as Markdown: scores of clusters, tasks and templates."""
+    scored = named_evaluations([run])
+    tables = [cluster_table(scored), task_table(scored), template_table(scored)]
+    return "\n\n".join(
+        ["## Evaluation", *(paragraph for table in tables if table.rows for paragraph in _markdown(table))]
+    )
 
 
 def _markdown(table: Table) -> Iterator[str]:
     yield f"### {table.title}"
     yield table.note
-    rules = ["---" if at in table.words else "---:" for at in range(len(table.heads))]
-    lines = [table.heads, rules, *table.rows]
+    rules = ["---" if column in table.text_columns else "---:" for column in range(len(table.headers))]
+    lines = [table.headers, rules, *table.rows]
     yield "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
 
 

@@ -5,11 +5,11 @@
   const config = read("config");
   const views = new Map();
 
-  // -- theme: the system's, until a button says otherwise; figures take their colours from the style sheet
+  // -- theme: that of the system until the button is pressed; the style sheet sets the colours of figures
   const button = document.getElementById("theme");
   const system = matchMedia("(prefers-color-scheme: dark)");
   let chosen = null;
-  try { chosen = localStorage.getItem("metalm-report-theme"); } catch { /* a file may keep nothing */ }
+  try { chosen = localStorage.getItem("metalm-report-theme"); } catch { /* a page opened from a file may have no storage */ }
   const theme = () => chosen ?? (system.matches ? "dark" : "light");
   const show = () => {
     root.dataset.theme = theme();
@@ -19,7 +19,7 @@
   system.addEventListener("change", show);
   button.addEventListener("click", () => {
     chosen = theme() === "dark" ? "light" : "dark";
-    try { localStorage.setItem("metalm-report-theme", chosen); } catch { /* as above */ }
+    try { localStorage.setItem("metalm-report-theme", chosen); } catch { /* no storage */ }
     show();
   });
   show();
@@ -45,21 +45,21 @@
     views.get(key)?.finalize();
     const chart = figure.querySelector(".chart");
     const options = { renderer: "svg", actions: false, config, ast: true, tooltip: { theme: "custom" } };
-    const made = await vegaEmbed(chart, specOf(key), options);
-    views.set(key, made.view);
+    const embedded = await vegaEmbed(chart, specOf(key), options);
+    views.set(key, embedded.view);
     chart.dataset.drawn = "yes";
-    made.view.addEventListener("wheel", (event) => { if (event.shiftKey) event.preventDefault(); });
+    embedded.view.addEventListener("wheel", (event) => { if (event.shiftKey) event.preventDefault(); });
   }
 
-  // Show a part of a figure: as wide as before times a factor, and moved by shares of its width and height.
-  function look(key, factor, across = 0, up = 0) {
+  // Zoom a figure by a factor (0.5 halves the visible range) and move it by shares of its width and height.
+  function zoom(key, factor, across = 0, up = 0) {
     const view = views.get(key);
-    for (const [axis, name, by] of [["x", "zoom_step", across], ["y", "zoom_value", up]]) {
+    for (const [axis, name, shift] of [["x", "zoom_step", across], ["y", "zoom_value", up]]) {
       const scale = view.scale(axis);
-      const power = scale.type === "log";
-      const [low, high] = scale.domain().map((one) => (power ? Math.log(one) : one));
-      const middle = (low + high) / 2 + by * (high - low), half = ((high - low) / 2) * factor;
-      view.signal(name, [middle - half, middle + half].map((one) => (power ? Math.exp(one) : one)));
+      const isLog = scale.type === "log";
+      const [low, high] = scale.domain().map((value) => (isLog ? Math.log(value) : value));
+      const middle = (low + high) / 2 + shift * (high - low), half = ((high - low) / 2) * factor;
+      view.signal(name, [middle - half, middle + half].map((value) => (isLog ? Math.exp(value) : value)));
     }
     view.runAsync();
   }
@@ -69,22 +69,22 @@
     if (!chart || event.ctrlKey || event.metaKey || event.altKey) return;
     const figure = chart.closest("figure");
     if (event.key === "0") draw(figure);
-    else if (moves[event.key]) look(figure.dataset.key, ...moves[event.key]);
+    else if (moves[event.key]) zoom(figure.dataset.key, ...moves[event.key]);
     else return;
     event.preventDefault();
   });
 
-  // A figure by itself knows no style sheet and lies on white: its variables give way to the light theme's values.
-  const alone = (svg) => {
-    const before = root.dataset.theme;
+  // A saved figure has no style sheet and a white background: replace its variables with the light theme's values.
+  const resolveColours = (svg) => {
+    const previousTheme = root.dataset.theme;
     root.dataset.theme = "light";
     const style = getComputedStyle(root);
-    const made = svg.replace(/var\((--[\w-]+)\)/g, (_, name) => style.getPropertyValue(name).trim());
-    root.dataset.theme = before;
-    return made;
+    const resolved = svg.replace(/var\((--[\w-]+)\)/g, (_, name) => style.getPropertyValue(name).trim());
+    root.dataset.theme = previousTheme;
+    return resolved;
   };
   async function save(key, kind) {
-    const svg = alone(await views.get(key).toSVG());
+    const svg = resolveColours(await views.get(key).toSVG());
     let url = URL.createObjectURL(new Blob([svg], { type: "image/svg+xml" }));
     if (kind === "png") {
       const image = new Image();
@@ -104,7 +104,7 @@
   }
 
   const actions = {
-    "in": (key) => look(key, 0.5), "out": (key) => look(key, 2),
+    "in": (key) => zoom(key, 0.5), "out": (key) => zoom(key, 2),
     "reset": (key, figure) => draw(figure), "svg": (key) => save(key, "svg"), "png": (key) => save(key, "png"),
   };
   document.addEventListener("click", (event) => {
@@ -122,23 +122,23 @@
 
   // -- answers
   const filter = () => {
-    const task = document.getElementById("of-task")?.value ?? "";
-    const verdict = document.getElementById("of-verdict")?.value ?? "";
-    let shown = 0;
-    for (const one of document.querySelectorAll(".answers > li")) {
-      one.hidden = (task && one.dataset.task !== task) || (verdict && one.dataset.verdict !== verdict);
-      shown += !one.hidden;
+    const task = document.getElementById("task-filter")?.value ?? "";
+    const verdict = document.getElementById("verdict-filter")?.value ?? "";
+    let count = 0;
+    for (const answer of document.querySelectorAll(".answers > li")) {
+      answer.hidden = (task && answer.dataset.task !== task) || (verdict && answer.dataset.verdict !== verdict);
+      count += !answer.hidden;
     }
-    const said = document.getElementById("shown");
-    if (said) said.textContent = `${shown} shown`;
+    const status = document.getElementById("answer-count");
+    if (status) status.textContent = `${count} shown`;
   };
-  for (const id of ["of-task", "of-verdict"]) document.getElementById(id)?.addEventListener("change", filter);
+  for (const id of ["task-filter", "verdict-filter"]) document.getElementById(id)?.addEventListener("change", filter);
 
   (async () => {
     for (const figure of document.querySelectorAll("figure[data-key]")) {
       try { await draw(figure); } catch (error) {
         console.error(error);
-        figure.querySelector(".chart").textContent = "This figure cannot be drawn here; its numbers are below.";
+        figure.querySelector(".chart").textContent = "This figure cannot be drawn in this browser; the table below holds its numbers.";
       }
     }
     root.dataset.ready = "yes";

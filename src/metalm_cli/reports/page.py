@@ -1,4 +1,4 @@
-"""The page: one HTML file with everything in it, whatever a run has to show."""
+"""The report page: one HTML file that holds all its figures, tables and scripts."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from typing import Any
 from urllib.parse import quote
 
 import metalm_cli
-from metalm_cli.reports.answer_samples import answer_views, row_views, said_views
+from metalm_cli.reports.answer_samples import answer_views, continuation_views, row_views
 from metalm_cli.reports.figures import vega_export
 from metalm_cli.reports.figures.score_figures import score_figures
-from metalm_cli.reports.figures.training_figures import OF_ALL, Figure, training_figures
+from metalm_cli.reports.figures.training_figures import MAX_FIGURE_POINTS, Figure, training_figures
 from metalm_cli.reports.paired_differences import paired_tables
 from metalm_cli.reports.reading.evaluation_summary import EvaluationSummary
 from metalm_cli.reports.reading.lineage_view import lineage_view
 from metalm_cli.reports.reading.run_summary import RunSummary
 from metalm_cli.reports.seed_groups import SeedGroup, group_by_protocol
 from metalm_cli.reports.tables import (
-    NONE,
+    NO_VALUE,
     Table,
-    count,
-    decimal,
     difference_table,
     environment_table,
-    overview,
-    series_of,
+    format_count,
+    format_decimal,
+    named_evaluations,
+    overview_table,
 )
 
-LARGEST = 2_000_000
-"""Bytes of a page: what does not fit gives way, answers first."""
-RECIPE = 20_000
-"""Characters of a recipe that are shown."""
-NAMED = 8
-"""Runs that are named under the title."""
+MAX_PAGE_BYTES = 2_000_000
+"""Largest page in bytes; a larger one is rendered with less detail, answers first."""
+MAX_RECIPE_CHARACTERS = 20_000
+"""Characters of a recipe that the page shows."""
+MAX_NAMED_RUNS = 8
+"""Runs that the subtitle names."""
 SECTIONS = (
     ("runs", "Side by side"),
     ("scores", "Scores"),
@@ -53,11 +53,11 @@ SECTIONS = (
     ("recipe", "Recipe"),
     ("provenance", "Provenance"),
 )
-"""Parts of the page, in their order: what came out first, then how."""
-WIDE = ("loss", "clusters")
-"""Figures over the whole width, where that leaves no gap."""
+"""Sections of the page in order: results first, then details of the runs."""
+WIDE_FIGURES = ("loss", "clusters")
+"""Figures over the whole width, if that leaves no gap in the grid."""
 
-CONFIG: dict[str, Any] = {
+VEGA_CONFIG: dict[str, Any] = {
     "background": "transparent",
     "font": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif",
     "view": {"stroke": None},
@@ -79,20 +79,20 @@ CONFIG: dict[str, Any] = {
     "legend": {"labelColor": "var(--ink)", "titleColor": "var(--muted)", "labelFontSize": 12, "labelLimit": 260},
     "title": {"color": "var(--ink)", "fontSize": 14},
     "line": {"strokeJoin": "round"},
-    "range": {"category": [f"var(--s{at})" for at in range(10)]},
+    "range": {"category": [f"var(--s{index})" for index in range(10)]},
 }
-"""Vega-Lite's configuration: the style sheet's colours."""
+"""Vega-Lite configuration with the colours of the style sheet."""
 
 
 @dataclass(frozen=True)
 class Detail:
-    """How much of the long parts is shown.
+    """Limits of the long sections of the page.
 
     Args:
-        answers: Right and wrong answers of each task, each.
-        characters: Of a text.
-        confusions: Tables.
-        points: Of all curves of a figure.
+        answers: Right answers, and wrong answers, per task.
+        characters: Characters of a text.
+        confusions: Confusion matrices.
+        points: Points of all curves of a figure.
     """
 
     answers: int
@@ -101,42 +101,42 @@ class Detail:
     points: int
 
 
-DETAILS = (
-    Detail(2, 1200, 24, OF_ALL),
-    Detail(2, 500, 12, OF_ALL),
-    Detail(1, 300, 4, OF_ALL // 2),
-    Detail(0, 100, 0, OF_ALL // 8),
+DETAIL_LEVELS = (
+    Detail(2, 1200, 24, MAX_FIGURE_POINTS),
+    Detail(2, 500, 12, MAX_FIGURE_POINTS),
+    Detail(1, 300, 4, MAX_FIGURE_POINTS // 2),
+    Detail(0, 100, 0, MAX_FIGURE_POINTS // 8),
 )
 
 
-def figures_of(runs: Sequence[RunSummary], points: int = OF_ALL) -> list[Figure]:
-    """All figures that the runs have facts for; their curves have so many points in all."""
+def report_figures(runs: Sequence[RunSummary], points: int = MAX_FIGURE_POINTS) -> list[Figure]:
+    """All figures that the runs have data for, with at most ``points`` points for all curves of a figure."""
     return [*score_figures(group_by_protocol(runs)), *training_figures(runs, points)]
 
 
-def make_page(runs: Sequence[RunSummary], place: Path, created: datetime | None = None) -> str:
-    """The report of some runs.
+def make_page(runs: Sequence[RunSummary], path: Path, created: datetime | None = None) -> str:
+    """Render the report page of some runs.
 
     Args:
         runs: The runs.
-        place: Where the page will lie: links are relative to it.
-        created: When; default not said.
+        path: Path of the page, which links are relative to.
+        created: Time of creation; omitted by default.
 
     Returns:
         HTML of less than :data:`LARGEST` bytes.
     """
     library, paired = vega_export.javascript(), paired_tables(group_by_protocol(runs))
     page = ""
-    for detail in DETAILS:
-        page = _render(runs, place, figures_of(runs, detail.points), paired, library, detail, created)
-        if len(page.encode()) < LARGEST:
+    for detail in DETAIL_LEVELS:
+        page = _render(runs, path, report_figures(runs, detail.points), paired, library, detail, created)
+        if len(page.encode()) < MAX_PAGE_BYTES:
             break
     return page
 
 
 def _render(
     runs: Sequence[RunSummary],
-    place: Path,
+    path: Path,
     figures: Sequence[Figure],
     paired: Sequence[Table],
     library: str,
@@ -145,21 +145,23 @@ def _render(
 ) -> str:
     from markupsafe import Markup
 
-    scored = sorted(series_of(runs), key=lambda each: each[1].created, reverse=True)
+    scored = sorted(named_evaluations(runs), key=lambda pair: pair[1].created, reverse=True)
     answers = answer_views(scored, detail.answers, detail.characters)
-    confusions, more = _confusions(group_by_protocol(runs), detail.confusions)
+    confusions, more_confusions = _confusions(group_by_protocol(runs), detail.confusions)
     several = len(runs) > 1
-    rows, said = row_views(runs, detail.characters), said_views(runs, detail.characters)
+    rows, continuations = row_views(runs, detail.characters), continuation_views(runs, detail.characters)
     content = {
         "answers": answers,
-        "answer_tasks": sorted({one["task"] for one in answers}),
+        "answer_tasks": sorted({answer["task"] for answer in answers}),
         "rows": rows,
-        "said": said,
+        "continuations": continuations,
         "confusions": confusions,
-        "more_confusions": more,
-        "recipes": [{"name": run.name, "text": run.recipe_text[:RECIPE]} for run in runs if run.recipe_text],
+        "more_confusions": more_confusions,
+        "recipes": [
+            {"name": run.name, "text": run.recipe_text[:MAX_RECIPE_CHARACTERS]} for run in runs if run.recipe_text
+        ],
         "lineages": [lineage_view(run.name, run.lineage) for run in runs if run.lineage],
-        "links": _links(runs, place),
+        "links": _links(runs, path),
     }
     sections = _sections(runs, figures, paired, content)
     return _template().render(
@@ -167,82 +169,96 @@ def _render(
         title=_title(runs),
         subtitle=_subtitle(runs),
         tiles=[] if several else _tiles(runs[0]),
-        notices=[f"{run.name}: {one}" if several else one for run in runs for one in run.problems],
+        notices=[f"{run.name}: {problem}" if several else problem for run in runs for problem in run.problems],
         sections=sections,
-        parts=[(one["key"], one["title"]) for one in sections],
+        parts=[(section["key"], section["title"]) for section in sections],
         version=metalm_cli.__version__,
         created="" if created is None else f"{created:%Y-%m-%d %H:%M}",
         css=Markup(_asset("page.css")),
         script=Markup(_asset("page.js")),
         library=Markup(library),
-        config=_json(CONFIG),
+        config=_script_json(VEGA_CONFIG),
     )
 
 
 def _sections(
     runs: Sequence[RunSummary], figures: Sequence[Figure], paired: Sequence[Table], content: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """The parts that have something to show."""
+    """The sections that have content."""
     tables: dict[str, list[Table]] = {key: [] for key, _ in SECTIONS}
     if len(runs) > 1:
-        tables["runs"].append(overview(runs))
+        tables["runs"].append(overview_table(runs))
     tables["scores"] += paired
-    differ = difference_table(runs)
-    tables["recipe"] += [differ] if differ is not None else []
+    differing = difference_table(runs)
+    tables["recipe"] += [differing] if differing is not None else []
     tables["machine"] += [environment_table(runs)] if any(run.environment for run in runs) else []
-    has = {
-        "samples": bool(content["answers"] or content["rows"] or content["said"]),
+    has_content = {
+        "samples": bool(content["answers"] or content["rows"] or content["continuations"]),
         "recipe": bool(content["recipes"]),
         "provenance": bool(content["lineages"] or content["links"]),
         "scores": bool(content["confusions"]),
     }
-    found = []
+    sections = []
     for key, title in SECTIONS:
-        drawn = [_view(one) for one in figures if one.section == key]
-        if len(drawn) % 2 == 0:
-            drawn = [{**one, "wide": False} for one in drawn]
-        if drawn or tables[key] or has.get(key):
-            told = _seen(group_by_protocol(runs)) if key == "scores" and drawn else ""
-            found.append({"key": key, "title": title, "told": told, "figures": drawn, "tables": tables[key]})
-    return found
+        views = [_figure_view(figure) for figure in figures if figure.section == key]
+        if len(views) % 2 == 0:
+            views = [{**view, "wide": False} for view in views]
+        if views or tables[key] or has_content.get(key):
+            note = _novelty_note(group_by_protocol(runs)) if key == "scores" and views else ""
+            sections.append({"key": key, "title": title, "note": note, "figures": views, "tables": tables[key]})
+    return sections
 
 
-def _view(figure: Figure) -> dict[str, Any]:
-    view = {name: getattr(figure, name) for name in ("key", "title", "told", "table", "log", "zoom")}
-    return {**view, "wide": figure.key in WIDE, "json": _json({**figure.spec, "description": figure.told})}
+def _figure_view(figure: Figure) -> dict[str, Any]:
+    view = {name: getattr(figure, name) for name in ("key", "title", "caption", "table", "log_axes", "zoom")}
+    return {
+        **view,
+        "wide": figure.key in WIDE_FIGURES,
+        "json": _script_json({**figure.spec, "description": figure.caption}),
+    }
 
 
-def _seen(groups: Sequence[SeedGroup]) -> str:
-    """How new the tasks are to the models, and whether evaluations by one protocol are alike."""
-    told: dict[str, list[str]] = {}
+def _novelty_note(groups: Sequence[SeedGroup]) -> str:
+    """Note on which tasks the models were trained on, and on settings that differ between evaluations of a protocol."""
+    labels_by_summary: dict[str, list[str]] = {}
     for group in groups:
-        for label, one in group.pooled:
-            seen = {task.task: task.seen for task in one.tasks}
-            said = ", ".join(f"{number} {what}" for what, number in Counter(seen.values()).items())
-            told.setdefault(f"of {len(seen)} task{'s' if len(seen) > 1 else ''} {said}", []).append(label)
-    if not told:
+        for label, evaluation in group.pooled:
+            levels = {task.task: task.seen for task in evaluation.tasks}
+            counts = ", ".join(f"{number} {level}" for level, number in Counter(levels.values()).items())
+            labels_by_summary.setdefault(f"of {len(levels)} task{'s' if len(levels) > 1 else ''} {counts}", []).append(
+                label
+            )
+    if not labels_by_summary:
         return ""
-    each = "; ".join(f"{', '.join(dict.fromkeys(names))}: {said}" for said, names in told.items())
-    found = [f"How new the tasks are, by what a model was trained on: {each if len(told) > 1 else next(iter(told))}."]
+    details = "; ".join(f"{', '.join(dict.fromkeys(names))}: {summary}" for summary, names in labels_by_summary.items())
+    sentences = [
+        "Tasks by whether the models were trained on them: "
+        f"{details if len(labels_by_summary) > 1 else next(iter(labels_by_summary))}."
+    ]
     for group in groups:
-        where = f"{group.protocol}: " if len(groups) > 1 else ""
-        found += [f"{where}{said}" for said in differing_settings([one for _, one in group.scored])]
-    return " ".join(found)
+        prefix = f"{group.protocol}: " if len(groups) > 1 else ""
+        sentences += [
+            f"{prefix}{difference}"
+            for difference in differing_settings([evaluation for _, evaluation in group.evaluations])
+        ]
+    return " ".join(sentences)
 
 
 def differing_settings(evaluations: Sequence[EvaluationSummary]) -> list[str]:
-    """What keeps means of these evaluations from being compared; nothing for one, or where all were done alike."""
-    found = []
-    if len({frozenset(task.task for task in one.tasks) for one in evaluations}) > 1:
-        found.append("the evaluations are of different tasks: compare them task by task, not by their means.")
+    """Differences that make the means of evaluations incomparable; empty if there are none."""
+    sentences = []
+    if len({frozenset(task.task for task in evaluation.tasks) for evaluation in evaluations}) > 1:
+        sentences.append("the evaluations cover different tasks: compare single tasks, not means.")
     keys = ("templates", "template", "split", "limit", "sequence_length", "demonstrations", "style")
-    differ = [
-        key for key in keys if len({json.dumps(one.settings.get(key), sort_keys=True) for one in evaluations}) > 1
+    differing = [
+        key
+        for key in keys
+        if len({json.dumps(evaluation.settings.get(key), sort_keys=True) for evaluation in evaluations}) > 1
     ]
-    if differ:
-        what = ", ".join(differ).replace("_", " ")
-        found.append(f"the evaluations were not done alike: they differ in {what}.")
-    return found
+    if differing:
+        setting_names = ", ".join(differing).replace("_", " ")
+        sentences.append(f"the evaluations differ in their settings: {setting_names}.")
+    return sentences
 
 
 def _title(runs: Sequence[RunSummary]) -> str:
@@ -253,8 +269,8 @@ def _title(runs: Sequence[RunSummary]) -> str:
 
 def _subtitle(runs: Sequence[RunSummary]) -> str:
     if len(runs) > 1:
-        more = ", …" if len(runs) > NAMED else ""
-        return f"{len(runs)} runs side by side: {', '.join(run.name for run in runs[:NAMED])}{more}"
+        more = ", …" if len(runs) > MAX_NAMED_RUNS else ""
+        return f"{len(runs)} runs side by side: {', '.join(run.name for run in runs[:MAX_NAMED_RUNS])}{more}"
     (run,) = runs
     parts = [str(run.recipe.get("command", "")), str(run.environment.get("recipe", "")), run.state_text]
     parts += [str(run.recipe.get("description") or "")]
@@ -262,65 +278,75 @@ def _subtitle(runs: Sequence[RunSummary]) -> str:
 
 
 def _tiles(run: RunSummary) -> list[tuple[str, str]]:
-    """The figures of a run that one looks for first."""
-    shown = (
+    """Names and values of the most important numbers of a run."""
+    fact_names = (
         "steps",
         "source tokens",
         "held-out loss",
         "held-out bits per byte",
-        "tokens a second, median",
+        "median tokens per second",
         "parameters",
     )
-    facts = {row[0]: row[1] for row in overview([run]).rows}
-    found = []
-    for one in run.evaluations[-2:]:
-        found += [(f"mean score, {one.label} {mean.shots}-shot", f"{mean.value:.1f}") for mean in one.means[:1]]
-    found += [(name, facts[name]) for name in shown if name in facts]
+    facts = {row[0]: row[1] for row in overview_table([run]).rows}
+    tiles = []
+    for evaluation in run.evaluations[-2:]:
+        tiles += [
+            (f"mean score, {evaluation.label} {mean.shots}-shot", f"{mean.value:.1f}") for mean in evaluation.means[:1]
+        ]
+    tiles += [(name, facts[name]) for name in fact_names if name in facts]
     if "held-out loss" not in facts and run.training:
-        found.append(("training loss", decimal(run.last.get("loss"))))
-    return [(name, value) for name, value in found if value != NONE]
+        tiles.append(("training loss", format_decimal(run.last_record.get("loss"))))
+    return [(name, value) for name, value in tiles if value != NO_VALUE]
 
 
-def _confusions(groups: Sequence[SeedGroup], most: int) -> tuple[list[dict[str, Any]], str]:
-    """Confusions of each model's tasks with the fewest demonstrations, those of the newest protocol first."""
-    found = []
-    for label, evaluation in (each for group in groups for each in group.scored):
+def _confusions(groups: Sequence[SeedGroup], max_tables: int) -> tuple[list[dict[str, Any]], str]:
+    """Confusion matrices of each model's tasks with the fewest demonstrations, the newest protocol first."""
+    tables = []
+    for label, evaluation in (pair for group in groups for pair in group.evaluations):
         fewest = min((task.shots for task in evaluation.tasks), default=0)
         for task in evaluation.tasks:
-            one = task.confusion
-            if one is None or task.shots != fewest:
+            confusion = task.confusion
+            if confusion is None or task.shots != fewest:
                 continue
             rows = []
-            for right, counts in zip(one.right, one.counts, strict=True):
-                whole = sum(counts) or 1
+            for target, counts in zip(confusion.targets, confusion.counts, strict=True):
+                total = sum(counts) or 1
                 cells = [
-                    {"count": count(value), "share": round(value / whole, 3), "same": said == right}
-                    for said, value in zip(one.said, counts, strict=True)
+                    {"count": format_count(value), "share": round(value / total, 3), "correct": prediction == target}
+                    for prediction, value in zip(confusion.predictions, counts, strict=True)
                 ]
-                rows.append({"right": right, "cells": cells})
+                rows.append({"target": target, "cells": cells})
             shots = f"{task.shots}-shot" if task.shots else ""
-            name = " ".join(part for part in (label, shots) if part)
-            found.append({"task": task.task, "label": name, "template": one.template, "said": one.said, "rows": rows})
-    left = len(found) - most
-    return found[:most], f"{left} more tables are not shown." if left > 0 else ""
+            model_name = " ".join(part for part in (label, shots) if part)
+            tables.append(
+                {
+                    "task": task.task,
+                    "label": model_name,
+                    "template": confusion.template,
+                    "predictions": confusion.predictions,
+                    "rows": rows,
+                }
+            )
+    hidden = len(tables) - max_tables
+    return tables[:max_tables], f"{hidden} more confusion matrices are not shown." if hidden > 0 else ""
 
 
-def _links(runs: Sequence[RunSummary], place: Path) -> list[dict[str, str]]:
-    found = []
+def _links(runs: Sequence[RunSummary], page_path: Path) -> list[dict[str, str]]:
+    links = []
     for run in runs:
         for path in run.files:
             try:
-                way = os.path.relpath(path.resolve(), place.resolve().parent)
+                target = os.path.relpath(path.resolve(), page_path.resolve().parent)
             except ValueError:  # on another drive
-                way = str(path.resolve())
+                target = str(path.resolve())
             name = path.relative_to(run.path).as_posix() if path.is_relative_to(run.path) else path.name
             name = f"{run.name}/{name}" if len(runs) > 1 else name
-            found.append({"href": quote(way.replace(os.sep, "/")), "name": name + ("/" if path.is_dir() else "")})
-    return found
+            links.append({"href": quote(target.replace(os.sep, "/")), "name": name + ("/" if path.is_dir() else "")})
+    return links
 
 
-def _json(value: Any) -> Any:
-    """JSON that a script element can hold."""
+def _script_json(value: Any) -> Any:
+    """JSON that is safe in a script element."""
     from markupsafe import Markup
 
     return Markup(json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"))
@@ -334,14 +360,14 @@ def _asset(name: str) -> str:
 def _template() -> Any:
     from jinja2 import Environment, StrictUndefined
 
-    # What is shown was written by models and data sets: all of it is escaped.
+    # Texts come from models and data sets: all of them are escaped.
     return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(
         _asset("page.html.jinja")
     )
 
 
-def colours() -> dict[str, str]:
-    """Variables of the style sheet and their values in its light theme."""
+def light_colours() -> dict[str, str]:
+    """Variables of the style sheet with their values in the light theme."""
     light = re.search(r":root \{(.*?)\}", _asset("page.css"), flags=re.DOTALL)
     assert light is not None
     return dict(re.findall(r"(--[\w-]+): ([^;]+);", light[1]))

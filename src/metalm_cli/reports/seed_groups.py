@@ -1,4 +1,4 @@
-"""Evaluations side by side: grouped by how they were done, and seeds of one thing taken together."""
+"""Evaluations grouped by protocol, with the seeds of a model pooled."""
 
 from __future__ import annotations
 
@@ -9,88 +9,91 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from metalm_cli.reports.reading.evaluation_summary import ClusterScore, EvaluationSummary, TaskScore
-from metalm_cli.reports.reading.find_runs import SEED
+from metalm_cli.reports.reading.find_runs import SEED_PREFIX
 from metalm_cli.reports.reading.run_summary import RunSummary
-from metalm_cli.reports.tables import series_of
+from metalm_cli.reports.tables import named_evaluations
 
-Scored = Sequence[tuple[str, EvaluationSummary]]
-NUMBERED = re.compile(rf"{SEED}\d+")
+NamedEvaluations = Sequence[tuple[str, EvaluationSummary]]
+SEED_NAME = re.compile(rf"{SEED_PREFIX}\d+")
 
 
 @dataclass(frozen=True)
 class SeedGroup:
-    """Evaluations that were done by one protocol.
+    """Evaluations by one protocol.
 
     Args:
-        protocol: The protocol, as it is written.
-        scored: Each evaluation under its name, seeds told apart.
-        pooled: The same with seeds taken together.
-        seeds: The largest number of seeds that were.
+        protocol: Name of the protocol.
+        evaluations: Evaluations with labels that name the seed.
+        pooled: Evaluations with the seeds of a model pooled.
+        seed_count: Largest number of seeds that were pooled.
     """
 
     protocol: str
-    scored: Scored
-    pooled: Scored
-    seeds: int
+    evaluations: NamedEvaluations
+    pooled: NamedEvaluations
+    seed_count: int
 
 
 def group_by_protocol(runs: Sequence[RunSummary]) -> list[SeedGroup]:
-    """Evaluations of some runs by protocol, the protocol of the newest first."""
-    named = [(*_name(label, one), one) for label, one in series_of(runs)]
+    """Group the evaluations of runs by protocol, the protocol of the newest evaluation first."""
+    entries = [(*_name_and_seed(label, evaluation), evaluation) for label, evaluation in named_evaluations(runs)]
     newest = {
-        one.protocol: max(each.created for *_, each in named if each.protocol == one.protocol) for *_, one in named
+        evaluation.protocol: max(other.created for *_, other in entries if other.protocol == evaluation.protocol)
+        for *_, evaluation in entries
     }
-    found = []
+    groups = []
     for protocol in sorted(newest, key=lambda name: newest[name], reverse=True):
-        mine = [(label, seed, one) for label, seed, one in named if one.protocol == protocol]
-        scored = [(f"{label}, {seed}" if seed else label, one) for label, seed, one in mine]
+        members = [(label, seed, evaluation) for label, seed, evaluation in entries if evaluation.protocol == protocol]
+        scored = [(f"{label}, {seed}" if seed else label, evaluation) for label, seed, evaluation in members]
         pooled = []
-        for label in dict.fromkeys(label for label, *_ in mine):
-            pooled.append((label, pool_seeds([one for name, _, one in mine if name == label])))
-        most = max(sum(name == label for name, *_ in mine) for label, *_ in mine)
-        found.append(SeedGroup(protocol.replace("_", "-"), scored, pooled, most))
-    return found
+        for label in dict.fromkeys(label for label, *_ in members):
+            pooled.append((label, pool_seeds([evaluation for name, _, evaluation in members if name == label])))
+        seed_count = max(sum(name == label for name, *_ in members) for label, *_ in members)
+        groups.append(SeedGroup(protocol.replace("_", "-"), scored, pooled, seed_count))
+    return groups
 
 
-def _name(label: str, one: EvaluationSummary) -> tuple[str, str]:
-    """An evaluation's name without its protocol and its seed, and its seed; empty where it has none."""
-    protocol = f", {one.protocol.replace('_', '-')}"
-    seeds = [part for part in one.path.resolve().parts if NUMBERED.fullmatch(part)]
+def _name_and_seed(label: str, evaluation: EvaluationSummary) -> tuple[str, str]:
+    """Name of an evaluation without protocol and seed, and the name of its seed (empty if it has none)."""
+    protocol = f", {evaluation.protocol.replace('_', '-')}"
+    seeds = [part for part in evaluation.path.resolve().parts if SEED_NAME.fullmatch(part)]
     if not seeds:
         return label.removesuffix(protocol), ""
-    bare = re.sub(r" \(\d+\)$", "", label).removesuffix(protocol)
-    return NUMBERED.sub("", bare).strip("/, ") or one.path.resolve().parents[2].name, seeds[-1]
+    unnumbered = re.sub(r" \(\d+\)$", "", label).removesuffix(protocol)
+    return SEED_NAME.sub("", unnumbered).strip("/, ") or evaluation.path.resolve().parents[2].name, seeds[-1]
 
 
 def pool_seeds(seeds: Sequence[EvaluationSummary]) -> EvaluationSummary:
-    """One evaluation of several seeds: means of their scores, from the lowest to the highest seed.
+    """Pool the evaluations of several seeds: mean scores, with intervals from the lowest to the highest seed.
 
     Args:
-        seeds: Evaluations of the same tasks; one alone stays as it is.
+        seeds: Evaluations of the same tasks; a single one is returned unchanged.
     """
     first = seeds[0]
     if len(seeds) == 1:
         return first
-    tasks = _by(lambda one: (one.task, one.shots), (task for one in seeds for task in one.tasks))
-    clusters = _by(lambda one: (one.cluster, one.shots), (one for each in seeds for one in each.clusters))
-    means = _by(lambda one: one.shots, (one for each in seeds for one in each.means))
+    tasks = _group_by(lambda task: (task.task, task.shots), (task for evaluation in seeds for task in evaluation.tasks))
+    clusters = _group_by(
+        lambda mean: (mean.cluster, mean.shots), (mean for evaluation in seeds for mean in evaluation.clusters)
+    )
+    means = _group_by(lambda mean: mean.shots, (mean for evaluation in seeds for mean in evaluation.means))
     return replace(
         first,
-        tasks=tuple(map(_task, tasks)),
-        clusters=tuple(map(_mean, clusters)),
-        means=tuple(map(_mean, means)),
+        tasks=tuple(map(_pool_task, tasks)),
+        clusters=tuple(map(_pool_means, clusters)),
+        means=tuple(map(_pool_means, means)),
     )
 
 
-def _by(key: Callable[[Any], Any], found: Iterable[Any]) -> list[list[Any]]:
+def _group_by(key: Callable[[Any], Any], items: Iterable[Any]) -> list[list[Any]]:
     grouped: dict[Any, list[Any]] = {}
-    for one in found:
-        grouped.setdefault(key(one), []).append(one)
+    for item in items:
+        grouped.setdefault(key(item), []).append(item)
     return list(grouped.values())
 
 
-def _mean(seeds: list[ClusterScore]) -> ClusterScore:
-    values = [one.value for one in seeds]
+def _pool_means(seeds: list[ClusterScore]) -> ClusterScore:
+    values = [score.value for score in seeds]
     return replace(seeds[0], value=statistics.fmean(values), low=min(values), high=max(values))
 
 
@@ -98,20 +101,22 @@ def _spread(scores: Sequence[float]) -> float | None:
     return statistics.stdev(scores) if len(scores) > 1 else None
 
 
-def _task(seeds: list[TaskScore]) -> TaskScore:
-    values = [one.score for one in seeds if one.score is not None]
-    chances = [one.chance for one in seeds if one.chance is not None]
-    wordings = _by(lambda one: one.template, (one for each in seeds for one in each.templates))
-    templates = []
-    for same in wordings:
-        known = [one.score for one in same if one.score is not None]
-        templates.append(replace(same[0], score=statistics.fmean(known) if known else None, low=None, high=None))
+def _pool_task(seeds: list[TaskScore]) -> TaskScore:
+    values = [score.score for score in seeds if score.score is not None]
+    chances = [score.chance for score in seeds if score.chance is not None]
+    template_groups = _group_by(lambda score: score.template, (score for task in seeds for score in task.templates))
+    pooled_templates = []
+    for template_scores in template_groups:
+        known = [score.score for score in template_scores if score.score is not None]
+        pooled_templates.append(
+            replace(template_scores[0], score=statistics.fmean(known) if known else None, low=None, high=None)
+        )
     return replace(
         seeds[0],
         score=statistics.fmean(values) if values else None,
         low=min(values, default=None),
         high=max(values, default=None),
         chance=statistics.fmean(chances) if chances else None,
-        templates=tuple(templates),
-        spread=_spread([one.score for one in templates if one.score is not None]),
+        templates=tuple(pooled_templates),
+        spread=_spread([template.score for template in pooled_templates if template.score is not None]),
     )

@@ -1,4 +1,4 @@
-"""The tables of a report: the page and the terminal show the same ones."""
+"""Tables of a report, shown on the page and in the terminal."""
 
 from __future__ import annotations
 
@@ -16,53 +16,53 @@ from metalm_cli.reports.reading.run_summary import Record, RunSummary
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under heads.
+    """Rows of text cells under headers.
 
     Args:
-        title: What it is.
-        heads: Names of the columns.
-        rows: As many cells each.
-        note: What has to be known to read it.
-        words: Columns that hold words; all others hold numbers, and stand at the right.
+        title: Title of the table.
+        headers: Names of the columns.
+        rows: Rows with a cell for each header.
+        note: Explanation of the columns.
+        text_columns: Columns that hold text; all others hold numbers and are aligned to the right.
     """
 
     title: str
-    heads: tuple[str, ...]
+    headers: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
-    words: frozenset[int] = field(default_factory=lambda: frozenset({0}))
+    text_columns: frozenset[int] = field(default_factory=lambda: frozenset({0}))
 
 
-NONE = "–"
-"""Stands where there is no value."""
-SOURCES = 40
-"""Sources of a mixture that are listed."""
+NO_VALUE = "–"
+"""Cell without a value."""
+MAX_SOURCES = 40
+"""Sources of a mixture that a table lists."""
 
 
-def count(value: Any) -> str:
-    """A whole number with commas."""
+def format_count(value: Any) -> str:
+    """Format a whole number with thousands separators."""
     plain = as_number(value)
-    return NONE if plain is None else f"{plain:,.0f}"
+    return NO_VALUE if plain is None else f"{plain:,.0f}"
 
 
-def decimal(value: Any, digits: int = 3) -> str:
-    """A number with so many decimals; large ones with none, tiny ones by their power."""
+def format_decimal(value: Any, digits: int = 3) -> str:
+    """Format a number with ``digits`` decimals; large numbers without decimals, tiny ones with an exponent."""
     plain = as_number(value)
     if plain is None:
-        return NONE
+        return NO_VALUE
     if plain and abs(plain) < 10**-digits:
         return f"{plain:.2g}"
     return f"{plain:,.{0 if abs(plain) >= 1000 else digits}f}"
 
 
-def interval(low: float | None, high: float | None) -> str:
-    """The ends of an interval."""
-    return NONE if low is None or high is None else f"{low:.1f} to {high:.1f}"
+def format_interval(low: float | None, high: float | None) -> str:
+    """Format the ends of an interval."""
+    return NO_VALUE if low is None or high is None else f"{low:.1f} to {high:.1f}"
 
 
-def tables(runs: Sequence[RunSummary]) -> Iterator[Table]:
-    """All tables that the runs have facts for."""
-    yield overview(runs)
+def report_tables(runs: Sequence[RunSummary]) -> Iterator[Table]:
+    """All tables that the runs have data for."""
+    yield overview_table(runs)
     trained = [run for run in runs if run.training]
     if trained:
         yield token_table(trained)
@@ -73,249 +73,269 @@ def tables(runs: Sequence[RunSummary]) -> Iterator[Table]:
     for run in runs:
         if run.data.get("sources"):
             yield mixture_table(run)
-    scored = series_of(runs)
-    if any(one.clusters for _, one in scored):
+    scored = named_evaluations(runs)
+    if any(evaluation.clusters for _, evaluation in scored):
         yield cluster_table(scored)
-    if any(one.tasks for _, one in scored):
+    if any(evaluation.tasks for _, evaluation in scored):
         yield task_table(scored)
-    if any(len(task.templates) > 1 for _, one in scored for task in one.tasks):
+    if any(len(task.templates) > 1 for _, evaluation in scored for task in evaluation.tasks):
         yield template_table(scored)
     if any(run.environment for run in runs):
         yield environment_table(runs)
 
 
-def series_of(runs: Sequence[RunSummary]) -> list[tuple[str, EvaluationSummary]]:
-    """Evaluations under the names that figures and tables have for them."""
+def named_evaluations(runs: Sequence[RunSummary]) -> list[tuple[str, EvaluationSummary]]:
+    """Evaluations with their labels in figures and tables."""
     several = len(runs) > 1
-    found = []
+    named = []
     for run in runs:
-        for one in run.evaluations:
-            model = _other_model(run, one)
-            label = f"{model or run.name}, {one.label}" if several or model else one.label
-            found.append((label, one))
-    labels = [label for label, _ in found]
+        for evaluation in run.evaluations:
+            model = _other_model(run, evaluation)
+            label = f"{model or run.name}, {evaluation.label}" if several or model else evaluation.label
+            named.append((label, evaluation))
+    labels = [label for label, _ in named]
     return [
-        (label if labels.count(label) == 1 else f"{label} ({labels[:at].count(label) + 1})", one)
-        for at, (label, one) in enumerate(found)
+        (label if labels.count(label) == 1 else f"{label} ({labels[:index].count(label) + 1})", evaluation)
+        for index, (label, evaluation) in enumerate(named)
     ]
 
 
-def _other_model(run: RunSummary, one: EvaluationSummary) -> str:
-    """The model of an evaluation that lies in a run's folder and is not of the run; empty if it is the run's."""
-    source = _source(one)
+def _other_model(run: RunSummary, evaluation: EvaluationSummary) -> str:
+    """Model of an evaluation that is in a run's folder but not of the run's model; empty if it is the run's model."""
+    source = _model_name(evaluation)
     if run.state == "evaluated":
         return source
-    if one in run.elsewhere:
+    if evaluation in run.external_evaluations:
         return ""
-    # The folder may have been renamed since: what most files are about is the run's own; nothing is in a tie.
-    weights = Counter(str(each.model.get("weights_sha256")) for each in run.evaluations)
-    most = [each for each, many in weights.items() if many == max(weights.values())]
-    own = {run.path.name, run.path.resolve().name}
-    named = [str(each.model.get("weights_sha256")) for each in run.evaluations if _source(each) in own]
-    ours = named[0] if named else most[0] if len(most) == 1 else ""
-    return "" if str(one.model.get("weights_sha256")) == ours else source
+    # The folder may have been renamed: then the model of most files is the run's own, unless there is a tie.
+    weights = Counter(str(other.model.get("weights_sha256")) for other in run.evaluations)
+    most_common = [weights_hash for weights_hash, number in weights.items() if number == max(weights.values())]
+    own_names = {run.path.name, run.path.resolve().name}
+    named_hashes = [
+        str(other.model.get("weights_sha256")) for other in run.evaluations if _model_name(other) in own_names
+    ]
+    own_hash = named_hashes[0] if named_hashes else most_common[0] if len(most_common) == 1 else ""
+    return "" if str(evaluation.model.get("weights_sha256")) == own_hash else source
 
 
-def _source(one: EvaluationSummary) -> str:
-    return Path(str(one.model.get("source", ""))).name
+def _model_name(evaluation: EvaluationSummary) -> str:
+    return Path(str(evaluation.model.get("source", ""))).name
 
 
-def overview(runs: Sequence[RunSummary]) -> Table:
-    """What each run is and where it has got to."""
-    facts = [_overview_of(run) for run in runs]
-    rows = [(key, *(one[key] for one in facts)) for key in facts[0]]
-    shown = [row for row in rows if any(cell != NONE for cell in row[1:])]
+def overview_table(runs: Sequence[RunSummary]) -> Table:
+    """Table of the runs with their progress and main results."""
+    facts = [_overview_facts(run) for run in runs]
+    rows = [(key, *(run_facts[key] for run_facts in facts)) for key in facts[0]]
+    filled_rows = [row for row in rows if any(cell != NO_VALUE for cell in row[1:])]
     words = frozenset(range(len(runs) + 1))
-    return Table("Runs" if len(runs) > 1 else "The run", ("", *(run.name for run in runs)), tuple(shown), words=words)
+    return Table(
+        "Runs" if len(runs) > 1 else "The run",
+        ("", *(run.name for run in runs)),
+        tuple(filled_rows),
+        text_columns=words,
+    )
 
 
-def _overview_of(run: RunSummary) -> dict[str, str]:
-    last, held = run.last, run.validation[-1] if run.validation else {}
-    train, about = run.recipe.get("train", {}), (*run.evaluations, *run.elsewhere)
-    speeds = [speed for one in run.training if (speed := as_number(one.get("tokens_per_second"))) is not None]
-    model = next((one.model for one in about if not _other_model(run, one)), {})
+def _overview_facts(run: RunSummary) -> dict[str, str]:
+    last, validation = run.last_record, run.validation[-1] if run.validation else {}
+    train, evaluations = run.recipe.get("train", {}), (*run.evaluations, *run.external_evaluations)
+    speeds = [speed for record in run.training if (speed := as_number(record.get("tokens_per_second"))) is not None]
+    model = next((evaluation.model for evaluation in evaluations if not _other_model(run, evaluation)), {})
     return {
-        "command": str(run.recipe.get("command") or NONE),
-        "recipe": str(run.environment.get("recipe") or NONE),
+        "command": str(run.recipe.get("command") or NO_VALUE),
+        "recipe": str(run.environment.get("recipe") or NO_VALUE),
         "state": run.state_text,
-        "steps": count(last.get("step")) + (f" of {run.steps:,}" if run.steps else ""),
-        "source tokens": count(last.get("tokens")),
-        "examples or documents": count(last.get("examples")),
-        "training loss": decimal(last.get("loss")),
-        "held-out loss": decimal(held.get("loss")),
-        "held-out bits per byte": decimal(held.get("bits_per_byte")),
-        "tokens a second, median": count(statistics.median(speeds)) if speeds else NONE,
-        "parameters": count(model.get("parameters")),
-        "mean score": _means(run),
-        "seed": str(train.get("seed", NONE)),
-        "device": str(run.environment.get("device") or NONE),
+        "steps": format_count(last.get("step")) + (f" of {run.steps:,}" if run.steps else ""),
+        "source tokens": format_count(last.get("tokens")),
+        "examples or documents": format_count(last.get("examples")),
+        "training loss": format_decimal(last.get("loss")),
+        "held-out loss": format_decimal(validation.get("loss")),
+        "held-out bits per byte": format_decimal(validation.get("bits_per_byte")),
+        "median tokens per second": format_count(statistics.median(speeds)) if speeds else NO_VALUE,
+        "parameters": format_count(model.get("parameters")),
+        "mean score": _mean_scores(run),
+        "seed": str(train.get("seed", NO_VALUE)),
+        "device": str(run.environment.get("device") or NO_VALUE),
     }
 
 
-def _means(run: RunSummary) -> str:
-    """Mean scores of a run with the fewest demonstrations. Of results of several models none: they are the models'."""
-    if run.state == "evaluated" and len({_source(one) for one in run.evaluations}) > 1:
-        return NONE
-    said = []
-    for one in (*run.evaluations, *run.elsewhere):
-        model = "" if run.state == "evaluated" else _other_model(run, one)
-        label = ", ".join(filter(None, (model, one.label)))
-        fewest = min(one.means, key=lambda mean: mean.shots, default=None)
-        said += [f"{fewest.value:.1f} ({label}, {fewest.shots}-shot)"] if fewest is not None else []
-    return "; ".join(said) or NONE
+def _mean_scores(run: RunSummary) -> str:
+    """Mean scores of a run with the fewest demonstrations; no value for results of several models."""
+    if run.state == "evaluated" and len({_model_name(evaluation) for evaluation in run.evaluations}) > 1:
+        return NO_VALUE
+    parts = []
+    for evaluation in (*run.evaluations, *run.external_evaluations):
+        model = "" if run.state == "evaluated" else _other_model(run, evaluation)
+        label = ", ".join(filter(None, (model, evaluation.label)))
+        fewest = min(evaluation.means, key=lambda mean: mean.shots, default=None)
+        parts += [f"{fewest.value:.1f} ({label}, {fewest.shots}-shot)"] if fewest is not None else []
+    return "; ".join(parts) or NO_VALUE
 
 
 def token_shares(record: Mapping[str, Any]) -> dict[str, float]:
-    """Source tokens of a run by what became of them: docked, read causally and not trained, trained."""
+    """Source tokens of a run by kind of span: docked, causal without training, trained."""
     total, docked = as_number(record.get("tokens")) or 0.0, as_number(record.get("docked_tokens")) or 0.0
     trained = as_number(record.get("trained_tokens")) or 0.0
-    # Trained tokens count end tokens, which are no source tokens.
+    # Trained tokens include end tokens, which do not come from the source.
     return {"docked": docked, "causal": max(0.0, total - docked - trained), "trained": trained}
 
 
 def token_table(runs: Sequence[RunSummary]) -> Table:
-    """What became of the tokens that each run has read."""
+    """Table of each run's tokens by kind of span."""
     rows = []
     for run in runs:
-        shares = token_shares(run.last)
-        whole = sum(shares.values()) or 1.0
-        cells = [f"{count(value)} ({value / whole:.0%})" for value in shares.values()]
+        shares = token_shares(run.last_record)
+        total = sum(shares.values()) or 1.0
+        cells = [f"{format_count(value)} ({value / total:.0%})" for value in shares.values()]
         rows.append(
-            (run.name, *cells, count(run.last.get("docked_positions")), count(run.last.get("padded_positions")))
+            (
+                run.name,
+                *cells,
+                format_count(run.last_record.get("docked_positions")),
+                format_count(run.last_record.get("padded_positions")),
+            )
         )
     heads = ("run", "docked", "causal only", "trained", "docked positions", "padded positions")
-    note = "Tokens of the text: read by an encoder, read by the decoder alone, or predicted and trained on."
+    note = (
+        "Source tokens: read by an encoder (docked), read by the decoder without loss (causal), or predicted (trained)."
+    )
     return Table("Tokens", heads, tuple(rows), note)
 
 
 def per_task_losses(run: RunSummary, key: str) -> list[tuple[int, Mapping[str, float]]]:
-    """Losses by cluster or task at each step: of held-out data, or of training where that is not told apart.
+    """Losses by cluster or task at each step: of held-out data, or of training data if there are none.
 
-    Losses that were not finite are left out, and so is a step that has no others.
+    Losses that are not finite are dropped, and so are steps without finite losses.
     """
-    return _told_apart(run.validation, key) or _told_apart(run.training, key)
+    return _losses_by_step(run.validation, key) or _losses_by_step(run.training, key)
 
 
-def _told_apart(records: Sequence[Record], key: str) -> list[tuple[int, Mapping[str, float]]]:
-    found: list[tuple[int, Mapping[str, float]]] = []
+def _losses_by_step(records: Sequence[Record], key: str) -> list[tuple[int, Mapping[str, float]]]:
+    losses_by_step: list[tuple[int, Mapping[str, float]]] = []
     for record in records:
-        losses = {name: loss for name, one in record.get(key, {}).items() if (loss := as_number(one)) is not None}
-        found += [(int(record["step"]), losses)] if losses else []
-    return found
+        losses = {name: loss for name, value in record.get(key, {}).items() if (loss := as_number(value)) is not None}
+        losses_by_step += [(int(record["step"]), losses)] if losses else []
+    return losses_by_step
 
 
 def loss_table(runs: Sequence[RunSummary], key: str) -> Table | None:
-    """First and last losses told apart, the lowest of the last run first; None where no run tells."""
-    told = [(run, per_task_losses(run, key)) for run in runs]
-    told = [(run, found) for run, found in told if found]
-    if not told:
+    """Table of the first and last loss of each cluster or task, lowest first; None if no run has such losses."""
+    run_losses = [(run, per_task_losses(run, key)) for run in runs]
+    run_losses = [(run, losses) for run, losses in run_losses if losses]
+    if not run_losses:
         return None
-    names = dict.fromkeys(name for _, found in told for _, each in found for name in each)
-    heads = [head for run, found in told for head in _ends(run.name if len(runs) > 1 else "", found)]
+    names = dict.fromkeys(name for _, losses in run_losses for _, step_losses in losses for name in step_losses)
+    heads = [head for run, losses in run_losses for head in _loss_headers(run.name if len(runs) > 1 else "", losses)]
     rows: list[tuple[str, list[float | None]]] = []
     for name in names:
         values: list[float | None] = []
-        for _, found in told:
-            mine = [each[name] for _, each in found if name in each]
-            values += [mine[0] if mine else None] if len(found) > 1 else []
-            values.append(mine[-1] if mine else None)
+        for _, losses in run_losses:
+            task_losses = [step_losses[name] for _, step_losses in losses if name in step_losses]
+            values += [task_losses[0] if task_losses else None] if len(losses) > 1 else []
+            values.append(task_losses[-1] if task_losses else None)
         rows.append((name, values))
     rows.sort(key=lambda row: math.inf if row[1][-1] is None else row[1][-1])
-    what = "cluster" if key == "cluster_loss" else "task"
-    whose, note = whose_losses([run for run, _ in told], key)
-    lines = tuple((name, *map(decimal, values)) for name, values in rows)
-    return Table(f"{whose} by {what}", (what, *heads), lines, f"{note}, in nats a token.")
+    kind = "cluster" if key == "cluster_loss" else "task"
+    label, note = loss_labels([run for run, _ in run_losses], key)
+    lines = tuple((name, *map(format_decimal, values)) for name, values in rows)
+    return Table(f"{label} by {kind}", (kind, *heads), lines, f"{note}, in nats per token.")
 
 
-def whose_losses(runs: Sequence[RunSummary], key: str) -> tuple[str, str]:
-    """What the losses told apart of some runs are called, and what they are of."""
-    held = [run.name for run in runs if _told_apart(run.validation, key)]
-    since = "training, since the step logged before"
-    if len(held) == len(runs):
-        return "Held-out loss", "Of held-out examples"
-    if not held:
-        return "Training loss", f"Of {since}"
-    return "Loss", f"Of held-out examples ({', '.join(held)}); of the other runs of {since}"
+def loss_labels(runs: Sequence[RunSummary], key: str) -> tuple[str, str]:
+    """Title and note for losses by cluster or task: whether they are of held-out or training data."""
+    validated = [run.name for run in runs if _losses_by_step(run.validation, key)]
+    since = "training examples, since the previous logged step"
+    if len(validated) == len(runs):
+        return "Held-out loss", "On held-out examples"
+    if not validated:
+        return "Training loss", f"On {since}"
+    return "Loss", f"On held-out examples ({', '.join(validated)}); other runs: on {since}"
 
 
-def _ends(run: str, found: Sequence[tuple[int, Mapping[str, float]]]) -> list[str]:
-    """Heads of a run's columns: the first and the last step, if all stand there; of a single step one."""
-    (first, began), (last, ended) = found[0], found[-1]
-    steps = [f"step {first:,}", f"step {last:,}"][: len(found)]
-    whole = set(began) == set(ended) == {name for _, each in found for name in each}
-    heads = steps if whole or len(found) == 1 else [f"first, from {steps[0]}", f"last, by {steps[1]}"]
+def _loss_headers(run: str, losses: Sequence[tuple[int, Mapping[str, float]]]) -> list[str]:
+    """Headers of a run's columns: first and last step, or one header for a single step."""
+    (first, first_losses), (last, last_losses) = losses[0], losses[-1]
+    steps = [f"step {first:,}", f"step {last:,}"][: len(losses)]
+    complete = set(first_losses) == set(last_losses) == {name for _, step_losses in losses for name in step_losses}
+    heads = steps if complete or len(losses) == 1 else [f"first, from {steps[0]}", f"last, up to {steps[1]}"]
     return [", ".join(filter(None, (run, head))) for head in heads]
 
 
 def cluster_of_source(name: str) -> str:
-    """A source's cluster, if it is a shipped task; else empty."""
+    """Cluster of a source if it is a shipped task; else empty."""
     return clusters_of_tasks().get(name, "")
 
 
 def mixture_rows(run: RunSummary) -> list[tuple[str, str, float | None, float | None, str]]:
-    """Name, cluster, share, rows and place of each source, the largest share first."""
-    found = [
+    """Name, cluster, share, rows and location of each source, the largest share first."""
+    rows = [
         (
-            str(one.get("name", "?")),
-            cluster_of_source(str(one.get("name", ""))),
-            as_number(one.get("share")),
-            as_number(one.get("rows")),
-            f"{one.get('kind', '')} {one.get('location', '')}"
-            + (f" at {one['revision']}" if one.get("revision") else ""),
+            str(source.get("name", "?")),
+            cluster_of_source(str(source.get("name", ""))),
+            as_number(source.get("share")),
+            as_number(source.get("rows")),
+            f"{source.get('kind', '')} {source.get('location', '')}"
+            + (f" at {source['revision']}" if source.get("revision") else ""),
         )
-        for one in run.data.get("sources", [])
+        for source in run.data.get("sources", [])
     ]
-    return sorted(found, key=lambda one: -(one[2] or 0.0))
+    return sorted(rows, key=lambda row: -(row[2] or 0.0))
 
 
 def mixture_table(run: RunSummary) -> Table:
-    """What a run draws its data from."""
-    found = mixture_rows(run)
-    told = any(cluster for _, cluster, *_ in found)
+    """Table of the sources of a run's data."""
+    sources = mixture_rows(run)
+    has_clusters = any(cluster for _, cluster, *_ in sources)
     rows = [
-        (name, *([cluster or NONE] if told else []), NONE if share is None else f"{share:.1%}", count(rows), place)
-        for name, cluster, share, rows, place in found[:SOURCES]
+        (
+            name,
+            *([cluster or NO_VALUE] if has_clusters else []),
+            NO_VALUE if share is None else f"{share:.1%}",
+            format_count(rows),
+            location,
+        )
+        for name, cluster, share, rows, location in sources[:MAX_SOURCES]
     ]
-    heads = ("source", *(["cluster"] if told else []), "share", "rows", "from")
-    more = f" {len(found) - SOURCES} more sources are not listed." if len(found) > SOURCES else ""
-    words = {0, len(heads) - 1, *([1] if told else [])}
-    note = f"Share of what is drawn.{more}"
-    return Table(f"Mixture of {run.name}", heads, tuple(rows), note, frozenset(words))
+    heads = ("source", *(["cluster"] if has_clusters else []), "share", "rows", "from")
+    more = f" {len(sources) - MAX_SOURCES} more sources are not listed." if len(sources) > MAX_SOURCES else ""
+    text_columns = {0, len(heads) - 1, *([1] if has_clusters else [])}
+    note = f"Share of the sampled data.{more}"
+    return Table(f"Mixture of {run.name}", heads, tuple(rows), note, frozenset(text_columns))
 
 
 def cluster_table(scored: Sequence[tuple[str, EvaluationSummary]]) -> Table:
-    """Means of clusters, a row for each evaluation."""
+    """Table of cluster means, a row for each evaluation."""
     rows = [
         (
-            one.cluster or "all clusters",
+            mean.cluster or "all clusters",
             label,
-            str(one.shots),
-            f"{one.value:.1f}",
-            interval(one.low, one.high),
-            str(len(one.of)),
+            str(mean.shots),
+            f"{mean.value:.1f}",
+            format_interval(mean.low, mean.high),
+            str(len(mean.members)),
         )
         for label, evaluation in scored
-        for one in (*evaluation.clusters, *evaluation.means)
+        for mean in (*evaluation.clusters, *evaluation.means)
     ]
     rows.sort(key=lambda row: (row[0] == "all clusters", row[0], row[2]))
     heads = ("cluster", "model", "shots", "score", "95% interval", "of")
-    note = "Means of the core tasks, 0 to 100. The interval of one task is its own; of several it is normal: "
-    note += "1.96 standard errors, as if scores were independent, which may reach below 0."
+    note = "Means of the core tasks, 0 to 100. A single task keeps its own interval; several have a normal one: "
+    note += "1.96 standard errors, as if the scores were independent, so it may extend below 0."
     return Table("Scores by cluster", heads, tuple(rows), note, frozenset({0, 1}))
 
 
 def task_table(scored: Sequence[tuple[str, EvaluationSummary]]) -> Table:
-    """Scores of tasks."""
+    """Table of task scores."""
     rows = [
         (
             task.task,
             label,
             task.metric,
             str(task.shots),
-            decimal(task.score, 1),
-            interval(task.low, task.high),
-            decimal(task.chance, 1),
-            count(task.n),
+            format_decimal(task.score, 1),
+            format_interval(task.low, task.high),
+            format_decimal(task.chance, 1),
+            format_count(task.n),
             task.seen,
         )
         for label, evaluation in scored
@@ -324,20 +344,22 @@ def task_table(scored: Sequence[tuple[str, EvaluationSummary]]) -> Table:
     rows.sort(key=lambda row: (row[0], row[3]))
     heads = ("task", "model", "metric", "shots", "score", "95% interval", "chance", "examples", "seen")
     note = "Mean over templates, 0 to 100; intervals by resampling examples. "
-    note += "Chance: the better of guessing and of always saying the most frequent answer."
+    note += "Chance: the better of guessing and of always giving the most frequent answer."
     return Table("Scores by task", heads, tuple(rows), note, frozenset({0, 1, 2, 8}))
 
 
 def template_table(scored: Sequence[tuple[str, EvaluationSummary]]) -> Table:
-    """Spread over templates."""
+    """Table of the spread of scores over templates."""
     rows = []
     for label, evaluation in scored:
         for task in evaluation.tasks:
-            scores = [(one.score, one.template) for one in task.templates if one.score is not None]
+            scores = [(template.score, template.template) for template in task.templates if template.score is not None]
             if len(scores) > 1:
                 low, high = min(scores), max(scores)
                 ends = (f"{low[0]:.1f} {low[1]}", f"{high[0]:.1f} {high[1]}")
-                rows.append((task.task, label, str(task.shots), str(len(scores)), *ends, decimal(task.spread, 1)))
+                rows.append(
+                    (task.task, label, str(task.shots), str(len(scores)), *ends, format_decimal(task.spread, 1))
+                )
     rows.sort(key=lambda row: (row[0], row[2]))
     heads = ("task", "model", "shots", "templates", "lowest", "highest", "deviation")
     return Table(
@@ -346,29 +368,34 @@ def template_table(scored: Sequence[tuple[str, EvaluationSummary]]) -> Table:
 
 
 def environment_table(runs: Sequence[RunSummary]) -> Table:
-    """Versions and machines."""
+    """Table of versions and machines."""
     keys = dict.fromkeys(key for run in runs for key in run.environment if key != "recipe")
-    rows = tuple((key, *(str(run.environment.get(key, NONE)) for run in runs)) for key in keys)
-    return Table("Environment", ("", *(run.name for run in runs)), rows, words=frozenset(range(len(runs) + 1)))
+    rows = tuple((key, *(str(run.environment.get(key, NO_VALUE)) for run in runs)) for key in keys)
+    return Table("Environment", ("", *(run.name for run in runs)), rows, text_columns=frozenset(range(len(runs) + 1)))
 
 
 def difference_table(runs: Sequence[RunSummary]) -> Table | None:
-    """Recipe keys whose values differ between runs; None for one run, or where nothing does."""
-    flat = [dict(_flat(run.recipe)) for run in runs]
-    keys = dict.fromkeys(key for one in flat for key in one)
-    rows = [(key, *(one.get(key, NONE) for one in flat)) for key in keys]
-    differ = tuple(row for row in rows if len(set(row[1:])) > 1)
-    if len(runs) < 2 or not differ:
+    """Table of recipe keys whose values differ between runs; None if there are none."""
+    flattened = [dict(_flatten(run.recipe)) for run in runs]
+    keys = dict.fromkeys(key for recipe in flattened for key in recipe)
+    rows = [(key, *(recipe.get(key, NO_VALUE) for recipe in flattened)) for key in keys]
+    differing = tuple(row for row in rows if len(set(row[1:])) > 1)
+    if len(runs) < 2 or not differing:
         return None
-    return Table("What differs", ("key", *(run.name for run in runs)), differ, words=frozenset(range(len(runs) + 1)))
+    return Table(
+        "Differences between recipes",
+        ("key", *(run.name for run in runs)),
+        differing,
+        text_columns=frozenset(range(len(runs) + 1)),
+    )
 
 
-def _flat(value: Any, above: str = "") -> Iterator[tuple[str, str]]:
+def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(value, dict) and value:
         for key, inner in value.items():
-            yield from _flat(inner, f"{above}.{key}" if above else str(key))
-    elif isinstance(value, list) and any(isinstance(one, dict) for one in value):
-        for at, inner in enumerate(value):
-            yield from _flat(inner, f"{above}.{at}")
+            yield from _flatten(inner, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        for index, inner in enumerate(value):
+            yield from _flatten(inner, f"{prefix}.{index}")
     else:
-        yield above, "null" if value is None else str(value)
+        yield prefix, "null" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""Writing a report: where it goes, and what a run adds to its own at its end."""
+"""Writing of reports and of their figures."""
 
 from __future__ import annotations
 
@@ -9,56 +9,56 @@ from pathlib import Path
 from metalm_cli.common.atomic_files import write_atomically
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.reports.figures import vega_export
-from metalm_cli.reports.page import CONFIG, colours, figures_of, make_page
+from metalm_cli.reports.page import VEGA_CONFIG, light_colours, make_page, report_figures
 from metalm_cli.reports.reading.run_summary import RunSummary, read_run
 
-REPORT = "report.html"
-"""The page's name in a run folder."""
+REPORT_FILE = "report.html"
+"""Name of the page in a run folder."""
 
 
-def report_place(runs: Sequence[RunSummary], out: Path | None) -> Path:
-    """Where the page goes: ``out``, which may be a folder; default the first run's folder."""
+def report_path(runs: Sequence[RunSummary], out: Path | None) -> Path:
+    """Path of the page: ``out`` or a file in the folder ``out``; by default in the first run's folder."""
     if out is None:
-        return runs[0].path / REPORT
-    return out / REPORT if out.is_dir() else out
+        return runs[0].path / REPORT_FILE
+    return out / REPORT_FILE if out.is_dir() else out
 
 
 def write_report(runs: Sequence[RunSummary], out: Path | None = None) -> Path:
-    """Write the page.
+    """Write the page of a report and return its path.
 
     Args:
         runs: The runs.
-        out: The file, or a folder; default the first run's.
+        out: The file, or a folder; by default the first run's folder.
 
     Raises:
-        MetalmError: It cannot be written.
+        MetalmError: The page cannot be written.
     """
-    place = report_place(runs, out)
-    page = make_page(runs, place, datetime.now())
+    path = report_path(runs, out)
+    page = make_page(runs, path, datetime.now())
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(place, page.encode())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, page.encode())
     except (MetalmError, OSError) as error:
         why = error.why if isinstance(error, MetalmError) else error.strerror
         raise MetalmError(
             "the report cannot be written",
-            where=str(place),
+            where=str(path),
             why=why or str(error),
-            remedy="choose another place with --out FILE, or look at it here with --terminal",
+            remedy="choose another path with --out FILE, or print the tables with --terminal",
             exit_code=Exit.FAILED,
         ) from error
-    return place
+    return path
 
 
 def write_figures(runs: Sequence[RunSummary], folder: Path) -> list[Path]:
-    """Write each figure as PNG and SVG, in the light theme.
+    """Write each figure as PNG and SVG files, in the light theme.
 
     Raises:
         MetalmError: The folder cannot be written.
     """
-    return vega_export.export(figures_of(runs), folder, colours(), CONFIG)
+    return vega_export.export_figures(report_figures(runs), folder, light_colours(), VEGA_CONFIG)
 
 
-def report_of(folder: Path) -> Path:
-    """Write the report of one run into its own folder."""
+def write_run_report(folder: Path) -> Path:
+    """Write the report of a run into its folder."""
     return write_report([read_run(folder)])

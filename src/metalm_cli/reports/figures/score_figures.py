@@ -1,4 +1,4 @@
-"""Figures of evaluations, as Vega-Lite specifications."""
+"""Figures of evaluation scores, as Vega-Lite specifications."""
 
 from __future__ import annotations
 
@@ -6,138 +6,154 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from metalm_cli.reports.figures.training_figures import Figure, Spec, base_figure, coloured, figure_height, slug
+from metalm_cli.reports.figures.training_figures import Figure, Spec, base_figure, colour_encoding, figure_height, slug
 from metalm_cli.reports.reading.evaluation_summary import ClusterScore, EvaluationSummary, TaskScore
 from metalm_cli.reports.seed_groups import SeedGroup
-from metalm_cli.reports.tables import cluster_table, decimal, task_table, template_table
+from metalm_cli.reports.tables import cluster_table, format_decimal, task_table, template_table
 
-ALL = "all clusters"
+ALL_CLUSTERS = "all clusters"
 
 
 def score_figures(groups: Sequence[SeedGroup]) -> list[Figure]:
-    """All figures of evaluations that there are facts for.
+    """All figures of scores that the evaluations have data for.
 
     Args:
         groups: Evaluations by protocol, from :func:`~metalm_cli.reports.seed_groups.group_by_protocol`.
     """
-    made = []
+    figures = []
     for group in groups:
         name = group.protocol if len(groups) > 1 else ""
-        shots = sorted({task.shots for _, one in group.pooled for task in one.tasks})
-        for one in shots:
-            at = ", ".join(filter(None, (name, f"{one}-shot" if len(shots) > 1 else "")))
-            made += [_clusters(group, one, at), _tasks(group, one, at), _templates(group, one, at)]
-        made.append(_shots(group, name))
-    return [one for one in made if one is not None]
+        shots = sorted({task.shots for _, evaluation in group.pooled for task in evaluation.tasks})
+        for number in shots:
+            figure_name = ", ".join(filter(None, (name, f"{number}-shot" if len(shots) > 1 else "")))
+            figures += [
+                _cluster_figure(group, number, figure_name),
+                _task_figure(group, number, figure_name),
+                _template_figure(group, number, figure_name),
+            ]
+        figures.append(_shots_figure(group, name))
+    return [figure for figure in figures if figure is not None]
 
 
-def _key(kind: str, name: str) -> str:
+def _figure_key(kind: str, name: str) -> str:
     return f"{kind}-{slug(name.replace(', ', '-'))}" if name else kind
 
 
-def _title(what: str, name: str) -> str:
-    return f"{what}: {name}" if name else what
+def _figure_title(subject: str, name: str) -> str:
+    return f"{subject}: {name}" if name else subject
 
 
-def _lines(group: SeedGroup) -> str:
-    """What lines around values are."""
+def _interval_note(group: SeedGroup) -> str:
+    """Explanation of the lines around values."""
     return (
-        f"Lines reach from the lowest to the highest of {group.seeds} seeds"
-        if group.seeds > 1
+        f"Lines extend from the lowest to the highest of {group.seed_count} seeds"
+        if group.seed_count > 1
         else "Lines are 95% intervals"
     )
 
 
-def _offset(names: Sequence[str]) -> Spec:
+def _series_offset(names: Sequence[str]) -> Spec:
     return {"yOffset": {"field": "series", "sort": list(names)}} if len(names) > 1 else {}
 
 
-def _x(title: str, field: str = "value", zero: bool = False) -> Spec:
+def _x_channel(title: str, field: str = "value", zero: bool = False) -> Spec:
     return {"field": field, "type": "quantitative", "title": title, "scale": {"zero": zero}}
 
 
-def _clusters(group: SeedGroup, shots: int, name: str) -> Figure | None:
-    """Bars of clusters with their intervals, one for each model side by side, and their chance levels."""
+def _cluster_figure(group: SeedGroup, shots: int, name: str) -> Figure | None:
+    """Bars of cluster scores for each model, with intervals and chance levels."""
     values: list[dict[str, Any]] = []
-    single = len({one.cluster for _, evaluation in group.pooled for one in evaluation.clusters}) == 1
+    single = len({cluster.cluster for _, evaluation in group.pooled for cluster in evaluation.clusters}) == 1
     for label, evaluation in group.pooled:
-        means = [] if single else _comparable(group, evaluation)
-        for one in (each for each in (*evaluation.clusters, *means) if each.shots == shots):
+        means = [] if single else _comparable_means(group, evaluation)
+        for score in (entry for entry in (*evaluation.clusters, *means) if entry.shots == shots):
             values.append(
                 {
-                    "cluster": one.cluster or ALL,
+                    "cluster": score.cluster or ALL_CLUSTERS,
                     "series": label,
-                    "value": one.value,
-                    "low": one.low,
-                    "high": one.high,
-                    "chance": _chance(evaluation, one),
-                    "tasks": ", ".join(one.of),
+                    "value": score.value,
+                    "low": score.low,
+                    "high": score.high,
+                    "chance": _mean_chance(evaluation, score),
+                    "tasks": ", ".join(score.members),
                 }
             )
     if not values:
         return None
-    names = list(dict.fromkeys(one["series"] for one in values))
-    order = [*sorted({one["cluster"] for one in values} - {ALL}), ALL]
+    names = list(dict.fromkeys(bar["series"] for bar in values))
+    order = [*sorted({bar["cluster"] for bar in values} - {ALL_CLUSTERS}), ALL_CLUSTERS]
     tooltip = [{"field": "cluster"}, {"field": "series", "title": "model"}]
     tooltip += [{"field": key, "format": ".1f"} for key in ("value", "low", "high", "chance")] + [{"field": "tasks"}]
-    shared = {"y": {"field": "cluster", "type": "nominal", "sort": order, "title": None}, **_offset(names)}
-    dark = {"color": {"value": "var(--ink)"}}
+    shared = {"y": {"field": "cluster", "type": "nominal", "sort": order, "title": None}, **_series_offset(names)}
+    ink = {"color": {"value": "var(--ink)"}}
     layers = [
         {
             "mark": {"type": "bar", "opacity": 0.85},
-            "encoding": {"x": _x("score", zero=True), "color": coloured(names), "tooltip": tooltip},
+            "encoding": {"x": _x_channel("score", zero=True), "color": colour_encoding(names), "tooltip": tooltip},
         },
         {
             "transform": [{"filter": "isValid(datum.low)"}],
             "mark": {"type": "rule", "strokeWidth": 1.5},
-            "encoding": {"x": _x("score", "low", zero=True), "x2": {"field": "high"}, **dark},
+            "encoding": {"x": _x_channel("score", "low", zero=True), "x2": {"field": "high"}, **ink},
         },
         {
             "transform": [{"filter": "isValid(datum.chance)"}],
             "mark": {"type": "tick", "thickness": 2, "strokeDash": [2, 2], "bandSize": 14},
-            "encoding": {"x": _x("score", "chance", zero=True), **dark},
+            "encoding": {"x": _x_channel("score", "chance", zero=True), **ink},
         },
     ]
-    rows = len({one["cluster"] for one in values})
+    rows = len({bar["cluster"] for bar in values})
     spec = base_figure(figure_height(rows, len(names), 26), data={"values": values}, layer=layers, encoding=shared)
-    best = [f"{one['cluster']} {decimal(one['value'], 1)}" for one in values if one["series"] == names[0]]
-    said = f"{names[0]}: {', '.join(best)}." + (f" Beside it: {', '.join(names[1:])}." if len(names) > 1 else "")
-    said += f" {_lines(group)}; dashed ticks are chance."
-    table = [(label, _only(one, shots)) for label, one in group.scored]
-    return Figure(_key("clusters", name), "scores", _title("Scores by cluster", name), said, spec, cluster_table(table))
-
-
-def _only(one: EvaluationSummary, shots: int) -> EvaluationSummary:
-    """What an evaluation says of so many demonstrations."""
-    return replace(
-        one,
-        tasks=tuple(each for each in one.tasks if each.shots == shots),
-        clusters=tuple(each for each in one.clusters if each.shots == shots),
-        means=tuple(each for each in one.means if each.shots == shots),
+    scores = [f"{bar['cluster']} {format_decimal(bar['value'], 1)}" for bar in values if bar["series"] == names[0]]
+    caption = f"{names[0]}: {', '.join(scores)}." + (
+        f" Other models: {', '.join(names[1:])}." if len(names) > 1 else ""
+    )
+    caption += f" {_interval_note(group)}; dashed ticks are chance levels."
+    table = [(label, _with_shots(evaluation, shots)) for label, evaluation in group.evaluations]
+    return Figure(
+        _figure_key("clusters", name),
+        "scores",
+        _figure_title("Scores by cluster", name),
+        caption,
+        spec,
+        cluster_table(table),
     )
 
 
-def _comparable(group: SeedGroup, evaluation: EvaluationSummary) -> list[ClusterScore]:
-    """Means over clusters, unless another evaluation has more of them."""
+def _with_shots(evaluation: EvaluationSummary, shots: int) -> EvaluationSummary:
+    """The evaluation with only the scores for a number of demonstrations."""
+    return replace(
+        evaluation,
+        tasks=tuple(score for score in evaluation.tasks if score.shots == shots),
+        clusters=tuple(score for score in evaluation.clusters if score.shots == shots),
+        means=tuple(score for score in evaluation.means if score.shots == shots),
+    )
 
-    def over(one: EvaluationSummary, shots: int) -> int:
-        return len({each.cluster for each in one.clusters if each.shots == shots})
 
-    most = max((over(one, mean.shots) for _, one in group.pooled for mean in one.means), default=0)
-    return [mean for mean in evaluation.means if over(evaluation, mean.shots) == most]
+def _comparable_means(group: SeedGroup, evaluation: EvaluationSummary) -> list[ClusterScore]:
+    """Means over clusters, unless another evaluation covers more clusters."""
+
+    def cluster_count(evaluation: EvaluationSummary, shots: int) -> int:
+        return len({cluster.cluster for cluster in evaluation.clusters if cluster.shots == shots})
+
+    max_clusters = max(
+        (cluster_count(evaluation, mean.shots) for _, evaluation in group.pooled for mean in evaluation.means),
+        default=0,
+    )
+    return [mean for mean in evaluation.means if cluster_count(evaluation, mean.shots) == max_clusters]
 
 
-def _chance(evaluation: EvaluationSummary, one: ClusterScore) -> float | None:
-    """Mean chance of the tasks that a mean is over; None where one has none."""
-    if not one.cluster:
-        parts = [_chance(evaluation, each) for each in evaluation.clusters if each.shots == one.shots]
+def _mean_chance(evaluation: EvaluationSummary, mean: ClusterScore) -> float | None:
+    """Mean chance level of the tasks in a mean; None if a task has no chance level."""
+    if not mean.cluster:
+        levels = [_mean_chance(evaluation, cluster) for cluster in evaluation.clusters if cluster.shots == mean.shots]
     else:
-        parts = [task.chance for task in evaluation.tasks if task.task in one.of and task.shots == one.shots]
-    known = [part for part in parts if part is not None]
-    return sum(known) / len(known) if known and len(known) == len(parts) else None
+        levels = [task.chance for task in evaluation.tasks if task.task in mean.members and task.shots == mean.shots]
+    known = [level for level in levels if level is not None]
+    return sum(known) / len(known) if known and len(known) == len(levels) else None
 
 
-def _scores(group: SeedGroup, shots: int) -> list[tuple[str, TaskScore]]:
+def _task_scores(group: SeedGroup, shots: int) -> list[tuple[str, TaskScore]]:
     return [
         (label, task)
         for label, evaluation in group.pooled
@@ -146,75 +162,81 @@ def _scores(group: SeedGroup, shots: int) -> list[tuple[str, TaskScore]]:
     ]
 
 
-def _tasks(group: SeedGroup, shots: int, name: str) -> Figure | None:
-    """Scores of tasks as points with intervals, and their chance levels."""
-    found = _scores(group, shots)
-    if not found:
+def _task_figure(group: SeedGroup, shots: int, name: str) -> Figure | None:
+    """Task scores as points with intervals, and chance levels."""
+    scores = _task_scores(group, shots)
+    if not scores:
         return None
     values: list[dict[str, Any]] = [
         {
-            "task": f"{one.task} ({one.metric})",
-            "cluster": one.cluster,
+            "task": f"{task.task} ({task.metric})",
+            "cluster": task.cluster,
             "series": label,
-            "value": one.score,
-            "low": one.low,
-            "high": one.high,
-            "chance": one.chance,
-            "seen": one.seen,
-            "n": one.n,
+            "value": task.score,
+            "low": task.low,
+            "high": task.high,
+            "chance": task.chance,
+            "seen": task.seen,
+            "n": task.n,
         }
-        for label, one in found
+        for label, task in scores
     ]
-    names = list(dict.fromkeys(label for label, _ in found))
-    order = list(dict.fromkeys(one["task"] for one in sorted(values, key=lambda one: (one["cluster"], one["task"]))))
+    names = list(dict.fromkeys(label for label, _ in scores))
+    order = list(
+        dict.fromkeys(point["task"] for point in sorted(values, key=lambda point: (point["cluster"], point["task"])))
+    )
     tooltip = [{"field": "task"}, {"field": "cluster"}, {"field": "series", "title": "model"}]
     tooltip += [{"field": key, "format": ".1f"} for key in ("value", "low", "high", "chance")]
     tooltip += [{"field": "n", "title": "examples"}, {"field": "seen"}]
-    shared = {"y": {"field": "task", "type": "nominal", "sort": order, "title": None}, **_offset(names)}
-    color = {"color": coloured(names)}
+    shared = {"y": {"field": "task", "type": "nominal", "sort": order, "title": None}, **_series_offset(names)}
+    color = {"color": colour_encoding(names)}
     layers = [
         {
             "transform": [{"filter": "isValid(datum.chance)"}],
             "mark": {"type": "tick", "thickness": 2, "bandSize": 12},
-            "encoding": {"x": _x("score", "chance"), "color": {"value": "var(--muted)"}},
+            "encoding": {"x": _x_channel("score", "chance"), "color": {"value": "var(--muted)"}},
         },
         {
             "transform": [{"filter": "isValid(datum.low)"}],
             "mark": {"type": "rule", "strokeWidth": 2, "opacity": 0.6},
-            "encoding": {"x": _x("score", "low"), "x2": {"field": "high"}, **color},
+            "encoding": {"x": _x_channel("score", "low"), "x2": {"field": "high"}, **color},
         },
         {
             "mark": {"type": "point", "filled": True, "size": 60, "opacity": 1},
-            "encoding": {"x": _x("score"), "tooltip": tooltip, **color},
+            "encoding": {"x": _x_channel("score"), "tooltip": tooltip, **color},
         },
     ]
     spec = base_figure(
         figure_height(len(order), len(names), 20), data={"values": values}, layer=layers, encoding=shared
     )
-    what = "lowest seed" if group.seeds > 1 else "whole interval"
+    interval_name = "lowest seed" if group.seed_count > 1 else "whole interval"
     above = [
-        one for one in values if one["low"] is not None and one["chance"] is not None and one["low"] > one["chance"]
+        point
+        for point in values
+        if point["low"] is not None and point["chance"] is not None and point["low"] > point["chance"]
     ]
-    known = [one for one in values if one["low"] is not None and one["chance"] is not None]
-    said = f"{len(order)} task{'s' if len(order) > 1 else ''}. "
-    said += f"Of {len(known)} scores with a chance level the {what} lies above it in {len(above)}. "
-    said += f"Points are scores, ticks chance. {_lines(group)}."
-    table = [(label, _only(one, shots)) for label, one in group.scored]
-    return Figure(_key("tasks", name), "scores", _title("Scores by task", name), said, spec, task_table(table))
+    known = [point for point in values if point["low"] is not None and point["chance"] is not None]
+    caption = f"{len(order)} task{'s' if len(order) > 1 else ''}. "
+    caption += f"Of {len(known)} scores with a chance level, the {interval_name} is above it in {len(above)}. "
+    caption += f"Points are scores, ticks are chance levels. {_interval_note(group)}."
+    table = [(label, _with_shots(evaluation, shots)) for label, evaluation in group.evaluations]
+    return Figure(
+        _figure_key("tasks", name), "scores", _figure_title("Scores by task", name), caption, spec, task_table(table)
+    )
 
 
-def _templates(group: SeedGroup, shots: int, name: str) -> Figure | None:
-    """Each template's score, a point; their mean, a tick."""
-    found = [(label, one) for label, one in _scores(group, shots) if len(one.templates) > 1]
-    if not found:
+def _template_figure(group: SeedGroup, shots: int, name: str) -> Figure | None:
+    """Scores of templates as points, and their means as ticks."""
+    scores = [(label, task) for label, task in _task_scores(group, shots) if len(task.templates) > 1]
+    if not scores:
         return None
     values = [
-        {"task": one.task, "series": label, "template": wording.template, "value": wording.score, "mean": one.score}
-        for label, one in found
-        for wording in one.templates
-        if wording.score is not None
+        {"task": task.task, "series": label, "template": template.template, "value": template.score, "mean": task.score}
+        for label, task in scores
+        for template in task.templates
+        if template.score is not None
     ]
-    names = list(dict.fromkeys(label for label, _ in found))
+    names = list(dict.fromkeys(label for label, _ in scores))
     tooltip = [
         {"field": "task"},
         {"field": "series", "title": "model"},
@@ -222,38 +244,46 @@ def _templates(group: SeedGroup, shots: int, name: str) -> Figure | None:
         {"field": "value", "format": ".1f"},
         {"field": "mean", "format": ".1f"},
     ]
-    shared = {"y": {"field": "task", "type": "nominal", "title": None}, **_offset(names), "color": coloured(names)}
+    shared = {
+        "y": {"field": "task", "type": "nominal", "title": None},
+        **_series_offset(names),
+        "color": colour_encoding(names),
+    }
     layers = [
         {
             "mark": {"type": "point", "filled": True, "size": 70, "opacity": 0.55},
-            "encoding": {"x": _x("score"), "tooltip": tooltip},
+            "encoding": {"x": _x_channel("score"), "tooltip": tooltip},
         },
-        {"mark": {"type": "tick", "thickness": 2.5, "bandSize": 16}, "encoding": {"x": _x("score", "mean")}},
+        {"mark": {"type": "tick", "thickness": 2.5, "bandSize": 16}, "encoding": {"x": _x_channel("score", "mean")}},
     ]
     spec = base_figure(
-        figure_height(len({one["task"] for one in values}), len(names), 24),
+        figure_height(len({point["task"] for point in values}), len(names), 24),
         data={"values": values},
         layer=layers,
         encoding=shared,
     )
-    widest = max(found, key=lambda one: one[1].spread or 0.0)
-    said = f"{len({one.task for _, one in found})} tasks in several templates, a point each; ticks are means. "
-    said += f"Widest: {widest[1].task} ({widest[0]}), deviation {decimal(widest[1].spread, 1)}."
-    title = _title("Spread over templates", name)
-    table = [(label, _only(one, shots)) for label, one in group.scored]
-    return Figure(_key("templates", name), "scores", title, said, spec, template_table(table))
+    widest = max(scores, key=lambda entry: entry[1].spread or 0.0)
+    caption = (
+        f"{len({task.task for _, task in scores})} tasks with several templates: points are templates, ticks means. "
+    )
+    caption += (
+        f"Largest spread: {widest[1].task} ({widest[0]}), standard deviation {format_decimal(widest[1].spread, 1)}."
+    )
+    title = _figure_title("Spread over templates", name)
+    table = [(label, _with_shots(evaluation, shots)) for label, evaluation in group.evaluations]
+    return Figure(_figure_key("templates", name), "scores", title, caption, spec, template_table(table))
 
 
-def _shots(group: SeedGroup, name: str) -> Figure | None:
-    """Means over clusters by the number of demonstrations."""
+def _shots_figure(group: SeedGroup, name: str) -> Figure | None:
+    """Means over clusters by number of demonstrations."""
     values: list[dict[str, Any]] = [
-        {"shots": one.shots, "value": one.value, "low": one.low, "high": one.high, "series": label}
+        {"shots": mean.shots, "value": mean.value, "low": mean.low, "high": mean.high, "series": label}
         for label, evaluation in group.pooled
-        for one in _comparable(group, evaluation)
+        for mean in _comparable_means(group, evaluation)
     ]
-    if len({one["shots"] for one in values}) < 2:
+    if len({point["shots"] for point in values}) < 2:
         return None
-    names = list(dict.fromkeys(one["series"] for one in values))
+    names = list(dict.fromkeys(point["series"] for point in values))
     x = {"field": "shots", "type": "ordinal", "title": "demonstrations", "axis": {"labelAngle": 0}}
     y = {"field": "value", "type": "quantitative", "title": "mean score", "scale": {"zero": False}}
     offset = {"xOffset": {"field": "series", "sort": names}} if len(names) > 1 else {}
@@ -270,9 +300,11 @@ def _shots(group: SeedGroup, name: str) -> Figure | None:
         {"mark": {"type": "point", "filled": True, "size": 70, "opacity": 1}, "encoding": {"y": y, "tooltip": tooltip}},
     ]
     spec = base_figure(
-        240, data={"values": values}, layer=layers, encoding={"x": x, "color": coloured(names), **offset}
+        240, data={"values": values}, layer=layers, encoding={"x": x, "color": colour_encoding(names), **offset}
     )
-    said = "; ".join(f"{one['series']} {decimal(one['value'], 1)} with {one['shots']}" for one in values)
-    told = f"Mean over clusters: {said}. {_lines(group)}."
-    title = _title("Score by demonstrations", name)
-    return Figure(_key("shots", name), "scores", title, told, spec, cluster_table(group.scored))
+    scores = "; ".join(
+        f"{point['series']} {format_decimal(point['value'], 1)} for shots = {point['shots']}" for point in values
+    )
+    caption = f"Mean over clusters: {scores}. {_interval_note(group)}."
+    title = _figure_title("Score by demonstrations", name)
+    return Figure(_figure_key("shots", name), "scores", title, caption, spec, cluster_table(group.evaluations))

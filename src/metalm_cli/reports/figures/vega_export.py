@@ -17,83 +17,85 @@ from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.reports.figures.training_figures import Figure
 
 PACKAGE = "vl-convert-python"
-LIBRARY = "window.vegaEmbed=vegaEmbed;"
-"""What the page needs of the library."""
-PATIENCE = 300
-"""Seconds to wait for the bundle."""
-WIDTH = 640
-"""Pixels of an exported figure, before its scale."""
-SCALE = 2.0
-"""Of PNG files: pixels of the file for one of the figure."""
+BUNDLE_ENTRY = "window.vegaEmbed=vegaEmbed;"
+"""Statement that exports the part of the library that the page uses."""
+BUNDLE_TIMEOUT_S = 300
+"""Seconds that bundling may take."""
+FIGURE_WIDTH = 640
+"""Width of an exported figure in pixels, before scaling."""
+PNG_SCALE = 2.0
+"""Pixels of a PNG file per pixel of the figure."""
 _VARIABLE = re.compile(r"var\((--[\w-]+)\)")
 
 
 def javascript(cache: Path | None = None) -> str:
-    """Vega, Vega-Lite and vega-embed as one script, kept in the cache: to bundle them takes seconds.
+    """Vega, Vega-Lite and vega-embed as one script, cached because bundling takes seconds.
 
     Args:
-        cache: The cache folder; default the program's.
+        cache: The cache folder; by default that of the program.
 
     Raises:
-        MetalmError: It cannot be bundled.
+        MetalmError: The script cannot be bundled.
     """
     version = importlib.metadata.version(PACKAGE)
     path = cache_folder(cache) / "report" / f"vega-{version}.js"
-    kept = _kept(path)
-    if kept is not None:
-        return kept
-    # A script element ends at this sequence, wherever it stands.
-    script = _bundled().replace("</script", "<\\/script").replace("<!--", "<\\!--")
+    cached = _read_cached(path)
+    if cached is not None:
+        return cached
+    # This sequence would end the script element.
+    script = _bundle_javascript().replace("</script", "<\\/script").replace("<!--", "<\\!--")
     try:
         with write_to_cache(path) as file:
             file.write(f"//{_digest(script)}\n{script}".encode())
     except (MetalmError, OSError):
-        pass  # a cache that cannot be written costs time, and nothing else
+        pass  # without a cache, bundling only takes longer
     return script
 
 
-def _bundled() -> str:
-    """The script, from a process of its own: a run that has just trained takes no JavaScript engine into its memory."""
-    code = f"import sys, vl_convert; sys.stdout.buffer.write(vl_convert.javascript_bundle({LIBRARY!r}).encode())"
+def _bundle_javascript() -> str:
+    """Bundle the script in a separate process, so that a training process does not load a JavaScript engine."""
+    code = f"import sys, vl_convert; sys.stdout.buffer.write(vl_convert.javascript_bundle({BUNDLE_ENTRY!r}).encode())"
     try:
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=PATIENCE, check=True)
+        process = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, timeout=BUNDLE_TIMEOUT_S, check=True
+        )
     except (OSError, subprocess.SubprocessError) as error:
-        said = (getattr(error, "stderr", None) or b"").decode(errors="replace").strip().splitlines()
+        error_lines = (getattr(error, "stderr", None) or b"").decode(errors="replace").strip().splitlines()
         raise MetalmError(
-            "the JavaScript of figures cannot be bundled",
-            why=said[-1] if said else str(error),
-            remedy=f"install {PACKAGE} again; --terminal shows the tables without it",
+            "the JavaScript of the figures cannot be bundled",
+            why=error_lines[-1] if error_lines else str(error),
+            remedy=f"reinstall {PACKAGE}; --terminal prints the tables without it",
             exit_code=Exit.FAILED,
         ) from error
-    return done.stdout.decode()
+    return process.stdout.decode()
 
 
-def _kept(path: Path) -> str | None:
-    """The script in the cache, if it is whole."""
+def _read_cached(path: Path) -> str | None:
+    """The cached script; None if it is missing or damaged."""
     try:
-        head, _, script = path.read_text(encoding="utf-8").partition("\n")
+        header, _, script = path.read_text(encoding="utf-8").partition("\n")
     except (OSError, ValueError):
         return None
-    return script if head == f"//{_digest(script)}" else None
+    return script if header == f"//{_digest(script)}" else None
 
 
 def _digest(script: str) -> str:
     return hashlib.sha256(script.encode()).hexdigest()
 
 
-def export(
+def export_figures(
     figures: Sequence[Figure], folder: Path, colours: Mapping[str, str], config: Mapping[str, Any]
 ) -> list[Path]:
-    """Write each figure as PNG and SVG.
+    """Write each figure as PNG and SVG files.
 
     Args:
         figures: The figures.
-        folder: Where to; made where missing. Files of the same names are replaced.
-        colours: Value of each variable of the style sheet.
-        config: Vega-Lite's configuration, as the page has it.
+        folder: Folder to write to; created if missing. Files of the same names are replaced.
+        colours: Values of the style sheet's variables.
+        config: Vega-Lite configuration of the page.
 
     Returns:
-        The files.
+        Paths of the files.
 
     Raises:
         MetalmError: The folder cannot be written.
@@ -104,11 +106,15 @@ def export(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for figure in figures:
-            spec = resolved({**figure.spec, "config": dict(config), "background": colours["--page"]}, colours)
-            spec |= {"width": WIDTH, "title": {"text": figure.title, "anchor": "start"}, "description": figure.told}
+            spec = resolve_colours({**figure.spec, "config": dict(config), "background": colours["--page"]}, colours)
+            spec |= {
+                "width": FIGURE_WIDTH,
+                "title": {"text": figure.title, "anchor": "start"},
+                "description": figure.caption,
+            }
             svg, png = folder / f"{figure.key}.svg", folder / f"{figure.key}.png"
             svg.write_text(vl_convert.vegalite_to_svg(spec), encoding="utf-8")
-            png.write_bytes(vl_convert.vegalite_to_png(spec, scale=SCALE))
+            png.write_bytes(vl_convert.vegalite_to_png(spec, scale=PNG_SCALE))
             written += [svg, png]
     except OSError as error:
         raise MetalmError(
@@ -121,8 +127,8 @@ def export(
     return written
 
 
-def resolved(spec: Mapping[str, Any], colours: Mapping[str, str]) -> dict[str, Any]:
-    """A specification with colours instead of the style sheet's variables."""
+def resolve_colours(spec: Mapping[str, Any], colours: Mapping[str, str]) -> dict[str, Any]:
+    """The specification with the style sheet's variables replaced by their colours."""
     text = _VARIABLE.sub(lambda match: colours[match[1]], json.dumps(spec))
-    found: dict[str, Any] = json.loads(text)
-    return found
+    resolved_spec: dict[str, Any] = json.loads(text)
+    return resolved_spec

@@ -1,4 +1,4 @@
-"""What result files and answers say: scores of tasks and clusters, confusions, and answers to look at."""
+"""Summaries of result files: scores of tasks and clusters, confusion matrices, and saved answers."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from metalm_cli.reports.reading.tolerant_json import load_json, read_jsonl, with_known_keys
+from metalm_cli.reports.reading.tolerant_json import load_json, read_jsonl, with_valid_values
 
-FORMAT = 2
-"""Of the result files that are read."""
-SAMPLES = ".samples.jsonl"
-NORMAL = 1.96
-"""Standard errors of half a 95% interval."""
-CLASSES = 12
-"""Answers of a task that count as classes, at most."""
-OTHER = "another answer"
+RESULT_FORMAT = 2
+"""Format version of the result files that are read."""
+SAMPLES_SUFFIX = ".samples.jsonl"
+NORMAL_QUANTILE = 1.96
+"""Half the width of a normal 95% interval, in standard errors."""
+MAX_CLASSES = 12
+"""Largest number of distinct answers that count as classes."""
+OTHER_ANSWER = "another answer"
 Interval = tuple[float | None, float | None]
-"""Ends of a 95% interval; None where it is not known."""
-Own = Mapping[tuple[tuple[str, ...], int], Interval]
-"""Intervals of tasks, or of clusters, each under its name and its number of demonstrations."""
+"""Ends of a 95% interval; None if unknown."""
+IntervalTable = Mapping[tuple[tuple[str, ...], int], Interval]
+"""Intervals of tasks or clusters, by name and number of demonstrations."""
 
 
 @dataclass(frozen=True)
 class TemplateScore:
-    """A task's score in one template, 0 to 100."""
+    """Score of a task in one template, 0 to 100."""
 
     template: str
     score: float | None
@@ -38,27 +38,27 @@ class TemplateScore:
 
 @dataclass(frozen=True)
 class ConfusionMatrix:
-    """How often each answer was said where each was right: ``counts[right][said]``.
+    """Counts of predictions by target: ``counts[target][prediction]``.
 
-    ``said`` may have one column more, of answers that are right nowhere.
+    ``predictions`` may have one more entry, for answers that are not a target of any example.
     """
 
-    right: tuple[str, ...]
-    said: tuple[str, ...]
+    targets: tuple[str, ...]
+    predictions: tuple[str, ...]
     counts: tuple[tuple[int, ...], ...]
     template: str
 
 
 @dataclass(frozen=True)
 class TaskScore:
-    """A task with so many demonstrations: its score over templates (0 to 100), their spread, and its chance level.
+    """Score of a task with a number of demonstrations: mean over templates (0 to 100), spread, and chance level.
 
     Args:
-        low: Lower end of the 95% interval; None where the file has none.
+        low: Lower end of the 95% interval; None if the file has none.
         spread: Standard deviation over templates.
         oracle: The best template and its score.
-        chance: The better of guessing evenly and of always saying the most frequent answer.
-        n: Examples of each template.
+        chance: The better of guessing uniformly and of always giving the most frequent answer.
+        n: Number of examples per template.
     """
 
     task: str
@@ -80,9 +80,9 @@ class TaskScore:
 
 @dataclass(frozen=True)
 class ClusterScore:
-    """Mean of a cluster's tasks, or (no cluster) of the clusters.
+    """Mean score of a cluster's tasks, or of all clusters (with an empty cluster name).
 
-    Its interval is that of its task where it has one, else the normal one of its error.
+    The interval is that of the only task, if there is just one; else the normal interval of the standard error.
     """
 
     cluster: str
@@ -90,7 +90,7 @@ class ClusterScore:
     value: float
     low: float | None
     high: float | None
-    of: tuple[str, ...]
+    members: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,9 @@ class AnswerSample:
     template: str
     shots: int
     row: str
-    given: str
+    input_text: str
     target: str
-    said: str
+    prediction: str
     score: float | None
 
 
@@ -113,17 +113,17 @@ class EvaluationSummary:
 
     Args:
         path: The file.
-        label: What the report calls it.
-        protocol: How the model was asked.
-        created: When, as ISO 8601.
-        complete: Whether no task is missing because the evaluation was cut short.
-        model: The file's own words about the model.
-        settings: How it was done.
+        label: Label in the report.
+        protocol: Evaluation protocol.
+        created: Time of creation in ISO 8601.
+        complete: False if the evaluation was interrupted and tasks are missing.
+        model: Record of the model in the file.
+        settings: Settings of the evaluation.
         tasks: Scores, one for each task and number of demonstrations.
-        clusters: Means of clusters.
-        means: Means over clusters, by demonstrations.
-        missing: Tasks without a score, and why.
-        answers: Answers of the samples file beside it.
+        clusters: Mean scores of clusters.
+        means: Means over clusters, for each number of demonstrations.
+        missing: Tasks without a score, with the reasons.
+        answers: Answers in the samples file next to it.
     """
 
     path: Path
@@ -141,45 +141,53 @@ class EvaluationSummary:
 
 
 def read_evaluations(folder: Path, problems: list[str]) -> list[EvaluationSummary]:
-    """All result files of a folder, oldest first; what is old, damaged or no result file is told.
+    """Read all result files of a folder, oldest first, without old, damaged and foreign files.
 
     Args:
-        folder: Where ``*.json`` lie. It need not exist.
-        problems: Gets a line for each file that is left out, and for damage in one that is not.
+        folder: Folder of ``*.json`` files; it need not exist.
+        problems: Collects a line for each file that is left out, and for damage in the others.
     """
-    found = []
+    evaluations = []
     for path in sorted(folder.glob("*.json")):
         try:
             record = load_json(path.read_bytes())
             if not isinstance(record, dict):
-                raise ValueError("it is no JSON object")
-            kind = record.get("format")
-            if kind != FORMAT:
-                old = isinstance(kind, int) and kind < FORMAT
-                why = f"an older format ({kind}); evaluate again" if old else f"no results of format {FORMAT}"
+                raise ValueError("not a JSON object")
+            file_format = record.get("format")
+            if file_format != RESULT_FORMAT:
+                is_old = isinstance(file_format, int) and file_format < RESULT_FORMAT
+                why = (
+                    f"an older format ({file_format}); evaluate again"
+                    if is_old
+                    else f"not a result file of format {RESULT_FORMAT}"
+                )
                 problems.append(f"{folder.name}/{path.name} is left out: {why}")
                 continue
-            settings = with_known_keys(
+            settings = with_valid_values(
                 dict(record.get("settings", {})), f"{folder.name}/{path.name}", problems, {"style": dict}
             )
-            found.append(_with_answers(_evaluation(path, record | {"settings": settings}), problems))
+            evaluations.append(_with_answers(_evaluation(path, record | {"settings": settings}), problems))
         except OSError as error:
             problems.append(f"{folder.name}/{path.name} cannot be read: {error.strerror or error}")
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             problems.append(f"{folder.name}/{path.name} is damaged and left out ({type(error).__name__}: {error})")
-    return sorted(found, key=lambda one: (one.created, one.path.stem))
+    return sorted(evaluations, key=lambda evaluation: (evaluation.created, evaluation.path.stem))
 
 
 def _evaluation(path: Path, record: Mapping[str, Any]) -> EvaluationSummary:
-    tasks = [one for name, task in record["tasks"].items() for one in _task(name, task)]
-    of_task: Own = {((one.task,), one.shots): (one.low, one.high) for one in tasks}
+    tasks = [score for name, task in record["tasks"].items() for score in _task_scores(name, task)]
+    task_intervals: IntervalTable = {((score.task,), score.shots): (score.low, score.high) for score in tasks}
     clusters = [
-        _mean(name, int(shots), one, of_task)
-        for shots, of_shots in record.get("clusters", {}).items()
-        for name, one in of_shots.items()
+        _mean_score(name, int(shots), mean, task_intervals)
+        for shots, shot_means in record.get("clusters", {}).items()
+        for name, mean in shot_means.items()
     ]
-    of_cluster: Own = {((one.cluster,), one.shots): (one.low, one.high) for one in clusters}
-    means = [_mean("", int(shots), one, of_cluster) for shots, one in record.get("mean", {}).items() if one]
+    cluster_intervals: IntervalTable = {
+        ((cluster.cluster,), cluster.shots): (cluster.low, cluster.high) for cluster in clusters
+    }
+    means = [
+        _mean_score("", int(shots), mean, cluster_intervals) for shots, mean in record.get("mean", {}).items() if mean
+    ]
     protocol = str(record.get("protocol", "?"))
     return EvaluationSummary(
         path=path,
@@ -196,10 +204,10 @@ def _evaluation(path: Path, record: Mapping[str, Any]) -> EvaluationSummary:
     )
 
 
-def _task(name: str, task: Mapping[str, Any]) -> Iterator[TaskScore]:
+def _task_scores(name: str, task: Mapping[str, Any]) -> Iterator[TaskScore]:
     for setting in task["settings"]:
-        wordings = setting["templates"]
-        interval = _interval(setting)
+        templates = setting["templates"]
+        interval = _recorded_interval(setting)
         oracle = setting.get("oracle")
         yield TaskScore(
             task=name,
@@ -212,89 +220,98 @@ def _task(name: str, task: Mapping[str, Any]) -> Iterator[TaskScore]:
             low=interval[0],
             high=interval[1],
             spread=as_number(setting.get("spread")),
-            oracle=(str(oracle["template"]), _certain(oracle["score"])) if oracle else None,
-            chance=_chance(wordings),
-            n=max((int(one["n"]) for one in wordings), default=0),
+            oracle=(str(oracle["template"]), _finite_score(oracle["score"])) if oracle else None,
+            chance=_chance_level(templates),
+            n=max((int(template["n"]) for template in templates), default=0),
             templates=tuple(
-                TemplateScore(str(one["template"]), as_number(one["score"]), *_interval(one)) for one in wordings
+                TemplateScore(str(template["template"]), as_number(template["score"]), *_recorded_interval(template))
+                for template in templates
             ),
-            confusion=next((_from_classes(name, one) for one in wordings), None),
+            confusion=next((_confusion_of_classes(name, template) for template in templates), None),
         )
 
 
-def _mean(name: str, shots: int, one: Mapping[str, Any], own: Own) -> ClusterScore:
-    """A mean; that of one task, or of one cluster, has its interval."""
-    value, of = _certain(one["value"]), tuple(map(str, one.get("of", ())))
-    low, high = own.get((of, shots)) or _normal(value, as_number(one.get("error")))
-    return ClusterScore(name, shots, value, low, high, of)
+def _mean_score(name: str, shots: int, record: Mapping[str, Any], intervals: IntervalTable) -> ClusterScore:
+    """Parse a mean score; a mean of a single task or cluster gets that one's interval."""
+    value, members = _finite_score(record["value"]), tuple(map(str, record.get("of", ())))
+    low, high = intervals.get((members, shots)) or _normal_interval(value, as_number(record.get("error")))
+    return ClusterScore(name, shots, value, low, high, members)
 
 
-def _certain(value: Any) -> float:
-    """A finite number.
+def _finite_score(value: Any) -> float:
+    """A score as a finite number.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The value is not a finite number.
     """
     plain = as_number(value)
     if plain is None:
-        raise ValueError(f"{value!r} is no score"[:100])
+        raise ValueError(f"{value!r} is not a score"[:100])
     return plain
 
 
-def _normal(score: float | None, error: float | None) -> Interval:
-    """The normal interval: it may reach below 0 or above 100."""
-    return (None, None) if score is None or error is None else (score - NORMAL * error, score + NORMAL * error)
+def _normal_interval(score: float | None, error: float | None) -> Interval:
+    """Normal 95% interval; it may extend below 0 or above 100."""
+    return (
+        (None, None)
+        if score is None or error is None
+        else (score - NORMAL_QUANTILE * error, score + NORMAL_QUANTILE * error)
+    )
 
 
-def _interval(one: Mapping[str, Any]) -> Interval:
-    """The interval of a record; else the normal one of its standard error."""
-    interval = one.get("interval")
+def _recorded_interval(record: Mapping[str, Any]) -> Interval:
+    """Interval of a record, or else the normal interval of its standard error."""
+    interval = record.get("interval")
     if isinstance(interval, list) and len(interval) == 2:
         return as_number(interval[0]), as_number(interval[1])
-    return _normal(as_number(one.get("score")), as_number(one.get("error")))
+    return _normal_interval(as_number(record.get("score")), as_number(record.get("error")))
 
 
-def _chance(wordings: Sequence[Mapping[str, Any]]) -> float | None:
-    levels = [as_number(level) for one in wordings for level in (one.get("chance") or {}).values()]
+def _chance_level(templates: Sequence[Mapping[str, Any]]) -> float | None:
+    levels = [as_number(level) for template in templates for level in (template.get("chance") or {}).values()]
     return max((level for level in levels if level is not None), default=None)
 
 
 def as_number(value: Any) -> float | None:
-    """A finite number, or None."""
+    """The value as a finite number, or None."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
     try:
         return float(value) if math.isfinite(value) else None
-    except OverflowError:  # a whole number that is too large for it
+    except OverflowError:  # an integer that is too large for a float
         return None
 
 
-# -- confusions -------------------------------------------------------------------------------------------------------
+# -- confusion matrices ----------------------------------------------------------------------------------------------
 
 
-def _from_classes(task: str, wording: Mapping[str, Any]) -> ConfusionMatrix | None:
-    """Of a metric over a whole split, whose file has the classes said and right."""
-    each = wording.get("each") or {}
-    if "found" not in each or "right" not in each or len(set(each["right"])) > CLASSES:
+def _confusion_of_classes(task: str, template: Mapping[str, Any]) -> ConfusionMatrix | None:
+    """Confusion matrix of a metric over a whole split, from the predicted and target classes in the file."""
+    per_row = template.get("each") or {}
+    if "found" not in per_row or "right" not in per_row or len(set(per_row["right"])) > MAX_CLASSES:
         return None
-    if not all(isinstance(one, int) for one in (*each["found"], *each["right"])):
-        return None  # numbers of a correlation
-    words = class_words(task)
+    if not all(isinstance(label, int) for label in (*per_row["found"], *per_row["right"])):
+        return None  # values of a correlation
+    names = class_names(task)
 
-    def said(one: int) -> str:
-        return words[one] if one < len(words) else f"class {one}"
+    def class_name(index: int) -> str:
+        return names[index] if index < len(names) else f"class {index}"
 
     return confusion_matrix(
-        [(said(a), said(b)) for a, b in zip(each["right"], each["found"], strict=True)], str(wording["template"])
+        [
+            (class_name(target), class_name(prediction))
+            for target, prediction in zip(per_row["right"], per_row["found"], strict=True)
+        ],
+        str(template["template"]),
     )
 
 
 @cache
-def class_words(task: str) -> tuple[str, ...]:
-    """Words of a task's classes, from its shipped card; none where there is no card with classes."""
+def class_names(task: str) -> tuple[str, ...]:
+    """Class names of a task from its shipped card; empty if there is no card with classes."""
     from metalm_cli.tasks import Cards
 
-    return next((tuple(one.verbalizers) for one in Cards().all() if one.name == task), ())
+    return next((tuple(card.verbalizers) for card in Cards().all() if card.name == task), ())
 
 
 @cache
@@ -306,17 +323,20 @@ def clusters_of_tasks() -> Mapping[str, str]:
 
 
 def confusion_matrix(pairs: Sequence[tuple[str, str]], template: str) -> ConfusionMatrix | None:
-    """Count pairs of what was right and what was said; None where the answers are no classes.
+    """Count pairs of target and prediction; None if the answers are not classes.
 
-    Answers are classes if few are different and each stands for several examples.
+    Answers are classes if there are few distinct targets with several examples each.
     """
-    right = sorted({a for a, _ in pairs})
-    if len(right) < 2 or len(right) > CLASSES or len(right) * 4 > len(pairs):
+    targets = sorted({target for target, _ in pairs})
+    if len(targets) < 2 or len(targets) > MAX_CLASSES or len(targets) * 4 > len(pairs):
         return None
-    counted = Counter((a, b if b in right else OTHER) for a, b in pairs)
-    said = [*right, *([OTHER] if any(b == OTHER for _, b in counted) else [])]
+    counts = Counter((target, prediction if prediction in targets else OTHER_ANSWER) for target, prediction in pairs)
+    predictions = [*targets, *([OTHER_ANSWER] if any(prediction == OTHER_ANSWER for _, prediction in counts) else [])]
     return ConfusionMatrix(
-        tuple(right), tuple(said), tuple(tuple(counted[a, b] for b in said) for a in right), template
+        tuple(targets),
+        tuple(predictions),
+        tuple(tuple(counts[target, prediction] for prediction in predictions) for target in targets),
+        template,
     )
 
 
@@ -324,49 +344,57 @@ def confusion_matrix(pairs: Sequence[tuple[str, str]], template: str) -> Confusi
 
 
 def _with_answers(evaluation: EvaluationSummary, problems: list[str]) -> EvaluationSummary:
-    """The evaluation with its answers, and with the confusions that they show."""
-    path = evaluation.path.with_name(evaluation.path.stem + SAMPLES)
+    """The evaluation with its answers and with their confusion matrices."""
+    path = evaluation.path.with_name(evaluation.path.stem + SAMPLES_SUFFIX)
     try:
-        lines = read_jsonl(path)
+        records = read_jsonl(path)
     except FileNotFoundError:
         return evaluation
     except OSError as error:
         problems.append(f"{path.parent.name}/{path.name} cannot be read: {error.strerror or error}")
         return evaluation
-    found = [_answer(one) for one in lines]
-    answers = [one for one in found if one is not None]
-    damaged = len(found) - len(answers)
+    parsed = [_parse_answer(record) for record in records]
+    answers = [answer for answer in parsed if answer is not None]
+    damaged = len(parsed) - len(answers)
     if damaged:
         problems.append(f"{path.parent.name}/{path.name}: {damaged} damaged line{'s' if damaged > 1 else ''} left out")
     return replace(
         evaluation,
         answers=tuple(answers),
-        tasks=tuple(replace(one, confusion=_of_answers(one, answers) or one.confusion) for one in evaluation.tasks),
+        tasks=tuple(
+            replace(task, confusion=_confusion_of_answers(task, answers) or task.confusion) for task in evaluation.tasks
+        ),
     )
 
 
-def _answer(one: Mapping[str, Any] | None) -> AnswerSample | None:
+def _parse_answer(record: Mapping[str, Any] | None) -> AnswerSample | None:
     try:
         return (
             None
-            if one is None
+            if record is None
             else AnswerSample(
-                str(one["task"]),
-                str(one["template"]),
-                int(one["shots"]),
-                str(one["id"]).rpartition("/")[2],
-                str(one["input"]),
-                str(one["target"]),
-                str(one["prediction"]),
-                as_number(one["score"]),
+                str(record["task"]),
+                str(record["template"]),
+                int(record["shots"]),
+                str(record["id"]).rpartition("/")[2],
+                str(record["input"]),
+                str(record["target"]),
+                str(record["prediction"]),
+                as_number(record["score"]),
             )
         )
     except (ValueError, KeyError, TypeError, OverflowError):
         return None
 
 
-def _of_answers(task: TaskScore, answers: Sequence[AnswerSample]) -> ConfusionMatrix | None:
-    """Of the answers in the task's first template."""
-    mine = [one for one in answers if one.task == task.task and one.shots == task.shots]
-    first = [one for one in mine if one.template == mine[0].template]
-    return confusion_matrix([(one.target, one.said) for one in first], first[0].template) if first else None
+def _confusion_of_answers(task: TaskScore, answers: Sequence[AnswerSample]) -> ConfusionMatrix | None:
+    """Confusion matrix of the answers in the task's first template."""
+    task_answers = [answer for answer in answers if answer.task == task.task and answer.shots == task.shots]
+    template_answers = [answer for answer in task_answers if answer.template == task_answers[0].template]
+    return (
+        confusion_matrix(
+            [(answer.target, answer.prediction) for answer in template_answers], template_answers[0].template
+        )
+        if template_answers
+        else None
+    )

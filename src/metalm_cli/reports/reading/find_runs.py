@@ -1,4 +1,4 @@
-"""Which runs a path names: a run itself, the run around its model, or all that a folder of several holds."""
+"""Search for runs: a path names a run, the model folder of a run, or a folder with several runs."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from metalm_cli.errors import MetalmError
 from metalm_cli.reports.reading.tolerant_json import load_json
 from metalm_cli.runs.folder import RESULTS
 
-SCORES = "results"
-"""Folder of result files, in a run folder or beside runs."""
-DEMO = "demo.json"
-"""What a demo's folder holds."""
-SEED = "seed-"
-"""Folders of seeds are named so, with their number."""
+SCORES_FOLDER = "results"
+"""Name of a folder with result files, in a run folder or next to runs."""
+DEMO_FILE = "demo.json"
+"""File that marks the folder of a demo."""
+SEED_PREFIX = "seed-"
+"""Prefix of folders of seeds, before the number."""
 
 
 def report_folder(path: Path) -> Path:
-    """The folder that a report of what a path names belongs in: that of its only run, else the one of them all.
+    """Folder for the report of a path: the folder of its only run, or else the path itself.
 
     Raises:
-        MetalmError: As :func:`run_folders`.
+        MetalmError: See :func:`run_folders`.
     """
-    found = run_folders(path)
-    return found[0] if len(found) == 1 else path
+    folders = run_folders(path)
+    return folders[0] if len(folders) == 1 else path
 
 
 def run_folders(path: Path) -> list[Path]:
-    """The folders of runs and results that a path stands for.
+    """Folders of the runs and results that a path names.
 
     Raises:
-        MetalmError: It does not exist, cannot be read, or names no run.
+        MetalmError: The path does not exist, cannot be read, or does not name a run.
     """
     if not path.exists():
-        raise MetalmError("there is no such run", where=str(path), remedy="name a run folder, as runs/latest")
+        raise MetalmError("the run does not exist", where=str(path), remedy="name a run folder, such as runs/latest")
     if path.is_file():
         raise MetalmError(
-            "a report is of a run folder, and this is a file", where=str(path), remedy=f"name its folder: {path.parent}"
+            "a report needs a run folder, but this is a file", where=str(path), remedy=f"name its folder: {path.parent}"
         )
     try:
         next(path.iterdir(), None)
@@ -46,59 +46,65 @@ def run_folders(path: Path) -> list[Path]:
         return [path]
     if path.name in RESULTS and (path.resolve().parent / "recipe.yaml").is_file():
         return [path.resolve().parent]
-    found = _several(path)
-    if found or any(_is_results(one) for one in path.glob("*.json")):
-        return found or [path]
-    few = ", ".join(str(one) for one in _below(path)[:3])
+    folders = _runs_in_folder(path)
+    if folders or any(_is_result_file(file) for file in path.glob("*.json")):
+        return folders or [path]
+    examples = ", ".join(str(run) for run in _child_runs(path)[:3])
     raise MetalmError(
-        "this folder is no run",
+        "not a run folder",
         where=str(path),
-        why="it holds no recipe.yaml, no metrics.jsonl and no results",
-        remedy=f"name one of the runs in it: {few}" if few else "name the folder that --out named, or runs/latest",
+        why="the folder has no recipe.yaml, no metrics.jsonl and no results",
+        remedy=f"name one of the runs in it: {examples}"
+        if examples
+        else "name the folder that --out named, or runs/latest",
     )
 
 
-def _several(path: Path) -> list[Path]:
-    """The runs of several seeds, or of a demo with its results; or results alone. Results stand last."""
-    runs, scores = _inside(path, whole=(path / DEMO).is_file())
-    if scores == [path / SCORES] and not runs:
+def _runs_in_folder(path: Path) -> list[Path]:
+    """Folders of the runs in a folder of seeds or of a demo, followed by folders of results."""
+    runs, results = _runs_and_results(path, all_runs=(path / DEMO_FILE).is_file())
+    if results == [path / SCORES_FOLDER] and not runs:
         return [path]
-    return [*runs, *scores]
+    return [*runs, *results]
 
 
-def _inside(path: Path, whole: bool) -> tuple[list[Path], list[Path]]:
-    """Runs and folders of results. Runs that are no seeds count beside results, or where the whole folder does."""
-    scores = [path / SCORES] if (path / SCORES).is_dir() else []
-    below = _below(path)
-    seeds = [one for one in _folders(path) if one.name.startswith(SEED)]
-    runs = below if whole or scores else [one for one in below if one in seeds]
+def _runs_and_results(path: Path, all_runs: bool) -> tuple[list[Path], list[Path]]:
+    """Runs and folders of results in a folder; runs other than seeds only next to results, or with ``all_runs``."""
+    results = [path / SCORES_FOLDER] if (path / SCORES_FOLDER).is_dir() else []
+    below = _child_runs(path)
+    seeds = [folder for folder in _subfolders(path) if folder.name.startswith(SEED_PREFIX)]
+    runs = below if all_runs or results else [folder for folder in below if folder in seeds]
     for seed in seeds:
         if seed not in below:
-            more, scored = _inside(seed, whole=True)
-            runs, scores = [*runs, *more], [*scores, *scored]
-    return runs, scores
+            seed_runs, seed_results = _runs_and_results(seed, all_runs=True)
+            runs, results = [*runs, *seed_runs], [*results, *seed_results]
+    return runs, results
 
 
-def _below(path: Path) -> list[Path]:
-    return [one for one in _folders(path) if _is_run(one)]
+def _child_runs(path: Path) -> list[Path]:
+    return [folder for folder in _subfolders(path) if _is_run(folder)]
 
 
-def _folders(path: Path) -> list[Path]:
-    """Folders in a folder, seed-2 before seed-10, others as they were begun. ``latest`` is a link to one of them."""
+def _subfolders(path: Path) -> list[Path]:
+    """Folders in a folder without the link ``latest``: seeds by number, others by start time."""
 
-    def order(one: Path) -> tuple[float, int, str]:
-        recipe = one / "recipe.yaml"
-        seed = one.name.startswith(SEED)
-        return (0.0 if seed or not recipe.is_file() else recipe.stat().st_mtime, len(one.name) if seed else 0, one.name)
+    def order(folder: Path) -> tuple[float, int, str]:
+        recipe_file = folder / "recipe.yaml"
+        is_seed = folder.name.startswith(SEED_PREFIX)
+        return (
+            0.0 if is_seed or not recipe_file.is_file() else recipe_file.stat().st_mtime,
+            len(folder.name) if is_seed else 0,
+            folder.name,
+        )
 
-    return sorted((one for one in path.glob("*/") if one.name != "latest"), key=order)
+    return sorted((folder for folder in path.glob("*/") if folder.name != "latest"), key=order)
 
 
 def _is_run(path: Path) -> bool:
     return (path / "recipe.yaml").is_file() or (path / "metrics.jsonl").is_file()
 
 
-def _is_results(path: Path) -> bool:
+def _is_result_file(path: Path) -> bool:
     try:
         record = load_json(path.read_bytes())
     except (OSError, ValueError):

@@ -1,44 +1,44 @@
-"""What a model and its ancestors have seen, as a tree of lines."""
+"""Lineage of a model as a tree: what the model and its ancestors were trained on."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from metalm_cli.reports.reading.tolerant_json import with_known_keys
+from metalm_cli.reports.reading.tolerant_json import with_valid_values
 
-DEEPEST = 12
-"""Generations that are told."""
+MAX_GENERATIONS = 12
+"""Generations of ancestors that are shown."""
 
 
-def valid_lineage(found: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
-    """A lineage without what is misshapen in it or its ancestors.
+def valid_lineage(lineage: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
+    """A lineage without invalid values, also in its ancestors.
 
     Args:
-        found: As in ``lineage.json``.
-        problems: Gets a line for whatever is left out.
+        lineage: Content of ``lineage.json``.
+        problems: Collects a line for each value that is left out.
     """
-    sound = with_known_keys(found, "lineage.json", problems, {"held_out": list}, {"data": dict, "ancestors": dict})
-    if "ancestors" in sound:
-        sound["ancestors"] = [_sound_ancestor(one, problems) for one in sound["ancestors"]]
-    return sound
+    valid = with_valid_values(lineage, "lineage.json", problems, {"held_out": list}, {"data": dict, "ancestors": dict})
+    if "ancestors" in valid:
+        valid["ancestors"] = [_valid_ancestor(parent, problems) for parent in valid["ancestors"]]
+    return valid
 
 
-def _sound_ancestor(found: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
-    """An ancestor: one that metalm did not make has no lineage, a damaged one an empty one."""
-    if found.get("lineage") is None:
-        return dict(found)
-    sound = with_known_keys(found, "lineage.json", problems, {"lineage": dict})
-    return {**sound, "lineage": valid_lineage(sound.get("lineage", {}), problems)}
+def _valid_ancestor(ancestor: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
+    """An ancestor without invalid values: no lineage if it was not made by metalm, an empty one if it is damaged."""
+    if ancestor.get("lineage") is None:
+        return dict(ancestor)
+    valid = with_valid_values(ancestor, "lineage.json", problems, {"lineage": dict})
+    return {**valid, "lineage": valid_lineage(valid.get("lineage", {}), problems)}
 
 
 def lineage_view(name: str, lineage: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
-    """A lineage as ``what``, ``detail`` and ``parents``.
+    """View of a lineage with ``title``, ``detail`` and ``parents``.
 
     Args:
-        name: What the model is called.
-        lineage: From :func:`valid_lineage`; one that was damaged is told as far as it goes.
-        depth: Generations before.
+        name: Name of the model.
+        lineage: Lineage from :func:`valid_lineage`; values may be missing.
+        depth: Number of generations above this one.
     """
     data = lineage.get("data")
     parts = [f"{lineage.get('command', '?')} {lineage.get('recipe', '')}".strip()]
@@ -48,21 +48,21 @@ def lineage_view(name: str, lineage: Mapping[str, Any], depth: int = 0) -> dict[
         parts.append(f"{lineage['tokens']:,} tokens")
     parts.append(f"metalm {lineage.get('metalm', '?')}")
     if data:
-        parts.append(f"data: {', '.join(str(one.get('name')) for one in data)}")
+        parts.append(f"data: {', '.join(str(source.get('name')) for source in data)}")
     if lineage.get("held_out"):
         parts.append(f"held out: {', '.join(map(str, lineage['held_out']))}")
     if lineage.get("audits"):
         parts.append("audited by 13-grams")
-    return {"what": name, "detail": "; ".join(parts), "parents": _parents(lineage, depth)}
+    return {"title": name, "detail": "; ".join(parts), "parents": _parents(lineage, depth)}
 
 
 def _parents(lineage: Mapping[str, Any], depth: int) -> list[dict[str, Any]]:
-    found = []
-    for one in lineage.get("ancestors", []) if depth < DEEPEST else []:
-        name = f"began from {one.get('checkpoint', '?')}"
-        inner = one.get("lineage")
-        if inner is not None:
-            found.append(lineage_view(name, inner, depth + 1))
+    parents = []
+    for ancestor in lineage.get("ancestors", []) if depth < MAX_GENERATIONS else []:
+        name = f"started from {ancestor.get('checkpoint', '?')}"
+        ancestor_lineage = ancestor.get("lineage")
+        if ancestor_lineage is not None:
+            parents.append(lineage_view(name, ancestor_lineage, depth + 1))
         else:
-            found.append({"what": name, "detail": "not made by metalm: what it has seen is not told", "parents": []})
-    return found
+            parents.append({"title": name, "detail": "not made by metalm: its training data is unknown", "parents": []})
+    return parents

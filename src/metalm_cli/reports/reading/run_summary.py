@@ -1,4 +1,4 @@
-"""What a run folder tells, whole or not: every file is read by itself, and what is missing or damaged is named."""
+"""Summary of a run folder: each file is read separately, and missing or damaged parts are listed as problems."""
 
 from __future__ import annotations
 
@@ -34,30 +34,30 @@ LINKED_FILES = (
     *RESULTS,
     "checkpoints",
 )
-"""What a report links to, where it is there."""
+"""Files and folders that a report links to if they exist."""
 NOT_EVALUATED = "there is no evaluation yet"
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """A run, as its folder tells of it.
+    """Contents of a run folder.
 
     Args:
         path: The folder.
-        name: What the report calls it.
+        name: Name in the report.
         state: ``finished``, ``running``, ``unfinished``, or ``evaluated`` for a folder with results alone.
         training: Records of training, in the order of their steps.
         validation: Records of held-out data.
-        recipe: The resolved recipe; empty where it cannot be read.
-        recipe_text: The same as it stands there.
+        recipe: The resolved recipe; empty if it cannot be read.
+        recipe_text: Text of the recipe file.
         environment: Versions and machine.
-        data: What ``data.json`` holds.
-        lineage: What the model has seen; empty while it is not finished.
-        sessions: What ``sessions.json`` holds.
-        evaluations: Result files.
-        files: What is there to link to.
-        problems: What is missing or damaged.
-        elsewhere: Evaluations of it that lie in another folder that is read.
+        data: Content of ``data.json``.
+        lineage: Lineage of the model; empty while the run is not finished.
+        sessions: First ``rows`` and last ``continuations`` from ``sessions.json``.
+        evaluations: Summaries of the result files.
+        files: Existing files and folders to link to.
+        problems: Missing and damaged parts.
+        external_evaluations: Evaluations of this run in the folders of other runs that are read.
     """
 
     path: Path
@@ -78,32 +78,32 @@ class RunSummary:
 
     @property
     def steps(self) -> int | None:
-        """Steps that the recipe asks for; None where it does not say."""
+        """Number of steps in the recipe; None if it is missing."""
         steps = self.recipe.get("train", {}).get("steps")
         return steps if isinstance(steps, int) else None
 
     @property
     def last_record(self) -> Record:
-        """The last record of training; empty where there is none."""
+        """Last record of training; empty if there is none."""
         return self.training[-1] if self.training else {}
 
     @property
     def state_text(self) -> str:
-        """How far it is, in words."""
+        """State of the run in words, with the number of steps."""
         step = int(self.last_record.get("step", 0))
         total = f" of {self.steps:,}" if self.steps else ""
         return {
             "finished": "finished",
             "evaluated": "results only, no training",
-            "running": f"still going, step {step:,}{total} logged",
+            "running": f"still running, step {step:,}{total} logged",
         }.get(self.state, f"not finished: stopped or crashed after step {step:,}{total}")
 
 
 def read_runs(paths: Sequence[Path]) -> list[RunSummary]:
-    """Read several runs; a folder of several stands for its runs. Runs of one name are told apart by their folders.
+    """Read several runs; a folder of several runs names all of them. Runs of the same name get their parent's name.
 
     Raises:
-        MetalmError: A folder does not exist, cannot be read, or holds no run; all of it before anything is written.
+        MetalmError: A folder does not exist, cannot be read, or has no run.
     """
     folders = [folder for path in paths for folder in run_folders(Path(path))]
     unique = list({folder.resolve(): folder for folder in folders}.values())
@@ -121,7 +121,7 @@ def read_runs(paths: Sequence[Path]) -> list[RunSummary]:
 
 
 def _with_external_evaluations(runs: Sequence[RunSummary]) -> list[RunSummary]:
-    """The runs; one whose results lie in another folder that is read has been evaluated, too."""
+    """The runs with their evaluations in the folders of other runs."""
     runs_by_path = {run.path.resolve(): run for run in runs if run.state != "evaluated"}
     evaluations_by_run: dict[Path, list[EvaluationSummary]] = {}
     for run in runs:
@@ -142,15 +142,15 @@ def _with_external_evaluations(runs: Sequence[RunSummary]) -> list[RunSummary]:
 
 
 def _evaluated_run(evaluation: EvaluationSummary, runs: Mapping[Path, RunSummary]) -> Path | None:
-    """The run that an evaluation is about: at its model's place, or beside its results if all has been moved since."""
+    """Path of the run whose model was evaluated: as recorded, or next to its results if the run was moved with them."""
     source = str(evaluation.model.get("source") or "")
     try:
-        model_path = Path(os.path.realpath(os.path.expanduser(source)))  # of no user: as it stands
+        model_path = Path(os.path.realpath(os.path.expanduser(source)))  # an unknown user is kept as it is
         exists = model_path.exists()
-    except (OSError, ValueError):  # nothing can be named so
+    except (OSError, ValueError):  # not a valid path
         return None
     folder = model_path.parent if model_path.name in RESULTS else model_path
-    # A name with one slash at most may be one of the hub, and says nothing of where the model lay.
+    # A name with at most one slash may be a repository of the hub, which has no location.
     moved = not exists and (source.startswith(("/", "~", "./", "../")) or source.count("/") > 1)
     run_folder = evaluation.path.resolve().parent.parent / folder.name if moved else folder
     return run_folder if source and run_folder in runs else None
@@ -201,7 +201,7 @@ def _read_metrics(path: Path, problems: list[str]) -> tuple[list[Record], list[R
         problems.append(f"metrics.jsonl cannot be read: {error.strerror or error}")
         return [], []
     if not file.exists():
-        problems.append("metrics.jsonl is missing: no curves")
+        problems.append("metrics.jsonl is missing: there are no curves")
     numbers = [entry.removeprefix(f"{file}:").partition(":")[0] for entry in damaged]
     problems += [f"metrics.jsonl: line {number} is damaged and left out" for number in numbers[:5]]
     if len(damaged) > 5:
@@ -236,13 +236,13 @@ def _read_recipe(path: Path, problems: list[str]) -> tuple[str, Mapping[str, Any
         text = (path / "recipe.yaml").read_text(encoding="utf-8")
         recipe = encodable(yaml.safe_load(text))
     except FileNotFoundError:
-        problems.append("recipe.yaml is missing: it is not known what was asked for")
+        problems.append("recipe.yaml is missing: the settings of the run are unknown")
         return "", {}
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         problems.append(f"recipe.yaml cannot be read: {' '.join(str(error).split())[:200]}")
         return "", {}
     if not isinstance(recipe, dict):
-        problems.append("recipe.yaml is damaged: it is no mapping")
+        problems.append("recipe.yaml is damaged: not a mapping")
         return text, {}
     return text, with_valid_values(
         with_current_recipe_keys(recipe), "recipe.yaml", problems, {"train": dict, "model": dict}
@@ -253,7 +253,7 @@ def _read_json(path: Path, problems: list[str], *, required: bool = True) -> Map
     try:
         content = load_json(path.read_bytes())
         if not isinstance(content, dict):
-            raise ValueError("it is no JSON object")
+            raise ValueError("not a JSON object")
     except FileNotFoundError:
         problems += [f"{path.name} is missing"] if required else []
         return {}
@@ -275,7 +275,7 @@ def _read_data(path: Path, problems: list[str]) -> Mapping[str, Any]:
 
 
 def _with_unique_labels(evaluations: Sequence[EvaluationSummary]) -> tuple[EvaluationSummary, ...]:
-    """Evaluations of one model by one protocol are told apart by their files."""
+    """Evaluations with unique labels: those of the same model and protocol are named after their files."""
     labels = [(evaluation.label, str(evaluation.model.get("source", ""))) for evaluation in evaluations]
     return tuple(
         replace(evaluation, label=evaluation.path.stem) if labels.count(label) > 1 else evaluation
@@ -284,13 +284,13 @@ def _with_unique_labels(evaluations: Sequence[EvaluationSummary]) -> tuple[Evalu
 
 
 def can_answer(run: RunSummary) -> bool:
-    """Whether a run makes a model that answers; an encoder alone answers nothing."""
+    """Whether a run makes a model that generates answers; an encoder alone does not."""
     model = run.recipe.get("model")
     return not model or bool(model.get("decoder", "unknown") or model.get("checkpoint"))
 
 
 def evaluate_command(run: RunSummary) -> str:
-    """The command that evaluates a run on clusters of what it was trained on; of anything else, on the core tasks."""
+    """Command that evaluates a run on the clusters that it was trained on, or else on the core tasks."""
     cluster_by_task = clusters_of_tasks()
     sources = [source for source in run.data.get("sources", []) if isinstance(source.get("name"), str)]
     clusters = {"world" if source.get("kind") == "world" else cluster_by_task.get(source["name"]) for source in sources}
@@ -304,7 +304,7 @@ def _run_state(path: Path) -> str:
 
 
 def _is_locked(path: Path) -> bool:
-    """Whether a process writes the run. The lock is only asked for to read, and let go at once."""
+    """Whether a process writes the run: tries a shared lock and releases it at once."""
     try:
         import fcntl
 
@@ -321,7 +321,7 @@ def _is_locked(path: Path) -> bool:
 def _state_problem(run: RunSummary) -> list[str]:
     if run.state in ("finished", "evaluated"):
         return []
-    remedy = "; --resume goes on from its newest checkpoint" if run.state == "unfinished" else ""
+    remedy = "; --resume continues from its newest checkpoint" if run.state == "unfinished" else ""
     return [f"the run is {run.state_text}{remedy}"]
 
 
@@ -329,22 +329,22 @@ def _missing_parts(run: RunSummary) -> list[str]:
     problems = []
     if run.state != "evaluated" and (run.path / "metrics.jsonl").exists():
         if not run.training:
-            problems.append("nothing is logged of training yet")
+            problems.append("no training step is logged yet")
         elif not run.validation:
-            problems.append("held-out data was not validated on")
+            problems.append("there is no validation on held-out data")
         nonfinite_steps = sorted(
             {record["step"] for record in (*run.training, *run.validation) if record.get("nonfinite")}
         )
         steps = f"{len(nonfinite_steps)} logged step{'s' if len(nonfinite_steps) > 1 else ''}"
         problems += (
-            [f"values were not finite in {steps}, first at step {nonfinite_steps[0]:,}"] if nonfinite_steps else []
+            [f"values are not finite in {steps}, first at step {nonfinite_steps[0]:,}"] if nonfinite_steps else []
         )
     if not run.evaluations and can_answer(run):
         problems.append(f"{NOT_EVALUATED}: {evaluate_command(run)}")
     if run.evaluations and not any(evaluation.answers for evaluation in run.evaluations):
-        problems.append("no answers are kept to look at: metalm evaluate with --save-samples")
+        problems.append("no answers are saved: run metalm evaluate with --save-samples")
     problems += [
-        f"{evaluation.path.name}: the evaluation was cut short"
+        f"{evaluation.path.name}: the evaluation is incomplete"
         for evaluation in run.evaluations
         if not evaluation.complete
     ]

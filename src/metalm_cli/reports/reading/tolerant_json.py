@@ -1,4 +1,4 @@
-"""Files of a run as plain data of the wanted shape: what is misshapen is named and left out where it is read."""
+"""Tolerant reading of a run's files: values of a wrong type are reported and left out."""
 
 from __future__ import annotations
 
@@ -8,88 +8,88 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-DEEPEST = 200
-"""Levels of lists and mappings that are read."""
+MAX_DEPTH = 200
+"""Largest nesting depth of lists and mappings."""
 
 
 def load_json(text: bytes | str) -> Any:
-    """JSON as plain data.
+    """Parse JSON.
 
     Raises:
-        ValueError: It is no JSON, or nested too deeply.
+        ValueError: The text is not JSON, or nested too deeply.
     """
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    return printable(found)
+        raise ValueError("nested too deeply") from None
+    return encodable(value)
 
 
-def printable(value: Any, depth: int = 0) -> Any:
-    """Lists and mappings whose texts can all be written as UTF-8: ``?`` stands for half a surrogate pair.
+def encodable(value: Any, depth: int = 0) -> Any:
+    """Lists and mappings whose texts can be written as UTF-8: ``?`` replaces half a surrogate pair.
 
     Raises:
-        ValueError: It is nested too deeply, or holds itself.
+        ValueError: The value is nested too deeply, or contains itself.
     """
     if isinstance(value, str):
-        return is_readable(value)
+        return encodable_text(value)
     if not isinstance(value, list | dict):
         return value
-    if depth == DEEPEST:
-        raise ValueError("it is nested too deeply")
+    if depth == MAX_DEPTH:
+        raise ValueError("nested too deeply")
     if isinstance(value, list):
-        return [printable(one, depth + 1) for one in value]
-    return {printable(key): printable(one, depth + 1) for key, one in value.items()}
+        return [encodable(item, depth + 1) for item in value]
+    return {encodable(key): encodable(item, depth + 1) for key, item in value.items()}
 
 
-def is_readable(text: str) -> str:
-    """A text that can be written as UTF-8."""
+def encodable_text(text: str) -> str:
+    """The text with ``?`` for characters that cannot be written as UTF-8."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any] | None]:
-    """The JSON object of each line; None for a damaged one.
+    """Read the JSON object of each line; None for a damaged line.
 
     Raises:
         OSError: The file cannot be read.
     """
     lines = path.read_bytes().rstrip().split(b"\n")
-    return [object_of(line) for line in lines] if lines != [b""] else []
+    return [as_object(line) for line in lines] if lines != [b""] else []
 
 
-def object_of(found: bytes | Mapping[str, Any]) -> dict[str, Any] | None:
-    """A JSON object, as it stands in a line or has been read, as plain data; None for what is none."""
+def as_object(source: bytes | Mapping[str, Any]) -> dict[str, Any] | None:
+    """A JSON object from a line or from parsed data; None if it is not an object."""
     try:
-        made = load_json(found) if isinstance(found, bytes) else printable(found)
+        value = load_json(source) if isinstance(source, bytes) else encodable(source)
     except ValueError:
         return None
-    return made if isinstance(made, dict) else None
+    return value if isinstance(value, dict) else None
 
 
-def with_known_keys(
-    found: Mapping[str, Any],
-    what: str,
+def with_valid_values(
+    record: Mapping[str, Any],
+    name: str,
     problems: list[str],
     kinds: Mapping[str, type] = MappingProxyType({}),
     entries: Mapping[str, type] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """A mapping without the values that are not of their kind; null is no value.
+    """A mapping without values of a wrong type; a null value counts as missing.
 
     Args:
-        found: The mapping.
-        what: What it is called in problems.
-        problems: Gets a line for each value that is left out.
-        kinds: Of some keys, the kind of their value.
-        entries: Of keys that hold lists, the kind of what stands in them.
+        record: The mapping.
+        name: Name of the mapping in problems.
+        problems: Collects a line for each value that is left out.
+        kinds: Type of the value, for some keys.
+        entries: Type of the items, for keys that hold lists.
     """
-    sound: dict[str, Any] = {}
-    for key, value in found.items():
+    valid: dict[str, Any] = {}
+    for key, value in record.items():
         if key in entries and isinstance(value, list):
-            sound[key] = [one for one in value if isinstance(one, entries[key])]
-            left = len(value) - len(sound[key])
-            problems += [f"{what}: damaged entries of {key}, left out: {left}"] if left else []
+            valid[key] = [item for item in value if isinstance(item, entries[key])]
+            dropped = len(value) - len(valid[key])
+            problems += [f"{name}: damaged entries of {key}, left out: {dropped}"] if dropped else []
         elif key not in entries and isinstance(value, kinds.get(key, object)):
-            sound[key] = value
+            valid[key] = value
         elif value is not None:
-            problems.append(f"{what}: {key} is damaged and left out")
-    return sound
+            problems.append(f"{name}: {key} is damaged and left out")
+    return valid

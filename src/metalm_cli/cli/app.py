@@ -12,10 +12,10 @@ from typer.core import TyperGroup
 
 import metalm_cli
 from metalm_cli.cli import console
+from metalm_cli.cli.renamed_options import check_options
 from metalm_cli.errors import Exit, MetalmError
 
 COMMANDS = {
-    "demo": "project.demo:demo",
     "pretrain": "training.pretrain:pretrain",
     "finetune": "training.finetune:finetune",
     "instruct": "training.finetune:instruct",
@@ -24,14 +24,24 @@ COMMANDS = {
     "results": "evaluation.results:app",
     "generate": "evaluation.generate:generate",
     "report": "evaluation.report:report",
-    "export": "models.export:export",
     "show": "data.show:show",
-    "recipe": "project.recipe:app",
-    "templates": "data.templates:app",
     "tasks": "data.tasks:app",
+    "templates": "data.templates:app",
     "data": "data.data:app",
+    "export": "models.export:export",
+    "demo": "project.demo:demo",
+    "recipe": "project.recipe:app",
 }
 """Module (below ``cli.commands``) and function or Typer app of each command, in the order of the help."""
+
+PANELS = {
+    "training": "Train",
+    "evaluation": "Evaluate",
+    "data": "Data, tasks and templates",
+    "models": "Models",
+    "project": "Demo and recipes",
+}
+"""Panel of ``metalm --help`` for the commands of each folder below ``cli.commands``."""
 
 ALIASES = {"eval"}
 """Short names of commands, which the help leaves out."""
@@ -81,6 +91,7 @@ def load_command(name: str) -> Any:
         target = single
     command = typer.main.get_command(target)
     command.name = name
+    command.rich_help_panel = PANELS[module.partition(".")[0]]
     return command
 
 
@@ -124,6 +135,7 @@ def run(arguments: Sequence[str], on_error: Callable[[MetalmError], None] | None
     """
     arguments, debug = _without_debug(arguments)
     try:
+        check_options(arguments)
         typer.main.get_command(app)(args=arguments, prog_name="metalm")
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)

@@ -196,7 +196,7 @@ def result_table(results: Sequence[ResultRow], means: Sequence[ClusterMean] = ()
     """
     with_shots = len({line.shots for line in results}) > 1
     stars = not all(line.held_out for line in results)
-    heads = ["task", *(["shots"] if with_shots else []), "chance", "MetaLM", "GPT", "difference (95%)"]
+    headers = ["task", *(["shots"] if with_shots else []), "chance", "MetaLM", "GPT", "difference (95%)"]
 
     def row(
         name: str, entry: ResultRow | ClusterMean, chance: float | None, metalm_score: float, twin_score: float
@@ -216,7 +216,7 @@ def result_table(results: Sequence[ResultRow], means: Sequence[ClusterMean] = ()
         for result in results
     ]
     rows += [row(f"mean of {mean.clusters} clusters", mean, None, mean.metalm, mean.twin) for mean in means]
-    return heads, rows
+    return headers, rows
 
 
 def _format_score(score: float | None) -> str:
@@ -361,13 +361,13 @@ def decoder_hash(model: Path) -> str:
     try:
         with open(path, "rb") as file:
             (size,) = struct.unpack("<Q", file.read(8))
-            head = json.loads(file.read(min(size, MAX_HEADER_BYTES)))
-            names = sorted(name for name in head if name.startswith("decoder."))
+            header = json.loads(file.read(min(size, MAX_HEADER_BYTES)))
+            names = sorted(name for name in header if name.startswith("decoder."))
             if not names:
                 raise ValueError("the file has no decoder tensors")
             for name in names:
-                begin, end = head[name]["data_offsets"]
-                state.update(f"{name} {head[name]['shape']} {head[name]['dtype']}\n".encode())
+                begin, end = header[name]["data_offsets"]
+                state.update(f"{name} {header[name]['shape']} {header[name]['dtype']}\n".encode())
                 file.seek(8 + size + begin)
                 state.update(file.read(end - begin))
     except (OSError, ValueError, KeyError, struct.error) as error:

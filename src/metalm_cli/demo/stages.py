@@ -153,16 +153,12 @@ def demo_stages(size: DemoSize, out: Path) -> list[Stage]:
         out: Folder of the demo.
     """
     hashes = [
-        hashlib.sha256(json.dumps(stage.arguments).encode()).hexdigest()
-        for stage in _stages_without_hashes(size, Path("demo"))
+        hashlib.sha256(json.dumps(stage.arguments).encode()).hexdigest() for stage in _plain_stages(size, Path("demo"))
     ]
-    return [
-        replace(stage, command_hash=command_hash)
-        for stage, command_hash in zip(_stages_without_hashes(size, out), hashes, strict=True)
-    ]
+    return [replace(stage, command_hash=digest) for stage, digest in zip(_plain_stages(size, out), hashes, strict=True)]
 
 
-def _stages_without_hashes(size: DemoSize, out: Path) -> list[Stage]:
+def _plain_stages(size: DemoSize, out: Path) -> list[Stage]:
     """The stages without the hashes of their commands."""
     stages: list[Stage] = []
     for seed in size.seeds:
@@ -220,11 +216,9 @@ def _seed_stages(size: DemoSize, out: Path, seed: int, suffix: str) -> list[Stag
     stages += [builder.tuning(arm, "instruct") for arm in arms]
     if size.multitask is not None:
         stages += [builder.tuning(arm, "multitask") for arm in arms]
-    stages.append(builder.single_task_tuning("metalm", "frozen", "demo/single --encoder-only", "the decoder frozen"))
+    stages.append(builder.single_task("metalm", "frozen", "demo/single --encoder-only", "the decoder frozen"))
     if size.single_twin:
-        stages.append(
-            builder.single_task_tuning("gpt", "whole-gpt", "demo/single-gpt", "all parameters of the GPT trained")
-        )
+        stages.append(builder.single_task("gpt", "whole-gpt", "demo/single-gpt", "all parameters of the GPT trained"))
     return [*stages, *builder.evaluations(arms)]
 
 
@@ -264,16 +258,16 @@ class _StageBuilder:
         verb, recipe, *flags = command.split(" ")
         run = self.out / name
         values = [*overrides, *([f"train.seed={self.seed}"] if self.seed else [])]
-        model_option = ["--model", _path_argument(self.out / base)] if base else []
-        _, parsed_overrides = split_arguments(values)
+        base_args = ["--model", _path_argument(self.out / base)] if base else []
+        _, parsed = split_arguments(values)
         steps = resolve(
-            verb, recipe, parsed_overrides, {"model.checkpoint": model_option[1] if model_option else None}
+            verb, recipe, parsed, {"model.checkpoint": base_args[1] if base_args else None}
         ).recipe.train.steps
         return Stage(
             name + self.suffix,
             summary,
             purpose,
-            (verb, recipe, *values, *model_option, *flags, "--out", str(run), "--resume", "--offline"),
+            (verb, recipe, *values, *base_args, *flags, "--out", str(run), "--resume", "--offline"),
             (run,),
             tuple(name + self.suffix for name in requires),
             self.size.cost(kind),
@@ -304,7 +298,7 @@ class _StageBuilder:
             requires=(arm, "encoder"),
         )
 
-    def single_task_tuning(self, arm: str, name: str, command: str, trained_part: str) -> Stage:
+    def single_task(self, arm: str, name: str, command: str, trained_part: str) -> Stage:
         """Create the finetuning of an arm on one task."""
         purpose = "is training the encoder and the connector enough?"
         if arm != "metalm":

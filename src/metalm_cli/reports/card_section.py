@@ -69,9 +69,9 @@ def _scored_card(run: RunSummary) -> tuple[Path, str]:
 def with_section(card: str, section: str) -> str:
     """A card with the section of scores before its section on use, or else at its end; an older section is replaced."""
     unscored_card = _SECTION.sub("\n\n", card).rstrip() + "\n"
-    before, head, after = unscored_card.partition("\n## Use\n")
+    before, heading, after = unscored_card.partition("\n## Use\n")
     block = f"{BEGIN_MARKER}\n{section.strip()}\n{END_MARKER}\n"
-    return f"{before.rstrip()}\n\n{block}{head}{after}" if head else f"{unscored_card}\n{block}"
+    return f"{before.rstrip()}\n\n{block}{heading}{after}" if heading else f"{unscored_card}\n{block}"
 
 
 def score_section(run: RunSummary) -> str:

@@ -110,10 +110,8 @@ def _other_model(run: RunSummary, evaluation: EvaluationSummary) -> str:
     # The folder may have been renamed: then the model of most files is the run's own, unless there is a tie.
     weights = Counter(str(other.model.get("weights_sha256")) for other in run.evaluations)
     most_common = [weights_hash for weights_hash, number in weights.items() if number == max(weights.values())]
-    own_names = {run.path.name, run.path.resolve().name}
-    named_hashes = [
-        str(other.model.get("weights_sha256")) for other in run.evaluations if _model_name(other) in own_names
-    ]
+    names = {run.path.name, run.path.resolve().name}
+    named_hashes = [str(other.model.get("weights_sha256")) for other in run.evaluations if _model_name(other) in names]
     own_hash = named_hashes[0] if named_hashes else most_common[0] if len(most_common) == 1 else ""
     return "" if str(evaluation.model.get("weights_sha256")) == own_hash else source
 
@@ -126,12 +124,12 @@ def overview_table(runs: Sequence[RunSummary]) -> Table:
     """Table of the runs with their progress and main results."""
     facts = [_overview_facts(run) for run in runs]
     rows = [(key, *(run_facts[key] for run_facts in facts)) for key in facts[0]]
-    filled_rows = [row for row in rows if any(cell != NO_VALUE for cell in row[1:])]
+    filled = [row for row in rows if any(cell != NO_VALUE for cell in row[1:])]
     words = frozenset(range(len(runs) + 1))
     return Table(
         "Runs" if len(runs) > 1 else "The run",
         ("", *(run.name for run in runs)),
-        tuple(filled_rows),
+        tuple(filled),
         text_columns=words,
     )
 
@@ -195,11 +193,9 @@ def token_table(runs: Sequence[RunSummary]) -> Table:
                 format_count(run.last_record.get("padded_positions")),
             )
         )
-    heads = ("run", "docked", "causal only", "trained", "docked positions", "padded positions")
-    note = (
-        "Source tokens: read by an encoder (docked), read by the decoder without loss (causal), or predicted (trained)."
-    )
-    return Table("Tokens", heads, tuple(rows), note)
+    headers = ("run", "docked", "causal only", "trained", "docked positions", "padded positions")
+    note = "Source tokens: read by an encoder (docked), by the decoder without loss (causal), or predicted (trained)."
+    return Table("Tokens", headers, tuple(rows), note)
 
 
 def per_task_losses(run: RunSummary, key: str) -> list[tuple[int, Mapping[str, float]]]:
@@ -225,7 +221,9 @@ def loss_table(runs: Sequence[RunSummary], key: str) -> Table | None:
     if not run_losses:
         return None
     names = dict.fromkeys(name for _, losses in run_losses for _, step_losses in losses for name in step_losses)
-    heads = [head for run, losses in run_losses for head in _loss_headers(run.name if len(runs) > 1 else "", losses)]
+    headers = [
+        header for run, losses in run_losses for header in _loss_headers(run.name if len(runs) > 1 else "", losses)
+    ]
     rows: list[tuple[str, list[float | None]]] = []
     for name in names:
         values: list[float | None] = []
@@ -238,7 +236,7 @@ def loss_table(runs: Sequence[RunSummary], key: str) -> Table | None:
     kind = "cluster" if key == "cluster_loss" else "task"
     label, note = loss_labels([run for run, _ in run_losses], key)
     lines = tuple((name, *map(format_decimal, values)) for name, values in rows)
-    return Table(f"{label} by {kind}", (kind, *heads), lines, f"{note}, in nats per token.")
+    return Table(f"{label} by {kind}", (kind, *headers), lines, f"{note}, in nats per token.")
 
 
 def loss_labels(runs: Sequence[RunSummary], key: str) -> tuple[str, str]:
@@ -257,8 +255,8 @@ def _loss_headers(run: str, losses: Sequence[tuple[int, Mapping[str, float]]]) -
     (first, first_losses), (last, last_losses) = losses[0], losses[-1]
     steps = [f"step {first:,}", f"step {last:,}"][: len(losses)]
     complete = set(first_losses) == set(last_losses) == {name for _, step_losses in losses for name in step_losses}
-    heads = steps if complete or len(losses) == 1 else [f"first, from {steps[0]}", f"last, up to {steps[1]}"]
-    return [", ".join(filter(None, (run, head))) for head in heads]
+    headers = steps if complete or len(losses) == 1 else [f"first, from {steps[0]}", f"last, up to {steps[1]}"]
+    return [", ".join(filter(None, (run, header))) for header in headers]
 
 
 def cluster_of_source(name: str) -> str:
@@ -296,11 +294,11 @@ def mixture_table(run: RunSummary) -> Table:
         )
         for name, cluster, share, rows, location in sources[:MAX_SOURCES]
     ]
-    heads = ("source", *(["cluster"] if has_clusters else []), "share", "rows", "from")
+    headers = ("source", *(["cluster"] if has_clusters else []), "share", "rows", "from")
     more = f" {len(sources) - MAX_SOURCES} more sources are not listed." if len(sources) > MAX_SOURCES else ""
-    text_columns = {0, len(heads) - 1, *([1] if has_clusters else [])}
+    columns = {0, len(headers) - 1, *([1] if has_clusters else [])}
     note = f"Share of the sampled data.{more}"
-    return Table(f"Mixture of {run.name}", heads, tuple(rows), note, frozenset(text_columns))
+    return Table(f"Mixture of {run.name}", headers, tuple(rows), note, frozenset(columns))
 
 
 def cluster_table(scored: Sequence[tuple[str, EvaluationSummary]]) -> Table:
@@ -318,10 +316,10 @@ def cluster_table(scored: Sequence[tuple[str, EvaluationSummary]]) -> Table:
         for mean in (*evaluation.clusters, *evaluation.means)
     ]
     rows.sort(key=lambda row: (row[0] == "all clusters", row[0], row[2]))
-    heads = ("cluster", "model", "shots", "score", "95% interval", "of")
+    headers = ("cluster", "model", "shots", "score", "95% interval", "of")
     note = "Means of the core tasks, 0 to 100. A single task keeps its own interval; several have a normal one: "
     note += "1.96 standard errors, as if the scores were independent, so it may extend below 0."
-    return Table("Scores by cluster", heads, tuple(rows), note, frozenset({0, 1}))
+    return Table("Scores by cluster", headers, tuple(rows), note, frozenset({0, 1}))
 
 
 def task_table(scored: Sequence[tuple[str, EvaluationSummary]]) -> Table:
@@ -342,10 +340,10 @@ def task_table(scored: Sequence[tuple[str, EvaluationSummary]]) -> Table:
         for task in evaluation.tasks
     ]
     rows.sort(key=lambda row: (row[0], row[3]))
-    heads = ("task", "model", "metric", "shots", "score", "95% interval", "chance", "examples", "seen")
+    headers = ("task", "model", "metric", "shots", "score", "95% interval", "chance", "examples", "seen")
     note = "Mean over templates, 0 to 100; intervals by resampling examples. "
     note += "Chance: the better of guessing and of always giving the most frequent answer."
-    return Table("Scores by task", heads, tuple(rows), note, frozenset({0, 1, 2, 8}))
+    return Table("Scores by task", headers, tuple(rows), note, frozenset({0, 1, 2, 8}))
 
 
 def template_table(scored: Sequence[tuple[str, EvaluationSummary]]) -> Table:
@@ -361,9 +359,9 @@ def template_table(scored: Sequence[tuple[str, EvaluationSummary]]) -> Table:
                     (task.task, label, str(task.shots), str(len(scores)), *ends, format_decimal(task.spread, 1))
                 )
     rows.sort(key=lambda row: (row[0], row[2]))
-    heads = ("task", "model", "shots", "templates", "lowest", "highest", "deviation")
+    headers = ("task", "model", "shots", "templates", "lowest", "highest", "deviation")
     return Table(
-        "Spread over templates", heads, tuple(rows), "Standard deviation over templates.", frozenset({0, 1, 4, 5})
+        "Spread over templates", headers, tuple(rows), "Standard deviation over templates.", frozenset({0, 1, 4, 5})
     )
 
 

@@ -62,9 +62,9 @@ def _print_table(table: Table, out: Console) -> None:
     from rich.table import Table as RichTable
 
     rich_table = RichTable(box=None, padding=(0, COLUMN_GAP, 0, 0), pad_edge=False, header_style="cyan")
-    for column, head in enumerate(table.headers):
+    for column, header in enumerate(table.headers):
         rich_table.add_column(
-            Text(_printable(head)),
+            Text(_printable(header)),
             justify="left" if column in table.text_columns else "right",
             no_wrap=column != folded,
             overflow="fold",
@@ -93,14 +93,14 @@ def _print_stacked(table: Table, out: Console) -> None:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    widest = max(len(head) for head in table.headers[1:])
+    widest = max(len(header) for header in table.headers[1:])
     for row in table.rows:
         out.print(Text(_printable(row[0]), style="cyan"))
         inner = RichTable.grid(padding=(0, COLUMN_GAP, 0, 0))
         inner.add_column(max_width=min(widest, out.width // 2), overflow="fold")
         inner.add_column(overflow="fold")
-        for head, cell in zip(table.headers[1:], row[1:], strict=True):
-            inner.add_row(Text(_printable(head), style="dim"), Text(_printable(cell)))
+        for header, cell in zip(table.headers[1:], row[1:], strict=True):
+            inner.add_row(Text(_printable(header), style="dim"), Text(_printable(cell)))
         out.print(Padding(inner, (0, 0, 0, COLUMN_GAP)))
 
 

@@ -196,8 +196,8 @@ def _curve_figure(
     spec = base_figure(280, data={"values": values}, layer=layers, encoding={"color": colour_encoding(names)})
     fields = {"x": "step", "y": "value"}
     axes = tuple(axis for axis in log if all(point[fields[axis]] > 0 for point in values))
-    heads = ("run", "of", "step", unit)
-    table = Table(title, heads, tuple(rows), f"At most {max_listed} steps of each curve.", frozenset({0, 1}))
+    headers = ("run", "of", "step", unit)
+    table = Table(title, headers, tuple(rows), f"At most {max_listed} steps of each curve.", frozenset({0, 1}))
     return Figure(key, section, title, " ".join(trends), spec, table, axes, zoom=True)
 
 
@@ -234,9 +234,9 @@ def _describe_trend(run: str, kind: str, points: Sequence[tuple[int, float]]) ->
         return f"{label + ': ' if label else ''}{format_decimal(first_value)} at step {first:,}."
     low = min(points, key=lambda point: point[1])
     best = f", lowest {format_decimal(low[1])} at step {low[0]:,}" if low[0] not in (first, last) else ""
-    head = f"{label}: " if label else ""
+    prefix = f"{label}: " if label else ""
     return (
-        f"{head}from {format_decimal(first_value)} at step {first:,} "
+        f"{prefix}from {format_decimal(first_value)} at step {first:,} "
         f"to {format_decimal(last_value)} at step {last:,}{best}."
     )
 

@@ -15,7 +15,7 @@ from metalm_cli.reports.reading.tolerant_json import load_json, read_jsonl, with
 RESULT_FORMAT = 2
 """Format version of the result files that are read."""
 SAMPLES_SUFFIX = ".samples.jsonl"
-NORMAL_QUANTILE = 1.96
+Z_95 = 1.96
 """Half the width of a normal 95% interval, in standard errors."""
 MAX_CLASSES = 12
 """Largest number of distinct answers that count as classes."""
@@ -153,13 +153,13 @@ def read_evaluations(folder: Path, problems: list[str]) -> list[EvaluationSummar
             record = load_json(path.read_bytes())
             if not isinstance(record, dict):
                 raise ValueError("not a JSON object")
-            file_format = record.get("format")
-            if file_format != RESULT_FORMAT:
-                is_old = isinstance(file_format, int) and file_format < RESULT_FORMAT
+            version = record.get("format")
+            if version != RESULT_FORMAT:
+                is_old = isinstance(version, int) and version < RESULT_FORMAT
                 why = (
-                    f"an older format ({file_format}); evaluate again"
+                    f"an older format ({version}); evaluate again"
                     if is_old
-                    else f"not a result file of format {RESULT_FORMAT}"
+                    else f"not results of format {RESULT_FORMAT}"
                 )
                 problems.append(f"{folder.name}/{path.name} is left out: {why}")
                 continue
@@ -182,9 +182,7 @@ def _evaluation(path: Path, record: Mapping[str, Any]) -> EvaluationSummary:
         for shots, shot_means in record.get("clusters", {}).items()
         for name, mean in shot_means.items()
     ]
-    cluster_intervals: IntervalTable = {
-        ((cluster.cluster,), cluster.shots): (cluster.low, cluster.high) for cluster in clusters
-    }
+    cluster_intervals: IntervalTable = {((mean.cluster,), mean.shots): (mean.low, mean.high) for mean in clusters}
     means = [
         _mean_score("", int(shots), mean, cluster_intervals) for shots, mean in record.get("mean", {}).items() if mean
     ]
@@ -252,11 +250,7 @@ def _finite_score(value: Any) -> float:
 
 def _normal_interval(score: float | None, error: float | None) -> Interval:
     """Normal 95% interval; it may extend below 0 or above 100."""
-    return (
-        (None, None)
-        if score is None or error is None
-        else (score - NORMAL_QUANTILE * error, score + NORMAL_QUANTILE * error)
-    )
+    return (None, None) if score is None or error is None else (score - Z_95 * error, score + Z_95 * error)
 
 
 def _recorded_interval(record: Mapping[str, Any]) -> Interval:

@@ -1,4 +1,4 @@
-"""lm_eval's own tasks over local files: nothing of a task is changed but where its rows come from."""
+"""lm_eval's own tasks over local files: only the source of the rows is changed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TASKS = {
     "rte": ("glue/rte/default.yaml", "rte"),
     "cb": ("super_glue/cb/default.yaml", "cb"),
 }
-"""File of each task inside lm_eval, and the folder of its rows."""
+"""Task file inside lm_eval and folder of the rows, for each task."""
 
 
 def write_task(name: str, folder: Path, data_root: Path, rows: int = 40, **changes: Any) -> str:
@@ -24,13 +24,13 @@ def write_task(name: str, folder: Path, data_root: Path, rows: int = 40, **chang
 
     Args:
         name: One of :data:`TASKS`.
-        folder: Where to write.
-        data_root: Where rows lie.
-        rows: Rows of each split, the first ones.
+        folder: Folder for the task file.
+        data_root: Folder of the rows.
+        rows: Number of rows of each split, from the beginning.
         changes: Further keys of the task.
 
     Returns:
-        The task's name, ``local_`` before its own.
+        The name of the task, with the prefix ``local_``.
     """
     import lm_eval.tasks
     import yaml

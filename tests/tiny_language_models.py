@@ -1,4 +1,4 @@
-"""Tiny models with their session-level interface, and what they should say: straight from Hugging Face modules.
+"""Tiny language models, and a reference for their scores and texts, computed with Hugging Face modules.
 
 The reference shares nothing with the package but the modules and the connector's matrices: it tokenises with the plain
 Hugging Face tokenizers, runs each span through its encoder alone and each session through the decoder alone, with full
@@ -20,7 +20,7 @@ from model_families import make_decoder, make_encoder, make_metalm, noise_image
 from tiny_models import tokenizer_of
 
 TOKENIZER_KINDS = {"gpt2": "byte", "llama": "llama", "opt": "byte-bos", "gemma2": "metaspace"}
-"""Kind of tokenizer of each family."""
+"""Tokenizer of each family."""
 FAMILIES = tuple(TOKENIZER_KINDS)
 PREFIX = "So"
 
@@ -43,7 +43,7 @@ def _components(family: str, encoders: tuple[str, ...], changes: tuple[tuple[str
 def tiny_language_model(
     family: str = "gpt2", *encoders: str, rules: dict[str, str] | None = None, **changes: Any
 ) -> LanguageModel:
-    """A model with random weights, encoders named ``text`` or ``vision``; the weights are the same in every call."""
+    """Return a model with random weights and encoders ``text`` or ``vision``; each call returns the same weights."""
     model, tokenizer, encoder_tokenizer = _components(family, encoders, tuple(changes.items()))
     processors: dict[str, Any] = {}
     for name in encoders:
@@ -56,7 +56,7 @@ def tiny_language_model(
 
 
 def endless_language_model(family: str, *encoders: str, **changes: Any) -> LanguageModel:
-    """A model whose likeliest tokens vary (a head of its own), and that never ends a document by itself."""
+    """Return a model with varied likeliest tokens (an untied head) that never generates a document end."""
     language_model = tiny_language_model(family, *encoders, tie_word_embeddings=False, **changes)
     head = language_model.model.decoder.get_output_embeddings()
     if not hasattr(head, "muted"):
@@ -70,10 +70,10 @@ def _mute_document_end(head: Any, _inputs: Any, logits: torch.Tensor) -> torch.T
 
 
 class Reference:
-    """One session after another, slowly.
+    """Reference implementation: one session at a time, without batches or caches.
 
     Args:
-        language_model: Whose modules and Hugging Face tokenizers are used.
+        language_model: Model whose modules and Hugging Face tokenizers are used.
     """
 
     def __init__(self, language_model: LanguageModel) -> None:
@@ -83,7 +83,7 @@ class Reference:
         self.adds_start = self.tokenizer("x").input_ids[0] == self.tokenizer.bos_token_id
 
     def span_ids(self, span: Causal, is_continuation: bool) -> list[int]:
-        """A span's tokens: as they are in a longer text, where something stands before."""
+        """Return the tokens of a span; after other spans, as they are inside a longer text."""
         if not isinstance(span.content, str):
             ids = list(span.content)
         elif is_continuation:
@@ -96,7 +96,7 @@ class Reference:
         return [*ids, self.tokenizer.eos_token_id] if span.end else ids
 
     def dock_vectors(self, span: Docked) -> torch.Tensor:
-        """A dock's vectors: ``[p, d]``."""
+        """Return the vectors of a dock: ``[p, d]``."""
         encoder = self.model.encoders[span.encoder]
         if isinstance(span.content, str):
             encoded = self.processors[span.encoder].tokenizer(
@@ -111,7 +111,7 @@ class Reference:
         return outputs @ connector.weight.T + connector.bias
 
     def inputs(self, spans: list[Span]) -> tuple[torch.Tensor, list[int], list[bool]]:
-        """Input vectors ``[1, n, d]``, token ids (-1 at docks) and what is trained."""
+        """Return the input vectors ``[1, n, d]``, the token ids (-1 at docks) and which tokens are trained."""
         table = self.model.decoder.get_input_embeddings()
         first = spans[0]
         ids, trained, vectors = [], [], []
@@ -132,9 +132,9 @@ class Reference:
 
     @torch.no_grad()
     def score(self, spans: list[Span]) -> float:
-        """Log-probability of the trained tokens, in nats."""
+        """Return the log-probability of the trained tokens, in nats."""
         vectors, ids, trained = self.inputs(spans)
-        if min(ids) >= 0:  # nothing is docked: not even the embeddings are looked up here
+        if min(ids) >= 0:  # without docks the decoder looks up the embeddings itself
             logits = self.model.decoder(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
         else:
             logits = self.model.decoder(inputs_embeds=vectors, use_cache=False).logits[0]
@@ -143,21 +143,21 @@ class Reference:
 
     @torch.no_grad()
     def logits(self, spans: list[Span], extra_tokens: tuple[int, ...] = ()) -> torch.Tensor:
-        """Logits after a session and further tokens: ``[v]``."""
+        """Return the logits after a session and further tokens: ``[v]``."""
         vectors = self.inputs(spans)[0]
         if extra_tokens:
             vectors = torch.cat([vectors, self.model.decoder.get_input_embeddings()(torch.tensor([extra_tokens]))], 1)
         return self.model.decoder(inputs_embeds=vectors, use_cache=False).logits[0, -1]
 
     def greedy(self, spans: list[Span], count: int) -> list[int]:
-        """The likeliest tokens, one after another, everything computed anew for each."""
+        """Generate greedily, recomputing everything for each token."""
         ids: list[int] = []
         while len(ids) < count:
             ids.append(int(self.logits(spans, tuple(ids)).argmax()))
         return ids
 
     def beams(self, spans: list[Span], count: int, width: int) -> list[int]:
-        """The likeliest sequence that a beam search finds."""
+        """Return the likeliest sequence of a beam search."""
         beams: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
         for _ in range(count):
             candidates = []

@@ -1,4 +1,4 @@
-"""The command that is handed over, and what is said where lm_eval is missing."""
+"""Command line for lm_eval, and the error if lm_eval is missing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_missing")
-def test_where_lm_eval_is_missing_one_message_says_how_to_get_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_lm_eval_is_one_message_with_a_remedy(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(MetalmError, match="lm_eval is not installed"):
         harness.harness_command("runs/latest", ["hellaswag"])
     assert harness.main(["--tasks", "hellaswag"]) == Exit.USAGE
@@ -53,7 +53,7 @@ def test_the_command_names_all_options() -> None:
 
 @pytest.mark.usefixtures("_installed")
 @pytest.mark.parametrize(("model", "tasks"), [("a,b=c", ["copa"]), ("runs/a", ["co,pa"]), ("runs/a", [])])
-def test_what_lm_eval_would_read_otherwise_is_refused(model: str, tasks: list[str]) -> None:
+def test_names_that_lm_eval_would_parse_are_rejected(model: str, tasks: list[str]) -> None:
     with pytest.raises(MetalmError):
         harness.harness_command(model, tasks)
 

@@ -1,4 +1,4 @@
-"""Requests as token ids: boundaries, start tokens, truncation and windows, by hand."""
+"""Requests as token ids: boundaries, start tokens, truncation and windows."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_llama_reads_its_start_token_once() -> None:
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_without_context_the_prefix_token_stands_before(family: str) -> None:
+def test_without_context_the_prefix_token_comes_first(family: str) -> None:
     reader = ContinuationTokenizer(tiny_language_model(family))
     (pair,) = reader.encode_pairs([("", "A dog")])
     assert pair == ContextAndContinuation(
@@ -61,7 +61,7 @@ def test_a_prefix_token_and_a_start_token_can_be_requested() -> None:
     )
 
 
-def test_rules_that_a_model_was_saved_with_hold() -> None:
+def test_the_token_rules_of_the_model_apply() -> None:
     language_model = tiny_language_model("gpt2", rules={"start": "always", "paragraph": "Ġ"})
     paragraph = language_model.decoder_tokenizer.paragraph_id
     (pair,) = ContinuationTokenizer(language_model).encode_pairs([("One.\nTwo.", " Three")])
@@ -84,13 +84,13 @@ def test_long_contexts_lose_their_beginning() -> None:
 @pytest.mark.parametrize(
     ("request_", "says"), [((CONTEXT, ""), "no token of its own"), ((CONTEXT, REST * 9), "tokens, the model reads 10")]
 )
-def test_what_cannot_be_scored_is_refused(request_: tuple[str, str], says: str) -> None:
+def test_continuations_that_cannot_be_scored_are_errors(request_: tuple[str, str], says: str) -> None:
     with pytest.raises(MetalmError, match=says):
         ContinuationTokenizer(tiny_language_model("gpt2"), max_length=10).encode_pairs([request_])
 
 
 @pytest.mark.parametrize("length", [2, 3, 7, 64])
-def test_windows_cover_a_text_once_with_as_much_before_it_as_fits(length: int) -> None:
+def test_windows_cover_a_text_once_with_the_longest_context(length: int) -> None:
     reader = ContinuationTokenizer(tiny_language_model("gpt2"), max_length=length)
     ids = reader.tokenizer(CONTEXT + REST).input_ids
     windows = list(reader.rolling_windows(CONTEXT + REST))
@@ -104,7 +104,7 @@ def test_windows_cover_a_text_once_with_as_much_before_it_as_fits(length: int) -
     assert list(reader.rolling_windows("")) == []
 
 
-def test_equal_contexts_are_one_question_and_common_beginnings_stand_in_front() -> None:
+def test_equal_contexts_are_one_question_and_common_beginnings_are_shared_prefixes() -> None:
     shots = tuple(range(40))
     pairs = [
         ContextAndContinuation((*shots, 5), (1, 2)),
@@ -123,6 +123,6 @@ def test_equal_contexts_are_one_question_and_common_beginnings_stand_in_front() 
 
 
 @pytest.mark.parametrize("length", [1, 10_000])
-def test_a_length_that_the_model_does_not_have_is_refused(length: int) -> None:
+def test_an_invalid_maximum_length_is_an_error(length: int) -> None:
     with pytest.raises(MetalmError, match=f"max_length={length}"):
         ContinuationTokenizer(tiny_language_model("gpt2"), max_length=length)

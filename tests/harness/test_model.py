@@ -1,4 +1,4 @@
-"""The model inside lm_eval: docks, generation, windows and arguments; needs lm_eval, no data."""
+"""Model for lm_eval: docks, generation, windows and arguments; needs lm_eval, but no data."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_docked_contexts_are_read_by_the_encoder(family: str) -> None:
     assert abs(plain[0][0] - scores[0][0]) > 1e-3
 
 
-def test_the_delimiter_of_the_model_stands_before_continuations() -> None:
+def test_the_delimiter_of_the_model_comes_before_continuations() -> None:
     language_model = tiny_language_model("gpt2", "text", rules={"target_delimiter": " Answer: "})
     (result,) = HarnessModel(language_model, dock="text").loglikelihood(
         instances("loglikelihood", (DOCK_TEXT, " yes")), True
@@ -145,7 +145,7 @@ def test_the_delimiter_of_the_model_stands_before_continuations() -> None:
     assert result[0] == pytest.approx(float(expected[0]), abs=1e-4)
 
 
-def test_what_has_no_context_is_not_docked() -> None:
+def test_requests_without_context_are_not_docked() -> None:
     language_model = tiny_language_model("gpt2", "text")
     (result,) = HarnessModel(language_model, dock="text").loglikelihood(
         instances("loglikelihood", ("", "The dog")), True
@@ -176,7 +176,7 @@ def test_docked_contexts_are_continued_without_the_delimiter() -> None:
     assert HarnessModel(delimited_model, dock="text").generate_until(requests, True) == [generated[2:]]
 
 
-def test_a_context_longer_than_its_encoder_is_refused() -> None:
+def test_a_context_longer_than_its_encoder_is_an_error() -> None:
     with pytest.raises(MetalmError) as caught:
         HarnessModel(tiny_language_model("gpt2", "text"), dock="text").loglikelihood(
             instances("loglikelihood", (DOCK_TEXT * 9, " yes")), True
@@ -197,7 +197,7 @@ def test_a_context_longer_than_its_encoder_is_refused() -> None:
         ({"dock": "vision"}, "no encoder of this name"),
     ],
 )
-def test_wrong_arguments_are_refused(arguments: dict[str, Any], says: str, tmp_path: Path) -> None:
+def test_invalid_arguments_are_errors(arguments: dict[str, Any], says: str, tmp_path: Path) -> None:
     if "dtype" in arguments or "batch_size" in arguments or "dock" in arguments:
         arguments["pretrained"] = save(tiny_language_model("gpt2", "text"), tmp_path)
     with pytest.raises(MetalmError, match=says):
@@ -214,11 +214,11 @@ def test_the_dtype_of_the_weights_is_as_requested(tmp_path: Path) -> None:
     assert result[0] < 0
 
 
-def test_results_reach_the_cache_of_lm_eval_as_they_come(tmp_path: Path) -> None:
+def test_results_are_written_to_the_cache_of_lm_eval_at_once(tmp_path: Path) -> None:
     from lm_eval.api.model import CachingLM
 
     model = HarnessModel(tiny_language_model("gpt2"))
-    model.scorer = Scorer(model.language_model, budget=1)  # a question a pass
+    model.scorer = Scorer(model.language_model, budget=1)  # one question in each forward pass
     cached: Any = CachingLM(model, str(tmp_path / "cache.db"))
     requests = instances("loglikelihood", *((context, " yes") for context in CONTEXTS))
     forward, passes = model.scorer._forward, []

@@ -1,4 +1,4 @@
-"""lm_eval's own tasks, rows and metrics: log-likelihoods and accuracies of its ``hf`` backend, on real data."""
+"""Parity with lm_eval's ``hf`` backend: log-likelihoods and accuracies of its tasks, on real data."""
 
 from __future__ import annotations
 
@@ -88,17 +88,17 @@ def test_frozen_demonstrations_are_read_once(data_root: Path, tmp_path: Path) ->
     assert ours.scorer.positions < sum(map(len, contexts)) / 2
 
 
-def test_the_command_line_of_lm_eval_takes_over(
+def test_the_command_line_runs_lm_eval(
     tasks: tuple[Path, list[str]],
     checkpoints: Callable[[str], Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def only_ours(*arguments: Any, **options: Any) -> Any:  # the index of 14,000 tasks takes seconds
+    def without_defaults(*arguments: Any, **options: Any) -> Any:  # indexing lm_eval's 14,000 tasks takes seconds
         return TaskManager(*arguments, **{**options, "include_defaults": False})
 
-    monkeypatch.setattr("lm_eval.tasks.TaskManager", only_ours)
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", without_defaults)
     command = ["--model", "metalm", "--model_args", f"pretrained={checkpoints('stories260k-llama')}", "--tasks"]
     command += [tasks[1][4], "--include_path", str(tasks[0]), "--limit", "4", "--batch_size", "auto"]
     monkeypatch.setattr("sys.argv", ["untouched"])

@@ -1,4 +1,4 @@
-"""Many sessions at once: the texts of one by one, whatever stands together."""
+"""Batched generation: the same texts as one session at a time, for any batch."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_families_can_be_padded(family) -> None:
     assert measure_left_padding(make_decoder(family))
 
 
-def test_positions_end_each_session_where_they_end_alone() -> None:
+def test_positions_end_each_session_as_they_do_alone() -> None:
     language_model = endless_language_model("gpt2", "text", n_positions=24)
     sessions = [Session([Causal(tuple(range(40, 40 + length)))]) for length in (22, 20, 5, 6)]
     alone = [language_model.generate([session], 9)[0] for session in sessions]
@@ -134,7 +134,7 @@ def test_a_budget_bounds_the_positions_of_a_batch() -> None:
     positions_left = [100] * 7
     batches = list(plan_batches(lengths, limits, positions_left, 99, budget=24))
     assert sorted(index for batch in batches for index in batch) == list(range(7))
-    assert batches[0] == [6], "alone it may take more"
+    assert batches[0] == [6], "a single session may exceed the budget"
     for batch in batches[1:]:
         assert len(batch) * (max(lengths[index] for index in batch) + 3) <= 24
     assert max(map(len, batches)) > 1
@@ -172,7 +172,7 @@ def test_sampling_leaves_the_global_generator_alone() -> None:
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_stop_texts_end_each_where_it_would_end_alone(family, monkeypatch) -> None:
+def test_stop_strings_end_each_session_as_they_do_alone(family, monkeypatch) -> None:
     language_model = endless_language_model(family, "text")
     sessions = prompts()
     whole = generate_all(language_model, sessions, [24] * 9)
@@ -184,7 +184,7 @@ def test_stop_texts_end_each_where_it_would_end_alone(family, monkeypatch) -> No
     monkeypatch.setattr(batch_generation, "generate_batch", lambda *a: steps.append(real(*a)) or steps[-1])
     for size in (1, 4):
         assert generate_all(language_model, sessions, [24] * 9, batch_size=size, stop=stop) == expected
-    assert min(ids.shape[1] for ids in steps) < 24, "nothing is said long after the stop"
+    assert min(ids.shape[1] for ids in steps) < 24, "generation ends soon after the stop string"
     beams = {"num_beams": 2, "length_penalty": 1.0}
     wide = generate_all(language_model, sessions, [9] * 9, **beams)
     assert generate_all(language_model, sessions, [9] * 9, stop=stop, **beams) == [
@@ -192,19 +192,19 @@ def test_stop_texts_end_each_where_it_would_end_alone(family, monkeypatch) -> No
     ]
 
 
-def test_a_batch_that_memory_does_not_hold_is_halved(monkeypatch) -> None:
+def test_a_batch_that_exceeds_the_memory_is_halved(monkeypatch) -> None:
     language_model = endless_language_model("gpt2", "text")
     sessions = prompts()
     expected = generate_all(language_model, sessions, [4] * 9)
     real, batch_sizes = batch_generation.generate_batch, []
 
-    def small(language_model, sessions, most, options):
+    def limited(language_model, sessions, max_new_tokens, options):
         batch_sizes.append(len(sessions))
         if len(sessions) > limit:
             raise torch.OutOfMemoryError("too much")
-        return real(language_model, sessions, most, options)
+        return real(language_model, sessions, max_new_tokens, options)
 
-    monkeypatch.setattr(batch_generation, "generate_batch", small)
+    monkeypatch.setattr(batch_generation, "generate_batch", limited)
     limit = 2
     progress: list[int] = []
     assert generate_all(language_model, sessions, [4] * 9, batch_size=9, on_progress=progress.append) == expected
@@ -214,6 +214,6 @@ def test_a_batch_that_memory_does_not_hold_is_halved(monkeypatch) -> None:
     limit = 9
     assert sample_all(language_model, sessions, [4] * 9, 1, batch_size=9) == drawn
     limit = 0
-    with pytest.raises(MetalmError, match="out of memory: a session") as caught:
+    with pytest.raises(MetalmError, match="out of memory: session") as caught:
         generate_all(language_model, sessions, [4] * 9)
     assert "up to 4 new tokens" in caught.value.why

@@ -1,4 +1,4 @@
-"""Conversations on a kept cache: what a session says that is read at once."""
+"""Conversations with a cache: the same replies as for a session that is read at once."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_turn_by_turn_is_the_session_read_at_once(family) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_text_goes_on_as_if_it_had_been_one_text(family) -> None:
+def test_text_in_turns_equals_one_text(family) -> None:
     language_model = tiny_language_model(family)
     text = "Once upon a time there was a little girl named Lily."
     ids = language_model.tokenizer(text, return_tensors="pt").input_ids
@@ -83,7 +83,7 @@ def test_two_conversations_do_not_share_a_cache() -> None:
     torch.testing.assert_close(first.extend([Causal(" had")]).logits, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_more_than_the_decoder_reads_is_refused_and_changes_nothing() -> None:
+def test_too_many_positions_are_an_error_that_changes_nothing() -> None:
     language_model = tiny_language_model("gpt2", "text", n_positions=24)
     state = language_model.start(Session([Causal((5,) * 20)]))
     with pytest.raises(MetalmError, match="conversation takes 25 positions, the decoder has 24") as caught:

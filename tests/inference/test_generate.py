@@ -1,4 +1,4 @@
-"""Continuations: those of full recomputation, up to the document's end or the last position."""
+"""Generation: the texts of full recomputation, up to the document end or the last position."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_paragraph_token_is_a_newline_in_the_text() -> None:
     assert lines.start(Session(spans)).reply(6) == text
 
 
-def test_an_end_at_once_is_an_empty_text() -> None:
+def test_an_immediate_document_end_gives_an_empty_text() -> None:
     spans = [Causal("Once upon a time")]
     plain = endless_language_model("gpt2")
     (first,) = plain.tokenizer.convert_ids_to_tokens(Reference(plain).greedy(spans, 1))
@@ -115,7 +115,7 @@ def test_a_model_without_encoders_continues_docked_texts() -> None:
     assert texts[0] == texts[1] != ""
 
 
-def test_sampling_is_asked_for_and_follows_the_seed() -> None:
+def test_sampling_is_optional_and_follows_the_seed() -> None:
     language_model = tiny_language_model("gpt2")
     session = Session(TEXT_SPANS["an untrained beginning"][:1])
 

@@ -1,4 +1,4 @@
-"""Answers of the lines of a file: which lines are read, and how a killed run goes on."""
+"""Generation for the lines of a file: valid and invalid lines, and continuing a killed run."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def source(tmp_path: Path) -> Path:
     return write(tmp_path / "in.jsonl", ROWS)
 
 
-# -- what is read -----------------------------------------------------------------------------------------------------
+# -- input ------------------------------------------------------------------------------------------------------------
 
 
 def test_each_line_is_answered_as_alone(source, tmp_path) -> None:
@@ -71,7 +71,7 @@ def test_each_line_is_answered_as_alone(source, tmp_path) -> None:
     assert header["settings"]["max_new_tokens"] == 6
     assert (output_file.done, output_file.errors) == (set(range(1, 21)), 0)
     assert sorted(row["line"] for row in rows) == list(range(1, 21))
-    assert [row["line"] for row in rows] != list(range(1, 21)), "as they are done: the longest first"
+    assert [row["line"] for row in rows] != list(range(1, 21)), "in the order of generation: the longest first"
     for row in rows:
         source_row = ROWS[row["line"] - 1]
         assert row["id"] == source_row["id"]
@@ -145,7 +145,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("why", WRONG)
-def test_lines_that_do_not_fit_are_named(why, tmp_path) -> None:
+def test_invalid_lines_are_listed(why, tmp_path) -> None:
     source = write(tmp_path / "in.jsonl", [{"text": "a"}, WRONG[why]])
     with pytest.raises(MetalmError, match="a line is invalid") as caught:
         read_input_file(source)
@@ -154,10 +154,10 @@ def test_lines_that_do_not_fit_are_named(why, tmp_path) -> None:
     assert caught.value.where == str(source)
 
 
-def test_many_wrong_lines_and_files_that_are_not_there(tmp_path) -> None:
+def test_many_invalid_lines_and_missing_files(tmp_path) -> None:
     with pytest.raises(MetalmError, match="12 lines are invalid") as caught:
         read_input_file(write(tmp_path / "in.jsonl", ["{}"] * 11 + ["[]"]))
-    assert caught.value.why.count("line ") == 8
+    assert len(re.findall(r"line \d+: ", caught.value.why)) == 8
     assert "and 4 more" in caught.value.why
     with pytest.raises(MetalmError, match="has no lines"):
         read_input_file(write(tmp_path / "empty.jsonl", [" "]))
@@ -174,7 +174,7 @@ def test_many_wrong_lines_and_files_that_are_not_there(tmp_path) -> None:
     ],
 )
 @pytest.mark.parametrize("encoders", [(), ("text",)])
-def test_encoders_that_are_missing_are_found_before_work_begins(row, what, encoders, tmp_path) -> None:
+def test_missing_encoders_are_detected_before_generation(row, what, encoders, tmp_path) -> None:
     noise_image(1).save(tmp_path / "one.png")
     source = write(tmp_path / "in.jsonl", [{"text": "a"}, row])
     if encoders or "speech" not in what:
@@ -182,7 +182,7 @@ def test_encoders_that_are_missing_are_found_before_work_begins(row, what, encod
             run(source, tmp_path / "out.jsonl", model=endless_language_model("gpt2", *encoders))
         assert caught.value.where == f"{source}:2"
         assert not (tmp_path / "out.jsonl").exists()
-    else:  # a model without encoders reads docked texts as causal ones
+    else:  # a model without encoders reads docked texts as causal text
         assert run(source, tmp_path / "out.jsonl", model=endless_language_model("gpt2")).errors == 0
 
 
@@ -202,14 +202,14 @@ def test_a_line_that_the_model_cannot_read_gets_an_error(tmp_path) -> None:
     assert len(read(tmp_path / "out.jsonl")) == 4
 
 
-# -- going on ---------------------------------------------------------------------------------------------------------
+# -- continuing a run -------------------------------------------------------------------------------------------------
 
 SAMPLED = DecodingOptions(6, sampling=SamplingOptions(1.2, 0.95, 3))
 
 
 @pytest.mark.parametrize("torn", [0, 1, 25])
 @pytest.mark.parametrize("decoding", [DecodingOptions(6), SAMPLED], ids=["greedy", "sampled"])
-def test_a_killed_run_goes_on(source, tmp_path, torn, decoding, monkeypatch) -> None:
+def test_a_killed_run_continues(source, tmp_path, torn, decoding, monkeypatch) -> None:
     whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
     run(source, whole, decoding=decoding, budget=1000)
     lines = whole.read_bytes().splitlines(keepends=True)
@@ -223,13 +223,13 @@ def test_a_killed_run_goes_on(source, tmp_path, torn, decoding, monkeypatch) -> 
     run(source, out, decoding=decoding, budget=40)
     assert out.read_bytes().startswith(before)
     assert sorted(read(out)[1:], key=lambda row: row["line"]) == sorted(read(whole)[1:], key=lambda row: row["line"])
-    assert len(generated) == 13, "what is answered is not asked again"
+    assert len(generated) == 13, "answered lines are not generated again"
     done = out.read_bytes()
     run(source, out, decoding=decoding)
     assert out.read_bytes() == done
 
 
-def test_windows_change_no_answer(source, tmp_path, monkeypatch) -> None:
+def test_tokenising_ahead_changes_no_answer(source, tmp_path, monkeypatch) -> None:
     run(source, tmp_path / "one.jsonl", decoding=SAMPLED)
     monkeypatch.setattr(file_generation, "TOKENISE_AHEAD", 3)
     run(source, tmp_path / "two.jsonl", decoding=SAMPLED)
@@ -240,7 +240,7 @@ def test_windows_change_no_answer(source, tmp_path, monkeypatch) -> None:
     assert [row["line"] for row in read(tmp_path / "two.jsonl")[1:4]] in ([1, 2, 3], [3, 2, 1], [2, 3, 1], [3, 1, 2])
 
 
-def test_an_interrupt_leaves_what_is_answered(source, tmp_path) -> None:
+def test_an_interrupt_leaves_the_answers(source, tmp_path) -> None:
     def interrupt(done: int) -> None:
         if done > 5:
             raise KeyboardInterrupt
@@ -265,7 +265,7 @@ def test_an_interrupt_leaves_what_is_answered(source, tmp_path) -> None:
         ({"rows": ROWS[:19]}, "input: another file"),
     ],
 )
-def test_answers_of_another_run_are_left_alone(source, tmp_path, change, why) -> None:
+def test_answers_of_another_run_are_not_changed(source, tmp_path, change, why) -> None:
     out = tmp_path / "out.jsonl"
     run(source, out)
     before = out.read_bytes()
@@ -286,7 +286,7 @@ def test_a_model_that_has_moved_is_the_same(source, tmp_path) -> None:
     assert len(read(tmp_path / "out.jsonl")) == 21
 
 
-# -- the file ---------------------------------------------------------------------------------------------------------
+# -- the output file --------------------------------------------------------------------------------------------------
 
 
 def test_other_files_are_never_overwritten(tmp_path) -> None:
@@ -302,7 +302,7 @@ def test_other_files_are_never_overwritten(tmp_path) -> None:
         OutputFile(out / "below.jsonl", HEADER, {1})
 
 
-def test_a_header_that_was_cut_off_begins_anew(tmp_path) -> None:
+def test_an_incomplete_header_is_rewritten(tmp_path) -> None:
     out = tmp_path / "new" / "out.jsonl"
     whole = json.dumps(HEADER).encode()
     for size in (0, 5, len(append_only_jsonl.HEADER_START), len(whole)):

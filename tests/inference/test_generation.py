@@ -1,4 +1,4 @@
-"""From texts and images to answers: which session is made, and that streaming says what generating says."""
+"""Generation from texts and images: the sessions, and streaming with the same text as generation."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_text_is_docked_or_causal() -> None:
         text_to_session(language_model, "", name="line 3")
 
 
-def test_an_image_stands_first() -> None:
+def test_an_image_comes_first() -> None:
     both, image = tiny_language_model("gpt2", "text", "vision"), noise_image(0)
     assert list(text_to_session(both, "What?", image)) == [Docked("vision", image), Docked("text", "What?")]
     assert list(text_to_session(both, "", image)) == [Docked("vision", image)]
@@ -87,7 +87,7 @@ def test_an_image_needs_an_encoder(encoders, why) -> None:
     assert caught.value.remedy
 
 
-def test_files_that_are_no_images(tmp_path) -> None:
+def test_files_that_are_not_images(tmp_path) -> None:
     good = tmp_path / "good.png"
     noise_image(3).save(good)
     assert open_image(good).tobytes() == noise_image(3).tobytes()
@@ -114,7 +114,7 @@ def test_streaming_equals_generating(family) -> None:
         assert answer.text == (expected.strip() if place == "docked" else expected)
         assert (answer.tokens, answer.finish_reason) == (12, "limit")
         count += len(pieces)
-    assert count > 12, "in pieces, not at the end"
+    assert count > 12, "texts come in pieces, not at the end"
 
 
 def test_an_image_is_answered() -> None:
@@ -130,7 +130,7 @@ def test_an_image_is_answered() -> None:
     )
 
 
-def test_stop_texts_and_beams_end_a_stream() -> None:
+def test_stop_strings_and_beams_end_a_stream() -> None:
     language_model = endless_language_model("gpt2", "text")
     session = text_to_session(language_model, TEXTS[0], route=PromptRoute("causal"))
     whole = stream(language_model, session, DecodingOptions(20))[0].text
@@ -159,7 +159,7 @@ def test_a_stream_ends_with_the_document_or_the_positions() -> None:
     assert (answer.finish_reason, answer.tokens) == ("positions", 3)
 
 
-def test_a_checkpoints_own_constraints_do_not_hold(monkeypatch) -> None:
+def test_constraints_of_a_checkpoint_are_disabled(monkeypatch) -> None:
     language_model = endless_language_model("gpt2", "text")
     session = text_to_session(language_model, TEXTS[0])
     before = stream(language_model, session, DecodingOptions(20))[0].text
@@ -177,7 +177,7 @@ DECODINGS: dict[str, DecodingOptions] = {
 
 
 @pytest.mark.parametrize("name", DECODINGS)
-def test_many_are_answered_as_each_alone(name) -> None:
+def test_many_answers_equal_those_of_single_sessions(name) -> None:
     language_model, decoding = endless_language_model("llama", "text"), DECODINGS[name]
     sessions: dict[int, Any] = {}
     for number, (text, place) in enumerate(itertools.product(TEXTS, ("docked", "causal")), 3):
@@ -194,16 +194,16 @@ def test_many_are_answered_as_each_alone(name) -> None:
         assert stream(language_model, sessions[3][0], decoding, 4)[0].text != alone[3]
 
 
-def test_what_cannot_be_decoded_is_refused(monkeypatch) -> None:
+def test_invalid_decoding_is_an_error(monkeypatch) -> None:
     with pytest.raises(MetalmError, match="cannot be combined"):
         DecodingOptions(beams=2, sampling=SamplingOptions())
     with pytest.raises(MetalmError, match="stop string is empty"):
         DecodingOptions(stop=("a", ""))
 
-    def full(*_: object) -> None:
+    def out_of_memory(*_: object) -> None:
         raise torch.OutOfMemoryError("too much")
 
-    monkeypatch.setattr(generation, "generate_batch", full)
+    monkeypatch.setattr(generation, "generate_batch", out_of_memory)
     language_model = endless_language_model("gpt2", "text")
     with pytest.raises(MetalmError, match="out of memory"):
         stream_answer(language_model, text_to_session(language_model, "Hi"))

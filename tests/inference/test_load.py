@@ -1,4 +1,4 @@
-"""``metalm.load``: what it takes, what it refuses, and that a model's own code runs only where it may."""
+"""``metalm.load``: valid and invalid sources, and remote code, which runs only with permission."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def saved(folder: Path, *encoders: str, family: str = "gpt2") -> Path:
 
 @pytest.fixture(scope="module")
 def docked(tmp_path_factory) -> Path:
-    """A finished model with two encoders."""
+    """Model folder with two encoders."""
     return saved(tmp_path_factory.mktemp("docked") / "run" / "model", "text", "vision")
 
 
 @pytest.fixture
 def plain(tmp_path) -> Path:
-    """A causal language model of its own class, as transformers saves it."""
+    """Folder of a plain causal language model, saved by transformers."""
     folder = tmp_path / "plain"
     language_model = tiny_language_model("llama")
     language_model.model.decoder.save_pretrained(folder)
@@ -48,7 +48,7 @@ def plain(tmp_path) -> Path:
     return folder
 
 
-def test_what_is_loaded_scores_as_what_was_saved(docked) -> None:
+def test_a_loaded_model_scores_like_the_saved_one(docked) -> None:
     loaded = metalm.load(docked)
     assert isinstance(loaded, metalm.LanguageModel)
     assert isinstance(loaded.model, metalm.MetaLM)
@@ -101,7 +101,7 @@ def test_a_missing_folder_was_taken_for_a_hub_id(name, tmp_path, monkeypatch) ->
 
 
 @pytest.mark.parametrize("name", ["runs/nothing/model", "./nothing", "~/runs/nothing"])
-def test_a_missing_folder_that_is_no_hub_id(name, tmp_path, monkeypatch) -> None:
+def test_a_missing_folder_that_is_not_a_hub_id(name, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     error = refused(name, "no model folder")
@@ -128,7 +128,7 @@ def test_a_masked_language_model_is_not_causal(kind, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../../out", "a/b", "/out", "a b", "."])
-def test_names_of_encoders_that_lead_out_are_refused(name, docked, tmp_path) -> None:
+def test_encoder_names_that_leave_the_folder_are_rejected(name, docked, tmp_path) -> None:
     from safetensors.torch import load_file, save_file
 
     folder = tmp_path / "run" / "model"
@@ -145,7 +145,7 @@ def test_names_of_encoders_that_lead_out_are_refused(name, docked, tmp_path) -> 
     assert str(folder) in error.where
 
 
-# -- code of the model's own ------------------------------------------------------------------------------------------
+# -- remote code ------------------------------------------------------------------------------------------------------
 
 CODE = """
 open({marker!r}, "a").write("ran\\n")
@@ -165,12 +165,12 @@ for source in sys.argv[2:]:
         print("loaded", type(loaded.model.decoder).__name__)
     except MetalmError as error:
         assert error.remedy and error.where
-        print("refused", error.what)
+        print("rejected", error.what)
 """
 
 
 def with_code(folder: Path, marker: Path, part: str) -> Path:
-    """A GPT-2 that brings Python code along: for a kind of its own, for its tokenizer, or for a docked decoder."""
+    """Write a GPT-2 with Python code: for a model type of its own, for its tokenizer, or for a docked decoder."""
     if part == "decoder":
         saved(folder, "text")
     else:
@@ -194,7 +194,7 @@ def with_code(folder: Path, marker: Path, part: str) -> Path:
 
 
 def load_fresh(home: Path, trust: str, answer: str | None, *folders: Path) -> subprocess.CompletedProcess[str]:
-    """Load in a process whose input says yes to everything, or is closed."""
+    """Load in a process whose standard input answers each prompt with yes, or is closed."""
     standard_input = {"stdin": subprocess.DEVNULL} if answer is None else {"input": answer * 20}
     return subprocess.run(
         [sys.executable, "-c", LOAD, trust, *map(str, folders)],
@@ -208,7 +208,7 @@ def load_fresh(home: Path, trust: str, answer: str | None, *folders: Path) -> su
 
 
 @pytest.mark.parametrize("answer", [None, "y\n"])
-def test_a_models_own_code_is_neither_asked_for_nor_run(answer, tmp_path) -> None:
+def test_remote_code_neither_prompts_nor_runs(answer, tmp_path) -> None:
     marker = tmp_path / "marker"
     folders = [with_code(tmp_path / part, marker, part) for part in ("model", "tokenizer", "decoder")]
     done = load_fresh(tmp_path / "home", "never", answer, *folders)
@@ -216,12 +216,12 @@ def test_a_models_own_code_is_neither_asked_for_nor_run(answer, tmp_path) -> Non
     assert not marker.exists()
     lines = done.stdout.splitlines()
     assert len(lines) == 3, done.stdout
-    assert lines[0] == "refused the model cannot be loaded"
-    assert lines[2] == "refused the model cannot be loaded"
+    assert lines[0] == "rejected the model cannot be loaded"
+    assert lines[2] == "rejected the model cannot be loaded"
     assert "Do you wish" not in done.stdout + done.stderr
 
 
-def test_a_models_own_code_runs_where_it_may(tmp_path) -> None:
+def test_remote_code_runs_with_permission(tmp_path) -> None:
     folder = with_code(tmp_path / "model", tmp_path / "marker", "model")
     done = load_fresh(tmp_path / "home", "trust", None, folder)
     assert done.stdout.splitlines() == ["loaded OwnModel"], done.stderr
@@ -257,7 +257,7 @@ def test_exports_are_lazy_and_touching_any_registers_the_auto_classes() -> None:
 
 
 def test_every_export_can_be_imported() -> None:
-    assert {"load", "Session", "Docked", "Causal", "Interface"} <= set(metalm.__all__)
+    assert {"load", "Session", "Docked", "Causal", "LanguageModel"} <= set(metalm.__all__)
     for name in metalm.__all__:
         assert getattr(metalm, name) is not None
     with pytest.raises(AttributeError, match="nothing"):

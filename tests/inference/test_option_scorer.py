@@ -1,4 +1,4 @@
-"""Shared questions, options and demonstrations score what each option scores alone."""
+"""Option scoring: shared questions, options and demonstrations give the scores of each option alone."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ DEMONSTRATIONS = [
 
 
 def prompts(count: int = 6) -> list[list[Span]]:
-    """Beginnings of sessions: causal, with one dock, with several."""
+    """Return prompts: causal, with one dock, with several docks."""
     spans: list[list[Span]] = [
         [Causal("Is it cold?")],
         [Docked("text", "the dog barked at a girl and ran")],
@@ -67,7 +67,7 @@ def question(
 def score_separately(
     language_model: LanguageModel, spans: list[Span], option_texts: list[str], demonstrations: list[Span] | None = None
 ) -> np.ndarray:
-    """Each option in a session of its own, one at a time."""
+    """Score each option in a session of its own, one at a time."""
     scores = []
     for text in option_texts:
         ids = tuple(language_model.decoder_tokenizer.encode_continuation(text))
@@ -126,7 +126,7 @@ def test_frozen_demonstrations_are_read_once(family: str, encoders: tuple[str, .
 
 
 def test_the_reference_of_the_reference() -> None:
-    """Against Hugging Face modules alone, span by span."""
+    """The scores equal those of Hugging Face modules, span by span."""
     language_model = tiny_language_model("llama", "text", "vision")
     for name, spans in [*TEXT_SPANS.items(), *DOCKED_SPANS.items()]:
         untrained = [Causal(span.content, end=span.end) if isinstance(span, Causal) else span for span in spans]
@@ -138,7 +138,7 @@ def test_the_reference_of_the_reference() -> None:
         np.testing.assert_allclose(scores, expected, atol=1e-4, rtol=0, err_msg=name)
 
 
-def test_greedy_says_whether_generation_would_say_it() -> None:
+def test_greedy_is_whether_generation_would_return_the_option() -> None:
     language_model = endless_language_model("gpt2", "text")
     spans = prompts()[1]
     ids = Reference(language_model).greedy(spans, 4)
@@ -161,7 +161,7 @@ OPTION = st.lists(st.integers(3, 250), max_size=9)
     st.booleans(),
 )
 def test_any_options(chosen: list[tuple[int, list[list[int]]]], budget: int, front: bool) -> None:
-    """Empty, equal, one the beginning of another, in any number and order."""
+    """Options may be empty, equal, or prefixes of others, in any number and order."""
     language_model = tiny_language_model("gpt2", "text")
     demonstrations = DEMONSTRATIONS if front else None
     questions, expected = [], []
@@ -192,7 +192,7 @@ def test_nothing_is_read_or_projected_twice() -> None:
     prefix = language_model.tokenise(Session([Causal("the dog barked")]))
     ids = [np.array(option_ids) for option_ids in ([5, 6, 7], [5, 6, 8], [9], [10], [5, 6, 7])]
     worker.score([OptionQuestion(prefix, tuple(ids))])
-    assert worker.positions == len(prefix) + 2  # one head of two tokens serves three options
+    assert worker.positions == len(prefix) + 2  # three options share a head of two tokens
     assert worker.projected == 1 + 2
 
 
@@ -211,7 +211,7 @@ def test_each_distinct_dock_is_encoded_once() -> None:
     assert worker.docks.requested > 3
 
 
-def test_docks_leave_when_there_is_no_room() -> None:
+def test_docks_are_evicted_when_the_cache_is_full() -> None:
     language_model = tiny_language_model("gpt2", "text")
     docks = [
         language_model.tokenise(Session([Docked("text", text)])).docks[0][1] for text in ("a dog", "a cat", "a dog")
@@ -225,7 +225,7 @@ def test_docks_leave_when_there_is_no_room() -> None:
     assert tight.encoded == 3
 
 
-def test_finished_questions_are_told_once_each() -> None:
+def test_finished_questions_are_reported_once_each() -> None:
     language_model = tiny_language_model("gpt2", "text")
     finished: dict[int, Any] = {}
 

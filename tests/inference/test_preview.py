@@ -1,4 +1,4 @@
-"""Sample continuations of held-out texts, which change nothing of a model in training."""
+"""Previews of continuations, which do not change a model in training."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_beginning_of_each_text_is_continued(encoders) -> None:
 
 
 def test_a_text_that_the_model_cannot_read_is_shortened_or_left_out() -> None:
-    # 24 such words are more than the encoder's 60 tokens, and more than 40 positions.
+    # 24 of these words exceed the encoder's 60 tokens, and 40 positions.
     long = " ".join(["extraordinarily"] * 30)
     continuations = preview_continuations(
         assembly_of(endless_language_model("gpt2", "text")), [long, "\u200b \u200b", "", "The girl"]

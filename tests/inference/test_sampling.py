@@ -1,4 +1,4 @@
-"""Drawn tokens: from the right distribution, and from a generator of each sequence's own."""
+"""Sampling: the distribution of the tokens, and a generator for each sequence."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def test_tokens_are_drawn_from_the_softmax(temperature) -> None:
         (counts[token] - float(expected_count)) ** 2 / float(expected_count)
         for token, expected_count in enumerate(expected)
     )
-    assert chi < 16.3, "chi-square with three degrees of freedom: one in a thousand is above"
+    assert chi < 16.3, "chi-square with three degrees of freedom: p = 0.001"
 
 
 def test_top_p_keeps_the_likeliest() -> None:
     assert nucleus_mask(SHARES.log()[None], 0.79).isfinite().tolist() == [[True, True, False, False]]
     assert nucleus_mask(SHARES.log()[None], 0.81).isfinite().tolist() == [[True, True, True, False]]
     assert nucleus_mask(SHARES.flip(0).log()[None], 0.1).isfinite().tolist() == [[False, False, False, True]]
-    assert nucleus_mask(torch.zeros(1, 4), 0.6).isfinite().sum() == 3, "ties go by number"
+    assert nucleus_mask(torch.zeros(1, 4), 0.6).isfinite().sum() == 3, "ties are broken by token id"
     counts = Counter(draw(SamplingOptions(1.0, 0.6), 4000, SHARES.log()))
     assert set(counts) == {0, 1}
     assert math.isclose(counts[0] / 4000, 0.625, abs_tol=0.03)
 
 
-def test_a_sequence_draws_the_same_whatever_is_beside_it() -> None:
+def test_samples_of_a_sequence_do_not_depend_on_the_batch() -> None:
     logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
     keys = [(4, 0), (4, 1), (9, 0)]
     together = GumbelSampler(SamplingOptions(seed=5), keys)
@@ -79,7 +79,7 @@ def test_no_draw_is_infinite(monkeypatch) -> None:
     "wrong",
     [{"temperature": 0.0}, {"temperature": math.nan}, {"temperature": math.inf}, {"top_p": 0.0}, {"top_p": 1.1}],
 )
-def test_what_cannot_be_drawn_is_refused(wrong) -> None:
+def test_invalid_sampling_options_are_errors(wrong) -> None:
     with pytest.raises(MetalmError, match="got"):
         SamplingOptions(**wrong)
     with pytest.raises(MetalmError, match="seed"):

@@ -1,4 +1,4 @@
-"""Scores of sessions: those of Hugging Face modules, whatever the batch."""
+"""Scores of sessions: those of Hugging Face modules, for any batch."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_model_without_encoders_reads_docked_texts_as_untrained_text(family) -
 
 
 def test_a_text_is_scored_as_transformers_does() -> None:
-    """A whole text in one trained span: the loss that the decoder itself gives for its labels."""
+    """The score of a text in one trained span equals the loss that the decoder returns for its labels."""
     language_model = tiny_language_model("llama")
     text = "Once upon a time there was a little girl named Lily."
     ids = torch.tensor([language_model.tokenizer(text).input_ids])
@@ -96,7 +96,7 @@ GOOD = Session([Causal("So"), Causal(" yes", trained=True)])
 
 
 def refused(language_model, session: Session, match: str) -> MetalmError:
-    """The error among good sessions."""
+    """Return the error for an invalid session among valid ones."""
     with pytest.raises(MetalmError, match=match) as caught:
         language_model.log_likelihood([GOOD, session, GOOD])
     assert caught.value.remedy
@@ -120,13 +120,13 @@ def test_a_session_with_nothing_to_score_is_named(spans) -> None:
     refused(language_model, Session(spans, "question 7"), "question 7 ")
 
 
-def test_a_first_token_that_nothing_predicts_is_no_score() -> None:
+def test_a_first_token_that_nothing_predicts_is_an_error() -> None:
     spans = [Causal("The girl", trained=True)]
     language_model = tiny_language_model("gpt2", rules={"start": "never"})
     error = refused(language_model, Session(spans, "question 7"), "first trained token of question 7")
     assert "untrained span before the first" in error.remedy
     refused(language_model, Session(spans), "of session 1")
-    # The remedy helps.
+    # The remedy works.
     assert language_model.log_likelihood([Session([Causal("So"), *spans])])[0] < 0
     assert tiny_language_model("gpt2").log_likelihood([Session(spans)])[0] < 0
 

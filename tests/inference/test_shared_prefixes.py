@@ -1,4 +1,4 @@
-"""Shared beginnings: what is put in front is common to its run, and saves no less than any one run."""
+"""Shared prefixes: they are common to a run of prompts, and save at least as much as any single run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def arrays(id_lists: list[list[int]]) -> list[np.ndarray]:
     return [np.array(ids, dtype=np.int64) for ids in id_lists]
 
 
-def test_demonstrations_are_found_for_each_task() -> None:
+def test_demonstrations_are_detected_for_each_task() -> None:
     first, second = list(range(50)), list(range(100, 160))
     id_arrays = arrays([[*first, 1, 2], [*second, 3], [*first, 4], [9] * 70, [*second, 5, 6, 7]])
     assert shared_prefixes(id_arrays) == [50, 60, 50, 0, 60]
@@ -33,7 +33,7 @@ def test_a_prefix_keeps_a_token_for_itself() -> None:
     assert shared_prefixes(arrays([shots, [*shots, 7], shots])) == [39, 39, 39]
 
 
-def test_nested_beginnings_take_the_cut_that_saves_more() -> None:
+def test_nested_prefixes_use_the_length_that_saves_more() -> None:
     """Three prefixes share 8 tokens (16 saved); with three others they share 2 (10 saved), with nine others 22."""
     near = [[1, 1, 2, 2, 2, 2, 2, 2, index] for index in range(3)]
     far = [[1, 1, 3 + index, 0] for index in range(9)]

@@ -1,4 +1,4 @@
-"""Text that is said token by token: nothing is told that a later token changes, and nothing is held for long."""
+"""Text streaming: emitted text never changes, and text is not held back for long."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def reader(kind: str, paragraph: str = "newline") -> DecoderTokenizer:
     return DecoderTokenizer(tokenizer, rules)
 
 
-def certain_texts(tokenizer: DecoderTokenizer, ids: list[int]) -> list[str]:
-    """What is certain after each token."""
+def final_texts(tokenizer: DecoderTokenizer, ids: list[int]) -> list[str]:
+    """Return the final text after each token."""
     stream = TextStream(tokenizer)
     return [stream.push(token) for token in ids]
 
@@ -43,12 +43,12 @@ def certain_texts(tokenizer: DecoderTokenizer, ids: list[int]) -> list[str]:
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=150, deadline=None)
 @given(st.data())
-def test_what_is_certain_stays_whatever_follows(kind, data) -> None:
+def test_final_text_does_not_change(kind, data) -> None:
     tokenizer = reader(kind)
     size = len(tokenizer.tokenizer)
-    tail = st.integers(max(0, size - 300), size - 1)  # where SentencePiece has its bytes
+    tail = st.integers(max(0, size - 300), size - 1)  # the range of SentencePiece's byte pieces
     ids = data.draw(st.lists(st.one_of(st.integers(0, size - 1), tail), min_size=1, max_size=24))
-    texts_so_far = certain_texts(tokenizer, ids)
+    texts_so_far = final_texts(tokenizer, ids)
     for text, after in zip(texts_so_far, [*texts_so_far[1:], tokenizer.decode(ids)], strict=True):
         assert after.startswith(text)
     stream = TextStream(tokenizer)
@@ -62,11 +62,11 @@ def test_real_text_is_streamed_word_by_word(kind) -> None:
     tokenizer = reader(kind)
     for text in (EMOJI, STORY, texts()[3]):
         ids = tokenizer.encode_start(text)
-        texts_so_far = certain_texts(tokenizer, ids)
+        texts_so_far = final_texts(tokenizer, ids)
         whole = tokenizer.decode(ids)
         assert whole.startswith(texts_so_far[-1])
         distinct = [prefix for prefix in dict.fromkeys(texts_so_far) if prefix]
-        assert len(distinct) > len(text.split()) * 0.7, "told word by word"
+        assert len(distinct) > len(text.split()) * 0.7, "emitted word by word"
         assert not any(prefix.endswith("\ufffd") for prefix in texts_so_far)
         if kind in TOKENIZERS and text == EMOJI:
             assert texts_so_far[-1] == whole == EMOJI.removeprefix(" ")
@@ -76,25 +76,25 @@ def test_a_character_is_emitted_whole() -> None:
     tokenizer = reader("byte")
     ids = tokenizer.encode_start("a🙂b")
     assert len(ids) > 3
-    assert certain_texts(tokenizer, ids) == ["a"] * (len(ids) - 2) + ["a🙂", "a🙂b"]
+    assert final_texts(tokenizer, ids) == ["a"] * (len(ids) - 2) + ["a🙂", "a🙂b"]
     pieces = reader("llama")
     ids = pieces.encode_start("It is 🦀")
-    texts_so_far = certain_texts(pieces, ids)
-    assert texts_so_far[-1] == "It is ", "more bytes could make them no characters at all"
+    texts_so_far = final_texts(pieces, ids)
+    assert texts_so_far[-1] == "It is ", "later bytes could make the bytes invalid"
     assert pieces.decode(ids) == "It is 🦀"
-    assert certain_texts(pieces, [*ids, *pieces.encode_continuation(" and")])[-1] == "It is 🦀 and"
+    assert final_texts(pieces, [*ids, *pieces.encode_continuation(" and")])[-1] == "It is 🦀 and"
 
 
 def test_a_special_token_between_bytes_does_not_separate_them() -> None:
     tokenizer = reader("llama")
     ids = tokenizer.tokenizer.convert_tokens_to_ids(["<0x41>", "</s>", "<0xE6>"])
     assert tokenizer.decode(ids) == "\ufffd\ufffd"
-    assert certain_texts(tokenizer, ids) == ["", "", ""]
+    assert final_texts(tokenizer, ids) == ["", "", ""]
 
 
 def test_spaces_that_are_cleaned_up_are_never_emitted() -> None:
     ids = reader("byte").encode_start("it is n't so , or is it ? yes it is")
-    texts_so_far = certain_texts(reader("tidied"), ids)
+    texts_so_far = final_texts(reader("tidied"), ids)
     whole = reader("tidied").decode(ids)
     if " ," in whole:
         pytest.skip("this version of transformers tidies no byte-level text")
@@ -107,7 +107,7 @@ def test_bytes_that_are_not_a_character_are_emitted_with_the_next_token() -> Non
     tokenizer = reader("byte")
     (half,) = tokenizer.tokenizer.convert_tokens_to_ids(["ð"])
     (letter,) = tokenizer.encode_start("A")
-    assert certain_texts(tokenizer, [half, letter]) == ["", "\ufffdA"]
+    assert final_texts(tokenizer, [half, letter]) == ["", "\ufffdA"]
     stream = TextStream(tokenizer)
     assert stream.push(half) == ""
     assert stream.finish() == "\ufffd"
@@ -116,8 +116,8 @@ def test_bytes_that_are_not_a_character_are_emitted_with_the_next_token() -> Non
 def test_a_paragraph_token_is_a_newline() -> None:
     tokenizer = reader("byte", "<s>")
     ids = tokenizer.encode_start("One\ntwo")
-    assert certain_texts(tokenizer, ids)[-1] == "One\ntwo"
-    assert "One\n" in certain_texts(tokenizer, ids)
+    assert final_texts(tokenizer, ids)[-1] == "One\ntwo"
+    assert "One\n" in final_texts(tokenizer, ids)
 
 
 def test_tokenizers_of_real_checkpoints(checkpoints) -> None:
@@ -127,7 +127,7 @@ def test_tokenizers_of_real_checkpoints(checkpoints) -> None:
         tokenizer = DecoderTokenizer(load_tokenizer(checkpoints(name)), TokenRules())
         for text in (EMOJI, STORY):
             ids = tokenizer.encode_start(text)
-            texts_so_far = certain_texts(tokenizer, ids)
+            texts_so_far = final_texts(tokenizer, ids)
             whole = tokenizer.decode(ids)
             assert all(
                 after.startswith(prefix) for prefix, after in zip(texts_so_far, [*texts_so_far[1:], whole], strict=True)
@@ -135,7 +135,7 @@ def test_tokenizers_of_real_checkpoints(checkpoints) -> None:
             assert len(set(texts_so_far)) > len(text.split())
 
 
-# -- what is shown ----------------------------------------------------------------------------------------------------
+# -- visible text -----------------------------------------------------------------------------------------------------
 
 SOME = st.text(alphabet="ab \nA:", max_size=14)
 STOPS = st.lists(st.text(alphabet="ab \n", min_size=1, max_size=4), max_size=3)
@@ -170,12 +170,12 @@ def test_an_answer_is_shown_without_its_delimiter() -> None:
     assert VisibleText(["b"]).of_finished_text(" a b") == " a "
 
 
-def test_the_stop_text_that_is_complete_first_counts() -> None:
+def test_the_first_complete_stop_string_counts() -> None:
     assert stop_position("xxabcd", ["abcd", "bc"]) == 3
     assert stop_position("xxabcd", ["xabc", "bc"]) == 1
     assert stop_position("xx", ["a"]) is None
     assert cut_at_stop("one. two", []) == "one. two"
-    assert stop_position("\nyes\nno", ["\n"], delimiter="\n") == 4, "what is said before an answer does not end it"
+    assert stop_position("\nyes\nno", ["\n"], delimiter="\n") == 4, "the delimiter does not end the answer"
     assert stop_position("yes\nno", ["\n"], delimiter="\n") == 3
     assert stop_position("\n\nyes", ["\n"], delimiter="\n") == 1
     assert cut_at_stop(" a b", [" "], delimiter=" ") == " a"

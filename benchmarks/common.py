@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine, a real assembly, and a way to print ratios."""
+"""Shared code of the benchmarks: options, machine description, timing, reports, and a small model."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from metalm_cli.models.assembly import Assembly, build_metalm
 from metalm_cli.objectives import Objective, make_objective
 
 
-def arguments(description: str, **more: Any) -> argparse.Namespace:
-    """The options that every benchmark takes, and more of one, by name: what argparse is to know of each."""
+def arguments(description: str, **extra: Any) -> argparse.Namespace:
+    """Parse the options that every benchmark has, and extra ones (name to the arguments of ``add_argument``)."""
     parser = argparse.ArgumentParser(description=description)
-    for name, known in more.items():
-        parser.add_argument(f"--{name}", **known)
+    for name, settings in extra.items():
+        parser.add_argument(f"--{name}", **settings)
     parser.add_argument("--quick", action="store_true", help="fewer repetitions, for a first look")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    chosen = parser.parse_args()
-    torch.set_num_threads(chosen.threads)
-    return chosen
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    return options
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Describe the machine: device, cores, threads, torch version, date."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
     return {
         "device": device,
@@ -47,7 +47,7 @@ def machine() -> dict[str, Any]:
 
 
 def report(title: str, figures: dict[str, Any], options: argparse.Namespace) -> None:
-    """Print figures, and write them where asked."""
+    """Print figures, and write them to ``--json``."""
     print(f"\n{title}  ({', '.join(f'{key} {value}' for key, value in machine().items())})")
     for name, value in figures.items():
         print(f"  {name:<58} {value:>12,.3f}" if isinstance(value, float) else f"  {name:<58} {value!s:>12}")
@@ -55,33 +55,33 @@ def report(title: str, figures: dict[str, Any], options: argparse.Namespace) -> 
         options.json.write_text(json.dumps({"title": title, "machine": machine(), **figures}, indent=2) + "\n")
 
 
-def alternate(ways: dict[str, Callable[[], Any]], repeats: int, warm: int = 2) -> dict[str, list[float]]:
-    """Time several ways in turn, so that a change of the machine's speed meets all of them.
+def alternate(functions: dict[str, Callable[[], Any]], repeats: int, warmup: int = 2) -> dict[str, list[float]]:
+    """Time functions in turn, so that a change of the machine's speed affects all of them.
 
     Returns:
-        Seconds of each repetition, by way.
+        Seconds of each repetition, by the function's name.
     """
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(warm + repeats):
-        for name, way in ways.items():
-            began = time.perf_counter()
-            way()
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for repetition in range(warmup + repeats):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            if turn >= warm:
-                times[name].append(time.perf_counter() - began)
+            if repetition >= warmup:
+                times[name].append(time.perf_counter() - start)
     return times
 
 
 def ratio(times: dict[str, list[float]], ours: str, peer: str) -> tuple[float, float, float]:
-    """How many times faster ours is: median of the paired ratios, and the middle half's ends."""
+    """Speed-up of ``ours`` over ``peer``: median of the paired ratios, and the bounds of their middle half."""
     pairs = sorted(b / a for a, b in zip(times[ours], times[peer], strict=True))
     quarter = len(pairs) // 4
     return statistics.median(pairs), pairs[quarter], pairs[-1 - quarter]
 
 
 def corpus_source() -> dict[str, Any]:
-    """Real text if METALM_DATA holds a Pile sample, else the miniature world."""
+    """Data source: real text if METALM_DATA holds a Pile sample, else the miniature world."""
     root = os.environ.get("METALM_DATA")
     if root and (Path(root) / "pile_sample" / "train").is_dir():
         return {"name": "pile_sample", "path": "pile_sample/train"}
@@ -89,7 +89,7 @@ def corpus_source() -> dict[str, Any]:
 
 
 def small_recipe(**changes: Any) -> PretrainRecipe:
-    """A GPT-2-shaped decoder of 14 million parameters and an ELECTRA-shaped encoder of 4 million."""
+    """Recipe of a GPT-2-shaped decoder (14 million parameters) and an ELECTRA-shaped encoder (4 million)."""
     recipe: dict[str, Any] = {
         "model": {
             "decoder": {
@@ -135,20 +135,20 @@ def small_recipe(**changes: Any) -> PretrainRecipe:
 
 
 def build(recipe: PretrainRecipe) -> tuple[Corpus, Assembly, Objective]:
-    """Open and assemble a recipe."""
+    """Open the corpus of a recipe, and build its model and objective."""
     corpus = open_corpus(recipe.data, seed=0)
-    made = build_metalm(recipe.model, seed=0, sample=lambda count: corpus.sample(count, 0))
-    return corpus, made, make_objective(recipe, made)
+    assembly = build_metalm(recipe.model, seed=0, sample=lambda count: corpus.sample(count, 0))
+    return corpus, assembly, make_objective(recipe, assembly)
 
 
 def optimiser_step(trainer: Any, rows: Any, meter: Any, bad: torch.Tensor) -> tuple[list[Any], torch.Tensor]:
-    """One optimiser step as the training loop takes it.
+    """Run one optimiser step as the training loop does.
 
     Args:
-        trainer: The program's.
-        rows: Of the step (``StepRows``).
-        meter: Counts.
-        bad: The first step in which something was not finite; see ``Trainer.update``.
+        trainer: Trainer of the program.
+        rows: Rows of the step (``StepRows``).
+        meter: Step metrics.
+        bad: The first step with a value that was not finite; see ``Trainer.update``.
 
     Returns:
         The micro-batches, and ``bad`` after the step.
@@ -158,9 +158,9 @@ def optimiser_step(trainer: Any, rows: Any, meter: Any, bad: torch.Tensor) -> tu
     return batches, trainer.update(trainer.step(batches, counts, used, passes, meter), bad)
 
 
-def lanes(recipe: PretrainRecipe, corpus: Corpus, objective: Objective) -> list[RowSlot]:
-    """The recipe's lanes, all in this process."""
+def make_row_slots(recipe: PretrainRecipe, corpus: Corpus, objective: Objective) -> list[RowSlot]:
+    """Row slots of a recipe's batch, all in this process."""
     count = recipe.train.batch_size
     reader = corpus.reader(lambda _: True)
     writer = objective.writer(recipe.data, 0)
-    return [RowSlot(lane, count, reader, writer) for lane in range(count)]
+    return [RowSlot(index, count, reader, writer) for index in range(count)]

@@ -1,10 +1,9 @@
 """The paper's language model on a GPU: tokens per second, model-FLOP utilisation, peak memory.
 
-1.3 billion parameters of decoder and 366 million of encoder, whose last two layers train, rows of 2,048 positions,
-bf16 autocast over fp32 master weights, synthetic rows with the paper's spans. Utilisation is model FLOPs (counted as
-`metalm_cli.training.planning.flops` says: matrix products of what must be computed, causal attention half, no
-recomputation) over the rate of an 8,192-wide bf16 matrix product measured in the same run. `--tiny` checks the script
-on a CPU.
+The decoder has 1.3 billion parameters, the encoder 366 million, of which the last two layers train. Rows have 2,048
+positions, with synthetic text and the paper's spans; bf16 autocast over fp32 master weights. Utilisation is model FLOPs
+(counted as in `metalm_cli.training.planning.flops`: matrix products, causal attention by half, no recomputation) over
+the rate of an 8,192-wide bf16 matrix product measured in the same run. `--tiny` checks the script on a CPU.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ TINY = {
 
 
 def tokenizer_of(size: int) -> PreTrainedTokenizerFast:
-    """A word tokenizer whose words are numbers: w0, w1, ..."""
+    """Word-level tokenizer with the words w0, w1, ..."""
     words = {f"w{index}": index for index in range(size - 4)}
     special = {"<s>": size - 4, "</s>": size - 3, "<pad>": size - 2, "<unk>": size - 1}
     backend = Tokenizer(models.WordLevel({**words, **special}, unk_token="<unk>"))
@@ -67,7 +66,7 @@ def tokenizer_of(size: int) -> PreTrainedTokenizerFast:
 
 
 def assembly_of(shape: dict[str, Any], attention: str, device: torch.device) -> Assembly:
-    """The model, with fresh weights, its last two encoder layers training."""
+    """Build the model with random weights; of the encoder, the last two layers train."""
     size = shape["vocabulary"]
     tokenizer = tokenizer_of(size)
     configs = {
@@ -87,16 +86,18 @@ def assembly_of(shape: dict[str, Any], attention: str, device: torch.device) -> 
     )
     model = MetaLM(config, decoder, {"text": encoder}).to(device)
     policy = {"decoder": TrainPolicy(), "encoders.text": TrainPolicy("last_2"), "connectors.text": TrainPolicy()}
-    made = Assembly(model, DecoderTokenizer(tokenizer, rules), {"text": TextProcessor("text", tokenizer, 512)}, policy)
-    apply_policy(made.parts(), policy)
-    return made
+    assembly = Assembly(
+        model, DecoderTokenizer(tokenizer, rules), {"text": TextProcessor("text", tokenizer, 512)}, policy
+    )
+    apply_policy(assembly.parts(), policy)
+    return assembly
 
 
 def rows_of(objective: LanguageObjective, data: Any, count: int, words: int) -> list[Row]:
-    """Rows of random words, documents of about 800."""
+    """Rows of random words, from documents of about 800 words."""
     from metalm_cli.data.sampling.lanes import RowSlot
 
-    class Words:
+    class RandomDocuments:
         def get(self, number: int) -> Any:
             rng = np.random.default_rng(number)
             length = int(rng.integers(200, 1400))
@@ -107,7 +108,7 @@ def rows_of(objective: LanguageObjective, data: Any, count: int, words: int) -> 
             return Document
 
     writer = objective.writer(data, 0)
-    return [RowSlot(lane, count, Words(), writer).next_row() for lane in range(count)]
+    return [RowSlot(index, count, RandomDocuments(), writer).next_row() for index in range(count)]
 
 
 def matrix_rate(device: torch.device, size: int) -> float:
@@ -116,11 +117,11 @@ def matrix_rate(device: torch.device, size: int) -> float:
     for _ in range(3):
         a @ b
     _sync(device)
-    began = time.perf_counter()
+    start = time.perf_counter()
     for _ in range(10):
         a @ b
     _sync(device)
-    return 10 * 2 * size**3 / (time.perf_counter() - began)
+    return 10 * 2 * size**3 / (time.perf_counter() - start)
 
 
 def _sync(device: torch.device) -> None:
@@ -128,7 +129,7 @@ def _sync(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def measure(shape: dict[str, Any], options: argparse.Namespace, **way: Any) -> dict[str, Any]:
+def measure(shape: dict[str, Any], options: argparse.Namespace, **configuration: Any) -> dict[str, Any]:
     """Tokens per second and peak memory of one configuration."""
     from metalm_cli.config.schema.data import DataConfig
 
@@ -138,36 +139,36 @@ def measure(shape: dict[str, Any], options: argparse.Namespace, **way: Any) -> d
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    made = assembly_of(shape, way["attention"], device)
-    if way["compile"]:
-        compile_layers(made)
-    if way["recompute"]:
-        made.model.gradient_checkpointing_enable()
+    assembly = assembly_of(shape, configuration["attention"], device)
+    if configuration["compile"]:
+        compile_layers(assembly)
+    if configuration["recompute"]:
+        assembly.model.gradient_checkpointing_enable()
     source = {"name": "words", "world": {"documents": 1}}
-    data = DataConfig(sources=[source], sequence_length=shape["length"], isolate_documents=way["isolate"])
-    objective = LanguageObjective(SemiCausal(name="semi_causal"), made)
+    data = DataConfig(sources=[source], sequence_length=shape["length"], isolate_documents=configuration["isolate"])
+    objective = LanguageObjective(SemiCausal(name="semi_causal"), assembly)
     train = TrainingConfig(steps=100, batch_size=options.rows, precision="bf16")
     trainer = Trainer(train, 100, objective, objective.step_module(), accelerator, shape["length"])
     rows = StepRows(rows_of(objective, data, options.rows, shape["vocabulary"] - 4), {})
     meter, bad = StepMetrics(trainer.collectives), torch.zeros((), device=device)
     flops = tokens = 0.0
-    for turn in range(options.steps + 3):
-        if turn == 3:
+    for repetition in range(options.steps + 3):
+        if repetition == 3:
             _sync(device)
-            began = time.perf_counter()
+            start = time.perf_counter()
         batches, bad = optimiser_step(trainer, rows, meter, bad)
-        if turn >= 3:
-            flops += sum(batch_flops(made.model, batch) for batch in batches)
+        if repetition >= 3:
+            flops += sum(batch_flops(assembly.model, batch) for batch in batches)
             tokens += sum(batch.counts["source_tokens"] for batch in batches)
     _sync(device)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else float("nan")
     return {"tokens/s": tokens / seconds, "model TFLOP/s": flops / seconds / 1e12, "peak GiB": peak}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tiny", action="store_true", help="a small shape, to check the script")
+    parser.add_argument("--tiny", action="store_true", help="a small model, to check the script")
     parser.add_argument("--quick", action="store_true", help="the same as --tiny")
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--steps", type=int, default=10)
@@ -175,7 +176,7 @@ def main() -> None:
     options = parser.parse_args()
     tiny = options.tiny or options.quick
     if not tiny and not torch.cuda.is_available():
-        print("benchmarks/gpu.py measures on a GPU, and there is none here; --tiny checks the script on a CPU")
+        print("benchmarks/gpu.py needs a GPU; --tiny checks the script on a CPU")
         return
     shape = TINY if tiny else PAPER
     if tiny:
@@ -188,14 +189,14 @@ def main() -> None:
     for attention, compiled, isolate in itertools.product(kinds, (False, True), (False, True)):
         if device.type == "cpu" and compiled:
             continue
-        way = {"attention": attention, "compile": compiled, "isolate": isolate, "recompute": False}
+        configuration = {"attention": attention, "compile": compiled, "isolate": isolate, "recompute": False}
         try:
-            found = measure(shape, options, **way)
+            figures = measure(shape, options, **configuration)
         except (torch.OutOfMemoryError, RuntimeError) as error:
-            found = {"error": str(error).splitlines()[0][:120]}
-        if "model TFLOP/s" in found:
-            found["utilisation"] = found["model TFLOP/s"] * 1e12 / peak
-        results.append({**way, **found})
+            figures = {"error": str(error).splitlines()[0][:120]}
+        if "model TFLOP/s" in figures:
+            figures["utilisation"] = figures["model TFLOP/s"] * 1e12 / peak
+        results.append({**configuration, **figures})
         print(json.dumps(results[-1]))
     if options.json:
         options.json.write_text(json.dumps({"machine": machine(), "matrix": peak, "results": results}, indent=2))

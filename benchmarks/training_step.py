@@ -1,9 +1,9 @@
-"""A training step of the program against a bare PyTorch loop, and against the obvious implementation.
+"""A training step of the program, compared with a bare PyTorch loop and with the obvious implementation.
 
-*bare*: the same modules, batch and dtype, and nothing else: embeddings with docked vectors put in place, the decoder
-with the same mask, the head at trained positions, cross-entropy, clipping, fused AdamW.
-*obvious*: one document window a row, padded, full logits, masked cross-entropy: what one writes first.
-All in one run, step by step in turn.
+*bare*: only the same modules, batch and dtype: embeddings with docked vectors inserted, the decoder with the same mask,
+the head at trained positions, cross-entropy, clipping, fused AdamW.
+*obvious*: one padded document window per row, full logits, masked cross-entropy.
+All are measured in one run, step by step in turn.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch.nn.functional import cross_entropy
 
-from common import alternate, arguments, build, lanes, optimiser_step, ratio, report, small_recipe
+from common import alternate, arguments, build, make_row_slots, optimiser_step, ratio, report, small_recipe
 from metalm_cli.data.sampling.loader import StepRows
 from metalm_cli.models.attention import decoder_mask
 from metalm_cli.sessions import Batch, Row, build_row, collate
@@ -58,11 +58,11 @@ def bare_step(model: Any, optimizer: Any, batch: Batch, loss_of: Any, precision:
     optimizer.zero_grad(set_to_none=True)
 
 
-def padded(rows: list[Row], objective: Any, recipe: Any, texts: list[str]) -> Batch:
-    """The same text one window a row."""
+def one_window_per_row(rows: list[Row], objective: Any, recipe: Any, texts: list[str]) -> Batch:
+    """Batch of the same text with one window per row."""
     sessions = objective.writer(recipe.data, 0).windows(texts)
-    made = [build_row([session], counts=counts) for session, counts in sessions]
-    return collate(made, objective.assembly.processors, pad_id=objective.assembly.decoder_tokenizer.pad_id)
+    built_rows = [build_row([session], counts=counts) for session, counts in sessions]
+    return collate(built_rows, objective.assembly.processors, pad_id=objective.assembly.decoder_tokenizer.pad_id)
 
 
 def main() -> None:
@@ -71,17 +71,17 @@ def main() -> None:
     for precision in ("fp32", "bf16"):
         AcceleratorState._reset_state(reset_partial_state=True)  # one process, both precisions
         recipe = small_recipe(train__precision=precision)
-        corpus, made, objective = build(recipe)
+        corpus, assembly, objective = build(recipe)
         accelerator = Accelerator(
             mixed_precision={"bf16": "bf16", "fp32": "no"}[precision], cpu=not torch.cuda.is_available()
         )
-        peers = {name: copy.deepcopy(made.model).to(accelerator.device).train() for name in ("bare", "obvious")}
+        peers = {name: copy.deepcopy(assembly.model).to(accelerator.device).train() for name in ("bare", "obvious")}
         trainer = Trainer(recipe.train, 1000, objective, objective.step_module(), accelerator)
-        rows = [lane.next_row() for lane in lanes(recipe, corpus, objective)]
+        rows = [slot.next_row() for slot in make_row_slots(recipe, corpus, objective)]
         step_rows = StepRows(rows, {})
         (batch,) = trainer.micro_batches(step_rows)
         texts = [document.text for document in _documents(corpus, rows)]
-        wide = padded(rows, objective, recipe, texts).to(accelerator.device)
+        padded_batch = one_window_per_row(rows, objective, recipe, texts).to(accelerator.device)
         optimizers = {
             name: torch.optim.AdamW(peer.parameters(), 1e-4, betas=(0.9, 0.98), fused=True)
             for name, peer in peers.items()
@@ -92,11 +92,22 @@ def main() -> None:
         def ours(trainer: Any = trainer, step_rows: Any = step_rows, meter: Any = meter, bad: Any = bad) -> None:
             optimiser_step(trainer, step_rows, meter, bad)
 
-        def peer(name: str, batch: Batch, loss: Any, p: Any = peers, o: Any = optimizers, r: str = precision) -> Any:
-            return lambda: bare_step(p[name], o[name], batch, loss, r)
+        def peer(
+            name: str,
+            batch: Batch,
+            loss: Any,
+            models: Any = peers,
+            optimizers_by_name: Any = optimizers,
+            precision_name: str = precision,
+        ) -> Any:
+            return lambda: bare_step(models[name], optimizers_by_name[name], batch, loss, precision_name)
 
         times = alternate(
-            {"ours": ours, "bare": peer("bare", batch, bare_loss), "obvious": peer("obvious", wide, obvious_loss)},
+            {
+                "ours": ours,
+                "bare": peer("bare", batch, bare_loss),
+                "obvious": peer("obvious", padded_batch, obvious_loss),
+            },
             repeats=5 if options.quick else 25,
         )
         speed, low, high = ratio(times, "ours", "bare")
@@ -105,8 +116,8 @@ def main() -> None:
         tokens = batch.counts["source_tokens"]
         median = sorted(times["ours"])[len(times["ours"]) // 2]
         figures[f"{precision}: source tokens/s"] = tokens / median
-        figures[f"{precision}: model GFLOP/s"] = batch_flops(made.model, batch) / median / 1e9
-        obvious = sorted(times["obvious"])[len(times["obvious"]) // 2] / wide.counts["source_tokens"]
+        figures[f"{precision}: model GFLOP/s"] = batch_flops(assembly.model, batch) / median / 1e9
+        obvious = sorted(times["obvious"])[len(times["obvious"]) // 2] / padded_batch.counts["source_tokens"]
         figures[f"{precision}: ours against obvious, per source token (x)"] = obvious / (median / tokens)
     report("training step", figures, options)
 

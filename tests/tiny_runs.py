@@ -1,4 +1,4 @@
-"""Runs of the real command that take a second or two: a tiny recipe, in this process or in forked ones."""
+"""Runs of the real command with a tiny recipe, which take a second or two, in this process or in forked processes."""
 
 from __future__ import annotations
 
@@ -55,18 +55,18 @@ train:
 """
 ENCODER_ONLY = ["model.decoder=null", "data.validation.documents=2"]
 CLOCK_FIELDS = ("tokens_per_second", "memory_bytes")
-"""Fields of records that tell the time, and what the process holds."""
+"""Fields of records that depend on time or memory and differ between equal runs."""
 
 
 def write_recipe(folder: Path, text: str = RECIPE, name: str = "micro.yaml") -> Path:
-    """Writes a recipe and returns its path."""
+    """Write a recipe and return its path."""
     path = folder / name
     path.write_text(text, encoding="utf-8")
     return path
 
 
 def metalm(*arguments: object) -> int:
-    """Runs a command line in this process; returns the exit code."""
+    """Run a command line in this process and return the exit code."""
     from metalm_cli.cli import console
     from metalm_cli.cli.app import run
 
@@ -77,7 +77,7 @@ def metalm(*arguments: object) -> int:
 
 
 def reset_accelerator() -> None:
-    """Accelerate keeps the settings of a process's first run; several runs in one process each want their own."""
+    """Reset Accelerate, which otherwise keeps the settings of the first run in a process."""
     from accelerate.state import AcceleratorState, GradientState
 
     AcceleratorState._reset_state(True)
@@ -85,19 +85,23 @@ def reset_accelerator() -> None:
 
 
 def records(run: Path, split: str = "train") -> list[dict[str, Any]]:
-    """A run's records, without those fields that are never twice the same."""
+    """Metrics records of a run, without the clock fields."""
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    found = [json.loads(line) for line in lines]
-    return [{k: v for k, v in one.items() if k not in CLOCK_FIELDS} for one in found if split in ("", one["split"])]
+    records = [json.loads(line) for line in lines]
+    return [
+        {key: value for key, value in record.items() if key not in CLOCK_FIELDS}
+        for record in records
+        if split in ("", record["split"])
+    ]
 
 
 def losses(run: Path) -> list[float]:
-    """A run's logged training losses."""
+    """Logged training losses of a run."""
     return [record["loss"] for record in records(run)]
 
 
 def checkpoint(run: Path, step: int) -> dict[str, Any]:
-    """All that a checkpoint holds: tensors by group, and the state without the clock."""
+    """Content of a checkpoint: tensors by group, and the state without the clock."""
     folder = run / "checkpoints" / f"step-{step:08d}"
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     return {
@@ -108,41 +112,41 @@ def checkpoint(run: Path, step: int) -> dict[str, Any]:
 
 
 def difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
-    """Greatest absolute difference between two groups of tensors of the same names."""
+    """Maximum absolute difference between two groups of tensors of the same names."""
     assert first.keys() == second.keys()
-    return max(float((one.double() - second[name].double()).abs().max()) for name, one in first.items())
+    return max(float((tensor.double() - second[name].double()).abs().max()) for name, tensor in first.items())
 
 
-def assert_same_run(one: Path, other: Path, step: int, *, described: bool = True) -> None:
-    """Two finished runs are equal, bit for bit, but for the clock.
+def assert_same_run(first_run: Path, second_run: Path, step: int, *, same_settings: bool = True) -> None:
+    """Assert that two finished runs are equal bit for bit, except for the clock.
 
     Args:
-        one: A run folder.
-        other: Another.
-        step: Their last step.
-        described: They have the same settings, so that the model's card and lineage are equal, too.
+        first_run: A run folder.
+        second_run: Another run folder.
+        step: Last step of both runs.
+        same_settings: The runs have the same settings, so that their model cards are equal as well.
     """
-    first, second = checkpoint(one, step), checkpoint(other, step)
+    first, second = checkpoint(first_run, step), checkpoint(second_run, step)
     assert first["state"] == second["state"]
     for group in ("model", "optimizer"):
         assert difference(first[group], second[group]) == 0.0, group
-    assert records(one, "") == records(other, "")
-    for name in sorted(path.relative_to(one) for path in (one / "model").rglob("*") if path.is_file()):
-        if described or name.name != "README.md":
-            assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    assert records(first_run, "") == records(second_run, "")
+    for name in sorted(path.relative_to(first_run) for path in (first_run / "model").rglob("*") if path.is_file()):
+        if same_settings or name.name != "README.md":
+            assert (first_run / name).read_bytes() == (second_run / name).read_bytes(), name
 
 
 # -- processes --------------------------------------------------------------------------------------------------------
 
 
 class ForkedCommand:
-    """A command line in a process of its own, forked from this one: its libraries are imported already.
+    """A command line in a process forked from this one, where the libraries are already imported.
 
     Args:
         arguments: The command line.
-        log: File that takes what it prints.
-        environment: Variables to set.
-        before: Called in it first.
+        log: File for its output.
+        environment: Environment variables to set.
+        before: Called in the process before the command.
     """
 
     def __init__(
@@ -154,11 +158,11 @@ class ForkedCommand:
     ) -> None:
         _import_once()
         self.log = log
-        body = multiprocessing.get_context("fork").Process(
+        process = multiprocessing.get_context("fork").Process(
             target=_forked, args=(list(arguments), log, environment or {}, before), daemon=False
         )
-        body.start()
-        self.process = body
+        process.start()
+        self.process = process
 
     @property
     def pid(self) -> int:
@@ -166,7 +170,7 @@ class ForkedCommand:
         return self.process.pid
 
     def wait(self, seconds: float = 120) -> int | None:
-        """Its exit code; negative for a signal; None if it is still running."""
+        """Exit code; negative for a signal; None if the process is still running."""
         self.process.join(seconds)
         return self.process.exitcode
 
@@ -176,7 +180,7 @@ class ForkedCommand:
 
 @functools.cache
 def _import_once() -> None:
-    """What a run imports on its way, so that forked processes need not, each anew."""
+    """Import the lazy imports of a run once, so that forked processes need not repeat them."""
     for name in (
         "accelerate",
         "datasets",
@@ -205,31 +209,31 @@ def _forked(arguments: list[object], log: Path, environment: dict[str, str], bef
 
 
 def watch_steps(path: Path) -> Callable[[], None]:
-    """Makes a patch of the trainer that writes a line for every step: what it read, and which parts moved."""
+    """Make a patch of the trainer that writes a line per step: the numbers that it read, and the changed encoders."""
 
     def patch() -> None:
         from metalm_cli.training.trainer import Trainer
 
         step, update = Trainer.step, Trainer.update
 
-        def stepped(self: Any, batches: Any, counts: Any, used: Any, *rest: Any) -> Any:
+        def stepped(self: Any, batches: Any, counts: Any, used_encoders: Any, *arguments: Any) -> Any:
             self.seen = {
                 "numbers": [list(batch.numbers) for batch in batches],
                 "docked": [bool(batch.docks) for batch in batches],
-                "used": sorted(used),
+                "used": sorted(used_encoders),
                 "counts": counts,
             }
-            return step(self, batches, counts, used, *rest)
+            return step(self, batches, counts, used_encoders, *arguments)
 
         def updated(self: Any, norm: Any, bad: Any) -> Any:
             before = {name: _local_parameters(part) for name, part in self.encoders.items()}
-            found = update(self, norm, bad)
+            bad_step = update(self, norm, bad)
             moved = [
                 name for name, part in self.encoders.items() if not torch.equal(before[name], _local_parameters(part))
             ]
             with open(path, "a", encoding="utf-8") as file:
                 file.write(json.dumps({**self.seen, "moved": moved}) + "\n")
-            return found
+            return bad_step
 
         Trainer.step, Trainer.update = stepped, updated  # type: ignore[method-assign]
 
@@ -237,25 +241,25 @@ def watch_steps(path: Path) -> Callable[[], None]:
 
 
 def _local_parameters(module: torch.nn.Module) -> torch.Tensor:
-    """All of a module's parameters that this process holds, in one vector."""
-    whole = [getattr(one, "_local_tensor", one).detach().flatten() for one in module.parameters()]
-    return torch.cat(whole).clone()
+    """Parameters of a module on this process, in one vector."""
+    vectors = [getattr(parameter, "_local_tensor", parameter).detach().flatten() for parameter in module.parameters()]
+    return torch.cat(vectors).clone()
 
 
 def watched_steps(path: Path) -> list[dict[str, Any]]:
-    """The lines of :func:`watch`."""
+    """Lines written by :func:`watch_steps`."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def interrupted_copy(run: Path, to: Path, step: int) -> Path:
-    """A copy of a finished run as a kill after a step's checkpoint would have left it: later metrics and all."""
-    shutil.copytree(run, to)
-    shutil.rmtree(to / "model")
-    for folder in (to / "checkpoints").iterdir():
+def interrupted_copy(run: Path, copy: Path, step: int) -> Path:
+    """Copy a finished run in the state of a run killed after the checkpoint of a step; later metrics stay."""
+    shutil.copytree(run, copy)
+    shutil.rmtree(copy / "model")
+    for folder in (copy / "checkpoints").iterdir():
         if int(folder.name.removeprefix("step-")) > step:
             shutil.rmtree(folder)
-    assert (to / "checkpoints" / f"step-{step:08d}").is_dir()
-    return to
+    assert (copy / "checkpoints" / f"step-{step:08d}").is_dir()
+    return copy
 
 
 def free_port() -> int:
@@ -272,10 +276,10 @@ def run_processes(
     before: Callable[[int], Callable[[], None] | None] = lambda rank: None,
     seconds: float = 120,
 ) -> tuple[list[int | None], list[str]]:
-    """Runs a command line in several processes, as a launcher starts them, over gloo on the loopback interface.
+    """Run a command line in several processes as a launcher does, over gloo on the loopback interface.
 
     Returns:
-        Their exit codes, and what each printed.
+        The exit codes and the outputs.
     """
     shared = {
         "WORLD_SIZE": str(num_processes),
@@ -290,8 +294,8 @@ def run_processes(
     for rank in range(num_processes):
         log = folder / f"rank-{rank}.log"
         log.unlink(missing_ok=True)
-        own = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        runs.append(ForkedCommand(arguments, log, own, before(rank)))
+        rank_environment = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        runs.append(ForkedCommand(arguments, log, rank_environment, before(rank)))
     codes = [run.wait(seconds) for run in runs]
     for run in runs:
         if run.process.is_alive():
@@ -301,5 +305,5 @@ def run_processes(
 
 
 def with_sections(text: str, **values: Any) -> str:
-    """The recipe with top-level sections replaced."""
+    """Return a recipe with top-level sections replaced."""
     return yaml.safe_dump({**yaml.safe_load(text), **values})

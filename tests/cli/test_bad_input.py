@@ -93,9 +93,9 @@ def jsonl(path: Path, *lines: str) -> str:
 
 
 def good(count: int) -> list[str]:
-    from metalm_cli.miniworld import render
+    from metalm_cli.miniworld import generate_document
 
-    return [json.dumps({"text": render(0, number).text}) for number in range(count)]
+    return [json.dumps({"text": generate_document(0, number).text}) for number in range(count)]
 
 
 def test_missing_file(fails: Fails, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import metalm_cli.objectives
 
 
-@pytest.mark.parametrize("module", [one.name for one in pkgutil.iter_modules(metalm_cli.objectives.__path__)])
+@pytest.mark.parametrize("module", [info.name for info in pkgutil.iter_modules(metalm_cli.objectives.__path__)])
 def test_examples_in_docstrings(module):
     failed, tried = doctest.testmod(importlib.import_module(f"metalm_cli.objectives.{module}"))
     assert not failed

@@ -54,7 +54,7 @@ def test_spans_are_apart_in_order_inside_and_of_lengths_in_range(tokens, low, mo
         assert low <= last - first <= low + more
         assert last <= tokens
         end = last
-    assert all(isinstance(one, int) for span in spans for one in span)
+    assert all(isinstance(bound, int) for span in spans for bound in span)
     total = sum(last - first for first, last in spans)
     assert total < fraction * tokens + low + more
     if spans:
@@ -96,15 +96,15 @@ def test_lengths_are_uniform():
 
 
 def test_positions_are_uniform():
-    """A span of one token may stand anywhere, equally often, and two stand apart in every possible way."""
+    """One span of one token is uniform over all positions, two are uniform over all pairs with a gap."""
     rng = np.random.default_rng(5)
-    one = [semi_causal_spans(12, rng, low=1, high=1, fraction=1 / 12) for _ in range(12_000)]
-    counts = np.bincount([spans[0][0] for spans in one], minlength=12)
+    single_spans = [semi_causal_spans(12, rng, low=1, high=1, fraction=1 / 12) for _ in range(12_000)]
+    counts = np.bincount([spans[0][0] for spans in single_spans], minlength=12)
     assert np.abs(counts / 1000 - 1).max() < 0.15
-    two = [tuple(semi_causal_spans(6, rng, low=1, high=1, fraction=2 / 6)) for _ in range(10_000)]
-    pairs = {(a, b): 0 for a in range(6) for b in range(a + 2, 6)}
-    for (a, _), (b, _) in two:
-        pairs[a, b] += 1
+    span_pairs = [tuple(semi_causal_spans(6, rng, low=1, high=1, fraction=2 / 6)) for _ in range(10_000)]
+    pairs = {(first, second): 0 for first in range(6) for second in range(first + 2, 6)}
+    for (first, _), (second, _) in span_pairs:
+        pairs[first, second] += 1
     assert len(pairs) == 10
     assert np.abs(np.array(list(pairs.values())) / 1000 - 1).max() < 0.15
 
@@ -144,7 +144,7 @@ def test_prefix_lengths_are_uniform():
     assert (min(short), max(short)) == (3, 9)
 
 
-def test_how_each_objective_draws():
+def test_span_drawers_of_objectives():
     rng = np.random.default_rng
     assert span_drawer_of(CausalLM(name="causal"))(500, rng(0)) == []
     assert span_drawer_of(SEMI_CAUSAL)(500, rng(0)) == spans_of(500, low=4, high=8, fraction=0.3)
@@ -160,7 +160,7 @@ def test_how_each_objective_draws():
 @lru_cache(maxsize=4)
 def assembly(family: str = "gpt2", encoders: tuple[str, ...] = ("text",), max_length: int = 40) -> Assembly:
     decoder = make_decoder(family)
-    towers = {name: make_encoder("bert", seed=at + 1) for at, name in enumerate(encoders)}
+    towers = {name: make_encoder("bert", seed=index + 1) for index, name in enumerate(encoders)}
     config = MetaLMConfig(
         decoder_config=decoder.config.to_dict(),
         encoder_configs={name: tower.config.to_dict() for name, tower in towers.items()},
@@ -195,28 +195,28 @@ def recipe_of(objective: dict[str, Any], **data: Any) -> PretrainRecipe:
 )
 def test_rows_of_a_recipe(objective, docked):
     recipe = recipe_of(objective, sequence_length=96)
-    made = make_objective(recipe, assembly())
-    assert isinstance(made, LanguageObjective)
-    writer = made.writer(recipe.data, seed=0)
+    language_objective = make_objective(recipe, assembly())
+    assert isinstance(language_objective, LanguageObjective)
+    writer = language_objective.writer(recipe.data, seed=0)
     rows, _ = rows_of_slot(RowSlot(0, 1, Shelf(texts()), writer), 12)
     assert all(bool(row.docks) <= docked for row in rows)
     assert any(row.docks for row in rows) == docked
     assert min(map(len, rows)) >= 94
-    batch = made.collate(rows[:2], length=96)
+    batch = language_objective.collate(rows[:2], length=96)
     assert batch.decoder.input_ids.shape == (2, 96)
-    assert made.counts(batch) == {"loss": len(batch.decoder.targets)}
+    assert language_objective.counts(batch) == {"loss": len(batch.decoder.targets)}
     if objective["name"] == "prefix":
-        starts = [at for row in rows for at, _ in row.docks]
-        assert all(row.positions[at] == 0 for row in rows for at, _ in row.docks)
+        starts = [position for row in rows for position, _ in row.docks]
+        assert all(row.positions[position] == 0 for row in rows for position, _ in row.docks)
         assert starts
 
 
-def test_the_realised_fraction_of_a_corpus_is_near_what_was_asked():
-    made = LanguageObjective(SEMI_CAUSAL, assembly())
-    rows, _ = rows_of_slot(RowSlot(0, 1, Shelf(texts()), made.writer(data_of(512), 0)), 40)
+def test_the_realised_fraction_of_a_corpus_is_near_the_span_fraction():
+    objective = LanguageObjective(SEMI_CAUSAL, assembly())
+    rows, _ = rows_of_slot(RowSlot(0, 1, Shelf(texts()), objective.writer(data_of(512), 0)), 40)
     tokens = sum(row.counts["source_tokens"] for row in rows)
     spanned = sum(row.counts.get("docked_tokens", 0) for row in rows)
-    # Widening to words adds under two tokens a span of six; what rows cut takes some away.
+    # Widening to words adds less than two tokens to a span of six; the ends of rows cut some spans.
     assert 0.27 < spanned / tokens < 0.42
     assert sum(row.counts.get("cut_spans", 0) for row in rows) <= len(rows)
 
@@ -232,8 +232,8 @@ def test_several_text_encoders_need_one_named_text():
     with pytest.raises(MetalmError, match="several text encoders: a, b") as caught:
         LanguageObjective(SEMI_CAUSAL, assembly(encoders=("a", "b")))
     assert caught.value.where == "model.encoders"
-    made = LanguageObjective(SEMI_CAUSAL, assembly(encoders=("a", "text")))
-    assert made.processor.encoder == "text"
+    objective = LanguageObjective(SEMI_CAUSAL, assembly(encoders=("a", "text")))
+    assert objective.processor.encoder == "text"
     assert LanguageObjective(SEMI_CAUSAL, assembly(encoders=())).processor is None
     assert LanguageObjective(SEMI_CAUSAL, assembly(encoders=("other",))).processor.encoder == "other"
 
@@ -241,13 +241,13 @@ def test_several_text_encoders_need_one_named_text():
 def test_validation_is_divided_by_its_own_objective():
     twin = LanguageObjective(CausalLM(name="causal"), assembly(encoders=()))
     plain = LanguageObjective(SEMI_CAUSAL, assembly())
-    own = data_of(validation={"objective": SEMI_CAUSAL.model_dump()})
-    rows, same = plain.validation_rows(data_of(), texts()[:8]), twin.validation_rows(own, texts()[:8])
-    assert len(rows) == len(same)
-    for one, two in zip(rows, same, strict=True):
-        assert one.targets.tolist() == two.targets.tolist()
-        assert one.counts["trained_bytes"] == two.counts["trained_bytes"]
-        assert len(one.parents) == 1
+    validation_data = data_of(validation={"objective": SEMI_CAUSAL.model_dump()})
+    rows, twin_rows = plain.validation_rows(data_of(), texts()[:8]), twin.validation_rows(validation_data, texts()[:8])
+    assert len(rows) == len(twin_rows)
+    for own_row, twin_row in zip(rows, twin_rows, strict=True):
+        assert own_row.targets.tolist() == twin_row.targets.tolist()
+        assert own_row.counts["trained_bytes"] == twin_row.counts["trained_bytes"]
+        assert len(own_row.parents) == 1
     assert any(row.docks for row in rows)
     assert sum(len(row.targets) for row in twin.validation_rows(data_of(), texts()[:8])) > sum(
         len(row.targets) for row in rows
@@ -258,24 +258,24 @@ def test_validation_is_divided_by_its_own_objective():
 
 
 def rows_of(count: int = 6, **options: Any) -> tuple[LanguageObjective, list]:
-    made = LanguageObjective(SEMI_CAUSAL, assembly(**options))
-    return made, rows_of_slot(RowSlot(0, 1, Shelf(texts()), made.writer(data_of(64), 0)), count)[0]
+    objective = LanguageObjective(SEMI_CAUSAL, assembly(**options))
+    return objective, rows_of_slot(RowSlot(0, 1, Shelf(texts()), objective.writer(data_of(64), 0)), count)[0]
 
 
 def test_the_loss_is_the_sum_over_trained_tokens_however_rows_are_batched():
-    made, rows = rows_of()
-    step = made.step_module().eval()
-    whole = step(made.collate(rows))["loss"]
-    parts = [step(made.collate(rows[at : at + 2]))["loss"] for at in (0, 2, 4)]
-    assert whole.coefficient == 1.0
-    torch.testing.assert_close(sum(part.sum for part in parts), whole.sum, rtol=1e-5, atol=1e-3)
-    mean = whole.sum.item() / made.counts(made.collate(rows))["loss"]
+    objective, rows = rows_of()
+    step = objective.step_module().eval()
+    single_batch = step(objective.collate(rows))["loss"]
+    small_batches = [step(objective.collate(rows[start : start + 2]))["loss"] for start in (0, 2, 4)]
+    assert single_batch.coefficient == 1.0
+    torch.testing.assert_close(sum(term.sum for term in small_batches), single_batch.sum, rtol=1e-5, atol=1e-3)
+    mean = single_batch.sum.item() / objective.counts(objective.collate(rows))["loss"]
     assert mean == pytest.approx(math.log(420), rel=0.05)  # nothing is learned yet
 
 
 def test_an_unused_encoder_can_be_touched_without_a_trace():
-    made, _ = rows_of()
-    causal = LanguageObjective(CausalLM(name="causal"), made.assembly)
+    objective, _ = rows_of()
+    causal = LanguageObjective(CausalLM(name="causal"), objective.assembly)
     rows, _ = rows_of_slot(RowSlot(0, 1, Shelf(texts()), causal.writer(data_of(64), 0)), 2)
     step, batch = causal.step_module(), causal.collate(rows)
     encoder = step.model.encoders["text"]
@@ -290,15 +290,15 @@ def test_an_unused_encoder_can_be_touched_without_a_trace():
     assert encoder.training
     step.zero_grad()
     touched.backward()
-    gradients = [one.grad for one in encoder.parameters() if one.grad is not None]
+    gradients = [gradient.grad for gradient in encoder.parameters() if gradient.grad is not None]
     assert gradients
-    assert all((one == 0).all() for one in gradients)
+    assert all((gradient == 0).all() for gradient in gradients)
     step.eval()
 
 
 def test_metrics_are_nats_a_token_and_bits_a_byte():
-    made, _ = rows_of(1)
-    found = made.metrics({"loss": 200.0}, {"loss": 50, "trained_bytes": 100}, [])
-    assert found["loss"] == 4.0
-    assert found["bits_per_byte"] == pytest.approx(2.0 / math.log(2))
-    assert made.metrics({"loss": 0.0}, {"loss": 0}, []) == {"loss": 0.0}
+    objective, _ = rows_of(1)
+    metrics = objective.metrics({"loss": 200.0}, {"loss": 50, "trained_bytes": 100}, [])
+    assert metrics["loss"] == 4.0
+    assert metrics["bits_per_byte"] == pytest.approx(2.0 / math.log(2))
+    assert objective.metrics({"loss": 0.0}, {"loss": 0}, []) == {"loss": 0.0}

@@ -1,4 +1,4 @@
-"""Checkpoints survive kills, full disks and altered bytes; what is loaded is what was saved."""
+"""Checkpoints survive kills, full disks and altered bytes, and load what was saved."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def test_everything_comes_back_bit_for_bit(tmp_path: Path) -> None:
     assert tensors["none"] == {}
     assert set(tensors["model"]) == set(model)
     for name, tensor in model.items():
-        again = tensors["model"][name]
-        assert (again.dtype, again.shape) == (tensor.dtype, tensor.shape), name
-        assert torch.equal(again.nan_to_num(5.0), tensor.detach().nan_to_num(5.0)), name
+        loaded_tensor = tensors["model"][name]
+        assert (loaded_tensor.dtype, loaded_tensor.shape) == (tensor.dtype, tensor.shape), name
+        assert torch.equal(loaded_tensor.nan_to_num(5.0), tensor.detach().nan_to_num(5.0)), name
     assert tensors["model"]["tied"] is tensors["model"]["f32"]
     assert names(path) == ["manifest.json", "model.safetensors", "none.safetensors", "state.json"]
 
@@ -112,7 +112,7 @@ def test_loaded_tensors_outlive_the_folder(tmp_path: Path) -> None:
         ({"../model": {"w": torch.ones(2)}}, {}),
     ],
 )
-def test_what_cannot_be_saved_is_refused_before_anything_is_written(tmp_path: Path, tensors, state) -> None:
+def test_invalid_tensors_and_states_are_rejected_before_anything_is_written(tmp_path: Path, tensors, state) -> None:
     with pytest.raises(TypeError):
         checkpoint.save(tmp_path / "checkpoints", 1, tensors, state)
     assert names(tmp_path) == []
@@ -169,9 +169,9 @@ def damage_by(kind: str, path: Path) -> None:
         ("altered", "model.safetensors was altered"),
         ("missing", "model.safetensors is missing"),
         ("unlisted file", "manifest.json lacks the size and hash of 'model.safetensors'"),
-        ("no manifest", "it has no manifest.json"),
-        ("empty manifest", "manifest.json was altered or cut"),
-        ("other step", "it is of step 3, its name says 99"),
+        ("no manifest", "manifest.json is missing"),
+        ("empty manifest", "manifest.json was altered or truncated"),
+        ("other step", "the manifest is of step 3, the folder's name of step 99"),
         ("file outside", "not a file of this folder"),
     ],
 )
@@ -184,13 +184,13 @@ def test_damage_is_named_and_the_one_before_is_used(tmp_path: Path, kind: str, w
     path, damaged = checkpoint.find_latest(tmp_path)
 
     assert path == tmp_path / "step-00000002"
-    assert [d.path.name[:6] for d in damaged] == [".step-", "step-0"]
+    assert [damage.path.name[:6] for damage in damaged] == [".step-", "step-0"]
     assert why in damaged[1].reason
     if kind != "other step":
         with pytest.raises(MetalmError, match="damaged") as caught:
             checkpoint.load(tmp_path / "step-00000003")
         assert why in caught.value.why
-    assert [p.name for p in checkpoint.remove_interrupted(tmp_path)] == [".step-00000004.tmp-1234"]
+    assert [leftover.name for leftover in checkpoint.remove_interrupted(tmp_path)] == [".step-00000004.tmp-1234"]
 
 
 def test_no_folder_and_no_whole_checkpoint(tmp_path: Path) -> None:
@@ -204,23 +204,23 @@ def test_no_folder_and_no_whole_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def complete_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tensors = {"model": {"a": torch.randn(4, 5), "b": torch.randn(7).bfloat16()}, "optimizer": {"m": torch.zeros(30)}}
     return checkpoint.save(tmp_path_factory.mktemp("whole"), 5, tensors, {"a": [1, 2, {"b": "text"}]}, shard_bytes=90)
 
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
-def test_any_altered_byte_is_found(whole: Path, data: st.DataObject) -> None:
-    file = data.draw(st.sampled_from(sorted(whole.iterdir())))
+def test_any_altered_byte_is_found(complete_checkpoint: Path, data: st.DataObject) -> None:
+    file = data.draw(st.sampled_from(sorted(complete_checkpoint.iterdir())))
     content = file.read_bytes()
-    place = data.draw(st.integers(0, len(content) - 1))
+    offset = data.draw(st.integers(0, len(content) - 1))
     change = data.draw(st.integers(1, 255))
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / whole.name
-        shutil.copytree(whole, copy)
+        copy = Path(folder) / complete_checkpoint.name
+        shutil.copytree(complete_checkpoint, copy)
         assert checkpoint.find_damage(copy) is None
-        (copy / file.name).write_bytes(content[:place] + bytes([content[place] ^ change]) + content[place + 1 :])
+        (copy / file.name).write_bytes(content[:offset] + bytes([content[offset] ^ change]) + content[offset + 1 :])
         assert checkpoint.find_damage(copy) is not None
         assert checkpoint.find_latest(Path(folder))[0] is None
 
@@ -229,7 +229,7 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     for step in range(1, 7):
         checkpoint.save(tmp_path, step, SMALL, {})
     removed = checkpoint.remove_old(tmp_path, 2, best=3)
-    assert [p.name for p in removed] == ["step-00000001", "step-00000002", "step-00000004"]
+    assert [path.name for path in removed] == ["step-00000001", "step-00000002", "step-00000004"]
     assert names(tmp_path) == ["step-00000003", "step-00000005", "step-00000006"]
 
 
@@ -271,7 +271,7 @@ def test_a_failing_disk_leaves_the_last_whole(tmp_path: Path, monkeypatch, numbe
         with pytest.raises(MetalmError) as caught:
             checkpoint.save(tmp_path, 2, SMALL, {})
     assert caught.value.exit_code == Exit.FAILED
-    assert f"the last checkpoint {first} is whole" in str(caught.value)
+    assert f"the last checkpoint {first} is complete" in str(caught.value)
     assert ("no space left" in str(caught.value)) == (number in (errno.ENOSPC, errno.EDQUOT))
     assert names(tmp_path) == ["step-00000001"]
 
@@ -312,7 +312,7 @@ def test_a_full_disk_for_real(tmp_path: Path) -> None:
     assert done.stdout.startswith("1 no space left: the checkpoint of step ")
     number = done.stdout.split()[-1]
     assert int(number) >= 3
-    assert f"step-{int(number):08d} is whole" in done.stdout
+    assert f"step-{int(number):08d} is complete" in done.stdout
 
 
 def test_a_limit_on_file_sizes(tmp_path: Path) -> None:
@@ -336,7 +336,7 @@ KILLED = """
 
     def work(root, pipe, first):
         for step in range(first, 1000):
-            saved = min(step, 30) if step > 3 else 1    # the first steps write one folder again and again
+            saved = min(step, 30) if step > 3 else 1    # the first steps replace one folder repeatedly
             tensors = {"model": {"w": torch.full((20_000,), float(step))}}
             checkpoint.save(root, saved, tensors, {"count": step}, shard_bytes=30_000)
             os.write(pipe, step.to_bytes(4, "little"))
@@ -372,13 +372,13 @@ KILLED = """
             time.sleep(random.uniform(0, 0.15))
             os.kill(child, signal.SIGKILL)
         assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
-        told = b""
-        while part := os.read(read, 4096):
-            told += part
+        received = b""
+        while chunk := os.read(read, 4096):
+            received += chunk
         os.close(read)
-        done = int.from_bytes(told[-4:], "little")
+        done = int.from_bytes(received[-4:], "little")
         path, damaged = checkpoint.find_latest(root)
-        assert all("interrupted" in d.why for d in damaged), damaged
+        assert all("interrupted" in d.reason for d in damaged), damaged
         interrupted += bool(damaged)
         if path is None:
             assert done == 0, done

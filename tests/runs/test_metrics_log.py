@@ -1,4 +1,4 @@
-"""metrics.jsonl: every record a line, cut back exactly on resume, readable while it is written."""
+"""metrics.jsonl: one line per record, exact truncation on resume, readable while it is written."""
 
 from __future__ import annotations
 
@@ -54,18 +54,18 @@ def test_cutting_back_leaves_what_an_uninterrupted_run_would_have(tmp_path: Path
         for step in range(10, 60, 10):
             log.write({"step": step, "split": "train"})
             log.write({"step": step, "split": "validation"})
-    whole = path.read_bytes()
+    uninterrupted = path.read_bytes()
     with open(path, "ab") as file:
         file.write(b'{"step": 60, "spl')
     with MetricsLog(path) as log:
-        assert path.read_bytes() == whole
+        assert path.read_bytes() == uninterrupted
         assert log.remove_steps_after(30) == 4
         assert [record.get("step") for record in metrics_log.read_metrics(path)[0]] == [None, 10, 10, 20, 20, 30, 30]
         assert log.remove_steps_after(30) == 0
         for step in (40, 50):
             log.write({"step": step, "split": "train"})
             log.write({"step": step, "split": "validation"})
-    assert path.read_bytes() == whole
+    assert path.read_bytes() == uninterrupted
     assert os.listdir(tmp_path) == ["m.jsonl"]
 
 
@@ -97,7 +97,7 @@ def test_reading_names_damaged_lines_but_not_a_torn_last_one(tmp_path: Path) -> 
 
 
 class FullDisk:
-    """Takes ten bytes, then has no room."""
+    """File that accepts ten bytes and then reports a full disk."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.room = path, 10
@@ -105,9 +105,9 @@ class FullDisk:
     def write(self, data: bytes) -> int:
         if not self.room:
             raise OSError(errno.ENOSPC, "No space left on device")
-        part, self.room = data[: self.room], 0
+        written, self.room = data[: self.room], 0
         with open(self.path, "ab") as file:
-            return file.write(part)
+            return file.write(written)
 
     def close(self) -> None:
         pass
@@ -127,7 +127,7 @@ def test_a_full_disk_tears_only_the_last_line(tmp_path: Path) -> None:
     assert path.read_bytes() == b'{"step": 1}\n{"step": 2}\n'
 
 
-def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+def test_a_metrics_file_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(MetalmError, match="cannot write the metrics"):
         MetricsLog(tmp_path)
 
@@ -144,7 +144,7 @@ def test_a_missing_tracker_is_named_with_its_package(monkeypatch, name: str, ins
     metrics_log.check_trackers([])
 
 
-def test_trackers_that_may_open_no_connection(monkeypatch) -> None:
+def test_trackers_without_connections(monkeypatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda package: object())
     monkeypatch.setenv("WANDB_MODE", "online")
     metrics_log.check_trackers(["wandb", "trackio", "tensorboard"])

@@ -1,4 +1,4 @@
-"""Run folders: names, locks, resuming, and results that stand there whole or not at all."""
+"""Run folders: names, locks, resuming, and atomic results."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_out_is_the_folder_itself(tmp_path: Path) -> None:
         assert (root / "latest").resolve() == tmp_path / "y"
 
 
-def test_a_folder_that_holds_something_is_refused_unless_resumed(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_empty_is_rejected_unless_resumed(tmp_path: Path) -> None:
     out = tmp_path / "run"
     with create(tmp_path, out) as run:
         run.write_text("recipe.yaml", "command: pretrain\n")
@@ -67,17 +67,17 @@ def test_a_folder_that_holds_something_is_refused_unless_resumed(tmp_path: Path)
         create(tmp_path, out)
     assert caught.value.exit_code == Exit.USAGE
     assert "--resume" in caught.value.remedy
-    with create(tmp_path, out, resume=True) as again:
-        assert again.resumed
-        assert again.recipe.read_text() == "command: pretrain\n"
+    with create(tmp_path, out, resume=True) as resumed:
+        assert resumed.resumed
+        assert resumed.recipe.read_text() == "command: pretrain\n"
 
 
-def test_a_folder_of_something_else_is_neither_used_nor_touched(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run_is_neither_used_nor_changed(tmp_path: Path) -> None:
     out = tmp_path / "holiday"
     out.mkdir()
     (out / "photo.jpg").touch()
-    for resume, what in ((False, "exists already"), (True, "no run in this folder")):
-        with pytest.raises(MetalmError, match=what):
+    for resume, message in ((False, "exists already"), (True, "the folder holds no run to resume")):
+        with pytest.raises(MetalmError, match=message):
             create(tmp_path, out, resume=resume)
     assert os.listdir(out) == ["photo.jpg"]
 
@@ -109,8 +109,8 @@ def test_resume_without_out_takes_the_newest_unfinished_of_the_name(tmp_path: Pa
         create(tmp_path, resume=True)
 
 
-@pytest.mark.parametrize(("out", "what"), [("file", "cannot make"), ("file/below", "cannot make")])
-def test_a_place_that_cannot_be_made(tmp_path: Path, out: str, what: str) -> None:
+@pytest.mark.parametrize(("out", "what"), [("file", "cannot create"), ("file/below", "cannot create")])
+def test_a_run_folder_that_cannot_be_created(tmp_path: Path, out: str, what: str) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(MetalmError, match=what) as caught:
         create(tmp_path, tmp_path / out)
@@ -148,7 +148,7 @@ def test_two_processes_cannot_write_one_run_and_a_dead_one_holds_nothing(tmp_pat
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(MetalmError, match="another process writes this run") as caught:
+        with pytest.raises(MetalmError, match="another process is writing this run") as caught:
             create(tmp_path, out, resume=True)
         assert str(holder.pid) in caught.value.why
         holder.kill()
@@ -190,7 +190,7 @@ def test_files_are_written_whole_and_inside(tmp_path: Path, monkeypatch) -> None
         assert os.listdir(run.path / "results") == ["rte.json"]
 
 
-def test_a_run_is_finished_when_its_model_stands_there(tmp_path: Path) -> None:
+def test_a_run_is_finished_when_its_model_exists(tmp_path: Path) -> None:
     with create(tmp_path, tmp_path / "run") as run:
         with pytest.raises(ZeroDivisionError), run.write_result() as folder:
             _ = (folder / "config.json").write_text("half") // is_finished(run.path)
@@ -203,7 +203,7 @@ def test_a_run_is_finished_when_its_model_stands_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "x"), SafetensorError("I/O error: x (os error 28)")])
-def test_a_model_that_finds_no_space(tmp_path: Path, error: Exception) -> None:
+def test_a_model_without_disk_space(tmp_path: Path, error: Exception) -> None:
     with create(tmp_path, tmp_path / "run") as run:
         with pytest.raises(MetalmError, match="no space left: cannot write model/"), run.write_result():
             raise error
@@ -239,7 +239,7 @@ def test_newest_finished(tmp_path: Path) -> None:
     assert newest_finished(root, lambda path: (path / "model/config.json").read_text() == "1") == runs[1]
 
 
-def test_the_environment_names_versions_and_nobody() -> None:
+def test_the_environment_has_versions_but_no_names() -> None:
     facts = folder.environment()
     assert set(facts) >= {"python", "torch", "transformers", "metalm", "platform", "device"}
     assert facts["python"] == sys.version.split()[0]
@@ -249,7 +249,7 @@ def test_the_environment_names_versions_and_nobody() -> None:
         assert secret not in text
 
 
-def test_importing_it_brings_no_torch() -> None:
+def test_importing_runs_does_not_import_torch() -> None:
     modules = ("runs.folder", "runs.metrics_log", "common.signals", "common.atomic_files", "training.progress")
     imports = "; ".join(f"import metalm_cli.{module}" for module in modules)
     code = f"import sys; {imports}; print('torch' in sys.modules)"

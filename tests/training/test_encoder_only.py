@@ -1,4 +1,4 @@
-"""Finetuning with the interface frozen (section 3.4), and with adapters: what must not move does not."""
+"""Finetuning with a frozen interface (section 3.4 of the paper) and with adapters: frozen parts do not change."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ LORA = ["model.lora.rank=2", "model.lora.dropout=0.1"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two tasks, their recipe ``micro.yaml``, and a pretrained base with dropout in every part."""
-    place = tmp_path_factory.mktemp("encoder-only")
-    write_task(place, "parity", 16, cluster="nli")
-    write_task(place, "other", 12, cluster="misc", words=1)
-    pretrain = micro.write_recipe(place, micro.RECIPE.replace("dropout: 0.0", "dropout: 0.3"), "base.yaml")
+    """Folder with two tasks, their recipe ``micro.yaml``, and a pretrained base with dropout in every part."""
+    root = tmp_path_factory.mktemp("encoder-only")
+    write_task(root, "parity", 16, cluster="nli")
+    write_task(root, "other", 12, cluster="misc", words=1)
+    pretrain = micro.write_recipe(root, micro.RECIPE.replace("dropout: 0.0", "dropout: 0.3"), "base.yaml")
     longer = ["model.decoder.config.n_positions=96", "model.encoders.text.config.max_position_embeddings=96"]
-    assert micro.metalm("pretrain", pretrain, *longer, "train.steps=2", "--out", place / "base") == 0
-    micro.write_recipe(place, TASKS.replace("FOLDER", str(place)))
-    return place
+    assert micro.metalm("pretrain", pretrain, *longer, "train.steps=2", "--out", root / "base") == 0
+    micro.write_recipe(root, TASKS.replace("FOLDER", str(root)))
+    return root
 
 
 @pytest.fixture(scope="module")
@@ -67,13 +67,13 @@ def finetune(folder: Path, out: str, *arguments: object) -> int:
     return micro.metalm("finetune", folder / "micro.yaml", *base, *arguments, "--out", folder / out)
 
 
-def part(tensors: dict[str, torch.Tensor], name: str) -> str:
-    """Sha256 of a part's weights, names and all."""
-    found = hashlib.sha256()
+def part_hash(tensors: dict[str, torch.Tensor], name: str) -> str:
+    """Sha256 of a part's weights and their names."""
+    digest = hashlib.sha256()
     for key in sorted(key for key in tensors if key.startswith(name)):
-        found.update(key.encode() + tensors[key].contiguous().numpy().tobytes())
+        digest.update(key.encode() + tensors[key].contiguous().numpy().tobytes())
     assert any(key.startswith(name) for key in tensors)
-    return found.hexdigest()
+    return digest.hexdigest()
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -81,68 +81,68 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What the trainer's model looks like before each update."""
-    found: list[dict[str, Any]] = []
+def updates(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Properties of the trained model before each update."""
+    updates: list[dict[str, Any]] = []
     update: Callable[..., Any] = Trainer.update
 
-    def updated(self: Any, *rest: Any) -> Any:
+    def updated(self: Any, *arguments: Any) -> Any:
         decoder = self.root.model.decoder
-        found.append(
+        updates.append(
             {
-                "gradients": sorted(key for key, one in decoder.named_parameters() if one.grad is not None),
-                "training": sum(one.training for one in decoder.modules()),
-                "encoder": all(one.training for one in self.root.model.encoders.modules()),
+                "gradients": sorted(key for key, parameter in decoder.named_parameters() if parameter.grad is not None),
+                "training": sum(module.training for module in decoder.modules()),
+                "encoder": all(module.training for module in self.root.model.encoders.modules()),
                 "groups": sorted({group["name"].rpartition(".")[0] for group in self.optimizer.param_groups}),
             }
         )
-        return update(self, *rest)
+        return update(self, *arguments)
 
     monkeypatch.setattr(Trainer, "update", updated)
-    return found
+    return updates
 
 
 # -- the encoder alone ------------------------------------------------------------------------------------------------
 
 
-def test_the_interface_is_bit_identical_and_the_rest_has_moved(folder: Path, seen: list[dict[str, Any]]) -> None:
+def test_the_interface_is_bit_identical_and_the_rest_has_moved(folder: Path, updates: list[dict[str, Any]]) -> None:
     assert finetune(folder, "encoder-only", "--encoder-only") == 0
     before, after = weights(folder / "base"), weights(folder / "encoder-only")
     assert before.keys() == after.keys()
-    assert part(after, "decoder.") == part(before, "decoder.")
-    assert part(after, "encoders.") != part(before, "encoders.")
-    assert part(after, "connectors.") != part(before, "connectors.")
-    assert len(seen) == 6
-    assert all(one["gradients"] == [] for one in seen), "none is ever allocated"
-    assert all(one["training"] == 0 for one in seen), "its dropout is off"
-    assert all(one["encoder"] for one in seen), "that of the encoder is on"
-    assert all(one["groups"] == ["connectors.text", "encoders.text"] for one in seen)
+    assert part_hash(after, "decoder.") == part_hash(before, "decoder.")
+    assert part_hash(after, "encoders.") != part_hash(before, "encoders.")
+    assert part_hash(after, "connectors.") != part_hash(before, "connectors.")
+    assert len(updates) == 6
+    assert all(update["gradients"] == [] for update in updates), "the decoder gets no gradients"
+    assert all(update["training"] == 0 for update in updates), "dropout of the decoder is off"
+    assert all(update["encoder"] for update in updates), "dropout of the encoder is on"
+    assert all(update["groups"] == ["connectors.text", "encoders.text"] for update in updates)
     config = json.loads((folder / "encoder-only" / "model" / "config.json").read_text())
-    assert {name: one["train"] for name, one in config["training"].items()} == {
+    assert {name: training["train"] for name, training in config["training"].items()} == {
         "decoder": "none",
         "encoders.text": "all",
         "connectors.text": "all",
     }
 
 
-def test_without_the_flag_the_interface_moves(folder: Path, seen: list[dict[str, Any]]) -> None:
+def test_without_the_flag_the_interface_moves(folder: Path, updates: list[dict[str, Any]]) -> None:
     assert finetune(folder, "everything", "train.steps=1", "train.checkpoint_every=0") == 0
-    assert part(weights(folder / "everything"), "decoder.") != part(weights(folder / "base"), "decoder.")
-    assert seen[0]["gradients"]
-    assert seen[0]["training"] > 10
+    assert part_hash(weights(folder / "everything"), "decoder.") != part_hash(weights(folder / "base"), "decoder.")
+    assert updates[0]["gradients"]
+    assert updates[0]["training"] > 10
 
 
 def test_the_plan_counts_what_trains(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tensors = weights(folder / "base")
     sizes = {
-        name: sum(one.numel() for key, one in tensors.items() if key.startswith(name))
+        name: sum(tensor.numel() for key, tensor in tensors.items() if key.startswith(name))
         for name in ("encoders.", "connectors.", "decoder.")
     }
     capsys.readouterr()
     base = ["--model", folder / "base"]
     assert micro.metalm("finetune", folder / "micro.yaml", *base, "--encoder-only", "--dry-run") == 0
-    said = capsys.readouterr().out
-    plan = " ".join(said.split())
+    output = capsys.readouterr().out
+    plan = " ".join(output.split())
     trained = sizes["encoders."] + sizes["connectors."]
     assert f"{sum(sizes.values()):,} parameters, {trained:,} train" in plan
     assert f"GPT2LMHeadModel {sizes['decoder.']:,} 0 none -" in plan
@@ -152,10 +152,10 @@ def test_the_plan_counts_what_trains(folder: Path, capsys: pytest.CaptureFixture
 def test_a_model_without_encoders(folder: Path, twin: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert finetune(folder, "no", "--model", twin, "--encoder-only") == 2
-    said = capsys.readouterr().err
-    assert said.count("error:") == 1
-    assert "no encoder to train" in said
-    assert "leave out --encoder-only" in said
+    output = capsys.readouterr().err
+    assert output.count("error:") == 1
+    assert "no encoder to train" in output
+    assert "leave out --encoder-only" in output
     assert not (folder / "no").exists()
 
 
@@ -164,13 +164,13 @@ def test_a_model_without_encoders(folder: Path, twin: Path, capsys: pytest.Captu
 
 @pytest.fixture(scope="module")
 def lora(folder: Path) -> Path:
-    """A run of adapters that nobody interrupted."""
+    """Uninterrupted run of adapters."""
     assert finetune(folder, "lora", *LORA) == 0
     return folder / "lora"
 
 
 def files(run: Path) -> dict[str, bytes]:
-    return {str(one.relative_to(run)): one.read_bytes() for one in sorted(run.rglob("*")) if one.is_file()}
+    return {str(path.relative_to(run)): path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
 
 
 def test_an_adapter_run_leaves_its_base_alone_and_no_weights_of_it(folder: Path, lora: Path) -> None:
@@ -188,24 +188,24 @@ def test_an_adapter_run_leaves_its_base_alone_and_no_weights_of_it(folder: Path,
         "lineage.json",
         "metalm_adapter.json",
     ]
-    kept = micro.checkpoint(lora, 6)["model"]
-    assert all(".lora_" in name or ".connectors." in name for name in kept), "checkpoints hold no weights of the base"
+    saved = micro.checkpoint(lora, 6)["model"]
+    assert all(".lora_" in name or ".connectors." in name for name in saved), "checkpoints hold no weights of the base"
     lineage = json.loads((lora / "adapter" / "lineage.json").read_text())
     assert lineage["ancestors"][0]["lineage"]["command"] == "pretrain"
-    moved = load_file(lora / "adapter" / "decoder" / "adapter_model.safetensors")
-    assert all(one.abs().max() > 0 for one in moved.values())
+    trained = load_file(lora / "adapter" / "decoder" / "adapter_model.safetensors")
+    assert all(tensor.abs().max() > 0 for tensor in trained.values())
 
 
 def test_the_first_loss_is_that_of_the_base(folder: Path) -> None:
-    # In evaluation mode no dropout tells them apart: validation after a step that moves nothing.
+    # Validation has no dropout, and the step before it has no effect at this learning rate.
     still = ["train.steps=1", "train.checkpoint_every=0", "train.learning_rate=1e-30", "train.validate_every=1"]
     frozen = ["model.trains.decoder=none", "model.trains.encoders=none"]
     narrow = ["model.lora.parts=[encoders]", "model.lora.rank=1", "model.trains.decoder=none"]
     assert finetune(folder, "still", *frozen, *still) == 0
     assert finetune(folder, "adapted", *LORA, *still) == 0
     assert finetune(folder, "narrow", *narrow, *still) == 0
-    found = [micro.records(folder / one, "validation")[-1]["loss"] for one in ("still", "adapted", "narrow")]
-    assert found[0] == found[1] == found[2]
+    losses = [micro.records(folder / run, "validation")[-1]["loss"] for run in ("still", "adapted", "narrow")]
+    assert losses[0] == losses[1] == losses[2]
 
 
 @pytest.mark.parametrize("step", [2, 4])
@@ -213,18 +213,18 @@ def test_resumed_equals_uninterrupted(lora: Path, tmp_path: Path, step: int) -> 
     out = tmp_path / "run"
     shutil.copytree(lora, out)
     shutil.rmtree(out / "adapter")
-    for one in (out / "checkpoints").iterdir():
-        if int(one.name.removeprefix("step-")) > step:
-            shutil.rmtree(one)
+    for checkpoint in (out / "checkpoints").iterdir():
+        if int(checkpoint.name.removeprefix("step-")) > step:
+            shutil.rmtree(checkpoint)
     assert micro.metalm("finetune", "--out", out, "--resume") == 0
     first, second = micro.checkpoint(lora, 6), micro.checkpoint(out, 6)
     for group in ("model", "optimizer"):
         assert micro.difference(first[group], second[group]) == 0.0
     assert micro.records(lora, "") == micro.records(out, "")
-    one, other = files(lora / "adapter"), files(out / "adapter")
-    described = ("metalm_adapter.json",)  # names its base from where it stands
-    assert {name: one[name] for name in one if name not in described} == {
-        name: other[name] for name in other if name not in described
+    files_before, files_after = files(lora / "adapter"), files(out / "adapter")
+    described = ("metalm_adapter.json",)  # holds the relative path of the base
+    assert {name: files_before[name] for name in files_before if name not in described} == {
+        name: files_after[name] for name in files_after if name not in described
     }
 
 
@@ -239,7 +239,7 @@ def test_resumed_on_another_base(folder: Path, lora: Path, tmp_path: Path, capsy
     save_file(tensors, file, {"format": "pt"})
     capsys.readouterr()
     assert micro.metalm("finetune", "--out", out, "--resume", "train.steps=3") == 2
-    assert "other weights than when this run began" in capsys.readouterr().err
+    assert "weights of the base have changed since this run started" in capsys.readouterr().err
 
 
 def test_two_processes_train_the_same_adapters(folder: Path, tmp_path: Path) -> None:
@@ -247,8 +247,10 @@ def test_two_processes_train_the_same_adapters(folder: Path, tmp_path: Path) -> 
     line = ["finetune", folder / "nodrop.yaml", "--model", folder / "still-base", *quiet]
     shutil.copytree(folder / "base" / "model", folder / "still-base")
     config = json.loads((folder / "still-base" / "config.json").read_text())
-    for one in (config["decoder_config"], config["encoder_configs"]["text"]):
-        one.update({key: 0.0 for key in one if "pdrop" in key or ("dropout" in key and one[key] == 0.3)})
+    for part_config in (config["decoder_config"], config["encoder_configs"]["text"]):
+        part_config.update(
+            {key: 0.0 for key in part_config if "pdrop" in key or ("dropout" in key and part_config[key] == 0.3)}
+        )
     (folder / "still-base" / "config.json").write_text(json.dumps(config))
     shutil.copy(folder / "micro.yaml", folder / "nodrop.yaml")
     assert micro.metalm(*line, "--out", tmp_path / "one") == 0
@@ -256,13 +258,13 @@ def test_two_processes_train_the_same_adapters(folder: Path, tmp_path: Path) -> 
     assert codes == [0, 0], printed
     assert micro.losses(tmp_path / "one") == pytest.approx(micro.losses(tmp_path / "two"), abs=2e-5)
     for name in ("decoder", "encoders/text"):
-        one, other = (
+        first, second = (
             load_file(tmp_path / run / "adapter" / name / "adapter_model.safetensors") for run in ("one", "two")
         )
-        assert micro.difference(one, other) < 2e-5
+        assert micro.difference(first, second) < 2e-5
 
 
-# -- what does not go together ----------------------------------------------------------------------------------------
+# -- contradictory options --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -273,26 +275,26 @@ def test_two_processes_train_the_same_adapters(folder: Path, tmp_path: Path) -> 
             ["model.lora.parts=[decoder]", "model.trains.encoders=all"],
             "set model.trains.encoders=none, or add encoders to model.lora.parts",
         ),
-        (["model.lora.targets=[nothing]"], "its linear layers, the output head aside: c_attn, c_fc, c_proj"),
+        (["model.lora.targets=[nothing]"], "its linear layers without the output head: c_attn, c_fc, c_proj"),
         (["model.lora.rank=0"], "model.lora.rank"),
     ],
 )
-def test_what_does_not_go_together(
+def test_contradictory_options(
     folder: Path, arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
     assert finetune(folder, "no", "model.lora.rank=2", *arguments) == 2
-    said = capsys.readouterr().err
-    assert said.count("error:") == 1
-    assert says in said
+    output = capsys.readouterr().err
+    assert output.count("error:") == 1
+    assert says in output
     assert not (folder / "no").exists()
 
 
 def test_adapters_of_parts(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """They would have no base on disk."""
+    """Adapters of a model built from a recipe would have no base on disk."""
     parts = TASKS.replace("FOLDER", str(folder)) + "\n".join(micro.RECIPE.split("\n")[2:19])
     recipe = micro.write_recipe(tmp_path, parts)
     capsys.readouterr()
     assert micro.metalm("finetune", recipe, "model.lora.rank=2", "--out", tmp_path / "run") == 2
-    said = capsys.readouterr().err
-    assert "adapters belong to a base on disk" in said
+    output = capsys.readouterr().err
+    assert "adapters belong to a base on disk" in output

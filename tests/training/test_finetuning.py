@@ -1,4 +1,4 @@
-"""Finetuning through the real command: the same step however its sessions are laid out, cut and shared."""
+"""Finetuning through the real command: a step does not depend on packing, micro-batches and processes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ train:
   checkpoint_every: 0
   sample_continuations: 0
 """
-WAYS: dict[str, tuple[list[str], int, dict[str, str]]] = {
+VARIANTS: dict[str, tuple[list[str], int, dict[str, str]]] = {
     "pad": (["data.row_packing=pad"], 1, {}),
     "pack": (["data.row_packing=pack"], 1, {}),
     "whole": (["data.row_packing=pad", "train.micro_batch_size=8"], 1, {}),
@@ -87,10 +87,10 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def runs(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     folder = tmp_path_factory.mktemp("runs")
 
-    def run(way: str, average: str = "token") -> Path:
-        out = folder / f"{way}-{average}"
+    def run(variant: str, average: str = "token") -> Path:
+        out = folder / f"{variant}-{average}"
         if not out.exists():
-            arguments, world, environment = WAYS[way]
+            arguments, world, environment = VARIANTS[variant]
             line = ["finetune", recipe, *arguments, f"train.loss_average={average}", "--out", out]
             codes, printed = micro.run_processes(
                 line, folder, world, environment, lambda rank: micro.watch_steps(Path(f"{out}.{rank}"))
@@ -105,45 +105,45 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
     return load_file(out / "model" / "model.safetensors")
 
 
-def same(one: Path, other: Path) -> None:
-    first, second = micro.losses(one), micro.losses(other)
-    assert first == pytest.approx(second, abs=2e-5)
-    left, right = weights(one), weights(other)
-    assert max(float((left[name] - right[name]).abs().max()) for name in left) < 2e-5
+def assert_same_weights(first_run: Path, second_run: Path) -> None:
+    first_losses, second_losses = micro.losses(first_run), micro.losses(second_run)
+    assert first_losses == pytest.approx(second_losses, abs=2e-5)
+    first_weights, second_weights = weights(first_run), weights(second_run)
+    assert max(float((first_weights[name] - second_weights[name]).abs().max()) for name in first_weights) < 2e-5
 
 
-@pytest.mark.parametrize("way", [way for way in WAYS if way != "pad"])
-def test_a_step_is_the_same_however_its_sessions_are_laid_out(runs: Runs, way: str) -> None:
-    same(runs(way), runs("pad"))
+@pytest.mark.parametrize("variant", [variant for variant in VARIANTS if variant != "pad"])
+def test_a_step_is_the_same_however_its_sessions_are_laid_out(runs: Runs, variant: str) -> None:
+    assert_same_weights(runs(variant), runs("pad"))
 
 
 @pytest.mark.parametrize("average", ["example", "task"])
-@pytest.mark.parametrize("way", ["pack", "micro", "two"])
-def test_so_it_is_for_every_average(runs: Runs, way: str, average: str) -> None:
-    same(runs(way, average), runs("pad", average))
+@pytest.mark.parametrize("variant", ["pack", "micro", "two"])
+def test_a_step_is_the_same_for_every_average(runs: Runs, variant: str, average: str) -> None:
+    assert_same_weights(runs(variant, average), runs("pad", average))
 
 
 def test_the_averages_differ(runs: Runs) -> None:
-    found = {average: weights(runs("pad", average)) for average in ("token", "example", "task")}
-    names = list(found)
-    for at, one in enumerate(names):
-        for other in names[at + 1 :]:
-            assert micro.difference(found[one], found[other]) > 1e-4, (one, other)
+    models = {average: weights(runs("pad", average)) for average in ("token", "example", "task")}
+    names = list(models)
+    for index, name in enumerate(names):
+        for other in names[index + 1 :]:
+            assert micro.difference(models[name], models[other]) > 1e-4, (name, other)
 
 
-@pytest.mark.parametrize("way", ["pack", "two"])
-def test_a_step_reads_exactly_its_numbers(runs: Runs, way: str) -> None:
-    out = runs(way)
-    ranks = [micro.watched_steps(Path(f"{out}.{rank}")) for rank in range(WAYS[way][1])]
+@pytest.mark.parametrize("variant", ["pack", "two"])
+def test_a_step_reads_exactly_its_numbers(runs: Runs, variant: str) -> None:
+    out = runs(variant)
+    ranks = [micro.watched_steps(Path(f"{out}.{rank}")) for rank in range(VARIANTS[variant][1])]
     for step, shares in enumerate(zip(*ranks, strict=True)):
-        numbers = sorted(n for one in shares for batch in one["numbers"] for n in batch)
+        numbers = sorted(number for share in shares for batch in share["numbers"] for number in batch)
         assert numbers == list(range(step * 8, step * 8 + 8))
 
 
-def test_losses_are_told_apart_by_task_and_cluster(runs: Runs) -> None:
+def test_losses_are_logged_per_task_and_cluster(runs: Runs) -> None:
     out = runs("pad")
-    told = set().union(*(record["task_loss"] for record in micro.records(out)))
-    assert told == {"parity", "other", "long"}
+    logged_tasks = set().union(*(record["task_loss"] for record in micro.records(out)))
+    assert logged_tasks == {"parity", "other", "long"}
     (validation,) = micro.records(out, "validation")
     tasks, clusters = validation["task_loss"], validation["cluster_loss"]
     assert clusters["nli"] == pytest.approx(tasks["parity"])
@@ -151,40 +151,40 @@ def test_losses_are_told_apart_by_task_and_cluster(runs: Runs) -> None:
     assert validation["loss"] == pytest.approx((clusters["nli"] + clusters["misc"]) / 2)
 
 
-def test_lineage_says_what_was_trained_on(runs: Runs) -> None:
+def test_lineage_lists_the_training_tasks(runs: Runs) -> None:
     lineage = json.loads((runs("pad") / "model" / "lineage.json").read_text())
     assert lineage["command"] == "finetune"
     assert lineage["tasks"] == ["parity", "other", "long"]
     assert lineage["clusters"] == ["misc", "nli"]
-    assert {one["name"] for one in lineage["data"]} == {"parity", "other", "long"}
+    assert {source["name"] for source in lineage["data"]} == {"parity", "other", "long"}
 
 
-@pytest.mark.parametrize("more", [[], ["data.workers=2"], ["data.row_packing=pack"]])
-def test_resumed_equals_uninterrupted(recipe: Path, more: list[str], tmp_path: Path) -> None:
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    line = ["finetune", recipe, *more, "train.steps=6", "train.checkpoint_every=2", "train.keep_checkpoints=9"]
-    assert micro.metalm(*line, "--out", whole) == 0
-    assert micro.metalm(*line, "--out", parts) == 0
-    cut = micro.interrupted_copy(parts, tmp_path / "cut", 2)
-    assert micro.metalm("finetune", "--resume", "--out", cut) == 0
-    assert micro.records(cut, "") == micro.records(whole, "")
-    left, right = weights(cut), weights(whole)
-    assert all(torch.equal(left[name], right[name]) for name in left)
+@pytest.mark.parametrize("overrides", [[], ["data.workers=2"], ["data.row_packing=pack"]])
+def test_resumed_equals_uninterrupted(recipe: Path, overrides: list[str], tmp_path: Path) -> None:
+    uninterrupted, source_run = tmp_path / "whole", tmp_path / "parts"
+    line = ["finetune", recipe, *overrides, "train.steps=6", "train.checkpoint_every=2", "train.keep_checkpoints=9"]
+    assert micro.metalm(*line, "--out", uninterrupted) == 0
+    assert micro.metalm(*line, "--out", source_run) == 0
+    interrupted = micro.interrupted_copy(source_run, tmp_path / "cut", 2)
+    assert micro.metalm("finetune", "--resume", "--out", interrupted) == 0
+    assert micro.records(interrupted, "") == micro.records(uninterrupted, "")
+    resumed_weights, expected_weights = weights(interrupted), weights(uninterrupted)
+    assert all(torch.equal(resumed_weights[name], expected_weights[name]) for name in resumed_weights)
 
 
 def test_a_run_stops_when_nothing_gets_better_and_keeps_the_best(recipe: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     line = ["train.steps=40", "train.learning_rate=0.3", "train.validate_every=1", "train.patience=3"]
     assert micro.metalm("finetune", recipe, *line, "train.final=best", "--out", out) == 0
-    found = micro.records(out, "validation")
-    best = min(found, key=lambda one: one["loss"])
-    assert found[-1]["step"] == best["step"] + 3 < 40
+    records = micro.records(out, "validation")
+    best = min(records, key=lambda record: record["loss"])
+    assert records[-1]["step"] == best["step"] + 3 < 40
     saved = weights(out)
-    kept = micro.checkpoint(out, best["step"])["model"]
-    last = micro.checkpoint(out, found[-1]["step"])["model"]
+    best_checkpoint = micro.checkpoint(out, best["step"])["model"]
+    last_checkpoint = micro.checkpoint(out, records[-1]["step"])["model"]
     name = "connectors.text.0.weight"
-    assert torch.equal(saved[name], kept[f"model.{name}"])
-    assert not torch.equal(saved[name], last[f"model.{name}"])
+    assert torch.equal(saved[name], best_checkpoint[f"model.{name}"])
+    assert not torch.equal(saved[name], last_checkpoint[f"model.{name}"])
 
 
 def test_a_twin_without_encoders_reads_the_same_characters(recipe: Path, tmp_path: Path) -> None:
@@ -198,16 +198,16 @@ def test_a_twin_without_encoders_reads_the_same_characters(recipe: Path, tmp_pat
         f"data.match_input_lengths_of=[{{tokenizer: {reader}, length: 96}}]",
     ]
     assert micro.metalm("finetune", recipe, *line, "--out", twin) == 0
-    one, other = micro.records(docked)[-1], micro.records(twin)[-1]
-    assert one["cut_examples"] == other["cut_examples"] > 0
-    assert one["trained_tokens"] == other["trained_tokens"]
-    assert other["docked_positions"] == 0
+    docked_record, twin_record = micro.records(docked)[-1], micro.records(twin)[-1]
+    assert docked_record["cut_examples"] == twin_record["cut_examples"] > 0
+    assert docked_record["trained_tokens"] == twin_record["trained_tokens"]
+    assert twin_record["docked_positions"] == 0
 
 
 def test_a_dry_run_changes_nothing(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.chdir(tmp_path)
     assert micro.metalm("finetune", recipe, "--dry-run") == 0
-    said = capsys.readouterr().out
-    assert "parity" in said
-    assert "drawn" in said
+    output = capsys.readouterr().out
+    assert "parity" in output
+    assert "drawn" in output
     assert list(tmp_path.iterdir()) == []

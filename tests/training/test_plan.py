@@ -1,4 +1,4 @@
-"""The plan: its figures against what a run really reads, its sums by hand, and that making it changes nothing."""
+"""Plans: sample statistics match the rows of a run, totals match manual sums, and making a plan changes nothing."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ ENCODER = [
 ]
 
 
-class Made:
-    """A recipe with all that a plan is made from."""
+class PlanInputs:
+    """A recipe with its corpus, model and objective."""
 
     def __init__(self, name: str, overrides: list[str]) -> None:
         self.resolved = resolve("pretrain", name, overrides)
@@ -55,24 +55,24 @@ class Made:
             self.assembly = build_metalm(self.recipe.model, **options)
         self.objective = make_objective(self.recipe, self.assembly)
 
-    def plan(self, *, world: int = 1, steps: int | None = None, **options):
+    def plan(self, *, num_processes: int = 1, steps: int | None = None, **options):
         return make_plan(
-            self.recipe, self.corpus, self.assembly, self.objective, num_processes=world, steps=steps, **options
+            self.recipe, self.corpus, self.assembly, self.objective, num_processes=num_processes, steps=steps, **options
         )
 
-    def changed(self, **train):
-        """The recipe with other values of ``train``."""
+    def with_train(self, **train):
+        """Return the recipe with other values of ``train``."""
         return self.recipe.model_copy(update={"train": self.recipe.train.model_copy(update=train)})
 
 
 @pytest.fixture(scope="module")
-def small() -> Made:
-    return Made("small", SMALL)
+def small() -> PlanInputs:
+    return PlanInputs("small", SMALL)
 
 
 @pytest.fixture(scope="module")
-def rtd() -> Made:
-    return Made("encoder-rtd", ENCODER)
+def rtd() -> PlanInputs:
+    return PlanInputs("encoder-rtd", ENCODER)
 
 
 def printed(plan, resolved=None, width: int = 100, **options) -> str:
@@ -81,19 +81,19 @@ def printed(plan, resolved=None, width: int = 100, **options) -> str:
     return out.getvalue()
 
 
-def test_where_values_came_from_at_the_start_of_a_run(small, tmp_path):
+def test_origins_of_values_at_the_start_of_a_run(small, tmp_path):
     path = tmp_path / "own.yaml"
     path.write_text("extends: small\ntrain:\n  batch_size: 8\n\n  learning_rate: 1e-3\n")
     resolved = resolve("pretrain", str(path), ["train.steps=77"])
-    lines = printed(small.plan(), resolved, 200, every=False).splitlines()
+    lines = printed(small.plan(), resolved, 200, all_values=False).splitlines()
     assert [line.split()[-2:] for line in lines if "own.yaml" in line] == [["train", "3-5"]]
     assert [line.split()[2:] for line in lines if "command line" in line] == [["train.steps:", "77"]]
     assert len([line for line in lines if "small.yaml" in line]) == 1
     assert not any("defaults" in line for line in lines)
 
 
-def test_epochs_that_are_over_before_the_warm_up_is(small):
-    recipe = small.changed(steps=None, epochs=0.1, warmup_steps=1000)
+def test_epochs_that_end_before_the_warm_up(small):
+    recipe = small.with_train(steps=None, epochs=0.1, warmup_steps=1000)
     with pytest.raises(MetalmError) as caught:
         make_plan(recipe, small.corpus, small.assembly, small.objective, num_processes=1, steps=None)
     assert "got 1000 with the steps of train.epochs, " in caught.value.why
@@ -101,37 +101,37 @@ def test_epochs_that_are_over_before_the_warm_up_is(small):
     assert caught.value.exit_code == 2
 
 
-# -- figures ----------------------------------------------------------------------------------------------------------
+# -- sample statistics ------------------------------------------------------------------------------------------------
 
 
-def test_figures_are_those_of_the_rows_that_a_run_reads(small):
+def test_sample_stats_match_the_rows_of_a_run(small):
     writer = small.objective.writer(small.recipe.data, 0)
-    figures = compute_sample_stats(small.corpus, writer, documents=10_000, seconds=30)
-    lane = RowSlot(0, 1, small.corpus.reader(lambda _: True), writer)
-    rows = [lane.next_row() for _ in range(figures.rows)]
-    assert figures.sampled == round(300 * figures.usable["documents"])
+    sample_stats = compute_sample_stats(small.corpus, writer, documents=10_000, seconds=30)
+    slot = RowSlot(0, 1, small.corpus.reader(lambda _: True), writer)
+    rows = [slot.next_row() for _ in range(sample_stats.rows)]
+    assert sample_stats.sampled == round(300 * sample_stats.usable["documents"])
     for name in ("source_tokens", "trained_tokens", "docked_positions", "documents"):
         mean = sum(row.counts.get(name, 0) for row in rows) / len(rows)
-        assert figures.per_row(name) == pytest.approx(mean, rel=0.02), name
-    assert figures.fill == pytest.approx(sum(map(len, rows)) / len(rows) / 64, abs=1e-3)
+        assert sample_stats.per_row(name) == pytest.approx(mean, rel=0.02), name
+    assert sample_stats.fill == pytest.approx(sum(map(len, rows)) / len(rows) / 64, abs=1e-3)
 
 
-def test_figures_by_hand(small):
+def test_sample_stats_by_hand(small):
     writer = small.objective.writer(small.recipe.data, 0)
-    figures = compute_sample_stats(small.corpus, writer, documents=5, seconds=30)
+    sample_stats = compute_sample_stats(small.corpus, writer, documents=5, seconds=30)
     reader, texts, number = small.corpus.reader(lambda _: True), [], 0
     while len(texts) < 5:
-        found = reader.get(number)
-        texts += [found.text] if found is not None else []
+        document = reader.get(number)
+        texts += [document.text] if document is not None else []
         number += 1
-    used = [texts[at % 5] for at in range(figures.documents)]
-    tokens = sum(len(small.assembly.decoder_tokenizer.encode_document(text)) for text in used)
-    assert figures.sampled == 5
-    assert figures.tokens == tokens
-    assert figures.text_bytes == sum(len(text.encode()) for text in used)
-    assert figures.bytes_per_token == figures.text_bytes / tokens
-    assert figures.positions_per_document == pytest.approx(
-        tokens / figures.documents * figures.rows * 64 / figures.counts["source_tokens"]
+    consumed = [texts[index % 5] for index in range(sample_stats.documents)]
+    tokens = sum(len(small.assembly.decoder_tokenizer.encode_document(text)) for text in consumed)
+    assert sample_stats.sampled == 5
+    assert sample_stats.tokens == tokens
+    assert sample_stats.text_bytes == sum(len(text.encode()) for text in consumed)
+    assert sample_stats.bytes_per_token == sample_stats.text_bytes / tokens
+    assert sample_stats.positions_per_document == pytest.approx(
+        tokens / sample_stats.documents * sample_stats.rows * 64 / sample_stats.counts["source_tokens"]
     )
 
 
@@ -142,45 +142,45 @@ def test_a_document_longer_than_the_time_is_measured(small, monkeypatch):
 
     corpus = open_corpus(small.recipe.data, seed=0)
     monkeypatch.setattr(corpus, "reader", lambda owns: Long())
-    figures = compute_sample_stats(corpus, small.objective.writer(small.recipe.data, 0), documents=5, seconds=0)
-    assert (figures.rows, figures.documents) == (1, 1)
-    assert figures.tokens == len(small.assembly.decoder_tokenizer.encode_document("The dog barked. " * 500))
-    assert figures.text_bytes == 8000
+    sample_stats = compute_sample_stats(corpus, small.objective.writer(small.recipe.data, 0), documents=5, seconds=0)
+    assert (sample_stats.rows, sample_stats.documents) == (1, 1)
+    assert sample_stats.tokens == len(small.assembly.decoder_tokenizer.encode_document("The dog barked. " * 500))
+    assert sample_stats.text_bytes == 8000
 
 
 def test_sources_without_documents_are_an_error(small, monkeypatch):
     corpus = open_corpus(small.recipe.data, seed=0)
     monkeypatch.setattr(corpus, "reader", lambda owns: type("None", (), {"get": lambda self, number: None})())
-    with pytest.raises(MetalmError, match="give no document"):
+    with pytest.raises(MetalmError, match="contain no document"):
         compute_sample_stats(corpus, small.objective.writer(small.recipe.data, 0), documents=2)
 
 
-def test_steps_from_epochs_is_the_formula_and_near_the_truth(small):
+def test_steps_from_epochs_match_the_formula_and_the_measured_steps(small):
     writer = small.objective.writer(small.recipe.data, 0)
-    figures = compute_sample_stats(small.corpus, writer, documents=10_000, seconds=30)
-    steps = steps_from_epochs(2.0, small.corpus, figures, 4)
-    documents = 300 * figures.usable["documents"]
-    assert steps == math.ceil(2.0 * documents * figures.positions_per_document / (4 * 64))
-    lane, rows = RowSlot(0, 1, small.corpus.reader(lambda _: True), writer), 0
-    while lane.state.number < 600:  # two epochs of 300 numbers
-        lane.next_row()
+    sample_stats = compute_sample_stats(small.corpus, writer, documents=10_000, seconds=30)
+    steps = steps_from_epochs(2.0, small.corpus, sample_stats, 4)
+    documents = 300 * sample_stats.usable["documents"]
+    assert steps == math.ceil(2.0 * documents * sample_stats.positions_per_document / (4 * 64))
+    slot, rows = RowSlot(0, 1, small.corpus.reader(lambda _: True), writer), 0
+    while slot.state.number < 600:  # two epochs of 300 numbers
+        slot.next_row()
         rows += 1
     assert steps == pytest.approx(rows / 4, rel=0.03)
 
 
 def test_epochs_of_a_stream_are_an_error(small):
-    figures = compute_sample_stats(small.corpus, small.objective.writer(small.recipe.data, 0), documents=3)
+    sample_stats = compute_sample_stats(small.corpus, small.objective.writer(small.recipe.data, 0), documents=3)
     corpus = open_corpus(small.recipe.data, seed=0)
     opened = corpus._sources[0]
     corpus._sources = [replace(opened, info=replace(opened.info, rows=None, streamed=True))]
     with pytest.raises(MetalmError, match="documents is read as a stream") as caught:
-        steps_from_epochs(1.0, corpus, figures, 4)
+        steps_from_epochs(1.0, corpus, sample_stats, 4)
     assert caught.value.exit_code == Exit.USAGE
     assert "train.steps" in caught.value.remedy
 
 
 def test_epochs_become_steps_in_the_plan(small):
-    recipe = small.changed(steps=None, epochs=1.5)
+    recipe = small.with_train(steps=None, epochs=1.5)
     plan = make_plan(recipe, small.corpus, small.assembly, small.objective, num_processes=1, steps=None)
     assert plan.batch_shape.steps_are_estimated
     assert plan.sources[0].epochs == pytest.approx(1.5, rel=0.05)
@@ -188,7 +188,7 @@ def test_epochs_become_steps_in_the_plan(small):
 
 
 def test_steps_from_epochs_do_not_depend_on_the_clock(small, monkeypatch):
-    recipe = small.changed(steps=None, epochs=1.5)
+    recipe = small.with_train(steps=None, epochs=1.5)
     clock = iter(range(0, 10**9, 1000))
     slow = type("Clock", (), {"monotonic": staticmethod(lambda: next(clock))})
     first = make_plan(recipe, small.corpus, small.assembly, small.objective, num_processes=1, steps=None)
@@ -210,8 +210,8 @@ def test_sources_of_several_kinds(small, tmp_path):
     plan = make_plan(recipe, corpus, small.assembly, small.objective, num_processes=1, steps=10)
     world, more = plan.sources
     assert (world.info.share, more.info.share) == (0.25, 0.75)
-    held = plan.sample_stats.usable
-    assert more.documents / world.documents == pytest.approx(3 * held["more"] / held["documents"])
+    usable = plan.sample_stats.usable
+    assert more.documents / world.documents == pytest.approx(3 * usable["more"] / usable["documents"])
     total = (world.documents + more.documents) * plan.sample_stats.positions_per_document
     assert total == pytest.approx(10 * plan.batch_shape.positions)
 
@@ -222,12 +222,12 @@ def test_sources_of_several_kinds(small, tmp_path):
 def test_parameters_are_counted_once(small):
     plan = small.plan()
     model = small.assembly.model
-    unique = {id(one): one.numel() for one in model.parameters()}
+    unique = {id(parameter): parameter.numel() for parameter in model.parameters()}
     assert plan.total == sum(unique.values()) == plan.trained
     assert [part.name for part in plan.parts] == ["decoder", "encoders.text", "connectors.text"]
     table = model.get_input_embeddings().weight
     assert model.get_output_embeddings().weight is table
-    assert plan.parts[0].total == sum(one.numel() for one in model.decoder.parameters())
+    assert plan.parts[0].total == sum(parameter.numel() for parameter in model.decoder.parameters())
 
 
 def test_the_generator_shares_its_embeddings(rtd):
@@ -236,19 +236,19 @@ def test_the_generator_shares_its_embeddings(rtd):
     real = rtd.plan(root=root)
     assert [part.name for part in plan.parts] == ["encoders.text", "generator"]
     assert plan.parts == real.parts
-    assert plan.total == real.total == sum(one.numel() for one in root.parameters())
+    assert plan.total == real.total == sum(parameter.numel() for parameter in root.parameters())
     assert plan.total < sum(part.total for part in plan.parts)
     assert plan.memory == real.memory
     assert "shared counted once" in printed(plan)
     assert plan.special_tokens is None
 
 
-def test_portions_of_several_processes(small):
-    recipe = small.changed(batch_size=12, micro_batch_size=2)
+def test_batch_shape_of_several_processes(small):
+    recipe = small.with_train(batch_size=12, micro_batch_size=2)
     plan = make_plan(recipe, small.corpus, small.assembly, small.objective, num_processes=3, steps=7)
-    cut = plan.batch_shape
-    assert (cut.steps, cut.micro_batch_size, cut.micro_batches, cut.processes) == (7, 2, 2, 3)
-    assert cut.positions == 12 * 64
+    shape = plan.batch_shape
+    assert (shape.steps, shape.micro_batch_size, shape.micro_batches, shape.processes) == (7, 2, 2, 3)
+    assert shape.positions == 12 * 64
     assert plan.per_step("source_tokens") == plan.sample_stats.per_row("source_tokens") * 12
     text = printed(plan)
     assert "12 rows: 3 processes x 2 passes x 2 rows" in text
@@ -257,7 +257,7 @@ def test_portions_of_several_processes(small):
     assert "12 rows do not divide among 5 processes" in printed(uneven)
 
 
-def test_validation_is_what_was_read_or_what_may_be(small):
+def test_validation_counts_are_bounds_before_reading_and_exact_after(small):
     assert "up to 20 documents held out" in printed(small.plan())
     assert "17 documents held out, in 41 windows" in printed(small.plan(validation=(17, 41)))
     assert "there is no validation" not in printed(small.plan(validation=(17, 41)))
@@ -265,12 +265,12 @@ def test_validation_is_what_was_read_or_what_may_be(small):
 
 
 @pytest.mark.parametrize("width", [60, 100])
-def test_the_plan_says_what_it_must(small, width):
+def test_the_plan_displays_the_essentials(small, width):
     plan = small.plan()
     text = printed(plan, width=width)
     assert max(map(len, text.splitlines())) <= width
     flat = " ".join(text.split())
-    for said in (
+    for text_part in (
         "LlamaForCausalLM" if width == 100 else "LlamaFor",
         f"{plan.parts[0].total:,} {plan.parts[0].trained:,} all 0.002",
         "from a sample of 256 documents",
@@ -284,7 +284,7 @@ def test_the_plan_says_what_it_must(small, width):
         human_bytes(plan.memory.total),
         "held out",
     ):
-        assert said in flat, said
+        assert text_part in flat, text_part
 
 
 def test_provenance_of_every_value(small):
@@ -292,26 +292,26 @@ def test_provenance_of_every_value(small):
     lines = [line.split() for line in text.splitlines()]
     assert ["hidden_size:", "16", "command", "line"] in lines
     assert any(line[:2] == ["batch_size:", "8"] and line[2].startswith("small.yaml:") for line in lines)
-    assert any(line[:2] == ["clip:", "1.0"] and line[2].startswith("base.yaml:") for line in lines)
+    assert any(line[:2] == ["gradient_clip:", "1.0"] and line[2].startswith("base.yaml:") for line in lines)
     assert "train.epsilon" not in text
     assert "epsilon 1.0e-08" in text
     assert "max_time" not in text
 
 
 def test_making_a_plan_changes_nothing(small, rtd):
-    for made in (small, rtd):
-        before = {name: tensor.clone() for name, tensor in made.assembly.model.state_dict().items()}
-        modes = [module.training for module in made.assembly.model.modules()]
+    for case in (small, rtd):
+        before = {name: tensor.clone() for name, tensor in case.assembly.model.state_dict().items()}
+        modes = [module.training for module in case.assembly.model.modules()]
         states = torch.get_rng_state(), random.getstate(), str(np.random.get_state())
-        reader = made.corpus.reader(lambda _: True)
+        reader = case.corpus.reader(lambda _: True)
         first = [reader.get(number) for number in range(20)]
-        made.plan()
+        case.plan()
         assert torch.equal(torch.get_rng_state(), states[0])
         assert (random.getstate(), str(np.random.get_state())) == states[1:]
-        assert [module.training for module in made.assembly.model.modules()] == modes
-        after = made.assembly.model.state_dict()
+        assert [module.training for module in case.assembly.model.modules()] == modes
+        after = case.assembly.model.state_dict()
         assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
-        again = made.corpus.reader(lambda _: True)
+        again = case.corpus.reader(lambda _: True)
         assert [again.get(number) for number in range(20)] == first
         assert reader.skipped == again.skipped
 
@@ -321,15 +321,15 @@ def test_making_a_plan_changes_nothing(small, rtd):
 
 def test_exact_memory_by_hand(small):
     memory = estimate_memory(small.recipe, small.assembly)
-    sizes = {id(one): one.numel() * 4 for one in small.assembly.model.parameters()}
-    buffers = sum(one.numel() * one.element_size() for one in small.assembly.model.buffers())
+    sizes = {id(parameter): parameter.numel() * 4 for parameter in small.assembly.model.parameters()}
+    buffers = sum(buffer.numel() * buffer.element_size() for buffer in small.assembly.model.buffers())
     assert memory.weights == sum(sizes.values()) + buffers
     assert memory.gradients == sum(sizes.values())
     assert memory.optimizer == 2 * sum(sizes.values())
     assert memory.total == memory.weights + memory.gradients + memory.optimizer + memory.activations
 
 
-def test_the_optimizer_takes_what_was_said(small):
+def test_the_optimizer_state_matches_the_estimate(small):
     from metalm_cli.training.optim import make_optimizer
     from metalm_cli.training.trainer import trained_parts
 
@@ -341,10 +341,15 @@ def test_the_optimizer_takes_what_was_said(small):
     for group in optimizer.param_groups:
         group["lr"] = group["weight_decay"] = 0.0
     optimizer.step()
-    state = [value for one in optimizer.state.values() for key, value in one.items() if key != "step"]
+    state = [
+        value
+        for state_of_parameter in optimizer.state.values()
+        for key, value in state_of_parameter.items()
+        if key != "step"
+    ]
     root.zero_grad(set_to_none=True)
-    said = estimate_memory(small.recipe, small.assembly).optimizer
-    assert said == sum(value.numel() * value.element_size() for value in state)
+    estimated = estimate_memory(small.recipe, small.assembly).optimizer
+    assert estimated == sum(value.numel() * value.element_size() for value in state)
 
 
 def test_frozen_parts_need_less(small):
@@ -355,45 +360,45 @@ def test_frozen_parts_need_less(small):
         frozen = estimate_memory(small.recipe, small.assembly)
     finally:
         encoder.requires_grad_(True)
-    part = sum(one.numel() for one in encoder.parameters())
-    assert full.gradients - frozen.gradients == 4 * part
+    num_frozen = sum(parameter.numel() for parameter in encoder.parameters())
+    assert full.gradients - frozen.gradients == 4 * num_frozen
     assert frozen.activations < full.activations
 
 
 @pytest.mark.parametrize(
-    "less", [{"micro_batch_size": 1}, {"checkpoint_activations": True}], ids=["rows", "checkpointing"]
+    "changes", [{"micro_batch_size": 1}, {"checkpoint_activations": True}], ids=["rows", "checkpointing"]
 )
-def test_what_an_error_advises_lowers_the_estimate(small, less):
+def test_what_an_error_advises_lowers_the_estimate(small, changes):
     full = estimate_memory(small.recipe, small.assembly).activations
-    assert estimate_memory(small.changed(**less), small.assembly).activations < full
+    assert estimate_memory(small.with_train(**changes), small.assembly).activations < full
 
 
 def test_the_activations_are_of_the_right_order(small):
-    """Against what autograd really keeps for the probe's batch, head and weights left out."""
+    """Compare with the tensors that autograd saves for the probe's batch, without head and weights."""
     from metalm_cli.models.loss import CHUNK_ELEMENTS
     from metalm_cli.training.planning.probe import probe_batch
 
     root = small.objective.step_module().train()
     batch = probe_batch(small.objective, small.recipe, 8)
-    kept, own = {}, {one.untyped_storage().data_ptr() for one in root.parameters()}
+    saved, parameter_storages = {}, {parameter.untyped_storage().data_ptr() for parameter in root.parameters()}
 
     def pack(tensor):
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes(), tensor
+        if storage.data_ptr() not in parameter_storages:
+            saved[storage.data_ptr()] = storage.nbytes(), tensor
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         root(batch)
-    real = sum(size for size, _ in kept.values())
-    said = estimate_memory(small.recipe, small.assembly).activations - 12 * CHUNK_ELEMENTS
-    assert 0.6 < said / real < 1.7
+    measured = sum(size for size, _ in saved.values())
+    estimated = estimate_memory(small.recipe, small.assembly).activations - 12 * CHUNK_ELEMENTS
+    assert 0.6 < estimated / measured < 1.7
 
 
 def test_rows_of_a_forward_pass(small):
     assert rows_per_micro_batch(small.recipe, 1) == 8
     assert rows_per_micro_batch(small.recipe, 3) == 3
-    assert rows_per_micro_batch(small.changed(micro_batch_size=2), 1) == 2
+    assert rows_per_micro_batch(small.with_train(micro_batch_size=2), 1) == 2
 
 
 def test_sizes_are_readable():

@@ -1,4 +1,4 @@
-"""The probe: the worst case it runs, what it reports, and that it changes nothing, bit for bit."""
+"""Probe: its worst-case batch, its results, and that it changes nothing, bit for bit."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ENCODER = [
     "data.sequence_length=32",
     "train.warmup_steps=1",
 ]
-TWIN = [one for one in SMALL if "encoders" not in one and "span" not in one]
+TWIN = [override for override in SMALL if "encoders" not in override and "span" not in override]
 CASES = {
     "small": ("small", SMALL),
     "bf16": ("small", [*SMALL, "train.precision=bf16"]),
@@ -55,8 +55,8 @@ CASES = {
 }
 
 
-def make(case: str) -> SimpleNamespace:
-    name, overrides = CASES[case]
+def make(case_name: str) -> SimpleNamespace:
+    name, overrides = CASES[case_name]
     recipe = resolve("pretrain", name, overrides).recipe
     corpus = open_corpus(recipe.data, seed=0)
     options = {"seed": 0, "sample": lambda count: corpus.sample(count, 0)}
@@ -69,7 +69,7 @@ def make(case: str) -> SimpleNamespace:
 
 
 @pytest.fixture(params=CASES)
-def made(request):
+def case(request):
     return make(request.param)
 
 
@@ -82,9 +82,9 @@ def small():
 
 
 def test_language_rows_are_full_of_the_longest_docks():
-    for case, longest in (("small", 8), ("prefix", 9), ("kept", 8)):
-        made = make(case)
-        batch = probe_batch(made.objective, made.recipe, 2)
+    for name, longest in (("small", 8), ("prefix", 9), ("kept", 8)):
+        case = make(name)
+        batch = probe_batch(case.objective, case.recipe, 2)
         stream = batch.streams[DECODER]
         assert stream.input_ids.shape == (2, 64)
         assert (stream.segment_ids >= 0).all()
@@ -94,30 +94,30 @@ def test_language_rows_are_full_of_the_longest_docks():
         sizes = torch.bincount(table.rows)
         assert sizes.max() == longest
         assert int((sizes == longest).sum()) >= 2 * 2 * (32 // (longest + 1))
-        # Every other position is trained, but the first of a session, which nothing predicts.
+        # All other positions are trained, except the first of a session, which is never predicted.
         untrained = 2 * 64 - docked - len(stream.targets)
         assert 0 <= untrained <= 4
         assert len(table.inputs["input_ids"]) == len(sizes)
         assert len({tuple(row) for row in table.inputs["input_ids"].tolist()}) == len(sizes)
-        limit = made.objective.processor.max_length
+        limit = case.objective.processor.max_length
         assert table.inputs["attention_mask"].sum(1).max() <= limit
 
 
 def test_twins_train_every_position():
-    made = make("twin")
-    batch = probe_batch(made.objective, made.recipe, 2)
+    case = make("twin")
+    batch = probe_batch(case.objective, case.recipe, 2)
     assert not batch.docks
     assert len(batch.streams[DECODER].targets) == 2 * 64 - 4
 
 
 def test_a_row_of_joined_documents_is_plain():
-    made = make("open")
-    assert probe_batch(made.objective, made.recipe, 2).streams[DECODER].plain
+    case = make("open")
+    assert probe_batch(case.objective, case.recipe, 2).streams[DECODER].plain
 
 
 def test_encoder_rows_are_full_and_masked():
-    made = make("mlm")
-    batch = probe_batch(made.objective, made.recipe, 4)
+    case = make("mlm")
+    batch = probe_batch(case.objective, case.recipe, 4)
     stream = batch.streams["text"]
     assert stream.input_ids.shape == (4, 32)
     assert (stream.segment_ids >= 0).all()
@@ -126,26 +126,26 @@ def test_encoder_rows_are_full_and_masked():
 
 
 def test_no_real_row_costs_more():
-    made = make("small")
-    worst = probe_batch(made.objective, made.recipe, 1)
-    writer = made.objective.writer(made.recipe.data, 0)
-    lane = RowSlot(0, 1, made.corpus.reader(lambda _: True), writer)
+    case = make("small")
+    worst = probe_batch(case.objective, case.recipe, 1)
+    writer = case.objective.writer(case.recipe.data, 0)
+    slot = RowSlot(0, 1, case.corpus.reader(lambda _: True), writer)
     for _ in range(60):
-        batch = made.objective.collate([lane.next_row()], 64)
+        batch = case.objective.collate([slot.next_row()], 64)
         if batch.docks:
             assert len(batch.docks["text"].positions) <= len(worst.docks["text"].positions)
 
 
-# -- nothing changes --------------------------------------------------------------------------------------------------
+# -- unchanged state --------------------------------------------------------------------------------------------------
 
 
 def snapshot(root):
     return {
         "state": {name: tensor.clone() for name, tensor in root.state_dict().items()},
-        "buffers": {name: (id(one), one.clone()) for name, one in root.named_buffers(remove_duplicate=False)},
-        "modes": [one.training for one in root.modules()],
-        "grads": [one.grad for one in root.parameters()],
-        "needs": [one.requires_grad for one in root.parameters()],
+        "buffers": {name: (id(buffer), buffer.clone()) for name, buffer in root.named_buffers(remove_duplicate=False)},
+        "modes": [child.training for child in root.modules()],
+        "grads": [parameter.grad for parameter in root.parameters()],
+        "needs": [parameter.requires_grad for parameter in root.parameters()],
         "torch": torch.get_rng_state(),
         "python": random.getstate(),
         "numpy": str(np.random.get_state()),
@@ -155,21 +155,21 @@ def snapshot(root):
 def assert_same(before, after):
     for name, tensor in before["state"].items():
         assert torch.equal(tensor, after["state"][name]), name
-    for name, (place, tensor) in before["buffers"].items():
-        assert after["buffers"][name][0] == place, name
+    for name, (address, tensor) in before["buffers"].items():
+        assert after["buffers"][name][0] == address, name
         assert torch.equal(tensor, after["buffers"][name][1]), name
     assert torch.equal(before["torch"], after["torch"])
     for name in ("modes", "grads", "needs", "python", "numpy"):
         assert before[name] == after[name], name
 
 
-def test_a_probe_changes_nothing(made):
-    made.root.eval()
-    next(iter(made.root.children())).train()
+def test_a_probe_changes_nothing(case):
+    case.root.eval()
+    next(iter(case.root.children())).train()
     torch.manual_seed(5)
-    before = snapshot(made.root)
-    result = probe(made.objective, made.root, made.recipe, "cpu")
-    assert_same(before, snapshot(made.root))
+    before = snapshot(case.root)
+    result = probe(case.objective, case.root, case.recipe, "cpu")
+    assert_same(before, snapshot(case.root))
     assert before["grads"] == [None] * len(before["grads"])
     assert result.seconds > 0
     assert result.peak_bytes is None
@@ -177,7 +177,7 @@ def test_a_probe_changes_nothing(made):
 
 
 class Restless(torch.nn.Module):
-    """Draws from every generator, counts in a buffer and replaces another."""
+    """Module that draws from every random generator, counts in one buffer and replaces another."""
 
     def __init__(self, inner):
         super().__init__()
@@ -194,7 +194,7 @@ class Restless(torch.nn.Module):
         return self.inner(batch)
 
 
-def test_restless_modules_are_put_back(small):
+def test_the_state_of_random_modules_is_restored(small):
     root = Restless(small.root).eval()
     parameter = next(root.parameters())
     parameter.grad = torch.full_like(parameter, 3.0)
@@ -205,7 +205,7 @@ def test_restless_modules_are_put_back(small):
     assert torch.equal(parameter.grad, torch.full_like(parameter, 3.0))
 
 
-def test_what_fails_is_put_back_too(small, monkeypatch):
+def test_state_is_restored_after_an_error(small, monkeypatch):
     before = snapshot(small.root)
 
     def broken(batch):
@@ -218,15 +218,15 @@ def test_what_fails_is_put_back_too(small, monkeypatch):
     assert_same(before, snapshot(small.root))
 
 
-def trained(case: str, probed: bool) -> tuple[dict[str, torch.Tensor], list[float]]:
-    made = make(case)
+def trained(case_name: str, probed: bool) -> tuple[dict[str, torch.Tensor], list[float]]:
+    case = make(case_name)
     torch.manual_seed(11)
     if probed:
-        probe(made.objective, made.root, made.recipe, "cpu")
-    trainer = Trainer(made.recipe.train, 3, made.objective, made.root, Accelerator(cpu=True), 64)
+        probe(case.objective, case.root, case.recipe, "cpu")
+    trainer = Trainer(case.recipe.train, 3, case.objective, case.root, Accelerator(cpu=True), 64)
     losses = []
-    nothing = SimpleNamespace(pending=None)
-    hooks = TrainerCallbacks(
+    no_signals = SimpleNamespace(pending=None)
+    callbacks = TrainerCallbacks(
         log=lambda record: losses.append(record["loss"]),
         validate=lambda *_: {},
         log_validation=lambda record: None,
@@ -234,12 +234,12 @@ def trained(case: str, probed: bool) -> tuple[dict[str, torch.Tensor], list[floa
         locate_document=str,
         advance=lambda step: None,
     )
-    writer = made.objective.writer(made.recipe.data, 0)
+    writer = case.objective.writer(case.recipe.data, 0)
     stream = StepRowDataset(
-        range(4), lambda lane, _: RowSlot(lane, 4, made.corpus.reader(lambda _number: True), writer)
+        range(4), lambda index, _: RowSlot(index, 4, case.corpus.reader(lambda _number: True), writer)
     )
-    trainer.run(loader(stream, 0), hooks, nothing)
-    return {name: tensor.clone() for name, tensor in made.root.state_dict().items()}, losses
+    trainer.run(loader(stream, 0), callbacks, no_signals)
+    return {name: tensor.clone() for name, tensor in case.root.state_dict().items()}, losses
 
 
 def test_a_run_after_a_probe_is_the_run_without(monkeypatch):
@@ -249,7 +249,7 @@ def test_a_run_after_a_probe_is_the_run_without(monkeypatch):
     assert all(torch.equal(with_probe[name], tensor) for name, tensor in without.items())
 
 
-# -- what goes wrong --------------------------------------------------------------------------------------------------
+# -- lack of memory ---------------------------------------------------------------------------------------------------
 
 FULL = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
@@ -260,7 +260,7 @@ FULL = [
 
 
 @pytest.mark.parametrize("error", FULL, ids=["cuda", "cpu", "allocate", "python"])
-def test_out_of_memory_names_the_keys_to_turn(small, monkeypatch, error):
+def test_out_of_memory_names_the_keys_to_change(small, monkeypatch, error):
     def full(batch):
         raise error
 
@@ -270,7 +270,7 @@ def test_out_of_memory_names_the_keys_to_turn(small, monkeypatch, error):
         probe(small.objective, small.root, small.recipe, "cpu")
     assert caught.value.exit_code == Exit.USAGE
     message = str(caught.value)
-    for said in (
+    for advice in (
         "train.micro_batch_size=1 (now 2)",
         "data.sequence_length (now 64)",
         "train.checkpoint_activations=true (now false)",
@@ -278,17 +278,17 @@ def test_out_of_memory_names_the_keys_to_turn(small, monkeypatch, error):
         "estimated need",
         "activations",
     ):
-        assert said in message
+        assert advice in message
     assert_same(before, snapshot(small.root))
 
 
-def test_memory_that_really_runs_out(small, monkeypatch):
+def test_real_lack_of_memory(small, monkeypatch):
     monkeypatch.setattr(small.root, "forward", lambda batch: torch.empty(1 << 55, dtype=torch.uint8))
     with pytest.raises(MetalmError, match="does not fit"):
         probe(small.objective, small.root, small.recipe, "cpu")
 
 
-def test_keys_at_their_end_are_not_advised(small):
+def test_keys_at_their_limit_are_not_advised(small):
     train = small.recipe.train.model_copy(
         update={"micro_batch_size": 1, "precision": "bf16", "checkpoint_activations": True}
     )
@@ -302,7 +302,7 @@ def test_keys_at_their_end_are_not_advised(small):
 
 def test_the_optimizer_must_fit_beside_the_peak(small, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=2**20))
-    state = 8 * sum(one.numel() for one in small.root.parameters())
+    state = 8 * sum(parameter.numel() for parameter in small.root.parameters())
     fits, _ = 2**20 - state, None
     check = module._explain_lack_of_memory
     assert check(small.objective, small.root, fits, torch.device("cuda")) is None
@@ -310,7 +310,7 @@ def test_the_optimizer_must_fit_beside_the_peak(small, monkeypatch):
     assert check(small.objective, small.root, fits + state // 2, torch.device("cuda"), 2) is None
 
 
-def test_what_will_be_sharded_may_not_fit_whole(small, monkeypatch):
+def test_a_sharded_model_may_not_fit_unsharded(small, monkeypatch):
     def full(batch):
         raise FULL[0]
 
@@ -320,15 +320,17 @@ def test_what_will_be_sharded_may_not_fit_whole(small, monkeypatch):
     (note,) = result.notes
     assert "sharded over 2 processes" in note
     assert "2.00 GiB" in note
-    whole, half = (module.estimate_memory(small.recipe, small.objective.assembly, None, 2, n) for n in (1, 2))
+    unsharded, sharded = (
+        module.estimate_memory(small.recipe, small.objective.assembly, None, 2, shards) for shards in (1, 2)
+    )
     for name in ("weights", "gradients", "optimizer"):
-        assert getattr(half, name) == getattr(whole, name) // 2
-    assert half.activations == whole.activations
-    assert "sharded over 2" in str(half)
-    assert "sharded" not in str(whole)
+        assert getattr(sharded, name) == getattr(unsharded, name) // 2
+    assert sharded.activations == unsharded.activations
+    assert "sharded over 2" in str(sharded)
+    assert "sharded" not in str(unsharded)
 
 
-def test_other_errors_are_not_taken_for_memory(small, monkeypatch):
+def test_other_errors_are_not_taken_for_lack_of_memory(small, monkeypatch):
     def wrong(batch):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 

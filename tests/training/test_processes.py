@@ -1,4 +1,4 @@
-"""Micro-batches and processes: however a step's rows are shared out, it is the same step."""
+"""Micro-batches and processes: a step does not depend on how its rows are divided."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SETTINGS = {
     "semi_causal": LANGUAGE,
     "mlm": [*LANGUAGE, *ENCODER, "objective={name: mlm}"],
     "rtd": [*LANGUAGE, *ENCODER, "objective={name: rtd, generator_size: 0.5}"],
-    # One short span in a few documents, one row a process: steps without a dock in one process, and in both.
+    # One short span in a few documents, one row per process: some steps have no dock in one process or in both.
     "seldom": [
         "train.batch_size=2",
         "train.steps=10",
@@ -45,21 +45,21 @@ Runs = Callable[..., Path]
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """``runs(setting, how)``: the run folder, trained once; ``<folder>.<rank>`` tells what each process read."""
+    """``runs(setting, launch)``: run folder, trained once; ``<folder>.<rank>`` lists what each process read."""
     folder = tmp_path_factory.mktemp("runs")
     recipe = micro.write_recipe(folder)
 
-    def run(setting: str, how: str) -> Path:
-        out = folder / f"{setting}-{how}"
+    def run(setting: str, launch: str) -> Path:
+        out = folder / f"{setting}-{launch}"
         if not out.exists():
             arguments = ["pretrain", recipe, *SETTINGS[setting], "--out", out]
-            arguments += [f"train.micro_batch_size={1 if setting == 'seldom' else 2}"] if how == "micro" else []
+            arguments += [f"train.micro_batch_size={1 if setting == 'seldom' else 2}"] if launch == "micro" else []
             arguments += ["train.checkpoint_every=5", "train.keep_checkpoints=4"] if setting == "seldom" else []
             codes, printed = micro.run_processes(
                 arguments,
                 folder,
-                2 if how in ("two", "fsdp") else 1,
-                LAUNCHED[how],
+                2 if launch in ("two", "fsdp") else 1,
+                LAUNCHED[launch],
                 lambda rank: micro.watch_steps(Path(f"{out}.{rank}")),
             )
             assert codes == [0] * len(codes), "\n".join(printed)
@@ -70,10 +70,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 
 def read_by(out: Path, ranks: int = 1) -> list[list[int]]:
-    """Numbers that each step read, over micro-batches and processes, in order."""
+    """Sorted numbers that each step read, over micro-batches and processes."""
     watched = [micro.watched_steps(Path(f"{out}.{rank}")) for rank in range(ranks)]
     return [
-        sorted(n for one in step for numbers in one["numbers"] for n in numbers) for step in zip(*watched, strict=True)
+        sorted(number for share in step for numbers in share["numbers"] for number in numbers)
+        for step in zip(*watched, strict=True)
     ]
 
 
@@ -82,63 +83,71 @@ def last_step(out: Path) -> int:
 
 
 @pytest.mark.parametrize("setting", list(SETTINGS))
-@pytest.mark.parametrize("how", ["micro", "two"])
-def test_a_step_is_the_same_however_it_is_cut(runs: Runs, setting: str, how: str) -> None:
-    one, cut = runs(setting, "one"), runs(setting, how)
-    assert micro.losses(cut) == pytest.approx(micro.losses(one), abs=1e-5)
-    step = last_step(one)
-    first, second = micro.checkpoint(one, step), micro.checkpoint(cut, step)
+@pytest.mark.parametrize("launch", ["micro", "two"])
+def test_a_step_is_the_same_however_it_is_cut(runs: Runs, setting: str, launch: str) -> None:
+    single, other = runs(setting, "one"), runs(setting, launch)
+    assert micro.losses(other) == pytest.approx(micro.losses(single), abs=1e-5)
+    step = last_step(single)
+    first, second = micro.checkpoint(single, step), micro.checkpoint(other, step)
     assert micro.difference(first["model"], second["model"]) < 1e-5
     assert first["state"]["lanes"] == second["state"]["lanes"]
     assert first["state"]["meter"] == second["state"]["meter"]
-    assert read_by(one) == read_by(cut, 2 if how == "two" else 1)
-    whole, shared = (micro.records(run, "validation")[0] for run in (one, cut))
-    assert shared.keys() == whole.keys() >= ({"auc", "accuracy", "base_rate"} if setting == "rtd" else {"loss"})
-    assert shared == pytest.approx(whole, abs=1e-3 if setting == "rtd" else 1e-5)
+    assert read_by(single) == read_by(other, 2 if launch == "two" else 1)
+    single_record, other_record = (micro.records(run, "validation")[0] for run in (single, other))
+    assert (
+        other_record.keys()
+        == single_record.keys()
+        >= ({"auc", "accuracy", "base_rate"} if setting == "rtd" else {"loss"})
+    )
+    assert other_record == pytest.approx(single_record, abs=1e-3 if setting == "rtd" else 1e-5)
 
 
 @pytest.mark.parametrize("setting", ["semi_causal", "seldom"])
 def test_sharded_training_gives_the_same_curve(runs: Runs, setting: str) -> None:
-    one, sharded = runs(setting, "one"), runs(setting, "fsdp")
-    assert micro.losses(sharded) == pytest.approx(micro.losses(one), abs=1e-4)
-    step = last_step(one)
+    single, sharded = runs(setting, "one"), runs(setting, "fsdp")
+    assert micro.losses(sharded) == pytest.approx(micro.losses(single), abs=1e-4)
+    step = last_step(single)
     for group in ("model", "optimizer"):
-        first, second = micro.checkpoint(one, step), micro.checkpoint(sharded, step)
+        first, second = micro.checkpoint(single, step), micro.checkpoint(sharded, step)
         assert micro.difference(first[group], second[group]) < 1e-4
-    assert read_by(one) == read_by(sharded, 2)
+    assert read_by(single) == read_by(sharded, 2)
 
 
-@pytest.mark.parametrize("how", ["two", "fsdp"])
-def test_docks_in_both_processes_in_one_and_in_none(runs: Runs, how: str) -> None:
-    out = runs("seldom", how)
+@pytest.mark.parametrize("launch", ["two", "fsdp"])
+def test_docks_in_both_processes_in_one_and_in_none(runs: Runs, launch: str) -> None:
+    out = runs("seldom", launch)
     steps = list(zip(*(micro.watched_steps(Path(f"{out}.{rank}")) for rank in (0, 1)), strict=True))
-    docked = {tuple(any(one["docked"]) for one in step) for step in steps}
+    docked = {tuple(any(share["docked"]) for share in step) for step in steps}
     assert {(True, False), (False, True), (False, False)} <= docked
     for step in steps:
-        used = ["text"] if any(any(one["docked"]) for one in step) else []
-        assert [one["used"] for one in step] == [used, used]
-        assert [one["moved"] for one in step] == [used, used], "an encoder that is not used stays as it is"
+        used_encoders = ["text"] if any(any(share["docked"]) for share in step) else []
+        assert [share["used"] for share in step] == [used_encoders, used_encoders]
+        assert [share["moved"] for share in step] == [used_encoders, used_encoders], "an unused encoder does not change"
 
 
-@pytest.mark.parametrize("how", ["one", "micro"])
-def test_an_encoder_that_is_not_used_stays_as_it_is(runs: Runs, how: str) -> None:
-    steps = micro.watched_steps(Path(f"{runs('seldom', how)}.0"))
+@pytest.mark.parametrize("launch", ["one", "micro"])
+def test_an_encoder_that_is_not_used_stays_as_it_is(runs: Runs, launch: str) -> None:
+    steps = micro.watched_steps(Path(f"{runs('seldom', launch)}.0"))
     assert all(step["moved"] == step["used"] for step in steps)
-    assert {tuple(step["used"]) for step in steps[1:]} == {("text",), ()}, "it has momentum when it is not used"
+    assert {tuple(step["used"]) for step in steps[1:]} == {("text",), ()}, (
+        "the encoder has momentum in steps that do not use it"
+    )
 
 
 @pytest.mark.parametrize(("begun", "resumed"), [("fsdp", "one"), ("one", "fsdp"), ("fsdp", "two")])
 def test_a_checkpoint_is_resumed_by_another_number_of_processes(
     runs: Runs, tmp_path: Path, begun: str, resumed: str
 ) -> None:
-    one = runs("seldom", "one")
+    single = runs("seldom", "one")
     out = micro.interrupted_copy(runs("seldom", begun), tmp_path / "run", 5)
-    world = 1 if resumed == "one" else 2
-    codes, printed = micro.run_processes(["pretrain", "--out", out, "--resume"], tmp_path, world, LAUNCHED[resumed])
-    assert codes == [0] * world, "\n".join(printed)
+    num_processes = 1 if resumed == "one" else 2
+    codes, printed = micro.run_processes(
+        ["pretrain", "--out", out, "--resume"], tmp_path, num_processes, LAUNCHED[resumed]
+    )
+    assert codes == [0] * num_processes, "\n".join(printed)
     assert "resumed after step 5" in printed[0]
-    assert micro.losses(out) == pytest.approx(micro.losses(one), abs=1e-4)
-    first, second = micro.checkpoint(one, 10), micro.checkpoint(out, 10)
+    assert micro.losses(out) == pytest.approx(micro.losses(single), abs=1e-4)
+    first, second = micro.checkpoint(single, 10), micro.checkpoint(out, 10)
     assert micro.difference(first["model"], second["model"]) < 1e-4
 
 
@@ -147,30 +156,32 @@ def test_the_model_of_a_sharded_run_is_an_ordinary_folder(runs: Runs) -> None:
 
     import metalm_cli as metalm
 
-    plain, sharded = (load_file(runs("semi_causal", how) / "model" / "model.safetensors") for how in ("one", "fsdp"))
+    plain, sharded = (
+        load_file(runs("semi_causal", launch) / "model" / "model.safetensors") for launch in ("one", "fsdp")
+    )
     assert micro.difference(plain, sharded) < 1e-4
-    configs = [(runs("semi_causal", how) / "model" / "config.json").read_text() for how in ("one", "fsdp")]
+    configs = [(runs("semi_causal", launch) / "model" / "config.json").read_text() for launch in ("one", "fsdp")]
     assert configs[0] == configs[1]
     model = metalm.load(runs("semi_causal", "fsdp"))
     session = metalm.Session([metalm.Docked("text", "It rained."), metalm.Causal(" All day.", trained=True)])
     assert float(model.log_likelihood([session])[0]) < 0
 
 
-def test_rows_that_cannot_be_shared_equally(tmp_path: Path) -> None:
+def test_a_batch_that_does_not_divide_among_processes(tmp_path: Path) -> None:
     recipe = micro.write_recipe(tmp_path)
     codes, printed = micro.run_processes(
         ["pretrain", recipe, "train.batch_size=3", "--out", tmp_path / "run"], tmp_path
     )
     assert 2 in codes
-    assert set(codes) <= {1, 2}, "one may find its connection broken by the other's leaving before it finds the same"
-    said = "".join(printed)
-    assert said.count("error:") == 1
-    assert "train.batch_size" in said
-    assert "multiple of 2" in said
+    assert set(codes) <= {1, 2}, "a process may fail with a broken connection when the other one exits first"
+    output = "".join(printed)
+    assert output.count("error:") == 1
+    assert "train.batch_size" in output
+    assert "multiple of 2" in output
     assert not (tmp_path / "run").exists()
 
 
-def test_a_wrong_recipe_is_told_once(tmp_path: Path) -> None:
+def test_a_wrong_recipe_is_reported_once(tmp_path: Path) -> None:
     recipe = micro.write_recipe(tmp_path)
     codes, printed = micro.run_processes(["pretrain", recipe, "train.stepps=3", "--out", tmp_path / "run"], tmp_path)
     assert codes == [2, 2]
@@ -186,10 +197,10 @@ def test_an_error_in_one_process_ends_both_with_one_message(tmp_path: Path, fail
     def fail() -> None:
         step = Trainer.step
 
-        def failing_step(self: Any, *rest: Any) -> Any:
+        def failing_step(self: Any, *arguments: Any) -> Any:
             if self.state.step == 2:
                 raise MetalmError("the tape tore", where="drive 0", remedy="mend it", exit_code=Exit.FAILED)
-            return step(self, *rest)
+            return step(self, *arguments)
 
         Trainer.step = failing_step  # type: ignore[method-assign]
 

@@ -1,4 +1,4 @@
-"""The panel at every width, plain lines that never change, and text that can do nothing to a terminal."""
+"""Progress: the panel at every width, plain lines, and escaping of control characters."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_lines_go_to_any_encoding_and_outlive_their_reader() -> None:
     os.close(read)
     with os.fdopen(write, "w") as closed:
         lines = LineProgress(closed)
-        lines.note("nobody reads this")
+        lines.note("a line without a reader")
         lines.close()
         os.dup2(os.open(os.devnull, os.O_WRONLY), write)
 
@@ -72,21 +72,21 @@ def terminal(width: int, height: int = 30, **settings) -> Console:
 
 
 def view(clock: Clock) -> PanelView:
-    shown = PanelView()
-    shown.description = "pretrain small"
-    shown.clock.start(100, 0)
+    panel = PanelView()
+    panel.description = "pretrain small"
+    panel.clock.start(100, 0)
     for step in range(1, 21):
         clock.now += 2
-        shown.clock.advance(step)
-        shown.add({**TRAIN, "step": step, "loss": 5 - step / 10})
-    shown.validation = VALIDATION
-    shown.samples = [("Once upon a time there was", " a small model"), (NASTY, NASTY)]
-    return shown
+        panel.clock.advance(step)
+        panel.add({**TRAIN, "step": step, "loss": 5 - step / 10})
+    panel.validation = VALIDATION
+    panel.samples = [("Once upon a time there was", " a small model"), (NASTY, NASTY)]
+    return panel
 
 
-def render(shown: PanelView, width: int, height: int = 30) -> list[str]:
+def render(panel: PanelView, width: int, height: int = 30) -> list[str]:
     console = terminal(width, height, record=True)
-    console.print(shown)
+    console.print(panel)
     return console.export_text().splitlines()
 
 
@@ -99,7 +99,7 @@ def test_the_panel_fits_every_width(clock: Clock, width: int) -> None:
 
 
 @pytest.mark.parametrize("width", [40, 80, 160])
-def test_the_panel_says_everything(clock: Clock, width: int) -> None:
+def test_the_panel_displays_everything(clock: Clock, width: int) -> None:
     text = "\n".join(render(view(clock), width))
     for part in (
         "pretrain small",
@@ -133,9 +133,9 @@ def test_a_low_terminal_loses_the_samples_first(clock: Clock, width: int, height
 
 
 def test_before_the_first_record(clock: Clock) -> None:
-    shown = PanelView()
-    shown.clock.start(10, 0)
-    assert "0/10" in "\n".join(render(shown, 80))
+    panel = PanelView()
+    panel.clock.start(10, 0)
+    assert "0/10" in "\n".join(render(panel, 80))
 
 
 def test_the_kind_follows_the_terminal() -> None:
@@ -169,7 +169,7 @@ def test_the_live_panel_gives_the_terminal_back(clock: Clock) -> None:
     assert text.count("\x1b[?25l") == 1
     assert text.endswith("\x1b[?25h")
     assert "[red]a checkpoint\\x1b[0m" in text
-    assert text.count("pretrain small") < 10, "it must not be drawn at every step"
+    assert text.count("pretrain small") < 10, "the panel must not be drawn at every step"
 
 
 def test_no_color_takes_the_colours(clock: Clock) -> None:

@@ -1,4 +1,4 @@
-"""A run that was stopped, killed or damaged goes on as if nothing had happened."""
+"""Resuming of stopped, killed and damaged runs equals an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -37,25 +37,25 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(recipe: Path) -> Path:
-    """The run that nobody interrupted."""
+def uninterrupted(recipe: Path) -> Path:
+    """Uninterrupted run."""
     out = recipe.parent / "whole"
     assert micro.metalm("pretrain", recipe, *SETTINGS, "--out", out) == 0
     return out
 
 
-def signalled(at: dict[int, list[int]]) -> Callable[[], None]:
-    """A patch that sends this process signals after the updates of some steps, by steps done before."""
+def signalled(signals_by_step: dict[int, list[int]]) -> Callable[[], None]:
+    """Make a patch that sends signals to this process after updates, by the number of steps done before."""
 
     def patch() -> None:
         update = Trainer.update
 
-        def updated(self: Any, *rest: Any) -> Any:
-            found = update(self, *rest)
-            for number in at.get(self.state.step, ()):
+        def updated(self: Any, *arguments: Any) -> Any:
+            bad_step = update(self, *arguments)
+            for number in signals_by_step.get(self.state.step, ()):
                 os.kill(os.getpid(), number)
                 time.sleep(0.01)
-            return found
+            return bad_step
 
         Trainer.update = updated  # type: ignore[method-assign]
 
@@ -64,11 +64,11 @@ def signalled(at: dict[int, list[int]]) -> Callable[[], None]:
 
 @pytest.fixture
 def stopping(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[int, list[int]]], None]:
-    """Sends this process signals in some steps."""
+    """Function that sends signals to this process in some steps."""
 
-    def apply(at: dict[int, list[int]]) -> None:
+    def apply(signals_by_step: dict[int, list[int]]) -> None:
         monkeypatch.setattr(Trainer, "update", UPDATE)
-        patched = signalled(at)
+        patched = signalled(signals_by_step)
         patched()
 
     monkeypatch.setattr(Trainer, "update", UPDATE)  # put back afterwards
@@ -83,30 +83,32 @@ UPDATE = Trainer.update
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("step", [2, 6])
-def test_resumed_equals_uninterrupted(recipe: Path, whole: Path, tmp_path: Path, workers: int, step: int) -> None:
-    out = micro.interrupted_copy(whole, tmp_path / "run", step)
-    again = ["pretrain", recipe, *SETTINGS, f"data.workers={workers}", "--out", out, "--resume"]
-    assert micro.metalm(*again) == 0
-    micro.assert_same_run(whole, out, STEPS, described=workers == 0)
+def test_resumed_equals_uninterrupted(
+    recipe: Path, uninterrupted: Path, tmp_path: Path, workers: int, step: int
+) -> None:
+    out = micro.interrupted_copy(uninterrupted, tmp_path / "run", step)
+    resume_command = ["pretrain", recipe, *SETTINGS, f"data.workers={workers}", "--out", out, "--resume"]
+    assert micro.metalm(*resume_command) == 0
+    micro.assert_same_run(uninterrupted, out, STEPS, same_settings=workers == 0)
 
 
-def test_the_same_with_workers_from_the_beginning(recipe: Path, whole: Path, tmp_path: Path) -> None:
+def test_the_same_with_workers_from_the_beginning(recipe: Path, uninterrupted: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert micro.metalm("pretrain", recipe, *SETTINGS, "data.workers=2", "--out", out) == 0
-    first, second = micro.checkpoint(whole, STEPS), micro.checkpoint(out, STEPS)
+    first, second = micro.checkpoint(uninterrupted, STEPS), micro.checkpoint(out, STEPS)
     assert first["state"] == second["state"]
     assert micro.difference(first["model"], second["model"]) == 0.0
-    assert micro.records(whole, "") == micro.records(out, "")
+    assert micro.records(uninterrupted, "") == micro.records(out, "")
 
 
-def test_dropout_is_really_on(recipe: Path, whole: Path, tmp_path: Path) -> None:
-    plain = [one for one in SETTINGS if "dropout" not in one]
+def test_dropout_is_really_on(recipe: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    plain = [setting for setting in SETTINGS if "dropout" not in setting]
     assert micro.metalm("pretrain", recipe, *plain, "--out", tmp_path / "run") == 0
-    assert micro.losses(tmp_path / "run") != micro.losses(whole)
+    assert micro.losses(tmp_path / "run") != micro.losses(uninterrupted)
 
 
 def test_stopped_several_times(
-    recipe: Path, whole: Path, tmp_path: Path, stopping: Any, capsys: pytest.CaptureFixture[str]
+    recipe: Path, uninterrupted: Path, tmp_path: Path, stopping: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
     first = ["pretrain", recipe, *SETTINGS, "--out", out]
@@ -117,11 +119,11 @@ def test_stopped_several_times(
     assert micro.metalm("pretrain", "--out", out, "--resume") == 75
     stopping({6: [signal.SIGTERM, signal.SIGTERM]})
     assert micro.metalm("pretrain", "--out", out, "--resume") == 75
-    # The step in which the signal came was finished, and the next one not begun; records stand where they would.
-    assert [int(one.name[5:]) for one in sorted((out / "checkpoints").iterdir())][-1] == 8
+    # The step in which the signal came was completed, and the next one was not started.
+    assert [int(path.name[5:]) for path in sorted((out / "checkpoints").iterdir())][-1] == 8
     stopping({})
     assert micro.metalm("pretrain", "--out", out, "--resume") == 0
-    micro.assert_same_run(whole, out, STEPS)
+    micro.assert_same_run(uninterrupted, out, STEPS)
 
 
 def test_a_second_interrupt_ends_at_once(recipe: Path, tmp_path: Path, stopping: Any) -> None:
@@ -132,36 +134,36 @@ def test_a_second_interrupt_ends_at_once(recipe: Path, tmp_path: Path, stopping:
     assert not (out / "model").exists()
 
 
-def test_max_time(recipe: Path, whole: Path, tmp_path: Path) -> None:
+def test_max_time(recipe: Path, uninterrupted: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert micro.metalm("pretrain", recipe, *SETTINGS, "train.max_time=0.001s", "--out", out) == 75
-    assert [one.name for one in (out / "checkpoints").iterdir()] == ["step-00000001"]
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000001"]
     assert not (out / "model").exists()
-    again = ["pretrain", "--out", out, "--resume"]
-    assert micro.metalm(*again) == 75, "the limit is that of each start"
-    assert micro.metalm(*again, "train.max_time=null") == 0
-    first, second = micro.checkpoint(whole, STEPS), micro.checkpoint(out, STEPS)
+    resume_command = ["pretrain", "--out", out, "--resume"]
+    assert micro.metalm(*resume_command) == 75, "the limit applies to each start"
+    assert micro.metalm(*resume_command, "train.max_time=null") == 0
+    first, second = micro.checkpoint(uninterrupted, STEPS), micro.checkpoint(out, STEPS)
     assert first["state"] == second["state"]
     assert micro.difference(first["model"], second["model"]) == 0.0
 
 
-def test_resuming_a_finished_run_changes_nothing(recipe: Path, whole: Path, tmp_path: Path) -> None:
+def test_resuming_a_finished_run_changes_nothing(recipe: Path, uninterrupted: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    shutil.copytree(whole, out)
+    shutil.copytree(uninterrupted, out)
     assert micro.metalm("pretrain", "--out", out, "--resume") == 0
-    micro.assert_same_run(whole, out, STEPS)
+    micro.assert_same_run(uninterrupted, out, STEPS)
 
 
-def test_a_finished_run_that_goes_on_and_is_stopped_is_no_finished_run(
-    recipe: Path, whole: Path, tmp_path: Path, stopping: Callable[[dict[int, list[int]]], None]
+def test_a_finished_run_that_continues_and_is_stopped_is_unfinished(
+    recipe: Path, uninterrupted: Path, tmp_path: Path, stopping: Callable[[dict[int, list[int]]], None]
 ) -> None:
     out = tmp_path / "run"
-    shutil.copytree(whole, out)
+    shutil.copytree(uninterrupted, out)
     more = ["pretrain", recipe, *SETTINGS, f"train.steps={STEPS + 4}", "--out", out, "--resume"]
     stopping({STEPS + 1: [signal.SIGINT]})
     assert micro.metalm(*more) == 75
     assert not is_finished(out)
-    assert (out / "model-before" / "config.json").is_file(), "what was finished is kept until the new one is there"
+    assert (out / "model-before" / "config.json").is_file(), "the old result stays until the new one exists"
     stopping({})
     assert micro.metalm(*more) == 0
     assert is_finished(out)
@@ -173,16 +175,16 @@ def test_a_finished_run_that_goes_on_and_is_stopped_is_no_finished_run(
 
 
 def killed_at_call(number: int) -> Callable[[], None]:
-    """A patch that kills this process in front of the n-th time that something is synced, renamed or removed."""
+    """Make a patch that kills this process before the n-th sync, rename or removal."""
 
     def patch() -> None:
-        left = number
+        remaining = number
 
         def dying(call: Callable[..., Any]) -> Callable[..., Any]:
             def called(*arguments: Any, **options: Any) -> Any:
-                nonlocal left
-                left -= 1
-                if left == 0:
+                nonlocal remaining
+                remaining -= 1
+                if remaining == 0:
                     os.kill(os.getpid(), signal.SIGKILL)
                 return call(*arguments, **options)
 
@@ -194,85 +196,85 @@ def killed_at_call(number: int) -> Callable[[], None]:
     return patch
 
 
-def go_on(recipe: Path, out: Path, log: Path, settings: list[str]) -> micro.ForkedCommand:
+def resume(recipe: Path, out: Path, log: Path, settings: list[str]) -> micro.ForkedCommand:
     return micro.ForkedCommand(["pretrain", recipe, *settings, "--out", out, "--resume"], log)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_killed_at_random_points_of_writing(recipe: Path, whole: Path, tmp_path: Path, seed: int) -> None:
-    """Points of beginning the run, of checkpoints, of pruning, and of the finished model."""
+def test_killed_at_random_points_of_writing(recipe: Path, uninterrupted: Path, tmp_path: Path, seed: int) -> None:
+    """Kill while starting the run, writing and removing checkpoints, and writing the model."""
     out, log = tmp_path / "run", tmp_path / "log"
     moments = random.Random(seed)
     settings = [*SETTINGS, "train.keep_checkpoints=1"]
     for _ in range(4):
-        begun = micro.ForkedCommand(
+        killed = micro.ForkedCommand(
             ["pretrain", recipe, *settings, "--out", out, "--resume"],
             log,
             before=killed_at_call(moments.randint(1, 35)),
         )
-        assert begun.wait() in (-signal.SIGKILL, 0), begun.printed()
-    ended = go_on(recipe, out, log, settings)
+        assert killed.wait() in (-signal.SIGKILL, 0), killed.printed()
+    ended = resume(recipe, out, log, settings)
     assert ended.wait() == 0, ended.printed()
-    micro.assert_same_run(whole, out, STEPS, described=False)
-    assert not [one for one in out.rglob("*") if ".tmp-" in one.name or one.name.endswith(".replaced")]
+    micro.assert_same_run(uninterrupted, out, STEPS, same_settings=False)
+    assert not [path for path in out.rglob("*") if ".tmp-" in path.name or path.name.endswith(".replaced")]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_killed_at_random_times(recipe: Path, whole: Path, tmp_path: Path, workers: int) -> None:
+def test_killed_at_random_times(recipe: Path, uninterrupted: Path, tmp_path: Path, workers: int) -> None:
     out, log = tmp_path / "run", tmp_path / "log"
     moments = random.Random(workers)
     settings = [*SETTINGS, f"data.workers={workers}"]
     for _ in range(3):
-        run = go_on(recipe, out, log, settings)
-        seen = len(run.printed()) if log.exists() else 0
-        wanted = moments.choice(["probe", "start", "step 4", "checkpoint", "validation"])
-        patience = time.monotonic() + 60
-        while run.process.is_alive() and time.monotonic() < patience:
-            if log.exists() and wanted in run.printed()[seen:]:
+        run = resume(recipe, out, log, settings)
+        printed_before = len(run.printed()) if log.exists() else 0
+        text = moments.choice(["probe", "start", "step 4", "checkpoint", "validation"])
+        deadline = time.monotonic() + 60
+        while run.process.is_alive() and time.monotonic() < deadline:
+            if log.exists() and text in run.printed()[printed_before:]:
                 time.sleep(moments.random() * 0.2)
                 break
             time.sleep(0.005)
         run.process.kill()
         run.wait()
-    ended = go_on(recipe, out, log, settings)
+    ended = resume(recipe, out, log, settings)
     assert ended.wait() == 0, ended.printed()
-    micro.assert_same_run(whole, out, STEPS, described=False)
+    micro.assert_same_run(uninterrupted, out, STEPS, same_settings=False)
 
 
 # -- damaged, full ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["cut", "altered", "no manifest"])
+@pytest.mark.parametrize("damage", ["cut", "altered", "no manifest"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
-    whole: Path, tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
+    uninterrupted: Path, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = micro.interrupted_copy(whole, tmp_path / "run", 6)
+    out = micro.interrupted_copy(uninterrupted, tmp_path / "run", 6)
     newest = out / "checkpoints" / "step-00000006"
-    file = newest / ("manifest.json" if how == "no manifest" else "optimizer.safetensors")
+    file = newest / ("manifest.json" if damage == "no manifest" else "optimizer.safetensors")
     data = bytearray(file.read_bytes())
-    if how == "no manifest":
+    if damage == "no manifest":
         file.unlink()
     else:
         data[len(data) // 2] ^= 1
-        file.write_bytes(data[:-10] if how == "cut" else data)
+        file.write_bytes(data[:-10] if damage == "cut" else data)
     assert micro.metalm("pretrain", "--out", out, "--resume") == 0
-    said = capsys.readouterr().err
-    assert f"not used: {newest}" in said
-    assert file.name in said
+    output = capsys.readouterr().err
+    assert f"not used: {newest}" in output
+    assert file.name in output
     before = out / "checkpoints" / "step-00000005"  # the validation of step 5 was the best so far
-    assert f"resumed from {before}" in said
-    micro.assert_same_run(whole, out, STEPS)
+    assert f"resumed from {before}" in output
+    micro.assert_same_run(uninterrupted, out, STEPS)
 
 
-def test_no_checkpoint_at_all_begins_anew(whole: Path, tmp_path: Path) -> None:
-    out = micro.interrupted_copy(whole, tmp_path / "run", 2)
+def test_a_run_without_checkpoints_starts_again(uninterrupted: Path, tmp_path: Path) -> None:
+    out = micro.interrupted_copy(uninterrupted, tmp_path / "run", 2)
     shutil.rmtree(out / "checkpoints")
     assert micro.metalm("pretrain", "--out", out, "--resume") == 0
-    micro.assert_same_run(whole, out, STEPS)
+    micro.assert_same_run(uninterrupted, out, STEPS)
 
 
-def test_a_full_disk_leaves_the_last_checkpoint_whole(recipe: Path, whole: Path, tmp_path: Path) -> None:
-    out = micro.interrupted_copy(whole, tmp_path / "run", 4)
+def test_a_full_disk_leaves_the_last_checkpoint_whole(recipe: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    out = micro.interrupted_copy(uninterrupted, tmp_path / "run", 4)
 
     def small_files() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -280,67 +282,69 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(recipe: Path, whole: Path,
 
     run = micro.ForkedCommand(["pretrain", "--out", out, "--resume"], tmp_path / "log", before=small_files)
     assert run.wait() == 1, run.printed()
-    said = run.printed()
-    assert said.count("error:") == 1
-    assert "step 5 was not written" in said  # the best validation so far
-    assert f"{out / 'checkpoints' / 'step-00000004'} is whole" in said
-    assert "--resume" in said
-    assert "Traceback" not in said
-    assert not [one for one in out.rglob("*") if ".tmp-" in one.name]
+    output = run.printed()
+    assert output.count("error:") == 1
+    assert "step 5 was not written" in output  # the best validation so far
+    assert f"{out / 'checkpoints' / 'step-00000004'} is complete" in output
+    assert "--resume" in output
+    assert "Traceback" not in output
+    assert not [path for path in out.rglob("*") if ".tmp-" in path.name]
     assert micro.metalm("pretrain", "--out", out, "--resume") == 0
-    micro.assert_same_run(whole, out, STEPS)
+    micro.assert_same_run(uninterrupted, out, STEPS)
 
 
 # -- another recipe ---------------------------------------------------------------------------------------------------
 
 
-def test_fixed_keys_are_refused_by_name(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = micro.interrupted_copy(whole, tmp_path / "run", 4)
+def test_fixed_keys_are_rejected_by_name(
+    uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = micro.interrupted_copy(uninterrupted, tmp_path / "run", 4)
     changes = ["train.learning_rate=1e-4", "data.sources.0.world.seed=1", "train.keep_checkpoints=3"]
     assert micro.metalm("pretrain", "--out", out, "--resume", *changes) == 2
-    said = capsys.readouterr().err
-    assert "train.learning_rate was 0.003 and is 0.0001" in said
-    assert "data.sources.0.world.seed was 0 and is 1" in said
-    assert "train.keep_checkpoints was" not in said
+    output = capsys.readouterr().err
+    assert "train.learning_rate was 0.003 and is 0.0001" in output
+    assert "data.sources.0.world.seed was 0 and is 1" in output
+    assert "train.keep_checkpoints was" not in output
     assert not (out / "model").exists()
-    assert (out / "recipe.yaml").read_text() == (whole / "recipe.yaml").read_text()
+    assert (out / "recipe.yaml").read_text() == (uninterrupted / "recipe.yaml").read_text()
 
 
-def test_free_keys_are_noted(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = micro.interrupted_copy(whole, tmp_path / "run", 8)
+def test_changeable_keys_are_noted(uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = micro.interrupted_copy(uninterrupted, tmp_path / "run", 8)
     assert micro.metalm("pretrain", "--out", out, "--resume", "train.log_every=3", "train.steps=10") == 0
-    said = capsys.readouterr().err
-    assert "train.log_every changes from 4 to 3" in said
-    assert "train.steps changes from 9 to 10" in said
-    assert "learning rates to come" in said
+    output = capsys.readouterr().err
+    assert "train.log_every changes from 4 to 3" in output
+    assert "train.steps changes from 9 to 10" in output
+    assert "the learning rates of the remaining steps" in output
     assert micro.checkpoint(out, 10)["state"]["step"] == 10
 
 
 def test_what_micro_batches_mean_for_dropout_is_noted(
-    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = micro.interrupted_copy(whole, tmp_path / "run", 8)
+    out = micro.interrupted_copy(uninterrupted, tmp_path / "run", 8)
     assert micro.metalm("pretrain", "--out", out, "--resume", "train.micro_batch_size=2") == 0
-    said = " ".join(capsys.readouterr().err.split())
-    assert "train.micro_batch_size changes from None to 2, and with it what dropout leaves out" in said
+    output = " ".join(capsys.readouterr().err.split())
+    assert "train.micro_batch_size changes from None to 2, which changes the dropout masks" in output
 
 
-@pytest.mark.parametrize("how", ["missing", "empty", "begun", "seeds"])
+@pytest.mark.parametrize("folder_state", ["missing", "empty", "begun", "seeds"])
 def test_resuming_by_a_folder_that_holds_no_recipe(
-    tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, folder_state: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "run"
-    if how in ("empty", "begun"):
+    if folder_state in ("empty", "begun"):
         out.mkdir()
-    if how == "begun":
+    if folder_state == "begun":
         (out / "environment.json").write_text("{}")
     before = sorted(tmp_path.rglob("*"))
-    seeds = ["--seeds", "3,4"] if how == "seeds" else []
+    seeds = ["--seeds", "3,4"] if folder_state == "seeds" else []
     assert micro.metalm("pretrain", "--resume", "--out", out, *seeds) == 2
-    said = " ".join(capsys.readouterr().err.split())
-    assert "there is nothing to resume" in said
-    assert f"metalm pretrain RECIPE --resume --out {out}" in said
+    output = " ".join(capsys.readouterr().err.split())
+    assert "there is nothing to resume" in output
+    assert f"metalm pretrain RECIPE --resume --out {out}" in output
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -350,15 +354,15 @@ def test_seeds_are_resumed_by_their_folder(tmp_path: Path) -> None:
     seeds = ["--seeds", "3,4", "--out", out]
     assert micro.metalm("pretrain", micro.write_recipe(tmp_path), *settings, *seeds) == 0
     whole = out / "seed-4"
-    kept = whole.rename(tmp_path / "kept")
-    micro.interrupted_copy(kept, whole, 1)
+    uninterrupted = whole.rename(tmp_path / "kept")
+    micro.interrupted_copy(uninterrupted, whole, 1)
     assert micro.metalm("pretrain", "--resume", *seeds) == 0
-    micro.assert_same_run(kept, whole, 2)
+    micro.assert_same_run(uninterrupted, whole, 2)
 
 
-def test_resumed_with_more_steps_is_described_by_what_it_became(whole: Path, tmp_path: Path) -> None:
-    out = micro.interrupted_copy(whole, tmp_path / "run", 8)
+def test_a_run_resumed_with_more_steps_describes_the_new_steps(uninterrupted: Path, tmp_path: Path) -> None:
+    out = micro.interrupted_copy(uninterrupted, tmp_path / "run", 8)
     assert micro.metalm("pretrain", "--out", out, "--resume", "train.steps=10") == 0
     assert "steps: 10" in (out / "model" / "README.md").read_text()
     assert json.loads((out / "model" / "lineage.json").read_text())["steps"] == 10
-    assert "steps: 10" in (out / "recipe.yaml").read_text(), "the run folder's recipe is the one that runs it again"
+    assert "steps: 10" in (out / "recipe.yaml").read_text(), "the run folder has the new recipe"

@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a model and its optimiser, and which process holds it."""
+"""Gathering and restoring the state of a model and its optimiser."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ def trained() -> tuple[Tied, torch.optim.Optimizer]:
     return module, optimizer
 
 
-def test_gathered_state_goes_back_and_tied_tensors_stay_one() -> None:
+def test_gathered_state_is_restored_and_tied_tensors_stay_tied() -> None:
     module, optimizer = trained()
     tensors = gather_state(module, optimizer)
     assert tensors["model"].keys() == {"first.weight", "last.weight", "table"}
     assert tensors["model"]["first.weight"] is tensors["model"]["last.weight"]
-    kept = copy.deepcopy(tensors)
+    saved = copy.deepcopy(tensors)
     other = Tied()
     again = torch.optim.AdamW(other.parameters(), lr=0.1)
     restore_state(other, again, tensors)
-    found = gather_state(other, again)
-    for group, named in kept.items():
-        assert named.keys() == found[group].keys()
-        assert all(torch.equal(tensor, found[group][name]) for name, tensor in named.items())
+    restored = gather_state(other, again)
+    for group, named in saved.items():
+        assert named.keys() == restored[group].keys()
+        assert all(torch.equal(tensor, restored[group][name]) for name, tensor in named.items())
 
 
-def test_a_process_that_does_not_write_holds_nothing() -> None:
+def test_a_process_that_does_not_write_stores_no_tensors() -> None:
     assert gather_state(*trained(), keep=False) == {"model": {}, "optimizer": {}}

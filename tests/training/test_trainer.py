@@ -1,4 +1,4 @@
-"""What the loop does to a model: expected losses, gated updates, frozen parts, a start that changes nothing."""
+"""Training loop: expected losses, skipped updates, frozen parts, and a probe that changes nothing."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ def train(recipe: Path, name: str, *settings: str) -> Path:
 @pytest.mark.parametrize("objective", list(EXPECTED))
 def test_expected_losses(recipe: Path, objective: str) -> None:
     settings, expected = EXPECTED[objective]
-    found = micro.losses(train(recipe, "run", *settings))
-    assert found[:5] == pytest.approx(expected, abs=1e-3)
-    # Before anything is learnt: the entropy of a uniform choice; with rtd, 50 times that of a coin beside it.
-    begin = math.log(400) + (50 * math.log(2) if objective == "rtd" else 0)
-    assert found[0] == pytest.approx(begin, rel=0.02)
+    losses = micro.losses(train(recipe, "run", *settings))
+    assert losses[:5] == pytest.approx(expected, abs=1e-3)
+    # The initial loss is the entropy of a uniform choice; with rtd, plus 50 times the entropy of a coin.
+    initial_loss = math.log(400) + (50 * math.log(2) if objective == "rtd" else 0)
+    assert losses[0] == pytest.approx(initial_loss, rel=0.02)
 
 
 def test_learns(recipe: Path) -> None:
-    found = micro.losses(train(recipe, "run", "train.steps=40", "train.learning_rate=1e-2"))
-    assert found[-1] < found[0] - 1.0
+    losses = micro.losses(train(recipe, "run", "train.steps=40", "train.learning_rate=1e-2"))
+    assert losses[-1] < losses[0] - 1.0
 
 
 @pytest.mark.parametrize("objective", ["semi_causal", "rtd"])
@@ -80,7 +80,7 @@ def test_half_precision_is_near_full(recipe: Path) -> None:
     assert micro.losses(half) != micro.losses(full)
     assert micro.losses(half) == pytest.approx(micro.losses(full), abs=0.02)
     weights = micro.checkpoint(half, 6)["model"]
-    assert {one.dtype for one in weights.values() if one.is_floating_point()} == {torch.float32}
+    assert {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()} == {torch.float32}
 
 
 def test_frozen_parts_stay_and_others_move(recipe: Path) -> None:
@@ -93,9 +93,9 @@ def test_frozen_parts_stay_and_others_move(recipe: Path) -> None:
         "train.keep_checkpoints=9",
     )
     first, last = micro.checkpoint(out, 1)["model"], micro.checkpoint(out, 6)["model"]
-    moved = {name for name, tensor in first.items() if not torch.equal(tensor, last[name])}
-    assert {name.split(".")[1] for name in moved} == {"encoders", "connectors"}
-    assert all("layer.1." in name for name in moved if ".encoders." in name)
+    changed = {name for name, tensor in first.items() if not torch.equal(tensor, last[name])}
+    assert {name.split(".")[1] for name in changed} == {"encoders", "connectors"}
+    assert all("layer.1." in name for name in changed if ".encoders." in name)
     assert not any(name.startswith("model.decoder") for name in micro.checkpoint(out, 6)["optimizer"])
 
 
@@ -104,72 +104,72 @@ def test_a_part_has_its_own_learning_rate(recipe: Path) -> None:
         recipe, "run", "model.decoder.learning_rate=1e-12", "train.checkpoint_every=1", "train.keep_checkpoints=9"
     )
     first, last = micro.checkpoint(out, 1)["model"], micro.checkpoint(out, 6)["model"]
-    moved = {name: float((tensor - last[name]).abs().max()) for name, tensor in first.items()}
-    assert max(size for name, size in moved.items() if ".decoder." in name) < 1e-7
-    assert max(size for name, size in moved.items() if ".encoders." in name) > 1e-3
+    changes = {name: float((tensor - last[name]).abs().max()) for name, tensor in first.items()}
+    assert max(size for name, size in changes.items() if ".decoder." in name) < 1e-7
+    assert max(size for name, size in changes.items() if ".encoders." in name) > 1e-3
 
 
-# -- what is not finite -----------------------------------------------------------------------------------------------
+# -- non-finite values ------------------------------------------------------------------------------------------------
 
 
 def documents(folder: Path, count: int = 120) -> Path:
-    from metalm_cli.miniworld import render
+    from metalm_cli.miniworld import generate_document
 
     path = folder / "documents.jsonl"
-    path.write_text("".join(json.dumps({"text": render(0, n).text}) + "\n" for n in range(count)), encoding="utf-8")
+    path.write_text("".join(json.dumps({"text": generate_document(0, n).text}) + "\n" for n in range(count)), encoding="utf-8")
     return path
 
 
-@pytest.mark.parametrize("how", ["weight", "learning rate"])
+@pytest.mark.parametrize("cause", ["weight", "learning rate"])
 def test_what_is_not_finite_is_not_applied(
-    recipe: Path, how: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    recipe: Path, cause: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = documents(recipe.parent)
     step, update, weights = Trainer.step, Trainer.update, {}
 
-    def poisoned(self: Any, batches: Any, *rest: Any) -> Any:
-        if how == "weight" and self.state.step == 3:
+    def poisoned(self: Any, batches: Any, *arguments: Any) -> Any:
+        if cause == "weight" and self.state.step == 3:
             with torch.no_grad():
                 self.root.model.connectors["text"][0].bias[0] = math.inf
-        return step(self, batches, *rest)
+        return step(self, batches, *arguments)
 
-    def updated(self: Any, *rest: Any) -> Any:
-        before = [one.detach().clone() for one in self.root.parameters()]
-        found = update(self, *rest)
+    def updated(self: Any, *arguments: Any) -> Any:
+        before = [parameter.detach().clone() for parameter in self.root.parameters()]
+        bad_step = update(self, *arguments)
         weights[self.state.step] = all(torch.equal(a, b) for a, b in zip(before, self.root.parameters(), strict=True))
-        return found
+        return bad_step
 
     monkeypatch.setattr(Trainer, "step", poisoned)
     monkeypatch.setattr(Trainer, "update", updated)
     out = recipe.parent / "run"
     settings = [f"data.sources=[{{name: own, path: {path}}}]", "train.checkpoint_every=1"]
-    settings += ["train.learning_rate=1e25", "train.warmup_steps=0"] if how == "learning rate" else []
+    settings += ["train.learning_rate=1e25", "train.warmup_steps=0"] if cause == "learning rate" else []
     assert micro.metalm("pretrain", recipe, *settings, "--out", out) == 1
     bad = max(weights)
     assert weights[bad], "the update was not applied"
-    assert not any(unchanged for at, unchanged in weights.items() if at < bad)
-    said = " ".join(capsys.readouterr().err.split())
-    assert f"not finite in step {bad + 1}; neither its update nor a later one was applied" in said
-    assert f"where: {path}:" in said
-    assert "lower learning rate" in said
-    assert "Traceback" not in said
-    assert sorted(one.name for one in (out / "checkpoints").iterdir())[-1] == f"step-{bad:08d}"
+    assert not any(unchanged for step_index, unchanged in weights.items() if step_index < bad)
+    output = " ".join(capsys.readouterr().err.split())
+    assert f"not finite in step {bad + 1}; neither its update nor a later one was applied" in output
+    assert f"where: {path}:" in output
+    assert "lower learning rate" in output
+    assert "Traceback" not in output
+    assert sorted(path.name for path in (out / "checkpoints").iterdir())[-1] == f"step-{bad:08d}"
     assert not (out / "model").exists()
 
 
-def late(poisoned: int, every: int) -> None:
-    """A patch: infinite weights in a step, which is looked at as on a device, every few steps."""
+def late(poisoned: int, check_every: int) -> None:
+    """Patch the trainer: infinite weights in a step, and a check only every few steps, as on a device."""
     step, check = Trainer.step, Trainer.check
 
-    def stepped(self: Any, batches: Any, *rest: Any) -> Any:
+    def stepped(self: Any, batches: Any, *arguments: Any) -> Any:
         if self.state.step == poisoned - 1:
             with torch.no_grad():
                 self.root.model.connectors["text"][0].bias[0] = math.inf
-        return step(self, batches, *rest)
+        return step(self, batches, *arguments)
 
-    def checked(self: Any, *rest: Any) -> None:
-        if self.state.step % every == 0:
-            check(self, *rest)
+    def checked(self: Any, *arguments: Any) -> None:
+        if self.state.step % check_every == 0:
+            check(self, *arguments)
 
     Trainer.step, Trainer.check = stepped, checked  # type: ignore[method-assign]
 
@@ -178,7 +178,7 @@ def late(poisoned: int, every: int) -> None:
 def test_the_first_step_that_was_not_finite_is_named_with_the_documents_of_all_processes(
     recipe: Path, world: int, tmp_path: Path
 ) -> None:
-    """A device is asked every ``log_every`` steps, here twelve: ten steps after the one that went wrong."""
+    """On a device the check runs every ``log_every`` steps, here twelve: ten steps after the non-finite step."""
     path, seen = documents(tmp_path), tmp_path / "seen"
 
     def before(rank: int) -> Any:
@@ -190,31 +190,31 @@ def test_the_first_step_that_was_not_finite_is_named_with_the_documents_of_all_p
         ["pretrain", recipe, *settings, "--out", tmp_path / "run"], tmp_path, world, before=before
     )
     assert codes == [1] * world, printed
-    said = " ".join("".join(printed).split())
-    assert said.count("error:") == 1
-    assert "not finite in step 2;" in said
+    output = " ".join("".join(printed).split())
+    assert output.count("error:") == 1
+    assert "not finite in step 2;" in output
     steps = [micro.watched_steps(Path(f"{seen}.{rank}"))[1]["numbers"] for rank in range(world)]
-    numbers = {number for one in steps for batch in one for number in batch}
-    named = said.split("where: ")[1].split(" why:")[0].split(", ")
+    numbers = {number for batches in steps for batch in batches for number in batch}
+    named = output.split("where: ")[1].split(" why:")[0].split(", ")
     assert len(named) == len(numbers) > 2
-    assert all(one.startswith(f"{path}:") for one in named)
+    assert all(location.startswith(f"{path}:") for location in named)
 
 
 # -- the best ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_new_best_is_kept_whatever_the_turn_of_checkpoints(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_best_is_saved_independent_of_checkpoint_every(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = iter([math.nan, 1.0, 3.0, 2.0, math.nan, 2.0])
     monkeypatch.setattr(running.Validator, "__call__", lambda *_: {"loss": next(losses)})
     out = train(recipe, "run", "train.validate_every=1", "train.checkpoint_every=3", "train.keep_checkpoints=1")
-    assert sorted(one.name for one in (out / "checkpoints").iterdir()) == ["step-00000002", "step-00000006"]
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step-00000002", "step-00000006"]
     state = micro.checkpoint(out, 6)["state"]
     assert (state["best_step"], state["best_loss"]) == (2, 1.0)
 
 
-def test_no_checkpoints_means_no_best_either(recipe: Path) -> None:
+def test_without_checkpoints_the_best_is_not_saved(recipe: Path) -> None:
     out = train(recipe, "run", "train.validate_every=1", "train.checkpoint_every=0", "train.keep_checkpoints=9")
-    assert [one.name for one in (out / "checkpoints").iterdir()] == ["step-00000006"]
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000006"]
 
 
 def test_only_training_is_timed(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +237,7 @@ def test_only_training_is_timed(recipe: Path, monkeypatch: pytest.MonkeyPatch) -
     settings = ["train.steps=4", "train.log_every=2", "train.validate_every=1", "train.checkpoint_every=1"]
     out = train(recipe, "run", *settings)
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    trained = [one for one in lines if one["split"] == "train"]
+    trained = [line for line in lines if line["split"] == "train"]
     first, last = trained
     assert first["tokens_per_second"] == pytest.approx(first["tokens"] / 2, abs=0.1)
     assert last["tokens_per_second"] == pytest.approx((last["tokens"] - first["tokens"]) / 2, abs=0.1)
@@ -247,43 +247,43 @@ def test_only_training_is_timed(recipe: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("where", ["training", "validation"])
-def test_memory_that_runs_out_later_is_explained(
+def test_lack_of_memory_while_training_is_explained(
     recipe: Path, where: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     owner, name = (Trainer, "step") if where == "training" else (running.Validator, "__call__")
-    call, left = getattr(owner, name), 4
+    call, remaining = getattr(owner, name), 4
 
-    def hungry(self: Any, *rest: Any) -> Any:
-        nonlocal left
-        left -= 1
-        return call(self, *rest) if left else torch.empty(1 << 55, dtype=torch.uint8)
+    def hungry(self: Any, *arguments: Any) -> Any:
+        nonlocal remaining
+        remaining -= 1
+        return call(self, *arguments) if remaining else torch.empty(1 << 55, dtype=torch.uint8)
 
     monkeypatch.setattr(owner, name, hungry)
     out = recipe.parent / "run"
     settings = ["train.checkpoint_every=2", "train.validate_every=1"]
     assert micro.metalm("pretrain", recipe, *settings, "--out", out) == 1
-    said = " ".join(capsys.readouterr().err.split())
-    assert said.count("error:") == 1
-    assert "memory ran out while training" in said
-    kept = max((out / "checkpoints").iterdir())
-    assert f"{kept} is whole" in said
+    output = " ".join(capsys.readouterr().err.split())
+    assert output.count("error:") == 1
+    assert "memory ran out while training" in output
+    last_checkpoint = max((out / "checkpoints").iterdir())
+    assert f"--resume continues from {last_checkpoint}" in output
     for key in ("train.micro_batch_size=2 (now 4)", "data.sequence_length", "train.checkpoint_activations=true"):
-        assert key in said
-    assert "Traceback" not in said
+        assert key in output
+    assert "Traceback" not in output
 
 
-# -- small pieces -----------------------------------------------------------------------------------------------------
+# -- helper functions -------------------------------------------------------------------------------------------------
 
 
 def test_schedules() -> None:
     def rates(**options: Any) -> list[float]:
-        made = TrainingConfig(steps=10, warmup_steps=2, **options)
-        return [schedule(made, step, 10) for step in range(10)]
+        training = TrainingConfig(steps=10, warmup_steps=2, **options)
+        return [schedule(training, step, 10) for step in range(10)]
 
     assert rates(schedule="constant") == [0.5] + [1.0] * 9
     linear, cosine = rates(schedule="linear"), rates(schedule="cosine")
-    assert linear[2:] == pytest.approx([1 - at / 8 for at in range(8)])
-    assert cosine[2:] == pytest.approx([(1 + math.cos(math.pi * at / 8)) / 2 for at in range(8)])
+    assert linear[2:] == pytest.approx([1 - index / 8 for index in range(8)])
+    assert cosine[2:] == pytest.approx([(1 + math.cos(math.pi * index / 8)) / 2 for index in range(8)])
     assert linear[:2] == cosine[:2] == [0.5, 1.0]
 
 
@@ -292,6 +292,6 @@ def test_every_micro_batch_has_a_seed_of_its_own() -> None:
     assert len(seeds) == 3 * 20 * 4 * 4
 
 
-def test_times_and_turns() -> None:
-    assert [to_seconds(one) for one in (None, "90s", "1.5m", "2h")] == [None, 90, 90, 7200]
+def test_time_limits_and_due_steps() -> None:
+    assert [to_seconds(limit) for limit in (None, "90s", "1.5m", "2h")] == [None, 90, 90, 7200]
     assert [is_due(0, 4), is_due(4, 4), is_due(3, 4)] == [False, True, False]

@@ -10,7 +10,6 @@ import numpy as np
 
 from metalm_cli.common.hub import model_folder
 from metalm_cli.config.schema.recipes import FinetuneRecipe
-from metalm_cli.data.examples.fit_prompt import build_session
 from metalm_cli.data.examples.pack_examples import TaskSession, pack_sessions
 from metalm_cli.data.examples.session_writer import SessionBuilder
 from metalm_cli.data.examples.task_corpus import TaskCorpus
@@ -132,7 +131,7 @@ class Finetuning(Run):
     def _validation_rows_of(self, task: int, examples: Any) -> list[Row]:
         """Make validation rows of a task, spread over its split and the same for every seed and compared model."""
         options, training_task = self.recipe.data.validation, self.corpus.tasks[task]
-        template = scored_templates(training_task.templates)[0]
+        prompts = self.session_builder.prompts_of(task, scored_templates(training_task.templates)[0])
         num_examples = len(examples)
         keys = np.full(num_examples, key_of("validation", training_task.card.name), dtype=np.uint64)
         rows: list[Row] = []
@@ -143,15 +142,12 @@ class Finetuning(Run):
             example = examples[index]
             if example is None:
                 continue
-            style, limits = self.corpus.style, self.session_builder.limits
-            built = build_session(
-                training_task.card, example, template, (), style, self.session_builder.delimiter, limits
-            )
-            if built is None:
+            fitted = prompts.fit(example)
+            if fitted is None:
                 continue
             if not rows:
-                self.preview_sessions.append(Session(list(built[0])[:-1], training_task.card.name))
-            session = self.session_builder.tokenise(built[0], require_targets=True)
+                self.preview_sessions.append(Session(list(fitted.session)[:-1], training_task.card.name))
+            session = self.session_builder.tokenise(fitted.session, require_targets=True)
             num_tokens += len(session)
             if rows and options.tokens_per_task is not None and num_tokens > options.tokens_per_task:
                 break

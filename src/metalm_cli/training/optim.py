@@ -29,8 +29,8 @@ def schedule(options: TrainingConfig, step: int, steps: int) -> float:
     Linear warm-up, then ``linear`` or ``cosine`` decay to 0 at ``steps``, or ``constant``.
 
     Example:
-        >>> from metalm_cli.config.schema.training import Training
-        >>> options = Training(steps=10, warmup_steps=2, schedule="linear")
+        >>> from metalm_cli.config.schema.training import TrainingConfig
+        >>> options = TrainingConfig(steps=10, warmup_steps=2, schedule="linear")
         >>> [round(schedule(options, step, 10), 3) for step in range(10)]
         [0.5, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]
     """

@@ -87,7 +87,7 @@ class StepMetrics:
             "denominators": self._gather_counts(self.denominators),
         }
 
-    def read(self) -> dict[str, Any]:
+    def pop_record(self) -> dict[str, Any]:
         """Make the record since the last one and reset the sums. Waits for the device."""
         sums, denominators = self._sum_over_processes(), self._gather_counts(self.denominators)
         counts, totals = self._gather_counts(self.counts), self._gather_counts(self.totals)

@@ -49,12 +49,12 @@ class TrainerState:
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        return {**vars(self), "lanes": {str(lane): list(state) for lane, state in self.lanes.items()}}
+        return {**vars(self), "lanes": {str(slot): list(state) for slot, state in self.lanes.items()}}
 
     @classmethod
     def from_json(cls, state: dict[str, Any]) -> TrainerState:
-        lanes = {int(lane): SlotState(*slot_state) for lane, slot_state in state["lanes"].items()}
-        return cls(**{**state, "lanes": lanes})
+        slot_states = {int(slot): SlotState(*slot_state) for slot, slot_state in state["lanes"].items()}
+        return cls(**{**state, "lanes": slot_states})
 
 
 @dataclass
@@ -128,11 +128,11 @@ class Trainer:
 
     def save(self, callbacks: TrainerCallbacks, step_metrics: StepMetrics) -> None:
         """Write a checkpoint of the last completed step."""
-        lanes: dict[int, SlotState] = {}
-        for process_lanes in self.collectives.gather_objects(self.state.lanes):
-            lanes.update(process_lanes)
+        slot_states: dict[int, SlotState] = {}
+        for process_states in self.collectives.gather_objects(self.state.lanes):
+            slot_states.update(process_states)
         self.state.meter = step_metrics.state()
-        state = TrainerState(**{**vars(self.state), "lanes": lanes})
+        state = TrainerState(**{**vars(self.state), "lanes": slot_states})
         state.seconds += time.monotonic() - self.start_time
         callbacks.save(gather_state(self.root, self.optimizer, keep=self.collectives.rank == 0), state.to_json())
         self.collectives.barrier()
@@ -300,7 +300,7 @@ class Trainer:
                     {
                         "step": state.step,
                         "split": "train",
-                        **step_metrics.read(),
+                        **step_metrics.pop_record(),
                         "lr": rate,
                         "grad_norm": scalar(grad_norm),
                     }

@@ -40,9 +40,9 @@ def plan_text(plan: RunPlan, resolved: ResolvedRecipe | None = None, *, all_valu
         _memory(plan),
     ]
     if resolved is not None and not all_values:
-        sections += [_heading("recipe", f"{resolved.name}: values that are not defaults"), _origins(resolved)]
+        sections += [_heading("recipe", f"{resolved.name}: non-default values"), _origins(resolved)]
     elif resolved is not None:
-        sections += [_heading("recipe", f"{resolved.name}: all values and their origins"), _provenance(resolved)]
+        sections += [_heading("recipe", f"{resolved.name}: all values with their origins"), _provenance(resolved)]
     notes = [*plan.notes, *(map(str, resolved.dropped) if resolved is not None else ())]
     if notes:
         sections.append(_heading("notes", ""))

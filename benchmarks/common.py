@@ -16,7 +16,7 @@ import torch
 
 from metalm_cli.config.schema.recipes import PretrainRecipe
 from metalm_cli.data import Corpus, open_corpus
-from metalm_cli.data.sampling.lanes import RowSlot
+from metalm_cli.data.sampling.row_slots import RowSlot
 from metalm_cli.models.assembly import Assembly, build_metalm
 from metalm_cli.objectives import Objective, make_objective
 

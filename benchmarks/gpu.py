@@ -95,7 +95,7 @@ def assembly_of(shape: dict[str, Any], attention: str, device: torch.device) -> 
 
 def rows_of(objective: LanguageObjective, data: Any, count: int, words: int) -> list[Row]:
     """Rows of random words, from documents of about 800 words."""
-    from metalm_cli.data.sampling.lanes import RowSlot
+    from metalm_cli.data.sampling.row_slots import RowSlot
 
     class RandomDocuments:
         def get(self, number: int) -> Any:

@@ -60,7 +60,7 @@ def bare_step(model: Any, optimizer: Any, batch: Batch, loss_of: Any, precision:
 
 def one_window_per_row(rows: list[Row], objective: Any, recipe: Any, texts: list[str]) -> Batch:
     """Batch of the same text with one window per row."""
-    sessions = objective.writer(recipe.data, 0).windows(texts)
+    sessions = objective.writer(recipe.data, 0).validation_windows(texts)
     built_rows = [build_row([session], counts=counts) for session, counts in sessions]
     return collate(built_rows, objective.assembly.processors, pad_id=objective.assembly.decoder_tokenizer.pad_id)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 
 from metalm_cli.data.documents.session_rows import DocumentSegment, SessionWriter
-from metalm_cli.data.sampling.lanes import RowSlot, SlotState
+from metalm_cli.data.sampling.row_slots import RowSlot, SlotState
 from metalm_cli.sessions import ROOT, Row
 
 

@@ -49,8 +49,8 @@ def test_the_rows_are_those_that_the_run_reads() -> None:
     from accelerate.state import AcceleratorState
 
     from metalm_cli.config import resolve
-    from metalm_cli.data.sampling.lanes import RowSlot
     from metalm_cli.data.sampling.loader import StepRowDataset, loader
+    from metalm_cli.data.sampling.row_slots import RowSlot
     from metalm_cli.training.first_rows import first_rows, prepare
     from metalm_cli.training.pretraining import Pretraining, RunCallbacks, RunOptions
 
@@ -62,7 +62,9 @@ def test_the_rows_are_those_that_the_run_reads() -> None:
     real = Pretraining(recipe, resolved.to_yaml(), RunOptions("small", offline=True, dry_run=True), views)
     real.prepare()
     writer = real.objective.writer(recipe.data, 3)
-    stream = StepRowDataset([0, 1], lambda lane, _: RowSlot(lane, 2, real.corpus.reader(lambda _number: True), writer))
+    stream = StepRowDataset(
+        [0, 1], lambda index, _: RowSlot(index, 2, real.corpus.reader(lambda _number: True), writer)
+    )
     steps = loader(stream, 0)
     read = [row for _ in range(2) for row in next(steps).rows]
     assert [row.ids.tolist() for row in rows_of_show] == [row.ids.tolist() for row in read]
@@ -103,6 +105,6 @@ def test_encoder_objectives_show_masked_tokens(capsys: pytest.CaptureFixture[str
 
 def test_errors_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["show", "small", "data.sources.0.path=nowhere.jsonl", "--offline"]) == 2
-    assert "finds no data files" in capsys.readouterr().err
+    assert "no data files found" in capsys.readouterr().err
     assert run(["show", "small", "train.stepz=3"]) == 2
     assert "stepz" in capsys.readouterr().err

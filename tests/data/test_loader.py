@@ -14,8 +14,8 @@ from metalm_cli.config.schema.data import DataConfig
 from metalm_cli.config.schema.objectives import SemiCausal
 from metalm_cli.data import open_corpus
 from metalm_cli.data.documents.session_rows import SessionWriter
-from metalm_cli.data.sampling.lanes import RowSlot, SlotState
 from metalm_cli.data.sampling.loader import StepRowDataset, StepRows, loader
+from metalm_cli.data.sampling.row_slots import RowSlot, SlotState
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.objectives.language import span_drawer_of
 from metalm_cli.sessions import DecoderTokenizer, TextProcessor, TokenRules
@@ -122,7 +122,7 @@ def test_a_corpus_is_read_alike_by_any_number_of_workers_and_from_any_step(data,
 
 @pytest.mark.parametrize("data", ["table"], indirect=True)
 def test_spawned_workers_read_the_same_rows(data, tmp_path):
-    from metalm_cli.data.documents.document_lanes import RowSlotFactory
+    from metalm_cli.data.documents.document_slots import RowSlotFactory
 
     def dataset() -> StepRowDataset:
         return StepRowDataset(

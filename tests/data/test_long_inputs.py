@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from metalm_cli.config.yaml_nodes import parse_yaml
 from metalm_cli.config.yaml_records import build_record
-from metalm_cli.data.examples.fit_prompt import build_session
 from metalm_cli.data.examples.long_inputs import encoder_windows, split_into_windows
+from metalm_cli.data.examples.prompt_builder import PromptBuilder
 from metalm_cli.data.examples.truncation import EncoderLimit, LengthLimits
 from metalm_cli.sessions import DecoderTokenizer, Docked, Session, SessionTokeniser, TextProcessor, TokenRules
 from metalm_cli.tasks import Card, Example
@@ -63,13 +63,13 @@ def test_windows_are_the_same_characters_in_docks_that_fit(words: int) -> None:
 
 def test_as_many_windows_as_the_session_holds() -> None:
     limits = LengthLimits.of(make_tokenise(48), 160)
-    windowed = build_session(make_card(), make_example(200), TEMPLATE, (), PromptStyle(windows=True), " ", limits)
+    windowed = PromptBuilder(make_card(), TEMPLATE, PromptStyle(windows=True), " ", limits).fit(make_example(200))
     assert windowed is not None
     session, truncated, _ = windowed
     assert truncated
     assert len(docked_texts(session)) > 2
     assert limits.fits(session)
-    single = build_session(make_card(), make_example(200), TEMPLATE, (), PromptStyle(), " ", limits)
+    single = PromptBuilder(make_card(), TEMPLATE, PromptStyle(), " ", limits).fit(make_example(200))
     assert single is not None
     assert len("".join(docked_texts(session))) > len(docked_texts(single[0])[0])
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metalm_cli.data.documents.masked_rows import MIN_FREE_POSITIONS, EncoderWriter
-from metalm_cli.data.sampling.lanes import RowSlot
+from metalm_cli.data.sampling.row_slots import RowSlot
 from metalm_cli.sessions import ROOT, Row, TextProcessor
 from row_fixtures import Shelf, assert_same_rows, rows_of_slot
 from tiny_models import STORY, texts, tokenizer_of

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metalm_cli.data.documents.session_rows import SPANS_PURPOSE, SessionWriter, join_segments
-from metalm_cli.data.sampling.lanes import RowSlot, numpy_generator, text_bytes
+from metalm_cli.data.sampling.row_slots import RowSlot, numpy_generator, text_bytes
 from metalm_cli.sessions import TokenisedSession
 from row_fixtures import RowChecker, Shelf, assert_same_rows, rows_of_slot
 from tiny_models import texts

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from metalm_cli.config.schema.data import DataConfig
 from metalm_cli.config.schema.model import ModelConfig
 from metalm_cli.config.schema.objectives import ReplacedTokenDetection
-from metalm_cli.data.sampling.lanes import RowSlot
+from metalm_cli.data.sampling.row_slots import RowSlot
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.assembly import Assembly, build_encoder, build_metalm, load_assembly
 from metalm_cli.models.checkpoint_io import load_model, save_model

@@ -12,7 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from metalm_cli.config.schema.data import DataConfig
 from metalm_cli.config.schema.model import ModelConfig
 from metalm_cli.config.schema.objectives import MaskedLM, ReplacedTokenDetection
-from metalm_cli.data.sampling.lanes import RowSlot
+from metalm_cli.data.sampling.row_slots import RowSlot
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.assembly import Assembly, build_encoder
 from metalm_cli.models.encoder_pretraining import encode, make_generator, measure_encoder_packing
@@ -48,8 +48,8 @@ def assemble(tokenizers, kind: str, objective: str = "mlm") -> Assembly:
 
 def rows_of(objective, texts: list[str], count: int, length: int = 64) -> list[Row]:
     data = DataConfig.model_validate({"sources": [{"name": "w", "world": {}}], "sequence_length": length})
-    lane = RowSlot(0, 1, Documents(text[:70] for text in texts), objective.writer(data, 3))
-    return [lane.next_row() for _ in range(count)]
+    slot = RowSlot(0, 1, Documents(text[:70] for text in texts), objective.writer(data, 3))
+    return [slot.next_row() for _ in range(count)]
 
 
 def segment_targets(tokens: PackedTokens, row: int, segment: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,7 +15,7 @@ import torch
 from transformers import AutoTokenizer
 
 from metalm_cli.data.documents.session_rows import SessionWriter
-from metalm_cli.data.sampling.lanes import RowSlot, SlotState
+from metalm_cli.data.sampling.row_slots import RowSlot, SlotState
 from metalm_cli.objectives.language import semi_causal_spans
 from metalm_cli.sessions import DecoderTokenizer, Row, TokenRules, collate
 from model_families import (
@@ -128,13 +128,13 @@ class Reference:
         return torch.stack(self._loss).sum()
 
 
-def write_rows(lane: RowSlot, count: int) -> list[tuple[Row, list[tuple[int, int, int | None]]]]:
+def write_rows(slot: RowSlot, count: int) -> list[tuple[Row, list[tuple[int, int, int | None]]]]:
     """Return rows with their documents: number, first token, and end token or None at the document's end."""
     rows = []
     for _ in range(count):
-        before: SlotState = lane.state
-        row = lane.next_row()
-        after = lane.state
+        before: SlotState = slot.state
+        row = slot.next_row()
+        after = slot.state
         pieces: list[tuple[int, int, int | None]] = []
         for number in range(before.number, after.number):
             pieces.append((number, before.offset if number == before.number else 0, None))

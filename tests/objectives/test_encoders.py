@@ -17,7 +17,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForPreTraining
 
 from metalm_cli.config.schema.objectives import MaskedLM, ReplacedTokenDetection
 from metalm_cli.config.schema.recipes import PretrainRecipe
-from metalm_cli.data.sampling.lanes import RowSlot
+from metalm_cli.data.sampling.row_slots import RowSlot
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.models.mlm_heads import masked_head
 from metalm_cli.objectives import make_objective

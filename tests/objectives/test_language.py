@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from metalm_cli.config.schema.data import DataConfig
 from metalm_cli.config.schema.objectives import CausalLM, PrefixLM, SemiCausal
 from metalm_cli.config.schema.recipes import PretrainRecipe
-from metalm_cli.data.sampling.lanes import RowSlot
+from metalm_cli.data.sampling.row_slots import RowSlot
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.models.metalm import MetaLM, MetaLMConfig

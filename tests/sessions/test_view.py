@@ -12,7 +12,7 @@ from rich.console import Console
 
 import tiny_models as tiny
 from metalm_cli.data.documents.session_rows import SessionWriter
-from metalm_cli.data.sampling.lanes import RowSlot
+from metalm_cli.data.sampling.row_slots import RowSlot
 from metalm_cli.sessions import (
     Causal,
     DecoderTokenizer,

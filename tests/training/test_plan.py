@@ -14,7 +14,7 @@ from rich.console import Console
 
 from metalm_cli.config import resolve
 from metalm_cli.data.documents.open_corpus import open_corpus
-from metalm_cli.data.sampling.lanes import RowSlot
+from metalm_cli.data.sampling.row_slots import RowSlot
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.models.assembly import build_encoder, build_metalm
 from metalm_cli.objectives import make_objective

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor, nn
 
 from metalm_cli.config.schema.data import DataConfig
-from metalm_cli.data.sampling.lanes import RowWriter
+from metalm_cli.data.sampling.row_slots import RowWriter
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.sessions import Batch, Row
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from metalm_cli.config.schema.data import DataConfig
 from metalm_cli.config.schema.objectives import CausalLM, MaskedLM, PrefixLM, ReplacedTokenDetection, SemiCausal
 from metalm_cli.data.documents.session_rows import SessionWriter
-from metalm_cli.data.sampling.lanes import SpanDrawer
+from metalm_cli.data.sampling.row_slots import SpanDrawer
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.models.metalm import MetaLM

@@ -10,10 +10,10 @@ import numpy as np
 
 from metalm_cli.common.hub import model_folder
 from metalm_cli.config.schema.recipes import FinetuneRecipe
+from metalm_cli.data.examples.example_slots import ExampleSlotFactory
 from metalm_cli.data.examples.pack_examples import TaskSession, pack_sessions
 from metalm_cli.data.examples.session_writer import SessionBuilder
 from metalm_cli.data.examples.task_corpus import TaskCorpus
-from metalm_cli.data.examples.task_lanes import ExampleSlotFactory
 from metalm_cli.data.examples.task_selection import (
     TaskSelection,
     load_cards,

@@ -25,7 +25,7 @@ def prepare(recipe: PretrainRecipe, data_root: Path | None, offline: bool) -> tu
 
 def first_rows(recipe: PretrainRecipe, corpus: Corpus, assembly: Assembly, count: int) -> Iterator[Row]:
     """Make the first rows of a run: row r of every step comes from slot r."""
-    from metalm_cli.data.sampling.lanes import RowSlot
+    from metalm_cli.data.sampling.row_slots import RowSlot
     from metalm_cli.objectives import make_objective
 
     writer = make_objective(recipe, assembly).writer(recipe.data, recipe.train.seed)

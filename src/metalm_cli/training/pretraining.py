@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from metalm_cli.config.schema.recipes import PretrainRecipe
 from metalm_cli.data import Corpus, open_corpus
-from metalm_cli.data.documents.document_lanes import RowSlotFactory
+from metalm_cli.data.documents.document_slots import RowSlotFactory
 from metalm_cli.data.sampling.loader import StepRowDataset
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.assembly import Assembly

@@ -20,9 +20,9 @@ from torch import nn
 
 from metalm_cli.common.signals import StopSignals
 from metalm_cli.config.schema.training import TrainingConfig
-from metalm_cli.data.sampling.lanes import SlotState
 from metalm_cli.data.sampling.loader import StepRows
 from metalm_cli.data.sampling.micro_batching import micro_batches_of_step
+from metalm_cli.data.sampling.row_slots import SlotState
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.models.trainable import TrainPolicy, transformer_layers
 from metalm_cli.objectives import Objective

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from metalm_cli.data.sampling.lanes import RowSegment, numpy_generator
+from metalm_cli.data.sampling.row_slots import RowSegment, numpy_generator
 from metalm_cli.sessions import ROOT, Row, TextProcessor, TokenisedDocument
 from metalm_cli.sessions.decoder_tokenizer import backend_without_truncation
 

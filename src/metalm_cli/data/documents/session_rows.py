@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from metalm_cli.data.sampling.lanes import RowSegment, SpanDrawer, numpy_generator, text_bytes
+from metalm_cli.data.sampling.row_slots import RowSegment, SpanDrawer, numpy_generator, text_bytes
 from metalm_cli.sessions import (
     DOCKED_ID,
     DecoderTokenizer,

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from metalm_cli.data.sampling.lanes import SlotState
 from metalm_cli.data.sampling.loader import StepRows
 from metalm_cli.data.sampling.micro_batching import cheapest_split
+from metalm_cli.data.sampling.row_slots import SlotState
 from metalm_cli.sessions import Row, TokenisedSession, build_row
 
 TRAINED_PREFIX = "trained_of."

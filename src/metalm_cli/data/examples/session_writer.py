@@ -6,12 +6,13 @@ from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
 
-from metalm_cli.data.examples.fit_prompt import build_session
 from metalm_cli.data.examples.pack_examples import TaskSession
+from metalm_cli.data.examples.prompt_builder import PromptBuilder
 from metalm_cli.data.examples.task_corpus import PlannedExample, TaskCorpus
 from metalm_cli.data.examples.truncation import LengthLimits
 from metalm_cli.errors import MetalmError
 from metalm_cli.sessions import SessionTokeniser, TokenisedSession
+from metalm_cli.templates import Template
 
 MAX_CACHED_TOKENS = 4_000_000
 """Decoder positions of cached sessions, which are used again in later epochs."""
@@ -63,6 +64,11 @@ class SessionBuilder:
         self._cache_session(key, tokenised, counts)
         return TaskSession(tokenised, planned.task, counts, number)
 
+    def prompts_of(self, task: int, template: Template) -> PromptBuilder:
+        """Prompt builder of a task and a template."""
+        card = self.corpus.tasks[task].card
+        return PromptBuilder(card, template, self.corpus.style, self.delimiter, self.limits)
+
     def _cache_session(self, key: Any, tokenised: TokenisedSession, counts: dict[str, int]) -> None:
         self._cache[key] = tokenised, counts
         self._cached_tokens += len(tokenised)
@@ -73,22 +79,15 @@ class SessionBuilder:
     def _build(self, planned: PlannedExample) -> tuple[TokenisedSession, dict[str, int]]:
         counts: Counter[str] = Counter()
         for attempt in range(1, MAX_REPLACEMENTS + 1):
-            fitted = build_session(
-                self.corpus.tasks[planned.task].card,
-                planned.example,
-                planned.template,
-                planned.demonstrations,
-                self.corpus.style,
-                self.delimiter,
-                self.limits,
-                max_demonstration_tokens=self.corpus.options.demonstrations.max_tokens or float("inf"),
+            max_tokens = self.corpus.options.demonstrations.max_tokens or float("inf")
+            fitted = self.prompts_of(planned.task, planned.template).fit(
+                planned.example, planned.demonstrations, max_tokens
             )
             if fitted is not None:
-                session, truncated, shots = fitted
-                tokenised = self.tokenise(session, require_targets=True)
-                counts["cut_examples"] += truncated
-                counts["demonstrations"] += shots
-                counts["lost_demonstrations"] += len(planned.demonstrations) - shots
+                tokenised = self.tokenise(fitted.session, require_targets=True)
+                counts["cut_examples"] += fitted.truncated
+                counts["demonstrations"] += fitted.shots
+                counts["lost_demonstrations"] += len(planned.demonstrations) - fitted.shots
                 return tokenised, dict(counts) | _size_counts(tokenised)
             counts["too_long_examples"] += 1
             planned = self.corpus.replacement(planned, attempt)

@@ -13,7 +13,7 @@ from metalm_cli.config.schema.tasks import TaskDataConfig
 from metalm_cli.data.documents.corpus import SourceInfo
 from metalm_cli.data.examples.open_examples import Examples
 from metalm_cli.data.sampling.index_plan import IndexPlan, PlannedRow, key_of, permute, permute_one
-from metalm_cli.data.sampling.lanes import numpy_generator
+from metalm_cli.data.sampling.row_slots import numpy_generator
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks import Card, Example
 from metalm_cli.templates import PromptStyle, Template, render, scored_templates

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from metalm_cli.data.sampling.lanes import SlotState
+from metalm_cli.data.sampling.row_slots import SlotState
 from metalm_cli.errors import MetalmError
 from metalm_cli.sessions import Row
 

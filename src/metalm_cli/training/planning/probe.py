@@ -17,7 +17,7 @@ from torch import nn
 
 from metalm_cli.config.schema.objectives import PrefixLM, SemiCausal
 from metalm_cli.config.schema.recipes import PretrainRecipe, Recipe
-from metalm_cli.data.sampling.lanes import RowSegment
+from metalm_cli.data.sampling.row_slots import RowSegment
 from metalm_cli.objectives import Objective
 from metalm_cli.objectives.masked_lm import EncoderObjective
 from metalm_cli.sessions import (

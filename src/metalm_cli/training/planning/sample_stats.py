@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from metalm_cli.data.documents.corpus import Corpus, SourceInfo
-from metalm_cli.data.sampling.lanes import RowSlot, RowWriter
+from metalm_cli.data.sampling.row_slots import RowSlot, RowWriter
 from metalm_cli.errors import Exit, MetalmError
 
 SAMPLED_DOCUMENTS = 256

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from metalm_cli.data.examples.pack_examples import TaskSession
 from metalm_cli.data.examples.session_writer import SessionBuilder
-from metalm_cli.data.sampling.lanes import SlotState
+from metalm_cli.data.sampling.row_slots import SlotState
 from metalm_cli.errors import Exit, MetalmError
 
 

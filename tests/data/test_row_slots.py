@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metalm_cli.data.sampling import lanes
-from metalm_cli.data.sampling.lanes import RowSegment, RowSlot, SlotState, numpy_generator, text_bytes
+from metalm_cli.data.sampling import row_slots
+from metalm_cli.data.sampling.row_slots import RowSegment, RowSlot, SlotState, numpy_generator, text_bytes
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.sessions import ROOT, Row, TokenisedDocument
 from row_fixtures import Shelf, rows_of_slot
@@ -128,7 +128,7 @@ def test_a_row_ends_where_too_few_positions_are_left_for_the_next_document():
 
 
 def test_a_row_slot_gives_up_on_sources_without_documents(monkeypatch):
-    monkeypatch.setattr(lanes, "MAX_CONSECUTIVE_EMPTY", 50)
+    monkeypatch.setattr(row_slots, "MAX_CONSECUTIVE_EMPTY", 50)
     shelf = Shelf(["a", *[None] * 200])
     slot = RowSlot(0, 1, shelf, Letters(2))
     assert text_of(slot.next_row()) == "a."

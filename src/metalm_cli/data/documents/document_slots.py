@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from metalm_cli.data import Corpus
-from metalm_cli.data.sampling.lanes import RowSlot, RowWriter, SlotState
+from metalm_cli.data.sampling.row_slots import RowSlot, RowWriter, SlotState
 
 
 @dataclass

@@ -1,0 +1,155 @@
+"""Prompt builder of training and evaluation: an example and its demonstrations as a session that fits a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from metalm_cli.data.examples.long_inputs import split_into_windows
+from metalm_cli.data.examples.truncation import LengthLimits, truncate_example
+from metalm_cli.sessions import Session
+from metalm_cli.tasks import Card, Example
+from metalm_cli.templates import Prompt, PromptStyle, Template, prompt_to_session, render
+
+
+class PromptRenderer:
+    """Renders examples with a template, each example once.
+
+    Args:
+        template: The template.
+        style: How prompts are rendered.
+    """
+
+    def __init__(self, template: Template, style: PromptStyle) -> None:
+        self.template, self.style = template, style
+        self._prompts: dict[tuple[object, ...], Prompt] = {}
+
+    def __call__(self, example: Example) -> Prompt:
+        """The cached prompt of an example.
+
+        Raises:
+            MetalmError: The template fails on the example, or renders an empty input or target.
+        """
+        key = (example.row, *example.fields.values(), *example.answers)
+        if key not in self._prompts:
+            self._prompts[key] = self.render(example)
+        return self._prompts[key]
+
+    def render(self, example: Example) -> Prompt:
+        """Render an example without the cache, for truncations that are only tried."""
+        return render(example, self.template, self.style)
+
+
+class FittedSession(NamedTuple):
+    """A session that fits.
+
+    Args:
+        session: The session, with its answer.
+        truncated: Whether the long field was truncated.
+        shots: Number of its demonstrations.
+    """
+
+    session: Session
+    truncated: bool
+    shots: int
+
+
+class PromptBuilder:
+    """Builds the sessions of a task's examples with one template.
+
+    Args:
+        card: Card of the task.
+        template: Template of the examples and of their demonstrations.
+        style: How prompts are rendered.
+        delimiter: Text between an input and its answer: the model's ``target_delimiter``.
+        limits: Length limits of a session.
+        renderer: Renderer of the template and style whose prompts are used again; default a new one.
+    """
+
+    def __init__(
+        self,
+        card: Card,
+        template: Template,
+        style: PromptStyle,
+        delimiter: str,
+        limits: LengthLimits,
+        renderer: PromptRenderer | None = None,
+    ) -> None:
+        self.card, self.style, self.delimiter, self.limits = card, style, delimiter, limits
+        self.prompt = renderer or PromptRenderer(template, style)
+
+    def session(self, example: Example, demonstrations: Sequence[Example] = (), *, with_answer: bool) -> Session:
+        """Build the session of an example, whether it fits or not.
+
+        Args:
+            example: The example.
+            demonstrations: Answered examples that precede it.
+            with_answer: Include the answer as a training target.
+        """
+        return self._session(self.prompt(example), example, demonstrations, with_answer)
+
+    def truncate(
+        self, example: Example, demonstrations: Sequence[Example] = (), *, with_answer: bool
+    ) -> tuple[Example, bool] | None:
+        """Truncate the long field of an example so that its session fits.
+
+        Returns:
+            The fitting example, and whether it was truncated; None if it does not fit.
+        """
+
+        def make_session(candidate: Example) -> Session:
+            prompt = self.prompt(candidate) if candidate is example else self.prompt.render(candidate)
+            return self._session(prompt, candidate, demonstrations, with_answer)
+
+        return truncate_example(example, self.card, make_session, self.limits)
+
+    def fit(
+        self,
+        example: Example,
+        demonstrations: Sequence[Example] = (),
+        max_demonstration_tokens: float = float("inf"),
+    ) -> FittedSession | None:
+        """Build the session of an example with its answer, truncated if necessary, with the demonstrations that fit.
+
+        Args:
+            example: The example.
+            demonstrations: Answered examples that precede it; the last ones are dropped first.
+            max_demonstration_tokens: Maximum decoder tokens of all demonstrations.
+
+        Returns:
+            None if the example does not fit.
+        """
+        for shots in range(len(demonstrations), -1, -1):
+            used = demonstrations[:shots]
+            if shots and (
+                self._tokens(used) > max_demonstration_tokens
+                or not self.limits.fits(self.session(example, used, with_answer=True))
+            ):
+                continue
+            truncation = self.truncate(example, used, with_answer=True)
+            if truncation is None:
+                return None
+            fitting_example, truncated = truncation
+            return FittedSession(self.session(fitting_example, used, with_answer=True), truncated, shots)
+        return None
+
+    def _session(
+        self, prompt: Prompt, example: Example, demonstrations: Sequence[Example], with_answer: bool
+    ) -> Session:
+        session = prompt_to_session(
+            prompt,
+            [self.prompt(demonstration) for demonstration in demonstrations],
+            delimiter=self.delimiter,
+            style=self.style,
+            with_target=with_answer,
+        )
+        if not self.style.windows or self.card.long_inputs is None:
+            return session
+        return split_into_windows(session, example.fields[self.card.long_inputs.field], self.limits)
+
+    def _tokens(self, demonstrations: Sequence[Example]) -> int:
+        """Decoder tokens of demonstrations with their answers."""
+        prompts = [self.prompt(demonstration) for demonstration in demonstrations]
+        return sum(
+            len(self.limits.tokenizer.encode_continuation(f"{prompt.input} {prompt.target}")) for prompt in prompts
+        )

@@ -1,14 +1,14 @@
-"""Rendering task examples, tokenising them and packing them on one core, beside the tokenizers alone.
+"""Rendering, tokenising and packing of task examples on one core, compared with the tokenizers alone.
 
-*ours*: rows read, cards and templates applied, limits of the session checked in both arms, docks read by the encoder's
-tokenizer, answers by the decoder's, sessions packed into rows. *bare, both*: the two tokenizers on the same rendered
-texts, prompts by the encoder's, prompts and answers by the decoder's (what a MetaLM and its twin need). *bare, docked*:
-only what stands in the sessions at last, prompts by the encoder's and answers by the decoder's.
+*ours*: read rows, apply cards and templates, check the length limits of both models, tokenise docks with the encoder's
+tokenizer and answers with the decoder's, pack sessions into rows. *bare, both*: the two tokenizers on the same rendered
+texts, prompts with the encoder's, prompts and answers with the decoder's (what a MetaLM and its twin need). *bare,
+docked*: only the texts of the final sessions, prompts with the encoder's tokenizer and answers with the decoder's.
 
-*Cold*: slices of examples that were never read before, each once, taken by the ways in turn; that no session comes from
-the cache is checked. *Cached*: the same slice again, every session from the cache. Then two epochs, as a run meets
-them: the cache's key is example and template, so that the second epoch finds what it has the same template for.
-Processor seconds are counted. Peak memory is what the first epoch takes on top of the opened tasks and tokenizers.
+*Cold*: slices of examples that were not read before, measured by the methods in turn; it is checked that no session
+comes from the cache. *Cached*: the same slice again, with every session from the cache. Then two epochs, as in a run:
+the cache's key is example and template, so the second epoch hits where the template is the same. Times are processor
+seconds. Peak memory is the memory of the first epoch above the opened tasks and tokenizers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from finetuning_ways import Memory
 
 from common import arguments, report
 from metalm_cli.config.schema.recipes import FinetuneRecipe
-from metalm_cli.data.examples.fit_prompt import build_session
 from metalm_cli.data.examples.pack_examples import RowPacking
 from metalm_cli.data.examples.session_writer import SessionBuilder
 from metalm_cli.data.examples.task_corpus import TaskCorpus
@@ -37,16 +36,16 @@ from metalm_cli.sessions import DecoderTokenizer, Docked, SessionTokeniser, Text
 from metalm_cli.sessions.decoder_tokenizer import backend_without_truncation
 
 VOCABULARY = 16_384
-ENCODER = 512
-STEP = 64
-"""Sessions that are packed together."""
+ENCODER_LENGTH = 512
+SESSIONS_PER_STEP = 64
+"""Number of sessions that are packed together."""
 
 
 def corpus_of(length: int, rows: int, choose: str) -> TaskCorpus:
-    """RTE, BoolQ and SST-2, so many rows in all; without METALM_DATA tasks of the miniature world."""
-    here = "METALM_DATA" in os.environ
+    """Corpus of RTE, BoolQ and SST-2 with ``rows`` rows in total; without METALM_DATA, of miniature world tasks."""
+    has_local_data = "METALM_DATA" in os.environ
     data = {
-        "tasks": ["rte", "boolq", "sst2"] if here else ["world"],
+        "tasks": ["rte", "boolq", "sst2"] if has_local_data else ["world"],
         "templates": {"template_sampling": choose, "inverted": False},
         "mixture": {"strategy": "equal", "cap_examples": rows // 3},
         "sequence_length": length,
@@ -55,9 +54,9 @@ def corpus_of(length: int, rows: int, choose: str) -> TaskCorpus:
 
 
 def tokeniser_of(corpus: TaskCorpus, length: int) -> SessionTokeniser:
-    """Both tokenizers, trained on the tasks."""
+    """Session tokeniser with an encoder and a decoder tokenizer that are trained on the tasks."""
     decoder, encoder = (train_tokenizer(corpus.sample(3000, 0), VOCABULARY, role) for role in ("decoder", "encoder"))
-    processors = {"text": TextProcessor("text", encoder, min(length, ENCODER))}
+    processors = {"text": TextProcessor("text", encoder, min(length, ENCODER_LENGTH))}
     return SessionTokeniser(DecoderTokenizer(decoder, TokenRules()), processors)
 
 
@@ -67,26 +66,25 @@ def writer_of(corpus: TaskCorpus, tokenise: SessionTokeniser, length: int) -> Se
 
 def texts_of(writer: SessionBuilder, number: int) -> tuple[list[str], list[str]]:
     """Prompts and answers of a session."""
-    asked = writer.corpus.get(number)
-    card, style = writer.corpus.tasks[asked.task].card, writer.corpus.style
-    found = build_session(card, asked.example, asked.template, (), style, writer.delimiter, writer.limits)
-    spans = list(found[0]) if found is not None else []
+    sampled_example = writer.corpus.get(number)
+    fitted = writer.prompts_of(sampled_example.task, sampled_example.template).fit(sampled_example.example)
+    spans = list(fitted.session) if fitted is not None else []
     docked = [str(span.content) for span in spans if isinstance(span, Docked)]
     return docked, [str(span.content) for span in spans if not isinstance(span, Docked)]
 
 
-def seconds(way: Callable[[], Any]) -> float:
-    """Processor seconds."""
+def seconds(function: Callable[[], Any]) -> float:
+    """Processor seconds of a call."""
     gc.collect()
-    began = time.process_time()
-    way()
-    return time.process_time() - began
+    start = time.process_time()
+    function()
+    return time.process_time() - start
 
 
-def given_back() -> None:
-    """Memory that was freed goes back to the system, so that a peak is not hidden in it."""
+def release_memory() -> None:
+    """Return freed memory to the system, so that it does not hide a peak."""
     gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # not every C library has it
+    with contextlib.suppress(OSError, AttributeError):  # not every C library has malloc_trim
         ctypes.CDLL(None).malloc_trim(0)
 
 
@@ -96,26 +94,26 @@ def main() -> None:
     slices, size = (4, 300) if options.quick else (10, 480)
     figures: dict[str, Any] = {}
     for length in (1024, 512):
-        figures.update(_measured(length, slices, size))
+        figures.update(_measure(length, slices, size))
     for choose in ("first", "index"):
-        figures.update(_epochs(choose, slices * size))
+        figures.update(_measure_epochs(choose, slices * size))
     report("rendering, one core", figures, options)
 
 
-def _measured(length: int, slices: int, size: int) -> dict[str, Any]:
+def _measure(length: int, slices: int, size: int) -> dict[str, Any]:
     corpus = corpus_of(length, 2 * (slices + 1) * size, "first")
     tokenise = tokeniser_of(corpus, length)
     writer, layout = writer_of(corpus, tokenise, length), RowPacking(True, length)
-    spare = writer_of(corpus, tokeniser_of(corpus, length), length)
+    text_writer = writer_of(corpus, tokeniser_of(corpus, length), length)
     encoder = backend_without_truncation(tokenise.processors["text"].tokenizer)  # type: ignore[attr-defined]
     decoder = backend_without_truncation(tokenise.tokenizer.tokenizer)
     tokens: list[int] = []
 
     def ours(numbers: range) -> None:
-        made = [writer.session(number) for number in numbers]
-        for at in range(0, len(made), STEP):
-            layout.rows(made[at : at + STEP])
-        tokens.extend(len(one.session) for one in made)
+        sessions = [writer.session(number) for number in numbers]
+        for start in range(0, len(sessions), SESSIONS_PER_STEP):
+            layout.rows(sessions[start : start + SESSIONS_PER_STEP])
+        tokens.extend(len(session.tokenised) for session in sessions)
 
     def bare(texts: list[tuple[list[str], list[str]]], both: bool) -> None:
         for docked, answers in texts:
@@ -125,28 +123,28 @@ def _measured(length: int, slices: int, size: int) -> dict[str, Any]:
                 _ = decoder.encode(text).ids
 
     times: dict[str, list[float]] = {"ours": [], "cached": [], "both": [], "docked": []}
-    for turn in range(slices + 1):
-        numbers = range(turn * size, (turn + 1) * size)
-        texts = [texts_of(spare, number) for number in numbers]
-        ways = {
+    for repetition in range(slices + 1):
+        numbers = range(repetition * size, (repetition + 1) * size)
+        texts = [texts_of(text_writer, number) for number in numbers]
+        methods = {
             "ours": lambda n=numbers: ours(n),
             "both": lambda t=texts: bare(t, True),
             "docked": lambda t=texts: bare(t, False),
         }
-        order = [*ways][turn % 3 :] + [*ways][: turn % 3]
-        found = {name: seconds(ways[name]) for name in order}
-        if writer.hits != turn * size:  # of the cached repetitions before
-            raise SystemExit("a session of the cold slices came from the cache: there are too few examples")
-        found["cached"] = seconds(ways["ours"])
-        if writer.hits != (turn + 1) * size:
+        order = [*methods][repetition % 3 :] + [*methods][: repetition % 3]
+        slice_seconds = {name: seconds(methods[name]) for name in order}
+        if writer.hits != repetition * size:  # hits of the earlier cached repetitions
+            raise SystemExit("a session of the cold slices came from the cache: too few examples")
+        slice_seconds["cached"] = seconds(methods["ours"])
+        if writer.hits != (repetition + 1) * size:
             raise SystemExit("a session of the cached slice did not come from the cache")
-        for name, one in found.items() if turn else ():
-            times[name].append(one)
+        for name, method_seconds in slice_seconds.items() if repetition else ():
+            times[name].append(method_seconds)
     return _figures(f"{length} positions", times, size, tokens)
 
 
 def _figures(name: str, times: dict[str, list[float]], size: int, tokens: list[int]) -> dict[str, Any]:
-    rates = {way: size / statistics.median(found) for way, found in times.items()}
+    rates = {method: size / statistics.median(method_seconds) for method, method_seconds in times.items()}
     figures: dict[str, Any] = {
         f"{name}: tokens of a session": statistics.mean(tokens),
         f"{name}: ours, cold (no hits), examples/s": rates["ours"],
@@ -154,30 +152,30 @@ def _figures(name: str, times: dict[str, list[float]], size: int, tokens: list[i
         f"{name}: bare, both, examples/s": rates["both"],
         f"{name}: bare, docked, examples/s": rates["docked"],
     }
-    for way, said in (("ours", "cold"), ("cached", "cached")):
+    for method, label in (("ours", "cold"), ("cached", "cached")):
         for peer in ("both", "docked"):
-            shares = sorted(b / a for a, b in zip(times[way], times[peer], strict=True))
+            shares = sorted(b / a for a, b in zip(times[method], times[peer], strict=True))
             quarter = len(shares) // 4
-            goal = " (goal 0.6)" if (way, peer) == ("ours", "both") else ""
-            figures[f"{name}: {said} is so much of bare, {peer}{goal}"] = statistics.median(shares)
-            figures[f"{name}: ... {said}, {peer}, middle half"] = f"{shares[quarter]:.2f}-{shares[-1 - quarter]:.2f}"
+            goal = " (goal 0.6)" if (method, peer) == ("ours", "both") else ""
+            figures[f"{name}: {label} as a share of bare, {peer}{goal}"] = statistics.median(shares)
+            figures[f"{name}: ... {label}, {peer}, middle half"] = f"{shares[quarter]:.2f}-{shares[-1 - quarter]:.2f}"
     return figures
 
 
-def _epochs(choose: str, rows: int) -> dict[str, Any]:
+def _measure_epochs(choose: str, rows: int) -> dict[str, Any]:
     corpus = corpus_of(1024, rows, choose)
     writer = writer_of(corpus, tokeniser_of(corpus, 1024), 1024)
-    epoch = sum(task.rows for task in corpus.tasks)
-    given_back()
+    epoch = sum(task.row_count for task in corpus.tasks)
+    release_memory()
     memory = Memory("cpu")
     figures: dict[str, Any] = {}
-    for said, numbers in (("first", range(epoch)), ("second", range(epoch, 2 * epoch))):
+    for epoch_name, numbers in (("first", range(epoch)), ("second", range(epoch, 2 * epoch))):
         writer.hits = writer.misses = 0
-        found = seconds(lambda: [writer.session(number) for number in numbers])  # noqa: B023
-        name = f"templates: {choose}: {said} epoch"
-        figures[f"{name}, examples/s"] = epoch / found
+        epoch_seconds = seconds(lambda: [writer.session(number) for number in numbers])  # noqa: B023
+        name = f"templates: {choose}: {epoch_name} epoch"
+        figures[f"{name}, examples/s"] = epoch / epoch_seconds
         figures[f"{name}, from the cache"] = f"{writer.hits / (writer.hits + writer.misses):.1%}"
-        if said == "first":
+        if epoch_name == "first":
             figures[f"{name}, peak MiB"] = memory.peak()
     return figures
 

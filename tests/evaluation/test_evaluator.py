@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 import pytest
 
+from metalm_cli.data.examples import prompt_builder
 from metalm_cli.data.examples.truncation import EncoderLimit
 from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation import evaluator
@@ -14,6 +16,7 @@ from metalm_cli.evaluation.results import result_writer
 from metalm_cli.evaluation.settings import EvaluationSettings
 from metalm_cli.models import weights_hash
 from metalm_cli.sessions import Causal, Docked, Session
+from metalm_cli.templates import render
 from task_folders import OPEN, ROWS
 from tiny_language_models import endless_language_model
 
@@ -272,3 +275,21 @@ def test_the_hash_of_a_model_is_that_of_its_weights() -> None:
         assert weights_hash.weights_sha256(language_model.model) != before
     finally:
         bias.data.copy_(original)
+
+
+def test_each_example_is_rendered_once_with_each_template(task_folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening the task, building the prompts for three numbers of shots, and scoring use the same rendered prompts."""
+    rendered: Counter[tuple[object, ...]] = Counter()
+
+    def count(example, template, style):
+        rendered[template.name, style, *example.fields.values(), *example.answers] += 1
+        return render(example, template, style)
+
+    monkeypatch.setattr(prompt_builder, "render", count)
+    task_folder.card("odd")
+    language_model = endless_language_model("gpt2", "text")
+    task_folder.results(language_model, "odd", protocol="in_context", template="all", shots=(0, 1, 2))
+    templates = {template for template, *_ in rendered}
+    assert templates == {"odd", "count", "spoken"}
+    assert len(rendered) == 12 * 2 + 24  # the template "spoken" renders both answers of each example
+    assert set(rendered.values()) == {1}

@@ -91,7 +91,7 @@ def load_command(name: str) -> Any:
         target = single
     command = typer.main.get_command(target)
     command.name = name
-    command.rich_help_panel = PANELS[module.partition(".")[0]]
+    command.rich_help_panel = PANELS[module.partition(".")[0]]  # type: ignore[attr-defined]
     return command
 
 

@@ -175,6 +175,7 @@ class Evaluator:
                         self.evaluate_template(task, template, shots, partial(_with_title, on_progress, title))
                     )
                 shot_results.append(ShotResult(shots, tuple(template_results)))
+            task.release_prompts()
             yield TaskResult(task, tuple(shot_results))
 
     def evaluate_template(

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from metalm_cli.data.examples.open_examples import Examples, open_examples
+from metalm_cli.data.examples.prompt_builder import PromptRenderer
 from metalm_cli.errors import MetalmError, RowsUnavailableError
 from metalm_cli.evaluation.metrics import task_metrics
 from metalm_cli.evaluation.settings import PAPER_TEMPLATES, EvaluationSettings
 from metalm_cli.tasks import Card, Cards, Example
-from metalm_cli.templates import Template, TemplateCollection, render, scored_templates
+from metalm_cli.templates import PromptStyle, Template, TemplateCollection, scored_templates
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,15 @@ class EvaluatedTask:
     card_path: Path
     template_path: Path
     pool: Examples | None = None
+    _renderers: dict[tuple[str, PromptStyle], PromptRenderer] = field(default_factory=dict, compare=False, repr=False)
+
+    def renderer(self, template: Template, style: PromptStyle) -> PromptRenderer:
+        """Return the renderer of a template, which is the same until :meth:`release_prompts`."""
+        return self._renderers.setdefault((template.name, style), PromptRenderer(template, style))
+
+    def release_prompts(self) -> None:
+        """Free the rendered prompts."""
+        self._renderers.clear()
 
     def demonstrations(self, example: Example, count: int, settings: EvaluationSettings) -> tuple[Example, ...]:
         """Return demonstrations for an example; a smaller number is a prefix of a larger one.
@@ -127,10 +137,10 @@ def open_evaluation_tasks(
         task_metrics.check_metric(card.metric.name, examples)
         _check_options_differ(examples)
         pool = open_examples(card, card.demonstrations, **source_options) if max(settings.shots, default=0) else None
-        for template in templates[card.name]:
-            for example in examples:
-                render(example, template, settings.style)
         task = EvaluatedTask(card, templates[card.name], examples, source, path, collection.path_for(card), pool)
+        for template in task.templates:
+            for example in examples:
+                task.renderer(template, settings.style)(example)
         task.demonstrations(examples[0], max(settings.shots, default=0), settings)
         tasks.append(task)
     return tasks, missing

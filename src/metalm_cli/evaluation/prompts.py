@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from metalm_cli.data.examples.long_inputs import split_into_windows
-from metalm_cli.data.examples.truncation import LengthLimits, truncate_example
+from metalm_cli.data.examples.prompt_builder import PromptBuilder, PromptRenderer
+from metalm_cli.data.examples.truncation import LengthLimits
 from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.open_tasks import EvaluatedTask
 from metalm_cli.evaluation.settings import EvaluationSettings
@@ -14,7 +14,7 @@ from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.inference.scoring.question_rows import join_sessions
 from metalm_cli.sessions import Session, TokenisedSession
 from metalm_cli.tasks import Card, Example
-from metalm_cli.templates import PromptStyle, Template, prompt_to_session, render
+from metalm_cli.templates import PromptStyle, Template
 from metalm_cli.templates.template import ANSWER_EXPRESSION
 
 NEW_TOKENS_BY_CLUSTER = {"struct_to_text": 64, "summarization": 128}
@@ -90,22 +90,13 @@ def build_prompts(
         MetalmError: The model has too few positions for an answer, or no encoder that the template docks into.
     """
     style, delimiter = settings.style, language_model.decoder_tokenizer.rules.target_delimiter
-    references = [with_rendered_answers(example, template, style) for example in task.examples]
+    answer_renderer = task.renderer(template, replace(style, rationale=False))
+    references = [with_rendered_answers(example, answer_renderer) for example in task.examples]
     token_limits = [max_new_tokens(language_model, task.card, example, style) for example in references]
     session_limits = length_limits(language_model, settings, max(token_limits))
-
-    def to_session(example: Example) -> Session:
-        session = prompt_to_session(
-            render(example, template, style), delimiter=delimiter, style=style, with_target=False
-        )
-        long_inputs = task.card.long_inputs
-        return (
-            split_into_windows(session, example.fields[long_inputs.field], session_limits)
-            if style.windows and long_inputs is not None
-            else session
-        )
-
-    truncated = [truncate_example(example, task.card, to_session, session_limits) for example in task.examples]
+    renderer = task.renderer(template, style)
+    builder = PromptBuilder(task.card, template, style, delimiter, session_limits, renderer)
+    truncated = [builder.truncate(example, with_answer=False) for example in task.examples]
     cut, skipped = sum(result is not None and result[1] for result in truncated), truncated.count(None)
     demonstration_sessions: dict[tuple[int, ...], TokenisedSession] = {}
     shared_prefix: TokenisedSession | None
@@ -115,12 +106,12 @@ def build_prompts(
             continue
         example = result[0]
         demonstrations = task.demonstrations(example, shots, settings)
-        own_session = to_session(example)
-        session = with_demonstrations(own_session, example, demonstrations, template, delimiter, style)
+        session = builder.session(example, demonstrations, with_answer=False)
         if demonstrations and not session_limits.fits(session):
             too_long.append(example)
             continue
         if demonstrations and style.layout == "docks":
+            own_session = builder.session(example, with_answer=False)
             key = tuple(demonstration.row for demonstration in demonstrations)
             demonstration_spans = list(session)[: len(session) - len(own_session)]
             if key not in demonstration_sessions:
@@ -130,13 +121,12 @@ def build_prompts(
             prefix = join_sessions(demonstration_sessions[key], prefix) if settings.draw_per_example else prefix
         else:
             shared_prefix, prefix = None, language_model.tokenise(session)
-        text = render(example, template, style).input
-        prompts.append(EncodedPrompt(example, reference, prefix, shared_prefix, token_limit, text))
+        prompts.append(
+            EncodedPrompt(example, reference, prefix, shared_prefix, token_limit, builder.prompt(example).input)
+        )
     note = ""
     if too_long and not prompts:
-        max_shots = _max_fitting_shots(
-            task, template, too_long, shots, settings, to_session, session_limits, (delimiter, style)
-        )
+        max_shots = _max_fitting_shots(task, builder, too_long, shots, settings)
         note = (
             f"{_demonstrations_phrase(shots)} not fit into {session_limits.length:,} positions with any example; "
             f"at most {max_shots} can"
@@ -149,48 +139,14 @@ def build_prompts(
     return PromptSet(tuple(prompts), cut, skipped + len(too_long), note)
 
 
-def with_demonstrations(
-    own_session: Session,
-    example: Example,
-    demonstrations: Sequence[Example],
-    template: Template,
-    delimiter: str,
-    style: PromptStyle,
-) -> Session:
-    """Build the session of an example with its demonstrations."""
-    if not demonstrations:
-        return own_session
-    prompt, rendered_demonstrations = (
-        render(example, template, style),
-        [render(demonstration, template, style) for demonstration in demonstrations],
-    )
-    if style.layout == "joined":
-        return prompt_to_session(prompt, rendered_demonstrations, delimiter=delimiter, style=style, with_target=False)
-    full_session = prompt_to_session(
-        prompt, rendered_demonstrations, delimiter=delimiter, style=style, with_target=False
-    )
-    bare_session = prompt_to_session(prompt, delimiter=delimiter, style=style, with_target=False)
-    return Session([*list(full_session)[: len(full_session) - len(bare_session)], *own_session], own_session.name)
-
-
 def _max_fitting_shots(
-    task: EvaluatedTask,
-    template: Template,
-    examples: Sequence[Example],
-    shots: int,
-    settings: EvaluationSettings,
-    to_session: Callable[[Example], Session],
-    session_limits: LengthLimits,
-    rendering: tuple[str, PromptStyle],
+    task: EvaluatedTask, builder: PromptBuilder, examples: Sequence[Example], shots: int, settings: EvaluationSettings
 ) -> int:
     """Return the largest number of demonstrations with which at least one example fits."""
 
     def fits(example: Example, count: int) -> bool:
-        return session_limits.fits(
-            with_demonstrations(
-                to_session(example), example, task.demonstrations(example, count, settings), template, *rendering
-            )
-        )
+        demonstrations = task.demonstrations(example, count, settings)
+        return builder.limits.fits(builder.session(example, demonstrations, with_answer=False))
 
     return next((count for count in range(shots - 1, 0, -1) if any(fits(example, count) for example in examples)), 0)
 
@@ -247,13 +203,18 @@ def asks_for_rationale(card: Card, style: PromptStyle) -> bool:
     return style.rationale and card.answer.rationale is not None
 
 
-def with_rendered_answers(example: Example, template: Template, style: PromptStyle) -> Example:
-    """Return the example with answers and options rendered by the template."""
-    if template.target == ANSWER_EXPRESSION:
+def with_rendered_answers(example: Example, renderer: PromptRenderer) -> Example:
+    """Return the example with its answers and options as the template renders them.
+
+    Args:
+        example: The example.
+        renderer: Renderer of the template, without rationales.
+    """
+    if renderer.template.target == ANSWER_EXPRESSION:
         return example
 
     def render_answer(answer: str) -> str:
-        return render(replace(example, answers=(answer,)), template, replace(style, rationale=False)).target
+        return renderer(replace(example, answers=(answer,))).target
 
     return replace(
         example, answers=tuple(map(render_answer, example.answers)), options=tuple(map(render_answer, example.options))

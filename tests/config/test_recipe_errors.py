@@ -1,4 +1,4 @@
-"""All problems of a recipe at once, each with its key, line, what was got and expected, and a remedy."""
+"""Recipe errors: all problems at once, each with its key, line, value, expectation and remedy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from metalm_cli.config import resolve
 from metalm_cli.config.recipe_errors import RecipeError, RecipeProblem
 
-BAD = """\
+INVALID_RECIPE = """\
 model:
   decoder: {config: {hidden_size: 8}, tokeniser: x, tokenizer: {new: {vocab_size: 1e4}}}
   encoders:
@@ -40,8 +40,8 @@ def problems_of(text: str, tmp_path: Path, *overrides: str) -> list[RecipeProble
 
 
 def test_all_problems_at_once_each_on_its_line(tmp_path: Path) -> None:
-    found = {problem.key: problem for problem in problems_of(BAD, tmp_path)}
-    lines = {key: int(problem.where.rsplit(":", 1)[1]) for key, problem in found.items()}
+    problems = {problem.key: problem for problem in problems_of(INVALID_RECIPE, tmp_path)}
+    lines = {key: int(problem.where.rsplit(":", 1)[1]) for key, problem in problems.items()}
     assert lines == {
         "learning_rate": 18,
         "model.decoder.tokeniser": 2,
@@ -61,20 +61,20 @@ def test_all_problems_at_once_each_on_its_line(tmp_path: Path) -> None:
         "train.betas": 16,
         "train.micro_batch_size": 17,
     }
-    assert found["learning_rate"].remedy == "did you mean train.learning_rate?"
-    assert found["model.decoder.tokeniser"].remedy == "did you mean tokenizer?"
-    assert found["model.decoder.tokenizer.new.vocab_size"].remedy == "write 10000"
-    assert found["model.encoders.text.max_length"].remedy == "write 512"
-    assert found["data.isolate_documents"].remedy == "write false"
-    assert found["data.isolate_documents"].message == "got 'no', expected true or false"
-    assert found["train.precision"].message == "got fp8, expected fp32 or bf16"
-    assert found["train.warmup_steps"].message == "got 11 with train.steps 10, expected at most train.steps"
-    assert found["objective.span_fraction"].message == "got .inf, expected a number above 0 and below 1"
-    assert found["data.sources.1.path"].message == "expected only one of hub, path, world, got hub and path"
+    assert problems["learning_rate"].remedy == "did you mean train.learning_rate?"
+    assert problems["model.decoder.tokeniser"].remedy == "did you mean tokenizer?"
+    assert problems["model.decoder.tokenizer.new.vocab_size"].remedy == "write 10000"
+    assert problems["model.encoders.text.max_length"].remedy == "write 512"
+    assert problems["data.isolate_documents"].remedy == "write false"
+    assert problems["data.isolate_documents"].message == "got 'no', expected true or false"
+    assert problems["train.precision"].message == "got fp8, expected fp32 or bf16"
+    assert problems["train.warmup_steps"].message == "got 11 with train.steps 10, expected at most train.steps"
+    assert problems["objective.span_fraction"].message == "got .inf, expected a number above 0 and below 1"
+    assert problems["data.sources.1.path"].message == "expected only one of hub, path, world, got hub and path"
 
 
 def test_no_message_is_pydantics(tmp_path: Path) -> None:
-    for problem in problems_of(BAD, tmp_path):
+    for problem in problems_of(INVALID_RECIPE, tmp_path):
         text = f"{problem.message} {problem.remedy}"
         assert not any(word in text for word in ("Input should", "Value error", "validation", "type=", "Extra"))
         assert "got" in text or "missing" in text or "unknown" in text
@@ -82,7 +82,7 @@ def test_no_message_is_pydantics(tmp_path: Path) -> None:
 
 def test_the_error_shows_every_problem(tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
-    path.write_text(BAD)
+    path.write_text(INVALID_RECIPE)
     with pytest.raises(RecipeError) as caught:
         resolve("pretrain", str(path))
     text = str(caught.value)
@@ -92,7 +92,7 @@ def test_the_error_shows_every_problem(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "key", "said"),
+    ("overrides", "key", "message"),
     [
         (["train.steps=null"], "train.steps", "train.steps or train.epochs"),
         (["train.steps=20"], "train.warmup_steps", "at most train.steps"),
@@ -104,10 +104,10 @@ def test_the_error_shows_every_problem(tmp_path: Path) -> None:
         (["train.batch_size=9", "train.micro_batch_size=2"], "train.micro_batch_size", "divisor"),
         (["train.micro_batch_size=16"], "train.micro_batch_size", "divisor"),
         (["train.betas=[0.9, 1.0]"], "train.betas", "below 1"),
-        (["objective.span_length=[8, 256]"], "objective.span_length", "less than a row"),
+        (["objective.span_length=[8, 256]"], "objective.span_length", "below the row length"),
         (["objective.span_length=[129, 200]"], "objective.span_length", "fit the encoder"),
         (["objective.span_length=[9, 3]"], "objective.span_length", "low <= high"),
-        (["objective={name: prefix, prefix_length: [8, 256]}"], "objective.prefix_length", "less than a row"),
+        (["objective={name: prefix, prefix_length: [8, 256]}"], "objective.prefix_length", "below the row length"),
         (
             ["model.checkpoint=x", "model.special_tokens.start=never"],
             "model.special_tokens",
@@ -121,15 +121,15 @@ def test_the_error_shows_every_problem(tmp_path: Path) -> None:
         (["model.encoders.more={trains: all}"], "model.encoders.more", "neither checkpoint nor config"),
         (["model.encoders.a-b={checkpoint: x}"], "model.encoders.a-b", "letters, digits"),
         (["model.decoder.config.model_type=3"], "model.decoder.config.model_type", "got 3"),
-        (["model.decoder={checkpoint: x, tokenizer: {new: {}}}"], "model.decoder.tokenizer", "its own"),
+        (["model.decoder={checkpoint: x, tokenizer: {new: {}}}"], "model.decoder.tokenizer", "its own token ids"),
         (["model.decoder.tokenizer=null"], "model.decoder.tokenizer", "missing"),
-        (["model.decoder.tokenizer=same"], "model.decoder.tokenizer", "without another part"),
-        (["objective.name=mlm", "model.decoder=null"], "model.encoders.text.tokenizer", "without another part"),
-        (["objective.name=rtd"], "model.decoder", "no decoder"),
+        (["model.decoder.tokenizer=same"], "model.decoder.tokenizer", "only valid for an encoder"),
+        (["objective.name=mlm", "model.decoder=null"], "model.encoders.text.tokenizer", "only valid for an encoder"),
+        (["objective.name=rtd"], "model.decoder", "got a decoder"),
         (
             ["objective.name=mlm", "model.decoder=null", "model.encoders.b.checkpoint=x"],
             "model.encoders",
-            "one encoder",
+            "a single encoder",
         ),
         (
             ["objective={name: mlm, keep_rate: 0.6, random_rate: 0.5}", "model.decoder=null"],
@@ -148,23 +148,23 @@ def test_the_error_shows_every_problem(tmp_path: Path) -> None:
         (["train.steps.x=1"], "train.steps", "got {x: 1}"),
     ],
 )
-def test_what_does_not_fit_together(overrides: list[str], key: str, said: str) -> None:
+def test_inconsistent_values_are_errors(overrides: list[str], key: str, message: str) -> None:
     with pytest.raises(RecipeError) as caught:
         resolve(
             "pretrain", "small", [argument for argument in overrides if "a-b" not in argument] or (), _flags(overrides)
         )
     matching = [problem for problem in caught.value.problems if problem.key == key]
     assert matching, [problem.key for problem in caught.value.problems]
-    assert any(said in problem.message for problem in matching), matching
+    assert any(message in problem.message for problem in matching), matching
     assert all(problem.where for problem in matching)
 
 
 def _flags(overrides: list[str]) -> dict[str, object]:
-    """Keys that the command line has no way to write."""
+    """Keys that the command line cannot express."""
     return {"model.encoders": {"a-b": {"checkpoint": "x"}}} if any("a-b" in argument for argument in overrides) else {}
 
 
-def test_a_finding_does_not_rest_on_a_wrong_value() -> None:
+def test_an_invalid_value_causes_no_further_problems() -> None:
     with pytest.raises(RecipeError) as caught:
         resolve("pretrain", "small", ["train.steps=x"])
     assert [problem.key for problem in caught.value.problems] == ["train.steps"]

@@ -1,4 +1,4 @@
-"""What is generated from the schema, and whether every key is read."""
+"""Documentation generated from the schema, and a check that every key is read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from metalm_cli.config.schema.recipes import RECIPES
 REPOSITORY = Path(__file__).parents[2]
 
 
-def test_the_reference_is_what_the_schema_says() -> None:
+def test_the_reference_is_up_to_date() -> None:
     assert (REPOSITORY / "docs" / "recipes.md").read_text() == reference_docs.markdown_reference(), (
         "run: metalm recipe schema --markdown > docs/recipes.md"
     )
@@ -19,7 +19,7 @@ def test_the_reference_is_what_the_schema_says() -> None:
 
 def test_the_reference_names_every_key_with_a_description() -> None:
     text = reference_docs.markdown_reference()
-    for key, _, name, field in (one for recipe in RECIPES.values() for one in schema_types.walk_keys(recipe)):
+    for key, _, name, field in (entry for recipe in RECIPES.values() for entry in schema_types.walk_keys(recipe)):
         assert f"| `{name}` |" in text, key
         if name != "name":
             assert field.description, key
@@ -27,20 +27,20 @@ def test_the_reference_names_every_key_with_a_description() -> None:
 
 def test_json_schema_describes_and_bounds_the_keys() -> None:
     schema = reference_docs.json_schema()
-    training = schema["$defs"]["Training"]["properties"]
+    training = schema["$defs"]["TrainingConfig"]["properties"]
     assert training["precision"]["enum"] == ["fp32", "bf16"]
     assert training["precision"]["default"] == "bf16"
     assert training["learning_rate"]["exclusiveMinimum"] == 0
-    assert schema["$defs"]["Training"]["additionalProperties"] is False
+    assert schema["$defs"]["TrainingConfig"]["additionalProperties"] is False
     assert all(field.get("description") for field in training.values())
 
 
 def test_json_schema_requires_nothing_that_an_extended_recipe_may_give() -> None:
     schema = reference_docs.json_schema()
     required = {name: section["required"] for name, section in schema["$defs"].items() if "required" in section}
-    assert required == {"Source": ["name"]}
+    assert required == {"DocumentSource": ["name"]}
     assert "required" not in schema
-    assert {"type": "null"} in schema["$defs"]["Model"]["properties"]["encoders"]["anyOf"]
+    assert {"type": "null"} in schema["$defs"]["ModelConfig"]["properties"]["encoders"]["anyOf"]
     assert len(schema["properties"]["objective"]["anyOf"]) == 5
 
 
@@ -56,10 +56,10 @@ def test_keys_and_choices_for_completion() -> None:
 
 
 def _words_in_source() -> set[str]:
-    """Names of attributes and texts of all source files but the schema and its reference."""
+    """Attribute names and string literals of all source files except the schema and its reference."""
     words: set[str] = set()
     for path in (REPOSITORY / "src").rglob("*.py"):
-        if path.parent.name == "recipes":
+        if path.parent.name in ("config", "schema"):
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute):
@@ -72,6 +72,6 @@ def _words_in_source() -> set[str]:
 def test_every_key_is_read_somewhere() -> None:
     words = _words_in_source()
     names = {name for recipe in RECIPES.values() for _, _, name, _ in schema_types.walk_keys(recipe)}
-    # These are read by the recipes room itself.
+    # The config package itself reads these.
     unread = sorted(names - words - {"extends", "command", "description"})
     assert unread == []

@@ -1,4 +1,4 @@
-"""Layers: extends, overrides, what drops what, provenance, and the round trip."""
+"""Recipe resolution: extends, overrides, dropped values, provenance, and the round trip through YAML."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def dropped(resolved: ResolvedRecipe) -> list[str]:
     return [entry.key for entry in resolved.dropped]
 
 
-def test_values_say_where_they_come_from(recipe: str) -> None:
+def test_values_have_a_provenance(recipe: str) -> None:
     resolved = resolve("pretrain", recipe, ["train.seed=3"])
     assert str(resolved.provenance["train.seed"]) == "command line"
     assert resolved.provenance["train.seed"].kind == "command line"
@@ -82,25 +82,25 @@ def test_a_description_is_not_inherited(recipe: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
-        ("extends: b.yaml\n", "circle"),
+        ("extends: b.yaml\n", "cycle"),
         ("extends: ./nowhere.yaml\n", "not found"),
         ("extends: smal\n", "did you mean small"),
-        ("extends: [small]\n", "expected a recipe's name"),
+        ("extends: [small]\n", "expected the name or path"),
     ],
 )
-def test_bad_extends(recipe: str, text: str, said: str) -> None:
+def test_bad_extends(recipe: str, text: str, message: str) -> None:
     write("b.yaml", "extends: a.yaml\n")
-    with pytest.raises(MetalmError, match=said) as caught:
+    with pytest.raises(MetalmError, match=message) as caught:
         resolve("pretrain", write("a.yaml", text))
     assert re.fullmatch(r"[ab]\.yaml:1", caught.value.where)
 
 
-def test_a_chain_without_end_is_refused(recipe: str) -> None:
+def test_too_long_a_chain_is_an_error(recipe: str) -> None:
     for number in range(20):
         write(f"r{number}.yaml", f"extends: r{number + 1}.yaml\n")
-    with pytest.raises(MetalmError, match="too deeply"):
+    with pytest.raises(MetalmError, match="longer than 16"):
         resolve("pretrain", "r0.yaml")
 
 
@@ -177,7 +177,7 @@ def test_another_objective_drops_the_settings_of_the_first(recipe: str) -> None:
     assert resolve("pretrain", recipe, ["objective.name=semi_causal"]).dropped == ()
 
 
-def test_null_takes_a_mapping_away(recipe: str) -> None:
+def test_null_removes_a_mapping(recipe: str) -> None:
     resolved = resolve("pretrain", recipe, ["model.encoders=null", "objective.name=causal"])
     assert resolved.recipe.model.encoders == {}
     assert "model.encoders" in dropped(resolved)
@@ -226,7 +226,7 @@ def test_names_and_paths(recipe: str) -> None:
     assert resolve("pretrain").name == "small"
     assert resolve("pretrain", "./mine.yaml").name == "mine"
     assert resolve("pretrain", str(Path("mine.yaml").resolve())).name == "mine"
-    for bad, said in (
+    for bad, message in (
         ("mine", "did you mean ./mine.yaml"),
         ("smal", "did you mean small"),
         ("gpt-same-total", "did you mean paper/gpt-same-total"),
@@ -236,11 +236,11 @@ def test_names_and_paths(recipe: str) -> None:
     ):
         with pytest.raises(MetalmError) as caught:
             resolve("pretrain", bad)
-        assert re.search(said, str(caught.value)), bad
+        assert re.search(message, str(caught.value)), bad
 
 
 @pytest.mark.parametrize(
-    ("raw", "where", "said"),
+    ("raw", "where", "message"),
     [
         (b"", "bad.yaml:1", "got nothing"),
         (b"- 1\n", "bad.yaml:1", "got a list"),
@@ -248,14 +248,14 @@ def test_names_and_paths(recipe: str) -> None:
         (b"a: 1\na: 2\n", "bad.yaml:2", "duplicate"),
     ],
 )
-def test_files_that_are_no_recipes(recipe: str, raw: bytes, where: str, said: str) -> None:
+def test_files_that_are_not_recipes(recipe: str, raw: bytes, where: str, message: str) -> None:
     Path("bad.yaml").write_bytes(raw)
-    with pytest.raises(MetalmError, match=said) as caught:
+    with pytest.raises(MetalmError, match=message) as caught:
         resolve("pretrain", "bad.yaml")
     assert caught.value.where == where
 
 
-def test_arguments_are_parted() -> None:
+def test_arguments_are_split() -> None:
     assert split_arguments(["a.b=1", "small", "c=x=y"]) == ("small", ["a.b=1", "c=x=y"])
     assert split_arguments(["./my=odd.yaml"]) == ("./my=odd.yaml", [])
     assert split_arguments([]) == (None, [])

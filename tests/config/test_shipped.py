@@ -1,4 +1,4 @@
-"""Every shipped recipe holds, in a checkout and in a wheel, and the twins have the sizes they state."""
+"""Shipped recipes resolve in a checkout and in a wheel, and the twins have the sizes they state."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("name", shipped_names())
-def test_shipped_recipes_hold_and_describe_themselves(name: str) -> None:
+def test_shipped_recipes_resolve_and_have_descriptions(name: str) -> None:
     resolved = resolve(None, name)
     assert resolved.recipe.description
     assert resolved.recipe_file.shipped

@@ -1,6 +1,6 @@
-"""Recipes: the schema, YAML, layers, checks, and where each value came from.
+"""Recipes: schema, YAML parsing, layers, checks, and the provenance of each value.
 
-``from metalm_cli.config import resolve`` loads the schema (pydantic) only when touched.
+The schema (pydantic) is loaded on first use of a name of this module.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from metalm_cli.config.resolution import Provenance, Resolved, resolve, split_arguments
+    from metalm_cli.config.resolution import Provenance, ResolvedRecipe, resolve, split_arguments
 
-__all__ = ["Provenance", "Resolved", "resolve", "split_arguments"]
+__all__ = ["Provenance", "ResolvedRecipe", "resolve", "split_arguments"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,103 +1,112 @@
-"""What must hold between the keys of a recipe, beyond one section."""
+"""Checks that involve several keys of a recipe."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Set
 
 from metalm_cli.config.recipe_errors import RecipeProblem, quote_value
-from metalm_cli.config.schema.model import Connector, Decoder, Encoder, NewTokenizer, Tokens
+from metalm_cli.config.schema.model import (
+    ConnectorConfig,
+    DecoderConfig,
+    EncoderConfig,
+    NewTokenizer,
+    SpecialTokensConfig,
+)
 from metalm_cli.config.schema.objectives import MaskedLM, PrefixLM, SemiCausal
 from metalm_cli.config.schema.recipes import FinetuneRecipe, PretrainRecipe
-from metalm_cli.config.schema.training import Training
+from metalm_cli.config.schema.training import TrainingConfig
 
-ENCODER_ONLY = ("mlm", "rtd")
-"""Objectives that train one encoder and no decoder."""
+ENCODER_OBJECTIVES = ("mlm", "rtd")
+"""Objectives that train a single encoder, without a decoder."""
 
 
-def check_cross_key_rules(recipe: PretrainRecipe | FinetuneRecipe, given: Set[str]) -> Iterator[RecipeProblem]:
-    """Problems between the keys of a recipe.
+def check_cross_key_rules(recipe: PretrainRecipe | FinetuneRecipe, set_keys: Set[str]) -> Iterator[RecipeProblem]:
+    """Yield the inconsistencies between keys of a recipe.
 
     Args:
-        recipe: The recipe, each value right by itself.
-        given: Dotted keys that a recipe or the command line has set (a section's key when any of its keys is).
+        recipe: The recipe; each value is valid by itself.
+        set_keys: Dotted keys set in a recipe file or on the command line. A section is set if any of its keys is.
     """
-    yield from _training(recipe)
+    yield from _check_training(recipe)
     if isinstance(recipe, PretrainRecipe):
-        yield from _validation(recipe)
-        yield from _spans(recipe)
+        yield from _check_validation_objective(recipe)
+        yield from _check_span_lengths(recipe)
     if isinstance(recipe, FinetuneRecipe):
-        yield from _adapters(recipe)
+        yield from _check_adapters(recipe)
     if recipe.model.checkpoint is not None:
-        yield from _continued(recipe, given)
+        yield from _check_finished_model(recipe, set_keys)
         return
     if isinstance(recipe, FinetuneRecipe):
         if recipe.model.decoder is None and not recipe.model.encoders:
-            return  # the newest pretraining run is used
-        yield from _decoder(recipe)
+            return  # the newest pretraining run provides the model
+        yield from _check_decoder(recipe)
         for key, part in _named_parts(recipe):
-            yield from _one_part(key, part)
+            yield from _check_part(key, part)
     else:
-        yield from _parts(recipe)
-    yield from _tokenizers(recipe)
+        yield from _check_parts(recipe)
+    yield from _check_tokenizers(recipe)
 
 
-def _adapters(recipe: FinetuneRecipe) -> Iterator[RecipeProblem]:
-    """With adapters, ``model.trains`` says in which layers of an adapted part they are; other parts stay frozen."""
+def _check_adapters(recipe: FinetuneRecipe) -> Iterator[RecipeProblem]:
+    """Check the LoRA keys: ``model.trains`` selects the layers that get adapters; other weights stay frozen."""
     model = recipe.model
     if model.lora is None:
         return
     if model.checkpoint is None and (model.decoder is not None or model.encoders):
         yield RecipeProblem(
             "model.lora",
-            "got adapters with the parts of a new model, expected a finished one: adapters belong to a base on disk",
-            "put the parts together and train their connectors first (metalm pretrain connector-only), then name that "
-            "run in model.checkpoint",
-            uses=("model.checkpoint", "model.decoder", "model.encoders"),
+            "got adapters for a newly assembled model, expected a finished model: adapters refer to a base on disk",
+            "train the connectors of the assembled model first (metalm pretrain connector-only), then set "
+            "model.checkpoint to that run",
+            depends_on=("model.checkpoint", "model.decoder", "model.encoders"),
         )
     parts = list(model.lora.parts)
-    for part, other in (("decoder", "encoders"), ("encoders", "decoder")):
-        train = getattr(model.trains, part)
+    for part, other_part in (("decoder", "encoders"), ("encoders", "decoder")):
+        trains = getattr(model.trains, part)
         key = f"model.trains.{part}"
-        if train == "none" and part in parts:
+        if trains == "none" and part in parts:
             yield RecipeProblem(
                 "model.lora.parts",
-                f"got {part} with {key}: none, expected that what is adapted also trains",
-                f"set model.lora.parts=[{other}], or {key}=all",
-                uses=(key,),
+                f"got {part} with {key}: none, but adapted parts must train",
+                f"set model.lora.parts=[{other_part}], or {key}=all",
+                depends_on=(key,),
             )
-        if train not in (None, "none") and part not in parts:
+        if trains not in (None, "none") and part not in parts:
             yield RecipeProblem(
                 "model.lora.parts",
-                f"got {parts} with {key}: {train}; with adapters, weights of the {part} stay as they are",
+                f"got {parts} with {key}: {trains}; with adapters, the weights of the {part} stay frozen",
                 f"set {key}=none, or add {part} to model.lora.parts",
-                uses=(key,),
+                depends_on=(key,),
             )
 
 
-def _decoder(recipe: FinetuneRecipe) -> Iterator[RecipeProblem]:
+def _check_decoder(recipe: FinetuneRecipe) -> Iterator[RecipeProblem]:
     if recipe.model.decoder is None:
         remedy = "give model.decoder.checkpoint or model.decoder.config, or model.checkpoint"
         yield RecipeProblem(
-            "model.decoder", "missing, answers are said by a decoder", remedy, uses=("model.checkpoint",)
+            "model.decoder", "missing, finetuning needs a decoder", remedy, depends_on=("model.checkpoint",)
         )
 
 
-def _training(recipe: PretrainRecipe | FinetuneRecipe) -> Iterator[RecipeProblem]:
+def _check_training(recipe: PretrainRecipe | FinetuneRecipe) -> Iterator[RecipeProblem]:
     train = recipe.train
     if train.steps is None and train.epochs is None:
         yield RecipeProblem(
-            "train.steps", "missing, expected train.steps or train.epochs", "set one of them", uses=("train.epochs",)
+            "train.steps",
+            "missing, expected train.steps or train.epochs",
+            "set one of them",
+            depends_on=("train.epochs",),
         )
-    longer = None if train.steps is None else warmup_problem(train, train.steps, "train.steps")
-    if longer is not None:
-        yield longer
-    micro = train.micro_batch_size
-    if isinstance(recipe, PretrainRecipe) and micro is not None and train.batch_size % micro:
+    too_long_warmup = None if train.steps is None else warmup_problem(train, train.steps, "train.steps")
+    if too_long_warmup is not None:
+        yield too_long_warmup
+    micro_batch_size = train.micro_batch_size
+    if isinstance(recipe, PretrainRecipe) and micro_batch_size is not None and train.batch_size % micro_batch_size:
         yield RecipeProblem(
             "train.micro_batch_size",
-            f"got {micro} with train.batch_size {train.batch_size}, expected a divisor of train.batch_size",
+            f"got {micro_batch_size} with train.batch_size {train.batch_size}, expected a divisor of train.batch_size",
             "change one of the two",
-            uses=("train.batch_size",),
+            depends_on=("train.batch_size",),
         )
     if not all(0 <= beta < 1 for beta in train.betas):
         yield RecipeProblem("train.betas", f"got {train.betas}, expected two rates of at least 0 and below 1")
@@ -107,41 +116,41 @@ def _training(recipe: PretrainRecipe | FinetuneRecipe) -> Iterator[RecipeProblem
         yield RecipeProblem(
             "objective.random_rate",
             f"got keep_rate + random_rate = {total:g}, expected at most 1",
-            "they are shares of the chosen tokens; the rest is masked",
-            uses=("objective.keep_rate",),
+            "they are shares of the selected tokens; the remaining tokens are masked",
+            depends_on=("objective.keep_rate",),
         )
 
 
-def warmup_problem(train: Training, steps: int, named: str) -> RecipeProblem | None:
-    """The problem of a warm-up that is longer than the run; None if it is not.
+def warmup_problem(train: TrainingConfig, steps: int, steps_label: str) -> RecipeProblem | None:
+    """Return the problem of a warm-up longer than the run, or None.
 
     Args:
-        train: The recipe's ``train``.
+        train: The recipe's ``train`` section.
         steps: Steps of the run, from ``train.steps`` or ``train.epochs``.
-        named: What to call them.
+        steps_label: Name of the steps in the message.
     """
     if train.warmup_steps <= steps:
         return None
     return RecipeProblem(
         "train.warmup_steps",
-        f"got {train.warmup_steps} with {named} {steps}, expected at most {named.rstrip(',')}",
+        f"got {train.warmup_steps} with {steps_label} {steps}, expected at most {steps_label.rstrip(',')}",
         f"set train.warmup_steps={steps // 10}",
-        uses=("train.steps",),
+        depends_on=("train.steps",),
     )
 
 
-def _validation(recipe: PretrainRecipe) -> Iterator[RecipeProblem]:
-    if recipe.data.validation.objective is not None and recipe.objective.name in ENCODER_ONLY:
+def _check_validation_objective(recipe: PretrainRecipe) -> Iterator[RecipeProblem]:
+    if recipe.data.validation.objective is not None and recipe.objective.name in ENCODER_OBJECTIVES:
         yield RecipeProblem(
             "data.validation.objective",
-            f"got {recipe.data.validation.objective.name} with objective {recipe.objective.name}, whose validation "
-            "rows are masked like those of training",
+            f"got {recipe.data.validation.objective.name} with objective {recipe.objective.name}, which masks "
+            "validation rows like training rows",
             "remove it (data.validation.objective=null)",
-            uses=("objective.name",),
+            depends_on=("objective.name",),
         )
 
 
-def _spans(recipe: PretrainRecipe) -> Iterator[RecipeProblem]:
+def _check_span_lengths(recipe: PretrainRecipe) -> Iterator[RecipeProblem]:
     objective = recipe.objective
     if isinstance(objective, SemiCausal):
         key, (low, high) = "objective.span_length", objective.span_length
@@ -149,124 +158,134 @@ def _spans(recipe: PretrainRecipe) -> Iterator[RecipeProblem]:
         key, (low, high) = "objective.prefix_length", objective.prefix_length
     else:
         return
-    row = recipe.data.sequence_length
-    if high >= row:
+    row_length = recipe.data.sequence_length
+    if high >= row_length:
         yield RecipeProblem(
             key,
-            f"got lengths up to {high} with data.sequence_length {row}, expected less than a row",
-            f"set {key}=[{min(low, row // 8)}, {row // 4}] or a longer data.sequence_length",
-            uses=("data.sequence_length",),
+            f"got lengths up to {high} with data.sequence_length {row_length}, expected lengths below the row length",
+            f"set {key}=[{min(low, row_length // 8)}, {row_length // 4}] or increase data.sequence_length",
+            depends_on=("data.sequence_length",),
         )
     for name, encoder in recipe.model.encoders.items():
         if encoder.max_length is not None and low > encoder.max_length:
-            limit = f"model.encoders.{name}.max_length"
+            limit_key = f"model.encoders.{name}.max_length"
             yield RecipeProblem(
                 key,
-                f"got lengths from {low} with {limit} {encoder.max_length}, expected spans that fit the encoder",
-                f"lower {key} or raise {limit}",
-                uses=(limit,),
+                f"got lengths from {low} with {limit_key} {encoder.max_length}, expected spans that fit the encoder",
+                f"lower {key} or raise {limit_key}",
+                depends_on=(limit_key,),
             )
 
 
-def _continued(recipe: PretrainRecipe | FinetuneRecipe, given: Set[str]) -> Iterator[RecipeProblem]:
-    if recipe.objective.name in ENCODER_ONLY:
+def _check_finished_model(recipe: PretrainRecipe | FinetuneRecipe, set_keys: Set[str]) -> Iterator[RecipeProblem]:
+    if recipe.objective.name in ENCODER_OBJECTIVES:
         yield RecipeProblem(
             "model.checkpoint",
-            f"got a finished MetaLM, which objective {recipe.objective.name} does not train",
-            "name a finished encoder in model.encoders.text.checkpoint",
-            uses=("objective.name",),
+            f"got a MetaLM, but objective {recipe.objective.name} trains a single encoder",
+            "set model.encoders.text.checkpoint to an encoder instead",
+            depends_on=("objective.name",),
         )
-    # A run's own recipe states every default, and must run again as it is.
-    stated = {
-        "model.special_tokens": recipe.model.special_tokens == Tokens(),
-        "model.connector": recipe.model.connector == Connector(),
+    # The recipe that a run records sets every key to its resolved value; it must resolve again unchanged.
+    is_default = {
+        "model.special_tokens": recipe.model.special_tokens == SpecialTokensConfig(),
+        "model.connector": recipe.model.connector == ConnectorConfig(),
     }
-    for key, what in (("model.special_tokens", "its tokens"), ("model.connector", "its connectors")):
-        if key in given and not stated[key]:
+    for key, inherited in (("model.special_tokens", "special tokens"), ("model.connector", "connectors")):
+        if key in set_keys and not is_default[key]:
             yield RecipeProblem(
                 key,
                 f"got {key} together with model.checkpoint",
-                f"remove {key}: a finished MetaLM brings {what}",
-                uses=("model.checkpoint",),
+                f"remove {key}: the checkpoint includes its {inherited}",
+                depends_on=("model.checkpoint",),
             )
 
 
-def _parts(recipe: PretrainRecipe) -> Iterator[RecipeProblem]:
+def _check_parts(recipe: PretrainRecipe) -> Iterator[RecipeProblem]:
     name, model = recipe.objective.name, recipe.model
-    uses = ("objective.name", "model.checkpoint")
-    if name in ENCODER_ONLY:
+    depends_on = ("objective.name", "model.checkpoint")
+    if name in ENCODER_OBJECTIVES:
         if model.decoder is not None:
             remedy = "remove it (model.decoder=null)"
             yield RecipeProblem(
-                "model.decoder", f"objective {name} trains one encoder and no decoder, got a decoder", remedy, uses=uses
+                "model.decoder",
+                f"got a decoder, but objective {name} trains a single encoder",
+                remedy,
+                depends_on=depends_on,
             )
         if len(model.encoders) != 1:
             got = ", ".join(model.encoders) or "none"
-            message = f"objective {name} trains one encoder, got {got}"
-            yield RecipeProblem("model.encoders", message, "give exactly one", uses=uses)
+            message = f"got {got}, but objective {name} trains a single encoder"
+            yield RecipeProblem("model.encoders", message, "set exactly one encoder", depends_on=depends_on)
     else:
         if model.decoder is None:
             remedy = "give model.decoder.checkpoint or model.decoder.config, or model.checkpoint"
-            yield RecipeProblem("model.decoder", f"missing, objective {name} needs a decoder", remedy, uses=uses)
+            yield RecipeProblem(
+                "model.decoder", f"missing, objective {name} needs a decoder", remedy, depends_on=depends_on
+            )
         if name != "causal" and not model.encoders:
             remedy = "give model.encoders.text.checkpoint, or set objective.name=causal"
             yield RecipeProblem(
-                "model.encoders", f"missing, objective {name} docks spans into an encoder", remedy, uses=uses
+                "model.encoders",
+                f"missing, objective {name} docks spans into an encoder",
+                remedy,
+                depends_on=depends_on,
             )
         if name == "causal" and model.encoders:
             names = ", ".join(model.encoders)
-            message = f"objective causal docks nothing, got encoders {names}"
+            message = f"got encoders {names}, but objective causal docks nothing"
             remedy = "remove them (model.encoders=null) or set objective.name=semi_causal"
-            yield RecipeProblem("model.encoders", message, remedy, uses=uses)
+            yield RecipeProblem("model.encoders", message, remedy, depends_on=depends_on)
     for key, part in _named_parts(recipe):
-        yield from _one_part(key, part)
+        yield from _check_part(key, part)
 
 
-def _named_parts(recipe: PretrainRecipe | FinetuneRecipe) -> list[tuple[str, Decoder | Encoder]]:
-    parts: list[tuple[str, Decoder | Encoder]] = []
+def _named_parts(recipe: PretrainRecipe | FinetuneRecipe) -> list[tuple[str, DecoderConfig | EncoderConfig]]:
+    parts: list[tuple[str, DecoderConfig | EncoderConfig]] = []
     if recipe.model.decoder is not None:
         parts.append(("model.decoder", recipe.model.decoder))
     return parts + [(f"model.encoders.{name}", encoder) for name, encoder in recipe.model.encoders.items()]
 
 
-def _one_part(key: str, part: Decoder | Encoder) -> Iterator[RecipeProblem]:
-    checkpoint, config = f"{key}.checkpoint", f"{key}.config"
+def _check_part(key: str, part: DecoderConfig | EncoderConfig) -> Iterator[RecipeProblem]:
+    checkpoint_key, config_key = f"{key}.checkpoint", f"{key}.config"
     if part.checkpoint is None and part.config is None:
         yield RecipeProblem(
             key,
-            "got neither checkpoint nor config, expected one of them",
-            f"set {checkpoint} to a hub id or folder",
-            uses=(checkpoint, config),
+            "got neither checkpoint nor config, expected one of the two",
+            f"set {checkpoint_key} to a hub id or folder",
+            depends_on=(checkpoint_key, config_key),
         )
     if part.config is not None and not isinstance(part.config.get("model_type"), str):
         got = "none" if "model_type" not in part.config else quote_value(part.config["model_type"])
         message = f"got {got}, expected the name of a Hugging Face model type"
-        yield RecipeProblem(f"{config}.model_type", message, "such as llama, gpt2, electra, bert", uses=(config,))
+        yield RecipeProblem(
+            f"{config_key}.model_type", message, "such as llama, gpt2, electra, bert", depends_on=(config_key,)
+        )
 
 
-def _tokenizers(recipe: PretrainRecipe | FinetuneRecipe) -> Iterator[RecipeProblem]:
+def _check_tokenizers(recipe: PretrainRecipe | FinetuneRecipe) -> Iterator[RecipeProblem]:
     for key, part in _named_parts(recipe):
-        tokenizer = f"{key}.tokenizer"
-        uses = (f"{key}.checkpoint", f"{key}.config", "model.decoder")
+        tokenizer_key = f"{key}.tokenizer"
+        depends_on = (f"{key}.checkpoint", f"{key}.config", "model.decoder")
         if isinstance(part.tokenizer, NewTokenizer) and part.checkpoint is not None:
             yield RecipeProblem(
-                tokenizer,
-                "got a tokenizer to be trained for a checkpoint, whose token ids are its own",
-                "remove it: the checkpoint brings its tokenizer",
-                uses=uses,
+                tokenizer_key,
+                "got a new tokenizer for a checkpoint, whose embeddings belong to its own token ids",
+                "remove it: the checkpoint includes its tokenizer",
+                depends_on=depends_on,
             )
         if part.tokenizer is None and part.config is not None:
-            same = ", or same" if isinstance(part, Encoder) and recipe.model.decoder is not None else ""
+            same_hint = ", or same" if isinstance(part, EncoderConfig) and recipe.model.decoder is not None else ""
             yield RecipeProblem(
-                tokenizer,
-                "missing, a config brings no tokenizer",
-                f"give a hub id or folder, or {{train: {{vocab_size: 8192}}}}{same}",
-                uses=uses,
+                tokenizer_key,
+                "missing, a config does not include a tokenizer",
+                f"give a hub id or folder, or {{new: {{vocab_size: 8192}}}}{same_hint}",
+                depends_on=depends_on,
             )
-        if part.tokenizer == "same" and (isinstance(part, Decoder) or recipe.model.decoder is None):
+        if part.tokenizer == "same" and (isinstance(part, DecoderConfig) or recipe.model.decoder is None):
             yield RecipeProblem(
-                tokenizer,
-                "got same without another part: it means the decoder's tokenizer",
-                "name a tokenizer, or train one",
-                uses=uses,
+                tokenizer_key,
+                "got same, which is only valid for an encoder that is docked into a decoder",
+                "give a hub id or folder, or {new: {vocab_size: 8192}}",
+                depends_on=depends_on,
             )

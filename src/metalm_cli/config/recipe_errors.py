@@ -1,4 +1,4 @@
-"""What is wrong with a recipe: every problem with its key, place, what was got, what was expected, and a remedy."""
+"""Errors of recipes: each problem has a key, a location, the value and what was expected, and a remedy."""
 
 from __future__ import annotations
 
@@ -12,50 +12,50 @@ from metalm_cli.errors import MetalmError
 
 @dataclass(frozen=True)
 class RecipeProblem:
-    """One thing that is wrong.
+    """A problem of a recipe.
 
     Args:
         key: Dotted key.
-        message: What was got and what was expected.
+        message: The value and what was expected.
         remedy: What to change.
         where: ``file:line``, ``command line``, or empty for a default.
-        uses: Other keys that the finding rests on.
+        depends_on: Other keys that the problem depends on; it is not reported if the value of one of these is invalid.
     """
 
     key: str
     message: str
     remedy: str = ""
     where: str = ""
-    uses: tuple[str, ...] = ()
+    depends_on: tuple[str, ...] = ()
 
 
 class RecipeError(MetalmError):
-    """All problems of a recipe at once.
+    """Error that lists all problems of a recipe.
 
     Args:
         name: Name of the recipe.
-        problems: At least one.
-        kind: What it is, if it is no recipe (``task card``).
+        problems: The problems, at least one.
+        kind: Kind of the record, if other than a recipe (``task card``).
     """
 
     def __init__(self, name: str, problems: Sequence[RecipeProblem], kind: str = "recipe") -> None:
         self.problems = tuple(problems)
         if len(problems) == 1:
-            only = problems[0]
-            super().__init__(f"{only.key}: {only.message}", where=only.where or name, remedy=only.remedy)
+            single = problems[0]
+            super().__init__(f"{single.key}: {single.message}", where=single.where or name, remedy=single.remedy)
             return
         lines = []
         for problem in problems:
             lines.append(f"{problem.key}: {problem.message}")
-            lines += [f"    {label}: {text}" for label, text in _details(problem)]
+            lines += [f"    {label}: {text}" for label, text in _labelled_details(problem)]
         super().__init__("\n  ".join([f"{kind} {name} has {len(problems)} problems", *lines]))
 
 
-def _details(problem: RecipeProblem) -> list[tuple[str, str]]:
+def _labelled_details(problem: RecipeProblem) -> list[tuple[str, str]]:
     return [(label, text) for label, text in (("where", problem.where), ("remedy", problem.remedy)) if text]
 
 
 def quote_value(value: Any) -> str:
-    """A value as messages quote it: YAML on one line, cut at 60 characters."""
+    """Format a value for messages: YAML on one line, cut to 60 characters."""
     text = to_flow_yaml(value)
     return text if len(text) <= 60 else text[:57] + "..."

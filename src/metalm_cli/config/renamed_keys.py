@@ -1,7 +1,8 @@
-"""Keys and values that earlier versions called otherwise (``Section.renamed``, ``Section.renamed_values``).
+"""Translation of keys and values that were renamed since earlier versions.
 
-A recipe, card or template that a user writes with an old key gets an error that names the new one
-(:mod:`metalm_cli.config.validate`). The recipe that a run recorded is translated when it is read.
+The old names are in ``Section.renamed`` and ``Section.renamed_values``. An old key in a user's recipe, card or
+template is an error that gives the new name (:mod:`metalm_cli.config.validate`). The recipe that a run recorded is
+translated when it is read.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from metalm_cli.config.yaml_nodes import YamlNode
 
 
 def with_current_keys(value: Any, annotation: Any) -> Any:
-    """A value with today's keys and values in place of those that earlier versions wrote.
+    """Replace keys and values of earlier versions by the current ones.
 
     Args:
-        value: Plain values, or marked ones (:class:`YamlNode`).
+        value: A plain value or a :class:`YamlNode`.
         annotation: Type of the value in the schema.
     """
     if isinstance(value, YamlNode):
         return replace(value, value=with_current_keys(value.value, annotation))
     if isinstance(value, list):
-        inner = schema_types.item(annotation)
-        return [with_current_keys(entry, inner) for entry in value]
+        item_type = schema_types.item_type(annotation)
+        return [with_current_keys(entry, item_type) for entry in value]
     if not isinstance(value, dict):
         return value
     section = schema_types.section_of(annotation, {key: _plain(entry) for key, entry in value.items()})
@@ -37,33 +38,35 @@ def with_current_keys(value: Any, annotation: Any) -> Any:
     for key, entry in value.items():
         if section is not None and key not in section.model_fields:
             key = section.renamed.get(key, key)
-        translated = with_current_keys(entry, schema_types.child(section, annotation, key))
-        current[key] = _with_values(translated, section.renamed_values.get(key, {}) if section else {})
+        translated = with_current_keys(entry, schema_types.child_type(section, annotation, key))
+        current[key] = _translate_values(translated, section.renamed_values.get(key, {}) if section else {})
     return current
 
 
-def recorded_recipe(values: dict[str, Any]) -> dict[str, Any]:
-    """The recipe that a run recorded (plain values of its ``recipe.yaml``), with today's keys."""
+def with_current_recipe_keys(values: dict[str, Any]) -> dict[str, Any]:
+    """Translate the plain values of a run's ``recipe.yaml`` to the current keys."""
     schema = RECIPES.get(str(values.get("command")), RECIPES["pretrain"])
     return with_current_keys(values, schema)
 
 
 def fingerprint_json(section: Section, exclude: Collection[str] = ()) -> str:
-    """A section as JSON with the keys and values of their first version, so that fingerprints outlive a renaming.
+    """Serialise a section as JSON with the keys and values of their first version, so that renaming keeps fingerprints.
 
     Args:
-        section: What enters a fingerprint.
-        exclude: Present names of keys that do not.
+        section: The section to fingerprint.
+        exclude: Current names of keys to leave out.
     """
     return pydantic_core.to_json(_with_first_keys(section, exclude)).decode()
 
 
 def _with_first_keys(value: Any, exclude: Collection[str] = ()) -> Any:
     if isinstance(value, Section):
-        first = {current: key for key, current in value.renamed.items()}
-        values = {name: {new: old for old, new in pairs.items()} for name, pairs in value.renamed_values.items()}
+        first_keys = {current: key for key, current in value.renamed.items()}
+        first_values = {name: {new: old for old, new in pairs.items()} for name, pairs in value.renamed_values.items()}
         return {
-            first.get(name, name): _with_values(_with_first_keys(getattr(value, name)), values.get(name, {}))
+            first_keys.get(name, name): _translate_values(
+                _with_first_keys(getattr(value, name)), first_values.get(name, {})
+            )
             for name in type(value).model_fields
             if name not in exclude
         }
@@ -72,11 +75,11 @@ def _with_first_keys(value: Any, exclude: Collection[str] = ()) -> Any:
     return [_with_first_keys(entry) for entry in value] if isinstance(value, list) else value
 
 
-def _with_values(value: Any, renamed: dict[str, str]) -> Any:
+def _translate_values(value: Any, renamed: dict[str, str]) -> Any:
     if isinstance(value, YamlNode):
-        return replace(value, value=_with_values(value.value, renamed))
+        return replace(value, value=_translate_values(value.value, renamed))
     if isinstance(value, list):
-        return [_with_values(entry, renamed) for entry in value]
+        return [_translate_values(entry, renamed) for entry in value]
     return renamed.get(value, value) if isinstance(value, str) else value
 
 

@@ -1,4 +1,4 @@
-"""Reading the schema's own types: which section stands at a key, and what its values look like in words."""
+"""Inspection of the schema's types: the section at a key, its limits, and descriptions of its values."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pydantic.fields import FieldInfo
 from metalm_cli.config.schema.base import Section
 
 FREE_KEY = re.compile(r"[A-Za-z_]\w*\Z")
-"""Names that users choose as keys (of encoders): they become parts of dotted keys and of parameter names."""
+"""Valid names of user-defined keys (encoder names), which become parts of dotted keys and of parameter names."""
 
 
 def join_key(path: str, key: str | int) -> str:
-    """A dotted key.
+    """Append a key or index to a dotted key.
 
     >>> join_key("data.sources", 0)
     'data.sources.0'
@@ -25,7 +25,7 @@ def join_key(path: str, key: str | int) -> str:
 
 
 def union_members(annotation: Any) -> list[Any]:
-    """The alternatives of a type, without null.
+    """Return the members of a union type, without null.
 
     >>> union_members(int | str | None)
     [<class 'int'>, <class 'str'>]
@@ -39,7 +39,7 @@ def union_members(annotation: Any) -> list[Any]:
 
 
 def allows_null(annotation: Any) -> bool:
-    """Whether null is a value of this type."""
+    """Return whether a type allows null."""
     origin = get_origin(annotation)
     if origin is Annotated:
         return allows_null(get_args(annotation)[0])
@@ -47,12 +47,12 @@ def allows_null(annotation: Any) -> bool:
 
 
 def section_types(annotation: Any) -> list[type[Section]]:
-    """The sections among the alternatives of a type."""
+    """Return the section classes among the members of a type."""
     return [part for part in union_members(annotation) if isinstance(part, type) and issubclass(part, Section)]
 
 
 def sections_by_name(annotation: Any) -> dict[str, type[Section]]:
-    """Sections that are told apart by their ``name`` (objectives), by that name; empty for other types."""
+    """Return the sections of a union that is discriminated by ``name`` (objectives), by name; empty for other types."""
     choices = section_types(annotation)
     if len(choices) < 2:
         return {}
@@ -60,7 +60,7 @@ def sections_by_name(annotation: Any) -> dict[str, type[Section]]:
 
 
 def without_sections(annotation: Any) -> Any:
-    """A type without the alternatives that hold sections; None when nothing is left."""
+    """Return a type without the union members that contain sections; None if no member is left."""
     with_sections = [
         part for part in union_members(annotation) if section_types(part) or section_types(item_type(part))
     ]
@@ -73,7 +73,7 @@ def without_sections(annotation: Any) -> Any:
 
 
 def section_of(annotation: Any, *values: Any) -> type[Section] | None:
-    """The section that stands here; among objectives, the one that the last of ``values`` to do so names."""
+    """Return the section class of a type; for a union of objectives, the one of the last ``name`` in ``values``."""
     by_name = sections_by_name(annotation)
     if not by_name:
         choices = section_types(annotation)
@@ -85,7 +85,7 @@ def section_of(annotation: Any, *values: Any) -> type[Section] | None:
 
 
 def item_type(annotation: Any) -> Any:
-    """Type of the items of a list, or of the values of a mapping with free keys; else ``Any``."""
+    """Return the type of a list's items or of the values of a mapping with user-defined keys; else ``Any``."""
     for part in union_members(annotation):
         if get_origin(part) in (list, dict):
             return get_args(part)[-1]
@@ -93,7 +93,7 @@ def item_type(annotation: Any) -> Any:
 
 
 def child_type(section: type[Section] | None, annotation: Any, key: str) -> Any:
-    """Type of the value at ``key`` inside a value of this type."""
+    """Return the type of the value at ``key`` inside a value of this type."""
     if section is None:
         return item_type(annotation)
     field = section.model_fields.get(key)
@@ -101,22 +101,22 @@ def child_type(section: type[Section] | None, annotation: Any, key: str) -> Any:
 
 
 def constrained_type(field: FieldInfo) -> Any:
-    """A field's type together with its limits."""
+    """Return the type of a field, annotated with its limits."""
     if not field.metadata:
         return field.annotation
     return Annotated[(field.annotation, *field.metadata)]
 
 
 def mutually_exclusive_keys(section: type[Section], key: str) -> list[str]:
-    """Keys that may not be set together with ``key``."""
+    """Return the keys that must not be set together with ``key``."""
     alternatives = [other for group in section.one_of if key in group for other in group if other != key]
     return [*alternatives, *section.excludes.get(key, ())]
 
 
 def walk_keys(section: type[Section], path: str = "") -> Iterator[tuple[str, type[Section], str, FieldInfo]]:
-    """Every key of a section and of those inside it, depth first, as ``(dotted key, section, name, field)``.
+    """Yield every key of a section and its subsections, depth first, as ``(dotted key, section, name, field)``.
 
-    List items appear as ``0``; free names as ``NAME``. The keys of all objectives appear.
+    List items have the key ``0``, user-defined names the key ``NAME``. The keys of all objectives are included.
     """
     seen: set[str] = set()
     for name, field in section.model_fields.items():
@@ -134,7 +134,7 @@ def walk_keys(section: type[Section], path: str = "") -> Iterator[tuple[str, typ
 
 
 def limits(metadata: list[Any]) -> dict[str, Any]:
-    """The limits among a field's metadata, by their short names (``ge``, ``lt``, ``min_length``, …)."""
+    """Return the limits in a field's metadata by name (``ge``, ``lt``, ``min_length``, …)."""
     bounds: dict[str, Any] = {}
     for entry in metadata:
         for name in ("ge", "gt", "le", "lt", "min_length", "max_length", "pattern"):
@@ -144,7 +144,7 @@ def limits(metadata: list[Any]) -> dict[str, Any]:
 
 
 def describe_type(annotation: Any, *, examples: list[Any] | None = None) -> str:
-    """What a value of this type looks like, for messages and the reference.
+    """Describe the values of a type, for messages and the recipe reference.
 
     >>> describe_type(Literal["linear", "mlp"] | None)
     'linear, mlp or null'

@@ -1,7 +1,7 @@
-"""YAML as people mean it: the 1.2 core schema, with the line of every value.
+"""YAML 1.2 (core schema) parsing, with the location of every value, and one-line output.
 
-PyYAML reads YAML 1.1, in which ``no`` is a boolean, ``1e-4`` a string, ``012`` ten and ``1:30`` ninety. Here
-only its scanner and parser are used; scalars are resolved by the core schema of YAML 1.2 (section 10.3).
+PyYAML implements YAML 1.1, in which ``no`` is a boolean, ``1e-4`` a string, ``012`` ten and ``1:30`` ninety. Only its
+scanner and parser are used here; scalars are resolved by the core schema of YAML 1.2 (section 10.3).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from metalm_cli.errors import MetalmError
 
 MAX_BYTES = 1_000_000
 MAX_NODES = 100_000
-"""Values of one file, aliases counted as often as they are used."""
+"""Maximum number of values in a file; aliased values count once for each use."""
 MAX_DEPTH = 40
 
 LayerKind = Literal["default", "recipe", "command line"]
@@ -25,12 +25,12 @@ LayerKind = Literal["default", "recipe", "command line"]
 
 @dataclass(slots=True)
 class YamlNode:
-    """A value and where it was written.
+    """A value with its location.
 
     Args:
-        value: A scalar, a ``dict[str, Node]`` or a ``list[Node]``.
+        value: A scalar, a ``dict[str, YamlNode]`` or a ``list[YamlNode]``.
         where: ``file:line`` of the key (or list item), or ``command line``.
-        kind: Which kind of layer it comes from.
+        kind: Kind of the value's layer.
         layer: Number of the layer; later layers have greater numbers.
     """
 
@@ -40,7 +40,7 @@ class YamlNode:
     layer: int = 0
 
     def plain(self) -> Any:
-        """The value without marks: scalars, lists and dictionaries."""
+        """The value without locations: scalars, lists and dictionaries."""
         if isinstance(self.value, dict):
             return {key: node.plain() for key, node in self.value.items()}
         if isinstance(self.value, list):
@@ -48,7 +48,7 @@ class YamlNode:
         return self.value
 
     def newest_layer(self) -> int:
-        """The greatest layer number in this value."""
+        """The greatest layer number within this value."""
         children: list[YamlNode] = []
         if isinstance(self.value, dict):
             children = list(self.value.values())
@@ -71,7 +71,7 @@ _CORE_SCHEMA: list[tuple[re.Pattern[str], Callable[[str], Any]]] = [
 
 
 def parse_scalar(text: str) -> Any:
-    """A plain (unquoted) scalar as the core schema of YAML 1.2 resolves it.
+    """Resolve a plain (unquoted) scalar by the core schema of YAML 1.2.
 
     >>> [parse_scalar(text) for text in ("no", "1e-4", "012", "1:30", "~", "0x10")]
     ['no', 0.0001, 12, '1:30', None, 16]
@@ -83,23 +83,23 @@ def parse_scalar(text: str) -> Any:
 
 
 def parse_yaml(text: str, name: str, *, kind: LayerKind = "recipe", layer: int = 0) -> YamlNode:
-    """Read one YAML document.
+    """Parse one YAML document.
 
     Args:
         text: The document.
-        name: File name for messages; for the command line, what stands there.
-        kind: Kind of layer the values belong to.
+        name: File name for messages; for a command-line argument, ``command line``.
+        kind: Kind of the layer that the values belong to.
         layer: Number of that layer.
 
     Returns:
-        The root value, each value marked with ``name:line`` (``name`` alone on the command line).
+        The root node. The location of each value is ``name:line`` (``name`` alone on the command line).
 
     Raises:
-        MetalmError: For a syntax error, a duplicate key, a tag, a key that is not plain text, an alias that
-            contains itself, or a document that is too large, with its line.
+        MetalmError: Syntax error, duplicate key, tag, key that is not plain text, alias that contains itself, or
+            document that is too large; with the line.
     """
     if len(text) > MAX_BYTES:
-        raise MetalmError("recipe file is too large", where=name, why=f"expected at most {MAX_BYTES:,} characters")
+        raise MetalmError("YAML file is too large", where=name, why=f"expected at most {MAX_BYTES:,} characters")
     try:
         root = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
@@ -111,7 +111,7 @@ def parse_yaml(text: str, name: str, *, kind: LayerKind = "recipe", layer: int =
             why=": ".join(part for part in (error.context, error.problem) if part),
             remedy="remove the tag"
             if is_tag
-            else "tabs cannot indent; quote text that holds ': ' or starts with a special character",
+            else "indent with spaces, not tabs; quote text that contains ': ' or starts with a special character",
         ) from None
     except yaml.reader.ReaderError as error:
         where = _location(name, text.count("\n", 0, error.position), kind)
@@ -128,7 +128,7 @@ def _location(name: str, line: int | None, kind: LayerKind) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, refusing written tags (once composed, they look like resolved ones)."""
+    """Safe loader that rejects explicit tags (after composition, they look like resolved tags)."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()
@@ -140,7 +140,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Converter:
-    """Turns PyYAML's node graph into marked values, refusing what recipes have no use for."""
+    """Converter of PyYAML's node graph to :class:`YamlNode`, which rejects features that recipes do not need."""
 
     def __init__(self, name: str, kind: LayerKind, layer: int) -> None:
         self.name, self.kind, self.layer = name, kind, layer
@@ -153,12 +153,14 @@ class _Converter:
         return _location(self.name, node.start_mark.line, self.kind)
 
     def convert(self, node: yaml.Node, located_node: yaml.Node, depth: int) -> YamlNode:
-        """The marked value of ``node``, placed on the line of ``at`` (its key, or itself)."""
+        """Convert a node; its location is the line of ``located_node`` (its key, or the node itself)."""
         self.count += 1
         if depth > MAX_DEPTH:
-            raise self.error(node, "YAML nested too deeply", "an alias may contain itself", "write it out")
+            raise self.error(
+                node, "YAML is nested too deeply", "an alias may contain itself", "write the value without aliases"
+            )
         if self.count > MAX_NODES:
-            raise self.error(node, "YAML holds too many values", f"expected at most {MAX_NODES:,}")
+            raise self.error(node, "YAML has too many values", f"expected at most {MAX_NODES:,}")
         value: Any
         if isinstance(node, yaml.MappingNode):
             value = self.convert_mapping(node, depth)
@@ -182,8 +184,8 @@ class _Converter:
                 raise self.error(
                     key_node,
                     f"duplicate key {key}",
-                    f"it also stands on line {lines[key]}",
-                    "keep one of the two",
+                    f"the key is also on line {lines[key]}",
+                    "remove one of the two",
                 )
             lines[key] = key_node.start_mark.line + 1
             entries[key] = self.convert(value_node, key_node, depth + 1)
@@ -191,7 +193,7 @@ class _Converter:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes scalars so that readers of YAML 1.1 and of YAML 1.2 get the same value."""
+    """Dumper of scalars that YAML 1.1 and YAML 1.2 parsers read as the same value."""
 
 
 def _represent_text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
@@ -204,7 +206,7 @@ _Dumper.add_representer(str, _represent_text)
 
 
 def to_flow_yaml(value: Any) -> str:
-    """``value`` as YAML on one line.
+    """Format a value as YAML on one line.
 
     >>> print(to_flow_yaml({"a": [1, "no", 1e-08, "1e-4"]}))
     {a: [1, 'no', 1.0e-08, "1e-4"]}

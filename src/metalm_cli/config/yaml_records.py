@@ -1,4 +1,4 @@
-"""YAML records other than recipes: task cards, templates, clusters. One schema, all problems at once."""
+"""Reading of YAML records other than recipes (task cards, templates, clusters), with all problems in one error."""
 
 from __future__ import annotations
 
@@ -8,36 +8,38 @@ from typing import TypeVar, cast
 from metalm_cli.config.locate import display
 from metalm_cli.config.recipe_errors import RecipeError, RecipeProblem
 from metalm_cli.config.schema.base import Section
-from metalm_cli.config.validate import Checker
-from metalm_cli.config.yaml_nodes import MAX_BYTES, YamlNode, parse
+from metalm_cli.config.validate import SchemaChecker
+from metalm_cli.config.yaml_nodes import MAX_BYTES, YamlNode, parse_yaml
 from metalm_cli.errors import MetalmError
 
 Record = TypeVar("Record", bound=Section)
 
 
 def read_node(path: Path, kind: str) -> YamlNode:
-    """A YAML file as marked values.
+    """Read a YAML file into nodes with locations.
 
     Args:
         path: The file.
-        kind: What it is, for messages (``task card``).
+        kind: Kind of the record, for messages (``task card``).
 
     Raises:
-        MetalmError: It cannot be read, is too large, or is no YAML mapping.
+        MetalmError: The file cannot be read, is too large, or is not a YAML mapping.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise MetalmError(f"a {kind} cannot be read", where=display(path), why=error.strerror or str(error)) from error
+        raise MetalmError(f"cannot read the {kind}", where=display(path), why=error.strerror or str(error)) from error
     if len(data) > MAX_BYTES:
-        raise MetalmError(f"a {kind} of {len(data):,} bytes", where=display(path), why=f"the limit is {MAX_BYTES:,}")
+        raise MetalmError(
+            f"the {kind} is too large", where=display(path), why=f"{len(data):,} bytes, the limit is {MAX_BYTES:,}"
+        )
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise MetalmError(f"a {kind} is not UTF-8", where=display(path), why=str(error)) from error
-    node = parse(text, display(path))
+        raise MetalmError(f"the {kind} is not UTF-8 text", where=display(path), why=str(error)) from error
+    node = parse_yaml(text, display(path))
     if not isinstance(node.value, dict):
-        raise MetalmError(f"a {kind} holds no mapping", where=display(path), remedy="write key: value lines")
+        raise MetalmError(f"the {kind} is not a mapping", where=display(path), remedy="write key: value lines")
     return node
 
 
@@ -46,23 +48,23 @@ def read_record(path: Path, schema: type[Record], kind: str) -> Record:
 
     Args:
         path: The file.
-        schema: What it must be.
-        kind: What it is, for messages (``task card``).
+        schema: Schema of the record.
+        kind: Kind of the record, for messages (``task card``).
 
     Raises:
-        MetalmError: As :func:`read_node`; or all that does not fit the schema, each with its line.
+        MetalmError: As :func:`read_node`; or the record does not match the schema (all problems, each with its line).
     """
     return build_record(read_node(path, kind), schema, path.stem, kind)
 
 
 def build_record(node: YamlNode, schema: type[Record], name: str, kind: str) -> Record:
-    """The record that marked values hold.
+    """Build a record from YAML nodes.
 
     Raises:
-        RecipeError: All that does not fit the schema, each with its line.
+        RecipeError: The record does not match the schema; lists all problems, each with its line.
     """
-    checker = Checker(schema)
-    built = checker.build(node)
-    if checker.problems or built is None:
-        raise RecipeError(name, checker.problems or [RecipeProblem(name, "holds nothing")], kind)
-    return cast(Record, built)
+    checker = SchemaChecker(schema)
+    record = checker.build(node)
+    if checker.problems or record is None:
+        raise RecipeError(name, checker.problems or [RecipeProblem(name, "is empty")], kind)
+    return cast(Record, record)

@@ -1,4 +1,4 @@
-"""Base."""
+"""Base class of all sections of the schema, and the error for values that do not fit together."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class InconsistentValues(ValueError):
-    """Values that are right one by one and wrong together.
+    """Values that are valid individually but inconsistent with each other.
 
     Args:
-        message: What was got and what was expected.
+        message: The values and what was expected.
         key: Key of the section that the user should look at; empty: the section itself.
         remedy: What to change.
     """
@@ -23,7 +23,7 @@ class InconsistentValues(ValueError):
 
 
 class Section(BaseModel):
-    """A mapping in a recipe. Unknown keys are errors; values are checked, never changed."""
+    """A mapping of a recipe, card or template file. Unknown keys are errors; values are validated, never converted."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False, allow_inf_nan=False)
 
@@ -31,33 +31,33 @@ class Section(BaseModel):
     """Groups of keys of which at most one may be set. Setting one in a later layer drops the others."""
 
     excludes: ClassVar[dict[str, tuple[str, ...]]] = {}
-    """Keys that go when another is set in a later layer, besides those of ``one_of``."""
+    """Keys that are dropped when a later layer sets another key, besides the groups of ``one_of``."""
 
     companions: ClassVar[dict[str, tuple[str, ...]]] = {}
-    """Keys that mean nothing without another, and go when a later layer drops or replaces it."""
+    """Keys that are meaningless without another key, and are dropped when a later layer drops or replaces it."""
 
     renamed: ClassVar[dict[str, str]] = {}
-    """Keys by the names that earlier versions gave them."""
+    """Current names of keys by the names that earlier versions used."""
 
     renamed_values: ClassVar[dict[str, dict[str, str]]] = {}
-    """Values by the names that earlier versions gave them, for each key that has such values."""
+    """Current names of values by the names that earlier versions used, for each key with renamed values."""
 
     @model_validator(mode="after")
     def _at_most_one(self) -> Section:
         for group in self.one_of:
-            given = [key for key in group if getattr(self, key) is not None]
-            if len(given) > 1:
+            set_keys = [key for key in group if getattr(self, key) is not None]
+            if len(set_keys) > 1:
                 raise InconsistentValues(
-                    f"expected only one of {', '.join(group)}, got {' and '.join(given)}",
-                    key=given[-1],
-                    remedy=f"remove {' or '.join(given)}",
+                    f"expected only one of {', '.join(group)}, got {' and '.join(set_keys)}",
+                    key=set_keys[-1],
+                    remedy=f"remove {' or '.join(set_keys)}",
                 )
         return self
 
 
-class Dangerous(Section):
-    """Options that can harm this machine."""
+class DangerousOptions(Section):
+    """Options that can harm your machine."""
 
     trust_remote_code: bool = Field(
-        default=False, description="Run Python code that a checkpoint brings along. It can do anything you can."
+        default=False, description="Run Python code that is part of a checkpoint. Such code has all your permissions."
     )

@@ -1,8 +1,4 @@
-"""The recipe schema: the one definition of every key, its type, default, limits and help.
-
-Everything that explains or checks a recipe (errors, ``metalm recipe schema``, the recipe reference, shell
-completion) is derived from these classes.
-"""
+"""Schema of the ``model`` section: parts, tokenizers, connectors and adapters."""
 
 from __future__ import annotations
 
@@ -12,43 +8,48 @@ from pydantic import Field, model_validator
 
 from metalm_cli.config.schema.base import InconsistentValues, Section
 
-Train = Annotated[str, Field(pattern=r"^(all|none|last_[1-9][0-9]*)$", examples=["all", "none", "last_2"])]
+TrainableLayers = Annotated[str, Field(pattern=r"^(all|none|last_[1-9][0-9]*)$", examples=["all", "none", "last_2"])]
 
 
-class TrainTokenizer(Section):
-    """A byte-level BPE tokenizer trained on the run's own sources before step 1."""
+class TokenizerTraining(Section):
+    """A byte-level BPE tokenizer, trained on the run's sources before the first step."""
 
-    vocab_size: int = Field(default=8192, ge=300, description="Entries, special tokens included.")
-    documents: int = Field(default=10_000, ge=1, description="Documents read to train it.")
+    vocab_size: int = Field(default=8192, ge=300, description="Vocabulary size, including special tokens.")
+    documents: int = Field(default=10_000, ge=1, description="Number of documents that the tokenizer is trained on.")
 
 
 class NewTokenizer(Section):
-    """A tokenizer of the run's own."""
+    """A new tokenizer instead of an existing one."""
 
     renamed: ClassVar[dict[str, str]] = {"train": "new"}
 
-    new: TrainTokenizer = Field(description="Train a tokenizer for a model made from a config.")
+    new: TokenizerTraining = Field(
+        description="Train a new byte-level BPE tokenizer; only for a model that is built from a config."
+    )
 
 
-class Tokens(Section):
-    """Which tokens mark starts and ends. Saved with the model; inherited from a checkpoint."""
+class SpecialTokensConfig(Section):
+    """Tokens that mark starts and ends. They are saved with the model; a checkpoint keeps its own."""
 
     start: Literal["auto", "always", "never"] = Field(
         default="auto",
-        description="Start token of a session. auto: where the decoder's own tokenizer adds one, or the session "
-        "begins with a trained token, which nothing else could predict.",
+        description="Start token of each session. auto: if the decoder's tokenizer adds one, or if the first token of"
+        " the session is trained, since no other token could predict it.",
     )
-    document: str = Field(default="eos", description="Token that ends a document: eos, or a token of the vocabulary.")
+    document: str = Field(
+        default="eos", description="Token at the end of a document: eos, or any token of the decoder's vocabulary."
+    )
     paragraph: str = Field(
-        default="newline", description="End of paragraph: newline (the text as it is), or a token that replaces it."
+        default="newline",
+        description="End of a paragraph: newline (the text is unchanged), or a token that replaces it.",
     )
     target_delimiter: str = Field(
-        default=" ", description="Text between a docked input and an answer; part of the causal span."
+        default=" ", description="Text between a docked input and its answer; part of the causal span."
     )
 
 
-class Decoder(Section):
-    """The causal decoder: the universal task layer, or interface."""
+class DecoderConfig(Section):
+    """The causal decoder: the paper's universal task layer, or interface."""
 
     one_of = (("checkpoint", "config"),)
     companions: ClassVar[dict[str, tuple[str, ...]]] = {"checkpoint": ("revision",), "config": ("tokenizer",)}
@@ -56,39 +57,52 @@ class Decoder(Section):
 
     checkpoint: str | None = Field(default=None, description="Hub id or folder of a causal language model.")
     config: dict[str, Any] | None = Field(
-        default=None, description="A Hugging Face config with model_type: weights from scratch."
+        default=None, description="Hugging Face config with model_type, to initialise the decoder from scratch."
     )
-    revision: str | None = Field(default=None, description="Hub revision of the checkpoint.")
+    revision: str | None = Field(default=None, description="Hub revision of the checkpoint: a branch, tag or commit.")
     tokenizer: str | NewTokenizer | None = Field(
-        default=None, description="Hub id or folder; or {new: ...} with config. Default: the checkpoint's own."
+        default=None,
+        description="Hub id or folder of a tokenizer; or {new: ...} with config, to train one. Default: the tokenizer"
+        " of the checkpoint.",
     )
-    trains: Train = Field(default="all", description="Parameters that train: all, none, or last_N layers.")
+    trains: TrainableLayers = Field(
+        default="all", description="Trainable parameters: all, none, or last_N (the last N layers)."
+    )
     learning_rate: float | None = Field(
-        default=None, gt=0, description="Own learning rate; default train.learning_rate."
+        default=None, gt=0, description="Learning rate of the decoder; default: train.learning_rate."
     )
     dropout: float | None = Field(
-        default=None, ge=0, lt=1, description="Sets every dropout rate; default as configured."
+        default=None,
+        ge=0,
+        lt=1,
+        description="Dropout probability, for all dropout layers; default: the values of the checkpoint or config.",
     )
     attention: Literal["auto", "eager", "sdpa", "flex_attention"] = Field(
-        default="auto", description="Attention implementation. auto: sdpa where the family has it."
+        default="auto",
+        description="Attention implementation. auto: the default of Transformers (sdpa if the model family supports "
+        "it).",
     )
 
 
-class Connector(Section):
-    """Projects encoder outputs to the width of the decoder's token embeddings."""
+class ConnectorConfig(Section):
+    """Projection of encoder outputs to the width of the decoder's token embeddings."""
 
     renamed: ClassVar[dict[str, str]] = {"train": "trains"}
 
-    kind: Literal["linear", "mlp"] = Field(default="linear", description="linear, or mlp with GELU between layers.")
-    layers: int = Field(default=3, ge=2, le=12, description="Layers of an mlp; a linear connector has one.")
-    trains: Train = Field(default="all", description="Parameters that train: all, none, or last_N layers.")
+    kind: Literal["linear", "mlp"] = Field(
+        default="linear", description="linear: a single projection; mlp: several layers with GELU in between."
+    )
+    layers: int = Field(default=3, ge=2, le=12, description="Number of layers of an mlp connector; ignored for linear.")
+    trains: TrainableLayers = Field(
+        default="all", description="Trainable parameters: all, none, or last_N (the last N layers)."
+    )
     learning_rate: float | None = Field(
-        default=None, gt=0, description="Own learning rate; default train.learning_rate."
+        default=None, gt=0, description="Learning rate of the connector; default: train.learning_rate."
     )
 
 
-class Encoder(Section):
-    """A bidirectional encoder that docks into the decoder."""
+class EncoderConfig(Section):
+    """A bidirectional encoder, docked into the decoder through its connector."""
 
     one_of = (("checkpoint", "config"),)
     companions: ClassVar[dict[str, tuple[str, ...]]] = {"checkpoint": ("revision",), "config": ("tokenizer",)}
@@ -96,39 +110,56 @@ class Encoder(Section):
 
     checkpoint: str | None = Field(default=None, description="Hub id or folder of a text or vision encoder.")
     config: dict[str, Any] | None = Field(
-        default=None, description="A Hugging Face config with model_type: weights from scratch."
+        default=None, description="Hugging Face config with model_type, to initialise the encoder from scratch."
     )
-    revision: str | None = Field(default=None, description="Hub revision of the checkpoint.")
+    revision: str | None = Field(default=None, description="Hub revision of the checkpoint: a branch, tag or commit.")
     tokenizer: str | NewTokenizer | None = Field(
         default=None,
-        description="Hub id or folder; same: the decoder's; or {new: ...} with config. Default: its own.",
+        description="Hub id or folder of a tokenizer; same, for the decoder's tokenizer; or {new: ...} with config, "
+        "to train one. Default: the tokenizer of the checkpoint.",
     )
-    trains: Train = Field(default="all", description="Parameters that train: all, none, or last_N layers.")
+    trains: TrainableLayers = Field(
+        default="all", description="Trainable parameters: all, none, or last_N (the last N layers)."
+    )
     learning_rate: float | None = Field(
-        default=None, gt=0, description="Own learning rate; default train.learning_rate."
+        default=None, gt=0, description="Learning rate of the encoder; default: train.learning_rate."
     )
     max_length: int | None = Field(
         default=None,
         ge=4,
-        description="Most encoder tokens of a docked text, specials included; default its positions, at most 512.",
+        description="Maximum tokens of a docked text, including special tokens. Default: the encoder's number of "
+        "positions, at most 512.",
     )
-    keep_special: bool = Field(default=False, description="Dock the outputs of the encoder's special tokens too.")
+    keep_special: bool = Field(
+        default=False, description="Also dock the outputs of the encoder's special tokens (such as [CLS] and [SEP])."
+    )
     dropout: float | None = Field(
-        default=None, ge=0, lt=1, description="Sets every dropout rate; default as configured."
+        default=None,
+        ge=0,
+        lt=1,
+        description="Dropout probability, for all dropout layers; default: the values of the checkpoint or config.",
     )
-    connector: Connector | None = Field(default=None, description="Connector of this encoder; default model.connector.")
+    connector: ConnectorConfig | None = Field(
+        default=None, description="Connector of this encoder; default: model.connector."
+    )
 
 
-class TrainedParts(Section):
-    """Which parameters train; what is left out is as each part says, or as the checkpoint was saved."""
+class TrainableParts(Section):
+    """Trainable parameters by kind of part; null keeps the setting of each part or of the checkpoint."""
 
-    decoder: Train | None = Field(default=None, description="The decoder (the interface): all, none, or last_N.")
-    encoders: Train | None = Field(default=None, description="All encoders, likewise.")
-    connectors: Train | None = Field(default=None, description="All connectors, likewise.")
+    decoder: TrainableLayers | None = Field(
+        default=None, description="Trainable parameters of the decoder: all, none, or last_N."
+    )
+    encoders: TrainableLayers | None = Field(
+        default=None, description="Trainable parameters of every encoder: all, none, or last_N."
+    )
+    connectors: TrainableLayers | None = Field(
+        default=None, description="Trainable parameters of every connector: all, none, or last_N."
+    )
 
 
-class Model(Section):
-    """The parts of a MetaLM, or a finished model to go on from."""
+class ModelConfig(Section):
+    """The parts of a new MetaLM, or a trained MetaLM to continue from."""
 
     excludes: ClassVar[dict[str, tuple[str, ...]]] = {
         "checkpoint": ("decoder", "encoders", "special_tokens", "connector"),
@@ -138,39 +169,60 @@ class Model(Section):
     renamed: ClassVar[dict[str, str]] = {"tokens": "special_tokens"}
 
     checkpoint: str | None = Field(
-        default=None, description="A finished MetaLM (run folder, model folder or hub id); excludes the parts below."
+        default=None,
+        description="A trained MetaLM to continue from: a run folder, a model folder or a hub id. Excludes decoder, "
+        "encoders, special_tokens and connector.",
     )
-    trains: TrainedParts = Field(default=TrainedParts(), description="What trains, whatever parts or checkpoint say.")
-    special_tokens: Tokens = Field(default=Tokens(), description="Start, document, paragraph and delimiter tokens.")
-    decoder: Decoder | None = Field(default=None, description="The causal decoder; none for mlm and rtd.")
-    encoders: dict[str, Encoder] = Field(default={}, description="Docked encoders by name; none: a plain causal LM.")
-    connector: Connector = Field(default=Connector(), description="Of every encoder that has none of its own.")
+    trains: TrainableParts = Field(
+        default=TrainableParts(),
+        description="Which parameters train; overrides the trains keys of the parts and the setting saved in the "
+        "checkpoint.",
+    )
+    special_tokens: SpecialTokensConfig = Field(
+        default=SpecialTokensConfig(),
+        description="Tokens that mark the start and end of sessions, documents and paragraphs.",
+    )
+    decoder: DecoderConfig | None = Field(
+        default=None, description="The causal decoder; omit it for the objectives mlm and rtd."
+    )
+    encoders: dict[str, EncoderConfig] = Field(
+        default={}, description="Docked encoders by name; without any, the model is a plain causal language model."
+    )
+    connector: ConnectorConfig = Field(
+        default=ConnectorConfig(), description="Connector of every encoder that does not set its own."
+    )
 
     @model_validator(mode="after")
-    def _parts_or_checkpoint(self) -> Model:
+    def _parts_or_checkpoint(self) -> ModelConfig:
         if self.checkpoint is not None and (self.decoder is not None or self.encoders):
-            given = "decoder" if self.decoder is not None else "encoders"
+            parts_key = "decoder" if self.decoder is not None else "encoders"
             raise InconsistentValues(
-                f"expected a checkpoint or parts, got checkpoint and {given}",
-                key=given,
-                remedy=f"remove checkpoint or {given}: a finished MetaLM brings its own parts",
+                f"expected a checkpoint or parts, got checkpoint and {parts_key}",
+                key=parts_key,
+                remedy=f"remove checkpoint or {parts_key}: the checkpoint of a MetaLM includes its parts",
             )
         return self
 
 
 class Lora(Section):
-    """Low-rank adapters (peft): the model's own weights stay as they are."""
+    """Low-rank adapters (LoRA, by peft): the model's own weights stay frozen."""
 
     parts: list[Literal["encoders", "decoder"]] = Field(
-        default=["encoders", "decoder"], min_length=1, description="What is adapted; connectors train whole."
+        default=["encoders", "decoder"],
+        min_length=1,
+        description="Parts that get adapters. Connectors are always trained in full.",
     )
-    rank: int = Field(default=8, ge=1, description="Rank.")
-    alpha: float = Field(default=16.0, gt=0, description="Scale; the update is alpha / rank times the product.")
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout on the adapters' inputs.")
-    targets: list[str] = Field(default=["all-linear"], description="Names of linear layers, or all-linear.")
+    rank: int = Field(default=8, ge=1, description="Rank of the adapter matrices.")
+    alpha: float = Field(
+        default=16.0, gt=0, description="Scaling numerator: the low-rank update is multiplied by alpha / rank."
+    )
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout probability of the adapters' inputs.")
+    targets: list[str] = Field(
+        default=["all-linear"], description="Names of the linear layers to adapt, or all-linear."
+    )
 
 
-class TaskModel(Model):
-    """What is finetuned."""
+class TaskModelConfig(ModelConfig):
+    """The model to finetune."""
 
-    lora: Lora | None = Field(default=None, description="Train low-rank adapters instead.")
+    lora: Lora | None = Field(default=None, description="Train low-rank adapters instead of the model's own weights.")

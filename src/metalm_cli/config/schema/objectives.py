@@ -1,4 +1,4 @@
-"""Objectives."""
+"""Schema of the training objectives."""
 
 from __future__ import annotations
 
@@ -9,70 +9,82 @@ from pydantic import Field, field_validator
 from metalm_cli.config.schema.base import InconsistentValues, Section
 
 
-class Supervised(Section):
-    """The objective of finetuning: answers are predicted from what stands before them."""
+class SupervisedObjective(Section):
+    """The objective of finetuning: predict the answers from the text before them."""
 
     name: Literal["answers"] = "answers"
 
 
-Range = Annotated[list[int], Field(min_length=2, max_length=2)]
+LengthRange = Annotated[list[int], Field(min_length=2, max_length=2)]
 
 
-def _ordered(value: list[int], least: int) -> list[int]:
+def _check_range(value: list[int], minimum: int) -> list[int]:
     low, high = value
-    if not least <= low <= high:
-        raise InconsistentValues(f"expected [low, high] with {least} <= low <= high, got {value}")
+    if not minimum <= low <= high:
+        raise InconsistentValues(f"expected [low, high] with {minimum} <= low <= high, got {value}")
     return value
 
 
 class SemiCausal(Section):
-    """Equation 1 of the paper: random spans are docked, all other tokens predicted."""
+    """Semi-causal language modelling (the paper's equation 1): random spans are docked, other tokens are predicted."""
 
     name: Literal["semi_causal"]
-    span_length: Range = Field(default=[64, 128], description="Span lengths, in decoder tokens, drawn uniformly.")
+    span_length: LengthRange = Field(
+        default=[64, 128],
+        description="Minimum and maximum length of a docked span, in decoder tokens; drawn uniformly.",
+    )
     span_fraction: float = Field(
-        default=0.25, gt=0, lt=1, description="Expected share of a document's tokens in spans."
+        default=0.25, gt=0, lt=1, description="Expected fraction of a document's tokens inside docked spans."
     )
 
-    _check = field_validator("span_length")(lambda value: _ordered(value, 1))
+    _check = field_validator("span_length")(lambda value: _check_range(value, 1))
 
 
 class CausalLM(Section):
-    """Every token is predicted from those before it."""
+    """Causal language modelling: every token is predicted from the tokens before it."""
 
     name: Literal["causal"]
 
 
 class PrefixLM(Section):
-    """The beginning of each document is docked, the rest predicted."""
+    """Prefix language modelling: the beginning of each document is docked, the following tokens are predicted."""
 
     name: Literal["prefix"]
-    prefix_length: Range = Field(default=[64, 128], description="Prefix lengths, in decoder tokens, drawn uniformly.")
+    prefix_length: LengthRange = Field(
+        default=[64, 128],
+        description="Minimum and maximum length of the docked prefix, in decoder tokens; drawn uniformly.",
+    )
 
-    _check = field_validator("prefix_length")(lambda value: _ordered(value, 1))
+    _check = field_validator("prefix_length")(lambda value: _check_range(value, 1))
 
 
 class MaskedLM(Section):
-    """Masked language modelling of an encoder alone."""
+    """Masked language modelling, which trains a single encoder."""
 
     name: Literal["mlm"]
-    mask_rate: float = Field(default=0.15, gt=0, lt=1, description="Share of tokens chosen for prediction.")
-    keep_rate: float = Field(default=0.1, ge=0, le=1, description="Share of the chosen that stay as they are.")
-    random_rate: float = Field(default=0.1, ge=0, le=1, description="Share of the chosen that become a random token.")
+    mask_rate: float = Field(default=0.15, gt=0, lt=1, description="Fraction of tokens selected for prediction.")
+    keep_rate: float = Field(
+        default=0.1, ge=0, le=1, description="Fraction of the selected tokens that are left unchanged."
+    )
+    random_rate: float = Field(
+        default=0.1, ge=0, le=1, description="Fraction of the selected tokens that are replaced by a random token."
+    )
 
 
-class ReplacedTokens(Section):
-    """Replaced token detection (ELECTRA): a small generator corrupts, the encoder detects."""
+class ReplacedTokenDetection(Section):
+    """Replaced token detection (ELECTRA): a small generator replaces tokens, the encoder detects the replacements."""
 
     name: Literal["rtd"]
-    mask_rate: float = Field(default=0.15, gt=0, lt=1, description="Share of tokens that the generator fills in.")
+    mask_rate: float = Field(default=0.15, gt=0, lt=1, description="Fraction of tokens that the generator replaces.")
     generator_size: float = Field(
         default=0.25,
         gt=0,
         le=1,
-        description="Width of the generator as a share of the encoder's (heads, feed-forward too).",
+        description="Width of the generator (hidden size, heads, feed-forward size) as a fraction of the encoder's.",
     )
-    discriminator_weight: float = Field(default=50.0, gt=0, description="Weight of the detection loss.")
+    discriminator_weight: float = Field(
+        default=50.0, gt=0, description="Weight of the discriminator loss; the generator loss has weight 1."
+    )
 
 
-Objective = Annotated[SemiCausal | CausalLM | PrefixLM | MaskedLM | ReplacedTokens, Field(discriminator="name")]
+Objective = Annotated[SemiCausal | CausalLM | PrefixLM | MaskedLM | ReplacedTokenDetection, Field(discriminator="name")]

@@ -1,4 +1,4 @@
-"""The recipe of each training command."""
+"""Schema of the recipe of each training command."""
 
 from __future__ import annotations
 
@@ -6,46 +6,57 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from metalm_cli.config.schema.base import Dangerous, InconsistentValues, Section
-from metalm_cli.config.schema.data import Data
-from metalm_cli.config.schema.model import Model, TaskModel
-from metalm_cli.config.schema.objectives import Objective, Supervised
-from metalm_cli.config.schema.tasks import TaskData
-from metalm_cli.config.schema.training import TaskTraining, Training
+from metalm_cli.config.schema.base import DangerousOptions, InconsistentValues, Section
+from metalm_cli.config.schema.data import DataConfig
+from metalm_cli.config.schema.model import ModelConfig, TaskModelConfig
+from metalm_cli.config.schema.objectives import Objective, SupervisedObjective
+from metalm_cli.config.schema.tasks import TaskDataConfig
+from metalm_cli.config.schema.training import TaskTrainingConfig, TrainingConfig
 
 
 class PretrainRecipe(Section):
     """A recipe of ``metalm pretrain``."""
 
-    command: Literal["pretrain"] = Field(default="pretrain", description="The command that runs this recipe.")
-    extends: str | None = Field(default=None, description="A shipped name or a path, merged below this file.")
-    description: str = Field(default="", description="One line for metalm recipe list.")
-    model: Model = Field(description="What is trained.")
-    data: Data = Field(description="What it is trained on.")
-    objective: Objective = Field(description="What it is trained to do.")
-    train: Training = Field(default=Training(), description="How it is trained.")
-    dangerous: Dangerous = Field(default=Dangerous(), description="Options that can harm this machine.")
+    command: Literal["pretrain"] = Field(default="pretrain", description="Command that runs this recipe.")
+    extends: str | None = Field(
+        default=None, description="Name of a shipped recipe or path of a recipe file that this one builds on."
+    )
+    description: str = Field(default="", description="One-line description for metalm recipe list; not inherited.")
+    model: ModelConfig = Field(description="The model to train.")
+    data: DataConfig = Field(description="The training and validation data.")
+    objective: Objective = Field(description="The training objective.")
+    train: TrainingConfig = Field(
+        default=TrainingConfig(), description="Optimisation, validation, checkpoints and logging."
+    )
+    dangerous: DangerousOptions = Field(default=DangerousOptions(), description="Options that can harm your machine.")
 
 
 class FinetuneRecipe(Section):
     """A recipe of ``metalm finetune``."""
 
-    command: Literal["finetune"] = Field(default="finetune", description="The command that runs this recipe.")
-    extends: str | None = Field(default=None, description="A shipped name or a path, merged below this file.")
-    description: str = Field(default="", description="One line for metalm recipe list.")
-    model: TaskModel = Field(default=TaskModel(), description="What is trained; default the newest pretraining run.")
-    data: TaskData = Field(description="What it is trained on.")
-    train: TaskTraining = Field(default=TaskTraining(), description="How it is trained.")
-    dangerous: Dangerous = Field(default=Dangerous(), description="Options that can harm this machine.")
+    command: Literal["finetune"] = Field(default="finetune", description="Command that runs this recipe.")
+    extends: str | None = Field(
+        default=None, description="Name of a shipped recipe or path of a recipe file that this one builds on."
+    )
+    description: str = Field(default="", description="One-line description for metalm recipe list; not inherited.")
+    model: TaskModelConfig = Field(
+        default=TaskModelConfig(),
+        description="The model to finetune; default: the model of the newest pretraining run.",
+    )
+    data: TaskDataConfig = Field(description="Tasks, templates and validation examples.")
+    train: TaskTrainingConfig = Field(
+        default=TaskTrainingConfig(), description="Optimisation, validation, checkpoints and logging."
+    )
+    dangerous: DangerousOptions = Field(default=DangerousOptions(), description="Options that can harm your machine.")
 
-    objective: ClassVar[Supervised] = Supervised()
+    objective: ClassVar[SupervisedObjective] = SupervisedObjective()
 
     @model_validator(mode="after")
     def _explicit(self) -> Any:
         mixture = self.data.mixture
         if mixture.strategy == "explicit" and not mixture.weights:
             raise InconsistentValues(
-                "missing: the rates", key="data.mixture.weights", remedy="give a rate for each task"
+                "missing, strategy explicit needs weights", key="data.mixture.weights", remedy="set a weight per task"
             )
         return self
 
@@ -54,12 +65,12 @@ class InstructRecipe(FinetuneRecipe):
     """A recipe of ``metalm instruct``."""
 
     command: Literal["instruct"] = Field(  # type: ignore[assignment]
-        default="instruct", description="The command that runs this recipe."
+        default="instruct", description="Command that runs this recipe."
     )
 
 
 Recipe = PretrainRecipe | FinetuneRecipe
-"""Any recipe."""
+"""A recipe of any command."""
 
 
 RECIPES: dict[str, type[PretrainRecipe] | type[FinetuneRecipe]] = {
@@ -67,4 +78,4 @@ RECIPES: dict[str, type[PretrainRecipe] | type[FinetuneRecipe]] = {
     "finetune": FinetuneRecipe,
     "instruct": InstructRecipe,
 }
-"""Recipe class of each command."""
+"""Recipe class by command."""

@@ -1,4 +1,4 @@
-"""The schema of ``metalm finetune`` and ``metalm instruct``: tasks instead of documents."""
+"""Schema of the ``data`` section of ``metalm finetune`` and ``metalm instruct``: tasks instead of documents."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from metalm_cli.config.schema.base import InconsistentValues, Section
 
 
 class TemplateOptions(Section):
-    """How examples are put into words."""
+    """How examples are rendered as prompts."""
 
     renamed: ClassVar[dict[str, str]] = {
         "choose": "template_sampling",
@@ -21,26 +21,37 @@ class TemplateOptions(Section):
         "route": "input_route",
     }
 
-    collection: str = Field(default="flan", description="flan, t5, plain, none, or a folder of template files.")
+    collection: str = Field(
+        default="flan", description="Template collection: flan, t5, plain, none, or a folder of template files."
+    )
     template_sampling: Literal["first", "index", "seed"] = Field(
         default="first",
-        description="The first template of each task; template i by example index, as FLAN does; or drawn by seed.",
+        description="Template of each example. first: the first template of the task; index: by example index, round "
+        "robin (as in FLAN); seed: drawn at random by seed.",
     )
     templates_per_task: int | None = Field(
-        default=None, ge=1, description="Take the first N templates of each task; default all."
+        default=None, ge=1, description="Use only the first N templates of each task; default: all."
     )
     inverted: bool = Field(
-        default=True, description="Train on turned-around templates too (not with template_sampling: first)."
+        default=True,
+        description="Also train on inverted templates, which ask for part of the input given the answer (FLAN). Has "
+        "no effect with template_sampling: first.",
     )
-    show_options: bool = Field(default=True, description="List the options where a template does.")
-    rationales: bool = Field(default=False, description="Train the rationale, then the answer, where a task has one.")
+    show_options: bool = Field(
+        default=True, description="List the answer options in the prompt, where the template does."
+    )
+    rationales: bool = Field(
+        default=False, description="Train on the rationale followed by the answer, for tasks that have rationales."
+    )
     input_route: Literal["template", "encoder", "decoder"] = Field(
-        default="template", description="Where inputs go: as the template says, all docked, or all to the decoder."
+        default="template",
+        description="Route of the inputs. template: as the template defines; encoder: all docked; decoder: all read "
+        "by the decoder.",
     )
 
 
-class Demonstrations(Section):
-    """Answered examples of the same task in front of each."""
+class DemonstrationOptions(Section):
+    """Few-shot demonstrations: answered examples of the same task in front of each example."""
 
     renamed: ClassVar[dict[str, str]] = {
         "count": "shots",
@@ -49,68 +60,89 @@ class Demonstrations(Section):
     }
 
     shots: Annotated[list[int], Field(min_length=2, max_length=2)] = Field(
-        default=[0, 0], description="How many, drawn uniformly from [least, most]."
+        default=[0, 0], description="Minimum and maximum number of demonstrations per example; drawn uniformly."
     )
     demonstration_layout: Literal["docks", "joined"] = Field(
-        default="docks", description="Each input docked and each answer causal; or all as one text before the input."
+        default="docks",
+        description="docks: each demonstration's input is docked and its answer is causal text; joined: all "
+        "demonstrations are text in front of the input.",
     )
     max_tokens: int | None = Field(
-        default=None, ge=1, description="Most decoder tokens of all demonstrations; what does not fit is left out."
+        default=None,
+        ge=1,
+        description="Maximum decoder tokens of all demonstrations of an example; demonstrations that do not fit are "
+        "dropped.",
     )
 
     @field_validator("shots")
     @classmethod
     def _ordered(cls, value: list[int]) -> list[int]:
         if not 0 <= value[0] <= value[1]:
-            raise InconsistentValues(f"expected [least, most], got {value}")
+            raise InconsistentValues(f"expected [minimum, maximum], got {value}")
         return value
 
 
 class MixtureGroup(Section):
-    """Part of a nested mixture."""
+    """A group of tasks in a nested mixture."""
 
-    tasks: list[str] = Field(min_length=1, description="Tasks or clusters.")
-    weight: float = Field(gt=0, description="Share of the group.")
-    strategy: Literal["proportional", "equal"] = Field(default="proportional", description="Rates inside the group.")
+    tasks: list[str] = Field(min_length=1, description="Tasks or clusters of the group.")
+    weight: float = Field(gt=0, description="Sampling weight of the group, relative to the other groups.")
+    strategy: Literal["proportional", "equal"] = Field(
+        default="proportional", description="Rates within the group: proportional to the number of examples, or equal."
+    )
 
 
-class Mixture(Section):
-    """How often each task is drawn."""
+class MixtureConfig(Section):
+    """Sampling rate of each task."""
 
     strategy: Literal["proportional", "equal", "explicit"] = Field(
         default="proportional",
-        description="By number of examples, all alike, or by `weights`.",
+        description="Sampling rate of each task. proportional: by number of examples; equal: the same for all; "
+        "explicit: from `weights`.",
     )
-    cap_examples: int | None = Field(default=30_000, ge=1, description="Most training examples used of each task.")
+    cap_examples: int | None = Field(
+        default=30_000, ge=1, description="Maximum number of training examples used per task."
+    )
     max_rate: int | None = Field(
-        default=None, ge=1, description="Examples beyond which a task's rate does not grow (FLAN: 3,000)."
+        default=None,
+        ge=1,
+        description="Maximum rate of a task, in examples: larger tasks are sampled as if they had this many (FLAN: "
+        "3,000).",
     )
-    temperature: float = Field(default=1.0, gt=0, description="Rates to the power of 1 / temperature, after max_rate.")
-    weights: dict[str, float] = Field(default={}, description="Rates by task, for strategy: explicit.")
+    temperature: float = Field(
+        default=1.0, gt=0, description="Raise rates to the power of 1 / temperature, after max_rate is applied."
+    )
+    weights: dict[str, float] = Field(default={}, description="Rates by task name, for strategy: explicit.")
     groups: list[MixtureGroup] = Field(
-        default=[], description="Groups with shares of their own; tasks in none are not drawn."
+        default=[],
+        description="Nested mixture: groups of tasks with weights of their own. Tasks outside all groups are not "
+        "sampled.",
     )
 
 
-class TaskValidation(Section):
-    """Validation examples of every task that trains."""
+class TaskValidationConfig(Section):
+    """Validation examples of each training task."""
 
     renamed: ClassVar[dict[str, str]] = {"tokens": "tokens_per_task"}
 
-    examples: int = Field(default=100, ge=0, description="Examples per task; 0: no validation.")
-    tokens_per_task: int | None = Field(default=20_000, ge=1, description="Most decoder positions per task.")
-    role: str = Field(default="validation", description="Split of the cards.")
+    examples: int = Field(default=100, ge=0, description="Validation examples per task; 0 disables validation.")
+    tokens_per_task: int | None = Field(
+        default=20_000, ge=1, description="Maximum decoder positions of validation examples per task."
+    )
+    role: str = Field(default="validation", description="Split role of the task cards to validate on.")
 
 
 class MatchedEncoder(Section):
-    """Another model that is to read the same characters of long inputs."""
+    """Encoder of another model that is to read the same characters of long inputs, so that both can be compared."""
 
-    tokenizer: str = Field(description="Folder or hub id of its encoder's tokenizer.")
-    length: int = Field(ge=8, description="Tokens that its encoder reads of a docked text, specials included.")
+    tokenizer: str = Field(description="Folder or hub id of the other model's encoder tokenizer.")
+    length: int = Field(
+        ge=8, description="Maximum tokens of a docked text in the other model, including special tokens."
+    )
 
 
-class TaskData(Section):
-    """What is trained on."""
+class TaskDataConfig(Section):
+    """Tasks to train on."""
 
     renamed: ClassVar[dict[str, str]] = {
         "extras": "all_cards",
@@ -126,36 +158,52 @@ class TaskData(Section):
 
     tasks: list[str] = Field(
         min_length=1,
-        description="Tasks, clusters, core, non_core, world; or paths: cards, "
-        "JSONL of {input, target}, tasks of Natural Instructions, folders.",
+        description="Tasks to train on: names of tasks or clusters; the groups core, non_core, world or all; or paths"
+        " of task cards, of JSONL files with input and target, of Natural Instructions tasks, or of "
+        "folders of these.",
     )
-    cards: list[str] = Field(default=[], description="Folders of task cards of your own.")
-    all_cards: bool = Field(default=False, description="Clusters also stand for cards that are not core.")
-    templates: TemplateOptions = Field(default=TemplateOptions(), description="How examples are put into words.")
-    demonstrations: Demonstrations = Field(default=Demonstrations(), description="Few-shot training.")
-    mixture: Mixture = Field(default=Mixture(), description="How often each task is drawn.")
+    cards: list[str] = Field(default=[], description="Folders with additional task cards.")
+    all_cards: bool = Field(default=False, description="Cluster names also select cards that are not core.")
+    templates: TemplateOptions = Field(default=TemplateOptions(), description="How examples are rendered as prompts.")
+    demonstrations: DemonstrationOptions = Field(
+        default=DemonstrationOptions(), description="Few-shot demonstrations in training prompts."
+    )
+    mixture: MixtureConfig = Field(default=MixtureConfig(), description="Sampling rates of the tasks.")
     hold_out: list[str] = Field(
-        default=[], description="Clusters or tasks that must not be trained on, nor what leaks into them."
+        default=[],
+        description="Clusters or tasks to exclude from training, together with all tasks that leak into them.",
     )
     decontaminate: Literal["drop", "fail", "report"] = Field(
-        default="drop", description="Training rows that share a 13-gram with held-out evaluation rows."
+        default="drop",
+        description="What to do with training rows that share a 13-gram with held-out evaluation rows: drop them, "
+        "fail, or only report them.",
     )
     on_missing_data: Literal["fail", "skip"] = Field(
-        default="fail", description="Tasks whose rows cannot be had: an error that names all, or left out and said."
+        default="fail",
+        description="What to do with tasks whose data is missing: fail and list them all, or skip them with a note.",
     )
-    sequence_length: int = Field(default=1024, ge=16, description="Most decoder positions of a session and of a row.")
+    sequence_length: int = Field(
+        default=1024, ge=16, description="Maximum decoder positions of a session, and length of a packed row."
+    )
     row_packing: Literal["auto", "pack", "pad"] = Field(
-        default="auto", description="Sessions packed into rows, or padded by length; auto: packed where that is exact."
+        default="auto",
+        description="pack: several sessions per row; pad: one session per row, batched by length; auto: pack if the "
+        "model computes packed rows exactly, else pad.",
     )
-    encoder_tokens: int | None = Field(default=None, ge=16, description="Most encoder tokens of a packed row.")
+    encoder_tokens: int | None = Field(default=None, ge=16, description="Maximum encoder tokens of a packed row.")
     long_inputs: Literal["truncate", "windows"] = Field(
         default="truncate",
-        description="A long field that its encoder does not read whole is cut, or docked in windows.",
+        description="Inputs longer than their encoder reads: truncate the card's long field, or dock it in several "
+        "windows.",
     )
     match_input_lengths_of: list[MatchedEncoder] = Field(
-        default=[], description="Cut long inputs so that these models, too, read them."
+        default=[],
+        description="Encoders of other models to compare with: long inputs are truncated so that all models read the "
+        "same characters.",
     )
-    validation: TaskValidation = Field(default=TaskValidation(), description="Validation examples.")
-    workers: int = Field(default=0, ge=0, le=64, description="Loader processes; 0: in the training process.")
+    validation: TaskValidationConfig = Field(default=TaskValidationConfig(), description="Validation examples.")
+    workers: int = Field(
+        default=0, ge=0, le=64, description="Data loader worker processes; 0 loads data in the training process."
+    )
 
     isolate_documents: ClassVar[bool] = True

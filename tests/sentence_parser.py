@@ -6,45 +6,45 @@ import re
 
 from metalm_cli.miniworld import lexicon
 
-Told = tuple[str, str, str]
+ParsedFact = tuple[str, str, str]
 """Relation, subject and value; of a comparison, its order, the greater and the lesser."""
 
-_X = r"(?P<s>[A-Z]\w+|the [\w ]+?|[A-Z]\w+'s \w+)"
+_SUBJECT = r"(?P<s>[A-Z]\w+|the [\w ]+?|[A-Z]\w+'s \w+)"
 _NUMBER = r"(?P<o>\w+)"
-_PATTERNS = (
-    ("lives_in", rf"{_X} lives in (?:the town of )?(?P<o>[A-Z]\w+)"),
-    ("lives_in", rf"{_X}'s home is in (?P<o>[A-Z]\w+)"),
-    ("age", rf"(?:at the moment )?{_X} is (?P<o>\d+) years old"),
-    ("age", rf"{_X}'s age is (?P<o>\d+)"),
-    ("hair", rf"{_X} has (?P<o>\w+) hair"),
-    ("hair", rf"(?:the colour of )?{_X}'s hair is (?P<o>\w+)"),
-    ("favourite_colour", rf"{_X}'s favourite colour is (?P<o>\w+)"),
-    ("favourite_colour", rf"{_X} likes (?P<o>\w+) more than any other colour"),
-    ("favourite_colour", rf"of all colours {_X} likes (?P<o>\w+) best"),
-    ("wakes_at", rf"{_X} gets up at {_NUMBER} in the morning"),
-    ("wakes_at", rf"every morning {_X} gets up at {_NUMBER}"),
-    ("wakes_at", rf"at {_NUMBER} in the morning {_X} gets up"),
-    ("job", rf"{_X}(?:'s job is that of| works as) an? (?P<o>\w+)"),
-    ("has_pet", rf"{_X} has a pet called (?P<o>\w+)"),
-    ("has_pet", rf"(?:the name of )?{_X}'s pet is (?:called )?(?P<o>\w+)"),
-    ("dislikes", rf"{_X} (?:does not like|is not fond of) (?P<o>\w+)"),
-    ("likes", rf"{_X} (?:likes|is fond of) (?P<o>\w+)"),
-    ("owns", rf"{_X} (?:has|owns) an? (?P<o>\w+)"),
-    ("material", rf"(?:the material of )?{_X} is (?:made of )?(?P<o>{'|'.join(lexicon.MATERIALS)})"),
-    ("colour", rf"(?:the colour of )?{_X} is (?P<o>{'|'.join({*lexicon.COLOURS, *lexicon.COATS})})"),
-    ("kind", rf"(?:the pet called )?{_X} is an? (?P<o>{'|'.join(animal.name for animal in lexicon.ANIMALS)})"),
-    ("job", rf"{_X} is an? (?P<o>{'|'.join(job.name for job in lexicon.JOBS)})"),
-    ("founded", rf"(?:the town of )?{_X} was founded in (?:the year )?(?P<o>\d+)"),
-    ("known_for", rf"(?:the town of )?{_X} is (?:known|famous) for its (?P<o>\w+)"),
-    ("population", rf"about (?P<o>\d+) people live in {_X}"),
-    ("population", rf"{_X} has about (?P<o>\d+) people"),
-    ("opens_at", rf"(?:the doors of )?{_X} opens? at {_NUMBER} in the morning"),
-    ("built_of", rf"(?:the walls of )?{_X} (?:is built|are) of (?P<o>\w+)"),
-    ("event_day", rf"(?:the day of )?{_X} is always (?:on )?(?P<o>\w+day)"),
-    ("event_hour", rf"{_X} (?:begins|starts) at (?P<o>\w+(?: in the \w+)?)"),
-    ("event_place", rf"{_X} (?:takes place|is held) at (?P<o>the \w+ in \w+)"),
+_ATTRIBUTE_PATTERNS = (
+    ("lives_in", rf"{_SUBJECT} lives in (?:the town of )?(?P<o>[A-Z]\w+)"),
+    ("lives_in", rf"{_SUBJECT}'s home is in (?P<o>[A-Z]\w+)"),
+    ("age", rf"(?:at the moment )?{_SUBJECT} is (?P<o>\d+) years old"),
+    ("age", rf"{_SUBJECT}'s age is (?P<o>\d+)"),
+    ("hair", rf"{_SUBJECT} has (?P<o>\w+) hair"),
+    ("hair", rf"(?:the colour of )?{_SUBJECT}'s hair is (?P<o>\w+)"),
+    ("favourite_colour", rf"{_SUBJECT}'s favourite colour is (?P<o>\w+)"),
+    ("favourite_colour", rf"{_SUBJECT} likes (?P<o>\w+) more than any other colour"),
+    ("favourite_colour", rf"of all colours {_SUBJECT} likes (?P<o>\w+) best"),
+    ("wakes_at", rf"{_SUBJECT} gets up at {_NUMBER} in the morning"),
+    ("wakes_at", rf"every morning {_SUBJECT} gets up at {_NUMBER}"),
+    ("wakes_at", rf"at {_NUMBER} in the morning {_SUBJECT} gets up"),
+    ("job", rf"{_SUBJECT}(?:'s job is that of| works as) an? (?P<o>\w+)"),
+    ("has_pet", rf"{_SUBJECT} has a pet called (?P<o>\w+)"),
+    ("has_pet", rf"(?:the name of )?{_SUBJECT}'s pet is (?:called )?(?P<o>\w+)"),
+    ("dislikes", rf"{_SUBJECT} (?:does not like|is not fond of) (?P<o>\w+)"),
+    ("likes", rf"{_SUBJECT} (?:likes|is fond of) (?P<o>\w+)"),
+    ("owns", rf"{_SUBJECT} (?:has|owns) an? (?P<o>\w+)"),
+    ("material", rf"(?:the material of )?{_SUBJECT} is (?:made of )?(?P<o>{'|'.join(lexicon.MATERIALS)})"),
+    ("colour", rf"(?:the colour of )?{_SUBJECT} is (?P<o>{'|'.join({*lexicon.COLOURS, *lexicon.COAT_COLOURS})})"),
+    ("kind", rf"(?:the pet called )?{_SUBJECT} is an? (?P<o>{'|'.join(animal.name for animal in lexicon.ANIMALS)})"),
+    ("job", rf"{_SUBJECT} is an? (?P<o>{'|'.join(job.name for job in lexicon.JOBS)})"),
+    ("founded", rf"(?:the town of )?{_SUBJECT} was founded in (?:the year )?(?P<o>\d+)"),
+    ("known_for", rf"(?:the town of )?{_SUBJECT} is (?:known|famous) for its (?P<o>\w+)"),
+    ("population", rf"about (?P<o>\d+) people live in {_SUBJECT}"),
+    ("population", rf"{_SUBJECT} has about (?P<o>\d+) people"),
+    ("opens_at", rf"(?:the doors of )?{_SUBJECT} opens? at {_NUMBER} in the morning"),
+    ("built_of", rf"(?:the walls of )?{_SUBJECT} (?:is built|are) of (?P<o>\w+)"),
+    ("event_day", rf"(?:the day of )?{_SUBJECT} is always (?:on )?(?P<o>\w+day)"),
+    ("event_hour", rf"{_SUBJECT} (?:begins|starts) at (?P<o>\w+(?: in the \w+)?)"),
+    ("event_place", rf"{_SUBJECT} (?:takes place|is held) at (?P<o>the \w+ in \w+)"),
 )
-_ORDERS = (
+_ORDER_PATTERNS = (
     ("age order", r"(?P<a>.+) is (?P<w>older|younger) than (?P<b>.+)", "older"),
     ("size", r"(?P<a>.+) is (?P<w>larger|smaller|bigger) than (?P<b>.+)", "larger bigger"),
     ("north", r"(?P<a>.+) lies (?P<w>north|south) of (?P<b>.+)", "north"),
@@ -57,55 +57,69 @@ _ORDERS = (
 _FRAME = re.compile(r"^it is (?:a fact|true|the case) that ", re.IGNORECASE)
 
 
-def clauses(text: str) -> list[str]:
+def split_clauses(text: str) -> list[str]:
     """The clauses of a text, without their joints and stops."""
     parts = re.split(r"\. |\.$|, and |, while |, but ", text)
     return [_FRAME.sub("", part) for part in parts if part]
 
 
-def read(clause: str) -> Told:
+def parse_clause(clause: str) -> ParsedFact:
     """What a clause says.
 
     Raises:
         AssertionError: It is none that the patterns know.
     """
-    for relation, pattern, first in _ORDERS:
-        found = re.fullmatch(pattern, clause, re.IGNORECASE)
-        if found:
-            a, b = name(found["a"]), name(found["b"])
-            return (relation, a, b) if found["w"].lower() in first.split() else (relation, b, a)
-    for relation, pattern in _PATTERNS:
-        found = re.fullmatch(pattern, clause[0].lower() + clause[1:]) or re.fullmatch(pattern, clause)
-        if found:
-            return relation, name(found["s"]), found["o"]
+    for relation, pattern, greater_words in _ORDER_PATTERNS:
+        match = re.fullmatch(pattern, clause, re.IGNORECASE)
+        if match:
+            a, b = normalise_subject(match["a"]), normalise_subject(match["b"])
+            return (relation, a, b) if match["w"].lower() in greater_words.split() else (relation, b, a)
+    for relation, pattern in _ATTRIBUTE_PATTERNS:
+        match = re.fullmatch(pattern, clause[0].lower() + clause[1:]) or re.fullmatch(pattern, clause)
+        if match:
+            return relation, normalise_subject(match["s"]), match["o"]
     raise AssertionError(f"what does this say? {clause}")
 
 
-def name(subject: str) -> str:
+def normalise_subject(subject: str) -> str:
     """A subject as it stands inside a sentence."""
     return subject[0].lower() + subject[1:] if re.match(r"(?:The|A|An) ", subject) else subject
 
 
-def told(text: str) -> set[Told]:
+def parse_text(text: str) -> set[ParsedFact]:
     """Everything that a text says."""
-    return {read(clause) for clause in clauses(text)}
+    return {parse_clause(clause) for clause in split_clauses(text)}
 
 
-ORDERS = {order for order, _, _ in _ORDERS}
+ORDERS = {order for order, _, _ in _ORDER_PATTERNS}
 
 
-def holds(facts: set[Told], claim: Told) -> bool | None:
+def check_claim(facts: set[ParsedFact], claim: ParsedFact) -> bool | None:
     """Whether a claim follows from facts (True), its contrary does (False), or neither.
 
     Orders are transitive; of other relations a subject has one value.
     """
-    relation, one, other = claim
+    relation, subject, value = claim
     if relation in ORDERS:
-        return True if _above(facts, relation, one, other) else False if _above(facts, relation, other, one) else None
-    values = {value for what, subject, value in facts if (what, subject) == (relation, one)}
-    return None if not values else other in values
+        return (
+            True
+            if _is_above(facts, relation, subject, value)
+            else False
+            if _is_above(facts, relation, value, subject)
+            else None
+        )
+    values = {
+        stated_value
+        for stated_relation, stated_subject, stated_value in facts
+        if (stated_relation, stated_subject) == (relation, subject)
+    }
+    return None if not values else value in values
 
 
-def _above(facts: set[Told], relation: str, one: str, other: str) -> bool:
-    lower = {b for what, a, b in facts if (what, a) == (relation, one)}
-    return other in lower or any(_above(facts, relation, middle, other) for middle in lower)
+def _is_above(facts: set[ParsedFact], relation: str, greater: str, lesser: str) -> bool:
+    lower = {
+        lesser_name
+        for stated_relation, greater_name, lesser_name in facts
+        if (stated_relation, greater_name) == (relation, greater)
+    }
+    return lesser in lower or any(_is_above(facts, relation, middle, lesser) for middle in lower)

@@ -6,7 +6,7 @@ import copy
 from functools import lru_cache
 from typing import Any
 
-from metalm_cli.miniworld import render
+from metalm_cli.miniworld import generate_document
 
 STORY = (
     "Once upon a time there was a little girl named Lily. She had a red ball, and a dog.\n"
@@ -20,7 +20,7 @@ STORY = (
 @lru_cache(maxsize=1)
 def texts() -> tuple[str, ...]:
     """Return documents to train tokenizers on."""
-    return (*(render(0, number).text for number in range(120)), *[STORY] * 5)
+    return (*(generate_document(0, number).text for number in range(120)), *[STORY] * 5)
 
 
 def make_byte_tokenizer(vocab_size: int = 420, *, bos: bool = False, trim: bool = False) -> Any:

@@ -16,7 +16,7 @@ import pytest
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.miniworld import miniworld_documents
-from metalm_cli.miniworld.documents.render import KINDS, SHORTEST
+from metalm_cli.miniworld.documents.render import DOCUMENT_KINDS, MIN_WORDS
 
 FIRST_HUNDRED = "b3fc7fc8dac6b9a48c4302199f90bb69b4a39e5e63613f7d9012d7806b83b523"
 """sha256 of the first 100 documents of seed 0; changing a phrase changes it, and every run made from the world."""
@@ -66,7 +66,7 @@ def test_rows_have_the_form_of_the_pile():
     assert len(rows) == 20
     assert set(rows[0]) == {"text", "meta"}
     assert rows[0]["meta"]["pile_set_name"] == "World"
-    assert rows[0]["meta"]["kind"] in KINDS
+    assert rows[0]["meta"]["kind"] in DOCUMENT_KINDS
     assert rows[-1] == rows[19]
     assert rows[3:6] == [rows[3], rows[4], rows[5]]
     assert list(rows) == rows[:]
@@ -92,7 +92,7 @@ def test_copies_carry_count_and_seed_only():
 
 
 @pytest.mark.parametrize(("count", "seed"), [(0, 0), (-3, 0), (2.0, 0), (True, 0), (5, -1), (5, "a")])
-def test_bad_arguments_are_named(count, seed):
+def test_errors_name_bad_arguments(count, seed):
     with pytest.raises(MetalmError) as caught:
         miniworld_documents(count, seed)
     assert repr(count if seed == 0 else seed) in caught.value.why
@@ -100,16 +100,16 @@ def test_bad_arguments_are_named(count, seed):
 
 def test_lengths_have_a_long_tail(texts):
     lengths = sorted(len(text.split()) for text in texts)
-    assert lengths[0] >= SHORTEST - 5
+    assert lengths[0] >= MIN_WORDS - 5
     assert 55 <= lengths[len(lengths) // 2] <= 110
     assert 180 <= lengths[int(0.95 * len(lengths))] <= 400
     assert 400 <= lengths[-1] <= 1200
 
 
-def test_every_kind_comes_about_as_often_as_its_weight_says():
+def test_frequency_of_every_kind_matches_its_weight():
     kinds = Counter(row["meta"]["kind"] for row in miniworld_documents(5000))
-    weights = sum(weight for _, weight in KINDS.values())
-    for kind, (_, weight) in KINDS.items():
+    weights = sum(weight for _, weight in DOCUMENT_KINDS.values())
+    for kind, (_, weight) in DOCUMENT_KINDS.items():
         assert 0.75 < kinds[kind] / 5000 / (weight / weights) < 1.3, kind
 
 
@@ -120,10 +120,10 @@ def test_vocabulary_is_small_and_used(texts):
 
 
 def test_text_compresses_like_simple_prose_not_like_repeats(texts):
-    together = "\n".join(texts[:1000]).encode()
-    assert 0.12 < len(zlib.compress(together, 9)) / len(together) < 0.35
-    alone = sorted(len(zlib.compress(text.encode(), 9)) / len(text.encode()) for text in texts)
-    assert alone[len(alone) // 20] > 0.2
+    corpus = "\n".join(texts[:1000]).encode()
+    assert 0.12 < len(zlib.compress(corpus, 9)) / len(corpus) < 0.35
+    ratios = sorted(len(zlib.compress(text.encode(), 9)) / len(text.encode()) for text in texts)
+    assert ratios[len(ratios) // 20] > 0.2
 
 
 def test_no_sentence_dominates_and_no_document_repeats(texts):

@@ -21,8 +21,8 @@ from metalm_cli.miniworld.tasks import task_rows
 from metalm_cli.tasks.card import CLUSTERS
 from metalm_cli.tasks.registry import Cards
 from metalm_cli.templates.lint.linter import lint_collection
-from metalm_cli.templates.template import Collection
-from sentence_parser import ORDERS, told
+from metalm_cli.templates.template import TemplateCollection
+from sentence_parser import ORDERS, parse_text
 
 SPLITS = ("train", "validation", "test")
 BALANCED = {
@@ -46,24 +46,24 @@ def digest(rows: list[dict]) -> str:
 
 @pytest.mark.parametrize("task", task_rows.TASKS)
 def test_sizes_and_splits_without_a_text_in_common(task):
-    found = {split: task_rows.rows(task, split) for split in SPLITS}
-    assert 2000 <= len(found["train"]) <= 2005
-    assert all(200 <= len(found[split]) <= 205 for split in SPLITS[1:])
-    texts = [json.dumps(row, sort_keys=True) for split in SPLITS for row in found[split]]
+    rows_by_split = {split: task_rows.rows(task, split) for split in SPLITS}
+    assert 2000 <= len(rows_by_split["train"]) <= 2005
+    assert all(200 <= len(rows_by_split[split]) <= 205 for split in SPLITS[1:])
+    texts = [json.dumps(row, sort_keys=True) for split in SPLITS for row in rows_by_split[split]]
     assert len(set(texts)) == len(texts)
 
 
-def test_what_rows_are_about_is_in_one_split():
+def test_subjects_of_rows_are_in_one_split():
     """Who is compared with whom, and what closed-book questions ask for, is never met again in another split."""
-    compared, asked = [], []
+    pairs_by_split, questions_by_split = [], []
     for split in SPLITS:
-        facts = {fact for row in task_rows.rows("paraphrase", split) for fact in told(row["sentence1"])}
-        compared.append({(order, *sorted(names)) for order, *names in facts if order in ORDERS})
-        asked.append({row["question"] for row in task_rows.rows("facts", split)})
-    assert min(map(len, compared)) > 20
-    assert min(map(len, asked)) > 150
-    for found in (compared, asked):
-        assert not any(one & other for one, other in itertools.combinations(found, 2))
+        facts = {fact for row in task_rows.rows("paraphrase", split) for fact in parse_text(row["sentence1"])}
+        pairs_by_split.append({(order, *sorted(names)) for order, *names in facts if order in ORDERS})
+        questions_by_split.append({row["question"] for row in task_rows.rows("facts", split)})
+    assert min(map(len, pairs_by_split)) > 20
+    assert min(map(len, questions_by_split)) > 150
+    for sets in (pairs_by_split, questions_by_split):
+        assert not any(first & second for first, second in itertools.combinations(sets, 2))
 
 
 def test_other_processes_make_the_same_rows():
@@ -80,14 +80,14 @@ def test_other_processes_make_the_same_rows():
     assert run.stdout.split("\n")[1] == "[]"
 
 
-def test_rows_are_the_callers_own():
+def test_rows_are_copies():
     task_rows.rows("nli", "test")[0]["label"] = "spoilt"
     assert task_rows.rows("nli", "test")[0]["label"] != "spoilt"
 
 
-def test_a_task_is_made_fast():
+def test_rows_are_generated_fast():
     task_rows.rows("nli", "train")
-    task_rows._splits.cache_clear()
+    task_rows._rows_by_split.cache_clear()
     for task in task_rows.TASKS:
         start = time.process_time()
         task_rows.rows(task, "train")
@@ -95,7 +95,7 @@ def test_a_task_is_made_fast():
 
 
 @pytest.mark.parametrize(("task", "split"), [("nlx", "train"), ("nli", "dev")])
-def test_unknown_names_are_refused(task, split):
+def test_unknown_names_are_rejected(task, split):
     with pytest.raises(MetalmError, match=r"has no (task nlx|split dev)"):
         task_rows.rows(task, split)
 
@@ -110,45 +110,45 @@ def test_labels_are_balanced(task):
 # -- counting words ---------------------------------------------------------------------------------------------------
 
 
-def words(row: dict, fields: tuple[str, ...], apart: bool) -> Counter[str]:
+def bag_of_words(row: dict, fields: tuple[str, ...], apart: bool) -> Counter[str]:
     """The bag of words of a row, its texts together or apart; options are always apart, by place."""
     bag: Counter[str] = Counter()
     texts = {field: row[field] for field in fields} | dict(enumerate(row.get("options", ())))
-    for place, text in texts.items():
-        mark = place if apart or isinstance(place, int) else ""
-        bag.update(f"{mark} {word}" for word in re.findall(r"[\w'-]+", text.lower()))
+    for key, text in texts.items():
+        prefix = key if apart or isinstance(key, int) else ""
+        bag.update(f"{prefix} {word}" for word in re.findall(r"[\w'-]+", text.lower()))
     return bag
 
 
-def bag_of_words_accuracy(train: list, test: list, seed: int = 0) -> float:
+def classifier_accuracy(train: list, test: list, seed: int = 0) -> float:
     """Accuracy of a multinomial logistic regression on (bag, label) pairs, trained by full gradient descent."""
-    vocabulary = {word: at for at, word in enumerate(sorted({word for bag, _ in train for word in bag}))}
-    names = sorted({label for _, label in train}, key=str)
+    vocabulary = {word: index for index, word in enumerate(sorted({word for bag, _ in train for word in bag}))}
+    classes = sorted({label for _, label in train}, key=str)
 
     def matrix(rows: list) -> tuple[np.ndarray, np.ndarray]:
-        found = np.zeros((len(rows), len(vocabulary) + 1), np.float32)
-        found[:, -1] = 1
-        for at, (bag, _) in enumerate(rows):
+        counts = np.zeros((len(rows), len(vocabulary) + 1), np.float32)
+        counts[:, -1] = 1
+        for index, (bag, _) in enumerate(rows):
             for word, count in bag.items():
                 if word in vocabulary:
-                    found[at, vocabulary[word]] = count
-        return found, np.array([names.index(label) for _, label in rows])
+                    counts[index, vocabulary[word]] = count
+        return counts, np.array([classes.index(label) for _, label in rows])
 
     x, y = matrix(train)
-    weights = np.zeros((x.shape[1], len(names)), np.float32)
-    target = np.eye(len(names), dtype=np.float32)[y]
+    weights = np.zeros((x.shape[1], len(classes)), np.float32)
+    target = np.eye(len(classes), dtype=np.float32)[y]
     for _ in range(150):
         scores = x @ weights
         scores = np.exp(scores - scores.max(axis=1, keepdims=True))
         scores /= scores.sum(axis=1, keepdims=True)
         weights += 0.3 * (x.T @ (target - scores)) / len(x) - 1e-4 * weights
-    held, right = matrix(test)
-    return float(((held @ weights).argmax(axis=1) == right).mean())
+    test_features, test_targets = matrix(test)
+    return float(((test_features @ weights).argmax(axis=1) == test_targets).mean())
 
 
-def learned(task: str, fields: tuple[str, ...], apart: bool) -> float:
-    pairs = {s: [(words(row, fields, apart), answer(row)) for row in task_rows.rows(task, s)] for s in SPLITS}
-    return bag_of_words_accuracy(pairs["train"], pairs["validation"] + pairs["test"])
+def task_accuracy(task: str, fields: tuple[str, ...], apart: bool) -> float:
+    pairs = {s: [(bag_of_words(row, fields, apart), answer(row)) for row in task_rows.rows(task, s)] for s in SPLITS}
+    return classifier_accuracy(pairs["train"], pairs["validation"] + pairs["test"])
 
 
 @pytest.mark.parametrize("apart", [False, True])
@@ -156,17 +156,17 @@ def learned(task: str, fields: tuple[str, ...], apart: bool) -> float:
 def test_counting_words_stays_near_chance(task, apart):
     rows = task_rows.rows(task, "train")
     chance = max(Counter(answer(row) for row in rows).values()) / len(rows)
-    assert abs(learned(task, BALANCED[task], apart) - chance) <= 0.055
+    assert abs(task_accuracy(task, BALANCED[task], apart) - chance) <= 0.055
 
 
 def test_counting_words_is_able_to_learn():
     """The same classifier reads sentiment, and finds a word that gives a label away."""
-    assert learned("reviews", ("text",), False) > 0.65
+    assert task_accuracy("reviews", ("text",), False) > 0.65
     rows = [
         (Counter(f"{row['sentence']} {row['label'][:3]}".split()), row["label"])
         for row in task_rows.rows("grammar", "train")
     ]
-    assert bag_of_words_accuracy(rows[:1500], rows[1500:]) > 0.95
+    assert classifier_accuracy(rows[:1500], rows[1500:]) > 0.95
 
 
 # -- cards and templates ----------------------------------------------------------------------------------------------
@@ -190,13 +190,16 @@ def test_cards_read_every_row():
 
 
 def test_templates_are_many_and_clean():
-    cards, collection = world_cards(), Collection("flan")
+    cards, collection = world_cards(), TemplateCollection("flan")
     for card in cards:
-        found = collection.of(card)
-        assert collection.path(card).stem == card.name
-        assert len(found) >= 5
-        assert [one.inverted for one in found].index(False) == 0
-        assert sum(one.inverted for one in found) <= 1
+        templates = collection.templates_for(card)
+        assert collection.path_for(card).stem == card.name
+        assert len(templates) >= 5
+        assert [template.inverted for template in templates].index(False) == 0
+        assert sum(template.inverted for template in templates) <= 1
     rows = {card.name: list(itertools.islice(open_examples(card, "train"), 60)) for card in cards}
-    findings = [str(one) for one in lint_collection(collection, cards, lambda card: rows[card.name], others=False)]
+    findings = [
+        str(template)
+        for template in lint_collection(collection, cards, lambda card: rows[card.name], include_unserved=False)
+    ]
     assert not findings

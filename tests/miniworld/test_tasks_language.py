@@ -131,37 +131,37 @@ VERDICTS = {
 }
 
 
-def verdict(text: str) -> int:
+def sentiment(text: str) -> int:
     """The side of the closing judgement, else of all that is said, denials counted as their contrary; 0: no side."""
     for side, pattern in VERDICTS.items():
         if re.search(pattern, text):
             return side
-    sides = {side_of(part) for part in re.split(r"(?:,? and |\. )", text.split(" ", 1)[1])} - {0}
+    sides = {sentiment_of_clause(part) for part in re.split(r"(?:,? and |\. )", text.split(" ", 1)[1])} - {0}
     return sides.pop() if len(sides) == 1 else 0
 
 
-def side_of(part: str) -> int:
-    said = set(re.findall(r"\w+", part.lower()))
+def sentiment_of_clause(part: str) -> int:
+    words = set(re.findall(r"\w+", part.lower()))
     nothing = re.search(r"nothing (good|bad) about", part)
     if nothing:
         return -1 if nothing[1] == "good" else 1
-    side = bool(said & PRAISE) - bool(said & BLAME)
-    return -side if said & {"not", "nobody"} else side
+    side = bool(words & PRAISE) - bool(words & BLAME)
+    return -side if words & {"not", "nobody"} else side
 
 
 def test_reviews():
     kinds: Counter[str] = Counter()
     for row in rows("reviews"):
         opening, body = re.match(r"(.+? in [A-Z]\w+(?: with \w+)?\.) (.+)", row["text"]).groups()
-        assert verdict(f"- {body}") == {"positive": 1, "negative": -1}[row["label"]], row
+        assert sentiment(f"- {body}") == {"positive": 1, "negative": -1}[row["label"]], row
         kinds["mixed" if re.search(r"Although|Still|It is true|, but ", body) else "plain"] += 1
         kinds["denied" if re.search(r"\bnot \w+|nobody|nothing", body) else "said"] += 1
         assert opening.count(".") == 1
     assert min(kinds.values()) > 400, kinds
 
 
-def test_the_readers_tell_right_from_wrong():
+def test_checkers_distinguish_right_from_wrong():
     assert well_formed("Ada lives in Oakton, and her friends live in Harwell.")
     assert not well_formed("Ada live in Oakton, and her friends lives in Harwell.")
-    assert verdict("- The soup was not fresh, and the cook was rude.") == -1
-    assert verdict("- The soup was not bad.") == 1
+    assert sentiment("- The soup was not fresh, and the cook was rude.") == -1
+    assert sentiment("- The soup was not bad.") == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-_IRREGULAR = {
+_IRREGULAR_PLURALS = {
     "mouse": "mice",
     "goose": "geese",
     "sheep": "sheep",
@@ -23,7 +23,7 @@ _IRREGULAR = {
     "tomato": "tomatoes",
 }
 
-_SMALL = (
+_SMALL_NUMBERS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
     *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
 )
@@ -42,10 +42,10 @@ KIN: dict[str, dict[str, str]] = {
 """Words for relatives by gender."""
 
 
-def article(noun: str) -> str:
+def with_article(noun: str) -> str:
     """The noun phrase with ``a`` or ``an``; the lexicon has no word whose first letter misleads.
 
-    >>> article("owl"), article("red owl")
+    >>> with_article("owl"), with_article("red owl")
     ('an owl', 'a red owl')
     """
     return ("an " if noun[0] in "aeiou" else "a ") + noun
@@ -57,7 +57,7 @@ def plural(noun: str) -> str:
     >>> [plural(noun) for noun in ("dog", "fox", "puppy", "day", "goose")]
     ['dogs', 'foxes', 'puppies', 'days', 'geese']
     """
-    irregular = _IRREGULAR.get(noun)
+    irregular = _IRREGULAR_PLURALS.get(noun)
     if irregular is not None:
         return irregular
     if noun.endswith(("s", "x", "ch", "sh")):
@@ -76,16 +76,16 @@ def third_person(verb: str) -> str:
     return verb + ("es" if verb.endswith(("s", "x", "ch", "sh")) else "s")
 
 
-def words(count: int) -> str:
+def in_words(number: int) -> str:
     """A number below 100 in words.
 
-    >>> words(7), words(34), words(40)
+    >>> in_words(7), in_words(34), in_words(40)
     ('seven', 'thirty-four', 'forty')
     """
-    if count < 20:
-        return _SMALL[count]
-    tens, ones = divmod(count, 10)
-    return _TENS[tens - 2] + (f"-{_SMALL[ones]}" if ones else "")
+    if number < 20:
+        return _SMALL_NUMBERS[number]
+    tens, ones = divmod(number, 10)
+    return _TENS[tens - 2] + (f"-{_SMALL_NUMBERS[ones]}" if ones else "")
 
 
 def number_with_noun(count: int, noun: str) -> str:
@@ -94,13 +94,13 @@ def number_with_noun(count: int, noun: str) -> str:
     >>> number_with_noun(1, "box"), number_with_noun(3, "box")
     ('one box', 'three boxes')
     """
-    return f"{words(count)} {noun if count == 1 else plural(noun)}"
+    return f"{in_words(count)} {noun if count == 1 else plural(noun)}"
 
 
-def listed(items: Sequence[str]) -> str:
+def join_list(items: Sequence[str]) -> str:
     """Items as running text.
 
-    >>> listed(["bread"]), listed(["bread", "milk", "honey"])
+    >>> join_list(["bread"]), join_list(["bread", "milk", "honey"])
     ('bread', 'bread, milk and honey')
     """
     if len(items) < 2:
@@ -121,5 +121,5 @@ def clock_time(hour: int) -> str:
     """
     if hour == 12:
         return "noon"
-    part = "morning" if hour < 12 else "afternoon" if hour < 18 else "evening"
-    return f"{words(hour if hour < 12 else hour - 12)} in the {part}"
+    part_of_day = "morning" if hour < 12 else "afternoon" if hour < 18 else "evening"
+    return f"{in_words(hour if hour < 12 else hour - 12)} in the {part_of_day}"

@@ -197,18 +197,18 @@ class Family:
     children: tuple[str, ...]
 
 
-def symmetric_fact(relation: str, one: str, other: str) -> Fact:
+def symmetric_fact(relation: str, first: str, second: str) -> Fact:
     """A fact of a symmetric relation, whichever way round its sides are given."""
-    return Fact(relation, one, other) if one < other else Fact(relation, other, one)
+    return Fact(relation, first, second) if first < second else Fact(relation, second, first)
 
 
-def sum_fact(one: int, other: int) -> Fact:
+def sum_fact(first: int, second: int) -> Fact:
     """The fact that two numbers make a third; also that of the two differences."""
-    low, high = sorted((one, other))
-    return Fact("sum", f"{low} + {high}", str(low + high))
+    smaller, larger = sorted((first, second))
+    return Fact("sum", f"{smaller} + {larger}", str(smaller + larger))
 
 
-def product_fact(one: int, other: int) -> Fact:
+def product_fact(first: int, second: int) -> Fact:
     """The fact of a product, whichever way round."""
-    low, high = sorted((one, other))
-    return Fact("product", f"{low} * {high}", str(low * high))
+    smaller, larger = sorted((first, second))
+    return Fact("product", f"{smaller} * {larger}", str(smaller * larger))

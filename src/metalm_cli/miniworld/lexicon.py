@@ -8,55 +8,55 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-def _list(words: str) -> list[str]:
+def _split_words(words: str) -> list[str]:
     return words.split("|") if "|" in words else words.split()
 
 
-WOMEN = _list(
+WOMEN = _split_words(
     "Ada Alma Anna Bella Carla Clara Dora Edith Ella Emma Flora Greta Hanna Helen Ida Jane Julia Karen Laura "
     "Lena Lily Lucy Maria Martha Mina Nina Nora Olga Paula Rita Rosa Ruth Sara Sofia Tara Tina Vera Wanda Zoe"
 )
-MEN = _list(
+MEN = _split_words(
     "Adam Alan Anton Arthur Ben Bruno Carl Daniel David Edgar Emil Felix Frank Fred George Gustav Hugo Ivan Jack "
     "Jacob John Karl Leo Martin Max Milo Nathan Noah Oliver Omar Oscar Otto Paul Peter Robert Simon Theo Tom Victor "
     "Walter"
 )
-SURNAMES = _list(
+SURNAMES = _split_words(
     "Baker Berry Carter Dale Field Fisher Ford Hart Hill Holm Hunter Lake Marsh Miller Moore Reed Stone Taylor Wood "
     "Young"
 )
-TOWNS = _list(
+TOWNS = _split_words(
     "Ashford Briarwick Coldwater Dunmore Eastley Fernhill Greenby Harwell Kingsbridge Larkfield Millbrook Northam "
     "Oakton Pinewood Redcliff Sandwick"
 )
-PET_NAMES = _list(
+PET_NAMES = _split_words(
     "Amber Biscuit Button Daisy Dash Dot Ginger Hazel Lucky Maple Misty Nutmeg Olive Patch Pepper Pip Poppy Rusty "
     "Shadow Smoky Snowy Sunny Tiny Toffee Velvet Whisper Willow Ziggy"
 )
 COLOURS = ("red", "blue", "green", "yellow", "white", "black", "brown", "grey", "orange", "purple")
-COATS = ("black", "white", "brown", "grey", "golden", "spotted")
-HAIR = ("black", "brown", "blond", "red", "grey", "white")
-TRAITS = _list(
+COAT_COLOURS = ("black", "white", "brown", "grey", "golden", "spotted")
+HAIR_COLOURS = ("black", "brown", "blond", "red", "grey", "white")
+TRAITS = _split_words(
     "kind quiet cheerful patient careful brave curious friendly clever gentle funny generous calm polite busy"
 )
-HOBBIES = _list(
+HOBBIES = _split_words(
     "painting|reading|fishing|singing|dancing|swimming|cooking|drawing|knitting|sailing|gardening|cycling|"
     "playing chess|playing the piano|playing the violin|climbing hills|watching birds|collecting stamps|"
     "writing poems|baking cakes"
 )
-TERRAINS = _list(
+TERRAINS = _split_words(
     "by the sea|beside a river|in a green valley|on a high hill|at the edge of a forest|near a lake|"
     "in the mountains|on a wide plain"
 )
-PRODUCTS = _list("cheese honey wool pottery apples bread boats roses glass paper lamps carpets")
-BUILDINGS = _list(
+PRODUCTS = _split_words("cheese honey wool pottery apples bread boats roses glass paper lamps carpets")
+BUILDINGS = _split_words(
     "bakery library hospital market museum station theatre mill garden church bank inn bathhouse workshop"
 )
-OPEN_AIR = ("garden", "market")
+OPEN_AIR_PLACES = ("garden", "market")
 """Places without walls and doors."""
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-MONTHS = _list("January February March April May June July August September October November December")
-EVENTS = _list(
+MONTHS = _split_words("January February March April May June July August September October November December")
+EVENTS = _split_words(
     "chess evening|choir evening|story hour|book evening|dance class|film night|cooking class|drawing class|"
     "puppet show|music evening|flower market|garden evening|knitting evening|history talk"
 )
@@ -113,7 +113,7 @@ class Food:
     """A food as it is spoken of: ``apples`` (one is an apple) or ``bread`` (``one`` empty)."""
 
     name: str
-    one: str
+    singular: str
     taste: str
     origin: str
     """Predicate that agrees with the name: grow on trees, is made from flour."""
@@ -151,10 +151,10 @@ class Job:
     """A job. ``place`` is a building a town needs, or empty for work that every town has."""
 
     name: str
-    place: str
-    where: str
-    does: str
-    to: str
+    building: str
+    workplace: str
+    activity: str
+    activity_infinitive: str
     tool: str
 
 
@@ -181,42 +181,42 @@ JOBS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Tool:
+class Thing:
     """A kind of thing, with its purpose, its usual place and the materials it may be made of."""
 
     name: str
     purpose: str
     place: str
     materials: tuple[str, ...]
-    owned: bool = True
+    is_ownable: bool = True
 
 
 THINGS = (
-    Tool("bicycle", "ride to town", "in the shed", ("steel",)),
-    Tool("chair", "sit in comfort", "in the kitchen", ("wood", "steel")),
-    Tool("table", "serve dinner", "in the kitchen", ("wood", "stone", "glass")),
-    Tool("cup", "drink tea", "in the kitchen", ("clay", "glass", "steel")),
-    Tool("bowl", "eat soup", "in the kitchen", ("clay", "wood", "glass")),
-    Tool("basket", "carry fruit", "in the kitchen", ("straw", "wood")),
-    Tool("lamp", "light a room", "in the living room", ("glass", "paper", "steel")),
-    Tool("clock", "tell the time", "in the living room", ("wood", "steel")),
-    Tool("blanket", "keep warm", "in the bedroom", ("wool", "cotton")),
-    Tool("scarf", "keep the neck warm", "in the hall", ("wool", "cotton")),
-    Tool("coat", "keep warm outside", "in the hall", ("wool", "leather")),
-    Tool("hat", "keep the sun off", "in the hall", ("straw", "wool", "leather")),
-    Tool("umbrella", "stay dry in the rain", "in the hall", ("cotton",)),
-    Tool("box", "keep letters safe", "in the bedroom", ("wood", "paper", "steel")),
-    Tool("kite", "play in the wind", "in the shed", ("paper", "cotton")),
-    Tool("boat", "cross the water", "in the shed", ("wood", "steel")),
-    Tool("ladder", "reach high places", "in the shed", ("wood", "steel")),
-    Tool("bag", "carry books", "in the hall", ("leather", "cotton")),
-    Tool("knife", "cut bread", "in the kitchen", ("steel",), False),
-    Tool("hammer", "drive nails", "in the shed", ("steel", "wood"), False),
-    Tool("spoon", "stir soup", "in the kitchen", ("wood", "steel"), False),
-    Tool("key", "open a door", "in the hall", ("steel",), False),
-    Tool("broom", "sweep the floor", "in the hall", ("wood", "straw"), False),
-    Tool("mirror", "comb the hair", "in the bedroom", ("glass",), False),
-    Tool("pillow", "rest the head", "in the bedroom", ("cotton",), False),
+    Thing("bicycle", "ride to town", "in the shed", ("steel",)),
+    Thing("chair", "sit in comfort", "in the kitchen", ("wood", "steel")),
+    Thing("table", "serve dinner", "in the kitchen", ("wood", "stone", "glass")),
+    Thing("cup", "drink tea", "in the kitchen", ("clay", "glass", "steel")),
+    Thing("bowl", "eat soup", "in the kitchen", ("clay", "wood", "glass")),
+    Thing("basket", "carry fruit", "in the kitchen", ("straw", "wood")),
+    Thing("lamp", "light a room", "in the living room", ("glass", "paper", "steel")),
+    Thing("clock", "tell the time", "in the living room", ("wood", "steel")),
+    Thing("blanket", "keep warm", "in the bedroom", ("wool", "cotton")),
+    Thing("scarf", "keep the neck warm", "in the hall", ("wool", "cotton")),
+    Thing("coat", "keep warm outside", "in the hall", ("wool", "leather")),
+    Thing("hat", "keep the sun off", "in the hall", ("straw", "wool", "leather")),
+    Thing("umbrella", "stay dry in the rain", "in the hall", ("cotton",)),
+    Thing("box", "keep letters safe", "in the bedroom", ("wood", "paper", "steel")),
+    Thing("kite", "play in the wind", "in the shed", ("paper", "cotton")),
+    Thing("boat", "cross the water", "in the shed", ("wood", "steel")),
+    Thing("ladder", "reach high places", "in the shed", ("wood", "steel")),
+    Thing("bag", "carry books", "in the hall", ("leather", "cotton")),
+    Thing("knife", "cut bread", "in the kitchen", ("steel",), False),
+    Thing("hammer", "drive nails", "in the shed", ("steel", "wood"), False),
+    Thing("spoon", "stir soup", "in the kitchen", ("wood", "steel"), False),
+    Thing("key", "open a door", "in the hall", ("steel",), False),
+    Thing("broom", "sweep the floor", "in the hall", ("wood", "straw"), False),
+    Thing("mirror", "comb the hair", "in the bedroom", ("glass",), False),
+    Thing("pillow", "rest the head", "in the bedroom", ("cotton",), False),
 )
 
 MATERIALS = {

@@ -16,23 +16,23 @@ from dataclasses import dataclass, field
 class Phrasing:
     """Ways to state and to ask for the facts of one relation."""
 
-    third: tuple[str, ...]
+    statements: tuple[str, ...]
     """Statements about the subject."""
-    ask: tuple[str, ...] = ()
+    questions: tuple[str, ...] = ()
     """Questions whose answer is the value."""
-    short: str = ""
+    short_answer: str = ""
     """The short answer."""
-    first: tuple[str, ...] = ()
+    first_person_statements: tuple[str, ...] = ()
     """Statements of the subject about itself."""
-    you: tuple[str, ...] = ()
+    questions_to_subject: tuple[str, ...] = ()
     """Questions put to the subject."""
     claim: str = ""
     """The plain statement as a clause with the full name, for yes and no questions."""
-    reverse: tuple[str, ...] = field(default=())
+    reverse_statements: tuple[str, ...] = field(default=())
     """Statements about the value, for relations that can be told from the other side."""
 
 
-PERSON: dict[str, Phrasing] = {
+PERSON_PHRASES: dict[str, Phrasing] = {
     "lives_in": Phrasing(
         ("{N} lives in {o}.", "{N} lives in the town of {o}.", "{Ns} home is in {o}.", "{N} has a house in {o}."),
         ("Where does {n} live?", "In which town does {n} live?", "Where is {ns} home?"),
@@ -163,7 +163,7 @@ PERSON: dict[str, Phrasing] = {
         "{O}.",
         ("I am the {kin} of {o}.", "I have a {kin_o} called {o}."),
         claim="{n} is the {kin} of {o}",
-        reverse=("{N} is the {kin} of {o}.", "{Ns} {kin_o} is called {o}."),
+        reverse_statements=("{N} is the {kin} of {o}.", "{Ns} {kin_o} is called {o}."),
     ),
     "sibling": Phrasing(
         ("{N} has a {kin_o} called {o}.", "{N} is the {kin} of {o}."),
@@ -179,7 +179,7 @@ PERSON: dict[str, Phrasing] = {
         "{O}.",
         ("I am the {kin} of {o}.",),
         claim="{n} is the {kin} of {o}",
-        reverse=("{Ns} {kin_o} is called {o}.", "{N} often visits {his} {kin_o}, {o}."),
+        reverse_statements=("{Ns} {kin_o} is called {o}.", "{N} often visits {his} {kin_o}, {o}."),
     ),
     "friend": Phrasing(
         ("{N} is a good friend of {o}.", "{N} and {o} are friends.", "{N} often meets {his} friend {o}."),
@@ -192,12 +192,12 @@ PERSON: dict[str, Phrasing] = {
     "older_than": Phrasing(
         ("{N} is older than {o}.",),
         claim="{n} is older than {o}",
-        first=("I am older than {o}.",),
-        reverse=("{N} is younger than {o}.",),
+        first_person_statements=("I am older than {o}.",),
+        reverse_statements=("{N} is younger than {o}.",),
     ),
 }
 
-KIND: dict[str, Phrasing] = {
+KIND_PHRASES: dict[str, Phrasing] = {
     "legs": Phrasing(("{A} has {o} legs.", "{Ps} have {o} legs."), ("How many legs does {a} have?",), "{O}."),
     "covering": Phrasing(
         ("{A} has a body covered with {o}.", "{Ps} are covered with {o}."),
@@ -229,7 +229,7 @@ KIND: dict[str, Phrasing] = {
     ),
     "bigger_than": Phrasing(
         ("{A} is bigger than {ao}.", "{Ps} are bigger than {os}."),
-        reverse=("{A} is smaller than {ao}.", "{Ps} are smaller than {os}."),
+        reverse_statements=("{A} is smaller than {ao}.", "{Ps} are smaller than {os}."),
         claim="{a} is bigger than {ao}",
     ),
     "job_does": Phrasing(
@@ -251,7 +251,7 @@ KIND: dict[str, Phrasing] = {
     ),
 }
 
-NAME: dict[str, Phrasing] = {
+NAME_PHRASES: dict[str, Phrasing] = {
     "pet_kind": Phrasing(("{S} is {ao}.",), ("What kind of animal is {s}?",), "{AO}."),
     "pet_colour": Phrasing(("{S} is {o}.", "The colour of {s} is {o}."), ("What colour is {s}?",), "{O}."),
     "thing_colour": Phrasing(("{S} is {o}.", "The colour of {s} is {o}."), ("What colour is {s}?",), "{O}."),
@@ -280,12 +280,14 @@ NAME: dict[str, Phrasing] = {
     ),
     "has_building": Phrasing(("{S} has {ao}.", "There is {ao} in {s}."), ("Name a building in {s}.",), "The {o}."),
     "north_of": Phrasing(
-        ("{S} lies north of {o}.",), reverse=("{S} lies south of {o}.",), claim="{s} lies north of {o}"
+        ("{S} lies north of {o}.",), reverse_statements=("{S} lies south of {o}.",), claim="{s} lies north of {o}"
     ),
-    "east_of": Phrasing(("{S} lies east of {o}.",), reverse=("{S} lies west of {o}.",), claim="{s} lies east of {o}"),
+    "east_of": Phrasing(
+        ("{S} lies east of {o}.",), reverse_statements=("{S} lies west of {o}.",), claim="{s} lies east of {o}"
+    ),
     "larger_than": Phrasing(
         ("{S} is larger than {o}.", "More people live in {s} than in {o}."),
-        reverse=("{S} is smaller than {o}.", "Fewer people live in {s} than in {o}."),
+        reverse_statements=("{S} is smaller than {o}.", "Fewer people live in {s} than in {o}."),
         claim="{s} is larger than {o}",
     ),
     "next_to": Phrasing(
@@ -307,7 +309,7 @@ NAME: dict[str, Phrasing] = {
     ),
     "event_hour": Phrasing(("{S} begins at {o}.", "{S} starts at {o}."), ("At what time does {s} begin?",), "At {o}."),
     "earlier_than": Phrasing(
-        ("{S} begins at an earlier hour than {o}.",), reverse=("{S} begins at a later hour than {o}.",)
+        ("{S} begins at an earlier hour than {o}.",), reverse_statements=("{S} begins at a later hour than {o}.",)
     ),
     "taste": Phrasing(("{S} {be} {o}.", "{S} {taste} {o}."), ("How {do} {s} taste?",), "{O}."),
     "origin": Phrasing(("{S} {o}.", "As everyone knows, {s} {o}."), ("Where {do} {s} come from?",), "{S} {o}."),

@@ -12,8 +12,8 @@ T = TypeVar("T")
 
 def stable_hash(*parts: object) -> int:
     """A 64-bit number that depends on nothing but the written form of ``parts``."""
-    written = "/".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.blake2b(written.encode(), digest_size=8).digest(), "big")
+    text = "/".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 class SeededRandom:
@@ -23,38 +23,38 @@ class SeededRandom:
         parts: What the choices depend on, for example a seed and a row number.
     """
 
-    __slots__ = ("roll",)
+    __slots__ = ("random",)
 
     def __init__(self, *parts: object) -> None:
-        self.roll = random.Random(stable_hash(*parts)).random
+        self.random = random.Random(stable_hash(*parts)).random
         """A float in [0, 1)."""
 
-    def below(self, limit: int) -> int:
+    def randbelow(self, limit: int) -> int:
         """An integer in [0, limit)."""
-        return int(self.roll() * limit)
+        return int(self.random() * limit)
 
-    def between(self, low: int, high: int) -> int:
+    def randint(self, low: int, high: int) -> int:
         """An integer in [low, high], both ends included."""
-        return low + int(self.roll() * (high - low + 1))
+        return low + int(self.random() * (high - low + 1))
 
     def chance(self, probability: float) -> bool:
         """True with the given probability."""
-        return self.roll() < probability
+        return self.random() < probability
 
-    def pick(self, options: Sequence[T]) -> T:
+    def choice(self, options: Sequence[T]) -> T:
         """One of the options, each equally likely."""
-        return options[int(self.roll() * len(options))]
+        return options[int(self.random() * len(options))]
 
-    def some(self, options: Sequence[T], count: int) -> list[T]:
+    def sample(self, options: Sequence[T], count: int) -> list[T]:
         """Up to ``count`` different options, in random order."""
         pool = list(options)
         size = len(pool)
         count = min(count, size)
-        for place in range(count):
-            other = place + int(self.roll() * (size - place))
-            pool[place], pool[other] = pool[other], pool[place]
+        for index in range(count):
+            swap_index = index + int(self.random() * (size - index))
+            pool[index], pool[swap_index] = pool[swap_index], pool[index]
         return pool[:count]
 
     def shuffled(self, options: Sequence[T]) -> list[T]:
         """All options in random order."""
-        return self.some(options, len(options))
+        return self.sample(options, len(options))

@@ -5,15 +5,24 @@ from __future__ import annotations
 from functools import lru_cache
 
 from metalm_cli.miniworld import lexicon as lex
-from metalm_cli.miniworld.english import KIN, PRONOUNS, article, capitalise, clock_time, plural, third_person, words
+from metalm_cli.miniworld.english import (
+    KIN,
+    PRONOUNS,
+    capitalise,
+    clock_time,
+    in_words,
+    plural,
+    third_person,
+    with_article,
+)
 from metalm_cli.miniworld.facts import RELATIONS, Fact, Person
-from metalm_cli.miniworld.phrases import KIND, NAME, PERSON
+from metalm_cli.miniworld.phrases import KIND_PHRASES, NAME_PHRASES, PERSON_PHRASES
 from metalm_cli.miniworld.rng import SeededRandom
 from metalm_cli.miniworld.world import World
 
 Slots = dict[str, str]
-_PLURAL_FOODS = frozenset(food.name for food in lex.FOODS if food.one)
-_KIN_SIDES = {
+_PLURAL_FOODS = frozenset(food.name for food in lex.FOODS if food.singular)
+_KIN_ROLES = {
     "parent_of": ("parent", "child"),
     "sibling": ("sibling", "sibling"),
     "grandparent_of": ("grandparent", "child"),
@@ -22,19 +31,20 @@ _KIN_SIDES = {
 
 @lru_cache(maxsize=1024)
 def _person_slots(name: str, gender: str, pronoun: bool) -> Slots:
-    he = PRONOUNS[gender]
+    pronouns = PRONOUNS[gender]
     spouse = "husband" if gender == "she" else "wife"
     if pronoun:
-        return he | {
-            "N": he["He"], "n": he["he"], "m": he["him"], "Ns": he["His"], "ns": he["his"], "spouse": spouse
+        return pronouns | {
+            "N": pronouns["He"], "n": pronouns["he"], "m": pronouns["him"],
+            "Ns": pronouns["His"], "ns": pronouns["his"], "spouse": spouse,
         }  # fmt: skip
-    return he | {"N": name, "n": name, "m": name, "Ns": f"{name}'s", "ns": f"{name}'s", "spouse": spouse}
+    return pronouns | {"N": name, "n": name, "m": name, "Ns": f"{name}'s", "ns": f"{name}'s", "spouse": spouse}
 
 
 @lru_cache(maxsize=1024)
 def _kind_slots(kind: str, pronoun: bool) -> Slots:
-    one, many = article(kind), plural(kind)
-    slots = {"A": capitalise(one), "a": one, "Ps": capitalise(many), "ps": many, "s": kind}
+    singular, plural_form = with_article(kind), plural(kind)
+    slots = {"A": capitalise(singular), "a": singular, "Ps": capitalise(plural_form), "ps": plural_form, "s": kind}
     return slots | {"A": "It", "Ps": "They"} if pronoun else slots
 
 
@@ -48,11 +58,11 @@ def fact_value_text(fact: Fact) -> str:
     """The value of a fact as it stands in running text."""
     relation, value = fact.relation, fact.value
     if relation in ("wakes_at", "opens_at"):
-        return words(int(value))
+        return in_words(int(value))
     if relation == "event_hour":
         return clock_time(int(value))
     if relation == "legs":
-        return words(int(value)) if value != "0" else "no"
+        return in_words(int(value)) if value != "0" else "no"
     if relation == "attends":
         return f"school in {value.split(' ')[0]}"
     if relation == "next_to":
@@ -75,134 +85,136 @@ class DocumentWriter:
         dice: What is drawn.
     """
 
-    __slots__ = ("dice", "facts", "held", "joint", "paragraphs", "topic", "world")
+    __slots__ = ("facts", "held_out_flags", "paragraphs", "rng", "separator", "topic", "world")
 
-    def __init__(self, world: World, dice: SeededRandom) -> None:
+    def __init__(self, world: World, rng: SeededRandom) -> None:
         self.world = world
-        self.held = world.held
-        self.dice = dice
+        self.held_out_flags = world.held_out_flags
+        self.rng = rng
         self.facts: list[Fact] = []
         self.paragraphs: list[list[str]] = [[]]
-        self.joint = "\n\n"
+        self.separator = "\n\n"
         """What stands between paragraphs."""
         self.topic = ""
         """Whom or what a pronoun at the start of the next sentence would mean."""
 
-    def can(self, *facts: Fact) -> bool:
+    def may_state(self, *facts: Fact) -> bool:
         """Whether none of the facts is held out.
 
         Raises:
             KeyError: If a fact is false.
         """
-        held = self.held
+        held = self.held_out_flags
         return not any(map(held.__getitem__, facts))
 
-    def say(self, sentence: str, *facts: Fact) -> bool:
+    def add_sentence(self, sentence: str, *facts: Fact) -> bool:
         """Add a sentence that states ``facts``; if one of them is held out, add nothing and return False."""
         if facts:
-            if not self.can(*facts):
+            if not self.may_state(*facts):
                 return False
             self.facts.extend(facts)
         self.paragraphs[-1].append(sentence)
         self.topic = ""
         return True
 
-    def turn(self) -> None:
+    def start_paragraph(self) -> None:
         """Begin a new paragraph."""
         if self.paragraphs[-1]:
             self.paragraphs.append([])
         self.topic = ""
 
-    def line(self, sentence: str, *facts: Fact) -> bool:
+    def add_paragraph(self, sentence: str, *facts: Fact) -> bool:
         """A paragraph of one sentence."""
-        self.turn()
-        return self.say(sentence, *facts)
+        self.start_paragraph()
+        return self.add_sentence(sentence, *facts)
 
-    def size(self) -> int:
+    def word_count(self) -> int:
         """The number of words so far."""
         return sum(sentence.count(" ") + 1 for sentences in self.paragraphs for sentence in sentences)
 
     def text(self) -> str:
         """The document."""
-        return self.joint.join([" ".join(sentences) for sentences in self.paragraphs if sentences])
+        return self.separator.join([" ".join(sentences) for sentences in self.paragraphs if sentences])
 
-    def tell(self, fact: Fact, reverse: bool = False) -> bool:
+    def state_fact(self, fact: Fact, reverse: bool = False) -> bool:
         """State a fact in one of its relation's ways; from the other side if ``reverse``. Return whether it was."""
-        if self.held[fact]:
+        if self.held_out_flags[fact]:
             return False
         subject = fact.value if reverse else fact.subject
         kind = RELATIONS[fact.relation].subject
         if kind == "person":
-            self._tell_person(fact, subject, reverse)
-        elif fact.relation in KIND:
-            self._tell_kind(fact, subject, reverse)
+            self._state_person_fact(fact, subject, reverse)
+        elif fact.relation in KIND_PHRASES:
+            self._state_kind_fact(fact, subject, reverse)
         else:
-            self._tell_name(fact, subject, reverse)
+            self._state_name_fact(fact, subject, reverse)
         self.facts.append(fact)
         return True
 
-    def tell_of(self, subject: str, fact: Fact) -> bool:
+    def state_fact_about(self, subject: str, fact: Fact) -> bool:
         """State a fact of a person from that person's side, whichever side of the fact that is."""
         if fact.subject == subject or not RELATIONS[fact.relation].symmetric:
-            return self.tell(fact, reverse=fact.subject != subject)
-        if self.held[fact]:
+            return self.state_fact(fact, reverse=fact.subject != subject)
+        if self.held_out_flags[fact]:
             return False
-        self._tell_person(Fact(fact.relation, fact.value, fact.subject), subject, False)
+        self._state_person_fact(Fact(fact.relation, fact.value, fact.subject), subject, False)
         self.facts.append(fact)
         return True
 
-    def first(self, speaker: str, fact: Fact) -> str:
+    def in_first_person(self, speaker: str, fact: Fact) -> str:
         """The fact as its subject (or the other side of a symmetric relation) would say it of itself."""
         if fact.subject != speaker:
             fact = Fact(fact.relation, fact.value, fact.subject)
-        return self.dice.pick(PERSON[fact.relation].first).format_map(self.person_slots(fact, speaker, False))
+        return self.rng.choice(PERSON_PHRASES[fact.relation].first_person_statements).format_map(
+            self.person_slots(fact, speaker, False)
+        )
 
-    def you(self, fact: Fact) -> str:
+    def question_to_subject(self, fact: Fact) -> str:
         """A question to the fact's subject."""
-        return self.dice.pick(PERSON[fact.relation].you)
+        return self.rng.choice(PERSON_PHRASES[fact.relation].questions_to_subject)
 
-    def asked(self, fact: Fact) -> tuple[str, str]:
+    def question_and_answer(self, fact: Fact) -> tuple[str, str]:
         """A question whose answer is the fact's value, and its short answer."""
         kind = RELATIONS[fact.relation].subject
         if kind == "person":
-            phrasing, slots = PERSON[fact.relation], self.person_slots(fact, fact.subject, False)
-        elif fact.relation in KIND:
-            phrasing, slots = KIND[fact.relation], self._kind_slots(fact, fact.subject, False)
+            phrasing, slots = PERSON_PHRASES[fact.relation], self.person_slots(fact, fact.subject, False)
+        elif fact.relation in KIND_PHRASES:
+            phrasing, slots = KIND_PHRASES[fact.relation], self._kind_slots(fact, fact.subject, False)
         else:
-            phrasing, slots = NAME[fact.relation], self._name_slots(fact, fact.subject, False)
-        return self.dice.pick(phrasing.ask).format_map(slots), phrasing.short.format_map(slots)
+            phrasing, slots = NAME_PHRASES[fact.relation], self._name_slots(fact, fact.subject, False)
+        return self.rng.choice(phrasing.questions).format_map(slots), phrasing.short_answer.format_map(slots)
 
-    def claim(self, fact: Fact) -> str:
+    def claim_clause(self, fact: Fact) -> str:
         """The fact, true or not, as a clause about a person."""
-        return PERSON[fact.relation].claim.format_map(self.person_slots(fact, fact.subject, False))
+        return PERSON_PHRASES[fact.relation].claim.format_map(self.person_slots(fact, fact.subject, False))
 
-    def _tell_person(self, fact: Fact, name: str, reverse: bool) -> None:
-        phrasing = PERSON[fact.relation]
-        template = self.dice.pick(phrasing.reverse if reverse else phrasing.third)
-        pronoun = self.topic == name and (" and {o}" not in template) and self.dice.chance(0.75)
+    def _state_person_fact(self, fact: Fact, name: str, reverse: bool) -> None:
+        phrasing = PERSON_PHRASES[fact.relation]
+        template = self.rng.choice(phrasing.reverse_statements if reverse else phrasing.statements)
+        pronoun = self.topic == name and (" and {o}" not in template) and self.rng.chance(0.75)
         self.paragraphs[-1].append(template.format_map(self.person_slots(fact, name, pronoun, reverse)))
         people = self.world.people
         other = people.get(fact.subject if reverse else fact.value)
         self.topic = "" if other is not None and other.gender == people[name].gender else name
 
-    def _tell_kind(self, fact: Fact, kind: str, reverse: bool) -> None:
-        phrasing = KIND[fact.relation]
-        template = self.dice.pick(phrasing.reverse if reverse else phrasing.third)
-        number = kind + (" one" if template.startswith("{A}") else " many" if template.startswith("{Ps}") else "")
-        pronoun = self.topic == number and RELATIONS[fact.relation].subject != "job" and self.dice.chance(0.6)
+    def _state_kind_fact(self, fact: Fact, kind: str, reverse: bool) -> None:
+        phrasing = KIND_PHRASES[fact.relation]
+        template = self.rng.choice(phrasing.reverse_statements if reverse else phrasing.statements)
+        topic = kind + (" one" if template.startswith("{A}") else " many" if template.startswith("{Ps}") else "")
+        pronoun = self.topic == topic and RELATIONS[fact.relation].subject != "job" and self.rng.chance(0.6)
         self.paragraphs[-1].append(template.format_map(self._kind_slots(fact, kind, pronoun, reverse)))
-        self.topic = "" if RELATIONS[fact.relation].value == "animal" else number
+        self.topic = "" if RELATIONS[fact.relation].value == "animal" else topic
 
-    def _tell_name(self, fact: Fact, name: str, reverse: bool) -> None:
-        phrasing = NAME[fact.relation]
-        template = self.dice.pick(phrasing.reverse if reverse else phrasing.third)
-        pronoun = self.topic == name and template.startswith("{S}") and self.dice.chance(0.6)
+    def _state_name_fact(self, fact: Fact, name: str, reverse: bool) -> None:
+        phrasing = NAME_PHRASES[fact.relation]
+        template = self.rng.choice(phrasing.reverse_statements if reverse else phrasing.statements)
+        pronoun = self.topic == name and template.startswith("{S}") and self.rng.chance(0.6)
         self.paragraphs[-1].append(template.format_map(self._name_slots(fact, name, pronoun, reverse)))
-        other = RELATIONS[fact.relation].value in ("town", "building", "event")
-        clear = template.startswith(("{S}", "The ")) and not (
-            other and not fact.relation.startswith(("has_", "event_"))
+        names_another_subject = RELATIONS[fact.relation].value in ("town", "building", "event")
+        is_unambiguous = template.startswith(("{S}", "The ")) and not (
+            names_another_subject and not fact.relation.startswith(("has_", "event_"))
         )
-        self.topic = name if clear else ""
+        self.topic = name if is_unambiguous else ""
 
     def person_slots(self, fact: Fact, name: str, pronoun: bool, reverse: bool = False) -> Slots:
         """What fills the slots of a person's phrase."""
@@ -211,13 +223,13 @@ class DocumentWriter:
         value = fact.subject if reverse else fact_value_text(fact)
         slots = _person_slots(name, person.gender, pronoun) | {"o": value, "O": capitalise(value)}
         if fact.relation in ("job", "owns"):
-            slots["ao"] = article(value)
+            slots["ao"] = with_article(value)
             slots["AO"] = capitalise(slots["ao"])
-        sides = _KIN_SIDES.get(fact.relation)
-        if sides is not None:
-            near, far = sides[::-1] if reverse else sides
-            slots["kin"] = KIN[person.gender][near]
-            slots["kin_o"] = KIN[people[value].gender][far]
+        roles = _KIN_ROLES.get(fact.relation)
+        if roles is not None:
+            own_role, other_role = roles[::-1] if reverse else roles
+            slots["kin"] = KIN[person.gender][own_role]
+            slots["kin_o"] = KIN[people[value].gender][other_role]
         return slots
 
     def _kind_slots(self, fact: Fact, kind: str, pronoun: bool, reverse: bool = False) -> Slots:
@@ -228,7 +240,7 @@ class DocumentWriter:
             slots["os"] = third_person(value)
         elif relation in ("baby", "bigger_than", "job_tool"):
             slots["os"] = plural(value)
-            slots["ao"] = article(value)
+            slots["ao"] = with_article(value)
             slots["AO"] = capitalise(slots["ao"])
         return slots
 
@@ -242,12 +254,14 @@ class DocumentWriter:
             subject = f"the {name}"
             if reverse:
                 value = f"the {value}"
-        many = name in _PLURAL_FOODS
+        is_plural = name in _PLURAL_FOODS
         slots = {"s": subject, "S": capitalise(subject), "o": value, "O": capitalise(value)}
-        slots |= {"be": "are", "taste": "taste", "do": "do"} if many else {"be": "is", "taste": "tastes", "do": "does"}
+        slots |= (
+            {"be": "are", "taste": "taste", "do": "do"} if is_plural else {"be": "is", "taste": "tastes", "do": "does"}
+        )
         if pronoun:
-            slots["S"] = "They" if many else "It"
+            slots["S"] = "They" if is_plural else "It"
         if fact.relation in ("has_building", "pet_kind"):
-            slots["ao"] = article(value)
+            slots["ao"] = with_article(value)
             slots["AO"] = capitalise(slots["ao"])
         return slots

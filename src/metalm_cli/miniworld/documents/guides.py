@@ -12,13 +12,13 @@ class Guide:
     goal: str
     needs: str
     steps: tuple[tuple[str, ...], ...]
-    close: tuple[str, ...]
+    closings: tuple[str, ...]
     tools: tuple[str, ...] = ()
     """Kinds of things used, as the lexicon names them."""
 
 
-_EAT = ("Now you can eat.", "Share it with your friends.", "It tastes best when it is fresh.")
-_DONE = ("That is all.", "Now the work is done.", "With a little practice it is easy.")
+_MEAL_CLOSINGS = ("Now you can eat.", "Share it with your friends.", "It tastes best when it is fresh.")
+_WORK_CLOSINGS = ("That is all.", "Now the work is done.", "With a little practice it is easy.")
 
 GUIDES = (
     Guide(
@@ -32,7 +32,7 @@ GUIDES = (
             ("Put the loaf into the oven", "Bake the loaf in the hot oven"),
             ("Take the bread out when it is brown", "Let the bread cool on the table"),
         ),
-        _EAT,
+        _MEAL_CLOSINGS,
         ("bowl", "knife", "table"),
     ),
     Guide(
@@ -60,7 +60,7 @@ GUIDES = (
             ("Give the tree plenty of water", "Pour a bucket of water around the tree"),
             ("Come back every week and look at it", "Water the tree again when the weather is dry"),
         ),
-        ("In a few years the tree will be taller than you.", "A tree needs time.", *_DONE),
+        ("In a few years the tree will be taller than you.", "A tree needs time.", *_WORK_CLOSINGS),
     ),
     Guide(
         "clean a bicycle",
@@ -72,7 +72,7 @@ GUIDES = (
             ("Dry everything with the cloth", "Rub it until it is dry"),
             ("Put a drop of oil on the chain", "Look at the brakes as well"),
         ),
-        ("Now it looks like new.", *_DONE),
+        ("Now it looks like new.", *_WORK_CLOSINGS),
         ("bicycle",),
     ),
     Guide(
@@ -86,7 +86,7 @@ GUIDES = (
             ("Add a long tail", "Tie a tail to the end of the kite"),
             ("Tie the string to the middle", "Fasten the long string"),
         ),
-        ("Wait for a windy day.", "Run against the wind and let it fly.", *_DONE),
+        ("Wait for a windy day.", "Run against the wind and let it fly.", *_WORK_CLOSINGS),
         ("kite", "table"),
     ),
     Guide(
@@ -100,7 +100,7 @@ GUIDES = (
             ("Put your own name at the end", "Sign the letter"),
             ("Fold the paper and close the letter", "Read the letter once more"),
         ),
-        ("Your friend will be happy.", "Letters make people smile.", *_DONE),
+        ("Your friend will be happy.", "Letters make people smile.", *_WORK_CLOSINGS),
         ("table", "chair", "lamp"),
     ),
     Guide(
@@ -114,7 +114,7 @@ GUIDES = (
             ("Let the soup cook for half an hour", "Stir the soup from time to time"),
             ("Fill the bowls with the hot soup", "Try the soup before you serve it"),
         ),
-        _EAT,
+        _MEAL_CLOSINGS,
         ("knife", "spoon", "bowl"),
     ),
     Guide(
@@ -128,7 +128,7 @@ GUIDES = (
             ("Hang the picture on the nail", "Put the picture up"),
             ("Go back a few steps and look at it", "Make sure that it hangs straight"),
         ),
-        _DONE,
+        _WORK_CLOSINGS,
         ("hammer", "ladder"),
     ),
     Guide(
@@ -141,7 +141,7 @@ GUIDES = (
             ("Wipe the table with a wet cloth", "Clean the table"),
             ("Sweep the floor", "Sweep under the bed as well"),
         ),
-        ("Now there is room to play.", "It is nice to come home to a clean room.", *_DONE),
+        ("Now there is room to play.", "It is nice to come home to a clean room.", *_WORK_CLOSINGS),
         ("broom", "box", "pillow", "blanket"),
     ),
     Guide(

@@ -10,259 +10,291 @@ from metalm_cli.miniworld.documents.guides import GUIDES
 from metalm_cli.miniworld.documents.people import (
     describe_pet,
     describe_thing,
-    introduce,
-    relatives,
-    sentences_about,
-    some_person,
+    introduce_person,
+    pick_person,
+    statable_facts,
+    statable_relationships,
 )
-from metalm_cli.miniworld.documents.places import some_town
-from metalm_cli.miniworld.english import article, capitalise, plural
+from metalm_cli.miniworld.documents.places import pick_town
+from metalm_cli.miniworld.english import capitalise, plural, with_article
 from metalm_cli.miniworld.facts import Fact
 
-_ANIMAL = ("legs", "covering", "eats", "habitat", "sound", "baby", "ability")
-_PERSON = ("lives_in", "age", "job", "works_at", "attends", "hobby", "likes", "dislikes", "favourite_colour")
-_OPEN = ("likes", "dislikes", "spouse")
+_ANIMAL_RELATIONS = ("legs", "covering", "eats", "habitat", "sound", "baby", "ability")
+_PERSON_RELATIONS = ("lives_in", "age", "job", "works_at", "attends", "hobby", "likes", "dislikes", "favourite_colour")
+_OPEN_RELATIONS = ("likes", "dislikes", "spouse")
 """Relations of which a different value is no contradiction, or which bind two people."""
-_MORE = ("hair", "wakes_at", "has_pet", "spouse")
-_TOWN = ("terrain", "known_for", "population", "founded")
+_EXTRA_PERSON_RELATIONS = ("hair", "wakes_at", "has_pet", "spouse")
+_TOWN_RELATIONS = ("terrain", "known_for", "population", "founded")
 
 
-def introduce_kind(draft: DocumentWriter, name: str, relations: Sequence[str], most: int) -> list[Fact]:
+def state_some_facts(writer: DocumentWriter, name: str, relations: Sequence[str], limit: int) -> list[Fact]:
     """State up to ``most`` facts of a kind; return those stated."""
-    facts = [fact for relation in relations for fact in draft.world.query(relation, name)]
-    return [fact for fact in draft.dice.some(facts, most) if draft.tell(fact)]
+    facts = [fact for relation in relations for fact in writer.world.query(relation, name)]
+    return [fact for fact in writer.rng.sample(facts, limit) if writer.state_fact(fact)]
 
 
-def dictionary_entry(draft: DocumentWriter) -> None:
+def write_dictionary_entry(writer: DocumentWriter) -> None:
     """What an encyclopaedia says about a kind of animal, food, job, thing or material, or about a town."""
-    draft.dice.pick((_animal, _animal, _animal, _food, _job, _tool, _tool, _material, _town, _causes))(draft)
+    writer.rng.choice(
+        (
+            _write_animal_entry,
+            _write_animal_entry,
+            _write_animal_entry,
+            _write_food_entry,
+            _write_job_entry,
+            _write_thing_entry,
+            _write_thing_entry,
+            _write_material_entry,
+            _write_town_entry,
+            _write_causes_entry,
+        )
+    )(writer)
 
 
-def _heading(draft: DocumentWriter, name: str) -> None:
-    if draft.dice.chance(0.4):
-        draft.joint = "\n"
-        draft.say(f"About {name}.")
-        draft.turn()
+def _write_heading(writer: DocumentWriter, name: str) -> None:
+    if writer.rng.chance(0.4):
+        writer.separator = "\n"
+        writer.add_sentence(f"About {name}.")
+        writer.start_paragraph()
 
 
-def _animal(draft: DocumentWriter) -> None:
-    dice = draft.dice
-    animal = dice.pick(lex.ANIMALS)
-    _heading(draft, plural(animal.name))
-    draft.say(
-        dice.pick(
+def _write_animal_entry(writer: DocumentWriter) -> None:
+    rng = writer.rng
+    animal = rng.choice(lex.ANIMALS)
+    _write_heading(writer, plural(animal.name))
+    writer.add_sentence(
+        rng.choice(
             (
-                f"{capitalise(article(animal.name))} is an animal.",
+                f"{capitalise(with_article(animal.name))} is an animal.",
                 f"{capitalise(plural(animal.name))} are animals that most people know.",
                 f"Among the animals of this country is the {animal.name}.",
             )
         )
     )
-    introduce_kind(draft, animal.name, _ANIMAL, dice.between(2, 7))
-    if dice.chance(0.6):
-        draft.turn()
-        for other in dice.some([kind for kind in lex.ANIMALS if kind.size != animal.size], dice.between(1, 3)):
+    state_some_facts(writer, animal.name, _ANIMAL_RELATIONS, rng.randint(2, 7))
+    if rng.chance(0.6):
+        writer.start_paragraph()
+        for other in rng.sample(
+            [candidate for candidate in lex.ANIMALS if candidate.size != animal.size], rng.randint(1, 3)
+        ):
             if animal.size > other.size:
-                draft.tell(Fact("bigger_than", animal.name, other.name))
+                writer.state_fact(Fact("bigger_than", animal.name, other.name))
             else:
-                draft.tell(Fact("bigger_than", other.name, animal.name), reverse=True)
-    pets = [pet for pet in draft.world.pets.values() if pet.kind == animal.name]
-    if pets and dice.chance(0.6):
-        draft.turn()
-        draft.say(f"Some people keep {article(animal.name)} as a pet.")
-        describe_pet(draft, draft.world.people[dice.pick(pets).owner])
-    if dice.chance(0.3):
-        other = dice.pick([kind for kind in lex.ANIMALS if kind is not animal])
-        draft.turn()
-        draft.say(f"{capitalise(article(other.name))} is another animal.")
-        introduce_kind(draft, other.name, _ANIMAL, dice.between(1, 4))
+                writer.state_fact(Fact("bigger_than", other.name, animal.name), reverse=True)
+    pets = [pet for pet in writer.world.pets.values() if pet.kind == animal.name]
+    if pets and rng.chance(0.6):
+        writer.start_paragraph()
+        writer.add_sentence(f"Some people keep {with_article(animal.name)} as a pet.")
+        describe_pet(writer, writer.world.people[rng.choice(pets).owner])
+    if rng.chance(0.3):
+        other = rng.choice([candidate for candidate in lex.ANIMALS if candidate is not animal])
+        writer.start_paragraph()
+        writer.add_sentence(f"{capitalise(with_article(other.name))} is another animal.")
+        state_some_facts(writer, other.name, _ANIMAL_RELATIONS, rng.randint(1, 4))
 
 
-def _food(draft: DocumentWriter) -> None:
-    dice = draft.dice
-    for place, food in enumerate(dice.some(lex.FOODS, dice.pick((1, 2, 3, 4)))):
-        if place:
-            draft.turn()
+def _write_food_entry(writer: DocumentWriter) -> None:
+    rng = writer.rng
+    for index, food in enumerate(rng.sample(lex.FOODS, rng.choice((1, 2, 3, 4)))):
+        if index:
+            writer.start_paragraph()
         else:
-            _heading(draft, food.name)
-        draft.say(
-            f"{capitalise(food.name)} {'are' if food.one else 'is'} "
-            + dice.pick(("something that people eat.", "a kind of food.", "good food."))
+            _write_heading(writer, food.name)
+        writer.add_sentence(
+            f"{capitalise(food.name)} {'are' if food.singular else 'is'} "
+            + rng.choice(("something that people eat.", "a kind of food.", "good food."))
         )
-        introduce_kind(draft, food.name, ("taste", "origin"), 2)
+        state_some_facts(writer, food.name, ("taste", "origin"), 2)
         for relation in ("likes", "dislikes"):
-            facts = draft.world.query(relation, value=food.name)
-            for fact in dice.some(facts, dice.between(0, 2)):
-                draft.tell(fact)
+            facts = writer.world.query(relation, value=food.name)
+            for fact in rng.sample(facts, rng.randint(0, 2)):
+                writer.state_fact(fact)
 
 
-def _job(draft: DocumentWriter) -> None:
-    dice = draft.dice
-    job = dice.pick(lex.JOBS)
-    _heading(draft, plural(job.name))
-    draft.say(dice.pick((f"Many towns have {article(job.name)}.", f"It takes years to become {article(job.name)}.")))
-    introduce_kind(draft, job.name, ("job_does", "job_place", "job_tool"), dice.between(1, 3))
-    people = [person for person in draft.world.people.values() if person.job == job.name]
+def _write_job_entry(writer: DocumentWriter) -> None:
+    rng = writer.rng
+    job = rng.choice(lex.JOBS)
+    _write_heading(writer, plural(job.name))
+    writer.add_sentence(
+        rng.choice(
+            (f"Many towns have {with_article(job.name)}.", f"It takes years to become {with_article(job.name)}.")
+        )
+    )
+    state_some_facts(writer, job.name, ("job_does", "job_place", "job_tool"), rng.randint(1, 3))
+    people = [person for person in writer.world.people.values() if person.job == job.name]
     if people:
-        draft.turn()
-        for person in dice.some(people, dice.between(1, 3)):
-            introduce(draft, person)
-            for fact in dice.some(
-                sentences_about(draft, person, ("trait", "age", "hobby", "wakes_at")), dice.between(0, 2)
+        writer.start_paragraph()
+        for person in rng.sample(people, rng.randint(1, 3)):
+            introduce_person(writer, person)
+            for fact in rng.sample(
+                statable_facts(writer, person, ("trait", "age", "hobby", "wakes_at")), rng.randint(0, 2)
             ):
-                draft.tell(fact)
+                writer.state_fact(fact)
 
 
-def _tool(draft: DocumentWriter) -> None:
-    dice = draft.dice
-    for place, tool in enumerate(dice.some(lex.THINGS, dice.pick((1, 1, 2, 3)))):
-        if place:
-            draft.turn()
+def _write_thing_entry(writer: DocumentWriter) -> None:
+    rng = writer.rng
+    for index, tool in enumerate(rng.sample(lex.THINGS, rng.choice((1, 1, 2, 3)))):
+        if index:
+            writer.start_paragraph()
         else:
-            _heading(draft, plural(tool.name))
-        draft.say(
-            dice.pick(
-                (f"{capitalise(article(tool.name))} is a thing that many people have at home.",
-                 f"Almost every house has {article(tool.name)}.",
-                 f"What would we do without {article(tool.name)}?")
+            _write_heading(writer, plural(tool.name))
+        writer.add_sentence(
+            rng.choice(
+                (f"{capitalise(with_article(tool.name))} is a thing that many people have at home.",
+                 f"Almost every house has {with_article(tool.name)}.",
+                 f"What would we do without {with_article(tool.name)}?")
             )
         )  # fmt: skip
-        introduce_kind(draft, tool.name, ("used_to", "kept"), 2)
-        owners = [person for person in draft.world.people.values() if tool.name in person.things]
-        if owners and dice.chance(0.7):
-            describe_thing(draft, dice.pick(owners))
-        properties = draft.world.query("property", dice.pick(tool.materials))
-        if dice.chance(0.5):
-            draft.tell(dice.pick(properties))
+        state_some_facts(writer, tool.name, ("used_to", "kept"), 2)
+        owners = [person for person in writer.world.people.values() if tool.name in person.things]
+        if owners and rng.chance(0.7):
+            describe_thing(writer, rng.choice(owners))
+        properties = writer.world.query("property", rng.choice(tool.materials))
+        if rng.chance(0.5):
+            writer.state_fact(rng.choice(properties))
 
 
-def _material(draft: DocumentWriter) -> None:
-    dice = draft.dice
-    for place, name in enumerate(dice.some(list(lex.MATERIALS), dice.between(1, 4))):
-        if place:
-            draft.turn()
-        draft.say(
-            dice.pick(
+def _write_material_entry(writer: DocumentWriter) -> None:
+    rng = writer.rng
+    for index, name in enumerate(rng.sample(list(lex.MATERIALS), rng.randint(1, 4))):
+        if index:
+            writer.start_paragraph()
+        writer.add_sentence(
+            rng.choice(
                 (f"{capitalise(name)} is a material.", f"Many things are made of {name}.", f"Let us look at {name}.")
             )
         )
-        introduce_kind(draft, name, ("property",), 2)
-        made = [thing for thing in draft.world.belongings.values() if thing.material == name]
-        for thing in dice.some(made, dice.between(0, 2)):
-            draft.tell(Fact("thing_material", thing.name, name))
+        state_some_facts(writer, name, ("property",), 2)
+        belongings = [thing for thing in writer.world.belongings.values() if thing.material == name]
+        for thing in rng.sample(belongings, rng.randint(0, 2)):
+            writer.state_fact(Fact("thing_material", thing.name, name))
 
 
-def _town(draft: DocumentWriter) -> None:
-    town, dice = some_town(draft), draft.dice
-    _heading(draft, town.name)
-    introduce_kind(draft, town.name, _TOWN, dice.between(2, 4))
-    facts = [fact for relation in ("north_of", "east_of") for fact in draft.world.query(relation, town.name)]
-    for fact in dice.some(facts, dice.between(1, 3)):
-        draft.tell(fact)
+def _write_town_entry(writer: DocumentWriter) -> None:
+    town, rng = pick_town(writer), writer.rng
+    _write_heading(writer, town.name)
+    state_some_facts(writer, town.name, _TOWN_RELATIONS, rng.randint(2, 4))
+    facts = [fact for relation in ("north_of", "east_of") for fact in writer.world.query(relation, town.name)]
+    for fact in rng.sample(facts, rng.randint(1, 3)):
+        writer.state_fact(fact)
 
 
-def _causes(draft: DocumentWriter) -> None:
-    dice = draft.dice
-    draft.say(dice.pick(("Why do things happen?", "Everything has a cause.", "This is how the world works.")))
-    for fact in dice.some(draft.world.query("causes"), dice.between(3, 7)):
-        if dice.chance(0.3):
-            draft.turn()
+def _write_causes_entry(writer: DocumentWriter) -> None:
+    rng = writer.rng
+    writer.add_sentence(
+        rng.choice(("Why do things happen?", "Everything has a cause.", "This is how the world works."))
+    )
+    for fact in rng.sample(writer.world.query("causes"), rng.randint(3, 7)):
+        if rng.chance(0.3):
+            writer.start_paragraph()
         cause, effect = fact.subject, fact.value
         forms = [f"When {cause}, {effect}.", f"If {cause}, {effect}."]
         forms.append(f"What happens when {cause}? {capitalise(effect)}.")
         if effect.split()[0] not in ("it", "they", "their"):
             forms.append(f"{capitalise(effect)} when {cause}.")
-        draft.say(dice.pick(forms), fact)
+        writer.add_sentence(rng.choice(forms), fact)
 
 
-def questions(draft: DocumentWriter) -> None:
+def write_questions(writer: DocumentWriter) -> None:
     """A passage, and questions that it answers."""
-    dice = draft.dice
-    writer = dice.pick((_about_person, _about_person, _about_person, _about_town, _about_animal, _about_event))
-    stated = writer(draft)
-    person = draft.world.people.get(stated[0].subject) if stated else None
-    draft.turn()
-    style = dice.pick((("Question: ", "Answer: ", "\n"), ("Q: ", "A: ", "\n"), ("", "", " ")))
-    draft.joint = "\n" if dice.chance(0.6) else "\n\n"
-    for fact in dice.some(stated, dice.between(1, 4)):
-        if person is not None and dice.chance(0.25):
-            question, answer = _yes_or_no(draft, fact)
+    rng = writer.rng
+    write_passage = rng.choice(
+        (
+            _write_person_passage,
+            _write_person_passage,
+            _write_person_passage,
+            _write_town_passage,
+            _write_animal_passage,
+            _write_event_passage,
+        )
+    )
+    facts = write_passage(writer)
+    person = writer.world.people.get(facts[0].subject) if facts else None
+    writer.start_paragraph()
+    layout = rng.choice((("Question: ", "Answer: ", "\n"), ("Q: ", "A: ", "\n"), ("", "", " ")))
+    writer.separator = "\n" if rng.chance(0.6) else "\n\n"
+    for fact in rng.sample(facts, rng.randint(1, 4)):
+        if person is not None and rng.chance(0.25):
+            question, answer = _yes_or_no_question(writer, fact)
         else:
-            question, answer = draft.asked(fact)
-        draft.line(f"{style[0]}{question}{style[2]}{style[1]}{answer}")
+            question, answer = writer.question_and_answer(fact)
+        writer.add_paragraph(f"{layout[0]}{question}{layout[2]}{layout[1]}{answer}")
 
 
-def _about_person(draft: DocumentWriter) -> list[Fact]:
-    person, dice = some_person(draft), draft.dice
-    introduce(draft, person)
-    facts = dice.some(sentences_about(draft, person, _PERSON + _MORE), dice.between(3, 7))
+def _write_person_passage(writer: DocumentWriter) -> list[Fact]:
+    person, rng = pick_person(writer), writer.rng
+    introduce_person(writer, person)
+    facts = rng.sample(statable_facts(writer, person, _PERSON_RELATIONS + _EXTRA_PERSON_RELATIONS), rng.randint(3, 7))
     facts = list({fact.relation: fact for fact in facts if fact.subject == person.name}.values())
     for fact in facts:
-        draft.tell(fact)
-    for fact in dice.some(relatives(draft, person), dice.between(0, 2)):
-        draft.tell_of(person.name, fact)
+        writer.state_fact(fact)
+    for fact in rng.sample(statable_relationships(writer, person), rng.randint(0, 2)):
+        writer.state_fact_about(person.name, fact)
     return facts
 
 
-def _about_town(draft: DocumentWriter) -> list[Fact]:
-    town = some_town(draft)
-    stated = introduce_kind(draft, town.name, _TOWN, draft.dice.between(2, 4))
-    kind = draft.dice.pick([kind for kind in town.buildings if kind not in lex.OPEN_AIR])
-    draft.say(f"There is {article(kind)} in {town.name}.", Fact("has_building", town.name, kind))
-    return stated + introduce_kind(draft, f"{town.name} {kind}", ("built_of", "opens_at"), 2)
+def _write_town_passage(writer: DocumentWriter) -> list[Fact]:
+    town = pick_town(writer)
+    facts = state_some_facts(writer, town.name, _TOWN_RELATIONS, writer.rng.randint(2, 4))
+    kind = writer.rng.choice([kind for kind in town.buildings if kind not in lex.OPEN_AIR_PLACES])
+    writer.add_sentence(f"There is {with_article(kind)} in {town.name}.", Fact("has_building", town.name, kind))
+    return facts + state_some_facts(writer, f"{town.name} {kind}", ("built_of", "opens_at"), 2)
 
 
-def _about_animal(draft: DocumentWriter) -> list[Fact]:
-    animal = draft.dice.pick(lex.ANIMALS)
-    draft.say(f"{capitalise(article(animal.name))} is an animal.")
-    return introduce_kind(draft, animal.name, _ANIMAL, draft.dice.between(3, 7))
+def _write_animal_passage(writer: DocumentWriter) -> list[Fact]:
+    animal = writer.rng.choice(lex.ANIMALS)
+    writer.add_sentence(f"{capitalise(with_article(animal.name))} is an animal.")
+    return state_some_facts(writer, animal.name, _ANIMAL_RELATIONS, writer.rng.randint(3, 7))
 
 
-def _about_event(draft: DocumentWriter) -> list[Fact]:
-    event = draft.dice.pick(list(draft.world.events.values()))
-    draft.say(f"Do you know the {event.name} in {place_name(event.building).rsplit(' ', 1)[1]}?")
-    return introduce_kind(draft, event.name, ("event_place", "event_day", "event_hour"), 3)
+def _write_event_passage(writer: DocumentWriter) -> list[Fact]:
+    event = writer.rng.choice(list(writer.world.events.values()))
+    writer.add_sentence(f"Do you know the {event.name} in {place_name(event.building).rsplit(' ', 1)[1]}?")
+    return state_some_facts(writer, event.name, ("event_place", "event_day", "event_hour"), 3)
 
 
-def _yes_or_no(draft: DocumentWriter, fact: Fact) -> tuple[str, str]:
+def _yes_or_no_question(writer: DocumentWriter, fact: Fact) -> tuple[str, str]:
     """A question about the fact, or about the same fact of somebody else, with the true answer."""
-    truth = draft.claim(fact)
-    others = [other for other in draft.world.query(fact.relation) if other.value != fact.value]
-    false = Fact(fact.relation, fact.subject, draft.dice.pick(others).value)
-    if draft.dice.chance(0.5) or draft.world.holds(false) or fact.relation in _OPEN:
-        return f"Is it true that {truth}?", f"Yes, {truth}."
+    true_claim = writer.claim_clause(fact)
+    candidates = [other for other in writer.world.query(fact.relation) if other.value != fact.value]
+    false_fact = Fact(fact.relation, fact.subject, writer.rng.choice(candidates).value)
+    if writer.rng.chance(0.5) or writer.world.holds(false_fact) or fact.relation in _OPEN_RELATIONS:
+        return f"Is it true that {true_claim}?", f"Yes, {true_claim}."
     return (
-        f"Is it true that {draft.claim(false)}?",
-        f"No, {truth}.",
+        f"Is it true that {writer.claim_clause(false_fact)}?",
+        f"No, {true_claim}.",
     )
 
 
-def howto(draft: DocumentWriter) -> None:
+def write_howto(writer: DocumentWriter) -> None:
     """How to make or mend something, step by step, sometimes with a person who does it."""
-    dice = draft.dice
-    guide = dice.pick(GUIDES)
-    numbered = dice.chance(0.5)
-    draft.joint = "\n" if numbered else "\n\n"
-    draft.say(dice.pick((f"How to {guide.goal}.", f"How do you {guide.goal}?", f"It is not hard to {guide.goal}.")))
-    if dice.chance(0.5):
-        person = some_person(draft)
-        draft.say(
+    rng = writer.rng
+    guide = rng.choice(GUIDES)
+    numbered = rng.chance(0.5)
+    writer.separator = "\n" if numbered else "\n\n"
+    writer.add_sentence(
+        rng.choice((f"How to {guide.goal}.", f"How do you {guide.goal}?", f"It is not hard to {guide.goal}."))
+    )
+    if rng.chance(0.5):
+        person = pick_person(writer)
+        writer.add_sentence(
             f"{person.full_name} from {person.town} does it like this.", Fact("lives_in", person.name, person.town)
         )
-    if dice.chance(0.7):
-        draft.say(f"You need {guide.needs}.")
-    draft.turn()
-    steps = [dice.pick(step) for step in guide.steps]
-    for place, step in enumerate(steps):
+    if rng.chance(0.7):
+        writer.add_sentence(f"You need {guide.needs}.")
+    writer.start_paragraph()
+    steps = [rng.choice(step) for step in guide.steps]
+    for index, step in enumerate(steps):
         if numbered:
-            draft.line(f"{place + 1}. {step}.")
+            writer.add_paragraph(f"{index + 1}. {step}.")
         else:
-            first = "First" if place == 0 else "Finally" if place == len(steps) - 1 else dice.pick(_THEN)
-            draft.say(f"{first} {step[0].lower()}{step[1:]}." if first else f"{step}.")
-    draft.turn()
-    draft.say(dice.pick(guide.close))
-    for tool in dice.some(guide.tools, dice.between(0, len(guide.tools))):
-        introduce_kind(draft, tool, ("used_to", "kept"), dice.between(1, 2))
+            first = "First" if index == 0 else "Finally" if index == len(steps) - 1 else rng.choice(_STEP_OPENERS)
+            writer.add_sentence(f"{first} {step[0].lower()}{step[1:]}." if first else f"{step}.")
+    writer.start_paragraph()
+    writer.add_sentence(rng.choice(guide.closings))
+    for tool in rng.sample(guide.tools, rng.randint(0, len(guide.tools))):
+        state_some_facts(writer, tool, ("used_to", "kept"), rng.randint(1, 2))
 
 
-_THEN = ("Then", "After that", "Next", "", "Now")
+_STEP_OPENERS = ("Then", "After that", "Next", "", "Now")

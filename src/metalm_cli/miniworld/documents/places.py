@@ -5,44 +5,48 @@ from __future__ import annotations
 from itertools import pairwise
 
 from metalm_cli.miniworld.documents.document_writer import DocumentWriter, place_name
-from metalm_cli.miniworld.english import article, capitalise, clock_time, listed
+from metalm_cli.miniworld.english import capitalise, clock_time, join_list, with_article
 from metalm_cli.miniworld.facts import Event, Fact, Town
 
-_ABOUT = ("terrain", "known_for", "population", "founded")
+_TOWN_RELATIONS = ("terrain", "known_for", "population", "founded")
 
 
-def some_town(draft: DocumentWriter) -> Town:
+def pick_town(writer: DocumentWriter) -> Town:
     """Any town of the world."""
-    return draft.dice.pick(list(draft.world.towns.values()))
+    return writer.rng.choice(list(writer.world.towns.values()))
 
 
-def place(draft: DocumentWriter) -> None:
+def write_place(writer: DocumentWriter) -> None:
     """A town: where it lies, what it is known for, its buildings and people."""
-    town, dice = some_town(draft), draft.dice
-    draft.tell(Fact("terrain", town.name, town.terrain))
-    query = draft.world.query
-    for fact in dice.some([fact for name in _ABOUT[1:] for fact in query(name, town.name)], dice.between(1, 3)):
-        draft.tell(fact)
-    parts = dice.some(("street", "map", "people", "buildings", "events"), dice.pick((1, 1, 2, 2, 3, 4, 5)))
-    for part in parts:
-        if dice.chance(0.6):
-            draft.turn()
-        if part == "street":
-            _street(draft, town)
-        elif part == "map":
-            neighbours(draft, town, dice.between(1, 3))
-        elif part == "people":
-            _inhabitants(draft, town)
-        elif part == "buildings":
-            _buildings(draft, town)
+    town, rng = pick_town(writer), writer.rng
+    writer.state_fact(Fact("terrain", town.name, town.terrain))
+    query = writer.world.query
+    for fact in rng.sample(
+        [fact for relation in _TOWN_RELATIONS[1:] for fact in query(relation, town.name)], rng.randint(1, 3)
+    ):
+        writer.state_fact(fact)
+    sections = rng.sample(("street", "map", "people", "buildings", "events"), rng.choice((1, 1, 2, 2, 3, 4, 5)))
+    for section in sections:
+        if rng.chance(0.6):
+            writer.start_paragraph()
+        if section == "street":
+            _describe_street(writer, town)
+        elif section == "map":
+            describe_neighbours(writer, town, rng.randint(1, 3))
+        elif section == "people":
+            _describe_inhabitants(writer, town)
+        elif section == "buildings":
+            _describe_buildings(writer, town)
         else:
-            here = [event for event in draft.world.events.values() if event.building.startswith(f"{town.name} ")]
-            for event in dice.some(here, 2):
-                announce(draft, event)
-    if dice.chance(0.25):
-        draft.turn()
-        draft.say(
-            dice.pick(
+            local_events = [
+                event for event in writer.world.events.values() if event.building.startswith(f"{town.name} ")
+            ]
+            for event in rng.sample(local_events, 2):
+                announce_event(writer, event)
+    if rng.chance(0.25):
+        writer.start_paragraph()
+        writer.add_sentence(
+            rng.choice(
                 (
                     f"Visitors are always welcome in {town.name}.",
                     f"If you come to {town.name}, bring good shoes.",
@@ -53,99 +57,104 @@ def place(draft: DocumentWriter) -> None:
         )
 
 
-def _street(draft: DocumentWriter, town: Town) -> None:
-    dice = draft.dice
-    kinds = dice.some(town.buildings, dice.between(2, 4))
-    has = [Fact("has_building", town.name, kind) for kind in kinds]
-    draft.say(f"In the main street of {town.name} you find {listed([article(kind) for kind in kinds])}.", *has)
-    next_to = [fact for kind in town.buildings for fact in draft.world.query("next_to", f"{town.name} {kind}")]
-    for fact in dice.some(next_to, dice.between(1, 3)):
-        draft.tell(fact)
+def _describe_street(writer: DocumentWriter, town: Town) -> None:
+    rng = writer.rng
+    kinds = rng.sample(town.buildings, rng.randint(2, 4))
+    building_facts = [Fact("has_building", town.name, kind) for kind in kinds]
+    writer.add_sentence(
+        f"In the main street of {town.name} you find {join_list([with_article(kind) for kind in kinds])}.",
+        *building_facts,
+    )
+    adjacency_facts = [fact for kind in town.buildings for fact in writer.world.query("next_to", f"{town.name} {kind}")]
+    for fact in rng.sample(adjacency_facts, rng.randint(1, 3)):
+        writer.state_fact(fact)
 
 
-def neighbours(draft: DocumentWriter, town: Town, most: int) -> None:
+def describe_neighbours(writer: DocumentWriter, town: Town, limit: int) -> None:
     """Where the town lies as seen from others, and how large it is beside them."""
-    dice, world = draft.dice, draft.world
+    rng, world = writer.rng, writer.world
     others = [other for other in world.towns.values() if other.name != town.name]
-    for other in dice.some(others, most):
-        relation, more = dice.pick(
+    for other in rng.sample(others, limit):
+        relation, is_true = rng.choice(
             (
                 ("north_of", town.y > other.y),
                 ("east_of", town.x > other.x),
                 ("larger_than", town.population > other.population),
             )
         )
-        one, two = (town, other) if more else (other, town)
-        draft.tell(Fact(relation, one.name, two.name), reverse=not more)
+        subject, value = (town, other) if is_true else (other, town)
+        writer.state_fact(Fact(relation, subject.name, value.name), reverse=not is_true)
 
 
-def _inhabitants(draft: DocumentWriter, town: Town) -> None:
-    dice = draft.dice
-    people = [person for person in draft.world.people.values() if person.town == town.name]
-    for person in dice.some(people, dice.between(1, 3)):
+def _describe_inhabitants(writer: DocumentWriter, town: Town) -> None:
+    rng = writer.rng
+    people = [person for person in writer.world.people.values() if person.town == town.name]
+    for person in rng.sample(people, rng.randint(1, 3)):
         home = Fact("lives_in", person.name, town.name)
         if person.job:
             job = Fact("job", person.name, person.job)
-            draft.say(
-                dice.pick(
+            writer.add_sentence(
+                rng.choice(
                     (
-                        f"One of the people in the town is {person.full_name}, {article(person.job)}.",
-                        f"{person.full_name} lives here and works as {article(person.job)}.",
+                        f"One of the people in the town is {person.full_name}, {with_article(person.job)}.",
+                        f"{person.full_name} lives here and works as {with_article(person.job)}.",
                     )
                 ),
                 home,
                 job,
             )
         else:
-            draft.say(f"{person.full_name} is one of the children who live here.", home)
-        draft.topic = person.name
-        facts = [fact for name in ("trait", "hobby", "age") for fact in draft.world.query(name, person.name)]
-        draft.tell(dice.pick(facts))
+            writer.add_sentence(f"{person.full_name} is one of the children who live here.", home)
+        writer.topic = person.name
+        facts = [fact for relation in ("trait", "hobby", "age") for fact in writer.world.query(relation, person.name)]
+        writer.state_fact(rng.choice(facts))
 
 
-def _buildings(draft: DocumentWriter, town: Town) -> None:
-    dice = draft.dice
-    for kind in dice.some(town.buildings, dice.between(1, 3)):
+def _describe_buildings(writer: DocumentWriter, town: Town) -> None:
+    rng = writer.rng
+    for kind in rng.sample(town.buildings, rng.randint(1, 3)):
         building = f"{town.name} {kind}"
-        draft.say(
-            dice.pick((f"There is {article(kind)} in {town.name}.", f"{town.name} has {article(kind)}.")),
+        writer.add_sentence(
+            rng.choice((f"There is {with_article(kind)} in {town.name}.", f"{town.name} has {with_article(kind)}.")),
             Fact("has_building", town.name, kind),
         )
-        facts = [fact for name in ("built_of", "opens_at", "next_to") for fact in draft.world.query(name, building)]
-        for fact in dice.some(facts, dice.between(1, 2)):
-            draft.tell(fact)
+        facts = [
+            fact for relation in ("built_of", "opens_at", "next_to") for fact in writer.world.query(relation, building)
+        ]
+        for fact in rng.sample(facts, rng.randint(1, 2)):
+            writer.state_fact(fact)
 
 
-def announce(draft: DocumentWriter, event: Event) -> None:
+def announce_event(writer: DocumentWriter, event: Event) -> None:
     """One sentence about when and where an event takes place, as far as documents may say."""
-    where = Fact("event_place", event.name, event.building)
+    place = Fact("event_place", event.name, event.building)
     day, hour = Fact("event_day", event.name, event.day), Fact("event_hour", event.name, str(event.hour))
-    at = place_name(event.building)
-    if draft.can(day, hour):
-        draft.say(
-            draft.dice.pick(
+    venue = place_name(event.building)
+    if writer.may_state(day, hour):
+        writer.add_sentence(
+            writer.rng.choice(
                 (
-                    f"The {event.name} takes place at {at} every {event.day} at {clock_time(event.hour)}.",
-                    f"Every {event.day} at {clock_time(event.hour)} there is the {event.name} at {at}.",
+                    f"The {event.name} takes place at {venue} every {event.day} at {clock_time(event.hour)}.",
+                    f"Every {event.day} at {clock_time(event.hour)} there is the {event.name} at {venue}.",
                 )
             ),
-            where,
+            place,
             day,
             hour,
         )
-    elif draft.can(day):
-        draft.say(f"Every {event.day} the {event.name} takes place at {at}.", where, day)
+    elif writer.may_state(day):
+        writer.add_sentence(f"Every {event.day} the {event.name} takes place at {venue}.", place, day)
     else:
-        draft.tell(where)
+        writer.state_fact(place)
 
 
-def notice(draft: DocumentWriter) -> None:
+def write_notice(writer: DocumentWriter) -> None:
     """A notice on the wall: what takes place when, and whom to ask."""
-    dice, world = draft.dice, draft.world
-    draft.joint = dice.pick(("\n", "\n\n"))
-    events = dice.some(list(world.events.values()), dice.pick((1, 2, 2, 3, 4)))
-    draft.say(
-        dice.pick(
+    rng, world = writer.rng, writer.world
+    writer.separator = rng.choice(("\n", "\n\n"))
+    events = rng.sample(list(world.events.values()), rng.choice((1, 2, 2, 3, 4)))
+    writer.add_sentence(
+        rng.choice(
             (
                 "What is going on this week?",
                 "News for everyone who likes company.",
@@ -155,16 +164,16 @@ def notice(draft: DocumentWriter) -> None:
         )
     )
     for event in events:
-        draft.turn()
-        announce(draft, event)
-        if dice.chance(0.4):
-            _attend(draft, event)
+        writer.start_paragraph()
+        announce_event(writer, event)
+        if rng.chance(0.4):
+            _mention_visitor(writer, event)
     if len(events) > 1 and events[0].hour != events[1].hour:
         early, late = sorted(events[:2], key=lambda event: event.hour)
-        draft.turn()
-        draft.tell(Fact("earlier_than", early.name, late.name), reverse=dice.chance(0.5))
-    draft.line(
-        dice.pick(
+        writer.start_paragraph()
+        writer.state_fact(Fact("earlier_than", early.name, late.name), reverse=rng.chance(0.5))
+    writer.add_paragraph(
+        rng.choice(
             (
                 "Everyone is welcome.",
                 "Come early, because there are not many chairs.",
@@ -176,15 +185,15 @@ def notice(draft: DocumentWriter) -> None:
     )
 
 
-def _attend(draft: DocumentWriter, event: Event) -> None:
-    dice = draft.dice
-    person = dice.pick(list(draft.world.people.values()))
+def _mention_visitor(writer: DocumentWriter, event: Event) -> None:
+    rng = writer.rng
+    person = rng.choice(list(writer.world.people.values()))
     home = Fact("lives_in", person.name, person.town)
-    if not event.building.startswith(f"{person.town} ") and dice.chance(0.3):
-        draft.say(f"Last time {person.full_name} came all the way from {person.town}.", home)
+    if not event.building.startswith(f"{person.town} ") and rng.chance(0.3):
+        writer.add_sentence(f"Last time {person.full_name} came all the way from {person.town}.", home)
         return
-    draft.say(
-        dice.pick(
+    writer.add_sentence(
+        rng.choice(
             (
                 f"If you have a question, ask {person.full_name} from {person.town}.",
                 f"{person.full_name} from {person.town} says that the {event.name} is great fun.",
@@ -194,11 +203,11 @@ def _attend(draft: DocumentWriter, event: Event) -> None:
     )
 
 
-def directions(draft: DocumentWriter) -> None:
+def write_directions(writer: DocumentWriter) -> None:
     """How to find one's way between the buildings of a town, in street order."""
-    town, dice, query = some_town(draft), draft.dice, draft.world.query
-    draft.say(
-        dice.pick(
+    town, rng, query = pick_town(writer), writer.rng, writer.world.query
+    writer.add_sentence(
+        rng.choice(
             (
                 f"How do you find your way in {town.name}?",
                 f"This is a short guide to {town.name}.",
@@ -206,29 +215,31 @@ def directions(draft: DocumentWriter) -> None:
             )
         )
     )
-    draft.tell(Fact("terrain", town.name, town.terrain))
-    draft.turn()
-    first = dice.below(len(town.buildings) - 2)
-    walk = town.buildings[first : first + dice.between(3, 6)]
-    draft.say(f"Start at the {walk[0]}.", Fact("has_building", town.name, walk[0]))
-    for one, two in pairwise(walk):
-        low, high = sorted((f"{town.name} {one}", f"{town.name} {two}"))
-        found = draft.say(
-            dice.pick(
+    writer.state_fact(Fact("terrain", town.name, town.terrain))
+    writer.start_paragraph()
+    start = rng.randbelow(len(town.buildings) - 2)
+    route = town.buildings[start : start + rng.randint(3, 6)]
+    writer.add_sentence(f"Start at the {route[0]}.", Fact("has_building", town.name, route[0]))
+    for kind, next_kind in pairwise(route):
+        first_building, second_building = sorted((f"{town.name} {kind}", f"{town.name} {next_kind}"))
+        is_stated = writer.add_sentence(
+            rng.choice(
                 (
-                    f"Next to the {one} you see the {two}.",
-                    f"Beside the {one} stands the {two}.",
-                    f"Go on from the {one}, and the next place is the {two}.",
+                    f"Next to the {kind} you see the {next_kind}.",
+                    f"Beside the {kind} stands the {next_kind}.",
+                    f"Go on from the {kind}, and the next place is the {next_kind}.",
                 )
             ),
-            Fact("next_to", low, high),
+            Fact("next_to", first_building, second_building),
         )
-        if not found:
-            draft.say(f"Walk on until you come to the {two}.", Fact("has_building", town.name, two))
-        more = [fact for name in ("built_of", "opens_at") for fact in query(name, f"{town.name} {two}")]
-        if more and dice.chance(0.5):
-            draft.tell(dice.pick(more))
-    if dice.chance(0.6):
-        draft.turn()
-        draft.say(capitalise(f"the walk ends at the {walk[-1]}."))
-        neighbours(draft, town, dice.between(1, 2))
+        if not is_stated:
+            writer.add_sentence(
+                f"Walk on until you come to the {next_kind}.", Fact("has_building", town.name, next_kind)
+            )
+        facts = [fact for relation in ("built_of", "opens_at") for fact in query(relation, f"{town.name} {next_kind}")]
+        if facts and rng.chance(0.5):
+            writer.state_fact(rng.choice(facts))
+    if rng.chance(0.6):
+        writer.start_paragraph()
+        writer.add_sentence(capitalise(f"the walk ends at the {route[-1]}."))
+        describe_neighbours(writer, town, rng.randint(1, 2))

@@ -7,43 +7,43 @@ from dataclasses import dataclass
 from typing import Any, overload
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.miniworld.documents.chronicle import chronicle
+from metalm_cli.miniworld.documents.chronicle import write_chronicle
 from metalm_cli.miniworld.documents.document_writer import DocumentWriter
-from metalm_cli.miniworld.documents.lessons import dictionary_entry, howto, questions
-from metalm_cli.miniworld.documents.numbers import counting, lists
-from metalm_cli.miniworld.documents.people import family, portrait
-from metalm_cli.miniworld.documents.places import directions, notice, place
-from metalm_cli.miniworld.documents.stories import day, dialogue, letter
+from metalm_cli.miniworld.documents.lessons import write_dictionary_entry, write_howto, write_questions
+from metalm_cli.miniworld.documents.numbers import write_counting_stories, write_list
+from metalm_cli.miniworld.documents.people import write_family, write_portrait
+from metalm_cli.miniworld.documents.places import write_directions, write_notice, write_place
+from metalm_cli.miniworld.documents.stories import write_day, write_dialogue, write_letter
 from metalm_cli.miniworld.facts import Fact
 from metalm_cli.miniworld.rng import SeededRandom
-from metalm_cli.miniworld.world import World, world_of
+from metalm_cli.miniworld.world import World, get_world
 
-KINDS: dict[str, tuple[Callable[[DocumentWriter], None], int]] = {
-    "portrait": (portrait, 14),
-    "family": (family, 7),
-    "place": (place, 9),
-    "directions": (directions, 4),
-    "notice": (notice, 5),
-    "day": (day, 12),
-    "dialogue": (dialogue, 10),
-    "letter": (letter, 8),
-    "howto": (howto, 7),
-    "counting": (counting, 8),
-    "list": (lists, 6),
-    "questions": (questions, 11),
-    "entry": (dictionary_entry, 10),
-    "chronicle": (chronicle, 9),
+DOCUMENT_KINDS: dict[str, tuple[Callable[[DocumentWriter], None], int]] = {
+    "portrait": (write_portrait, 14),
+    "family": (write_family, 7),
+    "place": (write_place, 9),
+    "directions": (write_directions, 4),
+    "notice": (write_notice, 5),
+    "day": (write_day, 12),
+    "dialogue": (write_dialogue, 10),
+    "letter": (write_letter, 8),
+    "howto": (write_howto, 7),
+    "counting": (write_counting_stories, 8),
+    "list": (write_list, 6),
+    "questions": (write_questions, 11),
+    "entry": (write_dictionary_entry, 10),
+    "chronicle": (write_chronicle, 9),
 }
 """Each kind of document, with the function that writes it and its weight."""
 
-SHORTEST = 25
+MIN_WORDS = 25
 """Words below which a document goes on with another piece of its kind."""
 
-_LOTS = tuple(kind for kind, (_, weight) in KINDS.items() for _ in range(weight))
+_WEIGHTED_KINDS = tuple(kind for kind, (_, weight) in DOCUMENT_KINDS.items() for _ in range(weight))
 
 
 @dataclass(frozen=True, slots=True)
-class Rendered:
+class GeneratedDocument:
     """A document with the facts that it states, in order."""
 
     text: str
@@ -51,21 +51,21 @@ class Rendered:
     facts: tuple[Fact, ...]
 
 
-def render(seed: int, index: int) -> Rendered:
+def generate_document(seed: int, index: int) -> GeneratedDocument:
     """Write document ``index`` of a seed; a pure function of the two.
 
     Raises:
         MetalmError: If the seed is no integer of at least 0.
     """
-    dice = SeededRandom(seed, "document", index)
-    kind = dice.pick(_LOTS)
-    draft = DocumentWriter(world_of(seed), dice)
-    write = KINDS[kind][0]
-    write(draft)
-    while draft.size() < SHORTEST:
-        draft.turn()
-        write(draft)
-    return Rendered(draft.text(), kind, tuple(draft.facts))
+    rng = SeededRandom(seed, "document", index)
+    kind = rng.choice(_WEIGHTED_KINDS)
+    writer = DocumentWriter(get_world(seed), rng)
+    write = DOCUMENT_KINDS[kind][0]
+    write(writer)
+    while writer.word_count() < MIN_WORDS:
+        writer.start_paragraph()
+        write(writer)
+    return GeneratedDocument(writer.text(), kind, tuple(writer.facts))
 
 
 class Documents(Sequence[dict[str, Any]]):
@@ -81,7 +81,7 @@ class Documents(Sequence[dict[str, Any]]):
             )
         self._count = count
         self.seed = seed
-        self.world: World = world_of(seed)
+        self.world: World = get_world(seed)
 
     def __reduce__(self) -> tuple[type[Documents], tuple[int, int]]:
         return Documents, (self._count, self.seed)
@@ -97,11 +97,11 @@ class Documents(Sequence[dict[str, Any]]):
 
     def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
         if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(self._count))]
+            return [self[position] for position in range(*index.indices(self._count))]
         if not -self._count <= index < self._count:
             raise IndexError(f"document {index} of {self._count}")
-        rendered = render(self.seed, index % self._count)
-        return {"text": rendered.text, "meta": {"pile_set_name": "World", "kind": rendered.kind}}
+        document = generate_document(self.seed, index % self._count)
+        return {"text": document.text, "meta": {"pile_set_name": "World", "kind": document.kind}}
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[index] for index in range(self._count))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from metalm_cli.miniworld import lexicon as lex
 from metalm_cli.miniworld.documents.document_writer import DocumentWriter
-from metalm_cli.miniworld.documents.people import relatives, sentences_about, some_person
-from metalm_cli.miniworld.documents.places import announce
-from metalm_cli.miniworld.english import PRONOUNS, capitalise, words
+from metalm_cli.miniworld.documents.people import pick_person, statable_facts, statable_relationships
+from metalm_cli.miniworld.documents.places import announce_event
+from metalm_cli.miniworld.english import PRONOUNS, capitalise, in_words
 from metalm_cli.miniworld.facts import RELATIONS, Fact, Person
 
 WEATHER = ("sunny", "rainy", "windy", "cold", "warm", "cloudy", "snowy")
-_TALK = ("lives_in", "age", "job", "works_at", "attends", "hobby", "likes", "dislikes", "favourite_colour")
+_TALK_RELATIONS = ("lives_in", "age", "job", "works_at", "attends", "hobby", "likes", "dislikes", "favourite_colour")
 _SMALL_TALK = (
     "It is good to see you.",
     "What a nice day it is.",
@@ -19,43 +19,44 @@ _SMALL_TALK = (
 )
 
 
-def day(draft: DocumentWriter) -> None:
+def write_day(writer: DocumentWriter) -> None:
     """A person's day from morning to night."""
-    dice, person = draft.dice, some_person(draft)
-    he = PRONOUNS[person.gender]
-    name, weekday = person.name, dice.pick(lex.DAYS)
+    rng, person = writer.rng, pick_person(writer)
+    pronouns = PRONOUNS[person.gender]
+    name, weekday = person.name, rng.choice(lex.DAYS)
     home = Fact("lives_in", name, person.town)
-    draft.say(
-        dice.pick(
+    writer.add_sentence(
+        rng.choice(
             (
-                f"It is a {dice.pick(WEATHER)} {weekday} in {person.town}, where {person.full_name} lives.",
-                f"This is what {person.full_name} from {person.town} does on a {dice.pick(WEATHER)} {weekday}.",
+                f"It is a {rng.choice(WEATHER)} {weekday} in {person.town}, where {person.full_name} lives.",
+                f"This is what {person.full_name} from {person.town} does on a {rng.choice(WEATHER)} {weekday}.",
                 f"{person.full_name} lives in {person.town}, and today it is {weekday}.",
             )
         ),
         home,
     )
-    draft.topic = name
+    writer.topic = name
     wakes = Fact("wakes_at", name, str(person.wakes_at))
-    if draft.can(wakes):
-        draft.tell(wakes)
-    draft.say(f"{_order(draft, 0)} {name} {dice.pick(_MORNING)}.".format_map(he))
-    draft.say(f"Then {he['he']} has {dice.pick(_eaten(person, _BREAKFAST))} for breakfast.")
-    _turn(draft)
+    if writer.may_state(wakes):
+        writer.state_fact(wakes)
+    writer.add_sentence(f"{_pick_opening(writer, 0)} {name} {rng.choice(_MORNING)}.".format_map(pronouns))
+    writer.add_sentence(f"Then {pronouns['he']} has {rng.choice(_select_meals(person, _BREAKFAST))} for breakfast.")
+    _maybe_start_paragraph(writer)
     if weekday not in lex.DAYS[5:]:
-        _work(draft, person)
-        _turn(draft)
-    for place in sorted(dice.some(range(len(_SCENES)), dice.between(1, 5))):
-        _SCENES[place](draft, person)
-        _turn(draft)
-    draft.say(f"{_order(draft, 3)} {name} {dice.pick(_EVENING)}.".format_map(he))
-    bed = dice.between(8, 10)
-    draft.say(
-        dice.pick(
+        _describe_work(writer, person)
+        _maybe_start_paragraph(writer)
+    for index in sorted(rng.sample(range(len(_DAY_SCENES)), rng.randint(1, 5))):
+        _DAY_SCENES[index](writer, person)
+        _maybe_start_paragraph(writer)
+    writer.add_sentence(f"{_pick_opening(writer, 3)} {name} {rng.choice(_EVENING)}.".format_map(pronouns))
+    bedtime = rng.randint(8, 10)
+    writer.add_sentence(
+        rng.choice(
             (
-                f"At {words(bed)} {he['he']} goes to bed.",
-                f"{he['He']} is tired and falls asleep at {words(bed)}.",
-                f"{capitalise(he['he'])} turns off the lamp at {words(bed)} and sleeps until the next morning.",
+                f"At {in_words(bedtime)} {pronouns['he']} goes to bed.",
+                f"{pronouns['He']} is tired and falls asleep at {in_words(bedtime)}.",
+                f"{capitalise(pronouns['he'])} turns off the lamp at {in_words(bedtime)} "
+                "and sleeps until the next morning.",
             )
         )
     )
@@ -94,33 +95,35 @@ _OPENINGS = (
 )
 
 
-def _order(draft: DocumentWriter, part: int) -> str:
-    return draft.dice.pick(_OPENINGS[part])
+def _pick_opening(writer: DocumentWriter, time_of_day: int) -> str:
+    return writer.rng.choice(_OPENINGS[time_of_day])
 
 
-def _turn(draft: DocumentWriter) -> None:
-    if draft.dice.chance(0.35):
-        draft.turn()
+def _maybe_start_paragraph(writer: DocumentWriter) -> None:
+    if writer.rng.chance(0.35):
+        writer.start_paragraph()
 
 
-def _work(draft: DocumentWriter, person: Person) -> None:
+def _describe_work(writer: DocumentWriter, person: Person) -> None:
     name = person.name
     if person.is_child:
         school = Fact("attends", name, f"{person.town} school")
-        draft.say(f"{_order(draft, 1)} {name} walks to the school in {person.town}.", school)
-        draft.say(draft.dice.pick(_LESSONS).format(name=name))
+        writer.add_sentence(f"{_pick_opening(writer, 1)} {name} walks to the school in {person.town}.", school)
+        writer.add_sentence(writer.rng.choice(_LESSONS).format(name=name))
         return
-    where = Fact("works_at", name, draft.world.value("works_at", name) or "")
+    workplace = Fact("works_at", name, writer.world.value("works_at", name) or "")
     job = next(job for job in lex.JOBS if job.name == person.job)
-    draft.say(f"{_order(draft, 1)} {name} works {where.value}.", where)
-    does = Fact("job_does", job.name, job.does)
-    said = draft.say(
-        f"As {'an' if job.name[0] in 'aeiou' else 'a'} {job.name}, {PRONOUNS[person.gender]['he']} {job.does}.",
+    writer.add_sentence(f"{_pick_opening(writer, 1)} {name} works {workplace.value}.", workplace)
+    activity = Fact("job_does", job.name, job.activity)
+    is_stated = writer.add_sentence(
+        f"As {'an' if job.name[0] in 'aeiou' else 'a'} {job.name}, {PRONOUNS[person.gender]['he']} {job.activity}.",
         Fact("job", name, job.name),
-        does,
+        activity,
     )
-    if said and draft.dice.chance(0.4):
-        draft.say(draft.dice.pick(("It is hard work.", "The work goes well today.", "There is a lot to do.")))
+    if is_stated and writer.rng.chance(0.4):
+        writer.add_sentence(
+            writer.rng.choice(("It is hard work.", "The work goes well today.", "There is a lot to do."))
+        )
 
 
 _LESSONS = (
@@ -132,31 +135,33 @@ _LESSONS = (
 )
 
 
-def _eaten(person: Person, meals: tuple[str, ...]) -> list[str]:
+def _select_meals(person: Person, meals: tuple[str, ...]) -> list[str]:
     """The meals without what the person does not eat."""
     food = next(food for food in lex.FOODS if food.name == person.dislikes)
-    return [meal for meal in meals if (food.one or food.name) not in meal]
+    return [meal for meal in meals if (food.singular or food.name) not in meal]
 
 
-def _lunch(draft: DocumentWriter, person: Person) -> None:
+def _describe_lunch(writer: DocumentWriter, person: Person) -> None:
     he = PRONOUNS[person.gender]["he"]
-    draft.say(f"At noon {he} has {draft.dice.pick(_eaten(person, _LUNCH))} for lunch.")
+    writer.add_sentence(f"At noon {he} has {writer.rng.choice(_select_meals(person, _LUNCH))} for lunch.")
 
 
-def _meet(draft: DocumentWriter, person: Person) -> None:
-    friends = [fact for fact in relatives(draft, person) if fact.relation == "friend"]
+def _describe_meeting(writer: DocumentWriter, person: Person) -> None:
+    friends = [fact for fact in statable_relationships(writer, person) if fact.relation == "friend"]
     if not friends:
         return
-    fact = draft.dice.pick(friends)
+    fact = writer.rng.choice(friends)
     friend = fact.value if fact.subject == person.name else fact.subject
-    draft.say(f"{_order(draft, 2)} {person.name} meets {PRONOUNS[person.gender]['his']} friend {friend}.", fact)
-    draft.say(draft.dice.pick(_TOGETHER))
-    more = sentences_about(draft, draft.world.people[friend], ("trait", "hobby", "lives_in", "job"))
-    if draft.dice.chance(0.5):
-        draft.tell(draft.dice.pick(more))
+    writer.add_sentence(
+        f"{_pick_opening(writer, 2)} {person.name} meets {PRONOUNS[person.gender]['his']} friend {friend}.", fact
+    )
+    writer.add_sentence(writer.rng.choice(_JOINT_ACTIVITIES))
+    facts = statable_facts(writer, writer.world.people[friend], ("trait", "hobby", "lives_in", "job"))
+    if writer.rng.chance(0.5):
+        writer.state_fact(writer.rng.choice(facts))
 
 
-_TOGETHER = (
+_JOINT_ACTIVITIES = (
     "They walk along the river and talk about old times.",
     "They drink tea and laugh a lot.",
     "They play a game, and nobody wants to stop.",
@@ -165,108 +170,119 @@ _TOGETHER = (
 )
 
 
-def _shop(draft: DocumentWriter, person: Person) -> None:
-    liked = sentences_about(draft, person, ("likes",))
-    bought = draft.dice.some([food.name for food in lex.FOODS if food.name != person.dislikes], 2)
-    draft.say(f"{_order(draft, 2)} {person.name} goes shopping and buys {bought[0]} and {bought[1]}.")
+def _describe_shopping(writer: DocumentWriter, person: Person) -> None:
+    liked = statable_facts(writer, person, ("likes",))
+    foods = writer.rng.sample([food.name for food in lex.FOODS if food.name != person.dislikes], 2)
+    writer.add_sentence(f"{_pick_opening(writer, 2)} {person.name} goes shopping and buys {foods[0]} and {foods[1]}.")
     if liked:
-        draft.tell(draft.dice.pick(liked))
+        writer.state_fact(writer.rng.choice(liked))
 
 
-def _event(draft: DocumentWriter, person: Person) -> None:
-    event = draft.dice.pick(list(draft.world.events.values()))
-    draft.say(f"{person.name} also reads about the {event.name}.")
-    announce(draft, event)
+def _describe_event(writer: DocumentWriter, person: Person) -> None:
+    event = writer.rng.choice(list(writer.world.events.values()))
+    writer.add_sentence(f"{person.name} also reads about the {event.name}.")
+    announce_event(writer, event)
 
 
-def _hobby(draft: DocumentWriter, person: Person) -> None:
+def _describe_hobby(writer: DocumentWriter, person: Person) -> None:
     hobby = Fact("hobby", person.name, person.hobby)
-    if draft.can(hobby):
+    if writer.may_state(hobby):
         his = PRONOUNS[person.gender]["his"]
-        draft.say(f"{_order(draft, 2)} {person.name} has time for {his} favourite hobby, {person.hobby}.", hobby)
+        writer.add_sentence(
+            f"{_pick_opening(writer, 2)} {person.name} has time for {his} favourite hobby, {person.hobby}.", hobby
+        )
 
 
-_SCENES = (_lunch, _meet, _shop, _hobby, _event)
+_DAY_SCENES = (_describe_lunch, _describe_meeting, _describe_shopping, _describe_hobby, _describe_event)
 
 
-def _speak(draft: DocumentWriter, turns: list[tuple[str, str]]) -> None:
+def _write_turns(writer: DocumentWriter, turns: list[tuple[str, str]]) -> None:
     """Write the turns of a conversation, as a script or as quoted speech."""
-    script = draft.dice.chance(0.5)
+    script = writer.rng.chance(0.5)
     merged: list[tuple[str, str]] = []
-    for speaker, said in turns:
+    for speaker, utterance in turns:
         if merged and merged[-1][0] == speaker:
-            merged[-1] = (speaker, f"{merged[-1][1]} {said}")
+            merged[-1] = (speaker, f"{merged[-1][1]} {utterance}")
         else:
-            merged.append((speaker, said))
-    for speaker, said in merged:
+            merged.append((speaker, utterance))
+    for speaker, utterance in merged:
         if script:
-            draft.line(f"{speaker}: {said}")
-        elif said.endswith("."):
-            draft.line(f'"{said[:-1]}," says {speaker}.')
+            writer.add_paragraph(f"{speaker}: {utterance}")
+        elif utterance.endswith("."):
+            writer.add_paragraph(f'"{utterance[:-1]}," says {speaker}.')
         else:
-            draft.line(f'"{said}" {"asks" if said.endswith("?") else "says"} {speaker}.')
+            writer.add_paragraph(f'"{utterance}" {"asks" if utterance.endswith("?") else "says"} {speaker}.')
 
 
-def dialogue(draft: DocumentWriter) -> None:
+def write_dialogue(writer: DocumentWriter) -> None:
     """Two people meet and ask each other questions."""
-    dice, world = draft.dice, draft.world
-    one = some_person(draft)
-    other = dice.pick([person for person in world.people.values() if person.town != one.town])
-    place = dice.pick(world.towns[one.town].buildings)
-    draft.joint = dice.pick(("\n", "\n\n"))
-    draft.say(
-        dice.pick(
+    rng, world = writer.rng, writer.world
+    host = pick_person(writer)
+    guest = rng.choice([person for person in world.people.values() if person.town != host.town])
+    place = rng.choice(world.towns[host.town].buildings)
+    writer.separator = rng.choice(("\n", "\n\n"))
+    writer.add_sentence(
+        rng.choice(
             (
-                f"{one.name} and {other.name} meet at the {place} in {one.town}.",
-                f"One {dice.pick(WEATHER)} day {one.name} sees {other.name} at the {place} in {one.town}.",
-                f"At the {place} in {one.town}, {one.name} talks to {other.name}.",
+                f"{host.name} and {guest.name} meet at the {place} in {host.town}.",
+                f"One {rng.choice(WEATHER)} day {host.name} sees {guest.name} at the {place} in {host.town}.",
+                f"At the {place} in {host.town}, {host.name} talks to {guest.name}.",
             )
         ),
-        Fact("has_building", one.town, place),
+        Fact("has_building", host.town, place),
     )
-    turns = [(one.name, f"Hello, {other.name}!"), (other.name, f"Good day, {one.name}. {dice.pick(_SMALL_TALK)}")]
-    asked: set[str] = set()
-    for turn in range(dice.pick((2, 3, 4, 4, 5, 6, 8))):
-        asker, speaker = (one, other) if turn % 2 == 0 else (other, one)
-        turns += _exchange(draft, asker, speaker, asked)
-    first, last = (one, other) if turns[-1][0] == other.name else (other, one)
-    turns.append((first.name, dice.pick(_LEAVE)))
-    turns.append((last.name, dice.pick((f"Goodbye, {first.name}!", "See you soon!", "Have a good day!"))))
-    _speak(draft, turns)
+    turns = [
+        (host.name, f"Hello, {guest.name}!"),
+        (guest.name, f"Good day, {host.name}. {rng.choice(_SMALL_TALK)}"),
+    ]
+    used_questions: set[str] = set()
+    for turn in range(rng.choice((2, 3, 4, 4, 5, 6, 8))):
+        asker, speaker = (host, guest) if turn % 2 == 0 else (guest, host)
+        turns += _draw_exchange(writer, asker, speaker, used_questions)
+    closer, last_speaker = (host, guest) if turns[-1][0] == guest.name else (guest, host)
+    turns.append((closer.name, rng.choice(_FAREWELLS)))
+    turns.append((last_speaker.name, rng.choice((f"Goodbye, {closer.name}!", "See you soon!", "Have a good day!"))))
+    _write_turns(writer, turns)
 
 
-def _exchange(draft: DocumentWriter, asker: Person, speaker: Person, asked: set[str]) -> list[tuple[str, str]]:
+def _draw_exchange(
+    writer: DocumentWriter, asker: Person, speaker: Person, used_questions: set[str]
+) -> list[tuple[str, str]]:
     """A question, its answer, and at times what the asker says to it."""
-    facts = [fact for fact in sentences_about(draft, speaker, _TALK) if speaker.name + fact.relation not in asked]
+    facts = [
+        fact
+        for fact in statable_facts(writer, speaker, _TALK_RELATIONS)
+        if speaker.name + fact.relation not in used_questions
+    ]
     if not facts:
         return []
-    fact = draft.dice.pick(facts)
-    asked.add(speaker.name + fact.relation)
-    draft.facts.append(fact)
-    turns = [(asker.name, draft.you(fact)), (speaker.name, draft.first(speaker.name, fact))]
-    same = Fact(fact.relation, asker.name, fact.value)
-    if fact.relation in _SHARED and draft.world.holds(same) and draft.can(same):
-        draft.facts.append(same)
-        turns.append((asker.name, f"It is the same with me. {draft.first(asker.name, same)}"))
-    elif draft.dice.chance(0.3):
-        turns.append((speaker.name, draft.dice.pick(_ASIDES)))
+    fact = writer.rng.choice(facts)
+    used_questions.add(speaker.name + fact.relation)
+    writer.facts.append(fact)
+    turns = [(asker.name, writer.question_to_subject(fact)), (speaker.name, writer.in_first_person(speaker.name, fact))]
+    shared_fact = Fact(fact.relation, asker.name, fact.value)
+    if fact.relation in _SHARED_RELATIONS and writer.world.holds(shared_fact) and writer.may_state(shared_fact):
+        writer.facts.append(shared_fact)
+        turns.append((asker.name, f"It is the same with me. {writer.in_first_person(asker.name, shared_fact)}"))
+    elif writer.rng.chance(0.3):
+        turns.append((speaker.name, writer.rng.choice(_ASIDES)))
     return turns
 
 
-_SHARED = ("hobby", "likes", "dislikes", "favourite_colour")
+_SHARED_RELATIONS = ("hobby", "likes", "dislikes", "favourite_colour")
 _ASIDES = ("That is how it is.", "Everyone at home knows it.", "Now you know.", "I tell that to everyone.")
-_LEAVE = ("It is late. I have to go now.", "Thank you for the nice talk.", "Let us meet again soon.")
+_FAREWELLS = ("It is late. I have to go now.", "Thank you for the nice talk.", "Let us meet again soon.")
 
 
-def letter(draft: DocumentWriter) -> None:
+def write_letter(writer: DocumentWriter) -> None:
     """A letter from one person to another."""
-    dice = draft.dice
-    writer = some_person(draft)
-    reader = dice.pick([person for person in draft.world.people.values() if person.surname != writer.surname])
-    draft.say(f"Dear {reader.name},")
-    draft.turn()
-    draft.say(
-        dice.pick(
+    rng = writer.rng
+    sender = pick_person(writer)
+    recipient = rng.choice([person for person in writer.world.people.values() if person.surname != sender.surname])
+    writer.add_sentence(f"Dear {recipient.name},")
+    writer.start_paragraph()
+    writer.add_sentence(
+        rng.choice(
             (
                 "How are you?",
                 "I hope that you are well.",
@@ -275,28 +291,38 @@ def letter(draft: DocumentWriter) -> None:
             )
         )
     )
-    draft.say(f"The weather is {dice.pick(WEATHER)} today.")
-    own = sentences_about(draft, writer, (*_TALK, "wakes_at", "has_pet"))
-    bonds = [fact for fact in relatives(draft, writer) if fact.subject == writer.name or _symmetric(fact)]
-    for fact in dice.some(own, dice.between(2, 6)) + dice.some(bonds, dice.between(0, 3)):
-        if dice.chance(0.25):
-            draft.turn()
-        draft.say(draft.first(writer.name, fact), fact)
-    draft.turn()
-    town = draft.world.towns[writer.town]
-    if dice.chance(0.5):
-        draft.say("Let me tell you something about the place where I live.")
-        facts = [fact for name in ("terrain", "known_for", "population") for fact in draft.world.query(name, town.name)]
-        for fact in dice.some(facts, 2):
-            draft.tell(fact)
-    _turn(draft)
-    questions = dice.some([fact for fact in sentences_about(draft, reader, _TALK) if fact.relation != "lives_in"], 2)
-    for question in dict.fromkeys(draft.you(fact) for fact in questions):
-        draft.say(question)
-    draft.say(dice.pick(("Please write soon.", "I look forward to your letter.", "Come and visit me one day.")))
-    close = dice.pick(("With love from", "Best wishes from", "Greetings from", "Your friend,"))
-    draft.line(f"{close} {writer.name}.")
+    writer.add_sentence(f"The weather is {rng.choice(WEATHER)} today.")
+    personal_facts = statable_facts(writer, sender, (*_TALK_RELATIONS, "wakes_at", "has_pet"))
+    relationships = [
+        fact for fact in statable_relationships(writer, sender) if fact.subject == sender.name or _is_symmetric(fact)
+    ]
+    for fact in rng.sample(personal_facts, rng.randint(2, 6)) + rng.sample(relationships, rng.randint(0, 3)):
+        if rng.chance(0.25):
+            writer.start_paragraph()
+        writer.add_sentence(writer.in_first_person(sender.name, fact), fact)
+    writer.start_paragraph()
+    town = writer.world.towns[sender.town]
+    if rng.chance(0.5):
+        writer.add_sentence("Let me tell you something about the place where I live.")
+        facts = [
+            fact
+            for relation in ("terrain", "known_for", "population")
+            for fact in writer.world.query(relation, town.name)
+        ]
+        for fact in rng.sample(facts, 2):
+            writer.state_fact(fact)
+    _maybe_start_paragraph(writer)
+    questions = rng.sample(
+        [fact for fact in statable_facts(writer, recipient, _TALK_RELATIONS) if fact.relation != "lives_in"], 2
+    )
+    for question in dict.fromkeys(writer.question_to_subject(fact) for fact in questions):
+        writer.add_sentence(question)
+    writer.add_sentence(
+        rng.choice(("Please write soon.", "I look forward to your letter.", "Come and visit me one day."))
+    )
+    close = rng.choice(("With love from", "Best wishes from", "Greetings from", "Your friend,"))
+    writer.add_paragraph(f"{close} {sender.name}.")
 
 
-def _symmetric(fact: Fact) -> bool:
+def _is_symmetric(fact: Fact) -> bool:
     return RELATIONS[fact.relation].symmetric

@@ -4,138 +4,161 @@ from __future__ import annotations
 
 from itertools import product
 
-from metalm_cli.miniworld.english import article, capitalise, listed
+from metalm_cli.miniworld.english import capitalise, join_list, with_article
 from metalm_cli.miniworld.pictures.scene import (
     COMBINATIONS,
     GROUPS,
     PLACES,
-    RELATIONS,
+    SPATIAL_RELATIONS,
     Combination,
     Scene,
-    asked,
-    belongs,
-    filled,
-    near,
-    several,
-    showing,
-    square,
+    is_in_group,
+    latin_square,
+    sample_combination,
+    sample_combinations,
+    sample_filled_scene,
+    sample_scene_showing,
+    sample_similar,
 )
 from metalm_cli.miniworld.rng import SeededRandom
 
-Pair = tuple[Scene, Scene]
+ScenePair = tuple[Scene, Scene]
 """The left picture and the right one."""
-Claimed = list[tuple[str, str, Pair]]
+LabelledPairs = list[tuple[str, str, ScenePair]]
 """Two statements, each with two pairs of pictures: one of which it is ``true`` and one of which it is ``false``."""
-_TRUTH = ("true", "false")
+_LABELS = ("true", "false")
 
 
-def captions(shown: Scene, dice: SeededRandom) -> list[str]:
+def write_captions(scene: Scene, rng: SeededRandom) -> list[str]:
     """Three captions: a list, the places, and how things stand to each other."""
-    items = list(shown.items)
-    spots = [f"{item.a} {PLACES[item.place]}" for item in items]
-    found = [f"{capitalise(listed([item.a for item in items]))}.", f"The picture shows {listed(spots)}."]
+    items = list(scene.items)
+    spots = [f"{item.name_with_article} {PLACES[item.place]}" for item in items]
+    captions = [
+        f"{capitalise(join_list([item.name_with_article for item in items]))}.",
+        f"The picture shows {join_list(spots)}.",
+    ]
     if len(items) == 1:
-        return [*found, f"There is one thing in the picture, {items[0].a}."]
-    one, other = dice.some(items, 2)
-    relation = dice.pick([name for name, holds in RELATIONS.items() if holds(one.place, other.place)])
-    rest = [item.a for item in items if item not in (one, other)]
-    more = f", and there is also {listed(rest)}" if rest else ""
-    return [*found, f"{capitalise(one.a)} is {relation} {other.a}{more}."]
+        return [*captions, f"There is one thing in the picture, {items[0].name_with_article}."]
+    first, second = rng.sample(items, 2)
+    relation = rng.choice([name for name, holds in SPATIAL_RELATIONS.items() if holds(first.place, second.place)])
+    other_items = [item.name_with_article for item in items if item not in (first, second)]
+    ending = f", and there is also {join_list(other_items)}" if other_items else ""
+    return [*captions, f"{capitalise(first.name_with_article)} is {relation} {second.name_with_article}{ending}."]
 
 
-def claims(dice: SeededRandom, split: str) -> Claimed:
+def sample_statements(rng: SeededRandom, split: str) -> LabelledPairs:
     """Two statements in the same words but for what they are about, which the split asks about.
 
     Of each of two pairs of pictures one is true and the other false.
     """
-    return dice.pick((_both, _one, _side, _more, _alike))(dice, split)
+    return rng.choice((_state_both, _state_only_one, _state_side, _state_more, _state_same_colour))(rng, split)
 
 
-def _both(dice: SeededRandom, split: str) -> Claimed:
-    one, other = several(dice, split, 2)
-    text = dice.pick(("Both pictures show {}.", "There is {} in each of the two pictures."))
-    pairs = [_lone(dice, other, shared=[one]), _lone(dice, one, shared=[other])]
-    return square([text.format(article(" ".join(what))) for what in (one, other)], _TRUTH, pairs)
+def _state_both(rng: SeededRandom, split: str) -> LabelledPairs:
+    first, second = sample_combinations(rng, split, 2)
+    text = rng.choice(("Both pictures show {}.", "There is {} in each of the two pictures."))
+    pairs = [_sample_pair(rng, second, in_both=[first]), _sample_pair(rng, first, in_both=[second])]
+    return latin_square(
+        [text.format(with_article(" ".join(combination))) for combination in (first, second)], _LABELS, pairs
+    )
 
 
-def _one(dice: SeededRandom, split: str) -> Claimed:
-    one, other = several(dice, split, 2)
-    text = dice.pick(("Only one of the pictures shows {}.", "There is {} in one of the pictures but not in the other."))
+def _state_only_one(rng: SeededRandom, split: str) -> LabelledPairs:
+    first, second = sample_combinations(rng, split, 2)
+    text = rng.choice(
+        ("Only one of the pictures shows {}.", "There is {} in one of the pictures but not in the other.")
+    )
     pairs = []
-    for lone, rest in ((one, other), (other, one)):
-        pairs.append(_lone(dice, lone, shared=[rest]) if dice.chance(0.5) else _lone(dice, lone, missing=[rest]))
-    return square([text.format(article(" ".join(what))) for what in (one, other)], _TRUTH, pairs)
+    for shown_once, other in ((first, second), (second, first)):
+        pairs.append(
+            _sample_pair(rng, shown_once, in_both=[other])
+            if rng.chance(0.5)
+            else _sample_pair(rng, shown_once, in_neither=[other])
+        )
+    return latin_square(
+        [text.format(with_article(" ".join(combination))) for combination in (first, second)], _LABELS, pairs
+    )
 
 
-def _lone(
-    dice: SeededRandom,
-    lone: Combination,
+def _sample_pair(
+    rng: SeededRandom,
+    shown_once: Combination,
     *,
-    shared: list[Combination] | None = None,
-    missing: list[Combination] | None = None,
-) -> Pair:
+    in_both: list[Combination] | None = None,
+    in_neither: list[Combination] | None = None,
+) -> ScenePair:
     """Two pictures of which one shows a thing, and both or neither show another."""
-    both, neither = shared or [], missing or []
-    return _shuffled(dice, showing(dice, [lone, *both], neither), showing(dice, both, [lone, *neither]))
+    present, absent = in_both or [], in_neither or []
+    return _shuffle_pair(
+        rng,
+        sample_scene_showing(rng, [shown_once, *present], absent),
+        sample_scene_showing(rng, present, [shown_once, *absent]),
+    )
 
 
-def _side(dice: SeededRandom, split: str) -> Claimed:
-    one = asked(dice, split)
-    other = near(dice, split, one)
-    side = dice.pick(("left", "right"))
-    text = dice.pick(("It is the {side} picture that shows {}.", "There is {} in the {side} picture."))
+def _state_side(rng: SeededRandom, split: str) -> LabelledPairs:
+    first = sample_combination(rng, split)
+    second = sample_similar(rng, split, first)
+    side = rng.choice(("left", "right"))
+    text = rng.choice(("It is the {side} picture that shows {}.", "There is {} in the {side} picture."))
     pairs = []
-    for here, there in ((one, other), (other, one)):
-        pair = showing(dice, [here], [there]), showing(dice, [there], [here])
+    for present, absent in ((first, second), (second, first)):
+        pair = sample_scene_showing(rng, [present], [absent]), sample_scene_showing(rng, [absent], [present])
         pairs.append(pair if side == "left" else pair[::-1])
-    return square([text.format(article(" ".join(what)), side=side) for what in (one, other)], _TRUTH, pairs)
+    return latin_square(
+        [text.format(with_article(" ".join(combination)), side=side) for combination in (first, second)], _LABELS, pairs
+    )
 
 
 _COUNTS = [(a, b, c, d) for a, b, c, d in product(range(5), repeat=4) if a > c and b < d and max(a + b, c + d) <= 4]
 """How many things of two groups there are in one picture and in another: more of the first, and of the second."""
 
 
-def _more(dice: SeededRandom, split: str) -> Claimed:
-    groups = dice.shuffled(tuple(GROUPS))
-    sides = dice.pick((("left", "right"), ("right", "left")))
-    text = dice.pick(
+def _state_more(rng: SeededRandom, split: str) -> LabelledPairs:
+    groups = rng.shuffled(tuple(GROUPS))
+    sides = rng.choice((("left", "right"), ("right", "left")))
+    text = rng.choice(
         ("The {} picture has more {group} than the {}.", "There are more {group} in the {} picture than in the {}.")
     )
 
-    def drawn(group: str, count: int, other: str, fewer: int) -> Scene:
-        return filled(
-            dice,
-            [(asked(dice, split, GROUPS[group]), None)],
+    def sample_counted(group: str, count: int, other_group: str, fewer: int) -> Scene:
+        return sample_filled_scene(
+            rng,
+            [(sample_combination(rng, split, GROUPS[group]), None)],
             (lambda colour, kind: kind in GROUPS[group], count - 1),
-            (lambda colour, kind: kind in GROUPS[other], fewer),
+            (lambda colour, kind: kind in GROUPS[other_group], fewer),
             (
-                lambda colour, kind: not any(belongs(colour, kind, name) for name in GROUPS),
-                dice.below(5 - count - fewer),
+                lambda colour, kind: not any(is_in_group(colour, kind, name) for name in GROUPS),
+                rng.randbelow(5 - count - fewer),
             ),
         )
 
     pairs = []
-    for one, other in (groups, groups[::-1]):
-        a, b, c, d = dice.pick(_COUNTS)
-        pair = drawn(one, a, other, b), drawn(other, d, one, c)
+    for main_group, other_group in (groups, groups[::-1]):
+        a, b, c, d = rng.choice(_COUNTS)
+        pair = sample_counted(main_group, a, other_group, b), sample_counted(other_group, d, main_group, c)
         pairs.append(pair if sides[0] == "left" else pair[::-1])
-    return square([text.format(*sides, group=group) for group in groups], _TRUTH, pairs)
+    return latin_square([text.format(*sides, group=group) for group in groups], _LABELS, pairs)
 
 
-def _alike(dice: SeededRandom, split: str) -> Claimed:
-    one, other = several(dice, split, 2)
-    says_same = dice.chance(0.5)
+def _state_same_colour(rng: SeededRandom, split: str) -> LabelledPairs:
+    first, second = sample_combinations(rng, split, 2)
+    says_same = rng.chance(0.5)
     text = "The {} has the same colour in both pictures."
     if not says_same:
         text = "The colour of the {} is not the same in the two pictures."
 
-    def pair(same: Combination, changed: Combination) -> Pair:
+    def pair(same: Combination, changed: Combination) -> ScenePair:
         colours = [colour for colour, kind in COMBINATIONS["train"] if kind == changed[1] and colour != changed[0]]
-        return _shuffled(dice, showing(dice, [same, changed]), showing(dice, [same, (dice.pick(colours), changed[1])]))
+        return _shuffle_pair(
+            rng,
+            sample_scene_showing(rng, [same, changed]),
+            sample_scene_showing(rng, [same, (rng.choice(colours), changed[1])]),
+        )
 
-    pairs = [pair(one, other), pair(other, one)]
-    return square([text.format(one[1]), text.format(other[1])], _TRUTH if says_same else _TRUTH[::-1], pairs)
+    pairs = [pair(first, second), pair(second, first)]
+    return latin_square([text.format(first[1]), text.format(second[1])], _LABELS if says_same else _LABELS[::-1], pairs)
 
 
-def _shuffled(dice: SeededRandom, one: Scene, other: Scene) -> Pair:
-    return (one, other) if dice.chance(0.5) else (other, one)
+def _shuffle_pair(rng: SeededRandom, first: Scene, second: Scene) -> ScenePair:
+    return (first, second) if rng.chance(0.5) else (second, first)

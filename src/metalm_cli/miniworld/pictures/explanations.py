@@ -7,7 +7,7 @@ and one false.
 
 from __future__ import annotations
 
-from metalm_cli.miniworld.english import article, listed
+from metalm_cli.miniworld.english import join_list, with_article
 from metalm_cli.miniworld.lexicon import COLOURS
 from metalm_cli.miniworld.pictures.scene import (
     COMBINATIONS,
@@ -15,18 +15,18 @@ from metalm_cli.miniworld.pictures.scene import (
     PLACES,
     Combination,
     Scene,
-    belongs,
-    filled,
-    near,
-    scene,
-    several,
-    square,
-    without,
+    excluding,
+    is_in_group,
+    latin_square,
+    sample_combinations,
+    sample_filled_scene,
+    sample_scene,
+    sample_similar,
 )
 from metalm_cli.miniworld.rng import SeededRandom
 
 LABELS = ("entailment", "neutral", "contradiction")
-SPOTS: dict[str, tuple[int, ...]] = {name: (at,) for at, name in enumerate(PLACES)}
+QUARTERS: dict[str, tuple[int, ...]] = {name: (place,) for place, name in enumerate(PLACES)}
 HALVES: dict[str, tuple[int, ...]] = {
     "in the left half": (0, 2),
     "in the right half": (1, 3),
@@ -35,120 +35,159 @@ HALVES: dict[str, tuple[int, ...]] = {
 }
 """Parts of a picture that have names, and their places."""
 
-Judged = tuple[str, str, str, Scene]
+LabelledHypothesis = tuple[str, str, str, Scene]
 """A hypothesis, its label, the explanation, and the picture."""
-Told = tuple[Combination, str, tuple[int, ...]]
+LocatedThing = tuple[Combination, str, tuple[int, ...]]
 """A thing, the name of a part of the picture, and the places of that part."""
 
 
-def judged(dice: SeededRandom, split: str) -> list[Judged]:
+def sample_hypotheses(rng: SeededRandom, split: str) -> list[LabelledHypothesis]:
     """Three hypotheses in the same words but for what they are about, about three pictures."""
-    return dice.pick((_spot, _half, _number))(dice, split)
+    return rng.choice((_suppose_quarters, _suppose_halves, _suppose_counts))(rng, split)
 
 
-def _spot(dice: SeededRandom, split: str) -> list[Judged]:
-    return _where(dice, split, SPOTS)
+def _suppose_quarters(rng: SeededRandom, split: str) -> list[LabelledHypothesis]:
+    return _suppose_locations(rng, split, QUARTERS)
 
 
-def _half(dice: SeededRandom, split: str) -> list[Judged]:
-    return _where(dice, split, HALVES)
+def _suppose_halves(rng: SeededRandom, split: str) -> list[LabelledHypothesis]:
+    return _suppose_locations(rng, split, HALVES)
 
 
-def _where(dice: SeededRandom, split: str, parts: dict[str, tuple[int, ...]]) -> list[Judged]:
+def _suppose_locations(rng: SeededRandom, split: str, parts: dict[str, tuple[int, ...]]) -> list[LabelledHypothesis]:
     """Whether things are in parts of the picture."""
-    names = dice.some(tuple(parts), 3)
-    told = [(what, name, parts[name]) for what, name in zip(several(dice, split, 3), names, strict=True)]
-    text = dice.pick(("There is {} {}.", "You see {} {}.", "You can find {} {}."))
-    pictures = [_hiding(dice, *told[turn:], *told[:turn]) for turn in range(3)]
+    names = rng.sample(tuple(parts), 3)
+    located_things = [
+        (combination, name, parts[name])
+        for combination, name in zip(sample_combinations(rng, split, 3), names, strict=True)
+    ]
+    text = rng.choice(("There is {} {}.", "You see {} {}.", "You can find {} {}."))
+    pictures = [_sample_scene_hiding(rng, *located_things[shift:], *located_things[:shift]) for shift in range(3)]
     return [
-        (text.format(article(" ".join(what)), name), label, _why_there(label, (what, name, places), shown), shown)
-        for (what, name, places), label, shown in square(told, LABELS, pictures)
+        (
+            text.format(with_article(" ".join(combination)), name),
+            label,
+            _explain_location(label, (combination, name, places), scene),
+            scene,
+        )
+        for (combination, name, places), label, scene in latin_square(located_things, LABELS, pictures)
     ]
 
 
-def _hiding(dice: SeededRandom, seen: Told, hidden: Told, wrong: Told) -> Scene:
+def _sample_scene_hiding(rng: SeededRandom, visible: LocatedThing, hidden: LocatedThing, absent: LocatedThing) -> Scene:
     """A picture that shows one thing in its part, may hide another in its part, and lacks the third in its part.
 
     Of those two it may show one elsewhere, or something like it.
     """
-    curtain = dice.pick([at for at in hidden[2] if at not in wrong[2]])
-    at = dice.pick([at for at in seen[2] if at != curtain])
-    given = [(seen[0], at)]
-    things = [one[0] for one in (seen, hidden, wrong)]
-    for what, _, part in dice.some((hidden, wrong), dice.below(3)):
-        free = [place for place in range(4) if place not in (curtain, *(place for _, place in given))]
-        outside = [place for place in free if place not in part]
-        if outside and dice.chance(0.5):
-            given.append((what, dice.pick(outside)))
+    curtain = rng.choice([position for position in hidden[2] if position not in absent[2]])
+    position = rng.choice([position for position in visible[2] if position != curtain])
+    placed = [(visible[0], position)]
+    combinations = [located_thing[0] for located_thing in (visible, hidden, absent)]
+    for combination, _, places in rng.sample((hidden, absent), rng.randbelow(3)):
+        free_places = [place for place in range(4) if place not in (curtain, *(place for _, place in placed))]
+        places_outside = [place for place in free_places if place not in places]
+        if places_outside and rng.chance(0.5):
+            placed.append((combination, rng.choice(places_outside)))
             continue
-        apart = [kind for _, kind in (*things, *(one for one, _ in given)) if kind != what[1]]
-        inside = [place for place in free if place in part]
-        given.append((near(dice, "train", what, apart=apart), dice.pick(inside or free)))
-    return scene(dice, given, more=dice.below(4 - len(given)), fits=without(*things), curtain=curtain)
+        taken_kinds = [
+            kind
+            for _, kind in (*combinations, *(located_thing for located_thing, _ in placed))
+            if kind != combination[1]
+        ]
+        places_inside = [place for place in free_places if place in places]
+        placed.append(
+            (
+                sample_similar(rng, "train", combination, excluded_kinds=taken_kinds),
+                rng.choice(places_inside or free_places),
+            )
+        )
+    return sample_scene(
+        rng, placed, extra_count=rng.randbelow(4 - len(placed)), is_allowed=excluding(*combinations), curtain=curtain
+    )
 
 
-def _why_there(label: str, told: Told, shown: Scene) -> str:
-    what, name, places = told
-    found = [item for item in shown.items if item.place in places]
+def _explain_location(label: str, located_thing: LocatedThing, scene: Scene) -> str:
+    combination, name, places = located_thing
+    visible = [item for item in scene.items if item.place in places]
     if label == "entailment":
-        return f"there is {article(' '.join(what))} {next(PLACES[one.place] for one in found if one.kind == what[1])}"
+        return (
+            f"there is {with_article(' '.join(combination))} "
+            f"{next(PLACES[item.place] for item in visible if item.kind == combination[1])}"
+        )
     if label == "neutral":
-        return f"{article(' '.join(what))} may be behind the curtain {_curtain(shown)}"
-    return f"there is only {listed([item.a for item in found])} {name}" if found else f"there is nothing {name}"
+        return f"{with_article(' '.join(combination))} may be behind the curtain {_curtain_place_name(scene)}"
+    return (
+        f"there is only {join_list([item.name_with_article for item in visible])} {name}"
+        if visible
+        else f"there is nothing {name}"
+    )
 
 
-def _curtain(shown: Scene) -> str:
-    return next(name for at, name in enumerate(PLACES) if at == shown.curtain)
+def _curtain_place_name(scene: Scene) -> str:
+    return next(name for place, name in enumerate(PLACES) if place == scene.curtain)
 
 
-def _number(dice: SeededRandom, split: str) -> list[Judged]:
+def _suppose_counts(rng: SeededRandom, split: str) -> list[LabelledHypothesis]:
     """Whether there are two things or more of groups and of colours: two, one or none can be seen."""
-    groups = dice.some((*GROUPS, *dice.some(COLOURS, 3)), 3)
-    many = dice.chance(0.5)
-    text = dice.pick(
+    groups = rng.sample((*GROUPS, *rng.sample(COLOURS, 3)), 3)
+    counts_up = rng.chance(0.5)
+    text = rng.choice(
         ("There are at least two {}s in the picture.", "The picture shows more than one {}.")
-        if many
+        if counts_up
         else ("There are fewer than two {}s in the picture.", "The picture shows at most one {}.")
     )
     pictures = []
-    for turn in range(3):
-        most, one, none = (groups[(turn + step) % 3] for step in ((0, 1, 2) if many else (2, 1, 0)))
-        pictures.append(_counted(dice, split, most, one, none))
+    for shift in range(3):
+        pair_group, single_group, absent_group = (
+            groups[(shift + step) % 3] for step in ((0, 1, 2) if counts_up else (2, 1, 0))
+        )
+        pictures.append(_sample_counted_scene(rng, split, pair_group, single_group, absent_group))
     return [
-        (text.format(_noun(group)), label, _why_so_many(group, shown), shown)
-        for group, label, shown in square(groups, LABELS, pictures)
+        (text.format(_group_noun(group)), label, _explain_count(group, scene), scene)
+        for group, label, scene in latin_square(groups, LABELS, pictures)
     ]
 
 
-def _counted(dice: SeededRandom, split: str, most: str, one: str, none: str) -> Scene:
+def _sample_counted_scene(
+    rng: SeededRandom, split: str, pair_group: str, single_group: str, absent_group: str
+) -> Scene:
     """A picture with two things of a group or a colour, one of another, none of a third, and a curtain."""
 
-    def only(group: str, *, apart: str = "") -> list[Combination]:
-        others = [name for name in (most, one, none) if name != group]
+    def only(group: str, *, excluded_kind: str = "") -> list[Combination]:
+        others = [name for name in (pair_group, single_group, absent_group) if name != group]
         return [
-            what
-            for what in COMBINATIONS[split]
-            if belongs(*what, group) and what[1] != apart and not any(belongs(*what, name) for name in others)
+            combination
+            for combination in COMBINATIONS[split]
+            if is_in_group(*combination, group)
+            and combination[1] != excluded_kind
+            and not any(is_in_group(*combination, name) for name in others)
         ]
 
-    first = dice.pick(only(most))
-    second = dice.pick(only(one, apart=first[1]))
+    first = rng.choice(only(pair_group))
+    second = rng.choice(only(single_group, excluded_kind=first[1]))
 
     def like_first(colour: str, kind: str) -> bool:
-        return belongs(colour, kind, most) and not any(belongs(colour, kind, name) for name in (one, none))
+        return is_in_group(colour, kind, pair_group) and not any(
+            is_in_group(colour, kind, name) for name in (single_group, absent_group)
+        )
 
-    return filled(dice, [(first, None), (second, None)], (like_first, 1), curtain=dice.below(4))
+    return sample_filled_scene(rng, [(first, None), (second, None)], (like_first, 1), curtain=rng.randbelow(4))
 
 
-def _noun(group: str) -> str:
+def _group_noun(group: str) -> str:
     """``shape``, ``red thing``."""
     return group[:-1] if group in GROUPS else f"{group} thing"
 
 
-def _why_so_many(group: str, shown: Scene) -> str:
-    found = [f"the {item.kind}" for item in shown.items if belongs(item.colour, item.kind, group)]
-    if len(found) > 1:
-        return f"two {_noun(group)}s can be seen, {listed(found)}"
-    if found:
-        return f"one {_noun(group)} can be seen, and one more may be behind the curtain {_curtain(shown)}"
-    return f"no {_noun(group)} can be seen, and no more than one can be behind the curtain {_curtain(shown)}"
+def _explain_count(group: str, scene: Scene) -> str:
+    visible = [f"the {item.kind}" for item in scene.items if is_in_group(item.colour, item.kind, group)]
+    if len(visible) > 1:
+        return f"two {_group_noun(group)}s can be seen, {join_list(visible)}"
+    if visible:
+        return (
+            f"one {_group_noun(group)} can be seen, and one more may be behind the curtain {_curtain_place_name(scene)}"
+        )
+    return (
+        f"no {_group_noun(group)} can be seen, "
+        f"and no more than one can be behind the curtain {_curtain_place_name(scene)}"
+    )

@@ -14,18 +14,23 @@ from functools import lru_cache
 from typing import Any
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.miniworld.pictures.captions import captions, claims
-from metalm_cli.miniworld.pictures.draw import png
-from metalm_cli.miniworld.pictures.explanations import judged
-from metalm_cli.miniworld.pictures.scene import Scene, asked, scene
-from metalm_cli.miniworld.pictures.vqa import ABOUT
+from metalm_cli.miniworld.pictures.captions import sample_statements, write_captions
+from metalm_cli.miniworld.pictures.draw import encode_png
+from metalm_cli.miniworld.pictures.explanations import sample_hypotheses
+from metalm_cli.miniworld.pictures.scene import Scene, sample_combination, sample_scene
+from metalm_cli.miniworld.pictures.vqa import QUESTION_KINDS
 from metalm_cli.miniworld.rng import SeededRandom
-from metalm_cli.miniworld.tasks.splits import SPLITS, TRIES
+from metalm_cli.miniworld.tasks.splits import MAX_ATTEMPTS, SPLIT_SIZES
 
 Row = dict[str, Any]
-IMAGES = {"captions": ("image",), "questions": ("image",), "statements": ("left", "right"), "explanations": ("image",)}
+IMAGE_COLUMNS = {
+    "captions": ("image",),
+    "questions": ("image",),
+    "statements": ("left", "right"),
+    "explanations": ("image",),
+}
 """The columns that hold pictures, of each task."""
-TASKS = tuple(IMAGES)
+TASKS = tuple(IMAGE_COLUMNS)
 """Names of the tasks."""
 
 
@@ -52,71 +57,76 @@ def rows(task: str, split: str) -> list[Row]:
     Raises:
         MetalmError: There is no such task or split.
     """
-    made = []
-    for row in described(task, split):
-        shown: tuple[Scene, ...] = row.pop("scenes")
-        pictures = {name: {"bytes": png(one), "path": None} for name, one in zip(IMAGES[task], shown, strict=True)}
-        made.append({**pictures, **row, "scenes": [one.record() for one in shown]})
-    return made
+    rows_with_images = []
+    for row in scene_rows(task, split):
+        scenes: tuple[Scene, ...] = row.pop("scenes")
+        pictures = {
+            name: {"bytes": encode_png(scene), "path": None}
+            for name, scene in zip(IMAGE_COLUMNS[task], scenes, strict=True)
+        }
+        rows_with_images.append({**pictures, **row, "scenes": [scene.record() for scene in scenes]})
+    return rows_with_images
 
 
-def described(task: str, split: str) -> list[Row]:
+def scene_rows(task: str, split: str) -> list[Row]:
     """The rows without their pictures; ``scenes`` are the scenes to draw.
 
     Raises:
         MetalmError: There is no such task or split.
     """
-    for what, name, known in (("pictures for", task, TASKS), ("split", split, SPLITS)):
+    for noun, name, known in (("pictures for", task, TASKS), ("split", split, SPLIT_SIZES)):
         if name not in known:
-            raise MetalmError(f"the miniature world has no {what} {name}", remedy=f"name one of {', '.join(known)}")
-    return [dict(row) for row in _drawn(task, split)]
+            raise MetalmError(f"the miniature world has no {noun} {name}", remedy=f"name one of {', '.join(known)}")
+    return [dict(row) for row in _sample_rows(task, split)]
 
 
-@lru_cache(maxsize=len(TASKS) * len(SPLITS))
-def _drawn(task: str, split: str) -> tuple[Row, ...]:
+@lru_cache(maxsize=len(TASKS) * len(SPLIT_SIZES))
+def _sample_rows(task: str, split: str) -> tuple[Row, ...]:
     """Draw groups of rows until the split is full; no two rows are equal."""
-    make = _MAKERS[task]
-    found: list[Row] = []
+    make_group = _GROUP_MAKERS[task]
+    rows: list[Row] = []
     seen: set[str] = set()
     counts: dict[str, int] = {}
-    for turn in range(TRIES):
-        if len(found) >= SPLITS[split]:
+    for attempt in range(MAX_ATTEMPTS):
+        if len(rows) >= SPLIT_SIZES[split]:
             break
-        dice = SeededRandom("pictures", task, split, turn)
-        group = make(dice, split, counts)
-        written = [repr(row) for row in group]
-        if seen.isdisjoint(written):
-            seen.update(written)
-            found += dice.shuffled(group)
-    return tuple(found)
+        rng = SeededRandom("pictures", task, split, attempt)
+        group = make_group(rng, split, counts)
+        texts = [repr(row) for row in group]
+        if seen.isdisjoint(texts):
+            seen.update(texts)
+            rows += rng.shuffled(group)
+    return tuple(rows)
 
 
-def _captions(dice: SeededRandom, split: str, counts: dict[str, int]) -> list[Row]:
-    shown = scene(dice, [(asked(dice, split), None)], more=dice.below(4))
-    return [{"captions": captions(shown, dice), "scenes": (shown,)}]
+def _make_caption_rows(rng: SeededRandom, split: str, counts: dict[str, int]) -> list[Row]:
+    scene = sample_scene(rng, [(sample_combination(rng, split), None)], extra_count=rng.randbelow(4))
+    return [{"captions": write_captions(scene, rng), "scenes": (scene,)}]
 
 
-def _questions(dice: SeededRandom, split: str, counts: dict[str, int]) -> list[Row]:
-    about = min(ABOUT, key=lambda name: counts.get(name, 0))
-    found = ABOUT[about](dice, split)
-    counts[about] = counts.get(about, 0) + len(found)
-    return [{"question": text, "answer": answer, "about": about, "scenes": (one,)} for text, answer, one in found]
-
-
-def _statements(dice: SeededRandom, split: str, counts: dict[str, int]) -> list[Row]:
-    return [{"statement": text, "label": label, "scenes": pair} for text, label, pair in claims(dice, split)]
-
-
-def _explanations(dice: SeededRandom, split: str, counts: dict[str, int]) -> list[Row]:
+def _make_question_rows(rng: SeededRandom, split: str, counts: dict[str, int]) -> list[Row]:
+    kind = min(QUESTION_KINDS, key=lambda name: counts.get(name, 0))
+    questions = QUESTION_KINDS[kind](rng, split)
+    counts[kind] = counts.get(kind, 0) + len(questions)
     return [
-        {"hypothesis": text, "label": label, "explanation": explanation, "scenes": (one,)}
-        for text, label, explanation, one in judged(dice, split)
+        {"question": text, "answer": answer, "about": kind, "scenes": (scene,)} for text, answer, scene in questions
     ]
 
 
-_MAKERS: dict[str, Callable[[SeededRandom, str, dict[str, int]], list[Row]]] = {
-    "captions": _captions,
-    "questions": _questions,
-    "statements": _statements,
-    "explanations": _explanations,
+def _make_statement_rows(rng: SeededRandom, split: str, counts: dict[str, int]) -> list[Row]:
+    return [{"statement": text, "label": label, "scenes": pair} for text, label, pair in sample_statements(rng, split)]
+
+
+def _make_explanation_rows(rng: SeededRandom, split: str, counts: dict[str, int]) -> list[Row]:
+    return [
+        {"hypothesis": text, "label": label, "explanation": explanation, "scenes": (scene,)}
+        for text, label, explanation, scene in sample_hypotheses(rng, split)
+    ]
+
+
+_GROUP_MAKERS: dict[str, Callable[[SeededRandom, str, dict[str, int]], list[Row]]] = {
+    "captions": _make_caption_rows,
+    "questions": _make_question_rows,
+    "statements": _make_statement_rows,
+    "explanations": _make_explanation_rows,
 }

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from metalm_cli.miniworld.english import article
+from metalm_cli.miniworld.english import with_article
 from metalm_cli.miniworld.lexicon import COLOURS
 from metalm_cli.miniworld.rng import SeededRandom
 
@@ -18,23 +18,23 @@ GROUPS = {"shapes": SHAPES, "animals": ANIMALS}
 """Kinds that are counted together, besides things of one colour."""
 PLACES = ("at the upper left", "at the upper right", "at the lower left", "at the lower right")
 """Places 0 to 3: the quarters of a picture, each with one thing at most."""
-RELATIONS: dict[str, Callable[[int, int], bool]] = {
-    "to the left of": lambda one, other: one % 2 < other % 2,
-    "to the right of": lambda one, other: one % 2 > other % 2,
-    "above": lambda one, other: one // 2 < other // 2,
-    "below": lambda one, other: one // 2 > other // 2,
+SPATIAL_RELATIONS: dict[str, Callable[[int, int], bool]] = {
+    "to the left of": lambda first, second: first % 2 < second % 2,
+    "to the right of": lambda first, second: first % 2 > second % 2,
+    "above": lambda first, second: first // 2 < second // 2,
+    "below": lambda first, second: first // 2 > second // 2,
 }
 """Whether a thing at one place is so to a thing at another; of things across from each other two relations hold."""
-GROUNDS = 3
+BACKGROUND_COUNT = 3
 """Backgrounds that a picture may have."""
 
 Combination = tuple[str, str]
 """A colour and a kind."""
-T = TypeVar("T")
-P = TypeVar("P")
+TextT = TypeVar("TextT")
+PictureT = TypeVar("PictureT")
 
 
-def split_of(colour: str, kind: str) -> str:
+def combination_split(colour: str, kind: str) -> str:
     """The split that asks about things of a colour and a kind: of the ten colours of each kind two are left to
     ``validation`` and two to ``test``, every colour for equally many kinds."""
     turn = (COLOURS.index(colour) - 3 * KINDS.index(kind) - KINDS.index(kind) // 10) % 10
@@ -42,7 +42,7 @@ def split_of(colour: str, kind: str) -> str:
 
 
 COMBINATIONS: dict[str, tuple[Combination, ...]] = {
-    split: tuple((colour, kind) for kind in KINDS for colour in COLOURS if split_of(colour, kind) == split)
+    split: tuple((colour, kind) for kind in KINDS for colour in COLOURS if combination_split(colour, kind) == split)
     for split in ("train", "validation", "test")
 }
 """What each split asks about. All else in a picture is a combination of ``train``, in every split."""
@@ -62,9 +62,9 @@ class Item:
         return f"{self.colour} {self.kind}"
 
     @property
-    def a(self) -> str:
+    def name_with_article(self) -> str:
         """``a red boat``."""
-        return article(self.name)
+        return with_article(self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,37 +80,37 @@ class Scene:
 
     items: tuple[Item, ...]
     curtain: int | None = None
-    ground: int = 0
+    background: int = 0
     seed: int = 0
 
-    def find(self, kind: str) -> Item | None:
+    def item_of_kind(self, kind: str) -> Item | None:
         """The thing of this kind."""
         return next((item for item in self.items if item.kind == kind), None)
 
-    def at(self, place: int) -> Item | None:
+    def item_at(self, place: int) -> Item | None:
         """The thing at this place."""
         return next((item for item in self.items if item.place == place), None)
 
     def count(self, group: str) -> int:
         """How many things of a group of kinds, or of a colour, can be seen."""
-        return sum(belongs(item.colour, item.kind, group) for item in self.items)
+        return sum(is_in_group(item.colour, item.kind, group) for item in self.items)
 
     def record(self) -> dict[str, Any]:
         """Everything, as a row keeps it."""
         return {
             "items": [{"colour": item.colour, "kind": item.kind, "place": item.place} for item in self.items],
             "curtain": self.curtain,
-            "ground": self.ground,
+            "ground": self.background,
             "seed": self.seed,
         }
 
 
-def scene(
-    dice: SeededRandom,
-    given: Iterable[tuple[Combination, int | None]] = (),
+def sample_scene(
+    rng: SeededRandom,
+    fixed_items: Iterable[tuple[Combination, int | None]] = (),
     *,
-    more: int = 0,
-    fits: Callable[[str, str], bool] = lambda colour, kind: True,
+    extra_count: int = 0,
+    is_allowed: Callable[[str, str], bool] = lambda colour, kind: True,
     curtain: int | None = None,
 ) -> Scene:
     """A scene with what is given, and further things of ``train`` combinations.
@@ -122,26 +122,26 @@ def scene(
         fits: Which further things may stand there.
         curtain: A place that stays free.
     """
-    things = list(given)
-    taken = {place for _, place in things if place is not None} | ({curtain} if curtain is not None else set())
-    free = dice.shuffled([place for place in range(4) if place not in taken])
-    items = [Item(*what, place if place is not None else free.pop()) for what, place in things]
-    pool = [what for what in COMBINATIONS["train"] if fits(*what)]
-    while more > 0 and free:
+    placed = list(fixed_items)
+    taken_places = {place for _, place in placed if place is not None} | ({curtain} if curtain is not None else set())
+    free_places = rng.shuffled([place for place in range(4) if place not in taken_places])
+    items = [Item(*combination, place if place is not None else free_places.pop()) for combination, place in placed]
+    candidates = [combination for combination in COMBINATIONS["train"] if is_allowed(*combination)]
+    while extra_count > 0 and free_places:
         kinds = {item.kind for item in items}
-        pool = [what for what in pool if what[1] not in kinds]
-        if not pool:
+        candidates = [combination for combination in candidates if combination[1] not in kinds]
+        if not candidates:
             break
-        items.append(Item(*dice.pick(pool), free.pop()))
-        more -= 1
+        items.append(Item(*rng.choice(candidates), free_places.pop()))
+        extra_count -= 1
     ordered = tuple(sorted(items, key=lambda item: item.place))
-    return Scene(ordered, curtain, dice.below(GROUNDS), dice.below(2**31))
+    return Scene(ordered, curtain, rng.randbelow(BACKGROUND_COUNT), rng.randbelow(2**31))
 
 
-def filled(
-    dice: SeededRandom,
-    given: Iterable[tuple[Combination, int | None]],
-    *wanted: tuple[Callable[[str, str], bool], int],
+def sample_filled_scene(
+    rng: SeededRandom,
+    fixed_items: Iterable[tuple[Combination, int | None]],
+    *extra_items: tuple[Callable[[str, str], bool], int],
     curtain: int | None = None,
 ) -> Scene:
     """A scene with what is given, and so many further things of each sort.
@@ -152,36 +152,41 @@ def filled(
         wanted: Which things are of a sort, and how many are wanted.
         curtain: A place that stays free.
     """
-    shown = scene(dice, given, curtain=curtain)
-    for fits, count in wanted:
-        known = [((item.colour, item.kind), item.place) for item in shown.items]
-        shown = scene(dice, known, more=count, fits=fits, curtain=curtain)
-    return shown
+    scene = sample_scene(rng, fixed_items, curtain=curtain)
+    for is_allowed, count in extra_items:
+        placed = [((item.colour, item.kind), item.place) for item in scene.items]
+        scene = sample_scene(rng, placed, extra_count=count, is_allowed=is_allowed, curtain=curtain)
+    return scene
 
 
-def belongs(colour: str, kind: str, group: str) -> bool:
+def is_in_group(colour: str, kind: str, group: str) -> bool:
     """Whether a thing is of a group of kinds, or of a colour."""
     return colour == group or kind in GROUPS.get(group, ())
 
 
-def without(*things: Combination) -> Callable[[str, str], bool]:
+def excluding(*combinations: Combination) -> Callable[[str, str], bool]:
     """Allows all but these things."""
-    return lambda colour, kind: (colour, kind) not in things
+    return lambda colour, kind: (colour, kind) not in combinations
 
 
-def asked(dice: SeededRandom, split: str, kinds: Sequence[str] = KINDS) -> Combination:
+def sample_combination(rng: SeededRandom, split: str, kinds: Sequence[str] = KINDS) -> Combination:
     """Something that the split asks about, every kind equally likely."""
-    kind = dice.pick(kinds)
-    return dice.pick([what for what in COMBINATIONS[split] if what[1] == kind])
+    kind = rng.choice(kinds)
+    return rng.choice([combination for combination in COMBINATIONS[split] if combination[1] == kind])
 
 
-def several(dice: SeededRandom, split: str, count: int) -> list[Combination]:
+def sample_combinations(rng: SeededRandom, split: str, count: int) -> list[Combination]:
     """Things of different kinds that the split asks about."""
-    return [asked(dice, split, [kind]) for kind in dice.some(KINDS, count)]
+    return [sample_combination(rng, split, [kind]) for kind in rng.sample(KINDS, count)]
 
 
-def near(
-    dice: SeededRandom, split: str, what: Combination, *, apart: Sequence[str] = (), but: Sequence[Combination] = ()
+def sample_similar(
+    rng: SeededRandom,
+    split: str,
+    reference: Combination,
+    *,
+    excluded_kinds: Sequence[str] = (),
+    excluded: Sequence[Combination] = (),
 ) -> Combination:
     """Something else of the same kind or of the same colour, so that neither tells it apart by itself.
 
@@ -192,23 +197,42 @@ def near(
         apart: Kinds that it is not of.
         but: Things that it is not.
     """
-    pool = [one for one in COMBINATIONS[split] if one != what and one[1] not in apart and one not in but]
-    alike = dice.shuffled([[one for one in pool if one[part] == what[part]] for part in (0, 1)])
-    return dice.pick(alike[0] or alike[1])
+    candidates = [
+        candidate
+        for candidate in COMBINATIONS[split]
+        if candidate != reference and candidate[1] not in excluded_kinds and candidate not in excluded
+    ]
+    similar = rng.shuffled(
+        [[candidate for candidate in candidates if candidate[aspect] == reference[aspect]] for aspect in (0, 1)]
+    )
+    return rng.choice(similar[0] or similar[1])
 
 
-def showing(dice: SeededRandom, present: Sequence[Combination], missing: Sequence[Combination] = ()) -> Scene:
+def sample_scene_showing(
+    rng: SeededRandom, present: Sequence[Combination], absent: Sequence[Combination] = ()
+) -> Scene:
     """A picture of some things without others, in whose stead there is something like each, and perhaps more."""
-    given = list(present)
-    for what in missing:
-        given.append(near(dice, "train", what, apart=[kind for _, kind in given], but=missing))
-    return scene(dice, [(what, None) for what in given], more=dice.below(5 - len(given)), fits=without(*missing))
+    combinations = list(present)
+    for combination in absent:
+        combinations.append(
+            sample_similar(
+                rng, "train", combination, excluded_kinds=[kind for _, kind in combinations], excluded=absent
+            )
+        )
+    return sample_scene(
+        rng,
+        [(combination, None) for combination in combinations],
+        extra_count=rng.randbelow(5 - len(combinations)),
+        is_allowed=excluding(*absent),
+    )
 
 
-def square(texts: Sequence[T], answers: Sequence[str], pictures: Sequence[P]) -> list[tuple[T, str, P]]:
+def latin_square(
+    texts: Sequence[TextT], answers: Sequence[str], pictures: Sequence[PictureT]
+) -> list[tuple[TextT, str, PictureT]]:
     """Every text with every picture, in a Latin square: each has every answer once, so neither tells it by itself.
 
-    >>> for row in square(["red?", "blue?"], ["yes", "no"], ["a red one", "a blue one"]):
+    >>> for row in latin_square(["red?", "blue?"], ["yes", "no"], ["a red one", "a blue one"]):
     ...     print(*row)
     red? yes a red one
     blue? no a red one
@@ -222,7 +246,7 @@ def square(texts: Sequence[T], answers: Sequence[str], pictures: Sequence[P]) ->
     """
     size = len(answers)
     return [
-        (text, answers[(column - line) % size], picture)
-        for line, picture in enumerate(pictures)
+        (text, answers[(column - row) % size], picture)
+        for row, picture in enumerate(pictures)
         for column, text in enumerate(texts)
     ]

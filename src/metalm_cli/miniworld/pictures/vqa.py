@@ -4,130 +4,167 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from metalm_cli.miniworld.english import article, words
+from metalm_cli.miniworld.english import in_words, with_article
 from metalm_cli.miniworld.lexicon import COLOURS
 from metalm_cli.miniworld.pictures.scene import (
     COMBINATIONS,
     GROUPS,
     KINDS,
     PLACES,
-    RELATIONS,
+    SPATIAL_RELATIONS,
     Scene,
-    asked,
-    belongs,
-    filled,
-    near,
-    scene,
-    several,
-    showing,
-    square,
+    is_in_group,
+    latin_square,
+    sample_combination,
+    sample_combinations,
+    sample_filled_scene,
+    sample_scene,
+    sample_scene_showing,
+    sample_similar,
 )
 from metalm_cli.miniworld.rng import SeededRandom
 
-Asked = list[tuple[str, str, Scene]]
+LabelledQuestions = list[tuple[str, str, Scene]]
 """Questions with their answers and pictures: each question and each picture has two answers."""
 YES_NO = ("yes", "no")
 
 
-def colour(dice: SeededRandom, split: str) -> Asked:
+def ask_colour(rng: SeededRandom, split: str) -> LabelledQuestions:
     """What colour something has: of two things, whose colours are exchanged. No two things have the same colour."""
-    known = {kind: [one for one, other in COMBINATIONS[split] if other == kind] for kind in KINDS}
-    kind = dice.pick(KINDS)
-    shared = {other: [one for one in known[other] if one in known[kind]] for other in KINDS if other != kind}
-    other = dice.pick([other for other, colours in shared.items() if len(colours) > 1])
-    colours = dice.some(shared[other], 2)
-    text = dice.pick(("What colour is the {}?", "Which colour does the {} have?"))
+    known = {kind: [colour for colour, other_kind in COMBINATIONS[split] if other_kind == kind] for kind in KINDS}
+    kind = rng.choice(KINDS)
+    shared = {
+        other_kind: [colour for colour in known[other_kind] if colour in known[kind]]
+        for other_kind in KINDS
+        if other_kind != kind
+    }
+    other_kind = rng.choice([other_kind for other_kind, colours in shared.items() if len(colours) > 1])
+    colours = rng.sample(shared[other_kind], 2)
+    text = rng.choice(("What colour is the {}?", "Which colour does the {} have?"))
     pictures = []
-    for one, two in (colours, colours[::-1]):
-        given = [((one, kind), None), ((two, other), None)]
-        others = dice.some([shade for shade in COLOURS if shade not in colours], dice.below(3))
-        pictures.append(filled(dice, given, *((_coloured(shade), 1) for shade in others)))
-    return square([text.format(kind), text.format(other)], colours, pictures)
+    for first_colour, second_colour in (colours, colours[::-1]):
+        placed = [((first_colour, kind), None), ((second_colour, other_kind), None)]
+        others = rng.sample([shade for shade in COLOURS if shade not in colours], rng.randbelow(3))
+        pictures.append(sample_filled_scene(rng, placed, *((_has_colour(shade), 1) for shade in others)))
+    return latin_square([text.format(kind), text.format(other_kind)], colours, pictures)
 
 
-def _coloured(shade: str) -> Callable[[str, str], bool]:
+def _has_colour(shade: str) -> Callable[[str, str], bool]:
     return lambda colour, kind: colour == shade
 
 
-def place(dice: SeededRandom, split: str) -> Asked:
+def ask_place(rng: SeededRandom, split: str) -> LabelledQuestions:
     """Where something is: two things, which change places."""
-    one, other = several(dice, split, 2)
-    spots = dice.some(range(4), 2)
-    text = dice.pick(("Where is the {}?", "Where in the picture is the {}?"))
-    pictures = [scene(dice, [(one, p), (other, q)], more=dice.below(3)) for p, q in (spots, spots[::-1])]
-    return square([text.format(one[1]), text.format(other[1])], [PLACES[at] for at in spots], pictures)
+    first, second = sample_combinations(rng, split, 2)
+    places = rng.sample(range(4), 2)
+    text = rng.choice(("Where is the {}?", "Where in the picture is the {}?"))
+    pictures = [
+        sample_scene(rng, [(first, first_place), (second, second_place)], extra_count=rng.randbelow(3))
+        for first_place, second_place in (places, places[::-1])
+    ]
+    return latin_square([text.format(first[1]), text.format(second[1])], [PLACES[place] for place in places], pictures)
 
 
-def kind(dice: SeededRandom, split: str) -> Asked:
+def ask_kind(rng: SeededRandom, split: str) -> LabelledQuestions:
     """What is at a place: two things, which change places."""
-    things = several(dice, split, 2)
-    p, q = dice.some(range(4), 2)
-    text = dice.pick(("What is {}?", "What do you see {}?"))
-    pictures = [scene(dice, [(one, p), (two, q)], more=dice.below(3)) for one, two in (things, things[::-1])]
-    return square([text.format(PLACES[at]) for at in (p, q)], [article(what[1]) for what in things], pictures)
+    things = sample_combinations(rng, split, 2)
+    first_place, second_place = rng.sample(range(4), 2)
+    text = rng.choice(("What is {}?", "What do you see {}?"))
+    pictures = [
+        sample_scene(rng, [(first, first_place), (second, second_place)], extra_count=rng.randbelow(3))
+        for first, second in (things, things[::-1])
+    ]
+    return latin_square(
+        [text.format(PLACES[place]) for place in (first_place, second_place)],
+        [with_article(combination[1]) for combination in things],
+        pictures,
+    )
 
 
-def number(dice: SeededRandom, split: str) -> Asked:
+def ask_number(rng: SeededRandom, split: str) -> LabelledQuestions:
     """How many things there are of a group, and of a colour: one to four of four."""
-    what = asked(dice, split, [kind for kinds in GROUPS.values() for kind in kinds])
-    shade, group = what[0], next(name for name, kinds in GROUPS.items() if what[1] in kinds)
+    combination = sample_combination(rng, split, [kind for kinds in GROUPS.values() for kind in kinds])
+    shade, group = combination[0], next(name for name, kinds in GROUPS.items() if combination[1] in kinds)
 
-    def sort(of_group: bool, of_shade: bool) -> Callable[[str, str], bool]:
-        return lambda colour, kind: (belongs(colour, kind, group), colour == shade) == (of_group, of_shade)
+    def matcher(of_group: bool, of_shade: bool) -> Callable[[str, str], bool]:
+        return lambda colour, kind: (is_in_group(colour, kind, group), colour == shade) == (of_group, of_shade)
 
-    def drawn(many: int, coloured: int) -> Scene:
-        both = dice.between(max(1, many + coloured - 4), min(many, coloured))
-        rest = 4 - many - coloured + both
-        sorts = ((sort(True, True), both - 1), (sort(True, False), many - both))
-        return filled(dice, [(what, None)], *sorts, (sort(False, True), coloured - both), (sort(False, False), rest))
+    def sample_counted(group_count: int, colour_count: int) -> Scene:
+        both_count = rng.randint(max(1, group_count + colour_count - 4), min(group_count, colour_count))
+        other_count = 4 - group_count - colour_count + both_count
+        groups = ((matcher(True, True), both_count - 1), (matcher(True, False), group_count - both_count))
+        return sample_filled_scene(
+            rng,
+            [(combination, None)],
+            *groups,
+            (matcher(False, True), colour_count - both_count),
+            (matcher(False, False), other_count),
+        )
 
-    counts = dice.some(range(1, 5), 2)
+    counts = rng.sample(range(1, 5), 2)
     texts = f"How many {group} are there?", f"How many things are {shade}?"
-    return square(texts, [words(count) for count in counts], [drawn(*counts), drawn(*counts[::-1])])
+    return latin_square(
+        texts, [in_words(count) for count in counts], [sample_counted(*counts), sample_counted(*counts[::-1])]
+    )
 
 
-def presence(dice: SeededRandom, split: str) -> Asked:
+def ask_presence(rng: SeededRandom, split: str) -> LabelledQuestions:
     """Whether something is there: where it is not, things like it are."""
-    one = asked(dice, split)
-    other = near(dice, split, one)
-    text = dice.pick(("Is there {} in the picture?", "Does the picture show {}?"))
-    pictures = [showing(dice, [one], [other]), showing(dice, [other], [one])]
-    return square([text.format(article(" ".join(what))) for what in (one, other)], YES_NO, pictures)
+    first = sample_combination(rng, split)
+    second = sample_similar(rng, split, first)
+    text = rng.choice(("Is there {} in the picture?", "Does the picture show {}?"))
+    pictures = [sample_scene_showing(rng, [first], [second]), sample_scene_showing(rng, [second], [first])]
+    return latin_square(
+        [text.format(with_article(" ".join(combination))) for combination in (first, second)], YES_NO, pictures
+    )
 
 
-def order(dice: SeededRandom, split: str) -> Asked:
+def ask_order(rng: SeededRandom, split: str) -> LabelledQuestions:
     """How two things stand: once so, once the other way round."""
-    one = asked(dice, split)
-    other = dice.pick([what for what in COMBINATIONS["train"] if what[1] != one[1]])
-    relation = dice.pick(tuple(RELATIONS))
-    spots = [(p, q) for p in range(4) for q in range(4) if RELATIONS[relation](p, q)]
+    asked_about = sample_combination(rng, split)
+    other = rng.choice([combination for combination in COMBINATIONS["train"] if combination[1] != asked_about[1]])
+    relation = rng.choice(tuple(SPATIAL_RELATIONS))
+    place_pairs = [
+        (first_place, second_place)
+        for first_place in range(4)
+        for second_place in range(4)
+        if SPATIAL_RELATIONS[relation](first_place, second_place)
+    ]
     pictures = []
-    for first, second in ((one, other), (other, one)):
-        p, q = dice.pick(spots)
-        pictures.append(scene(dice, [(first, p), (second, q)], more=dice.below(3)))
-    texts = [f"Is the {a[1]} {relation} the {b[1]}?" for a, b in ((one, other), (other, one))]
-    return square(texts, YES_NO, pictures)
+    for first, second in ((asked_about, other), (other, asked_about)):
+        first_place, second_place = rng.choice(place_pairs)
+        pictures.append(sample_scene(rng, [(first, first_place), (second, second_place)], extra_count=rng.randbelow(3)))
+    texts = [f"Is the {a[1]} {relation} the {b[1]}?" for a, b in ((asked_about, other), (other, asked_about))]
+    return latin_square(texts, YES_NO, pictures)
 
 
-def neighbour(dice: SeededRandom, split: str) -> Asked:
+def ask_neighbour(rng: SeededRandom, split: str) -> LabelledQuestions:
     """What stands so to something: one thing beside it and one above or below, which change places."""
-    things = several(dice, split, 2)
-    anchor = dice.pick([what for what in COMBINATIONS["train"] if what[1] not in [kind for _, kind in things]])
-    at = dice.below(4)
-    spots = at ^ 1, at ^ 2
-    relations = [next(name for name, holds in RELATIONS.items() if holds(spot, at)) for spot in spots]
-    pictures = [scene(dice, [(anchor, at), *zip(pair, spots, strict=True)]) for pair in (things, things[::-1])]
+    things = sample_combinations(rng, split, 2)
+    anchor = rng.choice(
+        [combination for combination in COMBINATIONS["train"] if combination[1] not in [kind for _, kind in things]]
+    )
+    anchor_place = rng.randbelow(4)
+    neighbour_places = anchor_place ^ 1, anchor_place ^ 2
+    relations = [
+        next(name for name, holds in SPATIAL_RELATIONS.items() if holds(neighbour_place, anchor_place))
+        for neighbour_place in neighbour_places
+    ]
+    pictures = [
+        sample_scene(rng, [(anchor, anchor_place), *zip(pair, neighbour_places, strict=True)])
+        for pair in (things, things[::-1])
+    ]
     texts = [f"What is {relation} the {anchor[1]}?" for relation in relations]
-    return square(texts, [article(what[1]) for what in things], pictures)
+    return latin_square(texts, [with_article(combination[1]) for combination in things], pictures)
 
 
-ABOUT: dict[str, Callable[[SeededRandom, str], Asked]] = {
-    "colour": colour,
-    "place": place,
-    "kind": kind,
-    "number": number,
-    "presence": presence,
-    "order": order,
-    "neighbour": neighbour,
+QUESTION_KINDS: dict[str, Callable[[SeededRandom, str], LabelledQuestions]] = {
+    "colour": ask_colour,
+    "place": ask_place,
+    "kind": ask_kind,
+    "number": ask_number,
+    "presence": ask_presence,
+    "order": ask_order,
+    "neighbour": ask_neighbour,
 }
 """What questions may be about; each makes as many rows as the others."""

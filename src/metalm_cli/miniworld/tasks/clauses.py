@@ -7,12 +7,12 @@ Clauses begin as they stand inside a sentence and have no full stop.
 from __future__ import annotations
 
 from metalm_cli.miniworld.documents.document_writer import fact_value_text, place_name
-from metalm_cli.miniworld.english import article, capitalise
+from metalm_cli.miniworld.english import capitalise, with_article
 from metalm_cli.miniworld.facts import RELATIONS, Fact
 from metalm_cli.miniworld.rng import SeededRandom
 from metalm_cli.miniworld.world import World
 
-ATTRIBUTES: dict[str, tuple[str, ...]] = {
+ATTRIBUTE_FORMS: dict[str, tuple[str, ...]] = {
     "lives_in": ("{n} lives in {o}", "{n} lives in the town of {o}", "{n}'s home is in {o}"),
     "age": ("{n} is {o} years old", "at the moment {n} is {o} years old", "{n}'s age is {o}"),
     "hair": ("{n} has {o} hair", "{n}'s hair is {o}", "the colour of {n}'s hair is {o}"),
@@ -45,7 +45,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 }
 """Wordings that mean the same, by relation."""
 
-COMPARISONS: dict[str, tuple[str, str]] = {
+COMPARISON_FORMS: dict[str, tuple[str, str]] = {
     "older_than": ("{a} is older than {b}", "{b} is younger than {a}"),
     "larger_than": ("{a} is larger than {b}", "{b} is smaller than {a}"),
     "north_of": ("{a} lies north of {b}", "{b} lies south of {a}"),
@@ -55,13 +55,13 @@ COMPARISONS: dict[str, tuple[str, str]] = {
 }
 """Each order told from its first and from its second side."""
 
-EXCLUSIVE = (
+SINGLE_VALUED = (
     *("lives_in", "age", "hair", "favourite_colour", "wakes_at"),
     *("thing_colour", "founded", "opens_at", "event_day", "event_hour"),
 )
 """Relations of which a subject has one value, so that another value is false."""
 
-_SIDE: dict[str, tuple[str, ...]] = {
+_SIDE_RELATIONS: dict[str, tuple[str, ...]] = {
     "person": ("hair", "age", "lives_in", "job", "likes", "dislikes", "favourite_colour", "wakes_at"),
     "town": ("founded", "known_for", "population"),
     "building": ("opens_at", "built_of"),
@@ -71,80 +71,89 @@ _SIDE: dict[str, tuple[str, ...]] = {
 }
 
 
-def named(kind: str, subject: str) -> str:
+def subject_phrase(kind: str, subject: str) -> str:
     """A subject as sentences call it: ``the library in Oakton``, ``the chess evening``, ``a dog``, ``Ada``."""
     if kind == "building":
         return place_name(subject)
     if kind == "event":
         return f"the {subject}"
-    return article(subject) if kind == "animal" else subject
+    return with_article(subject) if kind == "animal" else subject
 
 
-def attribute(fact: Fact, form: int) -> str:
+def attribute_clause(fact: Fact, form: int) -> str:
     """A fact as a clause, true or not, in one of its relation's wordings (counted round).
 
     Example:
-        >>> attribute(Fact("hair", "Ada", "red"), 1)
+        >>> attribute_clause(Fact("hair", "Ada", "red"), 1)
         "Ada's hair is red"
     """
     value = fact_value_text(fact)
-    forms = ATTRIBUTES[fact.relation]
-    slots = {"n": named(RELATIONS[fact.relation].subject, fact.subject), "o": value, "ao": article(value)}
+    forms = ATTRIBUTE_FORMS[fact.relation]
+    slots = {"n": subject_phrase(RELATIONS[fact.relation].subject, fact.subject), "o": value, "ao": with_article(value)}
     return forms[form % len(forms)].format_map(slots)
 
 
-def comparison(relation: str, one: str, other: str, form: int) -> str:
+def comparison_clause(relation: str, first: str, second: str, form: int) -> str:
     """A comparison as a clause, true or not, from the first side (form 0) or the second (form 1).
 
     Example:
-        >>> comparison("older_than", "Ada", "Ben", 1)
+        >>> comparison_clause("older_than", "Ada", "Ben", 1)
         'Ben is younger than Ada'
     """
     kind = RELATIONS[relation].subject
-    return COMPARISONS[relation][form % 2].format(a=named(kind, one), b=named(kind, other))
+    return COMPARISON_FORMS[relation][form % 2].format(a=subject_phrase(kind, first), b=subject_phrase(kind, second))
 
 
-def sentence(clause: str) -> str:
+def clause_to_sentence(clause: str) -> str:
     """A clause as a sentence."""
     return f"{capitalise(clause)}."
 
 
-def text(dice: SeededRandom, clauses: list[str]) -> str:
+def join_clauses(rng: SeededRandom, clauses: list[str]) -> str:
     """Clauses as sentences, in random order."""
-    return " ".join(sentence(clause) for clause in dice.shuffled(clauses))
+    return " ".join(clause_to_sentence(clause) for clause in rng.shuffled(clauses))
 
 
-def differing(world: World, dice: SeededRandom, relation: str, count: int, gender: str = "") -> list[Fact] | None:
+def sample_distinct_facts(
+    world: World, rng: SeededRandom, relation: str, count: int, gender: str = ""
+) -> list[Fact] | None:
     """Facts of a relation with as many subjects and as many values; of people of a gender, if one is given."""
-    found: list[Fact] = []
+    facts: list[Fact] = []
     people = world.people
-    for fact in dice.some(world.query(relation), 12 * count):
+    for fact in rng.sample(world.query(relation), 12 * count):
         if gender and people[fact.subject].gender != gender:
             continue
-        if all(fact.subject != other.subject and fact.value != other.value for other in found):
-            found.append(fact)
-            if len(found) == count:
-                return found
+        if all(fact.subject != other.subject and fact.value != other.value for other in facts):
+            facts.append(fact)
+            if len(facts) == count:
+                return facts
     return None
 
 
-def ordered(world: World, dice: SeededRandom, relation: str, count: int) -> list[str] | None:
+def sample_ordered_names(world: World, rng: SeededRandom, relation: str, count: int) -> list[str] | None:
     """Names in the order of a comparison, the greatest first, no two of them equal."""
-    chosen = dice.some(list(dict.fromkeys(side for fact in world.query(relation) for side in fact[1:])), count)
+    names = rng.sample(list(dict.fromkeys(side for fact in world.query(relation) for side in fact[1:])), count)
     holds = world.holds
-    wins = {one: sum(holds(Fact(relation, one, other)) for other in chosen) for one in chosen}
-    chosen.sort(key=lambda name: -wins[name])
-    return chosen if sorted(wins.values()) == list(range(count)) else None
+    ranks = {candidate: sum(holds(Fact(relation, candidate, other)) for other in names) for candidate in names}
+    names.sort(key=lambda name: -ranks[name])
+    return names if sorted(ranks.values()) == list(range(count)) else None
 
 
-def parenthetical(world: World, dice: SeededRandom, relation: str, subject: str) -> str | None:
+def sample_side_clause(world: World, rng: SeededRandom, relation: str, subject: str) -> str | None:
     """A clause about the subject that has nothing to do with a relation, or None."""
-    others = [
-        name for name in _SIDE.get(RELATIONS[relation].subject, ()) if name not in (relation, _TWIN.get(relation))
+    relations = [
+        candidate
+        for candidate in _SIDE_RELATIONS.get(RELATIONS[relation].subject, ())
+        if candidate not in (relation, _CONFOUNDERS.get(relation))
     ]
-    facts = [fact for name in others for fact in world.query(name, subject)]
-    return attribute(dice.pick(facts), dice.below(3)) if facts else None
+    facts = [fact for candidate in relations for fact in world.query(candidate, subject)]
+    return attribute_clause(rng.choice(facts), rng.randbelow(3)) if facts else None
 
 
-_TWIN = {"older_than": "age", "larger_than": "population", "earlier_than": "event_hour", "favourite_colour": "likes"}
+_CONFOUNDERS = {
+    "older_than": "age",
+    "larger_than": "population",
+    "earlier_than": "event_hour",
+    "favourite_colour": "likes",
+}
 """Relations whose facts would decide, or confuse, those of another."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from metalm_cli.miniworld import lexicon as lex
-from metalm_cli.miniworld.english import PRONOUNS, article, capitalise, plural, third_person, words
+from metalm_cli.miniworld.english import PRONOUNS, capitalise, in_words, plural, third_person, with_article
 from metalm_cli.miniworld.facts import Person
 from metalm_cli.miniworld.rng import SeededRandom
 from metalm_cli.miniworld.tasks.splits import RowGroup
 from metalm_cli.miniworld.world import World
 
-_VOWEL = ("apple", "onion", "egg", "owl", "eagle", "ant", "umbrella", "oven", "actor")
-_CONSONANT = ("pear", "lemon", "dog", "goat", "frog", "lamp", "kite", "baker", "teacher", "basket", "clock")
-_COUNTED = ("apple", "pear", "plum", "lemon", "carrot", "onion", "egg", "cup", "lamp", "basket", "kite", "book")
+_VOWEL_NOUNS = ("apple", "onion", "egg", "owl", "eagle", "ant", "umbrella", "oven", "actor")
+_CONSONANT_NOUNS = ("pear", "lemon", "dog", "goat", "frog", "lamp", "kite", "baker", "teacher", "basket", "clock")
+_COUNT_NOUNS = ("apple", "pear", "plum", "lemon", "carrot", "onion", "egg", "cup", "lamp", "basket", "kite", "book")
 _TIMES = ("every day", "on Sunday", "in the morning", "in summer", "after dinner", "today")
 _PLURAL_SUBJECTS = ("the neighbours", "the children", "{his} friends", "two of {his} friends", "the people next door")
 
@@ -21,86 +21,91 @@ SentencePair = tuple[str, str]
 """A well-formed sentence, and the same words as they must not stand."""
 
 
-def grammar(world: World, dice: SeededRandom) -> RowGroup | None:
+def make_grammar_rows(world: World, rng: SeededRandom) -> RowGroup | None:
     """A sentence and its corrupted twin."""
-    person, other = dice.some(list(world.people.values()), 2)
-    make = dice.pick(_KINDS)
-    good, bad = make(dice, person, other)
-    rows = [{"sentence": good, "label": "acceptable"}, {"sentence": bad, "label": "unacceptable"}]
-    return (make.__name__, *sorted((person.name, other.name))), rows
+    person, other = rng.sample(list(world.people.values()), 2)
+    write_pair = rng.choice(_KINDS)
+    acceptable, unacceptable = write_pair(rng, person, other)
+    rows = [{"sentence": acceptable, "label": "acceptable"}, {"sentence": unacceptable, "label": "unacceptable"}]
+    return (write_pair.__name__, *sorted((person.name, other.name))), rows
 
 
-def _both(frame: str, right: SentencePair, **slots: str) -> SentencePair:
+def _fill_frame(frame: str, pair: SentencePair, **slots: str) -> SentencePair:
     """A frame with two words in their places {x} and {y}, and exchanged."""
-    one, two = right
-    good, bad = frame.format(x=one, y=two, **slots), frame.format(x=two, y=one, **slots)
-    return capitalise(good), capitalise(bad)
+    first, second = pair
+    acceptable, unacceptable = frame.format(x=first, y=second, **slots), frame.format(x=second, y=first, **slots)
+    return capitalise(acceptable), capitalise(unacceptable)
 
 
-def _agreement(dice: SeededRandom, person: Person, other: Person) -> SentencePair:
+def _agreement(rng: SeededRandom, person: Person, other: Person) -> SentencePair:
     """One subject in the singular and one in the plural, each with its form of the verb."""
-    verb, ends = dice.pick(
+    verb, endings = rng.choice(
         (
             ("live", (f"in {person.town}", f"in {other.town}")),
             ("like", (person.likes[0], other.likes[0])),
             ("enjoy", (person.hobby, other.hobby)),
             ("eat", (person.likes[1], other.likes[1])),
-            ("own", (article(person.things[0]), article(other.things[0]))),
+            ("own", (with_article(person.things[0]), with_article(other.things[0]))),
             ("have", (f"{person.hair} hair", f"{other.hair} hair")),
             ("be", (f"very {person.trait}", f"very {other.trait}")),
             ("come", (f"from {person.town}", f"from {other.town}")),
         )
     )
-    one, two = {"be": ("is", "are"), "have": ("has", "have")}.get(verb, (third_person(verb), verb))
-    many = dice.pick(_PLURAL_SUBJECTS).format_map(PRONOUNS[person.gender])
-    join = dice.pick((", and ", ", but ", ", while "))
-    if dice.chance(0.5):
-        return _both(f"{person.name} {{x}} {ends[0]}{join}{many} {{y}} {ends[1]}.", (one, two))
-    return _both(f"{many} {{x}} {ends[1]}{join}{person.name} {{y}} {ends[0]}.", (two, one))
+    singular_verb, plural_verb = {"be": ("is", "are"), "have": ("has", "have")}.get(verb, (third_person(verb), verb))
+    plural_subject = rng.choice(_PLURAL_SUBJECTS).format_map(PRONOUNS[person.gender])
+    joiner = rng.choice((", and ", ", but ", ", while "))
+    if rng.chance(0.5):
+        return _fill_frame(
+            f"{person.name} {{x}} {endings[0]}{joiner}{plural_subject} {{y}} {endings[1]}.",
+            (singular_verb, plural_verb),
+        )
+    return _fill_frame(
+        f"{plural_subject} {{x}} {endings[1]}{joiner}{person.name} {{y}} {endings[0]}.", (plural_verb, singular_verb)
+    )
 
 
-def _articles(dice: SeededRandom, person: Person, other: Person) -> SentencePair:
-    frame = dice.pick(
+def _articles(rng: SeededRandom, person: Person, other: Person) -> SentencePair:
+    frame = rng.choice(
         (
             "{n} sees {x} {vowel} and {y} {consonant} in the picture.",
             "in {town} {n} draws {x} {vowel} and then {y} {consonant}.",
             "{n} and {m} talk about {x} {vowel} and {y} {consonant} in a story.",
         )
     )
-    vowel, consonant = dice.pick(_VOWEL), dice.pick(_CONSONANT)
+    vowel, consonant = rng.choice(_VOWEL_NOUNS), rng.choice(_CONSONANT_NOUNS)
     slots = {"n": person.name, "m": other.name, "town": person.town, "vowel": vowel, "consonant": consonant}
-    return _both(frame, ("an", "a"), **slots)
+    return _fill_frame(frame, ("an", "a"), **slots)
 
 
-def _numbers(dice: SeededRandom, person: Person, other: Person) -> SentencePair:
-    noun, count = dice.pick(_COUNTED), words(dice.between(2, 12))
-    frame = dice.pick(
+def _numbers(rng: SeededRandom, person: Person, other: Person) -> SentencePair:
+    noun, count = rng.choice(_COUNT_NOUNS), in_words(rng.randint(2, 12))
+    frame = rng.choice(
         (
             "{n} has one {x}, and {m} has {count} {y}.",
             "on the table there are {count} {y} and only one {x}.",
             "{n} buys {count} {y}, but {m} buys only one {x}.",
         )
     )
-    return _both(frame, (noun, plural(noun)), n=person.name, m=other.name, count=count)
+    return _fill_frame(frame, (noun, plural(noun)), n=person.name, m=other.name, count=count)
 
 
-def _determiner(dice: SeededRandom, person: Person, other: Person) -> SentencePair:
+def _determiner(rng: SeededRandom, person: Person, other: Person) -> SentencePair:
     """The article behind its noun."""
-    place = dice.pick(lex.BUILDINGS)
-    frame = dice.pick(
+    place = rng.choice(lex.BUILDINGS)
+    frame = rng.choice(
         (
             "{n} goes to {x} {y} in {town} {time}.",
             "{n} meets {m} in front of {x} {y} in {town}.",
             "from {x} {y} in {town} {n} walks home.",
         )
     )
-    return _both(frame, ("the", place), n=person.name, m=other.name, town=person.town, time=dice.pick(_TIMES))
+    return _fill_frame(frame, ("the", place), n=person.name, m=other.name, town=person.town, time=rng.choice(_TIMES))
 
 
-def _adjective(dice: SeededRandom, person: Person, other: Person) -> SentencePair:
+def _adjective(rng: SeededRandom, person: Person, other: Person) -> SentencePair:
     """The adjective behind its noun."""
-    thing = dice.pick([thing for thing in lex.THINGS if thing.owned])
-    frame = dice.pick(
+    thing = rng.choice([thing for thing in lex.THINGS if thing.is_ownable])
+    frame = rng.choice(
         (
             "{n} has a {x} {y} made of {material}.",
             "there is a {x} {y} in {n}'s house.",
@@ -108,14 +113,14 @@ def _adjective(dice: SeededRandom, person: Person, other: Person) -> SentencePai
             "{n} looks for the {x} {y} in the shed.",
         )
     )
-    colour = dice.pick([colour for colour in lex.COLOURS if colour != "orange"])
-    slots = {"material": dice.pick(thing.materials), "time": dice.pick(_TIMES), "m": other.name}
-    return _both(frame, (colour, thing.name), n=person.name, **slots)
+    colour = rng.choice([colour for colour in lex.COLOURS if colour != "orange"])
+    slots = {"material": rng.choice(thing.materials), "time": rng.choice(_TIMES), "m": other.name}
+    return _fill_frame(frame, (colour, thing.name), n=person.name, **slots)
 
 
-def _preposition(dice: SeededRandom, person: Person, other: Person) -> SentencePair:
+def _preposition(rng: SeededRandom, person: Person, other: Person) -> SentencePair:
     """The preposition behind its noun."""
-    frame, pair = dice.pick(
+    frame, pair = rng.choice(
         (
             ("{n} lives {x} {y} with {m}.", ("in", person.town)),
             ("{n} comes {x} {y} every summer.", ("from", person.town)),
@@ -125,13 +130,13 @@ def _preposition(dice: SeededRandom, person: Person, other: Person) -> SentenceP
             ("{n} waits {x} {y} in the garden.", ("for", other.name)),
         )
     )
-    return _both(frame, pair, n=person.name, m=other.name)
+    return _fill_frame(frame, pair, n=person.name, m=other.name)
 
 
-def _case(dice: SeededRandom, person: Person, other: Person) -> SentencePair:
+def _case(rng: SeededRandom, person: Person, other: Person) -> SentencePair:
     """Subject and object forms of a pronoun."""
     he, him = PRONOUNS[person.gender]["he"], PRONOUNS[person.gender]["him"]
-    frame = dice.pick(
+    frame = rng.choice(
         (
             "when {m} is at home, {x} often calls, and {m} thanks {y} for it.",
             "{time} {x} helps {m}, and {m} helps {y} too.",
@@ -139,13 +144,13 @@ def _case(dice: SeededRandom, person: Person, other: Person) -> SentencePair:
             "if {x} needs help, {m} is glad to help {y} in the garden.",
         )
     )
-    place = f"the {dice.pick(lex.BUILDINGS)}"
-    return _both(frame, (he, him), m=other.name, time=dice.pick(_TIMES), place=place)
+    place = f"the {rng.choice(lex.BUILDINGS)}"
+    return _fill_frame(frame, (he, him), m=other.name, time=rng.choice(_TIMES), place=place)
 
 
-def _verb_object(dice: SeededRandom, person: Person, other: Person) -> SentencePair:
+def _verb_object(rng: SeededRandom, person: Person, other: Person) -> SentencePair:
     """The object in front of its verb."""
-    frame, pair = dice.pick(
+    frame, pair = rng.choice(
         (
             ("{n} {x} {y} for dinner.", ("eats", person.likes[0])),
             ("{n} {x} {y} at the market in {town}.", ("buys", person.likes[1])),
@@ -155,19 +160,19 @@ def _verb_object(dice: SeededRandom, person: Person, other: Person) -> SentenceP
             ("{n} often {x} {y} in {town}.", ("meets", other.name)),
         )
     )
-    return _both(frame, pair, n=person.name, m=other.name, town=person.town)
+    return _fill_frame(frame, pair, n=person.name, m=other.name, town=person.town)
 
 
-def _infinitive(dice: SeededRandom, person: Person, other: Person) -> SentencePair:
-    thing = dice.pick([thing for thing in lex.THINGS if thing.owned])
-    verb = dice.pick(("wants", "hopes", "likes", "has", "needs"))
-    frame = dice.pick(("{n} {x} {y} {purpose} {time}.", "{n} {x} {y} {purpose}, and {m} helps."))
-    slots = {"n": person.name, "m": other.name, "purpose": thing.purpose, "time": dice.pick(_TIMES)}
-    return _both(frame, (verb, "to"), **slots)
+def _infinitive(rng: SeededRandom, person: Person, other: Person) -> SentencePair:
+    thing = rng.choice([thing for thing in lex.THINGS if thing.is_ownable])
+    verb = rng.choice(("wants", "hopes", "likes", "has", "needs"))
+    frame = rng.choice(("{n} {x} {y} {purpose} {time}.", "{n} {x} {y} {purpose}, and {m} helps."))
+    slots = {"n": person.name, "m": other.name, "purpose": thing.purpose, "time": rng.choice(_TIMES)}
+    return _fill_frame(frame, (verb, "to"), **slots)
 
 
-def _negation(dice: SeededRandom, person: Person, other: Person) -> SentencePair:
-    frame, pair = dice.pick(
+def _negation(rng: SeededRandom, person: Person, other: Person) -> SentencePair:
+    frame, pair = rng.choice(
         (
             ("{n} {x} {y} like {food}.", ("does", "not")),
             ("{n} {x} {y} eat {food} {time}.", ("will", "not")),
@@ -175,13 +180,15 @@ def _negation(dice: SeededRandom, person: Person, other: Person) -> SentencePair
             ("{n} {x} {y} see {m} from there.", ("did", "not")),
         )
     )
-    town = dice.pick((person.town, other.town))
-    return _both(frame, pair, n=person.name, m=other.name, food=person.dislikes, town=town, time=dice.pick(_TIMES))
+    town = rng.choice((person.town, other.town))
+    return _fill_frame(
+        frame, pair, n=person.name, m=other.name, food=person.dislikes, town=town, time=rng.choice(_TIMES)
+    )
 
 
-def _question(dice: SeededRandom, person: Person, other: Person) -> SentencePair:
+def _question(rng: SeededRandom, person: Person, other: Person) -> SentencePair:
     """A question without the inversion it needs."""
-    frame, verb = dice.pick(
+    frame, verb = rng.choice(
         (
             ("where {x} {y} live now?", "does"),
             ("what {x} {y} like to eat {time}?", "does"),
@@ -191,7 +198,7 @@ def _question(dice: SeededRandom, person: Person, other: Person) -> SentencePair
             ("which book {x} {y} read to {m}?", "does"),
         )
     )
-    return _both(frame, (verb, person.name), food=person.dislikes, time=dice.pick(_TIMES), m=other.name)
+    return _fill_frame(frame, (verb, person.name), food=person.dislikes, time=rng.choice(_TIMES), m=other.name)
 
 
 _KINDS: tuple[Callable[[SeededRandom, Person, Person], SentencePair], ...] = (

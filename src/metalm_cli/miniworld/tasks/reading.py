@@ -5,77 +5,106 @@ from __future__ import annotations
 from itertools import pairwise
 
 from metalm_cli.miniworld.documents.document_writer import DocumentWriter, fact_value_text
-from metalm_cli.miniworld.documents.places import announce
-from metalm_cli.miniworld.english import article, capitalise
+from metalm_cli.miniworld.documents.places import announce_event
+from metalm_cli.miniworld.english import capitalise, with_article
 from metalm_cli.miniworld.facts import RELATIONS, Fact
 from metalm_cli.miniworld.rng import SeededRandom
-from metalm_cli.miniworld.tasks.clauses import attribute, comparison, differing, named, ordered, parenthetical, text
+from metalm_cli.miniworld.tasks.clauses import (
+    attribute_clause,
+    comparison_clause,
+    join_clauses,
+    sample_distinct_facts,
+    sample_ordered_names,
+    sample_side_clause,
+    subject_phrase,
+)
 from metalm_cli.miniworld.tasks.splits import RowDict, RowGroup
 from metalm_cli.miniworld.world import World
 
-_PERSONAL = ("lives_in", "age", "job", "hobby", "likes", "dislikes", "favourite_colour", "hair", "wakes_at", "has_pet")
-_WHO = ("lives_in", "age", "job", "hobby", "likes", "dislikes", "hair", "wakes_at")
+_PERSON_RELATIONS = (
+    "lives_in",
+    "age",
+    "job",
+    "hobby",
+    "likes",
+    "dislikes",
+    "favourite_colour",
+    "hair",
+    "wakes_at",
+    "has_pet",
+)
+_WHO_RELATIONS = ("lives_in", "age", "job", "hobby", "likes", "dislikes", "hair", "wakes_at")
 """Relations whose plain claim begins with the person."""
 
 
-def passages(world: World, dice: SeededRandom) -> RowGroup | None:
+def make_passage_rows(world: World, rng: SeededRandom) -> RowGroup | None:
     """A passage of facts and a question whose answer stands in it."""
-    return (_about_people if dice.chance(0.7) else _about_a_town)(world, dice)
+    return (_make_people_rows if rng.chance(0.7) else _make_town_rows)(world, rng)
 
 
-def _about_people(world: World, dice: SeededRandom) -> RowGroup | None:
+def _make_people_rows(world: World, rng: SeededRandom) -> RowGroup | None:
     """Two or three people, of all of whom the relation is told that is asked for."""
-    relation = dice.pick(_PERSONAL)
-    facts = differing(world, dice, relation, dice.between(2, 3))
+    relation = rng.choice(_PERSON_RELATIONS)
+    facts = sample_distinct_facts(world, rng, relation, rng.randint(2, 3))
     if facts is None or any(world.held_out(fact) for fact in facts):
         return None
-    draft = DocumentWriter(world, dice)
+    writer = DocumentWriter(world, rng)
     for fact in facts:
-        other = [name for name in _PERSONAL if name != relation and not {name, relation} <= {"likes", "dislikes"}]
-        more = [one for name in dice.some(other, 3) for one in world.query(name, fact.subject, held_out=False)[:1]]
-        for one in dice.shuffled([fact, *more[: dice.between(1, 2)]]):
-            draft.tell(one)
-    asked = dice.pick(facts)
-    if relation in _WHO and dice.chance(0.35):
-        return _row(draft, facts, _who(draft, asked), asked.subject)
-    return _row(draft, facts, draft.asked(asked)[0], fact_value_text(asked))
+        other_relations = [
+            relation_name
+            for relation_name in _PERSON_RELATIONS
+            if relation_name != relation and not {relation_name, relation} <= {"likes", "dislikes"}
+        ]
+        other_facts = [
+            stated
+            for relation_name in rng.sample(other_relations, 3)
+            for stated in world.query(relation_name, fact.subject, held_out=False)[:1]
+        ]
+        for stated in rng.shuffled([fact, *other_facts[: rng.randint(1, 2)]]):
+            writer.state_fact(stated)
+    target = rng.choice(facts)
+    if relation in _WHO_RELATIONS and rng.chance(0.35):
+        return _make_passage_row(writer, facts, _write_who_question(writer, target), target.subject)
+    return _make_passage_row(writer, facts, writer.question_and_answer(target)[0], fact_value_text(target))
 
 
-def _who(draft: DocumentWriter, fact: Fact) -> str:
-    return f"Who{draft.claim(fact)[len(fact.subject) :]}?"
+def _write_who_question(writer: DocumentWriter, fact: Fact) -> str:
+    return f"Who{writer.claim_clause(fact)[len(fact.subject) :]}?"
 
 
-def _about_a_town(world: World, dice: SeededRandom) -> RowGroup | None:
+def _make_town_rows(world: World, rng: SeededRandom) -> RowGroup | None:
     """A town, its buildings, and what takes place in them."""
-    town = dice.pick(list(world.towns.values()))
-    draft = DocumentWriter(world, dice)
-    relations = dice.some(("terrain", "known_for", "population", "founded"), dice.between(1, 3))
-    facts = [fact for name in relations for fact in world.query(name, town.name, held_out=False)]
+    town = rng.choice(list(world.towns.values()))
+    writer = DocumentWriter(world, rng)
+    relations = rng.sample(("terrain", "known_for", "population", "founded"), rng.randint(1, 3))
+    facts = [fact for relation in relations for fact in world.query(relation, town.name, held_out=False)]
     for fact in facts:
-        draft.tell(fact)
-    for kind in dice.some(town.buildings, dice.between(1, 3)):
-        draft.say(dice.pick((f"There is {article(kind)} in {town.name}.", f"{town.name} has {article(kind)}.")))
-        for name in dice.some(("opens_at", "built_of"), dice.between(1, 2)):
-            told = world.query(name, f"{town.name} {kind}", held_out=False)
-            facts += [fact for fact in told if draft.tell(fact)]
-    for event in [one for one in world.events.values() if one.building.startswith(f"{town.name} ")][:1]:
-        announce(draft, event)
-        facts += [fact for fact in draft.facts if fact.subject == event.name]
-    if len(draft.paragraphs[0]) < 3 or not facts:
+        writer.state_fact(fact)
+    for kind in rng.sample(town.buildings, rng.randint(1, 3)):
+        writer.add_sentence(
+            rng.choice((f"There is {with_article(kind)} in {town.name}.", f"{town.name} has {with_article(kind)}."))
+        )
+        for relation in rng.sample(("opens_at", "built_of"), rng.randint(1, 2)):
+            candidates = world.query(relation, f"{town.name} {kind}", held_out=False)
+            facts += [fact for fact in candidates if writer.state_fact(fact)]
+    for event in [event for event in world.events.values() if event.building.startswith(f"{town.name} ")][:1]:
+        announce_event(writer, event)
+        facts += [fact for fact in writer.facts if fact.subject == event.name]
+    if len(writer.paragraphs[0]) < 3 or not facts:
         return None
-    asked = dice.pick(facts)
-    return _row(draft, [asked], draft.asked(asked)[0], fact_value_text(asked))
+    target = rng.choice(facts)
+    return _make_passage_row(writer, [target], writer.question_and_answer(target)[0], fact_value_text(target))
 
 
-def _row(draft: DocumentWriter, about: list[Fact], question: str, answer: str) -> RowGroup | None:
-    passage = draft.text()
+def _make_passage_row(writer: DocumentWriter, facts: list[Fact], question: str, answer: str) -> RowGroup | None:
+    passage = writer.text()
     if answer not in passage:
         return None
-    key = (about[0].relation, *sorted(fact.subject for fact in about))
+    key = (facts[0].relation, *sorted(fact.subject for fact in facts))
     return key, [{"passage": passage, "question": question, "answer": answer}]
 
 
-_QUESTIONS: dict[str, tuple[str, ...]] = {
+_ATTRIBUTE_QUESTIONS: dict[str, tuple[str, ...]] = {
     "lives_in": ("does {n} live in {o}?", "is {n}'s home in {o}?"),
     "age": ("is {n} {o} years old?", "is {n}'s age {o}?"),
     "hair": ("does {n} have {o} hair?", "is {n}'s hair {o}?"),
@@ -92,75 +121,75 @@ _QUESTIONS: dict[str, tuple[str, ...]] = {
     "event_hour": ("does {n} begin at {o}?", "does {n} start at {o}?"),
     "event_place": ("does {n} take place at {o}?", "is {n} held at {o}?"),
 }
-_ORDERS: dict[str, tuple[str, str]] = {
+_ORDER_QUESTIONS: dict[str, tuple[str, str]] = {
     "older_than": ("is {a} older than {b}?", "is {b} younger than {a}?"),
     "larger_than": ("is {a} larger than {b}?", "is {b} smaller than {a}?"),
     "north_of": ("does {a} lie north of {b}?", "does {b} lie south of {a}?"),
     "east_of": ("does {a} lie east of {b}?", "does {b} lie west of {a}?"),
     "earlier_than": ("does {a} begin at an earlier hour than {b}?", "does {b} begin at a later hour than {a}?"),
 }
-_HIDDEN = {"older_than": "age", "larger_than": "population"}
+_NUMBER_OF_ORDER = {"older_than": "age", "larger_than": "population"}
 """Numbers from which an order follows."""
 
 
-def yes_no(world: World, dice: SeededRandom) -> RowGroup | None:
+def make_yes_no_rows(world: World, rng: SeededRandom) -> RowGroup | None:
     """A passage and two questions in the same words: to one the answer is yes, to the other no."""
-    return dice.pick((_whose, _whose, _in_order, _by_number))(world, dice)
+    return rng.choice((_make_attribute_rows, _make_attribute_rows, _make_order_rows, _make_number_rows))(world, rng)
 
 
-def _whose(world: World, dice: SeededRandom) -> RowGroup | None:
+def _make_attribute_rows(world: World, rng: SeededRandom) -> RowGroup | None:
     """Two subjects with a value each; one value is asked of both."""
-    relation = dice.pick(tuple(_QUESTIONS))
-    found = differing(world, dice, relation, 2)
-    if found is None:
+    relation = rng.choice(tuple(_ATTRIBUTE_QUESTIONS))
+    facts = sample_distinct_facts(world, rng, relation, 2)
+    if facts is None:
         return None
-    told = [attribute(fact, dice.below(3)) for fact in found]
-    true, other = dice.shuffled(found)
-    false = Fact(relation, other.subject, true.value)
-    form = dice.pick(_QUESTIONS[relation])
-    questions = [_asks(form, fact) for fact in (true, false)]
-    return _answered(world, dice, relation, [fact.subject for fact in found], told, questions)
+    clauses = [attribute_clause(fact, rng.randbelow(3)) for fact in facts]
+    true_fact, other_fact = rng.shuffled(facts)
+    false_fact = Fact(relation, other_fact.subject, true_fact.value)
+    form = rng.choice(_ATTRIBUTE_QUESTIONS[relation])
+    questions = [_attribute_question(form, fact) for fact in (true_fact, false_fact)]
+    return _make_yes_no_pair(world, rng, relation, [fact.subject for fact in facts], clauses, questions)
 
 
-def _asks(form: str, fact: Fact) -> str:
+def _attribute_question(form: str, fact: Fact) -> str:
     value = fact_value_text(fact)
     kind = RELATIONS[fact.relation].subject
-    return form.format(n=named(kind, fact.subject), o=value, ao=article(value))
+    return form.format(n=subject_phrase(kind, fact.subject), o=value, ao=with_article(value))
 
 
-def _in_order(world: World, dice: SeededRandom) -> RowGroup | None:
+def _make_order_rows(world: World, rng: SeededRandom) -> RowGroup | None:
     """An order told from one side and asked for from either; or told of three and asked of the ends."""
-    relation = dice.pick(tuple(_ORDERS))
-    found = ordered(world, dice, relation, dice.between(2, 3))
-    if found is None:
+    relation = rng.choice(tuple(_ORDER_QUESTIONS))
+    names = sample_ordered_names(world, rng, relation, rng.randint(2, 3))
+    if names is None:
         return None
-    links = pairwise(found)
-    told = [comparison(relation, one, two, dice.below(2)) for one, two in links]
-    return _answered(world, dice, relation, found, told, _questions(dice, relation, found[0], found[-1]))
+    links = pairwise(names)
+    clauses = [comparison_clause(relation, first, second, rng.randbelow(2)) for first, second in links]
+    return _make_yes_no_pair(world, rng, relation, names, clauses, _order_questions(rng, relation, names[0], names[-1]))
 
 
-def _by_number(world: World, dice: SeededRandom) -> RowGroup | None:
+def _make_number_rows(world: World, rng: SeededRandom) -> RowGroup | None:
     """Ages or numbers of people, from which the order follows."""
-    relation, number = dice.pick(tuple(_HIDDEN.items()))
-    found = ordered(world, dice, relation, 2)
-    if found is None:
+    relation, number = rng.choice(tuple(_NUMBER_OF_ORDER.items()))
+    names = sample_ordered_names(world, rng, relation, 2)
+    if names is None:
         return None
-    told = [attribute(world.query(number, name)[0], dice.below(3)) for name in found]
-    return _answered(world, dice, relation, found, told, _questions(dice, relation, found[0], found[1]))
+    clauses = [attribute_clause(world.query(number, name)[0], rng.randbelow(3)) for name in names]
+    return _make_yes_no_pair(world, rng, relation, names, clauses, _order_questions(rng, relation, names[0], names[1]))
 
 
-def _questions(dice: SeededRandom, relation: str, first: str, last: str) -> list[str]:
-    kind, form = RELATIONS[relation].subject, dice.pick(_ORDERS[relation])
-    a, b = named(kind, first), named(kind, last)
+def _order_questions(rng: SeededRandom, relation: str, first: str, last: str) -> list[str]:
+    kind, form = RELATIONS[relation].subject, rng.choice(_ORDER_QUESTIONS[relation])
+    a, b = subject_phrase(kind, first), subject_phrase(kind, last)
     return [form.format(a=a, b=b), form.format(a=b, b=a)]
 
 
-def _answered(
-    world: World, dice: SeededRandom, relation: str, subjects: list[str], told: list[str], questions: list[str]
+def _make_yes_no_pair(
+    world: World, rng: SeededRandom, relation: str, subjects: list[str], clauses: list[str], questions: list[str]
 ) -> RowGroup:
     """Two rows: the first question has the answer yes, the second no."""
-    more = [parenthetical(world, dice, relation, name) for name in dice.some(subjects, dice.between(0, 2))]
-    passage = text(dice, [*told, *dict.fromkeys(clause for clause in more if clause)])
+    side_clauses = [sample_side_clause(world, rng, relation, name) for name in rng.sample(subjects, rng.randint(0, 2))]
+    passage = join_clauses(rng, [*clauses, *dict.fromkeys(clause for clause in side_clauses if clause)])
     rows: list[RowDict] = [
         {"passage": passage, "question": capitalise(question), "label": label}
         for question, label in zip(questions, ("yes", "no"), strict=True)

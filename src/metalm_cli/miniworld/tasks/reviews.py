@@ -19,11 +19,11 @@ class Aspect:
     name: str
     good: tuple[str, ...]
     bad: tuple[str, ...]
-    many: bool = False
+    is_plural: bool = False
 
     @property
-    def was(self) -> str:
-        return "were" if self.many else "was"
+    def copula(self) -> str:
+        return "were" if self.is_plural else "was"
 
 
 _PEOPLE = (("friendly", "helpful", "polite"), ("rude", "unfriendly", "bored"))
@@ -33,18 +33,26 @@ _BATH = (("clean", "warm"), ("dirty", "cold"))
 _TOWELS = (("clean", "soft", "dry"), ("dirty", "torn", "wet"))
 _SHOW = (("funny", "exciting", "wonderful"), ("boring", "dull", "terrible"))
 _CHAIRS = (("comfortable", "soft"), ("uncomfortable", "broken"))
-_GREEN = (("lovely", "well kept"), ("ugly", "badly kept"))
+_GARDEN = (("lovely", "well kept"), ("ugly", "badly kept"))
 
 ASPECTS: dict[str, tuple[Aspect, ...]] = {
-    "bakery": (Aspect("bread", *_FOOD), Aspect("cakes", *_FOOD, many=True), Aspect("baker", *_PEOPLE)),
-    "inn": (Aspect("soup", *_FOOD), Aspect("rooms", *_ROOM, many=True), Aspect("cook", *_PEOPLE)),
-    "theatre": (Aspect("play", *_SHOW), Aspect("seats", *_CHAIRS, many=True), Aspect("music", *_SHOW)),
-    "museum": (Aspect("rooms", *_ROOM, many=True), Aspect("guide", *_PEOPLE), Aspect("tour", *_SHOW)),
-    "library": (Aspect("reading room", *_ROOM), Aspect("chairs", *_CHAIRS, many=True), Aspect("librarian", *_PEOPLE)),
-    "market": (Aspect("fruit", *_FOOD), Aspect("sellers", *_PEOPLE, many=True), Aspect("cheese", *_FOOD)),
-    "garden": (Aspect("flower beds", *_GREEN, many=True), Aspect("gardener", *_PEOPLE), Aspect("lawn", *_GREEN)),
-    "station": (Aspect("waiting room", *_ROOM), Aspect("driver", *_PEOPLE), Aspect("benches", *_CHAIRS, many=True)),
-    "bathhouse": (Aspect("bath", *_BATH), Aspect("towels", *_TOWELS, many=True), Aspect("owner", *_PEOPLE)),
+    "bakery": (Aspect("bread", *_FOOD), Aspect("cakes", *_FOOD, is_plural=True), Aspect("baker", *_PEOPLE)),
+    "inn": (Aspect("soup", *_FOOD), Aspect("rooms", *_ROOM, is_plural=True), Aspect("cook", *_PEOPLE)),
+    "theatre": (Aspect("play", *_SHOW), Aspect("seats", *_CHAIRS, is_plural=True), Aspect("music", *_SHOW)),
+    "museum": (Aspect("rooms", *_ROOM, is_plural=True), Aspect("guide", *_PEOPLE), Aspect("tour", *_SHOW)),
+    "library": (
+        Aspect("reading room", *_ROOM),
+        Aspect("chairs", *_CHAIRS, is_plural=True),
+        Aspect("librarian", *_PEOPLE),
+    ),
+    "market": (Aspect("fruit", *_FOOD), Aspect("sellers", *_PEOPLE, is_plural=True), Aspect("cheese", *_FOOD)),
+    "garden": (Aspect("flower beds", *_GARDEN, is_plural=True), Aspect("gardener", *_PEOPLE), Aspect("lawn", *_GARDEN)),
+    "station": (
+        Aspect("waiting room", *_ROOM),
+        Aspect("driver", *_PEOPLE),
+        Aspect("benches", *_CHAIRS, is_plural=True),
+    ),
+    "bathhouse": (Aspect("bath", *_BATH), Aspect("towels", *_TOWELS, is_plural=True), Aspect("owner", *_PEOPLE)),
 }
 """What there is to judge at each kind of place."""
 
@@ -56,7 +64,7 @@ _OPENINGS = (
     "{friend} took me to the {kind} in {town}.",
     "This is about the {kind} in {town}.",
 )
-_GOOD_ENDS = (
+_GOOD_ENDINGS = (
     "I want to come back soon",
     "I will tell all my friends to go there",
     "it was a very good day",
@@ -64,7 +72,7 @@ _GOOD_ENDS = (
     "I am glad that I went",
     "we liked it a lot",
 )
-_BAD_ENDS = (
+_BAD_ENDINGS = (
     "I do not want to come back",
     "I will tell all my friends not to go there",
     "it was not a good day",
@@ -74,61 +82,85 @@ _BAD_ENDS = (
 )
 
 
-def reviews(world: World, dice: SeededRandom) -> RowGroup:
+def make_review_rows(world: World, rng: SeededRandom) -> RowGroup:
     """Two reviews of one place by one person, one positive and one negative."""
     people: list[Person] = list(world.people.values())
-    friend, town, kind = dice.pick(people), dice.pick(tuple(world.towns)), dice.pick(tuple(ASPECTS))
-    day = dice.pick(lex.DAYS)
-    opening = dice.pick(_OPENINGS).format(day=day, kind=kind, town=town, friend=friend.name)
-    one, two = dice.some(ASPECTS[kind], 2)
-    write = dice.pick((_plain, _plain, _denied, _denied, _mixed, _mixed, _surprised))
-    end = dice.below(len(_GOOD_ENDS))
+    friend, town, kind = rng.choice(people), rng.choice(tuple(world.towns)), rng.choice(tuple(ASPECTS))
+    day = rng.choice(lex.DAYS)
+    opening = rng.choice(_OPENINGS).format(day=day, kind=kind, town=town, friend=friend.name)
+    first_aspect, second_aspect = rng.sample(ASPECTS[kind], 2)
+    write_review = rng.choice(
+        (
+            _write_plain_review,
+            _write_plain_review,
+            _write_denying_review,
+            _write_denying_review,
+            _write_mixed_review,
+            _write_mixed_review,
+            _write_surprised_review,
+        )
+    )
+    ending = rng.randbelow(len(_GOOD_ENDINGS))
     rows = []
-    for good in (True, False):
-        label = "positive" if good else "negative"
-        rows.append({"text": f"{opening} {write(dice, one, two, good, end)}", "label": label})
+    for is_good in (True, False):
+        label = "positive" if is_good else "negative"
+        rows.append(
+            {"text": f"{opening} {write_review(rng, first_aspect, second_aspect, is_good, ending)}", "label": label}
+        )
     return (town, kind, day, friend.name), rows
 
 
-def _says(dice: SeededRandom, aspect: Aspect, good: bool) -> str:
+def _write_judgement(rng: SeededRandom, aspect: Aspect, is_good: bool) -> str:
     """A clause that praises or blames."""
-    word = dice.pick(aspect.good if good else aspect.bad)
-    return dice.pick((f"the {aspect.name} {aspect.was} {word}", f"I found the {aspect.name} {word}"))
+    adjective = rng.choice(aspect.good if is_good else aspect.bad)
+    return rng.choice((f"the {aspect.name} {aspect.copula} {adjective}", f"I found the {aspect.name} {adjective}"))
 
 
-def _denies(dice: SeededRandom, aspect: Aspect, good: bool) -> str:
+def _write_denial(rng: SeededRandom, aspect: Aspect, is_good: bool) -> str:
     """A clause that praises by denying blame, or the reverse."""
-    word = dice.pick(aspect.bad if good else aspect.good)
-    thing = "bad" if good else "good"
-    return dice.pick(
+    adjective = rng.choice(aspect.bad if is_good else aspect.good)
+    noun = "bad" if is_good else "good"
+    return rng.choice(
         (
-            f"the {aspect.name} {aspect.was} not {word}",
-            f"I did not find the {aspect.name} {word}",
-            f"nobody could say that the {aspect.name} {aspect.was} {word}",
-            f"there was nothing {thing} about the {aspect.name}",
+            f"the {aspect.name} {aspect.copula} not {adjective}",
+            f"I did not find the {aspect.name} {adjective}",
+            f"nobody could say that the {aspect.name} {aspect.copula} {adjective}",
+            f"there was nothing {noun} about the {aspect.name}",
         )
     )
 
 
-def _plain(dice: SeededRandom, one: Aspect, two: Aspect, good: bool, end: int) -> str:
-    first, second = _says(dice, one, good), _says(dice, two, good)
-    if dice.chance(0.4):
+def _write_plain_review(
+    rng: SeededRandom, first_aspect: Aspect, second_aspect: Aspect, is_good: bool, ending: int
+) -> str:
+    first, second = _write_judgement(rng, first_aspect, is_good), _write_judgement(rng, second_aspect, is_good)
+    if rng.chance(0.4):
         return f"{capitalise(first)}, and {second}."
-    return f"{capitalise(first)}, and {second}. {capitalise(_end(good, end))}."
+    return f"{capitalise(first)}, and {second}. {capitalise(_ending(is_good, ending))}."
 
 
-def _denied(dice: SeededRandom, one: Aspect, two: Aspect, good: bool, end: int) -> str:
-    clauses = [_denies(dice, one, good), (_denies if dice.chance(0.3) else _says)(dice, two, good)]
-    first, second = dice.shuffled(clauses)
-    if dice.chance(0.5):
+def _write_denying_review(
+    rng: SeededRandom, first_aspect: Aspect, second_aspect: Aspect, is_good: bool, ending: int
+) -> str:
+    clauses = [
+        _write_denial(rng, first_aspect, is_good),
+        (_write_denial if rng.chance(0.3) else _write_judgement)(rng, second_aspect, is_good),
+    ]
+    first, second = rng.shuffled(clauses)
+    if rng.chance(0.5):
         return f"{capitalise(first)}, and {second}."
-    return f"{capitalise(first)}, and {second}. {capitalise(_end(good, end))}."
+    return f"{capitalise(first)}, and {second}. {capitalise(_ending(is_good, ending))}."
 
 
-def _mixed(dice: SeededRandom, one: Aspect, two: Aspect, good: bool, end: int) -> str:
+def _write_mixed_review(
+    rng: SeededRandom, first_aspect: Aspect, second_aspect: Aspect, is_good: bool, ending: int
+) -> str:
     """Praise and blame; what is said after all decides."""
-    against, for_it = _says(dice, one, not good), _says(dice, two, good)
-    form = dice.pick(
+    concession, verdict = (
+        _write_judgement(rng, first_aspect, not is_good),
+        _write_judgement(rng, second_aspect, is_good),
+    )
+    form = rng.choice(
         (
             "{A}, but {f}, and so {e}.",
             "Although {a}, {f}. All in all, {e}.",
@@ -136,15 +168,19 @@ def _mixed(dice: SeededRandom, one: Aspect, two: Aspect, good: bool, end: int) -
             "{F}. It is true that {a}, but {e}.",
         )
     )
-    return form.format(a=against, A=capitalise(against), f=for_it, F=capitalise(for_it), e=_end(good, end))
+    return form.format(
+        a=concession, A=capitalise(concession), f=verdict, F=capitalise(verdict), e=_ending(is_good, ending)
+    )
 
 
-def _surprised(dice: SeededRandom, one: Aspect, two: Aspect, good: bool, end: int) -> str:
+def _write_surprised_review(
+    rng: SeededRandom, first_aspect: Aspect, second_aspect: Aspect, is_good: bool, ending: int
+) -> str:
     """What people had said beforehand turns out to be wrong."""
-    word = dice.pick(one.bad if good else one.good)
-    claim = f"People had told me that the {one.name} {one.was} {word}, but that is not true."
-    return f"{claim} {capitalise(_says(dice, two, good))}, and {_end(good, end)}."
+    adjective = rng.choice(first_aspect.bad if is_good else first_aspect.good)
+    claim = f"People had told me that the {first_aspect.name} {first_aspect.copula} {adjective}, but that is not true."
+    return f"{claim} {capitalise(_write_judgement(rng, second_aspect, is_good))}, and {_ending(is_good, ending)}."
 
 
-def _end(good: bool, end: int) -> str:
-    return (_GOOD_ENDS if good else _BAD_ENDS)[end]
+def _ending(is_good: bool, index: int) -> str:
+    return (_GOOD_ENDINGS if is_good else _BAD_ENDINGS)[index]

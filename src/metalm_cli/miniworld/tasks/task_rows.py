@@ -13,33 +13,33 @@ from functools import lru_cache
 from typing import Any
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.miniworld.tasks.choice import outcomes, pronouns
-from metalm_cli.miniworld.tasks.facts import facts
-from metalm_cli.miniworld.tasks.grammar import grammar
-from metalm_cli.miniworld.tasks.logic import nli, paraphrase
-from metalm_cli.miniworld.tasks.reading import passages, yes_no
-from metalm_cli.miniworld.tasks.reviews import reviews
-from metalm_cli.miniworld.tasks.splits import SPLITS, Maker, RowDict, collect_rows
-from metalm_cli.miniworld.tasks.writing import gist, triples
+from metalm_cli.miniworld.tasks.choice import make_outcome_rows, make_pronoun_rows
+from metalm_cli.miniworld.tasks.facts import make_fact_rows
+from metalm_cli.miniworld.tasks.grammar import make_grammar_rows
+from metalm_cli.miniworld.tasks.logic import make_nli_rows, make_paraphrase_rows
+from metalm_cli.miniworld.tasks.reading import make_passage_rows, make_yes_no_rows
+from metalm_cli.miniworld.tasks.reviews import make_review_rows
+from metalm_cli.miniworld.tasks.splits import SPLIT_SIZES, GroupMaker, RowDict, collect_rows
+from metalm_cli.miniworld.tasks.writing import make_gist_rows, make_triple_rows
 
-MAKERS: dict[str, Maker] = {
-    "nli": nli,
-    "reviews": reviews,
-    "paraphrase": paraphrase,
-    "pronouns": pronouns,
-    "outcomes": outcomes,
-    "passages": passages,
-    "yes_no": yes_no,
-    "grammar": grammar,
-    "triples": triples,
-    "gist": gist,
+GROUP_MAKERS: dict[str, GroupMaker] = {
+    "nli": make_nli_rows,
+    "reviews": make_review_rows,
+    "paraphrase": make_paraphrase_rows,
+    "pronouns": make_pronoun_rows,
+    "outcomes": make_outcome_rows,
+    "passages": make_passage_rows,
+    "yes_no": make_yes_no_rows,
+    "grammar": make_grammar_rows,
+    "triples": make_triple_rows,
+    "gist": make_gist_rows,
 }
 """What writes a group of rows of each task."""
 
-TABLES: dict[str, Callable[[], dict[str, tuple[RowDict, ...]]]] = {"facts": facts}
+TABLE_MAKERS: dict[str, Callable[[], dict[str, tuple[RowDict, ...]]]] = {"facts": make_fact_rows}
 """Tasks whose rows are counted out rather than drawn."""
 
-TASKS = (*MAKERS, *TABLES)
+TASKS = (*GROUP_MAKERS, *TABLE_MAKERS)
 """Names of the tasks."""
 
 
@@ -54,14 +54,14 @@ def rows(task: str, split: str) -> list[dict[str, Any]]:
     Raises:
         MetalmError: There is no such task or split.
     """
-    for what, name, known in (("task", task, TASKS), ("split", split, SPLITS)):
+    for noun, name, known in (("task", task, TASKS), ("split", split, SPLIT_SIZES)):
         if name not in known:
-            raise MetalmError(f"the miniature world has no {what} {name}", remedy=f"name one of {', '.join(known)}")
-    return [dict(row) for row in _splits(task)[split]]
+            raise MetalmError(f"the miniature world has no {noun} {name}", remedy=f"name one of {', '.join(known)}")
+    return [dict(row) for row in _rows_by_split(task)[split]]
 
 
 @lru_cache(maxsize=len(TASKS))
-def _splits(task: str) -> dict[str, tuple[RowDict, ...]]:
-    if task in TABLES:
-        return TABLES[task]()
-    return collect_rows(task, MAKERS[task])
+def _rows_by_split(task: str) -> dict[str, tuple[RowDict, ...]]:
+    if task in TABLE_MAKERS:
+        return TABLE_MAKERS[task]()
+    return collect_rows(task, GROUP_MAKERS[task])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,6 +20,7 @@ from metalm_cli.models.assembly import build_encoder, build_metalm
 from metalm_cli.objectives import make_objective
 from metalm_cli.sessions import DECODER
 from metalm_cli.training.planning import probe as module
+from metalm_cli.training.planning.memory import rows_per_micro_batch
 from metalm_cli.training.planning.probe import probe, probe_batch
 from metalm_cli.training.trainer import Trainer, TrainerCallbacks
 
@@ -53,6 +55,11 @@ CASES = {
     "mlm": ("encoder-mlm", ENCODER),
     "rtd": ("encoder-rtd", ENCODER),
 }
+
+
+def run_probe(objective, root, recipe, device, **options):
+    rows = rows_per_micro_batch(recipe, options.get("num_processes", 1))
+    return probe(objective, root, recipe, device, partial(probe_batch, objective, recipe, rows), **options)
 
 
 def make(case_name: str) -> SimpleNamespace:
@@ -168,7 +175,7 @@ def test_a_probe_changes_nothing(case):
     next(iter(case.root.children())).train()
     torch.manual_seed(5)
     before = snapshot(case.root)
-    result = probe(case.objective, case.root, case.recipe, "cpu")
+    result = run_probe(case.objective, case.root, case.recipe, "cpu")
     assert_same(before, snapshot(case.root))
     assert before["grads"] == [None] * len(before["grads"])
     assert result.seconds > 0
@@ -199,7 +206,7 @@ def test_the_state_of_random_modules_is_restored(small):
     parameter = next(root.parameters())
     parameter.grad = torch.full_like(parameter, 3.0)
     before = snapshot(root)
-    probe(small.objective, root, small.recipe, "cpu")
+    run_probe(small.objective, root, small.recipe, "cpu")
     assert root.modes == [True]
     assert_same(before, snapshot(root))
     assert torch.equal(parameter.grad, torch.full_like(parameter, 3.0))
@@ -214,7 +221,7 @@ def test_state_is_restored_after_an_error(small, monkeypatch):
 
     monkeypatch.setattr(small.root, "forward", broken)
     with pytest.raises(ValueError, match="broken"):
-        probe(small.objective, small.root, small.recipe, "cpu")
+        run_probe(small.objective, small.root, small.recipe, "cpu")
     assert_same(before, snapshot(small.root))
 
 
@@ -222,7 +229,7 @@ def trained(case_name: str, probed: bool) -> tuple[dict[str, torch.Tensor], list
     case = make(case_name)
     torch.manual_seed(11)
     if probed:
-        probe(case.objective, case.root, case.recipe, "cpu")
+        run_probe(case.objective, case.root, case.recipe, "cpu")
     trainer = Trainer(case.recipe.train, 3, case.objective, case.root, Accelerator(cpu=True), 64)
     losses = []
     no_signals = SimpleNamespace(pending=None)
@@ -267,7 +274,7 @@ def test_out_of_memory_names_the_keys_to_change(small, monkeypatch, error):
     monkeypatch.setattr(small.root, "forward", full)
     before = snapshot(small.root)
     with pytest.raises(MetalmError) as caught:
-        probe(small.objective, small.root, small.recipe, "cpu")
+        run_probe(small.objective, small.root, small.recipe, "cpu")
     assert caught.value.exit_code == Exit.USAGE
     message = str(caught.value)
     for advice in (
@@ -285,7 +292,7 @@ def test_out_of_memory_names_the_keys_to_change(small, monkeypatch, error):
 def test_real_lack_of_memory(small, monkeypatch):
     monkeypatch.setattr(small.root, "forward", lambda batch: torch.empty(1 << 55, dtype=torch.uint8))
     with pytest.raises(MetalmError, match="does not fit"):
-        probe(small.objective, small.root, small.recipe, "cpu")
+        run_probe(small.objective, small.root, small.recipe, "cpu")
 
 
 def test_keys_at_their_limit_are_not_advised(small):
@@ -315,13 +322,13 @@ def test_a_sharded_model_may_not_fit_unsharded(small, monkeypatch):
         raise FULL[0]
 
     monkeypatch.setattr(small.root, "forward", full)
-    result = probe(small.objective, small.root, small.recipe, "cpu", num_processes=2, shards=2)
+    result = run_probe(small.objective, small.root, small.recipe, "cpu", num_processes=2, shards=2)
     assert (result.seconds, result.peak_bytes) == (None, None)
     (note,) = result.notes
     assert "sharded over 2 processes" in note
     assert "2.00 GiB" in note
     unsharded, sharded = (
-        module.estimate_memory(small.recipe, small.objective.assembly, None, 2, shards) for shards in (1, 2)
+        module.estimate_memory(small.recipe, small.objective.assembly, {}, 2, shards) for shards in (1, 2)
     )
     for name in ("weights", "gradients", "optimizer"):
         assert getattr(sharded, name) == getattr(unsharded, name) // 2
@@ -336,11 +343,11 @@ def test_other_errors_are_not_taken_for_lack_of_memory(small, monkeypatch):
 
     monkeypatch.setattr(small.root, "forward", wrong)
     with pytest.raises(RuntimeError, match="mat1"):
-        probe(small.objective, small.root, small.recipe, "cpu")
+        run_probe(small.objective, small.root, small.recipe, "cpu")
 
 
 def test_a_loss_that_is_not_finite_is_a_note(small):
     with torch.no_grad():
         small.objective.assembly.model.get_input_embeddings().weight.fill_(float("nan"))
-    (note,) = probe(small.objective, small.root, small.recipe, "cpu").notes
+    (note,) = run_probe(small.objective, small.root, small.recipe, "cpu").notes
     assert "not finite" in note

@@ -116,7 +116,8 @@ def documents(folder: Path, count: int = 120) -> Path:
     from metalm_cli.miniworld import generate_document
 
     path = folder / "documents.jsonl"
-    path.write_text("".join(json.dumps({"text": generate_document(0, n).text}) + "\n" for n in range(count)), encoding="utf-8")
+    lines = (json.dumps({"text": generate_document(0, n).text}) + "\n" for n in range(count))
+    path.write_text("".join(lines), encoding="utf-8")
     return path
 
 

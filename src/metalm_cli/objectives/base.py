@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
@@ -29,11 +29,26 @@ class Term(NamedTuple):
     outputs: tuple[Tensor, ...] | None = None
 
 
+class StepModule(nn.Module):
+    """Base class of the root modules that are trained: ``forward(batch) -> dict[str, Term]``."""
+
+    touch_unused = False
+    """Run the parts that a batch does not use on a dummy input without effect on the loss: distributed training needs
+    every part to run, in the same order in every process. Modules whose parts all run ignore it."""
+
+
 class Objective(Protocol):
     """An objective of one run."""
 
-    def step_module(self) -> nn.Module:
-        """Make the root module that is trained: ``forward(batch) -> dict[str, Term]``."""
+    def step_module(self) -> StepModule:
+        """Make the root module that is trained."""
+
+    def extra_parts(self, root: nn.Module | None) -> dict[str, nn.Module]:
+        """Modules that train besides the parts of the model, each saved in a folder of its name.
+
+        Args:
+            root: The step module; None: modules of the same shapes on the meta device.
+        """
 
     def collate(self, rows: list[Row], length: int | None = None) -> Batch:
         """Collate rows into a batch of the objective's stream."""
@@ -67,3 +82,9 @@ class DocumentObjective(Objective, Protocol):
 
     def validation_rows(self, data: DataConfig, texts: Iterable[str]) -> list[Row]:
         """Make validation rows, which are the same for every seed."""
+
+    def longest_rows(self, data: DataConfig, count: int) -> list[Row]:
+        """Make full rows of random tokens that take the most memory, the same in every run."""
+
+    def check_sample(self, counts: Mapping[str, int]) -> None:
+        """Raise a MetalmError if the counts of sampled rows show that the objective would not train."""

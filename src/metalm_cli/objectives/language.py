@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -20,7 +20,8 @@ from metalm_cli.data.sampling.row_slots import SpanDrawer
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.models.metalm import MetaLM
-from metalm_cli.objectives.base import Term
+from metalm_cli.objectives.base import StepModule, Term
+from metalm_cli.objectives.longest_rows import docked_row
 from metalm_cli.sessions import DECODER, Batch, DockTable, Processor, Row, TextProcessor, build_row, collate
 
 
@@ -71,6 +72,13 @@ def prefix_span(tokens: int, rng: np.random.Generator, *, low: int, high: int) -
 
 def causal_spans(_tokens: int, _rng: np.random.Generator) -> list[tuple[int, int]]:
     return []
+
+
+def longest_span(objective: SemiCausal | CausalLM | PrefixLM) -> int:
+    """Tokens of the longest span that an objective draws; 0 if it draws none."""
+    if isinstance(objective, SemiCausal):
+        return objective.span_length[1]
+    return objective.prefix_length[1] if isinstance(objective, PrefixLM) else 0
 
 
 def span_drawer_of(objective: SemiCausal | CausalLM | PrefixLM) -> SpanDrawer:
@@ -137,6 +145,33 @@ class LanguageObjective:
     def step_module(self) -> LanguageModelStep:
         return LanguageModelStep(self.assembly.model, self.assembly.processors)
 
+    def extra_parts(self, root: nn.Module | None) -> dict[str, nn.Module]:
+        return {}
+
+    def longest_rows(self, data: DataConfig, count: int) -> list[Row]:
+        """Make rows with as many docks of the longest spans as fit."""
+        rng = np.random.default_rng(0)
+        longest = 0 if self.processor is None else longest_span(self.options)
+        is_packed = data.isolate_documents and self.assembly.model.traits.supports_packing
+        vocabulary = len(self.assembly.decoder_tokenizer.tokenizer)
+        return [
+            docked_row(data.sequence_length, is_packed, longest, self.processor, vocabulary, rng) for _ in range(count)
+        ]
+
+    def check_sample(self, counts: Mapping[str, int]) -> None:
+        """Reject spans that are all longer than the input limit of their encoder."""
+        if counts.get("docked_spans") or not counts.get("too_long_spans"):
+            return
+        processor, options = self.processor, self.options
+        assert isinstance(processor, TextProcessor), "spans are docked into a text encoder"
+        key, span = next((key, value) for key, value in options.model_dump().items() if key.endswith("_length"))
+        raise MetalmError(
+            "every sampled span is longer than the input limit of its encoder",
+            where=f"objective.{key}: {span}",
+            why=f"encoder {processor.encoder} reads {processor.max_length} tokens, special tokens included",
+            remedy=f"set shorter spans, or raise model.encoders.{processor.encoder}.max_length if possible",
+        )
+
     def counts(self, batch: Batch) -> dict[str, int]:
         return {"loss": batch.counts["trained_tokens"]}
 
@@ -154,7 +189,7 @@ def _text_processor(processors: dict[str, Processor]) -> Processor | None:
     return text_processors.get("text") or next(iter(text_processors.values()), None)
 
 
-class LanguageModelStep(nn.Module):
+class LanguageModelStep(StepModule):
     """Root module of language-model training; its forward pass computes the whole loss.
 
     Args:
@@ -166,9 +201,6 @@ class LanguageModelStep(nn.Module):
         super().__init__()
         self.model = model
         self.processors = processors
-        self.touch_unused = False
-        """Run unused encoders on a dummy input without effect on the loss: distributed training needs every part to
-        run, in the same order in every process."""
 
     def forward(self, batch: Batch) -> dict[str, Term]:
         return {"loss": Term(self.losses(batch)[0])}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -15,7 +16,8 @@ from metalm_cli.models.assembly import Assembly
 from metalm_cli.models.encoder_pretraining import encode, measure_encoder_packing, row_inputs
 from metalm_cli.models.loss import linear_cross_entropy
 from metalm_cli.models.mlm_heads import masked_head, measure_head
-from metalm_cli.objectives.base import Term
+from metalm_cli.objectives.base import StepModule, Term
+from metalm_cli.objectives.longest_rows import masked_row
 from metalm_cli.sessions import Batch, PackedTokens, Row, TextProcessor, collate
 
 
@@ -53,6 +55,18 @@ class EncoderObjective:
         """Make rows of one document window each, with the same masks for every seed."""
         return self.writer(data, 0).validation_rows(texts)
 
+    def extra_parts(self, root: nn.Module | None) -> dict[str, nn.Module]:
+        return {}
+
+    def longest_rows(self, data: DataConfig, count: int) -> list[Row]:
+        rng = np.random.default_rng(0)
+        vocabulary = len(self.processor.tokenizer)
+        writer = self.writer(data, 0)
+        return [masked_row(writer, vocabulary, rng, number) for number in range(count)]
+
+    def check_sample(self, counts: Mapping[str, int]) -> None:
+        """Accept every sample: masks are drawn in any document."""
+
     def collate(self, rows: list[Row], length: int | None = None) -> Batch:
         return collate(rows, {}, length=length, stream=self.stream, pad_id=self.processor.pad_id)
 
@@ -71,7 +85,7 @@ class MaskedLMObjective(EncoderObjective):
         return {"loss": sums["loss"] / max(1, counts["loss"])}
 
 
-class MaskedStep(nn.Module):
+class MaskedStep(StepModule):
     """Root module of masked language modelling."""
 
     def __init__(self, model: Any, stream: str) -> None:

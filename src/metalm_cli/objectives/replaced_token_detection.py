@@ -13,7 +13,7 @@ from metalm_cli.config.schema.objectives import ReplacedTokenDetection
 from metalm_cli.models.encoder_pretraining import encode, make_generator
 from metalm_cli.models.loss import CHUNK_ELEMENTS
 from metalm_cli.models.mlm_heads import detection_scores, masked_head, measure_head
-from metalm_cli.objectives.base import Term
+from metalm_cli.objectives.base import StepModule, Term
 from metalm_cli.objectives.masked_lm import EncoderObjective, masked_loss
 from metalm_cli.sessions import ROOT, Batch, PackedTokens
 
@@ -26,6 +26,13 @@ class ReplacedTokenObjective(EncoderObjective):
     def step_module(self) -> DetectionStep:
         generator = make_generator(self.assembly.model, self.options.generator_size)
         return DetectionStep(self.assembly.model, generator, self.stream, self.options.discriminator_weight)
+
+    def extra_parts(self, root: nn.Module | None) -> dict[str, nn.Module]:
+        """The generator."""
+        if isinstance(root, DetectionStep):
+            return {"generator": root.generator}
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            return {"generator": make_generator(self.assembly.model, self.options.generator_size)}
 
     def counts(self, batch: Batch) -> dict[str, int]:
         return {"generator": batch.counts["trained_tokens"], "detector": batch.counts["encoder_tokens"]}
@@ -64,7 +71,7 @@ def area_under_curve(scores: np.ndarray, labels: np.ndarray) -> float:
     return float((ranks[inverse][labels].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
-class DetectionStep(nn.Module):
+class DetectionStep(StepModule):
     """Root module of replaced token detection (ELECTRA, arXiv 2003.10555, section 2).
 
     In evaluation mode the detector's term also outputs the scores and labels of all token positions.

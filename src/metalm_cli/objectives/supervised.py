@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metalm_cli.data.examples.pack_examples import TRAINED_PREFIX
 from metalm_cli.models.assembly import Assembly
@@ -48,6 +48,9 @@ class SupervisedObjective:
         return SupervisedStep(
             self.assembly.model, self.assembly.processors, [task.name for task in self.tasks], self.average
         )
+
+    def extra_parts(self, root: nn.Module | None) -> dict[str, nn.Module]:
+        return {}
 
     def collate(self, rows: list[Row], length: int | None = None) -> Batch:
         tokenizer = self.assembly.decoder_tokenizer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from metalm_cli.runs.data_record import DataSource
 
 def write_model(
     folder: Path,
-    root: Any,
+    extra_parts: Mapping[str, Any],
     assembly: Assembly,
     corpus: DataSource,
     recipe: Recipe,
@@ -28,7 +29,7 @@ def write_model(
 
     Args:
         folder: A new folder.
-        root: The step module; a generator that was trained with the model is saved in ``generator/``.
+        extra_parts: Modules that trained besides the model, each saved in a folder of its name.
         assembly: The model and its tokenizers.
         corpus: The training data.
         recipe: The recipe.
@@ -39,8 +40,8 @@ def write_model(
         assembly.model.save_pretrained(folder)
         for processor in assembly.processors.values():
             processor.save_pretrained(folder)
-        if hasattr(root, "generator"):
-            root.generator.save_pretrained(folder / "generator")
+        for name, part in extra_parts.items():
+            part.save_pretrained(folder / name)
     elif assembly.lora_targets is not None:
         save_adapter(folder, assembly.parts(), assembly.lora_targets)
     else:

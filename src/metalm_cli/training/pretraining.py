@@ -6,13 +6,11 @@ from metalm_cli.config.schema.recipes import PretrainRecipe
 from metalm_cli.data import Corpus, open_corpus
 from metalm_cli.data.documents.document_slots import RowSlotFactory
 from metalm_cli.data.sampling.loader import StepRowDataset
-from metalm_cli.errors import MetalmError
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.objectives import DocumentObjective, make_objective
-from metalm_cli.objectives.language import LanguageObjective
 from metalm_cli.runs.data_record import check_data, pinned_revisions, read_data_record
 from metalm_cli.runs.folder import RunFolder
-from metalm_cli.sessions import Batch, Row, Session, TextProcessor
+from metalm_cli.sessions import Batch, Row, Session
 from metalm_cli.training.planning.memory import rows_per_micro_batch
 from metalm_cli.training.planning.plan import RunPlan, make_plan
 from metalm_cli.training.planning.probe import probe_batch
@@ -65,23 +63,8 @@ class Pretraining(Run):
             validation=(len(self.held_out), len(self.validation_rows)),
             shards=self.shards,
         )
-        self._check_spans(plan)
+        self.objective.check_sample(plan.sample_stats.counts)
         return plan
-
-    def _check_spans(self, plan: RunPlan) -> None:
-        counts, options = plan.sample_stats.counts, self.recipe.objective
-        if counts.get("docked_spans") or not counts.get("too_long_spans"):
-            return
-        assert isinstance(self.objective, LanguageObjective), "other objectives draw no spans"
-        processor = self.objective.processor
-        assert isinstance(processor, TextProcessor)
-        key, span = next((key, value) for key, value in options.model_dump().items() if key.endswith("_length"))
-        raise MetalmError(
-            "every sampled span is longer than the input limit of its encoder",
-            where=f"objective.{key}: {span}",
-            why=f"encoder {processor.encoder} reads {processor.max_length} tokens, special tokens included",
-            remedy=f"set shorter spans, or raise model.encoders.{processor.encoder}.max_length if possible",
-        )
 
     def probe_batch(self) -> Batch:
         return probe_batch(self.objective, self.recipe, rows_per_micro_batch(self.recipe, self.num_processes))

@@ -174,14 +174,15 @@ class Run(ABC):
             MetalmError: See :meth:`Trainer.run`; also if the folder or its checkpoint is unusable.
         """
         options = self.options
-        if broadcast_from_rank_zero(lambda: RunFolder.starts_new_run(options.out, options.name, options.resume)):
+        is_new = broadcast_from_rank_zero(lambda: RunFolder.starts_new_run(options.out, options.name, options.resume))
+        if is_new:
             self._prepare_and_show(None)
         with self._open_folder() as folder:
             self.folder_path = folder.path
             for note in folder.notes:
                 self.callbacks.print_note(note)
             checkpoint_path = self._find_checkpoint(folder) if folder.resumed else None
-            if not hasattr(self, "corpus"):
+            if not is_new:
                 self._prepare_and_show(folder)
             if self.is_main and not folder.recipe.exists():
                 write_start(
@@ -277,7 +278,7 @@ class Run(ABC):
             last_checkpoint, _ = checkpoint.find_latest(folder.checkpoints)
             resume_hint = f"; --resume continues from {last_checkpoint}" if last_checkpoint else ""
             memory = estimate_memory(
-                self.recipe, self.assembly, getattr(self.root, "generator", None), self.num_processes, self.shards
+                self.recipe, self.assembly, self.objective.extra_parts(self.root), self.num_processes, self.shards
             )
             message = f"memory ran out while training{resume_hint}"
             raise out_of_memory_error(
@@ -334,7 +335,15 @@ class Run(ABC):
             is_loaded = self.num_processes == 1 and step in (None, trainer.state.step)
             root, assembly = (self.root, self.assembly) if is_loaded else self._load_whole_model(folder, step)
             with folder.write_result(self.result_name) as model_folder:
-                write_model(model_folder, root, assembly, self.corpus, self.recipe, facts, self.ancestors)
+                write_model(
+                    model_folder,
+                    self.objective.extra_parts(root),
+                    assembly,
+                    self.corpus,
+                    self.recipe,
+                    facts,
+                    self.ancestors,
+                )
         trainer.collectives.barrier()
 
     def _load_whole_model(self, folder: RunFolder, step: int | None) -> tuple[Any, Assembly]:

@@ -104,9 +104,8 @@ class Trainer:
         self.collectives = Collectives(accelerator)
         self.device: torch.device = accelerator.device
         self.root = root
-        self.patience: int | None = getattr(options, "patience", None)
-        self.keep_best = getattr(options, "final", "last") == "best"
-        if torch.distributed.is_initialized() and hasattr(root, "touch_unused"):
+        self.patience, self.keep_best = options.max_stale_validations, options.keeps_best
+        if torch.distributed.is_initialized():
             root.touch_unused = True  # Accelerate wraps a launched process even if it is the only one
         parts, policy = trained_parts(objective, root)
         root._no_split_modules = layer_classes(parts)
@@ -337,11 +336,10 @@ class Trainer:
 
 
 def trained_parts(objective: Objective, root: Any) -> tuple[dict[str, nn.Module], dict[str, TrainPolicy]]:
-    """Parts of the optimiser and their policies; with a generator, it is trained together with its encoder."""
-    parts, policy = objective.assembly.parts(), dict(objective.assembly.policy)
-    if hasattr(root, "generator"):
-        parts["generator"], policy["generator"] = root.generator, TrainPolicy()
-    return parts, policy
+    """Parts of the optimiser and their policies: the model's, and those that the objective adds."""
+    extra_parts = objective.extra_parts(root)
+    policy = {**objective.assembly.policy, **{name: TrainPolicy() for name in extra_parts}}
+    return {**objective.assembly.parts(), **extra_parts}, policy
 
 
 def layer_classes(parts: dict[str, nn.Module]) -> list[str]:

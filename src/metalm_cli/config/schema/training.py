@@ -80,6 +80,16 @@ class TrainingConfig(Section):
         default=[], description="Experiment trackers to log to."
     )
 
+    @property
+    def max_stale_validations(self) -> int | None:
+        """Validations without improvement after which training stops; None: never."""
+        return None
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the model of the best validation is saved at the end, and not that of the last step."""
+        return False
+
 
 class TaskTrainingConfig(TrainingConfig):
     """Optimisation, validation, checkpoints and logging of finetuning. The batch size counts sessions."""
@@ -95,3 +105,11 @@ class TaskTrainingConfig(TrainingConfig):
     final: Literal["last", "best"] = Field(
         default="last", description="Model saved at the end: that of the last step, or that of the best validation."
     )
+
+    @property
+    def max_stale_validations(self) -> int | None:
+        return self.patience
+
+    @property
+    def keeps_best(self) -> bool:
+        return self.final == "best"

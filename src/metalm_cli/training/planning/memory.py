@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,18 +69,22 @@ def human_bytes(size: float) -> str:
 
 
 def estimate_memory(
-    recipe: Recipe, assembly: Assembly, generator: Any = None, num_processes: int = 1, shards: int = 1
+    recipe: Recipe,
+    assembly: Assembly,
+    extra_parts: Mapping[str, nn.Module] | None = None,
+    num_processes: int = 1,
+    shards: int = 1,
 ) -> MemoryEstimate:
     """Estimate the memory of a training step.
 
     Args:
         recipe: The recipe.
         assembly: The model.
-        generator: Generator of replaced token detection.
+        extra_parts: Modules that the objective trains besides the model.
         num_processes: Processes that share a batch.
         shards: Processes that the model is sharded over.
     """
-    modules = [assembly.model, *([generator] if generator is not None else [])]
+    modules = [assembly.model, *(extra_parts or {}).values()]
     parameters = list({id(parameter): parameter for module in modules for parameter in module.parameters()}.values())
     buffers = {id(buffer): buffer for module in modules for buffer in module.buffers()}
     trained_bytes = sum(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +11,10 @@ import torch
 from torch import nn
 
 from metalm_cli.config.cross_key_rules import warmup_problem
-from metalm_cli.config.schema.objectives import ReplacedTokenDetection
 from metalm_cli.config.schema.recipes import PretrainRecipe
 from metalm_cli.data.documents.corpus import Corpus, SourceInfo
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.assembly import Assembly
-from metalm_cli.models.encoder_pretraining import make_generator
 from metalm_cli.models.trainable import PartSummary, TrainPolicy, summarise_parts
 from metalm_cli.objectives import DocumentObjective
 from metalm_cli.training.planning.memory import MemoryEstimate, estimate_memory, rows_per_micro_batch
@@ -177,12 +176,12 @@ def make_plan(
     limit = TIME_LIMIT_S if steps or recipe.train.steps else math.inf
     sample_stats = compute_sample_stats(corpus, objective.writer(recipe.data, recipe.train.seed), seconds=limit)
     batch_shape = _batch_shape(recipe, corpus, sample_stats, num_processes, steps)
-    generator = _generator(recipe, assembly, root)
+    extra_parts = objective.extra_parts(root)
     sources = source_plans(corpus.sources, sample_stats, batch_shape.steps * batch_shape.positions)
-    modules: list[nn.Module] = [assembly.model, *([generator] if generator is not None else [])]
+    modules: list[nn.Module] = [assembly.model, *extra_parts.values()]
     parameters = {id(parameter): parameter for module in modules for parameter in module.parameters()}.values()
     return RunPlan(
-        parts=part_summaries(recipe, assembly, generator),
+        parts=part_summaries(recipe, assembly, extra_parts),
         total=sum(parameter.numel() for parameter in parameters),
         trained=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
         special_tokens=special_tokens_of(assembly),
@@ -191,7 +190,7 @@ def make_plan(
         sample_stats=sample_stats,
         batch_shape=batch_shape,
         validation=_validation_plan(recipe, corpus.validation_sources, validation),
-        memory=estimate_memory(recipe, assembly, generator, num_processes, shards),
+        memory=estimate_memory(recipe, assembly, extra_parts, num_processes, shards),
         precision=recipe.train.precision,
         device=str(device) if device is not None else "cuda" if torch.cuda.is_available() else "cpu",
         notes=(*assembly.notes, *_notes(recipe, sources, sample_stats, batch_shape, validation)),
@@ -231,21 +230,9 @@ def _batch_shape(
     )
 
 
-def _generator(recipe: PretrainRecipe, assembly: Assembly, root: nn.Module | None) -> Any:
-    """Return the generator of replaced token detection: the run's, or one of the same shape."""
-    if not isinstance(recipe.objective, ReplacedTokenDetection):
-        return None
-    generator = getattr(root, "generator", None)
-    if generator is None:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            generator = make_generator(assembly.model, recipe.objective.generator_size)
-    return generator
-
-
-def part_summaries(recipe: Any, assembly: Assembly, generator: Any) -> tuple[PartSummary, ...]:
-    parts, policy = assembly.parts(), dict(assembly.policy)
-    if generator is not None:
-        parts["generator"], policy["generator"] = generator, TrainPolicy()
+def part_summaries(recipe: Any, assembly: Assembly, extra_parts: Mapping[str, nn.Module]) -> tuple[PartSummary, ...]:
+    parts = {**assembly.parts(), **extra_parts}
+    policy = {**assembly.policy, **{name: TrainPolicy() for name in extra_parts}}
     return tuple(summarise_parts(parts, policy, recipe.train.learning_rate))
 
 

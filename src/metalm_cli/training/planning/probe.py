@@ -4,34 +4,19 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from metalm_cli.config.schema.objectives import PrefixLM, SemiCausal
 from metalm_cli.config.schema.recipes import PretrainRecipe, Recipe
-from metalm_cli.data.sampling.row_slots import RowSegment
-from metalm_cli.objectives import Objective
-from metalm_cli.objectives.masked_lm import EncoderObjective
+from metalm_cli.objectives import DocumentObjective, Objective
 from metalm_cli.sessions import (
-    DOCKED_ID,
     Batch,
-    DockInput,
-    Processor,
-    Row,
-    TextProcessor,
-    TokenisedDocument,
-    TokenisedSession,
-    build_row,
 )
-from metalm_cli.sessions.processors import digest
 from metalm_cli.training.planning.memory import (
     ADAM_MOMENTS,
     estimate_memory,
@@ -39,7 +24,6 @@ from metalm_cli.training.planning.memory import (
     human_bytes,
     out_of_memory,
     out_of_memory_error,
-    rows_per_micro_batch,
 )
 from metalm_cli.training.trainer import trained_parts
 
@@ -64,7 +48,7 @@ def probe(
     root: nn.Module,
     recipe: Recipe,
     device: torch.device | str,
-    make_batch: Callable[[], Batch] | None = None,
+    make_batch: Callable[[], Batch],
     *,
     num_processes: int = 1,
     shards: int = 1,
@@ -78,7 +62,7 @@ def probe(
         root: Its step module, unwrapped. It is moved to the device, and back again if it will be sharded.
         recipe: The recipe.
         device: Training device.
-        make_batch: Makes the micro-batch; default: :func:`probe_batch`.
+        make_batch: Makes the micro-batch.
         num_processes: Processes that share a batch.
         shards: Processes that the model will be sharded over. The probe runs it unsharded, so lack of memory is then
             a note and not an error.
@@ -87,11 +71,8 @@ def probe(
         MetalmError: Memory runs out in the probe, or would with the optimiser's state.
     """
     device, original_device = torch.device(device), next(root.parameters()).device
-    memory = estimate_memory(recipe, objective.assembly, getattr(root, "generator", None), num_processes, shards)
+    memory = estimate_memory(recipe, objective.assembly, objective.extra_parts(root), num_processes, shards)
     seconds, peak_bytes, loss_is_finite = None, None, True
-    if make_batch is None:
-        assert isinstance(recipe, PretrainRecipe), "finetuning passes make_batch"
-        make_batch = partial(probe_batch, objective, recipe, rows_per_micro_batch(recipe, num_processes))
     try:
         seconds, peak_bytes, loss_is_finite = _measure(objective, root, recipe, device, make_batch)
     except (RuntimeError, MemoryError) as error:
@@ -207,108 +188,12 @@ def _restore_afterwards(root: nn.Module, device: torch.device) -> Iterator[None]
             np.random.set_state(random_states[1])
 
 
-# -- the worst case ---------------------------------------------------------------------------------------------------
-
-
-def probe_batch(objective: Objective, recipe: PretrainRecipe, rows: int) -> Batch:
-    """Make a deterministic batch of full rows of random tokens, with as many longest docks as fit, or masks.
+def probe_batch(objective: DocumentObjective, recipe: PretrainRecipe, rows: int) -> Batch:
+    """Make a batch of the rows that take the most memory.
 
     Args:
         objective: The objective.
         recipe: The recipe.
         rows: Rows of the batch.
     """
-    rng = np.random.default_rng(0)
-    length = recipe.data.sequence_length
-    if isinstance(objective, EncoderObjective):
-        row_list = [_masked_row(objective, recipe, rng, number) for number in range(rows)]
-    else:
-        row_list = [_docked_row(objective, recipe, rng) for _ in range(rows)]
-    return objective.collate(row_list, length)
-
-
-def _masked_row(objective: EncoderObjective, recipe: PretrainRecipe, rng: np.random.Generator, number: int) -> Row:
-    writer = objective.writer(recipe.data, 0)
-    ids = rng.integers(0, len(objective.processor.tokenizer), size=writer.length)
-    ends = np.arange(1, writer.length + 1)
-    document = TokenisedDocument("", ids, ends - 1, ends)
-    segments: list[RowSegment] = []
-    counts, length = Counter[str](), writer.length
-    sizes = [length // 2, length - length // 2] if writer.isolate and writer.packs else [length]
-    for size in sizes:
-        segment = writer.take(document, 0, size, not segments)
-        if segment is not None:
-            segments.append(segment)
-            counts.update(segment.counts)
-    return writer.write(segments, counts, [number])
-
-
-def _docked_row(objective: Any, recipe: PretrainRecipe, rng: np.random.Generator) -> Row:
-    data, assembly = recipe.data, objective.assembly
-    longest = _longest_span(recipe, objective.processor)
-    is_packed = data.isolate_documents and assembly.model.traits.supports_packing
-    length = data.sequence_length
-    sizes = [length // 2, length - length // 2] if is_packed else [length]
-    vocabulary = len(assembly.decoder_tokenizer.tokenizer)
-    sessions = [_docked_session(size, longest, objective.processor, vocabulary, rng) for size in sizes]
-    counts = {"source_tokens": length}
-    return build_row(sessions, counts=counts)
-
-
-def _longest_span(recipe: PretrainRecipe, processor: Processor | None) -> int:
-    """Tokens of the longest span; 0 if nothing is docked."""
-    options = recipe.objective
-    if processor is None:
-        return 0
-    if isinstance(options, SemiCausal):
-        return options.span_length[1]
-    return options.prefix_length[1] if isinstance(options, PrefixLM) else 0
-
-
-def _docked_session(
-    size: int, longest: int, processor: Processor | None, vocabulary: int, rng: np.random.Generator
-) -> TokenisedSession:
-    """Make a session of docks with one trained token after each, then trained tokens up to the size."""
-    ids = rng.integers(0, vocabulary, size=size)
-    trained = np.ones(size, dtype=bool)
-    docks, position = [], 0
-    while longest and processor is not None:
-        dock = _random_dock(processor, min(longest, size - position - 1), rng)
-        if dock is None or position + dock.positions + 1 > size:
-            break
-        docks.append((position, dock))
-        ids[position : position + dock.positions] = DOCKED_ID
-        trained[position : position + dock.positions] = False
-        position += dock.positions + 1
-    return TokenisedSession(ids, trained, tuple(docks))
-
-
-def _random_dock(processor: Processor, tokens: int, rng: np.random.Generator) -> DockInput | None:
-    """Make a dock of random content, distinct from all others, because equal docks are encoded only once."""
-    if isinstance(processor, TextProcessor):
-        template = processor.prepare("a")
-        ids, docked_length = (
-            template.arrays["input_ids"],
-            0 if processor.keep_special else len(template.output_positions),
-        )
-        content_start = (
-            int(template.output_positions[0]) if docked_length else int(np.argmax(~_is_special(processor, ids)))
-        )
-        num_special = len(ids) - 1 if not docked_length else len(ids) - docked_length
-        content_length = min(tokens - (num_special if not docked_length else 0), processor.max_length - num_special)
-        if content_length < 1:
-            return None
-        content_ids = rng.integers(0, len(processor.tokenizer), size=content_length)
-        input_ids = np.concatenate([ids[:content_start], content_ids, ids[len(ids) - num_special + content_start :]])
-        docked = np.arange(len(input_ids)) if processor.keep_special else content_start + np.arange(content_length)
-        arrays = {"input_ids": input_ids}
-        return DockInput(processor.encoder, arrays, docked, digest("probe", input_ids), {"text": len(input_ids)})
-    template = processor.dummy()
-    noise = {name: rng.standard_normal(array.shape).astype(array.dtype) for name, array in template.arrays.items()}
-    return DockInput(
-        template.encoder, noise, template.output_positions, digest("probe", *noise.values()), template.cost
-    )
-
-
-def _is_special(processor: TextProcessor, ids: np.ndarray) -> np.ndarray:
-    return np.isin(ids, processor.tokenizer.all_special_ids)
+    return objective.collate(objective.longest_rows(recipe.data, rows), recipe.data.sequence_length)

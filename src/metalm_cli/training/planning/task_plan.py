@@ -117,7 +117,7 @@ def make_task_plan(
     )
     parameters = {id(parameter): parameter for parameter in assembly.model.parameters()}.values()
     return RunPlan(
-        parts=part_summaries(recipe, assembly, None),
+        parts=part_summaries(recipe, assembly, {}),
         total=sum(parameter.numel() for parameter in parameters),
         trained=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
         special_tokens=special_tokens_of(assembly),
@@ -126,7 +126,7 @@ def make_task_plan(
         sample_stats=sample_stats,
         batch_shape=batch_shape,
         validation=ValidationPlan(validation[0], validation[1], "answers", ()),
-        memory=estimate_memory(recipe, assembly, None, num_processes, shards),
+        memory=estimate_memory(recipe, assembly, {}, num_processes, shards),
         precision=train.precision,
         device=str(device),
         notes=(*assembly.notes, *_notes(recipe, corpus, selection, sample_stats, packing, sources, validation)),

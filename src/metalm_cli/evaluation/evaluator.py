@@ -313,6 +313,11 @@ class Evaluator:
                 [normalise(prediction) for prediction in predictions],
                 [_normalise_example(reference) for reference in references],
             )
+        columns = task_metrics.columns_by_example(metric, predictions, references) if references else {}
+        scores = columns.get("value") or [
+            task_metrics.score_of_example(metric, prediction, reference)
+            for prediction, reference in zip(predictions, references, strict=True)
+        ]
         extra: dict[str, float] = {}
         if references:
             extra |= task_metrics.extra_metrics(task.card, predictions, references)
@@ -329,21 +334,21 @@ class Evaluator:
                 prompt.input,
                 reference.answers[0],
                 prediction,
-                task_metrics.score_of_example(metric, prediction, reference),
+                scores[index],
                 None if rankings is None else dict(zip(reference.options, rankings[index].log_likelihood, strict=True)),
             )
             for index, (prompt, reference, prediction) in enumerate(zip(prompts, references, predictions, strict=True))
         )
         return TemplateResult(
             template.name,
-            task_metrics.metric_value(metric, predictions, references) if references else None,
+            task_metrics.metric_value(metric, predictions, references, columns) if references else None,
             task_metrics.chance(metric, references),
             prompt_set.cut,
             prompt_set.skipped,
             time.perf_counter() - start_time,
             shots,
             extra,
-            task_metrics.columns_by_example(metric, predictions, references) if references else {},
+            columns,
             samples,
             prompt_set.note,
         )

@@ -204,7 +204,12 @@ def observations(metric: str, columns: Mapping[str, Sequence[Any]]) -> Observati
     return Observations(rows, values, references, SPLIT_METRICS[metric])
 
 
-def metric_value(metric: MetricName, predictions: Sequence[str], examples: Sequence[Example]) -> Score:
+def metric_value(
+    metric: MetricName,
+    predictions: Sequence[str],
+    examples: Sequence[Example],
+    columns: Mapping[str, Sequence[Any]] | None = None,
+) -> Score:
     """Return the score of generated texts.
 
     Args:
@@ -215,6 +220,7 @@ def metric_value(metric: MetricName, predictions: Sequence[str], examples: Seque
             text).
         predictions: Generated text for each example.
         examples: Examples with their reference answers.
+        columns: Their :func:`columns_by_example`, if they have been computed.
 
     Raises:
         MetalmError: There are no examples, or the metric does not fit them.
@@ -223,7 +229,7 @@ def metric_value(metric: MetricName, predictions: Sequence[str], examples: Seque
         raise MetalmError(f"there are no examples to score with {metric}")
     check_metric(metric, examples)
     counts: dict[str, int] = {}
-    split_observations = observations(metric, columns_by_example(metric, predictions, examples))
+    split_observations = observations(metric, columns or columns_by_example(metric, predictions, examples))
     error = (
         standard_error(split_observations.values)
         if split_observations.measure is None

@@ -7,9 +7,10 @@ import torch
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.inference import batch_generation
-from metalm_cli.inference.batch_generation import generate_all, measure_left_padding, plan_batches, sample_all
+from metalm_cli.inference.batch_generation import generate_all, plan_batches, sample_all
 from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.inference.text_streaming import cut_at_stop
+from metalm_cli.models.capabilities import measure_left_padding
 from metalm_cli.sessions import Causal, DecoderTokenizer, Docked, Session, TokenRules
 from model_families import make_decoder
 from tiny_language_models import (

@@ -14,9 +14,9 @@ from metalm_cli.errors import MetalmError
 from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.inference.scoring import option_scorer
 from metalm_cli.inference.scoring.dock_cache import DockCache
-from metalm_cli.inference.scoring.kv_cache import measure_cache_reuse
 from metalm_cli.inference.scoring.option_scorer import Scorer, score
 from metalm_cli.inference.scoring.question_rows import OptionQuestion, join_sessions
+from metalm_cli.models.capabilities import measure_cache_reuse
 from metalm_cli.sessions import Causal, Docked, Session
 from metalm_cli.sessions.spans import Span
 from tiny_language_models import (

@@ -14,54 +14,11 @@ from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.inference.sampling import GumbelSampler, SamplingOptions
 from metalm_cli.inference.text_streaming import StopStrings, cut_at_stop
+from metalm_cli.models.capabilities import measure_left_padding
 from metalm_cli.sessions import Session, TokenisedSession
 
-TOLERANCE = 1e-4
-"""Largest relative difference between logits that count as equal."""
 UNCONSTRAINED_OPTIONS = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
 """Options that disable constraints which the ``generation_config.json`` of a checkpoint may set."""
-
-
-@torch.no_grad()
-def measure_left_padding(decoder: Any) -> bool:
-    """Measure whether a decoder generates the same tokens with and without padding on the left.
-
-    Args:
-        decoder: A causal language model in evaluation mode.
-
-    Returns:
-        Whether it does; False if generation from embeddings, or with a mask, fails.
-    """
-    embedding = decoder.get_input_embeddings()
-    ids = (torch.arange(16, device=embedding.weight.device) * 7 + 3) % embedding.num_embeddings
-    long_ids, short_ids = ids[None, :9], ids[None, 11:]
-    padded_ids = torch.cat([torch.zeros_like(ids[None, :4]), short_ids], 1)
-    mask = torch.ones_like(torch.cat([long_ids, padded_ids]))
-    mask[1, :4] = 0
-    try:
-        short_logits = _first_logits(decoder, embedding(short_ids), torch.ones_like(short_ids))
-        long_logits = _first_logits(decoder, embedding(long_ids), torch.ones_like(long_ids))
-        batch_logits = _first_logits(decoder, embedding(torch.cat([long_ids, padded_ids])), mask)
-    except (TypeError, ValueError, RuntimeError, IndexError):
-        return False
-    expected = torch.cat([long_logits, short_logits], 1)
-    return bool((batch_logits - expected).abs().max() <= TOLERANCE * max(1.0, float(expected.abs().max())))
-
-
-def _first_logits(decoder: Any, embeds: Tensor, mask: Tensor) -> Tensor:
-    """Return the logits of three forced tokens, so that the comparison includes steps with a cache."""
-    outputs = decoder.generate(
-        inputs_embeds=embeds,
-        attention_mask=mask,
-        max_new_tokens=3,
-        do_sample=False,
-        eos_token_id=None,
-        pad_token_id=0,
-        prefix_allowed_tokens_fn=lambda *_: [5],
-        output_logits=True,
-        return_dict_in_generate=True,
-    )
-    return torch.stack(outputs.logits)
 
 
 def plan_batches(

@@ -24,9 +24,9 @@ from torch import Tensor
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.inference.scoring.dock_cache import DockCache
-from metalm_cli.inference.scoring.kv_cache import expand_cache, measure_cache_reuse, to_device
 from metalm_cli.inference.scoring.question_rows import OptionQuestion, ScoringRow, pack_question
-from metalm_cli.models.decoders import full_logits, head_of, hidden_states
+from metalm_cli.models.capabilities import measure_cache_reuse
+from metalm_cli.models.decoders import expand_cache, full_logits, head_of, hidden_states
 from metalm_cli.models.loss import chunk_elements
 from metalm_cli.sessions import TokenisedSession, build_row, collate
 from metalm_cli.sessions.processors import DockInput
@@ -211,10 +211,10 @@ class Scorer:
         if not self._limit_known:
             used = torch.cuda.max_memory_allocated() - allocated
             positions = len(batch) * max(len(scoring_row.row) for scoring_row in batch)
-            free_memory = MEMORY_SHARE * (
+            usable_memory = MEMORY_SHARE * (
                 torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
             )
-            self._position_limit = int(min(MAX_BUDGET, max(positions, free_memory * positions / max(used, 1))))
+            self._position_limit = int(min(MAX_BUDGET, max(positions, usable_memory * positions / max(used, 1))))
             self._limit_known = True
         owners = np.concatenate([scoring_row.owners for scoring_row in batch])
         values, is_greedy = result
@@ -227,7 +227,7 @@ class Scorer:
         """Return the log-probability of each target of a batch, and whether it is the likeliest token. ``[m]``"""
         model, device = self.language_model.model, self.language_model.device
         rows = [replace(scoring_row.row, docks=()) for scoring_row in batch]
-        packed = collate(rows, {}, pad_id=self.language_model.decoder_tokenizer.pad_id).decoder
+        packed = collate(rows, {}, pad_id=self.language_model.decoder_tokenizer.pad_id).to(device).decoder
         width = packed.input_ids.shape[1]
         self.positions += sum(map(len, rows))
         self.padding += len(rows) * width - sum(map(len, rows))
@@ -235,9 +235,8 @@ class Scorer:
         prefix_length = 0 if prefix_key is None else len(shared_prefixes[prefix_key])
         # Positions of padding keep increasing; in a forest they may exceed the position embeddings, hence the clamp.
         max_position = max(scoring_row.length for scoring_row in batch) - 1
-        packed = to_device(
-            packed, device, packed.position_ids.add(prefix_length).clamp(max=max(max_position, prefix_length))
-        )
+        positions = packed.position_ids.add(prefix_length).clamp(max=max(max_position, prefix_length))
+        packed = replace(packed, position_ids=positions)
         dock_positions = [
             (index * width + start, dock)
             for index, scoring_row in enumerate(batch)

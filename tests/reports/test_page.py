@@ -176,8 +176,8 @@ def test_a_page_that_grows_too_large_shows_less(runs: list[Path], page: str, mon
 def test_long_runs_are_thinned_to_a_small_page(tmp_path: Path) -> None:
     assert thin_out(list(range(10)), 4) == [0, 3, 6, 9]
     runs = [write_run(tmp_path / f"long-{index}", metrics=records(range(1, 2_001))) for index in range(12)]
-    for some in (runs[:1], runs):
-        page = make_page(read_runs(some), tmp_path / "report.html")
+    for selected in (runs[:1], runs):
+        page = make_page(read_runs(selected), tmp_path / "report.html")
         assert len(page.encode()) < MAX_PAGE_BYTES
 
 

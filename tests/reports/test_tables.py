@@ -161,7 +161,9 @@ def test_losses_are_sorted_as_numbers_and_one_step_is_one_column(tmp_path: Path)
 
 
 def test_titles_name_the_data_of_the_losses(tmp_path: Path) -> None:
-    held = write_run(tmp_path / "held", metrics=[loss_record(10, "validation", a=1.0), loss_record(10, "train", a=9.0)])
+    validated = write_run(
+        tmp_path / "held", metrics=[loss_record(10, "validation", a=1.0), loss_record(10, "train", a=9.0)]
+    )
     trained = write_run(
         tmp_path / "trained",
         metrics=[
@@ -170,7 +172,7 @@ def test_titles_name_the_data_of_the_losses(tmp_path: Path) -> None:
             loss_record(20, "validation", a=None),
         ],
     )
-    runs = read_runs([held, trained])
+    runs = read_runs([validated, trained])
     assert [loss_labels([run], "cluster_loss")[0] for run in runs] == ["Held-out loss", "Training loss"]
     assert per_task_losses(runs[0], "cluster_loss") == [(10, {"a": 1.0})]
     assert per_task_losses(runs[1], "cluster_loss") == [(10, {"a": 1.0}), (20, {"b": 0.5})]
@@ -198,8 +200,8 @@ def test_scores_in_another_folder_are_shown_with_their_run(tmp_path: Path) -> No
 def test_all_cards_are_checked_before_any_is_written(tmp_path: Path) -> None:
     run = write_run(tmp_path / "metalm")
     write_results(tmp_path, source=str(run))
-    ((place, text),) = scored_cards(read_runs([run, tmp_path / "results"]))
-    assert place == run / "model" / "README.md"
+    ((path, text),) = scored_cards(read_runs([run, tmp_path / "results"]))
+    assert path == run / "model" / "README.md"
     assert "| rte | in-context | accuracy | 0 | 65.0 |" in text
     encoder = write_run(tmp_path / "encoder")
     (encoder / "recipe.yaml").write_text(RECIPE.replace("model:\n", "model:\n  decoder: null\n"), encoding="utf-8")

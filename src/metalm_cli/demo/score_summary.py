@@ -23,7 +23,7 @@ TABLE_TITLES = {
     "in-context": "pretrained models in context, by number of demonstrations (shots)",
     "instructed": "after instruction tuning, no demonstrations",
     "finetuned": "after multi-task finetuning",
-    "frozen-score": "after finetuning on one task, with the decoder of the MetaLM frozen",
+    "frozen-score": "after finetuning on one task, the decoder of the MetaLM frozen",
 }
 """Titles of the evaluations whose scores are printed by task."""
 

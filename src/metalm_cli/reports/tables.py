@@ -242,12 +242,12 @@ def loss_table(runs: Sequence[RunSummary], key: str) -> Table | None:
 def loss_labels(runs: Sequence[RunSummary], key: str) -> tuple[str, str]:
     """Title and note for losses by cluster or task: whether they are of held-out or training data."""
     validated = [run.name for run in runs if _losses_by_step(run.validation, key)]
-    since = "training examples, since the previous logged step"
+    training_period = "training examples, since the previous logged step"
     if len(validated) == len(runs):
         return "Held-out loss", "On held-out examples"
     if not validated:
-        return "Training loss", f"On {since}"
-    return "Loss", f"On held-out examples ({', '.join(validated)}); other runs: on {since}"
+        return "Training loss", f"On {training_period}"
+    return "Loss", f"On held-out examples ({', '.join(validated)}); other runs: on {training_period}"
 
 
 def _loss_headers(run: str, losses: Sequence[tuple[int, Mapping[str, float]]]) -> list[str]:

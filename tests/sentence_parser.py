@@ -1,4 +1,4 @@
-"""Reads the sentences of labelled tasks back, by patterns written apart from the generator's wordings."""
+"""Parser of the sentences in labelled tasks, with patterns independent of the generator's wordings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from metalm_cli.miniworld import lexicon
 
 ParsedFact = tuple[str, str, str]
-"""Relation, subject and value; of a comparison, its order, the greater and the lesser."""
+"""Relation, subject and value; for a comparison: the order, the greater and the lesser."""
 
 _SUBJECT = r"(?P<s>[A-Z]\w+|the [\w ]+?|[A-Z]\w+'s \w+)"
 _NUMBER = r"(?P<o>\w+)"
@@ -58,16 +58,16 @@ _FRAME = re.compile(r"^it is (?:a fact|true|the case) that ", re.IGNORECASE)
 
 
 def split_clauses(text: str) -> list[str]:
-    """The clauses of a text, without their joints and stops."""
+    """Split a text into clauses without conjunctions and full stops."""
     parts = re.split(r"\. |\.$|, and |, while |, but ", text)
     return [_FRAME.sub("", part) for part in parts if part]
 
 
 def parse_clause(clause: str) -> ParsedFact:
-    """What a clause says.
+    """Return the fact that a clause states.
 
     Raises:
-        AssertionError: It is none that the patterns know.
+        AssertionError: No pattern matches the clause.
     """
     for relation, pattern, greater_words in _ORDER_PATTERNS:
         match = re.fullmatch(pattern, clause, re.IGNORECASE)
@@ -78,16 +78,16 @@ def parse_clause(clause: str) -> ParsedFact:
         match = re.fullmatch(pattern, clause[0].lower() + clause[1:]) or re.fullmatch(pattern, clause)
         if match:
             return relation, normalise_subject(match["s"]), match["o"]
-    raise AssertionError(f"what does this say? {clause}")
+    raise AssertionError(f"no pattern matches the clause {clause}")
 
 
 def normalise_subject(subject: str) -> str:
-    """A subject as it stands inside a sentence."""
+    """Return a subject in the form that it has inside a sentence."""
     return subject[0].lower() + subject[1:] if re.match(r"(?:The|A|An) ", subject) else subject
 
 
 def parse_text(text: str) -> set[ParsedFact]:
-    """Everything that a text says."""
+    """Return all facts that a text states."""
     return {parse_clause(clause) for clause in split_clauses(text)}
 
 
@@ -95,9 +95,9 @@ ORDERS = {order for order, _, _ in _ORDER_PATTERNS}
 
 
 def check_claim(facts: set[ParsedFact], claim: ParsedFact) -> bool | None:
-    """Whether a claim follows from facts (True), its contrary does (False), or neither.
+    """Return whether facts entail a claim (True), contradict it (False), or neither (None).
 
-    Orders are transitive; of other relations a subject has one value.
+    Orders are transitive; in other relations a subject has one value.
     """
     relation, subject, value = claim
     if relation in ORDERS:

@@ -1,4 +1,4 @@
-"""The sequence of documents: pure in (seed, index), fast, varied."""
+"""Documents depend on the seed and the index only, are generated fast, and vary."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from metalm_cli.miniworld import miniworld_documents
 from metalm_cli.miniworld.documents.render import DOCUMENT_KINDS, MIN_WORDS
 
 FIRST_HUNDRED = "b3fc7fc8dac6b9a48c4302199f90bb69b4a39e5e63613f7d9012d7806b83b523"
-"""sha256 of the first 100 documents of seed 0; changing a phrase changes it, and every run made from the world."""
+"""sha256 of the first 100 documents of seed 0; a changed phrase changes it, and the results of all runs."""
 
 DIGEST = (
     "import hashlib\n"
@@ -142,10 +142,10 @@ def test_no_sentence_dominates_and_no_document_repeats(texts):
 def test_it_is_fast_enough_to_feed_training():
     rows = miniworld_documents(10_000)
     rows[0]
-    best = 0.0
+    best_rate = 0.0
     for start in range(0, 3000, 500):
-        began = time.process_time()
+        start_time = time.process_time()
         for index in range(start, start + 500):
             rows[index]
-        best = max(best, 500 / (time.process_time() - began))
-    assert best >= 5000, f"{best:.0f} documents a second"
+        best_rate = max(best_rate, 500 / (time.process_time() - start_time))
+    assert best_rate >= 5000, f"{best_rate:.0f} documents a second"

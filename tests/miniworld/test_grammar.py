@@ -1,4 +1,4 @@
-"""The English of the documents, by rules."""
+"""The English of the documents follows rules."""
 
 from __future__ import annotations
 
@@ -107,15 +107,15 @@ def test_no_word_is_repeated(texts):
 
 
 def test_pronouns_have_the_gender_of_the_only_person_named(texts):
-    """In a paragraph that names people of one gender only, no singular pronoun has the other."""
+    """A document that names people of one gender only has no singular pronoun of the other gender."""
     women, men = set(lexicon.WOMEN), set(lexicon.MEN)
     checked = 0
     for text in texts:
         names = set(re.findall(r"\b[A-Z][a-z]+\b", text))
         if bool(names & women) == bool(names & men):
             continue
-        wrong = r"\b(?:he|him|his)\b" if names & women else r"\b(?:she|her)\b"
-        assert not re.search(wrong, text, re.IGNORECASE), text
+        wrong_pronouns = r"\b(?:he|him|his)\b" if names & women else r"\b(?:she|her)\b"
+        assert not re.search(wrong_pronouns, text, re.IGNORECASE), text
         checked += 1
     assert checked > 500
 

@@ -1,4 +1,4 @@
-"""Pictures of the miniature world: drawn as described, described truly, and of no use to who reads the words alone."""
+"""Pictures of the miniature world show their scenes, and their texts are true."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_unknown_names_are_rejected(task, split):
 
 
 def test_combinations_asked_about_are_held_out():
-    """Two colours of each kind for each held-out split, every colour for equally many kinds; shown in no other."""
+    """Each held-out split has two colours of each kind, each colour equally often; no other split shows them."""
     for split, per_colour in (("train", 12), ("validation", 4), ("test", 4)):
         assert set(Counter(colour for colour, _ in COMBINATIONS[split]).values()) == {per_colour}
         assert set(Counter(kind for _, kind in COMBINATIONS[split]).values()) == {per_colour // 2}
@@ -114,10 +114,10 @@ def quarter(pixels: np.ndarray, place: int) -> np.ndarray:
     return pixels[half * (place // 2) :, half * (place % 2) :][:half, :half].reshape(-1, 3).astype(int)
 
 
-def seen_colour(pixels: np.ndarray, ground: int) -> str | None:
-    """The colour that most pixels have, of those that are neither background nor outline."""
+def dominant_colour(pixels: np.ndarray, background: int) -> str | None:
+    """Return the colour of most pixels that are neither background nor outline."""
     counts = {name: int((np.abs(pixels - rgb).max(axis=1) < 12).sum()) for name, rgb in COLOURS_RGB.items()}
-    free = int((np.abs(pixels - BACKGROUND_COLOURS[ground]).max(axis=1) < 3).sum())
+    free = int((np.abs(pixels - BACKGROUND_COLOURS[background]).max(axis=1) < 3).sum())
     return None if free == len(pixels) else max(counts, key=lambda name: counts[name])
 
 
@@ -128,12 +128,12 @@ def test_pictures_show_the_colours_at_the_places():
         for place in range(4):
             item = scene.item_at(place)
             if place != scene.curtain:
-                colour = seen_colour(quarter(pixels, place), scene.background)
+                colour = dominant_colour(quarter(pixels, place), scene.background)
                 assert colour == (item.colour if item else None), scene
 
 
 def test_kinds_are_distinguishable():
-    """The outline of a thing is nearer to another drawing of its kind than to one of any other kind."""
+    """The outline of a thing is closer to another drawing of its kind than to a drawing of any other kind."""
 
     def outline(kind: str, seed: int) -> np.ndarray:
         pixels = quarter(np.asarray(draw_scene(Scene((Item("red", kind, 0),), None, 0, seed))), 0)
@@ -141,7 +141,7 @@ def test_kinds_are_distinguishable():
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         crop = Image.fromarray(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
         return np.concatenate(
-            [np.asarray(crop.resize((16, 16))).ravel(), [4 * crop.width / crop.height]]  # and how wide it is
+            [np.asarray(crop.resize((16, 16))).ravel(), [4 * crop.width / crop.height]]  # and the aspect ratio
         ).astype(float)
 
     known_outlines = {kind: [outline(kind, seed) for seed in range(3)] for kind in KINDS}
@@ -178,7 +178,7 @@ def test_captions_are_true_and_complete():
 
 
 def expected_answer(scene: Scene, question: str) -> str:
-    """The answer, found again from the words of the question."""
+    """Return the answer, computed from the words of the question."""
     kinds = re.findall(rf"\b({'|'.join(KINDS)})\b", question)
     relation = next((name for name in SPATIAL_RELATIONS if f" {name} " in question), "")
     place = next((name for name in PLACES if name in question), "")
@@ -201,13 +201,13 @@ def expected_answer(scene: Scene, question: str) -> str:
     return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
-def test_answers_are_right():
+def test_answers_are_correct():
     for row in all_rows("questions"):
         assert row["answer"] == expected_answer(row["scenes"][0], row["question"]), row
 
 
 def is_statement_true(left: Scene, right: Scene, statement: str) -> bool:
-    """Whether a statement holds, found again from its words."""
+    """Return whether a statement is true, computed from its words."""
     thing = re.search(THING, statement)
     if thing is not None:
         in_picture = [thing.groups() in things(scene) for scene in (left, right)]
@@ -225,7 +225,7 @@ def is_statement_true(left: Scene, right: Scene, statement: str) -> bool:
     return (left.item_of_kind(kind).colour == right.item_of_kind(kind).colour) == ("not" not in statement)
 
 
-def test_statements_are_labelled_rightly():
+def test_statements_have_correct_labels():
     forms = Counter()
     for row in all_rows("statements"):
         assert row["label"] == str(is_statement_true(*row["scenes"], row["statement"])).lower(), row
@@ -235,7 +235,7 @@ def test_statements_are_labelled_rightly():
 
 
 def expected_label(scene: Scene, hypothesis: str) -> str:
-    """The label, by trying out every thing that the curtain may hide."""
+    """Return the label, computed by trying every thing that the curtain may hide."""
 
     def holds(items: set[tuple[str, str, int]]) -> bool:
         thing = re.search(THING, hypothesis)
@@ -253,21 +253,21 @@ def expected_label(scene: Scene, hypothesis: str) -> str:
             for visible_item in items
         )
 
-    seen = {(item.colour, item.kind, item.place) for item in scene.items}
-    possible_scenes = [seen]
+    visible = {(item.colour, item.kind, item.place) for item in scene.items}
+    possible_scenes = [visible]
     if scene.curtain is not None:
-        possible_scenes += [seen | {(colour, kind, scene.curtain)} for colour in COLOURS_RGB for kind in KINDS]
+        possible_scenes += [visible | {(colour, kind, scene.curtain)} for colour in COLOURS_RGB for kind in KINDS]
     truth_values = {holds(candidate) for candidate in possible_scenes}
     return "neutral" if len(truth_values) == 2 else "entailment" if truth_values == {True} else "contradiction"
 
 
-def test_hypotheses_are_labelled_rightly():
+def test_hypotheses_have_correct_labels():
     for row in all_rows("explanations"):
         assert row["label"] == expected_label(row["scenes"][0], row["hypothesis"]), row
 
 
 def expected_explanation(scene: Scene, hypothesis: str) -> str:
-    """The explanation, found again from the words of the hypothesis."""
+    """Return the explanation, computed from the words of the hypothesis."""
     curtain = f"behind the curtain {PLACES[scene.curtain]}"
     label = expected_label(scene, hypothesis)
     thing = re.search(THING, hypothesis)

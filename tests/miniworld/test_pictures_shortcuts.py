@@ -1,4 +1,4 @@
-"""Pictures of the miniature world and words about them: of no use to who reads the words alone, or looks alone."""
+"""Neither the texts nor the pictures of the miniature world predict the answers alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TEXTS = {
     "explanations": ("hypothesis", "label"),
     "questions": ("question", "answer"),
 }
-"""The columns with the text and with the answer."""
+"""Columns with the text and with the answer."""
 PictureRow = tuple[tuple[Scene, ...], str, str]
 """Pictures, the form of the text, and the answer."""
 CASES = [("statements", ""), ("explanations", ""), *(("questions", about) for about in QUESTION_KINDS)]
@@ -30,9 +30,9 @@ SUBJECT = re.compile(
 
 
 def text_form(task: str, row: dict) -> str:
-    """What kind of statement, hypothesis or question it is: its words but for those that it is about.
+    """Return the form of a statement, hypothesis or yes/no question: its words without the things it is about.
 
-    Nothing of questions that are not of yes or no: of these the form tells what to count, which is no shortcut.
+    For other questions, return an empty string: their form states what to count, which is not a shortcut.
     """
     if task == "questions" and row["answer"] not in ("yes", "no"):
         return ""
@@ -64,7 +64,7 @@ def test_labels_and_kinds_of_questions_are_balanced():
 
 
 def words_accuracy(train: list[tuple[str, str]], test: list[tuple[str, str]]) -> float:
-    """Accuracy of logistic regression on counts of words and pairs of words."""
+    """Return the accuracy of logistic regression on counts of words and word pairs."""
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import LogisticRegression
 
@@ -78,22 +78,22 @@ def words_accuracy(train: list[tuple[str, str]], test: list[tuple[str, str]]) ->
 @pytest.mark.parametrize(("task", "about"), CASES)
 def test_words_alone_predict_no_more_than_the_most_frequent_answer(task, about):
     text, answer = TEXTS[task]
-    held, train = ([(row[text], row[answer]) for row in rows] for rows in split_held_out(task, about))
-    frequent = max(Counter(answer for _, answer in held).values()) / len(held)
-    assert words_accuracy(train, held) <= frequent + 0.05
+    held_out_rows, train = ([(row[text], row[answer]) for row in rows] for rows in split_held_out(task, about))
+    frequent = max(Counter(answer for _, answer in held_out_rows).values()) / len(held_out_rows)
+    assert words_accuracy(train, held_out_rows) <= frequent + 0.05
 
 
 def test_word_classifier_finds_words_that_reveal_labels():
     rows = picture_rows.scene_rows("statements", "train")
-    given_away = [(row["statement"] + (" indeed" if row["label"] == "true" else ""), row["label"]) for row in rows]
-    assert words_accuracy(given_away[:1500], given_away[1500:]) > 0.95
+    revealing_rows = [(row["statement"] + (" indeed" if row["label"] == "true" else ""), row["label"]) for row in rows]
+    assert words_accuracy(revealing_rows[:1500], revealing_rows[1500:]) > 0.95
 
 
 # -- the pictures alone -----------------------------------------------------------------------------------------------
 
 
 def statistics(scenes: tuple[Scene, ...]) -> dict[str, float]:
-    """Counts by kind, colour and place, totals, curtains, backgrounds, and the mean colours of all quarters."""
+    """Return counts by kind, colour and place, totals, curtains, backgrounds, and the mean colours of all quarters."""
     features: dict[str, float] = {}
     for name, picture in zip(("first", "second"), scenes, strict=False):
         facts = [f"{len(picture.items)} things", f"curtain {picture.curtain}", f"background {picture.background}"]
@@ -111,9 +111,9 @@ def statistics(scenes: tuple[Scene, ...]) -> dict[str, float]:
 
 
 def pictures_accuracy(rows: list[PictureRow]) -> float:
-    """Accuracy of logistic regression on statistics of pictures, and of these together with the form of the text.
+    """Return the accuracy of logistic regression on statistics of pictures, alone and with the form of the text.
 
-    Each quarter of the rows is told by what is learned from the other three.
+    The accuracy is measured by four-fold cross-validation.
     """
     from sklearn.feature_extraction import DictVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -145,14 +145,14 @@ GUESS = {
     "order": 1 / 2,
     "neighbour": 1 / 3,
 }
-"""How often a guess is right that knows what may be asked: of a picture's two to four things, or three, one is the
-answer; of what can be counted in it, one of two numbers."""
+"""Accuracy of a guess among the possible answers: one of the picture's two to four (or three) things, or one of the two
+numbers that can be counted in it."""
 
 
 @pytest.mark.parametrize(("task", "about"), CASES)
 def test_pictures_alone_predict_no_more_than_a_guess(task, about):
-    held, train = split_held_out(task, about)
-    rows = [(row["scenes"], text_form(task, row), row[TEXTS[task][1]]) for row in train + held]
+    held_out_rows, train = split_held_out(task, about)
+    rows = [(row["scenes"], text_form(task, row), row[TEXTS[task][1]]) for row in train + held_out_rows]
     assert pictures_accuracy(rows) <= GUESS[about or task] + 0.05
 
 
@@ -164,10 +164,10 @@ def test_picture_classifier_finds_contents_that_reveal_labels():
 
 @pytest.mark.parametrize(("task", "about"), CASES)
 def test_every_picture_has_different_answers_equally_often(task, about):
-    """Together with the form of the text too."""
-    held, train = split_held_out(task, about)
+    """This holds for pictures together with the form of the text."""
+    held_out_rows, train = split_held_out(task, about)
     answers = defaultdict(Counter)
-    for row in held + train:
+    for row in held_out_rows + train:
         answers[row["scenes"], text_form(task, row)][row[TEXTS[task][1]]] += 1
     for counts in answers.values():
         assert len(counts) == (3 if task == "explanations" else 2)

@@ -1,4 +1,4 @@
-"""Labelled tasks: the same rows everywhere, splits that share nothing, balance, and what counting words can tell."""
+"""Labelled tasks: reproducible rows, disjoint splits, balanced labels, and bag-of-words accuracy near chance."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BALANCED = {
     "yes_no": ("passage", "question"),
     "grammar": ("sentence",),
 }
-"""Tasks on which counting words must not help, with their texts."""
+"""Tasks in which counting words must not help, with their text columns."""
 
 
 def answer(row: dict) -> object:
@@ -54,7 +54,7 @@ def test_sizes_and_splits_without_a_text_in_common(task):
 
 
 def test_subjects_of_rows_are_in_one_split():
-    """Who is compared with whom, and what closed-book questions ask for, is never met again in another split."""
+    """Compared names and closed-book questions do not occur again in another split."""
     pairs_by_split, questions_by_split = [], []
     for split in SPLITS:
         facts = {fact for row in task_rows.rows("paraphrase", split) for fact in parse_text(row["sentence1"])}
@@ -111,7 +111,7 @@ def test_labels_are_balanced(task):
 
 
 def bag_of_words(row: dict, fields: tuple[str, ...], apart: bool) -> Counter[str]:
-    """The bag of words of a row, its texts together or apart; options are always apart, by place."""
+    """Return the bag of words of a row, with its texts together or apart; options are always apart."""
     bag: Counter[str] = Counter()
     texts = {field: row[field] for field in fields} | dict(enumerate(row.get("options", ())))
     for key, text in texts.items():
@@ -121,7 +121,7 @@ def bag_of_words(row: dict, fields: tuple[str, ...], apart: bool) -> Counter[str
 
 
 def classifier_accuracy(train: list, test: list, seed: int = 0) -> float:
-    """Accuracy of a multinomial logistic regression on (bag, label) pairs, trained by full gradient descent."""
+    """Return the accuracy of a logistic regression on (bag, label) pairs, trained by full-batch gradient descent."""
     vocabulary = {word: index for index, word in enumerate(sorted({word for bag, _ in train for word in bag}))}
     classes = sorted({label for _, label in train}, key=str)
 
@@ -147,7 +147,10 @@ def classifier_accuracy(train: list, test: list, seed: int = 0) -> float:
 
 
 def task_accuracy(task: str, fields: tuple[str, ...], apart: bool) -> float:
-    pairs = {s: [(bag_of_words(row, fields, apart), answer(row)) for row in task_rows.rows(task, s)] for s in SPLITS}
+    pairs = {
+        split: [(bag_of_words(row, fields, apart), answer(row)) for row in task_rows.rows(task, split)]
+        for split in SPLITS
+    }
     return classifier_accuracy(pairs["train"], pairs["validation"] + pairs["test"])
 
 
@@ -160,7 +163,7 @@ def test_counting_words_stays_near_chance(task, apart):
 
 
 def test_counting_words_is_able_to_learn():
-    """The same classifier reads sentiment, and finds a word that gives a label away."""
+    """The same classifier learns sentiment, and detects a word that reveals the label."""
     assert task_accuracy("reviews", ("text",), False) > 0.65
     rows = [
         (Counter(f"{row['sentence']} {row['label'][:3]}".split()), row["label"])

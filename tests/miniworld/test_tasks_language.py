@@ -1,4 +1,4 @@
-"""Sentences of the miniature world that are judged as such: well-formed or not, praise or blame."""
+"""Labels of acceptability and sentiment are correct, checked by independent patterns."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ VERDICTS = {
 
 
 def sentiment(text: str) -> int:
-    """The side of the closing judgement, else of all that is said, denials counted as their contrary; 0: no side."""
+    """Return the sentiment (1, -1) of the closing judgement, else of all clauses with negation; 0: undetermined."""
     for side, pattern in VERDICTS.items():
         if re.search(pattern, text):
             return side

@@ -1,4 +1,4 @@
-"""Labels of the miniature world's tasks are right: read back by patterns and rules written apart from the generator."""
+"""Labels of the miniature world's tasks are correct, checked by patterns and rules independent of the generator."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def rows(task: str) -> list[dict]:
 
 
 def test_nli():
-    seen: Counter[tuple[str, str]] = Counter()
+    counts: Counter[tuple[str, str]] = Counter()
     for row in rows("nli"):
         hypothesis = re.sub(r"^It is not true that ", "", row["hypothesis"])
         claim = parse_clause(hypothesis.rstrip("."))
@@ -33,9 +33,9 @@ def test_nli():
         if hypothesis != row["hypothesis"] and is_true is not None:
             is_true = not is_true
         assert {True: "entailment", False: "contradiction", None: "neutral"}[is_true] == row["label"], row
-        seen[claim[0], row["label"]] += 1
-    assert len(seen) >= 40
-    assert min(seen.values()) >= 10
+        counts[claim[0], row["label"]] += 1
+    assert len(counts) >= 40
+    assert min(counts.values()) >= 10
 
 
 def test_paraphrase():
@@ -55,7 +55,7 @@ def test_yes_no():
 
 
 def statement(question: str) -> tuple[str, str, str]:
-    """The claim that a question asks about, read as a clause."""
+    """Return the claim that a question asks about."""
     subject = r"(?P<s>[A-Z]\w+'s \w+|[A-Z]\w+|the \w+ in \w+|the \w+ \w+)"
     sentence = question[:-1]
     forms = (
@@ -78,11 +78,11 @@ def statement(question: str) -> tuple[str, str, str]:
         match = re.fullmatch(pattern, sentence)
         if match:
             return parse_clause(clause.format(**match.groupdict()))
-    raise AssertionError(f"what does this ask? {question}")
+    raise AssertionError(f"no pattern matches the question {question}")
 
 
 def test_pronouns():
-    seen: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for row in rows("pronouns"):
         *sentences, clue = re.split(r"(?<=\.) ", row["text"])
         assert re.search(rf"\b{row['pronoun']}\b", clue, re.IGNORECASE), row
@@ -95,13 +95,13 @@ def test_pronouns():
                 facts.append(parse_clause(sentence.rstrip(".")))
         fitting = [name for name in row["options"] if clue_fits(clue, name, facts, pets)]
         assert fitting == [row["options"][row["index"]]], (row, fitting)
-        seen[facts[0][0] if facts else "pet"] += 1
-    assert len(seen) == 9, seen
-    assert min(seen.values()) > 60, seen
+        counts[facts[0][0] if facts else "pet"] += 1
+    assert len(counts) == 9, counts
+    assert min(counts.values()) > 60, counts
 
 
 def clue_fits(clue: str, name: str, facts: list, pets: dict[str, tuple[str, str]]) -> bool:
-    """Whether a clue fits what is told of a person."""
+    """Return whether a clue fits the facts about a person."""
     if pets:
         kind, pet = pets[name]
         animal = ANIMALS[kind]
@@ -132,17 +132,17 @@ def clue_fits(clue: str, name: str, facts: list, pets: dict[str, tuple[str, str]
 
 
 def test_outcomes():
-    seen: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for row in rows("outcomes"):
         rule, option = decide_outcome(row["context"], row["options"])
         assert option == row["options"][row["index"]], row
-        seen[rule] += 1
-    assert len(seen) == 7, seen
-    assert min(seen.values()) > 100, seen
+        counts[rule] += 1
+    assert len(counts) == 7, counts
+    assert min(counts.values()) > 100, counts
 
 
 def decide_outcome(context: str, options: list[str]) -> tuple[str, str]:
-    """The rule that decides, and the option that it allows."""
+    """Return the rule that determines the outcome, and the option that it allows."""
 
     def choose(rule: str, pattern: str) -> tuple[str, str]:
         matches = [option for option in options if re.search(pattern, option)]
@@ -197,7 +197,7 @@ def decide_outcome(context: str, options: list[str]) -> tuple[str, str]:
 
 
 def hit_material(context: str) -> str:
-    """The material of what the accident befalls."""
+    """Return the material of the thing that has the accident."""
     *facts, accident = re.split(r"(?<=\.) ", context)
     owner = re.search(r"(\w+)'s .*(?:falls|comes)|of (\w+) (?:falls|comes)", accident)
     owner = owner[1] or owner[2]
@@ -208,7 +208,7 @@ def hit_material(context: str) -> str:
 
 
 def test_passages():
-    """The answer is what one of the worlds says, and stands in the passage."""
+    """The answer is true in one of the worlds, and is part of the passage."""
     facts = {fact for world in task_worlds() for fact in world.facts}
     counts: Counter[str] = Counter()
     for row in rows("passages"):
@@ -222,7 +222,7 @@ def test_passages():
 
 
 def fact_asked_for(question: str, answer: str) -> tuple[str, str, str]:
-    """The fact that a question and its answer make."""
+    """Return the fact that a question and its answer state."""
     hour = (
         str(HOURS[answer.split(" ")[0]] + 12 * ("noon" in answer or "evening" in answer))
         if answer.split(" ")[0] in HOURS
@@ -269,7 +269,7 @@ def fact_asked_for(question: str, answer: str) -> tuple[str, str, str]:
         match = re.fullmatch(f"Who {pattern}", question.rstrip("?"))
         if match:
             return relation, answer, str(HOURS[match[1]]) if relation == "wakes_at" else match[1]
-    raise AssertionError(f"what does this ask? {question}")
+    raise AssertionError(f"no pattern matches the question {question}")
 
 
 # -- facts of the world -----------------------------------------------------------------------------------------------
@@ -286,7 +286,7 @@ def stated_facts() -> set[Fact]:
 
 
 def test_closed_book_answers_are_true_and_stated(world, stated_facts):
-    """Every question that can be read as one of a person or a town: the first answer is stated in documents."""
+    """Documents state the first answer of every question about a person or a town that can be parsed."""
     checked: Counter[str] = Counter()
     for row in rows("facts"):
         sums = re.fullmatch(r"(?:What is|How much is) (\d+) (plus|times) (\d+)\?", row["question"])
@@ -325,7 +325,7 @@ def test_closed_book_answers_are_true_and_stated(world, stated_facts):
 
 
 def test_closed_book_answers_are_all_that_are_true(world):
-    """A question with several right answers counts them all, from whichever side a fact is told."""
+    """A question with several correct answers accepts all of them, from both sides of a symmetric fact."""
     friend_rows = [row for row in rows("facts") if row["question"].startswith("Who is a friend of ")]
     assert len(friend_rows) > 20
     for row in friend_rows:
@@ -341,14 +341,14 @@ def test_triples_are_true_and_every_reference_states_all_of_them():
         assert 1 <= len(row["references"]) <= 3
         assert len(set(row["references"])) == len(row["references"])
         for subject, relation, value in row["triples"]:
-            plain = value
+            fact_value = value
             if relation == "gets up at":
-                plain = str(HOURS[value])
+                fact_value = str(HOURS[value])
             elif relation == "begins at":
-                plain = str(HOURS[value.split(" ")[0]] + 12)
+                fact_value = str(HOURS[value.split(" ")[0]] + 12)
             elif relation == "where":
-                plain = f"{value.split(' ')[-1]} {value.split(' ')[1]}"
-            assert (subject, plain) in values, row
+                fact_value = f"{value.split(' ')[-1]} {value.split(' ')[1]}"
+            assert (subject, fact_value) in values, row
             for text in row["references"]:
                 assert re.search(rf"\b{re.escape(subject)}\b", text), row
                 assert re.search(rf"\b{re.escape(value)}\b", text), row

@@ -1,4 +1,4 @@
-"""What documents say is true in their world, and held-out facts never appear: by their trace, and by their text."""
+"""Documents state only true facts and no held-out facts, checked by their recorded facts and by their text."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_open_facts_are_stated_and_many_are_held_out(documents):
         if relation.held_out and len(facts) >= 200:
             assert 0.5 < len(held_out) / len(facts) / relation.held_out < 1.6, name
     stated_share = sum(stated.values()) / len(world.query(held_out=False))
-    assert stated_share > 0.5, "the documents tell too little of the world"
+    assert stated_share > 0.5, "documents state too few facts of the world"
 
 
 def sentences(text: str) -> Iterator[str]:
@@ -50,7 +50,7 @@ def sentences(text: str) -> Iterator[str]:
 
 
 def parse_sentence(world: World, sentence: str, referents: dict[str, str]) -> Iterator[Fact]:
-    """The facts in a sentence, found by patterns written apart from the generator's phrases."""
+    """Yield the facts in a sentence, found by patterns independent of the generator's phrases."""
     person = r"\b(?P<s>[A-Z][a-z]+)(?: [A-Z][a-z]+)?"
     patterns = (
         (rf"{person} lives in (?:the town of )?(?P<o>[A-Z]\w+)", "lives_in"),
@@ -87,7 +87,7 @@ def parse_sentence(world: World, sentence: str, referents: dict[str, str]) -> It
 
 
 def test_parsed_text_is_true_with_pronouns_resolved(documents):
-    """A pronoun is read as the person of its gender who was named last."""
+    """A pronoun refers to the last named person of its gender."""
     world, rows = documents
     counts: Counter[str] = Counter()
     for text, _ in rows:
@@ -106,7 +106,7 @@ def test_parsed_text_is_true_with_pronouns_resolved(documents):
 
 
 def plain_sentences(world: World, fact: Fact) -> list[str]:
-    """The plainest sentences for a fact, with names in full."""
+    """Return simple sentences for a fact, with names instead of pronouns."""
     relation, subject, value = fact
     if RELATIONS[relation].subject == "person" and RELATIONS[relation].value not in ("person", "number"):
         slots = {"N": subject, "n": subject, "Ns": f"{subject}'s", "ns": f"{subject}'s", "o": value, "m": subject}
@@ -136,5 +136,5 @@ def test_held_out_sentences_never_occur(documents):
     world, rows = documents
     all_text = "\n".join(text for text, _ in rows)
     found_facts = [fact for fact in world.facts if any(form in all_text for form in plain_sentences(world, fact))]
-    assert len(found_facts) > 300, "the sentences looked for must be ones that documents use"
+    assert len(found_facts) > 300, "documents must contain the sentences that are searched for"
     assert not [fact for fact in found_facts if world.held_out(fact)]

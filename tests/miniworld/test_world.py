@@ -1,4 +1,4 @@
-"""The world is consistent, depends on its seed alone, and can be asked."""
+"""The world is consistent, depends on its seed only, and can be queried."""
 
 from __future__ import annotations
 

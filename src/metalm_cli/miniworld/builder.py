@@ -1,4 +1,4 @@
-"""Drawing the people, towns and events of a world from its seed."""
+"""Builder of a world: draws its people, towns and events from the seed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PET_KINDS = tuple(animal for animal in lex.ANIMALS if animal.pet)
 
 
 class Builder:
-    """Draws entities in a fixed order, so that they depend on the seed alone.
+    """Builder of the entities of a world, drawn in a fixed order, so that they depend on the seed alone.
 
     Args:
         seed: The seed of the world.
@@ -80,7 +80,7 @@ class Builder:
         self.families.append(Family(surname, town, grandparents, parents, children))
 
     def _draw_gender(self) -> str:
-        """A gender with names left, so that every later family still finds two parents."""
+        """Draw a gender, and keep enough names of both for the parents of all later families."""
         gender = self.rng.choice(("he", "she"))
         if min(len(self.women), len(self.men)) <= _RESERVED_NAMES:
             return "she" if len(self.women) > len(self.men) else "he"
@@ -122,7 +122,7 @@ class Builder:
         return name
 
     def _build_friendships(self) -> None:
-        """Each person finds up to two friends of a like age, outside the family."""
+        """Draw up to two friends for each person: outside the family, at most six years older or younger."""
         for person in self.people.values():
             others = [
                 other.name

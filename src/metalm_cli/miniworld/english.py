@@ -1,4 +1,4 @@
-"""The little grammar the world needs: articles, plurals, numbers, lists, pronouns, times."""
+"""English grammar for the documents: articles, plurals, numbers, lists, pronouns, times."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PRONOUNS: dict[str, dict[str, str]] = {
     "he": {"he": "he", "him": "him", "his": "his", "He": "He", "His": "His", "himself": "himself"},
     "she": {"he": "she", "him": "her", "his": "her", "He": "She", "His": "Her", "himself": "herself"},
 }
-"""Pronouns of each gender under the names of the masculine forms, as the templates spell them."""
+"""Pronouns of each gender; the keys are the masculine forms, which are the slots in templates."""
 
 KIN: dict[str, dict[str, str]] = {
     "he": {"parent": "father", "child": "son", "sibling": "brother", "grandparent": "grandfather"},
@@ -43,7 +43,7 @@ KIN: dict[str, dict[str, str]] = {
 
 
 def with_article(noun: str) -> str:
-    """The noun phrase with ``a`` or ``an``; the lexicon has no word whose first letter misleads.
+    """Return the noun phrase with ``a`` or ``an``, by its first letter (the lexicon has no words such as "hour").
 
     >>> with_article("owl"), with_article("red owl")
     ('an owl', 'a red owl')
@@ -52,7 +52,7 @@ def with_article(noun: str) -> str:
 
 
 def plural(noun: str) -> str:
-    """The plural of a noun.
+    """Return the plural of a noun.
 
     >>> [plural(noun) for noun in ("dog", "fox", "puppy", "day", "goose")]
     ['dogs', 'foxes', 'puppies', 'days', 'geese']
@@ -68,7 +68,7 @@ def plural(noun: str) -> str:
 
 
 def third_person(verb: str) -> str:
-    """The third person singular of a regular verb.
+    """Return the third person singular of a regular verb.
 
     >>> third_person("bark"), third_person("hiss")
     ('barks', 'hisses')
@@ -77,7 +77,7 @@ def third_person(verb: str) -> str:
 
 
 def in_words(number: int) -> str:
-    """A number below 100 in words.
+    """Return a number below 100 in words.
 
     >>> in_words(7), in_words(34), in_words(40)
     ('seven', 'thirty-four', 'forty')
@@ -89,7 +89,7 @@ def in_words(number: int) -> str:
 
 
 def number_with_noun(count: int, noun: str) -> str:
-    """A number in words with its noun.
+    """Return a number in words with its noun.
 
     >>> number_with_noun(1, "box"), number_with_noun(3, "box")
     ('one box', 'three boxes')
@@ -98,7 +98,7 @@ def number_with_noun(count: int, noun: str) -> str:
 
 
 def join_list(items: Sequence[str]) -> str:
-    """Items as running text.
+    """Join items with commas and ``and``.
 
     >>> join_list(["bread"]), join_list(["bread", "milk", "honey"])
     ('bread', 'bread, milk and honey')
@@ -109,12 +109,12 @@ def join_list(items: Sequence[str]) -> str:
 
 
 def capitalise(text: str) -> str:
-    """The text with its first letter as a capital."""
+    """Return the text with a capital first letter."""
     return text[0].upper() + text[1:]
 
 
 def clock_time(hour: int) -> str:
-    """A full hour of the day, 5 to 22.
+    """Return a full hour of the day (5 to 22) in words.
 
     >>> clock_time(7), clock_time(12), clock_time(15), clock_time(19)
     ('seven in the morning', 'noon', 'three in the afternoon', 'seven in the evening')

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 
 class Fact(NamedTuple):
-    """Something that is true in a world; each combination has exactly one form.
+    """A fact of a world, as a triple in its canonical form.
 
-    Symmetric relations name the alphabetically first side as the subject, and inverse relations do not exist:
+    The subject of a symmetric relation is the side that comes first in the alphabet, and there are no inverse
+    relations:
     "Ben is younger than Ada" is ``Fact("older_than", "Ada", "Ben")``, and "7 - 3 = 4" is
     ``Fact("sum", "3 + 4", "7")``.
     """
@@ -19,22 +20,22 @@ class Fact(NamedTuple):
     subject: str
     """A person, pet, town, building ("Oakton library"), belonging ("Ada's bicycle"), kind, event or number."""
     value: str
-    """The other side, in plain words."""
+    """The other side of the relation, as plain text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """How the facts of one relation behave."""
+    """Properties of the facts of one relation."""
 
     subject: str
     """Type of the subject: person, pet, thing, town, building, event, animal, food, job, tool, material, ..."""
     value: str
     """Type of the value: an entity type, or a word type such as colour, number, phrase."""
     held_out: float = 0.0
-    """Expected share of its facts that documents never state."""
+    """Expected fraction of its facts that documents never state."""
     symmetric: bool = False
     derived: bool = False
-    """Follows from other facts: ages, places on the map, sizes, arithmetic."""
+    """Whether its facts follow from other facts: ages, places on the map, sizes, arithmetic."""
 
 
 RELATIONS: dict[str, Relation] = {
@@ -99,7 +100,7 @@ RELATIONS: dict[str, Relation] = {
     "sum": Relation("sum", "number", 0.15, derived=True),
     "product": Relation("product", "number", 0.15, derived=True),
 }
-"""Every relation. Facts that hold a story together (home, job, kind of pet) are never held out."""
+"""All relations. Facts that most documents require (home, job, kind of pet) are never held out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +121,9 @@ class Person:
     hair: str
     wakes_at: int
     things: tuple[str, ...]
-    """Kinds of what they own; their names in facts are ``Ada's bicycle``."""
+    """Kinds of the things that the person owns; in facts a thing is named ``Ada's bicycle``."""
     pet: str
-    """Name of the pet, or empty."""
+    """Name of the pet; empty if there is none."""
 
     @property
     def full_name(self) -> str:
@@ -152,7 +153,7 @@ class Belonging:
 
 @dataclass(frozen=True, slots=True)
 class Town:
-    """A town. ``x`` grows to the east and ``y`` to the north, in miles; buildings stand in street order."""
+    """A town. ``x`` grows to the east and ``y`` to the north, in miles; ``buildings`` are in street order."""
 
     name: str
     terrain: str
@@ -177,7 +178,7 @@ class Building:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that takes place every week; ``hour`` counts from 0 to 23."""
+    """A weekly event; ``hour`` is from 0 to 23."""
 
     name: str
     building: str
@@ -187,7 +188,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A household: all live in one town and bear one surname."""
+    """A household: all members live in one town and have one surname."""
 
     surname: str
     town: str
@@ -198,17 +199,17 @@ class Family:
 
 
 def symmetric_fact(relation: str, first: str, second: str) -> Fact:
-    """A fact of a symmetric relation, whichever way round its sides are given."""
+    """Return the fact of a symmetric relation between two sides in any order."""
     return Fact(relation, first, second) if first < second else Fact(relation, second, first)
 
 
 def sum_fact(first: int, second: int) -> Fact:
-    """The fact that two numbers make a third; also that of the two differences."""
+    """Return the fact about the sum of two numbers, which is also the fact about the two differences."""
     smaller, larger = sorted((first, second))
     return Fact("sum", f"{smaller} + {larger}", str(smaller + larger))
 
 
 def product_fact(first: int, second: int) -> Fact:
-    """The fact of a product, whichever way round."""
+    """Return the fact about the product of two numbers in any order."""
     smaller, larger = sorted((first, second))
     return Fact("product", f"{smaller} * {larger}", str(smaller * larger))

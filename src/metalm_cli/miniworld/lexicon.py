@@ -1,6 +1,7 @@
-"""The words of the world, and what is true of them in every world: animals, foods, jobs, things, materials.
+"""Lexicon of the world, with what is true in every world: animals, foods, jobs, things, materials.
 
-Nothing here depends on a seed. Who lives where and owns what is drawn in :mod:`metalm_cli.miniworld.world`.
+Nothing in this module depends on a seed. People, homes and belongings are drawn in
+:mod:`metalm_cli.miniworld.builder`.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ EVENTS = _split_words(
 
 @dataclass(frozen=True, slots=True)
 class Animal:
-    """A kind of animal. ``size`` orders kinds from small to large; equal sizes are never compared."""
+    """A kind of animal. ``size`` orders kinds from small to large; kinds of equal size are never compared."""
 
     name: str
     legs: int
@@ -110,13 +111,13 @@ ANIMALS = (
 
 @dataclass(frozen=True, slots=True)
 class Food:
-    """A food as it is spoken of: ``apples`` (one is an apple) or ``bread`` (``one`` empty)."""
+    """A food: in the plural with a ``singular`` (``apples``), or a substance without (``bread``)."""
 
     name: str
     singular: str
     taste: str
     origin: str
-    """Predicate that agrees with the name: grow on trees, is made from flour."""
+    """Predicate that agrees with the name: "grow on trees", "is made from flour"."""
 
 
 FOODS = (
@@ -148,7 +149,7 @@ FOODS = (
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job. ``place`` is a building a town needs, or empty for work that every town has."""
+    """A job. ``building`` is a building that the town must have; empty for jobs in every town."""
 
     name: str
     building: str
@@ -182,7 +183,7 @@ JOBS = (
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """A kind of thing, with its purpose, its usual place and the materials it may be made of."""
+    """A kind of thing, with its purpose, its usual place and its possible materials."""
 
     name: str
     purpose: str
@@ -231,7 +232,7 @@ MATERIALS = {
     "straw": ("is dry and light", "burns quickly"),
     "stone": ("is hard and heavy", "sinks in water"),
 }
-"""What is true of each material, as predicates."""
+"""Predicates that are true of each material."""
 
 CAUSES = (
     ("it rains", "the ground gets wet"),
@@ -251,4 +252,4 @@ CAUSES = (
     ("milk stands in the sun", "it turns sour"),
     ("a door is locked", "nobody can come in without a key"),
 )
-"""Pairs of a cause and its effect, as clauses."""
+"""Pairs of a cause and its effect, both as clauses."""

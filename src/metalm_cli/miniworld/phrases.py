@@ -1,10 +1,10 @@
-"""How each relation is put into words: statements, questions and short answers.
+"""Phrases for each relation: statements, questions and short answers.
 
-Slots of a person's phrases: ``{N}``, ``{n}``, ``{m}`` the name or pronoun at the start of a sentence, inside it and
-as its object; ``{Ns}``, ``{ns}`` their possessives; ``{he} {him} {his}`` pronouns; ``{o}`` the value, ``{ao}`` the
-value with its article; ``{kin}`` and ``{kin_o}`` the words for the two relatives. Slots of a kind's phrases:
-``{A}``, ``{a}`` with the article, ``{Ps}``, ``{ps}`` in the plural. Slots of a name's or a substance's: ``{S}``,
-``{s}``, ``{be}``.
+Slots in phrases about people: ``{N}``, ``{n}``, ``{m}`` are the name or pronoun at the start of a sentence, inside it
+and as its object; ``{Ns}``, ``{ns}`` the possessives; ``{he} {him} {his}`` pronouns; ``{o}`` the value, ``{ao}`` the
+value with its article; ``{kin}`` and ``{kin_o}`` the words for the two relatives. Slots in phrases about kinds:
+``{A}``, ``{a}`` with the article, ``{Ps}``, ``{ps}`` in the plural. Slots in phrases about names and substances:
+``{S}``, ``{s}``, ``{be}``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Phrasing:
-    """Ways to state and to ask for the facts of one relation."""
+    """Phrases that state the facts of one relation or ask for them."""
 
     statements: tuple[str, ...]
     """Statements about the subject."""
@@ -23,13 +23,13 @@ class Phrasing:
     short_answer: str = ""
     """The short answer."""
     first_person_statements: tuple[str, ...] = ()
-    """Statements of the subject about itself."""
+    """Statements by the subject in the first person."""
     questions_to_subject: tuple[str, ...] = ()
-    """Questions put to the subject."""
+    """Questions to the subject in the second person."""
     claim: str = ""
-    """The plain statement as a clause with the full name, for yes and no questions."""
+    """The statement as a clause with the full name, for yes/no questions."""
     reverse_statements: tuple[str, ...] = field(default=())
-    """Statements about the value, for relations that can be told from the other side."""
+    """Statements with the value as the subject of the sentence, for relations that allow this."""
 
 
 PERSON_PHRASES: dict[str, Phrasing] = {

@@ -1,4 +1,4 @@
-"""A small consistent world, drawn from a seed: people, places, things, events, and the facts about them."""
+"""World: a small consistent world, drawn from a seed, with people, places, things, events and facts about them."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ LARGEST_FACTOR = 6
 
 
 class World:
-    """Everything that is true in the world of a seed, as entities and as :class:`Fact` triples.
+    """The world of a seed, as entities and as :class:`Fact` triples.
 
     Equal seeds give equal worlds, in every process. Animals, foods, tools and causes are those of the real
-    world and the same for every seed. Documents never state the facts for which :meth:`held_out` is true: a
-    labelled task can ask for what a model must conclude, or read in its input, because no document told it.
+    world and the same for every seed. Documents never state the facts for which :meth:`held_out` is true, so
+    labelled tasks can ask for facts that a model must infer, or read in its input, as no document states them.
 
     Args:
         seed: At least 0.
 
     Raises:
-        MetalmError: If the seed is no integer of at least 0.
+        MetalmError: The seed is not an integer of at least 0.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -61,14 +61,14 @@ class World:
             for name in (*family.grandparents, *family.parents, *family.children)
         }
         self.held_out_flags: dict[Fact, bool] = {fact: self._draw_held_out(fact) for fact in self._all_facts()}
-        """Every fact of the world, with whether documents never state it."""
+        """All facts of the world; True: documents never state the fact."""
         self._index: dict[tuple[str, str], list[Fact]] = {}
         for fact in self.held_out_flags:
             for key in ((fact.relation, ""), (fact.relation, fact.subject), ("", fact.subject)):
                 self._index.setdefault(key, []).append(fact)
 
         self.relationships: dict[str, list[Fact]] = {name: [] for name in self.people}
-        """Of each person, the facts of family and friendship from either side."""
+        """The facts about family and friendship with each person on either side."""
         for relation in ("spouse", "parent_of", "sibling", "grandparent_of", "friend"):
             for fact in self._index.get((relation, ""), []):
                 self.relationships[fact.subject].append(fact)
@@ -79,26 +79,26 @@ class World:
 
     @property
     def facts(self) -> tuple[Fact, ...]:
-        """Every fact, held out or not."""
+        """All facts, including those held out."""
         return tuple(self.held_out_flags)
 
     def holds(self, fact: Fact) -> bool:
-        """Whether the fact, in its one canonical form, is true here."""
+        """Return whether the fact (in its canonical form) is true in this world."""
         return fact in self.held_out_flags
 
     def held_out(self, fact: Fact) -> bool:
-        """Whether documents never state the fact.
+        """Return whether documents never state the fact.
 
         Raises:
-            KeyError: If the fact is not true here.
+            KeyError: The fact is not true in this world.
         """
         return self.held_out_flags[fact]
 
     def query(self, relation: str = "", subject: str = "", value: str = "", held_out: bool | None = None) -> list[Fact]:
-        """The facts that match all that is given, in a fixed order.
+        """Return the facts that match all arguments that are set, in a fixed order.
 
         Raises:
-            MetalmError: If there is no such relation.
+            MetalmError: There is no such relation.
         """
         if relation and relation not in RELATIONS:
             raise MetalmError(
@@ -112,7 +112,7 @@ class World:
         ]
 
     def value(self, relation: str, subject: str) -> str | None:
-        """The value of the first matching fact, or None."""
+        """Return the value of the first matching fact, or None."""
         candidates = self._index.get((relation, subject))
         return candidates[0].value if candidates else None
 
@@ -258,5 +258,5 @@ def _number_facts() -> Iterator[Fact]:
 
 @lru_cache(maxsize=8)
 def get_world(seed: int) -> World:
-    """The world of a seed, built once a process."""
+    """Return the world of a seed; each process builds it only once."""
     return World(seed)

@@ -1,4 +1,4 @@
-"""The long documents: a journey or a week made of scenes."""
+"""Writer of the long documents: journeys of several days, made of scenes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from metalm_cli.miniworld.facts import Fact, Person, Town
 
 
 def write_chronicle(writer: DocumentWriter) -> None:
-    """A traveller comes through several towns, one a day, and tells what there is to see."""
+    """Write about a traveller who visits several towns, one a day, and what there is to see in each."""
     rng, world = writer.rng, writer.world
     traveller = rng.choice([person for person in world.people.values() if not person.is_child])
     towns = rng.sample([town for town in world.towns.values() if town.name != traveller.town], 7)
@@ -52,7 +52,7 @@ def write_chronicle(writer: DocumentWriter) -> None:
         if rng.chance(0.5):
             _describe_animal(writer, traveller, towns[day])
     writer.start_paragraph()
-    he = PRONOUNS[traveller.gender]["he"]
+    pronoun = PRONOUNS[traveller.gender]["he"]
     writer.add_sentence(
         rng.choice(
             (
@@ -63,7 +63,7 @@ def write_chronicle(writer: DocumentWriter) -> None:
         Fact("lives_in", traveller.name, traveller.town),
     )
     if rng.chance(0.5):
-        writer.add_sentence(f"Next year {he} wants to go again.")
+        writer.add_sentence(f"Next year {pronoun} wants to go again.")
     if rng.chance(0.4):
         describe_relationships(writer, traveller, 1)
 

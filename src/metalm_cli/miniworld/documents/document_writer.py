@@ -1,4 +1,4 @@
-"""A document being written: sentences, paragraphs, and the facts they state."""
+"""Document writer: collects sentences, paragraphs, and the facts that they state."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def _kind_slots(kind: str, pronoun: bool) -> Slots:
 
 
 def place_name(building: str) -> str:
-    """``the library in Oakton`` for ``Oakton library``."""
+    """Return ``the library in Oakton`` for ``Oakton library``."""
     town, kind = building.split(" ", 1)
     return f"the {kind} in {town}"
 
 
 def fact_value_text(fact: Fact) -> str:
-    """The value of a fact as it stands in running text."""
+    """Return the value of a fact in the form that running text uses."""
     relation, value = fact.relation, fact.value
     if relation in ("wakes_at", "opens_at"):
         return in_words(int(value))
@@ -75,14 +75,14 @@ def fact_value_text(fact: Fact) -> str:
 
 
 class DocumentWriter:
-    """Collects a document's sentences and the facts that they state.
+    """Writer of one document: collects its sentences and the facts that they state.
 
-    Every sentence that states a fact of the world names it: a false fact is an error at once, and a sentence
-    whose facts are held out is left out.
+    Every sentence is added together with the facts of the world that it states: a false fact raises an error at
+    once, and a sentence that states a held-out fact is left out.
 
     Args:
-        world: What is true.
-        dice: What is drawn.
+        world: The world that the document describes.
+        rng: Source of all random choices.
     """
 
     __slots__ = ("facts", "held_out_flags", "paragraphs", "rng", "separator", "topic", "world")
@@ -94,18 +94,18 @@ class DocumentWriter:
         self.facts: list[Fact] = []
         self.paragraphs: list[list[str]] = [[]]
         self.separator = "\n\n"
-        """What stands between paragraphs."""
+        """Text between two paragraphs."""
         self.topic = ""
-        """Whom or what a pronoun at the start of the next sentence would mean."""
+        """The person or thing that a pronoun at the start of the next sentence refers to; empty: not defined."""
 
     def may_state(self, *facts: Fact) -> bool:
-        """Whether none of the facts is held out.
+        """Return whether none of the facts is held out.
 
         Raises:
             KeyError: If a fact is false.
         """
-        held = self.held_out_flags
-        return not any(map(held.__getitem__, facts))
+        flags = self.held_out_flags
+        return not any(map(flags.__getitem__, facts))
 
     def add_sentence(self, sentence: str, *facts: Fact) -> bool:
         """Add a sentence that states ``facts``; if one of them is held out, add nothing and return False."""
@@ -118,26 +118,31 @@ class DocumentWriter:
         return True
 
     def start_paragraph(self) -> None:
-        """Begin a new paragraph."""
+        """Start a new paragraph."""
         if self.paragraphs[-1]:
             self.paragraphs.append([])
         self.topic = ""
 
     def add_paragraph(self, sentence: str, *facts: Fact) -> bool:
-        """A paragraph of one sentence."""
+        """Add a sentence in a paragraph of its own; return whether it was added."""
         self.start_paragraph()
         return self.add_sentence(sentence, *facts)
 
     def word_count(self) -> int:
-        """The number of words so far."""
+        """Return the number of words so far."""
         return sum(sentence.count(" ") + 1 for sentences in self.paragraphs for sentence in sentences)
 
     def text(self) -> str:
-        """The document."""
+        """Return the text of the document."""
         return self.separator.join([" ".join(sentences) for sentences in self.paragraphs if sentences])
 
     def state_fact(self, fact: Fact, reverse: bool = False) -> bool:
-        """State a fact in one of its relation's ways; from the other side if ``reverse``. Return whether it was."""
+        """State a fact in one of its relation's wordings, unless it is held out; return whether it is stated.
+
+        Args:
+            fact: A fact of the world.
+            reverse: Make the value the subject of the sentence.
+        """
         if self.held_out_flags[fact]:
             return False
         subject = fact.value if reverse else fact.subject
@@ -152,7 +157,7 @@ class DocumentWriter:
         return True
 
     def state_fact_about(self, subject: str, fact: Fact) -> bool:
-        """State a fact of a person from that person's side, whichever side of the fact that is."""
+        """State a fact with this person as the subject of the sentence, be it the fact's subject or its value."""
         if fact.subject == subject or not RELATIONS[fact.relation].symmetric:
             return self.state_fact(fact, reverse=fact.subject != subject)
         if self.held_out_flags[fact]:
@@ -162,7 +167,7 @@ class DocumentWriter:
         return True
 
     def in_first_person(self, speaker: str, fact: Fact) -> str:
-        """The fact as its subject (or the other side of a symmetric relation) would say it of itself."""
+        """Return the fact as a statement in the first person by its subject (if symmetric: by either side)."""
         if fact.subject != speaker:
             fact = Fact(fact.relation, fact.value, fact.subject)
         return self.rng.choice(PERSON_PHRASES[fact.relation].first_person_statements).format_map(
@@ -170,11 +175,11 @@ class DocumentWriter:
         )
 
     def question_to_subject(self, fact: Fact) -> str:
-        """A question to the fact's subject."""
+        """Return a question in the second person that asks the fact's subject for the value."""
         return self.rng.choice(PERSON_PHRASES[fact.relation].questions_to_subject)
 
     def question_and_answer(self, fact: Fact) -> tuple[str, str]:
-        """A question whose answer is the fact's value, and its short answer."""
+        """Return a question whose answer is the fact's value, and the short answer."""
         kind = RELATIONS[fact.relation].subject
         if kind == "person":
             phrasing, slots = PERSON_PHRASES[fact.relation], self.person_slots(fact, fact.subject, False)
@@ -185,7 +190,7 @@ class DocumentWriter:
         return self.rng.choice(phrasing.questions).format_map(slots), phrasing.short_answer.format_map(slots)
 
     def claim_clause(self, fact: Fact) -> str:
-        """The fact, true or not, as a clause about a person."""
+        """Return a fact about a person, true or false, as a clause."""
         return PERSON_PHRASES[fact.relation].claim.format_map(self.person_slots(fact, fact.subject, False))
 
     def _state_person_fact(self, fact: Fact, name: str, reverse: bool) -> None:
@@ -217,7 +222,7 @@ class DocumentWriter:
         self.topic = name if is_unambiguous else ""
 
     def person_slots(self, fact: Fact, name: str, pronoun: bool, reverse: bool = False) -> Slots:
-        """What fills the slots of a person's phrase."""
+        """Return the values of the slots in phrases about a person."""
         people = self.world.people
         person: Person = people[name]
         value = fact.subject if reverse else fact_value_text(fact)

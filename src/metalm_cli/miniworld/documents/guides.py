@@ -1,4 +1,4 @@
-"""What the how-to documents explain: goals, what they need, and their steps in order."""
+"""Guides of the how-to documents: goals, what they require, and their steps in order."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Guide:
-    """A goal as an infinitive without ``to``; each step is a tuple of wordings, without a full stop."""
+    """A guide: its goal is an infinitive without ``to``; each step is a tuple of wordings without a full stop."""
 
     goal: str
     needs: str
     steps: tuple[tuple[str, ...], ...]
     closings: tuple[str, ...]
     tools: tuple[str, ...] = ()
-    """Kinds of things used, as the lexicon names them."""
+    """Kinds of things that the guide uses, by their names in the lexicon."""
 
 
 _MEAL_CLOSINGS = ("Now you can eat.", "Share it with your friends.", "It tastes best when it is fresh.")

@@ -1,4 +1,4 @@
-"""Documents that teach: entries about kinds of things, passages with questions, and how to do something."""
+"""Writers of educational documents: dictionary entries, passages with questions, and how-to guides."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from metalm_cli.miniworld.facts import Fact
 _ANIMAL_RELATIONS = ("legs", "covering", "eats", "habitat", "sound", "baby", "ability")
 _PERSON_RELATIONS = ("lives_in", "age", "job", "works_at", "attends", "hobby", "likes", "dislikes", "favourite_colour")
 _OPEN_RELATIONS = ("likes", "dislikes", "spouse")
-"""Relations of which a different value is no contradiction, or which bind two people."""
+"""Relations that allow several values for a subject, or that bind two people."""
 _EXTRA_PERSON_RELATIONS = ("hair", "wakes_at", "has_pet", "spouse")
 _TOWN_RELATIONS = ("terrain", "known_for", "population", "founded")
 
 
 def state_some_facts(writer: DocumentWriter, name: str, relations: Sequence[str], limit: int) -> list[Fact]:
-    """State up to ``most`` facts of a kind; return those stated."""
+    """State up to ``limit`` facts about a subject; return the facts that are stated."""
     facts = [fact for relation in relations for fact in writer.world.query(relation, name)]
     return [fact for fact in writer.rng.sample(facts, limit) if writer.state_fact(fact)]
 
 
 def write_dictionary_entry(writer: DocumentWriter) -> None:
-    """What an encyclopaedia says about a kind of animal, food, job, thing or material, or about a town."""
+    """Write an encyclopaedia entry about a kind of animal, food, job, thing or material, or about a town."""
     writer.rng.choice(
         (
             _write_animal_entry,
@@ -197,7 +197,7 @@ def _write_causes_entry(writer: DocumentWriter) -> None:
 
 
 def write_questions(writer: DocumentWriter) -> None:
-    """A passage, and questions that it answers."""
+    """Write a passage and questions that it answers."""
     rng = writer.rng
     write_passage = rng.choice(
         (
@@ -255,7 +255,7 @@ def _write_event_passage(writer: DocumentWriter) -> list[Fact]:
 
 
 def _yes_or_no_question(writer: DocumentWriter, fact: Fact) -> tuple[str, str]:
-    """A question about the fact, or about the same fact of somebody else, with the true answer."""
+    """Return a yes/no question about the fact, or about the fact with another person's value, and its answer."""
     true_claim = writer.claim_clause(fact)
     candidates = [other for other in writer.world.query(fact.relation) if other.value != fact.value]
     false_fact = Fact(fact.relation, fact.subject, writer.rng.choice(candidates).value)
@@ -268,7 +268,7 @@ def _yes_or_no_question(writer: DocumentWriter, fact: Fact) -> tuple[str, str]:
 
 
 def write_howto(writer: DocumentWriter) -> None:
-    """How to make or mend something, step by step, sometimes with a person who does it."""
+    """Write how to make or mend something, step by step, sometimes with a person who does it."""
     rng = writer.rng
     guide = rng.choice(GUIDES)
     numbered = rng.chance(0.5)

@@ -1,4 +1,4 @@
-"""Documents with numbers in them: counting stories, sums and lists."""
+"""Writers of documents with numbers: counting stories, sums and lists."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CONTAINERS = ("box", "basket", "bag", "bowl")
 
 
 def _draw_sum(writer: DocumentWriter, minimum: int = 1) -> tuple[int, int, Fact]:
-    """Two numbers whose sum documents may state."""
+    """Draw two numbers whose sum documents may state; return them with the fact."""
     while True:
         first = writer.rng.randint(minimum, LARGEST_SUM // 2)
         second = writer.rng.randint(minimum, LARGEST_SUM - first)
@@ -40,7 +40,7 @@ def _pick_two_people(writer: DocumentWriter) -> tuple[Person, Person]:
 
 
 def write_counting_stories(writer: DocumentWriter) -> None:
-    """One to four short stories whose numbers add up."""
+    """Write one to four short stories with a calculation in each."""
     rng = writer.rng
     for scene in rng.sample(
         (
@@ -69,20 +69,20 @@ def _write_answer(writer: DocumentWriter, question: str, answer: str) -> None:
 
 def _write_giving(writer: DocumentWriter) -> None:
     receiver, giver = _pick_two_people(writer)
-    start, more, fact = _draw_sum(writer)
+    initial, gift, fact = _draw_sum(writer)
     noun = writer.rng.choice(_COUNTABLE_NOUNS)
     him = PRONOUNS[receiver.gender]["him"]
-    writer.add_sentence(f"{receiver.name} has {number_with_noun(start, noun)}.")
-    writer.add_sentence(f"{giver.name} gives {him} {in_words(more)} more.")
+    writer.add_sentence(f"{receiver.name} has {number_with_noun(initial, noun)}.")
+    writer.add_sentence(f"{giver.name} gives {him} {in_words(gift)} more.")
     writer.facts.append(fact)
     _write_answer(
         writer,
         f"How many {plural(noun)} does {receiver.name} have now?",
         writer.rng.choice(
             (
-                f"Now {receiver.name} has {number_with_noun(start + more, noun)}.",
-                f"{capitalise(in_words(start))} and {in_words(more)} make {in_words(start + more)}, "
-                f"so {receiver.name} has {number_with_noun(start + more, noun)} now.",
+                f"Now {receiver.name} has {number_with_noun(initial + gift, noun)}.",
+                f"{capitalise(in_words(initial))} and {in_words(gift)} make {in_words(initial + gift)}, "
+                f"so {receiver.name} has {number_with_noun(initial + gift, noun)} now.",
             )
         ),
     )
@@ -90,37 +90,38 @@ def _write_giving(writer: DocumentWriter) -> None:
 
 def _write_losing(writer: DocumentWriter) -> None:
     person = pick_person(writer)
-    left, lost, fact = _draw_sum(writer)
+    remaining, lost, fact = _draw_sum(writer)
     noun = writer.rng.choice(_COUNTABLE_NOUNS)
-    he = PRONOUNS[person.gender]["he"]
+    pronoun = PRONOUNS[person.gender]["he"]
     verb = writer.rng.choice(("gives away", "loses", "sells"))
     writer.facts.append(fact)
-    writer.add_sentence(f"{person.name} has {number_with_noun(left + lost, noun)}.")
-    writer.add_sentence(f"On the way home {he} {verb} {in_words(lost)} of them.")
+    writer.add_sentence(f"{person.name} has {number_with_noun(remaining + lost, noun)}.")
+    writer.add_sentence(f"On the way home {pronoun} {verb} {in_words(lost)} of them.")
     _write_answer(
         writer,
         f"How many {plural(noun)} are left?",
         writer.rng.choice(
             (
-                f"Now {he} has only {number_with_noun(left, noun)}.",
-                f"{capitalise(in_words(left + lost))} minus {in_words(lost)} is {in_words(left)}.",
+                f"Now {pronoun} has only {number_with_noun(remaining, noun)}.",
+                f"{capitalise(in_words(remaining + lost))} minus {in_words(lost)} is {in_words(remaining)}.",
             )
         ),
     )
 
 
 def _write_sharing(writer: DocumentWriter) -> None:
-    friends, each, fact = _draw_product(writer)
+    child_count, share, fact = _draw_product(writer)
     noun, person = writer.rng.choice(_COUNTABLE_NOUNS), pick_person(writer)
     writer.facts.append(fact)
     writer.add_sentence(
-        f"{person.name} wants to share {number_with_noun(friends * each, noun)} with {in_words(friends)} children."
+        f"{person.name} wants to share {number_with_noun(child_count * share, noun)} "
+        f"with {in_words(child_count)} children."
     )
     _write_answer(
         writer,
         f"How many {plural(noun)} does every child get?",
-        f"Every child gets {number_with_noun(each, noun)}, because {in_words(friends)} times {in_words(each)} "
-        f"is {in_words(friends * each)}.",
+        f"Every child gets {number_with_noun(share, noun)}, because {in_words(child_count)} times {in_words(share)} "
+        f"is {in_words(child_count * share)}.",
     )
 
 
@@ -141,18 +142,20 @@ def _write_comparison(writer: DocumentWriter) -> None:
 
 
 def _write_boxes(writer: DocumentWriter) -> None:
-    count, each, fact = _draw_product(writer)
-    noun, holder = writer.rng.choice(_COUNTABLE_NOUNS), writer.rng.choice(_CONTAINERS)
+    container_count, per_container, fact = _draw_product(writer)
+    noun, container = writer.rng.choice(_COUNTABLE_NOUNS), writer.rng.choice(_CONTAINERS)
     person = pick_person(writer)
     writer.facts.append(fact)
     writer.add_sentence(
-        f"{person.name} has {number_with_noun(count, holder)} with {number_with_noun(each, noun)} in each of them."
+        f"{person.name} has {number_with_noun(container_count, container)} "
+        f"with {number_with_noun(per_container, noun)} in each of them."
     )
     _write_answer(
         writer,
         f"How many {plural(noun)} is that in all?",
-        f"{capitalise(in_words(count))} times {in_words(each)} is {in_words(count * each)}, "
-        f"so there are {number_with_noun(count * each, noun)}.",
+        f"{capitalise(in_words(container_count))} times {in_words(per_container)} "
+        f"is {in_words(container_count * per_container)}, "
+        f"so there are {number_with_noun(container_count * per_container, noun)}.",
     )
 
 
@@ -176,17 +179,17 @@ def _write_sums(writer: DocumentWriter) -> None:
 
 
 def describe_purchases(writer: DocumentWriter, person: Person) -> None:
-    """Two purchases of a person, and how much they are together."""
+    """Write about two purchases of a person and their sum."""
     first, second, fact = _draw_sum(writer)
     noun = writer.rng.choice(_COUNTABLE_NOUNS)
-    he = PRONOUNS[person.gender]["he"]
+    pronoun = PRONOUNS[person.gender]["he"]
     writer.facts.append(fact)
-    writer.add_sentence(f"First {he} takes {number_with_noun(first, noun)} and then {in_words(second)} more.")
+    writer.add_sentence(f"First {pronoun} takes {number_with_noun(first, noun)} and then {in_words(second)} more.")
     writer.add_sentence(f"That makes {number_with_noun(first + second, noun)} in all.")
 
 
 def write_list(writer: DocumentWriter) -> None:
-    """A list with a heading and a last sentence that counts or explains it."""
+    """Write a list with a heading and a last sentence that counts or explains it."""
     writer.separator = "\n"
     writer.rng.choice((_write_shopping_list, _write_packing_list, _write_calendar, _write_pet_list, _write_job_list))(
         writer

@@ -1,4 +1,4 @@
-"""Documents about people: portraits and families."""
+"""Writers of documents about people: portraits and families."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ _TASTE_RELATIONS = ("likes", "dislikes", "hobby", "favourite_colour")
 
 
 def pick_person(writer: DocumentWriter) -> Person:
-    """Any person of the world."""
+    """Draw a person of the world."""
     return writer.rng.choice(list(writer.world.people.values()))
 
 
 def statable_facts(writer: DocumentWriter, person: Person, relations: tuple[str, ...]) -> list[Fact]:
-    """The person's facts of some relations that a document may state."""
+    """Return the facts about a person, of these relations, that documents may state."""
     query = writer.world.query
     return [fact for relation in relations for fact in query(relation, person.name) if writer.may_state(fact)]
 
 
 def statable_relationships(writer: DocumentWriter, person: Person) -> list[Fact]:
-    """The statable facts that bind a person to others, whichever side the person is on."""
+    """Return the facts, with the person on either side, that bind a person to others and that documents may state."""
     return [fact for fact in writer.world.relationships[person.name] if writer.may_state(fact)]
 
 
 def introduce_person(writer: DocumentWriter, person: Person) -> None:
-    """The first sentence about a person, with the full name and the home."""
+    """Write the first sentence about a person, with the full name and the home."""
     home = Fact("lives_in", person.name, person.town)
     full_name = person.full_name
     if person.is_child:
@@ -63,7 +63,7 @@ def introduce_person(writer: DocumentWriter, person: Person) -> None:
 
 
 def describe_pet(writer: DocumentWriter, person: Person) -> None:
-    """A sentence or two about the pet, if there is one."""
+    """Write a sentence or two about the person's pet, if there is one."""
     if not person.pet:
         return
     pet = writer.world.pets[person.pet]
@@ -81,7 +81,7 @@ def describe_pet(writer: DocumentWriter, person: Person) -> None:
 
 
 def describe_thing(writer: DocumentWriter, person: Person) -> None:
-    """What a person owns, and how it looks."""
+    """Write about one of the person's things: its colour, material and purpose."""
     kind = writer.rng.choice(person.things)
     thing = writer.world.belongings[f"{person.name}'s {kind}"]
     owns = Fact("owns", person.name, kind)
@@ -104,7 +104,7 @@ def describe_thing(writer: DocumentWriter, person: Person) -> None:
 
 
 def describe_relationships(writer: DocumentWriter, person: Person, limit: int) -> None:
-    """Some of a person's family and friends, told from that person's side."""
+    """Write about up to ``limit`` relatives and friends, with this person as the subject of the sentences."""
     for fact in writer.rng.sample(statable_relationships(writer, person), limit):
         writer.state_fact_about(person.name, fact)
         other = writer.world.people[fact.value if fact.subject == person.name else fact.subject]
@@ -115,7 +115,7 @@ def describe_relationships(writer: DocumentWriter, person: Person, limit: int) -
 
 
 def write_portrait(writer: DocumentWriter) -> None:
-    """Who a person is, what they like, whom they know."""
+    """Write who a person is, what they like, and whom they know."""
     person, rng = pick_person(writer), writer.rng
     introduce_person(writer, person)
     for fact in rng.sample(statable_facts(writer, person, _APPEARANCE_RELATIONS), rng.randint(1, 3)):
@@ -167,7 +167,7 @@ def _compare_age(writer: DocumentWriter, person: Person) -> None:
 
 
 def write_family(writer: DocumentWriter) -> None:
-    """A household: its members, their ages and how they belong together."""
+    """Write about a household: its members, their ages and how they are related."""
     rng, world = writer.rng, writer.world
     family = rng.choice(world.families)
     members = [world.people[name] for name in (*family.grandparents, *family.parents, *family.children)]

@@ -1,4 +1,4 @@
-"""Documents about places: descriptions of towns, directions, and notices of what takes place there."""
+"""Writers of documents about places: descriptions of towns, directions, and notices of events."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _TOWN_RELATIONS = ("terrain", "known_for", "population", "founded")
 
 
 def pick_town(writer: DocumentWriter) -> Town:
-    """Any town of the world."""
+    """Draw a town of the world."""
     return writer.rng.choice(list(writer.world.towns.values()))
 
 
 def write_place(writer: DocumentWriter) -> None:
-    """A town: where it lies, what it is known for, its buildings and people."""
+    """Write about a town: its location, what it is known for, its buildings and people."""
     town, rng = pick_town(writer), writer.rng
     writer.state_fact(Fact("terrain", town.name, town.terrain))
     query = writer.world.query
@@ -71,7 +71,7 @@ def _describe_street(writer: DocumentWriter, town: Town) -> None:
 
 
 def describe_neighbours(writer: DocumentWriter, town: Town, limit: int) -> None:
-    """Where the town lies as seen from others, and how large it is beside them."""
+    """Write how the town's location and size compare with up to ``limit`` other towns."""
     rng, world = writer.rng, writer.world
     others = [other for other in world.towns.values() if other.name != town.name]
     for other in rng.sample(others, limit):
@@ -126,7 +126,7 @@ def _describe_buildings(writer: DocumentWriter, town: Town) -> None:
 
 
 def announce_event(writer: DocumentWriter, event: Event) -> None:
-    """One sentence about when and where an event takes place, as far as documents may say."""
+    """Write one sentence about when and where an event takes place, without the facts that are held out."""
     place = Fact("event_place", event.name, event.building)
     day, hour = Fact("event_day", event.name, event.day), Fact("event_hour", event.name, str(event.hour))
     venue = place_name(event.building)
@@ -149,7 +149,7 @@ def announce_event(writer: DocumentWriter, event: Event) -> None:
 
 
 def write_notice(writer: DocumentWriter) -> None:
-    """A notice on the wall: what takes place when, and whom to ask."""
+    """Write a notice: which events take place when, and whom to ask about them."""
     rng, world = writer.rng, writer.world
     writer.separator = rng.choice(("\n", "\n\n"))
     events = rng.sample(list(world.events.values()), rng.choice((1, 2, 2, 3, 4)))
@@ -204,7 +204,7 @@ def _mention_visitor(writer: DocumentWriter, event: Event) -> None:
 
 
 def write_directions(writer: DocumentWriter) -> None:
-    """How to find one's way between the buildings of a town, in street order."""
+    """Write directions along the buildings of a town, in street order."""
     town, rng, query = pick_town(writer), writer.rng, writer.world.query
     writer.add_sentence(
         rng.choice(

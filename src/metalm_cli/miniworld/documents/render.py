@@ -1,4 +1,4 @@
-"""The endless shelf: document number i of a seed, written from the facts of that seed's world."""
+"""Generator of documents: document ``index`` of a seed states facts of that seed's world."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ DOCUMENT_KINDS: dict[str, tuple[Callable[[DocumentWriter], None], int]] = {
     "entry": (write_dictionary_entry, 10),
     "chronicle": (write_chronicle, 9),
 }
-"""Each kind of document, with the function that writes it and its weight."""
+"""Function that writes each kind of document, and the weight of the kind."""
 
 MIN_WORDS = 25
-"""Words below which a document goes on with another piece of its kind."""
+"""Minimum number of words; a shorter document is continued with another piece of its kind."""
 
 _WEIGHTED_KINDS = tuple(kind for kind, (_, weight) in DOCUMENT_KINDS.items() for _ in range(weight))
 
@@ -52,10 +52,10 @@ class GeneratedDocument:
 
 
 def generate_document(seed: int, index: int) -> GeneratedDocument:
-    """Write document ``index`` of a seed; a pure function of the two.
+    """Write document ``index`` of a seed; the result depends on nothing else.
 
     Raises:
-        MetalmError: If the seed is no integer of at least 0.
+        MetalmError: The seed is not an integer of at least 0.
     """
     rng = SeededRandom(seed, "document", index)
     kind = rng.choice(_WEIGHTED_KINDS)
@@ -69,9 +69,9 @@ def generate_document(seed: int, index: int) -> GeneratedDocument:
 
 
 class Documents(Sequence[dict[str, Any]]):
-    """Rows ``{"text", "meta": {"pile_set_name": "World", "kind"}}``; any row is written without the others.
+    """Rows ``{"text", "meta": {"pile_set_name": "World", "kind"}}``, each generated on access.
 
-    Copies in other processes carry only count and seed.
+    Pickled copies contain only the count and the seed.
     """
 
     def __init__(self, count: int, seed: int = 0) -> None:
@@ -99,7 +99,7 @@ class Documents(Sequence[dict[str, Any]]):
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(self._count))]
         if not -self._count <= index < self._count:
-            raise IndexError(f"document {index} of {self._count}")
+            raise IndexError(f"document {index} is out of the range of {self._count}")
         document = generate_document(self.seed, index % self._count)
         return {"text": document.text, "meta": {"pile_set_name": "World", "kind": document.kind}}
 
@@ -108,13 +108,13 @@ class Documents(Sequence[dict[str, Any]]):
 
 
 def miniworld_documents(count: int, seed: int = 0) -> Documents:
-    """Documents 0 to ``count - 1`` of a seed's world, in the form of rows of the Pile.
+    """Return documents 0 to ``count - 1`` of a seed's world, in the format of the Pile's rows.
 
     Args:
         count: At least 1.
-        seed: At least 0; another seed is another world.
+        seed: At least 0; each seed gives a different world.
 
     Raises:
-        MetalmError: If an argument is out of range or no integer.
+        MetalmError: An argument is out of range or not an integer.
     """
     return Documents(count, seed)

@@ -1,4 +1,4 @@
-"""Documents in which something happens: days told in order, conversations and letters."""
+"""Writers of stories: the course of a day, conversations and letters."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SMALL_TALK = (
 
 
 def write_day(writer: DocumentWriter) -> None:
-    """A person's day from morning to night."""
+    """Write about a person's day from morning to night."""
     rng, person = writer.rng, pick_person(writer)
     pronouns = PRONOUNS[person.gender]
     name, weekday = person.name, rng.choice(lex.DAYS)
@@ -136,14 +136,14 @@ _LESSONS = (
 
 
 def _select_meals(person: Person, meals: tuple[str, ...]) -> list[str]:
-    """The meals without what the person does not eat."""
+    """Return the meals without the food that the person dislikes."""
     food = next(food for food in lex.FOODS if food.name == person.dislikes)
     return [meal for meal in meals if (food.singular or food.name) not in meal]
 
 
 def _describe_lunch(writer: DocumentWriter, person: Person) -> None:
-    he = PRONOUNS[person.gender]["he"]
-    writer.add_sentence(f"At noon {he} has {writer.rng.choice(_select_meals(person, _LUNCH))} for lunch.")
+    pronoun = PRONOUNS[person.gender]["he"]
+    writer.add_sentence(f"At noon {pronoun} has {writer.rng.choice(_select_meals(person, _LUNCH))} for lunch.")
 
 
 def _describe_meeting(writer: DocumentWriter, person: Person) -> None:
@@ -215,7 +215,7 @@ def _write_turns(writer: DocumentWriter, turns: list[tuple[str, str]]) -> None:
 
 
 def write_dialogue(writer: DocumentWriter) -> None:
-    """Two people meet and ask each other questions."""
+    """Write a conversation: two people meet and ask each other questions."""
     rng, world = writer.rng, writer.world
     host = pick_person(writer)
     guest = rng.choice([person for person in world.people.values() if person.town != host.town])
@@ -248,7 +248,7 @@ def write_dialogue(writer: DocumentWriter) -> None:
 def _draw_exchange(
     writer: DocumentWriter, asker: Person, speaker: Person, used_questions: set[str]
 ) -> list[tuple[str, str]]:
-    """A question, its answer, and at times what the asker says to it."""
+    """Draw a question, its answer, and sometimes a remark after it; return them with their speakers."""
     facts = [
         fact
         for fact in statable_facts(writer, speaker, _TALK_RELATIONS)
@@ -275,7 +275,7 @@ _FAREWELLS = ("It is late. I have to go now.", "Thank you for the nice talk.", "
 
 
 def write_letter(writer: DocumentWriter) -> None:
-    """A letter from one person to another."""
+    """Write a letter from one person to another."""
     rng = writer.rng
     sender = pick_person(writer)
     recipient = rng.choice([person for person in writer.world.people.values() if person.surname != sender.surname])

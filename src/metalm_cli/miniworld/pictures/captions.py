@@ -1,4 +1,4 @@
-"""What is said about pictures: captions of one, statements about two."""
+"""Captions of pictures, and true or false statements about pairs of pictures."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from metalm_cli.miniworld.pictures.scene import (
 from metalm_cli.miniworld.rng import SeededRandom
 
 ScenePair = tuple[Scene, Scene]
-"""The left picture and the right one."""
+"""The scenes of the left and the right picture."""
 LabelledPairs = list[tuple[str, str, ScenePair]]
-"""Two statements, each with two pairs of pictures: one of which it is ``true`` and one of which it is ``false``."""
+"""Statements with a label (``true``, ``false``) and a pair of pictures; two statements, each with both labels."""
 _LABELS = ("true", "false")
 
 
 def write_captions(scene: Scene, rng: SeededRandom) -> list[str]:
-    """Three captions: a list, the places, and how things stand to each other."""
+    """Write three captions: a list of the things, their places, and the spatial relation of two of them."""
     items = list(scene.items)
     spots = [f"{item.name_with_article} {PLACES[item.place]}" for item in items]
     captions = [
@@ -47,9 +47,9 @@ def write_captions(scene: Scene, rng: SeededRandom) -> list[str]:
 
 
 def sample_statements(rng: SeededRandom, split: str) -> LabelledPairs:
-    """Two statements in the same words but for what they are about, which the split asks about.
+    """Sample two statements that differ only in the things they are about, which are combinations of the split.
 
-    Of each of two pairs of pictures one is true and the other false.
+    For each of two pairs of pictures, one statement is true and the other is false.
     """
     return rng.choice((_state_both, _state_only_one, _state_side, _state_more, _state_same_colour))(rng, split)
 
@@ -87,7 +87,7 @@ def _sample_pair(
     in_both: list[Combination] | None = None,
     in_neither: list[Combination] | None = None,
 ) -> ScenePair:
-    """Two pictures of which one shows a thing, and both or neither show another."""
+    """Sample two pictures: only one of them shows a thing; both or neither show other things."""
     present, absent = in_both or [], in_neither or []
     return _shuffle_pair(
         rng,
@@ -111,7 +111,7 @@ def _state_side(rng: SeededRandom, split: str) -> LabelledPairs:
 
 
 _COUNTS = [(a, b, c, d) for a, b, c, d in product(range(5), repeat=4) if a > c and b < d and max(a + b, c + d) <= 4]
-"""How many things of two groups there are in one picture and in another: more of the first, and of the second."""
+"""Counts of two groups in two pictures: the first picture has more of the first group, the second of the second."""
 
 
 def _state_more(rng: SeededRandom, split: str) -> LabelledPairs:
@@ -148,15 +148,15 @@ def _state_same_colour(rng: SeededRandom, split: str) -> LabelledPairs:
     if not says_same:
         text = "The colour of the {} is not the same in the two pictures."
 
-    def pair(same: Combination, changed: Combination) -> ScenePair:
+    def sample_colour_pair(unchanged: Combination, changed: Combination) -> ScenePair:
         colours = [colour for colour, kind in COMBINATIONS["train"] if kind == changed[1] and colour != changed[0]]
         return _shuffle_pair(
             rng,
-            sample_scene_showing(rng, [same, changed]),
-            sample_scene_showing(rng, [same, (rng.choice(colours), changed[1])]),
+            sample_scene_showing(rng, [unchanged, changed]),
+            sample_scene_showing(rng, [unchanged, (rng.choice(colours), changed[1])]),
         )
 
-    pairs = [pair(first, second), pair(second, first)]
+    pairs = [sample_colour_pair(first, second), sample_colour_pair(second, first)]
     return latin_square([text.format(first[1]), text.format(second[1])], _LABELS if says_same else _LABELS[::-1], pairs)
 
 

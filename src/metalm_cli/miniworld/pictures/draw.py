@@ -1,4 +1,4 @@
-"""Drawing pictures of the miniature world: flat figures with dark outlines, 64 by 64 pixels."""
+"""Renderer of the miniature world's pictures: flat figures with dark outlines, 64 by 64 pixels."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ BACKGROUND_COLOURS = ((206, 228, 238), (226, 238, 214), (242, 228, 212))
 CURTAIN_COLOURS = ((176, 120, 150), (156, 100, 130))
 _OUTLINE = (44, 44, 54)
 _SUPERSAMPLING = 4
-"""Drawn so many times larger, then reduced, which makes edges smooth."""
+"""Factor by which the canvas is larger than the picture; reducing it makes edges smooth."""
 
 Point = tuple[float, float]
 
 
 class Pen:
-    """Draws in coordinates of a thing's own box, from -1 to 1, to the right and downwards.
+    """Pen that draws in the coordinates of a thing's own box: from -1 to 1, to the right and downwards.
 
     Args:
-        draw: Pillow's drawing interface of the large canvas.
-        middle: Of the box, in its pixels.
-        radius: Half the box, in its pixels.
-        colour: Of the thing.
+        canvas: Pillow's drawing interface of the enlarged picture.
+        centre: Centre of the box in pixels of the canvas.
+        radius: Half the width of the box in pixels of the canvas.
+        colour: Colour of the thing.
     """
 
     def __init__(self, canvas: object, centre: Point, radius: float, colour: tuple[int, int, int]) -> None:
@@ -60,18 +60,18 @@ class Pen:
         return [(x + r * dx, y + r * dy) for dx, dy in points]
 
     def draw_polygon(self, *points: Point) -> None:
-        """A filled polygon."""
+        """Draw a filled polygon."""
         vertices = self._points(points)
         self.canvas.polygon(vertices, fill=self.fill_colour)  # type: ignore[attr-defined]
         self.canvas.line([*vertices, vertices[0], vertices[1]], fill=_OUTLINE, width=4, joint="curve")  # type: ignore[attr-defined]
 
     def draw_ellipse(self, left: float, top: float, right: float, bottom: float) -> None:
-        """A filled ellipse."""
+        """Draw a filled ellipse."""
         box = self._points([(left, top), (right, bottom)])
         self.canvas.ellipse(box, fill=self.fill_colour, outline=_OUTLINE, width=4)  # type: ignore[attr-defined]
 
     def draw_line(self, *points: Point, width: float = 0.12, use_mark_colour: bool = False) -> None:
-        """A line in the thing's colour with an outline; or of the colour of marks."""
+        """Draw a line in the thing's colour with an outline, or in the colour of marks without."""
         vertices, line_width = self._points(points), max(round(width * self.radius), 3)
         if not use_mark_colour:
             self.canvas.line(vertices, fill=_OUTLINE, width=line_width + 8, joint="curve")  # type: ignore[attr-defined]
@@ -80,12 +80,12 @@ class Pen:
         )
 
     def draw_dot(self, x: float, y: float, size: float = 0.1) -> None:
-        """An eye."""
+        """Draw a dot in the colour of marks, such as an eye."""
         box = self._points([(x - size, y - size), (x + size, y + size)])
         self.canvas.ellipse(box, fill=self.mark_colour)  # type: ignore[attr-defined]
 
     def draw_hole(self, left: float, top: float, right: float, bottom: float, background: tuple[int, int, int]) -> None:
-        """An ellipse through which the background is seen."""
+        """Draw an ellipse through which the background is visible."""
         box = self._points([(left, top), (right, bottom)])
         self.canvas.ellipse(box, fill=background, outline=_OUTLINE, width=4)  # type: ignore[attr-defined]
 
@@ -249,17 +249,14 @@ FIGURES: dict[str, Callable[[Pen], None]] = {
     "lamp": _draw_lamp,
 }
 HOLLOW_FIGURES: dict[str, Callable[[Pen, tuple[int, int, int]], None]] = {"cup": _draw_cup, "key": _draw_key}
-"""Figures through which the background is seen."""
+"""Figures through which the background is visible."""
 
 
 def draw_scene(scene: Scene) -> Image:
-    """The picture of a scene.
-
-    Args:
-        shown: What it shows.
+    """Draw a scene.
 
     Returns:
-        RGB, :data:`SIZE` pixels wide and high. Equal scenes give equal pixels.
+        RGB image, :data:`SIZE` pixels wide and high. Equal scenes give equal pixels.
     """
     from PIL import Image, ImageDraw
 
@@ -287,7 +284,7 @@ def draw_scene(scene: Scene) -> Image:
 
 
 def encode_png(scene: Scene) -> bytes:
-    """The picture of a scene as a PNG file."""
+    """Draw a scene and return the image as the bytes of a PNG file."""
     target = io.BytesIO()
     draw_scene(scene).save(target, "PNG")
     return target.getvalue()

@@ -1,8 +1,8 @@
-"""Hypotheses about pictures of which a part is hidden: true, false or open, and why.
+"""Hypotheses about partly hidden pictures, each with a label and an explanation.
 
-A curtain hides a place of every picture, and a place holds one thing at most. Three hypotheses are told of each of
-three pictures: each is true of one, open of another and false of the third, and of each picture one is true, one open
-and one false.
+A curtain hides one place of every picture, and a place holds at most one thing. Three hypotheses are paired with each
+of three pictures: each hypothesis is true for one picture, open for another and false for the third, and for each
+picture one hypothesis is true, one is open and one is false.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ HALVES: dict[str, tuple[int, ...]] = {
     "in the upper half": (0, 1),
     "in the lower half": (2, 3),
 }
-"""Parts of a picture that have names, and their places."""
+"""Named parts of a picture, with their places."""
 
 LabelledHypothesis = tuple[str, str, str, Scene]
-"""A hypothesis, its label, the explanation, and the picture."""
+"""A hypothesis, its label, the explanation, and the scene."""
 LocatedThing = tuple[Combination, str, tuple[int, ...]]
-"""A thing, the name of a part of the picture, and the places of that part."""
+"""A combination, the name of a part of the picture, and the places of that part."""
 
 
 def sample_hypotheses(rng: SeededRandom, split: str) -> list[LabelledHypothesis]:
-    """Three hypotheses in the same words but for what they are about, about three pictures."""
+    """Sample three hypotheses that differ only in what they are about, each paired with three pictures."""
     return rng.choice((_suppose_quarters, _suppose_halves, _suppose_counts))(rng, split)
 
 
@@ -55,7 +55,7 @@ def _suppose_halves(rng: SeededRandom, split: str) -> list[LabelledHypothesis]:
 
 
 def _suppose_locations(rng: SeededRandom, split: str, parts: dict[str, tuple[int, ...]]) -> list[LabelledHypothesis]:
-    """Whether things are in parts of the picture."""
+    """Sample hypotheses that things are in parts of the picture."""
     names = rng.sample(tuple(parts), 3)
     located_things = [
         (combination, name, parts[name])
@@ -75,9 +75,9 @@ def _suppose_locations(rng: SeededRandom, split: str, parts: dict[str, tuple[int
 
 
 def _sample_scene_hiding(rng: SeededRandom, visible: LocatedThing, hidden: LocatedThing, absent: LocatedThing) -> Scene:
-    """A picture that shows one thing in its part, may hide another in its part, and lacks the third in its part.
+    """Sample a scene with one thing visible in its part, one possibly hidden in its part, one absent from its part.
 
-    Of those two it may show one elsewhere, or something like it.
+    The scene may show the latter two, or similar things, elsewhere.
     """
     curtain = rng.choice([position for position in hidden[2] if position not in absent[2]])
     position = rng.choice([position for position in visible[2] if position != curtain])
@@ -128,7 +128,7 @@ def _curtain_place_name(scene: Scene) -> str:
 
 
 def _suppose_counts(rng: SeededRandom, split: str) -> list[LabelledHypothesis]:
-    """Whether there are two things or more of groups and of colours: two, one or none can be seen."""
+    """Sample hypotheses about at least, or fewer than, two things of a group or a colour; 0 to 2 are visible."""
     groups = rng.sample((*GROUPS, *rng.sample(COLOURS, 3)), 3)
     counts_up = rng.chance(0.5)
     text = rng.choice(
@@ -151,7 +151,7 @@ def _suppose_counts(rng: SeededRandom, split: str) -> list[LabelledHypothesis]:
 def _sample_counted_scene(
     rng: SeededRandom, split: str, pair_group: str, single_group: str, absent_group: str
 ) -> Scene:
-    """A picture with two things of a group or a colour, one of another, none of a third, and a curtain."""
+    """Sample a scene with two things of one group or colour, one of another, none of a third, and a curtain."""
 
     def only(group: str, *, excluded_kind: str = "") -> list[Combination]:
         others = [name for name in (pair_group, single_group, absent_group) if name != group]
@@ -175,7 +175,7 @@ def _sample_counted_scene(
 
 
 def _group_noun(group: str) -> str:
-    """``shape``, ``red thing``."""
+    """Return the noun for a thing of a group or a colour: ``shape``, ``red thing``."""
     return group[:-1] if group in GROUPS else f"{group} thing"
 
 

@@ -1,10 +1,10 @@
-"""Pictures of the miniature world with words about them, correct by construction: the data of vision-language work.
+"""Rows of the vision-language tasks: pictures of the miniature world with text that is correct by construction.
 
-Four tasks, after the paper's: captions (its captioning), questions (VQA), statements about pairs of pictures
-(NLVR2), and hypotheses with explanations (E-SNLI-VE). Every question, statement and hypothesis stands with several
-pictures that answer it differently, and every picture with several texts that are answered differently: neither the
-words alone nor the pictures alone tell the answer. What ``validation`` and ``test`` ask about are combinations of a
-colour and a kind that no picture of ``train`` shows, nor any of the other of the two.
+There are four tasks, modelled on the paper's: captions, questions (VQA), statements about pairs of pictures (NLVR2),
+and hypotheses with explanations (E-SNLI-VE). Every question, statement and hypothesis is paired with several pictures
+that answer it differently, and every picture with several texts that have different answers: neither the text alone
+nor the picture alone determines the answer. ``validation`` and ``test`` ask about combinations of a colour and a kind
+that no picture of another split shows.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ IMAGE_COLUMNS = {
     "statements": ("left", "right"),
     "explanations": ("image",),
 }
-"""The columns that hold pictures, of each task."""
+"""Columns of each task that contain pictures."""
 TASKS = tuple(IMAGE_COLUMNS)
 """Names of the tasks."""
 
 
 def rows(task: str, split: str) -> list[Row]:
-    """The rows of a task's split, the same in every process.
+    """Return the rows of a task's split, the same in every process.
 
     ====================  ===========================================================================================
     ``captions``          ``image``, ``captions`` (three)
     ``questions``         ``image``, ``question``, ``answer``, ``about`` (a key of
-                          :data:`~metalm_cli.miniworld.pictures.vqa.ABOUT`)
+                          :data:`~metalm_cli.miniworld.pictures.vqa.QUESTION_KINDS`)
     ``statements``        ``left``, ``right``, ``statement``, ``label`` (``true`` or ``false``)
     ``explanations``      ``image``, ``hypothesis``, ``label`` (``entailment``, ``neutral``, ``contradiction``),
                           ``explanation``
@@ -51,8 +51,8 @@ def rows(task: str, split: str) -> list[Row]:
         split: ``train`` (about 2,000 rows), ``validation`` or ``test`` (about 200 each).
 
     Returns:
-        New rows. A picture is ``{"bytes": PNG, "path": None}``, as the ``Image`` feature of ``datasets`` reads it,
-        of 64 by 64 pixels in RGB; ``scenes`` says of each picture, in the order of :data:`IMAGES`, what it shows.
+        Copies of the rows. A picture is ``{"bytes": PNG, "path": None}``, which the ``Image`` feature of ``datasets``
+        reads, with 64 by 64 pixels in RGB; ``scenes`` describes the pictures, in the order of :data:`IMAGE_COLUMNS`.
 
     Raises:
         MetalmError: There is no such task or split.
@@ -69,23 +69,23 @@ def rows(task: str, split: str) -> list[Row]:
 
 
 def scene_rows(task: str, split: str) -> list[Row]:
-    """The rows without their pictures; ``scenes`` are the scenes to draw.
+    """Return the rows without their pictures; ``scenes`` are the scenes to draw.
 
     Raises:
         MetalmError: There is no such task or split.
     """
     for noun, name, known in (("pictures for", task, TASKS), ("split", split, SPLIT_SIZES)):
         if name not in known:
-            raise MetalmError(f"the miniature world has no {noun} {name}", remedy=f"name one of {', '.join(known)}")
+            raise MetalmError(f"the miniature world has no {noun} {name}", remedy=f"use one of {', '.join(known)}")
     return [dict(row) for row in _sample_rows(task, split)]
 
 
 @lru_cache(maxsize=len(TASKS) * len(SPLIT_SIZES))
 def _sample_rows(task: str, split: str) -> tuple[Row, ...]:
-    """Draw groups of rows until the split is full; no two rows are equal."""
+    """Sample groups of rows until the split is full; no two rows are equal."""
     make_group = _GROUP_MAKERS[task]
     rows: list[Row] = []
-    seen: set[str] = set()
+    seen_texts: set[str] = set()
     counts: dict[str, int] = {}
     for attempt in range(MAX_ATTEMPTS):
         if len(rows) >= SPLIT_SIZES[split]:
@@ -93,8 +93,8 @@ def _sample_rows(task: str, split: str) -> tuple[Row, ...]:
         rng = SeededRandom("pictures", task, split, attempt)
         group = make_group(rng, split, counts)
         texts = [repr(row) for row in group]
-        if seen.isdisjoint(texts):
-            seen.update(texts)
+        if seen_texts.isdisjoint(texts):
+            seen_texts.update(texts)
             rows += rng.shuffled(group)
     return tuple(rows)
 

@@ -1,4 +1,4 @@
-"""What pictures of the miniature world show: coloured things at four places, perhaps one of them behind a curtain."""
+"""Scenes of the miniature world's pictures: coloured things in four places, one of them possibly behind a curtain."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ ANIMALS = ("cat", "rabbit", "trout", "duck", "turtle", "owl", "mouse")
 OBJECTS = ("boat", "kite", "cup", "umbrella", "ladder", "hat", "key", "lamp")
 KINDS = (*SHAPES, *ANIMALS, *OBJECTS)
 GROUPS = {"shapes": SHAPES, "animals": ANIMALS}
-"""Kinds that are counted together, besides things of one colour."""
+"""Kinds that questions count together; they also count the things of one colour."""
 PLACES = ("at the upper left", "at the upper right", "at the lower left", "at the lower right")
-"""Places 0 to 3: the quarters of a picture, each with one thing at most."""
+"""Places 0 to 3: the quarters of a picture, each with at most one thing."""
 SPATIAL_RELATIONS: dict[str, Callable[[int, int], bool]] = {
     "to the left of": lambda first, second: first % 2 < second % 2,
     "to the right of": lambda first, second: first % 2 > second % 2,
     "above": lambda first, second: first // 2 < second // 2,
     "below": lambda first, second: first // 2 > second // 2,
 }
-"""Whether a thing at one place is so to a thing at another; of things across from each other two relations hold."""
+"""Whether each relation holds between things at two places; two relations hold between diagonal places."""
 BACKGROUND_COUNT = 3
-"""Backgrounds that a picture may have."""
+"""Number of backgrounds."""
 
 Combination = tuple[str, str]
 """A colour and a kind."""
@@ -35,17 +35,17 @@ PictureT = TypeVar("PictureT")
 
 
 def combination_split(colour: str, kind: str) -> str:
-    """The split that asks about things of a colour and a kind: of the ten colours of each kind two are left to
-    ``validation`` and two to ``test``, every colour for equally many kinds."""
-    turn = (COLOURS.index(colour) - 3 * KINDS.index(kind) - KINDS.index(kind) // 10) % 10
-    return {0: "validation", 5: "validation", 2: "test", 7: "test"}.get(turn, "train")
+    """Return the split that asks about things of a colour and a kind: ``validation`` and ``test`` each ask about two
+    of the ten colours of each kind, and about each colour for the same number of kinds."""
+    offset = (COLOURS.index(colour) - 3 * KINDS.index(kind) - KINDS.index(kind) // 10) % 10
+    return {0: "validation", 5: "validation", 2: "test", 7: "test"}.get(offset, "train")
 
 
 COMBINATIONS: dict[str, tuple[Combination, ...]] = {
     split: tuple((colour, kind) for kind in KINDS for colour in COLOURS if combination_split(colour, kind) == split)
     for split in ("train", "validation", "test")
 }
-"""What each split asks about. All else in a picture is a combination of ``train``, in every split."""
+"""Combinations that each split asks about. All other things in a picture, in every split, are of ``train``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +69,13 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A picture before it is drawn.
+    """Contents of a picture.
 
     Args:
         items: Things of different kinds, in the order of their places.
-        curtain: A place that cannot be seen; no item is there.
-        ground: The background, below :data:`GROUNDS`.
-        seed: Of where in its quarter each thing stands, and how large it is.
+        curtain: Place behind the curtain, without an item; None: no curtain.
+        background: Index of the background, below :data:`BACKGROUND_COUNT`.
+        seed: Seed of the size of each thing and its position within its quarter.
     """
 
     items: tuple[Item, ...]
@@ -84,19 +84,19 @@ class Scene:
     seed: int = 0
 
     def item_of_kind(self, kind: str) -> Item | None:
-        """The thing of this kind."""
+        """Return the thing of this kind, or None."""
         return next((item for item in self.items if item.kind == kind), None)
 
     def item_at(self, place: int) -> Item | None:
-        """The thing at this place."""
+        """Return the thing at this place, or None."""
         return next((item for item in self.items if item.place == place), None)
 
     def count(self, group: str) -> int:
-        """How many things of a group of kinds, or of a colour, can be seen."""
+        """Return the number of visible things of a group of kinds or of a colour."""
         return sum(is_in_group(item.colour, item.kind, group) for item in self.items)
 
     def record(self) -> dict[str, Any]:
-        """Everything, as a row keeps it."""
+        """Return the scene in the format of the ``scenes`` column."""
         return {
             "items": [{"colour": item.colour, "kind": item.kind, "place": item.place} for item in self.items],
             "curtain": self.curtain,
@@ -113,14 +113,14 @@ def sample_scene(
     is_allowed: Callable[[str, str], bool] = lambda colour, kind: True,
     curtain: int | None = None,
 ) -> Scene:
-    """A scene with what is given, and further things of ``train`` combinations.
+    """Sample a scene with fixed items and further things of ``train`` combinations.
 
     Args:
-        dice: Draws the rest.
-        given: Things with their places; None: any free place.
-        more: How many further things, as far as places and kinds allow.
-        fits: Which further things may stand there.
-        curtain: A place that stays free.
+        rng: Source of all random choices.
+        fixed_items: Things with their places; None: any free place.
+        extra_count: Number of further things, as far as places and kinds allow.
+        is_allowed: Whether a further thing may have this colour and kind.
+        curtain: Place that stays free.
     """
     placed = list(fixed_items)
     taken_places = {place for _, place in placed if place is not None} | ({curtain} if curtain is not None else set())
@@ -144,13 +144,13 @@ def sample_filled_scene(
     *extra_items: tuple[Callable[[str, str], bool], int],
     curtain: int | None = None,
 ) -> Scene:
-    """A scene with what is given, and so many further things of each sort.
+    """Sample a scene with fixed items and a number of further things of several sorts.
 
     Args:
-        dice: Draws the rest.
-        given: Things with their places; None: any free place.
-        wanted: Which things are of a sort, and how many are wanted.
-        curtain: A place that stays free.
+        rng: Source of all random choices.
+        fixed_items: Things with their places; None: any free place.
+        extra_items: For each sort, a predicate on colour and kind, and the number of things.
+        curtain: Place that stays free.
     """
     scene = sample_scene(rng, fixed_items, curtain=curtain)
     for is_allowed, count in extra_items:
@@ -160,23 +160,23 @@ def sample_filled_scene(
 
 
 def is_in_group(colour: str, kind: str, group: str) -> bool:
-    """Whether a thing is of a group of kinds, or of a colour."""
+    """Return whether a thing belongs to a group of kinds or has the colour of this name."""
     return colour == group or kind in GROUPS.get(group, ())
 
 
 def excluding(*combinations: Combination) -> Callable[[str, str], bool]:
-    """Allows all but these things."""
+    """Return a predicate that allows all combinations but these."""
     return lambda colour, kind: (colour, kind) not in combinations
 
 
 def sample_combination(rng: SeededRandom, split: str, kinds: Sequence[str] = KINDS) -> Combination:
-    """Something that the split asks about, every kind equally likely."""
+    """Sample a combination that the split asks about; every kind has the same probability."""
     kind = rng.choice(kinds)
     return rng.choice([combination for combination in COMBINATIONS[split] if combination[1] == kind])
 
 
 def sample_combinations(rng: SeededRandom, split: str, count: int) -> list[Combination]:
-    """Things of different kinds that the split asks about."""
+    """Sample combinations of different kinds that the split asks about."""
     return [sample_combination(rng, split, [kind]) for kind in rng.sample(KINDS, count)]
 
 
@@ -188,14 +188,14 @@ def sample_similar(
     excluded_kinds: Sequence[str] = (),
     excluded: Sequence[Combination] = (),
 ) -> Combination:
-    """Something else of the same kind or of the same colour, so that neither tells it apart by itself.
+    """Sample another combination with the same kind or the same colour, so that neither alone identifies the thing.
 
     Args:
-        dice: Draws it.
-        split: Whose combinations it is one of.
-        what: The thing that it is like.
-        apart: Kinds that it is not of.
-        but: Things that it is not.
+        rng: Source of all random choices.
+        split: Split whose combinations are sampled.
+        reference: Combination that the result resembles.
+        excluded_kinds: Kinds that the result must not have.
+        excluded: Combinations that the result must not be.
     """
     candidates = [
         candidate
@@ -211,7 +211,7 @@ def sample_similar(
 def sample_scene_showing(
     rng: SeededRandom, present: Sequence[Combination], absent: Sequence[Combination] = ()
 ) -> Scene:
-    """A picture of some things without others, in whose stead there is something like each, and perhaps more."""
+    """Sample a scene with some things, with something similar to each absent thing, and possibly further things."""
     combinations = list(present)
     for combination in absent:
         combinations.append(
@@ -230,7 +230,7 @@ def sample_scene_showing(
 def latin_square(
     texts: Sequence[TextT], answers: Sequence[str], pictures: Sequence[PictureT]
 ) -> list[tuple[TextT, str, PictureT]]:
-    """Every text with every picture, in a Latin square: each has every answer once, so neither tells it by itself.
+    """Pair every text with every picture in a Latin square: each text and each picture has every answer once.
 
     >>> for row in latin_square(["red?", "blue?"], ["yes", "no"], ["a red one", "a blue one"]):
     ...     print(*row)
@@ -240,9 +240,9 @@ def latin_square(
     blue? yes a blue one
 
     Args:
-        texts: As many as there are answers.
-        answers: To each of the texts about the first picture. Each next picture's are moved on by one text.
-        pictures: As many as there are answers.
+        texts: Texts, as many as answers.
+        answers: Answers to the texts for the first picture; each next picture's answers are shifted by one text.
+        pictures: Pictures, as many as answers.
     """
     size = len(answers)
     return [

@@ -1,4 +1,4 @@
-"""Questions about pictures: two questions about each of two pictures, whose answers are the other way round."""
+"""Questions about pictures: two questions about each of two pictures, with the answers exchanged."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from metalm_cli.miniworld.pictures.scene import (
 from metalm_cli.miniworld.rng import SeededRandom
 
 LabelledQuestions = list[tuple[str, str, Scene]]
-"""Questions with their answers and pictures: each question and each picture has two answers."""
+"""Questions with their answers and scenes: each question and each scene occurs with two answers."""
 YES_NO = ("yes", "no")
 
 
 def ask_colour(rng: SeededRandom, split: str) -> LabelledQuestions:
-    """What colour something has: of two things, whose colours are exchanged. No two things have the same colour."""
+    """Ask for the colours of two things, which the pictures exchange. No two things have the same colour."""
     known = {kind: [colour for colour, other_kind in COMBINATIONS[split] if other_kind == kind] for kind in KINDS}
     kind = rng.choice(KINDS)
     shared = {
@@ -54,7 +54,7 @@ def _has_colour(shade: str) -> Callable[[str, str], bool]:
 
 
 def ask_place(rng: SeededRandom, split: str) -> LabelledQuestions:
-    """Where something is: two things, which change places."""
+    """Ask for the places of two things, which the pictures exchange."""
     first, second = sample_combinations(rng, split, 2)
     places = rng.sample(range(4), 2)
     text = rng.choice(("Where is the {}?", "Where in the picture is the {}?"))
@@ -66,7 +66,7 @@ def ask_place(rng: SeededRandom, split: str) -> LabelledQuestions:
 
 
 def ask_kind(rng: SeededRandom, split: str) -> LabelledQuestions:
-    """What is at a place: two things, which change places."""
+    """Ask which kind of thing is at a place; the pictures exchange two things."""
     things = sample_combinations(rng, split, 2)
     first_place, second_place = rng.sample(range(4), 2)
     text = rng.choice(("What is {}?", "What do you see {}?"))
@@ -82,7 +82,7 @@ def ask_kind(rng: SeededRandom, split: str) -> LabelledQuestions:
 
 
 def ask_number(rng: SeededRandom, split: str) -> LabelledQuestions:
-    """How many things there are of a group, and of a colour: one to four of four."""
+    """Ask for the number of things of a group and of a colour: one to four of four things."""
     combination = sample_combination(rng, split, [kind for kinds in GROUPS.values() for kind in kinds])
     shade, group = combination[0], next(name for name, kinds in GROUPS.items() if combination[1] in kinds)
 
@@ -109,7 +109,7 @@ def ask_number(rng: SeededRandom, split: str) -> LabelledQuestions:
 
 
 def ask_presence(rng: SeededRandom, split: str) -> LabelledQuestions:
-    """Whether something is there: where it is not, things like it are."""
+    """Ask whether a thing is in the picture; if it is not, similar things are."""
     first = sample_combination(rng, split)
     second = sample_similar(rng, split, first)
     text = rng.choice(("Is there {} in the picture?", "Does the picture show {}?"))
@@ -120,7 +120,7 @@ def ask_presence(rng: SeededRandom, split: str) -> LabelledQuestions:
 
 
 def ask_order(rng: SeededRandom, split: str) -> LabelledQuestions:
-    """How two things stand: once so, once the other way round."""
+    """Ask for the spatial relation of two things, which holds in one picture and is reversed in the other."""
     asked_about = sample_combination(rng, split)
     other = rng.choice([combination for combination in COMBINATIONS["train"] if combination[1] != asked_about[1]])
     relation = rng.choice(tuple(SPATIAL_RELATIONS))
@@ -139,7 +139,7 @@ def ask_order(rng: SeededRandom, split: str) -> LabelledQuestions:
 
 
 def ask_neighbour(rng: SeededRandom, split: str) -> LabelledQuestions:
-    """What stands so to something: one thing beside it and one above or below, which change places."""
+    """Ask which thing is beside, above or below another; the pictures exchange the two neighbours."""
     things = sample_combinations(rng, split, 2)
     anchor = rng.choice(
         [combination for combination in COMBINATIONS["train"] if combination[1] not in [kind for _, kind in things]]
@@ -167,4 +167,4 @@ QUESTION_KINDS: dict[str, Callable[[SeededRandom, str], LabelledQuestions]] = {
     "order": ask_order,
     "neighbour": ask_neighbour,
 }
-"""What questions may be about; each makes as many rows as the others."""
+"""Function that writes each kind of question; the kinds have equal numbers of rows."""

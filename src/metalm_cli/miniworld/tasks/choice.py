@@ -1,4 +1,4 @@
-"""Tasks with two options: who a pronoun means, and which outcome fits."""
+"""Tasks with two options: the referent of a pronoun, and the outcome of a situation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _INTERCHANGEABLE = (
     frozenset(("basket", "bag", "box", "bowl", "cup")),
     frozenset(("chair", "table")),
 )
-"""Things of which one may do for another."""
+"""Groups of things that can replace each other."""
 _SCENES = (
     "{a} and {b} meet at the {place} in {town}",
     "at the {place} in {town}, {a} talks to {b}",
@@ -108,7 +108,7 @@ _CLUE_WRITERS: dict[str, Callable[[list[Fact]], tuple[str, ...]]] = {
 
 
 def make_pronoun_rows(world: World, rng: SeededRandom) -> RowGroup | None:
-    """Two people of one gender, a fact about each, and a sentence whose pronoun the facts decide."""
+    """Make rows about two people of one gender: a fact about each determines the referent of a pronoun."""
     gender = rng.choice(("he", "she"))
     if rng.chance(0.12):
         return _make_pet_rows(world, rng, gender)
@@ -165,7 +165,7 @@ def _make_pronoun_pair(
     clue: str,
     gender: str,
 ) -> RowGroup:
-    """Two rows: the facts of the one and the other are exchanged, and so is who the pronoun means."""
+    """Make two rows; the second exchanges the two people's facts and so the referent of the pronoun."""
     relation, first_name, second_name = key
     a, b = rng.shuffled((first_name, second_name))
     town = rng.choice(list(world.towns.values()))
@@ -188,13 +188,13 @@ def _make_pronoun_pair(
 
 
 def _find_pronoun(clue_sentence: str, gender: str) -> str:
-    """The first pronoun of a sentence, as it stands there but small."""
+    """Return the first pronoun of a sentence in lower case."""
     forms = {PRONOUNS[gender][name] for name in ("he", "him", "his")}
     return next(word for word in clue_sentence.lower().replace(",", "").replace(".", "").split() if word in forms)
 
 
 def make_outcome_rows(world: World, rng: SeededRandom) -> RowGroup | None:
-    """A situation with two ways to go on, of which the rules of the world allow one."""
+    """Make rows with a situation and two outcomes, one of which the rules of the world allow."""
     return rng.choice(
         (
             _make_opening_rows,
@@ -211,7 +211,7 @@ def make_outcome_rows(world: World, rng: SeededRandom) -> RowGroup | None:
 def _make_outcome_pair(
     rng: SeededRandom, key: tuple[str, ...], contexts: tuple[str, str], outcomes: tuple[str, str]
 ) -> RowGroup:
-    """Two rows with the same options: each situation has its own outcome."""
+    """Make two rows with the same options; each situation has a different outcome."""
     options = rng.shuffled(outcomes)
     return key, [
         {"context": context, "options": options, "index": options.index(answer)}
@@ -221,7 +221,7 @@ def _make_outcome_pair(
 
 def _make_opening_rows(world: World, rng: SeededRandom) -> RowGroup:
     person, building = rng.choice(list(world.people.values())), rng.choice(list(world.buildings.values()))
-    he = PRONOUNS[person.gender]["he"]
+    pronoun = PRONOUNS[person.gender]["he"]
     early, late = (in_words(hour) for hour in sorted(rng.sample(range(6, 12), 2)))
     frame = rng.choice(
         (
@@ -234,12 +234,12 @@ def _make_opening_rows(world: World, rng: SeededRandom) -> RowGroup:
     contexts = (frame.format(opens=late, comes=early, **slots), frame.format(opens=early, comes=late, **slots))
     outcomes = rng.choice(
         (
-            (f"{capitalise(he)} finds the door still closed.", f"{capitalise(he)} finds the door open."),
-            (f"{capitalise(he)} has to wait outside.", f"{capitalise(he)} can go in at once."),
+            (f"{capitalise(pronoun)} finds the door still closed.", f"{capitalise(pronoun)} finds the door open."),
+            (f"{capitalise(pronoun)} has to wait outside.", f"{capitalise(pronoun)} can go in at once."),
         )
     )
     if building.kind in lex.OPEN_AIR_PLACES:
-        outcomes = (f"{capitalise(he)} has to wait outside.", f"{capitalise(he)} can go in at once.")
+        outcomes = (f"{capitalise(pronoun)} has to wait outside.", f"{capitalise(pronoun)} can go in at once.")
         contexts = (contexts[0].replace("its door", "its gate"), contexts[1].replace("its door", "its gate"))
         contexts = (
             contexts[0].replace("the door of", "the gate of"),
@@ -250,7 +250,7 @@ def _make_opening_rows(world: World, rng: SeededRandom) -> RowGroup:
 
 def _make_beginning_rows(world: World, rng: SeededRandom) -> RowGroup:
     person, event = rng.choice(list(world.people.values())), rng.choice(list(world.events))
-    he = PRONOUNS[person.gender]["he"]
+    pronoun = PRONOUNS[person.gender]["he"]
     early, late = (in_words(hour) for hour in sorted(rng.sample(range(2, 9), 2)))
     frame = rng.choice(
         (
@@ -264,7 +264,7 @@ def _make_beginning_rows(world: World, rng: SeededRandom) -> RowGroup:
     outcomes = rng.choice(
         (
             ("Nothing has begun yet.", "It has already begun."),
-            (f"{capitalise(he)} misses nothing.", f"{capitalise(he)} misses the beginning."),
+            (f"{capitalise(pronoun)} misses nothing.", f"{capitalise(pronoun)} misses the beginning."),
         )
     )
     return _make_outcome_pair(rng, ("beginning", person.name, event), contexts, outcomes)
@@ -280,11 +280,11 @@ _ACCIDENTS = (
     ("paper", "steel", _THIN_THINGS, "comes too near to the fire", ("It burns.", "It does not burn.")),
     ("straw", "steel", _THIN_THINGS, "comes too near to the fire", ("It burns.", "It does not burn.")),
 )
-"""Two materials, things made of them, what happens, and how it ends for each."""
+"""Two materials, things made of them, an accident, and its outcome for each material."""
 
 
 def _make_material_rows(world: World, rng: SeededRandom) -> RowGroup:
-    weak, strong, kinds, accident, outcomes = rng.choice(_ACCIDENTS)
+    fragile_material, robust_material, kinds, accident, outcomes = rng.choice(_ACCIDENTS)
     kind = rng.choice(kinds)
     a, b = rng.sample(list(world.people), 2)
     frame = rng.choice(
@@ -295,7 +295,10 @@ def _make_material_rows(world: World, rng: SeededRandom) -> RowGroup:
         )
     )
     slots = {"a": a, "b": b, "kind": kind, "accident": accident}
-    contexts = (frame.format(x=weak, y=strong, **slots), frame.format(x=strong, y=weak, **slots))
+    contexts = (
+        frame.format(x=fragile_material, y=robust_material, **slots),
+        frame.format(x=robust_material, y=fragile_material, **slots),
+    )
     return _make_outcome_pair(rng, ("material", *sorted((a, b)), kind), contexts, outcomes)
 
 

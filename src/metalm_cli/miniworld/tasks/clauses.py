@@ -1,7 +1,7 @@
-"""Clauses of exact meaning for the labelled tasks: attributes of which a subject has one, and comparisons.
+"""Clauses with an exact meaning for the labelled tasks: attributes with one value per subject, and comparisons.
 
-The phrases of documents vary more freely; labels need wordings of which no two can be true of different facts.
-Clauses begin as they stand inside a sentence and have no full stop.
+The phrases of documents vary more freely; labels require wordings that are unambiguous. Clauses begin in lower case
+(unless with a name) and have no full stop.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ ATTRIBUTE_FORMS: dict[str, tuple[str, ...]] = {
     "event_hour": ("{n} begins at {o}", "{n} starts at {o}"),
     "event_place": ("{n} takes place at {o}", "{n} is held at {o}"),
 }
-"""Wordings that mean the same, by relation."""
+"""Wordings with the same meaning, by relation."""
 
 COMPARISON_FORMS: dict[str, tuple[str, str]] = {
     "older_than": ("{a} is older than {b}", "{b} is younger than {a}"),
@@ -53,13 +53,13 @@ COMPARISON_FORMS: dict[str, tuple[str, str]] = {
     "earlier_than": ("{a} begins at an earlier hour than {b}", "{b} begins at a later hour than {a}"),
     "bigger_than": ("{a} is bigger than {b}", "{b} is smaller than {a}"),
 }
-"""Each order told from its first and from its second side."""
+"""Each order, stated from its first and from its second side."""
 
 SINGLE_VALUED = (
     *("lives_in", "age", "hair", "favourite_colour", "wakes_at"),
     *("thing_colour", "founded", "opens_at", "event_day", "event_hour"),
 )
-"""Relations of which a subject has one value, so that another value is false."""
+"""Relations with one value per subject, so that any other value is false."""
 
 _SIDE_RELATIONS: dict[str, tuple[str, ...]] = {
     "person": ("hair", "age", "lives_in", "job", "likes", "dislikes", "favourite_colour", "wakes_at"),
@@ -72,7 +72,7 @@ _SIDE_RELATIONS: dict[str, tuple[str, ...]] = {
 
 
 def subject_phrase(kind: str, subject: str) -> str:
-    """A subject as sentences call it: ``the library in Oakton``, ``the chess evening``, ``a dog``, ``Ada``."""
+    """Return the noun phrase for a subject: ``the library in Oakton``, ``the chess evening``, ``a dog``, ``Ada``."""
     if kind == "building":
         return place_name(subject)
     if kind == "event":
@@ -81,7 +81,7 @@ def subject_phrase(kind: str, subject: str) -> str:
 
 
 def attribute_clause(fact: Fact, form: int) -> str:
-    """A fact as a clause, true or not, in one of its relation's wordings (counted round).
+    """Return a fact, true or false, as a clause; ``form`` selects the wording, modulo their number.
 
     Example:
         >>> attribute_clause(Fact("hair", "Ada", "red"), 1)
@@ -94,7 +94,7 @@ def attribute_clause(fact: Fact, form: int) -> str:
 
 
 def comparison_clause(relation: str, first: str, second: str, form: int) -> str:
-    """A comparison as a clause, true or not, from the first side (form 0) or the second (form 1).
+    """Return a comparison, true or false, as a clause from the first side (form 0) or the second side (form 1).
 
     Example:
         >>> comparison_clause("older_than", "Ada", "Ben", 1)
@@ -105,19 +105,27 @@ def comparison_clause(relation: str, first: str, second: str, form: int) -> str:
 
 
 def clause_to_sentence(clause: str) -> str:
-    """A clause as a sentence."""
+    """Return a clause as a sentence."""
     return f"{capitalise(clause)}."
 
 
 def join_clauses(rng: SeededRandom, clauses: list[str]) -> str:
-    """Clauses as sentences, in random order."""
+    """Join clauses as sentences in random order."""
     return " ".join(clause_to_sentence(clause) for clause in rng.shuffled(clauses))
 
 
 def sample_distinct_facts(
     world: World, rng: SeededRandom, relation: str, count: int, gender: str = ""
 ) -> list[Fact] | None:
-    """Facts of a relation with as many subjects and as many values; of people of a gender, if one is given."""
+    """Sample ``count`` facts of a relation with different subjects and values, or return None.
+
+    Args:
+        world: World of the facts.
+        rng: Source of all random choices.
+        relation: Relation of the facts.
+        count: Number of facts.
+        gender: Gender of the subjects; empty: any.
+    """
     facts: list[Fact] = []
     people = world.people
     for fact in rng.sample(world.query(relation), 12 * count):
@@ -131,7 +139,7 @@ def sample_distinct_facts(
 
 
 def sample_ordered_names(world: World, rng: SeededRandom, relation: str, count: int) -> list[str] | None:
-    """Names in the order of a comparison, the greatest first, no two of them equal."""
+    """Sample names in the order of a comparison, the greatest first; None if two of them are equal."""
     names = rng.sample(list(dict.fromkeys(side for fact in world.query(relation) for side in fact[1:])), count)
     holds = world.holds
     ranks = {candidate: sum(holds(Fact(relation, candidate, other)) for other in names) for candidate in names}
@@ -140,7 +148,7 @@ def sample_ordered_names(world: World, rng: SeededRandom, relation: str, count: 
 
 
 def sample_side_clause(world: World, rng: SeededRandom, relation: str, subject: str) -> str | None:
-    """A clause about the subject that has nothing to do with a relation, or None."""
+    """Sample a clause about the subject that is unrelated to a relation, or return None."""
     relations = [
         candidate
         for candidate in _SIDE_RELATIONS.get(RELATIONS[relation].subject, ())
@@ -156,4 +164,4 @@ _CONFOUNDERS = {
     "earlier_than": "event_hour",
     "favourite_colour": "likes",
 }
-"""Relations whose facts would decide, or confuse, those of another."""
+"""Relations whose facts would determine the facts of another relation, or be confused with them."""

@@ -1,4 +1,4 @@
-"""Closed-book questions: what documents of the default world state, asked without a passage."""
+"""Closed-book questions: facts that documents of the default world state, without a passage."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from metalm_cli.miniworld.tasks.splits import SPLIT_SIZES, RowDict, assign_split
 from metalm_cli.miniworld.world import World, get_world
 
 WORLD_SEED = 0
-"""The world of the default recipes."""
+"""Seed of the world in the default recipes."""
 _UNSUITABLE_RELATIONS = ("trait", "property", "has_building", "causes", "owns", "origin")
-"""Relations whose question has too many answers, or answers too long, to be asked without a passage."""
+"""Relations with too many or too long answers for a question without a passage."""
 _COMPARISON_QUESTIONS: dict[str, tuple[str, ...]] = {
     "bigger_than": ("Which animal is bigger, {a} or {b}?",),
     "larger_than": ("Which town is larger, {a} or {b}?", "In which town do more people live, {a} or {b}?"),
@@ -28,10 +28,10 @@ _COMPARISON_QUESTIONS: dict[str, tuple[str, ...]] = {
 
 
 def make_fact_rows() -> dict[str, tuple[RowDict, ...]]:
-    """Questions about facts that are not held out; all that ask for one value are in one split.
+    """Make questions about facts that are not held out; all questions for the same value are in one split.
 
     Returns:
-        Rows ``question``, ``answers`` (all that are true; the first is one that documents state) by split.
+        Rows with ``question`` and ``answers`` (all true answers; the first is stated by documents), by split.
     """
     world, rng = get_world(WORLD_SEED), SeededRandom("task", "facts")
     rows_by_split: dict[str, list[RowDict]] = {split: [] for split in SPLIT_SIZES}
@@ -55,9 +55,9 @@ def _row_groups(world: World, rng: SeededRandom) -> Iterator[tuple[tuple[str, ..
 
 
 def _facts_by_subject(world: World) -> dict[tuple[str, str], list[Fact]]:
-    """The facts that answer each question, those that documents state before those held out.
+    """Return the facts that answer each question; those that documents state precede those held out.
 
-    A symmetric relation is told of both its sides.
+    Facts of a symmetric relation are returned for both of their sides.
     """
     facts_by_subject: dict[tuple[str, str], list[Fact]] = {}
     for fact in world.query(held_out=False) + world.query(held_out=True):
@@ -85,7 +85,7 @@ _ANSWER_FORMS = {
     "event_day": "on {o}",
     "event_hour": "at {o}",
 }
-"""Answers that documents give with more than the value."""
+"""Answers that documents give in a longer form than the value."""
 
 
 def _full_answer(fact: Fact) -> str:
@@ -94,7 +94,7 @@ def _full_answer(fact: Fact) -> str:
 
 
 def _write_questions(world: World, relation: str, subject: str) -> list[str]:
-    """Every question for the value of a relation, with buildings named by their town."""
+    """Return all questions for the value of a relation; buildings are named with their towns."""
     if relation in _UNSUITABLE_RELATIONS:
         return []
     if relation == "next_day":

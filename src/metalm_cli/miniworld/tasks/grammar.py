@@ -1,4 +1,4 @@
-"""Acceptability: well-formed sentences beside the same words in a form or an order that English does not allow."""
+"""Linguistic acceptability: well-formed sentences, and the same words in an ungrammatical form or order."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _TIMES = ("every day", "on Sunday", "in the morning", "in summer", "after dinner
 _PLURAL_SUBJECTS = ("the neighbours", "the children", "{his} friends", "two of {his} friends", "the people next door")
 
 SentencePair = tuple[str, str]
-"""A well-formed sentence, and the same words as they must not stand."""
+"""A well-formed sentence, and an ungrammatical one with the same words."""
 
 
 def make_grammar_rows(world: World, rng: SeededRandom) -> RowGroup | None:
-    """A sentence and its corrupted twin."""
+    """Make a row with a sentence and a row with its corrupted counterpart."""
     person, other = rng.sample(list(world.people.values()), 2)
     write_pair = rng.choice(_KINDS)
     acceptable, unacceptable = write_pair(rng, person, other)
@@ -31,14 +31,14 @@ def make_grammar_rows(world: World, rng: SeededRandom) -> RowGroup | None:
 
 
 def _fill_frame(frame: str, pair: SentencePair, **slots: str) -> SentencePair:
-    """A frame with two words in their places {x} and {y}, and exchanged."""
+    """Fill the slots {x} and {y} of a frame with two words, in order and exchanged."""
     first, second = pair
     acceptable, unacceptable = frame.format(x=first, y=second, **slots), frame.format(x=second, y=first, **slots)
     return capitalise(acceptable), capitalise(unacceptable)
 
 
 def _agreement(rng: SeededRandom, person: Person, other: Person) -> SentencePair:
-    """One subject in the singular and one in the plural, each with its form of the verb."""
+    """Exchange the verb forms of a singular and a plural subject."""
     verb, endings = rng.choice(
         (
             ("live", (f"in {person.town}", f"in {other.town}")),
@@ -90,7 +90,7 @@ def _numbers(rng: SeededRandom, person: Person, other: Person) -> SentencePair:
 
 
 def _determiner(rng: SeededRandom, person: Person, other: Person) -> SentencePair:
-    """The article behind its noun."""
+    """Move the article behind its noun."""
     place = rng.choice(lex.BUILDINGS)
     frame = rng.choice(
         (
@@ -103,7 +103,7 @@ def _determiner(rng: SeededRandom, person: Person, other: Person) -> SentencePai
 
 
 def _adjective(rng: SeededRandom, person: Person, other: Person) -> SentencePair:
-    """The adjective behind its noun."""
+    """Move the adjective behind its noun."""
     thing = rng.choice([thing for thing in lex.THINGS if thing.is_ownable])
     frame = rng.choice(
         (
@@ -119,7 +119,7 @@ def _adjective(rng: SeededRandom, person: Person, other: Person) -> SentencePair
 
 
 def _preposition(rng: SeededRandom, person: Person, other: Person) -> SentencePair:
-    """The preposition behind its noun."""
+    """Move the preposition behind its noun."""
     frame, pair = rng.choice(
         (
             ("{n} lives {x} {y} with {m}.", ("in", person.town)),
@@ -134,8 +134,8 @@ def _preposition(rng: SeededRandom, person: Person, other: Person) -> SentencePa
 
 
 def _case(rng: SeededRandom, person: Person, other: Person) -> SentencePair:
-    """Subject and object forms of a pronoun."""
-    he, him = PRONOUNS[person.gender]["he"], PRONOUNS[person.gender]["him"]
+    """Exchange the subject and object forms of a pronoun."""
+    subject_form, object_form = PRONOUNS[person.gender]["he"], PRONOUNS[person.gender]["him"]
     frame = rng.choice(
         (
             "when {m} is at home, {x} often calls, and {m} thanks {y} for it.",
@@ -145,11 +145,11 @@ def _case(rng: SeededRandom, person: Person, other: Person) -> SentencePair:
         )
     )
     place = f"the {rng.choice(lex.BUILDINGS)}"
-    return _fill_frame(frame, (he, him), m=other.name, time=rng.choice(_TIMES), place=place)
+    return _fill_frame(frame, (subject_form, object_form), m=other.name, time=rng.choice(_TIMES), place=place)
 
 
 def _verb_object(rng: SeededRandom, person: Person, other: Person) -> SentencePair:
-    """The object in front of its verb."""
+    """Move the object in front of its verb."""
     frame, pair = rng.choice(
         (
             ("{n} {x} {y} for dinner.", ("eats", person.likes[0])),
@@ -187,7 +187,7 @@ def _negation(rng: SeededRandom, person: Person, other: Person) -> SentencePair:
 
 
 def _question(rng: SeededRandom, person: Person, other: Person) -> SentencePair:
-    """A question without the inversion it needs."""
+    """Undo the inversion of a question."""
     frame, verb = rng.choice(
         (
             ("where {x} {y} live now?", "does"),
@@ -201,6 +201,7 @@ def _question(rng: SeededRandom, person: Person, other: Person) -> SentencePair:
     return _fill_frame(frame, (verb, person.name), food=person.dislikes, time=rng.choice(_TIMES), m=other.name)
 
 
+# The names of these functions are part of the keys that determine the splits: a new name changes the rows.
 _KINDS: tuple[Callable[[SeededRandom, Person, Person], SentencePair], ...] = (
     *(_agreement, _agreement, _articles, _numbers, _determiner, _adjective),
     *(_preposition, _case, _verb_object, _infinitive, _negation, _question),

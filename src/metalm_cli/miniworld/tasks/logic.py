@@ -1,4 +1,4 @@
-"""Two sentences and how they stand to each other: natural language inference and paraphrase."""
+"""Relations between two sentences: natural language inference and paraphrase."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FRAMES = ("{}", "{}", "{}", "it is a fact that {}", "it is true that {}", "it i
 
 
 def make_nli_rows(world: World, rng: SeededRandom) -> RowGroup | None:
-    """A premise with three hypotheses: one follows, one is contradicted, one is left open."""
+    """Make three rows: the hypothesis follows from the premise, contradicts it, or does neither."""
     return _make_chain_rows(world, rng) if rng.chance(0.5) else _make_attribute_rows(world, rng)
 
 
@@ -42,7 +42,10 @@ def _make_nli_triplet(premises: tuple[str, str, str], hypotheses: tuple[str, str
 
 
 def _make_chain_rows(world: World, rng: SeededRandom) -> RowGroup | None:
-    """From a > b and b > c follows a > c, its reverse is false; of two that a third exceeds nothing follows."""
+    """Make rows about an order: a > b and b > c entail a > c and contradict c > a.
+
+    The order of two names that are only compared with a third stays open.
+    """
     relation = rng.choice(_CHAIN_RELATIONS)
     names = sample_ordered_names(world, rng, relation, 3)
     if names is None:
@@ -76,7 +79,7 @@ def _make_chain_rows(world: World, rng: SeededRandom) -> RowGroup | None:
 
 
 def _make_attribute_rows(world: World, rng: SeededRandom) -> RowGroup | None:
-    """Two subjects with different values, and a third of which something else is said."""
+    """Make rows about two subjects with different values and a third with another attribute."""
     relation = rng.choice(SINGLE_VALUED)
     facts = sample_distinct_facts(world, rng, relation, 3)
     if facts is None:
@@ -100,7 +103,7 @@ def _make_attribute_rows(world: World, rng: SeededRandom) -> RowGroup | None:
 
 
 def make_paraphrase_rows(world: World, rng: SeededRandom) -> RowGroup | None:
-    """A sentence with one that says the same in other words, and one with the same words that does not."""
+    """Make two rows: a sentence with a paraphrase, and with a sentence of the same words and another meaning."""
     return rng.choice((_make_comparison_rows, _make_two_subject_rows, _make_two_subject_rows, _make_kin_rows))(
         world, rng
     )
@@ -156,7 +159,7 @@ def _join_facts(pair: Sequence[Fact], forms: list[int], joiner: str, reverse: bo
 
 
 def _make_kin_rows(world: World, rng: SeededRandom) -> RowGroup | None:
-    """Parents and children of one gender, so that the words for them fit either way round."""
+    """Make rows about a parent and a child of the same gender, so that the kinship terms fit in both directions."""
     people = world.people
     facts = [fact for fact in world.query("parent_of") if people[fact.subject].gender == people[fact.value].gender]
     if not facts:

@@ -1,4 +1,4 @@
-"""Reading tasks: a passage with a question, answered by words of the passage, or by yes or no."""
+"""Reading comprehension: a passage with a question; the answer is a span of the passage, or yes or no."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ _PERSON_RELATIONS = (
     "has_pet",
 )
 _WHO_RELATIONS = ("lives_in", "age", "job", "hobby", "likes", "dislikes", "hair", "wakes_at")
-"""Relations whose plain claim begins with the person."""
+"""Relations whose claim begins with the person's name."""
 
 
 def make_passage_rows(world: World, rng: SeededRandom) -> RowGroup | None:
-    """A passage of facts and a question whose answer stands in it."""
+    """Make a row with a passage of facts and a question with the answer in the passage."""
     return (_make_people_rows if rng.chance(0.7) else _make_town_rows)(world, rng)
 
 
 def _make_people_rows(world: World, rng: SeededRandom) -> RowGroup | None:
-    """Two or three people, of all of whom the relation is told that is asked for."""
+    """Make a row about two or three people; the passage states the relation in question for all of them."""
     relation = rng.choice(_PERSON_RELATIONS)
     facts = sample_distinct_facts(world, rng, relation, rng.randint(2, 3))
     if facts is None or any(world.held_out(fact) for fact in facts):
@@ -73,7 +73,7 @@ def _write_who_question(writer: DocumentWriter, fact: Fact) -> str:
 
 
 def _make_town_rows(world: World, rng: SeededRandom) -> RowGroup | None:
-    """A town, its buildings, and what takes place in them."""
+    """Make a row about a town, its buildings, and an event in them."""
     town = rng.choice(list(world.towns.values()))
     writer = DocumentWriter(world, rng)
     relations = rng.sample(("terrain", "known_for", "population", "founded"), rng.randint(1, 3))
@@ -129,16 +129,16 @@ _ORDER_QUESTIONS: dict[str, tuple[str, str]] = {
     "earlier_than": ("does {a} begin at an earlier hour than {b}?", "does {b} begin at a later hour than {a}?"),
 }
 _NUMBER_OF_ORDER = {"older_than": "age", "larger_than": "population"}
-"""Numbers from which an order follows."""
+"""Numeric relations that determine an order."""
 
 
 def make_yes_no_rows(world: World, rng: SeededRandom) -> RowGroup | None:
-    """A passage and two questions in the same words: to one the answer is yes, to the other no."""
+    """Make two rows: a passage with two questions in the same words, one with the answer yes, one with no."""
     return rng.choice((_make_attribute_rows, _make_attribute_rows, _make_order_rows, _make_number_rows))(world, rng)
 
 
 def _make_attribute_rows(world: World, rng: SeededRandom) -> RowGroup | None:
-    """Two subjects with a value each; one value is asked of both."""
+    """Make rows about two subjects with different values; both questions ask about the same value."""
     relation = rng.choice(tuple(_ATTRIBUTE_QUESTIONS))
     facts = sample_distinct_facts(world, rng, relation, 2)
     if facts is None:
@@ -158,7 +158,7 @@ def _attribute_question(form: str, fact: Fact) -> str:
 
 
 def _make_order_rows(world: World, rng: SeededRandom) -> RowGroup | None:
-    """An order told from one side and asked for from either; or told of three and asked of the ends."""
+    """Make rows about the order of two names, or of the first and last of three names."""
     relation = rng.choice(tuple(_ORDER_QUESTIONS))
     names = sample_ordered_names(world, rng, relation, rng.randint(2, 3))
     if names is None:
@@ -169,7 +169,7 @@ def _make_order_rows(world: World, rng: SeededRandom) -> RowGroup | None:
 
 
 def _make_number_rows(world: World, rng: SeededRandom) -> RowGroup | None:
-    """Ages or numbers of people, from which the order follows."""
+    """Make rows about the order of two ages or populations; the passage states the numbers."""
     relation, number = rng.choice(tuple(_NUMBER_OF_ORDER.items()))
     names = sample_ordered_names(world, rng, relation, 2)
     if names is None:
@@ -187,7 +187,7 @@ def _order_questions(rng: SeededRandom, relation: str, first: str, last: str) ->
 def _make_yes_no_pair(
     world: World, rng: SeededRandom, relation: str, subjects: list[str], clauses: list[str], questions: list[str]
 ) -> RowGroup:
-    """Two rows: the first question has the answer yes, the second no."""
+    """Make two rows: the answer to the first question is yes, to the second no."""
     side_clauses = [sample_side_clause(world, rng, relation, name) for name in rng.sample(subjects, rng.randint(0, 2))]
     passage = join_clauses(rng, [*clauses, *dict.fromkeys(clause for clause in side_clauses if clause)])
     rows: list[RowDict] = [

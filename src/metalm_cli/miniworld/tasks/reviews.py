@@ -1,4 +1,4 @@
-"""Sentiment: lines of a diary or a review about a visit, with praise and blame, denied and mixed."""
+"""Sentiment: diary entries or reviews about a visit, with praise and criticism, also negated and mixed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from metalm_cli.miniworld.world import World
 
 @dataclass(frozen=True, slots=True)
 class Aspect:
-    """Something that visitors judge: its name, whether it is in the plural, and words of praise and of blame."""
+    """An aspect that visitors judge: its name and number, and adjectives of praise and of criticism."""
 
     name: str
     good: tuple[str, ...]
@@ -54,7 +54,7 @@ ASPECTS: dict[str, tuple[Aspect, ...]] = {
     ),
     "bathhouse": (Aspect("bath", *_BATH), Aspect("towels", *_TOWELS, is_plural=True), Aspect("owner", *_PEOPLE)),
 }
-"""What there is to judge at each kind of place."""
+"""Aspects of each kind of place."""
 
 _OPENINGS = (
     "On {day} I went to the {kind} in {town}.",
@@ -83,7 +83,7 @@ _BAD_ENDINGS = (
 
 
 def make_review_rows(world: World, rng: SeededRandom) -> RowGroup:
-    """Two reviews of one place by one person, one positive and one negative."""
+    """Make two rows: a positive and a negative review of the same visit."""
     people: list[Person] = list(world.people.values())
     friend, town, kind = rng.choice(people), rng.choice(tuple(world.towns)), rng.choice(tuple(ASPECTS))
     day = rng.choice(lex.DAYS)
@@ -111,13 +111,13 @@ def make_review_rows(world: World, rng: SeededRandom) -> RowGroup:
 
 
 def _write_judgement(rng: SeededRandom, aspect: Aspect, is_good: bool) -> str:
-    """A clause that praises or blames."""
+    """Write a clause that praises or criticises an aspect."""
     adjective = rng.choice(aspect.good if is_good else aspect.bad)
     return rng.choice((f"the {aspect.name} {aspect.copula} {adjective}", f"I found the {aspect.name} {adjective}"))
 
 
 def _write_denial(rng: SeededRandom, aspect: Aspect, is_good: bool) -> str:
-    """A clause that praises by denying blame, or the reverse."""
+    """Write a clause that praises by negating criticism, or the reverse."""
     adjective = rng.choice(aspect.bad if is_good else aspect.good)
     noun = "bad" if is_good else "good"
     return rng.choice(
@@ -155,7 +155,7 @@ def _write_denying_review(
 def _write_mixed_review(
     rng: SeededRandom, first_aspect: Aspect, second_aspect: Aspect, is_good: bool, ending: int
 ) -> str:
-    """Praise and blame; what is said after all decides."""
+    """Write praise and criticism; the concluding clause determines the label."""
     concession, verdict = (
         _write_judgement(rng, first_aspect, not is_good),
         _write_judgement(rng, second_aspect, is_good),
@@ -176,7 +176,7 @@ def _write_mixed_review(
 def _write_surprised_review(
     rng: SeededRandom, first_aspect: Aspect, second_aspect: Aspect, is_good: bool, ending: int
 ) -> str:
-    """What people had said beforehand turns out to be wrong."""
+    """Write that an opinion heard beforehand is wrong."""
     adjective = rng.choice(first_aspect.bad if is_good else first_aspect.good)
     claim = f"People had told me that the {first_aspect.name} {first_aspect.copula} {adjective}, but that is not true."
     return f"{claim} {capitalise(_write_judgement(rng, second_aspect, is_good))}, and {_ending(is_good, ending)}."

@@ -1,9 +1,9 @@
-"""Labelled tasks of the miniature world, one or more for each cluster, correct by construction.
+"""Rows of the labelled tasks of the miniature world, one or more for each cluster, correct by construction.
 
-Where labels could be guessed from words (``nli``, ``paraphrase``, ``pronouns``, ``outcomes``, ``yes_no``, ``grammar``),
-rows are written in groups that hold the same words and differ in who stands where, so that counting words tells
-nothing. Their people and towns come from worlds of other seeds than the documents of a default recipe, so that
-remembering documents does not help. ``facts`` alone asks for what the documents of seed 0 state.
+In tasks whose labels could be guessed from words (``nli``, ``paraphrase``, ``pronouns``, ``outcomes``, ``yes_no``,
+``grammar``), rows come in groups that contain the same words in different places, so that counting words does not
+help. Their people and towns are from worlds of other seeds than the documents of default recipes, so that memorised
+documents do not help either. Only ``facts`` asks for facts that the documents of seed 0 state.
 """
 
 from __future__ import annotations
@@ -34,29 +34,29 @@ GROUP_MAKERS: dict[str, GroupMaker] = {
     "triples": make_triple_rows,
     "gist": make_gist_rows,
 }
-"""What writes a group of rows of each task."""
+"""Function that makes a group of rows of each task."""
 
 TABLE_MAKERS: dict[str, Callable[[], dict[str, tuple[RowDict, ...]]]] = {"facts": make_fact_rows}
-"""Tasks whose rows are counted out rather than drawn."""
+"""Functions of the tasks whose rows are enumerated rather than sampled."""
 
 TASKS = (*GROUP_MAKERS, *TABLE_MAKERS)
 """Names of the tasks."""
 
 
 def rows(task: str, split: str) -> list[dict[str, Any]]:
-    """The rows of a task's split, the same in every process.
+    """Return the rows of a task's split, the same in every process.
 
     Args:
         task: One of :data:`TASKS`.
-        split: ``train`` (about 2,000 rows), ``validation`` or ``test`` (about 200 each). What rows are about (the
-            pair of people, the fact, the visit) is in one split only.
+        split: ``train`` (about 2,000 rows), ``validation`` or ``test`` (about 200 each). The subject of a row (the
+            pair of people, the fact, the visit) occurs in one split only.
 
     Raises:
         MetalmError: There is no such task or split.
     """
     for noun, name, known in (("task", task, TASKS), ("split", split, SPLIT_SIZES)):
         if name not in known:
-            raise MetalmError(f"the miniature world has no {noun} {name}", remedy=f"name one of {', '.join(known)}")
+            raise MetalmError(f"the miniature world has no {noun} {name}", remedy=f"use one of {', '.join(known)}")
     return [dict(row) for row in _rows_by_split(task)[split]]
 
 

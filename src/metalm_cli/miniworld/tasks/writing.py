@@ -1,4 +1,4 @@
-"""Tasks whose answer is a sentence: facts put into words, and what a document is about."""
+"""Generation tasks: a text for a set of facts, and a one-sentence summary of a document."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PREDICATES = {
     "pet_kind": "animal",
     "pet_colour": "colour",
 }
-"""What each relation is called in triples."""
+"""Name of each relation in triples."""
 
 _SUBJECTS = (
     ("person", tuple(name for name in PREDICATES if RELATIONS[name].subject == "person"), (1, 3)),
@@ -51,7 +51,7 @@ _SUBJECTS = (
 
 
 def make_triple_rows(world: World, rng: SeededRandom) -> RowGroup | None:
-    """One to three facts about a subject, with up to three ways to say them."""
+    """Make a row with one to three facts about a subject and up to three reference texts."""
     kind, relations, (minimum, maximum) = rng.choice((*_SUBJECTS[:1] * 4, *_SUBJECTS))
     subject = rng.choice(list(dict.fromkeys(fact.subject for fact in world.query(relations[0]))))
     sampled_relations = rng.sample(relations, rng.randint(minimum, maximum))
@@ -72,7 +72,7 @@ def _write_sentences(world: World, rng: SeededRandom, facts: list[Fact]) -> str:
 
 
 def _write_one_sentence(world: World, rng: SeededRandom, facts: list[Fact]) -> str:
-    """One sentence: the subject once, then what is said of it."""
+    """Write the facts as one sentence with one subject; return an empty string if their wordings do not allow it."""
     writer = DocumentWriter(world, rng)
     predicates = []
     for fact in facts:
@@ -112,7 +112,7 @@ def _summarise_portrait(writer: DocumentWriter, text: str) -> tuple[str, list[st
 def _summarise_day(writer: DocumentWriter, text: str) -> tuple[str, list[str]]:
     person = writer.world.people[writer.facts[0].subject]
     weekday = re.search(r"\b[A-Z][a-z]+day\b", text)
-    assert weekday is not None, "the story of a day names it"
+    assert weekday is not None, "the story of a day contains the weekday"
     return person.name, [
         f"{person.full_name}'s {weekday[0]} in {person.town}.",
         f"What {person.full_name} from {person.town} does on {weekday[0]}.",
@@ -177,7 +177,7 @@ def _summarise_dialogue(writer: DocumentWriter, text: str) -> tuple[str, list[st
 
 
 Summariser = Callable[[DocumentWriter, str], tuple[str, list[str]]]
-"""What a document is about, as a name that decides its split, and in references."""
+"""Function that returns the subject of a document, which determines its split, and reference summaries."""
 
 _DOCUMENT_KINDS: dict[str, tuple[Callable[[DocumentWriter], None], Summariser]] = {
     "portrait": (write_portrait, _summarise_portrait),
@@ -190,11 +190,11 @@ _DOCUMENT_KINDS: dict[str, tuple[Callable[[DocumentWriter], None], Summariser]] 
     "dialogue": (write_dialogue, _summarise_dialogue),
 }
 MAX_WORDS = 120
-"""Words of the longest document that is summarised."""
+"""Maximum number of words of a document."""
 
 
 def make_gist_rows(world: World, rng: SeededRandom) -> RowGroup | None:
-    """A short document and a sentence that says what it is about."""
+    """Make a row with a short document and reference summaries."""
     kind = rng.choice((*_DOCUMENT_KINDS, "portrait", "portrait", "place", "notice"))
     write, summarise = _DOCUMENT_KINDS[kind]
     writer = DocumentWriter(world, rng)

@@ -169,7 +169,7 @@ ROWS = [["paraphrase *", "53.3", "-11.7 (-20.0 to -3.3)"], ["gist", "–", "+0.0
 def test_tables_are_stacked_on_terminals_that_are_too_narrow(monkeypatch, capsys, width):
     terminal = Console(force_terminal=True, width=width)
     monkeypatch.setattr(console, "stdout", lambda: terminal)
-    demo_command._table(HEADERS, ROWS)
+    demo_command._print_table(HEADERS, ROWS)
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= width
     assert printed.split()[:4] == ["paraphrase", "*", "chance", "53.3"]
@@ -179,7 +179,7 @@ def test_tables_are_stacked_on_terminals_that_are_too_narrow(monkeypatch, capsys
 def test_tables_stay_whole_where_they_fit_and_in_pipes(monkeypatch, capsys):
     for out in (Console(force_terminal=True, width=43), Console(file=io.StringIO(), width=20)):
         monkeypatch.setattr(console, "stdout", lambda out=out: out)
-        demo_command._table(HEADERS, ROWS)
+        demo_command._print_table(HEADERS, ROWS)
         lines = capsys.readouterr().out.splitlines()
         assert lines[:2] == ["task          chance  difference (95%)", "paraphrase *  53.3    -11.7 (-20.0 to -3.3)"]
 
@@ -188,7 +188,7 @@ def test_stopping_a_stage_that_has_ended_raises_nothing():
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     process = SimpleNamespace(pid=ended.pid, is_alive=lambda: True)
-    demo_command._Process(process).stop()
+    demo_command._StageProcess(process).stop()
 
 
 def test_losses_are_printed_with_their_data(tmp_path):
@@ -197,7 +197,9 @@ def test_losses_are_printed_with_their_data(tmp_path):
             stage.run.mkdir()
             line = {"split": "validation", "loss": 1.3274, **({"bits_per_byte": 0.5} if stage.name == "metalm" else {})}
             (stage.run / "metrics.jsonl").write_text(json.dumps(line))
-    results = {stage.name: demo_command._facts(stage, tmp_path) for stage in demo_stages(SIZES["quick"], tmp_path)[:5]}
+    results = {
+        stage.name: demo_command._stage_result(stage, tmp_path) for stage in demo_stages(SIZES["quick"], tmp_path)[:5]
+    }
     assert results["encoder"] == "loss 1.327 on documents held out"
     assert results["metalm"] == "0.500 bits per byte on documents held out"
     assert results["instruct-gpt"] == "loss 1.327 on validation examples"

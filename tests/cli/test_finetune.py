@@ -107,7 +107,7 @@ def test_a_card_with_several_mistakes_names_them_all(folder: Path, capsys: Any) 
 
 def test_an_invalid_expression(folder: Path, capsys: Any) -> None:
     edit(folder / "parity.yaml", "text: text", 'text: "text |"')
-    assert "is no expression" in failure_message(folder, capsys)
+    assert "is not a valid expression" in failure_message(folder, capsys)
 
 
 def test_a_collection_that_is_not_there(folder: Path, capsys: Any) -> None:
@@ -131,7 +131,7 @@ def test_unavailable_rows(folder: Path, capsys: Any, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("METALM_DATA", str(folder))
     monkeypatch.setenv("HF_HUB_CACHE", str(folder / "cache"))
     message = failure_message(folder, capsys, "--task", "rte", "--task", "cb", "--templates", "plain", "--offline")
-    assert "the rows of 2 tasks cannot be had: rte, cb" in message
+    assert "no data for 2 tasks: rte, cb" in message
     assert "--data-root" in message
 
 
@@ -159,7 +159,7 @@ def test_no_model_and_no_run_to_begin_from(folder: Path, capsys: Any, monkeypatc
     capsys.readouterr()
     assert micro.metalm("finetune", "world", "--out", folder / "run") == 2
     message = capsys.readouterr().err
-    assert "there is no pretrain run to begin from" in message
+    assert "there is no pretrain run to start from" in message
     assert "metalm pretrain small" in message
 
 

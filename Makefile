@@ -1,8 +1,8 @@
-# The house's commands. `make` alone lists them. PYTHON=/path/to/python uses that interpreter's own environment.
+# Commands of this repository; `make` lists them. PYTHON=/path/to/python uses that interpreter's own environment.
 SHELL = /bin/sh
 .DEFAULT_GOAL := help
 
-# Where to install: PYTHON if given, else an active virtual environment, else .venv here (made by `make setup`).
+# Environment to install into: PYTHON if set, else an active virtual environment, else .venv (created by `make setup`).
 ifdef PYTHON
 BASE := $(PYTHON)
 PY := $(PYTHON)
@@ -24,7 +24,7 @@ TESTS ?= tests src
 WORKERS ?= 2
 RUN := runs/demo
 
-# Two test processes on two cores: a thread each.
+# One thread for each test process.
 ONE_THREAD := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .PHONY: help setup demo test test-all lint bench docs clean
@@ -32,9 +32,9 @@ ONE_THREAD := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 help:  ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
 
-setup: $(STAMP)  ## Install metalm and what its tests need (once; again when the versions change)
+setup: $(STAMP)  ## Install metalm and its test dependencies (again only when versions change)
 
-# torch goes first and by itself, so that pip settles which of its builds to take before anything depends on it.
+# torch is installed first and alone, so that pip selects its build before other packages depend on it.
 $(STAMP): pyproject.toml $(CONSTRAINTS)
 	@mkdir -p $(BUILD)
 	@test -x "$$(command -v $(PY))" || $(BASE) -m venv .venv
@@ -46,13 +46,13 @@ demo: $(STAMP)  ## Train, tune and score a MetaLM and its GPT twin on the miniat
 	@$(METALM) demo --out $(RUN)
 	@echo
 	@echo 'Next:'
-	@echo '  metalm demo --dry-run                                     the commands that the demo ran'
+	@echo '  metalm demo --dry-run                                     the commands of the demo'
 	@echo '  metalm recipe list                                        the shipped recipes'
-	@echo '  metalm pretrain small data.sources.0.path=my.jsonl        your own text: one {"text": ...} a line'
-	@echo '  metalm pretrain pile --dry-run                            GPT-2 and ELECTRA from the hub: the plan'
-	@echo 'The program is at $(dir $(PY))metalm; README.md goes on from here.'
+	@echo '  metalm pretrain small data.sources.0.path=my.jsonl        your own text, one {"text": ...} per line'
+	@echo '  metalm pretrain pile --dry-run                            the plan for GPT-2 and ELECTRA from the hub'
+	@echo 'The command is $(dir $(PY))metalm; README.md and docs/ have more.'
 
-test: $(STAMP)  ## Run the tests that are not slow (TESTS=tests/sessions for a room, WORKERS=0 for one process)
+test: $(STAMP)  ## Run the tests that are not slow (TESTS=tests/sessions: only these; WORKERS=0: in one process)
 	$(ONE_THREAD) $(PY) -m pytest -n $(WORKERS) -m "not slow" $(TESTS)
 
 test-all: $(STAMP)  ## Run all tests, including the slow ones
@@ -63,15 +63,15 @@ lint: $(STAMP)  ## Check style and types
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-bench: $(STAMP)  ## Run the quick form of each benchmark (METALM_DATA: on real data)
+bench: $(STAMP)  ## Run each benchmark in its quick form (on real data if METALM_DATA is set)
 	@for file in $$(grep -l __main__ benchmarks/*.py); do \
 	  echo "== $$file"; $(PY) "$$file" --quick || exit 1; \
 	done
 
-docs: $(STAMP)  ## Write docs/recipes.md again from the schema
+docs: $(STAMP)  ## Regenerate docs/recipes.md from the recipe schema
 	$(METALM) recipe schema --markdown > docs/recipes.md.new
 	mv docs/recipes.md.new docs/recipes.md
 
-clean:  ## Remove caches, stamps and the demo's run; .venv and other runs stay
+clean:  ## Remove caches, build stamps and the demo's run; keep .venv and other runs
 	rm -rf $(BUILD) .pytest_cache .mypy_cache .ruff_cache .hypothesis $(RUN) dist
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,8 +1,8 @@
-"""What an encoder trained by masked language modelling has learned, on held-out text.
+"""Quality of an encoder trained by masked language modelling, on held-out text.
 
-For a run of `metalm pretrain encoder-mlm`: the cross-entropy of masked tokens, the same with the context shuffled
-(every token that is not masked changes places within its row), and that of a model that knows token frequencies
-alone (counted on training documents). The first must lie far below both.
+For a run of `metalm pretrain encoder-mlm`: the cross-entropy of masked tokens, the same with a shuffled context
+(unmasked tokens are permuted within their row), and the cross-entropy of a unigram model (token frequencies of
+training documents). The first must be far below the other two.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from common import machine
 from metalm_cli.config.resolution import resolve
 from metalm_cli.data import open_corpus
 from metalm_cli.data.documents.masked_rows import EncoderWriter
-from metalm_cli.models.mlm_heads import measure_head
+from metalm_cli.models.capabilities import measure_masked_head
 from metalm_cli.objectives.masked_lm import masked_loss
 from metalm_cli.sessions import Row, TextProcessor, collate
 
@@ -30,34 +30,34 @@ def loss_of(model: Any, rows: list[Row], compact: bool) -> float:
     """Mean cross-entropy of the masked tokens, in nats."""
     total, count = 0.0, 0
     with torch.no_grad():
-        for at in range(0, len(rows), 32):
-            stream = collate(rows[at : at + 32], {}, stream="text").streams["text"]
+        for start in range(0, len(rows), 32):
+            stream = collate(rows[start : start + 32], {}, stream="text").streams["text"]
             total += float(masked_loss(model, stream, compact)[0])
             count += len(stream.targets)
     return total / count
 
 
-def shuffled(row: Row, seed: int) -> Row:
-    """The row with its context in another order; masked positions and their targets stay."""
+def shuffle_context(row: Row, seed: int) -> Row:
+    """Return the row with its context permuted; masked positions and their targets are unchanged."""
     rng = np.random.default_rng(seed)
-    free = np.setdiff1d(np.arange(1, len(row) - 1), row.predict_at)
+    unmasked = np.setdiff1d(np.arange(1, len(row) - 1), row.predict_at)
     ids = row.ids.copy()
-    ids[free] = ids[rng.permutation(free)]
+    ids[unmasked] = ids[rng.permutation(unmasked)]
     return Row(**{**vars(row), "ids": ids})
 
 
 def unigram(rows: list[Row], texts: list[str], writer: EncoderWriter, vocabulary: int) -> float:
-    """Cross-entropy of the masked tokens under training frequencies, each count plus one."""
+    """Cross-entropy of the masked tokens under training frequencies, with add-one smoothing."""
     counts = np.ones(vocabulary)
     for text in texts:
         np.add.at(counts, writer.read(text, 0).ids, 1)
-    log = np.log(counts / counts.sum())
+    log_frequencies = np.log(counts / counts.sum())
     targets = np.concatenate([row.targets for row in rows])
-    return float(-log[targets].mean())
+    return float(-log_frequencies[targets].mean())
 
 
 def entropy(documents: list[np.ndarray]) -> float:
-    """Entropy of the tokens' own frequencies, in nats: no model without context does better on them."""
+    """Entropy of the tokens' own frequencies, in nats: a lower bound for any model without context."""
     _, counts = np.unique(np.concatenate(documents), return_counts=True)
     shares = counts / counts.sum()
     return float(-(shares * np.log(shares)).sum())
@@ -80,16 +80,18 @@ def main() -> None:
     held_out = [document.text for document in corpus.validation()]
     writer = EncoderWriter(processor, recipe.data.sequence_length, mask_rate=options.mask_rate)
     rows = writer.validation_rows(held_out)
-    mixed = EncoderWriter(
+    mixed_rows = EncoderWriter(
         processor, recipe.data.sequence_length, mask_rate=options.mask_rate, keep_rate=0.1, random_rate=0.1
     ).validation_rows(held_out)
-    compact = measure_head(model)
+    compact = measure_masked_head(model)
     figures = {
         "rows": len(rows),
         "masked tokens": sum(len(row.targets) for row in rows),
         "loss": loss_of(model, rows, compact),
-        "loss, 80% masked, 10% random, 10% kept": loss_of(model, mixed, compact),
-        "loss, context shuffled": loss_of(model, [shuffled(row, at) for at, row in enumerate(rows)], compact),
+        "loss, 80% masked, 10% random, 10% kept": loss_of(model, mixed_rows, compact),
+        "loss, context shuffled": loss_of(
+            model, [shuffle_context(row, seed) for seed, row in enumerate(rows)], compact
+        ),
         "unigram cross-entropy, training frequencies": unigram(
             rows, list(corpus.sample(2000, 1)), writer, len(tokenizer)
         ),

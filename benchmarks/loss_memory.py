@@ -1,7 +1,7 @@
-"""Peak memory of the loss: chunked at trained positions, against full logits.
+"""Peak memory of the loss: chunked at trained positions, compared with full logits.
 
-Each case runs in a process of its own and reports the growth of its peak resident memory (its CUDA peak on a GPU)
-over what weights, hidden states and their gradients take. Chunked, it must not grow with vocabulary times length.
+Each case runs in its own process and reports the growth of its peak resident memory (on a GPU, its CUDA peak) over the
+memory of weights, hidden states and their gradients. The chunked loss must not grow with vocabulary times length.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from metalm_cli.models.loss import Head, linear_cross_entropy
 WIDTH = 128
 
 
-def case(way: str, vocabulary: int, positions: int) -> float:
-    """Mebibytes that a forward and backward pass adds to the peak."""
+def case(method: str, vocabulary: int, positions: int) -> float:
+    """Mebibytes that a forward and backward pass adds to the peak memory."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     weight = torch.randn(vocabulary, WIDTH, device=device, requires_grad=True)
     hidden = torch.randn(positions, WIDTH, device=device, requires_grad=True)
     targets = torch.randint(vocabulary, (positions,), device=device)
     weight.grad, hidden.grad = torch.zeros_like(weight), torch.zeros_like(hidden)
     before = _peak(device)
-    if way == "chunked":
+    if method == "chunked":
         loss, _ = linear_cross_entropy(hidden, Head(weight), targets)
     else:
         loss = cross_entropy(hidden @ weight.t(), targets, reduction="sum")
@@ -52,14 +52,16 @@ def main() -> None:
     lengths = (1024, 4096) if options.quick else (1024, 4096, 16384)
     for vocabulary in (8192, 32768):
         for positions in lengths:
-            for way in ("chunked", "full"):
-                made = subprocess.run(
-                    [sys.executable, __file__, "case", way, str(vocabulary), str(positions)],
+            for method in ("chunked", "full"):
+                completed = subprocess.run(
+                    [sys.executable, __file__, "case", method, str(vocabulary), str(positions)],
                     capture_output=True,
                     text=True,
                     check=True,
                 )
-                figures[f"{way}, vocabulary {vocabulary:,}, {positions:,} trained positions: MiB"] = float(made.stdout)
+                figures[f"{method}, vocabulary {vocabulary:,}, {positions:,} trained positions: MiB"] = float(
+                    completed.stdout
+                )
     report("peak memory of the loss", figures, options)
 
 

@@ -1,4 +1,4 @@
-"""The models, requests and ways that benchmarks/scoring.py compares."""
+"""Models, requests and measurements of benchmarks/scoring.py."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from typing import Any
 import torch
 
 VOCABULARY = 50_257
-"""Rows of GPT-2's head."""
-TRAINED_ON = 24_000_000
-"""Characters that the tokenizer is trained on, at most."""
+"""Vocabulary size of GPT-2."""
+MAX_TOKENIZER_CHARACTERS = 24_000_000
+"""Maximum number of characters that the tokenizer is trained on."""
 INSTALL = "lm_eval is left out: it is not installed (python -m pip install 'metalm[harness]')"
 
 
 @dataclass(frozen=True)
-class Wanted:
+class TaskSpec:
     """A task of lm_eval.
 
     Args:
-        file: Its file inside lm_eval.
-        rows: Folder of its rows below METALM_DATA.
-        items: How many are scored.
-        few: ... in the quick form.
-        shots: Demonstrations from all over the training rows, the same for all items.
-        sizes: Batch sizes that lm_eval is tried with.
-        goal: Least speed ratio; None: 85% of the work ratio.
+        file: File of the task inside lm_eval.
+        rows: Folder of its rows in METALM_DATA.
+        items: Number of items to score.
+        few: Number of items with ``--quick``.
+        shots: Number of demonstrations, spread over the training rows, the same for all items.
+        sizes: Batch sizes to try with lm_eval.
+        goal: Minimum speed-up; None: 85% of the work ratio.
     """
 
     file: str
@@ -58,57 +58,57 @@ def lm_eval_is_there() -> bool:
 
 
 def data_root() -> Path | None:
-    """Where real data lies."""
+    """Folder of real data."""
     value = os.environ.get("METALM_DATA")
     return Path(value) if value and (Path(value) / "hellaswag").is_dir() else None
 
 
 def lines(path: Path) -> Iterator[str]:
     """Lines of a gzipped file."""
-    with gzip.open(path, "rt", encoding="utf-8") as read:
-        yield from read
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        yield from file
 
 
 def spread(path: Path, count: int) -> list[str]:
-    """Lines from all over a gzipped file: files are ordered by source, and sources differ in length."""
-    found = list(lines(path))
-    return [found[at * len(found) // count] for at in range(count)]
+    """Evenly spaced lines of a gzipped file: files are ordered by source, and sources differ in length."""
+    all_lines = list(lines(path))
+    return [all_lines[index * len(all_lines) // count] for index in range(count)]
 
 
-def requests_of(wanted: Wanted, items: int, root: Path) -> list[Any]:
-    """lm_eval's own requests of a task over local rows, one an option.
+def requests_of(spec: TaskSpec, items: int, root: Path) -> list[Any]:
+    """Requests of lm_eval for a task over local rows, one per option.
 
     Args:
-        wanted: The task.
-        items: How many of its rows.
-        root: Where rows lie.
+        spec: The task.
+        items: Number of rows.
+        root: Folder of the data.
     """
     import lm_eval.tasks
     from lm_eval.tasks import TaskManager
 
     with tempfile.TemporaryDirectory() as folder:
         files = {}
-        for path in sorted((root / wanted.rows).glob("*.jsonl.gz")):
+        for path in sorted((root / spec.rows).glob("*.jsonl.gz")):
             split = path.name.partition(".")[0]
             files[split] = str(Path(folder) / f"{split}.jsonl")
-            count = wanted.shots if split == "train" and wanted.shots else items
+            count = spec.shots if split == "train" and spec.shots else items
             Path(files[split]).write_text("".join(spread(path, count)), encoding="utf-8")
         changes = {
-            "include": str(Path(lm_eval.tasks.__file__).parent / wanted.file),
+            "include": str(Path(lm_eval.tasks.__file__).parent / spec.file),
             "task": "local",
             "tag": None,
             "dataset_path": "json",
             "dataset_name": None,
             "dataset_kwargs": {"data_files": files, "cache_dir": folder},
             "validation_split": "validation" if "validation" in files else None,
-            "num_fewshot": wanted.shots,
+            "num_fewshot": spec.shots,
             "fewshot_split": "train",
             "fewshot_config": {"sampler": "first_n"},
         }
         import yaml
 
-        place = Path(folder) / "local.yaml"
-        place.write_text(yaml.safe_dump(changes), encoding="utf-8")
+        task_file = Path(folder) / "local.yaml"
+        task_file.write_text(yaml.safe_dump(changes), encoding="utf-8")
         loaded = TaskManager(include_path=folder, include_defaults=False).load(["local"])
         (task,) = loaded["tasks"].values()
         task.build_all_requests(limit=items, rank=0, world_size=1)
@@ -116,19 +116,19 @@ def requests_of(wanted: Wanted, items: int, root: Path) -> list[Any]:
 
 
 def train_tokenizer(root: Path) -> Any:
-    """A byte-level BPE tokenizer of GPT-2's kind, on the Pile sample."""
+    """Train a byte-level BPE tokenizer like GPT-2's on the Pile sample."""
     import json
 
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
     def texts() -> Iterator[str]:
-        read = 0
+        character_count = 0
         for path in sorted((root / "pile_sample").rglob("*.jsonl*")):
             for line in lines(path):
                 text = json.loads(line)["text"][:20_000]
-                read += len(text)
-                if read > TRAINED_ON:
+                character_count += len(text)
+                if character_count > MAX_TOKENIZER_CHARACTERS:
                     return
                 yield text
 
@@ -149,7 +149,7 @@ def train_tokenizer(root: Path) -> Any:
 
 
 def save_gpt2_small(folder: str, root: Path) -> None:
-    """A decoder of GPT-2 small's shape with random weights, and its tokenizer."""
+    """Save a decoder of GPT-2 small's shape with random weights, and a tokenizer."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     tokenizer = train_tokenizer(root)
@@ -161,12 +161,12 @@ def save_gpt2_small(folder: str, root: Path) -> None:
 
 @dataclass
 class Work:
-    """Decoder positions, and how many of them meet the head.
+    """Amount of work, in decoder positions.
 
     Args:
-        positions: Read.
-        projected: Projected to the vocabulary.
-        padding: Read, and of no use.
+        positions: Positions in the decoder.
+        projected: Positions projected to the vocabulary.
+        padding: Positions of padding.
     """
 
     positions: int
@@ -174,37 +174,37 @@ class Work:
     padding: int = 0
 
     def flops(self, model: Any) -> float:
-        """Multiplications and additions of the matrix products, attention's scores left out."""
+        """Multiplications and additions of the matrix products, without attention scores."""
         head = VOCABULARY * model.config.n_embd
-        blocks = sum(one.numel() for one in model.transformer.h.parameters())
+        blocks = sum(parameter.numel() for parameter in model.transformer.h.parameters())
         return 2.0 * ((self.positions + self.padding) * blocks + self.projected * head)
 
 
-def apart(pairs: Sequence[Any]) -> Work:
-    """What lm_eval computes: every pair that differs before its last token, with the head at every position."""
-    heads = {(*pair.context, *pair.continuation[:-1]) for pair in pairs}
-    count = sum(map(len, heads))
+def work_of_lm_eval(pairs: Sequence[Any]) -> Work:
+    """Work of lm_eval: every pair that differs before its last token, with the head at every position."""
+    prefixes = {(*pair.context, *pair.continuation[:-1]) for pair in pairs}
+    count = sum(map(len, prefixes))
     return Work(count, count)
 
 
 def token_ratio(pairs: Sequence[Any]) -> float:
-    """(n·c + Σo) / (c + Σo), summed over questions."""
+    """Token ratio (n·c + Σo) / (c + Σo), summed over questions."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for pair in pairs:
         groups.setdefault(pair.context, []).append(len(pair.continuation))
-    one_by_one = sum(len(context) * len(options) + sum(options) for context, options in groups.items())
-    return one_by_one / sum(len(context) + sum(options) for context, options in groups.items())
+    separate_tokens = sum(len(context) * len(options) + sum(options) for context, options in groups.items())
+    return separate_tokens / sum(len(context) + sum(options) for context, options in groups.items())
 
 
 @contextmanager
-def peak_memory(found: list[float]) -> Iterator[None]:
-    """Append by how much the process grew meanwhile at most, in MiB; sampled, on a GPU its own account."""
+def peak_memory(peaks: list[float]) -> Iterator[None]:
+    """Context manager that appends the peak growth of memory in MiB: sampled on a CPU, as counted by CUDA on a GPU."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         yield
-        found.append((torch.cuda.max_memory_allocated() - before) / 2**20)
+        peaks.append((torch.cuda.max_memory_allocated() - before) / 2**20)
         return
     import ctypes
     import gc
@@ -212,15 +212,15 @@ def peak_memory(found: list[float]) -> Iterator[None]:
     import psutil
 
     gc.collect()
-    if hasattr(ctypes.CDLL(None), "malloc_trim"):  # what the way before left in the allocator
+    if hasattr(ctypes.CDLL(None), "malloc_trim"):  # returns memory that the previous method has freed
         ctypes.CDLL(None).malloc_trim(0)
-    process, done = psutil.Process(), threading.Event()
-    before = most = process.memory_info().rss
+    process, stop = psutil.Process(), threading.Event()
+    before = peak = process.memory_info().rss
 
     def sample() -> None:
-        nonlocal most
-        while not done.is_set():
-            most = max(most, process.memory_info().rss)
+        nonlocal peak
+        while not stop.is_set():
+            peak = max(peak, process.memory_info().rss)
             time.sleep(0.002)
 
     thread = threading.Thread(target=sample, daemon=True)
@@ -228,18 +228,18 @@ def peak_memory(found: list[float]) -> Iterator[None]:
     try:
         yield
     finally:
-        done.set()
+        stop.set()
         thread.join()
-    found.append((most - before) / 2**20)
+    peaks.append((peak - before) / 2**20)
 
 
-def measured(way: Callable[[], Any]) -> tuple[float, float]:
+def measure(function: Callable[[], Any]) -> tuple[float, float]:
     """Seconds and MiB of one call."""
     memory: list[float] = []
     with peak_memory(memory):
-        began = time.perf_counter()
-        way()
+        start = time.perf_counter()
+        function()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - start
     return seconds, memory[0]

@@ -137,7 +137,7 @@ def test_clean_of_a_name(capsys: Capture, tmp_path: Path) -> None:
     write_mirror(tmp_path / "data", "one")
     write_rows(tmp_path / "data" / "theirs" / "test.jsonl", [{}])
     assert run(["data", "clean", "one", "theirs", "--data-root", "data", "--yes"]) == 2
-    assert "theirs is no mirror of metalm's" in capsys.readouterr().err
+    assert "theirs is not a mirror written by metalm" in capsys.readouterr().err
     assert (tmp_path / "data" / "one").exists()
     assert run(["data", "clean", "one", "--yes"]) == 2
     assert run(["data", "clean", "one", "--data-root", "data", "--yes"]) == 0

@@ -68,7 +68,7 @@ def test_scores_are_the_same_in_any_batch(desk) -> None:
 def test_tasks_without_data_are_named(desk, capsys) -> None:
     assert metalm("eval", "--task", "odd,far", *OWN, "--limit", 2, "--out", "out.json") == 0
     err = capsys.readouterr().err
-    assert "missing  far: the validation rows of far cannot be had" in err
+    assert "missing  far: no data found for the validation split of far" in err
     assert "missing, and not in any mean: far" in err
     record = json.loads((desk / "out.json").read_text())
     assert (list(record["tasks"]), list(record["missing"])) == (["odd"], ["far"])
@@ -108,7 +108,7 @@ def test_results_before_a_failing_task_are_written(desk, monkeypatch, capsys) ->
         (["--task", "odd", "--protocol", "few_shot"], "unknown value few_shot for --protocol"),
         (["--task", "odd", "--demonstrations", "fixed"], "unknown value fixed for --demonstrations"),
         (["--task", "odd", "--contamination", "nowhere"], "no training data to compare with"),
-        (["--task", "odd", "--sampled-answers", "3", "--temperature", "0"], "is not above 0, as sampled answers need"),
+        (["--task", "odd", "--sampled-answers", "3", "--temperature", "0"], "sampled answers need a value above 0"),
         (["--task", "odd", "--template", "none-such"], "odd has no template none-such"),
         (["--task", "odd", "--templates", "nowhere"], "no collection of templates nowhere"),
         (["--task", "odd", "--split", "test"], "task odd has no test split"),

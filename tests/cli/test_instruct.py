@@ -150,7 +150,7 @@ def test_a_leaking_base_is_refused(base: Path, tmp_path: Path, capfd: pytest.Cap
     capfd.readouterr()
     assert instruct(tuned, tmp_path, "data.tasks=[copied]", "--hold-out", "nli") == 2
     message = " ".join(capfd.readouterr().err.split())
-    assert "the base model has been trained on what is held out (nli)" in message
+    assert "the base model was already trained on held-out tasks (nli)" in message
     assert "inferred (cluster nli): held out" in message
     assert str(tuned) in message
     assert not (tmp_path / "run").exists()
@@ -184,4 +184,4 @@ def test_a_base_without_a_lineage_is_reported(base: Path, tmp_path: Path, capfd:
     write_card(tmp_path, "copied", "misc", train=[training_row(1)])
     assert instruct(bare, tmp_path, "data.tasks=[copied]", "--hold-out", "nli", "--dry-run") == 0
     message = "".join(capfd.readouterr().out.split())
-    assert f"nobodycantellwhat{bare}hasseen" in message
+    assert f"thetrainingdataof{bare}isunknown" in message

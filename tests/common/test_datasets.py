@@ -88,7 +88,7 @@ print(json.dumps([c.sources[0].rows, c.sources[0].revision, texts(c, 60)]))
     assert "is not on this machine" in message
     hub.failing["/resolve/"] = 503
     message = failure(hub, tmp_path, "corpus()", before=QUICK)
-    assert "the hub failed" in message
+    assert "hub failed" in message
     assert "use the copy with --offline" in message
 
 
@@ -137,7 +137,7 @@ def test_a_hub_that_refuses_access(hub, tmp_path):
 def test_a_broken_row_of_a_downloaded_data_set(hub, tmp_path):
     hub.add("datasets", "me/docs", {"train/0.jsonl": jsonl(ROWS[:3]) + b'{"text": \n'})
     message = failure(hub, tmp_path, "corpus(streaming=False)")
-    assert "A file of me/docs cannot be read" in message
+    assert "a file of me/docs cannot be read" in message
 
 
 def test_workers_of_a_loader_read_the_whole_stream(hub, tmp_path):

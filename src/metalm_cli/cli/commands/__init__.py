@@ -1,1 +1,1 @@
-"""Commands of ``metalm``, grouped by purpose."""
+"""Commands of ``metalm``, grouped as in the panels of ``metalm --help``."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -158,3 +160,20 @@ def test_colour_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     console.show_error(MetalmError("x"))
     assert "31m" not in capsys.readouterr().err
     console.stderr.cache_clear()
+
+
+def test_no_command_function_has_more_than_twelve_parameters() -> None:
+    import metalm_cli.cli.commands
+
+    sizes = {}
+    for path in Path(metalm_cli.cli.commands.__file__).parent.rglob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef):
+                sizes[f"{path.stem}.{node.name}"] = len(node.args.args) + len(node.args.kwonlyargs)
+    assert {name: size for name, size in sizes.items() if size > 12} == {}
+
+
+def test_grouped_options_have_panels_of_their_own() -> None:
+    help_text = metalm("evaluate", "--help", COLUMNS="100").stdout
+    for panel in ("Tasks", "Prompts", "Answers", "Output"):
+        assert f"─ {panel} ─" in help_text

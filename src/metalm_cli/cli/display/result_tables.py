@@ -10,7 +10,7 @@ from metalm_cli.cli.display.tables import Page, PageTable
 if TYPE_CHECKING:
     from metalm_cli.evaluation.metrics.bootstrap import Estimate
     from metalm_cli.evaluation.results.comparison import Comparison, MeanDifference, TaskComparison
-    from metalm_cli.evaluation.results.result_reader import ResultRecord, SettingRecord, TaskRecord
+    from metalm_cli.evaluation.results.schema import ResultRecord, SettingRecord, TaskRecord
 
 # -- one file ---------------------------------------------------------------------------------------------------------
 

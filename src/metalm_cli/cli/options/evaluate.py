@@ -1,9 +1,11 @@
-"""Arguments and options of ``metalm evaluate``."""
+"""Arguments and options of ``metalm evaluate``, in groups."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
@@ -179,3 +181,103 @@ Fresh = Annotated[bool, typer.Option("--fresh", help="Ignore the cached answers 
 SaveSamples = Annotated[
     bool, typer.Option("--save-samples", help="Also write every answer, as JSONL next to the results file.")
 ]
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """Options that select tasks and their rows."""
+
+    panel: ClassVar[str] = "Tasks"
+
+    task: Task = None
+    cluster: Cluster = None
+    all_cards: AllCards = False
+    cards: Cards = None
+    split: Split = None
+    limit: Limit = None
+    data_root: DataRoot = None
+
+    @property
+    def names(self) -> list[str]:
+        """Selected tasks and clusters."""
+        return [*self.task_names, *self.cluster_names]
+
+    @property
+    def task_names(self) -> list[str]:
+        """Names of ``--task``, which may be separated by commas."""
+        return split_names(self.task)
+
+    @property
+    def cluster_names(self) -> list[str]:
+        """Names of ``--cluster``, which may be separated by commas."""
+        return split_names(self.cluster)
+
+
+@dataclass(frozen=True)
+class PromptOptions:
+    """Options of the prompts."""
+
+    panel: ClassVar[str] = "Prompts"
+
+    templates: Templates = None
+    template: Template = None
+    shots: Shots = None
+    demonstrations: Demonstrations = "frozen"
+    demonstration_layout: DemonstrationLayout = None
+    input_route: InputRoute = None
+    list_options: ListOptions = None
+    rationales: Rationale = None
+    sequence_length: SequenceLength = None
+    match_lengths_of: MatchLengthsOf = None
+
+    @property
+    def style(self) -> dict[str, str | bool]:
+        """Template collection and fields of the prompt style that the user has set."""
+        values = {
+            "collection": self.templates,
+            "route": self.input_route,
+            "options": self.list_options,
+            "layout": self.demonstration_layout,
+            "rationale": self.rationales,
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class AnswerOptions:
+    """Options of how answers are obtained and compared."""
+
+    panel: ClassVar[str] = "Answers"
+
+    protocol: Protocol = "auto"
+    sampled_answers: SampledAnswers = 1
+    temperature: Temperature = 0.7
+    normalise: Normalise = False
+    batch_size: BatchSize = 16
+    seed: Seed = 0
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """Options that check what the model was trained on."""
+
+    panel: ClassVar[str] = "Checks of the training data"
+
+    held_out: RequireHeldOut = False
+    contamination: Contamination = None
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """Options of what is written."""
+
+    panel: ClassVar[str] = "Output"
+
+    out: OutFile = None
+    fresh: Fresh = False
+    save_samples: SaveSamples = False
+
+
+def split_names(names: Sequence[str] | None) -> list[str]:
+    """Split names at commas."""
+    return [part for name in names or () for part in name.split(",") if part]

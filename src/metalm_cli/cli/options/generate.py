@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
@@ -64,3 +65,30 @@ BatchTokens = Annotated[
     ),
 ]
 Offline = Annotated[bool, typer.Option("--offline", help="Do not open network connections.")]
+
+
+@dataclass(frozen=True)
+class DecodingFlags:
+    """Options of decoding."""
+
+    panel: ClassVar[str] = "Decoding"
+
+    max_new_tokens: MaxNewTokens = 128
+    beams: Beams = None
+    length_penalty: LengthPenalty = None
+    sample: Sample = False
+    temperature: Temperature = None
+    top_p: TopP = None
+    seed: Seed = None
+    stop: Stop = None
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """Options of answering the lines of a file."""
+
+    panel: ClassVar[str] = "Files"
+
+    source: InputFile = None
+    out: OutFile = None
+    batch_tokens: BatchTokens = None

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any, ClassVar
 
 import typer
 
 from metalm_cli.cli.completion import complete_argument
-
-if TYPE_CHECKING:
-    pass
-
 
 Arguments = Annotated[
     list[str] | None,
@@ -22,8 +19,6 @@ Arguments = Annotated[
         show_default=False,
     ),
 ]
-
-
 BaseOption = Annotated[
     str | None,
     typer.Option(
@@ -32,27 +27,70 @@ BaseOption = Annotated[
         help="Model to start from: a run folder, a model folder or a hub id (model.checkpoint).",
     ),
 ]
-
-
 OutOption = Annotated[
     Path | None, typer.Option("--out", metavar="RUN", help="Run folder. Default: runs/<recipe>-<time>.")
 ]
-
-
 Resume = Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint in the run folder.")]
-
-
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and probe one pass; do not train.")]
-
-
 Offline = Annotated[bool, typer.Option("--offline", help="Do not open network connections.")]
-
-
 DataRoot = Annotated[
     Path | None, typer.Option("--data-root", metavar="DIR", help="Folder of local data sets. Default: $METALM_DATA.")
 ]
-
-
 SeedsOption = Annotated[
     str | None, typer.Option("--seeds", metavar="0,1,2", help="Train once per seed, into RUN/seed-N (needs --out).")
 ]
+TaskNames = Annotated[
+    list[str] | None,
+    typer.Option("--task", metavar="TASK", help="Train on this task (data.tasks); repeatable."),
+]
+ClusterNames = Annotated[
+    list[str] | None,
+    typer.Option("--cluster", metavar="CLUSTER", help="Train on the core tasks of this cluster; repeatable."),
+]
+AllCards = Annotated[bool, typer.Option("--all-cards", help="Clusters also include tasks that are not core.")]
+Templates = Annotated[
+    str | None, typer.Option("--templates", metavar="NAME", help="Template collection (data.templates.collection).")
+]
+HoldOut = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--hold-out", metavar="CLUSTER", help="Hold out this cluster or task, and tasks that leak it; repeatable."
+    ),
+]
+EncoderOnly = Annotated[
+    bool, typer.Option("--encoder-only", help="Train encoders and connectors only; freeze the decoder.")
+]
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Options of a training command that are not recipe values."""
+
+    panel: ClassVar[str] = "Run"
+
+    out: OutOption = None
+    resume: Resume = False
+    dry_run: DryRun = False
+    offline: Offline = False
+    data_root: DataRoot = None
+    seeds: SeedsOption = None
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """Options of the tasks that are trained on."""
+
+    panel: ClassVar[str] = "Tasks"
+
+    task: TaskNames = None
+    cluster: ClusterNames = None
+    all_cards: AllCards = False
+    templates: Templates = None
+
+    def recipe_values(self) -> dict[str, Any]:
+        """Recipe values that the options set, by dotted key; None for options that are not used."""
+        return {
+            "data.tasks": [*(self.task or []), *(self.cluster or [])] or None,
+            "data.all_cards": True if self.all_cards else None,
+            "data.templates.collection": self.templates,
+        }

@@ -81,8 +81,8 @@ def _print_rows(
     out.print(legend([] if masked else list(assembly.processors), objective=recipe.objective.name, plain=plain))
     for number, row in enumerate(rows):
         view = RowView(row, tokenizer, assembly.processors, masked=masked, plain=plain, document_name=corpus.where)
-        step, lane = divmod(number, recipe.train.batch_size)
-        title = f"{resolved.name} · step {step + 1}, {'row' if recipe.command == 'pretrain' else 'example'} {lane + 1}"
+        step, slot = divmod(number, recipe.train.batch_size)
+        title = f"{resolved.name} · step {step + 1}, {'row' if recipe.command == 'pretrain' else 'example'} {slot + 1}"
         out.print()
         out.print(Text.assemble((title, "bold"), f" · {view.summary()}"))
         out.print(view.table(narrow=out.width < NARROW_WIDTH) if positions else view.text())

@@ -11,111 +11,106 @@ import typer
 
 from metalm_cli.cli import console
 from metalm_cli.cli.options import evaluate as options
+from metalm_cli.cli.options.groups import expand_groups
 from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.results.result_paths import result_paths
 
 if TYPE_CHECKING:
     from metalm_cli.data.examples.truncation import EncoderLimit
+    from metalm_cli.evaluation.settings import EvaluationSettings
     from metalm_cli.tasks import Card, Cards
 
 
+@expand_groups
 def evaluate(
     model: options.Model = None,
-    task: options.Task = None,
-    cluster: options.Cluster = None,
-    all_cards: options.AllCards = False,
-    cards: options.Cards = None,
-    protocol: options.Protocol = "auto",
-    templates: options.Templates = None,
-    template: options.Template = None,
-    split: options.Split = None,
-    limit: options.Limit = None,
-    shots: options.Shots = None,
-    demonstrations: options.Demonstrations = "frozen",
-    demonstration_layout: options.DemonstrationLayout = None,
-    input_route: options.InputRoute = None,
-    list_options: options.ListOptions = None,
-    rationales: options.Rationale = None,
-    sampled_answers: options.SampledAnswers = 1,
-    temperature: options.Temperature = 0.7,
-    normalise: options.Normalise = False,
-    sequence_length: options.SequenceLength = None,
+    *,
+    tasks: options.TaskOptions,
+    prompts: options.PromptOptions,
+    answers: options.AnswerOptions,
+    checks: options.CheckOptions,
+    output: options.OutputOptions,
     versus: options.Versus = None,
-    match_lengths_of: options.MatchLengthsOf = None,
-    require_held_out: options.RequireHeldOut = False,
-    contamination: options.Contamination = None,
     harness: options.Harness = None,
-    batch_size: options.BatchSize = 16,
-    seed: options.Seed = 0,
-    data_root: options.DataRoot = None,
     offline: options.Offline = False,
-    out: options.OutFile = None,
-    fresh: options.Fresh = False,
-    save_samples: options.SaveSamples = False,
 ) -> None:
     """Score models on tasks, and write the results with all settings that are needed to repeat them.
 
     Means over clusters include the paper's core tasks.
     Answers are cached, so that an interrupted evaluation continues where it stopped.
     """
+    from metalm_cli.cli.commands.evaluation.evaluate_run import EvaluationRun
     from metalm_cli.cli.silence_libraries import silence_libraries
-    from metalm_cli.evaluation.settings import PROTOCOLS, EvaluationSettings
     from metalm_cli.tasks import Cards
-    from metalm_cli.templates.render import DemonstrationLayout, Route
 
     if harness:
-        _run_harness(model, harness, limit, None if shots is None else _parse_shots(shots), out, offline)
+        shots = None if prompts.shots is None else _parse_shots(prompts.shots)
+        _run_harness(model, harness, tasks.limit, shots, output.out, offline)
         return
-    counts = _parse_shots(shots or "0")
-    for option, value, allowed in (
-        ("--protocol", protocol, ("auto", *PROTOCOLS)),
-        ("--demonstrations", demonstrations, ("frozen", "drawn")),
-        ("--demonstration-layout", demonstration_layout, (None, *get_args(DemonstrationLayout))),
-        ("--input-route", input_route, (None, *get_args(Route))),
-    ):
-        _check_choice(option, value, allowed)
-    if sampled_answers > 1 and temperature <= 0:
-        raise MetalmError(
-            f"--temperature {temperature} is not above 0, as sampled answers need", remedy="choose one above 0"
-        )
-    registry = Cards(cards or ())
-    selected = select_cards(registry, _split_names(task), _split_names(cluster), all_cards)
+    _check_choices(prompts, answers)
+    registry = Cards(tasks.cards or ())
+    selected = select_cards(registry, tasks.task_names, tasks.cluster_names, tasks.all_cards)
     sources = [model or newest_metalm(), *(versus or [])]
-    paths = result_paths(sources, out, protocol, [*_split_names(task), *_split_names(cluster)], save_samples)
+    paths = result_paths(sources, output.out, answers.protocol, tasks.names, output.save_samples)
     silence_libraries(offline)
-    prompt_options = _without_none(
-        collection=templates, route=input_route, options=list_options, layout=demonstration_layout, rationale=rationales
-    )
-    settings = EvaluationSettings(
-        template=template or "",
-        split=split,
-        limit=limit,
-        length=sequence_length,
-        batch_size=batch_size,
-        also_fit=tuple(_parse_encoder_limit(encoder, offline) for encoder in match_lengths_of or ()),
-        protocol=protocol,  # type: ignore[arg-type]
-        shots=counts,
-        draw_per_example=demonstrations == "drawn",
-        normalise=normalise,
-        samples=sampled_answers,
-        temperature=temperature,
-        seed=seed,
-    )
-    from metalm_cli.cli.commands.evaluation.evaluate_run import EvaluationRun
-
-    EvaluationRun(
+    settings = _settings(tasks, prompts, answers, offline)
+    run = EvaluationRun(
         sources,
         paths,
         registry,
         selected,
-        settings,
-        prompt_options,
-        data_root,
-        offline,
-        require_held_out,
-        fresh,
-        save_samples,
-    ).run(contamination or ())
+        data_root=tasks.data_root,
+        offline=offline,
+        require_held_out=checks.held_out,
+        ignore_cache=output.fresh,
+        save_samples=output.save_samples,
+    )
+    run.run(settings, prompts.style, checks.contamination or ())
+
+
+def _check_choices(prompts: options.PromptOptions, answers: options.AnswerOptions) -> None:
+    """Check options whose values are names.
+
+    Raises:
+        MetalmError: An unknown value, or options that exclude each other.
+    """
+    from metalm_cli.evaluation.settings import PROTOCOLS
+    from metalm_cli.templates.render import DemonstrationLayout, Route
+
+    for option, value, allowed in (
+        ("--protocol", answers.protocol, ("auto", *PROTOCOLS)),
+        ("--demonstrations", prompts.demonstrations, ("frozen", "drawn")),
+        ("--demonstration-layout", prompts.demonstration_layout, (None, *get_args(DemonstrationLayout))),
+        ("--input-route", prompts.input_route, (None, *get_args(Route))),
+    ):
+        _check_choice(option, value, allowed)
+    if answers.sampled_answers > 1 and answers.temperature <= 0:
+        raise MetalmError(
+            f"--temperature {answers.temperature}: sampled answers need a value above 0", remedy="raise it"
+        )
+
+
+def _settings(
+    tasks: options.TaskOptions, prompts: options.PromptOptions, answers: options.AnswerOptions, offline: bool
+) -> EvaluationSettings:
+    """Settings as far as the options decide them."""
+    from metalm_cli.evaluation.settings import EvaluationSettings
+
+    return EvaluationSettings(
+        template=prompts.template or "",
+        split=tasks.split,
+        limit=tasks.limit,
+        length=prompts.sequence_length,
+        batch_size=answers.batch_size,
+        also_fit=tuple(_parse_encoder_limit(encoder, offline) for encoder in prompts.match_lengths_of or ()),
+        protocol=answers.protocol,  # type: ignore[arg-type]
+        shots=_parse_shots(prompts.shots or "0"),
+        draw_per_example=prompts.demonstrations == "drawn",
+        normalise=answers.normalise,
+        samples=answers.sampled_answers,
+        temperature=answers.temperature,
+        seed=answers.seed,
+    )
 
 
 def select_cards(cards: Cards, tasks: Sequence[str], clusters: Sequence[str], all_cards: bool) -> list[Card]:
@@ -178,15 +173,6 @@ def _has_encoders(run: Path) -> bool:
     return False
 
 
-def _split_names(names: Sequence[str] | None) -> list[str]:
-    return [part for name in names or () for part in name.split(",") if part]
-
-
-def _without_none(**options: str | bool | None) -> dict[str, str | bool]:
-    """Options that are set."""
-    return {name: value for name, value in options.items() if value is not None}
-
-
 def _parse_shots(shots: str) -> tuple[int, ...]:
     """Parse the numbers of ``--shots``.
 
@@ -227,7 +213,7 @@ def _run_harness(
         )
     command = harness_command(
         model or newest_metalm(),
-        _split_names(tasks),
+        options.split_names(tasks),
         limit=limit,
         shots=None if shots is None else shots[0],
         out=out,

@@ -16,12 +16,12 @@ import typer
 from metalm_cli.cli import console
 from metalm_cli.cli.options import generate as options
 from metalm_cli.cli.options.evaluate import Model
+from metalm_cli.cli.options.groups import expand_groups
 from metalm_cli.errors import Exit, MetalmError
 
 if TYPE_CHECKING:
     from metalm_cli.inference import LanguageModel
     from metalm_cli.inference.generation import DecodingOptions, PromptRoute
-    from metalm_cli.inference.sampling import SamplingOptions
 
 PROGRESS_INTERVAL_S = 5.0
 """Time between two progress lines if standard error is not a terminal."""
@@ -31,23 +31,16 @@ TRUNCATION_NOTES = {
 }
 
 
+@expand_groups
 def generate(
     model: Model = None,
     text: options.Text = None,
     route: options.TextRouteOption = options.TextRoute.docked,
     prompt: options.Prompt = None,
     image: options.Image = None,
-    max_new_tokens: options.MaxNewTokens = 128,
-    beams: options.Beams = None,
-    length_penalty: options.LengthPenalty = None,
-    sample: options.Sample = False,
-    temperature: options.Temperature = None,
-    top_p: options.TopP = None,
-    seed: options.Seed = None,
-    stop: options.Stop = None,
-    source: options.InputFile = None,
-    out: options.OutFile = None,
-    batch_tokens: options.BatchTokens = None,
+    *,
+    flags: options.DecodingFlags,
+    files: options.FileOptions,
     offline: options.Offline = False,
 ) -> None:
     """Generate an answer to a text, or to every line of a file.
@@ -60,52 +53,52 @@ def generate(
     """
     from metalm_cli.cli.silence_libraries import silence_libraries
 
-    _check_decoding_options(
-        sample, beams, temperature=temperature, top_p=top_p, seed=seed, length_penalty=length_penalty
-    )
-    if text is None and model is not None and source is None and not _names_model(model):
+    _check_decoding_flags(flags)
+    if text is None and model is not None and files.source is None and not _names_model(model):
         model, text = None, model
-    _check_files(source, out, text=text, image=image, batch_tokens=batch_tokens)
-    text_to_read = "" if source is not None else _read_text(text, image is not None or prompt is not None)
+    _check_files(files.source, files.out, text=text, image=image, batch_tokens=files.batch_tokens)
+    text_to_read = "" if files.source is not None else _read_text(text, image is not None or prompt is not None)
     _check_utf8(prompt or "", "--prompt")
-    if source is None and image is not None:
+    if files.source is None and image is not None:
         _check_image(image)
 
     name = model or _newest_model()
     silence_libraries(offline)
-    from metalm_cli.inference.generation import DecodingOptions, PromptRoute
+    from metalm_cli.inference.generation import PromptRoute
 
-    sampling = _sampling_options(temperature, top_p, seed) if sample else None
-    penalty = 1.0 if length_penalty is None else length_penalty
-    decoding = DecodingOptions(max_new_tokens, beams or 1, penalty, sampling, tuple(stop or ()))
+    decoding = _decoding_options(flags)
     prompt_route = PromptRoute(route.value, prompt or "")
-    if source is not None and out is not None:
-        _answer_lines(name, source, out, prompt_route, decoding, batch_tokens, offline)
+    if files.source is not None and files.out is not None:
+        _answer_lines(name, files.source, files.out, prompt_route, decoding, files.batch_tokens, offline)
     else:
         _answer(name, text_to_read, image, prompt_route, decoding, offline)
 
 
-def _sampling_options(temperature: float | None, top_p: float | None, seed: int | None) -> SamplingOptions:
+def _decoding_options(flags: options.DecodingFlags) -> DecodingOptions:
+    from metalm_cli.inference.generation import DecodingOptions
     from metalm_cli.inference.sampling import SamplingOptions
 
-    options = {"temperature": temperature, "top_p": top_p, "seed": seed}
-    return SamplingOptions(**{name: value for name, value in options.items() if value is not None})  # type: ignore[arg-type]
+    values = {"temperature": flags.temperature, "top_p": flags.top_p, "seed": flags.seed}
+    used = {name: value for name, value in values.items() if value is not None}
+    sampling = SamplingOptions(**used) if flags.sample else None  # type: ignore[arg-type]
+    penalty = 1.0 if flags.length_penalty is None else flags.length_penalty
+    return DecodingOptions(flags.max_new_tokens, flags.beams or 1, penalty, sampling, tuple(flags.stop or ()))
 
 
-def _check_decoding_options(sample: bool, beams: int | None, **values: Any) -> None:
+def _check_decoding_flags(flags: options.DecodingFlags) -> None:
     """Check that no option is without effect.
 
     Raises:
         MetalmError: An option is used without the option that it needs.
     """
     required = {"temperature": "--sample", "top_p": "--sample", "seed": "--sample", "length_penalty": "--beams"}
-    active = {"--sample": sample, "--beams": (beams or 1) > 1}
-    for name, value in values.items():
-        if value is not None and not active[required[name]]:
+    active = {"--sample": flags.sample, "--beams": (flags.beams or 1) > 1}
+    for name, needed in required.items():
+        if getattr(flags, name) is not None and not active[needed]:
             option = "--" + name.replace("_", "-")
             raise MetalmError(
-                f"{option} does nothing without {required[name]}",
-                remedy=f"add {required[name]}{' 4' if required[name] == '--beams' else ''}, or omit {option}",
+                f"{option} does nothing without {needed}",
+                remedy=f"add {needed}{' 4' if needed == '--beams' else ''}, or omit {option}",
             )
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -15,7 +14,7 @@ from metalm_cli.cli.display.tables import TableFormat, write_tables
 from metalm_cli.errors import MetalmError
 
 if TYPE_CHECKING:
-    from metalm_cli.evaluation.results.result_reader import ResultRecord
+    from metalm_cli.evaluation.results.schema import ResultRecord
 
 CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"]}
 
@@ -83,43 +82,20 @@ def compare_files(
     write_tables([comparison_table(comparison)], _table_format(output_format))
 
 
-def print_record(record: Mapping[str, Any], name: str = "") -> None:
-    """Print the record of an evaluation, as ``metalm results show`` does.
-
-    Args:
-        record: From :func:`metalm_cli.evaluation.results.result_writer.result_record`.
-        name: File of the record; empty: not printed.
-    """
-    write_tables([result_table(_parse_record(record, name))], _table_format(None))
+def print_record(record: ResultRecord) -> None:
+    """Print the record of an evaluation, as ``metalm results show`` does."""
+    write_tables([result_table(record)], _table_format(None))
 
 
-def print_comparison(first: Mapping[str, Any], second: Mapping[str, Any], first_name: str, second_name: str) -> None:
+def print_comparison(first: ResultRecord, second: ResultRecord) -> None:
     """Print the comparison of two evaluations, as ``metalm results compare`` does.
-
-    Args:
-        first: Record of the first evaluation.
-        second: Record of the second evaluation.
-        first_name: File of the first record.
-        second_name: File of the second record.
 
     Raises:
         MetalmError: The evaluations have no task in common.
     """
     from metalm_cli.evaluation.results.comparison import compare
 
-    write_tables(
-        [comparison_table(compare(_parse_record(first, first_name), _parse_record(second, second_name)))],
-        _table_format(None),
-    )
-
-
-def _parse_record(record: Mapping[str, Any], name: str) -> ResultRecord:
-    """Parse a record as it would be read from its file, where tuples are lists."""
-    import json
-
-    from metalm_cli.evaluation.results.result_reader import parse_result
-
-    return parse_result(json.loads(json.dumps(record)), name)
+    write_tables([comparison_table(compare(first, second))], _table_format(None))
 
 
 def _table_format(output_format: Format | None) -> TableFormat:

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-from metalm_cli.cli.commands.training.train_run import TrainOptions, train
-from metalm_cli.cli.options.training import (
-    Arguments,
-    BaseOption,
-    DataRoot,
-    DryRun,
-    Offline,
-    OutOption,
-    Resume,
-    SeedsOption,
-)
+from metalm_cli.cli.commands.training.train_run import train
+from metalm_cli.cli.options import training as options
+from metalm_cli.cli.options.groups import expand_groups
 
 
+@expand_groups
 def pretrain(
-    arguments: Arguments = None,
-    model: BaseOption = None,
-    out: OutOption = None,
-    resume: Resume = False,
-    dry_run: DryRun = False,
-    offline: Offline = False,
-    data_root: DataRoot = None,
-    seeds: SeedsOption = None,
+    arguments: options.Arguments = None,
+    model: options.BaseOption = None,
+    *,
+    run: options.TrainOptions,
 ) -> None:
     """Pretrain a MetaLM on documents, from encoder and decoder checkpoints or from scratch.
 
     The default recipe is small.
     """
-    options = TrainOptions(out, resume, dry_run, offline, data_root, seeds)
-    train("pretrain", arguments or [], {"model.checkpoint": model}, options)
+    train("pretrain", arguments or [], {"model.checkpoint": model}, run)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from metalm_cli.cli import console
+from metalm_cli.cli.options.training import TrainOptions
 from metalm_cli.errors import Exit, MetalmError
 
 if TYPE_CHECKING:
@@ -20,18 +20,6 @@ if TYPE_CHECKING:
     from metalm_cli.training.run import Run
 
 
-@dataclass(frozen=True)
-class TrainOptions:
-    """Options of a training command that are not recipe values."""
-
-    out: Path | None
-    resume: bool
-    dry_run: bool
-    offline: bool
-    data_root: Path | None
-    seeds: str | None
-
-
 def train(command: str, arguments: list[str], flags: dict[str, Any], train_options: TrainOptions) -> None:
     """Run a training command and exit with its code.
 
@@ -39,7 +27,7 @@ def train(command: str, arguments: list[str], flags: dict[str, Any], train_optio
         command: ``pretrain``, ``finetune`` or ``instruct``.
         arguments: Recipe and overrides of the command line.
         flags: Recipe values that options set, by dotted key.
-        settings: The other flags.
+        train_options: Options that are not recipe values.
     """
     from metalm_cli.training.distributed.rank_zero import report_errors_once
 

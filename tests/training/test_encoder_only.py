@@ -297,4 +297,4 @@ def test_adapters_of_parts(folder: Path, tmp_path: Path, capsys: pytest.CaptureF
     capsys.readouterr()
     assert micro.metalm("finetune", recipe, "model.lora.rank=2", "--out", tmp_path / "run") == 2
     output = capsys.readouterr().err
-    assert "adapters belong to a base on disk" in output
+    assert "adapters refer to a base on disk" in output

@@ -408,6 +408,19 @@ def test_readme_commands_parse_and_their_recipes_hold(command: str) -> None:
         resolve(training_command, recipe, overrides, {"model.checkpoint": context.params.get("model")})
 
 
+def test_readme_is_short() -> None:
+    assert len((HOUSE / "README.md").read_text(encoding="utf-8").splitlines()) < 150
+
+
+def test_the_walks_have_at_most_twelve_steps_through_files_that_exist() -> None:
+    section = ARCHITECTURE.partition("## Two walks")[2].partition("\n## ")[0]
+    walks = [re.findall(r"^(\d+)\. ", walk, flags=re.MULTILINE) for walk in section.split("A question of")]
+    assert [len(steps) for steps in walks] == [12, 10]
+    files = re.findall(r"`([\w/]+\.py)`", section)
+    assert len(files) >= 20
+    assert [name for name in files if not (PACKAGE / name).is_file()] == []
+
+
 def test_readme_shows_commands() -> None:
     assert len(readme_commands("metalm")) >= 5
 

@@ -176,9 +176,9 @@ def test_pages_are_wrapped(path: Path) -> None:
 def test_the_checks_recognise_what_they_look_for(tmp_path: Path) -> None:
     assert [name for name, _ in bound_names(ast.parse("def f(at):\n    one = self.kept = at\n"))] == [
         "f",
+        "at",
         "one",
         "kept",
-        "at",
     ]
     wrapped = "This is\n    no recipe, and what cannot\n    be had is told."
     assert [hit.split(": ")[1] for hit in phrases(wrapped)] == ["no X for not an X", "said, told, asked", "to be had"]

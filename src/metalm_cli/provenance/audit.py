@@ -36,7 +36,7 @@ AUDIT_FORMAT = 1
 """Version of the audit; increased when the compared rows or the rule change."""
 MAX_EXAMPLES = 3
 """Overlaps that are recorded per pair of tasks."""
-MAX_PAIRS_LISTED = 5
+MAX_LISTED = 5
 """Pairs of tasks that a message lists."""
 RULE = (
     f"two rows overlap if texts of theirs share {NGRAM_WORDS} words in a row; "
@@ -90,9 +90,7 @@ class Audit(Section):
     rule: str = Field(default=RULE, description="Rule by which two rows overlap.")
     mode: Mode = Field(default="drop", description="What is done with overlapping training rows.")
     held_out: list[HeldOutRows] = Field(description="Held-out evaluation rows that were compared.")
-    not_audited: dict[str, str] = Field(
-        description="Why other held-out evaluation rows were not compared, by task/role."
-    )
+    not_audited: dict[str, str] = Field(description="Why other evaluation rows were not compared, by task/role.")
     trained: dict[str, int] = Field(description="Training rows that were compared, by task.")
     pairs: list[TaskOverlap] = Field(description="Pairs of tasks with rows that overlap.")
     rows: dict[str, list[int]] = Field(description="Training rows that overlap, by task, as row numbers of its split.")
@@ -141,10 +139,8 @@ class Audit(Section):
 def describe_overlaps(pairs: Sequence[TaskOverlap]) -> str:
     """Describe the pairs with the most overlapping rows."""
     largest = sorted(pairs, key=lambda pair: -pair.rows)
-    parts = [f"{pair.rows:,} of {pair.train} with {pair.held_out}" for pair in largest[:MAX_PAIRS_LISTED]]
-    return "; ".join(parts) + (
-        f"; and {len(largest) - MAX_PAIRS_LISTED} more pairs" if len(largest) > MAX_PAIRS_LISTED else ""
-    )
+    parts = [f"{pair.rows:,} of {pair.train} with {pair.held_out}" for pair in largest[:MAX_LISTED]]
+    return "; ".join(parts) + (f"; and {len(largest) - MAX_LISTED} more pairs" if len(largest) > MAX_LISTED else "")
 
 
 def audit(

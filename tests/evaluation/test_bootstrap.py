@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from metalm_cli.evaluation.metrics.bootstrap import (
+    Estimate,
     Observations,
     common_rows,
     compare_paired,
     corpus_error,
-    corpus_interval,
     interval,
     mcnemar,
-    mean_estimate,
     mean_samples,
     percentiles,
     resampled_means,
@@ -74,15 +74,14 @@ def test_one_value_and_none() -> None:
     assert interval(np.ones(9)) == (1.0, 1.0)
     with pytest.raises(ValueError):
         interval(np.array([]))
-    with pytest.raises(ValueError):
-        corpus_interval(SPLIT_METRICS["f1"], np.array([]), np.array([]))
 
 
 def test_the_interval_of_a_correlation_is_near_fishers() -> None:
     random = np.random.default_rng(7)
     references = random.normal(size=500)
     predictions = 0.8 * references + 0.6 * random.normal(size=500)
-    low, high = corpus_interval(SPLIT_METRICS["pearson"], predictions, references, resamples=1_500)
+    observations = Observations(np.arange(500), predictions, references, SPLIT_METRICS["pearson"])
+    low, high = percentiles(observations.resample(resamples=1_500))
     expected = stats.pearsonr(predictions, references).confidence_interval(0.95)
     assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.012)
 
@@ -94,19 +93,14 @@ def test_batched_resamples_match_single_resamples(name) -> None:
     predictions = np.where(random.random(70) < 0.7, references, random.integers(0, 3, 70))
     observations = Observations(np.arange(70), predictions, references, SPLIT_METRICS[name])
     resampled = observations.resample(resamples=200)
-    assert corpus_interval(SPLIT_METRICS[name], predictions, references, resamples=200) == pytest.approx(
-        percentiles(resampled)
-    )
+
+    def measure_single(predictions: np.ndarray, references: np.ndarray) -> np.ndarray:
+        return np.array([SPLIT_METRICS[name](*draw) for draw in zip(predictions, references, strict=True)])
+
+    single = replace(observations, measure=measure_single)
+    assert single.resample(resamples=200) == pytest.approx(resampled, nan_ok=True)
     assert corpus_error(observations, resamples=200) == pytest.approx(resampled.std(ddof=1))
     assert observations.score == pytest.approx(float(SPLIT_METRICS[name](predictions, references)))
-
-
-def test_corpus_intervals_take_a_measure_of_several_columns() -> None:
-    predictions = np.stack([CORRECT, 1 - CORRECT], axis=1)
-    low, high = corpus_interval(
-        lambda predictions, references: float((predictions[:, 0] == references).mean()), predictions, CORRECT
-    )
-    assert (low, high) == (1.0, 1.0)
 
 
 def test_mcnemars_exact_p() -> None:
@@ -208,13 +202,11 @@ def test_p_counts_both_sides_and_is_never_zero() -> None:
 def test_means_over_tasks() -> None:
     random = np.random.default_rng(15)
     tasks = [(random.random(n) < share).astype(float) for n, share in ((100, 0.3), (400, 0.6), (100, 0.9))]
-    estimate = mean_estimate([[observe(task)] for task in tasks], resamples=8_000)
-    assert estimate.value == pytest.approx(np.mean([task.mean() for task in tasks]))
+    mean = float(np.mean([task.mean() for task in tasks]))
+    estimate = Estimate.from_samples(mean, mean_samples([[observe(task)] for task in tasks], resamples=8_000))
     expected_error = math.hypot(*(standard_error(task) or 0 for task in tasks)) / 3
     assert estimate.error == pytest.approx(expected_error, rel=0.03)
-    assert estimate.interval == pytest.approx(
-        (estimate.value - 1.96 * expected_error, estimate.value + 1.96 * expected_error), abs=0.005
-    )
+    assert estimate.interval == pytest.approx((mean - 1.96 * expected_error, mean + 1.96 * expected_error), abs=0.005)
 
 
 def test_tasks_of_equal_size_are_resampled_independently() -> None:
@@ -225,8 +217,8 @@ def test_tasks_of_equal_size_are_resampled_independently() -> None:
     assert two_tasks.std() == pytest.approx(one_task.std() / math.sqrt(2), rel=0.05)
 
 
-def test_too_few_examples_have_a_mean_alone() -> None:
-    estimate = mean_estimate([[observe([1.0])], [observe(CORRECT)]])
-    assert (estimate.value, estimate.error, estimate.interval) == (0.65, None, None)
+def test_too_few_examples_have_no_error() -> None:
+    assert mean_samples([[observe([1.0])], [observe(CORRECT)]]) is None
     assert mean_samples([[]]) is None
+    assert Estimate.from_samples(0.65, None) == Estimate(0.65, None, None)
     assert corpus_error(Observations(np.zeros(1), np.zeros(1), np.zeros(1), SPLIT_METRICS["f1"])) is None

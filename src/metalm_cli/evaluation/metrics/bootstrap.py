@@ -133,37 +133,6 @@ def resampled_means(values: np.ndarray, *, seed: int = 0, resamples: int = RESAM
     return Observations(np.arange(len(values)), values).resample(seed=seed, resamples=resamples)
 
 
-def corpus_interval(
-    measure: Callable[[np.ndarray, np.ndarray], float | np.ndarray],
-    predictions: np.ndarray,
-    references: np.ndarray,
-    *,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-) -> tuple[float, float]:
-    """Return the 95% interval of a score of whole splits, over resampled examples (percentiles).
-
-    Args:
-        measure: Score of a resample, such as those of ``task_metrics.SPLIT_METRICS``.
-        predictions: Predictions by example. ``[n]``, or with several values per example: ``[n, ...]``
-        references: References by example. ``[n]``
-        seed: Seed of the draws.
-        resamples: Number of resamples.
-
-    Returns:
-        Ends of the interval, in the unit of the measure (``SPLIT_METRICS``: 0 to 1, correlations -1 to 1).
-
-    Raises:
-        ValueError: There are no examples.
-    """
-    predicted, true = np.asarray(predictions), np.asarray(references)
-    width = max(1, predicted.size // max(1, len(predicted)))
-    scores = [
-        measure(predicted[draw], true[draw]) for draws in _draws(len(true), width, seed, resamples) for draw in draws
-    ]
-    return percentiles(np.array(scores, dtype=float))
-
-
 def corpus_error(observations: Observations, *, seed: int = 0, resamples: int = RESAMPLES) -> float | None:
     """Return the standard error of a score of whole splits, by bootstrap; None for fewer than two examples."""
     if len(observations.rows) < 2:
@@ -217,12 +186,6 @@ def mean_samples(
         for task_index, by_template in enumerate(tasks)
     ]
     return np.asarray(np.mean(samples, axis=0))
-
-
-def mean_estimate(tasks: Sequence[Sequence[Observations]], *, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
-    """Return the mean score of tasks (:func:`mean_samples`), with its standard error and interval."""
-    value = float(np.mean([np.mean([observations.score for observations in by_template]) for by_template in tasks]))
-    return Estimate.from_samples(value, mean_samples(tasks, seed=seed, resamples=resamples))
 
 
 @dataclass(frozen=True)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from itertools import cycle, groupby
+from typing import Any
 
 import numpy as np
+from rich.console import Console, ConsoleOptions, Group
+from rich.table import Table
+from rich.text import Text
 
 from metalm_cli.sessions.packing import Row
 from metalm_cli.sessions.processors import DockInput, Processor
-
-if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, Group
-    from rich.table import Table
-    from rich.text import Text
 
 CONTEXT_TOKENS = 4
 """Number of preceding tokens decoded with a token, so that its spaces and split characters are correct."""
@@ -89,44 +87,44 @@ def positions_of(
         processors: Processors of the encoders that the row docks into, by name.
         masked: The row belongs to an encoder that trains alone: a position predicts its own original token.
     """
-    special = set(tokenizer.all_special_ids)
-    docked = {
-        start + offset: (number, offset)
-        for number, (start, dock) in enumerate(row.docks)
-        for offset in range(dock.positions)
-    }
-    read_ids = _unmasked_ids(row) if masked else row.ids
-    texts = _decoder_texts(row, read_ids, tokenizer, docked.keys())
-    dock_texts = [_dock_texts(dock, processors[dock.encoder]) for _, dock in row.docks]
-    positions = []
-    for index in range(len(row)):
-        position = Position(index, int(row.segments[index]), int(row.positions[index]), texts[index])
-        if index in docked:
-            number, offset = docked[index]
-            position = replace(
-                position, text=dock_texts[number][offset], dock=(row.docks[number][1].encoder, number, offset)
-            )
-        else:
-            position = replace(position, special=int(row.ids[index]) in special)
-        positions.append(position)
-    return _with_originals(row, tokenizer, positions) if masked else _with_targets(row, positions)
-
-
-def _unmasked_ids(row: Row) -> np.ndarray:
-    """Return the original tokens of a masked row."""
-    ids = row.ids.copy()
-    ids[row.predict_at] = row.targets
-    return ids
-
-
-def _decoder_texts(row: Row, ids: np.ndarray, tokenizer: Any, docked: Any) -> list[str]:
-    """Decode the model's own tokens, each segment separately; docks have empty texts."""
     texts = [""] * len(row)
+    docks: dict[int, tuple[str, int, int]] = {}
+    for number, (start, dock) in enumerate(row.docks):
+        for offset, text in enumerate(_dock_texts(dock, processors[dock.encoder])):
+            texts[start + offset] = text
+            docks[start + offset] = (dock.encoder, number, offset)
+    ids = row.ids.copy()
+    if masked:
+        ids[row.predict_at] = row.targets
     for segment in range(len(row.parents)):
-        indices = [index for index in np.flatnonzero(row.segments == segment).tolist() if index not in docked]
+        indices = [index for index in np.flatnonzero(row.segments == segment).tolist() if index not in docks]
         for index, text in zip(indices, token_texts(tokenizer, ids[indices]), strict=True):
             texts[index] = text
-    return texts
+    trained: set[int] = set()
+    predicts: dict[int, tuple[str, ...]] = {}
+    for predicting, segment in zip(row.predict_at.tolist(), row.target_segments.tolist(), strict=True):
+        target = predicting
+        if not masked:  # the first token of a child is predicted at the last position of its parent
+            same_segment = row.segments[predicting] == segment
+            target = predicting + 1 if same_segment else int(np.flatnonzero(row.segments == segment)[0])
+        trained.add(target)
+        predicts[predicting] = (*predicts.get(predicting, ()), texts[target])
+    for index in trained if masked else ():
+        (texts[index],) = token_texts(tokenizer, [row.ids[index]])
+    special = set(tokenizer.all_special_ids)
+    return [
+        Position(
+            row_position=index,
+            segment=int(row.segments[index]),
+            position=int(row.positions[index]),
+            text=texts[index],
+            special=index not in docks and int(row.ids[index]) in special,
+            trained=index in trained,
+            dock=docks.get(index),
+            predicts=predicts.get(index, ()),
+        )
+        for index in range(len(row))
+    ]
 
 
 def _dock_texts(dock: DockInput, processor: Processor) -> list[str]:
@@ -137,23 +135,36 @@ def _dock_texts(dock: DockInput, processor: Processor) -> list[str]:
     return [texts[index] for index in dock.output_positions]
 
 
-def _with_targets(row: Row, positions: list[Position]) -> list[Position]:
-    for predicting, segment in zip(row.predict_at.tolist(), row.target_segments.tolist(), strict=True):
-        # The first token of a child is predicted at the last position of its parent.
-        same_segment = row.segments[predicting] == segment
-        target = predicting + 1 if same_segment else int(np.flatnonzero(row.segments == segment)[0])
-        positions[target] = replace(positions[target], trained=True)
-        positions[predicting] = replace(
-            positions[predicting], predicts=(*positions[predicting].predicts, positions[target].text)
-        )
-    return positions
+class ColourMarks:
+    """Renderer that marks kinds of positions by colours."""
+
+    boundary_style = "dim"
+    dock_styles: Sequence[str] = DOCK_STYLES
+
+    def docked(self, label: str, content: str, style: str) -> Text:
+        return Text.assemble((f" {label} ", f"bold reverse {style}"), (f" {content} ", style))
+
+    def untrained(self, content: str) -> str:
+        return content
+
+    def masked(self, content: str, original: str) -> Text:
+        return Text.assemble((content, MASKED_STYLE), (f"={original}", f"bold {TRAINED_STYLE}"))
 
 
-def _with_originals(row: Row, tokenizer: Any, positions: list[Position]) -> list[Position]:
-    for index in row.predict_at.tolist():
-        (text,) = token_texts(tokenizer, [row.ids[index]])
-        positions[index] = replace(positions[index], text=text, trained=True, predicts=(positions[index].text,))
-    return positions
+class PlainMarks(ColourMarks):
+    """Renderer that marks kinds of positions by brackets."""
+
+    boundary_style = ""
+    dock_styles = ("",)
+
+    def docked(self, label: str, content: str, style: str) -> Text:
+        return Text(f"[{label}: {content}]")
+
+    def untrained(self, content: str) -> str:
+        return f"{{{content}}}"
+
+    def masked(self, content: str, original: str) -> Text:
+        return Text(f"({content}={original})")
 
 
 class RowView:
@@ -178,19 +189,15 @@ class RowView:
         plain: bool = False,
         document_name: Callable[[int], str] | None = None,
     ) -> None:
-        self.row, self.masked, self.plain, self.document_name = row, masked, plain, document_name
-        self.encoders = list(processors)
+        self.row, self.masked, self.document_name = row, masked, document_name
+        self.marks = PlainMarks() if plain else ColourMarks()
+        self.dock_styles = dict(zip(processors, cycle(self.marks.dock_styles), strict=False))
         self.positions = positions_of(row, tokenizer, {} if masked else processors, masked=masked)
-
-    def style(self, encoder: str) -> str:
-        return DOCK_STYLES[self.encoders.index(encoder) % len(DOCK_STYLES)]
 
     # -- text ---------------------------------------------------------------------------------------------------------
 
     def text(self) -> Group:
         """Render the sessions of the row below each other, each with a header line."""
-        from rich.console import Group
-
         blocks: list[Any] = []
         for segment, members in groupby(self.positions, key=lambda position: position.segment):
             segment_positions = list(members)
@@ -214,8 +221,6 @@ class RowView:
         return " · ".join(facts)
 
     def _boundary(self, segment: int, positions: list[Position]) -> Text:
-        from rich.text import Text
-
         line = f"── session {segment + 1} · positions {positions[0].row_position}-{positions[-1].row_position}"
         parent = int(self.row.parents[segment])
         if parent >= 0:
@@ -225,26 +230,19 @@ class RowView:
         own_numbers = numbers if len(self.row.parents) == 1 else numbers[segment : segment + 1]
         if self.document_name is not None and len(own_numbers) and len(numbers) >= len(self.row.parents):
             line += " · " + "; ".join(map(self.document_name, own_numbers))
-        return Text(line, style="dim" if not self.plain else "")
+        return Text(line, style=self.marks.boundary_style)
 
     def _session(self, positions: list[Position]) -> Text:
-        from rich.text import Text
-
         text = Text()
-        for kind, members in groupby(positions, key=_display_kind):
+        for _, members in groupby(
+            positions, key=lambda position: (position.dock and position.dock[:2], position.trained)
+        ):
             run = list(members)
-            if isinstance(kind, tuple):
-                text.append_text(self._docked(run))
-            elif self.masked:
-                for position in run:
-                    text.append_text(self._maybe_masked(position))
-            else:
-                text.append_text(self._causal(run))
+            render = self._docked if run[0].dock is not None else self._masked if self.masked else self._causal
+            text.append_text(render(run))
         return text
 
     def _docked(self, run: list[Position]) -> Text:
-        from rich.text import Text
-
         assert run[0].dock is not None
         encoder, number, _ = run[0].dock
         content = escape_controls("".join(position.text for position in run)).replace("\n", " ")
@@ -252,41 +250,27 @@ class RowView:
         if not content:
             shape = next(iter(self.row.docks[number][1].arrays.values())).shape
             content = f"image {' x '.join(map(str, shape))}"
-        if self.plain:
-            return Text(f"{space}[{encoder} {len(run)}: {content}]")
-        style = self.style(encoder)
-        return Text.assemble(space, (f" {encoder} {len(run)} ", f"bold reverse {style}"), (f" {content} ", style))
+        return Text(space).append_text(self.marks.docked(f"{encoder} {len(run)}", content, self.dock_styles[encoder]))
 
     def _causal(self, run: list[Position]) -> Text:
-        from rich.text import Text
-
         text = Text()
-        trained = run[0].trained
         for special, members in groupby(run, key=lambda position: position.special):
-            content = "".join(
-                _special_label(position.text) if special else escape_controls(position.text) for position in members
-            )
-            if self.plain and not trained:
-                content = f"{{{content}}}"
-            text.append(
-                content,
-                ("bold " if special else "") + (TRAINED_STYLE if trained else SPECIAL_STYLE if special else READ_STYLE),
-            )
+            content = "".join(map(_label, members))
+            content = content if run[0].trained else self.marks.untrained(content)
+            text.append(content, ("bold " if special else "") + _style(run[0].trained, special))
         return text
 
-    def _maybe_masked(self, position: Position) -> Text:
-        from rich.text import Text
-
-        content = _special_label(position.text) if position.special else escape_controls(position.text)
-        if not position.trained:
-            return Text(content, "magenta" if position.special else "")
-        original = escape_controls(position.predicts[0]).replace("\n", "")
-        space = " " * original.startswith(" ")
-        original = original.strip(" ") or "␣"
-        content = content.strip(" ") or "␣"
-        if self.plain:
-            return Text(f"{space}({content}={original})")
-        return Text.assemble(space, (content, MASKED_STYLE), (f"={original}", f"bold {TRAINED_STYLE}"))
+    def _masked(self, run: list[Position]) -> Text:
+        text = Text()
+        for position in run:
+            content = _label(position)
+            if not position.trained:
+                text.append(content, SPECIAL_STYLE if position.special else "")
+                continue
+            original = escape_controls(position.predicts[0]).replace("\n", "")
+            text.append(" " * original.startswith(" "))
+            text.append_text(self.marks.masked(content.strip(" ") or "␣", original.strip(" ") or "␣"))
+        return text
 
     # -- positions ----------------------------------------------------------------------------------------------------
 
@@ -296,8 +280,6 @@ class RowView:
         Args:
             narrow: Omit the column of positions within the session.
         """
-        from rich.table import Table
-
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
         table.add_column("row", justify="right", no_wrap=True)
         if not narrow:
@@ -310,29 +292,20 @@ class RowView:
                 last = position.segment
                 table.add_row("──", *([] if narrow else ["──"]), f"session {last + 1}", "", style="dim")
             session_cell = [] if narrow else [f"{position.segment + 1}:{position.position}"]
-            table.add_row(str(position.row_position), *session_cell, self._reads(position), self._predicts(position))
+            style = TRAINED_STYLE if position.predicts else READ_STYLE
+            predicts = Text(", ".join(map(repr, position.predicts)) or "-", style)
+            table.add_row(str(position.row_position), *session_cell, self._reads(position), predicts)
         return table
 
     def _reads(self, position: Position) -> Text:
-        from rich.text import Text
-
         if position.dock is not None:
             encoder, number, offset = position.dock
             label = f"{encoder} {offset + 1}/{self.row.docks[number][1].positions}"
-            return Text(
-                f"{label} {position.text!r}" if position.text else label, "" if self.plain else self.style(encoder)
-            )
-        text = _special_label(position.text) if position.special else repr(position.text)
+            return Text(f"{label} {position.text!r}" if position.text else label, self.dock_styles[encoder])
+        text = _label(position) if position.special else repr(position.text)
         if self.masked:
             return Text(text, MASKED_STYLE if position.trained else SPECIAL_STYLE if position.special else "")
-        return Text(text, TRAINED_STYLE if position.trained else SPECIAL_STYLE if position.special else READ_STYLE)
-
-    def _predicts(self, position: Position) -> Text:
-        from rich.text import Text
-
-        return (
-            Text(", ".join(map(repr, position.predicts)), TRAINED_STYLE) if position.predicts else Text("-", READ_STYLE)
-        )
+        return Text(text, _style(position.trained, position.special))
 
 
 class _IndentedText:
@@ -342,20 +315,18 @@ class _IndentedText:
         self.text = text
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
-        from rich.text import Text
-
         for line in self.text.wrap(console, max(1, options.max_width - 2)):
             line.rstrip()
             yield Text("  ").append_text(line)
 
 
-def _display_kind(position: Position) -> Any:
-    return position.dock[:2] if position.dock is not None else position.trained
+def _style(trained: bool, special: bool) -> str:
+    return TRAINED_STYLE if trained else SPECIAL_STYLE if special else READ_STYLE
 
 
-def _special_label(name: str) -> str:
+def _label(position: Position) -> str:
     """Mark a special token, to distinguish it from text that spells it."""
-    return f"‹{name}›"
+    return f"‹{position.text}›" if position.special else escape_controls(position.text)
 
 
 def escape_controls(text: str) -> str:
@@ -379,34 +350,26 @@ def legend(encoders: Sequence[str], *, objective: str, plain: bool = False) -> T
         objective: Name of the objective.
         plain: As in :class:`RowView`.
     """
-    from rich.text import Text
-
-    entries = list(_masked_legend(objective, plain) if objective in ("mlm", "rtd") else _legend(encoders, plain))
-    text = Text()
+    marks = PlainMarks() if plain else ColourMarks()
+    if objective in ("mlm", "rtd"):
+        meaning = "a masked token, and its original, which is predicted"
+        if objective == "rtd":
+            meaning = "a masked token; the generator fills it, the encoder classifies tokens as original or replaced"
+        entries = [(marks.masked("read", "original").plain, MASKED_STYLE, meaning)]
+        special_style = SPECIAL_STYLE
+    else:
+        meaning = "docked: read by the encoder {!r}, in n positions"
+        entries = [
+            (marks.docked(f"{encoder} n", "…", style).plain, style, meaning.format(encoder))
+            for encoder, style in zip(encoders, cycle(marks.dock_styles), strict=False)
+        ]
+        entries.append(("trained", TRAINED_STYLE, "read by the decoder, and predicted by the previous position"))
+        entries.append((marks.untrained("read"), READ_STYLE, "read by the decoder, not predicted"))
+        special_style = f"bold {SPECIAL_STYLE}"
+    entries.append(("‹s›", special_style, "a special token"))
     width = max(len(sample) for sample, _, _ in entries)
-    for index, (sample, style, meaning) in enumerate(entries):
-        text.append("\n" if index else "")
-        text.append(sample, style if not plain else "")
-        text.append(f"{' ' * (width - len(sample))}  {meaning}")
-    return text
-
-
-LegendEntry = tuple[str, str, str]
-
-
-def _legend(encoders: Sequence[str], plain: bool) -> Iterator[LegendEntry]:
-    for index, encoder in enumerate(encoders):
-        sample = f"[{encoder} n: …]" if plain else f" {encoder} n  … "
-        yield sample, DOCK_STYLES[index % len(DOCK_STYLES)], f"docked: read by the encoder {encoder!r}, in n positions"
-    yield "trained", TRAINED_STYLE, "read by the decoder, and predicted by the previous position"
-    yield "{read}" if plain else "read", READ_STYLE, "read by the decoder, not predicted"
-    yield "‹s›", f"bold {SPECIAL_STYLE}", "a special token"
-
-
-def _masked_legend(objective: str, plain: bool) -> Iterator[LegendEntry]:
-    sample = "(read=original)" if plain else "read=original"
-    meaning = "a masked token, and its original, which is predicted"
-    if objective == "rtd":
-        meaning = "a masked token; the generator fills it, the encoder classifies tokens as original or replaced"
-    yield sample, MASKED_STYLE, meaning
-    yield "‹s›", SPECIAL_STYLE, "a special token"
+    lines = [
+        Text.assemble((sample, "" if plain else style), f"{' ' * (width - len(sample))}  {meaning}")
+        for sample, style, meaning in entries
+    ]
+    return Text("\n").join(lines)

@@ -1,4 +1,4 @@
-"""Cards and data files of tests."""
+"""Task cards and data files for tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from metalm_cli.tasks import Card, Cards
 
-HEAD = """\
+CARD_HEAD = """\
 name: {name}
 cluster: nli
 description: Does it follow?
@@ -18,13 +18,13 @@ splits: {splits}
 licence: none
 citation: none
 """
-CLASSES = (
+CLASSES_BODY = (
     "fields: {premise: premise, hypothesis: hypothesis}\n"
     "answer: {label: label, class_names: [entailment, not_entailment], "
     'verbalizers: {entailment: "yes", not_entailment: "no"}}\n'
     "metric: {name: accuracy, source: us}\n"
 )
-CARD: dict[str, Any] = {
+CARD_VALUES: dict[str, Any] = {
     "cluster": "nli",
     "description": "A task of the tests",
     "core": True,
@@ -35,8 +35,8 @@ CARD: dict[str, Any] = {
     "licence": "unknown",
     "citation": "nobody",
 }
-"""A card of even and odd numbers, but for its name and its rows."""
-OPTIONS = """\
+"""Values of a card of even and odd numbers, without its name and its rows."""
+OPTIONS_BODY = """\
 fields: {question: question}
 answer: {options: choices, text: answer}
 metric: {name: accuracy, source: us}
@@ -44,7 +44,7 @@ metric: {name: accuracy, source: us}
 
 
 def write_rows(path: Path, rows: Sequence[Any]) -> Path:
-    """JSON lines of these rows; texts stand as they are."""
+    """Write a JSON lines file; rows that are texts are written unchanged."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
@@ -52,21 +52,26 @@ def write_rows(path: Path, rows: Sequence[Any]) -> Path:
 
 
 def write_card(
-    folder: Path, body: str = CLASSES, *, name: str = "mine", file: str = "rows.jsonl", splits: str = "{train: rows}"
+    folder: Path,
+    body: str = CLASSES_BODY,
+    *,
+    name: str = "mine",
+    file: str = "rows.jsonl",
+    splits: str = "{train: rows}",
 ) -> Path:
-    """A card in a folder."""
+    """Write a card into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.yaml"
-    path.write_text(HEAD.format(name=name, file=file, splits=splits) + body, encoding="utf-8")
+    path.write_text(CARD_HEAD.format(name=name, file=file, splits=splits) + body, encoding="utf-8")
     return path
 
 
-def read(path: Path) -> Card:
-    """The card of a file, read as a user's."""
-    known = Cards([path])
-    return known[path.stem]
+def read_card_file(path: Path) -> Card:
+    """Read a card file as a user card."""
+    cards = Cards([path])
+    return cards[path.stem]
 
 
-def pair(label: Any = 0, premise: str = "It rains.", hypothesis: str = "It is wet.") -> dict[str, Any]:
-    """A row of two sentences."""
+def sentence_pair(label: Any = 0, premise: str = "It rains.", hypothesis: str = "It is wet.") -> dict[str, Any]:
+    """Make a row of two sentences."""
     return {"premise": premise, "hypothesis": hypothesis, "label": label}

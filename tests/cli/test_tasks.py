@@ -153,11 +153,11 @@ def test_new(capsys: Capture, tmp_path: Path) -> None:
     (tmp_path / "My Reviews.csv").write_text(CSV)
     assert run(["tasks", "new", "My Reviews.csv", "--cluster", "sentiment"]) == 0
     output = capsys.readouterr().out
-    assert "answer: a class in Sentiment, one of bad, good" in output
+    assert "answer: class in Sentiment, one of bad, good" in output
     assert "train: 27 rows" in output
     card = tmp_path / "cards" / "my_reviews.yaml"
     assert (tmp_path / "cards" / "templates" / "my_reviews.yaml").is_file()
-    assert "# a class in Sentiment" in card.read_text()
+    assert "# class in Sentiment" in card.read_text()
     assert run(["tasks", "check", str(card)]) == 0
     assert run(["templates", "lint", "cards/templates", "--cards", "cards", "--task", "my_reviews"]) == 0
     capsys.readouterr()
@@ -181,7 +181,7 @@ def test_new_reads_json_lines(capsys: Capture, tmp_path: Path) -> None:
         ("a.csv", "x,y\n1\n", [], "fewer values"),
         ("a.txt", "x", [], "a task card is drafted from a CSV file or from JSON lines"),
         ("a.jsonl", "{\n", [], "a line is not JSON"),
-        ("a.jsonl", "[1]\n", [], "is no object"),
+        ("a.jsonl", "[1]\n", [], "is not an object"),
         ("a.jsonl", json.dumps({"one": "x"}) + "\n", [], "no card can be drafted"),
         ("rte.csv", CSV, [], "a shipped task is already named rte"),
         ("a.csv", CSV, ["--name", "My Task"], "did you mean my_task?"),

@@ -1,4 +1,4 @@
-"""Cards of closed-book question answering on rows as the hub has them."""
+"""Cards of closed-book question answering, applied to rows in the hub's format."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import pytest
 
 from metalm_cli.tasks import Example, ExampleMaker
 from metalm_cli.tasks.registry import Cards
-from metalm_cli.templates import Collection
+from metalm_cli.templates import TemplateCollection
 
 CARDS = Cards()
 
 
 def read(task: str, row: dict[str, Any]) -> Example:
-    """The example in a row of a task."""
-    found = ExampleMaker(CARDS[task])(row, 0, lambda: "a row of the test")
-    assert found is not None
-    return found
+    """Make the example of a row."""
+    example = ExampleMaker(CARDS[task])(row, 0, lambda: "a row of the test")
+    assert example is not None
+    return example
 
 
 @pytest.mark.parametrize("task", ["arc_easy", "arc_challenge"])
@@ -39,8 +39,8 @@ def test_arc_keys_are_letters_or_figures(task: str, labels: list[str], key: str,
 
 
 def test_arc_sets_share_their_templates() -> None:
-    flan = Collection("flan")
-    assert flan.path(CARDS["arc_easy"]) == flan.path(CARDS["arc_challenge"])
+    flan = TemplateCollection("flan")
+    assert flan.path_for(CARDS["arc_easy"]) == flan.path_for(CARDS["arc_challenge"])
     assert (CARDS["arc_easy"].core, CARDS["arc_challenge"].core) == (True, False)
 
 
@@ -90,9 +90,9 @@ def test_mmlu_is_for_evaluation_with_demonstrations_of_its_own() -> None:
 )
 def test_as_many_templates_as_promised(task: str, core: bool, count: int, choice: bool) -> None:
     card = CARDS[task]
-    templates = Collection("flan").of(card)
-    scored = [one for one in templates if not one.inverted]
+    templates = TemplateCollection("flan").templates_for(card)
+    scored = [template for template in templates if not template.inverted]
     assert card.core is core
     assert len(templates) == count
     assert len(templates) - len(scored) <= (3 if count == 10 else 0)
-    assert all(((one.input or "").splitlines()[-1] == "{{ options }}") is choice for one in scored)
+    assert all(((template.input or "").splitlines()[-1] == "{{ options }}") is choice for template in scored)

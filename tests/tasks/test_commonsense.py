@@ -1,4 +1,4 @@
-"""Cards of commonsense on rows as the hub has them: which text each number stands for."""
+"""Cards of commonsense tasks, applied to rows in the hub's format: the text of each class id."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks import Example, ExampleMaker
 from metalm_cli.tasks.registry import Cards
-from metalm_cli.templates import Collection, render
+from metalm_cli.templates import TemplateCollection, render
 
 CARDS = Cards()
 
@@ -54,10 +54,10 @@ COSMOS = {
 
 
 def read(task: str, row: dict[str, Any]) -> Example:
-    """The example in a row of a task."""
-    found = ExampleMaker(CARDS[task])(row, 0, lambda: "a row of the test")
-    assert found is not None
-    return found
+    """Make the example of a row."""
+    example = ExampleMaker(CARDS[task])(row, 0, lambda: "a row of the test")
+    assert example is not None
+    return example
 
 
 def test_hellaswag_numbers_are_texts_and_headings_become_running_text() -> None:
@@ -97,16 +97,18 @@ def test_copa_label_0_is_the_first_choice() -> None:
     assert example.answers == ("The bulb broke.",)
 
 
-@pytest.mark.parametrize(("asked", "words"), [("cause", "Why did this happen?"), ("effect", "What happened as a re")])
-def test_copa_templates_ask_for_what_the_row_asks(asked: str, words: str) -> None:
-    example = read("copa", COPA | {"question": asked, "idx": 3, "label": 0})
-    for template in Collection("flan").of(CARDS["copa"]):
+@pytest.mark.parametrize(
+    ("question", "words"), [("cause", "Why did this happen?"), ("effect", "What happened as a re")]
+)
+def test_copa_templates_contain_the_rows_question(question: str, words: str) -> None:
+    example = read("copa", COPA | {"question": question, "idx": 3, "label": 0})
+    for template in TemplateCollection("flan").templates_for(CARDS["copa"]):
         text = render(example, template).input
         if template.name == "why-or-what-then":
             assert words in text
         if not template.inverted:
-            assert ("cause" in text) <= (asked == "cause")
-            assert ("effect" in text) <= (asked == "effect")
+            assert ("cause" in text) <= (question == "cause")
+            assert ("effect" in text) <= (question == "effect")
 
 
 def test_story_cloze_counts_endings_from_one() -> None:
@@ -150,9 +152,13 @@ def test_cosmos_qa_label_counts_its_four_answers() -> None:
 )
 def test_as_many_templates_as_promised(task: str, core: bool, count: int) -> None:
     card = CARDS[task]
-    templates = Collection("flan").of(card)
-    turned = [one for one in templates if one.inverted]
+    templates = TemplateCollection("flan").templates_for(card)
+    inverted = [template for template in templates if template.inverted]
     assert card.core is core
     assert len(templates) == count
-    assert len(turned) <= (3 if count == 10 else 0)
-    assert all(one.input is not None and one.input.endswith("\n{{ options }}") for one in templates if not one.inverted)
+    assert len(inverted) <= (3 if count == 10 else 0)
+    assert all(
+        template.input is not None and template.input.endswith("\n{{ options }}")
+        for template in templates
+        if not template.inverted
+    )

@@ -1,4 +1,4 @@
-"""Expressions over columns and texts of templates: bare names take a short way, and nobody can tell."""
+"""Expressions over columns and texts of templates; the fast path of plain names behaves like Jinja."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from metalm_cli.tasks.expressions import (
     ENVIRONMENT,
-    MAX_TEXT,
+    MAX_TEXT_LENGTH,
     SecurityError,
     TemplateError,
     compile_expression,
@@ -31,19 +31,19 @@ def test_a_name_that_is_not_there_is_an_error(source: str) -> None:
 
 
 @pytest.mark.parametrize(("source", "value"), [("none", None), ("true", True), ("row", ROW)])
-def test_words_of_the_language_are_no_columns(source: str, value: object) -> None:
+def test_words_of_the_language_are_not_columns(source: str, value: object) -> None:
     assert compile_expression(source)(ROW) == value
 
 
 @pytest.mark.parametrize("value", ["text", 3, None, ["x"]])
-def test_a_text_that_is_one_name_says_its_value(value: object) -> None:
+def test_a_text_that_is_a_single_name_renders_its_value(value: object) -> None:
     assert compile_text("{{ value }}")({"value": value}) == str(value)
     assert compile_text("{{ value }}\n")({"value": value}) == str(value)
     assert compile_text("> {{ value }}")({"value": value}) == f"> {value}"
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "text"),
     [
         ("{{ a }}, {{b}}\n", "one, two"),
         ("{{ a -}}  {{ b }}\n\n", "onetwo\n"),
@@ -54,11 +54,11 @@ def test_a_text_that_is_one_name_says_its_value(value: object) -> None:
         ("", ""),
     ],
 )
-def test_words_and_names_are_joined_as_jinja_joins_them(source: str, said: str) -> None:
+def test_words_and_names_are_joined_as_jinja_joins_them(source: str, text: str) -> None:
     values = {"a": "one", "b": "two", "n": 3}
-    assert compile_text(source)(values) == said == ENVIRONMENT.from_string(source).render(values)
+    assert compile_text(source)(values) == text == ENVIRONMENT.from_string(source).render(values)
 
 
-def test_one_name_cannot_say_too_much() -> None:
+def test_names_cannot_render_too_long_a_text() -> None:
     with pytest.raises(SecurityError, match="characters"):
-        compile_text("{{ value }}{{ value }}")({"value": "x" * (MAX_TEXT // 2 + 1)})
+        compile_text("{{ value }}{{ value }}")({"value": "x" * (MAX_TEXT_LENGTH // 2 + 1)})

@@ -1,4 +1,4 @@
-"""Finding cards: by name, by group, in folders and files of a user's own."""
+"""Lookup of cards by name, by group, and in user folders and files."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from card_fixtures import write_card, write_rows
-from metalm_cli.config.schema.tasks import TaskData
+from metalm_cli.config.schema.tasks import TaskDataConfig
 from metalm_cli.data.examples.task_selection import select_tasks
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks import Cards, is_path
 
-TASK = {
+INSTRUCTIONS_TASK = {
     "Definition": ["Say it."],
     "Categories": ["Word Semantics"],
     "Instances": [{"input": "a", "output": ["b"]}] * 20,
@@ -57,7 +57,7 @@ def test_a_folder_of_cards_without_its_templates(tmp_path: Path) -> None:
     (templates / "one.yaml").write_text("templates: []\n")
     cards = Cards([tmp_path / "mine"])
     assert cards["one"].cluster == "nli"
-    assert cards.at(str(tmp_path / "mine")) == ["two", "one"]
+    assert cards.names_in_path(str(tmp_path / "mine")) == ["two", "one"]
     assert templates / "one.yaml" not in cards.paths.values()
 
 
@@ -77,9 +77,9 @@ def test_a_card_that_has_changed_is_read_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("path", "why"),
-    [("nowhere", "nothing is there"), ("empty", "holds no .yaml and no task*.json"), ("a.csv", "it is no card")],
+    [("nowhere", "no such file"), ("empty", "contains no .yaml and no task*.json"), ("a.csv", "is not a card")],
 )
-def test_nothing_is_found(tmp_path: Path, path: str, why: str) -> None:
+def test_no_cards_is_an_error(tmp_path: Path, path: str, why: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "a.csv").write_text("a,b\n")
     with pytest.raises(MetalmError) as caught:
@@ -95,7 +95,7 @@ def test_a_file_without_a_card_does_not_take_the_name_of_another_task(tmp_path: 
     assert Cards([write_rows(tmp_path / "x.jsonl", [{"input": "a", "target": "b"}])] * 2)["x"].cluster == "misc"
 
 
-def test_what_is_a_path() -> None:
+def test_is_path() -> None:
     assert all(map(is_path, ("a.yaml", "a.json", "a.jsonl.gz", "some/folder", "x.csv")))
     assert not any(map(is_path, ("rte", "nli", "core")))
 
@@ -104,14 +104,14 @@ def test_a_recipe_names_tasks_by_path(tmp_path: Path) -> None:
     folder = tmp_path / "ni" / "tasks"
     folder.mkdir(parents=True)
     for name in ("task1_a", "task2_b", "other"):
-        (folder / f"{name}.json").write_text(json.dumps(TASK))
+        (folder / f"{name}.json").write_text(json.dumps(INSTRUCTIONS_TASK))
     splits = tmp_path / "ni" / "splits" / "default"
     splits.mkdir(parents=True)
     (splits / "test_tasks.txt").write_text("task2_b\n")
     pairs = write_rows(tmp_path / "my-pairs.jsonl", [{"input": "a", "target": "b"}] * 3)
     card = write_card(tmp_path)
-    chosen = select_tasks(TaskData(tasks=[str(tmp_path / "ni"), str(pairs), str(card), "sst2"]))
-    assert [one.name for one in chosen.cards] == ["task1_a", "my_pairs", "mine", "sst2"]
-    assert chosen.dropped == {"task2_b": "for evaluation only"}
+    selection = select_tasks(TaskDataConfig(tasks=[str(tmp_path / "ni"), str(pairs), str(card), "sst2"]))
+    assert [card.name for card in selection.cards] == ["task1_a", "my_pairs", "mine", "sst2"]
+    assert selection.dropped == {"task2_b": "for evaluation only"}
     with pytest.raises(MetalmError, match="no task is left to train on"):
-        select_tasks(TaskData(tasks=[str(pairs)], hold_out=["misc"]))
+        select_tasks(TaskDataConfig(tasks=[str(pairs)], hold_out=["misc"]))

@@ -1,4 +1,4 @@
-"""Cards of miscellaneous tasks on rows as the hub has them: what a class id, an answer and a solution mean."""
+"""Cards of miscellaneous tasks, applied to rows in the hub's format: class ids, answers and solutions."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ CARDS = Cards()
 
 
 def read(task: str, row: dict[str, Any]) -> Example:
-    """The example in a row of a task."""
-    found = ExampleMaker(CARDS[task])(row, 0, lambda: "a row of the test")
-    assert found is not None
-    return found
+    """Make the example of a row."""
+    example = ExampleMaker(CARDS[task])(row, 0, lambda: "a row of the test")
+    assert example is not None
+    return example
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ TREC = [
 
 @pytest.mark.parametrize(("question", "label", "name", "word"), TREC)
 def test_trec_maps_the_ids_of_the_hub_by_name(question: str, label: int, name: str, word: str) -> None:
-    """Other copies order the classes otherwise (0 is a description there)."""
+    """Copies of the data set elsewhere order the classes differently (0 is a description there)."""
     for value in (label, name):
         example = read("trec", {"text": question, "coarse_label": value, "fine_label": 0})
         assert example.fields == {"question": question}
@@ -60,7 +60,7 @@ def test_trec_maps_the_ids_of_the_hub_by_name(question: str, label: int, name: s
         assert example.label == label
 
 
-def test_trec_refuses_an_unlabelled_row() -> None:
+def test_trec_rejects_an_unlabelled_row() -> None:
     with pytest.raises(MetalmError, match="does not fit the card of trec"):
         read("trec", {"text": "Why ?", "coarse_label": -1})
 
@@ -74,14 +74,14 @@ def test_ag_news_names_its_topics(label: int, word: str) -> None:
 
 def test_bbh_reads_files_with_the_sub_task_and_the_hub_without() -> None:
     row = {"input": "not True or ( False and True ) is", "target": "False"}
-    at_hand = read("bbh", {"task": "boolean_expressions", **row})
-    assert at_hand.fields == {"kind": "boolean expressions", "question": row["input"]}
-    assert at_hand.answers == ("False",)
-    assert at_hand.options == ()
+    local_example = read("bbh", {"task": "boolean_expressions", **row})
+    assert local_example.fields == {"kind": "boolean expressions", "question": row["input"]}
+    assert local_example.answers == ("False",)
+    assert local_example.options == ()
     assert read("bbh", row).fields["kind"] == "reasoning"
 
 
-def test_gsm8k_parts_the_solution_from_the_number() -> None:
+def test_gsm8k_splits_the_solution_from_the_number() -> None:
     solution = "He has 500*2=<<500*2=1000>>1000 and 1/2=<<1/2=.5>>.5 more.\nThat is $<<1000*2=2000>>2,000.\n#### 2,000"
     example = read("gsm8k", {"question": "How much?", "answer": solution})
     assert example.answers == ("2000",)

@@ -1,4 +1,4 @@
-"""Tasks without cards: Natural Instructions' JSON and JSON lines of pairs, down the same road."""
+"""Tasks without a card file: Natural Instructions' JSON, and JSON lines of input and target."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ import zstandard
 from metalm_cli.data.examples.open_examples import open_examples
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks import Card, Cards
-from metalm_cli.templates import Collection, render
+from metalm_cli.templates import TemplateCollection, render
 
 
-def task(path: Path, instances: int = 40, **changes: Any) -> Path:
-    """A task's file."""
-    rows = [{"id": f"t-{at}", "input": f"word {at}", "output": [f"drow {at}", "w"]} for at in range(instances)]
-    whole = {
+def write_task(path: Path, instances: int = 40, **changes: Any) -> Path:
+    """Write a task file."""
+    rows = [
+        {"id": f"t-{index}", "input": f"word {index}", "output": [f"drow {index}", "w"]} for index in range(instances)
+    ]
+    content = {
         "Source": ["made up"],
         "Categories": ["Word Semantics", "Other"],
         "Definition": ["Write {the} word backwards.\nNothing else."],
@@ -31,17 +33,17 @@ def task(path: Path, instances: int = 40, **changes: Any) -> Path:
         **changes,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({key: value for key, value in whole.items() if value is not None}, indent=1))
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}, indent=1))
     return path
 
 
 def card_of(path: Path) -> Card:
     cards = Cards([path])
-    return cards[cards.at(str(path))[0]]
+    return cards[cards.names_in_path(str(path))[0]]
 
 
 def test_a_task_becomes_a_card(tmp_path: Path) -> None:
-    card = card_of(task(tmp_path / "task12_odd-man.2_Words.json"))
+    card = card_of(write_task(tmp_path / "task12_odd-man.2_Words.json"))
     assert card.name == "task12_odd_man_2_words"
     assert (card.cluster, card.usage, card.licence, card.language) == ("word_semantics", "train_and_eval", "CC0", "en")
     assert card.description == "Write {the} word backwards."
@@ -53,21 +55,21 @@ def test_a_task_becomes_a_card(tmp_path: Path) -> None:
     ("instances", "train", "validation"), [(2000, 1900, 100), (500, 450, 50), (9, 8, 1), (2, 1, 1)]
 )
 def test_the_last_instances_validate(tmp_path: Path, instances: int, train: int, validation: int) -> None:
-    path = task(tmp_path / "task1_x.json", instances)
+    path = write_task(tmp_path / "task1_x.json", instances)
     card = card_of(path)
-    opened = {role: open_examples(card, role, beside=path) for role in card.splits}
-    assert {role: len(one) for role, one in opened.items()} == {"train": train, "validation": validation}
+    opened = {role: open_examples(card, role, card_path=path) for role in card.splits}
+    assert {role: len(examples) for role, examples in opened.items()} == {"train": train, "validation": validation}
     first = opened["validation"][0]
     assert first is not None
     assert (first.fields["input"], first.answers) == (f"word {train}", (f"drow {train}", "w"))
 
 
 def test_one_instance_only_trains(tmp_path: Path) -> None:
-    assert card_of(task(tmp_path / "task1_x.json", 1)).splits == {"train": "instances"}
+    assert card_of(write_task(tmp_path / "task1_x.json", 1)).splits == {"train": "instances"}
 
 
 def test_test_tasks_are_evaluated_only(tmp_path: Path) -> None:
-    paths = [task(tmp_path / "tasks" / f"task{number}_x.json", 300) for number in range(3)]
+    paths = [write_task(tmp_path / "tasks" / f"task{number}_x.json", 300) for number in range(3)]
     lists = tmp_path / "splits" / "default"
     lists.mkdir(parents=True)
     (lists / "test_tasks.txt").write_text("task0_x\n")
@@ -76,7 +78,7 @@ def test_test_tasks_are_evaluated_only(tmp_path: Path) -> None:
     cards = [card_of(path) for path in paths]
     assert [card.usage for card in cards] == ["eval", "eval", "train_and_eval"]
     assert cards[0].splits == {"test": "instances[:100]"}
-    assert len(open_examples(cards[0], "test", beside=paths[0])) == 100
+    assert len(open_examples(cards[0], "test", card_path=paths[0])) == 100
 
 
 @pytest.mark.parametrize(
@@ -85,68 +87,73 @@ def test_test_tasks_are_evaluated_only(tmp_path: Path) -> None:
         ({}, "rougeL"),
         ({"Categories": ["Cause Effect Classification"]}, "exact_match"),
         ({"Categories": ["Textual Entailment"]}, "exact_match"),
-        ({"Instances": [{"input": f"{at}", "output": ["POS", "NEG"][at % 2]} for at in range(20)]}, "exact_match"),
-        ({"Instances": [{"input": f"{at}", "output": str(at % 8)} for at in range(20)]}, "rougeL"),
+        (
+            {"Instances": [{"input": f"{index}", "output": ["POS", "NEG"][index % 2]} for index in range(20)]},
+            "exact_match",
+        ),
+        ({"Instances": [{"input": f"{index}", "output": str(index % 8)} for index in range(20)]}, "rougeL"),
         ({"Categories": None}, "rougeL"),
     ],
 )
 def test_the_metric(tmp_path: Path, changes: dict[str, Any], metric: str) -> None:
-    assert card_of(task(tmp_path / "task1_x.json", **changes)).metric.name == metric
+    assert card_of(write_task(tmp_path / "task1_x.json", **changes)).metric.name == metric
 
 
 def test_its_definition_is_its_template(tmp_path: Path) -> None:
-    path = task(tmp_path / "task1_x.json", Definition="Write {{the}} word backwards.")
+    path = write_task(tmp_path / "task1_x.json", Definition="Write {{the}} word backwards.")
     card = card_of(path)
-    example = open_examples(card, "train", beside=path)[0]
+    example = open_examples(card, "train", card_path=path)[0]
     assert example is not None
-    templates = Collection("flan").of(card)
-    assert [one.name for one in templates] == ["definition", "definition-and-examples"]
+    templates = TemplateCollection("flan").templates_for(card)
+    assert [template.name for template in templates] == ["definition", "definition-and-examples"]
     prompt = render(example, templates[0])
     assert prompt.input == "Write {{the}} word backwards.\n\nInput: word 0\nOutput:"
     assert prompt.target == "drow 0"
     assert "Input: ab\nOutput: ba" in render(example, templates[1]).input
-    assert render(example, Collection("plain").of(card)[0]).input == "task1_x\ninput: word 0"
+    assert render(example, TemplateCollection("plain").templates_for(card)[0]).input == "task1_x\ninput: word 0"
 
 
 def test_a_collection_that_serves_the_task_comes_first(tmp_path: Path) -> None:
-    path = task(tmp_path / "task1_x.json")
+    path = write_task(tmp_path / "task1_x.json")
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "task1_x.yaml").write_text('templates:\n  - {name: own, input: "Turn {{ input }}"}\n')
-    assert [one.name for one in Collection(str(mine)).of(card_of(path))] == ["own"]
+    assert [template.name for template in TemplateCollection(str(mine)).templates_for(card_of(path))] == ["own"]
 
 
 def test_blank_instances_are_left_out(tmp_path: Path) -> None:
     rows: list[Any] = [{"input": "a", "output": ["b"]}, {"input": " ", "output": ["b"]}, {"input": "a", "output": [""]}]
     rows += [{"input": "a", "output": ["", " c "]}, {"input": "a", "output": "d"}, {"input": "a", "output": []}]
-    path = task(tmp_path / "task1_x.json", Instances=[*rows, rows[0]])
-    opened = open_examples(card_of(path), "train", beside=path)
+    path = write_task(tmp_path / "task1_x.json", Instances=[*rows, rows[0]])
+    opened = open_examples(card_of(path), "train", card_path=path)
     assert [example.answers for example in opened] == [("b",), ("c",), ("d",)]
     assert len(opened) == 6
 
 
 def test_a_wrong_instance_is_named_with_its_line(tmp_path: Path) -> None:
-    path = task(tmp_path / "task1_x.json", Instances=[{"id": "i-1", "input": "a", "output": ["b"]}, {"id": "i-2"}])
+    path = write_task(
+        tmp_path / "task1_x.json", Instances=[{"id": "i-1", "input": "a", "output": ["b"]}, {"id": "i-2"}]
+    )
     line = path.read_text().splitlines().index('   "id": "i-2"') + 1
-    opened = open_examples(card_of(path), "validation", beside=path)
+    opened = open_examples(card_of(path), "validation", card_path=path)
     with pytest.raises(MetalmError) as caught:
         list(opened)
     assert caught.value.where == f"{path}:{line}, instance 1"
-    copy = pickle.loads(pickle.dumps(open_examples(card_of(path), "train", beside=path)))
+    copy = pickle.loads(pickle.dumps(open_examples(card_of(path), "train", card_path=path)))
     assert [example.answers for example in copy] == [("b",)]
 
 
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("{", "it is no JSON"),
+        ("{", "not valid JSON"),
         ("[1]", "missing: Definition"),
         ('{"Definition": ["x"]}', "missing: Instances"),
-        ('{"Definition": ["x"], "Instances": {"a": 1}}', "Instances is no list"),
-        ("[" * 100_000, "it is no JSON"),
+        ('{"Definition": ["x"], "Instances": {"a": 1}}', "Instances is not a list"),
+        ("[" * 100_000, "not valid JSON"),
     ],
 )
-def test_a_file_that_is_no_task(tmp_path: Path, text: str, why: str) -> None:
+def test_a_file_that_is_not_a_task_is_an_error(tmp_path: Path, text: str, why: str) -> None:
     path = tmp_path / "task1_x.json"
     path.write_text(text)
     with pytest.raises(MetalmError) as caught:
@@ -155,7 +162,9 @@ def test_a_file_that_is_no_task(tmp_path: Path, text: str, why: str) -> None:
     assert str(path) in caught.value.where
 
 
-PAIRS = [{"input": f"{at}+1", "target": str(at + 1)} for at in range(29)] + [{"input": "1+1", "target": ["2", "two"]}]
+PAIRS = [{"input": f"{index}+1", "target": str(index + 1)} for index in range(29)] + [
+    {"input": "1+1", "target": ["2", "two"]}
+]
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".jsonl.zst"])
@@ -167,10 +176,10 @@ def test_pairs(tmp_path: Path, ending: str) -> None:
     card = card_of(path)
     assert (card.name, card.cluster, card.metric.name) == ("my_sums", "misc", "exact_match")
     assert card.splits == {"train": "rows[:-3]", "validation": "rows[-3:]"}
-    opened = open_examples(card, "validation", beside=path, cache=tmp_path / "cache")
+    opened = open_examples(card, "validation", card_path=path, cache=tmp_path / "cache")
     examples = list(opened)
     assert examples[-1].answers == ("2", "two")
-    prompt = render(examples[0], Collection("flan").of(card)[0])
+    prompt = render(examples[0], TemplateCollection("flan").templates_for(card)[0])
     assert (prompt.input, prompt.target) == ("27+1", "28")
 
 
@@ -183,7 +192,7 @@ def test_pairs(tmp_path: Path, ending: str) -> None:
         (b"[]\n", "[]"),
     ],
 )
-def test_lines_that_are_no_pairs(tmp_path: Path, data: bytes, why: str) -> None:
+def test_lines_without_input_and_target_are_an_error(tmp_path: Path, data: bytes, why: str) -> None:
     path = tmp_path / "x.jsonl"
     path.write_bytes(data)
     with pytest.raises(MetalmError) as caught:
@@ -195,7 +204,7 @@ def test_lines_that_are_no_pairs(tmp_path: Path, data: bytes, why: str) -> None:
 def test_a_damaged_file_of_pairs(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"input": "a", "target": "b"}\n' * 100)[:-12])
-    with pytest.raises(MetalmError, match="cannot be read"):
+    with pytest.raises(MetalmError, match="cannot read"):
         card_of(path)
 
 
@@ -204,11 +213,11 @@ def test_real_tasks(data_root: Path) -> None:
     if not folder.is_dir():
         pytest.skip("no natural_instructions")
     cards = Cards([folder])
-    names = cards.at(str(folder))
+    names = cards.names_in_path(str(folder))
     assert sum(cards[name].usage == "eval" for name in names) == 6
-    flan = Collection("flan")
+    flan = TemplateCollection("flan")
     for name in names[::6]:
         card = cards[name]
-        opened = open_examples(card, next(iter(card.splits)), beside=cards.paths[name])
+        opened = open_examples(card, next(iter(card.splits)), card_path=cards.paths[name])
         for example in opened:
-            assert render(example, flan.of(card)[0]).target == example.answers[0]
+            assert render(example, flan.templates_for(card)[0]).target == example.answers[0]

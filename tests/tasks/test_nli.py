@@ -1,4 +1,4 @@
-"""Cards of natural language inference: what rows in the hub's columns become."""
+"""Cards of natural language inference, applied to rows in the hub's format."""
 
 from __future__ import annotations
 
@@ -39,8 +39,13 @@ def test_each_class_has_its_word(
     task: str, row: dict[str, Any], fields: dict[str, str], words: tuple[str, ...]
 ) -> None:
     for label, word in enumerate(words):
-        found = read(task, {**row, "label": label})
-        assert (dict(found.fields), found.options, found.answers, found.label) == (fields, words, (word,), label)
+        example = read(task, {**row, "label": label})
+        assert (dict(example.fields), example.options, example.answers, example.label) == (
+            fields,
+            words,
+            (word,),
+            label,
+        )
 
 
 def test_snli_leaves_out_what_annotators_did_not_agree_on() -> None:
@@ -66,6 +71,6 @@ def test_rounds_of_anli_read_their_own_splits() -> None:
         assert card.templates == "anli"
 
 
-def test_mnli_has_the_mismatched_genres_apart() -> None:
+def test_mnli_has_a_split_of_mismatched_genres() -> None:
     assert Cards()["mnli"].splits["validation"] == "validation_matched"
     assert Cards()["mnli"].splits["mismatched"] == "validation_mismatched"

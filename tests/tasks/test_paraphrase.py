@@ -1,4 +1,4 @@
-"""Cards of paraphrase: what rows in the hub's columns become."""
+"""Cards of paraphrase tasks, applied to rows in the hub's format."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def read(task: str, row: dict[str, Any]) -> Any:
 )
 def test_the_same_is_yes(task: str, row: dict[str, Any]) -> None:
     for label, word in enumerate(("no", "yes")):
-        found = read(task, {**row, "label": label})
-        assert (found.answers, found.options, found.label) == ((word,), ("no", "yes"), label)
-        assert all(row[name] == text for name, text in found.fields.items())
-        assert len(found.fields) == 2
+        example = read(task, {**row, "label": label})
+        assert (example.answers, example.options, example.label) == ((word,), ("no", "yes"), label)
+        assert all(row[name] == text for name, text in example.fields.items())
+        assert len(example.fields) == 2
 
 
 def test_a_pair_that_lacks_a_question_is_left_out() -> None:
@@ -35,6 +35,6 @@ def test_a_pair_that_lacks_a_question_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("label", "answer"), [(0.0, "0.0"), (5.0, "5.0"), (1.75, "1.8"), (2.6670000553131104, "2.6"), (3.9, "4.0")]
 )
-def test_likeness_is_a_number_in_steps_of_a_fifth(label: float, answer: str) -> None:
-    found = read("stsb", {**SENTENCES, "label": label, "idx": 0})
-    assert (found.answers, found.options) == ((answer,), ())
+def test_stsb_answers_are_numbers_in_steps_of_a_fifth(label: float, answer: str) -> None:
+    example = read("stsb", {**SENTENCES, "label": label, "idx": 0})
+    assert (example.answers, example.options) == ((answer,), ())

@@ -1,4 +1,4 @@
-"""Cards of reading comprehension on rows as the hub has them: passages, answers, and what a class id means."""
+"""Cards of reading comprehension, applied to rows in the hub's format: passages, answers and class ids."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from metalm_cli.tasks import Example, ExampleMaker
 from metalm_cli.tasks.registry import Cards
-from metalm_cli.templates import Collection, render
+from metalm_cli.templates import TemplateCollection, render
 
 CARDS = Cards()
 
@@ -24,16 +24,16 @@ RECORD = {
 }
 
 
-def made(task: str, row: dict[str, Any]) -> Example | None:
-    """The example in a row of a task, or None."""
+def make_example(task: str, row: dict[str, Any]) -> Example | None:
+    """Make the example of a row, or None if the card leaves it out."""
     return ExampleMaker(CARDS[task])(row, 0, lambda: "a row of the test")
 
 
 def read(task: str, row: dict[str, Any]) -> Example:
-    """The example in a row of a task."""
-    found = made(task, row)
-    assert found is not None
-    return found
+    """Make the example of a row."""
+    example = make_example(task, row)
+    assert example is not None
+    return example
 
 
 def test_drop_takes_every_annotators_answer_and_trains_the_first() -> None:
@@ -53,7 +53,7 @@ def test_squad_needs_no_title(title: str) -> None:
 
 
 @pytest.mark.parametrize(("texts", "answers"), [(["1851", "in 1851"], ("1851", "in 1851")), ([], ("unanswerable",))])
-def test_squad_v2_says_what_cannot_be_answered(texts: list[str], answers: tuple[str, ...]) -> None:
+def test_squad_v2_marks_unanswerable_questions(texts: list[str], answers: tuple[str, ...]) -> None:
     example = read("squad_v2", SQUAD | {"answers": {"text": texts, "answer_start": [25] * len(texts)}})
     assert example.fields == {"title": "Old Mill", "context": PASSAGE, "question": "When was the mill built?"}
     assert example.answers == answers
@@ -61,7 +61,7 @@ def test_squad_v2_says_what_cannot_be_answered(texts: list[str], answers: tuple[
 
 def test_every_scored_template_of_squad_v2_names_the_way_out() -> None:
     example = read("squad_v2", SQUAD | {"answers": {"text": ["1851"], "answer_start": [25]}})
-    for template in Collection("flan").of(CARDS["squad_v2"]):
+    for template in TemplateCollection("flan").templates_for(CARDS["squad_v2"]):
         assert ('"unanswerable"' in render(example, template).input) is not template.inverted
 
 
@@ -120,7 +120,7 @@ def test_record_offers_the_names_and_takes_every_mention() -> None:
 
 @pytest.mark.parametrize("change", [{"answers": []}, {"entities": ["Ann Lee"], "answers": ["Ann Lee"]}])
 def test_record_leaves_out_what_has_no_label_or_no_choice(change: dict[str, Any]) -> None:
-    assert made("record", RECORD | change) is None
+    assert make_example("record", RECORD | change) is None
 
 
 @pytest.mark.parametrize(
@@ -137,12 +137,12 @@ def test_record_leaves_out_what_has_no_label_or_no_choice(change: dict[str, Any]
 )
 def test_as_many_templates_as_promised(task: str, core: bool, count: int, choice: bool) -> None:
     card = CARDS[task]
-    templates = Collection("flan").of(card)
-    scored = [one for one in templates if not one.inverted]
+    templates = TemplateCollection("flan").templates_for(card)
+    scored = [template for template in templates if not template.inverted]
     assert card.core is core
     assert len(templates) == count
     assert len(templates) - len(scored) <= (3 if count == 10 else 0)
-    assert all(("{{ options }}" in (one.input or "").splitlines()[-1]) is choice for one in scored)
+    assert all(("{{ options }}" in (template.input or "").splitlines()[-1]) is choice for template in scored)
     if card.long_inputs is not None:
-        assert all(f"{{{{ {card.long_inputs.field} }}}}" in (one.input or "") for one in scored)
-        assert all(one.target != f"{{{{ {card.long_inputs.field} }}}}" for one in templates)
+        assert all(f"{{{{ {card.long_inputs.field} }}}}" in (template.input or "") for template in scored)
+        assert all(template.target != f"{{{{ {card.long_inputs.field} }}}}" for template in templates)

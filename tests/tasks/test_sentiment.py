@@ -1,4 +1,4 @@
-"""Cards of sentiment: what rows in the hub's columns become."""
+"""Cards of sentiment tasks, applied to rows in the hub's format."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def tweet(sentiment: int, text: str = "Rain again") -> dict[str, Any]:
     ],
 )
 def test_classes_and_stars_become_two_words(task: str, row: dict[str, Any], answer: str) -> None:
-    found = read(task, row)
-    assert (found.answers, found.options, found.label) == ((answer,), WORDS, WORDS.index(answer))
+    example = read(task, row)
+    assert (example.answers, example.options, example.label) == ((answer,), WORDS, WORDS.index(answer))
 
 
-def test_what_is_neither_is_left_out() -> None:
+def test_neutral_rows_are_left_out() -> None:
     assert read("sentiment140", tweet(2)) is None
     assert read("yelp", {"text": "So-so.", "label": 2}) is None
 
 
-def test_a_rating_that_is_none_is_an_error() -> None:
+def test_an_invalid_rating_is_an_error() -> None:
     with pytest.raises(MetalmError, match="does not fit the card"):
         read("sentiment140", tweet(3))
     with pytest.raises(MetalmError, match="does not fit the card"):
@@ -58,11 +58,11 @@ def test_markup_becomes_text() -> None:
     assert read("imdb", {"text": "One.<br /><br />Two.<br />Three.", "label": 1}).fields["text"] == "One.\nTwo.\nThree."
     text = read("sentiment140", tweet(4, "me &amp; you &lt;3 &quot;ok&quot; &amp;lt;")).fields["text"]
     assert text == 'me & you <3 "ok" &lt;'
-    found = read("yelp", {"text": 'Wow.\\n\\nA \\""must\\"" \\"see\\".', "label": 4})
-    assert found.fields["text"] == 'Wow.\n\nA "must" "see".'
+    example = read("yelp", {"text": 'Wow.\\n\\nA \\""must\\"" \\"see\\".', "label": 4})
+    assert example.fields["text"] == 'Wow.\n\nA "must" "see".'
 
 
-def test_no_validation_split_is_of_one_class_alone() -> None:
+def test_no_validation_split_has_only_one_class() -> None:
     """The hub's rows of IMDB are sorted: 12,500 negative, then 12,500 positive."""
     card = Cards()["imdb"]
     hub, here = card.split("validation", local=False), card.split("validation", local=True)

@@ -1,4 +1,4 @@
-"""Cards of structure to text on rows as the hub has them: concepts, attributes and triples as text."""
+"""Cards of structure to text, applied to rows in the hub's format: concepts, attributes and triples as text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from metalm_cli.tasks.registry import Cards
 
 
 def read(task: str, row: dict[str, Any]) -> Example | None:
-    """The example in a row of a task."""
+    """Make the example of a row."""
     return ExampleMaker(Cards()[task])(row, 0, lambda: "a row of the test")
 
 

@@ -1,4 +1,4 @@
-"""Cards of summarization on rows as the hub has them: what is summed up, and its summary."""
+"""Cards of summarization, applied to rows in the hub's format: texts and summaries."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ROWS = [
 
 
 def read(task: str, row: dict[str, Any]) -> Example | None:
-    """The example in a row of a task."""
+    """Make the example of a row."""
     return ExampleMaker(Cards()[task])(row, 0, lambda: "a row of the test")
 
 

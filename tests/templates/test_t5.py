@@ -1,4 +1,4 @@
-"""The collection ``t5``: T5's prefixes, and choices numbered where a row has its own."""
+"""The template collection ``t5``: T5's prefixes, and numbered choices for rows with their own options."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import pytest
 from metalm_cli.tasks import ExampleMaker
 from metalm_cli.tasks.registry import Cards
 from metalm_cli.templates.render import PromptStyle, render
-from metalm_cli.templates.template import Collection
+from metalm_cli.templates.template import TemplateCollection
 
-CARDS, T5 = Cards(), Collection("t5")
+CARDS, T5 = Cards(), TemplateCollection("t5")
 
 
 def prompt(task: str, row: dict[str, Any], style: PromptStyle = PromptStyle()) -> str:  # noqa: B008 (frozen)
-    """What T5 would read of a row."""
+    """Render a row with T5's template."""
     example = ExampleMaker(CARDS[task])(row, 0, lambda: "a row of the test")
     assert example is not None
-    return render(example, T5.of(CARDS[task])[0], style).input
+    return render(example, T5.templates_for(CARDS[task])[0], style).input
 
 
 COPA = {"premise": "It rained.", "question": "effect", "choice1": "It got wet.", "choice2": "It burnt.", "label": 0}
@@ -58,6 +58,6 @@ def test_choices_are_left_out_where_the_style_lists_none() -> None:
 
 def test_every_card_has_templates_that_read_its_fields() -> None:
     for card in CARDS.select(["core", "non_core"]):
-        templates = T5.of(card)
+        templates = T5.templates_for(card)
         own_choices = card.answer.options is not None
         assert templates[0].lists_options == own_choices, f"{card.name} lists choices: {templates[0].lists_options}"

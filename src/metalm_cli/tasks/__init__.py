@@ -1,22 +1,22 @@
-"""Task cards: what a data set is, as one declarative record; clusters and leak rules."""
+"""Task cards, which describe data sets declaratively; clusters and leak rules."""
 
 from metalm_cli.tasks.card import CLUSTERS, Card, Split
-from metalm_cli.tasks.clusters import Clusters, clusters, leaking
+from metalm_cli.tasks.clusters import ClusterTable, leak_reason, read_clusters
 from metalm_cli.tasks.example import Example, ExampleMaker
-from metalm_cli.tasks.natural_instructions import PAIRS
+from metalm_cli.tasks.natural_instructions import INPUT_TARGET_SUFFIXES
 from metalm_cli.tasks.registry import Cards, is_path, read_card
 
 __all__ = [
     "CLUSTERS",
-    "PAIRS",
+    "INPUT_TARGET_SUFFIXES",
     "Card",
     "Cards",
-    "Clusters",
+    "ClusterTable",
     "Example",
     "ExampleMaker",
     "Split",
-    "clusters",
     "is_path",
-    "leaking",
+    "leak_reason",
     "read_card",
+    "read_clusters",
 ]

@@ -1,4 +1,4 @@
-"""Task cards: one declarative record a data set, from its columns to examples."""
+"""Task cards: the declarative description of a data set, from its columns to examples."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ CLUSTERS = (
     "struct_to_text",
     "summarization",
 )
-"""Ids of the paper's ten clusters: published, stable."""
+"""Ids of the paper's ten clusters; published, so they must not change."""
 
-SPLIT = re.compile(r"(?P<name>[A-Za-z0-9_][\w.-]*)(\[(?P<first>-?\d+)?:(?P<last>-?\d+)?\])?\Z")
+SPLIT_PATTERN = re.compile(r"(?P<name>[A-Za-z0-9_][\w.-]*)(\[(?P<first>-?\d+)?:(?P<last>-?\d+)?\])?\Z")
 
 Expression = Annotated[str, Field(min_length=1)]
 """A Jinja expression over the columns of a row."""
@@ -35,7 +35,7 @@ Expression = Annotated[str, Field(min_length=1)]
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of a split: its name, and a slice of it (Python's).
+    """A split, optionally sliced as in Python.
 
     Example:
         >>> Split.parse("train[-200:]")
@@ -48,29 +48,33 @@ class Split:
 
     @classmethod
     def parse(cls, text: str) -> Split:
-        """Raises ValueError for what is no split."""
-        found = SPLIT.match(text)
-        if found is None:
+        """Parse a split such as ``train`` or ``train[-200:]``.
+
+        Raises:
+            ValueError: The text is not a split.
+        """
+        match = SPLIT_PATTERN.match(text)
+        if match is None:
             raise ValueError(f"expected a split such as train or train[-200:], got {text!r}")
-        first, last = (None if found[part] is None else int(found[part]) for part in ("first", "last"))
-        return cls(found["name"], first, last)
+        first, last = (None if match[part] is None else int(match[part]) for part in ("first", "last"))
+        return cls(match["name"], first, last)
 
-    def rows(self, count: int) -> range:
-        """The rows of the slice, of so many."""
-        return range(count)[self.first : self.last]
+    def rows(self, row_count: int) -> range:
+        """Return the rows of the slice, given the number of rows of the split."""
+        return range(row_count)[self.first : self.last]
 
 
-def _expression(source: str) -> str:
+def _check_expression(source: str) -> str:
     try:
         names_in(source)
     except TemplateError as error:
         raise InconsistentValues(
-            f"{source!r} is no expression: {error}", remedy="write a column, or Jinja over columns"
+            f"{source!r} is not a valid expression: {error}", remedy="use a column name or a Jinja expression"
         ) from error
     return source
 
 
-def _splits(splits: dict[str, str]) -> dict[str, str]:
+def _check_splits(splits: dict[str, str]) -> dict[str, str]:
     for text in splits.values():
         try:
             Split.parse(text)
@@ -79,73 +83,87 @@ def _splits(splits: dict[str, str]) -> dict[str, str]:
     return splits
 
 
-class Hub(Section):
-    """Where a data set is on the hub."""
+class HubDataset(Section):
+    """A data set on the Hugging Face hub."""
 
-    id: str = Field(description="Data set, as owner/name.")
-    config: str | None = Field(default=None, description="Its configuration.")
-    revision: str | None = Field(default=None, description="Its revision.")
+    id: str = Field(description="Hub id of the data set (owner/name).")
+    config: str | None = Field(default=None, description="Configuration of the data set.")
+    revision: str | None = Field(default=None, description="Revision of the data set: a branch, tag or commit.")
 
 
-class Local(Section):
-    """Where a data set is below --data-root, where that differs from the hub."""
+class LocalDataset(Section):
+    """The local copy of a data set below --data-root, if its folder or splits differ from the hub's."""
 
-    name: str = Field(description="Folder.")
+    name: str = Field(description="Name of the folder.")
     splits: dict[str, str] = Field(default={}, description="Splits that differ from the card's, by role.")
 
-    _check = field_validator("splits")(_splits)
+    _check = field_validator("splits")(_check_splits)
 
 
-class Answer(Section):
-    """How a row says what the answer is: a class, one of its own options, or a text."""
+class AnswerSpec(Section):
+    """How to obtain the answer from a row: as a class, as one of the row's options, or as a text."""
 
     one_of = (("label", "index", "text"),)
     renamed: ClassVar[dict[str, str]] = {"names": "class_names", "words": "verbalizers"}
 
-    label: Expression | None = Field(default=None, description="Class id or class name of the row.")
+    label: Expression | None = Field(
+        default=None, description="Expression for the row's class: an id (from 0) or a class name."
+    )
     class_names: list[str] = Field(default=[], description="Class names of the data set, in the order of their ids.")
-    verbalizers: dict[str, str] = Field(default={}, description="What each class is called in answers and options.")
-    options: Expression | None = Field(default=None, description="The row's options, a list of texts.")
-    index: Expression | None = Field(default=None, description="Number of the right option, from 0.")
-    text: Expression | None = Field(default=None, description="The answer, or a list of references.")
-    rationale: Expression | None = Field(default=None, description="The reasoning that leads to the answer.")
+    verbalizers: dict[str, str] = Field(
+        default={}, description="Word of each class name, used as answer and as option."
+    )
+    options: Expression | None = Field(
+        default=None, description="Expression for the row's answer options, a list of texts."
+    )
+    index: Expression | None = Field(
+        default=None, description="Expression for the index of the correct option, from 0."
+    )
+    text: Expression | None = Field(
+        default=None, description="Expression for the answer text, or for a list of reference answers."
+    )
+    rationale: Expression | None = Field(
+        default=None, description="Expression for the reasoning that leads to the answer."
+    )
 
     _check = field_validator("label", "options", "index", "text", "rationale")(
-        lambda value: None if value is None else _expression(value)
+        lambda value: None if value is None else _check_expression(value)
     )
 
     @model_validator(mode="after")
-    def _whole(self) -> Answer:
+    def _is_complete(self) -> AnswerSpec:
         if self.label is None and self.index is None and self.text is None:
-            raise InconsistentValues("expected label, index or text, got none", remedy="say where the answer stands")
+            raise InconsistentValues("expected label, index or text, got none", remedy="set one of them")
         if self.label is not None:
             if not self.class_names:
                 raise InconsistentValues(
-                    "missing: class names", key="class_names", remedy="list the data set's names by id"
+                    "missing, label needs class names", key="class_names", remedy="list the class names in id order"
                 )
             if set(self.verbalizers) != set(self.class_names):
-                odd = ", ".join(sorted(set(self.verbalizers) ^ set(self.class_names)))
+                difference = ", ".join(sorted(set(self.verbalizers) ^ set(self.class_names)))
                 raise InconsistentValues(
-                    f"expected one word for each class name, got a difference in {odd}", key="verbalizers"
+                    f"expected a word for each class name, no match for {difference}", key="verbalizers"
                 )
             if len(set(self.verbalizers.values())) < len(self.verbalizers):
                 raise InconsistentValues(
-                    "two classes have the same word", key="verbalizers", remedy="make them different"
+                    "two classes have the same word", key="verbalizers", remedy="use distinct words"
                 )
         if self.index is not None and self.options is None:
             raise InconsistentValues(
-                "missing: an index counts options", key="options", remedy="say where the options stand"
+                "missing, index needs options", key="options", remedy="set the expression of the options"
             )
         return self
 
 
 class LongInputs(Section):
-    """The one field that may be cut when a session is too long."""
+    """The field that may be truncated if a session is too long."""
 
     renamed: ClassVar[dict[str, str]] = {"cut": "truncate"}
 
-    field: str = Field(description="Its name.")
-    truncate: Literal["tail", "head", "middle"] = Field(default="tail", description="Which part goes first.")
+    field: str = Field(description="Name of the field.")
+    truncate: Literal["tail", "head", "middle"] = Field(
+        default="tail", description="Part of the text that is removed first: tail, head or middle."
+    )
 
 
 MetricName = Literal[
@@ -168,15 +186,17 @@ MetricName = Literal[
     "number",
     "s1",
 ]
-"""What ``evaluation/metrics.py`` knows; exact_match and token_f1 are SQuAD's."""
+"""Metrics of ``metalm_cli.evaluation.metrics``; exact_match and token_f1 are SQuAD's."""
 
 
 class Metric(Section):
     """How answers are scored."""
 
     name: MetricName = Field(description="Primary metric.")
-    also: list[MetricName] = Field(default=[], description="Further columns, beside those that go with the metric.")
-    source: str = Field(description="Who scores this data set so.")
+    also: list[MetricName] = Field(
+        default=[], description="Additional metrics to report, besides those that accompany the primary metric."
+    )
+    source: str = Field(description="Benchmark or paper that scores the data set with this metric.")
 
 
 class Card(Section):
@@ -187,75 +207,95 @@ class Card(Section):
     renamed: ClassVar[dict[str, str]] = {"use": "usage", "where": "row_filter", "long": "long_inputs"}
     renamed_values: ClassVar[dict[str, dict[str, str]]] = {"usage": {"train+eval": "train_and_eval"}}
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$", examples=["rte"], description="Name; the file's.")
-    cluster: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$", examples=["nli"], description="Cluster; the paper's ten.")
-    description: str = Field(description="What is asked, in a line.")
-    core: bool = Field(default=False, description="One of the paper's: mixtures and clusters take these.")
-    usage: Literal["train_and_eval", "eval"] = Field(default="train_and_eval", description="May it be trained on?")
-    hub: Hub | None = Field(default=None, description="Where it is on the hub.")
-    file: str | None = Field(default=None, description="A JSONL or CSV file, relative to the card.")
-    world: str | None = Field(default=None, description="A task of the embedded miniature world.")
-    local: Local | None = Field(default=None, description="Where it is below --data-root.")
-    splits: dict[str, str] = Field(
-        description="Split of each role (train, validation, test, ...), such as train[:-200]."
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9_]*$", examples=["rte"], description="Name of the task; must equal the file's stem."
     )
-    row_filter: Expression | None = Field(default=None, description="Rows for which this is false are left out.")
-    fields: dict[str, str] = Field(description="What templates may use: an expression over the columns each.")
-    answer: Answer = Field(description="What the answer is.")
-    long_inputs: LongInputs | None = Field(default=None, description="The one field that may be cut.")
-    demonstrations: str = Field(default="train", description="Role that demonstrations come from.")
+    cluster: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9_]*$",
+        examples=["nli"],
+        description="Cluster of the task: one of the paper's ten, or your own.",
+    )
+    description: str = Field(description="One-line description of what the task asks.")
+    core: bool = Field(
+        default=False,
+        description="Whether the task is part of the paper's task set, which cluster names select by default.",
+    )
+    usage: Literal["train_and_eval", "eval"] = Field(
+        default="train_and_eval", description="Whether the task may be used for training, or only for evaluation."
+    )
+    hub: HubDataset | None = Field(default=None, description="Data set on the Hugging Face hub.")
+    file: str | None = Field(default=None, description="JSONL or CSV file; relative paths start at the card's folder.")
+    world: str | None = Field(default=None, description="Name of a task of the embedded miniature world.")
+    local: LocalDataset | None = Field(
+        default=None, description="Name and splits of the local copy below --data-root, if they differ from the hub's."
+    )
+    splits: dict[str, str] = Field(
+        description="Split of each role (train, validation, test, ...), optionally with a slice, such as train[:-200]."
+    )
+    row_filter: Expression | None = Field(
+        default=None, description="Expression that must be true; other rows are left out."
+    )
+    fields: dict[str, str] = Field(
+        description="Fields available to templates, each an expression over the columns of a row."
+    )
+    answer: AnswerSpec = Field(description="How to obtain the answer from a row.")
+    long_inputs: LongInputs | None = Field(
+        default=None, description="Field that may be truncated if a session is too long."
+    )
+    demonstrations: str = Field(default="train", description="Role of the split that demonstrations are drawn from.")
     metric: Metric = Field(description="How answers are scored.")
     templates: str | None = Field(
         default=None,
-        description="Name of its template files; default the card's. Or a file that it brings along (x.yaml).",
+        description="Name of the task's template files in a collection; default: the card's name. Or a template file "
+        "that belongs to the card (x.yaml).",
     )
-    tags: list[str] = Field(default=[], description="Tags that leak rules speak of.")
-    language: str = Field(default="en", description="Language code.")
+    tags: list[str] = Field(default=[], description="Tags, which leak rules refer to.")
+    language: str = Field(default="en", description="Language code of the texts.")
     licence: str = Field(description="Licence of the data, or unknown.")
-    citation: str = Field(description="Whom to cite.")
+    citation: str = Field(description="Reference to cite.")
 
-    _fields = field_validator("fields")(lambda value: {key: _expression(source) for key, source in value.items()})
-    _row_filter = field_validator("row_filter")(lambda value: None if value is None else _expression(value))
-    _splits = field_validator("splits")(_splits)
+    _fields = field_validator("fields")(lambda value: {key: _check_expression(source) for key, source in value.items()})
+    _row_filter = field_validator("row_filter")(lambda value: None if value is None else _check_expression(value))
+    _splits = field_validator("splits")(_check_splits)
 
     @model_validator(mode="after")
-    def _fits(self) -> Card:
+    def _is_consistent(self) -> Card:
         if self.hub is None and self.world is None and self.file is None:
-            raise InconsistentValues("expected one of hub, file and world, got none", remedy="say where the rows are")
+            raise InconsistentValues("expected one of hub, file and world, got none", remedy="set one of them")
         reserved = {"answer", "options", "choices", "rationale", "fields", "task", "demonstrations"} & set(self.fields)
         if reserved:
-            raise InconsistentValues(f"a field cannot be named {', '.join(sorted(reserved))}", key="fields")
+            raise InconsistentValues(f"reserved field name: {', '.join(sorted(reserved))}", key="fields")
         if self.long_inputs is not None and self.long_inputs.field not in self.fields:
             known = ", ".join(self.fields)
             raise InconsistentValues(f"got {self.long_inputs.field}, expected one of {known}", key="long_inputs.field")
-        two = sorted({"f1", "matthews"} & set(self.metric.also))
-        if two and self.answer.label is not None and len(self.answer.class_names) != 2:
+        binary_metrics = sorted({"f1", "matthews"} & set(self.metric.also))
+        if binary_metrics and self.answer.label is not None and len(self.answer.class_names) != 2:
             raise InconsistentValues(
-                f"{two[0]} needs two classes, got {len(self.answer.class_names)}", key="metric.also"
+                f"{binary_metrics[0]} needs two classes, the card has {len(self.answer.class_names)}", key="metric.also"
             )
         if self.demonstrations not in self.splits and self.usage == "train_and_eval":
-            raise InconsistentValues(f"got {self.demonstrations}, expected one of the roles", key="demonstrations")
+            raise InconsistentValues(f"got {self.demonstrations}, expected a role of splits", key="demonstrations")
         return self
 
     @property
-    def own_templates(self) -> Path | None:
-        """The template file that the card brings along; it serves where a collection has none."""
+    def bundled_templates(self) -> Path | None:
+        """Template file that belongs to the card, used if a collection has no templates for the task."""
         return Path(self.templates) if self.templates is not None and "." in self.templates else None
 
     @property
     def columns(self) -> set[str]:
-        """Columns that the card reads."""
+        """Columns that the card's expressions read."""
         answer = (self.answer.label, self.answer.options, self.answer.index, self.answer.text, self.answer.rationale)
-        sources = [*self.fields.values(), *(one for one in (self.row_filter, *answer) if one is not None)]
+        sources = [*self.fields.values(), *(source for source in (self.row_filter, *answer) if source is not None)]
         return set().union(*map(names_in, sources))
 
     @property
     def verbalizers(self) -> tuple[str, ...]:
-        """Answer words by class id; empty where a row has options or texts of its own."""
+        """Words of the classes, in the order of their ids; empty if rows have options or texts of their own."""
         return tuple(self.answer.verbalizers[name] for name in self.answer.class_names)
 
     def split(self, role: str, local: bool) -> Split | None:
-        """The split of a role, on the hub or below ``--data-root``; None: the card has none."""
-        own = self.local.splits if local and self.local is not None else {}
-        text = own.get(role, self.splits.get(role))
+        """Return the split of a role, on the hub or below ``--data-root``; None if the card has none."""
+        local_splits = self.local.splits if local and self.local is not None else {}
+        text = local_splits.get(role, self.splits.get(role))
         return None if text is None else Split.parse(text)

@@ -1,4 +1,4 @@
-"""Drafting a task card and its templates from the columns of a data file: guesses, each said in a comment."""
+"""Drafting of a task card and its templates from the columns of a data file; each guess is noted in a comment."""
 
 from __future__ import annotations
 
@@ -9,17 +9,28 @@ from dataclasses import dataclass
 from typing import Any
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.tasks.column_types import IDS, LONG_LABEL, Column, columns_of
+from metalm_cli.tasks.column_types import ID_COLUMNS, MAX_CLASS_LENGTH, Column, summarize_columns
 from metalm_cli.tasks.natural_instructions import slug
 
-LONG_TEXT = 200
-"""A field whose texts are longer than this is the one that may be cut."""
-VALIDATION = 200
-"""Last rows that validate, but no more than a tenth."""
-BLANK = 0.2
-"""A column that is blank in a greater share of the rows is no field."""
-LABELS = ("label", "labels", "class", "category", "gold", "gold_label", "sentiment", "target", "answer", "output")
-ANSWERS = (
+LONG_FIELD_LENGTH = 200
+"""A field with texts longer than this becomes the card's truncatable field."""
+MAX_VALIDATION_ROWS = 200
+"""Maximum number of rows at the end of the file that are used for validation; at most a tenth of the rows."""
+MAX_BLANK_SHARE = 0.2
+"""Columns that are blank in a larger share of the rows are not used as fields."""
+LABEL_COLUMNS = (
+    "label",
+    "labels",
+    "class",
+    "category",
+    "gold",
+    "gold_label",
+    "sentiment",
+    "target",
+    "answer",
+    "output",
+)
+ANSWER_COLUMNS = (
     "target",
     "targets",
     "output",
@@ -31,16 +42,16 @@ ANSWERS = (
     "reference",
     "label",
 )
-OPTIONS = ("options", "choices", "candidates", "endings")
-LETTERS = "ABCDEFGHIJ"
-RESERVED = {"answer", "options", "choices", "rationale", "fields", "task", "demonstrations", "row"}
-"""Names that fields cannot have."""
-YES_NO = {"True": "yes", "False": "no", "true": "yes", "false": "no"}
+OPTION_COLUMNS = ("options", "choices", "candidates", "endings")
+OPTION_LETTERS = "ABCDEFGHIJ"
+RESERVED_NAMES = {"answer", "options", "choices", "rationale", "fields", "task", "demonstrations", "row"}
+"""Names that fields must not have."""
+BOOLEAN_WORDS = {"True": "yes", "False": "no", "true": "yes", "false": "no"}
 
 
 @dataclass(frozen=True)
 class CardDraft:
-    """A card and its templates as YAML, and what was guessed."""
+    """A drafted card and its templates as YAML, with notes on the guesses."""
 
     card: str
     templates: str
@@ -48,259 +59,300 @@ class CardDraft:
 
 
 @dataclass
-class ColumnGuess:
-    """How the answer stands in a row.
+class AnswerGuess:
+    """A guess of how rows contain the answer.
 
     Args:
-        lines: Lines of the card's ``answer``.
-        said: What was guessed.
-        columns: Columns that it uses.
-        metric: A metric that fits.
-        where: A condition on rows that have an answer.
-        chooses: Whether there are classes or options.
+        lines: YAML lines of the card's ``answer``.
+        note: Description of the guess.
+        columns: Columns that the answer uses.
+        metric: Suitable metric.
+        row_filter: Condition that rows with an answer fulfil; empty: all rows have one.
+        has_options: Whether the answer is one of classes or options.
     """
 
     lines: list[str]
-    said: str
+    note: str
     columns: list[str]
     metric: str
-    where: str = ""
-    chooses: bool = True
+    row_filter: str = ""
+    has_options: bool = True
 
 
-def draft(rows: Sequence[Mapping[str, Any]], *, name: str, cluster: str, file: str, source: str) -> CardDraft:
+def draft_card(rows: Sequence[Mapping[str, Any]], *, name: str, cluster: str, file: str, source: str) -> CardDraft:
     """Draft a card and its templates.
 
     Args:
-        rows: The rows of the file.
+        rows: Rows of the file.
         name: Name of the task.
-        cluster: Its cluster.
-        file: Path of the file, as the card is to have it.
-        source: Name of the file, for people.
+        cluster: Cluster of the task.
+        file: Path of the file, as written into the card.
+        source: Name of the file, for comments.
 
     Raises:
-        MetalmError: There are no rows, or no columns that an input and an answer can be made of.
+        MetalmError: There are no rows, or no columns suitable as input and answer.
     """
-    columns, count = columns_of(rows)
+    columns, count = summarize_columns(rows)
     if not count:
-        raise MetalmError("the file has no rows", remedy="a card is drafted from rows")
-    usable = [one for one in columns if one.kinds and "other" not in one.kinds]
-    guess = _guess(usable, rows)
+        raise MetalmError("the file has no rows", remedy="add rows; the card is drafted from them")
+    usable = [column for column in columns if column.kinds and "other" not in column.kinds]
+    guess = _guess_answer(usable, rows)
     if guess is None:
-        raise _nothing(columns, "an answer: classes, options or a text")
-    notes = [f"answer: {guess.said}"]
-    fields, left = _fields([one for one in usable if one.name not in guess.columns], count)
-    notes += [f"not used: {one}" for one in left]
-    notes += [f"not used: {one.name}: nested, or blank in every row" for one in columns if one not in usable]
+        raise _no_draft_error(columns, "an answer: classes, options or a text")
+    notes = [f"answer: {guess.note}"]
+    fields, unused = _select_fields([column for column in usable if column.name not in guess.columns], count)
+    notes += [f"not used: {reason}" for reason in unused]
+    notes += [f"not used: {column.name}: nested, or blank in every row" for column in columns if column not in usable]
     if not fields:
-        raise _nothing(columns, "an input beside the answer")
-    where = [one.present for one in fields.values() if one.blank]
-    where += [guess.where] if guess.where else []
-    notes += [f"left out: rows for which this is false: {' and '.join(where)}"] if where else []
-    longest = max(fields, key=lambda one: fields[one].length)
-    long = longest if fields[longest].length > LONG_TEXT else None
-    notes += [f"long: {long}, whose texts have up to {fields[long].length:,} characters"] if long is not None else []
-    card = _card(name, cluster, file, source, count, fields, guess, " and ".join(where), long)
-    return CardDraft(card, _templates(fields, guess.chooses, source), tuple(notes))
+        raise _no_draft_error(columns, "an input beside the answer")
+    conditions = [column.not_blank_expression for column in fields.values() if column.blank_rows]
+    conditions += [guess.row_filter] if guess.row_filter else []
+    notes += [f"row_filter: rows are left out unless {' and '.join(conditions)}"] if conditions else []
+    longest = max(fields, key=lambda name: fields[name].max_length)
+    long_field = longest if fields[longest].max_length > LONG_FIELD_LENGTH else None
+    notes += (
+        [f"long_inputs: {long_field}, with texts of up to {fields[long_field].max_length:,} characters"]
+        if long_field is not None
+        else []
+    )
+    card = _card_yaml(name, cluster, file, source, count, fields, guess, " and ".join(conditions), long_field)
+    return CardDraft(card, _templates_yaml(fields, guess.has_options, source), tuple(notes))
 
 
-def _nothing(columns: Sequence[Column], what: str) -> MetalmError:
+def _no_draft_error(columns: Sequence[Column], role: str) -> MetalmError:
     return MetalmError(
         "no card can be drafted",
-        why=f"no column looks like {what}; there are {', '.join(one.name for one in columns) or 'none'}",
-        remedy="write the card by hand; metalm tasks show NAME shows what one says",
+        why=f"no column looks like {role}; the columns are {', '.join(column.name for column in columns) or 'none'}",
+        remedy="write the card by hand; metalm tasks show NAME prints an existing card as an example",
     )
 
 
-def _guess(columns: list[Column], rows: Sequence[Mapping[str, Any]]) -> ColumnGuess | None:
-    """Options first, then classes, then a text."""
-    found = _options(columns, rows)
-    if found is not None:
-        return found
-    labels = [one for one in columns if one.is_label(len(rows)) and not (one.is_id and one.name not in LABELS)]
-    answers = [one for one in columns if one.plain and not one.is_id]
-    label = _best(labels, LABELS)
-    text = _best([one for one in answers if one not in labels], ANSWERS)
-    named = text is not None and text.name.lower() in ANSWERS
-    if label is not None and (label.name.lower() in LABELS or not named):
-        return _classes(label)
-    lists = _best([one for one in columns if one.kinds == {"list"}], ANSWERS)
-    if lists is not None and (not named or lists.name.lower() in ANSWERS):
-        text = lists
-    if text is None or len(columns) < 2:
+def _guess_answer(columns: list[Column], rows: Sequence[Mapping[str, Any]]) -> AnswerGuess | None:
+    """Guess the answer: options first, then classes, then a text."""
+    options = _guess_options(columns, rows)
+    if options is not None:
+        return options
+    labels = [
+        column
+        for column in columns
+        if column.is_label(len(rows)) and not (column.is_id and column.name not in LABEL_COLUMNS)
+    ]
+    answers = [column for column in columns if column.is_plain and not column.is_id]
+    label_column = _likeliest_column(labels, LABEL_COLUMNS)
+    text_column = _likeliest_column([column for column in answers if column not in labels], ANSWER_COLUMNS)
+    has_answer_name = text_column is not None and text_column.name.lower() in ANSWER_COLUMNS
+    if label_column is not None and (label_column.name.lower() in LABEL_COLUMNS or not has_answer_name):
+        return _guess_classes(label_column)
+    list_column = _likeliest_column([column for column in columns if column.kinds == {"list"}], ANSWER_COLUMNS)
+    if list_column is not None and (not has_answer_name or list_column.name.lower() in ANSWER_COLUMNS):
+        text_column = list_column
+    if text_column is None or len(columns) < 2:
         return None
-    said = f"the text in {text.name}" if text.kinds != {"list"} else f"any of the texts in {text.name}"
-    lines = [f"  text: {_quoted(text.expression)}"]
-    blank = text.present if text.blank else ""
-    return ColumnGuess(lines, said, [text.name], "rougeL" if text.length > LONG_LABEL else "exact_match", blank, False)
+    note = (
+        f"text in {text_column.name}"
+        if text_column.kinds != {"list"}
+        else f"any text of the list in {text_column.name}"
+    )
+    lines = [f"  text: {_quote(text_column.expression)}"]
+    row_filter = text_column.not_blank_expression if text_column.blank_rows else ""
+    return AnswerGuess(
+        lines,
+        note,
+        [text_column.name],
+        "rougeL" if text_column.max_length > MAX_CLASS_LENGTH else "exact_match",
+        row_filter,
+        False,
+    )
 
 
-def _best(columns: Sequence[Column], names: Sequence[str]) -> Column | None:
-    """The column with the likeliest name, else the last."""
-    ranked = [one for name in names for one in columns if one.name.lower() == name] or columns[-1:]
+def _likeliest_column(columns: Sequence[Column], names: Sequence[str]) -> Column | None:
+    """Return the column with the likeliest name, else the last column."""
+    ranked = [column for name in names for column in columns if column.name.lower() == name] or columns[-1:]
     return ranked[0] if ranked else None
 
 
-def _classes(column: Column) -> ColumnGuess:
-    names = sorted(column.values, key=lambda text: (_number(text), text))
-    numbered = column.kinds == {"number"}
-    words = {text: YES_NO.get(text, text.replace("_", " ")) for text in names}
-    if len(set(words.values())) < len(words):
-        words = {text: text for text in names}
-    lines = [f"  label: {_quoted(f'{column.expression} | string' if numbered else _trimmed(column))}"]
-    lines += [f"  class_names: [{', '.join(map(_quoted, names))}]"]
+def _guess_classes(column: Column) -> AnswerGuess:
+    names = sorted(column.value_counts, key=lambda text: (_numeric_value(text), text))
+    is_numeric = column.kinds == {"number"}
+    verbalizers = {text: BOOLEAN_WORDS.get(text, text.replace("_", " ")) for text in names}
+    if len(set(verbalizers.values())) < len(verbalizers):
+        verbalizers = {text: text for text in names}
+    lines = [f"  label: {_quote(f'{column.expression} | string' if is_numeric else _trimmed_expression(column))}"]
+    lines += [f"  class_names: [{', '.join(map(_quote, names))}]"]
     lines += [
-        "  verbalizers:" + ("     # say what each number means" if numbered else "     # what answers and options say")
+        "  verbalizers:"
+        + ("     # replace by the meaning of each number" if is_numeric else "     # words in answers and options")
     ]
-    lines += [f"    {_quoted(one)}: {_quoted(words[one])}" for one in names]
-    where = [column.present] if column.blank else []
-    where += [f"{column.expression} | string | trim != '-1'"] if column.unlabelled else []
-    said = f"a class in {column.name}, one of {', '.join(names)}"
-    if numbered:
-        said += "; say in words what the numbers mean"
-    return ColumnGuess(lines, said, [column.name], "accuracy", " and ".join(where))
+    lines += [f"    {_quote(name)}: {_quote(verbalizers[name])}" for name in names]
+    conditions = [column.not_blank_expression] if column.blank_rows else []
+    conditions += [f"{column.expression} | string | trim != '-1'"] if column.unlabelled_rows else []
+    note = f"class in {column.name}, one of {', '.join(names)}"
+    if is_numeric:
+        note += "; replace the numbers by words in verbalizers"
+    return AnswerGuess(lines, note, [column.name], "accuracy", " and ".join(conditions))
 
 
-def _trimmed(column: Column) -> str:
+def _trimmed_expression(column: Column) -> str:
     return f"{column.expression} | trim" if column.kinds == {"text"} else f"{column.expression} | string"
 
 
-def _number(text: str) -> float:
+def _numeric_value(text: str) -> float:
     try:
         return float(text)
     except ValueError:
         return float("inf")
 
 
-def _options(columns: list[Column], rows: Sequence[Mapping[str, Any]]) -> ColumnGuess | None:
-    """A column of lists, or columns like choice1, choice2, and one that says which is right."""
-    listed = [one for one in columns if one.kinds == {"list"} and one.least >= 2 and not one.blank]
-    column = next((one for name in OPTIONS for one in listed if one.name.lower() == name), None)
+def _guess_options(columns: list[Column], rows: Sequence[Mapping[str, Any]]) -> AnswerGuess | None:
+    """Guess options: a column of lists, or columns such as choice1 and choice2, and a column for the correct option."""
+    list_columns = [
+        candidate
+        for candidate in columns
+        if candidate.kinds == {"list"} and candidate.min_items >= 2 and not candidate.blank_rows
+    ]
+    column = next(
+        (candidate for name in OPTION_COLUMNS for candidate in list_columns if candidate.name.lower() == name), None
+    )
     if column is not None:
-        expression, used = column.expression, [column.name]
+        expression, option_columns = column.expression, [column.name]
     else:
-        group = _numbered(columns)
+        group = _numbered_columns(columns)
         if group is None:
             return None
-        expression, used = f"[{', '.join(one.expression for one in group)}]", [one.name for one in group]
-    others = [one for one in columns if one.name not in used and one.name.lower() not in IDS]
-    ranked = sorted(others, key=lambda one: one.name.lower() not in (*LABELS, *ANSWERS))
-    for one in ranked:
-        line, said = _which(one, used, rows)
+        expression, option_columns = (
+            f"[{', '.join(candidate.expression for candidate in group)}]",
+            [candidate.name for candidate in group],
+        )
+    others = [
+        candidate
+        for candidate in columns
+        if candidate.name not in option_columns and candidate.name.lower() not in ID_COLUMNS
+    ]
+    ranked = sorted(others, key=lambda candidate: candidate.name.lower() not in (*LABEL_COLUMNS, *ANSWER_COLUMNS))
+    for candidate in ranked:
+        line, note = _correct_option(candidate, option_columns, rows)
         if line:
-            lines = [f"  options: {_quoted(expression)}", line]
-            return ColumnGuess(lines, f"options in {', '.join(used)}; {said}", [*used, one.name], "accuracy")
+            lines = [f"  options: {_quote(expression)}", line]
+            return AnswerGuess(
+                lines, f"options in {', '.join(option_columns)}; {note}", [*option_columns, candidate.name], "accuracy"
+            )
     return None
 
 
-def _numbered(columns: list[Column]) -> list[Column] | None:
-    """Text columns that differ in a number or a letter at the end alone: ``choice1``, ``option_b``."""
+def _numbered_columns(columns: list[Column]) -> list[Column] | None:
+    """Return text columns whose names differ only in a final number or letter: ``choice1``, ``option_b``."""
     groups: dict[str, list[Column]] = {}
-    for one in columns:
-        found = re.fullmatch(r"(.*?[a-z]_?)(\d|_[a-e]|[A-E])", one.name)
-        if found and one.plain and not one.blank and found[1].rstrip("_").lower() in (
+    for column in columns:
+        match = re.fullmatch(r"(.*?[a-z]_?)(\d|_[a-e]|[A-E])", column.name)
+        if match and column.is_plain and not column.blank_rows and match[1].rstrip("_").lower() in (
             "choice", "option", "ending", "sol", "answer", "candidate", "opa", "alternative"
         ):  # fmt: skip
-            groups.setdefault(found[1], []).append(one)
+            groups.setdefault(match[1], []).append(column)
     return next((group for group in groups.values() if len(group) >= 2), None)
 
 
-def _which(column: Column, used: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """The line that finds the right option by a column, and what was guessed; empty where it does not."""
-    if column.blank or column.kinds not in ({"text"}, {"number"}):
+def _correct_option(
+    column: Column, option_columns: Sequence[str], rows: Sequence[Mapping[str, Any]]
+) -> tuple[str, str]:
+    """Return the YAML line for the correct option and a note, if the column identifies it; else empty strings."""
+    if column.blank_rows or column.kinds not in ({"text"}, {"number"}):
         return "", ""
     expression, name = column.expression, column.name
-    pairs = [(row[name], _choices(row, used)) for row in rows]
+    pairs = [(row[name], _option_texts(row, option_columns)) for row in rows]
     texts = [str(value).strip() for value, _ in pairs]
     if all(text in choices for text, (_, choices) in zip(texts, pairs, strict=True)):
-        return f"  text: {_quoted(expression)}", f"the right one stands in {name}"
-    integer = "" if column.kinds == {"number"} else " | int"
+        return f"  text: {_quote(expression)}", f"the correct option is in {name}"
+    to_integer = "" if column.kinds == {"number"} else " | int"
     if all(re.fullmatch(r"\d+", text) for text in texts):
         for first in (0, 1):
-            inside = all(
+            in_range = all(
                 first <= int(text) < first + len(choices) for text, (_, choices) in zip(texts, pairs, strict=True)
             )
-            if inside:
-                index = f"{expression}{integer}" if first == 0 else f"{expression}{integer} - 1"
-                return f"  index: {_quoted(index)}", f"{name} counts them from {first}"
+            if in_range:
+                index = f"{expression}{to_integer}" if first == 0 else f"{expression}{to_integer} - 1"
+                return f"  index: {_quote(index)}", f"{name} is its number, from {first}"
     if all(
-        text.upper() in LETTERS[: len(choices)] and len(text) == 1
+        text.upper() in OPTION_LETTERS[: len(choices)] and len(text) == 1
         for text, (_, choices) in zip(texts, pairs, strict=True)
     ):
         return (
-            f"  index: {_quoted(f'{json.dumps(LETTERS)}.index({expression} | trim | upper)')}",
+            f"  index: {_quote(f'{json.dumps(OPTION_LETTERS)}.index({expression} | trim | upper)')}",
             f"{name} is its letter",
         )
     return "", ""
 
 
-def _choices(row: Mapping[str, Any], used: Sequence[str]) -> list[str]:
-    values = row[used[0]] if len(used) == 1 else [row[name] for name in used]
+def _option_texts(row: Mapping[str, Any], option_columns: Sequence[str]) -> list[str]:
+    values = row[option_columns[0]] if len(option_columns) == 1 else [row[name] for name in option_columns]
     return [str(value).strip() for value in values]
 
 
-def _fields(columns: Sequence[Column], rows: int) -> tuple[dict[str, Column], list[str]]:
-    """Columns that become fields, by the field's name, and why others do not."""
-    found: dict[str, Column] = {}
-    left = []
-    for one in columns:
-        if one.is_id:
-            left.append(f"{one.name}: it names or counts rows")
-        elif not one.plain:
-            left.append(f"{one.name}: neither text nor numbers")
-        elif one.blank > BLANK * rows:
-            left.append(f"{one.name}: blank in {one.blank:,} of {rows:,} rows")
-        elif len(one.distinct) == 1 and rows > 1 and not one.unlabelled:
-            left.append(f"{one.name}: the same in every row")
+def _select_fields(columns: Sequence[Column], row_count: int) -> tuple[dict[str, Column], list[str]]:
+    """Select the columns that become fields, by field name; return also why other columns are not used."""
+    fields: dict[str, Column] = {}
+    unused = []
+    for column in columns:
+        if column.is_id:
+            unused.append(f"{column.name}: row id")
+        elif not column.is_plain:
+            unused.append(f"{column.name}: not text or numbers")
+        elif column.blank_rows > MAX_BLANK_SHARE * row_count:
+            unused.append(f"{column.name}: blank in {column.blank_rows:,} of {row_count:,} rows")
+        elif len(column.value_hashes) == 1 and row_count > 1 and not column.unlabelled_rows:
+            unused.append(f"{column.name}: same value in every row")
         else:
-            name = slug(one.name)
-            name = f"the_{name}" if name in RESERVED or not name[0].isalpha() else name
-            found[name if name not in found else f"{name}_{len(found)}"] = one
-    return found, left
+            name = slug(column.name)
+            name = f"the_{name}" if name in RESERVED_NAMES or not name[0].isalpha() else name
+            fields[name if name not in fields else f"{name}_{len(fields)}"] = column
+    return fields, unused
 
 
-def _card(
+def _card_yaml(
     name: str,
     cluster: str,
     file: str,
     source: str,
-    rows: int,
+    row_count: int,
     fields: Mapping[str, Column],
-    guess: ColumnGuess,
-    where: str,
-    long: str | None,
+    guess: AnswerGuess,
+    row_filter: str,
+    long_field: str | None,
 ) -> str:
-    last = min(VALIDATION, rows // 10) or min(1, rows // 2)
-    train = f"rows[:-{last}]" if last else "rows"
-    asked = ", ".join(fields)
+    validation_rows = min(MAX_VALIDATION_ROWS, row_count // 10) or min(1, row_count // 2)
+    train_split = f"rows[:-{validation_rows}]" if validation_rows else "rows"
+    field_names = ", ".join(fields)
     lines = [
-        f"# Drafted from {_one_line(source)} ({rows:,} rows). What stands here was guessed from the columns: read it.",
+        f"# Drafted from {_one_line(source)} ({row_count:,} rows). All entries are guesses: check them.",
         f"name: {name}",
         f"cluster: {cluster}",
-        f"description: {_quoted(f'What is the answer, given {asked}?')}     # say what is asked",
-        f"file: {_quoted(file)}",
-        "splits:     # the last rows validate: shuffle the file first if its order means anything",
-        f"  train: {_quoted(train)}",
-        *([f"  validation: {_quoted(f'rows[-{last}:]')}"] if last else []),
-        *([f"row_filter: {_quoted(where)}     # rows for which this is false are left out"] if where else []),
+        f"description: {_quote(f'What is the answer, given {field_names}?')}     # describe the task",
+        f"file: {_quote(file)}",
+        "splits:     # the last rows are for validation: if the file is sorted, shuffle it first",
+        f"  train: {_quote(train_split)}",
+        *([f"  validation: {_quote(f'rows[-{validation_rows}:]')}"] if validation_rows else []),
+        *([f"row_filter: {_quote(row_filter)}     # other rows are left out"] if row_filter else []),
         "fields:",
-        *(f"  {field}: {_quoted(column.expression)}" for field, column in fields.items()),
-        f"answer:     # {_one_line(guess.said)}",
+        *(f"  {field}: {_quote(column.expression)}" for field, column in fields.items()),
+        f"answer:     # {_one_line(guess.note)}",
         *guess.lines,
-        *([f"long_inputs: {{field: {long}, truncate: tail}}     # the one field that may be cut"] if long else []),
+        *(
+            [f"long_inputs: {{field: {long_field}, truncate: tail}}     # the field that may be truncated"]
+            if long_field
+            else []
+        ),
         f"metric: {{name: {guess.metric}, source: drafted}}",
-        f"templates: templates/{name}.yaml     # serves where a collection has none for this task",
+        f"templates: templates/{name}.yaml     # used if a collection has no templates for this task",
         "licence: unknown",
         "citation: unknown",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _templates(fields: Mapping[str, Column], chooses: bool, source: str) -> str:
-    options = ["      {{ options }}"] if chooses else []
+def _templates_yaml(fields: Mapping[str, Column], has_options: bool, source: str) -> str:
+    options = ["      {{ options }}"] if has_options else []
     labels = {name: _one_line(name.replace("_", " ").capitalize()) for name in fields}
     lines = [
-        f"# Drafted from {_one_line(source)}: say in words what is asked, and add wordings of your own.",
+        f"# Drafted from {_one_line(source)}: describe the task in words, and add templates of your own.",
         "templates:",
         "  - name: fields",
         "    input: |-",
@@ -314,8 +366,8 @@ def _one_line(text: str) -> str:
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())
 
 
-def _quoted(text: str) -> str:
-    """A text as YAML writes it between double quotes."""
+def _quote(text: str) -> str:
+    """Format a text as a double-quoted YAML scalar."""
     escaped = json.dumps(text, ensure_ascii=False)
     return "".join(char if char.isprintable() else _escape(char) for char in escaped)
 

@@ -1,4 +1,4 @@
-"""From a row to an example: what templates render and metrics score."""
+"""Conversion of rows to examples, which templates render and metrics score."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from metalm_cli.tasks.expressions import compile_expression
 
 @dataclass(frozen=True)
 class Example:
-    """One example of a task.
+    """An example of a task.
 
     Args:
-        task: Name of its card.
-        row: Its row in the split.
-        fields: What templates use, by name.
-        answers: Right answers; the first is the one that trains.
-        options: What the answer is chosen from, in the order they are listed; empty for open tasks.
-        label: Number of the right option, or None.
+        task: Name of the task.
+        row: Index of the row in the split.
+        fields: Fields for templates, by name.
+        answers: Correct answers; training uses the first.
+        options: Answer options in the order they are listed; empty for open-ended tasks.
+        label: Index of the correct option, or None.
         rationale: The reasoning that leads to the answer, or empty.
+        raw: The row's columns.
     """
 
     task: str
@@ -37,11 +38,11 @@ class Example:
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
 
-Where = Callable[[], str]
+LocateRow = Callable[[], str]
 
 
 class ExampleMaker:
-    """Reads the rows of a card.
+    """Converter of a task's rows to examples.
 
     Args:
         card: The card.
@@ -49,10 +50,10 @@ class ExampleMaker:
 
     def __init__(self, card: Card) -> None:
         self.card = card
-        self._words = card.verbalizers
+        self._verbalizers = card.verbalizers
         self._fields = {name: compile_expression(source) for name, source in card.fields.items()}
         answer = card.answer
-        self._where, self._label, self._options, self._index, self._text, self._rationale = (
+        self._row_filter, self._label, self._options, self._index, self._text, self._rationale = (
             None if source is None else compile_expression(source)
             for source in (card.row_filter, answer.label, answer.options, answer.index, answer.text, answer.rationale)
         )
@@ -60,98 +61,100 @@ class ExampleMaker:
     def __reduce__(self) -> Any:
         return ExampleMaker, (self.card,)
 
-    def __call__(self, row: Any, number: int, where: Where) -> Example | None:
-        """The example in a row.
+    def __call__(self, row: Any, index: int, where: LocateRow) -> Example | None:
+        """Convert a row to an example.
 
         Args:
-            row: Its columns.
-            number: Its number in the split.
-            where: Says where it stands.
+            row: Columns of the row.
+            index: Index of the row in the split.
+            where: Function that returns the row's location, for messages.
 
         Returns:
-            None for a row that the card leaves out.
+            None for a row that the card's ``row_filter`` leaves out.
 
         Raises:
-            MetalmError: A column is missing, a class is out of range, the answer is not among the options, a text is
+            MetalmError: A column is missing, a class is out of range, the answer is not among the options, or a text is
                 empty.
         """
         if not isinstance(row, Mapping):
-            raise self._wrong(where, f"got {type(row).__name__}, expected an object with columns")
-        if self._where is not None and not self._read(self._where, row, "where", where):
+            raise self._row_error(where, f"got {type(row).__name__}, expected an object with columns")
+        if self._row_filter is not None and not self._evaluate(self._row_filter, row, "row_filter", where):
             return None
         fields = {
-            name: self._string(self._read(read, row, f"fields.{name}", where), f"fields.{name}", where)
-            for name, read in self._fields.items()
+            name: self._string(self._evaluate(expression, row, f"fields.{name}", where), f"fields.{name}", where)
+            for name, expression in self._fields.items()
         }
         answers, options, label = self._answer(row, where)
         rationale = ""
         if self._rationale is not None:
             rationale = self._string(
-                self._read(self._rationale, row, "answer.rationale", where), "answer.rationale", where
+                self._evaluate(self._rationale, row, "answer.rationale", where), "answer.rationale", where
             )
-        return Example(self.card.name, number, fields, answers, options, label, rationale, row)
+        return Example(self.card.name, index, fields, answers, options, label, rationale, row)
 
-    def _answer(self, row: Any, where: Where) -> tuple[tuple[str, ...], tuple[str, ...], int | None]:
+    def _answer(self, row: Any, where: LocateRow) -> tuple[tuple[str, ...], tuple[str, ...], int | None]:
         if self._label is not None:
-            words = self._words
-            label = self._class(self._read(self._label, row, "answer.label", where), where)
+            words = self._verbalizers
+            label = self._class_id(self._evaluate(self._label, row, "answer.label", where), where)
             return (words[label],), words, label
         options: tuple[str, ...] = ()
         if self._options is not None:
-            options = self._strings(self._read(self._options, row, "answer.options", where), "answer.options", where)
+            options = self._strings(
+                self._evaluate(self._options, row, "answer.options", where), "answer.options", where
+            )
             if len(options) < 2:
-                raise self._wrong(where, f"answer.options: got {len(options)}, expected at least two")
+                raise self._row_error(where, f"answer.options: got {len(options)}, expected at least two")
         if self._index is not None:
-            index = self._read(self._index, row, "answer.index", where)
+            index = self._evaluate(self._index, row, "answer.index", where)
             if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(options):
-                raise self._wrong(where, f"answer.index: got {index!r}, expected 0 to {len(options) - 1}")
+                raise self._row_error(where, f"answer.index: got {index!r}, expected 0 to {len(options) - 1}")
             return (options[index],), options, index
-        assert self._text is not None, "the card has one of the three"
-        found = self._read(self._text, row, "answer.text", where)
-        answers = self._strings(found if isinstance(found, list | tuple) else [found], "answer.text", where)
+        assert self._text is not None, "a valid card has label, index or text"
+        value = self._evaluate(self._text, row, "answer.text", where)
+        answers = self._strings(value if isinstance(value, list | tuple) else [value], "answer.text", where)
         if options and answers[0] not in options:
-            raise self._wrong(where, f"the answer {answers[0]!r} is not among the options {', '.join(options)}")
+            raise self._row_error(where, f"the answer {answers[0]!r} is not among the options {', '.join(options)}")
         return answers, options, options.index(answers[0]) if options else None
 
-    def _class(self, value: Any, where: Where) -> int:
+    def _class_id(self, value: Any, where: LocateRow) -> int:
         names = self.card.answer.class_names
         if isinstance(value, str) and value in names:
             return names.index(value)
         if isinstance(value, int | bool) and 0 <= int(value) < len(names):
             return int(value)
         why = f"answer.label: got {value!r}, expected 0 to {len(names) - 1} or one of {', '.join(names)}"
-        hint = "; -1 marks rows without a label: set `where` to leave them out" if value == -1 else ""
-        raise self._wrong(where, why + hint)
+        hint = "; -1 marks rows without a label: leave them out with row_filter" if value == -1 else ""
+        raise self._row_error(where, why + hint)
 
-    def _read(self, read: Callable[[Any], Any], row: Any, key: str, where: Where) -> Any:
+    def _evaluate(self, expression: Callable[[Any], Any], row: Any, key: str, where: LocateRow) -> Any:
         try:
-            return read(row)
+            return expression(row)
         except UndefinedError as error:
             columns = ", ".join(map(str, row)) or "none"
-            raise self._wrong(where, f"{key}: {error.message}; the row's columns are {columns}") from error
+            raise self._row_error(where, f"{key}: {error.message}; the row's columns are {columns}") from error
         except (TemplateError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
-            raise self._wrong(where, f"{key}: {error}") from error
+            raise self._row_error(where, f"{key}: {error}") from error
 
-    def _strings(self, values: Any, key: str, where: Where) -> tuple[str, ...]:
+    def _strings(self, values: Any, key: str, where: LocateRow) -> tuple[str, ...]:
         if not isinstance(values, list | tuple) or not values:
-            raise self._wrong(where, f"{key}: got {values!r:.60}, expected a list of texts that is not empty")
+            raise self._row_error(where, f"{key}: got {values!r:.60}, expected a non-empty list of texts")
         return tuple(self._string(value, key, where) for value in values)
 
-    def _string(self, value: Any, key: str, where: Where) -> str:
+    def _string(self, value: Any, key: str, where: LocateRow) -> str:
         if isinstance(value, int | float) and not isinstance(value, bool):
             value = str(value)
         if not isinstance(value, str):
-            raise self._wrong(where, f"{key}: got {value!r:.60}, expected text")
+            raise self._row_error(where, f"{key}: got {value!r:.60}, expected text")
         text = value.strip()
         if not text:
-            raise self._wrong(where, f"{key}: the text is empty")
+            raise self._row_error(where, f"{key}: the text is empty")
         return text
 
-    def _wrong(self, where: Where, why: str) -> MetalmError:
+    def _row_error(self, where: LocateRow, why: str) -> MetalmError:
         return MetalmError(
             f"a row does not fit the card of {self.card.name}",
             where=where(),
             why=why,
-            remedy=f"correct the card, or leave such rows out with its `where`; metalm tasks check {self.card.name}",
+            remedy=f"correct the card or leave such rows out with row_filter; then metalm tasks check {self.card.name}",
             exit_code=Exit.USAGE,
         )

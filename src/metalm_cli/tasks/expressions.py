@@ -1,4 +1,4 @@
-"""Jinja, sandboxed and bounded: expressions of task cards over a row's columns, and texts of templates."""
+"""Sandboxed Jinja with resource limits: expressions of task cards over a row's columns, and texts of templates."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from jinja2 import StrictUndefined, TemplateError, Undefined, nodes
 from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
-MAX_TEXT = 1_000_000
-"""Longest text that a repetition, a padding or a join may make."""
-ROW = "row"
-"""Name of the whole row in expressions, unless a column has it."""
-MAX_RANGE = 10_000
-"""Longest ``range``."""
+MAX_TEXT_LENGTH = 1_000_000
+"""Maximum characters of a rendered text."""
+ROW_NAME = "row"
+"""Name of the whole row in expressions, unless a column has this name."""
+MAX_RANGE_LENGTH = 10_000
+"""Maximum length of a ``range``."""
 
 
-class Environment(ImmutableSandboxedEnvironment):
-    """A sandbox without attribute escapes, without mutation, and without operations that make huge texts."""
+class SandboxEnvironment(ImmutableSandboxedEnvironment):
+    """Jinja sandbox without private attributes, mutation, and operations that build huge texts."""
 
     intercepted_binops = frozenset({"*", "**", "%"})
 
     def __init__(self) -> None:
         super().__init__(undefined=StrictUndefined, keep_trailing_newline=False, autoescape=False)
-        self.globals = {"range": _range}
+        self.globals = {"range": _bounded_range}
         for name in ("center", "indent", "format", "xmlattr", "random", "urlize", "pprint"):
             self.filters.pop(name, None)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """Arithmetic on numbers only, and within bounds; no repetition, no ``%`` formatting."""
+        """Allow arithmetic only on numbers and within limits; text repetition and ``%`` formatting are rejected."""
         if not all(isinstance(side, int | float) for side in (left, right)):
             raise SecurityError(f"{operator} works on numbers only")
         if operator == "**" and (abs(left) > 1_000 or abs(right) > 20):
@@ -37,41 +37,41 @@ class Environment(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """Also refuses methods of texts that pad or format."""
+        """Reject also string methods that pad or format."""
         if attr in ("ljust", "rjust", "center", "zfill", "expandtabs", "format", "format_map", "translate"):
             return False
         return super().is_safe_attribute(obj, attr, value)
 
 
-def _range(*bounds: int) -> range:
-    found = range(*bounds)
-    if len(found) > MAX_RANGE:
-        raise SecurityError(f"a range of more than {MAX_RANGE:,}")
-    return found
+def _bounded_range(*bounds: int) -> range:
+    numbers = range(*bounds)
+    if len(numbers) > MAX_RANGE_LENGTH:
+        raise SecurityError(f"a range of more than {MAX_RANGE_LENGTH:,}")
+    return numbers
 
 
-ENVIRONMENT = Environment()
+ENVIRONMENT = SandboxEnvironment()
 
 
 def names_in(source: str, expression: bool = True) -> set[str]:
-    """Names that an expression (or a template's text) reads.
+    """Return the names that an expression (or a template's text) reads.
 
     Raises:
-        TemplateError: It cannot be parsed.
+        TemplateError: The source cannot be parsed.
     """
-    return find_undeclared_variables(_parsed(source, expression))
+    return find_undeclared_variables(_parse(source, expression))
 
 
-def _parsed(source: str, expression: bool) -> nodes.Template:
+def _parse(source: str, expression: bool) -> nodes.Template:
     return ENVIRONMENT.parse("{{ " + source + " }}" if expression else source)
 
 
 def _plain_parts(source: str, expression: bool) -> list[tuple[bool, str]] | None:
-    """Words (False) and bare names (True) that an expression or a text is made of; None if of anything else."""
-    match _parsed(source, expression).body:
+    """Split a source into literal texts (False) and plain names (True); None if it has any other expression."""
+    match _parse(source, expression).body:
         case [nodes.Output(nodes=parts)]:
-            found = [_plain_part(part) for part in parts]
-            return None if None in found else [part for part in found if part is not None]
+            plain_parts = [_plain_part(part) for part in parts]
+            return None if None in plain_parts else [part for part in plain_parts if part is not None]
     return None
 
 
@@ -85,14 +85,14 @@ def _plain_part(part: nodes.Node) -> tuple[bool, str] | None:
 
 
 def compile_expression(source: str) -> Callable[..., Any]:
-    """An expression as a function of its names.
+    """Compile an expression to a function of a mapping.
 
     Returns:
-        ``function(mapping)``; a name or an attribute that is not there raises UndefinedError. ``row`` is the whole
-        mapping, for columns whose names are no names: ``row["Review Text"]``.
+        ``function(mapping)``; a missing name or attribute raises UndefinedError. The name ``row`` is the whole mapping,
+        for columns whose names are not identifiers: ``row["Review Text"]``.
 
     Raises:
-        TemplateError: It cannot be parsed.
+        TemplateError: The expression cannot be parsed.
 
     Example:
         >>> compile_expression("choices.label.index(key)")({"choices": {"label": ["A", "B"]}, "key": "B"})
@@ -100,40 +100,40 @@ def compile_expression(source: str) -> Callable[..., Any]:
     """
     compiled = ENVIRONMENT.compile_expression(source, undefined_to_none=False)
 
-    whole = ROW in names_in(source)
+    reads_row = ROW_NAME in names_in(source)
     parts = _plain_parts(source, expression=True) or []
-    bare = parts[0][1] if len(parts) == 1 and parts[0][0] else None  # most are a column's name
+    column = parts[0][1] if len(parts) == 1 and parts[0][0] else None  # fast path for the common case
 
     def evaluate(values: Any) -> Any:
-        if bare is not None and bare in values:
-            return values[bare]
-        found = compiled({ROW: values, **values} if whole else values)
-        if isinstance(found, Undefined):
-            found._fail_with_undefined_error()
-        return found
+        if column is not None and column in values:
+            return values[column]
+        value = compiled({ROW_NAME: values, **values} if reads_row else values)
+        if isinstance(value, Undefined):
+            value._fail_with_undefined_error()
+        return value
 
     return evaluate
 
 
 def compile_text(source: str) -> Callable[..., str]:
-    """A template's text as a function of its names.
+    """Compile a template's text to a function of a mapping.
 
     Raises:
-        TemplateError: It cannot be parsed.
+        TemplateError: The text cannot be parsed.
     """
     template = ENVIRONMENT.from_string(source)
-    plain = _plain_parts(source, expression=False)
+    plain_parts = _plain_parts(source, expression=False)
 
     def render(values: Any) -> str:
-        if plain is not None:  # most are: no need of a context
-            texts = [values.get(part) if named else part for named, part in plain]
-            if all(isinstance(text, str) for text in texts) and sum(map(len, texts)) <= MAX_TEXT:
+        if plain_parts is not None:  # fast path for texts with plain names only
+            texts = [values.get(part) if is_name else part for is_name, part in plain_parts]
+            if all(isinstance(text, str) for text in texts) and sum(map(len, texts)) <= MAX_TEXT_LENGTH:
                 return "".join(texts)
         pieces, size = [], 0
         for piece in template.generate(**values):
             size += len(piece)
-            if size > MAX_TEXT:
-                raise SecurityError(f"a text of more than {MAX_TEXT:,} characters")
+            if size > MAX_TEXT_LENGTH:
+                raise SecurityError(f"a text of more than {MAX_TEXT_LENGTH:,} characters")
             pieces.append(piece)
         return "".join(pieces)
 

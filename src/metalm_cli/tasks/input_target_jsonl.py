@@ -1,4 +1,4 @@
-"""Input target jsonl."""
+"""Cards of JSON lines files with ``input`` and ``target``, which need no card file."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ import zstandard
 from metalm_cli.config.locate import display
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks.card import Card
-from metalm_cli.tasks.natural_instructions import _splits, task_name
+from metalm_cli.tasks.natural_instructions import task_name, train_validation_splits
 
 
-def pairs_card(path: Path) -> Card:
-    """The card of JSON lines of ``{input, target}``: prompts already; cluster ``misc``; the last rows validate.
+def input_target_card(path: Path) -> Card:
+    """Build the card of a JSON lines file of ``{input, target}``; cluster ``misc``, the last rows are for validation.
 
     Raises:
         MetalmError: The file cannot be read, or its first line has no ``input`` and ``target``.
     """
-    rows, first = 0, b""
+    row_count, first_line = 0, b""
     try:
-        with _opened(path) as file:
+        with _open_lines(path) as file:
             for line in file:
                 if line.strip():
-                    rows, first = rows + 1, first or line
+                    row_count, first_line = row_count + 1, first_line or line
     except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
-        raise MetalmError("a data file cannot be read", where=display(path), why=str(error)) from error
-    _check_pair(first, path)
+        raise MetalmError("cannot read the data file", where=display(path), why=str(error)) from error
+    _check_first_line(first_line, path)
     return Card.model_validate(
         {
             "name": task_name(path),
             "cluster": "misc",
             "description": f"Inputs and targets of {path.name}",
             "file": str(path.absolute()),
-            "splits": _splits("rows", rows),
+            "splits": train_validation_splits("rows", row_count),
             "fields": {"input": "input"},
             "answer": {"text": "target"},
             "long_inputs": {"field": "input", "truncate": "middle"},
@@ -50,23 +50,23 @@ def pairs_card(path: Path) -> Card:
     )
 
 
-def _opened(path: Path) -> Any:
+def _open_lines(path: Path) -> Any:
     if path.name.endswith(".zst"):
         return io.BufferedReader(zstandard.open(path, "rb"))
     return gzip.open(path) if path.name.endswith(".gz") else path.open("rb")
 
 
-def _check_pair(line: bytes, path: Path) -> None:
+def _check_first_line(line: bytes, path: Path) -> None:
     try:
         row = json.loads(line) if line else None
     except (ValueError, RecursionError):
         row = None
     if not isinstance(row, dict) or not {"input", "target"} <= set(row):
-        got = "is empty" if not line else f"begins with {line[:60].decode('utf-8', 'replace')!r}"
+        content = "is empty" if not line else f"begins with {line[:60].decode('utf-8', 'replace')!r}"
         columns = f"; its columns are {', '.join(map(str, row))}" if isinstance(row, dict) else ""
         raise MetalmError(
-            "a file without a card holds no {input, target}",
+            "a data file without a card needs the columns input and target",
             where=f"{display(path)}:1",
-            why=f"the file {got}{columns}",
-            remedy=f"metalm tasks new {display(path)} drafts a card from its columns",
+            why=f"the file {content}{columns}",
+            remedy=f"draft a card from its columns: metalm tasks new {display(path)}",
         )

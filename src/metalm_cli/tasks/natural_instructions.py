@@ -1,4 +1,4 @@
-"""Tasks that have no card of their own: Natural Instructions' JSON, and JSON lines of ``{input, target}``."""
+"""Cards of Natural Instructions tasks, from their JSON files."""
 
 from __future__ import annotations
 
@@ -12,24 +12,26 @@ from metalm_cli.config.locate import display
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks.card import Card
 
-PAIRS = (".jsonl", ".jsonl.gz", ".jsonl.zst")
-"""How files of ``{input, target}`` end."""
-LISTS = ("test_tasks.txt", "excluded_tasks.txt")
-"""Below ``splits/default`` beside a folder of tasks: those that must not be trained on."""
-MAX_JSON = 256 << 20
-"""Bytes of a task's JSON."""
-HELD_BACK = 100
-"""Last instances that validate, but no more than a tenth; first instances of a test task, as its authors score it."""
-MATCHED = frozenset({"textual_entailment", "coreference_resolution", "dialogue_act_recognition", "word_analogy"})
-"""Categories scored by exact match beside those with classification in their name (Wang et al. 2022)."""
-FEW = 10
-"""A task whose instances share at most so many answers chooses among them: exact match, whatever its category."""
-ANSWERS = "output if output is string else output | map('trim') | select | list"
-LANGUAGES = {"english": "en"}
+INPUT_TARGET_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+"""File name suffixes of JSON lines with ``input`` and ``target``."""
+HELD_OUT_LISTS = ("test_tasks.txt", "excluded_tasks.txt")
+"""Files in ``splits/default`` beside a task folder, which list tasks that must not be trained on."""
+MAX_JSON_BYTES = 256 << 20
+"""Maximum bytes of a task file."""
+MAX_EVALUATION_INSTANCES = 100
+"""Maximum instances for validation (at most a tenth of all), and instances of a test task (as its authors score it)."""
+EXACT_MATCH_CATEGORIES = frozenset(
+    {"textual_entailment", "coreference_resolution", "dialogue_act_recognition", "word_analogy"}
+)
+"""Categories scored by exact match, besides those with classification in their name (Wang et al. 2022)."""
+MAX_ANSWER_CLASSES = 10
+"""A task with at most this many distinct answers is a classification task: exact match, whatever its category."""
+ANSWER_EXPRESSION = "output if output is string else output | map('trim') | select | list"
+LANGUAGE_CODES = {"english": "en"}
 
 
 def slug(text: str) -> str:
-    """A name of small letters, digits and underscores.
+    """Convert a text to a name of lower-case letters, digits and underscores.
 
     >>> slug("task141_odd-man-out_category"), slug("Misc.")
     ('task141_odd_man_out_category', 'misc')
@@ -38,100 +40,114 @@ def slug(text: str) -> str:
 
 
 def task_name(path: Path) -> str:
-    """Name of the task in a file of Natural Instructions, or of pairs."""
-    ending = next((one for one in (*PAIRS, ".json") if path.name.endswith(one)), path.suffix)
-    return slug(path.name.removesuffix(ending))
+    """Return the name of the task in a file of Natural Instructions or of JSON lines."""
+    suffix = next(
+        (known_suffix for known_suffix in (*INPUT_TARGET_SUFFIXES, ".json") if path.name.endswith(known_suffix)),
+        path.suffix,
+    )
+    return slug(path.name.removesuffix(suffix))
 
 
 @lru_cache(maxsize=4)
 def read_task(path: Path) -> dict[str, Any]:
-    """A task of Natural Instructions as it stands.
+    """Read the JSON of a Natural Instructions task.
 
     Raises:
-        MetalmError: It cannot be read, or is no such task.
+        MetalmError: The file cannot be read, or is not such a task.
     """
     try:
-        if path.stat().st_size > MAX_JSON:
-            raise _no_task(path, f"it has {path.stat().st_size:,} bytes; the limit is {MAX_JSON:,}")
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise _task_error(path, f"the file has {path.stat().st_size:,} bytes; the limit is {MAX_JSON_BYTES:,}")
         task = json.loads(path.read_bytes())
     except OSError as error:
-        raise _no_task(path, error.strerror or str(error)) from error
+        raise _task_error(path, error.strerror or str(error)) from error
     except (ValueError, RecursionError) as error:
-        raise _no_task(path, f"it is no JSON: {error}") from error
+        raise _task_error(path, f"not valid JSON: {error}") from error
     for key in ("Definition", "Instances"):
         if not isinstance(task, dict) or not task.get(key):
-            raise _no_task(path, f"missing: {key}")
+            raise _task_error(path, f"missing: {key}")
     if not isinstance(task["Instances"], list):
-        raise _no_task(path, "Instances is no list")
+        raise _task_error(path, "Instances is not a list")
     return task
 
 
-def _no_task(path: Path, why: str) -> MetalmError:
+def _task_error(path: Path, why: str) -> MetalmError:
     return MetalmError(
-        "a task of Natural Instructions cannot be read",
+        "cannot read a Natural Instructions task",
         where=display(path),
         why=why,
-        remedy="give a JSON with Definition and Instances, each instance {input, output}",
+        remedy="expected JSON with Definition and Instances, each instance with input and output",
     )
 
 
-def task_card(path: Path) -> Card:
-    """The card of a task of Natural Instructions (Wang et al. 2022).
+def natural_instructions_card(path: Path) -> Card:
+    """Build the card of a Natural Instructions task (Wang et al. 2022).
 
-    Its cluster is its first category. Instances without an input or an answer are left out. Of a task to train on,
-    the last hundred instances, at most a tenth, validate. A task that ``test_tasks.txt`` or ``excluded_tasks.txt``
-    in ``splits/default`` beside its folder lists is for evaluation only, on its first hundred instances.
+    Its cluster is its first category. Instances without an input or an answer are left out. The last hundred instances
+    of a training task, at most a tenth, are for validation. A task listed in ``test_tasks.txt`` or
+    ``excluded_tasks.txt`` in ``splits/default`` beside its folder is for evaluation only, on its first hundred
+    instances.
 
     Raises:
-        MetalmError: The file cannot be read, or is no such task.
+        MetalmError: The file cannot be read, or is not such a task.
     """
     task = read_task(path)
-    cluster = slug(_first(task.get("Categories")) or "misc")
-    tested = path.stem in _not_trained(path.absolute().parent.parent / "splits" / "default")
-    splits = {"test": f"instances[:{HELD_BACK}]"} if tested else _splits("instances", len(task["Instances"]))
-    matched = "classification" in cluster or cluster in MATCHED or _chooses(task["Instances"])
-    language = _first(task.get("Input_language")).lower()
+    cluster = slug(_first_text(task.get("Categories")) or "misc")
+    evaluation_only = path.stem in _held_out_tasks(path.absolute().parent.parent / "splits" / "default")
+    splits = (
+        {"test": f"instances[:{MAX_EVALUATION_INSTANCES}]"}
+        if evaluation_only
+        else train_validation_splits("instances", len(task["Instances"]))
+    )
+    exact_match = (
+        "classification" in cluster or cluster in EXACT_MATCH_CATEGORIES or _is_classification(task["Instances"])
+    )
+    language = _first_text(task.get("Input_language")).lower()
     sources = ", ".join(map(str, task.get("Source") or ())).strip(", ")
     return Card.model_validate(
         {
             "name": task_name(path),
             "cluster": cluster,
-            "description": (_first(task["Definition"]).strip().splitlines() or [path.stem])[0][:200],
-            "usage": "eval" if tested else "train_and_eval",
+            "description": (_first_text(task["Definition"]).strip().splitlines() or [path.stem])[0][:200],
+            "usage": "eval" if evaluation_only else "train_and_eval",
             "file": str(path.absolute()),
             "splits": splits,
-            "row_filter": f"input | trim and ({ANSWERS})",
+            "row_filter": f"input | trim and ({ANSWER_EXPRESSION})",
             "fields": {"input": "input"},
-            "answer": {"text": ANSWERS},
+            "answer": {"text": ANSWER_EXPRESSION},
             "long_inputs": {"field": "input", "truncate": "middle"},
-            "metric": {"name": "exact_match" if matched else "rougeL", "source": "Wang et al. 2022"},
+            "metric": {"name": "exact_match" if exact_match else "rougeL", "source": "Wang et al. 2022"},
             "templates": str(path.absolute()),
-            "language": LANGUAGES.get(language, language or "en"),
-            "licence": _first(task.get("Instance License")) or "unknown",
+            "language": LANGUAGE_CODES.get(language, language or "en"),
+            "licence": _first_text(task.get("Instance License")) or "unknown",
             "citation": "Wang et al. 2022 (Super-NaturalInstructions)" + (f"; from {sources}" if sources else ""),
         }
     )
 
 
-def _first(value: Any) -> str:
-    """A text, or the first of a list; older files have texts where newer ones have lists."""
+def _first_text(value: Any) -> str:
+    """Return a text, or the first text of a list; older files have texts where newer ones have lists."""
     value = value[0] if isinstance(value, list) and value else value
     return value if isinstance(value, str) else ""
 
 
-def _chooses(instances: list[Any]) -> bool:
-    answers = {_first(one.get("output")).strip() for one in instances if isinstance(one, dict)}
-    return 1 < len(answers) <= FEW and len(instances) >= 5 * len(answers)
+def _is_classification(instances: list[Any]) -> bool:
+    answers = {_first_text(instance.get("output")).strip() for instance in instances if isinstance(instance, dict)}
+    return 1 < len(answers) <= MAX_ANSWER_CLASSES and len(instances) >= 5 * len(answers)
 
 
-def _not_trained(folder: Path) -> set[str]:
-    found: set[str] = set()
-    for name in LISTS:
+def _held_out_tasks(folder: Path) -> set[str]:
+    names: set[str] = set()
+    for name in HELD_OUT_LISTS:
         if (folder / name).is_file():
-            found.update((folder / name).read_text(encoding="utf-8", errors="replace").split())
-    return found
+            names.update((folder / name).read_text(encoding="utf-8", errors="replace").split())
+    return names
 
 
-def _splits(name: str, rows: int) -> dict[str, str]:
-    last = min(HELD_BACK, rows // 10) or min(1, rows // 2)
-    return {"train": f"{name}[:-{last}]", "validation": f"{name}[-{last}:]"} if last else {"train": name}
+def train_validation_splits(name: str, row_count: int) -> dict[str, str]:
+    validation_rows = min(MAX_EVALUATION_INSTANCES, row_count // 10) or min(1, row_count // 2)
+    return (
+        {"train": f"{name}[:-{validation_rows}]", "validation": f"{name}[-{validation_rows}:]"}
+        if validation_rows
+        else {"train": name}
+    )

@@ -1,4 +1,4 @@
-"""Where task cards are: shipped ones by name, a user's own in folders and files."""
+"""Lookup of task cards: shipped cards by name, and user cards in folders and files."""
 
 from __future__ import annotations
 
@@ -11,126 +11,130 @@ from metalm_cli.config.locate import display
 from metalm_cli.config.yaml_records import read_record
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks.card import CLUSTERS, Card
-from metalm_cli.tasks.input_target_jsonl import pairs_card
-from metalm_cli.tasks.natural_instructions import PAIRS, task_card, task_name
+from metalm_cli.tasks.input_target_jsonl import input_target_card
+from metalm_cli.tasks.natural_instructions import INPUT_TARGET_SUFFIXES, natural_instructions_card, task_name
 
-SHIPPED = Path(__file__).parent
-GROUPS = ("core", "non_core", "world", "all")
-"""Names of groups of cards, beside clusters and tasks."""
-CARDS = (".yaml", ".yml")
-ENDINGS = (*CARDS, ".json", *PAIRS, ".csv")
-"""How names of tasks end that are paths."""
-TEMPLATES = "templates"
-"""Folder beside cards that holds no cards."""
+SHIPPED_FOLDER = Path(__file__).parent
+GROUP_NAMES = ("core", "non_core", "world", "all")
+"""Names of groups of cards, which select tasks like cluster and task names do."""
+CARD_SUFFIXES = (".yaml", ".yml")
+PATH_SUFFIXES = (*CARD_SUFFIXES, ".json", *INPUT_TARGET_SUFFIXES, ".csv")
+"""Suffixes of task names that are paths."""
+TEMPLATES_FOLDER = "templates"
+"""Folder beside cards that contains templates, not cards."""
 
 
 def is_path(name: str) -> bool:
-    """Whether the name of a task is the path of a card, of tasks without one, or of a folder of such."""
-    return name.endswith(ENDINGS) or "/" in name
+    """Return whether a task name is a path: of a card, of a data file without a card, or of a folder of these."""
+    return name.endswith(PATH_SUFFIXES) or "/" in name
 
 
 def card_files(path: Path) -> list[Path]:
-    """Files that hold tasks: a card, a task of Natural Instructions, JSON lines of pairs; or all in a folder.
+    """Return the task files of a path: a card, Natural Instructions task or JSON lines file, or all of a folder.
 
-    Of a folder, cards (``*.yaml``, except in ``templates/``) and tasks of Natural Instructions (``task*.json``).
+    In a folder, these are cards (``*.yaml``, except in ``templates/``) and Natural Instructions tasks (``task*.json``).
 
     Raises:
-        MetalmError: There are none.
+        MetalmError: There are no task files.
     """
     path = path.expanduser()
-    if path.is_file() and path.name.endswith((*CARDS, ".json", *PAIRS)):
+    if path.is_file() and path.name.endswith((*CARD_SUFFIXES, ".json", *INPUT_TARGET_SUFFIXES)):
         return [path]
-    found: list[Path] = []
+    files: list[Path] = []
     if path.is_dir():
-        cards = [one for one in path.rglob("*.yaml") if TEMPLATES not in one.relative_to(path).parts[:-1]]
-        found = [*sorted(cards), *sorted(path.rglob("task*.json"))]
-    if not found:
-        kind = (
-            "it is no card, no task of Natural Instructions, and no JSON lines" if path.exists() else "nothing is there"
+        cards = [
+            card_path
+            for card_path in path.rglob("*.yaml")
+            if TEMPLATES_FOLDER not in card_path.relative_to(path).parts[:-1]
+        ]
+        files = [*sorted(cards), *sorted(path.rglob("task*.json"))]
+    if not files:
+        why = (
+            "the file is not a card, Natural Instructions task or JSON lines file" if path.exists() else "no such file"
         )
         raise MetalmError(
-            "no task cards are found",
+            "no task cards found",
             where=display(path),
-            why="the folder holds no .yaml and no task*.json" if path.is_dir() else kind,
-            remedy="name a card, or a folder of cards; metalm tasks new FILE drafts one from a data file",
+            why="the folder contains no .yaml and no task*.json" if path.is_dir() else why,
+            remedy="give a card or a folder of cards; metalm tasks new FILE drafts a card from a data file",
         )
-    return found
+    return files
 
 
 def card_name(path: Path) -> str:
-    """Name of the card in a file."""
-    return path.stem if path.suffix in CARDS else task_name(path)
+    """Return the name of the card in a file."""
+    return path.stem if path.suffix in CARD_SUFFIXES else task_name(path)
 
 
 def read_card(path: Path) -> Card:
-    """A card from its file, or the card that a file without one amounts to.
+    """Read a card from its file, or build the card of a data file without one.
 
     Raises:
-        MetalmError: It cannot be read or does not fit; its name or its cluster is not that of its file and folder.
+        MetalmError: The card cannot be read or is invalid, or its name or cluster differs from its file or folder name.
     """
     try:
         stat = path.stat()
     except OSError:
-        return _read_card(path.absolute(), None)
-    return _read_card(path.absolute(), (stat.st_mtime_ns, stat.st_size))
+        return _read_card_version(path.absolute(), None)
+    return _read_card_version(path.absolute(), (stat.st_mtime_ns, stat.st_size))
 
 
 @lru_cache(maxsize=4096)
-def _read_card(path: Path, stamp: tuple[int, int] | None) -> Card:
-    """A card, read again only when its file has changed."""
+def _read_card_version(path: Path, stamp: tuple[int, int] | None) -> Card:
+    """Read a card; cached until its file changes."""
     if path.suffix == ".json":
-        return task_card(path)
-    if path.name.endswith(PAIRS):
-        return pairs_card(path)
+        return natural_instructions_card(path)
+    if path.name.endswith(INPUT_TARGET_SUFFIXES):
+        return input_target_card(path)
     card = read_record(path, Card, "task card")
     if card.name != path.stem:
         raise MetalmError(
-            f"a task card is named {card.name} and its file {path.name}",
+            f"task card {card.name} has the file name {path.name}",
             where=display(path),
-            remedy=f"rename the file to {card.name}.yaml, or the card",
+            remedy=f"rename the file to {card.name}.yaml, or change the card's name",
         )
-    if path.is_relative_to(SHIPPED) and card.cluster != path.parent.name:
-        raise MetalmError(f"card {card.name} of cluster {card.cluster} stands in {path.parent.name}/")
-    own = card.own_templates
-    return card if own is None else card.model_copy(update={"templates": str(path.parent / own)})
+    if path.is_relative_to(SHIPPED_FOLDER) and card.cluster != path.parent.name:
+        raise MetalmError(f"task card {card.name} of cluster {card.cluster} is in the folder {path.parent.name}/")
+    bundled = card.bundled_templates
+    return card if bundled is None else card.model_copy(update={"templates": str(path.parent / bundled)})
 
 
 class Cards:
-    """All cards that a command knows.
+    """All cards available to a command.
 
     Args:
-        folders: Folders and files of a user's own; a card there replaces the shipped one of its name.
+        folders: Folders and files of user cards; a user card replaces the shipped card of the same name.
 
     Raises:
-        MetalmError: Nothing is there; a file without a card has the name of another task.
+        MetalmError: A path has no cards, or a file without a card has the name of another task.
     """
 
     def __init__(self, folders: Iterable[str | Path] = ()) -> None:
         self.paths: dict[str, Path] = {}
         for cluster in CLUSTERS:
-            self.paths.update({path.stem: path for path in sorted((SHIPPED / cluster).glob("*.yaml"))})
+            self.paths.update({path.stem: path for path in sorted((SHIPPED_FOLDER / cluster).glob("*.yaml"))})
         for folder in map(Path, folders):
             for path in card_files(folder):
                 self._add(path)
 
     def _add(self, path: Path) -> None:
         name = card_name(path)
-        known = self.paths.get(name, path)
-        if known.absolute() != path.absolute() and path.suffix not in CARDS:
+        known_path = self.paths.get(name, path)
+        if known_path.absolute() != path.absolute() and path.suffix not in CARD_SUFFIXES:
             raise MetalmError(
                 f"two tasks are named {name}",
-                where=f"{display(path)}, {display(known)}",
-                remedy="rename the file, or write a card: metalm tasks new FILE --name NAME",
+                where=f"{display(path)}, {display(known_path)}",
+                remedy="rename the file, or create a card: metalm tasks new FILE --name NAME",
             )
         self.paths[name] = path
 
-    def at(self, path: str) -> list[str]:
-        """Names of the tasks that a path brings.
+    def names_in_path(self, path: str) -> list[str]:
+        """Return the names of the tasks of a path.
 
         Raises:
-            MetalmError: There are none.
+            MetalmError: There are no tasks.
         """
-        return [card_name(one) for one in card_files(Path(path))]
+        return [card_name(file) for file in card_files(Path(path))]
 
     @property
     def names(self) -> list[str]:
@@ -138,46 +142,46 @@ class Cards:
         return list(self.paths)
 
     def __getitem__(self, name: str) -> Card:
-        """The card of that name.
+        """Return the card with a name.
 
         Raises:
-            MetalmError: There is none (with the nearest name), or it is wrong.
+            MetalmError: There is no such card (the message suggests a similar name), or it is invalid.
         """
         if name not in self.paths:
-            near = difflib.get_close_matches(name, [*self.paths, *CLUSTERS], n=1)
+            matches = difflib.get_close_matches(name, [*self.paths, *CLUSTERS], n=1)
             raise MetalmError(
                 f"no task is named {name}",
-                remedy=f"did you mean {near[0]}?"
-                if near
-                else "metalm tasks list shows them; cards of your own lie in --cards DIR (data.cards in a recipe)",
+                remedy=f"did you mean {matches[0]}?"
+                if matches
+                else "metalm tasks list lists all tasks; --cards DIR (in a recipe: data.cards) adds your own cards",
             )
         return read_card(self.paths[name])
 
     def all(self) -> list[Card]:
-        """All cards, clusters in the paper's order."""
+        """Return all cards, clusters in the paper's order."""
         return [self[name] for name in self.paths]
 
     def select(self, names: Sequence[str], all_cards: bool = False) -> list[Card]:
-        """The cards that names stand for: of tasks, clusters, or groups.
+        """Return the cards that names of tasks, clusters or groups select.
 
         Args:
-            names: Tasks by name; ``core`` (the paper's), ``non_core`` (the other real ones), ``world``, ``all``; or
-                clusters, of which the core cards are taken.
-            all_cards: Also take what is not core in clusters.
+            names: Names of tasks; ``core`` (the paper's), ``non_core`` (other real tasks), ``world``, ``all``; or names
+                of clusters, which select their core cards.
+            all_cards: Clusters also select cards that are not core.
 
         Raises:
-            MetalmError: A name is none of these.
+            MetalmError: A name is unknown.
         """
-        found: dict[str, Card] = {}
+        selected: dict[str, Card] = {}
         for name in names:
-            if name in GROUPS or (name in CLUSTERS and name not in self.paths):
-                found.update({card.name: card for card in self.all() if _belongs(card, name, all_cards)})
+            if name in GROUP_NAMES or (name in CLUSTERS and name not in self.paths):
+                selected.update({card.name: card for card in self.all() if _in_group(card, name, all_cards)})
             else:
-                found[name] = self[name]
-        return list(found.values())
+                selected[name] = self[name]
+        return list(selected.values())
 
 
-def _belongs(card: Card, group: str, all_cards: bool) -> bool:
+def _in_group(card: Card, group: str, all_cards: bool) -> bool:
     if group == "all":
         return True
     if group == "world":

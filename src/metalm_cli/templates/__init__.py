@@ -1,4 +1,4 @@
-"""Templates: how examples are put into words, and what is wrong with templates."""
+"""Templates, which render examples as prompts; their linter and importers."""
 
 from metalm_cli.templates.render import (
     Prompt,
@@ -7,24 +7,31 @@ from metalm_cli.templates.render import (
     options_block,
     prompt_to_session,
     render,
-    scorable,
-    template_of_index,
+    scored_templates,
+    template_for_index,
 )
-from metalm_cli.templates.template import Collection, InputPart, Template, TemplateFile, collections, read_templates
+from metalm_cli.templates.template import (
+    InputPart,
+    Template,
+    TemplateCollection,
+    TemplateFile,
+    collection_names,
+    read_templates,
+)
 
 __all__ = [
-    "Collection",
     "InputPart",
     "Prompt",
     "PromptPart",
     "PromptStyle",
     "Template",
+    "TemplateCollection",
     "TemplateFile",
-    "collections",
+    "collection_names",
     "options_block",
     "prompt_to_session",
     "read_templates",
     "render",
-    "scorable",
-    "template_of_index",
+    "scored_templates",
+    "template_for_index",
 ]

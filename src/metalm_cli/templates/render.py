@@ -1,4 +1,4 @@
-"""Rendering: an example and a template become a prompt, prompts become a session."""
+"""Rendering of examples to prompts by templates, and of prompts to sessions."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from metalm_cli.errors import EmptyRenderingError, MetalmError
 from metalm_cli.sessions import Causal, Docked, Session
 from metalm_cli.tasks import Example
 from metalm_cli.tasks.expressions import compile_text
-from metalm_cli.templates.template import ANSWER, Template
+from metalm_cli.templates.template import ANSWER_EXPRESSION, Template
 
-VERSION = 1
-"""Changes when the same template and example give another text; part of cache keys."""
-CONCLUSION = "The answer is"
-"""Stands between a rationale and its answer."""
+RENDER_VERSION = 1
+"""Version of the rendering, part of cache keys; increased when the same template and example give another text."""
+CONCLUSION_PREFIX = "The answer is"
+"""Text between a rationale and its answer."""
 _BLANK_LINES = re.compile(r"\n{3,}")
 
 Route = Literal["template", "encoder", "decoder"]
@@ -28,14 +28,14 @@ DemonstrationLayout = Literal["docks", "joined"]
 
 @dataclass(frozen=True)
 class PromptStyle:
-    """How prompts are made, beyond their template.
+    """Options of prompts besides their template.
 
     Args:
-        options: List the options where a template does.
-        rationale: Train and ask for the rationale, then the answer, where an example has one.
-        route: Where inputs go: as the template says, all docked, or all read by the decoder.
+        options: List the answer options where the template does.
+        rationale: Train on and request the rationale followed by the answer, for examples that have a rationale.
+        route: Route of inputs: as the template defines, all docked, or all read by the decoder.
         layout: Demonstrations as docks and answers, or as one text in front of the input.
-        windows: A long field that its encoder does not read whole becomes several docks.
+        windows: Dock a long field in several windows if its encoder does not read all of it.
     """
 
     options: bool = True
@@ -47,7 +47,7 @@ class PromptStyle:
 
 @dataclass(frozen=True)
 class PromptPart:
-    """A part of a prompt's input; ``encoder`` is empty where the decoder reads it."""
+    """A part of a prompt's input; ``encoder`` is empty if the decoder reads it."""
 
     text: str
     encoder: str = "text"
@@ -58,28 +58,28 @@ class Prompt:
     """A rendered example.
 
     Args:
-        pieces: The input.
-        target: What is to be said.
-        name: What errors call it.
+        parts: Parts of the input.
+        target: Target text.
+        name: Name for error messages.
     """
 
-    pieces: tuple[PromptPart, ...]
+    parts: tuple[PromptPart, ...]
     target: str
     name: str = ""
 
     @property
     def input(self) -> str:
         """The input as one text."""
-        return "\n".join(piece.text for piece in self.pieces)
+        return "\n".join(piece.text for piece in self.parts)
 
 
 @lru_cache(maxsize=4096)
-def _compiled(source: str) -> Any:
+def _compile_cached(source: str) -> Any:
     return compile_text(source)
 
 
 def options_block(options: Sequence[str]) -> str:
-    """Options as prompts list them.
+    """Format options as prompts list them.
 
     >>> print(options_block(["yes", "no"]))
     OPTIONS:
@@ -89,8 +89,8 @@ def options_block(options: Sequence[str]) -> str:
     return "OPTIONS:\n" + "\n".join(f"- {option}" for option in options) if options else ""
 
 
-def context(example: Example, style: PromptStyle) -> dict[str, Any]:
-    """What a template may read."""
+def template_context(example: Example, style: PromptStyle) -> dict[str, Any]:
+    """Return the names that a template may read, with their values."""
     return {
         **example.fields,
         "fields": example.fields,
@@ -103,40 +103,40 @@ def context(example: Example, style: PromptStyle) -> dict[str, Any]:
 
 
 def render(example: Example, template: Template, style: PromptStyle = PromptStyle()) -> Prompt:
-    """Put an example into words.
+    """Render an example as a prompt.
 
     Args:
         example: The example.
-        template: The wording.
-        style: How prompts are made.
+        template: The template.
+        style: Options of the prompt.
 
     Raises:
         MetalmError: The template fails on this example, or its input or target is empty.
     """
     name = f"{example.task} row {example.row} ({template.name})"
-    values = context(example, style)
+    values = template_context(example, style)
     try:
-        texts = [(part, _tidy(_compiled(part.text)(values))) for part in template.pieces]
-        target = _compiled(template.target)(values).strip()
+        texts = [(part, _squeeze_blank_lines(_compile_cached(part.text)(values))) for part in template.input_parts]
+        target = _compile_cached(template.target)(values).strip()
     except (TemplateError, ValueError, TypeError, LookupError, ArithmeticError) as error:
         raise MetalmError(f"template {template.name} fails on {example.task}", where=name, why=str(error)) from error
-    if style.rationale and example.rationale and template.target == ANSWER:
-        target = f"{example.rationale}\n{CONCLUSION} {target}"
-    pieces = tuple(PromptPart(text, _encoder(part, style)) for part, text in texts if text)
-    if not pieces or not target:
+    if style.rationale and example.rationale and template.target == ANSWER_EXPRESSION:
+        target = f"{example.rationale}\n{CONCLUSION_PREFIX} {target}"
+    parts = tuple(PromptPart(text, _encoder_of(part, style)) for part, text in texts if text)
+    if not parts or not target:
         raise EmptyRenderingError(
-            f"template {template.name} renders an empty {'target' if pieces else 'input'}",
+            f"template {template.name} renders an empty {'target' if parts else 'input'}",
             where=name,
-            remedy="correct the template; metalm templates lint finds such",
+            remedy="correct the template; metalm templates lint finds such templates",
         )
-    return Prompt(pieces, target, name)
+    return Prompt(parts, target, name)
 
 
-def _tidy(text: str) -> str:
+def _squeeze_blank_lines(text: str) -> str:
     return _BLANK_LINES.sub("\n\n", text).strip()
 
 
-def _encoder(part: Any, style: PromptStyle) -> str:
+def _encoder_of(part: Any, style: PromptStyle) -> str:
     route = part.route if style.route == "template" else style.route
     return part.encoder if route == "encoder" else ""
 
@@ -147,20 +147,21 @@ def prompt_to_session(
     *,
     delimiter: str = " ",
     style: PromptStyle = PromptStyle(),
-    answered: bool = True,
+    with_target: bool = True,
 ) -> Session:
-    """The session of a prompt.
+    """Convert a prompt with demonstrations to a session.
 
     Args:
-        prompt: What is asked.
+        prompt: The prompt.
         demonstrations: Answered prompts in front of it; their answers are not trained.
-        delimiter: Between an input and its answer: the model's ``target_delimiter``.
-        style: Its layout decides how demonstrations stand.
-        answered: With the target, trained and ended; else as far as the input, to be continued.
+        delimiter: Text between an input and its answer: the model's ``target_delimiter``.
+        style: Options of prompts; its layout determines how demonstrations are included.
+        with_target: Append the target, trained and with an end token; else the session ends with the input, for
+            generation.
 
     Example:
-        >>> asked = Prompt((PromptPart("Is fire cold?"),), "no")
-        >>> for span in prompt_to_session(asked): print(span)
+        >>> prompt = Prompt((PromptPart("Is fire cold?"),), "no")
+        >>> for span in prompt_to_session(prompt): print(span)
         Docked(encoder='text', content='Is fire cold?')
         Causal(content=' no', trained=True, end=True)
     """
@@ -168,37 +169,37 @@ def prompt_to_session(
     if style.layout == "joined" and demonstrations:
         prompt = join_demonstrations_as_text(prompt, demonstrations, delimiter)
         demonstrations = ()
-    for shown in demonstrations:
-        spans += [*_input_spans(shown), Causal(delimiter + shown.target, end=True)]
+    for demonstration in demonstrations:
+        spans += [*_input_spans(demonstration), Causal(delimiter + demonstration.target, end=True)]
     spans += _input_spans(prompt)
-    if answered:
+    if with_target:
         spans.append(Causal(delimiter + prompt.target, trained=True, end=True))
     return Session(spans, prompt.name)
 
 
 def join_demonstrations_as_text(prompt: Prompt, demonstrations: Sequence[Prompt], delimiter: str) -> Prompt:
-    """A prompt whose first piece begins with its demonstrations as text, a blank line between them."""
-    shown = [f"{one.input}{delimiter}{one.target}" for one in demonstrations]
-    first = prompt.pieces[0]
-    text = "\n\n".join([*shown, first.text])
-    return replace(prompt, pieces=(replace(first, text=text), *prompt.pieces[1:]))
+    """Prepend demonstrations as text, separated by blank lines, to the first part of a prompt."""
+    texts = [f"{demonstration.input}{delimiter}{demonstration.target}" for demonstration in demonstrations]
+    first_part = prompt.parts[0]
+    text = "\n\n".join([*texts, first_part.text])
+    return replace(prompt, parts=(replace(first_part, text=text), *prompt.parts[1:]))
 
 
 def _input_spans(prompt: Prompt) -> list[Causal | Docked]:
-    """Pieces as spans, a newline of the decoder between two, in every arm."""
+    """Convert the parts of a prompt to spans, with a decoder newline between parts, the same for all models."""
     spans: list[Causal | Docked] = []
-    for at, piece in enumerate(prompt.pieces):
-        if at:
+    for index, part in enumerate(prompt.parts):
+        if index:
             spans.append(Causal("\n"))
-        spans.append(Docked(piece.encoder, piece.text) if piece.encoder else Causal(piece.text))
+        spans.append(Docked(part.encoder, part.text) if part.encoder else Causal(part.text))
     return spans
 
 
-def scorable(templates: Sequence[Template]) -> list[Template]:
-    """The templates that ask for the answer."""
-    return [one for one in templates if not one.inverted]
+def scored_templates(templates: Sequence[Template]) -> list[Template]:
+    """Return the templates that ask for the answer, which can be scored."""
+    return [template for template in templates if not template.inverted]
 
 
-def template_of_index(templates: Sequence[Template], index: int) -> Template:
-    """Template i by example index, as FLAN gives them out."""
+def template_for_index(templates: Sequence[Template], index: int) -> Template:
+    """Return the template of an example by its index, round robin as in FLAN."""
     return templates[index % len(templates)]

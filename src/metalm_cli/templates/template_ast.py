@@ -1,4 +1,4 @@
-"""What a template's text says without a row: its names, and its wording with fields as markers."""
+"""Static analysis of a template's text: the names it reads, and its wordings with markers for expressions."""
 
 from __future__ import annotations
 
@@ -13,139 +13,139 @@ from metalm_cli.tasks.expressions import ENVIRONMENT
 
 FIRST_MARKER = 0xE100
 MARKER = "[\ue100-\uefff]"
-"""Matches what stands for a printed expression in a wording."""
-LOOP = "\ue010"
-"""Stands around what a loop repeats."""
-QUOTED = {"{": "\ue020", "}": "\ue021"}
-"""Stand for braces that are written as quoted text."""
+"""Pattern of the markers of printed expressions in a wording."""
+LOOP_MARKER = "\ue010"
+"""Marker around the body of a loop."""
+BRACE_MARKERS = {"{": "\ue020", "}": "\ue021"}
+"""Markers of braces that are written as quoted text."""
 MAX_WORDINGS = 64
-FIELDS = "fields"
+FIELDS_NAME = "fields"
 
 
 class TemplateAst:
-    """A template's text, taken apart.
+    """The analysed text of a template.
 
     Args:
         source: The text, Jinja.
 
     Raises:
-        TemplateError: It cannot be parsed.
+        TemplateError: The text cannot be parsed.
 
     Example:
-        >>> found = TemplateAst("{{ text }}{% if answer == 'yes' %} (so {{ hypothesis }}){% endif %}")
-        >>> sorted(found.printed), sorted(found.read)
+        >>> ast = TemplateAst("{{ text }}{% if answer == 'yes' %} (so {{ hypothesis }}){% endif %}")
+        >>> sorted(ast.printed_names), sorted(ast.read_names)
         (['hypothesis', 'text'], ['answer', 'hypothesis', 'text'])
-        >>> [found.shown(wording) for wording in found.wordings]
+        >>> [ast.to_text(wording) for wording in ast.wordings]
         ['{{ text }} (so {{ hypothesis }})', '{{ text }}']
     """
 
     def __init__(self, source: str) -> None:
         self.source = source
         self._markers: dict[str, str] = {}
-        self.printed: set[str] = set()
-        """Names whose values can stand in the text; ``fields`` if it prints them all."""
-        self._bound: dict[str, set[str]] = {}
+        self.printed_names: set[str] = set()
+        """Names whose values can occur in the text; ``fields`` if all fields are printed."""
+        self._bound_names: dict[str, set[str]] = {}
         tree = ENVIRONMENT.parse(source)
-        self.read: set[str] = _read(tree)
-        """Names that it prints or asks about; ``fields`` if it goes through them all."""
-        self.wordings: list[str] = self._body(tree.body)
-        """Its text in every case, at most 64: a marker for each printed expression."""
+        self.read_names: set[str] = _names_read(tree)
+        """Names that the text prints or tests; ``fields`` if it iterates over all fields."""
+        self.wordings: list[str] = self._body_wordings(tree.body)
+        """The text of every combination of branches, at most 64, with a marker for each printed expression."""
 
     def to_text(self, wording: str) -> str:
-        """A wording, or a part of one, as people read it."""
-        named = {marker: "{{ " + name + " }}" for name, marker in self._markers.items()}
-        quoted = {mark: brace for brace, mark in QUOTED.items()}
-        return "".join(named.get(char, quoted.get(char, char)) for char in wording if char != LOOP)
+        """Convert a wording, or a part of it, to readable text."""
+        expressions = {marker: "{{ " + name + " }}" for name, marker in self._markers.items()}
+        braces = {mark: brace for brace, mark in BRACE_MARKERS.items()}
+        return "".join(expressions.get(char, braces.get(char, char)) for char in wording if char != LOOP_MARKER)
 
-    def _body(self, body: Iterable[nodes.Node]) -> list[str]:
-        return _joined([self._node(node) for node in body])
+    def _body_wordings(self, body: Iterable[nodes.Node]) -> list[str]:
+        return _concatenate([self._node_wordings(node) for node in body])
 
-    def _node(self, node: nodes.Node) -> list[str]:
+    def _node_wordings(self, node: nodes.Node) -> list[str]:
         if isinstance(node, nodes.Output):
-            return _joined([self._expression(child) for child in node.nodes])
+            return _concatenate([self._expression_wordings(child) for child in node.nodes])
         if isinstance(node, nodes.If):
-            cases = self._body(node.body)
-            for other in node.elif_:
-                cases += self._body(other.body)
-            return _few(cases + self._body(node.else_))
+            cases = self._body_wordings(node.body)
+            for branch in node.elif_:
+                cases += self._body_wordings(branch.body)
+            return _distinct(cases + self._body_wordings(node.else_))
         if isinstance(node, nodes.For):
-            names = self._values(node.iter)
-            self._bound.update(dict.fromkeys(_assigned(node.target), names))
-            return _few([LOOP + text + LOOP for text in self._body(node.body)])
+            names = self._names_in_value(node.iter)
+            self._bound_names.update(dict.fromkeys(_assigned_names(node.target), names))
+            return _distinct([LOOP_MARKER + text + LOOP_MARKER for text in self._body_wordings(node.body)])
         if isinstance(node, nodes.Assign):
-            self._bound.update({name: self._values(node.node) for name in _assigned(node.target)})
+            self._bound_names.update({name: self._names_in_value(node.node) for name in _assigned_names(node.target)})
             return [""]
         inner = getattr(node, "body", None)
-        return self._body(inner) if isinstance(inner, list) else [""]
+        return self._body_wordings(inner) if isinstance(inner, list) else [""]
 
-    def _expression(self, node: nodes.Expr) -> list[str]:
+    def _expression_wordings(self, node: nodes.Expr) -> list[str]:
         if isinstance(node, nodes.TemplateData):
             return [node.data]
         if isinstance(node, nodes.Const):
-            return [re.sub("[{}]", lambda found: QUOTED[found[0]], str(node.value))]
+            return [re.sub("[{}]", lambda match: BRACE_MARKERS[match[0]], str(node.value))]
         if isinstance(node, nodes.CondExpr):
-            other = [""] if node.expr2 is None else self._expression(node.expr2)
-            return _few(self._expression(node.expr1) + other)
+            otherwise = [""] if node.expr2 is None else self._expression_wordings(node.expr2)
+            return _distinct(self._expression_wordings(node.expr1) + otherwise)
         if isinstance(node, nodes.Concat):
-            return _joined([self._expression(part) for part in node.nodes])
-        names = self._values(node)
-        self.printed |= names
+            return _concatenate([self._expression_wordings(part) for part in node.nodes])
+        names = self._names_in_value(node)
+        self.printed_names |= names
         label = ", ".join(sorted(names)) or "an expression"
         return [self._markers.setdefault(label, chr(FIRST_MARKER + len(self._markers) % 3000))]
 
-    def _values(self, node: nodes.Node) -> set[str]:
-        """Names whose values an expression's value is made of."""
+    def _names_in_value(self, node: nodes.Node) -> set[str]:
+        """Return the names whose values an expression's value contains."""
         if isinstance(node, nodes.Name):
-            return self._bound.get(node.name, {node.name})
+            return self._bound_names.get(node.name, {node.name})
         if isinstance(node, nodes.Getattr | nodes.Getitem):
-            field = _field(node)
-            return {field} if field else self._values(node.node)
+            field = _field_of(node)
+            return {field} if field else self._names_in_value(node.node)
         if isinstance(node, nodes.Compare | nodes.Test | nodes.Not):
             return set()
         if isinstance(node, nodes.CondExpr):
-            kept = [node.expr1] if node.expr2 is None else [node.expr1, node.expr2]
-            return set().union(*map(self._values, kept))
+            branches = [node.expr1] if node.expr2 is None else [node.expr1, node.expr2]
+            return set().union(*map(self._names_in_value, branches))
         children = [child for child in node.iter_child_nodes() if isinstance(child, nodes.Expr | nodes.Pair)]
-        return set().union(*map(self._values, children)) if children else set()
+        return set().union(*map(self._names_in_value, children)) if children else set()
 
 
 @lru_cache(maxsize=4096)
 def parse_template(source: str) -> TemplateAst:
-    """The :class:`TemplateAst` of a text, kept."""
+    """Return the cached :class:`TemplateAst` of a text."""
     return TemplateAst(source)
 
 
-def _joined(parts: Sequence[list[str]]) -> list[str]:
-    return _few("".join(pieces) for pieces in islice(product(*parts), MAX_WORDINGS))
+def _concatenate(parts: Sequence[list[str]]) -> list[str]:
+    return _distinct("".join(pieces) for pieces in islice(product(*parts), MAX_WORDINGS))
 
 
-def _few(texts: Iterable[str]) -> list[str]:
+def _distinct(texts: Iterable[str]) -> list[str]:
     return list(islice(dict.fromkeys(texts), MAX_WORDINGS))
 
 
-def _assigned(target: nodes.Node) -> list[str]:
+def _assigned_names(target: nodes.Node) -> list[str]:
     return [target.name] if isinstance(target, nodes.Name) else [name.name for name in target.find_all(nodes.Name)]
 
 
-def _field(node: nodes.Node) -> str | None:
-    """The field that ``fields.x`` or ``fields["x"]`` reads; ``fields`` for ``fields.items()`` and the like."""
+def _field_of(node: nodes.Node) -> str | None:
+    """Return the field that ``fields.x`` or ``fields["x"]`` reads; ``fields`` for ``fields.items()`` and the like."""
     if not (isinstance(node, nodes.Getattr | nodes.Getitem) and isinstance(node.node, nodes.Name)):
         return None
-    if node.node.name != FIELDS:
+    if node.node.name != FIELDS_NAME:
         return None
     if isinstance(node, nodes.Getattr):
-        return FIELDS if node.attr in ("items", "values", "keys") else node.attr
-    return node.arg.value if isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str) else FIELDS
+        return FIELDS_NAME if node.attr in ("items", "values", "keys") else node.attr
+    return node.arg.value if isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str) else FIELDS_NAME
 
 
-def _read(tree: nodes.Template) -> set[str]:
+def _names_read(tree: nodes.Template) -> set[str]:
     from jinja2.meta import find_undeclared_variables
 
     names = set(find_undeclared_variables(tree))
-    if FIELDS not in names:
+    if FIELDS_NAME not in names:
         return names
-    single = [
-        field for kind in (nodes.Getattr, nodes.Getitem) for node in tree.find_all(kind) if (field := _field(node))
+    single_fields = [
+        field for kind in (nodes.Getattr, nodes.Getitem) for node in tree.find_all(kind) if (field := _field_of(node))
     ]
-    uses = sum(node.name == FIELDS for node in tree.find_all(nodes.Name))
-    return (names - {FIELDS}) | set(single) | ({FIELDS} if uses > len(single) else set())
+    uses = sum(node.name == FIELDS_NAME for node in tree.find_all(nodes.Name))
+    return (names - {FIELDS_NAME}) | set(single_fields) | ({FIELDS_NAME} if uses > len(single_fields) else set())

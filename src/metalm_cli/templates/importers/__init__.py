@@ -1,5 +1,5 @@
-"""Importers: templates of FLAN, promptsource and Natural Instructions, read in a limited process of their own."""
+"""Importers of templates from FLAN, promptsource and Natural Instructions, which run in a sandboxed process."""
 
-from metalm_cli.templates.importers.importer import FORMATS, ImportedFile, Report, import_templates
+from metalm_cli.templates.importers.importer import FORMATS, ImportedFile, ImportReport, import_templates
 
-__all__ = ["FORMATS", "ImportedFile", "Report", "import_templates"]
+__all__ = ["FORMATS", "ImportReport", "ImportedFile", "import_templates"]

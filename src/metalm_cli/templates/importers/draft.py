@@ -1,4 +1,4 @@
-"""What importers make of a file before it is checked: drafts of templates."""
+"""Drafts of templates, as importers read them, before they are checked."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 
 from metalm_cli.tasks import Card
 
-MAX_TEXT = 50_000
-"""Characters of one template's text."""
+MAX_TEXT_LENGTH = 50_000
+"""Maximum characters of a template's text."""
 MAX_TEMPLATES = 500
-"""Templates of one file."""
+"""Maximum templates of a file."""
 
 
 class ImportRefused(Exception):
-    """A file or a template that is not imported; the message says why."""
+    """A file or a template cannot be imported; the message gives the reason."""
 
 
 @dataclass
@@ -22,32 +22,32 @@ class TemplateDraft:
     """A template as an importer reads it.
 
     Args:
-        name: Its name.
-        input: Jinja.
-        target: Jinja.
-        turned: Asks for something else than the answer.
-        allow: Rules of the linter that it is meant to break.
-        notes: What the user should know about it.
+        name: Name of the template.
+        input: The input, Jinja.
+        target: The target, Jinja.
+        inverted: Whether the template asks for something other than the answer.
+        allow: Linter rules that the template breaks intentionally.
+        notes: Notes for the user.
     """
 
     name: str
     input: str
     target: str
-    turned: bool = False
+    inverted: bool = False
     allow: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
 @dataclass
 class TemplateDraftFile:
-    """Drafts that go into one template file.
+    """Drafts of one template file.
 
     Args:
-        name: Name of the file, without its ending.
-        origin: Where they come from.
-        card: The card that they serve, if one is known.
+        name: Name of the file, without suffix.
+        origin: Origin of the templates.
+        card: Card that the templates serve, if known.
         drafts: The drafts.
-        refused: Reasons by template that is not imported.
+        refused: Names of templates that are not imported, with reasons.
     """
 
     name: str
@@ -58,7 +58,7 @@ class TemplateDraftFile:
 
 
 def as_jinja_text(text: str) -> str:
-    """Text as Jinja that prints it.
+    """Escape text as Jinja that renders to the same text.
 
     >>> as_jinja_text("a {{b}} {c}")
     "a {{ '{' }}{b}} {c}"
@@ -69,25 +69,25 @@ def as_jinja_text(text: str) -> str:
 
 
 def as_jinja_string(text: str) -> str:
-    """Text as Jinja that prints it, every brace marked as meant.
+    """Escape text as Jinja, with every brace as an explicit string.
 
     >>> as_jinja_string("a {{b}}")
     "a {{ '{{' }}b{{ '}}' }}"
     """
-    return re.sub(r"[{}]+", lambda found: "{{ '" + found[0] + "' }}", text)
+    return re.sub(r"[{}]+", lambda match: "{{ '" + match[0] + "' }}", text)
 
 
-def slug(text: str, between: str = "-") -> str:
-    """A name for files and templates: small letters, digits and one mark.
+def slug(text: str, separator: str = "-") -> str:
+    """Convert a text to a name for files and templates: lower-case letters, digits and a separator.
 
     >>> slug("MNLI crowdsource?"), slug("../Glue", "_")
     ('mnli-crowdsource', 'glue')
     """
-    return re.sub(r"[^a-z0-9]+", between, text.lower()).strip(between)[:60].strip(between) or "unnamed"
+    return re.sub(r"[^a-z0-9]+", separator, text.lower()).strip(separator)[:60].strip(separator) or "unnamed"
 
 
-def file_name(card: Card | None, otherwise: str) -> str:
-    """Name of the file that serves a card, or another, made safe."""
+def file_name(card: Card | None, fallback: str) -> str:
+    """Return the name of a card's template file, or a safe form of a fallback name."""
     if card is None:
-        return slug(otherwise, "_")
-    return card.name if card.templates is None or card.own_templates is not None else card.templates
+        return slug(fallback, "_")
+    return card.name if card.templates is None or card.bundled_templates is not None else card.templates

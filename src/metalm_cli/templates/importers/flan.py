@@ -1,4 +1,4 @@
-"""FLAN's ``templates.py``: read as a literal, never executed."""
+"""Importer of FLAN's ``templates.py``, which is parsed as literals and never executed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from metalm_cli.templates.importers.draft import (
     file_name,
 )
 
-FIELD = re.compile(r"\{(\w+)\}")
-CARDS: dict[str, tuple[str, dict[str, str]]] = {
+FIELD_PATTERN = re.compile(r"\{(\w+)\}")
+CARD_FIELDS: dict[str, tuple[str, dict[str, str]]] = {
     "aeslc": ("aeslc", {"body": "email"}),
     "anli": ("anli_r1", {"context": "premise"}),
     "arc": ("arc_easy", {}),
@@ -62,35 +62,36 @@ CARDS: dict[str, tuple[str, dict[str, str]]] = {
     "xsum": ("xsum", {"text": "document"}),
     "yelp_polarity_reviews": ("yelp", {}),
 }
-"""FLAN's keys: the card of the same data, and its fields where they are called otherwise. Keys whose rows FLAN cuts
-into other fields (winogrande, wsc273) are not here: their templates are imported with FLAN's own fields."""
+"""Card of each of FLAN's keys, and the names of its fields where they differ from FLAN's. Keys whose rows FLAN splits
+into other fields (winogrande, wsc273) are left out; their templates keep FLAN's field names.
+"""
 
 
 def parse_patterns(text: str) -> dict[str, list[tuple[str, str]]]:
-    """The pairs of inputs and targets in a file, by key.
+    """Parse the pairs of input and target patterns in a file, by key.
 
     Raises:
-        Refused: The file is no Python, or holds more than a docstring and literals.
+        ImportRefused: The file is not Python, or contains more than a docstring and literals.
     """
     try:
         body = ast.parse(text).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ImportRefused(f"it is no Python that can be read: {error}") from error
-    found = None
-    for at, statement in enumerate(body):
-        if at == 0 and isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+        raise ImportRefused(f"not valid Python: {error}") from error
+    patterns = None
+    for index, statement in enumerate(body):
+        if index == 0 and isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
             continue
         value, name = _assigned(statement)
         if value is None or name is None:
-            raise ImportRefused(f"line {statement.lineno} is no literal: templates are read, never executed")
+            raise ImportRefused(f"line {statement.lineno} is not a literal: template files are never executed")
         try:
-            read = ast.literal_eval(value)
+            literal = ast.literal_eval(value)
         except (ValueError, TypeError, RecursionError, MemoryError) as error:
             raise ImportRefused(
-                f"{name} in line {statement.lineno} is no literal: templates are never executed"
+                f"{name} in line {statement.lineno} is not a literal: template files are never executed"
             ) from error
-        found = read if name == "PATTERNS" else found
-    return _checked(found)
+        patterns = literal if name == "PATTERNS" else patterns
+    return _check_patterns(patterns)
 
 
 def _assigned(statement: ast.stmt) -> tuple[ast.expr | None, str | None]:
@@ -101,63 +102,62 @@ def _assigned(statement: ast.stmt) -> tuple[ast.expr | None, str | None]:
     return None, None
 
 
-def _checked(found: object) -> dict[str, list[tuple[str, str]]]:
-    if not isinstance(found, dict) or not found:
-        raise ImportRefused("it has no PATTERNS, a dictionary of lists of (input, target)")
-    for key, pairs in found.items():
-        whole = isinstance(key, str) and isinstance(pairs, list | tuple) and all(_pair(pair) for pair in pairs)
-        if not whole or not pairs:
-            raise ImportRefused(f"PATTERNS[{key!r:.40}] is no list of (input, target)")
-    return found
+def _check_patterns(patterns: object) -> dict[str, list[tuple[str, str]]]:
+    if not isinstance(patterns, dict) or not patterns:
+        raise ImportRefused("missing: PATTERNS, a dictionary of lists of (input, target)")
+    for key, pairs in patterns.items():
+        is_valid = isinstance(key, str) and isinstance(pairs, list | tuple) and all(_is_pair(pair) for pair in pairs)
+        if not is_valid or not pairs:
+            raise ImportRefused(f"PATTERNS[{key!r:.40}] is not a list of (input, target)")
+    return patterns
 
 
-def _pair(pair: object) -> bool:
+def _is_pair(pair: object) -> bool:
     return isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(text, str) for text in pair)
 
 
 def read(text: str, cards: Mapping[str, Card], source: str) -> list[TemplateDraftFile]:
-    """The templates of FLAN's file.
+    """Read the templates of FLAN's file.
 
-    The field that the first pattern of a key asks for is the answer; a pattern that asks for something else is turned
-    around.
+    The field that the first pattern of a key asks for is the answer; patterns that ask for another field are inverted.
 
     Args:
         text: The file.
         cards: Cards by name.
-        source: What the file is called.
+        source: Name of the file.
 
     Raises:
-        Refused: The file is none of FLAN's.
+        ImportRefused: The file is not in FLAN's format.
     """
     files = []
     for key, pairs in parse_patterns(text).items():
-        name, renamed = CARDS.get(key, ("", {}))
+        name, renamed = CARD_FIELDS.get(key, ("", {}))
         card = cards.get(name)
-        answer = FIELD.findall(pairs[0][1])
+        answer = FIELD_PATTERN.findall(pairs[0][1])
         if len(answer) != 1:
             file = TemplateDraftFile(file_name(card, key), f"{source}: {key}", card)
-            file.refused = [(key, "its first target is no single field, so that the answer is not known")]
+            file.refused = [(key, "the first target is not a single field, so the answer is unknown")]
         else:
             names = {**(renamed if card is not None else {}), answer[0]: "answer", "options_": "options"}
             names.setdefault("options_str", "options")
             file = TemplateDraftFile(file_name(card, key), f"{source}: {key}", card)
-            file.drafts = [_draft(at, pair, names) for at, pair in enumerate(pairs)]
+            file.drafts = [_draft(index, pair, names) for index, pair in enumerate(pairs)]
         files.append(file)
     return files
 
 
-def _draft(at: int, pair: tuple[str, str], names: Mapping[str, str]) -> TemplateDraft:
-    given, target = (to_jinja(text, names) for text in pair)
-    return TemplateDraft(f"flan-{at}", given, target, turned=target.strip() != "{{ answer }}")
+def _draft(index: int, pair: tuple[str, str], names: Mapping[str, str]) -> TemplateDraft:
+    input_text, target = (to_jinja(text, names) for text in pair)
+    return TemplateDraft(f"flan-{index}", input_text, target, inverted=target.strip() != "{{ answer }}")
 
 
 def to_jinja(pattern: str, names: Mapping[str, str]) -> str:
-    """FLAN's pattern as Jinja.
+    """Convert FLAN's pattern to Jinja.
 
     >>> to_jinja("{text}: {options_} { and {}", {"options_": "options"})
     '{{ text }}: {{ options }} { and {}'
     """
-    parts = FIELD.split(pattern)
+    parts = FIELD_PATTERN.split(pattern)
     return "".join(
-        "{{ " + names.get(part, part) + " }}" if at % 2 else as_jinja_text(part) for at, part in enumerate(parts)
+        "{{ " + names.get(part, part) + " }}" if index % 2 else as_jinja_text(part) for index, part in enumerate(parts)
     )

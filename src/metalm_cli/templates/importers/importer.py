@@ -1,4 +1,4 @@
-"""Importing: files of others become a folder of template files, and a report of what did not."""
+"""Import of other toolkits' templates into a folder of template files, with a report of refused templates."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from metalm_cli.config.locate import display
 from metalm_cli.config.yaml_nodes import MAX_BYTES
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.tasks import Card
-from metalm_cli.templates.importers.sandbox import Source, read_in_sandbox
+from metalm_cli.templates.importers.sandbox import NamedFile, read_in_sandbox
 from metalm_cli.templates.template import read_templates
 
 FORMATS: dict[str, tuple[str, str]] = {
     "flan": (".py", "FLAN's templates.py"),
-    "promptsource": (".yaml", "promptsource's templates.yaml, or a folder of such"),
-    "natural-instructions": (".json", "a task's JSON, or a folder of such"),
+    "promptsource": (".yaml", "promptsource's templates.yaml, or a folder of such files"),
+    "natural-instructions": (".json", "a task's JSON, or a folder of such files"),
 }
-"""Formats: how their files end, and what they are."""
-MAX_FILE = 32 << 20
-"""Bytes of a file that is read at all."""
+"""File suffix and description of each format."""
+MAX_FILE_BYTES = 32 << 20
+"""Maximum bytes of an imported file."""
 MAX_FILES = 5_000
 
 
@@ -36,11 +36,11 @@ class ImportedFile:
     """A template file that was written.
 
     Args:
-        name: Its name, without the ending.
-        origin: Where it comes from.
-        card: Name of the card that it serves, or empty.
-        templates: Names of its templates.
-        notes: What to know: names of templates (empty: of the file) and notes.
+        name: Name of the file, without suffix.
+        origin: Origin of the templates.
+        card: Name of the card that the templates serve, or empty.
+        templates: Names of the templates.
+        notes: Pairs of a template name (empty: the whole file) and a note.
     """
 
     name: str
@@ -51,13 +51,13 @@ class ImportedFile:
 
 
 @dataclass
-class Report:
-    """What an import came to.
+class ImportReport:
+    """Result of an import.
 
     Args:
-        folder: Where the files are.
-        files: The files.
-        refused: What was not imported: file, template (empty: all of it), reason.
+        folder: Folder of the files.
+        files: The files that were written.
+        refused: Triples of file, template (empty: the whole file) and reason.
     """
 
     folder: Path
@@ -65,74 +65,78 @@ class Report:
     refused: list[tuple[str, str, str]] = field(default_factory=list)
 
 
-def import_templates(format: str, path: Path, out: Path, cards: Mapping[str, Card]) -> Report:
+def import_templates(format: str, path: Path, out: Path, cards: Mapping[str, Card]) -> ImportReport:
     """Import templates of another toolkit.
 
-    Files are parsed and tried in a process with limits; what is fit is written, all at once.
+    Files are parsed and rendered in a sandboxed process; all accepted templates are written in one step.
 
     Args:
-        format: One of :data:`FORMATS`.
+        format: A key of :data:`FORMATS`.
         path: A file, or a folder of files.
-        out: The folder to be written; must not exist, or be empty.
+        out: Folder to write; must be empty or not exist.
         cards: Cards that the templates may serve, by name.
 
     Raises:
-        MetalmError: There is no such format or file; nothing is fit; the folder holds something or cannot be written.
+        MetalmError: Unknown format, no such file, no template accepted, or a folder that is not empty or not writable.
     """
     if format not in FORMATS:
-        raise MetalmError(f"no format is named {format}", remedy=f"name one of {', '.join(FORMATS)}")
-    _check_free(out)
-    report = Report(out)
+        raise MetalmError(f"unknown format {format}", remedy=f"choose from {', '.join(FORMATS)}")
+    _check_folder_is_free(out)
+    report = ImportReport(out)
     sources = list(_sources(format, path, report))
     contents: dict[str, dict[str, Any]] = {}
     for answer in read_in_sandbox(format, sources, cards):
-        _take(answer, contents, report)
+        _add_answer(answer, contents, report)
     if not contents:
-        first = "; ".join(f"{f'{name} {template}'.strip()}: {why}" for name, template, why in report.refused[:3])
+        reasons = "; ".join(f"{f'{name} {template}'.strip()}: {why}" for name, template, why in report.refused[:3])
         raise MetalmError(
             "nothing was imported",
             where=display(path),
-            why=first or "no templates are in it",
+            why=reasons or "no templates found",
             remedy=f"give {FORMATS[format][1]}",
         )
     _write(contents, out)
     return report
 
 
-def _check_free(out: Path) -> None:
+def _check_folder_is_free(out: Path) -> None:
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise MetalmError("the folder for imported templates is taken", where=display(out), remedy="name another")
+        raise MetalmError("the output folder is not empty", where=display(out), remedy="choose another folder")
 
 
-def _sources(format: str, path: Path, report: Report) -> Iterator[Source]:
-    """Files to read; those that are too large are refused unread."""
-    ending = FORMATS[format][0]
+def _sources(format: str, path: Path, report: ImportReport) -> Iterator[NamedFile]:
+    """Yield the files to read; files that are too large or unreadable are refused."""
+    suffix = FORMATS[format][0]
     if path.is_file():
-        found = [(path.name, path)]
+        files = [(path.name, path)]
     elif path.is_dir():
-        found = [(str(one.relative_to(path)), one) for one in sorted(path.rglob(f"*{ending}")) if _plain(one, path)]
+        files = [
+            (str(file.relative_to(path)), file)
+            for file in sorted(path.rglob(f"*{suffix}"))
+            if _is_file_inside(file, path)
+        ]
     else:
-        raise MetalmError(f"there is no {FORMATS[format][1]}", where=display(path), why="no such file or folder")
-    if len(found) > MAX_FILES:
+        raise MetalmError(f"found no {FORMATS[format][1]}", where=display(path), why="no such file or folder")
+    if len(files) > MAX_FILES:
         raise MetalmError(
-            f"{len(found):,} files are too many to import", where=display(path), why=f"at most {MAX_FILES:,}"
+            f"too many files to import: {len(files):,}", where=display(path), why=f"at most {MAX_FILES:,}"
         )
-    for name, one in found:
-        size = one.stat().st_size
-        if size > MAX_FILE:
-            report.refused.append((name, "", f"it has {size:,} bytes, expected at most {MAX_FILE:,}"))
-        elif not os.access(one, os.R_OK):
-            report.refused.append((name, "", "it cannot be read"))
+    for name, file in files:
+        size = file.stat().st_size
+        if size > MAX_FILE_BYTES:
+            report.refused.append((name, "", f"{size:,} bytes, expected at most {MAX_FILE_BYTES:,}"))
+        elif not os.access(file, os.R_OK):
+            report.refused.append((name, "", "the file cannot be read"))
         else:
-            yield name, one
+            yield name, file
 
 
-def _plain(path: Path, root: Path) -> bool:
+def _is_file_inside(path: Path, root: Path) -> bool:
     return path.is_file() and path.resolve().is_relative_to(root.resolve())
 
 
-def _take(answer: dict[str, Any], contents: dict[str, dict[str, Any]], report: Report) -> None:
-    """Sort an answer into what is written and what is refused. Nothing in it is believed."""
+def _add_answer(answer: dict[str, Any], contents: dict[str, dict[str, Any]], report: ImportReport) -> None:
+    """Add an answer of the sandboxed process to the contents or to the refused templates; it is untrusted input."""
     source = str(answer["name"])
     if "refused" in answer:
         report.refused.append((source, "", str(answer["refused"])))
@@ -144,51 +148,51 @@ def _take(answer: dict[str, Any], contents: dict[str, dict[str, Any]], report: R
         if not file["templates"]:
             continue
         if name in contents:
-            report.refused.append((str(file["origin"]), "", f"another file is named {name} already"))
+            report.refused.append((str(file["origin"]), "", f"another file has the name {name}"))
             continue
         contents[name] = {"origin": str(file["origin"]), "templates": file["templates"]}
         notes = tuple((str(template), str(note)) for template, note in file["notes"])
-        names = tuple(str(one["name"]) for one in file["templates"])
+        names = tuple(str(template["name"]) for template in file["templates"])
         report.files.append(ImportedFile(name, str(file["origin"]), str(file["card"]), names, notes))
 
 
 def _write(contents: Mapping[str, dict[str, Any]], out: Path) -> None:
-    """Write all files beside the folder, read them back, and move them there in one step."""
-    made: Path | None = None
+    """Write all files to a temporary folder, read them back, and rename the folder."""
+    staging: Path | None = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-        made.chmod(0o755)
+        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        staging.chmod(0o755)
         for name, content in contents.items():
             text = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**9)
             text = text if text.endswith("\n") else text + "\n"
             if len(text.encode()) > MAX_BYTES:
                 raise MetalmError(
-                    f"the file {name}.yaml would have {len(text):,} characters", why=f"at most {MAX_BYTES:,}"
+                    f"the file {name}.yaml is too large: {len(text):,} characters", why=f"at most {MAX_BYTES:,}"
                 )
-            (made / f"{name}.yaml").write_text(text, encoding="utf-8")
-            read_templates(made / f"{name}.yaml")
+            (staging / f"{name}.yaml").write_text(text, encoding="utf-8")
+            read_templates(staging / f"{name}.yaml")
         if out.is_dir():
             out.rmdir()
-        made.rename(out)
+        staging.rename(out)
     except OSError as error:
         raise MetalmError(
-            "imported templates cannot be written",
+            "cannot write the imported templates",
             where=display(out),
             why=error.strerror or str(error),
             exit_code=Exit.FAILED,
         ) from error
     finally:
-        if made is not None:
-            shutil.rmtree(made, ignore_errors=True)
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Texts of several lines as blocks, other texts quoted, names plain."""
+    """Dumper that writes multi-line texts as blocks, other texts quoted, and names plain."""
 
 
-def _text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
-    plain = re.fullmatch(r"[a-z][a-z0-9_-]+", value) and value not in {
+def _represent_text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
+    is_plain = re.fullmatch(r"[a-z][a-z0-9_-]+", value) and value not in {
         "true",
         "false",
         "null",
@@ -197,8 +201,8 @@ def _text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
         "on",
         "off",
     }
-    style = None if plain else "|" if "\n" in value else '"'
+    style = None if is_plain else "|" if "\n" in value else '"'
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 
-_Dumper.add_representer(str, _text)
+_Dumper.add_representer(str, _represent_text)

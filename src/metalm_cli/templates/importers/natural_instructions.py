@@ -1,4 +1,4 @@
-"""Natural Instructions: a task's definition and examples as templates."""
+"""Importer of Natural Instructions: a task's definition and examples become templates."""
 
 from __future__ import annotations
 
@@ -9,58 +9,66 @@ from typing import Any
 from metalm_cli.tasks import Card
 from metalm_cli.templates.importers.draft import ImportRefused, TemplateDraft, TemplateDraftFile, as_jinja_string, slug
 
-SHOWN = 2
-"""Positive examples that the second template shows, as Tk-Instruct does by default."""
-INPUT = "{{ input }}"
-QUOTED = ("doubled-punctuation", "loose-punctuation", "lone-brace")
-"""Rules that texts of others, quoted as they are, may break."""
+MAX_EXAMPLES = 2
+"""Number of positive examples in the second template, Tk-Instruct's default."""
+INPUT_EXPRESSION = "{{ input }}"
+ALLOWED_RULES = ("doubled-punctuation", "loose-punctuation", "lone-brace")
+"""Linter rules that quoted texts may break."""
 
 
 def read(text: str, cards: Mapping[str, Card], source: str) -> list[TemplateDraftFile]:
-    """Two templates of a task: its definition, and its definition with examples (after Tk-Instruct's encoding).
+    """Read the two templates of a task: its definition, and its definition with examples (as Tk-Instruct encodes them).
 
     Raises:
-        Refused: The file is no task.
+        ImportRefused: The file is not a task.
     """
     try:
         task = json.loads(text)
     except (ValueError, RecursionError, MemoryError) as error:
-        raise ImportRefused(f"it is no JSON: {error}") from error
+        raise ImportRefused(f"not valid JSON: {error}") from error
     if not isinstance(task, dict) or "Definition" not in task:
-        raise ImportRefused("it is no task: it has no Definition")
+        raise ImportRefused("missing: Definition")
     definition = _one_text(task["Definition"])
     if not definition:
-        raise ImportRefused("its Definition is empty")
+        raise ImportRefused("the Definition is empty")
     name = slug(source.removesuffix(".json"), "_")
     file = TemplateDraftFile(name, source, cards.get(name))
-    asked = f"Input: {INPUT}\nOutput:"
+    query = f"Input: {INPUT_EXPRESSION}\nOutput:"
     file.drafts.append(
-        TemplateDraft("definition", f"{as_jinja_string(definition)}\n\n{asked}", "{{ answer }}", allow=[*QUOTED])
+        TemplateDraft("definition", f"{as_jinja_string(definition)}\n\n{query}", "{{ answer }}", allow=[*ALLOWED_RULES])
     )
-    shown = [_example(at, one) for at, one in enumerate(_examples(task), start=1)]
-    if shown:
-        parts = [definition, *shown, "Now complete this one."]
-        whole = "\n\n".join(as_jinja_string(part) for part in parts)
+    examples = [_format_example(number, example) for number, example in enumerate(_positive_examples(task), start=1)]
+    if examples:
+        parts = [definition, *examples, "Now complete this one."]
+        instruction = "\n\n".join(as_jinja_string(part) for part in parts)
         file.drafts.append(
-            TemplateDraft("definition-and-examples", f"{whole}\n{asked}", "{{ answer }}", allow=[*QUOTED])
+            TemplateDraft("definition-and-examples", f"{instruction}\n{query}", "{{ answer }}", allow=[*ALLOWED_RULES])
         )
     return [file]
 
 
-def _examples(task: dict[str, Any]) -> list[dict[str, Any]]:
-    found = task.get("Positive Examples", [])
-    whole = [one for one in found if isinstance(one, dict) and one.get("input") and one.get("output")] if found else []
-    return whole[:SHOWN]
+def _positive_examples(task: dict[str, Any]) -> list[dict[str, Any]]:
+    examples = task.get("Positive Examples", [])
+    complete = (
+        [
+            example
+            for example in examples
+            if isinstance(example, dict) and example.get("input") and example.get("output")
+        ]
+        if examples
+        else []
+    )
+    return complete[:MAX_EXAMPLES]
 
 
-def _example(at: int, one: dict[str, Any]) -> str:
-    lines = [f"Example {at}", f"Input: {_one_text(one['input'])}", f"Output: {_one_text(one['output'])}"]
-    why = _one_text(one.get("explanation", ""))
-    return "\n".join([*lines, f"Why: {why}"] if why else lines)
+def _format_example(number: int, example: dict[str, Any]) -> str:
+    lines = [f"Example {number}", f"Input: {_one_text(example['input'])}", f"Output: {_one_text(example['output'])}"]
+    explanation = _one_text(example.get("explanation", ""))
+    return "\n".join([*lines, f"Why: {explanation}"] if explanation else lines)
 
 
 def _one_text(value: Any) -> str:
-    """A text, or the first of a list, its lines kept and its spaces squeezed."""
+    """Return a text, or the first text of a list; keep its lines and collapse its spaces."""
     if isinstance(value, list):
         value = value[0] if value else ""
     if not isinstance(value, str):

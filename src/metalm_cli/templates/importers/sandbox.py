@@ -1,4 +1,4 @@
-"""Running the limited process, and reading its answers as what they are: text from others."""
+"""Runner of the sandboxed process; its answers are treated as untrusted input."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from typing import Any
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.tasks import Card
 
-WALL_SECONDS = 60.0
-"""What a run may take beside the time of its files."""
-FILE_SECONDS = 30.0
-TOGETHER = 32
-"""Files that one process reads."""
-MAX_ANSWERS = 64 << 20
+STARTUP_TIMEOUT_S = 60.0
+"""Time limit of a process in seconds, in addition to the time limit of its files."""
+FILE_TIMEOUT_S = 30.0
+FILES_PER_PROCESS = 32
+"""Number of files read by one process."""
+MAX_OUTPUT_BYTES = 64 << 20
 
-Source = tuple[str, Path]
-"""What a file is called, and where it lies."""
+NamedFile = tuple[str, Path]
+"""Name and path of a file."""
 
 
-def read_in_sandbox(format: str, sources: Sequence[Source], cards: Mapping[str, Card]) -> Iterator[dict[str, Any]]:
-    """Have files read by limited processes.
+def read_in_sandbox(format: str, sources: Sequence[NamedFile], cards: Mapping[str, Card]) -> Iterator[dict[str, Any]]:
+    """Read files in sandboxed processes.
 
-    A process that dies or runs out of time costs the file that it was at; the next goes on behind it.
+    If a process dies or exceeds its time, the file that it was reading is refused, and a new process continues with the
+    next file.
 
     Args:
         format: Name of the reader.
@@ -43,80 +44,80 @@ def read_in_sandbox(format: str, sources: Sequence[Source], cards: Mapping[str, 
     """
     waiting = list(sources)
     while waiting:
-        batch = waiting[:TOGETHER]
-        answers, end = _run(format, batch, cards)
+        batch = waiting[:FILES_PER_PROCESS]
+        answers, reason = _run_worker(format, batch, cards)
         yield from answers
         waiting = waiting[len(answers) :]
         if len(answers) < len(batch):
-            yield {"name": batch[len(answers)][0], "refused": end}
+            yield {"name": batch[len(answers)][0], "refused": reason}
             waiting = waiting[1:]
 
 
-def _run(format: str, batch: Sequence[Source], cards: Mapping[str, Card]) -> tuple[list[dict[str, Any]], str]:
-    """Answers of one process, and how it ended if there are too few."""
+def _run_worker(format: str, batch: Sequence[NamedFile], cards: Mapping[str, Card]) -> tuple[list[dict[str, Any]], str]:
+    """Run one process; return its answers, and how it ended if answers are missing."""
     command = [sys.executable, "-I", "-m", "metalm_cli.templates.importers.sandbox_worker"]
-    # No variables of the user's: none is needed, and some steer Python or hold secrets.
+    # The user's environment variables are not passed on: some change Python's behaviour or contain secrets.
     environment = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
     environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
     with tempfile.TemporaryFile() as requests, tempfile.TemporaryFile() as answers, tempfile.TemporaryFile() as errors:
-        requests.write(_line({name: card.model_dump(mode="json") for name, card in cards.items()}))
+        requests.write(_json_line({name: card.model_dump(mode="json") for name, card in cards.items()}))
         for name, path in batch:
             text = path.read_bytes().decode("utf-8", errors="replace")
-            requests.write(_line({"format": format, "name": name, "text": text}))
+            requests.write(_json_line({"format": format, "name": name, "text": text}))
         requests.seek(0)
         try:
-            done = subprocess.run(
+            process = subprocess.run(
                 command,
                 stdin=requests,
                 stdout=answers,
                 stderr=errors,
                 env=environment,
                 cwd=tempfile.gettempdir(),
-                timeout=WALL_SECONDS + FILE_SECONDS * len(batch),
+                timeout=STARTUP_TIMEOUT_S + FILE_TIMEOUT_S * len(batch),
                 check=False,
             )
-            end = _ending(done.returncode)
+            reason = _exit_reason(process.returncode)
         except subprocess.TimeoutExpired:
-            end = "reading it takes too long"
+            reason = "reading the file takes too long"
         except OSError as error:
             raise MetalmError(
-                "templates of others cannot be read safely here",
-                why=f"no limited process can be started: {error.strerror or error}",
+                "cannot read imported templates safely",
+                why=f"the sandboxed process cannot be started: {error.strerror or error}",
                 exit_code=Exit.FAILED,
             ) from error
         answers.seek(0)
-        found = list(_answers(answers.read(MAX_ANSWERS), [name for name, _ in batch]))
-        if not found and end == _ending(1):
+        parsed = list(_parse_answers(answers.read(MAX_OUTPUT_BYTES), [name for name, _ in batch]))
+        if not parsed and reason == _exit_reason(1):
             errors.seek(0)
-            end += _last_line(errors.read(100_000))
-        return found, end
+            reason += _last_line(errors.read(100_000))
+        return parsed, reason
 
 
-def _line(value: Any) -> bytes:
+def _json_line(value: Any) -> bytes:
     return json.dumps(value).encode() + b"\n"
 
 
-def _ending(code: int) -> str:
+def _exit_reason(code: int) -> str:
     if code == -24:
-        return "reading it takes too much processor time"
+        return "reading the file takes too much processor time"
     if code < 0:
-        return f"the process that read it was ended by signal {-code}"
-    return "the process that read it failed"
+        return f"the reading process was ended by signal {-code}"
+    return "the reading process failed"
 
 
 def _last_line(raw: bytes) -> str:
     lines = raw.decode("utf-8", errors="replace").split("\n")
-    said = [line for line in lines if line.strip()]
-    return f": {said[-1][:200]}" if said else ""
+    non_blank = [line for line in lines if line.strip()]
+    return f": {non_blank[-1][:200]}" if non_blank else ""
 
 
-def _answers(raw: bytes, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Whole lines that are answers to these files, in this order; nothing after the first that is not."""
+def _parse_answers(raw: bytes, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Parse complete lines that are answers to these files in order; stop at the first invalid line."""
     for name, line in zip(names, raw.split(b"\n")[:-1], strict=False):
         try:
-            found = json.loads(line)
+            answer = json.loads(line)
         except ValueError:
             return
-        if not isinstance(found, dict) or found.get("name") != name or not ({"files", "refused"} & set(found)):
+        if not isinstance(answer, dict) or answer.get("name") != name or not ({"files", "refused"} & set(answer)):
             return
-        yield found
+        yield answer

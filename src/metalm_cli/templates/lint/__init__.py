@@ -1,1 +1,1 @@
-"""Checks of template collections."""
+"""Linter of template collections."""

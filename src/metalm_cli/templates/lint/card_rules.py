@@ -1,4 +1,4 @@
-"""Static rules on templates and the card that they serve: fields, options, the answer, turned-around templates."""
+"""Static rules on templates and their card: fields, options, the answer, inverted templates."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from metalm_cli.templates.template import BUILTIN_NAMES, Template
 from metalm_cli.templates.template_ast import FIELDS_NAME, MARKER, parse_template
 
 OPTIONAL_FIELDS = frozenset({"title", "section", "topic", "subject", "category", "genre", "kind", "source"})
-"""Fields that say what a text is about: templates may leave them out. A file can name more (``optional``)."""
+"""Fields that describe a text, which templates may leave out. A file can add more (``optional``)."""
 ANSWER_NAMES = frozenset({"answer", "rationale"})
-"""What an input must not read unless its template is turned around."""
+"""Names that an input must not read unless its template is inverted."""
 
 _WORDS_BY_MEANING = {
     "yes": "yes|true|entailment|entails|entailed|correct|right|acceptable|grammatical|positive|equivalent|duplicate"
@@ -29,28 +29,28 @@ _WORDS_BY_MEANING = {
     "|cannot tell|cannot say|sometimes",
 }
 MEANING_OF_WORD = {word: meaning for meaning, words in _WORDS_BY_MEANING.items() for word in words.split("|")}
-"""What common names of classes claim."""
+"""Meaning of common class names."""
 
 
 def card_problems(card: Card) -> Iterator[Problem]:
-    """What is wrong with a card's answer words, so with every template of it."""
+    """Yield problems of a card's class words, which affect all its templates."""
     for index, other in swapped_class_names(card.answer.class_names, card.verbalizers):
         yield (
             "labels-swapped",
-            f"class {card.answer.class_names[index]} is called {card.verbalizers[index]!r}, which is what "
-            f"{card.answer.class_names[other]} means",
+            f"class {card.answer.class_names[index]} has the word {card.verbalizers[index]!r}, which means "
+            f"{card.answer.class_names[other]}",
         )
 
 
 def swapped_class_names(first: Sequence[str], second: Sequence[str]) -> list[tuple[int, int]]:
-    """Classes that a second list of names calls what the first calls another class.
+    """Find classes whose second name means what the first name of another class means.
 
     Args:
         first: Names of the classes, in the order of their ids.
         second: Other names of the same classes, in the same order.
 
     Returns:
-        Pairs ``(i, j)``: ``second[i]`` means what ``first[j]`` means, j being another class than i.
+        Pairs ``(i, j)``: ``second[i]`` has the meaning of ``first[j]``, where j is another class than i.
 
     Example:
         >>> swapped_class_names(["Yes", "No", "It's impossible to say"], ["true", "neither", "false"])
@@ -64,7 +64,10 @@ def swapped_class_names(first: Sequence[str], second: Sequence[str]) -> list[tup
     return [
         (i, first_meanings.index(second_meanings[i]))
         for i in range(len(first))
-        if second_meanings[i] is not None and second_meanings[i] != first_meanings[i] and first_meanings.count(second_meanings[i]) == 1 and first_meanings[i] is not None
+        if second_meanings[i] is not None
+        and second_meanings[i] != first_meanings[i]
+        and first_meanings.count(second_meanings[i]) == 1
+        and first_meanings[i] is not None
     ]
 
 
@@ -73,12 +76,12 @@ def _meaning(word: str) -> str | None:
 
 
 def template_problems(template: Template, card: Card, optional: frozenset[str] = frozenset()) -> Iterator[Problem]:
-    """What is wrong with a template, given its card and no rows.
+    """Yield problems of a template, given its card but no rows.
 
     Args:
         template: The template.
         card: The card.
-        optional: Fields that its file declares optional, beside :data:`OPTIONAL`.
+        optional: Fields that its file declares optional, besides :data:`OPTIONAL_FIELDS`.
     """
     unknown = sorted(_names_read(template) - set(card.fields) - BUILTIN_NAMES)
     if unknown:
@@ -91,28 +94,31 @@ def template_problems(template: Template, card: Card, optional: frozenset[str] =
 
 
 def target_problems(template: Template) -> Iterator[Problem]:
-    """What is wrong with the target, whatever the card: marked turned or not, or copied from the input."""
+    """Yield problems of the target that need no card: wrong `inverted` flag, or a target copied from the input."""
     input_names = set().union(*(parse_template(part.text).printed_names for part in template.input_parts))
     target = parse_template(template.target)
     reads_answer = bool(target.read_names & {"answer", "rationale"})
     if template.inverted and re.fullmatch(MARKER, target.wordings[0]) and target.printed_names == {"answer"}:
-        yield "wrongly-inverted", "is marked inverted, and its target is the answer"
+        yield "wrongly-inverted", "the template is marked inverted, but its target is the answer"
     if not template.inverted and not reads_answer:
         content = ", ".join(sorted(target.printed_names)) or "always the same"
-        yield "not-marked-inverted", f"its target is not the answer ({content}), and it is not marked turned"
+        yield (
+            "not-marked-inverted",
+            f"the target is not the answer ({content}), but the template is not marked inverted",
+        )
     copied = target.printed_names & input_names
     if template.inverted and ("answer" in copied or (copied and copied == target.printed_names)):
-        yield "target-in-input", f"{', '.join(sorted(copied))} stands in the input and in the target"
+        yield "target-in-input", f"{', '.join(sorted(copied))} is in both the input and the target"
 
 
 def answer_leaks(card: Card) -> dict[str, str]:
-    """Fields of a card that give the answer away, and why."""
+    """Return the fields of a card that reveal the answer, with the reason."""
     answer = card.answer
     option_columns = names_in(answer.options) if answer.options else set()
     key = answer.label or answer.index
     answer_columns = names_in(key) - option_columns if key else set()
     leaks = {
-        name: f"reads {', '.join(sorted(shared))}, which says what the answer is"
+        name: f"reads {', '.join(sorted(shared))}, which determines the answer"
         for name, source in card.fields.items()
         if (shared := names_in(source) & answer_columns)
     }
@@ -123,7 +129,7 @@ def answer_leaks(card: Card) -> dict[str, str]:
 
 
 def _names_read(template: Template) -> set[str]:
-    """Names that a template reads; fields one by one where ``fields.x`` names them."""
+    """Return the names that a template reads, with ``fields.x`` as the single field x."""
     texts = [part.text for part in template.input_parts] + [template.target]
     return set().union(*(parse_template(text).read_names for text in texts))
 
@@ -135,10 +141,10 @@ def _input_names_read(template: Template) -> set[str]:
 def _leak_problems(template: Template, card: Card) -> Iterator[Problem]:
     names = _input_names_read(template)
     for name in sorted(names & ANSWER_NAMES):
-        yield "answer-in-input", f"its input reads {name}"
+        yield "answer-in-input", f"the input reads {name}"
     for name, why in answer_leaks(card).items():
         if name in names:
-            yield "answer-in-input", f"its input reads {name}, which {why}"
+            yield "answer-in-input", f"the input reads {name}, which {why}"
 
 
 def _unused_field_problems(template: Template, card: Card, optional: frozenset[str]) -> Iterator[Problem]:
@@ -165,17 +171,17 @@ def _option_problems(template: Template, card: Card) -> Iterator[Problem]:
     text = "\n".join(wording for part in template.input_parts for wording in parse_template(part.text).wordings)
     missing = [word for word in card.verbalizers if not contains_as_words(text, word)]
     if missing or not card.verbalizers:
-        reason = f"does not name {', '.join(missing)}" if missing else "they differ from row to row"
-        yield "options-not-listed", f"the task has options, and the input does not list them ({reason})"
+        reason = f"the text does not name {', '.join(missing)}" if missing else "options differ from row to row"
+        yield "options-not-listed", f"the task has options, but the input does not list them ({reason})"
 
 
 def contains_as_words(text: str, words: str) -> bool:
-    """Whether words stand in a text, as words, in any case."""
+    """Return whether a text contains the words as whole words, in any case."""
     return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text, re.IGNORECASE) is not None
 
 
 def _rendered_target_problems(template: Template, card: Card) -> Iterator[Problem]:
-    """Targets that are no options, or another class's: rendered once for each class word."""
+    """Yield targets that are not an option or are another class's word; the target is rendered for each class word."""
     if not card.verbalizers or "answer" not in parse_template(template.target).read_names:
         return
     swaps: list[str] = []
@@ -188,9 +194,9 @@ def _rendered_target_problems(template: Template, card: Card) -> Iterator[Proble
         if target != word:
             (swaps if target in card.verbalizers else non_options).append(f"{word!r} becomes {target!r}")
     if swaps:
-        yield "labels-swapped", f"its target calls classes by each other's names: {', '.join(swaps)}"
+        yield "labels-swapped", f"the target swaps the words of classes: {', '.join(swaps)}"
     if non_options:
-        yield "target-not-an-option", f"its target is none of the options: {', '.join(non_options)}"
+        yield "target-not-an-option", f"the target is not one of the options: {', '.join(non_options)}"
 
 
 def _placeholder_context(card: Card, word: str) -> dict[str, object]:

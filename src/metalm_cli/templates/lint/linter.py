@@ -1,4 +1,4 @@
-"""The linter: what is wrong with templates, by themselves and over rows of their cards."""
+"""The template linter: static rules, and rules on templates rendered with rows of their cards."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from metalm_cli.templates.lint.row_rules import rendering_problems, rows_problem
 from metalm_cli.templates.lint.rules import RULES, Finding, Rule, Severity
 from metalm_cli.templates.lint.text_rules import Problem, duplicates, text_problems
 from metalm_cli.templates.render import render
-from metalm_cli.templates.template import GENERIC_STEM, TemplateCollection, Template, TemplateFile, read_templates
+from metalm_cli.templates.template import GENERIC_STEM, Template, TemplateCollection, TemplateFile, read_templates
 
 ReadExamples = Callable[[Card], Sequence[Example]]
-"""Examples of a card, in the order of the split; none where its rows are not at hand."""
+"""Function that returns examples of a card, in the order of the split; none if its data is not available."""
 
 
 def lint_file(
     file: TemplateFile, card: Card | None = None, examples: Sequence[Example] = (), allow: Sequence[str] = ()
 ) -> list[tuple[str, Problem]]:
-    """What is wrong with the templates of a file.
+    """Lint the templates of a file.
 
     Args:
         file: The templates.
-        card: The card that they serve; without one, only their wording is looked at.
+        card: Card of the templates; without one, only their texts are checked.
         examples: Examples of the card; without any, nothing is rendered.
-        allow: Rules that the collection is meant to break.
+        allow: Rules that the collection breaks intentionally.
 
     Returns:
-        Names of templates (empty: of no one template) and what is wrong, what is allowed left out.
+        Pairs of a template name (empty: the card or the whole file) and a problem, without allowed problems.
     """
     problems = [("", problem) for problem in card_problems(card)] if card is not None else []
     if card is not None and examples:
@@ -42,7 +42,9 @@ def lint_file(
     problems += [(name, problem) for name, problem in _duplicate_problems(file.templates, examples)]
     allowed = {template.name: set(template.allow) for template in file.templates}
     allowed_in_file = {*file.allow, *allow}
-    return [(name, problem) for name, problem in problems if problem[0] not in allowed_in_file | allowed.get(name, set())]
+    return [
+        (name, problem) for name, problem in problems if problem[0] not in allowed_in_file | allowed.get(name, set())
+    ]
 
 
 def _all_template_problems(
@@ -58,11 +60,13 @@ def _all_template_problems(
     if card is not None and examples:
         static_rules = {rule for rule, _ in static_problems}
         if "unknown-field" not in static_rules:
-            yield from (problem for problem in rendering_problems(template, card, examples) if problem[0] not in static_rules)
+            yield from (
+                problem for problem in rendering_problems(template, card, examples) if problem[0] not in static_rules
+            )
 
 
 def _duplicate_problems(templates: Sequence[Template], examples: Sequence[Example]) -> Iterator[tuple[str, Problem]]:
-    """Templates that say the same as an earlier one, as written or as rendered."""
+    """Yield templates that duplicate an earlier one, as written or as rendered."""
     earlier_names = {later.name: earlier.name for later, earlier in duplicates(templates)}
     if len(examples) > 1:
         first_names: dict[object, str] = {}
@@ -71,11 +75,11 @@ def _duplicate_problems(templates: Sequence[Template], examples: Sequence[Exampl
                 prompts = [render(example, template) for example in examples[:8]]
             except MetalmError:
                 continue
-            earlier = first_names.setdefault(tuple((one.input, one.target) for one in prompts), template.name)
+            earlier = first_names.setdefault(tuple((prompt.input, prompt.target) for prompt in prompts), template.name)
             if earlier != template.name:
                 earlier_names.setdefault(template.name, earlier)
     for name, other in earlier_names.items():
-        yield name, ("duplicate", f"says the same as {other}")
+        yield name, ("duplicate", f"same wording as {other}")
 
 
 def lint_collection(
@@ -85,15 +89,15 @@ def lint_collection(
     *,
     include_unserved: bool = True,
 ) -> Iterator[Finding]:
-    """What is wrong with the templates of a collection.
+    """Lint the templates of a collection.
 
-    What its generic file (``any.yaml``) allows holds for all of it.
+    Rules allowed in its generic file (``any.yaml``) are allowed in the whole collection.
 
     Args:
         collection: The collection.
-        cards: The cards whose templates are looked at; those that it has none for are passed over.
-        rows: Their examples, if the rules over rows are wanted.
-        others: Also look at files that serve none of these cards.
+        cards: Cards whose templates are checked; cards without templates in the collection are skipped.
+        read_examples: Function that returns examples of a card; enables the rules on rendered templates.
+        include_unserved: Check also files that serve none of these cards.
     """
     served: set[Path] = set()
     allow = _generic_file_allows(collection)
@@ -103,12 +107,14 @@ def lint_collection(
         except MetalmError:
             continue
         served.add(path)
-        yield from _file_findings(collection.name, path, card, read_examples(card) if read_examples is not None else (), allow)
+        yield from _file_findings(
+            collection.name, path, card, read_examples(card) if read_examples is not None else (), allow
+        )
     if include_unserved:
         for path in sorted(set(collection.folder.glob("*.yaml")) - served):
             yield from _file_findings(collection.name, path, None, (), allow)
             if path.stem != GENERIC_STEM:
-                yield Finding("no-card", "no card is served by this file", "", "", collection.name, display(path))
+                yield Finding("no-card", "no card uses this file", "", "", collection.name, display(path))
 
 
 def _generic_file_allows(collection: TemplateCollection) -> list[str]:
@@ -134,7 +140,7 @@ def _file_findings(
 
 
 def template_locations(path: Path) -> dict[str, str]:
-    """``file:line`` of each template of a YAML file by its name.
+    """Return ``file:line`` of each template of a YAML file by name.
 
     Raises:
         MetalmError: The file cannot be read.
@@ -145,4 +151,4 @@ def template_locations(path: Path) -> dict[str, str]:
     return {node.value["name"].value: node.where for node in templates}
 
 
-__all__ = ["RULES", "Finding", "ReadExamples", "Rule", "Severity", "template_locations", "lint_collection", "lint_file"]
+__all__ = ["RULES", "Finding", "ReadExamples", "Rule", "Severity", "lint_collection", "lint_file", "template_locations"]

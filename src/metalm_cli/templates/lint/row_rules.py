@@ -1,4 +1,4 @@
-"""Rules over rows: what shows only when templates are rendered."""
+"""Rules that need rows: problems that appear only when templates are rendered."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ from metalm_cli.templates.template import Template
 from metalm_cli.templates.template_ast import parse_template
 
 TRACE_TEXT = "zq7x"
-"""Put behind fields to find them again in a rendering."""
+"""Mark appended to fields, to find them in a rendering."""
 MIN_ROWS = 30
-"""Fewer say nothing about how often."""
+"""Minimum number of rows for rules on frequencies."""
 MIN_ANSWER_SHARE = 0.9
+"""Share of rows with the answer's word in their fields that is reported."""
 MAX_POSITION_BIAS = 0.2
-"""How much more than its even share of right answers an option's place may have."""
+"""Maximum excess of a position's share of correct options over the even share."""
 LONG_TEXT = " ".join(["word"] * 2000)
 
 
 def rows_problems(card: Card, examples: Sequence[Example]) -> Iterator[Problem]:
-    """What the rows of a card show, whatever the template."""
+    """Yield problems of a card's rows, whatever the template."""
     yield from _option_order_problems(card, examples)
     yield from _answer_in_fields_problems(card, examples)
 
 
 def rendering_problems(template: Template, card: Card, examples: Sequence[Example]) -> Iterator[Problem]:
-    """What is wrong with a template's renderings; each rule once, with the row that it was first seen in."""
+    """Yield problems of a template's renderings; each rule once, with the first row that breaks it."""
     seen: set[str] = set()
     doubled_marks: Counter[str] = Counter()
     maker = ExampleMaker(card)
@@ -40,9 +41,9 @@ def rendering_problems(template: Template, card: Card, examples: Sequence[Exampl
             if rule not in seen:
                 seen.add(rule)
                 yield rule, f"row {example.row}: {message}"
-    for what, count in doubled_marks.items():
+    for text, count in doubled_marks.items():
         if len(examples) >= MIN_ROWS and count >= len(examples) / 2:
-            yield "doubled-punctuation", f"{what} in {count} of {len(examples)} rows"
+            yield "doubled-punctuation", f"{text} in {count} of {len(examples)} rows"
 
 
 def _example_problems(
@@ -58,7 +59,7 @@ def _example_problems(
     if template.inverted:
         return
     if example.options and prompt.target not in example.options:
-        yield "target-not-an-option", f"the target {prompt.target!r:.60} is none of the options"
+        yield "target-not-an-option", f"the target {prompt.target!r:.60} is not one of the options"
     for other in _counterfactuals(maker, example):
         if _render_input(other, template) != prompt.input:
             yield "answer-in-input", f"another answer ({other.answers[0]!r:.60}) gives another input"
@@ -75,7 +76,7 @@ def _render_input(example: Example, template: Template) -> str | None:
 
 
 def _counterfactuals(maker: ExampleMaker, example: Example) -> Iterator[Example]:
-    """The example as it would be with another answer, all else equal."""
+    """Yield the example with another answer and everything else equal."""
     if example.label is None:
         yield replace(example, answers=(f"{example.answers[0]} {TRACE_TEXT}",))
         return
@@ -93,21 +94,22 @@ def _counterfactuals(maker: ExampleMaker, example: Example) -> Iterator[Example]
 
 
 def _truncation_problems(template: Template, long_field: str, example: Example) -> Iterator[Problem]:
-    """Fields and options that stand in the input only as long as the long field is short, or is not cut."""
+    """Yield fields and options that are in the input only if the long field is short enough."""
     traced = {
-        name: text if name == long_field else f"{text} {TRACE_TEXT}{index}z" for index, (name, text) in enumerate(example.fields.items())
+        name: text if name == long_field else f"{text} {TRACE_TEXT}{index}z"
+        for index, (name, text) in enumerate(example.fields.items())
     }
-    options = tuple(f"{option} {TRACE_TEXT}o{at}z" for at, option in enumerate(example.options))
+    options = tuple(f"{option} {TRACE_TEXT}o{index}z" for index, option in enumerate(example.options))
     marked = replace(
         example, options=options, answers=(options[example.label],) if example.label is not None else example.answers
     )
-    traces = {f"{TRACE_TEXT}{at}z": name for at, name in enumerate(traced) if name != long_field}
-    traces.update({f"{TRACE_TEXT}o{at}z": f"option {at + 1}" for at in range(len(options))})
+    traces = {f"{TRACE_TEXT}{index}z": name for index, name in enumerate(traced) if name != long_field}
+    traces.update({f"{TRACE_TEXT}o{index}z": f"option {index + 1}" for index in range(len(options))})
     inputs = []
     for text in ("", "A few words", traced[long_field], f"{traced[long_field]} {LONG_TEXT}"):
         rendered = _render_input(replace(marked, fields={**traced, long_field: text}), template)
         if rendered is None and text == "":
-            continue  # nothing but the long field is read; the data never cuts all of it
+            continue  # the template reads only the long field, which is never truncated to nothing
         inputs.append(rendered or "")
     present = {trace for trace in traces if any(trace in text for text in inputs)}
     lost = [traces[trace] for trace in sorted(present) if not all(trace in text for text in inputs)]
@@ -116,7 +118,7 @@ def _truncation_problems(template: Template, long_field: str, example: Example) 
 
 
 def _doubled_mark_messages(template: Template, example: Example) -> Iterator[str]:
-    """Fields that end in the mark that the template puts behind them."""
+    """Yield a message for each field that ends in the punctuation mark that the template adds after it."""
     for part in template.input_parts:
         ast = parse_template(part.text)
         for name, text in example.fields.items():
@@ -128,27 +130,30 @@ def _doubled_mark_messages(template: Template, example: Example) -> Iterator[str
 
 
 def _option_order_problems(card: Card, examples: Sequence[Example]) -> Iterator[Problem]:
-    """The right option's place, over the rows with the most common number of options."""
+    """Check the positions of the correct option, over the rows with the most common number of options."""
     if card.verbalizers or not card.answer.options:
         return
     option_counts = Counter(len(example.options) for example in examples if example.label is not None)
     if not option_counts:
         return
     option_count = option_counts.most_common(1)[0][0]
-    label_counts = Counter(one.label for one in examples if one.label is not None and len(one.options) == option_count)
+    label_counts = Counter(
+        example.label for example in examples if example.label is not None and len(example.options) == option_count
+    )
     total, (label, label_count) = sum(label_counts.values()), label_counts.most_common(1)[0]
     even_share = 1 / option_count
     deviation = (even_share * (1 - even_share) / total) ** 0.5
     if total >= MIN_ROWS and label_count / total > even_share + max(MAX_POSITION_BIAS, 4 * deviation):
-        counts = ", ".join(f"{label_counts[index]} in place {index + 1}" for index in range(option_count))
+        counts = ", ".join(f"{label_counts[index]} at position {index + 1}" for index in range(option_count))
         yield (
             "option-order",
-            f"option {(label or 0) + 1} of {option_count} is right in {label_count / total:.0%} of {total} rows ({counts})",
+            f"option {(label or 0) + 1} of {option_count} is correct in "
+            f"{label_count / total:.0%} of {total} rows ({counts})",
         )
 
 
 def _answer_in_fields_problems(card: Card, examples: Sequence[Example]) -> Iterator[Problem]:
-    """The answer's word stands in nearly every row's fields, and other classes' words hardly do."""
+    """Check whether nearly all rows have the answer's word in their fields, and few have the words of other classes."""
     if not card.verbalizers or len(examples) < MIN_ROWS:
         return
     answer_hits = other_hits = other_total = 0
@@ -161,6 +166,6 @@ def _answer_in_fields_problems(card: Card, examples: Sequence[Example]) -> Itera
     if answer_hits / len(examples) >= MIN_ANSWER_SHARE and other_hits / max(other_total, 1) <= 1 - MIN_ANSWER_SHARE:
         yield (
             "answer-in-fields",
-            f"the answer's word stands in the fields of {answer_hits} of {len(examples)} rows, "
-            f"other classes' in {other_hits} of {other_total}",
+            f"the answer's word occurs in the fields of {answer_hits} of {len(examples)} rows, "
+            f"words of other classes in {other_hits} of {other_total}",
         )

@@ -1,4 +1,4 @@
-"""The rules that templates are linted by, and the findings that they give."""
+"""Rules of the template linter, and its findings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Severity = Literal["error", "warning"]
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule: how bad a finding is, and what to do about it."""
+    """Severity of a rule's findings, and what to do about them."""
 
     severity: Severity
     remedy: str
@@ -18,45 +18,47 @@ class Rule:
 
 RULES: dict[str, Rule] = {
     "unreadable": Rule("error", "correct the file"),
-    "no-card": Rule("warning", "name the file after a task card, or after what its `templates` key says"),
+    "no-card": Rule("warning", "name the file after a task card or after a card's `templates` key"),
     "unknown-field": Rule("error", "correct the name, or add the field to the card"),
-    "unused-field": Rule("error", "use the field, list it under `optional` of the file, or mark the template turned"),
-    "answer-in-input": Rule("error", "take the answer out of the input, or mark the template turned"),
-    "target-in-input": Rule("error", "ask for something that the input does not hold"),
-    "options-not-listed": Rule("warning", "add {{ options }}, or name every option in the wording"),
-    "duplicate": Rule("error", "word one of the two differently, or drop it"),
-    "stray-n": Rule("error", "write a line break where \\n was meant"),
-    "stray-escape": Rule("error", "write a line break or a tab itself; \\n means one in double quotes only"),
-    "stray-braces": Rule("error", "a field is written {{ field }}; braces that are text, {{ '{' }}"),
-    "lone-brace": Rule("warning", "close it, drop it, or write {{ '{' }} where a brace is meant"),
-    "stray-separator": Rule("error", "put what follows ||| into the target"),
-    "special-token": Rule("error", "take it out: tokenisers add it, so that it would stand there twice or as text"),
-    "doubled-space": Rule("warning", "leave one space"),
+    "unused-field": Rule("error", "use the field, add it to the file's `optional`, or set inverted: true"),
+    "answer-in-input": Rule("error", "remove the answer from the input, or set inverted: true"),
+    "target-in-input": Rule("error", "choose a target that the input does not contain"),
+    "options-not-listed": Rule("warning", "add {{ options }}, or name every option in the text"),
+    "duplicate": Rule("error", "rephrase one of the two templates, or remove it"),
+    "stray-n": Rule("error", "replace the n by a line break"),
+    "stray-escape": Rule("error", "write an actual line break or tab; \\n is an escape only in double quotes"),
+    "stray-braces": Rule("error", "write a field as {{ field }}, and a literal brace as {{ '{' }}"),
+    "lone-brace": Rule("warning", "close it, remove it, or write a literal brace as {{ '{' }}"),
+    "stray-separator": Rule("error", "move the text after ||| to the target"),
+    "special-token": Rule("error", "remove it; the tokeniser adds special tokens itself"),
+    "doubled-space": Rule("warning", "use one space"),
     "trailing-space": Rule("warning", "remove it"),
-    "doubled-punctuation": Rule("warning", "leave one mark"),
-    "loose-punctuation": Rule("warning", "join the mark to a word, or drop it"),
-    "not-marked-inverted": Rule("error", "set inverted: true, or make {{ answer }} the target"),
-    "wrongly-inverted": Rule("error", "remove inverted: true; it asks for the answer and can be scored"),
-    "labels-swapped": Rule("error", "call every class what it means, in the order of the class names"),
-    "target-not-an-option": Rule("error", "make {{ answer }} the target, as the options list it"),
+    "doubled-punctuation": Rule("warning", "use one mark"),
+    "loose-punctuation": Rule("warning", "attach the mark to a word, or remove it"),
+    "not-marked-inverted": Rule("error", "set inverted: true, or use {{ answer }} as the target"),
+    "wrongly-inverted": Rule("error", "remove inverted: true; the template asks for the answer and can be scored"),
+    "labels-swapped": Rule("error", "give every class the word of its meaning, in the order of the class names"),
+    "target-not-an-option": Rule("error", "use {{ answer }}, one of the options, as the target"),
     "fails": Rule("error", "correct the expression"),
-    "empty-rendering": Rule("error", "write something that does not depend on the row"),
-    "lost-when-cut": Rule("error", "print the fields and options whatever the long field holds, each by itself"),
-    "answer-in-fields": Rule("warning", "look at the columns that the card's fields read"),
-    "option-order": Rule("warning", "shuffle the options by row in the card, or know that a constant guess scores so"),
+    "empty-rendering": Rule("error", "add text that does not depend on the row"),
+    "lost-when-cut": Rule("error", "print fields and options independently of the long field"),
+    "answer-in-fields": Rule("warning", "check the columns that the card's fields read"),
+    "option-order": Rule(
+        "warning", "shuffle the options by row in the card; otherwise a constant guess reaches this score"
+    ),
 }
-"""All rules by id. An error makes a template unfit for use; a warning asks for a look."""
+"""All rules by id. An error makes a template unusable; a warning needs a check by the author."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong with a template.
+    """A problem found by the linter.
 
     Args:
         rule: Id of the rule.
-        message: What is wrong, with what was found.
+        message: Description of the problem, with the text or values found.
         template: Name of the template; empty: the whole file, or the card.
-        task: Name of the card that it was read with, or empty.
+        task: Name of the card, or empty.
         collection: Name of the collection, or empty.
         where: ``file:line``, or empty.
     """
@@ -75,5 +77,5 @@ class Finding:
 
     @property
     def remedy(self) -> str:
-        """What to do about it."""
+        """How to fix the problem."""
         return RULES[self.rule].remedy

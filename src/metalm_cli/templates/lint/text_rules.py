@@ -1,4 +1,4 @@
-"""Static rules on a template's wording: stray literals, spaces, punctuation, tokens, duplicates."""
+"""Static rules on a template's text: stray literals, spaces, punctuation, special tokens, duplicates."""
 
 from __future__ import annotations
 
@@ -9,29 +9,33 @@ from metalm_cli.templates.template import Template
 from metalm_cli.templates.template_ast import MARKER, TemplateAst, parse_template
 
 Problem = tuple[str, str]
-"""A rule's id and a message."""
+"""Rule id and message."""
 
 _PATTERNS: tuple[tuple[str, str, str], ...] = (
-    ("stray-n", rf'(?:(?<=[.?!:;,"”)\n])|(?<={MARKER}))n{{1,2}}(?=\n|\Z|{MARKER})', "an n stands where \\n was meant"),
-    ("stray-n", rf"(?:(?<=[.?!:])|(?<={MARKER}))n{{1,2}}(?=[A-Z])", "an n stands where \\n was meant"),
-    ("stray-escape", r"\\[nrt]", "a backslash and a letter stand as text"),
-    ("stray-braces", r"\{\w*\}|\{\{|\}\}|\{%|%\}", "braces stand as text"),
-    ("stray-separator", r"\|\|\|", "||| stands as text"),
+    (
+        "stray-n",
+        rf'(?:(?<=[.?!:;,"”)\n])|(?<={MARKER}))n{{1,2}}(?=\n|\Z|{MARKER})',
+        "an n in place of a line break (\\n)",
+    ),
+    ("stray-n", rf"(?:(?<=[.?!:])|(?<={MARKER}))n{{1,2}}(?=[A-Z])", "an n in place of a line break (\\n)"),
+    ("stray-escape", r"\\[nrt]", "a literal backslash escape"),
+    ("stray-braces", r"\{\w*\}|\{\{|\}\}|\{%|%\}", "literal braces"),
+    ("stray-separator", r"\|\|\|", "a literal |||"),
     (
         "special-token",
         r"</?s>|<\|[\w ]+\|>|</?(?:bos|eos|pad|unk|mask|sep|cls)>|<</?SYS>>"
         r"|\[/?(?:CLS|SEP|PAD|MASK|UNK|BOS|EOS|INST)\]",
-        "a special token is written out",
+        "a special token",
     ),
     ("doubled-space", r"(?<=\S) {2,}(?=\S)", "two spaces"),
-    ("trailing-space", r"[ \t]+(?=\n)", "spaces end a line"),
+    ("trailing-space", r"[ \t]+(?=\n)", "spaces at the end of a line"),
     (
         "doubled-punctuation",
         r"([,;:?!])\1|(?<!\.)\.\.(?!\.)|[,;:][.?!,;:]|[?!][.,;:]",
         "two punctuation marks in a row",
     ),
     ("loose-punctuation", rf"(?:(?<=\w)|(?<={MARKER})) +[,.;:?!](?=\s|\Z)", "a space before a punctuation mark"),
-    ("loose-punctuation", r"[,;(\[]\s*\Z", "the text ends in an open mark"),
+    ("loose-punctuation", r"[,;(\[]\s*\Z", "an open punctuation mark at the end of the text"),
 )
 _COMPILED = [(rule, re.compile(pattern), message) for rule, pattern, message in _PATTERNS]
 _EXCERPT_MARGIN = 16
@@ -39,14 +43,14 @@ _JINJA_TAG = re.compile(r"(\{\{|\{%)-?\s*(.*?)\s*-?(\}\}|%\})", re.DOTALL)
 
 
 def text_problems(source: str) -> Iterator[Problem]:
-    """What is wrong with a text of a template, whatever its fields are.
+    """Yield problems of a template's text, whatever its fields are.
 
     >>> [message for rule, message in text_problems("{{ hypothesis }}n\\n{{ options }}")]
-    ['an n stands where \\\\n was meant: ...{{ hypothesis }}n\\\\n{{ options }}']
+    ['an n in place of a line break (\\\\n): ...{{ hypothesis }}n\\\\n{{ options }}']
     """
     ast = parse_template(source)
     if source.rstrip("\n") != source.rstrip():
-        yield "trailing-space", "spaces end the text"
+        yield "trailing-space", "spaces at the end of the text"
     reported: set[str] = set()
     for wording in ast.wordings:
         for rule, pattern, message in _COMPILED:
@@ -57,7 +61,7 @@ def text_problems(source: str) -> Iterator[Problem]:
         brace = re.search(r"[{}]", wording)
         if brace is not None and not reported & {"stray-braces", "lone-brace"}:
             reported.add("lone-brace")
-            yield "lone-brace", f"a brace stands as text: {_excerpt(ast, wording, brace)}"
+            yield "lone-brace", f"a literal brace: {_excerpt(ast, wording, brace)}"
 
 
 def _excerpt(ast: TemplateAst, wording: str, match: re.Match[str]) -> str:
@@ -67,13 +71,15 @@ def _excerpt(ast: TemplateAst, wording: str, match: re.Match[str]) -> str:
 
 
 def normalised_texts(template: Template) -> str:
-    """A template's texts without case, spacing and punctuation; equal for templates that say the same."""
-    texts = [_JINJA_TAG.sub(r"\1\2\3", part.text) for part in template.input_parts] + [_JINJA_TAG.sub(r"\1\2\3", template.target)]
+    """Normalise a template's texts: without case, spacing and punctuation, equal for duplicates."""
+    texts = [_JINJA_TAG.sub(r"\1\2\3", part.text) for part in template.input_parts] + [
+        _JINJA_TAG.sub(r"\1\2\3", template.target)
+    ]
     return "\0".join(re.sub(r"[^\w{}%]+", " ", text).strip().casefold() for text in texts)
 
 
 def duplicates(templates: Sequence[Template]) -> Iterator[tuple[Template, Template]]:
-    """Templates that say the same as an earlier one, each with that one."""
+    """Yield templates that duplicate an earlier one, each with the earlier one."""
     first_templates: dict[str, Template] = {}
     for template in templates:
         earlier = first_templates.setdefault(normalised_texts(template), template)

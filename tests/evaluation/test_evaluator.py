@@ -13,25 +13,20 @@ from metalm_cli.data.examples.truncation import EncoderLimit
 from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation import evaluator
 from metalm_cli.evaluation.results import result_writer
+from metalm_cli.evaluation.results.result_reader import parse_result
 from metalm_cli.evaluation.settings import EvaluationSettings
+from metalm_cli.inference.batch_generation import generate_all
+from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.models import weights_hash
 from metalm_cli.sessions import Causal, Docked, Session
 from metalm_cli.templates import render
 from task_folders import OPEN, ROWS
-from tiny_language_models import endless_language_model
+from tiny_language_models import Reference, endless_language_model, reciting_language_model
 
 
-@pytest.fixture
-def generate_calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Calls of a fake ``generate_all`` that answers ``yes`` to every session."""
-    calls: list[dict[str, Any]] = []
-
-    def generate_yes(language_model, sessions, limits, **options):
-        calls.append({"sessions": sessions, "limits": limits, **options})
-        return [" yes"] * len(sessions)
-
-    monkeypatch.setattr(evaluator, "generate_all", generate_yes)
-    return calls
+def yes_model() -> LanguageModel:
+    """Model that answers ``yes`` to everything."""
+    return reciting_language_model(" yes", "gpt2", "text")
 
 
 def test_generated_answers_are_scored(task_folder) -> None:
@@ -51,47 +46,68 @@ def test_generated_answers_are_scored(task_folder) -> None:
     assert template_result.seconds > 0
 
 
-def test_options_are_decoded_greedily_up_to_the_longest_option(task_folder, generate_calls) -> None:
+def test_options_are_decoded_greedily_up_to_two_tokens_more_than_the_longest(task_folder) -> None:
     language_model = endless_language_model("gpt2", "text")
     task_folder.card("odd")
     (result,) = task_folder.results(language_model, "odd")
-    assert result.shot_results[0].value == 50.0
-    assert result.template_results[0].chance.majority == 50.0
-    (call,) = generate_calls
+    reference = Reference(language_model)
     tokens = max(len(language_model.decoder_tokenizer.encode_continuation(" " + word)) for word in ("yes", "no"))
-    assert call["limits"] == [tokens + 2] * 12
-    assert "num_beams" not in call
-    assert call["repetition_penalty"] == 1.0
-    first = Docked("text", "The girl had 0 red balls and a dog.\nIs it odd?\nOPTIONS:\n- no\n- yes")
-    dock_key = language_model.tokenise(Session([first])).docks[0][1].key
-    assert dock_key in [session.docks[0][1].key for session in call["sessions"]]
+    samples = result.template_results[0].samples
+    assert len(samples) == 12
+    assert samples[0].input == "The girl had 0 red balls and a dog.\nIs it odd?\nOPTIONS:\n- no\n- yes"
+    for sample in samples:
+        ids = reference.greedy([Docked("text", sample.input)], tokens + 2)
+        assert sample.prediction == language_model.tokenizer.decode(ids).strip() != ""
+    assert result.template_results[0].chance.majority == 50.0
+
+
+def test_constraints_of_a_generation_config_do_not_apply(task_folder) -> None:
+    language_model = endless_language_model("gpt2", "text")
+    task_folder.card("balls", **OPEN)
+    config = language_model.model.decoder.generation_config
+    before = config.repetition_penalty
+    (expected,) = task_folder.results(language_model, "balls", limit=3)
+    config.repetition_penalty = 50.0
+    try:
+        (result,) = task_folder.results(language_model, "balls", limit=3)
+        sample = result.template_results[0].samples[0]
+        assert language_model.generate([Session([Docked("text", sample.input)])], 32)[0].strip() != sample.prediction
+    finally:
+        config.repetition_penalty = before
+    assert result.template_results[0].samples == expected.template_results[0].samples
 
 
 @pytest.mark.parametrize(
     ("cluster", "tokens", "beams"), [("struct_to_text", 64, 4), ("summarization", 128, 4), ("reading", 32, None)]
 )
-def test_free_text_is_decoded_with_beam_search(task_folder, generate_calls, cluster, tokens, beams) -> None:
+def test_free_text_is_decoded_with_beam_search(task_folder, monkeypatch, cluster, tokens, beams) -> None:
+    language_model = endless_language_model("gpt2", "text", n_positions=256)
+    length_penalties = []
+
+    def generate(*arguments: Any, **options: Any) -> list[str]:
+        length_penalties.append(options.get("length_penalty"))
+        return generate_all(*arguments, **options)
+
+    monkeypatch.setattr(evaluator, "generate_all", generate)
     task_folder.card("balls", **OPEN, cluster=cluster)
-    task_folder.results(endless_language_model("gpt2", "text"), "balls", limit=3)
-    (call,) = generate_calls
-    assert call["limits"] == [tokens] * 3
-    assert call.get("num_beams") == beams
-    assert call.get("length_penalty") == (0.6 if beams else None)
+    (result,) = task_folder.results(language_model, "balls", limit=2)
+    options = {"num_beams": beams, "length_penalty": 0.6} if beams else {}
+    for sample in result.template_results[0].samples:
+        session = Session([Docked("text", sample.input)])
+        assert sample.prediction == language_model.generate([session], tokens, **options)[0].strip()
+        if beams:
+            assert sample.prediction != language_model.generate([session], tokens)[0].strip()
+    assert length_penalties == [0.6 if beams else None]
 
 
-def test_answers_are_scored_as_the_template_renders_them(task_folder, monkeypatch) -> None:
+def test_answers_are_scored_as_the_template_renders_them(task_folder) -> None:
     task_folder.card("odd")
-    monkeypatch.setattr(
-        evaluator, "generate_all", lambda language_model, sessions, limits, **_: ["I say yes!", "yes"] * 6
-    )
-    (result,) = task_folder.results(endless_language_model("gpt2", "text"), "odd", template="spoken")
+    (result,) = task_folder.results(yes_model(), "odd", template="spoken")
     assert [sample.target for sample in result.template_results[0].samples[:2]] == ["I say no!", "I say yes!"]
+    assert [sample.prediction for sample in result.template_results[0].samples[:2]] == ["yes", "yes"]
     assert result.shot_results[0].value == 0.0
-    monkeypatch.setattr(evaluator, "generate_all", lambda language_model, sessions, limits, **_: ["I say yes!"] * 12)
-    assert (
-        task_folder.results(endless_language_model("gpt2", "text"), "odd", template="spoken")[0].shot_results[0].value
-        == 50.0
-    )
+    (result,) = task_folder.results(reciting_language_model(" I say yes!", "gpt2", "text"), "odd", template="spoken")
+    assert result.shot_results[0].value == 50.0
 
 
 def test_the_delimiter_is_stripped_from_an_answer() -> None:
@@ -103,9 +119,9 @@ def test_the_delimiter_is_stripped_from_an_answer() -> None:
     ("choice", "names"),
     [("first", ["odd"]), ("all", ["odd", "count", "spoken"]), ("2", ["odd", "count"]), ("count", ["count"])],
 )
-def test_templates_are_selected_without_inverted_ones(task_folder, generate_calls, choice, names) -> None:
+def test_templates_are_selected_without_inverted_ones(task_folder, choice, names) -> None:
     task_folder.card("odd")
-    (result,) = task_folder.results(endless_language_model("gpt2", "text"), "odd", template=choice)
+    (result,) = task_folder.results(yes_model(), "odd", template=choice)
     assert [template_result.template for template_result in result.template_results] == names
     assert result.shot_results[0].value == pytest.approx(
         sum(template_result.score.value for template_result in result.template_results) / len(names)
@@ -136,8 +152,8 @@ def test_a_limit_draws_the_same_examples_every_time(task_folder) -> None:
 LONG = [{"text": "The dog barked at the girl. " * 30, "label": 1}, {"text": "It rained.", "label": 0}]
 
 
-def test_long_inputs_are_cut_or_skipped_and_counted(task_folder, generate_calls) -> None:
-    language_model = endless_language_model("gpt2", "text")
+def test_long_inputs_are_cut_or_skipped_and_counted(task_folder) -> None:
+    language_model = yes_model()
     task_folder.card("cut", LONG, long_inputs={"field": "text"})
     task_folder.card("whole", LONG)
     cut, uncut = (result.template_results[0] for result in task_folder.results(language_model, "cut", "whole"))
@@ -152,16 +168,16 @@ def test_long_inputs_are_cut_or_skipped_and_counted(task_folder, generate_calls)
     assert reader.tokens(shorter.template_results[0].samples[0].input) <= 40 < reader.tokens(cut.samples[0].input)
 
 
-def test_a_task_without_fitting_examples_has_no_score_and_is_in_no_mean(task_folder, generate_calls) -> None:
+def test_a_task_without_fitting_examples_has_no_score_and_is_in_no_mean(task_folder) -> None:
     task_folder.card("whole", LONG[:1])
     task_folder.card("odd", cluster="reading")
-    results = task_folder.results(endless_language_model("gpt2", "text"), "whole", "odd")
+    results = task_folder.results(yes_model(), "whole", "odd")
     assert results[0].shot_results[0].value is None
     assert results[0].template_results[0].skipped == 1
     assert list(result_writer.cluster_means(results)) == ["reading"]
     record = result_writer.result_record({}, EvaluationSettings(), results, {}, seen={})
-    assert record["tasks"]["whole"]["settings"][0]["score"] is None
-    json.dumps(record, allow_nan=False)
+    assert record.tasks["whole"].settings[0].score is None
+    assert json.loads(record.to_json())["tasks"]["whole"]["settings"][0]["score"] is None
 
 
 def test_too_few_positions_are_an_error(task_folder) -> None:
@@ -209,27 +225,27 @@ def test_a_card_without_a_validation_split_is_scored_on_its_test_split(task_fold
     assert "only" in task_folder.open("odd", "only", split="validation")[1]
 
 
-def test_means_are_of_core_tasks_then_of_clusters(task_folder, generate_calls) -> None:
+def test_means_are_of_core_tasks_then_of_clusters(task_folder) -> None:
     always_yes = [{**row, "label": 1} for row in ROWS]
     task_folder.card("one", always_yes)
     task_folder.card("two")
     task_folder.card("other", always_yes, cluster="reading")
     task_folder.card("extra", [{**row, "label": 0} for row in ROWS], core=False)
-    results = task_folder.results(endless_language_model("gpt2", "text"), "one", "two", "other", "extra")
+    results = task_folder.results(yes_model(), "one", "two", "other", "extra")
     assert [result.shot_results[0].value for result in results] == [100.0, 50.0, 100.0, 0.0]
     means = result_writer.cluster_means(results)
     assert {name: (mean.value, mean.of) for name, mean in means.items()} == {
-        "nli": (75.0, ("one", "two")),
-        "reading": (100.0, ("other",)),
+        "nli": (75.0, ["one", "two"]),
+        "reading": (100.0, ["other"]),
     }
     assert means["nli"].error == pytest.approx(results[1].shot_results[0].error / 2)
     assert result_writer.mean_over_clusters(means).value == 87.5
-    assert result_writer.cluster_means(results[3:])["nli"].of == ("extra",)
+    assert result_writer.cluster_means(results[3:])["nli"].of == ["extra"]
     assert result_writer.mean_over_clusters({}) is None
 
 
-def test_a_record_names_its_sources(task_folder, generate_calls) -> None:
-    language_model = endless_language_model("gpt2", "text")
+def test_a_record_names_its_sources(task_folder) -> None:
+    language_model = yes_model()
     task_folder.card("odd")
     results = task_folder.results(language_model, "odd", template="2", limit=6)
     record = result_writer.result_record(
@@ -239,15 +255,16 @@ def test_a_record_names_its_sources(task_folder, generate_calls) -> None:
         {"far": "not at hand"},
         seen={},
     )
-    task_record = record["tasks"]["odd"]
-    assert (record["protocol"], record["missing"], record["complete"]) == ("finetuned", {"far": "not at hand"}, True)
-    assert task_record["files"][0]["sha256"] == result_writer._sha256(task_folder.folder / "cards" / "odd.jsonl")
-    assert task_record["card_sha256"] == result_writer._sha256(task_folder.folder / "cards" / "odd.yaml")
-    assert [template_record["template"] for template_record in task_record["settings"][0]["templates"]] == [
-        "odd",
-        "count",
-    ]
-    assert task_record["settings"][0]["templates"][0]["n"] == task_record["examples"] == 6
+    task_record = record.tasks["odd"]
+    assert (record.protocol, record.missing, record.complete) == ("finetuned", {"far": "not at hand"}, True)
+    assert task_record.files[0].sha256 == result_writer._sha256(task_folder.folder / "cards" / "odd.jsonl")
+    assert task_record.card_sha256 == result_writer._sha256(task_folder.folder / "cards" / "odd.yaml")
+    assert [template.template for template in task_record.settings[0].templates] == ["odd", "count"]
+    assert task_record.settings[0].templates[0].n == task_record.examples == 6
+    content = json.loads(record.to_json())
+    assert parse_result(content, "") == record, "a record is what is read from its file"
+    assert "contamination" not in content
+    assert "note" not in content["tasks"]["odd"]["settings"][0]["templates"][0]
     lines = [json.loads(line) for line in result_writer.samples_jsonl(results).splitlines()]
     assert len(lines) == 12
     assert set(lines[0]) == {

@@ -13,9 +13,11 @@ import pytest
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.answer_cache import AnswerCache, AnswerKey
+from metalm_cli.evaluation.chain_of_thought import majority_vote
 from metalm_cli.evaluation.contamination import find_overlap, training_files
 from metalm_cli.evaluation.evaluator import Evaluator, TemplateResult
 from metalm_cli.evaluation.results import result_writer
+from metalm_cli.inference.batch_generation import sample_all
 from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.models import weights_hash
 from metalm_cli.provenance.model_history import ModelHistory, read_history
@@ -23,7 +25,7 @@ from metalm_cli.sessions import Causal, Session
 from metalm_cli.tasks import Cards
 from metalm_cli.templates import prompt_to_session, render
 from task_folders import OPEN, ROWS, TaskFolder
-from tiny_language_models import endless_language_model, tiny_language_model
+from tiny_language_models import endless_language_model, reciting_language_model, tiny_language_model
 
 CHOICE = {
     "answer": {"label": "label", "class_names": ["even", "odd"], "verbalizers": {"even": "not at all", "odd": "yes"}},
@@ -164,8 +166,8 @@ def test_demonstrations_that_do_not_fit_are_reported_and_nothing_is_truncated(ta
     assert changed_result.shot_results[0].value is not None
     assert changed_result.shot_results[1].value is None
     record = result_writer.result_record({}, changed_settings, [changed_result], {}, seen={})
-    assert record["tasks"]["odd"]["settings"][1]["templates"][0]["note"]
-    json.dumps(record, allow_nan=False)
+    assert record.tasks["odd"].settings[1].templates[0].note
+    assert json.loads(record.to_json())["tasks"]["odd"]["settings"][1]["templates"][0]["note"]
 
 
 def test_only_examples_that_fit_with_their_demonstrations_are_scored(task_folder: TaskFolder) -> None:
@@ -206,19 +208,13 @@ def test_open_answers_are_generated_under_every_protocol(task_folder: TaskFolder
     assert results[1].template_results[0].samples[0].log_likelihood is None
 
 
-def test_normalised_answers_are_compared_without_case_and_articles(
-    task_folder: TaskFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from metalm_cli.evaluation import evaluator
-
-    monkeypatch.setattr(
-        evaluator, "generate_all", lambda language_model, sessions, *a, **k: [" The Yes!"] * len(sessions)
-    )
+def test_normalised_answers_are_compared_without_case_and_articles(task_folder: TaskFolder) -> None:
     task_folder.card("odd")
     strict, loose = (
-        task_folder.results(endless_language_model("gpt2", "text"), "odd", normalise=normalise)[0]
+        task_folder.results(reciting_language_model(" The Yes!"), "odd", normalise=normalise)[0]
         for normalise in (False, True)
     )
+    assert {sample.prediction for sample in strict.template_results[0].samples} == {"The Yes!"}
     assert (strict.shot_results[0].value, loose.shot_results[0].value) == (0.0, 50.0)
 
 
@@ -227,58 +223,44 @@ ROWS_WITH_RATIONALE = [{**row, "why": "It is a number."} for row in ROWS]
 
 
 @pytest.mark.parametrize("protocol", ["finetuned", "in_context", "instruct"])
-def test_a_rationale_is_generated_before_the_answer_if_the_card_has_one(
-    task_folder: TaskFolder, monkeypatch: Any, protocol: Any
-) -> None:
-    from metalm_cli.evaluation import evaluator
+def test_a_rationale_is_generated_before_the_answer_if_the_card_has_one(task_folder: TaskFolder, protocol: Any) -> None:
     from metalm_cli.templates import PromptStyle
 
-    def generate_rationales(language_model: Any, sessions: Any, limits: Any, **_options: Any) -> list[str]:
-        max_limits.append(max(limits))
-        return [f" It has {n} balls, which is odd.\nThe answer is yes" for n in range(len(sessions))]
-
-    max_limits: list[int] = []
-    monkeypatch.setattr(evaluator, "generate_all", generate_rationales)
+    text = " It has both.\nThe answer is yes"
+    language_model = reciting_language_model(text, n_positions=512)
+    encode = language_model.decoder_tokenizer.encode_continuation
+    option_tokens = max(len(encode(" " + option)) for option in ("not at all", "yes"))
+    assert len(encode(text)) > option_tokens + 2
     task_folder.card("why", ROWS_WITH_RATIONALE, **CARD_WITH_RATIONALE)
     task_folder.card("plain", **CHOICE)
-    results = task_folder.results(
-        tiny_language_model("gpt2", n_positions=512),
-        "why",
-        "plain",
-        protocol=protocol,
-        style=PromptStyle(rationale=True),
-    )
-    by_name = {result.task.card.name: result.template_results[0] for result in results}
-    assert {sample.prediction for sample in by_name["why"].samples} == {"yes"}
-    assert by_name["why"].score.value == 50.0
-    assert max_limits[0] > 100
-    if protocol == "finetuned":
-        assert max_limits[1] < 10
+    results = task_folder.results(language_model, "why", "plain", protocol=protocol, style=PromptStyle(rationale=True))
+    with_rationale, plain = (result.template_results[0] for result in results)
+    assert {sample.prediction for sample in with_rationale.samples} == {"yes"}
+    assert with_rationale.score.value == 50.0
+    if protocol == "finetuned":  # the limit of tokens is that of the options
+        truncated = language_model.tokenizer.decode(encode(text)[: option_tokens + 2]).strip()
+        assert {sample.prediction for sample in plain.samples} == {truncated}
     else:
-        assert by_name["plain"].samples[0].log_likelihood is not None
-        assert len(max_limits) == 1
+        assert plain.samples[0].log_likelihood is not None
 
 
 @pytest.mark.parametrize("protocol", ["finetuned", "in_context"])
-def test_of_several_samples_the_most_frequent_answer_counts(
-    task_folder: TaskFolder, monkeypatch: Any, protocol: Any
-) -> None:
-    from metalm_cli.evaluation import evaluator
-
-    def draw_samples(language_model: Any, sessions: Any, limits: Any, count: int, **options: Any) -> list[list[str]]:
-        calls.append((count, options["temperature"], options["seed"], options["keys"]))
-        return [[" not at all", " yes", " yes"]] * len(sessions)
-
-    calls: list[Any] = []
-    monkeypatch.setattr(evaluator, "sample_all", draw_samples)
+def test_of_several_samples_the_most_frequent_answer_counts(task_folder: TaskFolder, protocol: Any) -> None:
+    language_model = tiny_language_model("gpt2")
     task_folder.card("odd", **CHOICE)
     (result,) = task_folder.results(
-        tiny_language_model("gpt2"), "odd", protocol=protocol, samples=3, temperature=0.5, seed=7, limit=4
+        language_model, "odd", protocol=protocol, samples=3, temperature=0.5, seed=7, limit=4
     )
-    (template_result,) = result.template_results
-    assert [sample.prediction for sample in template_result.samples] == ["yes"] * 4
-    ((count, temperature, seed, keys),) = calls
-    assert (count, temperature, seed, sorted(keys)) == (3, 0.5, 7, [sample.row for sample in template_result.samples])
+    samples = result.template_results[0].samples
+    sessions = [Session([Causal(sample.input)]) for sample in samples]
+    limit = 2 + max(
+        len(language_model.decoder_tokenizer.encode_continuation(" " + option)) for option in ("not at all", "yes")
+    )
+    texts = sample_all(language_model, sessions, [limit] * 4, 3, 0.5, 7, keys=[sample.row for sample in samples])
+    answers = [[text.strip() for text in session_texts] for session_texts in texts]
+    assert [sample.prediction for sample in samples] == [majority_vote(choices, "accuracy") for choices in answers]
+    other_keys = sample_all(language_model, sessions, [limit] * 4, 3, 0.5, 7)
+    assert other_keys != texts
 
 
 def test_samples_depend_on_their_seed_alone(task_folder: TaskFolder) -> None:
@@ -478,10 +460,10 @@ def test_intervals_contain_their_scores(task_folder: TaskFolder) -> None:
     task_folder.card("odd", **CHOICE)
     (result,) = task_folder.results(tiny_language_model("gpt2", "text"), "odd", protocol="in_context", template="all")
     record = result_writer.task_record(result)
-    for entry in [*record["settings"], *record["settings"][0]["templates"]]:
-        low, high = entry["interval"]
-        assert low <= entry["score"] <= high
-        assert math.isfinite(entry["error"])
-    columns = record["settings"][0]["templates"][0]["each"]
+    for entry in [*record.settings, *record.settings[0].templates]:
+        low, high = entry.interval
+        assert low <= entry.score <= high
+        assert math.isfinite(entry.error)
+    columns = record.settings[0].templates[0].each
     assert columns["row"] == list(range(12))
     assert set(columns["value"]) <= {0.0, 1.0}

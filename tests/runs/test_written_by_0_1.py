@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 import metalm_cli as metalm
 import tiny_runs
+from metalm_cli.evaluation.results.result_reader import read_result
 
 ARCHIVE = Path(__file__).parent.parent / "fixtures" / "written-by-0.1.0.zip"
 WEIGHTS = {
@@ -95,6 +96,8 @@ def test_results_are_shown_and_answers_are_found_again(written: Path, capsys: py
     assert grammar["extra"] == {"per_token": 25.0, "per_char": 75.0, "per_byte": 75.0, "unconditional": 75.0}
     mean = rows["mean over clusters", None, 0]
     assert (mean["score"], round(mean["error"], 6)) == (37.5, 8.183171)
+    file = written / "finetuned" / "results" / "tasks.json"
+    assert read_result(file).to_json() == file.read_text(encoding="utf-8"), "every key, in its order"
     tasks = ["--task", "world_grammar", "--task", "world_facts", "--shots", "0,1", "--limit", "8"]
     again = ["evaluate", "finetuned", "--protocol", "in_context", *tasks, "--save-samples", "--offline"]
     assert tiny_runs.metalm(*again, "--out", "finetuned/results/again.json") == 0

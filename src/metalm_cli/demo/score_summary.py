@@ -17,7 +17,7 @@ from metalm_cli.errors import MetalmError
 
 if TYPE_CHECKING:
     from metalm_cli.evaluation.metrics.bootstrap import Observations
-    from metalm_cli.evaluation.results.result_reader import SettingRecord, TaskRecord
+    from metalm_cli.evaluation.results.schema import SettingRecord, TaskRecord
 
 TABLE_TITLES = {
     "in-context": "pretrained models in context, by number of demonstrations (shots)",

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from metalm_cli.reports.reading.evaluation_summary import AnswerSample, EvaluationSummary
+from metalm_cli.evaluation.results.schema import SampleRecord
+from metalm_cli.reports.reading.evaluation_summary import EvaluationSummary
 from metalm_cli.reports.reading.run_summary import RunSummary
 from metalm_cli.reports.reading.session_spans import CAUSAL, DOCKED, TRAINED
 
@@ -44,12 +45,12 @@ def answer_views(scored: Sequence[tuple[str, EvaluationSummary]], per_verdict: i
     return views
 
 
-def _is_right(answer: AnswerSample) -> bool:
+def _is_right(answer: SampleRecord) -> bool:
     """Whether an answer counts as right: with a score of at least 0.5, or else if it equals the target."""
     return answer.score >= 0.5 if answer.score is not None else answer.prediction.strip() == answer.target.strip()
 
 
-def _answer_view(answer: AnswerSample, label: str, evaluation: EvaluationSummary, max_characters: int) -> View:
+def _answer_view(answer: SampleRecord, label: str, evaluation: EvaluationSummary, max_characters: int) -> View:
     graded = answer.score is not None and answer.score not in (0.0, 1.0)
     verdict = "right" if _is_right(answer) else "wrong"
     meta = f"{answer.task}, row {answer.row} · {answer.template} · {answer.shots}-shot · {label}"
@@ -60,7 +61,7 @@ def _answer_view(answer: AnswerSample, label: str, evaluation: EvaluationSummary
         "meta": meta,
         "target": shorten(answer.target, 300),
         "parts": [
-            _part(_input_kind(evaluation), shorten(answer.input_text, max_characters)),
+            _part(_input_kind(evaluation), shorten(answer.input, max_characters)),
             _part("gap", " "),
             _part(TRAINED, answer.prediction[:300] or "(empty)"),
         ],
@@ -69,8 +70,8 @@ def _answer_view(answer: AnswerSample, label: str, evaluation: EvaluationSummary
 
 def _input_kind(evaluation: EvaluationSummary) -> str:
     """Span kind of an input: docked, unless the model has no encoders or its decoder reads the input."""
-    route = evaluation.settings.get("style", {}).get("route")
-    return DOCKED if evaluation.model.get("encoders") and route != "decoder" else CAUSAL
+    route = evaluation.record.settings.get("style", {}).get("route")
+    return DOCKED if evaluation.record.model.get("encoders") and route != "decoder" else CAUSAL
 
 
 def row_views(runs: Iterable[RunSummary], max_characters: int) -> list[View]:

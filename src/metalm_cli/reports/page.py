@@ -145,7 +145,7 @@ def _render(
 ) -> str:
     from markupsafe import Markup
 
-    scored = sorted(named_evaluations(runs), key=lambda pair: pair[1].created, reverse=True)
+    scored = sorted(named_evaluations(runs), key=lambda pair: pair[1].record.created, reverse=True)
     answers = answer_views(scored, detail.answers, detail.characters)
     confusions, more_confusions = _confusions(group_by_protocol(runs), detail.confusions)
     several = len(runs) > 1
@@ -253,7 +253,7 @@ def differing_settings(evaluations: Sequence[EvaluationSummary]) -> list[str]:
     differing = [
         key
         for key in keys
-        if len({json.dumps(evaluation.settings.get(key), sort_keys=True) for evaluation in evaluations}) > 1
+        if len({json.dumps(evaluation.record.settings.get(key), sort_keys=True) for evaluation in evaluations}) > 1
     ]
     if differing:
         setting_names = ", ".join(differing).replace("_", " ")

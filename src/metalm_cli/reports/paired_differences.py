@@ -62,10 +62,9 @@ def _pairs(group: SeedGroup) -> Iterator[tuple[NamedEvaluation, NamedEvaluation]
 
 def _rows(first: NamedEvaluation, second: NamedEvaluation, means_alone: bool) -> Iterator[tuple[str, ...]]:
     from metalm_cli.evaluation.results.comparison import OVER_CLUSTERS, compare
-    from metalm_cli.evaluation.results.result_reader import read_result
 
     try:
-        comparison: Comparison = compare(read_result(first[1].path), read_result(second[1].path), resamples=RESAMPLES)
+        comparison: Comparison = compare(first[1].record, second[1].record, resamples=RESAMPLES)
     except MetalmError:  # the page already lists damaged files
         return
     names = f"{first[0]} minus {second[0]}"

@@ -36,14 +36,17 @@ class SeedGroup:
 
 def group_by_protocol(runs: Sequence[RunSummary]) -> list[SeedGroup]:
     """Group the evaluations of runs by protocol, the protocol of the newest evaluation first."""
-    entries = [(*_name_and_seed(label, evaluation), evaluation) for label, evaluation in named_evaluations(runs)]
-    newest = {
-        evaluation.protocol: max(other.created for *_, other in entries if other.protocol == evaluation.protocol)
-        for *_, evaluation in entries
-    }
+    members_by_protocol: dict[str, list[tuple[str, str, EvaluationSummary]]] = {}
+    for label, evaluation in named_evaluations(runs):
+        members = members_by_protocol.setdefault(evaluation.record.protocol, [])
+        members.append((*_name_and_seed(label, evaluation), evaluation))
+
+    def newest(protocol: str) -> str:
+        return max(evaluation.record.created for *_, evaluation in members_by_protocol[protocol])
+
     groups = []
-    for protocol in sorted(newest, key=lambda name: newest[name], reverse=True):
-        members = [(label, seed, evaluation) for label, seed, evaluation in entries if evaluation.protocol == protocol]
+    for protocol in sorted(members_by_protocol, key=newest, reverse=True):
+        members = members_by_protocol[protocol]
         scored = [(f"{label}, {seed}" if seed else label, evaluation) for label, seed, evaluation in members]
         pooled = []
         for label in dict.fromkeys(label for label, *_ in members):
@@ -55,7 +58,7 @@ def group_by_protocol(runs: Sequence[RunSummary]) -> list[SeedGroup]:
 
 def _name_and_seed(label: str, evaluation: EvaluationSummary) -> tuple[str, str]:
     """Name of an evaluation without protocol and seed, and the name of its seed (empty if it has none)."""
-    protocol = f", {evaluation.protocol.replace('_', '-')}"
+    protocol = f", {evaluation.record.protocol.replace('_', '-')}"
     seeds = [part for part in evaluation.path.resolve().parts if SEED_NAME.fullmatch(part)]
     if not seeds:
         return label.removesuffix(protocol), ""

@@ -108,16 +108,16 @@ def _other_model(run: RunSummary, evaluation: EvaluationSummary) -> str:
     if evaluation in run.external_evaluations:
         return ""
     # The folder may have been renamed: then the model of most files is the run's own, unless there is a tie.
-    weights = Counter(str(other.model.get("weights_sha256")) for other in run.evaluations)
+    weights = Counter(other.record.weights_sha256 for other in run.evaluations)
     most_common = [weights_hash for weights_hash, number in weights.items() if number == max(weights.values())]
     names = {run.path.name, run.path.resolve().name}
-    named_hashes = [str(other.model.get("weights_sha256")) for other in run.evaluations if _model_name(other) in names]
+    named_hashes = [other.record.weights_sha256 for other in run.evaluations if _model_name(other) in names]
     own_hash = named_hashes[0] if named_hashes else most_common[0] if len(most_common) == 1 else ""
-    return "" if str(evaluation.model.get("weights_sha256")) == own_hash else source
+    return "" if evaluation.record.weights_sha256 == own_hash else source
 
 
 def _model_name(evaluation: EvaluationSummary) -> str:
-    return Path(str(evaluation.model.get("source", ""))).name
+    return Path(str(evaluation.record.model.get("source", ""))).name
 
 
 def overview_table(runs: Sequence[RunSummary]) -> Table:
@@ -138,7 +138,7 @@ def _overview_facts(run: RunSummary) -> dict[str, str]:
     last, validation = run.last_record, run.validation[-1] if run.validation else {}
     train, evaluations = run.recipe.get("train", {}), (*run.evaluations, *run.external_evaluations)
     speeds = [speed for record in run.training if (speed := as_number(record.get("tokens_per_second"))) is not None]
-    model = next((evaluation.model for evaluation in evaluations if not _other_model(run, evaluation)), {})
+    model = next((evaluation.record.model for evaluation in evaluations if not _other_model(run, evaluation)), {})
     return {
         "command": str(run.recipe.get("command") or NO_VALUE),
         "recipe": str(run.environment.get("recipe") or NO_VALUE),

@@ -17,7 +17,7 @@ from metalm_cli.evaluation.metrics.bootstrap import (
     percentiles,
     two_sided_p,
 )
-from metalm_cli.evaluation.results.result_reader import MeanRecord, ResultRecord, TaskRecord
+from metalm_cli.evaluation.results.schema import MeanRecord, ResultRecord, TaskRecord
 
 COMPARED_SETTINGS = (
     "template",

@@ -3,40 +3,33 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import metalm_cli
 from metalm_cli.evaluation.evaluator import ShotResult, TaskResult, TemplateResult
 from metalm_cli.evaluation.metrics import bootstrap, task_metrics
+from metalm_cli.evaluation.results.schema import (
+    BestTemplate,
+    Chance,
+    FileRecord,
+    MeanRecord,
+    ResultRecord,
+    SampleRecord,
+    SeenRecord,
+    SettingRecord,
+    TaskRecord,
+    TemplateRecord,
+)
 from metalm_cli.evaluation.settings import EvaluationSettings
 from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.models.weights_hash import weights_sha256
 from metalm_cli.provenance.model_history import SeenLabel
 from metalm_cli.tasks.card import MetricName
-
-RESULT_FORMAT = 2
-"""Format version of result files."""
-
-
-@dataclass(frozen=True)
-class ClusterMean:
-    """Mean of scores.
-
-    Args:
-        value: The mean.
-        error: Standard error of the mean of independent scores; None if a score has none.
-        of: Names of the averaged tasks or clusters.
-    """
-
-    value: float
-    error: float | None
-    of: tuple[str, ...]
 
 
 def tasks_in_average(results: Sequence[TaskResult], shots: int) -> dict[str, tuple[str, ShotResult]]:
@@ -53,7 +46,7 @@ def tasks_in_average(results: Sequence[TaskResult], shots: int) -> dict[str, tup
     }
 
 
-def cluster_means(results: Sequence[TaskResult], shots: int = 0) -> dict[str, ClusterMean]:
+def cluster_means(results: Sequence[TaskResult], shots: int = 0) -> dict[str, MeanRecord]:
     """Return the mean score of each cluster over :func:`tasks_in_average`."""
     scores_by_cluster: dict[str, list[tuple[str, float, float | None]]] = {}
     for name, (cluster, shot_result) in tasks_in_average(results, shots).items():
@@ -62,7 +55,7 @@ def cluster_means(results: Sequence[TaskResult], shots: int = 0) -> dict[str, Cl
     return {cluster: mean(scores) for cluster, scores in scores_by_cluster.items()}
 
 
-def mean_over_clusters(means: Mapping[str, ClusterMean]) -> ClusterMean | None:
+def mean_over_clusters(means: Mapping[str, MeanRecord]) -> MeanRecord | None:
     """Return the mean over clusters; None if there are no clusters."""
     return (
         mean([(name, cluster_mean.value, cluster_mean.error) for name, cluster_mean in means.items()])
@@ -71,11 +64,13 @@ def mean_over_clusters(means: Mapping[str, ClusterMean]) -> ClusterMean | None:
     )
 
 
-def mean(scores: Sequence[tuple[str, float, float | None]]) -> ClusterMean:
+def mean(scores: Sequence[tuple[str, float, float | None]]) -> MeanRecord:
     """Return the mean of named values with standard errors."""
     errors = [error for _, _, error in scores if error is not None]
     error = math.hypot(*errors) / len(scores) if len(errors) == len(scores) else None
-    return ClusterMean(sum(value for _, value, _ in scores) / len(scores), error, tuple(name for name, _, _ in scores))
+    return MeanRecord(
+        value=sum(value for _, value, _ in scores) / len(scores), error=error, of=[name for name, _, _ in scores]
+    )
 
 
 def model_record(source: str, language_model: LanguageModel) -> dict[str, Any]:
@@ -100,7 +95,7 @@ def result_record(
     environment: Mapping[str, str] | None = None,
     created: str = "",
     contamination: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+) -> ResultRecord:
     """Return the record of an evaluation: its results, and all that is needed to reproduce it.
 
     Args:
@@ -115,31 +110,23 @@ def result_record(
         contamination: Result of a contamination check.
     """
     means = {shots: cluster_means(results, shots) for shots in settings.shots}
-    overall_means = {shots: mean_over_clusters(clusters) for shots, clusters in means.items()}
-    return {
-        "format": RESULT_FORMAT,
-        "metalm": metalm_cli.__version__,
-        "created": created,
-        "protocol": settings.protocol,
-        "complete": complete,
-        "model": dict(model),
-        "settings": settings_of(settings),
-        "tasks": {result.task.card.name: task_record(result, seen.get(result.task.card.name)) for result in results},
-        "missing": dict(missing),
-        "clusters": {
-            str(shots): {name: asdict(cluster_mean) for name, cluster_mean in clusters.items()}
-            for shots, clusters in means.items()
-        },
-        "mean": {
-            str(shots): None if overall_mean is None else asdict(overall_mean)
-            for shots, overall_mean in overall_means.items()
-        },
-        **({} if contamination is None else {"contamination": dict(contamination)}),
-        "environment": {"python": platform.python_version(), **(environment or {})},
-        "seconds": round(
+    return ResultRecord(
+        metalm=metalm_cli.__version__,
+        created=created,
+        protocol=settings.protocol,
+        complete=complete,
+        model=dict(model),
+        settings=settings_of(settings),
+        tasks={result.task.card.name: task_record(result, seen.get(result.task.card.name)) for result in results},
+        missing=dict(missing),
+        clusters={str(shots): clusters for shots, clusters in means.items()},
+        mean={str(shots): mean_over_clusters(clusters) for shots, clusters in means.items()},
+        contamination=None if contamination is None else dict(contamination),
+        environment={"python": platform.python_version(), **(environment or {})},
+        seconds=round(
             sum(template_result.seconds for result in results for template_result in result.template_results), 3
         ),
-    }
+    )
 
 
 def settings_of(settings: EvaluationSettings) -> dict[str, Any]:
@@ -162,68 +149,59 @@ def settings_of(settings: EvaluationSettings) -> dict[str, Any]:
     }
 
 
-def task_record(result: TaskResult, seen: SeenLabel | None = None) -> dict[str, Any]:
+def task_record(result: TaskResult, seen: SeenLabel | None = None) -> TaskRecord:
     """Return the record of a task."""
     task = result.task
-    return {
-        "cluster": task.card.cluster,
-        "core": task.card.core,
-        "metric": task.card.metric.name,
-        "metric_source": task.card.metric.source,
-        "seen": {"label": "unknown", "why": "not looked up"} if seen is None else asdict(seen),
-        "split": task.source.role,
-        "examples": len(task.examples),
-        "settings": [shot_record(shot_result, task.card.metric.name) for shot_result in result.shot_results],
-        "card_sha256": _sha256(task.card_path),
-        "templates_sha256": _sha256(task.template_path),
-        "location": task.source.location,
-        "revision": task.source.revision,
-        "files": [asdict(file) for file in task.source.files],
-    }
+    return TaskRecord(
+        cluster=task.card.cluster,
+        core=task.card.core,
+        metric=task.card.metric.name,
+        metric_source=task.card.metric.source,
+        seen=SeenRecord(why="not looked up") if seen is None else SeenRecord(**asdict(seen)),
+        split=task.source.role,
+        examples=len(task.examples),
+        settings=[shot_record(shot_result, task.card.metric.name) for shot_result in result.shot_results],
+        card_sha256=_sha256(task.card_path),
+        templates_sha256=_sha256(task.template_path),
+        location=task.source.location,
+        revision=task.source.revision,
+        files=[FileRecord(**asdict(file)) for file in task.source.files],
+    )
 
 
-def shot_record(shot_result: ShotResult, metric: MetricName) -> dict[str, Any]:
+def shot_record(shot_result: ShotResult, metric: MetricName) -> SettingRecord:
     """Return the record of a task with a number of demonstrations."""
-    best, value = shot_result.oracle, shot_result.value
-    has_several = len(shot_result.scores) > 1 and best is not None and best.score is not None
-    return {
-        "shots": shot_result.shots,
-        "score": value,
-        "error": shot_result.error,
-        "interval": score_interval(
-            metric,
-            [
-                template_result.each
-                for template_result in shot_result.template_results
-                if template_result.score is not None
-            ],
-        ),
-        "spread": shot_result.spread,
-        "oracle": {"template": best.template, "score": best.score.value}
-        if has_several and best and best.score
-        else None,
-        "templates": [template_record(template_result, metric) for template_result in shot_result.template_results],
-    }
+    best = shot_result.oracle if len(shot_result.scores) > 1 else None
+    scored_results = [result for result in shot_result.template_results if result.score is not None]
+    return SettingRecord(
+        shots=shot_result.shots,
+        score=shot_result.value,
+        error=shot_result.error,
+        interval=score_interval(metric, [result.each for result in scored_results]),
+        spread=shot_result.spread,
+        oracle=BestTemplate(template=best.template, score=best.score.value) if best and best.score else None,
+        templates=[template_record(result, metric) for result in shot_result.template_results],
+    )
 
 
-def template_record(template_result: TemplateResult, metric: MetricName) -> dict[str, Any]:
+def template_record(template_result: TemplateResult, metric: MetricName) -> TemplateRecord:
     """Return the record of a task with one template."""
     score = template_result.score
-    return {
-        "template": template_result.template,
-        "score": None if score is None else score.value,
-        "error": None if score is None else score.error,
-        "interval": score_interval(metric, [template_result.each] if score is not None else []),
-        "n": 0 if score is None else score.n,
-        "counts": {} if score is None else dict(score.counts),
-        "chance": asdict(template_result.chance),
-        "extra": dict(template_result.extra),
-        "each": {name: list(values) for name, values in template_result.each.items()},
-        "cut": template_result.cut,
-        "skipped": template_result.skipped,
-        "seconds": round(template_result.seconds, 3),
-        **({"note": template_result.note} if template_result.note else {}),
-    }
+    return TemplateRecord(
+        template=template_result.template,
+        score=None if score is None else score.value,
+        error=None if score is None else score.error,
+        interval=score_interval(metric, [template_result.each] if score is not None else []),
+        n=0 if score is None else score.n,
+        counts={} if score is None else dict(score.counts),
+        chance=Chance(**asdict(template_result.chance)),
+        extra=dict(template_result.extra),
+        each={name: list(values) for name, values in template_result.each.items()},
+        cut=template_result.cut,
+        skipped=template_result.skipped,
+        seconds=round(template_result.seconds, 3),
+        note=template_result.note,
+    )
 
 
 def score_interval(
@@ -243,22 +221,23 @@ def score_interval(
 
 
 def samples_jsonl(results: Iterable[TaskResult]) -> str:
-    """Return predictions as JSON lines: ``id, task, template, shots, input, target, prediction, score, ...``."""
-    lines = []
-    for result in results:
-        name = result.task.card.name
-        for template_result in result.template_results:
-            for prediction in template_result.samples:
-                fields = asdict(prediction)
-                row = fields.pop("row")
-                head = {
-                    "id": f"{name}/{row}",
-                    "task": name,
-                    "template": template_result.template,
-                    "shots": template_result.shots,
-                }
-                lines.append(json.dumps({**head, **fields}, ensure_ascii=False) + "\n")
-    return "".join(lines)
+    """Return predictions as JSON lines of :class:`~metalm_cli.evaluation.results.schema.SampleRecord`."""
+    return "".join(
+        SampleRecord(
+            id=f"{result.task.card.name}/{prediction.row}",
+            task=result.task.card.name,
+            template=template_result.template,
+            shots=template_result.shots,
+            input=prediction.input,
+            target=prediction.target,
+            prediction=prediction.prediction,
+            score=prediction.score,
+            log_likelihood=prediction.log_likelihood,
+        ).to_line()
+        for result in results
+        for template_result in result.template_results
+        for prediction in template_result.samples
+    )
 
 
 def _sha256(path: Path) -> str:

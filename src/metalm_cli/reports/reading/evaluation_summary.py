@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from metalm_cli.errors import MetalmError
+from metalm_cli.evaluation.results.result_paths import samples_path
+from metalm_cli.evaluation.results.result_reader import parse_result
+from metalm_cli.evaluation.results.schema import (
+    RESULT_FORMAT,
+    MeanRecord,
+    ResultRecord,
+    SampleRecord,
+    SettingRecord,
+    TaskRecord,
+    TemplateRecord,
+)
 from metalm_cli.reports.reading.tolerant_json import load_json, read_jsonl, with_valid_values
 
-RESULT_FORMAT = 2
-"""Format version of the result files that are read."""
-SAMPLES_SUFFIX = ".samples.jsonl"
 Z_95 = 1.96
 """Half the width of a normal 95% interval, in standard errors."""
 MAX_CLASSES = 12
@@ -94,50 +105,26 @@ class ClusterScore:
 
 
 @dataclass(frozen=True)
-class AnswerSample:
-    """One answer of a model; ``score`` is 0 to 1."""
-
-    task: str
-    template: str
-    shots: int
-    row: str
-    input_text: str
-    target: str
-    prediction: str
-    score: float | None
-
-
-@dataclass(frozen=True)
 class EvaluationSummary:
     """One result file.
 
     Args:
         path: The file.
         label: Label in the report.
-        protocol: Evaluation protocol.
-        created: Time of creation in ISO 8601.
-        complete: False if the evaluation was interrupted and tasks are missing.
-        model: Record of the model in the file.
-        settings: Settings of the evaluation.
+        record: Contents of the file.
         tasks: Scores, one for each task and number of demonstrations.
         clusters: Mean scores of clusters.
         means: Means over clusters, for each number of demonstrations.
-        missing: Tasks without a score, with the reasons.
         answers: Answers in the samples file next to it.
     """
 
     path: Path
     label: str
-    protocol: str
-    created: str
-    complete: bool
-    model: Mapping[str, Any]
-    settings: Mapping[str, Any]
+    record: ResultRecord
     tasks: tuple[TaskScore, ...]
     clusters: tuple[ClusterScore, ...]
     means: tuple[ClusterScore, ...]
-    missing: Mapping[str, str]
-    answers: tuple[AnswerSample, ...] = ()
+    answers: tuple[SampleRecord, ...] = ()
 
 
 def read_evaluations(folder: Path, problems: list[str]) -> list[EvaluationSummary]:
@@ -149,11 +136,12 @@ def read_evaluations(folder: Path, problems: list[str]) -> list[EvaluationSummar
     """
     evaluations = []
     for path in sorted(folder.glob("*.json")):
+        name = f"{folder.name}/{path.name}"
         try:
-            record = load_json(path.read_bytes())
-            if not isinstance(record, dict):
+            content = load_json(path.read_bytes())
+            if not isinstance(content, dict):
                 raise ValueError("not a JSON object")
-            version = record.get("format")
+            version = content.get("format")
             if version != RESULT_FORMAT:
                 is_old = isinstance(version, int) and version < RESULT_FORMAT
                 why = (
@@ -161,91 +149,67 @@ def read_evaluations(folder: Path, problems: list[str]) -> list[EvaluationSummar
                     if is_old
                     else f"not results of format {RESULT_FORMAT}"
                 )
-                problems.append(f"{folder.name}/{path.name} is left out: {why}")
+                problems.append(f"{name} is left out: {why}")
                 continue
-            settings = with_valid_values(
-                dict(record.get("settings", {})), f"{folder.name}/{path.name}", problems, {"style": dict}
-            )
-            evaluations.append(_with_answers(_evaluation(path, record | {"settings": settings}), problems))
+            settings = with_valid_values(dict(content.get("settings", {})), name, problems, {"style": dict})
+            record = parse_result(content | {"settings": settings}, str(path))
+            evaluations.append(_with_answers(_evaluation(path, record), problems))
         except OSError as error:
-            problems.append(f"{folder.name}/{path.name} cannot be read: {error.strerror or error}")
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            problems.append(f"{folder.name}/{path.name} is damaged and left out ({type(error).__name__}: {error})")
-    return sorted(evaluations, key=lambda evaluation: (evaluation.created, evaluation.path.stem))
+            problems.append(f"{name} cannot be read: {error.strerror or error}")
+        except (ValueError, TypeError) as error:
+            problems.append(f"{name} is damaged and left out ({type(error).__name__}: {error})")
+        except MetalmError as error:
+            problems.append(f"{name} is damaged and left out ({error.why or error.what})")
+    return sorted(evaluations, key=lambda evaluation: (evaluation.record.created, evaluation.path.stem))
 
 
-def _evaluation(path: Path, record: Mapping[str, Any]) -> EvaluationSummary:
-    tasks = [score for name, task in record["tasks"].items() for score in _task_scores(name, task)]
+def _evaluation(path: Path, record: ResultRecord) -> EvaluationSummary:
+    tasks = tuple(_task_score(name, task, setting) for name, task in record.tasks.items() for setting in task.settings)
     task_intervals: IntervalTable = {((score.task,), score.shots): (score.low, score.high) for score in tasks}
-    clusters = [
+    clusters = tuple(
         _mean_score(name, int(shots), mean, task_intervals)
-        for shots, shot_means in record.get("clusters", {}).items()
-        for name, mean in shot_means.items()
-    ]
+        for shots, means in record.clusters.items()
+        for name, mean in means.items()
+    )
     cluster_intervals: IntervalTable = {((mean.cluster,), mean.shots): (mean.low, mean.high) for mean in clusters}
-    means = [
-        _mean_score("", int(shots), mean, cluster_intervals) for shots, mean in record.get("mean", {}).items() if mean
+    means = tuple(_mean_score("", int(shots), mean, cluster_intervals) for shots, mean in record.mean.items() if mean)
+    return EvaluationSummary(path, record.protocol.replace("_", "-"), record, tasks, clusters, means)
+
+
+def _task_score(name: str, task: TaskRecord, setting: SettingRecord) -> TaskScore:
+    low, high = _interval(setting)
+    levels = [
+        level
+        for template in setting.templates
+        for level in (template.chance.uniform, template.chance.majority)
+        if level is not None
     ]
-    protocol = str(record.get("protocol", "?"))
-    return EvaluationSummary(
-        path=path,
-        label=protocol.replace("_", "-"),
-        protocol=protocol,
-        created=str(record.get("created", "")),
-        complete=bool(record.get("complete", True)),
-        model=dict(record.get("model", {})),
-        settings=record["settings"],
-        tasks=tuple(tasks),
-        clusters=tuple(clusters),
-        means=tuple(means),
-        missing={str(name): str(why) for name, why in record.get("missing", {}).items()},
+    return TaskScore(
+        task=name,
+        cluster=task.cluster,
+        core=task.core,
+        metric=task.metric,
+        seen=task.seen.label,
+        shots=setting.shots,
+        score=setting.score,
+        low=low,
+        high=high,
+        spread=setting.spread,
+        oracle=None if setting.oracle is None else (setting.oracle.template, setting.oracle.score),
+        chance=max(levels, default=None),
+        n=setting.n,
+        templates=tuple(
+            TemplateScore(template.template, template.score, *_interval(template)) for template in setting.templates
+        ),
+        confusion=next((_confusion_of_classes(name, template) for template in setting.templates), None),
     )
 
 
-def _task_scores(name: str, task: Mapping[str, Any]) -> Iterator[TaskScore]:
-    for setting in task["settings"]:
-        templates = setting["templates"]
-        interval = _recorded_interval(setting)
-        oracle = setting.get("oracle")
-        yield TaskScore(
-            task=name,
-            cluster=str(task["cluster"]),
-            core=bool(task.get("core")),
-            metric=str(task["metric"]),
-            seen=str(task.get("seen", {}).get("label", "unknown")),
-            shots=int(setting["shots"]),
-            score=as_number(setting["score"]),
-            low=interval[0],
-            high=interval[1],
-            spread=as_number(setting.get("spread")),
-            oracle=(str(oracle["template"]), _finite_score(oracle["score"])) if oracle else None,
-            chance=_chance_level(templates),
-            n=max((int(template["n"]) for template in templates), default=0),
-            templates=tuple(
-                TemplateScore(str(template["template"]), as_number(template["score"]), *_recorded_interval(template))
-                for template in templates
-            ),
-            confusion=next((_confusion_of_classes(name, template) for template in templates), None),
-        )
-
-
-def _mean_score(name: str, shots: int, record: Mapping[str, Any], intervals: IntervalTable) -> ClusterScore:
-    """Parse a mean score; a mean of a single task or cluster gets that one's interval."""
-    value, members = _finite_score(record["value"]), tuple(map(str, record.get("of", ())))
-    low, high = intervals.get((members, shots)) or _normal_interval(value, as_number(record.get("error")))
-    return ClusterScore(name, shots, value, low, high, members)
-
-
-def _finite_score(value: Any) -> float:
-    """A score as a finite number.
-
-    Raises:
-        ValueError: The value is not a finite number.
-    """
-    plain = as_number(value)
-    if plain is None:
-        raise ValueError(f"{value!r} is not a score"[:100])
-    return plain
+def _mean_score(name: str, shots: int, mean: MeanRecord, intervals: IntervalTable) -> ClusterScore:
+    """Mean score of a record; a mean of a single task or cluster gets that one's interval."""
+    members = tuple(mean.of)
+    low, high = intervals.get((members, shots)) or _normal_interval(mean.value, mean.error)
+    return ClusterScore(name, shots, mean.value, low, high, members)
 
 
 def _normal_interval(score: float | None, error: float | None) -> Interval:
@@ -253,17 +217,11 @@ def _normal_interval(score: float | None, error: float | None) -> Interval:
     return (None, None) if score is None or error is None else (score - Z_95 * error, score + Z_95 * error)
 
 
-def _recorded_interval(record: Mapping[str, Any]) -> Interval:
+def _interval(record: SettingRecord | TemplateRecord) -> Interval:
     """Interval of a record, or else the normal interval of its standard error."""
-    interval = record.get("interval")
-    if isinstance(interval, list) and len(interval) == 2:
-        return as_number(interval[0]), as_number(interval[1])
-    return _normal_interval(as_number(record.get("score")), as_number(record.get("error")))
-
-
-def _chance_level(templates: Sequence[Mapping[str, Any]]) -> float | None:
-    levels = [as_number(level) for template in templates for level in (template.get("chance") or {}).values()]
-    return max((level for level in levels if level is not None), default=None)
+    if record.interval is not None:
+        return record.interval[0], record.interval[1]
+    return _normal_interval(record.score, record.error)
 
 
 def as_number(value: Any) -> float | None:
@@ -279,12 +237,12 @@ def as_number(value: Any) -> float | None:
 # -- confusion matrices ----------------------------------------------------------------------------------------------
 
 
-def _confusion_of_classes(task: str, template: Mapping[str, Any]) -> ConfusionMatrix | None:
+def _confusion_of_classes(task: str, template: TemplateRecord) -> ConfusionMatrix | None:
     """Confusion matrix of a metric over a whole split, from the predicted and target classes in the file."""
-    per_row = template.get("each") or {}
-    if "found" not in per_row or "right" not in per_row or len(set(per_row["right"])) > MAX_CLASSES:
+    predictions, targets = template.each.get("found"), template.each.get("right")
+    if predictions is None or targets is None or len(set(targets)) > MAX_CLASSES:
         return None
-    if not all(isinstance(label, int) for label in (*per_row["found"], *per_row["right"])):
+    if not all(isinstance(label, int) for label in (*predictions, *targets)):
         return None  # values of a correlation
     names = class_names(task)
 
@@ -292,11 +250,8 @@ def _confusion_of_classes(task: str, template: Mapping[str, Any]) -> ConfusionMa
         return names[index] if index < len(names) else f"class {index}"
 
     return confusion_matrix(
-        [
-            (class_name(target), class_name(prediction))
-            for target, prediction in zip(per_row["right"], per_row["found"], strict=True)
-        ],
-        str(template["template"]),
+        [(class_name(target), class_name(prediction)) for target, prediction in zip(targets, predictions, strict=True)],
+        template.template,
     )
 
 
@@ -339,7 +294,7 @@ def confusion_matrix(pairs: Sequence[tuple[str, str]], template: str) -> Confusi
 
 def _with_answers(evaluation: EvaluationSummary, problems: list[str]) -> EvaluationSummary:
     """The evaluation with its answers and with their confusion matrices."""
-    path = evaluation.path.with_name(evaluation.path.stem + SAMPLES_SUFFIX)
+    path = samples_path(evaluation.path)
     try:
         records = read_jsonl(path)
     except FileNotFoundError:
@@ -361,27 +316,14 @@ def _with_answers(evaluation: EvaluationSummary, problems: list[str]) -> Evaluat
     )
 
 
-def _parse_answer(record: Mapping[str, Any] | None) -> AnswerSample | None:
+def _parse_answer(content: Mapping[str, Any] | None) -> SampleRecord | None:
     try:
-        return (
-            None
-            if record is None
-            else AnswerSample(
-                str(record["task"]),
-                str(record["template"]),
-                int(record["shots"]),
-                str(record["id"]).rpartition("/")[2],
-                str(record["input"]),
-                str(record["target"]),
-                str(record["prediction"]),
-                as_number(record["score"]),
-            )
-        )
-    except (ValueError, KeyError, TypeError, OverflowError):
+        return None if content is None else SampleRecord.model_validate(content)
+    except ValidationError:
         return None
 
 
-def _confusion_of_answers(task: TaskScore, answers: Sequence[AnswerSample]) -> ConfusionMatrix | None:
+def _confusion_of_answers(task: TaskScore, answers: Sequence[SampleRecord]) -> ConfusionMatrix | None:
     """Confusion matrix of the answers in the task's first template."""
     task_answers = [answer for answer in answers if answer.task == task.task and answer.shots == task.shots]
     template_answers = [answer for answer in task_answers if answer.template == task_answers[0].template]

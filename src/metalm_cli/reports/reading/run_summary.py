@@ -143,7 +143,7 @@ def _with_external_evaluations(runs: Sequence[RunSummary]) -> list[RunSummary]:
 
 def _evaluated_run(evaluation: EvaluationSummary, runs: Mapping[Path, RunSummary]) -> Path | None:
     """Path of the run whose model was evaluated: as recorded, or next to its results if the run was moved with them."""
-    source = str(evaluation.model.get("source") or "")
+    source = str(evaluation.record.model.get("source") or "")
     try:
         model_path = Path(os.path.realpath(os.path.expanduser(source)))  # an unknown user is kept as it is
         exists = model_path.exists()
@@ -276,7 +276,7 @@ def _read_data(path: Path, problems: list[str]) -> Mapping[str, Any]:
 
 def _with_unique_labels(evaluations: Sequence[EvaluationSummary]) -> tuple[EvaluationSummary, ...]:
     """Evaluations with unique labels: those of the same model and protocol are named after their files."""
-    labels = [(evaluation.label, str(evaluation.model.get("source", ""))) for evaluation in evaluations]
+    labels = [(evaluation.label, str(evaluation.record.model.get("source", ""))) for evaluation in evaluations]
     return tuple(
         replace(evaluation, label=evaluation.path.stem) if labels.count(label) > 1 else evaluation
         for evaluation, label in zip(evaluations, labels, strict=True)
@@ -346,6 +346,6 @@ def _missing_parts(run: RunSummary) -> list[str]:
     problems += [
         f"{evaluation.path.name}: the evaluation is incomplete"
         for evaluation in run.evaluations
-        if not evaluation.complete
+        if not evaluation.record.complete
     ]
     return problems

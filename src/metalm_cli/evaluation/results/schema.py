@@ -1,0 +1,268 @@
+"""Schema of result files and of the predictions next to them: the one definition of every key, in file order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+
+from metalm_cli.errors import MetalmError
+from metalm_cli.evaluation.metrics import task_metrics
+from metalm_cli.evaluation.metrics.bootstrap import Observations
+
+RESULT_FORMAT = 2
+"""Format version of result files."""
+
+
+class RecordPart(BaseModel):
+    """Part of a result file; keys in :attr:`optional_keys` are not written if they are empty."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True, allow_inf_nan=False)
+    optional_keys: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _without_empty_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = handler(self)
+        return {
+            key: value for key, value in content.items() if key not in self.optional_keys or value not in (None, "")
+        }
+
+
+class Chance(RecordPart):
+    """Chance levels, 0 to 100."""
+
+    uniform: float | None = None
+    majority: float | None = None
+
+
+class TemplateRecord(RecordPart):
+    """Result of a task with one template.
+
+    Args:
+        counts: Numbers of invalid texts, see :class:`~metalm_cli.evaluation.metrics.task_metrics.Score`.
+        each: Columns by example, from which the score is computed.
+        cut: Number of examples whose long field was truncated.
+        skipped: Number of examples that do not fit the model.
+        seconds: Time of tokenising, inference and scoring.
+    """
+
+    optional_keys = frozenset({"note"})
+
+    template: str
+    score: float | None
+    error: float | None = None
+    interval: list[float] | None = Field(default=None, min_length=2, max_length=2)
+    n: int = 0
+    counts: dict[str, int] = {}
+    chance: Chance = Chance()
+    extra: dict[str, float] = {}
+    each: dict[str, list[Any]] = {}
+    cut: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+    note: str = ""
+
+
+class BestTemplate(RecordPart):
+    """Template with the highest score on the scored examples themselves."""
+
+    template: str
+    score: float
+
+
+class SettingRecord(RecordPart):
+    """Results of a task with a number of demonstrations."""
+
+    shots: int
+    score: float | None
+    error: float | None = None
+    interval: list[float] | None = Field(default=None, min_length=2, max_length=2)
+    spread: float | None = None
+    oracle: BestTemplate | None = None
+    templates: list[TemplateRecord]
+
+    @property
+    def scored_templates(self) -> list[TemplateRecord]:
+        """Templates that have a score."""
+        return [template for template in self.templates if template.score is not None]
+
+    @property
+    def chance(self) -> Chance:
+        """Chance level of the first template; empty if there are no templates."""
+        return self.templates[0].chance if self.templates else Chance()
+
+    @property
+    def n(self) -> int:
+        """Largest number of examples of a template."""
+        return max((template.n for template in self.templates), default=0)
+
+    @property
+    def extra(self) -> dict[str, float]:
+        """Mean over templates of each additional metric that all scored templates have."""
+        extras = [template.extra for template in self.scored_templates]
+        names = [name for name in extras[0] if all(name in extra for extra in extras)] if extras else []
+        return {name: sum(extra[name] for extra in extras) / len(extras) for name in names}
+
+
+class SeenRecord(RecordPart):
+    """Label of a task: seen in training or held out."""
+
+    label: str = "unknown"
+    why: str = ""
+
+
+class FileRecord(RecordPart):
+    """File that rows were read from."""
+
+    path: str = ""
+    sha256: str | None = None
+    size: int | None = None
+
+
+class TaskRecord(RecordPart):
+    """Results of a task, by number of demonstrations."""
+
+    cluster: str
+    core: bool = False
+    metric: str
+    metric_source: str = ""
+    seen: SeenRecord = SeenRecord()
+    split: str
+    examples: int = 0
+    settings: list[SettingRecord]
+    card_sha256: str
+    templates_sha256: str
+    location: str = ""
+    revision: str | None = None
+    files: list[FileRecord] = []
+
+    def with_shots(self, shots: int) -> SettingRecord | None:
+        """Return the results with this number of demonstrations, or None."""
+        return next((setting for setting in self.settings if setting.shots == shots), None)
+
+
+class MeanRecord(RecordPart):
+    """Mean of scores.
+
+    Args:
+        value: The mean.
+        error: Standard error of the mean of independent scores; None if a score has none.
+        of: Names of the averaged tasks or clusters.
+    """
+
+    value: float
+    error: float | None = None
+    of: list[str]
+
+
+class ResultRecord(RecordPart):
+    """Contents of a result file.
+
+    Args:
+        name: Name in tables and messages: the file, or the model. Not in the file.
+        complete: Whether all requested tasks are included.
+        missing: Tasks without data, with reasons.
+        clusters: Mean of each cluster, by number of demonstrations.
+        mean: Mean over clusters, by number of demonstrations.
+        contamination: Overlap with training data; None if it was not checked.
+        seconds: Time of tokenising, inference and scoring.
+    """
+
+    optional_keys = frozenset({"contamination"})
+
+    name: str = Field(default="", exclude=True)
+    format: int = RESULT_FORMAT
+    metalm: str = ""
+    created: str = ""
+    protocol: str
+    complete: bool
+    model: dict[str, Any]
+    settings: dict[str, Any]
+    tasks: dict[str, TaskRecord]
+    missing: dict[str, str] = {}
+    clusters: dict[str, dict[str, MeanRecord]] = {}
+    mean: dict[str, MeanRecord | None] = {}
+    contamination: dict[str, Any] | None = None
+    environment: dict[str, Any] = {}
+    seconds: float = 0.0
+
+    @property
+    def source(self) -> str:
+        """Path or name of the evaluated model."""
+        return str(self.model.get("source", "?"))
+
+    @property
+    def weights_sha256(self) -> str:
+        """Hash of the evaluated weights."""
+        return str(self.model.get("weights_sha256"))
+
+    @property
+    def shots(self) -> list[int]:
+        """Numbers of demonstrations, in the order of the file."""
+        return list(dict.fromkeys(setting.shots for task in self.tasks.values() for setting in task.settings))
+
+    @cached_property
+    def observations(self) -> dict[tuple[str, int], list[Observations]]:
+        """Observations of each scored template, by task and shots."""
+        return {
+            (name, setting.shots): [
+                _template_observations(task.metric, template, self.name, name) for template in setting.scored_templates
+            ]
+            for name, task in self.tasks.items()
+            for setting in task.settings
+        }
+
+    def to_json(self) -> str:
+        """Return the text of the result file."""
+        return json.dumps(self.model_dump(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+class SampleRecord(BaseModel):
+    """Prediction for one example, a line of the file of predictions.
+
+    Args:
+        id: Task and row of the split, as ``task/row``.
+        score: Score of the prediction, 0 to 1.
+        log_likelihood: Log-probability of each option, if options were ranked.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
+    id: str
+    task: str
+    template: str
+    shots: int
+    input: str
+    target: str
+    prediction: str
+    score: float | None = Field(allow_inf_nan=False)
+    log_likelihood: Mapping[str, float] | None = None
+
+    @property
+    def row(self) -> str:
+        """Row of the example in the split."""
+        return self.id.rpartition("/")[2]
+
+    def to_line(self) -> str:
+        """Return the line of the prediction in its file."""
+        return json.dumps(self.model_dump(), ensure_ascii=False) + "\n"
+
+
+def damaged_file(where: str, why: str) -> MetalmError:
+    """Return the error for a damaged result file."""
+    return MetalmError(
+        "the result file is damaged", where=where, why=why, remedy="copy it again, or evaluate the model again"
+    )
+
+
+def _template_observations(metric: str, template: TemplateRecord, where: str, task: str) -> Observations:
+    try:
+        return task_metrics.observations(metric, template.each)
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
+        why = f"tasks.{task}, template {template.template}: " + (
+            f"no {error} by example" if isinstance(error, KeyError) else str(error)
+        )
+        raise damaged_file(where, why) from error

@@ -15,8 +15,9 @@ from metalm_cli.config.schema.objectives import MaskedLM, ReplacedTokenDetection
 from metalm_cli.data.sampling.row_slots import RowSlot
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.assembly import Assembly, build_encoder
-from metalm_cli.models.encoder_pretraining import encode, make_generator, measure_encoder_packing
-from metalm_cli.models.mlm_heads import masked_head, measure_head
+from metalm_cli.models.capabilities import measure_encoder_packing, measure_masked_head
+from metalm_cli.models.encoder_pretraining import encode, make_generator
+from metalm_cli.models.mlm_heads import masked_head
 from metalm_cli.objectives.masked_lm import MaskedLMObjective
 from metalm_cli.objectives.replaced_token_detection import DetectionStep, ReplacedTokenObjective
 from metalm_cli.sessions import ROOT, Batch, PackedTokens
@@ -66,10 +67,10 @@ def segments(tokens: PackedTokens) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("kind", list(FAMILIES))
 def test_packing_and_head_of_a_family_are_measured(kind) -> None:
     model = make_masked_lm(kind)
-    assert (measure_encoder_packing(model), measure_head(model)) == FAMILIES[kind]
+    assert (measure_encoder_packing(model), measure_masked_head(model)) == FAMILIES[kind]
     assert not model.training
     model.train()
-    measure_encoder_packing(model), measure_head(model)
+    measure_encoder_packing(model), measure_masked_head(model)
     assert model.training
 
 
@@ -78,7 +79,7 @@ def test_a_family_with_another_head_has_no_known_head() -> None:
 
     sizes = {"hidden_size": 32, "embedding_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = AutoConfig.for_model("mobilebert", vocab_size=50, intermediate_size=32, intra_bottleneck_size=16, **sizes)
-    assert not measure_head(AutoModelForMaskedLM.from_config(config))
+    assert not measure_masked_head(AutoModelForMaskedLM.from_config(config))
 
 
 @pytest.mark.parametrize("kind", PACKING)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.assembly import build_metalm
-from metalm_cli.models.encoder_pretraining import measure_encoder_packing
+from metalm_cli.models.capabilities import measure_encoder_packing
 from metalm_cli.models.encoders import encoder_io_for, first_position, load_tokenizer
 from metalm_cli.sessions import Docked, Session, SessionTokeniser, UnreadableContentError, build_row, collate
 from model_families import (

@@ -8,7 +8,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from metalm_cli.models import loss as loss_module
-from metalm_cli.models.decoders import full_logits, head_of, hidden_states, measure_decoder
+from metalm_cli.models.capabilities import measure_decoder
+from metalm_cli.models.decoders import full_logits, head_of, hidden_states
 from metalm_cli.sessions import ROOT, Row, TokenisedSession, build_row, collate
 from model_families import (
     DECODERS,

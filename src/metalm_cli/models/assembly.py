@@ -13,6 +13,7 @@ from torch import nn
 from metalm_cli.config.schema.model import Lora, ModelConfig, TrainableParts
 from metalm_cli.config.schema.recipes import FinetuneRecipe, PretrainRecipe
 from metalm_cli.errors import MetalmError
+from metalm_cli.models.capabilities import measure_bidirectionality
 from metalm_cli.models.checkpoint_io import find_model_folder, load_model
 from metalm_cli.models.connectors import root_mean_square
 from metalm_cli.models.encoder_pretraining import load_encoder_for_pretraining
@@ -20,7 +21,7 @@ from metalm_cli.models.encoders import TextEncoderIO, encoder_io_for
 from metalm_cli.models.lora.adapter_files import adapter_in
 from metalm_cli.models.lora.inject import LoraBase, LoraTargets, add_adapters, merge, safetensors_hash
 from metalm_cli.models.metalm import MetaLM, MetaLMConfig
-from metalm_cli.models.part_loader import PartLoader, measure_bidirectionality
+from metalm_cli.models.part_loader import PartLoader
 from metalm_cli.models.trainable import LORA, TrainPolicy, apply_policy
 from metalm_cli.sessions import DecoderTokenizer, Processor, TextProcessor, TokenRules
 

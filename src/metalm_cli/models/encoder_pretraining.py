@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from metalm_cli.config.schema.model import EncoderConfig
@@ -103,33 +102,3 @@ def row_inputs(model: Any, input_ids: Tensor, tokens: PackedTokens) -> dict[str,
 def encode(model: Any, input_ids: Tensor, tokens: PackedTokens) -> Tensor:
     """Compute the last hidden states of packed rows, ``[b, s, h]``; arguments as :func:`row_inputs`."""
     return model.base_model(**row_inputs(model, input_ids, tokens)).last_hidden_state
-
-
-@torch.no_grad()
-def measure_encoder_packing(model: Any) -> bool:
-    """Measure on a few tokens whether packed rows with a block mask give the outputs of unpacked rows.
-
-    An explicit mask would also replace local windows, so encoders that have them are not packed.
-    """
-    if getattr(model.config, "local_attention", None) or getattr(model.config, "sliding_window", None):
-        return False
-    training = model.training
-    model.eval()
-    device = next(model.parameters()).device
-    ids = ((torch.arange(9, device=device) * 7 + 5) % model.get_input_embeddings().num_embeddings)[None]
-    ids[ids == model.config.pad_token_id] += 1  # RoBERTa does not count padding when it numbers positions
-    positions = torch.tensor([[*range(5), *range(4)]], device=device)
-    segments = torch.tensor([[0] * 5 + [1] * 4], device=device)
-    parents = torch.full((1, 2), ROOT, device=device)
-    empty = torch.zeros(0, dtype=torch.long, device=device)
-    tokens = PackedTokens(ids, positions, segments, parents, empty, empty, empty, None, plain=False)
-    try:
-        packed = encode(model, ids, tokens)
-        unpacked = torch.cat(
-            [model.base_model(input_ids=piece).last_hidden_state for piece in (ids[:, :5], ids[:, 5:])], 1
-        )
-        return bool((packed - unpacked).abs().max() < 1e-4)
-    except (TypeError, ValueError, RuntimeError, IndexError):  # a family may reject masks or positions
-        return False
-    finally:
-        model.train(training)

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from metalm_cli.models.capabilities import DecoderTraits, measure_decoder
 from metalm_cli.models.connectors import Connector
-from metalm_cli.models.decoders import DecoderTraits, full_logits, head_of, hidden_states, measure_decoder
+from metalm_cli.models.decoders import full_logits, head_of, hidden_states
 from metalm_cli.models.encoders import encoder_io_for, without_pooler
 from metalm_cli.models.loss import linear_cross_entropy
 from metalm_cli.sessions import Batch, DockTable

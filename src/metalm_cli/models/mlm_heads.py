@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metalm_cli.models.decoders import TOLERANCE
 from metalm_cli.models.loss import Head
 
 Transform = Callable[[Tensor], Tensor]
@@ -21,7 +20,7 @@ def masked_head(model: Any) -> tuple[Transform, Head] | None:
         The transformation of hidden states, and the head after it; None for an unknown family, which needs full logits.
     """
     if model.config.model_type == "metalm-encoder":
-        return lambda hidden: model.norm(model.activation(model.dense(hidden))), _head(model.lm_head)
+        return model.transform, _head(model.lm_head)
     if hasattr(model, "generator_lm_head"):  # ELECTRA
         return model.generator_predictions, _head(model.generator_lm_head)
     predictions = getattr(getattr(model, "cls", None), "predictions", None)
@@ -38,31 +37,9 @@ def masked_head(model: Any) -> tuple[Transform, Head] | None:
 def detection_scores(model: Any, hidden: Tensor) -> Tensor:
     """Compute the logits of a replaced token detector, ``[b, s, h]`` to ``[b, s]``."""
     if model.config.model_type == "metalm-encoder":
-        return model.classifier(model.activation(model.dense(hidden))).squeeze(-1)
+        return model.logits(hidden)
     return model.discriminator_predictions(hidden)
 
 
 def _head(layer: Any) -> Head:
     return Head(layer.weight, layer.bias)
-
-
-@torch.no_grad()
-def measure_head(model: Any) -> bool:
-    """Measure on a few tokens whether :func:`masked_head` gives the model's own logits."""
-    parts = masked_head(model)
-    if parts is None:
-        return False
-    transform, head = parts
-    training = model.training
-    model.eval()
-    device = next(model.parameters()).device
-    vocabulary_size = model.get_input_embeddings().num_embeddings
-    ids = ((torch.arange(6, device=device) * 5 + 3) % vocabulary_size)[None]
-    expected = model(input_ids=ids).logits
-    try:
-        logits = head.logits(transform(model.base_model(input_ids=ids).last_hidden_state))
-        return bool((expected - logits).abs().max() <= TOLERANCE * max(1.0, float(expected.abs().max())))
-    except (AttributeError, RuntimeError, TypeError):  # modules of the same names, combined differently
-        return False
-    finally:
-        model.train(training)

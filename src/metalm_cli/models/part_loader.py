@@ -269,18 +269,3 @@ def set_dropout(config: Any, rate: float) -> None:
             and not isinstance(value, bool)
         ):
             setattr(config, name, rate)
-
-
-@torch.no_grad()
-def measure_bidirectionality(encoder: Any) -> bool:
-    """Measure on a few tokens whether a text encoder's first outputs depend on later tokens."""
-    training = encoder.training
-    encoder.eval()
-    vocabulary_size = encoder.get_input_embeddings().num_embeddings
-    device = next(encoder.parameters()).device
-    ids = ((torch.arange(8, device=device) * 5 + 7) % vocabulary_size)[None]
-    changed = ids.clone()
-    changed[0, -1] = (changed[0, -1] + 1) % vocabulary_size
-    first, second = (encoder(input_ids=token_ids).last_hidden_state[0, 0] for token_ids in (ids, changed))
-    encoder.train(training)
-    return bool((first - second).abs().max() > 0)

@@ -13,9 +13,10 @@ from metalm_cli.config.schema.data import DataConfig
 from metalm_cli.config.schema.objectives import MaskedLM, ReplacedTokenDetection
 from metalm_cli.data.documents.masked_rows import EncoderWriter
 from metalm_cli.models.assembly import Assembly
-from metalm_cli.models.encoder_pretraining import encode, measure_encoder_packing, row_inputs
+from metalm_cli.models.capabilities import measure_encoder_packing, measure_masked_head
+from metalm_cli.models.encoder_pretraining import encode, row_inputs
 from metalm_cli.models.loss import linear_cross_entropy
-from metalm_cli.models.mlm_heads import masked_head, measure_head
+from metalm_cli.models.mlm_heads import masked_head
 from metalm_cli.objectives.base import StepModule, Term
 from metalm_cli.objectives.longest_rows import masked_row
 from metalm_cli.sessions import Batch, PackedTokens, Row, TextProcessor, collate
@@ -92,7 +93,7 @@ class MaskedStep(StepModule):
         super().__init__()
         self.model = model
         self.stream = stream
-        self.compact = measure_head(model)
+        self.compact = measure_masked_head(model)
 
     def forward(self, batch: Batch) -> dict[str, Term]:
         stream = batch.streams[self.stream]

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from metalm_cli.config.schema.objectives import ReplacedTokenDetection
+from metalm_cli.models.capabilities import measure_masked_head
 from metalm_cli.models.encoder_pretraining import encode, make_generator
 from metalm_cli.models.loss import CHUNK_ELEMENTS
-from metalm_cli.models.mlm_heads import detection_scores, masked_head, measure_head
+from metalm_cli.models.mlm_heads import detection_scores, masked_head
 from metalm_cli.objectives.base import StepModule, Term
 from metalm_cli.objectives.masked_lm import EncoderObjective, masked_loss
 from metalm_cli.sessions import ROOT, Batch, PackedTokens
@@ -89,7 +90,7 @@ class DetectionStep(StepModule):
         self.generator = generator
         self.stream = stream
         self.weight = weight
-        self.compact = measure_head(generator)
+        self.compact = measure_masked_head(generator)
 
     def forward(self, batch: Batch) -> dict[str, Term]:
         stream = batch.streams[self.stream]

@@ -6,6 +6,7 @@ layer, one table for all of them. Heads for masked tokens and for replaced token
 Shapes as in :mod:`metalm_cli.models.deepnorm.layers`; ``e`` is the width of the token embeddings (``embedding_size``).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput, TokenClassifierOutput
-from transformers.utils import can_return_tuple
+from transformers.utils import ModelOutput, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -276,105 +277,97 @@ class MetaLMEncoderModel(MetaLMEncoderPreTrainedModel):
         return torch.arange(length, device=inputs_embeds.device).unsqueeze(0)
 
 
-class MetaLMEncoderForMaskedLM(MetaLMEncoderPreTrainedModel):
-    """The encoder with a head that predicts masked tokens; also ELECTRA's generator."""
+class MetaLMEncoderWithHead(MetaLMEncoderPreTrainedModel):
+    """The encoder with a head: a dense layer of some width, an activation, and the layers of a subclass."""
 
+    output_class: type[ModelOutput]
+    logits: Callable[[torch.Tensor], torch.Tensor]
+    loss: Callable[..., torch.Tensor]
+
+    def __init__(self, config: MetaLMEncoderConfig, width: int) -> None:
+        super().__init__(config)
+        self.encoder = MetaLMEncoderModel(config)
+        self.dense = GainLinear(config.hidden_size, width)
+        self.activation = ACT2FN[config.hidden_act]
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> ModelOutput:
+        """Compute logits and loss; arguments as :meth:`MetaLMEncoderModel.forward`, and:
+
+        Args:
+            labels: ``[b, s]``; -100 where no loss is computed.
+
+        Returns:
+            ``logits``, and ``loss`` if ``labels`` are given.
+
+        Raises:
+            MetalmError: See :meth:`MetaLMEncoderModel.forward`.
+        """
+        outputs = self.encoder(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        logits = self.logits(outputs.last_hidden_state)
+        loss = None if labels is None else self.loss(logits, labels, attention_mask, **kwargs)
+        return self.output_class(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+class MetaLMEncoderForMaskedLM(MetaLMEncoderWithHead):
+    """The encoder with a head that predicts masked tokens; also ELECTRA's generator. Labels are original ids."""
+
+    output_class = MaskedLMOutput
     _tied_weights_keys = {"lm_head.weight": "encoder.embeddings.word_embeddings.weight"}  # noqa: RUF012
 
     def __init__(self, config: MetaLMEncoderConfig) -> None:
-        super().__init__(config)
-        self.encoder = MetaLMEncoderModel(config)
         width = config.embedding_size or config.hidden_size
-        self.dense = GainLinear(config.hidden_size, width)
-        self.activation = ACT2FN[config.hidden_act]
+        super().__init__(config, width)
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.lm_head = nn.Linear(width, config.vocab_size)
         self.post_init()
 
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> MaskedLMOutput:
-        """Predict tokens; arguments as :meth:`MetaLMEncoderModel.forward`, and:
+    def transform(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Map hidden states ``[..., d]`` to the input of the output matrix, ``[..., e]``."""
+        return self.norm(self.activation(self.dense(hidden)))
 
-        Args:
-            labels: ``[b, s]`` original ids at masked positions, -100 elsewhere.
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Compute logits ``[b, s, v]``."""
+        return self.lm_head(self.transform(hidden))
 
-        Returns:
-            ``logits`` ``[b, s, v]``, and ``loss`` if ``labels`` are given.
-
-        Raises:
-            MetalmError: See :meth:`MetaLMEncoderModel.forward`.
-        """
-        outputs = self.encoder(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            **kwargs,
-        )
-        logits = self.lm_head(self.norm(self.activation(self.dense(outputs.last_hidden_state))))
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-        return MaskedLMOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor, _mask: torch.Tensor | None, **kwargs: Any) -> Any:
+        """Compute the mean cross-entropy of the labels."""
+        return self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
 
 
-class MetaLMEncoderForPreTraining(MetaLMEncoderPreTrainedModel):
-    """The encoder with ELECTRA's head, which detects replaced tokens."""
+class MetaLMEncoderForPreTraining(MetaLMEncoderWithHead):
+    """The encoder with ELECTRA's head, which detects replaced tokens. Labels: 1 replaced, 0 original."""
+
+    output_class = TokenClassifierOutput
 
     def __init__(self, config: MetaLMEncoderConfig) -> None:
-        super().__init__(config)
-        self.encoder = MetaLMEncoderModel(config)
-        self.dense = GainLinear(config.hidden_size, config.hidden_size)
-        self.activation = ACT2FN[config.hidden_act]
+        super().__init__(config, config.hidden_size)
         self.classifier = GainLinear(config.hidden_size, 1)
         self.post_init()
 
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> TokenClassifierOutput:
-        """Detect replaced tokens; arguments as :meth:`MetaLMEncoderModel.forward`, and:
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Compute logits ``[b, s]``, above 0 where a token looks replaced."""
+        return self.classifier(self.activation(self.dense(hidden))).squeeze(-1)
 
-        Args:
-            labels: ``[b, s]``: 1 replaced, 0 original, -100 not trained. Padding is not trained either.
-
-        Returns:
-            ``logits`` ``[b, s]``, above 0 where a token looks replaced; ``loss``, the mean binary cross-entropy
-            over trained positions, if ``labels`` are given.
-
-        Raises:
-            MetalmError: See :meth:`MetaLMEncoderModel.forward`.
-        """
-        outputs = self.encoder(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            **kwargs,
-        )
-        logits = self.classifier(self.activation(self.dense(outputs.last_hidden_state))).squeeze(-1)
-        loss = None
-        if labels is not None:
-            trained = labels != -100
-            if attention_mask is not None and attention_mask.ndim == 2:
-                trained = trained & attention_mask.bool()
-            loss = nn.functional.binary_cross_entropy_with_logits(logits[trained], labels[trained].to(logits.dtype))
-        return TokenClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor | None, **_kwargs: Any) -> Any:
+        """Compute the mean binary cross-entropy of labelled positions, without padding."""
+        trained = labels != -100
+        if mask is not None and mask.ndim == 2:
+            trained = trained & mask.bool()
+        return nn.functional.binary_cross_entropy_with_logits(logits[trained], labels[trained].to(logits.dtype))

@@ -80,7 +80,7 @@ OPEN_BODY = OPTIONS_BODY.replace("options: choices, ", "")
 )
 def test_a_row_that_does_not_fit(tmp_path: Path, body: str, rows: list[Any], why: str) -> None:
     error = reading_error(tmp_path, body, *rows)
-    assert error.what == "a row does not fit the card of mine"
+    assert error.what == "a row does not match the card mine"
     assert error.where == f"{tmp_path / 'rows.jsonl'}:{len(rows)}"
     assert why in error.why
     assert "metalm tasks check mine" in error.remedy

@@ -117,7 +117,7 @@ def root(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error; accepted at any position.")
+        bool, typer.Option("--debug", help="Show the full traceback of an error; allowed anywhere.")
     ] = False,
 ) -> None:
     """Train, tune and evaluate MetaLM: bidirectional encoders docked into a causal decoder, from YAML recipes."""

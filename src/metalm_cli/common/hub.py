@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from metalm_cli.common.atomic_files import is_disk_full
 from metalm_cli.errors import MetalmError
 
 ALLOWED_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
@@ -29,7 +29,6 @@ _NAME = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 _REVISION = re.compile(r"^[\w][\w.+-]*(/[\w][\w.+-]*)*$")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{4,}")
-_NO_SPACE_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 
 
 def model_folder(
@@ -226,15 +225,13 @@ def _causes(error: BaseException) -> list[BaseException]:
 
 
 def _disk_error(cause: BaseException, repo: str) -> MetalmError | None:
-    if not isinstance(cause, OSError) or (
-        cause.errno not in _NO_SPACE_ERRNOS and "Not enough disk space" not in str(cause)
-    ):
+    if not isinstance(cause, OSError) or not (is_disk_full(cause) or "Not enough disk space" in str(cause)):
         return None
     return MetalmError(
         f"no space left while downloading {repo}",
         where=str(cause.filename or _cache()),
         why=cause.strerror or _redacted_message(cause),
-        remedy="free some space, or set HF_HOME to a folder on a larger disk; the download continues where it stopped",
+        remedy="free some space, or set HF_HOME to a folder on a larger disk; the download resumes where it stopped",
     )
 
 
@@ -278,7 +275,7 @@ def _status_error(cause: BaseException, repo: str) -> MetalmError | None:
             f"the hub limits the rate of requests for {repo}",
             where=_endpoint(),
             why="status 429",
-            remedy="wait some minutes, or log in (hf auth login), which raises the limit",
+            remedy="wait a few minutes, or log in (hf auth login) for a higher rate limit",
         )
     return MetalmError(
         f"the hub failed to serve {repo}",
@@ -327,7 +324,7 @@ def _connection_error(cause: BaseException, repo: str) -> MetalmError | None:
         f"the hub cannot be reached for {repo}",
         where=_endpoint(),
         why=f"{type(cause).__name__}: {_redacted_message(cause)}",
-        remedy="check the network (HF_ENDPOINT sets another hub); cached files can be used with --offline",
+        remedy="check the network connection (HF_ENDPOINT selects another hub), or use cached files with --offline",
     )
 
 

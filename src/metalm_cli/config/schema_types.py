@@ -85,7 +85,7 @@ def section_of(annotation: Any, *values: Any) -> type[Section] | None:
 
 
 def item_type(annotation: Any) -> Any:
-    """Return the type of a list's items or of the values of a mapping with user-defined keys; else ``Any``."""
+    """Return the item type of a list, or the value type of a mapping with user-defined keys; otherwise ``Any``."""
     for part in union_members(annotation):
         if get_origin(part) in (list, dict):
             return get_args(part)[-1]

@@ -147,7 +147,7 @@ def open_evaluation_tasks(
 
 
 def default_split(card: Card) -> str:
-    """Return the split to evaluate: validation, as in the paper; test if a card only has that."""
+    """Return the split to evaluate: ``validation``, as in the paper, or ``test`` if there is no validation split."""
     return "test" if "validation" not in card.splits and "test" in card.splits else "validation"
 
 

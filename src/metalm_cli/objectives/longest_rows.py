@@ -51,9 +51,9 @@ def docked_row(
 
     Args:
         length: Decoder positions of the row.
-        is_packed: Make two sessions that do not see each other, and not one.
-        longest: Tokens of the docked spans; 0 for none.
-        processor: Processor of the encoder that reads them.
+        is_packed: Make two sessions that cannot attend to each other, instead of one.
+        longest: Maximum number of tokens of a docked span; 0 for no docked spans.
+        processor: Processor of the encoder that reads the docked spans.
         vocabulary: Size of the decoder's vocabulary.
         rng: Generator of the tokens.
     """

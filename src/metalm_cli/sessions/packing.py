@@ -169,7 +169,7 @@ def pack(sessions: Iterable[TokenisedSession], length: int) -> list[list[int]]:
         size = len(session)
         if size > length:
             raise MetalmError(
-                f"{session.name or 'a session'} takes {size} positions, a row has {length}",
+                f"{session.name or 'a session'} needs {size} positions, but a row has only {length}",
                 remedy="shorten its long text, or raise sequence_length",
             )
         row_index = next((row for row, free in enumerate(free_positions) if free >= size), None)

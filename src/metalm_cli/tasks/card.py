@@ -87,7 +87,7 @@ class HubDataset(Section):
     """A data set on the Hugging Face hub."""
 
     id: str = Field(description="Hub id of the data set (owner/name).")
-    config: str | None = Field(default=None, description="Configuration of the data set.")
+    config: str | None = Field(default=None, description="Configuration (subset) of the data set on the hub.")
     revision: str | None = Field(default=None, description="Revision of the data set: a branch, tag or commit.")
 
 

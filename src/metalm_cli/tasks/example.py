@@ -152,7 +152,7 @@ class ExampleMaker:
 
     def _row_error(self, where: LocateRow, why: str) -> MetalmError:
         return MetalmError(
-            f"a row does not fit the card of {self.card.name}",
+            f"a row does not match the card {self.card.name}",
             where=where(),
             why=why,
             remedy=f"correct the card or leave such rows out with row_filter; then metalm tasks check {self.card.name}",

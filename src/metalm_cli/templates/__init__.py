@@ -1,4 +1,4 @@
-"""Templates, which render examples as prompts; their linter and importers."""
+"""Templates that render examples as prompts, with their linter and importers."""
 
 from metalm_cli.templates.render import (
     Prompt,

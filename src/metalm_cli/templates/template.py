@@ -42,7 +42,7 @@ def _check_rules(names: list[str]) -> list[str]:
 class InputPart(Section):
     """A part of an input with its own route."""
 
-    text: str = Field(description="Text of the part: Jinja over the card's fields.")
+    text: str = Field(description="Text of this part, a Jinja template over the card's fields.")
     route: Literal["encoder", "decoder"] = Field(
         default="encoder", description="Whether the part is docked into an encoder, or read by the decoder."
     )
@@ -111,7 +111,7 @@ class TemplateFile(Section):
     """The templates of a data set in a collection."""
 
     description: str = Field(default="", description="One-line description of the templates.")
-    origin: str = Field(default="", description="Origin of imported templates.")
+    origin: str = Field(default="", description="Where the templates were imported from.")
     optional: list[str] = Field(default=[], description="Fields that templates may leave out.")
     allow: list[str] = Field(default=[], description="Linter rules that all templates of the file break intentionally.")
     templates: list[Template] = Field(min_length=1, description="The templates; multi-task finetuning uses the first.")

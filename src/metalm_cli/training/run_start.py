@@ -67,7 +67,7 @@ def check_adapter_base(folder: RunFolder | None, assembly: Assembly) -> None:
     saved_base: dict[str, Any] = json.loads((folder.path / BASE_FILE).read_text(encoding="utf-8"))
     if saved_base.get("sha256") != base.sha256:
         raise MetalmError(
-            "the weights of the base have changed since this run started",
+            "the base model's weights have changed since this run started",
             where=str(base.folder),
             why=f"sha256 is {base.sha256[:16]}…, and was {str(saved_base.get('sha256'))[:16]}…",
             remedy="restore the base, or start a new run",

@@ -343,7 +343,7 @@ def trained_parts(objective: Objective, root: Any) -> tuple[dict[str, nn.Module]
 
 
 def layer_classes(parts: dict[str, nn.Module]) -> list[str]:
-    """Class names of the layers of all stacks, which are the units of sharding."""
+    """Class names of the transformer layers in all stacks; sharding wraps each layer as one unit."""
     stacks = [part for name, part in parts.items() if not name.startswith("connectors.")]
     return sorted({type(layer).__name__ for stack in stacks for layer in transformer_layers(stack)})
 

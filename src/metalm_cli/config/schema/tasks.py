@@ -112,7 +112,7 @@ class MixtureConfig(Section):
     temperature: float = Field(
         default=1.0, gt=0, description="Raise rates to the power of 1 / temperature, after max_rate is applied."
     )
-    weights: dict[str, float] = Field(default={}, description="Rates by task name, for strategy: explicit.")
+    weights: dict[str, float] = Field(default={}, description="Rate of each task by name, for `strategy: explicit`.")
     groups: list[MixtureGroup] = Field(
         default=[],
         description="Nested mixture: groups of tasks with weights of their own. Tasks outside all groups are not "
@@ -135,7 +135,7 @@ class TaskValidationConfig(Section):
 class MatchedEncoder(Section):
     """Encoder of another model that is to read the same characters of long inputs, so that both can be compared."""
 
-    tokenizer: str = Field(description="Folder or hub id of the other model's encoder tokenizer.")
+    tokenizer: str = Field(description="Folder or hub id of the encoder tokenizer of the model that is compared.")
     length: int = Field(
         ge=8, description="Maximum tokens of a docked text in the other model, including special tokens."
     )

@@ -73,7 +73,7 @@ class TrainingConfig(Section):
     )
     checkpoint_every: int = Field(default=500, ge=0, description="Steps between checkpoints; 0 saves only at the end.")
     keep_checkpoints: int = Field(
-        default=2, ge=1, description="Number of newest checkpoints to keep, besides the best one."
+        default=2, ge=1, description="Number of newest checkpoints to keep, in addition to the best one."
     )
     sample_continuations: int = Field(default=2, ge=0, description="Sample continuations printed at each validation.")
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(

@@ -94,7 +94,7 @@ def _class_names(features: Any) -> dict[str, list[str]]:
 
 
 class HubStream(SequentialRows):
-    """A split read over the network, file by file. A pickled copy reopens it."""
+    """A split streamed over the network, one file at a time; an unpickled copy opens the data set again."""
 
     def __init__(self, hub_split: HubSplit) -> None:
         self.hub_split = hub_split

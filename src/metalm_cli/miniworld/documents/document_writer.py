@@ -167,7 +167,7 @@ class DocumentWriter:
         return True
 
     def in_first_person(self, speaker: str, fact: Fact) -> str:
-        """Return the fact as a statement in the first person by its subject (if symmetric: by either side)."""
+        """Return a first-person statement of the fact, spoken by its subject (by either person if it is symmetric)."""
         if fact.subject != speaker:
             fact = Fact(fact.relation, fact.value, fact.subject)
         return self.rng.choice(PERSON_PHRASES[fact.relation].first_person_statements).format_map(

@@ -391,6 +391,6 @@ def _mixture_figure(runs: Sequence[RunSummary], several: bool) -> Figure:
 
 
 def slug(name: str) -> str:
-    """A name that is valid in files and anchors."""
+    """Return the name in a form that is safe in file names and HTML anchors."""
     clean: Callable[[str], str] = lambda char: char if char.isalnum() or char in "-_." else "-"  # noqa: E731
     return "".join(map(clean, name)).strip("-.") or "run"

@@ -66,7 +66,7 @@ class ImportReport:
 
 
 def import_templates(format: str, path: Path, out: Path, cards: Mapping[str, Card]) -> ImportReport:
-    """Import templates of another toolkit.
+    """Import templates from another toolkit.
 
     Files are parsed and rendered in a sandboxed process; all accepted templates are written in one step.
 
@@ -74,7 +74,7 @@ def import_templates(format: str, path: Path, out: Path, cards: Mapping[str, Car
         format: A key of :data:`FORMATS`.
         path: A file, or a folder of files.
         out: Folder to write; must be empty or not exist.
-        cards: Cards that the templates may serve, by name.
+        cards: Cards that the templates may be written for, by name.
 
     Raises:
         MetalmError: Unknown format, no such file, no template accepted, or a folder that is not empty or not writable.

@@ -1,4 +1,4 @@
-"""Static rules on templates and their card: fields, options, the answer, inverted templates."""
+"""Static lint rules for templates and their card: fields, options, the answer, inverted templates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Probe of memory and speed: one worst-case micro-batch, forward and backward, before a run starts."""
+"""Memory and speed probe: runs one worst-case micro-batch forward and backward before a run starts."""
 
 from __future__ import annotations
 

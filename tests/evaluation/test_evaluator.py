@@ -174,8 +174,8 @@ def test_a_task_without_fitting_examples_has_no_score_and_is_in_no_mean(task_fol
     results = task_folder.results(yes_model(), "whole", "odd")
     assert results[0].shot_results[0].value is None
     assert results[0].template_results[0].skipped == 1
-    assert list(result_writer.cluster_means(results)) == ["reading"]
     record = result_writer.result_record({}, EvaluationSettings(), results, {}, seen={})
+    assert list(record.clusters["0"]) == ["reading"]
     assert record.tasks["whole"].settings[0].score is None
     assert json.loads(record.to_json())["tasks"]["whole"]["settings"][0]["score"] is None
 
@@ -207,7 +207,7 @@ def test_missing_data_is_reported_and_invalid_tasks_are_errors(task_folder) -> N
     assert "no --data-root is given" in missing["far"]
     assert missing["untested"] == "task untested has no validation split"
     task_folder.card("wrong", [*ROWS, {"text": "x", "label": -1}])
-    with pytest.raises(MetalmError, match="does not fit the card of wrong"):
+    with pytest.raises(MetalmError, match="does not match the card wrong"):
         task_folder.open("odd", "wrong")
     task_folder.card("unfit", metric={"name": "pearson", "source": "nobody"})
     with pytest.raises(MetalmError, match="the metric pearson does not fit unfit"):
@@ -233,14 +233,15 @@ def test_means_are_of_core_tasks_then_of_clusters(task_folder) -> None:
     task_folder.card("extra", [{**row, "label": 0} for row in ROWS], core=False)
     results = task_folder.results(yes_model(), "one", "two", "other", "extra")
     assert [result.shot_results[0].value for result in results] == [100.0, 50.0, 100.0, 0.0]
-    means = result_writer.cluster_means(results)
+    record = result_writer.result_record({}, EvaluationSettings(), results, {}, seen={})
+    means = record.clusters["0"]
     assert {name: (mean.value, mean.of) for name, mean in means.items()} == {
         "nli": (75.0, ["one", "two"]),
         "reading": (100.0, ["other"]),
     }
     assert means["nli"].error == pytest.approx(results[1].shot_results[0].error / 2)
-    assert result_writer.mean_over_clusters(means).value == 87.5
-    assert result_writer.cluster_means(results[3:])["nli"].of == ["extra"]
+    assert record.mean["0"].value == 87.5
+    assert result_writer.cluster_means({"extra": record.tasks["extra"]}, 0)["nli"].of == ["extra"]
     assert result_writer.mean_over_clusters({}) is None
 
 

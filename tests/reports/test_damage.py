@@ -88,7 +88,7 @@ def test_a_complete_run_has_no_problems(run: Path) -> None:
         ("sessions.json", ("rows", 0, "spans", 1), "x", "sessions.json: damaged entries of spans, left out: 1"),
         ("sessions.json", ("said", 0), [None, "b"], "sessions.json: damaged spans or continuations, left out: 1"),
         (RESULTS, (), [1], f"{RESULTS} is damaged and left out (ValueError: not a JSON object)"),
-        (RESULTS, ("tasks",), [], f"{RESULTS} is damaged and left out"),
+        (RESULTS, ("tasks",), [], f"{RESULTS} is left out: the result file is damaged; tasks: input"),
         (RESULTS, ("settings", "style"), ["a"], f"{RESULTS}: style is damaged and left out"),
         (
             RESULTS,
@@ -100,9 +100,9 @@ def test_a_complete_run_has_no_problems(run: Path) -> None:
             RESULTS,
             ("tasks", "rte", "settings", 0, "shots"),
             float("inf"),
-            f"{RESULTS} is damaged and left out (tasks.rte.settings.0.shots: input should be",
+            f"{RESULTS} is left out: the result file is damaged; tasks.rte.settings.0.shots: input should be",
         ),
-        (RESULTS, ("tasks", "rte", "settings", 0, "oracle", "score"), 10**400, f"{RESULTS} is damaged and left out"),
+        (RESULTS, ("tasks", "rte", "settings", 0, "oracle", "score"), 10**400, "the result file is damaged; tasks.rte"),
     ],
 )
 def test_invalid_values_are_reported(run: Path, file: str, keys: tuple[Any, ...], value: Any, problem: str) -> None:

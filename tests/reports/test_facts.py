@@ -99,7 +99,7 @@ def test_every_file_may_be_damaged(tmp_path: Path) -> None:
         (run / name).write_bytes(b"\xff\x00{")
     (run / "recipe.yaml").write_text("a: [", encoding="utf-8")
     problems = "\n".join(read_run(run).problems)
-    assert "results/old.json is left out: an older format (1); evaluate again" in problems
+    assert "results/old.json is left out: results of format 1 cannot be read" in problems
     for name in ("b.json", "torn.json", "list.json", "samples.jsonl: 1 damaged line", "recipe.yaml"):
         assert name in problems
     for name in ("environment.json", "data.json", "sessions.json", "lineage.json"):

@@ -32,45 +32,32 @@ from metalm_cli.provenance.model_history import SeenLabel
 from metalm_cli.tasks.card import MetricName
 
 
-def tasks_in_average(results: Sequence[TaskResult], shots: int) -> dict[str, tuple[str, ShotResult]]:
-    """Return the tasks that enter the average, with their clusters: core tasks, or all tasks if none is core."""
-    results_by_task = {
-        result.task.card.name: (result.task.card, shot_result)
-        for result in results
-        for shot_result in result.shot_results
-        if shot_result.shots == shots and shot_result.value is not None
-    }
-    core_names = {name for name, (card, _) in results_by_task.items() if card.core} or set(results_by_task)
+def cluster_means(tasks: Mapping[str, TaskRecord], shots: int) -> dict[str, MeanRecord]:
+    """Return the mean score of each cluster over its core tasks, or over all tasks if none is core."""
+    scored = [
+        (name, task, setting)
+        for name, task in tasks.items()
+        if (setting := task.with_shots(shots)) is not None and setting.score is not None
+    ]
+    clusters: dict[str, dict[str, SettingRecord]] = {}
+    for name, task, setting in [entry for entry in scored if entry[1].core] or scored:
+        clusters.setdefault(task.cluster, {})[name] = setting
     return {
-        name: (card.cluster, shot_result) for name, (card, shot_result) in results_by_task.items() if name in core_names
+        cluster: _mean({name: (setting.score or 0.0, setting.error) for name, setting in settings.items()})
+        for cluster, settings in clusters.items()
     }
-
-
-def cluster_means(results: Sequence[TaskResult], shots: int = 0) -> dict[str, MeanRecord]:
-    """Return the mean score of each cluster over :func:`tasks_in_average`."""
-    scores_by_cluster: dict[str, list[tuple[str, float, float | None]]] = {}
-    for name, (cluster, shot_result) in tasks_in_average(results, shots).items():
-        if shot_result.value is not None:
-            scores_by_cluster.setdefault(cluster, []).append((name, shot_result.value, shot_result.error))
-    return {cluster: mean(scores) for cluster, scores in scores_by_cluster.items()}
 
 
 def mean_over_clusters(means: Mapping[str, MeanRecord]) -> MeanRecord | None:
     """Return the mean over clusters; None if there are no clusters."""
-    return (
-        mean([(name, cluster_mean.value, cluster_mean.error) for name, cluster_mean in means.items()])
-        if means
-        else None
-    )
+    return _mean({name: (mean.value, mean.error) for name, mean in means.items()}) if means else None
 
 
-def mean(scores: Sequence[tuple[str, float, float | None]]) -> MeanRecord:
+def _mean(scores: Mapping[str, tuple[float, float | None]]) -> MeanRecord:
     """Return the mean of named values with standard errors."""
-    errors = [error for _, _, error in scores if error is not None]
+    errors = [error for _, error in scores.values() if error is not None]
     error = math.hypot(*errors) / len(scores) if len(errors) == len(scores) else None
-    return MeanRecord(
-        value=sum(value for _, value, _ in scores) / len(scores), error=error, of=[name for name, _, _ in scores]
-    )
+    return MeanRecord(value=sum(value for value, _ in scores.values()) / len(scores), error=error, of=list(scores))
 
 
 def model_record(source: str, language_model: LanguageModel) -> dict[str, Any]:
@@ -109,7 +96,8 @@ def result_record(
         created: Start of the evaluation in ISO 8601.
         contamination: Result of a contamination check.
     """
-    means = {shots: cluster_means(results, shots) for shots in settings.shots}
+    tasks = {result.task.card.name: task_record(result, seen.get(result.task.card.name)) for result in results}
+    means = {str(shots): cluster_means(tasks, shots) for shots in settings.shots}
     return ResultRecord(
         metalm=metalm_cli.__version__,
         created=created,
@@ -117,10 +105,10 @@ def result_record(
         complete=complete,
         model=dict(model),
         settings=settings_of(settings),
-        tasks={result.task.card.name: task_record(result, seen.get(result.task.card.name)) for result in results},
+        tasks=tasks,
         missing=dict(missing),
-        clusters={str(shots): clusters for shots, clusters in means.items()},
-        mean={str(shots): mean_over_clusters(clusters) for shots, clusters in means.items()},
+        clusters=means,
+        mean={shots: mean_over_clusters(clusters) for shots, clusters in means.items()},
         contamination=None if contamination is None else dict(contamination),
         environment={"python": platform.python_version(), **(environment or {})},
         seconds=round(

@@ -16,7 +16,6 @@ from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.results.result_paths import samples_path
 from metalm_cli.evaluation.results.result_reader import parse_result
 from metalm_cli.evaluation.results.schema import (
-    RESULT_FORMAT,
     MeanRecord,
     ResultRecord,
     SampleRecord,
@@ -141,25 +140,16 @@ def read_evaluations(folder: Path, problems: list[str]) -> list[EvaluationSummar
             content = load_json(path.read_bytes())
             if not isinstance(content, dict):
                 raise ValueError("not a JSON object")
-            version = content.get("format")
-            if version != RESULT_FORMAT:
-                is_old = isinstance(version, int) and version < RESULT_FORMAT
-                why = (
-                    f"an older format ({version}); evaluate again"
-                    if is_old
-                    else f"not results of format {RESULT_FORMAT}"
-                )
-                problems.append(f"{name} is left out: {why}")
-                continue
-            settings = with_valid_values(dict(content.get("settings", {})), name, problems, {"style": dict})
-            record = parse_result(content | {"settings": settings}, str(path))
+            record = parse_result(content, str(path))
+            settings = with_valid_values(record.settings, name, problems, {"style": dict})
+            record = record.model_copy(update={"settings": settings})
             evaluations.append(_with_answers(_evaluation(path, record), problems))
         except OSError as error:
             problems.append(f"{name} cannot be read: {error.strerror or error}")
+        except MetalmError as error:
+            problems.append(f"{name} is left out: {'; '.join(filter(None, (error.what, error.why, error.remedy)))}")
         except (ValueError, TypeError) as error:
             problems.append(f"{name} is damaged and left out ({type(error).__name__}: {error})")
-        except MetalmError as error:
-            problems.append(f"{name} is damaged and left out ({error.why or error.what})")
     return sorted(evaluations, key=lambda evaluation: (evaluation.record.created, evaluation.path.stem))
 
 

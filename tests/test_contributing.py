@@ -45,4 +45,7 @@ def test_the_commands_run_on_the_files(
 @pytest.mark.parametrize("example", [text for _, text in blocks("python")])
 def test_the_python_examples_run(example: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(task_metrics, "EXAMPLE_METRICS", dict(task_metrics.EXAMPLE_METRICS))
-    exec(compile(example, "CONTRIBUTING.md", "exec"), {"__name__": "example"})
+    namespace = {"__name__": "example"}
+    exec(compile(example, "CONTRIBUTING.md", "exec"), namespace)
+    defined = [value for value in namespace.values() if getattr(value, "__module__", None) == "example"]
+    assert [value for value in defined if value.__doc__], "the example defines nothing documented"

@@ -7,7 +7,9 @@ logits and no mask.
 
 from __future__ import annotations
 
+import copy
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -67,6 +69,30 @@ def endless_language_model(family: str, *encoders: str, **changes: Any) -> Langu
 
 def _mute_document_end(head: Any, _inputs: Any, logits: torch.Tensor) -> torch.Tensor:
     return logits.index_fill(-1, torch.tensor([head.muted]), -1e4)
+
+
+def reciting_language_model(text: str, family: str = "gpt2", *encoders: str, **changes: Any) -> LanguageModel:
+    """Return a model that generates ``text`` and a document end after every prompt; no token may occur twice in it."""
+    tiny = tiny_language_model(family, *encoders, **changes)
+    model, end_id = copy.deepcopy(tiny.model), tiny.decoder_tokenizer.document_end_id
+    ids = [*tiny.decoder_tokenizer.encode_continuation(text), end_id]
+    assert len(set(ids)) == len(ids), [tiny.decoder_tokenizer.tokenizer.decode([token]) for token in ids]
+    next_token = dict(pairwise(ids))
+    newest: list[int] = []  # the newest token of each sequence; empty while the prompt is read
+
+    def remember(_decoder: Any, _inputs: Any, options: dict[str, Any]) -> None:
+        input_ids = options.get("input_ids")
+        newest[:] = input_ids[:, 0].tolist() if input_ids is not None and input_ids.shape[1] == 1 else []
+
+    def recite(_head: Any, _inputs: Any, logits: torch.Tensor) -> torch.Tensor:
+        tokens = [next_token.get(token, end_id) for token in newest] or [ids[0]] * len(logits)
+        logits = torch.full_like(logits, -1e4)
+        logits[range(len(tokens)), -1, tokens] = 0.0
+        return logits
+
+    model.decoder.register_forward_pre_hook(remember, with_kwargs=True)
+    model.decoder.get_output_embeddings().register_forward_hook(recite)
+    return LanguageModel(model, tiny.decoder_tokenizer, tiny.processors)
 
 
 class Reference:

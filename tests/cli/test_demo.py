@@ -85,6 +85,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     return out, printed, messages
 
 
+@pytest.mark.slow
 def test_the_demo_continues_and_completes(demo):
     out, printed, messages = demo
     for stage in demo_stages(SIZES["quick"], out):
@@ -99,15 +100,18 @@ def test_the_demo_continues_and_completes(demo):
         assert "\x1b" not in line
 
 
+@pytest.mark.slow
 def test_the_interface_is_unchanged(demo):
     assert demo[2].count(": unchanged") == 1
 
 
+@pytest.mark.slow
 def test_the_twins_tokenizer_is_the_metalms(demo):
     texts = [json.loads((demo[0] / arm / "model" / "tokenizer.json").read_text()) for arm in ("metalm", "gpt")]
     assert texts[0] == texts[1]
 
 
+@pytest.mark.slow
 def test_nli_was_held_out_with_what_leaks_into_it(demo):
     record = json.loads((demo[0] / "results" / "instructed.json").read_text())
     labels = {name: task["seen"]["label"] for name, task in record["tasks"].items()}
@@ -117,6 +121,7 @@ def test_nli_was_held_out_with_what_leaks_into_it(demo):
     assert {name for name, levels in chances.items() if not any(levels.values())} == set(WITHOUT_CHANCE)
 
 
+@pytest.mark.slow
 def test_a_finished_demo_prints_its_results_again(demo, capsys):
     began = time.monotonic()
     assert metalm("demo", "--quick", "--out", demo[0]) == 0
@@ -129,6 +134,7 @@ def test_a_finished_demo_prints_its_results_again(demo, capsys):
     assert re.search(r"encoder was pretrained alone on about \d+,000 tokens;", captured.out)
 
 
+@pytest.mark.slow
 def test_output_to_streams_that_cannot_encode_all_characters(demo):
     command = [sys.executable, "-m", "metalm_cli.cli", "demo", "--quick", "--out", str(demo[0])]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
@@ -137,6 +143,7 @@ def test_output_to_streams_that_cannot_encode_all_characters(demo):
     assert re.search(r"^gist +-  ", done.stdout.decode("ascii"), flags=re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_a_demo_of_another_size_is_not_touched(demo, capsys):
     assert metalm("demo", "--out", demo[0]) == 2
     assert "another size: quick" in capsys.readouterr().err
@@ -184,11 +191,16 @@ def test_tables_stay_whole_where_they_fit_and_in_pipes(monkeypatch, capsys):
         assert lines[:2] == ["task          chance  difference (95%)", "paraphrase *  53.3    -11.7 (-20.0 to -3.3)"]
 
 
-def test_stopping_a_stage_that_has_ended_raises_nothing():
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    process = SimpleNamespace(pid=ended.pid, is_alive=lambda: True)
-    demo_command._StageProcess(process).stop()
+def test_stopping_a_stage_interrupts_it_and_one_that_has_ended_is_left_alone():
+    running = subprocess.Popen([sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"], stdout=-1)
+    running.stdout.readline()
+    demo_command._StageProcess(SimpleNamespace(pid=running.pid, is_alive=lambda: True)).stop()
+    assert running.wait(60) == -signal.SIGINT
+    with pytest.raises(ProcessLookupError):  # the id of a process that has ended
+        os.kill(running.pid, 0)
+    process = demo_command._StageProcess(SimpleNamespace(pid=running.pid, is_alive=lambda: True, exitcode=3))
+    process.stop()
+    assert process.poll() == 3
 
 
 def test_losses_are_printed_with_their_data(tmp_path):

@@ -247,6 +247,7 @@ for source in sys.argv[1:]:
     assert hub.files("me/merged") == files
 
 
+@pytest.mark.slow
 def test_an_adapter_whose_base_is_on_the_hub(runs: Path, tmp_path: Path, hub: UploadServer) -> None:
     model = runs / "docked" / "model"
     hub.add("models", "me/base", {name: (model / name).read_bytes() for name in names(model)})

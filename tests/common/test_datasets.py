@@ -140,6 +140,7 @@ def test_a_broken_row_of_a_downloaded_data_set(hub, tmp_path):
     assert "a file of me/docs cannot be read" in message
 
 
+@pytest.mark.slow
 def test_workers_of_a_loader_read_the_whole_stream(hub, tmp_path):
     """``datasets`` would give each worker a share of the shards, but the numbers of the plan need all of them."""
     (tmp_path / "program.py").write_text(OPEN + LOADER)

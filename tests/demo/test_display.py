@@ -62,14 +62,29 @@ def test_without_a_terminal_there_are_only_lines(tmp_path):
     assert stream.getvalue() == ""
 
 
-def test_a_broken_pipe_is_ignored(tmp_path):
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), ValueError("I/O operation on closed file")])
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_closed_stream_is_tried_and_ignored(tmp_path, terminal, error):
     class Closed(io.StringIO):
-        def write(self, text: str) -> int:
-            raise BrokenPipeError
+        closed_stream = False
+        attempts = 0
 
-    display = Display(Console(file=Closed()), [stage("a", tmp_path)])
-    display.line("one")
-    display.line("two")
+        def write(self, text: str) -> int:
+            self.attempts += 1
+            if self.closed_stream:
+                raise error
+            return super().write(text)
+
+    stream = Closed()
+    console = Console(file=stream, force_terminal=terminal, width=60, _environ={"TERM": "xterm"})
+    with make_display(console, [stage("a", tmp_path)]) as display:
+        stream.closed_stream, stream.attempts = True, 0
+        display.line("first")
+        assert stream.attempts
+        stream.closed_stream = False
+        display.line("second")
+    assert "first" not in stream.getvalue()
+    assert ("second" in stream.getvalue()) != terminal  # bars are not drawn again
 
 
 def test_the_time_left_is_estimated_from_the_pace(tmp_path, monkeypatch):

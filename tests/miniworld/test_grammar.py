@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import re
 
 import pytest
@@ -29,10 +28,6 @@ def lines(texts: list[str]) -> list[str]:
 
 def matching_lines(texts: list[str], pattern: str) -> list[str]:
     return [line for line in lines(texts) if re.search(pattern, line)][:3]
-
-
-def test_examples_in_docstrings():
-    assert doctest.testmod(english).failed == 0
 
 
 def test_lines_begin_with_a_capital_and_end_with_punctuation(texts):

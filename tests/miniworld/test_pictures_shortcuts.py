@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import doctest
 import re
 from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
 
-from metalm_cli.miniworld.pictures import picture_rows, scene
+from metalm_cli.miniworld.pictures import picture_rows
 from metalm_cli.miniworld.pictures.draw import COLOURS_RGB, draw_scene
 from metalm_cli.miniworld.pictures.scene import KINDS, PLACES, Scene
 from metalm_cli.miniworld.pictures.vqa import QUESTION_KINDS
@@ -45,12 +44,6 @@ def split_held_out(task: str, about: str) -> tuple[list[dict], list[dict]]:
         for split in SPLITS
     }
     return rows_by_split["validation"] + rows_by_split["test"], rows_by_split["train"]
-
-
-def test_examples_in_docstrings():
-    failed, tried = doctest.testmod(scene)
-    assert failed == 0
-    assert tried > 0
 
 
 def test_labels_and_kinds_of_questions_are_balanced():

@@ -259,6 +259,7 @@ def test_exactly_the_trained_parameters_are_saved(base: Any, tmp_path: Path, dec
     assert safetensors_hash(folder) == before
 
 
+@pytest.mark.slow
 def test_equal_in_a_fresh_process(base: Any, tmp_path: Path) -> None:
     from metalm_cli.inference import load
     from metalm_cli.sessions import Causal, Docked, Session
@@ -371,11 +372,12 @@ def test_a_base_that_moved_along(base: Any, adapter_folder: Path, tmp_path: Path
 def test_an_older_base_at_the_old_place_does_not_hide_the_right_one(
     base: Any, adapter_folder: Path, tmp_path: Path
 ) -> None:
+    expected = losses(Assembly(*load_model(adapter_folder)))
     (tmp_path / "new").mkdir()
     for folder in (base(), adapter_folder):
         shutil.copytree(folder, tmp_path / "new" / folder.name)
     (base() / "model.safetensors").write_bytes(b"something else")
-    load_model(tmp_path / "new" / "adapter")
+    assert torch.equal(losses(Assembly(*load_model(tmp_path / "new" / "adapter"))), expected)
 
 
 def test_a_base_for_a_full_model_is_refused(base: Any) -> None:
@@ -383,13 +385,14 @@ def test_a_base_for_a_full_model_is_refused(base: Any) -> None:
 
 
 def test_a_run_folder_with_an_adapter(adapter_folder: Path, tmp_path: Path) -> None:
+    expected = losses(Assembly(*load_model(adapter_folder)))
     run = tmp_path / "run"
     run.mkdir()
     shutil.move(adapter_folder, run / "adapter")
     assert adapter_in(run) == run / "adapter"
     fields = json.loads((run / "adapter" / ADAPTER_FILE).read_text())
     assert set(fields) == {"format", "base", "parts", "connectors"}
-    load_model(run)
+    assert torch.equal(losses(Assembly(*load_model(run))), expected)
 
 
 # -- training on ------------------------------------------------------------------------------------------------------

@@ -9,12 +9,9 @@ import pytest
 from metalm_cli.config.schema.tasks import TaskDataConfig
 from metalm_cli.data.examples.task_selection import select_tasks
 from metalm_cli.errors import MetalmError
-from metalm_cli.provenance.hold_out_check import (
-    ancestors_and_lineages,
-    ancestors_without_lineage,
-    reject_trained_on_held_out,
-    tasks_trained_on,
-)
+from metalm_cli.provenance.hold_out_check import reject_trained_on_held_out
+from metalm_cli.provenance.lineage import ancestors_and_lineages
+from metalm_cli.provenance.model_history import ModelHistory
 from metalm_cli.tasks import Cards
 
 
@@ -69,9 +66,14 @@ def test_tasks_that_no_card_describes_are_known_by_name_and_cluster() -> None:
 
 
 def test_a_base_without_held_out_tasks_passes() -> None:
-    check(["nli"], make_base("sst2", "boolq", clusters=("sentiment", "reading")), make_base())
-    check(["rte"], make_base("mnli", "snli", clusters=("nli",)))
-    check([], make_base("rte"))
+    unrelated = make_base("sst2", "boolq", clusters=("sentiment", "reading"))
+    related = make_base("mnli", "snli", clusters=("nli",))
+    assert check(["nli"], unrelated, make_base()) is None
+    assert check(["rte"], related) is None
+    assert check([], make_base("rte")) is None
+    for hold_out, bases in ((["nli"], [unrelated, related]), (["rte"], [make_base("rte")])):  # the same bases, rejected
+        with pytest.raises(MetalmError, match="trained on held-out tasks"):
+            check(hold_out, *bases)
 
 
 def test_ancestors_without_a_lineage_are_listed() -> None:
@@ -80,7 +82,8 @@ def test_ancestors_without_a_lineage_are_listed() -> None:
         without_lineage,
         make_base("sst2", ancestors=[{"checkpoint": "gpt2", "lineage": None}, make_base("sst2", "rte")]),
     ]
-    assert ancestors_without_lineage(ancestors) == ["bert", "gpt2"]
-    assert tasks_trained_on(ancestors) == ["sst2", "rte"]
+    history = ModelHistory.of(ancestors)
+    assert history.unknown_ancestors == ("bert", "gpt2")
+    assert list(history.tasks) == ["sst2", "rte"]
     assert [name for name, _ in ancestors_and_lineages(ancestors)] == ["bert", "runs/base", "gpt2", "runs/base"]
     check(["nli"], without_lineage)

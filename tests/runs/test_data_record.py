@@ -109,6 +109,7 @@ sys.exit(run({arguments!r}))
 """
 
 
+@pytest.mark.slow
 def test_a_resumed_run_requests_the_commit_that_it_started_with(tmp_path: Path) -> None:
     rows = documents(tmp_path / "train.jsonl", 0).read_bytes()
     recipe, out = micro.write_recipe(tmp_path), tmp_path / "whole"

@@ -214,6 +214,7 @@ def test_an_error_in_one_process_ends_both_with_one_message(tmp_path: Path, fail
     assert "Traceback" not in "".join(printed)
 
 
+@pytest.mark.slow
 def test_launched_with_the_shipped_sharding_configuration(tmp_path: Path, runs: Runs) -> None:
     recipe = micro.write_recipe(tmp_path)
     out = tmp_path / "run"

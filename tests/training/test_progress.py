@@ -214,7 +214,11 @@ def test_a_terminal_that_goes_away_stops_nothing(clock: Clock) -> None:
         clock.now += 1
         panel.step({**TRAIN, "step": step})
         panel.note("still here")
+    stream.gone = False
+    panel.step({**TRAIN, "step": 5})
     panel.close()
+    assert panel._view.record["step"] == 5  # records are received, and a panel that failed is not drawn again
+    assert "step 5" not in stream.getvalue()
 
 
 def test_escape() -> None:

@@ -156,7 +156,7 @@ def test_a_full_disk_leaves_nothing(write, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(jsonl, "read_chunks", full)
-    with pytest.raises(MetalmError, match="no space left for the cache"):
+    with pytest.raises(MetalmError, match="no space left: the cache"):
         prepare(write("a.jsonl.gz", [{"text": "a"}]), tmp_path / "cache")
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
 

@@ -19,7 +19,8 @@ from safetensors import SafetensorError
 
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.runs import folder
-from metalm_cli.runs.folder import RunFolder, is_finished, newest_finished
+from metalm_cli.runs.find import is_finished, newest_finished
+from metalm_cli.runs.folder import RunFolder
 
 NOON = datetime(2024, 5, 17, 12, 0, 0)
 

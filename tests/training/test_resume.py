@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import tiny_runs as micro
-from metalm_cli.runs.folder import is_finished
+from metalm_cli.runs.find import is_finished
 from metalm_cli.training.trainer import Trainer
 
 STEPS = 9

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from metalm_cli.errors import Exit, MetalmError
 
@@ -19,24 +20,41 @@ _NO_SPACE_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
+def temporary_path(path: Path) -> Path:
+    """New path beside ``path`` for its content until it is complete."""
+    return path.parent / f".{path.name}{TEMPORARY_MARKER}{secrets.token_hex(4)}"
+
+
+@contextmanager
+def open_atomically(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """Context manager of a temporary file that is synced and renamed to ``path``, or removed on an error.
+
+    Args:
+        path: Path of the file, in an existing folder. Readers see the old content or the new, never a part.
+        mode: Permissions of a new file, less the umask.
+    """
+    temporary = temporary_path(path)
+    try:
+        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a temporary file, sync it and rename it: readers see the old content or the new, never a part.
+    """Write a file with :func:`open_atomically`, and sync its folder.
 
     Raises:
         MetalmError: The file cannot be written; an existing file is unchanged.
     """
-    temporary = path.parent / f".{path.name}{TEMPORARY_MARKER}{secrets.token_hex(4)}"
     with explain_write_errors(path, f"cannot write {path.name}", Exit.FAILED):
-        try:
-            with open(temporary, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            fsync_folder(path.parent)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        with open_atomically(path) as file:
+            file.write(data)
+        fsync_folder(path.parent)
 
 
 def replace_folder(temporary: Path, path: Path) -> None:
@@ -89,9 +107,14 @@ def fsync_tree(path: Path) -> None:
         fsync_folder(Path(folder))
 
 
+def is_disk_full(error: OSError) -> bool:
+    """Whether an error means that the disk or the user's quota is full."""
+    return error.errno in _NO_SPACE_ERRNOS
+
+
 def write_error(error: OSError, what: str, where: Path, exit_code: Exit, remedy: str = "") -> MetalmError:
     """Return the error for a file that cannot be written: no space, no permission, a broken disk."""
-    if error.errno in _NO_SPACE_ERRNOS:
+    if is_disk_full(error):
         return MetalmError(
             f"no space left: {what}",
             where=str(where),

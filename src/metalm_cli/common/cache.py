@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from metalm_cli.errors import MetalmError
+from metalm_cli.common.atomic_files import open_atomically, write_error
+from metalm_cli.errors import Exit, MetalmError
 
 
 def cache_folder(folder: Path | None = None) -> Path:
@@ -21,56 +20,31 @@ def cache_folder(folder: Path | None = None) -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "metalm"
 
 
+def cache_write_error(error: OSError, folder: Path) -> MetalmError:
+    """Return the error for a cache that cannot be written."""
+    remedy = "free some space, or set XDG_CACHE_HOME to a folder on a larger disk that you may write to"
+    return write_error(error, "the cache cannot be written", folder, Exit.USAGE, remedy)
+
+
 @contextmanager
 def write_to_cache(
-    target: Path, describe_error: Callable[[OSError, Path], MetalmError] | None = None
+    target: Path, describe_error: Callable[[OSError, Path], MetalmError] = cache_write_error
 ) -> Iterator[BinaryIO]:
     """Context manager of a file that becomes ``target`` atomically at the end, and is removed on an error.
 
     Args:
-        target: Path of the file.
-        describe_error: Returns the error to raise when the target's folder cannot be written. Default:
-            :func:`cache_write_error`.
+        target: Path of the file, which only its owner may read; its folder is created if necessary.
+        describe_error: Returns the error to raise when the target's folder cannot be written.
 
     Raises:
         MetalmError: The disk is full, or the folder cannot be written.
     """
-    temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        temporary = Path(name)
-        with os.fdopen(descriptor, "wb") as file:
+        with open_atomically(target, mode=0o600) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
     except OSError as error:
-        if not _is_write_error(error, target):
+        # An error of writing names no file (full disk) or a file in the target's folder; others come from reading.
+        if error.filename is not None and str(target.parent) not in str(error.filename):
             raise
-        raise (describe_error or cache_write_error)(error, target.parent) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-
-
-def _is_write_error(error: OSError, target: Path) -> bool:
-    """Whether an error comes from writing: it names no file (full disk) or a file in the target's folder."""
-    return error.filename is None or str(target.parent) in str(error.filename)
-
-
-def cache_write_error(error: OSError, folder: Path) -> MetalmError:
-    """Return the error for a cache that cannot be written."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return MetalmError(
-            "no space left for the cache",
-            where=str(folder),
-            why=error.strerror or str(error),
-            remedy="free some space, or set XDG_CACHE_HOME to a folder on a larger disk",
-        )
-    return MetalmError(
-        "the cache cannot be written",
-        where=str(folder),
-        why=error.strerror or str(error),
-        remedy="set XDG_CACHE_HOME to a folder that you may write to",
-    )
+        raise describe_error(error, target.parent) from error

@@ -14,7 +14,7 @@ from metalm_cli.common.atomic_files import explain_write_errors, write_atomicall
 from metalm_cli.demo.stages import DemoSize, Stage
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.runs import metrics_log
-from metalm_cli.runs.folder import is_finished
+from metalm_cli.runs.find import is_finished
 
 try:
     import fcntl

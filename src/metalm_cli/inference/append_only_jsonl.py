@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
+from metalm_cli.common.atomic_files import write_error
 from metalm_cli.errors import Exit, MetalmError
 
 HEADER_START = b'{"format": 1, "metalm": '
@@ -148,13 +149,9 @@ class OutputFile:
         self.errors += "error" in record
 
     def _write_error(self, error: OSError) -> MetalmError:
-        return MetalmError(
-            "the output file cannot be written",
-            where=str(self.path),
-            why=error.strerror or str(error),
-            remedy="choose another --out, or free disk space and run the same command to continue",
-            exit_code=Exit.FAILED if self.done else Exit.USAGE,
-        )
+        remedy = "choose another --out, or free disk space and run the same command to continue"
+        exit_code = Exit.FAILED if self.done else Exit.USAGE
+        return write_error(error, "the output file cannot be written", self.path, exit_code, remedy)
 
 
 def _header_differences(old_header: Mapping[str, Any], new_header: Mapping[str, Any]) -> list[str]:

@@ -39,11 +39,17 @@ def generalization_levels(cards: Iterable[Card], trained: Iterable[str]) -> dict
     return {card.name: _level(card, seen) for card in known.values()}
 
 
+def leaking_task(card: Card, trained: Iterable[Card]) -> tuple[str, str] | None:
+    """Return the first trained task that shares data with a task or leaks into it, and why; None if there is none."""
+    facts = {card.name: (card.cluster, frozenset(card.tags))}
+    reasons = ((other.name, leak_reason(other.name, other.cluster, other.tags, facts)) for other in trained)
+    return next(((name, reason) for name, reason in reasons if reason is not None), None)
+
+
 def _level(card: Card, seen: Mapping[str, Card]) -> Level:
     if card.name in seen:
         return "held_out_instances"
-    facts = {card.name: (card.cluster, frozenset(card.tags))}
-    if any(leak_reason(trained.name, trained.cluster, trained.tags, facts) for trained in seen.values()):
+    if leaking_task(card, seen.values()) is not None:
         return "leaked"
     return "held_out_task" if any(trained.cluster == card.cluster for trained in seen.values()) else "held_out_category"
 

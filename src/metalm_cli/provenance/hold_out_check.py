@@ -2,47 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from metalm_cli.errors import MetalmError
+from metalm_cli.provenance.lineage import ancestors_and_lineages, trained_tasks
 from metalm_cli.tasks import Card, Cards, leak_reason
 
 MAX_REASONS = 8
 """Tasks that an error lists."""
-
-
-def ancestors_and_lineages(ancestors: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
-    """Iterate over (checkpoint, lineage or None) of all ancestors, the nearest first.
-
-    Args:
-        ancestors: From :func:`metalm_cli.provenance.lineage.read_ancestors`, or from a lineage.
-    """
-    for ancestor in ancestors:
-        recorded = ancestor.get("lineage")
-        lineage = recorded if isinstance(recorded, Mapping) else None
-        yield str(ancestor.get("checkpoint")), lineage
-        if lineage is not None:
-            yield from ancestors_and_lineages(lineage.get("ancestors") or [])
-
-
-def tasks_trained_on(ancestors: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Tasks that any ancestor was trained on."""
-    return list(
-        dict.fromkeys(
-            task
-            for _, lineage in ancestors_and_lineages(ancestors)
-            if lineage is not None
-            for task in _trained_tasks(lineage)
-        )
-    )
-
-
-def ancestors_without_lineage(ancestors: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Ancestors without a lineage, whose training data is unknown."""
-    return list(
-        dict.fromkeys(checkpoint for checkpoint, lineage in ancestors_and_lineages(ancestors) if lineage is None)
-    )
 
 
 def reject_trained_on_held_out(
@@ -85,7 +53,7 @@ def _reasons(
     """Tasks and clusters of a lineage that are held out or leak into held-out tasks, with the reasons."""
     reasons: list[str] = []
     known_clusters: set[str] = set()
-    for name in _trained_tasks(lineage):
+    for name in trained_tasks(lineage):
         if name not in cards.paths:
             if name in held_out:
                 reasons.append(f"{name}: held out")
@@ -102,7 +70,3 @@ def _reasons(
         if reason is not None:
             reasons.append(f"tasks of cluster {cluster} that no card describes: {reason}")
     return reasons
-
-
-def _trained_tasks(lineage: Mapping[str, Any]) -> list[str]:
-    return [str(name) for name in lineage.get("tasks") or []]

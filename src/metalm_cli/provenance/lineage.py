@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,15 +59,19 @@ def read_ancestors(recipe: Recipe, offline: bool = True) -> list[dict[str, Any]]
     return [
         {
             "checkpoint": name,
-            "lineage": _read_lineage(model_folder(name, revision=revision, offline=offline, weights=False)),
+            "lineage": read_lineage(model_folder(name, revision=revision, offline=offline, weights=False)),
         }
         for name, revision in checkpoints
         if name is not None
     ]
 
 
-def _read_lineage(folder: Path) -> dict[str, Any] | None:
-    """Read the lineage in the folder of a run, a model or an adapter; None if there is none."""
+def read_lineage(folder: Path) -> dict[str, Any] | None:
+    """Read the lineage in the folder of a run, a model or an adapter; None if there is none.
+
+    Raises:
+        MetalmError: The lineage cannot be read.
+    """
     candidates = (folder / "model" / LINEAGE, folder / "adapter" / LINEAGE, folder / LINEAGE)
     path = next((candidate for candidate in candidates if candidate.is_file()), None)
     if path is None:
@@ -83,3 +88,22 @@ def _read_lineage(folder: Path) -> dict[str, Any] | None:
             remedy="restore the file; without it the training data of the model is unknown",
         ) from error
     return lineage
+
+
+def ancestors_and_lineages(ancestors: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
+    """Iterate over (checkpoint, lineage or None) of all ancestors, the nearest first.
+
+    Args:
+        ancestors: From :func:`read_ancestors`, or from a lineage.
+    """
+    for ancestor in ancestors:
+        recorded = ancestor.get("lineage")
+        lineage = recorded if isinstance(recorded, Mapping) else None
+        yield str(ancestor.get("checkpoint")), lineage
+        if lineage is not None:
+            yield from ancestors_and_lineages(lineage.get("ancestors") or [])
+
+
+def trained_tasks(lineage: Mapping[str, Any]) -> list[str]:
+    """Tasks that the model of a lineage was trained on, besides those of its ancestors."""
+    return [str(name) for name in lineage.get("tasks") or []]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from metalm_cli.tasks import Card, leak_reason
+from metalm_cli.errors import MetalmError
+from metalm_cli.provenance.generalization_levels import leaking_task
+from metalm_cli.provenance.lineage import ancestors_and_lineages, read_lineage, trained_tasks
+from metalm_cli.tasks import Card
 from metalm_cli.templates import PromptStyle, collection_names
 from metalm_cli.templates.render import DemonstrationLayout, Route
 
-LINEAGE = "lineage.json"
 Label = Literal["seen", "leak partner", "held out", "unknown"]
 """``seen``: the task was trained on. ``leak partner``: a task that shares data with it or leaks into it was trained on.
 ``held out``: neither. ``unknown``: neither as far as known, but the training data of an ancestor is unknown."""
@@ -43,6 +44,23 @@ class ModelHistory:
     command: str = ""
     prompt_settings: Mapping[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, ancestors: Iterable[Mapping[str, Any]]) -> ModelHistory:
+        """History of the training of base models and their ancestors.
+
+        Args:
+            ancestors: From :func:`metalm_cli.provenance.lineage.read_ancestors`, or from a lineage.
+        """
+        tasks: dict[str, str] = {}
+        unknown_ancestors: dict[str, None] = {}
+        for checkpoint, lineage in ancestors_and_lineages(ancestors):
+            if lineage is None:
+                unknown_ancestors[checkpoint] = None
+                continue
+            for task in trained_tasks(lineage):
+                tasks.setdefault(task, checkpoint)
+        return cls(tasks, tuple(unknown_ancestors))
+
     def label_for(self, card: Card, known: Mapping[str, Card]) -> SeenLabel:
         """Label of a task.
 
@@ -52,12 +70,10 @@ class ModelHistory:
         """
         if card.name in self.tasks:
             return SeenLabel("seen", f"{self.tasks[card.name]} was trained on the task")
-        facts = {card.name: (card.cluster, frozenset(card.tags))}
-        for name, where in self.tasks.items():
-            other = known.get(name)
-            why = None if other is None else leak_reason(name, other.cluster, other.tags, facts)
-            if why is not None:
-                return SeenLabel("leak partner", f"{where} was trained on {name}, which {why}")
+        leak = leaking_task(card, (known[name] for name in self.tasks if name in known))
+        if leak is not None:
+            name, why = leak
+            return SeenLabel("leak partner", f"{self.tasks[name]} was trained on {name}, which {why}")
         unknown_tasks = [name for name in self.tasks if name not in known]
         if self.unknown_ancestors or unknown_tasks:
             unknown_data = (
@@ -75,28 +91,14 @@ def read_history(folder: Path | None, source: str) -> ModelHistory:
         folder: Folder of the model, or None.
         source: Name of the model.
     """
-    path = (
-        None
-        if folder is None
-        else next((candidate for candidate in _lineage_paths(folder) if candidate.is_file()), None)
-    )
     try:
-        recorded = None if path is None else json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        recorded = None
-    if not isinstance(recorded, Mapping):
-        return ModelHistory({}, (source,))
-    tasks: dict[str, str] = {}
-    unknown_ancestors: list[str] = []
-    for name, lineage in _lineages(source, recorded):
-        if lineage is None:
-            unknown_ancestors.append(name)
-            continue
-        for task in lineage.get("tasks") or []:
-            tasks.setdefault(str(task), name)
-    return ModelHistory(
-        tasks, tuple(dict.fromkeys(unknown_ancestors)), str(recorded.get("command") or ""), _prompt_settings(recorded)
-    )
+        lineage = None if folder is None else read_lineage(folder)
+    except MetalmError:
+        lineage = None
+    history = ModelHistory.of([{"checkpoint": source, "lineage": lineage}])
+    if lineage is None:
+        return history
+    return replace(history, command=str(lineage.get("command") or ""), prompt_settings=_prompt_settings(lineage))
 
 
 def _prompt_settings(lineage: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,19 +118,3 @@ def _prompt_settings(lineage: Mapping[str, Any]) -> dict[str, Any]:
         if value is not None and value in choices:
             settings[style_field.name] = value
     return settings
-
-
-def _lineage_paths(folder: Path) -> Iterator[Path]:
-    for part in ("", "model", "adapter"):
-        yield folder / part / LINEAGE
-
-
-def _lineages(name: str, lineage: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
-    """Iterate over (name, lineage or None) of a model and all its ancestors."""
-    yield name, lineage
-    for ancestor in lineage.get("ancestors") or []:
-        recorded, checkpoint = ancestor.get("lineage"), str(ancestor.get("checkpoint"))
-        if isinstance(recorded, Mapping):
-            yield from _lineages(checkpoint, recorded)
-        else:
-            yield checkpoint, None

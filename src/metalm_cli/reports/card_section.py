@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from metalm_cli.common.atomic_files import write_atomically
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.reports.reading.run_summary import RunSummary, can_answer, evaluate_command
-from metalm_cli.reports.tables import Table, cluster_table, named_evaluations, task_table, template_table
-from metalm_cli.runs.folder import RESULTS
+from metalm_cli.reports.tables import cluster_table, named_evaluations, task_table, template_table
+from metalm_cli.runs.find import RESULTS
 
 BEGIN_MARKER, END_MARKER = "<!-- metalm: evaluation -->", "<!-- metalm: end of evaluation -->"
 _SECTION = re.compile(rf"\n*{re.escape(BEGIN_MARKER)}.*?{re.escape(END_MARKER)}\n*", flags=re.DOTALL)
@@ -78,18 +78,5 @@ def score_section(run: RunSummary) -> str:
     """The section of scores as Markdown: scores of clusters, tasks and templates."""
     scored = named_evaluations([run])
     tables = [cluster_table(scored), task_table(scored), template_table(scored)]
-    return "\n\n".join(
-        ["## Evaluation", *(paragraph for table in tables if table.rows for paragraph in _markdown(table))]
-    )
-
-
-def _markdown(table: Table) -> Iterator[str]:
-    yield f"### {table.title}"
-    yield table.note
-    rules = ["---" if column in table.text_columns else "---:" for column in range(len(table.headers))]
-    lines = [table.headers, rules, *table.rows]
-    yield "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    sections = [f"### {table.title}\n\n{table.note}\n\n{table.to_markdown()}" for table in tables if table.rows]
+    return "\n\n".join(["## Evaluation", *sections])

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +20,14 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from metalm_cli.common.atomic_files import TEMPORARY_MARKER, fsync_folder, replace_folder, restore_folder, write_error
+from metalm_cli.common.atomic_files import (
+    TEMPORARY_MARKER,
+    fsync_folder,
+    replace_folder,
+    restore_folder,
+    temporary_path,
+    write_error,
+)
 from metalm_cli.errors import Exit, MetalmError
 
 MANIFEST = "manifest.json"
@@ -84,7 +90,7 @@ def save(root: Path, step: int, tensors: Tensors, state: dict[str, Any], *, shar
     """
     encoded_state = _encode_state(state)
     plans = {group: _plan_group(group, group_tensors, shard_bytes) for group, group_tensors in tensors.items()}
-    temporary = root / f".step-{step:08d}{TEMPORARY_MARKER}{secrets.token_hex(4)}"
+    temporary = temporary_path(step_folder(root, step))
     try:
         root.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
@@ -226,7 +232,7 @@ def remove_old(root: Path, keep: int, best: int | None = None) -> list[Path]:
     removed = []
     for step in sorted(step for step in candidates if step < intact[0] and step not in retained):
         # Renamed first: an interrupted removal leaves a temporary folder, not a checkpoint that looks damaged.
-        temporary = root / f".step-{step:08d}{TEMPORARY_MARKER}{secrets.token_hex(4)}"
+        temporary = temporary_path(step_folder(root, step))
         os.rename(candidates[step], temporary)
         shutil.rmtree(temporary, ignore_errors=True)
         removed.append(candidates[step])
@@ -380,9 +386,7 @@ def _checkpoints_by_step(root: Path) -> dict[int, Path]:
 
 
 def _leftovers(root: Path) -> list[Path]:
-    if not root.is_dir():
-        return []
-    return sorted(path for path in root.iterdir() if path.name.startswith(".step-") and TEMPORARY_MARKER in path.name)
+    return sorted(root.glob(f".step-*{TEMPORARY_MARKER}*"))
 
 
 def _write_error(error: OSError, root: Path, step: int) -> MetalmError:

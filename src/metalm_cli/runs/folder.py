@@ -1,7 +1,4 @@
-"""Run folders: paths, lock, atomic writes, and lookup of finished and unfinished runs.
-
-A run is *finished* when ``model/`` (or ``adapter/``) exists: both are written to a temporary folder and then renamed.
-"""
+"""Run folders: paths, lock and atomic writes."""
 
 from __future__ import annotations
 
@@ -11,9 +8,8 @@ import json
 import os
 import platform
 import re
-import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -25,16 +21,17 @@ from metalm_cli.common.atomic_files import (
     fsync_tree,
     replace_folder,
     restore_folder,
+    temporary_path,
     write_atomically,
 )
 from metalm_cli.errors import Exit, MetalmError
+from metalm_cli.runs.find import RESULTS, RUNS, newest_unfinished
 
 try:
     import fcntl
 except ImportError:  # not a POSIX system: runs have no lock, which they note
     fcntl = None  # type: ignore[assignment]
 
-RESULTS = ("model", "adapter")
 BACKUP_SUFFIX = "-before"
 """Suffix of a result that was set aside because its run continued to more steps."""
 _RUN_FILES = {
@@ -47,7 +44,6 @@ _RUN_FILES = {
     "seeds.json",
     *RESULTS,
 }
-_TIMESTAMP = re.compile(r"-(\d{8}-\d{6})(?:-(\d+))?$")
 _locked_runs: set[Path] = set()
 """Runs locked by this process; a POSIX record lock does not exclude the process that holds it."""
 
@@ -74,7 +70,7 @@ class RunFolder:
         self._lock: Any = None
 
     @classmethod
-    def starts_new_run(cls, out: Path | None, name: str, resume: bool, *, root: Path = Path("runs")) -> bool:
+    def starts_new_run(cls, out: Path | None, name: str, resume: bool, *, root: Path = RUNS) -> bool:
         """Whether :meth:`create` would start a new run and not resume one; creates nothing.
 
         Raises:
@@ -88,7 +84,7 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, out: Path | None, name: str, resume: bool, *, root: Path = Path("runs"), now: datetime | None = None
+        cls, out: Path | None, name: str, resume: bool, *, root: Path = RUNS, now: datetime | None = None
     ) -> RunFolder:
         """Create a run's folder, or open it to resume, and lock it until :meth:`close`.
 
@@ -153,7 +149,7 @@ class RunFolder:
         """
         if name not in RESULTS:
             raise ValueError(f"expected one of {RESULTS}, got {name!r}")
-        temporary = self.path / f".{name}{TEMPORARY_MARKER}{secrets.token_hex(4)}"
+        temporary = temporary_path(self.path / name)
         try:
             with explain_write_errors(self.path / name, f"cannot write {name}/", Exit.FAILED):
                 temporary.mkdir()
@@ -247,7 +243,7 @@ class RunFolder:
 
     def _link_latest(self, root: Path) -> None:
         link = root / "latest"
-        temporary = root / f".latest{TEMPORARY_MARKER}{secrets.token_hex(4)}"
+        temporary = temporary_path(link)
         if not root.is_dir():
             return
         try:
@@ -286,49 +282,6 @@ def _new_folder(root: Path, label: str, now: datetime) -> Path:
             continue
         return path
     raise FileExistsError(errno.EEXIST, "too many runs started in one second", str(root / stem))
-
-
-def is_finished(path: Path) -> bool:
-    """Whether a run is finished: ``model/`` or ``adapter/`` exists in its folder."""
-    return any((path / name).is_dir() for name in RESULTS)
-
-
-def newest_unfinished(root: Path, label: str) -> Path:
-    """Find the newest unfinished run ``<label>-<time>`` under ``root``.
-
-    Raises:
-        MetalmError: There is no such run.
-    """
-    candidates = []
-    for path in root.iterdir() if root.is_dir() else ():
-        match = _TIMESTAMP.search(path.name)
-        if match and path.name[: match.start()] == label and path.is_dir() and not is_finished(path):
-            candidates.append((match[1], int(match[2] or 1), path))
-    if not candidates:
-        raise MetalmError(
-            f"there is no unfinished run of {label} to resume",
-            where=str(root),
-            remedy="omit --resume to start a new run, or pass the run folder with --out",
-        )
-    return max(candidates)[2]
-
-
-def newest_finished(root: Path = Path("runs"), predicate: Callable[[Path], bool] = lambda _: True) -> Path | None:
-    """Find the run folder with the newest result that ``predicate`` accepts; None if there is none.
-
-    Searches the runs under ``root``, their seeds, and the run that ``latest`` links to.
-    """
-    candidates: dict[Path, tuple[int, str, Path]] = {}
-    runs = [path for path in root.glob("*") if path.name != "latest"] + [root / "latest"]
-    for run in runs:
-        for path in (run, *sorted(run.glob("seed-*"))):
-            result_times = [(path / name).stat().st_mtime_ns for name in RESULTS if (path / name).is_dir()]
-            if result_times:
-                candidates.setdefault(path.resolve(), (max(result_times), str(path), path))
-    for _, _, path in sorted(candidates.values(), reverse=True):
-        if predicate(path):
-            return path
-    return None
 
 
 def environment(device: str = "cpu") -> dict[str, str]:

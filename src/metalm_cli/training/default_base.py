@@ -1,4 +1,4 @@
-"""Default base model: the newest finished run."""
+"""Default base model: the newest finished pretraining run."""
 
 from __future__ import annotations
 
@@ -7,37 +7,36 @@ from pathlib import Path
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.provenance.lineage import LINEAGE
+from metalm_cli.runs.find import RUNS, newest_finished
 
-RUNS = Path("runs")
 
-
-def latest_base_model(*commands: str, docked: bool = True) -> Path:
-    """Find the newest finished run below ``runs/``.
-
-    Args:
-        commands: Commands of the runs to consider; default: all.
-        docked: Only consider MetaLMs with encoders.
+def latest_base_model() -> Path:
+    """Find the newest finished pretraining run below ``runs/`` with encoders.
 
     Raises:
         MetalmError: There is no such run.
     """
-    candidates = []
-    for lineage_file in [*RUNS.glob(f"*/model/{LINEAGE}"), *RUNS.glob(f"*/seed-*/model/{LINEAGE}")]:
-        if lineage_file.parts[1] == "latest":
-            continue
-        try:
-            lineage = json.loads(lineage_file.read_text(encoding="utf-8"))
-            model_type = json.loads((lineage_file.parent / "config.json").read_text(encoding="utf-8")).get("model_type")
-        except (OSError, ValueError):
-            continue
-        if (not commands or lineage.get("command") in commands) and (not docked or model_type == "metalm"):
-            candidates.append((lineage_file.stat().st_mtime, lineage_file.parent.parent))
-    if not candidates:
-        command_names = " or ".join(commands) or "finished"
+    run = newest_finished(RUNS, _is_pretrained_metalm, time_of=_lineage_time, follow_latest=False)
+    if run is None:
         raise MetalmError(
-            f"there is no {command_names} run to start from",
+            "there is no pretrain run to start from",
             where=str(RUNS.absolute()),
             why="none of its runs has finished with a docked model" if RUNS.is_dir() else "no such folder",
             remedy="pass a model with --model, or run metalm pretrain small first",
         )
-    return max(candidates)[1]
+    return run
+
+
+def _lineage_time(run: Path) -> int | None:
+    """Modification time of the lineage of a run's model in nanoseconds; None if there is none."""
+    path = run / "model" / LINEAGE
+    return path.stat().st_mtime_ns if path.exists() else None
+
+
+def _is_pretrained_metalm(run: Path) -> bool:
+    try:
+        lineage = json.loads((run / "model" / LINEAGE).read_text(encoding="utf-8"))
+        config = json.loads((run / "model" / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(lineage.get("command") == "pretrain" and config.get("model_type") == "metalm")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from metalm_cli.common.atomic_files import TEMPORARY_MARKER, explain_write_errors, fsync_folder, fsync_tree
+from metalm_cli.common.atomic_files import explain_write_errors, fsync_folder, fsync_tree, temporary_path
 from metalm_cli.common.hub import explain_hub_error
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.models.assembly import Assembly
@@ -73,7 +72,7 @@ def export(
         saved = _relocate(saved, base_folder, out, explicit=base is not None)
     with explain_write_errors(out, "cannot write the export", Exit.FAILED):
         out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = out.parent / f".{out.name}{TEMPORARY_MARKER}{secrets.token_hex(4)}"
+        temporary = temporary_path(out)
         temporary.mkdir()
         try:
             if merged:

@@ -31,13 +31,9 @@ from metalm_cli.models.encoders import load_tokenizer
 from metalm_cli.objectives.supervised import SupervisedObjective, TaskName
 from metalm_cli.provenance.audit import Audit, apply_audit, audit
 from metalm_cli.provenance.generalization_levels import describe_levels, generalization_levels
-from metalm_cli.provenance.hold_out_check import (
-    ancestors_and_lineages,
-    ancestors_without_lineage,
-    reject_trained_on_held_out,
-    tasks_trained_on,
-)
-from metalm_cli.provenance.lineage import read_ancestors
+from metalm_cli.provenance.hold_out_check import reject_trained_on_held_out
+from metalm_cli.provenance.lineage import ancestors_and_lineages, read_ancestors
+from metalm_cli.provenance.model_history import ModelHistory
 from metalm_cli.runs.data_record import check_data, read_data_record
 from metalm_cli.runs.folder import RunFolder
 from metalm_cli.sessions import Batch, Row, Session, SessionTokeniser
@@ -68,10 +64,17 @@ class Finetuning(Run):
     def open_data(self, folder: RunFolder | None) -> TaskCorpus:
         options, recipe = self.options, self.recipe
         cards = load_cards(recipe.data)
-        self.base = read_ancestors(recipe, options.offline)
-        reject_trained_on_held_out(select_tasks(recipe.data, cards).held_out, recipe.data.hold_out, self.base, cards)
+        self.ancestors = read_ancestors(recipe, options.offline)
+        self.base_history = ModelHistory.of(self.ancestors)
+        selection = select_tasks(recipe.data, cards)
+        reject_trained_on_held_out(selection.held_out, recipe.data.hold_out, self.ancestors, cards)
         corpus, self.selection = open_training_tasks(
-            recipe.data, seed=recipe.train.seed, data_root=options.data_root, offline=options.offline
+            recipe.data,
+            seed=recipe.train.seed,
+            data_root=options.data_root,
+            offline=options.offline,
+            cards=cards,
+            selection=selection,
         )
         self.audit = (
             broadcast_from_rank_zero(lambda: self._run_audit(corpus, cards)) if self.selection.held_out else None
@@ -79,7 +82,7 @@ class Finetuning(Run):
         if self.audit is not None:
             apply_audit(corpus, self.audit)
         self.levels = generalization_levels(
-            cards.all(), [*(card.name for card in self.selection.cards), *tasks_trained_on(self.base)]
+            cards.all(), [*(card.name for card in self.selection.cards), *self.base_history.tasks]
         )
         uses_miniworld = any(card.world is not None for card in self.selection.cards)
         self.clusters = {card.name: card.cluster for card in cards.all() if uses_miniworld or card.world is None}
@@ -91,7 +94,7 @@ class Finetuning(Run):
     def _run_audit(self, corpus: TaskCorpus, cards: Cards) -> Audit:
         options = self.options
         self.callbacks.print_note("audit: comparing training rows with held-out evaluation rows")
-        lineages = [lineage for _, lineage in ancestors_and_lineages(self.base) if lineage is not None]
+        lineages = [lineage for _, lineage in ancestors_and_lineages(self.ancestors or []) if lineage is not None]
         return audit(
             corpus, self.selection.held_out, cards, lineages, data_root=options.data_root, offline=options.offline
         )
@@ -178,7 +181,7 @@ class Finetuning(Run):
             return []
         unknown = [
             f"the training data of {name} is unknown, because it has no lineage"
-            for name in ancestors_without_lineage(self.base)
+            for name in self.base_history.unknown_ancestors
         ]
         return [*self.audit.notes(), *unknown, describe_levels(self.levels, self.clusters)]
 

@@ -72,6 +72,9 @@ class Run(ABC):
         callbacks: Callbacks that display the run.
     """
 
+    ancestors: list[dict[str, Any]] | None = None
+    """Lineages of the checkpoints that the run starts from, once they are read."""
+
     def __init__(self, recipe: Any, recipe_yaml: str, options: RunOptions, callbacks: RunCallbacks) -> None:
         self.recipe, self.recipe_yaml, self.options, self.callbacks = recipe, recipe_yaml, options, callbacks
         check_trackers(recipe.train.trackers, options.offline)
@@ -135,7 +138,8 @@ class Run(ABC):
         self.corpus = self.open_data(folder)
         self.assembly = self._assemble(None if folder is None else folder.path / TOKENIZERS)
         check_adapter_base(folder, self.assembly)
-        self.ancestors = read_ancestors(recipe)
+        if self.ancestors is None:
+            self.ancestors = read_ancestors(recipe)
         self.objective = self.make_objective(self.assembly)
         self.validation_rows = self.read_validation()
         torch.manual_seed(recipe.train.seed)
@@ -342,7 +346,7 @@ class Run(ABC):
                     self.corpus,
                     self.recipe,
                     facts,
-                    self.ancestors,
+                    self.ancestors or [],
                 )
         trainer.collectives.barrier()
 

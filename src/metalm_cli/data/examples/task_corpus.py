@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ class TrainingTask:
 
     Args:
         card: Card of the task.
+        card_path: File of the card.
         examples: Its training split.
         templates: Its training templates, in their order.
         row_count: Rows of the split that are used (at most the cap of the mixture).
@@ -38,6 +40,7 @@ class TrainingTask:
     """
 
     card: Card
+    card_path: Path
     examples: Examples
     templates: list[Template]
     row_count: int

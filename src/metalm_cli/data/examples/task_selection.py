@@ -106,6 +106,8 @@ def open_training_tasks(
     data_root: Path | None = None,
     offline: bool = False,
     cache: Path | None = None,
+    cards: Cards | None = None,
+    selection: TaskSelection | None = None,
 ) -> tuple[TaskCorpus, TaskSelection]:
     """Open the training tasks of a recipe, and check a row of each.
 
@@ -115,27 +117,28 @@ def open_training_tasks(
         data_root: Folder of local data sets; default ``$METALM_DATA``.
         offline: Open no connection.
         cache: Folder for unpacked files and indexes.
+        cards: All cards of the recipe; default: from :func:`load_cards`.
+        selection: The selected tasks; default: from :func:`select_tasks`.
 
     Raises:
         MetalmError: The data of a task is missing (all such tasks are named), a row does not fit its card, a task has
             no templates, or no task is left to train on.
     """
-    cards = load_cards(options)
-    selection = select_tasks(options, cards)
+    cards = cards or load_cards(options)
+    selection = selection or select_tasks(options, cards)
     collection = TemplateCollection(options.templates.collection)
     tasks: list[TrainingTask] = []
     missing: dict[str, MetalmError] = {}
     for card in selection.cards:
         templates = training_templates(collection.templates_for(card), options)
+        path = cards.paths[card.name]
         try:
-            examples = open_examples(
-                card, "train", data_root=data_root, offline=offline, cache=cache, card_path=cards.paths[card.name]
-            )
+            examples = open_examples(card, "train", data_root=data_root, offline=offline, cache=cache, card_path=path)
         except MetalmError as error:
             missing[card.name] = error
             continue
         row_count = min(len(examples), options.mixture.cap_examples or len(examples))
-        tasks.append(TrainingTask(card, examples, templates, row_count, 0.0))
+        tasks.append(TrainingTask(card, path, examples, templates, row_count, 0.0))
     dropped = dict(selection.dropped)
     if missing:
         if options.on_missing_data == "fail" or not tasks:
@@ -179,7 +182,6 @@ def validation_examples(
     """
     examples: dict[int, Examples] = {}
     options = corpus.options
-    paths = load_cards(options).paths
     for index, task in enumerate(corpus.tasks):
         if options.validation.examples and options.validation.role in task.card.splits:
             examples[index] = open_examples(
@@ -188,6 +190,6 @@ def validation_examples(
                 data_root=data_root,
                 offline=offline,
                 cache=cache,
-                card_path=paths[task.card.name],
+                card_path=task.card_path,
             )
     return examples

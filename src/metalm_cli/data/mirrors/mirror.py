@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 import decimal
-import errno
 import gzip
 import hashlib
 import json
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from metalm_cli.common.atomic_files import write_error
 from metalm_cli.common.cache import write_to_cache
 from metalm_cli.common.jsonl_files import JSONL_SUFFIXES
 from metalm_cli.config.schema.data import DocumentSource
@@ -284,11 +284,5 @@ def _json_default(value: Any) -> str:
 
 
 def _write_error(error: OSError, folder: Path) -> MetalmError:
-    disk_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return MetalmError(
-        "no disk space is left for the mirror" if disk_full else "the mirror cannot be written",
-        where=str(folder),
-        why=error.strerror or str(error),
-        remedy="free some space, or choose another --data-root" if disk_full else "choose a writable --data-root",
-        exit_code=Exit.FAILED,
-    )
+    remedy = "free some space, or choose another --data-root that you may write to"
+    return write_error(error, "the mirror cannot be written", folder, Exit.FAILED, remedy)

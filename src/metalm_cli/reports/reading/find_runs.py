@@ -6,7 +6,7 @@ from pathlib import Path
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.reports.reading.tolerant_json import load_json
-from metalm_cli.runs.folder import RESULTS
+from metalm_cli.runs.find import RESULTS
 
 SCORES_FOLDER = "results"
 """Name of a folder with result files, in a run folder or next to runs."""

@@ -20,7 +20,7 @@ from metalm_cli.reports.reading.lineage_view import valid_lineage
 from metalm_cli.reports.reading.session_spans import SESSIONS_FILE, valid_sessions
 from metalm_cli.reports.reading.tolerant_json import as_object, encodable, encodable_text, load_json, with_valid_values
 from metalm_cli.runs import metrics_log
-from metalm_cli.runs.folder import RESULTS, is_finished
+from metalm_cli.runs.find import RESULTS, is_finished
 
 Record = Mapping[str, Any]
 

@@ -141,19 +141,19 @@ def select_cards(cards: Cards, tasks: Sequence[str], clusters: Sequence[str], al
     return selected
 
 
-def newest_metalm(root: Path = Path("runs")) -> str:
+def newest_metalm() -> str:
     """Find the newest finished run that holds a MetaLM, and print its path.
 
     Raises:
         MetalmError: There is no such run.
     """
-    from metalm_cli.runs.folder import newest_finished
+    from metalm_cli.runs.find import RUNS, newest_finished
 
-    run = newest_finished(root, _has_encoders)
+    run = newest_finished(RUNS, _has_encoders)
     if run is None:
         raise MetalmError(
             "no model is named, and no finished run holds a MetaLM",
-            where=str(root.absolute()),
+            where=str(RUNS.absolute()),
             remedy="name a run folder, a model folder or a hub id; metalm pretrain and metalm finetune create runs",
         )
     console.stderr().print(f"model    {run} (the newest finished run)", markup=False, soft_wrap=True)

@@ -51,6 +51,7 @@ def generate(
     or {"session": [{"docked": ...}, {"causal": ...}]}.
     If the command is interrupted, running it again continues it.
     """
+    from metalm_cli.cli.commands.evaluation.evaluate import newest_metalm
     from metalm_cli.cli.silence_libraries import silence_libraries
 
     _check_decoding_flags(flags)
@@ -62,7 +63,7 @@ def generate(
     if files.source is None and image is not None:
         _check_image(image)
 
-    name = model or _newest_model()
+    name = model or newest_metalm()
     silence_libraries(offline)
     from metalm_cli.inference.generation import PromptRoute
 
@@ -185,12 +186,6 @@ def _check_utf8(text: str, source: str) -> None:
 def _check_image(image: Path) -> None:
     if not image.is_file():
         raise MetalmError("the image does not exist", where=str(image), remedy="correct the path of --image")
-
-
-def _newest_model() -> str:
-    from metalm_cli.cli.commands.evaluation.evaluate import newest_metalm
-
-    return newest_metalm()
 
 
 def _load(source: str, offline: bool) -> LanguageModel:

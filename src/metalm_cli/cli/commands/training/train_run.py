@@ -71,7 +71,7 @@ def with_default_base(resolved: ResolvedRecipe) -> ResolvedRecipe:
         return resolved
     from metalm_cli.training.default_base import latest_base_model
 
-    base = latest_base_model("pretrain")
+    base = latest_base_model()
     console.stderr().print(f"no model is named: starting from the newest pretraining run, {base}", markup=False)
     return resolved.with_checkpoint(str(base))
 

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 import metalm_cli
+from metalm_cli.common.table import Table
 from metalm_cli.reports.answer_samples import answer_views, continuation_views, row_views
 from metalm_cli.reports.figures import vega_export
 from metalm_cli.reports.figures.score_figures import score_figures
@@ -27,7 +28,6 @@ from metalm_cli.reports.reading.run_summary import RunSummary
 from metalm_cli.reports.seed_groups import SeedGroup, group_by_protocol
 from metalm_cli.reports.tables import (
     NO_VALUE,
-    Table,
     difference_table,
     environment_table,
     format_count,

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from metalm_cli.common.table import Table
 from metalm_cli.errors import MetalmError
 from metalm_cli.reports.reading.evaluation_summary import EvaluationSummary
 from metalm_cli.reports.seed_groups import SeedGroup
-from metalm_cli.reports.tables import Table, format_interval
+from metalm_cli.reports.tables import format_interval
 
 if TYPE_CHECKING:
     from metalm_cli.evaluation.results.comparison import Comparison

@@ -6,32 +6,12 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from metalm_cli.common.table import Table
 from metalm_cli.reports.reading.evaluation_summary import EvaluationSummary, as_number, clusters_of_tasks
 from metalm_cli.reports.reading.run_summary import Record, RunSummary
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of text cells under headers.
-
-    Args:
-        title: Title of the table.
-        headers: Names of the columns.
-        rows: Rows with a cell for each header.
-        note: Explanation of the columns.
-        text_columns: Columns that hold text; all others hold numbers and are aligned to the right.
-    """
-
-    title: str
-    headers: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str = ""
-    text_columns: frozenset[int] = field(default_factory=lambda: frozenset({0}))
-
 
 NO_VALUE = "–"
 """Cell without a value."""

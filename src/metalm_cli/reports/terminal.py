@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from metalm_cli.common.table import Table
 from metalm_cli.reports.reading.evaluation_summary import as_number
 from metalm_cli.reports.reading.run_summary import RunSummary
-from metalm_cli.reports.tables import Table, difference_table, report_tables
+from metalm_cli.reports.tables import difference_table, report_tables
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,19 +60,7 @@ def _print_table(table: Table, out: Console) -> None:
     if folded is None:
         _print_stacked(table, out)
         return
-    from rich.table import Table as RichTable
-
-    rich_table = RichTable(box=None, padding=(0, COLUMN_GAP, 0, 0), pad_edge=False, header_style="cyan")
-    for column, header in enumerate(table.headers):
-        rich_table.add_column(
-            Text(_printable(header)),
-            justify="left" if column in table.text_columns else "right",
-            no_wrap=column != folded,
-            overflow="fold",
-        )
-    for row in table.rows:
-        rich_table.add_row(*(Text(_printable(cell)) for cell in row))
-    out.print(rich_table)
+    out.print(table.to_rich(_printable, folded=folded, gap=COLUMN_GAP, header_style="cyan"))
 
 
 def _folded_column(table: Table, width: int) -> int | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from metalm_cli.cli.display.tables import Page, PageTable
+from metalm_cli.cli.display.tables import Page
+from metalm_cli.common.table import Table
 
 if TYPE_CHECKING:
     from metalm_cli.evaluation.metrics.bootstrap import Estimate
@@ -33,12 +34,10 @@ def result_table(record: ResultRecord) -> Page:
             "chance",
             *(["spread", "oracle"] if several_templates else ["n"]),
         ]
-        table = PageTable(f"{shots}-shot", headers, left_aligned=(0, 1, 2))
-        for name, task, setting in tasks:
-            table.rows.append(_task_row(name, task, setting, several_templates))
-            page.data_rows.append(_task_data(record, name, task, setting))
-        table.task_rows = len(table.rows)
-        for name, (mean, members) in record_cluster_means(record, shots).items():
+        rows = [_task_row(*task, several_templates) for task in tasks]
+        page.data_rows += [_task_data(record, *task) for task in tasks]
+        means = record_cluster_means(record, shots)
+        for name, (mean, members) in means.items():
             cells = [
                 f"mean {name}",
                 "",
@@ -47,9 +46,11 @@ def result_table(record: ResultRecord) -> Page:
                 _format_interval(mean.interval),
                 "",
             ]
-            table.rows.append(cells + [""] * (len(headers) - len(cells)))
+            rows.append(cells + [""] * (len(headers) - len(cells)))
             page.data_rows.append(_mean_data(record, shots, name, mean, members))
-        page.tables.append(table)
+        page.tables.append(
+            Table(f"{shots}-shot", headers, rows, text_columns=frozenset({0, 1, 2}), mean_rows=len(means))
+        )
     page.notes += _notes(record)
     return page
 
@@ -187,15 +188,14 @@ def comparison_table(comparison: Comparison) -> Page:
     )
     for shots in dict.fromkeys(task.shots for task in comparison.tasks):
         headers = ["task", "metric", "A", "B", "A-B", "95% of A-B", "p", "n", "better"]
-        table = PageTable(f"{shots}-shot", headers, left_aligned=(0, 1, 8))
-        for task in (task for task in comparison.tasks if task.shots == shots):
-            table.rows.append(_difference_row(task))
-            page.data_rows.append(_file_names(comparison) | _difference_data(task))
-        table.task_rows = len(table.rows)
-        for mean in (mean for mean in comparison.means if mean.shots == shots):
-            table.rows.append(_mean_row(mean))
-            page.data_rows.append(_file_names(comparison) | _mean_difference_data(mean))
-        page.tables.append(table)
+        tasks = [task for task in comparison.tasks if task.shots == shots]
+        means = [mean for mean in comparison.means if mean.shots == shots]
+        rows = [*map(_difference_row, tasks), *map(_mean_row, means)]
+        data_rows = [*map(_difference_data, tasks), *map(_mean_difference_data, means)]
+        page.data_rows += [_file_names(comparison) | data_row for data_row in data_rows]
+        page.tables.append(
+            Table(f"{shots}-shot", headers, rows, text_columns=frozenset({0, 1, 8}), mean_rows=len(means))
+        )
     for reason, task_names in comparison.obstacles.items():
         page.warnings.append(
             f"NOT COMPARABLE: {reason} "

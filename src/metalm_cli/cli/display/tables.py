@@ -7,27 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from metalm_cli.cli import console
+from metalm_cli.common.table import Table
 
 TableFormat = Literal["table", "csv", "markdown", "json", "lines"]
-
-
-@dataclass
-class PageTable:
-    """Table of a page.
-
-    Args:
-        title: Title above the table.
-        headers: Header of each column.
-        left_aligned: Columns that are not numbers.
-        rows: Cells of each row.
-        task_rows: Number of task rows, which come before the means.
-    """
-
-    title: str
-    headers: Sequence[str]
-    left_aligned: tuple[int, ...] = ()
-    rows: list[list[str]] = field(default_factory=list)
-    task_rows: int = 0
 
 
 @dataclass
@@ -43,7 +25,7 @@ class Page:
     """
 
     titles: list[str]
-    tables: list[PageTable] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
     data_rows: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -76,26 +58,15 @@ def write_tables(pages: Sequence[Page], table_format: TableFormat) -> None:
 
 
 def _print_page(page: Page, first: bool) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
     out = console.stdout()
     if not first:
         out.print()
     for line in page.titles:
         out.print(console.escape_markup(line), markup=False, soft_wrap=True)
-    for page_table in page.tables:
+    for table in page.tables:
         out.print()
-        out.print(page_table.title, style="bold", markup=False)
-        table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
-        for column, header in enumerate(page_table.headers):
-            justify: Literal["left", "right"] = "left" if column in page_table.left_aligned else "right"
-            table.add_column(header, justify=justify, overflow="fold", no_wrap=column > 0)
-        for index, row in enumerate(page_table.rows):
-            if index == page_table.task_rows:
-                table.add_row()
-            table.add_row(*(Text(console.escape_markup(cell)) for cell in row))
-        out.print(table)
+        out.print(table.title, style="bold", markup=False)
+        out.print(table.to_rich(console.escape_markup, folded=0, gap=1))
     if page.warnings or page.notes:
         out.print()
     for line in page.warnings:
@@ -108,19 +79,10 @@ def to_markdown(page: Page) -> str:
     """Format a page as Markdown."""
     lines = [*page.titles, ""] if len(page.titles) == 1 else [*(f"- {line}" for line in page.titles), ""]
     for table in page.tables:
-        lines += [f"**{table.title}**", ""]
-        lines.append(_markdown_row(table.headers))
-        lines.append(
-            _markdown_row(["---" if column in table.left_aligned else "---:" for column in range(len(table.headers))])
-        )
-        lines += [*map(_markdown_row, table.rows), ""]
+        lines += [f"**{table.title}**", "", table.to_markdown(console.escape_markup), ""]
     lines += [f"**{line}**\n" for line in page.warnings]
     lines += [f"{line}\n" for line in page.notes]
     return "\n".join(lines)
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(console.escape_markup(cell).replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def to_csv(data_rows: Sequence[dict[str, Any]]) -> str:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from metalm_cli.common.table import Table
 from metalm_cli.reports.reading.evaluation_summary import as_number
 from metalm_cli.reports.reading.run_summary import Record, RunSummary
 from metalm_cli.reports.tables import (
-    Table,
     format_count,
     format_decimal,
     loss_labels,

@@ -235,3 +235,9 @@ def test_a_dummy_is_a_valid_input():
     assert isinstance(dummy, DockInput)
     assert dummy.positions == 1
     assert PROCESSORS["text"].collate([dummy])["attention_mask"].tolist() == [[1]]
+
+
+def test_targets_are_counted_by_task():
+    rows = [build_row([tokens(5, 6, 7), tokens(8, 9)], task_ids=[2, 0]), build_row([tokens(4, 5)], task_ids=[2])]
+    assert collate(rows, {}).task_targets == {2: 3, 0: 1}
+    assert collate([build_row([tokens(5, 6)])], {}).task_targets == {}

@@ -20,6 +20,8 @@ class Term(NamedTuple):
         sum: Sum over the items that the term counts. Scalar, differentiable.
         coefficient: Weight of the term in the loss.
         outputs: Further tensors of the same forward pass for validation metrics; None in training.
+        metric: Key of the term's mean in a training record; default: the term's name followed by ``_loss``.
+        task: Task of a per-task term, whose mean the record has under ``metric`` and the task; None: no such term.
 
     The trainer divides by the count of the whole optimiser step, over micro-batches and processes.
     """
@@ -27,6 +29,8 @@ class Term(NamedTuple):
     sum: Tensor
     coefficient: float = 1.0
     outputs: tuple[Tensor, ...] | None = None
+    metric: str | None = None
+    task: str | None = None
 
 
 class StepModule(nn.Module):

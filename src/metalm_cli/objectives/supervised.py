@@ -10,14 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metalm_cli.data.examples.pack_examples import TRAINED_PREFIX
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.objectives.base import Term
 from metalm_cli.objectives.language import LanguageModelStep
 from metalm_cli.sessions import DECODER, Batch, Row, collate
-
-TASK_LOSS_PREFIX = "task_loss."
-"""Prefix of the names of per-task loss terms."""
 
 
 @dataclass(frozen=True)
@@ -62,16 +58,15 @@ class SupervisedObjective:
         if self.average != "token":
             counts[f"{self.average}_average"] = batch.counts["sessions"]
         return counts | {
-            TASK_LOSS_PREFIX + task.name: batch.counts.get(f"{TRAINED_PREFIX}{index}", 0)
-            for index, task in enumerate(self.tasks)
+            task_term(task.name): batch.task_targets.get(index, 0) for index, task in enumerate(self.tasks)
         }
 
     def metrics(self, sums: dict[str, float], counts: dict[str, int], outputs: list[Any]) -> dict[str, Any]:
         """Mean loss of each task, of each cluster over its tasks, and over all clusters (``loss``)."""
         task_means = {
-            task.name: sums[TASK_LOSS_PREFIX + task.name] / counts[TASK_LOSS_PREFIX + task.name]
+            task.name: sums[task_term(task.name)] / counts[task_term(task.name)]
             for task in self.tasks
-            if counts[TASK_LOSS_PREFIX + task.name]
+            if counts[task_term(task.name)]
         }
         if not task_means:
             return {}
@@ -82,6 +77,11 @@ class SupervisedObjective:
             "cluster_loss": cluster_means,
             "task_loss": task_means,
         }
+
+
+def task_term(task: str) -> str:
+    """Name of the loss term of a task, as stored in checkpoints."""
+    return f"task_loss.{task}"
 
 
 def mean_by_cluster(tasks: Sequence[TaskName], values: dict[str, float]) -> dict[str, float]:
@@ -115,10 +115,14 @@ class SupervisedStep(LanguageModelStep):
         total, token_losses = self.losses(batch, self._weights(batch, task_ids))
         token_losses = token_losses.float()
         task_sums = torch.zeros(len(self.tasks), device=token_losses.device).index_add(0, task_ids, token_losses)
-        task_terms = {TASK_LOSS_PREFIX + name: Term(task_sums[index], 0.0) for index, name in enumerate(self.tasks)}
+        task_terms = {
+            task_term(name): Term(task_sums[index], 0.0, metric="task_loss", task=name)
+            for index, name in enumerate(self.tasks)
+        }
         if self.average == "token":
             return {"loss": Term(total), **task_terms}
-        return {"loss": Term(token_losses.sum(), 0.0), f"{self.average}_average": Term(total), **task_terms}
+        average = f"{self.average}_average"
+        return {"loss": Term(token_losses.sum(), 0.0), average: Term(total, metric=average), **task_terms}
 
     def _weights(self, batch: Batch, task_ids: Tensor) -> Tensor | None:
         """Weight of each target, so that the weighted sum is the loss times the number of sessions of the step."""
@@ -130,9 +134,7 @@ class SupervisedStep(LanguageModelStep):
             )
             return 1.0 / sizes[stream.target_segments]
         if self.average == "task" and batch.totals:
-            counts = torch.tensor(
-                [batch.totals[TASK_LOSS_PREFIX + name] for name in self.tasks], device=task_ids.device
-            )
+            counts = torch.tensor([batch.totals[task_term(name)] for name in self.tasks], device=task_ids.device)
             present = (counts > 0).sum()
             return (batch.totals["task_average"] / (present * counts.clamp(min=1)).float())[task_ids]
         return None

@@ -77,6 +77,7 @@ class Batch:
         streams: Packed rows by stream name: ``decoder``, or an encoder that trains alone.
         docks: Dock tables by encoder name.
         counts: Sums of the rows' counters, known before the forward pass.
+        task_targets: Number of targets of each task that occurs in the rows, by its id.
         numbers: Index plan numbers of the rows, for messages.
         totals: Counts of an objective over the whole optimiser step (all micro-batches and processes); set by the
             training loop before the forward pass.
@@ -86,6 +87,7 @@ class Batch:
     docks: dict[str, DockTable] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     numbers: tuple[int, ...] = ()
+    task_targets: dict[int, int] = field(default_factory=dict)
     totals: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -153,6 +155,7 @@ def collate(
     task_ids = np.full((len(rows), max_segments), -1, dtype=np.int64)
     predict_at, targets, target_segments = [], [], []
     counts: Counter[str] = Counter()
+    task_targets: Counter[int] = Counter()
     for index, row in enumerate(rows):
         row_length = len(row)
         ids[index, :row_length], positions[index, :row_length], segments[index, :row_length] = (
@@ -166,6 +169,7 @@ def collate(
         parents[index, : len(row.parents)] = row.parents
         if row.task_ids is not None:
             task_ids[index, : len(row.parents)] = row.task_ids
+            task_targets.update(row.task_ids[row.target_segments].tolist())
         predict_at.append(row.predict_at + index * padded_length)
         targets.append(row.targets)
         target_segments.append(row.target_segments + index * max_segments)
@@ -188,7 +192,8 @@ def collate(
         task_ids=None if rows[0].task_ids is None else torch.from_numpy(task_ids),
     )
     numbers = tuple(sorted({number for row in rows for number in row.numbers}))
-    return Batch({stream: packed}, _dock_tables(rows, processors, padded_length), dict(counts), numbers)
+    dock_tables = _dock_tables(rows, processors, padded_length)
+    return Batch({stream: packed}, dock_tables, dict(counts), numbers, dict(task_targets))
 
 
 def _depth(row: Row) -> int:

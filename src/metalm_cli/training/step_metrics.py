@@ -53,6 +53,7 @@ class StepMetrics:
         self.counts: Counter[str] = Counter(state.get("counts", {}))
         self.sums: dict[str, Any] = dict(state.get("sums", {}))
         self.coefficients: dict[str, float] = {}
+        self.keys: dict[str, tuple[str, str | None]] = {}
         self.denominators: Counter[str] = Counter(state.get("denominators", {}))
         self.timer_start = time.monotonic()
         self.timed_tokens = 0
@@ -62,8 +63,11 @@ class StepMetrics:
         for name, term in terms.items():
             self.sums[name] = self.sums.get(name, 0.0) + term.sum.detach().float()
             self.coefficients[name] = term.coefficient
-        self.counts.update(batch.counts)
-        self.totals.update(batch.counts)
+            self.keys[name] = (term.metric or f"{name}_loss", term.task)
+        task_counts = {f"trained_of.{task}": count for task, count in batch.task_targets.items()}
+        for counter in (self.counts, self.totals):
+            counter.update(batch.counts)
+            counter.update(task_counts)
         self.timed_tokens += batch.counts["source_tokens"]
 
     @contextmanager
@@ -93,18 +97,16 @@ class StepMetrics:
         counts, totals = self._gather_counts(self.counts), self._gather_counts(self.totals)
         (timed_tokens,) = self.collectives.sum_ints([self.timed_tokens])
         means = {name: value / max(1, denominators.get(name, 0)) for name, value in sums.items()}
-        per_group = {name: mean for name, mean in means.items() if "." in name}
-        means = {name: mean for name, mean in means.items() if name not in per_group}
         total_loss = sum(self.coefficients[name] * mean for name, mean in means.items())
         record: dict[str, Any] = {"loss": means.pop("loss", total_loss)}
-        if means:
-            record.update({name if "_" in name else f"{name}_loss": mean for name, mean in means.items()})
-        elif not per_group and counts.get("trained_bytes"):
+        if not means and counts.get("trained_bytes"):
             record["bits_per_byte"] = sum(sums.values()) / math.log(2) / counts["trained_bytes"]
-        for name, mean in per_group.items():
-            group, _, member = name.partition(".")
-            if denominators.get(name):
-                record.setdefault(group, {})[member] = mean
+        for name, mean in means.items():
+            metric, task = self.keys[name]
+            if task is None:
+                record[metric] = mean
+            elif denominators.get(name):
+                record.setdefault(metric, {})[task] = mean
         record["tokens"] = totals.get("source_tokens", 0)
         record["examples"] = totals.get("documents", 0)
         record["tokens_per_second"] = round(timed_tokens / max(time.monotonic() - self.timer_start, 1e-9), 1)

@@ -11,9 +11,6 @@ from metalm_cli.data.sampling.micro_batching import cheapest_split
 from metalm_cli.data.sampling.row_slots import SlotState
 from metalm_cli.sessions import Row, TokenisedSession, build_row
 
-TRAINED_PREFIX = "trained_of."
-"""Prefix of the counters of trained tokens by index of the task, which normalise the losses of tasks."""
-
 
 @dataclass(frozen=True)
 class TaskSession:
@@ -109,7 +106,6 @@ def pack_sessions(sessions: Sequence[TaskSession]) -> Row:
     counts: Counter[str] = Counter(sessions=len(sessions))
     for session in sessions:
         counts.update(session.counts)
-        counts[TRAINED_PREFIX + str(session.task)] += int(session.tokenised.trained[1:].sum())
     row = build_row(
         [session.tokenised for session in sessions],
         task_ids=[session.task for session in sessions],

@@ -25,7 +25,7 @@ from metalm_cli.common.atomic_files import (
     write_atomically,
 )
 from metalm_cli.errors import Exit, MetalmError
-from metalm_cli.runs.find import RESULTS, RUNS, newest_unfinished
+from metalm_cli.runs.find import RESULTS, RUNS, is_finished, newest_unfinished
 
 try:
     import fcntl
@@ -254,6 +254,23 @@ class RunFolder:
         except (OSError, ValueError) as error:
             temporary.unlink(missing_ok=True)
             self.notes.append(f"{link} was not linked to this run: {getattr(error, 'strerror', None) or error}")
+
+
+def run_state(path: Path) -> str:
+    """State of the run in a folder: ``finished``, ``running`` (a process holds its lock) or ``unfinished``."""
+    if is_finished(path):
+        return "finished"
+    if fcntl is None:
+        return "unfinished"
+    try:
+        with (path / ".lock").open("rb") as lock:
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return "running"
+    except OSError:  # there is no lock file, or it cannot be read
+        pass
+    return "unfinished"
 
 
 def _label(name: str) -> str:

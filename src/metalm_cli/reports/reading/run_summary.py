@@ -20,7 +20,8 @@ from metalm_cli.reports.reading.lineage_view import valid_lineage
 from metalm_cli.reports.reading.session_spans import SESSIONS_FILE, valid_sessions
 from metalm_cli.reports.reading.tolerant_json import as_object, encodable, encodable_text, load_json, with_valid_values
 from metalm_cli.runs import metrics_log
-from metalm_cli.runs.find import RESULTS, is_finished
+from metalm_cli.runs.find import RESULTS
+from metalm_cli.runs.folder import run_state
 
 Record = Mapping[str, Any]
 
@@ -168,7 +169,7 @@ def read_run(path: Path) -> RunSummary:
     evaluations = read_evaluations(results, problems) if results != path or not trained else []
     training, validation = _read_metrics(path, problems) if trained else ([], [])
     text, recipe = _read_recipe(path, problems) if trained else ("", {})
-    state = _run_state(path) if trained else "evaluated"
+    state = run_state(path) if trained else "evaluated"
     name = encodable_text(path.resolve().name)
     run = RunSummary(
         path=path,
@@ -295,27 +296,6 @@ def evaluate_command(run: RunSummary) -> str:
     sources = [source for source in run.data.get("sources", []) if isinstance(source.get("name"), str)]
     clusters = {"world" if source.get("kind") == "world" else cluster_by_task.get(source["name"]) for source in sources}
     return f"metalm evaluate {run.path} --cluster {','.join(sorted(filter(None, clusters))) or 'core'}"
-
-
-def _run_state(path: Path) -> str:
-    if is_finished(path):
-        return "finished"
-    return "running" if _is_locked(path / ".lock") else "unfinished"
-
-
-def _is_locked(path: Path) -> bool:
-    """Whether a process writes the run: tries a shared lock and releases it at once."""
-    try:
-        import fcntl
-
-        with path.open("rb") as file:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                return True
-    except (ImportError, OSError):
-        pass
-    return False
 
 
 def _state_problem(run: RunSummary) -> list[str]:

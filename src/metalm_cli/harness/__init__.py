@@ -86,8 +86,8 @@ def harness_command(
     for name in (str(model), *tasks):
         if set(name) & set(",'\"[](){}"):
             raise MetalmError(
-                f"lm_eval cannot take the name {name!r} literally",
-                why="it splits its arguments at commas and parses quotes and brackets",
+                f"the name {name!r} contains a character that lm_eval does not accept",
+                why="lm_eval splits its arguments at commas and parses quotes and brackets",
                 remedy="rename the file or folder, or link to it under a plain name",
             )
     model_args = f"pretrained={model}" + (f",dock={dock}" if dock else "")

@@ -38,8 +38,8 @@ class TrainingConfig(Section):
     micro_batch_size: int | None = Field(
         default=None,
         ge=1,
-        description="Rows per forward pass in each process. Default: the whole batch; on a CPU, rows of similar "
-        "length.",
+        description="Rows per forward pass in each process. If it is null, a GPU takes the whole batch at once, and a "
+        "CPU takes groups of rows of similar length.",
     )
     optimizer: Literal["adamw"] = Field(default="adamw", description="Optimiser: AdamW with decoupled weight decay.")
     learning_rate: float = Field(default=3e-4, gt=0, description="Peak learning rate.")

@@ -89,7 +89,10 @@ def test_completion_of_recipes() -> None:
 
 
 def test_completion_of_keys_and_values() -> None:
-    assert ("train.schedule=", "After warm-up, down to 0.") in complete_override("train.s")
+    assert (
+        "train.schedule=",
+        "Learning rate schedule after warm-up; linear and cosine decay to 0.",
+    ) in complete_override("train.s")
     assert [key for key, _ in complete_override("train.precision=b")] == ["train.precision=bf16"]
     assert complete_override("train.steps=") == []
     assert {"pile"} <= {completion for completion, _ in complete_argument("pi")}

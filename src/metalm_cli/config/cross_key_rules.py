@@ -34,7 +34,7 @@ def check_cross_key_rules(recipe: PretrainRecipe | FinetuneRecipe, set_keys: Set
     if isinstance(recipe, FinetuneRecipe):
         yield from _check_adapters(recipe)
     if recipe.model.checkpoint is not None:
-        yield from _check_finished_model(recipe, set_keys)
+        yield from _check_model_checkpoint(recipe, set_keys)
         return
     if isinstance(recipe, FinetuneRecipe):
         if recipe.model.decoder is None and not recipe.model.encoders:
@@ -55,7 +55,7 @@ def _check_adapters(recipe: FinetuneRecipe) -> Iterator[RecipeProblem]:
     if model.checkpoint is None and (model.decoder is not None or model.encoders):
         yield RecipeProblem(
             "model.lora",
-            "got adapters for a newly assembled model, expected a finished model: adapters refer to a base on disk",
+            "got adapters for a newly assembled model, expected a trained model: adapters refer to a base on disk",
             "train the connectors of the assembled model first (metalm pretrain connector-only), then set "
             "model.checkpoint to that run",
             depends_on=("model.checkpoint", "model.decoder", "model.encoders"),
@@ -177,7 +177,7 @@ def _check_span_lengths(recipe: PretrainRecipe) -> Iterator[RecipeProblem]:
             )
 
 
-def _check_finished_model(recipe: PretrainRecipe | FinetuneRecipe, set_keys: Set[str]) -> Iterator[RecipeProblem]:
+def _check_model_checkpoint(recipe: PretrainRecipe | FinetuneRecipe, set_keys: Set[str]) -> Iterator[RecipeProblem]:
     if recipe.objective.name in ENCODER_OBJECTIVES:
         yield RecipeProblem(
             "model.checkpoint",

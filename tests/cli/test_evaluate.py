@@ -110,7 +110,7 @@ def test_results_before_a_failing_task_are_written(desk, monkeypatch, capsys) ->
         (["--task", "odd", "--contamination", "nowhere"], "no training data to compare with"),
         (["--task", "odd", "--sampled-answers", "3", "--temperature", "0"], "sampled answers need a value above 0"),
         (["--task", "odd", "--template", "none-such"], "odd has no template none-such"),
-        (["--task", "odd", "--templates", "nowhere"], "no collection of templates nowhere"),
+        (["--task", "odd", "--templates", "nowhere"], "no template collection nowhere"),
         (["--task", "odd", "--split", "test"], "task odd has no test split"),
         (
             ["--task", "odd", "--match-input-lengths-of", "here"],

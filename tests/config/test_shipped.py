@@ -46,6 +46,12 @@ def test_the_promised_recipes_are_there() -> None:
     assert base_recipe_problems(find_recipe("base")) == []
 
 
+def test_a_base_recipe_may_lack_keys_but_not_have_wrong_values(tmp_path: Path) -> None:
+    base = tmp_path / "base.yaml"
+    base.write_text("command: finetune\ndata: {mixture: {strategy: explicit}}\ntrain: {seed: none}\n")
+    assert [problem.key for problem in base_recipe_problems(find_recipe(str(base)))] == ["train.seed"]
+
+
 def test_the_papers_settings() -> None:
     recipe = resolve("pretrain", "paper/language-1.3b").recipe
     decoder, encoder = recipe.model.decoder, recipe.model.encoders["text"]

@@ -156,7 +156,7 @@ def base_recipe_problems(recipe_file: RecipeFile, overrides: Sequence[str] = ())
     stack, schema = merge_layers(None, recipe_file, overrides, {})
     checker = SchemaChecker(schema)
     checker.build(stack.root)
-    return [problem for problem in checker.problems if not problem.message.startswith("missing")]
+    return [problem for problem in checker.problems if not problem.is_missing]
 
 
 def _locate_problems(
@@ -171,7 +171,7 @@ def _locate_problems(
             continue
         locations = (_provenance_of(root, key.split(".")).where for key in keys)
         where = problem.where or next((location for location in locations if location), "")
-        yield RecipeProblem(problem.key, problem.message, problem.remedy, where, problem.depends_on)
+        yield replace(problem, where=where)
 
 
 def _provenance_of(root: YamlNode, parts: Sequence[str | int]) -> Provenance:

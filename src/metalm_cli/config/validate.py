@@ -36,10 +36,12 @@ class SchemaChecker:
         """
         return self._build_section(self.root, node, "")
 
-    def add_problem(self, key: str, node: YamlNode | None, message: str, remedy: str = "") -> None:
+    def add_problem(
+        self, key: str, node: YamlNode | None, message: str, remedy: str = "", *, is_missing: bool = False
+    ) -> None:
         """Record a problem and mark the value of its key as invalid."""
         self.invalid_keys.add(key)
-        self.problems.append(RecipeProblem(key, message, remedy, node.where if node else ""))
+        self.problems.append(RecipeProblem(key, message, remedy, node.where if node else "", is_missing=is_missing))
 
     def _build_section(self, section: type[Section], node: YamlNode, path: str) -> Section | None:
         if not isinstance(node.value, dict):
@@ -56,7 +58,7 @@ class SchemaChecker:
                     missing = True
                     expected = schema_types.describe_type(schema_types.constrained_type(field), examples=field.examples)
                     remedy = f"set {child_path}: {field.description}" if field.description else f"set {child_path}"
-                    self.add_problem(child_path, node, f"missing, expected {expected}", remedy)
+                    self.add_problem(child_path, node, f"missing, expected {expected}", remedy, is_missing=True)
                 continue
             renamed_values = section.renamed_values.get(key, {})
             if isinstance(child.value, str) and child.value in renamed_values:
@@ -103,14 +105,15 @@ class SchemaChecker:
                     continue  # the problem of a nested section, already recorded
                 cause = entry.get("ctx", {}).get("error")
                 key = ".".join([path, *(str(part) for part in entry["loc"])]).strip(".")
-                message, remedy, section_node = entry["msg"], "", node
+                message, remedy, section_node, is_missing = entry["msg"], "", node, False
                 if isinstance(cause, InconsistentValues):
-                    message, remedy = str(cause), cause.remedy
+                    message, remedy, is_missing = str(cause), cause.remedy, cause.is_missing
                     key = schema_types.join_key(key, cause.key) if cause.key else key
                 if key in self.invalid_keys:
                     continue
                 first_part = key.removeprefix(path).strip(".").split(".")[0]
-                self.add_problem(key, node.value.get(first_part, section_node), message, remedy)
+                source = node.value.get(first_part, section_node)
+                self.add_problem(key, source, message, remedy, is_missing=is_missing)
         return section.model_construct(**values)
 
     def _build_value(self, annotation: Any, node: YamlNode, path: str, examples: list[Any] | None = None) -> Any:
@@ -135,7 +138,7 @@ class SchemaChecker:
         name = node.value.get("name")
         expected = ", ".join(by_name)
         if name is None:
-            self.add_problem(key, node, f"missing, expected one of {expected}", f"set {key}")
+            self.add_problem(key, node, f"missing, expected one of {expected}", f"set {key}", is_missing=True)
             return None
         if not isinstance(name.value, str) or name.value not in by_name:
             self.add_problem(

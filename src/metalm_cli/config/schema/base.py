@@ -14,10 +14,12 @@ class InconsistentValues(ValueError):
         message: The values and what was expected.
         key: Key of the section that the user should look at; empty: the section itself.
         remedy: What to change.
+        is_missing: The key has no value and needs one, which is no problem in a base recipe.
     """
 
-    def __init__(self, message: str, *, key: str = "", remedy: str = "") -> None:
+    def __init__(self, message: str, *, key: str = "", remedy: str = "", is_missing: bool = False) -> None:
         super().__init__(message)
+        self.is_missing = is_missing
         self.key = key
         self.remedy = remedy
 

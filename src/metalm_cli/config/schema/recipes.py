@@ -56,7 +56,10 @@ class FinetuneRecipe(Section):
         mixture = self.data.mixture
         if mixture.strategy == "explicit" and not mixture.weights:
             raise InconsistentValues(
-                "missing, strategy explicit needs weights", key="data.mixture.weights", remedy="set a weight per task"
+                "missing, strategy explicit needs weights",
+                key="data.mixture.weights",
+                remedy="set a weight per task",
+                is_missing=True,
             )
         return self
 

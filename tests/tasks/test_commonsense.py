@@ -76,7 +76,7 @@ def test_hellaswag_numbers_are_texts_and_headings_become_running_text() -> None:
 
 
 def test_hellaswag_without_a_label_is_an_error_and_not_the_first_ending() -> None:
-    with pytest.raises(MetalmError, match="does not fit") as caught:
+    with pytest.raises(MetalmError, match="does not match the card") as caught:
         read("hellaswag", HELLASWAG | {"label": ""})
     assert "got -1" in caught.value.why
 

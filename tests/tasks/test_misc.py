@@ -61,7 +61,7 @@ def test_trec_maps_the_ids_of_the_hub_by_name(question: str, label: int, name: s
 
 
 def test_trec_rejects_an_unlabelled_row() -> None:
-    with pytest.raises(MetalmError, match="does not fit the card of trec"):
+    with pytest.raises(MetalmError, match="does not match the card trec"):
         read("trec", {"text": "Why ?", "coarse_label": -1})
 
 

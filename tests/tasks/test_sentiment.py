@@ -48,9 +48,9 @@ def test_neutral_rows_are_left_out() -> None:
 
 
 def test_an_invalid_rating_is_an_error() -> None:
-    with pytest.raises(MetalmError, match="does not fit the card"):
+    with pytest.raises(MetalmError, match="does not match the card"):
         read("sentiment140", tweet(3))
-    with pytest.raises(MetalmError, match="does not fit the card"):
+    with pytest.raises(MetalmError, match="does not match the card"):
         read("yelp", {"text": "Good soup.", "label": 5})
 
 

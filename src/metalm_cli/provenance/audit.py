@@ -52,7 +52,7 @@ class RowOverlap(Section):
     """A training row and an evaluation row that share words."""
 
     train: str = Field(description="Location of the training row.")
-    held_out: str = Field(description="Location of the evaluation row.")
+    held_out: str = Field(description="Location of the overlapping evaluation row.")
     words: str = Field(description="The first n-gram of words that both rows contain.")
 
 

@@ -70,7 +70,7 @@ def test_a_label_out_of_range(folder: Path, capsys: Any) -> None:
     change_rows(folder, lambda row: {**row, "label": -1})
     message = failure_message(folder, capsys)
     assert "answer.label: got -1, expected 0 to 1 or one of no, yes" in message
-    assert "set `where` to leave them out" in message
+    assert "with row_filter" in message
 
 
 def test_a_text_that_is_empty(folder: Path, capsys: Any) -> None:
@@ -112,7 +112,7 @@ def test_an_invalid_expression(folder: Path, capsys: Any) -> None:
 
 def test_a_collection_that_is_not_there(folder: Path, capsys: Any) -> None:
     message = failure_message(folder, capsys, "--templates", "flam")
-    assert "there is no collection of templates flam" in message
+    assert "there is no template collection flam" in message
     assert "flan" in message
 
 

@@ -5,12 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from metalm_cli.errors import MetalmError
-
-if TYPE_CHECKING:
-    pass
 
 
 def result_paths(

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from metalm_cli.cli import console
 from metalm_cli.errors import MetalmError
-
-if TYPE_CHECKING:
-    pass
 
 
 def report(

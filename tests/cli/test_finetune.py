@@ -202,6 +202,7 @@ def test_the_shipped_recipes_run(bases: dict[str, Path], name: str, tmp_path: Pa
     small += [] if "world" in name else ["data.tasks=[world_nli, world_reviews, world_gist]"]
     assert micro.metalm(command, name, "--model", base, *small, "--out", tmp_path / "run") == 0
     assert len(micro.losses(tmp_path / "run")) == 2
+    assert "answer" in (tmp_path / "run" / "report.html").read_text()
     lineage = json.loads((tmp_path / "run" / "model" / "lineage.json").read_text())
     assert lineage["command"] == command
     assert lineage["ancestors"][0]["lineage"]["command"] == "pretrain"

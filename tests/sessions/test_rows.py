@@ -193,5 +193,5 @@ def test_packing_places_every_session_once_and_no_row_is_too_long(sizes, length)
 
 
 def test_a_session_longer_than_a_row_is_an_error_that_names_it():
-    with pytest.raises(MetalmError, match="question 3 takes 5 positions, a row has 4"):
+    with pytest.raises(MetalmError, match="question 3 needs 5 positions, but a row has only 4"):
         pack([session(1), session(1, 2, 3, 4, 5, name="question 3")], 4)

@@ -239,7 +239,7 @@ def test_resumed_on_another_base(folder: Path, lora: Path, tmp_path: Path, capsy
     save_file(tensors, file, {"format": "pt"})
     capsys.readouterr()
     assert micro.metalm("finetune", "--out", out, "--resume", "train.steps=3") == 2
-    assert "weights of the base have changed since this run started" in capsys.readouterr().err
+    assert "the base model's weights have changed since this run started" in capsys.readouterr().err
 
 
 def test_two_processes_train_the_same_adapters(folder: Path, tmp_path: Path) -> None:

@@ -273,7 +273,7 @@ def test_the_plan_displays_the_essentials(small, width):
     for text_part in (
         "LlamaForCausalLM" if width == 100 else "LlamaFor",
         f"{plan.parts[0].total:,} {plan.parts[0].trained:,} all 0.002",
-        "from a sample of 256 documents",
+        f"from a sample of {plan.sample_stats.sampled:,} document",
         f"tokens, {plan.sample_stats.bytes_per_token:.2f} bytes each",
         "'</s>' ends a document",
         "world",

@@ -220,16 +220,17 @@ def report_run(run: Run, continuations: Sequence[tuple[str, str]], note: Callabl
         note(f"no report was written ({reason}); metalm report {run.folder_path} writes it again")
 
 
-def _first_row_spans(run: Any) -> Iterator[tuple[str, list[list[Any]]]]:
+def _first_row_spans(run: Run) -> Iterator[tuple[str, list[list[Any]]]]:
     """Yield the first rows (or examples) that a run has trained on, as spans with a title."""
     from metalm_cli.data.examples.pack_examples import pack_sessions
     from metalm_cli.reports.reading.session_spans import row_spans
+    from metalm_cli.training.finetuning import Finetuning
     from metalm_cli.training.first_rows import first_rows
 
     assembly = run.assembly
     masked = assembly.tokenizer is None
     if masked:
-        (processor,) = assembly.processors.values()
+        processor: Any = next(iter(assembly.processors.values()))  # a text encoder's, the only one
         tokenizer = processor.tokenizer
     else:
         tokenizer = assembly.decoder_tokenizer.tokenizer
@@ -237,6 +238,7 @@ def _first_row_spans(run: Any) -> Iterator[tuple[str, list[list[Any]]]]:
         for number, row in enumerate(first_rows(run.recipe, run.corpus, assembly, REPORTED_ROWS)):
             yield f"row {number + 1}", row_spans(row, tokenizer, assembly.processors, masked=masked)
         return
+    assert isinstance(run, Finetuning)
     for number in range(REPORTED_EXAMPLES):
-        row = pack_sessions([run.writer.session(number)])
+        row = pack_sessions([run.session_builder.session(number)])
         yield run.corpus.where(number), row_spans(row, tokenizer, assembly.processors)

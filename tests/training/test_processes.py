@@ -102,6 +102,15 @@ def test_a_step_is_the_same_however_it_is_cut(runs: Runs, setting: str, launch: 
     assert other_record == pytest.approx(single_record, abs=1e-3 if setting == "rtd" else 1e-5)
 
 
+def test_a_resumed_run_is_cut_at_the_states_of_the_uninterrupted(runs: Runs, tmp_path: Path) -> None:
+    uninterrupted = runs("seldom", "two")
+    resumed = micro.interrupted_copy(uninterrupted, tmp_path / "resumed", 5)
+    codes, printed = micro.run_processes(["pretrain", "--resume", "--out", resumed], tmp_path)
+    assert codes == [0, 0], "\n".join(printed)
+    states = [micro.checkpoint(run, 10)["state"] for run in (resumed, uninterrupted)]
+    assert states[0]["lanes"] == states[1]["lanes"]
+
+
 @pytest.mark.parametrize("setting", ["semi_causal", "seldom"])
 def test_sharded_training_gives_the_same_curve(runs: Runs, setting: str) -> None:
     single, sharded = runs(setting, "one"), runs(setting, "fsdp")

@@ -125,7 +125,10 @@ class SupervisedStep(LanguageModelStep):
         return {"loss": Term(token_losses.sum(), 0.0), average: Term(total, metric=average), **task_terms}
 
     def _weights(self, batch: Batch, task_ids: Tensor) -> Tensor | None:
-        """Weight of each target, so that the weighted sum is the loss times the number of sessions of the step."""
+        """Weight of each target, so that the weighted sum is the loss times the number of sessions of the step.
+
+        None: all weigh the same, as in validation, which reports the mean of each task.
+        """
         stream = batch.decoder
         if self.average == "example":
             ones = torch.ones_like(stream.target_segments, dtype=torch.float32)
@@ -133,8 +136,8 @@ class SupervisedStep(LanguageModelStep):
                 0, stream.target_segments, ones
             )
             return 1.0 / sizes[stream.target_segments]
-        if self.average == "task" and batch.totals:
-            counts = torch.tensor([batch.totals[task_term(name)] for name in self.tasks], device=task_ids.device)
+        if self.average == "task" and batch.step_counts is not None:
+            counts = torch.tensor([batch.step_counts[task_term(name)] for name in self.tasks], device=task_ids.device)
             present = (counts > 0).sum()
-            return (batch.totals["task_average"] / (present * counts.clamp(min=1)).float())[task_ids]
+            return (batch.step_counts["task_average"] / (present * counts.clamp(min=1)).float())[task_ids]
         return None

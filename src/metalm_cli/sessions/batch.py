@@ -79,8 +79,8 @@ class Batch:
         counts: Sums of the rows' counters, known before the forward pass.
         task_targets: Number of targets of each task that occurs in the rows, by its id.
         numbers: Index plan numbers of the rows, for messages.
-        totals: Counts of an objective over the whole optimiser step (all micro-batches and processes); set by the
-            training loop before the forward pass.
+        step_counts: Count of each loss term over the whole optimiser step (all micro-batches and processes), for
+            weights that depend on it; None if the batch is not part of a step (validation).
     """
 
     streams: dict[str, PackedTokens]
@@ -88,7 +88,7 @@ class Batch:
     counts: dict[str, int] = field(default_factory=dict)
     numbers: tuple[int, ...] = ()
     task_targets: dict[int, int] = field(default_factory=dict)
-    totals: dict[str, int] = field(default_factory=dict)
+    step_counts: dict[str, int] | None = None
 
     @property
     def decoder(self) -> PackedTokens:

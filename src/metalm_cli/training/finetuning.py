@@ -202,7 +202,7 @@ class Finetuning(Run):
 
     def make_dataset(self, trainer: Trainer) -> StepRowDataset:
         batch_size = self.recipe.train.batch_size
-        slots = ExampleSlotFactory(self.session_builder, batch_size, trainer.state.lanes)
+        slots = ExampleSlotFactory(self.session_builder, batch_size, trainer.state.step)
         return StepRowDataset(
             range(self.accelerator.process_index, batch_size, self.num_processes), slots, self.packing.join
         )

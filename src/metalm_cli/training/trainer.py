@@ -12,7 +12,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -38,7 +38,10 @@ MAX_LISTED = 12
 
 @dataclass
 class TrainerState:
-    """Trainer state that is not a tensor; saved as ``state.json`` in each checkpoint."""
+    """Trainer state that is not a tensor; saved as ``state.json`` in each checkpoint.
+
+    ``lanes`` has the states of the slots that the step does not determine: those of documents.
+    """
 
     step: int = 0
     lanes: dict[int, SlotState] = field(default_factory=dict)
@@ -169,8 +172,6 @@ class Trainer:
         total_uses = totals[len(counts) : len(counts) + len(encoder_uses)]
         used_encoders = {name for name, uses in zip(self.encoders, total_uses, strict=True) if uses}
         total_counts = dict(zip(counts, totals, strict=False))
-        for batch in batches:
-            batch.totals = total_counts
         return total_counts, used_encoders, max(totals[-1 - len(passes) : -1]), bool(totals[-1])
 
     def step(
@@ -197,7 +198,7 @@ class Trainer:
             is_real, is_last = index < len(batches), index == passes - 1
             torch.manual_seed(step_seed(self.options.seed, steps_done, self.collectives.rank, index))
             with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.module):
-                terms = self.module(batch)
+                terms = self.module(replace(batch, step_counts=counts))
                 # Wrappers average gradients over processes, but the counts are sums over processes.
                 loss = sum(
                     term.sum * (is_real * term.coefficient * self.collectives.num_processes / max(1, counts[name]))
@@ -286,7 +287,7 @@ class Trainer:
             grad_norm = self.step(batches, counts, used_encoders, passes, step_metrics)
             bad_step = self.update(grad_norm, bad_step)
             state.step += 1
-            state.lanes.update(step_rows.states)
+            state.lanes = step_rows.states
             is_last = state.step == self.steps
             out_of_patience = False
             callbacks.advance(state.step)

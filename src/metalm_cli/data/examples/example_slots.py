@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import ClassVar
 
 from metalm_cli.data.examples.pack_examples import TaskSession
 from metalm_cli.data.examples.session_writer import SessionBuilder
-from metalm_cli.data.sampling.row_slots import SlotState
 from metalm_cli.errors import Exit, MetalmError
 
 
@@ -16,13 +16,14 @@ class ExampleSlot:
 
     Args:
         builder: Builds the sessions.
-        state: State to continue from.
+        number: Number in the index plan of the next session.
         slot_count: Sessions per step.
     """
 
     builder: SessionBuilder
-    state: SlotState
+    number: int
     slot_count: int
+    state: ClassVar[None] = None
 
     def next_row(self) -> TaskSession:
         """The session of the next step.
@@ -31,21 +32,27 @@ class ExampleSlot:
             MetalmError: As :meth:`SessionBuilder.session`, with the exit code of a failed run.
         """
         try:
-            session = self.builder.session(self.state.number)
+            session = self.builder.session(self.number)
         except MetalmError as error:
             error.exit_code = Exit.FAILED
             raise
-        self.state = SlotState(self.state.number + self.slot_count, 0)
+        self.number += self.slot_count
         return session
 
 
 @dataclass
 class ExampleSlotFactory:
-    """Factory of the example slots of a process; the slots of a worker share a builder and its cache. Picklable."""
+    """Factory of the example slots of a process; the slots of a worker share a builder and its cache. Picklable.
+
+    Args:
+        builder: Builds the sessions.
+        slot_count: Sessions per step.
+        steps_done: Steps of the run that are done.
+    """
 
     builder: SessionBuilder
     slot_count: int
-    states: dict[int, SlotState] = field(default_factory=dict)
+    steps_done: int
 
     def __call__(self, index: int, _owned: frozenset[int]) -> ExampleSlot:
-        return ExampleSlot(self.builder, self.states.get(index, SlotState(index, 0)), self.slot_count)
+        return ExampleSlot(self.builder, self.steps_done * self.slot_count + index, self.slot_count)

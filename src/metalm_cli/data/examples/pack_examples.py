@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from metalm_cli.data.sampling.loader import StepRows
+from metalm_cli.data.sampling.loader import SlotResult, StepRows
 from metalm_cli.data.sampling.micro_batching import cheapest_split
-from metalm_cli.data.sampling.row_slots import SlotState
 from metalm_cli.sessions import Row, TokenisedSession, build_row
 
 
@@ -86,9 +85,9 @@ class RowPacking:
             free_space[row_index][1] -= needed[1]
         return rows
 
-    def join(self, results: Sequence[tuple[int, TaskSession, SlotState]]) -> StepRows:
+    def join(self, results: SlotResult) -> StepRows:
         """This process's rows of a step, from the sessions of its slots."""
-        return StepRows(self.rows([session for _, session, _ in results]), {slot: state for slot, _, state in results})
+        return StepRows(self.rows([session for _, session, _ in results]), {})
 
 
 def _row_cost(groups: Sequence[Sequence[TaskSession]]) -> float:

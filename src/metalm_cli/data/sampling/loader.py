@@ -20,7 +20,12 @@ from metalm_cli.sessions import Row
 
 @dataclass(frozen=True)
 class StepRows:
-    """This process's rows of an optimiser step, in the order of the slots, and the states of its slots after them."""
+    """This process's rows of an optimiser step, and the states of its slots after them.
+
+    Args:
+        rows: The rows, in the order of the slots.
+        states: State of each slot; empty if the number of the step determines what the slots read next.
+    """
 
     rows: list[Row]
     states: dict[int, SlotState]
@@ -29,19 +34,21 @@ class StepRows:
 class RowSlotProtocol(Protocol):
     """Interface of a slot of the batch, which yields a row (or a session to be packed) per step."""
 
-    state: SlotState
+    @property
+    def state(self) -> SlotState | None:
+        """State after the last row; None if the number of the step determines it."""
 
     def next_row(self) -> Any:
         """The row (or session) of the next step."""
 
 
-SlotResult = list[tuple[int, Any, SlotState]]
+SlotResult = list[tuple[int, Any, SlotState | None]]
 """Results of some slots in a step: slot index, row (or session), and state of the slot after it."""
 
 
 def rows_of_slots(results: SlotResult) -> StepRows:
     """The step of slots that each yield a row."""
-    return StepRows([row for _, row, _ in results], {index: state for index, _, state in results})
+    return StepRows([row for _, row, _ in results], {index: state for index, _, state in results if state is not None})
 
 
 class StepRowDataset:

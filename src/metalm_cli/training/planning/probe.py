@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -123,9 +123,9 @@ def _measure(
 def _forward_and_backward(objective: Objective, root: nn.Module, batch: Batch, is_bf16: bool) -> bool:
     """Run one forward and backward pass; return whether the loss is finite."""
     device = next(root.parameters()).device.type
-    counts = batch.totals = objective.counts(batch)
+    counts = objective.counts(batch)
     with torch.autocast(device, torch.bfloat16, enabled=is_bf16):
-        terms = root(batch)
+        terms = root(replace(batch, step_counts=counts))
     loss = sum(term.sum * (term.coefficient / max(1, counts[name])) for name, term in terms.items())
     loss.backward()
     return bool(torch.isfinite(loss.detach()))

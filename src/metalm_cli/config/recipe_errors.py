@@ -20,7 +20,7 @@ class RecipeProblem:
         remedy: What to change.
         where: ``file:line``, ``command line``, or empty for a default.
         depends_on: Other keys that the problem depends on; it is not reported if the value of one of these is invalid.
-        is_missing: The key is required and has no value, which is no problem in a base recipe.
+        is_missing: The key is required and has no value; a base recipe may leave it out.
     """
 
     key: str

@@ -14,7 +14,7 @@ class InconsistentValues(ValueError):
         message: The values and what was expected.
         key: Key of the section that the user should look at; empty: the section itself.
         remedy: What to change.
-        is_missing: The key has no value and needs one, which is no problem in a base recipe.
+        is_missing: The key needs a value and has none; a base recipe may leave it out.
     """
 
     def __init__(self, message: str, *, key: str = "", remedy: str = "", is_missing: bool = False) -> None:

@@ -26,7 +26,7 @@ def newest_unfinished(root: Path, label: str) -> Path:
     """Find the newest unfinished run ``<label>-<time>`` under ``root``.
 
     Raises:
-        MetalmError: There is no such run.
+        MetalmError: The run does not exist.
     """
     candidates = []
     for path in root.iterdir() if root.is_dir() else ():

@@ -14,7 +14,7 @@ def latest_base_model() -> Path:
     """Find the newest finished pretraining run below ``runs/`` with encoders.
 
     Raises:
-        MetalmError: There is no such run.
+        MetalmError: The run does not exist.
     """
     run = newest_finished(RUNS, _is_pretrained_metalm, time_of=_lineage_time, follow_latest=False)
     if run is None:

@@ -12,6 +12,7 @@ import typer
 from metalm_cli.cli import console
 from metalm_cli.cli.options import evaluate as options
 from metalm_cli.cli.options.groups import expand_groups
+from metalm_cli.cli.options.shared import Offline
 from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.results.result_paths import result_paths
 
@@ -32,7 +33,7 @@ def evaluate(
     output: options.OutputOptions,
     versus: options.Versus = None,
     harness: options.Harness = None,
-    offline: options.Offline = False,
+    offline: Offline = False,
 ) -> None:
     """Score models on tasks, and write the results with all settings that are needed to repeat them.
 
@@ -145,7 +146,7 @@ def newest_metalm() -> str:
     """Find the newest finished run that holds a MetaLM, and print its path.
 
     Raises:
-        MetalmError: There is no such run.
+        MetalmError: The run does not exist.
     """
     from metalm_cli.runs.find import RUNS, newest_finished
 

@@ -17,6 +17,7 @@ from metalm_cli.cli import console
 from metalm_cli.cli.options import generate as options
 from metalm_cli.cli.options.evaluate import Model
 from metalm_cli.cli.options.groups import expand_groups
+from metalm_cli.cli.options.shared import Offline
 from metalm_cli.errors import Exit, MetalmError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def generate(
     *,
     flags: options.DecodingFlags,
     files: options.FileOptions,
-    offline: options.Offline = False,
+    offline: Offline = False,
 ) -> None:
     """Generate an answer to a text, or to every line of a file.
 
@@ -148,7 +149,7 @@ def _read_text(argument: str | None, optional: bool) -> str:
     """Return the text, reading it from standard input if there is no argument or the argument is ``-``.
 
     Raises:
-        MetalmError: There is no text, or it is not UTF-8.
+        MetalmError: The text is empty or is not UTF-8.
     """
     if argument is None and optional:
         return ""

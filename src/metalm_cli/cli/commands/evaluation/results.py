@@ -11,12 +11,12 @@ import typer
 from metalm_cli.cli import console
 from metalm_cli.cli.display.result_tables import comparison_table, result_table
 from metalm_cli.cli.display.tables import TableFormat, write_tables
+from metalm_cli.cli.options.shared import CONTEXT_SETTINGS
 from metalm_cli.errors import MetalmError
 
 if TYPE_CHECKING:
     from metalm_cli.evaluation.results.schema import ResultRecord
 
-CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
     help="Show and compare result files.", no_args_is_help=True, add_completion=False, context_settings=CONTEXT_SETTINGS

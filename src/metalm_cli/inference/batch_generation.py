@@ -228,9 +228,8 @@ def generate_in_batches(
         batch = pending.pop()
         generate_options = dict(options)
         if sampling is not None:
-            generate_options["logits_processor"] = LogitsProcessorList(
-                [GumbelSampler(sampling, [sampling_keys[index] for index in batch])]
-            )
+            sampler = GumbelSampler(sampling, [sampling_keys[index] for index in batch])
+            generate_options["logits_processor"] = LogitsProcessorList([sampler])
         if stop and num_beams == 1:
             stop_criterion = StopStrings(language_model, stop, [session_delimiters[index] for index in batch])
             generate_options["stopping_criteria"] = StoppingCriteriaList([stop_criterion])
@@ -245,13 +244,13 @@ def generate_in_batches(
             torch.cuda.empty_cache()
             pending += [batch[len(batch) // 2 :], batch[: len(batch) // 2]]
             continue
-        batch_ids = zip(batch, new_ids.tolist(), strict=True)
+        texts = [
+            language_model.decode(ids[: token_limits[index]])
+            for index, ids in zip(batch, new_ids.tolist(), strict=True)
+        ]
         yield [
-            (
-                index,
-                cut_at_stop(language_model.decode(session_ids[: token_limits[index]]), stop, session_delimiters[index]),
-            )
-            for index, session_ids in batch_ids
+            (index, cut_at_stop(text, stop, session_delimiters[index]))
+            for index, text in zip(batch, texts, strict=True)
         ]
 
 

@@ -145,8 +145,7 @@ def collate(
     """
     import torch
 
-    longest = max(map(len, rows))
-    padded_length = longest if length is None else length
+    padded_length = max(map(len, rows)) if length is None else length
     max_segments = max(len(row.parents) for row in rows)
     ids = np.full((len(rows), padded_length), pad_id, dtype=np.int64)
     positions = np.zeros((len(rows), padded_length), dtype=np.int64)
@@ -158,11 +157,9 @@ def collate(
     task_targets: Counter[int] = Counter()
     for index, row in enumerate(rows):
         row_length = len(row)
-        ids[index, :row_length], positions[index, :row_length], segments[index, :row_length] = (
-            row.ids,
-            row.positions,
-            row.segments,
-        )
+        ids[index, :row_length] = row.ids
+        positions[index, :row_length] = row.positions
+        segments[index, :row_length] = row.segments
         positions[index, row_length:] = np.minimum(
             row.positions[-1] + 1 + np.arange(padded_length - row_length), padded_length - 1
         )
@@ -175,9 +172,7 @@ def collate(
         target_segments.append(row.target_segments + index * max_segments)
         counts.update(row.counts)
         counts["padded_positions"] += padded_length - row_length
-    uniforms = None
-    if rows[0].uniforms is not None:
-        uniforms = torch.from_numpy(np.concatenate([row.uniforms for row in rows if row.uniforms is not None]))
+    uniforms = [row.uniforms for row in rows if row.uniforms is not None]
     packed = PackedTokens(
         input_ids=torch.from_numpy(ids),
         position_ids=torch.from_numpy(positions),
@@ -186,14 +181,18 @@ def collate(
         predict_at=torch.from_numpy(np.concatenate(predict_at)),
         targets=torch.from_numpy(np.concatenate(targets)),
         target_segments=torch.from_numpy(np.concatenate(target_segments)),
-        uniforms=uniforms,
+        uniforms=torch.from_numpy(np.concatenate(uniforms)) if uniforms else None,
         plain=max_segments == 1,
         depth=max(map(_depth, rows)),
         task_ids=None if rows[0].task_ids is None else torch.from_numpy(task_ids),
     )
-    numbers = tuple(sorted({number for row in rows for number in row.numbers}))
-    dock_tables = _dock_tables(rows, processors, padded_length)
-    return Batch({stream: packed}, dock_tables, dict(counts), numbers, dict(task_targets))
+    return Batch(
+        {stream: packed},
+        _dock_tables(rows, processors, padded_length),
+        counts=dict(counts),
+        numbers=tuple(sorted({number for row in rows for number in row.numbers})),
+        task_targets=dict(task_targets),
+    )
 
 
 def _depth(row: Row) -> int:

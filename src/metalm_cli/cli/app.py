@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 import metalm_cli
 from metalm_cli.cli import console
+from metalm_cli.cli.options.shared import CONTEXT_SETTINGS
 from metalm_cli.cli.renamed_options import check_options
 from metalm_cli.errors import Exit, MetalmError
 
@@ -45,8 +46,6 @@ PANELS = {
 
 ALIASES = {"eval"}
 """Short names of commands, which the help leaves out."""
-
-CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
 class LazyGroup(TyperGroup):

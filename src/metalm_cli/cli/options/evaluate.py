@@ -9,6 +9,8 @@ from typing import Annotated, ClassVar
 
 import typer
 
+from metalm_cli.cli.options.shared import AllCards, DataRoot
+
 PROTOCOLS = "auto|finetuned|in_context|instruct"
 
 Model = Annotated[
@@ -26,7 +28,6 @@ Cluster = Annotated[
         "--cluster", "-c", help="Evaluate a cluster's core tasks, or a group: core, non_core, world, all; repeatable."
     ),
 ]
-AllCards = Annotated[bool, typer.Option("--all-cards", help="Clusters also include tasks that are not core.")]
 Cards = Annotated[
     list[Path] | None, typer.Option("--cards", metavar="DIR", help="A folder with your own task cards; repeatable.")
 ]
@@ -169,10 +170,6 @@ BatchSize = Annotated[
     int, typer.Option("--batch-size", min=1, help="Sequences per forward pass when generating answers.")
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of drawn demonstrations and sampled answers.")]
-DataRoot = Annotated[
-    Path | None, typer.Option("--data-root", metavar="DIR", help="Folder of local data sets. Default: $METALM_DATA.")
-]
-Offline = Annotated[bool, typer.Option("--offline", help="Do not open network connections.")]
 OutFile = Annotated[
     Path | None,
     typer.Option("--out", metavar="FILE", help="Results file. Default: a new file in results/ of the run folder."),

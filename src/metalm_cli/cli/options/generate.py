@@ -64,7 +64,6 @@ BatchTokens = Annotated[
         "--batch-tokens", min=16, help="With --input: decoder positions per batch. Default: chosen for the device."
     ),
 ]
-Offline = Annotated[bool, typer.Option("--offline", help="Do not open network connections.")]
 
 
 @dataclass(frozen=True)

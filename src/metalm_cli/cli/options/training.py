@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar
 import typer
 
 from metalm_cli.cli.completion import complete_argument
+from metalm_cli.cli.options.shared import AllCards, DataRoot, Offline
 
 Arguments = Annotated[
     list[str] | None,
@@ -19,23 +20,11 @@ Arguments = Annotated[
         show_default=False,
     ),
 ]
-BaseOption = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        metavar="BASE",
-        help="Model to start from: a run folder, a model folder or a hub id (model.checkpoint).",
-    ),
-]
 OutOption = Annotated[
     Path | None, typer.Option("--out", metavar="RUN", help="Run folder. Default: runs/<recipe>-<time>.")
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint in the run folder.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and probe one pass; do not train.")]
-Offline = Annotated[bool, typer.Option("--offline", help="Do not open network connections.")]
-DataRoot = Annotated[
-    Path | None, typer.Option("--data-root", metavar="DIR", help="Folder of local data sets. Default: $METALM_DATA.")
-]
 SeedsOption = Annotated[
     str | None, typer.Option("--seeds", metavar="0,1,2", help="Train once per seed, into RUN/seed-N (needs --out).")
 ]
@@ -47,7 +36,6 @@ ClusterNames = Annotated[
     list[str] | None,
     typer.Option("--cluster", metavar="CLUSTER", help="Train on the core tasks of this cluster; repeatable."),
 ]
-AllCards = Annotated[bool, typer.Option("--all-cards", help="Clusters also include tasks that are not core.")]
 Templates = Annotated[
     str | None, typer.Option("--templates", metavar="NAME", help="Template collection (data.templates.collection).")
 ]

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from metalm_cli.cli import console
+from metalm_cli.cli.options.shared import CONTEXT_SETTINGS, AllCards, CardFolders, DataRoot
 from metalm_cli.errors import Exit, MetalmError
 
 if TYPE_CHECKING:
     from metalm_cli.data.mirrors.mirror import MirrorRequest, MirrorResult
 
-CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
     help="Mirror hub data sets, list local data sets, clean up.",
@@ -24,9 +24,6 @@ app = typer.Typer(
     context_settings=CONTEXT_SETTINGS,
 )
 
-DataRoot = Annotated[
-    Path | None, typer.Option("--data-root", metavar="DIR", help="Folder of local data sets. Default: $METALM_DATA.")
-]
 Names = Annotated[
     list[str] | None,
     typer.Argument(metavar="[NAME]...", help="Tasks, clusters or groups (core, non_core, world, all)."),
@@ -41,13 +38,8 @@ def mirror(
         typer.Option("--recipe", metavar="RECIPE", help="Mirror the sources or tasks of this recipe; repeatable."),
     ] = None,
     data_root: DataRoot = None,
-    cards: Annotated[
-        list[Path] | None,
-        typer.Option("--cards", metavar="DIR", help="Also load the task cards in this folder; repeatable."),
-    ] = None,
-    all_cards: Annotated[
-        bool, typer.Option("--all-cards", help="Clusters also include tasks that are not core.")
-    ] = False,
+    cards: CardFolders = None,
+    all_cards: AllCards = False,
     offline: Annotated[bool, typer.Option("--offline", help="Copy only what the hub's cache holds.")] = False,
 ) -> None:
     """Copy hub data sets into the data root, as DIR/<name>/<split>.jsonl.gz with class names and a MANIFEST.json.

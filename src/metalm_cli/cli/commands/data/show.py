@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from metalm_cli.cli import console
-from metalm_cli.cli.commands.project.recipe import Arguments, ModelOption
+from metalm_cli.cli.commands.project.recipe import Arguments
+from metalm_cli.cli.options.shared import BaseOption, DataRoot, Offline
 from metalm_cli.training.first_rows import first_examples, first_rows, prepare
 
 if TYPE_CHECKING:
@@ -25,13 +25,10 @@ NARROW_WIDTH = 80
 
 def show(
     arguments: Arguments = None,
-    model: ModelOption = None,
+    model: BaseOption = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Number of rows to show.")] = 3,
-    data_root: Annotated[
-        Path | None,
-        typer.Option("--data-root", metavar="DIR", help="Folder of local data sets. Default: $METALM_DATA."),
-    ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Do not open network connections.")] = False,
+    data_root: DataRoot = None,
+    offline: Offline = False,
     positions: Annotated[
         bool, typer.Option("--positions", help="Print one line per position: token read, token predicted.")
     ] = False,

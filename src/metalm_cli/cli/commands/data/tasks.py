@@ -11,12 +11,12 @@ import typer
 
 from metalm_cli.cli import console
 from metalm_cli.cli.display.task_cards import answer_kind, print_card, print_check
+from metalm_cli.cli.options.shared import CONTEXT_SETTINGS, DataRoot
 from metalm_cli.errors import Exit, MetalmError
 
 if TYPE_CHECKING:
     from metalm_cli.tasks import Card, Cards, Example
 
-CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"]}
 UNCONDITIONAL_METRICS = ("accuracy", "exact_match", "token_f1", "rouge1", "rouge2", "rougeL")
 """Metrics that accept every example; any other metric checks each example, and has to be loaded for that."""
 
@@ -27,9 +27,6 @@ app = typer.Typer(
     context_settings=CONTEXT_SETTINGS,
 )
 
-DataRoot = Annotated[
-    Path | None, typer.Option("--data-root", metavar="DIR", help="Folder of local data sets. Default: $METALM_DATA.")
-]
 CardFolders = Annotated[
     list[Path] | None,
     typer.Option("--cards", metavar="PATH", help="Also load this task card, or the cards in this folder; repeatable."),

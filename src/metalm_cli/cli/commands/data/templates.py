@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from metalm_cli.cli import console
+from metalm_cli.cli.options.shared import CONTEXT_SETTINGS, CardFolders, DataRoot
 from metalm_cli.errors import Exit, MetalmError
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from metalm_cli.templates.importers import ImportReport
     from metalm_cli.templates.lint.rules import Finding
 
-CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"]}
 SPLIT_ROLES = ("validation", "test", "train")
 """Splits that the linter reads rows from; the first one that is available is used."""
 DOCKED_STYLE, TARGET_STYLE = "white on blue", "green"
@@ -31,14 +31,6 @@ app = typer.Typer(
     add_completion=False,
     context_settings=CONTEXT_SETTINGS,
 )
-
-DataRoot = Annotated[
-    Path | None, typer.Option("--data-root", metavar="DIR", help="Folder of local data sets. Default: $METALM_DATA.")
-]
-CardFolders = Annotated[
-    list[Path] | None,
-    typer.Option("--cards", metavar="DIR", help="Also load the task cards in this folder; repeatable."),
-]
 
 
 @app.command("list")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from metalm_cli.cli import console
-from metalm_cli.cli.options.training import Offline
+from metalm_cli.cli.options.shared import Offline
 from metalm_cli.errors import MetalmError
 
 

@@ -8,12 +8,12 @@ import typer
 
 from metalm_cli.cli import console
 from metalm_cli.cli.completion import complete_argument
+from metalm_cli.cli.options.shared import CONTEXT_SETTINGS, BaseOption
 from metalm_cli.errors import MetalmError
 
 if TYPE_CHECKING:
     from metalm_cli.config.resolution import ResolvedRecipe
 
-CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
     help="List, show, check and explain recipes.",
@@ -29,14 +29,6 @@ Arguments = Annotated[
         help="A shipped recipe or the path of one (default: small), and values that override its keys.",
         autocompletion=complete_argument,
         show_default=False,
-    ),
-]
-ModelOption = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        metavar="BASE",
-        help="Model to start from: a run folder, a model folder or a hub id (model.checkpoint).",
     ),
 ]
 
@@ -68,7 +60,7 @@ def list_recipes() -> None:
 
 
 @app.command()
-def show(arguments: Arguments = None, model: ModelOption = None) -> None:
+def show(arguments: Arguments = None, model: BaseOption = None) -> None:
     """Show a recipe in full, with the origin of each value. The output is a valid recipe."""
     from metalm_cli.config import resolve, split_arguments
 
@@ -93,7 +85,7 @@ def annotated(resolved: ResolvedRecipe) -> str:
 
 
 @app.command()
-def check(arguments: Arguments = None, model: ModelOption = None) -> None:
+def check(arguments: Arguments = None, model: BaseOption = None) -> None:
     """Check a recipe and print all problems, or ok."""
     from metalm_cli.config import resolve, split_arguments
     from metalm_cli.config.locate import find_recipe

@@ -5,12 +5,13 @@ from __future__ import annotations
 from metalm_cli.cli.commands.training.train_run import train
 from metalm_cli.cli.options import training as options
 from metalm_cli.cli.options.groups import expand_groups
+from metalm_cli.cli.options.shared import BaseOption
 
 
 @expand_groups
 def finetune(
     arguments: options.Arguments = None,
-    model: options.BaseOption = None,
+    model: BaseOption = None,
     encoder_only: options.EncoderOnly = False,
     *,
     tasks: options.TaskOptions,
@@ -29,7 +30,7 @@ def finetune(
 @expand_groups
 def instruct(
     arguments: options.Arguments = None,
-    model: options.BaseOption = None,
+    model: BaseOption = None,
     hold_out: options.HoldOut = None,
     *,
     tasks: options.TaskOptions,

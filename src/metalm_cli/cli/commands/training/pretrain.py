@@ -5,12 +5,13 @@ from __future__ import annotations
 from metalm_cli.cli.commands.training.train_run import train
 from metalm_cli.cli.options import training as options
 from metalm_cli.cli.options.groups import expand_groups
+from metalm_cli.cli.options.shared import BaseOption
 
 
 @expand_groups
 def pretrain(
     arguments: options.Arguments = None,
-    model: options.BaseOption = None,
+    model: BaseOption = None,
     *,
     run: options.TrainOptions,
 ) -> None:

@@ -18,9 +18,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-RECIPE = """
-command: pretrain
-model:
+MODEL = """model:
   decoder:
     config: {model_type: gpt2, n_embd: 32, n_layer: 2, n_head: 2, n_positions: 64}
     tokenizer: {new: {vocab_size: 400, documents: 100}}
@@ -37,7 +35,11 @@ model:
         max_position_embeddings: 64
       tokenizer: {new: {vocab_size: 400, documents: 100}}
       dropout: 0.0
-data:
+"""
+RECIPE = (
+    "command: pretrain\n"
+    + MODEL
+    + """data:
   sources: [{name: world, world: {documents: 200, seed: 0}}]
   validation: {documents: 2, hold_out_every: 20}
   sequence_length: 64
@@ -53,6 +55,7 @@ train:
   checkpoint_every: 0
   sample_continuations: 0
 """
+)
 ENCODER_ONLY = ["model.decoder=null", "data.validation.documents=2"]
 CLOCK_FIELDS = ("tokens_per_second", "memory_bytes")
 """Fields of records that depend on time or memory and differ between equal runs."""

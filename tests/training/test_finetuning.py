@@ -14,26 +14,11 @@ from safetensors.torch import load_file
 import tiny_runs as micro
 from task_fixtures import write_task
 
-RECIPE = """
-command: finetune
-model:
-  decoder:
-    config: {model_type: gpt2, n_embd: 32, n_layer: 2, n_head: 2, n_positions: 128}
-    tokenizer: {new: {vocab_size: 400, documents: 100}}
-    dropout: 0.0
-  encoders:
-    text:
-      config:
-        model_type: electra
-        embedding_size: 16
-        hidden_size: 32
-        num_hidden_layers: 2
-        num_attention_heads: 2
-        intermediate_size: 48
-        max_position_embeddings: 96
-      tokenizer: {new: {vocab_size: 400, documents: 100}}
-      dropout: 0.0
-data:
+MODEL = micro.MODEL.replace("n_positions: 64", "n_positions: 128").replace("embeddings: 64", "embeddings: 96")
+RECIPE = (
+    "command: finetune\n"
+    + MODEL
+    + """data:
   tasks: [FOLDER/parity.yaml, FOLDER/other.yaml, FOLDER/long.yaml]
   templates: {collection: FOLDER/words, template_sampling: index}
   sequence_length: 128
@@ -49,6 +34,7 @@ train:
   checkpoint_every: 0
   sample_continuations: 0
 """
+)
 VARIANTS: dict[str, tuple[list[str], int, dict[str, str]]] = {
     "pad": (["data.row_packing=pad"], 1, {}),
     "pack": (["data.row_packing=pack"], 1, {}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,20 @@ from metalm_cli.errors import MetalmError
 from metalm_cli.tasks.natural_instructions import read_task
 
 
-class CsvRows(RandomAccessRows):
+class _RowsInMemory(RandomAccessRows):
+    """Rows that are held in memory."""
+
+    _rows: Sequence[Any]
+
+    @property
+    def rows(self) -> int:
+        return len(self._rows)
+
+    def load(self, row: int) -> Any:
+        return self._rows[row]
+
+
+class CsvRows(_RowsInMemory):
     """Rows of a CSV file, held in memory.
 
     Raises:
@@ -45,30 +59,16 @@ class CsvRows(RandomAccessRows):
             remedy="repair the row; put values that contain a comma or a line break in double quotes",
         )
 
-    @property
-    def rows(self) -> int:
-        return len(self._rows)
-
-    def load(self, row: int) -> Any:
-        return self._rows[row]
-
     def where(self, row: int) -> str:
         return f"{self.path}:{self._lines[row]}"
 
 
-class NaturalInstructionsRows(RandomAccessRows):
+class NaturalInstructionsRows(_RowsInMemory):
     """Instances of a task of Natural Instructions, held in memory."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._rows = read_task(path)["Instances"]
-
-    @property
-    def rows(self) -> int:
-        return len(self._rows)
-
-    def load(self, row: int) -> Any:
-        return self._rows[row]
 
     def where(self, row: int) -> str:
         """Location of an instance: the line with its id if it has one, else its number."""
@@ -80,7 +80,7 @@ class NaturalInstructionsRows(RandomAccessRows):
         return f"{self.path}, instance {row}"
 
 
-class MiniworldExampleRows(RandomAccessRows):
+class MiniworldExampleRows(_RowsInMemory):
     """Labelled rows of a task of the miniature world."""
 
     def __init__(self, task: str, split: str) -> None:
@@ -91,13 +91,6 @@ class MiniworldExampleRows(RandomAccessRows):
 
     def __reduce__(self) -> Any:
         return MiniworldExampleRows, (self.task, self.split)
-
-    @property
-    def rows(self) -> int:
-        return len(self._rows)
-
-    def load(self, row: int) -> Any:
-        return self._rows[row]
 
     def where(self, row: int) -> str:
         return f"task {self.task} of the world, {self.split} row {row}"

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from metalm_cli.common.file_hash import file_sha256
 from metalm_cli.data.examples import prompt_builder
 from metalm_cli.data.examples.truncation import EncoderLimit
 from metalm_cli.errors import MetalmError
@@ -258,8 +259,8 @@ def test_a_record_names_its_sources(task_folder) -> None:
     )
     task_record = record.tasks["odd"]
     assert (record.protocol, record.missing, record.complete) == ("finetuned", {"far": "not at hand"}, True)
-    assert task_record.files[0].sha256 == result_writer._sha256(task_folder.folder / "cards" / "odd.jsonl")
-    assert task_record.card_sha256 == result_writer._sha256(task_folder.folder / "cards" / "odd.yaml")
+    assert task_record.files[0].sha256 == file_sha256(task_folder.folder / "cards" / "odd.jsonl")
+    assert task_record.card_sha256 == file_sha256(task_folder.folder / "cards" / "odd.yaml")
     assert [template.template for template in task_record.settings[0].templates] == ["odd", "count"]
     assert task_record.settings[0].templates[0].n == task_record.examples == 6
     content = json.loads(record.to_json())

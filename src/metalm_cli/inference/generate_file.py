@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import metalm_cli
+from metalm_cli.common.file_hash import file_sha256
 from metalm_cli.errors import MetalmError
 from metalm_cli.inference.append_only_jsonl import OutputFile
 from metalm_cli.inference.generation import (
@@ -87,7 +88,7 @@ def read_input_file(path: Path) -> InputFile:
             input_lines.append(_parse_line(number, raw_line))
         except ValueError as error:
             problems.append(f"line {number}: {error}")
-    input_file = InputFile(path, _sha256(path), tuple(input_lines))
+    input_file = InputFile(path, file_sha256(path), tuple(input_lines))
     for line in input_lines:
         problems += [f"line {line.number}: {problem}" for problem in _missing_images(line, input_file)]
     if problems:
@@ -106,11 +107,6 @@ def read_input_file(path: Path) -> InputFile:
 
 def _problem_line(problem: str) -> int:
     return int(problem.split()[1].rstrip(":"))
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _parse_line(number: int, raw_line: bytes) -> InputLine:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -12,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from metalm_cli.common.file_hash import file_sha256
 from metalm_cli.common.jsonl_files import JSONL_SUFFIXES, parse_line, read_lines
 from metalm_cli.config.schema.data import MiniworldSource
 from metalm_cli.data.sources.row_tables import MiniworldDocumentRows
@@ -78,8 +78,7 @@ class AncestorSource:
 
 def _has_sha256(path: Path, sha256: str) -> bool:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+        return file_sha256(path) == sha256
     except OSError:
         return False
 

@@ -28,6 +28,7 @@ from metalm_cli.common.atomic_files import (
     temporary_path,
     write_error,
 )
+from metalm_cli.common.file_hash import file_sha256
 from metalm_cli.errors import Exit, MetalmError
 
 MANIFEST = "manifest.json"
@@ -200,7 +201,7 @@ def find_damage(path: Path, *, hashes: bool = True, step: int | None = None) -> 
             size = file.stat().st_size
             if size != entry["size"]:
                 return f"{name} has {size:,} bytes, not {entry['size']:,}"
-            if hashes and _hash(file) != entry["sha256"]:
+            if hashes and file_sha256(file) != entry["sha256"]:
                 return f"{name} was altered: its sha256 differs"
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
@@ -334,11 +335,6 @@ def _write_chunks(path: Path, chunks: Any) -> dict[str, Any]:
         file.flush()
         os.fsync(file.fileno())
     return {"size": size, "sha256": digest.hexdigest()}
-
-
-def _hash(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _json(value: Any) -> bytes:

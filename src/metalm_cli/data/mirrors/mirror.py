@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime
 import decimal
 import gzip
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import IO, Any, Literal
 
 from metalm_cli.common.atomic_files import write_error
 from metalm_cli.common.cache import write_to_cache
+from metalm_cli.common.file_hash import file_sha256
 from metalm_cli.common.jsonl_files import JSONL_SUFFIXES
 from metalm_cli.config.schema.data import DocumentSource
 from metalm_cli.data.examples.open_examples import FEATURES
@@ -198,7 +198,7 @@ def mirror(
         size = path.stat().st_size
         relative = path.relative_to(root).as_posix()
         manifest.add_split(
-            request, commit, split, {"rows": rows, "file": relative, "bytes": size, "sha256": _sha256(path)}
+            request, commit, split, {"rows": rows, "file": relative, "bytes": size, "sha256": file_sha256(path)}
         )
         entry = manifest.entry(request.name)
         yield MirrorResult(request.name, split, "written", rows, size)
@@ -220,12 +220,7 @@ def _check_same_dataset(request: MirrorRequest, entry: dict[str, Any], folder: P
 
 
 def _is_intact(path: Path, facts: dict[str, Any]) -> bool:
-    return path.is_file() and path.stat().st_size == facts.get("bytes") and _sha256(path) == facts.get("sha256")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return path.is_file() and path.stat().st_size == facts.get("bytes") and file_sha256(path) == facts.get("sha256")
 
 
 def _write_split(

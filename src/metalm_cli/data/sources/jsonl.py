@@ -15,6 +15,7 @@ from typing import IO, Any
 import numpy as np
 
 from metalm_cli.common.cache import write_to_cache
+from metalm_cli.common.file_hash import file_sha256
 from metalm_cli.common.jsonl_files import (
     CHUNK_BYTES,
     MAX_BLANK_LINE_BYTES,
@@ -93,8 +94,7 @@ def prepare(path: Path, cache: Path) -> JsonlFile:
         cached = _cached_file(path, record, cache)
         if cached is not None:
             return cached
-        with open(path, "rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = file_sha256(path)
     except OSError as error:
         raise unreadable_file(path, error) from error
     rows, plain_size = _unpack_and_index(path, sha256, cache)

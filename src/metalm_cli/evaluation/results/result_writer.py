@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import metalm_cli
+from metalm_cli.common.file_hash import file_sha256
 from metalm_cli.evaluation.evaluator import ShotResult, TaskResult, TemplateResult
 from metalm_cli.evaluation.metrics import bootstrap, task_metrics
 from metalm_cli.evaluation.results.schema import (
@@ -149,8 +148,8 @@ def task_record(result: TaskResult, seen: SeenLabel | None = None) -> TaskRecord
         split=task.source.role,
         examples=len(task.examples),
         settings=[shot_record(shot_result, task.card.metric.name) for shot_result in result.shot_results],
-        card_sha256=_sha256(task.card_path),
-        templates_sha256=_sha256(task.template_path),
+        card_sha256=file_sha256(task.card_path),
+        templates_sha256=file_sha256(task.template_path),
         location=task.source.location,
         revision=task.source.revision,
         files=[FileRecord(**asdict(file)) for file in task.source.files],
@@ -226,7 +225,3 @@ def samples_jsonl(results: Iterable[TaskResult]) -> str:
         for template_result in result.template_results
         for prediction in template_result.samples
     )
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

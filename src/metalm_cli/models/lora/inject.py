@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from metalm_cli.common.file_hash import file_sha256
 from metalm_cli.config.schema.model import Lora
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.trainable import transformer_layers
@@ -172,8 +173,7 @@ def safetensors_hash(folder: Path) -> str:
         raise MetalmError("the base has no safetensors weights", where=str(folder))
     digest = hashlib.sha256()
     for file in files:
-        with file.open("rb") as data:
-            digest.update(f"{file.name} {hashlib.file_digest(data, 'sha256').hexdigest()}\n".encode())
+        digest.update(f"{file.name} {file_sha256(file)}\n".encode())
     return digest.hexdigest()
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from metalm_cli.common.slug import slug
 from metalm_cli.tasks import CLUSTERS, Cards, leak_reason, read_clusters
-from metalm_cli.tasks.natural_instructions import slug
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_nothing_leaks_into_nothing() -> None:
     [("Textual Entailment", "nli"), ("Coreference Resolution", "coreference"), ("Sentiment Analysis", "sentiment")],
 )
 def test_categories_of_natural_instructions_leak_into_their_clusters(category: str, cluster: str) -> None:
-    reason = leak_reason("task1_x", slug(category), [], {"held": (cluster, frozenset())})
+    reason = leak_reason("task1_x", slug(category, "_"), [], {"held": (cluster, frozenset())})
     assert reason == f"its cluster leaks into {cluster}"
 
 

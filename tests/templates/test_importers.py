@@ -13,7 +13,7 @@ from metalm_cli.errors import MetalmError
 from metalm_cli.tasks import Card, Cards
 from metalm_cli.templates import read_templates
 from metalm_cli.templates.importers import ImportReport, import_templates, sandbox
-from metalm_cli.templates.importers.draft import ImportRefused, as_jinja_string, as_jinja_text, slug
+from metalm_cli.templates.importers.draft import ImportRefused, as_jinja_string, as_jinja_text, short_name
 from metalm_cli.templates.importers.flan import parse_patterns, to_jinja
 from metalm_cli.templates.importers.importer import MAX_FILE_BYTES
 from metalm_cli.templates.render import render
@@ -81,8 +81,8 @@ def test_markers_become_fields_and_other_braces_stay() -> None:
     for text in ("{% x %} {# y #} {{ z }} {", "}} {{{ %} {", "plain"):
         for write in (as_jinja_text, as_jinja_string):
             assert render(example(), Template(name="one", input=write(text) + "{{ task }}")).input == f"{text}set"
-    assert slug("../../etc/passwd") == "etc-passwd"
-    assert slug("???") == "unnamed"
+    assert short_name("../../etc/passwd") == "etc-passwd"
+    assert short_name("???") == "unnamed"
 
 
 def example() -> Any:

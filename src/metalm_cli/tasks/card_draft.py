@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from metalm_cli.common.slug import slug
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks.column_types import ID_COLUMNS, MAX_CLASS_LENGTH, Column, summarize_columns
-from metalm_cli.tasks.natural_instructions import slug
 
 LONG_FIELD_LENGTH = 200
 """A field with texts longer than this becomes the card's truncatable field."""
@@ -301,7 +301,7 @@ def _select_fields(columns: Sequence[Column], row_count: int) -> tuple[dict[str,
         elif len(column.value_hashes) == 1 and row_count > 1 and not column.unlabelled_rows:
             unused.append(f"{column.name}: same value in every row")
         else:
-            name = slug(column.name)
+            name = slug(column.name, "_")
             name = f"the_{name}" if name in RESERVED_NAMES or not name[0].isalpha() else name
             fields[name if name not in fields else f"{name}_{len(fields)}"] = column
     return fields, unused

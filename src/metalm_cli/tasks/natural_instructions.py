@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from metalm_cli.common.slug import slug
 from metalm_cli.config.locate import display
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks.card import Card
@@ -30,22 +30,13 @@ ANSWER_EXPRESSION = "output if output is string else output | map('trim') | sele
 LANGUAGE_CODES = {"english": "en"}
 
 
-def slug(text: str) -> str:
-    """Convert a text to a name of lower-case letters, digits and underscores.
-
-    >>> slug("task141_odd-man-out_category"), slug("Misc.")
-    ('task141_odd_man_out_category', 'misc')
-    """
-    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_") or "unnamed"
-
-
 def task_name(path: Path) -> str:
     """Return the name of the task in a file of Natural Instructions or of JSON lines."""
     suffix = next(
         (known_suffix for known_suffix in (*INPUT_TARGET_SUFFIXES, ".json") if path.name.endswith(known_suffix)),
         path.suffix,
     )
-    return slug(path.name.removesuffix(suffix))
+    return slug(path.name.removesuffix(suffix), "_")
 
 
 @lru_cache(maxsize=4)
@@ -92,7 +83,7 @@ def natural_instructions_card(path: Path) -> Card:
         MetalmError: The file cannot be read, or is not such a task.
     """
     task = read_task(path)
-    cluster = slug(_first_text(task.get("Categories")) or "misc")
+    cluster = slug(_first_text(task.get("Categories")) or "misc", "_")
     evaluation_only = path.stem in _held_out_tasks(path.absolute().parent.parent / "splits" / "default")
     splits = (
         {"test": f"instances[:{MAX_EVALUATION_INSTANCES}]"}

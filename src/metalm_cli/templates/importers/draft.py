@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from metalm_cli.common.slug import slug
 from metalm_cli.tasks import Card
 
 MAX_TEXT_LENGTH = 50_000
 """Maximum characters of a template's text."""
 MAX_TEMPLATES = 500
 """Maximum templates of a file."""
+MAX_NAME_LENGTH = 60
+"""Maximum length of the name of a file or a template."""
 
 
 class ImportRefused(Exception):
@@ -77,17 +80,17 @@ def as_jinja_string(text: str) -> str:
     return re.sub(r"[{}]+", lambda match: "{{ '" + match[0] + "' }}", text)
 
 
-def slug(text: str, separator: str = "-") -> str:
+def short_name(text: str, separator: str = "-") -> str:
     """Convert a text to a name for files and templates: lower-case letters, digits and a separator.
 
-    >>> slug("MNLI crowdsource?"), slug("../Glue", "_")
+    >>> short_name("MNLI crowdsource?"), short_name("../Glue", "_")
     ('mnli-crowdsource', 'glue')
     """
-    return re.sub(r"[^a-z0-9]+", separator, text.lower()).strip(separator)[:60].strip(separator) or "unnamed"
+    return slug(text, separator, MAX_NAME_LENGTH)
 
 
 def file_name(card: Card | None, fallback: str) -> str:
     """Return the name of a card's template file, or a safe form of a fallback name."""
     if card is None:
-        return slug(fallback, "_")
+        return short_name(fallback, "_")
     return card.name if card.templates is None or card.bundled_templates is not None else card.templates

@@ -7,7 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from metalm_cli.tasks import Card
-from metalm_cli.templates.importers.draft import ImportRefused, TemplateDraft, TemplateDraftFile, as_jinja_string, slug
+from metalm_cli.templates.importers.draft import (
+    ImportRefused,
+    TemplateDraft,
+    TemplateDraftFile,
+    as_jinja_string,
+    short_name,
+)
 
 MAX_EXAMPLES = 2
 """Number of positive examples in the second template, Tk-Instruct's default."""
@@ -31,7 +37,7 @@ def read(text: str, cards: Mapping[str, Card], source: str) -> list[TemplateDraf
     definition = _one_text(task["Definition"])
     if not definition:
         raise ImportRefused("the Definition is empty")
-    name = slug(source.removesuffix(".json"), "_")
+    name = short_name(source.removesuffix(".json"), "_")
     file = TemplateDraftFile(name, source, cards.get(name))
     query = f"Input: {INPUT_EXPRESSION}\nOutput:"
     file.drafts.append(

@@ -11,7 +11,7 @@ from jinja2 import TemplateError
 
 from metalm_cli.tasks import Card
 from metalm_cli.tasks.expressions import ENVIRONMENT, names_in
-from metalm_cli.templates.importers.draft import ImportRefused, TemplateDraft, TemplateDraftFile, file_name, slug
+from metalm_cli.templates.importers.draft import ImportRefused, TemplateDraft, TemplateDraftFile, file_name, short_name
 from metalm_cli.templates.lint.card_rules import swapped_class_names
 
 _IF_LABELLED = re.compile(
@@ -79,11 +79,11 @@ def _find_card(dataset: str, subset: str, cards: Mapping[str, Card]) -> Card | N
             and (card.hub.config or "") == subset
         ):
             return card
-    return cards.get(slug(subset or dataset_name, "_"))
+    return cards.get(short_name(subset or dataset_name, "_"))
 
 
 def _unique_name(entry: Any, key: str, used_names: set[str]) -> str:
-    name = slug(str(entry.get("name") or key)) if isinstance(entry, dict) else slug(key)
+    name = short_name(str(entry.get("name") or key)) if isinstance(entry, dict) else short_name(key)
     first, count = name, 2
     while name in used_names:
         name, count = f"{first}-{count}", count + 1

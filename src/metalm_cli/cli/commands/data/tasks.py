@@ -197,17 +197,18 @@ def new(
 
     Writes DIR/NAME.yaml and DIR/templates/NAME.yaml, then checks the card. Existing files are not overwritten.
     """
+    from metalm_cli.common.slug import slug
     from metalm_cli.data.examples.card_check import check_card
     from metalm_cli.tasks import Cards
-    from metalm_cli.tasks.natural_instructions import slug, task_name
+    from metalm_cli.tasks.natural_instructions import task_name
 
     task = name if name is not None else task_name(file)
     for identifier in (task, cluster):
-        if identifier != slug(identifier):
+        if identifier != slug(identifier, "_"):
             raise MetalmError(
                 f"{identifier!r} is not a valid name",
                 why="expected lower-case letters, digits and _",
-                remedy=f"did you mean {slug(identifier)}?",
+                remedy=f"did you mean {slug(identifier, '_')}?",
             )
     if task in Cards().paths:
         raise MetalmError(f"a shipped task is already named {task}", remedy="choose another --name")

@@ -105,14 +105,14 @@ class SchemaChecker:
                     continue  # the problem of a nested section, already recorded
                 cause = entry.get("ctx", {}).get("error")
                 key = ".".join([path, *(str(part) for part in entry["loc"])]).strip(".")
-                message, remedy, section_node, is_missing = entry["msg"], "", node, False
+                message, remedy, is_missing = entry["msg"], "", False
                 if isinstance(cause, InconsistentValues):
                     message, remedy, is_missing = str(cause), cause.remedy, cause.is_missing
                     key = schema_types.join_key(key, cause.key) if cause.key else key
                 if key in self.invalid_keys:
                     continue
                 first_part = key.removeprefix(path).strip(".").split(".")[0]
-                source = node.value.get(first_part, section_node)
+                source = node.value.get(first_part, node)
                 self.add_problem(key, source, message, remedy, is_missing=is_missing)
         return section.model_construct(**values)
 

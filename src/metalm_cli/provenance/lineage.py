@@ -12,6 +12,7 @@ from metalm_cli.common.hub import model_folder
 from metalm_cli.config.schema.recipes import Recipe
 from metalm_cli.errors import MetalmError
 from metalm_cli.runs.data_record import DataSource, source_record
+from metalm_cli.runs.find import RESULTS
 
 LINEAGE = "lineage.json"
 
@@ -72,7 +73,7 @@ def read_lineage(folder: Path) -> dict[str, Any] | None:
     Raises:
         MetalmError: The lineage cannot be read.
     """
-    candidates = (folder / "model" / LINEAGE, folder / "adapter" / LINEAGE, folder / LINEAGE)
+    candidates = [folder / name / LINEAGE for name in (*RESULTS, "")]
     path = next((candidate for candidate in candidates if candidate.is_file()), None)
     if path is None:
         return None

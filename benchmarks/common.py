@@ -18,7 +18,7 @@ from metalm_cli.config.schema.recipes import PretrainRecipe
 from metalm_cli.data import Corpus, open_corpus
 from metalm_cli.data.sampling.row_slots import RowSlot
 from metalm_cli.models.assembly import Assembly, build_metalm
-from metalm_cli.objectives import Objective, make_objective
+from metalm_cli.objectives import DocumentObjective, make_objective
 
 
 def arguments(description: str, **extra: Any) -> argparse.Namespace:
@@ -134,7 +134,7 @@ def small_recipe(**changes: Any) -> PretrainRecipe:
     return PretrainRecipe.model_validate(recipe)
 
 
-def build(recipe: PretrainRecipe) -> tuple[Corpus, Assembly, Objective]:
+def build(recipe: PretrainRecipe) -> tuple[Corpus, Assembly, DocumentObjective]:
     """Open the corpus of a recipe, and build its model and objective."""
     corpus = open_corpus(recipe.data, seed=0)
     assembly = build_metalm(recipe.model, seed=0, sample=lambda count: corpus.sample(count, 0))
@@ -158,7 +158,7 @@ def optimiser_step(trainer: Any, rows: Any, meter: Any, bad: torch.Tensor) -> tu
     return batches, trainer.update(trainer.step(batches, counts, used, passes, meter), bad)
 
 
-def make_row_slots(recipe: PretrainRecipe, corpus: Corpus, objective: Objective) -> list[RowSlot]:
+def make_row_slots(recipe: PretrainRecipe, corpus: Corpus, objective: DocumentObjective) -> list[RowSlot]:
     """Row slots of a recipe's batch, all in this process."""
     count = recipe.train.batch_size
     reader = corpus.reader(lambda _: True)

@@ -73,3 +73,19 @@ def test_the_help_groups_the_commands_by_folder() -> None:
     assert set(panels.values()) == set(tree.PANELS.values())
     assert panels["pretrain"] == panels["instruct"] == "Train"
     assert panels["tasks"] == panels["show"] == "Data, tasks and templates"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["recipe", "check", "world", "data.tasks=extras"],
+        ["recipe", "check", "world", "data.tasks=[world, extras]"],
+        ["templates", "lint", "--task", "extras"],
+        ["data", "mirror", "extras"],
+    ],
+)
+def test_the_old_name_of_a_group_is_an_error_that_gives_the_new_one(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tree.run(command) == 2
+    assert "is now non_core" in capsys.readouterr().err

@@ -31,7 +31,7 @@ def test_list(capsys: Capture, tmp_path: Path) -> None:
     rows = listed_tasks(capsys)
     assert set(rows) == set(Cards().names)
     assert rows["rte"][:7] == ["nli", "rte", "core", "train_and_eval", "accuracy", "2 classes", "hub"]
-    assert rows["bbh"][2:4] == ["extra", "eval"]
+    assert rows["bbh"][2:4] == ["non_core", "eval"]
     assert rows["world_nli"][2] == "world"
     assert rows["world_nli"][6] == "train, validation, test"
     assert rows["copa"][5] == "options"

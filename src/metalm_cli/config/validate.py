@@ -60,10 +60,7 @@ class SchemaChecker:
                     remedy = f"set {child_path}: {field.description}" if field.description else f"set {child_path}"
                     self.add_problem(child_path, node, f"missing, expected {expected}", remedy, is_missing=True)
                 continue
-            renamed_values = section.renamed_values.get(key, {})
-            if isinstance(child.value, str) and child.value in renamed_values:
-                current = renamed_values[child.value]
-                self.add_problem(child_path, child, f"{quote_value(child.value)} is now {current}", f"write {current}")
+            if self._has_renamed_values(section.renamed_values.get(key, {}), child, child_path):
                 continue
             problem_count = len(self.problems)
             value = self._build_value(schema_types.constrained_type(field), child, child_path, field.examples)
@@ -87,6 +84,15 @@ class SchemaChecker:
             else:
                 self._add_unknown_key(section, key, inner, path)
         return entries
+
+    def _has_renamed_values(self, renamed: dict[str, str], node: YamlNode, path: str) -> bool:
+        """Return whether a value, or an entry of a list, has an old name; each is recorded as a problem."""
+        entries = node.value if isinstance(node.value, list) else [node]
+        old = [entry for entry in entries if isinstance(entry.value, str) and entry.value in renamed]
+        for entry in old:
+            current = renamed[entry.value]
+            self.add_problem(path, entry, f"{quote_value(entry.value)} is now {current}", f"write {current}")
+        return bool(old)
 
     def _is_removed(self, annotation: Any, node: YamlNode) -> bool:
         """Return whether the value is null in place of a mapping, which removes the mapping."""

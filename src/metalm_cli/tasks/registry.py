@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from metalm_cli.config.locate import display
+from metalm_cli.config.schema.tasks import TaskDataConfig
 from metalm_cli.config.yaml_records import read_record
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks.card import CLUSTERS, Card
@@ -148,6 +149,8 @@ class Cards:
             MetalmError: There is no such card (the message suggests a similar name), or it is invalid.
         """
         if name not in self.paths:
+            if current := TaskDataConfig.renamed_values["tasks"].get(name):
+                raise MetalmError(f"the group {name} is now {current}", remedy=f"write {current}")
             matches = difflib.get_close_matches(name, [*self.paths, *CLUSTERS], n=1)
             raise MetalmError(
                 f"no task is named {name}",

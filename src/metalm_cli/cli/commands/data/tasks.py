@@ -56,7 +56,7 @@ def list_tasks(
         available_splits = [
             role for role in card.splits if is_available(card, role, data_root, registry.paths[card.name])
         ]
-        group = "core" if card.core else "world" if card.world is not None else "extra"
+        group = "core" if card.core else "world" if card.world is not None else "non_core"
         data = ", ".join(available_splits) or ("hub" if card.hub is not None else "missing")
         rows.append(
             (card.cluster, card.name, group, card.usage, card.metric.name, answer_kind(card), data, card.description)

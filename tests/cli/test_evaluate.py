@@ -207,7 +207,7 @@ def test_prompts_are_as_in_training_unless_options_change_them(desk, capsys) -> 
     capsys.readouterr()
     own = ["--task", "odd", "--cards", "cards", "--offline", "--limit", 2]
     assert metalm("eval", "runs/own", *own, "--out", "a.json") == 0
-    message = "prompts  collection plain, options false, route decoder (as in the model's training)"
+    message = "prompts  collection plain, show_options false, input_route decoder (as in the model's training)"
     assert message in capsys.readouterr().err
     assert metalm("eval", "runs/own", *own, "--out", "b.json", "--input-route", "encoder", "--show-options") == 0
     assert "prompts  collection plain (as in the model's training)" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -12,7 +13,10 @@ from metalm_cli.cli.renamed_options import RENAMED
 from metalm_cli.config import schema_types
 from metalm_cli.config.schema.base import Section
 from metalm_cli.config.schema.recipes import RECIPES
+from metalm_cli.config.schema.tasks import DemonstrationOptions, TemplateOptions
+from metalm_cli.evaluation.resolve_settings import RECIPE_KEYS
 from metalm_cli.tasks import Card
+from metalm_cli.templates import PromptStyle
 from metalm_cli.templates.template import TemplateFile
 
 
@@ -89,3 +93,11 @@ def test_the_old_name_of_a_group_is_an_error_that_gives_the_new_one(
 ) -> None:
     assert tree.run(command) == 2
     assert "is now non_core" in capsys.readouterr().err
+
+
+def test_notes_of_evaluations_name_the_present_keys() -> None:
+    known = {**TemplateOptions.model_fields, **DemonstrationOptions.model_fields}
+    assert {TemplateOptions.renamed.get(key, DemonstrationOptions.renamed.get(key)) for key in RECIPE_KEYS} == set(
+        RECIPE_KEYS.values()
+    )
+    assert {RECIPE_KEYS.get(key, key) for key in asdict(PromptStyle())} - set(known) == {"windows"}

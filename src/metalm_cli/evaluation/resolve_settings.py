@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 PROTOCOL_OF_COMMAND: dict[str, Protocol] = {"finetune": "finetuned", "instruct": "instruct"}
 """Protocol by the command that trained a model; for all other models it is ``in_context``."""
 
+RECIPE_KEYS = {
+    "options": "show_options",
+    "rationale": "rationales",
+    "route": "input_route",
+    "layout": "demonstration_layout",
+}
+"""Recipe keys of the prompt settings, which result files and lineages store under their first names."""
+
 
 def resolve_settings(
     requested: EvaluationSettings, prompt_options: Mapping[str, Any], history: ModelHistory
@@ -33,7 +41,7 @@ def resolve_settings(
     notes: list[str] = []
     defaults = {"collection": requested.collection, **asdict(requested.style)}
     inherited = [
-        f"{name} {value}"
+        f"{RECIPE_KEYS.get(name, name)} {value}"
         for name, value in history.prompt_settings.items()
         if name not in prompt_options and value != defaults[name]
     ]

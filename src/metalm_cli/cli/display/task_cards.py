@@ -37,7 +37,7 @@ def print_card(card: Card, path: Path, data_root: Path | None) -> None:
     entries = [("task", f"{card.name}: {card.description}"), ("card", display(path))]
     kind = "core (a task of the paper)" if card.core else "not core"
     entries += [("cluster", card.cluster + (f"; tags {', '.join(card.tags)}" if card.tags else ""))]
-    entries += [("use", {"train_and_eval": "train and evaluate", "eval": "evaluate only"}[card.usage] + f"; {kind}")]
+    entries += [("usage", {"train_and_eval": "train and evaluate", "eval": "evaluate only"}[card.usage] + f"; {kind}")]
     entries += [("source", _describe_source(card))]
     entries += [("field", f"{name} = {source}") for name, source in card.fields.items()]
     entries += [("answer", text) for text in _describe_answer(card)]

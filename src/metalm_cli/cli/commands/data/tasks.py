@@ -62,7 +62,7 @@ def list_tasks(
             (card.cluster, card.name, group, card.usage, card.metric.name, answer_kind(card), data, card.description)
         )
     rows.sort(key=lambda row: [selected_card.cluster for selected_card in selected].index(row[0]))
-    console.print_table(("cluster", "task", "kind", "use", "metric", "answer", "data", "description"), rows)
+    console.print_table(("cluster", "task", "kind", "usage", "metric", "answer", "data", "description"), rows)
 
 
 def _filter_clusters(cards: Sequence[Card], clusters: Sequence[str]) -> list[Card]:

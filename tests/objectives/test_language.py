@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -294,6 +296,20 @@ def test_an_unused_encoder_can_be_touched_without_a_trace():
     assert gradients
     assert all((gradient == 0).all() for gradient in gradients)
     step.eval()
+
+
+def test_the_objective_of_the_contributing_page_docks_the_first_half():
+    page = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (example,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "FirstHalf" in block]
+    namespace: dict[str, Any] = {"__name__": "example"}
+    exec(compile(example, "CONTRIBUTING.md", "exec"), namespace)
+    objective = namespace["FirstHalfObjective"](SEMI_CAUSAL, assembly())
+    read = objective.writer(data_of(), 0).read("The girl took a red ball to the old school.", 0)
+    docked, causal = read.segments
+    assert docked.dock is not None
+    assert causal.dock is None
+    assert (docked.first, docked.last, causal.last) == (0, causal.first, len(read.document))
+    assert docked.last == pytest.approx(len(read.document) / 2, abs=6)  # spans end at the ends of words
 
 
 def test_metrics_are_nats_a_token_and_bits_a_byte():

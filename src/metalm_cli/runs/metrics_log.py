@@ -217,3 +217,26 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
+
+
+class NullLog:
+    """Metrics log of the ranks that do not write one."""
+
+    def __enter__(self) -> Any:
+        return None
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def last_validation(metrics: Path) -> dict[str, float]:
+    """Last validation metrics of a run."""
+    records = [record for record in read_metrics(metrics)[0] if record.get("split") == "validation"]
+    if not records:
+        return {}
+    group_losses = {
+        f"{key.removesuffix('_loss')} {name} loss": loss
+        for key, losses in records[-1].items()
+        if isinstance(losses, dict)
+        for name, loss in losses.items()
+    }
+    return {**{key: value for key, value in records[-1].items() if isinstance(value, float)}, **group_losses}

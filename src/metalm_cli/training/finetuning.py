@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from metalm_cli.common.hub import model_folder
 from metalm_cli.config.schema.recipes import FinetuneRecipe
 from metalm_cli.data.examples.example_slots import ExampleSlotFactory
-from metalm_cli.data.examples.pack_examples import TaskSession, pack_sessions
+from metalm_cli.data.examples.pack_examples import RowPacking, TaskSession, pack_sessions
 from metalm_cli.data.examples.session_writer import SessionBuilder
 from metalm_cli.data.examples.task_corpus import TaskCorpus
 from metalm_cli.data.examples.task_selection import (
@@ -30,7 +31,7 @@ from metalm_cli.models.assembly import Assembly
 from metalm_cli.models.encoders import load_tokenizer
 from metalm_cli.objectives.supervised import SupervisedObjective, TaskName
 from metalm_cli.provenance.audit import Audit, apply_audit, audit
-from metalm_cli.provenance.generalization_levels import describe_levels, generalization_levels
+from metalm_cli.provenance.generalization_levels import Level, describe_levels, generalization_levels
 from metalm_cli.provenance.hold_out_check import reject_trained_on_held_out
 from metalm_cli.provenance.lineage import ancestors_and_lineages, read_ancestors
 from metalm_cli.provenance.model_history import ModelHistory
@@ -51,24 +52,39 @@ AUDIT_FILE = "audit.json"
 """File of a run folder with the results of the hold-out audit."""
 
 
+class TaskValidation(NamedTuple):
+    """Validation rows of a task, and its first session without the answer, which is continued for display."""
+
+    rows: list[Row]
+    preview: Session | None
+
+
 class Finetuning(Run):
     """A run that trains on tasks."""
 
     recipe: FinetuneRecipe
-    corpus: TaskCorpus
-    objective: SupervisedObjective
-    selection: TaskSelection
-    audit: Audit | None
-    """Result of comparing the training rows with held-out tasks; None if no task is held out."""
 
-    def open_data(self, folder: RunFolder | None) -> TaskCorpus:
+    @cached_property
+    def cards(self) -> Cards:
+        """Cards of the tasks."""
+        return load_cards(self.recipe.data)
+
+    @cached_property
+    def ancestors(self) -> list[dict[str, Any]]:
+        return read_ancestors(self.recipe, self.options.offline)
+
+    @cached_property
+    def base_history(self) -> ModelHistory:
+        """What the base model was trained on."""
+        return ModelHistory.of(self.ancestors)
+
+    @cached_property
+    def _opened_tasks(self) -> tuple[TaskCorpus, TaskSelection]:
         options, recipe = self.options, self.recipe
-        cards = load_cards(recipe.data)
-        self.ancestors = read_ancestors(recipe, options.offline)
-        self.base_history = ModelHistory.of(self.ancestors)
+        cards, ancestors = self.cards, self.ancestors
         selection = select_tasks(recipe.data, cards)
-        reject_trained_on_held_out(selection.held_out, recipe.data.hold_out, self.ancestors, cards)
-        corpus, self.selection = open_training_tasks(
+        reject_trained_on_held_out(selection.held_out, recipe.data.hold_out, ancestors, cards)
+        return open_training_tasks(
             recipe.data,
             seed=recipe.train.seed,
             data_root=options.data_root,
@@ -76,37 +92,56 @@ class Finetuning(Run):
             cards=cards,
             selection=selection,
         )
-        self.audit = (
-            broadcast_from_rank_zero(lambda: self._run_audit(corpus, cards)) if self.selection.held_out else None
+
+    @property
+    def selection(self) -> TaskSelection:
+        """The tasks to train on and the held-out ones."""
+        return self._opened_tasks[1]
+
+    @cached_property
+    def audit(self) -> Audit | None:
+        """Result of comparing the training rows with held-out tasks; None if no task is held out."""
+        return broadcast_from_rank_zero(self._run_audit) if self.selection.held_out else None
+
+    def _run_audit(self) -> Audit:
+        options = self.options
+        corpus, selection = self._opened_tasks
+        self.callbacks.print_note("audit: comparing training rows with held-out evaluation rows")
+        lineages = [lineage for _, lineage in ancestors_and_lineages(self.ancestors) if lineage is not None]
+        return audit(
+            corpus, selection.held_out, self.cards, lineages, data_root=options.data_root, offline=options.offline
         )
+
+    @cached_property
+    def corpus(self) -> TaskCorpus:
+        """The training examples, without those that the audit rejects."""
+        corpus, folder = self._opened_tasks[0], self.folder
         if self.audit is not None:
             apply_audit(corpus, self.audit)
-        self.levels = generalization_levels(
-            cards.all(), [*(card.name for card in self.selection.cards), *self.base_history.tasks]
-        )
-        uses_miniworld = any(card.world is not None for card in self.selection.cards)
-        self.clusters = {card.name: card.cluster for card in cards.all() if uses_miniworld or card.world is None}
         data_record = read_data_record(folder) if folder is not None and folder.recipe.exists() else None
         if folder is not None and data_record is not None:
             check_data(folder, data_record, corpus)
         return corpus
 
-    def _run_audit(self, corpus: TaskCorpus, cards: Cards) -> Audit:
-        options = self.options
-        self.callbacks.print_note("audit: comparing training rows with held-out evaluation rows")
-        lineages = [lineage for _, lineage in ancestors_and_lineages(self.ancestors or []) if lineage is not None]
-        return audit(
-            corpus, self.selection.held_out, cards, lineages, data_root=options.data_root, offline=options.offline
-        )
+    @cached_property
+    def levels(self) -> dict[str, Level]:
+        """Generalisation level of each task."""
+        trained_on = [*(card.name for card in self.selection.cards), *self.base_history.tasks]
+        return generalization_levels(self.cards.all(), trained_on)
 
     def make_objective(self, assembly: Assembly) -> SupervisedObjective:
         tasks = [TaskName(task.card.name, task.card.cluster) for task in self.corpus.tasks]
-        self.session_builder = self._make_session_builder(assembly)
-        self.packing = row_packing_of(self.recipe, assembly, self.accelerator.device)
         return SupervisedObjective(assembly, tasks, self.recipe.train.loss_average)
 
-    def _make_session_builder(self, assembly: Assembly) -> SessionBuilder:
-        tokenise = SessionTokeniser(assembly.decoder_tokenizer, assembly.processors)
+    @cached_property
+    def packing(self) -> RowPacking:
+        """How sessions are packed into rows."""
+        return row_packing_of(self.recipe, self.assembly, self.accelerator.device)
+
+    @cached_property
+    def session_builder(self) -> SessionBuilder:
+        """Builder of the sessions of the training examples."""
+        tokenise = SessionTokeniser(self.assembly.decoder_tokenizer, self.assembly.processors)
         extra_limits = [
             EncoderLimit.of(self._tokenizer(encoder.tokenizer), encoder.length)
             for encoder in self.recipe.data.match_input_lengths_of
@@ -118,26 +153,25 @@ class Finetuning(Run):
     def _tokenizer(self, name: str) -> Any:
         return load_tokenizer(model_folder(name, offline=self.options.offline, weights=False))
 
-    def read_validation(self) -> list[Row]:
+    @cached_property
+    def _validation(self) -> list[TaskValidation]:
         examples_by_task = validation_examples(
             self.corpus, data_root=self.options.data_root, offline=self.options.offline
         )
-        self.validation_counts: dict[str, int] = {}
-        self.preview_sessions: list[Session] = []
-        rows: list[Row] = []
-        for task, examples in examples_by_task.items():
-            task_rows = self._validation_rows_of(task, examples)
-            self.validation_counts[self.corpus.tasks[task].card.name] = len(task_rows)
-            rows += task_rows
-        return rows
+        return [self._validation_of(task, examples) for task, examples in examples_by_task.items()]
 
-    def _validation_rows_of(self, task: int, examples: Any) -> list[Row]:
+    @cached_property
+    def validation_rows(self) -> list[Row]:
+        return [row for validation in self._validation for row in validation.rows]
+
+    def _validation_of(self, task: int, examples: Any) -> TaskValidation:
         """Make validation rows of a task, spread over its split and the same for every seed and compared model."""
         options, training_task = self.recipe.data.validation, self.corpus.tasks[task]
         prompts = self.session_builder.prompts_of(task, scored_templates(training_task.templates)[0])
         num_examples = len(examples)
         keys = np.full(num_examples, key_of("validation", training_task.card.name), dtype=np.uint64)
         rows: list[Row] = []
+        preview: Session | None = None
         num_tokens = 0
         for index in permute(np.arange(num_examples), num_examples, keys).tolist():
             if len(rows) == options.examples:
@@ -149,19 +183,25 @@ class Finetuning(Run):
             if fitted is None:
                 continue
             if not rows:
-                self.preview_sessions.append(Session(list(fitted.session)[:-1], training_task.card.name))
+                preview = Session(list(fitted.session)[:-1], training_task.card.name)
             session = self.session_builder.tokenise(fitted.session, require_targets=True)
             num_tokens += len(session)
             if rows and options.tokens_per_task is not None and num_tokens > options.tokens_per_task:
                 break
             rows.append(pack_sessions([TaskSession(session, task, {"source_tokens": len(session)}, -1)]))
-        return rows
+        return TaskValidation(rows, preview)
 
     def preview_texts(self) -> list[str | Session]:
-        return list(self.preview_sessions)
+        return [validation.preview for validation in self._validation if validation.preview is not None]
 
-    def make_plan(self) -> RunPlan:
-        self.sampled_sessions = sample_sessions(self.session_builder)
+    @cached_property
+    def sampled_sessions(self) -> list[TaskSession]:
+        """A sample of the sessions, for the plan and the probe."""
+        return sample_sessions(self.session_builder)
+
+    @cached_property
+    def plan(self) -> RunPlan:
+        largest = max((len(validation.rows) for validation in self._validation), default=0)
         plan = make_task_plan(
             self.recipe,
             self.corpus,
@@ -172,7 +212,7 @@ class Finetuning(Run):
             num_processes=self.num_processes,
             shards=self.shards,
             device=self.accelerator.device,
-            validation=(len(self.validation_rows), max(self.validation_counts.values(), default=0)),
+            validation=(len(self.validation_rows), largest),
         )
         return replace(plan, notes=(*plan.notes, *self._hold_out_notes()))
 
@@ -183,7 +223,9 @@ class Finetuning(Run):
             f"the training data of {name} is unknown, because it has no lineage"
             for name in self.base_history.unknown_ancestors
         ]
-        return [*self.audit.notes(), *unknown, describe_levels(self.levels, self.clusters)]
+        uses_miniworld = any(card.world is not None for card in self.selection.cards)
+        clusters = {card.name: card.cluster for card in self.cards.all() if uses_miniworld or card.world is None}
+        return [*self.audit.notes(), *unknown, describe_levels(self.levels, clusters)]
 
     def probe_batch(self) -> Batch:
         """Make the largest micro-batch of a step with the longest sampled sessions."""

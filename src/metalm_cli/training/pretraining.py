@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from metalm_cli.config.schema.recipes import PretrainRecipe
 from metalm_cli.data import Corpus, open_corpus
 from metalm_cli.data.documents.document_slots import RowSlotFactory
@@ -9,7 +11,6 @@ from metalm_cli.data.sampling.loader import StepRowDataset
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.objectives import DocumentObjective, make_objective
 from metalm_cli.runs.data_record import check_data, pinned_revisions, read_data_record
-from metalm_cli.runs.folder import RunFolder
 from metalm_cli.sessions import Batch, Row, Session
 from metalm_cli.training.planning.memory import rows_per_micro_batch
 from metalm_cli.training.planning.plan import RunPlan, make_plan
@@ -24,11 +25,10 @@ class Pretraining(Run):
     """A run that trains on documents."""
 
     recipe: PretrainRecipe
-    corpus: Corpus
-    objective: DocumentObjective
 
-    def open_data(self, folder: RunFolder | None) -> Corpus:
-        options = self.options
+    @cached_property
+    def corpus(self) -> Corpus:
+        options, folder = self.options, self.folder
         is_started = folder is not None and folder.recipe.exists()
         data_record = read_data_record(folder) if folder is not None and is_started else None
         corpus = open_corpus(
@@ -46,11 +46,17 @@ class Pretraining(Run):
     def make_objective(self, assembly: Assembly) -> DocumentObjective:
         return make_objective(self.recipe, assembly)
 
-    def read_validation(self) -> list[Row]:
-        self.held_out = [document.text for document in self.corpus.validation()]
+    @cached_property
+    def held_out(self) -> list[str]:
+        """Texts of the validation documents."""
+        return [document.text for document in self.corpus.validation()]
+
+    @cached_property
+    def validation_rows(self) -> list[Row]:
         return self.objective.validation_rows(self.recipe.data, self.held_out)
 
-    def make_plan(self) -> RunPlan:
+    @cached_property
+    def plan(self) -> RunPlan:
         plan = make_plan(
             self.recipe,
             self.corpus,

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,18 @@ from metalm_cli.data.sampling.loader import StepRowDataset, loader
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.models.assembly import Assembly, build_from_recipe
 from metalm_cli.objectives import Objective
+from metalm_cli.objectives.base import StepModule
 from metalm_cli.provenance.lineage import read_ancestors
 from metalm_cli.runs import checkpoint
 from metalm_cli.runs.folder import RunFolder
-from metalm_cli.runs.metrics_log import MetricsLog, check_trackers, log_to_trackers, read_metrics, start_trackers
+from metalm_cli.runs.metrics_log import (
+    MetricsLog,
+    NullLog,
+    check_trackers,
+    last_validation,
+    log_to_trackers,
+    start_trackers,
+)
 from metalm_cli.runs.resume_check import check_recipe
 from metalm_cli.sessions import Batch, Row, Session
 from metalm_cli.training.distributed.accelerator import compile_layers, make_accelerator
@@ -65,6 +74,8 @@ class RunCallbacks:
 class Run(ABC):
     """One run, from its recipe to its model folder.
 
+    The parts of a run (corpus, model, objective, validation rows, plan) are made when they are first read.
+
     Args:
         recipe: The resolved recipe.
         recipe_yaml: The recipe as YAML, as saved in the run folder.
@@ -72,11 +83,10 @@ class Run(ABC):
         callbacks: Callbacks that display the run.
     """
 
-    ancestors: list[dict[str, Any]] | None = None
-    """Lineages of the checkpoints that the run starts from, once they are read."""
-
     def __init__(self, recipe: Any, recipe_yaml: str, options: RunOptions, callbacks: RunCallbacks) -> None:
         self.recipe, self.recipe_yaml, self.options, self.callbacks = recipe, recipe_yaml, options, callbacks
+        self.folder: RunFolder | None = None
+        self.recipe_changed = False
         check_trackers(recipe.train.trackers, options.offline)
         self.accelerator = make_accelerator(recipe)
         self.num_processes: int = self.accelerator.num_processes
@@ -91,21 +101,24 @@ class Run(ABC):
 
     # -- preparing ----------------------------------------------------------------------------------------------------
 
+    @property
     @abstractmethod
-    def open_data(self, folder: RunFolder | None) -> Any:
-        """Open the training data; on resume it must be the data that the run started with."""
+    def corpus(self) -> Any:
+        """The training data; on resume it must be the data that the run started with."""
 
     @abstractmethod
     def make_objective(self, assembly: Assembly) -> Objective:
-        """Make the objective of the run."""
+        """Make the objective for a model."""
 
+    @property
     @abstractmethod
-    def read_validation(self) -> list[Row]:
-        """Read the validation rows."""
+    def validation_rows(self) -> list[Row]:
+        """The validation rows."""
 
+    @property
     @abstractmethod
-    def make_plan(self) -> RunPlan:
-        """Make the plan of the run."""
+    def plan(self) -> RunPlan:
+        """The plan of the run."""
 
     @abstractmethod
     def probe_batch(self) -> Batch:
@@ -124,9 +137,45 @@ class Run(ABC):
         return {}
 
     @property
+    def folder_path(self) -> Path:
+        """Path of the run folder, once it is open."""
+        assert self.folder is not None
+        return self.folder.path
+
+    @property
     def padded_length(self) -> int | None:
         """Padded length of rows; None: the longest row of each micro-batch."""
         return self.recipe.data.sequence_length if self.accelerator.device.type == "cuda" else None
+
+    @cached_property
+    def assembly(self) -> Assembly:
+        """The model with its tokenizers, which on resume are those of the run."""
+        assembly = self._assemble(None if self.folder is None else self.folder.path / TOKENIZERS)
+        check_adapter_base(self.folder, assembly)
+        return assembly
+
+    def _assemble(self, tokenizers: Path | None) -> Assembly:
+        corpus = self.corpus
+        return build_from_recipe(
+            self.recipe, lambda count: corpus.sample(count, 0), offline=self.options.offline, tokenizers=tokenizers
+        )
+
+    @cached_property
+    def ancestors(self) -> list[dict[str, Any]]:
+        """Lineages of the checkpoints that the run starts from, which the model was built from."""
+        return read_ancestors(self.recipe)
+
+    @cached_property
+    def objective(self) -> Any:
+        """The objective of the run."""
+        return self.make_objective(self.assembly)
+
+    @cached_property
+    def root(self) -> StepModule:
+        """The module that trains, with its initial weights."""
+        objective = self.objective
+        torch.manual_seed(self.recipe.train.seed)
+        return objective.step_module()
 
     def prepare(self, folder: RunFolder | None = None) -> None:
         """Open the data, build the model, and make the plan.
@@ -134,28 +183,11 @@ class Run(ABC):
         Args:
             folder: Folder of the run to resume: its tokenizers are used, and its data must not have changed.
         """
-        recipe = self.recipe
-        self.corpus = self.open_data(folder)
-        self.assembly = self._assemble(None if folder is None else folder.path / TOKENIZERS)
-        check_adapter_base(folder, self.assembly)
-        if self.ancestors is None:
-            self.ancestors = read_ancestors(recipe)
-        self.objective = self.make_objective(self.assembly)
-        self.validation_rows = self.read_validation()
-        torch.manual_seed(recipe.train.seed)
-        self.root = self.objective.step_module()
-        self.plan = self.make_plan()
-        self.steps = self.plan.steps
-        if recipe.train.checkpoint_activations:
+        self.folder = folder
+        # Reading the parts makes them; in this order, what takes longer comes later.
+        _ = self.corpus, self.assembly, self.ancestors, self.validation_rows, self.root, self.plan
+        if self.recipe.train.checkpoint_activations:
             self.assembly.model.gradient_checkpointing_enable()
-
-    def _assemble(self, tokenizers: Path | None) -> Assembly:
-        return build_from_recipe(
-            self.recipe,
-            lambda count: self.corpus.sample(count, 0),
-            offline=self.options.offline,
-            tokenizers=tokenizers,
-        )
 
     def show_plan(self) -> None:
         """Display the plan, then probe a worst-case micro-batch."""
@@ -182,12 +214,12 @@ class Run(ABC):
         if is_new:
             self._prepare_and_show(None)
         with self._open_folder() as folder:
-            self.folder_path = folder.path
             for note in folder.notes:
                 self.callbacks.print_note(note)
             checkpoint_path = self._find_checkpoint(folder) if folder.resumed else None
             if not is_new:
                 self._prepare_and_show(folder)
+            self.folder = folder
             if self.is_main and not folder.recipe.exists():
                 write_start(
                     folder, options.name, self.recipe_yaml, str(self.accelerator.device), self.corpus, self.assembly
@@ -235,14 +267,14 @@ class Run(ABC):
         length = self.padded_length
         if recipe.train.compile:
             compile_layers(self.assembly)
-        trainer = Trainer(recipe.train, self.steps, self.objective, self.root, self.accelerator, length)
+        trainer = Trainer(recipe.train, self.plan.steps, self.objective, self.root, self.accelerator, length)
         rows_per_pass = recipe.train.micro_batch_size or max(1, recipe.train.batch_size // self.num_processes)
         validator = Validator(self.objective, self.validation_rows, rows_per_pass, trainer.collectives)
         if checkpoint_path is not None:
             tensors, state = checkpoint.load(checkpoint_path, verify=False)
             trainer.restore(tensors, state)
             self.callbacks.print_note(f"resumed from {checkpoint_path}")
-            if self.is_main and trainer.state.step < self.steps:
+            if self.is_main and trainer.state.step < self.plan.steps:
                 folder.set_result_aside()
             trainer.collectives.barrier()
         if self.is_main:
@@ -256,7 +288,7 @@ class Run(ABC):
         ):
             if self.is_main:
                 log.remove_steps_after(trainer.state.step)
-            progress.start(self.steps, f"{self.options.name} -> {folder.path}", trainer.state.step)
+            progress.start(self.plan.steps, f"{self.options.name} -> {folder.path}", trainer.state.step)
             callbacks = self._trainer_callbacks(folder, trainer, log, progress, validator)
             with StopSignals() as signals, self._explain_out_of_memory(folder):
                 result = trainer.run(loader(dataset, recipe.data.workers), callbacks, signals)
@@ -346,7 +378,7 @@ class Run(ABC):
                     self.corpus,
                     self.recipe,
                     facts,
-                    self.ancestors or [],
+                    self.ancestors,
                 )
         trainer.collectives.barrier()
 
@@ -363,26 +395,3 @@ class Run(ABC):
         tensors, _state = checkpoint.load(checkpoint_path, verify=False)
         root.load_state_dict(tensors["model"], strict=assembly.lora_targets is None)
         return root, assembly
-
-
-class NullLog:
-    """Metrics log of the ranks that do not write one."""
-
-    def __enter__(self) -> Any:
-        return None
-
-    def __exit__(self, *_: object) -> None: ...
-
-
-def last_validation(metrics: Path) -> dict[str, float]:
-    """Last validation metrics of a run."""
-    records = [record for record in read_metrics(metrics)[0] if record.get("split") == "validation"]
-    if not records:
-        return {}
-    group_losses = {
-        f"{key.removesuffix('_loss')} {name} loss": loss
-        for key, losses in records[-1].items()
-        if isinstance(losses, dict)
-        for name, loss in losses.items()
-    }
-    return {**{key: value for key, value in records[-1].items() if isinstance(value, float)}, **group_losses}

@@ -292,7 +292,7 @@ def test_contradictory_options(
 
 def test_adapters_of_parts(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Adapters of a model built from a recipe would have no base on disk."""
-    parts = TASKS.replace("FOLDER", str(folder)) + "\n".join(micro.RECIPE.split("\n")[2:19])
+    parts = TASKS.replace("FOLDER", str(folder)) + micro.MODEL
     recipe = micro.write_recipe(tmp_path, parts)
     capsys.readouterr()
     assert micro.metalm("finetune", recipe, "model.lora.rank=2", "--out", tmp_path / "run") == 2

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from metalm_cli.common.heap import HeapLimit
 from metalm_cli.common.signals import StopSignals
 from metalm_cli.config.schema.training import TrainingConfig
 from metalm_cli.data.sampling.loader import StepRows
@@ -117,6 +118,8 @@ class Trainer:
         self.module, self.optimizer = accelerator.prepare(root, optimizer)
         self.encoders: dict[str, Any] = dict(getattr(root.model, "encoders", {}) or {})
         self.state = TrainerState()
+        self.heap = HeapLimit() if self.device.type == "cpu" else None
+        self.steps_taken = 0
         self.start_time = time.monotonic()
         # The check for non-finite values runs at least at every logged step, and covers the steps since then.
         self.recent_numbers: deque[tuple[int, tuple[int, ...]]] = deque(maxlen=options.log_every)
@@ -207,6 +210,7 @@ class Trainer:
                 self.accelerator.backward(loss)
             if is_real:
                 step_metrics.add(terms, batch)
+            self._limit_heap()
         step_metrics.add_denominators(counts)
         for name in set(self.encoders) - used_encoders:
             # With zero gradients, momentum and weight decay would still change an unused encoder.
@@ -234,7 +238,18 @@ class Trainer:
         set_learning_rate(self.optimizer, schedule(self.options, self.state.step, self.steps))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self.steps_taken += 1
         return bad_step
+
+    def _limit_heap(self) -> None:
+        """Keep the resident memory of a CPU run near that of its first two steps.
+
+        The first step allocates the optimiser's state at its end.
+        """
+        if self.heap is not None and self.steps_taken < 2:
+            self.heap.observe()
+        elif self.heap is not None:
+            self.heap.enforce()
 
     def check(self, bad_step: torch.Tensor, callbacks: TrainerCallbacks) -> None:
         """Raise an error if a gradient was not finite. Waits for the device."""

@@ -1,0 +1,55 @@
+"""A limit on the memory that the C allocator retains.
+
+Passes of varying size leave holes between the blocks that stay allocated, and glibc returns memory to the system only
+from the end of its heap. The resident memory of a process then grows far above what it uses.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+
+import psutil
+
+TOLERANCE = 0.05
+
+
+class HeapLimit:
+    """Returns retained memory to the system when the resident memory exceeds its first peak.
+
+    Memory that is returned must be mapped again by the next pass, so it is returned only above the limit.
+
+    Args:
+        resident: Reads the resident memory of this process in bytes.
+        trim: Returns the allocator's free memory to the system; None where the allocator is not glibc's, in which
+            case there is no limit.
+    """
+
+    def __init__(self, resident: Callable[[], int] | None = None, trim: Callable[[], object] | None = None) -> None:
+        process = psutil.Process()
+        self._resident = resident or (lambda: int(process.memory_info().rss))
+        self._trim = trim or _malloc_trim()
+        self.reference = 0
+
+    def observe(self) -> None:
+        """Raise the reference to the resident memory; for passes that set the peak."""
+        self.reference = max(self.reference, self._resident())
+
+    def enforce(self) -> None:
+        """Trim the heap if the resident memory is above the reference by more than the tolerance.
+
+        If little is returned, the process does use more memory than at its first peak, and the reference is raised.
+        """
+        limit = self.reference * (1 + TOLERANCE)
+        if self._trim is None or self._resident() <= limit:
+            return
+        self._trim()
+        self.reference = max(self.reference, self._resident())
+
+
+def _malloc_trim() -> Callable[[], object] | None:
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError, TypeError):
+        return None
+    return lambda: trim(0)

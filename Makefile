@@ -23,11 +23,13 @@ TORCH ?= $(shell grep '^torch==' $(CONSTRAINTS))
 TESTS ?= tests src
 WORKERS ?= 2
 RUN := runs/demo
+SEED ?= 0
+N ?= 500
 
 # One thread for each test process.
 ONE_THREAD := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help setup demo test test-all lint bench docs clean
+.PHONY: help setup demo test test-all lint fuzz bench docs clean
 
 help:  ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -62,6 +64,9 @@ lint: $(STAMP)  ## Check style and types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+
+fuzz: $(STAMP)  ## Run N fuzzed commands of a SEED and list those that fail (SEED=0 N=500; continues in runs/fuzz)
+	$(ONE_THREAD) $(PY) tests/fuzz/campaign.py --seed $(SEED) --count $(N) --workers $(WORKERS)
 
 bench: $(STAMP)  ## Run each benchmark in its quick form (on real data if METALM_DATA is set)
 	@for file in $$(grep -l __main__ benchmarks/*.py); do \

@@ -114,6 +114,8 @@ def test_the_error_shows_every_problem(tmp_path: Path) -> None:
             "together with model.checkpoint",
         ),
         (["model.checkpoint=x", "model.connector.kind=mlp"], "model.connector", "together with model.checkpoint"),
+        (["model.checkpoint=x", "model.encoders.text.max_length=64"], "model.encoders.text", "got model.encoders.text"),
+        (["model.checkpoint=x", "model.decoder={dropout: 0.1}"], "model.decoder", "got model.decoder.dropout together"),
         (["model.encoders=null"], "model.encoders", "missing"),
         (["objective.name=prefix", "model.encoders=null"], "model.encoders", "missing"),
         (["objective.name=causal"], "model.encoders", "docks nothing"),

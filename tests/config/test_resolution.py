@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -160,10 +161,44 @@ def test_parts_drop_a_checkpoint(recipe: str) -> None:
     assert resolved.recipe.model.decoder.checkpoint == "gpt2"  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("command", ["pretrain", "finetune"])
+def test_rates_of_parts_go_with_a_checkpoint_in_any_order_of_layers(command: str, tmp_path: Path) -> None:
+    rates = {
+        "decoder": {"trains": "last_1", "learning_rate": 1e-3},
+        "encoders": {"text": {"learning_rate": 1e-4, "connector": {"learning_rate": 2e-4}}},
+        "connector": {"learning_rate": 3e-4},
+    }
+    base = {"command": command, "extends": {"pretrain": "base", "finetune": "world"}[command]}
+    if command == "pretrain":
+        base |= {"data": {"sources": [{"name": "w", "world": {}}]}, "objective": {"name": "semi_causal"}}
+        base |= {"train": {"steps": 200}}
+    for name, model in (("rates", rates), ("checkpoint", {"checkpoint": "runs/x"})):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({**base, "model": model}))
+    as_flag = resolve(command, str(tmp_path / "rates.yaml"), [], {"model.checkpoint": "runs/x"})
+    overrides = [
+        "model.decoder={trains: last_1, learning_rate: 1e-3}",
+        "model.encoders.text.learning_rate=1e-4",
+        "model.encoders.text.connector.learning_rate=2e-4",
+        "model.connector.learning_rate=3e-4",
+    ]
+    as_overrides = resolve(command, str(tmp_path / "checkpoint.yaml"), overrides)
+    for resolved in (as_flag, as_overrides):
+        model = resolved.recipe.model
+        assert resolved.dropped == ()
+        assert model.checkpoint == "runs/x"
+        assert (model.decoder.trains, model.decoder.learning_rate) == ("last_1", 1e-3)
+        assert (model.encoders["text"].trains, model.encoders["text"].learning_rate) == (None, 1e-4)
+        assert model.encoders["text"].connector.learning_rate == 2e-4
+        assert model.connector.learning_rate == 3e-4
+        path = tmp_path / "recorded.yaml"
+        path.write_text(resolved.to_yaml())
+        assert resolve(command, str(path)).recipe.model == model, "a recorded recipe resolves to itself"
+
+
 def test_in_one_layer_exclusive_keys_are_an_error(recipe: str) -> None:
     for overrides in (
         ["data.sources.0.hub=a/b", "data.sources.0.world={documents: 3}"],
-        ["model.checkpoint=x", "model.decoder.trains=none"],
+        ["model.checkpoint=x", "model.decoder.checkpoint=y"],
         ["train.steps=3", "train.epochs=1"],
     ):
         with pytest.raises(MetalmError, match="got"):

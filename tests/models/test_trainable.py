@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from metalm_cli.config.schema.model import ModelConfig, TaskModelConfig
 from metalm_cli.errors import MetalmError
-from metalm_cli.models.assembly import Assembly, build_metalm
+from metalm_cli.models.assembly import Assembly, build_encoder, build_metalm
+from metalm_cli.models.checkpoint_io import save_model
 from metalm_cli.models.trainable import (
     TrainPolicy,
     parameter_groups,
@@ -167,6 +169,89 @@ def test_learning_rates_and_decay_by_part(tokenizers) -> None:
     parameter_ids = [id(parameter) for group in groups for parameter in group["params"]]
     assert len(parameter_ids) == len(set(parameter_ids))
     assert set(parameter_ids) == {id(parameter) for parameter in assembly.model.parameters() if parameter.requires_grad}
+
+
+RATES = {"decoder": 1e-3, "encoders.text": 2e-3, "connectors.text": 3e-3}
+ALL_TRAIN = {"decoder": "all", "encoders": "all", "connectors": "all"}
+
+
+def with_rates(**model) -> TaskModelConfig:
+    """Build a recipe's ``model`` with a rate of each part, next to its other keys."""
+    parts = {key: model.pop(key, {}) for key in ("decoder", "text", "connector")}
+    parts = {
+        key: {**part, "learning_rate": RATES[name]} for (key, part), name in zip(parts.items(), RATES, strict=True)
+    }
+    encoders = {"text": parts.pop("text")}
+    return TaskModelConfig.model_validate({**model, **parts, "encoders": encoders})
+
+
+def group_rates(assembly: Assembly) -> dict[str, float]:
+    """Return the rate of each part's optimiser groups, which is also that of the plan."""
+    groups = parameter_groups(assembly.parts(), assembly.policy, 5e-4, 0.1)
+    rates = {group["name"].rpartition(".")[0]: group["lr"] for group in groups}
+    planned = {part.name: part.learning_rate for part in summarise_parts(assembly.parts(), assembly.policy, 5e-4)}
+    assert rates == {name: planned[name] for name in rates}
+    return rates
+
+
+@pytest.fixture
+def trained_model(tokenizers, tmp_path):
+    """A model folder of a run with a rate of its own for each part, of which the encoder was frozen."""
+    parts = model_recipe(
+        tokenizers, decoder_options={"learning_rate": 9e-3}, connector={"learning_rate": 9e-3}, trains="none"
+    )
+    assembly = build_metalm(parts, seed=0, sample=lambda count: iter(()))
+    save_model(tmp_path / "model", assembly.model, assembly.decoder_tokenizer, assembly.processors)
+    return str(tmp_path / "model")
+
+
+@pytest.mark.parametrize("trains", [{}, ALL_TRAIN, {"encoders": "last_1", "connectors": "all"}], ids=str)
+def test_rates_of_new_parts_hold_whatever_trains(trains, tokenizers) -> None:
+    parts = model_recipe(tokenizers).model_dump()
+    model = with_rates(decoder=parts["decoder"], text=parts["encoders"]["text"], trains=trains)
+    assert group_rates(build_metalm(model, seed=0, sample=lambda count: iter(()))) == RATES
+
+
+@pytest.mark.parametrize("trains", [{"encoders": "all"}, ALL_TRAIN, {"encoders": "last_1"}], ids=str)
+def test_rates_of_the_parts_of_a_checkpoint_hold_whatever_trains(trains, trained_model) -> None:
+    model = with_rates(checkpoint=trained_model, trains=trains)
+    assert group_rates(build_metalm(model, seed=0, sample=lambda count: iter(()))) == RATES
+
+
+@pytest.mark.parametrize("trains", [{}, ALL_TRAIN], ids=str)
+@pytest.mark.parametrize("adapted", [["decoder"], ["encoders"], ["decoder", "encoders"]], ids=str)
+def test_rates_hold_for_adapters_and_connectors(adapted, trains, trained_model) -> None:
+    trains = {part: value for part, value in trains.items() if part in (*adapted, "connectors")}
+    model = with_rates(checkpoint=trained_model, trains=trains, lora={"parts": adapted, "rank": 2})
+    expected = {name: rate for name, rate in RATES.items() if name.partition(".")[0] in (*adapted, "connectors")}
+    assert group_rates(build_metalm(model, seed=0, sample=lambda count: iter(()))) == expected
+
+
+def test_a_checkpoints_part_that_the_recipe_sets_does_not_inherit_a_rate(trained_model) -> None:
+    """Its default is the run's rate, as the recipe says; a part that is not set inherits what it was trained with."""
+    model = TaskModelConfig.model_validate({"checkpoint": trained_model, "trains": {"decoder": "all"}})
+    assembly = build_metalm(model, seed=0, sample=lambda count: iter(()))
+    assert group_rates(assembly) == {"decoder": 5e-4, "connectors.text": 9e-3}
+    model = TaskModelConfig.model_validate({"checkpoint": trained_model, "encoders": {"text": {"trains": "last_1"}}})
+    assembly = build_metalm(model, seed=0, sample=lambda count: iter(()))
+    assert group_rates(assembly) == {"decoder": 9e-3, "encoders.text": 5e-4, "connectors.text": 9e-3}
+    assert trained_names(assembly, "encoders.text") == parameter_names(assembly, "encoders.text", ("layer.1.",))
+
+
+def test_an_encoder_of_a_checkpoint_without_it_is_an_error(trained_model) -> None:
+    model = TaskModelConfig.model_validate({"checkpoint": trained_model, "encoders": {"vision": {"trains": "all"}}})
+    with pytest.raises(MetalmError, match="no encoder 'vision'") as caught:
+        build_metalm(model, seed=0, sample=lambda count: iter(()))
+    assert caught.value.where == "model.encoders.vision"
+    assert "text" in caught.value.why
+
+
+def test_what_trains_of_an_encoder_alone(tokenizers) -> None:
+    model = model_recipe(tokenizers, learning_rate=2e-3)
+    model = ModelConfig.model_validate({"encoders": model.model_dump()["encoders"], "trains": {"encoders": "last_1"}})
+    assembly = build_encoder(model, "mlm", seed=0, sample=lambda count: iter(()))
+    assert assembly.policy == {"encoders.text": TrainPolicy("last_1", 2e-3)}
+    assert trained_names(assembly, "encoders.text") == parameter_names(assembly, "encoders.text", ("encoder.layer.1.",))
 
 
 @pytest.mark.parametrize("kind", [*DECODERS, *ENCODERS, *VISION])

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Set
 
 from metalm_cli.config.recipe_errors import RecipeProblem, quote_value
 from metalm_cli.config.schema.model import (
+    POLICY_KEYS,
     ConnectorConfig,
     DecoderConfig,
     EncoderConfig,
@@ -33,12 +34,11 @@ def check_cross_key_rules(recipe: PretrainRecipe | FinetuneRecipe, set_keys: Set
         yield from _check_span_lengths(recipe)
     if isinstance(recipe, FinetuneRecipe):
         yield from _check_adapters(recipe)
-    if recipe.model.checkpoint is not None:
+    newest_run_provides_model = isinstance(recipe, FinetuneRecipe) and not recipe.model.builds_parts
+    if recipe.model.checkpoint is not None or newest_run_provides_model:
         yield from _check_model_checkpoint(recipe, set_keys)
         return
     if isinstance(recipe, FinetuneRecipe):
-        if recipe.model.decoder is None and not recipe.model.encoders:
-            return  # the newest pretraining run provides the model
         yield from _check_decoder(recipe)
         for key, part in _named_parts(recipe):
             yield from _check_part(key, part)
@@ -52,7 +52,7 @@ def _check_adapters(recipe: FinetuneRecipe) -> Iterator[RecipeProblem]:
     model = recipe.model
     if model.lora is None:
         return
-    if model.checkpoint is None and (model.decoder is not None or model.encoders):
+    if model.checkpoint is None and model.builds_parts:
         yield RecipeProblem(
             "model.lora",
             "got adapters for a newly assembled model, expected a trained model: adapters refer to a base on disk",
@@ -61,9 +61,8 @@ def _check_adapters(recipe: FinetuneRecipe) -> Iterator[RecipeProblem]:
             depends_on=("model.checkpoint", "model.decoder", "model.encoders"),
         )
     parts = list(model.lora.parts)
-    for part, other_part in (("decoder", "encoders"), ("encoders", "decoder")):
-        trains = getattr(model.trains, part)
-        key = f"model.trains.{part}"
+    for key, part, trains in _trained_layers_of_parts(recipe):
+        other_part = "encoders" if part == "decoder" else "decoder"
         if trains == "none" and part in parts:
             yield RecipeProblem(
                 "model.lora.parts",
@@ -78,6 +77,18 @@ def _check_adapters(recipe: FinetuneRecipe) -> Iterator[RecipeProblem]:
                 f"set {key}=none, or add {part} to model.lora.parts",
                 depends_on=(key,),
             )
+
+
+def _trained_layers_of_parts(recipe: FinetuneRecipe) -> Iterator[tuple[str, str, str | None]]:
+    """Yield what trains of the decoder and the encoders, with the key that sets it and the kind of part."""
+    for kind in ("decoder", "encoders"):
+        trains = getattr(recipe.model.trains, kind)
+        if trains is not None:
+            yield f"model.trains.{kind}", kind, trains
+            continue
+        for key, part in _named_parts(recipe):
+            if key.split(".")[1] == kind:
+                yield f"{key}.trains", kind, part.trains
 
 
 def _check_decoder(recipe: FinetuneRecipe) -> Iterator[RecipeProblem]:
@@ -188,7 +199,7 @@ def _check_model_checkpoint(recipe: PretrainRecipe | FinetuneRecipe, set_keys: S
     # The recipe that a run records sets every key to its resolved value; it must resolve again unchanged.
     is_default = {
         "model.special_tokens": recipe.model.special_tokens == SpecialTokensConfig(),
-        "model.connector": recipe.model.connector == ConnectorConfig(),
+        "model.connector": _sets_policy_only(recipe.model.connector),
     }
     for key, inherited in (("model.special_tokens", "special tokens"), ("model.connector", "connectors")):
         if key in set_keys and not is_default[key]:
@@ -198,6 +209,27 @@ def _check_model_checkpoint(recipe: PretrainRecipe | FinetuneRecipe, set_keys: S
                 f"remove {key}: the checkpoint includes its {inherited}",
                 depends_on=("model.checkpoint",),
             )
+    for key, part in _named_parts(recipe):
+        if part.checkpoint is None and part.config is None and not _sets_policy_only(part):
+            names = ", ".join(f"{key}.{name}" for name in sorted(part.model_fields_set) if not _is_policy(part, name))
+            yield RecipeProblem(
+                key,
+                f"got {names} together with model.checkpoint",
+                f"remove {names}: of a part of the checkpoint, only trains and learning_rate can be set",
+                depends_on=("model.checkpoint",),
+            )
+
+
+def _sets_policy_only(part: DecoderConfig | EncoderConfig | ConnectorConfig) -> bool:
+    """Whether a section sets nothing but what trains, and at which rate."""
+    return all(_is_policy(part, name) for name in type(part).model_fields)
+
+
+def _is_policy(part: DecoderConfig | EncoderConfig | ConnectorConfig, name: str) -> bool:
+    value = getattr(part, name)
+    if isinstance(value, ConnectorConfig):
+        return _sets_policy_only(value)
+    return name in POLICY_KEYS or value == type(part).model_fields[name].default
 
 
 def _check_parts(recipe: PretrainRecipe) -> Iterator[RecipeProblem]:

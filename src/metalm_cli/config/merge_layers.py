@@ -92,13 +92,26 @@ class LayerStack:
         for key, node in above.items():
             if node.value is None:
                 continue
-            for excluded_key in schema_types.mutually_exclusive_keys(section, key):
+            for excluded_key in self._keys_excluded_by(section, key, node, remaining):
                 if self._drop(remaining, excluded_key, key, node, path):
                     self._drop_companions(remaining, section, excluded_key, key, node, path)
             old = remaining.get(key, YamlNode(None))
             if not isinstance(node.value, dict) and old.value not in (None, node.value):
                 self._drop_companions(remaining, section, key, key, node, path)
         return remaining
+
+    def _keys_excluded_by(
+        self, section: type[Section], key: str, node: YamlNode, remaining: dict[str, YamlNode]
+    ) -> list[str]:
+        def takes_part(name: str, value: YamlNode | None) -> bool:
+            return (
+                value is not None and value.value is not None and section.takes_part_in_exclusion(name, value.plain())
+            )
+
+        if not takes_part(key, node):
+            return []
+        excluded_keys = schema_types.mutually_exclusive_keys(section, key)
+        return [excluded_key for excluded_key in excluded_keys if takes_part(excluded_key, remaining.get(excluded_key))]
 
     def _drop_companions(
         self,

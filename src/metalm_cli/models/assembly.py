@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from metalm_cli.config.schema.model import Lora, ModelConfig, TrainableParts
+from metalm_cli.config.schema.model import Lora, ModelConfig, TaskModelConfig
 from metalm_cli.config.schema.recipes import FinetuneRecipe, PretrainRecipe
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.capabilities import measure_bidirectionality
@@ -22,7 +22,7 @@ from metalm_cli.models.lora.adapter_files import adapter_in
 from metalm_cli.models.lora.inject import LoraBase, LoraTargets, add_adapters, merge, safetensors_hash
 from metalm_cli.models.metalm import MetaLM, MetaLMConfig
 from metalm_cli.models.part_loader import PartLoader
-from metalm_cli.models.trainable import LORA, TrainPolicy, apply_policy
+from metalm_cli.models.trainable import LORA, TrainPolicy, apply_policy, requested_policy
 from metalm_cli.sessions import DecoderTokenizer, Processor, TextProcessor, TokenRules
 
 DocumentSampler = Callable[[int], Iterator[str]]
@@ -148,11 +148,10 @@ def build_metalm(
         assembly = load_assembly(model.checkpoint, offline=offline, remote_code=remote_code)
     else:
         assembly = _assemble_parts(model, PartLoader(sample, offline, remote_code, tokenizers), seed)
-    _override_policy(assembly, model.trains)
-    lora = getattr(model, "lora", None)
-    if lora is not None and model.checkpoint is not None:
+    _set_policy(assembly, model)
+    if isinstance(model, TaskModelConfig) and model.lora is not None and model.checkpoint is not None:
         base_folder = find_model_folder(model.checkpoint, offline=offline, remote_code=remote_code)
-        _add_lora(assembly, lora, model.trains, _lora_base(model.checkpoint, base_folder), seed)
+        _add_lora(assembly, model, model.lora, _lora_base(model.checkpoint, base_folder), seed)
     apply_policy(assembly.parts(), assembly.policy)
     assembly.notes += assembly.model.traits.notes()
     return assembly
@@ -177,7 +176,8 @@ def build_encoder(
     ((name, options),) = model.encoders.items()
     loader = PartLoader(sample, offline, remote_code, tokenizers)
     encoder, processor = load_encoder_for_pretraining(name, options, loader, kind)
-    assembly = Assembly(encoder, None, {name: processor}, {f"encoders.{name}": _policy(options)})
+    part = f"encoders.{name}"
+    assembly = Assembly(encoder, None, {name: processor}, {part: requested_policy(model, part, TrainPolicy())})
     apply_policy(assembly.parts(), assembly.policy)
     return assembly
 
@@ -193,20 +193,24 @@ def load_assembly(source: str | Path, *, offline: bool = False, remote_code: boo
     return assembly
 
 
-def _override_policy(assembly: Assembly, trains: TrainableParts) -> None:
-    """Replace the training policy of the parts that the recipe's ``trains`` names."""
-    overrides = trains.model_dump(exclude_none=True)
-    if overrides.get("decoder") == "none" and not assembly.processors:
+def _set_policy(assembly: Assembly, model: ModelConfig) -> None:
+    """Set the training policy of each part: the recipe's, or where it sets none, the one saved in the checkpoint."""
+    unknown = sorted(model.encoders.keys() - assembly.processors.keys())
+    if unknown:
+        raise MetalmError(
+            f"the model has no encoder {unknown[0]!r}",
+            where=f"model.encoders.{unknown[0]}",
+            why=f"its encoders: {', '.join(assembly.processors) or 'none'}",
+            remedy="remove the key, or name an encoder of the model",
+        )
+    if model.trains.decoder == "none" and not assembly.processors:
         raise MetalmError(
             "the model has no encoder to train, and its decoder is frozen",
             where="model.trains.decoder: none",
             why="it is a plain causal language model",
             remedy="leave out --encoder-only (model.trains.decoder=all), or name a MetaLM with --model",
         )
-    for name in assembly.policy:
-        override = overrides.get(name.partition(".")[0])
-        if override is not None:
-            assembly.policy[name] = TrainPolicy(override)
+    assembly.policy = {name: requested_policy(model, name, saved) for name, saved in assembly.policy.items()}
     assembly.model.config.training = {name: vars(part_policy) for name, part_policy in assembly.policy.items()}
 
 
@@ -226,7 +230,7 @@ def _lora_base(checkpoint: str, folder: Path) -> LoraBase:
     return LoraBase(checkpoint, folder, safetensors_hash(folder))
 
 
-def _add_lora(assembly: Assembly, lora: Lora, trains: TrainableParts, base: LoraBase, seed: int) -> None:
+def _add_lora(assembly: Assembly, model: ModelConfig, lora: Lora, base: LoraBase, seed: int) -> None:
     """Freeze the decoder and the encoders, and add adapters to the parts that the recipe names."""
     adapted_parts = {
         name: part
@@ -240,14 +244,14 @@ def _add_lora(assembly: Assembly, lora: Lora, trains: TrainableParts, base: Lora
             why="it is a plain causal language model",
             remedy="set model.lora.parts=[decoder]",
         )
-    train = {name: getattr(trains, name.partition(".")[0]) or "all" for name in adapted_parts}
+    policy = {name: requested_policy(model, name, TrainPolicy()) for name in assembly.policy}
+    train = {name: policy[name].train for name in adapted_parts}
     assembly.lora_targets = add_adapters(assembly.model, adapted_parts, train, lora, base, seed)
     assembly.notes.append(str(assembly.lora_targets))
-    for name in assembly.policy:
-        if name.startswith("connectors."):
-            assembly.policy[name] = TrainPolicy(trains.connectors or "all")
-        else:
-            assembly.policy[name] = TrainPolicy(LORA if name in adapted_parts else "none")
+    for name in policy:
+        if not name.startswith("connectors."):
+            policy[name] = replace(policy[name], train=LORA if name in adapted_parts else "none")
+    assembly.policy = policy
 
 
 def _assemble_parts(model: ModelConfig, loader: PartLoader, seed: int) -> Assembly:
@@ -255,8 +259,7 @@ def _assemble_parts(model: ModelConfig, loader: PartLoader, seed: int) -> Assemb
     decoder, tokenizer = loader.decoder(model.decoder)
     rules = _token_rules(model, decoder.config)
     decoder_tokenizer = DecoderTokenizer(tokenizer, rules)
-    encoders, processors, policy = {}, {}, {"decoder": _policy(model.decoder)}
-    connectors, docking = {}, {}
+    encoders, processors, connectors, docking = {}, {}, {}, {}
     for name, options in model.encoders.items():
         encoder, source = loader.encoder(name, options, tokenizer)
         encoder_io = encoder_io_for(encoder.config)
@@ -274,8 +277,6 @@ def _assemble_parts(model: ModelConfig, loader: PartLoader, seed: int) -> Assemb
             "kind": connector_options.kind,
             "layers": 1 if connector_options.kind == "linear" else connector_options.layers,
         }
-        policy[f"encoders.{name}"] = _policy(options)
-        policy[f"connectors.{name}"] = _policy(connector_options)
         encoders[name] = encoder
     config = MetaLMConfig(
         decoder_config=decoder.config.to_dict(),
@@ -283,7 +284,6 @@ def _assemble_parts(model: ModelConfig, loader: PartLoader, seed: int) -> Assemb
         connectors=connectors,
         docking=docking,
         tokens=rules.to_dict(),
-        training={name: vars(part_policy) for name, part_policy in policy.items()},
     )
     metalm = MetaLM(config, decoder, encoders)
     if not metalm.traits.causal:
@@ -295,17 +295,15 @@ def _assemble_parts(model: ModelConfig, loader: PartLoader, seed: int) -> Assemb
         )
     for name in encoders:
         _rescale_connector(metalm, name, processors[name], seed)
-    return Assembly(metalm, decoder_tokenizer, processors, policy)
+    assembly = Assembly(metalm, decoder_tokenizer, processors)
+    assembly.policy = {name: TrainPolicy() for name in assembly.parts()}
+    return assembly
 
 
 def _token_rules(model: ModelConfig, config: Any) -> TokenRules:
     """Return the token rules of the decoder's checkpoint, or else those of the recipe."""
     saved = getattr(config, "metalm", None)
     return TokenRules(**(saved["tokens"] if saved else model.special_tokens.model_dump()))
-
-
-def _policy(part: Any) -> TrainPolicy:
-    return TrainPolicy(part.trains, part.learning_rate)
 
 
 def _check_bidirectional(name: str, encoder: Any) -> None:

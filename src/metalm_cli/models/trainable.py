@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from metalm_cli.config.schema.model import ConnectorConfig, DecoderConfig, EncoderConfig, ModelConfig
 from metalm_cli.errors import MetalmError
 
 
@@ -22,6 +23,28 @@ class TrainPolicy:
 
     train: str = "all"
     learning_rate: float | None = None
+
+
+def requested_policy(model: ModelConfig, name: str, inherited: TrainPolicy) -> TrainPolicy:
+    """Return the training policy of a part that a recipe requests.
+
+    Args:
+        model: The recipe's ``model``.
+        name: Key path of the part: ``decoder``, ``encoders.NAME`` or ``connectors.NAME``.
+        inherited: Policy for what the recipe does not set. Its learning rate applies only where the recipe does not
+            set what trains either.
+    """
+    kind, _, encoder = name.partition(".")
+    part: DecoderConfig | EncoderConfig | ConnectorConfig | None = model.decoder
+    if kind != "decoder":
+        part = model.encoders.get(encoder)
+    if kind == "connectors":
+        part = (part.connector if isinstance(part, EncoderConfig) else None) or model.connector
+    train = getattr(model.trains, kind) or (part.trains if part is not None else None)
+    rate = part.learning_rate if part is not None else None
+    if train is None:
+        return TrainPolicy(inherited.train, rate if rate is not None else inherited.learning_rate)
+    return TrainPolicy(train, rate)
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def check_recipe(folder: RunFolder, recipe: Recipe) -> list[str]:
         MetalmError: Keys changed that must not; the message names all of them.
     """
     try:
-        saved = flatten(with_current_recipe_keys(yaml.safe_load(folder.recipe.read_text(encoding="utf-8"))))
+        saved = _comparable_leaves(with_current_recipe_keys(yaml.safe_load(folder.recipe.read_text(encoding="utf-8"))))
     except (OSError, yaml.YAMLError) as error:
         raise MetalmError(
             "the recipe of the run cannot be read",
@@ -54,7 +54,7 @@ def check_recipe(folder: RunFolder, recipe: Recipe) -> list[str]:
             why=str(error).splitlines()[0],
             remedy="start a new run",
         ) from error
-    current = flatten(recipe.model_dump(mode="json", exclude={"extends"}))
+    current = _comparable_leaves(recipe.model_dump(mode="json", exclude={"extends"}))
     changed = sorted(key for key in saved.keys() | current.keys() if saved.get(key) != current.get(key))
     fixed = [key for key in changed if key not in CHANGEABLE_KEYS and key not in SCHEDULE_KEYS]
     if fixed:
@@ -66,6 +66,14 @@ def check_recipe(folder: RunFolder, recipe: Recipe) -> list[str]:
             f"a resumed run may change {', '.join((*SCHEDULE_KEYS, *CHANGEABLE_KEYS))}",
         )
     return [f"{key} changes from {saved.get(key)} to {current.get(key)}{CONSEQUENCES.get(key, '')}" for key in changed]
+
+
+def _comparable_leaves(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Flatten a recipe; earlier versions recorded ``all`` for parts whose ``trains`` is not set."""
+    return {
+        key: "all" if value is None and key.startswith("model.") and key.endswith(".trains") else value
+        for key, value in flatten(recipe).items()
+    }
 
 
 def flatten(value: Any, path: str = "") -> dict[str, Any]:

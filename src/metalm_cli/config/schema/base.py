@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -43,6 +43,16 @@ class Section(BaseModel):
 
     renamed_values: ClassVar[dict[str, dict[str, str]]] = {}
     """Current names of values by the names that earlier versions used, for each key with renamed values."""
+
+    @classmethod
+    def takes_part_in_exclusion(cls, key: str, value: Any) -> bool:
+        """Return whether a value of ``excludes`` drops other keys, and is dropped by them.
+
+        Args:
+            key: The key.
+            value: Its value, as plain data; not None.
+        """
+        return True
 
     @model_validator(mode="after")
     def _at_most_one(self) -> Section:

@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from metalm_cli.config.schema.base import InconsistentValues, Section
 
+POLICY_KEYS = frozenset({"trains", "learning_rate"})
+"""Keys of a part that also apply to the part of a checkpoint."""
 TrainableLayers = Annotated[str, Field(pattern=r"^(all|none|last_[1-9][0-9]*)$", examples=["all", "none", "last_2"])]
 
 
@@ -65,8 +67,10 @@ class DecoderConfig(Section):
         description="Hub id or folder of a tokenizer; or {new: ...} with config, to train one. Default: the tokenizer"
         " of the checkpoint.",
     )
-    trains: TrainableLayers = Field(
-        default="all", description="Trainable parameters: all, none, or last_N (the last N layers)."
+    trains: TrainableLayers | None = Field(
+        default=None,
+        description="Trainable parameters: all, none, or last_N (the last N layers). Default: all; with "
+        "model.checkpoint, the setting saved in it.",
     )
     learning_rate: float | None = Field(
         default=None, gt=0, description="Learning rate of the decoder; default: train.learning_rate."
@@ -93,8 +97,10 @@ class ConnectorConfig(Section):
         default="linear", description="linear: a single projection; mlp: several layers with GELU in between."
     )
     layers: int = Field(default=3, ge=2, le=12, description="Number of layers of an mlp connector; ignored for linear.")
-    trains: TrainableLayers = Field(
-        default="all", description="Trainable parameters: all, none, or last_N (the last N layers)."
+    trains: TrainableLayers | None = Field(
+        default=None,
+        description="Trainable parameters: all, none, or last_N (the last N layers). Default: all; with "
+        "model.checkpoint, the setting saved in it.",
     )
     learning_rate: float | None = Field(
         default=None, gt=0, description="Learning rate of the connector; default: train.learning_rate."
@@ -118,8 +124,10 @@ class EncoderConfig(Section):
         description="Hub id or folder of a tokenizer; same, for the decoder's tokenizer; or {new: ...} with config, "
         "to train one. Default: the tokenizer of the checkpoint.",
     )
-    trains: TrainableLayers = Field(
-        default="all", description="Trainable parameters: all, none, or last_N (the last N layers)."
+    trains: TrainableLayers | None = Field(
+        default=None,
+        description="Trainable parameters: all, none, or last_N (the last N layers). Default: all; with "
+        "model.checkpoint, the setting saved in it.",
     )
     learning_rate: float | None = Field(
         default=None, gt=0, description="Learning rate of the encoder; default: train.learning_rate."
@@ -145,7 +153,10 @@ class EncoderConfig(Section):
 
 
 class TrainableParts(Section):
-    """Trainable parameters by kind of part; null keeps the setting of each part or of the checkpoint."""
+    """Trainable parameters by kind of part; null keeps the setting of each part or of the checkpoint.
+
+    Where this section or the part itself sets what trains, the learning rate saved in a checkpoint does not apply.
+    """
 
     decoder: TrainableLayers | None = Field(
         default=None, description="Trainable parameters of the decoder: all, none, or last_N."
@@ -170,12 +181,12 @@ class ModelConfig(Section):
 
     checkpoint: str | None = Field(
         default=None,
-        description="A trained MetaLM to continue from: a run folder, a model folder or a hub id. Excludes decoder, "
-        "encoders, special_tokens and connector.",
+        description="A trained MetaLM to continue from: a run folder, a model folder or a hub id. Excludes "
+        "special_tokens, and all keys of decoder, encoders and connector but trains and learning_rate.",
     )
     trains: TrainableParts = Field(
         default=TrainableParts(),
-        description="Which parameters train; overrides the trains keys of the parts and the setting saved in the "
+        description="Which parameters train; overrides the trains keys of the parts and the settings saved in the "
         "checkpoint.",
     )
     special_tokens: SpecialTokensConfig = Field(
@@ -192,10 +203,27 @@ class ModelConfig(Section):
         default=ConnectorConfig(), description="Connector of every encoder that does not set its own."
     )
 
+    @classmethod
+    def takes_part_in_exclusion(cls, key: str, value: Any) -> bool:
+        if key not in ("decoder", "encoders", "connector") or not isinstance(value, dict):
+            return True
+        if key == "connector":
+            return bool(value.keys() - POLICY_KEYS)
+        parts = [value] if key == "decoder" else list(value.values())
+        return any(isinstance(part, dict) and (part.get("checkpoint") or part.get("config")) for part in parts)
+
+    @property
+    def builds_parts(self) -> bool:
+        """Whether a part is loaded or built from a checkpoint or config of its own."""
+        parts = [self.decoder, *self.encoders.values()]
+        return any(part is not None and (part.checkpoint is not None or part.config is not None) for part in parts)
+
     @model_validator(mode="after")
     def _parts_or_checkpoint(self) -> ModelConfig:
-        if self.checkpoint is not None and (self.decoder is not None or self.encoders):
-            parts_key = "decoder" if self.decoder is not None else "encoders"
+        if self.checkpoint is not None and self.builds_parts:
+            decoder = self.decoder
+            is_decoder = decoder is not None and (decoder.checkpoint is not None or decoder.config is not None)
+            parts_key = "decoder" if is_decoder else "encoders"
             raise InconsistentValues(
                 f"expected a checkpoint or parts, got checkpoint and {parts_key}",
                 key=parts_key,

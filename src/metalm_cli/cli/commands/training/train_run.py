@@ -67,7 +67,7 @@ def _train(command: str, arguments: list[str], flags: dict[str, Any], train_opti
 def with_default_base(resolved: ResolvedRecipe) -> ResolvedRecipe:
     """Set the newest finished pretraining run as the base of a finetuning recipe that has no model."""
     model = resolved.recipe.model
-    if resolved.recipe.command == "pretrain" or model.checkpoint is not None or model.decoder is not None:
+    if resolved.recipe.command == "pretrain" or model.checkpoint is not None or model.builds_parts:
         return resolved
     from metalm_cli.training.default_base import latest_base_model
 

@@ -57,6 +57,15 @@ train:
 """
 )
 ENCODER_ONLY = ["model.decoder=null", "data.validation.documents=2"]
+FSDP = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+    "FSDP_OFFLOAD_PARAMS": "false",
+}
+"""Environment variables with which a launcher shards a model over processes."""
 CLOCK_FIELDS = ("tokens_per_second", "memory_bytes")
 """Fields of records that depend on time or memory and differ between equal runs."""
 

@@ -46,14 +46,7 @@ VARIANTS: dict[str, tuple[list[str], int, dict[str, str]]] = {
     "fsdp": (
         ["data.row_packing=pack", "train.micro_batch_size=1"],
         2,
-        {
-            "ACCELERATE_USE_FSDP": "true",
-            "FSDP_VERSION": "2",
-            "FSDP_RESHARD_AFTER_FORWARD": "true",
-            "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-            "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
-            "FSDP_OFFLOAD_PARAMS": "false",
-        },
+        micro.FSDP,
     ),
 }
 Runs = Callable[..., Path]

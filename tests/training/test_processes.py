@@ -30,15 +30,7 @@ SETTINGS = {
         "train.warmup_steps=0",
     ],
 }
-FSDP = {
-    "ACCELERATE_USE_FSDP": "true",
-    "FSDP_VERSION": "2",
-    "FSDP_RESHARD_AFTER_FORWARD": "true",
-    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-    "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
-    "FSDP_OFFLOAD_PARAMS": "false",
-}
-LAUNCHED = {"fsdp": FSDP, "two": {}, "one": {}, "micro": {}}
+LAUNCHED = {"fsdp": micro.FSDP, "two": {}, "one": {}, "micro": {}}
 
 Runs = Callable[..., Path]
 

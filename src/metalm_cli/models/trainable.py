@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,6 +123,29 @@ def apply_policy(parts: Mapping[str, nn.Module], policy: Mapping[str, TrainPolic
         raise MetalmError(
             "no parameter trains", where="model", remedy="set trains: all or last_N on at least one of the parts"
         )
+
+
+def check_trained_parts_are_used(parts: Mapping[str, nn.Module], docked: Collection[str]) -> None:
+    """Reject a run of whose parts only those train that no row uses.
+
+    Args:
+        parts: Modules by key path below ``model``. The rows use the decoder, and the parts of the docked encoders.
+        docked: Names of the encoders into which the rows dock contents.
+
+    Raises:
+        MetalmError: No part that trains is used.
+    """
+    used = [part for name, part in parts.items() if name == "decoder" or name.partition(".")[2] in docked]
+    if any(parameter.requires_grad for part in used for parameter in part.parameters()):
+        return
+    encoders = [name.partition(".")[2] for name in parts if name.startswith("encoders.")]
+    unused = ", ".join(name for name in encoders if name not in docked)
+    raise MetalmError(
+        "nothing would train: no row uses a part that trains",
+        where="model.trains",
+        why=f"the decoder is frozen, and no row docks anything into {unused}",
+        remedy="let the decoder train (model.trains.decoder=all), or dock inputs into an encoder that trains",
+    )
 
 
 def parameter_groups(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -20,9 +20,13 @@ from metalm_cli.data.sampling.row_slots import SpanDrawer
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.models.metalm import MetaLM
+from metalm_cli.models.trainable import check_trained_parts_are_used
 from metalm_cli.objectives.base import StepModule, Term
 from metalm_cli.objectives.longest_rows import docked_row
 from metalm_cli.sessions import DECODER, Batch, DockTable, Processor, Row, TextProcessor, build_row, collate
+
+MIN_SAMPLED_DOCUMENTS = 32
+"""Documents of a sample from which on rows without docks count as typical of the run."""
 
 
 def semi_causal_spans(
@@ -159,9 +163,17 @@ class LanguageObjective:
         ]
 
     def check_sample(self, counts: Mapping[str, int]) -> None:
-        """Reject spans that are all longer than the input limit of their encoder."""
-        if counts.get("docked_spans") or not counts.get("too_long_spans"):
-            return
+        """Reject rows that use no part that trains, and spans that are all longer than their encoder's input limit."""
+        processor, options = self.processor, self.options
+        docks = processor is not None and not isinstance(options, CausalLM)
+        if docks and not counts.get("docked_spans") and counts.get("too_long_spans"):
+            self._reject_too_long_spans()
+        is_sample_small = counts.get("documents", 0) < MIN_SAMPLED_DOCUMENTS
+        docks = docks and (bool(counts.get("docked_spans")) or is_sample_small)
+        docked = [processor.encoder] if docks and processor is not None else []
+        check_trained_parts_are_used(self.assembly.parts(), docked)
+
+    def _reject_too_long_spans(self) -> NoReturn:
         processor, options = self.processor, self.options
         assert isinstance(processor, TextProcessor), "spans are docked into a text encoder"
         key, span = next((key, value) for key, value in options.model_dump().items() if key.endswith("_length"))

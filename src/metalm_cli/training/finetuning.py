@@ -29,6 +29,7 @@ from metalm_cli.data.sampling.micro_batching import micro_batches_of_step
 from metalm_cli.errors import Exit
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.models.encoders import load_tokenizer
+from metalm_cli.models.trainable import check_trained_parts_are_used
 from metalm_cli.objectives.supervised import SupervisedObjective, TaskName
 from metalm_cli.provenance.audit import Audit, apply_audit, audit
 from metalm_cli.provenance.generalization_levels import Level, describe_levels, generalization_levels
@@ -214,6 +215,8 @@ class Finetuning(Run):
             device=self.accelerator.device,
             validation=(len(self.validation_rows), largest),
         )
+        docked = {dock.encoder for sample in self.sampled_sessions for _, dock in sample.tokenised.docks}
+        check_trained_parts_are_used(self.assembly.parts(), docked)
         return replace(plan, notes=(*plan.notes, *self._hold_out_notes()))
 
     def _hold_out_notes(self) -> list[str]:

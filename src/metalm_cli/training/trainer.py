@@ -207,7 +207,8 @@ class Trainer:
                     term.sum * (is_real * term.coefficient * self.collectives.num_processes / max(1, counts[name]))
                     for name, term in terms.items()
                 )
-                self.accelerator.backward(loss)
+                if loss.requires_grad:  # not if the decoder is frozen and the pass docks nothing
+                    self.accelerator.backward(loss)
             if is_real:
                 step_metrics.add(terms, batch)
             self._limit_heap()

@@ -127,7 +127,8 @@ def _forward_and_backward(objective: Objective, root: nn.Module, batch: Batch, i
     with torch.autocast(device, torch.bfloat16, enabled=is_bf16):
         terms = root(replace(batch, step_counts=counts))
     loss = sum(term.sum * (term.coefficient / max(1, counts[name])) for name, term in terms.items())
-    loss.backward()
+    if loss.requires_grad:  # not if the decoder is frozen and the rows dock nothing
+        loss.backward()
     return bool(torch.isfinite(loss.detach()))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -130,6 +131,7 @@ def test_bleu_and_chrf_are_sacrebleus(metric) -> None:
     score = metric_value(metric, predictions, examples)
     library = {"bleu": BLEU, "chrf": CHRF}[metric]
     assert score.value == pytest.approx(library().corpus_score(predictions, streams).score)
+    # Its texts have all orders, so that the effective order of BLEU changes nothing.
     sentence_scorer = BLEU(effective_order=True) if metric == "bleu" else CHRF()
     assert score_of_example(metric, predictions[0], examples[0]) == pytest.approx(
         sentence_scorer.sentence_score(predictions[0], list(examples[0].answers)).score / 100
@@ -141,6 +143,40 @@ def test_bleu_and_chrf_are_sacrebleus(metric) -> None:
         for d in draws
     ]
     assert 100 * task_metrics.SPLIT_METRICS[metric](observed.values[draws], draws) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("metric", task_metrics.CORPUS_METRICS)
+@pytest.mark.parametrize(
+    ("language", "texts"),
+    [
+        ("en", ["New York", "yes"]),
+        ("zh", ["猫在屋顶上睡觉", "狗"]),
+        ("ja", ["猫は屋根で寝ている"]),
+        ("th", ["แมวนอนบนหลังคา"]),
+        ("ru", ["Кошка спит"]),
+    ],
+)
+def test_texts_equal_to_their_references_score_100(metric, language, texts) -> None:
+    examples = [replace(question(text, row=row), language=language) for row, text in enumerate(texts)]
+    assert metric_value(metric, texts, examples).value == pytest.approx(100)
+    assert metric_value(metric, [""] * len(texts), examples).value == 0
+    assert [score_of_example(metric, text, example) for text, example in zip(texts, examples, strict=True)] == (
+        pytest.approx([1] * len(texts))
+    )
+
+
+@pytest.mark.parametrize(
+    ("language", "tokenizer"),
+    [("zh", "zh"), ("chinese", "zh"), ("ja", "char"), ("th", "char"), ("en", "char"), ("ru", "13a")],
+)
+def test_bleu_in_languages_without_spaces(language, tokenizer) -> None:
+    from sacrebleu.metrics import BLEU
+
+    text, reference = "猫は屋根で寝ていた", "猫は屋根で寝ている"
+    example = replace(question(reference), language=language)
+    value = metric_value("bleu", [text], [example]).value
+    library = BLEU(tokenize=tokenizer, effective_order=True)
+    assert value == pytest.approx(library.corpus_score([text], [[reference]]).score)
 
 
 def test_measures_of_rows_are_the_libraries() -> None:
@@ -202,7 +238,7 @@ def test_extra_metrics_that_fit() -> None:
         return set(extra_metrics(cards[card], predictions, examples))
 
     text = [question("the red ball", row=0), question("a dog", row=1)]
-    assert names("squad", ["red ball", "cat"], text) == {"exact_match"}
+    assert names("squad", ["red ball", "cat"], text) == {"squad_em"}
     assert names("common_gen", ["red ball", "cat"], text) == {"rouge1", "rouge2", "bleu", "chrf"}
     assert names("xsum", ["red ball", "cat"], text) == {"rouge1", "rouge2"}
     assert names("drop", ["red ball", "cat"], text) == {"drop_em"}

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from metalm_cli.evaluation.metrics import text_metrics
+from metalm_cli.evaluation.metrics import normalisation, text_metrics
+from metalm_cli.evaluation.metrics.task_metrics import score_of_example
+from metalm_cli.tasks import Example
 
 
 @pytest.mark.parametrize(
@@ -18,9 +20,11 @@ from metalm_cli.evaluation.metrics import text_metrics
     [("The  Cat's hat, a lie.", "cats hat lie"), ("An  answer!", "answer"), ("theatre", "theatre"), ("a the an", "")],
 )
 def test_squads_normalisation(text, normal) -> None:
-    assert text_metrics.normalise_squad(text) == normal
+    assert normalisation.normalise_squad(text) == normal
 
 
+# Values of SQuAD's evaluate-v1.1.py: F1 is 0 without a common word, and a text of punctuation or articles is empty. The
+# last two rows deviate in F1, where the script gives an answer equal to its reference 0.
 @pytest.mark.parametrize(
     ("prediction", "reference", "f1", "exact"),
     [
@@ -29,15 +33,128 @@ def test_squads_normalisation(text, normal) -> None:
         ("red red", "red", 2 / 3, 0.0),
         ("blue", "red", 0.0, 0.0),
         ("", "red", 0.0, 0.0),
-        ("the", "a", 1.0, 1.0),
-        ("Unanswerable.", "unanswerable", 1.0, 1.0),
-        ("unanswerable question", "unanswerable", 0.0, 0.0),
-        ("unanswerable", "an unanswerable question", 0.0, 0.0),
+        ("the", "a", 0.0, 1.0),
+        ("", "!", 0.0, 1.0),
+        ("-", "+", 0.0, 1.0),
+        ("5", "-5", 1.0, 1.0),
+        ("15", "1.5", 1.0, 1.0),
+        ("C", "C++", 1.0, 1.0),
+        ("12", "1/2", 1.0, 1.0),
+        ("5", "−5", 0.0, 0.0),
+        ("müller", "MÜLLER", 1.0, 1.0),
+        ("Mueller", "Müller", 0.0, 0.0),
+        ("北京。", "北京", 0.0, 0.0),
+        ("unanswerable", "an unanswerable question", 2 / 3, 0.0),
+        (")", ")", 1.0, 1.0),
+        ("the", "the ", 1.0, 1.0),
     ],
 )
-def test_exact_match_and_token_f1(prediction, reference, f1, exact) -> None:
-    assert text_metrics.token_f1(prediction, reference) == pytest.approx(f1)
+def test_squads_metrics(prediction, reference, f1, exact) -> None:
+    assert text_metrics.squad_f1(prediction, reference) == pytest.approx(f1)
+    assert text_metrics.squad_em(prediction, reference) == exact
+
+
+# Values of SQuAD's evaluate-v2.0.py, in which the empty answer of unanswerable questions is a word here.
+@pytest.mark.parametrize(
+    ("prediction", "references", "f1", "exact"),
+    [
+        ("", ["unanswerable"], 1.0, 1.0),
+        ("Unanswerable.", ["unanswerable"], 1.0, 1.0),
+        ("the", ["unanswerable"], 1.0, 1.0),
+        ("red", ["unanswerable"], 0.0, 0.0),
+        ("", ["red"], 0.0, 0.0),
+        ("unanswerable", ["red"], 0.0, 0.0),
+        ("unanswerable question", ["unanswerable"], 0.0, 0.0),
+        ("unanswerable", ["an unanswerable question"], 0.0, 0.0),
+        ("red ball", ["blue", "a ball of red wool"], 2 / 3, 0.0),
+        ("", ["the Yom Kippur war", "."], 0.0, 0.0),
+        ("?", ["."], 1.0, 1.0),
+        ("15", ["1.5"], 1.0, 1.0),
+    ],
+)
+def test_squad_2s_metrics(prediction, references, f1, exact) -> None:
+    example = Example("task", 0, {}, tuple(references))
+    assert score_of_example("squad_v2_f1", prediction, example) == pytest.approx(f1)
+    assert score_of_example("squad_v2_em", prediction, example) == exact
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "exact", "f1"),
+    [
+        ("The Broncos!", "broncos", 1.0, 1.0),
+        ("red ball", "a ball of red wool", 0.0, 4 / 6),
+        ("“New York”.", "New York", 1.0, 1.0),
+        ("(A)", "A", 1.0, 1.0),
+        ("A", "the", 0.0, 0.0),
+        ("a b a", "b", 0.0, 0.5),
+        ("", "(A)", 0.0, 0.0),
+        ("", ".", 0.0, 0.0),
+        ("", "the", 0.0, 0.0),
+        ("-", "+", 0.0, 0.0),
+        ("?", "!", 0.0, 0.0),
+        (")", "[", 0.0, 0.0),
+        ("[", "[", 1.0, 1.0),
+        ('" "', '""', 0.0, 0.0),
+        ("5", "-5", 0.0, 0.0),
+        ("-5", "\u22125", 1.0, 1.0),
+        ("15", "1.5", 0.0, 0.0),
+        ("15", "1,5", 0.0, 0.0),
+        ("1,200.", "1200", 1.0, 1.0),
+        ("3", "3.0", 1.0, 1.0),
+        ("3.", "3.0", 1.0, 1.0),
+        ("30", "3.0", 0.0, 0.0),
+        ("3.10", "3.1", 0.0, 0.0),
+        ("10.0.1", "10.1", 0.0, 0.0),
+        ("5!", "5", 0.0, 0.0),
+        ("130", "1:30", 0.0, 0.0),
+        ("C", "C++", 0.0, 0.0),
+        ("C", "C#", 0.0, 0.0),
+        ("12", "1/2", 0.0, 0.0),
+        ("50", "50%", 0.0, 0.0),
+        ("$5", "€5", 0.0, 0.0),
+        ("(0, 1]", "[0, 1)", 0.0, 0.0),
+        ("2*(x+1)", "2*x+1", 0.0, 0.0),
+        ("x2", "x²", 0.0, 0.0),
+        ("mu\u0308ller", "Müller", 1.0, 1.0),
+        ("Muller", "Müller", 0.0, 0.0),
+        ("北京。", "北京", 1.0, 1.0),
+        ("北京大学", "北京", 0.0, 4 / 6),
+        ("5度", "-5度", 0.0, 0.5),
+        ("да!", "Да", 1.0, 1.0),
+        ("нет", "Да", 0.0, 0.0),
+    ],
+)
+def test_exact_match_and_token_f1_keep_what_distinguishes_answers(prediction, reference, exact, f1) -> None:
     assert text_metrics.exact_match(prediction, reference) == exact
+    assert text_metrics.token_f1(prediction, reference) == pytest.approx(f1)
+    assert text_metrics.exact_match(reference, reference) == text_metrics.token_f1(reference, reference) == 1
+
+
+def test_articles_of_other_languages_remain() -> None:
+    assert text_metrics.exact_match("a casa", "casa", "pt") == 0
+    assert text_metrics.exact_match("a house", "house", "en-GB") == 1
+
+
+# Values of Super-NaturalInstructions' evaluation.py: as SQuAD with articles, and ROUGE-L with stemming in English.
+@pytest.mark.parametrize(
+    ("prediction", "reference", "exact", "rouge"),
+    [
+        ("", "the", 0.0, 0.0),
+        ("a", "the", 0.0, 0.0),
+        ("", "A", 0.0, 0.0),
+        ("The dog!", "the dog", 1.0, 1.0),
+        ("dog", "the dog", 0.0, 2 / 3),
+        ("?", "!", 1.0, 0.0),
+        ("+", "+", 1.0, 0.0),
+        ("5", "-5", 1.0, 1.0),
+        ("1.5", "15", 1.0, 0.0),
+        ("walking dogs", "walked a dog", 0.0, 0.8),
+        ("Müller", "müller", 1.0, 1.0),
+    ],
+)
+def test_super_natural_instructions_metrics(prediction, reference, exact, rouge) -> None:
+    assert text_metrics.super_ni_em(prediction, reference) == exact
+    assert text_metrics.super_ni_rouge(prediction, reference, "en") == pytest.approx(rouge)
 
 
 @pytest.mark.parametrize(
@@ -53,16 +170,45 @@ def test_exact_match_and_token_f1(prediction, reference, f1, exact) -> None:
     ],
 )
 def test_trivia_qas_normalisation(text, normal) -> None:
-    assert text_metrics.normalise_trivia(text) == normal
+    assert normalisation.normalise_trivia(text) == normal
 
 
 def test_trivia_qa_splits_words_where_squad_joins_them() -> None:
     assert (
         text_metrics.trivia_em("Spider-Man", "spider man"),
-        text_metrics.exact_match("Spider-Man", "spider man"),
+        text_metrics.squad_em("Spider-Man", "spider man"),
     ) == (1, 0)
     assert text_metrics.trivia_f1("the Spider-Man", "man") == pytest.approx(2 / 3)
     assert text_metrics.trivia_f1("", "the") == 0, "no word in common scores 0, as in the official script"
+
+
+# Values of TriviaQA's triviaqa_evaluation.py.
+@pytest.mark.parametrize(
+    ("prediction", "reference", "exact"),
+    [("", "!", 1), ("-5", "5", 1), ("1.5", "15", 0), ("1.5", "1 5", 1), ("C", "C++", 1), ("", "C", 0), ("é", "e", 0)],
+)
+def test_trivia_qa_on_signs_and_symbols(prediction, reference, exact) -> None:
+    assert text_metrics.trivia_em(prediction, reference) == exact
+
+
+# Values of DROP's drop_eval.py: a hyphen separates words, also before a number.
+@pytest.mark.parametrize(
+    ("prediction", "reference", "exact", "f1"),
+    [
+        ("", "30", 0, 0),
+        ("5", "-5", 1, 1),
+        ("15", "1.5", 0, 0),
+        ("1.50", "1.5", 1, 1),
+        ("1,200", "1200", 1, 1),
+        ("30", "30%", 1, 1),
+        ("", "%", 1, 1),
+        ("the", "-", 1, 1),
+        ("x", "-", 0, 0),
+    ],
+)
+def test_drop_on_signs_and_symbols(prediction, reference, exact, f1) -> None:
+    assert text_metrics.drop_em(prediction, reference) == exact
+    assert text_metrics.drop_f1(prediction, reference) == f1
 
 
 # Cases of DROP's own tests (allenai/allennlp, drop_eval): predictions, references, exact match and F1.
@@ -111,12 +257,12 @@ def test_official_drop_cases(predicted, reference, exact, f1) -> None:
 
 @pytest.mark.parametrize("text", ["12.0", "12.0  ", "12.000", "12", "  1.2e1  ", "$12"])
 def test_drop_reads_numbers_as_numbers(text) -> None:
-    assert text_metrics.normalise_drop(text) == "12.0"
+    assert normalisation.normalise_drop(text) == "12.0"
 
 
 def test_drops_normalisation() -> None:
-    assert text_metrics.normalise_drop("12.0 persons") == "12.0 persons"
-    assert text_metrics.normalise_drop("S.K. Singh") == "sk singh"
+    assert normalisation.normalise_drop("12.0 persons") == "12.0 persons"
+    assert normalisation.normalise_drop("S.K. Singh") == "sk singh"
 
 
 def test_drop_on_texts() -> None:
@@ -185,6 +331,36 @@ def test_rouge_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("ru", "Кошка спит на крыше"),
+        ("en", "Кошка спит на крыше"),
+        ("zh-CN", "猫在屋顶上睡觉"),
+        ("ja", "猫は屋根で寝ている"),
+        ("th", "แมวนอนบนหลังคา"),
+        ("ar", "القطة تنام"),
+        ("hi", "बिल्ली सो रही है"),
+        ("de", "Müller schläft"),
+        ("en", "???"),
+    ],
+)
+def test_rouge_of_a_text_is_1_for_itself_in_any_script(language, text) -> None:
+    assert text_metrics.rouge(text, text, "rougeL", language) == 1
+    assert text_metrics.rouge("", text, "rougeL", language) == 0
+    assert text_metrics.rouge("§§ …", text, "rougeL", language) == 0
+
+
+def test_rouge_by_language() -> None:
+    # Two of four words, in both orders.
+    assert text_metrics.rouge("кошка ест на полу", "Кошка спит на крыше.", "rougeL", "ru") == 0.5
+    assert text_metrics.rouge("猫在床上", "猫在屋顶", "rougeL", "zh") == 0.5
+    assert text_metrics.rouge("Möller", "Müller", "rougeL", "de") == 0, "an accented letter is part of its word"
+    assert text_metrics.rouge("Mu\u0308ller", "Müller", "rougeL", "de") == 1
+    assert text_metrics.rouge("m ller", "Müller", "rougeL", "en") == 1, "rouge-score's words are of ASCII letters"
+    assert text_metrics.super_ni_rouge("perro gato", "gato perro negro", "spanish") == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(
     ("text", "number"),
     [
         ("so 7 - 4 = 3, or $1,234.50.", "1234.50"),
@@ -195,6 +371,8 @@ def test_rouge_by_hand() -> None:
         ("choose 1,2", "2"),
         (".5 litres", ".5"),
         ("18.", "18"),
+        ("1e+20", "1e20"),
+        ("2.5E3", "2500"),
         ("none", None),
     ],
 )

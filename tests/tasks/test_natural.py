@@ -13,6 +13,7 @@ import zstandard
 
 from metalm_cli.data.examples.open_examples import open_examples
 from metalm_cli.errors import MetalmError
+from metalm_cli.evaluation.metrics.task_metrics import metric_value
 from metalm_cli.tasks import Card, Cards
 from metalm_cli.templates import TemplateCollection, render
 
@@ -52,6 +53,22 @@ def test_a_task_becomes_a_card(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("languages", "output", "language"),
+    [
+        ((["English"], ["English"]), "собака", "en"),
+        ((["English"], ["Russian"]), "собака", "russian"),
+        ((["Chinese"], ["English"]), "dog", "zh"),
+        ((None, None), "собака", "ru"),
+        ((None, None), "dog", "en"),
+    ],
+)
+def test_a_task_is_in_english_only_if_inputs_and_outputs_are(tmp_path: Path, languages, output, language) -> None:
+    instances = [{"input": f"dog {index}", "output": [output]} for index in range(20)]
+    changes = {"Input_language": languages[0], "Output_language": languages[1], "Instances": instances}
+    assert card_of(write_task(tmp_path / "task1_x.json", **changes)).language == language
+
+
+@pytest.mark.parametrize(
     ("instances", "train", "validation"), [(2000, 1900, 100), (500, 450, 50), (9, 8, 1), (2, 1, 1)]
 )
 def test_the_last_instances_validate(tmp_path: Path, instances: int, train: int, validation: int) -> None:
@@ -84,15 +101,15 @@ def test_test_tasks_are_evaluated_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "metric"),
     [
-        ({}, "rougeL"),
-        ({"Categories": ["Cause Effect Classification"]}, "exact_match"),
-        ({"Categories": ["Textual Entailment"]}, "exact_match"),
+        ({}, "super_ni_rougeL"),
+        ({"Categories": ["Cause Effect Classification"]}, "super_ni_em"),
+        ({"Categories": ["Textual Entailment"]}, "super_ni_em"),
         (
             {"Instances": [{"input": f"{index}", "output": ["POS", "NEG"][index % 2]} for index in range(20)]},
-            "exact_match",
+            "super_ni_em",
         ),
-        ({"Instances": [{"input": f"{index}", "output": str(index % 8)} for index in range(20)]}, "rougeL"),
-        ({"Categories": None}, "rougeL"),
+        ({"Instances": [{"input": f"{index}", "output": str(index % 8)} for index in range(20)]}, "super_ni_rougeL"),
+        ({"Categories": None}, "super_ni_rougeL"),
     ],
 )
 def test_the_metric(tmp_path: Path, changes: dict[str, Any], metric: str) -> None:
@@ -181,6 +198,25 @@ def test_pairs(tmp_path: Path, ending: str) -> None:
     assert examples[-1].answers == ("2", "two")
     prompt = render(examples[0], TemplateCollection("flan").templates_for(card)[0])
     assert (prompt.input, prompt.target) == ("27+1", "28")
+
+
+def test_pairs_are_scored_with_their_signs(tmp_path: Path) -> None:
+    path = tmp_path / "signs.jsonl"
+    path.write_text("".join(json.dumps({"input": f"{n}", "target": "+-"[n % 2]}) + "\n" for n in range(20)))
+    card = card_of(path)
+    examples = list(open_examples(card, "train", card_path=path, cache=tmp_path / "cache"))
+    assert metric_value(card.metric.name, ["-"] * len(examples), examples).value == 50
+    assert metric_value(card.metric.name, [example.answers[0] for example in examples], examples).value == 100
+
+
+def test_targets_that_are_numbers_are_scored_as_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "sums.jsonl"
+    path.write_text('{"input": "1", "target": 3.0}\n{"input": "2", "target": -30}\n{"input": "3", "target": 1.5}\n')
+    card = card_of(path)
+    examples = list(open_examples(card, "train", card_path=path, cache=tmp_path / "cache"))
+    assert len(examples) == 2
+    assert metric_value(card.metric.name, ["3", "-30"], examples).value == 100
+    assert metric_value(card.metric.name, ["30", "30"], examples).value == 0
 
 
 @pytest.mark.parametrize(

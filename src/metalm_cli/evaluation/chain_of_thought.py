@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.evaluation.metrics import text_metrics
+from metalm_cli.evaluation.metrics import normalisation, text_metrics
 from metalm_cli.inference.text_streaming import strip_delimiter
 from metalm_cli.tasks.card import MetricName
 from metalm_cli.templates.render import CONCLUSION_PREFIX
@@ -19,8 +19,23 @@ _NUMBER_READERS: dict[str, Callable[[str], Hashable]] = {
     "spearman": text_metrics.first_number,
 }
 """How metrics that compare numbers read a number from a text; None if there is none."""
-_EXACT_METRICS = ("accuracy", "f1", "matthews")
-"""Metrics that compare texts literally, except for surrounding whitespace."""
+_NORMALISATIONS: dict[str, Callable[[str], Hashable]] = {
+    "accuracy": str.strip,
+    "f1": str.strip,
+    "matthews": str.strip,
+    "squad_em": normalisation.normalise_squad,
+    "squad_f1": normalisation.normalise_squad,
+    "squad_v2_em": normalisation.normalise_squad,
+    "squad_v2_f1": normalisation.normalise_squad,
+    "trivia_em": normalisation.normalise_trivia,
+    "trivia_f1": normalisation.normalise_trivia,
+    "drop_em": lambda text: frozenset(map(normalisation.normalise_drop, text_metrics.split_list(text))),
+    "drop_f1": lambda text: frozenset(map(normalisation.normalise_drop, text_metrics.split_list(text))),
+    "s1": lambda text: frozenset(text_metrics.listed_items(text)),
+    "super_ni_em": normalisation.normalise_super_ni,
+    "super_ni_rougeL": normalisation.normalise_super_ni,
+}
+"""How metrics normalise a text before they compare it; other metrics: ``normalise_words``."""
 
 
 def find_answers(text: str) -> list[tuple[int, str]]:
@@ -75,28 +90,30 @@ def _strip_unfinished_conclusion(text: str) -> str:
     return re.sub(rf"\b{re.escape(CONCLUSION_PREFIX)}[ \t]*:?\s*$", "", text, flags=re.IGNORECASE).strip()
 
 
-def vote(answer: str, metric: MetricName) -> Hashable | None:
+def vote(answer: str, metric: MetricName, language: str = "en") -> Hashable | None:
     """Return the candidate that an answer votes for, the same for answers that the metric treats as equal.
 
-    Numbers are compared as numbers, classes literally, and other texts as SQuAD compares them. None (an abstention)
-    for an empty answer, and for an answer without a number if the metric needs one.
+    Numbers are compared as numbers, other texts after the normalisation of the metric; an answer of which this leaves
+    nothing, such as punctuation alone, is compared literally. None (an abstention) for an empty answer, and for an
+    answer without a number if the metric needs one.
 
     >>> vote("1,200.0 apples", "number") == vote("1200", "number")
     True
     """
     if metric in _NUMBER_READERS:
         return _NUMBER_READERS[metric](answer)
-    return (
-        answer.strip() if metric in _EXACT_METRICS else text_metrics.normalise_squad(answer) or answer.strip()
-    ) or None
+    if metric not in _NORMALISATIONS:
+        return normalisation.normalise_words(answer, language) or None
+    return _NORMALISATIONS[metric](answer) or answer.strip() or None
 
 
-def majority_vote(samples: Sequence[str], metric: MetricName = "accuracy") -> str:
+def majority_vote(samples: Sequence[str], metric: MetricName = "accuracy", language: str = "en") -> str:
     """Return the most frequent answer: self-consistency (Wang et al. 2022, section 2).
 
     Args:
         samples: Answers, without their rationales.
         metric: The metric that scores the answer; decides which answers are equal (:func:`vote`).
+        language: Language of the answers.
 
     Returns:
         The first sample of the largest group of equal answers; of groups of the same size, the group whose first
@@ -111,7 +128,7 @@ def majority_vote(samples: Sequence[str], metric: MetricName = "accuracy") -> st
     """
     if not samples:
         raise MetalmError("there are no samples to vote on", remedy="draw at least one sample")
-    votes = [vote(sample, metric) for sample in samples]
+    votes = [vote(sample, metric, language) for sample in samples]
     counts = Counter(value for value in votes if value is not None)
     if not counts:
         return samples[0]

@@ -170,6 +170,10 @@ MetricName = Literal[
     "accuracy",
     "exact_match",
     "token_f1",
+    "squad_em",
+    "squad_f1",
+    "squad_v2_em",
+    "squad_v2_f1",
     "trivia_em",
     "trivia_f1",
     "drop_em",
@@ -181,12 +185,14 @@ MetricName = Literal[
     "rouge1",
     "rouge2",
     "rougeL",
+    "super_ni_em",
+    "super_ni_rougeL",
     "bleu",
     "chrf",
     "number",
     "s1",
 ]
-"""Metrics of ``metalm_cli.evaluation.metrics``; exact_match and token_f1 are SQuAD's."""
+"""Metrics of ``metalm_cli.evaluation.metrics``; those named after a data set follow its official script."""
 
 
 class Metric(Section):

@@ -26,6 +26,7 @@ class Example:
         label: Index of the correct option, or None.
         rationale: The reasoning that leads to the answer, or empty.
         raw: The row's columns.
+        language: Language code of the texts.
     """
 
     task: str
@@ -36,6 +37,7 @@ class Example:
     label: int | None = None
     rationale: str = ""
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    language: str = "en"
 
 
 LocateRow = Callable[[], str]
@@ -90,7 +92,7 @@ class ExampleMaker:
             rationale = self._string(
                 self._evaluate(self._rationale, row, "answer.rationale", where), "answer.rationale", where
             )
-        return Example(self.card.name, index, fields, answers, options, label, rationale, row)
+        return Example(self.card.name, index, fields, answers, options, label, rationale, row, self.card.language)
 
     def _answer(self, row: Any, where: LocateRow) -> tuple[tuple[str, ...], tuple[str, ...], int | None]:
         if self._label is not None:

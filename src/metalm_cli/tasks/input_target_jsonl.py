@@ -42,7 +42,7 @@ def input_target_card(path: Path) -> Card:
             "fields": {"input": "input"},
             "answer": {"text": "target"},
             "long_inputs": {"field": "input", "truncate": "middle"},
-            "metric": {"name": "exact_match", "source": "SQuAD's normalisation"},
+            "metric": {"name": "exact_match", "source": "this project"},
             "templates": str(path.absolute()),
             "licence": "unknown",
             "citation": "unknown",

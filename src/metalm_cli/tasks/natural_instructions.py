@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from metalm_cli.common.languages import guess_language, language_code
 from metalm_cli.common.slug import slug
 from metalm_cli.config.locate import display
 from metalm_cli.errors import MetalmError
@@ -27,7 +28,6 @@ EXACT_MATCH_CATEGORIES = frozenset(
 MAX_ANSWER_CLASSES = 10
 """A task with at most this many distinct answers is a classification task: exact match, whatever its category."""
 ANSWER_EXPRESSION = "output if output is string else output | map('trim') | select | list"
-LANGUAGE_CODES = {"english": "en"}
 
 
 def task_name(path: Path) -> str:
@@ -93,7 +93,6 @@ def natural_instructions_card(path: Path) -> Card:
     exact_match = (
         "classification" in cluster or cluster in EXACT_MATCH_CATEGORIES or _is_classification(task["Instances"])
     )
-    language = _first_text(task.get("Input_language")).lower()
     sources = ", ".join(map(str, task.get("Source") or ())).strip(", ")
     return Card.model_validate(
         {
@@ -107,9 +106,9 @@ def natural_instructions_card(path: Path) -> Card:
             "fields": {"input": "input"},
             "answer": {"text": ANSWER_EXPRESSION},
             "long_inputs": {"field": "input", "truncate": "middle"},
-            "metric": {"name": "exact_match" if exact_match else "rougeL", "source": "Wang et al. 2022"},
+            "metric": {"name": "super_ni_em" if exact_match else "super_ni_rougeL", "source": "Wang et al. 2022"},
             "templates": str(path.absolute()),
-            "language": LANGUAGE_CODES.get(language, language or "en"),
+            "language": _language(task),
             "licence": _first_text(task.get("Instance License")) or "unknown",
             "citation": "Wang et al. 2022 (Super-NaturalInstructions)" + (f"; from {sources}" if sources else ""),
         }
@@ -120,6 +119,19 @@ def _first_text(value: Any) -> str:
     """Return a text, or the first text of a list; older files have texts where newer ones have lists."""
     value = value[0] if isinstance(value, list) and value else value
     return value if isinstance(value, str) else ""
+
+
+def _language(task: dict[str, Any]) -> str:
+    """Return the language of the outputs or, if they are English, of the inputs: either makes a task cross-lingual.
+
+    Tasks that do not state their languages are in the language of their outputs.
+    """
+    languages = [language_code(_first_text(task.get(key))) for key in ("Output_language", "Input_language")]
+    stated = [language for language in languages if language]
+    if not stated:
+        instances = (instance for instance in task["Instances"][:100] if isinstance(instance, dict))
+        return guess_language(_first_text(instance.get("output")) for instance in instances) or "en"
+    return next((language for language in stated if language != "en"), "en")
 
 
 def _is_classification(instances: list[Any]) -> bool:

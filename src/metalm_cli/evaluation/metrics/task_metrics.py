@@ -10,13 +10,13 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.evaluation.metrics import text_metrics
+from metalm_cli.evaluation.metrics import corpus_metrics, text_metrics
 from metalm_cli.evaluation.metrics.bootstrap import Measure, Observations, corpus_error, standard_error
 from metalm_cli.tasks import Card, Example
 from metalm_cli.tasks.card import MetricName
@@ -28,19 +28,28 @@ NO_NUMBER = -1.0
 
 EXAMPLE_METRICS: dict[str, Callable[[str, str], float]] = {
     "accuracy": text_metrics.equal_text,
-    "exact_match": text_metrics.exact_match,
-    "token_f1": text_metrics.token_f1,
+    "squad_em": text_metrics.squad_em,
+    "squad_f1": text_metrics.squad_f1,
+    "squad_v2_em": text_metrics.squad_v2_em,
+    "squad_v2_f1": text_metrics.squad_v2_f1,
+    "super_ni_em": text_metrics.super_ni_em,
     "trivia_em": text_metrics.trivia_em,
     "trivia_f1": text_metrics.trivia_f1,
     "drop_em": text_metrics.drop_em,
     "drop_f1": text_metrics.drop_f1,
-    "rouge1": partial(text_metrics.rouge, kind="rouge1"),
-    "rouge2": partial(text_metrics.rouge, kind="rouge2"),
-    "rougeL": partial(text_metrics.rouge, kind="rougeL"),
     "number": text_metrics.equal_number,
     "s1": text_metrics.listed_s1,
 }
 """Metrics that are means over examples: map a text and a reference to 0..1; the best reference counts."""
+LANGUAGE_METRICS: dict[str, Callable[..., float]] = {
+    "exact_match": text_metrics.exact_match,
+    "token_f1": text_metrics.token_f1,
+    "rouge1": partial(text_metrics.rouge, kind="rouge1"),
+    "rouge2": partial(text_metrics.rouge, kind="rouge2"),
+    "rougeL": partial(text_metrics.rouge, kind="rougeL"),
+    "super_ni_rougeL": text_metrics.super_ni_rouge,
+}
+"""Metrics as :data:`EXAMPLE_METRICS` that also take the language of the reference (``language``)."""
 CLASS_METRICS = ("f1", "matthews")
 """Metrics over a whole split with two classes; class 1 is the positive one."""
 NUMBER_METRICS = ("pearson", "spearman")
@@ -50,6 +59,12 @@ CORPUS_METRICS = ("bleu", "chrf")
 ADDITIONAL_METRICS: dict[str, tuple[MetricName, ...]] = {
     "exact_match": ("token_f1",),
     "token_f1": ("exact_match",),
+    "squad_em": ("squad_f1",),
+    "squad_f1": ("squad_em",),
+    "squad_v2_em": ("squad_v2_f1",),
+    "squad_v2_f1": ("squad_v2_em",),
+    "super_ni_em": ("super_ni_rougeL",),
+    "super_ni_rougeL": ("super_ni_em",),
     "trivia_em": ("trivia_f1",),
     "trivia_f1": ("trivia_em",),
     "drop_f1": ("drop_em",),
@@ -140,10 +155,17 @@ def score_of_example(metric: MetricName, prediction: str, example: Example) -> f
         return None
     if metric in CLASS_METRICS:
         return text_metrics.equal_text(prediction, example.answers[0])
-    if metric in CORPUS_METRICS:
-        return float(_sacrebleu(metric, True).sentence_score(prediction, list(example.answers)).score) / 100
+    if metric == "bleu" or metric == "chrf":
+        return corpus_metrics.sentence_score(metric, prediction, example.answers, example.language)
     references = example.answers[:1] if metric == "accuracy" and example.options else example.answers
-    return text_metrics.best_over_references(EXAMPLE_METRICS[metric], prediction, references)
+    if metric == "squad_v2_em" or metric == "squad_v2_f1":
+        references = text_metrics.squad_v2_references(references)
+    measure = (
+        partial(LANGUAGE_METRICS[metric], language=example.language)
+        if metric in LANGUAGE_METRICS
+        else EXAMPLE_METRICS[metric]
+    )
+    return text_metrics.best_over_references(measure, prediction, references)
 
 
 def columns_by_example(
@@ -167,13 +189,10 @@ def columns_by_example(
             "found": [NO_NUMBER if number is None else number for number in numbers],
             "right": references,
         }
-    if metric in CORPUS_METRICS:
-        reference_count = max(len(example.answers) for example in examples)
-        streams = [
-            [example.answers[index] if index < len(example.answers) else None for example in examples]
-            for index in range(reference_count)
-        ]
-        return {"row": rows, "counts": _sacrebleu(metric)._extract_corpus_statistics(list(predictions), streams)}
+    if metric == "bleu" or metric == "chrf":
+        answers = [example.answers for example in examples]
+        counts = corpus_metrics.counts_by_sentence(metric, predictions, answers, examples[0].language)
+        return {"row": rows, "counts": counts}
     values = [
         score_of_example(metric, prediction, example) for prediction, example in zip(predictions, examples, strict=True)
     ]
@@ -214,10 +233,10 @@ def metric_value(
 
     Args:
         metric: accuracy (exact match of an unconstrained text with the right option, or with any answer of an open
-            task), exact_match and token_f1 (SQuAD), trivia_em, trivia_f1, drop_em, drop_f1 (TriviaQA, DROP), rouge1,
-            rouge2, rougeL (no stemming), bleu (13a tokens), chrf (chrF2), number (last number in the text), s1 (CLUES,
-            lists separated by semicolons), f1 (class 1 positive), matthews, pearson and spearman (first number in the
-            text).
+            task), exact_match and token_f1 (words, with signs and symbols), squad_*, squad_v2_*, trivia_*, drop_* and
+            super_ni_* (the official scripts), rouge1, rouge2, rougeL (no stemming), bleu, chrf (chrF2), number (last
+            number in the text), s1 (CLUES, lists separated by semicolons), f1 (class 1 positive), matthews, pearson
+            and spearman (first number in the text).
         predictions: Generated text for each example.
         examples: Examples with their reference answers.
         columns: Their :func:`columns_by_example`, if they have been computed.
@@ -345,31 +364,13 @@ def spearman(predicted: np.ndarray, references: np.ndarray) -> np.ndarray:
     return pearson(rankdata(predicted, axis=-1), rankdata(references, axis=-1))
 
 
-@cache
-def _sacrebleu(metric: str, sentence: bool = False) -> Any:
-    from sacrebleu.metrics import BLEU, CHRF
-
-    return BLEU(effective_order=sentence, force=True) if metric == "bleu" else CHRF()
-
-
-def _corpus(counts: np.ndarray, references: np.ndarray, metric: str) -> np.ndarray:
-    """Return BLEU or chrF from counts by sentence ``[..., n, k]``, by sacrebleu."""
-    sums = counts.sum(axis=-2)
-    scorer = _sacrebleu(metric)
-    scores = [
-        scorer._compute_score_from_stats(statistics).score / 100
-        for statistics in sums.reshape(-1, sums.shape[-1]).tolist()
-    ]
-    return np.array(scores).reshape(sums.shape[:-1])
-
-
 SPLIT_METRICS: dict[str, Measure] = {
     "f1": f1,
     "matthews": matthews,
     "pearson": pearson,
     "spearman": spearman,
-    "bleu": partial(_corpus, metric="bleu"),
-    "chrf": partial(_corpus, metric="chrf"),
+    "bleu": partial(corpus_metrics.score_of_counts, metric="bleu"),
+    "chrf": partial(corpus_metrics.score_of_counts, metric="chrf"),
 }
 """Metrics over a whole split, 0 to 1 (correlations from -1), batched over leading axes for resamples."""
 
@@ -378,8 +379,8 @@ def chance(metric: MetricName, examples: Sequence[Example]) -> ChanceLevel:
     """Return the chance level of examples with options.
 
     Args:
-        metric: For accuracy and exact_match, the expected share of right answers; for f1, the scores of random guesses
-            (half positive) and of all-positive guesses; 0 for correlations; else none.
+        metric: For accuracy and exact matches, the expected share of right answers; for f1, the scores of random
+            guesses (half positive) and of all-positive guesses; 0 for correlations; else none.
         examples: The scored examples.
     """
     if metric == "matthews" or metric in NUMBER_METRICS:
@@ -389,7 +390,7 @@ def chance(metric: MetricName, examples: Sequence[Example]) -> ChanceLevel:
     if metric == "f1":
         share = sum(example.label == 1 for example in examples) / len(examples)
         return ChanceLevel(100 * share / (share + 0.5), 100 * 2 * share / (share + 1))
-    if metric not in ("accuracy", "exact_match", "trivia_em"):
+    if metric not in ("accuracy", "exact_match", "squad_em", "trivia_em"):
         return ChanceLevel()
     uniform = 100 * sum(1 / len(example.options) for example in examples) / len(examples)
     if len({example.options for example in examples}) > 1:

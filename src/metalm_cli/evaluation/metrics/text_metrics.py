@@ -1,13 +1,13 @@
-"""Text metrics for one text and its references: exact match and F1 of SQuAD, TriviaQA, DROP and CLUES, ROUGE, numbers.
+"""Text metrics for one text and its references: exact match and F1, ROUGE, numbers.
 
-Each metric follows the official script of its data set; tests check them on the published cases of these scripts.
+The metrics of SQuAD, TriviaQA, DROP, Super-NaturalInstructions and CLUES follow the official script of their data set;
+tests check them on the published cases of these scripts.
 """
 
 from __future__ import annotations
 
 import math
 import re
-import string
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from decimal import Decimal
@@ -16,29 +16,26 @@ from typing import Any
 
 import numpy as np
 
-UNANSWERABLE = "unanswerable"
-"""Answer to a question that its passage does not answer."""
-EMPTY_LIST = "none"
-"""Text of an empty list."""
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_PUNCTUATION_TO_SPACE = str.maketrans(dict.fromkeys(string.punctuation + "‘’´`", " "))
-_NUMBER = re.compile(
-    r"""(?:(?<![\w.)])[-\u2212])?              # a minus, unless it follows a word or a number
-        (?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)""",
-    re.VERBOSE,
+from metalm_cli.common.languages import guess_language, language_code, split_characters, split_words
+from metalm_cli.evaluation.metrics.normalisation import (
+    is_number,
+    normalise_drop,
+    normalise_squad,
+    normalise_super_ni,
+    normalise_trivia,
+    normalise_words,
 )
 
-
-def normalise_squad(text: str) -> str:
-    """Normalise a text as SQuAD does: lowercase, no punctuation, no articles, single spaces.
-
-    Source: Rajpurkar et al. 2016.
-
-    >>> normalise_squad("The  Cat's hat, a lie.")
-    'cats hat lie'
-    """
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+UNANSWERABLE = "unanswerable"
+"""Answer to a question that its passage does not answer; the empty answer of SQuAD 2.0."""
+EMPTY_LIST = "none"
+"""Text of an empty list."""
+_NUMBER = re.compile(
+    r"""(?:(?<![\w.)])[-\u2212])?              # a minus, unless it follows a word or a number
+        (?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)
+        (?:[eE][-+]?[0-9]{1,3}(?!\w))?        # an exponent""",
+    re.VERBOSE,
+)
 
 
 def best_over_references(measure: Callable[[str, str], float], text: str, references: Iterable[str]) -> float:
@@ -51,39 +48,76 @@ def equal_text(text: str, reference: str) -> float:
     return float(text.strip() == reference.strip())
 
 
-def exact_match(text: str, reference: str) -> float:
-    """Return 1 if a text equals its reference after SQuAD's normalisation."""
-    return float(normalise_squad(text) == normalise_squad(reference))
+def exact_match(text: str, reference: str, language: str = "en") -> float:
+    """Return 1 if a text has the words of its reference: :func:`normalise_words`, which keeps signs and symbols."""
+    return float(normalise_words(text, language) == normalise_words(reference, language))
 
 
-def token_f1(text: str, reference: str) -> float:
-    """Return the F1 of the words of a text after SQuAD's normalisation; 0 or 1 for unanswerable questions.
-
-    Source: Rajpurkar et al. 2016 and 2018.
+def token_f1(text: str, reference: str, language: str = "en") -> float:
+    """Return the F1 of the words of a text by :func:`normalise_words`; of characters in scripts without spaces.
 
     >>> token_f1("the red ball", "a ball of red wool")
     0.6666666666666666
     """
-    predicted_words, reference_words = normalise_squad(text).split(), normalise_squad(reference).split()
-    if (
-        not predicted_words
-        or not reference_words
-        or reference_words == [UNANSWERABLE]
-        or predicted_words == [UNANSWERABLE]
-    ):
-        return float(predicted_words == reference_words)
-    return _words_f1(predicted_words, reference_words)
+    words, reference_words = (
+        [part for word in normalise_words(answer, language) for part in split_characters(word)]
+        for answer in (text, reference)
+    )
+    return _words_f1(words, reference_words)
 
 
-def normalise_trivia(text: str) -> str:
-    """Normalise a text as TriviaQA does: as SQuAD, but punctuation and single quotation marks separate words.
+def squad_em(text: str, reference: str) -> float:
+    """Return 1 if a text equals its reference after SQuAD's normalisation, also if both are then empty.
 
-    Source: Joshi et al. 2017.
-
-    >>> normalise_trivia("The ‘Spider-Man’_films")
-    'spider man films'
+    Source: Rajpurkar et al. 2016.
     """
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION_TO_SPACE)).split())
+    return float(normalise_squad(text) == normalise_squad(reference))
+
+
+def squad_f1(text: str, reference: str) -> float:
+    """Return the F1 of the words of a text after SQuAD's normalisation.
+
+    It is 0 where no word is left, except for the reference itself.
+
+    Source: Rajpurkar et al. 2016.
+    """
+    words, reference_words = normalise_squad(text).split(), normalise_squad(reference).split()
+    return _words_f1(words, reference_words) if words or reference_words else equal_text(text, reference)
+
+
+def squad_v2_em(text: str, reference: str) -> float:
+    """Return 1 if a text equals its reference after SQuAD's normalisation; :data:`UNANSWERABLE` is the empty answer.
+
+    Source: Rajpurkar et al. 2018.
+    """
+    return float(_squad_v2_words(text) == _squad_v2_words(reference))
+
+
+def squad_v2_f1(text: str, reference: str) -> float:
+    """Return the F1 of the words of a text after SQuAD's normalisation; 0 or 1 if either is the empty answer.
+
+    Source: Rajpurkar et al. 2018.
+    """
+    words, reference_words = _squad_v2_words(text), _squad_v2_words(reference)
+    return _words_f1(words, reference_words) if words and reference_words else float(words == reference_words)
+
+
+def squad_v2_references(references: Sequence[str]) -> tuple[str, ...]:
+    """Return the references that SQuAD 2.0 scores: without those of punctuation and articles, unless all are such."""
+    return tuple(reference for reference in references if normalise_squad(reference)) or tuple(references)
+
+
+def _squad_v2_words(text: str) -> list[str]:
+    words = normalise_squad(text).split()
+    return [] if words == [UNANSWERABLE] else words
+
+
+def super_ni_em(text: str, reference: str) -> float:
+    """Return 1 if a text equals its reference after Super-NaturalInstructions' normalisation.
+
+    Source: Wang et al. 2022.
+    """
+    return float(normalise_super_ni(text) == normalise_super_ni(reference))
 
 
 def trivia_em(text: str, reference: str) -> float:
@@ -94,21 +128,6 @@ def trivia_em(text: str, reference: str) -> float:
 def trivia_f1(text: str, reference: str) -> float:
     """Return the F1 of the words of a text after TriviaQA's normalisation."""
     return _words_f1(normalise_trivia(text).split(), normalise_trivia(reference).split())
-
-
-def normalise_drop(text: str) -> str:
-    """Normalise a text as DROP does: word by word, split at spaces and hyphens, numbers as floats.
-
-    Source: Dua et al. 2019.
-
-    >>> normalise_drop("The 1,200-yard S.K. run")
-    '1200.0 yard sk run'
-    """
-    words = []
-    for token in re.split(" |-", text.lower()):
-        word = token if _is_number(token) else token.translate(_PUNCTUATION)
-        words += _ARTICLES.sub(" ", str(float(word)) if _is_number(word) else word).split()
-    return " ".join(words)
 
 
 def drop_em(text: str, reference: str) -> float:
@@ -150,21 +169,13 @@ def drop_scores(predicted: Sequence[str], reference: Sequence[str]) -> tuple[flo
 
 
 def _word_sets_f1(predicted: set[str], reference: set[str]) -> float:
-    numbers = {word for word in reference if _is_number(word)}
+    numbers = {word for word in reference if is_number(word)}
     if numbers and not numbers & predicted:
         return 0.0
     common = len(predicted & reference)
     precision = common / len(predicted) if predicted else 1.0
     recall = common / len(reference) if reference else 1.0
     return 2 * precision * recall / (precision + recall) if precision or recall else 0.0
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
 
 
 def split_list(text: str) -> tuple[str, ...]:
@@ -189,36 +200,72 @@ def s1(predicted: Collection[str], reference: Collection[str]) -> float:
     return _f1(len(set(predicted) & set(reference)), len(set(predicted)), len(set(reference)))
 
 
+def listed_items(text: str) -> tuple[str, ...]:
+    """Return the items of the list in a text; :data:`EMPTY_LIST` is the empty list."""
+    return () if text.strip().lower() == EMPTY_LIST else split_list(text)
+
+
 def listed_s1(text: str, reference: str) -> float:
-    """Return the S1 of the lists in two texts; :data:`EMPTY_LIST` is the empty list.
+    """Return the S1 of the lists in two texts.
 
     >>> listed_s1("None", "none")
     1.0
     """
-    predicted_items, reference_items = (
-        () if answer.strip().lower() == EMPTY_LIST else split_list(answer) for answer in (text, reference)
-    )
-    return s1(predicted_items, reference_items)
+    return s1(listed_items(text), listed_items(reference))
 
 
-def rouge(text: str, reference: str, kind: str) -> float:
-    """Return the ROUGE F1 over lowercase words and numbers, without stemming, as for T5 and FLAN, by rouge-score.
+def rouge(text: str, reference: str, kind: str, language: str = "en") -> float:
+    """Return the ROUGE F1 over words and numbers, without stemming, as for T5 and FLAN, by rouge-score.
+
+    The words are rouge-score's (ASCII letters and digits) if the language is English and the reference mostly in Latin
+    letters, else those of :func:`~metalm_cli.common.languages.split_words`. If a reference has no words, a text scores
+    1 only if it equals the reference.
 
     Args:
         text: The generated text.
         reference: The reference.
         kind: rouge1, rouge2 or rougeL.
+        language: Language of the reference.
 
     Source: Lin 2004, sections 2 and 3.1.
     """
-    return float(_rouge_scorer(kind).score(reference, text)[kind].fmeasure)
+    is_english = language_code(language) == "en" and guess_language([reference]) is None
+    tokenizer = "english" if is_english else "any language"
+    if text.strip() and not _rouge_scorer(kind, tokenizer)._tokenizer.tokenize(reference):
+        return equal_text(text, reference)
+    return _rouge_f1(text, reference, kind, tokenizer)
+
+
+def super_ni_rouge(text: str, reference: str, language: str = "en") -> float:
+    """Return the ROUGE-L F1 of Super-NaturalInstructions: with stemming in English.
+
+    In other languages, the official script uses the tokens of GPT-2, here replaced by the words of
+    :func:`~metalm_cli.common.languages.split_words`.
+
+    Source: Wang et al. 2022.
+    """
+    tokenizer = "stemmed English" if language_code(language) == "en" else "any language"
+    return _rouge_f1(text, reference, "rougeL", tokenizer)
+
+
+def _rouge_f1(text: str, reference: str, kind: str, tokenizer: str) -> float:
+    return float(_rouge_scorer(kind, tokenizer).score(reference, text)[kind].fmeasure)
+
+
+class _WordTokenizer:
+    """Tokenizer for rouge-score: the words of any language."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return split_words(text)
 
 
 @cache
-def _rouge_scorer(kind: str) -> Any:
+def _rouge_scorer(kind: str, tokenizer: str) -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer([kind], use_stemmer=False)
+    if tokenizer == "any language":
+        return RougeScorer([kind], tokenizer=_WordTokenizer())
+    return RougeScorer([kind], use_stemmer=tokenizer == "stemmed English")
 
 
 def last_number(text: str) -> Decimal | None:

@@ -17,8 +17,8 @@ from metalm_cli.errors import Exit, MetalmError
 if TYPE_CHECKING:
     from metalm_cli.tasks import Card, Cards, Example
 
-UNCONDITIONAL_METRICS = ("accuracy", "exact_match", "token_f1", "rouge1", "rouge2", "rougeL")
-"""Metrics that accept every example; any other metric checks each example, and has to be loaded for that."""
+CONDITIONAL_METRICS = ("f1", "matthews", "pearson", "spearman", "number")
+"""Metrics that do not accept every example; they check each one, and have to be loaded for that."""
 
 app = typer.Typer(
     help="List, show, check and draft task cards.",
@@ -174,7 +174,7 @@ def _select_cards(
 
 def _metric_check(card: Card) -> Callable[[Example], None] | None:
     """Check that the metric of a card makes of each example; None if it accepts all."""
-    if card.metric.name in UNCONDITIONAL_METRICS:
+    if card.metric.name not in CONDITIONAL_METRICS:
         return None
     from metalm_cli.evaluation.metrics import task_metrics
 

@@ -218,6 +218,21 @@ def test_normalised_answers_are_compared_without_case_and_articles(task_folder: 
     assert (strict.shot_results[0].value, loose.shot_results[0].value) == (0.0, 50.0)
 
 
+def test_normalised_options_differ(task_folder: TaskFolder) -> None:
+    def card(*options: str) -> None:
+        texts = ", ".join(map(repr, options))
+        task_folder.card("odd", answer={"options": f"[{texts}]", "index": "label"})
+
+    card("3 degrees", "-3 degrees")
+    result = task_folder.results(reciting_language_model(" 3 degrees"), "odd", normalise=True)[0]
+    assert result.shot_results[0].value == 50.0
+    card("The cat.", "cat")
+    task_folder.open("odd")
+    with pytest.raises(MetalmError, match="makes two options of odd row 0 the same") as caught:
+        task_folder.open("odd", normalise=True)
+    assert "'The cat.' and 'cat'" in caught.value.why
+
+
 CARD_WITH_RATIONALE = {**CHOICE, "answer": {**CHOICE["answer"], "rationale": "why"}}
 ROWS_WITH_RATIONALE = [{**row, "why": "It is a number."} for row in ROWS]
 

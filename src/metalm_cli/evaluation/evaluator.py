@@ -9,15 +9,15 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from metalm_cli.evaluation.answer_cache import AnswerCache, AnswerKey
 from metalm_cli.evaluation.chain_of_thought import extract_answer, majority_vote
-from metalm_cli.evaluation.metrics import task_metrics, text_metrics
+from metalm_cli.evaluation.metrics import task_metrics
 from metalm_cli.evaluation.metrics.task_metrics import ChanceLevel, Score
-from metalm_cli.evaluation.open_tasks import EvaluatedTask
+from metalm_cli.evaluation.open_tasks import EvaluatedTask, normalise, normalise_example
 from metalm_cli.evaluation.prompts import (
     NEW_TOKENS_BY_CLUSTER,
     EncodedPrompt,
@@ -32,7 +32,6 @@ from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.inference.scoring.option_scorer import Scorer
 from metalm_cli.inference.scoring.question_rows import session_digest
 from metalm_cli.inference.text_streaming import strip_delimiter
-from metalm_cli.tasks import Example
 from metalm_cli.templates import Template
 
 BEAM_SEARCH = {"num_beams": 4, "length_penalty": 0.6}
@@ -246,7 +245,7 @@ class Evaluator:
         return [
             extract(generation)
             if isinstance(generation, str)
-            else majority_vote([extract(sample) for sample in generation], metric)
+            else majority_vote([extract(sample) for sample in generation], metric, task.card.language)
             for generation in generations
         ]
 
@@ -309,10 +308,9 @@ class Evaluator:
         metric, prompts = task.card.metric.name, prompt_set.prompts
         references = [prompt.reference for prompt in prompts]
         if self.settings.normalise:
-            predictions, references = (
-                [normalise(prediction) for prediction in predictions],
-                [_normalise_example(reference) for reference in references],
-            )
+            language = task.card.language
+            predictions = [normalise(prediction, language) for prediction in predictions]
+            references = [normalise_example(reference) for reference in references]
         columns = task_metrics.columns_by_example(metric, predictions, references) if references else {}
         scores = columns.get("value") or [
             task_metrics.score_of_example(metric, prediction, reference)
@@ -360,14 +358,3 @@ def _report_answers(on_progress: Callable[[str], None], done: int, total: int, n
 
 def _with_title(on_progress: Callable[[str], None], title: str, text: str) -> None:
     on_progress(title + text)
-
-
-def normalise(text: str) -> str:
-    """Remove case, punctuation and articles from a text; only case if nothing else would remain."""
-    return text_metrics.normalise_squad(text) or text.strip().lower()
-
-
-def _normalise_example(example: Example) -> Example:
-    return replace(
-        example, answers=tuple(map(normalise, example.answers)), options=tuple(map(normalise, example.options))
-    )

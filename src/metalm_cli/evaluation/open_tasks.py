@@ -14,6 +14,8 @@ from metalm_cli.data.examples.open_examples import Examples, open_examples
 from metalm_cli.data.examples.prompt_builder import PromptRenderer
 from metalm_cli.errors import MetalmError, RowsUnavailableError
 from metalm_cli.evaluation.metrics import task_metrics
+from metalm_cli.evaluation.metrics.normalisation import normalise_words
+from metalm_cli.evaluation.metrics.text_metrics import split_list
 from metalm_cli.evaluation.settings import PAPER_TEMPLATES, EvaluationSettings
 from metalm_cli.tasks import Card, Cards, Example
 from metalm_cli.templates import PromptStyle, Template, TemplateCollection, scored_templates
@@ -136,6 +138,8 @@ def open_evaluation_tasks(
             raise MetalmError(f"the card of {card.name} leaves out every row", where=source.location)
         task_metrics.check_metric(card.metric.name, examples)
         _check_options_differ(examples)
+        if settings.normalise:
+            _check_normalised_options_differ(examples)
         pool = open_examples(card, card.demonstrations, **source_options) if max(settings.shots, default=0) else None
         task = EvaluatedTask(card, templates[card.name], examples, source, path, collection.path_for(card), pool)
         for template in task.templates:
@@ -203,6 +207,37 @@ def _check_options_differ(examples: Sequence[Example]) -> None:
                 why="the answers cannot be distinguished",
                 remedy="correct the options of the card, or exclude the row with row_filter",
             )
+
+
+def normalise(text: str, language: str) -> str:
+    """Normalise a text for ``--normalise``: without case, punctuation around words, and English articles.
+
+    The semicolons between the items of a list remain.
+    """
+    items = (" ".join(normalise_words(item, language)) for item in split_list(text))
+    return "; ".join(items) or text.strip()
+
+
+def normalise_example(example: Example) -> Example:
+    """Return the example with normalised answers and options."""
+    answers, options = (
+        tuple(normalise(text, example.language) for text in texts) for texts in (example.answers, example.options)
+    )
+    return replace(example, answers=answers, options=options)
+
+
+def _check_normalised_options_differ(examples: Sequence[Example]) -> None:
+    """Raise an error if different options of an example are the same text after normalisation."""
+    for example in examples:
+        originals: dict[str, str] = {}
+        for option in example.options:
+            other = originals.setdefault(normalise(option, example.language), option)
+            if other != option:
+                raise MetalmError(
+                    f"--normalise makes two options of {example.task} row {example.row} the same",
+                    why=f"{other!r:.60} and {option!r:.60} differ only in case, punctuation or articles",
+                    remedy="evaluate without --normalise",
+                )
 
 
 def draw_examples(source: Examples, limit: int | None) -> Iterator[Example]:

@@ -35,7 +35,7 @@ class EvaluationSettings:
         protocol: Protocol by which answers are obtained.
         shots: Numbers of demonstrations; each is evaluated separately.
         draw_per_example: Draw demonstrations for each example; else once for the task.
-        normalise: Compare answers without case, punctuation and articles.
+        normalise: Compare answers without case, English articles and the marks around words.
         samples: Number of sampled answers, of which the most frequent counts; 1: greedy. Answers with several samples
             or with a rationale are generated under every protocol, also under those that rank options.
         temperature: Sampling temperature.

@@ -122,7 +122,8 @@ SampledAnswers = Annotated[
 ]
 Temperature = Annotated[float, typer.Option("--temperature", help="Sampling temperature of sampled answers.")]
 Normalise = Annotated[
-    bool, typer.Option("--normalise", help="Ignore case, punctuation and articles when comparing answers.")
+    bool,
+    typer.Option("--normalise", help="Ignore case, English articles and marks around words when comparing answers."),
 ]
 SequenceLength = Annotated[
     int | None,

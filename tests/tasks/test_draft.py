@@ -11,6 +11,7 @@ import yaml
 
 from metalm_cli.data.examples.open_examples import open_examples
 from metalm_cli.errors import MetalmError
+from metalm_cli.evaluation.metrics.task_metrics import metric_value
 from metalm_cli.tasks import Cards, Example
 from metalm_cli.tasks.card_draft import CardDraft, draft_card
 from metalm_cli.templates import TemplateCollection, render
@@ -75,6 +76,30 @@ def test_rows_without_a_label_are_left_out(tmp_path: Path) -> None:
     card, examples = read_back(rows, tmp_path)
     assert card["answer"]["class_names"] == ["0", "1"]
     assert len(examples) == sum(row.get("label") in (0, 1) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        ([-1, 1], ["-1", "1"]),
+        (["-1", "1"], ["-1", "1"]),
+        ([1, -1, 0], ["-1", "0", "1"]),
+        ([-1, -2, 1], ["-2", "-1", "1"]),
+    ],
+)
+def test_minus_one_is_a_class_beside_classes_as_frequent(tmp_path: Path, values: list[Any], names: list[str]) -> None:
+    rows = [{"text": f"t {index}", "label": values[index % len(values)]} for index in range(48)]
+    card, examples = read_back(rows, tmp_path)
+    assert card["answer"]["class_names"] == names
+    assert [names[example.label] for example in examples] == [str(row["label"]) for row in rows]
+
+
+def test_the_language_is_that_of_the_answers(tmp_path: Path) -> None:
+    summary = "Кошка спит на тёплой крыше дома весь день"
+    rows = [{"article": f"Note {index}.", "summary": f"{summary}, {index} часов."} for index in range(20)]
+    card, examples = read_back(rows, tmp_path)
+    assert (card["metric"]["name"], card["language"]) == ("rougeL", "ru")
+    assert metric_value("rougeL", [example.answers[0] for example in examples], examples).value == 100
 
 
 @pytest.mark.parametrize(

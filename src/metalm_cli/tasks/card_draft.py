@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
+from metalm_cli.common.languages import guess_language
 from metalm_cli.common.slug import slug
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks.column_types import ID_COLUMNS, MAX_CLASS_LENGTH, Column, summarize_columns
@@ -43,6 +45,8 @@ ANSWER_COLUMNS = (
     "label",
 )
 OPTION_COLUMNS = ("options", "choices", "candidates", "endings")
+MAX_LANGUAGE_TEXTS = 1_000
+"""Maximum number of texts from which the language is guessed."""
 OPTION_LETTERS = "ABCDEFGHIJ"
 RESERVED_NAMES = {"answer", "options", "choices", "rationale", "fields", "task", "demonstrations", "row"}
 """Names that fields must not have."""
@@ -69,6 +73,7 @@ class AnswerGuess:
         metric: Suitable metric.
         row_filter: Condition that rows with an answer fulfil; empty: all rows have one.
         has_options: Whether the answer is one of classes or options.
+        language: Language of the answers, if their script tells it.
     """
 
     lines: list[str]
@@ -77,6 +82,7 @@ class AnswerGuess:
     metric: str
     row_filter: str = ""
     has_options: bool = True
+    language: str | None = None
 
 
 def draft_card(rows: Sequence[Mapping[str, Any]], *, name: str, cluster: str, file: str, source: str) -> CardDraft:
@@ -105,6 +111,7 @@ def draft_card(rows: Sequence[Mapping[str, Any]], *, name: str, cluster: str, fi
     notes += [f"not used: {column.name}: nested, or blank in every row" for column in columns if column not in usable]
     if not fields:
         raise _no_draft_error(columns, "an input beside the answer")
+    notes += [f"language: {guess.language}, by the script of the answers"] if guess.language else []
     conditions = [column.not_blank_expression for column in fields.values() if column.blank_rows]
     conditions += [guess.row_filter] if guess.row_filter else []
     notes += [f"row_filter: rows are left out unless {' and '.join(conditions)}"] if conditions else []
@@ -162,7 +169,15 @@ def _guess_answer(columns: list[Column], rows: Sequence[Mapping[str, Any]]) -> A
         "rougeL" if text_column.max_length > MAX_CLASS_LENGTH else "exact_match",
         row_filter,
         False,
+        guess_language(islice(_texts(rows, text_column.name), MAX_LANGUAGE_TEXTS)),
     )
+
+
+def _texts(rows: Sequence[Mapping[str, Any]], column: str) -> Iterator[str]:
+    """Yield the texts of a column, and the texts in its lists."""
+    for row in rows:
+        value = row.get(column)
+        yield from (item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str))
 
 
 def _likeliest_column(columns: Sequence[Column], names: Sequence[str]) -> Column | None:
@@ -172,7 +187,7 @@ def _likeliest_column(columns: Sequence[Column], names: Sequence[str]) -> Column
 
 
 def _guess_classes(column: Column) -> AnswerGuess:
-    names = sorted(column.value_counts, key=lambda text: (_numeric_value(text), text))
+    names = sorted(column.classes, key=lambda text: (_numeric_value(text), text))
     is_numeric = column.kinds == {"number"}
     verbalizers = {text: BOOLEAN_WORDS.get(text, text.replace("_", " ")) for text in names}
     if len(set(verbalizers.values())) < len(verbalizers):
@@ -298,7 +313,7 @@ def _select_fields(columns: Sequence[Column], row_count: int) -> tuple[dict[str,
             unused.append(f"{column.name}: not text or numbers")
         elif column.blank_rows > MAX_BLANK_SHARE * row_count:
             unused.append(f"{column.name}: blank in {column.blank_rows:,} of {row_count:,} rows")
-        elif len(column.value_hashes) == 1 and row_count > 1 and not column.unlabelled_rows:
+        elif len(column.value_hashes) == 1 and row_count > 1:
             unused.append(f"{column.name}: same value in every row")
         else:
             name = slug(column.name, "_")
@@ -341,6 +356,7 @@ def _card_yaml(
             else []
         ),
         f"metric: {{name: {guess.metric}, source: drafted}}",
+        *([f"language: {guess.language}     # guessed from the script of the answers"] if guess.language else []),
         f"templates: templates/{name}.yaml     # used if a collection has no templates for this task",
         "licence: unknown",
         "citation: unknown",

@@ -34,7 +34,6 @@ class Column:
         null_rows: Rows in which the value is missing or null.
         value_counts: Counts of distinct values as text; complete only if there are few.
         max_length: Characters of the longest value.
-        unlabelled_rows: Rows with the value -1.
         value_hashes: Hashes of all distinct values.
         min_items: Items of the shortest list.
     """
@@ -46,7 +45,6 @@ class Column:
     null_rows: int = 0
     value_counts: dict[str, int] = field(default_factory=dict)
     max_length: int = 0
-    unlabelled_rows: int = 0
     value_hashes: set[int] = field(default_factory=set)
     min_items: int = 0
 
@@ -60,9 +58,6 @@ class Column:
         kind = _kind_of(value)
         self.kinds.add(kind)
         text = value.strip() if isinstance(value, str) else str(value)
-        if text == "-1":
-            self.unlabelled_rows += 1
-            return
         self.max_length = max(self.max_length, len(text))
         self.value_hashes.add(hash(text))
         if kind == "list":
@@ -74,6 +69,19 @@ class Column:
     def is_plain(self) -> bool:
         """Whether all values are texts, or all are numbers."""
         return self.kinds in ({"text"}, {"number"})
+
+    @property
+    def unlabelled_rows(self) -> int:
+        """Rows with the value -1 where it marks a missing label, beside classes from 0 that are far more frequent."""
+        classes = {text: count for text, count in self.value_counts.items() if text != "-1"}
+        rows = self.value_counts.get("-1", 0)
+        is_numbered = len(classes) >= 2 and set(classes) == set(map(str, range(len(classes))))
+        return rows if is_numbered and 2 * rows < min(classes.values()) else 0
+
+    @property
+    def classes(self) -> list[str]:
+        """Distinct values as text, without the one that marks a missing label; complete only if there are few."""
+        return [text for text in self.value_counts if text != "-1" or not self.unlabelled_rows]
 
     @property
     def expression(self) -> str:
@@ -95,7 +103,7 @@ class Column:
 
     def is_label(self, row_count: int) -> bool:
         """Return whether the column looks like a class label: few distinct values, each short and frequent."""
-        is_repeated = 2 <= len(self.value_counts) <= min(MAX_CLASSES, max(2, row_count // MIN_ROWS_PER_CLASS))
+        is_repeated = 2 <= len(self.classes) <= min(MAX_CLASSES, max(2, row_count // MIN_ROWS_PER_CLASS))
         return (
             is_repeated
             and self.max_length <= MAX_CLASS_LENGTH

@@ -14,7 +14,8 @@ from metalm_cli.config.schema.model import Lora, ModelConfig, TaskModelConfig
 from metalm_cli.config.schema.recipes import FinetuneRecipe, PretrainRecipe
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.capabilities import measure_bidirectionality
-from metalm_cli.models.checkpoint_io import find_model_folder, load_model
+from metalm_cli.models.checkpoint_checks.loading_errors import loading_errors
+from metalm_cli.models.checkpoint_io import find_model_folder, load_model, model_errors
 from metalm_cli.models.connectors import root_mean_square
 from metalm_cli.models.encoder_pretraining import load_encoder_for_pretraining
 from metalm_cli.models.encoders import TextEncoderIO, encoder_io_for
@@ -189,7 +190,8 @@ def load_assembly(source: str | Path, *, offline: bool = False, remote_code: boo
     if merge(model):
         assembly.notes.append(f"the adapters of {source} are merged into the weights of their base")
     saved = model.config.training
-    assembly.policy = {name: TrainPolicy(**saved.get(name, {})) for name in assembly.parts()}
+    with model_errors(source):
+        assembly.policy = {name: TrainPolicy(**saved.get(name, {})) for name in assembly.parts()}
     return assembly
 
 
@@ -258,7 +260,7 @@ def _assemble_parts(model: ModelConfig, loader: PartLoader, seed: int) -> Assemb
     assert model.decoder is not None, "the schema requires a decoder here"
     decoder, tokenizer = loader.decoder(model.decoder)
     rules = _token_rules(model, decoder.config)
-    decoder_tokenizer = DecoderTokenizer(tokenizer, rules)
+    decoder_tokenizer = DecoderTokenizer(tokenizer, rules, embedding_rows=decoder.get_input_embeddings().num_embeddings)
     encoders, processors, connectors, docking = {}, {}, {}, {}
     for name, options in model.encoders.items():
         encoder, source = loader.encoder(name, options, tokenizer)
@@ -268,10 +270,11 @@ def _assemble_parts(model: ModelConfig, loader: PartLoader, seed: int) -> Assemb
             "keep_special": options.keep_special,
             "max_length": options.max_length,
         }
-        processor = processors[name] = encoder_io.processor(name, source, encoder, docking[name])
-        if isinstance(processor, TextProcessor):
-            docking[name]["max_length"] = processor.max_length
-            _check_bidirectional(name, encoder)
+        with loading_errors("the encoder cannot be used", f"model.encoders.{name}", "use another checkpoint or config"):
+            processor = processors[name] = encoder_io.processor(name, source, encoder, docking[name])
+            if isinstance(processor, TextProcessor):
+                docking[name]["max_length"] = processor.max_length
+                _check_bidirectional(name, encoder)
         connector_options = options.connector or model.connector
         connectors[name] = {
             "kind": connector_options.kind,
@@ -285,8 +288,10 @@ def _assemble_parts(model: ModelConfig, loader: PartLoader, seed: int) -> Assemb
         docking=docking,
         tokens=rules.to_dict(),
     )
-    metalm = MetaLM(config, decoder, encoders)
-    if not metalm.traits.causal:
+    with loading_errors("the decoder cannot be used", "model.decoder", "use another checkpoint or config"):
+        metalm = MetaLM(config, decoder, encoders)
+        is_causal = metalm.traits.causal
+    if not is_causal:
         raise MetalmError(
             f"{type(decoder).__name__} is not a causal decoder: its outputs depend on later tokens",
             where="model.decoder",
@@ -303,7 +308,10 @@ def _assemble_parts(model: ModelConfig, loader: PartLoader, seed: int) -> Assemb
 def _token_rules(model: ModelConfig, config: Any) -> TokenRules:
     """Return the token rules of the decoder's checkpoint, or else those of the recipe."""
     saved = getattr(config, "metalm", None)
-    return TokenRules(**(saved["tokens"] if saved else model.special_tokens.model_dump()))
+    if not saved:
+        return TokenRules(**model.special_tokens.model_dump())
+    with model_errors(config.name_or_path):
+        return TokenRules(**saved["tokens"])
 
 
 def _check_bidirectional(name: str, encoder: Any) -> None:

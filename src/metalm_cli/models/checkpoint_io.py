@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,13 @@ import torch
 
 from metalm_cli.common.hub import model_folder
 from metalm_cli.errors import MetalmError
-from metalm_cli.models.encoders import first_line, load_tokenizer
+from metalm_cli.models.checkpoint_checks.config_files import load_config
+from metalm_cli.models.checkpoint_checks.finite_weights import check_finite
+from metalm_cli.models.checkpoint_checks.loading_errors import loading_errors
+from metalm_cli.models.encoders import load_tokenizer
 from metalm_cli.models.lora.adapter_files import SavedAdapter, adapter_in, attach, check_base, read_adapter
 from metalm_cli.models.metalm import MetaLM, MetaLMConfig
-from metalm_cli.models.part_loader import LOADING_ERRORS, check_no_missing_weights
+from metalm_cli.models.part_loader import check_no_missing_weights
 from metalm_cli.sessions import DecoderTokenizer, Processor, TokenRules
 
 PROCESSORS_FOLDER = "processors"
@@ -53,10 +56,12 @@ def load_model(
             )
         return _load_folder(folder, remote_code)
     saved = read_adapter(folder)
-    loaded = _load_folder(find_adapter_base(saved, base, offline=offline, remote_code=remote_code), remote_code)
-    attach(loaded[0], saved)
-    loaded[0].eval()
-    return loaded
+    base_folder = find_adapter_base(saved, base, offline=offline, remote_code=remote_code)
+    model, tokenizer, processors = _load_folder(base_folder, remote_code)
+    attach(model, saved)
+    model.eval()
+    tokenizer.end_ids = frozenset((tokenizer.document_end_id,))  # the adapted model is trained to end with it
+    return model, tokenizer, processors
 
 
 def find_model_folder(source: str | Path, *, offline: bool = False, remote_code: bool = False) -> Path:
@@ -111,29 +116,35 @@ def find_adapter_base(
 
 def _load_folder(folder: Path, remote_code: bool) -> LoadedModel:
     """Load a model folder."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    with model_errors(folder):
+        return _load_folder_unchecked(folder, remote_code)
 
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=remote_code)
-        with silence_transformers():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=torch.float32,
-                use_safetensors=True,
-                output_loading_info=True,
-                trust_remote_code=remote_code,
-            )
-    except (*LOADING_ERRORS, RuntimeError) as error:
-        raise MetalmError(
-            "the model cannot be loaded",
-            where=str(folder),
-            why=first_line(error),
-            remedy="name a run folder with a finished model/, or a folder of a causal language model",
-        ) from error
+
+def model_errors(folder: str | Path) -> AbstractContextManager[None]:
+    """Return a context manager that turns every exception into an error of a model folder."""
+    remedy = "name a run folder with a finished model/, or a folder of a causal language model"
+    return loading_errors("the model cannot be loaded", str(folder), remedy)
+
+
+def _load_folder_unchecked(folder: Path, remote_code: bool) -> LoadedModel:
+    from transformers import AutoModelForCausalLM
+
+    config = load_config(folder, remote_code)
+    with silence_transformers():
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            trust_remote_code=remote_code,
+        )
     model, info = loaded
     check_no_missing_weights(info["missing_keys"], str(folder))
+    check_finite(model.state_dict().items(), str(folder))
     tokenizer = load_tokenizer(folder, remote_code)
     processors: dict[str, Processor] = {}
+    end_ids: list[int] = []
     if isinstance(model, MetaLM):
         rules = TokenRules(**config.tokens)
         check_encoder_names(model.encoders, folder)
@@ -145,9 +156,11 @@ def _load_folder(folder: Path, remote_code: bool) -> LoadedModel:
         }
     else:
         saved = getattr(config, "metalm", None) or {}
-        rules = TokenRules(**saved.get("tokens", {}))
+        rules = TokenRules(**(saved.get("tokens") or {}))
+        # Metalm trains a model to end with the document-end token only.
+        end_ids = [] if saved else _generation_end_ids(model)
         model = MetaLM(
-            MetaLMConfig(decoder_config=config.to_dict(), tokens=rules.to_dict(), training=saved.get("training", {})),
+            MetaLMConfig(decoder_config=config.to_dict(), tokens=rules.to_dict(), training=saved.get("training")),
             model,
             {},
         )
@@ -157,7 +170,22 @@ def _load_folder(folder: Path, remote_code: bool) -> LoadedModel:
             where=str(folder),
             remedy="dock it as an encoder: model.encoders.text.checkpoint in a recipe",
         )
-    return model.eval(), DecoderTokenizer(tokenizer, rules), processors
+    embedding_rows = model.get_input_embeddings().num_embeddings
+    decoder_tokenizer = DecoderTokenizer(tokenizer, rules, embedding_rows=embedding_rows, end_ids=end_ids)
+    return model.eval(), decoder_tokenizer, processors
+
+
+def _generation_end_ids(model: Any) -> list[int]:
+    """Return the tokens that end a text by a checkpoint's ``generation_config.json`` or ``config.json``.
+
+    Raises:
+        ValueError: They are not token ids.
+    """
+    end_ids = getattr(model.generation_config, "eos_token_id", None)
+    listed = [] if end_ids is None else end_ids if isinstance(end_ids, list) else [end_ids]
+    if not all(isinstance(token_id, int) for token_id in listed):
+        raise ValueError(f"eos_token_id is {end_ids!r}, expected token ids")
+    return listed
 
 
 def check_encoder_names(names: Iterable[str], folder: Path) -> None:

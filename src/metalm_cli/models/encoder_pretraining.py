@@ -10,6 +10,7 @@ from torch import Tensor
 from metalm_cli.config.schema.model import EncoderConfig
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.attention import dense_mask
+from metalm_cli.models.checkpoint_checks.loading_errors import loading_errors
 from metalm_cli.models.encoders import encoder_io_for, first_position
 from metalm_cli.models.part_loader import PartLoader
 from metalm_cli.sessions import ROOT, PackedTokens, TextProcessor
@@ -46,7 +47,8 @@ def load_encoder_for_pretraining(
         )
     model = loader.build(auto_class, config, folder, where, {}, new_head=True)
     options = {"max_length": part.max_length, "keep_special": part.keep_special}
-    processor = encoder_io_for(config).processor(name, tokenizer, model, options)
+    with loading_errors("the encoder cannot be used", where, "use another checkpoint or config"):
+        processor = encoder_io_for(config).processor(name, tokenizer, model, options)
     assert isinstance(processor, TextProcessor)
     if tokenizer.mask_token_id is None:
         raise MetalmError(

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from metalm_cli.errors import MetalmError
+from metalm_cli.models.checkpoint_checks.loading_errors import first_line, loading_errors
 from metalm_cli.sessions import ImageProcessor, Processor, TextProcessor
+from metalm_cli.sessions.decoder_tokenizer import tokens_without_embedding
 
 UNLIMITED_LENGTH = 100_000
 """Lengths of at least this value in tokenizers and configs mean that there is no limit."""
@@ -67,16 +69,19 @@ class TextEncoderIO:
 
     def processor(self, name: str, source: Any, model: Any, options: dict[str, Any]) -> TextProcessor:
         tokenizer = load_tokenizer(source) if isinstance(source, str | Path) else source
-        embedding_rows = model.get_input_embeddings().num_embeddings
-        if len(tokenizer) > embedding_rows:
+        rows = model.get_input_embeddings().num_embeddings
+        missing = tokens_without_embedding(tokenizer, rows, set(tokenizer.all_special_ids) - {tokenizer.pad_token_id})
+        if missing:
             raise MetalmError(
-                f"the tokenizer of encoder {name!r} has {len(tokenizer):,} tokens, "
-                f"its embeddings {embedding_rows:,} rows",
+                f"the tokenizer of encoder {name!r} has {len(tokenizer):,} tokens, its embeddings {rows:,} rows",
                 where=f"model.encoders.{name}.tokenizer",
+                why=f"{len(missing):,} tokens of texts have no embedding, the first is {missing[0]!r}",
                 remedy="use the tokenizer that the encoder was trained with",
             )
         limit = self.max_positions(model, tokenizer)
         requested = options.get("max_length")
+        if requested is not None and not (isinstance(requested, int) and requested > 0):
+            raise ValueError(f"max_length of encoder {name!r} is {requested!r}, expected a number above 0")
         if requested is not None and limit is not None and requested > limit:
             raise MetalmError(
                 f"the encoder {name!r} reads {limit} positions, but max_length is {requested}",
@@ -84,7 +89,8 @@ class TextEncoderIO:
                 remedy=f"set it to {limit} or less",
             )
         length = requested or min(limit or DEFAULT_MAX_LENGTH, DEFAULT_MAX_LENGTH)
-        return TextProcessor(name, tokenizer, length, bool(options.get("keep_special")))
+        keep_special = bool(options.get("keep_special"))
+        return TextProcessor(name, tokenizer, length, keep_special, embedding_rows=rows)
 
     def max_positions(self, model: Any, tokenizer: Any) -> int | None:
         """Return the maximum number of positions of the encoder, or None if it has no limit."""
@@ -125,7 +131,9 @@ class VisionEncoderIO:
 
         processor = source
         if isinstance(source, str | Path):
-            processor = AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
+            what = f"the image processor of encoder {name!r} cannot be loaded"
+            with loading_errors(what, str(source), "restore preprocessor_config.json as the encoder was saved with it"):
+                processor = AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
         size = _pair(model.config.image_size)
         patch = _pair(model.config.patch_size)
         shape = (model.config.num_channels, *size)
@@ -199,8 +207,3 @@ def _tokenizer_error(source: str | Path, why: str) -> MetalmError:
         why=why,
         remedy="put tokenizer.json and tokenizer_config.json there, or name a tokenizer in the recipe",
     )
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error message, at most 300 characters."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

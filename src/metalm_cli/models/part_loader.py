@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 
 from metalm_cli.common.hub import model_folder
 from metalm_cli.config.schema.model import DecoderConfig, EncoderConfig, NewTokenizer
 from metalm_cli.errors import MetalmError
-from metalm_cli.models.encoders import encoder_io_for, first_line, load_tokenizer, without_pooler
+from metalm_cli.models.checkpoint_checks.config_files import load_config, reset_implementations
+from metalm_cli.models.checkpoint_checks.finite_weights import check_finite
+from metalm_cli.models.checkpoint_checks.loading_errors import loading_errors
+from metalm_cli.models.encoders import encoder_io_for, load_tokenizer, without_pooler
 from metalm_cli.models.tokenizer_training import train_tokenizer
 
 DROPOUT_MARKS = ("dropout", "pdrop")
 """Parts of the names of config fields that are dropout rates."""
-
-LOADING_ERRORS = (OSError, ValueError, KeyError, SafetensorError, StrictDataclassError)
-"""Exceptions of transformers for model files that are missing, broken or of another kind."""
 
 
 class PartLoader:
@@ -71,15 +70,7 @@ class PartLoader:
                 remedy="set a decoder (GPT-2, Llama, OPT, ...); encoders belong under model.encoders",
             )
         attention = {} if part.attention == "auto" else {"attn_implementation": part.attention}
-        model = self.build(AutoModelForCausalLM, config, folder, where, attention)
-        embedding_rows = model.get_input_embeddings().num_embeddings
-        if len(tokenizer) > embedding_rows:
-            raise MetalmError(
-                f"the decoder's tokenizer has {len(tokenizer):,} tokens, its embeddings {embedding_rows:,} rows",
-                where=f"{where}.tokenizer",
-                remedy="use the tokenizer that the checkpoint was trained with, or set vocab_size in the config",
-            )
-        return model, tokenizer
+        return self.build(AutoModelForCausalLM, config, folder, where, attention), tokenizer
 
     def _has_model_class(self, auto: Any, config: Any) -> bool:
         """Return whether an Auto class, or the checkpoint's own code if it may run, has a model for a config."""
@@ -156,23 +147,17 @@ class PartLoader:
             kind = fields.pop("model_type", None)
             if tokenizer is not None:
                 fields = {**_tokenizer_fields(tokenizer), **fields}
-            config = _build_from_config(where, lambda: AutoConfig.for_model(kind, **fields))
+            with _config_errors(where):
+                config = reset_implementations(AutoConfig.for_model(kind, **fields))
         if part.dropout is not None:
             set_dropout(config, part.dropout)
         return config
 
     def _checkpoint_config(self, folder: Path, where: str) -> Any:
-        from transformers import AutoConfig
-
-        try:
-            return AutoConfig.from_pretrained(folder, trust_remote_code=self.remote_code)
-        except LOADING_ERRORS as error:
-            raise MetalmError(
-                "a checkpoint folder holds no model that transformers knows",
-                where=f"{where}.checkpoint: {folder}",
-                why=first_line(error),
-                remedy="use a folder with config.json and safetensors weights",
-            ) from error
+        remedy = "use a folder with config.json and safetensors weights"
+        what = "a checkpoint folder holds no model that transformers knows"
+        with loading_errors(what, f"{where}.checkpoint: {folder}", remedy):
+            return load_config(folder, self.remote_code)
 
     def build(
         self, auto: Any, config: Any, folder: Path | None, where: str, extra: dict[str, Any], new_head: bool = False
@@ -193,8 +178,10 @@ class PartLoader:
         """
         if folder is None:
             trust = {"trust_remote_code": self.remote_code}
-            return _build_from_config(where, lambda: auto.from_config(config, dtype=torch.float32, **trust, **extra))
-        try:
+            with _config_errors(where):
+                return auto.from_config(config, dtype=torch.float32, **trust, **extra)
+        remedy = "check that it is complete and holds safetensors weights of this kind of model"
+        with loading_errors("a checkpoint cannot be loaded", f"{where}.checkpoint: {folder}", remedy):
             model, info = auto.from_pretrained(
                 folder,
                 config=config,
@@ -205,16 +192,10 @@ class PartLoader:
                 ignore_mismatched_sizes=new_head,
                 **extra,
             )
-        except (*LOADING_ERRORS, RuntimeError) as error:
-            raise MetalmError(
-                "a checkpoint cannot be loaded",
-                where=f"{where}.checkpoint: {folder}",
-                why=first_line(error),
-                remedy="check that it is complete and holds safetensors weights of this kind of model",
-            ) from error
         base = f"{model.base_model_prefix}." if new_head else ""
         unfilled = [*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])]
         check_no_missing_weights((key for key in unfilled if key.startswith(base)), f"{where}.checkpoint: {folder}")
+        check_finite(model.state_dict().items(), f"{where}.checkpoint: {folder}")
         return model
 
 
@@ -234,19 +215,10 @@ def check_no_missing_weights(missing: Iterable[str], where: str) -> None:
         )
 
 
-def _build_from_config(where: str, make: Callable[[], Any]) -> Any:
-    """Build a config or a model; all failures, which depend on the family, become one error."""
-    try:
-        return make()
-    except MetalmError:
-        raise
-    except Exception as error:
-        raise MetalmError(
-            "a model cannot be built from the config",
-            where=f"{where}.config",
-            why=first_line(error),
-            remedy="set a model_type that transformers knows, and valid fields of its config",
-        ) from error
+def _config_errors(where: str) -> AbstractContextManager[None]:
+    """Return a context manager for building a config or a model, whose failures depend on the family."""
+    remedy = "set a model_type that transformers knows, and valid fields of its config"
+    return loading_errors("a model cannot be built from the config", f"{where}.config", remedy)
 
 
 def _tokenizer_fields(tokenizer: Any) -> dict[str, int]:

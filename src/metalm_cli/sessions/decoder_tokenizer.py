@@ -8,7 +8,7 @@ continuation*.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Set
 from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any
@@ -21,6 +21,7 @@ SENTINELS = ("\n", "a", ".")
 """Texts prepended to a continuation, whose tokens are then dropped; the first that ends at a token boundary is used."""
 
 
+START_RULES = ("auto", "always", "never")
 MAX_CACHED_CHARACTERS = 48
 """Longest continuation that is cached, in characters: answers and separators between spans recur often."""
 MAX_CACHED_CONTINUATIONS = 10_000
@@ -36,12 +37,22 @@ class TokenRules:
         document: End of a document: ``eos``, or a token of the vocabulary.
         paragraph: ``newline`` (newlines stay text), or a token that replaces each newline.
         target_delimiter: Text between a docked input and an answer.
+
+    Raises:
+        ValueError: A rule is not a text, or ``start`` has another value.
     """
 
     start: str = "auto"
     document: str = "eos"
     paragraph: str = "newline"
     target_delimiter: str = " "
+
+    def __post_init__(self) -> None:
+        for name, value in self.to_dict().items():
+            if not isinstance(value, str):
+                raise ValueError(f"the token rule {name} is {value!r}, expected a text")
+        if self.start not in START_RULES:
+            raise ValueError(f"the token rule start is {self.start!r}, expected one of {', '.join(START_RULES)}")
 
     def to_dict(self) -> dict[str, str]:
         return asdict(self)
@@ -110,12 +121,21 @@ class DecoderTokenizer:
     Args:
         tokenizer: A fast Hugging Face tokenizer.
         rules: Token rules; those of the checkpoint if it has some.
+        embedding_rows: Rows of the decoder's embeddings; None: as many as the tokenizer has tokens.
+        end_ids: Further tokens that end a generated text, as a checkpoint's ``generation_config.json`` lists them.
+
+    Attributes:
+        document_end_id: Token that ends a document.
+        end_ids: All tokens that end a generated text.
 
     Raises:
-        MetalmError: The tokenizer is not a fast one, or lacks a token that the rules name.
+        MetalmError: The tokenizer is not a fast one, lacks a token that the rules name, or has tokens beyond the
+            embeddings.
     """
 
-    def __init__(self, tokenizer: Any, rules: TokenRules) -> None:
+    def __init__(
+        self, tokenizer: Any, rules: TokenRules, *, embedding_rows: int | None = None, end_ids: Iterable[int] = ()
+    ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise MetalmError(
                 f"the tokenizer {type(tokenizer).__name__} gives no character offsets",
@@ -132,7 +152,24 @@ class DecoderTokenizer:
         probe = tokenizer("x").input_ids
         self.adds_start_token = bos is not None and bool(probe) and probe[0] == bos
         self.paragraph_id = None if rules.paragraph == "newline" else self._token_id(rules.paragraph, "paragraph")
-        self.pad_id: int = self.document_end_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        if embedding_rows is not None:
+            self._check_embeddings(embedding_rows)
+        pad = tokenizer.pad_token_id
+        # Padding is masked, so that any token can stand for a pad token without an embedding.
+        has_pad = pad is not None and (embedding_rows is None or pad < embedding_rows)
+        self.pad_id: int = pad if has_pad else self.document_end_id
+        self.end_ids = frozenset((self.document_end_id, *end_ids))
+
+    def _check_embeddings(self, rows: int) -> None:
+        used = {self.start_id, self.document_end_id, self.paragraph_id, self.tokenizer.unk_token_id}
+        missing = tokens_without_embedding(self.tokenizer, rows, used)
+        if missing:
+            raise MetalmError(
+                f"the decoder's tokenizer has {len(self.tokenizer):,} tokens, its embeddings {rows:,} rows",
+                where=f"model.decoder.tokenizer: {self.tokenizer.name_or_path or 'built in memory'}",
+                why=f"{len(missing):,} tokens of texts have no embedding, the first is {missing[0]!r}",
+                remedy="use the tokenizer that the checkpoint was trained with, or set vocab_size in the config",
+            )
 
     def _find_document_end_id(self) -> int:
         if self.rules.document != "eos":
@@ -254,6 +291,20 @@ class DecoderTokenizer:
             else:
                 lines[-1].append(token)
         return "\n".join(self.tokenizer.decode(line, skip_special_tokens=True) for line in lines)
+
+
+def tokens_without_embedding(tokenizer: Any, rows: int, used: Set[int | None]) -> list[str]:
+    """Return the tokens beyond the rows of a model's embeddings that a text can have, in the order of their ids.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer.
+        rows: Rows of the embeddings.
+        used: Control tokens that are added to texts; other control tokens are never read.
+    """
+    control = set(tokenizer.all_special_ids)
+    control |= {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    beyond = {token_id: token for token, token_id in tokenizer.get_vocab().items() if token_id >= rows}
+    return [beyond[token_id] for token_id in sorted(beyond) if token_id in used or token_id not in control]
 
 
 def backend_without_truncation(tokenizer: Any) -> Any:

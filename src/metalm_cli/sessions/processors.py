@@ -92,14 +92,25 @@ class TextProcessor:
         tokenizer: The encoder's fast tokenizer.
         max_length: Maximum number of encoder tokens, including special tokens.
         keep_special: Also dock the outputs of special tokens.
+        embedding_rows: Rows of the encoder's embeddings; a pad token beyond them is not used.
     """
 
-    def __init__(self, encoder: str, tokenizer: Any, max_length: int, keep_special: bool = False) -> None:
+    def __init__(
+        self,
+        encoder: str,
+        tokenizer: Any,
+        max_length: int,
+        keep_special: bool = False,
+        *,
+        embedding_rows: int | None = None,
+    ) -> None:
         self.encoder = encoder
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.keep_special = keep_special
-        self.pad_id = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        pad = tokenizer.pad_token_id
+        has_pad = pad is not None and (embedding_rows is None or pad < embedding_rows)
+        self.pad_id: int = pad if has_pad else 0
         self._backend = backend_without_truncation(tokenizer)
         self._encoding_cache: dict[str, Any] = {}
 

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from metalm_cli.config.schema.model import Lora
 from metalm_cli.errors import MetalmError
-from metalm_cli.models.encoders import first_line
+from metalm_cli.models.checkpoint_checks.finite_weights import check_finite
+from metalm_cli.models.checkpoint_checks.loading_errors import first_line
 from metalm_cli.models.lora.inject import LoraBase, LoraTargets, inject, peft_config, safetensors_hash
 
 ADAPTER_FILE = "metalm_adapter.json"
@@ -225,11 +226,14 @@ def attach(model: Any, saved: SavedAdapter) -> None:
             fields = json.loads((part_folder / PEFT_CONFIG).read_text(encoding="utf-8"))
             inject(parts[name], _read_config(fields))
             tensors = load_file(part_folder / PEFT_WEIGHTS)
+            check_finite(tensors.items(), str(part_folder / PEFT_WEIGHTS))
             _set_adapter_tensors(
                 parts[name], {key.removeprefix(PEFT_PREFIX): tensor for key, tensor in tensors.items()}
             )
         if saved.connectors:
-            model.connectors.load_state_dict(load_file(saved.folder / CONNECTORS_FILE))
+            tensors = load_file(saved.folder / CONNECTORS_FILE)
+            check_finite(tensors.items(), str(saved.folder / CONNECTORS_FILE))
+            model.connectors.load_state_dict(tensors)
     model.adapted = True
     model.requires_grad_(False)
 

@@ -1,0 +1,1 @@
+"""Checks of checkpoint folders, which may be damaged or written by anyone."""

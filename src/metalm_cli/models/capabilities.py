@@ -15,13 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metalm_cli.models.decoders import expand_cache, full_logits, head_of, hidden_states
+from metalm_cli.errors import MetalmError
+from metalm_cli.models.decoders import expand_cache, full_logits, head_of, hidden_states, plain_generation
 from metalm_cli.models.encoder_pretraining import encode
 from metalm_cli.models.mlm_heads import masked_head
 from metalm_cli.sessions import PackedTokens, TokenisedSession, build_row, collate
 
 TOLERANCE = 1e-4
 """Largest difference of outputs that count as equal, as a share of the largest output if that is above 1."""
+SWITCH_TOLERANCE = 1e-5
+"""Largest difference of outputs that is rounding, as a share of the largest output."""
 REJECTIONS = (AttributeError, IndexError, RuntimeError, TypeError, ValueError)
 """Exceptions of families that reject masks, positions, embeddings or caches, or combine their modules differently."""
 
@@ -74,11 +77,18 @@ class DecoderTraits:
         has_known_head: :func:`~metalm_cli.models.decoders.head_of` gives its logits; otherwise its own forward pass
             computes full logits.
         supports_packing: Packed rows with a block mask give the logits of unpacked rows.
+        length_switch: Length up to which sessions are computed in one way, and longer ones in another
+            (:func:`measure_length_switch`); None: all lengths are computed in the same way.
     """
 
     causal: bool
     has_known_head: bool
     supports_packing: bool
+    length_switch: int | None = None
+
+    def packs_rows_of(self, length: int) -> bool:
+        """Return whether packed rows of a length are exact: a packed row may not mix sessions of the two kinds."""
+        return self.supports_packing and (self.length_switch is None or length <= self.length_switch)
 
     def notes(self) -> list[str]:
         """Return notes for the user."""
@@ -87,18 +97,32 @@ class DecoderTraits:
             notes.append("the decoder's output head is unknown: full logits are computed, which takes more memory")
         if not self.supports_packing:
             notes.append("packing is not exact for this decoder: one session per row")
+        if self.length_switch is not None:
+            notes.append(
+                f"this decoder computes sessions of more than {self.length_switch:,} positions in another way: they "
+                "are neither packed nor batched with shorter ones"
+            )
         return notes
 
 
-def measure_decoder(decoder: Any) -> DecoderTraits:
-    """Measure whether a decoder is causal, has a known output head and supports packing."""
+def measure_decoder(decoder: Any, max_positions: int | None = None) -> DecoderTraits:
+    """Measure whether a decoder is causal, has a known output head and supports packing, and its length switch.
+
+    Args:
+        decoder: A causal language model.
+        max_positions: Maximum number of its positions; None: no limit.
+
+    Raises:
+        MetalmError: The decoder's outputs are not finite.
+    """
     attention = decoder.config._attn_implementation
     if attention == "flex_attention":
         # SDPA has the same masks; flex attention would first be compiled, for minutes on a CPU.
         decoder.set_attn_implementation("sdpa")
     try:
         with _measuring(decoder):
-            return _decoder_traits(decoder)
+            traits = _decoder_traits(decoder)
+            return replace(traits, length_switch=measure_length_switch(decoder, max_positions))
     finally:
         if attention == "flex_attention":
             decoder.set_attn_implementation(attention)
@@ -108,6 +132,7 @@ def _decoder_traits(decoder: Any) -> DecoderTraits:
     first, second = _token_ids(decoder, 11).split([6, 5], dim=1)
     logits = decoder(input_ids=first, use_cache=False).logits
     start_logits = decoder(input_ids=first[:, :4], use_cache=False).logits
+    _check_outputs(decoder, logits)
     causal = _agree(lambda: (start_logits, logits[:, :4]))
 
     def from_head() -> tuple[Tensor, Tensor]:
@@ -120,6 +145,58 @@ def _decoder_traits(decoder: Any) -> DecoderTraits:
         return full_logits(decoder, embeds, _pack(first, second)), unpacked
 
     return DecoderTraits(causal, _agree(from_head), causal and _agree(packed))
+
+
+def _check_outputs(model: Any, outputs: Tensor) -> None:
+    if not bool(torch.isfinite(outputs).all()):
+        raise MetalmError(
+            f"the outputs of {type(model).__name__} are not finite",
+            where=model.config.name_or_path,
+            why="its weights are finite, but too large for its config or for their dtype",
+            remedy="use a checkpoint whose weights belong to its config",
+        )
+
+
+def measure_length_switch(decoder: Any, max_positions: int | None) -> int | None:
+    """Measure the length above which a session changes how shorter sessions of its batch are computed.
+
+    LongRoPE has one set of frequencies up to a length and another beyond it, chosen by the largest position of the
+    batch. The switch is found by bisection, with a short row beside a row whose positions end at some length.
+
+    Args:
+        decoder: A causal language model.
+        max_positions: Maximum number of its positions; None: no limit, and the result is None.
+
+    Returns:
+        The largest length that does not change shorter sessions; None if there is no switch.
+    """
+    size = 6
+    if max_positions is None or max_positions <= size:
+        return None
+    embeds = decoder.get_input_embeddings()(_token_ids(decoder, size).expand(2, -1))
+    positions = torch.arange(size, device=embeds.device)
+
+    def beside(length: int) -> Tensor:
+        """Return the logits of the short row beside a row that ends at a length."""
+        position_ids = torch.stack([positions, positions + length - size])
+        return decoder(inputs_embeds=embeds, position_ids=position_ids, use_cache=False).logits[0]
+
+    def changes(length: int) -> bool:
+        difference = (beside(length) - expected).abs().max()
+        return bool(difference > SWITCH_TOLERANCE * expected.abs().max())
+
+    with _measuring(decoder):
+        try:
+            expected = beside(size)
+            if not changes(max_positions):
+                return None
+            low, high = size, max_positions
+            while high - low > 1:
+                middle = (low + high) // 2
+                low, high = (low, middle) if changes(middle) else (middle, high)
+            return low
+        except REJECTIONS:
+            return None
 
 
 def measure_left_padding(decoder: Any) -> bool:
@@ -150,7 +227,7 @@ def measure_left_padding(decoder: Any) -> bool:
         unpadded = [first_logits(ids, torch.ones_like(ids)) for ids in (long_ids, short_ids)]
         return first_logits(batch_ids, mask), torch.cat(unpadded, 1)
 
-    with _measuring(decoder):
+    with _measuring(decoder), plain_generation(decoder):
         return _agree(padded)
 
 
@@ -190,6 +267,7 @@ def measure_bidirectionality(encoder: Any) -> bool:
     changed[0, -1] = (changed[0, -1] + 1) % encoder.get_input_embeddings().num_embeddings
     with _measuring(encoder):
         first, second = (encoder(input_ids=token_ids).last_hidden_state[0, 0] for token_ids in (ids, changed))
+        _check_outputs(encoder, first)
         return bool((first - second).abs().max() > 0)
 
 

@@ -6,13 +6,17 @@ functions are exact for a decoder.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from metalm_cli.models.attention import decoder_mask
 from metalm_cli.models.loss import Head
-from metalm_cli.sessions import PackedTokens
+from metalm_cli.sessions import ROOT, PackedTokens
 
 
 def head_of(decoder: Any) -> Head:
@@ -26,7 +30,9 @@ def head_of(decoder: Any) -> Head:
     return Head(layer.weight, getattr(layer, "bias", None), scale, getattr(config, "final_logit_softcapping", None))
 
 
-def hidden_states(decoder: Any, embeds: Tensor, tokens: PackedTokens, cache: Any = None) -> Tensor:
+def hidden_states(
+    decoder: Any, embeds: Tensor, tokens: PackedTokens, cache: Any = None, *, length_switch: int | None = None
+) -> Tensor:
     """Compute the last hidden states of packed rows, ``[b, s, h]``.
 
     Args:
@@ -34,14 +40,80 @@ def hidden_states(decoder: Any, embeds: Tensor, tokens: PackedTokens, cache: Any
         embeds: Input vectors; positions are added by the decoder. ``[b, s, d]``
         tokens: Packed rows; their positions continue from the cache.
         cache: Keys and values of the prefix of every root, for ``b`` rows; those of the rows are appended.
+        length_switch: Length up to which the decoder computes sessions in one way, and longer ones in another
+            (:func:`~metalm_cli.models.capabilities.measure_length_switch`): rows of the two kinds take separate passes.
+            All sessions of a row, and with a cache of all rows, are of one kind.
     """
-    outputs = decoder.base_model(**_decoder_inputs(decoder, embeds, tokens, cache))
-    return outputs.last_hidden_state
+
+    def compute(embeds: Tensor, tokens: PackedTokens) -> Tensor:
+        return decoder.base_model(**_decoder_inputs(decoder, embeds, tokens, cache)).last_hidden_state
+
+    return _by_length(compute, embeds, tokens, None if cache is not None else length_switch)
 
 
-def full_logits(decoder: Any, embeds: Tensor, tokens: PackedTokens, cache: Any = None) -> Tensor:
+def full_logits(
+    decoder: Any, embeds: Tensor, tokens: PackedTokens, cache: Any = None, *, length_switch: int | None = None
+) -> Tensor:
     """Compute all logits by the decoder's own forward pass, ``[b, s, v]``; arguments as :func:`hidden_states`."""
-    return decoder(**_decoder_inputs(decoder, embeds, tokens, cache)).logits
+
+    def compute(embeds: Tensor, tokens: PackedTokens) -> Tensor:
+        return decoder(**_decoder_inputs(decoder, embeds, tokens, cache)).logits
+
+    return _by_length(compute, embeds, tokens, None if cache is not None else length_switch)
+
+
+def _by_length(
+    compute: Callable[[Tensor, PackedTokens], Tensor], embeds: Tensor, tokens: PackedTokens, length_switch: int | None
+) -> Tensor:
+    """Compute rows with sessions up to ``length_switch`` apart from the others, ``[b, s, h]``; 0 in padding."""
+    if length_switch is None:
+        return compute(embeds, tokens)
+    occupied = tokens.segment_ids != ROOT
+    is_long = (tokens.position_ids.masked_fill(~occupied, 0).amax(1) >= length_switch).tolist()
+    outputs: list[Tensor] = []
+    order: list[int] = []
+    for kind in (False, True):
+        rows = [row for row, row_is_long in enumerate(is_long) if row_is_long == kind]
+        if rows:
+            width = int(occupied[rows].sum(1).max())
+            part = compute(embeds[rows, :width], _select_rows(tokens, rows, width, None if kind else length_switch))
+            outputs.append(nn.functional.pad(part, (0, 0, 0, embeds.shape[1] - width)))
+            order += rows
+    if len(outputs) == 1 and torch.distributed.is_available() and torch.distributed.is_initialized():
+        # Sharded parameters are gathered by all processes together, so each computes both kinds.
+        spare = compute(embeds[:1, :1], _select_rows(tokens, [0], 1, length_switch))
+        outputs[0] = outputs[0] + 0 * spare.sum()
+    inverse = sorted(range(len(order)), key=order.__getitem__)
+    return torch.cat(outputs)[inverse]
+
+
+def _select_rows(tokens: PackedTokens, rows: list[int], width: int, max_length: int | None) -> PackedTokens:
+    """Return the inputs of some rows, without the padding behind ``width``, and positions below ``max_length``."""
+    position_ids = tokens.position_ids[rows, :width]
+    return replace(
+        tokens,
+        input_ids=tokens.input_ids[rows, :width],
+        position_ids=position_ids if max_length is None else position_ids.clamp(max=max_length - 1),
+        segment_ids=tokens.segment_ids[rows, :width],
+        parent_segments=tokens.parent_segments[rows],
+    )
+
+
+@contextmanager
+def plain_generation(decoder: Any) -> Iterator[None]:
+    """Context manager in which ``generate`` has only the options of its call.
+
+    A checkpoint's ``generation_config.json`` can constrain the text, or choose a decoding method whose code
+    transformers fetches from the hub.
+    """
+    from transformers import GenerationConfig
+
+    saved = decoder.generation_config
+    decoder.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        decoder.generation_config = saved
 
 
 def expand_cache(cache: Any, size: int) -> Any:

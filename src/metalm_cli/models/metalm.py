@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from metalm_cli.models.capabilities import DecoderTraits, measure_decoder
+from metalm_cli.models.checkpoint_checks.config_files import reset_implementations
 from metalm_cli.models.connectors import Connector
 from metalm_cli.models.decoders import full_logits, head_of, hidden_states
 from metalm_cli.models.encoders import encoder_io_for, without_pooler
@@ -59,7 +60,7 @@ class MetaLMConfig(PreTrainedConfig):
     def part_config(config: dict[str, Any]) -> PreTrainedConfig:
         """Build the config object of a part."""
         fields = copy.deepcopy(config)
-        return AutoConfig.for_model(fields.pop("model_type"), **fields)
+        return reset_implementations(AutoConfig.for_model(fields.pop("model_type"), **fields))
 
 
 class EncoderDict(nn.ModuleDict):
@@ -137,7 +138,7 @@ class MetaLM(PreTrainedModel):
     def traits(self) -> DecoderTraits:
         """Measured properties of the decoder (measured once)."""
         if self._traits is None:
-            self._traits = measure_decoder(self.decoder)
+            self._traits = measure_decoder(self.decoder, self.max_positions)
         return self._traits
 
     @property
@@ -199,10 +200,15 @@ class MetaLM(PreTrainedModel):
         tokens = batch.decoder
         embeds = self.embed(tokens.input_ids, batch.docks)
         if not self.traits.has_known_head:
-            logits = full_logits(self.decoder, embeds, tokens).flatten(0, 1)[tokens.predict_at].float()
+            logits = (
+                full_logits(self.decoder, embeds, tokens, length_switch=self.traits.length_switch)
+                .flatten(0, 1)[tokens.predict_at]
+                .float()
+            )
             target_losses = nn.functional.cross_entropy(logits, tokens.targets, reduction="none")
             return (target_losses if weights is None else target_losses * weights).sum(), target_losses.detach()
-        hidden = hidden_states(self.decoder, embeds, tokens).flatten(0, 1)[tokens.predict_at]
+        hidden = hidden_states(self.decoder, embeds, tokens, length_switch=self.traits.length_switch)
+        hidden = hidden.flatten(0, 1)[tokens.predict_at]
         return linear_cross_entropy(hidden, head_of(self.decoder), tokens.targets, weights)
 
     # -- forward and generation ---------------------------------------------------------------------------------------

@@ -124,7 +124,7 @@ class LanguageObjective:
             span_drawer_of(options),
             data.sequence_length,
             isolate=data.isolate_documents,
-            packs=self.assembly.model.traits.supports_packing,
+            packs=self.assembly.model.traits.packs_rows_of(data.sequence_length),
             seed=seed,
         )
 
@@ -156,7 +156,7 @@ class LanguageObjective:
         """Make rows with as many docks of the longest spans as fit."""
         rng = np.random.default_rng(0)
         longest = 0 if self.processor is None else longest_span(self.options)
-        is_packed = data.isolate_documents and self.assembly.model.traits.supports_packing
+        is_packed = data.isolate_documents and self.assembly.model.traits.packs_rows_of(data.sequence_length)
         vocabulary = len(self.assembly.decoder_tokenizer.tokenizer)
         return [
             docked_row(data.sequence_length, is_packed, longest, self.processor, vocabulary, rng) for _ in range(count)

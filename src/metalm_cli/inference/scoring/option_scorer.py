@@ -139,6 +139,7 @@ class Scorer:
                 max_positions,
                 share=self.share,
                 use_cache=self._use_cache,
+                length_switch=self.language_model.model.traits.length_switch,
             )
         ]
         question_indices = np.repeat(np.arange(len(questions)), np.diff(starts))
@@ -256,11 +257,12 @@ class Scorer:
         distinct, inverse = np.unique(flat_positions, return_inverse=True)
         self.projected += len(distinct)
         selected = torch.from_numpy(distinct).to(device)
+        compute = hidden_states if model.traits.has_known_head else full_logits
+        outputs = compute(model.decoder, embeds, packed, cache, length_switch=model.traits.length_switch)
+        hidden = outputs.flatten(0, 1)[selected]
         if model.traits.has_known_head:
-            hidden = hidden_states(model.decoder, embeds, packed, cache).flatten(0, 1)[selected]
             project: Callable[[Tensor], Tensor] = head_of(model.decoder).logits
         else:
-            hidden = full_logits(model.decoder, embeds, packed, cache).flatten(0, 1)[selected]
             project = _identity
         return _target_log_probs(hidden, project, model.decoder.config.vocab_size, inverse, targets)
 

@@ -66,6 +66,7 @@ def pack_question(
     *,
     share: bool,
     use_cache: bool,
+    length_switch: int | None = None,
 ) -> Iterator[ScoringRow]:
     """Pack a question into rows; there are none if no option has tokens.
 
@@ -77,12 +78,20 @@ def pack_question(
         share: Whether all options share one row. Else there is a row for each option, or for several options that
             differ only in their last token.
         use_cache: Whether the shared prefix is cached; else it is part of the row.
+        length_switch: Length above which the decoder computes sessions in another way: a question with a longer
+            option shares nothing.
 
     Raises:
         MetalmError: The options have no prefix, or the question exceeds the positions.
     """
     prefix, shared_prefix = question.prefix, question.shared_prefix
     key: str | None = None
+    if length_switch is not None:
+        session_length = (
+            len(shared_prefix or ()) + len(prefix) + max((len(option) for option in question.options), default=0)
+        )
+        share = share and session_length <= length_switch
+    use_cache = use_cache and share
     if shared_prefix is not None and len(shared_prefix):
         if use_cache and len(prefix):
             key = session_digest(shared_prefix)
@@ -111,7 +120,9 @@ def pack_question(
         )
     heads_by_row = [heads] if share else [{head: head_options} for head, head_options in heads.items()]
     for row_heads in heads_by_row:
-        yield _build_scoring_row(prefix, row_heads, key, shared_length, share)
+        row = _build_scoring_row(prefix, row_heads, key, shared_length, share)
+        # The last token of an option is not read; where only it exceeds the switch, another token takes its place.
+        yield _with_spare_token(row) if not share and row.length == length_switch else row
 
 
 def _build_scoring_row(
@@ -148,6 +159,18 @@ def _build_scoring_row(
         key,
         shared_length + len(prefix) + max(map(len, heads)),
     )
+
+
+def _with_spare_token(scoring_row: ScoringRow) -> ScoringRow:
+    """Return a row of one segment with another token behind it, which predicts nothing."""
+    row = scoring_row.row
+    longer = replace(
+        row,
+        ids=np.append(row.ids, row.ids[-1]),
+        positions=np.append(row.positions, row.positions[-1] + 1),
+        segments=np.append(row.segments, row.segments[-1]),
+    )
+    return replace(scoring_row, row=longer, length=scoring_row.length + 1)
 
 
 def session_digest(session: TokenisedSession, options: Sequence[np.ndarray] = ()) -> str:

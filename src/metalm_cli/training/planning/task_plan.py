@@ -61,7 +61,7 @@ def session_stats(sessions: list[TaskSession], length: int) -> SampleStats:
 def row_packing_of(recipe: FinetuneRecipe, assembly: Assembly, device: torch.device) -> RowPacking:
     """Choose how sessions become rows: packed if the model allows exact packing; in short rows on a CPU for speed."""
     data = recipe.data
-    packs = bool(assembly.model.traits.supports_packing)
+    packs = assembly.model.traits.packs_rows_of(data.sequence_length)
     return RowPacking(
         packs and data.row_packing != "pad", data.sequence_length, data.encoder_tokens, device.type == "cpu"
     )

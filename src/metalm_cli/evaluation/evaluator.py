@@ -27,7 +27,7 @@ from metalm_cli.evaluation.prompts import (
 )
 from metalm_cli.evaluation.ranking import OptionRanking, rank
 from metalm_cli.evaluation.settings import EvaluationSettings
-from metalm_cli.inference.batch_generation import UNCONSTRAINED_OPTIONS, generate_all, sample_all
+from metalm_cli.inference.batch_generation import generate_all, sample_all
 from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.inference.scoring.option_scorer import Scorer
 from metalm_cli.inference.scoring.question_rows import session_digest
@@ -229,7 +229,7 @@ class Evaluator:
     ) -> list[str]:
         """Generate an answer to each prompt; of several samples, the most frequent answer counts."""
         settings, delimiter = self.settings, self.language_model.decoder_tokenizer.rules.target_delimiter
-        options: dict[str, Any] = dict(UNCONSTRAINED_OPTIONS)
+        options: dict[str, Any] = {}
         if settings.samples > 1:
             method = f"{settings.samples} samples at {settings.temperature}, seed {settings.seed}"
         else:

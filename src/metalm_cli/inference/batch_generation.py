@@ -15,10 +15,8 @@ from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.inference.sampling import GumbelSampler, SamplingOptions
 from metalm_cli.inference.text_streaming import StopStrings, cut_at_stop
 from metalm_cli.models.capabilities import measure_left_padding
+from metalm_cli.models.decoders import plain_generation
 from metalm_cli.sessions import Session, TokenisedSession
-
-UNCONSTRAINED_OPTIONS = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
-"""Options that disable constraints which the ``generation_config.json`` of a checkpoint may set."""
 
 
 def plan_batches(
@@ -92,7 +90,7 @@ def generate_all(
         options: Options of :func:`generate_in_batches`; greedy decoding by default.
 
     Returns:
-        The texts, up to the document-end token, in the order of ``sessions``; the same texts as those of
+        The texts, up to the first token that ends them, in the order of ``sessions``; the same texts as those of
         :meth:`~metalm_cli.inference.language_model.LanguageModel.generate`.
 
     Raises:
@@ -220,7 +218,9 @@ def generate_in_batches(
         positions_left,
         max(1, (batch_size or sys.maxsize) // num_beams),
         budget=None if budget is None else budget // num_beams,
-        equal_lengths=batch_size != 1 and len(tokenised) > 1 and not measure_left_padding(language_model.model.decoder),
+        equal_lengths=batch_size != 1
+        and len(tokenised) > 1
+        and _needs_equal_lengths(language_model, tokenised, token_limits),
         equal_limits=num_beams > 1,
     )
     pending = list(batches)[::-1]
@@ -254,6 +254,20 @@ def generate_in_batches(
         ]
 
 
+def _needs_equal_lengths(
+    language_model: LanguageModel, sessions: Sequence[TokenisedSession], limits: Sequence[int]
+) -> bool:
+    """Return whether the texts of a batch are exact only if its sessions have the same length.
+
+    Such sessions reach the length at which a decoder computes in another way at the same token.
+    """
+    switch = language_model.model.traits.length_switch
+    crosses_switch = switch is not None and any(
+        len(session) + limit > switch for session, limit in zip(sessions, limits, strict=True)
+    )
+    return crosses_switch or not measure_left_padding(language_model.model.decoder)
+
+
 def out_of_memory_error(session: TokenisedSession, new_tokens: int, num_beams: int) -> MetalmError:
     """Return the error for a session that exceeds the memory."""
     beams_text = f" with {num_beams} beams" if num_beams > 1 else ""
@@ -269,7 +283,7 @@ def out_of_memory_error(session: TokenisedSession, new_tokens: int, num_beams: i
 def generate_batch(
     language_model: LanguageModel, sessions: Sequence[TokenisedSession], max_new_tokens: int, options: Any
 ) -> Tensor:
-    """Return the new tokens of a batch: ``[b, n]``; tokens after a document end are padding."""
+    """Return the new tokens of a batch: ``[b, n]``; tokens after one that ends the text are padding."""
     batch = language_model.collate(sessions)
     embeds = language_model.model.embed(batch.decoder.input_ids, batch.docks)
     width = embeds.shape[1]
@@ -277,14 +291,15 @@ def generate_batch(
     positions = torch.arange(width, device=embeds.device)[None] - padding
     left_padded = embeds.gather(1, (positions % width)[:, :, None].expand_as(embeds))
     mask = (positions >= 0).long()
-    return language_model.model.decoder.generate(
-        inputs_embeds=left_padded,
-        attention_mask=mask,
-        max_new_tokens=max_new_tokens,
-        **{
-            "do_sample": False,
-            "eos_token_id": language_model.decoder_tokenizer.document_end_id,
-            "pad_token_id": language_model.decoder_tokenizer.pad_id,
-            **options,
-        },
-    )
+    with plain_generation(language_model.model.decoder):
+        return language_model.model.decoder.generate(
+            inputs_embeds=left_padded,
+            attention_mask=mask,
+            max_new_tokens=max_new_tokens,
+            **{
+                "do_sample": False,
+                "eos_token_id": sorted(language_model.decoder_tokenizer.end_ids),
+                "pad_token_id": language_model.decoder_tokenizer.pad_id,
+                **options,
+            },
+        )

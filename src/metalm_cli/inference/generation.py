@@ -11,12 +11,7 @@ import torch
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.inference.batch_generation import (
-    UNCONSTRAINED_OPTIONS,
-    generate_batch,
-    generate_in_batches,
-    out_of_memory_error,
-)
+from metalm_cli.inference.batch_generation import generate_batch, generate_in_batches, out_of_memory_error
 from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.inference.sampling import GumbelSampler, SamplingOptions
 from metalm_cli.inference.text_streaming import TokenStreamer, VisibleText, stop_position
@@ -59,8 +54,7 @@ class DecodingOptions:
 
     def generate_options(self) -> dict[str, Any]:
         """Return the options for transformers' ``generate``."""
-        beams = {"num_beams": self.beams, "length_penalty": self.length_penalty} if self.beams > 1 else {}
-        return {**UNCONSTRAINED_OPTIONS, **beams}
+        return {"num_beams": self.beams, "length_penalty": self.length_penalty} if self.beams > 1 else {}
 
 
 @dataclass(frozen=True)
@@ -69,9 +63,9 @@ class Generation:
 
     Args:
         text: The answer.
-        tokens: Number of generated tokens, the document end included.
-        finish_reason: What ended the text: the document ``end``, a ``stop`` string, the ``limit`` of new tokens, or
-            the ``positions`` of the decoder.
+        tokens: Number of generated tokens, the end token included.
+        finish_reason: What ended the text: a token that ends it (``end``), a ``stop`` string, the ``limit`` of new
+            tokens, or the ``positions`` of the decoder.
     """
 
     text: str
@@ -229,7 +223,7 @@ def stream_answer(
     streamer.emit(answer)
     if stop_position(text, decoding.stop, streamer.visible.delimiter or "") is not None:
         return Generation(answer, len(ids), "stop")
-    if language_model.decoder_tokenizer.document_end_id in ids:
+    if not language_model.decoder_tokenizer.end_ids.isdisjoint(ids):
         return Generation(answer, len(ids), "end")
     return Generation(answer, len(ids), "limit" if max_new_tokens == decoding.max_new_tokens else "positions")
 

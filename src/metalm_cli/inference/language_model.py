@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.checkpoint_io import load_model
+from metalm_cli.models.decoders import plain_generation
 from metalm_cli.models.metalm import MetaLM
 from metalm_cli.sessions import (
     Batch,
@@ -115,20 +117,23 @@ class LanguageModel:
                 greedy decoding by default.
 
         Returns:
-            The texts, up to the document-end token.
+            The texts, up to the first token that ends them.
 
         Raises:
             MetalmError: A session cannot be tokenised, or fills all positions of the decoder.
         """
         options.setdefault("do_sample", False)
-        options.setdefault("eos_token_id", self.decoder_tokenizer.document_end_id)
+        options.setdefault("eos_token_id", sorted(self.decoder_tokenizer.end_ids))
         options.setdefault("pad_token_id", self.decoder_tokenizer.pad_id)
         texts = []
         for session in _session_list(sessions):
             tokenised = self.tokenise(session)
             new_tokens = min(max_new_tokens, self.positions_left(tokenised))
             batch = self.collate([tokenised])
-            ids = self.model.generate(batch.decoder.input_ids, docks=batch.docks, max_new_tokens=new_tokens, **options)
+            with plain_generation(self.model.decoder):
+                ids = self.model.generate(
+                    batch.decoder.input_ids, docks=batch.docks, max_new_tokens=new_tokens, **options
+                )
             texts.append(self.decode(ids[0].tolist()))
         return texts
 
@@ -150,8 +155,9 @@ class LanguageModel:
         return limit - len(session)
 
     def decode(self, ids: list[int]) -> str:
-        end = self.decoder_tokenizer.document_end_id
-        return self.decoder_tokenizer.decode(ids[: ids.index(end)] if end in ids else ids)
+        """Return the text of generated tokens, up to the first one that ends it."""
+        end_ids = self.decoder_tokenizer.end_ids
+        return self.decoder_tokenizer.decode(list(takewhile(lambda token: token not in end_ids, ids)))
 
     def start(self, session: Session) -> Conversation:
         """Start a conversation with a session."""
@@ -245,12 +251,12 @@ class Conversation:
             MetalmError: The decoder has no position left.
         """
         reply_ids: list[int] = []
-        end = self.language_model.decoder_tokenizer.document_end_id
+        end_ids = self.language_model.decoder_tokenizer.end_ids
         new_tokens = min(max_new_tokens, self._positions_left(1))
         while len(reply_ids) < new_tokens:
             assert self.logits is not None, "a conversation begins with a session"
             token = int(self.logits.argmax())
-            if token == end:
+            if token in end_ids:
                 break
             reply_ids.append(token)
             self.extend([Causal((token,))])

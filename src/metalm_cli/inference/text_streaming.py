@@ -179,7 +179,7 @@ class TokenStreamer(StoppingCriteria):
     """
 
     def __init__(self, tokenizer: DecoderTokenizer, visible: VisibleText, on_text: Any) -> None:
-        self.end_token_id = tokenizer.document_end_id
+        self.end_ids = tokenizer.end_ids
         self.stream = TextStream(tokenizer)
         self.visible = visible
         self.on_text = on_text
@@ -189,7 +189,7 @@ class TokenStreamer(StoppingCriteria):
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         """Return whether the sequence ends: ``[1]`` bool."""
         token = int(input_ids[0, -1])
-        if token != self.end_token_id:
+        if token not in self.end_ids:
             text = self.stream.push(token)
             self.stopped = stop_position(text, self.visible.stop, self.visible.delimiter or "") is not None
             self.emit(self.visible.of_partial_text(text))

@@ -86,21 +86,31 @@ class HubServer:
     Attributes:
         failing: Status with which requests fail, by a part of their path.
         truncated_downloads: Number of bytes after which a file's first download ends, by path in the repository.
+        damaged: Content that is sent in place of a file's own, of the same size, by path in the repository.
+        pages: Status and HTML that answer every request whose path contains a part, as a login page does.
+        silent: Parts of paths whose GET requests get no answer.
+        trickling: Parts of paths whose content is sent one byte at a time, with pauses.
     """
 
     repos: dict[tuple[str, str], Repo] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     failing: dict[str, int] = field(default_factory=dict)
     truncated_downloads: dict[str, int] = field(default_factory=dict)
+    damaged: dict[str, bytes] = field(default_factory=dict)
+    pages: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+    silent: set[str] = field(default_factory=set)
+    trickling: set[str] = field(default_factory=set)
 
     def __enter__(self) -> HubServer:
         handler = type("BoundHandler", (Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
+        self.closed = threading.Event()
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.closed.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -160,6 +170,12 @@ class Handler(BaseHTTPRequestHandler):
         token = self.headers.get("Authorization")
         self.request_seen = Request(self.command, path, self.headers.get("Range"), token)
         self.hub.requests.append(self.request_seen)
+        if self.command == "GET" and any(part in path for part in self.hub.silent):
+            self.hub.closed.wait(60)
+            return None
+        for part, (status, page) in self.hub.pages.items():
+            if part in path:
+                return self._send(status, page, {"Content-Type": "text/html"})
         for part, status in self.hub.failing.items():
             if part in path:
                 return self._send(status, b"failing on purpose")
@@ -246,6 +262,7 @@ class Handler(BaseHTTPRequestHandler):
         headers = {**headers, "ETag": f'"{etag}"', "Accept-Ranges": "bytes"}
         if path.endswith(LFS):
             headers |= {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(len(data))}
+        data = self.hub.damaged.get(path, data)
         status, size = 200, len(data)
         if self.headers.get("Range"):
             first, _, last = self.headers["Range"].removeprefix("bytes=").partition("-")
@@ -270,7 +287,12 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        if self.command != "HEAD":
+        if self.command == "GET" and any(part in self.request_seen.path for part in self.hub.trickling):
+            for index in range(len(data)):
+                if self.hub.closed.wait(0.1):
+                    break
+                self.wfile.write(data[index : index + 1])
+        elif self.command != "HEAD":
             self.wfile.write(data if max_bytes is None else data[:max_bytes])
         if max_bytes is not None:
             self.wfile.flush()

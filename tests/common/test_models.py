@@ -1,13 +1,17 @@
 """Models by name: local folders, downloads from a loopback hub, and error messages."""
 
 import errno
+import hashlib
 import json
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from hub_server import NO_SOCKETS, QUICK, HubServer
 from metalm_cli.common import hub as hub_module
+from metalm_cli.common import hub_downloads
 from metalm_cli.common.hub import explain_hub_error, model_folder
 from metalm_cli.errors import MetalmError
 
@@ -189,6 +193,118 @@ def test_names_do_not_lead_out_of_their_root(name, tmp_path, monkeypatch):
 def test_revisions_are_names(tmp_path):
     with pytest.raises(MetalmError, match="is not a valid revision"):
         model_folder("me/tiny", revision="../x")
+
+
+# -- damaged downloads ------------------------------------------------------------------------------------------------
+
+DAMAGED = "the downloaded copy of me/tiny is damaged"
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_download_with_other_bytes_is_removed(hub, tmp_path, nested):
+    weights = bytes(range(256)) * 200
+    name = "processors/text/tokenizer.safetensors" if nested else "model.safetensors"
+    files = {"config.json": b'{"model_type": "metalm"}', "model.safetensors": weights[:1000], name: weights}
+    hub.add("models", "me/tiny", files)
+    hub.damaged[name] = bytes(len(weights))
+    message = failure(hub, tmp_path, "'me/tiny'")
+    assert DAMAGED in message
+    assert hashlib.sha256(bytes(len(weights))).hexdigest()[:16] in message
+    assert hashlib.sha256(weights).hexdigest()[:16] in message
+    assert "run the command again" in message
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.read_bytes() == bytes(len(weights))]
+    hub.damaged.clear()
+    done = hub.run(GET + "print(model_folder('me/tiny'))", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (Path(done.stdout.strip()) / name).read_bytes() == weights
+
+
+def test_a_damaged_copy_of_an_earlier_download_is_found_offline(hub, tmp_path):
+    hub.add("models", "me/tiny", {"config.json": b"{}", "model.safetensors": b"weights"})
+    hub.damaged["model.safetensors"] = b"WEIGHTS"
+    download = "from huggingface_hub import snapshot_download; print(snapshot_download('me/tiny'))"
+    assert hub.run(download, tmp_path).returncode == 0
+    assert DAMAGED in failure(hub, tmp_path, "'me/tiny', offline=True")
+    assert "not completely on this machine" in failure(hub, tmp_path, "'me/tiny', offline=True")
+
+
+def test_a_file_is_hashed_once(hub, tmp_path):
+    hub.add("models", "me/tiny", {"config.json": b"{}", "model.safetensors": b"weights"})
+    counting = (
+        "from metalm_cli.common import hub_downloads\n"
+        "from metalm_cli.common.hub import model_folder\n"
+        "hashed = []; real = hub_downloads.file_sha256\n"
+        "hub_downloads.file_sha256 = lambda path: hashed.append(path.name) or real(path)\n"
+        "folder = model_folder('me/tiny'); print(len(hashed), folder / 'model.safetensors')"
+    )
+    first, path = hub.run(counting, tmp_path).stdout.split()
+    assert first == "1"
+    assert hub.run(counting, tmp_path).stdout.split()[0] == "0"
+    blob = Path(path).resolve()
+    blob.write_bytes(b"WEIGHTS")
+    assert DAMAGED in failure(hub, tmp_path, "'me/tiny'")
+
+
+# -- a hub that answers late, slowly or with something else -----------------------------------------------------------
+
+PAGE = b"<html><title>Log in to the network</title></html>"
+
+
+@pytest.mark.parametrize("status", [200, 403, 404, 511])
+def test_a_login_page_of_the_network(hub, tmp_path, status):
+    hub.add("models", "me/tiny", {"config.json": b"{}", "model.safetensors": b"x"})
+    hub.pages["/"] = (status, PAGE)
+    message = failure(hub, tmp_path, "'me/tiny'")
+    if status == 200:
+        assert "the hub cannot be reached for me/tiny" in message
+        assert "login page" in message
+    hub.pages.clear()
+    folder = hub.run(GET + "print(model_folder('me/tiny'))", tmp_path).stdout
+    hub.pages["/"] = (status, PAGE)
+    done = hub.run(GET + "print(model_folder('me/tiny'))", tmp_path)
+    assert done.stdout == folder, done.stderr
+    assert "using the cached copy of me/tiny" in done.stderr
+
+
+SHORT = "from metalm_cli.common import hub_downloads as limits\nlimits.TIMEOUT_S, limits.STALL_S = 0.5, 1.0\n"
+
+
+@pytest.mark.parametrize("kind", ["silent", "trickling"])
+@pytest.mark.parametrize("part", ["/api/", "/resolve/"])
+def test_a_hub_without_data_fails_soon(hub, tmp_path, kind, part):
+    hub.add("models", "me/tiny", {"config.json": b"{}", "model.safetensors": bytes(1000)})
+    getattr(hub, kind).add(part)
+    begin = time.monotonic()
+    message = failure(hub, tmp_path, "'me/tiny'", before=SHORT)
+    assert time.monotonic() - begin < 15
+    assert "the hub cannot be reached for me/tiny" in message
+    assert len(hub.requests) < 12
+    getattr(hub, kind).clear()
+    done = hub.run(GET + "print(model_folder('me/tiny'))", tmp_path)
+    assert (Path(done.stdout.strip()) / "model.safetensors").read_bytes() == bytes(1000), done.stderr
+    getattr(hub, kind).add("/api/")
+    done = hub.run(SHORT + GET + "print(model_folder('me/tiny'))", tmp_path)
+    assert "using the cached copy of me/tiny" in done.stderr
+
+
+def test_the_limits_count_only_the_time_of_the_server(monkeypatch):
+    """A slow reader, or a large file whose download takes long, is no stalled download."""
+    clock = [0.0]
+    monkeypatch.setattr(hub_downloads.time, "monotonic", lambda: clock[0])
+    request = SimpleNamespace(method="GET", url=SimpleNamespace(host="hub", path="/file"), extensions={})
+
+    def chunks(seconds: float, size: int, count: int):
+        for _ in range(count):
+            clock[0] += seconds
+            yield bytes(size)
+
+    limits = hub_downloads._RequestLimits()
+    for chunk in limits.read(chunks(2, 10_000, 100), request):
+        assert len(chunk) == 10_000
+        clock[0] += 100
+    with pytest.raises(TimeoutError, match="hub/file"):
+        list(limits.read(chunks(2, 100, 100), request))
+    assert clock[0] < 10_500
 
 
 def test_a_full_disk_and_tokens():

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from metalm_cli.common.atomic_files import is_disk_full
+from metalm_cli.common.hub_downloads import check_downloaded_files, limited_waiting
 from metalm_cli.errors import MetalmError
 
 ALLOWED_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
@@ -22,8 +23,6 @@ IGNORED_FILES = ["*/*", "consolidated*", "*.fp16.*"]
 NESTED_FOLDERS = {"metalm_adapter.json": ("decoder", "encoders"), "config.json": ("processors",)}
 """Subfolders of MetaLM models and adapters, by the file that identifies them."""
 WEIGHT_FILES = "*.safetensors"
-TIMEOUT_S = 20.0
-"""Time limit for the hub's first response."""
 
 _NAME = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 _REVISION = re.compile(r"^[\w][\w.+-]*(/[\w][\w.+-]*)*$")
@@ -48,7 +47,8 @@ def model_folder(
         code: Also download the repository's Python files; only for repositories whose code may run.
 
     Raises:
-        MetalmError: No such folder or repository, no access, no connection, or no weights in safetensors.
+        MetalmError: No such folder or repository, no access, no connection, a damaged download, or no weights in
+            safetensors.
     """
     local = Path(name).expanduser()
     if name and local.is_dir():
@@ -60,9 +60,11 @@ def model_folder(
         return checkpoint
     if revision is not None and (not _REVISION.match(revision) or ".." in revision):
         raise MetalmError(f"{revision!r} is not a valid revision", where=name, remedy="use a branch, a tag or a commit")
-    if not offline:
-        offline = not _is_reachable(name, revision, weights)
-    folder = _snapshot(name, revision, offline, weights, code)
+    with contextlib.nullcontext() if offline else limited_waiting():
+        if not offline:
+            offline = not _is_reachable(name, revision, weights)
+        folder = _snapshot(name, revision, offline, weights, code)
+    check_downloaded_files(name, folder)
     if weights and not any(folder.glob(WEIGHT_FILES)) and not _nested_folders(folder):
         raise _no_safetensors_error(name, str(folder))
     return folder
@@ -107,12 +109,10 @@ def _is_reachable(name: str, revision: str | None, weights: bool) -> bool:
     from huggingface_hub import HfApi
 
     try:
-        files = [
-            file.rfilename for file in HfApi().model_info(name, revision=revision, timeout=TIMEOUT_S).siblings or []
-        ]
+        files = [file.rfilename for file in HfApi().model_info(name, revision=revision).siblings or []]
     except Exception as error:
         problem = explain_hub_error(error, name)
-        if not any(_is_connection_error(cause) or (_status_of(cause) or 0) >= 500 for cause in _causes(error)):
+        if any(_is_refusal(cause) for cause in _causes(error)):
             raise problem from error
         try:
             _snapshot(name, revision, True, weights)
@@ -124,6 +124,15 @@ def _is_reachable(name: str, revision: str | None, weights: bool) -> bool:
     if weights and not adapter and not any(file.endswith(".safetensors") and "/" not in file for file in files):
         raise _no_safetensors_error(name, f"{_endpoint()}/{name}")
     return True
+
+
+def _is_refusal(cause: BaseException) -> bool:
+    """Return whether the hub itself refuses a request, unlike a hub that fails or a login page of the network."""
+    status = _status_of(cause)
+    if status is None or status >= 500 or status in (408, 429):
+        return False
+    content_type = cause.response.headers.get("content-type", "")
+    return "html" not in content_type
 
 
 def _snapshot(name: str, revision: str | None, offline: bool, weights: bool, code: bool = False) -> Path:
@@ -168,7 +177,7 @@ def _is_metalm(config: Path) -> bool:
     return isinstance(content, dict) and content.get("model_type") == "metalm"
 
 
-@contextmanager
+@contextlib.contextmanager
 def no_connections(offline: bool = True) -> Iterator[None]:
     """Context manager that restricts the Hugging Face libraries to their caches; no effect if not ``offline``."""
     if not offline:
@@ -202,7 +211,16 @@ def explain_hub_error(error: BaseException, repo: str) -> MetalmError:
     if isinstance(error, MetalmError):
         return error
     chain = _causes(error)
-    for describe in (_disk_error, _repository_error, _status_error, _offline_error, _connection_error, _damage_error):
+    kinds = (
+        _disk_error,
+        _repository_error,
+        _status_error,
+        _offline_error,
+        _connection_error,
+        _page_error,
+        _damage_error,
+    )
+    for describe in kinds:
         for cause in chain:
             problem = describe(cause, repo)
             if problem is not None:
@@ -325,6 +343,17 @@ def _connection_error(cause: BaseException, repo: str) -> MetalmError | None:
         where=_endpoint(),
         why=f"{type(cause).__name__}: {_redacted_message(cause)}",
         remedy="check the network connection (HF_ENDPOINT selects another hub), or use cached files with --offline",
+    )
+
+
+def _page_error(cause: BaseException, repo: str) -> MetalmError | None:
+    if not isinstance(cause, json.JSONDecodeError):
+        return None
+    return MetalmError(
+        f"the hub cannot be reached for {repo}",
+        where=_endpoint(),
+        why="the answer is not JSON, as from the login page of a network",
+        remedy="open the address in a browser, and log in to the network; or use cached files with --offline",
     )
 
 

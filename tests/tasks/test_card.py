@@ -99,6 +99,8 @@ def test_a_missing_column_is_reported_with_the_existing_ones(tmp_path: Path) -> 
         (('entailment: "yes", ', ""), ["a word for each class name", "entailment"]),
         (("class_names: [entailment, not_entailment], ", ""), ["class names"]),
         (('entailment: "yes"', 'entailment: "no"'), ["two classes have the same word"]),
+        (('entailment: "yes"', 'entailment: " no\\n"'), ["two classes have the same word"]),
+        (('entailment: "yes"', 'entailment: " "'), ["the word of a class is empty"]),
         (("label: label, ", ""), ["expected label, index or text"]),
         (("premise: premise", "answer: premise"), ["reserved field name: answer"]),
         (("metric:", "long_inputs: {field: story}\nmetric:"), ["got story, expected one of premise, hypothesis"]),
@@ -117,6 +119,14 @@ def test_a_wrong_card(tmp_path: Path, change: tuple[str, str], words: list[str])
     for word in words:
         assert word in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("word", ["yes ", " yes", "yes\\n"])
+def test_words_of_classes_have_no_surrounding_spaces(tmp_path: Path, word: str) -> None:
+    path = write_card(tmp_path, CLASSES_BODY.replace('entailment: "yes"', f'entailment: "{word}"'))
+    write_rows(tmp_path / "rows.jsonl", [sentence_pair(label=0)])
+    example = next(iter(open_examples(read_card_file(path), "train", cache=tmp_path / "cache", card_path=path)))
+    assert (example.answers, example.options) == (("yes",), ("yes", "no"))
 
 
 def test_a_card_has_its_files_name(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ class AnswerSpec(Section):
     )
     class_names: list[str] = Field(default=[], description="Class names of the data set, in the order of their ids.")
     verbalizers: dict[str, str] = Field(
-        default={}, description="Word of each class name, used as answer and as option."
+        default={}, description="Word of each class name, used as answer and as option, without surrounding spaces."
     )
     options: Expression | None = Field(
         default=None, description="Expression for the row's answer options, a list of texts."
@@ -130,6 +130,8 @@ class AnswerSpec(Section):
         lambda value: None if value is None else _check_expression(value)
     )
 
+    _strip = field_validator("verbalizers")(lambda words: {name: word.strip() for name, word in words.items()})
+
     @model_validator(mode="after")
     def _is_complete(self) -> AnswerSpec:
         if self.label is None and self.index is None and self.text is None:
@@ -143,6 +145,10 @@ class AnswerSpec(Section):
                 difference = ", ".join(sorted(set(self.verbalizers) ^ set(self.class_names)))
                 raise InconsistentValues(
                     f"expected a word for each class name, no match for {difference}", key="verbalizers"
+                )
+            if not all(self.verbalizers.values()):
+                raise InconsistentValues(
+                    "the word of a class is empty", key="verbalizers", remedy="write a word for each class"
                 )
             if len(set(self.verbalizers.values())) < len(self.verbalizers):
                 raise InconsistentValues(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
+import sqlite3
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import decoders
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.answer_cache import AnswerCache, AnswerKey
@@ -18,10 +21,10 @@ from metalm_cli.evaluation.contamination import find_overlap, training_files
 from metalm_cli.evaluation.evaluator import Evaluator, TemplateResult
 from metalm_cli.evaluation.results import result_writer
 from metalm_cli.inference.batch_generation import sample_all
+from metalm_cli.inference.configuration_hash import configuration_sha256
 from metalm_cli.inference.language_model import LanguageModel
-from metalm_cli.models import weights_hash
 from metalm_cli.provenance.model_history import ModelHistory, read_history
-from metalm_cli.sessions import Causal, Session
+from metalm_cli.sessions import Causal, DecoderTokenizer, Session
 from metalm_cli.tasks import Cards
 from metalm_cli.templates import prompt_to_session, render
 from task_folders import OPEN, ROWS, TaskFolder
@@ -314,7 +317,8 @@ def evaluate_with_cache(
     language_model: LanguageModel, task_folder: TaskFolder, folder: Any, **changes: Any
 ) -> tuple[list[TemplateResult], AnswerCache]:
     tasks, _, settings = task_folder.open("odd", "balls", **changes)
-    cache = AnswerCache(folder / "answers.sqlite", weights_hash.weights_sha256(language_model.model))
+    record = result_writer.model_record("", language_model)
+    cache = AnswerCache(folder / "answers.sqlite", result_writer.model_hash(record))
     try:
         results = list(Evaluator(language_model, settings, cache).evaluate(tasks))
     finally:
@@ -381,6 +385,46 @@ def test_an_interrupted_evaluation_resumes_from_its_cache(
     ]
 
 
+@pytest.mark.parametrize("corrected", ["config", "end token", "decoder of the tokenizer", "generation config"])
+def test_answers_of_a_corrected_model_are_computed_again(
+    task_folder: TaskFolder, tmp_path: Path, corrected: str
+) -> None:
+    task_folder.card("odd", **CHOICE)
+    task_folder.card("balls", **OPEN)
+    language_model = endless_language_model("llama")
+    model = copy.deepcopy(language_model.model)
+    tokenizer = copy.deepcopy(language_model.tokenizer)
+    _, cache = evaluate_with_cache(language_model, task_folder, tmp_path, limit=4)
+    first = result_writer.model_record("", language_model)
+    if corrected == "config":
+        model.decoder.config.rope_parameters["rope_theta"] = 500.0
+    elif corrected == "end token":
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(300)
+    elif corrected == "decoder of the tokenizer":
+        tokenizer.backend_tokenizer.decoder = decoders.Fuse()
+    else:
+        model.decoder.generation_config.top_k = 3
+    rules = language_model.decoder_tokenizer.rules
+    changed = LanguageModel(model, DecoderTokenizer(tokenizer, rules), language_model.processors)
+    _, cache = evaluate_with_cache(changed, task_folder, tmp_path, limit=4)
+    assert cache.hits == 0
+    assert set(cache.misses) == {"answered by another model"}
+    second = result_writer.model_record("", changed)
+    assert first["weights_sha256"] == second["weights_sha256"]
+    assert first["configuration_sha256"] != second["configuration_sha256"]
+
+
+def test_the_hash_of_a_configuration_does_not_depend_on_its_use(task_folder: TaskFolder) -> None:
+    language_model = endless_language_model("gpt2", "text")
+    before = configuration_sha256(language_model)
+    task_folder.card("balls", **OPEN)
+    task_folder.results(language_model, "balls", limit=2)
+    language_model.processors["text"].tokenizer(["a", "a b c"], padding=True, truncation=True, max_length=2)
+    language_model.tokenizer("a b c", truncation=True, max_length=2)
+    language_model.model.decoder.config._name_or_path = "elsewhere"
+    assert configuration_sha256(language_model) == before
+
+
 def test_why_an_answer_is_missing(tmp_path: Any) -> None:
     path = tmp_path / "answers.sqlite"
     key = AnswerKey("rte row 1", "text", "ranked")
@@ -389,7 +433,7 @@ def test_why_an_answer_is_missing(tmp_path: Any) -> None:
     cache.close()
     for requested, model, reason in [
         (key, "weights", None),
-        (key, "other", "answered by other weights"),
+        (key, "other", "answered by another model"),
         (AnswerKey("rte row 1", "text", "said"), "weights", "answered with other settings"),
         (AnswerKey("rte row 1", "texts", "ranked"), "weights", "the text has changed"),
         (AnswerKey("rte row 2", "texts", "ranked"), "weights", "not answered before"),
@@ -398,6 +442,45 @@ def test_why_an_answer_is_missing(tmp_path: Any) -> None:
         assert cache.get(requested) == ([1.5, -2.0] if reason is None else None)
         assert dict(cache.misses) == ({} if reason is None else {reason: 1})
         cache.close()
+
+
+def test_damaged_answers_are_computed_again(tmp_path: Path) -> None:
+    path = tmp_path / "answers.sqlite"
+    keys = [AnswerKey(f"rte row {row}", f"text {row}", "ranked") for row in range(6)]
+    cache = AnswerCache(path, "model")
+    cache.put((key, [-1.25, -2.5]) for key in keys)
+    cache.close()
+    connection = sqlite3.connect(path)
+    rows = connection.execute("select key, answer from answers").fetchall()
+    texts = ["no json", "[1, 2, 3]", "NaN", "[-1.75, -2.5]", rows[4][1].replace("1.25", "1.75")]
+    for (key, _), text in zip(rows, texts, strict=False):
+        connection.execute("update answers set answer = ? where key = ?", (text, key))
+    flipped = bytes([byte ^ 0x80 if index == 70 else byte for index, byte in enumerate(rows[5][1].encode())])
+    connection.execute("update answers set answer = cast(? as text) where key = ?", (flipped, rows[5][0]))
+    connection.commit()
+    connection.close()
+    cache = AnswerCache(path, "model")
+    assert [cache.get(key) for key in keys] == [None] * 6
+    assert cache.summary() == "0 cached; new: 6 damaged in the file"
+    cache.put((key, [-1.25, -2.5]) for key in keys)
+    assert [cache.get(key) for key in keys] == [[-1.25, -2.5]] * 6
+    cache.close()
+
+
+def test_a_full_disk_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "answers.sqlite"
+    cache = AnswerCache(path, "model")
+    cache.put([(AnswerKey("rte row 0", "text", "said"), ["yes", False])])
+    assert cache._connection is not None
+    cache._connection.execute("pragma max_page_count = 1")
+    answers = [(AnswerKey(f"rte row {row}", f"text {row}", "said"), ["yes" * 99, False]) for row in range(999)]
+    with pytest.raises(MetalmError, match="answers cannot be saved") as caught:
+        cache.put(answers)
+    assert "disk is full" in caught.value.why
+    assert int(caught.value.exit_code) == 1
+
+
+def test_a_file_without_answers_is_an_error(tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.sqlite"
     damaged.write_bytes(b"not a data base" * 100)
     with pytest.raises(MetalmError, match="answers cannot be saved"):

@@ -302,6 +302,27 @@ def test_other_files_are_never_overwritten(tmp_path) -> None:
         OutputFile(out / "below.jsonl", HEADER, {1})
 
 
+def test_a_corrected_configuration_is_another_run(source, tmp_path) -> None:
+    model = endless_language_model("gpt2", "text")
+    out = tmp_path / "out.jsonl"
+    run(source, out, model=model)
+    header, *rows = out.read_text("utf-8").splitlines()
+    config = model.model.decoder.config
+    before, config.layer_norm_epsilon = config.layer_norm_epsilon, 0.5
+    try:
+        with pytest.raises(MetalmError, match="answers of another run") as caught:
+            run(source, out, model=model)
+        assert caught.value.why == "model: another configuration"
+    finally:
+        config.layer_norm_epsilon = before
+    older = json.loads(header)
+    del older["model"]["configuration_sha256"]
+    older["hash"] = "of an older version"
+    out.write_text("\n".join([json.dumps(older), *rows[:5]]) + "\n", "utf-8")
+    run(source, out, model=model)
+    assert len(read(out)) == 21, "files of older versions, which lack the hash, are continued"
+
+
 def test_an_incomplete_header_is_rewritten(tmp_path) -> None:
     out = tmp_path / "new" / "out.jsonl"
     whole = json.dumps(HEADER).encode()

@@ -12,6 +12,8 @@ from typing import Any
 from metalm_cli.common.atomic_files import write_error
 from metalm_cli.errors import Exit, MetalmError
 
+CONFIGURATION_KEY = "configuration_sha256"
+"""Key in the header for the hash of the model's configuration, which older files lack."""
 HEADER_START = b'{"format": 1, "metalm": '
 """First bytes of a header. A file that ends within them, or has no line end, holds an incomplete header."""
 
@@ -122,11 +124,13 @@ class OutputFile:
                 where=str(self.path),
                 remedy="choose another --out; existing files are never overwritten",
             )
-        if existing.get("hash") != header["hash"]:
+        differences = _header_differences(existing, header)
+        is_older = CONFIGURATION_KEY in header["model"] and CONFIGURATION_KEY not in _part(existing, "model")
+        if existing.get("hash") != header["hash"] and (differences or not is_older):
             raise MetalmError(
                 "the output file holds answers of another run",
                 where=str(self.path),
-                why="; ".join(_header_differences(existing, header)) or "the hash of its header differs",
+                why="; ".join(differences) or "the hash of its header differs",
                 remedy="choose another --out, or continue with the same model, settings and input; "
                 "existing files are never overwritten",
             )
@@ -155,15 +159,27 @@ class OutputFile:
 
 
 def _header_differences(old_header: Mapping[str, Any], new_header: Mapping[str, Any]) -> list[str]:
-    """List the differences between two headers."""
+    """List the differences between two headers; older files lack the hash of the configuration."""
     differences = []
     for part in ("model", "settings", "input"):
-        old, new = old_header.get(part), new_header[part]
-        old = old if isinstance(old, dict) else {}
+        old, new = _part(old_header, part), new_header[part]
         for key in sorted(set(old) | set(new)):
-            if old.get(key) != new.get(key) and key not in ("source", "file", "lines"):
-                labels = {"sha256": "another file", "weights_sha256": "other weights", "reads_sha256": "other tokens"}
+            if key in ("source", "file", "lines") or (key == CONFIGURATION_KEY and key not in old):
+                continue
+            if old.get(key) != new.get(key):
+                labels = {
+                    "sha256": "another file",
+                    "weights_sha256": "other weights",
+                    "reads_sha256": "other tokens",
+                    CONFIGURATION_KEY: "another configuration",
+                }
                 differences.append(
                     f"{part}: {labels[key]}" if key in labels else f"{key} was {old.get(key)!r}, is {new.get(key)!r}"
                 )
     return differences
+
+
+def _part(header: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return a part of a header; an empty one if it is damaged."""
+    part = header.get(name)
+    return part if isinstance(part, dict) else {}

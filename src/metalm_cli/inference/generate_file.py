@@ -263,10 +263,12 @@ def output_header(
     source: str, language_model: LanguageModel, input_file: InputFile, route: PromptRoute, decoding: DecodingOptions
 ) -> dict[str, Any]:
     """Return the first line of the output file: the model, the settings and the input, and a hash of them."""
+    from metalm_cli.inference.configuration_hash import configuration_sha256
     from metalm_cli.models.weights_hash import weights_sha256
 
     model_settings = {
         "weights_sha256": weights_sha256(language_model.model),
+        "configuration_sha256": configuration_sha256(language_model),
         "reads_sha256": _tokenisation_sha256(language_model),
     }
     settings = {**asdict(decoding), "place": route.place, "prompt": route.prompt}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,6 +26,7 @@ from metalm_cli.evaluation.results.schema import (
     TemplateRecord,
 )
 from metalm_cli.evaluation.settings import EvaluationSettings
+from metalm_cli.inference.configuration_hash import configuration_sha256
 from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.models.weights_hash import weights_sha256
 from metalm_cli.provenance.model_history import SeenLabel
@@ -64,10 +66,16 @@ def model_record(source: str, language_model: LanguageModel) -> dict[str, Any]:
     return {
         "source": source,
         "weights_sha256": weights_sha256(language_model.model),
+        "configuration_sha256": configuration_sha256(language_model),
         "parameters": sum(parameter.numel() for parameter in language_model.model.parameters()),
         "encoders": list(language_model.model.encoders),
         "decoder": language_model.model.decoder.config.model_type,
     }
+
+
+def model_hash(model: Mapping[str, Any]) -> str:
+    """Return the hash of all that a model's answers depend on, from its record."""
+    return hashlib.sha256(f"{model['weights_sha256']} {model['configuration_sha256']}".encode()).hexdigest()
 
 
 def result_record(

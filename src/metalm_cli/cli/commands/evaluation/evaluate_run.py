@@ -129,14 +129,12 @@ class EvaluationRun:
         """Evaluate a model and print its results; if a task fails, the results of earlier tasks are still written."""
         from metalm_cli.evaluation.answer_cache import AnswerCache
         from metalm_cli.evaluation.evaluator import Evaluator
-        from metalm_cli.evaluation.results.result_writer import model_record, result_record
+        from metalm_cli.evaluation.results.result_writer import model_hash, model_record, result_record
         from metalm_cli.runs.folder import environment
 
         device, created = best_device(), datetime.now(UTC).isoformat(timespec="seconds")
         model_facts = model_record(source, language_model.to(device))
-        answer_cache = AnswerCache(
-            None if self.ignore_cache else path.parent / ANSWERS_FILE, model_facts["weights_sha256"]
-        )
+        answer_cache = AnswerCache(None if self.ignore_cache else path.parent / ANSWERS_FILE, model_hash(model_facts))
         results: list[TaskResult] = []
         record: ResultRecord | None = None
         try:

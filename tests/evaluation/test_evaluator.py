@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from metalm_cli.cli.display.result_tables import result_table
 from metalm_cli.common.file_hash import file_sha256
 from metalm_cli.data.examples import prompt_builder
 from metalm_cli.data.examples.truncation import EncoderLimit
 from metalm_cli.errors import MetalmError
-from metalm_cli.evaluation import evaluator
+from metalm_cli.evaluation import evaluator, generated_answers
 from metalm_cli.evaluation.results import result_writer
 from metalm_cli.evaluation.results.result_reader import parse_result
 from metalm_cli.evaluation.settings import EvaluationSettings
@@ -23,6 +24,8 @@ from metalm_cli.sessions import Causal, Docked, Session
 from metalm_cli.templates import render
 from task_folders import OPEN, ROWS
 from tiny_language_models import Reference, endless_language_model, reciting_language_model
+
+EXACT = {"name": "exact_match", "source": "the tests"}
 
 
 def yes_model() -> LanguageModel:
@@ -89,7 +92,7 @@ def test_free_text_is_decoded_with_beam_search(task_folder, monkeypatch, cluster
         length_penalties.append(options.get("length_penalty"))
         return generate_all(*arguments, **options)
 
-    monkeypatch.setattr(evaluator, "generate_all", generate)
+    monkeypatch.setattr(generated_answers, "generate_all", generate)
     task_folder.card("balls", **OPEN, cluster=cluster)
     (result,) = task_folder.results(language_model, "balls", limit=2)
     options = {"num_beams": beams, "length_penalty": 0.6} if beams else {}
@@ -181,13 +184,87 @@ def test_a_task_without_fitting_examples_has_no_score_and_is_in_no_mean(task_fol
     assert json.loads(record.to_json())["tasks"]["whole"]["settings"][0]["score"] is None
 
 
-def test_too_few_positions_are_an_error(task_folder) -> None:
+def test_too_few_positions(task_folder) -> None:
     task_folder.card("balls", **OPEN)
     language_model = endless_language_model("gpt2", "text", n_positions=24)
-    with pytest.raises(MetalmError, match="cannot hold a prompt and an answer of up to 32 tokens"):
-        task_folder.results(language_model, "balls")
+    (result,) = task_folder.results(language_model, "balls")
+    assert (result.shot_results[0].value, result.template_results[0].skipped) == (None, 12)
     with pytest.raises(MetalmError, match="the decoder has 24"):
         task_folder.results(language_model, "balls", length=40)
+
+
+@pytest.mark.parametrize("words", [20, 400])
+def test_a_long_option_takes_no_room_from_other_examples(task_folder, words) -> None:
+    rows = [{"text": row["text"] * 3, "options": ["yes", f"no {index}"], "index": 0} for index, row in enumerate(ROWS)]
+    longer = [*rows[:-1], {**rows[-1], "options": ["yes", "dog " * words]}]
+    choice = {"answer": {"options": "options", "index": "index"}, "long_inputs": {"field": "text"}}
+    task_folder.card("short", rows, **choice)
+    task_folder.card("long", longer, **choice)
+    language_model = endless_language_model("gpt2", n_positions=128)
+    short, long = (
+        result.template_results[0]
+        for result in task_folder.results(language_model, "short", "long", protocol="in_context")
+    )
+    assert (short.score.n, short.skipped) == (12, 0)
+    assert long.score.n == 11 + (words == 20)
+    assert long.samples[:11] == short.samples[:11]
+    if words == 400:
+        assert long.skipped == 1
+
+
+def open_rows(*answers: str) -> list[dict[str, Any]]:
+    return [{"text": f"Say text {index}.", "say": answer} for index, answer in enumerate(answers)]
+
+
+LONG_ANSWER = " ".join(f"{number} dogs and {number} cats;" for number in range(100, 116))
+
+
+@pytest.mark.parametrize(
+    ("limit", "score", "at_limit"), [(None, 100.0, 0), (20, 0.0, 1), (1000, 100.0, 0)], ids=["default", "20", "1000"]
+)
+def test_open_answers_are_as_long_as_the_longest_reference(task_folder, monkeypatch, limit, score, at_limit) -> None:
+    monkeypatch.setattr(generated_answers, "generate_all", RecitingModel(LONG_ANSWER))
+    task_folder.card("balls", open_rows(LONG_ANSWER), answer={"text": "say"}, metric=EXACT)
+    language_model = endless_language_model("gpt2", n_positions=1024)
+    tokens = len(language_model.decoder_tokenizer.encode_continuation(" " + LONG_ANSWER))
+    assert tokens > 96
+    (result,) = task_folder.results(language_model, "balls", max_answer_tokens=limit)
+    template_result = result.template_results[0]
+    assert template_result.score.value == score
+    assert template_result.max_answer_tokens == (limit or tokens + 2)
+    assert template_result.at_limit == at_limit
+    record = result_writer.result_record({}, EvaluationSettings(max_answer_tokens=limit), [result], {}, seen={})
+    content = json.loads(record.to_json())
+    assert content["settings"]["max_answer_tokens"] == limit
+    assert parse_result(content, "") == record
+    setting = content["tasks"]["balls"]["settings"][0]["templates"][0]
+    assert setting.get("at_limit", 0) == at_limit
+    note = "balls (0-shot): 1 of 1 answers met the limit of 20 tokens"
+    assert any(note in line for line in result_table(record).notes) == bool(at_limit)
+
+
+class RecitingModel:
+    """Generator of a text after every prompt, cut to the limit of tokens."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __call__(self, language_model, sessions, limits, *, on_cut, **_options) -> list[str]:
+        tokenizer = language_model.decoder_tokenizer
+        ids = [*tokenizer.encode_continuation(" " + self.text), tokenizer.document_end_id]
+        for index, limit in enumerate(limits):
+            if limit < len(ids):
+                on_cut(index)
+        return [language_model.decode(ids[:limit]) for limit in limits]
+
+
+def test_a_long_reference_leaves_room_for_its_prompt(task_folder) -> None:
+    """An answer that does not fit is cut by the model's positions and counted; its example is not left out."""
+    task_folder.card("balls", open_rows("one ball", LONG_ANSWER), **OPEN)
+    language_model = endless_language_model("gpt2", n_positions=64)
+    (result,) = task_folder.results(language_model, "balls")
+    template_result = result.template_results[0]
+    assert (template_result.score.n, template_result.skipped, template_result.at_limit) == (2, 0, 2)
 
 
 def test_a_model_without_encoders_reads_the_same_sessions(task_folder) -> None:

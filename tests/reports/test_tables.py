@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from rich.console import Console
 from metalm_cli.errors import MetalmError
 from metalm_cli.reports import read_run, read_runs
 from metalm_cli.reports.card_section import scored_cards, with_section, write_card
+from metalm_cli.reports.page import make_page
 from metalm_cli.reports.tables import (
     difference_table,
     format_decimal,
@@ -217,6 +219,29 @@ def test_all_cards_are_checked_before_any_is_written(tmp_path: Path) -> None:
         with pytest.raises(MetalmError, match="no scores for a model card") as caught:
             scored_cards(read_runs(paths))
         assert caught.value.why == why
+
+
+def test_limits_of_scores_are_shown(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "tiny")
+    path = write_results(run)
+    record = json.loads(path.read_text("utf-8"))
+    template = record["tasks"]["rte"]["settings"][0]["templates"][1]
+    template |= {"max_answer_tokens": 32, "at_limit": 7, "warnings": ["2 of 40 examples have equal options"]}
+    path.write_text(json.dumps(record), encoding="utf-8")
+    tables = {table.title: table for table in report_tables([read_run(run)])}
+    rows = tables["Limits of the scores"].rows
+    assert [(row[0], row[3]) for row in rows] == [
+        ("rte", "2 of 40 examples have equal options"),
+        (
+            "rte",
+            "7 of 40 answers met the limit of 32 tokens (--max-answer-tokens), or filled the model's positions, "
+            "before their end",
+        ),
+    ]
+    page = make_page(read_runs([run]), tmp_path / "report.html")
+    assert "7 of 40 answers met the limit of 32 tokens" in page
+    card = write_card(*scored_cards([read_run(run)])).read_text("utf-8")
+    assert "| 2 of 40 examples have equal options |" in card
 
 
 def test_the_card_gets_a_single_section_of_scores(tmp_path: Path) -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from metalm_cli.evaluation.answer_cache import AnswerCache, AnswerKey
+from metalm_cli.evaluation.answer_cache import AnswerCache
+from metalm_cli.evaluation.answer_tokens import AnswerTokens, generation_notes
 from metalm_cli.evaluation.chain_of_thought import extract_answer, majority_vote
+from metalm_cli.evaluation.generated_answers import generate_answers
 from metalm_cli.evaluation.metrics import task_metrics
 from metalm_cli.evaluation.metrics.task_metrics import ChanceLevel, Score
 from metalm_cli.evaluation.open_tasks import EvaluatedTask, normalise, normalise_example
@@ -27,17 +29,13 @@ from metalm_cli.evaluation.prompts import (
 )
 from metalm_cli.evaluation.ranking import OptionRanking, rank
 from metalm_cli.evaluation.settings import EvaluationSettings
-from metalm_cli.inference.batch_generation import generate_all, sample_all
 from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.inference.scoring.option_scorer import Scorer
-from metalm_cli.inference.scoring.question_rows import session_digest
 from metalm_cli.inference.text_streaming import strip_delimiter
 from metalm_cli.templates import Template
 
 BEAM_SEARCH = {"num_beams": 4, "length_penalty": 0.6}
 """Decoding options of data-to-text and summarisation tasks (paper section 3.3)."""
-BATCHES_PER_SAVE = 8
-"""Number of generation batches after which the answers are saved."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +69,9 @@ class TemplateResult:
         each: Columns by example: scores, or predictions and references for metrics over a whole split.
         samples: Predictions for all examples.
         note: Examples that do not fit with their demonstrations, as a message.
+        max_answer_tokens: Maximum number of new tokens of open answers; None if answers are among options.
+        at_limit: Number of open answers that met this limit, or the end of the model's positions, before their end.
+        warnings: Examples with options or answers that the model's tokenizer cannot distinguish or spell, as messages.
     """
 
     template: str
@@ -84,6 +85,9 @@ class TemplateResult:
     each: Mapping[str, list[Any]] = field(default_factory=dict, repr=False)
     samples: tuple[Prediction, ...] = field(repr=False, default=())
     note: str = ""
+    max_answer_tokens: int | None = None
+    at_limit: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,7 @@ class Evaluator:
         self.language_model, self.settings = language_model, settings
         self.cache = cache or AnswerCache(None, "")
         self.scorer = Scorer(language_model)
+        self.answer_tokens = AnswerTokens(language_model.decoder_tokenizer)
 
     def evaluate(
         self, tasks: Sequence[EvaluatedTask], on_progress: Callable[[str], None] = lambda text: None
@@ -195,8 +200,9 @@ class Evaluator:
         prompts = prompt_set.prompts
         names = [f"{task.card.name} row {prompt.example.row}, {template.name}, {shots} shots" for prompt in prompts]
         rankings: list[OptionRanking] | None = None
+        cut_answers = 0
         if prompts and self._ranks_options(task) and all(prompt.reference.options for prompt in prompts):
-            rankings = rank(
+            rankings, warnings = rank(
                 self.scorer,
                 prompts,
                 names,
@@ -208,8 +214,13 @@ class Evaluator:
                 prompt.reference.options[ranking.best_option] for prompt, ranking in zip(prompts, rankings, strict=True)
             ]
         else:
-            predictions = self._predict(task, prompts, names, on_progress)
-        return self._score(task, template, shots, prompt_set, predictions, rankings, start_time)
+            predictions, cut_answers = self._predict(task, prompts, names, on_progress)
+            warnings = generation_notes([prompt.reference for prompt in prompts], self.answer_tokens)
+        result = self._score(task, template, shots, prompt_set, predictions, rankings, start_time)
+        open_limits = [prompt.max_new_tokens for prompt in prompts if prompt.is_open]
+        if rankings is not None or not open_limits:
+            return replace(result, warnings=tuple(warnings))
+        return replace(result, warnings=tuple(warnings), max_answer_tokens=max(open_limits), at_limit=cut_answers)
 
     def _ranks_options(self, task: EvaluatedTask) -> bool:
         """Whether options are ranked; several samples, or a rationale, must be generated."""
@@ -226,8 +237,12 @@ class Evaluator:
         prompts: Sequence[EncodedPrompt],
         names: Sequence[str],
         on_progress: Callable[[str], None],
-    ) -> list[str]:
-        """Generate an answer to each prompt; of several samples, the most frequent answer counts."""
+    ) -> tuple[list[str], int]:
+        """Generate an answer to each prompt; of several samples, the most frequent answer counts.
+
+        Returns:
+            The answers, and the number of those that met their limit of tokens.
+        """
         settings, delimiter = self.settings, self.language_model.decoder_tokenizer.rules.target_delimiter
         options: dict[str, Any] = {}
         if settings.samples > 1:
@@ -236,64 +251,25 @@ class Evaluator:
             is_free_text = task.card.cluster in NEW_TOKENS_BY_CLUSTER and not task.examples[0].options
             options |= BEAM_SEARCH if is_free_text else {}
             method = f"said {sorted(options.items())}"
-        generations = self._generate(prompts, names, method, options, on_progress)
+        generations = generate_answers(
+            self.language_model, prompts, names, method, options, settings, self.cache, on_progress
+        )
         metric, has_rationale = task.card.metric.name, asks_for_rationale(task.card, settings.style)
 
         def extract(text: str) -> str:
             return extract_answer(text, delimiter, metric)[1] if has_rationale else strip_delimiter(text, delimiter)
 
-        return [
+        answers = [
             extract(generation)
             if isinstance(generation, str)
             else majority_vote([extract(sample) for sample in generation], metric, task.card.language)
-            for generation in generations
+            for generation, _ in generations
         ]
-
-    def _generate(
-        self,
-        prompts: Sequence[EncodedPrompt],
-        names: Sequence[str],
-        method: str,
-        options: Mapping[str, Any],
-        on_progress: Callable[[str], None],
-    ) -> list[str | list[str]]:
-        """Generate a text, or several samples, for each prompt; in chunks, each of which is saved at once."""
-        settings = self.settings
-        sessions = [prompt.session for prompt in prompts]
-        keys = [
-            AnswerKey(name, session_digest(session), f"{method} {prompt.max_new_tokens}")
-            for name, session, prompt in zip(names, sessions, prompts, strict=True)
+        resolved = [
+            self.answer_tokens.resolve(answer, prompt.reference)
+            for answer, prompt in zip(answers, prompts, strict=True)
         ]
-        generations: list[Any] = [self.cache.get(key) for key in keys]
-        missing = sorted(
-            (index for index, generation in enumerate(generations) if generation is None),
-            key=lambda index: -len(sessions[index]),
-        )
-        done = len(prompts) - len(missing)
-        chunk_size = BATCHES_PER_SAVE * settings.batch_size
-        for chunk_start in range(0, len(missing), chunk_size):
-            chunk = missing[chunk_start : chunk_start + chunk_size]
-            chunk_sessions, limits = (
-                [sessions[index] for index in chunk],
-                [prompts[index].max_new_tokens for index in chunk],
-            )
-            decoding: dict[str, Any] = {"batch_size": settings.batch_size, **options}
-            answers: Sequence[Any]
-            if settings.samples > 1:
-                rows = [prompts[index].example.row for index in chunk]
-                sampling: dict[str, Any] = {"temperature": settings.temperature, "seed": settings.seed, "keys": rows}
-                answers = sample_all(
-                    self.language_model, chunk_sessions, limits, settings.samples, **sampling, **decoding
-                )
-            else:
-                progress = partial(_report_answers, on_progress, done, len(prompts))
-                answers = generate_all(self.language_model, chunk_sessions, limits, on_progress=progress, **decoding)
-            for index, text in zip(chunk, answers, strict=True):
-                generations[index] = text
-            self.cache.put((keys[index], generations[index]) for index in chunk)
-            done += len(chunk)
-            on_progress(f"{done} of {len(prompts)} answers")
-        return generations
+        return resolved, sum(is_cut for _, is_cut in generations)
 
     def _score(
         self,
@@ -350,10 +326,6 @@ class Evaluator:
             samples,
             prompt_set.note,
         )
-
-
-def _report_answers(on_progress: Callable[[str], None], done: int, total: int, newly_done: int) -> None:
-    on_progress(f"{done + newly_done} of {total} answers")
 
 
 def _with_title(on_progress: Callable[[str], None], title: str, text: str) -> None:

@@ -18,13 +18,13 @@ from metalm_cli.templates import PromptStyle, Template
 from metalm_cli.templates.template import ANSWER_EXPRESSION
 
 NEW_TOKENS_BY_CLUSTER = {"struct_to_text": 64, "summarization": 128}
-"""Maximum number of new tokens in clusters of free text, which is decoded with beam search."""
+"""New tokens of answers in clusters of free text, which is decoded with beam search; more for longer references."""
 ANSWER_TOKENS = 32
-"""Maximum number of new tokens of an open answer."""
+"""New tokens of an open answer; more for longer references."""
 RATIONALE_TOKENS = 256
-"""Maximum number of new tokens of a rationale with its answer."""
-TOKENS_BEYOND_OPTION = 2
-"""Extra tokens decoded past the longest option: one for the end token, one to detect that the model continues."""
+"""New tokens of a rationale with its answer; more for longer references."""
+TOKENS_BEYOND_ANSWER = 2
+"""Extra tokens decoded past the longest answer: one for the end token, one to detect that the model continues."""
 DEFAULT_LENGTH = 2048
 """Decoder positions of a session if the model does not state a limit."""
 
@@ -40,6 +40,7 @@ class EncodedPrompt:
         shared_prefix: Session of the demonstrations before it, shared with other examples; None for none.
         max_new_tokens: Maximum number of new tokens of an answer.
         input: The prompt as one text, without demonstrations.
+        is_open: Whether the answer is not just one of the options: an open answer, or an answer after a rationale.
     """
 
     example: Example
@@ -48,6 +49,7 @@ class EncodedPrompt:
     shared_prefix: TokenisedSession | None
     max_new_tokens: int
     input: str
+    is_open: bool
 
     @property
     def session(self) -> TokenisedSession:
@@ -87,28 +89,38 @@ def build_prompts(
         settings: The other settings.
 
     Raises:
-        MetalmError: The model has too few positions for an answer, or no encoder that the template docks into.
+        MetalmError: The length exceeds the positions of the model, or it has no encoder that the template docks into.
     """
     style, delimiter = settings.style, language_model.decoder_tokenizer.rules.target_delimiter
     answer_renderer = task.renderer(template, replace(style, rationale=False))
     references = [with_rendered_answers(example, answer_renderer) for example in task.examples]
-    token_limits = [max_new_tokens(language_model, task.card, example, style) for example in references]
-    session_limits = length_limits(language_model, settings, max(token_limits))
     renderer = task.renderer(template, style)
-    builder = PromptBuilder(task.card, template, style, delimiter, session_limits, renderer)
-    truncated = [builder.truncate(example, with_answer=False) for example in task.examples]
-    cut, skipped = sum(result is not None and result[1] for result in truncated), truncated.count(None)
+    length = session_length(language_model, settings)
+    lengths = answer_lengths(language_model, task, references, renderer, settings)
+    is_open = asks_for_rationale(task.card, style) or not all(reference.options for reference in references)
+    builders: dict[int, PromptBuilder] = {}
+    for answer_length in lengths:
+        limits = LengthLimits.of(language_model.tokenise, length - answer_length.reserved, settings.also_fit)
+        builders.setdefault(
+            answer_length.reserved, PromptBuilder(task.card, template, style, delimiter, limits, renderer)
+        )
     demonstration_sessions: dict[tuple[int, ...], TokenisedSession] = {}
     shared_prefix: TokenisedSession | None
-    prompts, too_long = [], []
-    for result, reference, token_limit in zip(truncated, references, token_limits, strict=True):
-        if result is None:
+    prompts: list[EncodedPrompt] = []
+    too_long: list[tuple[Example, PromptBuilder]] = []
+    cut = skipped = 0
+    for example, reference, answer_length in zip(task.examples, references, lengths, strict=True):
+        builder = builders[answer_length.reserved]
+        fitted = builder.truncate(example, with_answer=False)
+        if fitted is None:
+            skipped += 1
             continue
-        example = result[0]
+        example, was_cut = fitted
+        cut += was_cut
         demonstrations = task.demonstrations(example, shots, settings)
         session = builder.session(example, demonstrations, with_answer=False)
-        if demonstrations and not session_limits.fits(session):
-            too_long.append(example)
+        if demonstrations and not builder.limits.fits(session):
+            too_long.append((example, builder))
             continue
         if demonstrations and style.layout == "docks":
             own_session = builder.session(example, with_answer=False)
@@ -121,50 +133,46 @@ def build_prompts(
             prefix = join_sessions(demonstration_sessions[key], prefix) if settings.draw_per_example else prefix
         else:
             shared_prefix, prefix = None, language_model.tokenise(session)
-        prompts.append(
-            EncodedPrompt(example, reference, prefix, shared_prefix, token_limit, builder.prompt(example).input)
-        )
-    note = ""
-    if too_long and not prompts:
-        max_shots = _max_fitting_shots(task, builder, too_long, shots, settings)
-        note = (
-            f"{_demonstrations_phrase(shots)} not fit into {session_limits.length:,} positions with any example; "
-            f"at most {max_shots} can"
-        )
-    elif too_long:
-        note = (
-            f"{_demonstrations_phrase(shots)} not fit with {len(too_long)} of {len(task.examples)} examples, "
-            "which are not scored"
-        )
+        text = builder.prompt(example).input
+        prompts.append(EncodedPrompt(example, reference, prefix, shared_prefix, answer_length.limit, text, is_open))
+    note = _demonstrations_note(task, too_long, shots, length, settings, any_fits=bool(prompts))
     return PromptSet(tuple(prompts), cut, skipped + len(too_long), note)
 
 
-def _max_fitting_shots(
-    task: EvaluatedTask, builder: PromptBuilder, examples: Sequence[Example], shots: int, settings: EvaluationSettings
-) -> int:
-    """Return the largest number of demonstrations with which at least one example fits."""
+def _demonstrations_note(
+    task: EvaluatedTask,
+    too_long: Sequence[tuple[Example, PromptBuilder]],
+    shots: int,
+    length: int,
+    settings: EvaluationSettings,
+    *,
+    any_fits: bool,
+) -> str:
+    """Describe the examples that do not fit with their demonstrations; an empty text if there are none."""
+    phrase = "1 demonstration does" if shots == 1 else f"{shots} demonstrations do"
+    if not too_long:
+        return ""
+    if any_fits:
+        return f"{phrase} not fit with {len(too_long)} of {len(task.examples)} examples, which are not scored"
 
-    def fits(example: Example, count: int) -> bool:
+    def fits(example: Example, builder: PromptBuilder, count: int) -> bool:
         demonstrations = task.demonstrations(example, count, settings)
         return builder.limits.fits(builder.session(example, demonstrations, with_answer=False))
 
-    return next((count for count in range(shots - 1, 0, -1) if any(fits(example, count) for example in examples)), 0)
+    counts = range(shots - 1, 0, -1)
+    max_shots = next((count for count in counts if any(fits(*entry, count) for entry in too_long)), 0)
+    return f"{phrase} not fit into {length:,} positions with any example; at most {max_shots} can"
 
 
-def _demonstrations_phrase(shots: int) -> str:
-    return "1 demonstration does" if shots == 1 else f"{shots} demonstrations do"
-
-
-def length_limits(language_model: LanguageModel, settings: EvaluationSettings, new_tokens: int) -> LengthLimits:
-    """Return the length limits of inputs that leave room for an answer.
+def session_length(language_model: LanguageModel, settings: EvaluationSettings) -> int:
+    """Return the decoder positions of a session with its answer.
 
     Args:
         language_model: The model.
-        settings: Settings of the evaluation; their ``length`` includes the answer.
-        new_tokens: Maximum number of new tokens.
+        settings: Settings of the evaluation.
 
     Raises:
-        MetalmError: The length leaves no room for an input, or exceeds the positions of the model.
+        MetalmError: The length of the settings exceeds the positions of the model.
     """
     positions = language_model.model.max_positions
     length = (
@@ -177,25 +185,62 @@ def length_limits(language_model: LanguageModel, settings: EvaluationSettings, n
         raise MetalmError(
             f"sessions of {length} positions: the decoder has {positions}", remedy="choose a lower length"
         )
-    if length <= new_tokens:
-        raise MetalmError(
-            f"sessions of {length} positions cannot hold a prompt and an answer of up to {new_tokens} tokens",
-            remedy="allow longer sessions, or use a model with more positions",
-        )
-    return LengthLimits.of(language_model.tokenise, length - new_tokens, settings.also_fit)
+    return length
 
 
-def max_new_tokens(language_model: LanguageModel, card: Card, example: Example, style: PromptStyle) -> int:
-    """Return the maximum number of new tokens of an answer: from the longest option, or by cluster."""
-    if asks_for_rationale(card, style):
-        return RATIONALE_TOKENS
-    if not example.options:
-        return NEW_TOKENS_BY_CLUSTER.get(card.cluster, ANSWER_TOKENS)
+@dataclass(frozen=True)
+class AnswerLength:
+    """Length of an example's answer in tokens.
+
+    Args:
+        limit: Maximum number of new tokens; fewer are generated if the prompt leaves fewer positions.
+        reserved: Positions that the prompt leaves free: those of the example's own longest option or reference
+            answer, but for open answers at most half of the session. They depend on no other example.
+    """
+
+    limit: int
+    reserved: int
+
+
+def answer_lengths(
+    language_model: LanguageModel,
+    task: EvaluatedTask,
+    references: Sequence[Example],
+    renderer: PromptRenderer,
+    settings: EvaluationSettings,
+) -> list[AnswerLength]:
+    """Return the length of each example's answer.
+
+    An answer among options is as long as the longest option of its example. Open answers have the limit of the
+    settings; without one, that of the longest reference answer of all examples, which says nothing about the answer of
+    a single example.
+
+    Args:
+        language_model: The model.
+        task: The task.
+        references: Its examples with answers and options as the template renders them.
+        renderer: Renderer of the prompts, with their rationales.
+        settings: Settings of the evaluation.
+    """
     tokenizer = language_model.decoder_tokenizer
     delimiter = tokenizer.rules.target_delimiter
-    return TOKENS_BEYOND_OPTION + max(
-        len(tokenizer.encode_continuation(delimiter + option)) for option in example.options
-    )
+
+    def longest(texts: Sequence[str]) -> int:
+        return TOKENS_BEYOND_ANSWER + max(len(tokenizer.encode_continuation(delimiter + text)) for text in texts)
+
+    has_rationale = asks_for_rationale(task.card, settings.style)
+    if not has_rationale and all(reference.options for reference in references):
+        return [AnswerLength(tokens, tokens) for tokens in (longest(reference.options) for reference in references)]
+    usual = RATIONALE_TOKENS if has_rationale else NEW_TOKENS_BY_CLUSTER.get(task.card.cluster, ANSWER_TOKENS)
+    texts = [
+        [renderer(example).target] if has_rationale else [*reference.answers, *reference.options]
+        for example, reference in zip(task.examples, references, strict=True)
+    ]
+    needed = [max(usual, longest(answers)) for answers in texts]
+    if settings.max_answer_tokens is not None:
+        needed = [settings.max_answer_tokens] * len(needed)
+    most_reserved = session_length(language_model, settings) // 2
+    return [AnswerLength(max(needed), min(tokens, most_reserved)) for tokens in needed]
 
 
 def asks_for_rationale(card: Card, style: PromptStyle) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from metalm_cli.evaluation.answer_cache import AnswerCache, AnswerKey
+from metalm_cli.evaluation.answer_tokens import ranking_notes, wrong_if_tied
 from metalm_cli.evaluation.prompts import EncodedPrompt
 from metalm_cli.inference.scoring.option_scorer import OptionScores, Scorer
 from metalm_cli.inference.scoring.question_rows import OptionQuestion, session_digest
@@ -20,7 +21,8 @@ class OptionRanking:
 
     Args:
         log_likelihood: Log-probability of each option, in nats. ``[o]``
-        best_option: Index of the option with the highest log-probability; the first of equals.
+        best_option: Index of the option with the highest log-probability, the first of equals. If it has the same
+            tokens as other options, a wrong one of them: the model cannot tell them apart.
         alternatives: Index of the best option by other scores: log-probability ``per_token``, ``per_char``
             (lm-evaluation-harness: ``acc_norm``) or ``per_byte`` (UTF-8) of the option, or ``unconditional``: minus
             the log-probability of the option without the input.
@@ -39,7 +41,7 @@ def rank(
     *,
     with_end_token: bool,
     on_progress: Callable[[int], None] = lambda done: None,
-) -> list[OptionRanking]:
+) -> tuple[list[OptionRanking], list[str]]:
     """Rank the options of examples.
 
     Args:
@@ -49,6 +51,9 @@ def rank(
         cache: Answers of earlier evaluations; new answers are saved after each forward pass.
         with_end_token: Include the end token in the log-probability of an option.
         on_progress: Called with the number of examples that are done.
+
+    Returns:
+        The ranking of each example, and notes on options whose ranking is not defined.
     """
     tokenizer = scorer.language_model.decoder_tokenizer
     questions = [
@@ -71,10 +76,13 @@ def rank(
         cache,
     )
     unconditional = dict(zip(distinct_options, unconditional_scores, strict=True))
-    return [
+    rankings = [
         _ranking(tokenizer, prompt, question, score, unconditional[tuple(map(bytes, question.options))])
         for prompt, question, score in zip(prompts, questions, scores, strict=True)
     ]
+    option_tokens = [[ids.tolist() for ids in question.options] for question in questions]
+    references = [prompt.reference for prompt in prompts]
+    return rankings, ranking_notes(references, option_tokens, with_end_token=with_end_token)
 
 
 def option_ids(tokenizer: DecoderTokenizer, prompt: EncodedPrompt, with_end_token: bool) -> tuple[np.ndarray, ...]:
@@ -149,8 +157,14 @@ def _ranking(
         "per_byte": log_likelihoods / np.array([max(1, len(option.encode())) for option in options]),
         "unconditional": log_likelihoods - unconditional,
     }
+
+    def best_option(values: np.ndarray) -> int:
+        best_ids = question.options[int(values.argmax())]
+        tied = [option for option, ids in zip(options, question.options, strict=True) if np.array_equal(ids, best_ids)]
+        return options.index(wrong_if_tied(tied, prompt.reference))
+
     return OptionRanking(
         tuple(log_likelihoods.tolist()),
-        int(log_likelihoods.argmax()),
-        {name: int(values.argmax()) for name, values in alternatives.items()},
+        best_option(log_likelihoods),
+        {name: best_option(values) for name, values in alternatives.items()},
     )

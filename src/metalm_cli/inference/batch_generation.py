@@ -76,6 +76,7 @@ def generate_all(
     batch_size: int | None = 16,
     budget: int | None = None,
     on_progress: Callable[[int], None] = lambda done: None,
+    on_cut: Callable[[int], None] = lambda index: None,
     **options: Any,
 ) -> list[str]:
     """Continue many sessions.
@@ -87,6 +88,7 @@ def generate_all(
         batch_size: Sequences in a forward pass; each beam counts as one. None: as many as the budget allows.
         budget: Positions of a forward pass, padding and new tokens included. None: limited by ``batch_size`` only.
         on_progress: Called with the number of finished sessions.
+        on_cut: As in :func:`generate_in_batches`.
         options: Options of :func:`generate_in_batches`; greedy decoding by default.
 
     Returns:
@@ -98,7 +100,8 @@ def generate_all(
     """
     texts = [""] * len(sessions)
     done = 0
-    for batch in generate_in_batches(language_model, sessions, limits, batch_size=batch_size, budget=budget, **options):
+    batching: dict[str, Any] = {"batch_size": batch_size, "budget": budget, "on_cut": on_cut}
+    for batch in generate_in_batches(language_model, sessions, limits, **batching, **options):
         for index, text in batch:
             texts[index] = text
         done += len(batch)
@@ -120,6 +123,7 @@ def sample_all(
     budget: int | None = None,
     stop: Sequence[str] = (),
     on_progress: Callable[[int], None] = lambda done: None,
+    on_cut: Callable[[int], None] = lambda index: None,
     **options: Any,
 ) -> list[list[str]]:
     """Sample several continuations of each session; the texts do not depend on the batches.
@@ -140,6 +144,7 @@ def sample_all(
         budget: Positions of a forward pass, padding and new tokens included.
         stop: Stop strings.
         on_progress: Called with the number of finished samples.
+        on_cut: Called with the index of a session for each of its samples that met the limit before a document end.
         options: Options of transformers' ``generate``.
 
     Returns:
@@ -162,6 +167,7 @@ def sample_all(
         batch_size=batch_size,
         budget=budget,
         on_progress=on_progress,
+        on_cut=lambda index: on_cut(index // num_samples),
         stop=stop,
         sampling=SamplingOptions(temperature, top_p, seed),
         keys=[(key, sample) for key in session_keys for sample in range(num_samples)],
@@ -181,6 +187,7 @@ def generate_in_batches(
     delimiters: Sequence[str] | None = None,
     sampling: SamplingOptions | None = None,
     keys: Sequence[tuple[int, ...]] | None = None,
+    on_cut: Callable[[int], None] = lambda index: None,
     **options: Any,
 ) -> Iterator[list[tuple[int, str]]]:
     """Continue many sessions and yield each batch when it is finished.
@@ -196,6 +203,7 @@ def generate_in_batches(
             delimiters.
         sampling: Sample with these options instead of greedy decoding.
         keys: Seeds of each session beside the global seed; by default the index of the session.
+        on_cut: Called with the index of each session that met its limit before a document end or a stop string.
         options: Options of transformers' ``generate``, without sampling: its samples would depend on the batches.
 
     Yields:
@@ -244,14 +252,16 @@ def generate_in_batches(
             torch.cuda.empty_cache()
             pending += [batch[len(batch) // 2 :], batch[: len(batch) // 2]]
             continue
-        texts = [
-            language_model.decode(ids[: token_limits[index]])
-            for index, ids in zip(batch, new_ids.tolist(), strict=True)
-        ]
-        yield [
-            (index, cut_at_stop(text, stop, session_delimiters[index]))
-            for index, text in zip(batch, texts, strict=True)
-        ]
+        results: list[tuple[int, str]] = []
+        for index, ids in zip(batch, new_ids.tolist(), strict=True):
+            ids = ids[: token_limits[index]]
+            whole_text = language_model.decode(ids)
+            text = cut_at_stop(whole_text, stop, session_delimiters[index])
+            has_end = language_model.decoder_tokenizer.document_end_id in ids or text != whole_text
+            if len(ids) == token_limits[index] and not has_end:
+                on_cut(index)
+            results.append((index, text))
+        yield results
 
 
 def _needs_equal_lengths(

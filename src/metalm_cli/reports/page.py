@@ -32,6 +32,7 @@ from metalm_cli.reports.tables import (
     environment_table,
     format_count,
     format_decimal,
+    message_table,
     named_evaluations,
     overview_table,
 )
@@ -189,6 +190,8 @@ def _sections(
     if len(runs) > 1:
         tables["runs"].append(overview_table(runs))
     tables["scores"] += paired
+    messages = message_table(named_evaluations(runs))
+    tables["scores"] += [messages] if messages.rows else []
     differing = difference_table(runs)
     tables["recipe"] += [differing] if differing is not None else []
     tables["machine"] += [environment_table(runs)] if any(run.environment for run in runs) else []

@@ -60,6 +60,8 @@ def report_tables(runs: Sequence[RunSummary]) -> Iterator[Table]:
         yield task_table(scored)
     if any(len(task.templates) > 1 for _, evaluation in scored for task in evaluation.tasks):
         yield template_table(scored)
+    if any(task.messages for _, evaluation in scored for task in evaluation.tasks):
+        yield message_table(scored)
     if any(run.environment for run in runs):
         yield environment_table(runs)
 
@@ -324,6 +326,19 @@ def task_table(scored: Sequence[tuple[str, EvaluationSummary]]) -> Table:
     note = "Mean over templates, 0 to 100; intervals by resampling examples. "
     note += "Chance: the better of guessing and of always giving the most frequent answer."
     return Table("Scores by task", headers, tuple(rows), note, frozenset({0, 1, 2, 8}))
+
+
+def message_table(scored: Sequence[tuple[str, EvaluationSummary]]) -> Table:
+    """Table of what limits scores: examples that are not scored, options and answers that the model cannot give."""
+    rows = [
+        (task.task, label, str(task.shots), message)
+        for label, evaluation in scored
+        for task in evaluation.tasks
+        for message in task.messages
+    ]
+    rows.sort(key=lambda row: (row[0], row[2]))
+    headers, note = ("task", "model", "shots", "limit"), "What these scores cannot show."
+    return Table("Limits of the scores", headers, tuple(rows), note, frozenset({0, 1, 3}))
 
 
 def template_table(scored: Sequence[tuple[str, EvaluationSummary]]) -> Table:

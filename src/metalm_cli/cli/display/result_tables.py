@@ -114,6 +114,7 @@ def _task_data(record: ResultRecord, name: str, task: TaskRecord, setting: Setti
         "template_scores": [template.score for template in setting.templates],
         "cut": max((template.cut for template in setting.templates), default=0),
         "skipped": max((template.skipped for template in setting.templates), default=0),
+        "at_limit": max((template.at_limit for template in setting.templates), default=0),
         "extra": setting.extra,
     }
 
@@ -170,7 +171,7 @@ def _notes(record: ResultRecord) -> list[str]:
         notes.append("NOT COMPLETE: the evaluation was interrupted, and means include only the tasks above")
     tasks_by_note: dict[str, list[str]] = {}
     for name, setting in settings:
-        for note in dict.fromkeys(template.note for template in setting.templates if template.note):
+        for note in setting.messages:
             tasks_by_note.setdefault(note, []).append(f"{name} ({setting.shots}-shot)")
     return notes + [f"{', '.join(names)}: {note}" for note, names in tasks_by_note.items()]
 

@@ -121,6 +121,15 @@ SampledAnswers = Annotated[
     ),
 ]
 Temperature = Annotated[float, typer.Option("--temperature", help="Sampling temperature of sampled answers.")]
+MaxAnswerTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--max-answer-tokens",
+        min=1,
+        help="Maximum length of open answers. Default: the longest reference of a task, at least 32.",
+        show_default=False,
+    ),
+]
 Normalise = Annotated[
     bool,
     typer.Option("--normalise", help="Ignore case, English articles and marks around words when comparing answers."),
@@ -250,6 +259,7 @@ class AnswerOptions:
     protocol: Protocol = "auto"
     sampled_answers: SampledAnswers = 1
     temperature: Temperature = 0.7
+    max_answer_tokens: MaxAnswerTokens = None
     normalise: Normalise = False
     batch_size: BatchSize = 16
     seed: Seed = 0

@@ -25,6 +25,7 @@ COMPARED_SETTINGS = (
     "demonstrations",
     "seed",
     "sequence_length",
+    "max_answer_tokens",
     "normalise",
     "samples",
     "temperature",

@@ -136,6 +136,7 @@ def settings_of(settings: EvaluationSettings) -> dict[str, Any]:
         "seed": settings.seed,
         "sequence_length": settings.length,
         "batch_size": settings.batch_size,
+        "max_answer_tokens": settings.max_answer_tokens,
         "normalise": settings.normalise,
         "samples": settings.samples,
         "temperature": settings.temperature if settings.samples > 1 else None,
@@ -196,6 +197,9 @@ def template_record(template_result: TemplateResult, metric: MetricName) -> Temp
         skipped=template_result.skipped,
         seconds=round(template_result.seconds, 3),
         note=template_result.note,
+        max_answer_tokens=template_result.max_answer_tokens,
+        at_limit=template_result.at_limit,
+        warnings=list(template_result.warnings),
     )
 
 

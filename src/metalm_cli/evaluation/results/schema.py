@@ -27,7 +27,9 @@ class RecordPart(BaseModel):
     def _without_empty_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = handler(self)
         return {
-            key: value for key, value in content.items() if key not in self.optional_keys or value not in (None, "")
+            key: value
+            for key, value in content.items()
+            if key not in self.optional_keys or value not in (None, "", 0, [])
         }
 
 
@@ -47,9 +49,13 @@ class TemplateRecord(RecordPart):
         cut: Number of examples whose long field was truncated.
         skipped: Number of examples that do not fit the model.
         seconds: Time of tokenising, inference and scoring.
+        note: Message about examples that do not fit with their demonstrations.
+        max_answer_tokens: Maximum number of new tokens of open answers; None if answers are among options.
+        at_limit: Number of open answers that met this limit, or the end of the model's positions, before their end.
+        warnings: Messages about options or answers that the model's tokenizer cannot distinguish or spell.
     """
 
-    optional_keys = frozenset({"note"})
+    optional_keys = frozenset({"note", "max_answer_tokens", "at_limit", "warnings"})
 
     template: str
     score: float | None
@@ -64,6 +70,17 @@ class TemplateRecord(RecordPart):
     skipped: int = 0
     seconds: float = 0.0
     note: str = ""
+    max_answer_tokens: int | None = None
+    at_limit: int = 0
+    warnings: list[str] = []
+
+    @property
+    def limit_message(self) -> str:
+        """Message about answers that met the limit of tokens."""
+        return (
+            f"{self.at_limit} of {self.n} answers met the limit of {self.max_answer_tokens} tokens "
+            "(--max-answer-tokens), or filled the model's positions, before their end"
+        )
 
 
 class BestTemplate(RecordPart):
@@ -105,6 +122,14 @@ class SettingRecord(RecordPart):
         extras = [template.extra for template in self.scored_templates]
         names = [name for name in extras[0] if all(name in extra for extra in extras)] if extras else []
         return {name: sum(extra[name] for extra in extras) / len(extras) for name in names}
+
+    @property
+    def messages(self) -> list[str]:
+        """Messages about examples that are not scored, and about options and answers with limits, without repeats."""
+        limited = max(self.templates, key=lambda template: template.at_limit, default=None)
+        at_limit = [] if limited is None or not limited.at_limit else [limited.limit_message]
+        messages = [message for template in self.templates for message in (template.note, *template.warnings)]
+        return list(dict.fromkeys(filter(None, [*messages, *at_limit])))
 
 
 class SeenRecord(RecordPart):

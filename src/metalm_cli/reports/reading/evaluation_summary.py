@@ -69,6 +69,7 @@ class TaskScore:
         oracle: The best template and its score.
         chance: The better of guessing uniformly and of always giving the most frequent answer.
         n: Number of examples per template.
+        messages: What limits the score.
     """
 
     task: str
@@ -86,6 +87,7 @@ class TaskScore:
     n: int
     templates: tuple[TemplateScore, ...]
     confusion: ConfusionMatrix | None = None
+    messages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,7 @@ def _task_score(name: str, task: TaskRecord, setting: SettingRecord) -> TaskScor
             TemplateScore(template.template, template.score, *_interval(template)) for template in setting.templates
         ),
         confusion=next((_confusion_of_classes(name, template) for template in setting.templates), None),
+        messages=tuple(setting.messages),
     )
 
 

@@ -107,6 +107,7 @@ def _settings(
         protocol=answers.protocol,  # type: ignore[arg-type]
         shots=_parse_shots(prompts.shots or "0"),
         draw_per_example=prompts.demonstrations == "drawn",
+        max_answer_tokens=answers.max_answer_tokens,
         normalise=answers.normalise,
         samples=answers.sampled_answers,
         temperature=answers.temperature,

@@ -168,7 +168,7 @@ class EvaluationRun:
                 "nothing could be scored",
                 where=str(path),
                 why="; ".join(reasons) or "no example fits into the model's positions",
-                remedy="use fewer demonstrations, or a model with more positions",
+                remedy="use fewer demonstrations, a lower --max-answer-tokens, or a model with more positions",
             )
         self._print_record(record, path)
         return record

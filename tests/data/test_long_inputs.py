@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -74,10 +76,33 @@ def test_as_many_windows_as_the_session_holds() -> None:
     assert len("".join(docked_texts(session))) > len(docked_texts(single[0])[0])
 
 
-def test_a_text_that_occurs_twice_is_not_split() -> None:
+@pytest.mark.parametrize("text", ["red blue", "a text that the template changed"])
+def test_a_dock_is_split_as_a_whole_if_its_text_cannot_be_located(text: str) -> None:
     limits = LengthLimits.of(make_tokenise(24), 300)
     session = Session([Docked("text", "red blue red blue " * 12)])
-    assert split_into_windows(session, "red blue", limits) == session
+    windowed = split_into_windows(session, text, limits)
+    assert len(docked_texts(windowed)) > 1
+    assert "".join(docked_texts(windowed)) == docked_texts(session)[0]
+    assert limits.fits(windowed)
+
+
+def test_the_blank_lines_of_a_long_text_are_in_its_windows() -> None:
+    limits = LengthLimits.of(make_tokenise(48), 2000)
+    example = make_example(90)
+    text = example.fields["text"].replace(" word45", "\n\n\n\nword45")
+    example = replace(example, fields={**example.fields, "text": text})
+    windowed = PromptBuilder(make_card(), TEMPLATE, PromptStyle(windows=True), " ", limits).fit(example)
+    assert windowed is not None
+    assert not windowed.truncated
+    assert text in "".join(docked_texts(windowed.session))
+
+
+def test_a_window_does_not_end_at_a_space_far_back() -> None:
+    text = "第21篇 " + "春天来了山上的花都开了" * 20
+    encoder_limit = EncoderLimit.of(tokenizer_of("wordpiece"), 40)
+    windows = encoder_windows(text, [encoder_limit])
+    assert "".join(windows) == text
+    assert len(windows[0]) > 20
 
 
 @given(st.text(alphabet="ab \n\u00e9", max_size=200), st.integers(12, 40))

@@ -6,11 +6,16 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.normalizers import NFKC
+from tokenizers.pre_tokenizers import Split
+from transformers import PreTrainedTokenizerFast
 
 from metalm_cli.config.yaml_nodes import parse_yaml
 from metalm_cli.config.yaml_records import build_record
 from metalm_cli.data.examples.truncation import EncoderLimit, LengthLimits, truncate_at_space, truncate_example
-from metalm_cli.sessions import DecoderTokenizer, Docked, Session, SessionTokeniser, TextProcessor, TokenRules
+from metalm_cli.sessions import Causal, DecoderTokenizer, Docked, Session, SessionTokeniser, TextProcessor, TokenRules
 from metalm_cli.tasks import Card, Example
 from metalm_cli.templates import Template, prompt_to_session, render
 from task_fixtures import CARD
@@ -81,16 +86,13 @@ class CountingTokenizer:
         return self.backend.encode(text)
 
 
-@pytest.mark.parametrize(("words", "reads_of_limits"), [(4, 0), (20, 1)])
-def test_a_dock_is_read_once_and_for_its_limits_only_where_it_could_be_too_long(
-    words: int, reads_of_limits: int
-) -> None:
+@pytest.mark.parametrize("words", [4, 20])
+def test_a_dock_is_read_once(words: int) -> None:
     processor = TextProcessor("text", tokenizer_of("wordpiece"), 150)
     counting = processor._backend = CountingTokenizer(processor._backend)
     tokenise = SessionTokeniser(DecoderTokenizer(tokenizer_of("byte"), TokenRules()), {"text": processor})
     session = make_session(make_example(words))
     assert LengthLimits.of(tokenise, 1000).fits(session)
-    assert counting.reads == reads_of_limits
     tokenise(session)
     assert counting.reads == 1
 
@@ -138,5 +140,58 @@ def test_cutting_at_words() -> None:
     ]
     assert truncate_at_space(text, 9, "head") == "four"
     assert truncate_at_space("x" * 50, 10, "tail") == "x" * 10
+    assert truncate_at_space("one\ttwo\tthree", 9, "tail") == "one\ttwo"
+    assert truncate_at_space("    one two", 8, "tail") == "    one"
     assert truncate_at_space(text, 16, "middle") == "one ... four"
     assert truncate_at_space(text, 0, "tail") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "keep"),
+    [
+        ("see " + "A" * 5000, 1000),
+        ("第21篇 " + "春天来了山上的花都开了" * 50, 256),
+        ("Speaker: " + "x" * 400, 300),
+        ("https://example.org/a?b=" + "c" * 300, 200),
+    ],
+)
+def test_a_cut_goes_back_by_a_word_at_most(text: str, keep: int) -> None:
+    assert truncate_at_space(text, keep, "tail") == text[:keep]
+    assert truncate_at_space(text[::-1], keep, "head") == text[::-1][-keep:]
+    middle = truncate_at_space(text, keep, "middle")
+    assert keep - 30 <= len(middle) <= keep
+    assert middle.startswith(text[:20])
+
+
+def test_a_very_long_text_is_cut_to_what_fits() -> None:
+    text = "a text of many words " * 48_000
+    limits = make_limits(100, 400)
+    example = replace(make_example(4), fields={"text": text, "question": QUESTION})
+    truncation = truncate_example(example, make_card(), make_session, limits)
+    assert truncation is not None
+    fitting = truncation[0].fields["text"]
+    assert text.startswith(fitting)
+    assert limits.fits(make_session(truncation[0]))
+    longer = replace(example, fields={"text": text[: len(fitting) + 12], "question": QUESTION})
+    assert not limits.fits(make_session(longer))
+
+
+def test_a_dock_that_its_encoder_reads_as_empty_does_not_fit() -> None:
+    limits = make_limits(100)
+    assert not limits.fits(Session([Docked("text", "\u200b"), Causal(" no", trained=True, end=True)]))
+    assert limits.fits(Session([Docked("text", "a\u200b"), Causal(" no", trained=True, end=True)]))
+
+
+def test_characters_that_a_tokenizer_expands_are_counted_as_tokens() -> None:
+    backend = Tokenizer(WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    backend.normalizer, backend.pre_tokenizer = NFKC(), Split("", "isolated")
+    encoder = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
+    limit = EncoderLimit.of(encoder, 256)
+    limits = LengthLimits(make_limits(None).tokenizer, 2000, {"text": limit})
+    text = "\ufdfa" * 40
+    assert len(text.encode()) + 4 < 256 < limit.tokens(text)
+    example = replace(make_example(4), fields={"text": text, "question": QUESTION})
+    truncation = truncate_example(example, make_card(), make_session, limits)
+    assert truncation is not None
+    assert truncation[1]
+    assert max(limit.tokens(span.content) for span in make_session(truncation[0]) if isinstance(span, Docked)) <= 256

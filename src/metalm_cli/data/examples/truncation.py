@@ -10,8 +10,12 @@ from metalm_cli.sessions import Causal, DecoderTokenizer, Docked, Session, Sessi
 from metalm_cli.sessions.decoder_tokenizer import backend_without_truncation
 from metalm_cli.tasks import Card, Example
 
-MAX_BISECTIONS = 12
-"""Bisection steps for the length of a truncated field; the remaining error is below a 4,000th of its length."""
+LENGTH_PRECISION = 512
+"""The length of a truncated field is found up to this fraction of it."""
+TYPICAL_TOKEN_LENGTH = 4
+"""Characters of a token at which the search for the length of a truncated field begins."""
+MAX_WORD_LENGTH = 20
+"""Characters in which a cut looks for white space; without any, it divides a word."""
 MAX_SPECIAL_TOKENS = 4
 """Upper bound of the special tokens that an encoder adds to a text."""
 
@@ -36,6 +40,13 @@ class EncoderLimit:
     def tokens(self, text: str) -> int:
         """Encoder tokens of a text, including special tokens."""
         return len(self.backend.encode(text))
+
+    def dock_positions(self, texts: Sequence[str]) -> int | None:
+        """Encoder tokens of docked texts; None if the encoder reads a text as empty, or does not read all of it."""
+        encodings = [self.backend.encode(text) for text in texts]
+        if any(len(encoding) > self.length or 0 not in encoding.special_tokens_mask for encoding in encodings):
+            return None
+        return sum(map(len, encodings))
 
 
 class LengthLimits:
@@ -68,30 +79,24 @@ class LengthLimits:
         )
 
     def fits(self, session: Session) -> bool:
-        """Whether a session fits."""
+        """Whether a session fits; a dock that an encoder reads as empty does not fit."""
         docked_texts = [span.content for span in session if isinstance(span, Docked) and isinstance(span.content, str)]
         causal_texts = [span.content for span in session if isinstance(span, Causal) and isinstance(span.content, str)]
         special_tokens = MAX_SPECIAL_TOKENS + sum(isinstance(span, Causal) and span.end for span in session)
-        # A text has at most as many tokens as bytes, so short texts need not be tokenised.
-        dock_bounds = [len(text.encode()) + MAX_SPECIAL_TOKENS for text in docked_texts]
-        fits_by_bytes = (
-            sum(dock_bounds) + sum(len(text.encode()) for text in causal_texts) + special_tokens <= self.length
-        )
-        causal_tokens = 0
-        if not fits_by_bytes:
-            causal_tokens = sum(len(self.tokenizer.encode_continuation(text)) for text in causal_texts) + special_tokens
-            if (
-                causal_tokens + sum(len(self.tokenizer.encode_continuation(text)) for text in docked_texts)
-                > self.length
-            ):
-                return False
-        for encoder_limit in self.encoder_limits.values():
-            if fits_by_bytes and max(dock_bounds, default=0) <= encoder_limit.length:
-                continue
-            counts = [encoder_limit.tokens(text) for text in docked_texts]
-            if any(count > encoder_limit.length for count in counts) or causal_tokens + sum(counts) > self.length:
-                return False
-        return True
+        dock_positions = [limit.dock_positions(docked_texts) for limit in self.encoder_limits.values()]
+        if None in dock_positions:
+            return False
+        # An ASCII text has at most as many tokens as characters; others may grow when a tokenizer normalises them.
+        texts = [*docked_texts, *causal_texts]
+        bound = sum(map(len, texts)) + MAX_SPECIAL_TOKENS * len(docked_texts) + special_tokens
+        if bound <= self.length and all(map(str.isascii, texts)):
+            return True
+        causal_tokens = sum(map(self._decoder_tokens, causal_texts)) + special_tokens
+        docked_tokens = max([sum(map(self._decoder_tokens, docked_texts)), *filter(None, dock_positions)])
+        return causal_tokens + docked_tokens <= self.length
+
+    def _decoder_tokens(self, text: str) -> int:
+        return len(self.tokenizer.encode_continuation(text))
 
 
 def truncate_example(
@@ -119,16 +124,16 @@ def truncate_example(
     def truncated(length: int) -> Example:
         return replace(example, fields={**example.fields, name: truncate_at_space(text, length, cut_from)})
 
-    low, high = 0, len(text)
-    for _ in range(MAX_BISECTIONS):
+    def fits(length: int) -> bool:
+        candidate = truncated(length)
+        return bool(candidate.fields[name]) and limits.fits(make_session(candidate))
+
+    low, high = 0, min(len(text), TYPICAL_TOKEN_LENGTH * limits.length)
+    while high < len(text) and fits(high):
+        low, high = high, min(len(text), 2 * high)
+    while high - low > max(1, low // LENGTH_PRECISION):
         middle = (low + high) // 2
-        if middle == low:
-            break
-        candidate = truncated(middle)
-        if candidate.fields[name] and limits.fits(make_session(candidate)):
-            low = middle
-        else:
-            high = middle
+        low, high = (middle, high) if fits(middle) else (low, middle)
     best = truncated(low)
     if not best.fields[name]:
         return None
@@ -136,7 +141,7 @@ def truncate_example(
 
 
 def truncate_at_space(text: str, length: int, cut_from: str) -> str:
-    """Truncate a text to at most ``length`` characters, at spaces where possible.
+    """Truncate a text to at most ``length`` characters, at white space if there is some near the cut.
 
     Args:
         text: The text.
@@ -150,18 +155,29 @@ def truncate_at_space(text: str, length: int, cut_from: str) -> str:
     if length >= len(text):
         return text
     if cut_from == "tail":
-        return _first_words(text, length)
+        return text[: last_break(text, length)].rstrip()
     if cut_from == "head":
-        return _first_words(text[::-1], length)[::-1]
+        return _last_words(text, length)
     half = max(0, length - 5) // 2
     if not half:
         return ""
-    return f"{_first_words(text, half)} ... {_first_words(text[::-1], half)[::-1]}"
+    return f"{text[: last_break(text, half)].rstrip()} ... {_last_words(text, half)}"
 
 
-def _first_words(text: str, length: int) -> str:
-    words = text[:length]
-    if length < len(text) and not text[length].isspace():
-        space = max(words.rfind(" "), words.rfind("\n"))
-        words = words[:space] if space > 0 else words
-    return words.strip()
+def _last_words(text: str, length: int) -> str:
+    return text[len(text) - last_break(text[::-1], length) :].lstrip()
+
+
+def last_break(text: str, length: int) -> int:
+    """Find the last white space among the last characters of the first ``length`` ones, and return its position.
+
+    A cut there divides no word. Without white space in :data:`MAX_WORD_LENGTH` characters (a long address, a script
+    that is written without spaces), the position is ``length``.
+
+    >>> last_break("one two three", 9), last_break("see https://example.org/a/long/address", 30)
+    (7, 30)
+    """
+    if length >= len(text) or text[length].isspace():
+        return length
+    nearest = range(length - 1, max(0, length - 1 - MAX_WORD_LENGTH), -1)
+    return next((index for index in nearest if text[index].isspace()), length)

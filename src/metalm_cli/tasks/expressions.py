@@ -5,16 +5,52 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from jinja2 import StrictUndefined, TemplateError, Undefined, nodes
+from jinja2 import StrictUndefined, TemplateError, TemplateRuntimeError, Undefined, nodes
 from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
 MAX_TEXT_LENGTH = 1_000_000
-"""Maximum characters of a rendered text."""
+"""Maximum characters of a rendered text, if its values are short."""
+MAX_REPETITIONS = 4
+"""A rendered text may also have this many times the characters of its values."""
 ROW_NAME = "row"
 """Name of the whole row in expressions, unless a column has this name."""
 MAX_RANGE_LENGTH = 10_000
 """Maximum length of a ``range``."""
+
+
+class UncalledMethodError(TemplateRuntimeError):
+    """An expression names a method without calling it, where a text is expected."""
+
+
+class _Method:
+    """A method that an expression names; it can be called, and has no text (Python's would hold a memory address)."""
+
+    def __init__(self, method: Callable[..., Any], name: str) -> None:
+        self.method, self.name = method, name
+
+    def __str__(self) -> str:
+        raise UncalledMethodError(f"{self.name} is a method of the value, not a text: call it, {self.name}()")
+
+    def __repr__(self) -> str:
+        return f"the method {self.name}"
+
+
+def _without_text_if_method(value: Any, name: Any) -> Any:
+    return _Method(value, str(name)) if callable(value) and not isinstance(value, Undefined) else value
+
+
+def _check_printed_value(value: Any) -> Any:
+    """Accept texts, numbers, booleans and none as printed values; undefined values and methods raise their own errors.
+
+    Raises:
+        TemplateRuntimeError: The value is of another type, whose text in Python's notation no prompt should hold.
+    """
+    if value is None or isinstance(value, str | int | float | Undefined | _Method):
+        return value
+    raise TemplateRuntimeError(
+        f"a value of the type {type(value).__name__} is printed, expected a text or a number; join makes a list a text"
+    )
 
 
 class SandboxEnvironment(ImmutableSandboxedEnvironment):
@@ -23,7 +59,9 @@ class SandboxEnvironment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"*", "**", "%"})
 
     def __init__(self) -> None:
-        super().__init__(undefined=StrictUndefined, keep_trailing_newline=False, autoescape=False)
+        super().__init__(
+            undefined=StrictUndefined, keep_trailing_newline=False, autoescape=False, finalize=_check_printed_value
+        )
         self.globals = {"range": _bounded_range}
         for name in ("center", "indent", "format", "xmlattr", "random", "urlize", "pprint"):
             self.filters.pop(name, None)
@@ -35,6 +73,18 @@ class SandboxEnvironment(ImmutableSandboxedEnvironment):
         if operator == "**" and (abs(left) > 1_000 or abs(right) > 20):
             raise SecurityError("** works on small numbers only")
         return super().call_binop(context, operator, left, right)
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """Return an attribute or item; a method can only be called."""
+        return _without_text_if_method(super().getattr(obj, attribute), attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """Return an item or attribute; a method can only be called."""
+        return _without_text_if_method(super().getitem(obj, argument), argument)
+
+    def call(self, context: Any, obj: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call a method, a macro or a global function."""
+        return super().call(context, obj.method if isinstance(obj, _Method) else obj, *args, **kwargs)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         """Reject also string methods that pad or format."""
@@ -110,7 +160,7 @@ def compile_expression(source: str) -> Callable[..., Any]:
         value = compiled({ROW_NAME: values, **values} if reads_row else values)
         if isinstance(value, Undefined):
             value._fail_with_undefined_error()
-        return value
+        return str(value) if isinstance(value, _Method) else value
 
     return evaluate
 
@@ -129,15 +179,24 @@ def compile_text(source: str) -> Callable[..., str]:
             texts = [values.get(part) if is_name else part for is_name, part in plain_parts]
             if all(isinstance(text, str) for text in texts) and sum(map(len, texts)) <= MAX_TEXT_LENGTH:
                 return "".join(texts)
+        max_length = max(MAX_TEXT_LENGTH, MAX_REPETITIONS * sum(len(v) for v in values.values() if isinstance(v, str)))
         pieces, size = [], 0
         for piece in template.generate(**values):
             size += len(piece)
-            if size > MAX_TEXT_LENGTH:
-                raise SecurityError(f"a text of more than {MAX_TEXT_LENGTH:,} characters")
+            if size > max_length:
+                raise SecurityError(f"a text of more than {max_length:,} characters")
             pieces.append(piece)
         return "".join(pieces)
 
     return render
 
 
-__all__ = ["ENVIRONMENT", "SecurityError", "TemplateError", "compile_expression", "compile_text", "names_in"]
+__all__ = [
+    "ENVIRONMENT",
+    "SecurityError",
+    "TemplateError",
+    "UncalledMethodError",
+    "compile_expression",
+    "compile_text",
+    "names_in",
+]

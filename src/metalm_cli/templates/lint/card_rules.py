@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from jinja2 import TemplateError
 
 from metalm_cli.tasks import Card
-from metalm_cli.tasks.expressions import compile_text, names_in
+from metalm_cli.tasks.expressions import UncalledMethodError, compile_text, names_in
 from metalm_cli.templates.lint.text_rules import Problem
 from metalm_cli.templates.render import options_block
 from metalm_cli.templates.template import BUILTIN_NAMES, Template
@@ -86,6 +86,8 @@ def template_problems(template: Template, card: Card, optional: frozenset[str] =
     unknown = sorted(_names_read(template) - set(card.fields) - BUILTIN_NAMES)
     if unknown:
         yield "unknown-field", f"reads {', '.join(unknown)}; the card has {', '.join(card.fields)}"
+    else:
+        yield from _method_problems(template, card)
     if not template.inverted:
         yield from _leak_problems(template, card)
         yield from _unused_field_problems(template, card, optional)
@@ -163,6 +165,18 @@ def _unused_field_problems(template: Template, card: Card, optional: frozenset[s
     ]
     if unused:
         yield "unused-field", f"leaves out {', '.join(unused)}"
+
+
+def _method_problems(template: Template, card: Card) -> Iterator[Problem]:
+    """Yield methods that a template prints without calling them: ``{{ premise.title }}``."""
+    context = _placeholder_context(card, card.verbalizers[0] if card.verbalizers else "text")
+    for text in (*(part.text for part in template.input_parts), template.target):
+        try:
+            compile_text(text)(context)
+        except UncalledMethodError as error:
+            yield "fails", str(error)
+        except (TemplateError, ValueError, TypeError, LookupError, ArithmeticError):
+            continue
 
 
 def _option_problems(template: Template, card: Card) -> Iterator[Problem]:

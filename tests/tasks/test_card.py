@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from card_fixtures import CLASSES_BODY, OPTIONS_BODY, read_card_file, sentence_pair, write_card, write_rows
 from metalm_cli.data.examples.open_examples import open_examples
 from metalm_cli.errors import MetalmError
-from metalm_cli.tasks import Split
+from metalm_cli.tasks import Example, ExampleMaker, Split
 
 QUESTION_ROW = {"question": "Which?", "choices": ["a", "b"], "answer": "a"}
 
@@ -26,6 +27,9 @@ def reading_error(folder: Path, body: str, *rows: Any) -> MetalmError:
 
 
 INDEX_BODY = OPTIONS_BODY.replace("text: answer", "index: answer")
+STARS_BODY = CLASSES_BODY.replace("[entailment, not_entailment]", "['1', '2', '3']").replace(
+    '{entailment: "yes", not_entailment: "no"}', "{'1': bad, '2': fine, '3': good}"
+)
 OPEN_BODY = OPTIONS_BODY.replace("options: choices, ", "")
 
 
@@ -44,11 +48,21 @@ OPEN_BODY = OPTIONS_BODY.replace("options: choices, ", "")
         ),
         (
             CLASSES_BODY,
-            [sentence_pair(1), sentence_pair(True), sentence_pair("entailment"), sentence_pair(2)],
+            [sentence_pair(1), sentence_pair("entailment"), sentence_pair(2)],
             "answer.label: got 2, expected 0 to 1",
         ),
         (CLASSES_BODY, [sentence_pair(), sentence_pair("maybe")], "answer.label: got 'maybe'"),
         (CLASSES_BODY, [sentence_pair(None)], "answer.label: got None"),
+        (CLASSES_BODY, [sentence_pair(0), sentence_pair(True)], "got True, expected 0 to 1 or one of"),
+        (CLASSES_BODY, [sentence_pair("1")], "got '1', expected 0 to 1 or one of entailment, not_entailment; the col"),
+        (STARS_BODY, [sentence_pair(1), sentence_pair(0)], "got 0, expected one of 1, 2, 3"),
+        (OPEN_BODY, ['{"question": NaN, "answer": "a"}'], "fields.question: got None, expected text"),
+        (
+            OPEN_BODY,
+            ['{"question": "Low?", "answer": -Infinity}'],
+            "answer.text: got -inf, expected text or a finite number",
+        ),
+        (OPEN_BODY, [{**QUESTION_ROW, "question": "\u200b\ufeff \n"}], "fields.question: the text is empty"),
         (CLASSES_BODY, [sentence_pair(), sentence_pair(premise="  ")], "fields.premise: the text is empty"),
         (
             CLASSES_BODY,
@@ -163,3 +177,50 @@ def test_splits_are_slices(text: str, rows: range) -> None:
 def test_an_invalid_split_is_an_error(text: str) -> None:
     with pytest.raises(ValueError, match="expected a split"):
         Split.parse(text)
+
+
+def read_examples(folder: Path, body: str, rows: list[Any]) -> list[Example]:
+    path = write_card(folder, body)
+    write_rows(folder / "rows.jsonl", rows)
+    examples = open_examples(read_card_file(path), "train", cache=folder / "cache", card_path=path)
+    return list(examples)
+
+
+def test_a_label_that_spells_a_class_name_is_that_class(tmp_path: Path) -> None:
+    rows = [sentence_pair(label) for label in (1, "2", 3, 1)]
+    answers = [example.answers[0] for example in read_examples(tmp_path, STARS_BODY, rows)]
+    assert answers == ["bad", "fine", "good", "bad"]
+
+
+@pytest.mark.parametrize("names", [("true", "false"), ("False", "True"), ("No", "yes")])
+def test_booleans_are_classes_by_name(tmp_path: Path, names: tuple[str, str]) -> None:
+    body = CLASSES_BODY.replace("not_entailment", f"'{names[1]}'").replace("entailment", f"'{names[0]}'")
+    rows = [sentence_pair(label) for label in (True, False)]
+    labels = [names[example.label or 0].lower() for example in read_examples(tmp_path, body, rows)]
+    assert [label in ("true", "yes") for label in labels] == [True, False]
+
+
+def test_declared_class_ids_are_ids_even_if_they_spell_other_names(tmp_path: Path) -> None:
+    card = read_card_file(write_card(tmp_path, STARS_BODY))
+    make_example = ExampleMaker(card, label_ids=True)
+    example = pickle.loads(pickle.dumps(make_example))(sentence_pair(1), 0, lambda: "")
+    assert example is not None
+    assert example.answers == ("fine",)
+
+
+def test_numbers_keep_their_spelling_and_half_characters_are_replaced(tmp_path: Path) -> None:
+    answers = ["1.10", "1e23", "-0", "100000000000000000000000.0", "12"]
+    rows = [f'{{"question": "How much?", "answer": {answer}}}' for answer in answers]
+    rows.append('{"question": "Half of \\ud83d?", "answer": "\\ud83d\\ude00"}')
+    examples = read_examples(tmp_path, OPEN_BODY, rows)
+    assert [example.answers[0] for example in examples] == [*answers, "\U0001f600"]
+    assert examples[-1].fields["question"] == "Half of \ufffd?"
+    assert str(pickle.loads(pickle.dumps(examples))[0].raw["answer"]) == "1.10"
+
+
+def test_a_key_that_occurs_twice_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(MetalmError) as caught:
+        read_examples(tmp_path, OPEN_BODY, [QUESTION_ROW, '{"question": "a", "answer": "right", "answer": "wrong"}'])
+    assert caught.value.what == "an object has the same key twice"
+    assert caught.value.where == f"{tmp_path / 'rows.jsonl'}:2"
+    assert "'answer'" in caught.value.why

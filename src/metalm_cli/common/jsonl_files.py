@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,19 +85,84 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
         yield number + 1, remainder
 
 
-def parse_line(raw: bytes, where: str) -> Any:
+class SpelledNumber(float):
+    """A number of a JSON text that keeps its spelling: ``str`` of 1.10 is ``1.10``, and of 1e23 ``1e23``."""
+
+    def __new__(cls, spelling: str) -> SpelledNumber:
+        number = super().__new__(cls, spelling)
+        number.spelling = spelling
+        return number
+
+    spelling: str
+
+    def __str__(self) -> str:
+        return self.spelling
+
+    def __getnewargs__(self) -> tuple[str]:  # type: ignore[override]
+        return (self.spelling,)
+
+
+class DuplicateKeyError(ValueError):
+    """Error for a JSON object that has the same key twice."""
+
+
+def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise DuplicateKeyError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
+    return entries
+
+
+def parse_json_exactly(raw: str | bytes) -> Any:
+    """Parse JSON so that texts made of its values are those of the file.
+
+    Numbers that are not plain integers keep their spelling, and NaN, which other programs write for a missing value,
+    is null.
+
+    Raises:
+        DuplicateKeyError: An object has the same key twice, of which other parsers drop the first.
+        ValueError: The text is not JSON.
+    """
+    return json.loads(
+        raw,
+        object_pairs_hook=_object_without_duplicates,
+        parse_float=SpelledNumber,
+        parse_int=lambda digits: SpelledNumber(digits) if digits == "-0" else int(digits),
+        parse_constant=lambda name: None if name == "NaN" else float(name),
+    )
+
+
+def parse_line(raw: bytes, where: str, parse: Callable[[bytes], Any] = json.loads) -> Any:
     """Parse the JSON value of a line.
+
+    Args:
+        raw: The line.
+        where: Its location.
+        parse: Parser of JSON.
 
     Raises:
         MetalmError: The line is not JSON.
     """
     try:
-        return json.loads(raw)
+        return parse(raw)
+    except DuplicateKeyError as error:
+        raise MetalmError(
+            "an object has the same key twice", where=where, why=str(error), remedy="remove or rename one of the two"
+        ) from error
     except (ValueError, RecursionError) as error:
-        start = raw[:60].decode("utf-8", "replace")
         raise MetalmError(
             "a line is not JSON",
             where=where,
-            why=f"{error}; it starts with {start!r}",
-            remedy="repair or remove the line",
+            why=f"{error}; it starts with {raw[:60].decode('utf-8', 'replace')!r}",
+            remedy=file_format_remedy(raw) or "repair or remove the line",
         ) from error
+
+
+def file_format_remedy(start: bytes) -> str:
+    """Return how to convert a file to JSON lines, given its first bytes; empty if they name no other format."""
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in start[:4]:
+        return "save the file as UTF-8; it is UTF-16 or UTF-32"
+    if start.lstrip()[:1] == b"[":
+        return "write one object per line; jq -c '.[]' FILE converts a JSON array"
+    return ""

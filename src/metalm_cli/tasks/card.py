@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from jinja2 import TemplateError
 from pydantic import Field, field_validator, model_validator
 
+from metalm_cli.common.jsonl_files import JSONL_SUFFIXES
 from metalm_cli.config.schema.base import InconsistentValues, Section
 from metalm_cli.tasks.expressions import names_in
 
@@ -293,6 +294,11 @@ class Card(Section):
     def bundled_templates(self) -> Path | None:
         """Template file that belongs to the card, used if a collection has no templates for the task."""
         return Path(self.templates) if self.templates is not None and "." in self.templates else None
+
+    @property
+    def is_verbatim(self) -> bool:
+        """Whether rows hold complete inputs and targets, whose texts are used exactly as they are."""
+        return self.templates is not None and self.templates.endswith(JSONL_SUFFIXES)
 
     @property
     def columns(self) -> set[str]:

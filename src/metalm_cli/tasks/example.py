@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from jinja2 import TemplateError, UndefinedError
 
+from metalm_cli.common.unicode_text import is_blank, well_formed
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.tasks.card import Card
 from metalm_cli.tasks.expressions import compile_expression
@@ -42,16 +44,20 @@ class Example:
 
 LocateRow = Callable[[], str]
 
+BOOLEAN_NAMES = {True: ("true", "yes"), False: ("false", "no")}
+"""Lower-case names of the classes that boolean labels mean."""
+
 
 class ExampleMaker:
     """Converter of a task's rows to examples.
 
     Args:
         card: The card.
+        label_ids: Whether integers in the label column are class ids even where they spell class names.
     """
 
-    def __init__(self, card: Card) -> None:
-        self.card = card
+    def __init__(self, card: Card, label_ids: bool = False) -> None:
+        self.card, self.label_ids = card, label_ids
         self._verbalizers = card.verbalizers
         self._fields = {name: compile_expression(source) for name, source in card.fields.items()}
         answer = card.answer
@@ -61,7 +67,7 @@ class ExampleMaker:
         )
 
     def __reduce__(self) -> Any:
-        return ExampleMaker, (self.card,)
+        return ExampleMaker, (self.card, self.label_ids)
 
     def __call__(self, row: Any, index: int, where: LocateRow) -> Example | None:
         """Convert a row to an example.
@@ -120,13 +126,21 @@ class ExampleMaker:
 
     def _class_id(self, value: Any, where: LocateRow) -> int:
         names = self.card.answer.class_names
-        if isinstance(value, str) and value in names:
-            return names.index(value)
-        if isinstance(value, int | bool) and 0 <= int(value) < len(names):
-            return int(value)
-        why = f"answer.label: got {value!r}, expected 0 to {len(names) - 1} or one of {', '.join(names)}"
-        hint = "; -1 marks rows without a label: leave them out with row_filter" if value == -1 else ""
-        raise self._row_error(where, why + hint)
+        has_ids = self.label_ids or not any(name.lstrip("-").isdecimal() for name in names)
+        is_id = isinstance(value, int) and not isinstance(value, bool) and has_ids
+        if not is_id and (name := _class_name(value, names)) is not None:
+            return names.index(name)
+        if is_id and 0 <= value < len(names):
+            return value
+        ids = f"0 to {len(names) - 1} or " if has_ids else ""
+        hint = ""
+        if value == -1:
+            hint = "; -1 marks rows without a label: leave them out with row_filter"
+        elif isinstance(value, str) and value.strip().isdecimal() and has_ids:
+            hint = f"; the column holds text: write label: {self.card.answer.label} | int"
+        elif isinstance(value, bool):
+            hint = "; a boolean is a class that is named true or false, or yes or no"
+        raise self._row_error(where, f"answer.label: got {value!r}, expected {ids}one of {', '.join(names)}{hint}")
 
     def _evaluate(self, expression: Callable[[Any], Any], row: Any, key: str, where: LocateRow) -> Any:
         try:
@@ -143,14 +157,16 @@ class ExampleMaker:
         return tuple(self._string(value, key, where) for value in values)
 
     def _string(self, value: Any, key: str, where: LocateRow) -> str:
+        if isinstance(value, float) and not math.isfinite(value):
+            raise self._row_error(where, f"{key}: got {value}, expected text or a finite number")
         if isinstance(value, int | float) and not isinstance(value, bool):
             value = str(value)
         if not isinstance(value, str):
             raise self._row_error(where, f"{key}: got {value!r:.60}, expected text")
-        text = value.strip()
-        if not text:
+        text = well_formed(value)
+        if is_blank(text):
             raise self._row_error(where, f"{key}: the text is empty")
-        return text
+        return text if self.card.is_verbatim else text.strip()
 
     def _row_error(self, where: LocateRow, why: str) -> MetalmError:
         return MetalmError(
@@ -160,3 +176,11 @@ class ExampleMaker:
             remedy=f"correct the card or leave such rows out with row_filter; then metalm tasks check {self.card.name}",
             exit_code=Exit.USAGE,
         )
+
+
+def _class_name(value: Any, names: Sequence[str]) -> str | None:
+    """Return the class name that a label spells, or None; booleans spell true and false, or yes and no."""
+    if isinstance(value, bool):
+        meant = [name for name in names if name.casefold() in BOOLEAN_NAMES[value]]
+        return meant[0] if len(meant) == 1 else None
+    return str(value) if isinstance(value, str | int | float) and str(value) in names else None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from metalm_cli.common.jsonl_files import parse_json_exactly
 from metalm_cli.common.languages import guess_language, language_code
 from metalm_cli.common.slug import slug
 from metalm_cli.config.locate import display
@@ -27,7 +27,7 @@ EXACT_MATCH_CATEGORIES = frozenset(
 """Categories scored by exact match, besides those with classification in their name (Wang et al. 2022)."""
 MAX_ANSWER_CLASSES = 10
 """A task with at most this many distinct answers is a classification task: exact match, whatever its category."""
-ANSWER_EXPRESSION = "output if output is string else output | map('trim') | select | list"
+ANSWER_EXPRESSION = "output if output is string else output | reject('none') | map('trim') | select | list"
 
 
 def task_name(path: Path) -> str:
@@ -49,7 +49,7 @@ def read_task(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise _task_error(path, f"the file has {path.stat().st_size:,} bytes; the limit is {MAX_JSON_BYTES:,}")
-        task = json.loads(path.read_bytes())
+        task = parse_json_exactly(path.read_bytes())
     except OSError as error:
         raise _task_error(path, error.strerror or str(error)) from error
     except (ValueError, RecursionError) as error:

@@ -16,7 +16,7 @@ from metalm_cli.tasks import Example
 from metalm_cli.tasks.expressions import compile_text
 from metalm_cli.templates.template import ANSWER_EXPRESSION, Template
 
-RENDER_VERSION = 1
+RENDER_VERSION = 2
 """Version of the rendering, part of cache keys; increased when the same template and example give another text."""
 CONCLUSION_PREFIX = "The answer is"
 """Text between a rationale and its answer."""
@@ -115,9 +115,11 @@ def render(example: Example, template: Template, style: PromptStyle = PromptStyl
     """
     name = f"{example.task} row {example.row} ({template.name})"
     values = template_context(example, style)
+    row_texts = (*example.fields.values(), *example.answers, *example.options, example.rationale)
+    verbatim = [text for text in row_texts if text != _tidied(text)]
     try:
-        texts = [(part, _squeeze_blank_lines(_compile_cached(part.text)(values))) for part in template.input_parts]
-        target = _compile_cached(template.target)(values).strip()
+        texts = [(part, tidied(_compile_cached(part.text)(values), verbatim)) for part in template.input_parts]
+        target = tidied(_compile_cached(template.target)(values), verbatim)
     except (TemplateError, ValueError, TypeError, LookupError, ArithmeticError) as error:
         raise MetalmError(f"template {template.name} fails on {example.task}", where=name, why=str(error)) from error
     if style.rationale and example.rationale and template.target == ANSWER_EXPRESSION:
@@ -132,7 +134,35 @@ def render(example: Example, template: Template, style: PromptStyle = PromptStyl
     return Prompt(parts, target, name)
 
 
-def _squeeze_blank_lines(text: str) -> str:
+def tidied(text: str, verbatim: Sequence[str] = ()) -> str:
+    """Remove the white space that empty fields and options leave in a rendered text: at its ends, and blank lines.
+
+    Args:
+        text: A rendered text.
+        verbatim: Texts of the row; their own white space stays where the rendered text contains them.
+
+    >>> tidied("\\n\\nRead:\\n\\n\\nf:\\n\\n\\n  x", ["f:\\n\\n\\n  x"])
+    'Read:\\n\\nf:\\n\\n\\n  x'
+    """
+    spans = sorted(
+        (match.span() for words in verbatim for match in re.finditer(re.escape(words), text)),
+        key=lambda span: (span[0], -span[1]),
+    )
+    if not spans:
+        return _tidied(text)
+    pieces: list[str] = []
+    position = 0
+    for start, end in spans:
+        if start >= position:
+            pieces += [text[position:start], text[start:end]]
+            position = end
+    pieces.append(text[position:])
+    pieces[::2] = [_BLANK_LINES.sub("\n\n", piece) for piece in pieces[::2]]
+    pieces[0], pieces[-1] = pieces[0].lstrip(), pieces[-1].rstrip()
+    return "".join(pieces)
+
+
+def _tidied(text: str) -> str:
     return _BLANK_LINES.sub("\n\n", text).strip()
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from metalm_cli.common.cache import cache_folder
+from metalm_cli.common.jsonl_files import parse_json_exactly
 from metalm_cli.config.schema.data import DocumentSource
 from metalm_cli.data.sources.base import RandomAccessRows
 from metalm_cli.data.sources.jsonl import JsonlTable, prepare
@@ -32,6 +33,7 @@ class Examples:
         location: Where the rows are read.
         revision: Commit of a hub data set.
         files: Files of the split.
+        label_ids: Whether integers in the label column are class ids, as the data set declares.
     """
 
     def __init__(
@@ -43,10 +45,11 @@ class Examples:
         location: str,
         revision: str | None = None,
         files: tuple[FileFacts, ...] = (),
+        label_ids: bool = False,
     ) -> None:
         self.card, self.role, self.table, self.split = card, role, table, split
         self.location, self.revision, self.files = location, revision, files
-        self.make_example = ExampleMaker(card)
+        self.make_example = ExampleMaker(card, label_ids)
         self._row_indices = split.rows(table.rows)
 
     def __len__(self) -> int:
@@ -156,10 +159,11 @@ def _open_split(
         return _open_file(card, role, _card_file(card, card_path), split, cache)
     if root is not None and (local := _find_local(card, local_split, split, root)):
         paths, split = local
-        _check_class_names(card, _mirrored_class_names(paths[0]), str(paths[0]))
+        label_ids = _check_class_names(card, _mirrored_class_names(paths[0]), str(paths[0]))
         prepared = [prepare(path, cache) for path in paths]
         facts = tuple(FileFacts(str(file.path), file.sha256, file.size) for file in prepared)
-        return Examples(card, role, JsonlTable(prepared), split, str(paths[0]), None, facts)
+        table = JsonlTable(prepared, parse_json_exactly)
+        return Examples(card, role, table, split, str(paths[0]), None, facts, label_ids)
     return _open_hub_split(card, role, split, offline, root)
 
 
@@ -185,7 +189,7 @@ def _open_file(card: Card, role: str, path: Path, split: Split, cache: Path) -> 
         return Examples(card, role, NaturalInstructionsRows(path), split, str(path), None, _file_facts(path))
     prepared = prepare(path, cache)
     facts = (FileFacts(str(path), prepared.sha256, prepared.size),)
-    return Examples(card, role, JsonlTable([prepared]), split, str(path), None, facts)
+    return Examples(card, role, JsonlTable([prepared], parse_json_exactly), split, str(path), None, facts)
 
 
 def _file_facts(path: Path) -> tuple[FileFacts, ...]:
@@ -219,8 +223,8 @@ def _open_hub_split(card: Card, role: str, split: Split, offline: bool, root: Pa
             exit_code=error.exit_code,
         ) from error
     assert isinstance(table, HubTable), "streaming is off"
-    _check_class_names(card, table.class_names(), card.hub.id)
-    return Examples(card, role, table, split, card.hub.id, revision)
+    label_ids = _check_class_names(card, table.class_names(), card.hub.id)
+    return Examples(card, role, table, split, card.hub.id, revision, label_ids=label_ids)
 
 
 def _mirrored_class_names(path: Path) -> dict[str, list[str]]:
@@ -239,8 +243,11 @@ def _mirrored_class_names(path: Path) -> dict[str, list[str]]:
     return {}
 
 
-def _check_class_names(card: Card, names_by_column: dict[str, list[str]], where: str) -> None:
+def _check_class_names(card: Card, names_by_column: dict[str, list[str]], where: str) -> bool:
     """Check that the class names of a data set, in the order of their ids, are those of the card.
+
+    Returns:
+        Whether the data set has class names, so that integers in its label column are ids.
 
     Raises:
         MetalmError: The names or their order differ.
@@ -253,3 +260,4 @@ def _check_class_names(card: Card, names_by_column: dict[str, list[str]], where:
             why=f"in the order of ids, the data has {', '.join(names)}; the card {', '.join(card.answer.class_names)}",
             remedy="correct answer.class_names of the card, in the order of the ids of this data set",
         )
+    return bool(names)

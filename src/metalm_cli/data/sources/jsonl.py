@@ -7,7 +7,7 @@ import json
 import os
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -150,10 +150,15 @@ def _read_bytes(file: IO[bytes], start: int, size: int) -> bytes:
 
 
 class JsonlTable(RandomAccessRows):
-    """Rows of one or more files by number, in the order of the files. Picklable; files are opened at the first read."""
+    """Rows of one or more files by number, in the order of the files. Picklable; files are opened at the first read.
 
-    def __init__(self, files: list[JsonlFile]) -> None:
-        self.files = files
+    Args:
+        files: The files.
+        parse: Parser of a line.
+    """
+
+    def __init__(self, files: list[JsonlFile], parse: Callable[[bytes], Any] = json.loads) -> None:
+        self.files, self.parse = files, parse
         self._first_rows = np.cumsum([0] + [file.rows for file in files]).tolist()
         self._open: OrderedDict[int, tuple[IO[bytes], np.ndarray]] = OrderedDict()
 
@@ -176,9 +181,9 @@ class JsonlTable(RandomAccessRows):
         start, end = int(offsets[row_in_file]), int(offsets[row_in_file + 1])
         raw = _read_bytes(file, start, end - start)
         try:
-            return json.loads(raw)
+            return self.parse(raw)
         except (ValueError, RecursionError):
-            return parse_line(raw.rstrip(b"\r\n"), self.where(row))
+            return parse_line(raw.rstrip(b"\r\n"), self.where(row), self.parse)
 
     def _open_file(self, file_index: int) -> tuple[IO[bytes], np.ndarray]:
         jsonl_file = self.files[file_index]

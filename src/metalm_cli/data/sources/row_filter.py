@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from metalm_cli.common.unicode_text import well_formed
 from metalm_cli.errors import MetalmError
 
 EXCLUDED, EMPTY, HELD_OUT = "excluded", "empty", "validation"
@@ -34,15 +35,6 @@ def nested_field(row: dict[str, Any], path: str) -> Any:
 def text_hash(text: str) -> int:
     """Stable 64-bit hash of a document's text: the first bytes of its SHA-256."""
     return int.from_bytes(hashlib.sha256(text.encode("utf-8")).digest()[:8], "big")
-
-
-def well_formed(text: str) -> str:
-    """Replace lone surrogates (legal in JSON, not in UTF-8) by U+FFFD."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
 
 
 @dataclass(frozen=True)

@@ -256,14 +256,14 @@ def _write_draft(file: Path, task: str, cluster: str, out: Path) -> tuple[Path, 
 
 def _read_rows(file: Path) -> list[Any]:
     from metalm_cli.common.cache import cache_folder
-    from metalm_cli.common.jsonl_files import JSONL_SUFFIXES
+    from metalm_cli.common.jsonl_files import JSONL_SUFFIXES, parse_json_exactly
     from metalm_cli.data.sources.jsonl import JsonlTable, prepare
     from metalm_cli.data.sources.row_tables import CsvRows
 
     if file.suffix == ".csv":
         table: CsvRows | JsonlTable = CsvRows(file)
     elif file.name.endswith(JSONL_SUFFIXES):
-        table = JsonlTable([prepare(file, cache_folder())])
+        table = JsonlTable([prepare(file, cache_folder())], parse_json_exactly)
     else:
         raise MetalmError(
             "a task card is drafted from a CSV file or from JSON lines",

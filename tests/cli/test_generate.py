@@ -103,7 +103,7 @@ WRONG: dict[str, tuple[list[Any], str]] = {
     "blank": (["runs/mine", "  "], "the text is empty"),
     "no model": (["runs/none/", "a"], "no model folder"),
     "no image": (["runs/mine", "a", "--image", "none.png"], "the image does not exist"),
-    "text as image": (["runs/mine", "a", "--image", "text.png"], "the image cannot be read"),
+    "text as image": (["runs/mine", "a", "--image", "text.png"], "an image cannot be read"),
     "blind": (["runs/mine", "a", "--image", "real.png"], "no encoder that reads images"),
     "temperature alone": (["runs/mine", "a", "--temperature", 2], "--temperature does nothing without --sample"),
     "seed alone": (["runs/mine", "a", "--seed", 2], "--seed does nothing without --sample"),

@@ -17,7 +17,6 @@ from metalm_cli.inference.generation import (
     PromptRoute,
     generate_answers,
     image_encoder,
-    open_image,
     stream_answer,
     text_encoder,
     text_to_session,
@@ -85,19 +84,6 @@ def test_an_image_needs_an_encoder(encoders, why) -> None:
         text_to_session(tiny_language_model("gpt2", *encoders), "What?", noise_image(0))
     assert re.search(why, caught.value.why)
     assert caught.value.remedy
-
-
-def test_files_that_are_not_images(tmp_path) -> None:
-    good = tmp_path / "good.png"
-    noise_image(3).save(good)
-    assert open_image(good).tobytes() == noise_image(3).tobytes()
-    (tmp_path / "cut.png").write_bytes(good.read_bytes()[:60])
-    (tmp_path / "text.png").write_text("no image")
-    for name in ("cut.png", "text.png", "none.png", "."):
-        with pytest.raises(MetalmError, match="image cannot be read") as caught:
-            open_image(tmp_path / name)
-        assert caught.value.why
-        assert caught.value.where == str(tmp_path / name)
 
 
 # -- answers ----------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,11 +19,11 @@ from metalm_cli.inference.generation import (
     PromptRoute,
     generate_answers,
     image_encoder,
-    open_image,
     text_to_session,
 )
 from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.sessions import Causal, Docked, Session, Span, TokenisedSession
+from metalm_cli.sessions.images import read_image
 
 MAX_LISTED = 8
 """Maximum number of invalid lines that an error lists."""
@@ -66,7 +67,10 @@ class InputFile:
 
     def image_path(self, image: str) -> Path:
         """Return the path of an image; relative paths are resolved against the folder of the input file."""
-        return self.path.parent / Path(image).expanduser()
+        try:
+            return self.path.parent / Path(image).expanduser()
+        except RuntimeError:  # there is no such user
+            return self.path.parent / image
 
 
 def read_input_file(path: Path) -> InputFile:
@@ -201,8 +205,9 @@ def _named_images(line: InputLine) -> Iterator[str]:
 
 def _missing_images(line: InputLine, input_file: InputFile) -> Iterator[str]:
     for image in _named_images(line):
-        if not input_file.image_path(image).is_file():
-            yield f"there is no image {input_file.image_path(image)}"
+        path = input_file.image_path(image)
+        if not os.path.isfile(path):  # False even for names that no file can have
+            yield f"there is no image {path!s:.200}"
 
 
 def line_to_session(
@@ -215,7 +220,7 @@ def line_to_session(
     """
     name = f"line {line.number}"
     if not line.spans:
-        image = None if line.image is None else open_image(input_file.image_path(line.image))
+        image = None if line.image is None else read_image(input_file.image_path(line.image))
         return text_to_session(language_model, line.text, image, route, name)
     spans: list[Span] = []
     for span in line.spans:
@@ -224,9 +229,9 @@ def line_to_session(
             continue
         encoder, content = span.get("encoder", "text"), span["docked"]
         if isinstance(content, dict):
-            content = {**content, "image": open_image(input_file.image_path(content["image"]))}
+            content = {**content, "image": read_image(input_file.image_path(content["image"]))}
         elif encoder in language_model.model.encoder_ios and language_model.model.encoder_ios[encoder].kind == "vision":
-            content = open_image(input_file.image_path(content))
+            content = read_image(input_file.image_path(content))
         spans.append(Docked(encoder, content))
     return Session(spans, name)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -154,24 +153,6 @@ def image_encoder(language_model: LanguageModel) -> tuple[str, bool]:
 def _first_encoder_of_kind(language_model: LanguageModel, kind: str) -> str | None:
     names = [name for name, encoder_io in language_model.model.encoder_ios.items() if encoder_io.kind == kind]
     return kind if kind in names else next(iter(names), None)
-
-
-def open_image(path: Path) -> Any:
-    """Load an image file as a PIL image.
-
-    Raises:
-        MetalmError: The file does not exist, or is not an image.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except OSError as error:
-        why = error.strerror or str(error)
-    except Exception as error:  # Pillow raises many kinds of errors for damaged files
-        why = f"{type(error).__name__}: {error}"
-    raise MetalmError("the image cannot be read", where=str(path), why=why, remedy="check the path and the file")
 
 
 def visible_answer(language_model: LanguageModel, session: Session, decoding: DecodingOptions) -> VisibleText:

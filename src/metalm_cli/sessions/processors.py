@@ -16,6 +16,7 @@ import numpy as np
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.sessions.decoder_tokenizer import backend_without_truncation
+from metalm_cli.sessions.images import read_image
 
 MAX_CACHED_TEXTS = 64
 """Texts whose encodings a text processor caches: length checks encode a text before it is docked."""
@@ -185,7 +186,7 @@ class ImageProcessor:
         self.shape = shape
 
     def prepare(self, content: Any) -> DockInput:
-        pixels = self.processor(images=_load_image(content), return_tensors="np")["pixel_values"][0]
+        pixels = self.processor(images=read_image(content), return_tensors="np")["pixel_values"][0]
         pixels = np.asarray(pixels, dtype=np.float32)
         return self._input(pixels, digest(self.encoder, pixels))
 
@@ -202,25 +203,3 @@ class ImageProcessor:
 
     def save_pretrained(self, folder: str | Path) -> None:
         self.processor.save_pretrained(folder)
-
-
-def _load_image(content: Any) -> Any:
-    from PIL import Image, UnidentifiedImageError
-
-    if isinstance(content, Image.Image):
-        return content.convert("RGB")
-    if not isinstance(content, str | Path):
-        raise MetalmError(
-            f"an image dock takes a path or a PIL image, got {type(content).__name__}",
-            remedy='dock an image as Docked("vision", "photo.jpg")',
-        )
-    try:
-        with Image.open(content) as image:
-            return image.convert("RGB")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise MetalmError(
-            "an image cannot be read",
-            where=str(content),
-            why=str(error),
-            remedy="check the path and the file",
-        ) from error

@@ -185,7 +185,7 @@ def _check_utf8(text: str, source: str) -> None:
 
 
 def _check_image(image: Path) -> None:
-    if not image.is_file():
+    if not os.path.isfile(image):
         raise MetalmError("the image does not exist", where=str(image), remedy="correct the path of --image")
 
 
@@ -202,9 +202,10 @@ def _answer(
     source: str, text: str, image: Path | None, prompt_route: PromptRoute, decoding: DecodingOptions, offline: bool
 ) -> None:
     """Generate the answer to one text, streamed to standard output."""
-    from metalm_cli.inference.generation import open_image, stream_answer, text_encoder, text_to_session
+    from metalm_cli.inference.generation import stream_answer, text_encoder, text_to_session
+    from metalm_cli.sessions.images import read_image
 
-    loaded_image = None if image is None else open_image(image)
+    loaded_image = None if image is None else read_image(image)
     language_model = _load(source, offline)
     session = text_to_session(language_model, text, loaded_image, prompt_route, "the text")
     if text and prompt_route.place == "docked" and text_encoder(language_model) is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from metalm_cli.common.languages import guess_language, language_code, split_words
+from metalm_cli.common.languages import guess_language, is_mostly_latin, language_code, split_words
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,9 @@ def test_codes_of_languages(language, code) -> None:
 @pytest.mark.parametrize(
     ("texts", "language"),
     [
-        (["the cat", "Müller"], None),
+        (["the cat sat on the mat of a café " + "and slept " * 40], None),
+        (["Die Katze schläft"], "und"),
+        (["a cat"] * 9 + ["un chat est tombe\u0301"], "und"),
         (["123 !?"], None),
         (["Кошка спит", "ok"], "ru"),
         (["猫在屋顶上"], "zh"),
@@ -32,6 +34,13 @@ def test_codes_of_languages(language, code) -> None:
 )
 def test_the_script_tells_the_language(texts, language) -> None:
     assert guess_language(texts) == language
+
+
+@pytest.mark.parametrize(
+    ("text", "is_latin"), [("Müller", True), ("3 + 4", True), ("Кошка ok", False), ("猫", False), ("alpha α", True)]
+)
+def test_mostly_latin_texts(text, is_latin) -> None:
+    assert is_mostly_latin(text) == is_latin
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,10 @@ _LANGUAGE_BY_SCRIPT = {
 _SCRIPTS_WITHOUT_SPACES = {"CJK", "HIRAGANA", "IDEOGRAPHIC", "KATAKANA", "KHMER", "LAO", "MYANMAR", "THAI", "TIBETAN"}
 LANGUAGES_WITHOUT_SPACES = frozenset(_LANGUAGE_BY_SCRIPT[script] for script in _SCRIPTS_WITHOUT_SPACES)
 """Codes of languages that do not separate their words by spaces."""
+UNDETERMINED = "und"
+"""Code of an unknown language, such as one that is written in Latin letters with accents."""
+_ACCENTED_SHARE = 0.005
+"""Minimum share of accented letters in texts that are not English; they have about 0.0005 in English."""
 _KANA_SHARE = 0.1
 """Minimum share of kana among the letters of Japanese texts; the rest is in Chinese characters."""
 
@@ -71,18 +75,34 @@ def language_code(language: str) -> str:
 
 
 def guess_language(texts: Iterable[str]) -> str | None:
-    """Return the likely language of texts by their script; None if most letters are Latin or of an unknown script.
+    """Return the likely language of texts by their letters; None if they may be English.
 
-    >>> guess_language(["Кошка спит", "ok"]), guess_language(["the cat"])
-    ('ru', None)
+    Texts in Latin letters with accents are in an :data:`UNDETERMINED` language.
+
+    >>> guess_language(["Кошка спит", "ok"]), guess_language(["Die Katze schläft"]), guess_language(["the cat"])
+    ('ru', 'und', None)
     """
-    letters = Counter(_script(char) for text in texts for char in text if char.isalpha())
-    if not letters:
+    letters = Counter(char for text in texts for char in unicodedata.normalize("NFC", text) if char.isalpha())
+    scripts: Counter[str] = Counter()
+    for char, count in letters.items():
+        scripts[_script(char)] += count
+    total = scripts.total()
+    if not total:
         return None
-    kana = letters["HIRAGANA"] + letters["KATAKANA"]
-    if kana >= _KANA_SHARE * letters.total() and kana + letters["CJK"] > letters.total() / 2:
+    kana = scripts["HIRAGANA"] + scripts["KATAKANA"]
+    if kana >= _KANA_SHARE * total and kana + scripts["CJK"] > total / 2:
         return "ja"
-    return _LANGUAGE_BY_SCRIPT.get(letters.most_common(1)[0][0])
+    script = scripts.most_common(1)[0][0]
+    accented = sum(count for char, count in letters.items() if _script(char) == "LATIN" and not char.isascii())
+    if script == "LATIN":
+        return UNDETERMINED if accented >= _ACCENTED_SHARE * total else None
+    return _LANGUAGE_BY_SCRIPT.get(script, UNDETERMINED)
+
+
+def is_mostly_latin(text: str) -> bool:
+    """Whether at least half of the letters of a text are Latin; also if it has no letters."""
+    latin = [_script(char) == "LATIN" for char in text if char.isalpha()]
+    return 2 * sum(latin) >= len(latin)
 
 
 def split_words(text: str) -> list[str]:

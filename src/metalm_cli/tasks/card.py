@@ -263,7 +263,7 @@ class Card(Section):
         "that belongs to the card (x.yaml).",
     )
     tags: list[str] = Field(default=[], description="Tags, which leak rules refer to.")
-    language: str = Field(default="en", description="Language code of the texts.")
+    language: str = Field(default="en", description="Language code of the texts; und: unknown.")
     licence: str = Field(description="Licence of the data, or unknown.")
     citation: str = Field(description="Reference to cite.")
 

@@ -73,7 +73,7 @@ class AnswerGuess:
         metric: Suitable metric.
         row_filter: Condition that rows with an answer fulfil; empty: all rows have one.
         has_options: Whether the answer is one of classes or options.
-        language: Language of the answers, if their script tells it.
+        language: Language of the answers, if their letters tell it.
     """
 
     lines: list[str]
@@ -111,7 +111,7 @@ def draft_card(rows: Sequence[Mapping[str, Any]], *, name: str, cluster: str, fi
     notes += [f"not used: {column.name}: nested, or blank in every row" for column in columns if column not in usable]
     if not fields:
         raise _no_draft_error(columns, "an input beside the answer")
-    notes += [f"language: {guess.language}, by the script of the answers"] if guess.language else []
+    notes += [f"language: {guess.language}, by the letters of the answers"] if guess.language else []
     conditions = [column.not_blank_expression for column in fields.values() if column.blank_rows]
     conditions += [guess.row_filter] if guess.row_filter else []
     notes += [f"row_filter: rows are left out unless {' and '.join(conditions)}"] if conditions else []
@@ -356,7 +356,7 @@ def _card_yaml(
             else []
         ),
         f"metric: {{name: {guess.metric}, source: drafted}}",
-        *([f"language: {guess.language}     # guessed from the script of the answers"] if guess.language else []),
+        *([f"language: {guess.language}     # guessed from the letters of the answers"] if guess.language else []),
         f"templates: templates/{name}.yaml     # used if a collection has no templates for this task",
         "licence: unknown",
         "citation: unknown",

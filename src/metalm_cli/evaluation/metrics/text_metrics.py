@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from metalm_cli.common.languages import guess_language, language_code, split_characters, split_words
+from metalm_cli.common.languages import is_mostly_latin, language_code, split_characters, split_words
 from metalm_cli.evaluation.metrics.normalisation import (
     is_number,
     normalise_drop,
@@ -229,7 +229,7 @@ def rouge(text: str, reference: str, kind: str, language: str = "en") -> float:
 
     Source: Lin 2004, sections 2 and 3.1.
     """
-    is_english = language_code(language) == "en" and guess_language([reference]) is None
+    is_english = language_code(language) == "en" and is_mostly_latin(reference)
     tokenizer = "english" if is_english else "any language"
     if text.strip() and not _rouge_scorer(kind, tokenizer)._tokenizer.tokenize(reference):
         return equal_text(text, reference)

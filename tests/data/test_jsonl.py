@@ -85,6 +85,35 @@ def test_a_file_is_unpacked_once_and_again_when_it_changes(write, tmp_path, monk
     assert not list(cache.rglob(".*"))
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_change_that_keeps_size_and_time_is_seen(name, replace, write, tmp_path):
+    """A corrected file from an archive with fixed times, written over the old one or put in its place."""
+    cache, size = tmp_path / "cache", 0
+    for text in ("nah", "yes"):
+        path = write(f"{text}-{name}" if replace else name, [{"text": text}] * 20)
+        os.utime(path, ns=(10**18, 10**18))
+        path = path.replace(tmp_path / name)
+        assert path.stat().st_size in (0, size) or text == "nah", "the test needs files of equal size"
+        size = path.stat().st_size
+        assert JsonlTable([prepare(path, cache)]).load(7) == {"text": text}
+
+
+def test_a_file_that_changes_while_it_is_prepared(write, tmp_path, monkeypatch):
+    path, cache = write("a.jsonl", [{"text": "old"}]), tmp_path / "cache"
+
+    def change_and_index(*arguments):
+        write("a.jsonl", [{"text": "new"}])
+        return unpack_and_index(*arguments)
+
+    unpack_and_index = jsonl._unpack_and_index
+    monkeypatch.setattr(jsonl, "_unpack_and_index", change_and_index)
+    with pytest.raises(MetalmError, match="was changed while it was read"):
+        prepare(path, cache)
+    monkeypatch.undo()
+    assert JsonlTable([prepare(path, cache)]).load(0) == {"text": "new"}
+
+
 def test_plain_files_are_not_copied(write, tmp_path):
     path = write("a.jsonl", [{"text": "x"}])
     assert prepare(path, tmp_path / "cache").plain == path

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from metalm_cli.common.file_hash import file_sha256
+from metalm_cli.common.file_hash import file_sha256, file_stamp
 from metalm_cli.common.jsonl_files import JSONL_SUFFIXES, parse_line, read_lines
 from metalm_cli.config.schema.data import MiniworldSource
 from metalm_cli.data.sources.row_tables import MiniworldDocumentRows
@@ -57,7 +57,7 @@ class AncestorSource:
         if self.world is not None:
             table = MiniworldDocumentRows(self.world)
             return [self.world.model_dump(), [table.load(row)["text"] for row in range(min(table.rows, 100))]]
-        return [(str(path), path.stat().st_size, path.stat().st_mtime_ns, sha256) for path, sha256 in self.files]
+        return [(*file_stamp(path), sha256) for path, sha256 in self.files]
 
     def rows(self) -> Iterator[list[str]]:
         """Iterate over the texts of each row of the files, including rows that the model's recipe excluded.

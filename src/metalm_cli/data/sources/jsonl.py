@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 
 from metalm_cli.common.cache import write_to_cache
-from metalm_cli.common.file_hash import file_sha256
+from metalm_cli.common.file_hash import file_sha256, file_stamp
 from metalm_cli.common.jsonl_files import (
     CHUNK_BYTES,
     MAX_BLANK_LINE_BYTES,
@@ -80,17 +80,17 @@ def _starts_in_buffer(buffer: bytes, offset: int) -> np.ndarray:
 def prepare(path: Path, cache: Path) -> JsonlFile:
     """Prepare a file for reading by row: hash it, unpack it into the cache if it is compressed, index its rows.
 
-    Derived files are cached by the hash of the file's content; the hash is cached by path, size and modification
-    time, so an unchanged file is not read again. Two processes that prepare the same file at the same time each
-    write their own copy, and the later replaces the earlier.
+    Derived files are cached by the hash of the file's content; the hash is cached by :func:`file_stamp`, so an
+    unchanged file is not read again. Two processes that prepare the same file at the same time each write their own
+    copy, and the later replaces the earlier.
 
     Raises:
-        MetalmError: The file cannot be read, is damaged, or the cache cannot be written.
+        MetalmError: The file cannot be read, is damaged, changes while it is read, or the cache cannot be written.
     """
     try:
-        stat, resolved = path.stat(), path.resolve()
-        stamp = hashlib.sha256(f"{resolved}\n{stat.st_size}\n{stat.st_mtime_ns}".encode()).hexdigest()
-        record = cache / "files" / f"{stamp[:32]}.json"
+        stamp = file_stamp(path)
+        key = hashlib.sha256("\n".join(map(str, stamp)).encode("utf-8", "surrogateescape")).hexdigest()
+        record = cache / "files" / f"{key[:32]}.json"
         cached = _cached_file(path, record, cache)
         if cached is not None:
             return cached
@@ -98,7 +98,13 @@ def prepare(path: Path, cache: Path) -> JsonlFile:
     except OSError as error:
         raise unreadable_file(path, error) from error
     rows, plain_size = _unpack_and_index(path, sha256, cache)
-    facts = {"sha256": sha256, "rows": rows, "size": stat.st_size, "plain_size": plain_size}
+    if file_stamp(path) != stamp:
+        raise MetalmError(
+            "a data file was changed while it was read",
+            where=str(path),
+            remedy="wait until the file is complete, then start again",
+        )
+    facts = {"sha256": sha256, "rows": rows, "size": path.stat().st_size, "plain_size": plain_size}
     with write_to_cache(record) as out:
         out.write(json.dumps(facts).encode())
     return _jsonl_file(path, facts, cache)
@@ -168,6 +174,10 @@ class JsonlTable(RandomAccessRows):
     @property
     def rows(self) -> int:
         return self._first_rows[-1]
+
+    @property
+    def identity(self) -> list[object] | None:
+        return [file.sha256 for file in self.files]
 
     def load(self, row: int) -> Any:
         """Load the object in a row.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,14 +63,59 @@ def _path_files(source: DocumentSource, path: str, data_root: Path | None) -> li
 
 
 def _data_files(candidate: Path) -> list[Path]:
-    """Data files of a path, a folder or a glob, sorted by name."""
+    """Data files of a path, a folder or a glob, sorted by name; each file once, whatever links lead to it."""
     if candidate.is_dir():
-        paths = sorted(candidate.iterdir())
+        paths = list(candidate.iterdir())
     elif candidate.exists():
         paths = [candidate]
     else:
-        paths = sorted(Path(name) for name in glob.glob(str(candidate), recursive=True))
-    return [path for path in paths if path.is_file() and path.name.endswith(JSONL_SUFFIXES)]
+        paths = _glob(candidate)
+    files = [path for path in paths if path.name.endswith(JSONL_SUFFIXES) and path.is_file()]
+    return sorted(_distinct(sorted(files, key=lambda path: (os.path.realpath(path) != os.path.abspath(path), path))))
+
+
+def _glob(pattern: Path) -> list[Path]:
+    """Paths that match a pattern, in which ``**`` matches any number of folders.
+
+    After each part of the pattern a folder is kept once, however many links and parts ``**`` lead to it. With a link
+    to a folder above, :func:`glob.glob` gives the same files again and again, and hardly ends.
+    """
+    first, *parts = pattern.parts if pattern.is_absolute() else (".", *pattern.parts)
+    if parts[-1:] == ["**"]:
+        parts.append("*")
+    paths = [Path(first)]
+    for index, part in enumerate(parts, start=1):
+        if part == "**":
+            visited: set[str] = set()
+            paths = [below for path in paths for below in _folders_below(path, visited)]
+        else:
+            matches = [path / name for path in paths if path.is_dir() for name in glob.glob(part, root_dir=path)]
+            paths = matches if index == len(parts) else _distinct(matches)
+    return paths
+
+
+def _folders_below(path: Path, visited: set[str]) -> Iterator[Path]:
+    """Iterate over a folder and the folders in it, also behind links, without hidden ones and those visited before."""
+    if not path.is_dir() or os.path.realpath(path) in visited:
+        return
+    visited.add(os.path.realpath(path))
+    for folder, names, _ in os.walk(path, followlinks=True):
+        yield Path(folder)
+        unvisited = []
+        for name in sorted(name for name in names if not name.startswith(".")):
+            real_path = os.path.realpath(os.path.join(folder, name))
+            if real_path not in visited:
+                visited.add(real_path)
+                unvisited.append(name)
+        names[:] = unvisited
+
+
+def _distinct(paths: Iterable[Path]) -> list[Path]:
+    """The paths without those that lead to the same place as an earlier one."""
+    distinct: dict[str, Path] = {}
+    for path in paths:
+        distinct.setdefault(os.path.realpath(path), path)
+    return list(distinct.values())
 
 
 def check_hub_name(source: DocumentSource) -> None:

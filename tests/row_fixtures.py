@@ -20,16 +20,14 @@ class Text:
 
 @dataclass
 class Shelf:
-    """Documents by number, repeated without end; None is an empty number."""
+    """Documents by number, repeated without end."""
 
-    documents: Sequence[str | None]
+    documents: Sequence[str]
     requested_numbers: list[int] = field(default_factory=list)
-    reason: str = "empty"
 
-    def get(self, number: int) -> Text | None:
+    def get(self, number: int) -> Text:
         self.requested_numbers.append(number)
-        text = self.documents[number % len(self.documents)]
-        return None if text is None else Text(text)
+        return Text(self.documents[number % len(self.documents)])
 
 
 def assert_same_rows(left: Iterable[Row], right: Iterable[Row]) -> None:

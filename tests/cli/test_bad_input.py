@@ -130,16 +130,23 @@ def test_a_broken_line_is_named(fails: Fails, tmp_path: Path, line: str, word: s
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_line_that_training_comes_to(tmp_path: Path, workers: int, capsys: pytest.CaptureFixture[str]) -> None:
-    """The plan and the tokenizer read only a sample, so that the run has started; it keeps its last checkpoint."""
-    from metalm_cli.data.sampling.index_plan import IndexPlan
+    """The rows of a stream are read as they are drawn, so that the run has started; it keeps its last checkpoint."""
+    from metalm_cli.data.sampling.index_plan import key_of, permutation
 
     source = jsonl(tmp_path / "own.jsonl", *good(2000))
     lines = (tmp_path / "own.jsonl").read_text().splitlines()
-    row = IndexPlan(["own"], [2000], [2000], 0).planned_row(300).row
+    row = int(permutation(2000, key_of("stream", 0, "own", 0, 0))[600])
     lines[row] = '{"text": '
     (tmp_path / "own.jsonl").write_text("".join(f"{line}\n" for line in lines))
     out = tmp_path / "run"
-    settings = [source, "train.steps=2000", "train.checkpoint_every=100", "train.log_every=100", "train.batch_size=8"]
+    settings = [
+        source,
+        "data.sources.0.streaming=true",
+        "train.steps=2000",
+        "train.checkpoint_every=100",
+        "train.log_every=100",
+        "train.batch_size=8",
+    ]
     settings += ["data.validation.documents=0", f"data.workers={workers}", "data.sequence_length=64"]
     settings += ["model.decoder.tokenizer.new.documents=20", "model.encoders.text.tokenizer.new.documents=20"]
     assert micro.metalm("pretrain", micro.write_recipe(tmp_path), *settings, "--out", out) == 1
@@ -150,13 +157,15 @@ def test_a_broken_line_that_training_comes_to(tmp_path: Path, workers: int, caps
     assert not (out / "model").exists()
 
 
-def test_blank_documents_are_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_blank_documents_are_not_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = jsonl(tmp_path / "own.jsonl", *good(30), *['{"text": " \\n\\t "}', '{"text": ""}'] * 10)
     out = tmp_path / "run"
     assert micro.metalm("pretrain", micro.write_recipe(tmp_path), source, "--out", out) == 0
-    last = micro.records(out)[-1]
-    assert last["empty_documents"] > 0
-    assert last["examples"] > 0
+    assert " rows of own are not trained on: 20 empty" in " ".join(capsys.readouterr().err.split())
+    [record] = json.loads((out / "data.json").read_text())["sources"]
+    assert record["rows"] == 50
+    assert record["usable"] == 30 - record["left_out"].get("validation", 0)
+    assert record["left_out"]["empty"] == 20
 
 
 def test_nothing_held_out_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

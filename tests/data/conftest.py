@@ -50,10 +50,10 @@ def owns_all(number: int) -> bool:
 
 @pytest.fixture
 def read():
-    """Function that reads the texts at the numbers below ``count``, None for empty numbers."""
+    """Function that reads the texts at the numbers below ``count``."""
 
-    def reading(corpus: Corpus, count: int, start: int = 0) -> list[str | None]:
+    def reading(corpus: Corpus, count: int, start: int = 0) -> list[str]:
         reader = corpus.reader(owns_all)
-        return [document and document.text for document in map(reader.get, range(start, count))]
+        return [reader.get(number).text for number in range(start, count)]
 
     return reading

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from metalm_cli.data.sources import streaming
+from metalm_cli.data.sources.jsonl import JsonlTable
 from metalm_cli.data.sources.row_filter import text_hash
 from metalm_cli.data.sources.streaming import DocumentBuffer
 
@@ -35,21 +36,94 @@ def test_a_table_gives_each_row_once_an_epoch(write, corpus, read):
     assert source_corpus.where(130).endswith(f"a.jsonl.gz:{planned.row + 1}")
 
 
-def test_excluded_empty_and_held_out_rows_leave_their_numbers_empty(write, corpus):
+def test_excluded_empty_and_held_out_rows_have_no_number(write, corpus):
     rows = [*ROWS, {"text": " \n\t"}, {"text": ""}]
     held_out = {row["text"] for row in ROWS if row["meta"]["set"] != "b" and text_hash(row["text"]) % 5 == 0}
     opened = corpus(
         {"path": str(write("a.jsonl", rows)), "exclude": {"meta.set": ["b"]}},
         validation={"documents": 1000, "hold_out_every": 5},
     )
-    reader = opened.reader(bool)
-    documents = [reader.get(number) for number in range(len(rows))]
-    texts = {document.text for document in documents if document}
+    (info,) = opened.sources
+    usable = {row["text"] for row in ROWS if row["meta"]["set"] != "b"} - held_out
     assert held_out
-    assert texts == {row["text"] for row in ROWS if row["meta"]["set"] != "b"} - held_out
-    assert reader.skipped == {"excluded": 33, "empty": 2, "validation": len(held_out)}
+    assert (info.rows, info.usable) == (102, len(usable))
+    assert info.left_out == {"excluded": 33, "empty": 2, "validation": len(held_out)}
+    assert info.text_bytes == sum(len(text) for text in usable)
+    reader = opened.reader(bool)
+    documents = [reader.get(number) for number in range(2 * len(usable))]
+    for epoch in (documents[: len(usable)], documents[len(usable) :]):
+        assert sorted(document.text for document in epoch) == sorted(usable)
+    assert all(document.text == rows[document.row]["text"] for document in documents)
+    assert [opened.planned_row(number).row for number in range(9)] == [document.row for document in documents[:9]]
     assert {document.text for document in opened.validation()} == held_out
-    assert all(document.number == number for number, document in enumerate(documents) if document)
+
+
+def test_weights_are_shares_of_documents_where_rows_are_left_out(write, corpus):
+    """Two sources of equal weight, a tenth of whose rows, and all, can be drawn; without weights 1 to 10."""
+    few = write("few.jsonl", [{"text": f"few {n}", "lang": "de" if n % 10 else "en"} for n in range(500)])
+    many = write("many.jsonl", [{"text": f"many {n}", "lang": "en"} for n in range(500)])
+    for streams in (False, True):
+        for weights, share in ([1, 1], 1 / 2), ([None, None], 1 / 11):
+            sources = [
+                {
+                    "path": str(path),
+                    "weight": weight,
+                    "exclude": {"lang": ["de"]},
+                    "streaming": streams and path == few,
+                }
+                for path, weight in zip((few, many), weights, strict=True)
+            ]
+            if streams and weights[0] is None:
+                continue
+            opened = corpus(*sources)
+            reader, count = opened.reader(bool), opened.plan.block_size
+            documents = [reader.get(number) for number in range(count)]
+            assert sum(document.source == "s0" for document in documents) == round(share * count)
+            assert opened.sources[0].share == share
+            texts = Counter(document.text for document in documents if document.source == "s0")
+            assert len(texts) == 50
+            assert max(texts.values()) - min(texts.values()) <= 1, "each usable row once an epoch"
+
+
+def test_the_row_behind_a_block_of_excluded_rows_is_drawn_like_the_others(write, corpus):
+    rows = [{"text": f"row {n}", "kind": "labelled" if n < 100 or n >= 19_950 else "not yet"} for n in range(20_000)]
+    path = write("a.jsonl", rows)
+    for streams in (False, True):
+        opened = corpus({"path": str(path), "exclude": {"kind": ["not yet"]}, "streaming": streams})
+        reader = opened.reader(bool)
+        texts = Counter(reader.get(number).text for number in range(300))
+        assert set(texts.values()) == {2}, "two epochs of 150 rows"
+
+
+def test_a_stream_whose_first_rows_are_left_out(write, corpus, read):
+    rows = [{"text": f"row {n}", "set": "a" if n < 9000 else "b"} for n in range(9200)]
+    source = {"path": str(write("a.jsonl.gz", rows)), "streaming": True, "exclude": {"set": ["a"]}}
+    opened = corpus(source, validation={"documents": 5, "hold_out_every": 10})
+    held_out = [row["text"] for row in rows[9000:] if text_hash(row["text"]) % 10 == 0]
+    assert [document.text for document in opened.validation()] == held_out[:5]
+    usable = {row["text"] for row in rows[9000:]} - set(held_out)
+    assert Counter(read(opened, 2 * len(usable))) == dict.fromkeys(usable, 2)
+
+
+def test_the_pass_over_the_rows_is_cached(write, corpus, tmp_path, monkeypatch, read):
+    path = write("a.jsonl", [*ROWS, {"text": ""}])
+    source = {"path": str(path), "exclude": {"meta.set": ["a"]}}
+    expected = read(corpus(source), 100)
+    assert len(list((tmp_path / "cache" / "usable").glob("*.json"))) == 1
+    rows_read: list[range] = []
+    monkeypatch.setattr(JsonlTable, "scan", lambda table, rows: rows_read.append(rows) or map(table.load, rows))
+    again = corpus(source)
+    assert read(again, 100) == read(pickle.loads(pickle.dumps(again)), 100) == expected
+    assert (again.sources[0].usable, again.sources[0].left_out) == (66, {"excluded": 34, "empty": 1})
+    assert not rows_read, "nothing has changed"
+    (file,) = (tmp_path / "cache" / "usable").glob("*.rows")
+    file.write_bytes(file.read_bytes()[:-8])
+    assert read(corpus(source), 100) == expected
+    assert len(rows_read) == 1, "the result in the cache is incomplete"
+    assert corpus({**source, "exclude": {"meta.set": ["b"]}}).sources[0].usable == 67
+    write("a.jsonl", ROWS[1:])
+    assert corpus(source).sources[0].usable == 66
+    assert len(rows_read) == 3, "the filter and the rows have changed"
 
 
 def test_validation_takes_the_first_held_out_of_each_source(write, corpus):
@@ -71,7 +145,7 @@ def test_validation_sources_of_their_own_hold_nothing_out(write, corpus, read):
         {"path": str(write("a.jsonl", ROWS))},
         validation={"documents": 4, "hold_out_every": 2, "sources": [validation_source]},
     )
-    assert None not in read(opened, 100)
+    assert sorted(read(opened, 100)) == sorted(row["text"] for row in ROWS)
     assert [document.text for document in opened.validation()] == ["v0", "v1", "v2", "v3"]
     assert [info.name for info in opened.validation_sources] == ["v"]
 
@@ -102,8 +176,7 @@ def test_disjoint_readers_read_the_same_documents_as_a_single_reader(write, corp
     opened = mixed_corpus(write, corpus)
     count = 60 * batch
     expected = read(opened, count)
-    texts: dict[int, str | None] = {}
-    skipped: Counter[str] = Counter()
+    texts: dict[int, str] = {}
     for index in range(readers):
         owns = OwnedSlots(batch, readers, index)
         reader = pickle.loads(pickle.dumps(opened.reader(owns)))
@@ -114,11 +187,8 @@ def test_disjoint_readers_read_the_same_documents_as_a_single_reader(write, corp
             if number is None:
                 del slots[slot]
                 continue
-            document = reader.get(number)
-            texts[number] = document and document.text
-        skipped.update(reader.skipped)
+            texts[number] = reader.get(number).text
     assert [texts[number] for number in range(count)] == expected
-    assert skipped.total() == expected.count(None)
 
 
 def test_a_stream_gives_each_row_once_an_epoch_in_an_order_of_its_own(write, corpus, read, monkeypatch):
@@ -156,8 +226,7 @@ def test_a_resumed_reader_continues_exactly(start, write, corpus, read):
     assert read(mixed_corpus(write, corpus), start + 300, start) == expected
     reader = opened.reader(OwnedSlots(1, 1, 0, last_read=start - 1))
     for number in range(start, start + 300):
-        document = reader.get(number)
-        assert (document and document.text) == expected[number - start]
+        assert reader.get(number).text == expected[number - start]
     assert all(len(cursor._buffer) == 0 for cursor in reader._cursors.values())
 
 
@@ -165,9 +234,7 @@ def test_a_number_that_was_not_buffered_is_read_again(write, corpus, read):
     opened = mixed_corpus(write, corpus)
     expected = read(opened, 400)
     reader = opened.reader(OwnedSlots(1, 1, 1))
-    assert [(document := reader.get(number)) and document.text for number in (399, 10, 250)] == [
-        expected[n] for n in (399, 10, 250)
-    ]
+    assert [reader.get(number).text for number in (399, 10, 250)] == [expected[n] for n in (399, 10, 250)]
 
 
 def test_the_buffer_writes_what_does_not_fit_in_memory_to_files(monkeypatch):
@@ -235,6 +302,7 @@ def test_real_data_reads_by_number(corpus, read, data_root):
     (info,) = opened.sources
     assert info.rows > 1000
     assert len(info.files) == 4
-    texts = [text for text in read(opened, 300) if text]
-    assert len(texts) > 250
+    texts = read(opened, 300)
+    assert len(set(texts)) > 290
+    assert info.usable == info.rows - sum(info.left_out.values()) < info.rows
     assert not {document.text for document in opened.validation()} & set(texts)

@@ -34,7 +34,7 @@ def session_writer() -> SessionWriter:
 def shelf_dataset(
     slot_indices: list[int], states: dict[int, SlotState] | None = None, count: int = SLOTS
 ) -> StepRowDataset:
-    shelf = Shelf([*texts()[:9], None])
+    shelf = Shelf(texts()[:10])
     writer = session_writer()
     return StepRowDataset(
         slot_indices,

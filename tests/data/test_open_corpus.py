@@ -95,17 +95,19 @@ def test_broken_rows_are_reported_before_work_begins(streaming, write, corpus):
         assert "body" in message or "body" not in row
 
 
-def test_a_broken_row_outside_the_sample_is_reported_when_it_is_read(write, corpus):
+def test_a_broken_row_is_reported_when_a_table_is_opened_and_when_a_stream_is_read(write, corpus):
     path = write("a.jsonl", [*GOOD[:77], '{"text": "cut', *GOOD[77:]])
-    reader = corpus({"path": str(path)}).reader(bool)
+    assert f"{path}:78" in error_of(corpus, {"path": str(path)})
+    reader = corpus({"path": str(path), "streaming": True}).reader(bool)
     with pytest.raises(MetalmError, match="not JSON") as caught:
         _ = [reader.get(number) for number in range(301)]
     assert f"{path}:78" in str(caught.value)
     assert caught.value.exit_code == Exit.FAILED
 
 
-def test_nothing_to_train_on(write, corpus):
-    source = {"path": str(write("a.jsonl", GOOD)), "exclude": {"meta.set": ["a", "b"]}}
+@pytest.mark.parametrize("streaming", [False, True])
+def test_nothing_to_train_on(write, corpus, streaming):
+    source = {"path": str(write("a.jsonl", GOOD)), "exclude": {"meta.set": ["a", "b"]}, "streaming": streaming}
     message = error_of(corpus, source)
     assert "has no document to train on" in message
     assert "300 excluded" in message
@@ -115,7 +117,8 @@ def test_nothing_to_train_on(write, corpus):
 
 def test_few_usable_rows_are_found(write, corpus, read):
     rows = [{"text": " "}] * 300 + [{"text": "here"}] + [{"text": " "}] * 300
-    assert corpus({"path": str(write("a.jsonl", rows))}).sources[0].rows == 601
+    (info,) = corpus({"path": str(write("a.jsonl", rows))}).sources
+    assert (info.rows, info.usable) == (601, 1)
 
 
 def test_a_misspelt_excluded_field(write, corpus):

@@ -1,4 +1,4 @@
-"""Row slots: the numbers that they read, their states, and when they give up."""
+"""Row slots: the numbers that they read, and their states."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metalm_cli.data.sampling import row_slots
 from metalm_cli.data.sampling.row_slots import RowSegment, RowSlot, SlotState, numpy_generator, text_bytes
-from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.sessions import ROOT, Row, TokenisedDocument
-from row_fixtures import Shelf, rows_of_slot
+from row_fixtures import Shelf
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 
@@ -53,7 +50,7 @@ def text_of(row: Row) -> str:
 
 
 def test_a_worked_row_slot():
-    shelf = Shelf(["abcdef", None, "gh", "xyz"])
+    shelf = Shelf(["abcdef", "other", "gh", "xyz"])
     slot = RowSlot(0, 2, shelf, Letters(5))
     rows = [slot.next_row() for _ in range(4)]
     # Slot 0 of 2 reads the even numbers: abcdef, gh, abcdef, gh, ...
@@ -64,18 +61,13 @@ def test_a_worked_row_slot():
 
 
 @given(
-    st.lists(st.one_of(st.none(), st.text("abc", max_size=9)), min_size=1, max_size=7),
+    st.lists(st.text("abc", max_size=9), min_size=1, max_size=7),
     st.integers(1, 4),
     st.integers(1, 11),
     st.integers(1, 6),
 )
 @quick
-def test_row_slots_divide_the_numbers_and_skip_empty_ones(documents, count, length, least):
-    if all(document is None for document in documents):
-        return
-    if count > 1:
-        documents = documents + ["b"] * (-len(documents) % count)
-        documents = [document if document is not None else "a" for document in documents[:count]] + documents[count:]
+def test_row_slots_divide_the_numbers(documents, count, length, least):
     for index in range(count):
         slot = RowSlot(index, count, Shelf(documents), Letters(length, least))
         states, rows = [], []
@@ -85,8 +77,7 @@ def test_row_slots_divide_the_numbers_and_skip_empty_ones(documents, count, leng
         text = "".join(map(text_of, rows))
         expected, number = "", index
         while len(expected) < len(text):
-            next_document = documents[number % len(documents)]
-            expected += "" if next_document is None else next_document + "."
+            expected += documents[number % len(documents)] + "."
             number += count
         assert text == expected[: len(text)]
         assert all(number % count == index for row in rows for number in row.numbers)
@@ -94,16 +85,6 @@ def test_row_slots_divide_the_numbers_and_skip_empty_ones(documents, count, leng
         for restart in (0, 3, 8):
             restarted = RowSlot(index, count, Shelf(documents), Letters(length, least), states[restart])
             assert [text_of(restarted.next_row()) for _ in rows[restart:]] == list(map(text_of, rows[restart:]))
-
-
-def test_numbers_without_a_document_are_counted_in_the_row_that_skips_them():
-    slot = RowSlot(0, 1, Shelf(["ab", None, None, "cdefg"], reason="excluded"), Letters(5, min_positions=3))
-    rows, states = rows_of_slot(slot, 3)
-    # ab. leaves fewer positions than the minimum: cdefg, after the two excluded documents, begins a row
-    assert [text_of(row) for row in rows] == ["ab.", "cdefg", ".ab."]
-    assert [row.counts["letters"] for row in rows] == [3, 5, 4]
-    assert [row.counts.get("excluded_documents", 0) for row in rows] == [2, 0, 2]
-    assert states[1] == (3, 0)
 
 
 def test_a_document_is_read_once_however_many_rows_it_fills():
@@ -125,18 +106,6 @@ def test_a_row_ends_where_too_few_positions_are_left_for_the_next_document():
     assert text_of(slot.next_row()) == "abc."
     assert slot.state == SlotState(1, 0)
     assert text_of(slot.next_row()) == "defgh."
-
-
-def test_a_row_slot_gives_up_on_sources_without_documents(monkeypatch):
-    monkeypatch.setattr(row_slots, "MAX_CONSECUTIVE_EMPTY", 50)
-    shelf = Shelf(["a", *[None] * 200])
-    slot = RowSlot(0, 1, shelf, Letters(2))
-    assert text_of(slot.next_row()) == "a."
-    with pytest.raises(MetalmError, match="50 consecutive documents are empty, excluded or held out") as caught:
-        slot.next_row()
-    assert caught.value.exit_code == Exit.FAILED
-    assert caught.value.where == "data.sources"
-    assert len(shelf.requested_numbers) == 51
 
 
 def test_random_numbers_depend_on_every_part():

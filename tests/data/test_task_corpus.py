@@ -98,14 +98,22 @@ def test_demonstrations_are_other_examples_of_the_task(tmp_path: Path) -> None:
     assert all(45 < count < 110 for count in counts.values())
 
 
-def test_excluded_rows_are_replaced_by_others(tmp_path: Path) -> None:
-    mixture = corpus(tmp_path)
-    mixture.tasks[0].excluded_rows = frozenset(range(0, 30, 2))
-    rows = {row for task, row, _ in examples_of(mixture, 200) if task == 0}
-    assert rows == set(range(1, 30, 2))
-    mixture.tasks[0].excluded_rows = frozenset(range(30))
-    with pytest.raises(MetalmError, match="task parity has no usable training example"):
-        examples_of(mixture, 20)
+def test_rows_that_the_audit_rejects_are_not_counted(tmp_path: Path) -> None:
+    for options in ({}, {"mixture": MixtureConfig(cap_examples=20)}):
+        whole = corpus(tmp_path, **options)
+        trained = set(whole.tasks[0].rows.array().tolist())
+        rejected = {row for row in trained if row % 2 == 0}
+        mixture = whole.without_rows({"parity": rejected})
+        drawn = examples_of(mixture, 400)
+        rows = Counter(row for task, row, _ in drawn if task == 0)
+        assert set(rows) == trained - rejected
+        assert max(rows.values()) - min(rows.values()) <= 1
+        left = len(trained) - len(rejected)
+        assert [task.row_count for task in mixture.tasks] == [left, 12]
+        assert mixture.tasks[0].rate == left / (left + 12)
+        assert mixture.tasks[0].rows.array().tolist() == [mixture.tasks[0].rows[n] for n in range(left)]
+        assert mixture.fingerprint != whole.fingerprint
+        assert whole.without_rows({}).fingerprint == whole.fingerprint
 
 
 def test_the_fingerprint_changes_with_the_examples_and_their_order(tmp_path: Path) -> None:

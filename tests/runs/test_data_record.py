@@ -83,6 +83,38 @@ def test_a_missing_or_damaged_record(tmp_path: Path, record_state: str, capsys: 
     assert ("data.json" if record_state == "damaged" else "the data is not compared") in output
 
 
+@pytest.mark.parametrize(
+    ("settings", "resumes"),
+    [
+        (["data.validation.documents=0"], True),
+        ([], False),
+        (["data.validation.documents=0", "data.sources.0.streaming=true"], False),
+    ],
+    ids=["every row usable", "rows held out", "stream"],
+)
+def test_a_run_of_a_version_that_numbered_all_rows(
+    tmp_path: Path, settings: list[str], resumes: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its order is that of this version if every row is usable; else it cannot be continued."""
+    path = documents(tmp_path / "own.jsonl", 0)
+    run = make_unfinished_run(tmp_path, f"data.sources=[{{name: own, path: {path}}}]", *settings)
+    record = json.loads((run / "data.json").read_text())
+    record["format"] = 1
+    if not resumes:
+        record["fingerprint"] = "0" * 16
+    for source in record["sources"]:
+        del source["usable"], source["left_out"]
+    (run / "data.json").write_text(json.dumps(record))
+    capsys.readouterr()
+    assert micro.metalm("pretrain", "--out", run, "--resume") == (0 if resumes else 2)
+    if resumes:
+        micro.assert_same_run(tmp_path / "whole", run, 6)
+    else:
+        message = " ".join(capsys.readouterr().err.split())
+        assert "the order of the training data has changed with the version of metalm" in message
+        assert "resume it with the version that started it" in message
+
+
 def test_hub_sources_are_pinned_to_the_commit_that_the_run_started_with() -> None:
     data = DataConfig(
         sources=[DocumentSource(name="docs", hub="me/docs"), DocumentSource(name="own", path="own.jsonl")],

@@ -172,7 +172,7 @@ def audit(
     splits, not_audited = _open_held_out(held_out, cards, data_root, offline, cache)
     finder = AncestorTextFinder(data_folder(data_root))
     sources = finder.find(lineages)
-    used_rows = [corpus.used_rows(task) for task in range(len(corpus.tasks))]
+    used_rows = [task.rows.array() for task in corpus.tasks]
     key_parts: list[object] = [AUDIT_FORMAT, RULE, [split.key for split in splits], not_audited, finder.missing]
     key_parts += [[source.name, source.key] for source in sources]
     for task, rows in zip(corpus.tasks, used_rows, strict=True):
@@ -205,8 +205,11 @@ def _read_cached(path: Path) -> Audit | None:
         return None
 
 
-def apply_audit(corpus: TaskCorpus, result: Audit) -> None:
+def apply_audit(corpus: TaskCorpus, result: Audit) -> TaskCorpus:
     """Apply ``data.decontaminate`` to the result of an audit: exclude the overlapping rows, fail, or do nothing.
+
+    Returns:
+        The corpus to train on.
 
     Raises:
         MetalmError: Rows overlap and ``data.decontaminate`` is ``fail``; or a task has no row left.
@@ -214,7 +217,7 @@ def apply_audit(corpus: TaskCorpus, result: Audit) -> None:
     if result.mode == "fail" and result.pairs:
         raise _overlap_error(result)
     if result.mode != "drop":
-        return
+        return corpus
     empty = [name for name, rows in result.rows.items() if rows and len(rows) == result.trained[name]]
     if empty:
         raise MetalmError(
@@ -223,8 +226,7 @@ def apply_audit(corpus: TaskCorpus, result: Audit) -> None:
             why=f"all rows overlap with held-out evaluation rows: {describe_overlaps(result.pairs)}",
             remedy=f"remove {'the task' if len(empty) == 1 else 'the tasks'} from data.tasks, or hold out fewer tasks",
         )
-    for task in corpus.tasks:
-        task.excluded_rows = frozenset(result.rows.get(task.card.name, ()))
+    return corpus.without_rows(result.rows)
 
 
 def _overlap_error(result: Audit) -> MetalmError:

@@ -253,7 +253,7 @@ def mixture_rows(run: RunSummary) -> list[tuple[str, str, float | None, float | 
             str(source.get("name", "?")),
             cluster_of_source(str(source.get("name", ""))),
             as_number(source.get("share")),
-            as_number(source.get("rows")),
+            as_number(source.get("usable") or source.get("rows")),
             f"{source.get('kind', '')} {source.get('location', '')}"
             + (f" at {source['revision']}" if source.get("revision") else ""),
         )

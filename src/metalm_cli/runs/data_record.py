@@ -13,6 +13,8 @@ from metalm_cli.runs.folder import RunFolder
 
 DATA_FILE = "data.json"
 """File of a run folder that records the data the run started with."""
+DATA_FORMAT = 2
+"""Version of the record. In format 1 the index plan also numbered rows that were left out."""
 
 
 class DataSource(Protocol):
@@ -39,6 +41,8 @@ def source_record(info: SourceInfo) -> dict[str, Any]:
         "location": info.location,
         "revision": info.revision,
         "rows": info.rows,
+        "usable": info.usable,
+        "left_out": dict(info.left_out),
         "share": info.share,
         "files": [{"name": Path(file.path).name, "sha256": file.sha256, "size": file.size} for file in info.files],
     }
@@ -47,7 +51,7 @@ def source_record(info: SourceInfo) -> dict[str, Any]:
 def data_record(corpus: DataSource) -> dict[str, Any]:
     """Content of ``data.json``: every source, and a fingerprint of the order in which they are read."""
     return {
-        "format": 1,
+        "format": DATA_FORMAT,
         "fingerprint": corpus.fingerprint,
         "sources": [source_record(info) for info in corpus.sources],
         "validation": [source_record(info) for info in corpus.validation_sources],
@@ -64,6 +68,7 @@ def read_data_record(folder: RunFolder) -> dict[str, Any] | None:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         _sources_by_name(record)
+        int(record["format"])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -104,15 +109,23 @@ def check_data(folder: RunFolder, saved: dict[str, Any], corpus: DataSource) -> 
     """
     current = data_record(corpus)
     before, after = _sources_by_name(saved), _sources_by_name(current)
+    old_format = saved["format"] < DATA_FORMAT
     differences = []
     for key in sorted(before.keys() | after.keys()):
-        difference = _describe_difference(before.get(key), after.get(key))
+        difference = _describe_difference(before.get(key), after.get(key), old_format)
         if difference:
             differences.append(f"{key[1]}{' (validation)' if key[0] == 'validation' else ''}: {difference}")
     streamed = any(file["sha256"] is None for source in current["sources"] for file in source["files"])
-    if (
-        not differences and saved["fingerprint"] != current["fingerprint"] and not streamed
-    ):  # streams count their paths in
+    order_differs = saved["fingerprint"] != current["fingerprint"]
+    if not differences and old_format and (order_differs or streamed):
+        raise MetalmError(
+            "the order of the training data has changed with the version of metalm",
+            where=str(folder.path / DATA_FILE),
+            why="this version draws usable rows only; the version that started the run also drew rows that are "
+            "excluded, empty, held out or rejected by the audit, and left them out",
+            remedy="start a new run, or resume it with the version that started it",
+        )
+    if not differences and order_differs and not streamed:  # streams count their paths in
         differences.append("the order in which the sources are read has changed")
     if differences:
         raise MetalmError(
@@ -127,13 +140,16 @@ def _sources_by_name(record: dict[str, Any]) -> dict[tuple[str, str], dict[str, 
     return {(section, source["name"]): source for section in ("sources", "validation") for source in record[section]}
 
 
-def _describe_difference(before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
-    """Describe the changes in a source; empty if there are none. Files may have moved to another folder."""
+def _describe_difference(before: dict[str, Any] | None, after: dict[str, Any] | None, old_format: bool) -> str:
+    """Describe the changes in a source; empty if there are none. Files may have moved to another folder.
+
+    In the old format the rows of a task include those that are left out, so they are not compared.
+    """
     if before is None or after is None:
         return "the source is new" if before is None else "the source is missing"
     changes = [
         f"{key} was {before[key]} and is {after[key]}"
-        for key in ("kind", "revision", "rows")
+        for key in ("kind", "revision", *(() if old_format else ("rows",)))
         if before[key] != after[key]
     ]
     if not before["files"] and not after["files"] and before["location"] != after["location"]:

@@ -84,9 +84,7 @@ class ExampleMaker:
             MetalmError: A column is missing, a class is out of range, the answer is not among the options, or a text is
                 empty.
         """
-        if not isinstance(row, Mapping):
-            raise self._row_error(where, f"got {type(row).__name__}, expected an object with columns")
-        if self._row_filter is not None and not self._evaluate(self._row_filter, row, "row_filter", where):
+        if not self.includes(row, where):
             return None
         fields = {
             name: self._string(self._evaluate(expression, row, f"fields.{name}", where), f"fields.{name}", where)
@@ -99,6 +97,16 @@ class ExampleMaker:
                 self._evaluate(self._rationale, row, "answer.rationale", where), "answer.rationale", where
             )
         return Example(self.card.name, index, fields, answers, options, label, rationale, row, self.card.language)
+
+    def includes(self, row: Any, where: LocateRow) -> bool:
+        """Whether the card's ``row_filter`` includes a row; True for every row of a card without a filter.
+
+        Raises:
+            MetalmError: The row is not an object, or the filter fails.
+        """
+        if not isinstance(row, Mapping):
+            raise self._row_error(where, f"got {type(row).__name__}, expected an object with columns")
+        return self._row_filter is None or bool(self._evaluate(self._row_filter, row, "row_filter", where))
 
     def _answer(self, row: Any, where: LocateRow) -> tuple[tuple[str, ...], tuple[str, ...], int | None]:
         if self._label is not None:

@@ -118,7 +118,7 @@ class Finetuning(Run):
         """The training examples, without those that the audit rejects."""
         corpus, folder = self._opened_tasks[0], self.folder
         if self.audit is not None:
-            apply_audit(corpus, self.audit)
+            corpus = apply_audit(corpus, self.audit)
         data_record = read_data_record(folder) if folder is not None and folder.recipe.exists() else None
         if folder is not None and data_record is not None:
             check_data(folder, data_record, corpus)

@@ -22,19 +22,12 @@ LOGGED_COUNTERS = (
     "empty_spans",
     "too_long_spans",
     "lowered_tokens",
-    "empty_documents",
-    "excluded_documents",
-    "validation_documents",
     "split_documents",
     "cut_examples",
     "too_long_examples",
     "lost_demonstrations",
 )
 """Counters in every record, as totals since the start of the run."""
-
-
-COUNTER_LABELS = {"too_long": "too long", "validation": "held out"}
-"""Labels of counters in the summary."""
 
 
 class StepMetrics:
@@ -132,13 +125,10 @@ def summary(totals: Mapping[str, int]) -> str:
         totals: Counters since the start, over all processes.
     """
 
-    def list_counts(*names: str, of: str) -> str:
-        return ", ".join(f"{totals.get(f'{name}_{of}', 0):,} {COUNTER_LABELS.get(name, name)}" for name in names)
-
     def count(name: str) -> str:
         return f"{totals.get(name, 0):,}"
 
-    if not totals.get("split_documents") and not totals.get("empty_documents") and "cut_examples" in totals:
+    if not totals.get("split_documents") and "cut_examples" in totals:
         return (
             f"data: {count('documents')} examples in {count('source_tokens')} positions, "
             f"{count('docked_positions')} of them docked; {count('padded_positions')} positions padded; "
@@ -149,6 +139,5 @@ def summary(totals: Mapping[str, int]) -> str:
         f"{count('split_documents')} of them split over rows; "
         f"{count('docked_tokens')} tokens docked at {count('docked_positions')} positions; "
         f"{count('padded_positions')} positions padded; "
-        f"spans kept causal: {list_counts('cut', 'empty', 'too_long', of='spans')}; "
-        f"documents skipped: {list_counts('empty', 'excluded', 'validation', of='documents')}"
+        f"spans kept causal: {count('cut_spans')} cut, {count('empty_spans')} empty, {count('too_long_spans')} too long"
     )

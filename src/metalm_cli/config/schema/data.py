@@ -48,8 +48,8 @@ class DocumentSource(Section):
     weight: float | None = Field(
         default=None,
         gt=0,
-        description="Sampling weight relative to the other sources. Default: the number of rows; required for "
-        "streamed sources.",
+        description="Sampling weight relative to the other sources. Default: the number of usable rows; "
+        "required for streamed sources.",
     )
     exclude: dict[str, list[Any]] = Field(
         default={},

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from metalm_cli.data.sampling.index_plan import IndexPlan, PlannedRow, key_of
 from metalm_cli.data.sources.base import RandomAccessRows, SequentialRows
 from metalm_cli.data.sources.locate import FileFacts
-from metalm_cli.data.sources.row_filter import EMPTY, EXCLUDED, HELD_OUT, DocumentFilter
+from metalm_cli.data.sources.row_filter import HELD_OUT, DocumentFilter
 from metalm_cli.data.sources.streaming import StreamCursor
+from metalm_cli.data.sources.usable_rows import UsableRows
 from metalm_cli.errors import Exit, MetalmError
 
 SCAN_FACTOR = 4
-"""The search for a stream's held-out documents ends after this multiple of the rows expected to hold them."""
+"""The search for a stream's held-out documents ends after this multiple of the documents expected to hold them."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Document:
     Attributes:
         text: Its text, never empty.
         source: Name of its source.
-        row: Row of a table; for a stream the n of the n-th row read.
+        row: Row of a table; for a stream the n of the n-th document read.
         number: Its number; -1 for a validation document.
     """
 
@@ -45,10 +46,12 @@ class SourceInfo:
         streamed: Whether the source is read in order; otherwise it is a table, read by row.
         rows: Rows before filtering; None for a stream.
         share: Share of the drawn documents that come from this source; the shares sum to 1.
-        text_bytes: UTF-8 bytes of the texts, estimated from the rows sampled at opening; None for a stream.
+        text_bytes: UTF-8 bytes of the texts that can be drawn; None for a stream.
         location: Folder, file, hub id or seed.
         revision: Commit of a hub data set, if it was read from the hub.
         files: The files with their hashes.
+        usable: Rows that can be drawn; None for a stream.
+        left_out: Number of the other rows of a table, by reason.
     """
 
     name: str
@@ -60,15 +63,23 @@ class SourceInfo:
     location: str
     revision: str | None
     files: tuple[FileFacts, ...]
+    usable: int | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class OpenSource:
-    """An open source: its facts, its rows and its filter."""
+    """An open source: its facts, its rows, its filter, and the rows of a table that can be drawn."""
 
     info: SourceInfo
     data: RandomAccessRows | SequentialRows
     document_filter: DocumentFilter
+    usable_rows: UsableRows | None = None
+
+    def row_of_table(self, draw: int) -> int:
+        """Row of the table for a row of the index plan, which counts usable rows."""
+        assert self.usable_rows is not None, "tables are opened with their usable rows"
+        return self.usable_rows[draw]
 
 
 class DocumentReader:
@@ -81,43 +92,32 @@ class DocumentReader:
         sources: The sources, in the plan's order.
         owns: Predicate of the numbers that this reader will read. Streams yield each row once, and buffer only rows of
             these numbers; a resumed run excludes the numbers that it has read before.
-
-    Attributes:
-        skipped: Empty numbers read, by reason: excluded, empty, validation.
-        reason: Skip reason of the last empty number.
     """
 
     def __init__(self, plan: IndexPlan, sources: list[OpenSource], owns: Callable[[int], bool]) -> None:
         self.plan, self.sources, self.owns = plan, sources, owns
-        self.skipped: dict[str, int] = {EXCLUDED: 0, EMPTY: 0, HELD_OUT: 0}
-        self.reason = ""
         self._cursors: dict[int, StreamCursor] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cursors": {}}
 
-    def get(self, number: int) -> Document | None:
-        """The document at ``number``; None if the number is empty (:attr:`skipped` counts why).
+    def get(self, number: int) -> Document:
+        """The document at ``number``.
 
         Raises:
-            MetalmError: The row is broken or the source cannot be read (exit code: failed while running).
+            MetalmError: A row is broken or the source cannot be read (exit code: failed while running).
         """
         planned_row = self.plan.planned_row(number)
         source = self.sources[planned_row.source]
         try:
             if isinstance(source.data, RandomAccessRows):
-                data, row = source.data, planned_row.row
-                text, reason = source.document_filter.extract(data.load(row), lambda: data.where(row))
-            else:
-                text, reason = self._cursor(planned_row.source).get(number)
+                data, row = source.data, source.row_of_table(planned_row.row)
+                text, _ = source.document_filter.extract(data.load(row), lambda: data.where(row))
+                return Document(text, source.info.name, row, number)
+            return Document(self._cursor(planned_row.source).get(number), source.info.name, planned_row.row, number)
         except MetalmError as error:
             error.exit_code = Exit.FAILED
             raise
-        if reason:
-            self.skipped[reason] += 1
-            self.reason = reason
-            return None
-        return Document(text, source.info.name, planned_row.row, number)
 
     def _cursor(self, source: int) -> StreamCursor:
         if source not in self._cursors:
@@ -156,7 +156,7 @@ class Corpus:
 
     def _index_plan(self, seed: int) -> IndexPlan:
         infos = self.sources
-        return IndexPlan([info.name for info in infos], [i.share for i in infos], [i.rows for i in infos], seed)
+        return IndexPlan([info.name for info in infos], [i.share for i in infos], [i.usable for i in infos], seed)
 
     @property
     def sources(self) -> list[SourceInfo]:
@@ -178,15 +178,21 @@ class Corpus:
             location = "" if info.files else info.location
             parts += [info.name, info.kind, info.streamed, info.rows, info.share, location, info.revision]
             parts += [files, document_filter.text, document_filter.exclude, document_filter.hold_out_every]
+            if info.usable != info.rows:
+                parts += ["usable", info.usable]
         return f"{key_of(*parts):016x}"
 
     def planned_row(self, number: int) -> PlannedRow:
-        """The source and the row at ``number``.
+        """The source and the row at ``number``: the row of a table in the table, unlike that of the index plan.
 
         Raises:
             ValueError: The number is negative.
         """
-        return self.plan.planned_row(number)
+        planned_row = self.plan.planned_row(number)
+        source = self._sources[planned_row.source]
+        if source.info.streamed:
+            return planned_row
+        return replace(planned_row, row=source.row_of_table(planned_row.row))
 
     def where(self, number: int) -> str:
         """Location of the row at ``number``: ``file:line`` for files, a row number otherwise."""
@@ -194,7 +200,7 @@ class Corpus:
         data, info = self._sources[planned_row.source].data, self.sources[planned_row.source]
         if isinstance(data, RandomAccessRows):
             return data.where(planned_row.row)
-        return f"{info.name} ({info.location}), row {planned_row.row} in the order of seed {self.seed}"
+        return f"{info.name} ({info.location}), document {planned_row.row} in the order of seed {self.seed}"
 
     def reader(self, owns: Callable[[int], bool]) -> DocumentReader:
         """A reader for the numbers for which ``owns`` is true."""
@@ -208,18 +214,15 @@ class Corpus:
         """
         plan = self._index_plan(key_of("sample", seed))
         reader = DocumentReader(plan, self._sources, _owns_all)
-        rows, limit = [info.rows for info in self.sources], 20 * count + 1000
-        if None not in rows:
-            limit = min(limit, max(int((info.rows or 0) / info.share) for info in self.sources) + plan.block_size)
+        usable, limit = [info.usable for info in self.sources], 20 * count + 1000
+        if None not in usable:
+            limit = min(limit, max(int((info.usable or 0) / info.share) for info in self.sources) + plan.block_size)
         for number in range(limit):
             if count <= 0:
                 return
-            if plan.planned_row(number).epoch:
-                continue
-            document = reader.get(number)
-            if document is not None:
+            if not plan.planned_row(number).epoch:
                 count -= 1
-                yield document.text
+                yield reader.get(number).text
 
     def validation(self) -> list[Document]:
         """The validation documents, the same in every run: the first of each source, in the source's order.
@@ -239,31 +242,28 @@ class Corpus:
         documents: list[Document] = []
         if not self._validation_documents:
             return documents
-        max_rows = SCAN_FACTOR * self._validation_documents * max(1, source.document_filter.hold_out_every)
-        for row, (text, reason) in enumerate(filter_rows(source)):
+        max_documents = SCAN_FACTOR * self._validation_documents * max(1, source.document_filter.hold_out_every)
+        searched = 0
+        for row, (text, reason) in enumerate(filter_rows(source.data, source.document_filter)):
             if reason == wanted_reason:
                 documents.append(Document(text, source.info.name, row, -1))
-            if len(documents) == self._validation_documents or (source.info.streamed and row >= max_rows):
+            searched += reason in ("", HELD_OUT)
+            if len(documents) == self._validation_documents or (source.info.streamed and searched > max_documents):
                 break
         return documents
 
 
-def filter_rows(source: OpenSource) -> Iterator[tuple[str, str]]:
-    """Iterate over (text, skip reason) of all rows of a source, once, in the source's order."""
-    data, extract = source.data, source.document_filter.extract
+def filter_rows(data: RandomAccessRows | SequentialRows, document_filter: DocumentFilter) -> Iterator[tuple[str, str]]:
+    """Iterate over (text, reason why it is left out) of all rows of a source, once, in the source's order."""
+    extract = document_filter.extract
     if isinstance(data, RandomAccessRows):
-        for row in range(data.rows):
-            yield extract(data.load(row), lambda row=row: data.where(row))  # type: ignore[misc]
+        for row, columns in enumerate(data.scan(range(data.rows))):
+            yield extract(columns, partial(data.where, row))
         return
     for shard in range(data.shards()):
         for raw in data.read(shard):
-            yield extract(data.load(raw), lambda raw=raw: data.where(raw))  # type: ignore[misc]
+            yield extract(data.load(raw), partial(data.where, raw))
 
 
 def _owns_all(number: int) -> bool:
     return True
-
-
-def count_skip_reasons(filtered_rows: Iterator[tuple[str, str]]) -> Counter[str]:
-    """Number of rows by skip reason; rows with a document count as ``""``."""
-    return Counter(reason for _, reason in filtered_rows)

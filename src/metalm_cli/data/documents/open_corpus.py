@@ -1,28 +1,27 @@
-"""Opening the corpus of a recipe's ``data`` section, with a check of a sample of every source."""
+"""Opening the corpus of a recipe's ``data`` section, with a check of every table and of a sample of every stream."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from metalm_cli.common.cache import cache_folder
 from metalm_cli.config.schema.data import DataConfig, DocumentSource
-from metalm_cli.data.documents.corpus import Corpus, OpenSource, SourceInfo, count_skip_reasons, filter_rows
+from metalm_cli.data.documents.corpus import Corpus, OpenSource, SourceInfo
 from metalm_cli.data.sources.base import RandomAccessRows, SequentialRows
 from metalm_cli.data.sources.jsonl import JsonlStream, JsonlTable, prepare
 from metalm_cli.data.sources.locate import FileFacts, check_hub_name, data_folder, local_files
 from metalm_cli.data.sources.row_filter import ABSENT, DocumentFilter, nested_field
 from metalm_cli.data.sources.row_tables import MiniworldDocumentRows
+from metalm_cli.data.sources.usable_rows import find_usable_rows
 from metalm_cli.errors import MetalmError
 
 SAMPLE_ROWS = 64
-"""Rows that are checked when a source is opened: spread over a table, the first of a stream."""
-MAX_ROWS_SEARCHED = 4096
-"""Rows searched for a usable document if the sample has none."""
+"""Rows at the start of a stream that are checked when it is opened."""
 
 
 def open_corpus(
@@ -33,7 +32,7 @@ def open_corpus(
     offline: bool = False,
     cache: Path | None = None,
 ) -> Corpus:
-    """Open the sources of a recipe and check a sample of each.
+    """Open the sources of a recipe, check the rows of tables and a sample of each stream.
 
     Args:
         data: The ``data`` section.
@@ -43,8 +42,8 @@ def open_corpus(
         cache: Folder for unpacked files and indexes; default ``$XDG_CACHE_HOME/metalm`` or ``~/.cache/metalm``.
 
     Raises:
-        MetalmError: A source is missing, empty, broken in the sample, or has no usable document; a weight is required
-            and missing; a hub data set cannot be read.
+        MetalmError: A source is missing, empty, broken (a stream: in its first rows), or has no usable document; a
+            weight is required and missing; a hub data set cannot be read.
     """
     root, cache = data_folder(data_root), cache_folder(cache)
     held_out = data.validation.sources is None and data.validation.documents > 0
@@ -77,7 +76,9 @@ def _open_source(
         location = str(source.hub)
     rows = data.rows if isinstance(data, RandomAccessRows) else None
     info = SourceInfo(source.name, kind, rows is None, rows, 1.0, None, location, revision, files)
-    return _check_sample(OpenSource(info, data, document_filter))
+    if isinstance(data, RandomAccessRows):
+        return _open_table(info, data, document_filter, cache)
+    return _open_stream(info, data, document_filter)
 
 
 def _open_files(
@@ -96,14 +97,14 @@ def _set_shares(open_sources: list[OpenSource], sources: list[DocumentSource]) -
         MetalmError: A weight is required and missing.
     """
     recipe_weights = [source.weight for source in sources]
-    row_counts = [source.info.rows for source in open_sources]
+    row_counts = [source.info.usable for source in open_sources]
     if len(open_sources) == 1:
         weights = [1.0]
     elif all(weight is None for weight in recipe_weights) and None not in row_counts:
         weights = [float(count or 0) for count in row_counts]
     elif None in recipe_weights:
         missing = [source.name for source, weight in zip(sources, recipe_weights, strict=True) if weight is None]
-        streams = [source.info.name for source in open_sources if source.info.rows is None]
+        streams = [source.info.name for source in open_sources if source.info.streamed]
         raise MetalmError(
             "some sources have no weight",
             where="data.sources",
@@ -120,67 +121,82 @@ def _set_shares(open_sources: list[OpenSource], sources: list[DocumentSource]) -
     ]
 
 
-def _check_sample(source: OpenSource) -> OpenSource:
-    """Check a sample of a source, so that errors are reported before work begins.
+def _open_table(info: SourceInfo, table: RandomAccessRows, document_filter: DocumentFilter, cache: Path) -> OpenSource:
+    """Find the usable rows of a table.
 
     Raises:
-        MetalmError: The source is empty, a sampled row is broken, an excluded field is in no row, or no row is usable.
+        MetalmError: The table is empty, a row is broken, an excluded field is in no row, or no row is usable.
     """
-    data, info = source.data, source.info
-    sample = _sample_rows(data)
-    if not sample:
+    if not table.rows:
+        raise _empty_error(info)
+    absent = set(document_filter.exclude)
+
+    def reasons() -> Iterator[tuple[str, int]]:
+        for row, columns in enumerate(table.scan(range(table.rows))):
+            text, reason = document_filter.extract(columns, partial(table.where, row))
+            absent.difference_update([path for path in absent if nested_field(columns, path) is not ABSENT])
+            yield reason, 0 if reason else len(text.encode("utf-8"))
+        _check_excluded_fields(info, absent, columns, table.rows)
+
+    identity = None
+    if table.identity is not None:
+        identity = [type(table).__name__, table.identity, document_filter.identity]
+    usable_rows = find_usable_rows(reasons(), table.rows, identity, cache)
+    if not usable_rows.count:
+        raise _no_document_error(info, Counter(usable_rows.left_out))
+    info = replace(info, usable=usable_rows.count, left_out=usable_rows.left_out, text_bytes=usable_rows.text_bytes)
+    return OpenSource(info, table, document_filter, usable_rows)
+
+
+def _open_stream(info: SourceInfo, stream: SequentialRows, document_filter: DocumentFilter) -> OpenSource:
+    """Check the first rows of a stream, at least up to its first document.
+
+    Raises:
+        MetalmError: The stream is empty, a row is broken, an excluded field is in none of them, or no row is usable.
+    """
+    absent = set(document_filter.exclude)
+    reasons: Counter[str] = Counter()
+    columns: Any = None
+    for raw in (raw for shard in range(stream.shards()) for raw in stream.read(shard)):
+        columns = stream.load(raw)
+        reasons[document_filter.extract(columns, partial(stream.where, raw))[1]] += 1
+        absent.difference_update([path for path in absent if nested_field(columns, path) is not ABSENT])
+        if reasons[""] and reasons.total() >= SAMPLE_ROWS:
+            break
+    if not reasons.total():
+        raise _empty_error(info)
+    _check_excluded_fields(info, absent, columns, reasons.total())
+    if not reasons[""]:
+        raise _no_document_error(info, reasons)
+    return OpenSource(info, stream, document_filter)
+
+
+def _empty_error(info: SourceInfo) -> MetalmError:
+    return MetalmError(
+        f"source {info.name} is empty",
+        where=info.location,
+        why="the source has no rows",
+        remedy="remove the source, or put documents into it",
+    )
+
+
+def _check_excluded_fields(info: SourceInfo, absent: set[str], columns: dict[str, Any], rows: int) -> None:
+    """Raise an error for a field of ``exclude`` that none of the checked rows has."""
+    for path in sorted(absent):
         raise MetalmError(
-            f"source {info.name} is empty",
-            where=info.location,
-            why="the source has no rows",
-            remedy="remove the source, or put documents into it",
+            f"source {info.name} excludes by a field that its rows do not have",
+            where=f"exclude.{path}",
+            why=f"none of {rows:,} rows has it; the last one has {', '.join(sorted(columns))}",
+            remedy="correct the field; dots reach into nested objects",
         )
-    reasons, text_bytes = [], 0
-    for row, key in sample:
-        text, reason = source.document_filter.extract(row, lambda where=key: _location(data, where))  # type: ignore[misc]
-        reasons.append(reason)
-        text_bytes += len(text.encode("utf-8"))
-    for path in source.document_filter.exclude:
-        if all(nested_field(row, path) is ABSENT for row, _ in sample):
-            raise MetalmError(
-                f"source {info.name} excludes by a field that its rows do not have",
-                where=f"exclude.{path}",
-                why=f"none of {len(sample)} sampled rows has it; they have {', '.join(sorted(sample[0][0]))}",
-                remedy="correct the field; dots reach into nested objects",
-            )
-    if all(reasons):
-        _check_usable(source, len(sample))
-    if info.rows is None:
-        return source
-    return replace(source, info=replace(info, text_bytes=round(text_bytes / len(sample) * info.rows)))
 
 
-def _location(data: Any, key: Any) -> str:
-    return data.where(key)
-
-
-def _sample_rows(data: RandomAccessRows | SequentialRows) -> list[tuple[Any, Any]]:
-    """Sample of (row, argument of ``where`` for its location)."""
-    if isinstance(data, RandomAccessRows):
-        row_indices = np.unique(np.linspace(0, data.rows - 1, min(SAMPLE_ROWS, data.rows)).astype(np.int64))
-        return [(data.load(row), row) for row in row_indices.tolist()] if data.rows else []
-    sample = []
-    for shard in range(data.shards()):
-        for raw in data.read(shard):
-            sample.append((data.load(raw), raw))
-            if len(sample) == SAMPLE_ROWS:
-                return sample
-    return sample
-
-
-def _check_usable(source: OpenSource, sampled: int) -> None:
-    counts = count_skip_reasons(islice(filter_rows(source), MAX_ROWS_SEARCHED))
-    if counts[""]:
-        return
-    why = ", ".join(f"{number} {reason}" for reason, number in sorted(counts.items()))
-    raise MetalmError(
-        f"source {source.info.name} has no document to train on",
-        where=source.info.location,
-        why=f"of its first {counts.total()} rows: {why}",
+def _no_document_error(info: SourceInfo, reasons: Counter[str]) -> MetalmError:
+    del reasons[""]
+    return MetalmError(
+        f"source {info.name} has no document to train on",
+        where=info.location,
+        why=f"of its {reasons.total():,} rows: "
+        + ", ".join(f"{number:,} {reason}" for reason, number in sorted(reasons.items())),
         remedy="check `text` and `exclude` of the source, and data.validation",
     )

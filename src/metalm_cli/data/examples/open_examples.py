@@ -15,9 +15,12 @@ from metalm_cli.data.sources.base import RandomAccessRows
 from metalm_cli.data.sources.jsonl import JsonlTable, prepare
 from metalm_cli.data.sources.locate import FileFacts, data_folder, local_files
 from metalm_cli.data.sources.row_tables import CsvRows, MiniworldExampleRows, NaturalInstructionsRows
+from metalm_cli.data.sources.usable_rows import UsableRows, find_usable_rows
 from metalm_cli.errors import MetalmError, RowsUnavailableError
 from metalm_cli.tasks import Card, Example, ExampleMaker, Split
 
+FILTERED = "left out by row_filter"
+"""Reason why a row of a task is not used."""
 FEATURES = "features.json"
 """File next to mirrored files with the class names of the hub's columns, ``{"label": ["entailment", ...]}``."""
 
@@ -70,6 +73,37 @@ class Examples:
             example = self[index]
             if example is not None:
                 yield example
+
+    def usable_rows(self, cache: Path | None = None) -> UsableRows:
+        """The rows of the slice that the card includes, from a pass over its rows if the card has a filter.
+
+        Args:
+            cache: Folder of the cache, which holds the result.
+
+        Raises:
+            MetalmError: The filter fails on a row.
+        """
+        rows, row_filter = self._row_indices, self.card.row_filter
+        if row_filter is None:
+            return UsableRows.every(len(rows))
+
+        def reasons() -> Iterator[tuple[str, int]]:
+            for row, columns in zip(rows, self.table.scan(rows), strict=True):
+                included = self.make_example.includes(columns, partial(self.table.where, row))
+                yield "" if included else FILTERED, 0
+
+        content = self.table.identity or [file.sha256 for file in self.files] or None
+        identity = None
+        if content is not None:
+            identity = [
+                type(self.table).__name__,
+                self.table.rows,
+                content,
+                self.split.first,
+                self.split.last,
+                row_filter,
+            ]
+        return find_usable_rows(reasons(), len(rows), identity, cache_folder(cache))
 
     def where(self, index: int) -> str:
         """Location of a row of the slice, such as ``file:line``."""

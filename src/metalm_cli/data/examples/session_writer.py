@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +16,10 @@ from metalm_cli.templates import Template
 
 MAX_CACHED_TOKENS = 4_000_000
 """Decoder positions of cached sessions, which are used again in later epochs."""
-MAX_REPLACEMENTS = 1_000
-"""A task fails after this many consecutive examples that do not fit."""
+MIN_CACHED_TOKENS = 16
+"""Decoder positions that a cached session counts for at least."""
+MAX_DRAWS = 1_000
+"""A task fails if this many independent draws in place of an example do not fit."""
 
 
 @dataclass
@@ -33,7 +35,7 @@ class SessionBuilder:
     corpus: TaskCorpus
     tokenise: SessionTokeniser
     limits: LengthLimits
-    _cache: OrderedDict[Any, tuple[TokenisedSession, dict[str, int]]] = field(default_factory=OrderedDict)
+    _cache: OrderedDict[Any, tuple[TokenisedSession, dict[str, int]] | None] = field(default_factory=OrderedDict)
     _cached_tokens: int = 0
     hits: int = 0
     misses: int = 0
@@ -53,51 +55,60 @@ class SessionBuilder:
             MetalmError: A row or a template is wrong, or no example of a task fits.
         """
         planned = self.corpus.get(number)
-        key = planned.key
-        if key in self._cache:
-            self.hits += 1
-            self._cache.move_to_end(key)
-            tokenised, counts = self._cache[key]
-            return TaskSession(tokenised, planned.task, counts, number)
-        self.misses += 1
-        tokenised, counts = self._build(planned)
-        self._cache_session(key, tokenised, counts)
-        return TaskSession(tokenised, planned.task, counts, number)
+        for attempt in range(MAX_DRAWS):
+            if attempt:
+                planned = self.corpus.replacement(number, attempt)
+            fitted = self._fitted_session(planned)
+            if fitted is not None:
+                tokenised, counts = fitted
+                return TaskSession(tokenised, planned.task, {**counts, "too_long_examples": int(attempt > 0)}, number)
+        card = self.corpus.tasks[planned.task].card
+        raise MetalmError(
+            f"{MAX_DRAWS:,} examples drawn from {card.name} do not fit into {self.limits.length} positions",
+            where=self.corpus.where(number),
+            why=f"the long field of the card: {card.long_inputs.field if card.long_inputs is not None else 'none'}",
+            remedy="raise data.sequence_length or the encoder's max_length, or leave the task out",
+        )
 
     def prompts_of(self, task: int, template: Template) -> PromptBuilder:
         """Prompt builder of a task and a template."""
         card = self.corpus.tasks[task].card
         return PromptBuilder(card, template, self.corpus.style, self.delimiter, self.limits)
 
-    def _cache_session(self, key: Any, tokenised: TokenisedSession, counts: dict[str, int]) -> None:
-        self._cache[key] = tokenised, counts
-        self._cached_tokens += len(tokenised)
+    def _fitted_session(self, planned: PlannedExample) -> tuple[TokenisedSession, dict[str, int]] | None:
+        """The cached session of an example with its counters; None if the example does not fit."""
+        if planned.key in self._cache:
+            self.hits += 1
+            self._cache.move_to_end(planned.key)
+            return self._cache[planned.key]
+        self.misses += 1
+        fitted = self._build(planned)
+        self._cache[planned.key] = fitted
+        self._cached_tokens += _cache_cost(fitted)
         while self._cached_tokens > MAX_CACHED_TOKENS:
-            _, (oldest, _counts) = self._cache.popitem(last=False)
-            self._cached_tokens -= len(oldest)
+            _, oldest = self._cache.popitem(last=False)
+            self._cached_tokens -= _cache_cost(oldest)
+        return fitted
 
-    def _build(self, planned: PlannedExample) -> tuple[TokenisedSession, dict[str, int]]:
-        counts: Counter[str] = Counter()
-        for attempt in range(1, MAX_REPLACEMENTS + 1):
-            max_tokens = self.corpus.options.demonstrations.max_tokens or float("inf")
-            fitted = self.prompts_of(planned.task, planned.template).fit(
-                planned.example, planned.demonstrations, max_tokens
-            )
-            if fitted is not None:
-                tokenised = self.tokenise(fitted.session, require_targets=True)
-                counts["cut_examples"] += fitted.truncated
-                counts["demonstrations"] += fitted.shots
-                counts["lost_demonstrations"] += len(planned.demonstrations) - fitted.shots
-                return tokenised, dict(counts) | _size_counts(tokenised)
-            counts["too_long_examples"] += 1
-            planned = self.corpus.replacement(planned, attempt)
-        card = self.corpus.tasks[planned.task].card
-        raise MetalmError(
-            f"{MAX_REPLACEMENTS:,} consecutive examples of {card.name} do not fit into {self.limits.length} positions",
-            where=self.corpus.where(planned.number),
-            why=f"the long field of the card: {card.long_inputs.field if card.long_inputs is not None else 'none'}",
-            remedy="raise data.sequence_length or the encoder's max_length, or leave the task out",
+    def _build(self, planned: PlannedExample) -> tuple[TokenisedSession, dict[str, int]] | None:
+        max_tokens = self.corpus.options.demonstrations.max_tokens or float("inf")
+        fitted = self.prompts_of(planned.task, planned.template).fit(
+            planned.example, planned.demonstrations, max_tokens
         )
+        if fitted is None:
+            return None
+        tokenised = self.tokenise(fitted.session, require_targets=True)
+        counts = {
+            "cut_examples": int(fitted.truncated),
+            "demonstrations": fitted.shots,
+            "lost_demonstrations": len(planned.demonstrations) - fitted.shots,
+        }
+        return tokenised, counts | _size_counts(tokenised)
+
+
+def _cache_cost(fitted: tuple[TokenisedSession, dict[str, int]] | None) -> int:
+    """Decoder positions that a cached session counts for; one that does not fit takes some memory, too."""
+    return MIN_CACHED_TOKENS if fitted is None else max(MIN_CACHED_TOKENS, len(fitted[0]))
 
 
 def _size_counts(tokenised: TokenisedSession) -> dict[str, int]:

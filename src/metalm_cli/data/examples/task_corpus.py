@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from metalm_cli.config.renamed_keys import fingerprint_json
 from metalm_cli.config.schema.tasks import TaskDataConfig
 from metalm_cli.data.documents.corpus import SourceInfo
 from metalm_cli.data.examples.open_examples import Examples
-from metalm_cli.data.sampling.index_plan import IndexPlan, PlannedRow, key_of, permute, permute_one
+from metalm_cli.data.examples.training_rows import TrainingRows
+from metalm_cli.data.sampling.index_plan import IndexPlan, key_of
+from metalm_cli.data.sampling.mixing_rates import mixing_rates
 from metalm_cli.data.sampling.row_slots import numpy_generator
-from metalm_cli.errors import MetalmError
 from metalm_cli.tasks import Card, Example
 from metalm_cli.templates import PromptStyle, Template, render, scored_templates
 
-MAX_SKIPPED_ROWS = 10_000
-"""A task fails after this many consecutive excluded rows."""
-DEMONSTRATIONS_PURPOSE, TEMPLATE_PURPOSE = 11, 12
+DEMONSTRATIONS_PURPOSE, TEMPLATE_PURPOSE, REPLACEMENT_PURPOSE = 11, 12, 13
 """Purposes of random generators."""
+MAX_REJECTED_DEMONSTRATIONS = 100
+"""Candidates of an example's demonstrations, beyond four for each, that are drawn before there are fewer of them."""
 
 
 @dataclass
@@ -34,18 +33,31 @@ class TrainingTask:
         card_path: File of the card.
         examples: Its training split.
         templates: Its training templates, in their order.
-        row_count: Rows of the split that are used (at most the cap of the mixture).
+        rows: Rows of the split that are trained on.
         rate: Share of the task among the drawn examples.
-        excluded_rows: Rows of the split that are not trained on (decontamination).
     """
 
     card: Card
     card_path: Path
     examples: Examples
     templates: list[Template]
-    row_count: int
+    rows: TrainingRows
     rate: float
-    excluded_rows: frozenset[int] = frozenset()
+
+    @property
+    def row_count(self) -> int:
+        """Rows that are trained on."""
+        return len(self.rows)
+
+    def example(self, position: int) -> Example:
+        """The example at a position of the rows that are trained on.
+
+        Raises:
+            MetalmError: The row does not fit the card.
+        """
+        example = self.examples[self.rows[position]]
+        assert example is not None, "the row filter includes the row"
+        return example
 
 
 @dataclass(frozen=True)
@@ -89,7 +101,11 @@ class TaskCorpus:
         self.plan = IndexPlan(
             names, [task.rate for task in self.tasks], [task.row_count for task in self.tasks], self.seed
         )
-        self._cap_keys = [key_of("cap", name) for name in names]
+
+    def without_rows(self, rows: Mapping[str, Collection[int]]) -> TaskCorpus:
+        """The corpus without some rows of each split, by task, with the mixing rates of those that are left."""
+        tasks = [replace(task, rows=task.rows.without(rows.get(task.card.name, ()))) for task in self.tasks]
+        return TaskCorpus(with_rates(tasks, self.options), self.options, self.seed)
 
     @property
     def style(self) -> PromptStyle:
@@ -113,6 +129,8 @@ class TaskCorpus:
                 task.examples.location,
                 task.examples.revision,
                 task.examples.files,
+                task.row_count,
+                task.rows.usable.left_out,
             )
             for task in self.tasks
         ]
@@ -124,78 +142,47 @@ class TaskCorpus:
         for task in self.tasks:
             files = [file.sha256 for file in task.examples.files]
             parts += [fingerprint_json(task.card), task.row_count, task.rate, files, task.examples.revision]
-            parts += [[fingerprint_json(template) for template in task.templates], sorted(task.excluded_rows)]
+            parts += [[fingerprint_json(template) for template in task.templates], list(task.rows.excluded)]
+            if len(task.rows.usable) != task.rows.usable.rows:
+                parts += ["usable", len(task.rows.usable)]
         return f"{key_of(*parts):016x}"
-
-    def planned_row(self, number: int) -> PlannedRow:
-        """The task and the row at a number."""
-        return self.plan.planned_row(number)
 
     def where(self, number: int) -> str:
         """Location of the row at a number."""
         planned_row = self.plan.planned_row(number)
         task = self.tasks[planned_row.source]
-        return f"{task.card.name}: {task.examples.where(self._row_of_split(planned_row.source, planned_row.row))}"
-
-    def _row_of_split(self, task_index: int, row: int) -> int:
-        """Row of the split for the n-th used row of a task; with a cap, the used rows are a fixed sample."""
-        training_task = self.tasks[task_index]
-        if training_task.row_count == len(training_task.examples):
-            return row
-        return permute_one(row, len(training_task.examples), self._cap_keys[task_index])
-
-    def used_rows(self, task_index: int) -> np.ndarray:
-        """Rows (int64[n]) of the split that a task uses, including rows that the audit excludes."""
-        training_task = self.tasks[task_index]
-        if training_task.row_count == len(training_task.examples):
-            return np.arange(training_task.row_count)
-        keys = np.full(training_task.row_count, self._cap_keys[task_index], dtype=np.uint64)
-        return permute(np.arange(training_task.row_count), len(training_task.examples), keys).astype(np.int64)
+        return f"{task.card.name}: {task.examples.where(task.rows[planned_row.row])}"
 
     def get(self, number: int) -> PlannedExample:
-        """The example at a number. A row that the card or the audit excludes is replaced by the next usable row.
+        """The example at a number.
 
         Raises:
-            MetalmError: A row does not fit its card, or a task has no row left.
+            MetalmError: A row does not fit its card.
         """
+        return self._planned_example(number, self.plan.planned_row(number).row)
+
+    def replacement(self, number: int, attempt: int) -> PlannedExample:
+        """An independent draw of the task at a number, in place of an example that does not fit.
+
+        Args:
+            number: Number in the index plan.
+            attempt: Number of the draw; the same number and attempt give the same example.
+
+        Raises:
+            MetalmError: A row does not fit its card.
+        """
+        task = self.tasks[self.plan.planned_row(number).source]
+        rng = numpy_generator(self.seed, REPLACEMENT_PURPOSE, number, attempt)
+        return self._planned_example(number, int(rng.integers(task.row_count)))
+
+    def _planned_example(self, number: int, position: int) -> PlannedExample:
         planned_row = self.plan.planned_row(number)
         task = self.tasks[planned_row.source]
-        example = self.usable_example(planned_row.source, planned_row.row)
-        index = example.row + planned_row.epoch
-        template = self._choose_template(task, index, number)
-        demonstrations = self._draw_demonstrations(planned_row.source, example, number)
-        key = (
-            planned_row.source,
-            example.row,
-            template.name,
-            tuple(demonstration.row for demonstration in demonstrations),
-        )
+        example = task.example(position)
+        template = self._choose_template(task, example.row + planned_row.epoch, number)
+        demonstrations = self._draw_demonstrations(task, example, number)
+        key = (planned_row.source, example.row, template.name, tuple(shown.row for shown in demonstrations))
         return PlannedExample(planned_row.source, example, template, demonstrations, number, key)
-
-    def replacement(self, planned: PlannedExample, attempt: int) -> PlannedExample:
-        """The replacement of an example that does not fit: a later row of its task."""
-        planned_row = self.plan.planned_row(planned.number)
-        task = self.tasks[planned_row.source]
-        example = self.usable_example(planned_row.source, (planned_row.row + attempt) % task.row_count)
-        template = self._choose_template(task, example.row + planned_row.epoch, planned.number)
-        key = (planned_row.source, example.row, template.name, ())
-        return PlannedExample(planned_row.source, example, template, (), planned.number, key)
-
-    def usable_example(self, task_index: int, row: int) -> Example:
-        training_task = self.tasks[task_index]
-        for step in range(min(MAX_SKIPPED_ROWS, training_task.row_count)):
-            row_index = self._row_of_split(task_index, (row + step) % training_task.row_count)
-            if row_index in training_task.excluded_rows:
-                continue
-            example = training_task.examples[row_index]
-            if example is not None:
-                return example
-        raise MetalmError(
-            f"task {training_task.card.name} has no usable training example",
-            where=training_task.examples.location,
-            why=f"{min(MAX_SKIPPED_ROWS, training_task.row_count):,} consecutive rows are excluded by card or audit",
-            remedy="remove the task from data.tasks, or check `row_filter` of its card",
-        )
 
     def _choose_template(self, task: TrainingTask, index: int, number: int) -> Template:
         sampling = self.options.templates.template_sampling
@@ -205,21 +192,21 @@ class TaskCorpus:
             return task.templates[index % len(task.templates)]
         return task.templates[int(numpy_generator(self.seed, TEMPLATE_PURPOSE, number).integers(len(task.templates)))]
 
-    def _draw_demonstrations(self, task_index: int, example: Example, number: int) -> tuple[Example, ...]:
+    def _draw_demonstrations(self, task: TrainingTask, example: Example, number: int) -> tuple[Example, ...]:
+        """Draw demonstrations whose inputs differ from the example's and from each other."""
         min_shots, max_shots = self.options.demonstrations.shots
         if not max_shots:
             return ()
         rng = numpy_generator(self.seed, DEMONSTRATIONS_PURPOSE, number)
         count = int(rng.integers(min_shots, max_shots + 1))
         demonstrations: list[Example] = []
-        used_rows = {example.row}
-        for row in rng.integers(self.tasks[task_index].row_count, size=4 * count).tolist():
-            if len(demonstrations) == count:
-                break
-            demonstration = self.usable_example(task_index, row)
-            if demonstration.row not in used_rows:
-                used_rows.add(demonstration.row)
-                demonstrations.append(demonstration)
+        positions = rng.integers(task.row_count, size=4 * count + MAX_REJECTED_DEMONSTRATIONS)
+        for position in positions.tolist() if count else ():
+            candidate = task.example(position)
+            if all(candidate.fields != other.fields for other in (example, *demonstrations)):
+                demonstrations.append(candidate)
+                if len(demonstrations) == count:
+                    break
         return tuple(demonstrations)
 
     def sample(self, count: int, seed: int) -> Iterator[str]:
@@ -234,11 +221,21 @@ class TaskCorpus:
             planned_row = plan.planned_row(number)
             if planned_row.epoch and number > 1000:
                 continue
-            example = self.usable_example(planned_row.source, planned_row.row)
-            prompt = render(
-                example, self._choose_template(self.tasks[planned_row.source], example.row, number), self.style
-            )
+            task = self.tasks[planned_row.source]
+            example = task.example(planned_row.row)
+            prompt = render(example, self._choose_template(task, example.row, number), self.style)
             yield f"{prompt.input} {prompt.target}"
+
+
+def with_rates(tasks: Sequence[TrainingTask], options: TaskDataConfig) -> list[TrainingTask]:
+    """The tasks with their mixing rates, without those that the mixture does not draw from.
+
+    Raises:
+        MetalmError: The mixture does not match the tasks.
+    """
+    row_counts = {task.card.name: task.row_count for task in tasks}
+    rates = mixing_rates(row_counts, options.mixture, {task.card.name: task.card.cluster for task in tasks})
+    return [replace(task, rate=rates[task.card.name]) for task in tasks if task.card.name in rates]
 
 
 def training_templates(templates: list[Template], options: TaskDataConfig) -> list[Template]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from metalm_cli.config.schema.tasks import TaskDataConfig
 from metalm_cli.data.examples.open_examples import Examples, open_examples
-from metalm_cli.data.examples.task_corpus import TaskCorpus, TrainingTask, training_templates
-from metalm_cli.data.sampling.mixing_rates import mixing_rates
+from metalm_cli.data.examples.task_corpus import TaskCorpus, TrainingTask, training_templates, with_rates
+from metalm_cli.data.examples.training_rows import TrainingRows
+from metalm_cli.data.sampling.index_plan import key_of
+from metalm_cli.data.sources.usable_rows import UsableRows
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks import Card, Cards, is_path, leak_reason
 from metalm_cli.templates import TemplateCollection
@@ -137,24 +139,37 @@ def open_training_tasks(
         except MetalmError as error:
             missing[card.name] = error
             continue
-        row_count = min(len(examples), options.mixture.cap_examples or len(examples))
-        tasks.append(TrainingTask(card, path, examples, templates, row_count, 0.0))
+        rows = TrainingRows.of(_usable_rows(examples, cache), options.mixture.cap_examples, key_of("cap", card.name))
+        tasks.append(TrainingTask(card, path, examples, templates, rows, 0.0))
     dropped = dict(selection.dropped)
     if missing:
         if options.on_missing_data == "fail" or not tasks:
             raise _missing_data_error(missing, bool(tasks))
         dropped |= {name: f"no data found ({error.what})" for name, error in missing.items()}
-    rates = mixing_rates(
-        {task.card.name: task.row_count for task in tasks},
-        options.mixture,
-        {task.card.name: task.card.cluster for task in tasks},
-    )
-    dropped |= {task.card.name: "not in a group of the mixture" for task in tasks if task.card.name not in rates}
-    drawn_tasks = [replace(task, rate=rates[task.card.name]) for task in tasks if task.card.name in rates]
-    corpus = TaskCorpus(drawn_tasks, options, seed)
-    for index in range(len(drawn_tasks)):
-        corpus.usable_example(index, 0)
-    return corpus, TaskSelection(tuple(task.card for task in drawn_tasks), selection.held_out, dropped)
+    drawn_tasks = with_rates(tasks, options)
+    drawn_names = {task.card.name for task in drawn_tasks}
+    dropped |= {task.card.name: "not in a group of the mixture" for task in tasks if task.card.name not in drawn_names}
+    for task in drawn_tasks:
+        task.example(0)
+    selection = TaskSelection(tuple(task.card for task in drawn_tasks), selection.held_out, dropped)
+    return TaskCorpus(drawn_tasks, options, seed), selection
+
+
+def _usable_rows(examples: Examples, cache: Path | None) -> UsableRows:
+    """The rows that the card includes.
+
+    Raises:
+        MetalmError: The card's filter fails on a row, or leaves out every row.
+    """
+    usable = examples.usable_rows(cache)
+    if not usable:
+        raise MetalmError(
+            f"task {examples.card.name} has no usable training example",
+            where=examples.location,
+            why=f"row_filter of its card leaves out all {len(examples):,} rows",
+            remedy="correct row_filter of the card, or remove the task from data.tasks",
+        )
+    return usable
 
 
 def _missing_data_error(missing: dict[str, MetalmError], has_other_tasks: bool) -> MetalmError:

@@ -14,11 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.sessions import Row, TokenisedDocument
-
-MAX_CONSECUTIVE_EMPTY = 100_000
-"""A row slot gives up after this many consecutive documents without usable text."""
 
 
 class SlotState(NamedTuple):
@@ -31,11 +27,8 @@ class SlotState(NamedTuple):
 class DocumentReaderProtocol(Protocol):
     """Interface of what row slots read from (:class:`metalm_cli.data.documents.corpus.DocumentReader`)."""
 
-    reason: str
-    """Skip reason of the last empty number: excluded, empty or validation."""
-
     def get(self, number: int) -> Any:
-        """The document (with ``.text``) at a number of the index plan, or None if the number is empty."""
+        """The document (with ``.text``) at a number of the index plan."""
 
 
 @dataclass
@@ -114,14 +107,14 @@ class RowSlot:
         """Fill the next row.
 
         Raises:
-            MetalmError: The sources have no usable documents.
+            MetalmError: A document cannot be read.
         """
         row_segments: list[RowSegment] = []
         counts: Counter[str] = Counter()
         numbers: list[int] = []
         free_positions = self.writer.length
         while free_positions > 0:
-            document = self._current_document(counts)
+            document = self._current_document()
             row_segment = self.writer.take(document, self.state.offset, free_positions, not row_segments)
             if row_segment is None:
                 break
@@ -136,23 +129,11 @@ class RowSlot:
                 self.state = SlotState(self.state.number, row_segment.end)
         return self.writer.write(row_segments, counts, numbers)
 
-    def _current_document(self, counts: Counter[str]) -> Any:
-        for _ in range(MAX_CONSECUTIVE_EMPTY):
-            number = self.state.number
-            if self._open_document is not None and self._open_document[0] == number:
-                return self._open_document[1]
-            document = self.reader.get(number)
-            if document is not None:
-                self._open_document = (number, self.writer.read(document.text, number))
-                return self._open_document[1]
-            counts[f"{self.reader.reason}_documents"] += 1
-            self._next_document()
-        raise MetalmError(
-            f"{MAX_CONSECUTIVE_EMPTY:,} consecutive documents are empty, excluded or held out",
-            where="data.sources",
-            remedy="check `exclude`, the text column, and that the sources contain text",
-            exit_code=Exit.FAILED,
-        )
+    def _current_document(self) -> Any:
+        number = self.state.number
+        if self._open_document is None or self._open_document[0] != number:
+            self._open_document = (number, self.writer.read(self.reader.get(number).text, number))
+        return self._open_document[1]
 
     def _next_document(self) -> None:
         self.state = SlotState(self.state.number + self.slot_count, 0)

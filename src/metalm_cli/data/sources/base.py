@@ -27,6 +27,19 @@ class RandomAccessRows(ABC):
     def where(self, row: int) -> str:
         """Location of a row that the user can open, for error messages."""
 
+    @property
+    def identity(self) -> list[object] | None:
+        """Identity of the content: equal for equal rows, on any machine; None if it is unknown."""
+        return None
+
+    def scan(self, rows: range) -> Iterator[Any]:
+        """Iterate over consecutive rows, as :meth:`load` returns them.
+
+        Raises:
+            MetalmError: A row cannot be read.
+        """
+        return map(self.load, rows)
+
 
 class SequentialRows(ABC):
     """Rows read in order, shard by shard; their number is unknown. Picklable, also after reading."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,15 @@ class HubTable(RandomAccessRows):
 
     def where(self, row: int) -> str:
         return f"{self.hub_split.repo}, split {self.hub_split.split}, row {row}"
+
+    @property
+    def identity(self) -> list[object] | None:
+        split = self.hub_split
+        return [split.repo, split.config, split.split, split.commit] if split.commit is not None else None
+
+    def scan(self, rows: range) -> Iterator[Any]:
+        for table in self._dataset.select(rows).iter(batch_size=ROWS_PER_BATCH):
+            yield from table.to_pylist()
 
     def class_names(self) -> dict[str, list[str]]:
         """Class names of each column of class labels, in the order of their ids."""
@@ -180,7 +189,7 @@ def _open_cached(source: DocumentSource, repo: str) -> tuple[RandomAccessRows, s
             why=f"the cache holds {commit or 'another revision'}",
             remedy="run once without --offline to download it",
         )
-    return HubTable(hub_split, dataset), commit
+    return HubTable(replace(hub_split, commit=commit), dataset), commit
 
 
 def _resolve_commit(repo: str, revision: str | None) -> str:

@@ -53,6 +53,11 @@ class DocumentFilter:
     exclude: dict[str, list[Any]]
     hold_out_every: int = 0
 
+    @property
+    def identity(self) -> list[object]:
+        """What decides which rows have a document."""
+        return [self.text, self.exclude, self.hold_out_every]
+
     def extract(self, row: Any, where: Callable[[], str]) -> tuple[str, str]:
         """Extract (text, skip reason); the reason is empty for a training document.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import IO, Any
@@ -22,24 +23,40 @@ FILE_BYTES = 64 << 20
 """Size at which a new temporary file is begun."""
 
 
-def shuffled_blocks(stream: SequentialRows, name: str, seed: int) -> Iterator[Any]:
-    """Iterate over raw rows without end: each epoch with its own order of shards, shuffled in blocks of 4,096 rows.
+def shuffled_rows(stream: SequentialRows, name: str, seed: int, epoch: int) -> Iterator[Any]:
+    """Iterate over the raw rows of an epoch, which has its own order of shards, shuffled in blocks of 4,096 rows."""
+    block: list[Any] = []
+    block_index = 0
+    for shard in permutation(stream.shards(), key_of("shards", seed, name, epoch)).tolist():
+        for raw in stream.read(shard):
+            block.append(raw)
+            if len(block) == SHUFFLE_BLOCK_ROWS:
+                yield from _shuffled(block, key_of("stream", seed, name, epoch, block_index))
+                block, block_index = [], block_index + 1
+    yield from _shuffled(block, key_of("stream", seed, name, epoch, block_index))
+
+
+def usable_texts(stream: SequentialRows, document_filter: DocumentFilter, name: str, seed: int) -> Iterator[str]:
+    """Iterate over the documents of a stream without end, each once an epoch.
 
     Raises:
-        MetalmError: An epoch has no rows.
+        MetalmError: A row is broken, or an epoch has no document.
     """
     for epoch in count():
-        block: list[Any] = []
-        block_index = 0
-        for shard in permutation(stream.shards(), key_of("shards", seed, name, epoch)).tolist():
-            for raw in stream.read(shard):
-                block.append(raw)
-                if len(block) == SHUFFLE_BLOCK_ROWS:
-                    yield from _shuffled(block, key_of("stream", seed, name, epoch, block_index))
-                    block, block_index = [], block_index + 1
-        if block_index == 0 and not block:
-            raise MetalmError(f"source {name} has no rows", exit_code=Exit.FAILED)
-        yield from _shuffled(block, key_of("stream", seed, name, epoch, block_index))
+        documents = 0
+        for raw in shuffled_rows(stream, name, seed, epoch):
+            text, reason = document_filter.extract(stream.load(raw), partial(stream.where, raw))
+            if not reason:
+                documents += 1
+                yield text
+        if not documents:
+            raise MetalmError(
+                f"source {name} has no document to train on",
+                where="data.sources",
+                why="all its rows are empty, excluded or held out",
+                remedy="check `text` and `exclude` of the source, and data.validation",
+                exit_code=Exit.FAILED,
+            )
 
 
 def _shuffled(rows: list[Any], key: int) -> Iterator[Any]:
@@ -108,10 +125,11 @@ class DocumentBuffer:
 
 
 class StreamCursor:
-    """Cursor that reads a stream for the numbers that a reader owns.
+    """Cursor that reads the documents of a stream for the numbers that a reader owns.
 
-    The cursor reads the stream once from its start, skips the rows of other readers without parsing them, and buffers
-    its reader's rows until they are read. For a number that it has passed and not buffered, it starts again.
+    The n-th number of the plan that belongs to the stream has the n-th document. The cursor reads the stream once from
+    its start, filters every row, because each document counts for the numbers after it, and buffers its reader's
+    documents until they are read. For a number that it has passed and not buffered, it starts again.
     """
 
     def __init__(
@@ -132,34 +150,24 @@ class StreamCursor:
         self._restart()
 
     def _restart(self) -> None:
-        self._rows = shuffled_blocks(self.stream, self.plan.names[self.source], self.plan.seed)
+        self._texts = usable_texts(self.stream, self.document_filter, self.plan.names[self.source], self.plan.seed)
         self._numbers = self.plan.numbers_of(self.source)
         self._last_number = -1
         self._buffer = DocumentBuffer()
-        self._reasons: dict[int, str] = {}
 
-    def get(self, number: int) -> tuple[str, str]:
-        """(text, skip reason) of the row at ``number``, which the plan assigns to this stream.
+    def get(self, number: int) -> str:
+        """The document at ``number``, which the plan assigns to this stream.
 
         Raises:
-            MetalmError: A row of this reader is broken, or the stream cannot be read.
+            MetalmError: A row is broken, or the stream cannot be read.
         """
-        if number in self._reasons:
-            return "", self._reasons.pop(number)
         if number in self._buffer:
-            return self._buffer.take(number), ""
+            return self._buffer.take(number)
         if number <= self._last_number:
             self._restart()
         while True:
-            self._last_number, raw = next(self._numbers), next(self._rows)
+            self._last_number, text = next(self._numbers), next(self._texts)
             if self._last_number == number:
-                return self._extract(raw)
+                return text
             if self.owns(self._last_number):
-                text, reason = self._extract(raw)
-                if reason:
-                    self._reasons[self._last_number] = reason
-                else:
-                    self._buffer.put(self._last_number, text)
-
-    def _extract(self, raw: Any) -> tuple[str, str]:
-        return self.document_filter.extract(self.stream.load(raw), lambda: self.stream.where(raw))
+                self._buffer.put(self._last_number, text)

@@ -24,6 +24,7 @@ from metalm_cli.training.planning.sample_stats import (
     SampleStats,
     SourcePlan,
     compute_sample_stats,
+    left_out_notes,
     source_plans,
     steps_from_epochs,
 )
@@ -281,6 +282,7 @@ def _notes(
             hold_out = f"data.validation.hold_out_every ({options.hold_out_every})"
             reason = f"no text that can be scored has a hash of 0 modulo {hold_out}; lower this value"
         notes.append(f"there is no validation: {reason}")
+    notes += left_out_notes([source.info for source in sources])
     streams = [source.info.name for source in sources if source.info.streamed]
     if streams and len(sources) > 1:
         notes.append(f"weights are shares of the drawn documents, independent of the size of {', '.join(streams)}")

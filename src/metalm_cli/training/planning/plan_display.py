@@ -133,7 +133,7 @@ def _sources(plan: RunPlan) -> Table:
         table.add_row(
             f"  {info.name}",
             f"{info.kind}, stream" if info.streamed else info.kind,
-            "unknown" if info.rows is None else f"{info.rows:,}",
+            "unknown" if info.usable is None else f"{info.usable:,}",
             f"{info.share:.1%}",
             human_count(source.documents),
             "unknown" if source.epochs is None else f"{source.epochs:.2f}",

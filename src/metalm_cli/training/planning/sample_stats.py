@@ -10,12 +10,15 @@ from typing import Any
 
 from metalm_cli.data.documents.corpus import Corpus, SourceInfo
 from metalm_cli.data.sampling.row_slots import RowSlot, RowWriter
+from metalm_cli.data.sources.row_filter import HELD_OUT
 from metalm_cli.errors import Exit, MetalmError
 
 SAMPLED_DOCUMENTS = 256
 """Maximum number of documents that a plan reads."""
 TIME_LIMIT_S = 1.5
 """Time limit for reading them."""
+REASON_LABELS = {HELD_OUT: "held out for validation"}
+"""Labels of reasons why rows are left out."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,6 @@ class SampleStats:
         rows: Number of rows.
         length: Positions of a row.
         counts: Sums of the rows' counters; ``positions`` counts filled positions.
-        usable: Share of usable rows of each source, by name.
     """
 
     sampled: int
@@ -40,7 +42,6 @@ class SampleStats:
     rows: int
     length: int
     counts: dict[str, int]
-    usable: dict[str, float]
 
     def per_row(self, name: str) -> float:
         """Mean of a counter over the rows."""
@@ -80,8 +81,6 @@ class SampleStats:
 class _RepeatedTexts:
     """Reader that repeats the sampled documents."""
 
-    reason = ""
-
     def __init__(self, texts: list[str]) -> None:
         self.texts = texts
 
@@ -106,10 +105,10 @@ def compute_sample_stats(
         seconds: Time limit. At least one document is read and one row written.
 
     Raises:
-        MetalmError: A row of a source is broken, or no row is usable.
+        MetalmError: A row of a source is broken.
     """
     start = time.monotonic()
-    texts, usable = _documents(corpus, documents, start + seconds / 3)
+    texts = _documents(corpus, documents, start + seconds / 3)
     slot = RowSlot(0, 1, _RepeatedTexts(texts), writer)
     counts: Counter[str] = Counter()
     rows = 0
@@ -124,7 +123,7 @@ def compute_sample_stats(
         num_documents, num_tokens = 1, _length(writer, texts[0])
     text_bytes = sum(len(texts[index % len(texts)].encode()) for index in range(num_documents))
     return SampleStats(
-        min(num_documents, len(texts)), num_documents, num_tokens, text_bytes, rows, writer.length, dict(counts), usable
+        min(num_documents, len(texts)), num_documents, num_tokens, text_bytes, rows, writer.length, dict(counts)
     )
 
 
@@ -133,32 +132,17 @@ def _length(writer: RowWriter, text: str) -> int:
     return len(getattr(unit, "document", unit))
 
 
-def _documents(corpus: Corpus, count: int, deadline: float) -> tuple[list[str], dict[str, float]]:
-    """Read the first distinct documents of the index plan, and the usable share of each source's rows."""
+def _documents(corpus: Corpus, count: int, deadline: float) -> list[str]:
+    """Read the first distinct documents of the index plan."""
     limit = 20 * count + 1000
-    reader, names = corpus.reader(limit.__gt__), [info.name for info in corpus.sources]
+    reader = corpus.reader(limit.__gt__)
     texts: list[str] = []
-    rows_read: Counter[str] = Counter()
-    rows_used: Counter[str] = Counter()
     for number in range(limit):
         if len(texts) == count or (texts and time.monotonic() > deadline):
             break
-        planned_row = corpus.planned_row(number)
-        if planned_row.epoch:
-            continue
-        name = names[planned_row.source]
-        rows_read[name] += 1
-        document = reader.get(number)
-        if document is not None:
-            rows_used[name] += 1
-            texts.append(document.text)
-    if not texts:
-        raise MetalmError(
-            f"the first {limit:,} rows of the sources contain no document",
-            where="data.sources",
-            remedy="check exclude, the text column, and that the sources contain text",
-        )
-    return texts, {name: rows_used[name] / rows_read[name] for name in rows_read}
+        if not corpus.planned_row(number).epoch:
+            texts.append(reader.get(number).text)
+    return texts
 
 
 @dataclass(frozen=True)
@@ -178,26 +162,33 @@ class SourcePlan:
 
 def source_plans(sources: list[SourceInfo], sample_stats: SampleStats, positions: float) -> tuple[SourcePlan, ...]:
     """Compute what a run with a number of positions reads from each source."""
-    usable_shares = {info.name: info.share * sample_stats.usable.get(info.name, 1.0) for info in sources}
-    rows_drawn = positions / sample_stats.positions_per_document / max(sum(usable_shares.values()), 1e-12)
+    drawn = positions / sample_stats.positions_per_document
     return tuple(
-        SourcePlan(
-            info, rows_drawn * usable_shares[info.name], rows_drawn * info.share / info.rows if info.rows else None
-        )
+        SourcePlan(info, drawn * info.share, drawn * info.share / info.usable if info.usable else None)
         for info in sources
     )
+
+
+def left_out_notes(sources: list[SourceInfo]) -> list[str]:
+    """Describe how many rows of each source are not trained on, and why."""
+    return [
+        f"{sum(info.left_out.values()):,} rows of {info.name} are not trained on: "
+        + ", ".join(f"{number:,} {REASON_LABELS.get(reason, reason)}" for reason, number in info.left_out.items())
+        for info in sources
+        if info.left_out
+    ]
 
 
 def steps_from_epochs(epochs: float, corpus: Corpus, sample_stats: SampleStats, batch_size: int) -> int:
     """Estimate the optimiser steps of ``epochs`` passes over all sources.
 
     The number is ``ceil(epochs * d * p / (batch_size * length))``, with ``d`` usable documents of ``p`` positions each
-    on average, both estimated from the sample.
+    on average, of which p is estimated from the sample.
 
     Raises:
         MetalmError: A source is a stream, whose size is unknown.
     """
-    streams = [info.name for info in corpus.sources if info.rows is None]
+    streams = [info.name for info in corpus.sources if info.streamed]
     if streams:
         raise MetalmError(
             f"the length of an epoch is unknown: {', '.join(streams)} {'is' if len(streams) == 1 else 'are'} read "
@@ -207,7 +198,7 @@ def steps_from_epochs(epochs: float, corpus: Corpus, sample_stats: SampleStats, 
             remedy="set train.steps instead, or streaming: false for a source that can be downloaded",
             exit_code=Exit.USAGE,
         )
-    documents = sum((info.rows or 0) * sample_stats.usable.get(info.name, 1.0) for info in corpus.sources)
+    documents = sum(info.usable or 0 for info in corpus.sources)
     return max(
         1, math.ceil(epochs * documents * sample_stats.positions_per_document / (batch_size * sample_stats.length))
     )

@@ -24,7 +24,7 @@ from metalm_cli.training.planning.plan import (
     part_summaries,
     special_tokens_of,
 )
-from metalm_cli.training.planning.sample_stats import SampleStats, SourcePlan
+from metalm_cli.training.planning.sample_stats import SampleStats, SourcePlan, left_out_notes
 
 SAMPLED_SESSIONS = 256
 """Maximum number of sessions that a plan makes."""
@@ -55,7 +55,7 @@ def session_stats(sessions: list[TaskSession], length: int) -> SampleStats:
         counts["trained_tokens"] += int(sample.tokenised.trained[1:].sum())
         counts["positions"] += len(sample.tokenised)
     num_sessions = len(sessions)
-    return SampleStats(num_sessions, num_sessions, counts["source_tokens"], 0, num_sessions, length, dict(counts), {})
+    return SampleStats(num_sessions, num_sessions, counts["source_tokens"], 0, num_sessions, length, dict(counts))
 
 
 def row_packing_of(recipe: FinetuneRecipe, assembly: Assembly, device: torch.device) -> RowPacking:
@@ -160,6 +160,7 @@ def _notes(
         notes.append(f"held out: {', '.join(card.name for card in selection.held_out)}")
     reasons = group_by_reason(selection.dropped).items()
     notes += [f"not trained on: {', '.join(names)}: {reason}" for reason, names in reasons]
+    notes += left_out_notes(corpus.sources)
     counts, num_examples = sample_stats.counts, sample_stats.documents
     for name, description in (
         ("cut_examples", "had their long field truncated"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -172,6 +173,16 @@ def test_seen_tasks_are_labelled_and_can_be_rejected(desk, capsys, make_decoder,
     capsys.readouterr()
     assert metalm("eval", "--task", "odd", *OWN, "--out", "none.json", "--require-held-out") == 2
     assert "odd: seen; " in capsys.readouterr().err
+    assert not (desk / "none.json").exists()
+    content = (desk / "cards/odd.jsonl").read_bytes()
+    files = [{"name": "train.jsonl", "sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}]
+    record = {**json.loads(lineage.read_text()), "tasks": [], "data": [{"name": "corpus", "files": files}]}
+    lineage.write_text(json.dumps(record))
+    assert metalm("eval", "--task", "odd", *OWN, "--out", "none.json", "--require-held-out") == 2
+    message = (
+        "odd: leak partner; runs/mine was trained on corpus, which read a file with the content of cards/odd.jsonl"
+    )
+    assert message in capsys.readouterr().err
     assert not (desk / "none.json").exists()
 
 

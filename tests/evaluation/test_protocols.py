@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from tokenizers import decoders
 
+from card_fixtures import CARD_VALUES
 from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.answer_cache import AnswerCache, AnswerKey
 from metalm_cli.evaluation.chain_of_thought import majority_vote
@@ -25,7 +26,7 @@ from metalm_cli.inference.configuration_hash import configuration_sha256
 from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.provenance.model_history import ModelHistory, read_history
 from metalm_cli.sessions import Causal, DecoderTokenizer, Session
-from metalm_cli.tasks import Cards
+from metalm_cli.tasks import Card, Cards
 from metalm_cli.templates import prompt_to_session, render
 from task_folders import OPEN, ROWS, TaskFolder
 from tiny_language_models import endless_language_model, reciting_language_model, tiny_language_model
@@ -516,6 +517,35 @@ def test_labels_of_seen_tasks(tmp_path: Any) -> None:
     path.write_text("{torn")
     assert read_history(tmp_path, "run").label_for(cards["rte"], {}).label == "unknown"
     assert ModelHistory({"mine": "run"}, ()).label_for(cards["rte"], {}).label == "unknown"
+
+
+def test_files_of_the_same_content_are_not_held_out(task_folder: TaskFolder, tmp_path: Path) -> None:
+    task_folder.card("odd")
+    task_folder.card("copy", cluster="misc")
+    task_folder.card("other", ROWS[:5], cluster="misc")
+    tasks, _, _ = task_folder.open("odd", "copy", "other")
+    odd, copied, other = (task.source for task in tasks)
+    trained_file = {"name": "renamed.jsonl", "sha256": odd.files[0].sha256, "size": odd.files[0].size}
+    for lineage in (
+        {"command": "finetune", "tasks": ["odd"], "data": [{"name": "odd", "files": [trained_file]}]},
+        {"command": "pretrain", "tasks": [], "data": [{"name": "odd", "files": [trained_file]}, "no source"]},
+    ):
+        (tmp_path / "lineage.json").write_text(json.dumps({**lineage, "ancestors": []}))
+        history = read_history(tmp_path, "run")
+        label = history.label_for(copied.card, {"odd": odd.card}, copied.files)
+        assert label.label == "leak partner"
+        assert label.why.startswith("run was trained on odd, which read a file with the content of ")
+        assert history.label_for(other.card, {"odd": odd.card}, other.files).label == "held out"
+
+
+@pytest.mark.parametrize("place", [{"world": "nextdoor"}, {"hub": {"id": "a/b", "config": "c"}}])
+def test_cards_of_the_same_data_set_are_leak_partners(place: dict[str, Any]) -> None:
+    first, second = (Card.model_validate({"name": name, **CARD_VALUES, **place}) for name in ("first", "second"))
+    history = ModelHistory({"first": "run"}, ())
+    label = history.label_for(second, {"first": first})
+    assert (label.label, label.why) == ("leak partner", "run was trained on first, which reads the same data set")
+    other = Card.model_validate({"name": "other", **CARD_VALUES, "hub": {"id": "a/b", "config": "d"}})
+    assert history.label_for(other, {"first": first}).label == "held out"
 
 
 def test_the_prompt_format_is_read_from_the_lineage_where_it_is_valid(tmp_path: Path) -> None:

@@ -57,8 +57,7 @@ def generate_answers(
     for chunk_start in range(0, len(missing), chunk_size):
         chunk = missing[chunk_start : chunk_start + chunk_size]
         cut: set[int] = set()
-        arguments = (
-            language_model,
+        chunk_sessions, limits = (
             [sessions[index] for index in chunk],
             [prompts[index].max_new_tokens for index in chunk],
         )
@@ -67,10 +66,10 @@ def generate_answers(
         if settings.samples > 1:
             rows = [prompts[index].example.row for index in chunk]
             sampling: dict[str, Any] = {"temperature": settings.temperature, "seed": settings.seed, "keys": rows}
-            answers = sample_all(*arguments, settings.samples, **sampling, **decoding)
+            answers = sample_all(language_model, chunk_sessions, limits, settings.samples, **sampling, **decoding)
         else:
             progress = partial(_report_answers, on_progress, done, len(prompts))
-            answers = generate_all(*arguments, on_progress=progress, **decoding)
+            answers = generate_all(language_model, chunk_sessions, limits, on_progress=progress, **decoding)
         for number, (index, answer) in enumerate(zip(chunk, answers, strict=True)):
             generations[index] = [answer, number in cut]
         cache.put((keys[index], generations[index]) for index in chunk)

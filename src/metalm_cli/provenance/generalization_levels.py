@@ -42,8 +42,22 @@ def generalization_levels(cards: Iterable[Card], trained: Iterable[str]) -> dict
 def leaking_task(card: Card, trained: Iterable[Card]) -> tuple[str, str] | None:
     """Return the first trained task that shares data with a task or leaks into it, and why; None if there is none."""
     facts = {card.name: (card.cluster, frozenset(card.tags))}
-    reasons = ((other.name, leak_reason(other.name, other.cluster, other.tags, facts)) for other in trained)
+    reasons = (
+        (
+            other.name,
+            leak_reason(other.name, other.cluster, other.tags, facts)
+            or ("reads the same data set" if _reads_same_data(card, other) else None),
+        )
+        for other in trained
+    )
     return next(((name, reason) for name, reason in reasons if reason is not None), None)
+
+
+def _reads_same_data(card: Card, other: Card) -> bool:
+    """Whether two cards name the same data set of the hub, or the same task of the miniature world."""
+    if card.hub is not None and other.hub is not None:
+        return (card.hub.id, card.hub.config) == (other.hub.id, other.hub.config)
+    return card.world is not None and card.world == other.world
 
 
 def _level(card: Card, seen: Mapping[str, Card]) -> Level:

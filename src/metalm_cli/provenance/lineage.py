@@ -105,6 +105,21 @@ def ancestors_and_lineages(ancestors: Iterable[Mapping[str, Any]]) -> Iterator[t
             yield from ancestors_and_lineages(lineage.get("ancestors") or [])
 
 
+def trained_files(lineage: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Iterate over (SHA-256, name of the source) of the files that the model of a lineage was trained on.
+
+    Files that were streamed have no hash and are left out, and so are entries of another form.
+    """
+    for source in _mappings(lineage.get("data")):
+        for file in _mappings(source.get("files")):
+            if isinstance(file.get("sha256"), str):
+                yield file["sha256"], str(source.get("name"))
+
+
+def _mappings(entries: Any) -> Iterator[Mapping[str, Any]]:
+    return (entry for entry in (entries if isinstance(entries, list) else []) if isinstance(entry, Mapping))
+
+
 def trained_tasks(lineage: Mapping[str, Any]) -> list[str]:
     """Tasks that the model of a lineage was trained on, besides those of its ancestors."""
     return [str(name) for name in lineage.get("tasks") or []]

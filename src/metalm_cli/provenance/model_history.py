@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from metalm_cli.data.sources.locate import FileFacts
 from metalm_cli.errors import MetalmError
 from metalm_cli.provenance.generalization_levels import leaking_task
-from metalm_cli.provenance.lineage import ancestors_and_lineages, read_lineage, trained_tasks
+from metalm_cli.provenance.lineage import ancestors_and_lineages, read_lineage, trained_files, trained_tasks
 from metalm_cli.tasks import Card
 from metalm_cli.templates import PromptStyle, collection_names
 from metalm_cli.templates.render import DemonstrationLayout, Route
 
 Label = Literal["seen", "leak partner", "held out", "unknown"]
-"""``seen``: the task was trained on. ``leak partner``: a task that shares data with it or leaks into it was trained on.
+"""``seen``: the task was trained on. ``leak partner``: its data, or a task that leaks into it, was trained on.
 ``held out``: neither. ``unknown``: neither as far as known, but the training data of an ancestor is unknown."""
 
 
@@ -37,12 +38,14 @@ class ModelHistory:
         command: The command that made the model; empty if unknown.
         prompt_settings: How tasks were rendered when the model was trained: ``collection`` and fields of
             :class:`~metalm_cli.templates.PromptStyle`, as far as known and valid.
+        files: SHA-256 of each training file, with the checkpoint that was trained on it and the name of its source.
     """
 
     tasks: Mapping[str, str]
     unknown_ancestors: tuple[str, ...]
     command: str = ""
     prompt_settings: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, ancestors: Iterable[Mapping[str, Any]]) -> ModelHistory:
@@ -52,6 +55,7 @@ class ModelHistory:
             ancestors: From :func:`metalm_cli.provenance.lineage.read_ancestors`, or from a lineage.
         """
         tasks: dict[str, str] = {}
+        files: dict[str, tuple[str, str]] = {}
         unknown_ancestors: dict[str, None] = {}
         for checkpoint, lineage in ancestors_and_lineages(ancestors):
             if lineage is None:
@@ -59,14 +63,17 @@ class ModelHistory:
                 continue
             for task in trained_tasks(lineage):
                 tasks.setdefault(task, checkpoint)
-        return cls(tasks, tuple(unknown_ancestors))
+            for sha256, source in trained_files(lineage):
+                files.setdefault(sha256, (checkpoint, source))
+        return cls(tasks, tuple(unknown_ancestors), files=files)
 
-    def label_for(self, card: Card, known: Mapping[str, Card]) -> SeenLabel:
+    def label_for(self, card: Card, known: Mapping[str, Card], files: Sequence[FileFacts] = ()) -> SeenLabel:
         """Label of a task.
 
         Args:
             card: The card of the task.
             known: Available cards of the tasks that were trained on, by name.
+            files: Files of the evaluated rows. A file with the same content may have another name in the training.
         """
         if card.name in self.tasks:
             return SeenLabel("seen", f"{self.tasks[card.name]} was trained on the task")
@@ -74,6 +81,11 @@ class ModelHistory:
         if leak is not None:
             name, why = leak
             return SeenLabel("leak partner", f"{self.tasks[name]} was trained on {name}, which {why}")
+        for file in files:
+            if file.sha256 is not None and file.sha256 in self.files:
+                checkpoint, source = self.files[file.sha256]
+                why = f"{checkpoint} was trained on {source}, which read a file with the content of {file.path}"
+                return SeenLabel("leak partner", why)
         unknown_tasks = [name for name in self.tasks if name not in known]
         if self.unknown_ancestors or unknown_tasks:
             unknown_data = (

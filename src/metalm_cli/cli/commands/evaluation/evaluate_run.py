@@ -73,12 +73,12 @@ class EvaluationRun:
         settings, notes = resolve_settings(requested, prompt_options, _history(self.sources[0]))
         for note in notes:
             print_note(note)
-        seen_labels = [self._seen_labels(source) for source in self.sources]
         with console.stderr().status("reading the tasks"):
             tasks, missing = open_evaluation_tasks(
                 self.cards, self.selected, settings, data_root=self.data_root, offline=self.offline
             )
         report_missing(missing, len(self.selected))
+        seen_labels = [self._seen_labels(source, tasks) for source in self.sources]
         overlap = None
         if files:
             with console.stderr().status("comparing with the training data"):
@@ -97,15 +97,16 @@ class EvaluationRun:
             language_model.to("cpu")
         _print_comparisons(records, paths)
 
-    def _seen_labels(self, source: str) -> Mapping[str, SeenLabel]:
-        """Label the tasks as seen or held out in a model's training.
+    def _seen_labels(self, source: str, tasks: Sequence[EvaluatedTask]) -> Mapping[str, SeenLabel]:
+        """Label the tasks as seen or held out in a model's training, by their names and by the content of their files.
 
         Raises:
             MetalmError: Held-out tasks are required, and a task was not held out.
         """
         history = _history(source)
         known = {name: self.cards[name] for name in history.tasks if name in self.cards.paths}
-        labels = {card.name: history.label_for(card, known) for card in self.selected}
+        files = {task.card.name: task.source.files for task in tasks}
+        labels = {card.name: history.label_for(card, known, files.get(card.name, ())) for card in self.selected}
         not_held_out = {name: label for name, label in labels.items() if label.label != "held out"}
         if self.require_held_out and not_held_out:
             raise MetalmError(

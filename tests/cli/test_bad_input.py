@@ -17,6 +17,7 @@ import yaml
 import tiny_models
 import tiny_runs as micro
 from hub_server import QUICK, HubServer
+from metalm_cli.cli.app import run
 
 Fails = Callable[..., str]
 
@@ -340,3 +341,26 @@ def test_no_space(tmp_path: Path, size: int, word: str) -> None:
     assert word in " ".join(message.split())
     assert not [path for path in out.rglob("*") if ".tmp-" in path.name]
     assert not (out / "model").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["recipe", "check", "a" * 6_000],
+        ["recipe", "check", "~nosuch/x.yaml"],
+        ["recipe", "check", "./" + "a" * 6_000 + ".yaml"],
+        ["tasks", "show", "~nosuch/x.jsonl"],
+        ["tasks", "new", "x" * 5_000 + ".csv"],
+        ["pretrain", "small", "data.sources.0.path=" + "x" * 5_000, "--dry-run"],
+        ["pretrain", "small", "data.sources.0.path=~nosuch/x.jsonl", "--dry-run"],
+        ["generate", "~nosuch/model", "text"],
+    ],
+    ids=lambda arguments: " ".join(argument[:24] for argument in arguments),
+)
+def test_a_path_that_cannot_exist_is_an_error_of_the_input(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 2
+    output = capsys.readouterr().err
+    assert "error:" in output
+    assert "bug" not in output

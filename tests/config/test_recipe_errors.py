@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
 from metalm_cli.config import resolve
-from metalm_cli.config.recipe_errors import RecipeError, RecipeProblem
+from metalm_cli.config.recipe_errors import MAX_LISTED, RecipeError, RecipeProblem
+from metalm_cli.errors import MetalmError
 
 INVALID_RECIPE = """\
 model:
@@ -170,3 +172,41 @@ def test_an_invalid_value_causes_no_further_problems() -> None:
     with pytest.raises(RecipeError) as caught:
         resolve("pretrain", "small", ["train.steps=x"])
     assert [problem.key for problem in caught.value.problems] == ["train.steps"]
+
+
+def test_very_many_unknown_keys_are_counted_and_the_first_are_listed(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text("extends: small\ntrain:\n" + "".join(f"  stepz{number}: 1\n" for number in range(5_000)))
+    start = time.process_time()
+    with pytest.raises(RecipeError) as caught:
+        resolve("pretrain", str(path))
+    assert time.process_time() - start < 5
+    assert len(caught.value.problems) == 5_000
+    text = str(caught.value)
+    assert text.count("unknown key") == MAX_LISTED
+    assert "stepz0: unknown key" in text
+    assert "did you mean steps?" in text
+    assert text.endswith("and 4,950 more")
+
+
+@pytest.mark.parametrize("override", ["data.sources.0.path=", "train.steps= "])
+def test_an_empty_value_on_the_command_line_is_an_error(override: str) -> None:
+    with pytest.raises(MetalmError, match="is empty") as caught:
+        resolve("pretrain", "small", [override])
+    assert f"{override.partition('=')[0]}=null" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("train.learning_rate=1e20", "above 0 and at most 10"),
+        ("model.decoder.learning_rate=11", "above 0 and at most 10"),
+        ("train.weight_decay=5", "of at least 0 and at most 1"),
+        ("train.epsilon=1e12", "above 0 and at most 1"),
+        ("train.epochs=1e300", "at most 100000"),
+    ],
+)
+def test_a_number_of_training_beyond_its_limit(override: str, expected: str) -> None:
+    with pytest.raises(RecipeError, match=override.partition("=")[0]) as caught:
+        resolve("pretrain", "small", [override])
+    assert expected in str(caught.value)

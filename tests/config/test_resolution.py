@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metalm_cli.config import ResolvedRecipe, resolve, split_arguments
+from metalm_cli.config.yaml_nodes import MAX_INTEGER
 from metalm_cli.errors import MetalmError
 
 MINIMAL = """\
@@ -236,10 +237,10 @@ def test_the_resolved_yaml_resolves_to_itself(name: str, tmp_path: Path) -> None
 @settings(deadline=None, max_examples=60)
 @given(
     text=st.text(min_size=1, max_size=20),
-    rate=st.floats(min_value=1e-9, max_value=1e6),
+    rate=st.floats(min_value=1e-9, max_value=10),
     exclude=st.dictionaries(
         st.text(min_size=1, max_size=6).filter(lambda key: key != "<<"),
-        st.lists(st.text(max_size=6) | st.integers(), max_size=3),
+        st.lists(st.text(max_size=6) | st.integers(-MAX_INTEGER, MAX_INTEGER), max_size=3),
         max_size=3,
     ),
 )

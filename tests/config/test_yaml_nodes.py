@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metalm_cli.config.yaml_nodes import parse_scalar, parse_yaml, to_flow_yaml
+from metalm_cli.config.yaml_nodes import MAX_INTEGER, parse_scalar, parse_yaml, to_flow_yaml
 from metalm_cli.errors import Exit, MetalmError
 
 SCALARS = {
@@ -101,7 +101,12 @@ def test_an_alias_bomb_is_rejected_quickly() -> None:
 
 
 PLAIN_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.sampled_from(list(SCALARS)),
+    st.none()
+    | st.booleans()
+    | st.integers(-MAX_INTEGER, MAX_INTEGER)
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.sampled_from(list(SCALARS)),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
@@ -121,3 +126,17 @@ def test_what_is_written_is_read_back(value: object) -> None:
 def test_text_that_looks_like_a_value_is_quoted_for_readers_of_both_versions(text: str) -> None:
     assert yaml.safe_load(to_flow_yaml({"k": text})) == {"k": text}
     assert parse_yaml(to_flow_yaml({"k": text}), "f").plain() == {"k": text}
+
+
+@pytest.mark.parametrize("number", ["9" * 20, "9" * 3_990, "0x" + "f" * 3_990, "-" + "9" * 30, str(2**63)])
+def test_a_number_beyond_64_bits_is_an_error(number: str) -> None:
+    with pytest.raises(MetalmError, match="a whole number is too large"):
+        parse_yaml(f"a:\n  - {number}", "f")
+    assert parse_yaml(f"a: '{number}'", "f").plain() == {"a": number}
+
+
+def test_escapes_of_json_are_characters_and_half_a_character_is_an_error() -> None:
+    assert parse_yaml(r'{"a": "\ud83d\ude00"}', "f").plain() == {"a": "\U0001f600"}
+    for text in (r'a: "x\ud83d"', r'"\ud83d": 1'):
+        with pytest.raises(MetalmError, match="half of a surrogate pair"):
+            parse_yaml(text, "f")

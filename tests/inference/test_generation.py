@@ -193,3 +193,9 @@ def test_invalid_decoding_is_an_error(monkeypatch) -> None:
     language_model = endless_language_model("gpt2", "text")
     with pytest.raises(MetalmError, match="out of memory"):
         stream_answer(language_model, text_to_session(language_model, "Hi"))
+
+
+@pytest.mark.parametrize("penalty", [float("nan"), float("inf"), float("-inf")])
+def test_a_length_penalty_that_is_not_finite_is_an_error(penalty: float) -> None:
+    with pytest.raises(MetalmError, match="expected a finite number"):
+        DecodingOptions(beams=2, length_penalty=penalty)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
@@ -150,9 +151,22 @@ def run(arguments: Sequence[str], on_error: Callable[[MetalmError], None] | None
     except Exception as error:
         if debug:
             _traceback()
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            console.show_error(_long_name_error(error))
+            return int(Exit.USAGE)
         console.show_bug(error)
         return int(Exit.FAILED)
     return int(Exit.DONE)
+
+
+def _long_name_error(error: OSError) -> MetalmError:
+    """Return the error of a path, named anywhere in the input, that no file can have."""
+    name = str(error.filename)
+    return MetalmError(
+        "a path is longer than the file system allows",
+        where=f"{name[:60]}... ({len(name):,} characters)",
+        remedy="correct the path, or the value that was read as a path",
+    )
 
 
 def _without_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from metalm_cli.common.atomic_files import is_disk_full
 from metalm_cli.common.hub_downloads import check_downloaded_files, limited_waiting
+from metalm_cli.common.paths import expand_user
 from metalm_cli.errors import MetalmError
 
 ALLOWED_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
@@ -50,7 +51,7 @@ def model_folder(
         MetalmError: No such folder or repository, no access, no connection, a damaged download, or no weights in
             safetensors.
     """
-    local = Path(name).expanduser()
+    local = expand_user(name)
     if name and local.is_dir():
         return local
     if not _NAME.match(name) or ".." in name:
@@ -83,7 +84,7 @@ def _no_safetensors_error(name: str, where: str) -> MetalmError:
 def _missing_folder_error(name: str) -> MetalmError:
     return MetalmError(
         f"no model folder {name}",
-        where=str(Path(name).expanduser().absolute()),
+        where=str(expand_user(name).absolute()),
         why="the folder does not exist, and the name is not a hub id (name or owner/name)",
         remedy="correct the path",
     )
@@ -94,7 +95,7 @@ def _local_checkpoint(name: str) -> Path | None:
     if not root:
         return None
     for relative in (name, name.split("/")[-1]):
-        folder = Path(root).expanduser() / relative
+        folder = expand_user(root) / relative
         if folder.is_dir():
             return folder
     return None

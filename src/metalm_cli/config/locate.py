@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from metalm_cli.common.paths import expand_user
 from metalm_cli.config.yaml_nodes import MAX_BYTES, YamlNode, parse_yaml
 from metalm_cli.errors import MetalmError
 
@@ -105,7 +106,7 @@ def find_recipe(recipe: str, *, beside: Path | None = None, where: str = "") -> 
         MetalmError: No such file or name (the message lists the nearest names), or the name leaves the recipe folder.
     """
     if is_path(recipe):
-        path = Path(recipe).expanduser()
+        path = expand_user(recipe)
         if beside is not None:
             path = beside.parent / path
         if path.is_file():

@@ -267,6 +267,13 @@ def read_override(argument: str, layer: int) -> tuple[str, YamlNode]:
     key, _, text = argument.partition("=")
     if "" in key.split("."):
         raise MetalmError(f"{key} is not a dotted key", where=COMMAND_LINE, remedy="write it as train.steps=100")
+    if not text.strip():
+        raise MetalmError(
+            f"the value of {key} is empty",
+            where=COMMAND_LINE,
+            why="a shell variable may be empty",
+            remedy=f"give a value; {key}=null removes the key",
+        )
     # Anchors, aliases and tags are useless in a single value, so *.jsonl is read as text (a glob).
     if text[:1] in tuple("*&!%@`"):
         return key, YamlNode(text, COMMAND_LINE, "command line", layer)

@@ -31,8 +31,12 @@ class RecipeProblem:
     is_missing: bool = False
 
 
+MAX_LISTED = 50
+"""Problems that the error of a recipe lists."""
+
+
 class RecipeError(MetalmError):
-    """Error that lists all problems of a recipe.
+    """Error that lists the problems of a recipe.
 
     Args:
         name: Name of the recipe.
@@ -47,9 +51,10 @@ class RecipeError(MetalmError):
             super().__init__(f"{single.key}: {single.message}", where=single.where or name, remedy=single.remedy)
             return
         lines = []
-        for problem in problems:
+        for problem in problems[:MAX_LISTED]:
             lines.append(f"{problem.key}: {problem.message}")
             lines += [f"    {label}: {text}" for label, text in _labelled_details(problem)]
+        lines += [f"and {len(problems) - MAX_LISTED:,} more"] if len(problems) > MAX_LISTED else []
         super().__init__("\n  ".join([f"{kind} {name} has {len(problems)} problems", *lines]))
 
 

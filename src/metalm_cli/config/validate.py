@@ -11,9 +11,9 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from metalm_cli.config import schema_types
-from metalm_cli.config.recipe_errors import RecipeProblem, quote_value
+from metalm_cli.config.recipe_errors import MAX_LISTED, RecipeProblem, quote_value
 from metalm_cli.config.schema.base import InconsistentValues, Section
-from metalm_cli.config.yaml_nodes import YamlNode
+from metalm_cli.config.yaml_nodes import MAX_INTEGER, YamlNode
 
 
 class SchemaChecker:
@@ -194,6 +194,9 @@ class SchemaChecker:
 
     def _add_unknown_key(self, section: type[Section], key: str, node: YamlNode, path: str) -> None:
         known = list(section.model_fields)
+        if len(self.problems) >= MAX_LISTED:  # this problem is counted and not listed
+            self.add_problem(schema_types.join_key(path, key), node, "unknown key")
+            return
         remedy = _did_you_mean(key, known)
         if not remedy:
             matching_keys = [dotted_key for dotted_key, _, name, _ in schema_types.walk_keys(self.root) if name == key]
@@ -210,7 +213,7 @@ def _did_you_mean(got: Any, known: Iterable[str]) -> str:
 def _conversion_hint(annotation: Any, value: Any) -> str:
     """Return a remedy for values that are nearly valid."""
     members = schema_types.union_members(annotation)
-    if int in members and isinstance(value, float) and value.is_integer():
+    if int in members and isinstance(value, float) and value.is_integer() and abs(value) <= MAX_INTEGER:
         return f"write {int(value)}"
     if (int in members or float in members) and isinstance(value, str):
         number = value.replace("_", "").replace(",", "")

@@ -13,12 +13,15 @@ from typing import Any, Literal
 
 import yaml
 
+from metalm_cli.common.unicode_text import well_formed
 from metalm_cli.errors import MetalmError
 
 MAX_BYTES = 1_000_000
 MAX_NODES = 100_000
 """Maximum number of values in a file; aliased values count once for each use."""
 MAX_DEPTH = 40
+MAX_INTEGER = 2**63 - 1
+"""Greatest absolute value of a whole number."""
 
 LayerKind = Literal["default", "recipe", "command line"]
 
@@ -96,7 +99,7 @@ def parse_yaml(text: str, name: str, *, kind: LayerKind = "recipe", layer: int =
 
     Raises:
         MetalmError: Syntax error, duplicate key, tag, key that is not plain text, alias that contains itself, or
-            document that is too large; with the line.
+            whole number or document that is too large; with the line.
     """
     if len(text) > MAX_BYTES:
         raise MetalmError("YAML file is too large", where=name, why=f"expected at most {MAX_BYTES:,} characters")
@@ -168,8 +171,19 @@ class _Converter:
             value = [self.convert(item, item, depth + 1) for item in node.value]
         else:
             assert isinstance(node, yaml.ScalarNode)
-            value = parse_scalar(node.value) if node.style is None else node.value
+            value = parse_scalar(node.value) if node.style is None else self.repaired_text(node)
+            if isinstance(value, int) and abs(value) > MAX_INTEGER:
+                raise self.error(
+                    node, "a whole number is too large", f"expected at most {MAX_INTEGER:,}", "quote it if it is text"
+                )
         return YamlNode(value, self.location(located_node), self.kind, self.layer)
+
+    def repaired_text(self, node: yaml.ScalarNode) -> str:
+        """Return a key or a quoted text. JSON may write a character as two escapes, of which each alone is none."""
+        text = well_formed(node.value)
+        if "\ufffd" in text and "\ufffd" not in node.value:
+            raise self.error(node, "a text holds half of a surrogate pair", remedy="write the character itself")
+        return text
 
     def convert_mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, YamlNode]:
         entries: dict[str, YamlNode] = {}
@@ -177,7 +191,7 @@ class _Converter:
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
                 raise self.error(key_node, "a key must be plain text", "got a list or mapping as a key")
-            key = key_node.value
+            key = self.repaired_text(key_node)
             if key == "<<" and not key_node.style:
                 raise self.error(key_node, "merge keys are not allowed", "YAML 1.2 has no <<", "use extends")
             if key in entries:

@@ -12,6 +12,7 @@ from typing import Any
 
 import metalm_cli
 from metalm_cli.common.file_hash import file_sha256
+from metalm_cli.common.paths import expand_user
 from metalm_cli.errors import MetalmError
 from metalm_cli.inference.append_only_jsonl import OutputFile
 from metalm_cli.inference.generation import (
@@ -67,10 +68,7 @@ class InputFile:
 
     def image_path(self, image: str) -> Path:
         """Return the path of an image; relative paths are resolved against the folder of the input file."""
-        try:
-            return self.path.parent / Path(image).expanduser()
-        except RuntimeError:  # there is no such user
-            return self.path.parent / image
+        return self.path.parent / expand_user(image)
 
 
 def read_input_file(path: Path) -> InputFile:

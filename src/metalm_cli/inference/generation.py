@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -48,6 +49,8 @@ class DecodingOptions:
     def __post_init__(self) -> None:
         if self.beams > 1 and self.sampling is not None:
             raise MetalmError("beam search and sampling cannot be combined", remedy="use only one of them")
+        if not math.isfinite(self.length_penalty):
+            raise MetalmError(f"got length penalty {self.length_penalty}, expected a finite number")
         if "" in self.stop:
             raise MetalmError("a stop string is empty: it would end every answer before it begins")
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from metalm_cli.common.hub import model_folder
+from metalm_cli.common.paths import expand_user
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.checkpoint_checks.config_files import load_config
 from metalm_cli.models.checkpoint_checks.finite_weights import check_finite
@@ -70,7 +71,7 @@ def find_model_folder(source: str | Path, *, offline: bool = False, remote_code:
     Raises:
         MetalmError: There is no model.
     """
-    path = Path(source).expanduser()
+    path = expand_user(source)
     return _model_in(path) or _hub_model_folder(str(source), offline, remote_code)
 
 
@@ -90,7 +91,7 @@ def find_adapter_base(
     """
     relative = [] if saved.relative is None else [(saved.folder.resolve() / saved.relative).resolve()]
     locations = [Path(base)] if base is not None else [Path(saved.checkpoint), *relative]
-    existing = [folder for folder in (_model_in(location.expanduser()) for location in locations) if folder is not None]
+    existing = [folder for folder in (_model_in(expand_user(location)) for location in locations) if folder is not None]
     folders = list({folder.resolve(): folder for folder in existing}.values())
     if not folders:
         try:
@@ -227,7 +228,7 @@ def _model_in(folder: Path) -> Path | None:
 
 def _hub_model_folder(source: str, offline: bool, code: bool) -> Path:
     """Find the folder of a hub model; the error distinguishes unfinished runs and wrong paths."""
-    absolute = Path(source).expanduser().absolute()
+    absolute = expand_user(source).absolute()
     if (absolute / "recipe.yaml").is_file():
         raise MetalmError(
             "the run is not finished and has no model yet",

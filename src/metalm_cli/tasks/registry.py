@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from metalm_cli.common.paths import expand_user
 from metalm_cli.config.locate import display
 from metalm_cli.config.schema.tasks import TaskDataConfig
 from metalm_cli.config.yaml_records import read_record
@@ -38,7 +39,7 @@ def card_files(path: Path) -> list[Path]:
     Raises:
         MetalmError: There are no task files.
     """
-    path = path.expanduser()
+    path = expand_user(path)
     if path.is_file() and path.name.endswith((*CARD_SUFFIXES, ".json", *INPUT_TARGET_SUFFIXES)):
         return [path]
     files: list[Path] = []

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from jinja2 import TemplateError
 from pydantic import Field, field_validator, model_validator
 
+from metalm_cli.common.paths import expand_user
 from metalm_cli.config.locate import display, shipped_root
 from metalm_cli.config.schema.base import InconsistentValues, Section
 from metalm_cli.config.yaml_records import read_record
@@ -176,7 +177,7 @@ class TemplateCollection:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        folder = Path(name).expanduser()
+        folder = expand_user(name)
         shipped = shipped_root("templates")
         self.folder = folder if folder.is_dir() and ("/" in name or name not in collection_names()) else shipped / name
         if not self.folder.is_dir():

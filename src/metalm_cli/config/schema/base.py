@@ -6,6 +6,9 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+MAX_LEARNING_RATE = 10.0
+"""Greatest learning rate of a recipe; AdamW changes a weight by about the learning rate in every step."""
+
 
 class InconsistentValues(ValueError):
     """Values that are valid individually but inconsistent with each other.

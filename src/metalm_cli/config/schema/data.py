@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
@@ -111,9 +112,9 @@ class DataConfig(Section):
     @classmethod
     def _names_differ(cls, sources: list[DocumentSource]) -> list[DocumentSource]:
         names = [source.name for source in sources]
-        for name in names:
-            if names.count(name) > 1:
-                raise InconsistentValues(
-                    f"expected distinct names, got two sources named {name}", remedy="rename one of them"
-                )
+        repeated = next((name for name, count in Counter(names).items() if count > 1), None)
+        if repeated is not None:
+            raise InconsistentValues(
+                f"expected distinct names, got two sources named {repeated}", remedy="rename one of them"
+            )
         return sources

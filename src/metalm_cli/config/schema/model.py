@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from metalm_cli.config.schema.base import InconsistentValues, Section
+from metalm_cli.config.schema.base import MAX_LEARNING_RATE, InconsistentValues, Section
 
 POLICY_KEYS = frozenset({"trains", "learning_rate"})
 """Keys of a part that also apply to the part of a checkpoint."""
@@ -73,7 +73,10 @@ class DecoderConfig(Section):
         "model.checkpoint, the setting saved in it.",
     )
     learning_rate: float | None = Field(
-        default=None, gt=0, description="Learning rate of the decoder; default: train.learning_rate."
+        default=None,
+        gt=0,
+        le=MAX_LEARNING_RATE,
+        description="Learning rate of the decoder; default: train.learning_rate.",
     )
     dropout: float | None = Field(
         default=None,
@@ -103,7 +106,10 @@ class ConnectorConfig(Section):
         "model.checkpoint, the setting saved in it.",
     )
     learning_rate: float | None = Field(
-        default=None, gt=0, description="Learning rate of the connector; default: train.learning_rate."
+        default=None,
+        gt=0,
+        le=MAX_LEARNING_RATE,
+        description="Learning rate of the connector; default: train.learning_rate.",
     )
 
 
@@ -130,7 +136,10 @@ class EncoderConfig(Section):
         "model.checkpoint, the setting saved in it.",
     )
     learning_rate: float | None = Field(
-        default=None, gt=0, description="Learning rate of the encoder; default: train.learning_rate."
+        default=None,
+        gt=0,
+        le=MAX_LEARNING_RATE,
+        description="Learning rate of the encoder; default: train.learning_rate.",
     )
     max_length: int | None = Field(
         default=None,

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from metalm_cli.config.schema.base import Section
+from metalm_cli.config.schema.base import MAX_LEARNING_RATE, Section
 
 
 class TrainingConfig(Section):
@@ -23,6 +23,7 @@ class TrainingConfig(Section):
     epochs: float | None = Field(
         default=None,
         gt=0,
+        le=100_000,
         description="Number of passes over the training data; converted to steps from a sample of the data.",
     )
     max_time: str | None = Field(
@@ -42,14 +43,14 @@ class TrainingConfig(Section):
         "CPU takes groups of rows of similar length.",
     )
     optimizer: Literal["adamw"] = Field(default="adamw", description="Optimiser: AdamW with decoupled weight decay.")
-    learning_rate: float = Field(default=3e-4, gt=0, description="Peak learning rate.")
+    learning_rate: float = Field(default=3e-4, gt=0, le=MAX_LEARNING_RATE, description="Peak learning rate.")
     weight_decay: float = Field(
-        default=0.01, ge=0, description="Weight decay of matrices; biases, norms and embeddings are not decayed."
+        default=0.01, ge=0, le=1, description="Weight decay of matrices; biases, norms and embeddings are not decayed."
     )
     betas: Annotated[list[float], Field(min_length=2, max_length=2)] = Field(
         default=[0.9, 0.98], description="AdamW's beta1 and beta2."
     )
-    epsilon: float = Field(default=1e-8, gt=0, description="AdamW's epsilon.")
+    epsilon: float = Field(default=1e-8, gt=0, le=1, description="AdamW's epsilon.")
     gradient_clip: float | None = Field(default=1.0, gt=0, description="Maximum gradient norm; null disables clipping.")
     schedule: Literal["linear", "cosine", "constant"] = Field(
         default="linear", description="Learning rate schedule after warm-up; linear and cosine decay to 0."

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from metalm_cli.common.cache import cache_folder
 from metalm_cli.common.jsonl_files import parse_json_exactly
+from metalm_cli.common.paths import expand_user
 from metalm_cli.config.schema.data import DocumentSource
 from metalm_cli.data.sources.base import RandomAccessRows
 from metalm_cli.data.sources.jsonl import JsonlTable, prepare
@@ -172,7 +173,7 @@ def is_available(card: Card, role: str, data_root: Path | None = None, card_path
 
 def _card_file(card: Card, card_path: Path | None) -> Path:
     assert card.file is not None
-    return (card_path.parent if card_path is not None else Path.cwd()) / Path(card.file).expanduser()
+    return (card_path.parent if card_path is not None else Path.cwd()) / expand_user(card.file)
 
 
 def _open_split(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metalm_cli.common.jsonl_files import JSONL_SUFFIXES
+from metalm_cli.common.paths import expand_user
 from metalm_cli.config.schema.data import DocumentSource
 from metalm_cli.errors import MetalmError
 
@@ -39,7 +40,7 @@ def local_files(source: DocumentSource, data_root: Path | None) -> list[Path] | 
 
 
 def _path_files(source: DocumentSource, path: str, data_root: Path | None) -> list[Path]:
-    path_of_source = Path(path).expanduser()
+    path_of_source = expand_user(path)
     candidates = [path_of_source]
     if not path_of_source.is_absolute() and data_root is not None:
         candidates.append(data_root / path_of_source)
@@ -162,7 +163,7 @@ def data_folder(data_root: Path | None) -> Path | None:
         MetalmError: The data root is not a folder.
     """
     variable = os.environ.get("METALM_DATA")
-    root = data_root if data_root is not None else Path(variable).expanduser() if variable else None
+    root = data_root if data_root is not None else expand_user(variable) if variable else None
     if root is not None and not root.is_dir():
         raise MetalmError(
             "the data folder does not exist",

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from metalm_cli.common.paths import expand_user
 from metalm_cli.errors import MetalmError
 
 
@@ -41,7 +42,7 @@ def result_paths(
 
 def result_folder(source: str) -> Path:
     """Return the folder for results of a model: in its run folder, or ``results/NAME`` for other models."""
-    folder = Path(source).expanduser()
+    folder = expand_user(source)
     runs = [candidate for candidate in (folder, folder.parent) if (candidate / "recipe.yaml").is_file()]
     return (
         runs[0] / "results" if runs else Path("results") / (folder.resolve().name if folder.is_dir() else folder.name)

@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
+from metalm_cli.common.paths import expand_user
 from metalm_cli.config.schema.model import Lora
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.checkpoint_checks.finite_weights import check_finite
@@ -101,7 +102,7 @@ def save_adapter(folder: Path, parts: Mapping[str, Any], lora_targets: LoraTarge
 
 def relative_to(folder: Path, base: LoraBase) -> str | None:
     """Return the path from an adapter folder to its base; None if the base is a hub model and not a folder."""
-    if not Path(base.checkpoint).expanduser().exists():
+    if not expand_user(base.checkpoint).exists():
         return None
     return os.path.relpath(base.folder.resolve(), folder.resolve())
 

@@ -11,6 +11,7 @@ import typer
 
 from metalm_cli.cli import console
 from metalm_cli.cli.options.shared import CONTEXT_SETTINGS, AllCards, CardFolders, DataRoot
+from metalm_cli.common.paths import expand_user
 from metalm_cli.errors import Exit, MetalmError
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def _writable_root(data_root: Path | None) -> Path:
     root = data_root if data_root is not None else Path(variable) if variable else None
     if root is None:
         raise MetalmError("no data root is given", remedy="pass --data-root DIR, or set METALM_DATA")
-    root = root.expanduser()
+    root = expand_user(root)
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metalm_cli.cli import console
+from metalm_cli.common.paths import expand_user
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.evaluation.results.result_paths import samples_path
 
@@ -186,7 +187,7 @@ class EvaluationRun:
 def _history(source: str) -> ModelHistory:
     from metalm_cli.provenance.model_history import read_history
 
-    folder = Path(source).expanduser()
+    folder = expand_user(source)
     return read_history(folder if folder.is_dir() else None, source)
 
 

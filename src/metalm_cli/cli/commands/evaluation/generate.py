@@ -18,6 +18,7 @@ from metalm_cli.cli.options import generate as options
 from metalm_cli.cli.options.evaluate import Model
 from metalm_cli.cli.options.groups import expand_groups
 from metalm_cli.cli.options.shared import Offline
+from metalm_cli.common.paths import expand_user
 from metalm_cli.errors import Exit, MetalmError
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def _names_model(argument: str) -> bool:
     if argument == "-" or not argument.strip():
         return False
     try:
-        if Path(argument).expanduser().is_dir() or (root and (Path(root).expanduser() / argument).is_dir()):
+        if expand_user(argument).is_dir() or (root and (expand_user(root) / argument).is_dir()):
             return True
     except OSError:  # the text is too long for a file name
         return False

@@ -231,3 +231,37 @@ def test_awkward_texts_do_not_break_the_card(tmp_path: Path) -> None:
     rows = [{"text": f"t {index}", "label": awkward[index % 4]} for index in range(40)]
     _, examples = read_back(rows, tmp_path)
     assert {example.answers[0] for example in examples} == set(awkward)
+
+
+@pytest.mark.parametrize("name", ["not", "none", "true", "\U0001f600", "self", "a\\b", "in", "\u6587\u672c", "range"])
+def test_any_name_of_a_column_makes_a_card_that_reads_it(tmp_path: Path, name: str) -> None:
+    rows = [{name: f"t {index}", "label": ("a", "b")[index % 2]} for index in range(20)]
+    _, examples = read_back(rows, tmp_path)
+    assert list(examples[3].fields.values()) == ["t 3"]
+
+
+@pytest.mark.parametrize("name", ["", "Unnamed: 0", "number"])
+def test_row_numbers_are_no_field(tmp_path: Path, name: str) -> None:
+    rows = [{name: str(index), "text": f"t {index}", "label": ("a", "b")[index % 2]} for index in range(30)]
+    card, _ = read_back(rows, tmp_path)
+    assert list(card["fields"]) == ["text"]
+
+
+@pytest.mark.parametrize("values", [["-1", "1"], [-1, 0, 1], ["-2", "-1", "0", "1", "2"]])
+def test_numbers_around_zero_are_classes(tmp_path: Path, values: list[Any]) -> None:
+    rows = [{"text": f"t {index}", "label": values[index % len(values)]} for index in range(54)]
+    card, examples = read_back(rows, tmp_path)
+    assert card["answer"]["class_names"] == [str(value) for value in values]
+    assert len(examples) == 54
+    assert any("-1 is a class" in note for note in draft_mine(rows).notes)
+
+
+def test_where_counting_begins_is_said_if_the_rows_do_not_tell(tmp_path: Path) -> None:
+    rows = [
+        {"question": f"q {index}", "choices": [f"{letter}{index}" for letter in "xyz"], "answer": 1 + index % 2}
+        for index in range(30)
+    ]
+    card_draft = draft_mine(rows)
+    assert "CHECK: if the numbers begin at 1, write answer - 1" in card_draft.card
+    assert any("or from 1" in note for note in card_draft.notes)
+    read_back(rows, tmp_path)

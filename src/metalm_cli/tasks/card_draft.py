@@ -12,7 +12,7 @@ from typing import Any
 from metalm_cli.common.languages import guess_language
 from metalm_cli.common.slug import slug
 from metalm_cli.errors import MetalmError
-from metalm_cli.tasks.column_types import ID_COLUMNS, MAX_CLASS_LENGTH, Column, summarize_columns
+from metalm_cli.tasks.column_types import ID_COLUMNS, MAX_CLASS_LENGTH, Column, is_name, summarize_columns
 
 LONG_FIELD_LENGTH = 200
 """A field with texts longer than this becomes the card's truncatable field."""
@@ -202,6 +202,8 @@ def _guess_classes(column: Column) -> AnswerGuess:
     conditions = [column.not_blank_expression] if column.blank_rows else []
     conditions += [f"{column.expression} | string | trim != '-1'"] if column.unlabelled_rows else []
     note = f"class in {column.name}, one of {', '.join(names)}"
+    if "-1" in names:
+        note += "; -1 is a class: if it marks rows without a label, remove it and leave these rows out with row_filter"
     if is_numeric:
         note += "; replace the numbers by words in verbalizers"
     return AnswerGuess(lines, note, [column.name], "accuracy", " and ".join(conditions))
@@ -279,13 +281,20 @@ def _correct_option(
         return f"  text: {_quote(expression)}", f"the correct option is in {name}"
     to_integer = "" if column.kinds == {"number"} else " | int"
     if all(re.fullmatch(r"\d+", text) for text in texts):
-        for first in (0, 1):
-            in_range = all(
-                first <= int(text) < first + len(choices) for text, (_, choices) in zip(texts, pairs, strict=True)
-            )
-            if in_range:
-                index = f"{expression}{to_integer}" if first == 0 else f"{expression}{to_integer} - 1"
-                return f"  index: {_quote(index)}", f"{name} is its number, from {first}"
+        in_range = [
+            all(first <= int(text) < first + len(choices) for text, (_, choices) in zip(texts, pairs, strict=True))
+            for first in (0, 1)
+        ]
+        if any(in_range):
+            first = in_range.index(True)
+            index = f"{expression}{to_integer}" if first == 0 else f"{expression}{to_integer} - 1"
+            line, note = f"  index: {_quote(index)}", f"{name} is its number, from {first}"
+            if all(in_range):  # no row has the first or the last number
+                return (
+                    f"{line}     # CHECK: if the numbers begin at 1, write {expression}{to_integer} - 1",
+                    f"{note}; or from 1, which fits all rows as well: check it, because it decides about every answer",
+                )
+            return line, note
     if all(
         text.upper() in OPTION_LETTERS[: len(choices)] and len(text) == 1
         for text, (_, choices) in zip(texts, pairs, strict=True)
@@ -317,7 +326,7 @@ def _select_fields(columns: Sequence[Column], row_count: int) -> tuple[dict[str,
             unused.append(f"{column.name}: same value in every row")
         else:
             name = slug(column.name, "_")
-            name = f"the_{name}" if name in RESERVED_NAMES or not name[0].isalpha() else name
+            name = f"the_{name}" if name in RESERVED_NAMES or not is_name(name) else name
             fields[name if name not in fields else f"{name}_{len(fields)}"] = column
     return fields, unused
 

@@ -8,8 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from jinja2 import TemplateError
+
 from metalm_cli.errors import MetalmError
-from metalm_cli.tasks.expressions import ROW_NAME
+from metalm_cli.tasks.expressions import ROW_NAME, names_in
 
 MAX_CLASSES = 20
 """Columns with more distinct values are not labels."""
@@ -17,6 +19,8 @@ MIN_ROWS_PER_CLASS = 4
 """Minimum rows per class, on average."""
 MAX_CLASS_LENGTH = 40
 """Maximum characters of a class name."""
+INDEX_NAME = re.compile(r"(unnamed(: \d+)?)?", re.IGNORECASE)
+"""Names that pandas gives to the column of row numbers."""
 ID_COLUMNS = ("id", "idx", "uid", "guid", "uuid", "index", "qid", "pairid", "row_id")
 
 Kind = Literal["text", "number", "bool", "list", "other"]
@@ -36,6 +40,7 @@ class Column:
         max_length: Characters of the longest value.
         value_hashes: Hashes of all distinct values.
         min_items: Items of the shortest list.
+        last_number: Whole number in the last row that was added; None if a value does not follow the one before it.
     """
 
     name: str
@@ -47,6 +52,7 @@ class Column:
     max_length: int = 0
     value_hashes: set[int] = field(default_factory=set)
     min_items: int = 0
+    last_number: int | None = None
 
     def add(self, value: Any) -> None:
         """Add a value to the statistics."""
@@ -58,6 +64,9 @@ class Column:
         kind = _kind_of(value)
         self.kinds.add(kind)
         text = value.strip() if isinstance(value, str) else str(value)
+        number = int(text) if text.isdecimal() and len(text) < 16 else None
+        follows = number is not None and (not self.value_hashes or self.last_number == number - 1)
+        self.last_number = number if follows else None
         self.max_length = max(self.max_length, len(text))
         self.value_hashes.add(hash(text))
         if kind == "list":
@@ -86,7 +95,7 @@ class Column:
     @property
     def expression(self) -> str:
         """Expression that reads the column."""
-        return self.name if re.fullmatch(r"[A-Za-z_]\w*", self.name) else f"{ROW_NAME}[{json.dumps(self.name)}]"
+        return self.name if is_name(self.name) else f"{ROW_NAME}[{json.dumps(self.name, ensure_ascii=False)}]"
 
     @property
     def not_blank_expression(self) -> str:
@@ -97,8 +106,11 @@ class Column:
     @property
     def is_id(self) -> bool:
         """Whether the column is a row id."""
-        return self.name.lower() in ID_COLUMNS or (
-            self.kinds == {"number"} and len(self.value_hashes) == self.rows > MAX_CLASSES
+        is_counted = self.kinds == {"number"} or self.last_number is not None
+        return (
+            self.name.lower() in ID_COLUMNS
+            or INDEX_NAME.fullmatch(self.name) is not None
+            or (is_counted and len(self.value_hashes) == self.rows > MAX_CLASSES)
         )
 
     def is_label(self, row_count: int) -> bool:
@@ -110,6 +122,18 @@ class Column:
             and self.kinds <= {"text", "number", "bool"}
             and len(self.kinds) == 1
         )
+
+
+def is_name(text: str) -> bool:
+    """Return whether an expression can read a column by its plain name; words of the language are not.
+
+    >>> is_name("label"), is_name("not"), is_name("none"), is_name("2nd")
+    (True, False, False, False)
+    """
+    try:
+        return re.fullmatch(r"[A-Za-z_]\w*", text) is not None and names_in(text) == {text}
+    except TemplateError:
+        return False
 
 
 def _kind_of(value: Any) -> Kind:

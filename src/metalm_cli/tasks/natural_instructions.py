@@ -93,7 +93,8 @@ def natural_instructions_card(path: Path) -> Card:
     exact_match = (
         "classification" in cluster or cluster in EXACT_MATCH_CATEGORIES or _is_classification(task["Instances"])
     )
-    sources = ", ".join(map(str, task.get("Source") or ())).strip(", ")
+    source = task.get("Source") or ()
+    sources = ", ".join(map(str, source if isinstance(source, list) else [source])).strip(", ")
     return Card.model_validate(
         {
             "name": task_name(path),

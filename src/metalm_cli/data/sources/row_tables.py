@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from metalm_cli.config.schema.data import MiniworldSource
 from metalm_cli.data.sources.base import RandomAccessRows
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks.natural_instructions import read_task
+
+MAX_CSV_FIELD = 1 << 30
+"""Maximum characters of a value in a CSV file."""
 
 
 class _RowsInMemory(RandomAccessRows):
@@ -30,7 +34,8 @@ class CsvRows(_RowsInMemory):
     """Rows of a CSV file, held in memory.
 
     Raises:
-        MetalmError: The file cannot be read; a row has more or fewer values than the header has columns.
+        MetalmError: The file cannot be read; two columns have the same name; a row has more or fewer values
+            than the header has columns.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,7 +44,9 @@ class CsvRows(_RowsInMemory):
         self._lines: list[int] = []
         try:
             with path.open(encoding="utf-8-sig", newline="") as file:
+                csv.field_size_limit(MAX_CSV_FIELD)
                 reader = csv.DictReader(file)
+                self._check_header(reader.fieldnames or ())
                 last_line = reader.line_num if reader.fieldnames else 0
                 for row in reader:
                     self._rows.append(row)
@@ -47,8 +54,22 @@ class CsvRows(_RowsInMemory):
                     last_line = reader.line_num
                     if None in row or None in row.values():
                         raise self._ragged_row_error(len(reader.fieldnames or ()))
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
+        except UnicodeDecodeError as error:
+            raise MetalmError(
+                "a CSV file is not UTF-8 text", where=str(path), why=str(error), remedy="save the file as UTF-8"
+            ) from error
+        except (OSError, csv.Error) as error:
             raise MetalmError("a CSV file cannot be read", where=str(path), why=str(error)) from error
+
+    def _check_header(self, names: Sequence[str]) -> None:
+        repeated = next((name for name, count in Counter(names).items() if name and count > 1), None)
+        if repeated is not None:
+            raise MetalmError(
+                "two columns of a CSV file have the same name",
+                where=f"{self.path}:1",
+                why=f"the header names {repeated} twice",
+                remedy="rename or remove one of the two",
+            )
 
     def _ragged_row_error(self, columns: int) -> MetalmError:
         too_many = None in self._rows[-1]

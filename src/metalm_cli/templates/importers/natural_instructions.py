@@ -54,16 +54,12 @@ def read(text: str, cards: Mapping[str, Card], source: str) -> list[TemplateDraf
 
 
 def _positive_examples(task: dict[str, Any]) -> list[dict[str, Any]]:
-    examples = task.get("Positive Examples", [])
-    complete = (
-        [
-            example
-            for example in examples
-            if isinstance(example, dict) and example.get("input") and example.get("output")
-        ]
-        if examples
-        else []
-    )
+    examples = task.get("Positive Examples")
+    complete = [
+        example
+        for example in (examples if isinstance(examples, list) else [])
+        if isinstance(example, dict) and example.get("input") and example.get("output")
+    ]
     return complete[:MAX_EXAMPLES]
 
 

@@ -86,6 +86,14 @@ def test_an_image_needs_an_encoder(encoders, why) -> None:
     assert caught.value.remedy
 
 
+@pytest.mark.parametrize("beams", [0, 257, 100_000])
+def test_the_number_of_beams_is_bounded(beams) -> None:
+    with pytest.raises(MetalmError, match=r"expected 1 to 256") as caught:
+        DecodingOptions(beams=beams)
+    assert caught.value.remedy
+    assert DecodingOptions(beams=256).generate_options()["num_beams"] == 256
+
+
 # -- answers ----------------------------------------------------------------------------------------------------------
 
 

@@ -21,6 +21,8 @@ CPU_BUDGET = 4096
 """Decoder positions of a forward pass on a CPU, padding and new tokens included."""
 GPU_BUDGET = 1 << 16
 """Decoder positions of a forward pass on a GPU, where a batch that exceeds the memory is halved."""
+MAX_BEAMS = 256
+"""Maximum width of the beam search: each beam takes the memory and time of a sequence of its own."""
 
 Place = Literal["docked", "causal"]
 
@@ -37,7 +39,7 @@ class DecodingOptions:
         stop: Stop strings; they are not part of the answer.
 
     Raises:
-        MetalmError: Both beams and sampling are set, or a stop string is empty.
+        MetalmError: Both beams and sampling are set, there are more than 256 beams, or a stop string is empty.
     """
 
     max_new_tokens: int = 128
@@ -47,6 +49,10 @@ class DecodingOptions:
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if not 1 <= self.beams <= MAX_BEAMS:
+            raise MetalmError(
+                f"got {self.beams:,} beams, expected 1 to {MAX_BEAMS}", remedy="use fewer beams, such as 4"
+            )
         if self.beams > 1 and self.sampling is not None:
             raise MetalmError("beam search and sampling cannot be combined", remedy="use only one of them")
         if not math.isfinite(self.length_penalty):

@@ -192,7 +192,7 @@ def test_hostile_templates_are_refused_one_by_one(tmp_path: Path, cards: dict[st
         "classes", "filtered", "repeats", "ranges", "loops", "nested", "doubles", "includes", "deep",
     }  # fmt: skip
     assert why["classes"].startswith("access to __")
-    assert why["loops"] == "rendering takes more than 2 s"
+    assert why["loops"] == "rendering fails: it takes too much work: more than 1,000,000 steps"
     assert "exceeds the limits" in why["doubles"]
 
 

@@ -70,7 +70,8 @@ def _check_expression(source: str) -> str:
         names_in(source)
     except TemplateError as error:
         raise InconsistentValues(
-            f"{source!r} is not a valid expression: {error}", remedy="use a column name or a Jinja expression"
+            f"{source!r:.80} is not a valid expression: {error!s:.300}",
+            remedy="use a column name or a Jinja expression",
         ) from error
     return source
 

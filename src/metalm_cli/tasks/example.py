@@ -156,8 +156,8 @@ class ExampleMaker:
         except UndefinedError as error:
             columns = ", ".join(map(str, row)) or "none"
             raise self._row_error(where, f"{key}: {error.message}; the row's columns are {columns}") from error
-        except (TemplateError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
-            raise self._row_error(where, f"{key}: {error}") from error
+        except (TemplateError, ValueError, TypeError, LookupError, ArithmeticError) as error:
+            raise self._row_error(where, f"{key}: {error!s:.300}") from error
 
     def _strings(self, values: Any, key: str, where: LocateRow) -> tuple[str, ...]:
         if not isinstance(values, list | tuple) or not values:

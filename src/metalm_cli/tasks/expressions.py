@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import CodeType
 from typing import Any
 
-from jinja2 import StrictUndefined, TemplateError, TemplateRuntimeError, Undefined, nodes
+from jinja2 import StrictUndefined, TemplateError, TemplateRuntimeError, TemplateSyntaxError, Undefined, nodes
 from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+
+from metalm_cli.tasks.template_functions import (
+    FILTERS,
+    TESTS,
+    arithmetic,
+    bounded_range,
+    charge_method,
+    is_allowed_method,
+)
+from metalm_cli.tasks.template_syntax import MAX_SOURCE_LENGTH, ChargeWriter, check_tree, nested_too_deeply
+from metalm_cli.tasks.work_budget import charge_values, concatenate, iterate, measured, start_budget
 
 MAX_TEXT_LENGTH = 1_000_000
 """Maximum characters of a rendered text, if its values are short."""
@@ -15,8 +29,6 @@ MAX_REPETITIONS = 4
 """A rendered text may also have this many times the characters of its values."""
 ROW_NAME = "row"
 """Name of the whole row in expressions, unless a column has this name."""
-MAX_RANGE_LENGTH = 10_000
-"""Maximum length of a ``range``."""
 
 
 class UncalledMethodError(TemplateRuntimeError):
@@ -54,53 +66,95 @@ def _check_printed_value(value: Any) -> Any:
 
 
 class SandboxEnvironment(ImmutableSandboxedEnvironment):
-    """Jinja sandbox without private attributes, mutation, and operations that build huge texts."""
+    """Jinja sandbox without private attributes and mutation, and with a bound on time, memory and output.
 
-    intercepted_binops = frozenset({"*", "**", "%"})
+    Syntax trees are checked when they are parsed, and get charges for their work before they are compiled.
+    """
+
+    intercepted_binops = frozenset({"+", "-", "*", "/", "//", "**", "%"})
+    iterate = staticmethod(iterate)
+    concatenate = staticmethod(concatenate)
+    measured = staticmethod(measured)
 
     def __init__(self) -> None:
         super().__init__(
             undefined=StrictUndefined, keep_trailing_newline=False, autoescape=False, finalize=_check_printed_value
         )
-        self.globals = {"range": _bounded_range}
-        for name in ("center", "indent", "format", "xmlattr", "random", "urlize", "pprint"):
-            self.filters.pop(name, None)
+        self.globals = {"range": bounded_range}
+        self.filters = dict(FILTERS)
+        self.tests = dict(TESTS)
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        if len(source) > MAX_SOURCE_LENGTH:
+            raise TemplateSyntaxError(f"{len(source):,} characters, expected at most {MAX_SOURCE_LENGTH:,}", 1)
+        with _as_template_errors():
+            tree = super()._parse(source, name, filename)
+            check_tree(tree, self)
+            return tree
+
+    def _generate(self, source: nodes.Template, *arguments: Any, **options: Any) -> str:
+        start_budget()  # constant parts are evaluated by the compiler
+        with _as_template_errors():
+            return super()._generate(ChargeWriter(self).visit(source), *arguments, **options)
+
+    def _compile(self, source: str, filename: str) -> CodeType:
+        with _as_template_errors(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Python, about the code that Jinja makes of {{ 1[0] }}
+            return super()._compile(source, filename)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """Allow arithmetic only on numbers and within limits; text repetition and ``%`` formatting are rejected."""
-        if not all(isinstance(side, int | float) for side in (left, right)):
-            raise SecurityError(f"{operator} works on numbers only")
-        if operator == "**" and (abs(left) > 1_000 or abs(right) > 20):
-            raise SecurityError("** works on small numbers only")
-        return super().call_binop(context, operator, left, right)
+        """Allow arithmetic only within limits; text repetition and ``%`` formatting are rejected."""
+        return arithmetic(operator, left, right, self.binop_table[operator])
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """Return an attribute or item; a method can only be called."""
         return _without_text_if_method(super().getattr(obj, attribute), attribute)
 
-    def getitem(self, obj: Any, argument: Any) -> Any:
-        """Return an item or attribute; a method can only be called."""
-        return _without_text_if_method(super().getitem(obj, argument), argument)
-
-    def call(self, context: Any, obj: Any, *args: Any, **kwargs: Any) -> Any:
-        """Call a method, a macro or a global function."""
-        return super().call(context, obj.method if isinstance(obj, _Method) else obj, *args, **kwargs)
-
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """Reject also string methods that pad or format."""
-        if attr in ("ljust", "rjust", "center", "zfill", "expandtabs", "format", "format_map", "translate"):
+        """Reject also methods that are not known to be harmless and bounded."""
+        if callable(value) and not is_allowed_method(obj, attr):
             return False
         return super().is_safe_attribute(obj, attr, value)
 
+    def wrap_str_format(self, value: Any) -> None:
+        """Leave ``str.format`` to :meth:`is_safe_attribute`, which rejects it; Jinja's wrapper pads without bound."""
 
-def _bounded_range(*bounds: int) -> range:
-    numbers = range(*bounds)
-    if len(numbers) > MAX_RANGE_LENGTH:
-        raise SecurityError(f"a range of more than {MAX_RANGE_LENGTH:,}")
-    return numbers
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """Return an item or attribute; a method can only be called.
+
+        A key with parts is charged, because its hash is computed.
+        """
+        if isinstance(argument, tuple):
+            charge_values(argument)
+        return _without_text_if_method(super().getitem(obj, argument), argument)
+
+    def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call a charge of this class, or a method with a charge for its arguments and result."""
+        if __obj in (measured, concatenate, iterate):
+            return __obj(*args)
+        function = __obj.method if isinstance(__obj, _Method) else __obj
+        charge_values(*args, *kwargs.values())
+        return measured(super().call(__context, charge_method(function, args), *args, **kwargs))
+
+
+@contextmanager
+def _as_template_errors() -> Iterator[None]:
+    """Raise errors of the parser and compiler as errors of the template."""
+    try:
+        yield
+    except RecursionError as error:
+        raise nested_too_deeply(1) from error
+    except (SyntaxError, MemoryError, ValueError, OverflowError) as error:
+        raise TemplateSyntaxError(f"it is too large or too deep ({type(error).__name__}: {error!s:.100})", 1) from error
 
 
 ENVIRONMENT = SandboxEnvironment()
+UNEXPECTED_ERRORS = (RuntimeError, MemoryError, AssertionError, AttributeError)
+"""Errors of a template besides those of Jinja and of wrong values; a RecursionError is a RuntimeError."""
+
+
+def _failure(error: Exception) -> TemplateRuntimeError:
+    return TemplateRuntimeError(f"{type(error).__name__}: {error!s:.200}")
 
 
 def names_in(source: str, expression: bool = True) -> set[str]:
@@ -148,16 +202,19 @@ def compile_expression(source: str) -> Callable[..., Any]:
         >>> compile_expression("choices.label.index(key)")({"choices": {"label": ["A", "B"]}, "key": "B"})
         1
     """
-    compiled = ENVIRONMENT.compile_expression(source, undefined_to_none=False)
-
     reads_row = ROW_NAME in names_in(source)
+    compiled = ENVIRONMENT.compile_expression(source, undefined_to_none=False)
     parts = _plain_parts(source, expression=True) or []
     column = parts[0][1] if len(parts) == 1 and parts[0][0] else None  # fast path for the common case
 
     def evaluate(values: Any) -> Any:
         if column is not None and column in values:
             return values[column]
-        value = compiled({ROW_NAME: values, **values} if reads_row else values)
+        start_budget()
+        try:
+            value = compiled({ROW_NAME: values, **values} if reads_row else values)
+        except UNEXPECTED_ERRORS as error:
+            raise _failure(error) from error
         if isinstance(value, Undefined):
             value._fail_with_undefined_error()
         return str(value) if isinstance(value, _Method) else value
@@ -180,12 +237,16 @@ def compile_text(source: str) -> Callable[..., str]:
             if all(isinstance(text, str) for text in texts) and sum(map(len, texts)) <= MAX_TEXT_LENGTH:
                 return "".join(texts)
         max_length = max(MAX_TEXT_LENGTH, MAX_REPETITIONS * sum(len(v) for v in values.values() if isinstance(v, str)))
+        start_budget()
         pieces, size = [], 0
-        for piece in template.generate(**values):
-            size += len(piece)
-            if size > max_length:
-                raise SecurityError(f"a text of more than {max_length:,} characters")
-            pieces.append(piece)
+        try:
+            for piece in template.generate(**values):
+                size += len(piece)
+                if size > max_length:
+                    raise SecurityError(f"a text of more than {max_length:,} characters")
+                pieces.append(piece)
+        except UNEXPECTED_ERRORS as error:
+            raise _failure(error) from error
         return "".join(pieces)
 
     return render

@@ -121,7 +121,12 @@ def render(example: Example, template: Template, style: PromptStyle = PromptStyl
         texts = [(part, tidied(_compile_cached(part.text)(values), verbatim)) for part in template.input_parts]
         target = tidied(_compile_cached(template.target)(values), verbatim)
     except (TemplateError, ValueError, TypeError, LookupError, ArithmeticError) as error:
-        raise MetalmError(f"template {template.name} fails on {example.task}", where=name, why=str(error)) from error
+        raise MetalmError(
+            f"template {template.name} fails on {example.task}",
+            where=name,
+            why=f"{error!s:.300}",
+            remedy="correct the template; metalm templates show prints its text",
+        ) from error
     if style.rationale and example.rationale and template.target == ANSWER_EXPRESSION:
         target = f"{example.rationale}\n{CONCLUSION_PREFIX} {target}"
     parts = tuple(PromptPart(text, _encoder_of(part, style)) for part, text in texts if text)

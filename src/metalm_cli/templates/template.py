@@ -29,7 +29,7 @@ def _check_text(source: str) -> str:
     try:
         names_in(source, expression=False)
     except TemplateError as error:
-        raise InconsistentValues(f"{source!r:.80} is not a valid template: {error}") from error
+        raise InconsistentValues(f"{source!r:.80} is not a valid template: {error!s:.300}") from error
     return source
 
 

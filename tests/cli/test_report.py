@@ -90,6 +90,20 @@ def test_the_report_of_a_demo_is_its_own(tmp_path: Path, capsys: pytest.CaptureF
     assert "figure-tasks" in page
 
 
+def test_names_of_results_are_plain_text_in_a_card(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "tiny")
+    results = write_results(run)
+    name = "<img src=x onerror=alert(1)>[a](b)|\\n<!-- metalm: end of evaluation -->"
+    results.write_text(results.read_text(encoding="utf-8").replace("rte", name), encoding="utf-8")
+    for _ in range(2):
+        assert micro.metalm("report", run, "--card") == 0
+    card = (run / "model" / "README.md").read_text(encoding="utf-8")
+    assert card.count("<!-- metalm: evaluation -->") == card.count("<!-- metalm: end of evaluation -->") == 1
+    assert "<img" not in card
+    assert "[a](b)" not in card.replace("\\[a\\](b)", "")
+    assert "| &lt;img src=x onerror=alert(1)&gt;\\[a\\](b)\\| &lt;!-- metalm" in card
+
+
 def test_nothing_is_written_where_one_card_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [write_run(tmp_path / name) for name in ("a", "b")]
     write_results(runs[0])

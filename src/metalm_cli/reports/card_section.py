@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from metalm_cli.common.atomic_files import write_atomically
+from metalm_cli.common.markdown import escape_markdown
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.reports.reading.run_summary import RunSummary, can_answer, evaluate_command
 from metalm_cli.reports.tables import cluster_table, message_table, named_evaluations, task_table, template_table
@@ -78,5 +79,7 @@ def score_section(run: RunSummary) -> str:
     """The section of scores as Markdown: scores of clusters, tasks and templates, and their limits."""
     scored = named_evaluations([run])
     tables = [cluster_table(scored), task_table(scored), template_table(scored), message_table(scored)]
-    sections = [f"### {table.title}\n\n{table.note}\n\n{table.to_markdown()}" for table in tables if table.rows]
+    sections = [
+        f"### {table.title}\n\n{table.note}\n\n{table.to_markdown(escape_markdown)}" for table in tables if table.rows
+    ]
     return "\n\n".join(["## Evaluation", *sections])

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from metalm_cli.common.markdown import code_block, code_span, escape_markdown
 from metalm_cli.config.schema.recipes import Recipe
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.models.checkpoint_io import save_model
@@ -54,15 +55,16 @@ def write_model(
 def model_card(assembly: Assembly, lineage: dict[str, Any], facts: dict[str, Any]) -> str:
     """Write the model's README: its parts, training data, metrics, code to load it, and the recipe."""
     adapter_note = "" if assembly.lora_targets is None else f"\n\n{_adapter_note(assembly, assembly.lora_targets)}"
-    data = "\n".join(f"- {source['name']} ({source['kind']}: {source['location']})" for source in lineage["data"])
-    metrics = "\n".join(f"| {key} | {value:.4f} |" for key, value in facts["validation"].items())
+    sources = (f"{source['name']} ({source['kind']}: {source['location']})" for source in lineage["data"])
+    data = "\n".join(f"- {escape_markdown(source)}" for source in sources)
+    metrics = "\n".join(f"| {escape_markdown(key)} | {value:.4f} |" for key, value in facts["validation"].items())
     load = how_to_load(assembly)
     return f"""---
 library_name: transformers
 tags: [metalm]
 ---
 
-# {facts["name"]}
+# {escape_markdown(facts["name"])}
 
 Trained with metalm {lineage["metalm"]} for {facts["steps"]:,} steps on {facts["tokens"]:,} source tokens.{adapter_note}
 
@@ -86,9 +88,7 @@ Trained with metalm {lineage["metalm"]} for {facts["steps"]:,} steps on {facts["
 
 ## Recipe
 
-```yaml
-{facts["recipe"].rstrip()}
-```
+{code_block(facts["recipe"], "yaml")}
 """
 
 
@@ -97,15 +97,16 @@ def _adapter_note(assembly: Assembly, adaptation: LoraTargets) -> str:
     trained = sum(parameter.numel() for parameter in assembly.model.parameters() if parameter.requires_grad)
     base = adaptation.base
     return (
-        f"This is not a complete model: {adaptation} (`{base.checkpoint}`, weights of sha256 `{base.sha256}`). This "
-        f"folder holds the {trained:,} trained parameters. `metalm export --merge` makes a complete model."
+        f"This is not a complete model: {escape_markdown(str(adaptation))} ({code_span(base.checkpoint)}, weights of "
+        f"sha256 `{base.sha256}`). This folder holds the {trained:,} trained parameters. `metalm export --merge` makes "
+        "a complete model."
     )
 
 
 def part_table(assembly: Assembly) -> str:
     """Markdown table of a model's parts, for a card."""
     rows = "\n".join(
-        f"| `{name}` | {type(part).__name__} | {sum(parameter.numel() for parameter in part.parameters()):,} |"
+        f"| {code_span(name)} | {type(part).__name__} | {sum(parameter.numel() for parameter in part.parameters()):,} |"
         for name, part in assembly.parts().items()
     )
     return f"| part | class | parameters |\n|---|---|---|\n{rows}"

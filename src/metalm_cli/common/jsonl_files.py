@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import stat
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,8 +18,10 @@ JSONL_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 
 
 CHUNK_BYTES = 1 << 22
-
-
+COMPRESSED_BYTES = 1 << 13
+"""Bytes of a zstd file that are decompressed at once: they can become 30,000 times as many."""
+MAX_LINE_BYTES = 1 << 28
+"""Maximum bytes of a line."""
 MAX_BLANK_LINE_BYTES = 8
 
 
@@ -26,9 +29,12 @@ def read_chunks(path: Path) -> Iterator[bytes]:
     """Yield the decompressed bytes of a file in chunks.
 
     Raises:
-        MetalmError: The file cannot be read, or is damaged or truncated.
+        MetalmError: The file cannot be read, is not a regular file, or is damaged or truncated.
     """
     try:
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # reading a pipe or a device may never end
+            raise OSError("it is not a regular file")
         if path.name.endswith(".zst"):
             yield from _zstd_chunks(path)
             return
@@ -59,30 +65,56 @@ def _zstd_chunks(path: Path) -> Iterator[bytes]:
     """Decompress frame by frame: the library's own reader takes a truncated frame for the end of the file."""
     decompressor, inside_frame = zstandard.ZstdDecompressor().decompressobj(), False
     with open(path, "rb") as file:
-        while data := file.read(CHUNK_BYTES // 4):
+        pieces, size = [], 0
+        while data := file.read(COMPRESSED_BYTES):
             while data:
                 inside_frame = True
-                yield decompressor.decompress(data)
+                pieces.append(decompressor.decompress(data))
+                size += len(pieces[-1])
                 data = b""
                 if decompressor.eof:
                     data = decompressor.unused_data
                     decompressor, inside_frame = zstandard.ZstdDecompressor().decompressobj(), False
+            if size >= CHUNK_BYTES:
+                yield b"".join(pieces)
+                pieces, size = [], 0
+        yield b"".join(pieces)
     if inside_frame:
         raise EOFError("the file ends inside a zstd frame")
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield (line number from 1, line) of every line that is not blank."""
-    remainder, number = b"", 0
+    """Yield (line number from 1, line) of every line that is not blank.
+
+    Raises:
+        MetalmError: As :func:`read_chunks`; or a line is longer than 256 MiB.
+    """
+    unfinished: list[bytes] = []
+    number = 0
     for chunk in read_chunks(path):
-        complete_lines = (remainder + chunk).split(b"\n")
-        remainder = complete_lines.pop()
+        if b"\n" not in chunk:
+            unfinished.append(chunk)
+            if sum(map(len, unfinished)) > MAX_LINE_BYTES:
+                raise _too_long_line(path, number + 1)
+            continue
+        complete_lines = b"".join([*unfinished, chunk]).split(b"\n")
+        unfinished = [complete_lines.pop()]
         for line in complete_lines:
             number += 1
             if len(line) > MAX_BLANK_LINE_BYTES or line.strip():
                 yield number, line
+    remainder = b"".join(unfinished)
     if remainder.strip():
         yield number + 1, remainder
+
+
+def _too_long_line(path: Path, number: int) -> MetalmError:
+    return MetalmError(
+        "a line is too long",
+        where=f"{path}:{number}",
+        why=f"more than {MAX_LINE_BYTES:,} bytes",
+        remedy="write one JSON value per line",
+    )
 
 
 class SpelledNumber(float):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -26,12 +27,18 @@ def read_node(path: Path, kind: str) -> YamlNode:
         MetalmError: The file cannot be read, is too large, or is not a YAML mapping.
     """
     try:
-        data = path.read_bytes()
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # reading a pipe or a device may never end
+            raise MetalmError(f"cannot read the {kind}", where=display(path), why="it is not a regular file")
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise MetalmError(f"cannot read the {kind}", where=display(path), why=error.strerror or str(error)) from error
     if len(data) > MAX_BYTES:
         raise MetalmError(
-            f"the {kind} is too large", where=display(path), why=f"{len(data):,} bytes, the limit is {MAX_BYTES:,}"
+            f"the {kind} is too large",
+            where=display(path),
+            why=f"{path.stat().st_size:,} bytes, the limit is {MAX_BYTES:,}",
         )
     try:
         text = data.decode("utf-8")

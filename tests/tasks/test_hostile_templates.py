@@ -107,6 +107,7 @@ REFUSED = {
     "strip": "{{ t.strip(t) }}",
     "trim": "{{ t | trim(t) }}",
     "tags": "{{ ('<' ~ t) | replace('x', '<!---->') | striptags }}",
+    "sorted characters": "{{ t | sort | unique | sort | groupby(0) | length }}",
     "upper again and again": "{{ (t" + " | upper | lower" * 400 + ") | length }}",
     "doubling": "{% set a = t %}" + "{% set a = a ~ a %}" * 40 + "{{ a | length }}",
     "doubling by +": "{% set a = t %}" + "{% set a = a + a %}" * 40 + "{{ a | length }}",

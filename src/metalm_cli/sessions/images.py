@@ -61,8 +61,9 @@ def read_image(source: Any) -> Any:
     try:
         with warnings.catch_warnings(), contextlib.ExitStack() as stack:
             warnings.simplefilter("ignore")  # Pillow warns of large images, damaged metadata and odd palettes
-            is_open = isinstance(source, Image.Image)
-            return _to_rgb(source if is_open else stack.enter_context(_open_file(source)))
+            if isinstance(source, Image.Image):
+                return _to_rgb(source)
+            return _to_rgb(stack.enter_context(_open_file(source)))
     except _UnsuitableImageError as error:
         why, remedy = str(error), error.remedy
     except OSError as error:

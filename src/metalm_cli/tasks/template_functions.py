@@ -28,6 +28,11 @@ UNCHANGED_FILTERS = """
     rejectattr reverse select selectattr sort string truncate unique upper
 """
 """Jinja's filters whose cost is proportional to their arguments and result."""
+FILTERS_OF_ITEMS = """
+    batch dictsort groupby join list map max min reject rejectattr select selectattr slice sort sum unique
+"""
+"""Filters that handle each item, or each character of a text, on its own."""
+STEPS_PER_ITEM = 3
 TEXT_METHODS = """
     capitalize casefold count endswith find index isalnum isalpha isascii isdecimal isdigit isidentifier islower
     isnumeric isprintable isspace istitle isupper join lower lstrip partition removeprefix removesuffix replace rfind
@@ -188,7 +193,7 @@ def _escape(value: Any) -> str:
 
 
 FILTERS: dict[str, Callable[..., Any]] = {
-    name: metered(function)
+    name: metered(function, STEPS_PER_ITEM if name in FILTERS_OF_ITEMS.split() else 0)
     for name, function in {
         **{name: jinja_filters.FILTERS[name] for name in UNCHANGED_FILTERS.split()},
         "batch": _batch,
@@ -209,5 +214,6 @@ FILTERS: dict[str, Callable[..., Any]] = {
     }.items()
 }
 """The filters of templates and expressions."""
-TESTS: dict[str, Callable[..., Any]] = {name: metered(function) for name, function in jinja_tests.TESTS.items()}
+_JINJA_TESTS: dict[str, Callable[..., Any]] = dict(jinja_tests.TESTS)
+TESTS: dict[str, Callable[..., Any]] = {name: metered(function) for name, function in _JINJA_TESTS.items()}
 """The tests of templates and expressions."""

@@ -94,13 +94,21 @@ def measured(value: Any) -> Any:
     return value
 
 
-def metered(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a filter or test: it is charged for its arguments and its result."""
+def metered(function: Callable[..., Any], steps_per_item: int = 0) -> Callable[..., Any]:
+    """Wrap a filter or test: it is charged for its arguments and its result.
+
+    Args:
+        function: The filter or test.
+        steps_per_item: Further charge for each item of its value; a text has as many items as characters.
+    """
     first = 1 if hasattr(function, "jinja_pass_arg") else 0
 
     @wraps(function)
     def call(*arguments: Any, **options: Any) -> Any:
         charge_values(*arguments[first:], *options.values())
+        value = arguments[first] if steps_per_item else None
+        if isinstance(value, Collection) and not isinstance(value, Undefined):
+            charge(steps_per_item * len(value))
         return measured(function(*arguments, **options))
 
     return call

@@ -6,10 +6,12 @@ import gzip
 import json
 import os
 import resource
+import shutil
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -233,13 +235,59 @@ def test_a_decoder_as_encoder(fails: Fails, parts: dict[str, Path]) -> None:
 
 
 def test_a_checkpoint_of_cut_weights(fails: Fails, parts: dict[str, Path], tmp_path: Path) -> None:
-    import shutil
-
     broken = tmp_path / "broken"
     shutil.copytree(parts["decoder"], broken)
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     assert str(broken) in fails(decoder(broken))
+
+
+def copy_with(folder: Path, target: Path, **changes: Any) -> Path:
+    """Copy a checkpoint folder and change fields of its config."""
+    shutil.copytree(folder, target)
+    config = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps(config | changes))
+    return target
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"n_head": 0},
+        {"n_layer": 1_000_000},
+        {"metalm": 5},
+        {"quantization_config": {"quant_method": "gptq"}},
+        {"torch_dtype": "evil", "dtype": "evil"},
+    ],
+    ids=json.dumps,
+)
+def test_a_checkpoint_with_a_wrong_config(
+    fails: Fails, parts: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any]
+) -> None:
+    broken = copy_with(parts["decoder"], tmp_path / "broken", **changes)
+    assert str(broken) in fails(decoder(broken))
+    assert micro.metalm("generate", broken, "Once upon", "--offline") == 2
+    message = capsys.readouterr().err
+    check_message(message)
+    assert str(broken) in message
+
+
+def test_a_checkpoint_whose_weights_are_not_finite(
+    parts: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    broken = copy_with(parts["decoder"], tmp_path / "broken")
+    tensors = load_file(broken / "model.safetensors")
+    name = next(key for key in tensors if "c_attn.weight" in key)
+    tensors[name][0, 0] = torch.nan
+    save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
+    assert micro.metalm("generate", broken, "Once upon", "--offline") == 2
+    message = capsys.readouterr().err
+    check_message(message)
+    assert name in message
+    assert "not finite" in message
 
 
 def test_rows_longer_than_the_decoders_positions(fails: Fails) -> None:

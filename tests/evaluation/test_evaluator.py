@@ -74,8 +74,6 @@ def test_constraints_of_a_generation_config_do_not_apply(task_folder) -> None:
     config.repetition_penalty = 50.0
     try:
         (result,) = task_folder.results(language_model, "balls", limit=3)
-        sample = result.template_results[0].samples[0]
-        assert language_model.generate([Session([Docked("text", sample.input)])], 32)[0].strip() != sample.prediction
     finally:
         config.repetition_penalty = before
     assert result.template_results[0].samples == expected.template_results[0].samples

@@ -37,7 +37,7 @@ def good_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     plain.model.decoder.save_pretrained(root / "plain")
     plain.tokenizer.save_pretrained(root / "plain")
     docked = tiny_language_model("gpt2", "text")
-    docked.model.config.docking["text"]["max_length"] = 60
+    docked.model.config.docking = {"text": {**docked.model.config.docking["text"], "max_length": 60}}
     save_model(root / "docked", docked.model, docked.decoder_tokenizer, docked.processors)
     tokenizer_of("wordpiece").save_pretrained(root / "encoder")
     make_encoder("bert", vocab_size=len(tokenizer_of("wordpiece"))).save_pretrained(root / "encoder")
@@ -256,6 +256,27 @@ def test_a_config_cannot_choose_attention_code(
         assert part.config._attn_implementation in ("sdpa", "eager")
 
 
+def test_a_folder_is_loaded_without_connections(folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a config asks for, transformers finds it in the folder or not at all."""
+    from huggingface_hub import is_offline_mode
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    states = []
+    for auto in (AutoConfig, AutoModelForCausalLM):
+
+        def load(*args: Any, original: Any = auto.from_pretrained, **options: Any) -> Any:
+            states.append(is_offline_mode())
+            return original(*args, **options)
+
+        monkeypatch.setattr(auto, "from_pretrained", load)
+    path = folder("plain")
+    metalm.load(path)
+    PartLoader(lambda count: iter(())).decoder(DecoderConfig(checkpoint=str(path)))
+    assert len(states) >= 4
+    assert all(states)
+    assert not is_offline_mode()
+
+
 def test_hub_kernels_are_off() -> None:
     """Families with state-space layers fetch kernels from the hub by themselves where ``kernels`` is installed."""
     assert os.environ["USE_HUB_KERNELS"] == "NO"
@@ -363,6 +384,24 @@ def test_other_tokens_beyond_the_embeddings_are_refused(folder: Callable[[str], 
     tokenizer.add_tokens(["reachable"])
     tokenizer.save_pretrained(path)
     refused(lambda: metalm.load(path), "'reachable'", "embeddings")
+
+
+@pytest.mark.parametrize("kind", ["eos_token", "bos_token", "unk_token"])
+def test_a_control_token_that_is_used_beyond_the_embeddings(folder: Callable[[str], Path], kind: str) -> None:
+    path = folder("plain")
+    tokenizer = metalm.load(path).tokenizer
+    tokenizer.add_special_tokens({kind: "<beyond>"})
+    tokenizer.save_pretrained(path)
+    refused(lambda: metalm.load(path), "'<beyond>'", "embeddings")
+
+
+def test_a_control_token_that_is_never_read_may_lack_an_embedding(folder: Callable[[str], Path]) -> None:
+    path = folder("plain")
+    tokenizer = metalm.load(path).tokenizer
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    tokenizer.save_pretrained(path)
+    loaded = metalm.load(path)
+    loaded.log_likelihood([metalm.Session([metalm.Causal("An <image>"), metalm.Causal(" of it", trained=True)])])
 
 
 def test_an_encoders_pad_token_beyond_the_embeddings(good_folders: dict[str, Path]) -> None:

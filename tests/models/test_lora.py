@@ -442,6 +442,8 @@ def damage(kind: str, adapter_folder: Path) -> None:
         save_file(tensors, weights)
     elif kind == "field":
         config.write_text(json.dumps({**json.loads(config.read_text()), "megatron_core": "some.module"}))
+    elif kind == "rank":
+        config.write_text(json.dumps({**json.loads(config.read_text()), "r": 10**9}))
     elif kind == "connector":
         save_file({"text.layers.9.weight": torch.zeros(1)}, adapter_folder / "connectors.safetensors")
 
@@ -457,6 +459,7 @@ def damage(kind: str, adapter_folder: Path) -> None:
         ("cut", ""),
         ("less", "do not fit the base"),
         ("field", "sets megatron_core"),
+        ("rank", "sets rank 1000000000"),
         ("connector", "Missing key"),
     ],
 )
@@ -465,6 +468,17 @@ def test_a_damaged_adapter(adapter_folder: Path, kind: str, cause: str) -> None:
     error = loading_error("an adapter cannot be loaded", adapter_folder)
     assert cause in f"{error.why}" or kind == "connector"
     assert error.where == str(adapter_folder)
+
+
+@pytest.mark.parametrize("name", ["decoder/adapter_model.safetensors", "connectors.safetensors"])
+def test_an_adapter_whose_weights_are_not_finite(adapter_folder: Path, name: str) -> None:
+    tensors = load_file(adapter_folder / name)
+    key = next(iter(tensors))
+    tensors[key].view(-1)[0] = torch.nan
+    save_file(tensors, adapter_folder / name)
+    error = loading_error("weights are not finite", adapter_folder)
+    assert key in error.why
+    assert error.where == str(adapter_folder / name)
 
 
 def test_the_description_of_an_adapter_is_read(adapter_folder: Path, base: Any) -> None:

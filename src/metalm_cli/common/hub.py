@@ -132,8 +132,8 @@ def _is_refusal(cause: BaseException) -> bool:
     status = _status_of(cause)
     if status is None or status >= 500 or status in (408, 429):
         return False
-    content_type = cause.response.headers.get("content-type", "")
-    return "html" not in content_type
+    response: Any = getattr(cause, "response", None)
+    return "html" not in response.headers.get("content-type", "")
 
 
 def _snapshot(name: str, revision: str | None, offline: bool, weights: bool, code: bool = False) -> Path:

@@ -68,7 +68,7 @@ class _RequestLimits:
             return
         client_module = sys.modules[type(response).__module__.partition(".")[0]]
 
-        class LimitedStream(client_module.SyncByteStream):  # type: ignore[misc, name-defined]
+        class LimitedStream(client_module.SyncByteStream):  # type: ignore[name-defined]
             """Content of a response, which fails if it arrives too slowly."""
 
             def __init__(self, limits: _RequestLimits, stream: Any) -> None:

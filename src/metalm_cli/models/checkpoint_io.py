@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from metalm_cli.common.hub import model_folder
+from metalm_cli.common.hub import model_folder, no_connections
 from metalm_cli.common.paths import expand_user
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.checkpoint_checks.config_files import load_config
@@ -117,7 +117,7 @@ def find_adapter_base(
 
 def _load_folder(folder: Path, remote_code: bool) -> LoadedModel:
     """Load a model folder."""
-    with model_errors(folder):
+    with model_errors(folder), no_connections(not remote_code):
         return _load_folder_unchecked(folder, remote_code)
 
 
@@ -171,7 +171,8 @@ def _load_folder_unchecked(folder: Path, remote_code: bool) -> LoadedModel:
             where=str(folder),
             remedy="dock it as an encoder: model.encoders.text.checkpoint in a recipe",
         )
-    embedding_rows = model.get_input_embeddings().num_embeddings
+    embeddings: Any = model.get_input_embeddings()
+    embedding_rows = embeddings.num_embeddings
     decoder_tokenizer = DecoderTokenizer(tokenizer, rules, embedding_rows=embedding_rows, end_ids=end_ids)
     return model.eval(), decoder_tokenizer, processors
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metalm_cli.common.hub import no_connections
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.checkpoint_checks.loading_errors import first_line, loading_errors
 from metalm_cli.sessions import ImageProcessor, Processor, TextProcessor
@@ -189,7 +190,8 @@ def load_tokenizer(source: str | Path, remote_code: bool = False) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=remote_code)
+        with no_connections(not remote_code):
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=remote_code)
     except Exception as error:  # the tokenizers library raises plain exceptions for broken files
         raise _tokenizer_error(source, first_line(error)) from error
     if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) < 2:

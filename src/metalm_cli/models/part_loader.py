@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from metalm_cli.common.hub import model_folder
+from metalm_cli.common.hub import model_folder, no_connections
 from metalm_cli.config.schema.model import DecoderConfig, EncoderConfig, NewTokenizer
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.checkpoint_checks.config_files import load_config, reset_implementations
@@ -156,7 +156,7 @@ class PartLoader:
     def _checkpoint_config(self, folder: Path, where: str) -> Any:
         remedy = "use a folder with config.json and safetensors weights"
         what = "a checkpoint folder holds no model that transformers knows"
-        with loading_errors(what, f"{where}.checkpoint: {folder}", remedy):
+        with loading_errors(what, f"{where}.checkpoint: {folder}", remedy), no_connections(not self.remote_code):
             return load_config(folder, self.remote_code)
 
     def build(
@@ -181,7 +181,8 @@ class PartLoader:
             with _config_errors(where):
                 return auto.from_config(config, dtype=torch.float32, **trust, **extra)
         remedy = "check that it is complete and holds safetensors weights of this kind of model"
-        with loading_errors("a checkpoint cannot be loaded", f"{where}.checkpoint: {folder}", remedy):
+        errors = loading_errors("a checkpoint cannot be loaded", f"{where}.checkpoint: {folder}", remedy)
+        with errors, no_connections(not self.remote_code):
             model, info = auto.from_pretrained(
                 folder,
                 config=config,

@@ -225,9 +225,12 @@ def attach(model: Any, saved: SavedAdapter) -> None:
             if name not in parts:
                 raise ValueError(f"the base has no {name}")
             fields = json.loads((part_folder / PEFT_CONFIG).read_text(encoding="utf-8"))
-            inject(parts[name], _read_config(fields))
+            config = _read_config(fields)
             tensors = load_file(part_folder / PEFT_WEIGHTS)
             check_finite(tensors.items(), str(part_folder / PEFT_WEIGHTS))
+            if not any(config.r in tensor.shape for tensor in tensors.values()):
+                raise ValueError(f"{PEFT_CONFIG} sets rank {config.r}, which no tensor of {PEFT_WEIGHTS} has")
+            inject(parts[name], config)
             _set_adapter_tensors(
                 parts[name], {key.removeprefix(PEFT_PREFIX): tensor for key, tensor in tensors.items()}
             )

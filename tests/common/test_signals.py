@@ -11,10 +11,10 @@ import threading
 
 import pytest
 
-from metalm_cli.common.signals import StopSignals
+from metalm_cli.common.signals import STOP_SIGNALS, StopSignals
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", STOP_SIGNALS)
 def test_the_first_signal_sets_a_flag_and_handlers_come_back(name: str) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with StopSignals() as stop:
@@ -42,6 +42,33 @@ def test_a_second_interrupt_aborts_at_once(first: str) -> None:
         work()
     assert reached == ["after the first"]
     assert signal.getsignal(signal.SIGINT) == before
+
+
+@pytest.mark.parametrize("name", STOP_SIGNALS)
+def test_at_once_the_first_signal_interrupts_except_where_it_is_deferred(name: str) -> None:
+    number = getattr(signal, name)
+    with StopSignals(at_once=True) as stop:
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+        assert stop.pending == name
+        os.kill(os.getpid(), signal.SIGTERM)  # schedulers repeat signals
+    with StopSignals(at_once=True) as stop:
+        with stop.deferred():
+            os.kill(os.getpid(), number)
+        assert (stop.pending, stop.raised) == (name, False)
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGTERM"])
+def test_a_signal_that_the_process_ignores_stays_ignored(name: str) -> None:
+    number = getattr(signal, name)
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with StopSignals() as stop:
+            os.kill(os.getpid(), number)
+        assert stop.pending is None
+        assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
 
 
 def test_outside_the_main_thread_it_does_nothing() -> None:
@@ -75,7 +102,7 @@ LOADER = """
 """
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
 def test_a_signal_to_the_whole_group_spares_the_workers(name: str) -> None:
     command = [sys.executable, "-c", textwrap.dedent(LOADER), name, "ignore"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, start_new_session=True)

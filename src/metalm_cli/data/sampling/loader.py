@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from metalm_cli.common.signals import STOP_SIGNALS
 from metalm_cli.data.sampling.row_slots import SlotState
 from metalm_cli.errors import MetalmError
 from metalm_cli.sessions import Row
@@ -146,12 +147,13 @@ def _worker_loader(dataset: StepRowDataset, workers: int, start_method: str | No
 
 
 def worker_init(_worker: int) -> None:
-    """Make a worker ignore SIGINT and SIGTERM, and limit it to one thread.
+    """Make a worker ignore the signals that stop a run, and limit it to one thread.
 
     A terminal or a scheduler signals the whole process group, and only the training process handles the signal.
     Workers exit when their queue closes or their parent is gone.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for name in STOP_SIGNALS:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)

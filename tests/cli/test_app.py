@@ -135,6 +135,25 @@ def test_a_bug_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     assert "Traceback" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("error", "lines"),
+    [
+        (PermissionError(13, "Permission denied", "/locked/file"), ["where: /locked/file", "why: Permission denied"]),
+        (OSError(28, "No space left on device"), ["why: No space left on device"]),
+        (MemoryError(), ["memory ran out"]),
+    ],
+)
+def test_a_fault_of_the_system_is_not_a_bug(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException, lines: list[str]
+) -> None:
+    failing(monkeypatch, error)
+    assert tree.run(["recipe", "list"]) == 1
+    message = capsys.readouterr().err
+    assert "bug" not in message
+    assert "remedy: " in message
+    assert all(line in message for line in lines)
+
+
 def test_errors_keep_their_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     failing(monkeypatch, MetalmError("disk [full]", where="runs/x", why="a", remedy="b", exit_code=Exit.FAILED))
     assert tree.run(["recipe", "list"]) == 1

@@ -139,7 +139,8 @@ def run(arguments: Sequence[str], on_error: Callable[[MetalmError], None] | None
         typer.main.get_command(app)(args=arguments, prog_name="metalm")
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except MetalmError as error:
+    except (MetalmError, OSError, MemoryError) as raised:
+        error = raised if isinstance(raised, MetalmError) else _environment_error(raised)
         if debug:
             _traceback()
         if on_error is not None:
@@ -148,24 +149,36 @@ def run(arguments: Sequence[str], on_error: Callable[[MetalmError], None] | None
         return int(error.exit_code)
     except KeyboardInterrupt:
         return 130
-    except Exception as error:
+    except Exception as bug:
         if debug:
             _traceback()
-        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-            console.show_error(_long_name_error(error))
-            return int(Exit.USAGE)
-        console.show_bug(error)
+        console.show_bug(bug)
         return int(Exit.FAILED)
     return int(Exit.DONE)
 
 
-def _long_name_error(error: OSError) -> MetalmError:
-    """Return the error of a path, named anywhere in the input, that no file can have."""
-    name = str(error.filename)
+def _environment_error(error: OSError | MemoryError) -> MetalmError:
+    """Error for a fault of the system that the code at its place does not explain: a file, a disk, memory."""
+    if isinstance(error, MemoryError):
+        return MetalmError(
+            "memory ran out",
+            why=str(error),
+            remedy="free some memory, or use smaller inputs",
+            exit_code=Exit.FAILED,
+        )
+    file = error.filename.decode(errors="replace") if isinstance(error.filename, bytes) else error.filename
+    if error.errno == errno.ENAMETOOLONG:
+        return MetalmError(
+            "a path is longer than the file system allows",
+            where=f"{str(file)[:60]}... ({len(str(file)):,} characters)",
+            remedy="correct the path, or the value that was read as a path",
+        )
     return MetalmError(
-        "a path is longer than the file system allows",
-        where=f"{name[:60]}... ({len(name):,} characters)",
-        remedy="correct the path, or the value that was read as a path",
+        "the system refused an operation",
+        where="" if file is None else str(file),
+        why=error.strerror or str(error) or type(error).__name__,
+        remedy="check that the path exists, is of the right kind and permitted, and that the disk has space",
+        exit_code=Exit.FAILED,
     )
 
 

@@ -7,10 +7,12 @@ import functools
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
     from metalm_cli.errors import MetalmError
 
@@ -83,7 +85,7 @@ def show_error(error: MetalmError) -> None:
         if text:
             message.append(f"\n  {label}: ", style="cyan")
             message.append(escape_markup(text), style="not bold default")
-    stderr().print(message, soft_wrap=True)
+    _print_last(message)
 
 
 def show_bug(error: BaseException) -> None:
@@ -94,7 +96,13 @@ def show_bug(error: BaseException) -> None:
     message = Text("error: ", style="bold red")
     message.append(f"this is a bug in metalm: {type(error).__name__}: {detail}", style="not bold default")
     message.append(" (run again with --debug for the traceback)", style="not bold dim")
-    stderr().print(message, soft_wrap=True)
+    _print_last(message)
+
+
+def _print_last(message: Text) -> None:
+    """Print the message that ends a command; a closed terminal or a full disk does not change its exit code."""
+    with suppress(OSError):
+        stderr().print(message, soft_wrap=True)
 
 
 def escape_markup(text: str) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +257,27 @@ def test_a_restarted_evaluation_uses_cached_answers(desk, capsys) -> None:
     assert "kept" not in capsys.readouterr().err
     cached, fresh = (json.loads((desk / "one" / name).read_text())["tasks"] for name in ("a.json", "c.json"))
     assert cached["odd"]["settings"][0]["score"] == fresh["odd"]["settings"][0]["score"]
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
+def test_a_stopped_evaluation_continues(desk, monkeypatch, capsys, name) -> None:
+    from metalm_cli.evaluation.answer_cache import AnswerCache
+
+    put = AnswerCache.put
+    saved: list[Any] = []
+
+    def stopping(self: Any, answers: Any) -> None:
+        put(self, answers)
+        saved.append(answers)
+        if len(saved) == 1:
+            os.kill(os.getpid(), getattr(signal, name))
+
+    monkeypatch.setattr(AnswerCache, "put", stopping)
+    arguments = ["eval", "--task", "odd", *OWN, "--limit", 4, "--out", "one/a.json"]
+    assert metalm(*arguments) == 75
+    assert f"stopped by {name}; the same command continues with the saved answers" in capsys.readouterr().err
+    assert metalm(*arguments) == 0
+    assert " cached" in capsys.readouterr().err
 
 
 def test_contamination_is_printed(desk, capsys) -> None:

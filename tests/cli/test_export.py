@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -198,6 +200,23 @@ def test_a_failed_export_leaves_nothing(
     monkeypatch.setattr("metalm_cli.training.export.fsync_tree", full)
     assert micro.metalm("export", runs / "docked", "--out", tmp_path / "out") == 1
     assert "no space left" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_stopped_export_leaves_nothing(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    from metalm_cli.training import export
+
+    copy_model = export.copy_model
+
+    def stopped(source: Path, target: Path) -> None:
+        copy_model(source, target)
+        os.kill(os.getpid(), getattr(signal, name))
+
+    monkeypatch.setattr(export, "copy_model", stopped)
+    assert micro.metalm("export", runs / "docked", "--out", tmp_path / "out") == 130
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -222,7 +223,7 @@ def test_lines_with_errors_are_counted(desk, capsys) -> None:
     assert "error" in read_answers(desk / "out.jsonl")[1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_stopped_command_continues(number, source, desk) -> None:
     def slow() -> None:
         from metalm_cli.inference.append_only_jsonl import OutputFile
@@ -259,3 +260,38 @@ def test_a_stopped_command_continues(number, source, desk) -> None:
     assert metalm(*arguments[:-4], "--out", desk / "whole.jsonl", *SHORT) == 0
     assert read_answers(desk / "out.jsonl") == read_answers(desk / "whole.jsonl")
     assert len(read_answers(desk / "out.jsonl")) == 60
+
+
+def test_a_stop_while_the_model_is_loaded_continues_too(source, desk, monkeypatch, capsys) -> None:
+    def stopped(*arguments: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(command, "_load", stopped)
+    assert metalm("generate", "runs/mine", "--input", source, "--out", "out.jsonl", *SHORT) == 75
+    assert "stopped by SIGTERM: no line was answered by this command; the same command" in capsys.readouterr().err
+
+
+def test_a_disk_that_fills_up_after_the_header_fails_and_continues(source, desk, monkeypatch, capsys) -> None:
+    from metalm_cli.inference.append_only_jsonl import OutputFile
+
+    write = OutputFile._write
+
+    def full(self: Any, data: bytes) -> None:
+        if b'"format"' not in data:
+            raise self._write_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        write(self, data)
+
+    arguments = ["generate", "runs/mine", "--input", source, "--out", "out.jsonl", *SHORT]
+    monkeypatch.setattr(OutputFile, "_write", full)
+    assert metalm(*arguments) == 1
+    assert "no space left: the output file cannot be written" in capsys.readouterr().err
+    monkeypatch.setattr(OutputFile, "_write", write)
+    assert metalm(*arguments) == 0
+
+
+@pytest.mark.parametrize("out", ["fifo", "/dev/full", "/dev/null"])
+def test_an_output_that_is_not_a_file(source, desk, out, capsys) -> None:
+    if out == "fifo":
+        os.mkfifo(out)
+    assert metalm("generate", "runs/mine", "--input", source, "--out", out, *SHORT) == 2
+    assert "it is not a regular file" in capsys.readouterr().err

@@ -39,14 +39,24 @@ class OutputFile:
         self.path = path
         self.done: set[int] = set()
         self.errors = 0
+        if path.exists() and not path.is_file():
+            raise MetalmError(
+                "the output file cannot be written",
+                where=str(path),
+                why="it is not a regular file, from which an interrupted command could continue",
+                remedy="name a file with --out",
+            )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # Unbuffered, so that close() does not retry a write that failed.
             self._file = open(path, "a+b", buffering=0)  # noqa: SIM115
         except OSError as error:
-            raise self._write_error(error) from error
+            raise self._write_error(error, Exit.USAGE) from error
         try:
             self._resume(header, line_numbers)
+        except OSError as error:
+            self._file.close()
+            raise self._write_error(error) from error
         except BaseException:
             self._file.close()
             raise
@@ -92,7 +102,7 @@ class OutputFile:
     def _resume(self, header: Mapping[str, Any], line_numbers: Set[int]) -> None:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise MetalmError(
                 "another process is writing to this file",
                 where=str(self.path),
@@ -116,7 +126,7 @@ class OutputFile:
         """Raise an error unless the file holds answers of the same model, settings and input."""
         try:
             existing = json.loads(header_line)
-        except ValueError:
+        except (ValueError, RecursionError):
             existing = None
         if not header_line.startswith(HEADER_START) or not isinstance(existing, dict):
             raise MetalmError(
@@ -140,7 +150,7 @@ class OutputFile:
             record = json.loads(record_line)
             line = record["line"]
             valid = line in line_numbers and ("text" in record or "error" in record)
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             valid = False
         if not valid:
             raise MetalmError(
@@ -152,9 +162,8 @@ class OutputFile:
         self.done.add(line)
         self.errors += "error" in record
 
-    def _write_error(self, error: OSError) -> MetalmError:
+    def _write_error(self, error: OSError, exit_code: Exit = Exit.FAILED) -> MetalmError:
         remedy = "choose another --out, or free disk space and run the same command to continue"
-        exit_code = Exit.FAILED if self.done else Exit.USAGE
         return write_error(error, "the output file cannot be written", self.path, exit_code, remedy)
 
 

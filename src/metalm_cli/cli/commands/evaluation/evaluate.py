@@ -13,7 +13,8 @@ from metalm_cli.cli import console
 from metalm_cli.cli.options import evaluate as options
 from metalm_cli.cli.options.groups import expand_groups
 from metalm_cli.cli.options.shared import Offline
-from metalm_cli.errors import MetalmError
+from metalm_cli.common.signals import StopSignals
+from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.evaluation.results.result_paths import result_paths
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def evaluate(
     Means over clusters include the paper's core tasks.
     Answers are cached, so that an interrupted evaluation continues where it stopped.
     """
-    from metalm_cli.cli.commands.evaluation.evaluate_run import EvaluationRun
+    from metalm_cli.cli.commands.evaluation.evaluate_run import EvaluationRun, print_note
     from metalm_cli.cli.silence_libraries import silence_libraries
     from metalm_cli.tasks import Cards
 
@@ -53,20 +54,26 @@ def evaluate(
     selected = select_cards(registry, tasks.task_names, tasks.cluster_names, tasks.all_cards)
     sources = [model or newest_metalm(), *(versus or [])]
     paths = result_paths(sources, output.out, answers.protocol, tasks.names, output.save_samples)
-    silence_libraries(offline)
-    settings = _settings(tasks, prompts, answers, offline)
-    run = EvaluationRun(
-        sources,
-        paths,
-        registry,
-        selected,
-        data_root=tasks.data_root,
-        offline=offline,
-        require_held_out=checks.held_out,
-        ignore_cache=output.fresh,
-        save_samples=output.save_samples,
-    )
-    run.run(settings, prompts.style, checks.contamination or ())
+    signals = StopSignals(at_once=True)
+    try:
+        with signals:
+            silence_libraries(offline)
+            run = EvaluationRun(
+                sources,
+                paths,
+                registry,
+                selected,
+                data_root=tasks.data_root,
+                offline=offline,
+                require_held_out=checks.held_out,
+                ignore_cache=output.fresh,
+                save_samples=output.save_samples,
+            )
+            run.run(_settings(tasks, prompts, answers, offline), prompts.style, checks.contamination or ())
+    except KeyboardInterrupt:
+        restart = "starts again" if output.fresh else "continues with the saved answers"
+        print_note(f"stopped by {signals.pending}; the same command {restart}")
+        raise typer.Exit(int(Exit.STOPPED)) from None
 
 
 def _check_choices(prompts: options.PromptOptions, answers: options.AnswerOptions) -> None:
@@ -221,7 +228,8 @@ def _run_harness(
         out=out,
         offline=offline,
     )
-    raise typer.Exit(subprocess.run(command).returncode)
+    code = subprocess.run(command).returncode
+    raise typer.Exit(128 - code if code < 0 else code)  # a negative code is a signal
 
 
 def _parse_encoder_limit(text: str, offline: bool) -> EncoderLimit:

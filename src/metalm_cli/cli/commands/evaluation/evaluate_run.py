@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -243,8 +244,9 @@ def report_missing(missing: Mapping[str, str], selected_count: int) -> None:
 
 
 def print_note(text: str) -> None:
-    """Print a line to standard error."""
-    console.stderr().print(text, markup=False, soft_wrap=True)
+    """Print a line to standard error; a closed terminal or a full disk does not end the command."""
+    with suppress(OSError):
+        console.stderr().print(text, markup=False, soft_wrap=True)
 
 
 def best_device() -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from metalm_cli.cli.options.evaluate import Model
 from metalm_cli.cli.options.groups import expand_groups
 from metalm_cli.cli.options.shared import Offline
 from metalm_cli.common.paths import expand_user
+from metalm_cli.common.signals import StopSignals
 from metalm_cli.errors import Exit, MetalmError
 
 if TYPE_CHECKING:
@@ -66,15 +66,14 @@ def generate(
         _check_image(image)
 
     name = model or newest_metalm()
+    if files.source is not None and files.out is not None:
+        _answer_lines(name, files.source, files.out, (route, prompt or ""), flags, files.batch_tokens, offline)
+        return
     silence_libraries(offline)
     from metalm_cli.inference.generation import PromptRoute
 
-    decoding = _decoding_options(flags)
     prompt_route = PromptRoute(route.value, prompt or "")
-    if files.source is not None and files.out is not None:
-        _answer_lines(name, files.source, files.out, prompt_route, decoding, files.batch_tokens, offline)
-    else:
-        _answer(name, text_to_read, image, prompt_route, decoding, offline)
+    _answer(name, text_to_read, image, prompt_route, _decoding_options(flags), offline)
 
 
 def _decoding_options(flags: options.DecodingFlags) -> DecodingOptions:
@@ -244,8 +243,8 @@ def _answer_lines(
     model: str,
     source: Path,
     out: Path,
-    prompt_route: PromptRoute,
-    decoding: DecodingOptions,
+    route_and_prompt: tuple[options.TextRoute, str],
+    flags: options.DecodingFlags,
     batch_tokens: int | None,
     offline: bool,
 ) -> None:
@@ -255,41 +254,45 @@ def _answer_lines(
         MetalmError: The input, the model or the content of ``out`` does not fit.
         typer.Exit: 1 if lines have errors, 75 if the command was stopped.
     """
-    from metalm_cli.inference.generate_file import generate_file, read_input_file
+    from metalm_cli.cli.silence_libraries import silence_libraries
 
-    requests = read_input_file(source)
-    language_model = _load(model, offline)
-    count = len(requests.lines)
-    with _sigterm_interrupts(), _progress(count) as progress:
-        try:
-            answers = generate_file(
-                model,
-                language_model,
-                requests,
-                out,
-                prompt_route,
-                decoding,
-                budget=batch_tokens,
-                on_progress=progress.done,
-            )
-        except KeyboardInterrupt:
-            progress.close()
-            _note(f"stopped: {progress.count:,} of {count:,} lines are answered; the same command continues")
-            raise typer.Exit(int(Exit.STOPPED)) from None
+    signals = StopSignals(at_once=True)  # all answers so far are in the file
+    answered = count = 0
+    try:
+        with signals:
+            silence_libraries(offline)
+            from metalm_cli.inference.generate_file import generate_file, read_input_file
+            from metalm_cli.inference.generation import PromptRoute
+
+            decoding = _decoding_options(flags)
+            requests = read_input_file(source)
+            language_model = _load(model, offline)
+            count = len(requests.lines)
+            with _progress(count) as progress:
+
+                def on_progress(finished: int) -> None:
+                    nonlocal answered
+                    answered = finished
+                    progress.done(finished)
+
+                answers = generate_file(
+                    model,
+                    language_model,
+                    requests,
+                    out,
+                    PromptRoute(route_and_prompt[0].value, route_and_prompt[1]),
+                    decoding,
+                    budget=batch_tokens,
+                    on_progress=on_progress,
+                )
+    except KeyboardInterrupt:
+        state = f"{answered:,} of {count:,} lines are answered" if count else "no line was answered by this command"
+        _note(f"stopped by {signals.pending}: {state}; the same command continues")
+        raise typer.Exit(int(Exit.STOPPED)) from None
     _note(f"answers  {out} ({count:,} lines)")
     if answers.errors:
         _note(f'{answers.errors:,} of {count:,} lines could not be read; the reason is in "error" of each answer')
         raise typer.Exit(int(Exit.FAILED))
-
-
-@contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Handle SIGTERM like Ctrl-C: stop at once, as all answers so far are in the file."""
-    earlier = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, earlier)
 
 
 class _Progress:
@@ -345,4 +348,6 @@ def _progress(total: int) -> Iterator[_Progress]:
 
 
 def _note(text: str) -> None:
-    console.stderr().print(console.escape_markup(text), markup=False, soft_wrap=True)
+    """Print a line to standard error; a closed terminal or a full disk does not end the command."""
+    with suppress(OSError):
+        console.stderr().print(console.escape_markup(text), markup=False, soft_wrap=True)

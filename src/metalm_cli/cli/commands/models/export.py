@@ -9,6 +9,7 @@ import typer
 
 from metalm_cli.cli import console
 from metalm_cli.cli.options.shared import Offline
+from metalm_cli.common.signals import StopSignals
 from metalm_cli.errors import MetalmError
 
 
@@ -44,13 +45,14 @@ def export(
         check_push(push, offline)
         if not merge:
             check_pushable(source, offline)
-    if out is not None:
-        _export(source, out, merge, base, push, private, offline)
-        return
     from tempfile import TemporaryDirectory
 
-    with TemporaryDirectory(prefix="metalm-") as folder:
-        _export(source, Path(folder) / "export", merge, base, push, private, offline, report_folder=False)
+    with StopSignals(at_once=True):  # a stop removes the temporary folders
+        if out is not None:
+            _export(source, out, merge, base, push, private, offline)
+            return
+        with TemporaryDirectory(prefix="metalm-") as folder:
+            _export(source, Path(folder) / "export", merge, base, push, private, offline, report_folder=False)
 
 
 def _export(

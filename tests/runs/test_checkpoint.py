@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from metalm_cli.common import atomic_files
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.runs import checkpoint
+from metalm_cli.runs.checkpoint_files import encode_manifest
 
 SMALL = {"model": {"w": torch.arange(6, dtype=torch.float32).reshape(2, 3)}, "optimizer": {"w.exp_avg": torch.ones(3)}}
 
@@ -159,7 +160,7 @@ def damage_by(kind: str, path: Path) -> None:
         manifest.pop("sha256")
         facts = manifest["files"].pop("model.safetensors") if kind == "unlisted file" else {"size": 0, "sha256": ""}
         manifest["files"]["../x" if kind == "file outside" else "other"] = facts
-        (path / "manifest.json").write_bytes(checkpoint._encode_manifest(manifest))
+        (path / "manifest.json").write_bytes(encode_manifest(manifest))
 
 
 @pytest.mark.parametrize(

@@ -7,22 +7,24 @@ So a folder named ``step-*`` is complete unless something damages it later, whic
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from metalm_cli.common.atomic_files import (
     TEMPORARY_MARKER,
+    explain_write_errors,
     fsync_folder,
+    is_disk_full,
     replace_folder,
     restore_folder,
     temporary_path,
@@ -30,6 +32,15 @@ from metalm_cli.common.atomic_files import (
 )
 from metalm_cli.common.file_hash import file_sha256
 from metalm_cli.errors import Exit, MetalmError
+from metalm_cli.runs.checkpoint_files import (
+    decode_manifest,
+    encode_json,
+    encode_manifest,
+    encode_state,
+    plan_group,
+    write_chunks,
+    write_tensors,
+)
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
@@ -37,21 +48,6 @@ SHARD_BYTES = 5_000_000_000
 _MANIFEST_FORMAT = 1
 _STEP_FOLDER = re.compile(r"step-(\d{8,})$")
 _REPLACED_FOLDER = re.compile(r"\.(step-\d{8,})\.replaced$")
-_GROUP_NAME = re.compile(r"[A-Za-z0-9][\w.-]*$")
-_DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
 
 Tensors = dict[str, dict[str, torch.Tensor]]
 """Group (``model``, ``optimizer``, …) -> name -> tensor of any shape."""
@@ -89,8 +85,8 @@ def save(root: Path, step: int, tensors: Tensors, state: dict[str, Any], *, shar
             the partial new one is removed.
         TypeError: A tensor or a state cannot be saved; raised before anything is written.
     """
-    encoded_state = _encode_state(state)
-    plans = {group: _plan_group(group, group_tensors, shard_bytes) for group, group_tensors in tensors.items()}
+    encoded_state = encode_state(state)
+    plans = {group: plan_group(group, group_tensors, shard_bytes) for group, group_tensors in tensors.items()}
     temporary = temporary_path(step_folder(root, step))
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -98,18 +94,18 @@ def save(root: Path, step: int, tensors: Tensors, state: dict[str, Any], *, shar
         files: dict[str, dict[str, Any]] = {}
         for group, plan in plans.items():
             for name, members in plan.shards.items():
-                files[name] = _write_tensors(temporary / name, {key: tensors[group][key] for key in members})
+                files[name] = write_tensors(temporary / name, {key: tensors[group][key] for key in members})
             if len(plan.shards) > 1:
                 name = f"{group}.safetensors.index.json"
-                files[name] = _write_chunks(temporary / name, [_json(plan.index())])
-        files[STATE] = _write_chunks(temporary / STATE, [encoded_state])
+                files[name] = write_chunks(temporary / name, [encode_json(plan.index())])
+        files[STATE] = write_chunks(temporary / STATE, [encoded_state])
         manifest = {
             "format": _MANIFEST_FORMAT,
             "step": step,
             "groups": {group: {"files": list(plan.shards), "aliases": plan.aliases} for group, plan in plans.items()},
             "files": files,
         }
-        _write_chunks(temporary / MANIFEST, [_encode_manifest(manifest)])
+        write_chunks(temporary / MANIFEST, [encode_manifest(manifest)])
         fsync_folder(temporary)
         replace_folder(temporary, step_folder(root, step))
     except OSError as error:
@@ -127,6 +123,9 @@ def find_latest(root: Path) -> tuple[Path | None, list[DamagedCheckpoint]]:
     Returns:
         Its folder, or None; and the damaged checkpoints that are newer, with the temporary folders of interrupted
         saves. Older checkpoints are not read.
+
+    Raises:
+        MetalmError: ``root`` cannot be read.
     """
     damaged = [DamagedCheckpoint(path, "left by a save that was interrupted") for path in _leftovers(root)]
     for step, path in sorted(_checkpoints_by_step(root).items(), reverse=True):
@@ -137,6 +136,41 @@ def find_latest(root: Path) -> tuple[Path | None, list[DamagedCheckpoint]]:
     return None, damaged
 
 
+def check_root(root: Path) -> None:
+    """Check that nothing is in the way of checkpoints under ``root``.
+
+    Raises:
+        MetalmError: ``root`` or an entry with the name of a checkpoint is not a folder.
+    """
+    obstacle = _obstacle(root)
+    if obstacle is not None:
+        raise MetalmError(
+            "checkpoints cannot be read or written here",
+            where=str(obstacle),
+            why="this is not a folder",
+            remedy="remove or rename it",
+        )
+
+
+def newest_step(root: Path) -> int | None:
+    """Step of the newest checkpoint that is complete by its manifest and sizes; None if there is none."""
+    steps = _checkpoints_by_step(root)
+    return next((step for step in sorted(steps, reverse=True) if find_damage(steps[step], hashes=False) is None), None)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Read the state of a checkpoint that :func:`find_latest` has verified.
+
+    Raises:
+        MetalmError: The state cannot be read.
+    """
+    with _explain_damage(path):
+        state = json.loads((path / STATE).read_bytes())
+        if not isinstance(state, dict):
+            raise ValueError(f"{STATE} is not an object")
+    return state
+
+
 def load(path: Path, device: str | torch.device = "cpu", *, verify: bool = True) -> tuple[Tensors, dict[str, Any]]:
     """Read a checkpoint: the groups of named tensors and the state, as passed to :func:`save`.
 
@@ -145,32 +179,46 @@ def load(path: Path, device: str | torch.device = "cpu", *, verify: bool = True)
     Args:
         path: Folder of the checkpoint.
         device: Device to load the tensors to.
-        verify: Check every byte first; False right after :func:`find_latest`, which has done so.
+        verify: Check every byte first; False right after :func:`find_latest`, which has done so: then only sizes.
 
     Raises:
         MetalmError: The checkpoint is damaged.
     """
-    reason = find_damage(path) if verify else None
+    reason = find_damage(path, hashes=verify)
     if reason is not None:
-        raise MetalmError(
-            "the checkpoint is damaged",
-            where=str(path),
-            why=reason,
-            remedy="use an earlier checkpoint: --resume takes the newest complete one by itself",
-            exit_code=Exit.FAILED,
-        )
-    manifest = json.loads((path / MANIFEST).read_bytes())
+        raise _damage_error(path, reason)
     tensors: Tensors = {}
-    for group, entry in manifest["groups"].items():
-        group_tensors: dict[str, torch.Tensor] = {}
-        for name in entry["files"]:
-            with safe_open(path / name, framework="pt", device="cpu") as file:
-                for key in file.keys():  # noqa: SIM118
-                    group_tensors[key] = file.get_tensor(key).clone().to(device)
-        for alias, name in entry["aliases"].items():
-            group_tensors[alias] = group_tensors[name]
-        tensors[group] = group_tensors
-    return tensors, json.loads((path / STATE).read_bytes())
+    with _explain_damage(path):
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        for group, entry in manifest["groups"].items():
+            group_tensors: dict[str, torch.Tensor] = {}
+            for name in entry["files"]:
+                with safe_open(path / name, framework="pt", device="cpu") as file:
+                    for key in file.keys():  # noqa: SIM118
+                        group_tensors[key] = file.get_tensor(key).clone().to(device)
+            for alias, name in entry["aliases"].items():
+                group_tensors[alias] = group_tensors[name]
+            tensors[group] = group_tensors
+    return tensors, read_state(path)
+
+
+@contextmanager
+def _explain_damage(path: Path) -> Iterator[None]:
+    """Context manager that turns errors of reading a checkpoint into a :class:`MetalmError`."""
+    try:
+        yield
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise _damage_error(path, f"{type(error).__name__}: {error}".splitlines()[0]) from error
+
+
+def _damage_error(path: Path, reason: str) -> MetalmError:
+    return MetalmError(
+        "the checkpoint is damaged",
+        where=str(path),
+        why=reason,
+        remedy="remove its folder: --resume then takes the newest complete checkpoint by itself",
+        exit_code=Exit.FAILED,
+    )
 
 
 def find_damage(path: Path, *, hashes: bool = True, step: int | None = None) -> str | None:
@@ -182,7 +230,7 @@ def find_damage(path: Path, *, hashes: bool = True, step: int | None = None) -> 
         step: The step in the folder's name, if the manifest must agree with it.
     """
     try:
-        manifest = _decode_manifest((path / MANIFEST).read_bytes())
+        manifest = decode_manifest((path / MANIFEST).read_bytes())
         if manifest is None:
             return f"{MANIFEST} was altered or truncated"
         if manifest["format"] != _MANIFEST_FORMAT:
@@ -207,6 +255,8 @@ def find_damage(path: Path, *, hashes: bool = True, step: int | None = None) -> 
         return f"{MANIFEST} is missing"
     except OSError as error:
         return f"the folder cannot be read: {error.strerror or error}"
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        return f"{MANIFEST} is not a manifest: {type(error).__name__}: {error}"
     return None
 
 
@@ -224,6 +274,9 @@ def remove_old(root: Path, keep: int, best: int | None = None) -> list[Path]:
 
     Returns:
         The removed folders.
+
+    Raises:
+        MetalmError: A folder cannot be removed.
     """
     candidates = _checkpoints_by_step(root)
     intact = [step for step in sorted(candidates, reverse=True) if find_damage(candidates[step], hashes=False) is None]
@@ -234,7 +287,8 @@ def remove_old(root: Path, keep: int, best: int | None = None) -> list[Path]:
     for step in sorted(step for step in candidates if step < intact[0] and step not in retained):
         # Renamed first: an interrupted removal leaves a temporary folder, not a checkpoint that looks damaged.
         temporary = temporary_path(step_folder(root, step))
-        os.rename(candidates[step], temporary)
+        with explain_write_errors(candidates[step], "cannot remove an old checkpoint", Exit.FAILED):
+            os.rename(candidates[step], temporary)
         shutil.rmtree(temporary, ignore_errors=True)
         removed.append(candidates[step])
     return removed
@@ -251,128 +305,18 @@ def remove_interrupted(root: Path) -> list[Path]:
     leftovers = _leftovers(root)
     for path in leftovers:
         shutil.rmtree(path, ignore_errors=True)
-    for path in list(root.iterdir()) if root.is_dir() else ():
+    for path in _entries(root):
         match = _REPLACED_FOLDER.match(path.name)
         if match:
-            restore_folder(root / match[1])
+            with explain_write_errors(path, "cannot restore a checkpoint", Exit.FAILED):
+                restore_folder(root / match[1])
     return leftovers
-
-
-@dataclass(frozen=True)
-class _GroupPlan:
-    shards: dict[str, list[str]]
-    """File name -> names of its tensors."""
-    aliases: dict[str, str]
-    """Name -> the name under which the same tensor is stored."""
-    sizes: dict[str, int]
-
-    def index(self) -> dict[str, Any]:
-        weight_map = {key: name for name, members in self.shards.items() for key in members}
-        return {"metadata": {"total_size": sum(self.sizes.values())}, "weight_map": weight_map}
-
-
-def _plan_group(group: str, tensors: dict[str, torch.Tensor], shard_bytes: int) -> _GroupPlan:
-    if not _GROUP_NAME.match(group):
-        raise TypeError(f"{group!r} is not a valid name of a tensor group")
-    first_names: dict[tuple[Any, ...], str] = {}
-    aliases: dict[str, str] = {}
-    sizes: dict[str, int] = {}
-    for key, tensor in tensors.items():
-        if type(tensor).__name__ == "DTensor" or tensor.layout != torch.strided or tensor.dtype not in _DTYPES:
-            raise TypeError(f"{group}: {key} cannot be saved: {type(tensor).__name__}, {tensor.dtype}")
-        if tensor.numel():
-            storage = (tensor.data_ptr(), tensor.device, tensor.dtype, tuple(tensor.shape), tensor.stride())
-            stored_name = first_names.setdefault(storage, key)
-            if stored_name != key:
-                aliases[key] = stored_name
-                continue
-        sizes[key] = tensor.numel() * tensor.element_size()
-    # Widest dtype first, as safetensors' own writer does: every tensor then starts at a multiple of its width.
-    order = sorted(sizes, key=lambda key: (-tensors[key].element_size(), key))
-    shards: list[list[str]] = [[]]
-    shard_size = 0
-    for key in order:
-        if shards[-1] and shard_size + sizes[key] > shard_bytes:
-            shards.append([])
-            shard_size = 0
-        shards[-1].append(key)
-        shard_size += sizes[key]
-    if len(shards) == 1:
-        return _GroupPlan({f"{group}.safetensors": shards[0]}, aliases, sizes)
-    names = [f"{group}-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
-    return _GroupPlan(dict(zip(names, shards, strict=True)), aliases, sizes)
-
-
-def _write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """Write a safetensors file with one tensor on the CPU at a time, hashed while it is written."""
-    header: dict[str, Any] = {}
-    start = 0
-    for key, tensor in tensors.items():
-        end = start + tensor.numel() * tensor.element_size()
-        header[key] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
-        start = end
-    header_bytes = json.dumps({"__metadata__": {"format": "pt"}, **header}, ensure_ascii=False).encode()
-    header_bytes += b" " * (-len(header_bytes) % 8)
-
-    def chunks() -> Iterator[Any]:
-        yield len(header_bytes).to_bytes(8, "little")
-        yield header_bytes
-        for tensor in tensors.values():
-            if tensor.numel():
-                flat = tensor.detach().cpu().contiguous().reshape(-1)
-                yield flat.view(torch.uint8).numpy().data
-
-    return _write_chunks(path, chunks())
-
-
-def _write_chunks(path: Path, chunks: Any) -> dict[str, Any]:
-    digest, size = hashlib.sha256(), 0
-    with open(path, "xb") as file:
-        for chunk in chunks:
-            file.write(chunk)
-            digest.update(chunk)
-            size += len(chunk)
-        file.flush()
-        os.fsync(file.fileno())
-    return {"size": size, "sha256": digest.hexdigest()}
-
-
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=1, ensure_ascii=True) + "\n").encode()
-
-
-def _encode_manifest(manifest: dict[str, Any]) -> bytes:
-    return _json({**manifest, "sha256": hashlib.sha256(_json(manifest)).hexdigest()})
-
-
-def _decode_manifest(data: bytes) -> dict[str, Any] | None:
-    try:
-        manifest = json.loads(data)
-        manifest.pop("sha256")
-    except (ValueError, KeyError, AttributeError, TypeError):
-        return None
-    return manifest if _encode_manifest(manifest) == data else None
-
-
-def _encode_state(state: dict[str, Any]) -> bytes:
-    def check(value: Any, path: str) -> None:
-        if isinstance(value, dict):
-            for key, item in value.items():
-                if not isinstance(key, str):
-                    raise TypeError(f"{path} has the key {key!r}: JSON would turn it into a string")
-                check(item, f"{path}.{key}")
-        elif isinstance(value, list | tuple):
-            for index, item in enumerate(value):
-                check(item, f"{path}.{index}")
-
-    check(state, "state")
-    return _json(state)
 
 
 def _checkpoints_by_step(root: Path) -> dict[int, Path]:
     """Step -> folder; a checkpoint set aside by an interrupted replacement counts while its final path is empty."""
     checkpoints: dict[int, Path] = {}
-    for path in root.iterdir() if root.is_dir() else ():
+    for path in _entries(root):
         match = _STEP_FOLDER.match(path.name) or _REPLACED_FOLDER.match(path.name)
         if match and path.is_dir():
             step = int(match[1].removeprefix("step-"))
@@ -381,15 +325,54 @@ def _checkpoints_by_step(root: Path) -> dict[int, Path]:
     return checkpoints
 
 
+def _entries(root: Path) -> list[Path]:
+    """Entries of the folder of checkpoints; none if it does not exist.
+
+    Raises:
+        MetalmError: The folder cannot be read.
+    """
+    try:
+        return list(root.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise MetalmError(
+            "the checkpoints cannot be read",
+            where=str(root),
+            why=error.strerror or str(error),
+            remedy="make the folder readable, or remove it to start again at step 0",
+        ) from error
+
+
+def _obstacle(root: Path) -> Path | None:
+    """``root``, or an entry with the name of a checkpoint, that is not a folder; None if all are folders."""
+    if os.path.lexists(root) and not os.path.isdir(root):
+        return root
+    return next((path for path in _entries(root) if _STEP_FOLDER.match(path.name) and not os.path.isdir(path)), None)
+
+
 def _leftovers(root: Path) -> list[Path]:
-    return sorted(root.glob(f".step-*{TEMPORARY_MARKER}*"))
+    return sorted(path for path in _entries(root) if path.name.startswith(".step-") and TEMPORARY_MARKER in path.name)
 
 
 def _write_error(error: OSError, root: Path, step: int) -> MetalmError:
-    last_checkpoint, _ = find_latest(root)
+    obstacle = _obstacle(root)
+    last_checkpoint = None if obstacle == root else find_latest(root)[0]
     fallback = (
         f"the last checkpoint {last_checkpoint} is complete" if last_checkpoint else "there is no earlier checkpoint"
     )
     message = f"the checkpoint of step {step} was not written; {fallback}"
-    remedy = "free some space (train.keep_checkpoints: 1 keeps fewer checkpoints), then continue with --resume"
+    if obstacle is not None:
+        return MetalmError(
+            message,
+            where=str(obstacle),
+            why="this is not a folder",
+            remedy="remove or rename it, then continue with --resume",
+            exit_code=Exit.FAILED,
+        )
+    remedy = (
+        "free some space (train.keep_checkpoints: 1 keeps fewer checkpoints), then continue with --resume"
+        if is_disk_full(error)
+        else "make the folder writable again, then continue with --resume"
+    )
     return write_error(error, message, root, Exit.FAILED, remedy)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NotRequired, Protocol
+
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from metalm_cli.config.schema.data import DataConfig, DocumentSource
 from metalm_cli.data.documents.corpus import SourceInfo
@@ -15,6 +17,38 @@ DATA_FILE = "data.json"
 """File of a run folder that records the data the run started with."""
 DATA_FORMAT = 2
 """Version of the record. In format 1 the index plan also numbered rows that were left out."""
+
+
+class FileRecord(TypedDict):
+    """Record of a file: its name, its sha256 (None if it is streamed) and its bytes."""
+
+    name: str
+    sha256: str | None
+    size: int
+
+
+class SourceRecord(TypedDict):
+    """Record of a source, with names of files but not their paths."""
+
+    name: str
+    kind: str
+    location: str
+    revision: str | None
+    rows: int | None
+    usable: NotRequired[int | None]
+    left_out: NotRequired[dict[str, int]]
+    share: float
+    files: list[FileRecord]
+
+
+class DataRecord(TypedDict):
+    """Content of ``data.json``: every source, a fingerprint of the order in which they are read, and the recipe."""
+
+    format: int
+    fingerprint: str
+    sources: list[SourceRecord]
+    validation: list[SourceRecord]
+    recipe: NotRequired[dict[str, Any]]
 
 
 class DataSource(Protocol):
@@ -33,8 +67,8 @@ class DataSource(Protocol):
         """Hash that changes whenever a number of the index plan could mean another row."""
 
 
-def source_record(info: SourceInfo) -> dict[str, Any]:
-    """Record of a source in run folders and lineages, with names of files but not their paths."""
+def source_record(info: SourceInfo) -> SourceRecord:
+    """Record of a source in run folders and lineages."""
     return {
         "name": info.name,
         "kind": info.kind,
@@ -48,8 +82,8 @@ def source_record(info: SourceInfo) -> dict[str, Any]:
     }
 
 
-def data_record(corpus: DataSource) -> dict[str, Any]:
-    """Content of ``data.json``: every source, and a fingerprint of the order in which they are read."""
+def data_record(corpus: DataSource) -> DataRecord:
+    """Record of the data of a run."""
     return {
         "format": DATA_FORMAT,
         "fingerprint": corpus.fingerprint,
@@ -58,30 +92,29 @@ def data_record(corpus: DataSource) -> dict[str, Any]:
     }
 
 
-def read_data_record(folder: RunFolder) -> dict[str, Any] | None:
+def read_data_record(folder: RunFolder) -> DataRecord | None:
     """Read the record of the data that a run started with; None if there is no record.
 
     Raises:
         MetalmError: The file is damaged.
     """
-    path = folder.path / DATA_FILE
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        _sources_by_name(record)
-        int(record["format"])
-    except FileNotFoundError:
+    remedy = "start a new run, because the rows that this run has read are unknown"
+    record = folder.read_json(DATA_FILE, "the data record of the run cannot be read", remedy)
+    if record is None:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    try:
+        return TypeAdapter(DataRecord).validate_python(record, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
         raise MetalmError(
             "the data record of the run cannot be read",
-            where=str(path),
-            why=f"{type(error).__name__}: {error}",
-            remedy="start a new run, because the rows that this run has read are unknown",
+            where=str(folder.path / DATA_FILE),
+            why=f"{'.'.join(map(str, first['loc']))}: {first['msg']}",
+            remedy=remedy,
         ) from error
-    return record
 
 
-def pinned_revisions(data: DataConfig, saved: dict[str, Any] | None) -> DataConfig:
+def pinned_revisions(data: DataConfig, saved: DataRecord | None) -> DataConfig:
     """Return the ``data`` section with hub data sets pinned to the commits that the run started with.
 
     A branch or an unpinned data set may have changed since; a resumed run must read the same commit.
@@ -91,7 +124,8 @@ def pinned_revisions(data: DataConfig, saved: dict[str, Any] | None) -> DataConf
     records = _sources_by_name(saved)
 
     def pin(source: DocumentSource, section: str) -> DocumentSource:
-        commit = records.get((section, source.name), {}).get("revision")
+        record = records.get((section, source.name))
+        commit = None if record is None else record["revision"]
         return source if commit is None or source.hub is None else source.model_copy(update={"revision": commit})
 
     changes: dict[str, Any] = {"sources": [pin(source, "sources") for source in data.sources]}
@@ -101,32 +135,16 @@ def pinned_revisions(data: DataConfig, saved: dict[str, Any] | None) -> DataConf
     return data.model_copy(update=changes)
 
 
-def check_data(folder: RunFolder, saved: dict[str, Any], corpus: DataSource) -> None:
+def check_data(folder: RunFolder, saved: DataRecord, corpus: DataSource) -> None:
     """Compare the opened data with the data that the run started with.
 
     Raises:
         MetalmError: Sources differ; the message names all of them.
     """
     current = data_record(corpus)
-    before, after = _sources_by_name(saved), _sources_by_name(current)
-    old_format = saved["format"] < DATA_FORMAT
-    differences = []
-    for key in sorted(before.keys() | after.keys()):
-        difference = _describe_difference(before.get(key), after.get(key), old_format)
-        if difference:
-            differences.append(f"{key[1]}{' (validation)' if key[0] == 'validation' else ''}: {difference}")
-    streamed = any(file["sha256"] is None for source in current["sources"] for file in source["files"])
-    order_differs = saved["fingerprint"] != current["fingerprint"]
-    if not differences and old_format and (order_differs or streamed):
-        raise MetalmError(
-            "the order of the training data has changed with the version of metalm",
-            where=str(folder.path / DATA_FILE),
-            why="this version draws usable rows only; the version that started the run also drew rows that are "
-            "excluded, empty, held out or rejected by the audit, and left them out",
-            remedy="start a new run, or resume it with the version that started it",
-        )
-    if not differences and order_differs and not streamed:  # streams count their paths in
-        differences.append("the order in which the sources are read has changed")
+    differences = data_differences(saved, current)
+    if not differences and saved["format"] < DATA_FORMAT:
+        _check_order_of_old_format(folder, saved, current)
     if differences:
         raise MetalmError(
             "the data differs from the data that this run started with",
@@ -136,11 +154,48 @@ def check_data(folder: RunFolder, saved: dict[str, Any], corpus: DataSource) -> 
         )
 
 
-def _sources_by_name(record: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
-    return {(section, source["name"]): source for section in ("sources", "validation") for source in record[section]}
+def data_differences(first: DataRecord, second: DataRecord) -> list[str]:
+    """Describe the differences between two records; an empty list if they are of the same data."""
+    before, after = _sources_by_name(first), _sources_by_name(second)
+    old_format = first["format"] < second["format"]
+    differences = []
+    for key in sorted(before.keys() | after.keys()):
+        difference = _describe_difference(before.get(key), after.get(key), old_format)
+        if difference:
+            differences.append(f"{key[1]}{' (validation)' if key[0] == 'validation' else ''}: {difference}")
+    # The fingerprint of a stream depends on the paths of its files.
+    if (
+        not differences
+        and not old_format
+        and first["fingerprint"] != second["fingerprint"]
+        and not _is_streamed(second)
+    ):
+        differences.append("the order in which the sources are read has changed")
+    return differences
 
 
-def _describe_difference(before: dict[str, Any] | None, after: dict[str, Any] | None, old_format: bool) -> str:
+def _is_streamed(record: DataRecord) -> bool:
+    return any(file["sha256"] is None for source in record["sources"] for file in source["files"])
+
+
+def _check_order_of_old_format(folder: RunFolder, saved: DataRecord, current: DataRecord) -> None:
+    """Raise an error if the rows of a run of an earlier version are numbered in another way now."""
+    if saved["fingerprint"] != current["fingerprint"] or _is_streamed(current):
+        raise MetalmError(
+            "the order of the training data has changed with the version of metalm",
+            where=str(folder.path / DATA_FILE),
+            why="this version draws usable rows only; the version that started the run also drew rows that are "
+            "excluded, empty, held out or rejected by the audit, and left them out",
+            remedy="start a new run, or resume it with the version that started it",
+        )
+
+
+def _sources_by_name(record: DataRecord) -> dict[tuple[str, str], SourceRecord]:
+    sections = {"sources": record["sources"], "validation": record["validation"]}
+    return {(section, source["name"]): source for section, sources in sections.items() for source in sources}
+
+
+def _describe_difference(before: SourceRecord | None, after: SourceRecord | None, old_format: bool) -> str:
     """Describe the changes in a source; empty if there are none. Files may have moved to another folder.
 
     In the old format the rows of a task include those that are left out, so they are not compared.
@@ -148,9 +203,13 @@ def _describe_difference(before: dict[str, Any] | None, after: dict[str, Any] | 
     if before is None or after is None:
         return "the source is new" if before is None else "the source is missing"
     changes = [
-        f"{key} was {before[key]} and is {after[key]}"
-        for key in ("kind", "revision", *(() if old_format else ("rows",)))
-        if before[key] != after[key]
+        f"{key} was {old} and is {new}"
+        for key, old, new in (
+            ("kind", before["kind"], after["kind"]),
+            ("revision", before["revision"], after["revision"]),
+            ("rows", before["rows"], before["rows"] if old_format else after["rows"]),
+        )
+        if old != new
     ]
     if not before["files"] and not after["files"] and before["location"] != after["location"]:
         changes.append(f"location was {before['location']} and is {after['location']}")
@@ -158,7 +217,7 @@ def _describe_difference(before: dict[str, Any] | None, after: dict[str, Any] | 
     return ", ".join(changes)
 
 
-def _changed_files(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> list[str]:
+def _changed_files(before: list[FileRecord], after: list[FileRecord]) -> list[str]:
     if len(before) != len(after):
         return [f"the source had {len(before)} files and has {len(after)}"]
     changes = []

@@ -24,6 +24,7 @@ from metalm_cli.common.atomic_files import (
     temporary_path,
     write_atomically,
 )
+from metalm_cli.common.file_identity import FileIdentity
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.runs.find import RESULTS, RUNS, is_finished, newest_unfinished
 
@@ -34,6 +35,7 @@ except ImportError:  # not a POSIX system: runs have no lock, which they note
 
 BACKUP_SUFFIX = "-before"
 """Suffix of a result that was set aside because its run continued to more steps."""
+LOCK_FILE = ".lock"
 _RUN_FILES = {
     "recipe.yaml",
     "metrics.jsonl",
@@ -68,6 +70,8 @@ class RunFolder:
         self.adapter = path / "adapter"
         self.environment = path / "environment.json"
         self._lock: Any = None
+        self._identity: FileIdentity | None = None
+        self._lock_identity: FileIdentity | None = None
 
     @classmethod
     def starts_new_run(cls, out: Path | None, name: str, resume: bool, *, root: Path = RUNS) -> bool:
@@ -116,6 +120,7 @@ class RunFolder:
                 # Checked again, because another process may have been faster; the check before the lock avoids
                 # leaving a lock file in a folder that is not a run.
                 run._clean_up(run._check_content(resume), resume)
+                run._identity = FileIdentity.of_folder(run.path)
             except BaseException:
                 run.close()
                 raise
@@ -127,12 +132,60 @@ class RunFolder:
         """Open the folder for another process of the same run: without a lock, creating nothing."""
         return cls(Path(path))
 
+    def check_in_place(self) -> None:
+        """Check that the path still is the folder that this process has opened and locked.
+
+        Raises:
+            MetalmError: The folder or its lock was moved, removed or replaced.
+        """
+        if self._identity is not None and (problem := self._identity.problem()):
+            raise MetalmError(
+                "the run folder was moved or removed while this run was writing it",
+                where=str(self.path),
+                why=problem,
+                remedy="move the folder back, then continue with --resume; or start a new run",
+                exit_code=Exit.FAILED,
+            )
+        if self._lock_identity is not None and (problem := self._lock_identity.problem()):
+            raise MetalmError(
+                "the lock of the run was removed or replaced while this run was writing it",
+                where=str(self.path / LOCK_FILE),
+                why=f"{problem}, so that another process could write the run at the same time",
+                remedy="make sure that no other process writes this run, then continue with --resume",
+                exit_code=Exit.FAILED,
+            )
+
+    def read_json(self, name: str, what: str, remedy: str) -> dict[str, Any] | None:
+        """Read a JSON object of the run; None if the file does not exist.
+
+        Args:
+            name: Name of the file.
+            what: Message of the error.
+            remedy: Remedy of the error.
+
+        Raises:
+            MetalmError: The file cannot be read, or holds no JSON object.
+        """
+        path = self.path / name
+        try:
+            value = json.loads(path.read_bytes())
+            if not isinstance(value, dict):
+                raise ValueError(f"expected an object, got {type(value).__name__}")
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise MetalmError(what, where=str(path), why=error.strerror or str(error), remedy=remedy) from error
+        except (ValueError, RecursionError) as error:
+            raise MetalmError(what, where=str(path), why=str(error), remedy=remedy) from error
+        return value
+
     def write_text(self, name: str, text: str) -> Path:
         """Write a file of the run atomically; ``name`` may contain folders (``results/rte.json``)."""
         path = self.path / name
         if not path.resolve().is_relative_to(self.path.resolve()):
             raise MetalmError("a file of a run must be inside the run's folder", where=str(path))
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with explain_write_errors(path, f"cannot write {path.name}", Exit.FAILED):
+            path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text.encode("utf-8"))
         return path
 
@@ -182,7 +235,7 @@ class RunFolder:
         self.close()
 
     def _check_content(self, resume: bool) -> list[str]:
-        content = [entry for entry in os.listdir(self.path) if entry != ".lock"]
+        content = [entry for entry in os.listdir(self.path) if entry != LOCK_FILE]
         if (
             content
             and resume
@@ -222,7 +275,7 @@ class RunFolder:
         if fcntl is None:
             self.notes.append("this system has no file locks: do not write one run from two processes")
             return
-        lock = open(self.path / ".lock", "a+")  # noqa: SIM115
+        lock = open(self.path / LOCK_FILE, "a+", errors="replace")  # noqa: SIM115
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -239,6 +292,7 @@ class RunFolder:
         lock.write(f"{os.getpid()}\n")
         lock.flush()
         self._lock = lock
+        self._lock_identity = FileIdentity(self.path / LOCK_FILE, lock.fileno())
         _locked_runs.add(self.path.resolve())
 
     def _link_latest(self, root: Path) -> None:
@@ -263,7 +317,7 @@ def run_state(path: Path) -> str:
     if fcntl is None:
         return "unfinished"
     try:
-        with (path / ".lock").open("rb") as lock:
+        with (path / LOCK_FILE).open("rb") as lock:
             try:
                 fcntl.lockf(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except OSError:

@@ -6,11 +6,13 @@ import importlib.util
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from metalm_cli.common.atomic_files import write_atomically, write_error
+from metalm_cli.common.file_identity import FileIdentity
 from metalm_cli.errors import Exit, MetalmError
 
 _PACKAGES = {
@@ -61,13 +63,35 @@ class MetricsLog:
             raise self._write_error(error) from error
         return line
 
+    def check_in_place(self) -> None:
+        """Check that the path still is the file that is open for writing.
+
+        Raises:
+            MetalmError: The file was removed or replaced, so that further records would be lost.
+        """
+        if problem := self._identity.problem():
+            raise MetalmError(
+                "the metrics of the run were removed or replaced while this run was writing them",
+                where=str(self.path),
+                why=problem,
+                remedy="restore the file if there is a copy of it, then continue with --resume",
+                exit_code=Exit.FAILED,
+            )
+
     def remove_steps_after(self, step: int) -> int:
         """Remove, atomically, the lines of steps after ``step``, and return the number of removed lines.
 
         Lines without a step and damaged lines in the middle stay (:func:`read_metrics` reports the damaged ones).
+
+        Raises:
+            MetalmError: The file cannot be read or written.
         """
         remaining_lines, num_removed = [], 0
-        for line in self.path.read_bytes().splitlines(keepends=True):
+        try:
+            lines = self.path.read_bytes().splitlines(keepends=True)
+        except OSError as error:
+            raise self._write_error(error) from error
+        for line in lines:
             record = _parse(line)
             if record is not None and isinstance(record.get("step"), int | float) and record["step"] > step:
                 num_removed += 1
@@ -90,7 +114,9 @@ class MetricsLog:
 
     def _open_file(self) -> Any:
         # Unbuffered: a line is one write, so that a kill or a full disk can truncate only the last line.
-        return open(self.path, "ab", buffering=0)
+        file = open(self.path, "ab", buffering=0)  # noqa: SIM115
+        self._identity = FileIdentity(self.path, file.fileno())
+        return file
 
     def _repair_end(self) -> None:
         data = self.path.read_bytes() if self.path.exists() else b""
@@ -127,6 +153,23 @@ def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
         elif number < len(lines):
             problems.append(f"{path}:{number}: not a JSON object")
     return records, problems
+
+
+def missing_records_note(path: Path, step: int, log_every: int) -> str:
+    """Describe that records before a resumed step are missing; empty if they are not.
+
+    Args:
+        path: The metrics file.
+        step: Step of the checkpoint.
+        log_every: Number of steps between two training records.
+    """
+    due = step // log_every * log_every if log_every > 0 else 0
+    logged = [record["step"] for record in read_metrics(path)[0] if isinstance(record.get("step"), int)]
+    last = max((number for number in logged if number <= step), default=0)
+    if last >= due:
+        return ""
+    state = "does not exist" if not path.exists() else f"ends at step {last}" if last else "holds no record"
+    return f"{path} {state}: the records up to step {step} are missing, and the report will lack them"
 
 
 def check_trackers(names: Iterable[str], offline: bool = False) -> None:
@@ -168,7 +211,24 @@ def start_trackers(accelerator: Any, names: list[str], project: str, settings: M
     """
     check_trackers(names)
     if names:
-        accelerator.init_trackers(project, config=_flatten(settings))
+        with _explain_tracker_errors():
+            accelerator.init_trackers(project, config=_flatten(settings))
+
+
+@contextmanager
+def _explain_tracker_errors() -> Iterator[None]:
+    """Context manager that turns any error of a tracker, such as a missing login, into a :class:`MetalmError`."""
+    try:
+        yield
+    except Exception as error:
+        raise MetalmError(
+            "a tracker failed",
+            where="train.trackers",
+            why=f"{type(error).__name__}: {error}".splitlines()[0],
+            remedy="set the tracker up (login, disk space), or remove it from train.trackers; then continue "
+            "with --resume",
+            exit_code=Exit.FAILED,
+        ) from error
 
 
 def log_to_trackers(accelerator: Any, record: Mapping[str, Any]) -> None:
@@ -181,7 +241,15 @@ def log_to_trackers(accelerator: Any, record: Mapping[str, Any]) -> None:
         ).items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
-    accelerator.log(values, step=record["step"])
+    with _explain_tracker_errors():
+        accelerator.log(values, step=record["step"])
+
+
+def end_trackers(accelerator: Any) -> None:
+    """Flush and close the started trackers."""
+    with _explain_tracker_errors():
+        for tracker in accelerator.trackers:
+            tracker.finish()
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
@@ -238,5 +306,6 @@ def last_validation(metrics: Path) -> dict[str, float]:
         for key, losses in records[-1].items()
         if isinstance(losses, dict)
         for name, loss in losses.items()
+        if isinstance(loss, float)
     }
     return {**{key: value for key, value in records[-1].items() if isinstance(value, float)}, **group_losses}

@@ -36,8 +36,19 @@ CONSEQUENCES = {
 """Effect on the run of changing a key."""
 
 
-def check_recipe(folder: RunFolder, recipe: Recipe) -> list[str]:
+def recipe_record(recipe: Recipe) -> dict[str, Any]:
+    """Values of a recipe, as every checkpoint records them."""
+    return recipe.model_dump(mode="json", exclude={"extends"})
+
+
+def check_recipe(folder: RunFolder, recipe: Recipe, record: dict[str, Any] | None = None) -> list[str]:
     """Compare a recipe with the recipe that a run started with.
+
+    Args:
+        folder: The run folder.
+        recipe: The recipe to resume with, which may be the run's own ``recipe.yaml``, edited.
+        record: Recipe that the checkpoint records; None for a checkpoint of an earlier version and for a run without a
+            checkpoint, whose ``recipe.yaml`` is compared.
 
     Returns:
         Notes for the user about changed keys that may change.
@@ -45,16 +56,15 @@ def check_recipe(folder: RunFolder, recipe: Recipe) -> list[str]:
     Raises:
         MetalmError: Keys changed that must not; the message names all of them.
     """
-    try:
-        saved = _comparable_leaves(with_current_recipe_keys(yaml.safe_load(folder.recipe.read_text(encoding="utf-8"))))
-    except (OSError, yaml.YAMLError) as error:
+    saved = _flat_record(read_recipe(folder) if record is None else record)
+    if saved is None:
         raise MetalmError(
             "the recipe of the run cannot be read",
             where=str(folder.recipe),
-            why=str(error).splitlines()[0],
-            remedy="start a new run",
-        ) from error
-    current = _comparable_leaves(recipe.model_dump(mode="json", exclude={"extends"}))
+            why="it is not a recipe in YAML and UTF-8",
+            remedy="restore the file, or start a new run",
+        )
+    current = _comparable_leaves(recipe_record(recipe))
     changed = sorted(key for key in saved.keys() | current.keys() if saved.get(key) != current.get(key))
     fixed = [key for key in changed if key not in CHANGEABLE_KEYS and key not in SCHEDULE_KEYS]
     if fixed:
@@ -66,6 +76,25 @@ def check_recipe(folder: RunFolder, recipe: Recipe) -> list[str]:
             f"a resumed run may change {', '.join((*SCHEDULE_KEYS, *CHANGEABLE_KEYS))}",
         )
     return [f"{key} changes from {saved.get(key)} to {current.get(key)}{CONSEQUENCES.get(key, '')}" for key in changed]
+
+
+def read_recipe(folder: RunFolder) -> dict[str, Any] | None:
+    """Values of the run's ``recipe.yaml``; None if it cannot be read."""
+    try:
+        values = yaml.safe_load(folder.recipe.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def is_recorded(folder: RunFolder, recipe: Recipe) -> bool:
+    """Whether the run's ``recipe.yaml`` holds the values of a recipe."""
+    return _flat_record(read_recipe(folder)) == _comparable_leaves(recipe_record(recipe))
+
+
+def _flat_record(record: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Leaves of a recorded recipe by the current keys."""
+    return None if record is None else _comparable_leaves(with_current_recipe_keys(record))
 
 
 def _comparable_leaves(recipe: dict[str, Any]) -> dict[str, Any]:

@@ -113,13 +113,13 @@ def losses(run: Path) -> list[float]:
 
 
 def checkpoint(run: Path, step: int) -> dict[str, Any]:
-    """Content of a checkpoint: tensors by group, and the state without the clock."""
+    """Content of a checkpoint: tensors by group, and the state without the clock and the recipe."""
     folder = run / "checkpoints" / f"step-{step:08d}"
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     return {
         "model": load_file(folder / "model.safetensors"),
         "optimizer": load_file(folder / "optimizer.safetensors"),
-        "state": {key: value for key, value in state.items() if key != "seconds"},
+        "state": {key: value for key, value in state.items() if key not in ("seconds", "recipe")},
     }
 
 

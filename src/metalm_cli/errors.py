@@ -15,7 +15,7 @@ class Exit(IntEnum):
     USAGE = 2
     """Wrong usage, recipe or input, detected before work began."""
     STOPPED = 75
-    """Stopped by a signal, with a checkpoint written."""
+    """Stopped by a signal or a time limit; the same command (of training, with ``--resume``) continues."""
 
 
 class MetalmError(Exception):
@@ -27,6 +27,9 @@ class MetalmError(Exception):
         why: The actual and the expected value, or the underlying reason.
         remedy: What to change or run.
         exit_code: :attr:`Exit.USAGE` if detected before work began, else :attr:`Exit.FAILED`.
+
+    Attributes:
+        is_shared: Whether every process of a run raises this error, so that rank zero prints it.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class MetalmError(Exception):
         self.why = why
         self.remedy = remedy
         self.exit_code = exit_code
+        self.is_shared = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         kind = type(self) if type(self).__init__ is MetalmError.__init__ else MetalmError
@@ -67,3 +71,7 @@ class NoTemplatesError(MetalmError):
 
 class EmptyRenderingError(MetalmError):
     """A template renders an empty input or target for an example."""
+
+
+class LostProcessError(MetalmError):
+    """Another process of the run has ended, so that this process cannot continue."""

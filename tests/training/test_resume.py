@@ -126,12 +126,73 @@ def test_stopped_several_times(
     micro.assert_same_run(uninterrupted, out, STEPS)
 
 
-def test_a_second_interrupt_ends_at_once(recipe: Path, tmp_path: Path, stopping: Any) -> None:
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_second_interrupt_ends_at_once(
+    recipe: Path, tmp_path: Path, stopping: Any, step: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "run"
-    stopping({1: [signal.SIGINT, signal.SIGINT]})
-    assert micro.metalm("pretrain", recipe, *SETTINGS, "--out", out) == 130
-    assert not (out / "checkpoints").exists()
+    stopping({step: [signal.SIGINT, signal.SIGINT]})
+    assert micro.metalm("pretrain", recipe, *SETTINGS, "--out", out) == 75
+    output = capsys.readouterr().err
+    assert ("before the first checkpoint" if step == 1 else "the last checkpoint is that of step 2") in output
+    assert f"resume with: metalm pretrain --resume --out {out}" in output
+    assert sorted(path.name for path in (out / "checkpoints").glob("*")) == ([] if step == 1 else ["step-00000002"])
     assert not (out / "model").exists()
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1"])
+def test_other_signals_save_too(recipe: Path, tmp_path: Path, stopping: Any, name: str) -> None:
+    out = tmp_path / "run"
+    stopping({1: [getattr(signal, name)]})
+    assert micro.metalm("pretrain", recipe, *SETTINGS, "--out", out) == 75
+    assert (out / "checkpoints" / "step-00000003").is_dir()
+
+
+def test_a_run_that_ignores_hangups_goes_on(recipe: Path, tmp_path: Path, stopping: Any) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        stopping({2: [signal.SIGHUP]})
+        assert micro.metalm("pretrain", recipe, *SETTINGS, "--out", tmp_path / "run") == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("moment", ["data", "model", "report"])
+def test_signals_outside_the_loop(
+    recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    moment: str,
+    number: int,
+) -> None:
+    """Before training nothing is left; the model is finished; a report is left out."""
+    from metalm_cli.reports import write_report
+    from metalm_cli.training import pretraining, run_result
+
+    module, name = {
+        "data": (pretraining, "open_corpus"),
+        "model": (run_result, "write_model"),
+        "report": (write_report, "write_run_report"),
+    }[moment]
+    function = getattr(module, name)
+
+    def signalling(*arguments: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), number)
+        return function(*arguments, **options)
+
+    monkeypatch.setattr(module, name, signalling)
+    out = tmp_path / "run"
+    code = micro.metalm("pretrain", recipe, "train.steps=2", "--out", out)
+    output = capsys.readouterr().err
+    assert code == (75 if moment == "data" else 0)
+    assert (out / "model" / "config.json").is_file() == (moment != "data")
+    if moment == "data":
+        assert not out.exists()
+        assert f"stopped by {signal.Signals(number).name} before training began; the same command continues" in output
+    assert (f"metalm report {out}" in output) == (moment == "report")
+    assert not list(out.glob(".*.tmp-*"))
 
 
 def test_max_time(recipe: Path, uninterrupted: Path, tmp_path: Path) -> None:

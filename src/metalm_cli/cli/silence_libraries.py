@@ -24,6 +24,7 @@ def silence_libraries(offline: bool = False) -> None:
 def silence_environment(offline: bool = False) -> None:
     """Set the environment variables of :func:`silence_libraries`, which child processes inherit; imports nothing."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings about connections are stack traces
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if offline:

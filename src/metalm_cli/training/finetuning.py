@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from metalm_cli.common.hub import model_folder
+from metalm_cli.common.signals import StopSignals
 from metalm_cli.config.schema.recipes import FinetuneRecipe
 from metalm_cli.data.examples.example_slots import ExampleSlotFactory
 from metalm_cli.data.examples.pack_examples import RowPacking, TaskSession, pack_sessions
@@ -36,15 +36,15 @@ from metalm_cli.provenance.generalization_levels import Level, describe_levels, 
 from metalm_cli.provenance.hold_out_check import reject_trained_on_held_out
 from metalm_cli.provenance.lineage import ancestors_and_lineages, read_ancestors
 from metalm_cli.provenance.model_history import ModelHistory
-from metalm_cli.runs.data_record import check_data, read_data_record
+from metalm_cli.runs.data_record import check_data
 from metalm_cli.runs.folder import RunFolder
 from metalm_cli.sessions import Batch, Row, Session, SessionTokeniser
 from metalm_cli.tasks import Cards
 from metalm_cli.templates import scored_templates
-from metalm_cli.training.distributed.rank_zero import broadcast_from_rank_zero
 from metalm_cli.training.planning.plan import RunPlan
 from metalm_cli.training.planning.task_plan import make_task_plan, row_packing_of, sample_sessions
 from metalm_cli.training.run import Run, RunCallbacks, RunOptions
+from metalm_cli.training.run_start import RunStart
 from metalm_cli.training.trainer import Trainer
 
 __all__ = ["Finetuning", "RunCallbacks", "RunOptions"]
@@ -95,6 +95,10 @@ class Finetuning(Run):
         )
 
     @property
+    def opened_data(self) -> TaskCorpus:
+        return self._opened_tasks[0]
+
+    @property
     def selection(self) -> TaskSelection:
         """The tasks to train on and the held-out ones."""
         return self._opened_tasks[1]
@@ -102,7 +106,7 @@ class Finetuning(Run):
     @cached_property
     def audit(self) -> Audit | None:
         """Result of comparing the training rows with held-out tasks; None if no task is held out."""
-        return broadcast_from_rank_zero(self._run_audit) if self.selection.held_out else None
+        return self.collectives.on_rank_zero(self._run_audit) if self.selection.held_out else None
 
     def _run_audit(self) -> Audit:
         options = self.options
@@ -119,9 +123,9 @@ class Finetuning(Run):
         corpus, folder = self._opened_tasks[0], self.folder
         if self.audit is not None:
             corpus = apply_audit(corpus, self.audit)
-        data_record = read_data_record(folder) if folder is not None and folder.recipe.exists() else None
-        if folder is not None and data_record is not None:
-            check_data(folder, data_record, corpus)
+        saved = self.saved_data_record()
+        if folder is not None and saved is not None:
+            check_data(folder, saved, corpus)
         return corpus
 
     @cached_property
@@ -252,10 +256,13 @@ class Finetuning(Run):
             range(self.accelerator.process_index, batch_size, self.num_processes), slots, self.packing.join
         )
 
-    def _train(self, folder: RunFolder, checkpoint_path: Path | None) -> Exit:
-        if self.is_main and self.audit is not None and not (folder.path / AUDIT_FILE).exists():
+    def _train(self, folder: RunFolder, start: RunStart, signals: StopSignals) -> Exit:
+        self.collectives.on_rank_zero(lambda: self._write_audit(folder))
+        return super()._train(folder, start, signals)
+
+    def _write_audit(self, folder: RunFolder) -> None:
+        if self.audit is not None and not (folder.path / AUDIT_FILE).exists():
             folder.write_json(AUDIT_FILE, self.audit.model_dump())
-        return super()._train(folder, checkpoint_path)
 
     def lineage(self) -> dict[str, Any]:
         return {

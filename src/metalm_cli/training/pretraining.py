@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 
 from metalm_cli.config.schema.recipes import PretrainRecipe
@@ -10,8 +11,9 @@ from metalm_cli.data.documents.document_slots import RowSlotFactory
 from metalm_cli.data.sampling.loader import StepRowDataset
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.objectives import DocumentObjective, make_objective
-from metalm_cli.runs.data_record import check_data, pinned_revisions, read_data_record
+from metalm_cli.runs.data_record import check_data, pinned_revisions
 from metalm_cli.sessions import Batch, Row, Session
+from metalm_cli.training.distributed.equal_processes import SAMPLE_TEXTS
 from metalm_cli.training.planning.memory import rows_per_micro_batch
 from metalm_cli.training.planning.plan import RunPlan, make_plan
 from metalm_cli.training.planning.probe import probe_batch
@@ -29,19 +31,20 @@ class Pretraining(Run):
     @cached_property
     def corpus(self) -> Corpus:
         options, folder = self.options, self.folder
-        is_started = folder is not None and folder.recipe.exists()
-        data_record = read_data_record(folder) if folder is not None and is_started else None
+        saved = self.saved_data_record()
         corpus = open_corpus(
-            pinned_revisions(self.recipe.data, data_record),
+            pinned_revisions(self.recipe.data, saved),
             seed=self.recipe.train.seed,
             data_root=options.data_root,
             offline=options.offline,
         )
-        if folder is not None and data_record is not None:
-            check_data(folder, data_record, corpus)
-        elif is_started:
-            self.callbacks.print_note("the run has no record of its data, so the data is not compared")
+        if folder is not None and saved is not None:
+            check_data(folder, saved, corpus)
         return corpus
+
+    def sample_texts(self) -> Iterable[str]:
+        is_streamed = any(info.streamed for info in self.corpus.sources)
+        return self.corpus.sample(SAMPLE_TEXTS, 0) if is_streamed else ()
 
     def make_objective(self, assembly: Assembly) -> DocumentObjective:
         return make_objective(self.recipe, assembly)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,25 +19,40 @@ from metalm_cli.objectives import Objective
 from metalm_cli.objectives.base import StepModule
 from metalm_cli.provenance.lineage import read_ancestors
 from metalm_cli.runs import checkpoint
+from metalm_cli.runs.data_record import DataRecord, data_record, read_data_record
 from metalm_cli.runs.folder import RunFolder
 from metalm_cli.runs.metrics_log import (
     MetricsLog,
     NullLog,
     check_trackers,
-    last_validation,
+    end_trackers,
     log_to_trackers,
     start_trackers,
 )
-from metalm_cli.runs.resume_check import check_recipe
+from metalm_cli.runs.resume_check import recipe_record
 from metalm_cli.sessions import Batch, Row, Session
-from metalm_cli.training.distributed.accelerator import compile_layers, make_accelerator
-from metalm_cli.training.distributed.rank_zero import broadcast_from_rank_zero
-from metalm_cli.training.model_card import write_model
-from metalm_cli.training.planning.memory import estimate_memory, first_words_of, out_of_memory, out_of_memory_error
+from metalm_cli.training.distributed.accelerator import compile_layers, connect_processes, make_accelerator
+from metalm_cli.training.distributed.equal_processes import (
+    check_equal_data,
+    check_equal_models,
+    check_equal_recipes,
+    text_sample,
+)
+from metalm_cli.training.planning.memory import MemoryEstimate, estimate_memory, explain_out_of_memory
 from metalm_cli.training.planning.plan import RunPlan
 from metalm_cli.training.planning.probe import ProbeResult, probe
 from metalm_cli.training.progress import Progress, make_progress, memory_bytes
-from metalm_cli.training.run_start import TOKENIZERS, check_adapter_base, recipe_name, write_start
+from metalm_cli.training.run_result import write_result
+from metalm_cli.training.run_start import (
+    RECIPE_KEY,
+    TOKENIZERS,
+    RunStart,
+    check_adapter_base,
+    describe_interrupt,
+    find_start,
+    resume_command,
+    write_start,
+)
 from metalm_cli.training.step_metrics import summary
 from metalm_cli.training.trainer import Trainer, TrainerCallbacks
 from metalm_cli.training.validation import Validator
@@ -86,15 +100,20 @@ class Run(ABC):
     def __init__(self, recipe: Any, recipe_yaml: str, options: RunOptions, callbacks: RunCallbacks) -> None:
         self.recipe, self.recipe_yaml, self.options, self.callbacks = recipe, recipe_yaml, options, callbacks
         self.folder: RunFolder | None = None
-        self.recipe_changed = False
-        check_trackers(recipe.train.trackers, options.offline)
+        self.collectives = connect_processes()
+        self.num_processes: int = self.collectives.num_processes
+        with self.collectives.explain_lost_process():
+            check_equal_recipes(self.collectives, recipe_record(recipe), options.resume, options.dry_run)
+            self.collectives.run_together(self._check_start)
         self.accelerator = make_accelerator(recipe)
-        self.num_processes: int = self.accelerator.num_processes
         self.is_main: bool = self.accelerator.is_main_process
         self.shards = self.num_processes if self.accelerator.distributed_type == "FSDP" else 1
-        if recipe.train.batch_size % self.num_processes:
+
+    def _check_start(self) -> None:
+        check_trackers(self.recipe.train.trackers, self.options.offline)
+        if self.recipe.train.batch_size % self.num_processes:
             raise MetalmError(
-                f"{self.num_processes} processes cannot share a batch of {recipe.train.batch_size} equally",
+                f"{self.num_processes} processes cannot share a batch of {self.recipe.train.batch_size} equally",
                 where="train.batch_size",
                 remedy=f"set it to a multiple of {self.num_processes}",
             )
@@ -150,11 +169,12 @@ class Run(ABC):
     @cached_property
     def assembly(self) -> Assembly:
         """The model with its tokenizers, which on resume are those of the run."""
-        assembly = self._assemble(None if self.folder is None else self.folder.path / TOKENIZERS)
+        assembly = self.assemble(None if self.folder is None else self.folder.path / TOKENIZERS)
         check_adapter_base(self.folder, assembly)
         return assembly
 
-    def _assemble(self, tokenizers: Path | None) -> Assembly:
+    def assemble(self, tokenizers: Path | None) -> Assembly:
+        """Build the model, with the tokenizers of a folder if they are there."""
         corpus = self.corpus
         return build_from_recipe(
             self.recipe, lambda count: corpus.sample(count, 0), offline=self.options.offline, tokenizers=tokenizers
@@ -184,142 +204,155 @@ class Run(ABC):
             folder: Folder of the run to resume: its tokenizers are used, and its data must not have changed.
         """
         self.folder = folder
-        # Reading the parts makes them; in this order, what takes longer comes later.
-        _ = self.corpus, self.assembly, self.ancestors, self.validation_rows, self.root, self.plan
+        data = self.collectives.run_together(lambda: self.opened_data)
+        if self.num_processes > 1:
+            sample = self.collectives.run_together(lambda: text_sample(self.sample_texts()))
+            check_equal_data(self.collectives, data_record(data), sample)
+        self.collectives.run_together(self._make_parts)
+        check_equal_models(self.collectives, self.assembly, dict(self.root.named_parameters()))
         if self.recipe.train.checkpoint_activations:
             self.assembly.model.gradient_checkpointing_enable()
 
-    def show_plan(self) -> None:
-        """Display the plan, then probe a worst-case micro-batch."""
+    @property
+    def opened_data(self) -> Any:
+        """The training data as it was opened, which needs no other process."""
+        return self.corpus
+
+    def sample_texts(self) -> Iterable[str]:
+        """Texts by which the processes compare streams, whose files have no hash."""
+        return ()
+
+    def _make_parts(self) -> None:
+        # Reading the parts makes them; in this order, what takes longer comes later.
+        _ = self.corpus, self.assembly, self.ancestors, self.validation_rows, self.root, self.plan
+
+    def saved_data_record(self) -> DataRecord | None:
+        """Record of the data that the run started with; None for a new run."""
+        if self.folder is None or not self.folder.recipe.exists():
+            return None
+        record = read_data_record(self.folder)
+        if record is None:
+            self.callbacks.print_note("the run has no record of its data (data.json), so the data is not compared")
+        return record
+
+    def _prepare_and_show(self, folder: RunFolder | None) -> None:
+        """Prepare the run, display its plan, then probe a worst-case micro-batch."""
+        self.prepare(folder)
         if self.is_main:
             self.callbacks.show_plan(self.plan, None)
-        device = self.accelerator.device
-        batch = self.probe_batch
-        result = probe(
-            self.objective, self.root, self.recipe, device, batch, num_processes=self.num_processes, shards=self.shards
+        arguments = self.objective, self.root, self.recipe, self.accelerator.device, self.probe_batch
+        result = self.collectives.run_together(
+            lambda: probe(*arguments, num_processes=self.num_processes, shards=self.shards)
         )
         if self.is_main:
             self.callbacks.show_plan(self.plan, result)
 
+    def dry_run(self) -> None:
+        """Check the run, and display its plan and the probe, without training."""
+        with self.collectives.explain_lost_process():
+            self._prepare_and_show(None)
+
     # -- running ------------------------------------------------------------------------------------------------------
 
-    def run(self) -> Exit:
+    def run(self, signals: StopSignals) -> Exit:
         """Train into a run folder. A new folder is created after all checks that do not need training.
 
+        Args:
+            signals: Stop signals, deferred in the training loop and while the result is written.
+
         Raises:
-            MetalmError: See :meth:`Trainer.run`; also if the folder or its checkpoint is unusable.
+            MetalmError: See :meth:`Trainer.run`; also if the folder or its checkpoint is unusable, or another process
+                has ended.
         """
         options = self.options
-        is_new = broadcast_from_rank_zero(lambda: RunFolder.starts_new_run(options.out, options.name, options.resume))
-        if is_new:
-            self._prepare_and_show(None)
-        with self._open_folder() as folder:
-            for note in folder.notes:
-                self.callbacks.print_note(note)
-            checkpoint_path = self._find_checkpoint(folder) if folder.resumed else None
-            if not is_new:
-                self._prepare_and_show(folder)
-            self.folder = folder
-            if self.is_main and not folder.recipe.exists():
-                write_start(
-                    folder, options.name, self.recipe_yaml, str(self.accelerator.device), self.corpus, self.assembly
-                )
-            elif self.is_main and self.recipe_changed:
-                folder.write_text("recipe.yaml", self.recipe_yaml)
-            return self._train(folder, checkpoint_path)
+        with self.collectives.explain_lost_process():
+            is_new = self.collectives.on_rank_zero(
+                lambda: RunFolder.starts_new_run(options.out, options.name, options.resume)
+            )
+            if is_new:
+                self._prepare_and_show(None)
+            with self._open_folder() as folder:
+                for note in folder.notes:
+                    self.callbacks.print_note(note)
+                try:
+                    return self._run_in(folder, is_new, signals)
+                except KeyboardInterrupt:
+                    self.callbacks.print_note(describe_interrupt(self, folder))
+                    return Exit.STOPPED
 
-    def _prepare_and_show(self, folder: RunFolder | None) -> None:
-        self.prepare(folder)
-        self.show_plan()
+    def _run_in(self, folder: RunFolder, is_new: bool, signals: StopSignals) -> Exit:
+        start = find_start(self, folder) if folder.resumed else RunStart()
+        if not is_new:
+            self._prepare_and_show(folder)
+        self.folder = folder
+        device = str(self.accelerator.device)
+        self.collectives.on_rank_zero(lambda: write_start(self, folder, device))
+        return self._train(folder, start, signals)
 
     def _open_folder(self) -> RunFolder:
         """Open the run's folder: rank zero creates and locks it, the other ranks attach to it."""
         options = self.options
-        if self.num_processes == 1:
-            return RunFolder.create(options.out, options.name, options.resume)
         created: list[RunFolder] = []
 
         def create() -> tuple[str, bool]:
             created.append(RunFolder.create(options.out, options.name, options.resume))
             return str(created[0].path), created[0].resumed
 
-        path, resumed = broadcast_from_rank_zero(create)
+        path, resumed = self.collectives.on_rank_zero(create)
         if created:
             return created[0]
         folder = RunFolder.attach(Path(path))
         folder.resumed = resumed
         return folder
 
-    def _find_checkpoint(self, folder: RunFolder) -> Path | None:
-        """Find the checkpoint to resume from; print notes about damaged ones."""
-        notes = check_recipe(folder, self.recipe) if folder.recipe.exists() else []
-        for note in notes:
-            self.callbacks.print_note(note)
-        self.recipe_changed = bool(notes)
-        self.options.name = recipe_name(folder) or self.options.name
-        checkpoint_path, damaged = broadcast_from_rank_zero(lambda: checkpoint.find_latest(folder.checkpoints))
-        for damage in damaged:
-            self.callbacks.print_note(f"not used: {damage}")
-        return checkpoint_path
-
-    def _train(self, folder: RunFolder, checkpoint_path: Path | None) -> Exit:
-        recipe = self.recipe
-        length = self.padded_length
+    def _train(self, folder: RunFolder, start: RunStart, signals: StopSignals) -> Exit:
+        recipe, steps, length = self.recipe, self.plan.steps, self.padded_length
         if recipe.train.compile:
             compile_layers(self.assembly)
-        trainer = Trainer(recipe.train, self.plan.steps, self.objective, self.root, self.accelerator, length)
+        trainer = Trainer(recipe.train, steps, self.objective, self.root, self.accelerator, length, self.collectives)
         rows_per_pass = recipe.train.micro_batch_size or max(1, recipe.train.batch_size // self.num_processes)
         validator = Validator(self.objective, self.validation_rows, rows_per_pass, trainer.collectives)
-        if checkpoint_path is not None:
-            tensors, state = checkpoint.load(checkpoint_path, verify=False)
-            trainer.restore(tensors, state)
-            self.callbacks.print_note(f"resumed from {checkpoint_path}")
-            if self.is_main and trainer.state.step < self.plan.steps:
-                folder.set_result_aside()
-            trainer.collectives.barrier()
-        if self.is_main:
-            checkpoint.remove_interrupted(folder.checkpoints)
+        if start.checkpoint is not None:
+            self.collectives.run_together(lambda: start.restore(trainer))
+            self.callbacks.print_note(f"resumed from {start.checkpoint}")
+        self.collectives.on_rank_zero(lambda: start.clean_up(folder, trainer.state.step, steps))
         self.accelerator.project_configuration.logging_dir = str(folder.path / "trackers")
         start_trackers(self.accelerator, list(recipe.train.trackers), self.options.name, recipe.model_dump())
         dataset = self.make_dataset(trainer)
-        with (
-            MetricsLog(folder.metrics) if self.is_main else NullLog() as log,
-            make_progress(main=self.is_main) as progress,
-        ):
-            if self.is_main:
-                log.remove_steps_after(trainer.state.step)
-            progress.start(self.plan.steps, f"{self.options.name} -> {folder.path}", trainer.state.step)
+        with self._open_log(folder, trainer.state.step) as log, make_progress(main=self.is_main) as progress:
+            progress.start(steps, f"{self.options.name} -> {folder.path}", trainer.state.step)
             callbacks = self._trainer_callbacks(folder, trainer, log, progress, validator)
-            with StopSignals() as signals, self._explain_out_of_memory(folder):
-                result = trainer.run(loader(dataset, recipe.data.workers), callbacks, signals)
-            if result == Exit.DONE:
-                self._finish(folder, trainer)
-            progress.note(summary(trainer.totals))
-            progress.note(
-                f"{self.result_name}: {folder.path / self.result_name}"
-                if result == Exit.DONE
-                else f"stopped; resume with: metalm {recipe.command} --resume --out {folder.path}"
-            )
-        self.accelerator.end_training()
+            with signals.deferred():
+                with explain_out_of_memory(recipe, self.num_processes, lambda: self._describe_memory(folder)):
+                    result = trainer.run(loader(dataset, recipe.data.workers), callbacks, signals)
+                if result == Exit.DONE:
+                    self.collectives.on_rank_zero(lambda: write_result(self, folder, trainer))
+                progress.note(summary(trainer.totals))
+                progress.note(
+                    f"{self.result_name}: {folder.path / self.result_name}"
+                    if result == Exit.DONE
+                    else f"stopped; resume with: {resume_command(self, folder)}"
+                )
+        end_trackers(self.accelerator)
         return result
 
-    @contextmanager
-    def _explain_out_of_memory(self, folder: RunFolder) -> Iterator[None]:
-        """Explain lack of memory in training, validation or sampling, which the probe cannot fully predict."""
-        try:
-            yield
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            last_checkpoint, _ = checkpoint.find_latest(folder.checkpoints)
-            resume_hint = f"; --resume continues from {last_checkpoint}" if last_checkpoint else ""
-            memory = estimate_memory(
-                self.recipe, self.assembly, self.objective.extra_parts(self.root), self.num_processes, self.shards
-            )
-            message = f"memory ran out while training{resume_hint}"
-            raise out_of_memory_error(
-                self.recipe, first_words_of(error), memory, self.num_processes, message=message, exit_code=Exit.FAILED
-            ) from error
+    def _open_log(self, folder: RunFolder, step: int) -> Any:
+        """Open the metrics log after a step in rank zero; the other ranks have none."""
+        opened: list[Any] = []
+
+        def open_log() -> None:
+            opened.append(MetricsLog(folder.metrics))
+            opened[0].remove_steps_after(step)
+
+        self.collectives.on_rank_zero(open_log)
+        return opened[0] if opened else NullLog()
+
+    def _describe_memory(self, folder: RunFolder) -> tuple[MemoryEstimate, str]:
+        """Estimate of the memory, and the checkpoint from which the run can be resumed."""
+        extra_parts = self.objective.extra_parts(self.root)
+        memory = estimate_memory(self.recipe, self.assembly, extra_parts, self.num_processes, self.shards)
+        last_checkpoint, _ = checkpoint.find_latest(folder.checkpoints)
+        return memory, f"; --resume continues from {last_checkpoint}" if last_checkpoint else ""
 
     def _trainer_callbacks(
         self, folder: RunFolder, trainer: Trainer, log: Any, progress: Progress, validator: Validator
@@ -336,13 +369,19 @@ class Run(ABC):
                 progress.validation(log.write(record), self._sample_continuations())
 
         def save_checkpoint(tensors: dict[str, dict[str, torch.Tensor]], state: dict[str, Any]) -> None:
-            if self.is_main:
-                path = checkpoint.save(folder.checkpoints, state["step"], tensors, state)
-                checkpoint.remove_old(folder.checkpoints, self.recipe.train.keep_checkpoints, state["best_step"])
-                progress.note(f"checkpoint: {path}")
+            folder.check_in_place()
+            path = checkpoint.save(
+                folder.checkpoints, state["step"], tensors, {**state, RECIPE_KEY: recipe_record(self.recipe)}
+            )
+            checkpoint.remove_old(folder.checkpoints, self.recipe.train.keep_checkpoints, state["best_step"])
+            progress.note(f"checkpoint: {path}")
+            log.check_in_place()
+
+        def save_in_rank_zero(tensors: dict[str, dict[str, torch.Tensor]], state: dict[str, Any]) -> None:
+            self.collectives.on_rank_zero(lambda: save_checkpoint(tensors, state))
 
         return TrainerCallbacks(
-            log_step, validator, log_validation, save_checkpoint, self.corpus.where, progress.advance
+            log_step, validator, log_validation, save_in_rank_zero, self.corpus.where, progress.advance
         )
 
     def _sample_continuations(self) -> list[tuple[str, str]]:
@@ -355,43 +394,3 @@ class Run(ABC):
     def result_name(self) -> str:
         """Name of the run's result: ``model`` or ``adapter``."""
         return "model" if self.assembly.lora_targets is None else "adapter"
-
-    def _finish(self, folder: RunFolder, trainer: Trainer) -> None:
-        if self.is_main:
-            facts = {
-                "name": self.options.name,
-                "recipe": self.recipe_yaml,
-                "steps": trainer.state.step,
-                "best": trainer.state.best_step,
-                "tokens": trainer.totals.get("source_tokens", 0),
-                "validation": last_validation(folder.metrics),
-                "lineage": self.lineage(),
-            }
-            step = trainer.state.best_step if trainer.keep_best else None
-            is_loaded = self.num_processes == 1 and step in (None, trainer.state.step)
-            root, assembly = (self.root, self.assembly) if is_loaded else self._load_whole_model(folder, step)
-            with folder.write_result(self.result_name) as model_folder:
-                write_model(
-                    model_folder,
-                    self.objective.extra_parts(root),
-                    assembly,
-                    self.corpus,
-                    self.recipe,
-                    facts,
-                    self.ancestors,
-                )
-        trainer.collectives.barrier()
-
-    def _load_whole_model(self, folder: RunFolder, step: int | None) -> tuple[Any, Assembly]:
-        """Load the unsharded model from the checkpoint of a step (default: the last)."""
-        assembly = self._assemble(folder.path / TOKENIZERS)
-        root = self.make_objective(assembly).step_module()
-        checkpoint_path = (
-            checkpoint.find_latest(folder.checkpoints)[0]
-            if step is None
-            else checkpoint.load_step(folder.checkpoints, step)
-        )
-        assert checkpoint_path is not None, "the last step and the best step were saved"
-        tensors, _state = checkpoint.load(checkpoint_path, verify=False)
-        root.load_state_dict(tensors["model"], strict=assembly.lora_targets is None)
-        return root, assembly

@@ -57,8 +57,21 @@ class TrainerState:
 
     @classmethod
     def from_json(cls, state: dict[str, Any]) -> TrainerState:
-        slot_states = {int(slot): SlotState(*slot_state) for slot, slot_state in state["lanes"].items()}
-        return cls(**{**state, "lanes": slot_states})
+        """Read a saved state.
+
+        Raises:
+            MetalmError: The state has other fields or types, as another version may write it.
+        """
+        try:
+            slot_states = {int(slot): SlotState(*slot_state) for slot, slot_state in state["lanes"].items()}
+            return cls(**{**state, "lanes": slot_states})
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise MetalmError(
+                "the state of the checkpoint cannot be read",
+                where="state.json",
+                why=f"{type(error).__name__}: {error}",
+                remedy="resume with the version of metalm that wrote it, or start a new run",
+            ) from error
 
 
 @dataclass
@@ -69,7 +82,8 @@ class TrainerCallbacks:
         log: Logs a training record.
         validate: Computes validation metrics from the prepared module and its device.
         log_validation: Logs a validation record.
-        save: Writes a checkpoint from its tensors (empty groups on all ranks but rank zero) and its state.
+        save: Writes a checkpoint from its tensors (empty groups on all ranks but rank zero) and its state, and
+            returns in all processes at once.
         locate_document: Describes the document at a number of the index plan.
         advance: Receives the number of completed steps.
     """
@@ -92,6 +106,7 @@ class Trainer:
         root: The objective's step module.
         accelerator: Accelerate's accelerator.
         length: Padded length of rows, or None for the longest row of each micro-batch.
+        collectives: The processes of the run; default: those of the accelerator.
     """
 
     def __init__(
@@ -102,10 +117,11 @@ class Trainer:
         root: Any,
         accelerator: Any,
         length: int | None = None,
+        collectives: Collectives | None = None,
     ) -> None:
         self.options, self.steps, self.objective = options, steps, objective
         self.accelerator, self.length = accelerator, length
-        self.collectives = Collectives(accelerator)
+        self.collectives = collectives or Collectives(accelerator)
         self.device: torch.device = accelerator.device
         self.root = root
         self.patience, self.keep_best = options.max_stale_validations, options.keeps_best
@@ -140,7 +156,6 @@ class Trainer:
         state = TrainerState(**{**vars(self.state), "lanes": slot_states})
         state.seconds += time.monotonic() - self.start_time
         callbacks.save(gather_state(self.root, self.optimizer, keep=self.collectives.rank == 0), state.to_json())
-        self.collectives.barrier()
 
     @property
     def totals(self) -> dict[str, int]:

@@ -1,11 +1,22 @@
-"""Collective operations on host values: sums, gathered objects and a barrier."""
+"""Collective operations on host values: sums, gathered objects, a barrier, and errors that all processes share."""
 
 from __future__ import annotations
 
-from typing import Any
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+from metalm_cli.errors import Exit, LostProcessError, MetalmError
+
+Value = TypeVar("Value")
+
+LOST_PROCESS_TIMEOUT_S = 10.0
+"""A collective operation fails within this time if another process has ended, and waits longer for a busy one."""
 
 
 class Collectives:
@@ -13,11 +24,14 @@ class Collectives:
 
     The inputs of the loop's decisions (token counts, encoders in use, whether to stop) are known on the host before the
     forward pass. They are reduced over a separate gloo group on the CPU, which avoids device syncs.
+
+    Args:
+        state: Accelerate's state or accelerator: the number of processes and the rank of this one.
     """
 
-    def __init__(self, accelerator: Any) -> None:
-        self.rank: int = accelerator.process_index
-        self.num_processes: int = accelerator.num_processes
+    def __init__(self, state: Any) -> None:
+        self.rank: int = state.process_index
+        self.num_processes: int = state.num_processes
         self._group = torch.distributed.new_group(backend="gloo") if self.num_processes > 1 else None
 
     def sum_ints(self, values: list[int]) -> list[int]:
@@ -48,6 +62,84 @@ class Collectives:
         """Wait for every process."""
         if self._group is not None:
             torch.distributed.barrier(group=self._group)
+
+    def run_together(self, function: Callable[[], Value]) -> Value:
+        """Call a function in every process and return its value; an error in one process is raised in all of them.
+
+        Raises:
+            MetalmError: The function raised it, in this process or another; the error of the lowest rank.
+        """
+        if self._group is None:
+            return function()
+        value, own_error = None, None
+        try:
+            value = function()
+        except MetalmError as error:
+            own_error = error
+        errors = self.gather_objects(own_error)
+        self._raise_shared(next((error for error in errors if error is not None), None))
+        return value  # type: ignore[return-value]
+
+    def on_rank_zero(self, function: Callable[[], Value]) -> Value:
+        """Call a function in rank zero and return its value in every process.
+
+        Args:
+            function: Called in rank zero only; its value must be picklable.
+
+        Raises:
+            MetalmError: The function raised it in rank zero.
+        """
+        if self._group is None:
+            return function()
+        value_and_error: list[Any] = [None, None]
+        if self.rank == 0:
+            try:
+                value_and_error[0] = function()
+            except MetalmError as error:
+                value_and_error[1] = error
+        torch.distributed.broadcast_object_list(value_and_error, src=0, group=self._group)
+        self._raise_shared(value_and_error[1])
+        return value_and_error[0]
+
+    def _raise_shared(self, error: MetalmError | None) -> None:
+        """Raise an error that every process raises, and let no process end before all have received it."""
+        if error is None:
+            return
+        with suppress(RuntimeError):
+            self.barrier()
+        error.is_shared = True
+        raise error
+
+    @contextmanager
+    def explain_lost_process(self) -> Iterator[None]:
+        """Context manager that turns the errors of broken connections into a :class:`LostProcessError`."""
+        try:
+            yield
+        except (RuntimeError, ConnectionError) as error:
+            if not self._has_lost_process():
+                raise
+            raise LostProcessError(
+                "another process of this run has ended",
+                why="it was killed, lost its connection, or has printed its own error",
+                remedy="continue with --resume",
+                exit_code=Exit.FAILED,
+            ) from error
+
+    def _has_lost_process(self) -> bool:
+        """Whether the connection to another process is closed: an operation then fails before its time limit.
+
+        The errors of broken connections have no class of their own.
+        """
+        if self._group is None:
+            return False
+        start = time.monotonic()
+        try:
+            work = torch.distributed.all_reduce(torch.zeros(1), group=self._group, async_op=True)
+            assert work is not None
+            work.wait(timedelta(seconds=LOST_PROCESS_TIMEOUT_S))
+        except RuntimeError:
+            return time.monotonic() - start < LOST_PROCESS_TIMEOUT_S
+        return False
 
 
 def scalar(value: Tensor) -> float:

@@ -1,14 +1,13 @@
-"""Distributed helpers: broadcast a value from rank zero, and print errors from one rank only."""
+"""Errors of several processes: one message is printed, by rank zero or by the first process that fails."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from metalm_cli.errors import Exit, MetalmError
+from metalm_cli.errors import Exit, LostProcessError, MetalmError
 
 _FAILURE_KEY = "metalm/failed"
 
@@ -18,53 +17,53 @@ def is_rank_zero() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def broadcast_from_rank_zero(function: Callable[[], Any]) -> Any:
-    """Run a function on rank zero and broadcast its result (or its error) to all ranks.
-
-    Args:
-        function: Called on rank zero only; its result must be picklable.
-
-    Raises:
-        MetalmError: The function raised it on rank zero.
-    """
-    import torch
-
-    if not torch.distributed.is_initialized():
-        return function()
-    result_and_error: list[Any] = [None, None]
-    if torch.distributed.get_rank() == 0:
-        try:
-            result_and_error[0] = function()
-        except MetalmError as error:
-            result_and_error[1] = error
-    torch.distributed.broadcast_object_list(result_and_error, src=0)
-    if result_and_error[1] is not None:
-        raise result_and_error[1]
-    return result_and_error[0]
+def is_launched() -> bool:
+    """Whether a launcher has started this process as one of several."""
+    return os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 @contextmanager
 def report_errors_once() -> Iterator[None]:
-    """Report an error only from the first process that fails.
+    """Report an error only from one process: rank zero if all raise it, else the first process that fails.
 
-    The other processes fail for the same reason, or because their connections broke when it exited; they exit
-    silently.
+    The other processes fail because their connections broke when that process ended; they exit silently.
     """
     try:
         yield
     except Exception as error:
-        if _already_reported():
+        if not _is_reported_here(error):
             code = error.exit_code if isinstance(error, MetalmError) else Exit.FAILED
             raise SystemExit(int(code)) from error
         raise
 
 
-def _already_reported() -> bool:
-    """Whether another process has reported an error; if not, marks this process as the reporting one."""
+def _is_reported_here(error: Exception) -> bool:
+    """Whether this process prints an error."""
+    if isinstance(error, MetalmError) and error.is_shared:
+        return is_rank_zero()
     distributed = sys.modules.get("torch.distributed")
     if distributed is None or not distributed.is_initialized():
-        return not is_rank_zero()  # before initialisation all ranks read the same recipe and fail alike
+        return True
     try:
-        return distributed.distributed_c10d._get_default_store().add(_FAILURE_KEY, 1) > 1
+        with _without_native_messages():
+            return distributed.distributed_c10d._get_default_store().add(_FAILURE_KEY, 1) == 1
     except RuntimeError:
-        return True  # the store is gone with the process that hosted it
+        # The store is gone with rank zero, which has printed its error unless it was killed.
+        if isinstance(error, LostProcessError):
+            sys.stderr.write(f"{error.what}; {error.remedy}\n")
+        return False
+
+
+@contextmanager
+def _without_native_messages() -> Iterator[None]:
+    """Context manager that discards what native code writes to standard error, such as its stack traces."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)

@@ -13,7 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from metalm_cli.errors import MetalmError
+
 Tensors = dict[str, Tensor]
+
+MAX_LISTED = 4
+"""Parameters listed in the error about a checkpoint of another model."""
 
 
 def gather_state(module: nn.Module, optimizer: Any, keep: bool = True) -> dict[str, Tensors]:
@@ -74,8 +79,12 @@ def restore_state(module: nn.Module, optimizer: Any, tensors: Mapping[str, Tenso
         module: The root module, sharded or not.
         optimizer: Its optimiser.
         tensors: State from :func:`gather_state`.
+
+    Raises:
+        MetalmError: The state is that of a model with other parameters.
     """
     state_dict = module.state_dict()
+    _check_names_and_shapes(module, state_dict, tensors)
     for name, value in tensors["model"].items():
         state_dict[name].copy_(_place_like(value, state_dict[name]))
     parameters: dict[str, Tensor] = dict(module.named_parameters())
@@ -88,6 +97,27 @@ def restore_state(module: nn.Module, optimizer: Any, tensors: Mapping[str, Tenso
         states.setdefault(parameter, {})[field] = placed
     for parameter, fields in states.items():
         inner_optimizer.state[parameter] = fields
+
+
+def _check_names_and_shapes(
+    module: nn.Module, state_dict: Mapping[str, Tensor], tensors: Mapping[str, Tensors]
+) -> None:
+    """Compare the saved tensors with the model before any of them is copied."""
+    saved = {name: tuple(value.shape) for name, value in tensors.get("model", {}).items()}
+    current = {name: tuple(value.shape) for name, value in state_dict.items()}
+    required = current.keys() - _frozen_names(module)
+    names = sorted(name for name in saved.keys() | required if saved.get(name) != current.get(name))
+    parameters = dict(module.named_parameters())
+    names += sorted(key for key in tensors.get("optimizer", {}) if key.rpartition(":")[0] not in parameters)
+    if names:
+        described = [f"{name} was {saved.get(name)} and is {current.get(name)}" for name in names[:MAX_LISTED]]
+        more = f"; and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+        raise MetalmError(
+            "the checkpoint is not one of this model: its parameters have other names or shapes",
+            where="the run's checkpoints",
+            why="; ".join(described) + more,
+            remedy="restore the recipe and the base model that the run started with, or start a new run",
+        )
 
 
 def _device(parameter: Tensor) -> torch.device:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -238,3 +239,26 @@ def out_of_memory_error(
         remedy="change one of these: " + ", ".join(advice),
         exit_code=exit_code,
     )
+
+
+@contextmanager
+def explain_out_of_memory(
+    recipe: Recipe, num_processes: int, describe: Callable[[], tuple[MemoryEstimate, str]]
+) -> Iterator[None]:
+    """Context manager that explains lack of memory while training, which the probe cannot fully predict.
+
+    Args:
+        recipe: The recipe.
+        num_processes: Processes that share a batch.
+        describe: Returns the estimate, and a hint how to continue.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        memory, hint = describe()
+        message = f"memory ran out while training{hint}"
+        raise out_of_memory_error(
+            recipe, first_words_of(error), memory, num_processes, message=message, exit_code=Exit.FAILED
+        ) from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +14,8 @@ from metalm_cli.cli.options.training import TrainOptions
 from metalm_cli.errors import Exit, MetalmError
 
 if TYPE_CHECKING:
+    from metalm_cli.common.signals import StopSignals
     from metalm_cli.config.resolution import ResolvedRecipe
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
     from metalm_cli.training.run import Run
 
 
@@ -29,39 +28,97 @@ def train(command: str, arguments: list[str], flags: dict[str, Any], train_optio
         flags: Recipe values that options set, by dotted key.
         train_options: Options that are not recipe values.
     """
+    from metalm_cli.common.signals import StopSignals
     from metalm_cli.training.distributed.rank_zero import report_errors_once
 
-    with report_errors_once():
-        code = _train(command, arguments, flags, train_options)
+    with report_errors_once(), StopSignals(at_once=not train_options.dry_run) as signals:
+        try:
+            code = _train(command, arguments, flags, train_options, signals)
+        except KeyboardInterrupt:
+            if train_options.dry_run:
+                raise
+            resume = " with --resume" if train_options.resume or train_options.seeds is not None else ""
+            _note(f"stopped by {signals.pending} before training began; the same command{resume} continues")
+            code = Exit.STOPPED
     raise typer.Exit(int(code))
 
 
-def _train(command: str, arguments: list[str], flags: dict[str, Any], train_options: TrainOptions) -> Exit:
-    from metalm_cli.config import resolve, split_arguments
-    from metalm_cli.training.distributed.rank_zero import is_rank_zero
+def _train(
+    command: str, arguments: list[str], flags: dict[str, Any], train_options: TrainOptions, signals: StopSignals
+) -> Exit:
+    from metalm_cli.training.distributed.rank_zero import is_launched, is_rank_zero
 
     if train_options.dry_run and train_options.resume:
         raise MetalmError("--dry-run and --resume exclude each other", remedy="leave one of them out")
+    runs = _resolve_together(command, arguments, flags, train_options)
+    for number, (resolved, out) in enumerate(runs):
+        code = _run_recipe(resolved, train_options, out, signals)
+        if code != Exit.DONE:
+            return code
+        if signals.pending and number + 1 < len(runs):
+            _note(f"stopped by {signals.pending} after {out}; the same command with --resume continues")
+            return Exit.STOPPED
+    if train_options.seeds is not None and train_options.out and not train_options.dry_run and is_rank_zero():
+        _write_seeds(train_options.out, _parse_seeds(train_options.seeds))
+    if is_launched():
+        from metalm_cli.training.distributed.accelerator import disconnect_processes
+
+        disconnect_processes()
+    return Exit.DONE
+
+
+def _resolve_together(
+    command: str, arguments: list[str], flags: dict[str, Any], train_options: TrainOptions
+) -> list[tuple[ResolvedRecipe, Path | None]]:
+    """Resolve the recipe of each run; of several processes, all fail if one does."""
+    from metalm_cli.training.distributed.rank_zero import is_launched
+
+    def resolve_runs() -> list[tuple[ResolvedRecipe, Path | None]]:
+        return _resolve_runs(command, arguments, flags, train_options)
+
+    if not is_launched():
+        return resolve_runs()
+    from metalm_cli.cli.silence_libraries import silence_libraries
+
+    silence_libraries(train_options.offline)
+    from metalm_cli.training.distributed.accelerator import connect_processes
+
+    collectives = connect_processes()
+    with collectives.explain_lost_process():
+        return collectives.run_together(resolve_runs)
+
+
+def _resolve_runs(
+    command: str, arguments: list[str], flags: dict[str, Any], train_options: TrainOptions
+) -> list[tuple[ResolvedRecipe, Path | None]]:
+    """Recipe and folder of each run: one run, or one for each seed."""
+    from metalm_cli.config import resolve, split_arguments
+
     recipe, overrides = split_arguments(arguments)
     out, seeds = train_options.out, train_options.seeds
     if recipe is None and train_options.resume and out is not None:
         recipe = _recipe_of_run(command, out if seeds is None else out / f"seed-{_parse_seeds(seeds)[0]}", out)
     if seeds is None:
-        return _run_recipe(with_default_base(resolve(command, recipe, overrides, flags)), train_options, out)
+        return [(with_default_base(resolve(command, recipe, overrides, flags)), out)]
     seed_numbers = _parse_seeds(seeds)
     if out is None:
         raise MetalmError("--seeds needs --out RUN", remedy="name the folder that holds the runs")
-    runs = [
-        with_default_base(resolve(command, recipe, [*overrides, f"train.seed={number}"], flags))
+    return [
+        (
+            with_default_base(resolve(command, recipe, [*overrides, f"train.seed={number}"], flags)),
+            out / f"seed-{number}",
+        )
         for number in seed_numbers
     ]
-    for number, resolved in zip(seed_numbers, runs, strict=True):
-        code = _run_recipe(resolved, train_options, out / f"seed-{number}")
-        if code != Exit.DONE:
-            return code
-    if not train_options.dry_run and is_rank_zero():
-        _write_seeds(out, seed_numbers)
-    return Exit.DONE
+
+
+def _note(text: str) -> None:
+    """Print a line to standard error in rank zero; a closed terminal or a full disk does not end the run."""
+    from metalm_cli.training.distributed.rank_zero import is_rank_zero
+
+    if is_rank_zero():
+        with suppress(OSError):
+            console.stderr().print(text, markup=False, soft_wrap=True)
 
 
 def with_default_base(resolved: ResolvedRecipe) -> ResolvedRecipe:
@@ -105,7 +162,7 @@ def _parse_seeds(seeds: str) -> list[int]:
     return seed_numbers
 
 
-def _run_recipe(resolved: ResolvedRecipe, train_options: TrainOptions, out: Path | None) -> Exit:
+def _run_recipe(resolved: ResolvedRecipe, train_options: TrainOptions, out: Path | None, signals: StopSignals) -> Exit:
     """Train a recipe with one seed."""
     from metalm_cli.cli.silence_libraries import silence_libraries
 
@@ -128,10 +185,6 @@ def _run_recipe(resolved: ResolvedRecipe, train_options: TrainOptions, out: Path
         for line in result.notes:
             printer.print(f"  - {line}", markup=False)
 
-    def note(text: str) -> None:
-        if is_rank_zero():
-            console.stderr().print(text, markup=False, soft_wrap=True)
-
     continuations: list[tuple[str, str]] = []
 
     def sample(*arguments: Any) -> list[tuple[str, str]]:
@@ -142,14 +195,13 @@ def _run_recipe(resolved: ResolvedRecipe, train_options: TrainOptions, out: Path
         resolved.name, out, train_options.resume, train_options.dry_run, train_options.offline, train_options.data_root
     )
     kind = Pretraining if resolved.recipe.command == "pretrain" else Finetuning
-    run = kind(resolved.recipe, resolved.to_yaml(), run_options, RunCallbacks(show_plan, sample, note))
+    run = kind(resolved.recipe, resolved.to_yaml(), run_options, RunCallbacks(show_plan, sample, _note))
     if train_options.dry_run:
-        run.prepare()
-        run.show_plan()
+        run.dry_run()
         return Exit.DONE
-    code = run.run()
-    if is_rank_zero():
-        report_run(run, continuations, note)
+    code = run.run(signals)
+    if is_rank_zero() and not signals.raised:
+        report_run(run, continuations, _note, signals)
     return code
 
 
@@ -198,13 +250,16 @@ REPORTED_EXAMPLES = 4
 """Task examples shown in a report."""
 
 
-def report_run(run: Run, continuations: Sequence[tuple[str, str]], note: Callable[[str], None]) -> None:
-    """Write the report of a run that has ended. A failure is printed, and does not fail the run.
+def report_run(
+    run: Run, continuations: Sequence[tuple[str, str]], note: Callable[[str], None], signals: StopSignals
+) -> None:
+    """Write the report of a run that has ended. A failure or a stop is printed, and does not fail the run.
 
     Args:
         run: The run.
         continuations: Prompts of the last validation, each with the model's continuation.
         note: Prints a line.
+        signals: Stop signals of the command.
     """
     from metalm_cli.reports.reading.session_spans import SESSIONS_FILE, write_sessions
     from metalm_cli.reports.write_report import write_run_report
@@ -215,6 +270,8 @@ def report_run(run: Run, continuations: Sequence[tuple[str, str]], note: Callabl
         if not streamed and (continuations or not (run.folder_path / SESSIONS_FILE).exists()):
             write_sessions(run.folder_path, _first_row_spans(run), continuations)
         note(f"report: {write_run_report(run.folder_path)}")
+    except KeyboardInterrupt:
+        note(f"no report was written ({signals.pending}); metalm report {run.folder_path} writes it")
     except Exception as error:  # a run that has trained well does not fail for its report
         reason = error.what if isinstance(error, MetalmError) else f"{type(error).__name__}: {error}"
         note(f"no report was written ({reason}); metalm report {run.folder_path} writes it again")

@@ -325,3 +325,10 @@ def test_harness_tasks_are_handed_over(desk, monkeypatch) -> None:
     assert first == ("runs/mine", ["hellaswag", "piqa"], {"limit": 5, "shots": None, "out": None, "offline": True})
     assert second[2]["shots"] == 5
     assert metalm("eval", "runs/mine", "--harness", "piqa", "--shots", "0,5") == 2
+
+
+def test_a_file_of_pairs_is_a_task_without_a_card(desk) -> None:
+    rows = [{"input": f"Is {number} even?", "target": ("yes", "no")[number % 2]} for number in range(20)]
+    (desk / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert metalm("eval", "--task", "pairs.jsonl", "--limit", 2, "--out", "out.json") == 0
+    assert list(json.loads((desk / "out.json").read_text())["tasks"]) == ["pairs"]

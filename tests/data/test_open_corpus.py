@@ -147,3 +147,10 @@ def test_the_cache_folder(tmp_path, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_folder() == tmp_path / ".cache" / "metalm"
+
+
+def test_a_folder_whose_name_looks_like_a_pattern_is_read(write, corpus, tmp_path):
+    write("d[v2]/a.jsonl", [{"text": "a"}])
+    write("dv/b.jsonl", [{"text": "b"}] * 2)
+    assert corpus({"path": str(tmp_path / "d[v2]" / "*.jsonl")}).sources[0].rows == 1
+    assert corpus({"path": str(tmp_path / "d[v]" / "*.jsonl")}).sources[0].rows == 2

@@ -97,9 +97,22 @@ def test_wrong_csv(tmp_path: Path, open_split: Any, text: str, words: list[str])
         assert word in str(caught.value)
 
 
+def test_a_csv_with_two_columns_of_the_same_name(tmp_path: Path, open_split: Any) -> None:
+    (tmp_path / "rows.csv").write_text("premise,label,premise\na,0,b\n")
+    with pytest.raises(MetalmError, match="two columns of a CSV file have the same name"):
+        open_split(write_card(tmp_path, file="rows.csv"))
+
+
+def test_a_csv_value_may_be_long(tmp_path: Path, open_split: Any) -> None:
+    text = "word " * 40_000
+    (tmp_path / "rows.csv").write_text(f"premise,hypothesis,label\n{text},b,entailment\n")
+    (example,) = open_split(write_card(tmp_path, file="rows.csv"))
+    assert example.fields["premise"] == text.strip()
+
+
 def test_a_csv_that_is_not_text(tmp_path: Path, open_split: Any) -> None:
     (tmp_path / "rows.csv").write_bytes(b"premise,label\n\xff\xfe,1\n")
-    with pytest.raises(MetalmError, match="a CSV file cannot be read"):
+    with pytest.raises(MetalmError, match="a CSV file is not UTF-8 text"):
         open_split(write_card(tmp_path, file="rows.csv"))
 
 

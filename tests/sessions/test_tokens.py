@@ -193,8 +193,15 @@ def test_a_document_token_may_be_named():
 def test_no_end_token_is_an_error():
     tokenizer = tokenizer_of("byte")
     tokenizer.eos_token = None
-    with pytest.raises(MetalmError, match="no end token"):
+    with pytest.raises(MetalmError, match="no end token") as caught:
         DecoderTokenizer(tokenizer, TokenRules())
+    assert "tokenizer_config.json" in caught.value.remedy
+
+
+def test_an_end_token_of_the_checkpoint_stands_for_that_of_its_tokenizer():
+    tokenizer = tokenizer_of("byte")
+    tokenizer.eos_token = None
+    assert DecoderTokenizer(tokenizer, TokenRules(), end_ids=[5, 3]).document_end_id == 5
 
 
 def test_a_slow_tokenizer_is_an_error():

@@ -11,7 +11,7 @@ from card_fixtures import write_card, write_rows
 from metalm_cli.config.schema.tasks import TaskDataConfig
 from metalm_cli.data.examples.task_selection import select_tasks
 from metalm_cli.errors import MetalmError
-from metalm_cli.tasks import Cards, is_path
+from metalm_cli.tasks import Cards, is_path, read_card
 
 INSTRUCTIONS_TASK = {
     "Definition": ["Say it."],
@@ -115,3 +115,17 @@ def test_a_recipe_names_tasks_by_path(tmp_path: Path) -> None:
     assert selection.dropped == {"task2_b": "for evaluation only"}
     with pytest.raises(MetalmError, match="no task is left to train on"):
         select_tasks(TaskDataConfig(tasks=[str(pairs)], hold_out=["misc"]))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b'[{"input": "a", "target": "b"}]', "jq -c '.[]' FILE"),
+        ('{"input": "a", "target": "b"}\n'.encode("utf-16"), "save the file as UTF-8"),
+    ],
+)
+def test_a_file_in_another_format_is_named_with_its_remedy(tmp_path: Path, data: bytes, words: str) -> None:
+    (tmp_path / "x.jsonl").write_bytes(data)
+    with pytest.raises(MetalmError) as caught:
+        read_card(tmp_path / "x.jsonl")
+    assert words in caught.value.remedy

@@ -15,6 +15,7 @@ from metalm_cli.data.examples.open_examples import open_examples
 from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.metrics.task_metrics import metric_value
 from metalm_cli.tasks import Card, Cards
+from metalm_cli.tasks.natural_instructions import natural_instructions_card
 from metalm_cli.templates import TemplateCollection, render
 
 
@@ -225,7 +226,7 @@ def test_targets_that_are_numbers_are_scored_as_numbers(tmp_path: Path) -> None:
         (b"", "is empty"),
         (b'{"text": "a"}\n', "its columns are text"),
         (b"no json\n", "begins with 'no json"),
-        (b"[]\n", "[]"),
+        (b"3\n", "3"),
     ],
 )
 def test_lines_without_input_and_target_are_an_error(tmp_path: Path, data: bytes, why: str) -> None:
@@ -257,3 +258,21 @@ def test_real_tasks(data_root: Path) -> None:
         opened = open_examples(card, next(iter(card.splits)), card_path=cards.paths[name])
         for example in opened:
             assert render(example, flan.templates_for(card)[0]).target == example.answers[0]
+
+
+@pytest.mark.parametrize("change", [{"Positive Examples": 5}, {"Source": 5}, {"Categories": {"a": 1}}, {"Source": "x"}])
+def test_entries_of_other_types_do_not_matter(tmp_path: Path, change: dict[str, Any]) -> None:
+    path = tmp_path / "task1_d.json"
+    task = {"Definition": ["Turn it."], "Instances": [{"input": "ab", "output": ["ba"]}] * 4, **change}
+    path.write_text(json.dumps(task))
+    card = natural_instructions_card(path)
+    assert TemplateCollection("flan").templates_for(card)[0].name == "definition"
+
+
+def test_a_missing_reference_is_no_answer(tmp_path: Path) -> None:
+    path = tmp_path / "task1_d.json"
+    rows = [{"input": "ab", "output": [None, "ba", float("nan")]}, {"input": "cd", "output": [None]}] * 2
+    path.write_text(json.dumps({"Definition": ["Turn it."], "Instances": rows}))
+    card = natural_instructions_card(path)
+    examples = list(open_examples(card, "train", card_path=path))
+    assert {example.answers for example in examples} == {("ba",)}

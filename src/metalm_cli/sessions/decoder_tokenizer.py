@@ -146,7 +146,8 @@ class DecoderTokenizer:
         self.rules = rules
         self._backend = backend_without_truncation(tokenizer)
         self._continuation_cache: dict[str, list[int]] = {}
-        self.document_end_id = self._find_document_end_id()
+        end_ids = list(end_ids)
+        self.document_end_id = self._find_document_end_id(end_ids)
         bos = tokenizer.bos_token_id
         self.start_id: int = self.document_end_id if bos is None else bos
         probe = tokenizer("x").input_ids
@@ -171,16 +172,19 @@ class DecoderTokenizer:
                 remedy="use the tokenizer that the checkpoint was trained with, or set vocab_size in the config",
             )
 
-    def _find_document_end_id(self) -> int:
+    def _find_document_end_id(self, end_ids: list[int]) -> int:
         if self.rules.document != "eos":
             return self._token_id(self.rules.document, "document")
-        if self.tokenizer.eos_token_id is None:
-            raise MetalmError(
-                "the decoder's tokenizer has no end token",
-                where="model.special_tokens.document: eos",
-                remedy="name a token of its vocabulary in model.special_tokens.document",
-            )
-        return self.tokenizer.eos_token_id
+        if self.tokenizer.eos_token_id is not None:
+            return self.tokenizer.eos_token_id
+        if end_ids:
+            return end_ids[0]
+        raise MetalmError(
+            "the decoder's tokenizer has no end token",
+            where=f"tokenizer {self.tokenizer.name_or_path or 'built in memory'}, model.special_tokens.document: eos",
+            remedy='add "eos_token": "TOKEN", a token of its vocabulary, to tokenizer_config.json of the checkpoint, '
+            "or name one in model.special_tokens.document when a recipe assembles the model",
+        )
 
     def _token_id(self, token: str, key: str) -> int:
         vocabulary = self.tokenizer.get_vocab()

@@ -289,12 +289,10 @@ def _correct_option(
             first = in_range.index(True)
             index = f"{expression}{to_integer}" if first == 0 else f"{expression}{to_integer} - 1"
             line, note = f"  index: {_quote(index)}", f"{name} is its number, from {first}"
-            if all(in_range):  # no row has the first or the last number
-                return (
-                    f"{line}     # CHECK: if the numbers begin at 1, write {expression}{to_integer} - 1",
-                    f"{note}; or from 1, which fits all rows as well: check it, because it decides about every answer",
-                )
-            return line, note
+            if not all(in_range):
+                return line, note
+            line += f"     # CHECK: if the numbers begin at 1, write {expression}{to_integer} - 1"
+            return line, f"{note}; or from 1, which fits all rows as well: check it, for it decides about every answer"
     if all(
         text.upper() in OPTION_LETTERS[: len(choices)] and len(text) == 1
         for text, (_, choices) in zip(texts, pairs, strict=True)

@@ -158,7 +158,9 @@ def summarize_columns(rows: Iterable[Mapping[str, Any]]) -> tuple[list[Column], 
     for count, row in enumerate(rows, start=1):
         if not isinstance(row, Mapping):
             raise MetalmError(
-                f"row {count} is not an object", why=f"got {type(row).__name__}, expected an object with columns"
+                f"row {count} is not an object",
+                why=f"got {type(row).__name__}, expected an object with columns",
+                remedy="write one JSON object per line; jq -c '.[]' FILE converts a JSON array",
             )
         for name, value in row.items():
             columns.setdefault(str(name), Column(str(name))).add(value)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gzip
 import io
-import json
 import zlib
 from pathlib import Path
 from typing import Any
 
 import zstandard
 
+from metalm_cli.common.jsonl_files import file_format_remedy, parse_json_exactly
 from metalm_cli.config.locate import display
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks.card import Card
@@ -58,7 +58,7 @@ def _open_lines(path: Path) -> Any:
 
 def _check_first_line(line: bytes, path: Path) -> None:
     try:
-        row = json.loads(line) if line else None
+        row = parse_json_exactly(line) if line else None
     except (ValueError, RecursionError):
         row = None
     if not isinstance(row, dict) or not {"input", "target"} <= set(row):
@@ -68,5 +68,5 @@ def _check_first_line(line: bytes, path: Path) -> None:
             "a data file without a card needs the columns input and target",
             where=f"{display(path)}:1",
             why=f"the file {content}{columns}",
-            remedy=f"draft a card from its columns: metalm tasks new {display(path)}",
+            remedy=file_format_remedy(line) or f"draft a card from its columns: metalm tasks new {display(path)}",
         )

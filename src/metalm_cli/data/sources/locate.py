@@ -76,7 +76,7 @@ def _data_files(candidate: Path) -> list[Path]:
 
 
 def _glob(pattern: Path) -> list[Path]:
-    """Paths that match a pattern, in which ``**`` matches any number of folders.
+    """Paths that match a pattern, in which ``**`` matches any number of folders; a part that exists is itself.
 
     After each part of the pattern a folder is kept once, however many links and parts ``**`` lead to it. With a link
     to a folder above, :func:`glob.glob` gives the same files again and again, and hardly ends.
@@ -90,9 +90,13 @@ def _glob(pattern: Path) -> list[Path]:
             visited: set[str] = set()
             paths = [below for path in paths for below in _folders_below(path, visited)]
         else:
-            matches = [path / name for path in paths if path.is_dir() for name in glob.glob(part, root_dir=path)]
+            matches = [path / name for path in paths if path.is_dir() for name in _names_like(path, part)]
             paths = matches if index == len(parts) else _distinct(matches)
     return paths
+
+
+def _names_like(folder: Path, pattern: str) -> list[str]:
+    return [pattern] if (folder / pattern).exists() else glob.glob(pattern, root_dir=folder)
 
 
 def _folders_below(path: Path, visited: set[str]) -> Iterator[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -50,6 +51,7 @@ def evaluate(
         _run_harness(model, harness, tasks.limit, shots, output.out, offline)
         return
     _check_choices(prompts, answers)
+    tasks = _with_cards_of_paths(tasks)
     registry = Cards(tasks.cards or ())
     selected = select_cards(registry, tasks.task_names, tasks.cluster_names, tasks.all_cards)
     sources = [model or newest_metalm(), *(versus or [])]
@@ -180,6 +182,21 @@ def _has_encoders(run: Path) -> bool:
             continue
         return isinstance(config, dict) and bool(config.get("model_type") == "metalm" or config.get("connectors"))
     return False
+
+
+def _with_cards_of_paths(tasks: options.TaskOptions) -> options.TaskOptions:
+    """Return the options with the paths among the task names as cards, and the names of their tasks in their place."""
+    from metalm_cli.tasks.registry import card_files, card_name, is_path
+
+    paths = [name for name in tasks.task_names if is_path(name)]
+    if not paths:
+        return tasks
+    names = [
+        task
+        for name in tasks.task_names
+        for task in (map(card_name, card_files(Path(name))) if is_path(name) else [name])
+    ]
+    return replace(tasks, task=names, cards=[*(tasks.cards or ()), *map(Path, paths)])
 
 
 def _parse_shots(shots: str) -> tuple[int, ...]:

@@ -21,14 +21,8 @@ from metalm_cli.data.examples.open_examples import Examples, open_examples
 from metalm_cli.data.examples.task_corpus import TaskCorpus
 from metalm_cli.data.sources.locate import data_folder
 from metalm_cli.errors import MetalmError
-from metalm_cli.provenance.ngram_index import (
-    MIN_WORDS,
-    NGRAM_WORDS,
-    NgramIndex,
-    row_blocks,
-    shared_words,
-    unique_sorted,
-)
+from metalm_cli.provenance import ngram_index
+from metalm_cli.provenance.ngram_index import MIN_WORDS, NGRAM_WORDS, NgramIndex
 from metalm_cli.provenance.training_text import AncestorSource, AncestorTextFinder, all_texts
 from metalm_cli.tasks import Card, Cards, Example
 
@@ -313,7 +307,7 @@ class _Comparison:
         self.first_rows = np.cumsum([0] + [len(split.examples) for split in splits])
         sizes = np.diff(self.first_rows)
         tasks = np.repeat(np.array([self.task_names.index(split.card.name) for split in splits], np.int64), sizes)
-        blocks = list(row_blocks(self._rows()))
+        blocks = list(ngram_index.row_blocks(self._rows()))
         hashes = np.concatenate([np.zeros(0, np.uint64), *(block for block, _ in blocks)])
         rows = np.concatenate([np.zeros(0, np.int64), *(block for _, block in blocks)])
         self.index = NgramIndex(hashes, rows, tasks)
@@ -338,7 +332,7 @@ class _Comparison:
         counts = np.zeros(len(self.task_names), np.int64)
         rows: set[int] = set()
         examples: dict[int, list[tuple[int, int]]] = {}
-        for hashes, owners in row_blocks(_training_rows(training_task.examples, used_rows)):
+        for hashes, owners in ngram_index.row_blocks(_training_rows(training_task.examples, used_rows)):
             positions, ngram_ids = self.index.find(hashes)
             shared[ngram_ids] = True
             ngram_positions, tasks = self.index.tasks_of(ngram_ids)
@@ -372,7 +366,7 @@ class _Comparison:
         held_out, index = self.splits[split_index], evaluation_row - int(self.first_rows[split_index])
         example = train[row]
         assert example is not None, "it was read before"
-        words = shared_words(compared_texts(example), held_out.texts(index))
+        words = ngram_index.shared_words(compared_texts(example), held_out.texts(index))
         return RowOverlap(train=train.where(row), held_out=held_out.examples.where(index), words=words)
 
     def base(self, sources: Sequence[AncestorSource], missing: dict[str, str]) -> AncestorRows:
@@ -382,7 +376,7 @@ class _Comparison:
         not_read = dict(missing)
         for source in sources if len(self.index.hashes) else ():
             try:
-                for hashes, _ in row_blocks(enumerate(source.rows())):
+                for hashes, _ in ngram_index.row_blocks(enumerate(source.rows())):
                     shared[self.index.find(hashes)[1]] = True
             except MetalmError as error:
                 not_read[source.name] = error.what
@@ -394,7 +388,7 @@ class _Comparison:
 
 
 def _training_rows(train: Examples, used_rows: np.ndarray) -> Iterator[tuple[int, list[str]]]:
-    for row in unique_sorted(used_rows).tolist():
+    for row in ngram_index.unique_sorted(used_rows).tolist():
         example = train[row]
         if example is not None:
             yield row, compared_texts(example)

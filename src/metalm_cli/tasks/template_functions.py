@@ -214,6 +214,6 @@ FILTERS: dict[str, Callable[..., Any]] = {
     }.items()
 }
 """The filters of templates and expressions."""
-_JINJA_TESTS: dict[str, Callable[..., Any]] = dict(jinja_tests.TESTS)
+_JINJA_TESTS: Mapping[str, Any] = jinja_tests.TESTS
 TESTS: dict[str, Callable[..., Any]] = {name: metered(function) for name, function in _JINJA_TESTS.items()}
 """The tests of templates and expressions."""

@@ -195,3 +195,8 @@ def test_characters_that_a_tokenizer_expands_are_counted_as_tokens() -> None:
     assert truncation is not None
     assert truncation[1]
     assert max(limit.tokens(span.content) for span in make_session(truncation[0]) if isinstance(span, Docked)) <= 256
+
+
+@pytest.mark.parametrize("length", [-5, 0])
+def test_nothing_fits_where_no_position_is_left(length: int) -> None:
+    assert truncate_example(make_example(90), make_card(), make_session, make_limits(40, length)) is None

@@ -128,7 +128,7 @@ def truncate_example(
         candidate = truncated(length)
         return bool(candidate.fields[name]) and limits.fits(make_session(candidate))
 
-    low, high = 0, min(len(text), TYPICAL_TOKEN_LENGTH * limits.length)
+    low, high = 0, min(len(text), TYPICAL_TOKEN_LENGTH * max(0, limits.length))
     while high < len(text) and fits(high):
         low, high = high, min(len(text), 2 * high)
     while high - low > max(1, low // LENGTH_PRECISION):

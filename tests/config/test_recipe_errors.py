@@ -143,6 +143,15 @@ def test_the_error_shows_every_problem(tmp_path: Path) -> None:
         (["data.sources=[]"], "data.sources", "not empty"),
         (["data.sources=[{name: a, path: x}, {name: a, path: y}]"], "data.sources", "two sources named a"),
         (["data.sources=[{name: a}]"], "data.sources.0", "got none"),
+        (["data.sources=[{name: a, path: x, revision: b}]"], "data.sources.0.revision", "without hub"),
+        (["data.sources=[{name: a, world: {}, split: test}]"], "data.sources.0.split", "without hub"),
+        (["data.sources.0.streaming=true"], "data.sources.0.streaming", "are generated"),
+        (
+            ["data.validation.sources=[{name: a, world: {}, weight: 2}]"],
+            "data.validation.sources.0.weight",
+            "the same number of documents",
+        ),
+        (["model.decoder.revision=v1"], "model.decoder.revision", "without model.decoder.checkpoint"),
         (["model=null"], "model", "missing"),
         (["model=3"], "model", "expected a mapping"),
         (["train.trackers=[tensorbord]"], "train.trackers", "tensorboard/wandb/trackio"),
@@ -161,6 +170,38 @@ def test_inconsistent_values_are_errors(overrides: list[str], key: str, message:
     assert matching, [problem.key for problem in caught.value.problems]
     assert any(message in problem.message for problem in matching), matching
     assert all(problem.where for problem in matching)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "message"),
+    [
+        (["data.mixture.weights={world_reviews: 2}"], "data.mixture.weights", "expected strategy explicit"),
+        (
+            ["data.mixture={weights: {a: 2}, strategy: explicit, groups: [{tasks: [world], weight: 1}]}"],
+            "data.mixture.weights",
+            "with data.mixture.groups",
+        ),
+        (
+            ["data.mixture={strategy: equal, groups: [{tasks: [world], weight: 1}]}"],
+            "data.mixture.strategy",
+            "a strategy of its own",
+        ),
+        (["train.patience=3", "data.validation.examples=0"], "train.patience", "needs validation examples"),
+        (["train.final=best", "data.validation.examples=0"], "train.final", "needs validation examples"),
+        (["model.encoders.text.max_length=64"], "model.encoders.text", "got model.encoders.text.max_length"),
+        (["model.connector.kind=mlp"], "model.connector", "together with model.checkpoint"),
+        (
+            ["model.trains.encoders=null", "model.encoders.text.trains=none", "model.lora={}"],
+            "model.lora.parts",
+            "got encoders with model.encoders.text.trains: none",
+        ),
+    ],
+)
+def test_inconsistent_values_of_finetuning_are_errors(overrides: list[str], key: str, message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        resolve("finetune", "world", overrides)
+    matching = [problem for problem in caught.value.problems if problem.key == key]
+    assert any(message in problem.message for problem in matching), caught.value.problems
 
 
 def _flags(overrides: list[str]) -> dict[str, object]:

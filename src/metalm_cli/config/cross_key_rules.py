@@ -30,10 +30,12 @@ def check_cross_key_rules(recipe: PretrainRecipe | FinetuneRecipe, set_keys: Set
     """
     yield from _check_training(recipe)
     if isinstance(recipe, PretrainRecipe):
-        yield from _check_validation_objective(recipe)
+        yield from _check_validation(recipe)
         yield from _check_span_lengths(recipe)
     if isinstance(recipe, FinetuneRecipe):
         yield from _check_adapters(recipe)
+        yield from _check_mixture(recipe)
+        yield from _check_use_of_validation(recipe)
     newest_run_provides_model = isinstance(recipe, FinetuneRecipe) and not recipe.model.builds_parts
     if recipe.model.checkpoint is not None or newest_run_provides_model:
         yield from _check_model_checkpoint(recipe, set_keys)
@@ -150,7 +152,47 @@ def warmup_problem(train: TrainingConfig, steps: int, steps_label: str) -> Recip
     )
 
 
-def _check_validation_objective(recipe: PretrainRecipe) -> Iterator[RecipeProblem]:
+def _check_mixture(recipe: FinetuneRecipe) -> Iterator[RecipeProblem]:
+    mixture = recipe.data.mixture
+    if mixture.weights and (mixture.groups or mixture.strategy != "explicit"):
+        other = "data.mixture.groups" if mixture.groups else f"data.mixture.strategy {mixture.strategy}"
+        yield RecipeProblem(
+            "data.mixture.weights",
+            f"got weights of tasks with {other}, expected strategy explicit without groups",
+            "remove the weights (data.mixture.weights={}), or set data.mixture.strategy=explicit",
+            depends_on=("data.mixture.groups", "data.mixture.strategy"),
+        )
+    if mixture.groups and mixture.strategy != "proportional":
+        yield RecipeProblem(
+            "data.mixture.strategy",
+            f"got {mixture.strategy} with data.mixture.groups, each of which has a strategy of its own",
+            "set the strategy of the groups instead (data.mixture.groups.0.strategy)",
+            depends_on=("data.mixture.groups",),
+        )
+
+
+def _check_use_of_validation(recipe: FinetuneRecipe) -> Iterator[RecipeProblem]:
+    """Check that there are validation examples where the training depends on them."""
+    if recipe.data.validation.examples:
+        return
+    uses = {"train.patience": recipe.train.patience is not None, "train.final": recipe.train.final == "best"}
+    for key in (key for key, is_used in uses.items() if is_used):
+        yield RecipeProblem(
+            key,
+            f"got {key} with data.validation.examples 0, but it needs validation examples",
+            f"remove {key}, or set data.validation.examples=100",
+            depends_on=("data.validation.examples",),
+        )
+
+
+def _check_validation(recipe: PretrainRecipe) -> Iterator[RecipeProblem]:
+    for index, source in enumerate(recipe.data.validation.sources or ()):
+        if source.weight is not None:
+            yield RecipeProblem(
+                f"data.validation.sources.{index}.weight",
+                "got a weight, but every validation source has the same number of documents",
+                "remove it; data.validation.documents sets the number",
+            )
     if recipe.data.validation.objective is not None and recipe.objective.name in ENCODER_OBJECTIVES:
         yield RecipeProblem(
             "data.validation.objective",
@@ -286,6 +328,13 @@ def _check_part(key: str, part: DecoderConfig | EncoderConfig) -> Iterator[Recip
             "got neither checkpoint nor config, expected one of the two",
             f"set {checkpoint_key} to a hub id or folder",
             depends_on=(checkpoint_key, config_key),
+        )
+    if part.revision is not None and part.checkpoint is None:
+        yield RecipeProblem(
+            f"{key}.revision",
+            f"got a revision without {checkpoint_key}, to which it belongs",
+            f"remove it, or set {checkpoint_key}",
+            depends_on=(checkpoint_key,),
         )
     if part.config is not None and not isinstance(part.config.get("model_type"), str):
         got = "none" if "model_type" not in part.config else quote_value(part.config["model_type"])

@@ -169,9 +169,14 @@ def _locate_problems(
             continue
         if any(wrong.startswith(f"{problem.key}.") for wrong in invalid_keys):
             continue
-        locations = (_provenance_of(root, key.split(".")).where for key in keys)
+        locations = (_provenance_of(root, _split_key(key)).where for key in keys)
         where = problem.where or next((location for location in locations if location), "")
         yield replace(problem, where=where)
+
+
+def _split_key(key: str) -> list[str | int]:
+    """Split a dotted key into names and list indices."""
+    return [int(part) if part.isdecimal() else part for part in key.split(".")]
 
 
 def _provenance_of(root: YamlNode, parts: Sequence[str | int]) -> Provenance:

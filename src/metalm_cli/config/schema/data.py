@@ -68,6 +68,18 @@ class DocumentSource(Section):
             raise InconsistentValues("expected one of hub, path and world, got none", remedy="set one of them")
         return self
 
+    @model_validator(mode="after")
+    def _keys_fit_the_location(self) -> DocumentSource:
+        fields = type(self).model_fields
+        for key in self.companions["hub"]:
+            if self.hub is None and getattr(self, key) != fields[key].default:
+                raise InconsistentValues(f"got {key} without hub, to which it belongs", key=key, remedy=f"remove {key}")
+        if self.streaming and self.world is not None:
+            raise InconsistentValues(
+                "got streaming with world, whose documents are generated", key="streaming", remedy="remove streaming"
+            )
+        return self
+
 
 class ValidationConfig(Section):
     """Validation documents, held out of training by default."""
@@ -81,7 +93,8 @@ class ValidationConfig(Section):
         description="Hold out about one in N documents from training: those whose text hash is 0 modulo N.",
     )
     sources: list[DocumentSource] | None = Field(
-        default=None, description="Separate validation sources; if set, no training documents are held out."
+        default=None,
+        description="Separate validation sources, without weights; if set, no training documents are held out.",
     )
     objective: SemiCausal | CausalLM | PrefixLM | None = Field(
         default=None,

@@ -112,11 +112,13 @@ class MixtureConfig(Section):
     temperature: float = Field(
         default=1.0, gt=0, description="Raise rates to the power of 1 / temperature, after max_rate is applied."
     )
-    weights: dict[str, float] = Field(default={}, description="Rate of each task by name, for `strategy: explicit`.")
+    weights: dict[str, float] = Field(
+        default={}, description="Rate of each task by name; only with `strategy: explicit`."
+    )
     groups: list[MixtureGroup] = Field(
         default=[],
-        description="Nested mixture: groups of tasks with weights of their own. Tasks outside all groups are not "
-        "sampled.",
+        description="Nested mixture: groups of tasks with weights and strategies of their own, instead of strategy "
+        "and weights. Tasks outside all groups are not sampled.",
     )
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from metalm_cli.common.regular_files import check_regular
+
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of the content of a file, in hexadecimal.
 
     Raises:
-        OSError: The file cannot be read.
+        OSError: The file cannot be read, or is not a regular file.
     """
+    check_regular(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import stat
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import zstandard
 
+from metalm_cli.common.regular_files import check_regular
 from metalm_cli.errors import MetalmError
 
 JSONL_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
@@ -32,9 +32,7 @@ def read_chunks(path: Path) -> Iterator[bytes]:
         MetalmError: The file cannot be read, is not a regular file, or is damaged or truncated.
     """
     try:
-        mode = path.stat().st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # reading a pipe or a device may never end
-            raise OSError("it is not a regular file")
+        check_regular(path)
         if path.name.endswith(".zst"):
             yield from _zstd_chunks(path)
             return

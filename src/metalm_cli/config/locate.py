@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metalm_cli.common.paths import expand_user
+from metalm_cli.common.regular_files import check_regular
 from metalm_cli.config.yaml_nodes import MAX_BYTES, YamlNode, parse_yaml
 from metalm_cli.errors import MetalmError
 
@@ -154,6 +155,7 @@ def read_recipe(recipe_file: RecipeFile, layer: int) -> YamlNode:
         MetalmError: The file cannot be read, is not UTF-8 or YAML, is empty, or is not a mapping.
     """
     try:
+        check_regular(recipe_file.path)
         with recipe_file.path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:

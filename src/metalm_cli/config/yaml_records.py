@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import stat
 from pathlib import Path
 from typing import TypeVar, cast
 
+from metalm_cli.common.regular_files import check_regular
 from metalm_cli.config.locate import display
 from metalm_cli.config.recipe_errors import RecipeError, RecipeProblem
 from metalm_cli.config.schema.base import Section
@@ -27,9 +27,7 @@ def read_node(path: Path, kind: str) -> YamlNode:
         MetalmError: The file cannot be read, is too large, or is not a YAML mapping.
     """
     try:
-        mode = path.stat().st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # reading a pipe or a device may never end
-            raise MetalmError(f"cannot read the {kind}", where=display(path), why="it is not a regular file")
+        check_regular(path)
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:

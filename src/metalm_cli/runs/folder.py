@@ -25,6 +25,7 @@ from metalm_cli.common.atomic_files import (
     write_atomically,
 )
 from metalm_cli.common.file_identity import FileIdentity
+from metalm_cli.common.regular_files import read_regular
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.runs.find import RESULTS, RUNS, is_finished, newest_unfinished
 
@@ -168,7 +169,7 @@ class RunFolder:
         """
         path = self.path / name
         try:
-            value = json.loads(path.read_bytes())
+            value = json.loads(read_regular(path))
             if not isinstance(value, dict):
                 raise ValueError(f"expected an object, got {type(value).__name__}")
         except FileNotFoundError:

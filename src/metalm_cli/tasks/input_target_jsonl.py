@@ -11,6 +11,7 @@ from typing import Any
 import zstandard
 
 from metalm_cli.common.jsonl_files import file_format_remedy, parse_json_exactly
+from metalm_cli.common.regular_files import check_regular
 from metalm_cli.config.locate import display
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks.card import Card
@@ -51,6 +52,7 @@ def input_target_card(path: Path) -> Card:
 
 
 def _open_lines(path: Path) -> Any:
+    check_regular(path)
     if path.name.endswith(".zst"):
         return io.BufferedReader(zstandard.open(path, "rb"))
     return gzip.open(path) if path.name.endswith(".gz") else path.open("rb")

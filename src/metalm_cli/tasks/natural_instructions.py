@@ -8,6 +8,7 @@ from typing import Any
 
 from metalm_cli.common.jsonl_files import parse_json_exactly
 from metalm_cli.common.languages import guess_language, language_code
+from metalm_cli.common.regular_files import read_regular
 from metalm_cli.common.slug import slug
 from metalm_cli.config.locate import display
 from metalm_cli.errors import MetalmError
@@ -49,7 +50,7 @@ def read_task(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise _task_error(path, f"the file has {path.stat().st_size:,} bytes; the limit is {MAX_JSON_BYTES:,}")
-        task = parse_json_exactly(path.read_bytes())
+        task = parse_json_exactly(read_regular(path))
     except OSError as error:
         raise _task_error(path, error.strerror or str(error)) from error
     except (ValueError, RecursionError) as error:

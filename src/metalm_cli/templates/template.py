@@ -10,6 +10,7 @@ from jinja2 import TemplateError
 from pydantic import Field, field_validator, model_validator
 
 from metalm_cli.common.paths import expand_user
+from metalm_cli.common.regular_files import read_regular
 from metalm_cli.config.locate import display, shipped_root
 from metalm_cli.config.schema.base import InconsistentValues, Section
 from metalm_cli.config.yaml_records import read_record
@@ -156,7 +157,7 @@ def _definition_templates(path: Path) -> TemplateFile:
     from metalm_cli.templates.importers.natural_instructions import read
 
     try:
-        drafts = read(path.read_text(encoding="utf-8"), {}, path.name)[0].drafts
+        drafts = read(read_regular(path).decode("utf-8"), {}, path.name)[0].drafts
     except (OSError, UnicodeDecodeError, ImportRefused) as error:
         raise MetalmError("cannot read the templates of a task", where=display(path), why=str(error)) from error
     templates = [

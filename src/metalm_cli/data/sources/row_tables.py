@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from metalm_cli.common.regular_files import check_regular
 from metalm_cli.config.schema.data import MiniworldSource
 from metalm_cli.data.sources.base import RandomAccessRows
 from metalm_cli.errors import MetalmError
@@ -43,6 +44,7 @@ class CsvRows(_RowsInMemory):
         self._rows: list[dict[str, str]] = []
         self._lines: list[int] = []
         try:
+            check_regular(path)
             with path.open(encoding="utf-8-sig", newline="") as file:
                 csv.field_size_limit(MAX_CSV_FIELD)
                 reader = csv.DictReader(file)

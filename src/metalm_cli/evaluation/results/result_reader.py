@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from metalm_cli.common.regular_files import read_regular
 from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.results.schema import RESULT_FORMAT, ResultRecord, damaged_file
 
@@ -58,7 +59,7 @@ def read_result(path: Path) -> ResultRecord:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise MetalmError("the file is too large for a result file", where=str(path))
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(read_regular(path))
     except OSError as error:
         raise MetalmError(
             "results cannot be read",
@@ -99,7 +100,7 @@ def result_files(source: Path) -> list[Path]:
 def _may_be_result_file(path: Path) -> bool:
     """Whether a file may be a result file; an unreadable file counts, so that reading it reports the error."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_regular(path))
     except (OSError, ValueError):
         return True
     return isinstance(content, dict) and {"tasks", "format"} <= set(content)

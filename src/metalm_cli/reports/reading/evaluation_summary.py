@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from metalm_cli.common.regular_files import read_regular
 from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.results.result_paths import samples_path
 from metalm_cli.evaluation.results.result_reader import parse_result
@@ -139,7 +140,7 @@ def read_evaluations(folder: Path, problems: list[str]) -> list[EvaluationSummar
     for path in sorted(folder.glob("*.json")):
         name = f"{folder.name}/{path.name}"
         try:
-            content = load_json(path.read_bytes())
+            content = load_json(read_regular(path))
             if not isinstance(content, dict):
                 raise ValueError("not a JSON object")
             record = parse_result(content, str(path))

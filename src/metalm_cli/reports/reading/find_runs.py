@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from metalm_cli.common.regular_files import read_regular
 from metalm_cli.errors import MetalmError
 from metalm_cli.reports.reading.tolerant_json import load_json
 from metalm_cli.runs.find import RESULTS
@@ -106,7 +107,7 @@ def _is_run(path: Path) -> bool:
 
 def _is_result_file(path: Path) -> bool:
     try:
-        record = load_json(path.read_bytes())
+        record = load_json(read_regular(path))
     except (OSError, ValueError):
         return False
     return isinstance(record, dict) and "tasks" in record and "format" in record

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from metalm_cli.common.regular_files import read_regular
 from metalm_cli.config.renamed_keys import with_current_recipe_keys
 from metalm_cli.reports.reading.evaluation_summary import (
     EvaluationSummary,
@@ -234,7 +235,7 @@ def _read_recipe(path: Path, problems: list[str]) -> tuple[str, Mapping[str, Any
     import yaml
 
     try:
-        text = (path / "recipe.yaml").read_text(encoding="utf-8")
+        text = read_regular(path / "recipe.yaml").decode("utf-8")
         recipe = encodable(yaml.safe_load(text))
     except FileNotFoundError:
         problems.append("recipe.yaml is missing: the settings of the run are unknown")
@@ -252,7 +253,7 @@ def _read_recipe(path: Path, problems: list[str]) -> tuple[str, Mapping[str, Any
 
 def _read_json(path: Path, problems: list[str], *, required: bool = True) -> Mapping[str, Any]:
     try:
-        content = load_json(path.read_bytes())
+        content = load_json(read_regular(path))
         if not isinstance(content, dict):
             raise ValueError("not a JSON object")
     except FileNotFoundError:

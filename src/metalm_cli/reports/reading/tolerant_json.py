@@ -8,6 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from metalm_cli.common.regular_files import read_regular
+
 MAX_DEPTH = 200
 """Largest nesting depth of lists and mappings."""
 
@@ -53,7 +55,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any] | None]:
     Raises:
         OSError: The file cannot be read.
     """
-    lines = path.read_bytes().rstrip().split(b"\n")
+    lines = read_regular(path).rstrip().split(b"\n")
     return [as_object(line) for line in lines] if lines != [b""] else []
 
 

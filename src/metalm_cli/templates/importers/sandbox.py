@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from metalm_cli.common.regular_files import read_regular
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.tasks import Card
 
@@ -62,7 +63,7 @@ def _run_worker(format: str, batch: Sequence[NamedFile], cards: Mapping[str, Car
     with tempfile.TemporaryFile() as requests, tempfile.TemporaryFile() as answers, tempfile.TemporaryFile() as errors:
         requests.write(_json_line({name: card.model_dump(mode="json") for name, card in cards.items()}))
         for name, path in batch:
-            text = path.read_bytes().decode("utf-8", errors="replace")
+            text = read_regular(path).decode("utf-8", errors="replace")
             requests.write(_json_line({"format": format, "name": name, "text": text}))
         requests.seek(0)
         try:

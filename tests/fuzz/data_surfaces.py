@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from fuzz.mutations import HOSTILE_TEXTS, hostile, mutate_bytes, mutate_value, to_json
+from fuzz.mutations import HOSTILE_TEXTS, hostile, mutate_bytes, mutate_value, perturb, to_json
 from fuzz.workspace import ROWS, TEMPLATES, Workspace
 
 
@@ -62,10 +62,12 @@ def overrides(rng: random.Random, workspace: Workspace, folder: Path) -> Case:
     pairs = []
     for _ in range(rng.choice([1, 1, 2])):
         section = rng.choice(["model", "data", "objective", "train"])
-        key = rng.choice([section, *(f"{section}.{name}" for name in values[section])])
+        name = rng.choice(["", *values[section]])
+        key = f"{section}.{name}" if name else section
         if rng.random() < 0.2:
             key += rng.choice([".", ".0", ".x", "[0]", "..", ".checkpoint", " ", "é"])
-        value = hostile(rng)
+        near = perturb(rng, values[section].get(name, 1))
+        value = near if rng.random() < 0.5 else hostile(rng)
         text = value if isinstance(value, str) else to_json(value)
         pairs.append(f"{key}={text}".replace("\x00", "")[:5_000])
     pairs = [pair.encode("utf-8", "replace").decode() for pair in pairs]
@@ -102,7 +104,8 @@ def paths(rng: random.Random, workspace: Workspace, folder: Path) -> Case:
     path: Path | str = folder / rng.choice(["a.jsonl", "a b.jsonl", "é.jsonl.gz", "[x].jsonl", "a.jsonl.zst", "a"])
     if kind == 0:
         path = rng.choice(HOSTILE_TEXTS).replace("\x00", "")
-    elif kind == 1 and source.is_file():
+    elif kind in (1, 5) and source.is_file():
+        path = folder / source.name
         shutil.copy(source, path)
     elif kind == 2:
         Path(path).symlink_to(rng.choice([source, folder, Path(path), Path("/nowhere")]))

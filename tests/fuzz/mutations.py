@@ -76,6 +76,20 @@ def hostile(rng: random.Random) -> Any:
     return rng.choice(HOSTILE_NUMBERS)
 
 
+def perturb(rng: random.Random, value: Any) -> Any:
+    """A value of the same type near the given one, which is often still valid."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return rng.choice([value + 1, value - 1, value * 2, value * 10, value / 2, -value, 0])
+    if isinstance(value, str) and value:
+        position = rng.randrange(len(value))
+        return rng.choice(
+            [value[:position], value[position:], value.upper(), value + " ", value[:position] + "é" + value[position:]]
+        )
+    return value
+
+
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Paths of all values inside a structure, the containers included."""
     paths = [path] if path else []
@@ -99,8 +113,10 @@ def mutate_value(rng: random.Random, value: Any, count: int | None = None) -> An
         container = mutant
         for step in parents:
             container = container[step]
-        action = rng.randrange(5)
-        if action == 0:
+        action = rng.randrange(8)
+        if action >= 5:
+            container[last] = perturb(rng, container[last])
+        elif action == 0:
             del container[last]
         elif action == 1 and isinstance(container, list):
             container.insert(last, copy.deepcopy(container[last]))

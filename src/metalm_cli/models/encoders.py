@@ -192,6 +192,7 @@ def load_tokenizer(source: str | Path, remote_code: bool = False) -> Any:
     try:
         with no_connections(not remote_code):
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=remote_code)
+        tokenizer.decode(tokenizer("A word.").input_ids)  # settings of a wrong type are found only in use
     except Exception as error:  # the tokenizers library raises plain exceptions for broken files
         raise _tokenizer_error(source, first_line(error)) from error
     if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) < 2:

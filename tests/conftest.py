@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -59,6 +60,13 @@ def _guarded(connect: Callable[..., Any]) -> Callable[..., Any]:
         return connect(self, address)
 
     return guarded_connect
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _hangup_is_not_ignored() -> None:
+    """Handle SIGHUP as in a terminal, also where the tests were started by nohup, which makes processes ignore it."""
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -100,12 +100,12 @@ class HubServer:
     pages: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     silent: set[str] = field(default_factory=set)
     trickling: set[str] = field(default_factory=set)
+    closed: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> HubServer:
         handler = type("BoundHandler", (Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
-        self.closed = threading.Event()
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         return self
 

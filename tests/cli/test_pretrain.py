@@ -91,7 +91,9 @@ def test_data_counts_are_printed_at_the_end(tmp_path: Path, capsys: pytest.Captu
     assert f"{last['docked_tokens']:,} tokens docked at {last['docked_positions']:,} positions" in line
     assert f"{last['padded_positions']} positions padded" in line
     assert f"{last['cut_spans']} cut, {last['empty_spans']} empty, {last['too_long_spans']} too long" in line
-    assert "held out" in (out / "data.json").read_text()
+    [source] = json.loads((out / "data.json").read_text())["sources"]
+    assert source["left_out"] == {"validation": source["rows"] - source["usable"]}
+    assert source["usable"] < source["rows"]
 
 
 def test_the_model_folder(finished: Path) -> None:

@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 import tiny_runs as micro
+from metalm_cli.common.signals import StopSignals
 from metalm_cli.config import resolve, schema_types
 from metalm_cli.config.schema.recipes import RECIPES
 from metalm_cli.errors import MetalmError
@@ -464,7 +465,7 @@ class Outcomes:
 
     def _loop(self, recipe: Any) -> str:
         out = self.folder / f"run-{len(self.known)}"
-        code = self._run(recipe, out).run()
+        code = self._run(recipe, out).run(StopSignals())
         files = sorted(str(path.relative_to(out)) for path in out.glob("**/*"))
         weights = out / "model" / "model.safetensors"
         total = sum(float(value.double().sum()) for value in load_file(weights).values()) if weights.exists() else None

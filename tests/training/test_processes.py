@@ -81,7 +81,8 @@ def test_a_step_is_the_same_however_it_is_cut(runs: Runs, setting: str, launch: 
     assert micro.losses(other) == pytest.approx(micro.losses(single), abs=1e-5)
     step = last_step(single)
     first, second = micro.checkpoint(single, step), micro.checkpoint(other, step)
-    assert micro.difference(first["model"], second["model"]) < 1e-5
+    # Adam divides by the size of a gradient, so that rounding moves parameters whose gradients are near zero.
+    assert micro.difference(first["model"], second["model"]) < 5e-5
     assert first["state"]["lanes"] == second["state"]["lanes"]
     assert first["state"]["meter"] == second["state"]["meter"]
     assert read_by(single) == read_by(other, 2 if launch == "two" else 1)

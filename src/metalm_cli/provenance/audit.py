@@ -200,10 +200,7 @@ def _read_cached(path: Path) -> Audit | None:
 
 
 def apply_audit(corpus: TaskCorpus, result: Audit) -> TaskCorpus:
-    """Apply ``data.decontaminate`` to the result of an audit: exclude the overlapping rows, fail, or do nothing.
-
-    Returns:
-        The corpus to train on.
+    """Apply ``data.decontaminate`` to the result of an audit, and return the corpus to train on.
 
     Raises:
         MetalmError: Rows overlap and ``data.decontaminate`` is ``fail``; or a task has no row left.

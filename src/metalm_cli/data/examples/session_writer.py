@@ -107,7 +107,7 @@ class SessionBuilder:
 
 
 def _cache_cost(fitted: tuple[TokenisedSession, dict[str, int]] | None) -> int:
-    """Decoder positions that a cached session counts for; the record that one does not fit also takes memory."""
+    """Decoder positions that a cached session counts for, or None for an example that does not fit."""
     return MIN_CACHED_TOKENS if fitted is None else max(MIN_CACHED_TOKENS, len(fitted[0]))
 
 

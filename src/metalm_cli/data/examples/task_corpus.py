@@ -181,7 +181,12 @@ class TaskCorpus:
         example = task.example(position)
         template = self._choose_template(task, example.row + planned_row.epoch, number)
         demonstrations = self._draw_demonstrations(task, example, number)
-        key = (planned_row.source, example.row, template.name, tuple(example.row for example in demonstrations))
+        key = (
+            planned_row.source,
+            example.row,
+            template.name,
+            tuple(demonstration.row for demonstration in demonstrations),
+        )
         return PlannedExample(planned_row.source, example, template, demonstrations, number, key)
 
     def _choose_template(self, task: TrainingTask, index: int, number: int) -> Template:

@@ -173,7 +173,9 @@ def left_out_notes(sources: list[SourceInfo]) -> list[str]:
     """Describe how many rows of each source are not trained on, and why."""
     return [
         f"{sum(info.left_out.values()):,} rows of {info.name} are not trained on: "
-        + ", ".join(f"{number:,} {REASON_LABELS.get(reason, reason)}" for reason, number in info.left_out.items())
+        + ", ".join(
+            f"{number:,} {REASON_LABELS.get(reason, reason)}" for reason, number in sorted(info.left_out.items())
+        )
         for info in sources
         if info.left_out
     ]

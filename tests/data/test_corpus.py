@@ -7,9 +7,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from metalm_cli.config.schema.data import MiniworldSource
 from metalm_cli.data.sources import streaming
 from metalm_cli.data.sources.jsonl import JsonlTable
 from metalm_cli.data.sources.row_filter import text_hash
+from metalm_cli.data.sources.row_tables import MiniworldDocumentRows
 from metalm_cli.data.sources.streaming import DocumentBuffer
 
 ROWS = [{"text": f"row {number}", "meta": {"set": "abc"[number % 3]}} for number in range(100)]
@@ -289,6 +291,12 @@ def test_the_fingerprint_changes_with_the_documents_and_their_order(write, corpu
 def test_world_documents_are_a_table(corpus, read):
     opened = corpus({"world": {"documents": 40, "seed": 5}})
     assert opened.sources[0].rows == 40
+    identities = [
+        MiniworldDocumentRows(MiniworldSource(documents=documents, seed=seed)).identity
+        for documents, seed in ((40, 5), (40, 5), (41, 5), (40, 6))
+    ]
+    assert identities[0] == identities[1]
+    assert identities[0] not in identities[2:]
     assert len(set(read(opened, 40))) > 30
     assert read(pickle.loads(pickle.dumps(opened)), 40) == read(opened, 40)
 

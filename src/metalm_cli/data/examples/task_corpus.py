@@ -12,7 +12,7 @@ from metalm_cli.config.schema.tasks import TaskDataConfig
 from metalm_cli.data.documents.corpus import SourceInfo
 from metalm_cli.data.examples.open_examples import Examples
 from metalm_cli.data.examples.training_rows import TrainingRows
-from metalm_cli.data.sampling.index_plan import IndexPlan, key_of
+from metalm_cli.data.sampling.index_plan import IndexPlan, PlannedRow, key_of
 from metalm_cli.data.sampling.mixing_rates import mixing_rates
 from metalm_cli.data.sampling.row_slots import numpy_generator
 from metalm_cli.tasks import Card, Example
@@ -159,7 +159,8 @@ class TaskCorpus:
         Raises:
             MetalmError: A row does not fit its card.
         """
-        return self._planned_example(number, self.plan.planned_row(number).row)
+        planned_row = self.plan.planned_row(number)
+        return self._planned_example(number, planned_row, planned_row.row)
 
     def replacement(self, number: int, attempt: int) -> PlannedExample:
         """An independent draw of the task at a number, in place of an example that does not fit.
@@ -171,12 +172,12 @@ class TaskCorpus:
         Raises:
             MetalmError: A row does not fit its card.
         """
-        task = self.tasks[self.plan.planned_row(number).source]
-        rng = numpy_generator(self.seed, REPLACEMENT_PURPOSE, number, attempt)
-        return self._planned_example(number, int(rng.integers(task.row_count)))
-
-    def _planned_example(self, number: int, position: int) -> PlannedExample:
         planned_row = self.plan.planned_row(number)
+        rng = numpy_generator(self.seed, REPLACEMENT_PURPOSE, number, attempt)
+        position = int(rng.integers(self.tasks[planned_row.source].row_count))
+        return self._planned_example(number, planned_row, position)
+
+    def _planned_example(self, number: int, planned_row: PlannedRow, position: int) -> PlannedExample:
         task = self.tasks[planned_row.source]
         example = task.example(position)
         template = self._choose_template(task, example.row + planned_row.epoch, number)

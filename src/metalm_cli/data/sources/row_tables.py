@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from metalm_cli.common.regular_files import check_regular
 from metalm_cli.config.schema.data import MiniworldSource
@@ -16,6 +19,10 @@ from metalm_cli.tasks.natural_instructions import read_task
 
 MAX_CSV_FIELD = 1 << 30
 """Maximum characters of a value in a CSV file."""
+
+
+IDENTITY_DOCUMENTS = 100
+"""Documents of the miniature world that identify its generator."""
 
 
 class _RowsInMemory(RandomAccessRows):
@@ -142,3 +149,10 @@ class MiniworldDocumentRows(RandomAccessRows):
 
     def where(self, row: int) -> str:
         return f"document {row} of the world with seed {self.world.seed}"
+
+    @property
+    def identity(self) -> list[object] | None:
+        """The settings of the world, and a sample of its documents, which changes with the generator."""
+        sampled = np.unique(np.linspace(0, self.rows - 1, IDENTITY_DOCUMENTS).astype(np.int64)).tolist()
+        texts = "\n".join(self.load(row)["text"] for row in sampled)
+        return [self.world.documents, self.world.seed, hashlib.sha256(texts.encode("utf-8")).hexdigest()]

@@ -63,10 +63,12 @@ def _guarded(connect: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _hangup_is_not_ignored() -> None:
-    """Handle SIGHUP as in a terminal, also where the tests were started by nohup, which makes processes ignore it."""
+def _no_signal_is_ignored() -> None:
+    """Handle signals as in a terminal: nohup makes processes ignore SIGHUP, and a shell's background jobs SIGINT."""
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

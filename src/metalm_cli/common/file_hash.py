@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from metalm_cli.common.regular_files import check_regular
+from metalm_cli.common.paths import check_regular
 
 
 def file_sha256(path: Path) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import zstandard
 
-from metalm_cli.common.regular_files import check_regular
+from metalm_cli.common.paths import check_regular
 from metalm_cli.errors import MetalmError
 
 JSONL_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")

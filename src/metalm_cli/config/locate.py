@@ -8,8 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from metalm_cli.common.paths import expand_user
-from metalm_cli.common.regular_files import check_regular
+from metalm_cli.common.paths import check_regular, expand_user
 from metalm_cli.config.yaml_nodes import MAX_BYTES, YamlNode, parse_yaml
 from metalm_cli.errors import MetalmError
 

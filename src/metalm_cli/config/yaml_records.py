@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypeVar, cast
 
-from metalm_cli.common.regular_files import check_regular
+from metalm_cli.common.paths import check_regular
 from metalm_cli.config.locate import display
 from metalm_cli.config.recipe_errors import RecipeError, RecipeProblem
 from metalm_cli.config.schema.base import Section

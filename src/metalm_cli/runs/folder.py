@@ -25,7 +25,7 @@ from metalm_cli.common.atomic_files import (
     write_atomically,
 )
 from metalm_cli.common.file_identity import FileIdentity
-from metalm_cli.common.regular_files import read_regular
+from metalm_cli.common.paths import read_regular
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.runs.find import RESULTS, RUNS, is_finished, newest_unfinished
 

@@ -11,7 +11,7 @@ from typing import Any
 import zstandard
 
 from metalm_cli.common.jsonl_files import file_format_remedy, parse_json_exactly
-from metalm_cli.common.regular_files import check_regular
+from metalm_cli.common.paths import check_regular
 from metalm_cli.config.locate import display
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks.card import Card

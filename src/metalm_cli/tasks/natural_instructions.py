@@ -8,7 +8,7 @@ from typing import Any
 
 from metalm_cli.common.jsonl_files import parse_json_exactly
 from metalm_cli.common.languages import guess_language, language_code
-from metalm_cli.common.regular_files import read_regular
+from metalm_cli.common.paths import read_regular
 from metalm_cli.common.slug import slug
 from metalm_cli.config.locate import display
 from metalm_cli.errors import MetalmError

@@ -9,8 +9,7 @@ from typing import ClassVar, Literal
 from jinja2 import TemplateError
 from pydantic import Field, field_validator, model_validator
 
-from metalm_cli.common.paths import expand_user
-from metalm_cli.common.regular_files import read_regular
+from metalm_cli.common.paths import expand_user, read_regular
 from metalm_cli.config.locate import display, shipped_root
 from metalm_cli.config.schema.base import InconsistentValues, Section
 from metalm_cli.config.yaml_records import read_record

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from metalm_cli.common.regular_files import check_regular
+from metalm_cli.common.paths import check_regular
 from metalm_cli.config.schema.data import MiniworldSource
 from metalm_cli.data.sources.base import RandomAccessRows
 from metalm_cli.errors import MetalmError

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from metalm_cli.common.regular_files import read_regular
+from metalm_cli.common.paths import read_regular
 from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.results.schema import RESULT_FORMAT, ResultRecord, damaged_file
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from metalm_cli.common.regular_files import read_regular
+from metalm_cli.common.paths import read_regular
 from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.results.result_paths import samples_path
 from metalm_cli.evaluation.results.result_reader import parse_result

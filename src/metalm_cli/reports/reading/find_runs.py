@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from metalm_cli.common.regular_files import read_regular
+from metalm_cli.common.paths import read_regular
 from metalm_cli.errors import MetalmError
 from metalm_cli.reports.reading.tolerant_json import load_json
 from metalm_cli.runs.find import RESULTS

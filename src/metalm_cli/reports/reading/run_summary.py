@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from metalm_cli.common.regular_files import read_regular
+from metalm_cli.common.paths import read_regular
 from metalm_cli.config.renamed_keys import with_current_recipe_keys
 from metalm_cli.reports.reading.evaluation_summary import (
     EvaluationSummary,

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from metalm_cli.common.regular_files import read_regular
+from metalm_cli.common.paths import read_regular
 
 MAX_DEPTH = 200
 """Largest nesting depth of lists and mappings."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from metalm_cli.common.regular_files import read_regular
+from metalm_cli.common.paths import read_regular
 from tiny_runs import metalm
 
 

@@ -100,7 +100,7 @@ def rows(rng: random.Random, workspace: Workspace, folder: Path) -> Case:
 def paths(rng: random.Random, workspace: Workspace, folder: Path) -> Case:
     """Files that are missing, folders, links, compressed or of another kind, under hostile names."""
     source = workspace.root / rng.choice(["text.jsonl", "picture.png", "table.csv", "cards/mine.yaml", "runs"])
-    kind = rng.randrange(6)
+    kind = rng.randrange(7)
     path: Path | str = folder / rng.choice(["a.jsonl", "a b.jsonl", "é.jsonl.gz", "[x].jsonl", "a.jsonl.zst", "a"])
     if kind == 0:
         path = rng.choice(HOSTILE_TEXTS).replace("\x00", "")
@@ -111,6 +111,8 @@ def paths(rng: random.Random, workspace: Workspace, folder: Path) -> Case:
         Path(path).symlink_to(rng.choice([source, folder, Path(path), Path("/nowhere")]))
     elif kind == 3:
         Path(path).write_bytes(mutate_bytes(rng, gzip.compress((workspace.root / "text.jsonl").read_bytes())))
+    elif kind == 6:
+        path = "/nowhere/" + path.name
     elif kind == 4:
         (folder / "deep").mkdir()
         (folder / "deep" / "again").symlink_to(folder)
@@ -129,7 +131,7 @@ def paths(rng: random.Random, workspace: Workspace, folder: Path) -> Case:
         ["results", "show", name],
         ["export", name, "--out", str(folder / "export"), "--offline"],
     ]
-    return Case(rng.choice(commands))
+    return Case(rng.choice(commands), garbage=kind == 6)
 
 
 def cards(rng: random.Random, workspace: Workspace, folder: Path) -> Case:

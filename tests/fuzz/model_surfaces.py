@@ -108,13 +108,13 @@ def images(rng: random.Random, workspace: Workspace, folder: Path) -> Case:
         data = io.BytesIO()
         image = Image.new("L" if mode == "I;16" else mode, size)
         image = Image.fromarray(np.zeros(size[::-1], np.uint16)) if mode == "I;16" else image
-        image.save(data, rng.choice(["TIFF"] if mode in ("F", "CMYK") else ["PNG", "TIFF"]))
+        image.save(data, rng.choice(["TIFF"] if mode in ("F", "I", "CMYK") else ["PNG", "TIFF"]))
         path.write_bytes(data.getvalue())
     else:
         source = workspace.root / f"picture.{rng.choice(['png', 'jpg', 'gif', 'tiff', 'webp', 'bmp'])}"
         path.write_bytes(mutate_bytes(rng, source.read_bytes()))
     if rng.random() < 0.6:
-        return Case(["generate", str(workspace.vision), "--image", str(path), *SHORT])
+        return Case(["generate", str(workspace.vision), "--image", str(path), *SHORT], garbage=action == 0)
     lines = [{"session": [{"docked": "vision", "image": str(path)}]}, {"image": str(path), "text": ""}]
     (folder / "in.jsonl").write_text(json.dumps(rng.choice(lines)) + "\n", encoding="utf-8")
     files = ["--input", str(folder / "in.jsonl"), "--out", str(folder / "out.jsonl")]

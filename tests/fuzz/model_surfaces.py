@@ -151,8 +151,8 @@ def run_folders(rng: random.Random, workspace: Workspace, folder: Path) -> Case:
         elif action == 1:
             path.unlink()
             path.mkdir()
-        elif action == 2 and path.suffix == ".json":
-            values = mutate_value(rng, json.loads(path.read_text(encoding="utf-8")))
+        elif action == 2 and path.suffix == ".json" and (text := _json_text(path)) is not None:
+            values = mutate_value(rng, json.loads(text))
             path.write_text(to_json(values), encoding="utf-8", errors="surrogatepass")
         else:
             path.write_bytes(mutate_bytes(rng, path.read_bytes()))
@@ -173,6 +173,16 @@ def run_folders(rng: random.Random, workspace: Workspace, folder: Path) -> Case:
         ],
     ]
     return Case(rng.choice(commands))
+
+
+def _json_text(path: Path) -> str | None:
+    """The text of a JSON file; None if an earlier mutation has damaged it."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        json.loads(text)
+    except ValueError:
+        return None
+    return text
 
 
 def generate_inputs(rng: random.Random, workspace: Workspace, folder: Path) -> Case:

@@ -48,7 +48,12 @@ DOCUMENTED_CODES = (0, 1, 2, 75)
 LIMIT_SECONDS = 30.0
 MEMORY_BYTES = 12 * 2**30
 ERROR_MARKS = ("error:", "Error", "problem", "wrong", "Usage", "warning", "could not be read")
-BUG_MARKS = ("Traceback (most recent call last)", "this is a bug in metalm", "Fatal Python error")
+BUG_MARKS = (
+    "Traceback (most recent call last)",
+    "this is a bug in metalm",
+    "Fatal Python error",
+    "the system refused an operation",  # an error of the system for which no code has a message
+)
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,13 @@ def test_each_listed_token_ends_a_text(folder: Path, file: str) -> None:
     assert loaded.generate([PROMPT], NEW_TOKENS) == [text]
     assert loaded.generate([PROMPT], NEW_TOKENS, num_beams=1, do_sample=False) == [text]
     other = metalm.Session([metalm.Causal("So")])
-    assert generate_all(loaded, [PROMPT, other], [NEW_TOKENS] * 2, batch_size=2)[0] == text
+    cut: list[int] = []
+    assert generate_all(loaded, [PROMPT, other], [NEW_TOKENS] * 2, batch_size=2, on_cut=cut.append)[0] == text
+    assert 0 not in cut
+    generate_all(loaded, [PROMPT], [len(ids)], on_cut=cut.append)
+    assert cut.count(0) == 0, "the end token is the last token that the limit allows"
+    generate_all(loaded, [PROMPT], [len(ids) - 1], on_cut=cut.append)
+    assert cut.count(0) == 1
     pieces: list[str] = []
     answer = stream_answer(loaded, PROMPT, DecodingOptions(NEW_TOKENS), pieces.append)
     assert (answer.text, answer.tokens, answer.finish_reason) == (text, len(ids), "end")

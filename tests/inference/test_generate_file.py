@@ -138,11 +138,11 @@ WRONG = {
     "the content of span 1 is list": {"session": [{"docked": ["a"]}]},
     "encoder of span 1 is int": {"session": [{"docked": "a", "encoder": 3}]},
     "a session and an image": {"session": [{"causal": "a"}], "image": "x.png"},
-    "there is no image": {"text": "a", "image": "x.png"},
-    "there is no image ": {"text": "a", "image": "x" * 5_000},
-    "there is no image /": {"text": "a", "image": "~nosuch/x.png"},
-    "there is no": {"text": "a", "image": "a\x00b.png"},
-    "no image": {"session": [{"docked": {"image": "x.png", "text": "a"}}]},
+    "x.png does not exist": {"text": "a", "image": "x.png"},
+    "the image ": {"text": "a", "image": "x" * 5_000},
+    "the image /": {"text": "a", "image": "~nosuch/x.png"},
+    "b.png does not exist": {"text": "a", "image": "a\x00b.png"},
+    "/x.png does not exist": {"session": [{"docked": {"image": "x.png", "text": "a"}}]},
     "nested too deeply": "[" * 100_000,
 }
 

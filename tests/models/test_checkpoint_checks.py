@@ -78,8 +78,9 @@ def refused(load: Callable[[], object], *words: str) -> MetalmError:
 
 
 def test_the_folders_are_good(good_folders: dict[str, Path]) -> None:
-    metalm.load(good_folders["plain"])
-    load_assembly(good_folders["docked"])
+    session = metalm.Session([metalm.Causal("The girl"), metalm.Causal(" ran", trained=True)])
+    assert metalm.load(good_folders["plain"]).log_likelihood([session])[0] < 0
+    assert set(load_assembly(good_folders["docked"]).processors) == {"text"}
 
 
 # -- configs ----------------------------------------------------------------------------------------------------------
@@ -401,7 +402,8 @@ def test_a_control_token_that_is_never_read_may_lack_an_embedding(folder: Callab
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
     tokenizer.save_pretrained(path)
     loaded = metalm.load(path)
-    loaded.log_likelihood([metalm.Session([metalm.Causal("An <image>"), metalm.Causal(" of it", trained=True)])])
+    session = metalm.Session([metalm.Causal("An <image>"), metalm.Causal(" of it", trained=True)])
+    assert loaded.log_likelihood([session])[0] < 0
 
 
 def test_an_encoders_pad_token_beyond_the_embeddings(good_folders: dict[str, Path]) -> None:

@@ -21,8 +21,8 @@ class HeapLimit:
 
     Args:
         resident: Reads the resident memory of this process in bytes.
-        trim: Returns the allocator's free memory to the system; None where the allocator is not glibc's, in which
-            case there is no limit.
+        trim: Returns the allocator's free memory to the system. Default: glibc's ``malloc_trim``; with another
+            allocator, memory is not limited.
     """
 
     def __init__(self, resident: Callable[[], int] | None = None, trim: Callable[[], object] | None = None) -> None:

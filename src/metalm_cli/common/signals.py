@@ -38,7 +38,7 @@ def signal_handlers(handle: Callable[[int, FrameType | None], None], *names: str
 
 
 class StopSignals:
-    """Context manager that handles :data:`STOP_SIGNALS`; the first one sets :attr:`pending`.
+    """Context manager that handles :data:`STOP_SIGNALS`; the first signal sets :attr:`pending`.
 
     In work that checks :attr:`pending`, such as the training loop, the first signal does nothing else; elsewhere it
     raises ``KeyboardInterrupt``. A SIGINT while a stop is pending raises ``KeyboardInterrupt`` everywhere; a repetition

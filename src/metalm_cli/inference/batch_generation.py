@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -156,9 +156,7 @@ def sample_all(
     """
     if num_samples < 1:
         raise MetalmError(f"got {num_samples} samples of each session, expected at least one")
-    tokenised = [
-        session if isinstance(session, TokenisedSession) else language_model.tokenise(session) for session in sessions
-    ]
+    tokenised = _tokenise_all(language_model, sessions)
     session_keys = range(len(tokenised)) if keys is None else keys
     texts = generate_all(
         language_model,
@@ -174,6 +172,14 @@ def sample_all(
         **options,
     )
     return [texts[start : start + num_samples] for start in range(0, len(texts), num_samples)]
+
+
+def _tokenise_all(
+    language_model: LanguageModel, sessions: Sequence[Session | TokenisedSession]
+) -> list[TokenisedSession]:
+    return [
+        session if isinstance(session, TokenisedSession) else language_model.tokenise(session) for session in sessions
+    ]
 
 
 def generate_in_batches(
@@ -199,8 +205,7 @@ def generate_in_batches(
         batch_size: Sequences in a forward pass; each beam counts as one. None: as many as the budget allows.
         budget: Positions of a forward pass, padding and new tokens included. A batch that exceeds the memory is halved.
         stop: Stop strings; they are not part of the text.
-        delimiters: Delimiter with which each generated text may begin; stop strings inside it are ignored. None: no
-            delimiters.
+        delimiters: Delimiter with which each text may begin, and in which stop strings are ignored. Default: none.
         sampling: Sample with these options instead of greedy decoding.
         keys: Seeds of each session beside the global seed; by default the index of the session.
         on_cut: Called with the index of each session that met its limit before a document end or a stop string.
@@ -212,56 +217,80 @@ def generate_in_batches(
     Raises:
         MetalmError: As in :func:`generate_all`.
     """
-    tokenised = [
-        session if isinstance(session, TokenisedSession) else language_model.tokenise(session) for session in sessions
-    ]
+    tokenised = _tokenise_all(language_model, sessions)
     positions_left = [language_model.positions_left(session) for session in tokenised]
     token_limits = [min(limit, room) for limit, room in zip(limits, positions_left, strict=True)]
     num_beams = options.get("num_beams", 1)
-    session_delimiters = [""] * len(tokenised) if delimiters is None else delimiters
-    sampling_keys = [(index,) for index in range(len(tokenised))] if keys is None else keys
-    batches = plan_batches(
+    session_delimiters = delimiters or [""] * len(tokenised)
+    sampling_keys = keys or [(index,) for index in range(len(tokenised))]
+    planned = plan_batches(
         [len(session) for session in tokenised],
         token_limits,
         positions_left,
         max(1, (batch_size or sys.maxsize) // num_beams),
         budget=None if budget is None else budget // num_beams,
-        equal_lengths=batch_size != 1
-        and len(tokenised) > 1
-        and _needs_equal_lengths(language_model, tokenised, token_limits),
+        equal_lengths=batch_size != 1 and _needs_equal_lengths(language_model, tokenised, token_limits),
         equal_limits=num_beams > 1,
     )
-    pending = list(batches)[::-1]
+    pending = list(planned)[::-1]
     while pending:
         batch = pending.pop()
-        generate_options = dict(options)
-        if sampling is not None:
-            sampler = GumbelSampler(sampling, [sampling_keys[index] for index in batch])
-            generate_options["logits_processor"] = LogitsProcessorList([sampler])
-        if stop and num_beams == 1:
-            stop_criterion = StopStrings(language_model, stop, [session_delimiters[index] for index in batch])
-            generate_options["stopping_criteria"] = StoppingCriteriaList([stop_criterion])
         longest = max(token_limits[index] for index in batch)
-        new_ids = None
-        try:
-            new_ids = generate_batch(language_model, [tokenised[index] for index in batch], longest, generate_options)
-        except torch.OutOfMemoryError as error:
-            if len(batch) == 1:
-                raise out_of_memory_error(tokenised[batch[0]], longest, num_beams) from error
+        sampler = None if sampling is None else GumbelSampler(sampling, [sampling_keys[index] for index in batch])
+        stop_strings = None
+        if stop and num_beams == 1:
+            stop_strings = StopStrings(language_model, stop, [session_delimiters[index] for index in batch])
+        new_ids = _generate_if_it_fits(
+            language_model, [tokenised[index] for index in batch], longest, options, sampler, stop_strings
+        )
         if new_ids is None:
-            torch.cuda.empty_cache()
             pending += [batch[len(batch) // 2 :], batch[: len(batch) // 2]]
             continue
-        results: list[tuple[int, str]] = []
+        texts = []
         for index, ids in zip(batch, new_ids.tolist(), strict=True):
-            ids = ids[: token_limits[index]]
-            whole_text = language_model.decode(ids)
-            text = cut_at_stop(whole_text, stop, session_delimiters[index])
-            has_end = language_model.decoder_tokenizer.document_end_id in ids or text != whole_text
-            if len(ids) == token_limits[index] and not has_end:
+            text, is_cut = _finished_text(language_model, ids, token_limits[index], stop, session_delimiters[index])
+            texts.append((index, text))
+            if is_cut:
                 on_cut(index)
-            results.append((index, text))
-        yield results
+        yield texts
+
+
+def _generate_if_it_fits(
+    language_model: LanguageModel,
+    sessions: Sequence[TokenisedSession],
+    limit: int,
+    options: Mapping[str, Any],
+    sampler: GumbelSampler | None,
+    stop_strings: StopStrings | None,
+) -> Tensor | None:
+    """Generate a batch; None if the memory of the device holds fewer sessions than these.
+
+    Raises:
+        MetalmError: The memory does not hold a single session.
+    """
+    batch_options = dict(options)
+    if sampler is not None:
+        batch_options["logits_processor"] = LogitsProcessorList([sampler])
+    if stop_strings is not None:
+        batch_options["stopping_criteria"] = StoppingCriteriaList([stop_strings])
+    try:
+        return generate_batch(language_model, sessions, limit, batch_options)
+    except torch.OutOfMemoryError as error:
+        if len(sessions) == 1:
+            raise out_of_memory_error(sessions[0], limit, options.get("num_beams", 1)) from error
+    torch.cuda.empty_cache()
+    return None
+
+
+def _finished_text(
+    language_model: LanguageModel, ids: list[int], limit: int, stop: Sequence[str], delimiter: str
+) -> tuple[str, bool]:
+    """Return the text of generated tokens, and whether it met its limit before an end token or a stop string."""
+    ids = ids[:limit]
+    whole_text = language_model.decode(ids)
+    text = cut_at_stop(whole_text, stop, delimiter)
+    has_end = text != whole_text or not language_model.decoder_tokenizer.end_ids.isdisjoint(ids)
+    return text, len(ids) == limit and not has_end
 
 
 def _needs_equal_lengths(
@@ -271,6 +300,8 @@ def _needs_equal_lengths(
 
     Such sessions reach the length at which a decoder computes in another way at the same token.
     """
+    if len(sessions) < 2:
+        return False
     switch = language_model.model.traits.length_switch
     crosses_switch = switch is not None and any(
         len(session) + limit > switch for session, limit in zip(sessions, limits, strict=True)

@@ -205,7 +205,7 @@ def _missing_images(line: InputLine, input_file: InputFile) -> Iterator[str]:
     for image in _named_images(line):
         path = input_file.image_path(image)
         if not os.path.isfile(path):  # False even for names that no file can have
-            yield f"there is no image {path!s:.200}"
+            yield f"the image {path!s:.200} does not exist"
 
 
 def line_to_session(

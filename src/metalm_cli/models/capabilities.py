@@ -168,7 +168,7 @@ def measure_length_switch(decoder: Any, max_positions: int | None) -> int | None
         max_positions: Maximum number of its positions; None: no limit, and the result is None.
 
     Returns:
-        The largest length that does not change shorter sessions; None if there is no switch.
+        The largest length that does not change shorter sessions; None if the decoder computes all lengths alike.
     """
     size = 6
     if max_positions is None or max_positions <= size:

@@ -158,11 +158,8 @@ def collate(
     for index, row in enumerate(rows):
         row_length = len(row)
         ids[index, :row_length] = row.ids
-        positions[index, :row_length] = row.positions
         segments[index, :row_length] = row.segments
-        positions[index, row_length:] = np.minimum(
-            row.positions[-1] + 1 + np.arange(padded_length - row_length), padded_length - 1
-        )
+        positions[index] = _padded_positions(row, padded_length)
         parents[index, : len(row.parents)] = row.parents
         if row.task_ids is not None:
             task_ids[index, : len(row.parents)] = row.task_ids
@@ -193,6 +190,12 @@ def collate(
         numbers=tuple(sorted({number for row in rows for number in row.numbers})),
         task_targets=dict(task_targets),
     )
+
+
+def _padded_positions(row: Row, length: int) -> np.ndarray:
+    """Positions of a row, continued in its padding up to the last position of a row of this length."""
+    padding = row.positions[-1] + 1 + np.arange(length - len(row))
+    return np.concatenate([row.positions, np.minimum(padding, length - 1)])
 
 
 def _depth(row: Row) -> int:

@@ -31,7 +31,7 @@ UNCHANGED_FILTERS = """
 FILTERS_OF_ITEMS = """
     batch dictsort groupby join list map max min reject rejectattr select selectattr slice sort sum unique
 """
-"""Filters that handle each item, or each character of a text, on its own."""
+"""Filters that handle items, or characters of a text, one by one."""
 STEPS_PER_ITEM = 3
 TEXT_METHODS = """
     capitalize casefold count endswith find index isalnum isalpha isascii isdecimal isdigit isidentifier islower

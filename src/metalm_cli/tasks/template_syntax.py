@@ -85,9 +85,9 @@ def _problem_of(node: nodes.Node, environment: Any) -> str:
     if isinstance(node, nodes.Const) and isinstance(node.value, int) and node.value.bit_length() > MAX_INT_BITS:
         return "a number is too large"
     if isinstance(node, nodes.Filter) and node.name not in environment.filters:
-        return f"there is no filter {node.name:.60}"
+        return f"the filter {node.name:.60} is unknown"
     if isinstance(node, nodes.Test) and node.name not in environment.tests:
-        return f"there is no test {node.name:.60}"
+        return f"the test {node.name:.60} is unknown"
     return ""
 
 

@@ -196,3 +196,11 @@ def test_tensorboard_through_accelerate(tmp_path: Path) -> None:
     events = EventAccumulator(str(tmp_path / "small"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(10, 1.0), (20, 0.5)]
+
+
+def test_metrics_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(MetalmError, match="the metrics of the run cannot be read") as caught:
+        metrics_log.missing_records_note(tmp_path / "metrics.jsonl", 10, 5)
+    assert caught.value.where == str(tmp_path / "metrics.jsonl")
+    assert caught.value.remedy

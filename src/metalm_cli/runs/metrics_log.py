@@ -162,9 +162,21 @@ def missing_records_note(path: Path, step: int, log_every: int) -> str:
         path: The metrics file.
         step: Step of the checkpoint.
         log_every: Number of steps between two training records.
+
+    Raises:
+        MetalmError: The file cannot be read.
     """
     due = step // log_every * log_every if log_every > 0 else 0
-    logged = [record["step"] for record in read_metrics(path)[0] if isinstance(record.get("step"), int)]
+    try:
+        records, _ = read_metrics(path)
+    except OSError as error:
+        raise MetalmError(
+            "the metrics of the run cannot be read",
+            where=str(path),
+            why=error.strerror or str(error),
+            remedy="move it away; the run continues without the earlier records",
+        ) from error
+    logged = [record["step"] for record in records if isinstance(record.get("step"), int)]
     last = max((number for number in logged if number <= step), default=0)
     if last >= due:
         return ""

@@ -154,13 +154,19 @@ def parse_json_exactly(raw: str | bytes) -> Any:
         DuplicateKeyError: An object has the same key twice, of which other parsers drop the first.
         ValueError: The text is not JSON.
     """
-    return json.loads(
-        raw,
-        object_pairs_hook=_object_without_duplicates,
-        parse_float=SpelledNumber,
-        parse_int=lambda digits: SpelledNumber(digits) if digits == "-0" else int(digits),
-        parse_constant=lambda name: None if name == "NaN" else float(name),
-    )
+    if isinstance(raw, bytes):
+        raw = raw.decode(json.detect_encoding(raw), "surrogatepass")
+    elif raw.startswith("\ufeff"):
+        raise json.JSONDecodeError("a byte order mark begins the text", raw, 0)
+    return _EXACT_DECODER.decode(raw)
+
+
+_EXACT_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object_without_duplicates,
+    parse_float=SpelledNumber,
+    parse_int=lambda digits: SpelledNumber(digits) if digits == "-0" else int(digits),
+    parse_constant=lambda name: None if name == "NaN" else float(name),
+)
 
 
 def parse_line(raw: bytes, where: str, parse: Callable[[bytes], Any] = json.loads) -> Any:

@@ -10,6 +10,8 @@ INVISIBLE_CATEGORIES = frozenset({"Zs", "Zl", "Zp", "Cc", "Cf"})
 
 def well_formed(text: str) -> str:
     """Replace lone surrogates (legal in JSON, not in UTF-8) by U+FFFD."""
+    if text.isascii():  # fast path
+        return text
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -23,4 +25,6 @@ def is_blank(text: str) -> bool:
     >>> is_blank(" \\n"), is_blank("\\u200b"), is_blank("\\u200ba")
     (True, True, False)
     """
+    if text[:1].isalnum():  # fast path
+        return False
     return all(unicodedata.category(character) in INVISIBLE_CATEGORIES for character in text)

@@ -59,6 +59,7 @@ class ExampleMaker:
     def __init__(self, card: Card, label_ids: bool = False) -> None:
         self.card, self.label_ids = card, label_ids
         self._verbalizers = card.verbalizers
+        self._has_class_ids = label_ids or not any(name.lstrip("-").isdecimal() for name in card.answer.class_names)
         self._fields = {name: compile_expression(source) for name, source in card.fields.items()}
         answer = card.answer
         self._row_filter, self._label, self._options, self._index, self._text, self._rationale = (
@@ -134,7 +135,7 @@ class ExampleMaker:
 
     def _class_id(self, value: Any, where: LocateRow) -> int:
         names = self.card.answer.class_names
-        has_ids = self.label_ids or not any(name.lstrip("-").isdecimal() for name in names)
+        has_ids = self._has_class_ids
         is_id = isinstance(value, int) and not isinstance(value, bool) and has_ids
         if not is_id and (name := _class_name(value, names)) is not None:
             return names.index(name)
@@ -165,16 +166,19 @@ class ExampleMaker:
         return tuple(self._string(value, key, where) for value in values)
 
     def _string(self, value: Any, key: str, where: LocateRow) -> str:
-        if isinstance(value, float) and not math.isfinite(value):
-            raise self._row_error(where, f"{key}: got {value}, expected text or a finite number")
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            value = str(value)
         if not isinstance(value, str):
-            raise self._row_error(where, f"{key}: got {value!r:.60}, expected text")
+            value = self._number_as_text(value, key, where)
         text = well_formed(value)
         if is_blank(text):
             raise self._row_error(where, f"{key}: the text is empty")
         return text if self.card.is_verbatim else text.strip()
+
+    def _number_as_text(self, value: Any, key: str, where: LocateRow) -> str:
+        if isinstance(value, float) and not math.isfinite(value):
+            raise self._row_error(where, f"{key}: got {value}, expected text or a finite number")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self._row_error(where, f"{key}: got {value!r:.60}, expected text")
+        return str(value)
 
     def _row_error(self, where: LocateRow, why: str) -> MetalmError:
         return MetalmError(

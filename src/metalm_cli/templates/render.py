@@ -168,6 +168,8 @@ def tidied(text: str, verbatim: Sequence[str] = ()) -> str:
 
 
 def _tidied(text: str) -> str:
+    if text.count("\n") < 3:  # fast path: no run of blank lines
+        return text.strip()
     return _BLANK_LINES.sub("\n\n", text).strip()
 
 

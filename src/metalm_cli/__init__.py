@@ -9,6 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from metalm_cli.evaluation.results.results import Results
+    from metalm_cli.evaluation.run_evaluation import evaluate
     from metalm_cli.inference import LanguageModel, load
     from metalm_cli.models import MetaLM, MetaLMConfig
     from metalm_cli.sessions import Causal, Docked, Session
@@ -21,11 +23,24 @@ _EXPORTS = {
     "LanguageModel": "inference",
     "MetaLM": "models",
     "MetaLMConfig": "models",
+    "Results": "evaluation.results.results",
     "Session": "sessions",
+    "evaluate": "evaluation.run_evaluation",
     "load": "inference",
 }
 
-__all__ = ["Causal", "Docked", "LanguageModel", "MetaLM", "MetaLMConfig", "Session", "__version__", "load"]
+__all__ = [
+    "Causal",
+    "Docked",
+    "LanguageModel",
+    "MetaLM",
+    "MetaLMConfig",
+    "Results",
+    "Session",
+    "__version__",
+    "evaluate",
+    "load",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -40,6 +40,7 @@ class LanguageModel:
         model: The model.
         tokenizer: Tokenizer of the decoder.
         processors: Processors of the encoders.
+        source: Path or hub id that the model was loaded from; empty if it was not loaded.
 
     Attributes:
         model: The ``PreTrainedModel``, with tensor-level ``forward`` and ``generate``.
@@ -47,8 +48,11 @@ class LanguageModel:
         processors: Processor of each encoder's inputs, by encoder name.
     """
 
-    def __init__(self, model: MetaLM, tokenizer: DecoderTokenizer, processors: dict[str, Processor]) -> None:
+    def __init__(
+        self, model: MetaLM, tokenizer: DecoderTokenizer, processors: dict[str, Processor], source: str = ""
+    ) -> None:
         self.model = model
+        self.source = source
         self.decoder_tokenizer = tokenizer
         self.tokenizer = tokenizer.tokenizer
         self.processors = processors
@@ -281,4 +285,4 @@ def load(
     Raises:
         MetalmError: The source does not contain a model that can be loaded.
     """
-    return LanguageModel(*load_model(source, base=base, offline=offline, remote_code=trust_remote_code))
+    return LanguageModel(*load_model(source, base=base, offline=offline, remote_code=trust_remote_code), str(source))

@@ -205,11 +205,6 @@ class TaskOptions:
     data_root: DataRoot = None
 
     @property
-    def names(self) -> list[str]:
-        """Selected tasks and clusters."""
-        return [*self.task_names, *self.cluster_names]
-
-    @property
     def task_names(self) -> list[str]:
         """Names of ``--task``, which may be separated by commas."""
         return split_names(self.task)
@@ -239,9 +234,8 @@ class PromptOptions:
 
     @property
     def style(self) -> dict[str, str | bool]:
-        """Template collection and fields of the prompt style that the user has set."""
+        """Fields of the prompt style that the user has set."""
         values = {
-            "collection": self.templates,
             "route": self.input_route,
             "options": self.list_options,
             "layout": self.demonstration_layout,

@@ -52,3 +52,14 @@ def result_folder(source: str) -> Path:
 def samples_path(path: Path) -> Path:
     """Return the path of the predictions that belong to a result file."""
     return path.with_name(f"{path.stem}.samples.jsonl")
+
+
+def with_protocol_in_name(result_path: Path, protocol: str) -> Path:
+    """Replace ``auto`` in the name of a results file by the protocol, with a number if the file exists."""
+    if not result_path.name.startswith("auto-"):
+        return result_path
+    stem = result_path.stem.replace("auto-", f"{protocol}-", 1)
+    numbered = (
+        result_path.with_name(f"{stem}{'' if number == 1 else f'-{number}'}.json") for number in range(1, 100_000)
+    )
+    return next(candidate for candidate in numbered if not candidate.exists())

@@ -20,8 +20,7 @@ from metalm_cli.evaluation.results.result_paths import result_paths
 
 if TYPE_CHECKING:
     from metalm_cli.data.examples.truncation import EncoderLimit
-    from metalm_cli.evaluation.settings import EvaluationSettings
-    from metalm_cli.tasks import Card, Cards
+    from metalm_cli.evaluation.request import EvaluationRequest
 
 
 @expand_groups
@@ -42,36 +41,39 @@ def evaluate(
     Means over clusters include the paper's core tasks.
     Answers are cached, so that an interrupted evaluation continues where it stopped.
     """
-    from metalm_cli.cli.commands.evaluation.evaluate_run import EvaluationRun, print_note
+    from metalm_cli.cli.commands.evaluation.evaluation_display import EvaluationDisplay, print_note
     from metalm_cli.cli.silence_libraries import silence_libraries
-    from metalm_cli.tasks import Cards
 
     if harness:
         shots = None if prompts.shots is None else _parse_shots(prompts.shots)
         _run_harness(model, harness, tasks.limit, shots, output.out, offline)
         return
     _check_choices(prompts, answers)
-    tasks = _with_cards_of_paths(tasks)
-    registry = Cards(tasks.cards or ())
-    selected = select_cards(registry, tasks.task_names, tasks.cluster_names, tasks.all_cards)
+    request = _request(tasks, prompts, answers)
+    selection = request.select()
     sources = [model or newest_metalm(), *(versus or [])]
-    paths = result_paths(sources, output.out, answers.protocol, tasks.names, output.save_samples)
+    paths = result_paths(sources, output.out, answers.protocol, selection.names, output.save_samples)
     signals = StopSignals(at_once=True)
     try:
-        with signals:
+        with signals, EvaluationDisplay() as display:
             silence_libraries(offline)
-            run = EvaluationRun(
-                sources,
-                paths,
-                registry,
-                selected,
+            from metalm_cli.evaluation.opened_evaluation import EvaluationCallbacks
+            from metalm_cli.evaluation.run_evaluation import RunSettings, evaluate_models
+
+            run_settings = RunSettings(
                 data_root=tasks.data_root,
                 offline=offline,
                 require_held_out=checks.held_out,
-                ignore_cache=output.fresh,
+                contamination=tuple(checks.contamination or ()),
+                out=tuple(paths),
                 save_samples=output.save_samples,
+                answers=not output.fresh,
             )
-            run.run(_settings(tasks, prompts, answers, offline), prompts.style, checks.contamination or ())
+            callbacks = EvaluationCallbacks(display.progress, print_note, display.results)
+            limits = tuple(_parse_encoder_limit(encoder, offline) for encoder in prompts.match_lengths_of or ())
+            request = replace(request, also_fit=limits)
+            evaluate_models(sources, request, selection, run_settings, callbacks)
+            display.comparisons()
     except KeyboardInterrupt:
         restart = "starts again" if output.fresh else "continues with the saved answers"
         print_note(f"stopped by {signals.pending}; the same command {restart}")
@@ -84,37 +86,43 @@ def _check_choices(prompts: options.PromptOptions, answers: options.AnswerOption
     Raises:
         MetalmError: An unknown value, or options that exclude each other.
     """
+    from metalm_cli.evaluation.request import AUTO, check_choice
     from metalm_cli.evaluation.settings import PROTOCOLS
     from metalm_cli.templates.render import DemonstrationLayout, Route
 
     for option, value, allowed in (
-        ("--protocol", answers.protocol, ("auto", *PROTOCOLS)),
+        ("--protocol", answers.protocol, (AUTO, *PROTOCOLS)),
         ("--demonstrations", prompts.demonstrations, ("frozen", "drawn")),
         ("--demonstration-layout", prompts.demonstration_layout, (None, *get_args(DemonstrationLayout))),
         ("--input-route", prompts.input_route, (None, *get_args(Route))),
     ):
-        _check_choice(option, value, allowed)
+        check_choice(option, value, allowed)
     if answers.sampled_answers > 1 and answers.temperature <= 0:
         raise MetalmError(
             f"--temperature {answers.temperature}: sampled answers need a value above 0", remedy="raise it"
         )
 
 
-def _settings(
-    tasks: options.TaskOptions, prompts: options.PromptOptions, answers: options.AnswerOptions, offline: bool
-) -> EvaluationSettings:
-    """Settings as far as the options decide them."""
-    from metalm_cli.evaluation.settings import EvaluationSettings
+def _request(
+    tasks: options.TaskOptions, prompts: options.PromptOptions, answers: options.AnswerOptions
+) -> EvaluationRequest:
+    """Tasks and settings as far as the options decide them, without the length limits of other encoders."""
+    from metalm_cli.evaluation.request import EvaluationRequest
 
-    return EvaluationSettings(
-        template=prompts.template or "",
+    return EvaluationRequest(
+        tasks=tuple(tasks.task_names),
+        clusters=tuple(tasks.cluster_names),
+        card_folders=tuple(tasks.cards or ()),
+        all_cards=tasks.all_cards,
+        templates=prompts.templates,
+        template=prompts.template,
+        style=prompts.style,
+        protocol=answers.protocol,
+        shots=None if prompts.shots is None else _parse_shots(prompts.shots),
         split=tasks.split,
         limit=tasks.limit,
         length=prompts.sequence_length,
         batch_size=answers.batch_size,
-        also_fit=tuple(_parse_encoder_limit(encoder, offline) for encoder in prompts.match_lengths_of or ()),
-        protocol=answers.protocol,  # type: ignore[arg-type]
-        shots=_parse_shots(prompts.shots or "0"),
         draw_per_example=prompts.demonstrations == "drawn",
         max_answer_tokens=answers.max_answer_tokens,
         normalise=answers.normalise,
@@ -122,34 +130,6 @@ def _settings(
         temperature=answers.temperature,
         seed=answers.seed,
     )
-
-
-def select_cards(cards: Cards, tasks: Sequence[str], clusters: Sequence[str], all_cards: bool) -> list[Card]:
-    """Cards that ``--task`` and ``--cluster`` select.
-
-    Raises:
-        MetalmError: Neither option is given, or a name is unknown.
-    """
-    from metalm_cli.tasks import CLUSTERS
-    from metalm_cli.tasks.registry import GROUP_NAMES
-
-    if not tasks and not clusters:
-        raise MetalmError(
-            "no tasks are selected",
-            remedy="select tasks (--task rte), clusters (--cluster nli), or all of the paper's tasks (--cluster core)",
-        )
-    unknown = [name for name in clusters if name not in (*CLUSTERS, *GROUP_NAMES)]
-    if unknown:
-        raise MetalmError(
-            f"no cluster is named {unknown[0]}",
-            why=f"clusters: {', '.join(CLUSTERS)}; groups: {', '.join(GROUP_NAMES)}",
-            remedy="choose one of these"
-            + (f"; {unknown[0]} is a task: --task {unknown[0]}" if unknown[0] in cards.paths else ""),
-        )
-    selected = cards.select([*tasks, *clusters], all_cards)
-    if not selected:
-        raise MetalmError(f"no task is in {', '.join(clusters)}", remedy="add --all-cards, or select tasks with --task")
-    return selected
 
 
 def newest_metalm() -> str:
@@ -184,21 +164,6 @@ def _has_encoders(run: Path) -> bool:
     return False
 
 
-def _with_cards_of_paths(tasks: options.TaskOptions) -> options.TaskOptions:
-    """Return the options with the paths among the task names as cards, and the names of their tasks in their place."""
-    from metalm_cli.tasks.registry import card_files, card_name, is_path
-
-    paths = [name for name in tasks.task_names if is_path(name)]
-    if not paths:
-        return tasks
-    names = [
-        task
-        for name in tasks.task_names
-        for task in (map(card_name, card_files(Path(name))) if is_path(name) else [name])
-    ]
-    return replace(tasks, task=names, cards=[*(tasks.cards or ()), *map(Path, paths)])
-
-
 def _parse_shots(shots: str) -> tuple[int, ...]:
     """Parse the numbers of ``--shots``.
 
@@ -211,15 +176,6 @@ def _parse_shots(shots: str) -> tuple[int, ...]:
             f"--shots {shots} is not a list of numbers", remedy="write numbers of demonstrations, such as --shots 0,1,4"
         )
     return tuple(dict.fromkeys(map(int, parts)))
-
-
-def _check_choice(option: str, value: str | None, allowed: Sequence[str | None]) -> None:
-    if value not in allowed:
-        raise MetalmError(
-            f"unknown value {value} for {option}",
-            why=f"expected one of {', '.join(filter(None, allowed))}",
-            remedy="choose one of these",
-        )
 
 
 def _run_harness(

@@ -27,9 +27,8 @@ if TYPE_CHECKING:
 PRELOADED_MODULES = (
     "metalm_cli.training.pretraining",
     "metalm_cli.training.finetuning",
-    "metalm_cli.cli.commands.evaluation.evaluate_run",
     "metalm_cli.inference.preview",
-    "metalm_cli.evaluation.evaluator",
+    "metalm_cli.evaluation.run_evaluation",
     "transformers.models.llama.modeling_llama",
     "transformers.models.modernbert.modeling_modernbert",
 )

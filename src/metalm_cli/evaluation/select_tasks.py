@@ -1,0 +1,71 @@
+"""Selection of the tasks to evaluate, by names of tasks, clusters and groups, and by paths of cards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from metalm_cli.errors import MetalmError
+from metalm_cli.tasks import CLUSTERS, Card, Cards
+from metalm_cli.tasks.registry import GROUP_NAMES, card_files, card_name, is_path
+
+
+@dataclass(frozen=True)
+class TaskSelection:
+    """Selected tasks.
+
+    Args:
+        cards: All available cards.
+        selected: Cards of the tasks to evaluate.
+        names: Names of tasks and clusters that selected them.
+    """
+
+    cards: Cards
+    selected: tuple[Card, ...]
+    names: tuple[str, ...]
+
+
+def select_tasks(
+    tasks: Sequence[str], clusters: Sequence[str], *, card_folders: Sequence[Path] = (), all_cards: bool = False
+) -> TaskSelection:
+    """Select tasks.
+
+    Args:
+        tasks: Names of tasks, and paths of cards or of folders of cards.
+        clusters: Names of clusters or groups.
+        card_folders: Folders of user cards.
+        all_cards: Clusters also select cards that are not core.
+
+    Raises:
+        MetalmError: Nothing is selected, a name is unknown, or a path has no cards.
+    """
+    paths = [Path(name) for name in tasks if is_path(name)]
+    names = [task for name in tasks for task in (map(card_name, card_files(Path(name))) if is_path(name) else [name])]
+    cards = Cards([*card_folders, *paths])
+    return TaskSelection(cards, tuple(select_cards(cards, names, clusters, all_cards)), (*names, *clusters))
+
+
+def select_cards(cards: Cards, tasks: Sequence[str], clusters: Sequence[str], all_cards: bool) -> list[Card]:
+    """Cards that names of tasks and of clusters select.
+
+    Raises:
+        MetalmError: No names are given, or a name is unknown.
+    """
+    if not tasks and not clusters:
+        raise MetalmError(
+            "no tasks are selected",
+            remedy="select tasks (--task rte), clusters (--cluster nli), or all of the paper's tasks (--cluster core)",
+        )
+    unknown = [name for name in clusters if name not in (*CLUSTERS, *GROUP_NAMES)]
+    if unknown:
+        raise MetalmError(
+            f"no cluster is named {unknown[0]}",
+            why=f"clusters: {', '.join(CLUSTERS)}; groups: {', '.join(GROUP_NAMES)}",
+            remedy="choose one of these"
+            + (f"; {unknown[0]} is a task: --task {unknown[0]}" if unknown[0] in cards.paths else ""),
+        )
+    selected = cards.select([*tasks, *clusters], all_cards)
+    if not selected:
+        raise MetalmError(f"no task is in {', '.join(clusters)}", remedy="add --all-cards, or select tasks with --task")
+    return selected

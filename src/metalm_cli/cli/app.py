@@ -23,6 +23,7 @@ COMMANDS = {
     "instruct": "training.finetune:instruct",
     "evaluate": "evaluation.evaluate:evaluate",
     "eval": "evaluation.evaluate:evaluate",
+    "suites": "evaluation.suites:app",
     "results": "evaluation.results:app",
     "generate": "evaluation.generate:generate",
     "report": "evaluation.report:report",

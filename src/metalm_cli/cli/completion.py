@@ -1,4 +1,4 @@
-"""Shell completion of recipe names and of overrides (``KEY=VALUE``)."""
+"""Shell completion of recipe names, of overrides (``KEY=VALUE``), and of suite names."""
 
 from __future__ import annotations
 
@@ -35,3 +35,13 @@ def complete_argument(incomplete: str) -> list[tuple[str, str]]:
     if "=" in incomplete:
         return complete_override(incomplete)
     return complete_recipe(incomplete) + complete_override(incomplete)
+
+
+def complete_suite(incomplete: str) -> list[tuple[str, str]]:
+    """Complete a shipped suite name: names that begin with ``incomplete``, with descriptions."""
+    from metalm_cli.evaluation.suites.load import list_suites, load_suite
+
+    try:
+        return [(name, load_suite(name).file.description) for name in list_suites() if name.startswith(incomplete)]
+    except MetalmError:
+        return []

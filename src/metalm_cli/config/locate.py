@@ -17,6 +17,9 @@ _SHIPPED_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*\Z")
 BASE_STEM = "base"
 """File stem of base recipes: others extend them, and they cannot run by themselves."""
 
+SUITES = "suites"
+"""Folder of the shipped suites of tasks, below that of the shipped recipes."""
+
 
 @dataclass(frozen=True)
 class RecipeFile:
@@ -89,7 +92,8 @@ def shipped_names(*, include_bases: bool = False) -> list[str]:
         include_bases: Include base recipes, which other recipes extend.
     """
     root = shipped_root("recipes")
-    names = [path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml")]
+    paths = [path.relative_to(root) for path in root.rglob("*.yaml")]
+    names = [path.with_suffix("").as_posix() for path in paths if path.parts[0] != SUITES]
     selected = [name for name in names if include_bases or name.rsplit("/", 1)[-1] != BASE_STEM]
     return sorted(selected, key=lambda name: (name.count("/"), name))
 
@@ -115,7 +119,7 @@ def find_recipe(recipe: str, *, beside: Path | None = None, where: str = "") -> 
         raise MetalmError(
             f"recipe {recipe} {problem}", where=where or display(path), remedy="give a YAML file or a shipped name"
         )
-    if _SHIPPED_NAME.match(recipe):
+    if _SHIPPED_NAME.match(recipe) and not recipe.startswith(f"{SUITES}/"):
         path = shipped_root("recipes") / f"{recipe}.yaml"
         if path.is_file():
             return RecipeFile(path, recipe, True)

@@ -67,6 +67,7 @@ class TemplateResult:
         shots: Number of demonstrations before each example.
         extra: Further scores by name: other metrics, and the metric with options ranked in other ways.
         each: Columns by example: scores, or predictions and references for metrics over a whole split.
+        also_each: Columns by example of the card's other metrics, by metric.
         samples: Predictions for all examples.
         note: Examples that do not fit with their demonstrations, as a message.
         max_answer_tokens: Maximum number of new tokens of open answers; None if answers are among options.
@@ -88,6 +89,7 @@ class TemplateResult:
     max_answer_tokens: int | None = None
     at_limit: int = 0
     warnings: tuple[str, ...] = ()
+    also_each: Mapping[str, Mapping[str, list[Any]]] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -325,6 +327,11 @@ class Evaluator:
             columns,
             samples,
             prompt_set.note,
+            also_each={
+                name: task_metrics.columns_by_example(name, predictions, references)
+                for name in (task.card.metric.also if references else ())
+                if name in extra
+            },
         )
 
 

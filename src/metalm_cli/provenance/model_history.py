@@ -75,6 +75,7 @@ class ModelHistory:
             known: Available cards of the tasks that were trained on, by name.
             files: Files of the evaluated rows. A file with the same content may have another name in the training.
         """
+        card = card.model_copy(update={"name": card.data_name})
         if card.name in self.tasks:
             return SeenLabel("seen", f"{self.tasks[card.name]} was trained on the task")
         leak = leaking_task(card, (known[name] for name in self.tasks if name in known))

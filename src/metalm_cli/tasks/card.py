@@ -292,6 +292,11 @@ class Card(Section):
         return self
 
     @property
+    def data_name(self) -> str:
+        """Name of the task in prompts, messages and training records; that of the original for a derived card."""
+        return self.name
+
+    @property
     def bundled_templates(self) -> Path | None:
         """Template file that belongs to the card, used if a collection has no templates for the task."""
         return Path(self.templates) if self.templates is not None and "." in self.templates else None

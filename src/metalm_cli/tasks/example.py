@@ -97,7 +97,7 @@ class ExampleMaker:
             rationale = self._string(
                 self._evaluate(self._rationale, row, "answer.rationale", where), "answer.rationale", where
             )
-        return Example(self.card.name, index, fields, answers, options, label, rationale, row, self.card.language)
+        return Example(self.card.data_name, index, fields, answers, options, label, rationale, row, self.card.language)
 
     def includes(self, row: Any, where: LocateRow) -> bool:
         """Whether the card's ``row_filter`` includes a row; True for every row of a card without a filter.

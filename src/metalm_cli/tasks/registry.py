@@ -13,6 +13,7 @@ from metalm_cli.config.schema.tasks import TaskDataConfig
 from metalm_cli.config.yaml_records import read_record
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks.card import CLUSTERS, Card
+from metalm_cli.tasks.derived_card import DerivedCard
 from metalm_cli.tasks.input_target_jsonl import input_target_card
 from metalm_cli.tasks.natural_instructions import INPUT_TARGET_SUFFIXES, natural_instructions_card, task_name
 
@@ -113,6 +114,7 @@ class Cards:
 
     def __init__(self, folders: Iterable[str | Path] = ()) -> None:
         self.paths: dict[str, Path] = {}
+        self._derived: dict[str, DerivedCard] = {}
         for cluster in CLUSTERS:
             self.paths.update({path.stem: path for path in sorted((SHIPPED_FOLDER / cluster).glob("*.yaml"))})
         for folder in map(Path, folders):
@@ -129,6 +131,22 @@ class Cards:
                 remedy="rename the file, or create a card: metalm tasks new FILE --name NAME",
             )
         self.paths[name] = path
+
+    def add_derived(self, card: DerivedCard) -> None:
+        """Add a derived card, whose file is that of its original; it may take the name of its original.
+
+        Raises:
+            MetalmError: Another task has its name.
+        """
+        known = self._derived.get(card.name)
+        if card.name in self.paths and card.name != card.derived_from and known != card:
+            raise MetalmError(
+                f"two tasks are named {card.name}",
+                where=display(self.paths[card.name]),
+                remedy="give the task of the suite another name",
+            )
+        self._derived[card.name] = card
+        self.paths[card.name] = self.paths[card.derived_from]
 
     def names_in_path(self, path: str) -> list[str]:
         """Return the names of the tasks of a path.
@@ -149,6 +167,8 @@ class Cards:
         Raises:
             MetalmError: There is no such card (the message suggests a similar name), or it is invalid.
         """
+        if name in self._derived:
+            return self._derived[name]
         if name not in self.paths:
             if current := TaskDataConfig.renamed_values["tasks"].get(name):
                 raise MetalmError(f"the group {name} is now {current}", remedy=f"write {current}")

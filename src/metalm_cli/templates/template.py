@@ -195,7 +195,7 @@ class TemplateCollection:
         """
         bundled = card.bundled_templates
         template_name = card.templates if bundled is None else None
-        for name in (card.name, template_name, GENERIC_STEM):
+        for name in (card.data_name, template_name, GENERIC_STEM):
             if name is not None and (self.folder / f"{name}.yaml").is_file():
                 return self.folder / f"{name}.yaml"
         if bundled is not None:

@@ -5,23 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from metalm_cli.cli.display import aggregate_rows
 from metalm_cli.cli.display.tables import Page
 from metalm_cli.common.table import Table
 
 if TYPE_CHECKING:
     from metalm_cli.evaluation.metrics.bootstrap import Estimate
     from metalm_cli.evaluation.results.comparison import Comparison, MeanDifference, TaskComparison
-    from metalm_cli.evaluation.results.schema import ResultRecord, SettingRecord, TaskRecord
+    from metalm_cli.evaluation.results.schema import AggregateRecord, ResultRecord, SettingRecord, TaskRecord
 
 # -- one file ---------------------------------------------------------------------------------------------------------
 
 
 def result_table(record: ResultRecord) -> Page:
     """Page of a result file: a table with cluster means for each number of demonstrations."""
-    from metalm_cli.evaluation.results.comparison import record_cluster_means
+    from metalm_cli.evaluation.results.comparison import OVER_CLUSTERS, record_cluster_means
 
     name_lines = [f"results  {record.name}"] if record.name else []
-    page = Page([*name_lines, f"model    {record.source}", f"settings {_describe_settings(record)}"])
+    suite_lines = [aggregate_rows.suite_line(record.suite)] if record.suite is not None else []
+    page = Page([*name_lines, f"model    {record.source}", *suite_lines, f"settings {_describe_settings(record)}"])
     for shots in record.shots:
         tasks = [(name, task, setting) for name, task in record.tasks.items() if (setting := task.with_shots(shots))]
         several_templates = any(len(setting.templates) > 1 for _, _, setting in tasks)
@@ -36,7 +38,10 @@ def result_table(record: ResultRecord) -> Page:
         ]
         rows = [_task_row(*task, several_templates) for task in tasks]
         page.data_rows += [_task_data(record, *task) for task in tasks]
-        means = record_cluster_means(record, shots)
+        means = record_cluster_means(record, shots) if aggregate_rows.shows_clusters(record) else {}
+        aggregates = aggregate_rows.aggregates_of(record, shots)
+        if aggregates:
+            means.pop(OVER_CLUSTERS, None)
         for name, (mean, members) in means.items():
             cells = [
                 f"mean {name}",
@@ -48,11 +53,26 @@ def result_table(record: ResultRecord) -> Page:
             ]
             rows.append(cells + [""] * (len(headers) - len(cells)))
             page.data_rows.append(_mean_data(record, shots, name, mean, members))
+        for aggregate in aggregates:
+            cells = _aggregate_cells(record, aggregate)
+            rows.append(cells + [""] * (len(headers) - len(cells)))
+            page.data_rows.append(aggregate_rows.aggregate_data(record, shots, aggregate))
         page.tables.append(
-            Table(f"{shots}-shot", headers, rows, text_columns=frozenset({0, 1, 2}), mean_rows=len(means))
+            Table(f"{shots}-shot", headers, rows, text_columns=frozenset({0, 1, 2}), mean_rows=len(means) + len(aggregates))
         )
     page.notes += _notes(record)
     return page
+
+
+def _aggregate_cells(record: ResultRecord, aggregate: AggregateRecord) -> list[str]:
+    assert record.suite is not None
+    return [
+        f"{record.suite.name}: {aggregate.name}",
+        "",
+        aggregate_rows.describe_count(record.suite, aggregate),
+        "–" if aggregate.value is None else _format_with_error(aggregate.value, aggregate.error),
+        _format_interval(aggregate.interval),
+    ]
 
 
 def _describe_settings(record: ResultRecord) -> str:
@@ -165,6 +185,8 @@ def _notes(record: ResultRecord) -> list[str]:
         entries = [f"{name} {count}" for name, count in counts.items() if count]
         if entries:
             notes.append(f"examples that {description}: {', '.join(entries)}")
+    if record.suite is not None:
+        notes += aggregate_rows.suite_notes(record.suite)
     if record.missing:
         notes.append(f"missing, and not in any mean: {', '.join(record.missing)}")
     if not record.complete:
@@ -180,17 +202,22 @@ def _notes(record: ResultRecord) -> list[str]:
 
 
 def comparison_table(comparison: Comparison) -> Page:
-    """Page of a comparison: a table with cluster means for each number of demonstrations."""
+    """Page of a comparison: a table with cluster means and aggregates for each number of demonstrations."""
+    from metalm_cli.evaluation.results.aggregation import aggregate_differences
+
     page = Page(
         [
             f"{letter}  {result.name}: {result.source}"
             for letter, result in (("A", comparison.first), ("B", comparison.second))
         ],
     )
+    all_aggregates = aggregate_differences(comparison)
+    shows_clusters = not all_aggregates or aggregate_rows.shows_clusters(comparison.first)
     for shots in dict.fromkeys(task.shots for task in comparison.tasks):
         headers = ["task", "metric", "A", "B", "A-B", "95% of A-B", "p", "n", "better"]
         tasks = [task for task in comparison.tasks if task.shots == shots]
-        means = [mean for mean in comparison.means if mean.shots == shots]
+        aggregates = [mean for mean in all_aggregates if mean.shots == shots]
+        means = [mean for mean in comparison.means if mean.shots == shots and shows_clusters] + aggregates
         rows = [*map(_difference_row, tasks), *map(_mean_row, means)]
         data_rows = [*map(_difference_data, tasks), *map(_mean_difference_data, means)]
         page.data_rows += [_file_names(comparison) | data_row for data_row in data_rows]
@@ -202,6 +229,7 @@ def comparison_table(comparison: Comparison) -> Page:
             f"NOT COMPARABLE: {reason} "
             f"[{'all' if len(task_names) == len(comparison.tasks) > 1 else ', '.join(task_names)}]"
         )
+    page.notes += aggregate_rows.comparison_notes(comparison)
     for task in comparison.tasks:
         if task.test is not None and any(task.test.exclusive):
             only_first, only_second = task.test.exclusive
@@ -243,7 +271,7 @@ def _difference_row(task: TaskComparison) -> list[str]:
 
 def _mean_row(mean: MeanDifference) -> list[str]:
     return [
-        f"mean {mean.name}",
+        f"{mean.name}: {mean.aggregate}" if mean.aggregate else f"mean {mean.name}",
         f"of {len(mean.of)}",
         f"{_round_to_tenths(mean.first):.1f}",
         f"{_round_to_tenths(mean.second):.1f}",
@@ -285,10 +313,17 @@ def _mean_difference_data(mean: MeanDifference) -> dict[str, Any]:
     from metalm_cli.evaluation.results.comparison import OVER_CLUSTERS
 
     low, high = mean.interval
+    if mean.aggregate:
+        members: dict[str, Any] = {"kind": "aggregate", "suite": mean.name, "aggregate": mean.aggregate}
+    else:
+        is_overall = mean.name == OVER_CLUSTERS
+        members = {
+            "kind": "mean over clusters" if is_overall else "cluster mean",
+            "cluster": None if is_overall else mean.name,
+        }
     return {
-        "kind": "mean over clusters" if mean.name == OVER_CLUSTERS else "cluster mean",
+        **members,
         "shots": mean.shots,
-        "cluster": None if mean.name == OVER_CLUSTERS else mean.name,
         "a": mean.first,
         "b": mean.second,
         "difference": mean.first - mean.second,

@@ -212,7 +212,7 @@ def _find_local(card: Card, local_split: Split, split: Split, root: Path) -> tup
 
 
 def _split_files(card: Card, split: Split, root: Path) -> list[Path] | None:
-    name = card.local.name if card.local is not None else card.name
+    name = card.local.name if card.local is not None else card.data_name
     hub, config = (card.hub.id, card.hub.config) if card.hub is not None else (name, None)
     return local_files(DocumentSource(name=name, hub=hub, config=config, split=split.name), root)
 

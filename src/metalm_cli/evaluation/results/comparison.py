@@ -84,6 +84,7 @@ class MeanDifference:
         interval: 95% interval of the difference.
         p: Two-sided p.
         of: Names of the averaged tasks or clusters.
+        aggregate: Name of the aggregate; empty for means over tasks and clusters.
     """
 
     name: str
@@ -93,6 +94,7 @@ class MeanDifference:
     interval: tuple[float, float]
     p: float
     of: tuple[str, ...]
+    aggregate: str = ""
 
     @property
     def winner(self) -> int:

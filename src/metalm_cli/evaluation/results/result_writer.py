@@ -193,6 +193,10 @@ def template_record(template_result: TemplateResult, metric: MetricName) -> Temp
         chance=Chance(**asdict(template_result.chance)),
         extra=dict(template_result.extra),
         each={name: list(values) for name, values in template_result.each.items()},
+        also_each={
+            metric: {name: list(values) for name, values in columns.items()}
+            for metric, columns in template_result.also_each.items()
+        },
         cut=template_result.cut,
         skipped=template_result.skipped,
         seconds=round(template_result.seconds, 3),

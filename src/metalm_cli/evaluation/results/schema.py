@@ -29,7 +29,7 @@ class RecordPart(BaseModel):
         return {
             key: value
             for key, value in content.items()
-            if key not in self.optional_keys or value not in (None, "", 0, [])
+            if key not in self.optional_keys or value not in (None, "", 0, [], {})
         }
 
 
@@ -46,6 +46,7 @@ class TemplateRecord(RecordPart):
     Args:
         counts: Numbers of invalid texts, see :class:`~metalm_cli.evaluation.metrics.task_metrics.Score`.
         each: Columns by example, from which the score is computed.
+        also_each: Columns by example of other metrics that an aggregate reads, by metric.
         cut: Number of examples whose long field was truncated.
         skipped: Number of examples that do not fit the model.
         seconds: Time of tokenising, inference and scoring.
@@ -55,7 +56,7 @@ class TemplateRecord(RecordPart):
         warnings: Messages about options or answers that the model's tokenizer cannot distinguish or spell.
     """
 
-    optional_keys = frozenset({"note", "max_answer_tokens", "at_limit", "warnings"})
+    optional_keys = frozenset({"also_each", "note", "max_answer_tokens", "at_limit", "warnings"})
 
     template: str
     score: float | None
@@ -66,6 +67,7 @@ class TemplateRecord(RecordPart):
     chance: Chance = Chance()
     extra: dict[str, float] = {}
     each: dict[str, list[Any]] = {}
+    also_each: dict[str, dict[str, list[Any]]] = {}
     cut: int = 0
     skipped: int = 0
     seconds: float = 0.0
@@ -183,6 +185,52 @@ class MeanRecord(RecordPart):
     of: list[str]
 
 
+class SuiteTaskRecord(RecordPart):
+    """A task of a suite: its group, and its metrics in the aggregate, the primary one first."""
+
+    group: str
+    metrics: list[str]
+
+
+class AggregateRecord(RecordPart):
+    """Aggregate of the scores of a suite.
+
+    Args:
+        name: Name of the aggregate.
+        value: Its value; None if a number that it needs is missing.
+        error: Standard error, by bootstrap over examples.
+        interval: 95% interval, by bootstrap over examples.
+        of: Names of the tasks that it includes; it is partial if the suite has more.
+    """
+
+    name: str
+    value: float | None
+    error: float | None = None
+    interval: list[float] | None = Field(default=None, min_length=2, max_length=2)
+    of: list[str]
+
+
+class SuiteRecord(RecordPart):
+    """Suite of an evaluation.
+
+    Args:
+        name: Name of the suite.
+        sha256: Hash of its contents.
+        tasks: All its tasks, in its order.
+        changed: Settings of the suite that options replaced, as ``key: value instead of value``.
+        aggregates: Aggregates by number of demonstrations, the primary one first.
+    """
+
+    optional_keys = frozenset({"source", "changed"})
+
+    name: str
+    sha256: str
+    source: str = ""
+    tasks: dict[str, SuiteTaskRecord]
+    changed: list[str] = []
+    aggregates: dict[str, list[AggregateRecord]] = {}
+
+
 class ResultRecord(RecordPart):
     """Contents of a result file.
 
@@ -192,11 +240,12 @@ class ResultRecord(RecordPart):
         missing: Tasks without data, with reasons.
         clusters: Mean of each cluster, by number of demonstrations.
         mean: Mean over clusters, by number of demonstrations.
+        suite: Suite whose tasks were evaluated; None for tasks that were selected by name.
         contamination: Overlap with training data; None if it was not checked.
         seconds: Time of tokenising, inference and scoring.
     """
 
-    optional_keys = frozenset({"contamination"})
+    optional_keys = frozenset({"suite", "contamination"})
 
     name: str = Field(default="", exclude=True)
     format: int = RESULT_FORMAT
@@ -210,6 +259,7 @@ class ResultRecord(RecordPart):
     missing: dict[str, str] = {}
     clusters: dict[str, dict[str, MeanRecord]] = {}
     mean: dict[str, MeanRecord | None] = {}
+    suite: SuiteRecord | None = None
     contamination: dict[str, Any] | None = None
     environment: dict[str, Any] = {}
     seconds: float = 0.0

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from metalm_cli.evaluation.metrics.aggregates import AGGREGATES, TaskScores
+from metalm_cli.common.registry import aggregates
+from metalm_cli.evaluation.metrics import aggregates as module
+from metalm_cli.evaluation.metrics.aggregates import TaskScores
 
 
 def task(name: str, *scores: float, cluster: str = "one", group: str = "", n: int = 10, chance=None) -> TaskScores:
@@ -13,7 +15,7 @@ def task(name: str, *scores: float, cluster: str = "one", group: str = "", n: in
 
 
 def compute(name: str, *tasks: TaskScores) -> float:
-    (value,) = AGGREGATES[name].compute(tasks)
+    (value,) = module.compute(name, tasks)
     return float(value)
 
 
@@ -76,12 +78,12 @@ def test_chance_is_0_and_the_best_score_100() -> None:
     assert compute("chance_normalised", *tasks) == pytest.approx((0 + 100 - 20) / 3)
 
 
-@pytest.mark.parametrize("name", sorted(AGGREGATES))
+@pytest.mark.parametrize("name", aggregates.names())
 def test_resamples_are_aggregated_one_by_one(name: str) -> None:
     random = np.random.default_rng(1)
     values = [random.uniform(0, 100, (2, 5)) for _ in range(4)]
     tasks = [TaskScores(str(i), f"c{i % 2}", f"g{i // 2}", i + 1, 20.0, value) for i, value in enumerate(values)]
-    together = AGGREGATES[name].compute(tasks)
+    together = module.compute(name, tasks)
     single = [
         compute(name, *(task(t.name, *t.values[:, b], cluster=t.cluster, group=t.group, n=t.examples, chance=20.0)
                         for t in tasks))

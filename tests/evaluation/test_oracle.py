@@ -16,11 +16,12 @@ import pytest
 from metalm_cli.data.examples.open_examples import is_available
 from metalm_cli.evaluation import generated_answers
 from metalm_cli.evaluation.evaluator import Evaluator
-from metalm_cli.evaluation.open_tasks import EvaluatedTask, default_split, open_evaluation_tasks
+from metalm_cli.evaluation.open_tasks import EvaluatedTask, open_evaluation_tasks
 from metalm_cli.evaluation.settings import EvaluationSettings
 from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.inference.scoring.option_scorer import OptionScores, Scorer
 from metalm_cli.tasks import Cards
+from metalm_cli.tasks.derived_card import default_split
 from metalm_cli.templates import PromptStyle
 from tiny_language_models import tiny_language_model
 

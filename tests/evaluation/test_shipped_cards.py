@@ -13,8 +13,8 @@ import pytest
 
 from metalm_cli.data.examples.open_examples import open_examples
 from metalm_cli.evaluation.metrics.task_metrics import extra_metrics, metric_value
-from metalm_cli.evaluation.open_tasks import default_split
 from metalm_cli.tasks import Card, Cards, Example, ExampleMaker
+from metalm_cli.tasks.derived_card import default_split
 
 CARDS = Cards()
 ROW_LIMIT = 60

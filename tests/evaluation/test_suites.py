@@ -13,7 +13,7 @@ from metalm_cli.config.locate import shipped_names
 from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.metrics import task_metrics
 from metalm_cli.evaluation.settings import Protocol
-from metalm_cli.evaluation.suites import list_suites, load_suite, select_tasks
+from metalm_cli.evaluation.suites import list_suites, load_suite, select_suite_tasks
 from metalm_cli.evaluation.suites.schema import SuiteFile
 from metalm_cli.tasks import Cards
 from metalm_cli.templates import TemplateCollection
@@ -27,7 +27,7 @@ def write(folder: Path, text: str, name: str = "mine") -> Path:
 
 
 def names(name_or_path: str | Path) -> list[str]:
-    return [task.card.name for task in select_tasks(load_suite(name_or_path), Cards()).tasks]
+    return [task.card.name for task in select_suite_tasks(load_suite(name_or_path), Cards()).tasks]
 
 
 # -- shipped suites ---------------------------------------------------------------------------------------------------
@@ -41,7 +41,7 @@ def test_the_shipped_suites() -> None:
 @pytest.mark.parametrize("name", list_suites())
 def test_a_shipped_suite_can_be_evaluated(name: str) -> None:
     suite, cards = load_suite(name), Cards()
-    selection = select_tasks(suite, cards)
+    selection = select_suite_tasks(suite, cards)
     for task in selection.tasks:
         assert set(task.metrics) <= set(get_args(task_metrics.MetricName))
         assert TemplateCollection("flan").templates_for(task.card)
@@ -53,7 +53,7 @@ def test_a_shipped_suite_can_be_evaluated(name: str) -> None:
 @pytest.mark.parametrize("group", ["core", "world"])
 def test_core_and_world_are_the_groups_of_these_names(group: str) -> None:
     cards = Cards()
-    assert select_tasks(load_suite(group), cards).cards == Cards().select([group])
+    assert select_suite_tasks(load_suite(group), cards).cards == Cards().select([group])
 
 
 def test_in_context_has_the_nine_tasks_of_the_paper() -> None:
@@ -65,13 +65,13 @@ def test_in_context_has_the_nine_tasks_of_the_paper() -> None:
 
 
 def test_glue_and_superglue_score_with_their_own_metrics() -> None:
-    glue = {task.card.name: task for task in select_tasks(load_suite("glue"), Cards()).tasks}
+    glue = {task.card.name: task for task in select_suite_tasks(load_suite("glue"), Cards()).tasks}
     assert len({task.group for task in glue.values()}) == 9
     assert glue["cola"].metrics == ("matthews",)
     assert glue["mrpc"].metrics == glue["qqp"].metrics == ("f1", "accuracy")
     assert glue["stsb"].metrics == ("pearson", "spearman")
     assert glue["mnli"].group == glue["mnli_mismatched"].group
-    superglue = {task.card.name: task for task in select_tasks(load_suite("superglue"), Cards()).tasks}
+    superglue = {task.card.name: task for task in select_suite_tasks(load_suite("superglue"), Cards()).tasks}
     assert list(superglue) == ["boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc"]
     assert superglue["record"].metrics == ("squad_f1", "squad_em")
 
@@ -79,7 +79,7 @@ def test_glue_and_superglue_score_with_their_own_metrics() -> None:
 def test_mmlu_and_bbh_are_split_into_their_tasks() -> None:
     assert len(names("mmlu")) == 57
     assert "mmlu_high_school_us_history" in names("mmlu")
-    bbh = select_tasks(load_suite("bbh"), Cards()).tasks
+    bbh = select_suite_tasks(load_suite("bbh"), Cards()).tasks
     assert (len(bbh), len({task.group for task in bbh})) == (27, 23)
 
 
@@ -116,7 +116,7 @@ def test_parts_are_read_from_a_column_of_every_split(task_folder) -> None:
     task_folder.card("one", rows=rows)
     path = write(task_folder.folder, 'tasks: [{task: one, limit: 2, parts: {column: kind, values: ["It\'s a", b, c]}}]')
     cards = Cards([task_folder.folder / "cards"])
-    tasks = select_tasks(load_suite(path), cards).cards
+    tasks = select_suite_tasks(load_suite(path), cards).cards
     assert [card.name for card in tasks] == ["one_it_s_a", "one_b", "one_c"]
     texts = [
         [dict(example.fields)["text"] for example in open_examples(card, "validation", card_path=cards.paths[card.name])]
@@ -129,7 +129,7 @@ def test_a_derived_task_keeps_the_history_of_its_original() -> None:
     from metalm_cli.provenance.model_history import ModelHistory
 
     cards = Cards()
-    tasks = {task.card.name: task.card for task in select_tasks(load_suite("glue"), cards).tasks}
+    tasks = {task.card.name: task.card for task in select_suite_tasks(load_suite("glue"), cards).tasks}
     history = ModelHistory({"mnli": "runs/mine"}, ())
     assert history.label_for(tasks["mnli_mismatched"], {"mnli": Cards()["mnli"]}).label == "seen"
     assert history.label_for(tasks["cola"], {"mnli": Cards()["mnli"]}).label == "held out"
@@ -166,7 +166,7 @@ def test_a_derived_task_keeps_the_history_of_its_original() -> None:
 )  # fmt: skip
 def test_a_wrong_suite_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(MetalmError) as caught:
-        select_tasks(load_suite(write(tmp_path, text)), Cards())
+        select_suite_tasks(load_suite(write(tmp_path, text)), Cards())
     for part in message.split("|"):
         assert part in str(caught.value)
 

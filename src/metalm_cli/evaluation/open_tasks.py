@@ -18,6 +18,7 @@ from metalm_cli.evaluation.metrics.normalisation import normalise_words
 from metalm_cli.evaluation.metrics.text_metrics import split_list
 from metalm_cli.evaluation.settings import PAPER_TEMPLATES, EvaluationSettings
 from metalm_cli.tasks import Card, Cards, Example
+from metalm_cli.tasks.derived_card import DerivedCard, evaluated_limit, scored_split
 from metalm_cli.templates import PromptStyle, Template, TemplateCollection, scored_templates
 
 
@@ -123,7 +124,7 @@ def open_evaluation_tasks(
     tasks: list[EvaluatedTask] = []
     missing: dict[str, str] = {}
     for card in selection:
-        path, split = cards.paths[card.name], settings.split or default_split(card)
+        path, split = cards.paths[card.name], scored_split(card, settings.split)
         source_options: dict[str, Any] = {"data_root": data_root, "offline": offline, "cache": cache, "card_path": path}
         try:
             source = open_examples(card, split, **source_options)
@@ -133,14 +134,26 @@ def open_evaluation_tasks(
                 raise
             missing[card.name] = reason
             continue
-        examples = tuple(draw_examples(source, settings.limit))
+        examples = tuple(draw_examples(source, evaluated_limit(card, settings.limit)))
+        if not examples and isinstance(card, DerivedCard) and card.part:
+            missing[card.name] = f"no row of {source.location} has {card.part}"
+            continue
         if not examples:
             raise MetalmError(f"the card of {card.name} leaves out every row", where=source.location)
         task_metrics.check_metric(card.metric.name, examples)
         _check_options_differ(examples)
         if settings.normalise:
             _check_normalised_options_differ(examples)
-        pool = open_examples(card, card.demonstrations, **source_options) if max(settings.shots, default=0) else None
+        pool = None
+        if max(settings.shots, default=0):
+            try:
+                pool = open_examples(card, card.demonstrations, **source_options)
+            except MetalmError as error:
+                reason = _missing_reason(error, card, card.demonstrations)
+                if reason is None:
+                    raise
+                missing[card.name] = f"no demonstrations: {reason}"
+                continue
         task = EvaluatedTask(card, templates[card.name], examples, source, path, collection.path_for(card), pool)
         for template in task.templates:
             for example in examples:
@@ -148,11 +161,6 @@ def open_evaluation_tasks(
         task.demonstrations(examples[0], max(settings.shots, default=0), settings)
         tasks.append(task)
     return tasks, missing
-
-
-def default_split(card: Card) -> str:
-    """Return the split to evaluate: ``validation``, as in the paper, or ``test`` if there is no validation split."""
-    return "test" if "validation" not in card.splits and "test" in card.splits else "validation"
 
 
 def _missing_reason(error: MetalmError, card: Card, split: str) -> str | None:

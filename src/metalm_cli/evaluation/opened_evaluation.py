@@ -13,6 +13,7 @@ from metalm_cli.evaluation.request import EvaluationRequest
 from metalm_cli.evaluation.resolve_settings import resolve_settings
 from metalm_cli.evaluation.select_tasks import TaskSelection
 from metalm_cli.evaluation.settings import EvaluationSettings
+from metalm_cli.evaluation.suite_results import check_aggregates
 from metalm_cli.provenance.model_history import ModelHistory, SeenLabel
 
 if TYPE_CHECKING:
@@ -88,6 +89,9 @@ def open_evaluation(
     settings, notes = resolve_settings(request.settings(), request.prompt_options, history)
     for note in notes:
         callbacks.on_note(note)
+    suite = selection.suite
+    if suite is not None and suite.changed:
+        callbacks.on_note(f"suite    {suite.suite.name}: {'; '.join(suite.changed)}")
     callbacks.on_progress("reading the tasks")
     tasks, missing = open_evaluation_tasks(
         selection.cards, selection.selected, settings, data_root=data_root, offline=offline
@@ -101,6 +105,8 @@ def open_evaluation(
         )
     for name, why in missing.items():
         callbacks.on_note(f"missing  {name}: {why}")
+    if suite is not None:
+        check_aggregates(suite, tasks)
     return OpenedEvaluation(selection, settings, tuple(tasks), missing)
 
 

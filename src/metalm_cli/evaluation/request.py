@@ -5,42 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, get_args
+from typing import Any, get_args
 
 from metalm_cli.data.examples.truncation import EncoderLimit
 from metalm_cli.errors import MetalmError
-from metalm_cli.evaluation.select_tasks import TaskSelection, select_tasks
+from metalm_cli.evaluation.resolve_settings import RECIPE_KEYS
+from metalm_cli.evaluation.select_tasks import TaskSelection, select_suite, select_tasks
 from metalm_cli.evaluation.settings import PROTOCOLS, EvaluationSettings
+from metalm_cli.evaluation.suites import Suite, load_suite
+from metalm_cli.evaluation.suites.settings import request_settings
 from metalm_cli.templates.render import DemonstrationLayout, Route
 
 AUTO = "auto"
 """Protocol that the training of the model decides."""
 LEAST_VALUES = {"limit": 1, "length": 16, "batch_size": 1, "max_answer_tokens": 1, "samples": 1, "seed": 0}
 """Least value of each number."""
-
-
-class Suite(Protocol):
-    """Tasks with their settings; None or empty where the suite leaves a setting open."""
-
-    @property
-    def tasks(self) -> Sequence[str]:
-        """Names of tasks, clusters and groups."""
-
-    @property
-    def shots(self) -> Sequence[int] | None:
-        """Numbers of demonstrations."""
-
-    @property
-    def protocol(self) -> str | None:
-        """Protocol."""
-
-    @property
-    def templates(self) -> str | None:
-        """Collection of templates."""
-
-    @property
-    def aggregate(self) -> str | None:
-        """Name of the aggregate of the scores."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +53,9 @@ class EvaluationRequest:
     length: int | None = None
     batch_size: int = 16
     also_fit: tuple[EncoderLimit, ...] = ()
-    draw_per_example: bool = False
+    draw_per_example: bool | None = None
     max_answer_tokens: int | None = None
-    normalise: bool = False
+    normalise: bool | None = None
     samples: int = 1
     temperature: float = 0.7
     seed: int = 0
@@ -106,26 +85,27 @@ class EvaluationRequest:
             raise MetalmError(f"got temperature {self.temperature}, expected a number above 0 for sampled answers")
 
     def with_suite(self) -> EvaluationRequest:
-        """Return the request with the settings of its suite where it leaves them open.
+        """Return the request with its suite read, and with the settings of the suite where it leaves them open.
 
         Raises:
             MetalmError: The suite is unknown or invalid, or tasks are selected beside it.
         """
         if self.suite is None:
             return self
-        suite = find_suite(self.suite)
         if self.tasks or self.clusters:
             raise MetalmError(
-                "a suite and tasks are selected", remedy="select either a suite, or tasks and clusters by name"
+                "a suite and tasks are selected",
+                why=f"suite {getattr(self.suite, 'name', self.suite)}; {', '.join([*self.tasks, *self.clusters])}",
+                remedy="select either a suite, or tasks and clusters by name",
             )
-        return replace(
-            self,
-            suite=None,
-            tasks=tuple(suite.tasks),
-            protocol=self.protocol if self.protocol not in (None, AUTO) else suite.protocol,
-            shots=self.shots if self.shots is not None or suite.shots is None else tuple(suite.shots),
-            templates=self.templates if self.templates is not None else suite.templates,
-        )
+        suite = self.suite if isinstance(self.suite, Suite) else load_suite(self.suite)
+        values, style = request_settings(suite)
+        open_values = {name: value for name, value in values.items() if self._is_open(name)}
+        return replace(self, suite=suite, style={**style, **self.style}, **open_values)
+
+    def _is_open(self, name: str) -> bool:
+        """Whether the request leaves a setting open."""
+        return getattr(self, name) is None or (name == "protocol" and self.protocol == AUTO)
 
     def select(self) -> TaskSelection:
         """Select the tasks.
@@ -134,8 +114,28 @@ class EvaluationRequest:
             MetalmError: No tasks are selected, or a name is unknown.
         """
         request = self.with_suite()
+        if isinstance(request.suite, Suite):
+            return select_suite(request.suite, request.card_folders, request.changed_settings())
         return select_tasks(
             request.tasks, request.clusters, card_folders=request.card_folders, all_cards=request.all_cards
+        )
+
+    def changed_settings(self) -> tuple[str, ...]:
+        """Settings of the suite that the request replaces, as ``shots 4 instead of 0``."""
+        if not isinstance(self.suite, Suite):
+            return ()
+        values, style = request_settings(self.suite)
+        pairs = [(name, getattr(self, name), value) for name, value in values.items()]
+        pairs += [(RECIPE_KEYS.get(name, name), self.style.get(name, value), value) for name, value in style.items()]
+        changed = [(name, mine, value) for name, mine, value in pairs if mine not in (None, value)]
+        added = [
+            (name, getattr(self, name), "all" if name == "limit" else "the default")
+            for name in ("split", "limit", "templates", "template")
+            if name not in values and getattr(self, name) is not None
+        ]
+        return tuple(
+            f"{name} {_text(mine)} instead of {_text(value)}"
+            for name, mine, value in [*changed, *added]
         )
 
     @property
@@ -154,25 +154,17 @@ class EvaluationRequest:
             also_fit=self.also_fit,
             protocol=self.protocol or AUTO,  # type: ignore[arg-type]
             shots=tuple(dict.fromkeys(self.shots or (0,))),
-            draw_per_example=self.draw_per_example,
+            draw_per_example=bool(self.draw_per_example),
             max_answer_tokens=self.max_answer_tokens,
-            normalise=self.normalise,
+            normalise=bool(self.normalise),
             samples=self.samples,
             temperature=self.temperature,
             seed=self.seed,
         )
 
 
-def find_suite(suite: str | Path | Suite) -> Suite:
-    """Return a suite, by name or file if it is not one.
-
-    Raises:
-        MetalmError: There is no such suite.
-    """
-    if not isinstance(suite, str | Path):
-        return suite
-    # Suites by name are loaded here: metalm_cli.evaluation.suites.load_suite(suite).
-    raise MetalmError(f"no suite is named {suite}", remedy="select tasks and clusters by name")
+def _text(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def check_choice(name: str, value: str | None, allowed: Sequence[str | None]) -> None:

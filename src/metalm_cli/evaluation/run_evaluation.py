@@ -24,12 +24,14 @@ from metalm_cli.evaluation.opened_evaluation import (
     ignore,
     open_evaluation,
 )
-from metalm_cli.evaluation.request import AUTO, EvaluationRequest, Suite
+from metalm_cli.evaluation.request import AUTO, EvaluationRequest
 from metalm_cli.evaluation.resolve_settings import with_shared_limits
 from metalm_cli.evaluation.results.result_paths import result_paths, with_protocol_in_name
 from metalm_cli.evaluation.results.result_writer import model_hash, model_record, result_record
 from metalm_cli.evaluation.results.results import Results
 from metalm_cli.evaluation.select_tasks import TaskSelection
+from metalm_cli.evaluation.suite_results import with_suite
+from metalm_cli.evaluation.suites import Suite
 from metalm_cli.inference import LanguageModel, load
 from metalm_cli.provenance.model_history import ModelHistory, SeenLabel, read_history
 from metalm_cli.runs.folder import environment
@@ -263,6 +265,8 @@ def evaluate_opened(
                 created=created,
                 contamination=opened.contamination,
             )
+            if opened.selection.suite is not None:
+                record = with_suite(record, opened.selection.suite)
             results = Results(record, tuple(task_results))
             if path is not None:
                 results.save(path, samples=run_settings.save_samples)

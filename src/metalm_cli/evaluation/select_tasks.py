@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from metalm_cli.errors import MetalmError
+from metalm_cli.evaluation.suites import Suite, SuiteSelection, select_suite_tasks
 from metalm_cli.tasks import CLUSTERS, Card, Cards
 from metalm_cli.tasks.registry import GROUP_NAMES, card_files, card_name, is_path
 
@@ -18,12 +19,14 @@ class TaskSelection:
     Args:
         cards: All available cards.
         selected: Cards of the tasks to evaluate.
-        names: Names of tasks and clusters that selected them.
+        names: Names of tasks and clusters, or of the suite, that selected them.
+        suite: Tasks of the suite that selected them; None without a suite.
     """
 
     cards: Cards
     selected: tuple[Card, ...]
     names: tuple[str, ...]
+    suite: SuiteSelection | None = None
 
 
 def select_tasks(
@@ -46,6 +49,22 @@ def select_tasks(
     return TaskSelection(cards, tuple(select_cards(cards, names, clusters, all_cards)), (*names, *clusters))
 
 
+def select_suite(suite: Suite, card_folders: Sequence[Path], changed: Sequence[str]) -> TaskSelection:
+    """Select the tasks of a suite.
+
+    Args:
+        suite: The suite.
+        card_folders: Folders of user cards.
+        changed: Settings of the suite that arguments have replaced.
+
+    Raises:
+        MetalmError: A name in the suite is unknown.
+    """
+    cards = Cards(card_folders)
+    selection = replace(select_suite_tasks(suite, cards), changed=tuple(changed))
+    return TaskSelection(cards, tuple(selection.cards), (suite.name,), selection)
+
+
 def select_cards(cards: Cards, tasks: Sequence[str], clusters: Sequence[str], all_cards: bool) -> list[Card]:
     """Cards that names of tasks and of clusters select.
 
@@ -55,7 +74,7 @@ def select_cards(cards: Cards, tasks: Sequence[str], clusters: Sequence[str], al
     if not tasks and not clusters:
         raise MetalmError(
             "no tasks are selected",
-            remedy="select tasks (--task rte), clusters (--cluster nli), or all of the paper's tasks (--cluster core)",
+            remedy="select tasks (--task rte), clusters (--cluster nli), or a suite (--suite core)",
         )
     unknown = [name for name in clusters if name not in (*CLUSTERS, *GROUP_NAMES)]
     if unknown:

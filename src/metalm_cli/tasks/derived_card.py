@@ -14,10 +14,8 @@ class DerivedCard(Card):
     """A card whose rows, templates and prompts are those of another card."""
 
     derived_from: str = Field(description="Name of the original card.")
-    evaluated_split: str | None = Field(default=None, description="Split to evaluate; takes precedence over settings.")
-    evaluated_limit: int | None = Field(
-        default=None, description="Number of examples to evaluate; takes precedence over settings."
-    )
+    evaluated_split: str | None = Field(default=None, description="Split to evaluate, whatever the settings say.")
+    evaluated_limit: int | None = Field(default=None, description="Maximum number of examples to evaluate.")
     part: str = Field(default="", description="The part of the rows, as column = value; empty: all rows.")
 
     @property
@@ -60,3 +58,21 @@ def derive_card(
         values["row_filter"] = condition if card.row_filter is None else f"({card.row_filter}) and {condition}"
         values["part"] = f"{column} = {value}"
     return DerivedCard.model_construct(**values)
+
+
+def default_split(card: Card) -> str:
+    """Return the split to evaluate: ``validation``, as in the paper, or ``test`` if there is no validation split."""
+    return "test" if "validation" not in card.splits and "test" in card.splits else "validation"
+
+
+def scored_split(card: Card, split: str | None) -> str:
+    """Return the split of a card to evaluate: a derived card's own, else that of the settings, else the default."""
+    own = card.evaluated_split if isinstance(card, DerivedCard) else None
+    return own or split or default_split(card)
+
+
+def evaluated_limit(card: Card, limit: int | None) -> int | None:
+    """Return the number of examples to evaluate: the smaller one of a derived card's own and that of the settings."""
+    own = card.evaluated_limit if isinstance(card, DerivedCard) else None
+    limits = [number for number in (own, limit) if number is not None]
+    return min(limits) if limits else None

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 
 import typer
 
+from metalm_cli.cli.completion import complete_suite
 from metalm_cli.cli.options.shared import AllCards, DataRoot
 
 PROTOCOLS = "auto|finetuned|in_context|instruct"
@@ -26,6 +27,16 @@ Cluster = Annotated[
     list[str] | None,
     typer.Option(
         "--cluster", "-c", help="Evaluate a cluster's core tasks, or a group: core, non_core, world, all; repeatable."
+    ),
+]
+Suite = Annotated[
+    str | None,
+    typer.Option(
+        "--suite",
+        metavar="NAME|FILE",
+        help="Evaluate a suite: its tasks with its settings, and its aggregate. Other options take precedence over its "
+        "settings. metalm suites list lists the shipped ones.",
+        autocompletion=complete_suite,
     ),
 ]
 Cards = Annotated[
@@ -79,11 +90,12 @@ Shots = Annotated[
     ),
 ]
 Demonstrations = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--demonstrations",
         metavar="frozen|drawn",
-        help="frozen: the same for all examples of a task; drawn: new ones for each example.",
+        help="frozen: the same for all examples of a task; drawn: new ones for each example. Default: frozen.",
+        show_default=False,
     ),
 ]
 DemonstrationLayout = Annotated[
@@ -196,6 +208,7 @@ class TaskOptions:
 
     panel: ClassVar[str] = "Tasks"
 
+    suite: Suite = None
     task: Task = None
     cluster: Cluster = None
     all_cards: AllCards = False
@@ -224,7 +237,7 @@ class PromptOptions:
     templates: Templates = None
     template: Template = None
     shots: Shots = None
-    demonstrations: Demonstrations = "frozen"
+    demonstrations: Demonstrations = None
     demonstration_layout: DemonstrationLayout = None
     input_route: InputRoute = None
     list_options: ListOptions = None

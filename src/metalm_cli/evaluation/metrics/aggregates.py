@@ -5,10 +5,13 @@ Legend of shapes: ``b`` resamples (1 for the scores themselves), ``m`` metrics o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from metalm_cli.common.registry import aggregates
+from metalm_cli.errors import MetalmError
 
 
 @dataclass(frozen=True)
@@ -34,19 +37,15 @@ class TaskScores:
 
 @dataclass(frozen=True)
 class Aggregate:
-    """Named function of the scores of tasks.
+    """Function of the scores of tasks, with what it needs. A function alone is an aggregate that needs no chance level.
 
     Args:
         compute: Function of at least one task, to the aggregates ``[b]``.
-        description: What it computes, in a line.
         needs_chance: Whether each task needs a chance level below 100.
-        uses_all_metrics: Whether it reads other metrics than the primary one.
     """
 
     compute: Callable[[Sequence[TaskScores]], np.ndarray]
-    description: str
     needs_chance: bool = False
-    uses_all_metrics: bool = False
 
 
 def _mean_of_groups(values: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
@@ -100,20 +99,35 @@ def weighted_by_examples(tasks: Sequence[TaskScores]) -> np.ndarray:
     return np.average([task.values[0] for task in tasks], axis=0, weights=[task.examples for task in tasks])
 
 
-AGGREGATES: Mapping[str, Aggregate] = {
-    "mean_over_clusters": Aggregate(mean_over_clusters, "mean over clusters of the means over their tasks"),
-    "mean_over_tasks": Aggregate(mean_over_tasks, "mean over tasks"),
-    "metrics_then_tasks": Aggregate(
-        metrics_then_tasks, "mean over tasks of the means over their metrics", uses_all_metrics=True
-    ),
-    "chance_normalised": Aggregate(
-        chance_normalised, "mean over tasks of scores from 0 (chance) to 100", needs_chance=True
-    ),
-    "weighted_by_examples": Aggregate(weighted_by_examples, "mean over tasks, weighted by their numbers of examples"),
-}
-"""Aggregates by name."""
+CHANCE_NORMALISED = Aggregate(chance_normalised, needs_chance=True)
 
 
-def load_aggregate(name: str) -> Aggregate:
-    """Return the aggregate of this name."""
-    return AGGREGATES[name]
+def load_aggregate(name: str, *, where: str = "") -> Aggregate:
+    """Return the aggregate of a registered name.
+
+    Args:
+        name: The name.
+        where: Location of the name, for the message.
+
+    Raises:
+        MetalmError: The name is unknown, or an aggregate of a plug-in cannot be imported.
+    """
+    target = aggregates.load(name, where=where)
+    return target if isinstance(target, Aggregate) else Aggregate(target)
+
+
+def compute(name: str, tasks: Sequence[TaskScores]) -> np.ndarray:
+    """Return an aggregate of at least one task. ``[b]``
+
+    Raises:
+        MetalmError: The aggregate fails, or does not return a number for each resample.
+    """
+    size = tasks[0].values.shape[-1]
+    try:
+        values = np.asarray(load_aggregate(name).compute(tasks), dtype=float)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise MetalmError(f"the aggregate {name} fails", why=f"{type(error).__name__}: {error}") from error
+    if values.shape != (size,) or not np.isfinite(values).all():
+        why = f"got the shape {values.shape}, or numbers that are not finite, expected {size} numbers"
+        raise MetalmError(f"the aggregate {name} returns no number for each resample", why=why)
+    return values

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from metalm_cli.evaluation.metrics import task_metrics
-from metalm_cli.evaluation.metrics.aggregates import Aggregate, TaskScores, load_aggregate
+from metalm_cli.evaluation.metrics.aggregates import TaskScores, compute, load_aggregate
 from metalm_cli.evaluation.metrics.bootstrap import (
     RESAMPLES,
     Observations,
@@ -37,25 +37,25 @@ def with_aggregates(record: ResultRecord, suite: SuiteRecord, aggregates: Sequen
         aggregates: Names of the aggregates.
     """
     values = {
-        str(shots): [aggregate_record(record, suite, name, load_aggregate(name), shots) for name in aggregates]
+        str(shots): [aggregate_record(record, suite, name, shots) for name in aggregates]
         for shots in record.shots
     }
     return record.model_copy(update={"suite": suite.model_copy(update={"aggregates": values})})
 
 
 def aggregate_record(
-    record: ResultRecord, suite: SuiteRecord, name: str, aggregate: Aggregate, shots: int
+    record: ResultRecord, suite: SuiteRecord, name: str, shots: int
 ) -> AggregateRecord:
     """Return an aggregate of the scored tasks, with the standard error and the 95% interval of its resamples."""
     tasks = [task for task in suite.tasks if _has_scores(record, suite, task, shots)]
     point = [_point_scores(record, suite, task, shots) for task in tasks]
-    if not _can_compute(aggregate, point):
+    if not _can_compute(name, point):
         return AggregateRecord(name=name, value=None, of=tasks)
-    value = float(aggregate.compute(point)[0])
+    value = float(compute(name, point)[0])
     observations = {task: task_observations(record, suite, task, shots) for task in tasks}
     if any(len(columns.rows) < 2 for metrics in observations.values() for each in metrics for columns in each):
         return AggregateRecord(name=name, value=value, of=tasks)
-    samples = aggregate.compute(_resampled(point, observations, list(suite.tasks), RESAMPLES))
+    samples = compute(name, _resampled(point, observations, list(suite.tasks), RESAMPLES))
     low, high = percentiles(samples)
     return AggregateRecord(
         name=name,
@@ -66,10 +66,10 @@ def aggregate_record(
     )
 
 
-def _can_compute(aggregate: Aggregate, tasks: Sequence[TaskScores]) -> bool:
+def _can_compute(name: str, tasks: Sequence[TaskScores]) -> bool:
     """Whether the tasks have all numbers that an aggregate needs."""
     return bool(tasks) and not (
-        aggregate.needs_chance and any(task.chance is None or task.chance >= 100 for task in tasks)
+        load_aggregate(name).needs_chance and any(task.chance is None or task.chance >= 100 for task in tasks)
     )
 
 
@@ -174,16 +174,15 @@ def _aggregate_difference(
     """Return the difference of an aggregate; None if no task has the numbers that it needs."""
     suite = first.suite
     assert suite is not None, "both evaluations are of a suite"
-    aggregate = load_aggregate(aggregate_name)
     names = [name for name in names if all(_has_scores(record, suite, name, shots) for record in (first, second))]
     values, samples = [], []
     for record, other in ((first, second), (second, first)):
         observations = {name: _common_observations(record, other, suite, name, shots) for name in names}
         tasks = [_scores_of(record, suite, name, shots, observations[name]) for name in names]
-        if not _can_compute(aggregate, tasks):
+        if not _can_compute(aggregate_name, tasks):
             return None
-        values.append(float(aggregate.compute(tasks)[0]))
-        samples.append(aggregate.compute(_resampled(tasks, observations, list(suite.tasks), resamples)))
+        values.append(float(compute(aggregate_name, tasks)[0]))
+        samples.append(compute(aggregate_name, _resampled(tasks, observations, list(suite.tasks), resamples)))
     differences = samples[0] - samples[1]
     interval, p = percentiles(differences), two_sided_p(differences)
     return MeanDifference(suite.name, shots, *values, interval, p, tuple(names), aggregate_name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -11,12 +10,12 @@ from pathlib import Path
 from typing import get_args
 
 from metalm_cli.common.paths import expand_user
+from metalm_cli.common.registry import aggregates, did_you_mean, metrics
 from metalm_cli.config.locate import SUITES, display, is_path, shipped_root
 from metalm_cli.config.recipe_errors import RecipeError, RecipeProblem
 from metalm_cli.config.yaml_nodes import YamlNode
 from metalm_cli.config.yaml_records import build_record, read_node
 from metalm_cli.errors import MetalmError
-from metalm_cli.evaluation.metrics.aggregates import AGGREGATES
 from metalm_cli.evaluation.suites.schema import SuiteFile, SuiteTask
 from metalm_cli.tasks.card import MetricName
 
@@ -89,13 +88,10 @@ def _find(name: str, beside: Path | None, where: str) -> Path:
     names = list_suites()
     if name in names:
         return shipped_root("recipes") / SUITES / f"{name}.yaml"
-    matches = difflib.get_close_matches(name, names, n=1)
-    if matches:
-        remedy = f"did you mean {matches[0]}?"
-    elif Path(name).exists() or Path(f"{name}.yaml").exists():
-        remedy = f"a path ends in .yaml or starts with ./: ./{name}{'' if Path(name).exists() else '.yaml'}"
-    else:
-        remedy = "metalm suites list shows the names; a path ends in .yaml or starts with ./"
+    remedy = did_you_mean(name, names) or "metalm suites list shows the names; a path ends in .yaml or starts with ./"
+    files = [file for file in (name, f"{name}.yaml") if Path(file).exists()]
+    if files:
+        remedy = f"a path ends in .yaml or starts with ./: ./{files[0]}"
     raise MetalmError(f"no suite is named {name}", where=where, why=f"suites: {', '.join(names)}", remedy=remedy)
 
 
@@ -141,7 +137,7 @@ def _build(node: YamlNode, path: Path) -> SuiteFile:
             RecipeProblem("name", f"suite {file.name} has the file name {path.name}", remedy, node.value["name"].where)
         )
     for key in ("aggregate", "also"):
-        problems += _unknown_names(key, node.value.get(key), "aggregate", list(AGGREGATES))
+        problems += _unknown_names(key, node.value.get(key), "aggregate", aggregates.names())
     for index, entry in enumerate(node.value["tasks"].value):
         if isinstance(entry.value, dict):
             problems += _unknown_names(f"tasks.{index}.metric", entry.value.get("metric"), "metric", metric_names())
@@ -166,15 +162,14 @@ def _unknown_names(key: str, node: YamlNode | None, kind: str, known: Sequence[s
     problems = []
     for name in nodes:
         if name.value not in known:
-            matches = difflib.get_close_matches(str(name.value), known, n=1)
-            remedy = f"did you mean {matches[0]}?" if matches else f"choose one of {', '.join(known)}"
+            remedy = did_you_mean(str(name.value), known) or f"choose one of {', '.join(known)}"
             problems.append(RecipeProblem(key, f"no {kind} is named {name.value}", remedy, name.where))
     return problems
 
 
 def metric_names() -> list[str]:
     """Return the names of all metrics."""
-    return list(get_args(MetricName))
+    return list(dict.fromkeys([*get_args(MetricName), *metrics.names()]))
 
 
 def _entries(node: YamlNode, file: SuiteFile) -> Iterator[SuiteEntry]:

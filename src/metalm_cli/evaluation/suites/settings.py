@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from metalm_cli.evaluation.suites.load import Suite
-from metalm_cli.tasks import Card
-from metalm_cli.tasks.derived_card import DerivedCard
 
 SETTINGS = (
     "shots",
@@ -31,16 +29,27 @@ def suite_settings(suite: Suite) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def scored_split(card: Card, split: str | None) -> str:
-    """Return the split of a card to evaluate.
+STYLE_FIELDS = {
+    "input_route": "route",
+    "show_options": "options",
+    "demonstration_layout": "layout",
+    "rationales": "rationale",
+}
+"""Fields of the prompt style by the keys of a suite."""
 
-    ``validation``, as in the paper, or ``test`` if there is no validation split.
 
-    Args:
-        card: The card; a derived card's own split takes precedence.
-        split: Split of the settings; None for the default.
+def request_settings(suite: Suite) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the settings of a suite as fields of a request, and as fields of the prompt style.
+
+    The protocol ``auto`` leaves the protocol open. A folder of templates is looked for beside the suite's file first.
     """
-    own = card.evaluated_split if isinstance(card, DerivedCard) else None
-    if own is not None or split is not None:
-        return own or split or ""
-    return "test" if "validation" not in card.splits and "test" in card.splits else "validation"
+    values = suite_settings(suite)
+    style = {field: values.pop(key) for key, field in STYLE_FIELDS.items() if key in values}
+    values["shots"] = tuple(dict.fromkeys(values["shots"]))
+    if values["protocol"] == "auto":
+        del values["protocol"]
+    if "demonstrations" in values:
+        values["draw_per_example"] = values.pop("demonstrations") == "drawn"
+    if "templates" in values and (folder := suite.path.parent / values["templates"]).is_dir():
+        values["templates"] = str(folder)
+    return values, style

@@ -49,7 +49,7 @@ def evaluate(
         _run_harness(model, harness, tasks.limit, shots, output.out, offline)
         return
     _check_choices(prompts, answers)
-    request = _request(tasks, prompts, answers)
+    request = _request(tasks, prompts, answers).with_suite()
     selection = request.select()
     sources = [model or newest_metalm(), *(versus or [])]
     paths = result_paths(sources, output.out, answers.protocol, selection.names, output.save_samples)
@@ -92,7 +92,7 @@ def _check_choices(prompts: options.PromptOptions, answers: options.AnswerOption
 
     for option, value, allowed in (
         ("--protocol", answers.protocol, (AUTO, *PROTOCOLS)),
-        ("--demonstrations", prompts.demonstrations, ("frozen", "drawn")),
+        ("--demonstrations", prompts.demonstrations, (None, "frozen", "drawn")),
         ("--demonstration-layout", prompts.demonstration_layout, (None, *get_args(DemonstrationLayout))),
         ("--input-route", prompts.input_route, (None, *get_args(Route))),
     ):
@@ -110,6 +110,7 @@ def _request(
     from metalm_cli.evaluation.request import EvaluationRequest
 
     return EvaluationRequest(
+        suite=tasks.suite,
         tasks=tuple(tasks.task_names),
         clusters=tuple(tasks.cluster_names),
         card_folders=tuple(tasks.cards or ()),
@@ -123,9 +124,9 @@ def _request(
         limit=tasks.limit,
         length=prompts.sequence_length,
         batch_size=answers.batch_size,
-        draw_per_example=prompts.demonstrations == "drawn",
+        draw_per_example=None if prompts.demonstrations is None else prompts.demonstrations == "drawn",
         max_answer_tokens=answers.max_answer_tokens,
-        normalise=answers.normalise,
+        normalise=answers.normalise or None,
         samples=answers.sampled_answers,
         temperature=answers.temperature,
         seed=answers.seed,

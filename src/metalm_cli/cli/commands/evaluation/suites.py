@@ -23,13 +23,13 @@ app = typer.Typer(
 @app.command("list")
 def list_shipped() -> None:
     """List the shipped suites, with their numbers of tasks and demonstrations, and their aggregates."""
-    from metalm_cli.evaluation.suites import list_suites, load_suite, select_tasks
+    from metalm_cli.evaluation.suites import list_suites, load_suite, select_suite_tasks
     from metalm_cli.tasks import Cards
 
     rows = []
     for name in list_suites():
         suite = load_suite(name)
-        task_count = len(select_tasks(suite, Cards()).tasks)
+        task_count = len(select_suite_tasks(suite, Cards()).tasks)
         shots = ",".join(map(str, suite.file.shots))
         rows.append((name, str(task_count), shots, suite.file.aggregate, suite.file.description))
     console.print_table(("suite", "tasks", "shots", "aggregate", "description"), rows)
@@ -49,12 +49,12 @@ def show(
     data says where a task's split is read: local, hub (a download), or missing.
     """
     from metalm_cli.config.locate import display
-    from metalm_cli.evaluation.suites import load_suite, select_tasks
+    from metalm_cli.evaluation.suites import load_suite, select_suite_tasks
     from metalm_cli.tasks import Cards
 
     registry = Cards(cards or ())
     loaded = load_suite(suite)
-    selection = select_tasks(loaded, registry)
+    selection = select_suite_tasks(loaded, registry)
     entries = [
         ("suite", f"{loaded.name}: {loaded.file.description}"),
         ("file", display(loaded.path)),
@@ -79,14 +79,14 @@ def _describe_settings(suite: Suite) -> str:
 
 
 def _describe_aggregates(suite: Suite) -> list[str]:
-    from metalm_cli.evaluation.metrics.aggregates import load_aggregate
+    from metalm_cli.common.registry import aggregates
 
-    return [f"{name}: {load_aggregate(name).description}" for name in suite.aggregates]
+    return [f"{name}: {aggregates.entry(name).description}" for name in suite.aggregates]
 
 
 def _row(suite: Suite, task: SelectedTask, cards: Cards, data_root: Path | None) -> tuple[str, ...]:
     from metalm_cli.data.examples.open_examples import is_available
-    from metalm_cli.evaluation.suites.settings import scored_split
+    from metalm_cli.tasks.derived_card import scored_split
 
     card = task.card
     role = scored_split(card, suite.file.split)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from metalm_cli.common.registry import did_you_mean
 from metalm_cli.common.slug import slug
 from metalm_cli.config.recipe_errors import RecipeError, RecipeProblem
 from metalm_cli.errors import MetalmError
@@ -35,10 +35,17 @@ class SelectedTask:
 
 @dataclass(frozen=True)
 class SuiteSelection:
-    """The tasks of a suite as cards, in the order of the suite; each once."""
+    """The tasks of a suite as cards.
+
+    Args:
+        suite: The suite.
+        tasks: Its tasks, each once, in its order.
+        changed: Settings of the suite that arguments have replaced.
+    """
 
     suite: Suite
     tasks: tuple[SelectedTask, ...]
+    changed: tuple[str, ...] = ()
 
     @property
     def cards(self) -> list[Card]:
@@ -46,7 +53,7 @@ class SuiteSelection:
         return [task.card for task in self.tasks]
 
 
-def select_tasks(suite: Suite, cards: Cards) -> SuiteSelection:
+def select_suite_tasks(suite: Suite, cards: Cards) -> SuiteSelection:
     """Return the tasks of a suite as cards, and add cards that differ from their originals to ``cards``.
 
     Raises:
@@ -94,10 +101,9 @@ def _cards_of(entry: SuiteTask, cards: Cards) -> list[Card]:
     names = (*CLUSTERS, *GROUP_NAMES)
     if entry.cluster is not None:
         if entry.cluster not in names:
-            matches = difflib.get_close_matches(entry.cluster, names, n=1)
             raise MetalmError(
                 f"no cluster is named {entry.cluster}",
-                remedy=f"did you mean {matches[0]}?" if matches else f"choose one of {', '.join(names)}",
+                remedy=did_you_mean(entry.cluster, names) or f"choose one of {', '.join(names)}",
             )
         return cards.select([entry.cluster])
     assert entry.task is not None, "included suites are read with the suite"

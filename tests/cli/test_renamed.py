@@ -10,6 +10,7 @@ import typer
 
 from metalm_cli.cli import app as tree
 from metalm_cli.cli.renamed_options import RENAMED
+from metalm_cli.common import registry
 from metalm_cli.config import schema_types
 from metalm_cli.config.schema.base import Section
 from metalm_cli.config.schema.recipes import RECIPES
@@ -43,7 +44,7 @@ def test_an_old_option_is_an_error_that_gives_the_new_one(
 
 def test_no_command_has_an_option_of_an_old_name_and_some_command_has_each_new_one() -> None:
     options: set[str] = set()
-    for name in tree.COMMANDS:
+    for name in registry.commands.names():
         command = tree.load_command(name)
         commands = list(command.commands.values()) if isinstance(command, typer.core.TyperGroup) else [command]
         options |= {option for entry in commands for p in entry.params for option in (*p.opts, *p.secondary_opts)}
@@ -73,7 +74,7 @@ def test_every_old_key_of_a_recipe_is_an_error_that_gives_the_new_one(capsys: py
 
 
 def test_the_help_groups_the_commands_by_folder() -> None:
-    panels = {name: tree.load_command(name).rich_help_panel for name in tree.COMMANDS}
+    panels = {entry.name: tree.panel_of(entry) for entry in registry.commands.entries()}
     assert set(panels.values()) == set(tree.PANELS.values())
     assert panels["pretrain"] == panels["instruct"] == "Train"
     assert panels["tasks"] == panels["show"] == "Data, tasks and templates"

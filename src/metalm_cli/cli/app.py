@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib
-import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -15,36 +13,19 @@ import metalm_cli
 from metalm_cli.cli import console
 from metalm_cli.cli.options.shared import CONTEXT_SETTINGS
 from metalm_cli.cli.renamed_options import check_options
+from metalm_cli.common import registry
 from metalm_cli.errors import Exit, MetalmError
-
-COMMANDS = {
-    "pretrain": "training.pretrain:pretrain",
-    "finetune": "training.finetune:finetune",
-    "instruct": "training.finetune:instruct",
-    "evaluate": "evaluation.evaluate:evaluate",
-    "eval": "evaluation.evaluate:evaluate",
-    "suites": "evaluation.suites:app",
-    "results": "evaluation.results:app",
-    "generate": "evaluation.generate:generate",
-    "report": "evaluation.report:report",
-    "show": "data.show:show",
-    "tasks": "data.tasks:app",
-    "templates": "data.templates:app",
-    "data": "data.data:app",
-    "export": "models.export:export",
-    "demo": "project.demo:demo",
-    "recipe": "project.recipe:app",
-}
-"""Module (below ``cli.commands``) and function or Typer app of each command, in the order of the help."""
 
 PANELS = {
     "training": "Train",
     "evaluation": "Evaluate",
     "data": "Data, tasks and templates",
     "models": "Models",
-    "project": "Demo and recipes",
+    "project": "Demo, recipes and plug-ins",
 }
 """Panel of ``metalm --help`` for the commands of each folder below ``cli.commands``."""
+
+PLUGIN_PANEL = "Commands of plug-ins"
 
 ALIASES = {"eval"}
 """Short names of commands, which the help leaves out."""
@@ -54,21 +35,37 @@ class LazyGroup(TyperGroup):
     """Root command group that imports the module of a command when the command is used."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Names of the installed commands, without aliases."""
-        return [name for name in COMMANDS if name not in ALIASES and _exists(name)]
+        """Names of the commands, without aliases."""
+        return [name for name in registry.commands.names() if name not in ALIASES]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Command of this name, or None."""
-        if cmd_name not in self.commands and cmd_name in COMMANDS and _exists(cmd_name):
+        if cmd_name not in self.commands and registry.commands.get(cmd_name) is not None:
             self.add_command(load_command(cmd_name), cmd_name)
         return self.commands.get(cmd_name)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Resolve a command; for an unknown name, load all commands first, so that the nearest can be suggested."""
-        if args and args[0] not in COMMANDS:
-            for name in self.list_commands(ctx):
-                self.get_command(ctx, name)
+        """Resolve a command.
+
+        Raises:
+            MetalmError: The command is unknown.
+        """
+        if args and not args[0].startswith("-"):
+            registry.commands.entry(args[0], where="command line")
         return super().resolve_command(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help from the descriptions in the registry, without importing any command."""
+        from metalm_cli.cli.display.root_help import print_root_help
+
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for entry in registry.commands.entries():
+            if entry.name not in ALIASES:
+                panels.setdefault(panel_of(entry), []).append((entry.name, entry.description))
+        options = [
+            ([*parameter.opts, *parameter.secondary_opts], parameter.help or "") for parameter in self.get_params(ctx)
+        ]
+        print_root_help(self.get_usage(ctx), self.help or "", options, panels)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; an interrupt outside a training run exits with 130, as shells do."""
@@ -78,21 +75,37 @@ class LazyGroup(TyperGroup):
             raise typer.Exit(130) from None
 
 
-def _exists(name: str) -> bool:
-    return importlib.util.find_spec(f"metalm_cli.cli.commands.{COMMANDS[name].partition(':')[0]}") is not None
+def panel_of(entry: registry.Entry) -> str:
+    """Panel of the help that lists a command."""
+    if entry.origin != registry.BUILT_IN:
+        return PLUGIN_PANEL
+    return PANELS[entry.target.removeprefix("metalm_cli.cli.commands.").partition(".")[0]]
 
 
 def load_command(name: str) -> Any:
-    """Import a command and build its parser."""
-    module, _, attribute = COMMANDS[name].partition(":")
-    target = getattr(importlib.import_module(f"metalm_cli.cli.commands.{module}"), attribute)
-    if not isinstance(target, typer.Typer):
-        single = typer.Typer(add_completion=False)
-        single.command(name, context_settings=CONTEXT_SETTINGS)(target)
-        target = single
-    command = typer.main.get_command(target)
+    """Import a command and build its parser.
+
+    Raises:
+        MetalmError: The command is unknown, or that of a plug-in cannot be imported or is not a command.
+    """
+    entry = registry.commands.entry(name)
+    target = registry.commands.load(name)
+    try:
+        if not isinstance(target, typer.Typer):
+            single = typer.Typer(add_completion=False)
+            single.command(name, context_settings=CONTEXT_SETTINGS)(target)
+            target = single
+        command = typer.main.get_command(target)
+    except Exception as error:
+        if entry.origin == registry.BUILT_IN:
+            raise
+        raise MetalmError(
+            f"the command {name} of {entry.origin} is not a command",
+            where=entry.target,
+            why=f"{type(error).__name__}: {error}",
+            remedy="a command is a Typer app, or a function whose parameters Typer can parse",
+        ) from error
     command.name = name
-    command.rich_help_panel = PANELS[module.partition(".")[0]]  # type: ignore[attr-defined]
     return command
 
 
@@ -153,7 +166,7 @@ def run(arguments: Sequence[str], on_error: Callable[[MetalmError], None] | None
     except Exception as bug:
         if debug:
             _traceback()
-        console.show_bug(bug)
+        console.show_bug(bug, _origin(arguments))
         return int(Exit.FAILED)
     return int(Exit.DONE)
 
@@ -181,6 +194,13 @@ def _environment_error(error: OSError | MemoryError) -> MetalmError:
         remedy="check that the path exists, is of the right kind and permitted, and that the disk has space",
         exit_code=Exit.FAILED,
     )
+
+
+def _origin(arguments: Sequence[str]) -> str:
+    """Origin of the command of a command line: ``metalm``, or the distribution of a plug-in."""
+    name = next((argument for argument in arguments if not argument.startswith("-")), "")
+    entry = registry.commands.get(name)
+    return registry.BUILT_IN if entry is None else entry.origin
 
 
 def _without_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:

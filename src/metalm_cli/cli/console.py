@@ -88,13 +88,13 @@ def show_error(error: MetalmError) -> None:
     _print_last(message)
 
 
-def show_bug(error: BaseException) -> None:
-    """Print one line about an unexpected exception, which is a bug in metalm."""
+def show_bug(error: BaseException, origin: str = "metalm") -> None:
+    """Print one line about an unexpected exception, which is a bug in metalm or in the plug-in of the command."""
     from rich.text import Text
 
     detail = " ".join(escape_markup(str(error)).split()) or "no message"
     message = Text("error: ", style="bold red")
-    message.append(f"this is a bug in metalm: {type(error).__name__}: {detail}", style="not bold default")
+    message.append(f"this is a bug in {origin}: {type(error).__name__}: {detail}", style="not bold default")
     message.append(" (run again with --debug for the traceback)", style="not bold dim")
     _print_last(message)
 

@@ -49,6 +49,11 @@ class Plugin:
     slow: str = ""
 
     @property
+    def state(self) -> str:
+        """State in one line, for listings."""
+        return f"skipped: {self.skipped}" if self.skipped else f"slow: {self.slow}" if self.slow else "loaded"
+
+    @property
     def warning(self) -> str:
         """Warning about this plug-in; empty without a problem."""
         what = f"warning: the plug-in {self.name} of {self.origin}"

@@ -321,8 +321,7 @@ def test_exact_memory_by_hand(small):
 
 
 def test_the_optimizer_state_matches_the_estimate(small):
-    from metalm_cli.training.optim import make_optimizer
-    from metalm_cli.training.trainer import trained_parts
+    from metalm_cli.training.optim import make_optimizer, trained_parts
 
     root = small.objective.step_module()
     optimizer = make_optimizer(*trained_parts(small.objective, root), small.recipe.train)

@@ -22,7 +22,8 @@ from metalm_cli.sessions import DECODER
 from metalm_cli.training.planning import probe as module
 from metalm_cli.training.planning.memory import rows_per_micro_batch
 from metalm_cli.training.planning.probe import probe, probe_batch
-from metalm_cli.training.trainer import Trainer, TrainerCallbacks
+from metalm_cli.training.trainer import Trainer
+from metalm_cli.training.trainer_callbacks import TrainerCallbacks
 
 WORLD = ["data.sources.0.world.documents=200", "data.validation.documents=0", "train.batch_size=4"]
 SMALL = [

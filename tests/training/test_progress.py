@@ -10,8 +10,9 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from metalm_cli.common.unicode_text import escape
 from metalm_cli.training import progress
-from metalm_cli.training.progress import LineProgress, PanelProgress, PanelView, escape, make_progress
+from metalm_cli.training.progress import LineProgress, PanelProgress, PanelView, make_progress
 
 TRAIN = {"step": 20, "loss": 3.21, "bits_per_byte": 1.5, "lr": 3e-4, "tokens_per_second": 2200.4, "grad_norm": 0.9}
 VALIDATION = {"step": 20, "split": "validation", "loss": 3.5, "bits_per_byte": 1.625}

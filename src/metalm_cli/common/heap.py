@@ -35,6 +35,11 @@ class HeapLimit:
         """Raise the reference to the resident memory; for passes that set the peak."""
         self.reference = max(self.reference, self._resident())
 
+    def trim(self) -> None:
+        """Return the free memory to the system, after work that is not part of a pass and may need more memory."""
+        if self._trim is not None:
+            self._trim()
+
     def enforce(self) -> None:
         """Trim the heap if the resident memory is above the reference by more than the tolerance.
 

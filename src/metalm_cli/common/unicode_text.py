@@ -28,3 +28,17 @@ def is_blank(text: str) -> bool:
     if text[:1].isalnum():  # fast path
         return False
     return all(unicodedata.category(character) in INVISIBLE_CATEGORIES for character in text)
+
+
+def escape(text: str) -> str:
+    r"""Escape text so that it cannot control a terminal: line breaks become ``⏎``, tabs spaces, other control
+    characters, invisible direction marks and lone surrogates ``\x1b``, ``\u202e``.
+
+    >>> escape("a\nb\x1b[31m")
+    'a⏎b\\x1b[31m'
+    """
+    text = text.replace("\r\n", "⏎").replace("\n", "⏎").replace("\t", " ")
+    return "".join(
+        character if unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp") else ascii(character)[1:-1]
+        for character in text
+    )

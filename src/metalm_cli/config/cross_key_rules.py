@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Set
 
+from metalm_cli.config.evaluation_rules import ENCODER_OBJECTIVES, check_evaluation, late_evaluation_problem
 from metalm_cli.config.recipe_errors import RecipeProblem, quote_value
 from metalm_cli.config.schema.model import (
     POLICY_KEYS,
@@ -16,9 +17,6 @@ from metalm_cli.config.schema.model import (
 from metalm_cli.config.schema.objectives import MaskedLM, PrefixLM, SemiCausal
 from metalm_cli.config.schema.recipes import FinetuneRecipe, PretrainRecipe
 from metalm_cli.config.schema.training import TrainingConfig
-
-ENCODER_OBJECTIVES = ("mlm", "rtd")
-"""Objectives that train a single encoder, without a decoder."""
 
 
 def check_cross_key_rules(recipe: PretrainRecipe | FinetuneRecipe, set_keys: Set[str]) -> Iterator[RecipeProblem]:
@@ -110,9 +108,13 @@ def _check_training(recipe: PretrainRecipe | FinetuneRecipe) -> Iterator[RecipeP
             "set one of them",
             depends_on=("train.epochs",),
         )
-    too_long_warmup = None if train.steps is None else warmup_problem(train, train.steps, "train.steps")
-    if too_long_warmup is not None:
-        yield too_long_warmup
+    if train.steps is not None:
+        for problem in (
+            warmup_problem(train, train.steps, "train.steps"),
+            late_evaluation_problem(train, train.steps, "train.steps"),
+        ):
+            yield from [] if problem is None else [problem]
+    yield from check_evaluation(recipe)
     micro_batch_size = train.micro_batch_size
     if isinstance(recipe, PretrainRecipe) and micro_batch_size is not None and train.batch_size % micro_batch_size:
         yield RecipeProblem(
@@ -173,7 +175,7 @@ def _check_mixture(recipe: FinetuneRecipe) -> Iterator[RecipeProblem]:
 
 def _check_use_of_validation(recipe: FinetuneRecipe) -> Iterator[RecipeProblem]:
     """Check that there are validation examples where the training depends on them."""
-    if recipe.data.validation.examples:
+    if recipe.data.validation.examples or recipe.train.best_score is not None:
         return
     uses = {"train.patience": recipe.train.patience is not None, "train.final": recipe.train.final == "best"}
     for key in (key for key, is_used in uses.items() if is_used):

@@ -11,6 +11,7 @@ from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.open_tasks import EvaluatedTask, open_evaluation_tasks
 from metalm_cli.evaluation.request import EvaluationRequest
 from metalm_cli.evaluation.resolve_settings import resolve_settings
+from metalm_cli.evaluation.results.result_writer import MEAN, score_name
 from metalm_cli.evaluation.select_tasks import TaskSelection
 from metalm_cli.evaluation.settings import EvaluationSettings
 from metalm_cli.evaluation.suite_results import check_aggregates
@@ -57,6 +58,14 @@ class OpenedEvaluation:
     missing: Mapping[str, str]
     contamination: Mapping[str, Any] | None = None
 
+    @property
+    def score_names(self) -> list[str]:
+        """Names of the scores that the tasks give: see :func:`~metalm_cli.evaluation.results.results.named_scores`."""
+        cards = [task.card for task in self.tasks]
+        clusters = [card.cluster for card in cards if card.core] or [card.cluster for card in cards]
+        names = dict.fromkeys((*(card.name for card in cards), *clusters, MEAN))
+        return [score_name(name, shots, self.settings.shots) for shots in self.settings.shots for name in names]
+
     def seen_labels(self, history: ModelHistory) -> dict[str, SeenLabel]:
         """Label the tasks as seen or held out in a training, by their names and by the content of their files."""
         cards = self.selection.cards
@@ -84,7 +93,7 @@ def open_evaluation(
         offline: Do not open network connections.
 
     Raises:
-        MetalmError: No task has data, or a task cannot be evaluated.
+        MetalmError: A task cannot be evaluated; tasks without data are not an error.
     """
     settings, notes = resolve_settings(request.settings(), request.prompt_options, history)
     for note in notes:
@@ -96,18 +105,26 @@ def open_evaluation(
     tasks, missing = open_evaluation_tasks(
         selection.cards, selection.selected, settings, data_root=data_root, offline=offline
     )
-    count = len(selection.selected)
-    if len(missing) == count:
-        raise MetalmError(
-            f"no data found for {'this task' if count == 1 else f'any of these {count} tasks'}",
-            why="\n    ".join(f"{name}: {why}" for name, why in missing.items()),
-            remedy="pass --data-root DIR, or set METALM_DATA, to the folder of the data; or choose another --split",
-        )
-    for name, why in missing.items():
-        callbacks.on_note(f"missing  {name}: {why}")
-    if suite is not None:
+    if suite is not None and tasks:
         check_aggregates(suite, tasks)
     return OpenedEvaluation(selection, settings, tuple(tasks), missing)
+
+
+def report_missing(opened: OpenedEvaluation, callbacks: EvaluationCallbacks) -> None:
+    """Report the tasks without data.
+
+    Raises:
+        MetalmError: No task has data.
+    """
+    count = len(opened.selection.selected)
+    if len(opened.missing) == count:
+        raise MetalmError(
+            f"no data found for {'this task' if count == 1 else f'any of these {count} tasks'}",
+            why="\n    ".join(f"{name}: {why}" for name, why in opened.missing.items()),
+            remedy="pass --data-root DIR, or set METALM_DATA, to the folder of the data; or choose another --split",
+        )
+    for name, why in opened.missing.items():
+        callbacks.on_note(f"missing  {name}: {why}")
 
 
 def check_held_out(source: str, labels: Mapping[str, SeenLabel]) -> None:

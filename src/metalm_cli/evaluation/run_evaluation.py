@@ -23,6 +23,7 @@ from metalm_cli.evaluation.opened_evaluation import (
     check_held_out,
     ignore,
     open_evaluation,
+    report_missing,
 )
 from metalm_cli.evaluation.request import AUTO, EvaluationRequest
 from metalm_cli.evaluation.resolve_settings import with_shared_limits
@@ -193,6 +194,7 @@ def evaluate_models(
     opened = open_evaluation(
         request, selection, evaluated[0].history, callbacks, run_settings.data_root, run_settings.offline
     )
+    report_missing(opened, callbacks)
     labels = [opened.seen_labels(model.history) for model in evaluated]
     if run_settings.require_held_out:
         for model, model_labels in zip(evaluated, labels, strict=True):

@@ -108,6 +108,16 @@ def read_history(folder: Path | None, source: str) -> ModelHistory:
         lineage = None if folder is None else read_lineage(folder)
     except MetalmError:
         lineage = None
+    return history_of_lineage(lineage, source)
+
+
+def history_of_lineage(lineage: Mapping[str, Any] | None, source: str) -> ModelHistory:
+    """Return the history of a model by its lineage; None: nothing is known.
+
+    Args:
+        lineage: The lineage.
+        source: Name of the model.
+    """
     history = ModelHistory.of([{"checkpoint": source, "lineage": lineage}])
     if lineage is None:
         return history

@@ -39,7 +39,7 @@ from metalm_cli.provenance.model_history import ModelHistory
 from metalm_cli.runs.data_record import check_data
 from metalm_cli.runs.folder import RunFolder
 from metalm_cli.sessions import Batch, Row, Session, SessionTokeniser
-from metalm_cli.tasks import Cards
+from metalm_cli.tasks import Cards, is_path
 from metalm_cli.templates import scored_templates
 from metalm_cli.training.planning.plan import RunPlan
 from metalm_cli.training.planning.task_plan import make_task_plan, row_packing_of, sample_sessions
@@ -69,6 +69,9 @@ class Finetuning(Run):
     def cards(self) -> Cards:
         """Cards of the tasks."""
         return load_cards(self.recipe.data)
+
+    def card_folders(self) -> list[str]:
+        return [*self.recipe.data.cards, *(name for name in self.recipe.data.tasks if is_path(name))]
 
     @cached_property
     def ancestors(self) -> list[dict[str, Any]]:
@@ -221,7 +224,7 @@ class Finetuning(Run):
         )
         docked = {dock.encoder for sample in self.sampled_sessions for _, dock in sample.tokenised.docks}
         check_trained_parts_are_used(self.assembly.parts(), docked)
-        return replace(plan, notes=(*plan.notes, *self._hold_out_notes()))
+        return self.with_evaluation(replace(plan, notes=(*plan.notes, *self._hold_out_notes())))
 
     def _hold_out_notes(self) -> list[str]:
         if self.audit is None:

@@ -1,4 +1,4 @@
-"""Optimiser and learning rate schedule."""
+"""Optimiser, learning rate schedule, and what is due at a step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from metalm_cli.config.schema.training import TrainingConfig
-from metalm_cli.models.trainable import TrainPolicy, parameter_groups
+from metalm_cli.models.trainable import TrainPolicy, parameter_groups, transformer_layers
+from metalm_cli.objectives import Objective
 
 
 def make_optimizer(
@@ -57,3 +58,28 @@ def gate_update(optimizer: Any, found_inf: torch.Tensor) -> None:
     """
     inner = getattr(optimizer, "optimizer", optimizer)
     inner.grad_scale, inner.found_inf = None, found_inf
+
+
+def trained_parts(objective: Objective, root: Any) -> tuple[dict[str, nn.Module], dict[str, TrainPolicy]]:
+    """Parts of the optimiser and their policies: the model's, and those that the objective adds."""
+    extra_parts = objective.extra_parts(root)
+    policy = {**objective.assembly.policy, **{name: TrainPolicy() for name in extra_parts}}
+    return {**objective.assembly.parts(), **extra_parts}, policy
+
+
+def layer_classes(parts: dict[str, nn.Module]) -> list[str]:
+    """Class names of the transformer layers in all stacks; sharding wraps each layer as one unit."""
+    stacks = [part for name, part in parts.items() if not name.startswith("connectors.")]
+    return sorted({type(layer).__name__ for stack in stacks for layer in transformer_layers(stack)})
+
+
+def is_due(every: int, step: int) -> bool:
+    """Whether a step is a multiple of a number of steps; 0: never."""
+    return every > 0 and step % every == 0
+
+
+def to_seconds(limit: str | None) -> float | None:
+    """Convert a recipe's time limit (``90s``, ``30m``, ``2h``) to seconds."""
+    if limit is None:
+        return None
+    return float(limit[:-1]) * {"s": 1, "m": 60, "h": 3600}[limit[-1]]

@@ -73,7 +73,7 @@ class Pretraining(Run):
             shards=self.shards,
         )
         self.objective.check_sample(plan.sample_stats.counts)
-        return plan
+        return self.with_evaluation(plan)
 
     def probe_batch(self) -> Batch:
         return probe_batch(self.objective, self.recipe, rows_per_micro_batch(self.recipe, self.num_processes))

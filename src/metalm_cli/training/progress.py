@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import sys
 import time
-import unicodedata
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
@@ -17,6 +16,8 @@ from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+
+from metalm_cli.common.unicode_text import escape
 
 Record = Mapping[str, Any]
 """A record of ``metrics.jsonl``: ``step``, ``loss``, ``lr``, ``tokens_per_second``, …"""
@@ -42,6 +43,12 @@ class Progress:
 
     def validation(self, record: Record, samples: Sequence[SampleContinuation] = ()) -> None:
         """Display a validation record with sample continuations."""
+
+    def evaluation(self, record: Record) -> None:
+        """Display an evaluation record: ``scores`` by name."""
+
+    def activity(self, text: str) -> None:
+        """Display what is done between two steps; optional."""
 
     def note(self, text: str) -> None:
         """Print a line that stays visible, such as a warning or the path of a checkpoint."""
@@ -97,6 +104,10 @@ class LineProgress(Progress):
         for prompt, continuation in samples:
             self._print(f'sample | "{escape(prompt)}" -> "{escape(continuation)}"')
 
+    def evaluation(self, record: Record) -> None:
+        scores = [f"{name} {score:.2f}" for name, score in record["scores"].items()]
+        self._print(" | ".join([f"evaluation {record['step']}/{self._clock.steps}", *map(escape, scores)]))
+
     def note(self, text: str) -> None:
         self._print(f"note | {escape(text)}")
 
@@ -143,6 +154,14 @@ class PanelProgress(Progress):
         self._view.samples = list(samples) or self._view.samples
         self._draw()
 
+    def evaluation(self, record: Record) -> None:
+        self._view.evaluation, self._view.activity = record, ""
+        self._draw()
+
+    def activity(self, text: str) -> None:
+        self._view.activity = text
+        self.advance(self._view.clock.done)
+
     def note(self, text: str) -> None:
         self._safely(lambda: self._console.print(Text(escape(text), style="dim"), soft_wrap=True))
 
@@ -184,6 +203,8 @@ class PanelView:
         self.clock = _Clock()
         self.record: Record = {}
         self.validation: Record = {}
+        self.evaluation: Record = {}
+        self.activity = ""
         self.samples: list[SampleContinuation] = []
         self._losses: deque[float] = deque(maxlen=200)
 
@@ -209,10 +230,13 @@ class PanelView:
             f"{name} {value}"
             for name, value in _group_losses(self.validation, "task_loss") or _group_losses(self.record)
         )
-        if losses and free_lines > 2:
-            lines = Text(losses, style="dim").wrap(console, inner_width)[: max(free_lines - 1, 1)]
-            parts += list(lines)
-            free_lines -= len(lines)
+        scores = "  ".join(f"{escape(name)} {score:.2f}" for name, score in self.evaluation.get("scores", {}).items())
+        at_step = f"scores at {self.evaluation['step']:,}: {scores}" if scores else ""
+        for text in (at_step, f"evaluating {escape(self.activity)}" if self.activity else "", losses):
+            if text and free_lines > 2:
+                lines = Text(text, style="dim").wrap(console, inner_width)[: max(free_lines - 1, 1)]
+                parts += list(lines)
+                free_lines -= len(lines)
         for prompt, continuation in self.samples[: max(free_lines, 0)]:
             parts.append(self._sample(prompt, continuation, inner_width))
         title = Text(escape(self.description))
@@ -301,20 +325,6 @@ class _Clock:
             return None
         (first_time, first_step), (last_time, last_step) = self._marks[0], self._marks[-1]
         return max(self.steps - self.done, 0) * (last_time - first_time) / (last_step - first_step)
-
-
-def escape(text: str) -> str:
-    r"""Escape text so that it cannot control a terminal: line breaks become ``⏎``, tabs spaces, other control
-    characters, invisible direction marks and lone surrogates ``\x1b``, ``\u202e``.
-
-    >>> escape("a\nb\x1b[31m")
-    'a⏎b\\x1b[31m'
-    """
-    text = text.replace("\r\n", "⏎").replace("\n", "⏎").replace("\t", " ")
-    return "".join(
-        character if unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp") else ascii(character)[1:-1]
-        for character in text
-    )
 
 
 def duration(seconds: float) -> str:

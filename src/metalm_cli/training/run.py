@@ -26,7 +26,6 @@ from metalm_cli.runs.metrics_log import (
     NullLog,
     check_trackers,
     end_trackers,
-    log_to_trackers,
     start_trackers,
 )
 from metalm_cli.runs.resume_check import recipe_record
@@ -41,10 +40,9 @@ from metalm_cli.training.distributed.equal_processes import (
 from metalm_cli.training.planning.memory import MemoryEstimate, estimate_memory, explain_out_of_memory
 from metalm_cli.training.planning.plan import RunPlan
 from metalm_cli.training.planning.probe import ProbeResult, probe
-from metalm_cli.training.progress import Progress, make_progress, memory_bytes
+from metalm_cli.training.progress import make_progress
 from metalm_cli.training.run_result import write_result
 from metalm_cli.training.run_start import (
-    RECIPE_KEY,
     TOKENIZERS,
     RunStart,
     check_adapter_base,
@@ -54,7 +52,11 @@ from metalm_cli.training.run_start import (
     write_start,
 )
 from metalm_cli.training.step_metrics import summary
-from metalm_cli.training.trainer import Trainer, TrainerCallbacks
+from metalm_cli.training.task_evaluation.evaluated_tasks import EvaluatedTasks, RequestedTasks, select_evaluated_tasks
+from metalm_cli.training.task_evaluation.run_tasks import make_task_evaluator, open_tasks_of_run, plan_with_evaluation
+from metalm_cli.training.task_evaluation.task_evaluator import TaskEvaluator
+from metalm_cli.training.trainer import Trainer
+from metalm_cli.training.trainer_callbacks import make_trainer_callbacks
 from metalm_cli.training.validation import Validator
 
 
@@ -111,6 +113,7 @@ class Run(ABC):
 
     def _check_start(self) -> None:
         check_trackers(self.recipe.train.trackers, self.options.offline)
+        _ = self.requested_tasks
         if self.recipe.train.batch_size % self.num_processes:
             raise MetalmError(
                 f"{self.num_processes} processes cannot share a batch of {self.recipe.train.batch_size} equally",
@@ -165,6 +168,33 @@ class Run(ABC):
     def padded_length(self) -> int | None:
         """Padded length of rows; None: the longest row of each micro-batch."""
         return self.recipe.data.sequence_length if self.accelerator.device.type == "cuda" else None
+
+    @cached_property
+    def requested_tasks(self) -> RequestedTasks | None:
+        """Tasks of ``train.evaluate``, selected by name."""
+        return select_evaluated_tasks(self.recipe, self.card_folders())
+
+    def card_folders(self) -> list[str]:
+        """Folders and files of user cards."""
+        return []
+
+    @cached_property
+    def evaluated_tasks(self) -> EvaluatedTasks | None:
+        """Tasks of ``train.evaluate``, opened and checked."""
+        if self.requested_tasks is None:
+            return None
+        return open_tasks_of_run(self, self.requested_tasks)
+
+    @cached_property
+    def task_evaluator(self) -> TaskEvaluator | None:
+        """Evaluation of the model on tasks during training."""
+        if self.evaluated_tasks is None:
+            return None
+        return make_task_evaluator(self, self.evaluated_tasks)
+
+    def with_evaluation(self, plan: RunPlan) -> RunPlan:
+        """The plan with notes about the evaluation on tasks, which must not begin after the last step."""
+        return plan if self.evaluated_tasks is None else plan_with_evaluation(plan, self.recipe, self.evaluated_tasks)
 
     @cached_property
     def assembly(self) -> Assembly:
@@ -224,7 +254,7 @@ class Run(ABC):
 
     def _make_parts(self) -> None:
         # Reading the parts makes them; in this order, what takes longer comes later.
-        _ = self.corpus, self.assembly, self.ancestors, self.validation_rows, self.root, self.plan
+        _ = self.corpus, self.assembly, self.ancestors, self.evaluated_tasks, self.validation_rows, self.root, self.plan
 
     def saved_data_record(self) -> DataRecord | None:
         """Record of the data that the run started with; None for a new run."""
@@ -321,7 +351,7 @@ class Run(ABC):
         dataset = self.make_dataset(trainer)
         with self._open_log(folder, trainer.state.step) as log, make_progress(main=self.is_main) as progress:
             progress.start(steps, f"{self.options.name} -> {folder.path}", trainer.state.step)
-            callbacks = self._trainer_callbacks(folder, trainer, log, progress, validator)
+            callbacks = make_trainer_callbacks(self, folder, log, progress, validator)
             with signals.deferred():
                 with explain_out_of_memory(recipe, self.num_processes, lambda: self._describe_memory(folder)):
                     result = trainer.run(loader(dataset, recipe.data.workers), callbacks, signals)
@@ -353,42 +383,6 @@ class Run(ABC):
         memory = estimate_memory(self.recipe, self.assembly, extra_parts, self.num_processes, self.shards)
         last_checkpoint, _ = checkpoint.find_latest(folder.checkpoints)
         return memory, f"; --resume continues from {last_checkpoint}" if last_checkpoint else ""
-
-    def _trainer_callbacks(
-        self, folder: RunFolder, trainer: Trainer, log: Any, progress: Progress, validator: Validator
-    ) -> TrainerCallbacks:
-        def log_step(record: dict[str, Any]) -> None:
-            record = {**record, "memory_bytes": memory_bytes()}
-            log_to_trackers(self.accelerator, record)
-            if self.is_main:
-                progress.step(log.write(record))
-
-        def log_validation(record: dict[str, Any]) -> None:
-            log_to_trackers(self.accelerator, record)
-            if self.is_main:
-                progress.validation(log.write(record), self._sample_continuations())
-
-        def save_checkpoint(tensors: dict[str, dict[str, torch.Tensor]], state: dict[str, Any]) -> None:
-            folder.check_in_place()
-            path = checkpoint.save(
-                folder.checkpoints, state["step"], tensors, {**state, RECIPE_KEY: recipe_record(self.recipe)}
-            )
-            checkpoint.remove_old(folder.checkpoints, self.recipe.train.keep_checkpoints, state["best_step"])
-            progress.note(f"checkpoint: {path}")
-            log.check_in_place()
-
-        def save_in_rank_zero(tensors: dict[str, dict[str, torch.Tensor]], state: dict[str, Any]) -> None:
-            self.collectives.on_rank_zero(lambda: save_checkpoint(tensors, state))
-
-        return TrainerCallbacks(
-            log_step, validator, log_validation, save_in_rank_zero, self.corpus.where, progress.advance
-        )
-
-    def _sample_continuations(self) -> list[tuple[str, str]]:
-        count = self.recipe.train.sample_continuations
-        if not count or self.assembly.is_encoder_only or self.num_processes > 1:
-            return []
-        return self.callbacks.sample_continuations(self.assembly, self.preview_texts()[:count])
 
     @property
     def result_name(self) -> str:

@@ -11,12 +11,11 @@ import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import nn
 
 from metalm_cli.common.heap import HeapLimit
 from metalm_cli.common.signals import StopSignals
@@ -25,13 +24,22 @@ from metalm_cli.data.sampling.loader import StepRows
 from metalm_cli.data.sampling.micro_batching import micro_batches_of_step
 from metalm_cli.data.sampling.row_slots import SlotState
 from metalm_cli.errors import Exit, MetalmError
-from metalm_cli.models.trainable import TrainPolicy, transformer_layers
 from metalm_cli.objectives import Objective
 from metalm_cli.sessions import Batch
 from metalm_cli.training.distributed.collectives import Collectives, scalar
 from metalm_cli.training.distributed.state_dict import gather_state, restore_state
-from metalm_cli.training.optim import gate_update, make_optimizer, schedule, set_learning_rate
+from metalm_cli.training.optim import (
+    gate_update,
+    is_due,
+    layer_classes,
+    make_optimizer,
+    schedule,
+    set_learning_rate,
+    to_seconds,
+    trained_parts,
+)
 from metalm_cli.training.step_metrics import StepMetrics
+from metalm_cli.training.trainer_callbacks import TrainerCallbacks
 
 MAX_LISTED = 12
 """Documents listed in the error about a non-finite loss or gradient."""
@@ -41,7 +49,8 @@ MAX_LISTED = 12
 class TrainerState:
     """Trainer state that is not a tensor; saved as ``state.json`` in each checkpoint.
 
-    ``lanes`` has the states of the slots that the step does not determine: those of documents.
+    ``lanes`` has the states of the slots that the step does not determine: those of documents. ``best_step`` is that of
+    ``best_score`` if a score selects the best model, else that of ``best_loss``.
     """
 
     step: int = 0
@@ -49,6 +58,7 @@ class TrainerState:
     meter: dict[str, Any] = field(default_factory=dict)
     best_step: int | None = None
     best_loss: float | None = None
+    best_score: float | None = None
     stale: int = 0
     seconds: float = 0.0
 
@@ -72,28 +82,6 @@ class TrainerState:
                 why=f"{type(error).__name__}: {error}",
                 remedy="resume with the version of metalm that wrote it, or start a new run",
             ) from error
-
-
-@dataclass
-class TrainerCallbacks:
-    """Callbacks of the training loop, each called at the steps that the recipe sets.
-
-    Args:
-        log: Logs a training record.
-        validate: Computes validation metrics from the prepared module and its device.
-        log_validation: Logs a validation record.
-        save: Writes a checkpoint from its tensors (empty groups on all ranks but rank zero) and its state, and
-            returns in all processes at once.
-        locate_document: Describes the document at a number of the index plan.
-        advance: Receives the number of completed steps.
-    """
-
-    log: Callable[[dict[str, Any]], None]
-    validate: Callable[[nn.Module, torch.device], dict[str, float]]
-    log_validation: Callable[[dict[str, Any]], None]
-    save: Callable[[dict[str, dict[str, torch.Tensor]], dict[str, Any]], None]
-    locate_document: Callable[[int], str]
-    advance: Callable[[int], None]
 
 
 class Trainer:
@@ -337,10 +325,11 @@ class Trainer:
                     }
                 )
             is_best = False
-            if is_due(options.validate_every, state.step) or is_last:
+            validates, evaluates = self._is_measured(options.validate_every), self._evaluates()
+            if validates or evaluates:
                 self.check(bad_step, callbacks)
                 with step_metrics.exclude_time():
-                    is_best = self._validate(callbacks)
+                    is_best = (validates and self._validate(callbacks)) | (evaluates and self._evaluate(callbacks))
                 out_of_patience = self.patience is not None and state.stale >= self.patience
             save_best = is_best and (options.checkpoint_every or self.keep_best)
             if is_due(options.checkpoint_every, state.step) or is_last or stop or out_of_patience or save_best:
@@ -353,35 +342,47 @@ class Trainer:
                 return Exit.STOPPED
         return Exit.DONE
 
+    def _is_measured(self, every: int) -> bool:
+        """Whether a measure with this number of steps between two is due; always at the last step."""
+        return is_due(every, self.state.step) or self.state.step == self.steps
+
+    def _evaluates(self) -> bool:
+        """Whether the evaluation on tasks is due."""
+        options = self.options.evaluate
+        return options is not None and self._is_measured(options.every or 0)
+
     def _validate(self, callbacks: TrainerCallbacks) -> bool:
-        """Validate; return whether the loss is finite and the best so far."""
+        """Validate; return whether the loss selects the best model, is finite and the best so far."""
         metrics = callbacks.validate(self.module, self.device)
         if not metrics:
             return False
         loss, state = metrics["loss"], self.state
         is_best = math.isfinite(loss) and (state.best_loss is None or loss < state.best_loss)
-        state.stale = 0 if is_best else state.stale + 1
         if is_best:
-            state.best_loss, state.best_step = loss, state.step
+            state.best_loss = loss
+        if self.options.best_score is None:
+            self._count(is_best)
         callbacks.log_validation({"step": state.step, "split": "validation", **metrics})
+        return is_best and self.options.best_score is None
+
+    def _evaluate(self, callbacks: TrainerCallbacks) -> bool:
+        """Evaluate on tasks; return whether a score selects the best model, and is the best so far."""
+        scores, state, name = callbacks.evaluate(), self.state, self.options.best_score
+        if self.heap is not None:
+            self.heap.trim()
+        is_best = name is not None and name in scores and (state.best_score is None or scores[name] > state.best_score)
+        if is_best and name is not None:
+            state.best_score = scores[name]
+        if name is not None:
+            self._count(is_best)
+        callbacks.log_evaluation({"step": state.step, "split": "evaluation", "scores": scores})
         return is_best
 
-
-def trained_parts(objective: Objective, root: Any) -> tuple[dict[str, nn.Module], dict[str, TrainPolicy]]:
-    """Parts of the optimiser and their policies: the model's, and those that the objective adds."""
-    extra_parts = objective.extra_parts(root)
-    policy = {**objective.assembly.policy, **{name: TrainPolicy() for name in extra_parts}}
-    return {**objective.assembly.parts(), **extra_parts}, policy
-
-
-def layer_classes(parts: dict[str, nn.Module]) -> list[str]:
-    """Class names of the transformer layers in all stacks; sharding wraps each layer as one unit."""
-    stacks = [part for name, part in parts.items() if not name.startswith("connectors.")]
-    return sorted({type(layer).__name__ for stack in stacks for layer in transformer_layers(stack)})
-
-
-def is_due(every: int, step: int) -> bool:
-    return every > 0 and step % every == 0
+    def _count(self, is_best: bool) -> None:
+        """Record a measure that selects the best model: the best step, and measures since then."""
+        self.state.stale = 0 if is_best else self.state.stale + 1
+        if is_best:
+            self.state.best_step = self.state.step
 
 
 def step_seed(seed: int, step: int, rank: int, micro: int) -> int:
@@ -390,10 +391,3 @@ def step_seed(seed: int, step: int, rank: int, micro: int) -> int:
     for value in (seed, step, rank, micro):
         mixed_seed = (mixed_seed * 1_000_003 + value + 1) & 0x7FFF_FFFF_FFFF_FFFF
     return mixed_seed
-
-
-def to_seconds(limit: str | None) -> float | None:
-    """Convert a recipe's time limit (``90s``, ``30m``, ``2h``) to seconds."""
-    if limit is None:
-        return None
-    return float(limit[:-1]) * {"s": 1, "m": 60, "h": 3600}[limit[-1]]

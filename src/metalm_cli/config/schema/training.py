@@ -9,6 +9,50 @@ from pydantic import Field
 from metalm_cli.config.schema.base import MAX_LEARNING_RATE, Section
 
 
+class TaskEvaluationConfig(Section):
+    """Evaluation on tasks during training, as by metalm evaluate, in fp32; the last step is always evaluated."""
+
+    one_of = (("suite", "tasks"),)
+
+    suite: str | None = Field(default=None, description="Suite to evaluate: its name or file.")
+    tasks: Annotated[list[str], Field(min_length=1)] | None = Field(
+        default=None,
+        description="Tasks to evaluate: names of tasks or clusters; the groups core, non_core, world or all; or paths "
+        "of task cards.",
+    )
+    every: int | None = Field(
+        default=None, ge=1, description="Steps between evaluations; default: only at the end of training."
+    )
+    limit: int | None = Field(
+        default=200, ge=1, description="Maximum number of examples per task, always the same ones; null: all."
+    )
+    best_by: str | None = Field(
+        default=None,
+        description="Score that selects the best checkpoint and decides early stopping, in place of the validation "
+        "loss: a task, a cluster, or mean (over clusters). With several numbers of demonstrations, NAME@SHOTS.",
+    )
+    shots: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = Field(
+        default=None, description="Numbers of demonstrations; default: those of the suite, else [0]."
+    )
+    protocol: Literal["finetuned", "in_context", "instruct"] | None = Field(
+        default=None,
+        description="How answers are obtained; default: that of the suite, else finetuned for finetune, instruct for "
+        "instruct, in_context for pretrain.",
+    )
+    templates: str | None = Field(
+        default=None,
+        description="Template collection; default: that of the suite, else that of the training, else flan.",
+    )
+    template: str | None = Field(
+        default=None,
+        description="Templates to score: first, paper (five), all, a number, or a name; default: first, for instruct "
+        "paper.",
+    )
+    split: str | None = Field(
+        default=None, description="Split to score, by its role in the cards; default: validation, else test."
+    )
+
+
 class TrainingConfig(Section):
     """Optimisation, validation, checkpoints and logging."""
 
@@ -72,6 +116,9 @@ class TrainingConfig(Section):
     validate_every: int = Field(
         default=500, ge=0, description="Steps between validations; 0 validates only at the end."
     )
+    evaluate: TaskEvaluationConfig | None = Field(
+        default=None, description="Evaluation on tasks during training; default: none."
+    )
     checkpoint_every: int = Field(default=500, ge=0, description="Steps between checkpoints; 0 saves only at the end.")
     keep_checkpoints: int = Field(
         default=2, ge=1, description="Number of newest checkpoints to keep, in addition to the best one."
@@ -83,13 +130,18 @@ class TrainingConfig(Section):
 
     @property
     def max_stale_validations(self) -> int | None:
-        """Validations without improvement after which training stops; None: never."""
+        """Validations (or evaluations) without improvement after which training stops; None: never."""
         return None
 
     @property
     def keeps_best(self) -> bool:
         """Whether the model of the best validation is saved at the end, and not that of the last step."""
         return False
+
+    @property
+    def best_score(self) -> str | None:
+        """Score that selects the best model; None: the validation loss does."""
+        return None if self.evaluate is None else self.evaluate.best_by
 
 
 class TaskTrainingConfig(TrainingConfig):
@@ -101,10 +153,12 @@ class TaskTrainingConfig(TrainingConfig):
     patience: int | None = Field(
         default=None,
         ge=1,
-        description="Early stopping: stop after this many validations without improvement; default: never.",
+        description="Early stopping: stop after this many validations without improvement, or evaluations if "
+        "evaluate.best_by is set; default: never.",
     )
     final: Literal["last", "best"] = Field(
-        default="last", description="Model saved at the end: that of the last step, or that of the best validation."
+        default="last",
+        description="Model saved at the end: that of the last step, or that of the best validation or evaluation.",
     )
 
     @property

@@ -32,6 +32,43 @@ from metalm_cli.models.weights_hash import weights_sha256
 from metalm_cli.provenance.model_history import SeenLabel
 from metalm_cli.tasks.card import MetricName
 
+MEAN = "mean"
+"""Name of the mean over clusters among the names of scores."""
+
+
+def named_scores(tasks: Mapping[str, TaskRecord], shots: Sequence[int]) -> dict[str, float]:
+    """Return all scores by name: those of tasks, of clusters, and ``mean`` over clusters; without those that are None.
+
+    A task that has the name of a cluster takes precedence.
+
+    Args:
+        tasks: Results by task.
+        shots: Numbers of demonstrations; if there are several, names are as in :func:`score_name`.
+    """
+    scores: dict[str, float | None] = {}
+    for number in shots:
+        means = cluster_means(tasks, number)
+        mean = mean_over_clusters(means)
+        by_task = {
+            name: setting.score for name, task in tasks.items() if (setting := task.with_shots(number)) is not None
+        }
+        by_name = {
+            **by_task,
+            **{cluster: cluster_mean.value for cluster, cluster_mean in means.items() if cluster not in by_task},
+            **({} if MEAN in by_task or mean is None else {MEAN: mean.value}),
+        }
+        scores |= {score_name(name, number, shots): score for name, score in by_name.items()}
+    return {name: score for name, score in scores.items() if score is not None}
+
+
+def score_name(name: str, number: int, shots: Sequence[int]) -> str:
+    """Return the name of a score: ``rte``, or ``rte@4`` if there are several numbers of demonstrations.
+
+    >>> score_name("rte", 4, [4]), score_name("rte", 4, [0, 4])
+    ('rte', 'rte@4')
+    """
+    return f"{name}@{number}" if len(shots) > 1 else name
+
 
 def cluster_means(tasks: Mapping[str, TaskRecord], shots: int) -> dict[str, MeanRecord]:
     """Return the mean score of each cluster over its core tasks, or over all tasks if none is core."""

@@ -9,11 +9,8 @@ from metalm_cli.common.atomic_files import explain_write_errors, write_atomicall
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.evaluation.evaluator import TaskResult
 from metalm_cli.evaluation.results.result_paths import samples_path
-from metalm_cli.evaluation.results.result_writer import samples_jsonl
+from metalm_cli.evaluation.results.result_writer import MEAN, named_scores, samples_jsonl
 from metalm_cli.evaluation.results.schema import ResultRecord, SampleRecord, SettingRecord
-
-MEAN = "mean"
-"""Name of the mean over clusters among the names of scores."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -69,16 +66,11 @@ class Results:
         mean = self.record.mean[str(self._shots(shots))]
         return None if mean is None else mean.value
 
-    def named_scores(self, shots: int | None = None) -> dict[str, float]:
-        """Return all scores by name: those of tasks, of clusters, and ``mean``; without those that are None.
-
-        A task with the name of a cluster, such as ``coreference``, takes precedence.
-
-        Raises:
-            MetalmError: As :meth:`scores`.
+    def named_scores(self) -> dict[str, float]:
+        """Return all scores by name: of tasks, of clusters, and ``mean``; with several numbers of demonstrations
+        ``rte@0``, ``rte@4``, ….
         """
-        scores = {MEAN: self.mean(shots), **self.clusters(shots), **self.scores(shots)}
-        return {name: score for name, score in scores.items() if score is not None}
+        return named_scores(self.record.tasks, self.record.shots)
 
     @property
     def samples(self) -> list[SampleRecord]:

@@ -15,6 +15,8 @@ from metalm_cli.errors import Exit, LostProcessError, MetalmError
 
 Value = TypeVar("Value")
 
+PATIENCE = timedelta(days=365)
+"""Time limit of operations that wait for long work of a process; one that has ended is still noticed at once."""
 LOST_PROCESS_TIMEOUT_S = 10.0
 """A collective operation fails within this time if another process has ended, and waits longer for a busy one."""
 
@@ -32,7 +34,9 @@ class Collectives:
     def __init__(self, state: Any) -> None:
         self.rank: int = state.process_index
         self.num_processes: int = state.num_processes
-        self._group = torch.distributed.new_group(backend="gloo") if self.num_processes > 1 else None
+        several = self.num_processes > 1
+        self._group = torch.distributed.new_group(backend="gloo") if several else None
+        self._patient_group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE) if several else None
 
     def sum_ints(self, values: list[int]) -> list[int]:
         """Sum a list over processes."""
@@ -79,6 +83,26 @@ class Collectives:
         errors = self.gather_objects(own_error)
         self._raise_shared(next((error for error in errors if error is not None), None))
         return value  # type: ignore[return-value]
+
+    def gather_patiently(self, function: Callable[[], Value]) -> list[Value]:
+        """Call a function in every process and return the values by rank, however long a process takes.
+
+        Other operations have a time limit of 30 minutes; a process that waits here for a busy one has none.
+
+        Raises:
+            MetalmError: The function raised it, in this process or another; the error of the lowest rank.
+        """
+        if self._patient_group is None:
+            return [function()]
+        value, own_error = None, None
+        try:
+            value = function()
+        except MetalmError as error:
+            own_error = error
+        outcomes: list[Any] = [None] * self.num_processes
+        torch.distributed.all_gather_object(outcomes, (value, own_error), group=self._patient_group)
+        self._raise_shared(next((error for _, error in outcomes if error is not None), None))
+        return [value for value, _ in outcomes]
 
     def on_rank_zero(self, function: Callable[[], Value]) -> Value:
         """Call a function in rank zero and return its value in every process.

@@ -32,6 +32,18 @@ def gather_state(module: nn.Module, optimizer: Any, keep: bool = True) -> dict[s
         keep: Whether this process stores the tensors; the other processes take part in gathering shards and return
             empty groups.
     """
+    model = gather_model(module, keep)
+    first_names = {id(parameter): name for name, parameter in module.named_parameters()}
+    optimizer_state: Tensors = {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            for key, value in optimizer.state.get(parameter, {}).items():
+                _add_full_tensor(optimizer_state, f"{first_names[id(parameter)]}:{key}", value, keep)
+    return {"model": model, "optimizer": optimizer_state}
+
+
+def gather_model(module: nn.Module, keep: bool = True) -> Tensors:
+    """Gather the state of a model as :func:`gather_state` does, without that of the optimiser."""
     state_dict = module.state_dict()  # first, because this reshards parameters that a forward pass has gathered
     first_names: dict[int, str] = {}
     canonical_names: dict[str, str] = {}
@@ -50,12 +62,7 @@ def gather_state(module: nn.Module, optimizer: Any, keep: bool = True) -> dict[s
         else:
             _add_full_tensor(model, name, tensor, keep)
         seen.add(name)
-    optimizer_state: Tensors = {}
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            for key, value in optimizer.state.get(parameter, {}).items():
-                _add_full_tensor(optimizer_state, f"{first_names[id(parameter)]}:{key}", value, keep)
-    return {"model": model, "optimizer": optimizer_state}
+    return model
 
 
 def _frozen_names(module: nn.Module) -> set[str]:

@@ -17,6 +17,7 @@ from metalm_cli.objectives import DocumentObjective, Objective
 from metalm_cli.sessions import (
     Batch,
 )
+from metalm_cli.training.optim import trained_parts
 from metalm_cli.training.planning.memory import (
     ADAM_MOMENTS,
     estimate_memory,
@@ -25,7 +26,6 @@ from metalm_cli.training.planning.memory import (
     out_of_memory,
     out_of_memory_error,
 )
-from metalm_cli.training.trainer import trained_parts
 
 
 @dataclass(frozen=True)

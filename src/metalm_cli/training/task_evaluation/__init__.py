@@ -1,0 +1,1 @@
+"""Evaluation on tasks during training."""

@@ -221,7 +221,7 @@ def test_results_are_written_to_the_cache_of_lm_eval_at_once(tmp_path: Path) -> 
     model.scorer = Scorer(model.language_model, budget=1)  # one question in each forward pass
     cached: Any = CachingLM(model, str(tmp_path / "cache.db"))
     requests = instances("loglikelihood", *((context, " yes") for context in CONTEXTS))
-    forward, passes = model.scorer._forward, []
+    forward, passes = model.scorer.forward, []
 
     def stopped(*arguments: Any) -> Any:
         passes.append(1)
@@ -229,7 +229,7 @@ def test_results_are_written_to_the_cache_of_lm_eval_at_once(tmp_path: Path) -> 
             raise KeyboardInterrupt
         return forward(*arguments)
 
-    model.scorer._forward = stopped  # type: ignore[method-assign]
+    model.scorer.forward = stopped  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         cached.loglikelihood(requests)
     assert len(cached.dbdict) == 2

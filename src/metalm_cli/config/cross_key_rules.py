@@ -12,11 +12,15 @@ from metalm_cli.config.schema.model import (
     DecoderConfig,
     EncoderConfig,
     NewTokenizer,
+    Seq2SeqConfig,
     SpecialTokensConfig,
 )
 from metalm_cli.config.schema.objectives import MaskedLM, PrefixLM, SemiCausal
 from metalm_cli.config.schema.recipes import FinetuneRecipe, PretrainRecipe
 from metalm_cli.config.schema.training import TrainingConfig
+
+SEQ2SEQ_OBJECTIVES = ("prefix",)
+"""Pretraining objectives of an encoder–decoder."""
 
 
 def check_cross_key_rules(recipe: PretrainRecipe | FinetuneRecipe, set_keys: Set[str]) -> Iterator[RecipeProblem]:
@@ -92,7 +96,7 @@ def _trained_layers_of_parts(recipe: FinetuneRecipe) -> Iterator[tuple[str, str,
 
 
 def _check_decoder(recipe: FinetuneRecipe) -> Iterator[RecipeProblem]:
-    if recipe.model.decoder is None:
+    if recipe.model.decoder is None and recipe.model.seq2seq is None:
         remedy = "give model.decoder.checkpoint or model.decoder.config, or model.checkpoint"
         yield RecipeProblem(
             "model.decoder", "missing, finetuning needs a decoder", remedy, depends_on=("model.checkpoint",)
@@ -264,12 +268,12 @@ def _check_model_checkpoint(recipe: PretrainRecipe | FinetuneRecipe, set_keys: S
             )
 
 
-def _sets_policy_only(part: DecoderConfig | EncoderConfig | ConnectorConfig) -> bool:
+def _sets_policy_only(part: Part | ConnectorConfig) -> bool:
     """Whether a section sets nothing but what trains, and at which rate."""
     return all(_is_policy(part, name) for name in type(part).model_fields)
 
 
-def _is_policy(part: DecoderConfig | EncoderConfig | ConnectorConfig, name: str) -> bool:
+def _is_policy(part: Part | ConnectorConfig, name: str) -> bool:
     value = getattr(part, name)
     if isinstance(value, ConnectorConfig):
         return _sets_policy_only(value)
@@ -292,6 +296,14 @@ def _check_parts(recipe: PretrainRecipe) -> Iterator[RecipeProblem]:
             got = ", ".join(model.encoders) or "none"
             message = f"got {got}, but objective {name} trains a single encoder"
             yield RecipeProblem("model.encoders", message, "set exactly one encoder", depends_on=depends_on)
+    elif model.seq2seq is not None:
+        if name not in SEQ2SEQ_OBJECTIVES:
+            yield RecipeProblem(
+                "objective.name",
+                f"got {name} with model.seq2seq: an encoder–decoder predicts the rest of a text from its prefix",
+                "set objective.name=prefix",
+                depends_on=("model.seq2seq",),
+            )
     else:
         if model.decoder is None:
             remedy = "give model.decoder.checkpoint or model.decoder.config, or model.checkpoint"
@@ -315,14 +327,19 @@ def _check_parts(recipe: PretrainRecipe) -> Iterator[RecipeProblem]:
         yield from _check_part(key, part)
 
 
-def _named_parts(recipe: PretrainRecipe | FinetuneRecipe) -> list[tuple[str, DecoderConfig | EncoderConfig]]:
-    parts: list[tuple[str, DecoderConfig | EncoderConfig]] = []
+Part = DecoderConfig | EncoderConfig | Seq2SeqConfig
+
+
+def _named_parts(recipe: PretrainRecipe | FinetuneRecipe) -> list[tuple[str, Part]]:
+    parts: list[tuple[str, Part]] = []
     if recipe.model.decoder is not None:
         parts.append(("model.decoder", recipe.model.decoder))
+    if recipe.model.seq2seq is not None:
+        parts.append(("model.seq2seq", recipe.model.seq2seq))
     return parts + [(f"model.encoders.{name}", encoder) for name, encoder in recipe.model.encoders.items()]
 
 
-def _check_part(key: str, part: DecoderConfig | EncoderConfig) -> Iterator[RecipeProblem]:
+def _check_part(key: str, part: Part) -> Iterator[RecipeProblem]:
     checkpoint_key, config_key = f"{key}.checkpoint", f"{key}.config"
     if part.checkpoint is None and part.config is None:
         yield RecipeProblem(
@@ -365,7 +382,7 @@ def _check_tokenizers(recipe: PretrainRecipe | FinetuneRecipe) -> Iterator[Recip
                 f"give a hub id or folder, or {{new: {{vocab_size: 8192}}}}{same_hint}",
                 depends_on=depends_on,
             )
-        if part.tokenizer == "same" and (isinstance(part, DecoderConfig) or recipe.model.decoder is None):
+        if part.tokenizer == "same" and (not isinstance(part, EncoderConfig) or recipe.model.decoder is None):
             yield RecipeProblem(
                 tokenizer_key,
                 "got same, which is only valid for an encoder that is docked into a decoder",

@@ -30,7 +30,7 @@ from metalm_cli.evaluation.prompts import (
 from metalm_cli.evaluation.ranking import OptionRanking, rank
 from metalm_cli.evaluation.settings import EvaluationSettings
 from metalm_cli.inference.language_model import LanguageModel
-from metalm_cli.inference.scoring.option_scorer import Scorer
+from metalm_cli.inference.scoring.option_scorer import scorer_of
 from metalm_cli.inference.text_streaming import strip_delimiter
 from metalm_cli.templates import Template
 
@@ -156,7 +156,7 @@ class Evaluator:
     ) -> None:
         self.language_model, self.settings = language_model, settings
         self.cache = cache or AnswerCache(None, "")
-        self.scorer = Scorer(language_model)
+        self.scorer = scorer_of(language_model)
         self.answer_tokens = AnswerTokens(language_model.decoder_tokenizer)
 
     def evaluate(

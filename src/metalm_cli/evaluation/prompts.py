@@ -178,7 +178,7 @@ def session_length(language_model: LanguageModel, settings: EvaluationSettings) 
     length = (
         settings.length
         or positions
-        or getattr(language_model.model.decoder.config, "max_position_embeddings", None)
+        or getattr(language_model.model.text_model.config, "max_position_embeddings", None)
         or DEFAULT_LENGTH
     )
     if positions is not None and length > positions:

@@ -89,14 +89,15 @@ def option_ids(tokenizer: DecoderTokenizer, prompt: EncodedPrompt, with_end_toke
     """Return the token ids of an example's options as continuations of its prompt."""
     delimiter, end = tokenizer.rules.target_delimiter, [tokenizer.document_end_id] if with_end_token else []
     return tuple(
-        np.array([*tokenizer.encode_continuation(delimiter + option), *end], dtype=np.int64)
+        np.array([*tokenizer.encode_target(delimiter + option), *end], dtype=np.int64)
         for option in prompt.reference.options
     )
 
 
 def unconditional_session(tokenizer: DecoderTokenizer) -> TokenisedSession:
-    """Return a session without an input: the start token, or the end token of a preceding document."""
-    return TokenisedSession(np.array([tokenizer.start_id], dtype=np.int64), np.zeros(1, dtype=bool))
+    """Return a session without an input: what stands for no context (:meth:`DecoderTokenizer.empty_context`)."""
+    ids = np.array(tokenizer.empty_context(), dtype=np.int64)
+    return TokenisedSession(ids, np.zeros(len(ids), dtype=bool))
 
 
 def _option_scores(

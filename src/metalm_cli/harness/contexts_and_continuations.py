@@ -197,7 +197,7 @@ def _max_length(language_model: LanguageModel, requested: int | None) -> int:
                 remedy="set it to at least 2 and at most the positions of the decoder",
             )
         return requested
-    config = language_model.model.decoder.config
+    config = language_model.model.text_model.config
     config = getattr(config, "text_config", None) or config
     configured = [getattr(config, name, None) for name in ("n_positions", "max_position_embeddings", "n_ctx")]
     length = next((int(value) for value in configured if value is not None), None)

@@ -24,7 +24,7 @@ from metalm_cli.harness.arguments import (
 from metalm_cli.harness.contexts_and_continuations import ContinuationTokenizer, group_by_context, tokens_to_session
 from metalm_cli.inference import LanguageModel
 from metalm_cli.inference.batch_generation import generate_all
-from metalm_cli.inference.scoring.option_scorer import OptionScores, Scorer
+from metalm_cli.inference.scoring.option_scorer import OptionScores, scorer_of
 from metalm_cli.inference.scoring.question_rows import OptionQuestion
 from metalm_cli.sessions import Docked, Session, TokenisedSession
 
@@ -90,7 +90,7 @@ class HarnessModel(TemplateLM):
         self.continuation_tokenizer = ContinuationTokenizer(
             language_model, add_start=add_bos_token, prefix_token_id=prefix_token_id, max_length=max_length
         )
-        self.scorer = Scorer(language_model)
+        self.scorer = scorer_of(language_model)
         self.tokenizer = language_model.tokenizer
         self._device = language_model.device
         self._source = pretrained if isinstance(pretrained, str) else ""

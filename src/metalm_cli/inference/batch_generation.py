@@ -14,8 +14,6 @@ from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.inference.sampling import GumbelSampler, SamplingOptions
 from metalm_cli.inference.text_streaming import StopStrings, cut_at_stop
-from metalm_cli.models.capabilities import measure_left_padding
-from metalm_cli.models.decoders import plain_generation
 from metalm_cli.sessions import Session, TokenisedSession
 
 
@@ -306,7 +304,7 @@ def _needs_equal_lengths(
     crosses_switch = switch is not None and any(
         len(session) + limit > switch for session, limit in zip(sessions, limits, strict=True)
     )
-    return crosses_switch or not measure_left_padding(language_model.model.decoder)
+    return crosses_switch or not language_model.batches_unequal_lengths()
 
 
 def out_of_memory_error(session: TokenisedSession, new_tokens: int, num_beams: int) -> MetalmError:
@@ -325,22 +323,4 @@ def generate_batch(
     language_model: LanguageModel, sessions: Sequence[TokenisedSession], max_new_tokens: int, options: Any
 ) -> Tensor:
     """Return the new tokens of a batch: ``[b, n]``; tokens after one that ends the text are padding."""
-    batch = language_model.collate(sessions)
-    embeds = language_model.model.embed(batch.decoder.input_ids, batch.docks)
-    width = embeds.shape[1]
-    padding = torch.tensor([width - len(session) for session in sessions], device=embeds.device)[:, None]
-    positions = torch.arange(width, device=embeds.device)[None] - padding
-    left_padded = embeds.gather(1, (positions % width)[:, :, None].expand_as(embeds))
-    mask = (positions >= 0).long()
-    with plain_generation(language_model.model.decoder):
-        return language_model.model.decoder.generate(
-            inputs_embeds=left_padded,
-            attention_mask=mask,
-            max_new_tokens=max_new_tokens,
-            **{
-                "do_sample": False,
-                "eos_token_id": sorted(language_model.decoder_tokenizer.end_ids),
-                "pad_token_id": language_model.decoder_tokenizer.pad_id,
-                **options,
-            },
-        )
+    return language_model.new_tokens(sessions, max_new_tokens, {**language_model.default_options(), **options})

@@ -19,12 +19,12 @@ def configuration_sha256(language_model: LanguageModel) -> str:
 
     Models with the same weights and the same hash give the same answers, wherever they are stored.
     """
-    model, decoder_tokenizer = language_model.model, language_model.decoder_tokenizer
-    generation_config: Any = getattr(model.decoder, "generation_config", None)
+    model, decoder_tokenizer = language_model.model, language_model.text_model_tokenizer
+    generation_config: Any = getattr(model.text_model, "generation_config", None)
     encoders: Mapping[str, Any] = dict(model.encoders.items())
     content = {
         "model": model.config.to_dict(),
-        "decoder": model.decoder.config.to_dict(),
+        "decoder": model.text_model.config.to_dict(),
         "encoders": {name: encoder.config.to_dict() for name, encoder in encoders.items()},
         "generation": None if generation_config is None else generation_config.to_dict(),
         "rules": decoder_tokenizer.rules.to_dict(),

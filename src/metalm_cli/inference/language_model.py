@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from metalm_cli.errors import MetalmError
+from metalm_cli.models.capabilities import measure_left_padding
 from metalm_cli.models.checkpoint_io import load_model
 from metalm_cli.models.decoders import plain_generation
-from metalm_cli.models.metalm import MetaLM
 from metalm_cli.sessions import (
     Batch,
     Causal,
@@ -49,7 +49,7 @@ class LanguageModel:
     """
 
     def __init__(
-        self, model: MetaLM, tokenizer: DecoderTokenizer, processors: dict[str, Processor], source: str = ""
+        self, model: Any, tokenizer: DecoderTokenizer, processors: dict[str, Processor], source: str = ""
     ) -> None:
         self.model = model
         self.source = source
@@ -93,23 +93,35 @@ class LanguageModel:
         ]
         tokenised = [self.tokenise(session, require_targets=True) for session in named_sessions]
         for session in tokenised:
-            if session.trained[0]:
-                raise MetalmError(
-                    f"nothing predicts the first trained token of {session.name}",
-                    why="it is the first token of its session, and the model's token rules add no start token",
-                    remedy="put an untrained span before the first trained span",
-                )
+            self.check_predicted(session)
         scores = torch.zeros(len(tokenised), dtype=torch.float64)
         order = sorted(range(len(tokenised)), key=lambda index: -len(tokenised[index]))
         for start in range(0, len(order), batch_size):
             indices = order[start : start + batch_size]
-            batch = self.collate([tokenised[index] for index in indices])
+            members = [tokenised[index] for index in indices]
+            batch = self.collate(members)
             _, losses = self.model.losses(batch)
-            sums = torch.zeros(len(indices), dtype=torch.float64).index_add_(
-                0, batch.decoder.target_segments.cpu(), -losses.double().cpu()
-            )
+            owners = self.sessions_of_targets(batch, members)
+            sums = torch.zeros(len(indices), dtype=torch.float64).index_add_(0, owners, -losses.double().cpu())
             scores[indices] = sums
         return scores
+
+    def check_predicted(self, session: TokenisedSession) -> None:
+        """Check that every trained token of a session is predicted.
+
+        Raises:
+            MetalmError: Nothing predicts the first token.
+        """
+        if session.trained[0]:
+            raise MetalmError(
+                f"nothing predicts the first trained token of {session.name}",
+                why="it is the first token of its session, and the model's token rules add no start token",
+                remedy="put an untrained span before the first trained span",
+            )
+
+    def sessions_of_targets(self, batch: Batch, sessions: Sequence[TokenisedSession]) -> Tensor:
+        """Return the index of the session that each target of a batch belongs to, on the CPU: ``[m]``."""
+        return batch.decoder.target_segments.cpu()
 
     def generate(self, sessions: Iterable[Session], max_new_tokens: int = 64, **options: Any) -> list[str]:
         """Continue each session.
@@ -126,20 +138,61 @@ class LanguageModel:
         Raises:
             MetalmError: A session cannot be tokenised, or fills all positions of the decoder.
         """
-        options.setdefault("do_sample", False)
-        options.setdefault("eos_token_id", sorted(self.decoder_tokenizer.end_ids))
-        options.setdefault("pad_token_id", self.decoder_tokenizer.pad_id)
+        options = {**self.default_options(), **options}
         texts = []
         for session in _session_list(sessions):
             tokenised = self.tokenise(session)
             new_tokens = min(max_new_tokens, self.positions_left(tokenised))
-            batch = self.collate([tokenised])
-            with plain_generation(self.model.decoder):
-                ids = self.model.generate(
-                    batch.decoder.input_ids, docks=batch.docks, max_new_tokens=new_tokens, **options
-                )
+            ids = self.continue_one(tokenised, new_tokens, options)
             texts.append(self.decode(ids[0].tolist()))
         return texts
+
+    def default_options(self) -> dict[str, Any]:
+        """Options of transformers' ``generate`` for greedy decoding up to a token that ends the text."""
+        return {
+            "do_sample": False,
+            "eos_token_id": sorted(self.decoder_tokenizer.end_ids),
+            "pad_token_id": self.decoder_tokenizer.pad_id,
+        }
+
+    @torch.no_grad()
+    def continue_one(self, session: TokenisedSession, max_new_tokens: int, options: dict[str, Any]) -> Tensor:
+        """Continue a session by the model's own ``generate``; arguments as :meth:`new_tokens`. ``[1, n]``"""
+        batch = self.collate([session])
+        with plain_generation(self.model.decoder):
+            return self.model.generate(
+                batch.decoder.input_ids, docks=batch.docks, max_new_tokens=max_new_tokens, **options
+            )
+
+    def batches_unequal_lengths(self) -> bool:
+        """Measure whether sessions of different lengths can be continued in a batch with the texts of each alone."""
+        return measure_left_padding(self.model.decoder)
+
+    @torch.no_grad()
+    def new_tokens(self, sessions: Sequence[TokenisedSession], max_new_tokens: int, options: dict[str, Any]) -> Tensor:
+        """Continue sessions in a batch.
+
+        Args:
+            sessions: The sessions.
+            max_new_tokens: Maximum number of new tokens.
+            options: Options of transformers' ``generate``.
+
+        Returns:
+            The new tokens; those after one that ends the text are padding. ``[b, n]``
+        """
+        batch = self.collate(sessions)
+        embeds = self.model.embed(batch.decoder.input_ids, batch.docks)
+        width = embeds.shape[1]
+        padding = torch.tensor([width - len(session) for session in sessions], device=embeds.device)[:, None]
+        positions = torch.arange(width, device=embeds.device)[None] - padding
+        left_padded = embeds.gather(1, (positions % width)[:, :, None].expand_as(embeds))
+        with plain_generation(self.model.decoder):
+            return self.model.decoder.generate(
+                inputs_embeds=left_padded,
+                attention_mask=(positions >= 0).long(),
+                max_new_tokens=max_new_tokens,
+                **options,
+            )
 
     def positions_left(self, session: TokenisedSession, required: int = 1) -> int:
         """Return the number of positions that the decoder has left after a session.
@@ -273,8 +326,8 @@ def load(
     """Load a finished model.
 
     Args:
-        source: A run folder, its ``model/`` or ``adapter/``, any Hugging Face folder of a causal language model, or a
-            hub id.
+        source: A run folder, its ``model/`` or ``adapter/``, any Hugging Face folder of a causal or encoder–decoder
+            language model, or a hub id.
         base: Base model of an adapter; by default the path that its run recorded. The weights must be the same.
         offline: Do not connect to the hub.
         trust_remote_code: Run Python code from the model's repository; it has all your permissions.
@@ -285,4 +338,15 @@ def load(
     Raises:
         MetalmError: The source does not contain a model that can be loaded.
     """
-    return LanguageModel(*load_model(source, base=base, offline=offline, remote_code=trust_remote_code), str(source))
+    return language_model_of(*load_model(source, base=base, offline=offline, remote_code=trust_remote_code), str(source))
+
+
+def language_model_of(
+    model: Any, tokenizer: DecoderTokenizer, processors: dict[str, Processor], source: str = ""
+) -> LanguageModel:
+    """Return the language model of a model, by its family."""
+    if tokenizer.reads_pairs:
+        from metalm_cli.inference.pair_language_model import PairLanguageModel
+
+        return PairLanguageModel(model, tokenizer, processors, source)  # type: ignore[arg-type]
+    return LanguageModel(model, tokenizer, processors, source)

@@ -7,7 +7,7 @@ import contextlib
 import torch
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.inference.language_model import LanguageModel
+from metalm_cli.inference.language_model import language_model_of
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.sessions import Causal, Docked, Session, TextProcessor
 
@@ -28,7 +28,7 @@ def preview_continuations(assembly: Assembly, prompts: list[str | Session]) -> l
     encoder_names = [name for name, processor in assembly.processors.items() if isinstance(processor, TextProcessor)]
     training = model.training
     model.eval()
-    language_model = LanguageModel(model, assembly.decoder_tokenizer, assembly.processors)
+    language_model = language_model_of(model, assembly.decoder_tokenizer, assembly.processors)
     continuations = []
     try:
         for prompt in prompts:

@@ -13,18 +13,15 @@ from torch import nn
 from metalm_cli.config.schema.model import Lora, ModelConfig, TaskModelConfig
 from metalm_cli.config.schema.recipes import FinetuneRecipe, PretrainRecipe
 from metalm_cli.errors import MetalmError
-from metalm_cli.models.capabilities import measure_bidirectionality
-from metalm_cli.models.checkpoint_checks.loading_errors import loading_errors
-from metalm_cli.models.checkpoint_io import find_model_folder, load_model, model_errors
-from metalm_cli.models.connectors import root_mean_square
-from metalm_cli.models.encoder_pretraining import load_encoder_for_pretraining
-from metalm_cli.models.encoders import TextEncoderIO, encoder_io_for
+from metalm_cli.models.checkpoint_checks.loading_errors import model_errors
+from metalm_cli.models.checkpoint_io import find_model_folder, load_model
+from metalm_cli.models.families import ENCODER_ONLY, family_of_model, family_of_recipe, load_family
+from metalm_cli.models.families.base import ModelFamily
 from metalm_cli.models.lora.adapter_files import adapter_in
 from metalm_cli.models.lora.inject import LoraBase, LoraTargets, add_adapters, merge, safetensors_hash
-from metalm_cli.models.metalm import MetaLM, MetaLMConfig
 from metalm_cli.models.part_loader import PartLoader
 from metalm_cli.models.trainable import LORA, TrainPolicy, apply_policy, requested_policy
-from metalm_cli.sessions import DecoderTokenizer, Processor, TextProcessor, TokenRules
+from metalm_cli.sessions import DecoderTokenizer, Processor
 
 DocumentSampler = Callable[[int], Iterator[str]]
 """Returns the requested number of training documents, to train a tokenizer on."""
@@ -51,9 +48,8 @@ class Assembly:
     lora_targets: LoraTargets | None = None
 
     @property
-    def is_encoder_only(self) -> bool:
-        """Whether the model is an encoder that trains alone."""
-        return self.tokenizer is None
+    def family(self) -> ModelFamily:
+        return family_of_model(self.model)
 
     @property
     def decoder_tokenizer(self) -> DecoderTokenizer:
@@ -63,13 +59,7 @@ class Assembly:
 
     def parts(self) -> dict[str, nn.Module]:
         """Return the modules by key path, in the order of the optimiser's groups."""
-        if not isinstance(self.model, MetaLM):
-            return {f"encoders.{name}": self.model for name in self.processors}
-        parts: dict[str, nn.Module] = {"decoder": self.model.decoder}
-        for name, encoder in self.model.encoders.items():
-            parts[f"encoders.{name}"] = encoder
-            parts[f"connectors.{name}"] = self.model.connectors[name]
-        return parts
+        return self.family.parts(self)
 
 
 def build_from_recipe(
@@ -98,22 +88,29 @@ def build_from_recipe(
         "tokenizers": tokenizers,
     }
     name = recipe.objective.name
-    if name in ("mlm", "rtd"):
-        assembly = build_encoder(recipe.model, name, **settings)
-    else:
+    if family_of_recipe(recipe.model, name).generates:
         assembly = build_metalm(recipe.model, **settings)
+    else:
+        assembly = build_encoder(recipe.model, name, **settings)
+    _check_objective(assembly, recipe)
     _check_length(assembly, recipe.data.sequence_length)
     return assembly
 
 
+def _check_objective(assembly: Assembly, recipe: PretrainRecipe | FinetuneRecipe) -> None:
+    """Reject a pretraining objective that the model's family does not train with."""
+    family = assembly.family
+    if isinstance(recipe, PretrainRecipe) and recipe.objective.name not in family.objectives:
+        raise MetalmError(
+            f"objective {recipe.objective.name} does not train {family.name} models",
+            where="objective.name",
+            why=f"the model is a {family.length_limit(assembly)[1]}",
+            remedy=f"set objective.name={family.objectives[0]}, or use a model of another family",
+        )
+
+
 def _check_length(assembly: Assembly, length: int) -> None:
-    if assembly.is_encoder_only:
-        (processor,) = assembly.processors.values()
-        assert isinstance(processor, TextProcessor)
-        limit = TextEncoderIO().max_positions(assembly.model, processor.tokenizer)
-        kind = assembly.model.config.model_type
-    else:
-        limit, kind = assembly.model.max_positions, assembly.model.decoder.config.model_type
+    limit, kind = assembly.family.length_limit(assembly)
     if limit is not None and length > limit:
         raise MetalmError(
             f"rows of {length} positions are longer than the {limit} that this {kind} model reads",
@@ -131,7 +128,7 @@ def build_metalm(
     remote_code: bool = False,
     tokenizers: Path | None = None,
 ) -> Assembly:
-    """Assemble a MetaLM.
+    """Assemble a model that continues texts: a MetaLM, a plain causal language model, or an encoder–decoder.
 
     Args:
         model: The recipe's ``model``.
@@ -148,13 +145,15 @@ def build_metalm(
     if model.checkpoint is not None:
         assembly = load_assembly(model.checkpoint, offline=offline, remote_code=remote_code)
     else:
-        assembly = _assemble_parts(model, PartLoader(sample, offline, remote_code, tokenizers), seed)
+        loader = PartLoader(sample, offline, remote_code, tokenizers)
+        assembly = Assembly(*family_of_recipe(model, "").build(model, "", loader, seed))
+        assembly.policy = {name: TrainPolicy() for name in assembly.parts()}
     _set_policy(assembly, model)
     if isinstance(model, TaskModelConfig) and model.lora is not None and model.checkpoint is not None:
         base_folder = find_model_folder(model.checkpoint, offline=offline, remote_code=remote_code)
         _add_lora(assembly, model, model.lora, _lora_base(model.checkpoint, base_folder), seed)
     apply_policy(assembly.parts(), assembly.policy)
-    assembly.notes += assembly.model.traits.notes()
+    assembly.notes += assembly.family.notes(assembly)
     return assembly
 
 
@@ -174,11 +173,9 @@ def build_encoder(
         MetalmError: See :func:`build_metalm`.
     """
     torch.manual_seed(seed)
-    ((name, options),) = model.encoders.items()
     loader = PartLoader(sample, offline, remote_code, tokenizers)
-    encoder, processor = load_encoder_for_pretraining(name, options, loader, kind)
-    part = f"encoders.{name}"
-    assembly = Assembly(encoder, None, {name: processor}, {part: requested_policy(model, part, TrainPolicy())})
+    assembly = Assembly(*load_family(ENCODER_ONLY).build(model, kind, loader, seed))
+    assembly.policy = {name: requested_policy(model, name, TrainPolicy()) for name in assembly.parts()}
     apply_policy(assembly.parts(), assembly.policy)
     return assembly
 
@@ -254,101 +251,3 @@ def _add_lora(assembly: Assembly, model: ModelConfig, lora: Lora, base: LoraBase
         if not name.startswith("connectors."):
             policy[name] = replace(policy[name], train=LORA if name in adapted_parts else "none")
     assembly.policy = policy
-
-
-def _assemble_parts(model: ModelConfig, loader: PartLoader, seed: int) -> Assembly:
-    assert model.decoder is not None, "the schema requires a decoder here"
-    decoder, tokenizer = loader.decoder(model.decoder)
-    rules = _token_rules(model, decoder.config)
-    decoder_tokenizer = DecoderTokenizer(tokenizer, rules, embedding_rows=decoder.get_input_embeddings().num_embeddings)
-    encoders, processors, connectors, docking = {}, {}, {}, {}
-    for name, options in model.encoders.items():
-        encoder, source = loader.encoder(name, options, tokenizer)
-        encoder_io = encoder_io_for(encoder.config)
-        docking[name] = {
-            "kind": encoder_io.kind,
-            "keep_special": options.keep_special,
-            "max_length": options.max_length,
-        }
-        with loading_errors("the encoder cannot be used", f"model.encoders.{name}", "use another checkpoint or config"):
-            processor = processors[name] = encoder_io.processor(name, source, encoder, docking[name])
-            if isinstance(processor, TextProcessor):
-                docking[name]["max_length"] = processor.max_length
-                _check_bidirectional(name, encoder)
-        connector_options = options.connector or model.connector
-        connectors[name] = {
-            "kind": connector_options.kind,
-            "layers": 1 if connector_options.kind == "linear" else connector_options.layers,
-        }
-        encoders[name] = encoder
-    config = MetaLMConfig(
-        decoder_config=decoder.config.to_dict(),
-        encoder_configs={name: encoder.config.to_dict() for name, encoder in encoders.items()},
-        connectors=connectors,
-        docking=docking,
-        tokens=rules.to_dict(),
-    )
-    with loading_errors("the decoder cannot be used", "model.decoder", "use another checkpoint or config"):
-        metalm = MetaLM(config, decoder, encoders)
-        is_causal = metalm.traits.causal
-    if not is_causal:
-        raise MetalmError(
-            f"{type(decoder).__name__} is not a causal decoder: its outputs depend on later tokens",
-            where="model.decoder",
-            why="an encoder (BERT, RoBERTa, ...) cannot predict the next token",
-            remedy="set a causal language model here, and move this model to model.encoders",
-        )
-    for name in encoders:
-        _rescale_connector(metalm, name, processors[name], seed)
-    assembly = Assembly(metalm, decoder_tokenizer, processors)
-    assembly.policy = {name: TrainPolicy() for name in assembly.parts()}
-    return assembly
-
-
-def _token_rules(model: ModelConfig, config: Any) -> TokenRules:
-    """Return the token rules of the decoder's checkpoint, or else those of the recipe."""
-    saved = getattr(config, "metalm", None)
-    if not saved:
-        return TokenRules(**model.special_tokens.model_dump())
-    with model_errors(config.name_or_path):
-        return TokenRules(**saved["tokens"])
-
-
-def _check_bidirectional(name: str, encoder: Any) -> None:
-    if not measure_bidirectionality(encoder):
-        raise MetalmError(
-            f"{type(encoder).__name__} is not a bidirectional encoder: its outputs do not depend on later tokens",
-            where=f"model.encoders.{name}",
-            remedy="set a text encoder here (BERT, ELECTRA, ModernBERT, ...), and move this model to model.decoder",
-        )
-
-
-@torch.no_grad()
-def _rescale_connector(model: MetaLM, name: str, processor: Processor, seed: int) -> None:
-    """Scale a new connector's outputs to the root mean square of the decoder's token embeddings."""
-    generator = torch.Generator().manual_seed(seed)
-    encoder: Any = model.encoders[name].eval()
-    inputs = random_inputs(processor, encoder, generator)
-    outputs = model.encoder_ios[name].outputs(encoder, inputs).flatten(0, 1)
-    table: Any = model.get_input_embeddings()
-    tokens = torch.randint(table.num_embeddings, (512,), generator=generator)
-    connector: Any = model.connectors[name]
-    connector.rescale(outputs, root_mean_square(table(tokens)))
-
-
-def random_inputs(processor: Processor, encoder: Any, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """Generate random inputs of an encoder: noise for images, random tokens for text."""
-    inputs = {}
-    for key, array in processor.collate([processor.dummy()]).items():
-        if array.dtype.kind == "f":
-            inputs[key] = torch.randn((4, *array.shape[1:]), generator=generator)
-            continue
-        length = max(array.shape[1], min(32, getattr(processor, "max_length", 1)))
-        vocabulary_size = encoder.get_input_embeddings().num_embeddings
-        mask = "mask" in key
-        inputs[key] = (
-            torch.ones(4, length, dtype=torch.long)
-            if mask
-            else torch.randint(vocabulary_size, (4, length), generator=generator)
-        )
-    return inputs

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.decoders import expand_cache, full_logits, head_of, hidden_states, plain_generation
-from metalm_cli.models.encoder_pretraining import encode
+from metalm_cli.models.families.encoder_only import encode
 from metalm_cli.models.mlm_heads import masked_head
 from metalm_cli.sessions import PackedTokens, TokenisedSession, build_row, collate
 
@@ -30,7 +30,7 @@ REJECTIONS = (AttributeError, IndexError, RuntimeError, TypeError, ValueError)
 
 
 @contextmanager
-def _measuring(model: Any) -> Iterator[None]:
+def measuring(model: Any) -> Iterator[None]:
     """Set evaluation mode, without gradients; restore the mode of every module and the random state."""
     modes = [(module, module.training) for module in model.modules()]
     device = next(model.parameters()).device
@@ -43,7 +43,7 @@ def _measuring(model: Any) -> Iterator[None]:
             module.training = training
 
 
-def _agree(compute: Callable[[], tuple[Tensor, Tensor]], *, relative: bool = True) -> bool:
+def agree(compute: Callable[[], tuple[Tensor, Tensor]], *, relative: bool = True) -> bool:
     """Return whether two computed outputs are equal; False if the model rejects the inputs."""
     try:
         actual, expected = compute()
@@ -53,7 +53,7 @@ def _agree(compute: Callable[[], tuple[Tensor, Tensor]], *, relative: bool = Tru
         return False
 
 
-def _token_ids(model: Any, count: int) -> Tensor:
+def token_ids(model: Any, count: int) -> Tensor:
     """Return distinct token ids, ``[1, count]``."""
     device = next(model.parameters()).device
     return ((torch.arange(count, device=device) * 7 + 3) % model.get_input_embeddings().num_embeddings)[None]
@@ -120,7 +120,7 @@ def measure_decoder(decoder: Any, max_positions: int | None = None) -> DecoderTr
         # SDPA has the same masks; flex attention would first be compiled, for minutes on a CPU.
         decoder.set_attn_implementation("sdpa")
     try:
-        with _measuring(decoder):
+        with measuring(decoder):
             traits = _decoder_traits(decoder)
             return replace(traits, length_switch=measure_length_switch(decoder, max_positions))
     finally:
@@ -129,11 +129,11 @@ def measure_decoder(decoder: Any, max_positions: int | None = None) -> DecoderTr
 
 
 def _decoder_traits(decoder: Any) -> DecoderTraits:
-    first, second = _token_ids(decoder, 11).split([6, 5], dim=1)
+    first, second = token_ids(decoder, 11).split([6, 5], dim=1)
     logits = decoder(input_ids=first, use_cache=False).logits
     start_logits = decoder(input_ids=first[:, :4], use_cache=False).logits
-    _check_outputs(decoder, logits)
-    causal = _agree(lambda: (start_logits, logits[:, :4]))
+    check_outputs(decoder, logits)
+    causal = agree(lambda: (start_logits, logits[:, :4]))
 
     def from_head() -> tuple[Tensor, Tensor]:
         hidden = decoder.base_model(input_ids=first, use_cache=False).last_hidden_state
@@ -144,10 +144,10 @@ def _decoder_traits(decoder: Any) -> DecoderTraits:
         unpacked = torch.cat([logits, decoder(input_ids=second, use_cache=False).logits], 1)
         return full_logits(decoder, embeds, _pack(first, second)), unpacked
 
-    return DecoderTraits(causal, _agree(from_head), causal and _agree(packed))
+    return DecoderTraits(causal, agree(from_head), causal and agree(packed))
 
 
-def _check_outputs(model: Any, outputs: Tensor) -> None:
+def check_outputs(model: Any, outputs: Tensor) -> None:
     if not bool(torch.isfinite(outputs).all()):
         raise MetalmError(
             f"the outputs of {type(model).__name__} are not finite",
@@ -173,7 +173,7 @@ def measure_length_switch(decoder: Any, max_positions: int | None) -> int | None
     size = 6
     if max_positions is None or max_positions <= size:
         return None
-    embeds = decoder.get_input_embeddings()(_token_ids(decoder, size).expand(2, -1))
+    embeds = decoder.get_input_embeddings()(token_ids(decoder, size).expand(2, -1))
     positions = torch.arange(size, device=embeds.device)
 
     def beside(length: int) -> Tensor:
@@ -185,7 +185,7 @@ def measure_length_switch(decoder: Any, max_positions: int | None) -> int | None
         difference = (beside(length) - expected).abs().max()
         return bool(difference > SWITCH_TOLERANCE * expected.abs().max())
 
-    with _measuring(decoder):
+    with measuring(decoder):
         try:
             expected = beside(size)
             if not changes(max_positions):
@@ -202,7 +202,7 @@ def measure_length_switch(decoder: Any, max_positions: int | None) -> int | None
 def measure_left_padding(decoder: Any) -> bool:
     """Measure whether a decoder generates from embeddings with the same logits with and without padding on the left."""
     embedding = decoder.get_input_embeddings()
-    long_ids, short_ids = _token_ids(decoder, 14).split([9, 5], dim=1)
+    long_ids, short_ids = token_ids(decoder, 14).split([9, 5], dim=1)
     padded_ids = torch.cat([torch.zeros_like(long_ids[:, :4]), short_ids], 1)
     batch_ids = torch.cat([long_ids, padded_ids])
     mask = torch.ones_like(batch_ids)
@@ -227,8 +227,8 @@ def measure_left_padding(decoder: Any) -> bool:
         unpadded = [first_logits(ids, torch.ones_like(ids)) for ids in (long_ids, short_ids)]
         return first_logits(batch_ids, mask), torch.cat(unpadded, 1)
 
-    with _measuring(decoder), plain_generation(decoder):
-        return _agree(padded)
+    with measuring(decoder), plain_generation(decoder):
+        return agree(padded)
 
 
 def measure_cache_reuse(decoder: Any) -> bool:
@@ -236,7 +236,7 @@ def measure_cache_reuse(decoder: Any) -> bool:
     from transformers import DynamicCache
 
     embedding = decoder.get_input_embeddings()
-    ids = _token_ids(decoder, 9)
+    ids = token_ids(decoder, 9)
     packed = _pack(ids)
     suffixes = replace(
         packed,
@@ -253,8 +253,8 @@ def measure_cache_reuse(decoder: Any) -> bool:
         actual = hidden_states(decoder, embeds, suffixes, expand_cache(cache, 2))
         return torch.cat([expected[:, :5].expand(2, -1, -1), actual], 1), expected
 
-    with _measuring(decoder):
-        return _agree(after_cache)
+    with measuring(decoder):
+        return agree(after_cache)
 
 
 # -- encoders ---------------------------------------------------------------------------------------------------------
@@ -262,12 +262,12 @@ def measure_cache_reuse(decoder: Any) -> bool:
 
 def measure_bidirectionality(encoder: Any) -> bool:
     """Measure whether a text encoder's first output depends on later tokens."""
-    ids = _token_ids(encoder, 8)
+    ids = token_ids(encoder, 8)
     changed = ids.clone()
     changed[0, -1] = (changed[0, -1] + 1) % encoder.get_input_embeddings().num_embeddings
-    with _measuring(encoder):
+    with measuring(encoder):
         first, second = (encoder(input_ids=token_ids).last_hidden_state[0, 0] for token_ids in (ids, changed))
-        _check_outputs(encoder, first)
+        check_outputs(encoder, first)
         return bool((first - second).abs().max() > 0)
 
 
@@ -278,7 +278,7 @@ def measure_encoder_packing(model: Any) -> bool:
     """
     if getattr(model.config, "local_attention", None) or getattr(model.config, "sliding_window", None):
         return False
-    ids = _token_ids(model, 9)
+    ids = token_ids(model, 9)
     ids[ids == model.config.pad_token_id] += 1  # RoBERTa does not count padding when it numbers positions
     documents = ids.split([5, 4], dim=1)
 
@@ -286,8 +286,8 @@ def measure_encoder_packing(model: Any) -> bool:
         unpacked = [model.base_model(input_ids=document).last_hidden_state for document in documents]
         return encode(model, ids, _pack(*documents)), torch.cat(unpacked, 1)
 
-    with _measuring(model):
-        return _agree(packed, relative=False)  # a relative limit could change the rows of a run that is resumed
+    with measuring(model):
+        return agree(packed, relative=False)  # a relative limit could change the rows of a run that is resumed
 
 
 def measure_masked_head(model: Any) -> bool:
@@ -296,7 +296,7 @@ def measure_masked_head(model: Any) -> bool:
     if parts is None:
         return False
     transform, head = parts
-    ids = _token_ids(model, 6)
-    with _measuring(model):
+    ids = token_ids(model, 6)
+    with measuring(model):
         expected = model(input_ids=ids).logits
-        return _agree(lambda: (head.logits(transform(model.base_model(input_ids=ids).last_hidden_state)), expected))
+        return agree(lambda: (head.logits(transform(model.base_model(input_ids=ids).last_hidden_state)), expected))

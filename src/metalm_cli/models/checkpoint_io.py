@@ -2,14 +2,14 @@
 
 A docked model is saved as ``metalm`` with its decoder's tokenizer beside the weights and each encoder's processor in
 ``processors/<name>/``. A model without encoders is saved as its decoder's own class, and any causal language model
-loads as a MetaLM without encoders. An adapter is loaded together with its base.
+loads as a MetaLM without encoders. An encoder–decoder is saved as its own class. An adapter is loaded together with
+its base.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,16 @@ from metalm_cli.common.paths import expand_user
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.checkpoint_checks.config_files import load_config
 from metalm_cli.models.checkpoint_checks.finite_weights import check_finite
-from metalm_cli.models.checkpoint_checks.loading_errors import loading_errors
+from metalm_cli.models.checkpoint_checks.loading_errors import model_errors
 from metalm_cli.models.encoders import load_tokenizer
+from metalm_cli.models.families import family_of_config, family_of_model
+from metalm_cli.models.families.base import ModelParts
 from metalm_cli.models.lora.adapter_files import SavedAdapter, adapter_in, attach, check_base, read_adapter
-from metalm_cli.models.metalm import MetaLM, MetaLMConfig
 from metalm_cli.models.part_loader import check_no_missing_weights
-from metalm_cli.sessions import DecoderTokenizer, Processor, TokenRules
+from metalm_cli.sessions import DecoderTokenizer, Processor
 
-PROCESSORS_FOLDER = "processors"
-ENCODER_NAME = re.compile(r"[A-Za-z0-9_-]+")
-
-
-LoadedModel = tuple[MetaLM, DecoderTokenizer, dict[str, Processor]]
+LoadedModel = tuple[Any, DecoderTokenizer, dict[str, Processor]]
+"""Model, tokenizer and processors by encoder name."""
 
 
 def load_model(
@@ -121,18 +119,13 @@ def _load_folder(folder: Path, remote_code: bool) -> LoadedModel:
         return _load_folder_unchecked(folder, remote_code)
 
 
-def model_errors(folder: str | Path) -> AbstractContextManager[None]:
-    """Return a context manager that turns every exception into an error of a model folder."""
-    remedy = "name a run folder with a finished model/, or a folder of a causal language model"
-    return loading_errors("the model cannot be loaded", str(folder), remedy)
-
-
 def _load_folder_unchecked(folder: Path, remote_code: bool) -> LoadedModel:
-    from transformers import AutoModelForCausalLM
+    import transformers
 
     config = load_config(folder, remote_code)
+    family = family_of_config(config)
     with silence_transformers():
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = getattr(transformers, family.auto_class).from_pretrained(
             folder,
             config=config,
             dtype=torch.float32,
@@ -143,66 +136,9 @@ def _load_folder_unchecked(folder: Path, remote_code: bool) -> LoadedModel:
     model, info = loaded
     check_no_missing_weights(info["missing_keys"], str(folder))
     check_finite(model.state_dict().items(), str(folder))
-    tokenizer = load_tokenizer(folder, remote_code)
-    processors: dict[str, Processor] = {}
-    end_ids: list[int] = []
-    if isinstance(model, MetaLM):
-        rules = TokenRules(**config.tokens)
-        check_encoder_names(model.encoders, folder)
-        processors = {
-            name: model.encoder_ios[name].processor(
-                name, folder / PROCESSORS_FOLDER / name, encoder, config.docking[name]
-            )
-            for name, encoder in model.encoders.items()
-        }
-    else:
-        saved = getattr(config, "metalm", None) or {}
-        rules = TokenRules(**(saved.get("tokens") or {}))
-        # Metalm trains a model to end with the document-end token only.
-        end_ids = [] if saved else _generation_end_ids(model)
-        model = MetaLM(
-            MetaLMConfig(decoder_config=config.to_dict(), tokens=rules.to_dict(), training=saved.get("training")),
-            model,
-            {},
-        )
-    if not model.traits.causal:
-        raise MetalmError(
-            f"{type(model.decoder).__name__} is not a causal language model: its outputs depend on later tokens",
-            where=str(folder),
-            remedy="dock it as an encoder: model.encoders.text.checkpoint in a recipe",
-        )
-    embeddings: Any = model.get_input_embeddings()
-    embedding_rows = embeddings.num_embeddings
-    decoder_tokenizer = DecoderTokenizer(tokenizer, rules, embedding_rows=embedding_rows, end_ids=end_ids)
-    return model.eval(), decoder_tokenizer, processors
-
-
-def _generation_end_ids(model: Any) -> list[int]:
-    """Return the tokens that end a text by a checkpoint's ``generation_config.json`` or ``config.json``.
-
-    Raises:
-        ValueError: They are not token ids.
-    """
-    end_ids = getattr(model.generation_config, "eos_token_id", None)
-    listed = [] if end_ids is None else end_ids if isinstance(end_ids, list) else [end_ids]
-    if not all(isinstance(token_id, int) for token_id in listed):
-        raise ValueError(f"eos_token_id is {end_ids!r}, expected token ids")
-    return listed
-
-
-def check_encoder_names(names: Iterable[str], folder: Path) -> None:
-    """Check that encoder names of a config cannot lead outside its folder.
-
-    Raises:
-        MetalmError: A name has other characters than letters, digits, hyphens and underscores.
-    """
-    for name in names:
-        if not ENCODER_NAME.fullmatch(name):
-            raise MetalmError(
-                f"{name!r} cannot be the name of an encoder",
-                where=str(folder / "config.json"),
-                remedy="names are letters, digits, hyphens and underscores",
-            )
+    model, tokenizer, processors = family.wrap(model, config, load_tokenizer(folder, remote_code), folder)
+    assert tokenizer is not None, "both families continue texts"
+    return model, tokenizer, processors
 
 
 @contextmanager
@@ -252,19 +188,12 @@ def _hub_model_folder(source: str, offline: bool, code: bool) -> Path:
 
 
 def save_model(folder: Path, model: Any, tokenizer: DecoderTokenizer, processors: dict[str, Processor]) -> None:
-    """Save a model with its tokenizer and processors.
+    """Save a model that continues texts, with its tokenizer and processors.
 
     Args:
         folder: A new folder.
-        model: A MetaLM; without encoders it is saved as its decoder's own class.
-        tokenizer: The decoder's tokenizer.
+        model: The model; without encoders it is saved as its decoder's own class.
+        tokenizer: Tokenizer of its texts.
         processors: Processors by encoder name.
     """
-    if model.encoders:
-        model.save_pretrained(folder)
-    else:
-        model.decoder.config.metalm = {"tokens": tokenizer.rules.to_dict(), "training": model.config.training}
-        model.decoder.save_pretrained(folder)
-    tokenizer.tokenizer.save_pretrained(folder)
-    for name, processor in processors.items():
-        processor.save_pretrained(folder / PROCESSORS_FOLDER / name)
+    family_of_model(model).save(folder, ModelParts(model, tokenizer, processors))

@@ -94,9 +94,11 @@ class MetaLM(PreTrainedModel):
         decoder: The causal language model (the universal task layer).
         encoders: Encoders by name.
         connectors: Connectors by encoder name.
+        family: Name of the model family.
         adapted: Whether its parts have LoRA adapters.
     """
 
+    family = "decoder-only"
     adapted = False
     config_class = MetaLMConfig
     config: MetaLMConfig
@@ -133,6 +135,11 @@ class MetaLM(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         pass  # parts and connectors initialise themselves
+
+    @property
+    def text_model(self) -> Any:
+        """The model of transformers that generates texts."""
+        return self.decoder
 
     @property
     def traits(self) -> DecoderTraits:

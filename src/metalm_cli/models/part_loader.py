@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from metalm_cli.common.hub import model_folder, no_connections
-from metalm_cli.config.schema.model import DecoderConfig, EncoderConfig, NewTokenizer
+from metalm_cli.config.schema.model import DecoderConfig, EncoderConfig, NewTokenizer, Seq2SeqConfig
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.checkpoint_checks.config_files import load_config, reset_implementations
 from metalm_cli.models.checkpoint_checks.finite_weights import check_finite
@@ -63,7 +63,14 @@ class PartLoader:
                 where=f"{where}.checkpoint: {folder}",
                 remedy="continue the model with model.checkpoint (or --model)",
             )
-        if config.is_encoder_decoder or is_encoder or not self._has_model_class(AutoModelForCausalLM, config):
+        if config.is_encoder_decoder:
+            raise MetalmError(
+                f"a {config.model_type} model is an encoder–decoder, not a decoder",
+                where=where,
+                remedy="set it as model.seq2seq.checkpoint (or model.seq2seq.config) instead of model.decoder, or name "
+                "it with --model",
+            )
+        if is_encoder or not self._has_model_class(AutoModelForCausalLM, config):
             raise MetalmError(
                 f"a {config.model_type} model is not a causal language model",
                 where=where,
@@ -71,6 +78,30 @@ class PartLoader:
             )
         attention = {} if part.attention == "auto" else {"attn_implementation": part.attention}
         return self.build(AutoModelForCausalLM, config, folder, where, attention), tokenizer
+
+    def seq2seq(self, part: Seq2SeqConfig) -> tuple[Any, Any]:
+        """Load or build an encoder–decoder and its tokenizer."""
+        from transformers import AutoModelForSeq2SeqLM
+
+        where = "model.seq2seq"
+        folder = self.folder(part.checkpoint, part.revision)
+        tokenizer = self.tokenizer(part.tokenizer, folder, where, "seq2seq")
+        config = self.config(part, folder, where, tokenizer)
+        if not config.is_encoder_decoder or not self._has_model_class(AutoModelForSeq2SeqLM, config):
+            raise MetalmError(
+                f"a {config.model_type} model is not an encoder–decoder of texts",
+                where=where,
+                remedy="set an encoder–decoder (T5, mT5, BART, ...); a decoder belongs under model.decoder, an encoder "
+                "under model.encoders",
+            )
+        if folder is None:
+            given = part.config or {}
+            for name, token in (("decoder_start", tokenizer.pad_token_id), ("forced_eos", tokenizer.eos_token_id)):
+                # Defaults of a family (BART) are ids of its own tokenizer.
+                if f"{name}_token_id" not in given:
+                    setattr(config, f"{name}_token_id", token)
+        attention = {} if part.attention == "auto" else {"attn_implementation": part.attention}
+        return self.build(AutoModelForSeq2SeqLM, config, folder, where, attention), tokenizer
 
     def _has_model_class(self, auto: Any, config: Any) -> bool:
         """Return whether an Auto class, or the checkpoint's own code if it may run, has a model for a config."""
@@ -136,7 +167,9 @@ class PartLoader:
             )
         return load_tokenizer(folder, self.remote_code)
 
-    def config(self, part: DecoderConfig | EncoderConfig, folder: Path | None, where: str, tokenizer: Any) -> Any:
+    def config(
+        self, part: DecoderConfig | EncoderConfig | Seq2SeqConfig, folder: Path | None, where: str, tokenizer: Any
+    ) -> Any:
         """Load or build a part's config, with the recipe's dropout; a new config has the tokenizer's size and ids."""
         from transformers import AutoConfig
 

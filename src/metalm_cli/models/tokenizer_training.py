@@ -8,6 +8,7 @@ from typing import Any
 from metalm_cli.errors import MetalmError
 
 DECODER_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+SEQ2SEQ_TOKENS = {"pad_token": "<pad>", "eos_token": "</s>"}
 ENCODER_TOKENS = {
     "pad_token": "[PAD]",
     "unk_token": "[UNK]",
@@ -25,7 +26,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, role: str) -> Any:
     Args:
         texts: Documents.
         vocab_size: Number of entries, including special tokens and the 256 bytes.
-        role: ``decoder`` (start, end) or ``encoder`` (class and separator around every text, mask).
+        role: ``decoder`` (start, end), ``seq2seq`` (end after every text, padding) or ``encoder`` (class and separator
+            around every text, mask).
 
     Raises:
         MetalmError: There are no texts.
@@ -33,7 +35,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, role: str) -> Any:
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
-    special_tokens = DECODER_TOKENS if role == "decoder" else ENCODER_TOKENS
+    special_tokens = {"decoder": DECODER_TOKENS, "seq2seq": SEQ2SEQ_TOKENS, "encoder": ENCODER_TOKENS}[role]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex("\n"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -50,6 +52,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, role: str) -> Any:
         template_tokens = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
         tokenizer.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]", special_tokens=template_tokens
+        )
+    if role == "seq2seq":
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="$A </s>", special_tokens=[("</s>", tokenizer.token_to_id("</s>"))]
         )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special_tokens)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from metalm_cli.config.schema.model import ConnectorConfig, DecoderConfig, EncoderConfig, ModelConfig
+from metalm_cli.config.schema.model import ConnectorConfig, DecoderConfig, EncoderConfig, ModelConfig, Seq2SeqConfig
 from metalm_cli.errors import MetalmError
 
 
@@ -30,13 +30,15 @@ def requested_policy(model: ModelConfig, name: str, inherited: TrainPolicy) -> T
 
     Args:
         model: The recipe's ``model``.
-        name: Key path of the part: ``decoder``, ``encoders.NAME`` or ``connectors.NAME``.
+        name: Key path of the part: ``decoder``, ``encoders.NAME``, ``connectors.NAME`` or ``seq2seq``.
         inherited: Policy for what the recipe does not set. Its learning rate applies only where the recipe does not
             set what trains either.
     """
     kind, _, encoder = name.partition(".")
-    part: DecoderConfig | EncoderConfig | ConnectorConfig | None = model.decoder
-    if kind != "decoder":
+    part: DecoderConfig | EncoderConfig | ConnectorConfig | Seq2SeqConfig | None = model.decoder
+    if kind == "seq2seq":
+        part = model.seq2seq
+    elif kind != "decoder":
         part = model.encoders.get(encoder)
     if kind == "connectors":
         part = (part.connector if isinstance(part, EncoderConfig) else None) or model.connector
@@ -68,7 +70,19 @@ BARE_EMBEDDING_SUFFIXES = ("_embedding", "_embeddings", "_token")
 """Name endings of embeddings that are bare parameters (positions and class vectors of vision transformers)."""
 
 
+def layer_stacks(module: Any) -> list[list[nn.Module]]:
+    """Return the layers of each stack of a part: an encoder–decoder has two, every other part one."""
+    if getattr(getattr(module, "config", None), "is_encoder_decoder", False):
+        return [_longest_list(module.get_encoder()), _longest_list(module.get_decoder())]
+    return [_longest_list(module)]
+
+
 def transformer_layers(module: nn.Module) -> list[nn.Module]:
+    """Return the layers of all stacks of a part (:func:`layer_stacks`)."""
+    return [layer for layers in layer_stacks(module) for layer in layers]
+
+
+def _longest_list(module: nn.Module) -> list[nn.Module]:
     """Return the layers of a stack: its longest list of modules of one class, or a connector's linear layers."""
     if isinstance(module, nn.Sequential):
         return [layer for layer in module if isinstance(layer, nn.Linear)]
@@ -95,16 +109,16 @@ def set_trained_parameters(name: str, module: nn.Module, train: str) -> None:
             parameter.requires_grad_(LORA_PARAMETER_MARK in key)
     if not train.startswith("last_"):
         return
-    layers = transformer_layers(module)
     count = int(train.removeprefix("last_"))
-    if count > len(layers):
-        raise MetalmError(
-            f"{name} has {len(layers)} layers, but the last {count} of them should train",
-            where=f"model.{name}.trains: {train}",
-            remedy=f"set it to last_{len(layers)} or less, or to all",
-        )
-    for layer in layers[-count:]:
-        layer.requires_grad_(True)
+    for layers in layer_stacks(module):
+        if count > len(layers):
+            raise MetalmError(
+                f"{name} has {len(layers)} layers, but the last {count} of them should train",
+                where=f"model.{name}.trains: {train}",
+                remedy=f"set it to last_{len(layers)} or less, or to all",
+            )
+        for layer in layers[-count:]:
+            layer.requires_grad_(True)
 
 
 def apply_policy(parts: Mapping[str, nn.Module], policy: Mapping[str, TrainPolicy]) -> None:

@@ -22,8 +22,8 @@ from metalm_cli.models.assembly import Assembly
 from metalm_cli.models.metalm import MetaLM
 from metalm_cli.models.trainable import check_trained_parts_are_used
 from metalm_cli.objectives.base import StepModule, Term
-from metalm_cli.objectives.longest_rows import docked_row
-from metalm_cli.sessions import DECODER, Batch, DockTable, Processor, Row, TextProcessor, build_row, collate
+from metalm_cli.objectives.longest_rows import docked_row, random_pair
+from metalm_cli.sessions import DECODER, Batch, DockTable, Processor, Row, TextProcessor, row_format_of
 
 MIN_SAMPLED_DOCUMENTS = 32
 """Documents of a sample from which on rows without docks count as typical of the run."""
@@ -133,11 +133,13 @@ class LanguageObjective:
         options = data.validation.objective or self.options
         assert not isinstance(options, MaskedLM | ReplacedTokenDetection), "the schema rejects encoder objectives here"
         writer = self._writer(options, data, 0)
-        return [build_row([session], counts=counts) for session, counts in writer.validation_windows(texts)]
+        build = row_format_of(self.assembly.decoder_tokenizer).row
+        return [build([session], counts=counts) for session, counts in writer.validation_windows(texts)]
 
     def collate(self, rows: list[Row], length: int | None = None) -> Batch:
         tokenizer = self.assembly.decoder_tokenizer
-        return collate(rows, self.assembly.processors, length=length, pad_id=tokenizer.pad_id)
+        join = row_format_of(tokenizer).collate
+        return join(rows, self.assembly.processors, length=length, pad_id=tokenizer.pad_id)
 
     def metrics(self, sums: dict[str, float], counts: dict[str, int], _outputs: list[Any]) -> dict[str, float]:
         """Mean loss over trained tokens in nats, and bits per byte of their text."""
@@ -155,9 +157,16 @@ class LanguageObjective:
     def longest_rows(self, data: DataConfig, count: int) -> list[Row]:
         """Make rows with as many docks of the longest spans as fit."""
         rng = np.random.default_rng(0)
+        tokenizer = self.assembly.decoder_tokenizer
         longest = 0 if self.processor is None else longest_span(self.options)
         is_packed = data.isolate_documents and self.assembly.model.traits.packs_rows_of(data.sequence_length)
-        vocabulary = len(self.assembly.decoder_tokenizer.tokenizer)
+        vocabulary = len(tokenizer.tokenizer)
+        if tokenizer.reads_pairs:
+            build = row_format_of(tokenizer).row
+            return [
+                build([random_pair(data.sequence_length, longest_span(self.options), vocabulary, rng)])
+                for _ in range(count)
+            ]
         return [
             docked_row(data.sequence_length, is_packed, longest, self.processor, vocabulary, rng) for _ in range(count)
         ]

@@ -62,6 +62,12 @@ def docked_row(
     return build_row(sessions, counts={"source_tokens": length})
 
 
+def random_pair(length: int, source_length: int, vocabulary: int, rng: np.random.Generator) -> TokenisedSession:
+    """Make a full session of an encoder–decoder, of random tokens: a source, and the rest as its target."""
+    trained = np.arange(length) >= min(source_length, length // 2)
+    return TokenisedSession(rng.integers(0, vocabulary, size=length), trained)
+
+
 def _docked_session(
     size: int, longest: int, processor: Processor | None, vocabulary: int, rng: np.random.Generator
 ) -> TokenisedSession:

@@ -14,7 +14,7 @@ from metalm_cli.config.schema.objectives import MaskedLM, ReplacedTokenDetection
 from metalm_cli.data.documents.masked_rows import EncoderWriter
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.models.capabilities import measure_encoder_packing, measure_masked_head
-from metalm_cli.models.encoder_pretraining import encode, row_inputs
+from metalm_cli.models.families.encoder_only import encode, row_inputs
 from metalm_cli.models.loss import linear_cross_entropy
 from metalm_cli.models.mlm_heads import masked_head
 from metalm_cli.objectives.base import StepModule, Term

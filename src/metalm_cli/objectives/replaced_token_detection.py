@@ -11,7 +11,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from metalm_cli.config.schema.objectives import ReplacedTokenDetection
 from metalm_cli.models.capabilities import measure_masked_head
-from metalm_cli.models.encoder_pretraining import encode, make_generator
+from metalm_cli.models.families.encoder_only import encode, make_generator
 from metalm_cli.models.loss import CHUNK_ELEMENTS
 from metalm_cli.models.mlm_heads import detection_scores, masked_head
 from metalm_cli.objectives.base import StepModule, Term

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.objectives.base import Term
 from metalm_cli.objectives.language import LanguageModelStep
-from metalm_cli.sessions import DECODER, Batch, Row, collate
+from metalm_cli.sessions import DECODER, Batch, Row, row_format_of
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class SupervisedObjective:
 
     def collate(self, rows: list[Row], length: int | None = None) -> Batch:
         tokenizer = self.assembly.decoder_tokenizer
-        return collate(rows, self.assembly.processors, length=length, pad_id=tokenizer.pad_id)
+        join = row_format_of(tokenizer).collate
+        return join(rows, self.assembly.processors, length=length, pad_id=tokenizer.pad_id)
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """Number of trained tokens, of sessions (unless tokens are averaged), and of each task's trained tokens."""

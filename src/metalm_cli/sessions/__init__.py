@@ -3,13 +3,16 @@
 from metalm_cli.sessions.batch import DECODER, Batch, DockTable, PackedTokens, collate
 from metalm_cli.sessions.decoder_tokenizer import DecoderTokenizer, TokenisedDocument, TokenRules
 from metalm_cli.sessions.packing import ROOT, Row, build_row, can_attend, pack
+from metalm_cli.sessions.pairs import DECODER_ROWS, ENCODER, PairFormat, PairTokenizer, RowFormat, row_format_of
 from metalm_cli.sessions.processors import DockInput, ImageProcessor, Processor, TextProcessor, UnreadableContentError
 from metalm_cli.sessions.session_tokenizer import DOCKED_ID, SessionTokeniser, TokenisedSession
 from metalm_cli.sessions.spans import Causal, Docked, Session, Span
 
 __all__ = [
     "DECODER",
+    "DECODER_ROWS",
     "DOCKED_ID",
+    "ENCODER",
     "ROOT",
     "Batch",
     "Causal",
@@ -19,8 +22,11 @@ __all__ = [
     "Docked",
     "ImageProcessor",
     "PackedTokens",
+    "PairFormat",
+    "PairTokenizer",
     "Processor",
     "Row",
+    "RowFormat",
     "Session",
     "SessionTokeniser",
     "Span",
@@ -33,4 +39,5 @@ __all__ = [
     "can_attend",
     "collate",
     "pack",
+    "row_format_of",
 ]

@@ -74,7 +74,8 @@ class Batch:
     """Input of one forward pass, for a model and an objective.
 
     Args:
-        streams: Packed rows by stream name: ``decoder``, or an encoder that trains alone.
+        streams: Packed rows by stream name: ``decoder``, with ``encoder`` for an encoder–decoder; or an encoder that
+            trains alone.
         docks: Dock tables by encoder name.
         counts: Sums of the rows' counters, known before the forward pass.
         task_targets: Number of targets of each task that occurs in the rows, by its id.
@@ -145,7 +146,7 @@ def collate(
     """
     import torch
 
-    padded_length = max(map(len, rows)) if length is None else length
+    padded_length = max(len(row.ids) for row in rows) if length is None else length
     max_segments = max(len(row.parents) for row in rows)
     ids = np.full((len(rows), padded_length), pad_id, dtype=np.int64)
     positions = np.zeros((len(rows), padded_length), dtype=np.int64)
@@ -156,7 +157,7 @@ def collate(
     counts: Counter[str] = Counter()
     task_targets: Counter[int] = Counter()
     for index, row in enumerate(rows):
-        row_length = len(row)
+        row_length = len(row.ids)
         ids[index, :row_length] = row.ids
         segments[index, :row_length] = row.segments
         positions[index] = _padded_positions(row, padded_length)
@@ -194,7 +195,7 @@ def collate(
 
 def _padded_positions(row: Row, length: int) -> np.ndarray:
     """Positions of a row, continued in its padding up to the last position of a row of this length."""
-    padding = row.positions[-1] + 1 + np.arange(length - len(row))
+    padding = row.positions[-1] + 1 + np.arange(length - len(row.ids))
     return np.concatenate([row.positions, np.minimum(padding, length - 1)])
 
 

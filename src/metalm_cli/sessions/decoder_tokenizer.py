@@ -133,6 +133,9 @@ class DecoderTokenizer:
             embeddings.
     """
 
+    reads_pairs = False
+    """Whether sessions become pairs of a source and a target (:mod:`metalm_cli.sessions.pairs`)."""
+
     def __init__(
         self, tokenizer: Any, rules: TokenRules, *, embedding_rows: int | None = None, end_ids: Iterable[int] = ()
     ) -> None:
@@ -234,6 +237,18 @@ class DecoderTokenizer:
             offsets.extend((start + line_start, end + line_start) for start, end in encoding.offsets)
             line_start += len(line) + 1
         return np.array(ids, dtype=np.int64), np.array(offsets, dtype=np.int64).reshape(-1, 2)
+
+    def encode_target(self, text: str) -> list[int]:
+        """Tokenise an answer, which continues the session."""
+        return self.encode_continuation(text)
+
+    def empty_context(self) -> list[int]:
+        """Return the tokens that stand for no context: the start token, or the end token of a preceding document."""
+        return [self.start_id]
+
+    def join_texts(self, spans: list[Any]) -> list[Any]:
+        """Return the spans as they are: each is tokenised separately."""
+        return spans
 
     def encode_start(self, text: str) -> list[int]:
         """Tokenise a text that begins a session, without the start token."""

@@ -35,6 +35,7 @@ class Row:
         target_segments: Segment of each target. ``[m]`` int64.
         uniforms: A random number in [0, 1) per target, for objectives that sample. ``[m]`` float32, or None.
         task_ids: Task of each segment, for losses per task. ``[g]`` int64, or None.
+        source: What the encoder of an encoder–decoder reads, with the same segments; None for other models.
         counts: Counters of the row (``source_tokens``, ``docked_positions``, ``trained_tokens``, ...).
         numbers: Index plan numbers that the row contains, for messages.
     """
@@ -51,9 +52,11 @@ class Row:
     task_ids: np.ndarray | None = None
     counts: dict[str, int] = field(default_factory=dict)
     numbers: tuple[int, ...] = ()
+    source: Row | None = None
 
     def __len__(self) -> int:
-        return len(self.ids)
+        """Positions of the row, with those of its source."""
+        return len(self.ids) + (0 if self.source is None else len(self.source.ids))
 
 
 def build_row(

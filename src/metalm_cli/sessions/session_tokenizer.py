@@ -25,6 +25,7 @@ class TokenisedSession:
         trained: Positions whose token is predicted and counted. ``[n]`` bool.
         docks: First position and input of each dock, in order.
         name: Name of the session in error messages.
+        trained_spans: First and last position (exclusive) of each trained span, where spans are known.
 
     Example, a dock of three positions and a trained answer with its end token ``2``::
 
@@ -37,6 +38,7 @@ class TokenisedSession:
     trained: np.ndarray
     docks: tuple[tuple[int, DockInput], ...] = ()
     name: str = ""
+    trained_spans: tuple[tuple[int, int], ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -74,6 +76,7 @@ class SessionTokeniser:
         ids: list[int] = []
         trained: list[bool] = []
         docks: list[tuple[int, DockInput]] = []
+        trained_spans: list[tuple[int, int]] = []
         first = next((span for span in spans if isinstance(span, Docked) or span.content or span.end), None)
         if first is None:
             raise MetalmError(f"{name} is empty", remedy="add at least one span with content")
@@ -89,37 +92,44 @@ class SessionTokeniser:
                 trained.extend([False] * dock.positions)
             else:
                 span_ids = self._encode_causal(span, is_continuation)
+                if span.trained and span_ids:
+                    trained_spans.append((len(ids), len(ids) + len(span_ids)))
                 ids.extend(span_ids)
                 trained.extend([span.trained] * len(span_ids))
             is_continuation = is_continuation or isinstance(span, Docked) or bool(span.content)
         trained_mask = np.array(trained, dtype=bool)
-        if require_targets and not trained_mask[1:].any():  # nothing predicts the first position
+        first_predicted = 0 if self.tokenizer.reads_pairs else 1  # nothing predicts the first position of a decoder
+        if require_targets and not trained_mask[first_predicted:].any():
             raise MetalmError(
                 f"{name} has no trained token",
                 why="a session without trained tokens is neither learned nor scored",
                 remedy="set trained=True on the answer, and check that it is not empty",
             )
-        return TokenisedSession(np.array(ids, dtype=np.int64), trained_mask, tuple(docks), name)
+        return TokenisedSession(np.array(ids, dtype=np.int64), trained_mask, tuple(docks), name, tuple(trained_spans))
 
     def _docks_as_text(self, session: Session, name: str) -> list[Causal | Docked]:
         if self.processors:
             return list(session)
         spans: list[Causal | Docked] = []
-        for span in session:
+        for number, span in enumerate(session, start=1):
             if isinstance(span, Docked):
                 if not isinstance(span.content, str):
+                    model = "an encoder–decoder" if self.tokenizer.reads_pairs else "a model without encoders"
                     raise MetalmError(
-                        f"{name} docks {type(span.content).__name__} content into a model without encoders",
-                        why="the decoder can only read text in place of a dock",
-                        remedy="use a model that has the encoder " + repr(span.encoder),
+                        f"{name} docks {type(span.content).__name__} content into {model}",
+                        where=f"span {number} of {len(session)}: Docked({span.encoder!r}, …)",
+                        why="it can only read text in place of a dock",
+                        remedy="use a MetaLM that has the encoder " + repr(span.encoder),
                     )
                 span = Causal(span.content)
             spans.append(span)
-        return spans
+        return self.tokenizer.join_texts(spans)
 
     def _encode_causal(self, span: Causal, is_continuation: bool) -> list[int]:
         if not isinstance(span.content, str):
             ids = list(span.content)
+        elif span.trained and self.tokenizer.reads_pairs:
+            ids = self.tokenizer.encode_target(span.content)
         elif is_continuation:
             ids = self.tokenizer.encode_continuation(span.content)
         else:

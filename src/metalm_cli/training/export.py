@@ -14,13 +14,8 @@ from metalm_cli.common.atomic_files import explain_write_errors, fsync_folder, f
 from metalm_cli.common.hub import explain_hub_error
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.models.assembly import Assembly
-from metalm_cli.models.checkpoint_io import (
-    PROCESSORS_FOLDER,
-    find_adapter_base,
-    find_model_folder,
-    load_model,
-    save_model,
-)
+from metalm_cli.models.checkpoint_io import find_adapter_base, find_model_folder, load_model, save_model
+from metalm_cli.models.families.decoder_only import PROCESSORS_FOLDER
 from metalm_cli.models.lora.adapter_files import SavedAdapter, adapter_in, read_adapter, write_description
 from metalm_cli.models.lora.inject import merge
 from metalm_cli.provenance.lineage import LINEAGE

@@ -196,7 +196,8 @@ class Finetuning(Run):
             num_tokens += len(session)
             if rows and options.tokens_per_task is not None and num_tokens > options.tokens_per_task:
                 break
-            rows.append(pack_sessions([TaskSession(session, task, {"source_tokens": len(session)}, -1)]))
+            sample = TaskSession(session, task, {"source_tokens": len(session)}, -1)
+            rows.append(pack_sessions([sample], self.packing.row_format))
         return TaskValidation(rows, preview)
 
     def preview_texts(self) -> list[str | Session]:

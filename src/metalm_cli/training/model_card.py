@@ -10,7 +10,6 @@ from typing import Any
 from metalm_cli.common.markdown import code_block, code_span, escape_markdown
 from metalm_cli.config.schema.recipes import Recipe
 from metalm_cli.models.assembly import Assembly
-from metalm_cli.models.checkpoint_io import save_model
 from metalm_cli.models.lora.adapter_files import save_adapter
 from metalm_cli.models.lora.inject import LoraTargets
 from metalm_cli.provenance.lineage import LINEAGE, make_lineage
@@ -37,16 +36,12 @@ def write_model(
         facts: ``name``, ``recipe`` (YAML), ``steps``, ``tokens`` and validation metrics, for lineage and card.
         ancestors: Lineages of the base models.
     """
-    if assembly.is_encoder_only:
-        assembly.model.save_pretrained(folder)
-        for processor in assembly.processors.values():
-            processor.save_pretrained(folder)
-        for name, part in extra_parts.items():
-            part.save_pretrained(folder / name)
-    elif assembly.lora_targets is not None:
+    if assembly.lora_targets is not None:
         save_adapter(folder, assembly.parts(), assembly.lora_targets)
     else:
-        save_model(folder, assembly.model, assembly.decoder_tokenizer, assembly.processors)
+        assembly.family.save(folder, assembly)
+    for name, part in extra_parts.items():
+        part.save_pretrained(folder / name)
     lineage = make_lineage(corpus, recipe, facts, ancestors)
     (folder / LINEAGE).write_text(json.dumps(lineage, indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(model_card(assembly, lineage, facts), encoding="utf-8")
@@ -114,13 +109,11 @@ def part_table(assembly: Assembly) -> str:
 
 def how_to_load(assembly: Assembly) -> str:
     """Python code that loads the model, for a card."""
-    if assembly.is_encoder_only:
-        return 'from transformers import AutoModel\n\nencoder = AutoModel.from_pretrained("path/to/this/folder")'
-    if not assembly.processors and assembly.lora_targets is None:
-        return (
-            "from transformers import AutoModelForCausalLM\n\n"
-            'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")'
-        )
+    family = assembly.family
+    if not family.generates or (not assembly.processors and assembly.lora_targets is None):
+        name = "model" if family.generates else "encoder"
+        auto = family.auto_class
+        return f'from transformers import {auto}\n\n{name} = {auto}.from_pretrained("path/to/this/folder")'
     return (
         "import metalm_cli as metalm\n\n"
         'model = metalm.load("path/to/this/folder")\n'

@@ -140,10 +140,8 @@ def write_start(run: Run, folder: RunFolder, device: str) -> None:
 def _write_tokenizers(folder: RunFolder, assembly: Assembly) -> None:
     temporary = folder.path / f".{TOKENIZERS}{TEMPORARY_MARKER}"
     try:
-        if not assembly.is_encoder_only:
-            assembly.decoder_tokenizer.tokenizer.save_pretrained(temporary / "decoder")
-        for name, processor in assembly.processors.items():
-            processor.save_pretrained(temporary / "encoders" / name)
+        for name, tokenizer in assembly.family.tokenizers(assembly).items():
+            tokenizer.save_pretrained(temporary / name)
         fsync_tree(temporary)
         replace_folder(temporary, folder.path / TOKENIZERS)
     finally:

@@ -106,6 +106,6 @@ def make_trainer_callbacks(
 
 def _sample_continuations(run: Run) -> list[tuple[str, str]]:
     count = run.recipe.train.sample_continuations
-    if not count or run.assembly.is_encoder_only or run.num_processes > 1:
+    if not count or not run.assembly.family.generates or run.num_processes > 1:
         return []
     return run.callbacks.sample_continuations(run.assembly, run.preview_texts()[:count])

@@ -91,6 +91,48 @@ class DecoderConfig(Section):
     )
 
 
+class Seq2SeqConfig(Section):
+    """An encoder–decoder (T5, mT5, BART, ...) in place of a decoder with docked encoders."""
+
+    one_of = (("checkpoint", "config"),)
+    companions: ClassVar[dict[str, tuple[str, ...]]] = {"checkpoint": ("revision",), "config": ("tokenizer",)}
+
+    checkpoint: str | None = Field(default=None, description="Hub id or folder of an encoder–decoder.")
+    config: dict[str, Any] | None = Field(
+        default=None,
+        description="Hugging Face config with model_type, to initialise the model from scratch. Its decoder starts "
+        "with the pad token, unless the config sets decoder_start_token_id.",
+    )
+    revision: str | None = Field(default=None, description="Hub revision of the checkpoint: a branch, tag or commit.")
+    tokenizer: str | NewTokenizer | None = Field(
+        default=None,
+        description="Hub id or folder of a tokenizer; or {new: ...} with config, to train one. Default: the tokenizer"
+        " of the checkpoint. Encoder and decoder share it.",
+    )
+    trains: TrainableLayers | None = Field(
+        default=None,
+        description="Trainable parameters: all, none, or last_N (the last N layers of the encoder and of the decoder). "
+        "Default: all; with model.checkpoint, the setting saved in it.",
+    )
+    learning_rate: float | None = Field(
+        default=None,
+        gt=0,
+        le=MAX_LEARNING_RATE,
+        description="Learning rate of the model; default: train.learning_rate.",
+    )
+    dropout: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="Dropout probability, for all dropout layers; default: the values of the checkpoint or config.",
+    )
+    attention: Literal["auto", "eager", "sdpa"] = Field(
+        default="auto",
+        description="Attention implementation. auto: the default of Transformers (sdpa if the model family supports "
+        "it).",
+    )
+
+
 class ConnectorConfig(Section):
     """Projection of encoder outputs to the width of the decoder's token embeddings."""
 
@@ -176,22 +218,27 @@ class TrainableParts(Section):
     connectors: TrainableLayers | None = Field(
         default=None, description="Trainable parameters of every connector: all, none, or last_N."
     )
+    seq2seq: TrainableLayers | None = Field(
+        default=None, description="Trainable parameters of an encoder–decoder: all, none, or last_N."
+    )
 
 
 class ModelConfig(Section):
     """The parts of a new MetaLM, or a trained MetaLM to continue from."""
 
     excludes: ClassVar[dict[str, tuple[str, ...]]] = {
-        "checkpoint": ("decoder", "encoders", "special_tokens", "connector"),
-        "decoder": ("checkpoint",),
-        "encoders": ("checkpoint",),
+        "checkpoint": ("decoder", "encoders", "seq2seq", "special_tokens", "connector"),
+        "decoder": ("checkpoint", "seq2seq"),
+        "encoders": ("checkpoint", "seq2seq"),
+        "seq2seq": ("checkpoint", "decoder", "encoders", "connector"),
     }
     renamed: ClassVar[dict[str, str]] = {"tokens": "special_tokens"}
 
     checkpoint: str | None = Field(
         default=None,
-        description="A trained MetaLM to continue from: a run folder, a model folder or a hub id. Excludes "
-        "special_tokens, and all keys of decoder, encoders and connector but trains and learning_rate.",
+        description="A trained model to continue from: a run folder, a model folder (a MetaLM, or any causal or "
+        "encoder–decoder language model) or a hub id. Excludes special_tokens, and all keys of decoder, encoders, "
+        "connector and seq2seq but trains and learning_rate.",
     )
     trains: TrainableParts = Field(
         default=TrainableParts(),
@@ -211,34 +258,52 @@ class ModelConfig(Section):
     connector: ConnectorConfig = Field(
         default=ConnectorConfig(), description="Connector of every encoder that does not set its own."
     )
+    seq2seq: Seq2SeqConfig | None = Field(
+        default=None,
+        description="An encoder–decoder. It reads the same sessions: each trained span is predicted from all text "
+        "before it. Excludes decoder, encoders and connector.",
+    )
 
     @classmethod
     def takes_part_in_exclusion(cls, key: str, value: Any) -> bool:
-        if key not in ("decoder", "encoders", "connector") or not isinstance(value, dict):
+        if key not in ("decoder", "encoders", "connector", "seq2seq") or not isinstance(value, dict):
             return True
         if key == "connector":
             return bool(value.keys() - POLICY_KEYS)
-        parts = [value] if key == "decoder" else list(value.values())
+        parts = list(value.values()) if key == "encoders" else [value]
         return any(isinstance(part, dict) and (part.get("checkpoint") or part.get("config")) for part in parts)
 
     @property
     def builds_parts(self) -> bool:
         """Whether a part is loaded or built from a checkpoint or config of its own."""
-        parts = [self.decoder, *self.encoders.values()]
-        return any(part is not None and (part.checkpoint is not None or part.config is not None) for part in parts)
+        return any(map(_is_built, (self.decoder, *self.encoders.values(), self.seq2seq)))
+
+    @property
+    def builds_seq2seq(self) -> bool:
+        """Whether an encoder–decoder is loaded or built from a checkpoint or config of its own."""
+        return _is_built(self.seq2seq)
 
     @model_validator(mode="after")
     def _parts_or_checkpoint(self) -> ModelConfig:
         if self.checkpoint is not None and self.builds_parts:
-            decoder = self.decoder
-            is_decoder = decoder is not None and (decoder.checkpoint is not None or decoder.config is not None)
-            parts_key = "decoder" if is_decoder else "encoders"
+            parts_key = "decoder" if _is_built(self.decoder) else "seq2seq" if _is_built(self.seq2seq) else "encoders"
             raise InconsistentValues(
                 f"expected a checkpoint or parts, got checkpoint and {parts_key}",
                 key=parts_key,
-                remedy=f"remove checkpoint or {parts_key}: the checkpoint of a MetaLM includes its parts",
+                remedy=f"remove checkpoint or {parts_key}: the checkpoint of a model includes its parts",
+            )
+        if self.builds_seq2seq and (_is_built(self.decoder) or any(map(_is_built, self.encoders.values()))):
+            parts_key = "decoder" if _is_built(self.decoder) else "encoders"
+            raise InconsistentValues(
+                f"expected an encoder–decoder or a decoder with encoders, got seq2seq and {parts_key}",
+                key="seq2seq",
+                remedy=f"remove seq2seq or {parts_key}: an encoder–decoder docks nothing",
             )
         return self
+
+
+def _is_built(part: DecoderConfig | EncoderConfig | Seq2SeqConfig | None) -> bool:
+    return part is not None and (part.checkpoint is not None or part.config is not None)
 
 
 class Lora(Section):

@@ -18,7 +18,7 @@ from metalm_cli.sessions import (
     TokenisedDocument,
     TokenisedSession,
     UnreadableContentError,
-    build_row,
+    row_format_of,
 )
 
 SPANS_PURPOSE, VALIDATION_PURPOSE = 1, 2
@@ -130,7 +130,7 @@ class SessionWriter:
         sessions = [TokenisedSession(row_segment.ids, *row_segment.payload) for row_segment in row_segments]
         if not self.isolate:
             sessions = [join_segments(sessions)]
-        return build_row(sessions, counts=dict(counts), numbers=numbers)
+        return row_format_of(self.tokenizer).row(sessions, counts=dict(counts), numbers=numbers)
 
     # -- validation ---------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from metalm_cli.data.sampling.loader import SlotResult, StepRows
 from metalm_cli.data.sampling.micro_batching import cheapest_split
-from metalm_cli.sessions import Row, TokenisedSession, build_row
+from metalm_cli.sessions import DECODER_ROWS, PairFormat, Row, RowFormat, TokenisedSession
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,14 @@ class RowPacking:
         max_encoder_tokens: Maximum encoder tokens of a packed row.
         shorten_rows: Shorten packed rows if that costs less on a CPU: to the length of one of the step's sessions;
             longer sessions get rows of their own.
+        row_format: How sessions become rows.
     """
 
     pack: bool
     length: int
     max_encoder_tokens: int | None = None
     shorten_rows: bool = False
+    row_format: RowFormat | PairFormat = DECODER_ROWS
 
     def rows(self, sessions: Sequence[TaskSession]) -> list[Row]:
         """The rows of a step's sessions, the longest first."""
@@ -55,7 +57,7 @@ class RowPacking:
             groups = min((self._first_fit(ordered, length) for length in sorted(lengths)), key=_row_cost)
         else:
             groups = self._first_fit(ordered, self.length)
-        return [pack_sessions(group) for group in groups]
+        return [pack_sessions(group, self.row_format) for group in groups]
 
     def _first_fit(self, ordered: Sequence[TaskSession], length: int) -> list[list[TaskSession]]:
         """First-fit packing, the longest first, within the limits of decoder positions and encoder tokens."""
@@ -100,12 +102,12 @@ def encoder_positions(session: TokenisedSession) -> int:
     return sum(sum(dock.cost.values()) for _, dock in session.docks)
 
 
-def pack_sessions(sessions: Sequence[TaskSession]) -> Row:
+def pack_sessions(sessions: Sequence[TaskSession], row_format: RowFormat | PairFormat = DECODER_ROWS) -> Row:
     """Pack sessions into a row, isolated from each other."""
     counts: Counter[str] = Counter(sessions=len(sessions))
     for session in sessions:
         counts.update(session.counts)
-    row = build_row(
+    row = row_format.row(
         [session.tokenised for session in sessions],
         task_ids=[session.task for session in sessions],
         counts=dict(counts),

@@ -106,7 +106,7 @@ def model_record(source: str, language_model: LanguageModel) -> dict[str, Any]:
         "configuration_sha256": configuration_sha256(language_model),
         "parameters": sum(parameter.numel() for parameter in language_model.model.parameters()),
         "encoders": list(language_model.model.encoders),
-        "decoder": language_model.model.decoder.config.model_type,
+        "decoder": language_model.model.text_model.config.model_type,
     }
 
 

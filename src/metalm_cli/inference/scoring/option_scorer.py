@@ -84,7 +84,16 @@ def score(
     Raises:
         MetalmError: A question has an empty prefix, or exceeds the decoder's positions or the memory.
     """
-    return Scorer(language_model, budget, share).score(questions, on_scored)
+    return scorer_of(language_model, budget, share).score(questions, on_scored)
+
+
+def scorer_of(language_model: LanguageModel, budget: int | None = None, share: bool = True) -> Scorer:
+    """Return the option scorer of a model, by its family; arguments as :func:`score`."""
+    if language_model.decoder_tokenizer.reads_pairs:
+        from metalm_cli.inference.scoring.pair_scorer import PairScorer
+
+        return PairScorer(language_model, budget, share)
+    return Scorer(language_model, budget, share)
 
 
 @dataclass
@@ -111,10 +120,14 @@ class Scorer:
         model = self.language_model.model
         self.share = self.share and model.traits.supports_packing
         self._use_cache = self.share and measure_cache_reuse(model.decoder)
+        self.set_limits()
+        self.docks = DockCache(self.language_model, self._position_limit)
+
+    def set_limits(self) -> None:
+        """Set the budget of positions of a forward pass."""
         self._on_cuda = self.language_model.device.type == "cuda"
         self._position_limit = self.budget or (FIRST_BUDGET if self._on_cuda else CPU_BUDGET)
         self._limit_known = self.budget is not None or not self._on_cuda
-        self.docks = DockCache(self.language_model, self._position_limit)
 
     @torch.no_grad()
     def score(
@@ -128,19 +141,10 @@ class Scorer:
         sums, greedy = np.zeros(total), np.ones(total, dtype=bool)
         sizes = np.array([len(option) for question in questions for option in question.options], dtype=np.int64)
         shared_prefixes: dict[str, TokenisedSession] = {}
-        max_positions = self.language_model.model.max_positions
         scoring_rows = [
             scoring_row
             for index, question in enumerate(questions)
-            for scoring_row in pack_question(
-                question,
-                int(starts[index]),
-                shared_prefixes,
-                max_positions,
-                share=self.share,
-                use_cache=self._use_cache,
-                length_switch=self.language_model.model.traits.length_switch,
-            )
+            for scoring_row in self.pack(question, int(starts[index]), shared_prefixes)
         ]
         question_indices = np.repeat(np.arange(len(questions)), np.diff(starts))
         rows_left = np.bincount(
@@ -154,7 +158,7 @@ class Scorer:
             option_slice = slice(starts[number], starts[number + 1])
             return OptionScores(sums[option_slice].copy(), sizes[option_slice], greedy[option_slice].copy())
 
-        for batch in self._batches(scoring_rows):
+        for batch in self.batches(scoring_rows):
             self._score_batch(batch, shared_prefixes, sums, greedy)
             done = np.concatenate([question_indices[np.unique(scoring_row.owners)] for scoring_row in batch])
             np.subtract.at(rows_left, done, 1)
@@ -162,9 +166,24 @@ class Scorer:
             on_scored(finished, [scores_of(number) for number in finished])
         return [scores_of(number) for number in range(len(questions))]
 
+    def pack(
+        self, question: OptionQuestion, first_option: int, shared_prefixes: dict[str, TokenisedSession]
+    ) -> Iterator[ScoringRow]:
+        """Make the rows of a question, as :func:`pack_question`."""
+        model = self.language_model.model
+        return pack_question(
+            question,
+            first_option,
+            shared_prefixes,
+            model.max_positions,
+            share=self.share,
+            use_cache=self._use_cache,
+            length_switch=model.traits.length_switch,
+        )
+
     # -- rows ---------------------------------------------------------------------------------------------------------
 
-    def _batches(self, scoring_rows: Sequence[ScoringRow]) -> Iterator[list[ScoringRow]]:
+    def batches(self, scoring_rows: Sequence[ScoringRow]) -> Iterator[list[ScoringRow]]:
         """Group rows with the same shared prefix into batches, the longest first. The budget may change meanwhile."""
         pending = sorted(
             scoring_rows, key=lambda scoring_row: (scoring_row.shared_prefix_key or "", -len(scoring_row.row))
@@ -193,7 +212,7 @@ class Scorer:
             torch.cuda.reset_peak_memory_stats()
             allocated = torch.cuda.memory_allocated()
         try:
-            result = self._forward(batch, shared_prefixes)
+            result = self.forward(batch, shared_prefixes)
         except torch.OutOfMemoryError as error:
             if len(batch) == 1:
                 raise MetalmError(
@@ -222,7 +241,7 @@ class Scorer:
         np.add.at(sums, owners, values)
         np.logical_and.at(greedy, owners, is_greedy)
 
-    def _forward(
+    def forward(
         self, batch: list[ScoringRow], shared_prefixes: dict[str, TokenisedSession]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the log-probability of each target of a batch, and whether it is the likeliest token. ``[m]``"""
@@ -263,8 +282,8 @@ class Scorer:
         if model.traits.has_known_head:
             project: Callable[[Tensor], Tensor] = head_of(model.decoder).logits
         else:
-            project = _identity
-        return _target_log_probs(hidden, project, model.decoder.config.vocab_size, inverse, targets)
+            project = identity
+        return target_log_probs(hidden, project, model.decoder.config.vocab_size, inverse, targets)
 
     def _embed(self, input_ids: Tensor, dock_positions: Sequence[tuple[int, DockInput]]) -> Tensor:
         """Return the input vectors, with those of docks at their positions: ``[b, s, d]``."""
@@ -296,7 +315,7 @@ class Scorer:
         return self._caches[key]
 
 
-def _target_log_probs(
+def target_log_probs(
     hidden: Tensor, project: Callable[[Tensor], Tensor], vocabulary: int, inverse: np.ndarray, targets: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the log-probabilities of targets and whether each is the likeliest token, computed in chunks of rows.
@@ -325,5 +344,5 @@ def _target_log_probs(
     return results[0], results[1] > 0.5
 
 
-def _identity(logits: Tensor) -> Tensor:
+def identity(logits: Tensor) -> Tensor:
     return logits

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 from metalm_cli.errors import MetalmError
 
@@ -23,6 +24,12 @@ def loading_errors(what: str, where: str, remedy: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise MetalmError(what, where=where, why=describe_exception(error), remedy=remedy) from error
+
+
+def model_errors(folder: str | Path) -> AbstractContextManager[None]:
+    """Return a context manager that turns every exception into an error of a model folder."""
+    remedy = "name a run folder with a finished model/, or a folder of a causal or encoder–decoder language model"
+    return loading_errors("the model cannot be loaded", str(folder), remedy)
 
 
 def describe_exception(error: Exception) -> str:

@@ -18,7 +18,7 @@ from torch import nn
 from metalm_cli.common.file_hash import file_sha256
 from metalm_cli.config.schema.model import Lora
 from metalm_cli.errors import MetalmError
-from metalm_cli.models.trainable import transformer_layers
+from metalm_cli.models.trainable import layer_stacks
 
 ALL_LINEAR = "all-linear"
 
@@ -97,14 +97,15 @@ def linear_targets(name: str, part: Any, requested: Sequence[str], train: str = 
     if train == "all":
         return linear
     count = int(train.removeprefix("last_"))
-    layers = transformer_layers(part)
-    if count > len(layers):
+    stacks = layer_stacks(part)
+    fewest = min(map(len, stacks))
+    if count > fewest:
         raise MetalmError(
-            f"{name} has {len(layers)} layers, but model.trains sets adapters for {count}",
+            f"{name} has {fewest} layers, but model.trains sets adapters for {count}",
             where=f"model.trains.{name.partition('.')[0]}: {train}",
-            remedy=f"set it to last_{len(layers)} or less, or to all",
+            remedy=f"set it to last_{fewest} or less, or to all",
         )
-    module_ids = {id(module) for layer in layers[-count:] for module in layer.modules()}
+    module_ids = {id(module) for layers in stacks for layer in layers[-count:] for module in layer.modules()}
     return [key for key, module in part.named_modules() if key in set(linear) and id(module) in module_ids]
 
 

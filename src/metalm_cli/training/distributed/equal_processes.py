@@ -66,9 +66,7 @@ def check_equal_models(collectives: Collectives, assembly: Assembly, parameters:
         MetalmError: A process differs from rank zero.
     """
     if collectives.num_processes > 1:
-        tokenizers = {name: _tokenizer_hash(processor) for name, processor in assembly.processors.items()}
-        if not assembly.is_encoder_only:
-            tokenizers["decoder"] = _tokenizer_hash(assembly.decoder_tokenizer)
+        tokenizers = {name: _tokenizer_hash(owner) for name, owner in assembly.family.tokenizers(assembly).items()}
         shapes = {name: list(tensor.shape) for name, tensor in parameters.items()}
         _check_equal(
             collectives,
@@ -84,8 +82,8 @@ def text_sample(texts: Any) -> str:
 
 
 def _tokenizer_hash(owner: Any) -> str:
-    """Hash of the tokenizer of a processor; empty for a processor without one."""
-    tokenizer = getattr(owner, "tokenizer", None)
+    """Hash of a tokenizer, or of that of a processor; empty for a processor without one."""
+    tokenizer = getattr(owner, "tokenizer", owner)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     return "" if backend is None else hashlib.sha256(backend.to_str().encode()).hexdigest()
 

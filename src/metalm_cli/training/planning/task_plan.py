@@ -14,7 +14,7 @@ from metalm_cli.data.examples.session_writer import SessionBuilder
 from metalm_cli.data.examples.task_corpus import TaskCorpus
 from metalm_cli.data.examples.task_selection import TaskSelection, group_by_reason
 from metalm_cli.models.assembly import Assembly
-from metalm_cli.sessions import Row
+from metalm_cli.sessions import Row, row_format_of
 from metalm_cli.training.planning.memory import estimate_memory
 from metalm_cli.training.planning.plan import (
     MANY_EPOCHS,
@@ -63,7 +63,11 @@ def row_packing_of(recipe: FinetuneRecipe, assembly: Assembly, device: torch.dev
     data = recipe.data
     packs = assembly.model.traits.packs_rows_of(data.sequence_length)
     return RowPacking(
-        packs and data.row_packing != "pad", data.sequence_length, data.encoder_tokens, device.type == "cpu"
+        packs and data.row_packing != "pad",
+        data.sequence_length,
+        data.encoder_tokens,
+        device.type == "cpu",
+        row_format_of(assembly.decoder_tokenizer),
     )
 
 

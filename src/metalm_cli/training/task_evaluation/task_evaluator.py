@@ -12,6 +12,7 @@ from torch import nn
 from metalm_cli.evaluation.results.result_writer import named_scores
 from metalm_cli.evaluation.results.schema import TaskRecord
 from metalm_cli.inference import LanguageModel
+from metalm_cli.inference.language_model import language_model_of
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.training.distributed.collectives import Collectives
 from metalm_cli.training.distributed.state_dict import gather_model
@@ -23,7 +24,7 @@ def evaluated_model(assembly: Assembly) -> LanguageModel:
     """Return the model of an assembly as it is loaded after it was saved: it ends texts with its document end alone."""
     tokenizer = copy(assembly.decoder_tokenizer)
     tokenizer.end_ids = frozenset((tokenizer.document_end_id,))
-    return LanguageModel(assembly.model, tokenizer, assembly.processors)
+    return language_model_of(assembly.model, tokenizer, assembly.processors)
 
 
 class TaskEvaluator:

@@ -68,7 +68,7 @@ def _print_rows(
 
     recipe = resolved.recipe
     plain = out.no_color or not out.is_terminal
-    masked = assembly.tokenizer is None
+    masked = not assembly.family.generates
     tokenizer: Any
     if masked:
         (processor,) = assembly.processors.values()

@@ -285,7 +285,7 @@ def _first_row_spans(run: Run) -> Iterator[tuple[str, list[list[Any]]]]:
     from metalm_cli.training.first_rows import first_rows
 
     assembly = run.assembly
-    masked = assembly.tokenizer is None
+    masked = not assembly.family.generates
     if masked:
         processor: Any = next(iter(assembly.processors.values()))  # a text encoder's, the only one
         tokenizer = processor.tokenizer
@@ -297,5 +297,5 @@ def _first_row_spans(run: Run) -> Iterator[tuple[str, list[list[Any]]]]:
         return
     assert isinstance(run, Finetuning)
     for number in range(REPORTED_EXAMPLES):
-        row = pack_sessions([run.session_builder.session(number)])
+        row = pack_sessions([run.session_builder.session(number)], run.packing.row_format)
         yield run.corpus.where(number), row_spans(row, tokenizer, assembly.processors)

@@ -1,19 +1,62 @@
-"""Pretraining of an encoder alone: packed rows through a bidirectional model."""
+"""Encoder-only models: a bidirectional text encoder that is pretrained alone, in packed rows."""
 
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from metalm_cli.config.schema.model import EncoderConfig
+from metalm_cli.config.schema.model import EncoderConfig, ModelConfig
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.attention import dense_mask
 from metalm_cli.models.checkpoint_checks.loading_errors import loading_errors
-from metalm_cli.models.encoders import encoder_io_for, first_position
+from metalm_cli.models.encoders import TextEncoderIO, encoder_io_for, first_position
+from metalm_cli.models.families.base import ModelParts
 from metalm_cli.models.part_loader import PartLoader
 from metalm_cli.sessions import ROOT, PackedTokens, TextProcessor
+
+
+class EncoderOnly:
+    """Family of encoders that train alone; a row holds documents with masked tokens."""
+
+    name = "encoder-only"
+    streams = ("the name of the encoder",)
+    objectives = ("mlm", "rtd")
+    generates = False
+    auto_class = "AutoModel"
+
+    def claims(self, model: ModelConfig, objective: str) -> bool:
+        return objective in self.objectives
+
+    def build(self, model: ModelConfig, objective: str, loader: PartLoader, seed: int) -> ModelParts:
+        ((name, options),) = model.encoders.items()
+        encoder, processor = load_encoder_for_pretraining(name, options, loader, objective)
+        return ModelParts(encoder, None, {name: processor})
+
+    def wrap(self, model: Any, config: Any, tokenizer: Any, folder: Path) -> ModelParts:
+        raise NotImplementedError("an encoder alone continues no text; it is docked, or trained with mlm or rtd")
+
+    def parts(self, built: Any) -> dict[str, nn.Module]:
+        return {f"encoders.{name}": built.model for name in built.processors}
+
+    def length_limit(self, built: Any) -> tuple[int | None, str]:
+        (processor,) = built.processors.values()
+        assert isinstance(processor, TextProcessor)
+        limit = TextEncoderIO().max_positions(built.model, processor.tokenizer)
+        return limit, built.model.config.model_type
+
+    def tokenizers(self, built: Any) -> dict[str, Any]:
+        return {f"encoders/{name}": processor for name, processor in built.processors.items()}
+
+    def save(self, folder: Path, built: Any) -> None:
+        built.model.save_pretrained(folder)
+        for processor in built.processors.values():
+            processor.save_pretrained(folder)
+
+    def notes(self, built: Any) -> list[str]:
+        return []
 
 
 def load_encoder_for_pretraining(

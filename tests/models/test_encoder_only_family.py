@@ -16,7 +16,7 @@ from metalm_cli.data.sampling.row_slots import RowSlot
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.assembly import Assembly, build_encoder
 from metalm_cli.models.capabilities import measure_encoder_packing, measure_masked_head
-from metalm_cli.models.encoder_pretraining import encode, make_generator
+from metalm_cli.models.families.encoder_only import encode, make_generator
 from metalm_cli.models.mlm_heads import masked_head
 from metalm_cli.objectives.masked_lm import MaskedLMObjective
 from metalm_cli.objectives.replaced_token_detection import DetectionStep, ReplacedTokenObjective

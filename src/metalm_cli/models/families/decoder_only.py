@@ -1,0 +1,221 @@
+"""Decoder-only models: a causal decoder with docked encoders (MetaLM), or without any."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from metalm_cli.config.schema.model import ModelConfig
+from metalm_cli.errors import MetalmError
+from metalm_cli.models.capabilities import measure_bidirectionality
+from metalm_cli.models.checkpoint_checks.loading_errors import loading_errors
+from metalm_cli.models.connectors import root_mean_square
+from metalm_cli.models.encoders import encoder_io_for
+from metalm_cli.models.families.base import ModelParts
+from metalm_cli.models.families.token_rules import generation_end_ids, token_rules
+from metalm_cli.models.metalm import MetaLM, MetaLMConfig
+from metalm_cli.models.part_loader import PartLoader
+from metalm_cli.sessions import DECODER, DecoderTokenizer, Processor, TextProcessor, TokenRules
+
+PROCESSORS_FOLDER = "processors"
+ENCODER_NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+
+class DecoderOnly:
+    """Family of decoders; a session is one row, and encoders dock contents into it."""
+
+    name = "decoder-only"
+    streams = (DECODER,)
+    objectives = ("semi_causal", "causal", "prefix")
+    generates = True
+    auto_class = "AutoModelForCausalLM"
+
+    def claims(self, model: ModelConfig, objective: str) -> bool:
+        return True
+
+    def build(self, model: ModelConfig, objective: str, loader: PartLoader, seed: int) -> ModelParts:
+        return build_metalm_parts(model, loader, seed)
+
+    def wrap(self, model: Any, config: Any, tokenizer: Any, folder: Path) -> ModelParts:
+        return wrap_decoder(model, config, tokenizer, folder)
+
+    def parts(self, built: Any) -> dict[str, nn.Module]:
+        model = built.model
+        parts: dict[str, nn.Module] = {"decoder": model.decoder}
+        for name, encoder in model.encoders.items():
+            parts[f"encoders.{name}"] = encoder
+            parts[f"connectors.{name}"] = model.connectors[name]
+        return parts
+
+    def length_limit(self, built: Any) -> tuple[int | None, str]:
+        return built.model.max_positions, built.model.decoder.config.model_type
+
+    def tokenizers(self, built: Any) -> dict[str, Any]:
+        encoders = {f"encoders/{name}": processor for name, processor in built.processors.items()}
+        return {"decoder": built.tokenizer.tokenizer, **encoders}
+
+    def save(self, folder: Path, built: Any) -> None:
+        """Save a MetaLM; without encoders it is saved as its decoder's own class."""
+        model, tokenizer = built.model, built.tokenizer
+        if model.encoders:
+            model.save_pretrained(folder)
+        else:
+            model.decoder.config.metalm = {"tokens": tokenizer.rules.to_dict(), "training": model.config.training}
+            model.decoder.save_pretrained(folder)
+        tokenizer.tokenizer.save_pretrained(folder)
+        for name, processor in built.processors.items():
+            processor.save_pretrained(folder / PROCESSORS_FOLDER / name)
+
+    def notes(self, built: Any) -> list[str]:
+        return built.model.traits.notes()
+
+
+def build_metalm_parts(model: ModelConfig, loader: PartLoader, seed: int) -> ModelParts:
+    """Load or build the decoder and the encoders of a recipe, and connect them.
+
+    Raises:
+        MetalmError: A part is missing, does not fit, or is of the wrong kind.
+    """
+    assert model.decoder is not None, "the schema requires a decoder here"
+    decoder, tokenizer = loader.decoder(model.decoder)
+    rules = token_rules(model, decoder.config)
+    decoder_tokenizer = DecoderTokenizer(tokenizer, rules, embedding_rows=decoder.get_input_embeddings().num_embeddings)
+    encoders, processors, connectors, docking = {}, {}, {}, {}
+    for name, options in model.encoders.items():
+        encoder, source = loader.encoder(name, options, tokenizer)
+        encoder_io = encoder_io_for(encoder.config)
+        docking[name] = {
+            "kind": encoder_io.kind,
+            "keep_special": options.keep_special,
+            "max_length": options.max_length,
+        }
+        with loading_errors("the encoder cannot be used", f"model.encoders.{name}", "use another checkpoint or config"):
+            processor = processors[name] = encoder_io.processor(name, source, encoder, docking[name])
+            if isinstance(processor, TextProcessor):
+                docking[name]["max_length"] = processor.max_length
+                _check_bidirectional(name, encoder)
+        connector_options = options.connector or model.connector
+        connectors[name] = {
+            "kind": connector_options.kind,
+            "layers": 1 if connector_options.kind == "linear" else connector_options.layers,
+        }
+        encoders[name] = encoder
+    config = MetaLMConfig(
+        decoder_config=decoder.config.to_dict(),
+        encoder_configs={name: encoder.config.to_dict() for name, encoder in encoders.items()},
+        connectors=connectors,
+        docking=docking,
+        tokens=rules.to_dict(),
+    )
+    with loading_errors("the decoder cannot be used", "model.decoder", "use another checkpoint or config"):
+        metalm = MetaLM(config, decoder, encoders)
+        is_causal = metalm.traits.causal
+    if not is_causal:
+        raise MetalmError(
+            f"{type(decoder).__name__} is not a causal decoder: its outputs depend on later tokens",
+            where="model.decoder",
+            why="an encoder (BERT, RoBERTa, ...) cannot predict the next token",
+            remedy="set a causal language model here, and move this model to model.encoders",
+        )
+    for name in encoders:
+        _rescale_connector(metalm, name, processors[name], seed)
+    return ModelParts(metalm, decoder_tokenizer, processors)
+
+
+def wrap_decoder(model: Any, config: Any, tokenizer: Any, folder: Path) -> ModelParts:
+    """Make a MetaLM of a loaded MetaLM or causal language model; arguments as :meth:`ModelFamily.wrap`.
+
+    Raises:
+        MetalmError: The model is not causal, or a name of an encoder is invalid.
+    """
+    processors: dict[str, Processor] = {}
+    end_ids: list[int] = []
+    if isinstance(model, MetaLM):
+        rules = TokenRules(**config.tokens)
+        check_encoder_names(model.encoders, folder)
+        processors = {
+            name: model.encoder_ios[name].processor(
+                name, folder / PROCESSORS_FOLDER / name, encoder, config.docking[name]
+            )
+            for name, encoder in model.encoders.items()
+        }
+    else:
+        saved = getattr(config, "metalm", None) or {}
+        rules = TokenRules(**(saved.get("tokens") or {}))
+        # Metalm trains a model to end with the document-end token only.
+        end_ids = [] if saved else generation_end_ids(model)
+        model = MetaLM(
+            MetaLMConfig(decoder_config=config.to_dict(), tokens=rules.to_dict(), training=saved.get("training")),
+            model,
+            {},
+        )
+    if not model.traits.causal:
+        raise MetalmError(
+            f"{type(model.decoder).__name__} is not a causal language model: its outputs depend on later tokens",
+            where=str(folder),
+            remedy="dock it as an encoder: model.encoders.text.checkpoint in a recipe",
+        )
+    embeddings: Any = model.get_input_embeddings()
+    embedding_rows = embeddings.num_embeddings
+    decoder_tokenizer = DecoderTokenizer(tokenizer, rules, embedding_rows=embedding_rows, end_ids=end_ids)
+    return ModelParts(model.eval(), decoder_tokenizer, processors)
+
+
+def check_encoder_names(names: Iterable[str], folder: Path) -> None:
+    """Check that encoder names of a config cannot lead outside its folder.
+
+    Raises:
+        MetalmError: A name has other characters than letters, digits, hyphens and underscores.
+    """
+    for name in names:
+        if not ENCODER_NAME.fullmatch(name):
+            raise MetalmError(
+                f"{name!r} cannot be the name of an encoder",
+                where=str(folder / "config.json"),
+                remedy="names are letters, digits, hyphens and underscores",
+            )
+
+
+def _check_bidirectional(name: str, encoder: Any) -> None:
+    if not measure_bidirectionality(encoder):
+        raise MetalmError(
+            f"{type(encoder).__name__} is not a bidirectional encoder: its outputs do not depend on later tokens",
+            where=f"model.encoders.{name}",
+            remedy="set a text encoder here (BERT, ELECTRA, ModernBERT, ...), and move this model to model.decoder",
+        )
+
+
+@torch.no_grad()
+def _rescale_connector(model: MetaLM, name: str, processor: Processor, seed: int) -> None:
+    """Scale a new connector's outputs to the root mean square of the decoder's token embeddings."""
+    generator = torch.Generator().manual_seed(seed)
+    encoder: Any = model.encoders[name].eval()
+    inputs = random_inputs(processor, encoder, generator)
+    outputs = model.encoder_ios[name].outputs(encoder, inputs).flatten(0, 1)
+    table: Any = model.get_input_embeddings()
+    tokens = torch.randint(table.num_embeddings, (512,), generator=generator)
+    connector: Any = model.connectors[name]
+    connector.rescale(outputs, root_mean_square(table(tokens)))
+
+
+def random_inputs(processor: Processor, encoder: Any, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """Generate random inputs of an encoder: noise for images, random tokens for text."""
+    inputs = {}
+    for key, array in processor.collate([processor.dummy()]).items():
+        if array.dtype.kind == "f":
+            inputs[key] = torch.randn((4, *array.shape[1:]), generator=generator)
+            continue
+        length = max(array.shape[1], min(32, getattr(processor, "max_length", 1)))
+        vocabulary_size = encoder.get_input_embeddings().num_embeddings
+        mask = "mask" in key
+        inputs[key] = (
+            torch.ones(4, length, dtype=torch.long)
+            if mask
+            else torch.randint(vocabulary_size, (4, length), generator=generator)
+        )
+    return inputs

@@ -196,11 +196,26 @@ def assembly_error(model: ModelConfig, match: str, where: str) -> MetalmError:
     return caught.value
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "electra", "distilbert", "t5", "modernbert"])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "electra", "distilbert", "modernbert"])
 def test_an_encoder_given_as_decoder(kind, tokenizers) -> None:
     config = {"model_type": kind, **ENCODERS[kind]}
     model = ModelConfig.model_validate({"decoder": {"config": config, "tokenizer": str(tokenizers["gpt2"])}})
     assembly_error(model, "causal", "model.decoder")
+
+
+def test_an_encoder_decoder_given_as_decoder(tokenizers) -> None:
+    config = {"model_type": "t5", **ENCODERS["t5"]}
+    model = ModelConfig.model_validate({"decoder": {"config": config, "tokenizer": str(tokenizers["gpt2"])}})
+    error = assembly_error(model, "a t5 model is an encoder–decoder, not a decoder", "model.decoder")
+    assert "model.seq2seq.checkpoint" in error.remedy
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "bert"])
+def test_another_model_given_as_encoder_decoder(kind, tokenizers) -> None:
+    config = {"model_type": kind, **(DECODERS | ENCODERS)[kind]}
+    model = ModelConfig.model_validate({"seq2seq": {"config": config, "tokenizer": str(tokenizers["gpt2"])}})
+    error = assembly_error(model, f"a {kind} model is not an encoder–decoder", "model.seq2seq")
+    assert "model.decoder" in error.remedy
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "opt", "metalm-decoder", "bloom"])

@@ -83,7 +83,9 @@ def test_tokens_are_those_of_the_tokenizer(kind: str) -> None:
 def test_loss_and_gradients_equal_those_of_transformers(kind: str, packs: bool) -> None:
     model = make_seq2seq(kind)
     wrapped = Seq2SeqModel(model)
-    assert wrapped.traits.has_known_head and wrapped.traits.causal and wrapped.traits.supports_padding
+    assert wrapped.traits.has_known_head
+    assert wrapped.traits.causal
+    assert wrapped.traits.supports_padding
     assert wrapped.traits.supports_packing == (kind != "bart")
     if packs and not wrapped.traits.supports_packing:
         pytest.skip("absolute positions: pairs that share a row would have those of their neighbours")
@@ -158,7 +160,8 @@ def test_an_image_is_refused_with_its_span() -> None:
     session = Session([Causal("See"), Docked("vision", Image.new("RGB", (4, 4))), Causal("a", trained=True)], "row 3")
     with pytest.raises(MetalmError, match="row 3 docks Image content into an encoder–decoder") as raised:
         tokenise(session)
-    assert "span 2 of 3" in str(raised.value) and "vision" in str(raised.value)
+    assert "span 2 of 3" in str(raised.value)
+    assert "vision" in str(raised.value)
 
 
 def test_a_session_without_targets_is_refused() -> None:
@@ -183,7 +186,8 @@ def test_a_folder_is_loaded_and_saved_as_its_own_class(kind: str, tmp_path: Any)
 
     original = save_seq2seq(kind, tmp_path / "theirs")
     model, tokenizer, processors = load_model(tmp_path / "theirs")
-    assert isinstance(model, Seq2SeqModel) and not processors
+    assert isinstance(model, Seq2SeqModel)
+    assert not processors
     save_model(tmp_path / "ours", model, tokenizer, processors)
     again = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "ours")
     assert type(again) is type(original)

@@ -18,9 +18,7 @@ from metalm_cli.config.schema.model import (
 from metalm_cli.config.schema.objectives import MaskedLM, PrefixLM, SemiCausal
 from metalm_cli.config.schema.recipes import FinetuneRecipe, PretrainRecipe
 from metalm_cli.config.schema.training import TrainingConfig
-
-SEQ2SEQ_OBJECTIVES = ("prefix",)
-"""Pretraining objectives of an encoder–decoder."""
+from metalm_cli.config.seq2seq_rules import check_seq2seq
 
 
 def check_cross_key_rules(recipe: PretrainRecipe | FinetuneRecipe, set_keys: Set[str]) -> Iterator[RecipeProblem]:
@@ -49,6 +47,7 @@ def check_cross_key_rules(recipe: PretrainRecipe | FinetuneRecipe, set_keys: Set
     else:
         yield from _check_parts(recipe)
     yield from _check_tokenizers(recipe)
+    yield from check_seq2seq(recipe)
 
 
 def _check_adapters(recipe: FinetuneRecipe) -> Iterator[RecipeProblem]:
@@ -296,15 +295,7 @@ def _check_parts(recipe: PretrainRecipe) -> Iterator[RecipeProblem]:
             got = ", ".join(model.encoders) or "none"
             message = f"got {got}, but objective {name} trains a single encoder"
             yield RecipeProblem("model.encoders", message, "set exactly one encoder", depends_on=depends_on)
-    elif model.seq2seq is not None:
-        if name not in SEQ2SEQ_OBJECTIVES:
-            yield RecipeProblem(
-                "objective.name",
-                f"got {name} with model.seq2seq: an encoder–decoder predicts the rest of a text from its prefix",
-                "set objective.name=prefix",
-                depends_on=("model.seq2seq",),
-            )
-    else:
+    elif model.seq2seq is None:
         if model.decoder is None:
             remedy = "give model.decoder.checkpoint or model.decoder.config, or model.checkpoint"
             yield RecipeProblem(

@@ -202,6 +202,7 @@ def _set_policy(assembly: Assembly, model: ModelConfig) -> None:
             why=f"its encoders: {', '.join(assembly.processors) or 'none'}",
             remedy="remove the key, or name an encoder of the model",
         )
+    _check_kind_of_parts(assembly, model)
     if model.trains.decoder == "none" and not assembly.processors:
         raise MetalmError(
             "the model has no encoder to train, and its decoder is frozen",
@@ -211,6 +212,25 @@ def _set_policy(assembly: Assembly, model: ModelConfig) -> None:
         )
     assembly.policy = {name: requested_policy(model, name, saved) for name, saved in assembly.policy.items()}
     assembly.model.config.training = {name: vars(part_policy) for name, part_policy in assembly.policy.items()}
+
+
+def _check_kind_of_parts(assembly: Assembly, model: ModelConfig) -> None:
+    """Reject keys of parts that models of the family do not have."""
+    is_pair_model = "seq2seq" in assembly.parts()
+    parts = {"seq2seq": model.seq2seq}
+    if is_pair_model:
+        parts = {"decoder": model.decoder, "encoders": model.encoders or None}
+    keys = [f"model.{name}" for name, part in parts.items() if part is not None]
+    trains = ("decoder", "encoders", "connectors") if is_pair_model else ("seq2seq",)
+    # Recipes for any model set all.
+    keys += [f"model.trains.{name}" for name in trains if getattr(model.trains, name) not in (None, "all")]
+    if keys:
+        kind = "an encoder–decoder, which has one part: seq2seq" if is_pair_model else "not an encoder–decoder"
+        raise MetalmError(
+            f"{keys[0]} is set for a model that is {kind}",
+            where=keys[0],
+            remedy="remove it, or set model.trains.seq2seq" if is_pair_model else "remove it",
+        )
 
 
 def _lora_base(checkpoint: str, folder: Path) -> LoraBase:
@@ -234,7 +254,7 @@ def _add_lora(assembly: Assembly, model: ModelConfig, lora: Lora, base: LoraBase
     adapted_parts = {
         name: part
         for name, part in assembly.parts().items()
-        if name.partition(".")[0] in lora.parts and not name.startswith("connectors.")
+        if name == "seq2seq" or name.partition(".")[0] in lora.parts
     }
     if not adapted_parts:
         raise MetalmError(

@@ -94,14 +94,14 @@ class PartLoader:
                 remedy="set an encoder–decoder (T5, mT5, BART, ...); a decoder belongs under model.decoder, an encoder "
                 "under model.encoders",
             )
-        if folder is None:
-            given = part.config or {}
-            for name, token in (("decoder_start", tokenizer.pad_token_id), ("forced_eos", tokenizer.eos_token_id)):
-                # Defaults of a family (BART) are ids of its own tokenizer.
-                if f"{name}_token_id" not in given:
-                    setattr(config, f"{name}_token_id", token)
+        if folder is None and "decoder_start_token_id" not in (part.config or {}):
+            config.decoder_start_token_id = tokenizer.pad_token_id  # as T5; BART's default is an id of its own tokenizer
         attention = {} if part.attention == "auto" else {"attn_implementation": part.attention}
-        return self.build(AutoModelForSeq2SeqLM, config, folder, where, attention), tokenizer
+        model = self.build(AutoModelForSeq2SeqLM, config, folder, where, attention)
+        if folder is None:
+            model.generation_config.decoder_start_token_id = config.decoder_start_token_id
+            model.generation_config.forced_eos_token_id = None
+        return model, tokenizer
 
     def _has_model_class(self, auto: Any, config: Any) -> bool:
         """Return whether an Auto class, or the checkpoint's own code if it may run, has a model for a config."""

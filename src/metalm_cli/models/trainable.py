@@ -143,13 +143,14 @@ def check_trained_parts_are_used(parts: Mapping[str, nn.Module], docked: Collect
     """Reject a run of whose parts only those train that no row uses.
 
     Args:
-        parts: Modules by key path below ``model``. The rows use the decoder, and the parts of the docked encoders.
+        parts: Modules by key path below ``model``. The rows use the decoder or the encoder–decoder, and the parts of the
+            docked encoders.
         docked: Names of the encoders into which the rows dock contents.
 
     Raises:
         MetalmError: No part that trains is used.
     """
-    used = [part for name, part in parts.items() if name == "decoder" or name.partition(".")[2] in docked]
+    used = [part for name, part in parts.items() if name in ("decoder", "seq2seq") or name.partition(".")[2] in docked]
     if any(parameter.requires_grad for part in used for parameter in part.parameters()):
         return
     encoders = [name.partition(".")[2] for name in parts if name.startswith("encoders.")]

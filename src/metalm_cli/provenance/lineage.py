@@ -55,7 +55,7 @@ def read_ancestors(recipe: Recipe, offline: bool = True) -> list[dict[str, Any]]
         MetalmError: A lineage cannot be read.
     """
     model = recipe.model
-    components = [part for part in (model.decoder, *model.encoders.values()) if part is not None]
+    components = [part for part in (model.decoder, *model.encoders.values(), model.seq2seq) if part is not None]
     checkpoints = [(model.checkpoint, None), *((part.checkpoint, part.revision) for part in components)]
     return [
         {

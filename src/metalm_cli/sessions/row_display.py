@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from metalm_cli.sessions.packing import Row
+from metalm_cli.sessions.pairs import ENCODER
 from metalm_cli.sessions.processors import DockInput, Processor
 
 CONTEXT_TOKENS = 4
@@ -87,6 +88,10 @@ def positions_of(
         processors: Processors of the encoders that the row docks into, by name.
         masked: The row belongs to an encoder that trains alone: a position predicts its own original token.
     """
+    if row.source is not None:
+        from metalm_cli.sessions.pair_display import pair_positions
+
+        return pair_positions(row, tokenizer)
     texts = [""] * len(row)
     docks: dict[int, tuple[str, int, int]] = {}
     for number, (start, dock) in enumerate(row.docks):
@@ -191,7 +196,8 @@ class RowView:
     ) -> None:
         self.row, self.masked, self.document_name = row, masked, document_name
         self.marks = PlainMarks() if plain else ColourMarks()
-        self.dock_styles = dict(zip(processors, cycle(self.marks.dock_styles), strict=False))
+        names = [*processors] if row.source is None else [ENCODER]
+        self.dock_styles = dict(zip(names, cycle(self.marks.dock_styles), strict=False))
         self.positions = positions_of(row, tokenizer, {} if masked else processors, masked=masked)
 
     # -- text ---------------------------------------------------------------------------------------------------------
@@ -247,7 +253,7 @@ class RowView:
         encoder, number, _ = run[0].dock
         content = escape_controls("".join(position.text for position in run)).replace("\n", " ")
         space, content = " " * content.startswith(" "), content.strip(" ")
-        if not content:
+        if not content and self.row.docks:
             shape = next(iter(self.row.docks[number][1].arrays.values())).shape
             content = f"image {' x '.join(map(str, shape))}"
         return Text(space).append_text(self.marks.docked(f"{encoder} {len(run)}", content, self.dock_styles[encoder]))
@@ -300,7 +306,9 @@ class RowView:
     def _reads(self, position: Position) -> Text:
         if position.dock is not None:
             encoder, number, offset = position.dock
-            label = f"{encoder} {offset + 1}/{self.row.docks[number][1].positions}"
+            source = self.row.source
+            size = self.row.docks[number][1].positions if source is None else (source.segments == number).sum()
+            label = f"{encoder} {offset + 1}/{size}"
             return Text(f"{label} {position.text!r}" if position.text else label, self.dock_styles[encoder])
         text = _label(position) if position.special else repr(position.text)
         if self.masked:

@@ -25,7 +25,7 @@ MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "
 DOCUMENT_FILES = ("README.md", "LICENSE*", "NOTICE*")
 RUN_ONLY = ("trainer_state.json", "metrics.json", "*_results.json", "data.json", "environment.json", "seeds.json")
 """Files that training programs write to a model's folder and that are not needed to load the model."""
-NESTED_FOLDERS = (PROCESSORS_FOLDER, "decoder", "encoders")
+NESTED_FOLDERS = (PROCESSORS_FOLDER, "decoder", "encoders", "seq2seq")
 CARD_FILE = "README.md"
 REPO_PATTERN = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 

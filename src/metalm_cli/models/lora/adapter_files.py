@@ -1,7 +1,7 @@
 """Adapter folders: only the trained parameters, with the name and the hash of their base model.
 
-A folder holds peft's own files of each adapted part (``decoder/``, ``encoders/<name>/``), the connectors, and
-:data:`ADAPTER_FILE`.
+A folder holds peft's own files of each adapted part (``decoder/``, ``encoders/<name>/``, ``seq2seq/``), the
+connectors, and :data:`ADAPTER_FILE`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from metalm_cli.config.schema.model import Lora
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.checkpoint_checks.finite_weights import check_finite
 from metalm_cli.models.checkpoint_checks.loading_errors import first_line
+from metalm_cli.models.families import family_of_model
+from metalm_cli.models.families.base import ModelParts
 from metalm_cli.models.lora.inject import LoraBase, LoraTargets, inject, peft_config, safetensors_hash
 
 ADAPTER_FILE = "metalm_adapter.json"
@@ -166,7 +168,9 @@ def read_adapter(folder: Path) -> SavedAdapter:
             tuple(description["connectors"]),
         )
         for part in saved.parts:
-            if part != "decoder" and not (part.startswith("encoders.") and part.count(".") == 1 and "/" not in part):
+            if part not in ("decoder", "seq2seq") and not (
+                part.startswith("encoders.") and part.count(".") == 1 and "/" not in part
+            ):
                 raise ValueError(f"{part!r} is not a part of a model")
         files = [folder.joinpath(*part.split("."), PEFT_WEIGHTS) for part in saved.parts]
         for file in [*files, *([folder / CONNECTORS_FILE] if saved.connectors else [])]:
@@ -218,7 +222,7 @@ def attach(model: Any, saved: SavedAdapter) -> None:
     """
     from safetensors.torch import load_file
 
-    parts = {"decoder": model.decoder, **{f"encoders.{name}": encoder for name, encoder in model.encoders.items()}}
+    parts: dict[str, Any] = dict(family_of_model(model).parts(ModelParts(model, None, {})))
     with _loading_errors(saved.folder):
         for name in saved.parts:
             part_folder = saved.folder.joinpath(*name.split("."))

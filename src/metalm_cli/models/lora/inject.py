@@ -18,6 +18,8 @@ from torch import nn
 from metalm_cli.common.file_hash import file_sha256
 from metalm_cli.config.schema.model import Lora
 from metalm_cli.errors import MetalmError
+from metalm_cli.models.families import family_of_model
+from metalm_cli.models.families.base import ModelParts
 from metalm_cli.models.trainable import layer_stacks
 
 ALL_LINEAR = "all-linear"
@@ -63,7 +65,9 @@ class LoraTargets:
 # -- adding -----------------------------------------------------------------------------------------------------------
 
 
-def linear_targets(name: str, part: Any, requested: Sequence[str], train: str = "all") -> list[str]:
+def linear_targets(
+    name: str, part: Any, requested: Sequence[str], train: str = "all", kinds: Sequence[str] = ("encoders", "decoder")
+) -> list[str]:
     """Return the full names of the linear layers of a part that get adapters, without its output head.
 
     Args:
@@ -71,6 +75,7 @@ def linear_targets(name: str, part: Any, requested: Sequence[str], train: str = 
         part: The decoder or an encoder.
         requested: ``all-linear``, or name endings of layers (``q_proj``, ``mlp.c_fc``).
         train: ``all``, or ``last_N`` for the last N layers only.
+        kinds: Stacks of an encoder–decoder that get adapters.
 
     Raises:
         MetalmError: A name matches no linear layer, or the part has fewer than N layers.
@@ -78,10 +83,11 @@ def linear_targets(name: str, part: Any, requested: Sequence[str], train: str = 
     from transformers.pytorch_utils import Conv1D
 
     head = part.get_output_embeddings()
+    chosen = _modules_of_stacks(part, kinds)
     linear = [
         key
         for key, module in part.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and module is not head and key
+        if isinstance(module, nn.Linear | Conv1D) and module is not head and key and id(module) in chosen
     ]
     if ALL_LINEAR not in requested:
         for target in requested:
@@ -109,6 +115,14 @@ def linear_targets(name: str, part: Any, requested: Sequence[str], train: str = 
     return [key for key, module in part.named_modules() if key in set(linear) and id(module) in module_ids]
 
 
+def _modules_of_stacks(part: Any, kinds: Sequence[str]) -> set[int]:
+    """Return the ids of a part's modules; of an encoder–decoder, those of the chosen stacks."""
+    stacks = [part]
+    if getattr(part.config, "is_encoder_decoder", False):
+        stacks = [part.get_encoder()] * ("encoders" in kinds) + [part.get_decoder()] * ("decoder" in kinds)
+    return {id(module) for stack in stacks for module in stack.modules()}
+
+
 def _has_suffix(key: str, name: str) -> bool:
     return key == name or key.endswith(f".{name}")
 
@@ -132,7 +146,7 @@ def add_adapters(
     Raises:
         MetalmError: See :func:`linear_targets`.
     """
-    targets = {name: linear_targets(name, part, lora.targets, train[name]) for name, part in parts.items()}
+    targets = {name: linear_targets(name, part, lora.targets, train[name], lora.parts) for name, part in parts.items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for name, part in parts.items():
@@ -190,7 +204,7 @@ def merge(model: Any) -> bool:
         layer.merge(safe_merge=True)
         parent, _, last = name.rpartition(".")
         setattr(model.get_submodule(parent), last, layer.get_base_layer())
-    for part in (model.decoder, *model.encoders.values()):
+    for part in family_of_model(model).parts(ModelParts(model, None, {})).values():
         if hasattr(part, "peft_config"):
             del part.peft_config
     model.adapted = False

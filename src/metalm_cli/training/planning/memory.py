@@ -13,6 +13,7 @@ from torch import nn
 from metalm_cli.config.schema.recipes import Recipe
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.models.assembly import Assembly
+from metalm_cli.models.families.seq2seq_model import Seq2SeqModel
 from metalm_cli.models.loss import chunk_elements
 from metalm_cli.models.metalm import MetaLM
 from metalm_cli.models.trainable import transformer_layers
@@ -128,6 +129,10 @@ def _activations(
 def _stacks(assembly: Assembly, modules: list[nn.Module], positions: int) -> Iterator[tuple[Any, int, int]]:
     """(model, number of layers whose activations are saved, positions) of every stack."""
     model = assembly.model
+    if isinstance(model, Seq2SeqModel):
+        for stack in (model.seq2seq.get_encoder(), model.seq2seq.get_decoder()):
+            yield stack, len(transformer_layers(stack)), positions
+        return
     if not isinstance(model, MetaLM):
         for module in modules:
             yield module, len(transformer_layers(module)), positions
@@ -176,7 +181,7 @@ def _head(assembly: Assembly, modules: list[nn.Module], positions: int) -> float
     model = assembly.model
     embeddings: Any = model.get_input_embeddings()
     vocabulary, hidden = embeddings.weight.shape
-    traits = model.traits if isinstance(model, MetaLM) else None
+    traits = model.traits if isinstance(model, MetaLM | Seq2SeqModel) else None
     if traits is not None and not traits.has_known_head:
         return 3.0 * 4 * positions * vocabulary
     is_trained = any(parameter.requires_grad for module in modules for parameter in module.parameters())

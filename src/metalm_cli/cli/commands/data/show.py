@@ -64,6 +64,7 @@ def _print_rows(
 ) -> None:
     from rich.text import Text
 
+    from metalm_cli.sessions import ENCODER
     from metalm_cli.sessions.row_display import RowView, legend
 
     recipe = resolved.recipe
@@ -75,7 +76,10 @@ def _print_rows(
         tokenizer = processor.tokenizer  # type: ignore[attr-defined]
     else:
         tokenizer = assembly.decoder_tokenizer.tokenizer
-    out.print(legend([] if masked else list(assembly.processors), objective=recipe.objective.name, plain=plain))
+    encoders = [] if masked else list(assembly.processors)
+    if rows and rows[0].source is not None:
+        encoders = [ENCODER]
+    out.print(legend(encoders, objective=recipe.objective.name, plain=plain))
     for number, row in enumerate(rows):
         view = RowView(row, tokenizer, assembly.processors, masked=masked, plain=plain, document_name=corpus.where)
         step, slot = divmod(number, recipe.train.batch_size)

@@ -332,3 +332,25 @@ def test_a_file_of_pairs_is_a_task_without_a_card(desk) -> None:
     (desk / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert metalm("eval", "--task", "pairs.jsonl", "--limit", 2, "--out", "out.json") == 0
     assert list(json.loads((desk / "out.json").read_text())["tasks"]) == ["pairs"]
+
+
+def test_models_that_share_a_results_folder_have_a_file_each(desk) -> None:
+    """With ``--protocol auto``, the names are known only when the settings are resolved."""
+    models = ["runs/mine", "--versus", "runs/mine/model", "--versus", "runs/mine"]
+    assert metalm("eval", *models, "--task", "odd", *OWN, "--limit", 2) == 0
+    results = sorted(path.name for path in (desk / "runs/mine/results").glob("*.json"))
+    assert results == ["in_context-odd-2.json", "in_context-odd-3.json", "in_context-odd.json"]
+
+
+def test_end_tokens_are_recorded_and_checked(desk, capsys) -> None:
+    options = ["--task", "odd", *OWN, "--limit", 2, "--protocol", "finetuned"]
+    assert metalm("eval", "runs/mine", *options, "--end-token", "7", "--end-token", "9", "--out", "ended.json") == 0
+    assert json.loads((desk / "ended.json").read_text())["settings"]["end_tokens"] == [7, 9]
+    assert metalm("eval", "runs/mine", *options, "--out", "plain.json") == 0
+    assert json.loads((desk / "plain.json").read_text())["settings"]["end_tokens"] is None
+    capsys.readouterr()
+    assert metalm("eval", "runs/mine", *options, "--end-token", "two words", "--out", "none.json") == 2
+    assert "the end token 'two words' is not a token of the decoder" in capsys.readouterr().err
+    assert not (desk / "none.json").exists()
+    assert metalm("eval", "runs/mine", "--harness", "wsc", "--end-token", "7") == 2
+    assert "--end-token does nothing with --harness" in capsys.readouterr().err

@@ -295,3 +295,23 @@ def test_an_output_that_is_not_a_file(source, desk, out, capsys) -> None:
         os.mkfifo(out)
     assert metalm("generate", "runs/mine", "--input", source, "--out", out, *SHORT) == 2
     assert "it is not a regular file" in capsys.readouterr().err
+
+
+def test_an_end_token_ends_an_answer(desk, capsys) -> None:
+    assert metalm("generate", "runs/mine", "It rained.", "--as", "causal", *SHORT) == 0
+    whole = capsys.readouterr().out
+    language_model = metalm_cli.load("runs/mine")
+    ids = language_model.decoder_tokenizer.encode_continuation(whole.removesuffix("\n"))
+    assert metalm("generate", "runs/mine", "It rained.", "--as", "causal", *SHORT, "--end-token", str(ids[0])) == 0
+    assert capsys.readouterr().out == "\n"
+    lines = desk / "in.jsonl"
+    lines.write_text('{"text": "It rained."}\n')
+    files = ["--input", lines, "--out", desk / "out.jsonl"]
+    assert metalm("generate", "runs/mine", *files, "--as", "causal", *SHORT, "--end-token", str(ids[0])) == 0
+    header, answer = map(json.loads, (desk / "out.jsonl").read_text().splitlines())
+    assert answer["text"] == ""
+    assert ids[0] in header["model"]["end_ids"]
+    capsys.readouterr()
+    assert metalm("generate", "runs/mine", *files, "--as", "causal", *SHORT) == 2, "other end tokens, other answers"
+    assert metalm("generate", "runs/mine", "It rained.", "--end-token", "1000000") == 2
+    assert "the end token 1000000 is not a token id of the decoder" in capsys.readouterr().err

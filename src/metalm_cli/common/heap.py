@@ -11,11 +11,13 @@ from collections.abc import Callable
 
 import psutil
 
-TOLERANCE = 0.05
+TOLERANCE = 0.02
+"""Share of the reference that resident memory may exceed it by before the heap is trimmed. It leaves room for what a
+pass needs above the memory that it begins with."""
 
 
 class HeapLimit:
-    """Returns retained memory to the system when the resident memory exceeds its first peak.
+    """Returns retained memory to the system when the resident memory exceeds that of the first step.
 
     Memory that is returned must be mapped again by the next pass, so it is returned only above the limit.
 
@@ -29,11 +31,7 @@ class HeapLimit:
         process = psutil.Process()
         self._resident = resident or (lambda: int(process.memory_info().rss))
         self._trim = trim or _malloc_trim()
-        self.reference = 0
-
-    def observe(self) -> None:
-        """Raise the reference to the resident memory; for passes that set the peak."""
-        self.reference = max(self.reference, self._resident())
+        self.reference: int | None = None
 
     def trim(self) -> None:
         """Return the free memory to the system, after work that is not part of a pass and may need more memory."""
@@ -43,10 +41,13 @@ class HeapLimit:
     def enforce(self) -> None:
         """Trim the heap if the resident memory is above the reference by more than the tolerance.
 
-        If little is returned, the process does use more memory than at its first peak, and the reference is raised.
+        The first call sets the reference. If little is returned, the process does use more memory than then, and the
+        reference is raised.
         """
-        limit = self.reference * (1 + TOLERANCE)
-        if self._trim is None or self._resident() <= limit:
+        if self.reference is None:
+            self.reference = self._resident()
+            return
+        if self._trim is None or self._resident() <= self.reference * (1 + TOLERANCE):
             return
         self._trim()
         self.reference = max(self.reference, self._resident())

@@ -55,6 +55,7 @@ class EvaluationRequest:
     also_fit: tuple[EncoderLimit, ...] = ()
     draw_per_example: bool | None = None
     max_answer_tokens: int | None = None
+    end_tokens: tuple[str | int, ...] = ()
     normalise: bool | None = None
     samples: int = 1
     temperature: float = 0.7
@@ -156,6 +157,7 @@ class EvaluationRequest:
             shots=tuple(dict.fromkeys(self.shots or (0,))),
             draw_per_example=bool(self.draw_per_example),
             max_answer_tokens=self.max_answer_tokens,
+            end_tokens=tuple(self.end_tokens),
             normalise=bool(self.normalise),
             samples=self.samples,
             temperature=self.temperature,

@@ -205,11 +205,12 @@ def evaluate_models(
     language_models = []
     for model in evaluated:
         callbacks.on_progress(f"loading {model.source}")
-        language_models.append(model.language_model or load(model.source, offline=run_settings.offline))
+        language_models.append(_load(model, opened.settings.end_tokens, run_settings.offline))
     opened = replace(opened, settings=with_shared_limits(opened.settings, language_models))
-    paths: Sequence[Path | None] = [
-        with_protocol_in_name(path, opened.settings.protocol) for path in run_settings.out
-    ] or [None] * len(models)
+    taken: list[Path] = []
+    for path in run_settings.out:
+        taken.append(with_protocol_in_name(path, opened.settings.protocol, taken))
+    paths: Sequence[Path | None] = taken or [None] * len(models)
     results = []
     for model, language_model, model_labels, path in zip(evaluated, language_models, labels, paths, strict=True):
         with _placed_for_evaluation(language_model, is_own=model.language_model is None):
@@ -217,6 +218,21 @@ def evaluate_models(
                 evaluate_opened(opened, language_model, model.source, model_labels, run_settings, callbacks, path)
             )
     return results
+
+
+def _load(model: EvaluatedModel, end_tokens: tuple[str | int, ...], offline: bool) -> LanguageModel:
+    """Load a model that is named.
+
+    Raises:
+        MetalmError: It cannot be loaded, or end tokens are set for a model that is loaded.
+    """
+    if model.language_model is None:
+        return load(model.source, offline=offline, end_tokens=end_tokens)
+    if end_tokens:
+        raise MetalmError(
+            "end_tokens are set for a model that is loaded", remedy="pass end_tokens to metalm_cli.load instead"
+        )
+    return model.language_model
 
 
 def evaluate_opened(

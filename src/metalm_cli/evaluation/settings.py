@@ -38,6 +38,7 @@ class EvaluationSettings:
         max_answer_tokens: Maximum number of new tokens of an open answer, or of a rationale with its answer; None: as
             many as the longest reference answer of the evaluated examples of a task has, and at least 32 (64 in
             struct_to_text, 128 in summarization, 256 for rationales).
+        end_tokens: Tokens that end an answer beside those of the model, as text or id.
         normalise: Compare answers without case, English articles and the marks around words.
         samples: Number of sampled answers, of which the most frequent counts; 1: greedy. Answers with several samples
             or with a rationale are generated under every protocol, also under those that rank options.
@@ -57,6 +58,7 @@ class EvaluationSettings:
     shots: tuple[int, ...] = (0,)
     draw_per_example: bool = False
     max_answer_tokens: int | None = None
+    end_tokens: tuple[str | int, ...] = ()
     normalise: bool = False
     samples: int = 1
     temperature: float = 0.7

@@ -230,20 +230,17 @@ def generate_in_batches(
         equal_lengths=batch_size != 1 and _needs_equal_lengths(language_model, tokenised, token_limits),
         equal_limits=num_beams > 1,
     )
-    pending = list(planned)[::-1]
-    while pending:
-        batch = pending.pop()
-        longest = max(token_limits[index] for index in batch)
+
+    def generate(batch: list[int]) -> Tensor | None:
         sampler = None if sampling is None else GumbelSampler(sampling, [sampling_keys[index] for index in batch])
         stop_strings = None
         if stop and num_beams == 1:
             stop_strings = StopStrings(language_model, stop, [session_delimiters[index] for index in batch])
-        new_ids = _generate_if_it_fits(
-            language_model, [tokenised[index] for index in batch], longest, options, sampler, stop_strings
-        )
-        if new_ids is None:
-            pending += [batch[len(batch) // 2 :], batch[: len(batch) // 2]]
-            continue
+        longest = max(token_limits[index] for index in batch)
+        batch_sessions = [tokenised[index] for index in batch]
+        return _generate_if_it_fits(language_model, batch_sessions, longest, options, sampler, stop_strings)
+
+    for batch, new_ids in _halve_where_memory_ends(list(planned), generate):
         texts = []
         for index, ids in zip(batch, new_ids.tolist(), strict=True):
             text, is_cut = _finished_text(language_model, ids, token_limits[index], stop, session_delimiters[index])
@@ -251,6 +248,27 @@ def generate_in_batches(
             if is_cut:
                 on_cut(index)
         yield texts
+
+
+def _halve_where_memory_ends(
+    batches: list[list[int]], generate: Callable[[list[int]], Tensor | None]
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Yield each batch with its new tokens; a batch for which ``generate`` returns None is halved.
+
+    Example:
+        >>> def generate(batch):
+        ...     return torch.tensor(batch) if len(batch) < 3 else None
+        >>> [batch for batch, _ in _halve_where_memory_ends([[0, 1, 2], [3]], generate)]
+        [[0], [1, 2], [3]]
+    """
+    pending = batches[::-1]
+    while pending:
+        batch = pending.pop()
+        new_ids = generate(batch)
+        if new_ids is None:
+            pending += [batch[len(batch) // 2 :], batch[: len(batch) // 2]]
+        else:
+            yield batch, new_ids
 
 
 def _generate_if_it_fits(

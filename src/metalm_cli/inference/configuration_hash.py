@@ -35,6 +35,7 @@ def configuration_sha256(language_model: LanguageModel) -> str:
             decoder_tokenizer.pad_id,
             decoder_tokenizer.paragraph_id,
         ],
+        **({"end_ids": sorted(end_ids)} if len(end_ids := decoder_tokenizer.end_ids) > 1 else {}),
         "tokenizer": _tokenizer_content(language_model.tokenizer),
         "processors": {name: _processor_content(processor) for name, processor in language_model.processors.items()},
     }

@@ -321,7 +321,12 @@ class Conversation:
 
 
 def load(
-    source: str | Path, *, base: str | Path | None = None, offline: bool = False, trust_remote_code: bool = False
+    source: str | Path,
+    *,
+    base: str | Path | None = None,
+    offline: bool = False,
+    trust_remote_code: bool = False,
+    end_tokens: Sequence[str | int] = (),
 ) -> LanguageModel:
     """Load a finished model.
 
@@ -331,14 +336,17 @@ def load(
         base: Base model of an adapter; by default the path that its run recorded. The weights must be the same.
         offline: Do not connect to the hub.
         trust_remote_code: Run Python code from the model's repository; it has all your permissions.
+        end_tokens: Further tokens that end a generated text, beside the model's own: tokens of the vocabulary as text,
+            or token ids.
 
     Returns:
         The loaded model; a plain causal language model loads as a MetaLM without encoders.
 
     Raises:
-        MetalmError: The source does not contain a model that can be loaded.
+        MetalmError: The source does not contain a model that can be loaded, or an end token is not a token of it.
     """
-    return language_model_of(*load_model(source, base=base, offline=offline, remote_code=trust_remote_code), str(source))
+    loaded = load_model(source, base=base, offline=offline, remote_code=trust_remote_code, end_tokens=tuple(end_tokens))
+    return language_model_of(*loaded, str(source))
 
 
 def language_model_of(

@@ -8,7 +8,7 @@ its base.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,19 @@ from metalm_cli.models.families.base import ModelParts
 from metalm_cli.models.lora.adapter_files import SavedAdapter, adapter_in, attach, check_base, read_adapter
 from metalm_cli.models.part_loader import check_no_missing_weights
 from metalm_cli.sessions import DecoderTokenizer, Processor
+from metalm_cli.sessions.end_tokens import EndToken, end_token_ids
 
 LoadedModel = tuple[Any, DecoderTokenizer, dict[str, Processor]]
 """Model, tokenizer and processors by encoder name."""
 
 
 def load_model(
-    source: str | Path, *, base: str | Path | None = None, offline: bool = False, remote_code: bool = False
+    source: str | Path,
+    *,
+    base: str | Path | None = None,
+    offline: bool = False,
+    remote_code: bool = False,
+    end_tokens: Sequence[EndToken] = (),
 ) -> LoadedModel:
     """Load a finished model in evaluation mode.
 
@@ -42,10 +48,12 @@ def load_model(
         base: Location of an adapter's base; default: the one recorded in the adapter.
         offline: Do not access the network.
         remote_code: Run Python code of the checkpoint.
+        end_tokens: Further tokens that end a generated text; if the tokenizer has no end token, the first of them is
+            the document-end token.
 
     Raises:
-        MetalmError: The source is missing, damaged or not a causal language model; or an adapter's base is missing or
-            has different weights.
+        MetalmError: The source is missing, damaged or not a causal language model; an adapter's base is missing or
+            has different weights; or an end token is not a token of the decoder.
     """
     folder = find_model_folder(source, offline=offline, remote_code=remote_code)
     if adapter_in(folder) is None:
@@ -53,13 +61,14 @@ def load_model(
             raise MetalmError(
                 "a base is set for a model that is not an adapter", where=str(folder), remedy="leave out the base"
             )
-        return _load_folder(folder, remote_code)
+        return _load_folder(folder, remote_code, end_tokens)
     saved = read_adapter(folder)
     base_folder = find_adapter_base(saved, base, offline=offline, remote_code=remote_code)
-    model, tokenizer, processors = _load_folder(base_folder, remote_code)
+    model, tokenizer, processors = _load_folder(base_folder, remote_code, end_tokens)
     attach(model, saved)
     model.eval()
-    tokenizer.end_ids = frozenset((tokenizer.document_end_id,))  # the adapted model is trained to end with it
+    # The adapted model is trained to end with the document-end token.
+    tokenizer.end_ids = frozenset((tokenizer.document_end_id, *end_token_ids(tokenizer.tokenizer, end_tokens)))
     return model, tokenizer, processors
 
 
@@ -113,13 +122,13 @@ def find_adapter_base(
     return folders[-1]
 
 
-def _load_folder(folder: Path, remote_code: bool) -> LoadedModel:
+def _load_folder(folder: Path, remote_code: bool, end_tokens: Sequence[EndToken] = ()) -> LoadedModel:
     """Load a model folder."""
     with model_errors(folder), no_connections(not remote_code):
-        return _load_folder_unchecked(folder, remote_code)
+        return _load_folder_unchecked(folder, remote_code, end_tokens)
 
 
-def _load_folder_unchecked(folder: Path, remote_code: bool) -> LoadedModel:
+def _load_folder_unchecked(folder: Path, remote_code: bool, end_tokens: Sequence[EndToken]) -> LoadedModel:
     import transformers
 
     config = load_config(folder, remote_code)
@@ -136,7 +145,7 @@ def _load_folder_unchecked(folder: Path, remote_code: bool) -> LoadedModel:
     model, info = loaded
     check_no_missing_weights(info["missing_keys"], str(folder))
     check_finite(model.state_dict().items(), str(folder))
-    model, tokenizer, processors = family.wrap(model, config, load_tokenizer(folder, remote_code), folder)
+    model, tokenizer, processors = family.wrap(model, config, load_tokenizer(folder, remote_code), folder, end_tokens)
     assert tokenizer is not None, "both families continue texts"
     return model, tokenizer, processors
 

@@ -122,7 +122,8 @@ class DecoderTokenizer:
         tokenizer: A fast Hugging Face tokenizer.
         rules: Token rules; those of the checkpoint if it has some.
         embedding_rows: Rows of the decoder's embeddings; None: as many as the tokenizer has tokens.
-        end_ids: Further tokens that end a generated text, as a checkpoint's ``generation_config.json`` lists them.
+        end_ids: Further tokens that end a generated text, as the user names them or a checkpoint's
+            ``generation_config.json`` lists them. If the tokenizer has no end token, the first is the document end.
 
     Attributes:
         document_end_id: Token that ends a document.
@@ -185,8 +186,9 @@ class DecoderTokenizer:
         raise MetalmError(
             "the decoder's tokenizer has no end token",
             where=f"tokenizer {self.tokenizer.name_or_path or 'built in memory'}, model.special_tokens.document: eos",
-            remedy='add "eos_token": "TOKEN", a token of its vocabulary, to tokenizer_config.json of the checkpoint, '
-            "or name one in model.special_tokens.document when a recipe assembles the model",
+            remedy="name a token of its vocabulary: --end-token TOKEN of evaluate and generate, "
+            "metalm.load(…, end_tokens=[TOKEN]), or model.special_tokens.document when a recipe assembles the model; "
+            'or add "eos_token": "TOKEN" to tokenizer_config.json of the checkpoint',
         )
 
     def _token_id(self, token: str, key: str) -> int:

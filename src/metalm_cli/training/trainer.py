@@ -214,7 +214,8 @@ class Trainer:
                     self.accelerator.backward(loss)
             if is_real:
                 step_metrics.add(terms, batch)
-            self._limit_heap()
+            if self.heap is not None and self.steps_taken:
+                self.heap.enforce()
         step_metrics.add_denominators(counts)
         for name in set(self.encoders) - used_encoders:
             # With zero gradients, momentum and weight decay would still change an unused encoder.
@@ -243,17 +244,9 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.steps_taken += 1
-        return bad_step
-
-    def _limit_heap(self) -> None:
-        """Keep the resident memory of a CPU run near that of its first two steps.
-
-        The first step allocates the optimiser's state at its end.
-        """
-        if self.heap is not None and self.steps_taken < 2:
-            self.heap.observe()
-        elif self.heap is not None:
+        if self.heap is not None:  # the first step has allocated the optimiser's state
             self.heap.enforce()
+        return bad_step
 
     def check(self, bad_step: torch.Tensor, callbacks: TrainerCallbacks) -> None:
         """Raise an error if a gradient was not finite. Waits for the device."""

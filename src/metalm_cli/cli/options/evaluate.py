@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 import typer
 
 from metalm_cli.cli.completion import complete_suite
-from metalm_cli.cli.options.shared import AllCards, DataRoot
+from metalm_cli.cli.options.shared import AllCards, DataRoot, EndTokens
 
 PROTOCOLS = "auto|finetuned|in_context|instruct"
 
@@ -267,6 +267,7 @@ class AnswerOptions:
     sampled_answers: SampledAnswers = 1
     temperature: Temperature = 0.7
     max_answer_tokens: MaxAnswerTokens = None
+    end_tokens: EndTokens = None
     normalise: Normalise = False
     batch_size: BatchSize = 16
     seed: Seed = 0

@@ -9,6 +9,8 @@ from typing import Annotated, ClassVar
 
 import typer
 
+from metalm_cli.cli.options.shared import EndTokens
+
 
 class TextRoute(StrEnum):
     """Part of the model that reads the text: the text encoder or the decoder."""
@@ -80,6 +82,7 @@ class DecodingFlags:
     top_p: TopP = None
     seed: Seed = None
     stop: Stop = None
+    end_tokens: EndTokens = None
 
 
 @dataclass(frozen=True)

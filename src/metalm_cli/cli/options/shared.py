@@ -19,6 +19,14 @@ CardFolders = Annotated[
     list[Path] | None,
     typer.Option("--cards", metavar="DIR", help="Also load the task cards in this folder; repeatable."),
 ]
+EndTokens = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--end-token",
+        metavar="TEXT|ID",
+        help="Also end answers at this token of the vocabulary (digits: a token id); repeatable.",
+    ),
+]
 BaseOption = Annotated[
     str | None,
     typer.Option(
@@ -27,3 +35,8 @@ BaseOption = Annotated[
         help="Model to start from: a run folder, a model folder or a hub id (model.checkpoint).",
     ),
 ]
+
+
+def parse_end_tokens(tokens: list[str] | None) -> tuple[str | int, ...]:
+    """Return the values of ``--end-token``: digits are token ids, everything else is the text of a token."""
+    return tuple(int(token) if token.isascii() and token.isdecimal() else token for token in tokens or ())

@@ -54,12 +54,12 @@ def samples_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}.samples.jsonl")
 
 
-def with_protocol_in_name(result_path: Path, protocol: str) -> Path:
-    """Replace ``auto`` in the name of a results file by the protocol, with a number if the file exists."""
+def with_protocol_in_name(result_path: Path, protocol: str, taken: Sequence[Path] = ()) -> Path:
+    """Replace ``auto`` in the name of a results file by the protocol, with a number if the file exists or is taken."""
     if not result_path.name.startswith("auto-"):
         return result_path
     stem = result_path.stem.replace("auto-", f"{protocol}-", 1)
     numbered = (
         result_path.with_name(f"{stem}{'' if number == 1 else f'-{number}'}.json") for number in range(1, 100_000)
     )
-    return next(candidate for candidate in numbered if not candidate.exists())
+    return next(candidate for candidate in numbered if not candidate.exists() and candidate not in taken)

@@ -174,6 +174,7 @@ def settings_of(settings: EvaluationSettings) -> dict[str, Any]:
         "sequence_length": settings.length,
         "batch_size": settings.batch_size,
         "max_answer_tokens": settings.max_answer_tokens,
+        "end_tokens": list(settings.end_tokens) or None,
         "normalise": settings.normalise,
         "samples": settings.samples,
         "temperature": settings.temperature if settings.samples > 1 else None,

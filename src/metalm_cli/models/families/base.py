@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -10,6 +11,7 @@ from torch import nn
 from metalm_cli.config.schema.model import ModelConfig
 from metalm_cli.models.part_loader import PartLoader
 from metalm_cli.sessions import DecoderTokenizer, Processor
+from metalm_cli.sessions.end_tokens import EndToken
 
 
 class ModelParts(NamedTuple):
@@ -53,7 +55,9 @@ class ModelFamily(Protocol):
             MetalmError: A part is missing, does not fit, or is of the wrong kind.
         """
 
-    def wrap(self, model: Any, config: Any, tokenizer: Any, folder: Path) -> ModelParts:
+    def wrap(
+        self, model: Any, config: Any, tokenizer: Any, folder: Path, end_tokens: Sequence[EndToken] = ()
+    ) -> ModelParts:
         """Make the model of a loaded folder.
 
         Args:
@@ -61,9 +65,10 @@ class ModelFamily(Protocol):
             config: Its config.
             tokenizer: Its Hugging Face tokenizer.
             folder: The folder, for processors and messages.
+            end_tokens: Further tokens that end a generated text.
 
         Raises:
-            MetalmError: The model is not one of the family.
+            MetalmError: The model is not one of the family, or an end token is not a token of it.
         """
 
     def parts(self, built: Any) -> dict[str, nn.Module]:

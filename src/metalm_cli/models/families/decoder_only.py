@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from metalm_cli.models.families.token_rules import generation_end_ids, token_rul
 from metalm_cli.models.metalm import MetaLM, MetaLMConfig
 from metalm_cli.models.part_loader import PartLoader
 from metalm_cli.sessions import DECODER, DecoderTokenizer, Processor, TextProcessor, TokenRules
+from metalm_cli.sessions.end_tokens import EndToken, end_token_ids
 
 PROCESSORS_FOLDER = "processors"
 ENCODER_NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -41,8 +42,10 @@ class DecoderOnly:
     def build(self, model: ModelConfig, objective: str, loader: PartLoader, seed: int) -> ModelParts:
         return build_metalm_parts(model, loader, seed)
 
-    def wrap(self, model: Any, config: Any, tokenizer: Any, folder: Path) -> ModelParts:
-        return wrap_decoder(model, config, tokenizer, folder)
+    def wrap(
+        self, model: Any, config: Any, tokenizer: Any, folder: Path, end_tokens: Sequence[EndToken] = ()
+    ) -> ModelParts:
+        return wrap_decoder(model, config, tokenizer, folder, end_tokens)
 
     def parts(self, built: Any) -> dict[str, nn.Module]:
         model = built.model
@@ -127,7 +130,9 @@ def build_metalm_parts(model: ModelConfig, loader: PartLoader, seed: int) -> Mod
     return ModelParts(metalm, decoder_tokenizer, processors)
 
 
-def wrap_decoder(model: Any, config: Any, tokenizer: Any, folder: Path) -> ModelParts:
+def wrap_decoder(
+    model: Any, config: Any, tokenizer: Any, folder: Path, end_tokens: Sequence[EndToken] = ()
+) -> ModelParts:
     """Make a MetaLM of a loaded MetaLM or causal language model; arguments as :meth:`ModelFamily.wrap`.
 
     Raises:
@@ -162,7 +167,10 @@ def wrap_decoder(model: Any, config: Any, tokenizer: Any, folder: Path) -> Model
         )
     embeddings: Any = model.get_input_embeddings()
     embedding_rows = embeddings.num_embeddings
-    decoder_tokenizer = DecoderTokenizer(tokenizer, rules, embedding_rows=embedding_rows, end_ids=end_ids)
+    named_ids = end_token_ids(tokenizer, end_tokens, embedding_rows, str(folder))
+    decoder_tokenizer = DecoderTokenizer(
+        tokenizer, rules, embedding_rows=embedding_rows, end_ids=[*named_ids, *end_ids]
+    )
     return ModelParts(model.eval(), decoder_tokenizer, processors)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from metalm_cli.models.families.seq2seq_model import Seq2SeqModel
 from metalm_cli.models.families.token_rules import generation_end_ids, token_rules
 from metalm_cli.models.part_loader import PartLoader
 from metalm_cli.sessions import DECODER, ENCODER, PairTokenizer, TokenRules
+from metalm_cli.sessions.end_tokens import EndToken, end_token_ids
 
 
 class EncoderDecoder:
@@ -36,11 +38,14 @@ class EncoderDecoder:
         with loading_errors("the encoder–decoder cannot be used", where, "use another checkpoint or config"):
             return _connect(seq2seq, tokenizer, token_rules(model, seq2seq.config), where)
 
-    def wrap(self, model: Any, config: Any, tokenizer: Any, folder: Path) -> ModelParts:
+    def wrap(
+        self, model: Any, config: Any, tokenizer: Any, folder: Path, end_tokens: Sequence[EndToken] = ()
+    ) -> ModelParts:
         saved = getattr(config, "metalm", None) or {}
         rules = TokenRules(**(saved.get("tokens") or {}))
         # Metalm trains a model to end with the document-end token only.
-        end_ids = [] if saved else generation_end_ids(model)
+        end_ids = end_token_ids(tokenizer, end_tokens, model.get_input_embeddings().num_embeddings, str(folder))
+        end_ids += [] if saved else generation_end_ids(model)
         return _connect(model, tokenizer, rules, str(folder), end_ids, saved.get("training"))
 
     def parts(self, built: Any) -> dict[str, nn.Module]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from metalm_cli.models.encoders import TextEncoderIO, encoder_io_for, first_posi
 from metalm_cli.models.families.base import ModelParts
 from metalm_cli.models.part_loader import PartLoader
 from metalm_cli.sessions import ROOT, PackedTokens, TextProcessor
+from metalm_cli.sessions.end_tokens import EndToken
 
 
 class EncoderOnly:
@@ -35,7 +37,9 @@ class EncoderOnly:
         encoder, processor = load_encoder_for_pretraining(name, options, loader, objective)
         return ModelParts(encoder, None, {name: processor})
 
-    def wrap(self, model: Any, config: Any, tokenizer: Any, folder: Path) -> ModelParts:
+    def wrap(
+        self, model: Any, config: Any, tokenizer: Any, folder: Path, end_tokens: Sequence[EndToken] = ()
+    ) -> ModelParts:
         raise NotImplementedError("an encoder alone continues no text; it is docked, or trained with mlm or rtd")
 
     def parts(self, built: Any) -> dict[str, nn.Module]:

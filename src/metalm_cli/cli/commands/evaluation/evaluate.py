@@ -13,7 +13,7 @@ import typer
 from metalm_cli.cli import console
 from metalm_cli.cli.options import evaluate as options
 from metalm_cli.cli.options.groups import expand_groups
-from metalm_cli.cli.options.shared import Offline
+from metalm_cli.cli.options.shared import Offline, parse_end_tokens
 from metalm_cli.common.signals import StopSignals
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.evaluation.results.result_paths import result_paths
@@ -45,6 +45,8 @@ def evaluate(
     from metalm_cli.cli.silence_libraries import silence_libraries
 
     if harness:
+        if answers.end_tokens:
+            raise MetalmError("--end-token does nothing with --harness", remedy="omit --end-token")
         shots = None if prompts.shots is None else _parse_shots(prompts.shots)
         _run_harness(model, harness, tasks.limit, shots, output.out, offline)
         return
@@ -126,6 +128,7 @@ def _request(
         batch_size=answers.batch_size,
         draw_per_example=None if prompts.demonstrations is None else prompts.demonstrations == "drawn",
         max_answer_tokens=answers.max_answer_tokens,
+        end_tokens=parse_end_tokens(answers.end_tokens),
         normalise=answers.normalise or None,
         samples=answers.sampled_answers,
         temperature=answers.temperature,

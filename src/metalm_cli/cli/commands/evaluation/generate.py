@@ -16,7 +16,7 @@ from metalm_cli.cli import console
 from metalm_cli.cli.options import generate as options
 from metalm_cli.cli.options.evaluate import Model
 from metalm_cli.cli.options.groups import expand_groups
-from metalm_cli.cli.options.shared import Offline
+from metalm_cli.cli.options.shared import Offline, parse_end_tokens
 from metalm_cli.common.paths import expand_user
 from metalm_cli.common.signals import StopSignals
 from metalm_cli.errors import Exit, MetalmError
@@ -73,7 +73,7 @@ def generate(
     from metalm_cli.inference.generation import PromptRoute
 
     prompt_route = PromptRoute(route.value, prompt or "")
-    _answer(name, text_to_read, image, prompt_route, _decoding_options(flags), offline)
+    _answer(name, text_to_read, image, prompt_route, flags, offline)
 
 
 def _decoding_options(flags: options.DecodingFlags) -> DecodingOptions:
@@ -189,24 +189,31 @@ def _check_image(image: Path) -> None:
         raise MetalmError("the image does not exist", where=str(image), remedy="correct the path of --image")
 
 
-def _load(source: str, offline: bool) -> LanguageModel:
+def _load(source: str, flags: options.DecodingFlags, offline: bool) -> LanguageModel:
     import torch
 
     from metalm_cli.inference import load
 
+    end_tokens = parse_end_tokens(flags.end_tokens)
     with console.stderr().status(f"loading {source}"):
-        return load(source, offline=offline).to("cuda" if torch.cuda.is_available() else "cpu")
+        return load(source, offline=offline, end_tokens=end_tokens).to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _answer(
-    source: str, text: str, image: Path | None, prompt_route: PromptRoute, decoding: DecodingOptions, offline: bool
+    source: str,
+    text: str,
+    image: Path | None,
+    prompt_route: PromptRoute,
+    flags: options.DecodingFlags,
+    offline: bool,
 ) -> None:
     """Generate the answer to one text, streamed to standard output."""
     from metalm_cli.inference.generation import stream_answer, text_encoder, text_to_session
     from metalm_cli.sessions.images import read_image
 
+    decoding = _decoding_options(flags)
     loaded_image = None if image is None else read_image(image)
-    language_model = _load(source, offline)
+    language_model = _load(source, flags, offline)
     session = text_to_session(language_model, text, loaded_image, prompt_route, "the text")
     if text and prompt_route.place == "docked" and text_encoder(language_model) is None:
         _note("the model has no text encoder: the decoder reads the text")
@@ -266,7 +273,7 @@ def _answer_lines(
 
             decoding = _decoding_options(flags)
             requests = read_input_file(source)
-            language_model = _load(model, offline)
+            language_model = _load(model, flags, offline)
             count = len(requests.lines)
             with _progress(count) as progress:
 

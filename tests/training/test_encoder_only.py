@@ -149,6 +149,13 @@ def test_the_plan_counts_what_trains(folder: Path, capsys: pytest.CaptureFixture
     assert f"{sizes['encoders.']:,} {sizes['encoders.']:,} all" in plan
 
 
+def test_adapters_of_the_decoder_of_a_model_without_encoders(folder: Path, twin: Path) -> None:
+    """The recipe of multi-task finetuning trains encoders, which a plain model does not have."""
+    parts = ["model.trains.encoders=all", "model.lora.parts=[decoder]", "model.lora.rank=2"]
+    assert finetune(folder, "plain-adapter", "--model", twin, *parts, "train.steps=1") == 0
+    assert (folder / "plain-adapter" / "adapter" / "decoder" / "adapter_model.safetensors").is_file()
+
+
 def test_a_model_without_encoders(folder: Path, twin: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert finetune(folder, "no", "--model", twin, "--encoder-only") == 2

@@ -73,7 +73,9 @@ def _check_adapters(recipe: FinetuneRecipe) -> Iterator[RecipeProblem]:
                 f"set model.lora.parts=[{other_part}], or {key}=all",
                 depends_on=(key,),
             )
-        if trains not in (None, "none") and part not in parts:
+        # Whether the model has encoders at all is known only when its checkpoint is loaded.
+        is_known = key != "model.trains.encoders" or bool(model.encoders)
+        if trains not in (None, "none") and part not in parts and is_known:
             yield RecipeProblem(
                 "model.lora.parts",
                 f"got {parts} with {key}: {trains}; with adapters, the weights of the {part} stay frozen",

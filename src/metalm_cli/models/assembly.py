@@ -263,6 +263,13 @@ def _add_lora(assembly: Assembly, model: ModelConfig, lora: Lora, base: LoraBase
             why="it is a plain causal language model",
             remedy="set model.lora.parts=[decoder]",
         )
+    if assembly.processors and "encoders" not in lora.parts and model.trains.encoders not in (None, "none"):
+        raise MetalmError(
+            f"got {lora.parts} with model.trains.encoders: {model.trains.encoders}",
+            where="model.lora.parts",
+            why="with adapters, the weights of the encoders stay frozen",
+            remedy="set model.trains.encoders=none, or add encoders to model.lora.parts",
+        )
     policy = {name: requested_policy(model, name, TrainPolicy()) for name in assembly.policy}
     train = {name: policy[name].train for name in adapted_parts}
     assembly.lora_targets = add_adapters(assembly.model, adapted_parts, train, lora, base, seed)

@@ -25,7 +25,7 @@ for step in range(40):
         pinned.append(bytes(2_000))
     del tensors
     if limit is not None:
-        limit.enforce()
+        limit.after_step()
     resident.append(process.memory_info().rss / 2**20)
 print(max(resident[1:]) / resident[0])
 """
@@ -47,22 +47,40 @@ class Process:
 def test_memory_is_returned_above_the_limit_only() -> None:
     process = Process(1_000)
     limit = HeapLimit(process.resident, process.trim)
-    limit.enforce()
+    limit.after_step()
     for retained, trims in ((20, 0), (21, 1), (20, 1), (400, 2)):
         process.retained = retained
-        limit.enforce()
+        limit.after_step()
         assert process.trims == trims
-    assert limit.reference == 1_000
+    assert limit.step_reference == 1_000
+
+
+def test_memory_between_passes_is_limited_to_that_of_the_first_step() -> None:
+    """The passes of the first step retain memory that the end of the step returns."""
+    process = Process(1_000)
+    limit = HeapLimit(process.resident, process.trim)
+    for retained in (300, 1_000, 100):
+        process.retained = retained
+        limit.after_pass()
+    process.retained = 0
+    limit.after_step()
+    assert (limit.pass_reference, limit.step_reference, process.trims) == (2_000, 1_000, 0)
+    for retained, trims in ((1_040, 0), (1_041, 1), (500, 1)):
+        process.retained = retained
+        limit.after_pass()
+        assert process.trims == trims
+    limit.after_step()
+    assert (process.trims, process.retained) == (2, 0)
 
 
 def test_memory_in_use_raises_the_reference() -> None:
     process = Process(1_000)
     limit = HeapLimit(process.resident, process.trim)
-    limit.enforce()
+    limit.after_step()
     process.used = 3_000
-    limit.enforce()
-    assert limit.reference == 3_000
-    limit.enforce()
+    limit.after_step()
+    assert limit.step_reference == 3_000
+    limit.after_step()
     assert process.trims == 1
 
 

@@ -12,14 +12,14 @@ from collections.abc import Callable
 import psutil
 
 TOLERANCE = 0.02
-"""Share of the reference that resident memory may exceed it by before the heap is trimmed. It leaves room for what a
-pass needs above the memory that it begins with."""
+"""Share of a reference that resident memory may exceed it by before the heap is trimmed."""
 
 
 class HeapLimit:
     """Returns retained memory to the system when the resident memory exceeds that of the first step.
 
-    Memory that is returned must be mapped again by the next pass, so it is returned only above the limit.
+    Memory that is returned must be mapped again by the next pass, so it is returned only above a limit: after a step,
+    what was resident after the first step; between passes, the most that was resident between those of the first step.
 
     Args:
         resident: Reads the resident memory of this process in bytes.
@@ -31,26 +31,35 @@ class HeapLimit:
         process = psutil.Process()
         self._resident = resident or (lambda: int(process.memory_info().rss))
         self._trim = trim or _malloc_trim()
-        self.reference: int | None = None
+        self.pass_reference = 0
+        self.step_reference: int | None = None
 
     def trim(self) -> None:
         """Return the free memory to the system, after work that is not part of a pass and may need more memory."""
         if self._trim is not None:
             self._trim()
 
-    def enforce(self) -> None:
+    def after_pass(self) -> None:
+        """Limit the memory between passes; in the first step, measure it."""
+        if self.step_reference is None:
+            self.pass_reference = max(self.pass_reference, self._resident())
+        else:
+            self.pass_reference = self._limit(self.pass_reference)
+
+    def after_step(self) -> None:
+        """Limit the memory after a step; after the first one, measure it."""
+        self.step_reference = self._resident() if self.step_reference is None else self._limit(self.step_reference)
+
+    def _limit(self, reference: int) -> int:
         """Trim the heap if the resident memory is above the reference by more than the tolerance.
 
-        The first call sets the reference. If little is returned, the process does use more memory than then, and the
-        reference is raised.
+        Returns:
+            The reference; a larger one if little was returned, because the process then uses more memory.
         """
-        if self.reference is None:
-            self.reference = self._resident()
-            return
-        if self._trim is None or self._resident() <= self.reference * (1 + TOLERANCE):
-            return
+        if self._trim is None or self._resident() <= reference * (1 + TOLERANCE):
+            return reference
         self._trim()
-        self.reference = max(self.reference, self._resident())
+        return max(reference, self._resident())
 
 
 def _malloc_trim() -> Callable[[], object] | None:

@@ -214,8 +214,8 @@ class Trainer:
                     self.accelerator.backward(loss)
             if is_real:
                 step_metrics.add(terms, batch)
-            if self.heap is not None and self.steps_taken:
-                self.heap.enforce()
+            if self.heap is not None:
+                self.heap.after_pass()
         step_metrics.add_denominators(counts)
         for name in set(self.encoders) - used_encoders:
             # With zero gradients, momentum and weight decay would still change an unused encoder.
@@ -245,7 +245,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.steps_taken += 1
         if self.heap is not None:  # the first step has allocated the optimiser's state
-            self.heap.enforce()
+            self.heap.after_step()
         return bad_step
 
     def check(self, bad_step: torch.Tensor, callbacks: TrainerCallbacks) -> None:

@@ -230,11 +230,30 @@ def test_normalised_options_differ(task_folder: TaskFolder) -> None:
     card("3 degrees", "-3 degrees")
     result = task_folder.results(reciting_language_model(" 3 degrees"), "odd", normalise=True)[0]
     assert result.shot_results[0].value == 50.0
-    card("The cat.", "cat")
-    task_folder.open("odd")
-    with pytest.raises(MetalmError, match="makes two options of odd row 0 the same") as caught:
-        task_folder.open("odd", normalise=True)
-    assert "'The cat.' and 'cat'" in caught.value.why
+
+
+@pytest.mark.parametrize("protocol", ["finetuned", "in_context"])
+def test_options_that_normalisation_makes_the_same_are_compared_without_it(
+    task_folder: TaskFolder, protocol: Any
+) -> None:
+    """One such row does not keep the task from being scored, and none of its options counts as another one."""
+    same, other = ["The cat.", "cat"], ["a Cat", "dog"]
+    rows = [(other, 0)] * 2 + [(same, 0)] * 4 + [(same, 1)] * 4
+    columns = [{"text": f"Row {n}?", "options": options, "index": index} for n, (options, index) in enumerate(rows)]
+    task_folder.card(
+        "pets", columns, answer={"options": "options", "index": "index"}, splits={"train": "rows", "validation": "rows"}
+    )
+    (result,) = task_folder.results(reciting_language_model(" cat"), "pets", normalise=True, protocol=protocol)
+    template_result = result.template_results[0]
+    scores = [sample.score for sample in template_result.samples]
+    assert [scores[row] for row in (2, 6)] in ([0.0, 1.0], [1.0, 0.0]), "the options stay different"
+    if protocol == "finetuned":
+        assert scores == [1.0] * 2 + [0.0] * 4 + [1.0] * 4
+    (warning,) = [text for text in template_result.warnings if "--normalise" in text]
+    assert warning.startswith("8 of 10 examples have options that --normalise makes the same, such as row 2 with ")
+    assert "'The cat.' and 'cat'" in warning
+    (result,) = task_folder.results(reciting_language_model(" cat"), "pets", protocol=protocol)
+    assert not any("--normalise" in text for text in result.template_results[0].warnings)
 
 
 CARD_WITH_RATIONALE = {**CHOICE, "answer": {**CHOICE["answer"], "rationale": "why"}}

@@ -19,7 +19,7 @@ from metalm_cli.evaluation.chain_of_thought import extract_answer, majority_vote
 from metalm_cli.evaluation.generated_answers import generate_answers
 from metalm_cli.evaluation.metrics import task_metrics
 from metalm_cli.evaluation.metrics.task_metrics import ChanceLevel, Score
-from metalm_cli.evaluation.open_tasks import EvaluatedTask, normalise, normalise_example
+from metalm_cli.evaluation.open_tasks import EvaluatedTask, normalisation_notes, normalise_answer
 from metalm_cli.evaluation.prompts import (
     NEW_TOKENS_BY_CLUSTER,
     EncodedPrompt,
@@ -218,6 +218,8 @@ class Evaluator:
         else:
             predictions, cut_answers = self._predict(task, prompts, names, on_progress)
             warnings = generation_notes([prompt.reference for prompt in prompts], self.answer_tokens)
+        if self.settings.normalise:
+            warnings += normalisation_notes([prompt.reference for prompt in prompts])
         result = self._score(task, template, shots, prompt_set, predictions, rankings, start_time)
         open_limits = [prompt.max_new_tokens for prompt in prompts if prompt.is_open]
         if rankings is not None or not open_limits:
@@ -286,9 +288,8 @@ class Evaluator:
         metric, prompts = task.card.metric.name, prompt_set.prompts
         references = [prompt.reference for prompt in prompts]
         if self.settings.normalise:
-            language = task.card.language
-            predictions = [normalise(prediction, language) for prediction in predictions]
-            references = [normalise_example(reference) for reference in references]
+            pairs = [normalise_answer(*pair) for pair in zip(predictions, references, strict=True)]
+            predictions, references = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
         columns = task_metrics.columns_by_example(metric, predictions, references) if references else {}
         scores = columns.get("value") or [
             task_metrics.score_of_example(metric, prediction, reference)

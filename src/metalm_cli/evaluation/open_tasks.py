@@ -142,8 +142,6 @@ def open_evaluation_tasks(
             raise MetalmError(f"the card of {card.name} leaves out every row", where=source.location)
         task_metrics.check_metric(card.metric.name, examples)
         _check_options_differ(examples)
-        if settings.normalise:
-            _check_normalised_options_differ(examples)
         pool = None
         if max(settings.shots, default=0):
             try:
@@ -226,26 +224,45 @@ def normalise(text: str, language: str) -> str:
     return "; ".join(items) or text.strip()
 
 
-def normalise_example(example: Example) -> Example:
-    """Return the example with normalised answers and options."""
+def normalise_answer(prediction: str, reference: Example) -> tuple[str, Example]:
+    """Return a prediction and its example with normalised answers and options.
+
+    Both are returned as they are if normalisation makes two options of the example the same: which of them was
+    predicted would no longer be known.
+    """
+    if normalised_tie(reference) is not None:
+        return prediction, reference
+    language = reference.language
     answers, options = (
-        tuple(normalise(text, example.language) for text in texts) for texts in (example.answers, example.options)
+        tuple(normalise(text, language) for text in texts) for texts in (reference.answers, reference.options)
     )
-    return replace(example, answers=answers, options=options)
+    return normalise(prediction, language), replace(reference, answers=answers, options=options)
 
 
-def _check_normalised_options_differ(examples: Sequence[Example]) -> None:
-    """Raise an error if different options of an example are the same text after normalisation."""
-    for example in examples:
-        originals: dict[str, str] = {}
-        for option in example.options:
-            other = originals.setdefault(normalise(option, example.language), option)
-            if other != option:
-                raise MetalmError(
-                    f"--normalise makes two options of {example.task} row {example.row} the same",
-                    why=f"{other!r:.60} and {option!r:.60} differ only in case, punctuation or articles",
-                    remedy="evaluate without --normalise",
-                )
+def normalised_tie(example: Example) -> tuple[str, str] | None:
+    """Return two different options that are the same text after normalisation; None if there are none."""
+    originals: dict[str, str] = {}
+    for option in example.options:
+        other = originals.setdefault(normalise(option, example.language), option)
+        if other != option:
+            return other, option
+    return None
+
+
+def normalisation_notes(references: Sequence[Example]) -> list[str]:
+    """Describe the examples that are compared without ``--normalise``, because it makes two of their options the same.
+
+    Args:
+        references: The examples with answers and options as the template renders them.
+    """
+    ties = [(reference.row, tie) for reference in references if (tie := normalised_tie(reference)) is not None]
+    if not ties:
+        return []
+    row, (first, second) = ties[0]
+    return [
+        f"{len(ties)} of {len(references)} examples have options that --normalise makes the same, such as row {row} "
+        f"with {first!r:.60} and {second!r:.60}; their answers are compared without it"
+    ]
 
 
 def draw_examples(source: Examples, limit: int | None) -> Iterator[Example]:

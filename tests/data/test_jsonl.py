@@ -205,3 +205,16 @@ def test_reading_moves_no_file_position(write, tmp_path):
     assert os.waitpid(child, 0)[1] == 0
     assert good
     assert file.tell() == before
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_document_with_a_key_twice_is_an_error(tmp_path, streamed) -> None:
+    """Of two texts, other parsers keep the last one only."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "one"}\n{"text": "two", "text": "three"}\n')
+    stream = JsonlStream([path])
+    (_, raw), table = stream.read(0), JsonlTable([prepare(path, tmp_path / "cache")])
+    with pytest.raises(MetalmError, match="an object has the same key twice") as raised:
+        stream.load(raw) if streamed else table.load(1)
+    assert raised.value.where.endswith("rows.jsonl:2")
+    assert "'text' occurs twice" in raised.value.why

@@ -169,7 +169,20 @@ _EXACT_DECODER = json.JSONDecoder(
 )
 
 
-def parse_line(raw: bytes, where: str, parse: Callable[[bytes], Any] = json.loads) -> Any:
+_PARSER = json.JSONDecoder(object_pairs_hook=_object_without_duplicates)
+
+
+def parse_json(raw: bytes) -> Any:
+    """Parse JSON in UTF-8, UTF-16 or UTF-32.
+
+    Raises:
+        DuplicateKeyError: An object has the same key twice, of which other parsers drop the first.
+        ValueError: The text is not JSON.
+    """
+    return _PARSER.decode(raw.decode(json.detect_encoding(raw), "surrogatepass"))
+
+
+def parse_line(raw: bytes, where: str, parse: Callable[[bytes], Any] = parse_json) -> Any:
     """Parse the JSON value of a line.
 
     Args:

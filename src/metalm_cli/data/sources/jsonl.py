@@ -19,6 +19,7 @@ from metalm_cli.common.file_hash import file_sha256, file_stamp
 from metalm_cli.common.jsonl_files import (
     CHUNK_BYTES,
     MAX_BLANK_LINE_BYTES,
+    parse_json,
     parse_line,
     read_chunks,
     read_lines,
@@ -163,7 +164,7 @@ class JsonlTable(RandomAccessRows):
         parse: Parser of a line.
     """
 
-    def __init__(self, files: list[JsonlFile], parse: Callable[[bytes], Any] = json.loads) -> None:
+    def __init__(self, files: list[JsonlFile], parse: Callable[[bytes], Any] = parse_json) -> None:
         self.files, self.parse = files, parse
         self._first_rows = np.cumsum([0] + [file.rows for file in files]).tolist()
         self._open: OrderedDict[int, tuple[IO[bytes], np.ndarray]] = OrderedDict()

@@ -26,6 +26,7 @@ from metalm_cli.common.jsonl_files import (
     unreadable_file,
 )
 from metalm_cli.data.sources.base import RandomAccessRows, SequentialRows
+from metalm_cli.data.sources.unpacked_files import UNPACKED, hold, remove_unused
 from metalm_cli.errors import MetalmError
 
 MAX_OPEN_FILES = 32
@@ -82,8 +83,9 @@ def prepare(path: Path, cache: Path) -> JsonlFile:
     """Prepare a file for reading by row: hash it, unpack it into the cache if it is compressed, index its rows.
 
     Derived files are cached by the hash of the file's content; the hash is cached by :func:`file_stamp`, so an
-    unchanged file is not read again. Two processes that prepare the same file at the same time each write their own
-    copy, and the later replaces the earlier.
+    unchanged file is not read again. Unpacked copies are in use until this process ends; others are removed above a
+    total size (:mod:`~metalm_cli.data.sources.unpacked_files`). Two processes that prepare the same file at the same
+    time each write their own copy, and the later replaces the earlier.
 
     Raises:
         MetalmError: The file cannot be read, is damaged, changes while it is read, or the cache cannot be written.
@@ -98,6 +100,8 @@ def prepare(path: Path, cache: Path) -> JsonlFile:
         sha256 = file_sha256(path)
     except OSError as error:
         raise unreadable_file(path, error) from error
+    if _is_compressed(path):
+        hold(_copy_of(sha256, cache), cache)
     rows, plain_size = _unpack_and_index(path, sha256, cache)
     if file_stamp(path) != stamp:
         raise MetalmError(
@@ -108,12 +112,23 @@ def prepare(path: Path, cache: Path) -> JsonlFile:
     facts = {"sha256": sha256, "rows": rows, "size": path.stat().st_size, "plain_size": plain_size}
     with write_to_cache(record) as out:
         out.write(json.dumps(facts).encode())
+    if _is_compressed(path):
+        remove_unused(cache)
     return _jsonl_file(path, facts, cache)
+
+
+def _is_compressed(path: Path) -> bool:
+    return not path.name.endswith(".jsonl")
+
+
+def _copy_of(sha256: str, cache: Path) -> Path:
+    """Path of the unpacked copy of a compressed file."""
+    return cache / UNPACKED / f"{sha256}.jsonl"
 
 
 def _jsonl_file(path: Path, facts: dict[str, Any], cache: Path) -> JsonlFile:
     sha256 = facts["sha256"]
-    plain = path.absolute() if path.name.endswith(".jsonl") else cache / "unpacked" / f"{sha256}.jsonl"
+    plain = _copy_of(sha256, cache) if _is_compressed(path) else path.absolute()
     index = cache / "index" / f"{sha256}.idx"
     return JsonlFile(path, plain, index, facts["rows"], sha256, facts["size"], facts["plain_size"])
 
@@ -122,6 +137,8 @@ def _cached_file(path: Path, record: Path, cache: Path) -> JsonlFile | None:
     """The file as an earlier run prepared it; None if a derived file is missing or incomplete."""
     try:
         cached = _jsonl_file(path, json.loads(record.read_bytes()), cache)
+        if _is_compressed(path):
+            hold(cached.plain, cache)
         intact = cached.plain.stat().st_size == cached.plain_size and cached.index.stat().st_size == 8 * (
             cached.rows + 1
         )
@@ -132,8 +149,8 @@ def _cached_file(path: Path, record: Path, cache: Path) -> JsonlFile | None:
 
 def _unpack_and_index(path: Path, sha256: str, cache: Path) -> tuple[int, int]:
     """Write the unpacked copy (of a compressed file) and the index; return (rows, unpacked bytes)."""
-    if not path.name.endswith(".jsonl"):
-        plain = cache / "unpacked" / f"{sha256}.jsonl"
+    if _is_compressed(path):
+        plain = _copy_of(sha256, cache)
         with write_to_cache(plain) as out:
             for chunk in read_chunks(path):
                 out.write(chunk)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 import tiny_runs as micro
 
@@ -77,6 +79,37 @@ def test_processes_with_different_recipes_do_not_train(tmp_path: Path, monkeypat
     output = outputs(printed)
     assert "the processes of the run have different recipes" in output
     assert "train.learning_rate: 0.003 and 0.001" in output
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_with_different_weights_do_not_train(tmp_path: Path) -> None:
+    """One value of the decoder differs between the copies of a checkpoint on two machines."""
+    recipe = micro.write_recipe(tmp_path)
+    assert micro.metalm("pretrain", recipe, "train.steps=1", "train.warmup_steps=0", "--out", tmp_path / "base") == 0
+    for machine in ("first", "second"):
+        shutil.copytree(tmp_path / "base" / "model", tmp_path / machine / "base")
+    file = tmp_path / "second" / "base" / "model.safetensors"
+    tensors = load_file(file)
+    name = next(name for name in tensors if name.startswith("decoder") and name.endswith("c_fc.weight"))
+    tensors[name][3, 5] += 1e-3
+    save_file(tensors, file, {"format": "pt"})
+    micro.write_recipe(tmp_path, micro.RECIPE.replace(micro.MODEL, "model: {checkpoint: base}\n"))
+    arguments = ["pretrain", recipe, "--offline", "--out", tmp_path / "run"]
+
+    def other_machine() -> None:
+        os.environ["METALM_CHECKPOINTS"] = str(tmp_path / "second")
+
+    codes, printed = micro.run_processes(
+        arguments,
+        tmp_path,
+        environment={"METALM_CHECKPOINTS": str(tmp_path / "first")},
+        before=in_rank(1, other_machine),
+    )
+    assert codes == [2, 2], printed
+    output = outputs(printed)
+    assert "the processes of the run have different models" in output
+    assert output.count("CRC-32 of the weights of decoder: ") == 1
+    assert "encoders" not in output
     assert not (tmp_path / "run").exists()
 
 

@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from fuzz import data_surfaces, model_surfaces
 from fuzz.data_surfaces import Case, Surface
+from fuzz.garbage_surface import garbage
 from fuzz.workspace import Workspace, build
 
 SURFACES: dict[str, Surface] = {
@@ -43,6 +44,7 @@ SURFACES: dict[str, Surface] = {
     "results": model_surfaces.results,
     "runs": model_surfaces.run_folders,
     "generate": model_surfaces.generate_inputs,
+    "garbage": garbage,
 }
 DOCUMENTED_CODES = (0, 1, 2, 75)
 LIMIT_SECONDS = 30.0

@@ -12,7 +12,7 @@ import pytest
 from fuzz.campaign import SURFACES, judge
 from fuzz.data_surfaces import Case
 
-CASES = 60
+CASES = 65
 
 
 def test_commands_survive_fuzzed_inputs(tmp_path: Path) -> None:
@@ -45,5 +45,5 @@ def test_judgement(code: int | None, printed: str, garbage: bool, fault: str) ->
 
 
 def test_every_surface_has_a_name_and_a_description() -> None:
-    assert len(SURFACES) == 12
+    assert len(SURFACES) == 13
     assert all(surface.__doc__ for surface in SURFACES.values())

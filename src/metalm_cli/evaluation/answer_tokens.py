@@ -77,7 +77,7 @@ def ranking_notes(
         dict(zip(reference.options, map(tuple, ids), strict=True))
         for reference, ids in zip(references, option_ids, strict=True)
     ]
-    notes = _same_tokens_notes(references, lambda index, option: ids_by_option[index][option])
+    notes = _same_tokens_notes(same_tokens(references, lambda index, option: ids_by_option[index][option]), references)
     if with_end_token:
         return notes
     pairs = [_beginning_pair(ids) for ids in ids_by_option]
@@ -103,7 +103,7 @@ def generation_notes(references: Sequence[Example], tokens: AnswerTokens) -> lis
         references: The examples.
         tokens: Tokens of answers.
     """
-    notes = _same_tokens_notes(references, lambda _, option: tokens.generated_text(option))
+    notes = _same_tokens_notes(same_tokens(references, lambda _, option: tokens.generated_text(option)), references)
     right_answers = [reference.answers[0] for reference in references]
     changed = [answer for answer in right_answers if tokens.generated_text(answer) != answer]
     if changed:
@@ -116,8 +116,13 @@ def generation_notes(references: Sequence[Example], tokens: AnswerTokens) -> lis
     return notes
 
 
-def _same_tokens_notes(references: Sequence[Example], tokens_of: Callable[[int, str], Any]) -> list[str]:
-    """Describe the examples with different options of the same tokens."""
+def same_tokens(references: Sequence[Example], tokens_of: Callable[[int, str], Any]) -> list[tuple[str, str]]:
+    """Return two different options of the same tokens of each example that has such options.
+
+    Args:
+        references: The examples.
+        tokens_of: Returns the tokens of an option, given the index of its example.
+    """
     affected = []
     for index, reference in enumerate(references):
         first_options: dict[Any, str] = {}
@@ -125,6 +130,10 @@ def _same_tokens_notes(references: Sequence[Example], tokens_of: Callable[[int, 
         pair = next((pair for pair in pairs if pair[0] != pair[1]), None)
         if pair is not None:
             affected.append(pair)
+    return affected
+
+
+def _same_tokens_notes(affected: Sequence[tuple[str, str]], references: Sequence[Example]) -> list[str]:
     if not affected:
         return []
     first, second = affected[0]

@@ -11,6 +11,7 @@ import numpy as np
 from metalm_cli.common.hub import model_folder
 from metalm_cli.common.signals import StopSignals
 from metalm_cli.config.schema.recipes import FinetuneRecipe
+from metalm_cli.data.examples.answer_classes import AnswerClasses
 from metalm_cli.data.examples.example_slots import ExampleSlotFactory
 from metalm_cli.data.examples.pack_examples import RowPacking, TaskSession, pack_sessions
 from metalm_cli.data.examples.session_writer import SessionBuilder
@@ -41,6 +42,7 @@ from metalm_cli.runs.folder import RunFolder
 from metalm_cli.sessions import Batch, Row, Session, SessionTokeniser
 from metalm_cli.tasks import Cards, is_path
 from metalm_cli.templates import scored_templates
+from metalm_cli.training.planning.answer_notes import answer_notes
 from metalm_cli.training.planning.plan import RunPlan
 from metalm_cli.training.planning.task_plan import make_task_plan, row_packing_of, sample_sessions
 from metalm_cli.training.run import Run, RunCallbacks, RunOptions
@@ -54,10 +56,14 @@ AUDIT_FILE = "audit.json"
 
 
 class TaskValidation(NamedTuple):
-    """Validation rows of a task, and its first session without the answer, which is continued for display."""
+    """Validation rows of a task, the classes of their answers, and the session that is continued for display.
+
+    This is the first one without its answer.
+    """
 
     rows: list[Row]
     preview: Session | None
+    answer_classes: AnswerClasses
 
 
 class Finetuning(Run):
@@ -162,15 +168,15 @@ class Finetuning(Run):
         return load_tokenizer(model_folder(name, offline=self.options.offline, weights=False))
 
     @cached_property
-    def _validation(self) -> list[TaskValidation]:
+    def _validation(self) -> dict[int, TaskValidation]:
         examples_by_task = validation_examples(
             self.corpus, data_root=self.options.data_root, offline=self.options.offline
         )
-        return [self._validation_of(task, examples) for task, examples in examples_by_task.items()]
+        return {task: self._validation_of(task, examples) for task, examples in examples_by_task.items()}
 
     @cached_property
     def validation_rows(self) -> list[Row]:
-        return [row for validation in self._validation for row in validation.rows]
+        return [row for validation in self._validation.values() for row in validation.rows]
 
     def _validation_of(self, task: int, examples: Any) -> TaskValidation:
         """Make validation rows of a task, spread over its split and the same for every seed and compared model."""
@@ -180,6 +186,7 @@ class Finetuning(Run):
         keys = np.full(num_examples, key_of("validation", training_task.card.name), dtype=np.uint64)
         rows: list[Row] = []
         preview: Session | None = None
+        classes = AnswerClasses()
         num_tokens = 0
         for index in permute(np.arange(num_examples), num_examples, keys).tolist():
             if len(rows) == options.examples:
@@ -198,10 +205,11 @@ class Finetuning(Run):
                 break
             sample = TaskSession(session, task, {"source_tokens": len(session)}, -1)
             rows.append(pack_sessions([sample], self.packing.row_format))
-        return TaskValidation(rows, preview)
+            classes.add(example, training_task.card)
+        return TaskValidation(rows, preview, classes)
 
     def preview_texts(self) -> list[str | Session]:
-        return [validation.preview for validation in self._validation if validation.preview is not None]
+        return [validation.preview for validation in self._validation.values() if validation.preview is not None]
 
     @cached_property
     def sampled_sessions(self) -> list[TaskSession]:
@@ -210,7 +218,7 @@ class Finetuning(Run):
 
     @cached_property
     def plan(self) -> RunPlan:
-        largest = max((len(validation.rows) for validation in self._validation), default=0)
+        largest = max((len(validation.rows) for validation in self._validation.values()), default=0)
         plan = make_task_plan(
             self.recipe,
             self.corpus,
@@ -225,7 +233,9 @@ class Finetuning(Run):
         )
         docked = {dock.encoder for sample in self.sampled_sessions for _, dock in sample.tokenised.docks}
         check_trained_parts_are_used(self.assembly.parts(), docked)
-        return self.with_evaluation(replace(plan, notes=(*plan.notes, *self._hold_out_notes())))
+        classes = {task: validation.answer_classes for task, validation in self._validation.items()}
+        notes = answer_notes(self.corpus, classes, self.assembly.decoder_tokenizer)
+        return self.with_evaluation(replace(plan, notes=(*plan.notes, *notes, *self._hold_out_notes())))
 
     def _hold_out_notes(self) -> list[str]:
         if self.audit is None:

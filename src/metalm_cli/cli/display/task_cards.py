@@ -157,6 +157,8 @@ def print_check(check: CardCheck, rows: int | None) -> None:
             )
         if split.wrong_rows > len(split.problems):
             print_line(Text(f"    ... and {split.wrong_rows - len(split.problems):,} more rows", style="red"))
+    for note in check.notes:
+        print_line(Text(console.escape_markup(f"  note: {note}"), style="yellow"))
 
 
 def _describe_rows(split: SplitCheck, card: Card) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from metalm_cli.data.examples.answer_classes import AnswerClasses, lacking_classes_note, option_name
 from metalm_cli.data.examples.open_examples import Examples, open_examples
 from metalm_cli.errors import MetalmError, RowsUnavailableError
 from metalm_cli.tasks import Card, Example
@@ -45,6 +46,7 @@ class SplitCheck:
         excluded: Rows that the card excludes.
         label_counts: Examples by class, or by the number of the correct option if each row has its own options; empty
             for open tasks.
+        answer_classes: Classes of the answers, also of open tasks with few different answers.
         lengths: Lengths of each field and of the answer.
         problems: Errors of at most ``MAX_LISTED`` wrong rows.
         wrong_rows: Number of rows that do not fit the card.
@@ -55,6 +57,7 @@ class SplitCheck:
     location: str = ""
     excluded: int = 0
     label_counts: Counter[str] = field(default_factory=Counter)
+    answer_classes: AnswerClasses = field(default_factory=AnswerClasses)
     lengths: dict[str, FieldLengths] = field(default_factory=dict)
     problems: list[MetalmError] = field(default_factory=list)
     wrong_rows: int = 0
@@ -78,6 +81,15 @@ class CardCheck:
     def problems(self) -> list[MetalmError]:
         """All listed problems."""
         return [problem for split in self.splits for problem in split.problems]
+
+    @property
+    def notes(self) -> list[str]:
+        """What the splits lack, although the card fits them."""
+        splits = {split.role: split for split in self.splits}
+        if not {"train", "validation"} <= splits.keys():
+            return []
+        note = lacking_classes_note(splits["train"].answer_classes, splits["validation"].answer_classes)
+        return [note] if note else []
 
 
 def check_card(
@@ -143,6 +155,7 @@ def _check_split(
         for name, text in example.fields.items():
             lengths[name].append(len(text))
         lengths[ANSWER].append(len(example.answers[0]))
+        check.answer_classes.add(example, examples.card)
         if example.label is not None:
             check.label_counts[option_name(example, examples.card)] += 1
     check.lengths = {name: FieldLengths.of(counts) for name, counts in lengths.items() if counts}
@@ -151,12 +164,6 @@ def _check_split(
         check.problems.append(MetalmError("the card excludes every row", where=examples.location, remedy=remedy))
         check.wrong_rows += 1
     return check
-
-
-def option_name(example: Example, card: Card) -> str:
-    """Name of the correct option in a distribution: the class, or a number if rows have their own options."""
-    assert example.label is not None
-    return example.options[example.label] if card.answer.label is not None else f"option {example.label + 1}"
 
 
 def unseen_classes(split: SplitCheck, class_names: Iterable[str]) -> list[str]:

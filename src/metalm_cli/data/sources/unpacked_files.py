@@ -31,7 +31,7 @@ def hold(copy: Path, cache: Path) -> None:
     Without locks (on another system than POSIX, or a file system without them), nothing is listed, and nothing is
     removed.
     """
-    with _locked(cache) as is_locked:
+    with _locked(cache) as is_locked, suppress(OSError):  # a full disk or a read-only cache is no reason to fail here
         if not is_locked:
             return
         if cache not in _open_lists:
@@ -98,6 +98,8 @@ def _names_in_use(cache: Path) -> set[str]:
             descriptor = os.open(path, os.O_RDWR)
         except FileNotFoundError:
             continue
+        except OSError:  # a list of another user, which may name any copy
+            return {copy.name for _, _, copy in _copies(cache)}
         try:
             if os.fstat(descriptor).st_ino not in own and _lock(descriptor):
                 path.unlink(missing_ok=True)

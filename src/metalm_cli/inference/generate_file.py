@@ -279,7 +279,7 @@ def output_header(
         json.dumps({"model": model_settings, "settings": settings, "input": {"sha256": input_file.sha256}})
     )
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    # The hash of the configuration contains the end tokens, too.
+    # The hash of the configuration also contains the end tokens.
     identity["model"].update(source=source, end_ids=sorted(language_model.decoder_tokenizer.end_ids))
     identity["input"].update(file=str(input_file.path), lines=len(input_file.lines))
     return {"format": 1, "metalm": metalm_cli.__version__, "hash": digest, **identity}

@@ -31,7 +31,7 @@ def hold(copy: Path, cache: Path) -> None:
     Without locks (on another system than POSIX, or a file system without them), nothing is listed, and nothing is
     removed.
     """
-    with _locked(cache) as is_locked, suppress(OSError):  # a full disk or a read-only cache is no reason to fail here
+    with _locked(cache) as is_locked, suppress(OSError):  # a full disk or a read-only cache
         if not is_locked:
             return
         if cache not in _open_lists:

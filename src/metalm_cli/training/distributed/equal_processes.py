@@ -94,7 +94,7 @@ def _checksums(assembly: Assembly, parameters: Mapping[str, torch.Tensor]) -> di
     for name in sorted(parameters):
         part = part_of.get(id(parameters[name]), "the objective")
         values = parameters[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        checksums[part] = zlib.crc32(values.numpy(), checksums.get(part, 0))
+        checksums[part] = zlib.crc32(values.numpy().data, checksums.get(part, 0))
     return {part: f"{checksum:08x}" for part, checksum in checksums.items()}
 
 

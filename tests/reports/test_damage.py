@@ -117,10 +117,16 @@ def test_invalid_values_are_reported(run: Path, file: str, keys: tuple[Any, ...]
     [
         ([{"step": 10**400, "loss": 1.0}], "metrics.jsonl: records without a step, left out: 1"),
         ([{"step": "12", "loss": 1.0}], "metrics.jsonl: records without a step, left out: 1"),
-        ([{"step": 30, "split": ["a"]}], "metrics.jsonl: records of neither training nor validation, left out: 1"),
+        (
+            [{"step": 30, "split": ["a"]}],
+            "metrics.jsonl: records of neither training, validation nor evaluation, left out: 1",
+        ),
         (["[" * 100_000, {"step": 30}], "metrics.jsonl: line 4 is damaged and left out"),
-        ([{"step": 30, "cluster_loss": 5}], "metrics.jsonl: damaged losses by cluster or task, left out: 1"),
-        ([{"step": 30, "split": "validation", "task_loss": ["a"]}], "metrics.jsonl: damaged losses by cluster or task"),
+        ([{"step": 30, "cluster_loss": 5}], "metrics.jsonl: damaged losses or scores by cluster or task, left out: 1"),
+        (
+            [{"step": 30, "split": "validation", "task_loss": ["a"]}],
+            "metrics.jsonl: damaged losses or scores by cluster or task",
+        ),
         ([{"step": 30, "nonfinite": True}], "values are not finite in 1 logged step, first at step 30"),
     ],
 )

@@ -162,6 +162,18 @@ TASK_DATA = {
     "validation.tokens_per_task": ("20000", "60"),
     "validation.role": ("validation", "train"),
 }
+EVALUATE = {
+    "suite": ("null", "no-such-suite"),
+    "tasks": ("[FOLDER/parity.yaml]", "[FOLDER/long.yaml]"),
+    "every": ("null", "1"),
+    "limit": ("2", "3"),
+    "best_by": ("null", "mean"),
+    "shots": ("null", "[1]"),
+    "protocol": ("null", "instruct"),
+    "templates": ("FOLDER/words", "plain"),
+    "template": ("null", "question-first"),
+    "split": ("null", "train"),
+}
 TRAIN = {
     "steps": ("4", "3"),
     "epochs": ("1.0", "2.0"),
@@ -187,6 +199,7 @@ TRAIN = {
     "loss_average": ("token", "example"),
     "patience": ("null", "1"),
     "final": ("last", "best"),
+    **{f"evaluate.{key}": values for key, values in EVALUATE.items()},
 }
 GIVEN = {
     "train.epochs": ["train.steps=null", "train.warmup_steps=0"],
@@ -233,6 +246,7 @@ LOOP_KEYS = {
     *("train.gradient_clip", "train.precision", "train.seed", "train.max_time", "train.log_every"),
     *("train.validate_every", "train.checkpoint_every", "train.keep_checkpoints", "train.sample_continuations"),
     *("train.trackers", "train.loss_average", "train.patience", "train.final"),
+    *(f"train.evaluate.{key}" for key in EVALUATE),
 }
 """Keys that only the training loop reads: their effect is seen in a run of a few steps."""
 SCENARIOS = {
@@ -312,6 +326,9 @@ def given_overrides(key: str) -> list[str]:
         needed.append(f"{key.removesuffix('layers')}kind=mlp")
     if section == "objective" and names[0] in MASKS:
         needed += [*micro.ENCODER_ONLY, "model.checkpoint=null", "model.encoders.text=ENCODER"]
+    if key.startswith("train.evaluate."):
+        others = {"tasks": "[FOLDER/parity.yaml]", "templates": "FOLDER/words", "every": "2"}
+        needed += [f"train.evaluate.{name}={value}" for name, value in others.items() if name != names[1]]
     return needed
 
 
@@ -465,11 +482,16 @@ class Outcomes:
 
     def _loop(self, recipe: Any) -> str:
         out = self.folder / f"run-{len(self.known)}"
-        code = self._run(recipe, out).run(StopSignals())
+        run = self._run(recipe, out)
+        code = run.run(StopSignals())
         files = sorted(str(path.relative_to(out)) for path in out.glob("**/*"))
         weights = out / "model" / "model.safetensors"
         total = sum(float(value.double().sum()) for value in load_file(weights).values()) if weights.exists() else None
-        return repr((code, micro.records(out, ""), files, self.previews, total))
+        opened = None if run.evaluated_tasks is None else run.evaluated_tasks.opened
+        tasks = () if opened is None else [(task.source.role, task.templates, task.examples) for task in opened.tasks]
+        settings = None if opened is None else opened.settings
+        state = micro.checkpoint(out, max(record["step"] for record in micro.records(out)))["state"]
+        return repr((code, micro.records(out, ""), files, self.previews, total, tasks, settings, state["best_step"]))
 
 
 @pytest.fixture(scope="module")

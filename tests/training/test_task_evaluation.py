@@ -11,16 +11,35 @@ from typing import Any
 
 import pytest
 import torch
-from test_finetuning import RECIPE
 
 import tiny_runs as micro
 from metalm_cli.inference import load
 from task_fixtures import write_task
 
+RECIPE = (
+    "command: finetune\n"
+    + micro.MODEL.replace("n_positions: 64", "n_positions: 128").replace("embeddings: 64", "embeddings: 96")
+    + """data:
+  tasks: [FOLDER/parity.yaml, FOLDER/other.yaml, FOLDER/long.yaml]
+  cards: [FOLDER/more]
+  templates: {collection: FOLDER/words, template_sampling: index}
+  sequence_length: 128
+  validation: {examples: 4}
+train:
+  steps: 6
+  batch_size: 8
+  warmup_steps: 1
+  precision: fp32
+  log_every: 1
+  validate_every: 0
+  checkpoint_every: 0
+  sample_continuations: 0
+"""
+)
 STEPS = 6
-FAST = ["train.steps=6", "train.learning_rate=0.05", "data.row_packing=pad"]
+FAST = ["train.learning_rate=0.05", "data.row_packing=pad"]
 """So high a learning rate that scores change within a few steps."""
-EVALUATE = "train.evaluate={tasks: [parity, long, held], every: 2, best_by: mean, shots: [0, 1], best_by: mean@0}"
+EVALUATE = "train.evaluate={tasks: [parity, long, held], every: 2, shots: [0, 1], best_by: mean@0}"
 DROPOUT = [
     "model.decoder.dropout=0.1",
     "model.encoders.text.dropout=0.1",
@@ -38,8 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_task(folder, "long", 16, cluster="misc", words=30)
     write_task(folder / "more", "held", 16, cluster="sentiment")
     (folder / "more" / "words" / "held.yaml").rename(folder / "words" / "held.yaml")
-    recipe = RECIPE.replace("data:\n", "data:\n  cards: [FOLDER/more]\n").replace("FOLDER", str(folder))
-    micro.write_recipe(folder, recipe)
+    micro.write_recipe(folder, RECIPE.replace("FOLDER", str(folder)))
     return folder
 
 
@@ -126,7 +144,7 @@ def test_training_stops_without_a_better_score(run) -> None:
 
 
 def test_without_best_by_the_validation_loss_selects(run) -> None:
-    out = run(EVALUATE.replace(", best_by: mean@0", "").replace(", best_by: mean", ""), "train.validate_every=1")
+    out = run(EVALUATE.replace(", best_by: mean@0", ""), "train.validate_every=1")
     losses = {record["step"]: record["loss"] for record in micro.records(out, "validation")}
     state = micro.checkpoint(out, STEPS)["state"]
     assert state["best_step"] == min(losses, key=lambda step: losses[step])

@@ -20,6 +20,7 @@ from metalm_cli.common.table import Table
 from metalm_cli.reports.answer_samples import answer_views, continuation_views, row_views
 from metalm_cli.reports.figures import vega_export
 from metalm_cli.reports.figures.score_figures import score_figures
+from metalm_cli.reports.figures.step_score_figures import step_score_figures
 from metalm_cli.reports.figures.training_figures import MAX_FIGURE_POINTS, Figure, training_figures
 from metalm_cli.reports.paired_differences import paired_tables
 from metalm_cli.reports.reading.evaluation_summary import EvaluationSummary
@@ -112,7 +113,11 @@ DETAIL_LEVELS = (
 
 def report_figures(runs: Sequence[RunSummary], points: int = MAX_FIGURE_POINTS) -> list[Figure]:
     """All figures that the runs have data for, with at most ``points`` points for all curves of a figure."""
-    return [*score_figures(group_by_protocol(runs)), *training_figures(runs, points)]
+    return [
+        *score_figures(group_by_protocol(runs)),
+        *step_score_figures(runs, points),
+        *training_figures(runs, points),
+    ]
 
 
 def make_page(runs: Sequence[RunSummary], path: Path, created: datetime | None = None) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from metalm_cli.common.table import Table
 from metalm_cli.reports.reading.evaluation_summary import as_number
 from metalm_cli.reports.reading.run_summary import RunSummary
+from metalm_cli.reports.step_scores import step_score_table
 from metalm_cli.reports.tables import difference_table, report_tables
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ def print_report(runs: Sequence[RunSummary], out: Console) -> None:
         for problem in run.problems:
             prefix = f"{run.name}: " if len(runs) > 1 else ""
             out.print(Text(_printable(f"note: {prefix}{problem}"), style="yellow"), soft_wrap=False)
-    differing = difference_table(runs)
-    for index, table in enumerate([*report_tables(runs), *([differing] if differing is not None else [])]):
+    further = [table for table in (step_score_table(runs), difference_table(runs)) if table is not None]
+    for index, table in enumerate([*report_tables(runs), *further]):
         _print_table(table, out)
         if index == 0:
             _print_curves(runs, out)

@@ -60,6 +60,7 @@ class RunSummary:
         files: Existing files and folders to link to.
         problems: Missing and damaged parts.
         external_evaluations: Evaluations of this run in the folders of other runs that are read.
+        task_scores: Records of the evaluation on tasks during training.
     """
 
     path: Path
@@ -77,6 +78,7 @@ class RunSummary:
     files: tuple[Path, ...]
     problems: tuple[str, ...]
     external_evaluations: tuple[EvaluationSummary, ...] = ()
+    task_scores: tuple[Record, ...] = ()
 
     @property
     def steps(self) -> int | None:
@@ -168,7 +170,7 @@ def read_run(path: Path) -> RunSummary:
     results = path / SCORES_FOLDER if (path / SCORES_FOLDER).is_dir() else path
     trained = (path / "recipe.yaml").exists() or (path / "metrics.jsonl").exists()
     evaluations = read_evaluations(results, problems) if results != path or not trained else []
-    training, validation = _read_metrics(path, problems) if trained else ([], [])
+    training, validation, task_scores = _read_metrics(path, problems) if trained else ([], [], [])
     text, recipe = _read_recipe(path, problems) if trained else ("", {})
     state = run_state(path) if trained else "evaluated"
     name = encodable_text(path.resolve().name)
@@ -191,17 +193,19 @@ def read_run(path: Path) -> RunSummary:
             if file.exists()
         ),
         problems=(),
+        task_scores=tuple(task_scores),
     )
     return replace(run, problems=(*_state_problem(run), *problems, *_missing_parts(run)))
 
 
-def _read_metrics(path: Path, problems: list[str]) -> tuple[list[Record], list[Record]]:
+def _read_metrics(path: Path, problems: list[str]) -> tuple[list[Record], list[Record], list[Record]]:
+    """Records of training, of validation, and of the evaluation on tasks."""
     file = path / "metrics.jsonl"
     try:
         lines, damaged = metrics_log.read_metrics(file)
     except OSError as error:
         problems.append(f"metrics.jsonl cannot be read: {error.strerror or error}")
-        return [], []
+        return [], [], []
     if not file.exists():
         problems.append("metrics.jsonl is missing: there are no curves")
     numbers = [entry.removeprefix(f"{file}:").partition(":")[0] for entry in damaged]
@@ -210,7 +214,7 @@ def _read_metrics(path: Path, problems: list[str]) -> tuple[list[Record], list[R
         problems.append(f"metrics.jsonl: {len(damaged) - 5} more damaged lines are left out")
     values: list[str] = []
     records: list[Record] = [
-        with_valid_values(record, "", values, {"cluster_loss": dict, "task_loss": dict})
+        with_valid_values(record, "", values, {"cluster_loss": dict, "task_loss": dict, "scores": dict})
         for record in map(as_object, lines)
         if record is not None
     ]
@@ -218,17 +222,18 @@ def _read_metrics(path: Path, problems: list[str]) -> tuple[list[Record], list[R
         (record for record in records if as_number(record.get("step")) is not None), key=lambda record: record["step"]
     )
     by_split = [
-        [record for record in valid if record.get("split", "train") == split] for split in ("train", "validation")
+        [record for record in valid if record.get("split", "train") == split]
+        for split in ("train", "validation", "evaluation")
     ]
     of_other_splits = len(valid) - sum(map(len, by_split))
     for number, description in (
         (len(lines) - len(records), "records that are nested too deeply"),
         (len(records) - len(valid), "records without a step"),
-        (of_other_splits, "records of neither training nor validation"),
-        (len(values), "damaged losses by cluster or task"),
+        (of_other_splits, "records of neither training, validation nor evaluation"),
+        (len(values), "damaged losses or scores by cluster or task"),
     ):
         problems += [f"metrics.jsonl: {description}, left out: {number}"] if number else []
-    return by_split[0], by_split[1]
+    return by_split[0], by_split[1], by_split[2]
 
 
 def _read_recipe(path: Path, problems: list[str]) -> tuple[str, Mapping[str, Any]]:

@@ -119,7 +119,10 @@ def test_parts_are_read_from_a_column_of_every_split(task_folder) -> None:
     tasks = select_suite_tasks(load_suite(path), cards).cards
     assert [card.name for card in tasks] == ["one_it_s_a", "one_b", "one_c"]
     texts = [
-        [dict(example.fields)["text"] for example in open_examples(card, "validation", card_path=cards.paths[card.name])]
+        [
+            dict(example.fields)["text"]
+            for example in open_examples(card, "validation", card_path=cards.paths[card.name])
+        ]
         for card in tasks
     ]
     assert texts == [["It's a 0", "It's a 1", "It's a 2"], ["b 0", "b 1", "b 2"], []]
@@ -153,8 +156,8 @@ def test_a_derived_task_keeps_the_history_of_its_original() -> None:
         ("tasks: [{cluster: nli, metric: f1}]", "tasks.0.metric: metric needs task"),
         ("tasks: [{task: mrpc, metric: acuracy}]", "tasks.0.metric: no metric is named acuracy|mine.yaml:3|accuracy?"),
         ("tasks: [{task: mrpc, metric: [f1, f1]}]", "tasks.0.metric: expected different metrics"),
-        ("tasks: [{task: mnli, split: matched}]", "task mnli has no matched split|split: choose one of train, validation"),
-        ("tasks: [rte]\naggregate: mean_over_task", "no aggregate is named mean_over_task|mine.yaml:4|mean_over_tasks?"),
+        ("tasks: [{task: mnli, split: matched}]", "task mnli has no matched split|choose one of train, validation"),
+        ("tasks: [rte]\naggregate: mean_over_task", "no aggregate is named mean_over_task|mine.yaml:4|_tasks?"),
         ("tasks: [rte]\nalso: [median]", "also: no aggregate is named median|choose one of mean_over_clusters"),
         ("tasks: [rte, {task: rte, limit: 3}]", "two entries are named rte, and differ|set name in one of them"),
         ("tasks: [{task: rte, name: cb}]", "two tasks are named cb|give the task of the suite another name"),

@@ -13,7 +13,7 @@ from scipy import stats
 from sklearn.metrics import f1_score, matthews_corrcoef
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.evaluation.metrics import task_metrics, text_metrics
+from metalm_cli.evaluation.metrics import class_metrics, task_metrics, text_metrics
 from metalm_cli.evaluation.metrics.task_metrics import (
     chance,
     columns_by_example,
@@ -185,12 +185,12 @@ def test_measures_of_rows_are_the_libraries() -> None:
     predicted = np.where(rng.random((50, 30)) < 0.6, references, rng.integers(0, 3, (50, 30)))
     predicted[0], references[1], predicted[2], references[2] = 0, 1, 0, 0
     positive = [f1_score(t == 1, f == 1, zero_division=0) for f, t in zip(predicted, references, strict=True)]
-    assert task_metrics.f1(predicted, references) == pytest.approx(positive)
+    assert class_metrics.f1(predicted, references) == pytest.approx(positive)
     pairs = list(zip(predicted, references, strict=True))[3:]
-    assert task_metrics.matthews(predicted, references)[3:] == pytest.approx(
+    assert class_metrics.matthews(predicted, references)[3:] == pytest.approx(
         [matthews_corrcoef(t, f) for f, t in pairs]
     )
-    assert task_metrics.matthews(predicted, references)[[0, 1, 2]].tolist() == [0, 0, 0]
+    assert class_metrics.matthews(predicted, references)[[0, 1, 2]].tolist() == [0, 0, 0]
     numbers, targets = rng.normal(size=(20, 12)).round(1), rng.integers(0, 6, (20, 12)).astype(float)
     numbers[0, 0], numbers[1] = 1e200, 3.0
     for measure, library in ((task_metrics.pearson, stats.pearsonr), (task_metrics.spearman, stats.spearmanr)):
@@ -203,8 +203,12 @@ def test_measures_of_rows_are_the_libraries() -> None:
 
 @pytest.mark.parametrize("metric", get_args(MetricName))
 def test_saved_columns_give_the_score(metric) -> None:
-    if metric in task_metrics.CLASS_METRICS:
+    if metric in (*task_metrics.CLASS_METRICS, *task_metrics.QUESTION_METRICS, "macro_f1"):
         examples, predictions = classes(1, 0, 1, 0, 1, 1), ["yes", "no", "no", "yes", "what", "yes"]
+        examples = [
+            replace(example, row=7 * n, fields={"passage": "p", "question": str(n)})
+            for n, example in enumerate(examples)
+        ]
     else:
         examples = [question(f"{n}.5 red balls", f"{n} balls; a dog", row=7 * n) for n in range(6)]
         predictions = ["0.5 red balls", "1 ball", "a dog; 2 balls", "3.5", "none", "5.5 balls"]

@@ -134,10 +134,7 @@ class EvaluationRequest:
             for name in ("split", "limit", "templates", "template")
             if name not in values and getattr(self, name) is not None
         ]
-        return tuple(
-            f"{name} {_text(mine)} instead of {_text(value)}"
-            for name, mine, value in [*changed, *added]
-        )
+        return tuple(f"{name} {_text(mine)} instead of {_text(value)}" for name, mine, value in [*changed, *added])
 
     @property
     def prompt_options(self) -> dict[str, Any]:

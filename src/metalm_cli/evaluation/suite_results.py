@@ -47,9 +47,7 @@ def with_suite(record: ResultRecord, selection: SuiteSelection) -> ResultRecord:
         MetalmError: An aggregate of a plug-in fails.
     """
     suite = selection.suite
-    tasks = {
-        task.card.name: SuiteTaskRecord(group=task.group, metrics=list(task.metrics)) for task in selection.tasks
-    }
+    tasks = {task.card.name: SuiteTaskRecord(group=task.group, metrics=list(task.metrics)) for task in selection.tasks}
     suite_record = SuiteRecord(
         name=suite.name, sha256=suite.sha256, source=suite.file.source, tasks=tasks, changed=list(selection.changed)
     )

@@ -18,7 +18,9 @@ def shows_clusters(record: ResultRecord) -> bool:
     """Whether cluster means belong in the table: without a suite, or if an aggregate of the suite is over clusters."""
     if record.suite is None:
         return True
-    return any(aggregate.name == "mean_over_clusters" for shots in record.shots for aggregate in aggregates_of(record, shots))
+    return any(
+        aggregate.name == "mean_over_clusters" for shots in record.shots for aggregate in aggregates_of(record, shots)
+    )
 
 
 def describe_count(suite: SuiteRecord, aggregate: AggregateRecord) -> str:

@@ -58,7 +58,13 @@ def result_table(record: ResultRecord) -> Page:
             rows.append(cells + [""] * (len(headers) - len(cells)))
             page.data_rows.append(aggregate_rows.aggregate_data(record, shots, aggregate))
         page.tables.append(
-            Table(f"{shots}-shot", headers, rows, text_columns=frozenset({0, 1, 2}), mean_rows=len(means) + len(aggregates))
+            Table(
+                f"{shots}-shot",
+                headers,
+                rows,
+                text_columns=frozenset({0, 1, 2}),
+                mean_rows=len(means) + len(aggregates),
+            )
         )
     page.notes += _notes(record)
     return page

@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.evaluation.metrics import corpus_metrics, text_metrics
+from metalm_cli.evaluation.metrics import class_metrics, corpus_metrics, text_metrics
 from metalm_cli.evaluation.metrics.bootstrap import Measure, Observations, corpus_error, standard_error
+from metalm_cli.evaluation.metrics.class_metrics import NEITHER, NO_CLASS, QUESTION_FIELDS, multirc_counts
 from metalm_cli.tasks import Card, Example
 from metalm_cli.tasks.card import MetricName
 
-NEITHER = 2
-"""Class of a text that equals neither of the two options."""
 NO_NUMBER = -1.0
 """Value of a text without a number in correlations (Raffel et al. 2020)."""
 
@@ -52,6 +51,8 @@ LANGUAGE_METRICS: dict[str, Callable[..., float]] = {
 """Metrics as :data:`EXAMPLE_METRICS` that also take the language of the reference (``language``)."""
 CLASS_METRICS = ("f1", "matthews")
 """Metrics over a whole split with two classes; class 1 is the positive one."""
+QUESTION_METRICS = ("multirc_f1", "multirc_em")
+"""Metrics over a whole split with two classes, whose unit is the question: all candidates of a passage and question."""
 NUMBER_METRICS = ("pearson", "spearman")
 """Metrics over a whole split with numbers as answers."""
 CORPUS_METRICS = ("bleu", "chrf")
@@ -75,6 +76,9 @@ ADDITIONAL_METRICS: dict[str, tuple[MetricName, ...]] = {
     "bleu": ("chrf",),
     "chrf": ("bleu",),
     "f1": ("accuracy",),
+    "macro_f1": ("accuracy",),
+    "multirc_f1": ("multirc_em",),
+    "multirc_em": ("multirc_f1",),
     "matthews": ("accuracy",),
     "pearson": ("spearman",),
     "spearman": ("pearson",),
@@ -119,7 +123,8 @@ def check_metric(metric: MetricName, examples: Sequence[Example]) -> None:
     """Check that a metric can be computed on these examples.
 
     Raises:
-        MetalmError: f1 or matthews without two classes; pearson, spearman or number without numbers as answers.
+        MetalmError: Metrics of classes without two classes (macro_f1: without classes); multirc_f1 or multirc_em
+            without passage and question; pearson, spearman or number without numbers as answers.
     """
     for example in examples:
         reason = _misfit(metric, example)
@@ -133,7 +138,11 @@ def check_metric(metric: MetricName, examples: Sequence[Example]) -> None:
 
 
 def _misfit(metric: MetricName, example: Example) -> str:
-    if metric in CLASS_METRICS and (example.label not in (0, 1) or len(example.options) != 2):
+    if metric in QUESTION_METRICS and not set(QUESTION_FIELDS) <= set(example.fields):
+        return f"the fields {' and '.join(QUESTION_FIELDS)} are needed, got {', '.join(example.fields)}"
+    if metric == "macro_f1" and (example.label is None or not example.options):
+        return "classes are needed, got none"
+    if metric in (*CLASS_METRICS, *QUESTION_METRICS) and (example.label not in (0, 1) or len(example.options) != 2):
         return f"two classes are needed, got {len(example.options) or 'no'} options"
     if metric in NUMBER_METRICS and text_metrics.first_number(example.answers[0]) is None:
         return f"a number is needed as the answer, got {example.answers[0]!r:.40}"
@@ -146,14 +155,14 @@ def score_of_example(metric: MetricName, prediction: str, example: Example) -> f
     """Return the score of one text, 0 to 1; None for correlations of numbers, which are undefined for one example.
 
     Args:
-        metric: The metric; for f1 and matthews: whether the text is the right class; for bleu and chrf: the value of
+        metric: The metric; for metrics of classes: whether the text is the right class; for bleu and chrf: the value of
             this sentence alone (bleu over its available orders). The split score is not the mean of these values.
         prediction: The generated text.
         example: The example with its reference answers.
     """
     if metric in NUMBER_METRICS:
         return None
-    if metric in CLASS_METRICS:
+    if metric in (*CLASS_METRICS, *QUESTION_METRICS, "macro_f1"):
         return text_metrics.equal_text(prediction, example.answers[0])
     if metric == "bleu" or metric == "chrf":
         return corpus_metrics.sentence_score(metric, prediction, example.answers, example.language)
@@ -175,11 +184,18 @@ def columns_by_example(
 
     Returns:
         ``row`` and ``value`` (0 to 1); for metrics over a whole split ``found`` and ``right`` (classes or numbers);
-        for bleu and chrf ``counts`` (by sentence). :func:`observations` reads these columns.
+        ``counts`` for bleu and chrf (by sentence) and for metrics of questions (by question). :func:`observations`
+        reads these columns.
     """
     rows = [example.row for example in examples]
-    if metric in CLASS_METRICS:
-        classes = [_class(prediction, example) for prediction, example in zip(predictions, examples, strict=True)]
+    if metric in QUESTION_METRICS:
+        questions, cells = multirc_counts(predictions, examples)
+        return {"row": questions, "counts": cells}
+    if metric in (*CLASS_METRICS, "macro_f1"):
+        neither = NEITHER if metric in CLASS_METRICS else NO_CLASS
+        classes = [
+            _class(prediction, example, neither) for prediction, example in zip(predictions, examples, strict=True)
+        ]
         return {"row": rows, "found": classes, "right": [example.label for example in examples]}
     if metric in NUMBER_METRICS:
         numbers = [text_metrics.first_number(prediction) for prediction in predictions]
@@ -234,9 +250,9 @@ def metric_value(
     Args:
         metric: accuracy (exact match of an unconstrained text with the right option, or with any answer of an open
             task), exact_match and token_f1 (words, with signs and symbols), squad_*, squad_v2_*, trivia_*, drop_* and
-            super_ni_* (the official scripts), rouge1, rouge2, rougeL (no stemming), bleu, chrf (chrF2), number (last
-            number in the text), s1 (CLUES, lists separated by semicolons), f1 (class 1 positive), matthews, pearson
-            and spearman (first number in the text).
+            super_ni_* (the official scripts), multirc_* (by question), rouge1, rouge2, rougeL (no stemming), bleu,
+            chrf (chrF2), number (last number in the text), s1 (CLUES, lists separated by semicolons), f1 (class 1
+            positive), macro_f1, matthews, pearson and spearman (first number in the text).
         predictions: Generated text for each example.
         examples: Examples with their reference answers.
         columns: Their :func:`columns_by_example`, if they have been computed.
@@ -287,9 +303,9 @@ def extra_metrics(card: Card, predictions: Sequence[str], examples: Sequence[Exa
     }
 
 
-def _class(prediction: str, example: Example) -> int:
+def _class(prediction: str, example: Example, neither: int) -> int:
     return next(
-        (index for index, option in enumerate(example.options) if text_metrics.equal_text(prediction, option)), NEITHER
+        (index for index, option in enumerate(example.options) if text_metrics.equal_text(prediction, option)), neither
     )
 
 
@@ -304,43 +320,6 @@ def _split_score(metric: MetricName, split_observations: Observations) -> float:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # With a single class throughout, the correlation is 0, as intended.
         return float(matthews_corrcoef(split_observations.references, split_observations.values))
-
-
-def _confusion_counts(predicted: np.ndarray, references: np.ndarray) -> np.ndarray:
-    """Count the predicted classes for each reference class. ``[..., reference, predicted]``"""
-    size = NEITHER + 1
-    cells = predicted + size * references
-    counts = np.stack([(cells == cell).sum(axis=-1) for cell in range(size * size)], axis=-1)
-    return counts.reshape(*cells.shape[:-1], size, size).astype(float)
-
-
-def f1(predicted: np.ndarray, references: np.ndarray) -> np.ndarray:
-    """Return the F1 of class 1 in each row, equal to scikit-learn's; 0 if it occurs on neither side.
-
-    Args:
-        predicted: Predicted classes; :data:`NEITHER` is not class 1. ``[..., n]``
-        references: Reference classes. ``[..., n]``
-    """
-    table = _confusion_counts(predicted, references)
-    total = table[..., 1, :].sum(axis=-1) + table[..., :, 1].sum(axis=-1)
-    return np.divide(2 * table[..., 1, 1], total, out=np.zeros_like(total), where=total > 0)
-
-
-def matthews(predicted: np.ndarray, references: np.ndarray) -> np.ndarray:
-    """Return Matthews' correlation in each row, equal to scikit-learn's; 0 if one side is constant.
-
-    Texts of neither class are a third class.
-
-    Source: Gorodkin 2004 (two classes: Matthews 1975).
-    """
-    table = _confusion_counts(predicted, references)
-    reference_totals, predicted_totals, n = table.sum(axis=-1), table.sum(axis=-2), table.sum(axis=(-1, -2))
-    numerator = np.trace(table, axis1=-2, axis2=-1) * n - (reference_totals * predicted_totals).sum(axis=-1)
-    denominator = np.sqrt(
-        (n * n - (predicted_totals * predicted_totals).sum(axis=-1))
-        * (n * n - (reference_totals * reference_totals).sum(axis=-1))
-    )
-    return np.divide(numerator, denominator, out=np.zeros_like(denominator), where=denominator > 0)
 
 
 def pearson(predicted: np.ndarray, references: np.ndarray) -> np.ndarray:
@@ -365,8 +344,11 @@ def spearman(predicted: np.ndarray, references: np.ndarray) -> np.ndarray:
 
 
 SPLIT_METRICS: dict[str, Measure] = {
-    "f1": f1,
-    "matthews": matthews,
+    "f1": class_metrics.f1,
+    "macro_f1": class_metrics.macro_f1,
+    "matthews": class_metrics.matthews,
+    "multirc_f1": class_metrics.multirc_f1,
+    "multirc_em": class_metrics.multirc_em,
     "pearson": pearson,
     "spearman": spearman,
     "bleu": partial(corpus_metrics.score_of_counts, metric="bleu"),
@@ -387,7 +369,7 @@ def chance(metric: MetricName, examples: Sequence[Example]) -> ChanceLevel:
         return ChanceLevel(0.0, 0.0)
     if not examples or any(example.label is None or not example.options for example in examples):
         return ChanceLevel()
-    if metric == "f1":
+    if metric in ("f1", "multirc_f1"):
         share = sum(example.label == 1 for example in examples) / len(examples)
         return ChanceLevel(100 * share / (share + 0.5), 100 * 2 * share / (share + 1))
     if metric not in ("accuracy", "exact_match", "squad_em", "trivia_em"):

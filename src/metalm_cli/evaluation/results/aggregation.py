@@ -37,15 +37,12 @@ def with_aggregates(record: ResultRecord, suite: SuiteRecord, aggregates: Sequen
         aggregates: Names of the aggregates.
     """
     values = {
-        str(shots): [aggregate_record(record, suite, name, shots) for name in aggregates]
-        for shots in record.shots
+        str(shots): [aggregate_record(record, suite, name, shots) for name in aggregates] for shots in record.shots
     }
     return record.model_copy(update={"suite": suite.model_copy(update={"aggregates": values})})
 
 
-def aggregate_record(
-    record: ResultRecord, suite: SuiteRecord, name: str, shots: int
-) -> AggregateRecord:
+def aggregate_record(record: ResultRecord, suite: SuiteRecord, name: str, shots: int) -> AggregateRecord:
     """Return an aggregate of the scored tasks, with the standard error and the 95% interval of its resamples."""
     tasks = [task for task in suite.tasks if _has_scores(record, suite, task, shots)]
     point = [_point_scores(record, suite, task, shots) for task in tasks]

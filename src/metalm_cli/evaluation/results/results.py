@@ -72,6 +72,18 @@ class Results:
         """
         return named_scores(self.record.tasks, self.record.shots)
 
+    def aggregates(self, shots: int | None = None) -> dict[str, float | None]:
+        """Return the aggregates of the suite by name, 0 to 100; empty without a suite.
+
+        ``record.suite`` has their intervals, and the tasks of each.
+
+        Raises:
+            MetalmError: As :meth:`scores`.
+        """
+        number = self._shots(shots)
+        suite = self.record.suite
+        return {} if suite is None else {each.name: each.value for each in suite.aggregates[str(number)]}
+
     @property
     def samples(self) -> list[SampleRecord]:
         """Predictions for all examples, with inputs and targets."""
@@ -107,11 +119,23 @@ class Results:
                 interval = intervals[name]
                 width = "" if interval is None else f" [{interval[0]:.2f}, {interval[1]:.2f}]"
                 lines.append(f"  {name}{demonstrations}: " + ("no score" if score is None else f"{score:.2f}{width}"))
-            mean = self.mean(shots)
+            lines += self._aggregate_lines(shots, demonstrations)
+            mean = None if self.record.suite is not None else self.mean(shots)
             if mean is not None and len(self.record.tasks) > 1:
                 lines.append(f"  {MEAN}{demonstrations}: {mean:.2f}")
         lines += [f"  {name}: missing, {why}" for name, why in self.record.missing.items()]
         return "\n".join(lines)
+
+    def _aggregate_lines(self, shots: int, demonstrations: str) -> list[str]:
+        suite = self.record.suite
+        if suite is None:
+            return []
+        return [
+            f"  {suite.name}: {each.name}{demonstrations}: "
+            + ("no score" if each.value is None else f"{each.value:.2f}")
+            + (f" ({len(each.of)} of {len(suite.tasks)} tasks)" if len(each.of) < len(suite.tasks) else "")
+            for each in suite.aggregates[str(shots)]
+        ]
 
     def _settings(self, shots: int | None) -> dict[str, SettingRecord]:
         number = self._shots(shots)

@@ -110,7 +110,10 @@ def _load(path: Path, including: tuple[Path, ...]) -> Suite:
         if included.resolve() in chain:
             names = [display(member) for member in (*chain[chain.index(included.resolve()) :], included)]
             raise MetalmError(
-                f"suite {file.name} includes itself", where=entry.where, why=" -> ".join(names), remedy="remove an entry"
+                f"suite {file.name} includes itself",
+                where=entry.where,
+                why=" -> ".join(names),
+                remedy="remove an entry",
             )
         inner = _load(included, chain)
         entries += inner.entries

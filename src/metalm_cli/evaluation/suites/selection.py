@@ -64,7 +64,9 @@ def select_suite_tasks(suite: Suite, cards: Cards) -> SuiteSelection:
     selected: dict[str, tuple[SelectedTask, SuiteEntry]] = {}
     for entry in suite.entries:
         try:
-            tasks = [task for card in _cards_of(entry.task, cards) for task in _selected(entry.task, card, suite.file.source)]
+            tasks = [
+                task for card in _cards_of(entry.task, cards) for task in _selected(entry.task, card, suite.file.source)
+            ]
         except MetalmError as error:
             problems.append(RecipeProblem("tasks", error.what, error.remedy, entry.where))
             continue

@@ -17,7 +17,7 @@ from metalm_cli.errors import Exit, MetalmError
 if TYPE_CHECKING:
     from metalm_cli.tasks import Card, Cards, Example
 
-CONDITIONAL_METRICS = ("f1", "matthews", "pearson", "spearman", "number")
+CONDITIONAL_METRICS = ("f1", "macro_f1", "matthews", "multirc_f1", "multirc_em", "pearson", "spearman", "number")
 """Metrics that do not accept every example; they check each one, and have to be loaded for that."""
 
 app = typer.Typer(

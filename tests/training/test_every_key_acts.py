@@ -24,6 +24,7 @@ from metalm_cli.config import resolve, schema_types
 from metalm_cli.config.schema.recipes import RECIPES
 from metalm_cli.errors import MetalmError
 from task_fixtures import write_task
+from tiny_seq2seq import save_seq2seq
 
 REASONS = {
     "command": "selects the schema",
@@ -41,6 +42,7 @@ REASONS = {
 }
 """Keys without two values, and why. Keys of encoders, validation sources and revisions follow from these."""
 SAME_REASON = {
+    "model.seq2seq.revision": "model.decoder.revision",
     "model.encoders.text.revision": "model.decoder.revision",
     "data.sources.0.revision": "data.sources.0.hub",
 }
@@ -61,6 +63,15 @@ DECODER = {
     "dropout": ("0.0", "0.2"),
     "attention": ("auto", "eager"),
 }
+SEQ2SEQ = {
+    **POLICY,
+    **NEW_TOKENIZER,
+    "checkpoint": ("FOLDER/seq2seq-0", "FOLDER/seq2seq-1"),
+    "config.num_layers": ("2", "1"),
+    "dropout": ("0.0", "0.2"),
+    "attention": ("auto", "eager"),
+}
+SEQ2SEQ_MODEL = "{config: {model_type: t5, d_model: 32, d_kv: 8, d_ff: 48, num_layers: 2, num_heads: 4}, dropout: 0.0}"
 ENCODER = {
     **POLICY,
     **NEW_TOKENIZER,
@@ -76,6 +87,7 @@ MODEL = {
     "trains.decoder": POLICY["trains"],
     "trains.encoders": POLICY["trains"],
     "trains.connectors": ("all", "none"),
+    "trains.seq2seq": POLICY["trains"],
     "special_tokens.start": ("auto", "never"),
     "special_tokens.document": ("eos", "e"),
     "special_tokens.paragraph": ("newline", "e"),
@@ -83,6 +95,7 @@ MODEL = {
     **{f"decoder.{key}": values for key, values in DECODER.items()},
     **{f"encoders.text.{key}": values for key, values in ENCODER.items()},
     **{f"connector.{key}": values for key, values in CONNECTOR.items()},
+    **{f"seq2seq.{key}": values for key, values in SEQ2SEQ.items()},
     "lora.parts": ("[decoder]", "[encoders]"),
     "lora.rank": ("2", "4"),
     "lora.alpha": ("8.0", "4.0"),
@@ -286,6 +299,7 @@ def values_of(key: str, command: str) -> tuple[list[str], list[str]]:
     if section == "model":
         name = {"decoder.config": "decoder.config.n_layer"}.get(name, name)
         name = {"encoders.text.config": "encoders.text.config.num_hidden_layers"}.get(name, name)
+        name = {"seq2seq.config": "seq2seq.config.num_layers"}.get(name, name)
         first, second = MODEL[name]
         key = f"model.{name}"
     elif key.startswith(f"{source}.0."):
@@ -319,6 +333,9 @@ def given_overrides(key: str) -> list[str]:
     """Other keys that a key needs to have an effect."""
     needed = list(GIVEN.get(key, []))
     section, *names = key.split(".")
+    if names[0] == "seq2seq":
+        tokenizer = "model.seq2seq.tokenizer={new: {vocab_size: 400, documents: 100}}"
+        needed += [f"model.seq2seq={SEQ2SEQ_MODEL}", tokenizer, "objective={name: prefix, prefix_length: [4, 8]}"]
     if names[-1:] == ["trains"]:
         kind = "connectors" if "connector" in names else names[0]
         needed.append(f"model.trains.{kind}=null")
@@ -354,6 +371,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assembly.decoder_tokenizer.tokenizer.save_pretrained(folder / f"decoder-{seed}")
         assembly.model.encoders["text"].save_pretrained(folder / f"encoder-{seed}")
         assembly.processors["text"].tokenizer.save_pretrained(folder / f"encoder-{seed}")  # type: ignore[attr-defined]
+        save_seq2seq("t5", folder / f"seq2seq-{seed}", seed=seed)
         rows = [{"text": f"A {seed} fox {n} hid. " * 9, "other": f"{n} rains", "half": n % 2} for n in range(60)]
         (folder / f"{seed}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     write_task(folder, "parity", 24, cluster="nli")
@@ -411,7 +429,8 @@ class Outcomes:
             for name, module in model.named_modules()
             if "dropout" in name.lower() or hasattr(module, "scaling")
         ]
-        attention = [part.config._attn_implementation for part in (model.decoder, *model.encoders.values())]
+        configs = [getattr(part, "config", None) for part in assembly.parts().values()]
+        attention = [config._attn_implementation for config in configs if config is not None]
         tokenizers = [assembly.decoder_tokenizer.tokenizer, *(p.tokenizer for p in assembly.processors.values())]
         vocabularies = [sorted(tokenizer.get_vocab().items()) for tokenizer in tokenizers]
         docks = [(processor.max_length, processor.keep_special) for processor in assembly.processors.values()]
@@ -521,7 +540,8 @@ def test_every_key_has_two_values_or_a_reason() -> None:
 def test_two_values_make_a_difference(scenario: str, key: str, outcome: Callable[..., str]) -> None:
     command, overrides, _ = SCENARIOS[scenario]
     values = values_of(key, command)
-    first, second = (outcome(command, [*overrides, *given_overrides(key), *value], key) for value in values)
+    needed = [text for text in given_overrides(key) if command == "pretrain" or not text.startswith("objective=")]
+    first, second = (outcome(command, [*overrides, *needed, *value], key) for value in values)
     if first.startswith("refused") and second.startswith("refused"):
         assert ".".join(key.split(".")[:2]) in first, "the error names the key or its section"
     else:

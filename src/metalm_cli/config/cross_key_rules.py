@@ -61,7 +61,7 @@ def _check_adapters(recipe: FinetuneRecipe) -> Iterator[RecipeProblem]:
             "got adapters for a newly assembled model, expected a trained model: adapters refer to a base on disk",
             "train the connectors of the assembled model first (metalm pretrain connector-only), then set "
             "model.checkpoint to that run",
-            depends_on=("model.checkpoint", "model.decoder", "model.encoders"),
+            depends_on=("model.checkpoint", "model.decoder", "model.encoders", "model.seq2seq"),
         )
     parts = list(model.lora.parts)
     for key, part, trains in _trained_layers_of_parts(recipe):

@@ -29,7 +29,7 @@ class AnswerTokens:
 
     def ids(self, answer: str) -> tuple[int, ...]:
         """Return the token ids of an answer as the continuation of a prompt, without an end token."""
-        return tuple(self.tokenizer.encode_continuation(self.tokenizer.rules.target_delimiter + answer))
+        return tuple(self.tokenizer.encode_target(self.tokenizer.rules.target_delimiter + answer))
 
     def generated_text(self, answer: str) -> str:
         """Return the answer that a model gives by generating the tokens of an answer."""

@@ -226,7 +226,7 @@ def answer_lengths(
     delimiter = tokenizer.rules.target_delimiter
 
     def longest(texts: Sequence[str]) -> int:
-        return TOKENS_BEYOND_ANSWER + max(len(tokenizer.encode_continuation(delimiter + text)) for text in texts)
+        return TOKENS_BEYOND_ANSWER + max(len(tokenizer.encode_target(delimiter + text)) for text in texts)
 
     has_rationale = asks_for_rationale(task.card, settings.style)
     if not has_rationale and all(reference.options for reference in references):

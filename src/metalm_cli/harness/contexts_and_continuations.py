@@ -29,7 +29,7 @@ class ContextAndContinuation:
     """Context with the continuation that is scored after it.
 
     Args:
-        context: Token ids, at least one.
+        context: Token ids, at least one; with an encoder–decoder those of its encoder, without special tokens.
         continuation: Token ids, at least one.
         tokens_cut: Number of tokens cut from the beginning of the context.
     """
@@ -69,6 +69,7 @@ class ContinuationTokenizer:
         self.prefix_token_id: int = next(
             token for token in (*known, language_model.decoder_tokenizer.start_id) if token is not None
         )
+        self.reads_pairs = language_model.decoder_tokenizer.reads_pairs
         self._prefix_text = self.tokenizer.decode(self.prefix_token_id)
 
     def encode(self, texts: Iterable[str], special: bool | None = None) -> dict[str, list[int]]:
@@ -118,6 +119,12 @@ class ContinuationTokenizer:
             MetalmError: A continuation has no token of its own, or more tokens than the model reads.
         """
         request_texts = [_move_trailing_space(context, continuation) for context, continuation in requests]
+        if self.reads_pairs:  # the encoder reads the context, the decoder the continuation
+            ids = self.encode([text for pair in request_texts for text in pair], special=False)
+            return [
+                self.build_pair(ids[context], ids[continuation], request[1])
+                for (context, continuation), request in zip(request_texts, requests, strict=True)
+            ]
         encoded = self.encode(
             [text for context, continuation in request_texts if context for text in (context, context + continuation)]
         )
@@ -159,6 +166,9 @@ class ContinuationTokenizer:
                 exit_code=Exit.FAILED,
             )
         context_room = self.max_length + 1 - len(continuation)
+        if self.reads_pairs:
+            row_format = self.language_model.decoder_tokenizer.format
+            context_room = self.max_length - len(row_format.source_prefix) - len(row_format.source_suffix)
         cut = max(0, len(context) - context_room)
         return ContextAndContinuation(tuple(context[cut:]), tuple(continuation), cut)
 
@@ -168,10 +178,10 @@ class ContinuationTokenizer:
         Args:
             text: The text; its first token follows the prefix token.
         """
-        ids = self.encode([text])[text]
+        ids = self.encode([text], special=False if self.reads_pairs else None)[text]
         size = self.max_length
         if ids:
-            yield ContextAndContinuation((self.prefix_token_id,), tuple(ids[:size]))
+            yield ContextAndContinuation(() if self.reads_pairs else (self.prefix_token_id,), tuple(ids[:size]))
         for begin in range(size, len(ids), size):
             end = min(begin + size, len(ids))
             yield ContextAndContinuation(tuple(ids[end - size - 1 : begin]), tuple(ids[begin:end]))

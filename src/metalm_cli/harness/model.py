@@ -221,7 +221,7 @@ class HarnessModel(TemplateLM):
             texts = [arguments[index][1].lstrip() for index in request_indices]
             if context:
                 ids = [
-                    decoder_tokenizer.encode_continuation(decoder_tokenizer.rules.target_delimiter + text)
+                    decoder_tokenizer.encode_target(decoder_tokenizer.rules.target_delimiter + text)
                     for text in texts
                 ]
             else:
@@ -238,7 +238,7 @@ class HarnessModel(TemplateLM):
             MetalmError: The context is longer than the encoder reads.
         """
         if not context:
-            return tokens_to_session((self.language_model.decoder_tokenizer.start_id,), name)
+            return tokens_to_session(self.language_model.decoder_tokenizer.empty_context(), name)
         assert self.dock is not None
         try:
             return self.language_model.tokenise(Session([Docked(self.dock, context)], name))
@@ -308,7 +308,8 @@ class HarnessModel(TemplateLM):
         Raises:
             MetalmError: The model has no position left for a context.
         """
-        max_context = self.max_length - max_new_tokens
+        reads_pairs = self.language_model.decoder_tokenizer.reads_pairs
+        max_context = self.max_length - (0 if reads_pairs else max_new_tokens)
         if max_context < 1:
             raise MetalmError(
                 f"a task needs {max_new_tokens} new tokens, the model has {self.max_length} positions",
@@ -317,8 +318,9 @@ class HarnessModel(TemplateLM):
             )
         if self.dock is not None:
             return [self._context_to_session(context, f"request {index}") for index, context in enumerate(contexts)]
-        encoded = self.continuation_tokenizer.encode(contexts)
-        ids = [encoded[context] or [self.prefix_token_id] for context in contexts]
+        encoded = self.continuation_tokenizer.encode(contexts, special=False if reads_pairs else None)
+        empty = [] if reads_pairs else [self.prefix_token_id]
+        ids = [encoded[context] or empty for context in contexts]
         _warn_of_truncation([max(0, len(context_ids) - max_context) for context_ids in ids], max_context)
         return [
             tokens_to_session(context_ids[-max_context:], f"request {index}") for index, context_ids in enumerate(ids)

@@ -95,7 +95,9 @@ class PartLoader:
                 "under model.encoders",
             )
         if folder is None and "decoder_start_token_id" not in (part.config or {}):
-            config.decoder_start_token_id = tokenizer.pad_token_id  # as T5; BART's default is an id of its own tokenizer
+            config.decoder_start_token_id = (
+                tokenizer.pad_token_id
+            )  # as T5; BART's default is an id of its own tokenizer
         attention = {} if part.attention == "auto" else {"attn_implementation": part.attention}
         model = self.build(AutoModelForSeq2SeqLM, config, folder, where, attention)
         if folder is None:

@@ -143,8 +143,8 @@ def check_trained_parts_are_used(parts: Mapping[str, nn.Module], docked: Collect
     """Reject a run of whose parts only those train that no row uses.
 
     Args:
-        parts: Modules by key path below ``model``. The rows use the decoder or the encoder–decoder, and the parts of the
-            docked encoders.
+        parts: Modules by key path below ``model``. The rows use the decoder or the encoder–decoder, and the parts of
+            the docked encoders.
         docked: Names of the encoders into which the rows dock contents.
 
     Raises:

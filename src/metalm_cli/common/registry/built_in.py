@@ -21,7 +21,12 @@ AGGREGATES: dict[str, tuple[str, str]] = {
     "weighted_by_examples": (f"{_AGGREGATES}:weighted_by_examples", "mean over tasks, weighted by their examples"),
 }
 
-MODEL_FAMILIES: dict[str, tuple[str, str]] = {}
+_FAMILIES = "metalm_cli.models.families"
+MODEL_FAMILIES: dict[str, tuple[str, str]] = {
+    "decoder-only": (f"{_FAMILIES}.decoder_only:DecoderOnly", "causal decoders, with docked encoders or without"),
+    "encoder-only": (f"{_FAMILIES}.encoder_only:EncoderOnly", "bidirectional text encoders (objectives mlm and rtd)"),
+    "encoder-decoder": (f"{_FAMILIES}.encoder_decoder:EncoderDecoder", "encoder–decoders: T5, mT5, BART"),
+}
 
 TEMPLATE_IMPORTERS: dict[str, tuple[str, str]] = {}
 

@@ -1,12 +1,13 @@
 """Model families: how the models of each kind are built, loaded, saved and trained.
 
-A family is an object with the interface of :class:`~metalm_cli.models.families.base.ModelFamily`.
+A family is a class with the interface of :class:`~metalm_cli.models.families.base.ModelFamily`, registered by name.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from metalm_cli.common.registry import model_families
 
 if TYPE_CHECKING:
     from metalm_cli.config.schema.model import ModelConfig
@@ -14,30 +15,26 @@ if TYPE_CHECKING:
 
 DECODER_ONLY, ENCODER_ONLY, ENCODER_DECODER = "decoder-only", "encoder-only", "encoder-decoder"
 
-FAMILIES = {
-    ENCODER_ONLY: "metalm_cli.models.families.encoder_only:EncoderOnly",
-    ENCODER_DECODER: "metalm_cli.models.families.encoder_decoder:EncoderDecoder",
-    DECODER_ONLY: "metalm_cli.models.families.decoder_only:DecoderOnly",
-}
-"""Families by name, in the order in which they are asked whether a recipe is theirs."""
-
 
 def load_family(name: str) -> ModelFamily:
-    """Return the family of a name."""
-    module, _, attribute = FAMILIES[name].partition(":")
-    return getattr(import_module(module), attribute)()
+    """Return the family of a name.
+
+    Raises:
+        MetalmError: The name is unknown, or a plug-in's family cannot be imported.
+    """
+    return model_families.load(name)()
 
 
 def family_of_recipe(model: ModelConfig, objective: str) -> ModelFamily:
-    """Return the family of the model that a recipe builds.
+    """Return the family of the model that a recipe builds: the first that claims it, or else decoder-only.
 
     Args:
         model: The recipe's ``model``. With ``model.checkpoint`` the family is that of the checkpoint, and this is only
             a guess.
         objective: Name of the recipe's objective.
     """
-    families = map(load_family, FAMILIES)
-    return next(family for family in families if family.claims(model, objective))
+    families = (load_family(name) for name in model_families.names() if name != DECODER_ONLY)
+    return next((family for family in families if family.claims(model, objective)), load_family(DECODER_ONLY))
 
 
 def family_of_config(config: Any) -> ModelFamily:

@@ -208,8 +208,8 @@ def evaluate_models(
         language_models.append(_load(model, opened.settings.end_tokens, run_settings.offline))
     opened = replace(opened, settings=with_shared_limits(opened.settings, language_models))
     taken: list[Path] = []
-    for path in run_settings.out:
-        taken.append(with_protocol_in_name(path, opened.settings.protocol, taken))
+    for out in run_settings.out:
+        taken.append(with_protocol_in_name(out, opened.settings.protocol, taken))
     paths: Sequence[Path | None] = taken or [None] * len(models)
     results = []
     for model, language_model, model_labels, path in zip(evaluated, language_models, labels, paths, strict=True):

@@ -221,8 +221,7 @@ class HarnessModel(TemplateLM):
             texts = [arguments[index][1].lstrip() for index in request_indices]
             if context:
                 ids = [
-                    decoder_tokenizer.encode_target(decoder_tokenizer.rules.target_delimiter + text)
-                    for text in texts
+                    decoder_tokenizer.encode_target(decoder_tokenizer.rules.target_delimiter + text) for text in texts
                 ]
             else:
                 ids = [decoder_tokenizer.encode_start(text) for text in texts]

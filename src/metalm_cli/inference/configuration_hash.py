@@ -19,7 +19,7 @@ def configuration_sha256(language_model: LanguageModel) -> str:
 
     Models with the same weights and the same hash give the same answers, wherever they are stored.
     """
-    model, decoder_tokenizer = language_model.model, language_model.text_model_tokenizer
+    model, decoder_tokenizer = language_model.model, language_model.decoder_tokenizer
     generation_config: Any = getattr(model.text_model, "generation_config", None)
     encoders: Mapping[str, Any] = dict(model.encoders.items())
     content = {

@@ -13,7 +13,7 @@ from metalm_cli.evaluation.prompts import with_rendered_answers
 from metalm_cli.sessions import DecoderTokenizer
 from metalm_cli.tasks import Example
 
-SAMPLED_ROWS = 200
+SAMPLED_ROWS = 100
 """Training rows of a task, evenly spaced, that a note is based on."""
 
 
@@ -55,7 +55,8 @@ def _sampled_examples(task: TrainingTask) -> list[Example]:
 
 def _same_tokens_note(task: TrainingTask, examples: list[Example], corpus: TaskCorpus, tokens: AnswerTokens) -> str:
     """Describe the examples whose options the model cannot learn to distinguish; an empty text if there are none."""
-    renderer = PromptRenderer(task.templates[0], corpus.style)
+    template = next((template for template in task.templates if not template.inverted), task.templates[0])
+    renderer = PromptRenderer(template, corpus.style)
     references = [with_rendered_answers(example, renderer) for example in examples if example.options]
     affected = same_tokens(references, lambda _, option: tokens.ids(option))
     if not affected:

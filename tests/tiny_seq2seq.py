@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import lru_cache
 from typing import Any
 
@@ -23,12 +24,12 @@ BART_SIZES = {
 }
 
 
-@lru_cache(maxsize=2)
 def tokenizer_of(kind: str) -> Any:
     """Return a tokenizer: T5's (Unigram, ``</s>`` after each text), or BART's (byte-level, ``<s>`` and ``</s>``)."""
     return _bart_tokenizer() if kind == "bart" else _t5_tokenizer()
 
 
+@lru_cache(maxsize=1)
 def _t5_tokenizer() -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import T5Tokenizer
@@ -39,14 +40,12 @@ def _t5_tokenizer() -> Any:
         vocab_size=400, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
     )
     trainee.train_from_iterator(texts(), trainer)
-    import json
-
     vocab = [tuple(entry) for entry in json.loads(trainee.to_str())["model"]["vocab"]]
     return T5Tokenizer(vocab=vocab, extra_ids=4)
 
 
+@lru_cache(maxsize=1)
 def _bart_tokenizer() -> Any:
-    import json
 
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import RobertaTokenizer

@@ -65,8 +65,9 @@ def test_scores_are_those_of_the_model_alone(kind: str, batch_size: int, models:
 
 def test_all_trained_spans_of_a_session_are_scored(models: dict[str, LanguageModel]) -> None:
     spans = [Causal("It is cold."), Causal("yes", trained=True, end=True), Causal("Why?"), Causal("no", trained=True)]
-    parts = [Session(spans[:2]), Session([spans[0], Causal("yes", end=True), *spans[2:]])]
     model = models["t5"]
+    answer = Causal(tuple(model.decoder_tokenizer.encode_target("yes")), end=True)
+    parts = [Session(spans[:2]), Session([spans[0], answer, *spans[2:]])]
     together = model.log_likelihood([Session(spans), parts[0]])
     apart = model.log_likelihood(parts)
     assert float(together[0]) == pytest.approx(float(apart.sum()), abs=1e-4)

@@ -195,9 +195,9 @@ def test_a_text_is_generated(runs: Runs, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_rows_are_shown_as_source_and_target(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert micro.metalm("show", folder / "micro.yaml", "-n", 1) == 0
-    shown = " ".join(capsys.readouterr().out.split())
-    assert "[encoder " in shown
-    assert "OPTIONS:" in shown[: shown.index("{‹<pad>›}")]
+    output = " ".join(capsys.readouterr().out.split())
+    assert "[encoder " in output
+    assert "OPTIONS:" in output[: output.index("{‹<pad>›}")]
     assert micro.metalm("show", folder / "micro.yaml", "-n", 1, "--positions") == 0
     assert "encoder 1/" in capsys.readouterr().out
 

@@ -16,7 +16,7 @@ from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.inference import LanguageModel
 from metalm_cli.inference.scoring.question_rows import OptionQuestion
 from metalm_cli.inference.scoring.shared_prefixes import shared_prefixes
-from metalm_cli.sessions import TokenisedSession
+from metalm_cli.sessions import PairFormat, TokenisedSession, row_format_of
 
 UNSET_LENGTH = 10**18
 """A tokenizer has no maximum length if its ``model_max_length`` is at least this."""
@@ -166,8 +166,8 @@ class ContinuationTokenizer:
                 exit_code=Exit.FAILED,
             )
         context_room = self.max_length + 1 - len(continuation)
-        if self.reads_pairs:
-            row_format = self.language_model.decoder_tokenizer.format
+        row_format = row_format_of(self.language_model.decoder_tokenizer)
+        if isinstance(row_format, PairFormat):
             context_room = self.max_length - len(row_format.source_prefix) - len(row_format.source_suffix)
         cut = max(0, len(context) - context_room)
         return ContextAndContinuation(tuple(context[cut:]), tuple(continuation), cut)

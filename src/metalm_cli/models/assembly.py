@@ -217,7 +217,7 @@ def _set_policy(assembly: Assembly, model: ModelConfig) -> None:
 def _check_kind_of_parts(assembly: Assembly, model: ModelConfig) -> None:
     """Reject keys of parts that models of the family do not have."""
     is_pair_model = "seq2seq" in assembly.parts()
-    parts = {"seq2seq": model.seq2seq}
+    parts: dict[str, object] = {"seq2seq": model.seq2seq}
     if is_pair_model:
         parts = {"decoder": model.decoder, "encoders": model.encoders or None}
     keys = [f"model.{name}" for name, part in parts.items() if part is not None]

@@ -6,6 +6,7 @@ Letters: b rows of a batch, s and t positions of the longest source and target, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -246,8 +247,8 @@ def _traits(model: Seq2SeqModel) -> Seq2SeqTraits:
         return model.head().logits(model.decoder_states(target, None, encoded, None)), logits
 
     known_head = all(
-        agree(lambda pair=pair, logits=logits: from_head(*pair, logits))  # type: ignore[misc]
-        for pair, logits in zip(pairs, expected, strict=True)
+        agree(partial(from_head, source, target, logits))
+        for (source, target), logits in zip(pairs, expected, strict=True)
     )
 
     def together(packs: bool) -> tuple[Tensor, Tensor]:

@@ -14,9 +14,9 @@ from metalm_cli.inference import LanguageModel, load
 from metalm_cli.inference.batch_generation import generate_all, sample_all
 from metalm_cli.inference.generation import DecodingOptions, stream_answer
 from metalm_cli.inference.pair_language_model import PairLanguageModel
-from metalm_cli.inference.scoring.option_scorer import score, scorer_of
 from metalm_cli.inference.scoring.pair_scorer import PairScorer
 from metalm_cli.inference.scoring.question_rows import OptionQuestion
+from metalm_cli.inference.scoring.scorers import scorer_of
 from metalm_cli.sessions import Causal, Docked, Session
 from tiny_seq2seq import KINDS, save_seq2seq, tokenizer_of
 
@@ -85,7 +85,7 @@ def questions(model: LanguageModel, contexts: Any = CONTEXTS) -> list[OptionQues
 @pytest.mark.parametrize("budget", [1, 60, None])
 def test_options_score_what_each_scores_alone(kind: str, budget: int | None, models: dict[str, LanguageModel]) -> None:
     model = models[kind]
-    results = score(model, questions(model), budget=budget)
+    results = scorer_of(model, budget).score(questions(model))
     for context, result in zip(CONTEXTS, results, strict=True):
         expected = [reference_score(kind, model.model.seq2seq, context, option, ended=False) for option in OPTIONS]
         assert result.log_likelihood.tolist() == pytest.approx(expected, abs=1e-4)
@@ -119,7 +119,7 @@ def test_a_shared_prefix_is_part_of_the_context(models: dict[str, LanguageModel]
         TokenisedSession(prefix.ids[part], prefix.trained[part]) for part in (slice(0, split), slice(split, None))
     )
     parts = OptionQuestion(second, whole.options, first)
-    expected, actual = score(model, [whole])[0], score(model, [parts])[0]
+    expected, actual = scorer_of(model).score([whole])[0], scorer_of(model).score([parts])[0]
     assert actual.log_likelihood.tolist() == pytest.approx(expected.log_likelihood.tolist(), abs=1e-5)
 
 
@@ -128,7 +128,7 @@ def test_options_without_a_context_follow_an_empty_source(models: dict[str, Lang
     from metalm_cli.evaluation.ranking import unconditional_session
 
     options = questions(model)[0].options
-    result = score(model, [OptionQuestion(unconditional_session(model.decoder_tokenizer), options)])[0]
+    result = scorer_of(model).score([OptionQuestion(unconditional_session(model.decoder_tokenizer), options)])[0]
     expected = [reference_score("t5", model.model.seq2seq, "", option, ended=False) for option in OPTIONS]
     assert result.log_likelihood.tolist() == pytest.approx(expected, abs=1e-4)
 

@@ -30,7 +30,7 @@ from metalm_cli.evaluation.prompts import (
 from metalm_cli.evaluation.ranking import OptionRanking, rank
 from metalm_cli.evaluation.settings import EvaluationSettings
 from metalm_cli.inference.language_model import LanguageModel
-from metalm_cli.inference.scoring.option_scorer import scorer_of
+from metalm_cli.inference.scoring.scorers import scorer_of
 from metalm_cli.inference.text_streaming import strip_delimiter
 from metalm_cli.templates import Template
 

@@ -24,8 +24,9 @@ from metalm_cli.harness.arguments import (
 from metalm_cli.harness.contexts_and_continuations import ContinuationTokenizer, group_by_context, tokens_to_session
 from metalm_cli.inference import LanguageModel
 from metalm_cli.inference.batch_generation import generate_all
-from metalm_cli.inference.scoring.option_scorer import OptionScores, scorer_of
+from metalm_cli.inference.scoring.option_scorer import OptionScores
 from metalm_cli.inference.scoring.question_rows import OptionQuestion
+from metalm_cli.inference.scoring.scorers import scorer_of
 from metalm_cli.sessions import Docked, Session, TokenisedSession
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ import contextlib
 import torch
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.inference.language_model import language_model_of
+from metalm_cli.inference.loading import language_model_of
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.sessions import Causal, Docked, Session, TextProcessor
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from metalm_cli.sessions.packing import Row
 from metalm_cli.sessions.pairs import ENCODER
-from metalm_cli.sessions.row_display import Position, token_texts
+from metalm_cli.sessions.positions import Position, token_texts
 
 
 def pair_positions(row: Row, tokenizer: Any) -> list[Position]:

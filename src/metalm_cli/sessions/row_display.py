@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import cycle, groupby
 from typing import Any
 
@@ -13,68 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from metalm_cli.sessions.packing import Row
+from metalm_cli.sessions.pair_display import pair_positions
 from metalm_cli.sessions.pairs import ENCODER
+from metalm_cli.sessions.positions import Position, token_texts
 from metalm_cli.sessions.processors import DockInput, Processor
 
-CONTEXT_TOKENS = 4
-"""Number of preceding tokens decoded with a token, so that its spaces and split characters are correct."""
 DOCK_STYLES = ("white on blue", "black on yellow", "white on magenta", "black on cyan")
 """Styles of docked content, in the order of the model's encoders."""
 TRAINED_STYLE, READ_STYLE, SPECIAL_STYLE, MASKED_STYLE = "green", "dim", "magenta", "white on red"
-
-
-@dataclass(frozen=True)
-class Position:
-    """Position of a row, for display.
-
-    Args:
-        row_position: Index in the row.
-        segment: Segment of the position.
-        position: Index in its session.
-        text: Text of the token that is read; at a dock, of the encoder's token.
-        special: The token is a special token.
-        trained: The token is a prediction target (in a masked row: predicted at this position).
-        dock: Encoder name, index of the dock in the row, and index in the dock; None for the model's own tokens.
-        predicts: Texts of the targets that its output predicts.
-    """
-
-    row_position: int
-    segment: int
-    position: int
-    text: str
-    special: bool = False
-    trained: bool = False
-    dock: tuple[str, int, int] | None = None
-    predicts: tuple[str, ...] = ()
-
-
-def token_texts(tokenizer: Any, ids: Iterable[int]) -> list[str]:
-    """Return the text that each token adds to the preceding ones, or the name of a special token.
-
-    A character whose bytes span several tokens belongs to the last of them.
-    """
-    special = set(tokenizer.all_special_ids)
-    texts: list[str] = []
-    recent: list[int] = []
-    for token in map(int, ids):
-        if token in special:
-            texts.append(str(tokenizer.convert_ids_to_tokens(token)))
-            recent = []
-            continue
-        before = _decode(tokenizer, recent).rstrip("�")
-        recent = [*recent, token]
-        after = _decode(tokenizer, recent)
-        if not after.startswith(before):  # the tokenizer's decoder changes the preceding text
-            before, after = "", _decode(tokenizer, [token])
-        # Bytes of an incomplete character are decoded as U+FFFD, and left out until the character is complete.
-        texts.append("" if after.endswith("�") else after[len(before) :])
-        if not after.endswith("�"):
-            recent = recent[-CONTEXT_TOKENS:]
-    return texts
-
-
-def _decode(tokenizer: Any, ids: list[int]) -> str:
-    return tokenizer.decode(ids, clean_up_tokenization_spaces=False) if ids else ""
 
 
 def positions_of(
@@ -89,8 +34,6 @@ def positions_of(
         masked: The row belongs to an encoder that trains alone: a position predicts its own original token.
     """
     if row.source is not None:
-        from metalm_cli.sessions.pair_display import pair_positions
-
         return pair_positions(row, tokenizer)
     texts = [""] * len(row)
     docks: dict[int, tuple[str, int, int]] = {}

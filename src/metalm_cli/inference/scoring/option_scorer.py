@@ -84,16 +84,7 @@ def score(
     Raises:
         MetalmError: A question has an empty prefix, or exceeds the decoder's positions or the memory.
     """
-    return scorer_of(language_model, budget, share).score(questions, on_scored)
-
-
-def scorer_of(language_model: LanguageModel, budget: int | None = None, share: bool = True) -> Scorer:
-    """Return the option scorer of a model, by its family; arguments as :func:`score`."""
-    if language_model.decoder_tokenizer.reads_pairs:
-        from metalm_cli.inference.scoring.pair_scorer import PairScorer
-
-        return PairScorer(language_model, budget, share)
-    return Scorer(language_model, budget, share)
+    return Scorer(language_model, budget, share).score(questions, on_scored)
 
 
 @dataclass

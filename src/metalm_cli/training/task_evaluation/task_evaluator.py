@@ -12,7 +12,7 @@ from torch import nn
 from metalm_cli.evaluation.results.result_writer import named_scores
 from metalm_cli.evaluation.results.schema import TaskRecord
 from metalm_cli.inference import LanguageModel
-from metalm_cli.inference.language_model import language_model_of
+from metalm_cli.inference.loading import language_model_of
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.training.distributed.collectives import Collectives
 from metalm_cli.training.distributed.state_dict import gather_model

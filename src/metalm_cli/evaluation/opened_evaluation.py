@@ -14,7 +14,7 @@ from metalm_cli.evaluation.resolve_settings import resolve_settings
 from metalm_cli.evaluation.results.result_writer import MEAN, score_name
 from metalm_cli.evaluation.select_tasks import TaskSelection
 from metalm_cli.evaluation.settings import EvaluationSettings
-from metalm_cli.evaluation.suite_results import check_aggregates
+from metalm_cli.evaluation.suites.suite_results import check_aggregates
 from metalm_cli.provenance.model_history import ModelHistory, SeenLabel
 
 if TYPE_CHECKING:

@@ -31,8 +31,8 @@ from metalm_cli.evaluation.results.result_paths import result_paths, with_protoc
 from metalm_cli.evaluation.results.result_writer import model_hash, model_record, result_record
 from metalm_cli.evaluation.results.results import Results
 from metalm_cli.evaluation.select_tasks import TaskSelection
-from metalm_cli.evaluation.suite_results import with_suite
 from metalm_cli.evaluation.suites import Suite
+from metalm_cli.evaluation.suites.suite_results import with_suite
 from metalm_cli.inference import LanguageModel, load
 from metalm_cli.provenance.model_history import ModelHistory, SeenLabel, read_history
 from metalm_cli.runs.folder import environment

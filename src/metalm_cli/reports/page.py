@@ -19,6 +19,7 @@ import metalm_cli
 from metalm_cli.common.table import Table
 from metalm_cli.reports.answer_samples import answer_views, continuation_views, row_views
 from metalm_cli.reports.figures import vega_export
+from metalm_cli.reports.figures.aggregate_figure import aggregate_figure
 from metalm_cli.reports.figures.score_figures import score_figures
 from metalm_cli.reports.figures.step_score_figures import step_score_figures
 from metalm_cli.reports.figures.training_figures import MAX_FIGURE_POINTS, Figure, training_figures
@@ -113,11 +114,9 @@ DETAIL_LEVELS = (
 
 def report_figures(runs: Sequence[RunSummary], points: int = MAX_FIGURE_POINTS) -> list[Figure]:
     """All figures that the runs have data for, with at most ``points`` points for all curves of a figure."""
-    return [
-        *score_figures(group_by_protocol(runs)),
-        *step_score_figures(runs, points),
-        *training_figures(runs, points),
-    ]
+    aggregates = aggregate_figure(named_evaluations(runs))
+    scores = [*([aggregates] if aggregates is not None else []), *score_figures(group_by_protocol(runs))]
+    return [*scores, *step_score_figures(runs, points), *training_figures(runs, points)]
 
 
 def make_page(runs: Sequence[RunSummary], path: Path, created: datetime | None = None) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from metalm_cli.common.table import Table
+from metalm_cli.reports.aggregate_table import aggregate_table
 from metalm_cli.reports.reading.evaluation_summary import EvaluationSummary, as_number, clusters_of_tasks
 from metalm_cli.reports.reading.run_summary import Record, RunSummary
 
@@ -54,6 +55,9 @@ def report_tables(runs: Sequence[RunSummary]) -> Iterator[Table]:
         if run.data.get("sources"):
             yield mixture_table(run)
     scored = named_evaluations(runs)
+    aggregates = aggregate_table(scored)
+    if aggregates is not None:
+        yield aggregates
     if any(evaluation.clusters for _, evaluation in scored):
         yield cluster_table(scored)
     if any(evaluation.tasks for _, evaluation in scored):

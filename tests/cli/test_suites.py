@@ -128,6 +128,31 @@ def test_the_function_gives_what_the_command_writes(desk, capsys) -> None:
     assert "5 of 7 tasks" in repr(results)
 
 
+def test_options_replace_settings_and_are_named(desk, capsys) -> None:
+    write(desk, "tasks: [odd]\nshots: [0, 2]\nprotocol: instruct\nlimit: 5\ndemonstrations: drawn\nshow_options: true")
+    arguments = ["--shots", "1", "--protocol", "in_context", "--demonstrations", "frozen", "--no-show-options"]
+    assert metalm("eval", "runs/mine", "--suite", "mine.yaml", *OWN, *arguments, "--out", "out.json") == 0
+    record = read_result(Path("out.json"))
+    assert (record.protocol, record.shots, record.settings["limit"]) == ("in_context", [1], 5)
+    assert (record.settings["demonstrations"], record.settings["style"]["options"]) == ("frozen", False)
+    assert record.suite is not None
+    assert record.suite.changed == [
+        "shots 1 instead of 0, 2",
+        "protocol in_context instead of instruct",
+        "demonstrations frozen instead of drawn",
+        "templates plain instead of the default",
+        "show_options False instead of True",
+    ]
+    err = capsys.readouterr().err
+    assert "suite    mine: shots 1 instead of 0, 2; protocol in_context instead of instruct;" in err
+    assert "not as the suite mine says: shots 1 instead of 0, 2" in err
+    assert metalm("eval", "runs/mine", "--suite", "mine.yaml", *OWN[:2], "--offline", "--out", "same.json") == 0
+    same = read_result(Path("same.json"))
+    assert same.suite is not None
+    assert (same.protocol, same.shots, same.suite.changed) == ("instruct", [0, 2], [])
+    assert same.settings["demonstrations"] == "drawn"
+
+
 def test_two_models_are_compared_by_their_aggregates(desk, capsys) -> None:
     shutil.copytree(desk / "runs/mine", desk / "runs/other")
     for name in ("mine", "other"):
@@ -153,6 +178,7 @@ def test_two_models_are_compared_by_their_aggregates(desk, capsys) -> None:
     [
         (SUITE, ["--task", "odd"], "a suite and tasks are selected"),
         (SUITE, ["--cluster", "nli"], "a suite and tasks are selected"),
+        (SUITE, ["--all-cards"], "a suite and tasks are selected"),
         ("tasks: [od]", [], "no task is named od"),
         ("tasks: [odd]\nshots: [99]", [], "99 demonstrations of odd requested, available: 9"),
         ("tasks: [odd]", ["--shots", "50"], "50 demonstrations of odd requested"),

@@ -18,6 +18,8 @@ from metalm_cli.templates.render import DemonstrationLayout, Route
 
 AUTO = "auto"
 """Protocol that the training of the model decides."""
+OPEN_SETTINGS = ("protocol", "split", "limit", "templates", "template", "draw_per_example", "normalise")
+"""Settings of a request that a suite may leave open."""
 LEAST_VALUES = {"limit": 1, "length": 16, "batch_size": 1, "max_answer_tokens": 1, "samples": 1, "seed": 0}
 """Least value of each number."""
 
@@ -93,10 +95,11 @@ class EvaluationRequest:
         """
         if self.suite is None:
             return self
-        if self.tasks or self.clusters:
+        others = [*self.tasks, *self.clusters, *(["all cards"] if self.all_cards else [])]
+        if others:
             raise MetalmError(
                 "a suite and tasks are selected",
-                why=f"suite {getattr(self.suite, 'name', self.suite)}; {', '.join([*self.tasks, *self.clusters])}",
+                why=f"suite {getattr(self.suite, 'name', self.suite)}; {', '.join(others)}",
                 remedy="select either a suite, or tasks and clusters by name",
             )
         suite = self.suite if isinstance(self.suite, Suite) else load_suite(self.suite)
@@ -126,15 +129,14 @@ class EvaluationRequest:
         if not isinstance(self.suite, Suite):
             return ()
         values, style = request_settings(self.suite)
-        pairs = [(name, getattr(self, name), value) for name, value in values.items()]
-        pairs += [(RECIPE_KEYS.get(name, name), self.style.get(name, value), value) for name, value in style.items()]
-        changed = [(name, mine, value) for name, mine, value in pairs if mine not in (None, value)]
-        added = [
-            (name, getattr(self, name), "all" if name == "limit" else "the default")
-            for name in ("split", "limit", "templates", "template")
-            if name not in values and getattr(self, name) is not None
-        ]
-        return tuple(f"{name} {_text(mine)} instead of {_text(value)}" for name, mine, value in [*changed, *added])
+        pairs = [(name, getattr(self, name), values.get(name)) for name in (*values, *OPEN_SETTINGS)]
+        pairs += [(RECIPE_KEYS[name], value, style.get(name)) for name, value in self.style.items()]
+        changes = {name: (mine, value) for name, mine, value in pairs if mine not in (None, AUTO, value)}
+        return tuple(
+            f"{'demonstrations' if name == 'draw_per_example' else name} {_describe(name, mine)} instead of "
+            f"{'the default' if value is None else _describe(name, value)}"
+            for name, (mine, value) in changes.items()
+        )
 
     @property
     def prompt_options(self) -> dict[str, Any]:
@@ -162,7 +164,9 @@ class EvaluationRequest:
         )
 
 
-def _text(value: Any) -> str:
+def _describe(name: str, value: Any) -> str:
+    if name == "draw_per_example":
+        return "drawn" if value else "frozen"
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 

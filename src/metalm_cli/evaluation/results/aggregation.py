@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from metalm_cli.common.registry import aggregates
 from metalm_cli.evaluation.metrics import task_metrics
 from metalm_cli.evaluation.metrics.aggregates import TaskScores, compute, load_aggregate
 from metalm_cli.evaluation.metrics.bootstrap import (
@@ -28,17 +29,15 @@ from metalm_cli.evaluation.results.schema import (
 )
 
 
-def with_aggregates(record: ResultRecord, suite: SuiteRecord, aggregates: Sequence[str]) -> ResultRecord:
+def with_aggregates(record: ResultRecord, suite: SuiteRecord, names: Sequence[str]) -> ResultRecord:
     """Return a record with a suite and its aggregates for each number of demonstrations.
 
     Args:
         record: The record.
         suite: The suite, without aggregates.
-        aggregates: Names of the aggregates.
+        names: Names of the aggregates.
     """
-    values = {
-        str(shots): [aggregate_record(record, suite, name, shots) for name in aggregates] for shots in record.shots
-    }
+    values = {str(shots): [aggregate_record(record, suite, name, shots) for name in names] for shots in record.shots}
     return record.model_copy(update={"suite": suite.model_copy(update={"aggregates": values})})
 
 
@@ -160,6 +159,8 @@ def aggregate_differences(comparison: Comparison, resamples: int = RESAMPLES) ->
             if task.shots == shots and task.test is not None and not task.obstacles and task.task in first.suite.tasks
         ]
         for aggregate in first.suite.aggregates.get(str(shots), []):
+            if aggregates.get(aggregate.name) is None:
+                continue  # the aggregate of a plug-in that is not installed
             difference = _aggregate_difference(first, second, names, aggregate.name, shots, resamples)
             differences += [] if difference is None else [difference]
     return differences

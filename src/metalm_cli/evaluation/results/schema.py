@@ -189,7 +189,7 @@ class SuiteTaskRecord(RecordPart):
     """A task of a suite: its group, and its metrics in the aggregate, the primary one first."""
 
     group: str
-    metrics: list[str]
+    metrics: list[str] = Field(min_length=1)
 
 
 class AggregateRecord(RecordPart):

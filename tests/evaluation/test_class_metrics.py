@@ -51,7 +51,9 @@ def slow_multirc(decisions: list[tuple[str, int, str]]) -> tuple[float, float]:
     """F1 over all candidates by scikit-learn, and the share of questions with all candidates right."""
     f1 = f1_score([label for _, label, _ in decisions], [text == "yes" for _, _, text in decisions], zero_division=0.0)
     questions = {q for q, _, _ in decisions}
-    right = [all(text == ("no", "yes")[label] for q, label, text in decisions if q == one) for one in questions]
+    right = [
+        all(text == ("no", "yes")[label] for q, label, text in decisions if q == question) for question in questions
+    ]
     return 100 * f1, 100 * float(np.mean(right))
 
 

@@ -37,6 +37,7 @@ SURFACES: dict[str, Surface] = {
     "rows": data_surfaces.rows,
     "paths": data_surfaces.paths,
     "cards": data_surfaces.cards,
+    "suites": data_surfaces.suites,
     "templates": data_surfaces.templates,
     "csv": data_surfaces.csv_files,
     "checkpoints": model_surfaces.checkpoints,

@@ -145,6 +145,37 @@ def cards(rng: random.Random, workspace: Workspace, folder: Path) -> Case:
     return _task_command(rng, workspace, folder)
 
 
+SUITE: dict[str, Any] = {
+    "name": "suite",
+    "description": "d",
+    "tasks": [
+        "mine",
+        {"task": "mine", "name": "again", "split": "train", "metric": ["f1", "accuracy"], "group": "g", "limit": 3},
+        {"task": "mine", "parts": {"column": "premise", "values": ["a", "b"]}},
+        {"cluster": "nli"},
+        {"suite": "glue"},
+        {"suite": "./suite.yaml"},
+    ],
+    "shots": [0, 1],
+    "protocol": "in_context",
+    "aggregate": "metrics_then_tasks",
+    "also": ["chance_normalised"],
+    "limit": 2,
+}
+
+
+def suites(rng: random.Random, workspace: Workspace, folder: Path) -> Case:
+    """Suites whose values or bytes are changed."""
+    _copy_task(workspace, folder)
+    path = folder / "suite.yaml"
+    values = {**SUITE, "tasks": rng.sample(SUITE["tasks"], rng.randrange(1, 6))}
+    if rng.random() < 0.25:
+        path.write_bytes(mutate_bytes(rng, _yaml(values).encode()))
+    else:
+        path.write_text(_yaml(mutate_value(rng, values)), encoding="utf-8", errors="surrogatepass")
+    return Case(["suites", "show", str(path), "--cards", str(folder / "cards")])
+
+
 TEMPLATE_PIECES = [
     "{{ premise }}",
     "{{ premise.title }}",

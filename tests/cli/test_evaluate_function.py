@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 import metalm_cli as metalm_package
 from card_fixtures import CARD_VALUES
+from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.results.result_reader import read_result
 from tiny_runs import metalm
 
@@ -39,7 +42,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: Path) -> Path
     return tmp_path
 
 
-OPTIONS: dict[str, Any] = {"card_folders": (Path("cards"),), "templates": "plain", "offline": True}
+OPTIONS: dict[str, Any] = {"cards": "cards", "templates": "plain", "offline": True}
 FLAGS = ["--cards", "cards", "--templates", "plain", "--offline"]
 
 
@@ -84,3 +87,131 @@ def test_the_function_gives_what_the_command_writes(desk, capsys, shots) -> None
     assert "odd" in repr(results)
     assert f"{setting.score:.2f}" in repr(results)
     assert "far: missing" in repr(results)
+
+
+def test_a_loaded_model_gives_the_same_and_keeps_its_modes(desk) -> None:
+    by_path = metalm_package.evaluate("runs/mine", tasks="odd", protocol="in_context", **OPTIONS)
+    model = metalm_package.load("runs/mine")
+    model.model.train()
+    next(iter(model.model.encoders.values())).eval()
+    modes = [module.training for module in model.model.modules()]
+    assert len(set(modes)) == 2
+    state = torch.get_rng_state()
+    loaded = metalm_package.evaluate(model, tasks="odd", protocol="in_context", **OPTIONS)
+    assert [module.training for module in model.model.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), state)
+    assert untimed(by_path.record.model_dump()) == untimed(loaded.record.model_dump())
+    assert [sample.log_likelihood for sample in loaded.samples] == [sample.log_likelihood for sample in by_path.samples]
+
+
+def test_a_model_that_was_not_loaded_from_a_path_has_no_history(desk) -> None:
+    model = metalm_package.load("runs/mine")
+    model.source = ""
+    results = metalm_package.evaluate(model, tasks="odd", **OPTIONS)
+    assert results.record.tasks["odd"].seen.label == "unknown"
+    assert results.record.protocol == "in_context"
+    assert results.record.source == "a loaded model"
+
+
+def test_arguments_win_over_the_suite(desk) -> None:
+    suite = SimpleNamespace(tasks=["odd"], shots=[1], protocol="instruct", templates="none", aggregate=None)
+    of_suite = metalm_package.evaluate("runs/mine", suite=suite, cards=["cards"], offline=True)
+    settings = of_suite.record.settings
+    assert (of_suite.record.protocol, settings["shots"], settings["templates"]) == ("instruct", [1], "none")
+    changed = metalm_package.evaluate("runs/mine", suite=suite, shots=0, protocol="finetuned", **OPTIONS)
+    settings = changed.record.settings
+    assert (changed.record.protocol, settings["shots"], settings["templates"]) == ("finetuned", [0], "plain")
+    open_suite = SimpleNamespace(tasks=["odd"], shots=None, protocol=None, templates=None, aggregate=None)
+    plain = metalm_package.evaluate("runs/mine", suite=open_suite, **OPTIONS)
+    assert (plain.record.protocol, plain.record.settings["shots"]) == ("in_context", [0])
+
+
+def test_an_interrupted_evaluation_writes_what_was_scored(desk) -> None:
+    def stop(text: str) -> None:
+        if text.startswith("even"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        metalm_package.evaluate("runs/mine", tasks=["odd", "even"], out="out.json", on_progress=stop, **OPTIONS)
+    record = read_result(Path("out.json"))
+    assert (list(record.tasks), record.complete) == (["odd"], False)
+    notes: list[str] = []
+    whole = metalm_package.evaluate(
+        "runs/mine", tasks=["odd", "even"], out="again.json", on_note=notes.append, **OPTIONS
+    )
+    assert whole.record.complete
+    (answers,) = [note for note in notes if note.startswith("answers")]
+    assert int(answers.split()[1]) >= 10, "those of the first task, and of the second as far as it was answered"
+    assert untimed(json.loads(Path("again.json").read_text())) == untimed(json.loads(whole.record.to_json()))
+
+
+def test_nothing_is_written_without_a_path(desk) -> None:
+    before = sorted(path for path in desk.rglob("*"))
+    metalm_package.evaluate("runs/mine", tasks="odd", limit=2, **OPTIONS)
+    assert sorted(path for path in desk.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "no tasks are selected"),
+        ({"tasks": "od"}, "did you mean odd?"),
+        ({"cluster": "nly"}, "no cluster is named nly"),
+        ({"tasks": "odd", "protocol": "greedy"}, "unknown value greedy for protocol"),
+        ({"tasks": "odd", "style": {"route": "up"}}, "unknown value up for route"),
+        ({"tasks": "odd", "style": {"rute": "encoder"}}, "style has no field rute"),
+        ({"tasks": "odd", "style": {"options": "no"}}, "got options 'no' in style"),
+        ({"tasks": "odd", "style": "short"}, "got style 'short'"),
+        ({"tasks": 3}, "of another type"),
+        ({"tasks": "odd", "data_root": 3}, "of another type"),
+        ({"tasks": "odd", "cards": "nowhere"}, "no task cards found"),
+        ({"tasks": "odd", "shots": -1}, "got shots -1, expected a whole number of at least 0"),
+        ({"tasks": "odd", "shots": [0, 1.5]}, "got shots 1.5"),
+        ({"tasks": "odd", "shots": ()}, "shots has no numbers"),
+        ({"tasks": "odd", "shots": "0"}, "got shots '0'"),
+        ({"tasks": "odd", "shots": 30}, "30 demonstrations of odd requested"),
+        ({"tasks": "odd", "limit": 0}, "got limit 0, expected a whole number of at least 1"),
+        ({"tasks": "odd", "limit": True}, "got limit True"),
+        ({"tasks": "odd", "seed": -1}, "got seed -1"),
+        ({"tasks": "odd", "samples": 3, "temperature": 0.0}, "got temperature 0.0"),
+        ({"tasks": "odd", "limits": 3}, "limits"),
+        ({"tasks": "odd", "templates": "plan"}, "there is no template collection plan"),
+        ({"tasks": "odd", "template": "nice"}, "has no template nice"),
+        ({"tasks": "odd", "split": "dev"}, "odd has no dev split"),
+        ({"tasks": "far"}, "no data found"),
+        ({"tasks": [3]}, "no task is named 3"),
+        ({"tasks": "odd", "out": "cards/odd.jsonl"}, "results exist already"),
+        ({"tasks": "odd", "suite": "world"}, ""),
+        ({"suite": SimpleNamespace(tasks=[], shots=None, protocol=None, templates=None)}, "no tasks are selected"),
+        ({"suite": "no-such-suite"}, "no-such-suite"),
+        ({"suite": SimpleNamespace(tasks=["odd"], shots=[-2], protocol=None, templates=None)}, "got shots -2"),
+    ],
+)
+def test_bad_arguments_are_explained(desk, arguments, message) -> None:
+    with pytest.raises(MetalmError) as error:
+        metalm_package.evaluate("runs/mine", **{**OPTIONS, **arguments})
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("model", ["runs/none", 5, None])
+def test_models_that_are_not_models(desk, model) -> None:
+    with pytest.raises(MetalmError, match="model"):
+        metalm_package.evaluate(model, tasks="odd", **OPTIONS)
+
+
+def test_scores_need_the_number_of_demonstrations_if_there_are_several(desk) -> None:
+    results = metalm_package.evaluate("runs/mine", tasks="odd", shots=(0, 1), limit=2, **OPTIONS)
+    for method in (results.scores, results.intervals, results.clusters, results.mean):
+        with pytest.raises(MetalmError, match="the number of demonstrations is not given"):
+            method()
+        with pytest.raises(MetalmError, match="no results with 7 demonstrations"):
+            method(7)
+
+
+def test_results_that_cannot_be_written(desk) -> None:
+    results = metalm_package.evaluate("runs/mine", tasks="odd", limit=2, **OPTIONS)
+    Path("file").write_text("")
+    with pytest.raises(MetalmError, match="cannot write results"):
+        results.save("file/results.json")
+    assert results.save("new/results.json") == Path("new/results.json")
+    assert not Path("new/results.samples.jsonl").exists()

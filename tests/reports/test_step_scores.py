@@ -40,7 +40,7 @@ def test_first_best_and_last_scores_are_listed(tmp_path: Path) -> None:
     out = io.StringIO()
     print_report(runs, Console(file=out, width=120))
     assert "Scores during training" in out.getvalue()
-    assert runs[0].problems == read_runs([write_run(tmp_path / "plain", metrics=records())])[0].problems
+    assert not any("left out" in problem for problem in runs[0].problems)
 
 
 def test_the_page_draws_every_score(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+from typing import Any
 
 import pytest
 from rich.cells import cell_len
@@ -16,6 +17,7 @@ from metalm_cli.training.progress import LineProgress, PanelProgress, PanelView,
 
 TRAIN = {"step": 20, "loss": 3.21, "bits_per_byte": 1.5, "lr": 3e-4, "tokens_per_second": 2200.4, "grad_norm": 0.9}
 VALIDATION = {"step": 20, "split": "validation", "loss": 3.5, "bits_per_byte": 1.625}
+EVALUATION: dict[str, Any] = {"step": 20, "split": "evaluation", "scores": {"rte": 62.5, "mean": 48.125}}
 NASTY = "[bold]x[/bold]\n\x1b[2J\x07\u202eevil\u2028\udc80\t\r\n日本"
 
 
@@ -39,6 +41,8 @@ def test_the_lines(clock: Clock) -> None:
         clock.now += 30
         lines.step(TRAIN)
         lines.validation(VALIDATION, [("one\ntwo", " three")])
+        lines.activity("rte (1 of 2)")
+        lines.evaluation(EVALUATION)
         lines.note("checkpoint of step 20")
         lines.step({"step": 30, "loss": None})
     assert stream.getvalue().splitlines() == [
@@ -47,6 +51,7 @@ def test_the_lines(clock: Clock) -> None:
         " | memory 1.5 GiB",
         "validation 20/100 | loss 3.5000 | bits/byte 1.6250",
         'sample | "one⏎two" -> " three"',
+        "evaluation 20/100 | rte 62.50 | mean 48.12",
         "note | checkpoint of step 20",
         "step 30/100 | loss nan | left 1:45 | memory 1.5 GiB",
     ]
@@ -131,6 +136,29 @@ def test_a_low_terminal_loses_the_samples_first(clock: Clock, width: int, height
     assert len(lines) == max(min(height - 1, 4 + numbers + 3), 4 + numbers)
     assert ("a small model" in "\n".join(lines)) == (height - 1 > 4 + numbers)
     assert ("█▇" in "\n".join(lines)) == (height - 1 >= 4 + numbers + 3)
+
+
+@pytest.mark.parametrize("width", [20, 80])
+def test_the_panel_displays_scores_and_what_is_evaluated(clock: Clock, width: int) -> None:
+    panel = view(clock)
+    panel.evaluation = {**EVALUATION, "scores": {**EVALUATION["scores"], NASTY: 1.0}}
+    panel.activity = "rte (1 of 2): 5 of 40 examples\x1b[2J"
+    lines = render(panel, width)
+    assert {cell_len(line) for line in lines} == {width - 2}
+    text = re.sub(r"[\s│]+", " ", "\n".join(lines))
+    assert "scores at 20: rte 62.50 mean 48.12" in text
+    assert "evaluating rte (1 of 2): 5 of 40 examples" in text
+    assert "\x1b[2J" not in text
+
+
+def test_a_finished_evaluation_replaces_the_activity(clock: Clock) -> None:
+    panel = PanelProgress(terminal(80))
+    panel.start(100, "finetune")
+    panel.activity("rte (1 of 2)")
+    assert panel._view.activity == "rte (1 of 2)"
+    panel.evaluation(EVALUATION)
+    assert (panel._view.activity, panel._view.evaluation) == ("", EVALUATION)
+    panel.close()
 
 
 def test_before_the_first_record(clock: Clock) -> None:

@@ -39,7 +39,7 @@ train:
 STEPS = 6
 FAST = ["train.learning_rate=0.05", "data.row_packing=pad"]
 """So high a learning rate that scores change within a few steps."""
-EVALUATE = "train.evaluate={tasks: [parity, long, held], every: 2, shots: [0, 1], best_by: mean@0}"
+EVALUATE = "train.evaluate={tasks: [parity, other, held], every: 2, shots: [0, 1], best_by: mean@0}"
 DROPOUT = [
     "model.decoder.dropout=0.1",
     "model.encoders.text.dropout=0.1",
@@ -99,7 +99,7 @@ def test_training_is_bit_for_bit_the_same_with_and_without(run) -> None:
 def test_the_last_scores_are_those_that_the_command_gives(run, folder, tmp_path) -> None:
     """The evaluation uses the templates, protocol and tokens of the model that the run writes."""
     out = run(EVALUATE, "train.evaluate.limit=3")
-    arguments = ["--task", "parity,long,held", "--cards", folder / "parity.yaml", "--cards", folder / "long.yaml"]
+    arguments = ["--task", "parity,other,held", "--cards", folder / "parity.yaml", "--cards", folder / "other.yaml"]
     arguments += ["--cards", folder / "more", "--limit", 3, "--shots", "0,1", "--out", tmp_path / "results.json"]
     assert micro.metalm("eval", out, *arguments) == 0
     record = json.loads((tmp_path / "results.json").read_text())

@@ -13,9 +13,9 @@ import torch
 import tiny_runs as micro
 from metalm_cli.config.schema.training import TrainingConfig
 from metalm_cli.training import run as running
-from metalm_cli.training.optim import is_due, schedule, to_seconds
+from metalm_cli.training.optim import is_due, schedule, step_seed, to_seconds
 from metalm_cli.training.planning.probe import ProbeResult
-from metalm_cli.training.trainer import Trainer, step_seed
+from metalm_cli.training.trainer import Trainer
 
 MASKED = ["model.decoder=null", "objective={name: mlm}"]
 REPLACED = ["model.decoder=null", "objective={name: rtd, generator_size: 0.5}"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,12 +14,15 @@ from metalm_cli.evaluation.select_tasks import TaskSelection, select_suite, sele
 from metalm_cli.evaluation.settings import PROTOCOLS, EvaluationSettings
 from metalm_cli.evaluation.suites import Suite, load_suite
 from metalm_cli.evaluation.suites.settings import request_settings
+from metalm_cli.templates import PromptStyle
 from metalm_cli.templates.render import DemonstrationLayout, Route
 
 AUTO = "auto"
 """Protocol that the training of the model decides."""
 OPEN_SETTINGS = ("protocol", "split", "limit", "templates", "template", "draw_per_example", "normalise")
 """Settings of a request that a suite may leave open."""
+STYLE_FIELDS = tuple(style_field.name for style_field in fields(PromptStyle))
+"""Fields of a prompt style."""
 LEAST_VALUES = {"limit": 1, "length": 16, "batch_size": 1, "max_answer_tokens": 1, "samples": 1, "seed": 0}
 """Least value of each number."""
 
@@ -69,12 +72,8 @@ class EvaluationRequest:
         Raises:
             MetalmError: A value is unknown or out of range.
         """
-        for name, value, allowed in (
-            ("protocol", self.protocol, (None, AUTO, *PROTOCOLS)),
-            ("layout", self.style.get("layout"), (None, *get_args(DemonstrationLayout))),
-            ("route", self.style.get("route"), (None, *get_args(Route))),
-        ):
-            check_choice(name, value, allowed)
+        check_choice("protocol", self.protocol, (None, AUTO, *PROTOCOLS))
+        self._check_style()
         numbers = {name: getattr(self, name) for name in LEAST_VALUES}
         for name, number, least in (
             *((name, number, LEAST_VALUES[name]) for name, number in numbers.items() if number is not None),
@@ -86,6 +85,23 @@ class EvaluationRequest:
             raise MetalmError("shots has no numbers of demonstrations", remedy="pass shots=0, or several: shots=(0, 4)")
         if self.samples > 1 and self.temperature <= 0:
             raise MetalmError(f"got temperature {self.temperature}, expected a number above 0 for sampled answers")
+
+    def _check_style(self) -> None:
+        """Check the fields of the prompt style.
+
+        Raises:
+            MetalmError: A field or its value is unknown.
+        """
+        if not isinstance(self.style, Mapping):
+            raise MetalmError(f"got style {self.style!r}, expected a mapping such as {{'options': False}}")
+        allowed = {"route": get_args(Route), "layout": get_args(DemonstrationLayout)}
+        for name, value in self.style.items():
+            if name not in STYLE_FIELDS:
+                raise MetalmError(f"style has no field {name}", why=f"its fields are {', '.join(STYLE_FIELDS)}")
+            if name in allowed:
+                check_choice(name, value, allowed[name])
+            elif not isinstance(value, bool):
+                raise MetalmError(f"got {name} {value!r} in style, expected True or False")
 
     def with_suite(self) -> EvaluationRequest:
         """Return the request with its suite read, and with the settings of the suite where it leaves them open.

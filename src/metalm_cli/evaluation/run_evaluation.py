@@ -80,7 +80,16 @@ class EvaluatedModel:
 
     @classmethod
     def of(cls, model: str | Path | LanguageModel) -> EvaluatedModel:
-        """Return a model that is named or loaded, with its history."""
+        """Return a model that is named or loaded, with its history.
+
+        Raises:
+            MetalmError: The value is neither.
+        """
+        if not isinstance(model, str | Path | LanguageModel):
+            raise MetalmError(
+                f"got a {type(model).__name__} as the model, expected a path, a hub id or a loaded model",
+                remedy='pass a run folder, or what metalm_cli.load("runs/first") returns',
+            )
         loaded = model if isinstance(model, LanguageModel) else None
         source = str(model) if loaded is None else loaded.source
         folder = expand_user(source) if source else None
@@ -92,8 +101,9 @@ def evaluate(
     model: str | Path | LanguageModel,
     *,
     suite: str | Path | Suite | None = None,
-    tasks: str | Path | Sequence[str | Path] = (),
-    cluster: str | Sequence[str] = (),
+    tasks: str | Path | Sequence[str | Path] | None = None,
+    cluster: str | Sequence[str] | None = None,
+    cards: str | Path | Sequence[str | Path] | None = None,
     shots: int | Sequence[int] | None = None,
     protocol: str | None = None,
     templates: str | Path | None = None,
@@ -116,6 +126,7 @@ def evaluate(
         suite: A suite, or its name or file. Arguments take precedence over its settings.
         tasks: Names of tasks, or paths of task cards.
         cluster: Names of clusters, or the groups ``core``, ``non_core``, ``world``, ``all``.
+        cards: Folders of user cards.
         shots: Number of demonstrations, or several. Default: the suite's, else 0.
         protocol: ``finetuned``, ``in_context`` or ``instruct``. Default: the suite's, else as the model was trained.
         templates: Template collection or its folder. Default: the suite's, else as in the model's training, else flan.
@@ -138,17 +149,16 @@ def evaluate(
     Raises:
         MetalmError: An argument, the model or the data is unusable, or nothing could be scored.
     """
-    names = [str(name) for name in ([tasks] if isinstance(tasks, str | Path) else tasks)]
-    clusters = [cluster] if isinstance(cluster, str) else list(cluster)
-    if suite is None and not names and not clusters:
+    if suite is None and not tasks and not cluster:
         raise MetalmError(
             "no tasks are selected", remedy='pass tasks=["rte"], cluster="nli", cluster="core", or a suite'
         )
     try:
         request = EvaluationRequest(
             suite=suite,
-            tasks=tuple(names),
-            clusters=tuple(clusters),
+            tasks=_strings(tasks),
+            clusters=_strings(cluster),
+            card_folders=tuple(map(Path, _strings(cards))),
             shots=None if shots is None else (shots,) if isinstance(shots, int) else tuple(shots),
             protocol=protocol,
             templates=None if templates is None else str(templates),
@@ -158,16 +168,21 @@ def evaluate(
             seed=seed,
             **settings,
         )
+        run_settings = RunSettings(
+            data_root=None if data_root is None else expand_user(data_root),
+            offline=offline,
+            out=() if out is None else tuple(result_paths(["model"], expand_user(out), AUTO, (), False)),
+        )
     except TypeError as error:
         raise MetalmError("an argument of evaluate is unknown or of another type", why=str(error)) from error
-    run_settings = RunSettings(
-        data_root=None if data_root is None else expand_user(data_root),
-        offline=offline,
-        out=() if out is None else tuple(result_paths(["model"], expand_user(out), AUTO, (), False)),
-    )
     callbacks = EvaluationCallbacks(on_progress, on_note)
     request = request.with_suite()
     return evaluate_models([model], request, request.select(), run_settings, callbacks)[0]
+
+
+def _strings(names: str | Path | Sequence[str | Path] | None) -> tuple[str, ...]:
+    """Names or paths as texts; a single one may be given without a list."""
+    return () if names is None else tuple(map(str, [names] if isinstance(names, str | Path) else names))
 
 
 def evaluate_models(

@@ -1,4 +1,4 @@
-"""Optimiser, learning rate schedule, and what is due at a step."""
+"""Optimiser, learning rate schedule, and what belongs to a step: its seed, what is due."""
 
 from __future__ import annotations
 
@@ -83,3 +83,11 @@ def to_seconds(limit: str | None) -> float | None:
     if limit is None:
         return None
     return float(limit[:-1]) * {"s": 1, "m": 60, "h": 3600}[limit[-1]]
+
+
+def step_seed(seed: int, step: int, rank: int, micro: int) -> int:
+    """Dropout seed of a micro-batch: unique within a run, and the same in every repetition of the run."""
+    mixed_seed = 0
+    for value in (seed, step, rank, micro):
+        mixed_seed = (mixed_seed * 1_000_003 + value + 1) & 0x7FFF_FFFF_FFFF_FFFF
+    return mixed_seed

@@ -35,6 +35,7 @@ from metalm_cli.training.optim import (
     make_optimizer,
     schedule,
     set_learning_rate,
+    step_seed,
     to_seconds,
     trained_parts,
 )
@@ -301,7 +302,6 @@ class Trainer:
             state.step += 1
             state.lanes = step_rows.states
             is_last = state.step == self.steps
-            out_of_patience = False
             callbacks.advance(state.step)
             if self.device.type == "cpu":
                 self.check(bad_step, callbacks)
@@ -317,13 +317,7 @@ class Trainer:
                         "grad_norm": scalar(grad_norm),
                     }
                 )
-            is_best = False
-            validates, evaluates = self._is_measured(options.validate_every), self._evaluates()
-            if validates or evaluates:
-                self.check(bad_step, callbacks)
-                with step_metrics.exclude_time():
-                    is_best = (validates and self._validate(callbacks)) | (evaluates and self._evaluate(callbacks))
-                out_of_patience = self.patience is not None and state.stale >= self.patience
+            is_best, out_of_patience = self._measure(callbacks, step_metrics, bad_step)
             save_best = is_best and (options.checkpoint_every or self.keep_best)
             if is_due(options.checkpoint_every, state.step) or is_last or stop or out_of_patience or save_best:
                 self.check(bad_step, callbacks)
@@ -335,14 +329,28 @@ class Trainer:
                 return Exit.STOPPED
         return Exit.DONE
 
-    def _is_measured(self, every: int) -> bool:
-        """Whether a measure with this number of steps between two is due; always at the last step."""
-        return is_due(every, self.state.step) or self.state.step == self.steps
+    def _measure(
+        self, callbacks: TrainerCallbacks, step_metrics: StepMetrics, bad_step: torch.Tensor
+    ) -> tuple[bool, bool]:
+        """Validate and evaluate where due, and at the end of the training.
 
-    def _evaluates(self) -> bool:
-        """Whether the evaluation on tasks is due."""
-        options = self.options.evaluate
-        return options is not None and self._is_measured(options.every or 0)
+        Returns:
+            Whether the model is the best so far, and whether training stops because it has not improved.
+        """
+        is_last, options = self.state.step == self.steps, self.options
+        validates = is_due(options.validate_every, self.state.step) or is_last
+        evaluates = options.evaluate is not None and (is_due(options.evaluate.every or 0, self.state.step) or is_last)
+        if not (validates or evaluates):
+            return False, False
+        self.check(bad_step, callbacks)
+        with step_metrics.exclude_time():
+            is_best = (validates and self._validate(callbacks)) | (evaluates and self._evaluate(callbacks))
+            stops = self.patience is not None and self.state.stale >= self.patience
+            if stops and not validates:
+                self._validate(callbacks)
+            if stops and not evaluates and options.evaluate is not None:
+                self._evaluate(callbacks)
+        return is_best, stops
 
     def _validate(self, callbacks: TrainerCallbacks) -> bool:
         """Validate; return whether the loss selects the best model, is finite and the best so far."""
@@ -363,12 +371,13 @@ class Trainer:
         scores, state, name = callbacks.evaluate(), self.state, self.options.best_score
         if self.heap is not None:
             self.heap.trim()
-        is_best = name is not None and name in scores and (state.best_score is None or scores[name] > state.best_score)
-        if is_best and name is not None:
-            state.best_score = scores[name]
-        if name is not None:
-            self._count(is_best)
         callbacks.log_evaluation({"step": state.step, "split": "evaluation", "scores": scores})
+        if name is None:
+            return False
+        score = scores.get(name)
+        is_best = score is not None and (state.best_score is None or score > state.best_score)
+        state.best_score = score if is_best else state.best_score
+        self._count(is_best)
         return is_best
 
     def _count(self, is_best: bool) -> None:
@@ -376,11 +385,3 @@ class Trainer:
         self.state.stale = 0 if is_best else self.state.stale + 1
         if is_best:
             self.state.best_step = self.state.step
-
-
-def step_seed(seed: int, step: int, rank: int, micro: int) -> int:
-    """Dropout seed of a micro-batch: unique within a run, and the same in every repetition of the run."""
-    mixed_seed = 0
-    for value in (seed, step, rank, micro):
-        mixed_seed = (mixed_seed * 1_000_003 + value + 1) & 0x7FFF_FFFF_FFFF_FFFF
-    return mixed_seed

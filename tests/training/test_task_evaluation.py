@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
+import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import tiny_runs as micro
 from metalm_cli.inference import load
+from metalm_cli.training.task_evaluation.unchanged_training import unchanged_training
 from task_fixtures import write_task
 
 RECIPE = (
@@ -167,8 +172,6 @@ def test_killed_while_it_evaluates(run, folder, tmp_path, seed) -> None:
 
     def kill_at(count: int) -> Callable[[], None]:
         def patch() -> None:
-            import os
-
             from metalm_cli.evaluation import evaluator
 
             calls = iter(range(1000))
@@ -201,3 +204,161 @@ def test_two_processes_give_the_scores_of_one(run, environment) -> None:
     assert (
         micro.checkpoint(double, STEPS)["state"]["best_step"] == micro.checkpoint(single, STEPS)["state"]["best_step"]
     )
+
+
+@pytest.mark.slow
+def test_a_process_waits_longer_than_other_operations_may_take(folder, tmp_path) -> None:
+    def slow(rank: int) -> Callable[[], None]:
+        def patch() -> None:
+            from metalm_cli.evaluation import evaluator
+
+            new_group, evaluate_template = torch.distributed.new_group, evaluator.Evaluator.evaluate_template
+
+            def with_short_limit(*arguments: Any, **options: Any) -> Any:
+                return new_group(*arguments, **{"timeout": timedelta(seconds=20), **options})
+
+            def slowly(self: Any, *arguments: Any) -> Any:
+                time.sleep(25 if rank == 0 else 0)
+                return evaluate_template(self, *arguments)
+
+            torch.distributed.new_group = with_short_limit
+            evaluator.Evaluator.evaluate_template = slowly  # type: ignore[method-assign]
+
+        return patch
+
+    tasks = "train.evaluate={tasks: [parity, other]}"
+    arguments = ["finetune", folder / "micro.yaml", *FAST, tasks, "train.steps=1", "--out", tmp_path / "run"]
+    codes, printed = micro.run_processes(arguments, tmp_path, 2, before=slow)
+    assert codes == [0, 0], "\n".join(printed)
+
+
+def test_a_process_that_is_killed_while_it_evaluates_ends_the_others(folder, tmp_path) -> None:
+    def kill(rank: int) -> Callable[[], None] | None:
+        def patch() -> None:
+            from metalm_cli.evaluation import evaluator
+
+            def killed(self: Any, *arguments: Any) -> Any:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            evaluator.Evaluator.evaluate_template = killed  # type: ignore[method-assign]
+
+        return patch if rank == 1 else None
+
+    arguments = ["finetune", folder / "micro.yaml", *FAST, EVALUATE, "--out", tmp_path / "run"]
+    codes, printed = micro.run_processes(arguments, tmp_path, 2, before=kill)
+    assert codes == [1, -signal.SIGKILL]
+    assert "another process of this run has ended" in printed[0]
+
+
+def test_adapters_and_documents_are_evaluated_as_by_the_command(folder, tmp_path) -> None:
+    """Ranked options, whose scores are those of a pretrained model; and adapters, loaded with their base."""
+    evaluate = f"train.evaluate={{tasks: [{folder}/parity.yaml, {folder}/long.yaml], templates: {folder}/words}}"
+    flags = ["--task", f"{folder}/parity.yaml,{folder}/long.yaml", "--templates", folder / "words"]
+    flags += ["--protocol", "in_context", "--limit", 200]
+    larger = ["model.decoder.config.n_positions=128", "model.encoders.text.config.max_position_embeddings=96"]
+    base, adapted = tmp_path / "base", tmp_path / "adapted"
+    recipe = micro.write_recipe(tmp_path)
+    assert micro.metalm("pretrain", recipe, *larger, evaluate, "--out", base) == 0
+    lora = ["model={checkpoint: " + str(base) + ", lora: {rank: 2}}", evaluate.replace("}", ", protocol: in_context}")]
+    finetune = micro.write_recipe(tmp_path, RECIPE.replace("FOLDER", str(folder)), "tasks.yaml")
+    text = micro.with_sections(finetune.read_text(), model={"checkpoint": str(base), "lora": {"rank": 2}})
+    finetune.write_text(text)
+    assert micro.metalm("finetune", finetune, *lora[1:], "train.learning_rate=0.05", "--out", adapted) == 0
+    for run in (base, adapted):
+        assert micro.metalm("eval", run, *flags, "--out", run / "results.json") == 0
+        tasks = json.loads((run / "results.json").read_text())["tasks"]
+        (step_scores,) = scores(run).values()
+        assert {name: step_scores[name] for name in tasks} == {
+            name: task["settings"][0]["score"] for name, task in tasks.items()
+        }
+    assert scores(base) != scores(adapted)
+
+
+def test_the_mode_of_each_module_and_all_random_numbers_are_restored() -> None:
+    model = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Sequential(torch.nn.Dropout()))
+    model.train()
+    model[1].eval()
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+
+    def disturb() -> None:
+        with unchanged_training(model):
+            assert not any(module.training for module in model.modules())
+            assert not torch.is_grad_enabled()
+            assert not torch.is_inference_mode_enabled()
+            assert random.random() != np.random.rand() != float(torch.rand(1))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        disturb()
+    assert [module.training for module in model.modules()] == [True, True, False, False]
+    assert torch.is_grad_enabled()
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == states[:2]
+    assert torch.equal(torch.get_rng_state(), states[2])
+
+
+BAD = [
+    ("tasks: [parity, hld]", "no task is named hld", "train.evaluate.tasks", "did you mean held?"),
+    ("tasks: [parity], best_by: maen", "no score is named maen", "train.evaluate.best_by", "did you mean mean?"),
+    ("tasks: [parity], shots: [0, 1], best_by: mean", "no score", "train.evaluate.best_by", "mean@0, "),
+    ("tasks: [parity], split: dev", "no data", "train.evaluate.tasks", "parity has no dev split"),
+    ("tasks: [parity], shots: [99]", "99 demonstrations of parity requested", "train.evaluate", "use at most 18"),
+    ("tasks: [long], shots: [1]", "no example of long fits the model", "train.evaluate.tasks", "at most 0 can"),
+    ("tasks: [parity], template: nice", "parity has no template nice", "train.evaluate", "question-first"),
+    ("tasks: [parity], templates: flam", "there is no template collection flam", "train.evaluate", "choose from"),
+    ("tasks: [rte]", "has no templates for rte", "train.evaluate", "write rte.yaml there"),
+    ("suite: no-such-suite", "no-such-suite", "train.evaluate.suite", ""),
+    ("tasks: [parity], every: 0", "got 0, expected a whole number of at least 1", "train.evaluate.every", ""),
+    ("tasks: [parity], every: -2", "got -2", "train.evaluate.every", ""),
+    ("tasks: [parity], every: 7", "got 7 with train.steps 6", "train.evaluate.every", "lower it"),
+    ("tasks: [parity], limit: 0", "got 0", "train.evaluate.limit", ""),
+    ("tasks: [parity], shots: [-1]", "expected a list of whole numbers", "train.evaluate.shots", ""),
+    ("tasks: [parity], protocol: greedy", "greedy", "train.evaluate.protocol", ""),
+    ("tasks: []", "train.evaluate.tasks", "", ""),
+    ("every: 2", "got no tasks", "train.evaluate", "set one of them"),
+    ("tasks: [parity], suite: core", "expected only one of suite, tasks", "train.evaluate", ""),
+    ("task: [parity]", "unknown key", "train.evaluate.task", "did you mean tasks?"),
+]
+
+
+@pytest.mark.parametrize(("section", "message", "key", "hint"), BAD)
+def test_bad_evaluations_are_found_before_the_first_step(folder, tmp_path, capsys, section, message, key, hint) -> None:
+    out = tmp_path / "run"
+    overrides = [*FAST, f"train.evaluate={{{section}}}"]
+    assert micro.metalm("finetune", folder / "micro.yaml", *overrides, "--out", out) == 2
+    error = capsys.readouterr().err
+    assert all(part in error for part in (message, key, hint)), error
+    assert "Traceback" not in error
+    assert not out.exists()
+
+
+def test_a_first_evaluation_after_the_last_epoch_is_refused(folder, tmp_path, capsys) -> None:
+    overrides = ["train.epochs=0.2", "train.steps=null", "train.warmup_steps=0", EVALUATE.replace("2", "500", 1)]
+    assert micro.metalm("finetune", folder / "micro.yaml", *overrides, "--out", tmp_path / "run") == 2
+    assert "train.evaluate.every" in capsys.readouterr().err
+
+
+def test_an_encoder_alone_is_not_evaluated(tmp_path, capsys) -> None:
+    recipe = micro.write_recipe(tmp_path)
+    overrides = [*micro.ENCODER_ONLY, "objective={name: mlm}", "train.evaluate={tasks: [rte]}"]
+    assert micro.metalm("pretrain", recipe, *overrides, "--out", tmp_path / "run") == 2
+    assert "gives no answers" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_plan_lists_what_is_trained_on_and_held_out(folder, capsys) -> None:
+    overrides = [EVALUATE, "data.hold_out=[held]", "--dry-run"]
+    assert micro.metalm("finetune", folder / "micro.yaml", *FAST, *overrides) == 0
+    plan = " ".join(capsys.readouterr().out.split())
+    assert "evaluation every 2 steps and at the end (examples): parity (6), other (3), held (4)" in plan
+    assert "trained on: parity, other; held out: held" in plan
+    assert "the best step is that of mean@0" in plan
+
+
+def test_the_tasks_cannot_change_on_resume_but_the_interval_can(run, tmp_path, capsys) -> None:
+    whole = run(EVALUATE, "train.final=best", "train.checkpoint_every=1", "train.keep_checkpoints=9")
+    copy = micro.interrupted_copy(whole, tmp_path / "resumed", 3)
+    resume = ["finetune", copy / "recipe.yaml", "--resume", "--out", copy]
+    assert micro.metalm(*resume, "train.evaluate.tasks=[parity, held]") == 2
+    assert "train.evaluate.tasks was" in capsys.readouterr().err
+    assert micro.metalm(*resume, "train.evaluate.every=1") == 0
+    assert "train.evaluate.every changes from 2 to 1" in capsys.readouterr().err
+    assert sorted(scores(copy)) == [2, 4, 5, 6]

@@ -206,6 +206,29 @@ def test_two_processes_give_the_scores_of_one(run, environment) -> None:
     )
 
 
+def test_an_aggregate_of_a_suite_selects_the_best_step(run, folder) -> None:
+    suite = folder / "chosen.yaml"
+    suite.write_text(
+        "name: chosen\ndescription: d\nprotocol: finetuned\naggregate: weighted_by_examples\n"
+        "tasks: [parity, long, {task: parity, name: trained, split: train, limit: 5}]\n"
+    )
+    out = run(f"train.evaluate={{suite: {suite}, every: 2, best_by: weighted_by_examples}}")
+    counts = {"parity": validation_rows(folder, "parity"), "long": validation_rows(folder, "long"), "trained": 5}
+    assert sorted(scores(out)) == [2, 4, 6]
+    for by_name in scores(out).values():
+        expected = sum(by_name[name] * count for name, count in counts.items()) / sum(counts.values())
+        assert by_name["weighted_by_examples"] == pytest.approx(expected)
+
+
+def validation_rows(folder: Path, task: str) -> int:
+    """Number of validation rows of a task."""
+    from metalm_cli.data.examples.open_examples import open_examples
+    from metalm_cli.tasks import read_card
+
+    path = folder / f"{task}.yaml"
+    return len(open_examples(read_card(path), "validation", card_path=path))
+
+
 @pytest.mark.slow
 def test_a_process_waits_longer_than_other_operations_may_take(folder, tmp_path) -> None:
     def slow(rank: int) -> Callable[[], None]:

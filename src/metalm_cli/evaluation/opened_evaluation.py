@@ -11,10 +11,12 @@ from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.open_tasks import EvaluatedTask, open_evaluation_tasks
 from metalm_cli.evaluation.request import EvaluationRequest
 from metalm_cli.evaluation.resolve_settings import resolve_settings
-from metalm_cli.evaluation.results.result_writer import MEAN, score_name
+from metalm_cli.evaluation.results.aggregation import aggregate_values
+from metalm_cli.evaluation.results.result_writer import MEAN, named_scores, score_name
+from metalm_cli.evaluation.results.schema import TaskRecord
 from metalm_cli.evaluation.select_tasks import TaskSelection
 from metalm_cli.evaluation.settings import EvaluationSettings
-from metalm_cli.evaluation.suites.suite_results import check_aggregates
+from metalm_cli.evaluation.suites.suite_results import check_aggregates, suite_record
 from metalm_cli.provenance.model_history import ModelHistory, SeenLabel
 
 if TYPE_CHECKING:
@@ -63,8 +65,25 @@ class OpenedEvaluation:
         """Names of the scores that the tasks give: see :func:`~metalm_cli.evaluation.results.results.named_scores`."""
         cards = [task.card for task in self.tasks]
         clusters = [card.cluster for card in cards if card.core] or [card.cluster for card in cards]
-        names = dict.fromkeys((*(card.name for card in cards), *clusters, MEAN))
+        names = dict.fromkeys((*(card.name for card in cards), *clusters, MEAN, *self._aggregates))
         return [score_name(name, shots, self.settings.shots) for shots in self.settings.shots for name in names]
+
+    @property
+    def _aggregates(self) -> tuple[str, ...]:
+        return () if self.selection.suite is None else self.selection.suite.suite.aggregates
+
+    def named_scores(self, tasks: Mapping[str, TaskRecord]) -> dict[str, float]:
+        """Return all scores of an evaluation by name: of tasks, clusters, ``mean``, and aggregates of the suite."""
+        scores = named_scores(tasks, self.settings.shots)
+        suite = self.selection.suite
+        if suite is None:
+            return scores
+        record = suite_record(suite)
+        for number in self.settings.shots:
+            for name, value in aggregate_values(tasks, record, self._aggregates, number).items():
+                if value is not None:
+                    scores.setdefault(score_name(name, number, self.settings.shots), value)
+        return scores
 
     def seen_labels(self, history: ModelHistory) -> dict[str, SeenLabel]:
         """Label the tasks as seen or held out in a training, by their names and by the content of their files."""

@@ -29,7 +29,8 @@ class TaskEvaluationConfig(Section):
     best_by: str | None = Field(
         default=None,
         description="Score that selects the best checkpoint and decides early stopping, in place of the validation "
-        "loss: a task, a cluster, or mean (over clusters). With several numbers of demonstrations, NAME@SHOTS.",
+        "loss: a task, a cluster, mean (over clusters), or an aggregate of the suite. With several numbers of "
+        "demonstrations, NAME@SHOTS.",
     )
     shots: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = Field(
         default=None, description="Numbers of demonstrations; default: those of the suite, else [0]."

@@ -24,6 +24,7 @@ from metalm_cli.evaluation.results.schema import (
     ResultRecord,
     SettingRecord,
     SuiteRecord,
+    TaskRecord,
     TemplateRecord,
     damaged_file,
 )
@@ -43,8 +44,8 @@ def with_aggregates(record: ResultRecord, suite: SuiteRecord, names: Sequence[st
 
 def aggregate_record(record: ResultRecord, suite: SuiteRecord, name: str, shots: int) -> AggregateRecord:
     """Return an aggregate of the scored tasks, with the standard error and the 95% interval of its resamples."""
-    tasks = [task for task in suite.tasks if _has_scores(record, suite, task, shots)]
-    point = [_point_scores(record, suite, task, shots) for task in tasks]
+    tasks = [task for task in suite.tasks if _has_scores(record.tasks, suite, task, shots)]
+    point = [_point_scores(record.tasks, suite, task, shots) for task in tasks]
     if not _can_compute(name, point):
         return AggregateRecord(name=name, value=None, of=tasks)
     value = float(compute(name, point)[0])
@@ -69,26 +70,44 @@ def _can_compute(name: str, tasks: Sequence[TaskScores]) -> bool:
     )
 
 
-def _setting(record: ResultRecord, task: str, shots: int) -> SettingRecord | None:
-    return record.tasks[task].with_shots(shots) if task in record.tasks else None
+def aggregate_values(
+    tasks: Mapping[str, TaskRecord], suite: SuiteRecord, names: Sequence[str], shots: int
+) -> dict[str, float | None]:
+    """Return aggregates by name, without intervals; None for those that lack a number.
+
+    Args:
+        tasks: Results by task.
+        suite: The suite.
+        names: Names of the aggregates.
+        shots: Number of demonstrations.
+
+    Raises:
+        MetalmError: An aggregate of a plug-in fails.
+    """
+    scored = [
+        _point_scores(tasks, suite, task, shots) for task in suite.tasks if _has_scores(tasks, suite, task, shots)
+    ]
+    return {name: float(compute(name, scored)[0]) if _can_compute(name, scored) else None for name in names}
 
 
-def _has_scores(record: ResultRecord, suite: SuiteRecord, task: str, shots: int) -> bool:
+def _setting(tasks: Mapping[str, TaskRecord], task: str, shots: int) -> SettingRecord | None:
+    return tasks[task].with_shots(shots) if task in tasks else None
+
+
+def _has_scores(tasks: Mapping[str, TaskRecord], suite: SuiteRecord, task: str, shots: int) -> bool:
     """Whether a task has a score by each of its metrics."""
-    setting = _setting(record, task, shots)
+    setting = _setting(tasks, task, shots)
     if setting is None or setting.score is None:
         return False
     return set(suite.tasks[task].metrics[1:]) <= set(setting.extra)
 
 
-def _point_scores(record: ResultRecord, suite: SuiteRecord, task: str, shots: int) -> TaskScores:
-    setting = _setting(record, task, shots)
+def _point_scores(tasks: Mapping[str, TaskRecord], suite: SuiteRecord, task: str, shots: int) -> TaskScores:
+    setting = _setting(tasks, task, shots)
     assert setting is not None, "the task has scores"
     others = [setting.extra[metric] for metric in suite.tasks[task].metrics[1:]]
     values = np.array([setting.score, *others], dtype=float)[:, None]
-    return TaskScores(
-        task, record.tasks[task].cluster, suite.tasks[task].group, setting.n, setting.chance.uniform, values
-    )
+    return TaskScores(task, tasks[task].cluster, suite.tasks[task].group, setting.n, setting.chance.uniform, values)
 
 
 def task_observations(record: ResultRecord, suite: SuiteRecord, task: str, shots: int) -> list[list[Observations]]:
@@ -97,7 +116,7 @@ def task_observations(record: ResultRecord, suite: SuiteRecord, task: str, shots
     Raises:
         MetalmError: The file is damaged.
     """
-    setting = _setting(record, task, shots)
+    setting = _setting(record.tasks, task, shots)
     templates = [] if setting is None else setting.scored_templates
     return [
         [_metric_observations(record, task, metric, template) for template in templates]
@@ -172,8 +191,9 @@ def _aggregate_difference(
     """Return the difference of an aggregate; None if no task has the numbers that it needs."""
     suite = first.suite
     assert suite is not None, "both evaluations are of a suite"
-    names = [name for name in names if all(_has_scores(record, suite, name, shots) for record in (first, second))]
-    values, samples = [], []
+    names = [name for name in names if all(_has_scores(record.tasks, suite, name, shots) for record in (first, second))]
+    values: list[float] = []
+    samples = []
     for record, other in ((first, second), (second, first)):
         observations = {name: _common_observations(record, other, suite, name, shots) for name in names}
         tasks = [_scores_of(record, suite, name, shots, observations[name]) for name in names]
@@ -183,7 +203,7 @@ def _aggregate_difference(
         samples.append(compute(aggregate_name, _resampled(tasks, observations, list(suite.tasks), resamples)))
     differences = samples[0] - samples[1]
     interval, p = percentiles(differences), two_sided_p(differences)
-    return MeanDifference(suite.name, shots, *values, interval, p, tuple(names), aggregate_name)
+    return MeanDifference(suite.name, shots, values[0], values[1], interval, p, tuple(names), aggregate_name)
 
 
 def _common_observations(
@@ -201,6 +221,6 @@ def _scores_of(
     record: ResultRecord, suite: SuiteRecord, task: str, shots: int, observations: Sequence[Sequence[Observations]]
 ) -> TaskScores:
     """Return the scores of a task by its observations, by metric and template."""
-    point = _point_scores(record, suite, task, shots)
+    point = _point_scores(record.tasks, suite, task, shots)
     means = [[100 * np.mean([columns.score for columns in by_template])] for by_template in observations]
     return replace(point, examples=len(observations[0][0].rows), values=np.array(means))

@@ -9,7 +9,7 @@ from metalm_cli.common.atomic_files import explain_write_errors, write_atomicall
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.evaluation.evaluator import TaskResult
 from metalm_cli.evaluation.results.result_paths import samples_path
-from metalm_cli.evaluation.results.result_writer import MEAN, named_scores, samples_jsonl
+from metalm_cli.evaluation.results.result_writer import MEAN, named_scores, samples_jsonl, score_name
 from metalm_cli.evaluation.results.schema import ResultRecord, SampleRecord, SettingRecord
 
 
@@ -67,10 +67,17 @@ class Results:
         return None if mean is None else mean.value
 
     def named_scores(self) -> dict[str, float]:
-        """Return all scores by name: of tasks, of clusters, and ``mean``; with several numbers of demonstrations
-        ``rte@0``, ``rte@4``, ….
+        """Return all scores by name: of tasks, of clusters, ``mean``, and aggregates of the suite.
+
+        With several numbers of demonstrations, names are ``rte@0``, ``rte@4``, ….
         """
-        return named_scores(self.record.tasks, self.record.shots)
+        scores = named_scores(self.record.tasks, self.record.shots)
+        suite = self.record.suite
+        for shots, aggregates in ({} if suite is None else suite.aggregates).items():
+            for aggregate in aggregates:
+                if aggregate.value is not None:
+                    scores.setdefault(score_name(aggregate.name, int(shots), self.record.shots), aggregate.value)
+        return scores
 
     def aggregates(self, shots: int | None = None) -> dict[str, float | None]:
         """Return the aggregates of the suite by name, 0 to 100; empty without a suite.

@@ -46,9 +46,18 @@ def with_suite(record: ResultRecord, selection: SuiteSelection) -> ResultRecord:
     Raises:
         MetalmError: An aggregate of a plug-in fails.
     """
+    return with_aggregates(record, suite_record(selection), selection.suite.aggregates)
+
+
+def suite_record(selection: SuiteSelection) -> SuiteRecord:
+    """Return the record of a suite, without aggregates."""
     suite = selection.suite
-    tasks = {task.card.name: SuiteTaskRecord(group=task.group, metrics=list(task.metrics)) for task in selection.tasks}
-    suite_record = SuiteRecord(
-        name=suite.name, sha256=suite.sha256, source=suite.file.source, tasks=tasks, changed=list(selection.changed)
+    return SuiteRecord(
+        name=suite.name,
+        sha256=suite.sha256,
+        source=suite.file.source,
+        tasks={
+            task.card.name: SuiteTaskRecord(group=task.group, metrics=list(task.metrics)) for task in selection.tasks
+        },
+        changed=list(selection.changed),
     )
-    return with_aggregates(record, suite_record, suite.aggregates)

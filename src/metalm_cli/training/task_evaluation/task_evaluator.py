@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from metalm_cli.evaluation.results.result_writer import named_scores
 from metalm_cli.evaluation.results.schema import TaskRecord
 from metalm_cli.inference import LanguageModel
 from metalm_cli.inference.loading import language_model_of
@@ -70,7 +69,7 @@ class TaskEvaluator:
         records = {name: record for share in shares for name, record in share.items()}
         opened = self.tasks.opened
         in_order = {task.card.name: records[task.card.name] for task in opened.tasks}
-        return named_scores(in_order, opened.settings.shots)
+        return opened.named_scores(in_order)
 
     def _evaluate_share(
         self, tensors: dict[str, torch.Tensor] | None, on_progress: Callable[[str], None]

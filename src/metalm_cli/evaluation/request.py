@@ -150,7 +150,7 @@ class EvaluationRequest:
         changes = {name: (mine, value) for name, mine, value in pairs if mine not in (None, AUTO, value)}
         return tuple(
             f"{'demonstrations' if name == 'draw_per_example' else name} {_describe(name, mine)} instead of "
-            f"{'the default' if value is None else _describe(name, value)}"
+            f"{_describe(name, value)}"
             for name, (mine, value) in changes.items()
         )
 
@@ -181,6 +181,8 @@ class EvaluationRequest:
 
 
 def _describe(name: str, value: Any) -> str:
+    if value is None:
+        return "all" if name == "limit" else "the default"
     if name == "draw_per_example":
         return "drawn" if value else "frozen"
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

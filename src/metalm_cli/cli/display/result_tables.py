@@ -210,6 +210,7 @@ def _notes(record: ResultRecord) -> list[str]:
 def comparison_table(comparison: Comparison) -> Page:
     """Page of a comparison: a table with cluster means and aggregates for each number of demonstrations."""
     from metalm_cli.evaluation.results.aggregation import aggregate_differences
+    from metalm_cli.evaluation.results.comparison import OVER_CLUSTERS
 
     page = Page(
         [
@@ -223,7 +224,9 @@ def comparison_table(comparison: Comparison) -> Page:
         headers = ["task", "metric", "A", "B", "A-B", "95% of A-B", "p", "n", "better"]
         tasks = [task for task in comparison.tasks if task.shots == shots]
         aggregates = [mean for mean in all_aggregates if mean.shots == shots]
-        means = [mean for mean in comparison.means if mean.shots == shots and shows_clusters] + aggregates
+        means = [mean for mean in comparison.means if mean.shots == shots and shows_clusters]
+        if aggregates:
+            means = [mean for mean in means if mean.name != OVER_CLUSTERS] + aggregates
         rows = [*map(_difference_row, tasks), *map(_mean_row, means)]
         data_rows = [*map(_difference_data, tasks), *map(_mean_difference_data, means)]
         page.data_rows += [_file_names(comparison) | data_row for data_row in data_rows]

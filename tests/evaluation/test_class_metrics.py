@@ -21,12 +21,12 @@ def entailments(labels: list[int]) -> list[Example]:
 def test_macro_f1_is_scikit_learns() -> None:
     random = np.random.default_rng(0)
     for _ in range(30):
-        labels, found = random.integers(0, 3, (2, 12)).tolist()
-        score = metric_value("macro_f1", [WORDS[label] for label in found], entailments(labels))
-        assert score.value == pytest.approx(100 * f1_score(labels, found, average="macro"))
+        labels, predicted = random.integers(0, 3, (2, 12)).tolist()
+        score = metric_value("macro_f1", [WORDS[label] for label in predicted], entailments(labels))
+        assert score.value == pytest.approx(100 * f1_score(labels, predicted, average="macro"))
     predicted, references = random.integers(0, 3, (2, 7, 12))
     assert class_metrics.macro_f1(predicted, references) == pytest.approx(
-        [f1_score(right, found, average="macro") for right, found in zip(references, predicted, strict=True)]
+        [f1_score(right, row, average="macro") for right, row in zip(references, predicted, strict=True)]
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,7 +66,11 @@ def show(
     for label, text in entries:
         if text:
             console.stdout().print(f"{label:<9}  {text}", markup=False, soft_wrap=True)
-    rows = [_row(loaded, task, registry, data_root) for task in selection.tasks]
+    groups = Counter(task.group for task in selection.tasks)
+    rows = [
+        _row(loaded, task, task.group if groups[task.group] > 1 else "", registry, data_root)
+        for task in selection.tasks
+    ]
     console.write("\n")
     console.print_table(("task", "group", "cluster", "metric", "split", "data"), rows)
 
@@ -84,7 +89,7 @@ def _describe_aggregates(suite: Suite) -> list[str]:
     return [f"{name}: {aggregates.entry(name).description}" for name in suite.aggregates]
 
 
-def _row(suite: Suite, task: SelectedTask, cards: Cards, data_root: Path | None) -> tuple[str, ...]:
+def _row(suite: Suite, task: SelectedTask, group: str, cards: Cards, data_root: Path | None) -> tuple[str, ...]:
     from metalm_cli.data.examples.open_examples import is_available
     from metalm_cli.tasks.derived_card import scored_split
 
@@ -92,5 +97,4 @@ def _row(suite: Suite, task: SelectedTask, cards: Cards, data_root: Path | None)
     role = scored_split(card, suite.file.split)
     has_data = is_available(card, role, data_root, cards.paths[card.name])
     data = "local" if has_data else "hub" if card.hub is not None else "missing"
-    group = task.group if task.group != card.name else ""
     return card.name, group, card.cluster, ", ".join(task.metrics), role, data

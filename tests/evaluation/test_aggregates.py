@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from metalm_cli.common.registry import aggregates
+from metalm_cli.common.registry import Registry, aggregates
+from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.metrics import aggregates as module
 from metalm_cli.evaluation.metrics.aggregates import TaskScores
 
@@ -90,3 +91,24 @@ def test_resamples_are_aggregated_one_by_one(name: str) -> None:
         for b in range(5)
     ]  # fmt: skip
     assert together == pytest.approx(single)
+
+
+def test_a_function_of_a_plugin_is_an_aggregate(tmp_path, monkeypatch) -> None:
+    (tmp_path / "median_of_tasks.py").write_text(
+        "import numpy as np\n"
+        "def median(tasks):\n    return np.median([task.values[0] for task in tasks], axis=0)\n"
+        "def wrong(tasks):\n    return 1.0\n"
+        "def failing(tasks):\n    return tasks[9]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    names = {name: (f"median_of_tasks:{name}", "d") for name in ("median", "wrong", "failing")}
+    monkeypatch.setattr(module, "aggregates", Registry("aggregate", names))
+    tasks = [task("a", 10), task("b", 20), task("c", 90)]
+    assert compute("median", *tasks) == 20
+    with pytest.raises(MetalmError, match="the aggregate wrong returns no number for each resample"):
+        module.compute("wrong", tasks)
+    with pytest.raises(MetalmError, match="the aggregate failing fails") as caught:
+        module.compute("failing", tasks)
+    assert caught.value.why == "IndexError: list index out of range"
+    with pytest.raises(MetalmError, match="no aggregate is named medain"):
+        module.compute("medain", tasks)

@@ -60,7 +60,9 @@ VARIANTS: dict[str, tuple[list[str], int, dict[str, str]]] = {
     "pack": (["data.row_packing=pack"], 1, {}),
     "micro": (["data.row_packing=pad", "train.micro_batch_size=3"], 1, {}),
     "workers": (["data.row_packing=pad", "data.workers=2"], 1, {}),
+    "recomputed": (["data.row_packing=pad", "train.checkpoint_activations=true"], 1, {}),
     "two": (["data.row_packing=pack", "train.micro_batch_size=1"], 2, {}),
+    "fsdp": (["data.row_packing=pack", "train.micro_batch_size=1"], 2, micro.FSDP),
 }
 Runs = Callable[..., Path]
 
@@ -206,7 +208,9 @@ def test_the_plan_names_what_is_packed(folder: Path, capsys: pytest.CaptureFixtu
     for config, text in ((T5, "examples packed"), (BART, "packing is not exact for this encoder–decoder")):
         line = ["finetune", folder / "micro.yaml", f"model.seq2seq.config={config}", "--dry-run"]
         assert micro.metalm(*line) == 0
-        assert text in " ".join(capsys.readouterr().out.split())
+        output = " ".join(capsys.readouterr().out.split())
+        assert text in output
+        assert "'<pad>' before each target, in the decoder" in output
 
 
 # -- bad input --------------------------------------------------------------------------------------------------------

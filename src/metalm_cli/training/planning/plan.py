@@ -243,8 +243,9 @@ def special_tokens_of(assembly: Assembly) -> SpecialTokens | None:
     tokenizer = assembly.tokenizer
     start, document = tokenizer.tokenizer.convert_ids_to_tokens([tokenizer.start_id, tokenizer.document_end_id])
     rules = tokenizer.rules
+    start_rule = "before each target, in the decoder" if tokenizer.reads_pairs else rules.start
     return SpecialTokens(
-        rules.start, start, rules.document, document, rules.paragraph, rules.target_delimiter, len(tokenizer.tokenizer)
+        start_rule, start, rules.document, document, rules.paragraph, rules.target_delimiter, len(tokenizer.tokenizer)
     )
 
 

@@ -213,6 +213,13 @@ def test_the_plan_names_what_is_packed(folder: Path, capsys: pytest.CaptureFixtu
         assert "'<pad>' before each target, in the decoder" in output
 
 
+def test_training_in_bf16_learns(folder: Path, tmp_path: Path) -> None:
+    line = ["finetune", folder / "micro.yaml", "train.precision=bf16", "data.row_packing=pack", "train.steps=30"]
+    assert micro.metalm(*line, "--out", tmp_path / "run") == 0
+    losses = micro.losses(tmp_path / "run")
+    assert losses[-1] < 0.7 * losses[0]
+
+
 # -- bad input --------------------------------------------------------------------------------------------------------
 
 
@@ -253,6 +260,12 @@ def test_a_seq2seq_checkpoint_given_as_decoder_and_the_reverse(folder: Path, tmp
     )
     assert "a gpt2 model is not an encoder–decoder of texts" in message
     assert "model.decoder" in message
+
+
+def test_a_source_needs_room_for_its_special_tokens(folder: Path, capsys: Any) -> None:
+    config = BART.replace("160", "128")
+    line = ["finetune", folder / "micro.yaml", f"model.seq2seq.config={config}", "--dry-run"]
+    assert "rows of 128 positions are longer than the 127 that this bart model reads" in refused(capsys, *line)
 
 
 def test_keys_of_other_families_are_refused(folder: Path, tmp_path: Path, capsys: Any) -> None:

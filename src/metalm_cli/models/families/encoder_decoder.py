@@ -52,7 +52,11 @@ class EncoderDecoder:
         return {"seq2seq": built.model.seq2seq}
 
     def length_limit(self, built: Any) -> tuple[int | None, str]:
-        return built.model.max_positions, built.model.seq2seq.config.model_type
+        """Return the longest session whose source has room for the special tokens around it."""
+        positions, row_format = built.model.max_positions, built.tokenizer.format
+        special_tokens = len(row_format.source_prefix) + len(row_format.source_suffix)
+        limit = None if positions is None else positions - special_tokens
+        return limit, built.model.seq2seq.config.model_type
 
     def tokenizers(self, built: Any) -> dict[str, Any]:
         return {"seq2seq": built.tokenizer.tokenizer}

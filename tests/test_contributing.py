@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import tiny_runs
-from metalm_cli.evaluation.metrics import task_metrics
+from metalm_cli.common import registry
 
 PAGE = (Path(__file__).resolve().parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
 SECTION = PAGE.partition("## How to add")[2].partition("\n## ")[0]
@@ -42,10 +44,28 @@ def test_the_commands_run_on_the_files(
         assert tiny_runs.metalm(*shlex.split(command)[1:]) == 0, (command, capsys.readouterr().err)
 
 
-@pytest.mark.parametrize("example", [text for _, text in blocks("python")])
-def test_the_python_examples_run(example: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task_metrics, "EXAMPLE_METRICS", dict(task_metrics.EXAMPLE_METRICS))
-    namespace = {"__name__": "example"}
-    exec(compile(example, "CONTRIBUTING.md", "exec"), namespace)
-    defined = [value for value in namespace.values() if getattr(value, "__module__", None) == "example"]
-    assert [value for value in defined if value.__doc__], "the example defines nothing documented"
+@pytest.fixture
+def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Python examples without the name of a file; those with one are importable, and additions are taken back."""
+    texts = []
+    for name, text in blocks("python"):
+        if name:
+            (tmp_path / name).write_text(text, encoding="utf-8")
+            monkeypatch.delitem(sys.modules, Path(name).stem, raising=False)
+        else:
+            texts.append(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for names in registry.KINDS.values():
+        monkeypatch.setattr(names, "_entries", dict(names._entries))
+    yield texts
+    for name, _ in blocks("python"):
+        sys.modules.pop(Path(name).stem, None)
+
+
+def test_the_python_examples_run(examples: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(examples) == 5
+    for example in examples:
+        exec(compile(example, "CONTRIBUTING.md", "exec"), {"__name__": "example"})
+    assert capsys.readouterr().out == "hello reader\n"
+    added = {entry.name for names in registry.KINDS.values() for entry in names.entries() if entry.origin != "metalm"}
+    assert added == {"first_word", "first_half", "first_layer", "hello"}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from metalm_cli.common import registry
 from metalm_cli.evaluation.metrics.bootstrap import (
     Estimate,
     Observations,
@@ -24,7 +25,6 @@ from metalm_cli.evaluation.metrics.bootstrap import (
     task_samples,
     two_sided_p,
 )
-from metalm_cli.evaluation.metrics.task_metrics import SPLIT_METRICS
 
 CORRECT = np.array([1.0] * 30 + [0.0] * 70)
 LENGTHS = np.random.default_rng(0).gamma(2.0, 1.0, 200)
@@ -80,7 +80,7 @@ def test_the_interval_of_a_correlation_is_near_fishers() -> None:
     random = np.random.default_rng(7)
     references = random.normal(size=500)
     predictions = 0.8 * references + 0.6 * random.normal(size=500)
-    observations = Observations(np.arange(500), predictions, references, SPLIT_METRICS["pearson"])
+    observations = Observations(np.arange(500), predictions, references, registry.metrics.load("pearson"))
     low, high = percentiles(observations.resample(resamples=1_500))
     expected = stats.pearsonr(predictions, references).confidence_interval(0.95)
     assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.012)
@@ -91,16 +91,16 @@ def test_batched_resamples_match_single_resamples(name) -> None:
     random = np.random.default_rng(8)
     references = random.integers(0, 2, 70)
     predictions = np.where(random.random(70) < 0.7, references, random.integers(0, 3, 70))
-    observations = Observations(np.arange(70), predictions, references, SPLIT_METRICS[name])
+    observations = Observations(np.arange(70), predictions, references, registry.metrics.load(name))
     resampled = observations.resample(resamples=200)
 
     def measure_single(predictions: np.ndarray, references: np.ndarray) -> np.ndarray:
-        return np.array([SPLIT_METRICS[name](*draw) for draw in zip(predictions, references, strict=True)])
+        return np.array([registry.metrics.load(name)(*draw) for draw in zip(predictions, references, strict=True)])
 
     single = replace(observations, measure=measure_single)
     assert single.resample(resamples=200) == pytest.approx(resampled, nan_ok=True)
     assert corpus_error(observations, resamples=200) == pytest.approx(resampled.std(ddof=1))
-    assert observations.score == pytest.approx(float(SPLIT_METRICS[name](predictions, references)))
+    assert observations.score == pytest.approx(float(registry.metrics.load(name)(predictions, references)))
 
 
 def test_mcnemars_exact_p() -> None:
@@ -172,11 +172,14 @@ def test_scores_of_whole_splits_are_paired() -> None:
     random = np.random.default_rng(14)
     references = random.integers(0, 2, 300)
     good, bad = (np.where(random.random(300) < share, references, 1 - references) for share in (0.9, 0.6))
-    models = [Observations(np.arange(300), predictions, references, SPLIT_METRICS["f1"]) for predictions in (good, bad)]
+    models = [
+        Observations(np.arange(300), predictions, references, registry.metrics.load("f1"))
+        for predictions in (good, bad)
+    ]
     result = compare_paired([models[0]], [models[1]], resamples=500)
     assert result is not None
     assert result.difference == pytest.approx(
-        float(SPLIT_METRICS["f1"](good, references) - SPLIT_METRICS["f1"](bad, references))
+        float(registry.metrics.load("f1")(good, references) - registry.metrics.load("f1")(bad, references))
     )
     assert (result.winner, result.mcnemar) == (1, None)
     assert result.p == pytest.approx(2 / 501)
@@ -221,4 +224,4 @@ def test_too_few_examples_have_no_error() -> None:
     assert mean_samples([[observe([1.0])], [observe(CORRECT)]]) is None
     assert mean_samples([[]]) is None
     assert Estimate.from_samples(0.65, None) == Estimate(0.65, None, None)
-    assert corpus_error(Observations(np.zeros(1), np.zeros(1), np.zeros(1), SPLIT_METRICS["f1"])) is None
+    assert corpus_error(Observations(np.zeros(1), np.zeros(1), np.zeros(1), registry.metrics.load("f1"))) is None

@@ -12,6 +12,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score, matthews_corrcoef
 
+from metalm_cli.common import registry
 from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.metrics import class_metrics, task_metrics, text_metrics
 from metalm_cli.evaluation.metrics.task_metrics import (
@@ -142,7 +143,7 @@ def test_bleu_and_chrf_are_sacrebleus(metric) -> None:
         library().corpus_score([predictions[index] for index in d], [[s[index] for index in d] for s in streams]).score
         for d in draws
     ]
-    assert 100 * task_metrics.SPLIT_METRICS[metric](observed.values[draws], draws) == pytest.approx(expected)
+    assert 100 * registry.metrics.load(metric)(observed.values[draws], draws) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("metric", task_metrics.CORPUS_METRICS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from metalm_cli.config.schema.model import ModelConfig
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.models.assembly import build_metalm
 from metalm_cli.models.checkpoint_io import save_model
-from metalm_cli.models.connectors import Connector, root_mean_square
+from metalm_cli.models.connectors import make_connector, root_mean_square
 from metalm_cli.models.encoders import load_tokenizer
 from metalm_cli.models.part_loader import set_dropout
 from model_families import (
@@ -64,7 +65,7 @@ def test_a_vision_connector_is_scaled_too(tokenizers) -> None:
 @pytest.mark.parametrize(("kind", "layers", "linear"), [("linear", 5, 1), ("mlp", 2, 2), ("mlp", 4, 4)])
 def test_connectors_have_their_layers_and_rescale_exactly(kind, layers, linear) -> None:
     torch.manual_seed(0)
-    connector = Connector(kind, 6, 10, layers)
+    connector: Any = make_connector({"kind": kind, "layers": layers}, 6, 10)
     kinds = [type(layer) for layer in connector]
     assert kinds == [nn.Linear, *[nn.GELU, nn.Linear] * (linear - 1)]
     outputs = torch.randn(50, 6)

@@ -234,9 +234,9 @@ def replace_reader(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
 
     real_run = subprocess.run
     script = (
-        "from metalm_cli.templates.importers import sandbox_worker\n"
+        "from metalm_cli.templates.importers import draft, sandbox_worker\n"
         f"def read(text, cards, source):\n    {code}\n"
-        "sandbox_worker.READERS['flan'] = read\nsandbox_worker.main()\n"
+        "sandbox_worker.main(draft.TemplateImporter('.py', read))\n"
     )
 
     def run(command: list[str], **values: Any) -> Any:
@@ -308,7 +308,7 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path, cards: dict
     (tmp_path / "mine.yaml").write_text("mine")
     with pytest.raises(MetalmError, match="is not empty"):
         import_templates("flan", FIXTURES / "flan_defects.txt", tmp_path, cards)
-    with pytest.raises(MetalmError, match="unknown format t0"):
+    with pytest.raises(MetalmError, match="no template importer is named t0"):
         import_templates("t0", FIXTURES, tmp_path / "out", cards)
     with pytest.raises(MetalmError, match="found no FLAN's"):
         import_templates("flan", tmp_path / "nowhere", tmp_path / "out", cards)

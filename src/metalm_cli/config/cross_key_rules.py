@@ -20,6 +20,9 @@ from metalm_cli.config.schema.recipes import FinetuneRecipe, PretrainRecipe
 from metalm_cli.config.schema.training import TrainingConfig
 from metalm_cli.config.seq2seq_rules import check_seq2seq
 
+DOCKING_OBJECTIVES = ("semi_causal", "prefix")
+"""Objectives that dock spans into an encoder; those of plug-ins may do so."""
+
 
 def check_cross_key_rules(recipe: PretrainRecipe | FinetuneRecipe, set_keys: Set[str]) -> Iterator[RecipeProblem]:
     """Yield the inconsistencies between keys of a recipe.
@@ -303,7 +306,7 @@ def _check_parts(recipe: PretrainRecipe) -> Iterator[RecipeProblem]:
             yield RecipeProblem(
                 "model.decoder", f"missing, objective {name} needs a decoder", remedy, depends_on=depends_on
             )
-        if name != "causal" and not model.encoders:
+        if name in DOCKING_OBJECTIVES and not model.encoders:
             remedy = "give model.encoders.text.checkpoint, or set objective.name=causal"
             yield RecipeProblem(
                 "model.encoders",

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metalm_cli.common import registry
 from metalm_cli.common.hub import no_connections
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.checkpoint_checks.loading_errors import first_line, loading_errors
@@ -164,11 +165,19 @@ def _pair(value: Any) -> tuple[int, int]:
     return (value[0], value[1]) if isinstance(value, list | tuple) else (value, value)
 
 
-def encoder_io_for(config: Any) -> EncoderIO:
-    """Return the encoder IO for a config."""
-    if hasattr(config, "patch_size") and hasattr(config, "num_channels"):
-        return VisionEncoderIO()
-    return TextEncoderIO()
+def encoder_io_for(config: Any, adapter: str | None = None) -> EncoderIO:
+    """Return the encoder IO for a config.
+
+    Args:
+        config: Config of the encoder.
+        adapter: A registered encoder adapter; None: ``vision`` for a config with image patches, else ``text``.
+
+    Raises:
+        MetalmError: The adapter is unknown, or that of a plug-in cannot be imported.
+    """
+    reads_images = hasattr(config, "patch_size") and hasattr(config, "num_channels")
+    name = adapter or ("vision" if reads_images else "text")
+    return registry.encoder_adapters.load(name, where="docking (config.json of the model)")()
 
 
 def without_pooler(model_class: Any) -> dict[str, bool]:

@@ -16,9 +16,9 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from metalm_cli.models.capabilities import DecoderTraits, measure_decoder
 from metalm_cli.models.checkpoint_checks.config_files import reset_implementations
-from metalm_cli.models.connectors import Connector
+from metalm_cli.models.connectors import make_connector
 from metalm_cli.models.decoders import full_logits, head_of, hidden_states
-from metalm_cli.models.encoders import encoder_io_for, without_pooler
+from metalm_cli.models.encoders import EncoderIO, encoder_io_for, without_pooler
 from metalm_cli.models.loss import linear_cross_entropy
 from metalm_cli.sessions import Batch, DockTable
 
@@ -29,8 +29,8 @@ class MetaLMConfig(PreTrainedConfig):
     Args:
         decoder_config: The decoder's config, as a dict with ``model_type``.
         encoder_configs: Each encoder's, by name.
-        connectors: ``{"kind", "layers"}`` of each encoder's connector.
-        docking: ``{"kind", "max_length", "keep_special"}`` of each encoder.
+        connectors: ``{"kind", ...}`` of each encoder's connector, with the settings of its kind.
+        docking: ``{"kind", "max_length", "keep_special"}`` of each encoder, and ``adapter`` if the recipe named one.
         tokens: Token rules (:class:`metalm_cli.sessions.TokenRules`).
         training: ``{"train", "learning_rate"}`` of each part as last trained, inherited by runs that continue.
     """
@@ -56,6 +56,10 @@ class MetaLMConfig(PreTrainedConfig):
         kwargs.setdefault("tie_word_embeddings", False)  # the decoder ties its own
         super().__init__(**kwargs)
 
+    def adapter_of(self, name: str) -> str | None:
+        """Return the name of the adapter of an encoder; None: by its config."""
+        return self.docking.get(name, {}).get("adapter")
+
     @staticmethod
     def part_config(config: dict[str, Any]) -> PreTrainedConfig:
         """Build the config object of a part."""
@@ -75,9 +79,9 @@ class EncoderDict(nn.ModuleDict):
         return tied
 
 
-def build_encoder(config: PreTrainedConfig) -> Any:
+def build_encoder(config: PreTrainedConfig, adapter: str | None = None) -> Any:
     """Build an encoder with new weights, without a pooler."""
-    auto = encoder_io_for(config).load_class(config)
+    auto = encoder_io_for(config, adapter).load_class(config)
     model_class = auto._model_mapping[type(config)]
     return auto.from_config(config, trust_remote_code=False, **without_pooler(model_class))
 
@@ -119,17 +123,16 @@ class MetaLM(PreTrainedModel):
         self.decoder = decoder
         if encoders is None:
             encoders = {
-                name: build_encoder(part_config(encoder_config))
+                name: build_encoder(part_config(encoder_config), config.adapter_of(name))
                 for name, encoder_config in config.encoder_configs.items()
             }
         self.encoders = EncoderDict(encoders)
         target = self.decoder.get_input_embeddings().embedding_dim
         self.connectors = nn.ModuleDict()
+        self.encoder_ios: dict[str, EncoderIO] = {}
         for name, encoder in encoders.items():
-            width = encoder_io_for(encoder.config).width(encoder.config)
-            options = config.connectors[name]
-            self.connectors[name] = Connector(options["kind"], width, target, options.get("layers", 1))
-        self.encoder_ios = {name: encoder_io_for(encoder.config) for name, encoder in encoders.items()}
+            encoder_io = self.encoder_ios[name] = encoder_io_for(encoder.config, config.adapter_of(name))
+            self.connectors[name] = make_connector(config.connectors[name], encoder_io.width(encoder.config), target)
         self._traits: DecoderTraits | None = None
         self.post_init()
 

@@ -115,7 +115,7 @@ class PartLoader:
         where = f"model.encoders.{name}"
         folder = self.folder(part.checkpoint, part.revision)
         config, source = self.encoder_config(part, folder, where, decoder_tokenizer)
-        auto = encoder_io_for(config).load_class(config)
+        auto = encoder_io_for(config, part.adapter).load_class(config)
         if not self._has_model_class(auto, config):
             raise MetalmError(
                 f"a {config.model_type} model has no encoder that can be docked",
@@ -131,7 +131,7 @@ class PartLoader:
     ) -> tuple[Any, Any]:
         """Load an encoder's config, and its tokenizer or the folder that holds its image processor."""
         config = self.config(part, folder, where, None)
-        if encoder_io_for(config).kind != "text":
+        if encoder_io_for(config, part.adapter).kind != "text":
             return config, folder if folder is not None else self._default_image_processor(config)
         if part.tokenizer == "same":
             tokenizer = decoder_tokenizer

@@ -117,11 +117,23 @@ class LanguageObjective:
     def writer(self, data: DataConfig, seed: int) -> SessionWriter:
         return self._writer(self.options, data, seed)
 
+    def span_drawer(self, options: SemiCausal | CausalLM | PrefixLM) -> SpanDrawer:
+        """Return the function that draws the docked spans of a document.
+
+        Args:
+            options: The recipe's ``objective``, or the ``data.validation.objective`` that the validation loss uses.
+        """
+        return span_drawer_of(options)
+
+    def longest_span(self) -> int:
+        """Return the tokens of the longest docked span; 0 if no span is docked."""
+        return longest_span(self.options)
+
     def _writer(self, options: SemiCausal | CausalLM | PrefixLM, data: DataConfig, seed: int) -> SessionWriter:
         return SessionWriter(
             self.assembly.decoder_tokenizer,
             self.processor,
-            span_drawer_of(options),
+            self.span_drawer(options),
             data.sequence_length,
             isolate=data.isolate_documents,
             packs=self.assembly.model.traits.packs_rows_of(data.sequence_length),
@@ -158,14 +170,13 @@ class LanguageObjective:
         """Make rows with as many docks of the longest spans as fit."""
         rng = np.random.default_rng(0)
         tokenizer = self.assembly.decoder_tokenizer
-        longest = 0 if self.processor is None else longest_span(self.options)
+        longest = 0 if self.processor is None else self.longest_span()
         is_packed = data.isolate_documents and self.assembly.model.traits.packs_rows_of(data.sequence_length)
         vocabulary = len(tokenizer.tokenizer)
         if tokenizer.reads_pairs:
             build = row_format_of(tokenizer).row
             return [
-                build([random_pair(data.sequence_length, longest_span(self.options), vocabulary, rng)])
-                for _ in range(count)
+                build([random_pair(data.sequence_length, self.longest_span(), vocabulary, rng)]) for _ in range(count)
             ]
         return [
             docked_row(data.sequence_length, is_packed, longest, self.processor, vocabulary, rng) for _ in range(count)
@@ -173,8 +184,8 @@ class LanguageObjective:
 
     def check_sample(self, counts: Mapping[str, int]) -> None:
         """Reject rows that use no part that trains, and spans that are all longer than their encoder's input limit."""
-        processor, options = self.processor, self.options
-        docks = processor is not None and not isinstance(options, CausalLM)
+        processor = self.processor
+        docks = processor is not None and self.longest_span() > 0
         if docks and not counts.get("docked_spans") and counts.get("too_long_spans"):
             self._reject_too_long_spans()
         is_sample_small = counts.get("documents", 0) < MIN_SAMPLED_DOCUMENTS
@@ -185,10 +196,10 @@ class LanguageObjective:
     def _reject_too_long_spans(self) -> NoReturn:
         processor, options = self.processor, self.options
         assert isinstance(processor, TextProcessor), "spans are docked into a text encoder"
-        key, span = next((key, value) for key, value in options.model_dump().items() if key.endswith("_length"))
+        lengths = (f"{key}: {value}" for key, value in options.model_dump().items() if key.endswith("_length"))
         raise MetalmError(
             "every sampled span is longer than the input limit of its encoder",
-            where=f"objective.{key}: {span}",
+            where=f"objective.{next(lengths, 'name')}",
             why=f"encoder {processor.encoder} reads {processor.max_length} tokens, special tokens included",
             remedy=f"set shorter spans, or raise model.encoders.{processor.encoder}.max_length if possible",
         )

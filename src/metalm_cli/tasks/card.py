@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from jinja2 import TemplateError
 from pydantic import Field, field_validator, model_validator
 
+from metalm_cli.common import registry
 from metalm_cli.common.jsonl_files import JSONL_SUFFIXES
 from metalm_cli.config.schema.base import InconsistentValues, Section
 from metalm_cli.tasks.expressions import names_in
@@ -174,36 +175,11 @@ class LongInputs(Section):
     )
 
 
-MetricName = Literal[
-    "accuracy",
-    "exact_match",
-    "token_f1",
-    "squad_em",
-    "squad_f1",
-    "squad_v2_em",
-    "squad_v2_f1",
-    "trivia_em",
-    "trivia_f1",
-    "drop_em",
-    "drop_f1",
-    "f1",
-    "macro_f1",
-    "matthews",
-    "multirc_f1",
-    "multirc_em",
-    "pearson",
-    "spearman",
-    "rouge1",
-    "rouge2",
-    "rougeL",
-    "super_ni_em",
-    "super_ni_rougeL",
-    "bleu",
-    "chrf",
-    "number",
-    "s1",
-]
-"""Metrics of ``metalm_cli.evaluation.metrics``; those named after a data set follow its official script."""
+if TYPE_CHECKING:
+    MetricName = str
+else:
+    MetricName = Literal[tuple(registry.metrics.names())]
+"""A registered metric; those of metalm that are named after a data set follow its official script."""
 
 
 class Metric(Section):

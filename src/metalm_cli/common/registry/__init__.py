@@ -7,7 +7,7 @@ the installed plug-ins.
 from __future__ import annotations
 
 from metalm_cli.common.registry import built_in
-from metalm_cli.common.registry.plugins import Plugin, PluginLoader, Plugins
+from metalm_cli.common.registry.plugins import Plugin, PluginLoader, Plugins, write_warning
 from metalm_cli.common.registry.registry import BUILT_IN, Entry, Registry, did_you_mean
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "model_families",
     "objectives",
     "template_importers",
+    "write_warning",
 ]
 
 

@@ -2,15 +2,70 @@
 
 from __future__ import annotations
 
-OBJECTIVES: dict[str, tuple[str, str]] = {}
+OBJECTIVES: dict[str, tuple[str, str]] = {
+    "semi_causal": (
+        "metalm_cli.objectives.language:LanguageObjective",
+        "semi-causal language modelling: random spans are docked",
+    ),
+    "causal": ("metalm_cli.objectives.language:LanguageObjective", "causal language modelling"),
+    "prefix": (
+        "metalm_cli.objectives.language:LanguageObjective",
+        "prefix language modelling: the beginning of each document is docked",
+    ),
+    "mlm": ("metalm_cli.objectives.masked_lm:MaskedLMObjective", "masked language modelling of a single encoder"),
+    "rtd": (
+        "metalm_cli.objectives.replaced_token_detection:ReplacedTokenObjective",
+        "replaced token detection of a single encoder",
+    ),
+}
 
-METRICS: dict[str, tuple[str, str]] = {}
+_METRICS = "metalm_cli.evaluation.metrics"
 
-ENCODER_ADAPTERS: dict[str, tuple[str, str]] = {}
+METRICS: dict[str, tuple[str, str]] = {
+    "accuracy": (f"{_METRICS}.text_metrics:equal_text", "equal texts; for options, the right one"),
+    "exact_match": (f"{_METRICS}.text_metrics:exact_match", "equal words, with signs and symbols"),
+    "token_f1": (f"{_METRICS}.text_metrics:token_f1", "F1 of the words, with signs and symbols"),
+    "squad_em": (f"{_METRICS}.text_metrics:squad_em", "exact match of SQuAD"),
+    "squad_f1": (f"{_METRICS}.text_metrics:squad_f1", "F1 of SQuAD"),
+    "squad_v2_em": (f"{_METRICS}.text_metrics:squad_v2_em", "exact match of SQuAD 2.0"),
+    "squad_v2_f1": (f"{_METRICS}.text_metrics:squad_v2_f1", "F1 of SQuAD 2.0"),
+    "trivia_em": (f"{_METRICS}.text_metrics:trivia_em", "exact match of TriviaQA"),
+    "trivia_f1": (f"{_METRICS}.text_metrics:trivia_f1", "F1 of TriviaQA"),
+    "drop_em": (f"{_METRICS}.text_metrics:drop_em", "exact match of DROP"),
+    "drop_f1": (f"{_METRICS}.text_metrics:drop_f1", "F1 of DROP"),
+    "f1": (f"{_METRICS}.class_metrics:f1", "F1 of class 1 over the split"),
+    "macro_f1": (f"{_METRICS}.class_metrics:macro_f1", "mean F1 of the classes over the split"),
+    "matthews": (f"{_METRICS}.class_metrics:matthews", "Matthews' correlation over the split"),
+    "multirc_f1": (f"{_METRICS}.class_metrics:multirc_f1", "F1 over all candidates of MultiRC"),
+    "multirc_em": (f"{_METRICS}.class_metrics:multirc_em", "share of MultiRC's questions without a wrong candidate"),
+    "pearson": (f"{_METRICS}.task_metrics:pearson", "Pearson's correlation over the split"),
+    "spearman": (f"{_METRICS}.task_metrics:spearman", "Spearman's correlation over the split"),
+    "rouge1": (f"{_METRICS}.text_metrics:rouge1", "ROUGE-1 F1, without stemming"),
+    "rouge2": (f"{_METRICS}.text_metrics:rouge2", "ROUGE-2 F1, without stemming"),
+    "rougeL": (f"{_METRICS}.text_metrics:rougeL", "ROUGE-L F1, without stemming"),
+    "super_ni_em": (f"{_METRICS}.text_metrics:super_ni_em", "exact match of Super-NaturalInstructions"),
+    "super_ni_rougeL": (f"{_METRICS}.text_metrics:super_ni_rouge", "ROUGE-L of Super-NaturalInstructions"),
+    "bleu": (f"{_METRICS}.corpus_metrics:bleu", "BLEU of sacrebleu over the split"),
+    "chrf": (f"{_METRICS}.corpus_metrics:chrf", "chrF2 of sacrebleu over the split"),
+    "number": (f"{_METRICS}.text_metrics:equal_number", "equal last numbers"),
+    "s1": (f"{_METRICS}.text_metrics:listed_s1", "S1 of CLUES, for lists"),
+}
 
-DATA_SOURCES: dict[str, tuple[str, str]] = {}
+ENCODER_ADAPTERS: dict[str, tuple[str, str]] = {
+    "text": ("metalm_cli.models.encoders:TextEncoderIO", "text encoders: content tokens are docked"),
+    "vision": ("metalm_cli.models.encoders:VisionEncoderIO", "vision transformers: patches are docked"),
+}
 
-CONNECTORS: dict[str, tuple[str, str]] = {}
+DATA_SOURCES: dict[str, tuple[str, str]] = {
+    "hub": ("metalm_cli.data.sources.openers:open_hub", "hub data sets, or their local copies"),
+    "path": ("metalm_cli.data.sources.openers:open_path", "local JSONL files"),
+    "world": ("metalm_cli.data.sources.openers:open_world", "documents of the miniature world"),
+}
+
+CONNECTORS: dict[str, tuple[str, str]] = {
+    "linear": ("metalm_cli.models.connectors:linear_connector", "a single projection"),
+    "mlp": ("metalm_cli.models.connectors:mlp_connector", "several layers with GELU in between"),
+}
 
 _AGGREGATES = "metalm_cli.evaluation.metrics.aggregates"
 AGGREGATES: dict[str, tuple[str, str]] = {
@@ -28,7 +83,17 @@ MODEL_FAMILIES: dict[str, tuple[str, str]] = {
     "encoder-decoder": (f"{_FAMILIES}.encoder_decoder:EncoderDecoder", "encoder–decoders: T5, mT5, BART"),
 }
 
-TEMPLATE_IMPORTERS: dict[str, tuple[str, str]] = {}
+TEMPLATE_IMPORTERS: dict[str, tuple[str, str]] = {
+    "flan": ("metalm_cli.templates.importers.flan:IMPORTER", "FLAN's templates.py"),
+    "promptsource": (
+        "metalm_cli.templates.importers.promptsource:IMPORTER",
+        "promptsource's templates.yaml, or a folder of such files",
+    ),
+    "natural-instructions": (
+        "metalm_cli.templates.importers.natural_instructions:IMPORTER",
+        "a task's JSON, or a folder of such files",
+    ),
+}
 
 CHECKPOINT_PACKAGES: dict[str, tuple[str, str]] = {}
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, create_model, field_validator, model_validator
 
+from metalm_cli.common import registry
 from metalm_cli.config.schema.base import InconsistentValues, Section
 from metalm_cli.config.schema.objectives import CausalLM, PrefixLM, SemiCausal
+from metalm_cli.config.schema.plugin_sections import key_sections
 
 
 class MiniworldSource(Section):
@@ -64,9 +66,15 @@ class DocumentSource(Section):
 
     @model_validator(mode="after")
     def _has_location(self) -> DocumentSource:
-        if self.hub is None and self.path is None and self.world is None:
-            raise InconsistentValues("expected one of hub, path and world, got none", remedy="set one of them")
+        if all(getattr(self, key) is None for key in self.one_of[0]):
+            kinds = f"{', '.join(self.one_of[0][:-1])} and {self.one_of[0][-1]}"
+            raise InconsistentValues(f"expected one of {kinds}, got none", remedy="set one of them")
         return self
+
+    @property
+    def kind(self) -> str:
+        """Kind of the source: the key that says where its documents are."""
+        return next(key for key in self.one_of[0] if getattr(self, key) is not None)
 
     @model_validator(mode="after")
     def _keys_fit_the_location(self) -> DocumentSource:
@@ -79,6 +87,22 @@ class DocumentSource(Section):
                 "got streaming with world, whose documents are generated", key="streaming", remedy="remove streaming"
             )
         return self
+
+
+if not TYPE_CHECKING and (
+    _sections := key_sections(registry.data_sources, set(DocumentSource.model_fields), with_empty=True)
+):
+    _base = DocumentSource
+    DocumentSource = create_model(
+        "DocumentSource",
+        __base__=_base,
+        __doc__=_base.__doc__,
+        **{
+            name: (section | None, Field(default=None, description=registry.data_sources.entry(name).description))
+            for name, section in _sections.items()
+        },
+    )
+    DocumentSource.one_of = ((*_base.one_of[0], *_sections),)
 
 
 class ValidationConfig(Section):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
+from metalm_cli.common import registry
 from metalm_cli.config.schema.base import MAX_LEARNING_RATE, InconsistentValues, Section
+from metalm_cli.config.schema.plugin_sections import key_sections
 
 POLICY_KEYS = frozenset({"trains", "learning_rate"})
 """Keys of a part that also apply to the part of a checkpoint."""
@@ -133,12 +135,22 @@ class Seq2SeqConfig(Section):
     )
 
 
+if TYPE_CHECKING:
+    ConnectorKind = str
+    AdapterName = str
+else:
+    ConnectorKind = Literal[tuple(registry.connectors.names())]
+    AdapterName = Literal[tuple(registry.encoder_adapters.names())]
+
+
 class ConnectorConfig(Section):
     """Projection of encoder outputs to the width of the decoder's token embeddings."""
 
     renamed: ClassVar[dict[str, str]] = {"train": "trains"}
+    plugin_kinds: ClassVar[dict[str, type[Section]]] = {}
+    """Settings of the kinds of plug-ins that have any, each below the key of its name."""
 
-    kind: Literal["linear", "mlp"] = Field(
+    kind: ConnectorKind = Field(
         default="linear", description="linear: a single projection; mlp: several layers with GELU in between."
     )
     layers: int = Field(default=3, ge=2, le=12, description="Number of layers of an mlp connector; ignored for linear.")
@@ -153,6 +165,42 @@ class ConnectorConfig(Section):
         le=MAX_LEARNING_RATE,
         description="Learning rate of the connector; default: train.learning_rate.",
     )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Settings of the kind, as the model's config saves them."""
+        if self.kind in self.plugin_kinds:
+            return (getattr(self, self.kind) or self.plugin_kinds[self.kind]()).model_dump(mode="json")
+        return {"layers": {"linear": 1, "mlp": self.layers}[self.kind]} if self.kind in ("linear", "mlp") else {}
+
+    @model_validator(mode="after")
+    def _settings_fit_the_kind(self) -> ConnectorConfig:
+        for name in self.plugin_kinds:
+            if getattr(self, name) is not None and self.kind != name:
+                raise InconsistentValues(
+                    f"got settings of {name} with kind {self.kind}", key=name, remedy=f"set kind={name}, or remove them"
+                )
+        kind = self.kind
+        if kind in self.plugin_kinds and getattr(self, kind) is None:
+            required = [key for key, field in self.plugin_kinds[kind].model_fields.items() if field.is_required()]
+            if required:
+                raise InconsistentValues(f"missing, kind {kind} needs {', '.join(required)}", key=kind, is_missing=True)
+        return self
+
+
+if not TYPE_CHECKING and (_sections := key_sections(registry.connectors, set(ConnectorConfig.model_fields))):
+    _base = ConnectorConfig
+    ConnectorConfig = create_model(
+        "ConnectorConfig",
+        __base__=_base,
+        __doc__=_base.__doc__,
+        **{
+            name: (section | None, Field(default=None, description=f"Settings of the kind {name}."))
+            for name, section in _sections.items()
+        },
+    )
+    ConnectorConfig.plugin_kinds = _sections
+    ConnectorConfig.companions = {"kind": tuple(_sections)}
 
 
 class EncoderConfig(Section):
@@ -182,6 +230,11 @@ class EncoderConfig(Section):
         gt=0,
         le=MAX_LEARNING_RATE,
         description="Learning rate of the encoder; default: train.learning_rate.",
+    )
+    adapter: AdapterName | None = Field(
+        default=None,
+        description="How the encoder is run, and which of its outputs are docked. Default: vision for a config with "
+        "image patches, else text.",
     )
     max_length: int | None = Field(
         default=None,

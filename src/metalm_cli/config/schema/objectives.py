@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Union
 
 from pydantic import Field, field_validator
 
+from metalm_cli.common import registry
 from metalm_cli.config.schema.base import InconsistentValues, Section
+from metalm_cli.config.schema.plugin_sections import named_sections
 
 
 class SupervisedObjective(Section):
@@ -87,4 +89,12 @@ class ReplacedTokenDetection(Section):
     )
 
 
-Objective = Annotated[SemiCausal | CausalLM | PrefixLM | MaskedLM | ReplacedTokenDetection, Field(discriminator="name")]
+BUILT_IN_OBJECTIVES = (SemiCausal, CausalLM, PrefixLM, MaskedLM, ReplacedTokenDetection)
+
+if TYPE_CHECKING:
+    Objective = SemiCausal | CausalLM | PrefixLM | MaskedLM | ReplacedTokenDetection
+else:  # also those of plug-ins, which are subclasses of Section
+    Objective = Annotated[
+        Union[(*BUILT_IN_OBJECTIVES, *named_sections(registry.objectives))],
+        Field(discriminator="name"),
+    ]

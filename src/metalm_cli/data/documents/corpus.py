@@ -42,7 +42,7 @@ class SourceInfo:
 
     Attributes:
         name: Name of the source.
-        kind: hub, path or world.
+        kind: hub, path, world, or a data source of a plug-in.
         streamed: Whether the source is read in order; otherwise it is a table, read by row.
         rows: Rows before filtering; None for a stream.
         share: Share of the drawn documents that come from this source; the shares sum to 1.

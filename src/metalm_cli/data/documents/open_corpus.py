@@ -13,10 +13,9 @@ from metalm_cli.common.cache import cache_folder
 from metalm_cli.config.schema.data import DataConfig, DocumentSource
 from metalm_cli.data.documents.corpus import Corpus, OpenSource, SourceInfo
 from metalm_cli.data.sources.base import RandomAccessRows, SequentialRows
-from metalm_cli.data.sources.jsonl import JsonlStream, JsonlTable, prepare
-from metalm_cli.data.sources.locate import FileFacts, check_hub_name, data_folder, local_files
+from metalm_cli.data.sources.locate import data_folder
+from metalm_cli.data.sources.openers import OpeningContext, open_rows
 from metalm_cli.data.sources.row_filter import ABSENT, DocumentFilter, nested_field
-from metalm_cli.data.sources.row_tables import MiniworldDocumentRows
 from metalm_cli.data.sources.usable_rows import find_usable_rows
 from metalm_cli.errors import MetalmError
 
@@ -59,35 +58,15 @@ def _open_source(
     source: DocumentSource, root: Path | None, offline: bool, cache: Path, hold_out_every: int
 ) -> OpenSource:
     document_filter = DocumentFilter(source.name, source.text, source.exclude, hold_out_every)
-    if source.hub is not None:
-        check_hub_name(source)
-    kind = "hub" if source.hub is not None else "path" if source.path is not None else "world"
-    revision, files = None, tuple[FileFacts, ...]()
-    data: RandomAccessRows | SequentialRows
-    if source.world is not None:
-        data, location = MiniworldDocumentRows(source.world), f"seed {source.world.seed}"
-    elif (paths := local_files(source, root)) is not None:
-        data, files = _open_files(paths, bool(source.streaming), cache)
-        location = str(paths[0]) if len(paths) == 1 else str(paths[0].parent)
-    else:
-        from metalm_cli.data.sources.hub import open_hub
-
-        data, revision = open_hub(source, offline=offline)
-        location = str(source.hub)
+    opened = open_rows(source, OpeningContext(root, offline, cache))
+    data = opened.rows
     rows = data.rows if isinstance(data, RandomAccessRows) else None
-    info = SourceInfo(source.name, kind, rows is None, rows, 1.0, None, location, revision, files)
+    info = SourceInfo(
+        source.name, source.kind, rows is None, rows, 1.0, None, opened.location, opened.revision, opened.files
+    )
     if isinstance(data, RandomAccessRows):
         return _open_table(info, data, document_filter, cache)
     return _open_stream(info, data, document_filter)
-
-
-def _open_files(
-    paths: list[Path], streaming: bool, cache: Path
-) -> tuple[RandomAccessRows | SequentialRows, tuple[FileFacts, ...]]:
-    if streaming:
-        return JsonlStream(paths), tuple(FileFacts(str(path), None, path.stat().st_size) for path in paths)
-    files = [prepare(path, cache) for path in paths]
-    return JsonlTable(files), tuple(FileFacts(str(file.path), file.sha256, file.size) for file in files)
 
 
 def _set_shares(open_sources: list[OpenSource], sources: list[DocumentSource]) -> list[OpenSource]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -51,6 +51,10 @@ def score_of_counts(counts: np.ndarray, references: np.ndarray, metric: CorpusMe
         for statistics in sums.reshape(-1, sums.shape[-1]).tolist()
     ]
     return np.array(scores).reshape(sums.shape[:-1])
+
+
+bleu = partial(score_of_counts, metric="bleu")
+chrf = partial(score_of_counts, metric="chrf")
 
 
 @cache

@@ -7,48 +7,24 @@ rouge-score, sacrebleu, scikit-learn, scipy.
 from __future__ import annotations
 
 import warnings
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
 
+from metalm_cli.common import registry
 from metalm_cli.errors import MetalmError
-from metalm_cli.evaluation.metrics import class_metrics, corpus_metrics, text_metrics
-from metalm_cli.evaluation.metrics.bootstrap import Measure, Observations, corpus_error, standard_error
+from metalm_cli.evaluation.metrics import corpus_metrics, text_metrics
+from metalm_cli.evaluation.metrics.bootstrap import Observations, corpus_error, standard_error
 from metalm_cli.evaluation.metrics.class_metrics import NEITHER, NO_CLASS, QUESTION_FIELDS, multirc_counts
+from metalm_cli.evaluation.metrics.example_metrics import example_score
 from metalm_cli.tasks import Card, Example
 from metalm_cli.tasks.card import MetricName
 
 NO_NUMBER = -1.0
 """Value of a text without a number in correlations (Raffel et al. 2020)."""
 
-EXAMPLE_METRICS: dict[str, Callable[[str, str], float]] = {
-    "accuracy": text_metrics.equal_text,
-    "squad_em": text_metrics.squad_em,
-    "squad_f1": text_metrics.squad_f1,
-    "squad_v2_em": text_metrics.squad_v2_em,
-    "squad_v2_f1": text_metrics.squad_v2_f1,
-    "super_ni_em": text_metrics.super_ni_em,
-    "trivia_em": text_metrics.trivia_em,
-    "trivia_f1": text_metrics.trivia_f1,
-    "drop_em": text_metrics.drop_em,
-    "drop_f1": text_metrics.drop_f1,
-    "number": text_metrics.equal_number,
-    "s1": text_metrics.listed_s1,
-}
-"""Metrics that are means over examples: map a text and a reference to 0..1; the best reference counts."""
-LANGUAGE_METRICS: dict[str, Callable[..., float]] = {
-    "exact_match": text_metrics.exact_match,
-    "token_f1": text_metrics.token_f1,
-    "rouge1": partial(text_metrics.rouge, kind="rouge1"),
-    "rouge2": partial(text_metrics.rouge, kind="rouge2"),
-    "rougeL": partial(text_metrics.rouge, kind="rougeL"),
-    "super_ni_rougeL": text_metrics.super_ni_rouge,
-}
-"""Metrics as :data:`EXAMPLE_METRICS` that also take the language of the reference (``language``)."""
 CLASS_METRICS = ("f1", "matthews")
 """Metrics over a whole split with two classes; class 1 is the positive one."""
 QUESTION_METRICS = ("multirc_f1", "multirc_em")
@@ -57,6 +33,11 @@ NUMBER_METRICS = ("pearson", "spearman")
 """Metrics over a whole split with numbers as answers."""
 CORPUS_METRICS = ("bleu", "chrf")
 """Metrics over a whole split of texts, computed from counts by sentence."""
+SPLIT_METRICS = (*CLASS_METRICS, *QUESTION_METRICS, "macro_f1", *NUMBER_METRICS, *CORPUS_METRICS)
+"""Metrics over a whole split: each is registered as a function of predictions and references, 0 to 1 (correlations from
+-1), batched over leading axes for resamples. All others are means over examples (:mod:`example_metrics`)."""
+CHOICE_METRICS = ("accuracy", "exact_match", "squad_em", "trivia_em")
+"""Metrics of metalm that have a chance level if the examples have options."""
 ADDITIONAL_METRICS: dict[str, tuple[MetricName, ...]] = {
     "exact_match": ("token_f1",),
     "token_f1": ("exact_match",),
@@ -169,12 +150,7 @@ def score_of_example(metric: MetricName, prediction: str, example: Example) -> f
     references = example.answers[:1] if metric == "accuracy" and example.options else example.answers
     if metric == "squad_v2_em" or metric == "squad_v2_f1":
         references = text_metrics.squad_v2_references(references)
-    measure = (
-        partial(LANGUAGE_METRICS[metric], language=example.language)
-        if metric in LANGUAGE_METRICS
-        else EXAMPLE_METRICS[metric]
-    )
-    return text_metrics.best_over_references(measure, prediction, references)
+    return example_score(metric, prediction, references, example.language)
 
 
 def columns_by_example(
@@ -236,7 +212,9 @@ def observations(metric: str, columns: Mapping[str, Sequence[Any]]) -> Observati
         np.isin(values, range(NEITHER + 1)).all() and np.isin(columns["right"], (0, 1)).all()
     ):
         raise ValueError("a value is not a class")
-    return Observations(rows, values, references, SPLIT_METRICS[metric])
+    if metric not in SPLIT_METRICS:
+        raise KeyError(metric)
+    return Observations(rows, values, references, registry.metrics.load(metric))
 
 
 def metric_value(
@@ -343,26 +321,13 @@ def spearman(predicted: np.ndarray, references: np.ndarray) -> np.ndarray:
     return pearson(rankdata(predicted, axis=-1), rankdata(references, axis=-1))
 
 
-SPLIT_METRICS: dict[str, Measure] = {
-    "f1": class_metrics.f1,
-    "macro_f1": class_metrics.macro_f1,
-    "matthews": class_metrics.matthews,
-    "multirc_f1": class_metrics.multirc_f1,
-    "multirc_em": class_metrics.multirc_em,
-    "pearson": pearson,
-    "spearman": spearman,
-    "bleu": partial(corpus_metrics.score_of_counts, metric="bleu"),
-    "chrf": partial(corpus_metrics.score_of_counts, metric="chrf"),
-}
-"""Metrics over a whole split, 0 to 1 (correlations from -1), batched over leading axes for resamples."""
-
-
 def chance(metric: MetricName, examples: Sequence[Example]) -> ChanceLevel:
     """Return the chance level of examples with options.
 
     Args:
         metric: For accuracy and exact matches, the expected share of right answers; for f1, the scores of random
-            guesses (half positive) and of all-positive guesses; 0 for correlations; else none.
+            guesses (half positive) and of all-positive guesses; 0 for correlations; for metrics of plug-ins, the
+            scores that the options themselves have; else none.
         examples: The scored examples.
     """
     if metric == "matthews" or metric in NUMBER_METRICS:
@@ -372,10 +337,15 @@ def chance(metric: MetricName, examples: Sequence[Example]) -> ChanceLevel:
     if metric in ("f1", "multirc_f1"):
         share = sum(example.label == 1 for example in examples) / len(examples)
         return ChanceLevel(100 * share / (share + 0.5), 100 * 2 * share / (share + 1))
-    if metric not in ("accuracy", "exact_match", "squad_em", "trivia_em"):
+    if metric in CHOICE_METRICS:
+        shares = [[float(index == example.label) for index in range(len(example.options))] for example in examples]
+    elif registry.metrics.entry(metric).origin != registry.BUILT_IN:
+        shares = [
+            [score_of_example(metric, option, example) or 0.0 for option in example.options] for example in examples
+        ]
+    else:
         return ChanceLevel()
-    uniform = 100 * sum(1 / len(example.options) for example in examples) / len(examples)
+    uniform = 100 * sum(sum(scores) / len(scores) for scores in shares) / len(examples)
     if len({example.options for example in examples}) > 1:
         return ChanceLevel(uniform)
-    majority_count = Counter(example.label for example in examples).most_common(1)[0][1]
-    return ChanceLevel(uniform, 100 * majority_count / len(examples))
+    return ChanceLevel(uniform, 100 * max(map(sum, zip(*shares, strict=True))) / len(examples))

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from decimal import Decimal
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -234,6 +234,11 @@ def rouge(text: str, reference: str, kind: str, language: str = "en") -> float:
     if text.strip() and not _rouge_scorer(kind, tokenizer)._tokenizer.tokenize(reference):
         return equal_text(text, reference)
     return _rouge_f1(text, reference, kind, tokenizer)
+
+
+rouge1 = partial(rouge, kind="rouge1")
+rouge2 = partial(rouge, kind="rouge2")
+rougeL = partial(rouge, kind="rougeL")
 
 
 def super_ni_rouge(text: str, reference: str, language: str = "en") -> float:

@@ -14,7 +14,7 @@ from metalm_cli.config.schema.model import ModelConfig
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.capabilities import measure_bidirectionality
 from metalm_cli.models.checkpoint_checks.loading_errors import loading_errors
-from metalm_cli.models.connectors import root_mean_square
+from metalm_cli.models.connectors import check_connector, root_mean_square
 from metalm_cli.models.encoders import encoder_io_for
 from metalm_cli.models.families.base import ModelParts
 from metalm_cli.models.families.token_rules import generation_end_ids, token_rules
@@ -91,11 +91,12 @@ def build_metalm_parts(model: ModelConfig, loader: PartLoader, seed: int) -> Mod
     encoders, processors, connectors, docking = {}, {}, {}, {}
     for name, options in model.encoders.items():
         encoder, source = loader.encoder(name, options, tokenizer)
-        encoder_io = encoder_io_for(encoder.config)
+        encoder_io = encoder_io_for(encoder.config, options.adapter)
         docking[name] = {
             "kind": encoder_io.kind,
             "keep_special": options.keep_special,
             "max_length": options.max_length,
+            **({} if options.adapter is None else {"adapter": options.adapter}),
         }
         with loading_errors("the encoder cannot be used", f"model.encoders.{name}", "use another checkpoint or config"):
             processor = processors[name] = encoder_io.processor(name, source, encoder, docking[name])
@@ -103,10 +104,7 @@ def build_metalm_parts(model: ModelConfig, loader: PartLoader, seed: int) -> Mod
                 docking[name]["max_length"] = processor.max_length
                 _check_bidirectional(name, encoder)
         connector_options = options.connector or model.connector
-        connectors[name] = {
-            "kind": connector_options.kind,
-            "layers": 1 if connector_options.kind == "linear" else connector_options.layers,
-        }
+        connectors[name] = {"kind": connector_options.kind, **connector_options.settings}
         encoders[name] = encoder
     config = MetaLMConfig(
         decoder_config=decoder.config.to_dict(),
@@ -208,7 +206,9 @@ def _rescale_connector(model: MetaLM, name: str, processor: Processor, seed: int
     table: Any = model.get_input_embeddings()
     tokens = torch.randint(table.num_embeddings, (512,), generator=generator)
     connector: Any = model.connectors[name]
-    connector.rescale(outputs, root_mean_square(table(tokens)))
+    check_connector(model.config.connectors[name]["kind"], connector(outputs), (len(outputs), table.embedding_dim))
+    if hasattr(connector, "rescale"):
+        connector.rescale(outputs, root_mean_square(table(tokens)))
 
 
 def random_inputs(processor: Processor, encoder: Any, generator: torch.Generator) -> dict[str, torch.Tensor]:

@@ -83,7 +83,7 @@ def load_encoder_for_pretraining(
     folder = loader.folder(part.checkpoint, part.revision)
     config, tokenizer = loader.encoder_config(part, folder, where, None)
     auto_class = AutoModelForMaskedLM if kind == "mlm" else AutoModelForPreTraining
-    has_head = type(config) in auto_class._model_mapping and encoder_io_for(config).kind == "text"
+    has_head = type(config) in auto_class._model_mapping and encoder_io_for(config, part.adapter).kind == "text"
     if kind == "rtd":
         has_head = has_head and config.model_type in ("electra", "metalm-encoder")
     if not has_head:
@@ -95,7 +95,7 @@ def load_encoder_for_pretraining(
     model = loader.build(auto_class, config, folder, where, {}, new_head=True)
     options = {"max_length": part.max_length, "keep_special": part.keep_special}
     with loading_errors("the encoder cannot be used", where, "use another checkpoint or config"):
-        processor = encoder_io_for(config).processor(name, tokenizer, model, options)
+        processor = encoder_io_for(config, part.adapter).processor(name, tokenizer, model, options)
     assert isinstance(processor, TextProcessor)
     if tokenizer.mask_token_id is None:
         raise MetalmError(

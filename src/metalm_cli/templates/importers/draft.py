@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from metalm_cli.common.slug import slug
@@ -58,6 +59,20 @@ class TemplateDraftFile:
     card: Card | None = None
     drafts: list[TemplateDraft] = field(default_factory=list)
     refused: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TemplateImporter:
+    """Importer of one format.
+
+    Args:
+        suffix: Suffix of the files.
+        read: Reader of the text of a file, the cards by name, and the name of the file. It raises
+            :class:`ImportRefused` for a file that it does not read, and runs in the sandboxed process.
+    """
+
+    suffix: str
+    read: Callable[[str, Mapping[str, Card], str], list[TemplateDraftFile]]
 
 
 def as_jinja_text(text: str) -> str:

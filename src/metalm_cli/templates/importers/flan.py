@@ -11,6 +11,7 @@ from metalm_cli.templates.importers.draft import (
     ImportRefused,
     TemplateDraft,
     TemplateDraftFile,
+    TemplateImporter,
     as_jinja_text,
     file_name,
 )
@@ -161,3 +162,6 @@ def to_jinja(pattern: str, names: Mapping[str, str]) -> str:
     return "".join(
         "{{ " + names.get(part, part) + " }}" if index % 2 else as_jinja_text(part) for index, part in enumerate(parts)
     )
+
+
+IMPORTER = TemplateImporter(".py", read)

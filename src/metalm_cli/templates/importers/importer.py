@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from metalm_cli.common import registry
 from metalm_cli.config.locate import display
 from metalm_cli.config.yaml_nodes import MAX_BYTES
 from metalm_cli.errors import Exit, MetalmError
@@ -20,12 +21,6 @@ from metalm_cli.tasks import Card
 from metalm_cli.templates.importers.sandbox import NamedFile, read_in_sandbox
 from metalm_cli.templates.template import read_templates
 
-FORMATS: dict[str, tuple[str, str]] = {
-    "flan": (".py", "FLAN's templates.py"),
-    "promptsource": (".yaml", "promptsource's templates.yaml, or a folder of such files"),
-    "natural-instructions": (".json", "a task's JSON, or a folder of such files"),
-}
-"""File suffix and description of each format."""
 MAX_FILE_BYTES = 32 << 20
 """Maximum bytes of an imported file."""
 MAX_FILES = 5_000
@@ -71,7 +66,7 @@ def import_templates(format: str, path: Path, out: Path, cards: Mapping[str, Car
     Files are parsed and rendered in a sandboxed process; all accepted templates are written in one step.
 
     Args:
-        format: A key of :data:`FORMATS`.
+        format: Name of a registered template importer.
         path: A file, or a folder of files.
         out: Folder to write; must be empty or not exist.
         cards: Cards that the templates may be written for, by name.
@@ -79,13 +74,13 @@ def import_templates(format: str, path: Path, out: Path, cards: Mapping[str, Car
     Raises:
         MetalmError: Unknown format, no such file, no template accepted, or a folder that is not empty or not writable.
     """
-    if format not in FORMATS:
-        raise MetalmError(f"unknown format {format}", remedy=f"choose from {', '.join(FORMATS)}")
+    entry = registry.template_importers.entry(format)
+    importer = registry.template_importers.load(format)
     _check_folder_is_free(out)
     report = ImportReport(out)
-    sources = list(_sources(format, path, report))
+    sources = list(_sources(importer.suffix, entry.description, path, report))
     contents: dict[str, dict[str, Any]] = {}
-    for answer in read_in_sandbox(format, sources, cards):
+    for answer in read_in_sandbox(entry.target, sources, cards):
         _add_answer(answer, contents, report)
     if not contents:
         reasons = "; ".join(f"{f'{name} {template}'.strip()}: {why}" for name, template, why in report.refused[:3])
@@ -93,7 +88,7 @@ def import_templates(format: str, path: Path, out: Path, cards: Mapping[str, Car
             "nothing was imported",
             where=display(path),
             why=reasons or "no templates found",
-            remedy=f"give {FORMATS[format][1]}",
+            remedy=f"give {entry.description}",
         )
     _write(contents, out)
     return report
@@ -104,9 +99,8 @@ def _check_folder_is_free(out: Path) -> None:
         raise MetalmError("the output folder is not empty", where=display(out), remedy="choose another folder")
 
 
-def _sources(format: str, path: Path, report: ImportReport) -> Iterator[NamedFile]:
+def _sources(suffix: str, description: str, path: Path, report: ImportReport) -> Iterator[NamedFile]:
     """Yield the files to read; files that are too large or unreadable are refused."""
-    suffix = FORMATS[format][0]
     if path.is_file():
         files = [(path.name, path)]
     elif path.is_dir():
@@ -116,7 +110,7 @@ def _sources(format: str, path: Path, report: ImportReport) -> Iterator[NamedFil
             if _is_file_inside(file, path)
         ]
     else:
-        raise MetalmError(f"found no {FORMATS[format][1]}", where=display(path), why="no such file or folder")
+        raise MetalmError(f"found no {description}", where=display(path), why="no such file or folder")
     if len(files) > MAX_FILES:
         raise MetalmError(
             f"too many files to import: {len(files):,}", where=display(path), why=f"at most {MAX_FILES:,}"

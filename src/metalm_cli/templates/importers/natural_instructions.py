@@ -11,6 +11,7 @@ from metalm_cli.templates.importers.draft import (
     ImportRefused,
     TemplateDraft,
     TemplateDraftFile,
+    TemplateImporter,
     as_jinja_string,
     short_name,
 )
@@ -76,3 +77,6 @@ def _one_text(value: Any) -> str:
     if not isinstance(value, str):
         raise ImportRefused(f"got {type(value).__name__}, expected a text")
     return "\n".join(" ".join(line.split()) for line in value.strip().splitlines())
+
+
+IMPORTER = TemplateImporter(".json", read)

@@ -11,7 +11,14 @@ from jinja2 import TemplateError
 
 from metalm_cli.tasks import Card
 from metalm_cli.tasks.expressions import ENVIRONMENT, names_in
-from metalm_cli.templates.importers.draft import ImportRefused, TemplateDraft, TemplateDraftFile, file_name, short_name
+from metalm_cli.templates.importers.draft import (
+    ImportRefused,
+    TemplateDraft,
+    TemplateDraftFile,
+    TemplateImporter,
+    file_name,
+    short_name,
+)
 from metalm_cli.templates.lint.card_rules import swapped_class_names
 
 _IF_LABELLED = re.compile(
@@ -157,3 +164,6 @@ def _field_names_by_column(card: Card) -> dict[str, str]:
     if text is not None and text.isidentifier():
         names[text] = "answer"
     return names
+
+
+IMPORTER = TemplateImporter(".yaml", read)

@@ -26,14 +26,14 @@ NamedFile = tuple[str, Path]
 """Name and path of a file."""
 
 
-def read_in_sandbox(format: str, sources: Sequence[NamedFile], cards: Mapping[str, Card]) -> Iterator[dict[str, Any]]:
+def read_in_sandbox(importer: str, sources: Sequence[NamedFile], cards: Mapping[str, Card]) -> Iterator[dict[str, Any]]:
     """Read files in sandboxed processes.
 
     If a process dies or exceeds its time, the file that it was reading is refused, and a new process continues with the
     next file.
 
     Args:
-        format: Name of the reader.
+        importer: Target of the importer: ``package.module:object``.
         sources: The files.
         cards: Cards by name.
 
@@ -46,7 +46,7 @@ def read_in_sandbox(format: str, sources: Sequence[NamedFile], cards: Mapping[st
     waiting = list(sources)
     while waiting:
         batch = waiting[:FILES_PER_PROCESS]
-        answers, reason = _run_worker(format, batch, cards)
+        answers, reason = _run_worker(importer, batch, cards)
         yield from answers
         waiting = waiting[len(answers) :]
         if len(answers) < len(batch):
@@ -54,9 +54,11 @@ def read_in_sandbox(format: str, sources: Sequence[NamedFile], cards: Mapping[st
             waiting = waiting[1:]
 
 
-def _run_worker(format: str, batch: Sequence[NamedFile], cards: Mapping[str, Card]) -> tuple[list[dict[str, Any]], str]:
+def _run_worker(
+    importer: str, batch: Sequence[NamedFile], cards: Mapping[str, Card]
+) -> tuple[list[dict[str, Any]], str]:
     """Run one process; return its answers, and how it ended if answers are missing."""
-    command = [sys.executable, "-I", "-m", "metalm_cli.templates.importers.sandbox_worker"]
+    command = [sys.executable, "-I", "-m", "metalm_cli.templates.importers.sandbox_worker", importer]
     # The user's environment variables are not passed on: some change Python's behaviour or contain secrets.
     environment = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
     environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
@@ -64,7 +66,7 @@ def _run_worker(format: str, batch: Sequence[NamedFile], cards: Mapping[str, Car
         requests.write(_json_line({name: card.model_dump(mode="json") for name, card in cards.items()}))
         for name, path in batch:
             text = read_regular(path).decode("utf-8", errors="replace")
-            requests.write(_json_line({"format": format, "name": name, "text": text}))
+            requests.write(_json_line({"name": name, "text": text}))
         requests.seek(0)
         try:
             process = subprocess.run(

@@ -12,9 +12,9 @@ import resource
 import sys
 from typing import Any
 
+from metalm_cli.common.registry.registry import import_target
 from metalm_cli.tasks import Card
-from metalm_cli.templates.importers import flan, natural_instructions, promptsource
-from metalm_cli.templates.importers.draft import ImportRefused
+from metalm_cli.templates.importers.draft import ImportRefused, TemplateImporter
 from metalm_cli.templates.importers.trial_render import render_drafts
 
 MAX_MEMORY_BYTES = 1 << 30
@@ -23,11 +23,6 @@ MAX_OUTPUT_BYTES = 64 << 20
 """Maximum bytes of output."""
 FILE_CPU_S = 20
 """Processor time per file, in seconds."""
-READERS = {
-    "flan": flan.read,
-    "promptsource": promptsource.read,
-    "natural-instructions": natural_instructions.read,
-}
 _REFUSED_EVENTS = (
     "socket.",
     "subprocess.",
@@ -87,10 +82,10 @@ def _extend_cpu_limit() -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (used + FILE_CPU_S, resource.RLIM_INFINITY))
 
 
-def read_file(request: dict[str, Any], cards: dict[str, Card]) -> dict[str, Any]:
+def read_file(importer: TemplateImporter, request: dict[str, Any], cards: dict[str, Card]) -> dict[str, Any]:
     """Read a file; return its template files, or why it is refused."""
     try:
-        drafts = READERS[request["format"]](request["text"], cards, request["name"])
+        drafts = importer.read(request["text"], cards, request["name"])
         return {"name": request["name"], "files": [render_drafts(file) for file in drafts]}
     except ImportRefused as error:
         return {"name": request["name"], "refused": str(error)}
@@ -98,16 +93,16 @@ def read_file(request: dict[str, Any], cards: dict[str, Card]) -> dict[str, Any]
         return {"name": request["name"], "refused": f"exceeds the limits: {type(error).__name__}"}
 
 
-def main() -> None:
+def main(importer: TemplateImporter) -> None:
     """Answer every request on standard input."""
     cards = {name: Card.model_validate(values) for name, values in json.loads(sys.stdin.readline()).items()}
     drop_privileges()
     for line in sys.stdin:
         with contextlib.suppress(ValueError, OSError):  # some systems lack this limit; the others still apply
             _extend_cpu_limit()
-        sys.stdout.write(json.dumps(read_file(json.loads(line), cards)) + "\n")
+        sys.stdout.write(json.dumps(read_file(importer, json.loads(line), cards)) + "\n")
         sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    main()
+    main(import_target(sys.argv[1]))

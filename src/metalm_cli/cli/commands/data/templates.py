@@ -254,7 +254,11 @@ def _print_finding(finding: Finding) -> None:
 @app.command("import")
 def import_(
     source_format: Annotated[
-        str, typer.Argument(metavar="flan|promptsource|natural-instructions", help="Format of the templates.")
+        str,
+        typer.Argument(
+            metavar="FORMAT",
+            help="Format of the templates: flan, promptsource, natural-instructions, or that of a plug-in.",
+        ),
     ],
     path: Annotated[Path, typer.Argument(help="A file, or a folder of files.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the new collection.")],

@@ -114,8 +114,6 @@ from metalm_example.encoders import FirstLayerIO
 loaded = metalm_cli.load("exported")
 model = loaded.model
 assert type(model.connectors["text"]) is GatedConnector and type(model.encoder_ios["text"]) is FirstLayerIO
-processor = loaded.processors["text"]
-inputs = processor.collate([processor.encode("the lamp is on")]) if hasattr(processor, "encode") else None
 encoder = model.encoders["text"].eval()
 ids = {"input_ids": torch.tensor([[5, 6, 7]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
 with torch.no_grad():
@@ -133,18 +131,24 @@ def test_the_exported_model_is_loaded_with_them(site: Path, used: tuple[Path, li
 
 
 def test_spans_are_those_of_the_objective(used: tuple[Path, list[str]]) -> None:
-    sessions = json.loads((used[0] / "runs/first-tokens/sessions.json").read_text())
-    assert "first_tokens" in (used[0] / "runs/first-tokens/recipe.yaml").read_text()
-    assert sessions
+    rows = json.loads((used[0] / "runs/first-tokens/sessions.json").read_text())["rows"]
+    sessions = [
+        [span for span in row["spans"] if span[0] == number] for row in rows for number in range(len(row["spans"]))
+    ]
+    begun = [[kind for _, kind, *_ in spans] for spans in sessions if spans]
+    assert ["docked", "trained"] in [kinds[:2] for kinds in begun]
+    assert all(kinds.count("docked") <= 1 for kinds in begun)
 
 
 def test_the_card_is_scored_with_the_metric(used: tuple[Path, list[str]]) -> None:
-    (path,) = [path for path in used[0].rglob("results*.json") if "bright" in path.read_text()]
-    (task,) = json.loads(path.read_text())["tasks"]
+    (task,) = json.loads((used[0] / "bright.json").read_text())["tasks"].values()
     assert task["metric"] == "first_word"
-    text = json.dumps(task)
-    assert '"uniform": 50.0' in text
-    assert "first_word" in used[1][4] or "bright" in used[1][4]
+    (setting,) = task["settings"]
+    (template,) = setting["templates"]
+    assert template["chance"] == {"uniform": 50.0, "majority": 50.0}, "one of two options, on one example of each class"
+    assert template["score"] == 100 * sum(template["each"]["value"]) / 2
+    assert template["error"] is not None
+    assert setting["interval"][0] <= setting["score"] <= setting["interval"][1]
 
 
 def test_without_the_plug_in_the_names_are_unknown(used: tuple[Path, list[str]]) -> None:

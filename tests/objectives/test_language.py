@@ -300,7 +300,7 @@ def test_an_unused_encoder_can_be_touched_without_a_trace():
 
 def test_the_objective_of_the_contributing_page_docks_the_first_half():
     page = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    (example,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "FirstHalf" in block]
+    (example,) = re.findall(r"```python file=half_objective.py\n(.*?)```", page, re.DOTALL)
     namespace: dict[str, Any] = {"__name__": "example"}
     exec(compile(example, "CONTRIBUTING.md", "exec"), namespace)
     objective = namespace["FirstHalfObjective"](SEMI_CAUSAL, assembly())

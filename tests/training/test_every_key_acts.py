@@ -35,6 +35,7 @@ REASONS = {
     "data.sources.0.split": "reads the hub: tests/common/test_datasets.py",
     "model.decoder.revision": "reads the hub: tests/common/test_models.py",
     "data.validation.sources.0.streaming": "does not change which documents are the first of a source",
+    "model.encoders.text.adapter": "has one value of metalm for each encoder: tests/test_plugins_page.py",
     "train.optimizer": "has a single value",
     "train.compile": "does not change results",
     "data.workers": "does not change rows: tests/data/test_loader.py",

@@ -149,7 +149,8 @@ def run(arguments: Sequence[str], on_error: Callable[[MetalmError], None] | None
     """
     arguments, debug = _without_debug(arguments)
     try:
-        check_options(arguments)
+        if _origin(arguments) == registry.BUILT_IN:
+            check_options(arguments)
         typer.main.get_command(app)(args=arguments, prog_name="metalm")
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)

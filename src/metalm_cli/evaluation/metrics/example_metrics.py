@@ -26,9 +26,9 @@ def example_score(metric: str, text: str, references: Sequence[str], language: s
     Raises:
         MetalmError: The metric of a plug-in cannot be imported, raises, or does not return a number of 0 to 1.
     """
-    measure, takes_language = _load(metric)
+    measure, takes_language, is_built_in = _load(metric)
     arguments = {"language": language} if takes_language else {}
-    if registry.metrics.entry(metric).origin == registry.BUILT_IN:
+    if is_built_in:
         return best_over_references(lambda text, reference: measure(text, reference, **arguments), text, references)
     return best_over_references(
         lambda text, reference: _checked(metric, measure, text, reference, arguments), text, references
@@ -36,9 +36,11 @@ def example_score(metric: str, text: str, references: Sequence[str], language: s
 
 
 @cache
-def _load(metric: str) -> tuple[Callable[..., float], bool]:
+def _load(metric: str) -> tuple[Callable[..., float], bool, bool]:
+    """Function of a metric, whether it takes the language, and whether it is metalm's own."""
     measure = registry.metrics.load(metric)
-    return measure, "language" in inspect.signature(measure).parameters
+    takes_language = "language" in inspect.signature(measure).parameters
+    return measure, takes_language, registry.metrics.entry(metric).origin == registry.BUILT_IN
 
 
 def _checked(metric: str, measure: Callable[..., float], text: str, reference: str, arguments: dict[str, str]) -> float:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -32,3 +35,17 @@ def write_distribution(
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text, encoding="utf-8")
     return folder
+
+
+def metalm(
+    folder: Path, *arguments: str, site: Path | None, code: str = "from metalm_cli.cli import main; main()"
+) -> subprocess.CompletedProcess[str]:
+    """Run a command line in a folder, in a process whose Python path begins with a site folder.
+
+    The warning about the time of a plug-in is off, because the machine may be busy.
+    """
+    script = f"import sys; from metalm_cli.common.registry import plugins; plugins.SLOW_SECONDS = 60.0; {code}"
+    path = os.pathsep.join([*([str(site)] if site else []), *(entry for entry in sys.path if entry)])
+    environment = {**os.environ, "PYTHONPATH": path, "COLUMNS": "100"}
+    command = [sys.executable, "-c", script, *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)

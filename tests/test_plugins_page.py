@@ -6,14 +6,12 @@ import json
 import os
 import re
 import shlex
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from plugin_distributions import write_distribution
+from plugin_distributions import metalm, write_distribution
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGE = (REPOSITORY / "docs" / "plugins.md").read_text(encoding="utf-8")
@@ -28,20 +26,6 @@ def install(folder: Path) -> Path:
     modules = {name: text for name, text in FILES.items() if name.startswith("metalm_example/")}
     points = project["entry-points"]["metalm.plugins"]
     return write_distribution(folder, project["name"], modules, points, project["version"])
-
-
-def metalm(
-    folder: Path, *arguments: str, site: Path | None, code: str = "from metalm_cli.cli import main; main()"
-) -> subprocess.CompletedProcess[str]:
-    """Run a command line in a folder, in a process whose Python path begins with a site folder.
-
-    The warning about the time of a plug-in is off, because the machine may be busy.
-    """
-    script = f"import sys; from metalm_cli.common.registry import plugins; plugins.SLOW_SECONDS = 60.0; {code}"
-    path = os.pathsep.join([*([str(site)] if site else []), *(entry for entry in sys.path if entry)])
-    environment = {**os.environ, "PYTHONPATH": path, "COLUMNS": "100"}
-    command = [sys.executable, "-c", script, *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +92,7 @@ def test_the_trained_model_has_the_connector_and_the_adapter(used: tuple[Path, l
 
 CHECK_MODEL = """
 import torch, metalm_cli
-from metalm_cli import Causal, Docked
+from metalm_cli import Causal, Docked, Session
 from metalm_example.connectors import GatedConnector
 from metalm_example.encoders import FirstLayerIO
 loaded = metalm_cli.load("exported")
@@ -116,11 +100,12 @@ model = loaded.model
 assert type(model.connectors["text"]) is GatedConnector and type(model.encoder_ios["text"]) is FirstLayerIO
 encoder = model.encoders["text"].eval()
 ids = {"input_ids": torch.tensor([[5, 6, 7]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
+first = []
+encoder.encoder.layer[0].register_forward_hook(lambda layer, inputs, output: first.append(output))
 with torch.no_grad():
-    expected = encoder.encoder.layer[0](encoder.embeddings(input_ids=ids["input_ids"]))
-    expected = expected[0] if isinstance(expected, tuple) else expected
-    assert torch.equal(model.encoder_ios["text"].outputs(encoder, ids), expected)
-print(loaded.log_likelihood([[Docked("text", "the lamp"), Causal(" is on", trained=True)]]))
+    outputs = model.encoder_ios["text"].outputs(encoder, ids)
+assert torch.equal(outputs, first[0][0] if isinstance(first[0], tuple) else first[0])
+print(loaded.log_likelihood([Session([Docked("text", "the lamp"), Causal(" is on", trained=True)])]))
 """
 
 

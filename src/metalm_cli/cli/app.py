@@ -63,7 +63,8 @@ class LazyGroup(TyperGroup):
             if entry.name not in ALIASES:
                 panels.setdefault(panel_of(entry), []).append((entry.name, entry.description))
         options = [
-            ([*parameter.opts, *parameter.secondary_opts], parameter.help or "") for parameter in self.get_params(ctx)
+            ([*parameter.opts, *parameter.secondary_opts], getattr(parameter, "help", None) or "")
+            for parameter in self.get_params(ctx)
         ]
         print_root_help(self.get_usage(ctx), self.help or "", options, panels)
 

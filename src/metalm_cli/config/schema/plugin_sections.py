@@ -39,7 +39,8 @@ def named_sections(registry: Registry) -> list[type[Section]]:
         if settings is not None and "name" in settings.model_fields:
             _warn(registry, entry, "they declare the key name, which holds the registered name")
             continue
-        named = create_model("Named", __base__=Section, name=(Literal[entry.name], Field()))
+        literal: Any = Literal[entry.name]
+        named = create_model("Named", __base__=Section, name=(literal, Field()))
         # Fields of the last base come first.
         bases: Any = named if settings is None else (settings, named)
         summary = (settings.__doc__ if settings is not None else None) or entry.description

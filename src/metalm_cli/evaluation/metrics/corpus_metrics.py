@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache, partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from metalm_cli.common.languages import LANGUAGES_WITHOUT_SPACES, guess_language, language_code
-
-CorpusMetric = Literal["bleu", "chrf"]
 
 
 def bleu_tokenizer(language: str, references: Sequence[str]) -> str:
@@ -23,14 +21,14 @@ def bleu_tokenizer(language: str, references: Sequence[str]) -> str:
     return "zh" if code == "zh" else "char" if code in LANGUAGES_WITHOUT_SPACES else "13a"
 
 
-def sentence_score(metric: CorpusMetric, text: str, references: Sequence[str], language: str) -> float:
+def sentence_score(metric: str, text: str, references: Sequence[str], language: str) -> float:
     """Return the score of one text, 0 to 1."""
     scorer = _sacrebleu(metric, bleu_tokenizer(language, references))
     return float(scorer.sentence_score(text, list(references)).score) / 100
 
 
 def counts_by_sentence(
-    metric: CorpusMetric, texts: Sequence[str], references: Sequence[Sequence[str]], language: str
+    metric: str, texts: Sequence[str], references: Sequence[Sequence[str]], language: str
 ) -> list[Any]:
     """Return sacrebleu's counts for each text, from which the score of any sample of them is computed. ``[n, k]``"""
     streams = [
@@ -42,7 +40,7 @@ def counts_by_sentence(
     return statistics
 
 
-def score_of_counts(counts: np.ndarray, references: np.ndarray, metric: CorpusMetric) -> np.ndarray:
+def score_of_counts(counts: np.ndarray, references: np.ndarray, metric: str) -> np.ndarray:
     """Return BLEU or chrF, 0 to 1, from counts by sentence ``[..., n, k]``; the references are in the counts."""
     sums = counts.sum(axis=-2)
     scorer = _sacrebleu(metric, "13a")
@@ -58,7 +56,7 @@ chrf = partial(score_of_counts, metric="chrf")
 
 
 @cache
-def _sacrebleu(metric: CorpusMetric, tokenizer: str) -> Any:
+def _sacrebleu(metric: str, tokenizer: str) -> Any:
     """Return a scorer; BLEU uses the orders that the texts have, so that a split of short texts has a score."""
     from sacrebleu.metrics import BLEU, CHRF
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Sequence
 from functools import cache
 from numbers import Real
@@ -62,4 +61,4 @@ def _checked(metric: str, measure: Callable[..., float], text: str, reference: s
 
 
 def _is_score(value: object) -> bool:
-    return isinstance(value, Real) and math.isfinite(value) and 0 <= value <= 1
+    return isinstance(value, Real) and 0 <= float(value) <= 1

@@ -145,7 +145,7 @@ def score_of_example(metric: MetricName, prediction: str, example: Example) -> f
         return None
     if metric in (*CLASS_METRICS, *QUESTION_METRICS, "macro_f1"):
         return text_metrics.equal_text(prediction, example.answers[0])
-    if metric == "bleu" or metric == "chrf":
+    if metric in CORPUS_METRICS:
         return corpus_metrics.sentence_score(metric, prediction, example.answers, example.language)
     references = example.answers[:1] if metric == "accuracy" and example.options else example.answers
     if metric == "squad_v2_em" or metric == "squad_v2_f1":
@@ -181,7 +181,7 @@ def columns_by_example(
             "found": [NO_NUMBER if number is None else number for number in numbers],
             "right": references,
         }
-    if metric == "bleu" or metric == "chrf":
+    if metric in CORPUS_METRICS:
         answers = [example.answers for example in examples]
         counts = corpus_metrics.counts_by_sentence(metric, predictions, answers, examples[0].language)
         return {"row": rows, "counts": counts}

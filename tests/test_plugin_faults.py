@@ -13,8 +13,7 @@ from metalm_cli.common import registry
 from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.metrics import example_metrics
 from metalm_cli.evaluation.metrics.task_metrics import ChanceLevel, chance, metric_value
-from metalm_cli.models.assembly import _check_connector
-from metalm_cli.models.connectors import make_connector
+from metalm_cli.models.connectors import check_connector, make_connector
 from metalm_cli.tasks import Example
 from plugin_distributions import metalm, write_distribution
 
@@ -140,11 +139,11 @@ def test_a_connector_that_fails_is_named(added: Path) -> None:
     assert "unexpected keyword argument 'depth'" in error.value.why
     wide = make_connector({"kind": "wide", "extra": 1}, 3, 5)
     with pytest.raises(MetalmError, match="does not give one finite vector") as error:
-        _check_connector("wide", wide(torch.zeros(2, 3)), (2, 5))
+        check_connector("wide", wide(torch.zeros(2, 3)), (2, 5))
     assert error.value.why == "got (2, 6), expected finite values of shape (2, 5)"
     with pytest.raises(MetalmError, match="does not give one finite vector"):
-        _check_connector("wide", torch.full((2, 5), torch.nan), (2, 5))
-    _check_connector("wide", torch.zeros(2, 5), (2, 5))
+        check_connector("wide", torch.full((2, 5), torch.nan), (2, 5))
+    check_connector("wide", torch.zeros(2, 5), (2, 5))
     with pytest.raises(MetalmError, match="no connector is named wild") as error:
         make_connector({"kind": "wild"}, 3, 5)
     assert error.value.remedy == "did you mean wide? metalm plugins lists all names"

@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 from metalm_cli.common.paths import expand_user
 from metalm_cli.common.registry import aggregates, did_you_mean, metrics
@@ -17,7 +16,6 @@ from metalm_cli.config.yaml_nodes import YamlNode
 from metalm_cli.config.yaml_records import build_record, read_node
 from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.suites.schema import SuiteFile, SuiteTask
-from metalm_cli.tasks.card import MetricName
 
 
 @dataclass(frozen=True)
@@ -143,7 +141,7 @@ def _build(node: YamlNode, path: Path) -> SuiteFile:
         problems += _unknown_names(key, node.value.get(key), "aggregate", aggregates.names())
     for index, entry in enumerate(node.value["tasks"].value):
         if isinstance(entry.value, dict):
-            problems += _unknown_names(f"tasks.{index}.metric", entry.value.get("metric"), "metric", metric_names())
+            problems += _unknown_names(f"tasks.{index}.metric", entry.value.get("metric"), "metric", metrics.names())
     if problems:
         raise RecipeError(file.name, problems, "suite")
     return file
@@ -168,11 +166,6 @@ def _unknown_names(key: str, node: YamlNode | None, kind: str, known: Sequence[s
             remedy = did_you_mean(str(name.value), known) or f"choose one of {', '.join(known)}"
             problems.append(RecipeProblem(key, f"no {kind} is named {name.value}", remedy, name.where))
     return problems
-
-
-def metric_names() -> list[str]:
-    """Return the names of all metrics."""
-    return list(dict.fromkeys([*get_args(MetricName), *metrics.names()]))
 
 
 def _entries(node: YamlNode, file: SuiteFile) -> Iterator[SuiteEntry]:

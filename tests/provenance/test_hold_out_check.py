@@ -80,10 +80,10 @@ def test_ancestors_without_a_lineage_are_listed() -> None:
     without_lineage = {"checkpoint": "bert", "lineage": None}
     ancestors = [
         without_lineage,
-        make_base("sst2", ancestors=[{"checkpoint": "gpt2", "lineage": None}, make_base("sst2", "rte")]),
+        make_base("sst2", ancestors=[{"checkpoint": "me/gpt", "lineage": None}, make_base("sst2", "rte")]),
     ]
     history = ModelHistory.of(ancestors)
-    assert history.unknown_ancestors == ("bert", "gpt2")
+    assert history.unknown_ancestors == ("bert", "me/gpt")
     assert list(history.tasks) == ["sst2", "rte"]
-    assert [name for name, _ in ancestors_and_lineages(ancestors)] == ["bert", "runs/base", "gpt2", "runs/base"]
+    assert [name for name, _ in ancestors_and_lineages(ancestors)] == ["bert", "runs/base", "me/gpt", "runs/base"]
     check(["nli"], without_lineage)

@@ -1,4 +1,4 @@
-"""Hugging Face models by name, from local folders or the hub, and error messages for failed downloads."""
+"""Hugging Face models of the hub and of its cache, and error messages for failed downloads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from typing import Any
 
 from metalm_cli.common.atomic_files import is_disk_full
 from metalm_cli.common.hub_downloads import check_downloaded_files, limited_waiting
-from metalm_cli.common.paths import expand_user
 from metalm_cli.errors import MetalmError
 
 ALLOWED_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
@@ -25,50 +24,43 @@ NESTED_FOLDERS = {"metalm_adapter.json": ("decoder", "encoders"), "config.json":
 """Subfolders of MetaLM models and adapters, by the file that identifies them."""
 WEIGHT_FILES = "*.safetensors"
 
-_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 _REVISION = re.compile(r"^[\w][\w.+-]*(/[\w][\w.+-]*)*$")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{4,}")
 
 
-def model_folder(
+def hub_folder(
     name: str, *, revision: str | None = None, offline: bool = False, weights: bool = True, code: bool = False
-) -> Path:
-    """Find the folder of a model or tokenizer, downloading it if needed.
+) -> tuple[Path, bool]:
+    """Return the folder of a model or tokenizer of the hub, downloading it if needed, and whether it was in the cache.
 
-    Returns an existing folder; else ``$METALM_CHECKPOINTS/<name>`` (or the last part of the name there); else a
-    download of the repository's safetensors, JSON and tokenizer files in the Hugging Face cache.
+    The folder holds the repository's safetensors, JSON and tokenizer files. With a connection, the hub decides whether
+    a cached copy is current.
 
     Args:
-        name: A folder, or a hub id (``name`` or ``owner/name``).
-        revision: Branch, tag or commit on the hub; ignored for local folders.
-        offline: Do not open connections: a model that is neither local nor cached is an error.
+        name: A hub id (``name`` or ``owner/name``).
+        revision: Branch, tag or commit.
+        offline: Do not open connections: a model that is not cached is an error.
         weights: Weights are required. If False, none are downloaded, and a repository with only a tokenizer is
             accepted.
         code: Also download the repository's Python files; only for repositories whose code may run.
 
     Raises:
-        MetalmError: No such folder or repository, no access, no connection, a damaged download, or no weights in
-            safetensors.
+        MetalmError: No such repository, no access, no connection, a damaged download, or no weights in safetensors.
     """
-    local = expand_user(name)
-    if name and local.is_dir():
-        return local
-    if not _NAME.match(name) or ".." in name:
-        raise _missing_folder_error(name)
-    checkpoint = _local_checkpoint(name)
-    if checkpoint is not None:
-        return checkpoint
     if revision is not None and (not _REVISION.match(revision) or ".." in revision):
         raise MetalmError(f"{revision!r} is not a valid revision", where=name, remedy="use a branch, a tag or a commit")
+    cached: Path | None = None
     with contextlib.nullcontext() if offline else limited_waiting():
         if not offline:
             offline = not _is_reachable(name, revision, weights)
+            with contextlib.suppress(MetalmError):
+                cached = _snapshot(name, revision, True, weights, code)
         folder = _snapshot(name, revision, offline, weights, code)
     check_downloaded_files(name, folder)
     if weights and not any(folder.glob(WEIGHT_FILES)) and not _nested_folders(folder):
         raise _no_safetensors_error(name, str(folder))
-    return folder
+    return folder, offline or folder == cached
 
 
 def _no_safetensors_error(name: str, where: str) -> MetalmError:
@@ -79,26 +71,6 @@ def _no_safetensors_error(name: str, where: str) -> MetalmError:
         remedy="use a revision that has safetensors (many have one at refs/pr/N), or convert the model: load it in a "
         "sandbox and save_pretrained it into a folder",
     )
-
-
-def _missing_folder_error(name: str) -> MetalmError:
-    return MetalmError(
-        f"no model folder {name}",
-        where=str(expand_user(name).absolute()),
-        why="the folder does not exist, and the name is not a hub id (name or owner/name)",
-        remedy="correct the path",
-    )
-
-
-def _local_checkpoint(name: str) -> Path | None:
-    root = os.environ.get("METALM_CHECKPOINTS")
-    if not root:
-        return None
-    for relative in (name, name.split("/")[-1]):
-        folder = expand_user(root) / relative
-        if folder.is_dir():
-            return folder
-    return None
 
 
 def _is_reachable(name: str, revision: str | None, weights: bool) -> bool:

@@ -14,7 +14,7 @@ from metalm_cli.config.schema.model import Lora, ModelConfig, TaskModelConfig
 from metalm_cli.config.schema.recipes import FinetuneRecipe, PretrainRecipe
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.checkpoint_checks.loading_errors import model_errors
-from metalm_cli.models.checkpoint_io import find_model_folder, load_model
+from metalm_cli.models.checkpoint_io import find_model, find_model_folder, load_model
 from metalm_cli.models.families import ENCODER_ONLY, family_of_model, family_of_recipe, load_family
 from metalm_cli.models.families.base import ModelFamily
 from metalm_cli.models.lora.adapter_files import adapter_in
@@ -147,6 +147,7 @@ def build_metalm(
     else:
         loader = PartLoader(sample, offline, remote_code, tokenizers)
         assembly = Assembly(*family_of_recipe(model, "").build(model, "", loader, seed))
+        assembly.notes += loader.notes
         assembly.policy = {name: TrainPolicy() for name in assembly.parts()}
     _set_policy(assembly, model)
     if isinstance(model, TaskModelConfig) and model.lora is not None and model.checkpoint is not None:
@@ -176,14 +177,18 @@ def build_encoder(
     loader = PartLoader(sample, offline, remote_code, tokenizers)
     assembly = Assembly(*load_family(ENCODER_ONLY).build(model, kind, loader, seed))
     assembly.policy = {name: requested_policy(model, name, TrainPolicy()) for name in assembly.parts()}
+    assembly.notes += loader.notes
     apply_policy(assembly.parts(), assembly.policy)
     return assembly
 
 
 def load_assembly(source: str | Path, *, offline: bool = False, remote_code: bool = False) -> Assembly:
     """Load a finished model with its saved training policy; adapters are merged into its weights."""
-    model, tokenizer, processors = load_model(source, offline=offline, remote_code=remote_code)
+    found = find_model(source, offline=offline, remote_code=remote_code)
+    model, tokenizer, processors = load_model(found.folder, offline=offline, remote_code=remote_code)
     assembly = Assembly(model, tokenizer, processors)
+    if found.origin.place != "folder":
+        assembly.notes.append(f"model: {found}")
     if merge(model):
         assembly.notes.append(f"the adapters of {source} are merged into the weights of their base")
     saved = model.config.training

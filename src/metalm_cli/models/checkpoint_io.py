@@ -15,7 +15,9 @@ from typing import Any
 
 import torch
 
-from metalm_cli.common.hub import model_folder, no_connections
+from metalm_cli.common.checkpoints.find import find_checkpoint
+from metalm_cli.common.checkpoints.origin import Checkpoint, Origin
+from metalm_cli.common.hub import no_connections
 from metalm_cli.common.paths import expand_user
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.checkpoint_checks.config_files import load_config
@@ -44,7 +46,7 @@ def load_model(
     """Load a finished model in evaluation mode.
 
     Args:
-        source: A run folder, a model or adapter folder, or a hub id.
+        source: A run folder, a model or adapter folder, a GGUF file, or a name (:func:`find_checkpoint`).
         base: Location of an adapter's base; default: the one recorded in the adapter.
         offline: Do not access the network.
         remote_code: Run Python code of the checkpoint.
@@ -78,8 +80,19 @@ def find_model_folder(source: str | Path, *, offline: bool = False, remote_code:
     Raises:
         MetalmError: There is no model.
     """
-    path = expand_user(source)
-    return _model_in(path) or _hub_model_folder(str(source), offline, remote_code)
+    return find_model(source, offline=offline, remote_code=remote_code).folder
+
+
+def find_model(source: str | Path, *, offline: bool = False, remote_code: bool = False) -> Checkpoint:
+    """Find a finished model or an adapter.
+
+    Raises:
+        MetalmError: There is no model.
+    """
+    folder = _model_in(expand_user(source))
+    if folder is not None:
+        return Checkpoint(str(source), folder, Origin("folder", str(folder)))
+    return _find_by_name(str(source), offline, remote_code)
 
 
 def find_adapter_base(
@@ -104,7 +117,7 @@ def find_adapter_base(
         try:
             if saved.relative is not None and base is None:
                 raise MetalmError("no such folder", where=saved.checkpoint)
-            folders = [_hub_model_folder(str(base or saved.checkpoint), offline, remote_code)]
+            folders = [_find_by_name(str(base or saved.checkpoint), offline, remote_code).folder]
         except MetalmError as error:
             raise MetalmError(
                 "the base of the adapter is missing",
@@ -172,8 +185,8 @@ def _model_in(folder: Path) -> Path | None:
     return adapter_in(folder)
 
 
-def _hub_model_folder(source: str, offline: bool, code: bool) -> Path:
-    """Find the folder of a hub model; the error distinguishes unfinished runs and wrong paths."""
+def _find_by_name(source: str, offline: bool, code: bool) -> Checkpoint:
+    """Find a model by its name; the error distinguishes unfinished runs and wrong paths."""
     absolute = expand_user(source).absolute()
     if (absolute / "recipe.yaml").is_file():
         raise MetalmError(
@@ -182,7 +195,7 @@ def _hub_model_folder(source: str, offline: bool, code: bool) -> Path:
             remedy=f"finish it: metalm pretrain --resume --out {source}",
         )
     try:
-        return model_folder(source, offline=offline, code=code)
+        return find_checkpoint(source, offline=offline, code=code)
     except MetalmError as error:
         if error.where == str(absolute):
             raise

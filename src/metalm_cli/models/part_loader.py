@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from metalm_cli.common.hub import model_folder, no_connections
+from metalm_cli.common.checkpoints.find import find_checkpoint, model_folder
+from metalm_cli.common.hub import no_connections
 from metalm_cli.config.schema.model import DecoderConfig, EncoderConfig, NewTokenizer, Seq2SeqConfig
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.checkpoint_checks.config_files import load_config, reset_implementations
@@ -32,6 +33,9 @@ class PartLoader:
         remote_code: Run Python code of checkpoints.
         tokenizers: Folder of tokenizers that the run trained before it was interrupted: ``decoder``,
             ``encoders/<name>``.
+
+    Attributes:
+        notes: Where each checkpoint was found, unless its folder is named.
     """
 
     def __init__(
@@ -45,13 +49,14 @@ class PartLoader:
         self.sample = sample
         self.offline = offline
         self.remote_code = remote_code
+        self.notes: list[str] = []
 
     def decoder(self, part: DecoderConfig) -> tuple[Any, Any]:
         """Load or build a causal language model and its tokenizer."""
         from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
         where = "model.decoder"
-        folder = self.folder(part.checkpoint, part.revision)
+        folder = self.folder(part, where)
         tokenizer = self.tokenizer(part.tokenizer, folder, where, "decoder")
         config = self.config(part, folder, where, tokenizer)
         config_class = type(config)
@@ -84,7 +89,7 @@ class PartLoader:
         from transformers import AutoModelForSeq2SeqLM
 
         where = "model.seq2seq"
-        folder = self.folder(part.checkpoint, part.revision)
+        folder = self.folder(part, where)
         tokenizer = self.tokenizer(part.tokenizer, folder, where, "seq2seq")
         config = self.config(part, folder, where, tokenizer)
         if not config.is_encoder_decoder or not self._has_model_class(AutoModelForSeq2SeqLM, config):
@@ -113,7 +118,7 @@ class PartLoader:
     def encoder(self, name: str, part: EncoderConfig, decoder_tokenizer: Any) -> tuple[Any, Any]:
         """Load or build an encoder, and its tokenizer or the folder that holds its image processor."""
         where = f"model.encoders.{name}"
-        folder = self.folder(part.checkpoint, part.revision)
+        folder = self.folder(part, where)
         config, source = self.encoder_config(part, folder, where, decoder_tokenizer)
         auto = encoder_io_for(config, part.adapter).load_class(config)
         if not self._has_model_class(auto, config):
@@ -146,10 +151,14 @@ class PartLoader:
         height, width = size if isinstance(size, list | tuple) else (size, size)
         return ViTImageProcessorPil(size={"height": height, "width": width})
 
-    def folder(self, checkpoint: str | None, revision: str | None) -> Path | None:
-        if checkpoint is None:
+    def folder(self, part: DecoderConfig | EncoderConfig | Seq2SeqConfig, where: str) -> Path | None:
+        """Find the folder of a part's checkpoint; None for a part that is built from a config."""
+        if part.checkpoint is None:
             return None
-        return model_folder(checkpoint, revision=revision, offline=self.offline, code=self.remote_code)
+        found = find_checkpoint(part.checkpoint, revision=part.revision, offline=self.offline, code=self.remote_code)
+        if found.origin.place != "folder":
+            self.notes.append(f"{where}: {found}")
+        return found.folder
 
     def tokenizer(self, choice: str | NewTokenizer | None, folder: Path | None, where: str, role: str) -> Any:
         """Load or train the tokenizer that a recipe sets for a part."""

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import metalm_cli
-from metalm_cli.common.hub import model_folder
+from metalm_cli.common.checkpoints.find import find_checkpoint
+from metalm_cli.common.checkpoints.origin import Checkpoint, origin_of_record
 from metalm_cli.config.schema.recipes import Recipe
 from metalm_cli.errors import MetalmError
+from metalm_cli.provenance.published_training import PublishedTraining, published_training
 from metalm_cli.runs.data_record import DataSource, source_record
 from metalm_cli.runs.find import RESULTS
 
@@ -45,7 +47,11 @@ def make_lineage(
 
 
 def read_ancestors(recipe: Recipe, offline: bool = True) -> list[dict[str, Any]]:
-    """Read the lineages of the checkpoints that a run starts from; None for checkpoints without a lineage.
+    """Read the lineages of the checkpoints that a run starts from.
+
+    Each ancestor has ``checkpoint`` (its name), ``part`` (``model``, ``decoder``, ``encoders.text``), ``lineage`` (None
+    for a checkpoint that metalm did not train) and, if known, ``origin``, ``published`` (its published training data)
+    and ``description``.
 
     Args:
         recipe: The recipe.
@@ -55,16 +61,43 @@ def read_ancestors(recipe: Recipe, offline: bool = True) -> list[dict[str, Any]]
         MetalmError: A lineage cannot be read.
     """
     model = recipe.model
-    components = [part for part in (model.decoder, *model.encoders.values(), model.seq2seq) if part is not None]
-    checkpoints = [(model.checkpoint, None), *((part.checkpoint, part.revision) for part in components)]
+    checkpoints: list[tuple[str, str | None, str | None]] = [("model", model.checkpoint, None)]
+    if model.decoder is not None:
+        checkpoints.append(("decoder", model.decoder.checkpoint, model.decoder.revision))
+    checkpoints += [(f"encoders.{name}", part.checkpoint, part.revision) for name, part in model.encoders.items()]
+    if model.seq2seq is not None:
+        checkpoints.append(("seq2seq", model.seq2seq.checkpoint, model.seq2seq.revision))
     return [
-        {
-            "checkpoint": name,
-            "lineage": read_lineage(model_folder(name, revision=revision, offline=offline, weights=False)),
-        }
-        for name, revision in checkpoints
+        ancestor_record(part, find_checkpoint(name, revision=revision, offline=offline, weights=False))
+        for part, name, revision in checkpoints
         if name is not None
     ]
+
+
+def ancestor_record(part: str, found: Checkpoint) -> dict[str, Any]:
+    """Record of a checkpoint that a part, or the whole model, starts from.
+
+    Raises:
+        MetalmError: Its lineage cannot be read.
+    """
+    lineage = read_lineage(found.folder)
+    published = published_training(found) if lineage is None else None
+    record: dict[str, Any] = {"checkpoint": found.name, "part": part, "lineage": lineage}
+    if found.origin.place != "folder":
+        record["origin"] = found.origin.record()
+    if published is not None:
+        record["published"] = published.record()
+    if len(record) > 3:
+        origin = str(found.origin) if "origin" in record else ""
+        record["description"] = "; ".join(filter(None, [origin, _describe_training(published)]))
+    return record
+
+
+def _describe_training(published: PublishedTraining | None) -> str:
+    if published is None:
+        return ""
+    more = f" and more ({published.incomplete})" if published.incomplete else ""
+    return f"trained on {', '.join(published.data_sets)}{more}, by {published.source}"
 
 
 def read_lineage(folder: Path) -> dict[str, Any] | None:
@@ -91,18 +124,42 @@ def read_lineage(folder: Path) -> dict[str, Any] | None:
     return lineage
 
 
+def all_ancestors(ancestors: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Iterate over the records of all ancestors, the nearest first.
+
+    Args:
+        ancestors: From :func:`read_ancestors`, or from a lineage.
+    """
+    for ancestor in ancestors:
+        yield ancestor
+        lineage = ancestor.get("lineage")
+        if isinstance(lineage, Mapping):
+            yield from all_ancestors(lineage.get("ancestors") or [])
+
+
 def ancestors_and_lineages(ancestors: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
     """Iterate over (checkpoint, lineage or None) of all ancestors, the nearest first.
 
     Args:
         ancestors: From :func:`read_ancestors`, or from a lineage.
     """
-    for ancestor in ancestors:
-        recorded = ancestor.get("lineage")
-        lineage = recorded if isinstance(recorded, Mapping) else None
-        yield str(ancestor.get("checkpoint")), lineage
-        if lineage is not None:
-            yield from ancestors_and_lineages(lineage.get("ancestors") or [])
+    for ancestor in all_ancestors(ancestors):
+        lineage = ancestor.get("lineage")
+        yield str(ancestor.get("checkpoint")), lineage if isinstance(lineage, Mapping) else None
+
+
+def dequantised_parts(ancestors: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Block format that the weights of a part were dequantised from, by part.
+
+    Args:
+        ancestors: From :func:`read_ancestors`, or from a lineage.
+    """
+    parts: dict[str, str] = {}
+    for ancestor in all_ancestors(ancestors):
+        origin = origin_of_record(ancestor.get("origin"))
+        if origin is not None and origin.dequantised_from:
+            parts.setdefault(str(ancestor.get("part") or "model"), origin.dequantised_from)
+    return parts
 
 
 def trained_files(lineage: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

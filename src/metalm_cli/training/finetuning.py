@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metalm_cli.common.hub import model_folder
+from metalm_cli.common.checkpoints.find import model_folder
 from metalm_cli.common.signals import StopSignals
 from metalm_cli.config.schema.recipes import FinetuneRecipe
 from metalm_cli.data.examples.answer_classes import AnswerClasses
@@ -40,7 +40,7 @@ from metalm_cli.provenance.model_history import ModelHistory
 from metalm_cli.runs.data_record import check_data
 from metalm_cli.runs.folder import RunFolder
 from metalm_cli.sessions import Batch, Row, Session, SessionTokeniser
-from metalm_cli.tasks import Cards, is_path
+from metalm_cli.tasks import Card, Cards, is_path
 from metalm_cli.templates import scored_templates
 from metalm_cli.training.planning.answer_notes import answer_notes
 from metalm_cli.training.planning.plan import RunPlan
@@ -234,8 +234,15 @@ class Finetuning(Run):
         docked = {dock.encoder for sample in self.sampled_sessions for _, dock in sample.tokenised.docks}
         check_trained_parts_are_used(self.assembly.parts(), docked)
         classes = {task: validation.answer_classes for task, validation in self._validation.items()}
-        notes = answer_notes(self.corpus, classes, self.assembly.decoder_tokenizer)
+        notes = [
+            *self.base_history.published_notes(card.name for card in self._selected_cards()),
+            *answer_notes(self.corpus, classes, self.assembly.decoder_tokenizer),
+        ]
         return self.with_evaluation(replace(plan, notes=(*plan.notes, *notes, *self._hold_out_notes())))
+
+    def _selected_cards(self) -> list[Card]:
+        """The cards of the training tasks and of the held-out ones."""
+        return [*self.selection.cards, *self.selection.held_out]
 
     def _hold_out_notes(self) -> list[str]:
         if self.audit is None:
@@ -244,6 +251,7 @@ class Finetuning(Run):
             f"the training data of {name} is unknown, because it has no lineage"
             for name in self.base_history.unknown_ancestors
         ]
+        unknown += self.base_history.incomplete_notes()
         uses_miniworld = any(card.world is not None for card in self.selection.cards)
         clusters = {card.name: card.cluster for card in self.cards.all() if uses_miniworld or card.world is None}
         return [*self.audit.notes(), *unknown, describe_levels(self.levels, clusters)]

@@ -12,7 +12,7 @@ from metalm_cli.config.schema.recipes import Recipe
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.models.lora.adapter_files import save_adapter
 from metalm_cli.models.lora.inject import LoraTargets
-from metalm_cli.provenance.lineage import LINEAGE, make_lineage
+from metalm_cli.provenance.lineage import LINEAGE, all_ancestors, make_lineage
 from metalm_cli.runs.data_record import DataSource
 
 
@@ -63,7 +63,7 @@ tags: [metalm]
 
 Trained with metalm {lineage["metalm"]} for {facts["steps"]:,} steps on {facts["tokens"]:,} source tokens.{adapter_note}
 
-{part_table(assembly)}
+{part_table(assembly)}{_checkpoint_list(lineage)}
 
 ## Data
 
@@ -96,6 +96,17 @@ def _adapter_note(assembly: Assembly, adaptation: LoraTargets) -> str:
         f"sha256 `{base.sha256}`). This folder holds the {trained:,} trained parameters. `metalm export --merge` makes "
         "a complete model."
     )
+
+
+def _checkpoint_list(lineage: Mapping[str, Any]) -> str:
+    """Markdown list of the checkpoints that the model, or an ancestor, started from, as far as described."""
+    lines = [
+        f"- {escape_markdown(str(ancestor.get('part')))}: {code_span(str(ancestor.get('checkpoint')))}, "
+        f"{escape_markdown(str(ancestor['description']))}"
+        for ancestor in all_ancestors(lineage["ancestors"])
+        if ancestor.get("description")
+    ]
+    return "\n\nStarted from:\n\n" + "\n".join(lines) if lines else ""
 
 
 def part_table(assembly: Assembly) -> str:

@@ -14,6 +14,20 @@ if TYPE_CHECKING:
     from metalm_cli.evaluation.results.comparison import Comparison, MeanDifference, TaskComparison
     from metalm_cli.evaluation.results.schema import AggregateRecord, ResultRecord, SettingRecord, TaskRecord
 
+SHORT_LABELS = {
+    "leak partner": "leak",
+    "seen by the encoder": "encoder",
+    "seen by the decoder": "decoder",
+}
+"""Labels of tasks in the column "seen" that are shorter there."""
+LABEL_NOTES = {
+    "seen": "trained on",
+    "seen by the encoder": "seen by the encoder, in the training of its checkpoint",
+    "seen by the decoder": "seen by the decoder, in the training of its checkpoint",
+    "leak partner": "leaked: tasks that share their data were trained on",
+}
+"""Notes on tasks that are not held out, by label."""
+
 # -- one file ---------------------------------------------------------------------------------------------------------
 
 
@@ -97,7 +111,7 @@ def _task_row(name: str, task: TaskRecord, setting: SettingRecord, several_templ
     chance_levels = [level for level in (setting.chance.uniform, setting.chance.majority) if level is not None]
     cells = [
         name,
-        "leak" if task.seen.label == "leak partner" else task.seen.label,
+        SHORT_LABELS.get(task.seen.label, task.seen.label),
         task.metric,
         "–" if setting.score is None else _format_with_error(setting.score, setting.error),
         _format_interval(setting.interval),
@@ -172,10 +186,11 @@ def _notes(record: ResultRecord) -> list[str]:
         notes.append(
             f"mean over up to {template_count} templates; the oracle is the best, chosen on the scored examples"
         )
-    for label in ("seen", "leak partner"):
+    for part, block_type in (record.model.get("dequantised_from") or {}).items():
+        notes.append(f"the weights of the {part} were dequantised from {block_type}")
+    for label, description in LABEL_NOTES.items():
         names = [name for name, task in record.tasks.items() if task.seen.label == label]
         if names:
-            description = "trained on" if label == "seen" else "leaked: tasks that share their data were trained on"
             notes.append(f"{description}: {', '.join(names)}")
     for field, description in (
         ("cut", "have truncated inputs"),

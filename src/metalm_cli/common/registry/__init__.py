@@ -55,7 +55,7 @@ model_families = Registry("model family", built_in.MODEL_FAMILIES, load_plugins)
 template_importers = Registry("template importer", built_in.TEMPLATE_IMPORTERS, load_plugins)
 """Formats that ``metalm templates import`` reads."""
 checkpoint_packages = Registry("checkpoint package", built_in.CHECKPOINT_PACKAGES, load_plugins)
-"""Packages whose model classes a checkpoint may name; reserved, nothing reads it yet."""
+"""Installed packages that hold checkpoints (``common/checkpoints/package_table.py``)."""
 commands = Registry("command", built_in.COMMANDS, load_plugins)
 """Commands of ``metalm``."""
 

@@ -95,7 +95,16 @@ TEMPLATE_IMPORTERS: dict[str, tuple[str, str]] = {
     ),
 }
 
-CHECKPOINT_PACKAGES: dict[str, tuple[str, str]] = {}
+CHECKPOINT_PACKAGES: dict[str, tuple[str, str]] = {
+    "all-minilm-l6-v2": (
+        "metalm_cli.common.checkpoints.package_table:MINILM",
+        "sentence-transformers/all-MiniLM-L6-v2, a text encoder",
+    ),
+    "smollm2-135m-instruct-q4_1": (
+        "metalm_cli.common.checkpoints.package_table:SMOLLM2",
+        "SmolLM2-135M-Instruct, a decoder, quantised to Q4_1",
+    ),
+}
 
 _COMMANDS = "metalm_cli.cli.commands"
 

@@ -29,7 +29,8 @@ from metalm_cli.evaluation.settings import EvaluationSettings
 from metalm_cli.inference.configuration_hash import configuration_sha256
 from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.models.weights_hash import weights_sha256
-from metalm_cli.provenance.model_history import SeenLabel
+from metalm_cli.provenance.lineage import dequantised_parts
+from metalm_cli.provenance.model_history import SeenLabel, source_ancestors
 from metalm_cli.tasks.card import MetricName
 
 MEAN = "mean"
@@ -100,6 +101,7 @@ def _mean(scores: Mapping[str, tuple[float, float | None]]) -> MeanRecord:
 
 def model_record(source: str, language_model: LanguageModel) -> dict[str, Any]:
     """Return the record of the model."""
+    dequantised = dequantised_parts(source_ancestors(source))
     return {
         "source": source,
         "weights_sha256": weights_sha256(language_model.model),
@@ -107,6 +109,7 @@ def model_record(source: str, language_model: LanguageModel) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in language_model.model.parameters()),
         "encoders": list(language_model.model.encoders),
         "decoder": language_model.model.text_model.config.model_type,
+        **({"dequantised_from": dequantised} if dequantised else {}),
     }
 
 

@@ -80,7 +80,7 @@ def load_encoder_for_pretraining(
     from transformers import AutoModelForMaskedLM, AutoModelForPreTraining
 
     where = f"model.encoders.{name}"
-    folder = loader.folder(part.checkpoint, part.revision)
+    folder = loader.folder(part, where)
     config, tokenizer = loader.encoder_config(part, folder, where, None)
     auto_class = AutoModelForMaskedLM if kind == "mlm" else AutoModelForPreTraining
     has_head = type(config) in auto_class._model_mapping and encoder_io_for(config, part.adapter).kind == "text"

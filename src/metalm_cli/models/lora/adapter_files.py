@@ -103,8 +103,8 @@ def save_adapter(folder: Path, parts: Mapping[str, Any], lora_targets: LoraTarge
 
 
 def relative_to(folder: Path, base: LoraBase) -> str | None:
-    """Return the path from an adapter folder to its base; None if the base is a hub model and not a folder."""
-    if not expand_user(base.checkpoint).exists():
+    """Return the path from an adapter folder to its base; None if the base is a name or a GGUF file."""
+    if not expand_user(base.checkpoint).is_dir():
         return None
     return os.path.relpath(base.folder.resolve(), folder.resolve())
 

@@ -64,5 +64,6 @@ def _parents(lineage: Mapping[str, Any], depth: int) -> list[dict[str, Any]]:
         if ancestor_lineage is not None:
             parents.append(lineage_view(name, ancestor_lineage, depth + 1))
         else:
-            parents.append({"title": name, "detail": "not made by metalm: its training data is unknown", "parents": []})
+            known = ancestor.get("description") or "its training data is unknown"
+            parents.append({"title": name, "detail": f"not made by metalm: {known}", "parents": []})
     return parents

@@ -215,7 +215,7 @@ def _parse_encoder_limit(text: str, offline: bool) -> EncoderLimit:
     Raises:
         MetalmError: The text is not TOKENIZER:LENGTH, or the tokenizer cannot be loaded.
     """
-    from metalm_cli.common.hub import model_folder
+    from metalm_cli.common.checkpoints.find import model_folder
     from metalm_cli.data.examples.truncation import EncoderLimit
     from metalm_cli.models.encoders import load_tokenizer
 

@@ -17,7 +17,6 @@ from metalm_cli.cli.options import generate as options
 from metalm_cli.cli.options.evaluate import Model
 from metalm_cli.cli.options.groups import expand_groups
 from metalm_cli.cli.options.shared import Offline, parse_end_tokens
-from metalm_cli.common.paths import expand_user
 from metalm_cli.common.signals import StopSignals
 from metalm_cli.errors import Exit, MetalmError
 
@@ -108,14 +107,12 @@ def _names_model(argument: str) -> bool:
     """Whether a single argument is a model: a folder, a local checkpoint, or an owner and a name."""
     import re
 
-    root = os.environ.get("METALM_CHECKPOINTS")
+    from metalm_cli.common.checkpoints.find import names_local_checkpoint
+
     if argument == "-" or not argument.strip():
         return False
-    try:
-        if expand_user(argument).is_dir() or (root and (expand_user(root) / argument).is_dir()):
-            return True
-    except OSError:  # the text is too long for a file name
-        return False
+    if names_local_checkpoint(argument):
+        return True
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*|(/|~/|\.\.?/)\S*", argument) is not None
 
 

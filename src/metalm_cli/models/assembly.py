@@ -184,11 +184,11 @@ def build_encoder(
 
 def load_assembly(source: str | Path, *, offline: bool = False, remote_code: bool = False) -> Assembly:
     """Load a finished model with its saved training policy; adapters are merged into its weights."""
-    found = find_model(source, offline=offline, remote_code=remote_code)
-    model, tokenizer, processors = load_model(found.folder, offline=offline, remote_code=remote_code)
+    checkpoint = find_model(source, offline=offline, remote_code=remote_code)
+    model, tokenizer, processors = load_model(checkpoint.folder, offline=offline, remote_code=remote_code)
     assembly = Assembly(model, tokenizer, processors)
-    if found.origin.place != "folder":
-        assembly.notes.append(f"model: {found}")
+    if checkpoint.origin.place != "folder":
+        assembly.notes.append(f"model: {checkpoint}")
     if merge(model):
         assembly.notes.append(f"the adapters of {source} are merged into the weights of their base")
     saved = model.config.training

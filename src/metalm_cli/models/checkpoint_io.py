@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from metalm_cli.common.checkpoints.find import find_checkpoint
+from metalm_cli.common.checkpoints.find import find_checkpoint, names_local_checkpoint
 from metalm_cli.common.checkpoints.origin import Checkpoint, Origin
 from metalm_cli.common.hub import no_connections
 from metalm_cli.common.paths import expand_user
@@ -197,7 +197,7 @@ def _find_by_name(source: str, offline: bool, code: bool) -> Checkpoint:
     try:
         return find_checkpoint(source, offline=offline, code=code)
     except MetalmError as error:
-        if error.where == str(absolute):
+        if error.where == str(absolute) or names_local_checkpoint(source):
             raise
         explanation = f"there is no folder {absolute}, so the name was taken for a hub id"
         raise MetalmError(

@@ -155,10 +155,12 @@ class PartLoader:
         """Find the folder of a part's checkpoint; None for a part that is built from a config."""
         if part.checkpoint is None:
             return None
-        found = find_checkpoint(part.checkpoint, revision=part.revision, offline=self.offline, code=self.remote_code)
-        if found.origin.place != "folder":
-            self.notes.append(f"{where}: {found}")
-        return found.folder
+        checkpoint = find_checkpoint(
+            part.checkpoint, revision=part.revision, offline=self.offline, code=self.remote_code
+        )
+        if checkpoint.origin.place != "folder":
+            self.notes.append(f"{where}: {checkpoint}")
+        return checkpoint.folder
 
     def tokenizer(self, choice: str | NewTokenizer | None, folder: Path | None, where: str, role: str) -> Any:
         """Load or train the tokenizer that a recipe sets for a part."""

@@ -74,21 +74,21 @@ def read_ancestors(recipe: Recipe, offline: bool = True) -> list[dict[str, Any]]
     ]
 
 
-def ancestor_record(part: str, found: Checkpoint) -> dict[str, Any]:
+def ancestor_record(part: str, checkpoint: Checkpoint) -> dict[str, Any]:
     """Record of a checkpoint that a part, or the whole model, starts from.
 
     Raises:
         MetalmError: Its lineage cannot be read.
     """
-    lineage = read_lineage(found.folder)
-    published = published_training(found) if lineage is None else None
-    record: dict[str, Any] = {"checkpoint": found.name, "part": part, "lineage": lineage}
-    if found.origin.place != "folder":
-        record["origin"] = found.origin.record()
+    lineage = read_lineage(checkpoint.folder)
+    published = published_training(checkpoint) if lineage is None else None
+    record: dict[str, Any] = {"checkpoint": checkpoint.name, "part": part, "lineage": lineage}
+    if checkpoint.origin.place != "folder":
+        record["origin"] = checkpoint.origin.record()
     if published is not None:
         record["published"] = published.record()
     if len(record) > 3:
-        origin = str(found.origin) if "origin" in record else ""
+        origin = str(checkpoint.origin) if "origin" in record else ""
         record["description"] = "; ".join(filter(None, [origin, _describe_training(published)]))
     return record
 

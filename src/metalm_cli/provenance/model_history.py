@@ -174,9 +174,9 @@ def source_ancestors(source: str, folder: Path | None = None) -> list[dict[str, 
         folder: Folder of the model, if it is not that of the source.
     """
     with suppress(MetalmError):
-        found = find_local_checkpoint(source if folder is None else str(folder))
-        if found is not None:
-            return [ancestor_record("decoder", replace(found, name=source))]
+        checkpoint = find_local_checkpoint(source if folder is None else str(folder))
+        if checkpoint is not None:
+            return [ancestor_record("decoder", replace(checkpoint, name=source))]
     return [{"checkpoint": source, "part": "decoder", "lineage": None}]
 
 

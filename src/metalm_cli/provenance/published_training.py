@@ -82,23 +82,23 @@ def published_by_name(name: str) -> PublishedTraining | None:
     return next((_training(entry) for entry in _entries() if name.lower() in _names(entry)), None)
 
 
-def published_training(found: Checkpoint) -> PublishedTraining | None:
+def published_training(checkpoint: Checkpoint) -> PublishedTraining | None:
     """Published training of a checkpoint, by its name or the hash of its weights; None if unknown.
 
     A folder that only has the name of a checkpoint may hold other weights: the data sets of that checkpoint count, and
     the list is incomplete.
     """
-    if found.origin.place not in ("folder", "GGUF file"):
-        by_name = published_by_name(found.name)
+    if checkpoint.origin.place not in ("folder", "GGUF file"):
+        by_name = published_by_name(checkpoint.name)
         if by_name is not None:
             return by_name
-    weights = found.folder / WEIGHTS
+    weights = checkpoint.folder / WEIGHTS
     size = weights.stat().st_size if weights.is_file() else -1
     for entry in _entries():
         if size in entry.weights.values() and entry.weights.get(remembered_sha256(weights)) == size:
             return _training(entry)
     for entry in _entries():
-        if found.folder.name.lower() in {name.rpartition("/")[2] for name in _names(entry)}:
+        if checkpoint.folder.name.lower() in {name.rpartition("/")[2] for name in _names(entry)}:
             training = _training(entry)
             reason = training.incomplete or f"the folder has the name of {entry.names[0]}, its weights may be others"
             return PublishedTraining(training.data_sets, training.source, reason)

@@ -107,8 +107,8 @@ def _local_path(name: str) -> tuple[Path, str] | None:
     if not root or not _is_name(name):
         return None
     candidates = (expand_user(root) / relative for relative in (name, name.split("/")[-1]))
-    found = next((candidate for candidate in candidates if candidate.is_dir() or is_gguf(candidate)), None)
-    return None if found is None else (found, "METALM_CHECKPOINTS")
+    local = next((candidate for candidate in candidates if candidate.is_dir() or is_gguf(candidate)), None)
+    return None if local is None else (local, "METALM_CHECKPOINTS")
 
 
 def _with_package_hint(error: MetalmError, name: str, problem: PackageUnavailableError | None) -> MetalmError:

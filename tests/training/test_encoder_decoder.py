@@ -180,14 +180,19 @@ def test_adapters_train_alone_and_merge(folder: Path, runs: Runs, tmp_path: Path
     assert float((scores[0] - scores[2]).abs().max()) > 1e-4
 
 
-@pytest.mark.parametrize("arguments", [[], ["--shots", 1], ["--protocol", "finetuned"], ["--protocol", "in-context"]])
-def test_every_protocol_evaluates(folder: Path, runs: Runs, arguments: list[Any], tmp_path: Path) -> None:
-    tasks = ["--task", "parity", "--task", "long", "--cards", folder, "--templates", folder / "words"]
-    line = ["eval", runs("pad"), *tasks, "--limit", 6, *arguments, "--out", tmp_path / "result.json"]
-    assert micro.metalm(*line) == 0
-    (file,) = tmp_path.glob("*.json")
-    result = json.loads(file.read_text())
+@pytest.mark.parametrize(
+    ("protocol", "arguments"),
+    [("finetuned", []), ("instruct", []), ("in_context", []), ("in_context", ["--shots", 2])],
+)
+def test_every_protocol_evaluates(
+    folder: Path, runs: Runs, protocol: str, arguments: list[Any], tmp_path: Path
+) -> None:
+    line = ["eval", runs("pad"), "--task", folder / "parity.yaml", "--templates", folder / "words"]
+    out = tmp_path / "result.json"
+    assert micro.metalm(*line, "--limit", 6, "--protocol", protocol, *arguments, "--out", out) == 0
+    result = json.loads(out.read_text())
     assert result["model"]["decoder"] == "t5"
+    assert "parity" in json.dumps(result["shots"])
 
 
 def test_a_text_is_generated(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:

@@ -192,7 +192,7 @@ def test_every_protocol_evaluates(
     assert micro.metalm(*line, "--limit", 6, "--protocol", protocol, *arguments, "--out", out) == 0
     result = json.loads(out.read_text())
     assert result["model"]["decoder"] == "t5"
-    assert "parity" in json.dumps(result["shots"])
+    assert "parity" in json.dumps(result["tasks"])
 
 
 def test_a_text_is_generated(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:

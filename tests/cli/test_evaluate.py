@@ -188,6 +188,29 @@ def test_seen_tasks_are_labelled_and_can_be_rejected(desk, capsys, make_decoder,
     assert not (desk / "none.json").exists()
 
 
+def test_tasks_that_a_checkpoint_of_a_part_has_seen_do_not_count_as_held_out(desk, capsys) -> None:
+    encoder = {
+        "checkpoint": "me/encoder",
+        "part": "encoders.text",
+        "lineage": None,
+        "origin": {"place": "GGUF file", "dequantised_from": "Q4_1"},
+        "published": {"source": "https://me/encoder", "data_sets": {"Odd numbers": ["odd"]}},
+    }
+    lineage = desk / "runs/mine/model/lineage.json"
+    lineage.write_text(json.dumps({**json.loads(lineage.read_text()), "ancestors": [encoder]}))
+    assert metalm("eval", "--task", "odd", *OWN, "--limit", 2, "--out", "new.json") == 0
+    record = json.loads((desk / "new.json").read_text())
+    why = "the encoder me/encoder was trained on Odd numbers, by https://me/encoder"
+    assert record["tasks"]["odd"]["seen"] == {"label": "seen by the encoder", "why": why}
+    assert record["model"]["dequantised_from"] == {"encoders.text": "Q4_1"}
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "seen by the encoder, in the training of its checkpoint: odd" in shown
+    assert "the weights of encoders.text were dequantised from Q4_1" in shown
+    assert metalm("eval", "--task", "odd", *OWN, "--out", "none.json", "--require-held-out") == 2
+    assert f"odd: seen by the encoder; {why}" in " ".join(capsys.readouterr().err.split())
+    assert not (desk / "none.json").exists()
+
+
 def test_prompts_are_as_in_training_unless_options_change_them(desk, capsys) -> None:
     trained = [
         "data.templates.collection=plain",

@@ -223,8 +223,9 @@ def test_other_files_and_missing_files(tmp_path):
 
 def test_a_gguf_file_is_loaded_and_docked(tmp_path, llama):
     """``metalm_cli.load`` and a recipe's decoder."""
-    from metalm_cli.config.schema.model import DecoderConfig, EncoderConfig
+    from metalm_cli.config.schema.model import DecoderConfig, ModelConfig
     from metalm_cli.inference import load as load_language_model
+    from metalm_cli.models.assembly import build_metalm
     from metalm_cli.models.part_loader import PartLoader
     from metalm_cli.sessions import Causal, Session
 
@@ -238,8 +239,9 @@ def test_a_gguf_file_is_loaded_and_docked(tmp_path, llama):
     assert torch.equal(decoder.lm_head.weight, model.model.decoder.lm_head.weight)
     assert len(tokenizer) == len(vocabulary())
     assert loader.notes == [f"model.decoder: {path} from the GGUF file {path}, dequantised from Q8_0"]
-    with pytest.raises(MetalmError, match="encoder"):
-        loader.encoder("text", EncoderConfig(checkpoint=str(path), tokenizer="same"), tokenizer)
+    parts = {"decoder": {"checkpoint": str(path)}, "encoders": {"text": {"checkpoint": str(path)}}}
+    with pytest.raises(MetalmError, match="LlamaModel is not a bidirectional encoder"):
+        build_metalm(ModelConfig.model_validate(parts), seed=0, sample=lambda count: iter(()))
 
 
 @pytest.mark.slow

@@ -173,6 +173,21 @@ def test_lineages_say_where_checkpoints_are_from(tmp_path: Path) -> None:
     )
 
 
+def test_reports_and_model_cards_describe_the_checkpoints(tmp_path: Path) -> None:
+    from metalm_cli.reports.reading.lineage_view import lineage_view, valid_lineage
+    from metalm_cli.training.model_card import checkpoint_list
+
+    lineage = {**docked_lineage(tmp_path), "recipe": "docked"}
+    lines = checkpoint_list(lineage).strip().splitlines()
+    assert lines[0] == "Started from:"
+    assert lines[2].startswith(f"- decoder: `{SMOLLM2}`, package smollm2 0.1.2, dequantised from Q4")
+    assert lines[3].startswith(f"- encoders.text: `{MINILM}`, package minilm 0.1.2; trained on SNLI, MultiNLI, ")
+    assert checkpoint_list({"ancestors": [{"checkpoint": "x", "lineage": None}]}) == ""
+    parents = lineage_view("run", valid_lineage(lineage, []))["parents"]
+    assert parents[0]["title"] == f"started from {SMOLLM2}"
+    assert parents[0]["detail"].startswith("not made by metalm: package smollm2 0.1.2, dequantised from Q4_1; ")
+
+
 def test_a_recipe_names_the_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from metalm_cli.provenance.lineage import read_ancestors
 

@@ -63,7 +63,7 @@ tags: [metalm]
 
 Trained with metalm {lineage["metalm"]} for {facts["steps"]:,} steps on {facts["tokens"]:,} source tokens.{adapter_note}
 
-{part_table(assembly)}{_checkpoint_list(lineage)}
+{part_table(assembly)}{checkpoint_list(lineage)}
 
 ## Data
 
@@ -98,8 +98,8 @@ def _adapter_note(assembly: Assembly, adaptation: LoraTargets) -> str:
     )
 
 
-def _checkpoint_list(lineage: Mapping[str, Any]) -> str:
-    """Markdown list of the checkpoints that the model, or an ancestor, started from, as far as described."""
+def checkpoint_list(lineage: Mapping[str, Any]) -> str:
+    """Markdown list of the checkpoints from outside that the model or an ancestor started from; empty without any."""
     lines = [
         f"- {escape_markdown(str(ancestor.get('part')))}: {code_span(str(ancestor.get('checkpoint')))}, "
         f"{escape_markdown(str(ancestor['description']))}"

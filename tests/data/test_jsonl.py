@@ -15,6 +15,13 @@ from metalm_cli.data.sources.jsonl import JsonlStream, JsonlTable, prepare, row_
 from metalm_cli.errors import MetalmError
 
 NAMES = ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst"]
+
+
+def cached_files(cache: Path) -> list[Path]:
+    """Files in a cache, without the lists of copies in use."""
+    return [path for path in cache.rglob("*") if path.is_file() and path.parent.name != "in-use"]
+
+
 PIECES = [b"{}", b"", b" ", b'"abcdefghijkl"', b"\r", b"12345678"]
 BLANKS = ['{"text": "one"}', "", '{"text": "two"}', "   ", "\r", '{"text": "three"}\r', ""]
 
@@ -127,7 +134,7 @@ def test_a_file_cut_short_is_named_and_leaves_nothing(name, write, tmp_path):
     with pytest.raises(MetalmError, match="damaged or truncated") as caught:
         prepare(path, tmp_path / "cache")
     assert str(path) in str(caught.value)
-    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert not cached_files(tmp_path / "cache")
     with pytest.raises(MetalmError, match="damaged or truncated"):
         list(JsonlStream([path]).read(0))
 
@@ -187,7 +194,7 @@ def test_a_full_disk_leaves_nothing(write, tmp_path, monkeypatch):
     monkeypatch.setattr(jsonl, "read_chunks", full)
     with pytest.raises(MetalmError, match="no space left: the cache"):
         prepare(write("a.jsonl.gz", [{"text": "a"}]), tmp_path / "cache")
-    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert not cached_files(tmp_path / "cache")
 
 
 def test_reading_moves_no_file_position(write, tmp_path):

@@ -96,10 +96,6 @@ class Wide(torch.nn.Module):
 
 
 NOT_A_COMMAND = 3
-
-
-def bad_command(value: object) -> None:
-    pass
 """
 
 
@@ -149,9 +145,8 @@ def test_a_connector_that_fails_is_named(added: Path) -> None:
     assert error.value.remedy == "did you mean wide? metalm plugins lists all names"
 
 
-@pytest.mark.parametrize("name", ["NOT_A_COMMAND", "bad_command"])
-def test_a_command_that_is_none_is_named(name: str, tmp_path: Path) -> None:
-    register = f"def register(plugins):\n    plugins.commands.add('bad', 'faulty_objects:{name}')\n"
+def test_a_command_that_is_none_is_named(tmp_path: Path) -> None:
+    register = "def register(plugins):\n    plugins.commands.add('bad', 'faulty_objects:NOT_A_COMMAND')\n"
     write_distribution(
         tmp_path,
         "faulty",
@@ -242,7 +237,7 @@ def test_the_recipe_schema_has_the_data_source(sources: Path) -> None:
     assert "data.sources.0.counted.count: got 0, expected a whole number of at least 1" in done.stderr
     done = metalm(sources, "recipe", "check", "small", "data.sources.0.counted.count=5", site=sources)
     assert done.returncode == 0, done.stderr
-    assert "data.sources.0.world" in done.stderr, "the note names the source that is dropped"
+    assert "data.sources.0.world" in done.stdout + done.stderr, "the note names the source that is dropped"
 
 
 def test_an_importer_that_the_sandbox_does_not_find_is_named(sources: Path) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from metalm_cli.common import registry
 from metalm_cli.config.schema.model import Lora, ModelConfig, TaskModelConfig
 from metalm_cli.config.schema.recipes import FinetuneRecipe, PretrainRecipe
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.checkpoint_checks.loading_errors import model_errors
 from metalm_cli.models.checkpoint_io import find_model, find_model_folder, load_model
-from metalm_cli.models.families import ENCODER_ONLY, family_of_model, family_of_recipe, load_family
+from metalm_cli.models.families import DECODER_ONLY, ENCODER_ONLY, family_of_model, family_of_recipe, load_family
 from metalm_cli.models.families.base import ModelFamily
 from metalm_cli.models.lora.adapter_files import adapter_in
 from metalm_cli.models.lora.inject import LoraBase, LoraTargets, add_adapters, merge, safetensors_hash
@@ -98,9 +99,14 @@ def build_from_recipe(
 
 
 def _check_objective(assembly: Assembly, recipe: PretrainRecipe | FinetuneRecipe) -> None:
-    """Reject a pretraining objective that the model's family does not train with."""
+    """Reject a pretraining objective that the model's family does not train with.
+
+    Objectives of plug-ins train decoder-only models, and those of families that list them.
+    """
     family = assembly.family
-    if isinstance(recipe, PretrainRecipe) and recipe.objective.name not in family.objectives:
+    if not isinstance(recipe, PretrainRecipe) or recipe.objective.name in family.objectives:
+        return
+    if family.name != DECODER_ONLY or registry.objectives.entry(recipe.objective.name).origin == registry.BUILT_IN:
         raise MetalmError(
             f"objective {recipe.objective.name} does not train {family.name} models",
             where="objective.name",

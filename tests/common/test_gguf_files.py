@@ -1,7 +1,6 @@
 """GGUF files: dequantised weights, the tokenizer, and files that are refused."""
 
 import errno
-import importlib.util
 import itertools
 import json
 import shutil
@@ -110,7 +109,7 @@ def test_blocks_are_dequantised_once_and_saved_in_bfloat16(tmp_path, llama, monk
         assert torch.equal(state[name], expected.to(torch.bfloat16)), name
 
     monkeypatch.setattr(gguf_file, "read_header", lambda path: pytest.fail("read again"))
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # made without gguf as well
+    monkeypatch.setitem(sys.modules, "gguf", None)  # it is made once, and found without the package
     copy = shutil.copy(path, tmp_path / "copy.gguf")
     again = find_checkpoint(str(copy))
     assert (again.folder, again.origin.dequantised_from) == (checkpoint.folder, "Q4_1")
@@ -183,10 +182,6 @@ def test_what_is_refused_is_one_message_and_leaves_nothing(tmp_path, llama, kind
 def test_without_the_package_gguf_the_extra_is_named(tmp_path, llama, monkeypatch):
     path = write_gguf(tmp_path / "tiny.gguf", llama)
     monkeypatch.setitem(sys.modules, "gguf", None)
-    find_spec = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *rest: None if name == "gguf" else find_spec(name, *rest)
-    )
     with pytest.raises(MetalmError, match="not installed") as caught:
         find_checkpoint(str(path))
     assert "metalm[gguf]" in caught.value.remedy

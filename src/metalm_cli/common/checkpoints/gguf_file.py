@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import os
 import tempfile
@@ -91,12 +90,14 @@ def dequantised_folder(path: Path, origin: Origin | None = None) -> tuple[Path, 
 
 
 def _require_gguf(path: Path) -> None:
-    if importlib.util.find_spec("gguf") is None:
+    try:
+        from gguf import GGUFReader  # noqa: F401
+    except ImportError as error:
         raise MetalmError(
             "a GGUF file is read with the package gguf, which is not installed",
             where=str(path),
             remedy='install the extra: pip install "metalm[gguf]", or pip install gguf',
-        )
+        ) from error
 
 
 def read_header(path: Path) -> GGUFHeader:

@@ -195,6 +195,26 @@ def test_every_protocol_evaluates(
     assert "parity" in json.dumps(result["tasks"])
 
 
+def test_two_families_are_compared(folder: Path, runs: Runs, tmp_path: Path) -> None:
+    from model_families import make_decoder
+    from tiny_models import tokenizer_of
+
+    make_decoder("gpt2", vocab_size=len(tokenizer_of("byte")), n_positions=128).save_pretrained(tmp_path / "gpt2")
+    tokenizer_of("byte").save_pretrained(tmp_path / "gpt2")
+    line = ["eval", runs("pad"), "--versus", tmp_path / "gpt2", "--task", folder / "parity.yaml"]
+    assert micro.metalm(*line, "--templates", folder / "words", "--limit", 6, "--out", tmp_path / "result.json") == 0
+    models = [json.loads((tmp_path / name).read_text())["model"] for name in ("result.json", "result-2.json")]
+    assert [model["decoder"] for model in models] == ["t5", "gpt2"]
+
+
+def test_instructions_are_tuned_on(folder: Path, tmp_path: Path) -> None:
+    recipe = (folder / "micro.yaml").read_text().replace("command: finetune", "command: instruct")
+    micro.write_recipe(tmp_path, recipe)
+    assert micro.metalm("instruct", tmp_path / "micro.yaml", "train.steps=2", "--out", tmp_path / "run") == 0
+    lineage = json.loads((tmp_path / "run" / "model" / "lineage.json").read_text())
+    assert lineage["command"] == "instruct"
+
+
 def test_a_text_is_generated(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
     assert micro.metalm("generate", runs("pad"), "Is 4 even?", "--max-new-tokens", 3) == 0
     assert capsys.readouterr().out.strip()

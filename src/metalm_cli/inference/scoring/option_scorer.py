@@ -111,6 +111,7 @@ class Scorer:
         model = self.language_model.model
         self.share = self.share and model.traits.supports_packing
         self._use_cache = self.share and measure_cache_reuse(model.decoder)
+        self._max_positions, self._length_switch = model.max_positions, model.traits.length_switch
         self.set_limits()
         self.docks = DockCache(self.language_model, self._position_limit)
 
@@ -161,15 +162,14 @@ class Scorer:
         self, question: OptionQuestion, first_option: int, shared_prefixes: dict[str, TokenisedSession]
     ) -> Iterator[ScoringRow]:
         """Make the rows of a question, as :func:`pack_question`."""
-        model = self.language_model.model
         return pack_question(
             question,
             first_option,
             shared_prefixes,
-            model.max_positions,
+            self._max_positions,
             share=self.share,
             use_cache=self._use_cache,
-            length_switch=model.traits.length_switch,
+            length_switch=self._length_switch,
         )
 
     # -- rows ---------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,53 +17,14 @@ import pytest
 import torch
 
 import tiny_runs as micro
+from evaluated_runs import DROPOUT, EVALUATE, FAST, RECIPE, STEPS, write_recipe_and_tasks
 from metalm_cli.inference import load
 from metalm_cli.training.task_evaluation.unchanged_training import unchanged_training
-from task_fixtures import write_task
-
-RECIPE = (
-    "command: finetune\n"
-    + micro.MODEL.replace("n_positions: 64", "n_positions: 128").replace("embeddings: 64", "embeddings: 96")
-    + """data:
-  tasks: [FOLDER/parity.yaml, FOLDER/other.yaml, FOLDER/long.yaml]
-  cards: [FOLDER/more]
-  templates: {collection: FOLDER/words, template_sampling: index}
-  sequence_length: 128
-  validation: {examples: 4}
-train:
-  steps: 6
-  batch_size: 8
-  warmup_steps: 1
-  precision: fp32
-  log_every: 1
-  validate_every: 0
-  checkpoint_every: 0
-  sample_continuations: 0
-"""
-)
-STEPS = 6
-FAST = ["train.learning_rate=0.05", "data.row_packing=pad"]
-"""So high a learning rate that scores change within a few steps."""
-EVALUATE = "train.evaluate={tasks: [parity, other, held], every: 2, shots: [0, 1], best_by: mean@0}"
-DROPOUT = [
-    "model.decoder.dropout=0.1",
-    "model.encoders.text.dropout=0.1",
-    "train.sample_continuations=0",
-    "model.trains.encoders=last_1",
-]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tasks, one of which the recipe does not train on, and a recipe."""
-    folder = tmp_path_factory.mktemp("tasks")
-    write_task(folder, "parity", 24, cluster="nli")
-    write_task(folder, "other", 12, cluster="misc", words=1)
-    write_task(folder, "long", 16, cluster="misc", words=30)
-    write_task(folder / "more", "held", 16, cluster="sentiment")
-    (folder / "more" / "words" / "held.yaml").rename(folder / "words" / "held.yaml")
-    micro.write_recipe(folder, RECIPE.replace("FOLDER", str(folder)))
-    return folder
+    return write_recipe_and_tasks(tmp_path_factory.mktemp("tasks"))
 
 
 @pytest.fixture(scope="module")
@@ -101,51 +62,83 @@ def test_training_is_bit_for_bit_the_same_with_and_without(run) -> None:
     assert scores(plain) == {}
 
 
-def test_the_last_scores_are_those_that_the_command_gives(run, folder, tmp_path) -> None:
-    """The evaluation uses the templates, protocol and tokens of the model that the run writes."""
-    out = run(EVALUATE, "train.evaluate.limit=3")
+def scores_of_command(model: Path, folder: Path, out: Path) -> dict[str, float]:
+    """Scores by name that ``metalm eval`` gives for a finished run, from its result file."""
     arguments = ["--task", "parity,other,held", "--cards", folder / "parity.yaml", "--cards", folder / "other.yaml"]
-    arguments += ["--cards", folder / "more", "--limit", 3, "--shots", "0,1", "--out", tmp_path / "results.json"]
-    assert micro.metalm("eval", out, *arguments) == 0
-    record = json.loads((tmp_path / "results.json").read_text())
-    expected = {
+    arguments += ["--cards", folder / "more", "--limit", 200, "--shots", "0,1", "--protocol", "in_context"]
+    assert micro.metalm("eval", model, *arguments, "--out", out) == 0
+    record = json.loads(out.read_text())
+    tasks = {
         f"{name}@{setting['shots']}": setting["score"]
         for name, task in record["tasks"].items()
         for setting in task["settings"]
     }
-    expected |= {f"mean@{shots}": mean["value"] for shots, mean in record["mean"].items()}
-    expected |= {
-        f"{name}@{shots}": mean["value"]
-        for shots, clusters in record["clusters"].items()
-        for name, mean in clusters.items()
+    clusters = {
+        f"{name}@{shots}": mean["value"] for shots, means in record["clusters"].items() for name, mean in means.items()
     }
-    assert scores(out)[STEPS] == expected
-    assert record["protocol"] == "finetuned"
+    scores = {**tasks, **clusters, **{f"mean@{shots}": mean["value"] for shots, mean in record["mean"].items()}}
+    assert any(0 < score < 100 for score in scores.values()), "scores of 0 would be equal in any case"
+    return scores
 
 
-def test_the_best_step_is_that_of_the_highest_score(run) -> None:
-    out = run(EVALUATE.replace("every: 2", "every: 1"), "train.final=best", "train.keep_checkpoints=1")
-    values = {step: step_scores["mean@0"] for step, step_scores in scores(out).items()}
-    best = max(values, key=lambda step: (values[step], -step))
-    assert len(set(values.values())) > 1, "the scores must differ, else any step would be the best"
-    assert best != STEPS, "the last step would be saved anyway"
+def test_the_last_scores_are_those_that_the_command_gives(run, folder, tmp_path) -> None:
+    """The evaluation uses the templates and tokens of the model that the run writes."""
+    out = run(EVALUATE)
+    assert scores(out)[STEPS] == scores_of_command(out, folder, tmp_path / "results.json")
+
+
+def scripted(values: Sequence[float]) -> Callable[[int], Callable[[], None]]:
+    """Patch that replaces the evaluation by these scores, in the order of the evaluations."""
+
+    def patch() -> None:
+        from metalm_cli.training.task_evaluation.task_evaluator import TaskEvaluator
+
+        remaining = iter(values)
+        TaskEvaluator.__call__ = lambda self, on_progress: {"mean@0": next(remaining)}  # type: ignore[method-assign]
+
+    return lambda rank: patch
+
+
+EVERY_STEP = EVALUATE.replace("every: 2", "every: 1")
+
+
+def test_the_best_step_is_the_first_of_the_highest_score(folder, tmp_path) -> None:
+    out = tmp_path / "run"
+    overrides = [*FAST, EVERY_STEP, "train.final=best", "train.keep_checkpoints=1"]
+    arguments = ["finetune", folder / "micro.yaml", *overrides, "--out", out]
+    codes, printed = micro.run_processes(arguments, tmp_path, before=scripted([10, 20, 40, 30, 40, 5]), num_processes=1)
+    assert codes == [0], printed
     state = micro.checkpoint(out, STEPS)["state"]
-    assert (state["best_step"], state["best_score"]) == (best, values[best])
+    assert (state["best_step"], state["best_score"], state["stale"]) == (3, 40, 3)
     saved = load(out).model.state_dict()
-    of_best = micro.checkpoint(out, best)["model"]
+    of_best, of_last = (micro.checkpoint(out, step)["model"] for step in (3, STEPS))
     names = [name for name in saved if f"model.{name}" in of_best]
     assert len(names) > 10
     assert all(torch.equal(saved[name], of_best[f"model.{name}"]) for name in names)
+    assert micro.difference(of_best, of_last) > 0
 
 
-def test_training_stops_without_a_better_score(run) -> None:
-    overrides = ["train.steps=12", "train.patience=2"]
-    out = run(EVALUATE.replace("every: 2", "every: 1").replace("mean@0", "held@0"), *overrides)
-    values = [step_scores["held@0"] for step_scores in scores(out).values()]
-    best = values.index(max(values))
-    assert len(values) == best + 3, "two evaluations after the first best"
-    assert len(values) < 12
-    assert micro.records(out)[-1]["step"] == len(values)
+def test_training_stops_without_a_better_score(folder, tmp_path) -> None:
+    """Validation, which is due only at the end, does not count, and is done at the step that turns out to be last."""
+    out = tmp_path / "run"
+    overrides = [*FAST, EVERY_STEP, "train.patience=2", "train.steps=12"]
+    arguments = ["finetune", folder / "micro.yaml", *overrides, "--out", out]
+    codes, printed = micro.run_processes(arguments, tmp_path, before=scripted([10, 5, 40, 30, 40, 50]), num_processes=1)
+    assert codes == [0], printed
+    assert [record["step"] for record in micro.records(out)] == [1, 2, 3, 4, 5]
+    assert list(scores(out)) == [1, 2, 3, 4, 5]
+    assert [record["step"] for record in micro.records(out, "validation")] == [5]
+    assert (out / "model").is_dir()
+
+
+def test_tasks_are_evaluated_at_the_step_at_which_the_validation_loss_stops_training(folder, tmp_path) -> None:
+    out = tmp_path / "run"
+    overrides = ["train.validate_every=1", "train.patience=1", "train.learning_rate=5.0", "train.steps=12"]
+    arguments = ["finetune", folder / "micro.yaml", *FAST, *overrides, "train.evaluate={tasks: [parity]}", "--out", out]
+    assert micro.metalm(*arguments) == 0
+    last = micro.records(out)[-1]["step"]
+    assert last < 12, "so high a rate must stop the training"
+    assert list(scores(out)) == [last]
 
 
 def test_without_best_by_the_validation_loss_selects(run) -> None:
@@ -195,15 +188,11 @@ def test_killed_while_it_evaluates(run, folder, tmp_path, seed) -> None:
 
 
 @pytest.mark.parametrize("environment", [{}, micro.FSDP], ids=["ddp", "fsdp"])
-def test_two_processes_give_the_scores_of_one(run, environment) -> None:
-    """Weights differ by rounding between one process and two, so the scores of the same weights are compared."""
-    overrides = [EVALUATE, "train.checkpoint_every=2", "train.keep_checkpoints=9", "train.learning_rate=3e-3"]
-    single, double = run(*overrides), run(*overrides, processes=2, environment=environment)
+def test_two_processes_give_the_scores_of_one(run, folder, tmp_path, environment) -> None:
+    """The scores of the same weights: those of a run in one process differ by rounding."""
+    double = run(EVALUATE, "train.learning_rate=3e-3", processes=2, environment=environment)
     assert sorted(scores(double)) == [2, 4, 6]
-    assert scores(double) == scores(single)
-    assert (
-        micro.checkpoint(double, STEPS)["state"]["best_step"] == micro.checkpoint(single, STEPS)["state"]["best_step"]
-    )
+    assert scores(double)[STEPS] == scores_of_command(double, folder, tmp_path / "results.json")
 
 
 def test_an_aggregate_of_a_suite_selects_the_best_step(run, folder) -> None:
@@ -317,63 +306,6 @@ def test_the_mode_of_each_module_and_all_random_numbers_are_restored() -> None:
     assert torch.is_grad_enabled()
     assert (random.getstate(), np.random.get_state()[1].tolist()) == states[:2]
     assert torch.equal(torch.get_rng_state(), states[2])
-
-
-BAD = [
-    ("tasks: [parity, hld]", "no task is named hld", "train.evaluate.tasks", "did you mean held?"),
-    ("tasks: [parity], best_by: maen", "no score is named maen", "train.evaluate.best_by", "did you mean mean?"),
-    ("tasks: [parity], shots: [0, 1], best_by: mean", "no score", "train.evaluate.best_by", "mean@0, "),
-    ("tasks: [parity], split: dev", "no data", "train.evaluate.tasks", "parity has no dev split"),
-    ("tasks: [parity], shots: [99]", "99 demonstrations of parity requested", "train.evaluate", "use at most 18"),
-    ("tasks: [long], shots: [1]", "no example of long fits the model", "train.evaluate.tasks", "at most 0 can"),
-    ("tasks: [parity], template: nice", "parity has no template nice", "train.evaluate", "question-first"),
-    ("tasks: [parity], templates: flam", "there is no template collection flam", "train.evaluate", "choose from"),
-    ("tasks: [rte]", "has no templates for rte", "train.evaluate", "write rte.yaml there"),
-    ("suite: no-such-suite", "no-such-suite", "train.evaluate.suite", ""),
-    ("tasks: [parity], every: 0", "got 0, expected a whole number of at least 1", "train.evaluate.every", ""),
-    ("tasks: [parity], every: -2", "got -2", "train.evaluate.every", ""),
-    ("tasks: [parity], every: 7", "got 7 with train.steps 6", "train.evaluate.every", "lower it"),
-    ("tasks: [parity], limit: 0", "got 0", "train.evaluate.limit", ""),
-    ("tasks: [parity], shots: [-1]", "expected a list of whole numbers", "train.evaluate.shots", ""),
-    ("tasks: [parity], protocol: greedy", "greedy", "train.evaluate.protocol", ""),
-    ("tasks: []", "train.evaluate.tasks", "", ""),
-    ("every: 2", "got no tasks", "train.evaluate", "set one of them"),
-    ("tasks: [parity], suite: core", "expected only one of suite, tasks", "train.evaluate", ""),
-    ("task: [parity]", "unknown key", "train.evaluate.task", "did you mean tasks?"),
-]
-
-
-@pytest.mark.parametrize(("section", "message", "key", "hint"), BAD)
-def test_bad_evaluations_are_found_before_the_first_step(folder, tmp_path, capsys, section, message, key, hint) -> None:
-    out = tmp_path / "run"
-    overrides = [*FAST, f"train.evaluate={{{section}}}"]
-    assert micro.metalm("finetune", folder / "micro.yaml", *overrides, "--out", out) == 2
-    error = capsys.readouterr().err
-    assert all(part in error for part in (message, key, hint)), error
-    assert "Traceback" not in error
-    assert not out.exists()
-
-
-def test_a_first_evaluation_after_the_last_epoch_is_refused(folder, tmp_path, capsys) -> None:
-    overrides = ["train.epochs=0.2", "train.steps=null", "train.warmup_steps=0", EVALUATE.replace("2", "500", 1)]
-    assert micro.metalm("finetune", folder / "micro.yaml", *overrides, "--out", tmp_path / "run") == 2
-    assert "train.evaluate.every" in capsys.readouterr().err
-
-
-def test_an_encoder_alone_is_not_evaluated(tmp_path, capsys) -> None:
-    recipe = micro.write_recipe(tmp_path)
-    overrides = [*micro.ENCODER_ONLY, "objective={name: mlm}", "train.evaluate={tasks: [rte]}"]
-    assert micro.metalm("pretrain", recipe, *overrides, "--out", tmp_path / "run") == 2
-    assert "gives no answers" in " ".join(capsys.readouterr().err.split())
-
-
-def test_the_plan_lists_what_is_trained_on_and_held_out(folder, capsys) -> None:
-    overrides = [EVALUATE, "data.hold_out=[held]", "--dry-run"]
-    assert micro.metalm("finetune", folder / "micro.yaml", *FAST, *overrides) == 0
-    plan = " ".join(capsys.readouterr().out.split())
-    assert "evaluation every 2 steps and at the end (examples): parity (6), other (3), held (4)" in plan
-    assert "trained on: parity, other; held out: held" in plan
-    assert "the best step is that of mean@0" in plan
 
 
 def test_the_tasks_cannot_change_on_resume_but_the_interval_can(run, tmp_path, capsys) -> None:

@@ -203,9 +203,9 @@ def test_tasks_that_a_checkpoint_of_a_part_has_seen_do_not_count_as_held_out(des
     why = "the encoder me/encoder was trained on Odd numbers, by https://me/encoder"
     assert record["tasks"]["odd"]["seen"] == {"label": "seen by the encoder", "why": why}
     assert record["model"]["dequantised_from"] == {"encoders.text": "Q4_1"}
-    output = " ".join(capsys.readouterr().out.split())
-    assert "seen by the encoder, in the training of its checkpoint: odd" in output
-    assert "the weights of encoders.text were dequantised from Q4_1" in output
+    notes = " ".join(capsys.readouterr().err.split())
+    assert "seen by the encoder, in the training of its checkpoint: odd" in notes
+    assert "weights dequantised from Q4_1: encoders.text" in notes
     assert metalm("eval", "--task", "odd", *OWN, "--out", "none.json", "--require-held-out") == 2
     assert f"odd: seen by the encoder; {why}" in " ".join(capsys.readouterr().err.split())
     assert not (desk / "none.json").exists()

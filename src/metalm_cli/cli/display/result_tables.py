@@ -187,7 +187,7 @@ def _notes(record: ResultRecord) -> list[str]:
             f"mean over up to {template_count} templates; the oracle is the best, chosen on the scored examples"
         )
     for part, block_type in (record.model.get("dequantised_from") or {}).items():
-        notes.append(f"the weights of {part} were dequantised from {block_type}")
+        notes.append(f"weights dequantised from {block_type}: {part}")
     for label, description in LABEL_NOTES.items():
         names = [name for name, task in record.tasks.items() if task.seen.label == label]
         if names:

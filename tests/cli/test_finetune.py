@@ -179,6 +179,8 @@ def test_a_broken_row_in_the_middle_stops_the_run_with_its_line(folder: Path, ca
 
 SHIPPED = ["multitask", "mnli", "single", "world", "flan", "world-flan"]
 TWINS = ["multitask-gpt", "mnli-gpt", "single-gpt"]
+FAMILIES = ["families/gpt", "families/metalm", "families/encoder-decoder"]
+"""Recipes of models from scratch, one of each family."""
 
 
 @pytest.fixture(scope="module")
@@ -208,10 +210,18 @@ def test_the_shipped_recipes_run(bases: dict[str, Path], name: str, tmp_path: Pa
     assert lineage["ancestors"][0]["lineage"]["command"] == "pretrain"
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_recipes_of_the_families_run(name: str, tmp_path: Path) -> None:
+    small = ["train.steps=2", "train.batch_size=8", "train.log_every=1", "train.warmup_steps=1"]
+    small += ["data.validation.examples=2", "train.precision=fp32"]
+    assert micro.metalm("finetune", name, *small, "--out", tmp_path / "run") == 0
+    assert len(micro.losses(tmp_path / "run")) == 2
+
+
 def test_every_shipped_recipe_is_tested_here() -> None:
     from metalm_cli.config.locate import find_recipe, shipped_names
     from metalm_cli.config.resolution import command_of
 
     # The demo's recipes are run by test_demo.
     shipped = [name for name in shipped_names() if not name.startswith("demo/")]
-    assert {name for name in shipped if command_of(find_recipe(name)) != "pretrain"} == {*SHIPPED, *TWINS}
+    assert {name for name in shipped if command_of(find_recipe(name)) != "pretrain"} == {*SHIPPED, *TWINS, *FAMILIES}

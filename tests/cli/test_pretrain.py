@@ -200,7 +200,7 @@ def test_ancestors_are_found_where_the_run_found_them(
     for number, name in enumerate(("owner/base", "~/kept/base")):
         out = tmp_path / f"run-{number}"
         assert micro.metalm("pretrain", recipe, "train.steps=2", "--model", name, "--out", out) == 0
-        assert lineage(out)["ancestors"] == [{"checkpoint": name, "lineage": lineage(finished)}]
+        assert lineage(out)["ancestors"] == [{"checkpoint": name, "part": "model", "lineage": lineage(finished)}]
     (tmp_path / "kept" / "base" / "lineage.json").write_text('{"format": ')
     capsys.readouterr()
     assert micro.metalm("pretrain", recipe, "train.steps=2", "--model", name, "--out", tmp_path / "bad") == 2

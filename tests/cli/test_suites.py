@@ -117,7 +117,7 @@ def test_prompts_of_derived_tasks_are_those_of_their_originals(desk, capsys) -> 
 
 def test_the_function_gives_what_the_command_writes(desk, capsys) -> None:
     assert metalm("eval", "runs/mine", "--suite", "mine.yaml", *OWN, "--out", "out.json", "--shots", "0,1") == 0
-    options: dict[str, Any] = {"card_folders": (Path("cards"),), "templates": "plain", "offline": True}
+    options: dict[str, Any] = {"cards": Path("cards"), "templates": "plain", "offline": True}
     for suite in ("mine.yaml", Path("mine.yaml"), load_suite("mine.yaml")):
         results = metalm_package.evaluate("runs/mine", suite=suite, shots=(0, 1), **options)
         assert results.record.suite == read_result(Path("out.json")).suite

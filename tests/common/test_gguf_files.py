@@ -101,7 +101,7 @@ def q4_1(weights: np.ndarray) -> np.ndarray:
 def test_blocks_are_dequantised_once_and_saved_in_bfloat16(tmp_path, llama, monkeypatch):
     path = write_gguf(tmp_path / "tiny.gguf", llama, "Q4_1")
     checkpoint = find_checkpoint(str(path))
-    assert str(checkpoint) == f"{path} from the GGUF file {path}, dequantised from Q4_1"
+    assert str(checkpoint) == f"{path} from the GGUF file {path.name}, dequantised from Q4_1"
     state = load(checkpoint.folder)[0].state_dict()
     for name, tensor in llama.state_dict().items():
         expected = tensor if tensor.dim() == 1 else torch.from_numpy(q4_1(tensor.numpy()))
@@ -233,7 +233,7 @@ def test_a_gguf_file_is_loaded_and_docked(tmp_path, llama):
     assert decoder.dtype == torch.float32
     assert torch.equal(decoder.lm_head.weight, model.model.decoder.lm_head.weight)
     assert len(tokenizer) == len(vocabulary())
-    assert loader.notes == [f"model.decoder: {path} from the GGUF file {path}, dequantised from Q8_0"]
+    assert loader.notes == [f"model.decoder: {path} from the GGUF file {path.name}, dequantised from Q8_0"]
     parts = {"decoder": {"checkpoint": str(path)}, "encoders": {"text": {"checkpoint": str(path)}}}
     with pytest.raises(MetalmError, match="LlamaModel is not a bidirectional encoder"):
         build_metalm(ModelConfig.model_validate(parts), seed=0, sample=lambda count: iter(()))

@@ -45,5 +45,5 @@ def test_judgement(code: int | None, printed: str, garbage: bool, fault: str) ->
 
 
 def test_every_surface_has_a_name_and_a_description() -> None:
-    assert len(SURFACES) == 13
+    assert len(SURFACES) == 14
     assert all(surface.__doc__ for surface in SURFACES.values())

@@ -74,6 +74,10 @@ def read_ancestors(recipe: Recipe, offline: bool = True) -> list[dict[str, Any]]
     ]
 
 
+LOCAL_PLACES = ("folder", "METALM_CHECKPOINTS")
+"""Places whose paths a lineage does not record: they mean nothing on another machine."""
+
+
 def ancestor_record(part: str, checkpoint: Checkpoint) -> dict[str, Any]:
     """Record of a checkpoint that a part, or the whole model, starts from.
 
@@ -83,7 +87,7 @@ def ancestor_record(part: str, checkpoint: Checkpoint) -> dict[str, Any]:
     lineage = read_lineage(checkpoint.folder)
     published = published_training(checkpoint) if lineage is None else None
     record: dict[str, Any] = {"checkpoint": checkpoint.name, "part": part, "lineage": lineage}
-    if checkpoint.origin.place != "folder":
+    if checkpoint.origin.place not in LOCAL_PLACES:
         record["origin"] = checkpoint.origin.record()
     if published is not None:
         record["published"] = published.record()

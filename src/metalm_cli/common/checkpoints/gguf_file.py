@@ -75,7 +75,7 @@ def dequantised_folder(path: Path, origin: Origin | None = None) -> tuple[Path, 
     if not is_complete(folder):
         _require_gguf(path)
         header = read_header(path)
-        saved = origin or Origin("GGUF file", str(path.absolute()), sha256)
+        saved = origin or Origin("GGUF file", path.name, sha256)
         bytes_per_weight = 4 if header.dtype == "float32" else 2
         folder = cached_folder(
             key,
@@ -85,7 +85,7 @@ def dequantised_folder(path: Path, origin: Origin | None = None) -> tuple[Path, 
         )
     recorded = read_origin(folder)
     block_type = recorded.dequantised_from if recorded is not None else ""
-    place = origin or Origin("GGUF file", str(path.absolute()), sha256)
+    place = origin or Origin("GGUF file", path.name, sha256)
     return folder, replace(place, dequantised_from=block_type)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
+from rich.console import Console
 
 from metalm_cli.cli import app as tree
+from metalm_cli.cli import console
 from metalm_cli.common import registry
 
 
@@ -16,6 +19,15 @@ def test_every_name_is_listed_with_its_kind_and_origin(capsys: pytest.CaptureFix
     expected = [(kind, entry.name, "metalm") for kind, names in registry.KINDS.items() for entry in names.entries()]
     assert [tuple(row[:3]) for row in rows] == expected
     assert all(row[3].startswith("metalm_cli.") and row[4] for row in rows)
+
+
+def test_narrow_terminals_cut_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr(console, "stdout", lambda: Console(file=out, force_terminal=True, width=80, no_color=True))
+    assert tree.run(["plugins", "aggregates"]) == 0
+    assert "…" not in out.getvalue()
+    for entry in registry.aggregates.entries():
+        assert f" {entry.name} " in out.getvalue()
 
 
 def test_kinds_can_be_selected(capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,8 +58,14 @@ ESCAPE_HANDLER = "metalm-escaped"
 codecs.register_error(ESCAPE_HANDLER, _escape_unencodable)
 
 
-def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table; if standard output is not a terminal, only the rows, with tab-separated cells."""
+def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, unbroken: int = 1) -> None:
+    """Print a table; if standard output is not a terminal, only the rows, with tab-separated cells.
+
+    Args:
+        headers: Name of each column.
+        rows: Rows with a cell for each header.
+        unbroken: Number of columns at the left whose cells stay on a line. Cells of the others are folded, never cut.
+    """
     escaped_rows = [[escape_markup(cell) for cell in row] for row in rows]
     if not stdout().is_terminal:
         write("".join("\t".join(row) + "\n" for row in escaped_rows))
@@ -69,7 +75,7 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
     grid = Table(box=None, padding=(0, 2, 0, 0))
     for index, header in enumerate(headers):
-        grid.add_column(header, style="cyan" if index == 0 else "", no_wrap=index == 0)
+        grid.add_column(header, style="cyan" if index == 0 else "", no_wrap=index < unbroken, overflow="fold")
     for row in escaped_rows:
         grid.add_row(*map(Text, row))
     stdout().print(grid)

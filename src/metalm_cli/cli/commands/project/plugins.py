@@ -35,12 +35,12 @@ def plugins(
     entries = [(kind, entry) for kind in selected for entry in registry.KINDS[kind].entries()]
     if entries:
         rows = [(kind, entry.name, entry.origin, entry.target, entry.description) for kind, entry in entries]
-        console.print_table(("kind", "name", "origin", "target", "description"), rows)
+        console.print_table(("kind", "name", "origin", "target", "description"), rows, unbroken=2)
     if kinds:
         return
     rows = [("plug-in", plugin.name, plugin.origin, plugin.target, plugin.state) for plugin in registry.load_plugins()]
     if rows:
-        console.print_table(("", "plug-in", "origin", "target", "state"), rows)
+        console.print_table(("", "plug-in", "origin", "target", "state"), rows, unbroken=2)
     elif installed:
         console.stderr().print("no plug-in is installed", markup=False)
 

@@ -149,7 +149,7 @@ def test_a_derived_task_keeps_the_history_of_its_original() -> None:
         ("tasks: [rte, {cluster: nlii}]", "no cluster is named nlii|mine.yaml:3|did you mean nli?"),
         ("tasks: [{suite: gleu}]", "no suite is named gleu|mine.yaml:3|did you mean glue?"),
         ("tasks: [{suite: ./none.yaml}]", "suite ./none.yaml not found|mine.yaml:3"),
-        ("tasks: []", "tasks: got [], expected"),
+        ("tasks: []", "tasks: got [], expected a list of texts and mappings (not empty)"),
         ("tasks: rte", "tasks: got rte, expected a list"),
         ("tasks: [{metric: f1}]", "tasks.0: expected one of task, cluster and suite, got none|mine.yaml:3"),
         ("tasks: [{task: rte, suite: glue}]", "expected only one of task, cluster, suite"),

@@ -32,7 +32,7 @@ BAD = [
     ("tasks: [parity], limit: 0", "got 0", "train.evaluate.limit", ""),
     ("tasks: [parity], shots: [-1]", "expected a list of whole numbers", "train.evaluate.shots", ""),
     ("tasks: [parity], protocol: greedy", "greedy", "train.evaluate.protocol", ""),
-    ("tasks: []", "train.evaluate.tasks", "", ""),
+    ("tasks: []", "expected a list of texts (not empty) or null", "train.evaluate.tasks", ""),
     ("every: 2", "got no tasks", "train.evaluate", "set one of them"),
     ("tasks: [parity], suite: core", "expected only one of suite, tasks", "train.evaluate", ""),
     ("task: [parity]", "unknown key", "train.evaluate.task", "did you mean tasks?"),

@@ -148,8 +148,16 @@ def describe_type(annotation: Any, *, examples: list[Any] | None = None) -> str:
 
     >>> describe_type(Literal["linear", "mlp"] | None)
     'linear, mlp or null'
+    >>> from pydantic import Field
+    >>> describe_type(Annotated[list[str], Field(min_length=1)] | None)
+    'a list of texts (not empty) or null'
     """
     bounds: dict[str, Any] = {}
+    if get_origin(annotation) in (Union, types.UnionType):
+        for part in get_args(annotation):
+            if get_origin(part) is Annotated:
+                for entry in get_args(part)[1:]:
+                    bounds |= limits(getattr(entry, "metadata", [entry]))
     if get_origin(annotation) is Annotated:
         inner, *metadata = get_args(annotation)
         bounds = limits(metadata)
@@ -188,7 +196,7 @@ def _describe_member(member: Any, bounds: dict[str, Any], examples: list[Any] | 
 
 def _describe_items(annotation: Any) -> str:
     if section_types(annotation) or get_origin(annotation) is dict:
-        return "mappings"
+        return "texts and mappings" if str in union_members(annotation) else "mappings"
     member = (union_members(annotation) or [Any])[0]
     if get_origin(member) is Literal:
         return "/".join(str(choice) for choice in get_args(member))

@@ -5,14 +5,16 @@ Settings are resolved once, before inference, and do not change. Nothing is prin
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from metalm_cli.common.paths import expand_user
+from metalm_cli.common.registry import did_you_mean
 from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.answer_cache import AnswerCache
 from metalm_cli.evaluation.contamination import find_overlap, training_files
@@ -149,6 +151,7 @@ def evaluate(
     Raises:
         MetalmError: An argument, the model or the data is unusable, or nothing could be scored.
     """
+    _reject_unknown(settings)
     if suite is None and not tasks and not cluster:
         raise MetalmError(
             "no tasks are selected", remedy='pass tasks=["rte"], cluster="nli", cluster="core", or a suite'
@@ -174,10 +177,22 @@ def evaluate(
             out=() if out is None else tuple(result_paths(["model"], expand_user(out), AUTO, (), False)),
         )
     except TypeError as error:
-        raise MetalmError("an argument of evaluate is unknown or of another type", why=str(error)) from error
+        raise MetalmError("an argument of evaluate is of another type", why=str(error)) from error
     callbacks = EvaluationCallbacks(on_progress, on_note)
     request = request.with_suite()
     return evaluate_models([model], request, request.select(), run_settings, callbacks)[0]
+
+
+def _reject_unknown(settings: Mapping[str, Any]) -> None:
+    """Raise an error if a further setting of :func:`evaluate` is not a field of the request."""
+    further = {request_field.name for request_field in fields(EvaluationRequest)} - {"clusters", "card_folders"}
+    for name in settings.keys() - further:
+        known = sorted(further | (inspect.signature(evaluate).parameters.keys() - {"settings"}))
+        raise MetalmError(
+            f"evaluate has no argument {name}",
+            why=f"the arguments are {', '.join(known)}",
+            remedy=did_you_mean(name, known) or "leave it out",
+        )
 
 
 def _strings(names: str | Path | Sequence[str | Path] | None) -> tuple[str, ...]:

@@ -115,7 +115,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "finetune": (
         f"{_COMMANDS}.training.finetune:finetune",
-        "Finetune a MetaLM or a causal language model on one or many tasks, as a whole or the encoder alone.",
+        "Finetune a MetaLM, a decoder or an encoder–decoder on one or many tasks, or an encoder alone.",
     ),
     "instruct": (
         f"{_COMMANDS}.training.finetune:instruct",

@@ -17,7 +17,7 @@ def finetune(
     tasks: options.TaskOptions,
     run: options.TrainOptions,
 ) -> None:
-    """Finetune a MetaLM or a causal language model on one or many tasks, as a whole or the encoder alone.
+    """Finetune a MetaLM, a decoder or an encoder–decoder on one or many tasks, or an encoder alone.
 
     The default recipe is multitask. Without --model, training starts from the newest finished pretraining run.
     """

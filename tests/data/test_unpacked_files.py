@@ -68,7 +68,7 @@ def test_the_copies_that_were_not_used_for_longest_are_removed(tmp_path: Path, m
         assert finish(prepare_elsewhere(path, cache)).endswith(" 3")
     plain = {name: prepare(path, cache).plain for name, path in files.items()}
     size = plain["young"].stat().st_size
-    for descriptor in unpacked_files._open_lists.values():
+    for descriptor, _ in unpacked_files._open_lists.values():
         os.close(descriptor)
     monkeypatch.setattr(unpacked_files, "_open_lists", {})
     for hours, name in enumerate(("young", "older", "oldest"), start=1):
@@ -83,6 +83,21 @@ def test_the_copies_that_were_not_used_for_longest_are_removed(tmp_path: Path, m
     assert plain["older"] not in copies(cache)
     assert {newest, plain["young"]} <= copies(cache), "this process has prepared them"
     assert JsonlTable([prepare(files["oldest"], cache)]).load(5) == {"text": "oldest 5"}, "it is unpacked again"
+
+
+def test_a_list_that_other_code_has_closed_is_written_anew(tmp_path: Path) -> None:
+    """Nothing is written to a file that has the descriptor now."""
+    cache = tmp_path / "cache"
+    first = prepare(write(tmp_path, "first"), cache)
+    descriptor, _ = unpacked_files._open_lists[cache]
+    os.close(descriptor)
+    other = os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT)
+    os.dup2(other, descriptor)
+    prepare(write(tmp_path, "second"), cache)
+    assert (tmp_path / "other").read_bytes() == b""
+    assert unpacked_files.remove_unused(cache, 0) == [first.plain], "its list has ended with the descriptor"
+    os.close(other)
+    os.close(descriptor)
 
 
 def test_a_copy_that_another_process_uses_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,8 +21,8 @@ DEFAULT_LIMIT_GB = 100.0
 UNPACKED = "unpacked"
 IN_USE = "in-use"
 
-_open_lists: dict[Path, int] = {}
-"""Descriptor of the list of this process in each cache; forked processes share it, with its lock."""
+_open_lists: dict[Path, tuple[int, tuple[int, int]]] = {}
+"""Descriptor, device and inode of the list of this process in each cache; forked processes share it, with its lock."""
 
 
 def hold(copy: Path, cache: Path) -> None:
@@ -34,12 +34,13 @@ def hold(copy: Path, cache: Path) -> None:
     with _locked(cache) as is_locked, suppress(OSError):  # a full disk or a read-only cache
         if not is_locked:
             return
-        if cache not in _open_lists:
+        descriptor = _open_list(cache)
+        if descriptor is None:
             path = cache / IN_USE / f"{os.getpid()}-{secrets.token_hex(4)}"
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
             _lock(descriptor)
-            _open_lists[cache] = descriptor
-        os.write(_open_lists[cache], f"{copy.name}\n".encode())
+            _open_lists[cache] = descriptor, _identity(descriptor)
+        os.write(descriptor, f"{copy.name}\n".encode())
     with suppress(OSError):
         os.utime(copy)
 
@@ -89,7 +90,7 @@ def _copies(cache: Path) -> list[tuple[float, int, Path]]:
 
 def _names_in_use(cache: Path) -> set[str]:
     """Names of the copies that running processes list; the lists of ended processes are removed."""
-    own = {os.fstat(descriptor).st_ino for descriptor in _open_lists.values()}
+    own = {identity for open_cache, (_, identity) in _open_lists.items() if _open_list(open_cache) is not None}
     names: set[str] = set()
     for path in (cache / IN_USE).iterdir():
         if path.name == "lock":
@@ -101,13 +102,27 @@ def _names_in_use(cache: Path) -> set[str]:
         except OSError:  # a list of another user, which may name any copy
             return {copy.name for _, _, copy in _copies(cache)}
         try:
-            if os.fstat(descriptor).st_ino not in own and _lock(descriptor):
+            if _identity(descriptor) not in own and _lock(descriptor):
                 path.unlink(missing_ok=True)
             else:
                 names.update(path.read_text(encoding="utf-8").splitlines())
         finally:
             os.close(descriptor)
     return names
+
+
+def _open_list(cache: Path) -> int | None:
+    """Descriptor of the list of this process; None if it has none, or if other code has closed the descriptor."""
+    descriptor, identity = _open_lists.get(cache, (-1, (-1, -1)))
+    try:
+        return descriptor if _identity(descriptor) == identity else None
+    except OSError:
+        return None
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from metalm_cli.common.checkpoints.find import find_checkpoint, model_folder
 from metalm_cli.common.hub import no_connections
 from metalm_cli.config.schema.model import DecoderConfig, EncoderConfig, NewTokenizer, Seq2SeqConfig
 from metalm_cli.errors import MetalmError
+from metalm_cli.models.checkpoint_checks.config_fields import check_config_fields
 from metalm_cli.models.checkpoint_checks.config_files import load_config, reset_implementations
 from metalm_cli.models.checkpoint_checks.finite_weights import check_finite
 from metalm_cli.models.checkpoint_checks.loading_errors import loading_errors
@@ -191,6 +192,8 @@ class PartLoader:
         else:
             fields = copy.deepcopy(part.config or {})
             kind = fields.pop("model_type", None)
+            notes = check_config_fields(kind, fields, f"{where}.config")
+            self.notes += [note for note in notes if note not in self.notes]
             if tokenizer is not None:
                 fields = {**_tokenizer_fields(tokenizer), **fields}
             with _config_errors(where):

@@ -102,10 +102,10 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
     [
         ("pack", "token"),
         ("micro", "token"),
-        ("workers", "token"),
+        pytest.param("workers", "token", marks=pytest.mark.slow),
         ("two", "token"),
-        ("pack", "example"),
-        ("two", "task"),
+        pytest.param("pack", "example", marks=pytest.mark.slow),
+        pytest.param("two", "task", marks=pytest.mark.slow),
     ],
 )
 def test_a_step_is_the_same_however_it_is_cut(runs: Runs, variant: str, average: str) -> None:
@@ -122,7 +122,7 @@ def test_losses_are_logged_per_task(runs: Runs) -> None:
     assert validation["cluster_loss"]["nli"] == pytest.approx(validation["task_loss"]["parity"])
 
 
-@pytest.mark.parametrize("config", [T5, BART], ids=["t5", "bart"])
+@pytest.mark.parametrize("config", [T5, pytest.param(BART, marks=pytest.mark.slow)], ids=["t5", "bart"])
 @pytest.mark.parametrize("command", ["finetune", "pretrain"])
 def test_resumed_equals_uninterrupted(folder: Path, command: str, config: str, tmp_path: Path) -> None:
     recipe = folder / ("micro.yaml" if command == "finetune" else "pretrain.yaml")

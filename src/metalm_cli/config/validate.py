@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
-from collections.abc import Iterable
 from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from metalm_cli.common.registry import did_you_mean
 from metalm_cli.config import schema_types
 from metalm_cli.config.recipe_errors import MAX_LISTED, RecipeProblem, quote_value
 from metalm_cli.config.schema.base import InconsistentValues, Section
@@ -151,7 +150,7 @@ class SchemaChecker:
                 key,
                 name,
                 f"got {quote_value(name.plain())}, expected one of {expected}",
-                _did_you_mean(name.value, by_name),
+                did_you_mean(name.value, by_name),
             )
             return None
         return self._build_section(by_name[name.value], node, path)
@@ -197,17 +196,12 @@ class SchemaChecker:
         if len(self.problems) >= MAX_LISTED:  # this problem is counted and not listed
             self.add_problem(schema_types.join_key(path, key), node, "unknown key")
             return
-        remedy = _did_you_mean(key, known)
+        remedy = did_you_mean(key, known)
         if not remedy:
             matching_keys = [dotted_key for dotted_key, _, name, _ in schema_types.walk_keys(self.root) if name == key]
             matching_keys.sort(key=lambda full: full.count("."))
             remedy = f"did you mean {matching_keys[0]}?" if matching_keys else f"known here: {', '.join(known)}"
         self.add_problem(schema_types.join_key(path, key), node, "unknown key", remedy)
-
-
-def _did_you_mean(got: Any, known: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(str(got), list(known), n=1, cutoff=0.6)
-    return f"did you mean {matches[0]}?" if matches else ""
 
 
 def _conversion_hint(annotation: Any, value: Any) -> str:
@@ -224,7 +218,7 @@ def _conversion_hint(annotation: Any, value: Any) -> str:
     for member in members:
         choices = [choice for choice in get_args(member) if isinstance(choice, str)]
         if choices and isinstance(value, str):
-            return _did_you_mean(value, choices)
+            return did_you_mean(value, choices)
     if str in members and isinstance(value, (int, float)) and not isinstance(value, bool):
         return f'quote it: "{quote_value(value)}"'
     return ""

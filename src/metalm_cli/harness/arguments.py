@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 from collections.abc import Iterable, Sequence
 
 import torch
 
+from metalm_cli.common.registry import did_you_mean
 from metalm_cli.errors import MetalmError
 from metalm_cli.inference import LanguageModel, load
 
@@ -26,11 +26,10 @@ def reject_unknown(unknown: Iterable[str], known: Sequence[str]) -> None:
         MetalmError: There is an unknown argument.
     """
     for name in unknown:
-        similar = difflib.get_close_matches(name, known, 1)
         raise MetalmError(
-            f"--model_args: unknown argument {name}" + (f"; did you mean {similar[0]}?" if similar else ""),
+            f"--model_args: unknown argument {name}",
             why=f"the arguments are {', '.join(known)}",
-            remedy="correct the name, or leave the argument out",
+            remedy=f"{did_you_mean(name, known)} correct the name, or leave the argument out".strip(),
         )
 
 

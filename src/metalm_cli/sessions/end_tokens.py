@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import Any
 
+from metalm_cli.common.registry import did_you_mean
 from metalm_cli.errors import MetalmError
 
 EndToken = str | int
@@ -61,11 +61,9 @@ def _token_id(tokenizer: Any, token: EndToken, rows: int, where: str) -> int:
 
 
 def _not_a_token(token: str, ids: list[int], vocabulary: dict[str, int], where: str) -> MetalmError:
-    similar = difflib.get_close_matches(token, vocabulary, n=1, cutoff=0.7)
-    hint = f"did you mean {similar[0]!r}? " if similar else ""
     return MetalmError(
         f"the end token {token!r} is not a token of the decoder",
         where=where,
         why=f"its text has {len(ids)} tokens" if len(ids) > 1 else "its vocabulary does not contain it",
-        remedy=hint + REMEDY,
+        remedy=f"{did_you_mean(token, vocabulary, 0.7)} {REMEDY}".strip(),
     )

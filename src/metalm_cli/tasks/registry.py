@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 from metalm_cli.common.paths import expand_user
+from metalm_cli.common.registry import did_you_mean
 from metalm_cli.config.locate import display
 from metalm_cli.config.schema.tasks import TaskDataConfig
 from metalm_cli.config.yaml_records import read_record
@@ -172,12 +172,10 @@ class Cards:
         if name not in self.paths:
             if current := TaskDataConfig.renamed_values["tasks"].get(name):
                 raise MetalmError(f"the group {name} is now {current}", remedy=f"write {current}")
-            matches = difflib.get_close_matches(name, [*self.paths, *CLUSTERS], n=1)
             raise MetalmError(
                 f"no task is named {name}",
-                remedy=f"did you mean {matches[0]}?"
-                if matches
-                else "metalm tasks list lists all tasks; --cards DIR (in a recipe: data.cards) adds your own cards",
+                remedy=did_you_mean(name, [*self.paths, *CLUSTERS])
+                or "metalm tasks list lists all tasks; --cards DIR (in a recipe: data.cards) adds your own cards",
             )
         return read_card(self.paths[name])
 

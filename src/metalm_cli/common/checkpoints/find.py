@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from pathlib import Path
@@ -13,6 +12,7 @@ from metalm_cli.common.checkpoints.package_table import checkpoint_packages
 from metalm_cli.common.checkpoints.packages import PackageUnavailableError, find_in_package
 from metalm_cli.common.hub import hub_folder
 from metalm_cli.common.paths import expand_user
+from metalm_cli.common.registry import did_you_mean
 from metalm_cli.errors import MetalmError
 
 _NAME = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
@@ -117,10 +117,10 @@ def _with_package_hint(error: MetalmError, name: str, problem: PackageUnavailabl
         hint = f"{problem.what}{f' ({problem.why})' if problem.why else ''}"
         why, remedy = "; ".join(filter(None, [error.why, hint])), f"{error.remedy}; or {problem.remedy}"
     else:
-        similar = difflib.get_close_matches(name, checkpoint_packages(), n=1, cutoff=0.7)
-        if not similar:
+        hint = did_you_mean(name, checkpoint_packages(), 0.7)
+        if not hint:
             return error
-        why, remedy = error.why, f"did you mean {similar[0]}? or {error.remedy}"
+        why, remedy = error.why, f"{hint} or {error.remedy}"
     return MetalmError(error.what, where=error.where, why=why, remedy=remedy, exit_code=error.exit_code)
 
 

@@ -213,15 +213,20 @@ def import_target(target: str) -> Any:
     return value
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """Return a question that names the nearest known name; empty if none is near.
+
+    Args:
+        name: The unknown name.
+        known: The known names.
+        cutoff: Least similarity, from 0 to 1 (difflib's ratio).
 
     >>> did_you_mean("acuracy", ["accuracy", "f1"])
     'did you mean accuracy?'
     """
     import difflib
 
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f"did you mean {matches[0]}?" if matches else ""
 
 

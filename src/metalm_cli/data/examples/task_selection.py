@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from metalm_cli.common.registry import did_you_mean
 from metalm_cli.config.schema.tasks import TaskDataConfig
 from metalm_cli.data.examples.open_examples import Examples, open_examples
 from metalm_cli.data.examples.task_corpus import TaskCorpus, TrainingTask, training_templates, with_rates
@@ -91,12 +91,11 @@ def _held_out_cards(names: Sequence[str], cards: Cards) -> list[Card]:
         elif name in cards.paths:
             held_out[name] = cards[name]
         else:
-            close_matches = difflib.get_close_matches(name, [*sorted(clusters), *cards.names], n=1)
             raise MetalmError(
                 f"no cluster or task is named {name}",
                 where="data.hold_out (--hold-out)",
                 why=f"the clusters are {', '.join(sorted(clusters))}",
-                remedy=f"did you mean {close_matches[0]}?" if close_matches else "metalm tasks list shows all tasks",
+                remedy=did_you_mean(name, [*sorted(clusters), *cards.names]) or "metalm tasks list shows all tasks",
             )
     return list(held_out.values())
 

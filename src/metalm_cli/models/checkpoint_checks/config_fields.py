@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Collection, Iterable
 from typing import Any
 
+from metalm_cli.common.registry import did_you_mean
 from metalm_cli.errors import MetalmError
 
-OTHER_FIELDS = frozenset({"attn_implementation", "dtype", "partial_rotary_factor", "rope_scaling", "rope_theta", "torch_dtype"})
+OTHER_FIELDS = frozenset(
+    {"attn_implementation", "dtype", "partial_rotary_factor", "rope_scaling", "rope_theta", "torch_dtype"}
+)
 """Fields that every config of transformers accepts, beside those that it saves."""
 NEAR = 0.8
 """Least similarity of a misspelt name, from 0 to 1 (difflib's ratio)."""
@@ -37,17 +39,17 @@ def check_config_fields(kind: Any, names: Iterable[str], where: str) -> list[str
         raise MetalmError(
             f"transformers has no model type {kind!r}",
             where=f"{where}.model_type",
-            remedy=f"{_did_you_mean(str(kind), list(CONFIG_MAPPING))}set a model_type that transformers knows",
+            remedy=f"{did_you_mean(str(kind), CONFIG_MAPPING, NEAR)} set a model_type that transformers knows".strip(),
         )
     known = _field_names(CONFIG_MAPPING[kind])
     notes = []
     for name in () if known is None else sorted(set(names) - known):
-        hint = _did_you_mean(name, known or ())
+        hint = did_you_mean(name, sorted(known or ()), NEAR)
         if hint:
             raise MetalmError(
                 f"a {kind} config has no field {name}",
                 where=f"{where}.{name}",
-                remedy=f"{hint}its fields are those of {CONFIG_MAPPING[kind].__name__} in transformers",
+                remedy=f"{hint} its fields are those of {CONFIG_MAPPING[kind].__name__} in transformers",
             )
         notes.append(f"{where}.{name}: a {kind} config has no such field; it is saved, and may have no effect")
     return notes
@@ -68,8 +70,3 @@ def _parameters(base: type) -> Collection[str]:
         return inspect.signature(base.__init__).parameters  # type: ignore[misc]
     except (TypeError, ValueError):
         return ()
-
-
-def _did_you_mean(name: str, known: Collection[str]) -> str:
-    matches = difflib.get_close_matches(name, sorted(known), n=1, cutoff=NEAR)
-    return f"did you mean {matches[0]}? " if matches else ""

@@ -71,3 +71,12 @@ def test_the_plan_lists_what_is_trained_on_and_held_out(folder, capsys) -> None:
     assert "trained on: parity, other; held out: held" in plan
     assert "protocol finetuned, " in plan
     assert "the best step is that of mean@0" in plan
+
+
+def test_the_plan_has_a_text_for_every_label_of_a_task() -> None:
+    from typing import get_args
+
+    from metalm_cli.provenance.model_history import Label
+    from metalm_cli.training.task_evaluation.evaluated_tasks import LABEL_TEXTS
+
+    assert set(LABEL_TEXTS) == set(get_args(Label))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from metalm_cli.common.registry import did_you_mean
 from metalm_cli.config.evaluation_rules import late_evaluation_problem
 from metalm_cli.config.schema.recipes import Recipe
 from metalm_cli.config.schema.training import TaskEvaluationConfig
@@ -26,6 +26,8 @@ KEY = "train.evaluate"
 """Key of the recipe's section."""
 LABEL_TEXTS: Mapping[Label, str] = {
     "seen": "trained on",
+    "seen by the encoder": "seen by the encoder, in the training of its checkpoint",
+    "seen by the decoder": "seen by the decoder, in the training of its checkpoint",
     "leak partner": "leak partners of the training",
     "held out": "held out",
     "unknown": "possibly trained on, because the training data of an ancestor is unknown",
@@ -201,11 +203,10 @@ def open_evaluated_tasks(
         )
     best_by, names = requested.options.best_by, opened.score_names
     if best_by is not None and best_by not in names:
-        close = difflib.get_close_matches(best_by, names, n=1)
         raise MetalmError(
             f"no score is named {best_by}",
             where=f"{KEY}.best_by",
             why=f"the evaluation gives {', '.join(names)}",
-            remedy=f"did you mean {close[0]}?" if close else "name one of these",
+            remedy=did_you_mean(best_by, names) or "name one of these",
         )
     return EvaluatedTasks(requested, opened, opened.seen_labels(history))

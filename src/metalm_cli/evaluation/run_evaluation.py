@@ -36,6 +36,7 @@ from metalm_cli.evaluation.select_tasks import TaskSelection
 from metalm_cli.evaluation.suites import Suite
 from metalm_cli.evaluation.suites.suite_results import with_suite
 from metalm_cli.inference import LanguageModel, load
+from metalm_cli.inference.evaluation_mode import evaluation_mode
 from metalm_cli.provenance.model_history import ModelHistory, SeenLabel, read_history
 from metalm_cli.runs.folder import environment
 
@@ -152,25 +153,9 @@ def evaluate(
         MetalmError: An argument, the model or the data is unusable, or nothing could be scored.
     """
     _reject_unknown(settings)
-    if suite is None and not tasks and not cluster:
-        raise MetalmError(
-            "no tasks are selected", remedy='pass tasks=["rte"], cluster="nli", cluster="core", or a suite'
-        )
+    settings |= {"protocol": protocol, "split": split, "limit": limit, "seed": seed, "suite": suite}
     try:
-        request = EvaluationRequest(
-            suite=suite,
-            tasks=_strings(tasks),
-            clusters=_strings(cluster),
-            card_folders=tuple(map(Path, _strings(cards))),
-            shots=None if shots is None else (shots,) if isinstance(shots, int) else tuple(shots),
-            protocol=protocol,
-            templates=None if templates is None else str(templates),
-            template=None if template is None else str(template),
-            split=split,
-            limit=limit,
-            seed=seed,
-            **settings,
-        )
+        request = _request(settings, tasks, cluster, cards, shots, templates, template)
         run_settings = RunSettings(
             data_root=None if data_root is None else expand_user(data_root),
             offline=offline,
@@ -179,8 +164,37 @@ def evaluate(
     except TypeError as error:
         raise MetalmError("an argument of evaluate is of another type", why=str(error)) from error
     callbacks = EvaluationCallbacks(on_progress, on_note)
-    request = request.with_suite()
     return evaluate_models([model], request, request.select(), run_settings, callbacks)[0]
+
+
+def _request(
+    settings: dict[str, Any],
+    tasks: str | Path | Sequence[str | Path] | None,
+    cluster: str | Sequence[str] | None,
+    cards: str | Path | Sequence[str | Path] | None,
+    shots: int | Sequence[int] | None,
+    templates: str | Path | None,
+    template: str | int | None,
+) -> EvaluationRequest:
+    """Return the request of the arguments of :func:`evaluate`, with its suite read.
+
+    Raises:
+        MetalmError: Nothing is selected, or a value is unknown or out of range.
+        TypeError: A value is of another type.
+    """
+    if settings["suite"] is None and not tasks and not cluster:
+        raise MetalmError(
+            "no tasks are selected", remedy='pass tasks=["rte"], cluster="nli", cluster="core", or a suite'
+        )
+    return EvaluationRequest(
+        tasks=_strings(tasks),
+        clusters=_strings(cluster),
+        card_folders=tuple(map(Path, _strings(cards))),
+        shots=None if shots is None else (shots,) if isinstance(shots, int) else tuple(shots),
+        templates=None if templates is None else str(templates),
+        template=None if template is None else str(template),
+        **settings,
+    ).with_suite()
 
 
 def _reject_unknown(settings: Mapping[str, Any]) -> None:
@@ -348,14 +362,8 @@ def _placed_for_evaluation(language_model: LanguageModel, is_own: bool) -> Itera
         finally:
             language_model.to("cpu")
         return
-    modules = list(language_model.model.modules())
-    training = [module.training for module in modules]
-    language_model.model.eval()
-    try:
+    with evaluation_mode(language_model.model):
         yield
-    finally:
-        for module, is_training in zip(modules, training, strict=True):
-            module.training = is_training
 
 
 def best_device() -> str:

@@ -7,6 +7,7 @@ import contextlib
 import torch
 
 from metalm_cli.errors import MetalmError
+from metalm_cli.inference.evaluation_mode import evaluation_mode
 from metalm_cli.inference.loading import language_model_of
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.sessions import Causal, Docked, Session, TextProcessor
@@ -26,11 +27,9 @@ def preview_continuations(assembly: Assembly, prompts: list[str | Session]) -> l
     """
     model = assembly.model
     encoder_names = [name for name, processor in assembly.processors.items() if isinstance(processor, TextProcessor)]
-    training = model.training
-    model.eval()
     language_model = language_model_of(model, assembly.decoder_tokenizer, assembly.processors)
     continuations = []
-    try:
+    with evaluation_mode(model):
         for prompt in prompts:
             if isinstance(prompt, Session):
                 with torch.no_grad(), contextlib.suppress(MetalmError):
@@ -47,8 +46,6 @@ def preview_continuations(assembly: Assembly, prompts: list[str | Session]) -> l
                         (beginning, language_model.generate([Session([span])], max_new_tokens=NEW_TOKENS)[0])
                     )
                     break
-    finally:
-        model.train(training)
     return continuations
 
 

@@ -11,26 +11,22 @@ import numpy as np
 import torch
 from torch import nn
 
+from metalm_cli.inference.evaluation_mode import evaluation_mode
+
 
 @contextmanager
 def unchanged_training(model: nn.Module) -> Iterator[None]:
     """Context manager with a model in evaluation mode, without gradients, that restores mode and random numbers.
 
-    Each module gets its own mode back: frozen parts are in evaluation mode while others train.
-
     Args:
         model: The model; its weights must not be changed.
     """
-    modes = [(module, module.training) for module in model.modules()]
     random_state = _random_state()
-    model.eval()
     try:
         # Not in inference mode: a tensor that a module caches there could not take part in training.
-        with torch.no_grad():
+        with evaluation_mode(model), torch.no_grad():
             yield
     finally:
-        for module, training in modes:
-            module.training = training
         _restore_random_state(random_state)
 
 

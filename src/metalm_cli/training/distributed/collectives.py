@@ -75,11 +75,7 @@ class Collectives:
         """
         if self._group is None:
             return function()
-        value, own_error = None, None
-        try:
-            value = function()
-        except MetalmError as error:
-            own_error = error
+        value, own_error = _outcome(function)
         errors = self.gather_objects(own_error)
         self._raise_shared(next((error for error in errors if error is not None), None))
         return value  # type: ignore[return-value]
@@ -94,13 +90,8 @@ class Collectives:
         """
         if self._patient_group is None:
             return [function()]
-        value, own_error = None, None
-        try:
-            value = function()
-        except MetalmError as error:
-            own_error = error
         outcomes: list[Any] = [None] * self.num_processes
-        torch.distributed.all_gather_object(outcomes, (value, own_error), group=self._patient_group)
+        torch.distributed.all_gather_object(outcomes, _outcome(function), group=self._patient_group)
         self._raise_shared(next((error for _, error in outcomes if error is not None), None))
         return [value for value, _ in outcomes]
 
@@ -117,10 +108,7 @@ class Collectives:
             return function()
         value_and_error: list[Any] = [None, None]
         if self.rank == 0:
-            try:
-                value_and_error[0] = function()
-            except MetalmError as error:
-                value_and_error[1] = error
+            value_and_error[:] = _outcome(function)
         torch.distributed.broadcast_object_list(value_and_error, src=0, group=self._group)
         self._raise_shared(value_and_error[1])
         return value_and_error[0]
@@ -169,3 +157,11 @@ class Collectives:
 def scalar(value: Tensor) -> float:
     """Copy a device scalar to the host. Waits for the device."""
     return float(value.full_tensor() if hasattr(value, "full_tensor") else value)
+
+
+def _outcome(function: Callable[[], Value]) -> tuple[Value | None, MetalmError | None]:
+    """Call a function; return its value, or the error that it raised."""
+    try:
+        return function(), None
+    except MetalmError as error:
+        return None, error

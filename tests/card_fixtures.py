@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from metalm_cli.tasks import Card, Cards
 
@@ -75,3 +78,20 @@ def read_card_file(path: Path) -> Card:
 def sentence_pair(label: Any = 0, premise: str = "It rains.", hypothesis: str = "It is wet.") -> dict[str, Any]:
     """Make a row of two sentences."""
     return {"premise": premise, "hypothesis": hypothesis, "label": label}
+
+
+def write_desk(folder: Path, run: Path, places: dict[str, dict[str, Any]], rows: Sequence[dict[str, Any]]) -> None:
+    """Write a folder with the run ``runs/mine``, cards of even and odd numbers, and the rows of ``odd.jsonl``.
+
+    Args:
+        folder: The folder.
+        run: Run that is copied.
+        places: Where the rows of each card are, and other values of the card.
+        rows: The rows.
+    """
+    shutil.copytree(run, folder / "runs" / "mine")
+    (folder / "cards").mkdir()
+    for name, place in places.items():
+        text = yaml.safe_dump({"name": name, **CARD_VALUES, **place})
+        (folder / "cards" / f"{name}.yaml").write_text(text, encoding="utf-8")
+    (folder / "cards" / "odd.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -39,6 +39,24 @@ templates:
     inverted: true
 """
 
+TASK_SECTIONS = """data:
+  tasks: [FOLDER/parity.yaml, FOLDER/other.yaml, FOLDER/long.yaml]
+  templates: {collection: FOLDER/words, template_sampling: index}
+  sequence_length: 128
+  validation: {examples: 4}
+train:
+  steps: 4
+  batch_size: 8
+  learning_rate: 3e-3
+  warmup_steps: 1
+  precision: fp32
+  log_every: 1
+  validate_every: 0
+  checkpoint_every: 0
+  sample_continuations: 1
+"""
+"""Sections of a finetuning recipe on tasks of :func:`write_task`; FOLDER is that of their cards."""
+
 
 def make_row(name: str, number: int, words: int) -> dict[str, Any]:
     """A row whose text contains its task and number."""

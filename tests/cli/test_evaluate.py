@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from card_fixtures import CARD_VALUES
+from card_fixtures import write_desk
 from tiny_runs import metalm
 
 ROWS = [{"text": f"She had {n} red balls.", "label": n % 2} for n in range(10)]
@@ -25,13 +25,8 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: Path) -> Path
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.delenv("METALM_DATA", raising=False)
-    shutil.copytree(trained, tmp_path / "runs" / "mine")
-    (tmp_path / "cards").mkdir()
     places: dict[str, dict[str, Any]] = {"odd": {"file": "odd.jsonl"}, "far": {"hub": {"id": "nobody/nothing"}}}
-    for name, place in places.items():
-        text = yaml.safe_dump({"name": name, **CARD_VALUES, **place})
-        (tmp_path / "cards" / f"{name}.yaml").write_text(text, encoding="utf-8")
-    (tmp_path / "cards" / "odd.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    write_desk(tmp_path, trained, places, ROWS)
     return tmp_path
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 
 import metalm_cli as metalm_package
-from card_fixtures import CARD_VALUES
+from card_fixtures import write_desk
 from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.results.result_reader import read_result
 from tiny_runs import metalm
@@ -27,17 +25,12 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: Path) -> Path
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.delenv("METALM_DATA", raising=False)
-    shutil.copytree(trained, tmp_path / "runs" / "mine")
-    (tmp_path / "cards").mkdir()
     places: dict[str, dict[str, Any]] = {
         "odd": {"file": "odd.jsonl"},
         "even": {"file": "odd.jsonl"},
         "far": {"hub": {"id": "nobody/nothing"}},
     }
-    for name, place in places.items():
-        text = yaml.safe_dump({"name": name, **CARD_VALUES, **place})
-        (tmp_path / "cards" / f"{name}.yaml").write_text(text, encoding="utf-8")
-    (tmp_path / "cards" / "odd.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    write_desk(tmp_path, trained, places, ROWS)
     return tmp_path
 
 

@@ -220,7 +220,7 @@ HOSTILE = {
     "size": (shorter_than_stated, "damaged"),
     "parent": (lambda: with_member("../outside.json"), "leads out of the folder"),
     "nested parent": (lambda: with_member("a/../../outside.json"), "leads out of the folder"),
-    "absolute": (lambda: with_member("/tmp/outside.json"), "leads out of the folder"),
+    "absolute": (lambda: with_member("/outside.json"), "leads out of the folder"),
     "drive": (lambda: with_member("C:\\outside.json"), "leads out of the folder"),
     "link": (lambda: with_member("link.json", b"/etc/passwd", external_attr=(stat.S_IFLNK | 0o777) << 16), "regular"),
     "encrypted": (encrypted, "is encrypted"),

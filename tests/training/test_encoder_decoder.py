@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 import tiny_runs as micro
 from metalm_cli.inference import load
 from metalm_cli.sessions import Causal, Docked, Session
-from task_fixtures import write_task
+from task_fixtures import TASK_SECTIONS, write_task
 from tiny_seq2seq import make_seq2seq, save_seq2seq
 
 T5 = "{model_type: t5, d_model: 32, d_kv: 8, d_ff: 48, num_layers: 2, num_heads: 4}"
@@ -28,26 +28,7 @@ MODEL = f"""model:
     tokenizer: {{new: {{vocab_size: 400, documents: 100}}}}
     dropout: 0.0
 """
-RECIPE = (
-    "command: finetune\n"
-    + MODEL
-    + """data:
-  tasks: [FOLDER/parity.yaml, FOLDER/other.yaml, FOLDER/long.yaml]
-  templates: {collection: FOLDER/words, template_sampling: index}
-  sequence_length: 128
-  validation: {examples: 4}
-train:
-  steps: 4
-  batch_size: 8
-  learning_rate: 3e-3
-  warmup_steps: 1
-  precision: fp32
-  log_every: 1
-  validate_every: 0
-  checkpoint_every: 0
-  sample_continuations: 1
-"""
-)
+RECIPE = "command: finetune\n" + MODEL + TASK_SECTIONS
 PRETRAIN = (
     micro.RECIPE[: micro.RECIPE.index("model:")]
     + MODEL

@@ -12,29 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 import tiny_runs as micro
-from task_fixtures import write_task
+from task_fixtures import TASK_SECTIONS, write_task
 
 MODEL = micro.MODEL.replace("n_positions: 64", "n_positions: 128").replace("embeddings: 64", "embeddings: 96")
-RECIPE = (
-    "command: finetune\n"
-    + MODEL
-    + """data:
-  tasks: [FOLDER/parity.yaml, FOLDER/other.yaml, FOLDER/long.yaml]
-  templates: {collection: FOLDER/words, template_sampling: index}
-  sequence_length: 128
-  validation: {examples: 4}
-train:
-  steps: 4
-  batch_size: 8
-  learning_rate: 3e-3
-  warmup_steps: 1
-  precision: fp32
-  log_every: 1
-  validate_every: 0
-  checkpoint_every: 0
-  sample_continuations: 0
-"""
-)
+RECIPE = "command: finetune\n" + MODEL + TASK_SECTIONS.replace("sample_continuations: 1", "sample_continuations: 0")
 VARIANTS: dict[str, tuple[list[str], int, dict[str, str]]] = {
     "pad": (["data.row_packing=pad"], 1, {}),
     "pack": (["data.row_packing=pack"], 1, {}),

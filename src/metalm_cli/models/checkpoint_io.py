@@ -78,7 +78,7 @@ def find_model_folder(source: str | Path, *, offline: bool = False, remote_code:
     """Find the folder of a finished model or an adapter.
 
     Raises:
-        MetalmError: There is no model.
+        MetalmError: No model is found.
     """
     return find_model(source, offline=offline, remote_code=remote_code).folder
 
@@ -87,7 +87,7 @@ def find_model(source: str | Path, *, offline: bool = False, remote_code: bool =
     """Find a finished model or an adapter.
 
     Raises:
-        MetalmError: There is no model.
+        MetalmError: No model is found.
     """
     folder = _model_in(expand_user(source))
     if folder is not None:

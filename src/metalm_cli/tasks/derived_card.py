@@ -61,7 +61,7 @@ def derive_card(
 
 
 def default_split(card: Card) -> str:
-    """Return the split to evaluate: ``validation``, as in the paper, or ``test`` if there is no validation split."""
+    """Return the split to evaluate: ``validation``, as in the paper, or ``test`` for a card without one."""
     return "test" if "validation" not in card.splits and "test" in card.splits else "validation"
 
 

@@ -99,7 +99,7 @@ class Seq2SeqConfig(Section):
     one_of = (("checkpoint", "config"),)
     companions: ClassVar[dict[str, tuple[str, ...]]] = {"checkpoint": ("revision",), "config": ("tokenizer",)}
 
-    checkpoint: str | None = Field(default=None, description="Hub id or folder of an encoder–decoder.")
+    checkpoint: str | None = Field(default=None, description="Name or folder of an encoder–decoder.")
     config: dict[str, Any] | None = Field(
         default=None,
         description="Hugging Face config with model_type, to initialise the model from scratch. Its decoder starts "

@@ -127,7 +127,7 @@ def _identity(descriptor: int) -> tuple[int, int]:
 
 @contextmanager
 def _locked(cache: Path) -> Iterator[bool]:
-    """Context manager in which no other process lists or removes copies; yields False if there are no locks."""
+    """Context manager in which no other process lists or removes copies; yields False where files cannot be locked."""
     try:
         import fcntl
 

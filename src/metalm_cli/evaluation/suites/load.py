@@ -66,7 +66,7 @@ def load_suite(name_or_path: str | Path) -> Suite:
             ``../`` or ``~/``.
 
     Raises:
-        MetalmError: There is no such suite (the message suggests a similar name); or the file is not a suite, is
+        MetalmError: The suite is unknown (the message suggests a similar name); or the file is not a suite, is
             empty, has an invalid key or an unknown aggregate (with file, line and key), or includes itself.
     """
     return _load(_find(str(name_or_path), None, ""), ())

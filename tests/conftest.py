@@ -21,6 +21,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 LOOPBACK = ("localhost", "::1", "0.0.0.0", "::", "")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that take long, by the list of them."""
+    from slow_cases import mark_slow
+
+    if items:
+        mark_slow(items)
+
+
 class NetworkBlockedError(RuntimeError):
     """A test opened a network connection. Not an OSError, so that no code takes it for a network failure."""
 

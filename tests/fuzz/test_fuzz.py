@@ -12,11 +12,11 @@ import pytest
 from fuzz.campaign import SURFACES, judge
 from fuzz.data_surfaces import Case
 
-CASES = 65
+CASES = 28
 
 
 def test_commands_survive_fuzzed_inputs(tmp_path: Path) -> None:
-    """Five cases of each surface; a second start finds all of them in the log."""
+    """Two cases of each surface; a second start finds all of them in the log."""
     program = Path(__file__).parent / "campaign.py"
     arguments = [sys.executable, program, "--seed", "7", "--count", str(CASES), "--out", tmp_path, "--workers", "1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -32,7 +32,7 @@ def test_list(capsys: Capture, tmp_path: Path) -> None:
     assert set(rows) == set(Cards().names)
     assert rows["rte"][:7] == ["nli", "rte", "core", "train_and_eval", "accuracy", "2 classes", "hub"]
     assert rows["bbh"][2:4] == ["non_core", "eval"]
-    assert rows["world_nli"][2] == "world"
+    assert [rows[name][2] for name in ("world_nli", "lexical_kinds")] == ["world", "lexical"]
     assert rows["world_nli"][6] == "train, validation, test"
     assert rows["copa"][5] == "options"
     assert rows["squad"][5] == "open"

@@ -50,8 +50,8 @@ def test_a_shipped_suite_can_be_evaluated(name: str) -> None:
             assert task.card.split(task.card.demonstrations, local=True) is not None
 
 
-@pytest.mark.parametrize("group", ["core", "world"])
-def test_core_and_world_are_the_groups_of_these_names(group: str) -> None:
+@pytest.mark.parametrize("group", ["core", "world", "lexical"])
+def test_core_world_and_lexical_are_the_groups_of_these_names(group: str) -> None:
     cards = Cards()
     assert select_suite_tasks(load_suite(group), cards).cards == Cards().select([group])
 

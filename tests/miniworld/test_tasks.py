@@ -69,13 +69,15 @@ def test_subjects_of_rows_are_in_one_split():
 def test_other_processes_make_the_same_rows():
     code = (
         "import hashlib, json, sys; from metalm_cli.miniworld.tasks import task_rows; "
-        "rows = [task_rows.rows(task, split) for task in task_rows.TASKS for split in ('test', 'train')]; "
+        "tasks = (*task_rows.TASKS, *task_rows.LEXICAL_TASKS); "
+        "rows = [task_rows.rows(task, split) for task in tasks for split in ('test', 'train')]; "
         "print(hashlib.sha256(json.dumps(rows).encode()).hexdigest()); "
         "print([name for name in ('torch', 'transformers', 'numpy', 'pydantic') if name in sys.modules])"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "5"}
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    rows = [task_rows.rows(task, split) for task in task_rows.TASKS for split in ("test", "train")]
+    tasks = (*task_rows.TASKS, *task_rows.LEXICAL_TASKS)
+    rows = [task_rows.rows(task, split) for task in tasks for split in ("test", "train")]
     assert run.stdout.split("\n")[0] == digest(rows)
     assert run.stdout.split("\n")[1] == "[]"
 
@@ -186,14 +188,14 @@ def test_every_cluster_has_a_task_and_every_task_a_card():
 
 
 def test_cards_read_every_row():
-    for card in world_cards():
+    for card in Cards().select(["world", "lexical"]):
         for role in SPLITS:
             examples = open_examples(card, role)
             assert len(list(examples)) == len(examples) == len(task_rows.rows(card.world, role))
 
 
 def test_templates_are_many_and_clean():
-    cards, collection = world_cards(), TemplateCollection("flan")
+    cards, collection = Cards().select(["world", "lexical"]), TemplateCollection("flan")
     for card in cards:
         templates = collection.templates_for(card)
         assert collection.path_for(card).stem == card.name

@@ -128,7 +128,7 @@ def evaluate(
             is evaluated on its device and in its data type; a named one in float32, on a GPU if there is one.
         suite: A suite, or its name or file. Arguments take precedence over its settings.
         tasks: Names of tasks, or paths of task cards.
-        cluster: Names of clusters, or the groups ``core``, ``non_core``, ``world``, ``all``.
+        cluster: Names of clusters, or the groups ``core``, ``non_core``, ``world``, ``lexical``, ``all``.
         cards: Folders of user cards.
         shots: Number of demonstrations, or several. Default: the suite's, else 0.
         protocol: ``finetuned``, ``in_context`` or ``instruct``. Default: the suite's, else as the model was trained.

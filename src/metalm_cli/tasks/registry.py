@@ -18,8 +18,10 @@ from metalm_cli.tasks.input_target_jsonl import input_target_card
 from metalm_cli.tasks.natural_instructions import INPUT_TARGET_SUFFIXES, natural_instructions_card, task_name
 
 SHIPPED_FOLDER = Path(__file__).parent
-GROUP_NAMES = ("core", "non_core", "world", "all")
+GROUP_NAMES = ("core", "non_core", "world", "lexical", "all")
 """Names of groups of cards, which select tasks like cluster and task names do."""
+LEXICAL_TAG = "lexical"
+"""Tag of the generated tasks about the meanings of words, which are a group of their own."""
 CARD_SUFFIXES = (".yaml", ".yml")
 PATH_SUFFIXES = (*CARD_SUFFIXES, ".json", *INPUT_TARGET_SUFFIXES, ".csv")
 """Suffixes of task names that are paths."""
@@ -187,8 +189,8 @@ class Cards:
         """Return the cards that names of tasks, clusters or groups select.
 
         Args:
-            names: Names of tasks; ``core`` (the paper's), ``non_core`` (other real tasks), ``world``, ``all``; or names
-                of clusters, which select their core cards.
+            names: Names of tasks; ``core`` (the paper's), ``non_core`` (other real tasks), ``world``, ``lexical``,
+                ``all``; or names of clusters, which select their core cards.
             all_cards: Clusters also select cards that are not core.
 
         Raises:
@@ -203,13 +205,16 @@ class Cards:
         return list(selected.values())
 
 
+def group_of(card: Card) -> str:
+    """Return the group of a card, besides ``all``: core, world, lexical or non_core."""
+    if card.core:
+        return "core"
+    if card.world is None:
+        return "non_core"
+    return "lexical" if LEXICAL_TAG in card.tags else "world"
+
+
 def _in_group(card: Card, group: str, all_cards: bool) -> bool:
-    if group == "all":
+    if group == "all" or group == group_of(card):
         return True
-    if group == "world":
-        return card.world is not None
-    if group == "core":
-        return card.core
-    if group == "non_core":
-        return not card.core and card.world is None
     return card.cluster == group and (card.core or (all_cards and card.world is None))

@@ -26,7 +26,9 @@ Task = Annotated[list[str] | None, typer.Option("--task", "-t", help="A task to 
 Cluster = Annotated[
     list[str] | None,
     typer.Option(
-        "--cluster", "-c", help="Evaluate a cluster's core tasks, or a group: core, non_core, world, all; repeatable."
+        "--cluster",
+        "-c",
+        help="Evaluate a cluster's core tasks, or a group: core, non_core, world, lexical, all; repeatable.",
     ),
 ]
 Suite = Annotated[

@@ -160,8 +160,8 @@ class TaskDataConfig(Section):
 
     tasks: list[str] = Field(
         min_length=1,
-        description="Tasks to train on: names of tasks or clusters; the groups core, non_core, world or all; or paths"
-        " of task cards, of JSONL files with input and target, of Natural Instructions tasks, or of "
+        description="Tasks to train on: names of tasks or clusters; the groups core, non_core, world, lexical or all; "
+        "or paths of task cards, of JSONL files with input and target, of Natural Instructions tasks, or of "
         "folders of these.",
     )
     cards: list[str] = Field(default=[], description="Folders with additional task cards.")

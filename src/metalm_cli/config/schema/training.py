@@ -17,8 +17,8 @@ class TaskEvaluationConfig(Section):
     suite: str | None = Field(default=None, description="Suite to evaluate: its name or file.")
     tasks: Annotated[list[str], Field(min_length=1)] | None = Field(
         default=None,
-        description="Tasks to evaluate: names of tasks or clusters; the groups core, non_core, world or all; or paths "
-        "of task cards.",
+        description="Tasks to evaluate: names of tasks or clusters; the groups core, non_core, world, lexical or all; "
+        "or paths of task cards.",
     )
     every: int | None = Field(
         default=None, ge=1, description="Steps between evaluations; default: only at the end of training."

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from metalm_cli.errors import MetalmError
+from metalm_cli.miniworld.lexical.lexical_rows import LEXICAL_GROUP_MAKERS, lexical_rows_by_split
 from metalm_cli.miniworld.tasks.choice import make_outcome_rows, make_pronoun_rows
 from metalm_cli.miniworld.tasks.facts import make_fact_rows
 from metalm_cli.miniworld.tasks.grammar import make_grammar_rows
@@ -40,21 +41,24 @@ TABLE_MAKERS: dict[str, Callable[[], dict[str, tuple[RowDict, ...]]]] = {"facts"
 """Functions of the tasks whose rows are enumerated rather than sampled."""
 
 TASKS = (*GROUP_MAKERS, *TABLE_MAKERS)
-"""Names of the tasks."""
+"""Names of the tasks about the world."""
+LEXICAL_TASKS = tuple(LEXICAL_GROUP_MAKERS)
+"""Names of the tasks about the meanings of words."""
 
 
 def rows(task: str, split: str) -> list[dict[str, Any]]:
     """Return the rows of a task's split, the same in every process.
 
     Args:
-        task: One of :data:`TASKS`.
-        split: ``train`` (about 2,000 rows), ``validation`` or ``test`` (about 200 each). The subject of a row (the
-            pair of people, the fact, the visit) occurs in one split only.
+        task: One of :data:`TASKS` or :data:`LEXICAL_TASKS`.
+        split: ``train`` (about 2,000 rows), ``validation`` or ``test`` (about 200 each; 400 of a lexical task). The
+            subject of a row (the pair of people, the fact, the visit) occurs in one split only; the words that a
+            lexical task asks about do not occur in training.
 
     Raises:
         MetalmError: There is no such task or split.
     """
-    for noun, name, known in (("task", task, TASKS), ("split", split, SPLIT_SIZES)):
+    for noun, name, known in (("task", task, (*TASKS, *LEXICAL_TASKS)), ("split", split, SPLIT_SIZES)):
         if name not in known:
             raise MetalmError(f"the miniature world has no {noun} {name}", remedy=f"use one of {', '.join(known)}")
     return [dict(row) for row in _rows_by_split(task)[split]]
@@ -62,6 +66,8 @@ def rows(task: str, split: str) -> list[dict[str, Any]]:
 
 @lru_cache(maxsize=len(TASKS))
 def _rows_by_split(task: str) -> dict[str, tuple[RowDict, ...]]:
+    if task in LEXICAL_GROUP_MAKERS:
+        return lexical_rows_by_split(task)
     if task in TABLE_MAKERS:
         return TABLE_MAKERS[task]()
     return collect_rows(task, GROUP_MAKERS[task])

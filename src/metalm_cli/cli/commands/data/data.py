@@ -27,7 +27,7 @@ app = typer.Typer(
 
 Names = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[NAME]...", help="Tasks, clusters or groups (core, non_core, world, all)."),
+    typer.Argument(metavar="[NAME]...", help="Tasks, clusters or groups (core, non_core, world, lexical, all)."),
 ]
 
 

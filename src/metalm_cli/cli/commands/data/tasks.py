@@ -46,6 +46,7 @@ def list_tasks(
     """List tasks by cluster, with the splits that are available locally. Does not access the hub."""
     from metalm_cli.data.examples.open_examples import is_available
     from metalm_cli.tasks import Cards
+    from metalm_cli.tasks.registry import group_of
 
     registry = Cards(cards or ())
     selected = _filter_clusters(registry.all(), cluster or ())
@@ -56,10 +57,18 @@ def list_tasks(
         available_splits = [
             role for role in card.splits if is_available(card, role, data_root, registry.paths[card.name])
         ]
-        group = "core" if card.core else "world" if card.world is not None else "non_core"
         data = ", ".join(available_splits) or ("hub" if card.hub is not None else "missing")
         rows.append(
-            (card.cluster, card.name, group, card.usage, card.metric.name, answer_kind(card), data, card.description)
+            (
+                card.cluster,
+                card.name,
+                group_of(card),
+                card.usage,
+                card.metric.name,
+                answer_kind(card),
+                data,
+                card.description,
+            )
         )
     rows.sort(key=lambda row: [selected_card.cluster for selected_card in selected].index(row[0]))
     console.print_table(("cluster", "task", "kind", "usage", "metric", "answer", "data", "description"), rows)

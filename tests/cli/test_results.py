@@ -82,7 +82,28 @@ def test_contents_of_a_table(desk: Path, capsys) -> None:
     assert "spread oracle" in out_many
     assert "NOT COMPLETE" in out_many
     assert "missing, and not in any mean: qqp" in out_many
+    assert "above chance by the 95% interval (0-shot, of 3 tasks with a chance level): none" in out
     assert "chosen on the scored" in out_many
+
+
+def test_tasks_above_chance_are_named(tmp_path: Path, capsys) -> None:
+    high = task_record(shot_record(template_record([1.0] * 8)) | {"interval": [62.6, 100.0]})
+    equal = task_record(shot_record(template_record([1.0] * 8)) | {"interval": [62.5, 100.0]})
+    open_answer = task_record(shot_record(template_record([1.0] * 8, chance={})) | {"interval": [90.0, 100.0]})
+    files = {"a.json": {"rte": high, "cb": equal, "squad": open_answer}, "b.json": {"rte": equal, "cb": high}}
+    for name, tasks in files.items():
+        (tmp_path / name).write_text(json.dumps(result_record(tasks)))
+    level = "above chance by the 95% interval (0-shot, of 2 tasks with a chance level): "
+    out, _ = output_of(capsys, "show", str(tmp_path / "a.json"), "-f", "table")
+    assert f"{level}rte" in " ".join(out.split())
+    out, _ = output_of(capsys, "show", str(tmp_path / "a.json"), "-f", "json")
+    assert {row["task"]: row["above_chance"] for row in json.loads(out) if row["kind"] == "task"} == {
+        "rte": True,
+        "cb": False,
+        "squad": None,
+    }
+    out, _ = output_of(capsys, "compare", str(tmp_path / "a.json"), str(tmp_path / "b.json"), "-f", "table")
+    assert f"{level}A rte; B cb" in " ".join(out.split())
 
 
 def test_lines_for_other_programs(desk: Path, capsys) -> None:

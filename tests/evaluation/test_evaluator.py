@@ -340,6 +340,11 @@ def test_a_record_names_its_sources(task_folder) -> None:
     assert task_record.settings[0].templates[0].n == task_record.examples == 6
     content = json.loads(record.to_json())
     assert parse_result(content, "") == record, "a record is what is read from its file"
+    (setting,) = content["tasks"]["odd"]["settings"]
+    assert setting["above_chance"] is (setting["interval"][0] > max(setting["templates"][0]["chance"].values()))
+    del setting["above_chance"]
+    earlier = parse_result(content, "").tasks["odd"].settings[0]
+    assert (earlier.above_chance, earlier.is_above_chance) == (None, task_record.settings[0].above_chance)
     assert "contamination" not in content
     assert "note" not in content["tasks"]["odd"]["settings"][0]["templates"][0]
     lines = [json.loads(line) for line in result_writer.samples_jsonl(results).splitlines()]

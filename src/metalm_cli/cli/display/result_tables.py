@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from metalm_cli.cli.display import aggregate_rows
+from metalm_cli.cli.display import aggregate_rows, chance_notes
 from metalm_cli.cli.display.tables import Page
 from metalm_cli.common.table import Table
 
@@ -80,6 +80,7 @@ def result_table(record: ResultRecord) -> Page:
                 mean_rows=len(means) + len(aggregates),
             )
         )
+        page.notes += chance_notes.above_chance(shots, {"": {name: setting for name, _, setting in tasks}})
     page.notes += _notes(record)
     return page
 
@@ -108,14 +109,14 @@ def _describe_settings(record: ResultRecord) -> str:
 
 
 def _task_row(name: str, task: TaskRecord, setting: SettingRecord, several_templates: bool) -> list[str]:
-    chance_levels = [level for level in (setting.chance.uniform, setting.chance.majority) if level is not None]
+    level = setting.chance.level
     cells = [
         name,
         SHORT_LABELS.get(task.seen.label, task.seen.label),
         task.metric,
         "–" if setting.score is None else _format_with_error(setting.score, setting.error),
         _format_interval(setting.interval),
-        f"{max(chance_levels):.1f}" if chance_levels else "",
+        "" if level is None else f"{level:.1f}",
     ]
     if not several_templates:
         cells.append(str(setting.n))
@@ -147,6 +148,7 @@ def _task_data(record: ResultRecord, name: str, task: TaskRecord, setting: Setti
         "high": high,
         "guess": setting.chance.uniform,
         "constant": setting.chance.majority,
+        "above_chance": setting.is_above_chance,
         "spread": setting.spread,
         "oracle": None if best is None else best.score,
         "oracle_template": None if best is None else best.template,
@@ -245,6 +247,11 @@ def comparison_table(comparison: Comparison) -> Page:
         rows = [*map(_difference_row, tasks), *map(_mean_row, means)]
         data_rows = [*map(_difference_data, tasks), *map(_mean_difference_data, means)]
         page.data_rows += [_file_names(comparison) | data_row for data_row in data_rows]
+        settings_by_letter = {
+            letter: {task.task: record.tasks[task.task].with_shots(shots) for task in tasks}
+            for letter, record in (("A", comparison.first), ("B", comparison.second))
+        }
+        page.notes += chance_notes.above_chance(shots, settings_by_letter)
         page.tables.append(
             Table(f"{shots}-shot", headers, rows, text_columns=frozenset({0, 1, 8}), mean_rows=len(means))
         )

@@ -210,7 +210,7 @@ def shot_record(shot_result: ShotResult, metric: MetricName) -> SettingRecord:
     """Return the record of a task with a number of demonstrations."""
     best = shot_result.oracle if len(shot_result.scores) > 1 else None
     scored_results = [result for result in shot_result.template_results if result.score is not None]
-    return SettingRecord(
+    record = SettingRecord(
         shots=shot_result.shots,
         score=shot_result.value,
         error=shot_result.error,
@@ -219,6 +219,7 @@ def shot_record(shot_result: ShotResult, metric: MetricName) -> SettingRecord:
         oracle=BestTemplate(template=best.template, score=best.score.value) if best and best.score else None,
         templates=[template_record(result, metric) for result in shot_result.template_results],
     )
+    return record.model_copy(update={"above_chance": record.is_above_chance})
 
 
 def template_record(template_result: TemplateResult, metric: MetricName) -> TemplateRecord:

@@ -18,7 +18,7 @@ RESULT_FORMAT = 2
 
 
 class RecordPart(BaseModel):
-    """Part of a result file; keys in :attr:`optional_keys` are not written if they are empty."""
+    """Part of a result file; keys in :attr:`optional_keys` are not written if they are empty (false is not)."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True, allow_inf_nan=False)
     optional_keys: ClassVar[frozenset[str]] = frozenset()
@@ -29,7 +29,7 @@ class RecordPart(BaseModel):
         return {
             key: value
             for key, value in content.items()
-            if key not in self.optional_keys or value not in (None, "", 0, [], {})
+            if key not in self.optional_keys or value is False or value not in (None, "", 0, [], {})
         }
 
 
@@ -38,6 +38,11 @@ class Chance(RecordPart):
 
     uniform: float | None = None
     majority: float | None = None
+
+    @property
+    def level(self) -> float | None:
+        """The better of guessing and the best constant answer; None if neither is known."""
+        return max((level for level in (self.uniform, self.majority) if level is not None), default=None)
 
 
 class TemplateRecord(RecordPart):
@@ -93,12 +98,20 @@ class BestTemplate(RecordPart):
 
 
 class SettingRecord(RecordPart):
-    """Results of a task with a number of demonstrations."""
+    """Results of a task with a number of demonstrations.
+
+    Args:
+        above_chance: Whether the whole interval is above the chance level; None without one of them, and in files of
+            versions that did not write it, see :attr:`is_above_chance`.
+    """
+
+    optional_keys = frozenset({"above_chance"})
 
     shots: int
     score: float | None
     error: float | None = None
     interval: list[float] | None = Field(default=None, min_length=2, max_length=2)
+    above_chance: bool | None = None
     spread: float | None = None
     oracle: BestTemplate | None = None
     templates: list[TemplateRecord]
@@ -112,6 +125,12 @@ class SettingRecord(RecordPart):
     def chance(self) -> Chance:
         """Chance level of the first template; empty if there are no templates."""
         return self.templates[0].chance if self.templates else Chance()
+
+    @property
+    def is_above_chance(self) -> bool | None:
+        """Whether the lower end of the interval is above the chance level; None without one of them."""
+        level = self.chance.level
+        return None if level is None or self.interval is None else self.interval[0] > level
 
     @property
     def n(self) -> int:

@@ -218,6 +218,17 @@ def test_the_recipes_of_the_families_run(name: str, tmp_path: Path) -> None:
     assert len(micro.losses(tmp_path / "run")) == 2
 
 
+@pytest.mark.parametrize("name", ["demo/lexical", "demo/lexical-gpt"])
+def test_the_recipes_of_the_lexical_tasks_run(name: str, tmp_path: Path) -> None:
+    small = ["train.steps=2", "train.batch_size=8", "train.log_every=1", "train.warmup_steps=1"]
+    small += ["data.validation.examples=2", "model.decoder.tokenizer.new.documents=200"]
+    if name == "demo/lexical":
+        shape = "hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32"
+        small += [f"model.encoders.text.config={{model_type: bert, {shape}}}", "model.encoders.text.tokenizer=same"]
+    assert micro.metalm("finetune", name, *small, "--out", tmp_path / "run") == 0
+    assert len(micro.losses(tmp_path / "run")) == 2
+
+
 def test_every_shipped_recipe_is_tested_here() -> None:
     from metalm_cli.config.locate import find_recipe, shipped_names
     from metalm_cli.config.resolution import command_of

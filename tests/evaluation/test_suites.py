@@ -34,7 +34,7 @@ def names(name_or_path: str | Path) -> list[str]:
 
 
 def test_the_shipped_suites() -> None:
-    assert list_suites() == ["bbh", "core", "glue", "in-context", "mmlu", "superglue", "world"]
+    assert list_suites() == ["bbh", "core", "glue", "in-context", "lexical", "mmlu", "superglue", "world"]
     assert not [name for name in shipped_names(include_bases=True) if "suites" in name], "suites are not recipes"
 
 

@@ -145,7 +145,7 @@ def test_sizes():
 # -- labels, determined again from the texts --------------------------------------------------------------------------
 
 
-def found(text: str, table: dict[str, str]) -> list[str]:
+def words_in(text: str, table: dict[str, str]) -> list[str]:
     """Return the words of a table in a text, in the order of the text."""
     return [token for token in tokens(text) if token in table]
 
@@ -158,16 +158,16 @@ def is_right(task: str, row: dict) -> bool | None:
     """Return whether the statement of a row with two labels is true."""
     match task.removeprefix("lexical_"):
         case "entailment":
-            (word,) = found(row["premise"], KIND_OF)
+            (word,) = words_in(row["premise"], KIND_OF)
             return KIND_OF[word] == kind_named(row["hypothesis"])
         case "paraphrase":
-            (first,), (second,) = (found(row[key], SYNONYMS_OF) for key in ("sentence1", "sentence2"))
+            (first,), (second,) = (words_in(row[key], SYNONYMS_OF) for key in ("sentence1", "sentence2"))
             assert first != second
             return SYNONYMS_OF[first] == SYNONYMS_OF[second]
         case "uses":
-            (word,) = found(row["question"], USE_OF)
-            asked = next(name for name in USES if name in row["question"])
-            pair = {asked, USE_OF[word]}
+            (word,) = words_in(row["question"], USE_OF)
+            named_use = next(name for name in USES if name in row["question"])
+            pair = {named_use, USE_OF[word]}
             assert len(pair) == 1 or any(
                 pair == {use, other} for use in UNSUITABLE_USES for other in UNSUITABLE_USES[use]
             )
@@ -175,17 +175,17 @@ def is_right(task: str, row: dict) -> bool | None:
         case "groups":
             return len({KIND_OF[word] for word in row["things"].split(", ")}) == 1
         case "reference":
-            first, second = found(row["text"], KIND_OF)
-            (thing,) = found(row["thing"], KIND_OF)
+            first, second = words_in(row["text"], KIND_OF)
+            (thing,) = words_in(row["thing"], KIND_OF)
             assert thing in (first, second)
             assert row["text"].count(row["mention"].removeprefix("the ")) == 1
             return KIND_OF[thing] == kind_named(row["mention"])
         case "contents":
-            kinds = [KIND_OF[word] for word in found(row["passage"], KIND_OF)]
+            kinds = [KIND_OF[word] for word in words_in(row["passage"], KIND_OF)]
             assert len(kinds) == len(set(kinds)) == 3
-            asked = kind_named(row["question"])
-            assert not any({asked, kind} in CONFUSABLE_KINDS for kind in kinds)
-            return asked in kinds
+            named_kind = kind_named(row["question"])
+            assert not any({named_kind, kind} in CONFUSABLE_KINDS for kind in kinds)
+            return named_kind in kinds
     return None
 
 
@@ -194,13 +194,13 @@ def test_labels_are_right(split):
     counts: Counter = Counter()
     for task, row in all_rows(split):
         if task == "lexical_sentiment":
-            assert {OPINION_OF[word] for word in found(row["text"], OPINION_OF)} == {row["label"]}
+            assert {OPINION_OF[word] for word in words_in(row["text"], OPINION_OF)} == {row["label"]}
         elif task == "lexical_kinds":
-            (word,) = found(row["thing"], KIND_OF)
+            (word,) = words_in(row["thing"], KIND_OF)
             assert row["options"][row["index"]] == KIND_OF[word]
             assert not any(pair <= set(row["options"]) for pair in CONFUSABLE_KINDS)
         elif task == "lexical_topics":
-            words = found(row["text"], TOPIC_OF)
+            words = words_in(row["text"], TOPIC_OF)
             assert len(words) == len(set(words)) == 2
             assert {TOPIC_OF[word] for word in words} == {row["options"][row["index"]]}
         else:

@@ -1,4 +1,4 @@
-"""Rows of the lexical tasks, correct by construction: what words mean, asked of words that no training row contains.
+"""Rows of the lexical tasks, correct by construction: questions on the meanings of words, held out in part.
 
 A word is either a training word or a held-out word, in all tasks of the family alike. Validation and test rows are
 made of held-out words; the names of classes, the uses and the rest of the sentences are the same in all splits. Rows
@@ -196,7 +196,7 @@ def make_group_rows(rng: SeededRandom, is_training: bool) -> list[RowDict]:
 
 
 def make_reference_rows(rng: SeededRandom, is_training: bool) -> list[RowDict]:
-    """Make four rows: two things and a later mention of one of them by its kind, asked of each of the things."""
+    """Make four rows: two things and a later mention of one of them by its kind, each with both things."""
     kinds = _two_kinds(rng)
     words = [_pick(rng, kind, is_training)[0] for kind in kinds]
     first, second = rng.shuffled([noun_phrase(word) for word in words])
@@ -207,7 +207,7 @@ def make_reference_rows(rng: SeededRandom, is_training: bool) -> list[RowDict]:
 
 
 def make_contents_rows(rng: SeededRandom, is_training: bool) -> list[RowDict]:
-    """Make four rows: two lists that differ in one thing, each asked for the kind of this thing and of the other."""
+    """Make four rows: two lists that differ in one thing, each with a question on both kinds."""
     kinds = _two_kinds(rng)
     others = [
         kind

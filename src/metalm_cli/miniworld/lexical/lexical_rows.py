@@ -30,9 +30,9 @@ RowDict = dict[str, Any]
 GroupMaker = Callable[[SeededRandom, bool], list[RowDict]]
 """Function that makes a group of rows, of training words or of held-out words."""
 
-_SUBJECTS = ("Anna", "Peter", "my uncle", "a neighbour", "our guest", "the woman next door", "my cousin", "his brother")
+_SUBJECTS = ("Anna", "Peter", "Clara", "Hugo", "Nina", "Paul", "my uncle", "a neighbour")
 _VERBS = ("noticed", "drew", "painted", "described", "dreamed of", "talked about", "pointed at", "wrote about")
-_TIMES = ("", "", " yesterday", " last week", " on Sunday", " in the morning", " again", " this time")
+_TIMES = ("", "", "", "", " yesterday", " again")
 _WORKS = (
     *("film", "play", "concert", "meal", "trip", "novel", "party", "evening", "visit", "show", "talk", "story"),
     *("speech", "weekend", "lunch", "tour", "exhibition", "performance", "holiday", "wedding"),
@@ -66,15 +66,15 @@ _ACTION_FRAMES = (
 _SYNONYM_FRAMES = {"person": _PERSON_FRAMES, "thing": _THING_FRAMES, "action": _ACTION_FRAMES}
 _TOPIC_FRAMES = (
     "{Subject} {verb} the {first} and the {second}{time}.",
-    "The first page is about the {first}, the next one about the {second}.",
-    "It was about the {first} at first, and in the end about the {second}.",
+    "This is about the {first}, and that about the {second}.",
+    "The {first} and the {second} were on the first page.",
     "First came the {first}, then the {second}.",
 )
 _USE_FRAMES = (
-    "Would you expect {subject} to use {thing} for {use}?",
-    "{Subject} has {thing}. Is it normal to use that for {use}?",
-    "{Subject} needs something for {use}. Would {thing} do for that?",
-    "{Subject} went to the shop for {thing}{time}. Would that be for {use}?",
+    "Would {subject} use {thing} for {use}?",
+    "{Subject} has {thing} for {use}. Is that normal?",
+    "{Subject} needs something for {use}. Would {thing} do?",
+    "{Subject} takes {thing} for {use}. Does that make sense?",
 )
 _LIST_FRAMES = (
     "In the picture there are {items}.",
@@ -221,7 +221,7 @@ def make_contents_rows(rng: SeededRandom, is_training: bool) -> list[RowDict]:
         things = [noun_phrase(_pick(rng, kind, is_training)[0]), *fillers]
         first, second, third = (things[place] for place in order)
         passages.append(frame.format(items=f"{first}, {second} and {third}"))
-    questions = [f"Is there {with_article(kind.name)} among these things?" for kind in kinds]
+    questions = [f"Is one of them {with_article(kind.name)}?" for kind in kinds]
     rows = [{"passage": passages[i], "question": questions[j]} for i, j in _CROSSED]
     return _label_pairs(("yes", "no"), rows)
 

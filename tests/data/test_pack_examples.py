@@ -63,6 +63,15 @@ def test_shortened_rows_cost_no_more_than_rows_of_the_longest_session(lengths: l
         assert bound is None or sum(dock.cost["text"] for _, dock in row.docks) <= bound
 
 
+@given(sizes, st.sampled_from([None, 110]))
+def test_all_sessions_are_one_row_within_the_limit_of_encoder_tokens(lengths: list[int], bound) -> None:
+    rows = packed_rows(RowPacking(True, 200, bound, shorten_rows=True, one_row=True), lengths)
+    if bound is None:
+        assert [len(row) for row in rows] == [sum(lengths)]
+    else:
+        assert all(sum(dock.cost["text"] for _, dock in row.docks) <= bound for row in rows)
+
+
 def test_a_long_session_has_a_row_of_its_own_where_that_is_cheaper() -> None:
     rows = packed_rows(RowPacking(True, 1000, shorten_rows=True), [900, *[100] * 12])
     assert max(len(row) for row in rows[1:]) < 900 == len(rows[0])

@@ -8,7 +8,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from metalm_cli.models import loss as loss_module
-from metalm_cli.models.capabilities import measure_decoder
+from metalm_cli.models.attention import computes_segments_apart, decoder_mask
+from metalm_cli.models.capabilities import measure_decoder, use_segmented_attention
 from metalm_cli.models.decoders import full_logits, head_of, hidden_states
 from metalm_cli.sessions import ROOT, Row, TokenisedSession, build_row, collate
 from model_families import (
@@ -46,6 +47,30 @@ def test_packed_equals_unpacked(kind) -> None:
     assert_same(packed_gradients, expected)
     missing = {name for name, parameter in model.named_parameters() if parameter.grad is None}
     assert not {name for name in missing if not name.startswith("encoders.text.pooler")}
+
+
+SEGMENTED_KINDS = set(PACKED) - {"gemma2", "gpt_neo", "gptj", "xglm"}
+"""Families of which the segments of a row can be computed apart; the others have no SDPA."""
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_segments_computed_apart_equal_unpacked(kind) -> None:
+    model = model_of(kind)
+    tokenised = sessions()
+    before = model.decoder.config._attn_implementation
+    assert use_segmented_attention(model.decoder) == (kind in SEGMENTED_KINDS)
+    if kind not in SEGMENTED_KINDS:
+        assert model.decoder.config._attn_implementation == before
+        return
+    unpacked, expected = unpacked_losses(model, tokenised)
+    rows = batch_of([tokenised[:1], tokenised[1:]], length=60)
+    mask = decoder_mask(rows.decoder, model.decoder.config, torch.float32)
+    has_short_window = kind == "mistral"
+    assert mask.shape == (2, 1, 60 if has_short_window else 1, 60)
+    assert computes_segments_apart(model.decoder.config, 60) != has_short_window
+    packed, packed_gradients = loss_and_gradients(model, rows)
+    torch.testing.assert_close(packed, unpacked, atol=1e-5, rtol=1e-5)
+    assert_same(packed_gradients, expected)
 
 
 @pytest.mark.parametrize("kind", PACKED)

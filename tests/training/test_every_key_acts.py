@@ -484,7 +484,8 @@ class Outcomes:
         ]
         packing = getattr(run, "packing", None)
         if packing is not None:  # as on a GPU, where rows have their full length
-            described.append([len(row) for row in replace(packing, shorten_rows=False).rows(run.sampled_sessions)])
+            on_a_gpu = replace(packing, shorten_rows=False, one_row=False)
+            described.append([len(row) for row in on_a_gpu.rows(run.sampled_sessions)])
         return repr((run.plan, described, losses))
 
     _objective = _data

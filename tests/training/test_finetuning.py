@@ -100,6 +100,15 @@ def test_a_step_reads_exactly_its_numbers(runs: Runs, variant: str) -> None:
         assert numbers == list(range(step * 8, step * 8 + 8))
 
 
+def test_a_packed_step_is_one_pass_on_a_cpu(runs: Runs) -> None:
+    passes = {
+        variant: [len(step["numbers"]) for step in micro.watched_steps(Path(f"{runs(variant)}.0"))]
+        for variant in ("pack", "pad")
+    }
+    assert set(passes["pack"]) == {1}
+    assert max(passes["pad"]) > 1
+
+
 def test_losses_are_logged_per_task_and_cluster(runs: Runs) -> None:
     out = runs("pad")
     logged_tasks = set().union(*(record["task_loss"] for record in micro.records(out)))

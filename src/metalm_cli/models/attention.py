@@ -3,6 +3,7 @@
 A batch contains segments; each attention backend has its own form of mask. Letters: b rows, s positions, g segments.
 
 - *plain*: every row is one root segment. Ordinary causal attention is exact and no mask is built.
+- *segmented*: the index of each position's segment, ``[b, 1, 1, s]``; each segment is computed apart (CPUs).
 - *dense*: an additive ``[b, 1, s, s]`` mask, which every tested family passes on unchanged.
 - *flex*: a block mask for ``flex_attention``, which skips fully masked blocks (GPUs).
 
@@ -16,11 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from metalm_cli.sessions import PackedTokens
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
+
+SEGMENTED = "metalm_segmented"
+"""Attention implementation of transformers by :func:`segmented_attention`, for models that pass masks on unchanged."""
 
 AttentionMask = Any
 """None, a tensor, a block mask, or a dict of them by layer type."""
@@ -72,6 +79,50 @@ def dense_mask(
     return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
 
 
+def segmented_attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """Compute causal attention for each segment of packed rows apart, without a mask.
+
+    The time does not grow with the square of the row's length. With any other mask it is SDPA. Letters: h heads, d head
+    width.
+
+    Args:
+        module: The attention module.
+        query: ``[b, h, s, d]``; keys and values likewise, perhaps with fewer heads.
+        key: Keys.
+        value: Values.
+        attention_mask: The index of each position's segment, ``[b, 1, 1, s]`` int64; or an additive mask, or None.
+        options: Further arguments of transformers' SDPA.
+
+    Returns:
+        ``[b, s, h, d]``, and no attention weights.
+    """
+    if attention_mask is None or attention_mask.dtype != torch.int64:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    options = {**options, "is_causal": True}
+    rows = []
+    for row, segment_ids in enumerate(attention_mask[:, 0, 0]):
+        lengths = segment_ids.unique_consecutive(return_counts=True)[1].tolist()
+        parts = (tensor[row : row + 1].split(lengths, dim=2) for tensor in (query, key, value))
+        segments = zip(*parts, strict=True)
+        outputs = [sdpa_attention_forward(module, *segment, None, **options)[0] for segment in segments]
+        rows.append(torch.cat(outputs, 1))
+    return torch.cat(rows), None
+
+
+def computes_segments_apart(config: Any, length: int) -> bool:
+    """Return whether a decoder computes sessions up to a length apart, so that the length of a row costs nothing."""
+    window = getattr(config, "sliding_window", None)
+    return getattr(config, "_attn_implementation", None) == SEGMENTED and (window is None or length <= window)
+
+
+def register_segmented_attention() -> None:
+    """Register :func:`segmented_attention` with transformers, with the masks of SDPA where there are no segments."""
+    AttentionInterface.register(SEGMENTED, segmented_attention)
+    AttentionMaskInterface.register(SEGMENTED, sdpa_mask)
+
+
 def flex_predicate(
     tokens: PackedTokens, window: int | None = None
 ) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
@@ -117,14 +168,15 @@ def decoder_mask(tokens: PackedTokens, config: Any, dtype: torch.dtype, cached_l
     window = getattr(config, "sliding_window", None)
     if layer_types - {"full_attention", "sliding_attention"}:
         raise NotImplementedError(f"packed attention is not implemented for layers of type {sorted(layer_types)}")
-    use_flex = getattr(config, "_attn_implementation", None) == "flex_attention" and not cached_length
+    implementation = None if cached_length else getattr(config, "_attn_implementation", None)
 
     def build(layer_window: int | None) -> AttentionMask:
-        return (
-            flex_mask(tokens, layer_window)
-            if use_flex
-            else dense_mask(tokens, dtype, window=layer_window, cached_length=cached_length)
-        )
+        if implementation == "flex_attention":
+            return flex_mask(tokens, layer_window)
+        is_local = layer_window is not None and bool(tokens.position_ids.max() >= layer_window)
+        if implementation == SEGMENTED and not is_local and not tokens.depth:
+            return tokens.segment_ids[:, None, None]
+        return dense_mask(tokens, dtype, window=layer_window, cached_length=cached_length)
 
     if "sliding_attention" in layer_types:
         return {"full_attention": build(None), "sliding_attention": build(window)}

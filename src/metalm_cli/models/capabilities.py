@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from metalm_cli.errors import MetalmError
+from metalm_cli.models.attention import SEGMENTED, register_segmented_attention
 from metalm_cli.models.decoders import expand_cache, full_logits, head_of, hidden_states, plain_generation
 from metalm_cli.models.families.encoder_only import encode
 from metalm_cli.models.mlm_heads import masked_head
@@ -145,6 +146,34 @@ def _decoder_traits(decoder: Any) -> DecoderTraits:
         return full_logits(decoder, embeds, _pack(first, second)), unpacked
 
     return DecoderTraits(causal, agree(from_head), causal and agree(packed))
+
+
+def use_segmented_attention(decoder: Any) -> bool:
+    """Compute the segments of packed rows apart, if that gives the logits of unpacked rows; return whether it does.
+
+    Args:
+        decoder: A causal language model; one whose attention is not SDPA is left as it is.
+    """
+    attention = decoder.config._attn_implementation
+    if attention != "sdpa":
+        return bool(attention == SEGMENTED)
+    documents = token_ids(decoder, 11).split([6, 5], dim=1)
+
+    def packed() -> tuple[Tensor, Tensor]:
+        embeds = decoder.get_input_embeddings()(torch.cat(documents, 1))
+        unpacked = torch.cat([decoder(input_ids=ids, use_cache=False).logits for ids in documents], 1)
+        return full_logits(decoder, embeds, _pack(*documents)), unpacked
+
+    register_segmented_attention()
+    try:
+        decoder.set_attn_implementation(SEGMENTED)
+        with measuring(decoder):
+            is_exact = decoder.config._attn_implementation == SEGMENTED and agree(packed)
+    except REJECTIONS:
+        is_exact = False
+    if not is_exact:
+        decoder.set_attn_implementation(attention)
+    return is_exact
 
 
 def check_outputs(model: Any, outputs: Tensor) -> None:

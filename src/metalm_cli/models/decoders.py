@@ -130,10 +130,16 @@ def _decoder_inputs(decoder: Any, embeds: Tensor, tokens: PackedTokens, cache: A
     inputs: dict[str, Any] = {"inputs_embeds": embeds, "use_cache": cache is not None}
     if cache is not None:
         inputs["past_key_values"] = cache
-        inputs["attention_mask"] = decoder_mask(tokens, decoder.config, embeds.dtype, cache.get_seq_length())
+        inputs["attention_mask"] = decoder_mask(tokens, decoder.config, _mask_dtype(embeds), cache.get_seq_length())
         inputs["position_ids"] = tokens.position_ids
     elif not tokens.plain:
         # Plain rows have the default positions, from 0; explicit positions would only be searched for packing.
-        inputs["attention_mask"] = decoder_mask(tokens, decoder.config, embeds.dtype)
+        inputs["attention_mask"] = decoder_mask(tokens, decoder.config, _mask_dtype(embeds))
         inputs["position_ids"] = tokens.position_ids
     return inputs
+
+
+def _mask_dtype(embeds: Tensor) -> torch.dtype:
+    """Return the dtype of the attention scores: that of autocast, which would cast the mask again in each layer."""
+    device = embeds.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else embeds.dtype

@@ -6,6 +6,8 @@ because its gradients are computed along with its loss. The matrix products run 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +23,31 @@ CUDA_CHUNK_ELEMENTS = 1 << 27
 def chunk_elements(cuda: bool) -> int:
     """Return the number of logits in memory at once, on a GPU or on a CPU."""
     return CUDA_CHUNK_ELEMENTS if cuda else CHUNK_ELEMENTS
+
+
+_shared_casts: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] | None = None
+"""Weights of heads and their casts inside :func:`shared_head_casts`, by id of the weight and dtype."""
+
+
+@contextmanager
+def shared_head_casts() -> Iterator[None]:
+    """Context manager in which each head's weight is cast to the compute dtype once; weights must not change in it."""
+    global _shared_casts
+    outer, _shared_casts = _shared_casts, {}
+    try:
+        yield
+    finally:
+        _shared_casts = outer
+
+
+def _cast_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """Cast a head's weight, unless it is cast already."""
+    if _shared_casts is None or weight.dtype == dtype:
+        return weight.to(dtype)
+    key = (id(weight), dtype)
+    if key not in _shared_casts:
+        _shared_casts[key] = (weight, weight.to(dtype))  # the weight too, so that its id stays its own
+    return _shared_casts[key][1]
 
 
 @dataclass(frozen=True)
@@ -89,7 +116,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         m, v = hidden.shape[0], weight.shape[0]
         compute = hidden.dtype if dtype is None else dtype
-        states, matrix = hidden.to(compute), weight.to(compute)
+        states, matrix = hidden.to(compute), _cast_weight(weight, compute)
         losses = torch.empty(m, dtype=torch.float32, device=hidden.device)
         needs_grad = [grad and flag for flag in ctx.needs_input_grad[:3]]
         grad_hidden = torch.empty_like(states) if needs_grad[0] else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ from metalm_cli.runs.metrics_log import (
 )
 from metalm_cli.runs.resume_check import recipe_record
 from metalm_cli.sessions import Batch, Row, Session
-from metalm_cli.training.distributed.accelerator import compile_layers, connect_processes, make_accelerator
+from metalm_cli.training.compute.fast_layers import compile_layers, use_fast_attention
+from metalm_cli.training.distributed.accelerator import connect_processes, make_accelerator
 from metalm_cli.training.distributed.equal_processes import (
     check_equal_data,
     check_equal_models,
@@ -46,9 +47,9 @@ from metalm_cli.training.run_start import (
     TOKENIZERS,
     RunStart,
     check_adapter_base,
+    describe_end,
     describe_interrupt,
     find_start,
-    resume_command,
     write_start,
 )
 from metalm_cli.training.step_metrics import summary
@@ -205,10 +206,10 @@ class Run(ABC):
 
     def assemble(self, tokenizers: Path | None) -> Assembly:
         """Build the model, with the tokenizers of a folder if they are there."""
-        corpus = self.corpus
-        return build_from_recipe(
-            self.recipe, lambda count: corpus.sample(count, 0), offline=self.options.offline, tokenizers=tokenizers
-        )
+        sample = partial(self.corpus.sample, seed=0)
+        assembly = build_from_recipe(self.recipe, sample, offline=self.options.offline, tokenizers=tokenizers)
+        use_fast_attention(assembly, self.recipe, self.accelerator.device)
+        return assembly
 
     @cached_property
     def ancestors(self) -> list[dict[str, Any]]:
@@ -358,11 +359,7 @@ class Run(ABC):
                 if result == Exit.DONE:
                     self.collectives.on_rank_zero(lambda: write_result(self, folder, trainer))
                 progress.note(summary(trainer.totals))
-                progress.note(
-                    f"{self.result_name}: {folder.path / self.result_name}"
-                    if result == Exit.DONE
-                    else f"stopped; resume with: {resume_command(self, folder)}"
-                )
+                progress.note(describe_end(self, folder, result))
         end_trackers(self.accelerator)
         return result
 

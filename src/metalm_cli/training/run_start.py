@@ -109,6 +109,13 @@ def resume_command(run: Run, folder: RunFolder) -> str:
     return f"metalm {run.recipe.command}{recipe} --resume --out {folder.path}"
 
 
+def describe_end(run: Run, folder: RunFolder, result: Exit) -> str:
+    """Describe where the result of a run is, or how a stopped run is resumed."""
+    if result == Exit.DONE:
+        return f"{run.result_name}: {folder.path / run.result_name}"
+    return f"stopped; resume with: {resume_command(run, folder)}"
+
+
 def describe_interrupt(run: Run, folder: RunFolder) -> str:
     """Describe what remains of a run that was stopped at once."""
     step = checkpoint.newest_step(folder.checkpoints)

@@ -26,6 +26,8 @@ from metalm_cli.data.sampling.row_slots import SlotState
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.objectives import Objective
 from metalm_cli.sessions import Batch
+from metalm_cli.training.compute.fast_layers import fuse_activations
+from metalm_cli.training.compute.step_casts import backward, casts_of_step
 from metalm_cli.training.distributed.collectives import Collectives, scalar
 from metalm_cli.training.distributed.state_dict import gather_state, restore_state
 from metalm_cli.training.optim import (
@@ -119,6 +121,7 @@ class Trainer:
         parts, policy = trained_parts(objective, root)
         root._no_split_modules = layer_classes(parts)
         optimizer = make_optimizer(parts, policy, options)
+        fuse_activations(root)
         root.train()
         self.module, self.optimizer = accelerator.prepare(root, optimizer)
         self.encoders: dict[str, Any] = dict(getattr(root.model, "encoders", {}) or {})
@@ -199,24 +202,9 @@ class Trainer:
                 same number in all processes.
             step_metrics: Accumulates terms and counts.
         """
-        steps_done = self.state.step
-        for index in range(passes):
-            batch = batches[min(index, len(batches) - 1)]
-            is_real, is_last = index < len(batches), index == passes - 1
-            torch.manual_seed(step_seed(self.options.seed, steps_done, self.collectives.rank, index))
-            with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.module):
-                terms = self.module(replace(batch, step_counts=counts))
-                # Wrappers average gradients over processes, but the counts are sums over processes.
-                loss = sum(
-                    term.sum * (is_real * term.coefficient * self.collectives.num_processes / max(1, counts[name]))
-                    for name, term in terms.items()
-                )
-                if loss.requires_grad:  # not if the decoder is frozen and the pass docks nothing
-                    self.accelerator.backward(loss)
-            if is_real:
-                step_metrics.add(terms, batch)
-            if self.heap is not None:
-                self.heap.after_pass()
+        with casts_of_step(self.accelerator):
+            for index in range(passes):
+                self._run_pass(batches, index, counts, passes, step_metrics)
         step_metrics.add_denominators(counts)
         for name in set(self.encoders) - used_encoders:
             # With zero gradients, momentum and weight decay would still change an unused encoder.
@@ -226,6 +214,27 @@ class Trainer:
         limit = self.options.gradient_clip if self.options.gradient_clip is not None else float("inf")
         grad_norm = self.accelerator.clip_grad_norm_(self.root.parameters(), limit)
         return grad_norm.full_tensor() if hasattr(grad_norm, "full_tensor") else grad_norm
+
+    def _run_pass(
+        self, batches: list[Batch], index: int, counts: dict[str, int], passes: int, step_metrics: StepMetrics
+    ) -> None:
+        """Run one forward and backward pass of a step; arguments as :meth:`step`."""
+        batch = batches[min(index, len(batches) - 1)]
+        is_real, is_last = index < len(batches), index == passes - 1
+        torch.manual_seed(step_seed(self.options.seed, self.state.step, self.collectives.rank, index))
+        with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.module):
+            terms = self.module(replace(batch, step_counts=counts))
+            # Wrappers average gradients over processes, but the counts are sums over processes.
+            loss = sum(
+                term.sum * (is_real * term.coefficient * self.collectives.num_processes / max(1, counts[name]))
+                for name, term in terms.items()
+            )
+            if loss.requires_grad:  # not if the decoder is frozen and the pass docks nothing
+                backward(self.accelerator, loss)
+        if is_real:
+            step_metrics.add(terms, batch)
+        if self.heap is not None:
+            self.heap.after_pass()
 
     def update(self, grad_norm: torch.Tensor, bad_step: torch.Tensor) -> torch.Tensor:
         """Step the optimiser, unless a gradient of this or an earlier step was not finite.

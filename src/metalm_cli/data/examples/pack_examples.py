@@ -39,6 +39,8 @@ class RowPacking:
         shorten_rows: Shorten packed rows if that costs less on a CPU: to the length of one of the step's sessions;
             longer sessions get rows of their own.
         row_format: How sessions become rows.
+        one_row: Pack all sessions of a step into one row, within the limit of encoder tokens: the model computes the
+            sessions of a row apart, so that one pass without padding costs least.
     """
 
     pack: bool
@@ -46,12 +48,15 @@ class RowPacking:
     max_encoder_tokens: int | None = None
     shorten_rows: bool = False
     row_format: RowFormat | PairFormat = DECODER_ROWS
+    one_row: bool = False
 
     def rows(self, sessions: Sequence[TaskSession]) -> list[Row]:
         """The rows of a step's sessions, the longest first."""
         ordered = sorted(sessions, key=lambda session: (-len(session.tokenised), session.number))
         if not self.pack:
             groups = [[session] for session in ordered]
+        elif self.one_row:
+            groups = self._first_fit(ordered, sum(len(session.tokenised) for session in ordered))
         elif self.shorten_rows and ordered:
             lengths = {len(ordered[index].tokenised) for index in (0, 1, 2, 4, 8, 16, 32, 64) if index < len(ordered)}
             groups = min((self._first_fit(ordered, length) for length in sorted(lengths)), key=_row_cost)

@@ -1,4 +1,4 @@
-"""Accelerate's accelerator, sharding on CPUs, and compilation of layers."""
+"""Accelerate's accelerator, and sharding on CPUs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 
 from metalm_cli.config.schema.recipes import Recipe
 from metalm_cli.errors import Exit, MetalmError
-from metalm_cli.models.assembly import Assembly
 from metalm_cli.training.distributed.collectives import Collectives
 
 
@@ -72,13 +71,3 @@ def _shard_on_cpu(accelerator: Any, mixed_precision: str) -> None:
         plugin.set_mixed_precision(mixed_precision)
     accelerator.state.distributed_type = DistributedType.FSDP
     accelerator.state.fsdp_plugin = plugin
-
-
-def compile_layers(assembly: Assembly) -> None:
-    """Compile the layers of every stack; equal layers share one compilation."""
-    from metalm_cli.models.trainable import transformer_layers
-
-    for name, part in assembly.parts().items():
-        if not name.startswith("connectors."):
-            for layer in transformer_layers(part):
-                layer.compile()

@@ -14,6 +14,7 @@ from metalm_cli.data.examples.session_writer import SessionBuilder
 from metalm_cli.data.examples.task_corpus import TaskCorpus
 from metalm_cli.data.examples.task_selection import TaskSelection, group_by_reason
 from metalm_cli.models.assembly import Assembly
+from metalm_cli.models.attention import computes_segments_apart
 from metalm_cli.sessions import Row, row_format_of
 from metalm_cli.training.planning.memory import estimate_memory
 from metalm_cli.training.planning.plan import (
@@ -59,7 +60,11 @@ def session_stats(sessions: list[TaskSession], length: int) -> SampleStats:
 
 
 def row_packing_of(recipe: FinetuneRecipe, assembly: Assembly, device: torch.device) -> RowPacking:
-    """Choose how sessions become rows: packed if the model allows exact packing; in short rows on a CPU for speed."""
+    """Choose how sessions become rows: packed if the model allows exact packing.
+
+    On a CPU, they become one row if the model computes the sessions of a row apart and train.micro_batch_size does not
+    limit the rows of a pass; otherwise short rows, in which attention costs less.
+    """
     data = recipe.data
     packs = assembly.model.traits.packs_rows_of(data.sequence_length)
     return RowPacking(
@@ -68,7 +73,13 @@ def row_packing_of(recipe: FinetuneRecipe, assembly: Assembly, device: torch.dev
         data.encoder_tokens,
         device.type == "cpu",
         row_format_of(assembly.decoder_tokenizer),
+        one_row=recipe.train.micro_batch_size is None and _computes_segments_apart(assembly, data.sequence_length),
     )
+
+
+def _computes_segments_apart(assembly: Assembly, length: int) -> bool:
+    decoder = getattr(assembly.model, "decoder", None)
+    return decoder is not None and computes_segments_apart(decoder.config, length)
 
 
 def make_task_plan(
@@ -142,6 +153,8 @@ def make_task_plan(
 def describe_packing(packing: RowPacking, rows: list[Row], sessions: int) -> str:
     """Describe the packing of a sample."""
     positions = sum(map(len, rows))
+    if packing.pack and packing.one_row:
+        return "all examples of a step in one row, each computed apart"
     if packing.pack and packing.shorten_rows:
         return f"{sessions / len(rows):.1f} examples packed, rows as long as one example of the step"
     if packing.pack:

@@ -31,6 +31,7 @@ from metalm_cli.runs.metrics_log import (
 from metalm_cli.runs.resume_check import recipe_record
 from metalm_cli.sessions import Batch, Row, Session
 from metalm_cli.training.compute.fast_layers import compile_layers, use_fast_attention
+from metalm_cli.training.compute.frozen_weights import FrozenWeights, frozen_weights, hold_frozen_weights
 from metalm_cli.training.distributed.accelerator import connect_processes, make_accelerator
 from metalm_cli.training.distributed.equal_processes import (
     check_equal_data,
@@ -228,6 +229,11 @@ class Run(ABC):
         torch.manual_seed(self.recipe.train.seed)
         return objective.step_module()
 
+    @cached_property
+    def frozen_weights(self) -> FrozenWeights:
+        """The weights that do not train, which the training loop holds in the compute dtype."""
+        return FrozenWeights(self.root, frozen_weights(self.recipe, self.assembly.parts(), self.shards))
+
     def prepare(self, folder: RunFolder | None = None) -> None:
         """Open the data, build the model, and make the plan.
 
@@ -272,9 +278,10 @@ class Run(ABC):
         if self.is_main:
             self.callbacks.show_plan(self.plan, None)
         arguments = self.objective, self.root, self.recipe, self.accelerator.device, self.probe_batch
-        result = self.collectives.run_together(
-            lambda: probe(*arguments, num_processes=self.num_processes, shards=self.shards)
-        )
+        with self.frozen_weights.held_in_memory():
+            result = self.collectives.run_together(
+                lambda: probe(*arguments, num_processes=self.num_processes, shards=self.shards)
+            )
         if self.is_main:
             self.callbacks.show_plan(self.plan, result)
 
@@ -350,7 +357,11 @@ class Run(ABC):
         self.accelerator.project_configuration.logging_dir = str(folder.path / "trackers")
         start_trackers(self.accelerator, list(recipe.train.trackers), self.options.name, recipe.model_dump())
         dataset = self.make_dataset(trainer)
-        with self._open_log(folder, trainer.state.step) as log, make_progress(main=self.is_main) as progress:
+        with (
+            self._open_log(folder, trainer.state.step) as log,
+            make_progress(main=self.is_main) as progress,
+            hold_frozen_weights(self, folder),
+        ):
             progress.start(steps, f"{self.options.name} -> {folder.path}", trainer.state.step)
             callbacks = make_trainer_callbacks(self, folder, log, progress, validator)
             with signals.deferred():

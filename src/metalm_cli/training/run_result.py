@@ -35,6 +35,8 @@ def write_result(run: Run, folder: RunFolder, trainer: Trainer) -> None:
     step = trainer.state.best_step if trainer.keep_best else None
     is_loaded = run.num_processes == 1 and step in (None, trainer.state.step)
     root, assembly = (run.root, run.assembly) if is_loaded else _load_whole_model(run, folder, step)
+    if is_loaded:
+        run.frozen_weights.release()
     folder.check_in_place()
     with folder.write_result(run.result_name) as model_folder:
         write_model(

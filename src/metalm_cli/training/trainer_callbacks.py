@@ -73,7 +73,8 @@ def make_trainer_callbacks(
 
     def evaluate() -> dict[str, float]:
         assert run.task_evaluator is not None, "the recipe has train.evaluate"
-        return run.task_evaluator(progress.activity)
+        with run.frozen_weights.released():
+            return run.task_evaluator(progress.activity)
 
     def log_evaluation(record: dict[str, Any]) -> None:
         log_to_trackers(run.accelerator, record)
@@ -82,6 +83,7 @@ def make_trainer_callbacks(
 
     def save_checkpoint(tensors: dict[str, dict[str, torch.Tensor]], state: dict[str, Any]) -> None:
         folder.check_in_place()
+        run.frozen_weights.put_originals(tensors["model"])
         path = checkpoint.save(
             folder.checkpoints, state["step"], tensors, {**state, RECIPE_KEY: recipe_record(run.recipe)}
         )
@@ -108,4 +110,5 @@ def _sample_continuations(run: Run) -> list[tuple[str, str]]:
     count = run.recipe.train.sample_continuations
     if not count or not run.assembly.family.generates or run.num_processes > 1:
         return []
-    return run.callbacks.sample_continuations(run.assembly, run.preview_texts()[:count])
+    with run.frozen_weights.released():
+        return run.callbacks.sample_continuations(run.assembly, run.preview_texts()[:count])

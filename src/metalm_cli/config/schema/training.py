@@ -102,7 +102,8 @@ class TrainingConfig(Section):
     )
     warmup_steps: int = Field(default=100, ge=0, description="Steps of linear warm-up.")
     precision: Literal["fp32", "bf16"] = Field(
-        default="bf16", description="fp32, or bf16: autocast with fp32 master weights."
+        default="bf16",
+        description="fp32, or bf16: autocast with fp32 master weights; weights that do not train are bf16.",
     )
     compile: bool = Field(default=False, description="Compile the decoder and the encoders with torch.compile.")
     checkpoint_activations: bool = Field(

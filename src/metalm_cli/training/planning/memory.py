@@ -18,6 +18,7 @@ from metalm_cli.models.loss import chunk_elements
 from metalm_cli.models.metalm import MetaLM
 from metalm_cli.models.trainable import transformer_layers
 from metalm_cli.sessions import ImageProcessor
+from metalm_cli.training.compute.frozen_weights import COMPUTE_DTYPE, frozen_weights
 
 ADAM_MOMENTS = 2
 """State tensors of AdamW per trained tensor."""
@@ -34,7 +35,7 @@ class MemoryEstimate:
     """Memory of one process in bytes.
 
     Args:
-        weights: Parameters and buffers. Exact.
+        weights: Parameters and buffers; frozen weights in the dtype of :mod:`.compute.frozen_weights`. Exact.
         gradients: Gradients of the trained parameters. Exact.
         optimizer: State of the optimiser. Exact.
         activations: Saved activations for full rows with docks at every position. An estimate.
@@ -92,8 +93,13 @@ def estimate_memory(
     trained_bytes = sum(
         parameter.numel() * parameter.element_size() for parameter in parameters if parameter.requires_grad
     )
-    weight_bytes = sum(tensor.numel() * tensor.element_size() for tensor in [*parameters, *buffers.values()])
-    activations = _activations(recipe, assembly, modules, rows_per_micro_batch(recipe, num_processes), parameters)
+    held = {id(parameter): parameter for parameter in frozen_weights(recipe, assembly.parts(), shards)}
+    weight_bytes = sum(
+        tensor.numel() * (COMPUTE_DTYPE.itemsize if id(tensor) in held else tensor.element_size())
+        for tensor in [*parameters, *buffers.values()]
+    )
+    cast = [weight for weight in parameters if id(weight) not in held and weight.dtype != COMPUTE_DTYPE]
+    activations = _activations(recipe, assembly, modules, rows_per_micro_batch(recipe, num_processes), cast)
     return MemoryEstimate(
         weight_bytes // shards, trained_bytes // shards, ADAM_MOMENTS * trained_bytes // shards, activations, shards
     )
@@ -106,7 +112,7 @@ def rows_per_micro_batch(recipe: Recipe, num_processes: int) -> int:
 
 
 def _activations(
-    recipe: Recipe, assembly: Assembly, modules: list[nn.Module], rows: int, parameters: list[nn.Parameter]
+    recipe: Recipe, assembly: Assembly, modules: list[nn.Module], rows: int, cast: list[nn.Parameter]
 ) -> int:
     length, is_bf16 = recipe.data.sequence_length, recipe.train.precision == "bf16"
     number_bytes = ACTIVATION_BYTES[recipe.train.precision]
@@ -122,7 +128,7 @@ def _activations(
     if recipe.data.isolate_documents:
         total += rows * length * length * (4 + 1)  # the mask, and the booleans that it is computed from
     if is_bf16:
-        total += sum(2 * parameter.numel() for parameter in parameters if parameter.dim() >= 2)  # autocast's copies
+        total += sum(2 * parameter.numel() for parameter in cast if parameter.dim() >= 2)  # autocast's copies
     return round(total + _head(assembly, modules, positions))
 
 

@@ -9,6 +9,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,16 @@ def ratio(times: dict[str, list[float]], ours: str, peer: str) -> tuple[float, f
     pairs = sorted(b / a for a, b in zip(times[ours], times[peer], strict=True))
     quarter = len(pairs) // 4
     return statistics.median(pairs), pairs[quarter], pairs[-1 - quarter]
+
+
+def interval(ratios: list[float]) -> tuple[float, float]:
+    """95% interval of the median: order statistics whose ranks have that coverage under the binomial distribution."""
+    ordered, count = sorted(ratios), len(ratios)
+    tail, rank = 0.5**count, 0
+    while rank + 1 < count / 2 and tail + comb(count, rank + 1) * 0.5**count <= 0.025:
+        rank += 1
+        tail += comb(count, rank) * 0.5**count
+    return ordered[rank], ordered[-1 - rank]
 
 
 def corpus_source() -> dict[str, Any]:

@@ -14,12 +14,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from metalm_cli.demo.expectations import WITHOUT_CHANCE
+from metalm_cli.demo.stages import SIZES, demo_stages
 from rich.console import Console
 
 from metalm_cli.cli import console
 from metalm_cli.cli.commands.project import demo as demo_command
-from metalm_cli.demo.expectations import WITHOUT_CHANCE
-from metalm_cli.demo.stages import SIZES, demo_stages
 from tiny_runs import metalm
 
 TIME_LIMIT_S = 280

@@ -21,7 +21,7 @@ PANELS = {
     "evaluation": "Evaluate",
     "data": "Data, tasks and templates",
     "models": "Models",
-    "project": "Demo, recipes and plug-ins",
+    "project": "Demo, studies, recipes and plug-ins",
 }
 """Panel of ``metalm --help`` for the commands of each folder below ``cli.commands``."""
 

@@ -1,4 +1,4 @@
-"""Shell completion of recipe names, of overrides (``KEY=VALUE``), and of suite names."""
+"""Shell completion of recipe names, of overrides (``KEY=VALUE``), and of names of suites and studies."""
 
 from __future__ import annotations
 
@@ -43,5 +43,15 @@ def complete_suite(incomplete: str) -> list[tuple[str, str]]:
 
     try:
         return [(name, load_suite(name).file.description) for name in list_suites() if name.startswith(incomplete)]
+    except MetalmError:
+        return []
+
+
+def complete_study(incomplete: str) -> list[tuple[str, str]]:
+    """Complete a shipped study name: names that begin with ``incomplete``, with descriptions."""
+    from metalm_cli.studies.load import list_studies, load_study
+
+    try:
+        return [(name, load_study(name).file.description) for name in list_studies() if name.startswith(incomplete)]
     except MetalmError:
         return []

@@ -20,6 +20,9 @@ BASE_STEM = "base"
 SUITES = "suites"
 """Folder of the shipped suites of tasks, below that of the shipped recipes."""
 
+STUDIES = "studies"
+"""Folder of the shipped studies, below that of the shipped recipes."""
+
 
 @dataclass(frozen=True)
 class RecipeFile:
@@ -93,7 +96,7 @@ def shipped_names(*, include_bases: bool = False) -> list[str]:
     """
     root = shipped_root("recipes")
     paths = [path.relative_to(root) for path in root.rglob("*.yaml")]
-    names = [path.with_suffix("").as_posix() for path in paths if path.parts[0] != SUITES]
+    names = [path.with_suffix("").as_posix() for path in paths if path.parts[0] not in (SUITES, STUDIES)]
     selected = [name for name in names if include_bases or name.rsplit("/", 1)[-1] != BASE_STEM]
     return sorted(selected, key=lambda name: (name.count("/"), name))
 
@@ -119,7 +122,7 @@ def find_recipe(recipe: str, *, beside: Path | None = None, where: str = "") -> 
         raise MetalmError(
             f"recipe {recipe} {problem}", where=where or display(path), remedy="give a YAML file or a shipped name"
         )
-    if _SHIPPED_NAME.match(recipe) and not recipe.startswith(f"{SUITES}/"):
+    if _SHIPPED_NAME.match(recipe) and not recipe.startswith((f"{SUITES}/", f"{STUDIES}/")):
         path = shipped_root("recipes") / f"{recipe}.yaml"
         if path.is_file():
             return RecipeFile(path, recipe, True)

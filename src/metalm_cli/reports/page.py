@@ -23,6 +23,7 @@ from metalm_cli.reports.figures.aggregate_figure import aggregate_figure
 from metalm_cli.reports.figures.score_figures import score_figures
 from metalm_cli.reports.figures.step_score_figures import step_score_figures
 from metalm_cli.reports.figures.training_figures import MAX_FIGURE_POINTS, Figure, training_figures
+from metalm_cli.reports.lead import Lead
 from metalm_cli.reports.paired_differences import paired_tables
 from metalm_cli.reports.reading.evaluation_summary import EvaluationSummary
 from metalm_cli.reports.reading.lineage_view import lineage_view
@@ -119,13 +120,14 @@ def report_figures(runs: Sequence[RunSummary], points: int = MAX_FIGURE_POINTS) 
     return [*scores, *step_score_figures(runs, points), *training_figures(runs, points)]
 
 
-def make_page(runs: Sequence[RunSummary], path: Path, created: datetime | None = None) -> str:
+def make_page(runs: Sequence[RunSummary], path: Path, created: datetime | None = None, lead: Lead | None = None) -> str:
     """Render the report page of some runs.
 
     Args:
         runs: The runs.
         path: Path of the page, which links are relative to.
         created: Time of creation; omitted by default.
+        lead: First view of a study; default: title and numbers of the runs.
 
     Returns:
         HTML of less than :data:`LARGEST` bytes.
@@ -133,7 +135,7 @@ def make_page(runs: Sequence[RunSummary], path: Path, created: datetime | None =
     library, paired = vega_export.javascript(), paired_tables(group_by_protocol(runs))
     page = ""
     for detail in DETAIL_LEVELS:
-        page = _render(runs, path, report_figures(runs, detail.points), paired, library, detail, created)
+        page = _render(runs, path, report_figures(runs, detail.points), paired, library, detail, created, lead)
         if len(page.encode()) < MAX_PAGE_BYTES:
             break
     return page
@@ -147,6 +149,7 @@ def _render(
     library: str,
     detail: Detail,
     created: datetime | None,
+    lead: Lead | None,
 ) -> str:
     from markupsafe import Markup
 
@@ -171,12 +174,16 @@ def _render(
     sections = _sections(runs, figures, paired, content)
     return _template().render(
         **content,
-        title=_title(runs),
-        subtitle=_subtitle(runs),
-        tiles=[] if several else _tiles(runs[0]),
+        lead=lead,
+        title=lead.title if lead is not None else _title(runs),
+        subtitle=lead.subtitle if lead is not None else _subtitle(runs),
+        tiles=[] if several or lead is not None else _tiles(runs[0]),
         notices=[f"{run.name}: {problem}" if several else problem for run in runs for problem in run.problems],
         sections=sections,
-        parts=[(section["key"], section["title"]) for section in sections],
+        parts=[
+            *([("claims", "Claims")] if lead is not None else []),
+            *((part["key"], part["title"]) for part in sections),
+        ],
         version=metalm_cli.__version__,
         created="" if created is None else f"{created:%Y-%m-%d %H:%M}",
         css=Markup(_asset("page.css")),

@@ -9,6 +9,7 @@ from pathlib import Path
 from metalm_cli.common.atomic_files import write_atomically
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.reports.figures import vega_export
+from metalm_cli.reports.lead import Lead
 from metalm_cli.reports.page import VEGA_CONFIG, light_colours, make_page, report_figures
 from metalm_cli.reports.reading.run_summary import RunSummary, read_run
 
@@ -23,18 +24,19 @@ def report_path(runs: Sequence[RunSummary], out: Path | None) -> Path:
     return out / REPORT_FILE if out.is_dir() else out
 
 
-def write_report(runs: Sequence[RunSummary], out: Path | None = None) -> Path:
+def write_report(runs: Sequence[RunSummary], out: Path | None = None, lead: Lead | None = None) -> Path:
     """Write the page of a report and return its path.
 
     Args:
         runs: The runs.
         out: The file, or a folder; by default the first run's folder.
+        lead: First view of a study.
 
     Raises:
         MetalmError: The page cannot be written.
     """
     path = report_path(runs, out)
-    page = make_page(runs, path, datetime.now())
+    page = make_page(runs, path, datetime.now(), lead)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, page.encode())

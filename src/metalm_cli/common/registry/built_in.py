@@ -152,6 +152,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         f"{_COMMANDS}.project.demo:demo",
         "Run the whole program on the built-in miniature world, offline: about four minutes on two CPU cores.",
     ),
+    "reproduce": (
+        f"{_COMMANDS}.project.reproduce:reproduce",
+        "Reproduce an experiment of the paper: train all arms, test the claims, and write a page with the verdicts.",
+    ),
     "recipe": (f"{_COMMANDS}.project.recipe:app", "List, show, check and explain recipes."),
     "plugins": (
         f"{_COMMANDS}.project.plugins:plugins",

@@ -11,8 +11,8 @@ from metalm_cli.runs.find import RESULTS
 
 SCORES_FOLDER = "results"
 """Name of a folder with result files, in a run folder or next to runs."""
-DEMO_FILE = "demo.json"
-"""File that marks the folder of a demo."""
+STUDY_FILES = ("study.json", "demo.json")
+"""Files that mark the folder of a study, or of a demo of an earlier version."""
 SEED_PREFIX = "seed-"
 """Prefix of folders of seeds, before the number."""
 
@@ -62,8 +62,8 @@ def run_folders(path: Path) -> list[Path]:
 
 
 def _runs_in_folder(path: Path) -> list[Path]:
-    """Folders of the runs in a folder of seeds or of a demo, followed by folders of results."""
-    runs, results = _runs_and_results(path, all_runs=(path / DEMO_FILE).is_file())
+    """Folders of the runs in a folder of seeds or of a study, followed by folders of results."""
+    runs, results = _runs_and_results(path, all_runs=any((path / name).is_file() for name in STUDY_FILES))
     if results == [path / SCORES_FOLDER] and not runs:
         return [path]
     return [*runs, *results]

@@ -16,7 +16,7 @@ def report(
         list[Path] | None,
         typer.Argument(
             metavar="[RUN]...",
-            help="Run folders; several are compared on one page. A demo or a folder of seeds includes all its runs. "
+            help="Run folders; several are compared on one page. A study or a folder of seeds includes all its runs. "
             "Default: runs/latest.",
             show_default=False,
         ),
@@ -40,6 +40,7 @@ def report(
     from metalm_cli.reports import read_runs
     from metalm_cli.reports.card_section import scored_cards, write_card
     from metalm_cli.reports.reading.find_runs import report_folder
+    from metalm_cli.studies.page import is_study_folder, study_lead
 
     folders = runs or [_latest_run()]
     summaries = read_runs(folders)
@@ -51,7 +52,8 @@ def report(
     if out is not None or not terminal:
         from metalm_cli.reports.write_report import write_report
 
-        console.write(f"{write_report(summaries, out or report_folder(folders[0]))}\n")
+        lead = study_lead(folders[0]) if len(folders) == 1 and is_study_folder(folders[0]) else None
+        console.write(f"{write_report(summaries, out or report_folder(folders[0]), lead)}\n")
         if not terminal:
             for run in summaries:
                 for problem in run.problems:

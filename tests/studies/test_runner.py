@@ -1,7 +1,8 @@
-"""Runner of the demo: stages run once their requirements are met, failures are explained, stopped runs resume."""
+"""Runner of a study: stages run once their requirements are met, failures are explained, stopped runs resume."""
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
@@ -15,12 +16,22 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from metalm_cli.demo import runner
-from metalm_cli.demo.display import Display
-from metalm_cli.demo.runner import DemoStopped, Runner
-from metalm_cli.demo.stages import SIZES, Stage
-from metalm_cli.demo.state import STATE_FILE, DemoFolder, error_file, is_stage_finished, last_record, logged_steps
 from metalm_cli.errors import MetalmError
+from metalm_cli.studies import runner
+from metalm_cli.studies.display import Display
+from metalm_cli.studies.load import Study, load_study
+from metalm_cli.studies.runner import Runner, StudyStopped
+from metalm_cli.studies.stages import Stage
+from metalm_cli.studies.state import STATE_FILE, StudyFolder, error_file, is_stage_finished, last_record, logged_steps
+
+
+@functools.cache
+def demo_study() -> Study:
+    return load_study("demo")
+
+
+def open_folder(path: Path, scale: str = "quick") -> StudyFolder:
+    return StudyFolder(path, demo_study(), scale)
 
 
 def stage(name: str, out: Path, *needs: str, steps: int = 0) -> Stage:
@@ -84,13 +95,13 @@ def _quickly(monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path):
-    demo_folder = DemoFolder(tmp_path / "demo", SIZES["quick"])
-    yield demo_folder
-    demo_folder.close()
+    study_folder = open_folder(tmp_path / "demo")
+    yield study_folder
+    study_folder.close()
 
 
 def make_runner(
-    folder: DemoFolder, stages: list[Stage], script: Script, jobs: int = 2, describe_result=lambda stage: ""
+    folder: StudyFolder, stages: list[Stage], script: Script, jobs: int = 2, describe_result=lambda stage: ""
 ) -> tuple:
     stream = io.StringIO()
     display = Display(Console(file=stream, width=40), stages)
@@ -100,8 +111,8 @@ def make_runner(
 def test_stages_run_when_their_requirements_are_met(folder):
     out, script = folder.path, Script()
     stages = [stage("a", out), stage("b", out, "a", steps=4), stage("c", out), stage("d", out, "b", "c")]
-    demo_runner, stream = make_runner(folder, stages, script, describe_result=lambda stage: f"fact of {stage.name}")
-    demo_runner.run()
+    study_runner, stream = make_runner(folder, stages, script, describe_result=lambda stage: f"fact of {stage.name}")
+    study_runner.run()
     assert script.started == ["a", "c", "b", "d"]
     assert script.max_alive == 2
     lines = stream.getvalue().splitlines()
@@ -116,14 +127,14 @@ def test_finished_stages_do_not_run_again(folder):
     make_runner(folder, stages, Script())[0].run()
     (out / "b.json").write_text('{"complete": false}')
     script = Script()
-    demo_runner, stream = make_runner(folder, stages, script)
-    demo_runner.run()
+    study_runner, stream = make_runner(folder, stages, script)
+    study_runner.run()
     assert script.started == ["b"]
     assert "[1/2] a  done before" in stream.getvalue()
 
 
-def rerun_stages(folder: DemoFolder, stages: list[Stage]) -> list[str]:
-    """Run the demo again and return the names of the stages that it starts."""
+def rerun_stages(folder: StudyFolder, stages: list[Stage]) -> list[str]:
+    """Run the study again and return the names of the stages that it starts."""
     script = Script()
     make_runner(folder, stages, script)[0].run()
     return script.started
@@ -142,7 +153,7 @@ def test_a_stage_without_outputs_runs_again_with_all_stages_that_require_it(fold
     assert rerun_stages(folder, stages) == []
 
 
-def test_a_stage_runs_again_after_its_requirement_even_if_the_demo_was_stopped_in_between(folder):
+def test_a_stage_runs_again_after_its_requirement_even_if_the_study_was_stopped_in_between(folder):
     stages = [stage("a", folder.path), stage("b", folder.path, "a")]
     rerun_stages(folder, stages)
     stages[0].outputs[0].unlink()
@@ -155,7 +166,7 @@ def test_a_stage_with_another_command_starts_from_scratch(folder):
     rerun_stages(folder, stages)
     (folder.path / "a" / "checkpoint").write_text("")
     folder.close()
-    again = DemoFolder(folder.path, SIZES["quick"])
+    again = open_folder(folder.path)
     changed = [replace(stages[0], command_hash="another"), stages[1]]
     assert again.rerun_note(changed).endswith(": all 2 stages")
     assert rerun_stages(again, changed) == ["a", "b"]
@@ -168,29 +179,31 @@ def test_a_demo_of_another_version_is_reported_and_runs_again(folder, monkeypatc
     rerun_stages(folder, stages)
     folder.close()
     monkeypatch.setattr("metalm_cli.__version__", "99.0")
-    again = DemoFolder(folder.path, SIZES["quick"])
+    again = open_folder(folder.path)
     note = again.rerun_note(stages)
     assert re.fullmatch(r"made by metalm [\d.]+, this is 99\.0; running again: all 2 stages", note)
     assert rerun_stages(again, stages) == ["a", "b"]
     again.close()
 
 
-def test_a_demo_without_records_is_judged_by_its_version(folder, monkeypatch):
+def test_a_demo_of_version_0_1_is_continued_and_judged_by_its_version(folder, monkeypatch):
     stages = [stage("a", folder.path, steps=3), stage("b", folder.path, "a")]
     rerun_stages(folder, stages)
     folder.close()
     state = json.loads((folder.path / STATE_FILE).read_text())
-    del state["records"]
+    (folder.path / STATE_FILE).unlink()
+    old = {"format": 1, "size": "quick", "stages": state["stages"]}
     for version, expected in ((state["metalm"], []), ("0.0.1", ["a", "b"])):
-        (folder.path / STATE_FILE).write_text(json.dumps({**state, "metalm": version}))
-        again = DemoFolder(folder.path, SIZES["quick"])
+        (folder.path / STATE_FILE).unlink(missing_ok=True)
+        (folder.path / "demo.json").write_text(json.dumps({**old, "metalm": version}))
+        again = open_folder(folder.path)
         assert rerun_stages(again, stages) == expected
         again.close()
 
 
 def test_a_resumed_stage_keeps_its_log_and_outputs(folder):
     training_stage = stage("a", folder.path, steps=3)
-    with pytest.raises(DemoStopped):
+    with pytest.raises(StudyStopped):
         make_runner(folder, [training_stage], Script(1, {"a": 75}, "first part\n"))[0].run()
     (folder.path / "a").mkdir()
     (folder.path / "a" / "checkpoint").write_text("")
@@ -214,9 +227,9 @@ def test_a_failure_shows_the_error_of_the_last_attempt(folder):
 def test_a_failed_stage_shows_its_error_and_stops_the_others(folder):
     out = folder.path
     script = Script(2, {"a": 2}, "step 1\n", {"what": "the disk is full", "where": "/disk", "remedy": "make room"})
-    demo_runner, _ = make_runner(folder, [stage("a", out), stage("b", out)], script)
+    study_runner, _ = make_runner(folder, [stage("a", out), stage("b", out)], script)
     with pytest.raises(MetalmError) as caught:
-        demo_runner.run()
+        study_runner.run()
     assert caught.value.what == "the stage a failed (exit code 2)"
     assert caught.value.why == "the disk is full\n      where: /disk\n      remedy: make room"
     assert "step 1" not in caught.value.why
@@ -225,27 +238,27 @@ def test_a_failed_stage_shows_its_error_and_stops_the_others(folder):
 
 
 def test_a_killed_stage_has_failed(folder):
-    demo_runner, _ = make_runner(folder, [stage("a", folder.path)], Script(1, {"a": -9}))
+    study_runner, _ = make_runner(folder, [stage("a", folder.path)], Script(1, {"a": -9}))
     with pytest.raises(MetalmError, match=r"failed \(signal 9\)"):
-        demo_runner.run()
+        study_runner.run()
 
 
 def test_a_stage_without_outputs_has_failed(folder):
     failed_stage = stage("a", folder.path)
-    demo_runner, _ = make_runner(folder, [failed_stage], Script(1))
+    study_runner, _ = make_runner(folder, [failed_stage], Script(1))
     script = Script(1)
-    demo_runner.start = lambda stage, log: script(replace(stage, outputs=()), log)
+    study_runner.start = lambda stage, log: script(replace(stage, outputs=()), log)
     with pytest.raises(MetalmError, match=r"failed \(its outputs are missing\)"):
-        demo_runner.run()
+        study_runner.run()
 
 
 def test_a_signal_stops_running_stages_and_the_handlers_are_restored(folder):
     before = signal.getsignal(signal.SIGINT)
     script = Script(polls=10_000)
-    demo_runner, _ = make_runner(folder, [stage("a", folder.path), stage("b", folder.path, "a")], script)
+    study_runner, _ = make_runner(folder, [stage("a", folder.path), stage("b", folder.path, "a")], script)
     threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(DemoStopped, match="SIGINT"):
-        demo_runner.run()
+    with pytest.raises(StudyStopped, match="SIGINT"):
+        study_runner.run()
     assert script.stopped == ["a"]
     assert script.started == ["a"]
     assert signal.getsignal(signal.SIGINT) is before
@@ -270,40 +283,40 @@ class Stubborn:
         raise ProcessLookupError
 
 
-def stopping(folder: DemoFolder, monkeypatch: pytest.MonkeyPatch, children: dict[str, Stubborn]) -> tuple:
-    """A runner whose stages are running when the demo is stopped, and its output stream."""
+def stopping(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch, children: dict[str, Stubborn]) -> tuple:
+    """A runner whose stages are running when the study is stopped, and its output stream."""
     monkeypatch.setattr(runner, "STOP_TIMEOUT_S", 0.1)
-    demo_runner, stream = make_runner(folder, [stage(name, folder.path) for name in children], Script())
-    demo_runner.start = lambda stage, log: children[stage.name]
+    study_runner, stream = make_runner(folder, [stage(name, folder.path) for name in children], Script())
+    study_runner.start = lambda stage, log: children[stage.name]
     threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
-    return demo_runner, stream
+    return study_runner, stream
 
 
 def test_stages_that_do_not_exit_are_killed_even_if_stopping_fails(folder, monkeypatch):
     children = {"a": Stubborn(stop=PermissionError), "b": Stubborn()}
-    demo_runner, stream = stopping(folder, monkeypatch, children)
+    study_runner, stream = stopping(folder, monkeypatch, children)
     with pytest.raises(PermissionError):
-        demo_runner.run()
+        study_runner.run()
     assert [child.killed for child in children.values()] == [True, True]
     assert "stopping: the running stages save their state first" in stream.getvalue()
 
 
 def test_stages_are_killed_even_if_the_disk_is_full(folder, monkeypatch):
     def raise_full_disk(*_: object) -> None:
-        raise MetalmError("cannot write demo.json")
+        raise MetalmError("cannot write study.json")
 
     children = {"a": Stubborn(leaves=True), "b": Stubborn()}
-    demo_runner, _ = stopping(folder, monkeypatch, children)
+    study_runner, _ = stopping(folder, monkeypatch, children)
     monkeypatch.setattr(folder, "add_seconds", raise_full_disk)
-    with pytest.raises(DemoStopped, match="SIGTERM"):
-        demo_runner.run()
+    with pytest.raises(StudyStopped, match="SIGTERM"):
+        study_runner.run()
     assert [child.killed for child in children.values()] == [False, True]
 
 
-def test_a_stage_that_was_stopped_from_outside_stops_the_demo(folder):
-    demo_runner, _ = make_runner(folder, [stage("a", folder.path)], Script(1, {"a": 75}))
-    with pytest.raises(DemoStopped, match="a was stopped"):
-        demo_runner.run()
+def test_a_stage_that_was_stopped_from_outside_stops_the_study(folder):
+    study_runner, _ = make_runner(folder, [stage("a", folder.path)], Script(1, {"a": 75}))
+    with pytest.raises(StudyStopped, match="a was stopped"):
+        study_runner.run()
 
 
 # -- the folder -------------------------------------------------------------------------------------------------------
@@ -313,7 +326,7 @@ def test_other_files_are_not_touched(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     for path, message in ((tmp_path, "something other"), (tmp_path / "thesis.txt", "this is a file")):
         with pytest.raises(MetalmError, match=message) as caught:
-            DemoFolder(path, SIZES["quick"])
+            open_folder(path)
         assert caught.value.exit_code == 2
     assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.txt"]
 
@@ -325,28 +338,60 @@ def test_other_files_are_not_touched(tmp_path):
         "[]",
         '{"format": 9, "stages": {}}',
         '{"format": 1, "stages": []}',
-        '{"format": 1, "size": "quick", "metalm": "1", "stages": {}, "records": {"a": 3}}',
+        '{"format": 2, "study": "demo", "scale": "quick", "metalm": "1", "stages": {}, "records": {"a": 3}}',
+        '{"format": 2, "study": "demo", "scale": "quick", "metalm": "1", "stages": {}, "records": {}, "claims": 1}',
         "\x00",
     ],
 )
 def test_a_damaged_state_is_rejected_and_not_overwritten(tmp_path, text):
     (tmp_path / STATE_FILE).write_text(text)
     with pytest.raises(MetalmError, match="something other"):
-        DemoFolder(tmp_path, SIZES["quick"])
+        open_folder(tmp_path)
     assert (tmp_path / STATE_FILE).read_text() == text
 
 
-def test_a_demo_of_another_size_is_rejected(tmp_path):
-    DemoFolder(tmp_path / "d", SIZES["quick"]).close()
-    with pytest.raises(MetalmError, match="another size: quick"):
-        DemoFolder(tmp_path / "d", SIZES["full"])
+def test_another_scale_or_study_is_rejected_and_nothing_changes(tmp_path):
+    open_folder(tmp_path / "d").close()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "d").iterdir() if path.is_file()}
+    with pytest.raises(MetalmError, match="another scale: quick"):
+        open_folder(tmp_path / "d", "full")
+    renamed = demo_study().file.model_copy(update={"name": "other"})
+    with pytest.raises(MetalmError, match="another study: demo"):
+        StudyFolder(tmp_path / "d", Study(renamed, demo_study().path), "quick")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "d").iterdir() if path.is_file()} == before
+
+
+def test_a_study_that_spends_its_budget_stops_and_continues_with_a_larger_one(folder):
+    stages = [stage("a", folder.path), stage("b", folder.path, "a")]
+    script = Script(polls=100_000)
+    study_runner, _ = make_runner(folder, stages, script)
+    study_runner.budget = 0.05
+    with pytest.raises(StudyStopped, match=r"the budget of .* hours is spent"):
+        study_runner.run()
+    assert script.stopped == ["a"]
+    study_runner, _ = make_runner(folder, stages, Script())
+    study_runner.budget = 3600
+    study_runner.run()
+    assert study_runner.done == {"a", "b"}
+
+
+def test_the_time_of_a_change_of_claims_is_recorded(tmp_path):
+    open_folder(tmp_path / "d").close()
+    again = open_folder(tmp_path / "d")
+    assert again.claims_note.startswith("Claims and expectations were recorded before the first stage began (2")
+    again.close()
+    claims = [demo_study().file.claims[0].model_copy(update={"expected": "disagrees"})]
+    changed = Study(demo_study().file.model_copy(update={"claims": claims}), demo_study().path)
+    again = StudyFolder(tmp_path / "d", changed, "quick")
+    assert "were changed after the first stage began" in again.claims_note
+    again.close()
 
 
 def test_two_processes_do_not_share_a_folder(folder):
     with pytest.raises(MetalmError, match="another process runs this demo"):
-        DemoFolder(folder.path, SIZES["quick"])
+        open_folder(folder.path)
     folder.close()
-    DemoFolder(folder.path, SIZES["quick"]).close()
+    open_folder(folder.path).close()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -354,7 +399,7 @@ def test_a_read_only_folder_is_an_error(tmp_path):
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(MetalmError, match="cannot be written here"):
-            DemoFolder(tmp_path / "demo", SIZES["quick"])
+            open_folder(tmp_path / "demo")
     finally:
         tmp_path.chmod(0o700)
 
@@ -362,7 +407,7 @@ def test_a_read_only_folder_is_an_error(tmp_path):
 def test_a_path_below_a_file_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(MetalmError):
-        DemoFolder(tmp_path / "file" / "demo", SIZES["quick"])
+        open_folder(tmp_path / "file" / "demo")
 
 
 def test_valid_metrics_are_read_from_a_damaged_log(tmp_path):

@@ -1,4 +1,4 @@
-"""Progress display of the demo: lines for each stage and, on a terminal, bars for running stages and the total."""
+"""Progress display of a study: lines for each stage and, on a terminal, bars for running stages and the total."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from metalm_cli.demo.stages import Stage
+from metalm_cli.studies.stages import Stage
 
 
 class Display:

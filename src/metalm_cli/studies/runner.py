@@ -1,4 +1,4 @@
-"""Runner of the demo's stages: several in parallel, each in its own process; a stopped demo can be resumed."""
+"""Runner of a study's stages: several in parallel, each in its own process; a stopped study can be resumed."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from types import FrameType
 from typing import Protocol
 
 from metalm_cli.common.signals import signal_handlers
-from metalm_cli.demo.display import Display, EtaEstimate
-from metalm_cli.demo.stages import Stage
-from metalm_cli.demo.state import COMMAND_PREFIX, DemoFolder, error_file, is_stage_finished, logged_steps
 from metalm_cli.errors import Exit, MetalmError
+from metalm_cli.studies.display import Display, EtaEstimate
+from metalm_cli.studies.stages import Stage
+from metalm_cli.studies.state import COMMAND_PREFIX, StudyFolder, error_file, is_stage_finished, logged_steps
 
 POLL_INTERVAL_S = 0.25
 """Seconds between checks of the running processes."""
@@ -42,8 +42,8 @@ StartStage = Callable[[Stage, Path], ChildProcess]
 """Starts a stage in a process that writes its output to the file."""
 
 
-class DemoStopped(Exception):
-    """The user or the system stopped the demo; finished work is kept."""
+class StudyStopped(Exception):
+    """The user, the system or the budget stopped the study; finished work is kept."""
 
 
 class Runner:
@@ -56,19 +56,24 @@ class Runner:
         display: Shows the progress.
         jobs: Number of stages that run in parallel.
         describe_result: Describes the result of a finished stage.
+        budget: Running seconds of all stages together, after which the running ones are stopped; None: no limit.
+        on_finished: Called after each finished stage.
     """
 
     def __init__(
         self,
         stages: Sequence[Stage],
-        folder: DemoFolder,
+        folder: StudyFolder,
         start: StartStage,
         display: Display,
         jobs: int,
         describe_result: Callable[[Stage], str] = lambda stage: "",
+        budget: float | None = None,
+        on_finished: Callable[[], None] = lambda: None,
     ) -> None:
         self.stages, self.folder, self.start, self.display = stages, folder, start, display
         self.jobs, self.describe_result = jobs, describe_result
+        self.budget, self.on_finished = budget, on_finished
         self.done = folder.finished(stages)
         self.running: dict[str, tuple[Stage, ChildProcess, float]] = {}
 
@@ -76,7 +81,7 @@ class Runner:
         """Run the stages that have not finished.
 
         Raises:
-            DemoStopped: A signal arrived; the running stages have been stopped.
+            StudyStopped: A signal arrived; the running stages have been stopped.
             MetalmError: A stage failed; the other running stages have been stopped.
         """
         estimate = EtaEstimate(self.stages, self.done, self.jobs)
@@ -94,7 +99,9 @@ class Runner:
                     if self.running:
                         signals.wait(POLL_INTERVAL_S)
                     if signals.pending:
-                        raise DemoStopped(signals.pending)
+                        raise StudyStopped(signals.pending)
+                    if self.running and self.budget is not None and self._spent() > self.budget:
+                        raise StudyStopped(f"the budget of {self.budget / 3600:g} hours is spent")
             finally:
                 self._stop_running(signals)
 
@@ -113,7 +120,7 @@ class Runner:
 
         Raises:
             MetalmError: A stage failed.
-            DemoStopped: A stage was stopped from outside.
+            StudyStopped: A stage was stopped from outside.
         """
         for name, (stage, child, started) in list(self.running.items()):
             code = child.poll()
@@ -122,11 +129,17 @@ class Runner:
             del self.running[name]
             self.folder.add_seconds(stage, time.monotonic() - started)
             if code == STOPPED_CODE:
-                raise DemoStopped(f"{name} was stopped")
+                raise StudyStopped(f"{name} was stopped")
             if code or not is_stage_finished(stage):
                 raise _stage_error(stage, self.folder.log_path(stage), code)
             self.done.add(name)
             self.display.end(stage, self.folder.seconds[name], self.describe_result(stage))
+            self.on_finished()
+
+    def _spent(self) -> float:
+        """Running seconds of all stages so far."""
+        now = time.monotonic()
+        return sum(self.folder.seconds.values()) + sum(now - started for _, _, started in self.running.values())
 
     def _stop_running(self, signals: _SignalCounter) -> None:
         """Stop the running stages; a second signal is passed on to them. Stages that do not exit in time are killed."""

@@ -1,4 +1,4 @@
-"""Progress display of the demo: plain lines, bars that fit the terminal, and the time left."""
+"""Progress display of a study: plain lines, bars that fit the terminal, and the time left."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from metalm_cli.demo.display import Bars, Display, EtaEstimate, make_display
-from metalm_cli.demo.stages import Stage
+from metalm_cli.studies.display import Bars, Display, EtaEstimate, make_display
+from metalm_cli.studies.stages import Stage
 
 
 def stage(name: str, out: Path, *needs: str, steps: int = 0) -> Stage:

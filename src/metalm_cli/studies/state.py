@@ -1,4 +1,4 @@
-"""State of a demo's folder: its size, how each stage was started, and which stages have finished."""
+"""State of a study's folder: its scale, how each stage was started, and which stages have finished."""
 
 from __future__ import annotations
 
@@ -6,56 +6,80 @@ import errno
 import json
 import shutil
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import metalm_cli
 from metalm_cli.common.atomic_files import explain_write_errors, write_atomically
-from metalm_cli.demo.stages import DemoSize, Stage
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.runs import metrics_log
 from metalm_cli.runs.find import is_finished
+from metalm_cli.studies.load import COPY, DEMO, Study
+from metalm_cli.studies.stages import Stage
 
 try:
     import fcntl
 except ImportError:  # not a POSIX system
     fcntl = None  # type: ignore[assignment]
 
-STATE_FILE = "demo.json"
+STATE_FILE = "study.json"
+DEMO_STATE_FILE = "demo.json"
+"""State of a demo of an earlier version, which is read if there is no other."""
+STUDY_FILE = f"{COPY}.yaml"
+"""Copy of the study's file in its folder."""
 LOG_FOLDER = "logs"
 COMMAND_PREFIX = "$ metalm "
 """Prefix of the log line that names a command, before the command's output."""
+FORMAT = 2
+"""Format version of the state."""
 
 
-class DemoFolder:
-    """The folder of a demo, locked while it is open.
+class StudyFolder:
+    """The folder of a study, locked while it is open.
 
     Args:
         path: The folder; created if it does not exist.
-        size: Size of the demo.
+        study: The study.
+        scale: Name of its scale.
 
     Raises:
-        MetalmError: The folder holds something else or a demo of another size, another process uses it, or it cannot
-            be written; nothing has been changed in these cases.
+        MetalmError: The folder holds something else, another study or another scale, another process uses it, or it
+            cannot be written; nothing has been changed in these cases.
     """
 
-    def __init__(self, path: Path, size: DemoSize) -> None:
-        self.path = path
+    def __init__(self, path: Path, study: Study, scale: str) -> None:
+        self.path, self.study = path, study
         self._lock: Any = None
         state = read_state(path)
-        if state is not None and state.get("size") != size.name:
-            raise MetalmError(
-                f"this folder holds a demo of another size: {state.get('size')}",
-                where=str(path),
-                why=f"requested size: {size.name}",
-                remedy="choose another --out, or remove the folder",
-            )
-        with explain_write_errors(path, "the demo cannot be written here", Exit.USAGE):
+        for key, requested in (("study", study.name), ("scale", scale)):
+            if state is not None and state[key] != requested:
+                raise MetalmError(
+                    f"this folder holds another {key}: {state[key]}",
+                    where=str(path),
+                    why=f"requested {key}: {requested}",
+                    remedy="choose another --out, or remove the folder",
+                )
+        with explain_write_errors(path, f"the {self.noun} cannot be written here", Exit.USAGE):
             (path / LOG_FOLDER).mkdir(parents=True, exist_ok=True)
             self._take_lock()
-            self._state = state or {"format": 1, "size": size.name, "stages": {}, "records": {}}
-            self._state["metalm"] = metalm_cli.__version__
+            self._state = state or {"stages": {}, "records": {}}
+            self._state |= {"format": FORMAT, "study": study.name, "scale": scale, "metalm": metalm_cli.__version__}
+            claims = {"sha256": study.claims_sha256, "recorded": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"}
+            self._state.setdefault("claims", claims)
             self._write()
+            if study.path.resolve() != (path / STUDY_FILE).resolve():
+                write_atomically(path / STUDY_FILE, study.path.read_bytes())
+
+    @property
+    def noun(self) -> str:
+        """The word for the study in messages."""
+        return noun(self.study.name)
+
+    @property
+    def claims_note(self) -> str:
+        """Sentence on when the claims and their expectations were recorded."""
+        return claims_note(self._state, self.study)
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -90,6 +114,11 @@ class DemoFolder:
             return f"made by metalm {other_versions}, this is {metalm_cli.__version__}; running again: {stage_list}"
         return f"running again, because their commands or the stages they require have changed: {stage_list}"
 
+    def version_of(self, stage: Stage) -> str:
+        """Version of metalm that started a stage; empty if it was not started."""
+        record = self._records.get(stage.name)
+        return "" if record is None else str(record["metalm"])
+
     def log_path(self, stage: Stage) -> Path:
         """Path of the log with a stage's output."""
         return self.path / LOG_FOLDER / f"{stage.name}.log"
@@ -105,7 +134,9 @@ class DemoFolder:
         An unfinished run of the same command is kept, so that it is resumed; any other is removed. An incomplete
         evaluation starts again with its cached answers.
         """
-        with explain_write_errors(self.path, f"the stage {stage.name} of the demo cannot be started", Exit.FAILED):
+        with explain_write_errors(
+            self.path, f"the stage {stage.name} of the {self.noun} cannot be started", Exit.FAILED
+        ):
             error_file(self.log_path(stage)).unlink(missing_ok=True)
             if not self._is_current(stage):
                 _remove_outputs(stage)
@@ -156,7 +187,7 @@ class DemoFolder:
             lock.close()
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 raise MetalmError(
-                    "another process runs this demo",
+                    f"another process runs this {self.noun}",
                     where=str(self.path),
                     remedy="wait for it, stop it, or choose another --out",
                 ) from error
@@ -164,7 +195,25 @@ class DemoFolder:
         self._lock = lock
 
 
-def _parse_state(state: dict[str, Any]) -> dict[str, Any]:
+def noun(study_name: str) -> str:
+    """The word for a study in messages.
+
+    >>> noun("demo"), noun("multitask")
+    ('demo', 'study')
+    """
+    return DEMO if study_name == DEMO else "study"
+
+
+def claims_note(state: dict[str, Any], study: Study) -> str:
+    """Sentence on when the claims and their expectations were recorded; empty if the study has none."""
+    if not study.file.claims:
+        return ""
+    if state["claims"]["sha256"] != study.claims_sha256:
+        return f"The claims or expectations were changed after the first stage began ({state['claims']['recorded']})."
+    return f"Claims and expectations were recorded before the first stage began ({state['claims']['recorded']})."
+
+
+def _parse_state(state: dict[str, Any], is_demo: bool) -> dict[str, Any]:
     """Parse a state; a state without records, from an earlier version, gets a record for each of its stages.
 
     Raises:
@@ -176,7 +225,11 @@ def _parse_state(state: dict[str, Any]) -> dict[str, Any]:
         name: {"metalm": str(record["metalm"]), "command": record["command"], "number": int(record["number"])}
         for name, record in state.get("records", dict.fromkeys(stages, unknown)).items()
     }
-    return {"format": 1, "size": state["size"], "stages": stages, "records": records}
+    parsed = {"format": FORMAT, "stages": stages, "records": records}
+    if is_demo:
+        return {**parsed, "study": DEMO, "scale": str(state["size"])}
+    claims = {key: str(state["claims"][key]) for key in ("sha256", "recorded")}
+    return {**parsed, "study": str(state["study"]), "scale": str(state["scale"]), "claims": claims}
 
 
 def _remove_outputs(stage: Stage) -> None:
@@ -190,30 +243,31 @@ def _remove_outputs(stage: Stage) -> None:
 
 
 def read_state(path: Path) -> dict[str, Any] | None:
-    """Read the state of a demo's folder; None if the folder holds no demo yet.
+    """Read the state of a study's folder; None if the folder holds no study yet.
 
     Raises:
         MetalmError: The folder holds something else.
     """
     remedy = "choose another --out, or remove the existing file or folder"
     if path.is_symlink() and not path.exists():
-        raise MetalmError("the demo's folder is a broken link", where=str(path), remedy=remedy)
+        raise MetalmError("the study's folder is a broken link", where=str(path), remedy=remedy)
     if path.exists() and not path.is_dir():
-        raise MetalmError("the demo needs a folder, but this is a file", where=str(path), remedy=remedy)
-    with explain_write_errors(path, "the demo's folder cannot be read", Exit.USAGE):
+        raise MetalmError("a study needs a folder, but this is a file", where=str(path), remedy=remedy)
+    with explain_write_errors(path, "the study's folder cannot be read", Exit.USAGE):
         entries = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
     if not entries - {LOG_FOLDER, ".lock"}:
         return None
+    name = DEMO_STATE_FILE if DEMO_STATE_FILE in entries and STATE_FILE not in entries else STATE_FILE
     try:
-        state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
-        if state["format"] == 1:
-            return _parse_state(state)
-        why = f"{STATE_FILE} has another format version"
+        state = json.loads((path / name).read_text(encoding="utf-8"))
+        if state["format"] == (1 if name == DEMO_STATE_FILE else FORMAT):
+            return _parse_state(state, name == DEMO_STATE_FILE)
+        why = f"{name} has another format version"
     except FileNotFoundError:
-        why = f"the folder holds {', '.join(sorted(entries)[:4])}, but no {STATE_FILE}"
+        why = f"the folder holds {', '.join(sorted(entries)[:4])}, but no {name}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        why = f"{STATE_FILE} is damaged"
-    raise MetalmError("this folder holds something other than a demo", where=str(path), why=why, remedy=remedy)
+        why = f"{name} is damaged"
+    raise MetalmError("this folder holds something other than a study", where=str(path), why=why, remedy=remedy)
 
 
 def error_file(log: Path) -> Path:

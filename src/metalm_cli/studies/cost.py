@@ -1,0 +1,171 @@
+"""Cost of a training stage before its data and its model exist: parameters, positions, FLOPs and disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metalm_cli.config import resolve, split_arguments
+from metalm_cli.errors import MetalmError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from metalm_cli.studies.stages import Stage
+
+BYTES_PER_PARAMETER = 4
+"""Bytes of a saved parameter."""
+TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
+"""Values of a config that come from a new tokenizer, and change no count."""
+
+Configs = Mapping[str, Any]
+"""Configs of transformers of the parts of a model, by part (``decoder``, ``encoders.text``)."""
+
+
+@dataclass(frozen=True)
+class TrainingCost:
+    """Cost of a training stage.
+
+    Args:
+        parameters: Number of parameters; None if a checkpoint is not on this machine.
+        trained: Number of trained parameters.
+        steps: Optimiser steps; 0 if the training is planned in epochs, whose rows are not counted here.
+        positions: Decoder positions of all steps.
+        is_bound: Whether the positions, and so the FLOPs, are an upper bound: tasks with no mean of positions.
+        flops: FLOPs of all steps: 2 for each weight in a matrix product and position forward, 2 backward if
+            the weight trains, and 2 if a gradient passes through; attention scores are not counted.
+        disk: Bytes of the finished model and of its last checkpoint.
+    """
+
+    parameters: int | None
+    trained: int
+    steps: int
+    positions: float
+    is_bound: bool
+    flops: float
+    disk: int
+
+
+def training_costs(stages: Sequence[Stage]) -> dict[str, TrainingCost]:
+    """Estimate the cost of each training stage, by its name; those that other stages train from come first."""
+    costs: dict[str, TrainingCost] = {}
+    configs_by_run: dict[str, Configs] = {}
+    for stage in stages:
+        if stage.run is not None:
+            costs[stage.name] = _cost(stage, configs_by_run)
+    return costs
+
+
+def _cost(stage: Stage, configs_by_run: dict[str, Configs]) -> TrainingCost:
+    from metalm_cli.models.trainable import TrainPolicy, apply_policy, requested_policy
+    from metalm_cli.training.planning.flops import matrix_weights
+
+    recipe = _recipe(stage)
+    model, steps = recipe.model, recipe.train.steps or 0
+    is_task = recipe.command != "pretrain"
+    length = stage.positions if is_task and stage.positions is not None else recipe.data.sequence_length
+    positions = float(steps * recipe.train.batch_size * length)
+    is_bound = is_task and stage.positions is None
+    configs = _configs(model, configs_by_run)
+    if configs is None:
+        return TrainingCost(None, 0, steps, positions, is_bound, 0.0, 0)
+    configs_by_run[str(stage.outputs[0])] = configs
+    modules = _modules(configs)
+    policy = {name: requested_policy(model, name, TrainPolicy()) for name in modules}
+    apply_policy(modules, policy)
+    flops, encoder_trains = 0.0, False
+    for name, module in modules.items():  # encoders and connectors before the decoder
+        weights, trained = matrix_weights(module), matrix_weights(module, trained_only=True)
+        if name == "decoder" and configs["decoder"].tie_word_embeddings:
+            head = configs["decoder"].vocab_size * configs["decoder"].hidden_size
+            weights, trained = weights + head, trained + (head if trained else 0)
+        share = 1.0 if name == "decoder" or "decoder" not in modules else _docked_share(recipe)
+        passed = weights if encoder_trains else trained
+        flops += positions * share * (2.0 * weights + 2.0 * trained + 2.0 * passed)
+        encoder_trains = encoder_trains or trained > 0
+    parameters = [parameter for module in modules.values() for parameter in module.parameters()]
+    total = sum(parameter.numel() for parameter in parameters)
+    trained_total = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    disk = BYTES_PER_PARAMETER * (2 * total + 2 * trained_total)
+    return TrainingCost(total, trained_total, steps, positions, is_bound, flops, disk)
+
+
+def _recipe(stage: Stage) -> Any:
+    verb, recipe, *arguments = stage.arguments
+    values = [argument for argument in arguments if "=" in argument and not argument.startswith(("-", "/", "./"))]
+    base = arguments[arguments.index("--model") + 1] if "--model" in arguments else None
+    _, overrides = split_arguments(values)
+    return resolve(verb, recipe, overrides, {"model.checkpoint": base}).recipe
+
+
+def _docked_share(recipe: Any) -> float:
+    """Share of the positions that encoders read: that of the objective, or all for tasks."""
+    objective = getattr(recipe, "objective", None)
+    return float(getattr(objective, "span_fraction", 1.0) or 1.0)
+
+
+def _configs(model: Any, configs_by_run: dict[str, Configs]) -> Configs | None:
+    """Configs of the parts of a recipe's model; None if one is not on this machine."""
+    if model.checkpoint is not None:
+        return configs_by_run.get(str(Path(model.checkpoint)))
+    decoder = getattr(model, "decoder", None)
+    parts = {f"encoders.{name}": part for name, part in (getattr(model, "encoders", None) or {}).items()}
+    vocabulary = _new_vocabulary(decoder)
+    configs: dict[str, Any] = {}
+    for name, part in [*parts.items(), *([("decoder", decoder)] if decoder is not None else [])]:
+        config = _config(name, part, configs_by_run, vocabulary)
+        if config is None:
+            return None
+        configs[name] = config
+    return configs
+
+
+def _new_vocabulary(part: Any) -> int | None:
+    """Size of the vocabulary that a part trains a tokenizer for."""
+    new = getattr(getattr(part, "tokenizer", None), "new", None)
+    return getattr(new, "vocab_size", None)
+
+
+def _config(name: str, part: Any, configs_by_run: dict[str, Configs], vocabulary: int | None) -> Any:
+    from transformers import AutoConfig
+
+    import metalm_cli.models  # noqa: F401  (registers the paper's architectures)
+    from metalm_cli.common.checkpoints.find import find_local_checkpoint
+
+    if part.config is not None:
+        size = _new_vocabulary(part) or vocabulary
+        from_tokenizer = {**dict.fromkeys(TOKEN_IDS), "vocab_size": size} if size else {}
+        return AutoConfig.for_model(**{**from_tokenizer, **part.config})
+    if part.checkpoint is None:
+        return None
+    folder = Path(part.checkpoint)
+    configs = configs_by_run.get(str(folder.parent)) if folder.name == "model" else None
+    if configs is not None:
+        return configs.get(name) or next(iter(configs.values()))
+    try:
+        checkpoint = find_local_checkpoint(part.checkpoint)
+        return None if checkpoint is None else AutoConfig.from_pretrained(checkpoint.folder)
+    except (MetalmError, OSError, ValueError):  # the stage itself reports it
+        return None
+
+
+def _modules(configs: Configs) -> dict[str, nn.Module]:
+    """Modules without memory: encoders, connectors, then the decoder."""
+    import torch
+    from torch import nn
+    from transformers import AutoModel
+
+    modules: dict[str, nn.Module] = {}
+    with torch.device("meta"):
+        for name, config in configs.items():
+            if name == "decoder":
+                continue
+            modules[name] = AutoModel.from_config(config)
+            if "decoder" in configs:
+                connector = name.replace("encoders.", "connectors.")
+                modules[connector] = nn.Linear(config.hidden_size, configs["decoder"].hidden_size)
+        if "decoder" in configs:
+            modules["decoder"] = AutoModel.from_config(configs["decoder"])
+    return modules

@@ -165,6 +165,15 @@ def test_an_invalid_recipe_names_its_stage(tmp_path):
     assert "did you mean" in caught.value.remedy
 
 
+def test_the_example_of_the_documentation_is_a_study(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
+    example = page.partition("```yaml\n")[2].partition("```")[0]
+    (tmp_path / "reviews.yaml").write_text(example, encoding="utf-8")
+    stages = study_stages(load_study(tmp_path / "reviews.yaml"), "cpu", Path("r"))
+    assert len(stages) == 3 * 6 + 1
+    assert recipe_of(by_name(stages)["tuned-metalm-2"]).model.trains.decoder == "all"
+
+
 def test_folders_of_studies():
     demo, multitask = load_study("demo"), load_study("multitask")
     assert [str(default_folder(demo, scale)) for scale in ("standard", "full")] == ["runs/demo", "runs/demo-full"]

@@ -46,10 +46,11 @@ def headline(results: Sequence[ClaimResult]) -> str:
     sentences = [headline_sentence(judged[0])]
     if len(results) > 1:
         verdicts = [result.verdict for result in judged]
-        counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in ("agrees", "disagrees", "undecided")]
+        words = {"agrees": "agree", "disagrees": "disagree", "undecided": "undecided"}
+        counts = [f"{verdicts.count(verdict)} {word}" for verdict, word in words.items()]
         missing = len(results) - len(judged)
         counts += [f"{missing} without a result"] if missing else []
-        sentences.append(f"Of {len(results)} claims: {', '.join(counts)}.")
+        sentences.append(f"Of {len(results)} claims, {', '.join(counts)}.")
     return " ".join(sentences)
 
 
@@ -58,12 +59,14 @@ def headline_sentence(result: ClaimResult) -> str:
     claim = result.claim
     where = f"{_tasks_text(result)}, {seed_text(result.seeds)}"
     if result.difference is not None:
-        first, second = (result.first, result.second) if result.difference.value >= 0 else (result.second, result.first)
-        low, high = result.difference.interval
-        sure = "95% interval clear of 0" if low > 0 or high < 0 else "the difference may be chance"
+        value, (low, high) = result.difference.value, result.difference.interval
+        first, second = result.first, result.second
+        if value < 0:
+            first, second, value, low, high = second, first, -value, -high, -low
+        sure = "clear of 0" if low > 0 else "so the difference may be chance"
         return (
-            f"{first} is ahead of {second} by {abs(result.difference.value):.1f} points on {where} "
-            f"(95% interval {low:+.1f} to {high:+.1f}): {sure}."
+            f"{first} is ahead of {second} by {value:.1f} points on {where} (95% interval {low:+.1f} to {high:+.1f}, "
+            f"{sure})."
         )
     agreeing = sum(task.verdict == "agrees" for task in result.tasks)
     behind = f", or at most {claim.margin:g} points behind," if claim.margin > 0 else ""

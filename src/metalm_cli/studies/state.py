@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -42,13 +42,16 @@ class StudyFolder:
         path: The folder; created if it does not exist.
         study: The study.
         scale: Name of its scale.
+        check: Called with the folder before anything is written; may raise an error.
 
     Raises:
         MetalmError: The folder holds something else, another study or another scale, another process uses it, or it
             cannot be written; nothing has been changed in these cases.
     """
 
-    def __init__(self, path: Path, study: Study, scale: str) -> None:
+    def __init__(
+        self, path: Path, study: Study, scale: str, check: Callable[[StudyFolder], None] = lambda folder: None
+    ) -> None:
         self.path, self.study = path, study
         self._lock: Any = None
         state = read_state(path)
@@ -60,10 +63,11 @@ class StudyFolder:
                     why=f"requested {key}: {requested}",
                     remedy="choose another --out, or remove the folder",
                 )
+        self._state: dict[str, Any] = state or {"stages": {}, "records": {}}
+        check(self)
         with explain_write_errors(path, f"the {self.noun} cannot be written here", Exit.USAGE):
             (path / LOG_FOLDER).mkdir(parents=True, exist_ok=True)
             self._take_lock()
-            self._state = state or {"stages": {}, "records": {}}
             self._state |= {"format": FORMAT, "study": study.name, "scale": scale, "metalm": metalm_cli.__version__}
             claims = {"sha256": study.claims_sha256, "recorded": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"}
             self._state.setdefault("claims", claims)

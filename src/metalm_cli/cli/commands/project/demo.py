@@ -40,7 +40,7 @@ def demo(
     study = load_study(DEMO)
     scale = "quick" if quick else "full" if full else study.default_scale
     folder = out if out is not None else default_folder(study, scale)
-    request = StudyRequest(study, scale, folder, "metalm demo", offline=True, rerun=True)
+    request = StudyRequest(study, scale, folder, offline=True, rerun=True)
     if dry_run:
         print_plan(request)
         return

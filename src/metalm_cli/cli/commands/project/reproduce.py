@@ -67,7 +67,6 @@ def reproduce(
         loaded,
         scale_name,
         out if out is not None else default_folder(loaded, scale_name),
-        f"metalm reproduce {study} --scale {scale_name}",
         _parse_seeds(seeds),
         jobs,
         offline,

@@ -38,7 +38,6 @@ class StudyRequest:
         study: The study.
         scale: Name of its scale.
         out: Folder of the study.
-        command: The command that continues it, for messages.
         seeds: Seeds of all stages; None for those of the scale.
         jobs: Number of stages that run at the same time; None for at most two.
         offline: Whether stages may not use the network.
@@ -50,7 +49,6 @@ class StudyRequest:
     study: Study
     scale: str
     out: Path
-    command: str
     seeds: tuple[int, ...] | None = None
     jobs: int | None = None
     offline: bool = False
@@ -83,7 +81,6 @@ def run_study(request: StudyRequest) -> Exit:
         MetalmError: The folder is not the study's, its budget is too small, its commands have changed, or a stage
             fails.
     """
-    from metalm_cli.studies.budget import check_budget
     from metalm_cli.studies.cells import write_cells
     from metalm_cli.studies.display import make_display
     from metalm_cli.studies.runner import Runner, StudyStopped
@@ -91,7 +88,7 @@ def run_study(request: StudyRequest) -> Exit:
 
     scale = request.study.scale(request.scale)
     jobs = request.jobs or min(MAX_JOBS, os.cpu_count() or 1)
-    folder = StudyFolder(request.out, request.study, request.scale)
+    folder = StudyFolder(request.out, request.study, request.scale, lambda folder: _check(folder, request))
     try:
         display = make_display(console.stderr(), request.stages)
         starter = StageStarter(jobs, request.offline)
@@ -110,8 +107,6 @@ def run_study(request: StudyRequest) -> Exit:
             again = f"to run it again, remove {request.out} or choose another --out"
             display.line(f"the {folder.noun} is finished; {again}")
         else:
-            _check_changes(folder, request)
-            check_budget(request.study, request.scale, request.stages, runner.done, folder.seconds, request.over_budget)
             display.line(
                 f"{len(request.stages)} stages in {request.out}, about {scale.duration} on two quiet cores. "
                 f"Ctrl-C stops the {folder.noun}; the same command continues it."
@@ -132,13 +127,18 @@ def run_study(request: StudyRequest) -> Exit:
     return Exit.DONE
 
 
-def _check_changes(folder: StudyFolder, request: StudyRequest) -> None:
-    """Refuse to run finished stages again without consent.
+def _check(folder: StudyFolder, request: StudyRequest) -> None:
+    """Refuse to run finished stages again without consent, and to exceed the budget.
 
     Raises:
-        MetalmError: Commands of finished stages have changed since the study was started.
+        MetalmError: Commands of finished stages have changed since the study was started, or the budget is too small.
     """
-    note = folder.rerun_note(request.stages)
+    from metalm_cli.studies.budget import check_budget
+
+    done = folder.finished(request.stages)
+    if len(done) == len(request.stages):
+        return
+    note = folder.rerun_note(request.stages[:-1])
     if note and not request.rerun:
         raise MetalmError(
             "the study has changed since its stages were run",
@@ -146,6 +146,7 @@ def _check_changes(folder: StudyFolder, request: StudyRequest) -> None:
             why=note,
             remedy="add --rerun to run these stages again, restore the study, or choose another --out",
         )
+    check_budget(request.study, request.scale, request.stages, done, folder.seconds, request.over_budget)
 
 
 # -- results ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,204 @@
+"""``metalm reproduce``: listing, plan, bad input, seeds added later, budget, and the results of a study."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from metalm_cli.cli.commands.project import study_run
+from metalm_cli.studies.load import load_study
+from metalm_cli.studies.page import study_lead
+from study_fixtures import SMALL, correct, small_study, write_result
+from tiny_runs import metalm
+
+TASKS = {"world_reviews": 90, "world_nli": 60}
+
+
+class FakeStages:
+    """Starter of stages that end at once and make their outputs; the report is made by metalm itself."""
+
+    started: ClassVar[list[str]] = []
+
+    def __init__(self, jobs: int, offline: bool) -> None:
+        """Take the arguments of the real starter."""
+
+    def __call__(self, stage, log: Path):
+        FakeStages.started.append(stage.name)
+        if stage.run is not None:
+            (stage.run / "model").mkdir(parents=True)
+            (stage.run / "recipe.yaml").write_text("command: pretrain\n")
+            line = {"split": "validation", "step": stage.steps, "loss": 1.5}
+            (stage.run / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+        elif stage.arguments[0] == "evaluate":
+            for number, path in enumerate(stage.outputs):
+                counts = {name: correct(count - 20 * number) for name, count in TASKS.items()}
+                write_result(path, counts)
+        else:
+            stage.outputs[0].write_text("page")
+        return self
+
+    def poll(self) -> int:
+        return 0
+
+    def stop(self) -> None:
+        """There is nothing to stop."""
+
+    kill = stop
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch) -> Path:
+    """File of a small study whose stages are not really run."""
+    monkeypatch.setattr(study_run, "StageStarter", FakeStages)
+    monkeypatch.setattr("metalm_cli.studies.runner.POLL_INTERVAL_S", 0.001)
+    monkeypatch.setattr(FakeStages, "started", [])
+    return small_study(tmp_path / "files").path
+
+
+def cells(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+
+
+def test_without_a_study_the_studies_are_listed(capsys):
+    assert metalm("reproduce") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("encoder-only") and "cpu, gpu, paper" in line for line in lines)
+
+
+def test_a_study_runs_and_its_cells_are_recorded(study, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert metalm("reproduce", study, "--out", out) == 0
+    captured = capsys.readouterr()
+    assert "MetaLM is ahead of GPT by 20.0 points on the mean of 2 clusters (2 tasks), 2 seeds" in captured.out
+    assert "Of 2 claims, 2 agree, 0 disagree, 0 undecided." in captured.out
+    assert "Claims and expectations were recorded before the first stage began" in captured.out
+    recorded = cells(out)
+    assert [(cell["stage"], cell["seed"]) for cell in recorded] == [
+        (name, seed) for seed in (0, 1) for name in ("encoder", "tuned-metalm", "tuned-gpt", "scores")
+    ]
+    assert recorded[1]["validation"] == {"step": 5, "loss": 1.5}
+    assert recorded[3]["scores"][0]["tasks"]["world_reviews"]["0"] == {
+        "score": 90.0, "interval": None, "chance": 50.0, "n": 100,
+    }  # fmt: skip
+    assert (recorded[3]["study"], recorded[3]["scale"], recorded[3]["outputs"][0]) == (
+        "small", "cpu", "seed-0/results/scores.json",
+    )  # fmt: skip
+    assert load_study(out / "study.yaml").file == load_study(study).file
+
+
+def test_a_finished_study_runs_nothing_and_another_seed_continues_it(study, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert metalm("reproduce", study, "--out", out) == 0
+    first = FakeStages.started.copy()
+    assert metalm("reproduce", study, "--out", out) == 0
+    assert FakeStages.started == first
+    assert "the study is finished" in capsys.readouterr().err
+    assert metalm("reproduce", study, "--out", out, "--seeds", "0,1,7") == 0
+    added = ["encoder-7", "tuned-metalm-7", "tuned-gpt-7", "scores-7", "report"]
+    assert sorted(FakeStages.started[len(first) :]) == sorted(added)
+    assert {cell["seed"] for cell in cells(out)} == {0, 1, 7}
+    assert "3 seeds" in capsys.readouterr().out
+
+
+def test_another_scale_is_refused(study, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert metalm("reproduce", study, "--out", out) == 0
+    assert metalm("reproduce", study, "--out", out, "--scale", "gpu") == 2
+    assert "this folder holds another scale: cpu" in capsys.readouterr().err
+
+
+def test_a_study_that_has_changed_is_refused_until_rerun(study, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert metalm("reproduce", study, "--out", out) == 0
+    study.write_text(SMALL.replace("train.steps: 5", "train.steps: 6"))
+    FakeStages.started.clear()
+    assert metalm("reproduce", study, "--out", out) == 2
+    message = capsys.readouterr().err
+    assert "the study has changed since its stages were run" in message
+    assert "tuned-metalm-0, tuned-gpt-0, scores-0" in message
+    assert FakeStages.started == []
+    assert metalm("reproduce", study, "--out", out, "--rerun") == 0
+    assert "encoder-0" not in FakeStages.started
+    assert "tuned-gpt-1" in FakeStages.started
+
+
+def test_a_refused_change_leaves_the_folder_as_it_was(study, tmp_path):
+    out = tmp_path / "out"
+    assert metalm("reproduce", study, "--out", out) == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    study.write_text(SMALL.replace("train.steps: 5", "train.steps: 6"))
+    assert metalm("reproduce", study, "--out", out) == 2
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_a_study_over_its_budget_is_refused(study, tmp_path, capsys):
+    study.write_text(SMALL.replace("hours: 1", "hours: 0.01"))
+    out = tmp_path / "out"
+    assert metalm("reproduce", study, "--out", out) == 2
+    message = capsys.readouterr().err
+    assert "the study small needs more hours than its budget at the scale cpu" in message
+    assert "0.00 hours spent and 0.04 planned; the budget is 0.01" in message  # 4 × 30 s, 2 × 3 × 2 s, 10 s
+    assert not out.exists()
+    assert metalm("reproduce", study, "--out", out, "--over-budget") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["demoo"], "no study is named demoo"),
+        (["demo", "--scale", "cpu"], "the study demo has no scale cpu"),
+        (["demo", "--seeds", "1,1"], "--seeds 1,1 is not a list of distinct numbers"),
+        (["demo", "--seeds", "-1"], "--seeds -1 is not a list of distinct numbers"),
+        (["demo", "--seeds", "a"], "--seeds a is not a list of distinct numbers"),
+    ],
+)
+def test_wrong_usage(arguments, message, tmp_path, capsys):
+    assert metalm("reproduce", *arguments, "--out", tmp_path / "out") == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_prints_costs_and_claims_and_runs_nothing(study, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert metalm("reproduce", study, "--out", out, "--dry-run", "--seeds", "3") == 0
+    printed = capsys.readouterr().out
+    assert "metalm pretrain demo/gpt train.steps=5 train.batch_size=4 train.seed=3 --out" in printed
+    assert "902,016 parameters, 902,016 trained; 5 steps of 1,024 positions" in printed
+    assert "about 0:30 (recorded), 13.8 MiB of disk" in printed
+    assert "time unknown" in printed  # the encoder
+    assert "#   expected: agrees: it has an encoder" in printed
+    assert "# budget: 1 hours of stages" in printed
+    assert FakeStages.started == []
+    assert not out.exists()
+
+
+def test_the_page_begins_with_the_claims(study, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert metalm("reproduce", study, "--out", out) == 0
+    lead = study_lead(out)
+    assert lead.headline.startswith("MetaLM is ahead of GPT by 20.0 points")
+    assert [(claim.name, claim.verdict) for claim in lead.claims] == [("twin", "agrees"), ("chance", "agrees")]
+    assert dict(lead.claims[1].facts)["expected"] == "not agrees, because it is small: it was not the result"
+    assert metalm("report", out) == 0
+    page = (out / "report.html").read_text()
+    assert page.index("MetaLM is ahead of GPT by 20.0 points") < page.index("The MetaLM is better than the GPT.")
+    assert page.index("The MetaLM is better than the GPT.") < page.index("Side by side")
+    assert "79.1 − 65.0 = +14.1; table 2" in page
+    for bars, claim in zip(lead.bars, lead.claims, strict=True):
+        assert len(bars) == len(claim.differences)
+        for bar in bars:
+            assert 0 <= bar["left"] <= bar["point"] <= bar["left"] + bar["width"] <= 100
+            assert 0 <= bar["zero"] <= 100
+
+
+def test_a_page_of_an_unfinished_study(study, tmp_path):
+    out = tmp_path / "out"
+    assert metalm("reproduce", study, "--out", out) == 0
+    for path in out.glob("seed-*/results/*"):
+        path.unlink()
+    assert study_lead(out).headline == "No claim has a result yet."
+    assert metalm("report", out) == 0
+    assert "no results yet of the evaluation scores" in (out / "report.html").read_text()

@@ -17,7 +17,7 @@ scales:
     duration: a minute
     seeds: [0, 1]
     hours: 1
-    overrides: {train: {train.steps: 5}}
+    overrides: {train: {train.steps: 40}}
     options: {scores: --limit 8}
     seconds: {train: 30, scores: 2}
   gpu:

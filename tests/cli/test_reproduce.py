@@ -79,7 +79,7 @@ def test_a_study_runs_and_its_cells_are_recorded(study, tmp_path, capsys):
     assert [(cell["stage"], cell["seed"]) for cell in recorded] == [
         (name, seed) for seed in (0, 1) for name in ("encoder", "tuned-metalm", "tuned-gpt", "scores")
     ]
-    assert recorded[1]["validation"] == {"step": 5, "loss": 1.5}
+    assert recorded[1]["validation"] == {"step": 40, "loss": 1.5}
     assert recorded[3]["scores"][0]["tasks"]["world_reviews"]["0"] == {
         "score": 90.0, "interval": None, "chance": 50.0, "n": 100,
     }  # fmt: skip
@@ -113,7 +113,7 @@ def test_another_scale_is_refused(study, tmp_path, capsys):
 def test_a_study_that_has_changed_is_refused_until_rerun(study, tmp_path, capsys):
     out = tmp_path / "out"
     assert metalm("reproduce", study, "--out", out) == 0
-    study.write_text(SMALL.replace("train.steps: 5", "train.steps: 6"))
+    study.write_text(SMALL.replace("train.steps: 40", "train.steps: 41"))
     FakeStages.started.clear()
     assert metalm("reproduce", study, "--out", out) == 2
     message = capsys.readouterr().err
@@ -129,7 +129,7 @@ def test_a_refused_change_leaves_the_folder_as_it_was(study, tmp_path):
     out = tmp_path / "out"
     assert metalm("reproduce", study, "--out", out) == 0
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    study.write_text(SMALL.replace("train.steps: 5", "train.steps: 6"))
+    study.write_text(SMALL.replace("train.steps: 40", "train.steps: 41"))
     assert metalm("reproduce", study, "--out", out) == 2
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
@@ -165,8 +165,8 @@ def test_a_dry_run_prints_costs_and_claims_and_runs_nothing(study, tmp_path, cap
     out = tmp_path / "out"
     assert metalm("reproduce", study, "--out", out, "--dry-run", "--seeds", "3") == 0
     printed = capsys.readouterr().out
-    assert "metalm pretrain demo/gpt train.steps=5 train.batch_size=4 train.seed=3 --out" in printed
-    assert "902,016 parameters, 902,016 trained; 5 steps of 1,024 positions" in printed
+    assert "metalm pretrain demo/gpt train.steps=40 train.batch_size=4 train.seed=3 --out" in printed
+    assert "902,016 parameters, 902,016 trained; 40 steps of 1,024 positions" in printed
     assert "about 0:30 (recorded), 13.8 MiB of disk" in printed
     assert "time unknown" in printed  # the encoder
     assert "#   expected: agrees: it has an encoder" in printed

@@ -99,7 +99,7 @@ def test_the_demos_claims_cover_the_tasks_of_the_world_that_have_a_chance_level(
 def test_a_scale_an_arm_and_a_stage_set_recipe_values(tmp_path):
     stages = by_name(study_stages(small_study(tmp_path), "cpu", Path("r")))
     metalm, gpt = recipe_of(stages["tuned-metalm-0"]), recipe_of(stages["tuned-gpt-1"])
-    assert (metalm.train.steps, gpt.train.steps) == (5, 5)
+    assert (metalm.train.steps, gpt.train.steps) == (40, 40)
     assert (metalm.train.batch_size, gpt.train.batch_size) == (8, 4)
     assert (metalm.train.seed, gpt.train.seed) == (0, 1)
     assert stages["tuned-gpt-1"].summary == "GPT, trained"
@@ -150,7 +150,7 @@ def test_command_hashes_depend_on_neither_folder_nor_options(tmp_path):
     assert hashes == [stage.command_hash for stage in other]
     assert len(set(hashes)) == len(hashes)
     assert all("--offline" in stage.arguments for stage in other[:-1])
-    changed = small_study(tmp_path, SMALL.replace("train.steps: 5", "train.steps: 6"))
+    changed = small_study(tmp_path, SMALL.replace("train.steps: 40", "train.steps: 41"))
     before, after = (by_name(study_stages(each, "cpu", Path("r"))) for each in (small_study(tmp_path / "b"), changed))
     assert {name for name in before if before[name].command_hash != after[name].command_hash} == {
         f"tuned-{arm}-{seed}" for arm in ("metalm", "gpt") for seed in (0, 1)
@@ -158,7 +158,7 @@ def test_command_hashes_depend_on_neither_folder_nor_options(tmp_path):
 
 
 def test_an_invalid_recipe_names_its_stage(tmp_path):
-    study = small_study(tmp_path, SMALL.replace("train.steps: 5", "train.stepps: 5"))
+    study = small_study(tmp_path, SMALL.replace("train.steps: 40", "train.stepps: 40"))
     with pytest.raises(MetalmError, match="the stage tuned-metalm of the study small cannot run") as caught:
         study_stages(study, "cpu", Path("r"))
     assert "stepps" in caught.value.why

@@ -33,7 +33,8 @@ class Display:
 
     def begin(self, stage: Stage) -> None:
         """Announce a stage with its summary and its purpose."""
-        self.line(f"{self._prefix(stage)}{stage.summary}: {stage.purpose}")
+        purpose = f": {stage.purpose}" if stage.purpose else ""
+        self.line(f"{self._prefix(stage)}{stage.summary}{purpose}")
 
     def skip(self, stage: Stage) -> None:
         """Report that a stage was finished before."""

@@ -69,7 +69,7 @@ class Runner:
         jobs: int,
         describe_result: Callable[[Stage], str] = lambda stage: "",
         budget: float | None = None,
-        on_finished: Callable[[], None] = lambda: None,
+        on_finished: Callable[[], object] = lambda: None,
     ) -> None:
         self.stages, self.folder, self.start, self.display = stages, folder, start, display
         self.jobs, self.describe_result = jobs, describe_result

@@ -107,16 +107,23 @@ class StudyFolder:
 
     def rerun_note(self, stages: Sequence[Stage]) -> str:
         """Note that names the finished stages that will run again, with the reason; empty if there are none."""
+        reason, names = self.changes(stages)
+        if "made by" in reason:
+            return f"{reason}; running again: {names}"
+        return f"running again, because {reason}: {names}" if names else ""
+
+    def changes(self, stages: Sequence[Stage]) -> tuple[str, str]:
+        """Return why finished stages are not current, and their names; both are empty if there are none."""
         finished = self.finished(stages)
         names = [stage.name for stage in stages if stage.name not in finished and is_stage_finished(stage)]
         if not names:
-            return ""
+            return "", ""
         stage_list = ", ".join(names) if len(names) < len(stages) else f"all {len(names)} stages"
         versions = {self._records[name]["metalm"] for name in names if name in self._records}
         other_versions = " and ".join(sorted(versions - {metalm_cli.__version__}))
         if other_versions:
-            return f"made by metalm {other_versions}, this is {metalm_cli.__version__}; running again: {stage_list}"
-        return f"running again, because their commands or the stages they require have changed: {stage_list}"
+            return f"made by metalm {other_versions}, this is {metalm_cli.__version__}", stage_list
+        return "their commands or the stages they require have changed", stage_list
 
     def version_of(self, stage: Stage) -> str:
         """Version of metalm that started a stage; empty if it was not started."""

@@ -6,7 +6,8 @@ import itertools
 import os
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,15 +56,19 @@ class StudyRequest:
     data_root: Path | None = None
     over_budget: bool = False
     rerun: bool = False
-    stages: tuple[Stage, ...] = field(default=(), init=False)
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def stages(self) -> list[Stage]:
+        """Stages of the study.
+
+        Raises:
+            MetalmError: A recipe of a stage is invalid.
+        """
         from metalm_cli.studies.stages import study_stages
 
         options = ["--offline"] if self.offline else []
         options += [] if self.data_root is None else ["--data-root", str(self.data_root)]
-        stages = tuple(study_stages(self.study, self.scale, self.out, self.seeds, options))
-        object.__setattr__(self, "stages", stages)
+        return study_stages(self.study, self.scale, self.out, self.seeds, options)
 
 
 def print_plan(request: StudyRequest) -> None:
@@ -101,7 +106,7 @@ def run_study(request: StudyRequest) -> Exit:
             jobs,
             lambda stage: stage_result(stage, request.out),
             budget,
-            lambda: write_cells(folder, request.stages, runner.done, request.scale) and None,
+            lambda: write_cells(folder, request.stages, runner.done, request.scale),
         )
         if len(runner.done) == len(request.stages):
             again = f"to run it again, remove {request.out} or choose another --out"
@@ -111,7 +116,7 @@ def run_study(request: StudyRequest) -> Exit:
                 f"{len(request.stages)} stages in {request.out}, about {scale.duration} on two quiet cores. "
                 f"Ctrl-C stops the {folder.noun}; the same command continues it."
             )
-            if restart_note := folder.rerun_note(request.stages):
+            if restart_note := folder.rerun_note(request.stages[:-1]):
                 display.line(restart_note)
             try:
                 with display:
@@ -138,12 +143,12 @@ def _check(folder: StudyFolder, request: StudyRequest) -> None:
     done = folder.finished(request.stages)
     if len(done) == len(request.stages):
         return
-    note = folder.rerun_note(request.stages[:-1])
-    if note and not request.rerun:
+    reason, names = folder.changes(request.stages[:-1])
+    if names and not request.rerun:
         raise MetalmError(
             "the study has changed since its stages were run",
             where=str(request.out),
-            why=note,
+            why=f"{reason}: {names}",
             remedy="add --rerun to run these stages again, restore the study, or choose another --out",
         )
     check_budget(request.study, request.scale, request.stages, done, folder.seconds, request.over_budget)

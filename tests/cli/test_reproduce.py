@@ -202,3 +202,41 @@ def test_a_page_of_an_unfinished_study(study, tmp_path):
     assert study_lead(out).headline == "No claim has a result yet."
     assert metalm("report", out) == 0
     assert "no results yet of the evaluation scores" in (out / "report.html").read_text()
+
+
+TINY = """\
+name: tiny
+description: two untrained families on one task
+scales:
+  cpu:
+    duration: seconds
+    overrides: {all: {train.steps: 2, train.warmup_steps: 0, train.batch_size: 4, data.tasks: [world_reviews],
+                      data.validation.examples: 2}}
+arms:
+  - {name: metalm, label: MetaLM}
+  - {name: gpt, label: GPT}
+stages:
+  - {name: "{arm}", arms: [metalm, gpt], command: "finetune families/{arm}", summary: "{label}, two steps"}
+evaluations:
+  - {name: reviews, title: after two steps, models: ["{arm}"], options: --task world_reviews --limit 8, summary: both}
+claims:
+  - {name: twin, statement: The MetaLM is better., evaluation: reviews, first: metalm, second: gpt,
+     expected: undecided, reason: two steps teach nothing}
+"""
+
+
+@pytest.mark.slow
+def test_a_real_study(tmp_path, capsys):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    out = tmp_path / "out"
+    assert metalm("reproduce", tmp_path / "tiny.yaml", "--out", out, "--offline") == 0
+    printed = capsys.readouterr().out
+    assert "expected" in printed.partition("\nclaims\n")[2].splitlines()[0]
+    recorded = cells(out)
+    assert [cell["stage"] for cell in recorded] == ["metalm", "gpt", "reviews"]
+    assert {len(model["tasks"]["world_reviews"]) for model in recorded[2]["scores"]} == {1}
+    page = (out / "report.html").read_text()
+    assert page.index("The MetaLM is better.") < page.index("Side by side")
+    assert metalm("reproduce", tmp_path / "tiny.yaml", "--out", out, "--offline", "--seeds", "0,1") == 0
+    assert {cell["seed"] for cell in cells(out)} == {0, 1}
+    assert "2 seeds" in capsys.readouterr().out

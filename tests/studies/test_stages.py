@@ -129,7 +129,7 @@ def test_headline_stages_have_more_seeds_and_share_what_they_need(tmp_path):
     names = {"encoder-0", "tuned-metalm-0", "tuned-metalm-1", "tuned-metalm-2", "scores-0", "report"}
     assert set(stages) == names
     assert stages["tuned-metalm-2"].requires == ("encoder-0",)
-    assert 'checkpoint="r/seed-0/encoder/model"' in " ".join(stages["tuned-metalm-2"].arguments)
+    assert 'checkpoint="./r/seed-0/encoder/model"' in " ".join(stages["tuned-metalm-2"].arguments)
 
 
 def test_other_seeds_keep_the_folders_and_commands_of_the_first(tmp_path):

@@ -98,14 +98,14 @@ def _cost_text(stage: Stage, cost: TrainingCost | None, seconds: float | None) -
         hours = "time unknown: measure one step with the stage's command and --dry-run"
     else:
         origin = "recorded" if stage.is_recorded else "from its FLOPs"
-        hours = f"about {format_duration(seconds)} ({origin})"
+        hours = f"about {_time_text(seconds)} ({origin})"
     if cost is None:
         return hours
     size = "a checkpoint that is not on this machine"
     if cost.parameters is not None:
         size = f"{human_count(cost.parameters)} parameters, {human_count(cost.trained)} trained"
     at_most = "at most " if cost.is_bound else ""
-    work = "epochs"
+    work = f"{cost.epochs:g} epochs"
     if cost.steps:
         work = f"{cost.steps:,} steps of {at_most}{human_count(cost.positions / cost.steps)} positions"
     flops = f", {at_most}{cost.flops:.1e} FLOPs" if cost.flops else ""
@@ -129,8 +129,17 @@ def _total_text(seconds: Sequence[float | None], costs: Mapping[str, TrainingCos
 
     known = [value for value in seconds if value is not None]
     unknown = len(seconds) - len(known)
-    text = f"about {format_duration(sum(known))} of one core or device in all"
+    text = f"about {_time_text(sum(known))} of one core or device in all"
     text += f", without {unknown} stages of unknown time" if unknown else ""
     flops, disk = sum(cost.flops for cost in costs.values()), sum(cost.disk for cost in costs.values())
     text += f"; {flops:.1e} FLOPs of training" if flops else ""
     return f"{text}; {human_bytes(disk)} of disk" if disk else text
+
+
+def _time_text(seconds: float) -> str:
+    """Format a time, in days from two days on.
+
+    >>> _time_text(75), _time_text(864_000)
+    ('1:15', '10.0 days')
+    """
+    return format_duration(seconds) if seconds < 172_800 else f"{seconds / 86_400:,.1f} days"

@@ -32,6 +32,7 @@ class TrainingCost:
         parameters: Number of parameters; None if a checkpoint is not on this machine.
         trained: Number of trained parameters.
         steps: Optimiser steps; 0 if the training is planned in epochs, whose rows are not counted here.
+        epochs: Epochs of a training without steps.
         positions: Decoder positions of all steps.
         is_bound: Whether the positions, and so the FLOPs, are an upper bound: tasks with no mean of positions.
         flops: FLOPs of all steps: 2 for each weight in a matrix product and position forward, 2 backward if
@@ -42,6 +43,7 @@ class TrainingCost:
     parameters: int | None
     trained: int
     steps: int
+    epochs: float
     positions: float
     is_bound: bool
     flops: float
@@ -64,13 +66,14 @@ def _cost(stage: Stage, configs_by_run: dict[str, Configs]) -> TrainingCost:
 
     recipe = _recipe(stage)
     model, steps = recipe.model, recipe.train.steps or 0
+    epochs = 0.0 if steps else float(recipe.train.epochs or 0)
     is_task = recipe.command != "pretrain"
     length = stage.positions if is_task and stage.positions is not None else recipe.data.sequence_length
     positions = float(steps * recipe.train.batch_size * length)
     is_bound = is_task and stage.positions is None
     configs = _configs(model, configs_by_run)
     if configs is None:
-        return TrainingCost(None, 0, steps, positions, is_bound, 0.0, 0)
+        return TrainingCost(None, 0, steps, epochs, positions, is_bound, 0.0, 0)
     configs_by_run[str(stage.outputs[0])] = configs
     modules = _modules(configs)
     policy = {name: requested_policy(model, name, TrainPolicy()) for name in modules}
@@ -89,7 +92,7 @@ def _cost(stage: Stage, configs_by_run: dict[str, Configs]) -> TrainingCost:
     total = sum(parameter.numel() for parameter in parameters)
     trained_total = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     disk = BYTES_PER_PARAMETER * (2 * total + 2 * trained_total)
-    return TrainingCost(total, trained_total, steps, positions, is_bound, flops, disk)
+    return TrainingCost(total, trained_total, steps, epochs, positions, is_bound, flops, disk)
 
 
 def _recipe(stage: Stage) -> Any:

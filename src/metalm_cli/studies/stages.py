@@ -205,7 +205,7 @@ class _Builder:
     def _resolved(self, text: str, seed: int) -> str:
         """A text with each reference replaced by the run folder of the stage."""
         return REFERENCE.sub(
-            lambda match: str(self.folder_of(match[1], seed)) if match[1] in self.of_arms else match[0], text
+            lambda match: path_argument(self.folder_of(match[1], seed)) if match[1] in self.of_arms else match[0], text
         )
 
     def _steps(self, name: str, verb: str, recipe: str, values: list[str], base: list[str]) -> int:

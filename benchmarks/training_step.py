@@ -20,6 +20,7 @@ from common import alternate, arguments, build, make_row_slots, optimiser_step, 
 from metalm_cli.data.sampling.loader import StepRows
 from metalm_cli.models.attention import decoder_mask
 from metalm_cli.sessions import Batch, Row, build_row, collate
+from metalm_cli.training.compute.fast_layers import use_fast_attention
 from metalm_cli.training.planning.flops import batch_flops
 from metalm_cli.training.step_metrics import StepMetrics
 from metalm_cli.training.trainer import Trainer
@@ -76,6 +77,7 @@ def main() -> None:
             mixed_precision={"bf16": "bf16", "fp32": "no"}[precision], cpu=not torch.cuda.is_available()
         )
         peers = {name: copy.deepcopy(assembly.model).to(accelerator.device).train() for name in ("bare", "obvious")}
+        use_fast_attention(assembly, recipe, accelerator.device)  # of the program alone, as a run does
         trainer = Trainer(recipe.train, 1000, objective, objective.step_module(), accelerator)
         rows = [slot.next_row() for slot in make_row_slots(recipe, corpus, objective)]
         step_rows = StepRows(rows, {})

@@ -203,6 +203,23 @@ def test_an_adapter_run_leaves_its_base_alone_and_no_weights_of_it(folder: Path,
     assert all(tensor.abs().max() > 0 for tensor in trained.values())
 
 
+def test_the_base_of_adapters_is_bf16_in_a_bf16_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dtypes: list[set[tuple[bool, torch.dtype]]] = []
+    update: Callable[..., Any] = Trainer.update
+
+    def updated(self: Any, *arguments: Any) -> Any:
+        named = self.root.named_parameters()
+        dtypes.append({(".lora_" in name or ".connectors." in name, weight.dtype) for name, weight in named})
+        return update(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "update", updated)
+    assert finetune(folder, "half", *LORA, "train.precision=bf16", "train.steps=2") == 0
+    assert dtypes == [{(True, torch.float32), (False, torch.bfloat16)}] * 2
+    adapters = load_file(folder / "half" / "adapter" / "decoder" / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in adapters.values()} == {torch.float32}
+    assert all(".lora_" in name or ".connectors." in name for name in micro.checkpoint(folder / "half", 2)["model"])
+
+
 def test_the_first_loss_is_that_of_the_base(folder: Path) -> None:
     # Validation has no dropout, and the step before it has no effect at this learning rate.
     still = ["train.steps=1", "train.checkpoint_every=0", "train.learning_rate=1e-30", "train.validate_every=1"]

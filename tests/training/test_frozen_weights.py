@@ -31,9 +31,9 @@ def train(folder: Path, name: str, *settings: object) -> Path:
 
 def decoder(run: Path) -> dict[str, torch.Tensor]:
     tensors = load_file(run / "model" / "model.safetensors")
-    found = {name: tensor for name, tensor in tensors.items() if name.startswith("decoder.")}
-    assert found
-    return found
+    decoder_tensors = {name: tensor for name, tensor in tensors.items() if name.startswith("decoder.")}
+    assert decoder_tensors
+    return decoder_tensors
 
 
 @pytest.fixture(scope="module")

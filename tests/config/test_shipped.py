@@ -29,6 +29,7 @@ def test_the_promised_recipes_are_there() -> None:
     assert set(shipped_names()) >= {
         "pile",
         "connector-only",
+        "docked",
         "encoder-mlm",
         "encoder-rtd",
         "small",
@@ -81,6 +82,20 @@ def test_twins_differ_in_the_model_and_the_objective_alone(name: str, prefix: st
         assert (other.data, other.train, other.model.special_tokens) == (data, base.train, base.model.special_tokens)
         assert (other.objective.name, other.model.encoders) == ("causal", {})
     assert resolve("pretrain", f"{prefix}gpt-same-decoder").recipe.model.decoder == base.model.decoder
+
+
+def test_outside_checkpoints_of_shipped_recipes_train_at_1e_4() -> None:
+    """The rate of pile is its own; of docked it is the default. All other recipes build or are given their parts."""
+    rates = {}
+    for name in shipped_names():
+        recipe = resolve(None, name).recipe
+        model, train = recipe.model, recipe.train
+        parts = {"decoder": model.decoder, "seq2seq": model.seq2seq}
+        for kind, part in [*parts.items(), *(("encoders", encoder) for encoder in model.encoders.values())]:
+            if part is not None and part.checkpoint is not None and part.trains != "none":
+                default = getattr(train.pretrained_learning_rate, kind)
+                rates[name, kind] = part.learning_rate or min(default, train.learning_rate)
+    assert rates == {(name, kind): 1e-4 for name in ("docked", "pile") for kind in ("decoder", "encoders")}
 
 
 def _decoder_parameters(name: str, vocabulary: int) -> int:

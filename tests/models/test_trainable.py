@@ -7,15 +7,19 @@ import torch
 from torch import nn
 
 from metalm_cli.config.schema.model import ModelConfig, TaskModelConfig
+from metalm_cli.config.schema.training import PretrainedLearningRate
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.assembly import Assembly, build_encoder, build_metalm
 from metalm_cli.models.checkpoint_io import save_model
 from metalm_cli.models.trainable import (
+    LORA,
     TrainPolicy,
+    high_rate_notes,
     parameter_groups,
     set_trained_parameters,
     summarise_parts,
     transformer_layers,
+    with_pretrained_rates,
 )
 from model_families import (
     DECODERS,
@@ -236,6 +240,87 @@ def test_a_checkpoints_part_that_the_recipe_sets_does_not_inherit_a_rate(trained
     assembly = build_metalm(model, seed=0, sample=lambda count: iter(()))
     assert group_rates(assembly) == {"decoder": 9e-3, "encoders.text": 5e-4, "connectors.text": 9e-3}
     assert trained_names(assembly, "encoders.text") == parameter_names(assembly, "encoders.text", ("layer.1.",))
+
+
+@pytest.mark.parametrize("adapted", [["decoder"], ["encoders"], ["decoder", "encoders"]], ids=str)
+def test_beside_adapters_a_connector_keeps_the_rate_it_was_trained_with(adapted, trained_model) -> None:
+    """Adapters are new and have the run's rate; of the connector, only what trains can be set without its rate."""
+    model = {"checkpoint": trained_model, "lora": {"parts": adapted, "rank": 2}}
+    expected = {name: 5e-4 for name in RATES if name.partition(".")[0] in adapted}
+    assembly = build_metalm(TaskModelConfig.model_validate(model), seed=0, sample=lambda count: iter(()))
+    assert group_rates(assembly) == {**expected, "connectors.text": 9e-3}
+    assert trained_names(assembly, "connectors.text") == parameter_names(assembly, "connectors.text")
+    model["trains"] = {"connectors": "all"}
+    assembly = build_metalm(TaskModelConfig.model_validate(model), seed=0, sample=lambda count: iter(()))
+    assert group_rates(assembly) == {**expected, "connectors.text": 5e-4}
+
+
+def test_a_frozen_connector_of_a_checkpoint_trains_beside_adapters_unless_the_recipe_freezes_it(
+    tokenizers, tmp_path
+) -> None:
+    assembly = assembled(tokenizers, connector="none")
+    save_model(tmp_path / "model", assembly.model, assembly.decoder_tokenizer, assembly.processors)
+    model = {"checkpoint": str(tmp_path / "model"), "lora": {"rank": 2}}
+    for trains, expected in (({}, "all"), ({"connectors": "none"}, "none")):
+        config = TaskModelConfig.model_validate({**model, "trains": trains})
+        assembly = build_metalm(config, seed=0, sample=lambda count: iter(()))
+        assert assembly.policy["connectors.text"].train == expected
+
+
+# -- default rates of pretrained weights ------------------------------------------------------------------------------
+
+DEFAULTS = PretrainedLearningRate(decoder=2e-5, encoders=1e-4, seq2seq=None)
+PRETRAINED = {"decoder": "gpt2", "encoders.text": "bert"}
+
+
+@pytest.mark.parametrize(
+    ("run_rate", "set_rates", "expected"),
+    [
+        (1e-3, {}, {"decoder": 2e-5, "encoders.text": 1e-4, "connectors.text": None}),
+        (5e-5, {}, {"decoder": 2e-5, "encoders.text": None, "connectors.text": None}),
+        (1e-5, {}, {"decoder": None, "encoders.text": None, "connectors.text": None}),
+        (1e-3, {"encoders.text": 5e-3}, {"decoder": 2e-5, "encoders.text": 5e-3, "connectors.text": None}),
+        (1e-5, {"decoder": 2e-4}, {"decoder": 2e-4, "encoders.text": None, "connectors.text": None}),
+    ],
+)
+def test_a_default_of_pretrained_weights_is_below_the_runs_rate_and_gives_way_to_a_set_rate(
+    run_rate, set_rates, expected
+) -> None:
+    policy = {name: TrainPolicy(learning_rate=set_rates.get(name)) for name in RATES}
+    rated = with_pretrained_rates(policy, PRETRAINED, DEFAULTS, run_rate)
+    assert {name: part.learning_rate for name, part in rated.items()} == expected
+    for name, part in rated.items():
+        is_default = expected[name] is not None and name not in set_rates
+        assert part.rate_origin.startswith("default for pretrained weights") == is_default
+        assert part.record() == {"train": "all", "learning_rate": set_rates.get(name)}, "defaults are not recorded"
+
+
+def test_null_and_parts_from_scratch_have_the_runs_rate() -> None:
+    policy = {"seq2seq": TrainPolicy(), "decoder": TrainPolicy()}
+    assert with_pretrained_rates(policy, {"seq2seq": "t5"}, DEFAULTS, 1e-3) == policy
+
+
+def test_adapters_of_a_pretrained_part_are_new() -> None:
+    policy = {"decoder": TrainPolicy(LORA), "encoders.text": TrainPolicy("last_2")}
+    assert with_pretrained_rates(policy, PRETRAINED, DEFAULTS, 1e-3) == {
+        "decoder": TrainPolicy(LORA),
+        "encoders.text": TrainPolicy("last_2", 1e-4),
+    }
+    assert list(high_rate_notes(policy, {"decoder": "gpt2"}, 1.0)) == []
+
+
+@pytest.mark.parametrize(
+    ("rate", "train", "is_noted"),
+    [(1e-3, "all", True), (9.9e-4, "all", False), (3e-2, "last_1", True), (3e-2, "none", False), (None, "all", True)],
+)
+def test_a_rate_far_above_the_default_of_pretrained_weights_is_noted(rate, train, is_noted) -> None:
+    policy = {"encoders.text": TrainPolicy(train, rate), "connectors.text": TrainPolicy(learning_rate=1.0)}
+    notes = list(high_rate_notes(policy, {"encoders.text": "bert"}, 2e-3))
+    assert len(notes) == is_noted
+    for note in notes:
+        ratio = {1e-3: "10", 3e-2: "300", None: "20"}[rate]
+        assert note.startswith(f"warning: encoders.text trains at {rate or 2e-3:g}, {ratio} times")
+        assert "model.encoders.text.learning_rate=0.0001" in note
 
 
 def test_an_encoder_of_a_checkpoint_without_it_is_an_error(trained_model) -> None:

@@ -194,6 +194,9 @@ TRAIN = {
     "batch_size": ("4", "2"),
     "micro_batch_size": ("null", "2"),
     "learning_rate": ("3e-3", "2e-3"),
+    "pretrained_learning_rate.decoder": ("1e-4", "2e-4"),
+    "pretrained_learning_rate.encoders": ("1e-4", "2e-4"),
+    "pretrained_learning_rate.seq2seq": ("1e-4", "2e-4"),
     "weight_decay": ("0.01", "0.1"),
     "betas": ("[0.9, 0.98]", "[0.9, 0.99]"),
     "epsilon": ("1e-8", "1e-4"),
@@ -215,12 +218,17 @@ TRAIN = {
     "final": ("last", "best"),
     **{f"evaluate.{key}": values for key, values in EVALUATE.items()},
 }
+TOO_FAST = ["train.learning_rate=5.0", "train.pretrained_learning_rate={decoder: null, encoders: null}"]
 GIVEN = {
     "train.epochs": ["train.steps=null", "train.warmup_steps=0"],
     "train.keep_checkpoints": ["train.checkpoint_every=1"],
     "train.sample_continuations": ["train.validate_every=2"],
-    "train.patience": ["train.validate_every=1", "train.learning_rate=5.0", "train.steps=8"],
-    "train.final": ["train.validate_every=1", "train.learning_rate=5.0"],
+    "train.pretrained_learning_rate.seq2seq": [
+        "model.checkpoint=FOLDER/seq2seq-0",
+        "objective={name: prefix, prefix_length: [4, 8]}",
+    ],
+    "train.patience": ["train.validate_every=1", *TOO_FAST, "train.steps=8"],
+    "train.final": ["train.validate_every=1", *TOO_FAST],
     "data.templates.templates_per_task": ["data.templates.template_sampling=index"],
     "data.templates.inverted": ["data.templates.template_sampling=index"],
     "data.templates.rationales": ["data.tasks=[FOLDER/reasons.yaml]", "data.templates.collection=FOLDER/words"],

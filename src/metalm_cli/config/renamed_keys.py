@@ -1,6 +1,7 @@
 """Translation of keys and values that were renamed since earlier versions.
 
-The old names are in ``Section.renamed`` and ``Section.renamed_values``. An old key in a user's recipe, card or
+The old names are in ``Section.renamed`` and ``Section.renamed_values``; ``Section.unrecorded`` has the values of keys
+that records of earlier versions lack, where these are not the defaults. An old key in a user's recipe, card or
 template is an error that gives the new name (:mod:`metalm_cli.config.validate`). The recipe that a run recorded is
 translated when it is read.
 """
@@ -20,7 +21,7 @@ from metalm_cli.config.yaml_nodes import YamlNode
 
 
 def with_current_keys(value: Any, annotation: Any) -> Any:
-    """Replace keys and values of earlier versions by the current ones.
+    """Replace keys and values in a record of an earlier version by the current ones, and add those that it lacks.
 
     Args:
         value: A plain value or a :class:`YamlNode`.
@@ -40,6 +41,9 @@ def with_current_keys(value: Any, annotation: Any) -> Any:
             key = section.renamed.get(key, key)
         translated = with_current_keys(entry, schema_types.child_type(section, annotation, key))
         current[key] = _translate_values(translated, section.renamed_values.get(key, {}) if section else {})
+    for key, entry in section.unrecorded.items() if section and current else ():
+        if key not in current:
+            current[key] = _node_like(next(iter(current.values())), entry)
     return current
 
 
@@ -81,6 +85,15 @@ def _translate_values(value: Any, renamed: dict[str, str]) -> Any:
     if isinstance(value, list):
         return [_translate_values(entry, renamed) for entry in value]
     return renamed.get(value, value) if isinstance(value, str) else value
+
+
+def _node_like(sibling: Any, value: Any) -> Any:
+    """Return a plain value as a :class:`YamlNode` from the place of its sibling, if that is one."""
+    if not isinstance(sibling, YamlNode):
+        return value
+    if isinstance(value, dict):
+        value = {key: _node_like(sibling, entry) for key, entry in value.items()}
+    return replace(sibling, value=value)
 
 
 def _plain(value: Any) -> Any:

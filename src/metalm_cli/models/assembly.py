@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import nn
 from metalm_cli.common import registry
 from metalm_cli.config.schema.model import Lora, ModelConfig, TaskModelConfig
 from metalm_cli.config.schema.recipes import FinetuneRecipe, PretrainRecipe
+from metalm_cli.config.schema.training import TrainingConfig
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.checkpoint_checks.loading_errors import model_errors
 from metalm_cli.models.checkpoint_io import find_model, find_model_folder, load_model
@@ -21,7 +22,14 @@ from metalm_cli.models.families.base import ModelFamily
 from metalm_cli.models.lora.adapter_files import adapter_in
 from metalm_cli.models.lora.inject import LoraBase, LoraTargets, add_adapters, merge, safetensors_hash
 from metalm_cli.models.part_loader import PartLoader
-from metalm_cli.models.trainable import LORA, TrainPolicy, apply_policy, requested_policy
+from metalm_cli.models.trainable import (
+    LORA,
+    TrainPolicy,
+    apply_policy,
+    high_rate_notes,
+    requested_policy,
+    with_pretrained_rates,
+)
 from metalm_cli.sessions import DecoderTokenizer, Processor
 
 DocumentSampler = Callable[[int], Iterator[str]]
@@ -61,6 +69,17 @@ class Assembly:
     def parts(self) -> dict[str, nn.Module]:
         """Return the modules by key path, in the order of the optimiser's groups."""
         return self.family.parts(self)
+
+    def use_pretrained_rates(self, pretrained: Mapping[str, str], train: TrainingConfig) -> None:
+        """Give parts with pretrained weights their default learning rates, and note rates far above them.
+
+        Args:
+            pretrained: Outside checkpoint of each part with pretrained weights, by key path.
+            train: The recipe's ``train``.
+        """
+        rate = train.learning_rate
+        self.policy = with_pretrained_rates(self.policy, pretrained, train.pretrained_learning_rate, rate)
+        self.notes += high_rate_notes(self.policy, pretrained, rate)
 
 
 def build_from_recipe(
@@ -199,7 +218,7 @@ def load_assembly(source: str | Path, *, offline: bool = False, remote_code: boo
         assembly.notes.append(f"the adapters of {source} are merged into the weights of their base")
     saved = model.config.training
     with model_errors(source):
-        assembly.policy = {name: TrainPolicy(**saved.get(name, {})) for name in assembly.parts()}
+        assembly.policy = {name: TrainPolicy.of_record(saved.get(name, {})) for name in assembly.parts()}
     return assembly
 
 
@@ -222,7 +241,7 @@ def _set_policy(assembly: Assembly, model: ModelConfig) -> None:
             remedy="leave out --encoder-only (model.trains.decoder=all), or name a MetaLM with --model",
         )
     assembly.policy = {name: requested_policy(model, name, saved) for name, saved in assembly.policy.items()}
-    assembly.model.config.training = {name: vars(part_policy) for name, part_policy in assembly.policy.items()}
+    assembly.model.config.training = {name: part_policy.record() for name, part_policy in assembly.policy.items()}
 
 
 def _check_kind_of_parts(assembly: Assembly, model: ModelConfig) -> None:
@@ -281,11 +300,15 @@ def _add_lora(assembly: Assembly, model: ModelConfig, lora: Lora, base: LoraBase
             why="with adapters, the weights of the encoders stay frozen",
             remedy="set model.trains.encoders=none, or add encoders to model.lora.parts",
         )
+    # Adapters are new; a connector trains on, in full, at the rate that it has.
+    connectors = [name for name in assembly.policy if name.startswith("connectors.")]
     policy = {name: requested_policy(model, name, TrainPolicy()) for name in assembly.policy}
+    for name in connectors:
+        policy[name] = requested_policy(model, name, replace(assembly.policy[name], train="all"))
     train = {name: policy[name].train for name in adapted_parts}
     assembly.lora_targets = add_adapters(assembly.model, adapted_parts, train, lora, base, seed)
     assembly.notes.append(str(assembly.lora_targets))
     for name in policy:
-        if not name.startswith("connectors."):
+        if name not in connectors:
             policy[name] = replace(policy[name], train=LORA if name in adapted_parts else "none")
     assembly.policy = policy

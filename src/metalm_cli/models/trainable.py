@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
 
 from metalm_cli.config.schema.model import ConnectorConfig, DecoderConfig, EncoderConfig, ModelConfig, Seq2SeqConfig
+from metalm_cli.config.schema.training import PretrainedLearningRate
 from metalm_cli.errors import MetalmError
+
+RUN_RATE = "train.learning_rate"
+SAVED_RATE = "saved in the model"
+PRETRAINED_RATE = "default for pretrained weights"
+"""Origins of the learning rate of a part; another is the key of the part."""
+
+FAR_ABOVE = 10.0
+"""Multiple of the default for pretrained weights from which a rate of them is noted."""
 
 
 @dataclass(frozen=True)
@@ -19,10 +28,30 @@ class TrainPolicy:
     Args:
         train: ``all``, ``none``, ``last_N`` layers, or :data:`LORA`.
         learning_rate: Learning rate of the part, or None for the run's.
+        rate_origin: Where the learning rate comes from, for the plan.
     """
 
     train: str = "all"
     learning_rate: float | None = None
+    rate_origin: str = field(default=RUN_RATE, compare=False)
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> TrainPolicy:
+        """Return the policy that a model's config records.
+
+        Raises:
+            TypeError: The record has other keys.
+        """
+        policy = cls(**record)
+        return policy if policy.learning_rate is None else replace(policy, rate_origin=SAVED_RATE)
+
+    def record(self) -> dict[str, Any]:
+        """Return what a model's config records.
+
+        A default for pretrained weights is not recorded: the lineage of the model names these weights.
+        """
+        rate = None if self.rate_origin.startswith(PRETRAINED_RATE) else self.learning_rate
+        return {"train": self.train, "learning_rate": rate}
 
 
 def requested_policy(model: ModelConfig, name: str, inherited: TrainPolicy) -> TrainPolicy:
@@ -36,17 +65,64 @@ def requested_policy(model: ModelConfig, name: str, inherited: TrainPolicy) -> T
     """
     kind, _, encoder = name.partition(".")
     part: DecoderConfig | EncoderConfig | ConnectorConfig | Seq2SeqConfig | None = model.decoder
+    key = f"model.{name}.learning_rate"
     if kind == "seq2seq":
         part = model.seq2seq
     elif kind != "decoder":
         part = model.encoders.get(encoder)
     if kind == "connectors":
-        part = (part.connector if isinstance(part, EncoderConfig) else None) or model.connector
+        own = part.connector if isinstance(part, EncoderConfig) else None
+        key = f"model.encoders.{encoder}.connector.learning_rate" if own else "model.connector.learning_rate"
+        part = own or model.connector
     train = getattr(model.trains, kind) or (part.trains if part is not None else None)
     rate = part.learning_rate if part is not None else None
-    if train is None:
-        return TrainPolicy(inherited.train, rate if rate is not None else inherited.learning_rate)
-    return TrainPolicy(train, rate)
+    if rate is not None:
+        return TrainPolicy(train or inherited.train, rate, key)
+    return inherited if train is None else TrainPolicy(train)
+
+
+def with_pretrained_rates(
+    policy: Mapping[str, TrainPolicy],
+    pretrained: Mapping[str, str],
+    defaults: PretrainedLearningRate,
+    learning_rate: float,
+) -> dict[str, TrainPolicy]:
+    """Give parts with pretrained weights their default rate where nothing else sets one; it is never above the run's.
+
+    Args:
+        policy: Policy of each part, by key path.
+        pretrained: Outside checkpoint of each part with pretrained weights, by key path.
+        defaults: The recipe's ``train.pretrained_learning_rate``.
+        learning_rate: The recipe's ``train.learning_rate``.
+    """
+    rated = dict(policy)
+    for name, checkpoint in pretrained.items():
+        default = getattr(defaults, name.partition(".")[0])
+        part = rated[name]
+        if default is not None and default < learning_rate and part.learning_rate is None and part.train != LORA:
+            rated[name] = replace(part, learning_rate=default, rate_origin=f"{PRETRAINED_RATE} ({checkpoint})")
+    return rated
+
+
+def high_rate_notes(
+    policy: Mapping[str, TrainPolicy], pretrained: Mapping[str, str], learning_rate: float
+) -> Iterator[str]:
+    """Yield a note on each part whose pretrained weights train at :data:`FAR_ABOVE` times their default or more.
+
+    Args:
+        policy: Policy of each part, by key path.
+        pretrained: Outside checkpoint of each part with pretrained weights, by key path.
+        learning_rate: The recipe's ``train.learning_rate``.
+    """
+    for name, checkpoint in pretrained.items():
+        default: float = PretrainedLearningRate.model_fields[name.partition(".")[0]].default
+        rate = policy[name].learning_rate or learning_rate
+        ratio = round(rate / default, 6)
+        if policy[name].train not in ("none", LORA) and ratio >= FAR_ABOVE:
+            yield (
+                f"warning: {name} trains at {rate:g}, {ratio:.3g} times the default for pretrained weights, which may "
+                f"destroy what {checkpoint} has learned; model.{name}.learning_rate={default:g} sets the default"
+            )
 
 
 @dataclass(frozen=True)
@@ -59,6 +135,7 @@ class PartSummary:
     trained: int
     train: str
     learning_rate: float
+    rate_origin: str = RUN_RATE
 
 
 LORA = "lora"
@@ -202,4 +279,5 @@ def summarise_parts(
             sum(size for size, trains in sizes if trains),
             policy[name].train,
             policy[name].learning_rate or learning_rate,
+            policy[name].rate_origin,
         )

@@ -138,7 +138,7 @@ def all_ancestors(ancestors: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[st
         yield ancestor
         lineage = ancestor.get("lineage")
         if isinstance(lineage, Mapping):
-            yield from all_ancestors(lineage.get("ancestors") or [])
+            yield from all_ancestors(_mappings(lineage.get("ancestors")))
 
 
 def ancestors_and_lineages(ancestors: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
@@ -150,6 +150,39 @@ def ancestors_and_lineages(ancestors: Iterable[Mapping[str, Any]]) -> Iterator[t
     for ancestor in all_ancestors(ancestors):
         lineage = ancestor.get("lineage")
         yield str(ancestor.get("checkpoint")), lineage if isinstance(lineage, Mapping) else None
+
+
+def pretrained_parts(ancestors: Iterable[Mapping[str, Any]], parts: Iterable[str]) -> dict[str, str]:
+    """Return the parts whose weights come from an outside checkpoint: one that has no lineage.
+
+    Connectors are left out, and parts of which a lineage of version 0.1 does not say which checkpoint they start from.
+
+    Args:
+        ancestors: From :func:`read_ancestors`, or from a lineage.
+        parts: Parts of the model, by key path.
+
+    Returns:
+        Name of the outside checkpoint by key path of the part.
+    """
+    names = [name for name in parts if not name.startswith("connectors.")]
+    found: dict[str, str] = {}
+    for ancestor in ancestors:
+        part, lineage = ancestor.get("part"), ancestor.get("lineage")
+        inner = list(_mappings(lineage.get("ancestors"))) if isinstance(lineage, Mapping) else None
+        if part in names:
+            outside = ancestor if inner is None else _first_outside(inner)
+            if outside is not None:
+                found[str(part)] = str(outside.get("checkpoint"))
+        elif part in ("model", None) and inner is not None:
+            found.update(pretrained_parts(inner, names))
+        elif part == "model":
+            found.update(dict.fromkeys(names, str(ancestor.get("checkpoint"))))
+    return {name: found[name] for name in names if name in found}
+
+
+def _first_outside(ancestors: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Return the nearest ancestor that metalm did not train."""
+    return next((entry for entry in all_ancestors(ancestors) if not isinstance(entry.get("lineage"), Mapping)), None)
 
 
 def dequantised_parts(ancestors: Iterable[Mapping[str, Any]]) -> dict[str, str]:

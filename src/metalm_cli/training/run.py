@@ -17,7 +17,7 @@ from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.models.assembly import Assembly, build_from_recipe
 from metalm_cli.objectives import Objective
 from metalm_cli.objectives.base import StepModule
-from metalm_cli.provenance.lineage import read_ancestors
+from metalm_cli.provenance.lineage import pretrained_parts, read_ancestors
 from metalm_cli.runs import checkpoint
 from metalm_cli.runs.data_record import DataRecord, data_record, read_data_record
 from metalm_cli.runs.folder import RunFolder
@@ -41,6 +41,7 @@ from metalm_cli.training.distributed.equal_processes import (
 )
 from metalm_cli.training.planning.memory import MemoryEstimate, estimate_memory, explain_out_of_memory
 from metalm_cli.training.planning.plan import RunPlan
+from metalm_cli.training.planning.plan_display import is_warning
 from metalm_cli.training.planning.probe import ProbeResult, probe
 from metalm_cli.training.progress import make_progress
 from metalm_cli.training.run_result import write_result
@@ -261,7 +262,9 @@ class Run(ABC):
 
     def _make_parts(self) -> None:
         # Reading the parts makes them; in this order, what takes longer comes later.
-        _ = self.corpus, self.assembly, self.ancestors, self.evaluated_tasks, self.validation_rows, self.root, self.plan
+        _, assembly = self.corpus, self.assembly
+        assembly.use_pretrained_rates(pretrained_parts(self.ancestors, assembly.parts()), self.recipe.train)
+        _ = self.evaluated_tasks, self.validation_rows, self.root, self.plan
 
     def saved_data_record(self) -> DataRecord | None:
         """Record of the data that the run started with; None for a new run."""
@@ -363,6 +366,8 @@ class Run(ABC):
             hold_frozen_weights(self, folder),
         ):
             progress.start(steps, f"{self.options.name} -> {folder.path}", trainer.state.step)
+            for warning in filter(is_warning, self.plan.notes):
+                progress.note(warning)
             callbacks = make_trainer_callbacks(self, folder, log, progress, validator)
             with signals.deferred():
                 with explain_out_of_memory(recipe, self.num_processes, lambda: self._describe_memory(folder)):

@@ -47,6 +47,10 @@ class Section(BaseModel):
     renamed_values: ClassVar[dict[str, dict[str, str]]] = {}
     """Current names of values by the names that earlier versions used, for each key with renamed values."""
 
+    unrecorded: ClassVar[dict[str, Any]] = {}
+    """Values of keys in the records of earlier versions, which did not have these keys, where they are not the
+    defaults."""
+
     @classmethod
     def takes_part_in_exclusion(cls, key: str, value: Any) -> bool:
         """Return whether a value of ``excludes`` drops other keys, and is dropped by them.

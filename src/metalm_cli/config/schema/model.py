@@ -78,7 +78,8 @@ class DecoderConfig(Section):
         default=None,
         gt=0,
         le=MAX_LEARNING_RATE,
-        description="Learning rate of the decoder; default: train.learning_rate.",
+        description="Learning rate of the decoder; default: train.learning_rate, and for pretrained weights at most "
+        "train.pretrained_learning_rate.decoder.",
     )
     dropout: float | None = Field(
         default=None,
@@ -120,7 +121,8 @@ class Seq2SeqConfig(Section):
         default=None,
         gt=0,
         le=MAX_LEARNING_RATE,
-        description="Learning rate of the model; default: train.learning_rate.",
+        description="Learning rate of the model; default: train.learning_rate, and for pretrained weights at most "
+        "train.pretrained_learning_rate.seq2seq.",
     )
     dropout: float | None = Field(
         default=None,
@@ -229,7 +231,8 @@ class EncoderConfig(Section):
         default=None,
         gt=0,
         le=MAX_LEARNING_RATE,
-        description="Learning rate of the encoder; default: train.learning_rate.",
+        description="Learning rate of the encoder; default: train.learning_rate, and for pretrained weights at most "
+        "train.pretrained_learning_rate.encoders.",
     )
     adapter: AdapterName | None = Field(
         default=None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -54,10 +54,32 @@ class TaskEvaluationConfig(Section):
     )
 
 
+class PretrainedLearningRate(Section):
+    """Default learning rates of parts whose weights come from an outside checkpoint, by kind of part.
+
+    They apply to weights that another project trained, also if runs of metalm have trained them since; not to
+    connectors, adapters and parts from scratch. A rate above train.learning_rate has no effect; null: the part trains
+    at train.learning_rate. The learning_rate of a part itself, and one saved in a checkpoint, take precedence.
+    """
+
+    decoder: float | None = Field(
+        default=1e-4, gt=0, le=MAX_LEARNING_RATE, description="Default learning rate of a pretrained decoder."
+    )
+    encoders: float | None = Field(
+        default=1e-4, gt=0, le=MAX_LEARNING_RATE, description="Default learning rate of every pretrained encoder."
+    )
+    seq2seq: float | None = Field(
+        default=1e-4, gt=0, le=MAX_LEARNING_RATE, description="Default learning rate of a pretrained encoder–decoder."
+    )
+
+
 class TrainingConfig(Section):
     """Optimisation, validation, checkpoints and logging."""
 
     one_of = (("steps", "epochs"),)
+    unrecorded: ClassVar[dict[str, Any]] = {
+        "pretrained_learning_rate": dict.fromkeys(PretrainedLearningRate.model_fields)
+    }
     renamed: ClassVar[dict[str, str]] = {
         "clip": "gradient_clip",
         "keep": "keep_checkpoints",
@@ -89,6 +111,11 @@ class TrainingConfig(Section):
     )
     optimizer: Literal["adamw"] = Field(default="adamw", description="Optimiser: AdamW with decoupled weight decay.")
     learning_rate: float = Field(default=3e-4, gt=0, le=MAX_LEARNING_RATE, description="Peak learning rate.")
+    pretrained_learning_rate: PretrainedLearningRate = Field(
+        default=PretrainedLearningRate(),
+        description="Default learning rates of parts whose weights come from an outside checkpoint, in this run or in "
+        "an ancestor of the model.",
+    )
     weight_decay: float = Field(
         default=0.01, ge=0, le=1, description="Weight decay of matrices; biases, norms and embeddings are not decayed."
     )

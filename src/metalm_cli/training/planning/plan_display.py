@@ -30,6 +30,7 @@ def plan_text(plan: RunPlan, resolved: ResolvedRecipe | None = None, *, all_valu
     sections: list[RenderableType] = [
         _heading("model", f"{human_count(plan.total)} parameters, {human_count(plan.trained)} train"),
         _parts(plan),
+        _rates(plan),
         *([_token_lines(plan)] if plan.special_tokens else []),
         _heading("data", _sampled(plan)),
         _sources(plan),
@@ -46,8 +47,13 @@ def plan_text(plan: RunPlan, resolved: ResolvedRecipe | None = None, *, all_valu
     notes = [*plan.notes, *(map(str, resolved.dropped) if resolved is not None else ())]
     if notes:
         sections.append(_heading("notes", ""))
-        sections += [Text.assemble(("  - ", "yellow"), note) for note in notes]
+        sections += [Text.assemble(("  - ", "yellow"), (note, "bold" if is_warning(note) else "")) for note in notes]
     return Group(*sections)
+
+
+def is_warning(note: str) -> bool:
+    """Whether a note is printed in bold, and again when training starts."""
+    return note.startswith("warning: ")
 
 
 def human_count(number: float) -> str:
@@ -97,6 +103,16 @@ def _parts(plan: RunPlan) -> Table:
     if sum(part.total for part in plan.parts) != plan.total:
         table.add_row("  total", "shared counted once", human_count(plan.total), human_count(plan.trained), "", "")
     return table
+
+
+def _rates(plan: RunPlan) -> Table:
+    """Where the learning rate of each trained part comes from."""
+    origins: dict[str, list[str]] = {}
+    for part in plan.parts:
+        if part.trained:
+            origins.setdefault(part.rate_origin, []).append(part.name)
+    lines = [f"{', '.join(names)}: {origin}" for origin, names in origins.items()]
+    return _lines([("rates" if index == 0 else "", line) for index, line in enumerate(lines)])
 
 
 def _token_lines(plan: RunPlan) -> Table:

@@ -122,10 +122,14 @@ def test_invalid_values_are_reported(run: Path, file: str, keys: tuple[Any, ...]
             "metrics.jsonl: records of neither training, validation nor evaluation, left out: 1",
         ),
         (["[" * 100_000, {"step": 30}], "metrics.jsonl: line 4 is damaged and left out"),
-        ([{"step": 30, "cluster_loss": 5}], "metrics.jsonl: damaged losses or scores by cluster or task, left out: 1"),
+        ([{"step": 30, "cluster_loss": 5}], "metrics.jsonl: damaged losses, scores or worth of docks, left out: 1"),
         (
             [{"step": 30, "split": "validation", "task_loss": ["a"]}],
-            "metrics.jsonl: damaged losses or scores by cluster or task",
+            "metrics.jsonl: damaged losses, scores or worth of docks",
+        ),
+        (
+            [{"step": 30, "split": "validation", "dock_worth": 3.0}],
+            "metrics.jsonl: damaged losses, scores or worth of docks, left out: 1",
         ),
         ([{"step": 30, "nonfinite": True}], "values are not finite in 1 logged step, first at step 30"),
     ],

@@ -66,7 +66,7 @@ def test_damaged_scores_are_left_out(tmp_path: Path) -> None:
         for scores in ([1], {"rte": "high", "mean": None}, {"rte": 10**400}):
             file.write(json.dumps({"step": 50, "split": "evaluation", "scores": scores}) + "\n")
     (summary,) = read_runs([run])
-    assert any("damaged losses or scores by cluster or task, left out: 1" in problem for problem in summary.problems)
+    assert any("damaged losses, scores or worth of docks, left out: 1" in problem for problem in summary.problems)
     table = step_score_table([summary])
     assert table is not None
     assert [row[-1] for row in table.rows] == ["60.0 at 40", "48.2 at 40", "2.0 at 40"]

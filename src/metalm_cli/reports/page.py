@@ -20,6 +20,7 @@ from metalm_cli.common.table import Table
 from metalm_cli.reports.answer_samples import answer_views, continuation_views, row_views
 from metalm_cli.reports.figures import vega_export
 from metalm_cli.reports.figures.aggregate_figure import aggregate_figure
+from metalm_cli.reports.figures.dock_worth_figure import dock_worth_figure
 from metalm_cli.reports.figures.score_figures import score_figures
 from metalm_cli.reports.figures.step_score_figures import step_score_figures
 from metalm_cli.reports.figures.training_figures import MAX_FIGURE_POINTS, Figure, training_figures
@@ -117,7 +118,9 @@ def report_figures(runs: Sequence[RunSummary], points: int = MAX_FIGURE_POINTS) 
     """All figures that the runs have data for, with at most ``points`` points for all curves of a figure."""
     aggregates = aggregate_figure(named_evaluations(runs))
     scores = [*([aggregates] if aggregates is not None else []), *score_figures(group_by_protocol(runs))]
-    return [*scores, *step_score_figures(runs, points), *training_figures(runs, points)]
+    docks = dock_worth_figure(runs, points)
+    training = [*training_figures(runs, points), *([docks] if docks is not None else [])]
+    return [*scores, *step_score_figures(runs, points), *training]
 
 
 def make_page(runs: Sequence[RunSummary], path: Path, created: datetime | None = None, lead: Lead | None = None) -> str:

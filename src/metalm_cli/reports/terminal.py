@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from metalm_cli.common.table import Table
+from metalm_cli.reports.dock_worth import dock_worth_table
 from metalm_cli.reports.reading.evaluation_summary import as_number
 from metalm_cli.reports.reading.run_summary import RunSummary
 from metalm_cli.reports.step_scores import step_score_table
@@ -43,8 +44,8 @@ def print_report(runs: Sequence[RunSummary], out: Console) -> None:
         for problem in run.problems:
             prefix = f"{run.name}: " if len(runs) > 1 else ""
             out.print(Text(_printable(f"note: {prefix}{problem}"), style="yellow"), soft_wrap=False)
-    further = [table for table in (step_score_table(runs), difference_table(runs)) if table is not None]
-    for index, table in enumerate([*report_tables(runs), *further]):
+    further = (dock_worth_table(runs), step_score_table(runs), difference_table(runs))
+    for index, table in enumerate([*report_tables(runs), *(table for table in further if table is not None)]):
         _print_table(table, out)
         if index == 0:
             _print_curves(runs, out)

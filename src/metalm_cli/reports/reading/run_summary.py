@@ -21,6 +21,7 @@ from metalm_cli.reports.reading.lineage_view import valid_lineage
 from metalm_cli.reports.reading.session_spans import SESSIONS_FILE, valid_sessions
 from metalm_cli.reports.reading.tolerant_json import as_object, encodable, encodable_text, load_json, with_valid_values
 from metalm_cli.runs import metrics_log
+from metalm_cli.runs.dock_worth import KEY, reason_unmeasured
 from metalm_cli.runs.find import RESULTS
 from metalm_cli.runs.folder import run_state
 
@@ -214,7 +215,7 @@ def _read_metrics(path: Path, problems: list[str]) -> tuple[list[Record], list[R
         problems.append(f"metrics.jsonl: {len(damaged) - 5} more damaged lines are left out")
     values: list[str] = []
     records: list[Record] = [
-        with_valid_values(record, "", values, {"cluster_loss": dict, "task_loss": dict, "scores": dict})
+        with_valid_values(record, "", values, dict.fromkeys(("cluster_loss", "task_loss", "scores", KEY), dict))
         for record in map(as_object, lines)
         if record is not None
     ]
@@ -230,7 +231,7 @@ def _read_metrics(path: Path, problems: list[str]) -> tuple[list[Record], list[R
         (len(lines) - len(records), "records that are nested too deeply"),
         (len(records) - len(valid), "records without a step"),
         (of_other_splits, "records of neither training, validation nor evaluation"),
-        (len(values), "damaged losses or scores by cluster or task"),
+        (len(values), "damaged losses, scores or worth of docks"),
     ):
         problems += [f"metrics.jsonl: {description}, left out: {number}"] if number else []
     return by_split[0], by_split[1], by_split[2]
@@ -318,6 +319,8 @@ def _missing_parts(run: RunSummary) -> list[str]:
             problems.append("no training step is logged yet")
         elif not run.validation:
             problems.append("there is no validation on held-out data")
+        reason = reason_unmeasured(run.validation[-1]) if run.validation else ""
+        problems += [f"what docks are worth is not measured: {reason}"] if reason else []
         nonfinite_steps = sorted(
             {record["step"] for record in (*run.training, *run.validation) if record.get("nonfinite")}
         )

@@ -253,17 +253,17 @@ def test_a_trained_encoder_is_saved_as_its_own_class_and_docks(tmp_path: Path, o
 
 
 def test_twins_are_validated_on_the_same_positions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from metalm_cli.training import validation
+    from metalm_cli.training.validation import validator
 
     scored: list[Counter[int]] = []
-    score = validation.Validator.__call__
+    score = validator.Validator.__call__
 
     def watched(self: Any, *rest: Any) -> dict[str, float]:
         batches = [self.objective.collate(batch) for batch in self.batches]
         scored.append(Counter(target for batch in batches for target in batch.decoder.targets.tolist()))
         return score(self, *rest)
 
-    monkeypatch.setattr(validation.Validator, "__call__", watched)
+    monkeypatch.setattr(validator.Validator, "__call__", watched)
     recipe = micro.write_recipe(tmp_path)
     same = "data.validation.objective={name: semi_causal, span_length: [4, 8], span_fraction: 0.25}"
     for name, settings in (("metalm", []), ("twin", [*CAUSAL, same]), ("other", CAUSAL)):

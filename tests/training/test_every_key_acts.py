@@ -209,6 +209,7 @@ TRAIN = {
     "max_time": ("null", "0.0001s"),
     "log_every": ("1", "2"),
     "validate_every": ("0", "1"),
+    "dock_worth_sessions": ("200", "0"),
     "checkpoint_every": ("0", "1"),
     "keep_checkpoints": ("2", "1"),
     "sample_continuations": ("0", "1"),
@@ -266,7 +267,13 @@ train: {steps: 4, batch_size: 4, learning_rate: 3e-3, warmup_steps: 2, precision
 RECIPE["instruct"] = RECIPE["finetune"].replace("command: finetune", "command: instruct")
 LOOP_KEYS = {
     *("train.gradient_clip", "train.precision", "train.seed", "train.max_time", "train.log_every"),
-    *("train.validate_every", "train.checkpoint_every", "train.keep_checkpoints", "train.sample_continuations"),
+    *(
+        "train.dock_worth_sessions",
+        "train.validate_every",
+        "train.checkpoint_every",
+        "train.keep_checkpoints",
+        "train.sample_continuations",
+    ),
     *("train.trackers", "train.loss_average", "train.patience", "train.final"),
     *(f"train.evaluate.{key}" for key in EVALUATE),
 }

@@ -151,6 +151,34 @@ def test_the_panel_displays_scores_and_what_is_evaluated(clock: Clock, width: in
     assert "\x1b[2J" not in text
 
 
+DOCK_WORTH = {
+    "sessions": 20,
+    "loss": 0.5,
+    "exchanged": {"difference": 1.25, "low": 0.75, "high": 2.0},
+    "mean_vector": {"difference": -0.125, "low": -0.5, "high": 0.25},
+}
+
+
+@pytest.mark.parametrize("width", [40, 80, 160])
+def test_the_panel_and_the_lines_display_what_docks_are_worth(clock: Clock, width: int) -> None:
+    panel = view(clock)
+    panel.validation = {**VALIDATION, "dock_worth": DOCK_WORTH}
+    lines = render(panel, width)
+    assert {cell_len(line) for line in lines} == {width - 2}
+    text = re.sub(r"[\s│]+", " ", "\n".join(lines))
+    exchanged, mean = "docks exchanged +1.250 (+0.750 to +2.000)", "mean dock vector -0.125 (-0.500 to +0.250)"
+    assert f"{exchanged} {mean}" in text
+    stream = io.StringIO()
+    line_progress = LineProgress(stream)
+    line_progress.start(100, "finetune")
+    line_progress.validation(panel.validation)
+    line_progress.validation({**VALIDATION, "dock_worth": {"why": "none has docks"}})
+    assert stream.getvalue().splitlines()[1:] == [
+        f"validation 20/100 | loss 3.5000 | bits/byte 1.6250 | {exchanged} | {mean}",
+        "validation 20/100 | loss 3.5000 | bits/byte 1.6250",
+    ]
+
+
 def test_a_finished_evaluation_replaces_the_activity(clock: Clock) -> None:
     panel = PanelProgress(terminal(80))
     panel.start(100, "finetune")

@@ -16,6 +16,7 @@ from metalm_cli.training import run as running
 from metalm_cli.training.optim import is_due, schedule, step_seed, to_seconds
 from metalm_cli.training.planning.probe import ProbeResult
 from metalm_cli.training.trainer import Trainer
+from metalm_cli.training.validation.validator import Validator
 
 MASKED = ["model.decoder=null", "objective={name: mlm}"]
 REPLACED = ["model.decoder=null", "objective={name: rtd, generator_size: 0.5}"]
@@ -207,7 +208,7 @@ def test_the_first_step_that_was_not_finite_is_named_with_the_documents_of_all_p
 
 def test_a_new_best_is_saved_independent_of_checkpoint_every(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = iter([math.nan, 1.0, 3.0, 2.0, math.nan, 2.0])
-    monkeypatch.setattr(running.Validator, "__call__", lambda *_: {"loss": next(losses)})
+    monkeypatch.setattr(Validator, "__call__", lambda *_: {"loss": next(losses)})
     out = train(recipe, "run", "train.validate_every=1", "train.checkpoint_every=3", "train.keep_checkpoints=1")
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step-00000002", "step-00000006"]
     state = micro.checkpoint(out, 6)["state"]
@@ -223,7 +224,7 @@ def test_only_training_is_timed(recipe: Path, monkeypatch: pytest.MonkeyPatch) -
     from metalm_cli.training import step_metrics
 
     now = [0.0]
-    score, step = running.Validator.__call__, Trainer.step
+    score, step = Validator.__call__, Trainer.step
 
     def slow(call: Any, seconds: float) -> Any:
         def called(*arguments: Any) -> Any:
@@ -233,7 +234,7 @@ def test_only_training_is_timed(recipe: Path, monkeypatch: pytest.MonkeyPatch) -
         return called
 
     monkeypatch.setattr(step_metrics.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(running.Validator, "__call__", slow(score, 1000.0))
+    monkeypatch.setattr(Validator, "__call__", slow(score, 1000.0))
     monkeypatch.setattr(running.checkpoint, "save", slow(running.checkpoint.save, 1000.0))
     monkeypatch.setattr(Trainer, "step", slow(step, 1.0))
     settings = ["train.steps=4", "train.log_every=2", "train.validate_every=1", "train.checkpoint_every=1"]
@@ -252,7 +253,7 @@ def test_only_training_is_timed(recipe: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_lack_of_memory_while_training_is_explained(
     recipe: Path, where: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    owner, name = (Trainer, "step") if where == "training" else (running.Validator, "__call__")
+    owner, name = (Trainer, "step") if where == "training" else (Validator, "__call__")
     call, remaining = getattr(owner, name), 4
 
     def hungry(self: Any, *arguments: Any) -> Any:

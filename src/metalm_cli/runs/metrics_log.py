@@ -308,16 +308,19 @@ class NullLog:
     def __exit__(self, *_: object) -> None: ...
 
 
-def last_validation(metrics: Path) -> dict[str, float]:
-    """Last validation metrics of a run."""
+def last_validation(metrics: Path) -> dict[str, Any]:
+    """Last validation record of a run; empty without one."""
     records = [record for record in read_metrics(metrics)[0] if record.get("split") == "validation"]
-    if not records:
-        return {}
+    return records[-1] if records else {}
+
+
+def validation_losses(record: Mapping[str, Any]) -> dict[str, float]:
+    """Numbers of a validation record by name, those of groups (``cluster nli loss``) among them."""
     group_losses = {
         f"{key.removesuffix('_loss')} {name} loss": loss
-        for key, losses in records[-1].items()
-        if isinstance(losses, dict)
+        for key, losses in record.items()
+        if key.endswith("_loss") and isinstance(losses, dict)
         for name, loss in losses.items()
         if isinstance(loss, float)
     }
-    return {**{key: value for key, value in records[-1].items() if isinstance(value, float)}, **group_losses}
+    return {**{key: value for key, value in record.items() if isinstance(value, float)}, **group_losses}

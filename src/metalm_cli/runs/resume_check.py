@@ -19,6 +19,7 @@ CHANGEABLE_KEYS = (
     "train.checkpoint_activations",
     "train.log_every",
     "train.validate_every",
+    "train.dock_worth_sessions",
     "train.evaluate.every",
     "train.checkpoint_every",
     "train.keep_checkpoints",

@@ -14,6 +14,8 @@ from metalm_cli.models.lora.adapter_files import save_adapter
 from metalm_cli.models.lora.inject import LoraTargets
 from metalm_cli.provenance.lineage import LINEAGE, all_ancestors, make_lineage
 from metalm_cli.runs.data_record import DataSource
+from metalm_cli.runs.dock_worth import dock_worth
+from metalm_cli.runs.metrics_log import validation_losses
 
 
 def write_model(
@@ -33,7 +35,8 @@ def write_model(
         assembly: The model and its tokenizers.
         corpus: The training data.
         recipe: The recipe.
-        facts: ``name``, ``recipe`` (YAML), ``steps``, ``tokens`` and validation metrics, for lineage and card.
+        facts: ``name``, ``recipe`` (YAML), ``steps``, ``tokens`` and ``validation`` (the last validation record), for
+            lineage and card.
         ancestors: Lineages of the base models.
     """
     if assembly.lora_targets is not None:
@@ -52,7 +55,10 @@ def model_card(assembly: Assembly, lineage: dict[str, Any], facts: dict[str, Any
     adapter_note = "" if assembly.lora_targets is None else f"\n\n{_adapter_note(assembly, assembly.lora_targets)}"
     sources = (f"{source['name']} ({source['kind']}: {source['location']})" for source in lineage["data"])
     data = "\n".join(f"- {escape_markdown(source)}" for source in sources)
-    metrics = "\n".join(f"| {escape_markdown(key)} | {value:.4f} |" for key, value in facts["validation"].items())
+    losses = validation_losses(facts["validation"])
+    metrics = "\n".join(f"| {escape_markdown(key)} | {value:.4f} |" for key, value in losses.items())
+    worth = dock_worth(facts["validation"])
+    docks = "" if worth is None else f"\n\n{worth.sentence()}"
     load = how_to_load(assembly)
     return f"""---
 library_name: transformers
@@ -73,7 +79,7 @@ Trained with metalm {lineage["metalm"]} for {facts["steps"]:,} steps on {facts["
 
 | metric | value |
 |---|---|
-{metrics}
+{metrics}{docks}
 
 ## Use
 

@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, TextIO
 
 import psutil
@@ -18,9 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from metalm_cli.common.unicode_text import escape
+from metalm_cli.training.progress_fields import Record, dock_fields, group_losses, number_fields
 
-Record = Mapping[str, Any]
-"""A record of ``metrics.jsonl``: ``step``, ``loss``, ``lr``, ``tokens_per_second``, …"""
 SampleContinuation = tuple[str, str]
 """Prompt, and the model's continuation."""
 
@@ -93,13 +92,14 @@ class LineProgress(Progress):
 
     def step(self, record: Record) -> None:
         self._clock.advance(record["step"])
-        fields = [f"{name} {text}" for name, text in _fields(record)]
+        fields = [f"{name} {text}" for name, text in number_fields(record)]
         remaining = self._clock.remaining_seconds()
         fields += [] if remaining is None else [f"left {duration(remaining)}"]
         self._print(" | ".join([f"step {record['step']}/{self._clock.steps}", *fields, f"memory {memory()}"]))
 
     def validation(self, record: Record, samples: Sequence[SampleContinuation] = ()) -> None:
-        fields = [f"{name} {text}" for name, text in [*_fields(record), *_group_losses(record)]]
+        texts = [*number_fields(record), *group_losses(record), *dock_fields(record)]
+        fields = [f"{name} {text}" for name, text in texts]
         self._print(" | ".join([f"validation {record['step']}/{self._clock.steps}", *fields]))
         for prompt, continuation in samples:
             self._print(f'sample | "{escape(prompt)}" -> "{escape(continuation)}"')
@@ -227,12 +227,12 @@ class PanelView:
             parts.append(Text(f"loss {sparkline(list(self._losses), inner_width - 5)}", style="cyan", no_wrap=True))
             free_lines -= 1
         losses = "  ".join(
-            f"{name} {value}"
-            for name, value in _group_losses(self.validation, "task_loss") or _group_losses(self.record)
+            f"{name} {value}" for name, value in group_losses(self.validation, "task_loss") or group_losses(self.record)
         )
+        docks = "  ".join(f"{name} {text}" for name, text in dock_fields(self.validation))
         scores = "  ".join(f"{escape(name)} {score:.2f}" for name, score in self.evaluation.get("scores", {}).items())
         at_step = f"scores at {self.evaluation['step']:,}: {scores}" if scores else ""
-        for text in (at_step, f"evaluating {escape(self.activity)}" if self.activity else "", losses):
+        for text in (at_step, f"evaluating {escape(self.activity)}" if self.activity else "", docks, losses):
             if text and free_lines > 2:
                 lines = Text(text, style="dim").wrap(console, inner_width)[: max(free_lines - 1, 1)]
                 parts += list(lines)
@@ -264,8 +264,8 @@ class PanelView:
         return Group(grid, Text())
 
     def _numbers(self, columns: int) -> Table:
-        train = dict(_fields(self.record))
-        valid = dict(_fields(self.validation))
+        train = dict(number_fields(self.record))
+        valid = dict(number_fields(self.validation))
         step_suffix = f" at {self.validation['step']:,}" if self.validation else ""
         valid_name = "valid." if columns == 1 else "validation"
         cells = [
@@ -371,26 +371,3 @@ def _on_device() -> bool:
 
 def _size(count: int) -> str:
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
-
-
-def _fields(record: Record) -> list[tuple[str, str]]:
-    """Displayed numbers of a record, in a fixed order; non-finite values as ``nan``."""
-    formats = (
-        ("loss", "loss", ".4f"),
-        ("bits_per_byte", "bits/byte", ".4f"),
-        ("lr", "lr", ".2e"),
-        ("grad_norm", "grad norm", ".3f"),
-        ("tokens_per_second", "tokens/s", ",.0f"),
-    )
-    fields = []
-    for key, name, number_format in formats:
-        if key in record:
-            value = record[key]
-            fields.append((name, "nan" if value is None else format(float(value), number_format)))
-    return fields
-
-
-def _group_losses(record: Record, group: str | None = None) -> list[tuple[str, str]]:
-    """Losses per cluster if a validation record has them, else per task."""
-    values = record.get(group) if group else record.get("cluster_loss") or record.get("task_loss")
-    return [(name, f"{value:.3f}") for name, value in (values or {}).items() if value is not None]

@@ -60,7 +60,7 @@ from metalm_cli.training.task_evaluation.run_tasks import make_task_evaluator, o
 from metalm_cli.training.task_evaluation.task_evaluator import TaskEvaluator
 from metalm_cli.training.trainer import Trainer
 from metalm_cli.training.trainer_callbacks import make_trainer_callbacks
-from metalm_cli.training.validation import Validator
+from metalm_cli.training.validation.make_validator import make_validator
 
 
 @dataclass
@@ -351,8 +351,7 @@ class Run(ABC):
         if recipe.train.compile:
             compile_layers(self.assembly)
         trainer = Trainer(recipe.train, steps, self.objective, self.root, self.accelerator, length, self.collectives)
-        rows_per_pass = recipe.train.micro_batch_size or max(1, recipe.train.batch_size // self.num_processes)
-        validator = Validator(self.objective, self.validation_rows, rows_per_pass, trainer.collectives)
+        validator = make_validator(trainer, self.validation_rows)
         if start.checkpoint is not None:
             self.collectives.run_together(lambda: start.restore(trainer))
             self.callbacks.print_note(f"resumed from {start.checkpoint}")
@@ -366,8 +365,8 @@ class Run(ABC):
             hold_frozen_weights(self, folder),
         ):
             progress.start(steps, f"{self.options.name} -> {folder.path}", trainer.state.step)
-            for warning in filter(is_warning, self.plan.notes):
-                progress.note(warning)
+            for note in (*filter(is_warning, self.plan.notes), *validator.notes):
+                progress.note(note)
             callbacks = make_trainer_callbacks(self, folder, log, progress, validator)
             with signals.deferred():
                 with explain_out_of_memory(recipe, self.num_processes, lambda: self._describe_memory(folder)):

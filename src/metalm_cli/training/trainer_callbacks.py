@@ -15,7 +15,7 @@ from metalm_cli.runs.metrics_log import log_to_trackers
 from metalm_cli.runs.resume_check import recipe_record
 from metalm_cli.training.progress import Progress, memory_bytes
 from metalm_cli.training.run_start import RECIPE_KEY
-from metalm_cli.training.validation import Validator
+from metalm_cli.training.validation.validator import Validator
 
 if TYPE_CHECKING:
     from metalm_cli.training.run import Run
@@ -38,7 +38,7 @@ class TrainerCallbacks:
     """
 
     log: Callable[[dict[str, Any]], None]
-    validate: Callable[[nn.Module, torch.device], dict[str, float]]
+    validate: Callable[[nn.Module, torch.device], dict[str, Any]]
     log_validation: Callable[[dict[str, Any]], None]
     save: Callable[[dict[str, dict[str, torch.Tensor]], dict[str, Any]], None]
     locate_document: Callable[[int], str]

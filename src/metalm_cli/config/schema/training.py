@@ -145,6 +145,14 @@ class TrainingConfig(Section):
     validate_every: int = Field(
         default=500, ge=0, description="Steps between validations; 0 validates only at the end."
     )
+    dock_worth_sessions: int = Field(
+        default=200,
+        ge=0,
+        le=2000,
+        description="Maximum number of validation sessions on which each validation measures what docks are worth: the "
+        "loss with docks exchanged between sessions, and with a mean vector in their place. Fewer, so that this takes "
+        "at most a tenth of the validation's computation; 0: not measured.",
+    )
     evaluate: TaskEvaluationConfig | None = Field(
         default=None, description="Evaluation on tasks during training; default: none."
     )

@@ -169,7 +169,9 @@ class MetaLM(PreTrainedModel):
     # -- input vectors ------------------------------------------------------------------------------------------------
 
     def dock_vectors(self, name: str, table: DockTable) -> Tensor:
-        """Compute the connector outputs of all distinct contents, ``[t, d]``."""
+        """Compute the connector outputs of all distinct contents, or return the table's vectors. ``[t, d]``"""
+        if table.vectors is not None:
+            return table.vectors
         encoder = self.encoders[name]
         trains = any(parameter.requires_grad for parameter in encoder.parameters())
         with torch.set_grad_enabled(trains and torch.is_grad_enabled()):

@@ -39,6 +39,9 @@ class StepModule(nn.Module):
     touch_unused = False
     """Run the parts that a batch does not use on a dummy input without effect on the loss: distributed training needs
     every part to run, in the same order in every process. Modules whose parts all run ignore it."""
+    gives_target_losses = False
+    """Whether, for a batch with ``keep_target_losses``, the ``outputs`` of its term ``loss`` are the loss of each
+    target in nats. ``[m]``"""
 
 
 class Objective(Protocol):

@@ -229,13 +229,16 @@ class LanguageModelStep(StepModule):
         processors: Processors of the encoders, for dummy inputs.
     """
 
+    gives_target_losses = True
+
     def __init__(self, model: MetaLM, processors: dict[str, Processor]) -> None:
         super().__init__()
         self.model = model
         self.processors = processors
 
     def forward(self, batch: Batch) -> dict[str, Term]:
-        return {"loss": Term(self.losses(batch)[0])}
+        total, target_losses = self.losses(batch)
+        return {"loss": Term(total, outputs=(target_losses,) if batch.keep_target_losses else None)}
 
     def losses(self, batch: Batch, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Compute :meth:`MetaLM.losses`; with ``touch_unused``, unused encoders run on dummy inputs."""

@@ -120,10 +120,12 @@ class SupervisedStep(LanguageModelStep):
             task_term(name): Term(task_sums[index], 0.0, metric="task_loss", task=name)
             for index, name in enumerate(self.tasks)
         }
+        outputs = (token_losses,) if batch.keep_target_losses else None
         if self.average == "token":
-            return {"loss": Term(total), **task_terms}
+            return {"loss": Term(total, outputs=outputs), **task_terms}
         average = f"{self.average}_average"
-        return {"loss": Term(token_losses.sum(), 0.0), average: Term(total, metric=average), **task_terms}
+        mean_term = Term(token_losses.sum(), 0.0, outputs)
+        return {"loss": mean_term, average: Term(total, metric=average), **task_terms}
 
     def _weights(self, batch: Batch, task_ids: Tensor) -> Tensor | None:
         """Weight of each target, so that the weighted sum is the loss times the number of sessions of the step.

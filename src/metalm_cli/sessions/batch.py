@@ -60,6 +60,8 @@ class DockTable:
         columns: Position of each docked output in the encoder's output. ``[t]`` int64.
         positions: Flat decoder positions that take a docked output. ``[p]`` int64.
         content_index: Index among the t docked outputs for each of these positions. ``[p]`` int64.
+        vectors: Vectors that the decoder reads in place of the connector's outputs, or None. The encoder then does
+            not run, and inputs, rows and columns are not read. ``[t, d]``
     """
 
     inputs: dict[str, Tensor]
@@ -67,6 +69,7 @@ class DockTable:
     columns: Tensor
     positions: Tensor
     content_index: Tensor
+    vectors: Tensor | None = None
 
 
 @dataclass
@@ -82,6 +85,7 @@ class Batch:
         numbers: Index plan numbers of the rows, for messages.
         step_counts: Count of each loss term over the whole optimiser step (all micro-batches and processes), for
             weights that depend on it; None if the batch is not part of a step (validation).
+        keep_target_losses: The step module is to return the loss of each target as ``outputs`` of its term ``loss``.
     """
 
     streams: dict[str, PackedTokens]
@@ -90,6 +94,7 @@ class Batch:
     numbers: tuple[int, ...] = ()
     task_targets: dict[int, int] = field(default_factory=dict)
     step_counts: dict[str, int] | None = None
+    keep_target_losses: bool = False
 
     @property
     def decoder(self) -> PackedTokens:

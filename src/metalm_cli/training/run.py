@@ -22,8 +22,6 @@ from metalm_cli.runs import checkpoint
 from metalm_cli.runs.data_record import DataRecord, data_record, read_data_record
 from metalm_cli.runs.folder import RunFolder
 from metalm_cli.runs.metrics_log import (
-    MetricsLog,
-    NullLog,
     check_trackers,
     end_trackers,
     start_trackers,
@@ -52,6 +50,7 @@ from metalm_cli.training.run_start import (
     describe_end,
     describe_interrupt,
     find_start,
+    open_log,
     write_start,
 )
 from metalm_cli.training.step_metrics import summary
@@ -360,7 +359,7 @@ class Run(ABC):
         start_trackers(self.accelerator, list(recipe.train.trackers), self.options.name, recipe.model_dump())
         dataset = self.make_dataset(trainer)
         with (
-            self._open_log(folder, trainer.state.step) as log,
+            open_log(self, folder, trainer.state.step) as log,
             make_progress(main=self.is_main) as progress,
             hold_frozen_weights(self, folder),
         ):
@@ -377,17 +376,6 @@ class Run(ABC):
                 progress.note(describe_end(self, folder, result))
         end_trackers(self.accelerator)
         return result
-
-    def _open_log(self, folder: RunFolder, step: int) -> Any:
-        """Open the metrics log after a step in rank zero; the other ranks have none."""
-        opened: list[Any] = []
-
-        def open_log() -> None:
-            opened.append(MetricsLog(folder.metrics))
-            opened[0].remove_steps_after(step)
-
-        self.collectives.on_rank_zero(open_log)
-        return opened[0] if opened else NullLog()
 
     def _describe_memory(self, folder: RunFolder) -> tuple[MemoryEstimate, str]:
         """Estimate of the memory, and the checkpoint from which the run can be resumed."""

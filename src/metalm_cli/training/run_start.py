@@ -14,7 +14,7 @@ from metalm_cli.models.assembly import Assembly
 from metalm_cli.runs import checkpoint
 from metalm_cli.runs.data_record import DATA_FILE, data_record, read_data_record
 from metalm_cli.runs.folder import RunFolder, environment
-from metalm_cli.runs.metrics_log import missing_records_note
+from metalm_cli.runs.metrics_log import MetricsLog, NullLog, missing_records_note
 from metalm_cli.runs.resume_check import check_recipe, is_recorded, recipe_record
 
 if TYPE_CHECKING:
@@ -107,6 +107,18 @@ def resume_command(run: Run, folder: RunFolder) -> str:
     """Command that resumes a run; a run that has not written its recipe yet needs the name of the recipe."""
     recipe = "" if folder.recipe.is_file() else " RECIPE"
     return f"metalm {run.recipe.command}{recipe} --resume --out {folder.path}"
+
+
+def open_log(run: Run, folder: RunFolder, step: int) -> MetricsLog | NullLog:
+    """Open the metrics log after a step in rank zero; the other ranks have none."""
+    opened: list[MetricsLog] = []
+
+    def open_it() -> None:
+        opened.append(MetricsLog(folder.metrics))
+        opened[0].remove_steps_after(step)
+
+    run.collectives.on_rank_zero(open_it)
+    return opened[0] if opened else NullLog()
 
 
 def describe_end(run: Run, folder: RunFolder, result: Exit) -> str:

@@ -93,6 +93,7 @@ def test_a_file_without_its_ending_is_pointed_out(tmp_path, monkeypatch):
             "set base",
         ),
         ("name: tuned-{arm}", "name: tuned", "stages.1.name: a stage has {arm} in its name", "write {arm}"),
+        ("second: chance", "second: recorded", "claims.1.second: recorded scores need second: recorded", "set both"),
         ("name: small", "name: large", "study large has the file name small.yaml", "rename the file to large.yaml"),
     ],
 )

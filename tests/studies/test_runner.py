@@ -366,7 +366,7 @@ def test_a_study_that_spends_its_budget_stops_and_continues_with_a_larger_one(fo
     script = Script(polls=100_000)
     study_runner, _ = make_runner(folder, stages, script)
     study_runner.budget = 0.05
-    with pytest.raises(StudyStopped, match=r"the budget of .* hours is spent"):
+    with pytest.raises(runner.BudgetSpent, match=r"the budget of .* hours is spent"):
         study_runner.run()
     assert script.stopped == ["a"]
     study_runner, _ = make_runner(folder, stages, Script())

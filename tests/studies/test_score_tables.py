@@ -101,6 +101,21 @@ def test_keys_of_a_claim(out, change, verdict):
     assert results_of(out, text).claims()[0].verdict == verdict
 
 
+def test_recorded_scores_of_another_model(out):
+    text = SMALL.replace(
+        "second: chance",
+        "second: recorded\n    margin: 5\n"
+        "    recorded: {label: a linear head, scores: {world_reviews: 91.5, world_nli: 99}}",
+    )
+    claim = results_of(out, text).claims()[1]
+    assert claim.second == "a linear head"
+    assert [task.difference.value for task in claim.tasks] == pytest.approx([-1.5, -35])
+    assert claim.tasks[0].difference.second_interval == pytest.approx((91.5, 91.5))
+    assert [task.verdict for task in claim.tasks] == ["undecided", "disagrees"]
+    with pytest.raises(MetalmError, match="is about the task world_nil"):
+        results_of(out, text.replace("world_nli: 99", "world_nil: 99")).claims()
+
+
 def test_claims_without_results_and_unknown_tasks(out, tmp_path):
     results = results_of(tmp_path / "empty" / "out")
     claims = results.claims()
@@ -133,7 +148,7 @@ def test_without_a_chance_level_nothing_is_above_it(tmp_path):
     assert headers == ["task", "chance", "MetaLM (95%)"]
     assert rows[0][:2] == ["gist", "–"]
     assert rows[0][2].startswith("99.0 (9")
-    assert results.claims()[1].missing == "no task of the claim has a score and a chance level"
+    assert results.claims()[1].missing == "no task of the claim has both scores"
 
 
 def test_conclusions(out, tmp_path):

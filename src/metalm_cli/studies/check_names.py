@@ -8,7 +8,7 @@ from metalm_cli.common.registry import did_you_mean
 from metalm_cli.config.recipe_errors import RecipeProblem
 from metalm_cli.config.yaml_nodes import YamlNode
 from metalm_cli.studies.expand import REFERENCE, evaluations_of, stages_of_arms, texts
-from metalm_cli.studies.schema import ARM_MARK, CHANCE, EVERY, StudyFile
+from metalm_cli.studies.schema import ARM_MARK, CHANCE, EVERY, RECORDED, StudyFile
 
 TRAINING_COMMANDS = ("pretrain", "finetune", "instruct")
 
@@ -208,10 +208,14 @@ def _claims(file: StudyFile, node: YamlNode) -> Iterator[RecipeProblem]:
             continue
         known = list(dict.fromkeys(models[claim.evaluation]))
         for side, name in (("first", claim.first), ("second", claim.second)):
-            if name not in known and not (side == "second" and name == CHANCE):
+            if name not in known and not (side == "second" and name in (CHANCE, RECORDED)):
                 kind = f"model of the evaluation {claim.evaluation}"
                 yield _unknown(
-                    f"{key}.{side}", name, kind, [*known, *([CHANCE] if side == "second" else [])], entry[side]
+                    f"{key}.{side}",
+                    name,
+                    kind,
+                    [*known, *([CHANCE, RECORDED] if side == "second" else [])],
+                    entry[side],
                 )
 
 

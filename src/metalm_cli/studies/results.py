@@ -20,7 +20,7 @@ from metalm_cli.studies.claims import (
 )
 from metalm_cli.studies.expand import evaluations_of, stages_of_arms
 from metalm_cli.studies.load import Study
-from metalm_cli.studies.schema import CHANCE, Claim, StudyEvaluation, Verdict
+from metalm_cli.studies.schema import CHANCE, RECORDED, Claim, StudyEvaluation, Verdict
 from metalm_cli.studies.stages import Layout, result_paths
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class ClaimResult:
     Args:
         claim: The claim.
         first: Label of the first model.
-        second: Label of the second model, or ``chance``.
+        second: Label of the second model, of the recorded scores, or ``chance``.
         seeds: Number of seeds.
         difference: Difference of the means over tasks; None for a claim about each task, or without results.
         tasks: Results by task.
@@ -147,9 +147,10 @@ class StudyResults:
         return [self._judge(claim) for claim in claims]
 
     def _judge(self, claim: Claim) -> ClaimResult:
-        labels = (self.labels.get(claim.first, claim.first), self.labels.get(claim.second, claim.second))
+        second = claim.recorded.label if claim.recorded is not None else self.labels.get(claim.second, claim.second)
+        labels = (self.labels.get(claim.first, claim.first), second)
         _, models = self.evaluations.get(claim.evaluation, (None, []))
-        absent = [name for name in (claim.first, claim.second) if name != CHANCE and name not in models]
+        absent = [name for name in (claim.first, claim.second) if name not in (CHANCE, RECORDED, *models)]
         if absent:
             return ClaimResult(claim, *labels, missing=f"the scale {self.scale} has no {absent[0]}")
         if not self.records[claim.evaluation]:
@@ -157,7 +158,7 @@ class StudyResults:
         seeds = len(self.records[claim.evaluation])
         results = self.task_results(claim.evaluation, claim.first, claim.second, claim)
         if not results:
-            return ClaimResult(claim, *labels, missing="no task of the claim has a score and a chance level")
+            return ClaimResult(claim, *labels, missing="no task of the claim has both scores")
         if claim.over == "each":
             verdict = verdict_of_each([result.verdict for result in results], claim.at_least or len(results))
             return ClaimResult(claim, *labels, seeds, None, tuple(results), verdict)
@@ -173,7 +174,7 @@ class StudyResults:
         Args:
             evaluation: Name of the evaluation.
             first: First model.
-            second: Second model, or ``chance``; tasks without a chance level are then left out.
+            second: Second model, ``chance`` or ``recorded``; tasks without such a level are then left out.
             claim: Claim whose tasks, demonstrations and margin apply.
             shots: Number of demonstrations; default: those of the claim, else all.
         """
@@ -212,7 +213,7 @@ class StudyResults:
         if not seeds:
             return
         first_records = [results[models.index(first)] for results in seeds]
-        second_records = None if second == CHANCE else [results[models.index(second)] for results in seeds]
+        second_records = None if second in (CHANCE, RECORDED) else [results[models.index(second)] for results in seeds]
         if claim is not None:
             _check_tasks(claim, first_records[0], self.study)
             shots = claim.shots if claim.shots is not None else min(first_records[0].shots)
@@ -226,10 +227,11 @@ class StudyResults:
                 ours = [result.observations.get(key, []) for result in first_records]
                 theirs: Sequence[Sequence[object]] | float
                 if second_records is None:
-                    chance = chance_of(setting)
-                    if chance is None or not all(ours):
+                    recorded = None if claim is None or claim.recorded is None else claim.recorded.scores
+                    constant = chance_of(setting) if recorded is None else recorded.get(name)
+                    if constant is None or not all(ours):
                         continue
-                    theirs = chance / 100
+                    theirs = constant / 100
                 else:
                     theirs = [result.observations.get(key, []) for result in second_records]
                     if not all(ours) or not all(theirs):
@@ -239,7 +241,8 @@ class StudyResults:
 
 
 def _check_tasks(claim: Claim, record: ResultRecord, study: Study) -> None:
-    unknown = [task for task in claim.tasks if task not in record.tasks and task not in record.missing]
+    named = [*claim.tasks, *(claim.recorded.scores if claim.recorded is not None else ())]
+    unknown = [task for task in named if task not in record.tasks and task not in record.missing]
     if unknown:
         raise MetalmError(
             f"the claim {claim.name} is about the task {unknown[0]}, which its evaluation does not have",

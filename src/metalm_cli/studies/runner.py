@@ -46,6 +46,10 @@ class StudyStopped(Exception):
     """The user, the system or the budget stopped the study; finished work is kept."""
 
 
+class BudgetSpent(StudyStopped):
+    """The running time of the stages exceeds the budget."""
+
+
 class Runner:
     """Runs stages in order, each as soon as the stages that it requires have finished.
 
@@ -101,7 +105,7 @@ class Runner:
                     if signals.pending:
                         raise StudyStopped(signals.pending)
                     if self.running and self.budget is not None and self._spent() > self.budget:
-                        raise StudyStopped(f"the budget of {self.budget / 3600:g} hours is spent")
+                        raise BudgetSpent(f"the budget of {self.budget / 3600:g} hours is spent")
             finally:
                 self._stop_running(signals)
 

@@ -10,6 +10,8 @@ from metalm_cli.config.schema.base import InconsistentValues, Section
 
 CHANCE = "chance"
 """Second side of a claim that compares a model with chance, not with another model."""
+RECORDED = "recorded"
+"""Second side of a claim that compares a model with recorded scores."""
 ARM_MARK = "{arm}"
 """Placeholder of the arm in the name, the command and the base of a stage that runs once for each arm."""
 EVERY = "all"
@@ -97,6 +99,15 @@ class PaperFigures(Section):
     text: str = Field(default="", description="What the paper states where it gives no two scores.")
 
 
+class RecordedScores(Section):
+    """Scores of a model outside of the study, which have no interval."""
+
+    label: str = Field(examples=["MiniLM with a linear head"], description="Name of the model in tables.")
+    scores: dict[str, Annotated[float, Field(ge=0, le=100)]] = Field(
+        min_length=1, description="Score of each task, 0 to 100."
+    )
+
+
 class Claim(Section):
     """A claim: what is compared, what the paper states, and what is expected here."""
 
@@ -104,7 +115,10 @@ class Claim(Section):
     statement: str = Field(description="The claim in one sentence.")
     evaluation: str = Field(description="Evaluation with the results.")
     first: str = Field(description="Model whose score comes first: a stage or a checkpoint.")
-    second: str = Field(description="Model whose score is subtracted, or chance.")
+    second: str = Field(description="Model whose score is subtracted; or chance; or recorded, with recorded set.")
+    recorded: RecordedScores | None = Field(
+        default=None, description="Recorded scores to compare with; tasks without one are left out."
+    )
     tasks: list[str] = Field(default=[], description="Tasks of the claim. Default: all of the evaluation.")
     shots: int | None = Field(default=None, ge=0, description="Number of demonstrations. Default: the fewest.")
     over: Literal["clusters", "tasks", "each"] = Field(
@@ -135,6 +149,10 @@ class Claim(Section):
         if self.at_least is not None and self.tasks and self.at_least > len(self.tasks):
             raise InconsistentValues(
                 f"expected at most the number of tasks, {len(self.tasks)}", key="at_least", remedy="lower it"
+            )
+        if (self.second == RECORDED) != (self.recorded is not None):
+            raise InconsistentValues(
+                "recorded scores need second: recorded, and the reverse", key="second", remedy="set both or neither"
             )
         if self.first == self.second:
             raise InconsistentValues("first and second are the same model", key="second", remedy="name another model")

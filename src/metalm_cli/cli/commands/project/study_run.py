@@ -88,7 +88,7 @@ def run_study(request: StudyRequest) -> Exit:
     """
     from metalm_cli.studies.cells import write_cells
     from metalm_cli.studies.display import make_display
-    from metalm_cli.studies.runner import Runner, StudyStopped
+    from metalm_cli.studies.runner import BudgetSpent, Runner, StudyStopped
     from metalm_cli.studies.state import StudyFolder
 
     scale = request.study.scale(request.scale)
@@ -122,8 +122,10 @@ def run_study(request: StudyRequest) -> Exit:
                 with display:
                     runner.run()
             except StudyStopped as stopped:
+                option = " with --over-budget" if isinstance(stopped, BudgetSpent) else ""
                 display.line(
-                    f"stopped ({stopped}); finished stages are kept, and the same command continues the {folder.noun}"
+                    f"stopped ({stopped}); finished stages are kept, and the same command{option} continues the "
+                    f"{folder.noun}"
                 )
                 return Exit.STOPPED
         print_results(request, folder)

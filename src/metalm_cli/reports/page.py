@@ -184,7 +184,7 @@ def _render(
         notices=[f"{run.name}: {problem}" if several else problem for run in runs for problem in run.problems],
         sections=sections,
         parts=[
-            *([("claims", "Claims")] if lead is not None else []),
+            *([("claims", "Claims" if lead.claims else "Results")] if lead is not None else []),
             *((part["key"], part["title"]) for part in sections),
         ],
         version=metalm_cli.__version__,

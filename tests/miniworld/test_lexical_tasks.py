@@ -13,7 +13,7 @@ import pytest
 from metalm_cli.miniworld import miniworld_documents
 from metalm_cli.miniworld.lexical.adjectives_verbs import OPINIONS, SYNONYMS
 from metalm_cli.miniworld.lexical.lexical_rows import LEXICAL_SPLIT_SIZES
-from metalm_cli.miniworld.lexical.nouns import CONFUSABLE_KINDS, KINDS, TOPICS, UNSUITABLE_USES, USES
+from metalm_cli.miniworld.lexical.nouns import CONFUSABLE_KINDS, CONFUSABLE_USES, KINDS, TOPICS, UNSUITABLE_USES, USES
 from metalm_cli.miniworld.tasks import task_rows
 from metalm_cli.tasks.registry import Cards
 
@@ -39,6 +39,10 @@ NAMES = re.compile(rf"\b({'|'.join([*KINDS, *USES])})\b")
 MATCHES = ("yes", "entailment", "equivalent")
 CROSSED = ("entailment", "paraphrase", "uses", "groups", "reference", "contents")
 """Tasks with two labels in which every word occurs with both labels."""
+
+
+WITH_OPTIONS = ("kinds", "purposes", "topics")
+"""Tasks with four options."""
 
 
 def tokens(text: str) -> list[str]:
@@ -199,6 +203,10 @@ def test_labels_are_right(split):
             (word,) = words_in(row["thing"], KIND_OF)
             assert row["options"][row["index"]] == KIND_OF[word]
             assert not any(pair <= set(row["options"]) for pair in CONFUSABLE_KINDS)
+        elif task == "lexical_purposes":
+            (word,) = words_in(row["thing"], USE_OF)
+            assert row["options"][row["index"]] == USE_OF[word]
+            assert not any(pair <= set(row["options"]) for pair in CONFUSABLE_USES)
         elif task == "lexical_topics":
             words = words_in(row["text"], TOPIC_OF)
             assert len(words) == len(set(words)) == 2
@@ -227,7 +235,7 @@ def test_frames_do_not_reveal_the_label(task, split):
     counts: dict[str, Counter] = defaultdict(Counter)
     for row in task_rows.rows(task, split):
         counts[frame_of(row)][row.get("label", row.get("index"))] += 1
-    labels = 4 if task in ("lexical_kinds", "lexical_topics") else 2
+    labels = 4 if task.removeprefix("lexical_") in WITH_OPTIONS else 2
     assert all(len(count) == labels and len(set(count.values())) == 1 for count in counts.values())
 
 
@@ -247,7 +255,7 @@ def test_counting_words_does_not_reveal_the_label(task, split):
 
 
 @pytest.mark.parametrize("split", LEXICAL_SPLIT_SIZES)
-@pytest.mark.parametrize("task", ["kinds", "topics"])
+@pytest.mark.parametrize("task", WITH_OPTIONS)
 def test_options_do_not_reveal_the_answer(task, split):
     """Every list of options occurs with each of its answers equally often."""
     counts: dict[tuple[str, ...], Counter] = defaultdict(Counter)

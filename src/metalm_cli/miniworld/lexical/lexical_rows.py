@@ -14,14 +14,21 @@ from typing import Any
 
 from metalm_cli.miniworld.english import capitalise, with_article
 from metalm_cli.miniworld.lexical.adjectives_verbs import OPINIONS, SYNONYMS
-from metalm_cli.miniworld.lexical.nouns import CONFUSABLE_KINDS, KINDS, TOPICS, UNSUITABLE_USES, USES
+from metalm_cli.miniworld.lexical.nouns import (
+    CONFUSABLE_KINDS,
+    CONFUSABLE_USES,
+    KINDS,
+    TOPICS,
+    UNSUITABLE_USES,
+    USES,
+)
 from metalm_cli.miniworld.lexical.word_class import WordClass, noun_phrase
 from metalm_cli.miniworld.rng import SeededRandom
 
 LEXICAL_SPLIT_SIZES = {"train": 2000, "validation": 400, "test": 400}
 """Number of rows of each split; validation and test share the held-out words, but no row."""
 OPTION_COUNT = 4
-"""Options of a row that asks for a kind or a topic."""
+"""Options of a row that asks for a kind, a use or a topic."""
 _MAX_ATTEMPTS = 20_000
 _CROSSED = ((0, 0), (1, 1), (0, 1), (1, 0))
 """Pairs of places of two things and their two counterparts: first those that match."""
@@ -131,16 +138,28 @@ def make_sentiment_rows(rng: SeededRandom, is_training: bool) -> list[RowDict]:
     ]
 
 
-def make_kind_rows(rng: SeededRandom, is_training: bool) -> list[RowDict]:
-    """Make four rows with the same four kinds as options, one about a thing of each."""
+def _make_option_rows(
+    rng: SeededRandom, is_training: bool, classes: dict[str, WordClass], confusable: frozenset[frozenset[str]]
+) -> list[RowDict]:
+    """Make four rows with the same four classes as options, one about a thing of each."""
     while True:
-        kinds = rng.sample(tuple(KINDS), OPTION_COUNT)
-        if not any(pair <= frozenset(kinds) for pair in CONFUSABLE_KINDS):
+        names = rng.sample(tuple(classes), OPTION_COUNT)
+        if not any(pair <= frozenset(names) for pair in confusable):
             break
     return [
-        {"thing": noun_phrase(_pick(rng, KINDS[kind], is_training)[0]), "options": kinds, "index": index}
-        for index, kind in enumerate(kinds)
+        {"thing": noun_phrase(_pick(rng, classes[name], is_training)[0]), "options": names, "index": index}
+        for index, name in enumerate(names)
     ]
+
+
+def make_kind_rows(rng: SeededRandom, is_training: bool) -> list[RowDict]:
+    """Make four rows with the same four kinds as options."""
+    return _make_option_rows(rng, is_training, KINDS, CONFUSABLE_KINDS)
+
+
+def make_purpose_rows(rng: SeededRandom, is_training: bool) -> list[RowDict]:
+    """Make four rows with the same four uses as options."""
+    return _make_option_rows(rng, is_training, USES, CONFUSABLE_USES)
 
 
 def make_entailment_rows(rng: SeededRandom, is_training: bool) -> list[RowDict]:
@@ -232,6 +251,7 @@ LEXICAL_GROUP_MAKERS: dict[str, GroupMaker] = {
     "lexical_entailment": make_entailment_rows,
     "lexical_paraphrase": make_paraphrase_rows,
     "lexical_uses": make_use_rows,
+    "lexical_purposes": make_purpose_rows,
     "lexical_topics": make_topic_rows,
     "lexical_groups": make_group_rows,
     "lexical_reference": make_reference_rows,

@@ -144,6 +144,29 @@ USES: dict[str, WordClass] = {
 }
 """Things by what they are normally used for."""
 
+CONFUSABLE_USES = frozenset(
+    map(
+        frozenset,
+        (
+            ("cutting", "cooking"),
+            ("cutting", "cleaning"),
+            ("cutting", "fastening things"),
+            ("cleaning", "cooking"),
+            ("drinking", "cooking"),
+            ("drinking", "carrying things"),
+            ("drinking", "measuring"),
+            ("carrying things", "cooking"),
+            ("carrying things", "crossing water"),
+            ("carrying things", "fastening things"),
+            ("measuring", "cooking"),
+            ("measuring", "writing"),
+            ("playing", "writing"),
+            ("playing", "crossing water"),
+        ),
+    )
+)
+"""Uses that are never options of one question, because a thing made for one of them may serve the other."""
+
 UNSUITABLE_USES: dict[str, tuple[str, ...]] = {
     "cutting": (
         "writing",

@@ -101,12 +101,14 @@ def segmented_attention(
     if attention_mask is None or attention_mask.dtype != torch.int64:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     options = {**options, "is_causal": True}
-    rows = []
+    rows: list[Tensor] = []
     for row, segment_ids in enumerate(attention_mask[:, 0, 0]):
         lengths = segment_ids.unique_consecutive(return_counts=True)[1].tolist()
-        parts = (tensor[row : row + 1].split(lengths, dim=2) for tensor in (query, key, value))
-        segments = zip(*parts, strict=True)
-        outputs = [sdpa_attention_forward(module, *segment, None, **options)[0] for segment in segments]
+        queries, keys, values = (tensor[row : row + 1].split(lengths, dim=2) for tensor in (query, key, value))
+        outputs = [
+            sdpa_attention_forward(module, *segment, attention_mask=None, **options)[0]
+            for segment in zip(queries, keys, values, strict=True)
+        ]
         rows.append(torch.cat(outputs, 1))
     return torch.cat(rows), None
 

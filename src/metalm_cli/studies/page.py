@@ -80,7 +80,7 @@ def _tables(results: StudyResults) -> list[Table]:
     for name, (evaluation, (first, *others)) in results.evaluations.items():
         if not results.records[name]:
             continue
-        for other in others or [None]:
+        for other in (*others,) or (None,):
             headers, rows = pair_table(results, name, first, other)
             title = evaluation.title[:1].upper() + evaluation.title[1:]
             tables.append(Table(title, headers, rows, "Scores 0 to 100, means over seeds; * held out."))

@@ -45,7 +45,7 @@ def headline(results: Sequence[ClaimResult]) -> str:
         return "No claim has a result yet."
     sentences = [headline_sentence(judged[0])]
     if len(results) > 1:
-        verdicts = [result.verdict for result in judged]
+        verdicts: list[str | None] = [result.verdict for result in judged]
         words = {"agrees": "agree", "disagrees": "disagree", "undecided": "undecided"}
         counts = [f"{verdicts.count(verdict)} {word}" for verdict, word in words.items()]
         missing = len(results) - len(judged)

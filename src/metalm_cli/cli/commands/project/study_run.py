@@ -210,7 +210,7 @@ def _print_evaluation(results: StudyResults, name: str) -> None:
     from metalm_cli.studies.score_tables import conclusions, pair_table
 
     evaluation, (first, *others) = results.evaluations[name]
-    for other in others or [None]:
+    for other in (*others,) or (None,):
         headers, rows = pair_table(results, name, first, other)
         stars = "; * held out" if any(row[0].endswith(" *") for row in rows) else ""
         console.write(f"\n{evaluation.title}{stars}\n")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import shutil
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
-from metalm_cli.cli.commands.project import study_run
-from metalm_cli.studies.load import load_study
+from metalm_cli.cli import console
+from metalm_cli.cli.commands.project import stage_process, study_run
 from metalm_cli.studies.page import study_lead
 from study_fixtures import SMALL, correct, small_study, write_result
 from tiny_runs import metalm
@@ -49,17 +52,46 @@ class FakeStages:
     kill = stop
 
 
-@pytest.fixture
-def study(tmp_path, monkeypatch) -> Path:
-    """File of a small study whose stages are not really run."""
+@pytest.fixture(autouse=True)
+def _fake_stages(monkeypatch):
     monkeypatch.setattr(study_run, "StageStarter", FakeStages)
     monkeypatch.setattr("metalm_cli.studies.runner.POLL_INTERVAL_S", 0.001)
     monkeypatch.setattr(FakeStages, "started", [])
+
+
+@pytest.fixture
+def study(tmp_path) -> Path:
+    """File of a small study."""
     return small_study(tmp_path / "files").path
+
+
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory) -> tuple[Path, str]:
+    """Folder of the finished small study, and what was printed."""
+    folder = tmp_path_factory.mktemp("study")
+    study = small_study(folder / "files").path
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
+        patch.setattr(study_run, "StageStarter", FakeStages)
+        patch.setattr("metalm_cli.studies.runner.POLL_INTERVAL_S", 0.001)
+        console.stdout.cache_clear()
+        assert metalm("reproduce", study, "--out", folder / "out") == 0
+    console.stdout.cache_clear()
+    return folder / "out", printed.getvalue()
+
+
+@pytest.fixture
+def finished(first_run, tmp_path) -> Path:
+    """A copy of the folder of the finished study."""
+    shutil.copytree(first_run[0], tmp_path / "out", copy_function=shutil.copy2)
+    return tmp_path / "out"
 
 
 def cells(out: Path) -> list[dict]:
     return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+
+
+def files_in(out: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
 def test_without_a_study_the_studies_are_listed(capsys):
@@ -68,13 +100,11 @@ def test_without_a_study_the_studies_are_listed(capsys):
     assert any(line.startswith("encoder-only") and "cpu, gpu, paper" in line for line in lines)
 
 
-def test_a_study_runs_and_its_cells_are_recorded(study, tmp_path, capsys):
-    out = tmp_path / "out"
-    assert metalm("reproduce", study, "--out", out) == 0
-    captured = capsys.readouterr()
-    assert "MetaLM is ahead of GPT by 20.0 points on the mean of 2 clusters (2 tasks), 2 seeds" in captured.out
-    assert "Of 2 claims, 2 agree, 0 disagree, 0 undecided." in captured.out
-    assert "Claims and expectations were recorded before the first stage began" in captured.out
+def test_a_study_runs_and_its_cells_are_recorded(first_run):
+    out, printed = first_run
+    assert "MetaLM is ahead of GPT by 20.0 points on the mean of 2 clusters (2 tasks), 2 seeds" in printed
+    assert "Of 2 claims, 2 agree, 0 disagree, 0 undecided." in printed
+    assert "Claims and expectations were recorded before the first stage began" in printed
     recorded = cells(out)
     assert [(cell["stage"], cell["seed"]) for cell in recorded] == [
         (name, seed) for seed in (0, 1) for name in ("encoder", "tuned-metalm", "tuned-gpt", "scores")
@@ -86,52 +116,38 @@ def test_a_study_runs_and_its_cells_are_recorded(study, tmp_path, capsys):
     assert (recorded[3]["study"], recorded[3]["scale"], recorded[3]["outputs"][0]) == (
         "small", "cpu", "seed-0/results/scores.json",
     )  # fmt: skip
-    assert load_study(out / "study.yaml").file == load_study(study).file
+    assert (out / "study.yaml").read_text() == SMALL
 
 
-def test_a_finished_study_runs_nothing_and_another_seed_continues_it(study, tmp_path, capsys):
-    out = tmp_path / "out"
-    assert metalm("reproduce", study, "--out", out) == 0
-    first = FakeStages.started.copy()
-    assert metalm("reproduce", study, "--out", out) == 0
-    assert FakeStages.started == first
+def test_a_finished_study_runs_nothing_and_another_seed_continues_it(study, finished, capsys):
+    assert metalm("reproduce", study, "--out", finished) == 0
+    assert FakeStages.started == []
     assert "the study is finished" in capsys.readouterr().err
-    assert metalm("reproduce", study, "--out", out, "--seeds", "0,1,7") == 0
-    added = ["encoder-7", "tuned-metalm-7", "tuned-gpt-7", "scores-7", "report"]
-    assert sorted(FakeStages.started[len(first) :]) == sorted(added)
-    assert {cell["seed"] for cell in cells(out)} == {0, 1, 7}
+    assert metalm("reproduce", study, "--out", finished, "--seeds", "0,1,7") == 0
+    assert sorted(FakeStages.started) == sorted(["encoder-7", "tuned-metalm-7", "tuned-gpt-7", "scores-7", "report"])
+    assert {cell["seed"] for cell in cells(finished)} == {0, 1, 7}
     assert "3 seeds" in capsys.readouterr().out
 
 
-def test_another_scale_is_refused(study, tmp_path, capsys):
-    out = tmp_path / "out"
-    assert metalm("reproduce", study, "--out", out) == 0
-    assert metalm("reproduce", study, "--out", out, "--scale", "gpu") == 2
+def test_what_does_not_continue_the_study_is_refused_and_changes_nothing(study, finished, capsys):
+    before = files_in(finished)
+    assert metalm("reproduce", study, "--out", finished, "--scale", "gpu") == 2
     assert "this folder holds another scale: cpu" in capsys.readouterr().err
-
-
-def test_a_study_that_has_changed_is_refused_until_rerun(study, tmp_path, capsys):
-    out = tmp_path / "out"
-    assert metalm("reproduce", study, "--out", out) == 0
     study.write_text(SMALL.replace("train.steps: 40", "train.steps: 41"))
-    FakeStages.started.clear()
-    assert metalm("reproduce", study, "--out", out) == 2
+    assert metalm("reproduce", study, "--out", finished) == 2
     message = capsys.readouterr().err
     assert "the study has changed since its stages were run" in message
     assert "tuned-metalm-0, tuned-gpt-0, scores-0" in message
     assert FakeStages.started == []
-    assert metalm("reproduce", study, "--out", out, "--rerun") == 0
+    assert files_in(finished) == before
+
+
+def test_a_study_that_has_changed_runs_again_with_consent(study, finished):
+    study.write_text(SMALL.replace("train.steps: 40", "train.steps: 41"))
+    assert metalm("reproduce", study, "--out", finished, "--rerun") == 0
     assert "encoder-0" not in FakeStages.started
     assert "tuned-gpt-1" in FakeStages.started
-
-
-def test_a_refused_change_leaves_the_folder_as_it_was(study, tmp_path):
-    out = tmp_path / "out"
-    assert metalm("reproduce", study, "--out", out) == 0
-    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    study.write_text(SMALL.replace("train.steps: 40", "train.steps: 41"))
-    assert metalm("reproduce", study, "--out", out) == 2
-    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert (finished / "study.yaml").read_text() == study.read_text()
 
 
 def test_a_study_over_its_budget_is_refused(study, tmp_path, capsys):
@@ -175,9 +191,8 @@ def test_a_dry_run_prints_costs_and_claims_and_runs_nothing(study, tmp_path, cap
     assert not out.exists()
 
 
-def test_the_page_begins_with_the_claims(study, tmp_path, capsys):
-    out = tmp_path / "out"
-    assert metalm("reproduce", study, "--out", out) == 0
+def test_the_page_begins_with_the_claims(finished):
+    out = finished
     lead = study_lead(out)
     assert lead.headline.startswith("MetaLM is ahead of GPT by 20.0 points")
     assert [(claim.name, claim.verdict) for claim in lead.claims] == [("twin", "agrees"), ("chance", "agrees")]
@@ -185,7 +200,7 @@ def test_the_page_begins_with_the_claims(study, tmp_path, capsys):
     assert metalm("report", out) == 0
     page = (out / "report.html").read_text()
     assert page.index("MetaLM is ahead of GPT by 20.0 points") < page.index("The MetaLM is better than the GPT.")
-    assert page.index("The MetaLM is better than the GPT.") < page.index("Side by side")
+    assert page.index("The MetaLM is better than the GPT.") < page.index('<h2 id="runs">')
     assert "79.1 − 65.0 = +14.1; table 2" in page
     for bars, claim in zip(lead.bars, lead.claims, strict=True):
         assert len(bars) == len(claim.differences)
@@ -194,9 +209,8 @@ def test_the_page_begins_with_the_claims(study, tmp_path, capsys):
             assert 0 <= bar["zero"] <= 100
 
 
-def test_a_page_of_an_unfinished_study(study, tmp_path):
-    out = tmp_path / "out"
-    assert metalm("reproduce", study, "--out", out) == 0
+def test_a_page_of_an_unfinished_study(finished):
+    out = finished
     for path in out.glob("seed-*/results/*"):
         path.unlink()
     assert study_lead(out).headline == "No claim has a result yet."
@@ -226,7 +240,8 @@ claims:
 
 
 @pytest.mark.slow
-def test_a_real_study(tmp_path, capsys):
+def test_a_real_study(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(study_run, "StageStarter", stage_process.StageStarter)
     (tmp_path / "tiny.yaml").write_text(TINY)
     out = tmp_path / "out"
     assert metalm("reproduce", tmp_path / "tiny.yaml", "--out", out, "--offline") == 0
@@ -236,7 +251,7 @@ def test_a_real_study(tmp_path, capsys):
     assert [cell["stage"] for cell in recorded] == ["metalm", "gpt", "reviews"]
     assert {len(model["tasks"]["world_reviews"]) for model in recorded[2]["scores"]} == {1}
     page = (out / "report.html").read_text()
-    assert page.index("The MetaLM is better.") < page.index("Side by side")
+    assert page.index("The MetaLM is better.") < page.index('<h2 id="runs">')
     assert metalm("reproduce", tmp_path / "tiny.yaml", "--out", out, "--offline", "--seeds", "0,1") == 0
     assert {cell["seed"] for cell in cells(out)} == {0, 1}
     assert "2 seeds" in capsys.readouterr().out

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 RESAMPLES = 10_000
 """Number of resamples of an interval."""
+MAX_DRAWS = 2_000_000
+"""Maximum number of values drawn at once."""
 SEED_OF_SEEDS = 1_000_003
 """Seed of the draws of training seeds, apart from those of examples."""
 
@@ -147,11 +149,11 @@ def _resampled_means(values: np.ndarray, draw_seed: int, resamples: int) -> np.n
     """Means of resampled columns. ``[s, n]`` to ``[s, b]``"""
     random = np.random.default_rng(draw_seed)
     count = values.shape[1]
-    chunk = max(1, 2_000_000 // count)
+    chunk = max(1, MAX_DRAWS // values.size)
     parts = []
     for start in range(0, resamples, chunk):
-        counts = random.multinomial(count, np.full(count, 1 / count), size=min(chunk, resamples - start))
-        parts.append(values @ counts.T / count)
+        drawn = random.integers(0, count, size=(min(chunk, resamples - start), count))
+        parts.append(values[:, drawn].mean(axis=2))
     return np.concatenate(parts, axis=1)
 
 

@@ -120,16 +120,27 @@ def study_stages(
     """
     scale = study.scale(scale_name)
     stages = _Builder(study, scale_name, Layout.of(scale, out, seeds), tuple(options)).all_stages()
-    neutral = _Builder(study, scale_name, Layout.of(scale, Path("demo"), seeds), ()).all_stages()
-    hashes = [hashlib.sha256(json.dumps(stage.arguments).encode()).hexdigest() for stage in neutral]
+    for_hashes = _Builder(study, scale_name, Layout.of(scale, Path("study"), seeds), (), resolves=False).all_stages()
+    hashes = [hashlib.sha256(json.dumps(stage.arguments).encode()).hexdigest() for stage in for_hashes]
     return [replace(stage, command_hash=digest) for stage, digest in zip(stages, hashes, strict=True)]
 
 
 class _Builder:
-    """Creates the stages of a study at a scale."""
+    """Creates the stages of a study at a scale.
 
-    def __init__(self, study: Study, scale_name: str, layout: Layout, options: tuple[str, ...]) -> None:
+    Args:
+        study: The study.
+        scale_name: Name of the scale.
+        layout: Folders and seeds.
+        options: Options for each command.
+        resolves: Read and check the recipes; without it, stages have no numbers of steps.
+    """
+
+    def __init__(
+        self, study: Study, scale_name: str, layout: Layout, options: tuple[str, ...], resolves: bool = True
+    ) -> None:
         self.study, self.scale_name, self.layout, self.options = study, scale_name, layout, options
+        self.resolves = resolves
         self.scale = layout.scale
         self.of_arms = {stage.name: stage for stage in stages_of_arms(study.file, scale_name)}
         self.checkpoints = {checkpoint.name: checkpoint.model for checkpoint in study.file.checkpoints}
@@ -194,7 +205,7 @@ class _Builder:
             (run,),
             tuple(self.full_name(name, seed) for name in of_arm.requires(self.scale)),
             DEFAULT_SECONDS if cost is None else cost,
-            self._steps(of_arm.name, verb, recipe, values, base),
+            self._steps(of_arm.name, verb, recipe, values, base) if self.resolves else 1,
             kind=of_arm.name,
             seed=seed,
             is_recorded=cost is not None,

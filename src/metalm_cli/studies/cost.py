@@ -36,7 +36,8 @@ class TrainingCost:
         positions: Decoder positions of all steps.
         is_bound: Whether the positions, and so the FLOPs, are an upper bound: tasks with no mean of positions.
         flops: FLOPs of all steps: 2 for each weight in a matrix product and position forward, 2 backward if
-            the weight trains, and 2 if a gradient passes through; attention scores are not counted.
+            the weight trains, and 2 if a gradient passes through. Attention scores are not counted, and the output
+            head of the decoder only in pretraining: of a task's example, it reads the answer alone.
         disk: Bytes of the finished model and of its last checkpoint.
     """
 
@@ -81,7 +82,7 @@ def _cost(stage: Stage, configs_by_run: dict[str, Configs]) -> TrainingCost:
     flops, encoder_trains = 0.0, False
     for name, module in modules.items():  # encoders and connectors before the decoder
         weights, trained = matrix_weights(module), matrix_weights(module, trained_only=True)
-        if name == "decoder" and configs["decoder"].tie_word_embeddings:
+        if name == "decoder" and not is_task:
             head = configs["decoder"].vocab_size * configs["decoder"].hidden_size
             weights, trained = weights + head, trained + (head if trained else 0)
         share = 1.0 if name == "decoder" or "decoder" not in modules else _docked_share(recipe)

@@ -123,7 +123,7 @@ def test_a_finished_study_runs_nothing_and_another_seed_continues_it(study, fini
     assert metalm("reproduce", study, "--out", finished) == 0
     assert FakeStages.started == []
     assert "the study is finished" in capsys.readouterr().err
-    assert metalm("reproduce", study, "--out", finished, "--seeds", "0,1,7") == 0
+    assert metalm("reproduce", study, "--out", finished, "--seed", "7") == 0
     assert sorted(FakeStages.started) == sorted(["encoder-7", "tuned-metalm-7", "tuned-gpt-7", "scores-7", "report"])
     assert {cell["seed"] for cell in cells(finished)} == {0, 1, 7}
     assert "3 seeds" in capsys.readouterr().out

@@ -20,13 +20,14 @@ VALIDATION_KEYS = ("step", "loss", "bits_per_byte")
 
 
 def write_cells(folder: StudyFolder, stages: Sequence[Stage], done: set[str], scale: str) -> Path:
-    """Write the cells of the finished stages, in their order, and return the file.
+    """Write the cells of the finished stages, in their order, after those of other seeds, and return the file.
 
     A cell has the study, the scale, the stage, the seed, the command with its hash, the version of metalm, the running
     time in seconds, the outputs below the study's folder, and the last validation of a run or the scores of an
     evaluation (by model, task and number of demonstrations, 0 to 100, with the 95% interval over examples and chance).
     """
-    lines = []
+    path = folder.path / CELLS_FILE
+    lines = _cells_of_others(path, stages)
     for stage in stages:
         if stage.name not in done or stage.seed is None:
             continue
@@ -47,9 +48,23 @@ def write_cells(folder: StudyFolder, stages: Sequence[Stage], done: set[str], sc
         else:
             cell["scores"] = [_scores(path) for path in stage.outputs]
         lines.append(json.dumps(cell, ensure_ascii=False) + "\n")
-    path = folder.path / CELLS_FILE
     write_atomically(path, "".join(lines).encode())
     return path
+
+
+def _cells_of_others(path: Path, stages: Sequence[Stage]) -> list[str]:
+    """Lines of the cells of other stages and seeds whose outputs still exist."""
+    current = {(stage.kind, stage.seed) for stage in stages}
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            cell = json.loads(line)
+            is_other = (cell["stage"], cell["seed"]) not in current
+            if is_other and all((path.parent / output).exists() for output in cell["outputs"]):
+                lines.append(line + "\n")
+        except (ValueError, KeyError, TypeError):  # a damaged line; its stage has its results in its own files
+            continue
+    return lines
 
 
 def _scores(path: Path) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def reproduce(
     ] = None,
     seeds: Annotated[
         str | None,
-        typer.Option("--seeds", metavar="0,1,2", help="Seeds of all stages. Default: those of the scale."),
+        typer.Option("--seeds", "--seed", metavar="0,1,2", help="Seeds of all stages. Default: those of the scale."),
     ] = None,
     jobs: Annotated[
         int | None, typer.Option("--jobs", min=1, help="Stages that run at the same time. Default: at most two.")

@@ -202,7 +202,7 @@ def test_templates_are_many_and_clean():
         assert len(templates) >= 5
         assert [template.inverted for template in templates].index(False) == 0
         assert sum(template.inverted for template in templates) <= 1
-    rows = {card.name: list(itertools.islice(open_examples(card, "train"), 60)) for card in cards}
+    rows = {card.name: list(itertools.islice(open_examples(card, "train"), 30)) for card in cards}
     findings = [
         str(template)
         for template in lint_collection(collection, cards, lambda card: rows[card.name], include_unserved=False)

@@ -32,10 +32,13 @@ from typing import Any
 
 import psutil
 import torch
+from transformers.utils import logging
 
 from common import interval, optimiser_step
 
 DECODER, ENCODER = "smollm2-135m-instruct-q4_1", "sentence-transformers/all-MiniLM-L6-v2"
+LEARNING_RATE = 1e-6
+"""A small rate: at first the loss is that of random docks, and a larger one would let differences of rounding grow."""
 MAX_DIFFERENCE = {"fp32": 1e-4, "bf16": 0.03}
 """Maximum difference of the losses of a step, in nats."""
 
@@ -87,7 +90,7 @@ def recipe_of(options: argparse.Namespace) -> dict[str, Any]:
         "train": {
             "steps": options.warm + options.steps,
             "batch_size": options.batch,
-            "learning_rate": 1e-4,
+            "learning_rate": LEARNING_RATE,
             "weight_decay": 0.0,
             "schedule": "constant",
             "warmup_steps": 0,
@@ -105,6 +108,8 @@ def serve(options: argparse.Namespace) -> None:
     from metalm_cli.training.finetuning import Finetuning, RunCallbacks, RunOptions
     from metalm_cli.training.trainer import Trainer
 
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     torch.set_num_threads(options.threads)
     process = psutil.Process()
     begin = process.memory_info().rss
@@ -154,7 +159,7 @@ def bare_loop(run: Any, precision: str) -> Callable[[Any], float]:
     model = run.assembly.model
     model.decoder.set_attn_implementation("sdpa")
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, 1e-4, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(trained, LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
     if precision == "bf16":
         for parameter in model.decoder.parameters():
             parameter.data = parameter.data.bfloat16()
@@ -241,6 +246,7 @@ def main() -> None:
         low, high = interval(ratios)
         resident, peak = way_answers[-1]["memory"]
         figures[way] = {"seconds": seconds, "ratios": ratios, "MiB": resident, "peak MiB": peak, "loss": difference}
+        figures[way]["losses"] = [answer["loss"] for answer in way_answers]
         print(
             f"{way:<10}{statistics.median(seconds):>9.3f}{statistics.median(ratios):>8.2f}x{f'{low:.2f}-{high:.2f}':>16}"
             f"{resident:>8.0f}{peak:>10.0f}{difference:>17.1e}"

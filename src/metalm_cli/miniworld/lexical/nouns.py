@@ -19,7 +19,7 @@ KINDS: dict[str, WordClass] = {
         ),
         word_class(
             "insect",
-            "ant bee butterfly grasshopper dragonfly termite flea locust cicada gnat cockroach",
+            "ant bee butterfly grasshopper dragonfly termite flea midge cicada gnat cockroach",
             "wasp beetle moth mosquito hornet earwig",
         ),
         word_class(

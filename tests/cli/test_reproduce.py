@@ -150,6 +150,13 @@ def test_a_study_that_has_changed_runs_again_with_consent(study, finished):
     assert (finished / "study.yaml").read_text() == study.read_text()
 
 
+def test_a_changed_claim_renews_the_page_alone(study, finished, capsys):
+    study.write_text(SMALL.replace("reason: it has an encoder", "reason: another"))
+    assert metalm("reproduce", study, "--out", finished) == 0
+    assert FakeStages.started == ["report"]
+    assert "were changed after the first stage began" in capsys.readouterr().out
+
+
 def test_a_study_over_its_budget_is_refused(study, tmp_path, capsys):
     study.write_text(SMALL.replace("hours: 1", "hours: 0.01"))
     out = tmp_path / "out"

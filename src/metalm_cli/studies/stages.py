@@ -121,8 +121,14 @@ def study_stages(
     scale = study.scale(scale_name)
     stages = _Builder(study, scale_name, Layout.of(scale, out, seeds), tuple(options)).all_stages()
     for_hashes = _Builder(study, scale_name, Layout.of(scale, Path("study"), seeds), (), resolves=False).all_stages()
-    hashes = [hashlib.sha256(json.dumps(stage.arguments).encode()).hexdigest() for stage in for_hashes]
+    hashes = [
+        _hash([*stage.arguments, *([study.claims_sha256] if stage.name == REPORT else [])]) for stage in for_hashes
+    ]
     return [replace(stage, command_hash=digest) for stage, digest in zip(stages, hashes, strict=True)]
+
+
+def _hash(words: list[str]) -> str:
+    return hashlib.sha256(json.dumps(words).encode()).hexdigest()
 
 
 class _Builder:

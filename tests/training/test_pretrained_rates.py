@@ -48,17 +48,17 @@ def docked(encoder: Path) -> str:
 @pytest.fixture
 def rates(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """Peak rates of the optimiser groups of the last run, by part."""
-    last_rates: dict[str, float] = {}
+    peaks: dict[str, float] = {}
     make = trainer_module.make_optimizer
 
     def recorded(*arguments: object) -> object:
         optimizer = make(*arguments)  # type: ignore[arg-type]
-        last_rates.clear()
-        last_rates.update({group["name"].rpartition(".")[0]: group["base_lr"] for group in optimizer.param_groups})
+        peaks.clear()
+        peaks.update({group["name"].rpartition(".")[0]: group["base_lr"] for group in optimizer.param_groups})
         return optimizer
 
     monkeypatch.setattr(trainer_module, "make_optimizer", recorded)
-    return last_rates
+    return peaks
 
 
 @pytest.fixture

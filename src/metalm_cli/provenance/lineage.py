@@ -165,19 +165,19 @@ def pretrained_parts(ancestors: Iterable[Mapping[str, Any]], parts: Iterable[str
         Name of the outside checkpoint by key path of the part.
     """
     names = [name for name in parts if not name.startswith("connectors.")]
-    checkpoints: dict[str, str] = {}
+    origins: dict[str, str] = {}
     for ancestor in ancestors:
         part, lineage = ancestor.get("part"), ancestor.get("lineage")
         inner = list(_mappings(lineage.get("ancestors"))) if isinstance(lineage, Mapping) else None
         if part in names:
             outside = ancestor if inner is None else _first_outside(inner)
             if outside is not None:
-                checkpoints[str(part)] = str(outside.get("checkpoint"))
+                origins[str(part)] = str(outside.get("checkpoint"))
         elif part in ("model", None) and inner is not None:
-            checkpoints.update(pretrained_parts(inner, names))
+            origins.update(pretrained_parts(inner, names))
         elif part == "model":
-            checkpoints.update(dict.fromkeys(names, str(ancestor.get("checkpoint"))))
-    return {name: checkpoints[name] for name in names if name in checkpoints}
+            origins.update(dict.fromkeys(names, str(ancestor.get("checkpoint"))))
+    return {name: origins[name] for name in names if name in origins}
 
 
 def _first_outside(ancestors: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:

@@ -101,7 +101,7 @@ def segmented_attention(
     if attention_mask is None or attention_mask.dtype != torch.int64:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     options = {**options, "is_causal": True}
-    rows: list[Tensor] = []
+    rows = []
     for row, segment_ids in enumerate(attention_mask[:, 0, 0]):
         lengths = segment_ids.unique_consecutive(return_counts=True)[1].tolist()
         queries, keys, values = (tensor[row : row + 1].split(lengths, dim=2) for tensor in (query, key, value))

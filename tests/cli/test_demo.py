@@ -1,4 +1,4 @@
-"""``metalm demo``: stopped, killed and continued, it finishes with all results."""
+"""``metalm demo`` and its study without a pretrained encoder: stopped, killed and continued, it finishes."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ from rich.console import Console
 
 from metalm_cli.cli import console
 from metalm_cli.cli.commands.project import stage_process, study_run
+from metalm_cli.errors import MetalmError
 from metalm_cli.studies.load import load_study
 from metalm_cli.studies.stages import Stage, study_stages
 from tiny_runs import metalm
 
 TIME_LIMIT_S = 280
+QUICK = ("reproduce", "world", "--scale", "quick", "--offline")
 pytestmark = pytest.mark.timeout(900)  # a minute on two quiet cores, run three times in parts
 
 
@@ -30,11 +32,22 @@ WITHOUT_CHANCE = {"world_passages", "world_facts", "world_triples", "world_gist"
 
 
 def demo_stages(out: Path) -> list[Stage]:
-    return study_stages(load_study("demo"), "quick", out)
+    return study_stages(load_study("world"), "quick", out)
 
 
 def begin(out: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "metalm_cli.cli", "demo", "--quick", "--out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "metalm_cli.cli",
+        "reproduce",
+        "world",
+        "--scale",
+        "quick",
+        "--offline",
+        "--out",
+        str(out),
+    ]
     environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "40"}
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
@@ -131,10 +144,10 @@ def test_nli_was_held_out_with_what_leaks_into_it(demo):
 @pytest.mark.slow
 def test_a_finished_demo_prints_its_results_again(demo, capsys):
     began = time.monotonic()
-    assert metalm("demo", "--quick", "--out", demo[0]) == 0
+    assert metalm(*QUICK, "--out", demo[0]) == 0
     assert time.monotonic() - began < 30
     captured = capsys.readouterr()
-    assert "the demo is finished" in captured.err
+    assert "the study is finished" in captured.err
     assert str(demo[0] / "report.html") in captured.out
     assert "difference (95%)" in captured.out
     assert "mean of 10 clusters  1 " in captured.out
@@ -142,7 +155,18 @@ def test_a_finished_demo_prints_its_results_again(demo, capsys):
 
 @pytest.mark.slow
 def test_output_to_streams_that_cannot_encode_all_characters(demo):
-    command = [sys.executable, "-m", "metalm_cli.cli", "demo", "--quick", "--out", str(demo[0])]
+    command = [
+        sys.executable,
+        "-m",
+        "metalm_cli.cli",
+        "reproduce",
+        "world",
+        "--scale",
+        "quick",
+        "--offline",
+        "--out",
+        str(demo[0]),
+    ]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run(command, capture_output=True, env=environment, timeout=TIME_LIMIT_S)
     assert done.returncode == 0, done.stderr
@@ -151,12 +175,12 @@ def test_output_to_streams_that_cannot_encode_all_characters(demo):
 
 @pytest.mark.slow
 def test_a_demo_of_another_scale_is_not_touched(demo, capsys):
-    assert metalm("demo", "--out", demo[0]) == 2
+    assert metalm("reproduce", "world", "--out", demo[0]) == 2
     assert "another scale: quick" in capsys.readouterr().err
 
 
 def test_a_dry_run_lists_the_commands_and_does_nothing(tmp_path, capsys):
-    assert metalm("demo", "--full", "--dry-run", "--out", tmp_path / "d") == 0
+    assert metalm("reproduce", "world", "--scale", "full", "--dry-run", "--out", tmp_path / "d") == 0
     printed = capsys.readouterr().out
     assert printed.count("\nmetalm pretrain ") == 12
     assert "--hold-out nli" in printed
@@ -223,6 +247,26 @@ def test_losses_are_printed_with_their_data(tmp_path):
     assert results["metalm"] == "0.500 bits per byte on documents held out"
     assert results["instruct-gpt"] == "loss 1.327 on validation examples"
     assert results["gpt"] == ""
+
+
+def test_without_its_encoder_the_demo_trains_one_and_says_so(monkeypatch, tmp_path, capsys):
+    def missing(name, **options):
+        raise MetalmError(f"no checkpoint is named {name}")
+
+    monkeypatch.setattr("metalm_cli.common.checkpoints.find.find_checkpoint", missing)
+    assert metalm("demo", "--quick", "--dry-run", "--out", tmp_path / "d") == 0
+    captured = capsys.readouterr()
+    assert "metalm pretrain demo/encoder" in captured.out
+    assert "the demo trains an encoder of its own (study world): no checkpoint is named sentence-" in captured.err
+
+
+def test_with_its_encoder_the_demo_docks_it(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("metalm_cli.common.checkpoints.find.find_checkpoint", lambda name, **options: None)
+    assert metalm("demo", "--dry-run", "--out", tmp_path / "d") == 0
+    captured = capsys.readouterr()
+    assert captured.out.count("\nmetalm finetune ") == 3 - captured.out.startswith("metalm")
+    assert "# chance: Docked into a small decoder" in captured.out
+    assert captured.err == ""
 
 
 def test_wrong_usage(tmp_path, capsys):

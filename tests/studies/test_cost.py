@@ -20,7 +20,7 @@ CONNECTOR = WIDTH * WIDTH
 
 @pytest.fixture(scope="module")
 def costs():
-    return training_costs(study_stages(load_study("demo"), "quick", Path("runs/demo")))
+    return training_costs(study_stages(load_study("world"), "quick", Path("runs/demo")))
 
 
 def test_a_decoder_alone(costs):

@@ -26,12 +26,12 @@ from metalm_cli.studies.state import STATE_FILE, StudyFolder, error_file, is_sta
 
 
 @functools.cache
-def demo_study() -> Study:
-    return load_study("demo")
+def world_study() -> Study:
+    return load_study("world")
 
 
 def open_folder(path: Path, scale: str = "quick") -> StudyFolder:
-    return StudyFolder(path, demo_study(), scale)
+    return StudyFolder(path, world_study(), scale)
 
 
 def stage(name: str, out: Path, *needs: str, steps: int = 0) -> Stage:
@@ -338,8 +338,8 @@ def test_other_files_are_not_touched(tmp_path):
         "[]",
         '{"format": 9, "stages": {}}',
         '{"format": 1, "stages": []}',
-        '{"format": 2, "study": "demo", "scale": "quick", "metalm": "1", "stages": {}, "records": {"a": 3}}',
-        '{"format": 2, "study": "demo", "scale": "quick", "metalm": "1", "stages": {}, "records": {}, "claims": 1}',
+        '{"format": 2, "study": "world", "scale": "quick", "metalm": "1", "stages": {}, "records": {"a": 3}}',
+        '{"format": 2, "study": "world", "scale": "quick", "metalm": "1", "stages": {}, "records": {}, "claims": 1}',
         "\x00",
     ],
 )
@@ -355,9 +355,9 @@ def test_another_scale_or_study_is_rejected_and_nothing_changes(tmp_path):
     before = {path.name: path.read_bytes() for path in (tmp_path / "d").iterdir() if path.is_file()}
     with pytest.raises(MetalmError, match="another scale: quick"):
         open_folder(tmp_path / "d", "full")
-    renamed = demo_study().file.model_copy(update={"name": "other"})
-    with pytest.raises(MetalmError, match="another study: demo"):
-        StudyFolder(tmp_path / "d", Study(renamed, demo_study().path), "quick")
+    renamed = world_study().file.model_copy(update={"name": "other"})
+    with pytest.raises(MetalmError, match="another study: world"):
+        StudyFolder(tmp_path / "d", Study(renamed, world_study().path), "quick")
     assert {path.name: path.read_bytes() for path in (tmp_path / "d").iterdir() if path.is_file()} == before
 
 
@@ -380,15 +380,15 @@ def test_the_time_of_a_change_of_claims_is_recorded(tmp_path):
     again = open_folder(tmp_path / "d")
     assert again.claims_note.startswith("Claims and expectations were recorded before the first stage began (2")
     again.close()
-    claims = [demo_study().file.claims[0].model_copy(update={"expected": "disagrees"})]
-    changed = Study(demo_study().file.model_copy(update={"claims": claims}), demo_study().path)
+    claims = [world_study().file.claims[0].model_copy(update={"expected": "disagrees"})]
+    changed = Study(world_study().file.model_copy(update={"claims": claims}), world_study().path)
     again = StudyFolder(tmp_path / "d", changed, "quick")
     assert "were changed after the first stage began" in again.claims_note
     again.close()
 
 
 def test_two_processes_do_not_share_a_folder(folder):
-    with pytest.raises(MetalmError, match="another process runs this demo"):
+    with pytest.raises(MetalmError, match="another process runs this study"):
         open_folder(folder.path)
     folder.close()
     open_folder(folder.path).close()

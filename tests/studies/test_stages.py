@@ -44,10 +44,10 @@ def test_required_stages_come_first_and_outputs_differ(name, scale):
     assert len({path for stage in stages for path in stage.outputs}) == sum(len(stage.outputs) for stage in stages)
 
 
-@pytest.mark.parametrize("scale", load_study("demo").file.scales)
+@pytest.mark.parametrize("scale", load_study("world").file.scales)
 def test_all_outputs_are_in_the_folder_whatever_its_name(scale, tmp_path):
     out = tmp_path / "a: strange, [name] {encoder} \"with\" 'quotes' ä"
-    for stage in study_stages(load_study("demo"), scale, out):
+    for stage in study_stages(load_study("world"), scale, out):
         assert all(out in path.parents for path in stage.outputs)
         if stage.arguments[0] in ("evaluate", "report"):
             continue
@@ -74,7 +74,7 @@ def test_twins_of_the_demo_differ_from_the_metalm_only_in_the_encoder():
 
 
 def test_evaluations_compare_all_arms():
-    full = by_name(study_stages(load_study("demo"), "full", Path("/demo")))["instructed-2"]
+    full = by_name(study_stages(load_study("world"), "full", Path("/demo")))["instructed-2"]
     assert full.arguments[1] == "/demo/seed-2/instruct-metalm"
     assert [full.arguments[index + 1] for index, argument in enumerate(full.arguments) if argument == "--versus"] == [
         "/demo/seed-2/instruct-gpt",
@@ -85,13 +85,13 @@ def test_evaluations_compare_all_arms():
 
 
 def test_relative_folders_cannot_be_mistaken_for_repositories():
-    for stage in study_stages(load_study("demo"), "standard", Path("runs/demo")):
+    for stage in study_stages(load_study("world"), "standard", Path("runs/demo")):
         if "--model" in stage.arguments:
             assert stage.arguments[stage.arguments.index("--model") + 1].startswith("./")
 
 
 def test_the_demos_claims_cover_the_tasks_of_the_world_that_have_a_chance_level():
-    tasks = {task for claim in load_study("demo").file.claims for task in claim.tasks}
+    tasks = {task for claim in load_study("world").file.claims for task in claim.tasks}
     free_answers = {"world_passages", "world_facts", "world_triples", "world_gist"}
     assert tasks == {f"world_{name}" for name in task_rows.TASKS} - free_answers
 
@@ -144,7 +144,7 @@ def test_other_seeds_keep_the_folders_and_commands_of_the_first(tmp_path):
 
 
 def test_command_hashes_depend_on_neither_folder_nor_options(tmp_path):
-    study = load_study("demo")
+    study = load_study("world")
     hashes = [stage.command_hash for stage in study_stages(study, "quick", Path("runs/demo"))]
     other = study_stages(study, "quick", Path("elsewhere/mine"), None, ["--offline"])
     assert hashes == [stage.command_hash for stage in other]
@@ -175,7 +175,7 @@ def test_the_example_of_the_documentation_is_a_study(tmp_path):
 
 
 def test_folders_of_studies():
-    demo, multitask = load_study("demo"), load_study("multitask")
+    demo, world, multitask = load_study("demo"), load_study("world"), load_study("multitask")
     assert [str(default_folder(demo, scale)) for scale in ("standard", "full")] == ["runs/demo", "runs/demo-full"]
     assert str(default_folder(multitask, "cpu")) == "runs/multitask-cpu"
-    assert stages_of_arms(demo.file, "quick")[0].label == "encoder"
+    assert stages_of_arms(world.file, "quick")[0].label == "encoder"

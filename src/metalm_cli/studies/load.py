@@ -21,6 +21,8 @@ COPY = "study"
 """Stem of the copy of a study's file in the study's folder."""
 DEMO = "demo"
 """Name of the study that ``metalm demo`` runs."""
+WORLD = "world"
+"""Name of the study that it runs where no pretrained encoder is installed, and ran in earlier versions."""
 
 
 @dataclass(frozen=True)

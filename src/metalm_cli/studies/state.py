@@ -15,7 +15,7 @@ from metalm_cli.common.atomic_files import explain_write_errors, write_atomicall
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.runs import metrics_log
 from metalm_cli.runs.find import is_finished
-from metalm_cli.studies.load import COPY, DEMO, Study
+from metalm_cli.studies.load import COPY, DEMO, WORLD, Study
 from metalm_cli.studies.stages import Stage
 
 try:
@@ -238,7 +238,7 @@ def _parse_state(state: dict[str, Any], is_demo: bool) -> dict[str, Any]:
     }
     parsed = {"format": FORMAT, "stages": stages, "records": records}
     if is_demo:
-        return {**parsed, "study": DEMO, "scale": str(state["size"])}
+        return {**parsed, "study": WORLD, "scale": str(state["size"])}
     claims = {key: str(state["claims"][key]) for key in ("sha256", "recorded")}
     return {**parsed, "study": str(state["study"]), "scale": str(state["scale"]), "claims": claims}
 

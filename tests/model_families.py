@@ -130,10 +130,16 @@ def make_masked_lm(kind: str) -> Any:
     return perturb(AutoModelForMaskedLM.from_config(config_of(kind, **marks)), 1)
 
 
-def make_metalm(decoder: Any, encoders: dict[str, Any] | None = None, kind: str = "linear") -> MetaLM:
-    """Build a MetaLM of these parts, with perturbed connectors."""
+def make_metalm(
+    decoder: Any,
+    encoders: dict[str, Any] | None = None,
+    kind: str = "linear",
+    connectors: dict[str, dict[str, Any]] | None = None,
+) -> MetaLM:
+    """Build a MetaLM of these parts, with perturbed connectors; ``connectors`` are records by encoder name."""
     encoders = encoders or {}
     shapes = {name: {"kind": kind, "layers": 1 if kind == "linear" else 2} for name in encoders}
+    shapes.update(connectors or {})
     docking = {
         name: {"kind": encoder_io_for(encoder_model.config).kind, "keep_special": False, "max_length": None}
         for name, encoder_model in encoders.items()

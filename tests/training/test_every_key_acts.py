@@ -52,9 +52,19 @@ POLICY = {"trains": ("null", "last_1"), "learning_rate": ("null", "2e-3")}
 CONNECTOR = {
     "kind": ("linear", "mlp"),
     "layers": ("2", "3"),
+    "factor": ("2", "3"),
+    "length": ("2", "3"),
+    "heads": ("2", "4"),
     "trains": ("null", "none"),
     "learning_rate": POLICY["learning_rate"],
 }
+CONNECTOR_KINDS = {
+    "layers": ["kind=mlp"],
+    "factor": ["kind=stack"],
+    "length": ["kind=queries"],
+    "heads": ["kind=queries", "length=2"],
+}
+"""Other keys that a key of a connector needs."""
 NEW_TOKENIZER = {"tokenizer.new.vocab_size": ("400", "350"), "tokenizer.new.documents": ("100", "50")}
 DECODER = {
     **POLICY,
@@ -355,8 +365,9 @@ def given_overrides(key: str) -> list[str]:
     if names[-1:] == ["trains"]:
         kind = "connectors" if "connector" in names else names[0]
         needed.append(f"model.trains.{kind}=null")
-    if names[-1:] == ["layers"]:
-        needed.append(f"{key.removesuffix('layers')}kind=mlp")
+    if names[-2:-1] == ["connector"] and names[-1] in CONNECTOR_KINDS:
+        connector = key.rpartition(".")[0]
+        needed += [f"{connector}.{override}" for override in CONNECTOR_KINDS[names[-1]]]
     if section == "objective" and names[0] in MASKS:
         needed += [*micro.ENCODER_ONLY, "model.checkpoint=null", "model.encoders.text=ENCODER"]
     if key.startswith("train.evaluate."):

@@ -8,6 +8,7 @@ decides which output positions are docked; the encoder IO only runs the model.
 from __future__ import annotations
 
 import inspect
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from metalm_cli.common.hub import no_connections
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.checkpoint_checks.loading_errors import first_line, loading_errors
 from metalm_cli.sessions import ImageProcessor, Processor, TextProcessor
+from metalm_cli.sessions.compression import Grid
 from metalm_cli.sessions.decoder_tokenizer import tokens_without_embedding
 
 UNLIMITED_LENGTH = 100_000
@@ -128,6 +130,11 @@ class VisionEncoderIO:
     def width(self, config: Any) -> int:
         return int(config.hidden_size)
 
+    def grid(self, config: Any) -> Grid:
+        """Return the rows and columns of the patches."""
+        size, patch = _pair(config.image_size), _pair(config.patch_size)
+        return size[0] // patch[0], size[1] // patch[1]
+
     def processor(self, name: str, source: Any, model: Any, options: dict[str, Any]) -> ImageProcessor:
         from transformers import AutoImageProcessor
 
@@ -136,10 +143,9 @@ class VisionEncoderIO:
             what = f"the image processor of encoder {name!r} cannot be loaded"
             with loading_errors(what, str(source), "restore preprocessor_config.json as the encoder was saved with it"):
                 processor = AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
-        size = _pair(model.config.image_size)
-        patch = _pair(model.config.patch_size)
-        shape = (model.config.num_channels, *size)
-        patches = (size[0] // patch[0]) * (size[1] // patch[1])
+        shape = (model.config.num_channels, *_pair(model.config.image_size))
+        rows, columns = self.grid(model.config)
+        patches = rows * columns
         first = self._first_patch(name, model, shape, patches)
         positions = np.arange(0 if options.get("keep_special") else first, first + patches)
         return ImageProcessor(name, processor, positions, shape)
@@ -163,6 +169,34 @@ class VisionEncoderIO:
 
 def _pair(value: Any) -> tuple[int, int]:
     return (value[0], value[1]) if isinstance(value, list | tuple) else (value, value)
+
+
+def grid_of(encoder_io: EncoderIO, config: Any) -> Grid | None:
+    """Return the rows and columns of the patches that an encoder gives last; None for other encoders."""
+    grid = getattr(encoder_io, "grid", None)
+    return None if grid is None else grid(config)
+
+
+def in_slices(inputs: dict[str, Tensor], bound: int | None, grid: Grid | None) -> list[dict[str, Tensor]]:
+    """Divide the inputs of an encoder into slices of whole contents.
+
+    Args:
+        inputs: Inputs of u contents, padded to one length.
+        bound: Maximum positions of a slice, padding included; a single content may have more. None: no bound.
+        grid: Rows and columns of the patches of an image.
+
+    Returns:
+        Slices in order; one, if the number of positions is unknown.
+    """
+    count = len(next(iter(inputs.values())))
+    positions = (grid[0] * grid[1] if grid else 0) + (inputs["input_ids"].shape[1] if "input_ids" in inputs else 0)
+    size = count if bound is None or not positions else max(1, bound // positions)
+    if size >= count or any(len(tensor) != count for tensor in inputs.values()):
+        return [inputs]
+    # The slices differ by at most one content.
+    slices = -(-count // size)
+    bounds = [count * index // slices for index in range(slices + 1)]
+    return [{key: tensor[a:b] for key, tensor in inputs.items()} for a, b in pairwise(bounds)]
 
 
 def encoder_io_for(config: Any, adapter: str | None = None) -> EncoderIO:

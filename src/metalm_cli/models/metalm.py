@@ -16,11 +16,14 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from metalm_cli.models.capabilities import DecoderTraits, measure_decoder
 from metalm_cli.models.checkpoint_checks.config_files import reset_implementations
-from metalm_cli.models.connectors import make_connector
+from metalm_cli.models.connectors import check_record, connected, make_connector
 from metalm_cli.models.decoders import full_logits, head_of, hidden_states
-from metalm_cli.models.encoders import EncoderIO, encoder_io_for, without_pooler
+from metalm_cli.models.encoders import EncoderIO, encoder_io_for, grid_of, in_slices, without_pooler
 from metalm_cli.models.loss import linear_cross_entropy
 from metalm_cli.sessions import Batch, DockTable
+from metalm_cli.sessions.compression import Compression
+
+ENCODER_POSITIONS = 8192
 
 
 class MetaLMConfig(PreTrainedConfig):
@@ -98,12 +101,15 @@ class MetaLM(PreTrainedModel):
         decoder: The causal language model (the universal task layer).
         encoders: Encoders by name.
         connectors: Connectors by encoder name.
+        compressions: Number of positions of a content by encoder name; None: one for each docked output.
         family: Name of the model family.
         adapted: Whether its parts have LoRA adapters.
+        encoder_positions: Maximum positions of a forward pass of an encoder; None: no bound.
     """
 
     family = "decoder-only"
     adapted = False
+    encoder_positions: int | None = ENCODER_POSITIONS
     config_class = MetaLMConfig
     config: MetaLMConfig
     base_model_prefix = ""
@@ -130,9 +136,12 @@ class MetaLM(PreTrainedModel):
         target = self.decoder.get_input_embeddings().embedding_dim
         self.connectors = nn.ModuleDict()
         self.encoder_ios: dict[str, EncoderIO] = {}
+        self.compressions: dict[str, Compression | None] = {}
         for name, encoder in encoders.items():
             encoder_io = self.encoder_ios[name] = encoder_io_for(encoder.config, config.adapter_of(name))
-            self.connectors[name] = make_connector(config.connectors[name], encoder_io.width(encoder.config), target)
+            record, where = config.connectors[name], f"connectors.{name} (config.json of the model)"
+            self.compressions[name] = check_record(record, target, grid_of(encoder_io, encoder.config), where)
+            self.connectors[name] = make_connector(record, encoder_io.width(encoder.config), target)
         self._traits: DecoderTraits | None = None
         self.post_init()
 
@@ -169,14 +178,20 @@ class MetaLM(PreTrainedModel):
     # -- input vectors ------------------------------------------------------------------------------------------------
 
     def dock_vectors(self, name: str, table: DockTable) -> Tensor:
-        """Compute the connector outputs of all distinct contents, or return the table's vectors. ``[t, d]``"""
+        """Compute the connector's vectors of all distinct contents, or return the table's, ``[v, d]``.
+
+        Raises:
+            MetalmError: They are not as many as the positions that the table has for them.
+        """
         if table.vectors is not None:
             return table.vectors
         encoder = self.encoders[name]
         trains = any(parameter.requires_grad for parameter in encoder.parameters())
         with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
-            outputs = self.encoder_ios[name].outputs(encoder, table.inputs)[table.rows, table.columns]
-        return self.connectors[name](outputs)
+            slices = in_slices(table.inputs, self.encoder_positions, grid_of(self.encoder_ios[name], encoder.config))
+            each = [self.encoder_ios[name].outputs(encoder, inputs) for inputs in slices]
+            outputs = (each[0] if len(each) == 1 else torch.cat(each))[table.rows, table.columns]
+        return connected(self, name, outputs, table)
 
     def embed(self, input_ids: Tensor, docks: dict[str, DockTable] | None = None) -> Tensor:
         """Build the decoder's input vectors, without positions.

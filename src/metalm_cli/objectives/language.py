@@ -24,6 +24,7 @@ from metalm_cli.models.trainable import check_trained_parts_are_used
 from metalm_cli.objectives.base import StepModule, Term
 from metalm_cli.objectives.longest_rows import docked_row, random_pair
 from metalm_cli.sessions import DECODER, Batch, DockTable, Processor, Row, TextProcessor, row_format_of
+from metalm_cli.sessions.batch import dock_table
 
 MIN_SAMPLED_DOCUMENTS = 32
 """Documents of a sample from which on rows without docks count as typical of the run."""
@@ -265,7 +266,5 @@ def _without_dropout(modules: list[Any]) -> Iterator[None]:
 
 def dummy_dock(processor: Processor, device: torch.device) -> DockTable:
     """Make a dock table of a processor's smallest input without any position, so that its gradients are zero."""
-    dock = processor.dummy()
-    inputs = {key: torch.from_numpy(value).to(device) for key, value in processor.collate([dock]).items()}
-    zero_index, empty_index = (torch.zeros(size, dtype=torch.long, device=device) for size in (1, 0))
-    return DockTable(inputs, zero_index, zero_index, empty_index, empty_index)
+    table = dock_table([(0, processor.dummy())], processor)
+    return replace(table, positions=table.positions[:0], content_index=table.content_index[:0]).to(device)

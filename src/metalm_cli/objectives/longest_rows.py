@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from metalm_cli.sessions import (
     TokenisedSession,
     build_row,
 )
-from metalm_cli.sessions.processors import digest
+from metalm_cli.sessions.processors import digest, dock_input
 
 
 def masked_row(writer: EncoderWriter, vocabulary: int, rng: np.random.Generator, number: int) -> Row:
@@ -76,7 +77,7 @@ def _docked_session(
     trained = np.ones(size, dtype=bool)
     docks, position = [], 0
     while longest and processor is not None:
-        dock = _random_dock(processor, min(longest, size - position - 1), rng)
+        dock = _random_dock(processor, longest, size - position - 1, rng)
         if dock is None or position + dock.positions + 1 > size:
             break
         docks.append((position, dock))
@@ -86,8 +87,18 @@ def _docked_session(
     return TokenisedSession(ids, trained, tuple(docks))
 
 
-def _random_dock(processor: Processor, tokens: int, rng: np.random.Generator) -> DockInput | None:
-    """Make a dock of random content, distinct from all others, because equal docks are encoded only once."""
+def _random_dock(processor: Processor, longest: int, room: int, rng: np.random.Generator) -> DockInput | None:
+    """Make a dock of random content, distinct from all others, because equal docks are encoded only once.
+
+    Args:
+        processor: Processor of the encoder.
+        longest: Maximum number of content tokens.
+        room: Decoder positions that the dock may take.
+        rng: Generator of the content.
+
+    Returns:
+        None if no dock fits.
+    """
     if isinstance(processor, TextProcessor):
         template = processor.prepare("a")
         ids, docked_length = (
@@ -98,19 +109,24 @@ def _random_dock(processor: Processor, tokens: int, rng: np.random.Generator) ->
             int(template.output_positions[0]) if docked_length else int(np.argmax(~_is_special(processor, ids)))
         )
         num_special = len(ids) - 1 if not docked_length else len(ids) - docked_length
-        content_length = min(tokens - (num_special if not docked_length else 0), processor.max_length - num_special)
+        extra_outputs = num_special if not docked_length else 0
+        content_length = min(longest, processor.max_length - num_special)
+        compression = processor.compression
+        if compression is None:
+            content_length = min(content_length, room - extra_outputs)
+        while content_length > 0 and compression and compression.positions(content_length + extra_outputs) > room:
+            content_length -= 1
         if content_length < 1:
             return None
         content_ids = rng.integers(0, len(processor.tokenizer), size=content_length)
         input_ids = np.concatenate([ids[:content_start], content_ids, ids[len(ids) - num_special + content_start :]])
         docked = np.arange(len(input_ids)) if processor.keep_special else content_start + np.arange(content_length)
         arrays = {"input_ids": input_ids}
-        return DockInput(processor.encoder, arrays, docked, digest("probe", input_ids), {"text": len(input_ids)})
+        key, cost = digest("probe", input_ids), {"text": len(input_ids)}
+        return dock_input(processor.encoder, arrays, docked, key, cost, compression)
     template = processor.dummy()
     noise = {name: rng.standard_normal(array.shape).astype(array.dtype) for name, array in template.arrays.items()}
-    return DockInput(
-        template.encoder, noise, template.output_positions, digest("probe", *noise.values()), template.cost
-    )
+    return replace(template, arrays=noise, key=digest("probe", *noise.values()))
 
 
 def _is_special(processor: TextProcessor, ids: np.ndarray) -> np.ndarray:

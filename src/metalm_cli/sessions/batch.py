@@ -59,9 +59,10 @@ class DockTable:
         rows: Content of each docked output. ``[t]`` int64.
         columns: Position of each docked output in the encoder's output. ``[t]`` int64.
         positions: Flat decoder positions that take a docked output. ``[p]`` int64.
-        content_index: Index among the t docked outputs for each of these positions. ``[p]`` int64.
-        vectors: Vectors that the decoder reads in place of the connector's outputs, or None. The encoder then does
-            not run, and inputs, rows and columns are not read. ``[t, d]``
+        content_index: Index among the vectors of the connector, for each of these positions. ``[p]`` int64.
+        groups: For a connector that gives another number of vectors than outputs; None: one vector for each output.
+        vectors: Vectors that the decoder reads in place of the connector's, or None. The encoder then does not run, and
+            inputs, rows, columns and groups are not read. ``[v, d]``
     """
 
     inputs: dict[str, Tensor]
@@ -69,7 +70,30 @@ class DockTable:
     columns: Tensor
     positions: Tensor
     content_index: Tensor
+    groups: DockGroups | None = None
     vectors: Tensor | None = None
+
+    def to(self, device: Any, non_blocking: bool = False) -> DockTable:
+        return _map_tensors(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+
+@dataclass
+class DockGroups:
+    """Vectors of a connector that reads the outputs of a whole content. Letters: t docked outputs, v vectors.
+
+    Args:
+        outputs: Maximum number of docked outputs of a content.
+        vectors: Maximum number of its vectors.
+        slots: Index of each docked output among those of its content. ``[t]`` int64.
+        rows: Content of each vector. ``[v]`` int64.
+        columns: Index of each vector among those of its content. ``[v]`` int64.
+    """
+
+    outputs: int
+    vectors: int
+    slots: Tensor
+    rows: Tensor
+    columns: Tensor
 
 
 @dataclass
@@ -122,6 +146,8 @@ def _map_tensors(record: Any, change: Callable[[Tensor], Tensor]) -> Any:
         value = getattr(record, dataclass_field.name)
         if isinstance(value, torch.Tensor):
             changed[dataclass_field.name] = change(value)
+        elif isinstance(value, DockGroups):
+            changed[dataclass_field.name] = _map_tensors(value, change)
         elif isinstance(value, dict):
             changed[dataclass_field.name] = {key: change(tensor) for key, tensor in value.items()}
     return replace(record, **changed)
@@ -216,10 +242,16 @@ def _dock_tables(rows: Sequence[Row], processors: Mapping[str, Processor], padde
     for index, row in enumerate(rows):
         for start, dock in row.docks:
             docks_by_encoder.setdefault(dock.encoder, []).append((index * padded_length + start, dock))
-    return {name: _dock_table(docks, processors[name]) for name, docks in docks_by_encoder.items()}
+    return {name: dock_table(docks, processors[name]) for name, docks in docks_by_encoder.items()}
 
 
-def _dock_table(docks: list[tuple[int, DockInput]], processor: Processor) -> DockTable:
+def dock_table(docks: Sequence[tuple[int, DockInput]], processor: Processor) -> DockTable:
+    """Make the table of the docks of an encoder.
+
+    Args:
+        docks: First flat decoder position and input of each dock.
+        processor: Processor of the encoder.
+    """
     import torch
 
     index_by_key: dict[bytes, int] = {}
@@ -237,8 +269,22 @@ def _dock_table(docks: list[tuple[int, DockInput]], processor: Processor) -> Doc
         content_index.append(offsets[index_by_key[dock.key]] + np.arange(dock.positions))
     return DockTable(
         inputs={key: torch.from_numpy(array) for key, array in processor.collate(distinct).items()},
-        rows=torch.from_numpy(np.repeat(np.arange(len(distinct)), [dock.positions for dock in distinct])),
+        rows=torch.from_numpy(np.repeat(np.arange(len(distinct)), [len(dock.output_positions) for dock in distinct])),
         columns=torch.from_numpy(np.concatenate([dock.output_positions for dock in distinct]).astype(np.int64)),
         positions=torch.from_numpy(np.concatenate(positions)),
         content_index=torch.from_numpy(np.concatenate(content_index)),
+        groups=None if all(dock.compressed is None for dock in distinct) else _dock_groups(distinct),
+    )
+
+
+def _dock_groups(docks: Sequence[DockInput]) -> DockGroups:
+    import torch
+
+    outputs, vectors = [len(dock.output_positions) for dock in docks], [dock.positions for dock in docks]
+    return DockGroups(
+        max(outputs),
+        max(vectors),
+        slots=torch.from_numpy(np.concatenate([np.arange(count) for count in outputs])),
+        rows=torch.from_numpy(np.repeat(np.arange(len(docks)), vectors)),
+        columns=torch.from_numpy(np.concatenate([np.arange(count) for count in vectors])),
     )

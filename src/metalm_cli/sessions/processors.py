@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from metalm_cli.errors import MetalmError
+from metalm_cli.sessions.compression import Compression
 from metalm_cli.sessions.decoder_tokenizer import backend_without_truncation
 from metalm_cli.sessions.images import read_image
 
@@ -40,6 +41,7 @@ class DockInput:
         output_positions: The encoder's output positions that are docked, in order. ``[p]`` int64.
         key: Digest of encoder and content: equal docks are encoded once.
         cost: Positions per stream (``{"text": 12}``), for packing and estimates.
+        compressed: Number of decoder positions, if the connector gives another number of vectors than docked outputs.
     """
 
     encoder: str
@@ -47,17 +49,38 @@ class DockInput:
     output_positions: np.ndarray
     key: bytes = field(repr=False)
     cost: dict[str, int]
+    compressed: int | None = None
 
     @property
     def positions(self) -> int:
         """Number of decoder positions that the dock takes."""
-        return len(self.output_positions)
+        return len(self.output_positions) if self.compressed is None else self.compressed
+
+
+def dock_input(
+    encoder: str,
+    arrays: dict[str, np.ndarray],
+    output_positions: np.ndarray,
+    key: bytes,
+    cost: dict[str, int],
+    compression: Compression | None,
+) -> DockInput:
+    """Make a :class:`DockInput`, with the number of positions that a compression gives."""
+    compressed = None if compression is None else compression.positions(len(output_positions))
+    return DockInput(encoder, arrays, output_positions, key, cost, compressed)
 
 
 class Processor(Protocol):
-    """Interface of processors; that of a fused encoder takes a dict and returns the arrays of both modalities."""
+    """Interface of processors; that of a fused encoder takes a dict and returns the arrays of both modalities.
+
+    Attributes:
+        encoder: Name of the encoder.
+        compression: Set if the connector gives another number of vectors than there are docked outputs; ``prepare`` and
+            ``dummy`` then apply it (:func:`dock_input`).
+    """
 
     encoder: str
+    compression: Compression | None
 
     def prepare(self, content: Any) -> DockInput:
         """Convert one content into an encoder input.
@@ -95,6 +118,8 @@ class TextProcessor:
         keep_special: Also dock the outputs of special tokens.
         embedding_rows: Rows of the encoder's embeddings; a pad token beyond them is not used.
     """
+
+    compression: Compression | None = None
 
     def __init__(
         self,
@@ -149,7 +174,8 @@ class TextProcessor:
                 remedy="shorten the text, or raise max_length if the encoder has the positions",
             )
         docked = np.arange(len(ids)) if self.keep_special else content_positions
-        return DockInput(self.encoder, {"input_ids": ids}, docked, digest(self.encoder, ids), {"text": len(ids)})
+        key = digest(self.encoder, ids)
+        return dock_input(self.encoder, {"input_ids": ids}, docked, key, {"text": len(ids)}, self.compression)
 
     def collate(self, inputs: Sequence[DockInput]) -> dict[str, np.ndarray]:
         longest = max(len(dock_input.arrays["input_ids"]) for dock_input in inputs)
@@ -163,7 +189,7 @@ class TextProcessor:
 
     def dummy(self) -> DockInput:
         ids = np.array([self.pad_id], dtype=np.int64)
-        return DockInput(self.encoder, {"input_ids": ids}, np.array([0]), b"dummy", {"text": 1})
+        return dock_input(self.encoder, {"input_ids": ids}, np.array([0]), b"dummy", {"text": 1}, self.compression)
 
     def save_pretrained(self, folder: str | Path) -> None:
         self.tokenizer.save_pretrained(folder)
@@ -179,6 +205,8 @@ class ImageProcessor:
         shape: Shape of ``pixel_values`` of one image, for the dummy.
     """
 
+    compression: Compression | None = None
+
     def __init__(self, encoder: str, processor: Any, output_positions: np.ndarray, shape: tuple[int, ...]) -> None:
         self.encoder = encoder
         self.processor = processor
@@ -191,9 +219,8 @@ class ImageProcessor:
         return self._input(pixels, digest(self.encoder, pixels))
 
     def _input(self, pixels: np.ndarray, key: bytes) -> DockInput:
-        return DockInput(
-            self.encoder, {"pixel_values": pixels}, self.output_positions, key, {"vision": len(self.output_positions)}
-        )
+        cost = {"vision": len(self.output_positions)}
+        return dock_input(self.encoder, {"pixel_values": pixels}, self.output_positions, key, cost, self.compression)
 
     def collate(self, inputs: Sequence[DockInput]) -> dict[str, np.ndarray]:
         return {"pixel_values": np.stack([dock_input.arrays["pixel_values"] for dock_input in inputs])}

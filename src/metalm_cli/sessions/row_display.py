@@ -80,7 +80,13 @@ def _dock_texts(dock: DockInput, processor: Processor) -> list[str]:
     if tokenizer is None:
         return [""] * dock.positions
     texts = token_texts(tokenizer, dock.arrays["input_ids"])
-    return [texts[index] for index in dock.output_positions]
+    texts = [texts[index] for index in dock.output_positions]
+    if dock.compressed is None:
+        return texts
+    compression = getattr(processor, "compression", None)
+    factor = len(texts) if compression is None else compression.settings.get("factor", len(texts))
+    groups = ["".join(texts[start : start + factor]) for start in range(0, len(texts), factor)]
+    return [*groups, *[""] * dock.positions][: dock.positions]
 
 
 class ColourMarks:
@@ -159,7 +165,10 @@ class RowView:
         facts = [f"{len(row):,} positions", f"{sessions} session{'s' if sessions != 1 else ''}"]
         facts.append(f"{len(row.targets):,} {'masked' if self.masked else 'trained'}")
         if row.docks:
-            facts.append(f"{len(row.docks)} docked in {sum(dock.positions for _, dock in row.docks):,} positions")
+            docked = f"{len(row.docks)} docked in {sum(dock.positions for _, dock in row.docks):,} positions"
+            outputs = sum(len(dock.output_positions) for _, dock in row.docks)
+            is_compressed = any(dock.compressed is not None for _, dock in row.docks)
+            facts.append(docked + (f" for {outputs:,} encoder outputs" if is_compressed else ""))
         for key, description in (
             ("cut_spans", "cut by the row's end"),
             ("empty_spans", "empty"),

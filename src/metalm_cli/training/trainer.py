@@ -118,6 +118,8 @@ class Trainer:
         self.patience, self.keep_best = options.max_stale_validations, options.keeps_best
         if torch.distributed.is_initialized():
             root.touch_unused = True  # Accelerate wraps a launched process even if it is the only one
+            if accelerator.distributed_type == "FSDP":  # equally many forward passes of each layer in all processes
+                root.model.encoder_positions = None
         parts, policy = trained_parts(objective, root)
         root._no_split_modules = layer_classes(parts)
         optimizer = make_optimizer(parts, policy, options)

@@ -62,9 +62,25 @@ DATA_SOURCES: dict[str, tuple[str, str]] = {
     "world": ("metalm_cli.data.sources.openers:open_world", "documents of the miniature world"),
 }
 
-CONNECTORS: dict[str, tuple[str, str]] = {
+_COMPRESSING, _POSITIONS = "metalm_cli.models.compressing_connectors", "metalm_cli.sessions.compression"
+CONNECTORS: dict[str, tuple[str, ...]] = {
     "linear": ("metalm_cli.models.connectors:linear_connector", "a single projection"),
     "mlp": ("metalm_cli.models.connectors:mlp_connector", "several layers with GELU in between"),
+    "stack": (
+        f"{_COMPRESSING}:stack_connector",
+        "neighbouring outputs joined, then projected",
+        f"{_POSITIONS}:group_positions",
+    ),
+    "mean": (
+        f"{_COMPRESSING}:mean_connector",
+        "neighbouring outputs averaged, then projected",
+        f"{_POSITIONS}:group_positions",
+    ),
+    "queries": (
+        f"{_COMPRESSING}:query_connector",
+        "learned vectors that attend to the outputs",
+        f"{_POSITIONS}:query_positions",
+    ),
 }
 
 _AGGREGATES = "metalm_cli.evaluation.metrics.aggregates"

@@ -75,14 +75,22 @@ class Additions:
         self._origin = origin
         self.entries: dict[str, Entry] = {}
 
-    def add(self, name: str, target: str, *, description: str = "", settings: str | None = None) -> None:
+    def add(
+        self,
+        name: str,
+        target: str,
+        *,
+        description: str = "",
+        settings: str | None = None,
+        positions: str | None = None,
+    ) -> None:
         """Add a name; the arguments are those of :meth:`Registry.add`.
 
         Raises:
             MetalmError: The name is registered already, or an argument is not valid.
         """
         registered = {entry.name: entry for entry in self._registry.entries()} | self.entries
-        entry = Entry(name, target, self._origin, description, settings)
+        entry = Entry(name, target, self._origin, description, settings, positions)
         self.entries[name] = check_entry(self._registry.kind, entry, registered)
 
 

@@ -27,6 +27,7 @@ class Entry:
         origin: ``metalm``, or the distribution of the plug-in and its version.
         description: One line for listings.
         settings: Pydantic model of the settings of the object, as ``package.module:object``, or None.
+        positions: Of a connector: function that computes its number of vectors, as ``package.module:object``, or None.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Entry:
     origin: str
     description: str = ""
     settings: str | None = None
+    positions: str | None = None
 
 
 class Registry:
@@ -41,7 +43,7 @@ class Registry:
 
     Args:
         kind: What a name names, in the singular: ``metric``.
-        built_in: Targets and descriptions of metalm's own names.
+        built_in: Targets and descriptions of metalm's own names; of a connector also ``positions``, if it has any.
         before_use: Called before each look-up; it loads the plug-ins on its first call.
 
     >>> aggregates = Registry("aggregate", {"mean": ("statistics:fmean", "arithmetic mean")})
@@ -55,13 +57,14 @@ class Registry:
     def __init__(
         self,
         kind: str,
-        built_in: Mapping[str, tuple[str, str]] | None = None,
+        built_in: Mapping[str, tuple[str, ...]] | None = None,
         before_use: Callable[[], object] = lambda: None,
     ) -> None:
         self.kind = kind
         self._before_use = before_use
         self._entries = {
-            name: Entry(name, target, BUILT_IN, description) for name, (target, description) in (built_in or {}).items()
+            name: Entry(name, target, BUILT_IN, description, positions=next(iter(positions), None))
+            for name, (target, description, *positions) in (built_in or {}).items()
         }
 
     def add(
@@ -71,6 +74,7 @@ class Registry:
         *,
         description: str = "",
         settings: str | None = None,
+        positions: str | None = None,
         origin: str = "this program",
     ) -> None:
         """Register a name.
@@ -81,13 +85,17 @@ class Registry:
             description: One line for listings.
             settings: A subclass of ``metalm_cli.config.schema.base.Section`` with the settings of the object, as
                 ``package.module:object``. Its module imports only pydantic and ``metalm_cli.config.schema.base``.
+            positions: Of a connector that gives another number of vectors than its encoder has outputs: the function
+                that computes it (:mod:`metalm_cli.sessions.compression`), as ``package.module:object``. Its module
+                does not import torch.
             origin: What registers the name.
 
         Raises:
             MetalmError: The name is registered already, or an argument is not valid.
         """
         self._before_use()
-        self.put(check_entry(self.kind, Entry(name, target, origin, description, settings), self._entries))
+        entry = Entry(name, target, origin, description, settings, positions)
+        self.put(check_entry(self.kind, entry, self._entries))
 
     def put(self, entry: Entry) -> None:
         """Register an entry that :func:`check_entry` has returned; plug-ins are loaded with it."""
@@ -140,6 +148,15 @@ class Registry:
         entry = self.entry(name)
         return None if entry.settings is None else self._imported(entry, entry.settings)
 
+    def load_positions(self, name: str, *, where: str = "") -> Any:
+        """Import and return the function of a connector that computes its number of vectors; None if it has none.
+
+        Raises:
+            MetalmError: The name is unknown, or the function cannot be imported.
+        """
+        entry = self.entry(name, where=where)
+        return None if entry.positions is None else self._imported(entry, entry.positions)
+
     def names(self) -> list[str]:
         """Return the registered names: metalm's own, then those of plug-ins."""
         self._before_use()
@@ -182,7 +199,7 @@ def check_entry(kind: str, entry: Entry, registered: Mapping[str, Entry]) -> Ent
         raise MetalmError(
             f"{entry.name!r} is not a valid name of a {kind}", remedy="use letters, digits and the signs _ . -"
         )
-    for target in (entry.target, entry.settings):
+    for target in (entry.target, entry.settings, entry.positions):
         if target is not None and not (isinstance(target, str) and TARGET.match(target)):
             raise MetalmError(
                 f"the {kind} {entry.name} has no valid target", why=f"got {target!r}, expected package.module:object"

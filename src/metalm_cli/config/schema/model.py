@@ -145,17 +145,52 @@ else:
     AdapterName = Literal[tuple(registry.encoder_adapters.names())]
 
 
+SETTINGS_OF_KINDS: dict[str, tuple[str, ...]] = {
+    "mlp": ("layers",),
+    "stack": ("factor",),
+    "mean": ("factor",),
+    "queries": ("length", "layers", "heads"),
+}
+"""Keys of a connector by the kinds of metalm that have any."""
+KINDS_OF_SETTINGS = {
+    key: tuple(kind for kind, keys in SETTINGS_OF_KINDS.items() if key in keys)
+    for key in ("layers", "factor", "length", "heads")
+}
+MIN_MLP_LAYERS = 2
+MAX_COMPRESSION = 4096
+"""Greatest number of outputs that become one position, and of learned vectors."""
+
+
 class ConnectorConfig(Section):
     """Projection of encoder outputs to the width of the decoder's token embeddings."""
 
     renamed: ClassVar[dict[str, str]] = {"train": "trains"}
+    companions: ClassVar[dict[str, tuple[str, ...]]] = {"kind": tuple(KINDS_OF_SETTINGS)}
     plugin_kinds: ClassVar[dict[str, type[Section]]] = {}
     """Settings of the kinds of plug-ins that have any, each below the key of its name."""
 
     kind: ConnectorKind = Field(
-        default="linear", description="linear: a single projection; mlp: several layers with GELU in between."
+        default="linear",
+        description="One position for each encoder output: linear: a single projection; mlp: several layers with GELU "
+        "in between. Fewer positions: stack: factor neighbouring outputs joined, then projected; mean: factor "
+        "neighbouring outputs averaged, then projected; queries: length learned vectors that attend to the outputs.",
     )
-    layers: int = Field(default=3, ge=2, le=12, description="Number of layers of an mlp connector; ignored for linear.")
+    layers: int = Field(default=3, ge=1, le=12, description="Number of layers of mlp (at least 2) and queries.")
+    factor: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_COMPRESSION,
+        description="Outputs per position of stack and mean. Patches of images are grouped in squares: 4, 9, 16, ...",
+    )
+    length: int | None = Field(
+        default=None, ge=1, le=MAX_COMPRESSION, description="Positions of a dock with queries, whatever its content."
+    )
+    heads: int = Field(
+        default=8,
+        ge=1,
+        le=256,
+        description="Attention heads of queries; it divides the width of the decoder's token embeddings.",
+    )
     trains: TrainableLayers | None = Field(
         default=None,
         description="Trainable parameters: all, none, or last_N (the last N layers). Default: all; with "
@@ -173,7 +208,9 @@ class ConnectorConfig(Section):
         """Settings of the kind, as the model's config saves them."""
         if self.kind in self.plugin_kinds:
             return (getattr(self, self.kind) or self.plugin_kinds[self.kind]()).model_dump(mode="json")
-        return {"layers": {"linear": 1, "mlp": self.layers}[self.kind]} if self.kind in ("linear", "mlp") else {}
+        if self.kind == "linear":
+            return {"layers": 1}
+        return {key: getattr(self, key) for key in SETTINGS_OF_KINDS.get(self.kind, ())}
 
     @model_validator(mode="after")
     def _settings_fit_the_kind(self) -> ConnectorConfig:
@@ -183,6 +220,28 @@ class ConnectorConfig(Section):
                     f"got settings of {name} with kind {self.kind}", key=name, remedy=f"set kind={name}, or remove them"
                 )
         kind = self.kind
+        of_kind = SETTINGS_OF_KINDS.get(kind, ())
+        for key, kinds in KINDS_OF_SETTINGS.items():
+            # The recipe that a run records sets every key, those of other kinds to their defaults.
+            if key not in of_kind and getattr(self, key) != type(self).model_fields[key].default:
+                raise InconsistentValues(
+                    f"got {key} with kind {kind}, expected it only with kind {' or '.join(kinds)}",
+                    key=key,
+                    remedy=f"remove it, or set kind={kinds[0]}",
+                )
+            if key in of_kind and getattr(self, key) is None:
+                raise InconsistentValues(
+                    f"missing, kind {kind} needs {key}",
+                    key=key,
+                    remedy=f"set it, or another kind than {kind}",
+                    is_missing=True,
+                )
+        if kind == "mlp" and self.layers < MIN_MLP_LAYERS:
+            raise InconsistentValues(
+                f"got {self.layers} with kind mlp, expected at least {MIN_MLP_LAYERS}",
+                key="layers",
+                remedy="set kind=linear for a single projection",
+            )
         if kind in self.plugin_kinds and getattr(self, kind) is None:
             required = [key for key, field in self.plugin_kinds[kind].model_fields.items() if field.is_required()]
             if required:
@@ -202,7 +261,7 @@ if not TYPE_CHECKING and (_sections := key_sections(registry.connectors, set(Con
         },
     )
     ConnectorConfig.plugin_kinds = _sections
-    ConnectorConfig.companions = {"kind": tuple(_sections)}
+    ConnectorConfig.companions = {"kind": (*KINDS_OF_SETTINGS, *_sections)}
 
 
 class EncoderConfig(Section):

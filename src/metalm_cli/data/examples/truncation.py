@@ -48,12 +48,19 @@ class EncoderLimit:
             return None
         return sum(map(len, encodings))
 
+    @property
+    def is_compressed(self) -> bool:
+        """Whether the encoder's connector gives another number of positions than docked outputs."""
+        return getattr(self.backend, "compression", None) is not None
+
 
 class LengthLimits:
     """Length limits of a session, shared by all models that are compared.
 
     A docked text must fit its encoder; the session must fit ``length`` decoder positions, both with docks and with
-    their text read by the decoder instead. Hence a MetaLM and its twins read the same characters.
+    their text read by the decoder instead. Hence a MetaLM and its twins read the same characters. Docks of an encoder
+    whose connector gives fewer positions (:mod:`metalm_cli.sessions.compression`) count with these positions only,
+    because the decoder need not have room for their text.
 
     Args:
         tokenizer: Tokenizer of the decoder.
@@ -80,20 +87,32 @@ class LengthLimits:
 
     def fits(self, session: Session) -> bool:
         """Whether a session fits; a dock that an encoder reads as empty does not fit."""
-        docked_texts = [span.content for span in session if isinstance(span, Docked) and isinstance(span.content, str)]
+        docks = [span for span in session if isinstance(span, Docked) and isinstance(span.content, str)]
         causal_texts = [span.content for span in session if isinstance(span, Causal) and isinstance(span.content, str)]
-        special_tokens = MAX_SPECIAL_TOKENS + sum(isinstance(span, Causal) and span.end for span in session)
-        dock_positions = [limit.dock_positions(docked_texts) for limit in self.encoder_limits.values()]
-        if None in dock_positions:
+        other_positions = MAX_SPECIAL_TOKENS + sum(isinstance(span, Causal) and span.end for span in session)
+        if None in self._dock_positions(docks):
             return False
+        for span in filter(self._is_compressed, docks):
+            other_positions += self.encoder_limits[span.encoder].backend.prepare(span.content).positions
+        docks = [span for span in docks if not self._is_compressed(span)]
+        docked_texts = [span.content for span in docks]
         # An ASCII text has at most as many tokens as characters; others may grow when a tokenizer normalises them.
         texts = [*docked_texts, *causal_texts]
-        bound = sum(map(len, texts)) + MAX_SPECIAL_TOKENS * len(docked_texts) + special_tokens
+        bound = sum(map(len, texts)) + MAX_SPECIAL_TOKENS * len(docked_texts) + other_positions
         if bound <= self.length and all(map(str.isascii, texts)):
             return True
-        causal_tokens = sum(map(self._decoder_tokens, causal_texts)) + special_tokens
-        docked_tokens = max([sum(map(self._decoder_tokens, docked_texts)), *filter(None, dock_positions)])
+        causal_tokens = sum(map(self._decoder_tokens, causal_texts)) + other_positions
+        dock_positions = filter(None, self._dock_positions(docks))
+        docked_tokens = max([sum(map(self._decoder_tokens, docked_texts)), *dock_positions])
         return causal_tokens + docked_tokens <= self.length
+
+    def _dock_positions(self, docks: Sequence[Docked]) -> list[int | None]:
+        """Return :meth:`EncoderLimit.dock_positions` of each encoder, all of which must be able to read every text."""
+        texts = [span.content for span in docks]
+        return [limit.dock_positions(texts) for limit in self.encoder_limits.values()]
+
+    def _is_compressed(self, span: Docked) -> bool:
+        return span.encoder in self.encoder_limits and self.encoder_limits[span.encoder].is_compressed
 
     def _decoder_tokens(self, text: str) -> int:
         return len(self.tokenizer.encode_continuation(text))

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from metalm_cli.inference.language_model import LanguageModel
-from metalm_cli.sessions import DockTable
+from metalm_cli.sessions.batch import dock_table
 from metalm_cli.sessions.processors import DockInput
 
 MAX_CACHE_BYTES = 1 << 30
@@ -52,21 +51,11 @@ class DockCache:
 
     def _encode(self, docks: Sequence[DockInput]) -> list[Tensor]:
         """Encode contents of the same encoder in one forward pass."""
-        name, device = docks[0].encoder, self.language_model.device
-        arrays = self.language_model.processors[name].collate(docks)
-        empty = torch.zeros(0, dtype=torch.int64)
-        sizes = [dock.positions for dock in docks]
-        table = DockTable(
-            inputs={key: torch.from_numpy(array).to(device) for key, array in arrays.items()},
-            rows=torch.from_numpy(np.repeat(np.arange(len(docks)), sizes)).to(device),
-            columns=torch.from_numpy(np.concatenate([dock.output_positions for dock in docks]).astype(np.int64)).to(
-                device
-            ),
-            positions=empty,
-            content_index=empty,
-        )
+        name = docks[0].encoder
+        table = dock_table([(0, dock) for dock in docks], self.language_model.processors[name])
         self.encoded += len(docks)
-        return list(self.language_model.model.dock_vectors(name, table).split(sizes))
+        vectors = self.language_model.model.dock_vectors(name, table.to(self.language_model.device))
+        return list(vectors.split([dock.positions for dock in docks]))
 
     def _store(self, key: bytes, vectors: Tensor) -> None:
         size = vectors.numel() * vectors.element_size()

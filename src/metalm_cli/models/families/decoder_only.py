@@ -14,8 +14,8 @@ from metalm_cli.config.schema.model import ModelConfig
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.capabilities import measure_bidirectionality
 from metalm_cli.models.checkpoint_checks.loading_errors import loading_errors
-from metalm_cli.models.connectors import check_connector, root_mean_square
-from metalm_cli.models.encoders import encoder_io_for
+from metalm_cli.models.connectors import check_connector, check_record, root_mean_square, set_compression
+from metalm_cli.models.encoders import encoder_io_for, grid_of
 from metalm_cli.models.families.base import ModelParts
 from metalm_cli.models.families.token_rules import generation_end_ids, token_rules
 from metalm_cli.models.metalm import MetaLM, MetaLMConfig
@@ -75,7 +75,8 @@ class DecoderOnly:
             processor.save_pretrained(folder / PROCESSORS_FOLDER / name)
 
     def notes(self, built: Any) -> list[str]:
-        return built.model.traits.notes()
+        compressions = {name: each for name, each in built.model.compressions.items() if each is not None}
+        return [*(f"docks of {name}: {each}" for name, each in compressions.items()), *built.model.traits.notes()]
 
 
 def build_metalm_parts(model: ModelConfig, loader: PartLoader, seed: int) -> ModelParts:
@@ -104,7 +105,10 @@ def build_metalm_parts(model: ModelConfig, loader: PartLoader, seed: int) -> Mod
                 docking[name]["max_length"] = processor.max_length
                 _check_bidirectional(name, encoder)
         connector_options = options.connector or model.connector
-        connectors[name] = {"kind": connector_options.kind, **connector_options.settings}
+        record = connectors[name] = {"kind": connector_options.kind, **connector_options.settings}
+        where = f"model.encoders.{name}.connector" if options.connector else "model.connector"
+        width, grid = decoder.get_input_embeddings().embedding_dim, grid_of(encoder_io, encoder.config)
+        set_compression(processor, check_record(record, width, grid, where), where)
         encoders[name] = encoder
     config = MetaLMConfig(
         decoder_config=decoder.config.to_dict(),
@@ -147,6 +151,8 @@ def wrap_decoder(
             )
             for name, encoder in model.encoders.items()
         }
+        for name, processor in processors.items():
+            set_compression(processor, model.compressions[name], f"connectors.{name} (config.json of the model)")
     else:
         saved = getattr(config, "metalm", None) or {}
         rules = TokenRules(**(saved.get("tokens") or {}))
@@ -202,13 +208,25 @@ def _rescale_connector(model: MetaLM, name: str, processor: Processor, seed: int
     generator = torch.Generator().manual_seed(seed)
     encoder: Any = model.encoders[name].eval()
     inputs = random_inputs(processor, encoder, generator)
-    outputs = model.encoder_ios[name].outputs(encoder, inputs).flatten(0, 1)
+    outputs: Any = model.encoder_ios[name].outputs(encoder, inputs)
+    compression, layout = model.compressions[name], ()
+    count = outputs.shape[0] * outputs.shape[1]
+    if compression is None:
+        outputs = outputs.flatten(0, 1)
+    else:
+        if compression.grid:  # patches are the last outputs
+            outputs = outputs[:, -compression.grid[0] * compression.grid[1] :]
+        layout = (torch.ones(outputs.shape[:2], dtype=torch.bool), compression.grid)
+        count = len(outputs) * compression.positions(outputs.shape[1])
     table: Any = model.get_input_embeddings()
     tokens = torch.randint(table.num_embeddings, (512,), generator=generator)
     connector: Any = model.connectors[name]
-    check_connector(model.config.connectors[name]["kind"], connector(outputs), (len(outputs), table.embedding_dim))
+    vectors = connector(outputs, *layout)
+    if layout and isinstance(vectors, torch.Tensor):
+        vectors = vectors.flatten(0, -2)
+    check_connector(model.config.connectors[name]["kind"], vectors, (count, table.embedding_dim))
     if hasattr(connector, "rescale"):
-        connector.rescale(outputs, root_mean_square(table(tokens)))
+        connector.rescale(outputs, root_mean_square(table(tokens)), *layout)
 
 
 def random_inputs(processor: Processor, encoder: Any, generator: torch.Generator) -> dict[str, torch.Tensor]:

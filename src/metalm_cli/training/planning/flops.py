@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from metalm_cli.models.compressing_connectors import QueryConnector
 from metalm_cli.models.metalm import MetaLM
 from metalm_cli.models.trainable import transformer_layers
 from metalm_cli.sessions import Batch
@@ -70,12 +71,9 @@ def batch_flops(model: MetaLM, batch: Batch) -> float:
         num_inputs, length = _shape(docks.inputs, encoder)
         encoder_is_trained = is_trained(encoder)
         total += stack_flops(encoder, width, num_inputs * length, length, causal=False, input_needs_gradient=False)
-        total += (
-            2.0
-            * matrix_weights(connector)
-            * len(docks.rows)
-            * (1 + int(encoder_is_trained) + int(is_trained(connector)))
-        )
+        vectors = len(docks.rows) if docks.groups is None else len(docks.groups.rows)
+        forward = connector_flops(connector, len(docks.rows), vectors)
+        total += forward * (1 + int(encoder_is_trained) + int(is_trained(connector)))
         input_needs_gradient = input_needs_gradient or encoder_is_trained or is_trained(connector)
     config: Any = model.decoder.config
     total += stack_flops(
@@ -89,6 +87,26 @@ def batch_flops(model: MetaLM, batch: Batch) -> float:
     head = model.decoder.get_output_embeddings().weight
     # The head runs only on trained positions; the decoder below needs the gradient of its input.
     return total + 2.0 * head.numel() * len(stream.targets) * (2 + int(head.requires_grad))
+
+
+def connector_flops(connector: nn.Module, outputs: int, vectors: int) -> float:
+    """FLOPs of a connector's forward pass.
+
+    Args:
+        connector: The connector.
+        outputs: Number of docked encoder outputs.
+        vectors: Number of vectors that it gives for them.
+    """
+    if not isinstance(connector, QueryConnector):
+        return 2.0 * matrix_weights(connector) * vectors
+    read: list[nn.Module] = [connector.input]
+    for layer in connector.layers:
+        read += [layer.key, layer.value]  # type: ignore[list-item]
+    read_weights = sum(map(matrix_weights, read))
+    other_weights = matrix_weights(connector) - read_weights - connector.query_embedding.numel()
+    length, width = connector.query_embedding.shape
+    attention = 4.0 * length * width * outputs * len(connector.layers)
+    return 2.0 * (read_weights * outputs + other_weights * vectors) + attention
 
 
 def _shape(inputs: dict[str, Any], encoder: Any) -> tuple[int, int]:

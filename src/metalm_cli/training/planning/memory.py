@@ -151,7 +151,11 @@ def _stacks(assembly: Assembly, modules: list[nn.Module], positions: int) -> Ite
     )
     for name, encoder in model.encoders.items():
         # Documents contain no images, so an image encoder gets no positions.
-        tokens = 0 if isinstance(assembly.processors[name], ImageProcessor) else positions
+        processor = assembly.processors[name]
+        tokens = 0 if isinstance(processor, ImageProcessor) else positions
+        compression, longest = model.compressions[name], getattr(processor, "max_length", None)
+        if compression is not None and longest is not None:
+            tokens = tokens * longest // compression.positions(longest)
         yield encoder, _layers_above_lowest_trained(encoder), tokens
 
 

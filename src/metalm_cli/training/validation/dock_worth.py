@@ -204,7 +204,7 @@ def _with_vectors(batch: Batch, sessions: Sequence[int], vectors: Callable[[int,
     for name, table in batch.docks.items():
         rows = [dock for session in sessions for dock in vectors(session, name)]
         index = torch.arange(len(table.positions))
-        tables[name] = DockTable({}, empty, empty, table.positions, index, torch.cat(rows))
+        tables[name] = DockTable({}, empty, empty, table.positions, index, vectors=torch.cat(rows))
     return replace(batch, docks=tables, keep_target_losses=True)
 
 

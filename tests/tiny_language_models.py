@@ -8,6 +8,7 @@ logits and no mask.
 from __future__ import annotations
 
 import copy
+import math
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -15,7 +16,9 @@ from typing import Any
 import torch
 from transformers import ViTImageProcessorPil
 
+from connector_reference import vectors_of_content
 from metalm_cli.inference import LanguageModel
+from metalm_cli.models.connectors import set_compression
 from metalm_cli.models.encoders import VisionEncoderIO
 from metalm_cli.sessions import Causal, DecoderTokenizer, Docked, Session, Span, TextProcessor, TokenRules
 from model_families import make_decoder, make_encoder, make_metalm, noise_image
@@ -28,7 +31,12 @@ PREFIX = "So"
 
 
 @lru_cache(maxsize=16)
-def _components(family: str, encoders: tuple[str, ...], changes: tuple[tuple[str, Any], ...]) -> Any:
+def _components(
+    family: str,
+    encoders: tuple[str, ...],
+    connector: tuple[tuple[str, Any], ...],
+    changes: tuple[tuple[str, Any], ...],
+) -> Any:
     tokenizer, reader = tokenizer_of(TOKENIZER_KINDS[family]), tokenizer_of("wordpiece")
     encoder_modules = {}
     for name in encoders:
@@ -36,17 +44,27 @@ def _components(family: str, encoders: tuple[str, ...], changes: tuple[tuple[str
             make_encoder("vit") if name == "vision" else make_encoder("bert", vocab_size=len(reader))
         )
     return (
-        make_metalm(make_decoder(family, vocab_size=len(tokenizer), **dict(changes)), encoder_modules),
+        make_metalm(
+            make_decoder(family, vocab_size=len(tokenizer), **dict(changes)),
+            encoder_modules,
+            connectors={name: dict(connector) for name in encoders} if connector else None,
+        ),
         tokenizer,
         reader,
     )
 
 
 def tiny_language_model(
-    family: str = "gpt2", *encoders: str, rules: dict[str, str] | None = None, **changes: Any
+    family: str = "gpt2",
+    *encoders: str,
+    rules: dict[str, str] | None = None,
+    connector: dict[str, Any] | None = None,
+    **changes: Any,
 ) -> LanguageModel:
     """Return a model with random weights and encoders ``text`` or ``vision``; each call returns the same weights."""
-    model, tokenizer, encoder_tokenizer = _components(family, encoders, tuple(changes.items()))
+    model, tokenizer, encoder_tokenizer = _components(
+        family, encoders, tuple((connector or {}).items()), tuple(changes.items())
+    )
     processors: dict[str, Any] = {}
     for name in encoders:
         if name == "vision":
@@ -54,6 +72,7 @@ def tiny_language_model(
             processors[name] = VisionEncoderIO().processor(name, images, model.encoders[name], {})
         else:
             processors[name] = TextProcessor(name, encoder_tokenizer, 60)
+        set_compression(processors[name], model.compressions[name], "model.connector")
     return LanguageModel(model, DecoderTokenizer(tokenizer, TokenRules(**(rules or {}))), processors)
 
 
@@ -133,7 +152,11 @@ class Reference:
         else:
             pixels = self.processors[span.encoder].processor(images=span.content, return_tensors="pt")["pixel_values"]
             outputs = encoder(pixel_values=pixels).last_hidden_state[0, 1:]
-        (connector,) = self.model.connectors[span.encoder]
+        record, connector = self.model.config.connectors[span.encoder], self.model.connectors[span.encoder]
+        if record["kind"] != "linear":
+            grid = None if isinstance(span.content, str) else (math.isqrt(len(outputs)),) * 2
+            return vectors_of_content(connector, record, outputs, grid)
+        (connector,) = connector
         return outputs @ connector.weight.T + connector.bias
 
     def inputs(self, spans: list[Span]) -> tuple[torch.Tensor, list[int], list[bool]]:

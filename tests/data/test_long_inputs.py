@@ -14,6 +14,7 @@ from metalm_cli.data.examples.long_inputs import encoder_windows, split_into_win
 from metalm_cli.data.examples.prompt_builder import PromptBuilder
 from metalm_cli.data.examples.truncation import EncoderLimit, LengthLimits
 from metalm_cli.sessions import DecoderTokenizer, Docked, Session, SessionTokeniser, TextProcessor, TokenRules
+from metalm_cli.sessions.compression import Compression
 from metalm_cli.tasks import Card, Example
 from metalm_cli.templates import PromptStyle, Template, prompt_to_session, render
 from task_fixtures import CARD
@@ -32,9 +33,11 @@ def make_example(words: int) -> Example:
     return Example("colours", 0, {"text": text, "question": "Is it red?"}, ("no",), ("no", "yes"), 0)
 
 
-def make_tokenise(encoder: int) -> SessionTokeniser:
+def make_tokenise(encoder: int, compression: Compression | None = None) -> SessionTokeniser:
     tokenizer = DecoderTokenizer(tokenizer_of("byte"), TokenRules())
-    return SessionTokeniser(tokenizer, {"text": TextProcessor("text", tokenizer_of("wordpiece"), encoder)})
+    processor = TextProcessor("text", tokenizer_of("wordpiece"), encoder)
+    processor.compression = compression
+    return SessionTokeniser(tokenizer, {"text": processor})
 
 
 def docked_texts(session: Session) -> list[str]:
@@ -45,6 +48,20 @@ def test_what_fits_stays_one_dock() -> None:
     limits = LengthLimits.of(make_tokenise(100), 300)
     session = prompt_to_session(render(make_example(5), TEMPLATE))
     assert split_into_windows(session, make_example(5).fields["text"], limits) == session
+
+
+def test_each_window_is_compressed() -> None:
+    tokenise = make_tokenise(48, Compression("stack", {"factor": 8}))
+    limits = LengthLimits.of(tokenise, 80)
+    example = make_example(90)
+    session = prompt_to_session(render(example, TEMPLATE))
+    windowed = split_into_windows(session, example.fields["text"], limits)
+    assert "".join(docked_texts(windowed)) == docked_texts(session)[0]
+    assert limits.fits(windowed)
+    tokenised = tokenise(windowed)
+    outputs = [len(dock.output_positions) for _, dock in tokenised.docks]
+    assert [dock.positions for _, dock in tokenised.docks] == [-(-count // 8) for count in outputs]
+    assert len(tokenised) <= 80 < sum(outputs)
 
 
 @pytest.mark.parametrize("words", [40, 90])

@@ -16,6 +16,7 @@ from metalm_cli.config.yaml_nodes import parse_yaml
 from metalm_cli.config.yaml_records import build_record
 from metalm_cli.data.examples.truncation import EncoderLimit, LengthLimits, truncate_at_space, truncate_example
 from metalm_cli.sessions import Causal, DecoderTokenizer, Docked, Session, SessionTokeniser, TextProcessor, TokenRules
+from metalm_cli.sessions.compression import Compression
 from metalm_cli.tasks import Card, Example
 from metalm_cli.templates import Template, prompt_to_session, render
 from task_fixtures import CARD
@@ -115,6 +116,35 @@ def test_a_metalm_and_its_twin_read_the_same_characters(encoder: int, length: in
     )
     assert docked == twin
     assert docked is not None
+
+
+def test_a_compressed_dock_counts_with_its_positions_only() -> None:
+    processor = TextProcessor("text", tokenizer_of("wordpiece"), 160)
+    processor.compression = Compression("stack", {"factor": 8})
+    tokenise = SessionTokeniser(DecoderTokenizer(tokenizer_of("byte"), TokenRules()), {"text": processor})
+    limits = LengthLimits.of(tokenise, 40)
+    truncation = truncate_example(make_example(300), make_card(), make_session, limits)
+    assert truncation is not None
+    tokenised = tokenise(make_session(truncation[0]))
+    encoder_tokens = len(tokenised.docks[0][1].arrays["input_ids"])
+    assert 140 < encoder_tokens <= 160, "the encoder's length is the limit"
+    assert tokenised.docks[0][1].positions == -(-(encoder_tokens - 2) // 8)
+    assert len(tokenised) <= 40
+    processor.compression = Compression("stack", {"factor": 2})
+    truncation = truncate_example(make_example(300), make_card(), make_session, limits)
+    assert truncation is not None
+    assert 30 < len(tokenise(make_session(truncation[0]))) <= 40, "the decoder's length is the limit"
+    processor.compression = Compression("queries", {"length": 39})
+    assert not limits.fits(make_session(make_example(1)))
+
+
+def test_models_that_are_compared_read_the_same_characters_of_a_compressed_dock() -> None:
+    results = []
+    for compression in (None, Compression("stack", {"factor": 8})):
+        limits = make_limits(150, 100, other_encoder=150)
+        limits.encoder_limits["text"].backend.compression = compression
+        results.append(truncate_example(make_example(90), make_card(), make_session, limits))
+    assert results[0] == results[1] is not None
 
 
 def test_the_session_fits_the_decoder_docked_and_lowered() -> None:

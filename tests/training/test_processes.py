@@ -26,6 +26,7 @@ SETTINGS = {
         "train.batch_size=2",
         "train.steps=10",
         "objective.span_fraction=0.05",
+        "model.connector={kind: queries, length: 3, layers: 1, heads: 2}",
         "train.weight_decay=0.1",
         "train.warmup_steps=0",
     ],

@@ -50,6 +50,7 @@ def check_cross_key_rules(recipe: PretrainRecipe | FinetuneRecipe, set_keys: Set
     else:
         yield from _check_parts(recipe)
     yield from _check_tokenizers(recipe)
+    yield from _check_positions(recipe)
     yield from check_seq2seq(recipe)
 
 
@@ -238,6 +239,16 @@ def _check_span_lengths(recipe: PretrainRecipe) -> Iterator[RecipeProblem]:
                 f"lower {key} or raise {limit_key}",
                 depends_on=(limit_key,),
             )
+
+
+def _check_positions(recipe: PretrainRecipe | FinetuneRecipe) -> Iterator[RecipeProblem]:
+    """Check that a dock of ``queries`` and a token after it fit into a row."""
+    row_length, model = recipe.data.sequence_length, recipe.model
+    for name, encoder in model.encoders.items():
+        key = "model.connector.length" if encoder.connector is None else f"model.encoders.{name}.connector.length"
+        if ((encoder.connector or model.connector).length or 0) >= row_length:
+            message = f"got a dock that fills rows of data.sequence_length {row_length}, expected fewer positions"
+            yield RecipeProblem(key, message, "lower it, or raise data.sequence_length")
 
 
 def _check_model_checkpoint(recipe: PretrainRecipe | FinetuneRecipe, set_keys: Set[str]) -> Iterator[RecipeProblem]:

@@ -60,16 +60,24 @@ class LengthLimits:
     A docked text must fit its encoder; the session must fit ``length`` decoder positions, both with docks and with
     their text read by the decoder instead. Hence a MetaLM and its twins read the same characters. Docks of an encoder
     whose connector gives fewer positions (:mod:`metalm_cli.sessions.compression`) count with these positions only,
-    because the decoder need not have room for their text.
+    because the decoder need not have room for their text; unless other models must read the same text.
 
     Args:
         tokenizer: Tokenizer of the decoder.
         length: Decoder positions of a session.
         encoder_limits: Limits by encoder name; every docked text must fit all of them.
+        is_shared: Whether other models must read the same text.
     """
 
-    def __init__(self, tokenizer: DecoderTokenizer, length: int, encoder_limits: dict[str, EncoderLimit]) -> None:
+    def __init__(
+        self,
+        tokenizer: DecoderTokenizer,
+        length: int,
+        encoder_limits: dict[str, EncoderLimit],
+        is_shared: bool = False,
+    ) -> None:
         self.tokenizer, self.length, self.encoder_limits = tokenizer, length, encoder_limits
+        self.is_shared = is_shared
 
     @classmethod
     def of(cls, tokenise: SessionTokeniser, length: int, other_limits: Sequence[EncoderLimit] = ()) -> LengthLimits:
@@ -83,6 +91,7 @@ class LengthLimits:
             tokenise.tokenizer,
             length,
             {**encoder_limits, **{f"*{index}": limit for index, limit in enumerate(other_limits)}},
+            bool(other_limits),
         )
 
     def fits(self, session: Session) -> bool:
@@ -112,7 +121,8 @@ class LengthLimits:
         return [limit.dock_positions(texts) for limit in self.encoder_limits.values()]
 
     def _is_compressed(self, span: Docked) -> bool:
-        return span.encoder in self.encoder_limits and self.encoder_limits[span.encoder].is_compressed
+        limit = self.encoder_limits.get(span.encoder)
+        return limit is not None and limit.is_compressed and not self.is_shared
 
     def _decoder_tokens(self, text: str) -> int:
         return len(self.tokenizer.encode_continuation(text))

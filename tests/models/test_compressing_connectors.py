@@ -287,6 +287,12 @@ def test_settings_that_are_not_valid_are_named(record, grid, what, where) -> Non
         assert "4 or 9" in caught.value.remedy
 
 
+def test_fewer_outputs_than_patches_are_refused() -> None:
+    with pytest.raises(MetalmError, match="got 1 outputs of an image, expected at least its 3 x 3 patches"):
+        Compression("stack", {"factor": 4}, (3, 3)).positions(1)
+    assert Compression("queries", {"length": 4}, (3, 3)).positions(1) == 4
+
+
 def test_docks_of_another_connector_are_refused(model) -> None:
     dock = dock_of(model, "text", np.random.default_rng(0))
     for name, compressed in (("text", None), ("plain", dock.compressed)):

@@ -105,11 +105,21 @@ def group_positions(outputs: int, grid: Grid | None, *, factor: int) -> int:
 
     >>> group_positions(17, None, factor=8), group_positions(9, (3, 3), factor=4), group_positions(10, (3, 3), factor=4)
     (3, 4, 5)
+
+    Raises:
+        MetalmError: The factor is not valid, or there are fewer outputs than patches.
     """
     check_count("factor", factor)
     if grid is None:
         return -(-outputs // factor)
     side = square_side(factor)
+    if outputs < grid[0] * grid[1]:
+        raise MetalmError(
+            f"got {outputs} outputs of an image, expected at least its {grid[0]} x {grid[1]} patches",
+            where="kind",
+            why="patches are grouped in squares",
+            remedy="set kind=queries, or let grid() of the encoder adapter return None",
+        )
     return -(-(outputs - grid[0] * grid[1]) // factor) + -(-grid[0] // side) * -(-grid[1] // side)
 
 

@@ -16,7 +16,8 @@ from metalm_cli.errors import MetalmError
 from metalm_cli.models.compressing_connectors import QueryConnector
 from metalm_cli.models.connectors import make_connector, root_mean_square
 from metalm_cli.models.metalm import MetaLM
-from metalm_cli.sessions import DockInput, TokenisedSession, build_row, collate
+from metalm_cli.objectives.longest_rows import docked_row
+from metalm_cli.sessions import DockInput, TextProcessor, TokenisedSession, build_row, collate
 from metalm_cli.sessions.batch import dock_table
 from metalm_cli.sessions.compression import Compression, compression_of
 from metalm_cli.training.planning.flops import connector_flops
@@ -29,6 +30,7 @@ from model_families import (
     make_encoder,
     make_metalm,
 )
+from tiny_models import tokenizer_of
 
 KINDS: list[dict[str, Any]] = [
     {"kind": "stack", "factor": 1},
@@ -263,6 +265,17 @@ def test_flops_are_two_for_each_weight_and_use() -> None:
     uses = outputs * (WIDTH * TARGET + 2 * 2 * TARGET**2) + vectors * (2 * (2 + 8) * TARGET**2 + TARGET**2)
     attention = 2 * 2 * (5 * TARGET * outputs) * 2
     assert connector_flops(queries, outputs=outputs, vectors=vectors) == 2 * uses + attention
+
+
+def test_the_longest_rows_are_full_of_compressed_docks() -> None:
+    processor = TextProcessor("text", tokenizer_of("wordpiece"), 32)
+    processor.compression = Compression("stack", {"factor": 4})
+    row = docked_row(65, False, 12, processor, 300, np.random.default_rng(0))
+    assert [len(dock.output_positions) for _, dock in row.docks] == [12] * 16
+    assert [start for start, _ in row.docks] == list(range(0, 64, 4)), "three positions and a trained token each"
+    assert len(row) == 65
+    processor.compression = Compression("queries", {"length": 65})
+    assert not docked_row(65, False, 12, processor, 300, np.random.default_rng(0)).docks
 
 
 INVALID: list[tuple[dict[str, Any], Any, str, str]] = [

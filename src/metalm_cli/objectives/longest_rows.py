@@ -110,10 +110,9 @@ def _random_dock(processor: Processor, longest: int, room: int, rng: np.random.G
         )
         num_special = len(ids) - 1 if not docked_length else len(ids) - docked_length
         extra_outputs = num_special if not docked_length else 0
-        content_length = min(longest, processor.max_length - num_special)
         compression = processor.compression
-        if compression is None:
-            content_length = min(content_length, room - extra_outputs)
+        tokens = longest if compression is not None else min(longest, room)
+        content_length = min(tokens - extra_outputs, processor.max_length - num_special)
         while content_length > 0 and compression and compression.positions(content_length + extra_outputs) > room:
             content_length -= 1
         if content_length < 1:

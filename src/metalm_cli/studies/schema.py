@@ -168,6 +168,9 @@ class Scale(Section):
         default=None, min_length=1, description="Seeds of headline stages and evaluations. Default: seeds."
     )
     hours: float | None = Field(default=None, gt=0, description="Budget: running hours of all stages together.")
+    jobs: int | None = Field(
+        default=None, ge=1, description="Stages that run at the same time; they share the cores. Default: at most two."
+    )
     commands: dict[str, str] = Field(
         default={}, description="Training commands by stage or group, in place of the stage's own command."
     )

@@ -40,7 +40,7 @@ class StudyRequest:
         scale: Name of its scale.
         out: Folder of the study.
         seeds: Seeds of all stages; None for those of the scale.
-        jobs: Number of stages that run at the same time; None for at most two.
+        jobs: Number of stages that run at the same time; None for that of the scale, or at most two.
         offline: Whether stages may not use the network.
         data_root: Folder of local data sets.
         over_budget: Run the study even if it needs more hours than its budget.
@@ -92,7 +92,7 @@ def run_study(request: StudyRequest) -> Exit:
     from metalm_cli.studies.state import StudyFolder
 
     scale = request.study.scale(request.scale)
-    jobs = request.jobs or min(MAX_JOBS, os.cpu_count() or 1)
+    jobs = request.jobs or scale.jobs or min(MAX_JOBS, os.cpu_count() or 1)
     folder = StudyFolder(request.out, request.study, request.scale, lambda folder: _check(folder, request))
     try:
         display = make_display(console.stderr(), request.stages)

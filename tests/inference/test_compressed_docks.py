@@ -125,13 +125,13 @@ def test_a_saved_model_tokenises_and_scores_alike(connector, tmp_path: Path) -> 
 @kinds
 def test_the_text_of_a_dock_is_shown_in_its_positions(connector) -> None:
     session = Session([Docked("text", "the dog barked at a girl and ran"), Causal(" yes", trained=True)])
-    shown = []
+    texts = []
     for record in (None, connector):
         language_model = tiny_language_model("gpt2", "text", connector=record)
         row = build_row([language_model.tokenise(session)])
         positions = positions_of(row, language_model.tokenizer, language_model.processors)
-        shown.append([position.text for position in positions if position.dock is not None])
-    each_output, docked = shown
+        texts.append([position.text for position in positions if position.dock is not None])
+    each_output, docked = texts
     assert len(docked) == row.docks[0][1].positions < len(each_output)
     assert "".join(docked) == "".join(each_output)
     if "factor" in connector:

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Set
 
 from metalm_cli.config.evaluation_rules import ENCODER_OBJECTIVES, check_evaluation, late_evaluation_problem
 from metalm_cli.config.recipe_errors import RecipeProblem, quote_value
+from metalm_cli.config.schema.connectors import ConnectorConfig
 from metalm_cli.config.schema.model import (
     POLICY_KEYS,
-    ConnectorConfig,
     DecoderConfig,
     EncoderConfig,
     NewTokenizer,

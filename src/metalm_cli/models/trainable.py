@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from metalm_cli.config.schema.model import ConnectorConfig, DecoderConfig, EncoderConfig, ModelConfig, Seq2SeqConfig
+from metalm_cli.config.schema.connectors import ConnectorConfig
+from metalm_cli.config.schema.model import DecoderConfig, EncoderConfig, ModelConfig, Seq2SeqConfig
 from metalm_cli.config.schema.training import PretrainedLearningRate
 from metalm_cli.errors import MetalmError
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MAX_LEARNING_RATE = 10.0
 """Greatest learning rate of a recipe; AdamW changes a weight by about the learning rate in every step."""
+TrainableLayers = Annotated[str, Field(pattern=r"^(all|none|last_[1-9][0-9]*)$", examples=["all", "none", "last_2"])]
+"""Value of a key ``trains``."""
 
 
 class InconsistentValues(ValueError):

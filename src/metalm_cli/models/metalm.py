@@ -24,8 +24,8 @@ from metalm_cli.sessions import Batch, DockTable
 from metalm_cli.sessions.compression import Compression
 
 ENCODER_POSITIONS = 8192
-"""Maximum positions of a forward pass of an encoder, padding included. In an encoder of width 768, the largest tensor of
-a pass, inside a feed-forward network, then takes 8,192 x 3,072 x 4 bytes = 96 MiB in fp32."""
+"""Maximum positions of a forward pass of an encoder, padding included. In an encoder of width 768, the largest tensor
+of a pass, inside a feed-forward network, then takes 8,192 x 3,072 x 4 bytes = 96 MiB in fp32."""
 
 
 class MetaLMConfig(PreTrainedConfig):

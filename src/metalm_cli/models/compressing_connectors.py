@@ -134,7 +134,7 @@ class QueryConnector(nn.Module):
         """Scale the last layer so that these outputs give a root mean square of ``scale``; see :class:`Connector`."""
         current = root_mean_square(self(outputs, mask, grid))
         if current > 0:
-            self.output[0].weight.mul_(scale / current)
+            next(self.output.parameters()).mul_(scale / current)  # the matrix
 
 
 class QueryLayer(nn.Module):

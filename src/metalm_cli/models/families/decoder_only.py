@@ -209,7 +209,8 @@ def _rescale_connector(model: MetaLM, name: str, processor: Processor, seed: int
     encoder: Any = model.encoders[name].eval()
     inputs = random_inputs(processor, encoder, generator)
     outputs: Any = model.encoder_ios[name].outputs(encoder, inputs)
-    compression, layout = model.compressions[name], ()
+    compression = model.compressions[name]
+    layout: tuple[Any, ...] = ()
     count = outputs.shape[0] * outputs.shape[1]
     if compression is None:
         outputs = outputs.flatten(0, 1)

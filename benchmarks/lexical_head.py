@@ -57,9 +57,10 @@ class Classifier(nn.Module):
         mask = inputs["attention_mask"][..., None]
         logits = self.head((self.encoder(**inputs).last_hidden_state * mask).sum(1) / mask.sum(1))
         if "options" in rows[0]:
-            for row_logits, row in zip(logits, rows, strict=True):
-                offered = {self.index[option] for option in row["options"]}
-                row_logits[[index for index in range(logits.shape[1]) if index not in offered]] = -torch.inf
+            offered = torch.zeros_like(logits, dtype=torch.bool)
+            for number, row in enumerate(rows):
+                offered[number, [self.index[option] for option in row["options"]]] = True
+            logits = logits.masked_fill(~offered, -torch.inf)
         return logits, torch.tensor([self.index[label_of(row)] for row in rows])
 
 

@@ -35,7 +35,8 @@ def reproduce(
         typer.Option("--seeds", "--seed", metavar="0,1,2", help="Seeds of all stages. Default: those of the scale."),
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option("--jobs", min=1, help="Stages that run at the same time. Default: that of the scale, or two.")
+        int | None,
+        typer.Option("--jobs", min=1, help="Stages that run at the same time. Default: that of the scale, or two."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print each stage with its command and cost; run nothing.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -179,3 +180,14 @@ def test_folders_of_studies():
     assert [str(default_folder(demo, scale)) for scale in ("standard", "full")] == ["runs/demo", "runs/demo-full"]
     assert str(default_folder(multitask, "cpu")) == "runs/multitask-cpu"
     assert stages_of_arms(world.file, "quick")[0].label == "encoder"
+
+
+def test_options_name_the_folder_of_the_study():
+    study = load_study("demo")
+    stages = {stage.name: stage for stage in study_stages(study, "quick", Path("runs/demo"))}
+    arguments = stages["everyday"].arguments
+    cards = Path(arguments[arguments.index("--cards") + 1])
+    assert cards == study.path.parent / "everyday" / "cards"
+    rows = [json.loads(line) for line in (cards / "everyday.jsonl").read_text().splitlines()]
+    assert len({row["text"] for row in rows}) == 20
+    assert sum(row["label"] for row in rows) == 10

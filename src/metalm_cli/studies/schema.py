@@ -14,6 +14,8 @@ RECORDED = "recorded"
 """Second side of a claim that compares a model with recorded scores."""
 ARM_MARK = "{arm}"
 """Placeholder of the arm in the name, the command and the base of a stage that runs once for each arm."""
+STUDY_MARK = "{study}"
+"""Placeholder of the folder of the study's file in the options of evaluations, for cards of its own."""
 EVERY = "all"
 """Key of ``overrides`` and ``options`` of a scale that applies to every stage."""
 
@@ -82,7 +84,8 @@ class StudyEvaluation(Section):
         "other one.",
     )
     options: str = Field(
-        examples=["--cluster world --protocol finetuned"], description="Options of metalm evaluate that select tasks."
+        examples=["--cluster world --protocol finetuned"],
+        description="Options of metalm evaluate that select tasks; {study} is the folder of the study's file.",
     )
     summary: str = Field(description="What is evaluated, in a few words.")
     purpose: str = Field(default="", description="Why, in one line.")

@@ -13,7 +13,7 @@ from metalm_cli.config import resolve, split_arguments
 from metalm_cli.errors import MetalmError
 from metalm_cli.studies.expand import REFERENCE, StageOfArm, evaluations_of, map_texts, stages_of_arms
 from metalm_cli.studies.load import DEMO, Study
-from metalm_cli.studies.schema import EVERY, Scale, StudyEvaluation
+from metalm_cli.studies.schema import EVERY, STUDY_MARK, Scale, StudyEvaluation
 
 DEFAULT_SECONDS = 60.0
 """Running time of a stage for the estimate of the time left, if none is recorded."""
@@ -251,6 +251,7 @@ class _Builder:
         flags = " ".join(
             (evaluation.options, self.scale.options.get(EVERY, ""), self.scale.options.get(evaluation.name, ""))
         ).split()
+        flags = [flag.replace(STUDY_MARK, str(self.study.path.parent)) for flag in flags]
         paths = result_paths(folder, evaluation.name, len(models))
         cost = self.scale.seconds.get(evaluation.name)
         return Stage(

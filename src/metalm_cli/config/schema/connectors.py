@@ -27,6 +27,7 @@ KINDS_OF_SETTINGS = {
     for key in ("layers", "factor", "length", "heads")
 }
 MIN_MLP_LAYERS = 2
+DEFAULT_HEADS = 8
 MAX_COMPRESSION = 4096
 """Greatest number of outputs that become one position, and of learned vectors."""
 
@@ -55,11 +56,11 @@ class ConnectorConfig(Section):
     length: int | None = Field(
         default=None, ge=1, le=MAX_COMPRESSION, description="Positions of a dock with queries, whatever its content."
     )
-    heads: int = Field(
-        default=8,
+    heads: int | None = Field(
+        default=None,
         ge=1,
         le=256,
-        description="Attention heads of queries; it divides the width of the decoder's token embeddings.",
+        description="Attention heads of queries; it divides the width of the decoder's token embeddings. Default: 8.",
     )
     trains: TrainableLayers | None = Field(
         default=None,
@@ -80,7 +81,8 @@ class ConnectorConfig(Section):
             return (getattr(self, self.kind) or self.plugin_kinds[self.kind]()).model_dump(mode="json")
         if self.kind == "linear":
             return {"layers": 1}
-        return {key: getattr(self, key) for key in SETTINGS_OF_KINDS.get(self.kind, ())}
+        settings = {key: getattr(self, key) for key in SETTINGS_OF_KINDS.get(self.kind, ())}
+        return {key: DEFAULT_HEADS if key == "heads" and value is None else value for key, value in settings.items()}
 
     @model_validator(mode="after")
     def _settings_fit_the_kind(self) -> ConnectorConfig:
@@ -99,7 +101,7 @@ class ConnectorConfig(Section):
                     key=key,
                     remedy=f"remove it, or set kind={kinds[0]}",
                 )
-            if key in of_kind and getattr(self, key) is None:
+            if key in of_kind and key != "heads" and getattr(self, key) is None:
                 raise InconsistentValues(
                     f"missing, kind {kind} needs {key}",
                     key=key,

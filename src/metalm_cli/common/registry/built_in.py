@@ -166,7 +166,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "demo": (
         f"{_COMMANDS}.project.demo:demo",
-        "Run the whole program on the built-in miniature world, offline: about four minutes on two CPU cores.",
+        "Run the whole program on data that it generates, offline: about five minutes on two CPU cores.",
     ),
     "reproduce": (
         f"{_COMMANDS}.project.reproduce:reproduce",

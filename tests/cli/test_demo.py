@@ -265,7 +265,7 @@ def test_with_its_encoder_the_demo_docks_it(monkeypatch, tmp_path, capsys):
     assert metalm("demo", "--dry-run", "--out", tmp_path / "d") == 0
     captured = capsys.readouterr()
     assert captured.out.count("\nmetalm finetune ") == 3 - captured.out.startswith("metalm")
-    assert "# chance: Docked into a small decoder" in captured.out
+    assert "# twin: On at least five tasks about words that training never showed" in captured.out
     assert captured.err == ""
 
 

@@ -194,7 +194,7 @@ def test_the_reference_and_the_json_schema_have_the_keys(site: Path, used: tuple
     assert objective["properties"]["tokens"]["minimum"] == 1
     assert objective["additionalProperties"] is False
     connector = schema["$defs"]["ConnectorConfig"]["properties"]
-    assert connector["kind"]["enum"] == ["linear", "mlp", "gated"]
+    assert connector["kind"]["enum"] == ["linear", "mlp", "stack", "mean", "queries", "gated"]
     assert "gated" in connector
 
 

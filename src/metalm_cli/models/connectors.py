@@ -159,7 +159,17 @@ def connected(model: Any, name: str, outputs: Tensor, table: DockTable) -> Tenso
     if vectors.shape[:2] != (contents, groups.vectors):
         expected = f"{contents} contents of up to {groups.outputs} outputs have up to {groups.vectors} positions each"
         raise _other_positions(name, model, expected, vectors)
-    return vectors[groups.rows, groups.columns]
+    return vectors_of_docks(vectors, table)
+
+
+def vectors_of_docks(vectors: Tensor, table: DockTable) -> Tensor:
+    """Return a connector's output without the padding of contents. ``[v, d]``
+
+    Args:
+        vectors: ``[v, d]``; with a compression ``[u, p, d]``, padded.
+        table: Table of the docks.
+    """
+    return vectors if table.groups is None else vectors[table.groups.rows, table.groups.columns]
 
 
 def _other_positions(name: str, model: Any, expected: str, vectors: Tensor | None) -> MetalmError:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from metalm_cli.evaluation.metrics.bootstrap import interval
+from metalm_cli.models.connectors import vectors_of_docks
 from metalm_cli.objectives import Objective, Term
 from metalm_cli.sessions import Batch, DockTable, Row
 from metalm_cli.training.distributed.collectives import Collectives
@@ -100,7 +101,9 @@ class DockComparison:
         if is_real:
             losses = session_losses(batch, terms)
             vectors = {
-                name: outputs[name][table.content_index].cpu().split(self._sizes(index, name))
+                name: vectors_of_docks(outputs[name], table)[table.content_index]
+                .cpu()
+                .split(self._lengths_of(index, name))
                 for name, table in batch.docks.items()
             }
             for session, loss in zip(self.batches[index], losses, strict=True):
@@ -113,9 +116,9 @@ class DockComparison:
                     self._readings[session].vectors.update({name: own} if own else {})
         return {name: term._replace(outputs=None) for name, term in terms.items()}
 
-    def _sizes(self, index: int, name: str) -> list[int]:
+    def _lengths_of(self, index: int, name: str) -> list[int]:
         """Positions of the docks of an encoder in a batch."""
-        return [dock.positions for session in self.batches[index] for dock in self.docks[session].get(name, [])]
+        return [length for session in self.batches[index] for length in self._lengths(session, name)]
 
     def compare(self, module: nn.Module, device: torch.device) -> dict[str, Any]:
         """Compare the losses of the sessions; all batches have been read.

@@ -36,18 +36,7 @@ def demo_stages(out: Path) -> list[Stage]:
 
 
 def begin(out: Path) -> subprocess.Popen[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "metalm_cli.cli",
-        "reproduce",
-        "world",
-        "--scale",
-        "quick",
-        "--offline",
-        "--out",
-        str(out),
-    ]
+    command = [sys.executable, "-m", "metalm_cli.cli", *QUICK, "--out", str(out)]
     environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "40"}
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
@@ -155,18 +144,7 @@ def test_a_finished_demo_prints_its_results_again(demo, capsys):
 
 @pytest.mark.slow
 def test_output_to_streams_that_cannot_encode_all_characters(demo):
-    command = [
-        sys.executable,
-        "-m",
-        "metalm_cli.cli",
-        "reproduce",
-        "world",
-        "--scale",
-        "quick",
-        "--offline",
-        "--out",
-        str(demo[0]),
-    ]
+    command = [sys.executable, "-m", "metalm_cli.cli", *QUICK, "--out", str(demo[0])]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run(command, capture_output=True, env=environment, timeout=TIME_LIMIT_S)
     assert done.returncode == 0, done.stderr

@@ -24,9 +24,11 @@ class FakeStages:
     """Starter of stages that end at once and make their outputs; the report is made by metalm itself."""
 
     started: ClassVar[list[str]] = []
+    jobs: ClassVar[list[int]] = []
 
     def __init__(self, jobs: int, offline: bool) -> None:
         """Take the arguments of the real starter."""
+        FakeStages.jobs.append(jobs)
 
     def __call__(self, stage, log: Path):
         FakeStages.started.append(stage.name)
@@ -98,6 +100,18 @@ def test_without_a_study_the_studies_are_listed(capsys):
     assert metalm("reproduce") == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("encoder-only") and "cpu, gpu, paper" in line for line in lines)
+
+
+def test_a_scale_sets_jobs_and_a_note_and_a_stage_has_a_question(tmp_path, capsys):
+    text = SMALL.replace("    duration: a minute\n", "    duration: a minute\n    jobs: 5\n    note: Only a trial.\n")
+    text = text.replace("    group: train\n", "    group: train\n    question: Who's there?\n")
+    study, out = small_study(tmp_path / "files", text).path, tmp_path / "out"
+    assert metalm("reproduce", study, "--out", out) == 0
+    printed = capsys.readouterr().out
+    assert "- Only a trial.\n" in printed
+    assert f"ask it   metalm generate {out / 'seed-0' / 'tuned-metalm'} 'Who'\"'\"'s there?'\n" in printed
+    assert metalm("reproduce", study, "--out", tmp_path / "other", "--jobs", "3") == 0
+    assert FakeStages.jobs[-2:] == [5, 3]
 
 
 def test_a_study_runs_and_its_cells_are_recorded(first_run):

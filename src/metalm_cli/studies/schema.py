@@ -60,6 +60,9 @@ class StudyStage(Section):
     )
     scales: list[str] | None = Field(default=None, description="Scales that have the stage. Default: all.")
     headline: bool = Field(default=False, description="Run it with the headline seeds of the scale.")
+    question: str = Field(
+        default="", description="Question that its model can be asked; metalm prints the command with the results."
+    )
     keeps_decoder: bool = Field(
         default=False, description="Check that its decoder is bit for bit that of its base, and report it."
     )
@@ -170,6 +173,7 @@ class Scale(Section):
     headline_seeds: list[Annotated[int, Field(ge=0)]] | None = Field(
         default=None, min_length=1, description="Seeds of headline stages and evaluations. Default: seeds."
     )
+    note: str = Field(default="", description="Sentence that is printed below the results.")
     hours: float | None = Field(default=None, gt=0, description="Budget: running hours of all stages together.")
     jobs: int | None = Field(
         default=None, ge=1, description="Stages that run at the same time; they share the cores. Default: at most two."

@@ -40,6 +40,7 @@ class Stage:
         is_recorded: Whether the cost is a recorded time.
         positions: Mean decoder positions of an example of tasks; None: at most the sequence length.
         decoder_of: Run folder of the model whose decoder the output must keep bit for bit.
+        question: Question that its model can be asked afterwards; empty if there is none.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Stage:
     is_recorded: bool = True
     positions: float | None = None
     decoder_of: Path | None = None
+    question: str = ""
 
     @property
     def run(self) -> Path | None:
@@ -139,7 +141,8 @@ class _Builder:
         scale_name: Name of the scale.
         layout: Folders and seeds.
         options: Options for each command.
-        resolves: Read and check the recipes; without it, stages have no numbers of steps.
+        resolves: Read and check the recipes, and fill in the folder of the study's file; without it, stages have no
+            numbers of steps.
     """
 
     def __init__(
@@ -217,6 +220,7 @@ class _Builder:
             is_recorded=cost is not None,
             positions=self.scale.positions.get(of_arm.name, self.scale.positions.get(of_arm.group)),
             decoder_of=self.folder_of(of_arm.base, seed) if of_arm.stage.keeps_decoder and of_arm.base else None,
+            question=of_arm.stage.question,
         )
 
     def _resolved(self, text: str, seed: int) -> str:
@@ -251,7 +255,8 @@ class _Builder:
         flags = " ".join(
             (evaluation.options, self.scale.options.get(EVERY, ""), self.scale.options.get(evaluation.name, ""))
         ).split()
-        flags = [flag.replace(STUDY_MARK, str(self.study.path.parent)) for flag in flags]
+        if self.resolves:  # the place of the study's file has no effect on the hash of a command
+            flags = [flag.replace(STUDY_MARK, str(self.study.path.parent)) for flag in flags]
         paths = result_paths(folder, evaluation.name, len(models))
         cost = self.scale.seconds.get(evaluation.name)
         return Stage(

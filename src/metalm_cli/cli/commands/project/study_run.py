@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shlex
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,12 +24,6 @@ if TYPE_CHECKING:
 
 MAX_JOBS = 2
 """Default maximum number of stages that run at the same time: most stages depend on one other stage."""
-EXAMPLE_QUESTION = """We spent Friday at the inn in Oakton. The soup was awful and the rooms were dirty.
-Is this positive or negative?
-OPTIONS:
-- positive
-- negative"""
-"""Example question for the demo's model that was finetuned on reviews, in the wording of its template."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +176,6 @@ def stage_result(stage: Stage, folder: Path) -> str:
 
 def print_results(request: StudyRequest, folder: StudyFolder) -> None:
     """Print the headline, the claims, the tables of all evaluations, and the next commands."""
-    from metalm_cli.studies.load import DEMO
     from metalm_cli.studies.results import StudyResults
     from metalm_cli.studies.score_tables import claim_table, headline
 
@@ -194,15 +188,14 @@ def print_results(request: StudyRequest, folder: StudyFolder) -> None:
         console.write(f"\n{headline(claims)}\n\nclaims\n")
         _print_table(*claim_table(claims))
         _print_sentences([folder.claims_note])
-    if request.study.name == DEMO and request.scale == "quick":
-        _print_sentences(["Quick demo: it shows the mechanics; no model is trained long enough to learn much."])
+    note = request.study.scale(request.scale).note
+    _print_sentences([note] if note else [])
     console.write(f"\nreport   {request.out / 'report.html'}\n")
     first = next((stage for stage in request.stages if stage.run is None), None)
     if first is not None and first.arguments[0] == "evaluate":
         console.write(f"results  metalm results show {first.outputs[0]}\n")
-    frozen = next((stage.run for stage in request.stages if stage.kind == "frozen"), None)
-    if request.study.name == DEMO and frozen is not None:
-        console.write(f"ask it   metalm generate {frozen} '{EXAMPLE_QUESTION}'\n")
+    if asked := next((stage for stage in request.stages if stage.question), None):
+        console.write(f"ask it   metalm generate {asked.run} {shlex.quote(asked.question)}\n")
 
 
 def _print_evaluation(results: StudyResults, name: str) -> None:

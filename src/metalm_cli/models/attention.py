@@ -120,7 +120,7 @@ def computes_segments_apart(config: Any, length: int) -> bool:
 
 
 def register_segmented_attention() -> None:
-    """Register :func:`segmented_attention` with transformers, with the masks of SDPA where there are no segments."""
+    """Register :func:`segmented_attention` with transformers; other masks are those of SDPA."""
     AttentionInterface.register(SEGMENTED, segmented_attention)
     AttentionMaskInterface.register(SEGMENTED, sdpa_mask)
 

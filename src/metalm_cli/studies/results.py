@@ -62,7 +62,7 @@ class ClaimResult:
         difference: Difference of the means over tasks; None for a claim about each task, or without results.
         tasks: Results by task.
         verdict: The verdict; None without results.
-        missing: Why there is no result; empty if there is one.
+        missing: Reason for a missing result; empty otherwise.
     """
 
     claim: Claim

@@ -151,7 +151,7 @@ def paper_text(result: ClaimResult) -> str:
 def pair_table(results: StudyResults, evaluation: str, first: str, second: str | None) -> Rows:
     """Headers and rows of the scores of two models by task, with the means over clusters if there are several.
 
-    A star marks held-out tasks, unless all tasks are held out. Without a second model, there is no difference.
+    A star marks held-out tasks, unless all tasks are held out. A single model has no column for the difference.
     """
     rows = results.task_results(evaluation, first, second or first)
     all_shots = results.shots(evaluation)

@@ -25,7 +25,7 @@ except ImportError:  # not a POSIX system
 
 STATE_FILE = "study.json"
 DEMO_STATE_FILE = "demo.json"
-"""State of a demo of an earlier version, which is read if there is no other."""
+"""State of a demo of an earlier version, read if the folder has no state of this version."""
 STUDY_FILE = f"{COPY}.yaml"
 """Copy of the study's file in its folder."""
 LOG_FOLDER = "logs"

@@ -65,11 +65,11 @@ class DockExchange:
     """Sessions on which docks are exchanged. Letters: n sessions.
 
     Args:
-        rows: Indices of the validation rows, one session each; empty if there are no two to exchange. ``[n]``
+        rows: Indices of the validation rows, one session each; empty if fewer than two can exchange docks. ``[n]``
         donors: For each session, the index in ``rows`` of the session whose docks it takes: a permutation in which no
             session takes contents that equal its own. ``[n]``
         share: Computation of the further passes, as a share of the validation's.
-        reason: Why there are no sessions; empty if there are.
+        reason: Reason for the lack of sessions; empty otherwise.
     """
 
     rows: tuple[int, ...] = ()

@@ -10,6 +10,11 @@ MAX_LEARNING_RATE = 10.0
 """Greatest learning rate of a recipe; AdamW changes a weight by about the learning rate in every step."""
 TrainableLayers = Annotated[str, Field(pattern=r"^(all|none|last_[1-9][0-9]*)$", examples=["all", "none", "last_2"])]
 """Value of a key ``trains``."""
+TRAINS_OF_A_PART = (
+    "Trainable parameters: all, none, or last_N (the last N layers). Default: all; with model.checkpoint, the setting "
+    "saved in it."
+)
+"""Description of ``trains`` of a part with one stack of layers."""
 
 
 class InconsistentValues(ValueError):

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, create_model, model_validator
 
 from metalm_cli.common import registry
-from metalm_cli.config.schema.base import MAX_LEARNING_RATE, InconsistentValues, Section, TrainableLayers
+from metalm_cli.config.schema.base import (
+    MAX_LEARNING_RATE,
+    TRAINS_OF_A_PART,
+    InconsistentValues,
+    Section,
+    TrainableLayers,
+)
 from metalm_cli.config.schema.plugin_sections import key_sections
 
 if TYPE_CHECKING:
@@ -62,11 +68,7 @@ class ConnectorConfig(Section):
         le=256,
         description="Attention heads of queries; it divides the width of the decoder's token embeddings. Default: 8.",
     )
-    trains: TrainableLayers | None = Field(
-        default=None,
-        description="Trainable parameters: all, none, or last_N (the last N layers). Default: all; with "
-        "model.checkpoint, the setting saved in it.",
-    )
+    trains: TrainableLayers | None = Field(default=None, description=TRAINS_OF_A_PART)
     learning_rate: float | None = Field(
         default=None,
         gt=0,

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from metalm_cli.common import registry
-from metalm_cli.config.schema.base import MAX_LEARNING_RATE, InconsistentValues, Section, TrainableLayers
+from metalm_cli.config.schema.base import (
+    MAX_LEARNING_RATE,
+    TRAINS_OF_A_PART,
+    InconsistentValues,
+    Section,
+    TrainableLayers,
+)
 from metalm_cli.config.schema.connectors import ConnectorConfig
 
 POLICY_KEYS = frozenset({"trains", "learning_rate"})
@@ -68,11 +74,7 @@ class DecoderConfig(Section):
         description="Hub id or folder of a tokenizer; or {new: ...} with config, to train one. Default: the tokenizer"
         " of the checkpoint.",
     )
-    trains: TrainableLayers | None = Field(
-        default=None,
-        description="Trainable parameters: all, none, or last_N (the last N layers). Default: all; with "
-        "model.checkpoint, the setting saved in it.",
-    )
+    trains: TrainableLayers | None = Field(default=None, description=TRAINS_OF_A_PART)
     learning_rate: float | None = Field(
         default=None,
         gt=0,
@@ -159,11 +161,7 @@ class EncoderConfig(Section):
         description="Hub id or folder of a tokenizer; same, for the decoder's tokenizer; or {new: ...} with config, "
         "to train one. Default: the tokenizer of the checkpoint.",
     )
-    trains: TrainableLayers | None = Field(
-        default=None,
-        description="Trainable parameters: all, none, or last_N (the last N layers). Default: all; with "
-        "model.checkpoint, the setting saved in it.",
-    )
+    trains: TrainableLayers | None = Field(default=None, description=TRAINS_OF_A_PART)
     learning_rate: float | None = Field(
         default=None,
         gt=0,

@@ -61,7 +61,7 @@ class StudyStage(Section):
     scales: list[str] | None = Field(default=None, description="Scales that have the stage. Default: all.")
     headline: bool = Field(default=False, description="Run it with the headline seeds of the scale.")
     question: str = Field(
-        default="", description="Question that its model can be asked; metalm prints the command with the results."
+        default="", description="Example question for its model; metalm prints the command with the results."
     )
     keeps_decoder: bool = Field(
         default=False, description="Check that its decoder is bit for bit that of its base, and report it."

@@ -40,7 +40,7 @@ class Stage:
         is_recorded: Whether the cost is a recorded time.
         positions: Mean decoder positions of an example of tasks; None: at most the sequence length.
         decoder_of: Run folder of the model whose decoder the output must keep bit for bit.
-        question: Question that its model can be asked afterwards; empty if there is none.
+        question: Example question for its model; empty if the study has none.
     """
 
     name: str

@@ -194,8 +194,9 @@ def print_results(request: StudyRequest, folder: StudyFolder) -> None:
     first = next((stage for stage in request.stages if stage.run is None), None)
     if first is not None and first.arguments[0] == "evaluate":
         console.write(f"results  metalm results show {first.outputs[0]}\n")
-    if asked := next((stage for stage in request.stages if stage.question), None):
-        console.write(f"ask it   metalm generate {asked.run} {shlex.quote(asked.question)}\n")
+    example = next((stage for stage in request.stages if stage.question), None)
+    if example is not None:
+        console.write(f"ask it   metalm generate {example.run} {shlex.quote(example.question)}\n")
 
 
 def _print_evaluation(results: StudyResults, name: str) -> None:

@@ -70,7 +70,6 @@ def _cells_of_others(path: Path, stages: Sequence[Stage]) -> list[str]:
 def _scores(path: Path) -> dict[str, Any]:
     """Scores of a result file, by task and number of demonstrations."""
     from metalm_cli.evaluation.results.result_reader import read_result
-    from metalm_cli.studies.results import chance_of
 
     try:
         record = read_result(path)
@@ -84,7 +83,7 @@ def _scores(path: Path) -> dict[str, Any]:
                 str(setting.shots): {
                     "score": setting.score,
                     "interval": setting.interval,
-                    "chance": chance_of(setting),
+                    "chance": setting.chance.level,
                     "n": setting.n,
                 }
                 for setting in task.settings

@@ -186,7 +186,7 @@ class StudyResults:
             )
             results.append(
                 TaskResult(
-                    scores.name, scores.cluster, setting.shots, chance_of(setting), difference, held_out, verdict
+                    scores.name, scores.cluster, setting.shots, setting.chance.level, difference, held_out, verdict
                 )
             )
         return results
@@ -228,7 +228,7 @@ class StudyResults:
                 theirs: Sequence[Sequence[object]] | float
                 if second_records is None:
                     recorded = None if claim is None or claim.recorded is None else claim.recorded.scores
-                    constant = chance_of(setting) if recorded is None else recorded.get(name)
+                    constant = setting.chance.level if recorded is None else recorded.get(name)
                     if constant is None or not all(ours):
                         continue
                     theirs = constant / 100
@@ -250,9 +250,3 @@ def _check_tasks(claim: Claim, record: ResultRecord, study: Study) -> None:
             why=f"tasks of {claim.evaluation}: {', '.join(record.tasks)}",
             remedy="correct the tasks of the claim, or the options of the evaluation",
         )
-
-
-def chance_of(setting: SettingRecord) -> float | None:
-    """The better of guessing and the best constant answer, 0 to 100; None if unknown."""
-    known = [level for level in (setting.chance.uniform, setting.chance.majority) if level is not None]
-    return max(known, default=None)

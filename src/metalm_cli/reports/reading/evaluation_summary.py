@@ -171,12 +171,7 @@ def _evaluation(path: Path, record: ResultRecord) -> EvaluationSummary:
 
 def _task_score(name: str, task: TaskRecord, setting: SettingRecord) -> TaskScore:
     low, high = _interval(setting)
-    levels = [
-        level
-        for template in setting.templates
-        for level in (template.chance.uniform, template.chance.majority)
-        if level is not None
-    ]
+    levels = [template.chance.level for template in setting.templates if template.chance.level is not None]
     return TaskScore(
         task=name,
         cluster=task.cluster,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
 from metalm_cli.models import loss as loss_module
-from metalm_cli.models.attention import computes_segments_apart, decoder_mask
+from metalm_cli.models.attention import SHORT_SEGMENT, computes_segments_apart, decoder_mask, segmented_attention
 from metalm_cli.models.capabilities import measure_decoder, use_segmented_attention
 from metalm_cli.models.decoders import full_logits, head_of, hidden_states
 from metalm_cli.sessions import ROOT, Row, TokenisedSession, build_row, collate
@@ -71,6 +71,29 @@ def test_segments_computed_apart_equal_unpacked(kind) -> None:
     packed, packed_gradients = loss_and_gradients(model, rows)
     torch.testing.assert_close(packed, unpacked, atol=1e-5, rtol=1e-5)
     assert_same(packed_gradients, expected)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_short_segments_of_16_bits_are_computed_in_fp32(mixed: bool) -> None:
+    torch.manual_seed(0)
+    lengths = (5, SHORT_SEGMENT + 1)
+    dtype = torch.float32 if mixed else torch.bfloat16
+    query, key, value = (torch.randn(1, 2, sum(lengths), 8, dtype=dtype, requires_grad=True) for _ in range(3))
+    segments = torch.arange(2).repeat_interleave(torch.tensor(lengths))[None, None, None]
+    attention = torch.nn.Identity()
+    with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        output, _ = segmented_attention(attention, query, key, value, segments)
+        with torch.no_grad():
+            without_gradient, _ = segmented_attention(attention, query, key, value, segments)
+    assert output.dtype == without_gradient.dtype == torch.bfloat16
+    short = slice(0, lengths[0])
+    in_fp32 = scaled_dot_product_attention(*(x[:, :, short].float() for x in (query, key, value)), is_causal=True)
+    assert torch.equal(output[:, short], in_fp32.transpose(1, 2).bfloat16())
+    assert torch.equal(output[:, lengths[0] :], without_gradient[:, lengths[0] :])
+    torch.testing.assert_close(output[:, short], without_gradient[:, short], atol=0.02, rtol=0.02)
+    gradient = torch.autograd.grad(output[:, short].float().sum(), value)[0]
+    expected = torch.autograd.grad(in_fp32.sum(), value)[0]
+    torch.testing.assert_close(gradient, expected, atol=0.02, rtol=0.02)
 
 
 @pytest.mark.parametrize("kind", PACKED)

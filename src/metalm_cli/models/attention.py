@@ -29,6 +29,13 @@ if TYPE_CHECKING:
 SEGMENTED = "metalm_segmented"
 """Attention implementation of transformers by :func:`segmented_attention`, for models that pass masks on unchanged."""
 
+SHORT_SEGMENT = 256
+"""Positions up to which a CPU's backward pass of 16-bit attention takes longer than that of fp32 attention.
+
+torch 2.13: 0.84 ms against 0.20 ms for 33 positions of 9 heads of width 64, 5.7 against 2.0 for 160, 11.6 against 17.7
+for 512 (one core with AMX).
+"""
+
 AttentionMask = Any
 """None, a tensor, a block mask, or a dict of them by layer type."""
 
@@ -84,8 +91,8 @@ def segmented_attention(
 ) -> tuple[Tensor, None]:
     """Compute causal attention for each segment of packed rows apart, without a mask.
 
-    The time does not grow with the square of the row's length. With any other mask it is SDPA. Letters: h heads, d head
-    width.
+    The time does not grow with the square of the row's length. With any other mask it is SDPA. Short segments of 16-bit
+    values that need a gradient are computed in fp32 (:data:`SHORT_SEGMENT`). Letters: h heads, d head width.
 
     Args:
         module: The attention module.
@@ -105,12 +112,22 @@ def segmented_attention(
     for row, segment_ids in enumerate(attention_mask[:, 0, 0]):
         lengths = segment_ids.unique_consecutive(return_counts=True)[1].tolist()
         queries, keys, values = (tensor[row : row + 1].split(lengths, dim=2) for tensor in (query, key, value))
-        outputs = [
-            sdpa_attention_forward(module, *segment, attention_mask=None, **options)[0]
-            for segment in zip(queries, keys, values, strict=True)
-        ]
+        outputs = [_causal_attention(module, segment, options) for segment in zip(queries, keys, values, strict=True)]
         rows.append(torch.cat(outputs, 1))
     return torch.cat(rows), None
+
+
+def _causal_attention(module: Any, segment: tuple[Tensor, ...], options: dict[str, Any]) -> Tensor:
+    query = segment[0]
+    device = query.device.type
+    is_mixed = torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if is_mixed else query.dtype
+    if device != "cpu" or dtype.itemsize != 2 or not query.requires_grad or query.shape[2] > SHORT_SEGMENT:
+        return sdpa_attention_forward(module, *segment, attention_mask=None, **options)[0]
+    segment = tuple(tensor.float() for tensor in segment)
+    with torch.autocast(device, enabled=False):
+        output, _ = sdpa_attention_forward(module, *segment, attention_mask=None, **options)
+    return output.to(dtype)
 
 
 def computes_segments_apart(config: Any, length: int) -> bool:

@@ -135,6 +135,14 @@ def test_a_wrong_card(tmp_path: Path, change: tuple[str, str], words: list[str])
     assert str(path) in str(caught.value)
 
 
+def test_the_error_of_a_card_without_rows_starts_with_the_message(tmp_path: Path) -> None:
+    lines = [line for line in CLASSES_BODY.splitlines() if not line.startswith(("file:", "hub:"))]
+    path = write_card(tmp_path, "\n".join(lines))
+    with pytest.raises(MetalmError) as caught:
+        read_card_file(path)
+    assert str(caught.value).startswith("expected one of hub, file and world, got none")
+
+
 @pytest.mark.parametrize("word", ["yes ", " yes", "yes\\n"])
 def test_words_of_classes_have_no_surrounding_spaces(tmp_path: Path, word: str) -> None:
     path = write_card(tmp_path, CLASSES_BODY.replace('entailment: "yes"', f'entailment: "{word}"'))

@@ -15,7 +15,7 @@ class RecipeProblem:
     """A problem of a recipe.
 
     Args:
-        key: Dotted key.
+        key: Dotted key; empty for the whole record.
         message: The value and what was expected.
         remedy: What to change.
         where: ``file:line``, ``command line``, or empty for a default.
@@ -29,6 +29,11 @@ class RecipeProblem:
     where: str = ""
     depends_on: tuple[str, ...] = ()
     is_missing: bool = False
+
+    @property
+    def text(self) -> str:
+        """The message after its key; a problem of the whole record has none."""
+        return f"{self.key}: {self.message}" if self.key else self.message
 
 
 MAX_LISTED = 50
@@ -48,11 +53,11 @@ class RecipeError(MetalmError):
         self.problems = tuple(problems)
         if len(problems) == 1:
             single = problems[0]
-            super().__init__(f"{single.key}: {single.message}", where=single.where or name, remedy=single.remedy)
+            super().__init__(single.text, where=single.where or name, remedy=single.remedy)
             return
         lines = []
         for problem in problems[:MAX_LISTED]:
-            lines.append(f"{problem.key}: {problem.message}")
+            lines.append(problem.text)
             lines += [f"    {label}: {text}" for label, text in _labelled_details(problem)]
         lines += [f"and {len(problems) - MAX_LISTED:,} more"] if len(problems) > MAX_LISTED else []
         super().__init__("\n  ".join([f"{kind} {name} has {len(problems)} problems", *lines]))

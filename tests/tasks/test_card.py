@@ -136,8 +136,9 @@ def test_a_wrong_card(tmp_path: Path, change: tuple[str, str], words: list[str])
 
 
 def test_the_error_of_a_card_without_rows_starts_with_the_message(tmp_path: Path) -> None:
-    lines = [line for line in CLASSES_BODY.splitlines() if not line.startswith(("file:", "hub:"))]
-    path = write_card(tmp_path, "\n".join(lines))
+    path = write_card(tmp_path)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join(line for line in lines if not line.startswith("file:")), encoding="utf-8")
     with pytest.raises(MetalmError) as caught:
         read_card_file(path)
     assert str(caught.value).startswith("expected one of hub, file and world, got none")

@@ -118,15 +118,13 @@ def segmented_attention(
 
 
 def _causal_attention(module: Any, segment: tuple[Tensor, ...], options: dict[str, Any]) -> Tensor:
-    query = segment[0]
+    query, key, value = segment
     device = query.device.type
-    is_mixed = torch.is_autocast_enabled(device)
-    dtype = torch.get_autocast_dtype(device) if is_mixed else query.dtype
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
     if device != "cpu" or dtype.itemsize != 2 or not query.requires_grad or query.shape[2] > SHORT_SEGMENT:
-        return sdpa_attention_forward(module, *segment, attention_mask=None, **options)[0]
-    segment = tuple(tensor.float() for tensor in segment)
+        return sdpa_attention_forward(module, query, key, value, None, **options)[0]
     with torch.autocast(device, enabled=False):
-        output, _ = sdpa_attention_forward(module, *segment, attention_mask=None, **options)
+        output, _ = sdpa_attention_forward(module, query.float(), key.float(), value.float(), None, **options)
     return output.to(dtype)
 
 

@@ -6,7 +6,6 @@ A run is *finished* when ``model/`` (or ``adapter/``) exists: both are written t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 from metalm_cli.errors import MetalmError
@@ -45,30 +44,3 @@ def newest_unfinished(root: Path, label: str) -> Path:
 def _result_time(run: Path) -> int | None:
     """Modification time of a run's newest result in nanoseconds; None if there is none."""
     return max(((run / name).stat().st_mtime_ns for name in RESULTS if (run / name).is_dir()), default=None)
-
-
-def newest_finished(
-    root: Path = RUNS,
-    predicate: Callable[[Path], bool] = lambda _: True,
-    *,
-    time_of: Callable[[Path], int | None] = _result_time,
-    follow_latest: bool = True,
-) -> Path | None:
-    """Find the newest finished run that ``predicate`` accepts; None if there is none.
-
-    Searches the runs under ``root`` and their seeds.
-
-    Args:
-        root: Parent folder of the runs.
-        predicate: Whether a run counts; called for the newest runs first.
-        time_of: Time of a run, by which the newest is chosen; None for a run that does not count.
-        follow_latest: Also search the run that ``latest`` links to, which may be outside of ``root``.
-    """
-    runs = sorted((path for path in root.glob("*") if path.name != "latest"), reverse=True)
-    candidates: dict[Path, tuple[int, str, Path]] = {}
-    for run in [*runs, root / "latest"] if follow_latest else runs:
-        for path in (run, *sorted(run.glob("seed-*"))):
-            time = time_of(path)
-            if time is not None:
-                candidates.setdefault(path.resolve(), (time, str(path), path))
-    return next((path for _, _, path in sorted(candidates.values(), reverse=True) if predicate(path)), None)

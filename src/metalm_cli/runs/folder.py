@@ -98,7 +98,7 @@ class RunFolder:
             name: Name of the recipe; characters that a folder name cannot contain become ``-``.
             resume: Resume the run in ``out``, or without ``out`` the newest unfinished run of the same name. If
                 ``out`` does not exist yet, a run is started, so that one command both starts and restarts a job.
-            root: Parent folder of runs without ``out``, and of the link ``latest``.
+            root: Parent folder of runs without ``out``, and of the link ``latest`` to the newest run below it.
             now: Time in the folder's name; default: the current time.
 
         Raises:
@@ -125,7 +125,8 @@ class RunFolder:
             except BaseException:
                 run.close()
                 raise
-        run._link_latest(root)
+        if out is None or path.resolve().is_relative_to(root.resolve()):
+            run._link_latest(root)
         return run
 
     @classmethod

@@ -18,7 +18,8 @@ Model = Annotated[
     str | None,
     typer.Argument(
         metavar="[MODEL]",
-        help="A run, a model folder, a .gguf file or a hub id. Default: the newest finished run that holds a MetaLM.",
+        help="A run, a model folder, a .gguf file or a hub id. Default: the newest finished run that holds a MetaLM; "
+        "one of instruction tuning before one of finetuning, before one of pretraining.",
         show_default=False,
     ),
 ]

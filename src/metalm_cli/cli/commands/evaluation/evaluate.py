@@ -53,7 +53,7 @@ def evaluate(
     _check_choices(prompts, answers)
     request = _request(tasks, prompts, answers).with_suite()
     selection = request.select()
-    sources = [model or newest_metalm(), *(versus or [])]
+    sources = [model_to_evaluate(model), *map(model_to_evaluate, versus or [])]
     paths = result_paths(sources, output.out, answers.protocol, selection.names, output.save_samples)
     signals = StopSignals(at_once=True)
     try:
@@ -136,36 +136,20 @@ def _request(
     )
 
 
-def newest_metalm() -> str:
-    """Find the newest finished run that holds a MetaLM, and print its path.
+def model_to_evaluate(model: str | None) -> str:
+    """Return the model of a command: a link to a run by the run's name, and without a name the newest run, printed.
 
     Raises:
-        MetalmError: The run does not exist.
+        MetalmError: No model is named, and there is no run.
     """
-    from metalm_cli.runs.find import RUNS, newest_finished
+    from metalm_cli.runs.newest import TO_EVALUATE, newest_run, real_path
 
-    run = newest_finished(RUNS, _has_encoders)
-    if run is None:
-        raise MetalmError(
-            "no model is named, and no finished run holds a MetaLM",
-            where=str(RUNS.absolute()),
-            remedy="name a run folder, a model folder or a hub id; metalm pretrain and metalm finetune create runs",
-        )
-    console.stderr().print(f"model    {run} (the newest finished run)", markup=False, soft_wrap=True)
-    return str(run)
-
-
-def _has_encoders(run: Path) -> bool:
-    """Whether a run's model, or the base of its adapter, has encoders."""
-    import json
-
-    for name in ("model/config.json", "adapter/metalm_adapter.json"):
-        try:
-            config = json.loads((run / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        return isinstance(config, dict) and bool(config.get("model_type") == "metalm" or config.get("connectors"))
-    return False
+    if model is not None:
+        return real_path(model)
+    remedy = "name a run folder, a model folder or a hub id; metalm pretrain and metalm finetune create runs"
+    run = newest_run(TO_EVALUATE, remedy=remedy)
+    console.stderr().print(f"model    {run}", markup=False, soft_wrap=True)
+    return str(run.path)
 
 
 def _parse_shots(shots: str) -> tuple[int, ...]:
@@ -198,7 +182,7 @@ def _run_harness(
             "--harness takes a single number of demonstrations", remedy="write --shots 0, or another number"
         )
     command = harness_command(
-        model or newest_metalm(),
+        model_to_evaluate(model),
         options.split_names(tasks),
         limit=limit,
         shots=None if shots is None else shots[0],

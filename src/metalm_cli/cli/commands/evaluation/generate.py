@@ -52,7 +52,7 @@ def generate(
     or {"session": [{"docked": ...}, {"causal": ...}]}.
     If the command is interrupted, running it again continues it.
     """
-    from metalm_cli.cli.commands.evaluation.evaluate import newest_metalm
+    from metalm_cli.cli.commands.evaluation.evaluate import model_to_evaluate
     from metalm_cli.cli.silence_libraries import silence_libraries
 
     _check_decoding_flags(flags)
@@ -64,7 +64,7 @@ def generate(
     if files.source is None and image is not None:
         _check_image(image)
 
-    name = model or newest_metalm()
+    name = model_to_evaluate(model)
     if files.source is not None and files.out is not None:
         _answer_lines(name, files.source, files.out, (route, prompt or ""), flags, files.batch_tokens, offline)
         return

@@ -19,7 +19,8 @@ def finetune(
 ) -> None:
     """Finetune a MetaLM, a decoder or an encoder–decoder on one or many tasks, or an encoder alone.
 
-    The default recipe is multitask. Without --model, training starts from the newest finished pretraining run.
+    The default recipe is multitask. Without --model, training starts from the newest finished run that holds a
+    MetaLM; one of pretraining before one of finetuning.
     """
     flags = {"model.checkpoint": model, **tasks.recipe_values()}
     if encoder_only:
@@ -38,7 +39,8 @@ def instruct(
 ) -> None:
     """Tune a model on instructions: many templates per task, whole clusters held out, overlap with them audited.
 
-    The default recipe is flan. Without --model, training starts from the newest finished pretraining run.
+    The default recipe is flan. Without --model, training starts from the newest finished run that holds a
+    MetaLM; one of pretraining before one of finetuning.
     """
     flags = {"model.checkpoint": model, **tasks.recipe_values(), "data.hold_out": hold_out or None}
     train("instruct", arguments or [], flags, run)

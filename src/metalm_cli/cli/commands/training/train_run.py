@@ -122,15 +122,16 @@ def _note(text: str) -> None:
 
 
 def with_default_base(resolved: ResolvedRecipe) -> ResolvedRecipe:
-    """Set the newest finished pretraining run as the base of a finetuning recipe that has no model."""
+    """Set the newest finished run, a pretraining run if there is one, as the base of a recipe that has no model."""
     model = resolved.recipe.model
     if resolved.recipe.command == "pretrain" or model.checkpoint is not None or model.builds_parts:
         return resolved
-    from metalm_cli.training.default_base import latest_base_model
+    from metalm_cli.runs.newest import TO_TRAIN, newest_run
 
-    base = latest_base_model()
-    console.stderr().print(f"no model is named: starting from the newest pretraining run, {base}", markup=False)
-    return resolved.with_checkpoint(str(base))
+    remedy = "pass a model with --model, or run metalm pretrain small first"
+    run = newest_run(TO_TRAIN, results=("model",), remedy=remedy)
+    console.stderr().print(f"no model is named: starting from {run}", markup=False, soft_wrap=True)
+    return resolved.with_checkpoint(str(run.path))
 
 
 def _recipe_of_run(command: str, run: Path, out: Path) -> str:

@@ -38,6 +38,8 @@ REASONS = {
     "model.encoders.text.adapter": "has one value of metalm for each encoder: tests/test_plugins_page.py",
     "train.optimizer": "has a single value",
     "train.compile": "does not change results",
+    "train.cache_encoders": "changes results by rounding: tests/training/test_cached_encoders.py",
+    "train.encoder_cache_gb": "does not change results: tests/training/test_cached_encoders.py",
     "data.workers": "does not change rows: tests/data/test_loader.py",
     "dangerous.trust_remote_code": "needs a checkpoint with code",
 }

@@ -18,6 +18,7 @@ from metalm_cli.models.capabilities import DecoderTraits, measure_decoder
 from metalm_cli.models.checkpoint_checks.config_files import reset_implementations
 from metalm_cli.models.connectors import check_record, connected, make_connector
 from metalm_cli.models.decoders import full_logits, head_of, hidden_states
+from metalm_cli.models.encoder_cache.cached_encoder import CachedEncoder
 from metalm_cli.models.encoders import EncoderIO, encoder_io_for, grid_of, in_slices, without_pooler
 from metalm_cli.models.loss import linear_cross_entropy
 from metalm_cli.sessions import Batch, DockTable
@@ -110,6 +111,7 @@ class MetaLM(PreTrainedModel):
         family: Name of the model family.
         adapted: Whether its parts have LoRA adapters.
         encoder_positions: Maximum positions of a forward pass of an encoder; None: no bound.
+        cached_encoders: Frozen encoders whose outputs are read from a cache, by encoder name.
     """
 
     family = "decoder-only"
@@ -142,6 +144,7 @@ class MetaLM(PreTrainedModel):
         self.connectors = nn.ModuleDict()
         self.encoder_ios: dict[str, EncoderIO] = {}
         self.compressions: dict[str, Compression | None] = {}
+        self.cached_encoders: dict[str, CachedEncoder] = {}
         for name, encoder in encoders.items():
             encoder_io = self.encoder_ios[name] = encoder_io_for(encoder.config, config.adapter_of(name))
             record, where = config.connectors[name], f"connectors.{name} (config.json of the model)"
@@ -183,13 +186,23 @@ class MetaLM(PreTrainedModel):
     # -- input vectors ------------------------------------------------------------------------------------------------
 
     def dock_vectors(self, name: str, table: DockTable) -> Tensor:
-        """Compute the connector's vectors of all distinct contents, or return the table's, ``[v, d]``.
+        """Compute the connector's vectors of all distinct contents, followed by those of the table: ``[v, d]``.
 
         Raises:
             MetalmError: They are not as many as the positions that the table has for them.
         """
-        if table.vectors is not None:
+        if not table.inputs:
+            assert table.vectors is not None, "a table has inputs or vectors"
             return table.vectors
+        cached = self.cached_encoders.get(name)
+        outputs = (
+            self.encoder_outputs(name, table) if cached is None or not cached.serves(table) else cached.outputs(table)
+        )
+        vectors = connected(self, name, outputs, table)
+        return vectors if table.vectors is None else torch.cat([vectors, table.vectors.to(vectors.dtype)])
+
+    def encoder_outputs(self, name: str, table: DockTable) -> Tensor:
+        """Compute the docked outputs of all distinct contents, in slices: ``[t, width]``."""
         encoder = self.encoders[name]
         trains = any(parameter.requires_grad for parameter in encoder.parameters())
         with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
@@ -198,8 +211,7 @@ class MetaLM(PreTrainedModel):
                 bound = min(bound, CPU_ENCODER_POSITIONS)
             slices = in_slices(table.inputs, bound, grid_of(self.encoder_ios[name], encoder.config))
             each = [self.encoder_ios[name].outputs(encoder, inputs) for inputs in slices]
-            outputs = (each[0] if len(each) == 1 else torch.cat(each))[table.rows, table.columns]
-        return connected(self, name, outputs, table)
+            return (each[0] if len(each) == 1 else torch.cat(each))[table.rows, table.columns]
 
     def embed(self, input_ids: Tensor, docks: dict[str, DockTable] | None = None) -> Tensor:
         """Build the decoder's input vectors, without positions.

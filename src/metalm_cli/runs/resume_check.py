@@ -17,6 +17,7 @@ CHANGEABLE_KEYS = (
     "train.micro_batch_size",
     "train.compile",
     "train.checkpoint_activations",
+    "train.encoder_cache_gb",
     "train.log_every",
     "train.validate_every",
     "train.dock_worth_sessions",

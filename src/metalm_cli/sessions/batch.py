@@ -61,8 +61,9 @@ class DockTable:
         positions: Flat decoder positions that take a docked output. ``[p]`` int64.
         content_index: Index among the vectors of the connector, for each of these positions. ``[p]`` int64.
         groups: For a connector that gives another number of vectors than outputs; None: one vector for each output.
-        vectors: Vectors that the decoder reads in place of the connector's, or None. The encoder then does not run, and
-            inputs, rows, columns and groups are not read. ``[v, d]``
+        vectors: Vectors that follow those of the connector, or None. Without inputs the encoder does not run, and rows,
+            columns and groups are not read. ``[v, d]``
+        contents: The contents of ``inputs``; empty if they are not known.
     """
 
     inputs: dict[str, Tensor]
@@ -72,6 +73,7 @@ class DockTable:
     content_index: Tensor
     groups: DockGroups | None = None
     vectors: Tensor | None = None
+    contents: tuple[DockInput, ...] = ()
 
     def to(self, device: Any, non_blocking: bool = False) -> DockTable:
         return _map_tensors(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
@@ -254,26 +256,29 @@ def dock_table(docks: Sequence[tuple[int, DockInput]], processor: Processor) -> 
     """
     import torch
 
-    index_by_key: dict[bytes, int] = {}
-    distinct: list[DockInput] = []
-    offsets: list[int] = []
-    total = 0
-    positions, content_index = [], []
-    for position, dock in docks:
-        if dock.key not in index_by_key:
-            index_by_key[dock.key] = len(distinct)
-            distinct.append(dock)
-            offsets.append(total)
-            total += dock.positions
-        positions.append(position + np.arange(dock.positions))
-        content_index.append(offsets[index_by_key[dock.key]] + np.arange(dock.positions))
+    by_key: dict[bytes, DockInput] = {}
+    for _, dock in docks:
+        by_key.setdefault(dock.key, dock)
+    precomputed = [dock for dock in by_key.values() if dock.vectors is not None]
+    contents = [dock for dock in by_key.values() if dock.vectors is None]
+    offsets, total = {}, 0
+    for dock in (*contents, *precomputed):
+        offsets[dock.key] = total
+        total += dock.positions
+    outputs = [dock.output_positions for dock in contents]
+    vectors = [dock.vectors for dock in precomputed if dock.vectors is not None]
+    inputs = processor.collate(contents) if contents else {}
     return DockTable(
-        inputs={key: torch.from_numpy(array) for key, array in processor.collate(distinct).items()},
-        rows=torch.from_numpy(np.repeat(np.arange(len(distinct)), [len(dock.output_positions) for dock in distinct])),
-        columns=torch.from_numpy(np.concatenate([dock.output_positions for dock in distinct]).astype(np.int64)),
-        positions=torch.from_numpy(np.concatenate(positions)),
-        content_index=torch.from_numpy(np.concatenate(content_index)),
-        groups=None if all(dock.compressed is None for dock in distinct) else _dock_groups(distinct),
+        inputs={key: torch.from_numpy(array) for key, array in inputs.items()},
+        rows=torch.from_numpy(np.repeat(np.arange(len(contents)), list(map(len, outputs)))),
+        columns=torch.from_numpy(np.concatenate([np.zeros(0, dtype=np.int64), *outputs]).astype(np.int64)),
+        positions=torch.from_numpy(np.concatenate([first + np.arange(dock.positions) for first, dock in docks])),
+        content_index=torch.from_numpy(
+            np.concatenate([offsets[dock.key] + np.arange(dock.positions) for _, dock in docks])
+        ),
+        groups=None if all(dock.compressed is None for dock in contents) else _dock_groups(contents),
+        vectors=torch.from_numpy(np.concatenate(vectors)) if vectors else None,
+        contents=tuple(contents),
     )
 
 

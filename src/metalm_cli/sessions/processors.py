@@ -42,6 +42,7 @@ class DockInput:
         key: Digest of encoder and content: equal docks are encoded once.
         cost: Positions per stream (``{"text": 12}``), for packing and estimates.
         compressed: Number of decoder positions, if the connector gives another number of vectors than docked outputs.
+        vectors: Vectors of the content that were computed before; the arrays are then empty. ``[p, d]``
     """
 
     encoder: str
@@ -50,6 +51,7 @@ class DockInput:
     key: bytes = field(repr=False)
     cost: dict[str, int]
     compressed: int | None = None
+    vectors: np.ndarray | None = field(default=None, repr=False)
 
     @property
     def positions(self) -> int:

@@ -42,6 +42,7 @@ from metalm_cli.runs.folder import RunFolder
 from metalm_cli.sessions import Batch, Row, Session, SessionTokeniser
 from metalm_cli.tasks import Card, Cards, is_path
 from metalm_cli.templates import scored_templates
+from metalm_cli.training.compute.encoder_caches import RepeatedDocks
 from metalm_cli.training.planning.answer_notes import answer_notes
 from metalm_cli.training.planning.plan import RunPlan
 from metalm_cli.training.planning.task_plan import make_task_plan, row_packing_of, sample_sessions
@@ -215,6 +216,12 @@ class Finetuning(Run):
     def sampled_sessions(self) -> list[TaskSession]:
         """A sample of the sessions, for the plan and the probe."""
         return sample_sessions(self.session_builder)
+
+    def repeated_docks(self) -> RepeatedDocks:
+        rows = sum(task.row_count for task in self.corpus.tasks)
+        docks = [dock for sample in self.sampled_sessions for _, dock in sample.tokenised.docks]
+        drawn = self.plan.steps * self.recipe.train.batch_size
+        return RepeatedDocks(docks, len(docks) / len(self.sampled_sessions) * min(rows, drawn), drawn / max(1, rows))
 
     @cached_property
     def plan(self) -> RunPlan:

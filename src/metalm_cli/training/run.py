@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,10 @@ from metalm_cli.provenance.lineage import pretrained_parts, read_ancestors
 from metalm_cli.runs import checkpoint
 from metalm_cli.runs.data_record import DataRecord, data_record, read_data_record
 from metalm_cli.runs.folder import RunFolder
-from metalm_cli.runs.metrics_log import (
-    check_trackers,
-    end_trackers,
-    start_trackers,
-)
+from metalm_cli.runs.metrics_log import check_trackers, end_trackers, start_trackers
 from metalm_cli.runs.resume_check import recipe_record
 from metalm_cli.sessions import Batch, Row, Session
+from metalm_cli.training.compute import encoder_caches
 from metalm_cli.training.compute.fast_layers import compile_layers, use_fast_attention
 from metalm_cli.training.compute.frozen_weights import FrozenWeights, frozen_weights, hold_frozen_weights
 from metalm_cli.training.distributed.accelerator import connect_processes, make_accelerator
@@ -104,6 +101,7 @@ class Run(ABC):
     def __init__(self, recipe: Any, recipe_yaml: str, options: RunOptions, callbacks: RunCallbacks) -> None:
         self.recipe, self.recipe_yaml, self.options, self.callbacks = recipe, recipe_yaml, options, callbacks
         self.folder: RunFolder | None = None
+        self.cached_encoders: dict[str, encoder_caches.CacheChoice] = {}
         self.collectives = connect_processes()
         self.num_processes: int = self.collectives.num_processes
         with self.collectives.explain_lost_process():
@@ -151,6 +149,10 @@ class Run(ABC):
     @abstractmethod
     def make_dataset(self, trainer: Trainer) -> StepRowDataset:
         """Make the dataset of this process's rows."""
+
+    def repeated_docks(self) -> encoder_caches.RepeatedDocks:
+        """The docks that the run reads again and again; none if each step docks new contents."""
+        return encoder_caches.RepeatedDocks()
 
     def preview_texts(self) -> list[str | Session]:
         """Texts or sessions that are continued at each validation, for display."""
@@ -284,6 +286,8 @@ class Run(ABC):
             result = self.collectives.run_together(
                 lambda: probe(*arguments, num_processes=self.num_processes, shards=self.shards)
             )
+            self.cached_encoders = self.collectives.on_rank_zero(lambda: encoder_caches.choose(self, folder))
+        result = replace(result, notes=(*result.notes, *map(str, self.cached_encoders.values())))
         if self.is_main:
             self.callbacks.show_plan(self.plan, result)
 
@@ -362,6 +366,7 @@ class Run(ABC):
             open_log(self, folder, trainer.state.step) as log,
             make_progress(main=self.is_main) as progress,
             hold_frozen_weights(self, folder),
+            encoder_caches.hold(self, folder, progress.note),
         ):
             progress.start(steps, f"{self.options.name} -> {folder.path}", trainer.state.step)
             for note in (*filter(is_warning, self.plan.notes), *validator.notes):

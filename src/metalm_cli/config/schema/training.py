@@ -78,7 +78,8 @@ class TrainingConfig(Section):
 
     one_of = (("steps", "epochs"),)
     unrecorded: ClassVar[dict[str, Any]] = {
-        "pretrained_learning_rate": dict.fromkeys(PretrainedLearningRate.model_fields)
+        "pretrained_learning_rate": dict.fromkeys(PretrainedLearningRate.model_fields),
+        "cache_encoders": "off",
     }
     renamed: ClassVar[dict[str, str]] = {
         "clip": "gradient_clip",
@@ -137,6 +138,18 @@ class TrainingConfig(Section):
         default=False,
         description="Activation checkpointing: recompute activations in the backward pass, to save memory at the cost"
         " of time.",
+    )
+    cache_encoders: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Cache the outputs of frozen encoders on disk, so that each content is encoded once. auto: if the "
+        "start of the run measures that this saves time.",
+    )
+    encoder_cache_gb: float = Field(
+        default=10.0,
+        ge=0,
+        le=1e6,
+        description="Maximum size of the cached outputs of all encoders and runs, in GB of 10^9 bytes; those that were "
+        "not used for longest are removed.",
     )
     seed: int = Field(
         default=0, ge=0, description="Seed of weight initialisation, data order, span sampling and dropout."

@@ -1,0 +1,1 @@
+"""Cache of the outputs of frozen encoders on disk."""

@@ -12,34 +12,42 @@ if TYPE_CHECKING:
     from metalm_cli.evaluation.results.results import Results
     from metalm_cli.evaluation.run_evaluation import evaluate
     from metalm_cli.inference import LanguageModel, load
+    from metalm_cli.inference.docks import encode
     from metalm_cli.models import MetaLM, MetaLMConfig
     from metalm_cli.sessions import Causal, Docked, Session
+    from metalm_cli.sessions.docks import Docks, load_docks
 
 __version__ = "0.2.0"
 
 _EXPORTS = {
     "Causal": "sessions",
     "Docked": "sessions",
+    "Docks": "sessions.docks",
     "LanguageModel": "inference",
     "MetaLM": "models",
     "MetaLMConfig": "models",
     "Results": "evaluation.results.results",
     "Session": "sessions",
+    "encode": "inference.docks",
     "evaluate": "evaluation.run_evaluation",
     "load": "inference",
+    "load_docks": "sessions.docks",
 }
 
 __all__ = [
     "Causal",
     "Docked",
+    "Docks",
     "LanguageModel",
     "MetaLM",
     "MetaLMConfig",
     "Results",
     "Session",
     "__version__",
+    "encode",
     "evaluate",
     "load",
+    "load_docks",
 ]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.capabilities import measure_left_padding
 from metalm_cli.models.decoders import plain_generation
+from metalm_cli.models.weights_hash import weights_sha256
 from metalm_cli.sessions import (
     Batch,
     Causal,
@@ -29,6 +30,10 @@ from metalm_cli.sessions import (
     build_row,
     collate,
 )
+from metalm_cli.sessions.docks import DockOrigin
+
+if TYPE_CHECKING:
+    from metalm_cli.inference.prefix import Prefix
 
 
 class LanguageModel:
@@ -54,7 +59,8 @@ class LanguageModel:
         self.decoder_tokenizer = tokenizer
         self.tokenizer = tokenizer.tokenizer
         self.processors = processors
-        self.tokenise = SessionTokeniser(tokenizer, processors)
+        self.tokenise = SessionTokeniser(tokenizer, processors, self.dock_origin)
+        self._dock_origins: dict[tuple[Any, ...], DockOrigin] = {}
 
     @property
     def device(self) -> torch.device:
@@ -85,7 +91,7 @@ class LanguageModel:
         Raises:
             MetalmError: A session cannot be tokenised or has no trained token, or nothing predicts its first one.
         """
-        sessions = _session_list(sessions)
+        sessions = session_list(sessions)
         named_sessions = [
             session if session.name else Session(session, f"session {index}") for index, session in enumerate(sessions)
         ]
@@ -138,7 +144,7 @@ class LanguageModel:
         """
         options = {**self.default_options(), **options}
         texts = []
-        for session in _session_list(sessions):
+        for session in session_list(sessions):
             tokenised = self.tokenise(session)
             new_tokens = min(max_new_tokens, self.positions_left(tokenised))
             ids = self.continue_one(tokenised, new_tokens, options)
@@ -214,6 +220,36 @@ class LanguageModel:
         end_ids = self.decoder_tokenizer.end_ids
         return self.decoder_tokenizer.decode(list(takewhile(lambda token: token not in end_ids, ids)))
 
+    def prefix(self, session: Session) -> Prefix:
+        """Read a session once, to score or continue many sessions that begin with it.
+
+        Raises:
+            MetalmError: The model is an encoder–decoder, or the session cannot be tokenised or is too long.
+        """
+        from metalm_cli.inference.prefix import Prefix
+
+        return Prefix(self, session)
+
+    def dock_origin(self, name: str) -> DockOrigin:
+        """Return what the vectors of an encoder's docks depend on. Weights are hashed again only if they changed."""
+        encoder, connector = self.model.encoders[name], self.model.connectors[name]
+        weights = (*encoder.parameters(), *connector.parameters())
+        state = (name, *((id(weight), weight.data_ptr(), weight._version, weight.dtype) for weight in weights))
+        if state not in self._dock_origins:
+            docking = self.model.config.docking.get(name, {})
+            self._dock_origins = {
+                state: DockOrigin(
+                    name,
+                    self.model.get_input_embeddings().embedding_dim,
+                    dict(self.model.config.connectors[name]),
+                    str(next(encoder.parameters()).dtype),
+                    weights_sha256(encoder),
+                    weights_sha256(connector),
+                    {"keep_special": bool(docking.get("keep_special"))},
+                )
+            }
+        return self._dock_origins[state]
+
     def start(self, session: Session) -> Conversation:
         """Start a conversation with a session."""
         conversation = Conversation(self)
@@ -221,20 +257,20 @@ class LanguageModel:
         return conversation
 
 
-def _session_list(sessions: Iterable[Session]) -> list[Session]:
+def session_list(sessions: Iterable[Session]) -> list[Session]:
     """Return the sessions as a list.
 
     Raises:
         MetalmError: The argument is a single session, or contains something other than sessions.
     """
-    session_list = [sessions] if isinstance(sessions, Session | str) else list(sessions)
-    if isinstance(sessions, Session | str) or not all(isinstance(session, Session) for session in session_list):
-        first_wrong = next((session for session in session_list if not isinstance(session, Session)), session_list[0])
+    checked = [sessions] if isinstance(sessions, Session | str) else list(sessions)
+    if isinstance(sessions, Session | str) or not all(isinstance(session, Session) for session in checked):
+        first_wrong = next((session for session in checked if not isinstance(session, Session)), checked[0])
         raise MetalmError(
             f"expected a list of sessions, got {type(first_wrong).__name__}",
             remedy='write [metalm.Session([metalm.Causal("some text")])]',
         )
-    return session_list
+    return checked
 
 
 class Conversation:

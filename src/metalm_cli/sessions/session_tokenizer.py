@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.sessions.decoder_tokenizer import DecoderTokenizer
+from metalm_cli.sessions.docks import DockOrigin, Docks, EncodedDock
 from metalm_cli.sessions.processors import DockInput, Processor
 from metalm_cli.sessions.spans import Causal, Docked, Session
 
@@ -51,10 +52,17 @@ class SessionTokeniser:
         tokenizer: The decoder's tokenizer.
         processors: Processors by encoder name. Without encoders, a text dock is converted to untrained causal text, so
             that a decoder alone reads the same sessions.
+        dock_origin: Returns what the docks of an encoder depend on; None: encoded docks are refused.
     """
 
-    def __init__(self, tokenizer: DecoderTokenizer, processors: Mapping[str, Processor]) -> None:
+    def __init__(
+        self,
+        tokenizer: DecoderTokenizer,
+        processors: Mapping[str, Processor],
+        dock_origin: Callable[[str], DockOrigin] | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
+        self.dock_origin = dock_origin
         self.processors = dict(processors)
 
     def __call__(
@@ -145,6 +153,12 @@ class SessionTokeniser:
                 remedy="dock into one of these encoders",
             )
         try:
+            if isinstance(span.content, Docks):
+                raise MetalmError("a dock holds all docks of a list", remedy="dock one of them: docks[0]")
+            if isinstance(span.content, EncodedDock):
+                if self.dock_origin is None:
+                    raise MetalmError("encoded docks are read by loaded models only", remedy="dock the content")
+                return span.content.dock_input(self.dock_origin(span.encoder))
             return processor.prepare(span.content)
         except MetalmError as error:
             raise MetalmError(f"{name}: {error.what}", where=error.where, why=error.why, remedy=error.remedy) from error

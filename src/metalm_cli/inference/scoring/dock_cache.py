@@ -40,9 +40,16 @@ class DockCache:
         """Return the connector outputs of each dock: ``[p, d]``, p its positions."""
         self.requested += len(docks)
         vectors_by_key = {dock.key: self._cached[dock.key] for dock in docks if dock.key in self._cached}
-        missing = {dock.key: dock for dock in docks if dock.key not in vectors_by_key}
+        weight = next(self.language_model.model.parameters())
+        precomputed = {
+            dock.key: torch.from_numpy(dock.vectors).to(weight)
+            for dock in docks
+            if dock.vectors is not None and dock.key not in vectors_by_key
+        }
         for key in vectors_by_key:
             self._cached.move_to_end(key)
+        vectors_by_key |= precomputed
+        missing = {dock.key: dock for dock in docks if dock.key not in vectors_by_key}
         for group in _encoder_batches(missing.values(), self.budget):
             for dock, vectors in zip(group, self._encode(group), strict=True):
                 vectors_by_key[dock.key] = vectors

@@ -158,6 +158,23 @@ class Scorer:
             on_scored(finished, [scores_of(number) for number in finished])
         return [scores_of(number) for number in range(len(questions))]
 
+    def sums(self, rows: Sequence[ScoringRow], shared_prefixes: dict[str, TokenisedSession], count: int) -> np.ndarray:
+        """Return the summed log-probability of the targets of each owner, ``[count]`` float64.
+
+        Args:
+            rows: The rows.
+            shared_prefixes: Shared prefixes by cache key.
+            count: Number of owners.
+        """
+        sums, greedy = np.zeros(count), np.ones(count, dtype=bool)
+        for batch in self.batches(rows):
+            self._score_batch(batch, shared_prefixes, sums, greedy)
+        return sums
+
+    def reuses_cache(self, length: int) -> bool:
+        """Whether the rest of a session of this length is exact on the cache of its prefix."""
+        return self._use_cache and (self._length_switch is None or length <= self._length_switch)
+
     def pack(
         self, question: OptionQuestion, first_option: int, shared_prefixes: dict[str, TokenisedSession]
     ) -> Iterator[ScoringRow]:
@@ -257,7 +274,7 @@ class Scorer:
         cache = (
             None
             if prefix_key is None
-            else expand_cache(self._prefix_cache(prefix_key, shared_prefixes[prefix_key]), len(batch))
+            else expand_cache(self.prefix_cache(prefix_key, shared_prefixes[prefix_key]), len(batch))
         )
 
         flat_positions = np.concatenate(
@@ -288,7 +305,8 @@ class Scorer:
         )
         return flat.view_as(embeds)
 
-    def _prefix_cache(self, key: str, session: TokenisedSession) -> Any:
+    @torch.no_grad()
+    def prefix_cache(self, key: str, session: TokenisedSession) -> Any:
         """Return the key-value cache of a shared prefix; the two newest are kept."""
         from transformers import DynamicCache
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from metalm_cli.evaluation.run_evaluation import evaluate
     from metalm_cli.inference import LanguageModel, load
     from metalm_cli.inference.docks import encode
+    from metalm_cli.inference.prefix import Prefix
     from metalm_cli.models import MetaLM, MetaLMConfig
     from metalm_cli.sessions import Causal, Docked, Session
     from metalm_cli.sessions.docks import Docks, load_docks
@@ -26,6 +27,7 @@ _EXPORTS = {
     "LanguageModel": "inference",
     "MetaLM": "models",
     "MetaLMConfig": "models",
+    "Prefix": "inference.prefix",
     "Results": "evaluation.results.results",
     "Session": "sessions",
     "encode": "inference.docks",
@@ -41,6 +43,7 @@ __all__ = [
     "LanguageModel",
     "MetaLM",
     "MetaLMConfig",
+    "Prefix",
     "Results",
     "Session",
     "__version__",

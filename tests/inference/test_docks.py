@@ -134,7 +134,7 @@ def test_results_after_a_prefix_are_those_of_whole_sessions(family: str) -> None
     docks = metalm.encode(language_model, PASSAGES)
     for content in (DOCK_TEXT, docks[0]):
         spans = [Causal("Read:"), Docked("text", content), Causal(" and")]
-        prefix = language_model.prefix(Session(spans))
+        prefix = metalm.Prefix(language_model, Session(spans))
         whole = [Session([*spans, *session]) for session in answers()]
         expected = language_model.log_likelihood(whole).tolist()
         assert prefix.log_likelihood(answers()).tolist() == pytest.approx(expected, abs=1e-4)
@@ -147,7 +147,7 @@ def test_results_after_a_prefix_are_those_of_whole_sessions(family: str) -> None
 def test_many_questions_encode_and_read_a_passage_once() -> None:
     language_model = endless_language_model("gpt2", "text")
     with counted(language_model) as counts:
-        prefix = language_model.prefix(Session([Docked("text", DOCK_TEXT)]))
+        prefix = metalm.Prefix(language_model, Session([Docked("text", DOCK_TEXT)]))
         assert counts["encoder"] == 1
         counts["decoder"] = 0
         prefix.log_likelihood(answers())
@@ -156,10 +156,10 @@ def test_many_questions_encode_and_read_a_passage_once() -> None:
     assert counts["encoder"] == 1
     tokenise = language_model.tokenise
     scored = sum(len(tokenise(session, is_continuation=True)) for session in answers())
-    asked = sum(len(tokenise(session, is_continuation=True)) for session in questions())
+    question_tokens = sum(len(tokenise(session, is_continuation=True)) for session in questions())
     padding = 2 * len(QUESTIONS) * 24
     new_tokens = len(QUESTIONS) * 2
-    read = len(prefix) + 2 * scored + asked + new_tokens
+    read = len(prefix) + 2 * scored + question_tokens + new_tokens
     assert read <= counts["decoder"] <= read + padding
     assert counts["decoder"] < 3 * len(QUESTIONS) * len(prefix), "the passage is not read for each question"
 
@@ -174,12 +174,14 @@ def test_any_trained_tokens_after_a_prefix_are_scored() -> None:
     ]
     sessions = [Session(rest) for rest in rests]
     expected = language_model.log_likelihood([Session([*prefix_spans, *rest]) for rest in rests])
-    assert torch.allclose(language_model.prefix(Session(prefix_spans)).log_likelihood(sessions), expected, atol=1e-4)
+    assert torch.allclose(
+        metalm.Prefix(language_model, Session(prefix_spans)).log_likelihood(sessions), expected, atol=1e-4
+    )
 
 
 def test_a_prefix_of_a_decoder_without_encoders() -> None:
     language_model = endless_language_model("gpt2")
-    prefix = language_model.prefix(Session([Docked("text", DOCK_TEXT)]))
+    prefix = metalm.Prefix(language_model, Session([Docked("text", DOCK_TEXT)]))
     expected = language_model.generate(after(DOCK_TEXT, questions()), max_new_tokens=5)
     assert prefix.generate(questions(), max_new_tokens=5) == expected
     scores = language_model.log_likelihood(after(DOCK_TEXT, answers()))
@@ -189,7 +191,7 @@ def test_a_prefix_of_a_decoder_without_encoders() -> None:
 def test_errors_of_a_prefix(tmp_path: Path) -> None:
     save_seq2seq("t5", tmp_path / "t5")
     language_model = tiny_language_model("gpt2", "text")
-    prefix = language_model.prefix(Session([Docked("text", DOCK_TEXT)]))
+    prefix = metalm.Prefix(language_model, Session([Docked("text", DOCK_TEXT)]))
     with pytest.raises(MetalmError, match="session 1 has no trained token"):
         prefix.log_likelihood([answers()[0], questions()[0]])
     with pytest.raises(MetalmError, match="expected a list of sessions"):
@@ -198,7 +200,7 @@ def test_errors_of_a_prefix(tmp_path: Path) -> None:
     with pytest.raises(MetalmError, match=rf"session 0 takes \d+ positions, the decoder has {limit}"):
         prefix.generate([Session([Causal(" a" * limit)])])
     with pytest.raises(MetalmError, match="an encoder–decoder shares no prefix"):
-        load(tmp_path / "t5").prefix(Session([Causal("a")]))
+        metalm.Prefix(load(tmp_path / "t5"), Session([Causal("a")]))
 
 
 # -- files ------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,9 +31,6 @@ from metalm_cli.sessions import (
     collate,
 )
 from metalm_cli.sessions.docks import DockOrigin
-
-if TYPE_CHECKING:
-    from metalm_cli.inference.prefix import Prefix
 
 
 class LanguageModel:
@@ -219,16 +216,6 @@ class LanguageModel:
         """Return the text of generated tokens, up to the first one that ends it."""
         end_ids = self.decoder_tokenizer.end_ids
         return self.decoder_tokenizer.decode(list(takewhile(lambda token: token not in end_ids, ids)))
-
-    def prefix(self, session: Session) -> Prefix:
-        """Read a session once, to score or continue many sessions that begin with it.
-
-        Raises:
-            MetalmError: The model is an encoder–decoder, or the session cannot be tokenised or is too long.
-        """
-        from metalm_cli.inference.prefix import Prefix
-
-        return Prefix(self, session)
 
     def dock_origin(self, name: str) -> DockOrigin:
         """Return what the vectors of an encoder's docks depend on. Weights are hashed again only if they changed."""

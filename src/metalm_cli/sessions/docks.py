@@ -51,16 +51,16 @@ class DockOrigin:
             "dtype": "dtype of the encoder",
             "settings": "settings of the encoder",
         }
-        found = [
+        differing = [
             f"{label}: the docks have {getattr(self, name)}, the model has {getattr(model, name)}"
             for name, label in labels.items()
             if getattr(self, name) != getattr(model, name)
         ]
         for part in ("encoder", "connector"):
             own, other = (getattr(origin, f"{part}_sha256") for origin in (self, model))
-            if own != other and not found:  # other weights follow from any other difference
-                found.append(f"the weights of the {part} differ: sha256 {own[:12]}…, in the model {other[:12]}…")
-        return found
+            if own != other and not differing:  # other weights follow from any other difference
+                differing.append(f"the weights of the {part} differ: sha256 {own[:12]}…, in the model {other[:12]}…")
+        return differing
 
 
 @dataclass(frozen=True)

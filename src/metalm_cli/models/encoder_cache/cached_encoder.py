@@ -30,7 +30,7 @@ FOLDER = "encoder_outputs"
 """Folder of the outputs of all encoders in the cache of metalm."""
 RECORD = "encoder.json"
 """File of an encoder's section with what its outputs depend on."""
-UNTOLD_KEYS = ("_name_or_path", "transformers_version")
+OTHER_KEYS = ("_name_or_path", "transformers_version")
 """Keys of an encoder's config that do not change its outputs."""
 
 
@@ -156,7 +156,7 @@ def _dependencies(
         "weights_sha256": weights_sha256(encoder),
         "class": f"{type(encoder).__module__}.{type(encoder).__qualname__}",
         "config": json.loads(
-            json.dumps({key: value for key, value in config.items() if key not in UNTOLD_KEYS}, default=str)
+            json.dumps({key: value for key, value in config.items() if key not in OTHER_KEYS}, default=str)
         ),
         "attention": str(getattr(encoder.config, "_attn_implementation", None)),
         "outputs": f"{type(encoder_io).__module__}.{type(encoder_io).__qualname__}",

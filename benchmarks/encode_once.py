@@ -4,7 +4,7 @@
 the cache, and encoded in every step. Their losses must agree. The decoder decides how much of a step the encoder takes,
 so the time of the encoder alone is given as well.
 
-*questions*: the passage of squad with most questions, or a text of the miniature world, in turn: the passage encoded
+*questions*: a long passage of squad with many questions, or a text of the miniature world, in turn: the passage encoded
 once and read once (``metalm_cli.Prefix``), encoded once (``metalm_cli.encode``), and docked as text in every session.
 The texts must be equal.
 """
@@ -146,7 +146,7 @@ def passage_and_questions(tokens: int, encoder_length: Callable[[str], int]) -> 
                 by_passage.setdefault(row["context"], []).append(row["question"])
     fitting = {text: its_questions for text, its_questions in by_passage.items() if encoder_length(text) <= tokens}
     if fitting:
-        text = max(fitting, key=lambda passage: len(fitting[passage]))
+        text = max(fitting, key=lambda passage: len(fitting[passage]) * encoder_length(passage))
         return text, fitting[text]
     text = " ".join(generate_document(0, number).text for number in range(3))
     while encoder_length(text) > tokens:

@@ -218,7 +218,10 @@ class LanguageModel:
         return self.decoder_tokenizer.decode(list(takewhile(lambda token: token not in end_ids, ids)))
 
     def dock_origin(self, name: str) -> DockOrigin:
-        """Return what the vectors of an encoder's docks depend on. Weights are hashed again only if they changed."""
+        """Return what the vectors of an encoder's docks depend on.
+
+        Weights are hashed again if torch has noted a change of them, which it does not for one through ``.data``.
+        """
         encoder, connector = self.model.encoders[name], self.model.connectors[name]
         weights = (*encoder.parameters(), *connector.parameters())
         state = (name, *((id(weight), weight.data_ptr(), weight._version, weight.dtype) for weight in weights))

@@ -172,6 +172,8 @@ def _choose(run: Run, name: str, docks: RepeatedDocks) -> CacheChoice | None:
     reads = max(1.0, docks.reads)
     gain = measured.gain(reads)
     times = f"{measured.docks} docks measured, each read about {reads:.3g} times"
+    if measured.cached:
+        times += f", {measured.cached:.0%} of them in the cache"
     if measured.write_ms == float("inf"):
         return CacheChoice(name, False, f"{cache_folder() / FOLDER} cannot be written", measured)
     if measured.encode_ms < MIN_ENCODE_MS:

@@ -254,6 +254,12 @@ def _disk_seconds(root: Path, tensors: Sequence[torch.Tensor]) -> tuple[float, f
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _save_choices(folder: RunFolder, choices: Mapping[str, CacheChoice]) -> None:
+    if not (folder.path / CHOICES_FILE).exists():
+        saved = {name: asdict(replace(choice, why=str(choice))) for name, choice in choices.items()}
+        folder.write_json(CHOICES_FILE, saved)
+
+
 def _saved_choices(folder: RunFolder) -> dict[str, CacheChoice]:
     """Read the choices of a run folder.
 
@@ -309,9 +315,7 @@ def hold(run: Run, folder: RunFolder, note: Callable[[str], None]) -> Iterator[N
     if not choices:
         yield
         return
-    saved = {name: asdict(replace(choice, why=str(choice))) for name, choice in choices.items()}
-    if not (folder.path / CHOICES_FILE).exists():
-        run.collectives.on_rank_zero(lambda: folder.write_json(CHOICES_FILE, saved))
+    run.collectives.on_rank_zero(lambda: _save_choices(folder, choices))
     cached = {name: make_cached_encoder(run, name) for name, choice in choices.items() if choice.is_cached}
     model.cached_encoders = cached
     try:

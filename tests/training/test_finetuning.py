@@ -47,11 +47,12 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def runs(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     folder = tmp_path_factory.mktemp("runs")
 
-    def run(variant: str, average: str = "token") -> Path:
-        out = folder / f"{variant}-{average}"
+    def run(variant: str, average: str = "token", teacher: str = "") -> Path:
+        out = folder / f"{variant}-{average}-{teacher}"
         if not out.exists():
             arguments, world, environment = VARIANTS[variant]
             line = ["finetune", recipe, *arguments, f"train.loss_average={average}", "--out", out]
+            line += [f"train.distill={{teacher: {teacher}}}"] if teacher else []
             codes, printed = micro.run_processes(
                 line, folder, world, environment, lambda rank: micro.watch_steps(Path(f"{out}.{rank}"))
             )
@@ -75,6 +76,16 @@ def assert_same_weights(first_run: Path, second_run: Path) -> None:
 @pytest.mark.parametrize("variant", [variant for variant in VARIANTS if variant != "pad"])
 def test_a_step_is_the_same_however_its_sessions_are_laid_out(runs: Runs, variant: str) -> None:
     assert_same_weights(runs(variant), runs("pad"))
+
+
+@pytest.mark.parametrize("variant", ["pack", "two", "fsdp"])
+def test_a_step_with_a_teacher_is_the_same_however_its_sessions_are_laid_out(runs: Runs, variant: str) -> None:
+    taught, other = runs("pad", "example", teacher="current"), runs(variant, "example", teacher="current")
+    assert_same_weights(taught, other)
+    kl, other_kl = ([record["kl"] for record in micro.records(run, "")] for run in (taught, other))
+    assert min(kl) > 0
+    assert kl == pytest.approx(other_kl, abs=2e-5)
+    assert micro.difference(weights(taught), weights(runs("pad", "example"))) > 1e-4
 
 
 @pytest.mark.parametrize("average", ["example", "task"])
@@ -128,7 +139,9 @@ def test_lineage_lists_the_training_tasks(runs: Runs) -> None:
     assert {source["name"] for source in lineage["data"]} == {"parity", "other", "long"}
 
 
-@pytest.mark.parametrize("overrides", [[], ["data.workers=2"], ["data.row_packing=pack"]])
+@pytest.mark.parametrize(
+    "overrides", [[], ["data.workers=2"], ["data.row_packing=pack"], ["data.workers=1", "train.distill={}"]]
+)
 def test_resumed_equals_uninterrupted(recipe: Path, overrides: list[str], tmp_path: Path) -> None:
     uninterrupted, source_run = tmp_path / "whole", tmp_path / "parts"
     line = ["finetune", recipe, *overrides, "train.steps=6", "train.checkpoint_every=2", "train.keep_checkpoints=9"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Set
 
 from metalm_cli.config.evaluation_rules import ENCODER_OBJECTIVES, check_evaluation, late_evaluation_problem
+from metalm_cli.config.objective_rules import check_objective, check_teacher
 from metalm_cli.config.recipe_errors import RecipeProblem, quote_value
 from metalm_cli.config.schema.connectors import ConnectorConfig
 from metalm_cli.config.schema.model import (
@@ -15,12 +16,12 @@ from metalm_cli.config.schema.model import (
     Seq2SeqConfig,
     SpecialTokensConfig,
 )
-from metalm_cli.config.schema.objectives import MaskedLM, PrefixLM, SemiCausal
+from metalm_cli.config.schema.objectives import MaskedLM
 from metalm_cli.config.schema.recipes import FinetuneRecipe, PretrainRecipe
 from metalm_cli.config.schema.training import TrainingConfig
 from metalm_cli.config.seq2seq_rules import check_seq2seq
 
-DOCKING_OBJECTIVES = ("semi_causal", "prefix")
+DOCKING_OBJECTIVES = ("semi_causal", "prefix", "reconstruct", "mixed")
 """Objectives that dock spans into an encoder; those of plug-ins may do so."""
 
 
@@ -32,9 +33,10 @@ def check_cross_key_rules(recipe: PretrainRecipe | FinetuneRecipe, set_keys: Set
         set_keys: Dotted keys set in a recipe file or on the command line. A section is set if any of its keys is.
     """
     yield from _check_training(recipe)
+    yield from check_teacher(recipe)
     if isinstance(recipe, PretrainRecipe):
         yield from _check_validation(recipe)
-        yield from _check_span_lengths(recipe)
+        yield from check_objective(recipe)
     if isinstance(recipe, FinetuneRecipe):
         yield from _check_adapters(recipe)
         yield from _check_mixture(recipe)
@@ -212,33 +214,6 @@ def _check_validation(recipe: PretrainRecipe) -> Iterator[RecipeProblem]:
             "remove it (data.validation.objective=null)",
             depends_on=("objective.name",),
         )
-
-
-def _check_span_lengths(recipe: PretrainRecipe) -> Iterator[RecipeProblem]:
-    objective = recipe.objective
-    if isinstance(objective, SemiCausal):
-        key, (low, high) = "objective.span_length", objective.span_length
-    elif isinstance(objective, PrefixLM):
-        key, (low, high) = "objective.prefix_length", objective.prefix_length
-    else:
-        return
-    row_length = recipe.data.sequence_length
-    if high >= row_length:
-        yield RecipeProblem(
-            key,
-            f"got lengths up to {high} with data.sequence_length {row_length}, expected lengths below the row length",
-            f"set {key}=[{min(low, row_length // 8)}, {row_length // 4}] or increase data.sequence_length",
-            depends_on=("data.sequence_length",),
-        )
-    for name, encoder in recipe.model.encoders.items():
-        if encoder.max_length is not None and low > encoder.max_length:
-            limit_key = f"model.encoders.{name}.max_length"
-            yield RecipeProblem(
-                key,
-                f"got lengths from {low} with {limit_key} {encoder.max_length}, expected spans that fit the encoder",
-                f"lower {key} or raise {limit_key}",
-                depends_on=(limit_key,),
-            )
 
 
 def _check_positions(recipe: PretrainRecipe | FinetuneRecipe) -> Iterator[RecipeProblem]:

@@ -116,6 +116,31 @@ def plain_generation(decoder: Any) -> Iterator[None]:
         decoder.generation_config = saved
 
 
+@contextmanager
+def teacher_mode(decoder: Any, *, adapted: bool = True) -> Iterator[None]:
+    """Context manager in which a decoder teaches: in evaluation mode, with its adapters or without them.
+
+    Args:
+        decoder: A causal language model.
+        adapted: With its LoRA adapters, if it has some.
+    """
+    modes = [(module, module.training) for module in decoder.modules()] if decoder.training else []
+    adapters = [] if adapted else [module for module in decoder.modules() if hasattr(module, "_disable_adapters")]
+    enabled = [not module._disable_adapters for module in adapters]
+    try:
+        for module, _ in modes:
+            module.training = False
+        for module in adapters:
+            # peft's enable_adapters would also freeze the adapters.
+            module._disable_adapters = True
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for module, is_enabled in zip(adapters, enabled, strict=True):
+            module._disable_adapters = not is_enabled
+
+
 def expand_cache(cache: Any, size: int) -> Any:
     """Expand a cache of one row to several rows; the tensors of the original do not change."""
     from transformers import DynamicCache

@@ -1,4 +1,4 @@
-"""Cross-entropy at trained positions only, in chunks.
+"""Cross-entropy and divergence from a teacher, at trained positions only, in chunks.
 
 Memory is independent of vocabulary times sequence length: a chunk's logits exist only while the chunk is processed,
 because its gradients are computed along with its loss. The matrix products run in the compute dtype, softmax in fp32.
@@ -100,7 +100,34 @@ def linear_cross_entropy(
     )
 
 
+def linear_divergence(hidden: Tensor, head: Head, teacher_hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the Kullback–Leibler divergence of a head's predictions from those of the same head for a teacher.
+
+    Args:
+        hidden: Hidden states of the student. ``[k, h]``
+        head: The output head.
+        teacher_hidden: Hidden states of the teacher, which have no gradient. ``[k, h]``
+
+    Returns:
+        The sum of ``sum p * log(p / q)`` in nats, p the teacher's and q the student's probabilities (fp32,
+        differentiable), and each of them, without gradient. ``[k]`` fp32.
+    """
+    dtype = torch.get_autocast_dtype(hidden.device.type) if torch.is_autocast_enabled(hidden.device.type) else None
+    grad = torch.is_grad_enabled()
+    return _LinearCrossEntropy.apply(
+        hidden, head.weight, head.bias, teacher_hidden.detach(), None, head.scale, head.softcap, dtype, grad
+    )
+
+
+def divergence(logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """Compute the Kullback–Leibler divergence of predictions from a teacher's, ``[k, v]`` each: ``[k]`` in nats."""
+    teacher = torch.log_softmax(teacher_logits.detach().float(), -1)
+    return (teacher.exp() * (teacher - torch.log_softmax(logits.float(), -1))).sum(-1)
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
+    """Cross-entropy, or divergence if the targets are floating-point hidden states of a teacher."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -128,19 +155,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
         logit_grad = states.new_zeros(0, v)
         for start in range(0, m, chunk_size):
             chunk = slice(start, start + chunk_size)
-            logits = (states[chunk] @ matrix.t()).float()
-            if bias is not None:
-                logits += bias
-            logits *= scale
-            if softcap is not None:
-                logits = softcap * torch.tanh(logits / softcap)
-            target = targets[chunk, None]
+            logits = _chunk_logits(states[chunk], matrix, bias, scale, softcap)
             total = torch.logsumexp(logits, dim=1, keepdim=True)
-            losses[chunk] = (total - logits.gather(1, target)).squeeze(1)
+            if targets.is_floating_point():
+                teacher = _chunk_logits(targets[chunk].to(compute), matrix, bias, scale, softcap).log_softmax(1)
+                losses[chunk] = (teacher.exp() * (teacher - logits + total)).sum(1)
+            else:
+                losses[chunk] = (total - logits.gather(1, targets[chunk, None])).squeeze(1)
             if not any(needs_grad):
                 continue
             logit_grad = torch.exp(logits - total)
-            logit_grad.scatter_add_(1, target, torch.full_like(total, -1.0))
+            if targets.is_floating_point():
+                logit_grad -= teacher.exp_()
+            else:
+                logit_grad.scatter_add_(1, targets[chunk, None], torch.full_like(total, -1.0))
             if weights is not None:
                 logit_grad *= weights[chunk, None]
             if softcap is not None:
@@ -173,6 +201,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
             scaled[1] = (logit_grad.t() @ (states * grads[0]).to(states.dtype)).to(ctx.dtypes[1])
         ctx.grads = ctx.deferred = None
         return (*scaled, None, None, None, None, None, None)
+
+
+def _chunk_logits(states: Tensor, matrix: Tensor, bias: Tensor | None, scale: float, softcap: float | None) -> Tensor:
+    """Logits of a chunk, in fp32."""
+    logits = (states @ matrix.t()).float()
+    if bias is not None:
+        logits += bias
+    logits *= scale
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 
 def _accumulate(total: Tensor, logit_grad: Tensor, states: Tensor) -> None:

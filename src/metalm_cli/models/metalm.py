@@ -17,16 +17,16 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from metalm_cli.models.capabilities import DecoderTraits, measure_decoder
 from metalm_cli.models.checkpoint_checks.config_files import reset_implementations
 from metalm_cli.models.connectors import check_record, connected, make_connector
-from metalm_cli.models.decoders import full_logits, head_of, hidden_states
+from metalm_cli.models.decoders import full_logits, head_of, hidden_states, teacher_mode
 from metalm_cli.models.encoder_cache.cached_encoder import CachedEncoder
 from metalm_cli.models.encoders import EncoderIO, encoder_io_for, grid_of, in_slices, without_pooler
-from metalm_cli.models.loss import linear_cross_entropy
-from metalm_cli.sessions import Batch, DockTable
+from metalm_cli.models.loss import divergence, linear_cross_entropy, linear_divergence
+from metalm_cli.sessions import Batch, DockTable, PackedTokens, TeacherTokens
 from metalm_cli.sessions.compression import Compression
 
 ENCODER_POSITIONS = 8192
-"""Maximum positions of a forward pass of an encoder, padding included. In an encoder of width 768, the largest tensor
-of a pass, inside a feed-forward network, then takes 8,192 x 3,072 x 4 bytes = 96 MiB in fp32."""
+"""Maximum positions of a forward pass of an encoder, or of a teacher, padding included. In an encoder of width 768, the
+largest tensor of a pass, inside a feed-forward network, then takes 8,192 x 3,072 x 4 bytes = 96 MiB in fp32."""
 CPU_ENCODER_POSITIONS = 2048
 """The same on a CPU. Measured with 64 texts of 256 tokens in a frozen encoder of MiniLM's size, on one core: 5.2 s and
 113 MiB at 2,048; 5.9 s and 263 MiB at 8,192; 5.8 s and 371 MiB in one pass."""
@@ -183,6 +183,12 @@ class MetaLM(PreTrainedModel):
     def get_output_embeddings(self) -> nn.Module:
         return self.decoder.get_output_embeddings()
 
+    def pass_positions(self, device: torch.device) -> int | None:
+        """Maximum positions of a forward pass of an encoder or a teacher on a device; None: no bound."""
+        if self.encoder_positions is not None and device.type == "cpu":
+            return min(self.encoder_positions, CPU_ENCODER_POSITIONS)
+        return self.encoder_positions
+
     # -- input vectors ------------------------------------------------------------------------------------------------
 
     def dock_vectors(self, name: str, table: DockTable) -> Tensor:
@@ -206,9 +212,7 @@ class MetaLM(PreTrainedModel):
         encoder = self.encoders[name]
         trains = any(parameter.requires_grad for parameter in encoder.parameters())
         with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
-            bound = self.encoder_positions
-            if bound is not None and table.rows.device.type == "cpu":
-                bound = min(bound, CPU_ENCODER_POSITIONS)
+            bound = self.pass_positions(table.rows.device)
             slices = in_slices(table.inputs, bound, grid_of(self.encoder_ios[name], encoder.config))
             each = [self.encoder_ios[name].outputs(encoder, inputs) for inputs in slices]
             return (each[0] if len(each) == 1 else torch.cat(each))[table.rows, table.columns]
@@ -244,19 +248,63 @@ class MetaLM(PreTrainedModel):
         Returns:
             The weighted sum in nats (differentiable), and the loss of each target without gradient, ``[m]``.
         """
-        tokens = batch.decoder
-        embeds = self.embed(tokens.input_ids, batch.docks)
+        return self._cross_entropy(self._target_states(batch.decoder, batch.docks), batch.decoder.targets, weights)
+
+    def distilled_losses(
+        self, batch: Batch, weights: Tensor | None = None, *, adapted_teacher: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute the cross-entropy, and the divergence from the decoder reading the docks as text.
+
+        Args:
+            batch: Rows with docks and their ``teacher``.
+            weights: Weight of each target in the cross-entropy, or None for 1. ``[m]``
+            adapted_teacher: The teacher reads with the decoder's adapters, if it has some.
+
+        Returns:
+            As :meth:`losses`, and the sum of the divergences at the teacher's targets in nats (differentiable).
+        """
+        assert batch.teacher is not None
+        # First with gradient: autocast keeps the casts of weights, and those made without gradient would have none.
+        states = self._target_states(batch.decoder, batch.docks)
+        total, target_losses = self._cross_entropy(states, batch.decoder.targets, weights)
+        teacher_states = self.teacher_states(batch.teacher, adapted=adapted_teacher)
+        student_states = states[batch.teacher.student_targets]
+        if self.traits.has_known_head:
+            return total, target_losses, linear_divergence(student_states, head_of(self.decoder), teacher_states)[0]
+        return total, target_losses, divergence(student_states, teacher_states).sum()
+
+    @torch.no_grad()
+    def teacher_states(self, teacher: TeacherTokens, *, adapted: bool = True) -> Tensor:
+        """Run the decoder over docks read as text, in evaluation mode.
+
+        Args:
+            teacher: Letter: k targets.
+            adapted: With the decoder's adapters, if it has some.
+
+        Returns:
+            Its states that predict the targets: ``[k, h]``, or logits if the head is unknown, ``[k, v]``.
+        """
+        with teacher_mode(self.decoder, adapted=adapted):
+            states = [self._target_states(tokens, {}) for tokens in teacher.passes]
+        if states:
+            return torch.cat(states)
+        head = self.get_output_embeddings().weight
+        return head.new_zeros(0, head.shape[1 if self.traits.has_known_head else 0])
+
+    def _target_states(self, tokens: PackedTokens, docks: dict[str, DockTable]) -> Tensor:
+        """Hidden states that predict the targets, ``[m, h]``; logits in fp32 if the head is unknown, ``[m, v]``."""
+        embeds, switch = self.embed(tokens.input_ids, docks), self.traits.length_switch
         if not self.traits.has_known_head:
-            logits = (
-                full_logits(self.decoder, embeds, tokens, length_switch=self.traits.length_switch)
-                .flatten(0, 1)[tokens.predict_at]
-                .float()
-            )
-            target_losses = nn.functional.cross_entropy(logits, tokens.targets, reduction="none")
-            return (target_losses if weights is None else target_losses * weights).sum(), target_losses.detach()
-        hidden = hidden_states(self.decoder, embeds, tokens, length_switch=self.traits.length_switch)
-        hidden = hidden.flatten(0, 1)[tokens.predict_at]
-        return linear_cross_entropy(hidden, head_of(self.decoder), tokens.targets, weights)
+            logits = full_logits(self.decoder, embeds, tokens, length_switch=switch)
+            return logits.flatten(0, 1)[tokens.predict_at].float()
+        hidden = hidden_states(self.decoder, embeds, tokens, length_switch=switch)
+        return hidden.flatten(0, 1)[tokens.predict_at]
+
+    def _cross_entropy(self, states: Tensor, targets: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+        if self.traits.has_known_head:
+            return linear_cross_entropy(states, head_of(self.decoder), targets, weights)
+        target_losses = nn.functional.cross_entropy(states, targets, reduction="none")
+        return (target_losses if weights is None else target_losses * weights).sum(), target_losses.detach()
 
     # -- forward and generation ---------------------------------------------------------------------------------------
 

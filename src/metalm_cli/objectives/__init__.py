@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 from metalm_cli.common import registry
 from metalm_cli.config.schema.recipes import PretrainRecipe
+from metalm_cli.errors import MetalmError
 from metalm_cli.objectives.base import DocumentObjective, Objective, Term
+from metalm_cli.objectives.decoder_objective import DecoderObjective
 
 if TYPE_CHECKING:
     from metalm_cli.models.assembly import Assembly
@@ -18,6 +20,17 @@ def make_objective(recipe: PretrainRecipe, assembly: Assembly) -> DocumentObject
     """Make the objective of a recipe for an assembled model.
 
     Raises:
-        MetalmError: The objective of a plug-in cannot be imported.
+        MetalmError: The objective of a plug-in cannot be imported, or the model or the objective has no teacher.
     """
-    return registry.objectives.load(recipe.objective.name)(recipe.objective, assembly)
+    objective = registry.objectives.load(recipe.objective.name)(recipe.objective, assembly)
+    if recipe.train.distill is None:
+        return objective
+    if not isinstance(objective, DecoderObjective):
+        raise MetalmError(
+            f"the objective {recipe.objective.name} has no teacher",
+            where="train.distill",
+            why="it is no subclass of metalm_cli.objectives.decoder_objective.DecoderObjective",
+            remedy="remove train.distill",
+        )
+    objective.distill(recipe.train.distill)
+    return objective

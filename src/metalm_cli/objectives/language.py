@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from metalm_cli.config.schema.data import DataConfig
 from metalm_cli.config.schema.objectives import CausalLM, MaskedLM, PrefixLM, ReplacedTokenDetection, SemiCausal
@@ -22,8 +22,10 @@ from metalm_cli.models.assembly import Assembly
 from metalm_cli.models.metalm import MetaLM
 from metalm_cli.models.trainable import check_trained_parts_are_used
 from metalm_cli.objectives.base import StepModule, Term
-from metalm_cli.objectives.longest_rows import docked_row, random_pair
-from metalm_cli.sessions import DECODER, Batch, DockTable, Processor, Row, TextProcessor, row_format_of
+from metalm_cli.objectives.decoder_objective import DecoderObjective
+from metalm_cli.objectives.distillation import Teacher
+from metalm_cli.objectives.longest_rows import docked_row, random_pair, with_texts
+from metalm_cli.sessions import Batch, DockTable, Processor, Row, TextProcessor, row_format_of
 from metalm_cli.sessions.batch import dock_table
 
 MIN_SAMPLED_DOCUMENTS = 32
@@ -97,7 +99,7 @@ def span_drawer_of(objective: SemiCausal | CausalLM | PrefixLM) -> SpanDrawer:
     return causal_spans
 
 
-class LanguageObjective:
+class LanguageObjective(DecoderObjective):
     """Semi-causal, causal or prefix language modelling.
 
     Args:
@@ -107,8 +109,6 @@ class LanguageObjective:
     Raises:
         MetalmError: There are several text encoders, and none of them is named ``text``.
     """
-
-    stream = DECODER
 
     def __init__(self, options: SemiCausal | CausalLM | PrefixLM, assembly: Assembly) -> None:
         self.options = options
@@ -139,6 +139,7 @@ class LanguageObjective:
             isolate=data.isolate_documents,
             packs=self.assembly.model.traits.packs_rows_of(data.sequence_length),
             seed=seed,
+            row_format=self.row_format,
         )
 
     def validation_rows(self, data: DataConfig, texts: Iterable[str]) -> list[Row]:
@@ -146,26 +147,18 @@ class LanguageObjective:
         options = data.validation.objective or self.options
         assert not isinstance(options, MaskedLM | ReplacedTokenDetection), "the schema rejects encoder objectives here"
         writer = self._writer(options, data, 0)
-        build = row_format_of(self.assembly.decoder_tokenizer).row
+        build = self.row_format.row
         return [build([session], counts=counts) for session, counts in writer.validation_windows(texts)]
 
-    def collate(self, rows: list[Row], length: int | None = None) -> Batch:
-        tokenizer = self.assembly.decoder_tokenizer
-        join = row_format_of(tokenizer).collate
-        return join(rows, self.assembly.processors, length=length, pad_id=tokenizer.pad_id)
-
     def metrics(self, sums: dict[str, float], counts: dict[str, int], _outputs: list[Any]) -> dict[str, float]:
-        """Mean loss over trained tokens in nats, and bits per byte of their text."""
+        """Mean loss over trained tokens in nats, bits per byte of their text, and the divergence from a teacher."""
         values = {"loss": sums["loss"] / max(1, counts["loss"])}
         if counts.get("trained_bytes"):
             values["bits_per_byte"] = sums["loss"] / math.log(2) / counts["trained_bytes"]
-        return values
+        return values | self.teacher_metrics(sums, counts)
 
     def step_module(self) -> LanguageModelStep:
-        return LanguageModelStep(self.assembly.model, self.assembly.processors)
-
-    def extra_parts(self, root: nn.Module | None) -> dict[str, nn.Module]:
-        return {}
+        return LanguageModelStep(self.assembly.model, self.assembly.processors, self.teacher)
 
     def longest_rows(self, data: DataConfig, count: int) -> list[Row]:
         """Make rows with as many docks of the longest spans as fit."""
@@ -179,9 +172,13 @@ class LanguageObjective:
             return [
                 build([random_pair(data.sequence_length, self.longest_span(), vocabulary, rng)]) for _ in range(count)
             ]
-        return [
+        rows = [
             docked_row(data.sequence_length, is_packed, longest, self.processor, vocabulary, rng) for _ in range(count)
         ]
+        if self.teacher is None:
+            return rows
+        taught = self.teacher.rows
+        return [taught.counted(with_texts(row, longest, taught.max_length, vocabulary, rng)) for row in rows]
 
     def check_sample(self, counts: Mapping[str, int]) -> None:
         """Reject rows that use no part that trains, and spans that are all longer than their encoder's input limit."""
@@ -193,6 +190,8 @@ class LanguageObjective:
         docks = docks and (bool(counts.get("docked_spans")) or is_sample_small)
         docked = [processor.encoder] if docks and processor is not None else []
         check_trained_parts_are_used(self.assembly.parts(), docked)
+        if self.teacher is not None:
+            self.teacher.check_sample(counts.get("distilled_tokens", 0), counts.get("untaught_sessions", 0))
 
     def _reject_too_long_spans(self) -> NoReturn:
         processor, options = self.processor, self.options
@@ -206,7 +205,7 @@ class LanguageObjective:
         )
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        return {"loss": batch.counts["trained_tokens"]}
+        return {"loss": batch.counts["trained_tokens"]} | self.teacher_counts(batch)
 
 
 def _text_processor(processors: dict[str, Processor]) -> Processor | None:
@@ -228,29 +227,41 @@ class LanguageModelStep(StepModule):
     Args:
         model: The model.
         processors: Processors of the encoders, for dummy inputs.
+        teacher: Teacher that reads the docks of batches that have one.
     """
 
     gives_target_losses = True
 
-    def __init__(self, model: MetaLM, processors: dict[str, Processor]) -> None:
+    def __init__(self, model: MetaLM, processors: dict[str, Processor], teacher: Teacher | None = None) -> None:
         super().__init__()
         self.model = model
         self.processors = processors
+        self.teacher = teacher
 
     def forward(self, batch: Batch) -> dict[str, Term]:
-        total, target_losses = self.losses(batch)
-        return {"loss": Term(total, outputs=(target_losses,) if batch.keep_target_losses else None)}
+        total, target_losses, terms = self.losses(batch)
+        return {"loss": Term(total, outputs=(target_losses,) if batch.keep_target_losses else None), **terms}
 
-    def losses(self, batch: Batch, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Compute :meth:`MetaLM.losses`; with ``touch_unused``, unused encoders run on dummy inputs."""
+    def losses(self, batch: Batch, weights: Tensor | None = None) -> tuple[Tensor, Tensor, dict[str, Term]]:
+        """Compute :meth:`MetaLM.losses` and the terms of the teacher, which are none without one.
+
+        With ``touch_unused``, unused encoders run on dummy inputs.
+        """
         if not self.touch_unused:
-            return self.model.losses(batch, weights)
+            return self._losses(batch, weights)
         device = batch.decoder.input_ids.device
         unused = [name for name in self.model.encoders if name not in batch.docks]
         dummies = {name: dummy_dock(self.processors[name], device) for name in unused}
         docks = {name: batch.docks[name] if name in batch.docks else dummies[name] for name in self.model.encoders}
         with _without_dropout([self.model.encoders[name] for name in unused]):
-            return self.model.losses(replace(batch, docks=docks), weights)
+            return self._losses(replace(batch, docks=docks), weights)
+
+    def _losses(self, batch: Batch, weights: Tensor | None) -> tuple[Tensor, Tensor, dict[str, Term]]:
+        if self.teacher is None or batch.teacher is None:
+            return *self.model.losses(batch, weights), {}
+        adapted = self.teacher.adapted
+        total, target_losses, kl = self.model.distilled_losses(batch, weights, adapted_teacher=adapted)
+        return total, target_losses, self.teacher.term(kl)
 
 
 @contextmanager

@@ -63,6 +63,27 @@ def docked_row(
     return build_row(sessions, counts={"source_tokens": length})
 
 
+def with_texts(row: Row, longest: int, max_length: int | None, vocabulary: int, rng: np.random.Generator) -> Row:
+    """Give the docks of a row random texts for a teacher, as long as it can read.
+
+    Args:
+        row: A row of :func:`docked_row`.
+        longest: Maximum number of tokens of a docked span.
+        max_length: Maximum positions of the decoder; None: no limit.
+        vocabulary: Size of the decoder's vocabulary.
+        rng: Generator of the tokens.
+    """
+    segments = row.segments[[position for position, _ in row.docks]]
+    docks = []
+    for (position, dock), segment in zip(row.docks, segments, strict=True):
+        siblings = [other for (_, other), own in zip(row.docks, segments, strict=True) if own == segment]
+        causal = int((row.segments == segment).sum()) - sum(other.positions for other in siblings)
+        room = longest if max_length is None else (max_length - causal) // len(siblings)
+        text_ids = rng.integers(0, vocabulary, size=max(1, min(longest, room)))
+        docks.append((position, replace(dock, text_ids=text_ids)))
+    return replace(row, docks=tuple(docks))
+
+
 def random_pair(length: int, source_length: int, vocabulary: int, rng: np.random.Generator) -> TokenisedSession:
     """Make a full session of an encoder–decoder, of random tokens: a source, and the rest as its target."""
     trained = np.arange(length) >= min(source_length, length // 2)

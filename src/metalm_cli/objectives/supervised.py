@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.objectives.base import Term
+from metalm_cli.objectives.decoder_objective import DecoderObjective
+from metalm_cli.objectives.distillation import Teacher
 from metalm_cli.objectives.language import LanguageModelStep
-from metalm_cli.sessions import DECODER, Batch, Row, row_format_of
+from metalm_cli.sessions import Batch
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class TaskName:
     cluster: str
 
 
-class SupervisedObjective:
+class SupervisedObjective(DecoderObjective):
     """Supervised training on the answers of task sessions.
 
     Args:
@@ -33,8 +35,6 @@ class SupervisedObjective:
         average: Unit that the loss is averaged over: ``token``, ``example`` or ``task``.
     """
 
-    stream = DECODER
-
     def __init__(self, assembly: Assembly, tasks: Sequence[TaskName], average: str = "token") -> None:
         self.assembly = assembly
         self.tasks = list(tasks)
@@ -42,20 +42,16 @@ class SupervisedObjective:
 
     def step_module(self) -> SupervisedStep:
         return SupervisedStep(
-            self.assembly.model, self.assembly.processors, [task.name for task in self.tasks], self.average
+            self.assembly.model,
+            self.assembly.processors,
+            [task.name for task in self.tasks],
+            self.average,
+            self.teacher,
         )
-
-    def extra_parts(self, root: nn.Module | None) -> dict[str, nn.Module]:
-        return {}
-
-    def collate(self, rows: list[Row], length: int | None = None) -> Batch:
-        tokenizer = self.assembly.decoder_tokenizer
-        join = row_format_of(tokenizer).collate
-        return join(rows, self.assembly.processors, length=length, pad_id=tokenizer.pad_id)
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """Number of trained tokens, of sessions (unless tokens are averaged), and of each task's trained tokens."""
-        counts = {"loss": batch.counts["trained_tokens"]}
+        counts = {"loss": batch.counts["trained_tokens"]} | self.teacher_counts(batch)
         if self.average != "token":
             counts[f"{self.average}_average"] = batch.counts["sessions"]
         return counts | {
@@ -77,6 +73,7 @@ class SupervisedObjective:
             "token_loss": sums["loss"] / max(1, counts["loss"]),
             "cluster_loss": cluster_means,
             "task_loss": task_means,
+            **self.teacher_metrics(sums, counts),
         }
 
 
@@ -102,10 +99,13 @@ class SupervisedStep(LanguageModelStep):
         processors: Processors of the encoders, for dummy inputs.
         tasks: Names of the tasks.
         average: Unit that the loss is averaged over.
+        teacher: Teacher that reads the docks; None: there is none.
     """
 
-    def __init__(self, model: Any, processors: Any, tasks: Sequence[str], average: str) -> None:
-        super().__init__(model, processors)
+    def __init__(
+        self, model: Any, processors: Any, tasks: Sequence[str], average: str, teacher: Teacher | None = None
+    ) -> None:
+        super().__init__(model, processors, teacher)
         self.tasks = list(tasks)
         self.average = average
 
@@ -113,13 +113,13 @@ class SupervisedStep(LanguageModelStep):
         stream = batch.decoder
         assert stream.task_ids is not None, "task rows have task ids"
         task_ids = stream.task_ids.flatten()[stream.target_segments]
-        total, token_losses = self.losses(batch, self._weights(batch, task_ids))
+        total, token_losses, teacher_terms = self.losses(batch, self._weights(batch, task_ids))
         token_losses = token_losses.float()
         task_sums = torch.zeros(len(self.tasks), device=token_losses.device).index_add(0, task_ids, token_losses)
         task_terms = {
             task_term(name): Term(task_sums[index], 0.0, metric="task_loss", task=name)
             for index, name in enumerate(self.tasks)
-        }
+        } | teacher_terms
         outputs = (token_losses,) if batch.keep_target_losses else None
         if self.average == "token":
             return {"loss": Term(total, outputs=outputs), **task_terms}

@@ -1,12 +1,13 @@
 """Sessions: spans, tokenising, packing and batching, from content to tensors."""
 
-from metalm_cli.sessions.batch import DECODER, Batch, DockTable, PackedTokens, collate
+from metalm_cli.sessions.batch import DECODER, Batch, DockTable, PackedTokens, TeacherTokens, collate
 from metalm_cli.sessions.decoder_tokenizer import DecoderTokenizer, TokenisedDocument, TokenRules
 from metalm_cli.sessions.packing import ROOT, Row, build_row, can_attend, pack
 from metalm_cli.sessions.pairs import DECODER_ROWS, ENCODER, PairFormat, PairTokenizer, RowFormat, row_format_of
 from metalm_cli.sessions.processors import DockInput, ImageProcessor, Processor, TextProcessor, UnreadableContentError
 from metalm_cli.sessions.session_tokenizer import DOCKED_ID, SessionTokeniser, TokenisedSession
 from metalm_cli.sessions.spans import Causal, Docked, Session, Span
+from metalm_cli.sessions.teacher import TaughtRows
 
 __all__ = [
     "DECODER",
@@ -30,6 +31,8 @@ __all__ = [
     "Session",
     "SessionTokeniser",
     "Span",
+    "TaughtRows",
+    "TeacherTokens",
     "TextProcessor",
     "TokenRules",
     "TokenisedDocument",

@@ -99,6 +99,19 @@ class DockGroups:
 
 
 @dataclass
+class TeacherTokens:
+    """Sessions of a batch with their docks read as text (:mod:`metalm_cli.sessions.teacher`). Letter: k targets.
+
+    Args:
+        passes: Packed rows of each forward pass; their targets, joined, are the k targets.
+        student_targets: Index of each of these targets among those of the batch. ``[k]`` int64.
+    """
+
+    passes: list[PackedTokens]
+    student_targets: Tensor
+
+
+@dataclass
 class Batch:
     """Input of one forward pass, for a model and an objective.
 
@@ -111,6 +124,7 @@ class Batch:
         numbers: Index plan numbers of the rows, for messages.
         step_counts: Count of each loss term over the whole optimiser step (all micro-batches and processes), for
             weights that depend on it; None if the batch is not part of a step (validation).
+        teacher: The sessions with docks as a teacher reads them; None: there is no teacher.
         keep_target_losses: The step module is to return the loss of each target as ``outputs`` of its term ``loss``.
     """
 
@@ -120,6 +134,7 @@ class Batch:
     numbers: tuple[int, ...] = ()
     task_targets: dict[int, int] = field(default_factory=dict)
     step_counts: dict[str, int] | None = None
+    teacher: TeacherTokens | None = None
     keep_target_losses: bool = False
 
     @property
@@ -137,6 +152,7 @@ class Batch:
             self,
             streams={name: _map_tensors(stream, change) for name, stream in self.streams.items()},
             docks={name: _map_tensors(table, change) for name, table in self.docks.items()},
+            teacher=None if self.teacher is None else _map_tensors(self.teacher, change),
         )
 
 
@@ -150,6 +166,8 @@ def _map_tensors(record: Any, change: Callable[[Tensor], Tensor]) -> Any:
             changed[dataclass_field.name] = change(value)
         elif isinstance(value, DockGroups):
             changed[dataclass_field.name] = _map_tensors(value, change)
+        elif isinstance(value, list):
+            changed[dataclass_field.name] = [_map_tensors(entry, change) for entry in value]
         elif isinstance(value, dict):
             changed[dataclass_field.name] = {key: change(tensor) for key, tensor in value.items()}
     return replace(record, **changed)

@@ -43,6 +43,8 @@ class DockInput:
         cost: Positions per stream (``{"text": 12}``), for packing and estimates.
         compressed: Number of decoder positions, if the connector gives another number of vectors than docked outputs.
         vectors: Vectors of the content that were computed before; the arrays are then empty. ``[p, d]``
+        text_ids: The decoder's tokens of the content, for a teacher that reads it as text; None: not tokenised, or
+            not a text. ``[n]`` int64.
     """
 
     encoder: str
@@ -52,6 +54,7 @@ class DockInput:
     cost: dict[str, int]
     compressed: int | None = None
     vectors: np.ndarray | None = field(default=None, repr=False)
+    text_ids: np.ndarray | None = field(default=None, repr=False)
 
     @property
     def positions(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -53,6 +53,7 @@ class SessionTokeniser:
         processors: Processors by encoder name. Without encoders, a text dock is converted to untrained causal text, so
             that a decoder alone reads the same sessions.
         dock_origin: Returns what the docks of an encoder depend on; None: encoded docks are refused.
+        tokenise_docks: Tokenise docked texts for the decoder as well, so that a teacher can read them.
     """
 
     def __init__(
@@ -60,10 +61,13 @@ class SessionTokeniser:
         tokenizer: DecoderTokenizer,
         processors: Mapping[str, Processor],
         dock_origin: Callable[[str], DockOrigin] | None = None,
+        *,
+        tokenise_docks: bool = False,
     ) -> None:
         self.tokenizer = tokenizer
         self.dock_origin = dock_origin
         self.processors = dict(processors)
+        self.tokenise_docks = tokenise_docks
 
     def __call__(
         self, session: Session, *, require_targets: bool = False, is_continuation: bool = False
@@ -95,6 +99,9 @@ class SessionTokeniser:
         for span in spans:
             if isinstance(span, Docked):
                 dock = self._prepare_dock(span, name)
+                if self.tokenise_docks and isinstance(span.content, str):
+                    text_ids = self._encode_causal(Causal(span.content), is_continuation)
+                    dock = replace(dock, text_ids=np.array(text_ids, dtype=np.int64))
                 docks.append((len(ids), dock))
                 ids.extend([DOCKED_ID] * dock.positions)
                 trained.extend([False] * dock.positions)

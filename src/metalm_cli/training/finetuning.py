@@ -45,7 +45,7 @@ from metalm_cli.templates import scored_templates
 from metalm_cli.training.compute.encoder_caches import RepeatedDocks
 from metalm_cli.training.planning.answer_notes import answer_notes
 from metalm_cli.training.planning.plan import RunPlan
-from metalm_cli.training.planning.task_plan import make_task_plan, row_packing_of, sample_sessions
+from metalm_cli.training.planning.task_plan import make_task_plan, row_counts, row_packing_of, sample_sessions
 from metalm_cli.training.run import Run, RunCallbacks, RunOptions
 from metalm_cli.training.run_start import RunStart
 from metalm_cli.training.trainer import Trainer
@@ -146,17 +146,23 @@ class Finetuning(Run):
 
     def make_objective(self, assembly: Assembly) -> SupervisedObjective:
         tasks = [TaskName(task.card.name, task.card.cluster) for task in self.corpus.tasks]
-        return SupervisedObjective(assembly, tasks, self.recipe.train.loss_average)
+        objective = SupervisedObjective(assembly, tasks, self.recipe.train.loss_average)
+        if self.recipe.train.distill is not None:
+            objective.distill(self.recipe.train.distill)
+        return objective
 
     @cached_property
     def packing(self) -> RowPacking:
         """How sessions are packed into rows."""
-        return row_packing_of(self.recipe, self.assembly, self.accelerator.device)
+        packing = row_packing_of(self.recipe, self.assembly, self.accelerator.device)
+        return replace(packing, row_format=self.objective.row_format)
 
     @cached_property
     def session_builder(self) -> SessionBuilder:
         """Builder of the sessions of the training examples."""
-        tokenise = SessionTokeniser(self.assembly.decoder_tokenizer, self.assembly.processors)
+        is_taught = self.recipe.train.distill is not None
+        assembly = self.assembly
+        tokenise = SessionTokeniser(assembly.decoder_tokenizer, assembly.processors, tokenise_docks=is_taught)
         extra_limits = [
             EncoderLimit.of(self._tokenizer(encoder.tokenizer), encoder.length)
             for encoder in self.recipe.data.match_input_lengths_of
@@ -240,6 +246,9 @@ class Finetuning(Run):
         )
         docked = {dock.encoder for sample in self.sampled_sessions for _, dock in sample.tokenised.docks}
         check_trained_parts_are_used(self.assembly.parts(), docked)
+        if self.objective.teacher is not None:
+            counts = row_counts(self.packing.rows(self.sampled_sessions))
+            self.objective.teacher.check_sample(counts["distilled_tokens"], counts["untaught_sessions"])
         classes = {task: validation.answer_classes for task, validation in self._validation.items()}
         notes = [
             *self.base_history.published_notes(card.name for card in self._selected_cards()),

@@ -15,6 +15,9 @@ def number_fields(record: Record) -> list[tuple[str, str]]:
     """Displayed numbers of a record, in a fixed order; non-finite values as ``nan``."""
     formats = (
         ("loss", "loss", ".4f"),
+        ("continuation_loss", "continuation", ".4f"),
+        ("reconstruction_loss", "reconstruction", ".4f"),
+        ("kl", "KL", ".4f"),
         ("bits_per_byte", "bits/byte", ".4f"),
         ("lr", "lr", ".2e"),
         ("grad_norm", "grad norm", ".3f"),

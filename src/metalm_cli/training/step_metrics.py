@@ -28,6 +28,8 @@ LOGGED_COUNTERS = (
     "lost_demonstrations",
 )
 """Counters in every record, as totals since the start of the run."""
+TEACHER_COUNTERS = ("distilled_tokens", "untaught_sessions")
+"""Further counters of runs with a teacher."""
 
 
 class StepMetrics:
@@ -92,19 +94,22 @@ class StepMetrics:
         means = {name: value / max(1, denominators.get(name, 0)) for name, value in sums.items()}
         total_loss = sum(self.coefficients[name] * mean for name, mean in means.items())
         record: dict[str, Any] = {"loss": means.pop("loss", total_loss)}
-        if not means and counts.get("trained_bytes"):
-            record["bits_per_byte"] = sum(sums.values()) / math.log(2) / counts["trained_bytes"]
+        if "loss" in sums and counts.get("trained_bytes"):
+            record["bits_per_byte"] = sums["loss"] / math.log(2) / counts["trained_bytes"]
         for name, mean in means.items():
             metric, task = self.keys[name]
+            if not denominators.get(name):
+                continue
             if task is None:
                 record[metric] = mean
-            elif denominators.get(name):
+            else:
                 record.setdefault(metric, {})[task] = mean
         record["tokens"] = totals.get("source_tokens", 0)
         record["examples"] = totals.get("documents", 0)
         record["tokens_per_second"] = round(timed_tokens / max(time.monotonic() - self.timer_start, 1e-9), 1)
         record["docked_fraction"] = round(counts.get("docked_tokens", 0) / max(1, counts.get("source_tokens", 0)), 4)
         record.update({key: totals.get(key, 0) for key in LOGGED_COUNTERS})
+        record.update({key: totals[key] for key in TEACHER_COUNTERS if key in totals})
         self.sums, self.counts, self.denominators = {}, Counter(), Counter()
         self.timer_start, self.timed_tokens = time.monotonic(), 0
         return record

@@ -12,6 +12,14 @@ OBJECTIVES: dict[str, tuple[str, str]] = {
         "metalm_cli.objectives.language:LanguageObjective",
         "prefix language modelling: the beginning of each document is docked",
     ),
+    "reconstruct": (
+        "metalm_cli.objectives.reconstruction:ReconstructionObjective",
+        "reconstruction: docked texts are predicted again after a mark",
+    ),
+    "mixed": (
+        "metalm_cli.objectives.reconstruction:MixedObjective",
+        "continuation of some documents, reconstruction of others",
+    ),
     "mlm": ("metalm_cli.objectives.masked_lm:MaskedLMObjective", "masked language modelling of a single encoder"),
     "rtd": (
         "metalm_cli.objectives.replaced_token_detection:ReplacedTokenObjective",

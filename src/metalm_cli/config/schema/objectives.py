@@ -60,6 +60,52 @@ class PrefixLM(Section):
     _check = field_validator("prefix_length")(lambda value: _check_range(value, 1))
 
 
+DEFAULT_MARK = "\nRepeat:"
+"""Text between a dock and its reconstruction."""
+
+
+class Reconstruction(Section):
+    """How documents are cut into docks that are reconstructed."""
+
+    span_length: LengthRange = Field(
+        default=[64, 128],
+        description="Minimum and maximum length of a docked text, in decoder tokens; drawn uniformly. A document is "
+        "cut into consecutive texts of these lengths at word boundaries; the last one may be shorter, and one that is "
+        "too long for its encoder or for a row is halved.",
+    )
+    mark: str = Field(
+        default=DEFAULT_MARK,
+        min_length=1,
+        description="What precedes the reconstruction, so that it differs from a continuation: a text, or a token of "
+        "the decoder's vocabulary. Nothing is added to the vocabulary.",
+    )
+
+    _check = field_validator("span_length")(lambda value: _check_range(value, 1))
+
+
+class Reconstruct(Reconstruction):
+    """Reconstruction: each text of a document is docked, and predicted again after a mark."""
+
+    name: Literal["reconstruct"]
+
+
+class Mixed(Section):
+    """Continuation of some documents and reconstruction of others, to align a connector."""
+
+    name: Literal["mixed"]
+    continuation: SemiCausal | PrefixLM = Field(
+        default=PrefixLM(name="prefix"),
+        discriminator="name",
+        description="Objective of the documents that are continued.",
+    )
+    reconstruction: Reconstruction = Field(
+        default=Reconstruction(), description="How the other documents are docked and reconstructed."
+    )
+    reconstruction_share: float = Field(
+        default=0.2, gt=0, lt=1, description="Expected share of the documents that are reconstructed."
+    )
+
+
 class MaskedLM(Section):
     """Masked language modelling, which trains a single encoder."""
 
@@ -89,10 +135,10 @@ class ReplacedTokenDetection(Section):
     )
 
 
-BUILT_IN_OBJECTIVES = (SemiCausal, CausalLM, PrefixLM, MaskedLM, ReplacedTokenDetection)
+BUILT_IN_OBJECTIVES = (SemiCausal, CausalLM, PrefixLM, Reconstruct, Mixed, MaskedLM, ReplacedTokenDetection)
 
 if TYPE_CHECKING:
-    Objective = SemiCausal | CausalLM | PrefixLM | MaskedLM | ReplacedTokenDetection
+    Objective = SemiCausal | CausalLM | PrefixLM | Reconstruct | Mixed | MaskedLM | ReplacedTokenDetection
 else:  # also those of plug-ins, which are subclasses of Section
     Objective = Annotated[
         Union[(*BUILT_IN_OBJECTIVES, *named_sections(registry.objectives))],

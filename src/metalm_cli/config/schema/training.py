@@ -73,6 +73,25 @@ class PretrainedLearningRate(Section):
     )
 
 
+class Distillation(Section):
+    """A teacher: the decoder itself, which reads the docked texts as text, in evaluation mode and without gradient.
+
+    The loss adds the Kullback–Leibler divergence of the predictions with docks from those of the teacher, at the
+    trained tokens that follow a dock.
+    """
+
+    weight: float = Field(
+        default=2.0,
+        gt=0,
+        description="Weight of the divergence, the mean over these tokens; the usual loss has weight 1.",
+    )
+    teacher: Literal["current", "base"] = Field(
+        default="current",
+        description="current: the decoder as it is in each step, with its adapters; base: without its adapters, which "
+        "needs model.lora.",
+    )
+
+
 class TrainingConfig(Section):
     """Optimisation, validation, checkpoints and logging."""
 
@@ -172,6 +191,11 @@ class TrainingConfig(Section):
     checkpoint_every: int = Field(default=500, ge=0, description="Steps between checkpoints; 0 saves only at the end.")
     keep_checkpoints: int = Field(
         default=2, ge=1, description="Number of newest checkpoints to keep, in addition to the best one."
+    )
+    distill: Distillation | None = Field(
+        default=None,
+        description="Distillation of docks from the same decoder reading their texts ({} sets the defaults); default: "
+        "none.",
     )
     sample_continuations: int = Field(default=2, ge=0, description="Sample continuations printed at each validation.")
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(

@@ -13,8 +13,10 @@ from metalm_cli.sessions import (
     DOCKED_ID,
     DecoderTokenizer,
     DockInput,
+    PairFormat,
     Processor,
     Row,
+    RowFormat,
     TokenisedDocument,
     TokenisedSession,
     UnreadableContentError,
@@ -61,6 +63,7 @@ class SessionWriter:
         isolate: Whether documents in a row do not attend to each other; each is a session.
         packs: Whether the decoder can be packed; otherwise an isolated row holds one document.
         seed: Seed of the spans.
+        row_format: How sessions become rows; default: that of the tokenizer.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class SessionWriter:
         isolate: bool = True,
         packs: bool = True,
         seed: int = 0,
+        row_format: RowFormat | PairFormat | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.processor = processor
@@ -81,6 +85,7 @@ class SessionWriter:
         self.isolate = isolate
         self.packs = packs
         self.seed = seed
+        self.row_format = row_format or row_format_of(tokenizer)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -112,7 +117,8 @@ class SessionWriter:
         if self.processor is None:
             return DocumentSegment(begin, end, trained=False)
         try:
-            return DocumentSegment(begin, end, self.processor.prepare(document.slice(begin, end)))
+            dock = self.processor.prepare(document.slice(begin, end))
+            return DocumentSegment(begin, end, replace(dock, text_ids=document.ids[begin:end]))
         except UnreadableContentError as error:
             return DocumentSegment(begin, end, reject_reason=error.reason)
 
@@ -130,7 +136,7 @@ class SessionWriter:
         sessions = [TokenisedSession(row_segment.ids, *row_segment.payload) for row_segment in row_segments]
         if not self.isolate:
             sessions = [join_segments(sessions)]
-        return row_format_of(self.tokenizer).row(sessions, counts=dict(counts), numbers=numbers)
+        return self.row_format.row(sessions, counts=dict(counts), numbers=numbers)
 
     # -- validation ---------------------------------------------------------------------------------------------------
 

@@ -32,7 +32,7 @@ class DecoderOnly:
 
     name = "decoder-only"
     streams = (DECODER,)
-    objectives = ("semi_causal", "causal", "prefix")
+    objectives = ("semi_causal", "causal", "prefix", "reconstruct", "mixed")
     generates = True
     auto_class = "AutoModelForCausalLM"
 

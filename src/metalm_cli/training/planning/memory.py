@@ -129,7 +129,25 @@ def _activations(
         total += rows * length * length * (4 + 1)  # the mask, and the booleans that it is computed from
     if is_bf16:
         total += sum(2 * parameter.numel() for parameter in cast if parameter.dim() >= 2)  # autocast's copies
+    total += teacher_bytes(recipe, assembly, positions)
     return round(total + _head(assembly, modules, positions))
+
+
+def teacher_bytes(recipe: Recipe, assembly: Assembly, positions: int) -> float:
+    """Memory of a teacher's pass without gradient: a layer of one slice, and its states at the trained tokens.
+
+    Args:
+        recipe: The recipe.
+        assembly: The model.
+        positions: Decoder positions of a forward pass.
+    """
+    model = assembly.model
+    if recipe.train.distill is None or not isinstance(model, MetaLM):
+        return 0.0
+    hidden, inner, _ = _shape(model.decoder)
+    slice_positions = model.pass_positions(model.device) or positions
+    layer = slice_positions * (WIDTH_FACTOR * hidden + FEED_FORWARD_FACTOR * inner)
+    return float(ACTIVATION_BYTES[recipe.train.precision] * layer + 4 * positions * hidden)
 
 
 def _stacks(assembly: Assembly, modules: list[nn.Module], positions: int) -> Iterator[tuple[Any, int, int]]:

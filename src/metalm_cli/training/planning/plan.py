@@ -28,6 +28,7 @@ from metalm_cli.training.planning.sample_stats import (
     source_plans,
     steps_from_epochs,
 )
+from metalm_cli.training.planning.teacher_notes import teacher_notes
 
 __all__ = ["MemoryEstimate", "RunPlan", "SampleStats", "SourcePlan", "make_plan", "plan_text", "steps_from_epochs"]
 
@@ -194,7 +195,11 @@ def make_plan(
         memory=estimate_memory(recipe, assembly, extra_parts, num_processes, shards),
         precision=recipe.train.precision,
         device=str(device) if device is not None else "cuda" if torch.cuda.is_available() else "cpu",
-        notes=(*assembly.notes, *_notes(recipe, sources, sample_stats, batch_shape, validation)),
+        notes=(
+            *assembly.notes,
+            *teacher_notes(recipe, assembly, sample_stats.counts, num_processes),
+            *_notes(recipe, sources, sample_stats, batch_shape, validation),
+        ),
     )
 
 
@@ -251,11 +256,20 @@ def special_tokens_of(assembly: Assembly) -> SpecialTokens | None:
 
 def describe_options(options: Any) -> str:
     """Describe an objective with its options on one line."""
-    fields = options.model_dump(exclude={"name"})
-    settings = [
-        f"{key} {'-'.join(map(str, value)) if isinstance(value, list) else value}" for key, value in fields.items()
-    ]
+    settings = _describe_settings(options.model_dump())
     return f"{options.name} ({', '.join(settings)})" if settings else str(options.name)
+
+
+def _describe_settings(fields: Mapping[str, Any]) -> list[str]:
+    settings = []
+    for key, value in fields.items():
+        if isinstance(value, dict):
+            title = " ".join(filter(None, [key, value.get("name")]))
+            settings.append(f"{title}: {', '.join(_describe_settings(value))}")
+        elif key != "name":
+            text = "-".join(map(str, value)) if isinstance(value, list) else value
+            settings.append(f"{key} {repr(text) if key == 'mark' else text}")
+    return settings
 
 
 def _validation_plan(

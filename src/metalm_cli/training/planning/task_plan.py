@@ -26,6 +26,7 @@ from metalm_cli.training.planning.plan import (
     special_tokens_of,
 )
 from metalm_cli.training.planning.sample_stats import SampleStats, SourcePlan, left_out_notes
+from metalm_cli.training.planning.teacher_notes import teacher_notes
 
 SAMPLED_SESSIONS = 256
 """Maximum number of sessions that a plan makes."""
@@ -144,10 +145,22 @@ def make_task_plan(
         memory=estimate_memory(recipe, assembly, {}, num_processes, shards),
         precision=train.precision,
         device=str(device),
-        notes=(*assembly.notes, *_notes(recipe, corpus, selection, sample_stats, packing, sources, validation)),
+        notes=(
+            *assembly.notes,
+            *teacher_notes(recipe, assembly, row_counts(rows), num_processes),
+            *_notes(recipe, corpus, selection, sample_stats, packing, sources, validation),
+        ),
         unit="example",
         packing=describe_packing(packing, rows, len(sessions)),
     )
+
+
+def row_counts(rows: list[Row]) -> Counter[str]:
+    """Sums of the counters of rows."""
+    counts: Counter[str] = Counter()
+    for row in rows:
+        counts.update(row.counts)
+    return counts
 
 
 def describe_packing(packing: RowPacking, rows: list[Row], sessions: int) -> str:

@@ -208,7 +208,7 @@ def _with_vectors(batch: Batch, sessions: Sequence[int], vectors: Callable[[int,
         rows = [dock for session in sessions for dock in vectors(session, name)]
         index = torch.arange(len(table.positions))
         tables[name] = DockTable({}, empty, empty, table.positions, index, vectors=torch.cat(rows))
-    return replace(batch, docks=tables, keep_target_losses=True)
+    return replace(batch, docks=tables, teacher=None, keep_target_losses=True)
 
 
 @contextmanager

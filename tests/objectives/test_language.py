@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metalm_cli.config.schema.data import DataConfig
 from metalm_cli.config.schema.objectives import CausalLM, PrefixLM, SemiCausal
 from metalm_cli.config.schema.recipes import PretrainRecipe
 from metalm_cli.data.sampling.row_slots import RowSlot
 from metalm_cli.errors import MetalmError
-from metalm_cli.models.assembly import Assembly
-from metalm_cli.models.metalm import MetaLM, MetaLMConfig
 from metalm_cli.objectives import make_objective
 from metalm_cli.objectives.language import LanguageObjective, prefix_span, semi_causal_spans, span_drawer_of
-from metalm_cli.sessions import DecoderTokenizer, TextProcessor, TokenRules
+from objective_fixtures import assembly, data_of
 from row_fixtures import Shelf, rows_of_slot
-from tiny_models import make_decoder, make_encoder, texts, tokenizer_of
+from tiny_models import texts
 
 quick = settings(max_examples=150, deadline=None, derandomize=True)
 SEMI_CAUSAL = SemiCausal(name="semi_causal", span_length=[4, 8], span_fraction=0.3)
@@ -157,26 +153,6 @@ def test_span_drawers_of_objectives():
 
 
 # -- writers from recipes ---------------------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=4)
-def assembly(family: str = "gpt2", encoders: tuple[str, ...] = ("text",), max_length: int = 40) -> Assembly:
-    decoder = make_decoder(family)
-    towers = {name: make_encoder("bert", seed=index + 1) for index, name in enumerate(encoders)}
-    config = MetaLMConfig(
-        decoder_config=decoder.config.to_dict(),
-        encoder_configs={name: tower.config.to_dict() for name, tower in towers.items()},
-        connectors={name: {"kind": "linear", "layers": 1} for name in towers},
-        docking={name: {"kind": "text", "max_length": max_length, "keep_special": False} for name in towers},
-    )
-    torch.manual_seed(2)
-    model = MetaLM(config, decoder, towers).eval()
-    processors = {name: TextProcessor(name, tokenizer_of("wordpiece"), max_length) for name in towers}
-    return Assembly(model, DecoderTokenizer(tokenizer_of("byte"), TokenRules()), processors)
-
-
-def data_of(length: int = 64, **options: Any) -> DataConfig:
-    return DataConfig(sources=[{"name": "world", "world": {}}], sequence_length=length, **options)
 
 
 def recipe_of(objective: dict[str, Any], **data: Any) -> PretrainRecipe:

@@ -27,6 +27,7 @@ SETTINGS = {
         "reconstruction: {span_length: [4, 8]}, reconstruction_share: 0.5}",
         "model.connector={kind: stack, factor: 2}",
         "train.distill={weight: 3.0}",
+        "train.dock_worth_sessions=0",
     ],
     # One short span in a few documents, one row per process: some steps have no dock in one process or in both.
     "seldom": [

@@ -83,10 +83,12 @@ class Reconstruction(Section):
     _check = field_validator("span_length")(lambda value: _check_range(value, 1))
 
 
-class Reconstruct(Reconstruction):
-    """Reconstruction: each text of a document is docked, and predicted again after a mark."""
-
+class _NamedReconstruct(Section):
     name: Literal["reconstruct"]
+
+
+class Reconstruct(Reconstruction, _NamedReconstruct):
+    """Reconstruction: each text of a document is docked, and predicted again after a mark."""
 
 
 class Mixed(Section):
@@ -96,7 +98,7 @@ class Mixed(Section):
     continuation: SemiCausal | PrefixLM = Field(
         default=PrefixLM(name="prefix"),
         discriminator="name",
-        description="Objective of the documents that are continued.",
+        description="Objective of the documents that are continued: prefix or semi_causal, with its keys.",
     )
     reconstruction: Reconstruction = Field(
         default=Reconstruction(), description="How the other documents are docked and reconstructed."

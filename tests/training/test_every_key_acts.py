@@ -135,6 +135,27 @@ SPANS = {
     "span_fraction": (SEMI_CAUSAL, SEMI_CAUSAL.replace("0.25", "0.5")),
     "prefix_length": ("{name: prefix, prefix_length: [4, 8]}", "{name: prefix, prefix_length: [6, 9]}"),
 }
+PREFIX = "{name: prefix, prefix_length: [4, 8]}"
+RECONSTRUCT = "{name: reconstruct, span_length: [4, 8], mark: ':'}"
+MIXED = (
+    "{name: mixed, continuation: CONTINUATION, reconstruction: {span_length: [4, 8], mark: ':'}, "
+    "reconstruction_share: 0.5}"
+)
+ALIGNMENT = {
+    "mark": (RECONSTRUCT, RECONSTRUCT.replace("':'", "'=='")),
+    **{
+        f"continuation.{name}": tuple(MIXED.replace("CONTINUATION", value) for value in values)
+        for name, values in SPANS.items()
+    },
+    **{
+        name: tuple(MIXED.replace("CONTINUATION", PREFIX).replace(value, changed) for changed in (value, other))
+        for name, value, other in (
+            ("reconstruction.span_length", "{span_length: [4, 8]", "{span_length: [6, 9]"),
+            ("reconstruction.mark", "':'", "'=='"),
+            ("reconstruction_share", "share: 0.5", "share: 0.1"),
+        )
+    },
+}
 MASKS = {
     "mask_rate": ("mlm", "0.15", "0.3"),
     "keep_rate": ("mlm", "0.1", "0.5"),
@@ -229,6 +250,8 @@ TRAIN = {
     "loss_average": ("token", "example"),
     "patience": ("null", "1"),
     "final": ("last", "best"),
+    "distill.weight": ("2.0", "1.0"),
+    "distill.teacher": ("current", "base"),
     **{f"evaluate.{key}": values for key, values in EVALUATE.items()},
 }
 TOO_FAST = ["train.learning_rate=5.0", "train.pretrained_learning_rate={decoder: null, encoders: null}"]
@@ -286,6 +309,7 @@ LOOP_KEYS = {
         "train.keep_checkpoints",
         "train.sample_continuations",
     ),
+    *("train.distill.weight", "train.distill.teacher"),
     *("train.trackers", "train.loss_average", "train.patience", "train.final"),
     *(f"train.evaluate.{key}" for key in EVALUATE),
 }
@@ -337,6 +361,9 @@ def values_of(key: str, command: str) -> tuple[list[str], list[str]]:
     elif key.startswith("data.validation.objective.") or (section == "objective" and name in SPANS):
         key, _, name = key.rpartition(".")
         first, second = SPANS[name]
+    elif section == "objective" and name in ALIGNMENT:
+        first, second = ALIGNMENT[name]
+        key = "objective"
     elif section == "objective":
         objective, *values = MASKS[name]
         first, second = (f"{{name: {objective}, {name}: {value}}}" for value in values)

@@ -41,11 +41,11 @@ def rows_of(objective: Any, count: int = 12, length: int = 64) -> list:
 
 def sessions_of(row: Any) -> list[dict[str, Any]]:
     """Ids, docks and targets of each session of a row."""
-    found = []
+    sessions = []
     for segment in range(len(row.parents)):
         positions = np.flatnonzero(row.segments == segment)
         own = row.target_segments == segment
-        found.append(
+        sessions.append(
             {
                 "ids": row.ids[positions],
                 "docks": [
@@ -55,7 +55,7 @@ def sessions_of(row: Any) -> list[dict[str, Any]]:
                 "first": int(row.predict_at[own].min()) + 1 - positions[0] if own.any() else None,
             }
         )
-    return found
+    return sessions
 
 
 # -- rows of reconstruction -------------------------------------------------------------------------------------------
@@ -241,7 +241,9 @@ def test_a_teacher_reads_documents_as_running_text(options: Any) -> None:
             ids = reading.session.ids.tolist()
             ids = ids[1:] if ids[0] == tokenizer.start_id else ids
             ids = ids[:-1] if ids[-1] == tokenizer.document_end_id else ids
-            assert any(ids == document[at : at + len(ids)] for document in documents for at in range(len(document)))
+            assert any(
+                ids == document[start : start + len(ids)] for document in documents for start in range(len(document))
+            )
             taught += len(reading.targets)
     batch = objective.collate(rows)
     counts = objective.counts(batch)

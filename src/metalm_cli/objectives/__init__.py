@@ -29,7 +29,7 @@ def make_objective(recipe: PretrainRecipe, assembly: Assembly) -> DocumentObject
         raise MetalmError(
             f"the objective {recipe.objective.name} has no teacher",
             where="train.distill",
-            why="it is no subclass of metalm_cli.objectives.decoder_objective.DecoderObjective",
+            why="only subclasses of metalm_cli.objectives.decoder_objective.DecoderObjective have teachers",
             remedy="remove train.distill",
         )
     objective.distill(recipe.train.distill)

@@ -16,7 +16,7 @@ from typing import Any
 
 from metalm_cli.common.table import Table
 from metalm_cli.reports.reading.evaluation_summary import as_number
-from metalm_cli.reports.reading.run_summary import Record, RunSummary
+from metalm_cli.reports.reading.run_summary import SEPARATE_LOSSES, Record, RunSummary
 from metalm_cli.reports.tables import (
     format_count,
     format_decimal,
@@ -89,6 +89,7 @@ def training_figures(runs: Sequence[RunSummary], points: int = MAX_FIGURE_POINTS
     rate, norm = ("lr", "learning rate"), ("grad_norm", "norm before clipping")
     figures = [
         curve("loss", "Loss", "loss", "nats per token", split=True, log="xy"),
+        *(curve(*names, "nats per token", split=True) for names in SEPARATE_LOSSES),
         curve("bits-per-byte", "Bits per byte", "bits_per_byte", "bits per byte", split=True, log="xy"),
         *(
             _cluster_loss_figure(run, len(trained) > 1, points // min(len(trained), MAX_CLUSTER_FIGURES))

@@ -26,6 +26,12 @@ from metalm_cli.runs.find import RESULTS
 from metalm_cli.runs.folder import run_state
 
 Record = Mapping[str, Any]
+SEPARATE_LOSSES = (
+    ("continuation-loss", "Loss of continuation", "continuation_loss"),
+    ("reconstruction-loss", "Loss of reconstruction", "reconstruction_loss"),
+    ("kl", "Divergence from the teacher", "kl"),
+)
+"""Losses that objectives record besides the loss: name and title of their figure, and their key."""
 
 LINKED_FILES = (
     "recipe.yaml",

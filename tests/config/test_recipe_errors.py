@@ -193,6 +193,7 @@ def test_the_error_shows_every_problem(tmp_path: Path) -> None:
         (["train.steps=true"], "train.steps", "whole number"),
         (["train.max_time=90"], "train.max_time", "90s"),
         (["objective.name=rdt"], "objective.name", "rtd"),
+        (["objective.name=distill"], "objective.name", "got distill"),
         (["train.steps.x=1"], "train.steps", "got {x: 1}"),
     ],
 )

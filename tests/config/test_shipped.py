@@ -28,6 +28,7 @@ def test_shipped_recipes_resolve_and_have_descriptions(name: str) -> None:
 def test_the_promised_recipes_are_there() -> None:
     assert set(shipped_names()) >= {
         "pile",
+        "align",
         "connector-only",
         "docked",
         "encoder-mlm",

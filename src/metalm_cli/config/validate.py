@@ -12,6 +12,7 @@ from metalm_cli.common.registry import did_you_mean
 from metalm_cli.config import schema_types
 from metalm_cli.config.recipe_errors import MAX_LISTED, RecipeProblem, quote_value
 from metalm_cli.config.schema.base import InconsistentValues, Section
+from metalm_cli.config.schema.objectives import NOT_OBJECTIVES
 from metalm_cli.config.yaml_nodes import MAX_INTEGER, YamlNode
 
 
@@ -150,7 +151,7 @@ class SchemaChecker:
                 key,
                 name,
                 f"got {quote_value(name.plain())}, expected one of {expected}",
-                did_you_mean(name.value, by_name),
+                NOT_OBJECTIVES.get(str(name.value)) or did_you_mean(name.value, by_name),
             )
             return None
         return self._build_section(by_name[name.value], node, path)

@@ -92,7 +92,8 @@ class TaughtRows(RowFormat):
 
         Args:
             rows: Rows of the batch, in its order.
-            packs: Pack several sessions into a row, in their order, up to the length of the student's rows.
+            packs: Pack several sessions into a row, in their order, up to the length of the student's rows and the
+                decoder's positions.
             pass_positions: Maximum positions of a forward pass, padding included; a longer session is a pass of its
                 own. None: a single pass, also if there is nothing to read.
             pad_id: Token at padded positions.
@@ -107,8 +108,9 @@ class TaughtRows(RowFormat):
             offset += len(row.targets)
         if not sessions and pass_positions is None:
             sessions.append(TokenisedSession(np.array([pad_id]), np.array([False])))
-        row_length = max(len(row.ids) for row in rows)
-        length = row_length if pass_positions is None else min(row_length, pass_positions)
+        # Not above the decoder's positions, because positions continue in the padding of a row.
+        limits = [max(len(row.ids) for row in rows), pass_positions, self.max_length]
+        length = min(limit for limit in limits if limit is not None)
         text_rows = [build_row(group) for group in _in_order(sessions, length if packs else 0)]
         return TeacherTokens(_passes(text_rows, pass_positions, pad_id), _as_tensor(np.concatenate(indices)))
 

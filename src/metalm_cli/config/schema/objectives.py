@@ -137,6 +137,11 @@ class ReplacedTokenDetection(Section):
     )
 
 
+NOT_OBJECTIVES = {
+    "distill": "a teacher is added to an objective: set train.distill={} beside semi_causal, prefix or mixed"
+}
+"""Remedies for names of objectives that are other keys."""
+
 BUILT_IN_OBJECTIVES = (SemiCausal, CausalLM, PrefixLM, Reconstruct, Mixed, MaskedLM, ReplacedTokenDetection)
 
 if TYPE_CHECKING:

@@ -41,7 +41,7 @@ def test_json_schema_requires_nothing_that_an_extended_recipe_may_give() -> None
     assert required == {"DocumentSource": ["name"]}
     assert "required" not in schema
     assert {"type": "null"} in schema["$defs"]["ModelConfig"]["properties"]["encoders"]["anyOf"]
-    assert len(schema["properties"]["objective"]["anyOf"]) == 5
+    assert len(schema["properties"]["objective"]["anyOf"]) == 7
 
 
 def test_keys_and_choices_for_completion() -> None:
@@ -51,7 +51,15 @@ def test_keys_and_choices_for_completion() -> None:
     assert "extends" not in keys
     assert reference_docs.key_choices("train.schedule") == ["linear", "cosine", "constant"]
     assert reference_docs.key_choices("train.compile") == ["true", "false"]
-    assert reference_docs.key_choices("objective.name") == ["semi_causal", "causal", "prefix", "mlm", "rtd"]
+    assert reference_docs.key_choices("objective.name") == [
+        "semi_causal",
+        "causal",
+        "prefix",
+        "reconstruct",
+        "mixed",
+        "mlm",
+        "rtd",
+    ]
     assert reference_docs.key_choices("train.steps") == []
 
 

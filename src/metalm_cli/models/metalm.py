@@ -288,7 +288,7 @@ class MetaLM(PreTrainedModel):
             states = [self._target_states(tokens, {}) for tokens in teacher.passes]
         if states:
             return torch.cat(states)
-        head = self.get_output_embeddings().weight
+        head: Any = head_of(self.decoder).weight
         return head.new_zeros(0, head.shape[1 if self.traits.has_known_head else 0])
 
     def _target_states(self, tokens: PackedTokens, docks: dict[str, DockTable]) -> Tensor:

@@ -22,7 +22,7 @@ def make_objective(recipe: PretrainRecipe, assembly: Assembly) -> DocumentObject
     Raises:
         MetalmError: The objective of a plug-in cannot be imported, or the model or the objective has no teacher.
     """
-    objective = registry.objectives.load(recipe.objective.name)(recipe.objective, assembly)
+    objective: DocumentObjective = registry.objectives.load(recipe.objective.name)(recipe.objective, assembly)
     if recipe.train.distill is None:
         return objective
     if not isinstance(objective, DecoderObjective):

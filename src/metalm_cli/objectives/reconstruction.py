@@ -46,7 +46,7 @@ class ReconstructionObjective(LanguageObjective):
     @property
     def reconstruction(self) -> Reconstruction:
         """How documents are cut."""
-        return self.options  # type: ignore[no-any-return]
+        return self.options
 
     def distill(self, options: Distillation) -> None:
         raise MetalmError(
@@ -96,7 +96,7 @@ class MixedObjective(ReconstructionObjective):
 
     @property
     def reconstruction(self) -> Reconstruction:
-        return self.options.reconstruction  # type: ignore[no-any-return]
+        return self.options.reconstruction
 
     def distill(self, options: Distillation) -> None:
         LanguageObjective.distill(self, options)

@@ -88,6 +88,8 @@ def _cost(stage: Stage, configs_by_run: dict[str, Configs]) -> TrainingCost:
         share = 1.0 if name == "decoder" or "decoder" not in modules else _docked_share(recipe)
         passed = weights if encoder_trains else trained
         flops += positions * share * (2.0 * weights + 2.0 * trained + 2.0 * passed)
+        if name == "decoder" and recipe.train.distill is not None:
+            flops += positions * 2.0 * weights  # a teacher reads about as many positions, forward only
         encoder_trains = encoder_trains or trained > 0
     parameters = [parameter for module in modules.values() for parameter in module.parameters()]
     total = sum(parameter.numel() for parameter in parameters)

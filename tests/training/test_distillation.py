@@ -55,6 +55,16 @@ def test_losses_are_recorded_apart_and_a_teacher_without_weight_changes_nothing(
     assert full[-1]["loss"] != pytest.approx(none[-1]["loss"], abs=1e-6)
 
 
+def test_resumed_equals_uninterrupted(folder: Path, tmp_path: Path) -> None:
+    line = ["pretrain", folder / "micro.yaml", MIXED, *QUICK, "train.distill={}", "train.steps=5"]
+    line += ["train.checkpoint_every=2", "train.keep_checkpoints=9", "data.sequence_length=48"]
+    whole = tmp_path / "whole"
+    assert micro.metalm(*line, "--out", whole) == 0
+    resumed = micro.interrupted_copy(whole, tmp_path / "resumed", 2)
+    assert micro.metalm("pretrain", "--resume", "--out", resumed) == 0
+    micro.assert_same_run(whole, resumed, 5)
+
+
 def test_the_plan_names_the_teacher_and_what_it_cannot_read(folder: Path, capsys: Any) -> None:
     arguments = ["train.distill={weight: 3.0}", "--dry-run"]
     assert micro.metalm("pretrain", folder / "micro.yaml", MIXED, *arguments) == 0

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import metalm_cli as metalm
-from metalm_cli.config.schema.model import TaskModelConfig
+from metalm_cli.config.schema.model import ModelConfig
 from metalm_cli.inference.batch_generation import generate_in_batches
 from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.inference.loading import load
@@ -106,7 +106,7 @@ def test_a_saved_model_tokenises_and_scores_alike(connector, tmp_path: Path) -> 
     assert loaded.model.config.connectors["text"] == connector
     assert loaded.tokenise(Session(spans)).ids.tolist() == tokenised.ids.tolist()
     torch.testing.assert_close(loaded.log_likelihood([Session(spans)]), expected)
-    recipe = TaskModelConfig.model_validate({"checkpoint": str(base), "lora": {"rank": 2}})
+    recipe = ModelConfig.model_validate({"checkpoint": str(base), "lora": {"rank": 2}})
     assembly = build_metalm(recipe, seed=0, sample=lambda count: iter(()), offline=True)
     with torch.no_grad():
         for parameter in assembly.model.parameters():

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from metalm_cli.config.schema.model import TaskModelConfig
+from metalm_cli.config.schema.model import ModelConfig
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.assembly import Assembly, build_metalm
 from metalm_cli.models.checkpoint_io import load_model, save_model
@@ -53,7 +53,7 @@ def base(tokenizers: dict[str, Path], tmp_path: Path) -> Any:
 
 
 def assemble_adapted(folder: Path, seed: int = 0, trains: dict[str, str] | None = None, **lora: Any) -> Assembly:
-    recipe = TaskModelConfig.model_validate(
+    recipe = ModelConfig.model_validate(
         {"checkpoint": str(folder), "lora": {"rank": 3, **lora}, "trains": trains or {}}
     )
     return build_metalm(recipe, seed=seed, sample=lambda count: iter(()))
@@ -259,6 +259,53 @@ def test_exactly_the_trained_parameters_are_saved(base: Any, tmp_path: Path, dec
     assert safetensors_hash(folder) == before
 
 
+MIXED = [
+    ({"parts": ["decoder"]}, {"encoders": "all"}, "encoders.text"),
+    ({"parts": ["decoder"]}, {"encoders": "last_1", "connectors": "none"}, "encoders.text"),
+    ({"parts": ["encoders"]}, {"decoder": "all"}, "decoder"),
+    ({"parts": ["encoders.text"]}, {"decoder": "last_1"}, "decoder"),
+]
+"""Adapters, what trains beside them, and the part that trains without adapters."""
+
+
+@pytest.mark.parametrize("kind", [("gpt2", "bert"), ("opt", "t5")])
+@pytest.mark.parametrize(("lora", "trains", "whole"), MIXED)
+def test_a_part_trains_whole_beside_adapters_and_is_saved_loaded_and_merged(
+    base: Any, tmp_path: Path, kind: tuple[str, str], lora: Any, trains: Any, whole: str
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    folder = base(*kind)
+    before = safetensors_hash(folder)
+    assembly = assemble_adapted(folder, trains=trains, **lora)
+    assert torch.equal(losses(assembly), losses(Assembly(*load_model(folder)))), "adapters change nothing at the start"
+    trained = {name for name, parameter in assembly.parts()[whole].named_parameters() if parameter.requires_grad}
+    assert trained
+    assert not any(LORA_PARAMETER_MARK in name for name in trained)
+    expected = losses(perturb(assembly))
+    adapter_folder = save_trained(assembly, tmp_path / "adapter")
+    assert read_adapter(adapter_folder).whole == (whole,)
+    loaded = Assembly(*load_model(adapter_folder))
+    assert torch.equal(losses(loaded), expected)
+    assert merge(loaded.model)
+    save_model(tmp_path / "merged", loaded.model, loaded.decoder_tokenizer, loaded.processors)
+    torch.testing.assert_close(losses(Assembly(*load_model(tmp_path / "merged"))), expected, atol=1e-5, rtol=1e-5)
+    _, info = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", output_loading_info=True)
+    assert (info["missing_keys"], info["unexpected_keys"]) == (set(), set())
+    assert safetensors_hash(folder) == before
+
+
+def test_damage_of_a_part_that_trained_whole(base: Any, tmp_path: Path) -> None:
+    assembly = perturb(assemble_adapted(base(), parts=["decoder"], trains={"encoders": "all"}))
+    adapter_folder = save_trained(assembly, tmp_path / "adapter")
+    file = adapter_folder / "encoders" / "text" / "model.safetensors"
+    tensors = load_file(file)
+    save_file(dict(list(tensors.items())[1:]), file)
+    loading_error("an adapter cannot be loaded", adapter_folder)
+    file.unlink()
+    assert "encoders/text/model.safetensors is missing" in loading_error("cannot be loaded", adapter_folder).why
+
+
 @pytest.mark.slow
 def test_equal_in_a_fresh_process(base: Any, tmp_path: Path) -> None:
     from metalm_cli.inference import load
@@ -406,7 +453,7 @@ def test_adapters_on_adapters_are_refused(adapter_folder: Path) -> None:
 
 def test_training_on_from_an_adapter_trains_the_merged_model(base: Any, adapter_folder: Path) -> None:
     expected = losses(Assembly(*load_model(adapter_folder)))
-    recipe = TaskModelConfig.model_validate({"checkpoint": str(adapter_folder), "trains": {"decoder": "all"}})
+    recipe = ModelConfig.model_validate({"checkpoint": str(adapter_folder), "trains": {"decoder": "all"}})
     assembly = build_metalm(recipe, seed=0, sample=lambda count: iter(()))
     assert any("merged" in note for note in assembly.notes)
     torch.testing.assert_close(losses(assembly), expected, atol=1e-5, rtol=1e-5)
@@ -426,7 +473,7 @@ def damage(kind: str, adapter_folder: Path) -> None:
     if kind == "text":
         file.write_text("{")
     elif kind == "format":
-        file.write_text(json.dumps({**fields, "format": 2}))
+        file.write_text(json.dumps({**fields, "format": 3}))
     elif kind == "part":
         file.write_text(json.dumps({**fields, "parts": ["../decoder"]}))
     elif kind == "another":
@@ -452,7 +499,7 @@ def damage(kind: str, adapter_folder: Path) -> None:
     ("kind", "cause"),
     [
         ("text", "Expecting"),
-        ("format", "format 2"),
+        ("format", "format 3"),
         ("part", "not a part of a model"),
         ("another", "the base has no encoders.other"),
         ("gone", "adapter_model.safetensors is missing"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from metalm_cli.config.schema.model import ModelConfig, TaskModelConfig
+from metalm_cli.config.schema.model import ModelConfig
 from metalm_cli.config.schema.training import PretrainedLearningRate
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.assembly import Assembly, build_encoder, build_metalm
@@ -179,14 +179,14 @@ RATES = {"decoder": 1e-3, "encoders.text": 2e-3, "connectors.text": 3e-3}
 ALL_TRAIN = {"decoder": "all", "encoders": "all", "connectors": "all"}
 
 
-def with_rates(**model) -> TaskModelConfig:
+def with_rates(**model) -> ModelConfig:
     """Build a recipe's ``model`` with a rate of each part, next to its other keys."""
     parts = {key: model.pop(key, {}) for key in ("decoder", "text", "connector")}
     parts = {
         key: {**part, "learning_rate": RATES[name]} for (key, part), name in zip(parts.items(), RATES, strict=True)
     }
     encoders = {"text": parts.pop("text")}
-    return TaskModelConfig.model_validate({**model, **parts, "encoders": encoders})
+    return ModelConfig.model_validate({**model, **parts, "encoders": encoders})
 
 
 def group_rates(assembly: Assembly) -> dict[str, float]:
@@ -224,35 +224,36 @@ def test_rates_of_the_parts_of_a_checkpoint_hold_whatever_trains(trains, trained
 
 @pytest.mark.parametrize("trains", [{}, ALL_TRAIN], ids=str)
 @pytest.mark.parametrize("adapted", [["decoder"], ["encoders"], ["decoder", "encoders"]], ids=str)
-def test_rates_hold_for_adapters_and_connectors(adapted, trains, trained_model) -> None:
-    trains = {part: value for part, value in trains.items() if part in (*adapted, "connectors")}
+def test_rates_hold_for_adapters_connectors_and_whole_parts_beside_them(adapted, trains, trained_model) -> None:
     model = with_rates(checkpoint=trained_model, trains=trains, lora={"parts": adapted, "rank": 2})
-    expected = {name: rate for name, rate in RATES.items() if name.partition(".")[0] in (*adapted, "connectors")}
-    assert group_rates(build_metalm(model, seed=0, sample=lambda count: iter(()))) == expected
+    unadapted = [name for name in ("decoder", "encoders.text") if name.partition(".")[0] not in adapted]
+    if unadapted and not trains:
+        with pytest.raises(MetalmError, match="has no adapters and is frozen") as caught:
+            build_metalm(model, seed=0, sample=lambda count: iter(()))
+        assert caught.value.where == f"model.{unadapted[0]}.learning_rate"
+        return
+    assert group_rates(build_metalm(model, seed=0, sample=lambda count: iter(()))) == RATES
 
 
-def test_a_checkpoints_part_that_the_recipe_sets_does_not_inherit_a_rate(trained_model) -> None:
-    """Its default is the run's rate, as the recipe says; a part that is not set inherits what it was trained with."""
-    model = TaskModelConfig.model_validate({"checkpoint": trained_model, "trains": {"decoder": "all"}})
+def test_a_rate_saved_in_a_checkpoint_is_inherited_whatever_trains(trained_model) -> None:
+    model = ModelConfig.model_validate({"checkpoint": trained_model, "trains": {"decoder": "all"}})
     assembly = build_metalm(model, seed=0, sample=lambda count: iter(()))
-    assert group_rates(assembly) == {"decoder": 5e-4, "connectors.text": 9e-3}
-    model = TaskModelConfig.model_validate({"checkpoint": trained_model, "encoders": {"text": {"trains": "last_1"}}})
+    assert group_rates(assembly) == {"decoder": 9e-3, "connectors.text": 9e-3}
+    model = ModelConfig.model_validate({"checkpoint": trained_model, "encoders": {"text": {"trains": "last_1"}}})
     assembly = build_metalm(model, seed=0, sample=lambda count: iter(()))
     assert group_rates(assembly) == {"decoder": 9e-3, "encoders.text": 5e-4, "connectors.text": 9e-3}
     assert trained_names(assembly, "encoders.text") == parameter_names(assembly, "encoders.text", ("layer.1.",))
 
 
 @pytest.mark.parametrize("adapted", [["decoder"], ["encoders"], ["decoder", "encoders"]], ids=str)
-def test_beside_adapters_a_connector_keeps_the_rate_it_was_trained_with(adapted, trained_model) -> None:
-    """Adapters are new and have the run's rate; of the connector, only what trains can be set without its rate."""
-    model = {"checkpoint": trained_model, "lora": {"parts": adapted, "rank": 2}}
+@pytest.mark.parametrize("trains", [{}, {"connectors": "all"}], ids=str)
+def test_beside_adapters_a_connector_keeps_the_rate_it_was_trained_with(adapted, trains, trained_model) -> None:
+    """Adapters are new and have the run's rate."""
+    model = {"checkpoint": trained_model, "lora": {"parts": adapted, "rank": 2}, "trains": trains}
     expected = {name: 5e-4 for name in RATES if name.partition(".")[0] in adapted}
-    assembly = build_metalm(TaskModelConfig.model_validate(model), seed=0, sample=lambda count: iter(()))
+    assembly = build_metalm(ModelConfig.model_validate(model), seed=0, sample=lambda count: iter(()))
     assert group_rates(assembly) == {**expected, "connectors.text": 9e-3}
     assert trained_names(assembly, "connectors.text") == parameter_names(assembly, "connectors.text")
-    model["trains"] = {"connectors": "all"}
-    assembly = build_metalm(TaskModelConfig.model_validate(model), seed=0, sample=lambda count: iter(()))
-    assert group_rates(assembly) == {**expected, "connectors.text": 5e-4}
 
 
 def test_a_frozen_connector_of_a_checkpoint_trains_beside_adapters_unless_the_recipe_freezes_it(
@@ -262,7 +263,7 @@ def test_a_frozen_connector_of_a_checkpoint_trains_beside_adapters_unless_the_re
     save_model(tmp_path / "model", assembly.model, assembly.decoder_tokenizer, assembly.processors)
     model = {"checkpoint": str(tmp_path / "model"), "lora": {"rank": 2}}
     for trains, expected in (({}, "all"), ({"connectors": "none"}, "none")):
-        config = TaskModelConfig.model_validate({**model, "trains": trains})
+        config = ModelConfig.model_validate({**model, "trains": trains})
         assembly = build_metalm(config, seed=0, sample=lambda count: iter(()))
         assert assembly.policy["connectors.text"].train == expected
 
@@ -324,7 +325,7 @@ def test_a_rate_far_above_the_default_of_pretrained_weights_is_noted(rate, train
 
 
 def test_an_encoder_of_a_checkpoint_without_it_is_an_error(trained_model) -> None:
-    model = TaskModelConfig.model_validate({"checkpoint": trained_model, "encoders": {"vision": {"trains": "all"}}})
+    model = ModelConfig.model_validate({"checkpoint": trained_model, "encoders": {"vision": {"trains": "all"}}})
     with pytest.raises(MetalmError, match="no encoder 'vision'") as caught:
         build_metalm(model, seed=0, sample=lambda count: iter(()))
     assert caught.value.where == "model.encoders.vision"

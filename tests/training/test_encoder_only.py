@@ -295,9 +295,15 @@ def test_two_processes_train_the_same_adapters(folder: Path, tmp_path: Path) -> 
     ("arguments", "says"),
     [
         (["--encoder-only"], "set model.lora.parts=[encoders], or model.trains.decoder=all"),
+        (["model.lora.parts=[encoders.vision]"], "model.lora.parts: encoders.vision"),
+        (["model.lora.parts=[connectors]"], "model.lora.parts"),
         (
-            ["model.lora.parts=[decoder]", "model.trains.encoders=all"],
-            "set model.trains.encoders=none, or add encoders to model.lora.parts",
+            ["model.lora.parts=[decoder]", "model.encoders.text.learning_rate=1e-3"],
+            "set model.trains.encoders=all to train encoders.text in full beside adapters",
+        ),
+        (
+            ["model.lora.learning_rate=1e-3", "model.decoder.learning_rate=1e-3"],
+            "remove model.decoder.learning_rate or model.lora.learning_rate",
         ),
         (["model.lora.targets=[nothing]"], "its linear layers without the output head: c_attn, c_fc, c_proj"),
         (["model.lora.rank=0"], "model.lora.rank"),
@@ -312,13 +318,3 @@ def test_contradictory_options(
     assert output.count("error:") == 1
     assert says in output
     assert not (folder / "no").exists()
-
-
-def test_adapters_of_parts(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Adapters of a model built from a recipe would have no base on disk."""
-    parts = TASKS.replace("FOLDER", str(folder)) + micro.MODEL
-    recipe = micro.write_recipe(tmp_path, parts)
-    capsys.readouterr()
-    assert micro.metalm("finetune", recipe, "model.lora.rank=2", "--out", tmp_path / "run") == 2
-    output = capsys.readouterr().err
-    assert "adapters refer to a base on disk" in output

@@ -101,6 +101,7 @@ MODEL = {
     "trains.encoders": POLICY["trains"],
     "trains.connectors": ("all", "none"),
     "trains.seq2seq": POLICY["trains"],
+    **{f"learning_rates.{kind}": POLICY["learning_rate"] for kind in ("decoder", "encoders", "connectors", "seq2seq")},
     "special_tokens.start": ("auto", "never"),
     "special_tokens.document": ("eos", "e"),
     "special_tokens.paragraph": ("newline", "e"),
@@ -113,6 +114,7 @@ MODEL = {
     "lora.rank": ("2", "4"),
     "lora.alpha": ("8.0", "4.0"),
     "lora.dropout": ("0.0", "0.1"),
+    "lora.learning_rate": POLICY["learning_rate"],
     "lora.targets": ("[all-linear]", "[dense, c_attn]"),
 }
 SOURCE = {

@@ -53,7 +53,7 @@ def trained_parts(choice: dict[str, Any]) -> set[str]:
 
 
 def make_trainer(base: Path, choice: dict[str, Any]) -> Any:
-    from metalm_cli.config.schema.model import TaskModelConfig
+    from metalm_cli.config.schema.model import ModelConfig
     from metalm_cli.config.schema.objectives import SemiCausal
     from metalm_cli.config.schema.training import TrainingConfig
     from metalm_cli.models.assembly import build_metalm
@@ -63,7 +63,7 @@ def make_trainer(base: Path, choice: dict[str, Any]) -> Any:
 
     adapters = {"lora": {"parts": choice["lora"], "rank": 2}} if "lora" in choice else {}
     trains = {part: choice[part] for part in PARTS if part in choice}
-    model = TaskModelConfig.model_validate({"checkpoint": str(base), "trains": trains, **adapters})
+    model = ModelConfig.model_validate({"checkpoint": str(base), "trains": trains, **adapters})
     options = TrainingConfig(
         steps=6,
         batch_size=2,

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Set
 
 from metalm_cli.config.evaluation_rules import ENCODER_OBJECTIVES, check_evaluation, late_evaluation_problem
 from metalm_cli.config.objective_rules import check_objective, check_teacher
+from metalm_cli.config.part_rules import check_part_training
 from metalm_cli.config.recipe_errors import RecipeProblem, quote_value
 from metalm_cli.config.schema.connectors import ConnectorConfig
 from metalm_cli.config.schema.model import (
@@ -34,11 +35,11 @@ def check_cross_key_rules(recipe: PretrainRecipe | FinetuneRecipe, set_keys: Set
     """
     yield from _check_training(recipe)
     yield from check_teacher(recipe)
+    yield from check_part_training(recipe)
     if isinstance(recipe, PretrainRecipe):
         yield from _check_validation(recipe)
         yield from check_objective(recipe)
     if isinstance(recipe, FinetuneRecipe):
-        yield from _check_adapters(recipe)
         yield from _check_mixture(recipe)
         yield from _check_use_of_validation(recipe)
     newest_run_provides_model = isinstance(recipe, FinetuneRecipe) and not recipe.model.builds_parts
@@ -54,52 +55,6 @@ def check_cross_key_rules(recipe: PretrainRecipe | FinetuneRecipe, set_keys: Set
     yield from _check_tokenizers(recipe)
     yield from _check_positions(recipe)
     yield from check_seq2seq(recipe)
-
-
-def _check_adapters(recipe: FinetuneRecipe) -> Iterator[RecipeProblem]:
-    """Check the LoRA keys: ``model.trains`` selects the layers that get adapters; other weights stay frozen."""
-    model = recipe.model
-    if model.lora is None:
-        return
-    if model.checkpoint is None and model.builds_parts:
-        yield RecipeProblem(
-            "model.lora",
-            "got adapters for a newly assembled model, expected a trained model: adapters refer to a base on disk",
-            "train the connectors of the assembled model first (metalm pretrain connector-only), then set "
-            "model.checkpoint to that run",
-            depends_on=("model.checkpoint", "model.decoder", "model.encoders", "model.seq2seq"),
-        )
-    parts = list(model.lora.parts)
-    for key, part, trains in _trained_layers_of_parts(recipe):
-        other_part = "encoders" if part == "decoder" else "decoder"
-        if trains == "none" and part in parts:
-            yield RecipeProblem(
-                "model.lora.parts",
-                f"got {part} with {key}: none, but adapted parts must train",
-                f"set model.lora.parts=[{other_part}], or {key}=all",
-                depends_on=(key,),
-            )
-        # Whether the model has encoders at all is known only when its checkpoint is loaded.
-        is_known = key != "model.trains.encoders" or bool(model.encoders)
-        if trains not in (None, "none") and part not in parts and is_known:
-            yield RecipeProblem(
-                "model.lora.parts",
-                f"got {parts} with {key}: {trains}; with adapters, the weights of the {part} stay frozen",
-                f"set {key}=none, or add {part} to model.lora.parts",
-                depends_on=(key,),
-            )
-
-
-def _trained_layers_of_parts(recipe: FinetuneRecipe) -> Iterator[tuple[str, str, str | None]]:
-    """Yield what trains of the decoder and the encoders, with the key that sets it and the kind of part."""
-    for kind in ("decoder", "encoders"):
-        trains = getattr(recipe.model.trains, kind)
-        if trains is not None:
-            yield f"model.trains.{kind}", kind, trains
-            continue
-        for key, part in _named_parts(recipe):
-            if key.split(".")[1] == kind:
-                yield f"{key}.trains", kind, part.trains
 
 
 def _check_decoder(recipe: FinetuneRecipe) -> Iterator[RecipeProblem]:
@@ -235,21 +190,25 @@ def _check_model_checkpoint(recipe: PretrainRecipe | FinetuneRecipe, set_keys: S
             depends_on=("objective.name",),
         )
     # The recipe that a run records sets every key to its resolved value; it must resolve again unchanged.
-    is_default = {
-        "model.special_tokens": recipe.model.special_tokens == SpecialTokensConfig(),
-        "model.connector": _sets_policy_only(recipe.model.connector),
-    }
-    for key, inherited in (("model.special_tokens", "special tokens"), ("model.connector", "connectors")):
-        if key in set_keys and not is_default[key]:
-            yield RecipeProblem(
-                key,
-                f"got {key} together with model.checkpoint",
-                f"remove {key}: the checkpoint includes its {inherited}",
-                depends_on=("model.checkpoint",),
-            )
+    if "model.special_tokens" in set_keys and recipe.model.special_tokens != SpecialTokensConfig():
+        yield RecipeProblem(
+            "model.special_tokens",
+            "got model.special_tokens together with model.checkpoint",
+            "remove model.special_tokens: the checkpoint includes its special tokens",
+            depends_on=("model.checkpoint",),
+        )
+    connector = recipe.model.connector
+    if not _sets_policy_only(connector):
+        names = ", ".join(f"model.connector.{name}" for name in _fixed_keys(connector))
+        yield RecipeProblem(
+            "model.connector",
+            f"got {names} together with model.checkpoint, whose connectors have their kind and settings",
+            f"remove {names}: of a trained connector, only trains and learning_rate can be set",
+            depends_on=("model.checkpoint",),
+        )
     for key, part in _named_parts(recipe):
         if part.checkpoint is None and part.config is None and not _sets_policy_only(part):
-            names = ", ".join(f"{key}.{name}" for name in sorted(part.model_fields_set) if not _is_policy(part, name))
+            names = ", ".join(f"{key}.{name}" for name in _fixed_keys(part))
             yield RecipeProblem(
                 key,
                 f"got {names} together with model.checkpoint",
@@ -261,6 +220,16 @@ def _check_model_checkpoint(recipe: PretrainRecipe | FinetuneRecipe, set_keys: S
 def _sets_policy_only(part: Part | ConnectorConfig) -> bool:
     """Whether a section sets nothing but what trains, and at which rate."""
     return all(_is_policy(part, name) for name in type(part).model_fields)
+
+
+def _fixed_keys(part: Part | ConnectorConfig) -> Iterator[str]:
+    """Yield the keys of a section that cannot be set beside a checkpoint; those of a nested section are dotted."""
+    for name in type(part).model_fields:
+        value = getattr(part, name)
+        if isinstance(value, ConnectorConfig):
+            yield from (f"{name}.{inner}" for inner in _fixed_keys(value))
+        elif not _is_policy(part, name):
+            yield name
 
 
 def _is_policy(part: Part | ConnectorConfig, name: str) -> bool:
@@ -306,7 +275,8 @@ def _check_parts(recipe: PretrainRecipe) -> Iterator[RecipeProblem]:
             remedy = "remove them (model.encoders=null) or set objective.name=semi_causal"
             yield RecipeProblem("model.encoders", message, remedy, depends_on=depends_on)
     for key, part in _named_parts(recipe):
-        yield from _check_part(key, part)
+        if key != "model.decoder" or name not in ENCODER_OBJECTIVES:  # a second problem of the same key
+            yield from _check_part(key, part)
 
 
 Part = DecoderConfig | EncoderConfig | Seq2SeqConfig

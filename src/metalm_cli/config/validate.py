@@ -114,6 +114,8 @@ class SchemaChecker:
                 message, remedy, is_missing = entry["msg"], "", False
                 if isinstance(cause, InconsistentValues):
                     message, remedy, is_missing = str(cause), cause.remedy, cause.is_missing
+                    if any(schema_types.join_key(key, name) in self.invalid_keys for name in cause.depends_on):
+                        continue
                     key = schema_types.join_key(key, cause.key) if cause.key else key
                 if key in self.invalid_keys:
                     continue

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from metalm_cli.common import registry
-from metalm_cli.config.schema.model import Lora, ModelConfig, TaskModelConfig
+from metalm_cli.config.schema.model import Lora, ModelConfig
 from metalm_cli.config.schema.recipes import FinetuneRecipe, PretrainRecipe
 from metalm_cli.config.schema.training import TrainingConfig
 from metalm_cli.errors import MetalmError
@@ -25,7 +25,9 @@ from metalm_cli.models.part_loader import PartLoader
 from metalm_cli.models.trainable import (
     LORA,
     TrainPolicy,
+    adapter_policy,
     apply_policy,
+    check_rates_are_used,
     high_rate_notes,
     requested_policy,
     with_pretrained_rates,
@@ -65,6 +67,11 @@ class Assembly:
         if self.tokenizer is None:
             raise ValueError("an encoder alone has no decoder tokenizer")
         return self.tokenizer
+
+    @property
+    def writes_adapter(self) -> bool:
+        """Whether the result of training is an adapter folder, and not a model."""
+        return self.lora_targets is not None and self.lora_targets.result_base is not None
 
     def parts(self) -> dict[str, nn.Module]:
         """Return the modules by key path, in the order of the optimiser's groups."""
@@ -175,9 +182,13 @@ def build_metalm(
         assembly.notes += loader.notes
         assembly.policy = {name: TrainPolicy() for name in assembly.parts()}
     _set_policy(assembly, model)
-    if isinstance(model, TaskModelConfig) and model.lora is not None and model.checkpoint is not None:
-        base_folder = find_model_folder(model.checkpoint, offline=offline, remote_code=remote_code)
-        _add_lora(assembly, model, model.lora, _lora_base(model.checkpoint, base_folder), seed)
+    if model.lora is not None:
+        base = None
+        if model.checkpoint is not None:
+            base_folder = find_model_folder(model.checkpoint, offline=offline, remote_code=remote_code)
+            base = _lora_base(model.checkpoint, base_folder)
+        _add_lora(assembly, model, model.lora, base, seed)
+    check_rates_are_used(model, assembly.policy)
     apply_policy(assembly.parts(), assembly.policy)
     assembly.notes += assembly.family.notes(assembly)
     return assembly
@@ -202,6 +213,7 @@ def build_encoder(
     loader = PartLoader(sample, offline, remote_code, tokenizers)
     assembly = Assembly(*load_family(ENCODER_ONLY).build(model, kind, loader, seed))
     assembly.policy = {name: requested_policy(model, name, TrainPolicy()) for name in assembly.parts()}
+    check_rates_are_used(model, assembly.policy)
     assembly.notes += loader.notes
     apply_policy(assembly.parts(), assembly.policy)
     return assembly
@@ -279,13 +291,21 @@ def _lora_base(checkpoint: str, folder: Path) -> LoraBase:
     return LoraBase(checkpoint, folder, safetensors_hash(folder))
 
 
-def _add_lora(assembly: Assembly, model: ModelConfig, lora: Lora, base: LoraBase, seed: int) -> None:
-    """Freeze the decoder and the encoders, and add adapters to the parts that the recipe names."""
-    adapted_parts = {
-        name: part
-        for name, part in assembly.parts().items()
-        if name == "seq2seq" or name.partition(".")[0] in lora.parts
-    }
+def _add_lora(assembly: Assembly, model: ModelConfig, lora: Lora, base: LoraBase | None, seed: int) -> None:
+    """Add adapters to the parts that the recipe names, and freeze the others unless the recipe says what trains.
+
+    Connectors train in full, and other parts without adapters where the recipe sets ``trains``.
+    """
+    parts = assembly.parts()
+    for name in lora.parts:
+        if name.startswith("encoders.") and name not in parts:
+            raise MetalmError(
+                f"the model has no part {name!r} to adapt",
+                where=f"model.lora.parts: {name}",
+                why=f"its parts: {', '.join(parts)}",
+                remedy="name a part of the model",
+            )
+    adapted_parts = {name: part for name, part in parts.items() if lora.adapts(name)}
     if not adapted_parts:
         raise MetalmError(
             "the model has no encoder to adapt",
@@ -293,22 +313,20 @@ def _add_lora(assembly: Assembly, model: ModelConfig, lora: Lora, base: LoraBase
             why="it is a plain causal language model",
             remedy="set model.lora.parts=[decoder]",
         )
-    if assembly.processors and "encoders" not in lora.parts and model.trains.encoders not in (None, "none"):
-        raise MetalmError(
-            f"got {lora.parts} with model.trains.encoders: {model.trains.encoders}",
-            where="model.lora.parts",
-            why="with adapters, the weights of the encoders stay frozen",
-            remedy="set model.trains.encoders=none, or add encoders to model.lora.parts",
-        )
-    # Adapters are new; a connector trains on, in full, at the rate that it has.
-    connectors = [name for name in assembly.policy if name.startswith("connectors.")]
-    policy = {name: requested_policy(model, name, TrainPolicy()) for name in assembly.policy}
-    for name in connectors:
-        policy[name] = requested_policy(model, name, replace(assembly.policy[name], train="all"))
+    policy = {}
+    for name, saved in assembly.policy.items():
+        if name in adapted_parts:
+            policy[name] = adapter_policy(model, name)
+        else:  # of a connector or another whole part, the rate saved in the checkpoint applies
+            default = "all" if name.startswith("connectors.") else "none"
+            policy[name] = requested_policy(model, name, replace(saved, train=default))
     train = {name: policy[name].train for name in adapted_parts}
     assembly.lora_targets = add_adapters(assembly.model, adapted_parts, train, lora, base, seed)
     assembly.notes.append(str(assembly.lora_targets))
-    for name in policy:
-        if name not in connectors:
-            policy[name] = replace(policy[name], train=LORA if name in adapted_parts else "none")
-    assembly.policy = policy
+    whole = [name for name in policy if name not in adapted_parts and policy[name].train != "none"]
+    whole = [name for name in whole if not name.startswith("connectors.")]
+    if whole:
+        assembly.notes.append(f"beside adapters, the weights of {', '.join(whole)} train ({policy[whole[0]].train})")
+    assembly.policy = {
+        name: replace(entry, train=LORA) if name in adapted_parts else entry for name, entry in policy.items()
+    }

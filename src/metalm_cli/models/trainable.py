@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from metalm_cli.config.schema.connectors import ConnectorConfig
-from metalm_cli.config.schema.model import DecoderConfig, EncoderConfig, ModelConfig, Seq2SeqConfig
+from metalm_cli.config.part_rules import frozen_rate_problem
+from metalm_cli.config.part_settings import belongs_to, rate_keys, requested_rate, requested_trains
+from metalm_cli.config.schema.model import ModelConfig
 from metalm_cli.config.schema.training import PretrainedLearningRate
 from metalm_cli.errors import MetalmError
 
@@ -61,25 +62,40 @@ def requested_policy(model: ModelConfig, name: str, inherited: TrainPolicy) -> T
     Args:
         model: The recipe's ``model``.
         name: Key path of the part: ``decoder``, ``encoders.NAME``, ``connectors.NAME`` or ``seq2seq``.
-        inherited: Policy for what the recipe does not set. Its learning rate applies only where the recipe does not
-            set what trains either.
+        inherited: Policy for what the recipe does not set.
     """
-    kind, _, encoder = name.partition(".")
-    part: DecoderConfig | EncoderConfig | ConnectorConfig | Seq2SeqConfig | None = model.decoder
-    key = f"model.{name}.learning_rate"
-    if kind == "seq2seq":
-        part = model.seq2seq
-    elif kind != "decoder":
-        part = model.encoders.get(encoder)
-    if kind == "connectors":
-        own = part.connector if isinstance(part, EncoderConfig) else None
-        key = f"model.encoders.{encoder}.connector.learning_rate" if own else "model.connector.learning_rate"
-        part = own or model.connector
-    train = getattr(model.trains, kind) or (part.trains if part is not None else None)
-    rate = part.learning_rate if part is not None else None
-    if rate is not None:
-        return TrainPolicy(train or inherited.train, rate, key)
-    return inherited if train is None else TrainPolicy(train)
+    train = requested_trains(model, name) or inherited.train
+    rate = requested_rate(model, name)
+    return replace(inherited, train=train) if rate is None else TrainPolicy(train, *rate)
+
+
+def adapter_policy(model: ModelConfig, name: str) -> TrainPolicy:
+    """Return the training policy of the adapters of a part; its ``train`` selects the layers that get adapters."""
+    lora = model.lora
+    if lora is not None and lora.learning_rate is not None:
+        return TrainPolicy(requested_trains(model, name) or "all", lora.learning_rate, "model.lora.learning_rate")
+    return requested_policy(model, name, TrainPolicy())
+
+
+def check_rates_are_used(model: ModelConfig, policy: Mapping[str, TrainPolicy]) -> None:
+    """Reject a learning rate of a part that the model does not have, or that does not train at it.
+
+    Raises:
+        MetalmError: Names the key.
+    """
+    for key, part in rate_keys(model):
+        trains = {entry.train for name, entry in policy.items() if belongs_to(name, part)}
+        if not trains:
+            raise MetalmError(
+                f"a learning rate is set for {part}, which the model does not have",
+                where=key,
+                why=f"its parts: {', '.join(policy)}",
+                remedy="remove it",
+            )
+        if trains == {"none"}:
+            what, remedy = frozen_rate_problem(model, part)
+            why = "trains: none is set in the recipe or saved in the checkpoint" if model.lora is None else ""
+            raise MetalmError(what, where=key, why=why, remedy=remedy)
 
 
 def with_pretrained_rates(

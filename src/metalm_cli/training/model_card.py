@@ -11,7 +11,7 @@ from metalm_cli.common.markdown import code_block, code_span, escape_markdown
 from metalm_cli.config.schema.recipes import Recipe
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.models.lora.adapter_files import save_adapter
-from metalm_cli.models.lora.inject import LoraTargets
+from metalm_cli.models.lora.inject import merge
 from metalm_cli.provenance.lineage import LINEAGE, all_ancestors, make_lineage
 from metalm_cli.runs.data_record import DataSource
 from metalm_cli.runs.dock_worth import dock_worth
@@ -27,7 +27,9 @@ def write_model(
     facts: dict[str, Any],
     ancestors: list[dict[str, Any]],
 ) -> None:
-    """Write the trained model; for a run that trained adapters, the adapters and connectors.
+    """Write the trained model; for a run that trained adapters of a base on disk, only what trained.
+
+    Adapters of a model that the run itself assembled are merged into its weights first.
 
     Args:
         folder: A new folder.
@@ -39,9 +41,11 @@ def write_model(
             lineage and card.
         ancestors: Lineages of the base models.
     """
-    if assembly.lora_targets is not None:
+    if assembly.writes_adapter and assembly.lora_targets is not None:
         save_adapter(folder, assembly.parts(), assembly.lora_targets)
     else:
+        if assembly.lora_targets is not None:
+            merge(assembly.model)
         assembly.family.save(folder, assembly)
     for name, part in extra_parts.items():
         part.save_pretrained(folder / name)
@@ -52,7 +56,7 @@ def write_model(
 
 def model_card(assembly: Assembly, lineage: dict[str, Any], facts: dict[str, Any]) -> str:
     """Write the model's README: its parts, training data, metrics, code to load it, and the recipe."""
-    adapter_note = "" if assembly.lora_targets is None else f"\n\n{_adapter_note(assembly, assembly.lora_targets)}"
+    adapter_note = _adapter_note(assembly)
     sources = (f"{source['name']} ({source['kind']}: {source['location']})" for source in lineage["data"])
     data = "\n".join(f"- {escape_markdown(source)}" for source in sources)
     losses = validation_losses(facts["validation"])
@@ -93,14 +97,19 @@ Trained with metalm {lineage["metalm"]} for {facts["steps"]:,} steps on {facts["
 """
 
 
-def _adapter_note(assembly: Assembly, adaptation: LoraTargets) -> str:
-    """Paragraph of a card about adapters."""
+def _adapter_note(assembly: Assembly) -> str:
+    """Paragraph of a card about adapters; empty without any."""
+    adaptation = assembly.lora_targets
+    if adaptation is None:
+        return ""
+    base = adaptation.result_base
+    if base is None:
+        return f"\n\n{escape_markdown(str(adaptation))}; they are merged into the weights."
     trained = sum(parameter.numel() for parameter in assembly.model.parameters() if parameter.requires_grad)
-    base = adaptation.base
     return (
-        f"This is not a complete model: {escape_markdown(str(adaptation))} ({code_span(base.checkpoint)}, weights of "
-        f"sha256 `{base.sha256}`). This folder holds the {trained:,} trained parameters. `metalm export --merge` makes "
-        "a complete model."
+        f"\n\nThis is not a complete model: {escape_markdown(str(adaptation))} ({code_span(base.checkpoint)}, weights "
+        f"of sha256 `{base.sha256}`). This folder holds the {trained:,} trained parameters. `metalm export --merge` "
+        "makes a complete model."
     )
 
 
@@ -127,7 +136,7 @@ def part_table(assembly: Assembly) -> str:
 def how_to_load(assembly: Assembly) -> str:
     """Python code that loads the model, for a card."""
     family = assembly.family
-    if not family.generates or (not assembly.processors and assembly.lora_targets is None):
+    if not family.generates or (not assembly.processors and not assembly.writes_adapter):
         name = "model" if family.generates else "encoder"
         auto = family.auto_class
         return f'from transformers import {auto}\n\n{name} = {auto}.from_pretrained("path/to/this/folder")'

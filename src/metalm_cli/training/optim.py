@@ -49,6 +49,12 @@ def set_learning_rate(optimizer: Any, factor: float) -> None:
         group["lr"] = group["base_lr"] * factor
 
 
+def logged_rates(optimizer: Any, options: TrainingConfig, factor: float) -> dict[str, Any]:
+    """Return the rates of a step for its record: ``lr`` of the run, and ``learning_rates`` of the trained parts."""
+    rates = {group["name"].rpartition(".")[0]: group["base_lr"] * factor for group in optimizer.param_groups}
+    return {"lr": options.learning_rate * factor, "learning_rates": rates}
+
+
 def gate_update(optimizer: Any, found_inf: torch.Tensor) -> None:
     """Make the next update a no-op if ``found_inf`` is not 0, decided on the device to avoid a host sync.
 

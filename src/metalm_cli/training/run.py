@@ -392,4 +392,4 @@ class Run(ABC):
     @property
     def result_name(self) -> str:
         """Name of the run's result: ``model`` or ``adapter``."""
-        return "model" if self.assembly.lora_targets is None else "adapter"
+        return "adapter" if self.assembly.writes_adapter else "model"

@@ -149,7 +149,7 @@ def write_start(run: Run, folder: RunFolder, device: str) -> None:
             folder.write_json("environment.json", {"recipe": run.options.name, **environment(device)})
             _write_tokenizers(folder, assembly)
             folder.write_json(DATA_FILE, {**data_record(run.corpus), "recipe": recipe_record(run.recipe)})
-            if assembly.lora_targets is not None:
+            if assembly.lora_targets is not None and assembly.lora_targets.base is not None:
                 folder.write_json(BASE_FILE, {"sha256": assembly.lora_targets.base.sha256})
         elif is_recorded(folder, run.recipe):
             return
@@ -173,7 +173,7 @@ def check_adapter_base(folder: RunFolder | None, assembly: Assembly) -> None:
     Raises:
         MetalmError: The base has changed.
     """
-    if folder is None or assembly.lora_targets is None:
+    if folder is None or assembly.lora_targets is None or assembly.lora_targets.base is None:
         return
     base = assembly.lora_targets.base
     saved_base = folder.read_json(BASE_FILE, "the record of the adapter's base cannot be read", "start a new run")

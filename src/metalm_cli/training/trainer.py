@@ -34,6 +34,7 @@ from metalm_cli.training.optim import (
     gate_update,
     is_due,
     layer_classes,
+    logged_rates,
     make_optimizer,
     schedule,
     set_learning_rate,
@@ -318,13 +319,12 @@ class Trainer:
                 self.check(bad_step, callbacks)
             if is_due(options.log_every, state.step) or is_last:
                 self.check(bad_step, callbacks)
-                rate = options.learning_rate * schedule(options, state.step - 1, self.steps)
                 callbacks.log(
                     {
                         "step": state.step,
                         "split": "train",
                         **step_metrics.pop_record(),
-                        "lr": rate,
+                        **logged_rates(self.optimizer, options, schedule(options, state.step - 1, self.steps)),
                         "grad_norm": scalar(grad_norm),
                     }
                 )

@@ -25,10 +25,20 @@ class InconsistentValues(ValueError):
         key: Key of the section that the user should look at; empty: the section itself.
         remedy: What to change.
         is_missing: The key needs a value and has none; a base recipe may leave it out.
+        depends_on: Keys of the section whose values the problem follows from; it is left out if one is invalid.
     """
 
-    def __init__(self, message: str, *, key: str = "", remedy: str = "", is_missing: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        key: str = "",
+        remedy: str = "",
+        is_missing: bool = False,
+        depends_on: tuple[str, ...] = (),
+    ) -> None:
         super().__init__(message)
+        self.depends_on = depends_on
         self.is_missing = is_missing
         self.key = key
         self.remedy = remedy

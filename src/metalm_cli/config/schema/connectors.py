@@ -91,7 +91,10 @@ class ConnectorConfig(Section):
         for name in self.plugin_kinds:
             if getattr(self, name) is not None and self.kind != name:
                 raise InconsistentValues(
-                    f"got settings of {name} with kind {self.kind}", key=name, remedy=f"set kind={name}, or remove them"
+                    f"got settings of {name} with kind {self.kind}",
+                    key=name,
+                    remedy=f"set kind={name}, or remove them",
+                    depends_on=("kind",),
                 )
         kind = self.kind
         of_kind = SETTINGS_OF_KINDS.get(kind, ())
@@ -102,6 +105,7 @@ class ConnectorConfig(Section):
                     f"got {key} with kind {kind}, expected it only with kind {' or '.join(kinds)}",
                     key=key,
                     remedy=f"remove it, or set kind={kinds[0]}",
+                    depends_on=("kind",),
                 )
             if key in of_kind and key != "heads" and getattr(self, key) is None:
                 raise InconsistentValues(

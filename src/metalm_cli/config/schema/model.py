@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -195,10 +195,7 @@ class EncoderConfig(Section):
 
 
 class TrainableParts(Section):
-    """Trainable parameters by kind of part; null keeps the setting of each part or of the checkpoint.
-
-    Where this section or the part itself sets what trains, the learning rate saved in a checkpoint does not apply.
-    """
+    """Trainable parameters by kind of part; null keeps the setting of each part or of the checkpoint."""
 
     decoder: TrainableLayers | None = Field(
         default=None, description="Trainable parameters of the decoder: all, none, or last_N."
@@ -212,6 +209,56 @@ class TrainableParts(Section):
     seq2seq: TrainableLayers | None = Field(
         default=None, description="Trainable parameters of an encoder–decoder: all, none, or last_N."
     )
+
+
+class PartLearningRates(Section):
+    """Learning rates by kind of part. The learning_rate of a part itself takes precedence."""
+
+    decoder: float | None = Field(default=None, gt=0, le=MAX_LEARNING_RATE, description="Learning rate of the decoder.")
+    encoders: float | None = Field(
+        default=None, gt=0, le=MAX_LEARNING_RATE, description="Learning rate of every encoder that sets none."
+    )
+    connectors: float | None = Field(
+        default=None, gt=0, le=MAX_LEARNING_RATE, description="Learning rate of every connector that sets none."
+    )
+    seq2seq: float | None = Field(
+        default=None, gt=0, le=MAX_LEARNING_RATE, description="Learning rate of an encoder–decoder."
+    )
+
+
+class Lora(Section):
+    """Low-rank adapters (LoRA, by peft): the weights of the adapted parts stay frozen."""
+
+    parts: list[Annotated[str, Field(pattern=r"^(decoder|encoders(\.[A-Za-z0-9_-]+)?)$")]] = Field(
+        default=["encoders", "decoder"],
+        min_length=1,
+        examples=["decoder", "encoders", "encoders.text"],
+        description="Parts that get adapters: decoder, encoders (all of them) or encoders.NAME. Connectors train in "
+        "full, and so do other parts for which trains is set; parts without adapters are frozen by default.",
+    )
+    rank: int = Field(default=8, ge=1, description="Rank of the adapter matrices.")
+    alpha: float = Field(
+        default=16.0, gt=0, description="Scaling numerator: the low-rank update is multiplied by alpha / rank."
+    )
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout probability of the adapters' inputs.")
+    targets: list[str] = Field(
+        default=["all-linear"], description="Names of the linear layers to adapt, or all-linear."
+    )
+    learning_rate: float | None = Field(
+        default=None,
+        gt=0,
+        le=MAX_LEARNING_RATE,
+        description="Learning rate of all adapters; default: that of the adapted part, if the recipe sets it, else "
+        "train.learning_rate.",
+    )
+
+    def adapts(self, part: str) -> bool:
+        """Whether a part gets adapters.
+
+        Args:
+            part: Key path of the part: ``decoder``, ``encoders.NAME``, ``connectors.NAME`` or ``seq2seq``.
+        """
+        return part == "seq2seq" or part in self.parts or part.partition(".")[0] in self.parts
 
 
 class ModelConfig(Section):
@@ -235,6 +282,14 @@ class ModelConfig(Section):
         default=TrainableParts(),
         description="Which parameters train; overrides the trains keys of the parts and the settings saved in the "
         "checkpoint.",
+    )
+    learning_rates: PartLearningRates = Field(
+        default=PartLearningRates(),
+        description="Learning rates by kind of part, for parts that set none; they take precedence over those saved in "
+        "the checkpoint.",
+    )
+    lora: Lora | None = Field(
+        default=None, description="Train low-rank adapters instead of the weights of decoder or encoders."
     )
     special_tokens: SpecialTokensConfig = Field(
         default=SpecialTokensConfig(),
@@ -295,27 +350,3 @@ class ModelConfig(Section):
 
 def _is_built(part: DecoderConfig | EncoderConfig | Seq2SeqConfig | None) -> bool:
     return part is not None and (part.checkpoint is not None or part.config is not None)
-
-
-class Lora(Section):
-    """Low-rank adapters (LoRA, by peft): the model's own weights stay frozen."""
-
-    parts: list[Literal["encoders", "decoder"]] = Field(
-        default=["encoders", "decoder"],
-        min_length=1,
-        description="Parts that get adapters. Connectors are always trained in full.",
-    )
-    rank: int = Field(default=8, ge=1, description="Rank of the adapter matrices.")
-    alpha: float = Field(
-        default=16.0, gt=0, description="Scaling numerator: the low-rank update is multiplied by alpha / rank."
-    )
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout probability of the adapters' inputs.")
-    targets: list[str] = Field(
-        default=["all-linear"], description="Names of the linear layers to adapt, or all-linear."
-    )
-
-
-class TaskModelConfig(ModelConfig):
-    """The model to finetune."""
-
-    lora: Lora | None = Field(default=None, description="Train low-rank adapters instead of the model's own weights.")

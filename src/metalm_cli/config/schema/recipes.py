@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from metalm_cli.config.schema.base import DangerousOptions, InconsistentValues, Section
 from metalm_cli.config.schema.data import DataConfig
-from metalm_cli.config.schema.model import ModelConfig, TaskModelConfig
+from metalm_cli.config.schema.model import ModelConfig
 from metalm_cli.config.schema.objectives import Objective, SupervisedObjective
 from metalm_cli.config.schema.tasks import TaskDataConfig
 from metalm_cli.config.schema.training import TaskTrainingConfig, TrainingConfig
@@ -39,8 +39,8 @@ class FinetuneRecipe(Section):
         default=None, description="Name of a shipped recipe or path of a recipe file that this one builds on."
     )
     description: str = Field(default="", description="One-line description for metalm recipe list; not inherited.")
-    model: TaskModelConfig = Field(
-        default=TaskModelConfig(),
+    model: ModelConfig = Field(
+        default=ModelConfig(),
         description="The model to finetune; default: the model of the newest pretraining run.",
     )
     data: TaskDataConfig = Field(description="Tasks, templates and validation examples.")

@@ -1,7 +1,7 @@
-"""Adapter folders: only the trained parameters, with the name and the hash of their base model.
+"""Adapter folders: only what trained, with the name and the hash of its base model.
 
-A folder holds peft's own files of each adapted part (``decoder/``, ``encoders/<name>/``, ``seq2seq/``), the
-connectors, and :data:`ADAPTER_FILE`.
+A folder holds peft's own files of each adapted part (``decoder/``, ``encoders/<name>/``, ``seq2seq/``), all weights of
+each part that trained beside them without adapters, the connectors, and :data:`ADAPTER_FILE`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,15 @@ ADAPTER_FOLDER = "adapter"
 """Name of the adapter folder in a run folder."""
 CONNECTORS_FILE = "connectors.safetensors"
 PEFT_WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+WHOLE_WEIGHTS = "model.safetensors"
+"""File with all weights of a part that trained without adapters, in the folder of the part."""
 PEFT_PREFIX = "base_model.model."
 """Prefix of tensor names in the files that peft writes."""
 UNCHECKED_FIELDS = ("auto_mapping", "peft_version", "target_modules")
 """Fields of peft's config that may have any value, or are read separately."""
 FORMAT_VERSION = 1
+WHOLE_PARTS_FORMAT = 2
+"""Format of folders with parts that trained without adapters, which earlier versions do not read."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class SavedAdapter:
         sha256: Hash of the base's weights.
         parts: Key paths of the adapted parts.
         connectors: Names of the encoders whose connectors are saved.
+        whole: Key paths of the parts that trained without adapters, all weights of which are saved.
     """
 
     folder: Path
@@ -57,22 +62,25 @@ class SavedAdapter:
     sha256: str
     parts: tuple[str, ...]
     connectors: tuple[str, ...]
+    whole: tuple[str, ...] = ()
 
 
 # -- saving -----------------------------------------------------------------------------------------------------------
 
 
 def save_adapter(folder: Path, parts: Mapping[str, Any], lora_targets: LoraTargets) -> None:
-    """Save adapters and connectors.
+    """Save adapters, connectors, and the parts that trained without adapters.
 
     Args:
         folder: An empty folder next to its final location: the path of the base is relative to it.
-        parts: All parts of the model, by key path.
-        lora_targets: The layers with adapters, and their base.
+        parts: All parts of the model, by key path; ``requires_grad`` of their parameters decides what trained.
+        lora_targets: The layers with adapters, and their base, which is on disk.
     """
     from safetensors.torch import save_file
+    from safetensors.torch import save_model as save_module
 
     base = lora_targets.base
+    assert base is not None, "adapters of a model that its own run assembled are merged"
     for name, targets in lora_targets.targets.items():
         part_folder = folder.joinpath(*name.split("."))
         part_folder.mkdir(parents=True)
@@ -91,6 +99,16 @@ def save_adapter(folder: Path, parts: Mapping[str, Any], lora_targets: LoraTarge
             for key, tensor in part.state_dict().items()
         }
         save_file(tensors, folder / CONNECTORS_FILE)
+    whole = [
+        name
+        for name, part in parts.items()
+        if not (name in lora_targets.targets or name in connectors)
+        and any(parameter.requires_grad for parameter in part.parameters())
+    ]
+    for name in whole:
+        part_folder = folder.joinpath(*name.split("."))
+        part_folder.mkdir(parents=True, exist_ok=True)
+        save_module(parts[name], str(part_folder / WHOLE_WEIGHTS))
     saved = SavedAdapter(
         folder,
         base.checkpoint,
@@ -98,6 +116,7 @@ def save_adapter(folder: Path, parts: Mapping[str, Any], lora_targets: LoraTarge
         base.sha256,
         tuple(lora_targets.targets),
         tuple(name.partition(".")[2] for name in connectors),
+        tuple(whole),
     )
     write_description(folder, saved)
 
@@ -111,12 +130,13 @@ def relative_to(folder: Path, base: LoraBase) -> str | None:
 
 def write_description(folder: Path, saved: SavedAdapter) -> None:
     """Write :data:`ADAPTER_FILE`."""
-    fields = {key: value for key, value in asdict(saved).items() if key not in ("folder", "parts", "connectors")}
+    fields = {key: getattr(saved, key) for key in ("checkpoint", "relative", "sha256")}
     description = {
-        "format": FORMAT_VERSION,
+        "format": WHOLE_PARTS_FORMAT if saved.whole else FORMAT_VERSION,
         "base": fields,
         "parts": list(saved.parts),
         "connectors": list(saved.connectors),
+        **({"whole": list(saved.whole)} if saved.whole else {}),
     }
     _write_json(folder / ADAPTER_FILE, description)
 
@@ -156,8 +176,10 @@ def read_adapter(folder: Path) -> SavedAdapter:
     """
     with _loading_errors(folder):
         description = json.loads((folder / ADAPTER_FILE).read_text(encoding="utf-8"))
-        if description["format"] != FORMAT_VERSION:
-            raise ValueError(f"format {description['format']}, this version reads {FORMAT_VERSION}")
+        if description["format"] not in (FORMAT_VERSION, WHOLE_PARTS_FORMAT):
+            raise ValueError(
+                f"format {description['format']}, this version reads {FORMAT_VERSION} and {WHOLE_PARTS_FORMAT}"
+            )
         base = description["base"]
         saved = SavedAdapter(
             folder,
@@ -166,13 +188,15 @@ def read_adapter(folder: Path) -> SavedAdapter:
             str(base["sha256"]),
             tuple(description["parts"]),
             tuple(description["connectors"]),
+            tuple(description.get("whole", ())),
         )
-        for part in saved.parts:
+        for part in (*saved.parts, *saved.whole):
             if part not in ("decoder", "seq2seq") and not (
                 part.startswith("encoders.") and part.count(".") == 1 and "/" not in part
             ):
                 raise ValueError(f"{part!r} is not a part of a model")
         files = [folder.joinpath(*part.split("."), PEFT_WEIGHTS) for part in saved.parts]
+        files += [saved.folder.joinpath(*part.split("."), WHOLE_WEIGHTS) for part in saved.whole]
         for file in [*files, *([folder / CONNECTORS_FILE] if saved.connectors else [])]:
             if not file.is_file():
                 raise ValueError(f"{file.relative_to(folder)} is missing")
@@ -211,7 +235,7 @@ def check_base(saved: SavedAdapter, folder: Path) -> None:
 
 
 def attach(model: Any, saved: SavedAdapter) -> None:
-    """Add saved adapters and connectors to their base.
+    """Add saved adapters to their base, and replace the weights of the parts that trained without adapters.
 
     Args:
         model: The base, a MetaLM; changed in place.
@@ -242,8 +266,21 @@ def attach(model: Any, saved: SavedAdapter) -> None:
             tensors = load_file(saved.folder / CONNECTORS_FILE)
             check_finite(tensors.items(), str(saved.folder / CONNECTORS_FILE))
             model.connectors.load_state_dict(tensors)
+        for name in saved.whole:
+            _load_whole_part(name, parts, saved.folder.joinpath(*name.split("."), WHOLE_WEIGHTS))
     model.adapted = True
     model.requires_grad_(False)
+
+
+def _load_whole_part(name: str, parts: Mapping[str, Any], file: Path) -> None:
+    """Load all weights of a part, whose names and shapes must match exactly."""
+    from safetensors.torch import load_file
+    from safetensors.torch import load_model as load_module
+
+    if name not in parts:
+        raise ValueError(f"the base has no {name}")
+    check_finite(load_file(file).items(), str(file))
+    load_module(parts[name], str(file))
 
 
 def _read_config(fields: dict[str, Any]) -> Any:

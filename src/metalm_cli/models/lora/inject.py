@@ -45,14 +45,21 @@ class LoraTargets:
     """Layers to which a run adds adapters.
 
     Args:
-        base: The base model.
+        base: The base model; None if the run itself assembled it, so that its result is a merged model.
         targets: Names of the adapted layers of each part, by key path below ``model``.
         options: The recipe's ``model.lora``.
+        merges: The result of the run is a merged model although there is a base.
     """
 
-    base: LoraBase
+    base: LoraBase | None
     targets: dict[str, list[str]]
     options: Lora
+    merges: bool = False
+
+    @property
+    def result_base(self) -> LoraBase | None:
+        """Base of the adapter folder that the run writes; None if it writes a merged model."""
+        return None if self.merges else self.base
 
     def __str__(self) -> str:
         layers = sum(map(len, self.targets.values()))
@@ -128,16 +135,18 @@ def _has_suffix(key: str, name: str) -> bool:
 
 
 def add_adapters(
-    model: Any, parts: Mapping[str, Any], train: Mapping[str, str], lora: Lora, base: LoraBase, seed: int
+    model: Any, parts: Mapping[str, Any], train: Mapping[str, str], lora: Lora, base: LoraBase | None, seed: int
 ) -> Any:
     """Add new adapters to a model; its outputs do not change, because B is 0.
 
+    A model without a base on disk is not marked as adapted: checkpoints hold all of its weights.
+
     Args:
-        model: The MetaLM; it is marked as adapted.
+        model: The MetaLM; with a base, it is marked as adapted.
         parts: The decoder and encoders to adapt, by key path.
         train: ``all`` or ``last_N`` for each part.
         lora: The recipe's options.
-        base: The base model.
+        base: The base model, or None.
         seed: Seed of A.
 
     Returns:
@@ -150,8 +159,8 @@ def add_adapters(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for name, part in parts.items():
-            inject(part, peft_config(lora, targets[name], base.checkpoint))
-    model.adapted = True
+            inject(part, peft_config(lora, targets[name], "" if base is None else base.checkpoint))
+    model.adapted = base is not None
     return LoraTargets(base, targets, lora)
 
 

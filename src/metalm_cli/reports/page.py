@@ -40,6 +40,7 @@ from metalm_cli.reports.tables import (
     named_evaluations,
     overview_table,
 )
+from metalm_cli.runs.part_changes import change_table
 
 MAX_PAGE_BYTES = 2_000_000
 """Largest page in bytes; a larger one is rendered with less detail, answers first."""
@@ -206,6 +207,8 @@ def _sections(
     tables["scores"] += paired
     messages = message_table(named_evaluations(runs))
     tables["scores"] += [messages] if messages.rows else []
+    moved = change_table({run.name: run.changes for run in runs})
+    tables["optimiser"] += [moved] if moved is not None else []
     differing = difference_table(runs)
     tables["recipe"] += [differing] if differing is not None else []
     tables["machine"] += [environment_table(runs)] if any(run.environment for run in runs) else []

@@ -11,6 +11,7 @@ from metalm_cli.reports.reading.evaluation_summary import as_number
 from metalm_cli.reports.reading.run_summary import RunSummary
 from metalm_cli.reports.step_scores import step_score_table
 from metalm_cli.reports.tables import difference_table, report_tables
+from metalm_cli.runs.part_changes import change_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,7 +45,8 @@ def print_report(runs: Sequence[RunSummary], out: Console) -> None:
         for problem in run.problems:
             prefix = f"{run.name}: " if len(runs) > 1 else ""
             out.print(Text(_printable(f"note: {prefix}{problem}"), style="yellow"), soft_wrap=False)
-    further = (dock_worth_table(runs), step_score_table(runs), difference_table(runs))
+    moved = change_table({run.name: run.changes for run in runs})
+    further = (dock_worth_table(runs), moved, step_score_table(runs), difference_table(runs))
     for index, table in enumerate([*report_tables(runs), *(table for table in further if table is not None)]):
         _print_table(table, out)
         if index == 0:

@@ -19,6 +19,7 @@ from metalm_cli.models.families.decoder_only import PROCESSORS_FOLDER
 from metalm_cli.models.lora.adapter_files import SavedAdapter, adapter_in, read_adapter, write_description
 from metalm_cli.models.lora.inject import merge
 from metalm_cli.provenance.lineage import LINEAGE
+from metalm_cli.runs.part_changes import TITLE
 from metalm_cli.training.model_card import how_to_load, part_table
 
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
@@ -137,12 +138,13 @@ def merged_card(assembly: Assembly, card: str) -> str:
     """
     title = re.search(r"^# .+$", card, flags=re.MULTILINE)
     trained = re.search(r"^Trained with .+$", card, flags=re.MULTILINE)
-    sections = {name: _section(card, name) for name in ("Data", "Held-out text", "Recipe")}
+    sections = {name: _section(card, name) for name in (TITLE, "Data", "Held-out text", "Recipe")}
     parts = [
         "---\nlibrary_name: transformers\ntags: [metalm]\n---",
         title[0] if title else "# MetaLM",
         f"{trained[0] if trained else 'Trained with metalm.'} Low-rank adapters are merged into the weights.",
         part_table(assembly),
+        sections[TITLE],
         sections["Data"],
         sections["Held-out text"],
         f"## Use\n\n```python\n{how_to_load(assembly)}\n```",

@@ -16,6 +16,7 @@ from metalm_cli.provenance.lineage import LINEAGE, all_ancestors, make_lineage
 from metalm_cli.runs.data_record import DataSource
 from metalm_cli.runs.dock_worth import dock_worth
 from metalm_cli.runs.metrics_log import validation_losses
+from metalm_cli.runs.part_changes import TITLE, PartChange, change_table
 
 
 def write_model(
@@ -73,7 +74,7 @@ tags: [metalm]
 
 Trained with metalm {lineage["metalm"]} for {facts["steps"]:,} steps on {facts["tokens"]:,} source tokens.{adapter_note}
 
-{part_table(assembly)}{checkpoint_list(lineage)}
+{part_table(assembly)}{checkpoint_list(lineage)}{moved_section(facts["changes"])}
 
 ## Data
 
@@ -122,6 +123,12 @@ def checkpoint_list(lineage: Mapping[str, Any]) -> str:
         if ancestor.get("description")
     ]
     return "\n\nStarted from:\n\n" + "\n".join(lines) if lines else ""
+
+
+def moved_section(changes: Mapping[str, PartChange]) -> str:
+    """Section of a card on the change of each part; empty if it is not known."""
+    table = change_table({"": changes})
+    return "" if table is None else f"\n\n## {TITLE}\n\n{table.note}\n\n{table.to_markdown(escape_markdown)}"
 
 
 def part_table(assembly: Assembly) -> str:

@@ -231,6 +231,10 @@ class Run(ABC):
         torch.manual_seed(self.recipe.train.seed)
         return objective.step_module()
 
+    def trained_modules(self, root: Any, assembly: Assembly) -> dict[str, Any]:
+        """Return the parts of a model of this run by key path, with those that the objective adds."""
+        return {**assembly.parts(), **self.objective.extra_parts(root)}
+
     @cached_property
     def frozen_weights(self) -> FrozenWeights:
         """The weights that do not train, which the training loop holds in the compute dtype."""
@@ -376,7 +380,8 @@ class Run(ABC):
                 with explain_out_of_memory(recipe, self.num_processes, lambda: self._describe_memory(folder)):
                     result = trainer.run(loader(dataset, recipe.data.workers), callbacks, signals)
                 if result == Exit.DONE:
-                    self.collectives.on_rank_zero(lambda: write_result(self, folder, trainer))
+                    for note in self.collectives.on_rank_zero(lambda: write_result(self, folder, trainer, log)):
+                        progress.note(note)
                 progress.note(summary(trainer.totals))
                 progress.note(describe_end(self, folder, result))
         end_trackers(self.accelerator)

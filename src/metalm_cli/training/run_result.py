@@ -8,8 +8,10 @@ from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.runs import checkpoint
 from metalm_cli.runs.folder import RunFolder
-from metalm_cli.runs.metrics_log import last_validation
+from metalm_cli.runs.metrics_log import last_validation, read_metrics
+from metalm_cli.runs.part_changes import warnings_of
 from metalm_cli.training.model_card import write_model
+from metalm_cli.training.parts.weight_changes import change_record, changes_since_start
 from metalm_cli.training.run_start import TOKENIZERS
 from metalm_cli.training.trainer import Trainer
 
@@ -17,8 +19,17 @@ if TYPE_CHECKING:
     from metalm_cli.training.run import Run
 
 
-def write_result(run: Run, folder: RunFolder, trainer: Trainer) -> None:
-    """Write ``model/`` or ``adapter/`` of a run that has ended, in rank zero.
+def write_result(run: Run, folder: RunFolder, trainer: Trainer, log: Any) -> list[str]:
+    """Write ``model/`` or ``adapter/`` of a run that has ended, and what moved, in rank zero.
+
+    Args:
+        run: The run.
+        folder: Its folder.
+        trainer: Its trainer.
+        log: Metrics log.
+
+    Returns:
+        Warnings about parts that have not moved, or should not have.
 
     Raises:
         MetalmError: The result cannot be written, or the checkpoint of the best step is missing or damaged.
@@ -38,10 +49,16 @@ def write_result(run: Run, folder: RunFolder, trainer: Trainer) -> None:
     if is_loaded:
         run.frozen_weights.release()
     folder.check_in_place()
+    changes = changes_since_start(folder, run.trained_modules(root, assembly))
+    facts["changes"] = changes
+    record = change_record(trainer.state.step, changes)
+    if changes and record not in read_metrics(folder.metrics)[0]:  # a finished run that is resumed has it
+        log.write(record)
     with folder.write_result(run.result_name) as model_folder:
         write_model(
             model_folder, run.objective.extra_parts(root), assembly, run.corpus, run.recipe, facts, run.ancestors
         )
+    return warnings_of(changes)
 
 
 def _load_whole_model(run: Run, folder: RunFolder, step: int | None) -> tuple[Any, Assembly]:

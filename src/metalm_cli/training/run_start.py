@@ -16,6 +16,7 @@ from metalm_cli.runs.data_record import DATA_FILE, data_record, read_data_record
 from metalm_cli.runs.folder import RunFolder, environment
 from metalm_cli.runs.metrics_log import MetricsLog, NullLog, missing_records_note
 from metalm_cli.runs.resume_check import check_recipe, is_recorded, recipe_record
+from metalm_cli.training.parts.weight_changes import write_start_weights
 
 if TYPE_CHECKING:
     from metalm_cli.training.run import Run
@@ -149,6 +150,7 @@ def write_start(run: Run, folder: RunFolder, device: str) -> None:
             folder.write_json("environment.json", {"recipe": run.options.name, **environment(device)})
             _write_tokenizers(folder, assembly)
             folder.write_json(DATA_FILE, {**data_record(run.corpus), "recipe": recipe_record(run.recipe)})
+            write_start_weights(folder, run.trained_modules(run.root, assembly))
             if assembly.lora_targets is not None and assembly.lora_targets.base is not None:
                 folder.write_json(BASE_FILE, {"sha256": assembly.lora_targets.base.sha256})
         elif is_recorded(folder, run.recipe):

@@ -13,6 +13,7 @@ from metalm_cli.runs import checkpoint
 from metalm_cli.runs.folder import RunFolder
 from metalm_cli.runs.metrics_log import log_to_trackers
 from metalm_cli.runs.resume_check import recipe_record
+from metalm_cli.training.parts.weight_changes import CHECK_STEP, unmoved_notes
 from metalm_cli.training.progress import Progress, memory_bytes
 from metalm_cli.training.run_start import RECIPE_KEY
 from metalm_cli.training.validation.validator import Validator
@@ -94,13 +95,19 @@ def make_trainer_callbacks(
     def save_in_rank_zero(tensors: dict[str, dict[str, torch.Tensor]], state: dict[str, Any]) -> None:
         run.collectives.on_rank_zero(lambda: save_checkpoint(tensors, state))
 
+    def advance(step: int) -> None:
+        progress.advance(step)
+        if step == CHECK_STEP:
+            for note in unmoved_notes(run, folder):
+                progress.note(note)
+
     return TrainerCallbacks(
         log_step,
         validator,
         log_validation,
         save_in_rank_zero,
         run.corpus.where,
-        progress.advance,
+        advance,
         evaluate,
         log_evaluation,
     )

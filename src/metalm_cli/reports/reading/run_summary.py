@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from metalm_cli.reports.reading.find_runs import SCORES_FOLDER, run_folders
 from metalm_cli.reports.reading.lineage_view import valid_lineage
 from metalm_cli.reports.reading.session_spans import SESSIONS_FILE, valid_sessions
 from metalm_cli.reports.reading.tolerant_json import as_object, encodable, encodable_text, load_json, with_valid_values
-from metalm_cli.runs import metrics_log
+from metalm_cli.runs import metrics_log, part_changes
 from metalm_cli.runs.dock_worth import KEY, reason_unmeasured
 from metalm_cli.runs.find import RESULTS
 from metalm_cli.runs.folder import run_state
@@ -68,6 +68,7 @@ class RunSummary:
         problems: Missing and damaged parts.
         external_evaluations: Evaluations of this run in the folders of other runs that are read.
         task_scores: Records of the evaluation on tasks during training.
+        changes: Change of the weights of each part; empty while the run is not finished.
     """
 
     path: Path
@@ -86,6 +87,7 @@ class RunSummary:
     problems: tuple[str, ...]
     external_evaluations: tuple[EvaluationSummary, ...] = ()
     task_scores: tuple[Record, ...] = ()
+    changes: Mapping[str, part_changes.PartChange] = field(default_factory=dict)
 
     @property
     def steps(self) -> int | None:
@@ -177,7 +179,7 @@ def read_run(path: Path) -> RunSummary:
     results = path / SCORES_FOLDER if (path / SCORES_FOLDER).is_dir() else path
     trained = (path / "recipe.yaml").exists() or (path / "metrics.jsonl").exists()
     evaluations = read_evaluations(results, problems) if results != path or not trained else []
-    training, validation, task_scores = _read_metrics(path, problems) if trained else ([], [], [])
+    training, validation, task_scores, changes = _read_metrics(path, problems) if trained else ([], [], [], [])
     text, recipe = _read_recipe(path, problems) if trained else ("", {})
     state = run_state(path) if trained else "evaluated"
     name = encodable_text(path.resolve().name)
@@ -201,18 +203,19 @@ def read_run(path: Path) -> RunSummary:
         ),
         problems=(),
         task_scores=tuple(task_scores),
+        changes=part_changes.part_changes(changes[-1]) if changes else {},
     )
     return replace(run, problems=(*_state_problem(run), *problems, *_missing_parts(run)))
 
 
-def _read_metrics(path: Path, problems: list[str]) -> tuple[list[Record], list[Record], list[Record]]:
-    """Records of training, of validation, and of the evaluation on tasks."""
+def _read_metrics(path: Path, problems: list[str]) -> tuple[list[Record], list[Record], list[Record], list[Record]]:
+    """Records of training, of validation, of the evaluation on tasks, and of the change of the parts."""
     file = path / "metrics.jsonl"
     try:
         lines, damaged = metrics_log.read_metrics(file)
     except OSError as error:
         problems.append(f"metrics.jsonl cannot be read: {error.strerror or error}")
-        return [], [], []
+        return [], [], [], []
     if not file.exists():
         problems.append("metrics.jsonl is missing: there are no curves")
     numbers = [entry.removeprefix(f"{file}:").partition(":")[0] for entry in damaged]
@@ -230,7 +233,7 @@ def _read_metrics(path: Path, problems: list[str]) -> tuple[list[Record], list[R
     )
     by_split = [
         [record for record in valid if record.get("split", "train") == split]
-        for split in ("train", "validation", "evaluation")
+        for split in ("train", "validation", "evaluation", part_changes.SPLIT)
     ]
     of_other_splits = len(valid) - sum(map(len, by_split))
     for number, description in (
@@ -240,7 +243,7 @@ def _read_metrics(path: Path, problems: list[str]) -> tuple[list[Record], list[R
         (len(values), "damaged losses, scores or worth of docks"),
     ):
         problems += [f"metrics.jsonl: {description}, left out: {number}"] if number else []
-    return by_split[0], by_split[1], by_split[2]
+    return by_split[0], by_split[1], by_split[2], by_split[3]
 
 
 def _read_recipe(path: Path, problems: list[str]) -> tuple[str, Mapping[str, Any]]:

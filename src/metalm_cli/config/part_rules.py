@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from metalm_cli.config.evaluation_rules import ENCODER_OBJECTIVES
-from metalm_cli.config.part_settings import (
+from metalm_cli.config.recipe_errors import RecipeProblem
+from metalm_cli.config.schema.model import ModelConfig
+from metalm_cli.config.schema.part_settings import (
     ADAPTED,
     FROZEN,
     belongs_to,
@@ -13,8 +15,6 @@ from metalm_cli.config.part_settings import (
     requested_training,
     requested_trains,
 )
-from metalm_cli.config.recipe_errors import RecipeProblem
-from metalm_cli.config.schema.model import ModelConfig
 from metalm_cli.config.schema.recipes import FinetuneRecipe, PretrainRecipe
 
 ANY_ENCODER = "*"

@@ -12,6 +12,7 @@ from metalm_cli.config.locate import RecipeFile, find_recipe
 from metalm_cli.config.merge_layers import OVERRIDE, LayerStack, OverriddenValue, apply_command_line, read_layers
 from metalm_cli.config.recipe_errors import RecipeError, RecipeProblem
 from metalm_cli.config.schema.recipes import RECIPES, FinetuneRecipe, PretrainRecipe
+from metalm_cli.config.stages import STAGES, continued_from, stage_nodes, stage_problems
 from metalm_cli.config.validate import SchemaChecker
 from metalm_cli.config.yaml_nodes import LayerKind, YamlNode, to_flow_yaml
 from metalm_cli.errors import MetalmError
@@ -47,6 +48,9 @@ class ResolvedRecipe:
             mappings are keyed by their index.
         dropped: Values that were dropped by later layers, in order.
         recipe_file: File of the recipe.
+        stages: Stages of a recipe that has them; recipe and provenance are then those of the first.
+        stages_yaml: Recipe with stages as YAML, which resolves to the same; empty without stages.
+        stages_command: Command of a recipe with stages; empty without stages.
     """
 
     name: str
@@ -54,12 +58,30 @@ class ResolvedRecipe:
     provenance: dict[str, Provenance]
     dropped: tuple[OverriddenValue, ...]
     recipe_file: RecipeFile
+    stages: tuple[ResolvedStage, ...] = ()
+    stages_yaml: str = ""
+    stages_command: str = ""
+
+    @property
+    def command(self) -> str:
+        """Command that runs the recipe, whatever the commands of its stages."""
+        return self.stages_command or str(self.recipe.command)
 
     def with_checkpoint(self, checkpoint: str) -> ResolvedRecipe:
         """Return a copy that continues from a checkpoint."""
         model = self.recipe.model.model_copy(update={"checkpoint": checkpoint})
         provenance = {**self.provenance, "model.checkpoint": Provenance("command line", "the newest run")}
-        return replace(self, recipe=self.recipe.model_copy(update={"model": model}), provenance=provenance)
+        stages = tuple(replace(stage, resolved=stage.resolved.with_checkpoint(checkpoint)) for stage in self.stages)
+        recipe = self.recipe.model_copy(update={"model": model})
+        return replace(self, recipe=recipe, provenance=provenance, stages=stages)
+
+    def continued_from(self, checkpoint: str) -> ResolvedRecipe:
+        """Return a copy for a stage that begins with the model of the former one."""
+        recipe = continued_from(self.recipe, checkpoint)
+        leaves = [".".join(map(str, parts)) for parts in _leaf_paths(recipe.model_dump(exclude={"extends"}), ())]
+        provenance = {key: self.provenance.get(key, Provenance("default")) for key in leaves}
+        provenance["model.checkpoint"] = Provenance("command line", "the former stage")
+        return replace(self, recipe=recipe, provenance=provenance)
 
     def to_yaml(self) -> str:
         """Return the complete recipe as YAML, with defaults and without ``extends``; it resolves to the same recipe."""
@@ -69,6 +91,21 @@ class ResolvedRecipe:
         """Yield the lines of :meth:`to_yaml`, each with the dotted key of its leaf value (empty if there is none)."""
         values = self.recipe.model_dump(exclude={"extends"})
         yield from _yaml_lines(values, "", "")
+
+
+@dataclass(frozen=True)
+class ResolvedStage:
+    """A stage of a recipe.
+
+    Args:
+        name: Name of the stage.
+        resolved: The recipe of the stage, with the model that the first stage begins with.
+        own: Keys of the stage with those of the command line, as plain values.
+    """
+
+    name: str
+    resolved: ResolvedRecipe
+    own: dict[str, Any]
 
 
 def resolve(
@@ -91,17 +128,69 @@ def resolve(
     """
     recipe_file = find_recipe(DEFAULTS[command or "pretrain"] if recipe is None else recipe)
     stack, schema = merge_layers(command, recipe_file, overrides, flags or {})
-    checker = SchemaChecker(schema)
-    checked_recipe = checker.build(stack.root)
-    problems = list(checker.problems)
-    if isinstance(checked_recipe, PretrainRecipe | FinetuneRecipe):
-        set_keys = set(_set_keys(stack.root, ""))
-        problems += _locate_problems(check_cross_key_rules(checked_recipe, set_keys), checker.invalid_keys, stack.root)
-    if problems or not isinstance(checked_recipe, PretrainRecipe | FinetuneRecipe):
+    if stack.root.value.get(STAGES, YamlNode(None)).value is not None:
+        return _resolve_stages(recipe_file, stack, schema)
+    checked_recipe, problems = _check(stack.root, schema)
+    if problems or checked_recipe is None:
         raise RecipeError(recipe_file.name, problems)
-    leaves = _leaf_paths(checked_recipe.model_dump(exclude={"extends"}), ())
-    provenance = {".".join(map(str, parts)): _provenance_of(stack.root, parts) for parts in leaves}
-    return ResolvedRecipe(recipe_file.name, checked_recipe, provenance, tuple(stack.dropped), recipe_file)
+    return ResolvedRecipe(
+        recipe_file.name, checked_recipe, _provenance(stack.root, checked_recipe), tuple(stack.dropped), recipe_file
+    )
+
+
+def _check(root: YamlNode, schema: type[Any]) -> tuple[Any, list[RecipeProblem]]:
+    """Build and check a merged recipe; return it (None if it is incomplete) and its problems."""
+    checker = SchemaChecker(schema)
+    recipe = checker.build(root)
+    problems = list(checker.problems)
+    if not isinstance(recipe, PretrainRecipe | FinetuneRecipe):
+        return None, problems
+    set_keys = set(_set_keys(root, ""))
+    problems += _locate_problems(check_cross_key_rules(recipe, set_keys), checker.invalid_keys, root)
+    return recipe, problems
+
+
+def _provenance(root: YamlNode, recipe: Any) -> dict[str, Provenance]:
+    leaves = _leaf_paths(recipe.model_dump(exclude={"extends"}), ())
+    return {".".join(map(str, parts)): _provenance_of(root, parts) for parts in leaves}
+
+
+def _resolve_stages(recipe_file: RecipeFile, stack: LayerStack, schema: type[Any]) -> ResolvedRecipe:
+    """Resolve a recipe with stages: each must be a complete recipe with what all of them share.
+
+    Raises:
+        RecipeError: Values are invalid; lists all problems.
+    """
+    checker = SchemaChecker(schema)
+    checker.build(stack.root)
+    problems = [
+        problem for problem in checker.problems if not problem.is_missing or problem.key.startswith(f"{STAGES}.")
+    ]
+    if not any(problem.key.split(".")[0] == STAGES for problem in problems):
+        problems += stage_problems(stack.root)
+    stages: list[ResolvedStage] = []
+    if not problems:
+        command = next(name for name, recipe in RECIPES.items() if recipe is schema)
+        for node in stage_nodes(stack.root, command):
+            recipe, stage_errors = _check(node.root, node.schema)
+            problems += [replace(problem, key=f"{STAGES}.{node.index}.{problem.key}") for problem in stage_errors]
+            if recipe is not None:
+                name = f"{recipe_file.name} {node.name}"
+                resolved = ResolvedRecipe(name, recipe, _provenance(node.root, recipe), (), recipe_file)
+                stages.append(ResolvedStage(node.name, resolved, node.own))
+    if problems:
+        raise RecipeError(recipe_file.name, problems)
+    shared = {key: node for key, node in stack.root.plain().items() if key not in (STAGES, "extends")}
+    shared = {"command": schema.model_fields["command"].default, **shared}
+    record = "\n".join(line for line, _ in _yaml_lines({**shared, STAGES: [stage.own for stage in stages]}, "", ""))
+    return replace(
+        stages[0].resolved,
+        name=recipe_file.name,
+        dropped=tuple(stack.dropped),
+        stages=tuple(stages),
+        stages_yaml=f"{record}\n",
+        stages_command=str(shared["command"]),
+    )
 
 
 def merge_layers(

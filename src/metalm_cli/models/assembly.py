@@ -95,6 +95,7 @@ def build_from_recipe(
     *,
     offline: bool = False,
     tokenizers: Path | None = None,
+    inherited: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Assembly:
     """Assemble the model of a recipe: a MetaLM, a plain causal language model, or an encoder alone.
 
@@ -103,6 +104,7 @@ def build_from_recipe(
         sample: Returns documents to train tokenizers on.
         offline: Do not access the network.
         tokenizers: Folder of tokenizers that the run trained before it was interrupted.
+        inherited: Training settings by part, in place of those saved in the checkpoint.
 
     Raises:
         MetalmError: A part is missing, does not fit or is of the wrong kind, or rows are longer than the model reads.
@@ -116,7 +118,7 @@ def build_from_recipe(
     }
     name = recipe.objective.name
     if family_of_recipe(recipe.model, name).generates:
-        assembly = build_metalm(recipe.model, **settings)
+        assembly = build_metalm(recipe.model, inherited=inherited, **settings)
     else:
         assembly = build_encoder(recipe.model, name, **settings)
     _check_objective(assembly, recipe)
@@ -159,6 +161,7 @@ def build_metalm(
     offline: bool = False,
     remote_code: bool = False,
     tokenizers: Path | None = None,
+    inherited: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Assembly:
     """Assemble a model that continues texts: a MetaLM, a plain causal language model, or an encoder–decoder.
 
@@ -169,6 +172,7 @@ def build_metalm(
         offline: Do not access the network.
         remote_code: Run Python code of checkpoints.
         tokenizers: Folder of tokenizers that the run trained before it was interrupted.
+        inherited: Training settings by part, in place of those saved in the checkpoint.
 
     Raises:
         MetalmError: A part is missing, does not fit, or is of the wrong kind.
@@ -176,6 +180,8 @@ def build_metalm(
     torch.manual_seed(seed)
     if model.checkpoint is not None:
         assembly = load_assembly(model.checkpoint, offline=offline, remote_code=remote_code)
+        if inherited is not None:
+            assembly.policy = {name: TrainPolicy.of_record(inherited.get(name, {})) for name in assembly.parts()}
     else:
         loader = PartLoader(sample, offline, remote_code, tokenizers)
         assembly = Assembly(*family_of_recipe(model, "").build(model, "", loader, seed))

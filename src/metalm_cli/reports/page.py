@@ -40,6 +40,7 @@ from metalm_cli.reports.tables import (
     named_evaluations,
     overview_table,
 )
+from metalm_cli.runs.find import STAGES_FOLDER
 from metalm_cli.runs.part_changes import change_table
 
 MAX_PAGE_BYTES = 2_000_000
@@ -282,6 +283,9 @@ def differing_settings(evaluations: Sequence[EvaluationSummary]) -> list[str]:
 
 
 def _title(runs: Sequence[RunSummary]) -> str:
+    folders = {run.path.resolve().parent for run in runs}
+    if len(folders) == 1 and (folder := folders.pop()).name == STAGES_FOLDER:
+        return f"{folder.parent.name}: {' then '.join(run.name for run in runs)}"
     if len(runs) <= 3:
         return " against ".join(run.name for run in runs)
     return Path(os.path.commonpath([run.path.resolve() for run in runs])).name or f"{len(runs)} runs"

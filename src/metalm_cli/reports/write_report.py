@@ -11,7 +11,8 @@ from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.reports.figures import vega_export
 from metalm_cli.reports.lead import Lead
 from metalm_cli.reports.page import VEGA_CONFIG, light_colours, make_page, report_figures
-from metalm_cli.reports.reading.run_summary import RunSummary, read_run
+from metalm_cli.reports.reading.run_summary import RunSummary, read_run, read_runs
+from metalm_cli.runs.find import stage_runs
 
 REPORT_FILE = "report.html"
 """Name of the page in a run folder."""
@@ -62,5 +63,6 @@ def write_figures(runs: Sequence[RunSummary], folder: Path) -> list[Path]:
 
 
 def write_run_report(folder: Path) -> Path:
-    """Write the report of a run into its folder."""
-    return write_report([read_run(folder)])
+    """Write the report of a run into its folder; of a run with stages, that of all that have begun."""
+    stages = stage_runs(folder)
+    return write_report(read_runs(stages), folder / REPORT_FILE) if stages else write_report([read_run(folder)])

@@ -13,12 +13,26 @@ from metalm_cli.errors import MetalmError
 RUNS = Path("runs")
 """Default parent folder of runs."""
 RESULTS = ("model", "adapter")
+STAGES_FOLDER = "stages"
+"""Folder of a run with stages, which holds a run for each."""
 _TIMESTAMP = re.compile(r"-(\d{8}-\d{6})(?:-(\d+))?$")
 
 
 def is_finished(path: Path) -> bool:
     """Whether a run is finished: ``model/`` or ``adapter/`` exists in its folder."""
     return _result_time(path) is not None
+
+
+def stage_runs(path: Path) -> list[Path]:
+    """Runs of the stages of a run, in the order they began; empty for a run without stages."""
+    runs = [run for run in (path / STAGES_FOLDER).glob("*/") if (run / "recipe.yaml").is_file()]
+    return sorted(runs, key=lambda run: (run / "data.json").stat().st_mtime if (run / "data.json").exists() else 0.0)
+
+
+def run_of_result(path: Path) -> Path:
+    """Run that wrote the result of a run: the run itself, or its last stage."""
+    results = (path / name for name in RESULTS)
+    return next((result.resolve().parent for result in results if result.is_symlink() and result.is_dir()), path)
 
 
 def newest_unfinished(root: Path, label: str) -> Path:

@@ -27,7 +27,7 @@ from metalm_cli.common.atomic_files import (
 from metalm_cli.common.file_identity import FileIdentity
 from metalm_cli.common.paths import read_regular
 from metalm_cli.errors import Exit, MetalmError
-from metalm_cli.runs.find import RESULTS, RUNS, is_finished, newest_unfinished
+from metalm_cli.runs.find import RESULTS, RUNS, STAGES_FOLDER, is_finished, newest_unfinished
 
 try:
     import fcntl
@@ -45,6 +45,7 @@ _RUN_FILES = {
     "environment.json",
     "data.json",
     "seeds.json",
+    STAGES_FOLDER,
     *RESULTS,
 }
 _locked_runs: set[Path] = set()
@@ -125,7 +126,8 @@ class RunFolder:
             except BaseException:
                 run.close()
                 raise
-        if out is None or path.resolve().is_relative_to(root.resolve()):
+        is_below = out is None or path.resolve().is_relative_to(root.resolve())
+        if is_below and path.parent.name != STAGES_FOLDER:
             run._link_latest(root)
         return run
 

@@ -34,6 +34,7 @@ from metalm_cli.training.distributed.equal_processes import (
     check_equal_recipes,
     text_sample,
 )
+from metalm_cli.training.parts.stages import StageContext
 from metalm_cli.training.planning.memory import MemoryEstimate, estimate_memory, explain_out_of_memory
 from metalm_cli.training.planning.plan import RunPlan
 from metalm_cli.training.planning.plan_display import is_warning
@@ -69,6 +70,7 @@ class RunOptions:
     dry_run: bool = False
     offline: bool = False
     data_root: Path | None = None
+    stage: StageContext | None = None
 
 
 @dataclass
@@ -210,7 +212,12 @@ class Run(ABC):
     def assemble(self, tokenizers: Path | None) -> Assembly:
         """Build the model, with the tokenizers of a folder if they are there."""
         sample = partial(self.corpus.sample, seed=0)
-        assembly = build_from_recipe(self.recipe, sample, offline=self.options.offline, tokenizers=tokenizers)
+        stage = self.options.stage
+        inherited = None if stage is None else stage.inherited
+        settings: dict[str, Any] = {"offline": self.options.offline, "tokenizers": tokenizers, "inherited": inherited}
+        assembly = build_from_recipe(self.recipe, sample, **settings)
+        if stage is not None and not stage.is_last and assembly.lora_targets is not None:
+            assembly.lora_targets = replace(assembly.lora_targets, merges=True)
         use_fast_attention(assembly, self.recipe, self.accelerator.device)
         return assembly
 
@@ -230,10 +237,6 @@ class Run(ABC):
         objective = self.objective
         torch.manual_seed(self.recipe.train.seed)
         return objective.step_module()
-
-    def trained_modules(self, root: Any, assembly: Assembly) -> dict[str, Any]:
-        """Return the parts of a model of this run by key path, with those that the objective adds."""
-        return {**assembly.parts(), **self.objective.extra_parts(root)}
 
     @cached_property
     def frozen_weights(self) -> FrozenWeights:

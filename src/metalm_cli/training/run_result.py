@@ -11,7 +11,7 @@ from metalm_cli.runs.folder import RunFolder
 from metalm_cli.runs.metrics_log import last_validation, read_metrics
 from metalm_cli.runs.part_changes import warnings_of
 from metalm_cli.training.model_card import write_model
-from metalm_cli.training.parts.weight_changes import change_record, changes_since_start
+from metalm_cli.training.parts.weight_changes import change_record, changes_since_start, parts_of_run
 from metalm_cli.training.run_start import TOKENIZERS
 from metalm_cli.training.trainer import Trainer
 
@@ -49,7 +49,7 @@ def write_result(run: Run, folder: RunFolder, trainer: Trainer, log: Any) -> lis
     if is_loaded:
         run.frozen_weights.release()
     folder.check_in_place()
-    changes = changes_since_start(folder, run.trained_modules(root, assembly))
+    changes = changes_since_start(folder, parts_of_run(run, root, assembly))
     facts["changes"] = changes
     record = change_record(trainer.state.step, changes)
     if changes and record not in read_metrics(folder.metrics)[0]:  # a finished run that is resumed has it

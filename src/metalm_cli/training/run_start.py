@@ -16,7 +16,7 @@ from metalm_cli.runs.data_record import DATA_FILE, data_record, read_data_record
 from metalm_cli.runs.folder import RunFolder, environment
 from metalm_cli.runs.metrics_log import MetricsLog, NullLog, missing_records_note
 from metalm_cli.runs.resume_check import check_recipe, is_recorded, recipe_record
-from metalm_cli.training.parts.weight_changes import write_start_weights
+from metalm_cli.training.parts.weight_changes import parts_of_run, write_start_weights
 
 if TYPE_CHECKING:
     from metalm_cli.training.run import Run
@@ -106,6 +106,8 @@ def _start_record(folder: RunFolder) -> dict[str, Any] | None:
 
 def resume_command(run: Run, folder: RunFolder) -> str:
     """Command that resumes a run; a run that has not written its recipe yet needs the name of the recipe."""
+    if run.options.stage is not None:
+        return run.options.stage.resume_command
     recipe = "" if folder.recipe.is_file() else " RECIPE"
     return f"metalm {run.recipe.command}{recipe} --resume --out {folder.path}"
 
@@ -150,7 +152,7 @@ def write_start(run: Run, folder: RunFolder, device: str) -> None:
             folder.write_json("environment.json", {"recipe": run.options.name, **environment(device)})
             _write_tokenizers(folder, assembly)
             folder.write_json(DATA_FILE, {**data_record(run.corpus), "recipe": recipe_record(run.recipe)})
-            write_start_weights(folder, run.trained_modules(run.root, assembly))
+            write_start_weights(folder, parts_of_run(run, run.root, assembly))
             if assembly.lora_targets is not None and assembly.lora_targets.base is not None:
                 folder.write_json(BASE_FILE, {"sha256": assembly.lora_targets.base.sha256})
         elif is_recorded(folder, run.recipe):

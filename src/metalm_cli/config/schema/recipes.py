@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,6 +12,33 @@ from metalm_cli.config.schema.model import ModelConfig
 from metalm_cli.config.schema.objectives import Objective, SupervisedObjective
 from metalm_cli.config.schema.tasks import TaskDataConfig
 from metalm_cli.config.schema.training import TaskTrainingConfig, TrainingConfig
+
+
+class StageConfig(Section):
+    """A stage of a recipe: keys of the recipe with other values, for a part of the training.
+
+    A stage begins with the model of the former one. What it does not set has the values of the recipe.
+    """
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$",
+        examples=["align", "tune"],
+        description="Name of the stage, and of its folder in the run.",
+    )
+    command: Literal["pretrain", "finetune", "instruct"] | None = Field(
+        default=None,
+        description="Command of the stage; default: that of the recipe. A stage of another command takes model and "
+        "train from the recipe, and needs its own data and objective.",
+    )
+    model: dict[str, Any] | None = Field(
+        default=None, description="Keys of model: trains, learning_rates and lora, and trains and rates of parts."
+    )
+    data: dict[str, Any] | None = Field(default=None, description="Keys of data.")
+    objective: dict[str, Any] | None = Field(default=None, description="Keys of objective.")
+    train: dict[str, Any] | None = Field(default=None, description="Keys of train.")
+
+
+STAGES = "Stages of the training, one after the other, each with values of its own for keys of the recipe."
 
 
 class PretrainRecipe(Section):
@@ -28,6 +55,7 @@ class PretrainRecipe(Section):
     train: TrainingConfig = Field(
         default=TrainingConfig(), description="Optimisation, validation, checkpoints and logging."
     )
+    stages: Annotated[list[StageConfig], Field(min_length=1)] | None = Field(default=None, description=STAGES)
     dangerous: DangerousOptions = Field(default=DangerousOptions(), description="Options that can harm your machine.")
 
 
@@ -47,6 +75,7 @@ class FinetuneRecipe(Section):
     train: TaskTrainingConfig = Field(
         default=TaskTrainingConfig(), description="Optimisation, validation, checkpoints and logging."
     )
+    stages: Annotated[list[StageConfig], Field(min_length=1)] | None = Field(default=None, description=STAGES)
     dangerous: DangerousOptions = Field(default=DangerousOptions(), description="Options that can harm your machine.")
 
     objective: ClassVar[SupervisedObjective] = SupervisedObjective()

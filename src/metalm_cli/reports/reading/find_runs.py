@@ -7,7 +7,7 @@ from pathlib import Path
 from metalm_cli.common.paths import read_regular
 from metalm_cli.errors import MetalmError
 from metalm_cli.reports.reading.tolerant_json import load_json
-from metalm_cli.runs.find import RESULTS
+from metalm_cli.runs.find import RESULTS, stage_runs
 
 SCORES_FOLDER = "results"
 """Name of a folder with result files, in a run folder or next to runs."""
@@ -43,6 +43,8 @@ def run_folders(path: Path) -> list[Path]:
         next(path.iterdir(), None)
     except OSError as error:
         raise MetalmError("the run cannot be read", where=str(path), why=error.strerror or str(error)) from error
+    if stages := stage_runs(path):
+        return [*stages, *([path / SCORES_FOLDER] if (path / SCORES_FOLDER).is_dir() else [])]
     if _is_run(path):
         return [path]
     if path.name in RESULTS and (path.resolve().parent / "recipe.yaml").is_file():
@@ -83,7 +85,8 @@ def _runs_and_results(path: Path, all_runs: bool) -> tuple[list[Path], list[Path
 
 
 def _child_runs(path: Path) -> list[Path]:
-    return [folder for folder in _subfolders(path) if _is_run(folder)]
+    """Runs in a folder; of a run with stages, its stages."""
+    return [run for folder in _subfolders(path) if _is_run(folder) for run in stage_runs(folder) or [folder]]
 
 
 def _subfolders(path: Path) -> list[Path]:

@@ -22,7 +22,7 @@ from metalm_cli.reports.reading.session_spans import SESSIONS_FILE, valid_sessio
 from metalm_cli.reports.reading.tolerant_json import as_object, encodable, encodable_text, load_json, with_valid_values
 from metalm_cli.runs import metrics_log, part_changes
 from metalm_cli.runs.dock_worth import KEY, reason_unmeasured
-from metalm_cli.runs.find import RESULTS
+from metalm_cli.runs.find import RESULTS, run_of_result
 from metalm_cli.runs.folder import run_state
 
 Record = Mapping[str, Any]
@@ -162,7 +162,7 @@ def _evaluated_run(evaluation: EvaluationSummary, runs: Mapping[Path, RunSummary
         exists = model_path.exists()
     except (OSError, ValueError):  # not a valid path
         return None
-    folder = model_path.parent if model_path.name in RESULTS else model_path
+    folder = model_path.parent if model_path.name in RESULTS else run_of_result(model_path)
     # A name with at most one slash may be a repository of the hub, which has no location.
     moved = not exists and (source.startswith(("/", "~", "./", "../")) or source.count("/") > 1)
     run_folder = evaluation.path.resolve().parent.parent / folder.name if moved else folder

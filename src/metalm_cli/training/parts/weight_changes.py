@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor
 
 from metalm_cli.common.atomic_files import write_atomically
 from metalm_cli.errors import Exit, MetalmError
+from metalm_cli.models.assembly import Assembly
 from metalm_cli.runs.part_changes import SPLIT, UNMOVED, PartChange
 
 if TYPE_CHECKING:
@@ -38,6 +39,11 @@ CHECK_STEP = 20
 
 FROZEN_KEY = "frozen"
 """Key of the file's metadata with the SHA-256 of the frozen weights by part."""
+
+
+def parts_of_run(run: Run, root: Any, assembly: Assembly) -> dict[str, nn.Module]:
+    """Return the parts of a model of a run by key path, with those that the objective adds."""
+    return {**assembly.parts(), **run.objective.extra_parts(root)}
 
 
 def trained_weights(part: nn.Module) -> dict[str, nn.Parameter]:
@@ -142,7 +148,7 @@ def unmoved_notes(run: Run, folder: RunFolder) -> list[str]:
         MetalmError: See :func:`changes_since_start`.
     """
     path = folder.path / START_FILE
-    parts = run.trained_modules(run.root, run.assembly)
+    parts = parts_of_run(run, run.root, run.assembly)
     if not (run.is_main and path.is_file()):
         for part in parts.values():
             for parameter in trained_weights(part).values():

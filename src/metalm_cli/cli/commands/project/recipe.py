@@ -75,6 +75,8 @@ def annotated(resolved: ResolvedRecipe) -> str:
     root = display(shipped_root("recipes")) + "/"
     header = [f"# {resolved.name}, resolved; shipped recipes are in {root}"]
     header += [f"# {dropped}" for dropped in resolved.dropped]
+    if resolved.stages:
+        return "\n".join(header) + f"\n{resolved.stages_yaml}"
     lines = list(resolved.lines())
     width = min(max(len(line) for line, _ in lines), 60)
     body = []
@@ -103,7 +105,8 @@ def check(arguments: Arguments = None, model: BaseOption = None) -> None:
     resolved = resolve(None, recipe, overrides, {"model.checkpoint": model})
     for dropped in resolved.dropped:
         console.write(f"note: {dropped}\n")
-    console.write(f"{resolved.name}: ok\n")
+    stages = ", then ".join(f"{stage.name} ({stage.resolved.recipe.command})" for stage in resolved.stages)
+    console.write(f"{resolved.name}: ok{f', stages: {stages}' if stages else ''}\n")
 
 
 @app.command()

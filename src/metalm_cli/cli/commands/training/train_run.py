@@ -16,6 +16,7 @@ from metalm_cli.errors import Exit, MetalmError
 if TYPE_CHECKING:
     from metalm_cli.common.signals import StopSignals
     from metalm_cli.config.resolution import ResolvedRecipe
+    from metalm_cli.training.parts.stages import StageContext
     from metalm_cli.training.run import Run
 
 
@@ -52,7 +53,7 @@ def _train(
         raise MetalmError("--dry-run and --resume exclude each other", remedy="leave one of them out")
     runs = _resolve_together(command, arguments, flags, train_options)
     for number, (resolved, out) in enumerate(runs):
-        code = _run_recipe(resolved, train_options, out, signals)
+        code = _run_with_stages(resolved, train_options, out, signals)
         if code != Exit.DONE:
             return code
         if signals.pending and number + 1 < len(runs):
@@ -163,8 +164,32 @@ def _parse_seeds(seeds: str) -> list[int]:
     return seed_numbers
 
 
-def _run_recipe(resolved: ResolvedRecipe, train_options: TrainOptions, out: Path | None, signals: StopSignals) -> Exit:
-    """Train a recipe with one seed."""
+def _run_with_stages(
+    resolved: ResolvedRecipe, train_options: TrainOptions, out: Path | None, signals: StopSignals
+) -> Exit:
+    """Train a recipe with one seed, stage by stage if it has stages."""
+    if not resolved.stages:
+        return _run_recipe(resolved, train_options, out, signals)
+    from metalm_cli.cli.commands.training.staged_run import run_stages
+
+    def run_stage(
+        stage: ResolvedRecipe, options: TrainOptions, folder: Path | None, context: StageContext | None
+    ) -> Exit:
+        return _run_recipe(stage, options, folder, signals, context, brief=not train_options.dry_run)
+
+    return run_stages(resolved, train_options, out, signals, run_stage, _note)
+
+
+def _run_recipe(
+    resolved: ResolvedRecipe,
+    train_options: TrainOptions,
+    out: Path | None,
+    signals: StopSignals,
+    stage: StageContext | None = None,
+    *,
+    brief: bool = False,
+) -> Exit:
+    """Plan or train one run: a recipe with one seed, or one of its stages, whose plan may be brief."""
     from metalm_cli.cli.silence_libraries import silence_libraries
 
     silence_libraries(train_options.offline)
@@ -176,9 +201,10 @@ def _run_recipe(resolved: ResolvedRecipe, train_options: TrainOptions, out: Path
     from metalm_cli.training.pretraining import Pretraining, RunCallbacks, RunOptions
 
     def show_plan(plan: Any, result: Any) -> None:
-        printer = console.stdout() if train_options.dry_run else console.stderr()
+        in_full = train_options.dry_run and not brief
+        printer = console.stdout() if in_full else console.stderr()
         if result is None:
-            printer.print(plan_text(plan, resolved, all_values=train_options.dry_run))
+            printer.print(plan_text(plan, resolved, all_values=in_full))
             return
         memory_note = "" if result.peak_bytes is None else f", {human_bytes(result.peak_bytes)} of the device at most"
         duration = "not measured, it did not fit" if result.seconds is None else f"{result.seconds:.2f} s"
@@ -193,7 +219,13 @@ def _run_recipe(resolved: ResolvedRecipe, train_options: TrainOptions, out: Path
         return continuations
 
     run_options = RunOptions(
-        resolved.name, out, train_options.resume, train_options.dry_run, train_options.offline, train_options.data_root
+        resolved.name,
+        out,
+        train_options.resume,
+        train_options.dry_run,
+        train_options.offline,
+        train_options.data_root,
+        stage,
     )
     kind = Pretraining if resolved.recipe.command == "pretrain" else Finetuning
     run = kind(resolved.recipe, resolved.to_yaml(), run_options, RunCallbacks(show_plan, sample, _note))
@@ -212,11 +244,12 @@ def _write_seeds(out: Path, seeds: list[int]) -> None:
     import statistics
 
     from metalm_cli.common.atomic_files import write_atomically
+    from metalm_cli.runs.find import run_of_result
     from metalm_cli.runs.metrics_log import read_metrics
 
     final_metrics: list[dict[str, Any]] = []
     for number in seeds:
-        records, _ = read_metrics(out / f"seed-{number}" / "metrics.jsonl")
+        records, _ = read_metrics(run_of_result(out / f"seed-{number}") / "metrics.jsonl")
         final_metrics.append(next((record for record in reversed(records) if record.get("split") == "validation"), {}))
     final_metrics = [_floats(record) for record in final_metrics]
     keys = list(final_metrics[0])
@@ -270,7 +303,8 @@ def report_run(
         streamed = any(info.streamed for info in run.corpus.sources)
         if not streamed and (continuations or not (run.folder_path / SESSIONS_FILE).exists()):
             write_sessions(run.folder_path, _first_row_spans(run), continuations)
-        note(f"report: {write_run_report(run.folder_path)}")
+        stage = run.options.stage
+        note(f"report: {write_run_report(run.folder_path if stage is None else stage.run)}")
     except KeyboardInterrupt:
         note(f"no report was written ({signals.pending}); metalm report {run.folder_path} writes it")
     except Exception as error:  # a run that has trained well does not fail for its report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,28 @@ def test_a_gradient_passes_through_a_frozen_decoder(costs):
     assert cost.positions == 10 * 16 * 256
     assert cost.flops == cost.positions * (6 * (ENCODER_LAYERS + CONNECTOR) + 4 * DECODER_LAYERS)
     assert cost.trained < cost.parameters == costs["metalm"].parameters
+
+
+@pytest.mark.parametrize(
+    ("connector", "of_output", "of_vector", "vectors"),
+    [
+        ("{kind: stack, factor: 4}", 0, 4 * CONNECTOR, 5),
+        ("{kind: mean, factor: 4}", 0, CONNECTOR, 5),
+        ("{kind: queries, length: 2, layers: 1}", 3 * CONNECTOR, (2 + 8 + 1) * CONNECTOR, 2),
+    ],
+)
+def test_a_compressing_connector_counts_each_output_and_each_vector(connector, of_output, of_vector, vectors):
+    """A quarter of the tokens is docked in spans of 20 on average, so that a row has more tokens than positions."""
+    stages = study_stages(load_study("world"), "quick", Path("runs/demo"))
+    values = (f"model.connector={connector}", "objective.span_length=[8, 32]")
+    stages = [
+        replace(stage, arguments=(*stage.arguments, *values)) if stage.name == "metalm" else stage for stage in stages
+    ]
+    cost = training_costs(stages)["metalm"]
+    tokens = 1 / (0.75 + 0.25 * vectors / 20)  # in each position of a row
+    outputs, positions = 0.25 * tokens, 0.25 * tokens * vectors / 20
+    per_position = DECODER_LAYERS + HEAD + outputs * (ENCODER_LAYERS + of_output) + positions * of_vector
+    assert cost.flops == pytest.approx(6 * cost.positions * per_position, rel=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from metalm_cli.models.compressing_connectors import query_connector, stack_connector
 from metalm_cli.sessions import DockInput, Row, TokenisedSession, build_row
 from metalm_cli.sessions.processors import digest
+from metalm_cli.training.planning.flops import connector_weights
 from metalm_cli.training.validation.dock_exchange import PassCost, assign_donors, choose_exchange
 from model_families import make_decoder, make_encoder, make_metalm
 
@@ -65,10 +68,25 @@ def test_costs_are_the_weights_of_matrix_products() -> None:
     cost = PassCost.of(model)
     assert cost.decoder == 2 * (4 * width * width + 2 * width * inner)
     assert cost.head == width * 400
-    assert cost.encoders == {"text": 2 * (4 * width * width + 2 * width * 48) + width * width}
+    assert cost.encoders == {"text": 2 * (4 * width * width + 2 * width * 48)}
+    assert cost.connectors == {"text": (0, width * width)}
     example = row(dock(1, 3), targets=2)
     assert cost.decoder_pass(example) == cost.decoder * 6 + cost.head * 2
-    assert cost.whole_pass(example) == cost.decoder_pass(example) + cost.encoders["text"] * 5
+    connector = width * width * 3
+    assert cost.whole_pass(example) == cost.decoder_pass(example) + cost.encoders["text"] * 5 + connector
+
+
+def test_a_compressing_connector_multiplies_by_its_vectors_and_queries_also_by_outputs() -> None:
+    width, factor, length, layers = 32, 3, 4, 2
+    stack, queries = stack_connector(width, width, factor), query_connector(width, width, length, layers, 2)
+    assert connector_weights(stack) == (0, factor * width * width)
+    of_vectors = layers * (2 + 2 * 4) * width * width + width * width  # query and joined, feed-forward; output
+    assert connector_weights(queries) == ((1 + 2 * layers) * width * width, of_vectors)
+    assert connector_weights(queries.requires_grad_(False), trained_only=True) == (0, 0)
+    cost = PassCost(10, 7, {"text": 30}, {"text": connector_weights(stack)})
+    plain = PassCost(10, 7, {"text": 30})
+    example = row(replace(dock(1, 7), compressed=3), targets=1)
+    assert cost.whole_pass(example) - plain.whole_pass(example) == 3 * factor * width * width
 
 
 def test_tasks_take_turns_and_sessions_without_docks_or_targets_do_not_count() -> None:

@@ -164,8 +164,8 @@ def continued_from(recipe: Recipe, checkpoint: str) -> Recipe:
         "encoders": {name: _policy_only(part) for name, part in model.encoders.items()},
         "connector": _policy_only(model.connector),
     }
-    kept = {name: getattr(model, name) for name in ("trains", "learning_rates", "lora")}
-    return recipe.model_copy(update={"model": ModelConfig(checkpoint=checkpoint, **kept, **parts)})
+    policy = {name: getattr(model, name) for name in ("trains", "learning_rates", "lora")}
+    return recipe.model_copy(update={"model": ModelConfig(checkpoint=checkpoint, **policy, **parts)})
 
 
 def _policy_only(part: Any) -> Any:

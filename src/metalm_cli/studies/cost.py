@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,10 @@ TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "se
 """Values of a config that come from a new tokenizer, and change no count."""
 
 Configs = Mapping[str, Any]
-"""Configs of transformers of the parts of a model, by part (``decoder``, ``encoders.text``)."""
+"""Configs of transformers of the parts of a model, by part (``decoder``, ``encoders.text``), and the records of its
+connectors (``connectors.text``)."""
+MAX_ENCODER_LENGTH = 512
+"""Outputs of a docked text where nothing limits them further."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,10 @@ class TrainingCost:
         positions: Decoder positions of all steps.
         is_bound: Whether the positions, and so the FLOPs, are an upper bound: tasks with no mean of positions.
         flops: FLOPs of all steps: 2 for each weight in a matrix product and position forward, 2 backward if
-            the weight trains, and 2 if a gradient passes through. Attention scores are not counted, and the output
-            head of the decoder only in pretraining: of a task's example, it reads the answer alone.
+            the weight trains, and 2 if a gradient passes through. With a compressing connector, an encoder reads more
+            positions than its docks take, and the connector multiplies by each vector or output. Attention scores are
+            not counted, and the output head of the decoder only in pretraining: of a task's example, it reads the
+            answer alone.
         disk: Bytes of the finished model and of its last checkpoint.
     """
 
@@ -63,7 +68,6 @@ def training_costs(stages: Sequence[Stage]) -> dict[str, TrainingCost]:
 
 def _cost(stage: Stage, configs_by_run: dict[str, Configs]) -> TrainingCost:
     from metalm_cli.models.trainable import TrainPolicy, apply_policy, requested_policy
-    from metalm_cli.training.planning.flops import matrix_weights
 
     recipe = _recipe(stage)
     model, steps = recipe.model, recipe.train.steps or 0
@@ -81,16 +85,16 @@ def _cost(stage: Stage, configs_by_run: dict[str, Configs]) -> TrainingCost:
     apply_policy(modules, policy)
     flops, encoder_trains = 0.0, False
     for name, module in modules.items():  # encoders and connectors before the decoder
-        weights, trained = matrix_weights(module), matrix_weights(module, trained_only=True)
-        if name == "decoder" and not is_task:
-            head = configs["decoder"].vocab_size * configs["decoder"].hidden_size
-            weights, trained = weights + head, trained + (head if trained else 0)
-        share = 1.0 if name == "decoder" or "decoder" not in modules else _docked_share(recipe)
-        passed = weights if encoder_trains else trained
-        flops += positions * share * (2.0 * weights + 2.0 * trained + 2.0 * passed)
-        if name == "decoder" and recipe.train.distill is not None:
-            flops += positions * 2.0 * weights  # a teacher reads about as many positions, forward only
-        encoder_trains = encoder_trains or trained > 0
+        outputs, vectors = _docked_shares(recipe, name.partition(".")[2], configs)
+        for share, weights, trained in _products(name, module, outputs, vectors, "decoder" in modules):
+            if name == "decoder" and not is_task:
+                head = configs["decoder"].vocab_size * configs["decoder"].hidden_size
+                weights, trained = weights + head, trained + (head if trained else 0)
+            passed = weights if encoder_trains else trained
+            flops += positions * share * (2.0 * weights + 2.0 * trained + 2.0 * passed)
+            if name == "decoder" and recipe.train.distill is not None:
+                flops += positions * 2.0 * weights  # a teacher reads about as many positions, forward only
+        encoder_trains = encoder_trains or any(parameter.requires_grad for parameter in module.parameters())
     parameters = [parameter for module in modules.values() for parameter in module.parameters()]
     total = sum(parameter.numel() for parameter in parameters)
     trained_total = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
@@ -106,10 +110,60 @@ def _recipe(stage: Stage) -> Any:
     return resolve(verb, recipe, overrides, {"model.checkpoint": base}).recipe
 
 
-def _docked_share(recipe: Any) -> float:
-    """Share of the positions that encoders read: that of the objective, or all for tasks."""
+def _products(
+    name: str, module: nn.Module, outputs: float, vectors: float, has_decoder: bool
+) -> Iterator[tuple[float, int, int]]:
+    """Yield shares of the decoder positions with the weights, and the trained ones, that each of them multiplies.
+
+    Args:
+        name: Key path of the part.
+        module: The part.
+        outputs: Docked encoder outputs for each decoder position.
+        vectors: Vectors of the connector for each decoder position.
+        has_decoder: Whether there is a decoder, and not an encoder alone.
+    """
+    from metalm_cli.training.planning.flops import connector_weights, matrix_weights
+
+    if name.startswith("connectors."):
+        trained = connector_weights(module, trained_only=True)
+        yield from zip((outputs, vectors), connector_weights(module), trained, strict=True)
+        return
+    share = outputs if name != "decoder" and has_decoder else 1.0
+    yield share, matrix_weights(module), matrix_weights(module, trained_only=True)
+
+
+def _docked_shares(recipe: Any, name: str, configs: Configs) -> tuple[float, float]:
+    """Encoder outputs and vectors of the connector for each decoder position, if all docks are those of an encoder.
+
+    The objective says which share of the tokens is docked; of tasks, all positions are. A compressing connector makes
+    rows of as many positions hold more tokens.
+    """
+    record = configs.get(f"connectors.{name}")
+    if record is None:
+        return 1.0, 1.0
+    from metalm_cli.models.connectors import check_record
+
     objective = getattr(recipe, "objective", None)
-    return float(getattr(objective, "span_fraction", 1.0) or 1.0)
+    share = float(getattr(objective, "span_fraction", 1.0) or 1.0)
+    outputs, grid = _outputs_of_dock(recipe, configs[f"encoders.{name}"])
+    compression = check_record(record, configs["decoder"].hidden_size, grid, "model.connector")
+    vectors = outputs if compression is None else compression.positions(outputs)
+    docked_positions = share * vectors / outputs
+    in_row = 1.0 - share + docked_positions
+    return share / in_row, docked_positions / in_row
+
+
+def _outputs_of_dock(recipe: Any, config: Any) -> tuple[int, tuple[int, int] | None]:
+    """Encoder outputs of a dock, and the grid of an image: a mean span of the objective, or what the encoder reads."""
+    patch = getattr(config, "patch_size", None)
+    if patch is not None:
+        side = int(config.image_size) // int(patch)
+        return side * side, (side, side)
+    spans = getattr(getattr(recipe, "objective", None), "span_length", None)
+    if spans is not None:
+        return max(1, round(sum(spans) / len(spans))), None
+    limit = getattr(config, "max_position_embeddings", None) or MAX_ENCODER_LENGTH
+    return min(int(limit), MAX_ENCODER_LENGTH), None
 
 
 def _configs(model: Any, configs_by_run: dict[str, Configs]) -> Configs | None:
@@ -125,6 +179,9 @@ def _configs(model: Any, configs_by_run: dict[str, Configs]) -> Configs | None:
         if config is None:
             return None
         configs[name] = config
+        if decoder is not None and name != "decoder":
+            options = part.connector or model.connector
+            configs[name.replace("encoders.", "connectors.")] = {"kind": options.kind, **options.settings}
     return configs
 
 
@@ -160,18 +217,18 @@ def _config(name: str, part: Any, configs_by_run: dict[str, Configs], vocabulary
 def _modules(configs: Configs) -> dict[str, nn.Module]:
     """Modules without memory: encoders, connectors, then the decoder."""
     import torch
-    from torch import nn
     from transformers import AutoModel
+
+    from metalm_cli.models.connectors import make_connector
 
     modules: dict[str, nn.Module] = {}
     with torch.device("meta"):
         for name, config in configs.items():
-            if name == "decoder":
-                continue
-            modules[name] = AutoModel.from_config(config)
-            if "decoder" in configs:
-                connector = name.replace("encoders.", "connectors.")
-                modules[connector] = nn.Linear(config.hidden_size, configs["decoder"].hidden_size)
+            if name.startswith("encoders."):
+                modules[name] = AutoModel.from_config(config)
+            elif name.startswith("connectors."):
+                width = configs[name.replace("connectors.", "encoders.")].hidden_size
+                modules[name] = make_connector(config, width, configs["decoder"].hidden_size)
         if "decoder" in configs:
             modules["decoder"] = AutoModel.from_config(configs["decoder"])
     return modules

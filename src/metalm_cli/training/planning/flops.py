@@ -97,16 +97,30 @@ def connector_flops(connector: nn.Module, outputs: int, vectors: int) -> float:
         outputs: Number of docked encoder outputs.
         vectors: Number of vectors that it gives for them.
     """
+    of_outputs, of_vectors = connector_weights(connector)
+    products = 2.0 * (of_outputs * outputs + of_vectors * vectors)
     if not isinstance(connector, QueryConnector):
-        return 2.0 * matrix_weights(connector) * vectors
+        return products
+    length, width = connector.query_embedding.shape
+    return products + 4.0 * length * width * outputs * len(connector.layers)
+
+
+def connector_weights(connector: nn.Module, *, trained_only: bool = False) -> tuple[int, int]:
+    """Number of weights of a connector in matrix products with every encoder output, and with every vector it gives.
+
+    Args:
+        connector: The connector.
+        trained_only: Count only weights that train.
+    """
+    weights = matrix_weights(connector, trained_only=trained_only)
+    if not isinstance(connector, QueryConnector):
+        return 0, weights
     read: list[nn.Module] = [connector.input]
     for layer in connector.layers:
         read += [layer.key, layer.value]  # type: ignore[list-item]
-    read_weights = sum(map(matrix_weights, read))
-    other_weights = matrix_weights(connector) - read_weights - connector.query_embedding.numel()
-    length, width = connector.query_embedding.shape
-    attention = 4.0 * length * width * outputs * len(connector.layers)
-    return 2.0 * (read_weights * outputs + other_weights * vectors) + attention
+    of_outputs = sum(matrix_weights(module, trained_only=trained_only) for module in read)
+    queries = connector.query_embedding
+    return of_outputs, weights - of_outputs - (queries.numel() if queries.requires_grad or not trained_only else 0)
 
 
 def _shape(inputs: dict[str, Any], encoder: Any) -> tuple[int, int]:

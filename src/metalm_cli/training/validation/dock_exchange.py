@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from metalm_cli.models.metalm import MetaLM
 from metalm_cli.models.trainable import transformer_layers
 from metalm_cli.sessions import Row
 from metalm_cli.sessions.processors import DockInput
-from metalm_cli.training.planning.flops import matrix_weights
+from metalm_cli.training.planning.flops import connector_weights, matrix_weights
 
 MAX_SHARE = 0.1
 """Largest share of the validation's computation that the further passes take."""
@@ -29,12 +29,14 @@ class PassCost:
     Args:
         decoder: Weights of the decoder's layers, for each decoder position.
         head: Weights of the output head, for each target.
-        encoders: Weights of each encoder with its connector, for each position that the encoder reads.
+        encoders: Weights of each encoder's layers, for each position that the encoder reads.
+        connectors: Weights of each connector, for each docked output and for each of its vectors.
     """
 
     decoder: int
     head: int
     encoders: Mapping[str, int]
+    connectors: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: MetaLM) -> PassCost:
@@ -43,12 +45,10 @@ class PassCost:
         def of_layers(part: nn.Module) -> int:
             return sum(matrix_weights(layer) for layer in transformer_layers(part))
 
-        encoders = {
-            name: of_layers(encoder) + matrix_weights(model.connectors[name])
-            for name, encoder in model.encoders.items()
-        }
+        encoders = {name: of_layers(encoder) for name, encoder in model.encoders.items()}
+        connectors = {name: connector_weights(connector) for name, connector in model.connectors.items()}
         head: Any = model.get_output_embeddings()
-        return cls(of_layers(model.decoder), head.weight.numel(), encoders)
+        return cls(of_layers(model.decoder), head.weight.numel(), encoders, connectors)
 
     def decoder_pass(self, row: Row) -> int:
         """Cost of the decoder's pass over a row whose dock vectors are known."""
@@ -56,8 +56,12 @@ class PassCost:
 
     def whole_pass(self, row: Row) -> int:
         """Cost of a pass over a row with its encoders."""
-        encoder_passes = (self.encoders[dock.encoder] * sum(dock.cost.values()) for _, dock in row.docks)
-        return self.decoder_pass(row) + sum(encoder_passes)
+        return self.decoder_pass(row) + sum(self._dock(dock) for _, dock in row.docks)
+
+    def _dock(self, dock: DockInput) -> int:
+        of_outputs, of_vectors = self.connectors.get(dock.encoder, (0, 0))
+        connector = of_outputs * len(dock.output_positions) + of_vectors * dock.positions
+        return self.encoders[dock.encoder] * sum(dock.cost.values()) + connector
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ def run_stages(
             note(f"plan of stage {stage.name}, which begins with the model of the former stage:")
             run_stage(stage.resolved, replace(options, dry_run=True), None, None)
     with _open_folder(resolved, options, out) as folder:
+        _on_rank_zero(lambda: _write_recipe(resolved, options, folder))
         for index in range(len(resolved.stages)):
             if signals.pending:
                 note(f"stopped by {signals.pending}; the same command with --resume continues")
@@ -69,6 +70,37 @@ def run_stages(
     return Exit.DONE
 
 
+def _write_recipe(resolved: ResolvedRecipe, options: TrainOptions, folder: RunFolder) -> None:
+    """Write the recipe of the whole run, after the stages that have begun are compared with it."""
+    from metalm_cli.runs.folder import RunFolder
+    from metalm_cli.runs.resume_check import check_recipe
+    from metalm_cli.training.parts.stages import is_stage_finished, stage_folder
+
+    for index, stage in enumerate(resolved.stages):
+        begun = RunFolder(stage_folder(folder.path, stage.name))
+        if not begun.recipe.exists():
+            break
+        recipe, context = _stage(resolved, index, options, folder)
+        if not is_stage_finished(folder.path, stage.name, recipe.recipe, is_last=context.is_last):
+            check_recipe(begun, recipe.recipe)
+    folder.write_text("recipe.yaml", resolved.stages_yaml)
+
+
+def _stage(
+    resolved: ResolvedRecipe, index: int, options: TrainOptions, folder: RunFolder
+) -> tuple[ResolvedRecipe, StageContext]:
+    """Return the recipe of a stage whose former one has finished, and its context."""
+    from metalm_cli.training.parts import stages
+
+    stage, is_last = resolved.stages[index], index == len(resolved.stages) - 1
+    recipe, inherited = stage.resolved, None
+    if index:
+        former = resolved.stages[index - 1].name
+        recipe = recipe.continued_from(stages.base_of_stage(folder.path, stage.name, former))
+        inherited = stages.saved_training(resolved.recipe.model.checkpoint, options.offline)
+    return recipe, stages.StageContext(folder.path, resolved.command, is_last, inherited)
+
+
 def _run_stage(
     resolved: ResolvedRecipe,
     index: int,
@@ -78,22 +110,16 @@ def _run_stage(
     note: Callable[[str], None],
 ) -> Exit:
     """Train a stage unless it has finished."""
-    from metalm_cli.training.parts import stages
+    from metalm_cli.training.parts.stages import is_stage_finished, stage_folder
 
-    stage, is_last = resolved.stages[index], index == len(resolved.stages) - 1
-    recipe, inherited = stage.resolved, None
-    if index:
-        former = resolved.stages[index - 1].name
-        recipe = recipe.continued_from(_on_rank_zero(lambda: stages.base_of_stage(folder.path, stage.name, former)))
-        inherited = stages.saved_training(resolved.recipe.model.checkpoint, options.offline)
-    context = stages.StageContext(folder.path, resolved.command, is_last, inherited)
-    if _on_rank_zero(lambda: stages.is_stage_finished(folder.path, stage.name, recipe.recipe, is_last=is_last)):
-        note(f"stage {stage.name}: finished")
+    name = resolved.stages[index].name
+    recipe, context = _on_rank_zero(lambda: _stage(resolved, index, options, folder))
+    if _on_rank_zero(lambda: is_stage_finished(folder.path, name, recipe.recipe, is_last=context.is_last)):
+        note(f"stage {name}: finished")
         return Exit.DONE
-    note(f"stage {stage.name}, {index + 1} of {len(resolved.stages)}")
-    out = stages.stage_folder(folder.path, stage.name)
-    resumes = _on_rank_zero(out.exists)
-    return run_stage(recipe, replace(options, resume=resumes), out, context)
+    note(f"stage {name}, {index + 1} of {len(resolved.stages)}")
+    out = stage_folder(folder.path, name)
+    return run_stage(recipe, replace(options, resume=_on_rank_zero(out.exists)), out, context)
 
 
 @contextmanager
@@ -105,7 +131,6 @@ def _open_folder(resolved: ResolvedRecipe, options: TrainOptions, out: Path | No
 
     def create() -> str:
         created.append(RunFolder.create(out, resolved.name, options.resume))
-        created[0].write_text("recipe.yaml", resolved.stages_yaml)
         return str(created[0].path)
 
     path = _on_rank_zero(create)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 import tiny_runs as micro
 from metalm_cli.config import resolve
 from metalm_cli.config.recipe_errors import RecipeError
+from metalm_cli.reports.reading.run_summary import read_runs
 from metalm_cli.training.trainer import Trainer
 from task_fixtures import write_task
 
@@ -194,6 +195,14 @@ def test_a_stage_inherits_from_the_checkpoint_of_the_run_and_not_from_another_st
     first, second = (micro.records(tmp_path / "run" / "stages" / name)[0] for name in ("first", "second"))
     assert first["learning_rates"] == {"connectors.text": 3e-3}
     assert second["learning_rates"] == {"decoder": 2e-3, "connectors.text": 3e-3}
+
+
+def test_a_report_of_seeds_has_the_stages_of_each(folder: Path, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        shutil.copytree(folder / "run", tmp_path / f"seed-{seed}", symlinks=True)
+    names = [run.name for run in read_runs([tmp_path])]
+    assert names == ["seed-0/align", "seed-0/tune", "seed-1/align", "seed-1/tune"]
+    assert [run.name for run in read_runs([tmp_path / "seed-0"])] == ["align", "tune"]
 
 
 BAD = [

@@ -20,6 +20,7 @@ def part_sections(model: ModelConfig, name: str) -> list[tuple[str, Any]]:
     """
     kind, _, encoder = name.partition(".")
     options = model.encoders.get(encoder)
+    sections: list[tuple[str, Any]]
     if kind == "connectors":
         own = options.connector if options is not None else None
         sections = [(f"model.encoders.{encoder}.connector", own), ("model.connector", model.connector)]

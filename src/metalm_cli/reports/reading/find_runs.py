@@ -49,7 +49,7 @@ def run_folders(path: Path) -> list[Path]:
         return [path]
     if path.name in RESULTS and (path.resolve().parent / "recipe.yaml").is_file():
         return [path.resolve().parent]
-    folders = _runs_in_folder(path)
+    folders = [run for folder in _runs_in_folder(path) for run in stage_runs(folder) or [folder]]
     if folders or any(_is_result_file(file) for file in path.glob("*.json")):
         return folders or [path]
     examples = ", ".join(str(run) for run in _child_runs(path)[:3])
@@ -85,8 +85,7 @@ def _runs_and_results(path: Path, all_runs: bool) -> tuple[list[Path], list[Path
 
 
 def _child_runs(path: Path) -> list[Path]:
-    """Runs in a folder; of a run with stages, its stages."""
-    return [run for folder in _subfolders(path) if _is_run(folder) for run in stage_runs(folder) or [folder]]
+    return [folder for folder in _subfolders(path) if _is_run(folder)]
 
 
 def _subfolders(path: Path) -> list[Path]:

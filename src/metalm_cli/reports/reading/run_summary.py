@@ -22,7 +22,7 @@ from metalm_cli.reports.reading.session_spans import SESSIONS_FILE, valid_sessio
 from metalm_cli.reports.reading.tolerant_json import as_object, encodable, encodable_text, load_json, with_valid_values
 from metalm_cli.runs import metrics_log, part_changes
 from metalm_cli.runs.dock_worth import KEY, reason_unmeasured
-from metalm_cli.runs.find import RESULTS, run_of_result
+from metalm_cli.runs.find import RESULTS, STAGES_FOLDER, run_of_result
 from metalm_cli.runs.folder import run_state
 
 Record = Mapping[str, Any]
@@ -124,8 +124,9 @@ def read_runs(paths: Sequence[Path]) -> list[RunSummary]:
     names = [run.name for run in runs]
     for index, run in enumerate(runs):
         if names.count(run.name) > 1:
-            parent = run.path.resolve().parent.name
-            runs[index] = replace(run, name=f"{parent}/{run.name}")
+            parent = run.path.resolve().parent
+            parent = parent.parent if parent.name == STAGES_FOLDER else parent
+            runs[index] = replace(run, name=f"{parent.name}/{run.name}")
     names = [run.name for run in runs]
     return [
         replace(run, name=f"{run.name} ({names[:index].count(run.name) + 1})") if names.count(run.name) > 1 else run

@@ -163,6 +163,7 @@ def test_a_name_is_nearer_than_its_kind_and_an_own_connector_inherits_what_it_do
         ("checkpoint", ["model.trains={decoder: none, encoders: none, connectors: none}"], "model.trains"),
         ("checkpoint", ["model.encoders.vision.learning_rate=1e-3"], "model.encoders.vision"),
         ("checkpoint", ["model.connector={kind: mlp, learning_rate: 1e-3}"], "model.connector"),
+        ("checkpoint", ["model.connector.kind=linear"], "model.connector"),
         ("checkpoint", ["model.encoders.text.connector={kind: stack, factor: 2}"], "model.encoders.text"),
         ("adapters", ["model.lora.learning_rate=1e-3", "model.decoder.learning_rate=1e-3"],
          "model.decoder.learning_rate"),

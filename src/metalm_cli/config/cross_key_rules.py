@@ -26,12 +26,15 @@ DOCKING_OBJECTIVES = ("semi_causal", "prefix", "reconstruct", "mixed")
 """Objectives that dock spans into an encoder; those of plug-ins may do so."""
 
 
-def check_cross_key_rules(recipe: PretrainRecipe | FinetuneRecipe, set_keys: Set[str]) -> Iterator[RecipeProblem]:
+def check_cross_key_rules(
+    recipe: PretrainRecipe | FinetuneRecipe, set_keys: Set[str], given_keys: Set[str] = frozenset()
+) -> Iterator[RecipeProblem]:
     """Yield the inconsistencies between keys of a recipe.
 
     Args:
         recipe: The recipe; each value is valid by itself.
         set_keys: Dotted keys set in a recipe file or on the command line. A section is set if any of its keys is.
+        given_keys: Those of the command line. The recipe of a run sets every key, also to values that have no effect.
     """
     yield from _check_training(recipe)
     yield from check_teacher(recipe)
@@ -44,7 +47,7 @@ def check_cross_key_rules(recipe: PretrainRecipe | FinetuneRecipe, set_keys: Set
         yield from _check_use_of_validation(recipe)
     newest_run_provides_model = isinstance(recipe, FinetuneRecipe) and not recipe.model.builds_parts
     if recipe.model.checkpoint is not None or newest_run_provides_model:
-        yield from _check_model_checkpoint(recipe, set_keys)
+        yield from _check_model_checkpoint(recipe, set_keys, given_keys)
         return
     if isinstance(recipe, FinetuneRecipe):
         yield from _check_decoder(recipe)
@@ -181,7 +184,9 @@ def _check_positions(recipe: PretrainRecipe | FinetuneRecipe) -> Iterator[Recipe
             yield RecipeProblem(key, message, "lower it, or raise data.sequence_length")
 
 
-def _check_model_checkpoint(recipe: PretrainRecipe | FinetuneRecipe, set_keys: Set[str]) -> Iterator[RecipeProblem]:
+def _check_model_checkpoint(
+    recipe: PretrainRecipe | FinetuneRecipe, set_keys: Set[str], given_keys: Set[str]
+) -> Iterator[RecipeProblem]:
     if recipe.objective.name in ENCODER_OBJECTIVES:
         yield RecipeProblem(
             "model.checkpoint",
@@ -198,8 +203,10 @@ def _check_model_checkpoint(recipe: PretrainRecipe | FinetuneRecipe, set_keys: S
             depends_on=("model.checkpoint",),
         )
     connector = recipe.model.connector
-    if not _sets_policy_only(connector):
-        names = ", ".join(f"model.connector.{name}" for name in _fixed_keys(connector))
+    given = [name for name in type(connector).model_fields if f"model.connector.{name}" in given_keys]
+    fixed = dict.fromkeys([*_fixed_keys(connector), *(name for name in given if name not in POLICY_KEYS)])
+    if fixed:
+        names = ", ".join(f"model.connector.{name}" for name in fixed)
         yield RecipeProblem(
             "model.connector",
             f"got {names} together with model.checkpoint, whose connectors have their kind and settings",

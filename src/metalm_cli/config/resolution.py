@@ -145,8 +145,10 @@ def _check(root: YamlNode, schema: type[Any]) -> tuple[Any, list[RecipeProblem]]
     problems = list(checker.problems)
     if not isinstance(recipe, PretrainRecipe | FinetuneRecipe):
         return None, problems
-    set_keys = set(_set_keys(root, ""))
-    problems += _locate_problems(check_cross_key_rules(recipe, set_keys), checker.invalid_keys, root)
+    nodes = dict(_set_nodes(root, ""))
+    given_keys = {key for key, node in nodes.items() if node.kind == "command line"}
+    rules = check_cross_key_rules(recipe, nodes.keys(), given_keys)
+    problems += _locate_problems(rules, checker.invalid_keys, root)
     return recipe, problems
 
 
@@ -282,11 +284,11 @@ def _provenance_of(root: YamlNode, parts: Sequence[str | int]) -> Provenance:
     return Provenance(node.kind, node.where)
 
 
-def _set_keys(node: YamlNode, path: str) -> Iterator[str]:
+def _set_nodes(node: YamlNode, path: str) -> Iterator[tuple[str, YamlNode]]:
     for key, inner in node.value.items() if isinstance(node.value, dict) else ():
         if inner.value is not None:
-            yield schema_types.join_key(path, key)
-        yield from _set_keys(inner, schema_types.join_key(path, key))
+            yield schema_types.join_key(path, key), inner
+        yield from _set_nodes(inner, schema_types.join_key(path, key))
 
 
 def _leaf_paths(value: Any, parts: tuple[str | int, ...]) -> Iterator[tuple[str | int, ...]]:

@@ -62,14 +62,30 @@ def training_costs(stages: Sequence[Stage]) -> dict[str, TrainingCost]:
     configs_by_run: dict[str, Configs] = {}
     for stage in stages:
         if stage.run is not None:
-            costs[stage.name] = _cost(stage, configs_by_run)
+            recipes = _recipes(stage)
+            costs[stage.name] = _sum([_cost(stage, recipe, configs_by_run) for recipe in recipes])
     return costs
 
 
-def _cost(stage: Stage, configs_by_run: dict[str, Configs]) -> TrainingCost:
+def _sum(costs: list[TrainingCost]) -> TrainingCost:
+    """Cost of a training whose recipe has stages, each of which keeps its model and its checkpoint."""
+    if len(costs) == 1:
+        return costs[0]
+    return TrainingCost(
+        costs[-1].parameters,
+        max(cost.trained for cost in costs),
+        sum(cost.steps for cost in costs),
+        sum(cost.epochs for cost in costs),
+        sum(cost.positions for cost in costs),
+        any(cost.is_bound for cost in costs),
+        sum(cost.flops for cost in costs),
+        sum(cost.disk for cost in costs),
+    )
+
+
+def _cost(stage: Stage, recipe: Any, configs_by_run: dict[str, Configs]) -> TrainingCost:
     from metalm_cli.models.trainable import TrainPolicy, apply_policy, requested_policy
 
-    recipe = _recipe(stage)
     model, steps = recipe.model, recipe.train.steps or 0
     epochs = 0.0 if steps else float(recipe.train.epochs or 0)
     is_task = recipe.command != "pretrain"
@@ -102,12 +118,14 @@ def _cost(stage: Stage, configs_by_run: dict[str, Configs]) -> TrainingCost:
     return TrainingCost(total, trained_total, steps, epochs, positions, is_bound, flops, disk)
 
 
-def _recipe(stage: Stage) -> Any:
+def _recipes(stage: Stage) -> list[Any]:
+    """Recipes of the training: one, or one for each stage of a recipe that has stages."""
     verb, recipe, *arguments = stage.arguments
     values = [argument for argument in arguments if "=" in argument and not argument.startswith(("-", "/", "./"))]
     base = arguments[arguments.index("--model") + 1] if "--model" in arguments else None
     _, overrides = split_arguments(values)
-    return resolve(verb, recipe, overrides, {"model.checkpoint": base}).recipe
+    resolved = resolve(verb, recipe, overrides, {"model.checkpoint": base})
+    return [part.resolved.recipe for part in resolved.stages] or [resolved.recipe]
 
 
 def _products(

@@ -245,7 +245,8 @@ class _Builder:
                 why=str(error.what),
                 remedy=error.remedy or "correct the overrides of the stage, of its arm or of the scale",
             ) from error
-        return resolved.recipe.train.steps or 1
+        recipes = [stage.resolved.recipe for stage in resolved.stages] or [resolved.recipe]
+        return sum(recipe.train.steps or 1 for recipe in recipes)
 
     def evaluation(self, evaluation: StudyEvaluation, models: list[str], seed: int) -> Stage:
         """Create an evaluation of models side by side."""

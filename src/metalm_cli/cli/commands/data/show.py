@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -44,6 +45,15 @@ def show(
     name, overrides = split_arguments(arguments or [])
     resolved = with_default_base(resolve(None, name, overrides, {"model.checkpoint": model}))
     silence_libraries(offline)
+    for stage in resolved.stages:
+        console.stdout().print(f"stage {stage.name}", style="bold", highlight=False, markup=False)
+        _show(stage.resolved, count, data_root, offline, positions)
+    if not resolved.stages:
+        _show(resolved, count, data_root, offline, positions)
+
+
+def _show(resolved: ResolvedRecipe, count: int, data_root: Path | None, offline: bool, positions: bool) -> None:
+    """Print the first rows of a recipe, or of one of its stages."""
     corpus: Corpus | TaskCorpus
     with console.stderr().status("assembling the model and opening the data"):
         if resolved.recipe.command == "pretrain":

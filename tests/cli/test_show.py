@@ -52,7 +52,8 @@ def test_the_rows_are_those_that_the_run_reads() -> None:
     from metalm_cli.data.sampling.loader import StepRowDataset, loader
     from metalm_cli.data.sampling.row_slots import RowSlot
     from metalm_cli.training.first_rows import first_rows, prepare
-    from metalm_cli.training.pretraining import Pretraining, RunCallbacks, RunOptions
+    from metalm_cli.training.pretraining import Pretraining
+    from metalm_cli.training.run_options import RunCallbacks, RunOptions
 
     resolved = resolve("pretrain", "small", [*SMALL, "train.seed=3", "train.precision=fp32"])
     recipe = resolved.recipe

@@ -403,8 +403,8 @@ def test_a_missing_folder(tmp_path) -> None:
 
 
 def test_recipes_and_families_name_the_same_objectives() -> None:
-    from metalm_cli.config.evaluation_rules import ENCODER_OBJECTIVES
-    from metalm_cli.config.seq2seq_rules import SEQ2SEQ_OBJECTIVES
+    from metalm_cli.config.rules.evaluation_rules import ENCODER_OBJECTIVES
+    from metalm_cli.config.rules.seq2seq_rules import SEQ2SEQ_OBJECTIVES
     from metalm_cli.models.families import ENCODER_DECODER, ENCODER_ONLY, load_family
 
     assert load_family(ENCODER_ONLY).objectives == ENCODER_OBJECTIVES

@@ -502,7 +502,7 @@ class Outcomes:
         from metalm_cli.training.finetuning import Finetuning
         from metalm_cli.training.planning.task_plan import sample_sessions
         from metalm_cli.training.pretraining import Pretraining
-        from metalm_cli.training.run import RunCallbacks, RunOptions
+        from metalm_cli.training.run_options import RunCallbacks, RunOptions
 
         micro.reset_accelerator()
         self.previews: list[int] = []

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from metalm_cli.config import schema_types
-from metalm_cli.config.cross_key_rules import check_cross_key_rules
 from metalm_cli.config.locate import RecipeFile, find_recipe
 from metalm_cli.config.merge_layers import OVERRIDE, LayerStack, OverriddenValue, apply_command_line, read_layers
 from metalm_cli.config.recipe_errors import RecipeError, RecipeProblem
+from metalm_cli.config.rules.cross_key_rules import check_cross_key_rules
 from metalm_cli.config.schema.recipes import RECIPES, FinetuneRecipe, PretrainRecipe
 from metalm_cli.config.stages import STAGES, continued_from, stage_nodes, stage_problems
 from metalm_cli.config.validate import SchemaChecker

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from metalm_cli.config.part_rules import frozen_rate_problem
+from metalm_cli.config.rules.part_rules import frozen_rate_problem
 from metalm_cli.config.schema.model import ModelConfig
 from metalm_cli.config.schema.part_settings import belongs_to, rate_keys, requested_rate, requested_trains
 from metalm_cli.config.schema.training import PretrainedLearningRate

@@ -46,7 +46,8 @@ from metalm_cli.training.compute.encoder_caches import RepeatedDocks
 from metalm_cli.training.planning.answer_notes import answer_notes
 from metalm_cli.training.planning.plan import RunPlan
 from metalm_cli.training.planning.task_plan import make_task_plan, row_counts, row_packing_of, sample_sessions
-from metalm_cli.training.run import Run, RunCallbacks, RunOptions
+from metalm_cli.training.run import Run
+from metalm_cli.training.run_options import RunCallbacks, RunOptions
 from metalm_cli.training.run_start import RunStart
 from metalm_cli.training.trainer import Trainer
 

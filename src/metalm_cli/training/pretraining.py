@@ -17,7 +17,8 @@ from metalm_cli.training.distributed.equal_processes import SAMPLE_TEXTS
 from metalm_cli.training.planning.memory import rows_per_micro_batch
 from metalm_cli.training.planning.plan import RunPlan, make_plan
 from metalm_cli.training.planning.probe import probe_batch
-from metalm_cli.training.run import Run, RunCallbacks, RunOptions
+from metalm_cli.training.run import Run
+from metalm_cli.training.run_options import RunCallbacks, RunOptions
 from metalm_cli.training.trainer import Trainer
 
 __all__ = ["Pretraining", "RunCallbacks", "RunOptions"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,12 @@ from metalm_cli.training.distributed.equal_processes import (
     check_equal_recipes,
     text_sample,
 )
-from metalm_cli.training.parts.stages import StageContext
 from metalm_cli.training.planning.memory import MemoryEstimate, estimate_memory, explain_out_of_memory
 from metalm_cli.training.planning.plan import RunPlan
 from metalm_cli.training.planning.plan_display import is_warning
-from metalm_cli.training.planning.probe import ProbeResult, probe
+from metalm_cli.training.planning.probe import probe
 from metalm_cli.training.progress import make_progress
+from metalm_cli.training.run_options import RunCallbacks, RunOptions
 from metalm_cli.training.run_result import write_result
 from metalm_cli.training.run_start import (
     TOKENIZERS,
@@ -58,34 +58,6 @@ from metalm_cli.training.task_evaluation.task_evaluator import TaskEvaluator
 from metalm_cli.training.trainer import Trainer
 from metalm_cli.training.trainer_callbacks import make_trainer_callbacks
 from metalm_cli.training.validation.make_validator import make_validator
-
-
-@dataclass
-class RunOptions:
-    """Command-line options of a run."""
-
-    name: str
-    out: Path | None = None
-    resume: bool = False
-    dry_run: bool = False
-    offline: bool = False
-    data_root: Path | None = None
-    stage: StageContext | None = None
-
-
-@dataclass
-class RunCallbacks:
-    """Callbacks that display a run.
-
-    Args:
-        show_plan: Displays the plan and the probe's result.
-        sample_continuations: Continues validation texts or sessions with the model, for display.
-        print_note: Prints a line.
-    """
-
-    show_plan: Callable[[RunPlan, ProbeResult | None], None]
-    sample_continuations: Callable[[Assembly, list[str | Session]], list[tuple[str, str]]]
-    print_note: Callable[[str], None]
 
 
 class Run(ABC):

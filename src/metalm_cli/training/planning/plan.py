@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from metalm_cli.config.cross_key_rules import warmup_problem
+from metalm_cli.config.rules.cross_key_rules import warmup_problem
 from metalm_cli.config.schema.recipes import PretrainRecipe
 from metalm_cli.data.documents.corpus import Corpus, SourceInfo
 from metalm_cli.errors import MetalmError

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metalm_cli.common.registry import did_you_mean
-from metalm_cli.config.evaluation_rules import late_evaluation_problem
+from metalm_cli.config.rules.evaluation_rules import late_evaluation_problem
 from metalm_cli.config.schema.recipes import Recipe
 from metalm_cli.config.schema.training import TaskEvaluationConfig
 from metalm_cli.errors import MetalmError

@@ -198,7 +198,8 @@ def _run_recipe(
     from metalm_cli.training.finetuning import Finetuning
     from metalm_cli.training.planning.memory import human_bytes
     from metalm_cli.training.planning.plan import plan_text
-    from metalm_cli.training.pretraining import Pretraining, RunCallbacks, RunOptions
+    from metalm_cli.training.pretraining import Pretraining
+    from metalm_cli.training.run_options import RunCallbacks, RunOptions
 
     def show_plan(plan: Any, result: Any) -> None:
         in_full = train_options.dry_run and not brief

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Set
 
-from metalm_cli.config.evaluation_rules import ENCODER_OBJECTIVES, check_evaluation, late_evaluation_problem
-from metalm_cli.config.objective_rules import check_objective, check_teacher
-from metalm_cli.config.part_rules import check_part_training
 from metalm_cli.config.recipe_errors import RecipeProblem, quote_value
+from metalm_cli.config.rules.evaluation_rules import ENCODER_OBJECTIVES, check_evaluation, late_evaluation_problem
+from metalm_cli.config.rules.objective_rules import check_objective, check_teacher
+from metalm_cli.config.rules.part_rules import check_part_training
+from metalm_cli.config.rules.seq2seq_rules import check_seq2seq
 from metalm_cli.config.schema.connectors import ConnectorConfig
 from metalm_cli.config.schema.model import (
     POLICY_KEYS,
@@ -20,7 +21,6 @@ from metalm_cli.config.schema.model import (
 from metalm_cli.config.schema.objectives import MaskedLM
 from metalm_cli.config.schema.recipes import FinetuneRecipe, PretrainRecipe
 from metalm_cli.config.schema.training import TrainingConfig
-from metalm_cli.config.seq2seq_rules import check_seq2seq
 
 DOCKING_OBJECTIVES = ("semi_causal", "prefix", "reconstruct", "mixed")
 """Objectives that dock spans into an encoder; those of plug-ins may do so."""
@@ -203,8 +203,8 @@ def _check_model_checkpoint(
             depends_on=("model.checkpoint",),
         )
     connector = recipe.model.connector
-    given = [name for name in type(connector).model_fields if f"model.connector.{name}" in given_keys]
-    fixed = dict.fromkeys([*_fixed_keys(connector), *(name for name in given if name not in POLICY_KEYS)])
+    set_here = [name for name in type(connector).model_fields if f"model.connector.{name}" in given_keys]
+    fixed = dict.fromkeys([*_fixed_keys(connector), *(name for name in set_here if name not in POLICY_KEYS)])
     if fixed:
         names = ", ".join(f"model.connector.{name}" for name in fixed)
         yield RecipeProblem(

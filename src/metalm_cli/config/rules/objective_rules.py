@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from metalm_cli.config.evaluation_rules import ENCODER_OBJECTIVES
 from metalm_cli.config.recipe_errors import RecipeProblem
+from metalm_cli.config.rules.evaluation_rules import ENCODER_OBJECTIVES
 from metalm_cli.config.schema.objectives import Mixed, PrefixLM, Reconstruct, SemiCausal
 from metalm_cli.config.schema.recipes import FinetuneRecipe, PretrainRecipe
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from metalm_cli.config.evaluation_rules import ENCODER_OBJECTIVES
 from metalm_cli.config.recipe_errors import RecipeProblem
+from metalm_cli.config.rules.evaluation_rules import ENCODER_OBJECTIVES
 from metalm_cli.config.schema.model import ModelConfig
 from metalm_cli.config.schema.part_settings import (
     ADAPTED,

@@ -1,0 +1,1 @@
+"""Checks of keys that depend on each other."""

@@ -42,6 +42,10 @@ REASONS = {
     "train.encoder_cache_gb": "does not change results: tests/training/test_cached_encoders.py",
     "data.workers": "does not change rows: tests/data/test_loader.py",
     "dangerous.trust_remote_code": "needs a checkpoint with code",
+    **{
+        f"stages.0.{key}": "sets keys of a stage: tests/training/test_stages.py"
+        for key in ("name", "command", "model", "data", "objective", "train")
+    },
 }
 """Keys without two values, and why. Keys of encoders, validation sources and revisions follow from these."""
 SAME_REASON = {

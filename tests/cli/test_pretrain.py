@@ -57,6 +57,7 @@ def test_the_run_folder(finished: Path) -> None:
         "data.json",
         "environment.json",
         "metrics.jsonl",
+        "start_weights.safetensors",
         "model",
         "recipe.yaml",
         "report.html",

@@ -157,8 +157,8 @@ def test_a_name_is_nearer_than_its_kind_and_an_own_connector_inherits_what_it_do
         ("parts", ["model.trains.connectors=none", "model.connector.learning_rate=1e-3"],
          "model.connector.learning_rate"),
         ("parts", ["model.trains.decoder=none", "model.learning_rates.decoder=1e-3"], "model.learning_rates.decoder"),
-        ("parts", ["model.encoders=null", "objective={name: causal}", "model.connector.learning_rate=1e-3"],
-         "model.connector.learning_rate"),
+        ("parts", ["model.encoders=null", "objective={name: causal}", "model.learning_rates.connectors=1e-3"],
+         "model.learning_rates.connectors"),
         ("parts", ["model.trains={decoder: none, encoders: none, connectors: none}"], "model.trains"),
         ("checkpoint", ["model.trains={decoder: none, encoders: none, connectors: none}"], "model.trains"),
         ("checkpoint", ["model.encoders.vision.learning_rate=1e-3"], "model.encoders.vision"),
@@ -180,6 +180,11 @@ def test_a_rate_of_a_part_that_the_checkpoint_froze(folder: Path, tmp_path: Path
     rate = "model.encoders.text.learning_rate=1e-3"
     assert key_of_error(folder, "checkpoint", base, rate) == "model.encoders.text.learning_rate"
     assert rates(assemble(folder, "checkpoint", base, rate, "model.encoders.text.trains=all"))[ENCODER] == 1e-3
+
+
+def test_a_twin_without_encoders_may_leave_the_connector_of_its_recipe(folder: Path) -> None:
+    twin = ["model.encoders=null", "objective={name: causal}", "model.connector.learning_rate=1e-3"]
+    assert rates(assemble(folder, "parts", *twin)) == {DECODER: RUN_RATE}
 
 
 def test_an_unknown_kind_of_connector_is_one_problem(folder: Path) -> None:

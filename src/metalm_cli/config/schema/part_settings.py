@@ -62,6 +62,8 @@ def requested_training(model: ModelConfig, name: str) -> str | None:
 def rate_keys(model: ModelConfig) -> Iterator[tuple[str, str]]:
     """Yield the keys of parts that set a learning rate, each with the key path of its part, or the kind of its parts.
 
+    ``model.connector`` of a recipe whose encoders are removed, as for a plain twin of its model, has no effect.
+
     >>> from metalm_cli.config.schema.connectors import ConnectorConfig
     >>> list(rate_keys(ModelConfig(connector=ConnectorConfig(learning_rate=1e-3))))
     [('model.connector.learning_rate', 'connectors')]
@@ -77,7 +79,10 @@ def rate_keys(model: ModelConfig) -> Iterator[tuple[str, str]]:
     for encoder, options in model.encoders.items():
         sections.append((f"model.encoders.{encoder}", f"encoders.{encoder}", options))
         sections.append((f"model.encoders.{encoder}.connector", f"connectors.{encoder}", options.connector))
+    is_twin = model.builds_parts and not model.encoders
     for key, part, section in sections:
+        if is_twin and key == "model.connector":
+            continue
         if section is not None and section.learning_rate is not None:
             yield f"{key}.learning_rate", part
 

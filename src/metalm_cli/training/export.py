@@ -1,4 +1,4 @@
-"""Export of a run's model or adapter to a new folder, with adapters optionally merged, and upload to the hub."""
+"""Export of a run's model, a part of it or its adapter to a new folder, and upload to the hub."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from metalm_cli.models.checkpoint_io import find_adapter_base, find_model_folder
 from metalm_cli.models.families.decoder_only import PROCESSORS_FOLDER
 from metalm_cli.models.lora.adapter_files import SavedAdapter, adapter_in, read_adapter, write_description
 from metalm_cli.models.lora.inject import merge
+from metalm_cli.models.standalone.write import check_standalone, drop_modeling_file, write_part, write_standalone
 from metalm_cli.provenance.lineage import LINEAGE
 from metalm_cli.runs.part_changes import TITLE
-from metalm_cli.training.model_card import how_to_load, part_table
+from metalm_cli.training.model_card import how_to_load, part_card, part_table, standalone_section
 
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
 DOCUMENT_FILES = ("README.md", "LICENSE*", "NOTICE*")
@@ -32,14 +33,23 @@ REPO_PATTERN = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def export(
-    source: str, out: Path, *, merged: bool = False, base: str | None = None, offline: bool = False
+    source: str,
+    out: Path,
+    *,
+    merged: bool = False,
+    standalone: bool = False,
+    part: str | None = None,
+    base: str | None = None,
+    offline: bool = False,
 ) -> tuple[Path, str]:
-    """Write a finished model or adapter into a new folder, atomically.
+    """Write a finished model, a part of it, or an adapter into a new folder, atomically.
 
     Args:
         source: A run folder, a model or adapter folder, or a hub id.
         out: The new folder.
         merged: Add adapters to the weights of their base, which gives an ordinary model folder in fp32.
+        standalone: Add a modelling file, so that transformers loads the model without metalm.
+        part: Write only this part, ``decoder`` or ``encoders.NAME``, in fp32, as a model that transformers loads.
         base: Path or hub id of an adapter's base; default: the base recorded by its run.
         offline: Open no connection.
 
@@ -47,8 +57,8 @@ def export(
         The folder that was read, and a description of what was written.
 
     Raises:
-        MetalmError: The new folder exists, the source is not a model, there is nothing to merge, or the base is
-            missing or has other weights.
+        MetalmError: The new folder exists, the source is not a model, there is nothing to merge, the base is missing or
+            has other weights, the model has no such part, or transformers does not have the types of the parts.
     """
     if os.path.lexists(out):
         raise MetalmError(
@@ -56,33 +66,58 @@ def export(
         )
     folder = find_model_folder(source, offline=offline)
     adapter = adapter_in(folder)
+    _check_options(folder, adapter, merged=merged, standalone=standalone, part=part, base=base)
+    saved = None if adapter is None else read_adapter(adapter)
+    if saved is not None:
+        base_folder = find_adapter_base(saved, base, offline=offline)
+        if standalone:
+            check_standalone(base_folder)
+        if not merged:
+            saved = _relocate(saved, base_folder, out, explicit=base is not None)
+    with explain_write_errors(out, "cannot write the export", Exit.FAILED):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_path(out)
+        temporary.mkdir()
+        try:
+            if part is not None:
+                _write_part(temporary, folder, source, part, base, offline)
+            elif merged:
+                _write_merged(temporary, folder, source, base, offline)
+            else:
+                copy_model(folder, temporary)
+                if saved is not None:
+                    write_description(temporary, saved)
+            if standalone:
+                write_standalone(temporary)
+                _append_to_card(temporary, standalone_section(temporary))
+            fsync_tree(temporary)
+            os.rename(temporary, out)
+            fsync_folder(out.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    if part is not None:
+        return folder, part
+    return folder, "adapters merged into a model" if merged else "a model" if saved is None else "an adapter"
+
+
+def _check_options(
+    folder: Path, adapter: Path | None, *, merged: bool, standalone: bool, part: str | None, base: str | None
+) -> None:
     if merged and adapter is None:
         raise MetalmError(
             "there is nothing to merge", where=str(folder), why="the model is not an adapter", remedy="omit --merge"
         )
     if base is not None and adapter is None:
         raise MetalmError("only an adapter has a base", where=str(folder), remedy="omit --base")
-    saved = None if adapter is None else read_adapter(adapter)
-    if saved is not None and not merged:
-        base_folder = find_adapter_base(saved, base, offline=offline)
-        saved = _relocate(saved, base_folder, out, explicit=base is not None)
-    with explain_write_errors(out, "cannot write the export", Exit.FAILED):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = temporary_path(out)
-        temporary.mkdir()
-        try:
-            if merged:
-                _write_merged(temporary, folder, source, base, offline)
-            else:
-                copy_model(folder, temporary)
-                if saved is not None:
-                    write_description(temporary, saved)
-            fsync_tree(temporary)
-            os.rename(temporary, out)
-            fsync_folder(out.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    return folder, "adapters merged into a model" if merged else "a model" if saved is None else "an adapter"
+    if adapter is not None and not merged and (standalone or part is not None):
+        raise MetalmError(
+            "an adapter alone does not load without its base",
+            where=str(folder),
+            why=f"{'--standalone' if standalone else '--part'} writes a complete model",
+            remedy="add --merge",
+        )
+    if standalone and adapter is None:
+        check_standalone(folder)
 
 
 def _relocate(saved: SavedAdapter, base: Path, out: Path, *, explicit: bool) -> SavedAdapter:
@@ -107,6 +142,7 @@ def copy_model(source: Path, target: Path) -> None:
         target_file = target / file.relative_to(source)
         target_file.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target_file)
+    drop_modeling_file(target)
 
 
 def _files(source: Path) -> Iterator[Path]:
@@ -127,6 +163,22 @@ def _write_merged(target: Path, adapter: Path, source: str, base: str | None, of
         shutil.copyfile(adapter / LINEAGE, target / LINEAGE)
     text = (adapter / CARD_FILE).read_text(encoding="utf-8") if (adapter / CARD_FILE).is_file() else ""
     (target / CARD_FILE).write_text(merged_card(Assembly(model, tokenizer, processors), text), encoding="utf-8")
+
+
+def _write_part(target: Path, folder: Path, source: str, part: str, base: str | None, offline: bool) -> None:
+    loaded = load_model(source, base=base, offline=offline)
+    if adapter_in(folder) is not None:
+        merge(loaded[0])
+    auto_class = write_part(target, loaded, part, str(folder))
+    if (folder / LINEAGE).is_file():
+        shutil.copyfile(folder / LINEAGE, target / LINEAGE)
+    (target / CARD_FILE).write_text(part_card(part, auto_class), encoding="utf-8")
+
+
+def _append_to_card(folder: Path, section: str) -> None:
+    card = folder / CARD_FILE
+    text = card.read_text(encoding="utf-8").rstrip() if card.is_file() else "# MetaLM"
+    card.write_text(f"{text}\n\n{section}\n", encoding="utf-8")
 
 
 def merged_card(assembly: Assembly, card: str) -> str:

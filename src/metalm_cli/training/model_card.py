@@ -158,3 +158,63 @@ def how_to_load(assembly: Assembly) -> str:
 def _span(assembly: Assembly) -> str:
     text = '"It rained all day."'
     return f'Docked("text", {text})' if assembly.processors else f"Causal({text})"
+
+
+def standalone_section(folder: Path) -> str:
+    """Section of a card about loading a standalone export without metalm.
+
+    Args:
+        folder: Folder of the export.
+    """
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    autos = {
+        name: "AutoImageProcessor" if docking["kind"] == "vision" else "AutoTokenizer"
+        for name, docking in config["docking"].items()
+    }
+    classes = ", ".join(sorted({"AutoModelForCausalLM", "AutoTokenizer", *autos.values()}))
+    processors = "\n".join(
+        f'    "{name}": {auto}.from_pretrained(folder, subfolder="processors/{name}"),' for name, auto in autos.items()
+    )
+    name, auto = next(iter(autos.items()))
+    content = 'Image.open("photo.jpg")' if auto == "AutoImageProcessor" else '"It rained all day."'
+    picture = "from PIL import Image\n" if auto == "AutoImageProcessor" else ""
+    return f"""## Use without metalm
+
+transformers alone loads this folder; it runs `modeling_metalm.py`, whose head describes sessions:
+
+```python
+{picture}from transformers import {classes}
+
+folder = "path/to/this/folder"
+model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+processors = {{
+{processors}
+}}
+inputs = model.prepare([[("{name}", {content})]], tokenizer, processors)
+print(tokenizer.batch_decode(model.generate(**inputs, max_new_tokens=20), skip_special_tokens=True))
+```"""
+
+
+def part_card(part: str, auto_class: str) -> str:
+    """Card of a part that was exported as a model of its own.
+
+    Args:
+        part: ``decoder`` or ``encoders.NAME``.
+        auto_class: Name of the Auto class of transformers that loads it.
+    """
+    return f"""---
+library_name: transformers
+tags: [metalm]
+---
+
+# {escape_markdown(part)}
+
+The part {code_span(part)} of a MetaLM, trained with metalm and exported alone, in fp32.
+
+```python
+from transformers import {auto_class}
+
+model = {auto_class}.from_pretrained("path/to/this/folder")
+```
+"""

@@ -42,7 +42,10 @@ def load_config(folder: Path, remote_code: bool) -> Any:
     from transformers import AutoConfig
 
     check_config_files(folder)
-    return reset_implementations(AutoConfig.from_pretrained(folder, trust_remote_code=remote_code))
+    config = reset_implementations(AutoConfig.from_pretrained(folder, trust_remote_code=remote_code))
+    if config.model_type == "metalm":
+        vars(config).pop("auto_map", None)  # of a standalone export: metalm has the classes, and saves no code
+    return config
 
 
 def reset_implementations(config: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,6 +19,13 @@ def export(
         Path | None, typer.Option("--out", metavar="DIR", help="Folder to write; optional with --push.")
     ] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Merge the adapter into its base's weights, in fp32.")] = False,
+    standalone: Annotated[
+        bool, typer.Option("--standalone", help="Add a modelling file: transformers loads the model without metalm.")
+    ] = False,
+    part: Annotated[
+        str | None,
+        typer.Option("--part", metavar="decoder|encoders.NAME", help="Export only this part, as a model of its own."),
+    ] = None,
     base: Annotated[
         str | None, typer.Option("--base", metavar="MODEL", help="Current location of the adapter's base model.")
     ] = None,
@@ -34,6 +41,12 @@ def export(
     """
     if out is None and push is None:
         raise MetalmError("no destination is given", remedy="pass --out DIR, --push OWNER/NAME, or both")
+    if standalone and part is not None:
+        raise MetalmError(
+            "--standalone and --part exclude each other",
+            why="a part is a model of transformers, which needs no modelling file",
+            remedy="omit one of them",
+        )
     if private and push is None:
         raise MetalmError("--private does nothing without --push", remedy="add --push OWNER/NAME")
     from metalm_cli.cli.silence_libraries import silence_libraries
@@ -47,29 +60,23 @@ def export(
             check_pushable(source, offline)
     from tempfile import TemporaryDirectory
 
+    options = {"merged": merge, "standalone": standalone, "part": part, "base": base, "offline": offline}
     with StopSignals(at_once=True):  # a stop removes the temporary folders
         if out is not None:
-            _export(source, out, merge, base, push, private, offline)
+            _export(source, out, options, push, private)
             return
         with TemporaryDirectory(prefix="metalm-") as folder:
-            _export(source, Path(folder) / "export", merge, base, push, private, offline, report_folder=False)
+            _export(source, Path(folder) / "export", options, push, private, report_folder=False)
 
 
 def _export(
-    source: str,
-    out: Path,
-    merge: bool,
-    base: str | None,
-    repo: str | None,
-    private: bool,
-    offline: bool,
-    report_folder: bool = True,
+    source: str, out: Path, options: dict[str, Any], repo: str | None, private: bool, report_folder: bool = True
 ) -> None:
     from metalm_cli.training.export import export as write_export
     from metalm_cli.training.export import push
 
     with console.stderr().status("exporting") as status:
-        folder, kind = write_export(source, out, merged=merge, base=base, offline=offline)
+        folder, kind = write_export(source, out, **options)
         size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
         if report_folder:
             console.stderr().print(

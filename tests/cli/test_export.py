@@ -101,6 +101,68 @@ def test_a_merged_model_can_be_trained_further(runs: Path, tmp_path: Path) -> No
     assert lineage["ancestors"][0]["lineage"]["ancestors"][0]["lineage"]["command"] == "pretrain"
 
 
+# -- standalone, parts ------------------------------------------------------------------------------------------------
+
+
+def test_standalone_adds_a_modelling_file_and_says_how_to_load_it(runs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert micro.metalm("export", runs / "docked", "--standalone", "--out", out) == 0
+    assert names(out) == {*names(runs / "docked" / "model"), "modeling_metalm.py", "generation_config.json"}
+    assert json.loads((out / "config.json").read_text())["auto_map"]["AutoConfig"] == "modeling_metalm.MetaLMConfig"
+    card = (out / "README.md").read_text()
+    assert "## Recipe" in card
+    program = card.partition("## Use without metalm")[2].partition("```python\n")[2].partition("```")[0]
+    assert 'AutoTokenizer.from_pretrained(folder, subfolder="processors/text")' in program
+    compile(program, "card", "exec")
+    torch.testing.assert_close(logits(out), logits(runs / "docked"))
+    merged = tmp_path / "merged"
+    assert micro.metalm("export", runs / "docked-lora", "--merge", "--standalone", "--out", merged) == 0
+    assert "modeling_metalm.py" in names(merged)
+    torch.testing.assert_close(logits(merged), logits(runs / "docked-lora"), atol=1e-5, rtol=1e-5)
+
+
+def test_a_part_is_a_model_of_its_own(runs: Path, tmp_path: Path) -> None:
+    from transformers import AutoModel
+
+    out = tmp_path / "encoder"
+    assert micro.metalm("export", runs / "docked-lora", "--merge", "--part", "encoders.text", "--out", out) == 0
+    assert names(out) >= {"config.json", "model.safetensors", "tokenizer.json", "lineage.json", "README.md"}
+    assert "AutoModelForTextEncoding.from_pretrained" in (out / "README.md").read_text()
+    _, info = AutoModel.from_pretrained(out, output_loading_info=True)
+    assert (info["missing_keys"], info["unexpected_keys"]) == (set(), set())
+    decoder = tmp_path / "decoder"
+    assert micro.metalm("export", runs / "docked", "--part", "decoder", "--out", decoder) == 0
+    recipe = [runs / "micro.yaml", "train.steps=1", f"model.decoder.checkpoint={decoder}", "model.checkpoint=null"]
+    recipe += [f"model.encoders.text.checkpoint={out}", "model.lora=null"]
+    assert micro.metalm("finetune", *recipe, "--out", tmp_path / "on") == 0
+    ancestors = json.loads((tmp_path / "on" / "model" / "lineage.json").read_text())["ancestors"]
+    assert [(each["part"], each["lineage"]["command"]) for each in ancestors] == [
+        ("decoder", "pretrain"),
+        ("encoders.text", "finetune"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        ("docked", ["--standalone", "--part", "decoder"], "--standalone and --part exclude each other"),
+        ("twin", ["--standalone"], "the model needs no modelling file"),
+        ("docked-lora", ["--standalone"], "an adapter alone does not load without its base"),
+        ("docked-lora", ["--part", "decoder"], "an adapter alone does not load without its base"),
+        ("twin-lora", ["--merge", "--standalone"], "the model needs no modelling file"),
+        ("docked", ["--part", "connectors.text"], "there is no part 'connectors.text' to export"),
+    ],
+)
+def test_exports_that_make_no_sense(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], source: str, options: list[str], message: str
+) -> None:
+    assert micro.metalm("export", runs / source, *options, "--out", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "remedy:" in error
+    assert not list(tmp_path.iterdir())
+
+
 # -- copied -----------------------------------------------------------------------------------------------------------
 
 

@@ -232,6 +232,7 @@ def test_remote_code_runs_with_permission(tmp_path) -> None:
 
 EXPORTS = """
 import os, sys
+from importlib import import_module
 import metalm_cli as metalm
 heavy = {"torch", "transformers", "numpy", "pydantic"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
@@ -241,10 +242,10 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 from transformers.modeling_outputs import CausalLMOutputWithPast
 import huggingface_hub, pydantic, torch._dynamo
 assert not any(name.startswith("metalm_cli.") for name in sys.modules)
-for name in metalm.__all__:
+for name in [*metalm.__all__, "auto"]:
     child = os.fork()
     if child == 0:
-        getattr(metalm, name)
+        import_module("metalm_cli.auto") if name == "auto" else getattr(metalm, name)
         known = name == "__version__" or [AutoConfig.for_model(k).model_type for k in ("metalm", "metalm-decoder")]
         os._exit(0 if known else 1)
     assert os.waitpid(child, 0)[1] == 0, name

@@ -227,7 +227,7 @@ def _config(name: str, part: Any, configs_by_run: dict[str, Configs], vocabulary
         return configs.get(name) or next(iter(configs.values()))
     try:
         checkpoint = find_local_checkpoint(part.checkpoint)
-        return None if checkpoint is None else AutoConfig.from_pretrained(checkpoint.folder)
+        return None if checkpoint is None else AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
     except (MetalmError, OSError, ValueError):  # the stage itself reports it
         return None
 

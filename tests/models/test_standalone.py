@@ -22,7 +22,7 @@ from model_families import noise_image
 from tiny_language_models import tiny_language_model
 
 MODELS: dict[str, dict[str, Any]] = {
-    "mlp": {"family": "gpt2", "encoders": ("text",)},
+    "mlp": {"family": "gpt2", "encoders": ("text",), "connector": {"kind": "mlp", "layers": 3}},
     "stack": {"family": "llama", "encoders": ("text", "vision"), "connector": {"kind": "stack", "factor": 4}},
     "mean": {"family": "opt", "encoders": ("text", "vision"), "connector": {"kind": "mean", "factor": 4}},
     "queries": {
@@ -48,8 +48,9 @@ SESSIONS: list[list[Any]] = [
 ANSWERS = [" yes", " no\nor so", " the dog ran", "maybe", " 1,234 dogs"]
 PROMPT = "Once upon a time"
 PART_TEXT = "A dog barked."
+PAGE = Path(__file__).parents[2] / "docs" / "export.md"
 SCRIPT = """
-import json, sys
+import json, os, sys
 from pathlib import Path
 
 class Block:
@@ -88,9 +89,10 @@ for name, sessions in task["sessions"].items():
     left = model.prepare(sessions, tokenizer, processors, answers=answers)
     labels = left.pop("labels")
     logits = model(**left).logits[:, :-1].log_softmax(-1)
+    count, loss = int((labels >= 0).sum()), float(model(**left, labels=labels).loss)
     losses = logits.gather(2, labels[:, 1:].clamp(min=0)[..., None])[..., 0].masked_fill(labels[:, 1:] < 0, 0.0)
     new = model.generate(**model.prepare(sessions, tokenizer, processors), max_new_tokens=6)
-    results[name] = {"scores": scores, "left": losses.sum(1).tolist(), "new": new.tolist()}
+    results[name] = {"scores": scores, "left": losses.sum(1).tolist(), "loss": -loss * count, "new": new.tolist()}
 pipe = pipeline("text-generation", model=str(folder / "mlp"), trust_remote_code=True)
 results["pipeline"] = pipe(task["prompt"], max_new_tokens=6, do_sample=False, return_full_text=False)
 with torch.no_grad():
@@ -103,6 +105,8 @@ with torch.no_grad():
     source = folder / "encoders.vision"
     inputs = AutoImageProcessor.from_pretrained(source)(images=image, return_tensors="pt")
     results["encoders.vision"] = AutoModel.from_pretrained(source)(**inputs).last_hidden_state.tolist()
+os.chdir(folder)
+exec(task["page"])
 print(json.dumps(results))
 """
 
@@ -133,8 +137,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for part in ("decoder", "encoders.text", "encoders.vision"):
         export(str(folder / "models" / "stack"), folder / part, part=part)
     noise_image().save(folder / "noise.png")
-    task = {"sessions": {name: sessions_of(name) for name in MODELS}, "answers": ANSWERS}
-    (folder / "task.json").write_text(json.dumps({**task, "prompt": PROMPT, "text": PART_TEXT}))
+    task: dict[str, Any] = {"sessions": {name: sessions_of(name) for name in MODELS}, "answers": ANSWERS}
+    page = PAGE.read_text(encoding="utf-8").partition("## Without metalm")[2].partition("```python\n")[2]
+    task |= {"prompt": PROMPT, "text": PART_TEXT, "page": page.partition("```")[0].replace('"alone"', '"mlp"')}
+    (folder / "task.json").write_text(json.dumps(task))
     return folder
 
 
@@ -152,6 +158,7 @@ def results(folder: Path) -> dict[str, Any]:
         timeout=240,
     )
     assert done.returncode == 0, done.stderr
+    assert "generated_text" in done.stdout, "what the page prints"
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -177,6 +184,7 @@ def test_docked_sessions_without_metalm_are_those_of_metalm(name: str, folder: P
         torch.testing.assert_close(torch.tensor(scores, dtype=torch.float64), expected, atol=1e-5, rtol=1e-6)
         if not end:
             torch.testing.assert_close(torch.tensor(results[name]["left"]), expected.float(), atol=1e-4, rtol=1e-5)
+            assert results[name]["loss"] == pytest.approx(float(expected.sum()), abs=1e-3)
     texts = loaded.generate([metalm.Session(spans) for spans in prompts], max_new_tokens=6)
     assert [loaded.decode(ids) for ids in results[name]["new"]] == texts
     assert len(set(texts)) > 1
@@ -253,3 +261,6 @@ def test_models_that_no_file_or_part_can_hold_are_refused(folder: Path, tmp_path
         changed.mkdir(parents=True)
         (changed / "config.json").write_text(json.dumps({**config, key: value}))
         refused(changed, match, standalone=True)
+    assert (
+        "metalm-decoder" in refused(tmp_path / "decoder_config" / "model", "decoder does not load", part="decoder").why
+    )

@@ -18,7 +18,13 @@ from metalm_cli.models.checkpoint_io import find_adapter_base, find_model_folder
 from metalm_cli.models.families.decoder_only import PROCESSORS_FOLDER
 from metalm_cli.models.lora.adapter_files import SavedAdapter, adapter_in, read_adapter, write_description
 from metalm_cli.models.lora.inject import merge
-from metalm_cli.models.standalone.write import check_standalone, drop_modeling_file, write_part, write_standalone
+from metalm_cli.models.standalone.write import (
+    check_part,
+    check_standalone,
+    drop_modeling_file,
+    write_part,
+    write_standalone,
+)
 from metalm_cli.provenance.lineage import LINEAGE
 from metalm_cli.runs.part_changes import TITLE
 from metalm_cli.training.model_card import how_to_load, part_card, part_table, standalone_section
@@ -70,8 +76,7 @@ def export(
     saved = None if adapter is None else read_adapter(adapter)
     if saved is not None:
         base_folder = find_adapter_base(saved, base, offline=offline)
-        if standalone:
-            check_standalone(base_folder)
+        _check_parts(base_folder, standalone=standalone, part=part)
         if not merged:
             saved = _relocate(saved, base_folder, out, explicit=base is not None)
     with explain_write_errors(out, "cannot write the export", Exit.FAILED):
@@ -116,8 +121,16 @@ def _check_options(
             why=f"{'--standalone' if standalone else '--part'} writes a complete model",
             remedy="add --merge",
         )
-    if standalone and adapter is None:
+    if adapter is None:
+        _check_parts(folder, standalone=standalone, part=part)
+
+
+def _check_parts(folder: Path, *, standalone: bool, part: str | None) -> None:
+    """Check that what shall load without metalm can; ``folder`` has the config of the complete model."""
+    if standalone:
         check_standalone(folder)
+    if part is not None:
+        check_part(folder, part)
 
 
 def _relocate(saved: SavedAdapter, base: Path, out: Path, *, explicit: bool) -> SavedAdapter:
@@ -169,7 +182,7 @@ def _write_part(target: Path, folder: Path, source: str, part: str, base: str | 
     loaded = load_model(source, base=base, offline=offline)
     if adapter_in(folder) is not None:
         merge(loaded[0])
-    auto_class = write_part(target, loaded, part, str(folder))
+    auto_class = write_part(target, loaded, part)
     if (folder / LINEAGE).is_file():
         shutil.copyfile(folder / LINEAGE, target / LINEAGE)
     (target / CARD_FILE).write_text(part_card(part, auto_class), encoding="utf-8")

@@ -50,10 +50,8 @@ class MetaLMConfig(PreTrainedConfig):
     """Configuration of a :class:`MetaLM`, as metalm saves it.
 
     Attributes:
-        decoder_config: The decoder's config, as a dict with ``model_type``.
-        encoder_configs: Each encoder's, by name.
-        connectors: Kind and settings of each encoder's connector.
-        docking: ``{"kind", "max_length", "keep_special"}`` of each encoder.
+        decoder_config, encoder_configs: Configs of the parts as dicts with ``model_type``, of the encoders by name.
+        connectors, docking: Kind and settings of each encoder's connector; ``kind``, ``max_length``, ``keep_special``.
         tokens: Token rules: ``start``, ``document``, ``paragraph``, ``target_delimiter``.
     """
 
@@ -202,8 +200,10 @@ class MetaLM(PreTrainedModel, GenerationMixin):
             row, label = [self._embed(ids)], [-100] * len(ids)
             continues = False
             for span in session:
-                is_text = isinstance(span, str)
-                row.append(self._embed(text.encode(span, continues)) if is_text else self.dock(*span, processors))
+                if isinstance(span, str):
+                    row.append(self._embed(text.encode(span, continues)))
+                else:
+                    row.append(self.dock(*span, processors))
                 label += [-100] * len(row[-1])
                 continues = continues or bool(span)
             for target in targets:

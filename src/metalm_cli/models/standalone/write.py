@@ -102,48 +102,58 @@ def generation_config(tokenizer: DecoderTokenizer) -> Any:
     )
 
 
-def write_part(target: Path, loaded: LoadedModel, part: str, source: str) -> str:
+def check_part(folder: Path, part: str) -> None:
+    """Check that a model has a part that transformers loads.
+
+    Args:
+        folder: Folder of the model.
+        part: ``decoder`` or ``encoders.NAME``.
+
+    Raises:
+        MetalmError: The model has no such part, or transformers does not have its model type.
+    """
+    config = _read(folder / CONFIG)
+    if config.get("model_type") == MetaLMConfig.model_type:
+        parts = {"decoder": config["decoder_config"]}
+        parts |= {f"encoders.{name}": fields for name, fields in config["encoder_configs"].items()}
+    else:
+        parts = {} if config.get("is_encoder_decoder") else {"decoder": config}
+    if part not in parts:
+        raise MetalmError(
+            f"there is no part {part!r} to export",
+            where=str(folder),
+            why=f"parts of the model: {', '.join(parts) or 'none'}",
+            remedy="name one of its parts, or export the whole model without --part",
+        )
+    remedy = "export the whole model; where metalm is installed, `import metalm_cli.auto` before loading"
+    check_known(parts[part], f"the part {part}", folder, remedy)
+
+
+def write_part(target: Path, loaded: LoadedModel, part: str) -> str:
     """Save the decoder or an encoder of a MetaLM as a model of its own, with its tokenizer or image processor.
 
     Args:
         target: A new folder.
         loaded: Model, tokenizer and processors.
-        part: ``decoder`` or ``encoders.NAME``.
-        source: Name of the model, for messages.
+        part: ``decoder`` or ``encoders.NAME`` (:func:`check_part`).
 
     Returns:
         Name of the Auto class of transformers that loads the part.
-
-    Raises:
-        MetalmError: The model has no such part, or transformers does not have its model type.
     """
     model, tokenizer, processors = loaded
-    if not isinstance(model, MetaLM):
-        raise MetalmError("the model has no parts", where=source, why="it is not a MetaLM", remedy="leave out --part")
-    parts: dict[str, Any] = {"decoder": model.decoder}
-    parts |= {f"encoders.{name}": encoder for name, encoder in model.encoders.items()}
-    if part not in parts:
-        raise MetalmError(
-            f"there is no part {part!r} to export",
-            where=source,
-            why=f"the model has {', '.join(parts)}",
-            remedy="name one of these, or export the whole model",
-        )
-    module = parts[part]
-    remedy = "export the whole model; where metalm is installed, `import metalm_cli.auto` before loading"
-    check_known(module.config.to_dict(), f"the part {part}", source, remedy)
     if part == "decoder":
         training = {name: options for name, options in model.config.training.items() if name == part}
         config = MetaLMConfig(
-            decoder_config=module.config.to_dict(), tokens=tokenizer.rules.to_dict(), training=training
+            decoder_config=model.decoder.config.to_dict(), tokens=tokenizer.rules.to_dict(), training=training
         )
-        module.generation_config = generation_config(tokenizer)
-        save_model(target, MetaLM(config, module, {}), tokenizer, {})
+        model.decoder.generation_config = generation_config(tokenizer)
+        save_model(target, MetaLM(config, model.decoder, {}), tokenizer, {})
         return "AutoModelForCausalLM"
     name = part.removeprefix("encoders.")
-    module.save_pretrained(target)
+    encoder = model.encoders[name]
+    encoder.save_pretrained(target)
     processors[name].save_pretrained(target)
-    return model.encoder_ios[name].load_class(module.config).__name__
+    return model.encoder_ios[name].load_class(encoder.config).__name__
 
 
 def _read(path: Path) -> dict[str, Any]:

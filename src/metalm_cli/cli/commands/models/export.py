@@ -24,7 +24,7 @@ def export(
     ] = False,
     part: Annotated[
         str | None,
-        typer.Option("--part", metavar="decoder|encoders.NAME", help="Export only this part, as a model of its own."),
+        typer.Option("--part", metavar="PART", help="Only decoder or encoders.NAME, as a model of its own."),
     ] = None,
     base: Annotated[
         str | None, typer.Option("--base", metavar="MODEL", help="Current location of the adapter's base model.")

@@ -42,15 +42,17 @@ def test_the_newest_run_is_scored_and_its_results_written(desk, capsys, name) ->
     assert (row["task"], row["metric"], row["shots"], row["seen"]) == ("odd", "accuracy", "0-shot", "held out")
     assert any("nli" in line[1] for line in lines[2:])
     assert "runs/mine (the newest finished run)" in err
-    record = json.loads((desk / "runs/mine/results/in_context-odd.json").read_text())
+    record = json.loads((desk / "runs/mine/results/in_context-odd-templates-plain-limit-4.json").read_text())
     assert record["complete"]
     assert record["tasks"]["odd"]["settings"][0]["templates"][0]["n"] == 4
     assert record["model"]["encoders"] == ["text"]
     assert record["environment"]["torch"]
-    samples = (desk / "runs/mine/results/in_context-odd.samples.jsonl").read_text().splitlines()
+    samples = (desk / "runs/mine/results/in_context-odd-templates-plain-limit-4.samples.jsonl").read_text().splitlines()
     assert len(samples) == 4
-    assert metalm(name, "runs/mine/model", "--task", "odd", *OWN, "--limit", 2) == 0
-    assert (desk / "runs/mine/results/in_context-odd-2.json").is_file(), "nothing is overwritten"
+    assert metalm(name, "runs/mine/model", "--task", "odd", *OWN, "--limit", 4) == 0
+    assert (desk / "runs/mine/results/in_context-odd-templates-plain-limit-4-2.json").is_file(), (
+        "nothing is overwritten"
+    )
 
 
 def test_scores_are_the_same_in_any_batch(desk) -> None:
@@ -145,7 +147,7 @@ def test_a_plain_causal_model_is_scored_too(desk, make_decoder, byte_tokenizer) 
     make_decoder("gpt2", len(byte_tokenizer)).save_pretrained(folder)
     byte_tokenizer.save_pretrained(folder)
     assert metalm("eval", folder, "--task", "odd", *OWN, "--limit", 2) == 0
-    record = json.loads((desk / "results/plain/in_context-odd.json").read_text())
+    record = json.loads((desk / "results/plain/in_context-odd-templates-plain-limit-2.json").read_text())
     assert record["model"]["encoders"] == []
 
 
@@ -357,7 +359,7 @@ def test_models_that_share_a_results_folder_have_a_file_each(desk) -> None:
     models = ["runs/mine", "--versus", "runs/mine/model", "--versus", "runs/mine"]
     assert metalm("eval", *models, "--task", "odd", *OWN, "--limit", 2) == 0
     results = sorted(path.name for path in (desk / "runs/mine/results").glob("*.json"))
-    assert results == ["in_context-odd-2.json", "in_context-odd-3.json", "in_context-odd.json"]
+    assert results == [f"in_context-odd-templates-plain-limit-2{n}.json" for n in ("-2", "-3", "")]
 
 
 def test_end_tokens_are_recorded_and_checked(desk, capsys) -> None:

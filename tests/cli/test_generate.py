@@ -106,6 +106,8 @@ WRONG: dict[str, tuple[list[Any], str]] = {
     "no image": (["runs/mine", "a", "--image", "none.png"], "the image does not exist"),
     "text as image": (["runs/mine", "a", "--image", "text.png"], "an image cannot be read"),
     "blind": (["runs/mine", "a", "--image", "real.png"], "no encoder that reads images"),
+    "no chat": (["runs/mine", "a", "--chat"], "the tokenizer has no chat template"),
+    "docked chat": (["runs/mine", "a", "--chat", "--as", "docked"], "--chat and --as docked exclude each other"),
     "temperature alone": (["runs/mine", "a", "--temperature", 2], "--temperature does nothing without --sample"),
     "seed alone": (["runs/mine", "a", "--seed", 2], "--seed does nothing without --sample"),
     "penalty alone": (["runs/mine", "a", "--length-penalty", 2], "--length-penalty does nothing without --beams"),
@@ -303,7 +305,12 @@ def test_an_end_token_ends_an_answer(desk, capsys) -> None:
     language_model = metalm_cli.load("runs/mine")
     ids = language_model.decoder_tokenizer.encode_continuation(whole.removesuffix("\n"))
     assert metalm("generate", "runs/mine", "It rained.", "--as", "causal", *SHORT, "--end-token", str(ids[0])) == 0
-    assert capsys.readouterr().out == "\n"
+    out, err = capsys.readouterr()
+    assert out == "\n"
+    assert "the answer is empty: the model ends it with its first token" in err
+    beginning = whole.removesuffix("\n")[:2]
+    assert metalm("generate", "runs/mine", "It rained.", "--as", "causal", *SHORT, "--stop", beginning) == 0
+    assert "the answer is empty: it begins with a --stop text" in capsys.readouterr().err
     lines = desk / "in.jsonl"
     lines.write_text('{"text": "It rained."}\n')
     files = ["--input", lines, "--out", desk / "out.jsonl"]

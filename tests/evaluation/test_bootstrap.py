@@ -11,19 +11,20 @@ from scipy import stats
 
 from metalm_cli.common import registry
 from metalm_cli.evaluation.metrics.bootstrap import (
-    Estimate,
     Observations,
     common_rows,
     compare_paired,
     corpus_error,
     interval,
+    interval_of_mean,
     mcnemar,
-    mean_samples,
     percentiles,
     resampled_means,
+    score_interval,
     standard_error,
     task_samples,
     two_sided_p,
+    wilson_interval,
 )
 
 CORRECT = np.array([1.0] * 30 + [0.0] * 70)
@@ -202,26 +203,35 @@ def test_p_counts_both_sides_and_is_never_zero() -> None:
     assert two_sided_p(np.array([-1.0] * 10 + [1.0] * 89)) == pytest.approx(2 * 11 / 100)
 
 
-def test_means_over_tasks() -> None:
+@pytest.mark.parametrize(("right", "n"), [(0, 60), (1, 60), (30, 100), (60, 60), (2, 2)])
+def test_wilson_is_scipys(right: int, n: int) -> None:
+    expected = stats.binomtest(right, n).proportion_ci(0.95, method="wilson")
+    assert wilson_interval(right / n, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    values = [1.0] * right + [0.0] * (n - right)
+    assert score_interval([observe(values)]) == wilson_interval(right / n, n), "an accuracy"
+
+
+def test_an_interval_has_a_width_or_is_none() -> None:
+    correct = observe([1.0] * 60)
+    assert score_interval([correct, correct]) == wilson_interval(1.0, 60), "two templates, always right"
+    graded = observe([0.25, 0.75] * 30)
+    assert score_interval([graded]) == percentiles(task_samples([graded])), "graded values"
+    assert score_interval([observe([0.5] * 60)]) == wilson_interval(0.5, 60), "all the same"
+    of_split = Observations(np.arange(60), np.ones(60), np.ones(60), registry.metrics.load("macro_f1"))
+    assert of_split.score == 1
+    assert score_interval([of_split]) is None
+    assert score_interval([observe([1.0])]) is None
+    assert score_interval([]) is None
+
+
+def test_the_interval_of_a_mean_is_that_of_resampled_tasks() -> None:
     random = np.random.default_rng(15)
     tasks = [(random.random(n) < share).astype(float) for n, share in ((100, 0.3), (400, 0.6), (100, 0.9))]
-    mean = float(np.mean([task.mean() for task in tasks]))
-    estimate = Estimate.from_samples(mean, mean_samples([[observe(task)] for task in tasks], resamples=8_000))
-    expected_error = math.hypot(*(standard_error(task) or 0 for task in tasks)) / 3
-    assert estimate.error == pytest.approx(expected_error, rel=0.03)
-    assert estimate.interval == pytest.approx((mean - 1.96 * expected_error, mean + 1.96 * expected_error), abs=0.005)
-
-
-def test_tasks_of_equal_size_are_resampled_independently() -> None:
-    two_tasks = mean_samples([[observe(LENGTHS)], [observe(LENGTHS)]], resamples=8_000)
-    one_task = mean_samples([[observe(LENGTHS)]], resamples=8_000)
-    assert two_tasks is not None
-    assert one_task is not None
-    assert two_tasks.std() == pytest.approx(one_task.std() / math.sqrt(2), rel=0.05)
-
-
-def test_too_few_examples_have_no_error() -> None:
-    assert mean_samples([[observe([1.0])], [observe(CORRECT)]]) is None
-    assert mean_samples([[]]) is None
-    assert Estimate.from_samples(0.65, None) == Estimate(0.65, None, None)
-    assert corpus_error(Observations(np.zeros(1), np.zeros(1), np.zeros(1), registry.metrics.load("f1"))) is None
+    values = [float(task.mean()) for task in tasks]
+    actual = interval_of_mean(values, [wilson_interval(task.mean(), len(task)) for task in tasks])
+    resamples = [resampled_means(task, seed=seed, resamples=20_000) for seed, task in enumerate(tasks)]
+    assert actual == pytest.approx(percentiles(np.mean(resamples, axis=0)), abs=0.006)
+    assert interval_of_mean([1.0], [(0.94, 1.0)]) == pytest.approx((0.94, 1.0)), "of one score: its own"
+    low, high = interval_of_mean([1.0, 1.0], [(0.94, 1.0)] * 2) or (0, 0)
+    assert (low, high) == (pytest.approx(1 - 0.06 / math.sqrt(2)), 1.0)
+    assert interval_of_mean([1.0, 0.5], [(0.94, 1.0), None]) is None

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from metalm_cli.errors import MetalmError
+from metalm_cli.evaluation.metrics.bootstrap import wilson_interval
 from metalm_cli.evaluation.results.comparison import OVER_CLUSTERS, Comparison, compare, record_cluster_means
 from metalm_cli.evaluation.results.result_reader import parse_result
 from result_fixtures import result_record, shot_record, task_record, template_record
@@ -193,11 +194,16 @@ def test_scores_of_whole_splits_are_compared() -> None:
     assert (test.first, test.winner, test.mcnemar) == (1.0, 1, None)
 
 
+def with_wilson_interval(scores: list[float]) -> dict[str, Any]:
+    bounds = wilson_interval(float(np.mean(scores)), len(scores))
+    return shot_record(template_record(scores)) | {"interval": [100 * bound for bound in bounds]}
+
+
 def test_cluster_means_of_one_file_have_intervals() -> None:
     tasks = {
-        "rte": task_record(shot_record(template_record(GOOD))),
-        "cb": task_record(shot_record(template_record(BAD))),
-        "sst2": task_record(shot_record(template_record(SAME)), cluster="sentiment"),
+        "rte": task_record(with_wilson_interval(GOOD)),
+        "cb": task_record(with_wilson_interval(BAD)),
+        "sst2": task_record(with_wilson_interval(SAME), cluster="sentiment"),
     }
     means = record_cluster_means(parse_result(result_record(tasks), "a.json"), 0)
     nli, members = means["nli"]

@@ -63,6 +63,10 @@ def test_options_are_decoded_greedily_up_to_two_tokens_more_than_the_longest(tas
         ids = reference.greedy([Docked("text", sample.input)], tokens + 2)
         assert sample.prediction == language_model.tokenizer.decode(ids).strip() != ""
     assert result.template_results[0].chance.majority == 50.0
+    assert not {sample.prediction for sample in samples} & {"yes", "no"}
+    assert (
+        "0 of 12 answers are among the options; --protocol in_context ranks them" in result.template_results[0].warnings
+    )
 
 
 def test_constraints_of_a_generation_config_do_not_apply(task_folder) -> None:

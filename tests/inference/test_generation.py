@@ -45,6 +45,32 @@ def stream(
 # -- sessions ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_chat_has_the_ids_of_the_template(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    language_model = tiny_language_model(family, "text")
+    route = PromptRoute("chat", prompt="So")
+    with pytest.raises(MetalmError, match="no chat template"):
+        text_to_session(language_model, "Hi", route=route)
+    template = (
+        "{{ bos_token or '' }}"
+        "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    tokenizer = language_model.tokenizer
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    ids = language_model.tokenise(
+        text_to_session(language_model, "Who barked?", route=PromptRoute("chat"))
+    ).ids.tolist()
+    turns = [{"role": "user", "content": "Who barked?"}]
+    expected = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+    assert ids == expected, "the start token of the template is not doubled"
+    assert text_to_session(language_model, "Hi", route=route).spans[1] == Causal("So"), "no delimiter before it"
+    monkeypatch.setattr(tokenizer, "chat_template", "{{ raise_exception('only systems speak') }}")
+    with pytest.raises(MetalmError, match="the chat template of the tokenizer fails") as error:
+        text_to_session(language_model, "Hi", route=route)
+    assert error.value.why == "only systems speak"
+
+
 def test_a_text_is_docked_or_causal() -> None:
     language_model = tiny_language_model("gpt2", "text")
     assert list(text_to_session(language_model, "Hi")) == [Docked("text", "Hi")]

@@ -116,6 +116,22 @@ def generation_notes(references: Sequence[Example], tokens: AnswerTokens) -> lis
     return notes
 
 
+def option_notes(predictions: Sequence[str], references: Sequence[Example], *, can_rank: bool) -> list[str]:
+    """Count the generated answers that are among the options of their example; no note if all are.
+
+    Args:
+        predictions: The generated answers.
+        references: The examples.
+        can_rank: Whether another protocol would rank the options.
+    """
+    with_options = [pair for pair in zip(predictions, references, strict=True) if pair[1].options]
+    among = sum(prediction in reference.options for prediction, reference in with_options)
+    if among == len(with_options):
+        return []
+    remedy = "; --protocol in_context ranks them" if can_rank else ""
+    return [f"{among} of {len(with_options)} answers are among the options{remedy}"]
+
+
 def same_tokens(references: Sequence[Example], tokens_of: Callable[[int, str], Any]) -> list[tuple[str, str]]:
     """Return two different options of the same tokens of each example that has such options.
 

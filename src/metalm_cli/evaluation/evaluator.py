@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from metalm_cli.evaluation.answer_cache import AnswerCache
-from metalm_cli.evaluation.answer_tokens import AnswerTokens, generation_notes
+from metalm_cli.evaluation.answer_tokens import AnswerTokens, generation_notes, option_notes
 from metalm_cli.evaluation.chain_of_thought import extract_answer, majority_vote
 from metalm_cli.evaluation.generated_answers import generate_answers
 from metalm_cli.evaluation.metrics import task_metrics
@@ -217,7 +217,8 @@ class Evaluator:
             ]
         else:
             predictions, cut_answers = self._predict(task, prompts, names, on_progress)
-            warnings = generation_notes([prompt.reference for prompt in prompts], self.answer_tokens)
+            warnings = self._option_notes(task, predictions, prompts)
+            warnings += generation_notes([prompt.reference for prompt in prompts], self.answer_tokens)
         if self.settings.normalise:
             warnings += normalisation_notes([prompt.reference for prompt in prompts])
         result = self._score(task, template, shots, prompt_set, predictions, rankings, start_time)
@@ -227,13 +228,21 @@ class Evaluator:
         return replace(result, warnings=tuple(warnings), max_answer_tokens=max(open_limits), at_limit=cut_answers)
 
     def _ranks_options(self, task: EvaluatedTask) -> bool:
-        """Whether options are ranked; several samples, or a rationale, must be generated."""
-        settings = self.settings
-        return (
-            settings.protocol != "finetuned"
-            and settings.samples == 1
-            and not asks_for_rationale(task.card, settings.style)
-        )
+        """Whether options are ranked."""
+        return self.settings.protocol != "finetuned" and self._can_rank(task)
+
+    def _can_rank(self, task: EvaluatedTask) -> bool:
+        """Whether options can be ranked: several samples, or a rationale, must be generated."""
+        return self.settings.samples == 1 and not asks_for_rationale(task.card, self.settings.style)
+
+    def _option_notes(
+        self, task: EvaluatedTask, predictions: Sequence[str], prompts: Sequence[EncodedPrompt]
+    ) -> list[str]:
+        pairs = [(prediction, prompt.reference) for prediction, prompt in zip(predictions, prompts, strict=True)]
+        if self.settings.normalise:
+            pairs = [normalise_answer(*pair) for pair in pairs]
+        answers, references = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        return option_notes(answers, references, can_rank=self._can_rank(task))
 
     def _predict(
         self,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from metalm_cli.common.slug import slug
 from metalm_cli.data.examples.truncation import EncoderLimit
 from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.resolve_settings import RECIPE_KEYS
@@ -122,6 +123,19 @@ class EvaluationRequest:
         values, style = request_settings(suite)
         open_values = {name: value for name, value in values.items() if self._is_open(name)}
         return replace(self, suite=suite, style={**style, **self.style}, **open_values)
+
+    def name_parts(self) -> tuple[str, ...]:
+        """Parts of the name of a result file: the settings that are set, as ``limit-100`` and ``4-shot``."""
+        parts = {
+            "templates": self.templates,
+            "template": self.template,
+            "split": self.split,
+            "limit": self.limit,
+        }
+        named = [f"{name}-{slug(str(value), '-', 24)}" for name, value in parts.items() if value is not None]
+        shots = [f"{'-'.join(map(str, self.shots))}-shot"] if self.shots is not None else []
+        samples = [f"{self.samples}-samples"] if self.samples > 1 else []
+        return (*shots, *named, *samples, *(["normalised"] if self.normalise else []))
 
     def _is_open(self, name: str) -> bool:
         """Whether the request leaves a setting open."""

@@ -240,6 +240,9 @@ def evaluate_models(
     )
     report_missing(opened, callbacks)
     labels = [opened.seen_labels(model.history) for model in evaluated]
+    for model in evaluated:
+        if note := model.history.training_note():
+            callbacks.on_note(f"{model.source} was {note}")
     if run_settings.require_held_out:
         for model, model_labels in zip(evaluated, labels, strict=True):
             check_held_out(model.source, model_labels)

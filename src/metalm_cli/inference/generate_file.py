@@ -265,7 +265,12 @@ def check_encoders(language_model: LanguageModel, input_file: InputFile) -> None
 def output_header(
     source: str, language_model: LanguageModel, input_file: InputFile, route: PromptRoute, decoding: DecodingOptions
 ) -> dict[str, Any]:
-    """Return the first line of the output file: the model, the settings and the input, and a hash of them."""
+    """Return the first line of the output file: the model, the settings and the input, and a hash of them.
+
+    Raises:
+        MetalmError: The texts are chats, and the tokenizer has no chat template.
+    """
+    from metalm_cli.inference.chat_template import check_chat_template
     from metalm_cli.inference.configuration_hash import configuration_sha256
     from metalm_cli.models.weights_hash import weights_sha256
 
@@ -275,6 +280,9 @@ def output_header(
         "reads_sha256": _tokenisation_sha256(language_model),
     }
     settings = {**asdict(decoding), "place": route.place, "prompt": route.prompt}
+    if route.place == "chat":
+        template = check_chat_template(language_model)
+        settings["chat_template_sha256"] = hashlib.sha256(template.encode()).hexdigest()
     identity = json.loads(
         json.dumps({"model": model_settings, "settings": settings, "input": {"sha256": input_file.sha256}})
     )

@@ -12,6 +12,7 @@ from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.inference.batch_generation import generate_batch, generate_in_batches, out_of_memory_error
+from metalm_cli.inference.chat_template import user_turn
 from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.inference.sampling import GumbelSampler, SamplingOptions
 from metalm_cli.inference.text_streaming import TokenStreamer, VisibleText, stop_position
@@ -24,7 +25,7 @@ GPU_BUDGET = 1 << 16
 MAX_BEAMS = 256
 """Maximum width of the beam search: each beam takes the memory and time of a sequence of its own."""
 
-Place = Literal["docked", "causal"]
+Place = Literal["docked", "causal", "chat"]
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,9 @@ class PromptRoute:
     """Route of a text into the session.
 
     Args:
-        place: ``docked`` into the text encoder (a model without a text encoder reads it as causal text), or
-            ``causal``.
-        prompt: Beginning of the answer, after the target delimiter.
+        place: ``docked`` into the text encoder (a model without a text encoder reads it as causal text), ``causal``, or
+            ``chat``: the decoder reads it as a user's turn, by the chat template of its tokenizer.
+        prompt: Beginning of the answer, after the target delimiter; a reply to a chat begins with it.
     """
 
     place: Place = "docked"
@@ -110,7 +111,8 @@ def text_to_session(
         name: Name of the session in errors.
 
     Raises:
-        MetalmError: Text, image and prompt are all empty, or the model has no encoder for an image.
+        MetalmError: Text, image and prompt are all empty, the model has no encoder for an image, or its tokenizer
+            has no chat template.
     """
     spans: list[Span] = []
     if image is not None:
@@ -119,11 +121,14 @@ def text_to_session(
         if fused and text and route.place == "docked":
             content, text = {**content, "text": text}, ""
         spans.append(Docked(encoder, content))
-    if text:
+    if text and route.place == "chat":
+        spans.append(user_turn(language_model, text))
+    elif text:
         encoder = text_encoder(language_model) or ""
         spans.append(Docked(encoder, text) if route.place == "docked" and encoder else Causal(text))
     if route.prompt:
-        delimiter = language_model.decoder_tokenizer.rules.target_delimiter if spans else ""
+        has_delimiter = bool(spans) and route.place != "chat"
+        delimiter = language_model.decoder_tokenizer.rules.target_delimiter if has_delimiter else ""
         spans.append(Causal(delimiter + route.prompt))
     if not spans:
         raise MetalmError(f"{name or 'the session'} has no text", remedy="give a text, an image or a prompt")

@@ -127,6 +127,11 @@ class ModelHistory:
             for (part, checkpoint), names in by_checkpoint.items()
         ]
 
+    def training_note(self) -> str:
+        """Note that names all tasks of the training; empty without tasks. Published training data is not included."""
+        names = [name for name in self.tasks if name not in self.published]
+        return f"trained on {len(names)} task{'s' * (len(names) > 1)}: {', '.join(names)}" if names else ""
+
     def incomplete_notes(self) -> list[str]:
         """Notes on checkpoints whose published training data is not all."""
         return [f"the training data of {name} is partly known: {why}" for name, why in self.incomplete.items()]

@@ -303,8 +303,8 @@ def cluster_table(scored: Sequence[tuple[str, EvaluationSummary]]) -> Table:
     ]
     rows.sort(key=lambda row: (row[0] == "all clusters", row[0], row[2]))
     headers = ("cluster", "model", "shots", "score", "95% interval", "of")
-    note = "Means of the core tasks, 0 to 100. A single task keeps its own interval; several have a normal one: "
-    note += "1.96 standard errors, as if the scores were independent, so it may extend below 0."
+    note = "Means of the core tasks, 0 to 100. A single task keeps its own interval; several have the one that follows "
+    note += "from their intervals, as the scores are independent."
     return Table("Scores by cluster", headers, tuple(rows), note, frozenset({0, 1}))
 
 
@@ -327,7 +327,7 @@ def task_table(scored: Sequence[tuple[str, EvaluationSummary]]) -> Table:
     ]
     rows.sort(key=lambda row: (row[0], row[3]))
     headers = ("task", "model", "metric", "shots", "score", "95% interval", "chance", "examples", "seen")
-    note = "Mean over templates, 0 to 100; intervals by resampling examples. "
+    note = "Mean over templates, 0 to 100; intervals of accuracies are Wilson's, others by resampling examples. "
     note += "Chance: the better of guessing and of always giving the most frequent answer."
     return Table("Scores by task", headers, tuple(rows), note, frozenset({0, 1, 2, 8}))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from metalm_cli.cli.display import aggregate_rows, chance_notes
+from metalm_cli.cli.display import aggregate_rows, chance_notes, seen_notes
 from metalm_cli.cli.display.tables import Page
 from metalm_cli.common.table import Table
 
@@ -20,13 +20,6 @@ SHORT_LABELS = {
     "seen by the decoder": "decoder",
 }
 """Labels of tasks in the column "seen" that are shorter there."""
-LABEL_NOTES = {
-    "seen": "trained on",
-    "seen by the encoder": "seen by the encoder, in the training of its checkpoint",
-    "seen by the decoder": "seen by the decoder, in the training of its checkpoint",
-    "leak partner": "leaked: tasks that share their data were trained on",
-}
-"""Notes on tasks that are not held out, by label."""
 
 # -- one file ---------------------------------------------------------------------------------------------------------
 
@@ -190,10 +183,7 @@ def _notes(record: ResultRecord) -> list[str]:
         )
     for part, block_type in (record.model.get("dequantised_from") or {}).items():
         notes.append(f"weights dequantised from {block_type}: {part}")
-    for label, description in LABEL_NOTES.items():
-        names = [name for name, task in record.tasks.items() if task.seen.label == label]
-        if names:
-            notes.append(f"{description}: {', '.join(names)}")
+    notes += seen_notes.not_held_out(record)
     for field, description in (
         ("cut", "have truncated inputs"),
         ("skipped", "do not fit the model, and are not scored"),
@@ -228,6 +218,7 @@ def comparison_table(comparison: Comparison) -> Page:
     """Page of a comparison: a table with cluster means and aggregates for each number of demonstrations."""
     from metalm_cli.evaluation.results.aggregation import aggregate_differences
     from metalm_cli.evaluation.results.comparison import OVER_CLUSTERS
+    from metalm_cli.evaluation.results.matching import command_to_match
 
     page = Page(
         [
@@ -260,12 +251,16 @@ def comparison_table(comparison: Comparison) -> Page:
             f"NOT COMPARABLE: {reason} "
             f"[{'all' if len(task_names) == len(comparison.tasks) > 1 else ', '.join(task_names)}]"
         )
+    cases = [(task.task, task.shots) for task in comparison.tasks if task.obstacles]
+    if cases and (command := command_to_match(comparison.first, comparison.second, cases)):
+        page.warnings.append(f"to compare B with A: {command}")
     page.notes += aggregate_rows.comparison_notes(comparison)
     for task in comparison.tasks:
         if task.test is not None and any(task.test.exclusive):
             only_first, only_second = task.test.exclusive
             coverage = f"{task.test.common} rows are in both, {only_first} in A alone, {only_second} in B alone"
             page.notes.append(f"{task.task} ({task.shots}-shot): {coverage}")
+    page.notes += seen_notes.not_held_out(comparison.first, "A") + seen_notes.not_held_out(comparison.second, "B")
     for letter, names in (("A", comparison.only_first), ("B", comparison.only_second)):
         if names:
             page.notes.append(f"in {letter} alone: {', '.join(names)}")
@@ -367,7 +362,7 @@ def _mean_difference_data(mean: MeanDifference) -> dict[str, Any]:
 
 
 def _format_with_error(value: float, error: float | None) -> str:
-    return f"{_round_to_tenths(value):.1f}" + ("" if error is None else f" ±{error:.1f}")
+    return f"{_round_to_tenths(value):.1f}" + (f" ±{error:.1f}" if error else "")
 
 
 def _format_interval(bounds: Sequence[float] | None) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from metalm_cli.cli import console
 from metalm_cli.common.table import Table
 
-TableFormat = Literal["table", "csv", "markdown", "json", "lines"]
+TableFormat = Literal["table", "csv", "markdown", "latex", "json", "lines"]
 
 
 @dataclass
@@ -40,6 +40,9 @@ def write_tables(pages: Sequence[Page], table_format: TableFormat) -> None:
     if table_format == "markdown":
         console.write("\n".join(to_markdown(page) for page in pages))
         return
+    if table_format == "latex":
+        console.write("\n".join(to_latex(page) for page in pages))
+        return
     if table_format == "json":
         import json
 
@@ -49,9 +52,11 @@ def write_tables(pages: Sequence[Page], table_format: TableFormat) -> None:
         console.write(to_csv([data_row for page in pages for data_row in page.data_rows]))
     else:
         for page in pages:
-            for table in page.tables:
+            for table in map(Table.with_stars, page.tables):
                 for row in [["shots", *table.headers], *([table.title, *row] for row in table.rows)]:
-                    console.write("\t".join(console.escape_markup(cell).replace("\t", " ") for cell in row) + "\n")
+                    console.write(
+                        "\t".join(console.escape_markup(cell).replace("\t", " ").rstrip() for cell in row) + "\n"
+                    )
     for page in pages:
         for line in [*(page.titles if table_format == "lines" else ()), *page.warnings, *page.notes]:
             console.stderr().print(console.escape_markup(line), markup=False, soft_wrap=True)
@@ -66,7 +71,7 @@ def _print_page(page: Page, first: bool) -> None:
     for table in page.tables:
         out.print()
         out.print(table.title, style="bold", markup=False)
-        out.print(table.to_rich(console.escape_markup, folded=0, gap=1))
+        out.print(table.with_stars().to_rich(console.escape_markup, folded=0, gap=1))
     if page.warnings or page.notes:
         out.print()
     for line in page.warnings:
@@ -83,6 +88,18 @@ def to_markdown(page: Page) -> str:
     lines += [f"**{line}**\n" for line in page.warnings]
     lines += [f"{line}\n" for line in page.notes]
     return "\n".join(lines)
+
+
+def to_latex(page: Page) -> str:
+    """Format a page as LaTeX: a ``tabular`` for each table, and all other lines as comments."""
+    lines = [r"% needs \usepackage{booktabs}", *(f"% {_one_line(line)}" for line in page.titles)]
+    for table in page.tables:
+        lines += [f"% {_one_line(table.title)}", table.to_latex(console.escape_markup)]
+    return "\n".join([*lines, *(f"% {_one_line(line)}" for line in (*page.warnings, *page.notes)), ""])
+
+
+def _one_line(text: str) -> str:
+    return " ".join(console.escape_markup(text).split())
 
 
 def to_csv(data_rows: Sequence[dict[str, Any]]) -> str:

@@ -23,7 +23,12 @@ Text = Annotated[
     str | None, typer.Argument(metavar="[TEXT]", help="Text for the model to read; - reads standard input.")
 ]
 TextRouteOption = Annotated[
-    TextRoute, typer.Option("--as", help="docked: the text encoder reads the text; causal: the decoder reads it.")
+    TextRoute | None,
+    typer.Option("--as", help="docked (default): the text encoder reads the text; causal: the decoder reads it."),
+]
+Chat = Annotated[
+    bool,
+    typer.Option("--chat", help="The decoder reads the text as a user's turn, by the chat template of its tokenizer."),
 ]
 Prompt = Annotated[
     str | None, typer.Option("--prompt", metavar="TEXT", help="Start of the answer, which the model continues.")

@@ -1,4 +1,4 @@
-"""Uncertainty of scores: standard errors, bootstrap intervals, and paired tests of two models on the same examples.
+"""Uncertainty of scores: standard errors, intervals, and paired tests of two models on the same examples.
 
 All results are in the unit of the input values. Draws are seeded: the same values give the same interval.
 
@@ -22,6 +22,10 @@ PAIRED_RESAMPLES = 10_000
 """Number of resamples of a paired test, whose smallest p is about 2 / 10,000."""
 CONFIDENCE = 0.95
 """Coverage of intervals."""
+NORMAL_QUANTILE = 1.959963984540054
+"""Quantile (1 + 0.95) / 2 of the standard normal distribution."""
+MIN_WIDTH = 1e-9
+"""Width below which a bootstrap interval has none."""
 MAX_DRAWS = 2_000_000
 """Maximum number of values drawn at once."""
 
@@ -119,6 +123,69 @@ def interval(values: np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES) -
     return percentiles(resampled_means(np.asarray(values, dtype=float), seed=seed, resamples=resamples))
 
 
+def wilson_interval(share: float, n: int) -> tuple[float, float]:
+    """Return Wilson's 95% score interval of a share, which has a width even if all or none of the examples are right.
+
+    Args:
+        share: Share of right examples, 0 to 1.
+        n: Number of examples, at least 1.
+
+    >>> [round(bound, 3) for bound in wilson_interval(1.0, 60)]
+    [0.94, 1.0]
+
+    Source: Wilson 1927; Brown, Cai and DasGupta 2001, equation 4.
+    """
+    squared = NORMAL_QUANTILE**2
+    centre = (share + squared / (2 * n)) / (1 + squared / n)
+    half_width = NORMAL_QUANTILE * math.sqrt(share * (1 - share) / n + squared / (4 * n * n)) / (1 + squared / n)
+    return max(0.0, centre - half_width), min(1.0, centre + half_width)
+
+
+def score_interval(by_template: Sequence[Observations], *, seed: int = 0) -> tuple[float, float] | None:
+    """Return the 95% interval of a mean score over templates.
+
+    It is Wilson's if every value is 0 or 1 and there is a single template, as for accuracies, and by bootstrap
+    otherwise. A bootstrap interval without width says nothing: it is replaced by Wilson's for scores that are means of
+    values from 0 to 1, whose variance is at most that of shares with the same mean, and by None for scores of whole
+    splits.
+
+    Returns:
+        Ends of the interval, in the unit of the values; None for fewer than two examples.
+    """
+    if not by_template or len(by_template[0].rows) < 2:
+        return None
+    mean = float(np.mean([observations.score for observations in by_template]))
+    is_mean = all(observations.measure is None for observations in by_template)
+    n = min(len(observations.rows) for observations in by_template)
+    if is_mean and len(by_template) == 1 and np.isin(by_template[0].values, (0, 1)).all():
+        return wilson_interval(mean, n)
+    low, high = percentiles(task_samples(by_template, seed=seed))
+    if high - low > MIN_WIDTH:
+        return low, high
+    return wilson_interval(min(max(mean, 0.0), 1.0), n) if is_mean else None
+
+
+def interval_of_mean(
+    values: Sequence[float], intervals: Sequence[Sequence[float] | None]
+) -> tuple[float, float] | None:
+    """Return the 95% interval of a mean of independent scores from their intervals; None if one has none.
+
+    The distances from the scores to the ends of their intervals are added as squares, each side by itself. The mean of
+    one score has the interval of the score.
+
+    Source: Newcombe 1998, method 10; Zou and Donner 2008.
+    """
+    known = [bounds for bounds in intervals if bounds is not None]
+    if not values or len(known) < len(values):
+        return None
+    if len(known) == 1:
+        return known[0][0], known[0][1]
+    mean = sum(values) / len(values)
+    below = math.hypot(*(value - bounds[0] for value, bounds in zip(values, known, strict=True))) / len(values)
+    above = math.hypot(*(bounds[1] - value for value, bounds in zip(values, known, strict=True))) / len(values)
+    return mean - below, mean + above
+
+
 def resampled_means(values: np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
     """Return means of resamples of values. ``[n]`` to ``[b]``
 
@@ -148,44 +215,10 @@ class Estimate:
     error: float | None
     interval: tuple[float, float] | None
 
-    @classmethod
-    def from_samples(cls, value: float, samples: np.ndarray | None) -> Estimate:
-        """Build an estimate from a value and its resamples ``[b]``."""
-        if samples is None:
-            return cls(value, None, None)
-        return cls(value, float(samples.std(ddof=1)), percentiles(samples))
-
 
 def task_samples(by_template: Sequence[Observations], *, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
     """Return resampled mean scores of a task over templates; those with equally many rows share draws. ``[b]``"""
     return np.mean([observations.resample(seed=seed, resamples=resamples) for observations in by_template], axis=0)
-
-
-def mean_samples(
-    tasks: Sequence[Sequence[Observations]], *, seed: int = 0, resamples: int = RESAMPLES
-) -> np.ndarray | None:
-    """Return resampled mean scores of tasks, each averaged over templates; None if one has fewer than two examples.
-
-    Tasks are resampled independently, as their examples are independent.
-
-    Args:
-        tasks: Observations of each task of a cluster, for one or more templates.
-        seed: Seed of the draws.
-        resamples: Number of resamples.
-
-    Returns:
-        ``[b]``
-    """
-    if not tasks or any(
-        len(by_template) == 0 or min(len(observations.rows) for observations in by_template) < 2
-        for by_template in tasks
-    ):
-        return None
-    samples = [
-        task_samples(by_template, seed=seed + task_index, resamples=resamples)
-        for task_index, by_template in enumerate(tasks)
-    ]
-    return np.asarray(np.mean(samples, axis=0))
 
 
 @dataclass(frozen=True)

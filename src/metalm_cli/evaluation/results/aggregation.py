@@ -11,6 +11,7 @@ from metalm_cli.common.registry import aggregates
 from metalm_cli.evaluation.metrics import task_metrics
 from metalm_cli.evaluation.metrics.aggregates import TaskScores, compute, load_aggregate
 from metalm_cli.evaluation.metrics.bootstrap import (
+    MIN_WIDTH,
     RESAMPLES,
     Observations,
     common_rows,
@@ -58,7 +59,7 @@ def aggregate_record(record: ResultRecord, suite: SuiteRecord, name: str, shots:
         name=name,
         value=value,
         error=round(float(samples.std(ddof=1)), 4),
-        interval=[round(low, 4), round(high, 4)],
+        interval=[round(low, 4), round(high, 4)] if high - low > MIN_WIDTH else None,
         of=tasks,
     )
 

@@ -13,7 +13,7 @@ from metalm_cli.evaluation.metrics.bootstrap import (
     Estimate,
     PairedScores,
     compare_paired,
-    mean_samples,
+    interval_of_mean,
     percentiles,
     two_sided_p,
 )
@@ -36,8 +36,6 @@ DRAW_SETTINGS = ("demonstrations", "seed")
 """Settings without effect unless demonstrations or samples are drawn."""
 OVER_CLUSTERS = "over clusters"
 """Name of the mean of cluster means."""
-CLUSTER_SEED_STEP = 1_000
-"""Distance between the seeds of two clusters."""
 
 
 @dataclass(frozen=True)
@@ -310,20 +308,20 @@ def record_cluster_means(record: ResultRecord, shots: int) -> dict[str, tuple[Es
         MetalmError: The file is damaged.
     """
     estimates: dict[str, tuple[Estimate, tuple[str, ...]]] = {}
-    samples: list[np.ndarray | None] = []
-    for index, (name, mean) in enumerate(record.clusters.get(str(shots), {}).items()):
-        members = [record.observations.get((task, shots), []) for task in mean.of]
-        samples.append(mean_samples(members, seed=CLUSTER_SEED_STEP * index))
-        estimates[name] = _estimate(mean, samples[-1]), tuple(mean.of)
+    for name, mean in record.clusters.get(str(shots), {}).items():
+        settings = [record.tasks[task].with_shots(shots) for task in mean.of if task in record.tasks]
+        scores = [(setting.score, setting.interval) for setting in settings if setting is not None]
+        estimates[name] = _mean_estimate(mean, scores), tuple(mean.of)
     overall = record.mean.get(str(shots))
     if overall is not None and len(estimates) > 1:
-        known_samples = [sample for sample in samples if sample is not None]
-        estimates[OVER_CLUSTERS] = (
-            _estimate(overall, np.mean(known_samples, axis=0) if len(known_samples) == len(samples) else None),
-            tuple(overall.of),
-        )
+        means = [(estimate.value, estimate.interval) for estimate, _ in estimates.values()]
+        estimates[OVER_CLUSTERS] = _mean_estimate(overall, means), tuple(overall.of)
     return estimates
 
 
-def _estimate(mean: MeanRecord, samples: np.ndarray | None) -> Estimate:
-    return Estimate(mean.value, mean.error, None if samples is None else percentiles(100 * samples))
+def _mean_estimate(mean: MeanRecord, scores: Sequence[tuple[float | None, Sequence[float] | None]]) -> Estimate:
+    known = [(value, interval) for value, interval in scores if value is not None and interval is not None]
+    if len(known) < len(mean.of):
+        return Estimate(mean.value, mean.error, None)
+    values, intervals = zip(*known, strict=True)
+    return Estimate(mean.value, mean.error, interval_of_mean(values, intervals))

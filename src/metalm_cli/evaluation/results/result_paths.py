@@ -9,11 +9,27 @@ from pathlib import Path
 from metalm_cli.common.paths import expand_user
 from metalm_cli.errors import MetalmError
 
+MAX_NAMES_LENGTH = 48
+"""Length of the names of tasks in the name of a result file, from which on further ones are counted."""
+
 
 def result_paths(
-    sources: Sequence[str], out: Path | None, protocol: str, names: Sequence[str], samples: bool
+    sources: Sequence[str],
+    out: Path | None,
+    protocol: str,
+    names: Sequence[str],
+    samples: bool,
+    parts: Sequence[str] = (),
 ) -> list[Path]:
     """Return the paths of new result files: ``--out``, or in the run folders, or else in ``results/``.
+
+    Args:
+        sources: The models.
+        out: Path of the first file.
+        protocol: Protocol, or ``auto``.
+        names: Names of tasks, clusters or the suite.
+        samples: Whether the predictions are written as well.
+        parts: Settings in the name of a file.
 
     Raises:
         MetalmError: ``--out`` exists already, or its folder is not writable.
@@ -28,7 +44,7 @@ def result_paths(
                         "results exist already", where=str(path), remedy="choose another --out, or remove the file"
                     )
         else:
-            stem = f"{protocol}-" + "-".join(names)[:60]
+            stem = "-".join([protocol, _joined_names(names), *parts])
             candidates = (result_folder(source) / f"{stem}{'' if n == 1 else f'-{n}'}.json" for n in range(1, 100_000))
             result_path = next(path for path in candidates if not path.exists() and path not in paths)
         ancestor = next(parent for parent in result_path.absolute().parents if parent.exists())
@@ -38,6 +54,19 @@ def result_paths(
             )
         paths.append(result_path)
     return paths
+
+
+def _joined_names(names: Sequence[str]) -> str:
+    """Join names up to a length, and count the others.
+
+    >>> _joined_names(["rte", "cb"]), _joined_names(["world_reviews"] * 9)
+    ('rte-cb', 'world_reviews-world_reviews-world_reviews-and-6-more')
+    """
+    count = 1
+    while count < len(names) and len("-".join(names[: count + 1])) <= MAX_NAMES_LENGTH:
+        count += 1
+    more = [f"and-{len(names) - count}-more"] if count < len(names) else []
+    return "-".join([*(name[:MAX_NAMES_LENGTH] for name in names[:count]), *more])
 
 
 def result_folder(source: str) -> Path:

@@ -252,17 +252,15 @@ def template_record(template_result: TemplateResult, metric: MetricName) -> Temp
 def score_interval(
     metric: MetricName, columns_by_template: Sequence[Mapping[str, Sequence[Any]]]
 ) -> list[float] | None:
-    """Return the 95% interval of a mean over templates by bootstrap, 0 to 100; None for fewer than two examples.
+    """Return the 95% interval of a mean over templates, 0 to 100, as :func:`bootstrap.score_interval`, or None.
 
     Args:
         metric: The metric.
         columns_by_template: Columns by example, for each template.
     """
     observations = [task_metrics.observations(metric, columns) for columns in columns_by_template]
-    if not observations or len(observations[0].rows) < 2:
-        return None
-    low, high = bootstrap.percentiles(bootstrap.task_samples(observations))
-    return [round(100 * low, 4), round(100 * high, 4)]
+    bounds = bootstrap.score_interval(observations)
+    return None if bounds is None else [round(100 * bound, 4) for bound in bounds]
 
 
 def samples_jsonl(results: Iterable[TaskResult]) -> str:

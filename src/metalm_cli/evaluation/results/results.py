@@ -39,7 +39,7 @@ class Results:
         return {name: setting.score for name, setting in self._settings(shots).items()}
 
     def intervals(self, shots: int | None = None) -> dict[str, tuple[float, float] | None]:
-        """Return the 95% interval of each task's score by resampling examples; None for fewer than two examples.
+        """Return the 95% interval of each task's score over examples; None for fewer than two examples.
 
         Raises:
             MetalmError: As :meth:`scores`.

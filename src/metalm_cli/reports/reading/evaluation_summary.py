@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from metalm_cli.common.paths import read_regular
 from metalm_cli.errors import MetalmError
+from metalm_cli.evaluation.metrics.bootstrap import interval_of_mean
 from metalm_cli.evaluation.results.result_paths import samples_path
 from metalm_cli.evaluation.results.result_reader import parse_result
 from metalm_cli.evaluation.results.schema import (
@@ -33,8 +34,8 @@ MAX_CLASSES = 12
 OTHER_ANSWER = "another answer"
 Interval = tuple[float | None, float | None]
 """Ends of a 95% interval; None if unknown."""
-IntervalTable = Mapping[tuple[tuple[str, ...], int], Interval]
-"""Intervals of tasks or clusters, by name and number of demonstrations."""
+ScoreTable = Mapping[tuple[str, int], tuple[float | None, Interval]]
+"""Scores of tasks or clusters with their intervals, by name and number of demonstrations."""
 
 
 @dataclass(frozen=True)
@@ -158,14 +159,14 @@ def read_evaluations(folder: Path, problems: list[str]) -> list[EvaluationSummar
 
 def _evaluation(path: Path, record: ResultRecord) -> EvaluationSummary:
     tasks = tuple(_task_score(name, task, setting) for name, task in record.tasks.items() for setting in task.settings)
-    task_intervals: IntervalTable = {((score.task,), score.shots): (score.low, score.high) for score in tasks}
+    task_scores: ScoreTable = {(task.task, task.shots): (task.score, (task.low, task.high)) for task in tasks}
     clusters = tuple(
-        _mean_score(name, int(shots), mean, task_intervals)
+        _mean_score(name, int(shots), mean, task_scores)
         for shots, means in record.clusters.items()
         for name, mean in means.items()
     )
-    cluster_intervals: IntervalTable = {((mean.cluster,), mean.shots): (mean.low, mean.high) for mean in clusters}
-    means = tuple(_mean_score("", int(shots), mean, cluster_intervals) for shots, mean in record.mean.items() if mean)
+    cluster_scores: ScoreTable = {(mean.cluster, mean.shots): (mean.value, (mean.low, mean.high)) for mean in clusters}
+    means = tuple(_mean_score("", int(shots), mean, cluster_scores) for shots, mean in record.mean.items() if mean)
     return EvaluationSummary(path, record.protocol.replace("_", "-"), record, tasks, clusters, means)
 
 
@@ -194,16 +195,19 @@ def _task_score(name: str, task: TaskRecord, setting: SettingRecord) -> TaskScor
     )
 
 
-def _mean_score(name: str, shots: int, mean: MeanRecord, intervals: IntervalTable) -> ClusterScore:
-    """Mean score of a record; a mean of a single task or cluster gets that one's interval."""
-    members = tuple(mean.of)
-    low, high = intervals.get((members, shots)) or _normal_interval(mean.value, mean.error)
-    return ClusterScore(name, shots, mean.value, low, high, members)
+def _mean_score(name: str, shots: int, mean: MeanRecord, scores: ScoreTable) -> ClusterScore:
+    """Mean score of a record; its interval is from those of its members, or else the normal one of its error."""
+    members = [scores.get((member, shots), (None, (None, None))) for member in mean.of]
+    values = [value for value, _ in members if value is not None]
+    intervals = [(low, high) for _, (low, high) in members if low is not None and high is not None]
+    bounds = interval_of_mean(values, intervals) if len(values) == len(intervals) == len(members) else None
+    low, high = bounds or _normal_interval(mean.value, mean.error)
+    return ClusterScore(name, shots, mean.value, low, high, tuple(mean.of))
 
 
 def _normal_interval(score: float | None, error: float | None) -> Interval:
-    """Normal 95% interval; it may extend below 0 or above 100."""
-    return (None, None) if score is None or error is None else (score - Z_95 * error, score + Z_95 * error)
+    """Normal 95% interval, which may extend below 0 or above 100; none if the error is 0, which says nothing."""
+    return (score - Z_95 * error, score + Z_95 * error) if score is not None and error else (None, None)
 
 
 def _interval(record: SettingRecord | TemplateRecord) -> Interval:

@@ -51,10 +51,12 @@ def evaluate(
         _run_harness(model, harness, tasks.limit, shots, output.out, offline)
         return
     _check_choices(prompts, answers)
-    request = _request(tasks, prompts, answers).with_suite()
+    request = _request(tasks, prompts, answers)
+    name_parts = request.name_parts()
+    request = request.with_suite()
     selection = request.select()
     sources = [model_to_evaluate(model), *map(model_to_evaluate, versus or [])]
-    paths = result_paths(sources, output.out, answers.protocol, selection.names, output.save_samples)
+    paths = result_paths(sources, output.out, answers.protocol, selection.names, output.save_samples, name_parts)
     signals = StopSignals(at_once=True)
     try:
         with signals, EvaluationDisplay() as display:

@@ -22,7 +22,7 @@ from metalm_cli.errors import Exit, MetalmError
 
 if TYPE_CHECKING:
     from metalm_cli.inference import LanguageModel
-    from metalm_cli.inference.generation import DecodingOptions, PromptRoute
+    from metalm_cli.inference.generation import DecodingOptions, Generation, Place, PromptRoute
 
 PROGRESS_INTERVAL_S = 5.0
 """Time between two progress lines if standard error is not a terminal."""
@@ -36,7 +36,8 @@ TRUNCATION_NOTES = {
 def generate(
     model: Model = None,
     text: options.Text = None,
-    route: options.TextRouteOption = options.TextRoute.docked,
+    route: options.TextRouteOption = None,
+    chat: options.Chat = False,
     prompt: options.Prompt = None,
     image: options.Image = None,
     *,
@@ -64,15 +65,30 @@ def generate(
     if files.source is None and image is not None:
         _check_image(image)
 
+    place = _place_of_text(route, chat)
     name = model_to_evaluate(model)
     if files.source is not None and files.out is not None:
-        _answer_lines(name, files.source, files.out, (route, prompt or ""), flags, files.batch_tokens, offline)
+        _answer_lines(name, files.source, files.out, (place, prompt or ""), flags, files.batch_tokens, offline)
         return
     silence_libraries(offline)
     from metalm_cli.inference.generation import PromptRoute
 
-    prompt_route = PromptRoute(route.value, prompt or "")
-    _answer(name, text_to_read, image, prompt_route, flags, offline)
+    _answer(name, text_to_read, image, PromptRoute(place, prompt or ""), flags, offline)
+
+
+def _place_of_text(route: options.TextRoute | None, chat: bool) -> Place:
+    """Return where the text is read.
+
+    Raises:
+        MetalmError: A chat cannot be docked.
+    """
+    if chat and route is options.TextRoute.docked:
+        raise MetalmError(
+            "--chat and --as docked exclude each other",
+            why="the decoder reads a chat",
+            remedy="omit one of them",
+        )
+    return "chat" if chat else (route or options.TextRoute.docked).value
 
 
 def _decoding_options(flags: options.DecodingFlags) -> DecodingOptions:
@@ -224,8 +240,19 @@ def _answer(
     except BrokenPipeError:
         _discard_output()
         return
+    if not generation.text.strip():
+        _note(_why_empty(generation))
     if generation.finish_reason in TRUNCATION_NOTES:
         _note(TRUNCATION_NOTES[generation.finish_reason].format(tokens=generation.tokens))
+
+
+def _why_empty(generation: Generation) -> str:
+    """Say why an answer has no text, and what to change."""
+    if generation.finish_reason == "stop":
+        return "the answer is empty: it begins with a --stop text"
+    if generation.finish_reason == "end" and generation.tokens == 1:
+        return "the answer is empty: the model ends it with its first token; --prompt TEXT begins it for the model"
+    return f"the answer is empty: its {generation.tokens} tokens are spaces, or tokens without text"
 
 
 def _piece_writer() -> Callable[[str], None]:
@@ -247,7 +274,7 @@ def _answer_lines(
     model: str,
     source: Path,
     out: Path,
-    route_and_prompt: tuple[options.TextRoute, str],
+    route_and_prompt: tuple[Place, str],
     flags: options.DecodingFlags,
     batch_tokens: int | None,
     offline: bool,
@@ -284,7 +311,7 @@ def _answer_lines(
                     language_model,
                     requests,
                     out,
-                    PromptRoute(route_and_prompt[0].value, route_and_prompt[1]),
+                    PromptRoute(*route_and_prompt),
                     decoding,
                     budget=batch_tokens,
                     on_progress=on_progress,

@@ -11,8 +11,9 @@ import typer
 from metalm_cli.cli import console
 from metalm_cli.cli.display.result_tables import comparison_table, result_table
 from metalm_cli.cli.display.tables import TableFormat, write_tables
+from metalm_cli.cli.display.task_model_table import task_model_page
+from metalm_cli.cli.display.wrong_answers import wrong_answers_page
 from metalm_cli.cli.options.shared import CONTEXT_SETTINGS
-from metalm_cli.errors import MetalmError
 
 if TYPE_CHECKING:
     from metalm_cli.evaluation.results.schema import ResultRecord
@@ -23,12 +24,20 @@ app = typer.Typer(
 )
 
 
+class By(StrEnum):
+    """What a table is about."""
+
+    FILE = "file"
+    TASK = "task"
+
+
 class Format(StrEnum):
     """Output format of results."""
 
     TABLE = "table"
     CSV = "csv"
     MARKDOWN = "markdown"
+    LATEX = "latex"
     JSON = "json"
 
 
@@ -45,10 +54,17 @@ def show(
         typer.Argument(metavar="FILE|RUN...", help="Result files; a run folder stands for all of its result files."),
     ],
     output_format: FormatOption = None,
+    by: Annotated[
+        By,
+        typer.Option("--by", help="file: a table for each file; task: one table of tasks by models, the best marked."),
+    ] = By.FILE,
+    wrong: Annotated[
+        bool, typer.Option("--wrong", help="Print the wrong answers, which evaluate --save-samples has written.")
+    ] = False,
 ) -> None:
     """Print scores by task and number of demonstrations, with cluster means.
 
-    Each score has its standard error and a 95% interval from resampling examples.
+    Each score has its standard error and a 95% interval: Wilson's for accuracies, by resampling examples for others.
     chance is the better of random guessing and the best constant answer.
     With several templates, score is the mean over templates, and spread the standard deviation.
     oracle is the score of the best template, selected on the scored examples.
@@ -57,7 +73,14 @@ def show(
 
     files = [path for file_or_run in files_or_runs for path in result_files(file_or_run)]
     records = [read_result(path) for path in dict.fromkeys(files)]
-    write_tables([result_table(record) for record in records], _table_format(output_format))
+    table_format = _table_format(output_format)
+    if wrong:
+        write_tables([wrong_answers_page(record) for record in records], table_format)
+    elif by is By.TASK:
+        width = console.stdout().width if table_format == "table" else None
+        write_tables([task_model_page(records, width=width)], table_format)
+    else:
+        write_tables([result_table(record) for record in records], table_format)
 
 
 @app.command("compare")
@@ -71,14 +94,16 @@ def compare_files(
     The difference A-B, its 95% interval and p come from a paired bootstrap.
     A model is better where the interval excludes 0.
     CSV and JSON also have the exact McNemar test, for scores that are 0 or 1.
-    Scores that are not comparable (other cards, templates, rows, limits or protocols) are listed, not compared.
+    Of several files in a run, those with the most comparable scores are compared.
+    Scores that are not comparable (other cards, templates, rows, limits or protocols) are listed, not compared,
+    with the command that would make them comparable.
     """
     from metalm_cli.evaluation.results.comparison import compare
-    from metalm_cli.evaluation.results.result_reader import read_result
+    from metalm_cli.evaluation.results.matching import comparable_pair
 
-    paths = result_file_pair(first, second)
+    pair = comparable_pair(first, second)
     with console.stderr().status("resampling"):
-        comparison = compare(read_result(paths[0]), read_result(paths[1]))
+        comparison = compare(pair.first[1], pair.second[1])
     write_tables([comparison_table(comparison)], _table_format(output_format))
 
 
@@ -102,28 +127,3 @@ def _table_format(output_format: Format | None) -> TableFormat:
     if output_format is not None:
         return cast(TableFormat, output_format.value)
     return "table" if console.stdout().is_terminal else "lines"
-
-
-def result_file_pair(first: Path, second: Path) -> tuple[Path, Path]:
-    """Find the result files of two arguments; in folders with several, the files whose name both folders have.
-
-    Raises:
-        MetalmError: The files are ambiguous, or both arguments are the same file.
-    """
-    from metalm_cli.evaluation.results.result_reader import result_files
-
-    files = [result_files(file_or_run) for file_or_run in (first, second)]
-    if any(len(candidates) > 1 for candidates in files):
-        names = {path.name for path in files[0]} & {path.name for path in files[1]}
-        for index, candidates in enumerate(files):
-            chosen = [path for path in candidates if path.name in names] if len(names) == 1 else candidates
-            if len(chosen) != 1:
-                raise MetalmError(
-                    f"{(first, second)[index]} has {len(candidates)} result files",
-                    why=", ".join(path.name for path in candidates[-8:]),
-                    remedy="pass one of these files",
-                )
-            files[index] = chosen
-    if files[0][0].resolve() == files[1][0].resolve():
-        raise MetalmError("both arguments are the same file", where=str(files[0][0]), remedy="pass two different files")
-    return files[0][0], files[1][0]

@@ -14,6 +14,7 @@ from metalm_cli.models.checkpoint_io import save_model
 from metalm_cli.models.trainable import (
     LORA,
     TrainPolicy,
+    check_every_encoder_is_used,
     high_rate_notes,
     parameter_groups,
     set_trained_parameters,
@@ -380,3 +381,16 @@ def test_summaries_count(tokenizers) -> None:
     assert (connector.total, connector.trained, connector.kind) == (32 * 32 + 32, 32 * 32 + 32, "Connector")
     assert (by_name["encoders.text"].trained, by_name["encoders.text"].train) == (0, "none")
     assert by_name["decoder"].total == sum(parameter.numel() for parameter in assembly.model.decoder.parameters())
+
+
+def test_an_encoder_that_nothing_docks_into_is_refused_unless_it_is_frozen() -> None:
+    names = ("decoder", "encoders.text", "connectors.text", "encoders.notes", "connectors.notes")
+    parts = {name: nn.Linear(1, 1) for name in names}
+    check_every_encoder_is_used(parts, {"text", "notes"})
+    check_every_encoder_is_used(parts, set())
+    parts["encoders.notes"].requires_grad_(False)
+    with pytest.raises(MetalmError, match="nothing docks into the encoder notes") as caught:
+        check_every_encoder_is_used(parts, {"text"})
+    assert "model.encoders.notes.trains=none model.encoders.notes.connector.trains=none" in caught.value.remedy
+    parts["connectors.notes"].requires_grad_(False)
+    check_every_encoder_is_used(parts, {"text"})

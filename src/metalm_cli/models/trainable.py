@@ -257,6 +257,33 @@ def check_trained_parts_are_used(parts: Mapping[str, nn.Module], docked: Collect
     )
 
 
+def check_every_encoder_is_used(parts: Mapping[str, nn.Module], docked: Collection[str]) -> None:
+    """Reject a run in which encoders train, or their connectors, that nothing docks into beside others that are used.
+
+    An encoder that is frozen with its connector is kept as it is by choice.
+
+    Args:
+        parts: Modules by key path below ``model``.
+        docked: Names of the encoders into which the rows can dock contents; if there are none, nothing is checked.
+
+    Raises:
+        MetalmError: An encoder is not used.
+    """
+    encoders = [name.partition(".")[2] for name in parts if name.startswith("encoders.")]
+    for name in encoders if docked else ():
+        own = [parts[key] for key in (f"encoders.{name}", f"connectors.{name}") if key in parts]
+        if name in docked or not any(parameter.requires_grad for part in own for parameter in part.parameters()):
+            continue
+        key = f"model.encoders.{name}"
+        raise MetalmError(
+            f"nothing docks into the encoder {name}",
+            where=key,
+            why=f"all docks of this run are read by {', '.join(sorted(docked))}",
+            remedy=f"remove {key}; or dock a part of a template into it (encoder: {name}, in finetuning); or keep it as "
+            f"it is: {key}.trains=none {key}.connector.trains=none",
+        )
+
+
 def parameter_groups(
     parts: Mapping[str, nn.Module], policy: Mapping[str, TrainPolicy], learning_rate: float, weight_decay: float
 ) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from metalm_cli.data.sampling.row_slots import SpanDrawer
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.models.metalm import MetaLM
-from metalm_cli.models.trainable import check_trained_parts_are_used
+from metalm_cli.models.trainable import check_every_encoder_is_used, check_trained_parts_are_used
 from metalm_cli.objectives.base import StepModule, Term
 from metalm_cli.objectives.decoder_objective import DecoderObjective
 from metalm_cli.objectives.distillation import Teacher
@@ -190,6 +190,7 @@ class LanguageObjective(DecoderObjective):
         docks = docks and (bool(counts.get("docked_spans")) or is_sample_small)
         docked = [processor.encoder] if docks and processor is not None else []
         check_trained_parts_are_used(self.assembly.parts(), docked)
+        check_every_encoder_is_used(self.assembly.parts(), docked)
         if self.teacher is not None:
             self.teacher.check_sample(counts.get("distilled_tokens", 0), counts.get("untaught_sessions", 0))
 

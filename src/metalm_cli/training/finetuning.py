@@ -30,7 +30,7 @@ from metalm_cli.data.sampling.micro_batching import micro_batches_of_step
 from metalm_cli.errors import Exit
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.models.encoders import load_tokenizer
-from metalm_cli.models.trainable import check_trained_parts_are_used
+from metalm_cli.models.trainable import check_every_encoder_is_used, check_trained_parts_are_used
 from metalm_cli.objectives.supervised import SupervisedObjective, TaskName
 from metalm_cli.provenance.audit import Audit, apply_audit, audit
 from metalm_cli.provenance.generalization_levels import Level, describe_levels, generalization_levels
@@ -44,6 +44,7 @@ from metalm_cli.tasks import Card, Cards, is_path
 from metalm_cli.templates import scored_templates
 from metalm_cli.training.compute.encoder_caches import RepeatedDocks
 from metalm_cli.training.planning.answer_notes import answer_notes
+from metalm_cli.training.planning.fit_warnings import fit_warnings
 from metalm_cli.training.planning.plan import RunPlan
 from metalm_cli.training.planning.task_plan import make_task_plan, row_counts, row_packing_of, sample_sessions
 from metalm_cli.training.run import Run
@@ -250,9 +251,14 @@ class Finetuning(Run):
         if self.objective.teacher is not None:
             counts = row_counts(self.packing.rows(self.sampled_sessions))
             self.objective.teacher.check_sample(counts["distilled_tokens"], counts["untaught_sessions"])
+        if docked:
+            templates = (template for task in self.corpus.tasks for template in task.templates)
+            docked |= {part.encoder for template in templates for part in template.input_parts}
+            check_every_encoder_is_used(self.assembly.parts(), docked & self.assembly.processors.keys())
         classes = {task: validation.answer_classes for task, validation in self._validation.items()}
         notes = [
             *self.base_history.published_notes(card.name for card in self._selected_cards()),
+            *fit_warnings(self.session_builder, self.sampled_sessions),
             *answer_notes(self.corpus, classes, self.assembly.decoder_tokenizer),
         ]
         return self.with_evaluation(replace(plan, notes=(*plan.notes, *notes, *self._hold_out_notes())))

@@ -115,6 +115,24 @@ class LengthLimits:
         docked_tokens = max([sum(map(self._decoder_tokens, docked_texts)), *dock_positions])
         return causal_tokens + docked_tokens <= self.length
 
+    def obstacle(self, session: Session) -> tuple[str, str]:
+        """Return the limit that a session exceeds, and what to change; the first of several.
+
+        Args:
+            session: A session that does not fit.
+        """
+        texts = [span.content for span in session if isinstance(span, Docked) and isinstance(span.content, str)]
+        for name, limit in self.encoder_limits.items():
+            if any(limit.tokens(text) > limit.length for text in texts):
+                if name.startswith("*"):
+                    reason = f"an encoder of data.match_input_lengths_of reads {limit.length:,} tokens"
+                    return reason, "change data.match_input_lengths_of"
+                key = f"model.encoders.{name}.max_length"
+                return f"encoder {name}: {limit.length:,} tokens", f"raise {key} if the encoder can read more"
+            if limit.dock_positions(texts) is None:
+                return "an encoder reads a part of the input as empty", ""
+        return f"decoder: {self.length:,} positions", "raise data.sequence_length"
+
     def _dock_positions(self, docks: Sequence[Docked]) -> list[int | None]:
         """Return :meth:`EncoderLimit.dock_positions` of each encoder, all of which must be able to read every text."""
         texts = [span.content for span in docks]

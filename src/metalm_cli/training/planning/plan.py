@@ -310,7 +310,10 @@ def _notes(
     ):
         if causal_spans[name]:
             share = causal_spans[name] / (docked_spans + sum(causal_spans.values()))
-            notes.append(f"{share:.0%} of the sampled spans are {description}, and stay causal")
+            is_too_long = name == "too_long"
+            remedy = "; raise model.encoders.NAME.max_length, or set shorter spans" if is_too_long else ""
+            warning = "warning: " if is_too_long else ""
+            notes.append(f"{warning}{share:.0%} of the sampled spans are {description}, and stay causal{remedy}")
     if batch_shape.batch_size % batch_shape.processes:
         notes.append(f"{batch_shape.batch_size} rows do not divide among {batch_shape.processes} processes")
     if recipe.train.max_time:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from metalm_cli.config.resolution import ResolvedRecipe
     from metalm_cli.training.planning.plan import RunPlan
 
+WARNING = "warning: "
+"""Beginning of a note that is a warning."""
+
 
 def plan_text(plan: RunPlan, resolved: ResolvedRecipe | None = None, *, all_values: bool = True) -> Group:
     """Render a plan as sections of a few lines, for any console.
@@ -27,7 +30,11 @@ def plan_text(plan: RunPlan, resolved: ResolvedRecipe | None = None, *, all_valu
         all_values: List every value with its origin; False: only non-defaults, as the lines of each recipe and each
             value of the command line.
     """
+    notes = [*plan.notes, *(map(str, resolved.dropped) if resolved is not None else ())]
+    warnings = [Text(note, "bold") for note in notes if is_warning(note)]
+    notes = [note for note in notes if not is_warning(note)]
     sections: list[RenderableType] = [
+        *warnings,
         _heading("model", f"{human_count(plan.total)} parameters, {human_count(plan.trained)} train"),
         _parts(plan),
         _rates(plan),
@@ -44,16 +51,15 @@ def plan_text(plan: RunPlan, resolved: ResolvedRecipe | None = None, *, all_valu
         sections += [_heading("recipe", f"{resolved.name}: non-default values"), _origins(resolved)]
     elif resolved is not None:
         sections += [_heading("recipe", f"{resolved.name}: all values with their origins"), _provenance(resolved)]
-    notes = [*plan.notes, *(map(str, resolved.dropped) if resolved is not None else ())]
     if notes:
         sections.append(_heading("notes", ""))
-        sections += [Text.assemble(("  - ", "yellow"), (note, "bold" if is_warning(note) else "")) for note in notes]
+        sections += [Text.assemble(("  - ", "yellow"), note) for note in notes]
     return Group(*sections)
 
 
 def is_warning(note: str) -> bool:
-    """Whether a note is printed in bold, and again when training starts."""
-    return note.startswith("warning: ")
+    """Whether a note is printed in bold at the top of the plan, and again when training starts."""
+    return note.startswith(WARNING)
 
 
 def human_count(number: float) -> str:

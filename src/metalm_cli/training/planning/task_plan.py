@@ -194,7 +194,6 @@ def _notes(
     counts, num_examples = sample_stats.counts, sample_stats.documents
     for name, description in (
         ("cut_examples", "had their long field truncated"),
-        ("too_long_examples", "did not fit after truncation and were replaced"),
         ("lost_demonstrations", "demonstrations did not fit"),
     ):
         if counts.get(name):

@@ -1,0 +1,58 @@
+"""Warnings at the top of a plan, and encoders that nothing docks into, through the real command."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import tiny_runs as micro
+from task_fixtures import TASK_SECTIONS, write_task
+from tiny_runs import metalm
+
+MODEL = micro.MODEL.replace("n_positions: 64", "n_positions: 128").replace("embeddings: 64", "embeddings: 96")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    write_task(tmp_path, "parity", 24, cluster="nli")
+    content = yaml.safe_load("command: finetune\n" + MODEL + TASK_SECTIONS.replace("FOLDER", str(tmp_path)))
+    content["data"]["tasks"] = [str(tmp_path / "parity.yaml")]
+    return micro.write_recipe(tmp_path, yaml.safe_dump(content))
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> str:
+    assert metalm("finetune", *arguments, "--dry-run") == code
+    out, err = capsys.readouterr()
+    return " ".join((out + err).split())
+
+
+def test_what_does_not_fit_is_named_at_the_top(recipe: Path, tmp_path: Path, capsys: Any) -> None:
+    rows = [json.loads(line) for line in (tmp_path / "parity.jsonl").read_text().splitlines()]
+    for row in rows[::2]:
+        row["question"] = "Is it even? " * 30
+    (tmp_path / "parity.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = printed(capsys, recipe, "data.templates.template_sampling=first")
+    found = re.match(r"warning: parity: (\d+) of (\d+) sampled examples do not fit: encoder text: 96 tokens; ", text)
+    assert found is not None, text[:300]
+    assert int(found[1]) == pytest.approx(int(found[2]) / 2, rel=0.25)
+    assert "raise model.encoders.text.max_length if the encoder can read more" in text
+
+
+def test_a_second_encoder_is_docked_into_or_kept(recipe: Path, tmp_path: Path, capsys: Any) -> None:
+    content = yaml.safe_load(recipe.read_text())
+    content["model"]["encoders"]["notes"] = content["model"]["encoders"]["text"]
+    recipe.write_text(yaml.safe_dump(content))
+    refusal = "nothing docks into the encoder notes where: model.encoders.notes"
+    assert refusal in printed(capsys, recipe, code=2)
+    kept = ("model.encoders.notes.trains=none", "model.encoders.notes.connector.trains=none")
+    assert "encoders.notes" in printed(capsys, recipe, *kept)
+    templates = tmp_path / "both" / "parity.yaml"
+    templates.parent.mkdir()
+    parts = [{"text": "{{ text }}"}, {"text": "{{ question }}", "encoder": "notes"}]
+    templates.write_text(yaml.safe_dump({"templates": [{"name": "both", "parts": parts}]}))
+    assert "encoders.notes" in printed(capsys, recipe, f"data.templates.collection={templates.parent}")

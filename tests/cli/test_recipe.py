@@ -14,6 +14,7 @@ from metalm_cli.cli.app import run
 from metalm_cli.cli.completion import complete_argument, complete_override, complete_recipe
 from metalm_cli.config import reference_docs, resolve
 from metalm_cli.config.locate import shipped_names
+from tiny_runs import metalm
 
 
 def test_list_is_plain_off_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,3 +116,12 @@ def test_completion_through_the_shell_protocol() -> None:
             timeout=60,
         )
         assert expected in done.stdout, (line, done.stdout, done.stderr)
+
+
+def test_names_of_tasks_are_checked(capsys) -> None:
+    assert metalm("recipe", "check", "world", "data.tasks=[world_review]") == 2
+    assert "did you mean world_reviews?" in capsys.readouterr().err
+    assert metalm("recipe", "check", "multitask", "data.hold_out=[nly]") == 2
+    assert "no cluster or task is named nly" in capsys.readouterr().err
+    assert metalm("recipe", "check", "world", "train.steps=20") == 0
+    assert "note: train.warmup_steps is 2 instead of 40: train.steps is 20 (command line)" in capsys.readouterr().out

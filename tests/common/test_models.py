@@ -12,7 +12,7 @@ import pytest
 from hub_server import NO_SOCKETS, QUICK, HubServer
 from metalm_cli.common import hub as hub_module
 from metalm_cli.common import hub_downloads
-from metalm_cli.common.checkpoints.find import model_folder
+from metalm_cli.common.checkpoints.find import find_checkpoint, model_folder
 from metalm_cli.common.hub import explain_hub_error
 from metalm_cli.errors import MetalmError
 
@@ -316,3 +316,17 @@ def test_a_full_disk_and_tokens():
     message = str(explain_hub_error(RuntimeError("bad token hf_abcdefgh123 given"), "me/tiny"))
     assert "abcdefgh" not in message
     assert "<token>" in message
+
+
+def test_a_misspelt_path_is_corrected_before_the_hub_is_asked(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("metalm_cli.common.checkpoints.find.hub_folder", lambda *_, **__: pytest.fail("asked the hub"))
+    (tmp_path / "runs" / "first" / "model").mkdir(parents=True)
+    (tmp_path / "runs" / "first" / "recipe.yaml").write_text("")
+    for name, similar in (("runs/frist", "runs/first"), ("./runs/frist/model", "runs/first/model")):
+        with pytest.raises(MetalmError, match="no model folder") as caught:
+            find_checkpoint(name)
+        assert caught.value.remedy == f"did you mean {similar}?"
+    with pytest.raises(MetalmError, match="no model folder") as caught:
+        find_checkpoint("runs/quite-another")
+    assert (caught.value.remedy, "holds runs" in caught.value.why) == ("correct the path", True)

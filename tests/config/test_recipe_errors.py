@@ -97,7 +97,8 @@ def test_the_error_shows_every_problem(tmp_path: Path) -> None:
     ("overrides", "key", "message"),
     [
         (["train.steps=null"], "train.steps", "train.steps or train.epochs"),
-        (["train.steps=20"], "train.warmup_steps", "at most train.steps"),
+        (["train.steps=20", "train.warmup_steps=21"], "train.warmup_steps", "at most train.steps"),
+        (["train.warmup_steps=10000"], "train.warmup_steps", "at most train.steps"),
         (
             ["objective={name: mlm}", "model.decoder=null", "data.validation.objective={name: causal}"],
             "data.validation.objective",

@@ -37,20 +37,20 @@ def test_what_does_not_fit_is_named_at_the_top(recipe: Path, tmp_path: Path, cap
         row["question"] = "Is it even? " * 30
     (tmp_path / "parity.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     text = printed(capsys, recipe, "data.templates.template_sampling=first")
-    found = re.match(r"warning: parity: (\d+) of (\d+) sampled examples do not fit: encoder text: 96 tokens; ", text)
-    assert found is not None, text[:300]
-    assert int(found[1]) == pytest.approx(int(found[2]) / 2, rel=0.25)
+    counts = re.match(r"warning: parity: (\d+) of (\d+) sampled examples do not fit: encoder text: 96 tokens; ", text)
+    assert counts is not None, text[:300]
+    assert int(counts[1]) == pytest.approx(int(counts[2]) / 2, rel=0.25)
     assert "raise model.encoders.text.max_length if the encoder can read more" in text
 
 
-def test_a_second_encoder_is_docked_into_or_kept(recipe: Path, tmp_path: Path, capsys: Any) -> None:
+def test_a_second_encoder_is_docked_into_or_frozen(recipe: Path, tmp_path: Path, capsys: Any) -> None:
     content = yaml.safe_load(recipe.read_text())
     content["model"]["encoders"]["notes"] = content["model"]["encoders"]["text"]
     recipe.write_text(yaml.safe_dump(content))
     refusal = "nothing docks into the encoder notes where: model.encoders.notes"
     assert refusal in printed(capsys, recipe, code=2)
-    kept = ("model.encoders.notes.trains=none", "model.encoders.notes.connector.trains=none")
-    assert "encoders.notes" in printed(capsys, recipe, *kept)
+    frozen = ("model.encoders.notes.trains=none", "model.encoders.notes.connector.trains=none")
+    assert "encoders.notes" in printed(capsys, recipe, *frozen)
     templates = tmp_path / "both" / "parity.yaml"
     templates.parent.mkdir()
     parts = [{"text": "{{ text }}"}, {"text": "{{ question }}", "encoder": "notes"}]

@@ -8,6 +8,7 @@ from typing import Any
 
 from metalm_cli.config import schema_types
 from metalm_cli.config.locate import RecipeFile, find_recipe
+from metalm_cli.config.lowered_values import LoweredValue, lower_values
 from metalm_cli.config.merge_layers import OVERRIDE, LayerStack, OverriddenValue, apply_command_line, read_layers
 from metalm_cli.config.recipe_errors import RecipeError, RecipeProblem
 from metalm_cli.config.rules.cross_key_rules import check_cross_key_rules
@@ -46,7 +47,7 @@ class ResolvedRecipe:
         recipe: The recipe, an instance of its command's class.
         provenance: Origin of each leaf value by dotted key. A list of plain values is one leaf; items of a list of
             mappings are keyed by their index.
-        dropped: Values that were dropped by later layers, in order.
+        dropped: Values that were dropped by later layers, in order, and values that were lowered to fit later layers.
         recipe_file: File of the recipe.
         stages: Stages of a recipe that has them; recipe and provenance are then those of the first.
         stages_yaml: Recipe with stages as YAML, which resolves to the same; empty without stages.
@@ -56,7 +57,7 @@ class ResolvedRecipe:
     name: str
     recipe: Any
     provenance: dict[str, Provenance]
-    dropped: tuple[OverriddenValue, ...]
+    dropped: tuple[OverriddenValue | LoweredValue, ...]
     recipe_file: RecipeFile
     stages: tuple[ResolvedStage, ...] = ()
     stages_yaml: str = ""
@@ -130,31 +131,32 @@ def resolve(
     stack, schema = merge_layers(command, recipe_file, overrides, flags or {})
     if stack.root.value.get(STAGES, YamlNode(None)).value is not None:
         return _resolve_stages(recipe_file, stack, schema)
-    checked_recipe, problems = _check(stack.root, schema)
+    checked_recipe, lowered, problems = _check(stack.root, schema)
     if problems or checked_recipe is None:
         raise RecipeError(recipe_file.name, problems)
-    return ResolvedRecipe(
-        recipe_file.name, checked_recipe, _provenance(stack.root, checked_recipe), tuple(stack.dropped), recipe_file
-    )
+    provenance = _provenance(stack.root, checked_recipe, lowered)
+    return ResolvedRecipe(recipe_file.name, checked_recipe, provenance, (*stack.dropped, *lowered), recipe_file)
 
 
-def _check(root: YamlNode, schema: type[Any]) -> tuple[Any, list[RecipeProblem]]:
-    """Build and check a merged recipe; return it (None if it is incomplete) and its problems."""
+def _check(root: YamlNode, schema: type[Any]) -> tuple[Any, tuple[LoweredValue, ...], list[RecipeProblem]]:
+    """Build and check a merged recipe; return it (None if it is incomplete), its lowered values, and its problems."""
     checker = SchemaChecker(schema)
     recipe = checker.build(root)
     problems = list(checker.problems)
     if not isinstance(recipe, PretrainRecipe | FinetuneRecipe):
-        return None, problems
+        return None, (), problems
+    recipe, lowered = lower_values(recipe, root)
     nodes = dict(_set_nodes(root, ""))
     given_keys = {key for key, node in nodes.items() if node.kind == "command line"}
     rules = check_cross_key_rules(recipe, nodes.keys(), given_keys)
     problems += _locate_problems(rules, checker.invalid_keys, root)
-    return recipe, problems
+    return recipe, lowered, problems
 
 
-def _provenance(root: YamlNode, recipe: Any) -> dict[str, Provenance]:
+def _provenance(root: YamlNode, recipe: Any, lowered: Sequence[LoweredValue]) -> dict[str, Provenance]:
     leaves = _leaf_paths(recipe.model_dump(exclude={"extends"}), ())
-    return {".".join(map(str, parts)): _provenance_of(root, parts) for parts in leaves}
+    provenance = {".".join(map(str, parts)): _provenance_of(root, parts) for parts in leaves}
+    return provenance | {value.key: Provenance("recipe", f"to fit {value.by_key}") for value in lowered}
 
 
 def _resolve_stages(recipe_file: RecipeFile, stack: LayerStack, schema: type[Any]) -> ResolvedRecipe:
@@ -174,11 +176,12 @@ def _resolve_stages(recipe_file: RecipeFile, stack: LayerStack, schema: type[Any
     if not problems:
         command = next(name for name, recipe in RECIPES.items() if recipe is schema)
         for node in stage_nodes(stack.root, command):
-            recipe, stage_errors = _check(node.root, node.schema)
+            recipe, lowered, stage_errors = _check(node.root, node.schema)
             problems += [replace(problem, key=f"{STAGES}.{node.index}.{problem.key}") for problem in stage_errors]
             if recipe is not None:
                 name = f"{recipe_file.name} {node.name}"
-                resolved = ResolvedRecipe(name, recipe, _provenance(node.root, recipe), (), recipe_file)
+                provenance = _provenance(node.root, recipe, lowered)
+                resolved = ResolvedRecipe(name, recipe, provenance, lowered, recipe_file)
                 stages.append(ResolvedStage(node.name, resolved, node.own))
     if problems:
         raise RecipeError(recipe_file.name, problems)

@@ -279,8 +279,8 @@ def check_every_encoder_is_used(parts: Mapping[str, nn.Module], docked: Collecti
             f"nothing docks into the encoder {name}",
             where=key,
             why=f"all docks of this run are read by {', '.join(sorted(docked))}",
-            remedy=f"remove {key}; or dock a part of a template into it (encoder: {name}, in finetuning); or keep it as "
-            f"it is: {key}.trains=none {key}.connector.trains=none",
+            remedy=f"remove {key}; or dock a part of a template into it (encoder: {name}, in finetuning); or keep it "
+            f"as it is: {key}.trains=none {key}.connector.trains=none",
         )
 
 

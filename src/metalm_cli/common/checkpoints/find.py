@@ -41,7 +41,7 @@ def find_checkpoint(
     local, problem = _find_locally(name, revision)
     if local is not None:
         return local
-    if not _is_name(name):
+    if not _is_name(name) or _is_beside_runs(name):
         raise _missing_folder_error(name)
     if problem is not None and "/" not in name:
         raise problem
@@ -135,6 +135,27 @@ def _missing_folder_error(name: str) -> MetalmError:
     return MetalmError(
         f"no model folder {name}",
         where=str(path.absolute()),
-        why="the folder does not exist, and the name is not a hub id (name or owner/name)",
-        remedy="correct the path",
+        why="the folder does not exist, and the name is not a hub id (name or owner/name)"
+        if not _is_name(name)
+        else f"the folder does not exist, and {path.parent} holds runs, so the name is not taken as a hub id",
+        remedy=_similar_path(path) or "correct the path",
     )
+
+
+def _is_beside_runs(name: str) -> bool:
+    """Whether the first part of a name is a folder with runs; then the name is a path, not ``owner/name``."""
+    parent = expand_user(name).parent
+    return "/" in name and any(True for _ in parent.glob("*/recipe.yaml"))
+
+
+def _similar_path(path: Path) -> str:
+    """Ask for an existing path whose first missing part is similar; empty if there is none."""
+    import difflib
+
+    missing = next((part for part in (*reversed(path.parents), path) if not part.exists()), path)
+    if not missing.parent.is_dir():
+        return ""
+    siblings = {sibling.name: sibling / path.relative_to(missing) for sibling in missing.parent.iterdir()}
+    names = [name for name, candidate in siblings.items() if candidate.is_dir() or is_gguf(candidate)]
+    matches = difflib.get_close_matches(missing.name, names, n=1)
+    return f"did you mean {siblings[matches[0]]}?" if matches else ""

@@ -93,6 +93,8 @@ def check(arguments: Arguments = None, model: BaseOption = None) -> None:
     from metalm_cli.config.locate import find_recipe
     from metalm_cli.config.recipe_errors import RecipeError
     from metalm_cli.config.resolution import base_recipe_problems
+    from metalm_cli.config.schema.recipes import FinetuneRecipe
+    from metalm_cli.data.examples.task_selection import select_tasks
 
     recipe, overrides = split_arguments(arguments or [])
     located = find_recipe(recipe) if recipe is not None else None
@@ -103,6 +105,8 @@ def check(arguments: Arguments = None, model: BaseOption = None) -> None:
         console.write(f"{located.name}: ok (a base for other recipes)\n")
         return
     resolved = resolve(None, recipe, overrides, {"model.checkpoint": model})
+    if isinstance(resolved.recipe, FinetuneRecipe):
+        select_tasks(resolved.recipe.data)
     for dropped in resolved.dropped:
         console.write(f"note: {dropped}\n")
     stages = ", then ".join(f"{stage.name} ({stage.resolved.recipe.command})" for stage in resolved.stages)

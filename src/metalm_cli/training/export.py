@@ -14,6 +14,8 @@ from metalm_cli.common.atomic_files import explain_write_errors, fsync_folder, f
 from metalm_cli.common.hub import explain_hub_error
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.models.assembly import Assembly
+from metalm_cli.models.checkpoint_checks.config_files import check_config_files
+from metalm_cli.models.checkpoint_checks.loading_errors import model_errors
 from metalm_cli.models.checkpoint_io import find_adapter_base, find_model_folder, load_model, save_model
 from metalm_cli.models.families.decoder_only import PROCESSORS_FOLDER
 from metalm_cli.models.lora.adapter_files import SavedAdapter, adapter_in, read_adapter, write_description
@@ -127,10 +129,14 @@ def _check_options(
 
 def _check_parts(folder: Path, *, standalone: bool, part: str | None) -> None:
     """Check that what shall load without metalm can; ``folder`` has the config of the complete model."""
-    if standalone:
-        check_standalone(folder)
-    if part is not None:
-        check_part(folder, part)
+    if not standalone and part is None:
+        return
+    with model_errors(folder):
+        check_config_files(folder)
+        if standalone:
+            check_standalone(folder)
+        if part is not None:
+            check_part(folder, part)
 
 
 def _relocate(saved: SavedAdapter, base: Path, out: Path, *, explicit: bool) -> SavedAdapter:
@@ -155,7 +161,8 @@ def copy_model(source: Path, target: Path) -> None:
         target_file = target / file.relative_to(source)
         target_file.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target_file)
-    drop_modeling_file(target)
+    with model_errors(source):
+        drop_modeling_file(target)
 
 
 def _files(source: Path) -> Iterator[Path]:

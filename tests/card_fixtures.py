@@ -18,6 +18,7 @@ cluster: nli
 description: Does it follow?
 file: {file}
 splits: {splits}
+validation_share: 0
 licence: none
 citation: none
 """

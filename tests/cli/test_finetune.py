@@ -236,3 +236,14 @@ def test_every_shipped_recipe_is_tested_here() -> None:
     # The demo's recipes are run by test_demo.
     shipped = [name for name in shipped_names() if not name.startswith("demo/")]
     assert {name for name in shipped if command_of(find_recipe(name)) != "pretrain"} == {*SHIPPED, *TWINS, *FAMILIES}
+
+
+def test_the_plan_says_how_a_file_is_read_and_what_validates(folder: Path, capsys: Any) -> None:
+    rows = [{"instruction": "Add the numbers.", "input": f"{n} and 1", "output": str(n + 1)} for n in range(30)]
+    path = folder / "sums.json"
+    path.write_text(json.dumps([*rows, {"instruction": "Say nothing.", "input": "", "output": ""}]))
+    assert micro.metalm("finetune", folder / "micro.yaml", f"data.tasks=[{path}]", "--dry-run") == 0
+    output = " ".join(capsys.readouterr().out.split())
+    assert "sums: sums.json, read as Alpaca" in output
+    assert "sums: 5% of the rows, by a hash of the input, are for validation" in output
+    assert "1 rows of sums are not trained on" in output

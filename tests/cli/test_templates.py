@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -98,3 +99,62 @@ def test_import(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert capsys.readouterr().out.startswith("0 errors, 0 warnings")
     assert run(["templates", "import", "flan", str(FIXTURES / "flan_defects.txt"), "--out", str(out)]) == 2
     assert "is not empty" in capsys.readouterr().err
+
+
+MINE = """\
+name: mine
+cluster: nli
+description: Does it follow?
+file: ../rows.jsonl
+splits: {train: "rows[:2]", validation: "rows[2:]"}
+licence: none
+citation: none
+fields: {premise: premise, hypothesis: hypothesis}
+optional_fields: [premise]
+answer: {label: label, class_names: [entailment, not], verbalizers: {entailment: "yes", not: "no"}}
+metric: {name: accuracy, source: us}
+templates: templates/mine.yaml
+"""
+
+
+def write_mine(folder: Path, template: str) -> Path:
+    """Write a card with its own templates and three rows, of which one has no premise; return the template file."""
+    path = folder / "cards" / "templates" / "mine.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"templates:\n  - name: one\n    input: |-\n      {template}\n")
+    (folder / "cards" / "mine.yaml").write_text(MINE)
+    rows = [{"premise": "It rains.", "hypothesis": "It is wet.", "label": 0}] * 2 + [{"hypothesis": "So.", "label": 1}]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("file", ["cards/templates/mine.yaml", "cards/mine.yaml"])
+def test_show_and_lint_take_files(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write_mine(
+        tmp_path, "{% if premise %}Given {{ premise }} {% endif %}Is it so? {{ hypothesis }} {{ options }}"
+    )
+    assert run(["templates", "show", file]) == 0
+    output = capsys.readouterr().out
+    assert "docked text  | Is it so? So. OPTIONS:" in output
+    assert "target       | no" in output
+    assert run(["templates", "lint", file]) == 0
+    assert "rows of 1 tasks were rendered" in capsys.readouterr().out
+    path.write_text(path.read_text().replace("hypothesis", "hypotesis"))
+    assert run(["templates", "lint", file]) == 1
+    assert "hypotesis" in capsys.readouterr().out
+
+
+def test_show_and_lint_a_template_file_without_a_card(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "words.yaml"
+    path.write_text('templates:\n  - {name: one, input: "Is it so? {{ hypothesis }}"}\n')
+    assert run(["templates", "show", str(path)]) == 0
+    caught = capsys.readouterr()
+    assert "docked       | Is it so? {{ hypothesis }}" in caught.out
+    assert "no card is named words" in caught.err
+    assert run(["templates", "lint", str(path)]) == 0
+    assert run(["templates", "show", str(path), "--template", "two"]) == 2
+    assert "choose one of one" in capsys.readouterr().err
+    assert run(["templates", "show", str(tmp_path / "none.yaml")]) == 2

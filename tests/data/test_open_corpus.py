@@ -65,9 +65,9 @@ def test_hub_names_do_not_leave_the_data_root(hub, write, corpus, tmp_path):
 
 def test_missing_places(corpus, write, tmp_path):
     assert "the path does not exist" in error_of(corpus, {"path": "no/such/*.jsonl"})
-    write("d/a.csv", ["x"])
+    write("d/a.pdf", ["x"])
     assert "holds no *.jsonl" in error_of(corpus, {"path": str(tmp_path / "d")})
-    message = error_of(corpus, {"path": str(tmp_path / "d" / "a.csv")})
+    message = error_of(corpus, {"path": str(tmp_path / "d" / "a.pdf")})
     assert "a data file is named *.jsonl" in message
     assert "data folder does not exist" in error_of(corpus, {"path": "x"}, data_root=tmp_path / "none")
 

@@ -109,7 +109,7 @@ def test_a_missing_column_is_reported_with_the_existing_ones(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (("premise: premise", "premise: '{{ a'"), ["is not a valid expression", "mine.yaml:8"]),
+        (("premise: premise", "premise: '{{ a'"), ["is not a valid expression", "mine.yaml:9"]),
         (('entailment: "yes", ', ""), ["a word for each class name", "entailment"]),
         (("class_names: [entailment, not_entailment], ", ""), ["class names"]),
         (('entailment: "yes"', 'entailment: "no"'), ["two classes have the same word"]),
@@ -118,7 +118,7 @@ def test_a_missing_column_is_reported_with_the_existing_ones(tmp_path: Path) -> 
         (("label: label, ", ""), ["expected label, index or text"]),
         (("premise: premise", "answer: premise"), ["reserved field name: answer"]),
         (("metric:", "long_inputs: {field: story}\nmetric:"), ["got story, expected one of premise, hypothesis"]),
-        (("name: accuracy", "name: meteor"), ["mine.yaml:10", "meteor"]),
+        (("name: accuracy", "name: meteor"), ["mine.yaml:11", "meteor"]),
         (("name: accuracy", "name: accuracy, also: [f1, bertscore]"), ["bertscore"]),
         (("metric:", "demonstrations: dev\nmetric:"), ["got dev, expected a role of splits"]),
         (("metric:", "lang: en\nmetric:"), ["lang", "did you mean"]),

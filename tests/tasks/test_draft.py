@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ def read_back(rows: list[dict[str, Any]], folder: Path) -> tuple[dict[str, Any],
     examples = [
         example for role in card.splits for example in open_examples(card, role, card_path=path, cache=folder / "cache")
     ]
+    examples.sort(key=lambda example: example.row)
     template = TemplateCollection("flan").templates_for(card)[0]
     for example in examples:
         prompt = render(example, template)
@@ -52,7 +55,7 @@ def test_classes(tmp_path: Path) -> None:
     assert card["fields"] == {"text": "text"}
     assert card["answer"]["class_names"] == ["bad", "very_good"]
     assert card["metric"]["name"] == "accuracy"
-    assert card["splits"] == {"train": "rows[:-5]", "validation": "rows[-5:]"}
+    assert (card["splits"], card["validation_share"]) == ({"train": "rows"}, 0.05)
     assert [example.answers[0] for example in examples[:2]] == ["very good", "bad"]
     assert "long" not in card
 
@@ -190,8 +193,9 @@ def test_unused_columns_are_reported() -> None:
         for index in range(30)
     ]
     notes = "\n".join(draft_mine(rows).notes)
-    for word in ("uid: row id", "same: same value", "meta: nested", "rare: blank in 29 of 30 rows"):
+    for word in ("uid: row id", "same: same value", "meta: nested"):
         assert f"not used: {word}" in notes
+    assert "rare: optional, blank in 29 of 30 rows" in notes
     assert "replace the numbers by words" in notes
 
 
@@ -201,8 +205,46 @@ def test_a_field_that_is_sometimes_blank(tmp_path: Path) -> None:
     ]
     rows[4]["context"], rows[5]["context"] = "", None
     del rows[6]["context"]
-    _, examples = read_back(rows, tmp_path)
-    assert len(examples) == 37
+    card, examples = read_back(rows, tmp_path)
+    assert card["optional_fields"] == ["context"]
+    assert "row_filter" not in card
+    template = TemplateCollection("flan").templates_for(Cards([tmp_path / "cards"])["mine"])[0]
+    prompts = [render(example, template).input for example in examples]
+    assert prompts[4:8] == [
+        *(f"Text: t {index}\n\nOPTIONS:\n- a\n- b".replace("\n\n", "\n") for index in (4, 5, 6)),
+        "Text: t 7\nContext: c 7\nOPTIONS:\n- a\n- b",
+    ]
+
+
+def test_a_row_needs_one_of_its_fields(tmp_path: Path) -> None:
+    rows = [{"a": "x" * (n % 3 == 0), "b": f"b {n}" * (n % 3 == 1), "label": "uv"[n % 2]} for n in range(60)]
+    card, examples = read_back(rows, tmp_path)
+    assert card["optional_fields"] == ["a", "b"]
+    assert len(examples) == 40
+
+
+UUIDS = [str(uuid.UUID(int=n * 2**121 // 41 + 2**100)) for n in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("values", "is_left_out"),
+    [
+        (UUIDS, True),
+        ([hashlib.sha1(str(n).encode()).hexdigest() for n in range(40)], True),
+        ([f"train-{n:05}" for n in range(40)], True),
+        ([str(n) for n in range(7, 47)], True),
+        ([f"word{chr(97 + n % 26)}{chr(97 + n // 26)}" for n in range(40)], False),
+        ([f"12.{n + 3}" for n in reversed(range(40))], False),
+        (UUIDS[:20] * 2, False),
+        ([f"Room {n}" for n in range(40)], False),
+    ],
+    ids=["uuid", "sha1", "numbered", "row number", "words", "numbers", "repeated", "with spaces"],
+)
+def test_identifiers_are_left_out(values: list[str], is_left_out: bool) -> None:
+    rows = [{"key": key, "text": f"t {n} is fine", "label": "ab"[n % 2]} for n, key in enumerate(values)]
+    drafted = draft_mine(rows)
+    assert ("key" not in yaml.safe_load(drafted.card)["fields"]) == is_left_out
+    assert any("not used: key" in note and values[0] in note for note in drafted.notes) == is_left_out
 
 
 @pytest.mark.parametrize("rows", [1, 2, 9])

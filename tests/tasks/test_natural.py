@@ -165,10 +165,10 @@ def test_a_wrong_instance_is_named_with_its_line(tmp_path: Path) -> None:
     ("text", "why"),
     [
         ("{", "not valid JSON"),
-        ("[1]", "missing: Definition"),
+        ("[1]", "the columns input and target; messages"),
         ('{"Definition": ["x"]}', "missing: Instances"),
         ('{"Definition": ["x"], "Instances": {"a": 1}}', "Instances is not a list"),
-        ("[" * 100_000, "not valid JSON"),
+        ("[" * 100_000, "recursion"),
     ],
 )
 def test_a_file_that_is_not_a_task_is_an_error(tmp_path: Path, text: str, why: str) -> None:
@@ -193,18 +193,20 @@ def test_pairs(tmp_path: Path, ending: str) -> None:
     path.write_bytes(packed[ending])
     card = card_of(path)
     assert (card.name, card.cluster, card.metric.name) == ("my_sums", "misc", "exact_match")
-    assert card.splits == {"train": "rows[:-3]", "validation": "rows[-3:]"}
-    opened = open_examples(card, "validation", card_path=path, cache=tmp_path / "cache")
-    examples = list(opened)
-    assert examples[-1].answers == ("2", "two")
-    prompt = render(examples[0], TemplateCollection("flan").templates_for(card)[0])
-    assert (prompt.input, prompt.target) == ("27+1", "28")
+    assert card.splits == {"train": "rows", "validation": "rows"}
+    train, validation = (
+        list(open_examples(card, role, card_path=path, cache=tmp_path / "cache")) for role in ("train", "validation")
+    )
+    assert sorted(example.row for example in [*train, *validation]) == list(range(30))
+    assert all(example.answers == ("2", "two") for example in [*train, *validation] if example.row == 29)
+    prompt = render(train[1], TemplateCollection("flan").templates_for(card)[0])
+    assert (prompt.input, prompt.target) == (f"{train[1].row}+1", str(train[1].row + 1))
 
 
 def test_pairs_are_scored_with_their_signs(tmp_path: Path) -> None:
     path = tmp_path / "signs.jsonl"
     path.write_text("".join(json.dumps({"input": f"{n}", "target": "+-"[n % 2]}) + "\n" for n in range(20)))
-    card = card_of(path)
+    card = card_of(path).model_copy(update={"validation_share": 0})
     examples = list(open_examples(card, "train", card_path=path, cache=tmp_path / "cache"))
     assert metric_value(card.metric.name, ["-"] * len(examples), examples).value == 50
     assert metric_value(card.metric.name, [example.answers[0] for example in examples], examples).value == 100
@@ -213,11 +215,10 @@ def test_pairs_are_scored_with_their_signs(tmp_path: Path) -> None:
 def test_targets_that_are_numbers_are_scored_as_numbers(tmp_path: Path) -> None:
     path = tmp_path / "sums.jsonl"
     path.write_text('{"input": "1", "target": 3.0}\n{"input": "2", "target": -30}\n{"input": "3", "target": 1.5}\n')
-    card = card_of(path)
+    card = card_of(path).model_copy(update={"validation_share": 0})
     examples = list(open_examples(card, "train", card_path=path, cache=tmp_path / "cache"))
-    assert len(examples) == 2
-    assert metric_value(card.metric.name, ["3", "-30"], examples).value == 100
-    assert metric_value(card.metric.name, ["30", "30"], examples).value == 0
+    assert metric_value(card.metric.name, ["3", "-30", "1.5"], examples).value == 100
+    assert metric_value(card.metric.name, ["30", "30", "30"], examples).value == 0
 
 
 @pytest.mark.parametrize(
@@ -241,8 +242,8 @@ def test_lines_without_input_and_target_are_an_error(tmp_path: Path, data: bytes
 def test_a_damaged_file_of_pairs(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"input": "a", "target": "b"}\n' * 100)[:-12])
-    with pytest.raises(MetalmError, match="cannot read"):
-        card_of(path)
+    with pytest.raises(MetalmError, match="damaged or truncated"):
+        open_examples(card_of(path), "train", card_path=path, cache=tmp_path / "cache")
 
 
 def test_real_tasks(data_root: Path) -> None:

@@ -12,7 +12,7 @@ from metalm_cli.data.examples.open_examples import open_examples
 from metalm_cli.errors import MetalmError
 from metalm_cli.sessions import Causal, Docked
 from metalm_cli.tasks import Card, Example
-from metalm_cli.tasks.input_target_jsonl import input_target_card
+from metalm_cli.tasks.record_files import record_file_card
 from metalm_cli.templates import Template, TemplateCollection, prompt_to_session, render
 from metalm_cli.templates.lint.linter import lint_file
 from metalm_cli.templates.template import TemplateFile
@@ -34,7 +34,7 @@ def test_blank_lines_of_a_template_are_tidied_and_those_of_a_field_stay() -> Non
 
 def pairs_of(folder: Path, rows: list[Any]) -> tuple[Card, list[Example]]:
     path = write_rows(folder / "pairs.jsonl", [*rows, *({"input": f"q{number}", "target": "x"} for number in range(9))])
-    card = input_target_card(path)
+    card = record_file_card(path)
     examples = open_examples(card, "train", cache=folder / "cache")
     return card, list(examples)[: len(rows)]
 

@@ -1,4 +1,4 @@
-"""Reading of JSONL files, plain or compressed with gzip or zstd."""
+"""Reading of JSONL files, plain or compressed with gzip or zstd, and of JSON files that hold a list of records."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import gzip
 import json
 import zlib
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import zstandard
 
-from metalm_cli.common.paths import check_regular
+from metalm_cli.common.paths import check_regular, read_regular
 from metalm_cli.errors import MetalmError
 
 JSONL_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
@@ -23,6 +24,9 @@ COMPRESSED_BYTES = 1 << 13
 MAX_LINE_BYTES = 1 << 28
 """Maximum bytes of a line."""
 MAX_BLANK_LINE_BYTES = 8
+MAX_ARRAY_BYTES = 1 << 30
+"""Maximum bytes of a file with a list of records, which is held in memory."""
+START_BYTES = 1 << 12
 
 
 def read_chunks(path: Path) -> Iterator[bytes]:
@@ -215,3 +219,48 @@ def file_format_remedy(start: bytes) -> str:
     if start.lstrip()[:1] == b"[":
         return "write one object per line; jq -c '.[]' FILE converts a JSON array"
     return ""
+
+
+def is_json_array(path: Path) -> bool:
+    """Whether a JSON file begins with a list.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    check_regular(path)
+    with path.open("rb") as file:
+        return file.read(START_BYTES).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
+
+
+def read_json_array(path: Path) -> list[Any]:
+    """Read a JSON file with a list of records, with the exact texts of its values.
+
+    Raises:
+        MetalmError: The file cannot be read, is larger than 1 GiB, or is not a JSON list.
+    """
+    try:
+        stat = path.stat()
+        if stat.st_size > MAX_ARRAY_BYTES:
+            raise MetalmError(
+                "a JSON file is too large to be held in memory",
+                where=str(path),
+                why=f"it has {stat.st_size:,} bytes; the limit is {MAX_ARRAY_BYTES:,}",
+                remedy="write one record per line: jq -c '.[]' FILE > FILE.jsonl",
+            )
+        return _read_version(path, stat.st_mtime_ns, stat.st_size)
+    except OSError as error:
+        raise unreadable_file(path, error) from error
+
+
+@lru_cache(maxsize=4)
+def _read_version(path: Path, _modified: int, _size: int) -> list[Any]:
+    """Read a file; cached until it changes."""
+    try:
+        records = parse_json_exactly(read_regular(path).removeprefix(b"\xef\xbb\xbf"))
+    except (ValueError, RecursionError) as error:
+        raise MetalmError(
+            "a JSON file cannot be read", where=str(path), why=str(error), remedy="repair the file, or write it again"
+        ) from error
+    if not isinstance(records, list):
+        raise MetalmError("a JSON file is not a list of records", where=str(path), why=f"got {type(records).__name__}")
+    return records

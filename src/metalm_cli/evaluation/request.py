@@ -11,10 +11,17 @@ from metalm_cli.common.slug import slug
 from metalm_cli.data.examples.truncation import EncoderLimit
 from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.resolve_settings import RECIPE_KEYS
-from metalm_cli.evaluation.select_tasks import TaskSelection, select_suite, select_tasks
+from metalm_cli.evaluation.select_tasks import (
+    TaskSelection,
+    cards_of_run,
+    files_of_cards,
+    select_suite,
+    select_tasks,
+)
 from metalm_cli.evaluation.settings import PROTOCOLS, EvaluationSettings
 from metalm_cli.evaluation.suites import Suite, load_suite
 from metalm_cli.evaluation.suites.settings import request_settings
+from metalm_cli.tasks.registry import card_name, is_path
 from metalm_cli.templates import PromptStyle
 from metalm_cli.templates.render import DemonstrationLayout, Route
 
@@ -140,6 +147,18 @@ class EvaluationRequest:
     def _is_open(self, name: str) -> bool:
         """Whether the request leaves a setting open."""
         return getattr(self, name) is None or (name == "protocol" and self.protocol == AUTO)
+
+    def with_cards_of_run(self, source: str) -> EvaluationRequest:
+        """Return the request with the cards that a run was trained with and that it names; its own take precedence.
+
+        Args:
+            source: The model, which has cards if it is a run folder, or a folder in one.
+        """
+        own = [*self.card_folders, *(Path(name) for name in self.tasks if is_path(name))]
+        known = {card_name(file) for path in own for file in files_of_cards(path)}
+        names = {name for name in self.tasks if not is_path(name)} - known
+        found = cards_of_run(source, names) if names else []
+        return replace(self, card_folders=(*self.card_folders, *found)) if found else self
 
     def select(self) -> TaskSelection:
         """Select the tasks.

@@ -156,6 +156,7 @@ def evaluate(
     settings |= {"protocol": protocol, "split": split, "limit": limit, "seed": seed, "suite": suite}
     try:
         request = _request(settings, tasks, cluster, cards, shots, templates, template)
+        request = request.with_cards_of_run(model.source if isinstance(model, LanguageModel) else str(model))
         run_settings = RunSettings(
             data_root=None if data_root is None else expand_user(data_root),
             offline=offline,

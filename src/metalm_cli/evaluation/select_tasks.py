@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from metalm_cli.common.paths import expand_user
 from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.suites import Suite, SuiteSelection, select_suite_tasks
+from metalm_cli.runs.folder import RunFolder
+from metalm_cli.runs.resume_check import read_recipe
 from metalm_cli.tasks import CLUSTERS, Card, Cards
 from metalm_cli.tasks.registry import GROUP_NAMES, card_files, card_name, is_path
+
+LEVELS_BELOW_RUN = 3
+"""Levels of folders below a run in which a model is: ``checkpoints/step-100/model``."""
 
 
 @dataclass(frozen=True)
@@ -88,3 +94,37 @@ def select_cards(cards: Cards, tasks: Sequence[str], clusters: Sequence[str], al
     if not selected:
         raise MetalmError(f"no task is in {', '.join(clusters)}", remedy="add --all-cards, or select tasks with --task")
     return selected
+
+
+def cards_of_run(source: str, names: Collection[str]) -> list[Path]:
+    """Files of the cards of some tasks that a run was trained with, as far as they exist.
+
+    The paths of its recipe are relative to the working directory, or to a folder above the run.
+
+    Args:
+        source: The model: a run folder, a folder in one, or anything else, which has no cards.
+        names: Names of the tasks.
+    """
+    model = expand_user(source)
+    folders = [model, *model.absolute().parents[:LEVELS_BELOW_RUN]] if model.is_dir() else []
+    run = next((folder for folder in folders if (folder / "recipe.yaml").is_file()), None)
+    record = read_recipe(RunFolder(run)) if run is not None else None
+    data = record.get("data") if record is not None else None
+    if run is None or not isinstance(data, dict):
+        return []
+    card_folders, tasks = (list(map(str, data.get(key) or ())) for key in ("cards", "tasks"))
+    bases = [Path.cwd(), *run.absolute().parents]
+    cards: dict[str, Path] = {}
+    for name in (*card_folders, *(task for task in tasks if is_path(task))):
+        path = next((base / expand_user(name) for base in bases if (base / expand_user(name)).exists()), None)
+        for file in files_of_cards(path) if path is not None else ():
+            cards.setdefault(card_name(file), file)
+    return [file for name, file in cards.items() if name in names]
+
+
+def files_of_cards(path: Path) -> list[Path]:
+    """Task files of a path; none if it has none."""
+    try:
+        return card_files(path)
+    except MetalmError:
+        return []

@@ -265,7 +265,9 @@ def compared_texts(example: Example) -> list[str]:
 
 def content_hash(examples: Examples) -> str:
     """Hash of the content of a split, independent of the location of its files."""
-    split = [examples.split.name, examples.split.first, examples.split.last]
+    split: list[object] = [examples.split.name, examples.split.first, examples.split.last]
+    if examples.card.shares_validation:
+        split += [examples.role, examples.card.validation_share]
     parts: list[object] = [split, [file.sha256 for file in examples.files], examples.revision]
     if examples.revision is not None:
         parts.append(examples.location)

@@ -11,7 +11,6 @@ from jinja2 import TemplateError
 from pydantic import Field, field_validator, model_validator
 
 from metalm_cli.common import registry
-from metalm_cli.common.jsonl_files import JSONL_SUFFIXES
 from metalm_cli.config.schema.base import InconsistentValues, Section
 from metalm_cli.tasks.expressions import names_in
 
@@ -28,6 +27,10 @@ CLUSTERS = (
     "summarization",
 )
 """Ids of the paper's ten clusters; published, so they must not change."""
+
+COMPLETE_PROMPTS = Path(__file__).parent / "complete_prompts.yaml"
+"""Template file of rows that hold complete inputs and targets."""
+DEFAULT_VALIDATION_SHARE = 0.05
 
 SPLIT_PATTERN = re.compile(r"(?P<name>[A-Za-z0-9_][\w.-]*)(\[(?P<first>-?\d+)?:(?P<last>-?\d+)?\])?\Z")
 
@@ -217,7 +220,11 @@ class Card(Section):
         default="train_and_eval", description="Whether the task may be used for training, or only for evaluation."
     )
     hub: HubDataset | None = Field(default=None, description="Data set on the Hugging Face hub.")
-    file: str | None = Field(default=None, description="JSONL or CSV file; relative paths start at the card's folder.")
+    file: str | None = Field(
+        default=None,
+        description="JSONL, JSON, CSV, TSV, Parquet or text file, or a folder of save_to_disk; relative paths start "
+        "at the card's folder.",
+    )
     world: str | None = Field(default=None, description="Name of a task of the embedded miniature world.")
     local: LocalDataset | None = Field(
         default=None, description="Name and splits of the local copy below --data-root, if they differ from the hub's."
@@ -225,11 +232,23 @@ class Card(Section):
     splits: dict[str, str] = Field(
         description="Split of each role (train, validation, test, ...), optionally with a slice, such as train[:-200]."
     )
+    validation_share: float = Field(
+        default=DEFAULT_VALIDATION_SHARE,
+        ge=0,
+        lt=1,
+        description="Share of the training rows that validate instead, if validation names the same rows as train, or "
+        "if a file has no other split than train; chosen by a hash of the input. 0: none.",
+    )
     row_filter: Expression | None = Field(
         default=None, description="Expression that must be true; other rows are left out."
     )
     fields: dict[str, str] = Field(
         description="Fields available to templates, each an expression over the columns of a row."
+    )
+    optional_fields: list[str] = Field(
+        default=[],
+        description="Fields that may be empty: a missing, null or blank value is an empty text. Templates write "
+        "{% if field %}.",
     )
     answer: AnswerSpec = Field(description="How to obtain the answer from a row.")
     long_inputs: LongInputs | None = Field(
@@ -258,6 +277,10 @@ class Card(Section):
         reserved = {"answer", "options", "choices", "rationale", "fields", "task", "demonstrations"} & set(self.fields)
         if reserved:
             raise InconsistentValues(f"reserved field name: {', '.join(sorted(reserved))}", key="fields")
+        if unknown := [name for name in self.optional_fields if name not in self.fields]:
+            raise InconsistentValues(
+                f"got {unknown[0]}, expected fields of the card: {', '.join(self.fields)}", key="optional_fields"
+            )
         if self.long_inputs is not None and self.long_inputs.field not in self.fields:
             known = ", ".join(self.fields)
             raise InconsistentValues(f"got {self.long_inputs.field}, expected one of {known}", key="long_inputs.field")
@@ -283,7 +306,18 @@ class Card(Section):
     @property
     def is_verbatim(self) -> bool:
         """Whether rows hold complete inputs and targets, whose texts are used exactly as they are."""
-        return self.templates is not None and self.templates.endswith(JSONL_SUFFIXES)
+        return self.templates == str(COMPLETE_PROMPTS)
+
+    @property
+    def shares_validation(self) -> bool:
+        """Whether training and validation share the same rows, of which ``validation_share`` are for validation."""
+        return bool(self.validation_share) and self.splits.get("train", "") == self.splits.get("validation")
+
+    @property
+    def keys_without_effect(self) -> set[str]:
+        """Keys that fingerprints leave out, because the card does not use them."""
+        keys = {"validation_share": self.shares_validation, "optional_fields": bool(self.optional_fields)}
+        return {key for key, has_effect in keys.items() if not has_effect}
 
     @property
     def columns(self) -> set[str]:

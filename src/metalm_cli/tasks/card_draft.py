@@ -12,14 +12,11 @@ from typing import Any
 from metalm_cli.common.languages import guess_language
 from metalm_cli.common.slug import slug
 from metalm_cli.errors import MetalmError
+from metalm_cli.tasks.card import DEFAULT_VALIDATION_SHARE
 from metalm_cli.tasks.column_types import ID_COLUMNS, MAX_CLASS_LENGTH, Column, is_name, summarize_columns
 
 LONG_FIELD_LENGTH = 200
 """A field with texts longer than this becomes the card's truncatable field."""
-MAX_VALIDATION_ROWS = 200
-"""Maximum number of rows at the end of the file that are used for validation; at most a tenth of the rows."""
-MAX_BLANK_SHARE = 0.2
-"""Columns that are blank in a larger share of the rows are not used as fields."""
 LABEL_COLUMNS = (
     "label",
     "labels",
@@ -112,8 +109,11 @@ def draft_card(rows: Sequence[Mapping[str, Any]], *, name: str, cluster: str, fi
     if not fields:
         raise _no_draft_error(columns, "an input beside the answer")
     notes += [f"language: {guess.language}, by the letters of the answers"] if guess.language else []
-    conditions = [column.not_blank_expression for column in fields.values() if column.blank_rows]
-    conditions += [guess.row_filter] if guess.row_filter else []
+    optional = [name for name, column in fields.items() if column.blank_rows]
+    notes += [f"{name}: optional, blank in {fields[name].blank_rows:,} of {count:,} rows" for name in optional]
+    conditions = [guess.row_filter] if guess.row_filter else []
+    if len(optional) == len(fields):
+        conditions.append(f"({' or '.join(column.not_blank_expression for column in fields.values())})")
     notes += [f"row_filter: rows are left out unless {' and '.join(conditions)}"] if conditions else []
     longest = max(fields, key=lambda name: fields[name].max_length)
     long_field = longest if fields[longest].max_length > LONG_FIELD_LENGTH else None
@@ -315,12 +315,10 @@ def _select_fields(columns: Sequence[Column], row_count: int) -> tuple[dict[str,
     unused = []
     for column in columns:
         if column.is_id:
-            unused.append(f"{column.name}: row id")
+            unused.append(f"{column.name}: row id, such as {next(iter(column.value_counts), '')!s:.40}")
         elif not column.is_plain:
             unused.append(f"{column.name}: not text or numbers")
-        elif column.blank_rows > MAX_BLANK_SHARE * row_count:
-            unused.append(f"{column.name}: blank in {column.blank_rows:,} of {row_count:,} rows")
-        elif len(column.value_hashes) == 1 and row_count > 1:
+        elif len(column.value_hashes) == 1 and row_count > 1 and not column.blank_rows:
             unused.append(f"{column.name}: same value in every row")
         else:
             name = slug(column.name, "_")
@@ -340,21 +338,21 @@ def _card_yaml(
     row_filter: str,
     long_field: str | None,
 ) -> str:
-    validation_rows = min(MAX_VALIDATION_ROWS, row_count // 10) or min(1, row_count // 2)
-    train_split = f"rows[:-{validation_rows}]" if validation_rows else "rows"
+    share = DEFAULT_VALIDATION_SHARE if row_count > 1 else 0
     field_names = ", ".join(fields)
+    optional = [field for field, column in fields.items() if column.blank_rows]
     lines = [
         f"# Drafted from {_one_line(source)} ({row_count:,} rows). All entries are guesses: check them.",
         f"name: {name}",
         f"cluster: {cluster}",
         f"description: {_quote(f'What is the answer, given {field_names}?')}     # describe the task",
         f"file: {_quote(file)}",
-        "splits:     # the last rows are for validation: if the file is sorted, shuffle it first",
-        f"  train: {_quote(train_split)}",
-        *([f"  validation: {_quote(f'rows[-{validation_rows}:]')}"] if validation_rows else []),
+        "splits: {train: rows}",
+        f"validation_share: {share}     # the share of the rows that validates, chosen by a hash of the fields",
         *([f"row_filter: {_quote(row_filter)}     # other rows are left out"] if row_filter else []),
         "fields:",
         *(f"  {field}: {_quote(column.expression)}" for field, column in fields.items()),
+        *([f"optional_fields: [{', '.join(optional)}]     # blank in some rows"] if optional else []),
         f"answer:     # {_one_line(guess.note)}",
         *guess.lines,
         *(
@@ -372,15 +370,17 @@ def _card_yaml(
 
 
 def _templates_yaml(fields: Mapping[str, Column], has_options: bool, source: str) -> str:
-    options = ["      {{ options }}"] if has_options else []
     labels = {name: _one_line(name.replace("_", " ").capitalize()) for name in fields}
+    texts = [f"{label}: {{{{ {name} }}}}\n" for name, label in labels.items()]
+    columns = zip(texts, fields.items(), strict=True)
+    texts = [f"{{% if {name} %}}{text}{{% endif %}}" if column.blank_rows else text for text, (name, column) in columns]
+    text = "".join([*texts, "{{ options }}" if has_options else ""])
     lines = [
         f"# Drafted from {_one_line(source)}: describe the task in words, and add templates of your own.",
         "templates:",
         "  - name: fields",
         "    input: |-",
-        *(f"      {label}: {{{{ {name} }}}}" for name, label in labels.items()),
-        *options,
+        *(f"      {line}" for line in text.rstrip("\n").split("\n")),
     ]
     return "\n".join(lines) + "\n"
 

@@ -23,6 +23,10 @@ INDEX_NAME = re.compile(r"(unnamed(: \d+)?)?", re.IGNORECASE)
 """Names that pandas gives to the column of row numbers."""
 ID_COLUMNS = ("id", "idx", "uid", "guid", "uuid", "index", "qid", "pairid", "row_id")
 
+NUMBER = re.compile(r"\d+")
+CODE = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[\w-]{16,}")
+"""UUIDs and hashes: long, with digits and letters, without spaces."""
+
 Kind = Literal["text", "number", "bool", "list", "other"]
 
 
@@ -41,6 +45,8 @@ class Column:
         value_hashes: Hashes of all distinct values.
         min_items: Items of the shortest list.
         last_number: Whole number in the last row that was added; None if a value does not follow the one before it.
+        all_codes: Whether every value looks like a UUID or a hash.
+        shape: The values with each number replaced by 0, if that is one text with letters and no spaces; else empty.
     """
 
     name: str
@@ -53,6 +59,8 @@ class Column:
     value_hashes: set[int] = field(default_factory=set)
     min_items: int = 0
     last_number: int | None = None
+    all_codes: bool = True
+    shape: str = ""
 
     def add(self, value: Any) -> None:
         """Add a value to the statistics."""
@@ -68,6 +76,9 @@ class Column:
         follows = number is not None and (not self.value_hashes or self.last_number == number - 1)
         self.last_number = number if follows else None
         self.max_length = max(self.max_length, len(text))
+        self.all_codes &= kind == "text" and CODE.fullmatch(text) is not None
+        shape = NUMBER.sub("0", text) if self.all_codes or len(text) <= MAX_CLASS_LENGTH else ""
+        self.shape = shape if not self.value_hashes or shape == self.shape else ""
         self.value_hashes.add(hash(text))
         if kind == "list":
             self.min_items = min(self.min_items or len(value), len(value))
@@ -105,12 +116,13 @@ class Column:
 
     @property
     def is_id(self) -> bool:
-        """Whether the column is a row id."""
+        """Whether the column is a row id: a row number, a numbered name, a UUID or a hash, different in every row."""
         is_counted = self.kinds == {"number"} or self.last_number is not None
+        is_numbered = re.fullmatch(r"[^\s\d]*[A-Za-z][^\s\d]*0\S*", self.shape) is not None
         return (
             self.name.lower() in ID_COLUMNS
             or INDEX_NAME.fullmatch(self.name) is not None
-            or (is_counted and len(self.value_hashes) == self.rows > MAX_CLASSES)
+            or ((is_counted or is_numbered or self.all_codes) and len(self.value_hashes) == self.rows > MAX_CLASSES)
         )
 
     def is_label(self, row_count: int) -> bool:

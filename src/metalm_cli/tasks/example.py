@@ -87,10 +87,7 @@ class ExampleMaker:
         """
         if not self.includes(row, where):
             return None
-        fields = {
-            name: self._string(self._evaluate(expression, row, f"fields.{name}", where), f"fields.{name}", where)
-            for name, expression in self._fields.items()
-        }
+        fields = {name: self._field(name, expression, row, where) for name, expression in self._fields.items()}
         answers, options, label = self._answer(row, where)
         rationale = ""
         if self._rationale is not None:
@@ -150,6 +147,18 @@ class ExampleMaker:
         elif isinstance(value, bool):
             hint = "; a boolean is a class that is named true or false, or yes or no"
         raise self._row_error(where, f"answer.label: got {value!r}, expected {ids}one of {', '.join(names)}{hint}")
+
+    def _field(self, name: str, expression: Callable[[Any], Any], row: Any, where: LocateRow) -> str:
+        key = f"fields.{name}"
+        if name not in self.card.optional_fields:
+            return self._string(self._evaluate(expression, row, key, where), key, where)
+        try:
+            value = expression(row)
+        except UndefinedError:
+            return ""
+        except TemplateError:
+            value = self._evaluate(expression, row, key, where)
+        return "" if value is None or (isinstance(value, str) and is_blank(value)) else self._string(value, key, where)
 
     def _evaluate(self, expression: Callable[[Any], Any], row: Any, key: str, where: LocateRow) -> Any:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from metalm_cli.common.paths import expand_user
 from metalm_cli.common.registry import did_you_mean
@@ -14,8 +15,8 @@ from metalm_cli.config.yaml_records import read_record
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks.card import CLUSTERS, Card
 from metalm_cli.tasks.derived_card import DerivedCard
-from metalm_cli.tasks.input_target_jsonl import input_target_card
 from metalm_cli.tasks.natural_instructions import INPUT_TARGET_SUFFIXES, natural_instructions_card, task_name
+from metalm_cli.tasks.record_files import has_records, record_file_card
 
 SHIPPED_FOLDER = Path(__file__).parent
 GROUP_NAMES = ("core", "non_core", "world", "lexical", "all")
@@ -35,7 +36,7 @@ def is_path(name: str) -> bool:
 
 
 def card_files(path: Path) -> list[Path]:
-    """Return the task files of a path: a card, Natural Instructions task or JSON lines file, or all of a folder.
+    """Return the task files of a path: a card, Natural Instructions task or file of records, or all of a folder.
 
     In a folder, these are cards (``*.yaml``, except in ``templates/``) and Natural Instructions tasks (``task*.json``).
 
@@ -55,13 +56,16 @@ def card_files(path: Path) -> list[Path]:
         files = [*sorted(cards), *sorted(path.rglob("task*.json"))]
     if not files:
         why = (
-            "the file is not a card, Natural Instructions task or JSON lines file" if path.exists() else "no such file"
+            "the file is not a card, Natural Instructions task, JSON or JSON lines file"
+            if path.exists()
+            else "no such file"
         )
         raise MetalmError(
             "no task cards found",
             where=display(path),
             why="the folder contains no .yaml and no task*.json" if path.is_dir() else why,
-            remedy="give a card or a folder of cards; metalm tasks new FILE drafts a card from a data file",
+            remedy="give a card or a folder of cards; metalm tasks new FILE drafts a card from a data file"
+            + ("" if path.exists() else f"; a hub data set needs a card with hub: {{id: {path}}}"),
         )
     return files
 
@@ -87,10 +91,10 @@ def read_card(path: Path) -> Card:
 @lru_cache(maxsize=4096)
 def _read_card_version(path: Path, stamp: tuple[int, int] | None) -> Card:
     """Read a card; cached until its file changes."""
+    if path.name.endswith(INPUT_TARGET_SUFFIXES) or (path.suffix == ".json" and has_records(path)):
+        return record_file_card(path)
     if path.suffix == ".json":
         return natural_instructions_card(path)
-    if path.name.endswith(INPUT_TARGET_SUFFIXES):
-        return input_target_card(path)
     card = read_record(path, Card, "task card")
     if card.name != path.stem:
         raise MetalmError(
@@ -100,8 +104,12 @@ def _read_card_version(path: Path, stamp: tuple[int, int] | None) -> Card:
         )
     if path.is_relative_to(SHIPPED_FOLDER) and card.cluster != path.parent.name:
         raise MetalmError(f"task card {card.name} of cluster {card.cluster} is in the folder {path.parent.name}/")
-    bundled = card.bundled_templates
-    return card if bundled is None else card.model_copy(update={"templates": str(path.parent / bundled)})
+    updates: dict[str, Any] = {}
+    if card.bundled_templates is not None:
+        updates["templates"] = str(path.parent / card.bundled_templates)
+    if card.file is not None and set(card.splits) == {"train"} and card.validation_share:
+        updates["splits"] = {**card.splits, "validation": card.splits["train"]}
+    return card.model_copy(update=updates) if updates else card
 
 
 class Cards:

@@ -16,6 +16,7 @@ from metalm_cli.templates.template import (
     TemplateCollection,
     TemplateFile,
     collection_names,
+    is_template_file,
     read_templates,
 )
 
@@ -28,6 +29,7 @@ __all__ = [
     "TemplateCollection",
     "TemplateFile",
     "collection_names",
+    "is_template_file",
     "options_block",
     "prompt_to_session",
     "read_templates",

@@ -12,9 +12,9 @@ from pydantic import Field, field_validator, model_validator
 from metalm_cli.common.paths import expand_user, read_regular
 from metalm_cli.config.locate import display, shipped_root
 from metalm_cli.config.schema.base import InconsistentValues, Section
-from metalm_cli.config.yaml_records import read_record
+from metalm_cli.config.yaml_records import read_node, read_record
 from metalm_cli.errors import MetalmError, NoTemplatesError
-from metalm_cli.tasks import INPUT_TARGET_SUFFIXES, Card
+from metalm_cli.tasks import Card
 from metalm_cli.tasks.expressions import names_in
 from metalm_cli.templates.lint.rules import RULES
 
@@ -138,17 +138,26 @@ def read_templates(path: Path) -> TemplateFile:
     """Read a template file, or the templates of a task file that defines them itself.
 
     Args:
-        path: YAML; a Natural Instructions task (JSON), whose definition becomes templates; or JSON lines of
-            ``{input, target}``, whose inputs are complete prompts.
+        path: YAML, or a Natural Instructions task (JSON), whose definition becomes templates.
 
     Raises:
         MetalmError: The file cannot be read or is invalid.
     """
     if path.suffix == ".json":
         return _definition_templates(path)
-    if path.name.endswith(INPUT_TARGET_SUFFIXES):
-        return TemplateFile(templates=[Template(name="input", input="{{ input }}")])
     return read_record(path, TemplateFile, "template file")
+
+
+def is_template_file(path: Path) -> bool:
+    """Whether a YAML file holds templates rather than a task card, whose ``templates`` is a name.
+
+    Raises:
+        MetalmError: The file is YAML and cannot be read.
+    """
+    if path.suffix not in (".yaml", ".yml") or not path.is_file():
+        return False
+    templates = read_node(path, "template file").value.get("templates")
+    return templates is not None and isinstance(templates.value, list)
 
 
 def _definition_templates(path: Path) -> TemplateFile:

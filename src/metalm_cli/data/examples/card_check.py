@@ -158,12 +158,25 @@ def _check_split(
         check.answer_classes.add(example, examples.card)
         if example.label is not None:
             check.label_counts[option_name(example, examples.card)] += 1
+    for name in examples.card.optional_fields if any(lengths[ANSWER]) else ():
+        if not any(lengths[name]):
+            check.problems.append(_empty_field_error(name, examples))
+            check.wrong_rows += 1
     check.lengths = {name: FieldLengths.of(counts) for name, counts in lengths.items() if counts}
     if not check.lengths and not check.problems:
         remedy = "correct `row_filter` of the card"
         check.problems.append(MetalmError("the card excludes every row", where=examples.location, remedy=remedy))
         check.wrong_rows += 1
     return check
+
+
+def _empty_field_error(name: str, examples: Examples) -> MetalmError:
+    return MetalmError(
+        f"the optional field {name} is empty in every row",
+        where=examples.location,
+        why=f"it reads {examples.card.fields[name]}",
+        remedy="correct the column in `fields` of the card, or remove the field",
+    )
 
 
 def unseen_classes(split: SplitCheck, class_names: Iterable[str]) -> list[str]:

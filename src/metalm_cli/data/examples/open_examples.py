@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,10 +11,13 @@ from metalm_cli.common.cache import cache_folder
 from metalm_cli.common.jsonl_files import parse_json_exactly
 from metalm_cli.common.paths import expand_user
 from metalm_cli.config.schema.data import DocumentSource
+from metalm_cli.data.examples.validation_share import validation_rows, without
+from metalm_cli.data.sources.arrow_tables import DatasetRows
 from metalm_cli.data.sources.base import RandomAccessRows
+from metalm_cli.data.sources.file_tables import open_table
 from metalm_cli.data.sources.jsonl import JsonlTable, prepare
 from metalm_cli.data.sources.locate import FileFacts, data_folder, local_files
-from metalm_cli.data.sources.row_tables import CsvRows, MiniworldExampleRows, NaturalInstructionsRows
+from metalm_cli.data.sources.row_tables import MiniworldExampleRows
 from metalm_cli.data.sources.usable_rows import UsableRows, find_usable_rows
 from metalm_cli.errors import MetalmError, RowsUnavailableError
 from metalm_cli.tasks import Card, Example, ExampleMaker, Split
@@ -38,6 +40,7 @@ class Examples:
         revision: Commit of a hub data set.
         files: Files of the split.
         label_ids: Whether integers in the label column are class ids, as the data set declares.
+        cache: Folder of the cache, which holds the rows that a card gives up for validation.
     """
 
     def __init__(
@@ -50,11 +53,16 @@ class Examples:
         revision: str | None = None,
         files: tuple[FileFacts, ...] = (),
         label_ids: bool = False,
+        cache: Path | None = None,
     ) -> None:
         self.card, self.role, self.table, self.split = card, role, table, split
         self.location, self.revision, self.files = location, revision, files
         self.make_example = ExampleMaker(card, label_ids)
-        self._row_indices = split.rows(table.rows)
+        self._row_indices: Sequence[int] = split.rows(table.rows)
+        if card.shares_validation and role in ("train", "validation"):
+            rows = split.rows(table.rows)
+            validation = validation_rows(self.make_example, table, rows, self._identity("share"), cache_folder(cache))
+            self._row_indices = validation if role == "validation" else without(rows, validation)
 
     def __len__(self) -> int:
         return len(self._row_indices)
@@ -89,22 +97,23 @@ class Examples:
             return UsableRows.every(len(rows))
 
         def reasons() -> Iterator[tuple[str, int]]:
-            for row, columns in zip(rows, self.table.scan(rows), strict=True):
+            columns_of_rows = self.table.scan(rows) if isinstance(rows, range) else map(self.table.load, rows)
+            for row, columns in zip(rows, columns_of_rows, strict=True):
                 included = self.make_example.includes(columns, partial(self.table.where, row))
                 yield "" if included else FILTERED, 0
 
+        return find_usable_rows(reasons(), len(rows), self._identity(row_filter), cache_folder(cache))
+
+    def _identity(self, purpose: str) -> list[object] | None:
+        """What determines which rows are used, for a purpose; None if the content of the rows is not known."""
         content = self.table.identity or [file.sha256 for file in self.files] or None
-        identity = None
-        if content is not None:
-            identity = [
-                type(self.table).__name__,
-                self.table.rows,
-                content,
-                self.split.first,
-                self.split.last,
-                row_filter,
-            ]
-        return find_usable_rows(reasons(), len(rows), identity, cache_folder(cache))
+        if content is None:
+            return None
+        identity = [type(self.table).__name__, self.table.rows, content, self.split.first, self.split.last, purpose]
+        if self.card.shares_validation:
+            identity += [self.role if purpose != "share" else "", self.card.validation_share, self.card.row_filter]
+            identity += [self.card.fields]
+        return identity
 
     def where(self, index: int) -> str:
         """Location of a row of the slice, such as ``file:line``."""
@@ -143,6 +152,13 @@ def open_examples(
             remedy="choose one of these splits",
         )
     examples = _open_split(card, role, local_split or split, split or local_split, root, cache, offline, card_path)
+    if not len(examples) and card.shares_validation and examples.split.rows(examples.table.rows):
+        raise RowsUnavailableError(
+            f"{card.name} has too few rows for a validation split",
+            where=examples.location,
+            why="rows of at least two different inputs are needed to give up a share for validation",
+            remedy="add rows, or train without validation: data.validation.examples=0",
+        )
     if not len(examples):
         raise MetalmError(f"the {role} split of {card.name} has no rows", where=examples.location)
     return examples
@@ -164,7 +180,7 @@ def is_available(card: Card, role: str, data_root: Path | None = None, card_path
     if card.world is not None:
         return split is not None
     if card.file is not None:
-        return split is not None and _card_file(card, card_path).is_file()
+        return split is not None and _card_file(card, card_path).exists()
     root = data_folder(data_root)
     if root is None or local_split is None:
         return False
@@ -189,7 +205,8 @@ def _open_split(
     assert local_split is not None
     assert split is not None
     if card.world is not None:
-        return Examples(card, role, MiniworldExampleRows(card.world, split.name), split, "the miniature world")
+        table: RandomAccessRows = MiniworldExampleRows(card.world, split.name)
+        return Examples(card, role, table, split, "the miniature world", cache=cache)
     if card.file is not None:
         return _open_file(card, role, _card_file(card, card_path), split, cache)
     if root is not None and (local := _find_local(card, local_split, split, root)):
@@ -198,8 +215,8 @@ def _open_split(
         prepared = [prepare(path, cache) for path in paths]
         facts = tuple(FileFacts(str(file.path), file.sha256, file.size) for file in prepared)
         table = JsonlTable(prepared, parse_json_exactly)
-        return Examples(card, role, table, split, str(paths[0]), None, facts, label_ids)
-    return _open_hub_split(card, role, split, offline, root)
+        return Examples(card, role, table, split, str(paths[0]), None, facts, label_ids, cache)
+    return _open_hub_split(card, role, split, offline, root, cache)
 
 
 def _find_local(card: Card, local_split: Split, split: Split, root: Path) -> tuple[list[Path], Split] | None:
@@ -218,21 +235,13 @@ def _split_files(card: Card, split: Split, root: Path) -> list[Path] | None:
 
 
 def _open_file(card: Card, role: str, path: Path, split: Split, cache: Path) -> Examples:
-    if path.suffix == ".csv":
-        return Examples(card, role, CsvRows(path), split, str(path), None, _file_facts(path))
-    if path.suffix == ".json":
-        return Examples(card, role, NaturalInstructionsRows(path), split, str(path), None, _file_facts(path))
-    prepared = prepare(path, cache)
-    facts = (FileFacts(str(path), prepared.sha256, prepared.size),)
-    return Examples(card, role, JsonlTable([prepared], parse_json_exactly), split, str(path), None, facts)
+    table, facts = open_table(path, cache, split.name)
+    names = table.class_names() if isinstance(table, DatasetRows) else {}
+    label_ids = _check_class_names(card, names, str(path))
+    return Examples(card, role, table, split, str(path), None, facts, label_ids, cache)
 
 
-def _file_facts(path: Path) -> tuple[FileFacts, ...]:
-    data = path.read_bytes()
-    return (FileFacts(str(path), hashlib.sha256(data).hexdigest(), len(data)),)
-
-
-def _open_hub_split(card: Card, role: str, split: Split, offline: bool, root: Path | None) -> Examples:
+def _open_hub_split(card: Card, role: str, split: Split, offline: bool, root: Path | None, cache: Path) -> Examples:
     from metalm_cli.data.sources.hub import HubTable, open_hub
 
     assert card.hub is not None, "a card has a hub, a file or a world"
@@ -259,7 +268,7 @@ def _open_hub_split(card: Card, role: str, split: Split, offline: bool, root: Pa
         ) from error
     assert isinstance(table, HubTable), "streaming is off"
     label_ids = _check_class_names(card, table.class_names(), card.hub.id)
-    return Examples(card, role, table, split, card.hub.id, revision, label_ids=label_ids)
+    return Examples(card, role, table, split, card.hub.id, revision, (), label_ids, cache)
 
 
 def _mirrored_class_names(path: Path) -> dict[str, list[str]]:

@@ -141,7 +141,13 @@ class TaskCorpus:
         parts: list[object] = [self.seed, fingerprint_json(self.options, {"workers", "validation", "row_packing"})]
         for task in self.tasks:
             files = [file.sha256 for file in task.examples.files]
-            parts += [fingerprint_json(task.card), task.row_count, task.rate, files, task.examples.revision]
+            parts += [
+                fingerprint_json(task.card, task.card.keys_without_effect),
+                task.row_count,
+                task.rate,
+                files,
+                task.examples.revision,
+            ]
             parts += [[fingerprint_json(template) for template in task.templates], list(task.rows.excluded)]
             if len(task.rows.usable) != task.rows.usable.rows:
                 parts += ["usable", len(task.rows.usable)]

@@ -13,7 +13,7 @@ from metalm_cli.data.examples.task_corpus import TaskCorpus, TrainingTask, train
 from metalm_cli.data.examples.training_rows import TrainingRows
 from metalm_cli.data.sampling.index_plan import key_of
 from metalm_cli.data.sources.usable_rows import UsableRows
-from metalm_cli.errors import MetalmError
+from metalm_cli.errors import MetalmError, RowsUnavailableError
 from metalm_cli.tasks import Card, Cards, is_path, leak_reason
 from metalm_cli.templates import TemplateCollection
 
@@ -189,7 +189,7 @@ def _missing_data_error(missing: dict[str, MetalmError], has_other_tasks: bool) 
 def validation_examples(
     corpus: TaskCorpus, *, data_root: Path | None = None, offline: bool = False, cache: Path | None = None
 ) -> dict[int, Examples]:
-    """Open the validation split of every task that has one, by index of the task.
+    """Open the validation split of every task that has one, by index of the task; a task of one row gives up none.
 
     Raises:
         MetalmError: The data of a validation split is missing.
@@ -197,7 +197,9 @@ def validation_examples(
     examples: dict[int, Examples] = {}
     options = corpus.options
     for index, task in enumerate(corpus.tasks):
-        if options.validation.examples and options.validation.role in task.card.splits:
+        if not options.validation.examples or options.validation.role not in task.card.splits:
+            continue
+        try:
             examples[index] = open_examples(
                 task.card,
                 options.validation.role,
@@ -206,4 +208,7 @@ def validation_examples(
                 cache=cache,
                 card_path=task.card_path,
             )
+        except RowsUnavailableError:
+            if not task.card.shares_validation:
+                raise
     return examples

@@ -1,1 +1,1 @@
-"""Row tables and streams: JSON lines, CSV, the hub, the miniature world."""
+"""Row tables and streams: data files, the hub, the miniature world."""

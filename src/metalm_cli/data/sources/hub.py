@@ -11,14 +11,12 @@ from typing import Any
 
 from metalm_cli.common.hub import explain_hub_error, no_connections
 from metalm_cli.config.schema.data import DocumentSource
+from metalm_cli.data.sources.arrow_tables import ROWS_PER_BATCH, DatasetRows, class_names
 from metalm_cli.data.sources.base import RandomAccessRows, SequentialRows
 from metalm_cli.errors import MetalmError
 
 MAX_OPENING_RETRIES = 2
 """Retries while a data set is opened; reading uses the longer defaults of ``datasets``."""
-
-ROWS_PER_BATCH = 256
-"""Rows per conversion from Arrow."""
 
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
 
@@ -68,38 +66,17 @@ class HubSplit:
         )
 
 
-class HubTable(RandomAccessRows):
+class HubTable(DatasetRows):
     """A downloaded split, memory-mapped."""
 
     def __init__(self, hub_split: HubSplit, dataset: Any) -> None:
-        self.hub_split, self._dataset = hub_split, dataset.with_format("arrow")
-
-    @property
-    def rows(self) -> int:
-        return len(self._dataset)
-
-    def load(self, row: int) -> Any:
-        return self._dataset[row].to_pylist()[0]
-
-    def where(self, row: int) -> str:
-        return f"{self.hub_split.repo}, split {self.hub_split.split}, row {row}"
+        super().__init__(dataset, f"{hub_split.repo}, split {hub_split.split}")
+        self.hub_split = hub_split
 
     @property
     def identity(self) -> list[object] | None:
         split = self.hub_split
         return [split.repo, split.config, split.split, split.commit] if split.commit is not None else None
-
-    def scan(self, rows: range) -> Iterator[Any]:
-        for table in self._dataset.select(rows).iter(batch_size=ROWS_PER_BATCH):
-            yield from table.to_pylist()
-
-    def class_names(self) -> dict[str, list[str]]:
-        """Class names of each column of class labels, in the order of their ids."""
-        return _class_names(self._dataset.features)
-
-
-def _class_names(features: Any) -> dict[str, list[str]]:
-    return {name: list(feature.names) for name, feature in features.items() if hasattr(feature, "names")}
 
 
 class HubStream(SequentialRows):
@@ -122,7 +99,7 @@ class HubStream(SequentialRows):
 
     def class_names(self) -> dict[str, list[str]]:
         """Class names of each column, as far as they are known before the data set is read."""
-        return _class_names(self._open_dataset().features or {})
+        return class_names(self._open_dataset().features or {})
 
     def read(self, shard: int) -> Iterator[tuple[int, int, Any]]:
         """Iterate over (shard, index in the shard, row).

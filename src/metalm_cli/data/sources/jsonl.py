@@ -118,7 +118,7 @@ def prepare(path: Path, cache: Path) -> JsonlFile:
 
 
 def _is_compressed(path: Path) -> bool:
-    return not path.name.endswith(".jsonl")
+    return path.name.endswith((".gz", ".zst"))
 
 
 def _copy_of(sha256: str, cache: Path) -> Path:

@@ -12,8 +12,12 @@ from pathlib import Path
 from metalm_cli.common.jsonl_files import JSONL_SUFFIXES
 from metalm_cli.common.paths import expand_user
 from metalm_cli.config.schema.data import DocumentSource
+from metalm_cli.data.sources.arrow_tables import is_saved_dataset
 from metalm_cli.errors import MetalmError
 
+KINDS_OF_FILES = (JSONL_SUFFIXES, (".parquet",), (".csv", ".tsv"), (".json",), (".txt",))
+"""Suffixes of data files, by kind; a folder or a glob is read as the first kind that it has."""
+DATA_SUFFIXES = tuple(suffix for suffixes in KINDS_OF_FILES for suffix in suffixes)
 SAFE_NAME = re.compile(r"^[\w][\w.-]*$")
 
 
@@ -45,14 +49,16 @@ def _path_files(source: DocumentSource, path: str, data_root: Path | None) -> li
     if not path_of_source.is_absolute() and data_root is not None:
         candidates.append(data_root / path_of_source)
     for candidate in candidates:
-        files = _data_files(candidate)
-        if files:
-            return files
+        if is_saved_dataset(candidate):
+            return [candidate]
+        for suffixes in KINDS_OF_FILES:
+            if files := _data_files(candidate, suffixes):
+                return files
     location = candidates[0].absolute() if len(candidates) == 1 else " or ".join(map(str, candidates))
     if any(candidate.is_file() for candidate in candidates):
-        why = f"a data file is named *{', *'.join(JSONL_SUFFIXES)}"
+        why = f"a data file is named *{', *'.join(DATA_SUFFIXES)}"
     elif any(candidate.is_dir() for candidate in candidates):
-        why = f"the folder holds no *{', *'.join(JSONL_SUFFIXES)}"
+        why = f"the folder holds no *{', *'.join(DATA_SUFFIXES)}"
     else:
         why = "the path does not exist"
     raise MetalmError(
@@ -63,7 +69,7 @@ def _path_files(source: DocumentSource, path: str, data_root: Path | None) -> li
     )
 
 
-def _data_files(candidate: Path) -> list[Path]:
+def _data_files(candidate: Path, suffixes: tuple[str, ...] = JSONL_SUFFIXES) -> list[Path]:
     """Data files of a path, a folder or a glob, sorted by name; each file once, whatever links lead to it."""
     if candidate.is_dir():
         paths = list(candidate.iterdir())
@@ -71,7 +77,7 @@ def _data_files(candidate: Path) -> list[Path]:
         paths = [candidate]
     else:
         paths = _glob(candidate)
-    files = [path for path in paths if path.name.endswith(JSONL_SUFFIXES) and path.is_file()]
+    files = [path for path in paths if path.name.endswith(suffixes) and path.is_file()]
     return sorted(_distinct(sorted(files, key=lambda path: (os.path.realpath(path) != os.path.abspath(path), path))))
 
 

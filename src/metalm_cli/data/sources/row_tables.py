@@ -1,16 +1,20 @@
-"""Row tables other than JSON lines: CSV files, Natural Instructions and the miniature world."""
+"""Row tables held in memory: CSV files, JSON lists, plain texts, Natural Instructions, the miniature world."""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from metalm_cli.common.jsonl_files import read_json_array, unreadable_file
 from metalm_cli.common.paths import check_regular
 from metalm_cli.config.schema.data import MiniworldSource
 from metalm_cli.data.sources.base import RandomAccessRows
@@ -19,8 +23,11 @@ from metalm_cli.tasks.natural_instructions import read_task
 
 MAX_CSV_FIELD = 1 << 30
 """Maximum characters of a value in a CSV file."""
-
-
+CSV_DELIMITERS = (",", ";", "\t")
+SNIFFED_ROWS = 20
+"""Rows at the start of a CSV file that show its delimiter."""
+MAX_DOCUMENT_CHARACTERS = 100_000
+"""Characters of a document of a plain text file; a longer file is divided into several."""
 IDENTITY_DOCUMENTS = 100
 """Documents of the miniature world that identify its generator."""
 
@@ -41,6 +48,8 @@ class _RowsInMemory(RandomAccessRows):
 class CsvRows(_RowsInMemory):
     """Rows of a CSV file, held in memory.
 
+    The text is UTF-8 or, with a byte order mark, UTF-16; values are separated by commas, semicolons or tabs.
+
     Raises:
         MetalmError: The file cannot be read; two columns have the same name; a row has more or fewer values
             than the header has columns.
@@ -50,25 +59,43 @@ class CsvRows(_RowsInMemory):
         self.path = path
         self._rows: list[dict[str, str]] = []
         self._lines: list[int] = []
+        encoding = "UTF-8"
         try:
             check_regular(path)
-            with path.open(encoding="utf-8-sig", newline="") as file:
+            encoding = text_encoding(path)
+            with path.open(encoding=encoding, newline="") as file:
                 csv.field_size_limit(MAX_CSV_FIELD)
-                reader = csv.DictReader(file)
-                self._check_header(reader.fieldnames or ())
-                last_line = reader.line_num if reader.fieldnames else 0
-                for row in reader:
-                    self._rows.append(row)
-                    self._lines.append(last_line + 1)
-                    last_line = reader.line_num
-                    if None in row or None in row.values():
-                        raise self._ragged_row_error(len(reader.fieldnames or ()))
-        except UnicodeDecodeError as error:
+                self._read(csv.DictReader(file, delimiter=self._delimiter(encoding)))
+        except UnicodeError as error:
+            name = "UTF-16" if encoding == "utf-16" else "UTF-8"
             raise MetalmError(
-                "a CSV file is not UTF-8 text", where=str(path), why=str(error), remedy="save the file as UTF-8"
+                f"a CSV file is not {name} text", where=str(path), why=str(error), remedy="save the file as UTF-8"
             ) from error
         except (OSError, csv.Error) as error:
             raise MetalmError("a CSV file cannot be read", where=str(path), why=str(error)) from error
+
+    def _delimiter(self, encoding: str) -> str:
+        """The delimiter that divides the first rows into most columns, equally many; a comma if none does."""
+        if self.path.suffix == ".tsv":
+            return "\t"
+        columns: dict[str, int] = {}
+        for delimiter in CSV_DELIMITERS:
+            with self.path.open(encoding=encoding, newline="") as file:
+                rows = [row for row in islice(csv.reader(file, delimiter=delimiter), SNIFFED_ROWS) if row]
+            if len({len(row) for row in rows}) == 1:
+                columns[delimiter] = len(rows[0])
+        best = max(columns, key=columns.__getitem__, default=",")
+        return best if columns.get(best, 1) > 1 else ","
+
+    def _read(self, reader: csv.DictReader[str]) -> None:
+        self._check_header(reader.fieldnames or ())
+        last_line = reader.line_num if reader.fieldnames else 0
+        for row in reader:
+            self._rows.append(row)
+            self._lines.append(last_line + 1)
+            last_line = reader.line_num
+            if None in row or None in row.values():
+                raise self._ragged_row_error(len(reader.fieldnames or ()))
 
     def _check_header(self, names: Sequence[str]) -> None:
         repeated = next((name for name, count in Counter(names).items() if name and count > 1), None)
@@ -93,6 +120,100 @@ class CsvRows(_RowsInMemory):
         return f"{self.path}:{self._lines[row]}"
 
 
+class TextRows(_RowsInMemory):
+    """A plain text file as documents with the column ``text``, held in memory.
+
+    A file of at most 100,000 characters is one document. A longer one is divided after blank lines, else after lines.
+
+    Raises:
+        MetalmError: The file cannot be read, or is not UTF-8 or (with a byte order mark) UTF-16 text.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            check_regular(path)
+            text = path.read_text(encoding=text_encoding(path))
+        except UnicodeError as error:
+            raise MetalmError(
+                "a text file is not UTF-8", where=str(path), why=str(error), remedy="save the file as UTF-8"
+            ) from error
+        except OSError as error:
+            raise unreadable_file(path, error) from error
+        self._rows, self._lines, line = [], [], 1
+        for document in divide_text(text, MAX_DOCUMENT_CHARACTERS):
+            self._rows.append({"text": document})
+            self._lines.append(line)
+            line += document.count("\n")
+
+    def where(self, row: int) -> str:
+        return f"{self.path}:{self._lines[row]}"
+
+
+def divide_text(text: str, max_length: int) -> Iterator[str]:
+    """Divide a text into parts of at most ``max_length`` characters, after blank lines, else lines, else anywhere.
+
+    >>> list(divide_text("one\\n\\ntwo\\nthree", 10))
+    ['one\\n\\n', 'two\\nthree']
+    """
+    start = 0
+    while len(text) - start > max_length:
+        stop = start + max_length
+        blank_line, line = text.rfind("\n\n", start, stop - 1), text.rfind("\n", start, stop)
+        cut = blank_line + 2 if blank_line >= 0 else line + 1 if line >= 0 else stop
+        yield text[start:cut]
+        start = cut
+    if start < len(text):
+        yield text[start:]
+
+
+def text_encoding(path: Path) -> str:
+    """Encoding of a text file: UTF-16 or UTF-8 by its byte order mark, else UTF-8.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        return "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+
+
+class ConcatenatedRows(RandomAccessRows):
+    """The rows of several tables in their order. Picklable.
+
+    Args:
+        tables: The tables.
+        content: Hashes of their content.
+    """
+
+    def __init__(self, tables: Sequence[RandomAccessRows], content: Sequence[object]) -> None:
+        self.tables, self._content = tables, content
+        self._first_rows = np.cumsum([0] + [table.rows for table in tables]).tolist()
+
+    @property
+    def rows(self) -> int:
+        return self._first_rows[-1]
+
+    @property
+    def identity(self) -> list[object] | None:
+        return [*self._content]
+
+    def load(self, row: int) -> Any:
+        table, row_of_table = self._find(row)
+        return table.load(row_of_table)
+
+    def where(self, row: int) -> str:
+        table, row_of_table = self._find(row)
+        return table.where(row_of_table)
+
+    def scan(self, rows: range) -> Iterator[Any]:
+        for table, first in zip(self.tables, self._first_rows, strict=False):
+            yield from table.scan(range(max(rows.start - first, 0), min(max(rows.stop - first, 0), table.rows)))
+
+    def _find(self, row: int) -> tuple[RandomAccessRows, int]:
+        index = bisect_right(self._first_rows, row) - 1
+        return self.tables[index], row - self._first_rows[index]
+
+
 class NaturalInstructionsRows(_RowsInMemory):
     """Instances of a task of Natural Instructions, held in memory."""
 
@@ -108,6 +229,21 @@ class NaturalInstructionsRows(_RowsInMemory):
                 if f'"{instance_id}"' in line:
                     return f"{self.path}:{number}, instance {row}"
         return f"{self.path}, instance {row}"
+
+
+class JsonArrayRows(_RowsInMemory):
+    """Records of a JSON list, held in memory.
+
+    Raises:
+        MetalmError: The file cannot be read, is too large, or is not a list.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._rows = read_json_array(path)
+
+    def where(self, row: int) -> str:
+        return f"{self.path}, record {row}"
 
 
 class MiniworldExampleRows(_RowsInMemory):

@@ -20,6 +20,7 @@ DEFAULT_LIMIT_GB = 100.0
 """Total size of the unpacked copies, in GB of 10^9 bytes."""
 UNPACKED = "unpacked"
 IN_USE = "in-use"
+COPY_SUFFIXES = (".jsonl", ".arrow")
 
 _open_lists: dict[Path, tuple[int, tuple[int, int]]] = {}
 """Descriptor, device and inode of the list of this process in each cache; forked processes share it, with its lock."""
@@ -82,7 +83,7 @@ def _copies(cache: Path) -> list[tuple[float, int, Path]]:
     """Time of the last use, size and path of each copy, the one that was not used for longest first."""
     copies = []
     with suppress(OSError):
-        for path in (cache / UNPACKED).glob("*.jsonl"):
+        for path in (path for suffix in COPY_SUFFIXES for path in (cache / UNPACKED).glob(f"*{suffix}")):
             status = path.stat()
             copies.append((status.st_mtime, status.st_size, path))
     return sorted(copies)

@@ -117,6 +117,17 @@ def lint_collection(
                 yield Finding("no-card", "no card uses this file", "", "", collection.name, display(path))
 
 
+def lint_template_file(path: Path, card: Card | None, examples: Sequence[Example] = ()) -> Iterator[Finding]:
+    """Lint a template file that belongs to no collection.
+
+    Args:
+        path: The file.
+        card: Card of the templates; None: only their texts are checked.
+        examples: Examples of the card; without any, nothing is rendered.
+    """
+    yield from _file_findings("", path, card, examples, ())
+
+
 def _generic_file_allows(collection: TemplateCollection) -> list[str]:
     try:
         return read_templates(collection.folder / f"{GENERIC_STEM}.yaml").allow
@@ -151,4 +162,14 @@ def template_locations(path: Path) -> dict[str, str]:
     return {node.value["name"].value: node.where for node in templates}
 
 
-__all__ = ["RULES", "Finding", "ReadExamples", "Rule", "Severity", "lint_collection", "lint_file", "template_locations"]
+__all__ = [
+    "RULES",
+    "Finding",
+    "ReadExamples",
+    "Rule",
+    "Severity",
+    "lint_collection",
+    "lint_file",
+    "lint_template_file",
+    "template_locations",
+]

@@ -190,6 +190,7 @@ def _notes(
         notes.append(f"held out: {', '.join(card.name for card in selection.held_out)}")
     reasons = group_by_reason(selection.dropped).items()
     notes += [f"not trained on: {', '.join(names)}: {reason}" for reason, names in reasons]
+    notes += _data_notes(corpus)
     notes += left_out_notes(corpus.sources)
     counts, num_examples = sample_stats.counts, sample_stats.documents
     for name, description in (
@@ -208,3 +209,17 @@ def _notes(
     if recipe.train.max_time:
         notes.append(f"training stops with a checkpoint after {recipe.train.max_time}, even before the last step")
     return notes
+
+
+def _data_notes(corpus: TaskCorpus) -> list[str]:
+    """Describe how files without a card are read, and the shares that tasks give up for validation."""
+    cards = [task.card for task in corpus.tasks]
+    notes = [f"{card.name}: {card.description}" for card in cards if card.is_verbatim]
+    names_by_share: dict[float, list[str]] = {}
+    for card in cards:
+        if card.shares_validation and corpus.options.validation.role == "validation":
+            names_by_share.setdefault(card.validation_share, []).append(card.name)
+    return notes + [
+        f"{', '.join(names)}: {100 * share:.3g}% of the rows, by a hash of the input, are for validation"
+        for share, names in names_by_share.items()
+    ]

@@ -196,7 +196,8 @@ def _metric_check(card: Card) -> Callable[[Example], None] | None:
 @app.command()
 def new(
     file: Annotated[
-        Path, typer.Argument(help="A CSV file with a header, or JSON lines (.jsonl, .jsonl.gz, .jsonl.zst).")
+        Path,
+        typer.Argument(help="A CSV or TSV file with a header, JSON lines, JSON, Parquet, or a save_to_disk folder."),
     ],
     name: Annotated[str | None, typer.Option("--name", help="Name of the task. Default: the file's name.")] = None,
     cluster: Annotated[str, typer.Option("--cluster", help="Cluster of the task, an existing or a new one.")] = "misc",
@@ -265,20 +266,17 @@ def _write_draft(file: Path, task: str, cluster: str, out: Path) -> tuple[Path, 
 
 def _read_rows(file: Path) -> list[Any]:
     from metalm_cli.common.cache import cache_folder
-    from metalm_cli.common.jsonl_files import JSONL_SUFFIXES, parse_json_exactly
-    from metalm_cli.data.sources.jsonl import JsonlTable, prepare
-    from metalm_cli.data.sources.row_tables import CsvRows
+    from metalm_cli.data.sources.arrow_tables import is_saved_dataset
+    from metalm_cli.data.sources.file_tables import open_table
+    from metalm_cli.data.sources.locate import DATA_SUFFIXES
 
-    if file.suffix == ".csv":
-        table: CsvRows | JsonlTable = CsvRows(file)
-    elif file.name.endswith(JSONL_SUFFIXES):
-        table = JsonlTable([prepare(file, cache_folder())], parse_json_exactly)
-    else:
+    if not file.name.endswith(DATA_SUFFIXES) and not is_saved_dataset(file):
         raise MetalmError(
-            "a task card is drafted from a CSV file or from JSON lines",
+            "a task card is drafted from a data file",
             where=str(file),
-            why=f"expected a file named *.csv, *{', *'.join(JSONL_SUFFIXES)}",
+            why=f"expected a file named *{', *'.join(DATA_SUFFIXES)}, or a folder of save_to_disk",
         )
+    table, _ = open_table(file, cache_folder(), "train")
     return [table.load(row) for row in range(table.rows)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from metalm_cli.tasks import Card, Cards, Example
-    from metalm_cli.templates import Prompt, Template, TemplateCollection
+    from metalm_cli.templates import Prompt, Template
     from metalm_cli.templates.importers import ImportReport
     from metalm_cli.templates.lint.rules import Finding
 
@@ -66,7 +67,7 @@ def list_templates(
 
 @app.command()
 def show(
-    task: Annotated[str, typer.Argument(help="A task, by name.")],
+    task: Annotated[str, typer.Argument(help="A task, by name or path; or a template file.")],
     collection: Annotated[str, typer.Option("--collection", "-c", help="A collection, by name or folder.")] = "flan",
     template: Annotated[str | None, typer.Option("--template", "-t", help="Only this template.")] = None,
     row: Annotated[int, typer.Option("--row", min=0, help="Row of the split, counted from 0.")] = 0,
@@ -80,13 +81,19 @@ def show(
 
     Without local data, the templates are shown unrendered.
     """
-    from metalm_cli.tasks import Cards
-    from metalm_cli.templates import TemplateCollection
+    from metalm_cli.tasks import Cards, is_path
+    from metalm_cli.templates import TemplateCollection, read_templates
 
-    registry = Cards(cards or ())
-    card, template_collection = registry[task], TemplateCollection(collection)
-    templates = _select_templates(template_collection, card, template)
+    if is_path(task):
+        path, card, registry = _file_and_card(Path(task), collection, cards or ())
+        templates = _select_templates(read_templates(path).templates, template, path.name)
+    else:
+        registry = Cards(cards or ())
+        card = registry[task]
+        templates = _select_templates(TemplateCollection(collection).templates_for(card), template, collection)
     try:
+        if card is None:
+            raise MetalmError(f"no card is named {Path(task).stem}; --cards names its file")
         example = _read_row(registry, card, split, row, data_root)
     except MetalmError as error:
         example = None
@@ -95,15 +102,40 @@ def show(
         _print_template(selected_template, example)
 
 
-def _select_templates(collection: TemplateCollection, card: Card, name: str | None) -> list[Template]:
-    templates = collection.templates_for(card)
+def _select_templates(templates: list[Template], name: str | None, where: str) -> list[Template]:
     if name is None:
         return templates
     for template in templates:
         if template.name == name:
             return [template]
     names = ", ".join(template.name for template in templates)
-    raise MetalmError(f"{card.name} has no template {name} in {collection.name}", remedy=f"choose one of {names}")
+    raise MetalmError(f"there is no template {name} in {where}", remedy=f"choose one of {names}")
+
+
+def _file_and_card(path: Path, collection: str, card_folders: Sequence[Path]) -> tuple[Path, Card | None, Cards]:
+    """Template file and card of a path: of a template file, or of a task.
+
+    The card of a template file has its name; it is one of the cards, or a file of the folder above ``templates/``.
+
+    Raises:
+        MetalmError: The path is neither, or names several tasks.
+    """
+    from metalm_cli.tasks import Cards
+    from metalm_cli.templates import TemplateCollection, is_template_file
+
+    if is_template_file(path):
+        beside = path.absolute().parent.parent / path.name
+        own = [beside] if path.absolute().parent.name == "templates" and beside.is_file() else []
+        registry = Cards([*card_folders, *own])
+        return path, registry[path.stem] if path.stem in registry.paths else None, registry
+    registry = Cards([*card_folders, path])
+    names = registry.names_in_path(str(path))
+    if len(names) > 1:
+        raise MetalmError(
+            f"{path} holds {len(names)} tasks", why=", ".join(names[:10]), remedy="name the file of one of them"
+        )
+    card = registry[names[0]]
+    return TemplateCollection(collection).path_for(card), card, registry
 
 
 def _read_row(cards: Cards, card: Card, split: str, row: int, data_root: Path | None) -> Example:
@@ -161,7 +193,8 @@ def _labelled_lines(label: str, text: str, docked: bool | None) -> list[Text]:
 @app.command()
 def lint(
     collection: Annotated[
-        str | None, typer.Argument(help="A collection, by name or folder. Default: all shipped ones.")
+        str | None,
+        typer.Argument(help="A collection, by name or folder; or a template file or card. Default: all shipped ones."),
     ] = None,
     task: Annotated[list[str] | None, typer.Option("--task", help="Only this task, cluster or group.")] = None,
     rows: Annotated[int, typer.Option("--rows", min=0, help="Number of rows to render for each task.")] = 100,
@@ -175,16 +208,22 @@ def lint(
     """
     from metalm_cli.tasks import Cards
     from metalm_cli.templates import TemplateCollection, collection_names
-    from metalm_cli.templates.lint.linter import lint_collection
+    from metalm_cli.templates.lint.linter import lint_collection, lint_template_file
 
-    registry = Cards(cards or ())
-    selected = registry.select(task) if task else registry.all()
-    row_reader = _RowReader(registry, rows, data_root)
     findings: list[Finding] = []
-    for name in [collection] if collection is not None else collection_names():
-        findings += lint_collection(
-            TemplateCollection(name), selected, row_reader if rows else None, include_unserved=not task
-        )
+    if collection is not None and Path(collection).is_file():
+        path, card, registry = _file_and_card(Path(collection), "flan", cards or ())
+        row_reader = _RowReader(registry, rows, data_root)
+        examples = row_reader(card) if rows and card is not None else []
+        findings += lint_template_file(path, card, examples)
+    else:
+        registry = Cards(cards or ())
+        selected = registry.select(task) if task else registry.all()
+        row_reader = _RowReader(registry, rows, data_root)
+        for name in [collection] if collection is not None else collection_names():
+            findings += lint_collection(
+                TemplateCollection(name), selected, row_reader if rows else None, include_unserved=not task
+            )
     for finding in dict.fromkeys(findings):
         _print_finding(finding)
     counts = Counter(finding.severity for finding in dict.fromkeys(findings))

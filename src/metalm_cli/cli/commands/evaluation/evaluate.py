@@ -53,9 +53,9 @@ def evaluate(
     _check_choices(prompts, answers)
     request = _request(tasks, prompts, answers)
     name_parts = request.name_parts()
-    request = request.with_suite()
-    selection = request.select()
     sources = [model_to_evaluate(model), *map(model_to_evaluate, versus or [])]
+    request = request.with_suite().with_cards_of_run(sources[0])
+    selection = request.select()
     paths = result_paths(sources, output.out, answers.protocol, selection.names, output.save_samples, name_parts)
     signals = StopSignals(at_once=True)
     try:

@@ -133,16 +133,14 @@ def test_show_and_lint_take_files(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    path = write_mine(
-        tmp_path, "{% if premise %}Given {{ premise }} {% endif %}Is it so? {{ hypothesis }} {{ options }}"
-    )
+    write_mine(tmp_path, "{% if premise %}Given {{ premise }} {% endif %}Is it so? {{ hypothesis }} {{ options }}")
     assert run(["templates", "show", file]) == 0
     output = capsys.readouterr().out
     assert "docked text  | Is it so? So. OPTIONS:" in output
     assert "target       | no" in output
     assert run(["templates", "lint", file]) == 0
     assert "rows of 1 tasks were rendered" in capsys.readouterr().out
-    path.write_text(path.read_text().replace("hypothesis", "hypotesis"))
+    monkeypatch.chdir(write_mine(tmp_path / "wrong", "{{ hypotesis }} {{ options }}").parents[2])
     assert run(["templates", "lint", file]) == 1
     assert "hypotesis" in capsys.readouterr().out
 

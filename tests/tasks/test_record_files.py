@@ -82,21 +82,21 @@ def test_formats(tmp_path: Path, name: str, records: list[Any], pairs: list[tupl
     [
         (
             [*MESSAGES, {"messages": 2 * MESSAGES[1]["messages"]}],
-            "the file is chat messages with conversations that are not one question and one answer",
+            "the records are chat messages with conversations that are not one question and one answer",
             ["rows.jsonl:3", "2 messages of the user and 2 of the assistant", "the other 2 records fit"],
         ),
         (
             [{"conversations": 3 * SHAREGPT[0]["conversations"]}] * 2,
-            "the file is ShareGPT with conversations that are not one question and one answer",
+            "the records are ShareGPT with conversations that are not one question and one answer",
             ["rows.jsonl:1", "3 messages of the user", "2 of 2 records"],
         ),
-        ([{"messages": [{"role": "tool", "content": "x"}]}], "the file is chat messages", ["the role tool"]),
+        ([{"messages": [{"role": "tool", "content": "x"}]}], "the records are chat messages", ["the role tool"]),
         (
             [{"messages": [{"role": "user", "content": [{"type": "text"}]}]}],
-            "the file is chat messages",
+            "the records are chat messages",
             ["is not a text"],
         ),
-        ([{**ALPACA[1], "history": [["a", "b"]]}], "the file is Alpaca", ["history of earlier turns"]),
+        ([{**ALPACA[1], "history": [["a", "b"]]}], "the records are Alpaca", ["history of earlier turns"]),
         ([{"question": "a", "reply": "b"}], "unknown format", ["its columns are question, reply", "metalm tasks new"]),
     ],
 )

@@ -157,11 +157,15 @@ class EvaluationRequest:
         own = [*self.card_folders, *(Path(name) for name in self.tasks if is_path(name))]
         known = {card_name(file) for path in own for file in files_of_cards(path)}
         names = {name for name in self.tasks if not is_path(name)} - known
-        found = cards_of_run(source, names) if names else []
-        return replace(self, card_folders=(*self.card_folders, *found)) if found else self
+        run_cards = cards_of_run(source, names) if names else []
+        return replace(self, card_folders=(*self.card_folders, *run_cards)) if run_cards else self
 
-    def select(self) -> TaskSelection:
+    def select(self, data_root: Path | None = None, offline: bool = False) -> TaskSelection:
         """Select the tasks.
+
+        Args:
+            data_root: Folder of local data sets, in which hub data sets are looked up first.
+            offline: Open no connection.
 
         Raises:
             MetalmError: No tasks are selected, or a name is unknown.
@@ -170,7 +174,12 @@ class EvaluationRequest:
         if isinstance(request.suite, Suite):
             return select_suite(request.suite, request.card_folders, request.changed_settings())
         return select_tasks(
-            request.tasks, request.clusters, card_folders=request.card_folders, all_cards=request.all_cards
+            request.tasks,
+            request.clusters,
+            card_folders=request.card_folders,
+            all_cards=request.all_cards,
+            data_root=data_root,
+            offline=offline,
         )
 
     def changed_settings(self) -> tuple[str, ...]:

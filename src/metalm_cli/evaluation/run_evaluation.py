@@ -165,7 +165,8 @@ def evaluate(
     except TypeError as error:
         raise MetalmError("an argument of evaluate is of another type", why=str(error)) from error
     callbacks = EvaluationCallbacks(on_progress, on_note)
-    return evaluate_models([model], request, request.select(), run_settings, callbacks)[0]
+    selection = request.select(run_settings.data_root, offline)
+    return evaluate_models([model], request, selection, run_settings, callbacks)[0]
 
 
 def _request(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from metalm_cli.common.paths import expand_user
+from metalm_cli.data.examples.hub_records import hub_record_cards
 from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.suites import Suite, SuiteSelection, select_suite_tasks
 from metalm_cli.runs.folder import RunFolder
@@ -36,22 +37,30 @@ class TaskSelection:
 
 
 def select_tasks(
-    tasks: Sequence[str], clusters: Sequence[str], *, card_folders: Sequence[Path] = (), all_cards: bool = False
+    tasks: Sequence[str],
+    clusters: Sequence[str],
+    *,
+    card_folders: Sequence[Path] = (),
+    all_cards: bool = False,
+    data_root: Path | None = None,
+    offline: bool = False,
 ) -> TaskSelection:
     """Select tasks.
 
     Args:
-        tasks: Names of tasks, and paths of cards or of folders of cards.
+        tasks: Names of tasks, paths of cards, of data files or of folders of cards, and hub ids of known records.
         clusters: Names of clusters or groups.
         card_folders: Folders of user cards.
         all_cards: Clusters also select cards that are not core.
+        data_root: Folder of local data sets, in which hub data sets are looked up first.
+        offline: Open no connection.
 
     Raises:
         MetalmError: Nothing is selected, a name is unknown, or a path has no cards.
     """
-    paths = [Path(name) for name in tasks if is_path(name)]
-    names = [task for name in tasks for task in (map(card_name, card_files(Path(name))) if is_path(name) else [name])]
-    cards = Cards([*card_folders, *paths])
+    paths = [name for name in tasks if is_path(name)]
+    cards = Cards([*card_folders, *paths], hub_record_cards(paths, data_root=data_root, offline=offline))
+    names = [task for name in tasks for task in (cards.names_in_path(name) if is_path(name) else [name])]
     return TaskSelection(cards, tuple(select_cards(cards, names, clusters, all_cards)), (*names, *clusters))
 
 

@@ -4,7 +4,7 @@ from metalm_cli.tasks.card import CLUSTERS, Card, Split
 from metalm_cli.tasks.clusters import ClusterTable, leak_reason, read_clusters
 from metalm_cli.tasks.example import Example, ExampleMaker
 from metalm_cli.tasks.natural_instructions import INPUT_TARGET_SUFFIXES
-from metalm_cli.tasks.registry import Cards, is_path, read_card
+from metalm_cli.tasks.registry import Cards, is_hub_id, is_path, read_card
 
 __all__ = [
     "CLUSTERS",
@@ -15,6 +15,7 @@ __all__ = [
     "Example",
     "ExampleMaker",
     "Split",
+    "is_hub_id",
     "is_path",
     "leak_reason",
     "read_card",

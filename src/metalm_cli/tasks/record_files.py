@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +46,30 @@ def record_file_card(path: Path) -> Card:
     Raises:
         MetalmError: The file cannot be read, its first record has no known format, or a conversation has several turns.
     """
-    record_format = _format_of_file(path)
+    try:
+        record_format = format_of_records(_records(path), display(path))
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+        raise MetalmError("cannot read the data file", where=display(path), why=str(error)) from error
+    splits = {"train": "rows", "validation": "rows"}
+    return record_card(record_format, task_name(path), path.name, splits, file=str(path.absolute()))
+
+
+def record_card(record_format: RecordFormat, name: str, source: str, splits: dict[str, str], **place: Any) -> Card:
+    """Build the card of records.
+
+    Args:
+        record_format: Their format.
+        name: Name of the task.
+        source: Name of the file or the data set, for the description.
+        splits: Splits of the card.
+        **place: ``file`` or ``hub`` of the card.
+    """
     return Card.model_validate(
         {
-            "name": task_name(path),
+            "name": name,
             "cluster": "misc",
-            "description": f"{path.name}, read as {record_format.name}",
-            "file": str(path.absolute()),
-            "splits": {"train": "rows", "validation": "rows"},
+            "description": f"{source}, read as {record_format.name}",
+            "splits": splits,
             "row_filter": record_format.row_filter,
             "fields": {"input": record_format.input},
             "answer": {"text": record_format.target},
@@ -61,37 +78,43 @@ def record_file_card(path: Path) -> Card:
             "templates": str(COMPLETE_PROMPTS),
             "licence": "unknown",
             "citation": "unknown",
+            **place,
         }
     )
 
 
-def _format_of_file(path: Path) -> RecordFormat:
+def format_of_records(records: Iterable[tuple[str, Any]], source: str) -> RecordFormat:
+    """Recognise the format of records by the first one, and check every record if it can have several turns.
+
+    Args:
+        records: Location and record of each record; a line of JSON may be unparsed.
+        source: Location of the records.
+
+    Raises:
+        MetalmError: There is no record, the first one has no known format, or one has several turns.
+    """
     record_format: RecordFormat | None = None
     several_turns, first_problem, count = 0, ("", ""), 0
-    try:
-        for where, raw in _records(path):
-            count += 1
+    for where, raw in records:
+        count += 1
+        record = _parsed(raw) if isinstance(raw, bytes) else raw
+        if record_format is None:
+            record_format = format_of(record)
             if record_format is None:
-                record = _parsed(raw) if isinstance(raw, bytes) else raw
-                record_format = format_of(record)
-                if record_format is None:
-                    raise _unknown_format_error(where, raw, record)
-                if not record_format.may_have_turns:
-                    break
-            problem = record_format.problem_of(_parsed(raw) if isinstance(raw, bytes) else raw)
-            several_turns += bool(problem)
-            first_problem = first_problem if first_problem[0] or not problem else (where, problem)
-    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
-        raise MetalmError("cannot read the data file", where=display(path), why=str(error)) from error
+                raise _unknown_format_error(where, raw, record)
+            if not record_format.may_have_turns:
+                break
+        problem = record_format.problem_of(record)
+        several_turns += bool(problem)
+        first_problem = first_problem if first_problem[0] or not problem else (where, problem)
     if record_format is None:
-        raise _unknown_format_error(display(path), b"", None)
+        raise _unknown_format_error(source, b"", None)
     if several_turns:
+        others = f"so do {several_turns:,} of {count:,} records"
         raise MetalmError(
-            f"the file is {record_format.name} with conversations that are not one question and one answer",
+            f"the records are {record_format.name} with conversations that are not one question and one answer",
             where=first_problem[0],
-            why=f"{first_problem[1]}; so do {several_turns:,} of {count:,} records"
-            if several_turns > 1
-            else f"{first_problem[1]}; the other {count - 1:,} records fit",
+            why=f"{first_problem[1]}; {others if several_turns > 1 else f'the other {count - 1:,} records fit'}",
             remedy="conversations of several turns cannot be trained on: keep those with one question and one answer",
         )
     return record_format
@@ -125,12 +148,12 @@ def _parsed(line: bytes) -> Any:
 
 def _unknown_format_error(where: str, raw: Any, record: Any) -> MetalmError:
     start = raw[:60].decode("utf-8", "replace") if isinstance(raw, bytes) else str(raw)[:60]
-    content = f"begins with {start!r}" if raw else "is empty"
+    content = f"it begins with {start!r}" if raw else "it is empty"
     columns = f"; its columns are {', '.join(map(str, record))}" if isinstance(record, dict) else ""
     remedy = file_format_remedy(raw) if isinstance(raw, bytes) else ""
     return MetalmError(
-        "a data file without a card has an unknown format",
+        "data without a card have an unknown format",
         where=where,
-        why=f"expected the columns {FORMAT_COLUMNS}; the file {content}{columns}",
-        remedy=remedy or f"draft a card from its columns: metalm tasks new {where.partition(':')[0]}",
+        why=f"expected the columns {FORMAT_COLUMNS}; {content}{columns}",
+        remedy=remedy or f"draft a card from its columns: metalm tasks new {re.split(', record|:', where)[0]}",
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,15 @@ PATH_SUFFIXES = (*CARD_SUFFIXES, ".json", *INPUT_TARGET_SUFFIXES, ".csv")
 """Suffixes of task names that are paths."""
 TEMPLATES_FOLDER = "templates"
 """Folder beside cards that contains templates, not cards."""
+
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def is_hub_id(name: str) -> bool:
+    """Return whether a task name is the hub id of a data set: owner/name, where owner is no folder here."""
+    owner = name.partition("/")[0]
+    return HUB_ID.fullmatch(name) is not None and not name.endswith(PATH_SUFFIXES) and not Path(owner).exists()
 
 
 def is_path(name: str) -> bool:
@@ -65,7 +75,7 @@ def card_files(path: Path) -> list[Path]:
             where=display(path),
             why="the folder contains no .yaml and no task*.json" if path.is_dir() else why,
             remedy="give a card or a folder of cards; metalm tasks new FILE drafts a card from a data file"
-            + ("" if path.exists() else f"; a hub data set needs a card with hub: {{id: {path}}}"),
+            + ("" if path.exists() else "; a hub data set is named owner/name"),
         )
     return files
 
@@ -118,21 +128,26 @@ class Cards:
     Args:
         folders: Folders and files of user cards; a user card replaces the shipped card of the same name.
 
+        hub_cards: Cards of hub data sets without a card, by hub id.
+
     Raises:
         MetalmError: A path has no cards, or a file without a card has the name of another task.
     """
 
-    def __init__(self, folders: Iterable[str | Path] = ()) -> None:
+    def __init__(self, folders: Iterable[str | Path] = (), hub_cards: Mapping[str, Card] | None = None) -> None:
         self.paths: dict[str, Path] = {}
+        self._hub_cards = {card.name: card for card in (hub_cards or {}).values()}
+        self._names_of_hub_ids = {hub_id: card.name for hub_id, card in (hub_cards or {}).items()}
         self._derived: dict[str, DerivedCard] = {}
         for cluster in CLUSTERS:
             self.paths.update({path.stem: path for path in sorted((SHIPPED_FOLDER / cluster).glob("*.yaml"))})
+        for hub_id, name in self._names_of_hub_ids.items():
+            self._add(name, Path(hub_id))
         for folder in map(Path, folders):
-            for path in card_files(folder):
-                self._add(path)
+            for path in card_files(folder) if str(folder) not in self._names_of_hub_ids else ():
+                self._add(card_name(path), path)
 
-    def _add(self, path: Path) -> None:
-        name = card_name(path)
+    def _add(self, name: str, path: Path) -> None:
         known_path = self.paths.get(name, path)
         if known_path.absolute() != path.absolute() and path.suffix not in CARD_SUFFIXES:
             raise MetalmError(
@@ -159,11 +174,13 @@ class Cards:
         self.paths[card.name] = self.paths[card.derived_from]
 
     def names_in_path(self, path: str) -> list[str]:
-        """Return the names of the tasks of a path.
+        """Return the names of the tasks of a path or hub id.
 
         Raises:
             MetalmError: There are no tasks.
         """
+        if path in self._names_of_hub_ids:
+            return [self._names_of_hub_ids[path]]
         return [card_name(file) for file in card_files(Path(path))]
 
     @property
@@ -179,6 +196,8 @@ class Cards:
         """
         if name in self._derived:
             return self._derived[name]
+        if name in self._hub_cards:
+            return self._hub_cards[name]
         if name not in self.paths:
             if current := TaskDataConfig.renamed_values["tasks"].get(name):
                 raise MetalmError(f"the group {name} is now {current}", remedy=f"write {current}")

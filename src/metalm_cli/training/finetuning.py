@@ -40,7 +40,7 @@ from metalm_cli.provenance.model_history import ModelHistory
 from metalm_cli.runs.data_record import check_data
 from metalm_cli.runs.folder import RunFolder
 from metalm_cli.sessions import Batch, Row, Session, SessionTokeniser
-from metalm_cli.tasks import Card, Cards, is_path
+from metalm_cli.tasks import Card, Cards, is_hub_id, is_path
 from metalm_cli.templates import scored_templates
 from metalm_cli.training.compute.encoder_caches import RepeatedDocks
 from metalm_cli.training.planning.answer_notes import answer_notes
@@ -77,10 +77,13 @@ class Finetuning(Run):
     @cached_property
     def cards(self) -> Cards:
         """Cards of the tasks."""
-        return load_cards(self.recipe.data)
+        return load_cards(self.recipe.data, self.options.data_root, self.options.offline)
 
     def card_folders(self) -> list[str]:
-        return [*self.recipe.data.cards, *(name for name in self.recipe.data.tasks if is_path(name))]
+        return [
+            *self.recipe.data.cards,
+            *(name for name in self.recipe.data.tasks if is_path(name) and not is_hub_id(name)),
+        ]
 
     @cached_property
     def ancestors(self) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from metalm_cli.common.registry import did_you_mean
 from metalm_cli.config.schema.tasks import TaskDataConfig
+from metalm_cli.data.examples.hub_records import hub_record_cards
 from metalm_cli.data.examples.open_examples import Examples, open_examples
 from metalm_cli.data.examples.task_corpus import TaskCorpus, TrainingTask, training_templates, with_rates
 from metalm_cli.data.examples.training_rows import TrainingRows
@@ -33,9 +34,19 @@ class TaskSelection:
     dropped: dict[str, str] = field(default_factory=dict)
 
 
-def load_cards(options: TaskDataConfig) -> Cards:
-    """Load all cards of a recipe: the built-in cards, those of its folders, and those that it names by path."""
-    return Cards([*options.cards, *(name for name in options.tasks if is_path(name))])
+def load_cards(options: TaskDataConfig, data_root: Path | None = None, offline: bool = False) -> Cards:
+    """Load all cards of a recipe: the built-in cards, those of its folders, and those that it names by path or hub id.
+
+    Args:
+        options: The recipe's ``data``.
+        data_root: Folder of local data sets; default ``$METALM_DATA``.
+        offline: Open no connection.
+
+    Raises:
+        MetalmError: A path has no cards, or a hub data set cannot be read or has no known format.
+    """
+    paths = [name for name in options.tasks if is_path(name)]
+    return Cards([*options.cards, *paths], hub_record_cards(paths, data_root=data_root, offline=offline))
 
 
 def select_tasks(options: TaskDataConfig, cards: Cards | None = None) -> TaskSelection:
@@ -125,7 +136,7 @@ def open_training_tasks(
         MetalmError: The data of a task is missing (all such tasks are named), a row does not fit its card, a task has
             no templates, or no task is left to train on.
     """
-    cards = cards or load_cards(options)
+    cards = cards or load_cards(options, data_root, offline)
     selection = selection or select_tasks(options, cards)
     collection = TemplateCollection(options.templates.collection)
     tasks: list[TrainingTask] = []

@@ -78,6 +78,10 @@ class HubTable(DatasetRows):
         split = self.hub_split
         return [split.repo, split.config, split.split, split.commit] if split.commit is not None else None
 
+    def splits(self) -> list[str]:
+        """Names of the splits of the data set."""
+        return [*(self._dataset.info.splits or ())]
+
 
 class HubStream(SequentialRows):
     """A split streamed over the network, one file at a time; an unpickled copy opens the data set again."""

@@ -124,8 +124,9 @@ def _file_and_card(path: Path, collection: str, card_folders: Sequence[Path]) ->
     from metalm_cli.templates import TemplateCollection, is_template_file
 
     if is_template_file(path):
-        beside = path.absolute().parent.parent / path.name
-        own = [beside] if path.absolute().parent.name == "templates" and beside.is_file() else []
+        path = path.absolute()
+        beside = path.parent.parent / path.name
+        own = [beside] if path.parent.name == "templates" and beside.is_file() else []
         registry = Cards([*card_folders, *own])
         return path, registry[path.stem] if path.stem in registry.paths else None, registry
     registry = Cards([*card_folders, path])

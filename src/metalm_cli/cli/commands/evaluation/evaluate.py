@@ -55,7 +55,7 @@ def evaluate(
     name_parts = request.name_parts()
     sources = [model_to_evaluate(model), *map(model_to_evaluate, versus or [])]
     request = request.with_suite().with_cards_of_run(sources[0])
-    selection = request.select()
+    selection = request.select(tasks.data_root, offline)
     paths = result_paths(sources, output.out, answers.protocol, selection.names, output.save_samples, name_parts)
     signals = StopSignals(at_once=True)
     try:
